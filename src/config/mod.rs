@@ -1,0 +1,246 @@
+//! What the operator wrote, checked into what it means.
+//!
+//! Two types: the file as written (`file`), and [`Settings`], which can only be built valid (`check`).
+
+use std::net::SocketAddr;
+use std::path::PathBuf;
+use std::time::Duration;
+
+/// Everything respool runs by. Built only by the checks of this module, so that every value in it is usable as it is.
+#[derive(Debug, Clone)]
+pub struct Settings {
+    /// Worker threads; at least 1, never more than `upstream.shared_connections`.
+    pub workers: usize,
+    /// Name of this respool among others, part of the names of its connections at the server.
+    pub instance: String,
+    /// How long a drain waits for clients to finish before it closes them.
+    pub drain_timeout: Duration,
+    /// Where clients connect; at least one.
+    pub listeners: Vec<Listener>,
+    /// The server and the pool of connections to it.
+    pub upstream: Upstream,
+    /// Bounds for each client and for the process.
+    pub limits: Limits,
+    /// Client groups in order of matching; the last is always the implicit `default`, which matches everyone.
+    pub groups: Vec<Group>,
+    /// The operator's HTTP endpoint.
+    pub admin: Option<SocketAddr>,
+    /// How respool logs.
+    pub log: Log,
+}
+
+/// A TCP address or the path of a unix socket.
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+pub enum Address {
+    /// `host:port`; the host may be a name, resolved at every connect.
+    Tcp {
+        /// Host name or IP address, without brackets.
+        host: String,
+        /// TCP port.
+        port: u16,
+    },
+    /// `unix:/path`.
+    Unix(PathBuf),
+}
+
+/// One listening socket.
+#[derive(Debug, Clone)]
+pub struct Listener {
+    /// Where it listens.
+    pub address: Address,
+    /// The address as the operator wrote it; groups match listeners by it.
+    pub name: String,
+    /// Length of the kernel's queue of connections not yet accepted.
+    pub backlog: u32,
+}
+
+/// The server and the pool of connections to it.
+#[derive(Debug, Clone)]
+pub struct Upstream {
+    /// The server's address.
+    pub address: Address,
+    /// The hard total of sockets to the server.
+    pub max_connections: usize,
+    /// Of these carry multiplexed traffic; at least 1 and fewer than `max_connections`.
+    pub shared_connections: usize,
+    /// Bound of one TCP connect with the handshake that follows it.
+    pub connect_timeout: Duration,
+    /// Without any progress for this long while replies are due, the connection is replaced.
+    pub reply_timeout: Duration,
+    /// TCP keepalive on connections to the server; zero: off.
+    pub keepalive: Duration,
+    /// Back-off between attempts to connect.
+    pub reconnect: Reconnect,
+    /// Unsent commands held while the server is away.
+    pub queue: Queue,
+    /// Longest wait for a connection to pin.
+    pub borrow_timeout: Duration,
+    /// Bytes appended to a connection and not yet taken by the kernel, past which clients are not read.
+    pub max_write_buffer: usize,
+    /// A request longer than this many bytes travels on a pinned connection, streamed, never gathered.
+    pub max_shared_request: usize,
+    /// The user respool authenticates as; `None` with a password means the legacy `AUTH password`.
+    pub username: Option<String>,
+    /// The password respool authenticates with.
+    pub password: Option<Secret>,
+}
+
+/// Exponential back-off with full jitter.
+#[derive(Debug, Clone, Copy)]
+pub struct Reconnect {
+    /// Upper edge of the first delay.
+    pub initial: Duration,
+    /// Upper edge of every later delay.
+    pub max: Duration,
+}
+
+/// Bounds of what waits while the server is away.
+#[derive(Debug, Clone, Copy)]
+pub struct Queue {
+    /// How long a command waits before it is answered with an error.
+    pub timeout: Duration,
+    /// How many commands wait at once in the whole process.
+    pub max_commands: usize,
+}
+
+/// Bounds for each client and for the process.
+#[derive(Debug, Clone)]
+pub struct Limits {
+    /// Admitted clients in all groups together.
+    pub max_clients: usize,
+    /// Unread reply bytes of one client; past it the client is disconnected.
+    pub max_client_buffer: usize,
+    /// Requests of one client sent and not answered; past it its socket is not read.
+    pub max_client_in_flight: usize,
+    /// Bytes of one client's requests read ahead while it waits or is blocked.
+    pub max_client_read_ahead: usize,
+    /// Bytes of one request, all arguments together.
+    pub max_request: usize,
+    /// A client silent for this long is closed; zero: never. Spares blocked and subscribed clients.
+    pub idle_timeout: Duration,
+    /// A client that has not sent its first complete request after this long is closed; zero: never.
+    pub handshake_timeout: Duration,
+    /// TCP keepalive on connections of clients; zero: off.
+    pub keepalive: Duration,
+    /// Rejection texts name group, count and cap.
+    pub explain_rejections: bool,
+    /// How long a rejected socket is held and answered.
+    pub reject_hold: Duration,
+    /// Rejected sockets held at once; past that the text is written at accept and the socket closed.
+    pub max_rejected: usize,
+}
+
+/// A client group.
+#[derive(Debug, Clone)]
+pub struct Group {
+    /// Its name; label of the metrics.
+    pub name: String,
+    /// Who belongs to it.
+    pub matches: Match,
+    /// What its cap counts.
+    pub per: Per,
+    /// The hard cap; `None`: only `limits.max_clients` holds.
+    pub max_connections: Option<usize>,
+    /// From this count on a warning is logged and shown.
+    pub warn_connections: Option<usize>,
+    /// New connections a second.
+    pub max_connects_per_second: Option<u32>,
+    /// Of the upstream connections that can be pinned, how many the group may hold at once.
+    pub max_pinned: Option<usize>,
+    /// A client of the group silent for this long is closed; zero: never.
+    pub idle_timeout: Duration,
+    /// What happens to a newcomer at the cap.
+    pub at_limit: AtLimit,
+    /// Whether the cap is enforced.
+    pub mode: Mode,
+    /// Commands refused: lower-case names, `name|subcommand`, or `@category`.
+    pub deny_commands: Vec<String>,
+}
+
+/// Who belongs to a group: all that is given must match. An empty match takes everyone.
+#[derive(Debug, Clone, Default)]
+pub struct Match {
+    /// Peer address inside one of these networks; clients of unix sockets are in none.
+    pub address: Vec<ipnet::IpNet>,
+    /// The listener, by glob over its configured address.
+    pub listener: Option<Glob>,
+    /// The name given by CLIENT SETNAME or HELLO SETNAME, by glob.
+    pub client_name: Option<Glob>,
+    /// The user of AUTH or HELLO AUTH, by glob.
+    pub user: Option<Glob>,
+}
+
+/// A glob with its source text.
+#[derive(Debug, Clone)]
+pub struct Glob(pub globset::GlobMatcher);
+
+/// What a group's cap counts.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Per {
+    /// The whole group.
+    Group,
+    /// Each peer IP address.
+    Address,
+    /// Each client name.
+    ClientName,
+    /// Each user.
+    User,
+}
+
+/// What happens to a newcomer at the cap.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum AtLimit {
+    /// The newcomer is rejected.
+    Reject,
+    /// The group's own longest-idle, state-free client is closed and the newcomer admitted.
+    EvictIdle,
+}
+
+/// Whether a cap is enforced.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Mode {
+    /// It is.
+    Enforce,
+    /// What would have been rejected is counted and logged.
+    Observe,
+}
+
+/// How respool logs.
+#[derive(Debug, Clone)]
+pub struct Log {
+    /// Least severe level written.
+    pub level: String,
+    /// Text or JSON lines.
+    pub format: LogFormat,
+}
+
+/// Form of the log lines.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum LogFormat {
+    /// For people.
+    Text,
+    /// One JSON object a line.
+    Json,
+}
+
+/// A secret: wiped on drop, never printed.
+#[derive(Clone, zeroize::Zeroize, zeroize::ZeroizeOnDrop)]
+pub struct Secret(String);
+
+impl Secret {
+    /// Wraps `text`.
+    pub fn new(text: String) -> Self {
+        Self(text)
+    }
+
+    /// The secret itself, for the one place that sends it.
+    pub fn expose(&self) -> &str {
+        &self.0
+    }
+}
+
+impl std::fmt::Debug for Secret {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("<secret>")
+    }
+}

@@ -1,0 +1,2 @@
+//! The command line: one match of modes.
+fn main() {}

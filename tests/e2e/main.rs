@@ -1,0 +1,1 @@
+//! End-to-end tests: the release path of respool against real servers, one binary, a module for each subject.
