@@ -4,4 +4,8 @@
 //! `tests/architecture.rs` holds that order.
 
 pub mod config;
+pub mod replies;
 pub mod resp;
+pub mod session;
+pub mod shared;
+pub mod transport;

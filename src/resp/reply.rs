@@ -39,15 +39,27 @@ impl ReplyScanner {
         self.elements == 0 && self.body == 0 && !self.line
     }
 
-    /// Looks at the bytes behind those it has used so far; starts a frame where none is under way.
+    /// Looks at the bytes behind those it has used so far; starts a frame where none is under way. A length or a count is
+    /// used whole or not at all, so that the first bytes used of an aggregate or a bulk string hold its whole first line.
     ///
     /// # Errors
     /// [`Malformed`] when the bytes are no RESP.
     #[inline]
     pub fn advance(&mut self, buf: &[u8]) -> Result<Advance, Malformed> {
-        if self.at_boundary() {
+        let fresh = self.at_boundary();
+        if fresh {
             self.elements = 1;
         }
+        let step = self.walk(buf)?;
+        if fresh && step.used == 0 {
+            // Not a byte could be used: the frame has not begun.
+            self.elements = 0;
+        }
+        Ok(step)
+    }
+
+    #[inline]
+    fn walk(&mut self, buf: &[u8]) -> Result<Advance, Malformed> {
         let mut at = 0;
         loop {
             if self.body > 0 {
