@@ -4,3 +4,4 @@
 //! `tests/architecture.rs` holds that order.
 
 pub mod config;
+pub mod telemetry;
