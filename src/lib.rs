@@ -3,7 +3,6 @@
 //! The modules stand in the order in which they may import each other: a file imports only from modules above its own.
 //! `tests/architecture.rs` holds that order.
 
-pub mod command;
 pub mod config;
 
 pub mod resp;
