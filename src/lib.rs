@@ -4,3 +4,5 @@
 //! `tests/architecture.rs` holds that order.
 
 pub mod config;
+
+pub mod identity;
