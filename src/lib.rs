@@ -6,3 +6,5 @@
 pub mod config;
 
 pub mod identity;
+
+pub mod admission;

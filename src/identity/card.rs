@@ -1,7 +1,8 @@
 //! The figures of one client, written by the worker that owns it and read by anybody.
 //!
-//! Invariant: each figure has a single writer, the client's worker, so that a plain relaxed load and store is an update:
-//! no locked instruction on the path of a command. Readers see figures that are each true but not of one instant.
+//! Invariant: each figure has a single writer, the client's worker, so that a plain relaxed load and store is an
+//! update: no locked instruction on the path of a command. Readers see figures that are each true but not of one
+//! instant.
 
 use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};

@@ -1,7 +1,7 @@
 //! The arguments of `CLIENT KILL` and `CLIENT LIST`, parsed as Redis parses them and with its texts.
 //!
-//! Errors are the text of the reply without the leading `-` and without the line end. Accepts the filters of Redis 7.2 and
-//! `MAXAGE` of 7.4. Whether a user of `USER` exists is known to the server alone.
+//! Errors are the text of the reply without the leading `-` and without the line end. Accepts the filters of Redis 7.2
+//! and `MAXAGE` of 7.4. Whether a user of `USER` exists is known to the server alone.
 
 use std::sync::Arc;
 

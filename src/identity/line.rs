@@ -5,8 +5,8 @@ use std::fmt::Write as _;
 use super::{Card, Flag, NO_COMMAND, shown_user};
 
 /// The line of `card`, without a newline. `command_name` gives the full name (`client|list`) of an index in the command
-/// table. Figures that only a server has (`qbuf-free`, `argv-mem`, `multi-mem`, `rbs`, `rbp`, `obl`) are 0; all output waits
-/// in one buffer, so `oll` is 0 or 1 and `omem` its bytes.
+/// table. Figures that only a server has (`qbuf-free`, `argv-mem`, `multi-mem`, `rbs`, `rbp`, `obl`) are 0; all output
+/// waits in one buffer, so `oll` is 0 or 1 and `omem` its bytes.
 pub fn client_line<S: AsRef<str>>(
     card: &Card,
     now_ms: u64,

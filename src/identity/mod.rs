@@ -1,7 +1,7 @@
 //! Who a client is, and the read-only view the others have of it.
 //!
-//! Leaves to others: who may come (`admission`), and every socket and clock. Times are milliseconds of one clock that the
-//! caller chooses, the same for all clients of the process.
+//! Leaves to others: who may come (`admission`), and every socket and clock. Times are milliseconds of one clock that
+//! the caller chooses, the same for all clients of the process.
 
 mod card;
 mod filter;
