@@ -118,10 +118,14 @@ impl Client {
     /// The next reply as the bytes it came in.
     #[track_caller]
     pub(crate) fn reply_bytes(&mut self) -> Vec<u8> {
-        let (_, bytes) = self
-            .next()
-            .unwrap_or_else(|| panic!("the connection ended where a reply was awaited"));
-        bytes
+        self.try_reply_bytes()
+            .unwrap_or_else(|| panic!("the connection ended where a reply was awaited"))
+    }
+
+    /// The next reply as the bytes it came in; `None` when the connection ended instead.
+    #[track_caller]
+    pub(crate) fn try_reply_bytes(&mut self) -> Option<Vec<u8>> {
+        self.next().map(|(_, bytes)| bytes)
     }
 
     /// The next reply; `None` when the connection ended instead.
