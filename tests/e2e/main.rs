@@ -1,1 +1,4 @@
 //! End-to-end tests: the release path of respool against real servers, one binary, a module for each subject.
+
+mod differential;
+mod harness;

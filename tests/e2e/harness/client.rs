@@ -1,0 +1,286 @@
+//! A client that speaks bytes: blocking sockets, no retries, no opinions.
+
+use std::io::{self, ErrorKind, Read, Write};
+use std::net::{Shutdown, SocketAddr, TcpStream};
+use std::os::unix::net::UnixStream;
+use std::path::Path;
+use std::time::Duration;
+
+use super::PATIENCE;
+use super::value::{Unparsed, Value, show};
+
+/// One connection, direct or through respool.
+///
+/// Methods named `try_...` tell the end of the connection as `None` or an error; the others panic at it.
+pub(crate) struct Client {
+    stream: Stream,
+    buffer: Vec<u8>,
+    /// How much of `buffer` has been handed out.
+    used: usize,
+    patience: Duration,
+}
+
+enum Stream {
+    Tcp(TcpStream),
+    Unix(UnixStream),
+}
+
+impl Client {
+    /// Connects by TCP.
+    #[track_caller]
+    pub(crate) fn connect(address: impl AsRef<str>) -> Self {
+        let address = address.as_ref();
+        Self::try_connect(address).unwrap_or_else(|e| panic!("connect to {address}: {e}"))
+    }
+
+    /// Connects by TCP.
+    pub(crate) fn try_connect(address: &str) -> io::Result<Self> {
+        let stream = TcpStream::connect(address)?;
+        stream.set_nodelay(true)?;
+        Self::new(Stream::Tcp(stream))
+    }
+
+    /// Connects to a unix socket.
+    #[track_caller]
+    pub(crate) fn connect_unix(path: &Path) -> Self {
+        let stream = UnixStream::connect(path)
+            .unwrap_or_else(|e| panic!("connect to {}: {e}", path.display()));
+        Self::new(Stream::Unix(stream)).expect("timeouts can be set on a unix socket")
+    }
+
+    fn new(stream: Stream) -> io::Result<Self> {
+        stream.set_write_timeout(PATIENCE)?;
+        Ok(Self {
+            stream,
+            buffer: Vec::new(),
+            used: 0,
+            patience: PATIENCE,
+        })
+    }
+
+    /// A second handle on the same connection, for writing from another thread.
+    pub(crate) fn writer(&self) -> Self {
+        let stream = match &self.stream {
+            Stream::Tcp(s) => Stream::Tcp(s.try_clone().expect("a socket can be cloned")),
+            Stream::Unix(s) => Stream::Unix(s.try_clone().expect("a socket can be cloned")),
+        };
+        Self {
+            stream,
+            buffer: Vec::new(),
+            used: 0,
+            patience: self.patience,
+        }
+    }
+
+    /// The client's own TCP address, as respool and CLIENT LIST know it.
+    pub(crate) fn local_addr(&self) -> SocketAddr {
+        match &self.stream {
+            Stream::Tcp(s) => s.local_addr().expect("a connected socket has an address"),
+            Stream::Unix(_) => panic!("a unix socket has no TCP address"),
+        }
+    }
+
+    /// Sends bytes as they are.
+    #[track_caller]
+    pub(crate) fn send(&mut self, bytes: impl AsRef<[u8]>) {
+        self.try_send(bytes).unwrap_or_else(|e| panic!("send: {e}"));
+    }
+
+    /// Sends bytes as they are.
+    pub(crate) fn try_send(&mut self, bytes: impl AsRef<[u8]>) -> io::Result<()> {
+        match &mut self.stream {
+            Stream::Tcp(s) => s.write_all(bytes.as_ref()),
+            Stream::Unix(s) => s.write_all(bytes.as_ref()),
+        }
+    }
+
+    /// Sends one command and reads one reply.
+    #[track_caller]
+    pub(crate) fn cmd<A: AsRef<[u8]>>(&mut self, args: &[A]) -> Value {
+        self.send(encode(args));
+        self.reply()
+    }
+
+    /// Sends one command and reads one reply; `None` when the connection ended instead.
+    #[track_caller]
+    pub(crate) fn try_cmd<A: AsRef<[u8]>>(&mut self, args: &[A]) -> Option<Value> {
+        self.try_send(encode(args)).ok()?;
+        self.try_reply()
+    }
+
+    /// The next reply.
+    #[track_caller]
+    pub(crate) fn reply(&mut self) -> Value {
+        self.try_reply()
+            .unwrap_or_else(|| panic!("the connection ended where a reply was awaited"))
+    }
+
+    /// The next reply as the bytes it came in.
+    #[track_caller]
+    pub(crate) fn reply_bytes(&mut self) -> Vec<u8> {
+        self.try_reply_bytes()
+            .unwrap_or_else(|| panic!("the connection ended where a reply was awaited"))
+    }
+
+    /// The next reply as the bytes it came in; `None` when the connection ended instead.
+    #[track_caller]
+    pub(crate) fn try_reply_bytes(&mut self) -> Option<Vec<u8>> {
+        self.next().map(|(_, bytes)| bytes)
+    }
+
+    /// The next reply; `None` when the connection ended instead.
+    #[track_caller]
+    pub(crate) fn try_reply(&mut self) -> Option<Value> {
+        self.next().map(|(value, _)| value)
+    }
+
+    /// The next reply if it is there within `wait`; used to see that nothing comes. Panics at the end of the connection.
+    #[track_caller]
+    pub(crate) fn reply_within(&mut self, wait: Duration) -> Option<Value> {
+        loop {
+            if let Ok((value, length)) = Value::parse(&self.buffer[self.used..]) {
+                self.used += length;
+                return Some(value);
+            }
+            match self.read_some(wait) {
+                Ok(0) => panic!("the connection ended where a reply was awaited"),
+                Ok(_) => {}
+                Err(e) if is_timeout(&e) => return None,
+                Err(e) => panic!("read: {e}"),
+            }
+        }
+    }
+
+    /// Everything up to the end of the connection.
+    #[track_caller]
+    pub(crate) fn read_to_end(&mut self) -> Vec<u8> {
+        while !self.ended() {}
+        self.buffer.split_off(self.used)
+    }
+
+    /// Panics unless the other side ends the connection without another byte.
+    #[track_caller]
+    pub(crate) fn expect_end(&mut self) {
+        let rest = self.read_to_end();
+        assert!(
+            rest.is_empty(),
+            "the connection should just end, got {}",
+            show(&rest)
+        );
+    }
+
+    /// Says that nothing more will be sent; replies can still be read.
+    pub(crate) fn finish_sending(&mut self) {
+        let _ = match &self.stream {
+            Stream::Tcp(s) => s.shutdown(Shutdown::Write),
+            Stream::Unix(s) => s.shutdown(Shutdown::Write),
+        };
+    }
+
+    /// Ends the connection by a reset instead of an orderly close.
+    pub(crate) fn abort(self) {
+        if let Stream::Tcp(s) = &self.stream {
+            socket2::SockRef::from(s)
+                .set_linger(Some(Duration::ZERO))
+                .expect("SO_LINGER can be set");
+        }
+    }
+
+    /// How long this client waits for a reply before it panics.
+    pub(crate) fn set_patience(&mut self, patience: Duration) {
+        self.patience = patience;
+    }
+
+    /// Makes the kernel hold few unread bytes for this client, so that a slow reader is soon felt at the other end.
+    pub(crate) fn shrink_receive_buffer(&mut self, bytes: usize) {
+        if let Stream::Tcp(s) = &self.stream {
+            socket2::SockRef::from(s)
+                .set_recv_buffer_size(bytes)
+                .expect("SO_RCVBUF can be set");
+        }
+    }
+
+    #[track_caller]
+    fn next(&mut self) -> Option<(Value, Vec<u8>)> {
+        loop {
+            let wanted = match Value::parse(&self.buffer[self.used..]) {
+                Ok((value, length)) => {
+                    let bytes = self.buffer[self.used..self.used + length].to_vec();
+                    self.used += length;
+                    return Some((value, bytes));
+                }
+                Err(Unparsed::NeedAtLeast(n)) => n,
+                Err(Unparsed::NotResp(text)) => panic!("not RESP: {text}"),
+            };
+            while self.buffer.len() - self.used < wanted {
+                if self.ended() {
+                    let cut = &self.buffer[self.used..];
+                    assert!(
+                        cut.is_empty(),
+                        "the connection ended inside a reply: {}",
+                        show(cut)
+                    );
+                    return None;
+                }
+            }
+        }
+    }
+
+    /// Reads once; true at the end of the connection, in order or by reset.
+    #[track_caller]
+    fn ended(&mut self) -> bool {
+        match self.read_some(self.patience) {
+            Ok(n) => n == 0,
+            Err(e) if is_timeout(&e) => panic!("nothing came within {:?}", self.patience),
+            Err(_) => true,
+        }
+    }
+
+    fn read_some(&mut self, wait: Duration) -> io::Result<usize> {
+        if self.used == self.buffer.len() {
+            self.buffer.clear();
+            self.used = 0;
+        }
+        self.stream.set_read_timeout(wait)?;
+        // On the stack, so that thousands of idle clients cost the test little.
+        let mut chunk = [0; 16 * 1024];
+        let count = match &mut self.stream {
+            Stream::Tcp(s) => s.read(&mut chunk)?,
+            Stream::Unix(s) => s.read(&mut chunk)?,
+        };
+        self.buffer.extend_from_slice(&chunk[..count]);
+        Ok(count)
+    }
+}
+
+impl Stream {
+    fn set_read_timeout(&self, wait: Duration) -> io::Result<()> {
+        match self {
+            Self::Tcp(s) => s.set_read_timeout(Some(wait)),
+            Self::Unix(s) => s.set_read_timeout(Some(wait)),
+        }
+    }
+
+    fn set_write_timeout(&self, wait: Duration) -> io::Result<()> {
+        match self {
+            Self::Tcp(s) => s.set_write_timeout(Some(wait)),
+            Self::Unix(s) => s.set_write_timeout(Some(wait)),
+        }
+    }
+}
+
+fn is_timeout(e: &io::Error) -> bool {
+    matches!(e.kind(), ErrorKind::WouldBlock | ErrorKind::TimedOut)
+}
+
+/// One command as a multibulk request.
+pub(crate) fn encode<A: AsRef<[u8]>>(args: &[A]) -> Vec<u8> {
+    let mut bytes = format!("*{}\r\n", args.len()).into_bytes();
+    for arg in args {
+        let arg = arg.as_ref();
+        bytes.extend_from_slice(format!("${}\r\n", arg.len()).as_bytes());
+        bytes.extend_from_slice(arg);
+        bytes.extend_from_slice(b"\r\n");
+    }
+    bytes
+}

@@ -1,0 +1,74 @@
+//! What the end-to-end tests stand on: a real `redis-server`, the respool binary and a client that speaks bytes.
+//!
+//! ```text
+//! let redis = Redis::start(&[]);                         // private, free port, nothing persisted; ends on drop
+//! let respool = Respool::start(&redis);                  // 10 upstream connections, 4 of them shared
+//! let respool = Respool::with(&redis)                    // or with settings, each given as lines of TOML:
+//!     .upstream("max_connections = 5\nshared_connections = 2")
+//!     .limits("max_clients = 100")
+//!     .top("drain_timeout = \"2s\"")
+//!     .section("[[group]]\nname = \"leaky\"\nmatch = { client_name = \"leak-*\" }\nmax_connections = 20")
+//!     .unix_listener()
+//!     .start();
+//!
+//! let mut client = respool.client();                     // through respool; redis.client() goes directly
+//! assert_eq!(client.cmd(&["SET", "k", "v"]), Value::ok());
+//! client.send(b"*1\r\n$4\r\nPING\r\n");                  // raw bytes
+//! assert_eq!(client.reply(), Value::simple("PONG"));     // RESP2 and RESP3
+//! assert_eq!(client.try_cmd(&["QUIT"]), Some(Value::ok()));
+//! assert_eq!(client.try_reply(), None);                  // None: the connection ended
+//!
+//! redis.kill_hard();                                     // kill -9
+//! redis.restart();                                       // the same port
+//! eventually(|| respool.metric("respool_server_up") == 1.0, "the server is seen again");
+//! ```
+//!
+//! - **No hangs**: every read, write and wait gives up after [`PATIENCE`] with a panic that says what was awaited.
+//! - **No sleeps**: wait for a condition with [`eventually`]; it is the only place that sleeps.
+//! - **Nothing left behind**: processes end on drop, by their own id; logs are printed when a test panics.
+//! - **Threads**: `Redis` and `Respool` are `Sync` (use `std::thread::scope`); a `Client` belongs to one thread.
+
+mod client;
+mod ports;
+mod redis;
+mod respool;
+mod tests;
+mod value;
+
+use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, Instant};
+
+pub(crate) use client::{Client, encode};
+pub(crate) use redis::{ConnectionWatch, Redis};
+pub(crate) use respool::Respool;
+pub(crate) use value::{Value, show};
+
+/// How long anything may take before the test fails: generous, so that only a hang reaches it.
+pub(crate) const PATIENCE: Duration = Duration::from_secs(20);
+
+/// Waits until `condition` holds, at most [`PATIENCE`]; then panics, naming `what`.
+#[track_caller]
+pub(crate) fn eventually(mut condition: impl FnMut() -> bool, what: &str) {
+    eventually_some(|| condition().then_some(()), what);
+}
+
+/// Waits until `look` finds something and returns it, at most [`PATIENCE`]; then panics, naming `what`.
+#[track_caller]
+pub(crate) fn eventually_some<T>(mut look: impl FnMut() -> Option<T>, what: &str) -> T {
+    let start = Instant::now();
+    loop {
+        if let Some(found) = look() {
+            return found;
+        }
+        assert!(
+            start.elapsed() < PATIENCE,
+            "not within {PATIENCE:?}: {what}"
+        );
+        std::thread::sleep(Duration::from_millis(5));
+    }
+}
+
+/// Locks although another thread may have panicked with it: what the harness holds stays usable.
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}

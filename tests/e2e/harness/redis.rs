@@ -1,0 +1,290 @@
+//! A private `redis-server`: free port, own directory, nothing persisted.
+
+use std::fs::File;
+use std::path::PathBuf;
+use std::process::{Child, Command, Stdio};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex};
+use std::thread::JoinHandle;
+
+use rustix::process::{Pid, Signal, kill_process};
+use tempfile::TempDir;
+
+use super::client::Client;
+use super::ports::free_port;
+use super::value::Value;
+use super::{eventually, eventually_some, lock};
+
+/// A server that lives as long as this value. The binary is `$REDIS_SERVER` or `redis-server` of the path.
+pub(crate) struct Redis {
+    dir: TempDir,
+    port: u16,
+    options: Vec<String>,
+    child: Mutex<Option<Child>>,
+    /// The test's own connection, made when first needed.
+    control: Mutex<Option<Client>>,
+}
+
+impl Redis {
+    /// Starts a server with options as on its command line (`&["--maxclients", "64"]`) and waits until it answers.
+    #[track_caller]
+    pub(crate) fn start(options: &[&str]) -> Self {
+        let redis = Self {
+            dir: tempfile::Builder::new()
+                .prefix("respool-redis-")
+                .tempdir()
+                .expect("a temporary directory"),
+            port: free_port(),
+            options: options.iter().map(|&o| o.to_owned()).collect(),
+            child: Mutex::new(None),
+            control: Mutex::new(None),
+        };
+        redis.restart();
+        redis
+    }
+
+    /// Starts it again after [`Redis::kill_hard`], on the same port, empty.
+    #[track_caller]
+    pub(crate) fn restart(&self) {
+        let mut child = lock(&self.child);
+        assert!(child.is_none(), "the server runs already");
+        let log = File::options()
+            .create(true)
+            .append(true)
+            .open(self.log())
+            .expect("a log file");
+        let program = std::env::var_os("REDIS_SERVER").unwrap_or_else(|| "redis-server".into());
+        let mut started = Command::new(&program)
+            .args([
+                "--port",
+                &self.port.to_string(),
+                "--bind",
+                "127.0.0.1",
+                "--daemonize",
+                "no",
+            ])
+            .args([
+                "--save",
+                "",
+                "--appendonly",
+                "no",
+                "--enable-debug-command",
+                "local",
+            ])
+            .arg("--dir")
+            .arg(self.dir.path())
+            .arg("--unixsocket")
+            .arg(self.unix_path())
+            .args(&self.options)
+            .stdin(Stdio::null())
+            .stdout(log.try_clone().expect("a file can be cloned"))
+            .stderr(log)
+            .spawn()
+            .unwrap_or_else(|e| panic!("start {}: {e} (set REDIS_SERVER)", program.display()));
+        eventually(
+            || {
+                if let Some(status) = started.try_wait().expect("a child can be asked") {
+                    panic!("redis-server ended at once, {status}:\n{}", self.log_text());
+                }
+                let answer = Client::try_connect(&self.addr())
+                    .ok()
+                    .and_then(|mut c| c.try_cmd(&["PING"]));
+                answer == Some(Value::simple("PONG"))
+            },
+            "redis-server answers",
+        );
+        *child = Some(started);
+    }
+
+    /// Ends it by SIGKILL: connections are reset, nothing is finished.
+    #[track_caller]
+    pub(crate) fn kill_hard(&self) {
+        lock(&self.control).take();
+        let mut child = lock(&self.child);
+        let mut running = child.take().expect("the server runs");
+        running.kill().expect("a child can be killed");
+        running.wait().expect("a killed child can be awaited");
+    }
+
+    /// Stops its process for a while (SIGSTOP): connections stay, nothing is answered. End it with [`Redis::resume`].
+    pub(crate) fn pause(&self) {
+        self.signal(Signal::STOP);
+    }
+
+    /// Lets a paused process run on.
+    pub(crate) fn resume(&self) {
+        self.signal(Signal::CONT);
+    }
+
+    /// `127.0.0.1:port`
+    pub(crate) fn addr(&self) -> String {
+        format!("127.0.0.1:{}", self.port)
+    }
+
+    /// Its unix socket.
+    pub(crate) fn unix_path(&self) -> PathBuf {
+        self.dir.path().join("redis.sock")
+    }
+
+    /// A new direct connection.
+    #[track_caller]
+    pub(crate) fn client(&self) -> Client {
+        Client::connect(self.addr())
+    }
+
+    /// One command on the test's own direct connection, which is kept.
+    #[track_caller]
+    pub(crate) fn cmd<A: AsRef<[u8]>>(&self, args: &[A]) -> Value {
+        let mut control = lock(&self.control);
+        control.get_or_insert_with(|| self.client()).cmd(args)
+    }
+
+    /// A field of INFO; panics when there is none of that name.
+    #[track_caller]
+    pub(crate) fn info(&self, field: &str) -> String {
+        let text = self.cmd(&["INFO", "everything"]).text();
+        find_field(&text, field).unwrap_or_else(|| panic!("no field {field} in INFO"))
+    }
+
+    /// A field of INFO that is a number.
+    #[track_caller]
+    pub(crate) fn info_number(&self, field: &str) -> u64 {
+        self.info(field).parse().expect("the field is a number")
+    }
+
+    /// Connections at the server, without the test's own that asks. Other direct clients of the test count.
+    #[track_caller]
+    pub(crate) fn connected_clients(&self) -> usize {
+        self.info_number("connected_clients") as usize - 1
+    }
+
+    /// Watches [`Redis::connected_clients`] from a thread and a connection of its own.
+    #[track_caller]
+    pub(crate) fn watch_connections(&self) -> ConnectionWatch {
+        ConnectionWatch::start(self.client())
+    }
+
+    /// Empties databases, scripts and functions.
+    #[track_caller]
+    pub(crate) fn flush(&self) {
+        for command in [
+            &["FLUSHALL"][..],
+            &["SCRIPT", "FLUSH"],
+            &["FUNCTION", "FLUSH"],
+        ] {
+            assert_eq!(self.cmd(command), Value::ok(), "{command:?}");
+        }
+    }
+
+    fn signal(&self, signal: Signal) {
+        let child = lock(&self.child);
+        let running = child.as_ref().expect("the server runs");
+        kill_process(Pid::from_child(running), signal).expect("a child can be signalled");
+    }
+
+    fn log(&self) -> PathBuf {
+        self.dir.path().join("redis.log")
+    }
+
+    fn log_text(&self) -> String {
+        std::fs::read_to_string(self.log()).unwrap_or_default()
+    }
+}
+
+impl Drop for Redis {
+    fn drop(&mut self) {
+        if let Some(mut running) = lock(&self.child).take() {
+            let _ = running.kill();
+            let _ = running.wait();
+        }
+        if std::thread::panicking() {
+            eprintln!(
+                "--- redis-server on {} ---\n{}",
+                self.addr(),
+                last_lines(&self.log_text(), 30)
+            );
+        }
+    }
+}
+
+/// The most connections a server held at once, sampled without pause.
+pub(crate) struct ConnectionWatch {
+    stop: Arc<AtomicBool>,
+    most: Arc<AtomicUsize>,
+    samples: Arc<AtomicUsize>,
+    thread: Option<JoinHandle<()>>,
+}
+
+impl ConnectionWatch {
+    fn start(mut client: Client) -> Self {
+        let mut watch = Self {
+            stop: Arc::default(),
+            most: Arc::default(),
+            samples: Arc::default(),
+            thread: None,
+        };
+        let (stop, most, samples) = (
+            watch.stop.clone(),
+            watch.most.clone(),
+            watch.samples.clone(),
+        );
+        let thread = std::thread::spawn(move || {
+            while !stop.load(Ordering::Relaxed) {
+                let Some(reply) = client.try_cmd(&["INFO", "clients"]) else {
+                    return;
+                };
+                let found: Option<usize> =
+                    find_field(&reply.text(), "connected_clients").and_then(|n| n.parse().ok());
+                // Its own connection is one of them.
+                most.fetch_max(found.map_or(0, |n| n - 1), Ordering::Relaxed);
+                samples.fetch_add(1, Ordering::Relaxed);
+                // A sample each few milliseconds leaves the processor to what is tested.
+                std::thread::park_timeout(std::time::Duration::from_millis(2));
+            }
+        });
+        watch.thread = Some(thread);
+        eventually(
+            || watch.samples.load(Ordering::Relaxed) > 0,
+            "the first sample of connected_clients",
+        );
+        watch
+    }
+
+    /// Ends the watch; the most connections seen, without the watch's own. The test's control connection counts.
+    #[track_caller]
+    pub(crate) fn most(self) -> usize {
+        self.finish();
+        self.most.load(Ordering::Relaxed)
+    }
+
+    fn finish(&self) {
+        let seen = self.samples.load(Ordering::Relaxed);
+        // One more sample, so that a short test has at least one from its busy time.
+        let ended = || self.thread.as_ref().is_none_or(JoinHandle::is_finished);
+        eventually_some(
+            || (self.samples.load(Ordering::Relaxed) > seen || ended()).then_some(()),
+            "another sample of connected_clients",
+        );
+        self.stop.store(true, Ordering::Relaxed);
+    }
+}
+
+impl Drop for ConnectionWatch {
+    fn drop(&mut self) {
+        self.stop.store(true, Ordering::Relaxed);
+        if let Some(thread) = self.thread.take() {
+            let _ = thread.join();
+        }
+    }
+}
+
+fn find_field(info: &str, field: &str) -> Option<String> {
+    info.lines()
+        .find_map(|line| Some(line.strip_prefix(field)?.strip_prefix(':')?.to_owned()))
+}
+
+/// The end of a log.
+pub(crate) fn last_lines(text: &str, count: usize) -> String {
+    let lines: Vec<_> = text.lines().collect();
+    lines[lines.len().saturating_sub(count)..].join("\n")
+}

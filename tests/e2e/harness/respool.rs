@@ -1,0 +1,376 @@
+//! The respool binary, started with a configuration written for the test.
+
+use std::fmt::Write as _;
+use std::fs::File;
+use std::io::{self, Read, Write as _};
+use std::net::TcpStream;
+use std::path::PathBuf;
+use std::process::{Child, Command, ExitStatus, Stdio};
+use std::sync::Mutex;
+use std::time::{Duration, Instant};
+
+use rustix::process::{Pid, Signal, kill_process};
+use tempfile::TempDir;
+
+use super::client::Client;
+use super::ports::free_port;
+use super::redis::{Redis, last_lines};
+use super::{PATIENCE, eventually, eventually_some, lock};
+
+/// A running respool; gets SIGTERM on drop, SIGKILL if that is not enough.
+pub(crate) struct Respool {
+    dir: TempDir,
+    port: u16,
+    admin: u16,
+    /// `None` once its end was awaited.
+    child: Mutex<Option<Child>>,
+}
+
+/// Settings for a respool to be started; see [`Respool::with`].
+pub(crate) struct Settings {
+    upstream_address: String,
+    top: String,
+    upstream: String,
+    limits: String,
+    sections: String,
+    unix: bool,
+}
+
+impl Respool {
+    /// Starts it before `redis`, everything else by default.
+    #[track_caller]
+    pub(crate) fn start(redis: &Redis) -> Self {
+        Self::with(redis).start()
+    }
+
+    /// Settings to be completed and started.
+    pub(crate) fn with(redis: &Redis) -> Settings {
+        Self::before(&redis.addr())
+    }
+
+    /// As [`Respool::with`], for any upstream address.
+    pub(crate) fn before(upstream_address: &str) -> Settings {
+        Settings {
+            upstream_address: upstream_address.to_owned(),
+            top: String::new(),
+            upstream: String::new(),
+            limits: String::new(),
+            sections: String::new(),
+            unix: false,
+        }
+    }
+
+    /// `127.0.0.1:port` of the TCP listener.
+    pub(crate) fn addr(&self) -> String {
+        format!("127.0.0.1:{}", self.port)
+    }
+
+    /// Path of the unix listener, if there is one.
+    pub(crate) fn unix_path(&self) -> PathBuf {
+        self.dir.path().join("respool.sock")
+    }
+
+    /// A new connection to the TCP listener.
+    #[track_caller]
+    pub(crate) fn client(&self) -> Client {
+        Client::connect(self.addr())
+    }
+
+    /// A new connection to the TCP listener that bears a name.
+    #[track_caller]
+    pub(crate) fn client_named(&self, name: &str) -> Client {
+        let mut client = self.client();
+        let reply = client.cmd(&["CLIENT", "SETNAME", name]);
+        assert_eq!(reply, super::Value::ok(), "CLIENT SETNAME {name}");
+        client
+    }
+
+    /// A new connection to the unix listener.
+    #[track_caller]
+    pub(crate) fn unix_client(&self) -> Client {
+        Client::connect_unix(&self.unix_path())
+    }
+
+    /// Status code and body of a path of the admin endpoint.
+    #[track_caller]
+    pub(crate) fn http(&self, path: &str) -> (u16, String) {
+        self.try_http(path)
+            .unwrap_or_else(|e| panic!("GET {path} from the admin endpoint: {e}"))
+    }
+
+    /// The text of `/metrics`.
+    #[track_caller]
+    pub(crate) fn metrics(&self) -> String {
+        let (code, body) = self.http("/metrics");
+        assert_eq!(code, 200, "/metrics: {body}");
+        body
+    }
+
+    /// A metric by name and labels, in any order of labels: `name{group="default"}`. Panics when it is not there.
+    #[track_caller]
+    pub(crate) fn metric(&self, wanted: &str) -> f64 {
+        let text = self.metrics();
+        find_metric(&text, wanted).unwrap_or_else(|| panic!("no metric {wanted} in\n{text}"))
+    }
+
+    /// As [`Respool::metric`], 0 when it is not there: a labelled counter may appear with its first increment.
+    #[track_caller]
+    pub(crate) fn metric_or_zero(&self, wanted: &str) -> f64 {
+        find_metric(&self.metrics(), wanted).unwrap_or(0.0)
+    }
+
+    /// `respool_client_connections` of a group.
+    #[track_caller]
+    pub(crate) fn clients_of(&self, group: &str) -> usize {
+        self.metric_or_zero(&format!("respool_client_connections{{group=\"{group}\"}}")) as usize
+    }
+
+    /// The text of `/status`, which is JSON.
+    #[track_caller]
+    pub(crate) fn status(&self) -> String {
+        let (code, body) = self.http("/status");
+        assert_eq!(code, 200, "/status: {body}");
+        body
+    }
+
+    /// Its process id; panics when its end was awaited.
+    #[track_caller]
+    pub(crate) fn pid(&self) -> u32 {
+        lock(&self.child).as_ref().expect("respool runs").id()
+    }
+
+    /// Panics unless the process that was started still runs.
+    #[track_caller]
+    pub(crate) fn assert_alive(&self) {
+        let mut child = lock(&self.child);
+        let status = child
+            .as_mut()
+            .expect("respool runs")
+            .try_wait()
+            .expect("a child can be asked");
+        drop(child);
+        assert!(status.is_none(), "respool ended: {status:?}");
+    }
+
+    /// Resident memory in bytes.
+    #[track_caller]
+    pub(crate) fn resident_bytes(&self) -> u64 {
+        let text = std::fs::read_to_string(format!("/proc/{}/status", self.pid()))
+            .expect("a process has a status");
+        let kib = text.lines().find_map(|l| {
+            l.strip_prefix("VmRSS:")?
+                .trim()
+                .strip_suffix(" kB")?
+                .parse::<u64>()
+                .ok()
+        });
+        kib.expect("a running process has VmRSS") * 1024
+    }
+
+    /// Sends SIGTERM.
+    #[track_caller]
+    pub(crate) fn terminate(&self) {
+        self.signal(Signal::TERM);
+    }
+
+    /// Awaits the end of the process.
+    #[track_caller]
+    pub(crate) fn wait(&self) -> ExitStatus {
+        let status = eventually_some(
+            || {
+                lock(&self.child)
+                    .as_mut()?
+                    .try_wait()
+                    .expect("a child can be asked")
+            },
+            "respool ends",
+        );
+        lock(&self.child).take();
+        status
+    }
+
+    /// Everything it wrote to its log so far.
+    pub(crate) fn log_text(&self) -> String {
+        std::fs::read_to_string(self.dir.path().join("respool.log")).unwrap_or_default()
+    }
+
+    #[track_caller]
+    fn signal(&self, signal: Signal) {
+        let child = lock(&self.child);
+        kill_process(
+            Pid::from_child(child.as_ref().expect("respool runs")),
+            signal,
+        )
+        .expect("a child can be signalled");
+    }
+
+    fn try_http(&self, path: &str) -> io::Result<(u16, String)> {
+        let mut stream = TcpStream::connect(("127.0.0.1", self.admin))?;
+        stream.set_read_timeout(Some(PATIENCE))?;
+        // Version 1.0: the body ends with the connection and is never chunked.
+        write!(stream, "GET {path} HTTP/1.0\r\nHost: 127.0.0.1\r\n\r\n")?;
+        let mut answer = String::new();
+        stream.read_to_string(&mut answer)?;
+        let (head, body) = answer
+            .split_once("\r\n\r\n")
+            .ok_or_else(|| io::Error::other("no end of the head"))?;
+        let code = head.split(' ').nth(1).and_then(|c| c.parse().ok());
+        Ok((
+            code.ok_or_else(|| io::Error::other(head.to_owned()))?,
+            body.to_owned(),
+        ))
+    }
+}
+
+impl Settings {
+    /// Lines before the first table: `drain_timeout`, `workers`, `instance`.
+    pub(crate) fn top(mut self, lines: &str) -> Self {
+        writeln!(self.top, "{lines}").expect("a String takes everything");
+        self
+    }
+
+    /// Lines of `[upstream]`.
+    pub(crate) fn upstream(mut self, lines: &str) -> Self {
+        writeln!(self.upstream, "{lines}").expect("a String takes everything");
+        self
+    }
+
+    /// Lines of `[limits]`.
+    pub(crate) fn limits(mut self, lines: &str) -> Self {
+        writeln!(self.limits, "{lines}").expect("a String takes everything");
+        self
+    }
+
+    /// Whole sections, with their heads: `[[group]]`, `[log]`.
+    pub(crate) fn section(mut self, text: &str) -> Self {
+        writeln!(self.sections, "{text}").expect("a String takes everything");
+        self
+    }
+
+    /// Listens on a unix socket too.
+    pub(crate) fn unix_listener(mut self) -> Self {
+        self.unix = true;
+        self
+    }
+
+    /// Writes the configuration, starts respool and waits until it listens. No connection is made to see that.
+    #[track_caller]
+    pub(crate) fn start(self) -> Respool {
+        let dir = tempfile::Builder::new()
+            .prefix("respool-")
+            .tempdir()
+            .expect("a temporary directory");
+        let respool = Respool {
+            dir,
+            port: free_port(),
+            admin: free_port(),
+            child: Mutex::new(None),
+        };
+        let config = respool.dir.path().join("respool.toml");
+        std::fs::write(&config, self.toml(&respool)).expect("a file can be written");
+        let log = File::create(respool.dir.path().join("respool.log")).expect("a log file");
+        let child = Command::new(env!("CARGO_BIN_EXE_respool"))
+            .arg("run")
+            .arg("--config")
+            .arg(&config)
+            .stdin(Stdio::null())
+            .stdout(log.try_clone().expect("a file can be cloned"))
+            .stderr(log)
+            .spawn()
+            .expect("respool can be started");
+        let pid = child.id();
+        *lock(&respool.child) = Some(child);
+        eventually(
+            || {
+                respool.assert_alive();
+                let unix_ready = !self.unix || respool.unix_path().exists();
+                unix_ready
+                    && listens(pid, respool.port)
+                    && matches!(respool.try_http("/livez"), Ok((200, _)))
+            },
+            "respool listens and /livez answers",
+        );
+        respool
+    }
+
+    fn toml(&self, respool: &Respool) -> String {
+        let mut text = self.top.clone();
+        let mut listen = |address: &str| {
+            writeln!(text, "[[listener]]\naddress = \"{address}\"")
+                .expect("a String takes everything");
+        };
+        listen(&respool.addr());
+        if self.unix {
+            listen(&format!("unix:{}", respool.unix_path().display()));
+        }
+        let Self {
+            upstream_address,
+            upstream,
+            limits,
+            sections,
+            ..
+        } = self;
+        let admin = respool.admin;
+        format!(
+            "{text}[upstream]\naddress = \"{upstream_address}\"\n{upstream}\n[limits]\n{limits}\n\
+             [admin]\naddress = \"127.0.0.1:{admin}\"\n{sections}"
+        )
+    }
+}
+
+impl Drop for Respool {
+    fn drop(&mut self) {
+        if std::thread::panicking() {
+            eprintln!(
+                "--- respool on {} ---\n{}",
+                self.addr(),
+                last_lines(&self.log_text(), 60)
+            );
+        }
+        let Some(mut running) = lock(&self.child).take() else {
+            return;
+        };
+        let _ = kill_process(Pid::from_child(&running), Signal::TERM);
+        // Clients of the test may outlive it; they must not hold up the drain.
+        let deadline = Instant::now() + Duration::from_millis(500);
+        while Instant::now() < deadline && !matches!(running.try_wait(), Ok(Some(_))) {
+            std::thread::park_timeout(Duration::from_millis(5));
+        }
+        let _ = running.kill();
+        let _ = running.wait();
+    }
+}
+
+/// Whether a TCP socket listens on this port, seen without connecting: a probe would be counted as a client.
+fn listens(pid: u32, port: u16) -> bool {
+    const LISTEN: &str = "0A";
+    let table = std::fs::read_to_string(format!("/proc/{pid}/net/tcp")).unwrap_or_default();
+    let local = format!(":{port:04X}");
+    table.lines().any(|line| {
+        let mut columns = line.split_whitespace().skip(1);
+        columns.next().is_some_and(|a| a.ends_with(&local)) && columns.nth(1) == Some(LISTEN)
+    })
+}
+
+/// The value of a metric in Prometheus' text form.
+pub(crate) fn find_metric(text: &str, wanted: &str) -> Option<f64> {
+    let wanted = name_and_labels(wanted);
+    text.lines()
+        .filter(|line| !line.starts_with('#'))
+        .find_map(|line| {
+            let (metric, value) = line.rsplit_once(' ')?;
+            (name_and_labels(metric) == wanted).then(|| value.parse().ok())?
+        })
+}
+
+/// `a{x="1",y="2"}` as the name and the sorted labels. Label values of respool hold no comma.
+fn name_and_labels(metric: &str) -> (&str, Vec<&str>) {
+    let (name, labels) = metric.split_once('{').unwrap_or((metric, ""));
+    let mut labels: Vec<_> = labels
+        .trim_end_matches('}')
+        .split(',')
+        .filter(|l| !l.is_empty())
+        .collect();
+    labels.sort_unstable();
+    (name, labels)
+}
