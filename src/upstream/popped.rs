@@ -1,7 +1,7 @@
 //! What a blocking call takes away, and how it is put back when the client it was taken for has left.
 
 use redis_protocol::resp3::decode::complete::decode;
-use redis_protocol::resp3::types::{OwnedFrame, Resp3Frame as _};
+use redis_protocol::resp3::types::OwnedFrame;
 
 use crate::resp::speak::encode_request;
 
@@ -64,13 +64,12 @@ impl Popped {
 
     /// What becomes of `reply`, for which the client is not there any more.
     pub fn give_back(self, reply: &[u8]) -> Fate {
-        let nothing_taken = |frame: &OwnedFrame| frame.is_null() || frame.is_error();
         // RESP2's two nulls are no RESP3 frames.
         if self == Self::Nothing || reply.is_empty() || reply.starts_with(b"*-1") || reply.starts_with(b"$-1") {
             return Fate::Nothing;
         }
         let Ok(Some((frame, _))) = decode(reply) else { return Fate::Orphaned };
-        if nothing_taken(&frame) {
+        if matches!(frame, OwnedFrame::Null | OwnedFrame::SimpleError { .. } | OwnedFrame::BlobError { .. }) {
             return Fate::Nothing;
         }
         self.returning(&frame).unwrap_or(Fate::Orphaned)
