@@ -5,8 +5,9 @@
 use std::path::Path;
 use std::time::Duration;
 
-use super::file::{File, Value, key_of};
+use super::file::{File, key_of};
 use super::keys::{self, Fallback};
+use super::leaf::Value;
 use super::load::read_text;
 use super::machine::Machine;
 use super::problem::Problem;

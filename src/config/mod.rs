@@ -7,6 +7,7 @@ mod check;
 mod conflicts;
 mod file;
 mod keys;
+mod leaf;
 mod load;
 mod machine;
 mod problem;
