@@ -27,4 +27,12 @@ pub mod transport;
 
 pub mod upstream;
 
+pub mod client;
+
+pub mod worker;
+
+pub mod view;
+
 pub mod admin;
+
+pub mod proxy;

@@ -1,2 +1,94 @@
 //! The command line: one match of modes.
-fn main() {}
+
+use std::net::SocketAddr;
+use std::path::{Path, PathBuf};
+use std::process::ExitCode;
+
+use clap::{Parser, Subcommand};
+use respool::config::{self, Settings};
+
+/// A connection-limiting, multiplexing proxy for Redis and Valkey.
+#[derive(Parser)]
+#[command(version, about, args_conflicts_with_subcommands = true)]
+struct CommandLine {
+    #[command(subcommand)]
+    mode: Option<Mode>,
+    /// The configuration file, for `run`.
+    #[arg(long, value_name = "FILE")]
+    config: Option<PathBuf>,
+}
+
+#[derive(Subcommand)]
+enum Mode {
+    /// Serve clients (the default).
+    Run {
+        /// The configuration file.
+        #[arg(long, value_name = "FILE")]
+        config: PathBuf,
+    },
+    /// Check a configuration: all problems at once, each with line, key and remedy.
+    Check {
+        /// The configuration file.
+        #[arg(long, value_name = "FILE")]
+        config: PathBuf,
+    },
+    /// Ask a running respool whether it lives; for containers without a shell.
+    Healthcheck {
+        /// Its admin endpoint.
+        #[arg(long, value_name = "ADDRESS", default_value = "127.0.0.1:9180")]
+        admin: SocketAddr,
+    },
+}
+
+fn main() -> ExitCode {
+    let line = CommandLine::parse();
+    match (line.mode, line.config) {
+        (Some(Mode::Run { config }), _) | (None, Some(config)) => run(&config),
+        (Some(Mode::Check { config }), _) => check(&config),
+        (Some(Mode::Healthcheck { admin }), _) => healthcheck(admin),
+        (None, None) => fail("no configuration: respool run --config FILE"),
+    }
+}
+
+fn run(path: &Path) -> ExitCode {
+    let Some(settings) = load(path) else { return ExitCode::FAILURE };
+    if let Err(error) = respool::telemetry::log::init(&settings.log) {
+        return fail(&error);
+    }
+    match respool::proxy::run(settings) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => fail(&error.to_string()),
+    }
+}
+
+fn check(path: &Path) -> ExitCode {
+    match load(path) {
+        None => ExitCode::FAILURE,
+        Some(settings) => {
+            say(&config::report(&settings));
+            ExitCode::SUCCESS
+        }
+    }
+}
+
+fn healthcheck(admin: SocketAddr) -> ExitCode {
+    match respool::admin::healthcheck(admin) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => fail(&error),
+    }
+}
+
+fn load(path: &Path) -> Option<Settings> {
+    config::load(path).map_err(|problems| eprintln!("{problems}")).ok()
+}
+
+fn fail(text: &str) -> ExitCode {
+    eprintln!("respool: {text}");
+    ExitCode::FAILURE
+}
+
+/// Standard output may be closed; that is not ours to report.
+fn say(text: &str) {
+    use std::io::Write as _;
+    let _ = writeln!(std::io::stdout(), "{text}");
+}

@@ -96,11 +96,13 @@ pub enum PinReason {
     Admin,
     /// The server's own `COMMAND` says so of a command that the table does not know.
     Learned,
+    /// `SUBSCRIBE` and its like.
+    Subscription,
 }
 
 impl PinReason {
     /// Every reason, in the order of the enum.
-    pub const ALL: [Self; 11] = [
+    pub const ALL: [Self; 12] = [
         Self::Watch,
         Self::Multi,
         Self::Blocking,
@@ -112,10 +114,11 @@ impl PinReason {
         Self::LargeRequest,
         Self::Admin,
         Self::Learned,
+        Self::Subscription,
     ];
 
     /// The value of the metric's label.
-    pub fn label(self) -> &'static str {
+    pub const fn label(self) -> &'static str {
         match self {
             Self::Watch => "watch",
             Self::Multi => "multi",
@@ -128,6 +131,7 @@ impl PinReason {
             Self::LargeRequest => "large_request",
             Self::Admin => "admin",
             Self::Learned => "learned",
+            Self::Subscription => "subscription",
         }
     }
 }

@@ -1,7 +1,75 @@
 //! What the server would remember of one client, and where each of its requests goes.
 
+mod route;
 mod state;
 mod transaction;
 
+pub use route::{Block, Route, Routed, block, route, unknown_command};
 pub use state::{Change, Credentials, Effect, Protocol, State, Step, name_request, steps};
 pub use transaction::{Transaction, Verb};
+
+/// CLIENT REPLY of one client.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum ReplyMode {
+    /// Every request is answered.
+    #[default]
+    On,
+    /// None is.
+    Off,
+    /// The next one is not.
+    SkipNext,
+}
+
+/// What the server would remember of one client.
+#[derive(Debug)]
+pub struct Session {
+    /// User, protocol and database of its commands.
+    pub state: State,
+    /// Which of its requests are answered.
+    pub reply: ReplyMode,
+}
+
+impl Default for Session {
+    fn default() -> Self {
+        Self { state: State::INITIAL, reply: ReplyMode::On }
+    }
+}
+
+impl Session {
+    /// Whether the request at hand is answered; a skip is used up by it.
+    #[inline]
+    pub fn take_visible(&mut self) -> bool {
+        match self.reply {
+            ReplyMode::On => true,
+            ReplyMode::Off => false,
+            ReplyMode::SkipNext => {
+                self.reply = ReplyMode::On;
+                false
+            }
+        }
+    }
+
+    /// The null of the session's protocol.
+    pub fn null(&self) -> &'static [u8] {
+        match self.state.protocol {
+            Protocol::Resp2 => b"$-1\r\n",
+            Protocol::Resp3 => b"_\r\n",
+        }
+    }
+
+    /// A text reply that RESP3 marks as verbatim, as CLIENT LIST and CLIENT INFO are.
+    pub fn verbatim(&self, text: &[u8]) -> Vec<u8> {
+        use crate::resp::speak::{bulk, push_header};
+        match self.state.protocol {
+            Protocol::Resp2 => bulk(text),
+            Protocol::Resp3 => {
+                let mut out = Vec::with_capacity(text.len() + 24);
+                push_header(&mut out, b'=', text.len() as i64 + 4);
+                out.extend_from_slice(b"txt:");
+                out.extend_from_slice(text);
+                out.extend_from_slice(b"\r\n");
+                out
+            }
+        }
+    }
+}

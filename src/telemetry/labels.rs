@@ -42,6 +42,8 @@ labels! {
         Killed => "killed",
         /// It gave its place in the group to a newcomer (`at_limit = "evict-idle"`).
         Evicted => "evicted",
+        /// The group it moved to was full.
+        Rejected => "rejected",
         /// respool is shutting down.
         Drained => "drained",
         /// A bug of respool in this client's path.

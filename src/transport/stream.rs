@@ -73,6 +73,12 @@ impl Stream {
         drop(done);
     }
 
+    /// The number of its file descriptor.
+    pub fn descriptor(&self) -> i32 {
+        use std::os::fd::AsRawFd as _;
+        each!(self, stream => stream.as_raw_fd())
+    }
+
     /// Local TCP address.
     pub fn local_address(&self) -> Option<SocketAddr> {
         match self {

@@ -119,6 +119,10 @@ pub struct Link {
     pushes_to: RefCell<Option<Rc<Outlet>>>,
     /// Every frame is for `pushes_to`, replies included (MONITOR, a RESP2 subscriber).
     raw: Cell<bool>,
+    /// Somebody is about to unblock it: until that is answered it may not be lent on.
+    holds: Rc<()>,
+    /// A request has been sent in part: nothing but its rest may follow.
+    partial: Cell<bool>,
     closing: Cell<Option<&'static str>>,
     woken: Cell<bool>,
     waker: RefCell<Option<Waker>>,
@@ -144,6 +148,8 @@ impl Link {
             inner: RefCell::default(),
             pushes_to: RefCell::default(),
             raw: Cell::new(false),
+            holds: Rc::new(()),
+            partial: Cell::new(false),
             closing: Cell::new(None),
             woken: Cell::new(false),
             waker: RefCell::default(),
@@ -188,6 +194,26 @@ impl Link {
     /// Lends the connection to a client: frames that answer no request go there.
     pub fn lend_to(&self, outlet: Option<Rc<Outlet>>) {
         *self.pushes_to.borrow_mut() = outlet;
+    }
+
+    /// Says whether a request has been sent in part.
+    pub fn set_partial(&self, partial: bool) {
+        self.partial.set(partial);
+    }
+
+    /// Whether a request has been sent in part.
+    pub fn is_partial(&self) -> bool {
+        self.partial.get()
+    }
+
+    /// Keeps the connection from being lent on while the guard lives.
+    pub fn hold(&self) -> Rc<()> {
+        Rc::clone(&self.holds)
+    }
+
+    /// Whether somebody holds it.
+    pub fn is_held(&self) -> bool {
+        Rc::strong_count(&self.holds) > 1
     }
 
     /// From here on every frame goes to the client it is lent to.

@@ -239,7 +239,12 @@ impl Outlet {
         std::mem::take(&mut self.unsent.borrow_mut())
     }
 
-    /// Answers the requests that came back, whose places are kept, with `error`.
+    /// How many requests came back.
+    pub fn unsent_count(&self) -> usize {
+        self.unsent.borrow().iter().map(|unsent| unsent.count as usize).sum()
+    }
+
+    /// Answers the requests that came back, or were never sent whole, and whose places are kept, with `error`.
     pub fn fail_unsent(&self, error: &[u8]) {
         self.take_unsent();
         self.replies.borrow_mut().fail_awaited(error);

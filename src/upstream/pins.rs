@@ -60,9 +60,9 @@ impl Drop for Pin {
         if !self.link.is_alive() {
             return;
         }
-        if self.link.is_raw() {
-            self.link.close("its client left a stream of messages");
-        } else if self.is_clear && self.link.in_flight() == 0 {
+        if self.link.is_raw() || self.link.is_partial() {
+            self.link.close("its client left in the middle of something");
+        } else if self.is_clear && self.link.in_flight() == 0 && !self.link.is_held() {
             self.upstream.keep_idle(Rc::clone(&self.link));
         } else {
             let upstream = Rc::clone(&self.upstream);
@@ -117,11 +117,12 @@ impl Upstream {
     }
 
     fn keep_idle(&self, link: Rc<Link>) {
-        if self.is_stopping() || self.thread.process.budget.sockets_wanted() {
-            link.close("its place in the budget is needed");
-        } else {
-            self.idle_pins.borrow_mut().push(link);
+        if self.is_stopping() {
+            return link.close("respool is ending");
         }
+        self.idle_pins.borrow_mut().push(link);
+        // In this order: who begins to wait from here on finds it.
+        self.give_up_idle();
     }
 
     /// A connection in `state` that nobody uses: an idle one, changed if it must be, or a new one.
@@ -183,6 +184,9 @@ impl Upstream {
     async fn scrub(self: Rc<Self>, link: Rc<Link>, lease: Option<PinLease>) {
         let limit = self.thread.settings.upstream.connect_timeout;
         let scrubbed = async {
+            while link.is_held() {
+                tokio::time::sleep(Duration::from_millis(1)).await;
+            }
             if link.is_blocked() && tokio::time::timeout(UNBLOCK_WITHIN, self.unblock(&link)).await.is_err() {
                 return false;
             }

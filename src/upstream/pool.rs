@@ -264,6 +264,12 @@ impl Upstream {
         self.pins.borrow().iter().filter_map(std::rc::Weak::upgrade).for_each(|link| link.close("respool is ending"));
     }
 
+    /// Whether any connection to the server is left.
+    pub fn is_connected(&self) -> bool {
+        self.links.borrow().iter().any(Option::is_some)
+            || self.pins.borrow().iter().any(|pin| pin.upgrade().is_some())
+    }
+
     /// Whether it has been told to stop.
     pub fn is_stopping(&self) -> bool {
         self.stopping.get()

@@ -1,0 +1,41 @@
+//! Making room in a full group: `at_limit = "evict-idle"`.
+
+use std::sync::{Arc, Mutex};
+use std::time::Duration;
+
+use tokio::sync::oneshot;
+
+use super::site::{Errand, Errands};
+use crate::admission::Refusal;
+use crate::identity::{Card, Flag, Registry};
+
+/// Candidates asked before the newcomer is rejected: each may have become busy since its figures were read.
+const MOST_CANDIDATES: usize = 4;
+
+/// How long one may take to be gone.
+const GONE_WITHIN: Duration = Duration::from_secs(1);
+
+/// Closes the longest-idle client without state whose place `refusal` needs. False: there is none.
+pub async fn make_room(registry: Arc<Registry>, errands: Errands, refusal: Refusal, now_ms: u64) -> bool {
+    for candidate in candidates(&registry, &refusal, now_ms) {
+        let (gone, told) = oneshot::channel();
+        errands(Errand::Evict(candidate.id(), Arc::new(Mutex::new(Some(gone)))));
+        // Dropped unanswered by the client that went, or at once by workers that do not close it.
+        let _ = tokio::time::timeout(GONE_WITHIN, told).await;
+        if registry.find(candidate.id()).is_none() {
+            return true;
+        }
+    }
+    false
+}
+
+fn candidates(registry: &Registry, refusal: &Refusal, now_ms: u64) -> Vec<Arc<Card>> {
+    let busy = [Flag::Blocked, Flag::Multi, Flag::Pinned, Flag::Pubsub, Flag::Monitor, Flag::Tracking, Flag::InFlight];
+    let mut cards = registry.list();
+    cards.retain(|card| {
+        refusal.frees(card) && !busy.iter().any(|&flag| card.has(flag))
+    });
+    cards.sort_by_key(|card| std::cmp::Reverse(card.idle_ms(now_ms)));
+    cards.truncate(MOST_CANDIDATES);
+    cards
+}

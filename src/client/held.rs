@@ -1,0 +1,104 @@
+//! A rejected socket, held and answered.
+//!
+//! Every command gets the error. Clients that were told once, or closed at accept, show their users a broken pipe or
+//! nothing at all, and reconnect in a loop; told to each command, six of six client libraries show the reason.
+
+use std::io;
+use std::rc::Rc;
+
+use crate::admission::HoldPermit;
+use crate::resp::{Bounds, RequestScanner, Scan};
+use crate::telemetry::Bound;
+use crate::transport::Stream;
+use crate::upstream::Thread;
+
+/// Commands answered before the socket is closed.
+const MOST_COMMANDS: u32 = 64;
+
+/// Answers every command on `stream` with `text` until `limits.reject_hold` or 64 commands are over. `input` is what the
+/// client has sent already.
+pub async fn hold(thread: Rc<Thread>, stream: Rc<Stream>, text: Vec<u8>, input: Vec<u8>, permit: HoldPermit) {
+    let mut held = Held { thread: Rc::clone(&thread), stream, text, input, scanner: RequestScanner::default(), told: 0 };
+    let deadline = thread.settings.limits.reject_hold;
+    let ended = tokio::time::timeout(deadline, held.serve()).await;
+    if ended.is_err() || held.told >= MOST_COMMANDS {
+        thread.counters.bound(Bound::RejectHold).add(1);
+    }
+    held.stream.finish_writing();
+    drop(held);
+    drop(permit);
+}
+
+struct Held {
+    thread: Rc<Thread>,
+    stream: Rc<Stream>,
+    text: Vec<u8>,
+    input: Vec<u8>,
+    scanner: RequestScanner,
+    told: u32,
+}
+
+impl Held {
+    /// Ends when the client has gone, broke the protocol, does not read, or has been told often enough.
+    async fn serve(&mut self) {
+        while self.answer() {
+            let read = std::future::poll_fn(|cx| self.stream.poll_read_ready(cx)).await.and_then(|()| {
+                let mut scratch = self.thread.scratch.borrow_mut();
+                let read = self.stream.try_read(&mut scratch[..])?;
+                self.input.extend_from_slice(&scratch[..read]);
+                Ok(read)
+            });
+            match read {
+                Ok(0) => return,
+                Ok(_) => {}
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
+                Err(_) => return,
+            }
+        }
+    }
+
+    /// Answers what has arrived. False: enough.
+    fn answer(&mut self) -> bool {
+        let bounds = Bounds::new(self.thread.settings.limits.max_request);
+        let mut at = 0;
+        loop {
+            let commands = match self.scanner.scan(&self.input[at..], &bounds) {
+                Scan::Request { length } => {
+                    at += length;
+                    1
+                }
+                Scan::Inline { text, length } => {
+                    at += length;
+                    u32::from(!text.is_empty())
+                }
+                Scan::Nothing { length } => {
+                    at += length;
+                    0
+                }
+                Scan::Violation(_) => return false,
+                Scan::Incomplete => break,
+            };
+            self.told += commands;
+            for _ in 0..commands {
+                // A client that does not read its errors is not waited for.
+                if !matches!(self.stream.try_write(&self.text), Ok(taken) if taken == self.text.len()) {
+                    return false;
+                }
+            }
+            if self.told >= MOST_COMMANDS {
+                return false;
+            }
+        }
+        self.input.drain(..at);
+        if self.scanner.is_inside() {
+            // Nothing of the request is kept but the line that is still to be read.
+            let settled = self.scanner.settled(self.input.len());
+            self.input.drain(..settled);
+            self.scanner.forget(settled);
+        }
+        if self.input.is_empty() {
+            self.input = Vec::new();
+        }
+        true
+    }
+}

@@ -1,0 +1,302 @@
+//! What respool answers itself because it concerns the session: HELLO, AUTH, SELECT, RESET, QUIT.
+
+use std::rc::Rc;
+
+use super::eviction::make_room;
+use super::requests::Next;
+use super::task::{Client, Done, Login, Purpose, Wait};
+use crate::admission::Refusal;
+use crate::command::{ClientSub, CommandId, Local, PinReason, same_word, spec};
+use crate::identity::Flag;
+use crate::resp::speak::{OK, error};
+use crate::resp::{Request, parse_integer};
+use crate::session::{Change, Credentials, Protocol, Session, State, unknown_command};
+use crate::telemetry::Disconnect;
+use crate::upstream::WaitError;
+
+/// Redis' text for a name that holds what would break CLIENT LIST.
+pub(super) const BAD_NAME: &str = "ERR Client names cannot contain spaces, newlines or special characters.";
+
+/// A cluster command on a server without cluster support.
+const NO_CLUSTER: &[u8] = b"-ERR This instance has cluster support disabled\r\n";
+
+/// Whether Redis takes `name` for a client name (`validateClientName`).
+pub(super) fn is_client_name(name: &[u8]) -> bool {
+    name.iter().all(|byte| (b'!'..=b'~').contains(byte))
+}
+
+impl Client {
+    /// Answers a request of respool's own. [`Next::Used`]: done with, though the answer may come when what is waited for
+    /// has come.
+    pub(super) fn local(&mut self, local: Local, request: &Request<'_>, command: Option<CommandId>) -> Next {
+        let used = Next::Used(request.bytes().len());
+        if let Some(id) = command {
+            let arity = i64::from(spec(id).arity);
+            let count = request.count() as i64;
+            if (arity > 0 && count != arity) || count < arity.abs() {
+                let name = spec(id).name;
+                self.answer(&error(&format!("ERR wrong number of arguments for '{name}' command")));
+                return used;
+            }
+        }
+        let changes_state = !matches!(local, Local::Client(sub) if sub != ClientSub::SetName);
+        let is_raw = self.pin.as_ref().is_some_and(|pin| pin.link().is_raw());
+        if (changes_state || self.pin.is_some()) && self.outlet.outstanding() > 0 && !is_raw {
+            // What was sent before runs in the state that was; and only then is it known whether a transaction is open.
+            self.wait = Wait::Answers;
+            return Next::Wait;
+        }
+        if self.outlet.transaction().open && self.pin.is_some() {
+            match local {
+                Local::Quit | Local::Reset => {}
+                Local::Select => return self.queued_select(request, command),
+                Local::Readonly | Local::Readwrite | Local::Asking => {
+                    return self.on_pin(PinReason::Multi, request, command);
+                }
+                _ => return self.spoil_transaction(request, command),
+            }
+        }
+        match local {
+            Local::Hello => self.hello(request),
+            Local::Auth => self.auth(request),
+            Local::Select => self.select(request),
+            Local::Quit => {
+                self.answer(OK);
+                self.ending = Some(Disconnect::Quit);
+            }
+            Local::Reset => self.reset(),
+            Local::Readonly | Local::Readwrite | Local::Asking => self.answer(NO_CLUSTER),
+            Local::Client(sub) => self.client_command(sub, request),
+        }
+        used
+    }
+
+    /// What was waited for is acknowledged, or refused with this reply.
+    pub(super) fn acknowledged(&mut self, purpose: Purpose, result: Result<(), Vec<u8>>) {
+        match (purpose, result) {
+            (Purpose::Traffic | Purpose::Again, Ok(())) => {}
+            (Purpose::Traffic, Err(reply)) => self.refusing = Some(reply),
+            (Purpose::Again, Err(reply)) => self.outlet.fail_unsent(&reply),
+            (Purpose::Select(database), Ok(())) => {
+                self.in_database(database);
+                self.answer(OK);
+            }
+            (Purpose::Settle(database), Ok(())) => {
+                self.in_database(database);
+                self.outlet.transaction().selected.clear();
+            }
+            // The one selected before it is asked for next.
+            (Purpose::Settle(_), Err(_)) => {}
+            (Purpose::Login(login), Ok(())) => self.logged_in(login),
+            (Purpose::Select(_) | Purpose::Login(_), Err(reply)) => self.answer(&reply),
+        }
+        self.outlet.flush();
+    }
+
+    pub(super) fn reply(&mut self, reply: &[u8]) {
+        self.answer(reply);
+        self.outlet.flush();
+    }
+
+    fn in_database(&mut self, database: u32) {
+        self.session.state.database = database;
+        self.card.db.set(database);
+    }
+
+    fn select(&mut self, request: &Request<'_>) {
+        let Some(number) = request.argument(1).and_then(parse_integer).filter(|&number| i32::try_from(number).is_ok())
+        else {
+            return self.answer(b"-ERR value is not an integer or out of range\r\n");
+        };
+        let Ok(database) = u32::try_from(number) else {
+            return self.answer(b"-ERR DB index is out of range\r\n");
+        };
+        let target = State { database, ..self.session.state.clone() };
+        if database == self.session.state.database {
+            self.answer(OK);
+        } else if self.pin.is_some() {
+            self.dress_pin(target, Change::Difference, Purpose::Select(database));
+        } else if self.site.upstream.knows_database(&target) {
+            self.in_database(database);
+            self.answer(OK);
+        } else {
+            self.ask_shared(&target, false, Purpose::Select(database));
+        }
+    }
+
+    /// Waits for a shared connection on which the server has acknowledged `target`.
+    fn ask_shared(&mut self, target: &State, force: bool, purpose: Purpose) {
+        self.link = None;
+        match self.site.upstream.wait_shared(target, force, 1) {
+            Ok(wait) => self.wait = Wait::Shared(wait, purpose),
+            Err(WaitError::Unreachable) => self.acknowledged(purpose, Err(super::requests::UNREACHABLE.to_vec())),
+            Err(WaitError::Refused(reply)) => self.acknowledged(purpose, Err(reply)),
+        }
+    }
+
+    fn auth(&mut self, request: &Request<'_>) {
+        let words: Vec<&[u8]> = request.arguments().skip(1).collect();
+        let user = match words.as_slice() {
+            [password] => Credentials { username: None, password: (*password).into() },
+            [name, password] => Credentials { username: Some((*name).into()), password: (*password).into() },
+            _ => return self.answer(b"-ERR syntax error\r\n"),
+        };
+        self.log_in(Login { user: Some(Rc::new(user)), hello: None });
+    }
+
+    fn hello(&mut self, request: &Request<'_>) {
+        let words: Vec<&[u8]> = request.arguments().skip(1).collect();
+        let mut protocol = self.session.state.protocol;
+        let (mut user, mut name) = (None, None);
+        if let Some((version, mut options)) = words.split_first() {
+            protocol = match parse_integer(version) {
+                Some(2) => Protocol::Resp2,
+                Some(3) => Protocol::Resp3,
+                Some(_) => return self.answer(b"-NOPROTO unsupported protocol version\r\n"),
+                None => return self.answer(b"-ERR Protocol version is not an integer or out of range\r\n"),
+            };
+            while let Some((option, rest)) = options.split_first() {
+                options = match rest {
+                    [login, password, rest @ ..] if same_word(option, b"auth") => {
+                        user = Some(Credentials { username: Some((*login).into()), password: (*password).into() });
+                        rest
+                    }
+                    [text, rest @ ..] if same_word(option, b"setname") => {
+                        if !is_client_name(text) {
+                            return self.answer(&error(BAD_NAME));
+                        }
+                        name = Some(Box::from(*text));
+                        rest
+                    }
+                    _ => {
+                        let option = String::from_utf8_lossy(option);
+                        return self.answer(&error(&format!("ERR Syntax error in HELLO option '{option}'")));
+                    }
+                };
+            }
+        }
+        self.log_in(Login { user: user.map(Rc::new), hello: Some((protocol, name)) });
+    }
+
+    /// Has the server acknowledge what AUTH or HELLO asks for; what it has acknowledged before is done at once.
+    fn log_in(&mut self, login: Login) {
+        let authenticates = login.user.is_some();
+        let user = login.user.clone().or_else(|| self.session.state.user.clone());
+        let protocol = login.hello.as_ref().map_or(self.session.state.protocol, |(protocol, _)| *protocol);
+        let target = State { user, protocol, ..self.session.state.clone() };
+        if self.pin.is_some() {
+            let change = if authenticates { Change::Authenticate } else { Change::Difference };
+            self.dress_pin(target, change, Purpose::Login(login));
+        } else if authenticates || self.site.thread.process.server.load().is_none() {
+            self.ask_shared(&target, authenticates, Purpose::Login(login));
+        } else {
+            self.logged_in(login);
+        }
+    }
+
+    fn logged_in(&mut self, login: Login) {
+        let reply = match &login.hello {
+            None => OK.to_vec(),
+            Some((protocol, _)) => {
+                let server = self.site.thread.process.server.load_full();
+                match server.and_then(|server| server.hello_reply(*protocol, self.card.id())) {
+                    Some(reply) => reply,
+                    None => {
+                        // A server older than HELLO.
+                        let request = crate::resp::speak::encode_request(&["HELLO"]);
+                        return self.answer(&unknown_command(&Request::new(&request)));
+                    }
+                }
+            }
+        };
+        let mut is_renamed = false;
+        if let Some(user) = login.user {
+            self.card.names().user = user.user().into();
+            self.session.state.user = Some(user);
+            is_renamed = true;
+        }
+        if let Some((protocol, name)) = login.hello {
+            self.session.state.protocol = protocol;
+            self.card.resp.set(u32::from(protocol.number()));
+            if let Some(name) = name {
+                self.card.names().name = name;
+                is_renamed = true;
+            }
+        }
+        if is_renamed { self.regroup(reply) } else { self.answer(&reply) }
+    }
+
+    fn reset(&mut self) {
+        // Whatever the connection lent to it holds is scrubbed with it.
+        self.pin.take();
+        self.resident.pinned.borrow_mut().take();
+        self.resident.may_be_silent.set(false);
+        *self.outlet.transaction() = Default::default();
+        self.link = None;
+        self.session = Session::default();
+        self.in_database(0);
+        self.card.resp.set(2);
+        {
+            let mut names = self.card.names();
+            names.name = Box::default();
+            names.user = Box::default();
+        }
+        for flag in [Flag::Pinned, Flag::Multi, Flag::Watching, Flag::Tracking, Flag::Monitor, Flag::Pubsub] {
+            self.flag(flag, false);
+        }
+        self.regroup(b"+RESET\r\n".to_vec());
+    }
+
+    /// Moves the client's place to the group its name and user belong to now, and answers `reply`; or the rejection.
+    pub(super) fn regroup(&mut self, reply: Vec<u8>) {
+        let identity = self.card.identity();
+        match self.permit.regroup(&identity, self.now()) {
+            Ok(moved) => {
+                if moved.is_some() {
+                    self.moved();
+                }
+                self.answer(&reply);
+            }
+            Err(refusal) if refusal.evict => {
+                let site = &self.site;
+                let (registry, errands) = (std::sync::Arc::clone(&site.registry), site.errands.clone());
+                let now_ms = site.thread.clock.now_ms();
+                self.wait = Wait::Task(Box::pin(async move {
+                    let made = make_room(registry, errands, refusal.clone(), now_ms).await;
+                    Done::Room(made, reply, refusal)
+                }));
+            }
+            Err(refusal) => self.reject(refusal),
+        }
+    }
+
+    /// Room was made for the client in the group that had none.
+    pub(super) fn regroup_anew(&mut self, reply: &[u8]) {
+        match self.site.admission.admit(&self.card.identity(), self.now()) {
+            Ok(permit) => {
+                self.permit = permit;
+                self.moved();
+                self.reply(reply);
+            }
+            Err(refusal) => self.reject(refusal),
+        }
+    }
+
+    fn moved(&mut self) {
+        let group = self.group();
+        self.card.group.set(group as u32);
+        self.resident.idle_timeout.set(self.site.thread.settings.groups[group].idle_timeout);
+        self.log_admission();
+    }
+
+    /// The client has no place any more: every command from here on gets the error.
+    pub(super) fn reject(&mut self, refusal: Refusal) {
+        if let Some(line) = self.site.admission.rejected(&refusal, self.now()) {
+            tracing::warn!(client = %self.card.peer(), "rejected: {refusal}{line}");
+        }
+        self.flag(Flag::Rejected, true);
+        self.reply(&refusal.client_text(self.site.thread.settings.limits.explain_rejections));
+        self.rejected = Some(refusal);
+        self.ending = Some(Disconnect::Rejected);
+    }
+}

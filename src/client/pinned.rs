@@ -1,0 +1,310 @@
+//! What needs a connection of its own: transactions, blocking calls, WAIT, streams of messages, large requests.
+
+use std::rc::Rc;
+
+use super::requests::{Next, UNREACHABLE};
+use super::task::{Client, Done, Purpose, Wait};
+use crate::command::{CommandId, Local, PinReason, Tx, spec};
+use crate::identity::Flag;
+use crate::resp::speak::{encode_request, error};
+use crate::resp::{Request, parse_integer};
+use crate::session::{Change, Protocol, Route, Routed, State, Verb};
+use crate::telemetry::Disconnect;
+use crate::upstream::{Kind, Link, Pin, PinError, Popped, Show};
+
+/// What a command gets for which no connection became free in time. It was not sent; clients may try again.
+const NONE_FREE: &[u8] = b"-LOADING respool: no server connection free, command not sent\r\n";
+
+/// What a command of respool's own gets inside MULTI, where its answer would have to stand among the server's.
+const NOT_IN_MULTI: &[u8] = b"-ERR respool: this command is not possible inside MULTI\r\n";
+
+/// Why WAIT would answer a wrong number.
+const WAIT_NOT_PERMITTED: &[u8] =
+    b"-ERR respool: WAIT needs the permission to PUBLISH to the channel respool:wait on this server\r\n";
+
+/// What a change of state gets while messages come in.
+const NOT_AMID_MESSAGES: &[u8] = b"-ERR respool: this command is not possible while messages are received\r\n";
+
+/// A request that no server queues: it makes EXEC fail, as any error while queueing does.
+const NEVER_QUEUED: &[u8] = b"*1\r\n$3\r\nGET\r\n";
+
+/// What the client does with the connection lent to it.
+#[derive(Debug, Default)]
+pub(super) struct PinUse {
+    /// It keeps the connection until it leaves: MONITOR, CLIENT TRACKING, messages.
+    pub(super) keeps: bool,
+    /// It may have left something on it that only a scrub undoes.
+    pub(super) leaves_traces: bool,
+}
+
+impl Client {
+    /// The connection lent to the client. `None`: what to wait for has been set, or every request at hand is refused.
+    pub(super) fn pinned_link(&mut self, reason: PinReason) -> Option<Rc<Link>> {
+        if let Some(pin) = &self.pin {
+            return Some(Rc::clone(pin.link()));
+        }
+        if self.outlet.outstanding() > 0 {
+            self.wait = Wait::Answers;
+            return None;
+        }
+        self.link = None;
+        let (group, state) = (self.group(), &self.session.state);
+        if let Some(pin) = self.site.upstream.try_pin(group, state, &self.outlet) {
+            self.pinned(Ok(pin), reason);
+            return self.pin.as_ref().map(|pin| Rc::clone(pin.link()));
+        }
+        let borrowing = Rc::clone(&self.site.upstream).pin(group, state.clone(), Rc::clone(&self.outlet));
+        self.wait = Wait::Task(Box::pin(async move { Done::Pinned(borrowing.await, reason) }));
+        None
+    }
+
+    /// A connection was lent, or not.
+    pub(super) fn pinned(&mut self, result: Result<Pin, PinError>, reason: PinReason) {
+        match result {
+            Ok(pin) => {
+                let counters = self.site.thread.counters.group(self.group());
+                counters.pin(reason as usize).add(1);
+                *self.resident.pinned.borrow_mut() = Some(Rc::clone(pin.link()));
+                *self.outlet.transaction() = Default::default();
+                self.pin_use = PinUse::default();
+                self.flag(Flag::Pinned, true);
+                self.pin = Some(pin);
+            }
+            Err(PinError::Refused(reply)) => self.refusing = Some(reply),
+            Err(PinError::Timeout) => self.refusing = Some(NONE_FREE.to_vec()),
+            Err(PinError::Unreachable) => self.refusing = Some(UNREACHABLE.to_vec()),
+        }
+    }
+
+    /// Gives the connection back as soon as nothing of the client's lives on it.
+    pub(super) fn release_pin(&mut self) {
+        if self.outlet.outstanding() > 0 || self.streaming.is_some() {
+            return;
+        }
+        let Some(pin) = &self.pin else { return };
+        self.resident.may_be_silent.set(self.pin_use.keeps);
+        self.flag(Flag::Blocked, false);
+        let is_clear = {
+            let transaction = self.outlet.transaction();
+            self.flag(Flag::Multi, transaction.open);
+            self.flag(Flag::Watching, transaction.watching);
+            transaction.is_clear()
+        };
+        if !pin.link().is_alive() || self.pin_use.keeps {
+            return;
+        }
+        if !is_clear {
+            return self.settle_database();
+        }
+        let waits = !matches!(self.wait, Wait::Nothing);
+        if waits || (self.wait_ready && !self.input.is_empty()) {
+            return;
+        }
+        self.wait_ready = false;
+        *self.resident.pinned.borrow_mut() = None;
+        self.flag(Flag::Pinned, false);
+        if let Some(pin) = self.pin.take()
+            && !self.pin_use.leaves_traces
+        {
+            pin.give_back_clear();
+        }
+    }
+
+    /// After an EXEC that selected databases, asks the server which of them the connection is in: the last that exists.
+    fn settle_database(&mut self) {
+        let selected = {
+            let mut transaction = self.outlet.transaction();
+            if transaction.open || transaction.watching {
+                return;
+            }
+            transaction.selected.pop()
+        };
+        if let Some(database) = selected {
+            self.dress_pin(State { database, ..self.session.state.clone() }, Change::Difference, Purpose::Settle(database));
+        }
+    }
+
+    /// Changes the state of the connection lent to the client.
+    pub(super) fn dress_pin(&mut self, target: State, change: Change, purpose: Purpose) {
+        let Some(pin) = &self.pin else { return };
+        let (upstream, link) = (Rc::clone(&self.site.upstream), Rc::clone(pin.link()));
+        self.wait = Wait::Task(Box::pin(async move {
+            Done::Dressed(upstream.change(&link, &target, change).await, purpose)
+        }));
+    }
+
+    /// Sends one request on a connection lent to the client.
+    pub(super) fn on_pin(&mut self, reason: PinReason, request: &Request<'_>, command: Option<CommandId>) -> Next {
+        let Some(link) = self.pinned_link(reason) else { return self.not_now() };
+        if link.is_full() {
+            self.wait = Wait::Room(link);
+            return Next::Wait;
+        }
+        if self.outlet.outstanding() >= self.in_flight_limit() {
+            self.wait = Wait::InFlight;
+            return Next::Wait;
+        }
+        match reason {
+            PinReason::Wait => return self.wait_for_replicas(&link, request, command),
+            PinReason::Monitor | PinReason::Tracking => self.pin_use.keeps = true,
+            PinReason::Admin | PinReason::Learned => self.pin_use.leaves_traces = true,
+            _ => {}
+        }
+        if reason == PinReason::Monitor {
+            if self.outlet.outstanding() > 0 {
+                self.wait = Wait::Answers;
+                return Next::Wait;
+            }
+            return self.raw(&link, request, command, Flag::Monitor);
+        }
+        self.flag(Flag::Tracking, reason == PinReason::Tracking || self.card.has(Flag::Tracking));
+        let blocks = matches!(reason, PinReason::Blocking | PinReason::BlockingOption | PinReason::Learned);
+        let kind = if blocks { Kind::Blocking(Popped::by(request.arguments())) } else { Kind::Plain };
+        self.count(1, command);
+        let show = self.show();
+        link.send(&self.outlet, request.bytes(), 1, kind, show);
+        if blocks {
+            self.block();
+        }
+        Next::Used(request.bytes().len())
+    }
+
+    /// The requests behind a blocking call wait for its reply, so that they do not run when the client leaves meanwhile.
+    fn block(&mut self) {
+        self.flag(Flag::Blocked, true);
+        self.resident.may_be_silent.set(true);
+        self.wait = Wait::Answers;
+    }
+
+    fn not_now(&self) -> Next {
+        // Refused meanwhile: looked at again, and answered.
+        if self.refusing.is_some() { Next::Used(0) } else { Next::Wait }
+    }
+
+    /// MULTI, EXEC, DISCARD, WATCH or UNWATCH on a connection lent to the client.
+    pub(super) fn verb(&mut self, verb: Tx, request: &Request<'_>, command: Option<CommandId>) -> Next {
+        let (verb, reason) = match verb {
+            Tx::Multi => (Verb::Multi, PinReason::Multi),
+            Tx::Exec => (Verb::Exec, PinReason::Multi),
+            Tx::Discard => (Verb::Discard, PinReason::Multi),
+            Tx::Watch => (Verb::Watch, PinReason::Watch),
+            Tx::Unwatch => (Verb::Unwatch, PinReason::Watch),
+        };
+        let Some(link) = self.pinned_link(reason) else { return self.not_now() };
+        if link.is_full() {
+            self.wait = Wait::Room(link);
+            return Next::Wait;
+        }
+        self.count(1, command);
+        let show = self.show();
+        link.send(&self.outlet, request.bytes(), 1, Kind::Verb(verb), show);
+        Next::Used(request.bytes().len())
+    }
+
+    /// WAIT speaks of the writes of its own connection, so that connection is first moved past the client's earlier
+    /// ones: by any command up to Redis 7.0, from 7.2 on by one that is propagated.
+    fn wait_for_replicas(&mut self, link: &Rc<Link>, request: &Request<'_>, command: Option<CommandId>) -> Next {
+        if self.outlet.outstanding() > 0 {
+            self.wait = Wait::Answers;
+            return Next::Wait;
+        }
+        let server = self.site.thread.process.server.load_full();
+        let needs_a_write = server.is_some_and(|server| server.wait_needs_a_write());
+        if self.outlet.transaction().open {
+            if needs_a_write {
+                return self.spoil_transaction(request, command);
+            }
+            // MULTI itself has moved the connection.
+            self.wait_ready = true;
+        }
+        if !std::mem::take(&mut self.wait_ready) {
+            let words: &[&str] = if needs_a_write { &["PUBLISH", "respool:wait", ""] } else { &["PING"] };
+            let (tell, told) = tokio::sync::oneshot::channel();
+            link.send_own(&encode_request(words), crate::upstream::OwnReply::Tell(tell));
+            self.wait = Wait::Task(Box::pin(async move {
+                let refused = told.await.is_ok_and(|reply| reply.starts_with(b"-"));
+                Done::WaitReady(if refused { Err(WAIT_NOT_PERMITTED) } else { Ok(()) })
+            }));
+            return Next::Wait;
+        }
+        self.count(1, command);
+        let show = self.show();
+        link.send(&self.outlet, request.bytes(), 1, Kind::Blocking(Popped::Nothing), show);
+        self.block();
+        Next::Used(request.bytes().len())
+    }
+
+    /// Refuses a command inside MULTI in a way that makes EXEC fail, as every error while queueing does.
+    pub(super) fn spoil_transaction(&mut self, request: &Request<'_>, command: Option<CommandId>) -> Next {
+        let Some(link) = self.pin.as_ref().map(|pin| Rc::clone(pin.link())) else { return Next::Wait };
+        self.count(1, command);
+        let show = match self.show() {
+            Show::Pass => Show::Replace(NOT_IN_MULTI),
+            other => other,
+        };
+        link.send(&self.outlet, NEVER_QUEUED, 1, Kind::Plain, show);
+        Next::Used(request.bytes().len())
+    }
+
+    /// SELECT inside MULTI is queued by the server like any command; EXEC tells whether it took effect.
+    pub(super) fn queued_select(&mut self, request: &Request<'_>, command: Option<CommandId>) -> Next {
+        let Some(link) = self.pin.as_ref().map(|pin| Rc::clone(pin.link())) else { return Next::Wait };
+        let database = request.argument(1).and_then(parse_integer).and_then(|number| u32::try_from(number).ok());
+        let kind = database.map_or(Kind::Plain, |database| Kind::Verb(Verb::Select(database)));
+        self.count(1, command);
+        let show = self.show();
+        link.send(&self.outlet, request.bytes(), 1, kind, show);
+        Next::Used(request.bytes().len())
+    }
+
+    /// A subscription command: from the first one on the connection lent to the client carries its messages.
+    pub(super) fn subscribed(&mut self, request: &Request<'_>, command: Option<CommandId>) -> Next {
+        let Some(link) = self.pinned_link(PinReason::Subscription) else { return self.not_now() };
+        if self.outlet.outstanding() > 0 {
+            self.wait = Wait::Answers;
+            return Next::Wait;
+        }
+        if self.outlet.transaction().open {
+            return self.spoil_transaction(request, command);
+        }
+        self.pin_use.keeps = true;
+        self.raw(&link, request, command, Flag::Pubsub)
+    }
+
+    /// A request of a client whose connection carries messages.
+    pub(super) fn amid_messages(&mut self, request: &Request<'_>, routed: Routed) -> Next {
+        let Some(link) = self.pin.as_ref().map(|pin| Rc::clone(pin.link())) else { return Next::Wait };
+        let subscribed = self.card.has(Flag::Pubsub) && self.session.state.protocol == Protocol::Resp2;
+        self.count(1, routed.command);
+        match routed.route {
+            Route::Local(local @ (Local::Quit | Local::Reset)) => return self.local(local, request, routed.command),
+            Route::Local(_) | Route::Refused(_) if subscribed => {
+                let name = routed.command.map_or("", |id| spec(id).name);
+                self.outlet.own_reply(&error(&format!(
+                    "ERR Can't execute '{name}': only (P|S)SUBSCRIBE / (P|S)UNSUBSCRIBE / PING / QUIT / RESET are \
+                     allowed in this context"
+                )));
+            }
+            Route::Local(Local::Client(sub)) => return self.local(Local::Client(sub), request, routed.command),
+            Route::Local(_) => self.outlet.own_reply(NOT_AMID_MESSAGES),
+            Route::Refused(reply) => self.outlet.own_reply(&reply),
+            Route::Alien => self.ending = Some(Disconnect::ProtocolError),
+            _ if link.is_full() => {
+                self.wait = Wait::Room(link);
+                return Next::Wait;
+            }
+            _ => link.send_more(request.bytes()),
+        }
+        Next::Used(request.bytes().len())
+    }
+
+    /// From here on every frame of the connection is the client's, in the order in which the server sends them.
+    fn raw(&mut self, link: &Rc<Link>, request: &Request<'_>, command: Option<CommandId>, flag: Flag) -> Next {
+        link.set_raw();
+        self.flag(flag, true);
+        self.resident.may_be_silent.set(true);
+        self.count(1, command);
+        link.send_more(request.bytes());
+        Next::Used(request.bytes().len())
+    }
+}

@@ -1,0 +1,487 @@
+//! What a client sent, cut into requests and passed on.
+//!
+//! Invariant: a request is passed on whole or not at all, except one too large to share, which has a connection of its own.
+
+use std::rc::Rc;
+use std::sync::Arc;
+
+use super::task::{Client, Purpose, Wait};
+use crate::command::{CommandId, Learned, PinReason, Tx, Way, lookup, spec};
+use crate::identity::NO_COMMAND;
+use crate::resp::speak::encode_request;
+use crate::resp::{Bounds, Request, RequestScanner, Scan, Violation, split_inline};
+use crate::session::{Block, Route, Routed, block, route};
+use crate::telemetry::{Bound, Disconnect};
+use crate::upstream::{Kind, Link, Show, WaitError};
+
+/// What a command gets that was never sent because the server is away. Client libraries take LOADING for a reason to try
+/// again.
+pub(super) const UNREACHABLE: &[u8] = b"-LOADING respool: server unreachable, command not sent\r\n";
+
+/// How often `max_shared_request` a request may measure that respool must see whole to answer or to route.
+const GATHERED: usize = 16;
+
+/// How the requests at hand go on.
+#[derive(Debug, PartialEq, Eq)]
+pub(super) enum Next {
+    /// This many bytes are done with.
+    Used(usize),
+    /// Nothing more can be done before what is waited for.
+    Wait,
+    /// More bytes are needed.
+    More,
+}
+
+/// Requests that stand one behind the other and go to the same shared connection.
+#[derive(Default)]
+struct Run {
+    start: usize,
+    end: usize,
+    count: u32,
+    last: Option<CommandId>,
+}
+
+impl Client {
+    /// Passes on what `data` holds. Returns how many bytes are done with.
+    pub(super) fn requests(&mut self, data: &[u8]) -> usize {
+        let mut at = 0;
+        let mut run = Run::default();
+        // Kept for the whole batch: neither can change while it is looked at.
+        let learned = self.learned();
+        let bounds = Bounds::new(self.site.thread.settings.limits.max_request);
+        let mut room = self.in_flight_limit().saturating_sub(self.outlet.outstanding());
+        while matches!(self.wait, Wait::Nothing) && self.ending.is_none() && !self.outlet.is_closed() {
+            if self.streaming.is_some() {
+                match self.stream_on(&data[at..], &bounds) {
+                    Next::Used(used) => at += used,
+                    _ => break,
+                }
+                continue;
+            }
+            match self.scanner.scan(&data[at..], &bounds) {
+                Scan::Request { length } => {
+                    let bytes = &data[at..at + length];
+                    let name = self.scanner.name();
+                    let request = Request::new(bytes);
+                    let routed = self.route(&bytes[name], &request, learned.as_deref());
+                    let shares = routed.route == Route::Shared && self.is_sharing(length);
+                    if shares && (run.count > 0 || self.link_ready(&data[at..])) {
+                        if run.count >= room {
+                            self.send_run(data, &mut run);
+                            self.wait_in_flight();
+                            break;
+                        }
+                        if run.count == 0 {
+                            run.start = at;
+                        }
+                        at += length;
+                        run.end = at;
+                        run.count += 1;
+                        run.last = routed.command;
+                        continue;
+                    }
+                    self.send_run(data, &mut run);
+                    if !matches!(self.wait, Wait::Nothing) {
+                        break;
+                    }
+                    match self.request(&request, routed, &data[at..], learned.as_deref()) {
+                        Next::Used(used) => at += used,
+                        Next::Wait | Next::More => break,
+                    }
+                    room = self.in_flight_limit().saturating_sub(self.outlet.outstanding());
+                }
+                Scan::Nothing { length } => {
+                    self.send_run(data, &mut run);
+                    at += length;
+                }
+                Scan::Inline { text, length } => {
+                    self.send_run(data, &mut run);
+                    let text = at + text.start..at + text.end;
+                    match self.inline(&data[text], learned.as_deref()) {
+                        Next::Used(_) => at += length,
+                        _ => break,
+                    }
+                }
+                Scan::Violation(violation) => {
+                    self.send_run(data, &mut run);
+                    self.violate(violation);
+                    at = data.len();
+                }
+                Scan::Incomplete => {
+                    self.send_run(data, &mut run);
+                    if !self.is_large(data.len() - at) {
+                        break;
+                    }
+                    match self.large(&data[at..], learned.as_deref()) {
+                        Next::Used(used) => at += used,
+                        _ => break,
+                    }
+                }
+            }
+        }
+        self.send_run(data, &mut run);
+        if matches!(self.wait, Wait::Nothing) {
+            self.refusing = None;
+        }
+        at
+    }
+
+    fn learned(&self) -> Option<Arc<Learned>> {
+        self.site.thread.process.server.load().as_ref().and_then(|server| server.learned.clone())
+    }
+
+    fn route(&self, name: &[u8], request: &Request<'_>, learned: Option<&Learned>) -> Routed {
+        route(name, request, self.site.deny[self.group()].as_ref(), learned)
+    }
+
+    /// Whether a shared request of `length` bytes may join a run: nothing about this client is special now.
+    #[inline]
+    fn is_sharing(&self, length: usize) -> bool {
+        self.pin.is_none()
+            && self.refusing.is_none()
+            && self.session.reply == crate::session::ReplyMode::On
+            && length <= self.site.thread.settings.upstream.max_shared_request
+    }
+
+    fn send_run(&mut self, data: &[u8], run: &mut Run) {
+        if run.count == 0 {
+            return;
+        }
+        if let Some(link) = self.link.clone() {
+            link.send(&self.outlet, &data[run.start..run.end], run.count, Kind::Plain, Show::Pass);
+            self.site.upstream.served(&link, run.count);
+            self.count(run.count, run.last);
+        }
+        *run = Run::default();
+    }
+
+    /// Counts requests that are on their way or answered.
+    pub(super) fn count(&self, count: u32, last: Option<CommandId>) {
+        self.card.commands.add(u64::from(count));
+        self.card.last_active_ms.set(self.site.thread.clock.now_ms());
+        self.card.last_command.set(last.map_or(NO_COMMAND, u32::from));
+        self.site.thread.counters.group(self.group()).commands.add(u64::from(count));
+    }
+
+    pub(super) fn in_flight_limit(&self) -> u32 {
+        u32::try_from(self.site.thread.settings.limits.max_client_in_flight).unwrap_or(u32::MAX)
+    }
+
+    fn wait_in_flight(&mut self) {
+        self.site.thread.counters.bound(Bound::InFlight).add(1);
+        self.wait = Wait::InFlight;
+    }
+
+    /// Whether `self.link` can take requests now; if not, what to wait for has been set, or every request at hand is
+    /// refused. `held` are the requests held back meanwhile.
+    pub(super) fn link_ready(&mut self, held: &[u8]) -> bool {
+        if let Some(link) = &self.link {
+            if self.site.upstream.serves(link, &self.session.state) {
+                if link.is_full() {
+                    self.wait = Wait::Room(Rc::clone(link));
+                    return false;
+                }
+                return true;
+            }
+            if self.outlet.outstanding() > 0 {
+                self.wait = Wait::Answers;
+                return false;
+            }
+            self.link = None;
+        } else if self.outlet.outstanding() > 0 {
+            self.wait = Wait::Answers;
+            return false;
+        }
+        if let Some(link) = self.site.upstream.shared(&self.session.state) {
+            self.link = Some(link);
+            return true;
+        }
+        match self.site.upstream.wait_shared(&self.session.state, false, count_requests(held)) {
+            Ok(wait) => self.wait = Wait::Shared(wait, Purpose::Traffic),
+            Err(WaitError::Unreachable) => self.refusing = Some(UNREACHABLE.to_vec()),
+            Err(WaitError::Refused(reply)) => self.refusing = Some(reply),
+        }
+        false
+    }
+
+    /// One request that does not simply join a run. `rest` starts with it.
+    fn request(&mut self, request: &Request<'_>, routed: Routed, rest: &[u8], learned: Option<&Learned>) -> Next {
+        let length = request.bytes().len();
+        if self.pin.as_ref().is_some_and(|pin| pin.link().is_raw()) {
+            return self.amid_messages(request, routed);
+        }
+        match routed.route {
+            Route::Alien => {
+                self.ending = Some(Disconnect::ProtocolError);
+                Next::Used(length)
+            }
+            Route::Refused(reply) => {
+                self.count(1, routed.command);
+                self.answer(&reply);
+                Next::Used(length)
+            }
+            Route::Local(local) => match self.local(local, request, routed.command) {
+                Next::Used(_) => {
+                    self.count(1, routed.command);
+                    Next::Used(length)
+                }
+                next => next,
+            },
+            _ if self.refusing.is_some() => {
+                let reply = self.refusing.clone().unwrap_or_default();
+                self.count(1, routed.command);
+                self.answer(&reply);
+                Next::Used(length)
+            }
+            Route::Shared if self.pin.is_none() && length > self.site.thread.settings.upstream.max_shared_request => {
+                self.on_pin(PinReason::LargeRequest, request, routed.command)
+            }
+            Route::Shared if self.pin.is_none() => self.on_shared(request.bytes(), 1, routed.command),
+            Route::Shared => self.on_pin(PinReason::LargeRequest, request, routed.command),
+            Route::Transaction(verb) => self.transaction(verb, request, rest, routed.command, learned),
+            Route::Pinned(reason) => self.on_pin(reason, request, routed.command),
+            Route::Subscribed => self.subscribed(request, routed.command),
+        }
+    }
+
+    fn transaction(
+        &mut self,
+        verb: Tx,
+        request: &Request<'_>,
+        rest: &[u8],
+        command: Option<CommandId>,
+        learned: Option<&Learned>,
+    ) -> Next {
+        let is_opening = matches!(verb, Tx::Watch) || (verb == Tx::Multi && request.count() == 1);
+        if self.pin.is_some() {
+            return self.verb(verb, request, command);
+        }
+        if !is_opening {
+            // Without a transaction these leave no trace.
+            return self.on_shared(request.bytes(), 1, command);
+        }
+        if verb == Tx::Multi {
+            let settings = &self.site.thread.settings;
+            let most = self.in_flight_limit().saturating_sub(self.outlet.outstanding());
+            let deny = self.site.deny[self.group()].as_ref();
+            let shares = self.session.reply != crate::session::ReplyMode::SkipNext;
+            match block(rest, settings.upstream.max_shared_request, most, deny, learned) {
+                Block::Whole { length, count } if shares => {
+                    return match self.on_shared(&rest[..length], count, command) {
+                        Next::Used(_) => Next::Used(length),
+                        next => next,
+                    };
+                }
+                // What follows may be in the socket already.
+                Block::Partial if !self.is_drained => return Next::More,
+                _ => {}
+            }
+        }
+        self.verb(verb, request, command)
+    }
+
+    /// Sends requests that leave no trace on a shared connection.
+    fn on_shared(&mut self, bytes: &[u8], count: u32, command: Option<CommandId>) -> Next {
+        if self.outlet.outstanding().saturating_add(count) > self.in_flight_limit().max(count) {
+            self.wait_in_flight();
+            return Next::Wait;
+        }
+        if !self.link_ready(bytes) {
+            // Refused meanwhile: looked at again, and answered.
+            return if self.refusing.is_some() { Next::Used(0) } else { Next::Wait };
+        }
+        let Some(link) = self.link.clone() else { return Next::Wait };
+        let show = self.show();
+        link.send(&self.outlet, bytes, count, Kind::Plain, show);
+        self.site.upstream.served(&link, count);
+        self.count(count, command);
+        Next::Used(bytes.len())
+    }
+
+    /// What the client sees of the reply to the request at hand.
+    pub(super) fn show(&mut self) -> Show {
+        if self.session.take_visible() { Show::Pass } else { Show::Hide }
+    }
+
+    /// Places a reply of respool's own to the request at hand.
+    pub(super) fn answer(&mut self, reply: &[u8]) {
+        if self.session.take_visible() {
+            self.outlet.own_reply(reply);
+        }
+    }
+
+    /// An inline request travels as the same request in its usual form.
+    fn inline(&mut self, text: &[u8], learned: Option<&Learned>) -> Next {
+        let Ok(words) = split_inline(text) else {
+            self.violate(Violation::UnbalancedQuotes);
+            return Next::Used(0);
+        };
+        let Some(name) = words.first() else { return Next::Used(0) };
+        let bytes = encode_request(&words);
+        let request = Request::new(&bytes);
+        loop {
+            let routed = self.route(name, &request, learned);
+            match self.request(&request, routed, &bytes, learned) {
+                // Not done with, but something has changed.
+                Next::Used(0) => {}
+                // A MULTI typed by hand is never the start of a block that has arrived whole.
+                Next::More => self.is_drained = true,
+                next => return next,
+            }
+        }
+    }
+
+    fn violate(&mut self, violation: Violation) {
+        // Like Redis, not a word to a client that wants none.
+        if self.session.reply != crate::session::ReplyMode::Off {
+            self.outlet.own_reply(&violation.reply());
+        }
+        self.ending = Some(Disconnect::ProtocolError);
+    }
+
+    /// Whether a request that has not arrived whole is too large to be waited for.
+    fn is_large(&self, here: usize) -> bool {
+        let most = self.site.thread.settings.upstream.max_shared_request;
+        self.scanner.is_inside() && (self.scanner.extent() > most || here > most)
+    }
+
+    /// The start of a request too large to share: it is passed on as it arrives, on a connection of its own.
+    fn large(&mut self, data: &[u8], learned: Option<&Learned>) -> Next {
+        let most = self.site.thread.settings.upstream.max_shared_request;
+        let gathered = self.scanner.extent().max(data.len()) > GATHERED * most;
+        let name = self.scanner.name();
+        let known = data.get(name).filter(|name| !name.is_empty());
+        let Some(name) = known else {
+            // No command has a name that long.
+            return if gathered { self.too_large() } else { Next::More };
+        };
+        let streams = match lookup(name) {
+            None => !name.contains(&0) && learned.is_none_or(|learned| learned.way(name) == Way::Shared),
+            Some(id) => {
+                let spec = spec(id);
+                let is_container = crate::command::is_container(id);
+                let denied = self.site.deny[self.group()].as_ref().is_some_and(|deny| deny.denies(id));
+                spec.way == Way::Shared && !is_container && crate::command::transaction(id).is_none() && !denied
+            }
+        };
+        if !streams {
+            return if gathered { self.too_large() } else { Next::More };
+        }
+        if self.outlet.outstanding() > 0 {
+            self.wait = Wait::Answers;
+            return Next::Wait;
+        }
+        let command = lookup(name);
+        if self.refusing.is_some() {
+            let reply = self.refusing.take().unwrap_or_default();
+            self.count(1, command);
+            self.answer(&reply);
+            self.streaming = Some(false);
+            return Next::Used(self.let_go(data.len()));
+        }
+        let Some(link) = self.pinned_link(PinReason::LargeRequest) else {
+            return if self.refusing.is_some() { Next::Used(0) } else { Next::Wait };
+        };
+        self.count(1, command);
+        let show = self.show();
+        let settled = self.scanner.settled(data.len());
+        link.send(&self.outlet, &data[..settled], 1, Kind::Plain, show);
+        link.set_partial(true);
+        self.streaming = Some(true);
+        Next::Used(self.let_go(data.len()))
+    }
+
+    fn too_large(&mut self) -> Next {
+        self.site.thread.counters.bound(Bound::Request).add(1);
+        self.violate(Violation::BulkLength);
+        Next::Wait
+    }
+
+    fn let_go(&mut self, available: usize) -> usize {
+        let settled = self.scanner.settled(available);
+        self.scanner.forget(settled);
+        settled
+    }
+
+    /// More of a request that is passed on, or skipped, as it arrives.
+    fn stream_on(&mut self, data: &[u8], bounds: &Bounds) -> Next {
+        let passes_on = self.streaming == Some(true);
+        let link: Option<Rc<Link>> = self.pin.as_ref().map(|pin| Rc::clone(pin.link())).filter(|_| passes_on);
+        if let Some(link) = &link
+            && link.is_full()
+        {
+            self.wait = Wait::Room(Rc::clone(link));
+            return Next::Wait;
+        }
+        let found = self.scanner.scan(data, bounds);
+        self.card.last_active_ms.set(self.site.thread.clock.now_ms());
+        let used = match found {
+            Scan::Request { length } => {
+                self.streaming = None;
+                if let Some(link) = &link {
+                    link.set_partial(false);
+                }
+                length
+            }
+            Scan::Incomplete => match self.let_go(data.len()) {
+                0 => return Next::More,
+                settled => settled,
+            },
+            Scan::Violation(violation) => {
+                // The server never sees the end of the request, so it never runs; its reply is this.
+                self.streaming = None;
+                if passes_on {
+                    self.outlet.fail_unsent(&violation.reply());
+                    self.outlet.close(Disconnect::ProtocolError);
+                } else {
+                    self.violate(violation);
+                }
+                return Next::Wait;
+            }
+            Scan::Nothing { .. } | Scan::Inline { .. } => return Next::More,
+        };
+        if let Some(link) = link {
+            link.send_more(&data[..used]);
+        }
+        Next::Used(used)
+    }
+
+    /// Sends again what came back unsent, on whatever connection serves the session's state now.
+    pub(super) fn send_again(&mut self) {
+        if self.link.as_ref().is_some_and(|link| !self.site.upstream.serves(link, &self.session.state)) {
+            self.link = None;
+        }
+        if self.link.is_none() {
+            self.link = self.site.upstream.shared(&self.session.state);
+        }
+        let Some(link) = self.link.clone() else {
+            let commands = self.outlet.unsent_count();
+            match self.site.upstream.wait_shared(&self.session.state, false, commands) {
+                Ok(wait) => self.wait = Wait::Shared(wait, Purpose::Again),
+                Err(_) => self.outlet.fail_unsent(UNREACHABLE),
+            }
+            return;
+        };
+        for unsent in self.outlet.take_unsent() {
+            link.send_again(&self.outlet, &unsent);
+            self.site.upstream.served(&link, unsent.count);
+        }
+    }
+}
+
+/// How many whole requests `bytes` starts with; at least 1.
+fn count_requests(bytes: &[u8]) -> usize {
+    let bounds = Bounds::new(usize::MAX);
+    let (mut at, mut count) = (0, 0);
+    while at < bytes.len() {
+        match RequestScanner::default().scan(&bytes[at..], &bounds) {
+            Scan::Request { length } | Scan::Inline { length, .. } => {
+                at += length;
+                count += 1;
+            }
+            Scan::Nothing { length } => at += length,
+            Scan::Incomplete | Scan::Violation(_) => break,
+        }
+    }
+    count.max(1)
+}

@@ -1,0 +1,141 @@
+//! What the clients of one worker share, and how anybody reaches a client of another.
+
+use std::cell::{Cell, RefCell};
+use std::collections::HashMap;
+use std::rc::Rc;
+use std::sync::Arc;
+
+use tokio::sync::oneshot;
+
+use crate::admission::Admission;
+use crate::command::DenySet;
+use crate::identity::{Card, Flag, Registry};
+use crate::telemetry::Disconnect;
+use crate::upstream::{Link, Outlet, Thread, Upstream};
+
+/// Something to be done to a client by the worker that has it.
+#[derive(Debug, Clone)]
+pub enum Errand {
+    /// CLIENT KILL.
+    Kill(Arc<[u64]>),
+    /// `at_limit = "evict-idle"`: close it if it is idle and free of state. The answer is dropped when it is gone.
+    Evict(u64, Answer),
+    /// CLIENT UNBLOCK, with an error or as if the time had passed.
+    Unblock(u64, bool, Answer),
+}
+
+/// Where the worker that has the client answers; the others let go of it.
+pub type Answer = Arc<std::sync::Mutex<Option<oneshot::Sender<bool>>>>;
+
+/// Reaches every worker.
+pub type Errands = Arc<dyn Fn(Errand) + Send + Sync>;
+
+/// What the worker knows of one of its clients.
+pub struct Resident {
+    /// Its way out.
+    pub outlet: Rc<Outlet>,
+    /// Its figures.
+    pub card: Arc<Card>,
+    /// The connection lent to it.
+    pub pinned: RefCell<Option<Rc<Link>>>,
+    /// Whether it may be silent as long as it likes: blocked, subscribed.
+    pub may_be_silent: Cell<bool>,
+    /// When it arrived, in the worker's microseconds.
+    pub arrived_micros: u64,
+    /// The group's idle timeout.
+    pub idle_timeout: Cell<std::time::Duration>,
+    /// Dropped when the client is gone.
+    pub evicting: RefCell<Option<oneshot::Sender<bool>>>,
+}
+
+/// What the clients of one worker share.
+pub struct Site {
+    /// What everything on this thread shares.
+    pub thread: Rc<Thread>,
+    /// The server's side.
+    pub upstream: Rc<Upstream>,
+    /// Who may come.
+    pub admission: Arc<Admission>,
+    /// All clients of the process.
+    pub registry: Arc<Registry>,
+    /// What each group is denied; `None`: nothing.
+    pub deny: Vec<Option<DenySet>>,
+    /// Reaches the other workers.
+    pub errands: Errands,
+    /// Respool is ending: clients are closed between requests.
+    pub draining: Cell<bool>,
+    /// The clients of this worker.
+    pub residents: RefCell<HashMap<u64, Rc<Resident>>>,
+}
+
+impl Site {
+    /// Carries out an errand if the client is one of this worker's.
+    pub fn run(self: &Rc<Self>, errand: Errand) {
+        match errand {
+            Errand::Kill(ids) => {
+                let residents = self.residents.borrow();
+                for resident in ids.iter().filter_map(|id| residents.get(id)) {
+                    resident.outlet.close(Disconnect::Killed);
+                }
+            }
+            Errand::Evict(id, answer) => {
+                let residents = self.residents.borrow();
+                let Some(resident) = residents.get(&id) else { return };
+                let answer = answer.lock().ok().and_then(|mut answer| answer.take());
+                let is_free = resident.outlet.outstanding() == 0 && !resident.card.has(Flag::Pinned);
+                if is_free && !resident.outlet.is_closed() {
+                    *resident.evicting.borrow_mut() = answer;
+                    resident.outlet.close(Disconnect::Evicted);
+                }
+            }
+            Errand::Unblock(id, with_error, answer) => self.unblock(id, with_error, &answer),
+        }
+    }
+
+    /// Does what time has made due.
+    pub fn tick(&self) {
+        let clock = &self.thread.clock;
+        let handshake = self.thread.settings.limits.handshake_timeout;
+        for resident in self.residents.borrow().values() {
+            if resident.outlet.is_closed() {
+                continue;
+            }
+            let active = resident.card.last_active_ms.get() * 1000;
+            if resident.card.commands.get() == 0 && clock.is_past(resident.arrived_micros, handshake) {
+                resident.outlet.close(Disconnect::HandshakeTimeout);
+            } else if !resident.may_be_silent.get()
+                && resident.outlet.outstanding() == 0
+                && clock.is_past(active, resident.idle_timeout.get())
+            {
+                resident.outlet.close(Disconnect::IdleTimeout);
+            }
+        }
+    }
+
+    /// Clients are closed between requests from now on.
+    pub fn drain(&self) {
+        self.draining.set(true);
+        self.residents.borrow().values().for_each(|resident| resident.outlet.wake());
+    }
+
+    /// Asks the server to unblock a client of this worker, whose connection is kept from being lent on meanwhile.
+    fn unblock(self: &Rc<Self>, id: u64, with_error: bool, answer: &Answer) {
+        let link = match self.residents.borrow().get(&id) {
+            None => return,
+            Some(resident) => resident.pinned.borrow().clone(),
+        };
+        let Some(answer) = answer.lock().ok().and_then(|mut answer| answer.take()) else { return };
+        let Some(link) = link.filter(|link| link.is_blocked()) else { return };
+        let mode = if with_error { "ERROR" } else { "TIMEOUT" };
+        let server_id = link.server_id.to_string();
+        let request = crate::resp::speak::encode_request(&["CLIENT", "UNBLOCK", server_id.as_str(), mode]);
+        let Some(told) = self.upstream.ask(&request) else { return };
+        let held = link.hold();
+        tokio::task::spawn_local(async move {
+            let unblocked = told.await.is_ok_and(|reply| reply.starts_with(b":1"));
+            drop(held);
+            // Who asked may have gone.
+            let _ = answer.send(unblocked);
+        });
+    }
+}

@@ -1,0 +1,501 @@
+//! One client's life: a loop that writes what is due, goes on with what was waited for, reads, and hands the requests on.
+//!
+//! Invariant: a client has its place in its group for exactly as long as its socket is open.
+
+use std::io;
+use std::pin::Pin as Pinned;
+use std::rc::Rc;
+use std::sync::Arc;
+use std::task::{Context, Poll};
+use std::time::Instant;
+
+use super::held::hold;
+use super::pinned::PinUse;
+use super::site::{Resident, Site};
+use crate::admission::{Permit, Refusal};
+use crate::identity::{Arrival, CardGuard, Flag, Identity, Peer};
+use crate::resp::RequestScanner;
+use crate::session::{Credentials, Protocol, Session};
+use crate::telemetry::{Bound, Disconnect};
+use crate::transport::{READ_SIZE, Stream};
+use crate::upstream::{Link, Outlet, Pin, PinError, SharedWait, WaitError};
+
+/// How long, and for how many reads, a client that broke the protocol may take to read why it is closed.
+const LINGER: std::time::Duration = std::time::Duration::from_millis(500);
+const LINGER_READS: usize = 64;
+
+/// A client that has been admitted and not yet begun.
+pub struct Arrived {
+    /// Its socket.
+    pub stream: Stream,
+    /// Its place.
+    pub permit: Permit,
+    /// Who it is.
+    pub identity: Identity,
+    /// Where it connected to.
+    pub laddr: Peer,
+}
+
+/// What a client waits for before its next request is looked at.
+pub(super) enum Wait {
+    Nothing,
+    /// That nothing is outstanding.
+    Answers,
+    /// That fewer requests are outstanding.
+    InFlight,
+    /// That the connection takes more bytes.
+    Room(Rc<Link>),
+    /// A shared connection in its state.
+    Shared(SharedWait, Purpose),
+    /// Something that happens seldom.
+    Task(Pinned<Box<dyn Future<Output = Done>>>),
+}
+
+/// What a shared connection is waited for.
+pub(super) enum Purpose {
+    /// The next request.
+    Traffic,
+    /// Requests that came back unsent.
+    Again,
+    /// That the server acknowledges a database.
+    Select(u32),
+    /// Which database an EXEC has left the pinned connection in.
+    Settle(u32),
+    /// That the server acknowledges a user.
+    Login(Login),
+}
+
+/// What AUTH or HELLO asks for, once its user is acknowledged.
+pub(super) struct Login {
+    pub(super) user: Option<Rc<Credentials>>,
+    /// HELLO's protocol and name; `None`: AUTH.
+    pub(super) hello: Option<(Protocol, Option<Box<[u8]>>)>,
+}
+
+/// What a task ended with.
+pub(super) enum Done {
+    Pinned(Result<Pin, PinError>, crate::command::PinReason),
+    /// The pinned connection wears what was asked, or the server refused; `None`: it was lost.
+    Dressed(Option<Result<(), Vec<u8>>>, Purpose),
+    /// WAIT may be sent; or why not.
+    WaitReady(Result<(), &'static [u8]>),
+    /// A reply of respool's own.
+    Reply(Vec<u8>),
+    /// Room was made in the group that refused the client, or not.
+    Room(bool, Vec<u8>, Refusal),
+}
+
+/// One client.
+pub struct Client {
+    pub(super) site: Rc<Site>,
+    pub(super) stream: Rc<Stream>,
+    pub(super) outlet: Rc<Outlet>,
+    pub(super) resident: Rc<Resident>,
+    pub(super) card: CardGuard,
+    pub(super) permit: Permit,
+    pub(super) session: Session,
+    pub(super) scanner: RequestScanner,
+    /// What has been read and not used.
+    pub(super) input: Vec<u8>,
+    pub(super) link: Option<Rc<Link>>,
+    pub(super) pin: Option<Pin>,
+    pub(super) pin_use: PinUse,
+    pub(super) wait: Wait,
+    /// A request is being passed on as it arrives, or (false) skipped.
+    pub(super) streaming: Option<bool>,
+    /// WAIT was preceded by what it needs.
+    pub(super) wait_ready: bool,
+    /// The server cannot take the requests that are here: each is answered with this.
+    pub(super) refusing: Option<Vec<u8>>,
+    /// The socket was emptied by the last read.
+    pub(super) is_drained: bool,
+    /// It will be closed for this once its replies are out.
+    pub(super) ending: Option<Disconnect>,
+    pub(super) rejected: Option<Refusal>,
+    is_at_end: bool,
+    has_left: bool,
+    counted_bytes_out: u64,
+}
+
+impl Client {
+    /// Takes a client in.
+    pub fn new(site: Rc<Site>, arrived: Arrived) -> Self {
+        let Arrived { stream, permit, identity, laddr } = arrived;
+        stream.tune(site.thread.settings.limits.keepalive);
+        let fd = stream.descriptor();
+        let stream = Rc::new(stream);
+        let outlet = Outlet::new(Rc::clone(&stream), site.thread.settings.limits.max_client_buffer);
+        let group = permit.group().index() as u32;
+        let now_ms = site.thread.clock.now_ms();
+        let card = site.registry.register(Arrival { identity, laddr, fd, group, now_ms });
+        let resident = Rc::new(Resident {
+            outlet: Rc::clone(&outlet),
+            card: Arc::clone(card.card()),
+            pinned: None.into(),
+            may_be_silent: false.into(),
+            arrived_micros: site.thread.clock.now_micros(),
+            idle_timeout: site.thread.settings.groups[group as usize].idle_timeout.into(),
+            evicting: None.into(),
+        });
+        site.residents.borrow_mut().insert(card.id(), Rc::clone(&resident));
+        let mut client = Self {
+            site,
+            stream,
+            outlet,
+            resident,
+            card,
+            permit,
+            session: Session::default(),
+            scanner: RequestScanner::default(),
+            input: Vec::new(),
+            link: None,
+            pin: None,
+            pin_use: PinUse::default(),
+            wait: Wait::Nothing,
+            streaming: None,
+            wait_ready: false,
+            refusing: None,
+            is_drained: true,
+            ending: None,
+            rejected: None,
+            is_at_end: false,
+            has_left: false,
+            counted_bytes_out: 0,
+        };
+        client.log_admission();
+        client
+    }
+
+    /// Serves the client until it leaves.
+    pub async fn run(mut self) {
+        let reason = std::future::poll_fn(|cx| self.poll(cx)).await;
+        if reason == Disconnect::ProtocolError {
+            self.linger().await;
+        }
+        let Some(refusal) = self.rejected.take() else { return self.leave(reason) };
+        // Its place is gone; the socket is held and told so.
+        let (stream, input) = (Rc::clone(&self.stream), std::mem::take(&mut self.input));
+        let explain = self.site.thread.settings.limits.explain_rejections;
+        let text = refusal.client_text(explain);
+        let site = Rc::clone(&self.site);
+        self.leave(reason);
+        if let Some(permit) = site.admission.hold() {
+            hold(Rc::clone(&site.thread), stream, text, input, permit).await;
+        } else {
+            site.thread.counters.bound(Bound::Rejected).add(1);
+        }
+    }
+
+    /// Lets the client read why it is closed: a socket closed with unread bytes in it takes its last words along.
+    async fn linger(&self) {
+        self.stream.finish_writing();
+        let emptied = async {
+            for _ in 0..LINGER_READS {
+                std::future::poll_fn(|cx| self.stream.poll_read_ready(cx)).await?;
+                match self.stream.try_read(&mut self.site.thread.scratch.borrow_mut()[..]) {
+                    Ok(0) => break,
+                    Ok(_) => {}
+                    Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
+                    Err(error) => return Err(error),
+                }
+            }
+            Ok(())
+        };
+        // However it ends, the client is closed.
+        let _ = tokio::time::timeout(LINGER, emptied).await;
+    }
+
+    pub(super) fn group(&self) -> usize {
+        self.permit.group().index()
+    }
+
+    /// Logs what its admission crossed: a warning threshold, or a cap that is only observed.
+    pub(super) fn log_admission(&mut self) {
+        if let Some(warning) = self.permit.warning.take() {
+            tracing::warn!("{warning}");
+        }
+        if let Some(observed) = self.permit.observed.take() {
+            tracing::warn!("{observed}");
+        }
+    }
+
+    fn poll(&mut self, cx: &mut Context<'_>) -> Poll<Disconnect> {
+        self.outlet.register(cx);
+        self.site.thread.clock.refresh();
+        self.count_bytes_out();
+        loop {
+            if let Some(end) = self.outlet.end() {
+                // Replies already received are still passed on, as far as the socket takes them.
+                self.outlet.flush();
+                return Poll::Ready(end);
+            }
+            if self.outlet.has_unwritten() {
+                let _ = self.outlet.poll_flush(cx);
+                if self.outlet.is_closed() {
+                    continue;
+                }
+            }
+            let moved = self.resume(cx);
+            if let Some(end) = self.has_ended() {
+                return Poll::Ready(end);
+            }
+            if moved {
+                continue;
+            }
+            if self.outlet.outstanding() > 0
+                && (self.pin.is_some() || self.is_at_end || self.ending.is_some() || self.site.draining.get())
+            {
+                self.outlet.wake_at(0);
+            }
+            match self.poll_read(cx) {
+                Poll::Pending => return Poll::Pending,
+                Poll::Ready(Ok(0)) => {
+                    self.is_at_end = true;
+                    if self.is_blocked() {
+                        return Poll::Ready(Disconnect::Closed);
+                    }
+                }
+                Poll::Ready(Ok(_)) => {
+                    // One read a turn: the others' requests join this turn's write.
+                    if !self.is_drained {
+                        cx.waker().wake_by_ref();
+                        return Poll::Pending;
+                    }
+                }
+                Poll::Ready(Err(_)) => return Poll::Ready(Disconnect::SocketError),
+            }
+        }
+    }
+
+    /// Goes on with what was waited for and with requests that are here. True: something changed.
+    fn resume(&mut self, cx: &Context<'_>) -> bool {
+        if !self.poll_wait(cx) {
+            return false;
+        }
+        self.release_pin();
+        if !matches!(self.wait, Wait::Nothing) {
+            return true;
+        }
+        if self.outlet.has_unsent() {
+            self.send_again();
+            return true;
+        }
+        if self.input.is_empty() || self.ending.is_some() {
+            return false;
+        }
+        let input = std::mem::take(&mut self.input);
+        let used = self.requests(&input);
+        self.keep(input, used);
+        self.outlet.flush();
+        self.note_state();
+        !matches!(self.wait, Wait::Nothing) || (used > 0 && !self.input.is_empty())
+    }
+
+    /// True: nothing is waited for any more.
+    fn poll_wait(&mut self, cx: &Context<'_>) -> bool {
+        let most = self.in_flight_limit();
+        match &mut self.wait {
+            Wait::Nothing => true,
+            Wait::Answers if self.outlet.outstanding() > 0 => {
+                self.outlet.wake_at(0);
+                false
+            }
+            Wait::InFlight if self.outlet.outstanding() >= most => {
+                self.outlet.wake_at(most / 2);
+                false
+            }
+            Wait::Room(link) if link.is_alive() && link.is_full() => {
+                link.wake_on_room(cx);
+                false
+            }
+            Wait::Answers | Wait::InFlight | Wait::Room(_) => {
+                self.wait = Wait::Nothing;
+                true
+            }
+            Wait::Shared(wait, _) => match wait.poll(cx) {
+                Poll::Pending => false,
+                Poll::Ready(outcome) => {
+                    if let Wait::Shared(_, purpose) = std::mem::replace(&mut self.wait, Wait::Nothing) {
+                        self.waited(outcome, purpose);
+                    }
+                    matches!(self.wait, Wait::Nothing) || self.poll_wait(cx)
+                }
+            },
+            Wait::Task(task) => {
+                let mut cx = Context::from_waker(cx.waker());
+                match task.as_mut().poll(&mut cx) {
+                    Poll::Pending => false,
+                    Poll::Ready(done) => {
+                        self.wait = Wait::Nothing;
+                        self.done(done);
+                        matches!(self.wait, Wait::Nothing) || self.poll_wait(&cx)
+                    }
+                }
+            }
+        }
+    }
+
+    fn waited(&mut self, outcome: Result<Option<Rc<Link>>, WaitError>, purpose: Purpose) {
+        match outcome {
+            Ok(Some(link)) => {
+                self.link = Some(link);
+                self.acknowledged(purpose, Ok(()));
+            }
+            // The connection was lost between the grant and now: the request asks again.
+            Ok(None) => {}
+            Err(WaitError::Refused(reply)) => self.acknowledged(purpose, Err(reply)),
+            Err(WaitError::Unreachable) => self.acknowledged(purpose, Err(super::requests::UNREACHABLE.to_vec())),
+        }
+    }
+
+    fn done(&mut self, done: Done) {
+        match done {
+            Done::Pinned(result, reason) => self.pinned(result, reason),
+            Done::Dressed(Some(result), purpose) => self.acknowledged(purpose, result),
+            // The client is closed with the connection it was lent.
+            Done::Dressed(None, _) => self.outlet.close(Disconnect::UpstreamLost),
+            Done::WaitReady(Ok(())) => self.wait_ready = true,
+            Done::WaitReady(Err(reply)) => self.refusing = Some(reply.to_vec()),
+            Done::Reply(reply) => self.reply(&reply),
+            Done::Room(true, reply, _) => self.regroup_anew(&reply),
+            Done::Room(false, _, refusal) => self.reject(refusal),
+        }
+    }
+
+    fn poll_read(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<usize>> {
+        let limits = &self.site.thread.settings.limits;
+        let may_read = !self.is_at_end
+            && self.ending.is_none()
+            && match &self.wait {
+                Wait::Nothing => true,
+                // The kernel's buffer tells the client to slow down.
+                Wait::InFlight | Wait::Room(_) => false,
+                _ => self.input.len() < limits.max_client_read_ahead,
+            };
+        if !may_read {
+            return Poll::Pending;
+        }
+        let site = Rc::clone(&self.site);
+        let mut scratch = site.thread.scratch.borrow_mut();
+        let read = loop {
+            match self.stream.poll_read_ready(cx) {
+                Poll::Pending => return Poll::Pending,
+                Poll::Ready(ready) => ready?,
+            }
+            match self.stream.try_read(&mut scratch[..READ_SIZE]) {
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
+                read => break read?,
+            }
+        };
+        if read == 0 {
+            return Poll::Ready(Ok(0));
+        }
+        self.is_drained = read < READ_SIZE;
+        self.card.bytes_in.add(read as u64);
+        site.thread.counters.group(self.group()).bytes_in.add(read as u64);
+        if matches!(self.wait, Wait::Nothing) && self.input.is_empty() {
+            // Nearly always: requests are used where they were read, and nothing is kept.
+            let used = self.requests(&scratch[..read]);
+            self.input.extend_from_slice(&scratch[used..read]);
+            drop(scratch);
+            self.outlet.flush();
+            self.note_state();
+        } else {
+            self.input.extend_from_slice(&scratch[..read]);
+        }
+        Poll::Ready(Ok(read))
+    }
+
+    /// Keeps what is left of `input`.
+    fn keep(&mut self, mut input: Vec<u8>, used: usize) {
+        if used == input.len() {
+            return;
+        }
+        if used > 0 {
+            input.drain(..used);
+        }
+        if input.capacity() > 4 * READ_SIZE && input.len() < input.capacity() / 4 {
+            input.shrink_to_fit();
+        }
+        self.input = input;
+    }
+
+    /// Whether it is time to close, and why.
+    fn has_ended(&self) -> Option<Disconnect> {
+        if self.outlet.outstanding() > 0 || self.outlet.has_unwritten() || self.outlet.has_unsent() {
+            // A blocked client has nothing coming that a drain would cut off.
+            return (self.site.draining.get() && self.is_blocked()).then_some(Disconnect::Drained);
+        }
+        if let Some(ending) = self.ending {
+            return Some(ending);
+        }
+        if !matches!(self.wait, Wait::Nothing) {
+            return None;
+        }
+        if self.is_at_end {
+            return Some(Disconnect::Closed);
+        }
+        let between = self.input.is_empty() && self.streaming.is_none();
+        (self.site.draining.get() && between && self.outlet.transaction().is_clear()).then_some(Disconnect::Drained)
+    }
+
+    pub(super) fn is_blocked(&self) -> bool {
+        self.pin.as_ref().is_some_and(|pin| pin.link().is_blocked())
+    }
+
+    /// Shows on the client's card what it is doing.
+    fn note_state(&self) {
+        self.card.query_bytes.set(self.input.len() as u64);
+        self.card.output_bytes.set(self.outlet.held_bytes() as u64);
+    }
+
+    pub(super) fn flag(&self, flag: Flag, on: bool) {
+        if on {
+            self.card.raise(flag);
+        } else {
+            self.card.lower(flag);
+        }
+    }
+
+    fn count_bytes_out(&mut self) {
+        let written = self.outlet.bytes_out();
+        let more = written - self.counted_bytes_out;
+        if more > 0 {
+            self.counted_bytes_out = written;
+            self.card.bytes_out.add(more);
+            self.site.thread.counters.group(self.group()).bytes_out.add(more);
+        }
+    }
+
+    fn leave(mut self, reason: Disconnect) {
+        self.has_left = true;
+        self.count_bytes_out();
+        self.site.thread.counters.group(self.group()).disconnect(reason).add(1);
+        if reason == Disconnect::OutputBuffer {
+            self.site.thread.counters.bound(Bound::OutputBuffer).add(1);
+            tracing::warn!(
+                client = %self.card.peer(),
+                "a client left more replies unread than limits.max_client_buffer and was closed"
+            );
+        }
+    }
+
+    pub(super) fn now(&self) -> Instant {
+        Instant::now()
+    }
+}
+
+impl Drop for Client {
+    fn drop(&mut self) {
+        if !self.has_left {
+            // Only a panic, or the end of the worker itself, drops a client that has not left.
+            self.site.thread.counters.group(self.group()).disconnect(Disconnect::Panic).add(1);
+        }
+        // In this order: the connection lent to it, its socket, its place.
+        self.pin.take();
+        self.outlet.leave(Disconnect::Closed);
+        self.site.residents.borrow_mut().remove(&self.card.id());
+        self.resident.pinned.borrow_mut().take();
+        self.resident.evicting.borrow_mut().take();
+    }
+}

@@ -1,0 +1,305 @@
+//! The process: starts the workers, hands clients to them, drains and ends.
+
+use std::io;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::{Duration, Instant, SystemTime};
+
+use tokio::net::TcpListener;
+use tokio::signal::unix::{SignalKind, signal};
+use tokio::sync::{mpsc, watch};
+
+use crate::admin;
+use crate::admission::{Admission, Refusal};
+use crate::budget::Budget;
+use crate::client::{Errand, Errands, make_room};
+use crate::command::PinReason;
+use crate::config::{Listener, Settings};
+use crate::identity::{Identity, Peer, Registry};
+use crate::telemetry::{ServerHealth, WorkerCounters};
+use crate::transport::{Accepted, Acceptor, bind, raise_descriptor_limit};
+use crate::upstream::Process;
+use crate::view::View;
+use crate::worker::{Charge, Message, Newcomer, Worker, mailbox};
+
+/// How often a draining process looks whether its workers have ended.
+const DRAIN_POLL: Duration = Duration::from_millis(10);
+
+/// Why respool did not start.
+#[derive(Debug)]
+pub struct StartError(String);
+
+impl std::fmt::Display for StartError {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(&self.0)
+    }
+}
+
+/// Labels of the reasons to pin, by their index.
+const PIN_REASONS: [&str; PinReason::ALL.len()] = {
+    let mut labels = [""; PinReason::ALL.len()];
+    let mut at = 0;
+    while at < labels.len() {
+        labels[at] = PinReason::ALL[at].label();
+        at += 1;
+    }
+    labels
+};
+
+/// What accepting a client needs.
+struct Door {
+    admission: Arc<Admission>,
+    registry: Arc<Registry>,
+    errands: Errands,
+    workers: Vec<Worker>,
+    explain: bool,
+    start: Instant,
+    draining: Arc<AtomicBool>,
+}
+
+/// Runs until a signal ends it.
+///
+/// # Errors
+/// [`StartError`] when it cannot start.
+pub fn run(settings: Settings) -> Result<(), StartError> {
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .build_local(tokio::runtime::LocalOptions::default())
+        .map_err(|error| StartError(format!("no runtime: {error}")))?;
+    runtime.block_on(serve(Arc::new(settings)))
+}
+
+async fn serve(settings: Arc<Settings>) -> Result<(), StartError> {
+    let descriptors = raise_descriptor_limit();
+    let needed = settings.descriptors_needed();
+    if descriptors < needed as u64 {
+        tracing::warn!(
+            descriptors, needed,
+            "fewer file descriptors than the caps allow connections: raise the limit of open files (ulimit -n)"
+        );
+    }
+    let mut acceptors = Vec::new();
+    for listener in &settings.listeners {
+        let bound = bind(listener).map_err(|error| StartError(format!("cannot listen on {}: {error}", listener.name)))?;
+        acceptors.push((bound, listener.clone()));
+    }
+    let admin_listener = match settings.admin {
+        None => None,
+        Some(address) => Some(TcpListener::bind(address).await.map_err(|error| {
+            StartError(format!("cannot listen on {address} (admin.address): {error}"))
+        })?),
+    };
+    let start = Instant::now();
+    let (door, view) = open(&settings, start).map_err(|error| StartError(format!("cannot start: {error}")))?;
+    let door = Arc::new(door);
+    let (end, ended) = watch::channel(false);
+    if let Some(listener) = admin_listener {
+        let endpoint = admin::Endpoint {
+            view: Arc::new(move || view.scrape()),
+            reload: Arc::new(|| Err("this version does not reload; restart it to change its configuration".to_owned())),
+            draining: Arc::clone(&door.draining),
+        };
+        tokio::task::spawn_local(admin::serve(listener, endpoint, until(ended.clone())));
+    }
+    tracing::info!("respool {} starts\n{}", env!("CARGO_PKG_VERSION"), crate::config::report(&settings));
+    let accepting: Vec<_> = acceptors
+        .into_iter()
+        .map(|(acceptor, listener)| tokio::task::spawn_local(accept(acceptor, listener, Arc::clone(&door))))
+        .collect();
+    let mut signals = Signals::new().map_err(|error| StartError(format!("cannot handle signals: {error}")))?;
+    let name = signals.end().await;
+    tracing::info!("{name}: drains for up to {:?} (drain_timeout)", settings.drain_timeout);
+    door.draining.store(true, Ordering::Relaxed);
+    accepting.iter().for_each(tokio::task::JoinHandle::abort);
+    drop(accepting);
+    door.tell_all(|| Message::Drain).await;
+    let drained = async {
+        while !door.workers.iter().all(Worker::has_ended) {
+            tokio::time::sleep(DRAIN_POLL).await;
+        }
+    };
+    tokio::select! {
+        () = drained => tracing::info!("drained"),
+        () = tokio::time::sleep(settings.drain_timeout) => tracing::warn!("drain_timeout is over: the rest is closed"),
+        name = signals.end() => tracing::warn!("{name} again: the rest is closed"),
+    }
+    door.tell_all(|| Message::Stop).await;
+    let _ = end.send(true);
+    while !door.workers.iter().all(Worker::has_ended) {
+        tokio::time::sleep(DRAIN_POLL).await;
+    }
+    Ok(())
+}
+
+fn open(settings: &Arc<Settings>, start: Instant) -> io::Result<(Door, View)> {
+    let upstream = &settings.upstream;
+    let workers = settings.workers;
+    let max_pinned = settings.groups.iter().map(|group| group.max_pinned).collect();
+    let budget = Budget::new(upstream.max_connections, upstream.shared_connections, max_pinned, workers);
+    let process = Arc::new(Process {
+        settings: Arc::clone(settings),
+        budget: Arc::clone(&budget),
+        health: Arc::new(ServerHealth::new(upstream.address.to_string())),
+        server: Default::default(),
+        queued: Default::default(),
+        start,
+    });
+    let admission = Admission::new(settings);
+    let registry = Registry::new();
+    let mailboxes: Vec<_> = (0..workers).map(|_| mailbox()).collect();
+    let senders: Vec<_> = mailboxes.iter().map(|(sender, _)| sender.clone()).collect();
+    for (index, sender) in senders.iter().enumerate() {
+        let sender = sender.clone();
+        // A worker so far behind looks for itself when its next pin falls idle.
+        budget.set_reclaimer(index, Box::new(move || drop(sender.try_send(Message::Reclaim))));
+    }
+    let errands = errands(senders);
+    let charge = Charge { process: Arc::clone(&process), admission, registry, errands };
+    let mut started = Vec::new();
+    for (index, mailbox) in mailboxes.into_iter().enumerate() {
+        let shared = upstream.shared_connections / workers + usize::from(index < upstream.shared_connections % workers);
+        let counters = Arc::new(WorkerCounters::new(settings.groups.len(), &PIN_REASONS));
+        started.push(Worker::start(index, shared, charge.clone(), counters, mailbox)?);
+    }
+    let view = View {
+        process,
+        admission: Arc::clone(&charge.admission),
+        registry: Arc::clone(&charge.registry),
+        counters: started.iter().map(|worker| Arc::clone(&worker.counters)).collect(),
+        started: SystemTime::now(),
+    };
+    let door = Door {
+        admission: charge.admission,
+        registry: charge.registry,
+        errands: charge.errands,
+        workers: started,
+        explain: settings.limits.explain_rejections,
+        start,
+        draining: Arc::default(),
+    };
+    Ok((door, view))
+}
+
+/// Tells every worker; the one that has the client acts.
+fn errands(senders: Vec<mpsc::Sender<Message>>) -> Errands {
+    Arc::new(move |errand: Errand| {
+        for sender in &senders {
+            if sender.try_send(Message::Errand(errand.clone())).is_err() {
+                tracing::warn!("a worker is too far behind to be told of a CLIENT KILL, UNBLOCK or eviction");
+            }
+        }
+    })
+}
+
+async fn accept(mut acceptor: Acceptor, listener: Listener, door: Arc<Door>) {
+    let name: Arc<str> = listener.name.as_str().into();
+    loop {
+        let socket = acceptor.accept().await;
+        let (peer, laddr) = match &socket {
+            Accepted::Tcp(stream, peer) => {
+                let laddr = stream.local_addr().map_or(*peer, |address| address);
+                (Peer::Tcp(*peer), Peer::Tcp(laddr))
+            }
+            Accepted::Unix(_) => {
+                let path: Arc<str> = name.strip_prefix("unix:").unwrap_or(&name).into();
+                (Peer::Unix(Arc::clone(&path)), Peer::Unix(path))
+            }
+        };
+        let identity = Identity::new(peer, Arc::clone(&name));
+        match door.admission.admit(&identity, Instant::now()) {
+            Ok(permit) => door.hand_over(socket, permit, identity, laddr).await,
+            Err(refusal) if refusal.evict => {
+                let door = Arc::clone(&door);
+                tokio::task::spawn_local(async move { door.make_room(socket, identity, laddr, refusal).await });
+            }
+            Err(refusal) => door.reject(socket, &refusal).await,
+        }
+    }
+}
+
+impl Door {
+    /// Hands a client to the worker with the fewest.
+    async fn hand_over(&self, socket: Accepted, permit: crate::admission::Permit, identity: Identity, laddr: Peer) {
+        let Some(worker) = self.workers.iter().min_by_key(|worker| worker.clients()) else { return };
+        let newcomer = Newcomer { socket, permit, identity, laddr, seat: worker.seat() };
+        // A worker that has ended takes nobody; the socket is closed with the message.
+        let _ = worker.mailbox().send(Message::Arrived(Box::new(newcomer))).await;
+    }
+
+    async fn make_room(&self, socket: Accepted, identity: Identity, laddr: Peer, refusal: Refusal) {
+        let now_ms = self.start.elapsed().as_millis() as u64;
+        let (registry, errands) = (Arc::clone(&self.registry), Arc::clone(&self.errands));
+        if make_room(registry, errands, refusal.clone(), now_ms).await
+            && let Ok(permit) = self.admission.admit(&identity, Instant::now())
+        {
+            return self.hand_over(socket, permit, identity, laddr).await;
+        }
+        self.reject(socket, &refusal).await;
+    }
+
+    /// Turns a client away: held and answered, or, when enough are held, told at once and closed.
+    async fn reject(&self, socket: Accepted, refusal: &Refusal) {
+        if let Some(line) = self.admission.rejected(refusal, Instant::now()) {
+            tracing::warn!("rejected: {refusal}{line}");
+        }
+        let text = refusal.client_text(self.explain);
+        let worker = self.workers.iter().min_by_key(|worker| worker.clients());
+        match (self.admission.hold(), worker) {
+            (Some(permit), Some(worker)) => {
+                let _ = worker.mailbox().send(Message::Rejected(socket, text, permit)).await;
+            }
+            _ => {
+                // Written without waiting; whoever does not take it is closed all the same.
+                let _ = match &socket {
+                    Accepted::Tcp(stream, _) => io::Write::write(&mut &*stream, &text),
+                    Accepted::Unix(stream) => io::Write::write(&mut &*stream, &text),
+                };
+                let _ = match &socket {
+                    Accepted::Tcp(stream, _) => stream.shutdown(std::net::Shutdown::Write),
+                    Accepted::Unix(stream) => stream.shutdown(std::net::Shutdown::Write),
+                };
+            }
+        }
+    }
+
+    async fn tell_all(&self, message: impl Fn() -> Message) {
+        for worker in &self.workers {
+            // One that has ended needs no telling.
+            let _ = worker.mailbox().send(message()).await;
+        }
+    }
+}
+
+async fn until(mut ended: watch::Receiver<bool>) {
+    // The sender gone means the same.
+    let _ = ended.wait_for(|ended| *ended).await;
+}
+
+struct Signals {
+    terminate: tokio::signal::unix::Signal,
+    interrupt: tokio::signal::unix::Signal,
+    hangup: tokio::signal::unix::Signal,
+}
+
+impl Signals {
+    fn new() -> io::Result<Self> {
+        Ok(Self {
+            terminate: signal(SignalKind::terminate())?,
+            interrupt: signal(SignalKind::interrupt())?,
+            hangup: signal(SignalKind::hangup())?,
+        })
+    }
+
+    /// Waits for a signal to end.
+    async fn end(&mut self) -> &'static str {
+        loop {
+            tokio::select! {
+                _ = self.terminate.recv() => return "SIGTERM",
+                _ = self.interrupt.recv() => return "SIGINT",
+                _ = self.hangup.recv() => {
+                    tracing::warn!("SIGHUP: this version does not reload; restart it to change its configuration");
+                }
+            }
+        }
+    }
+}

@@ -1,0 +1,225 @@
+//! Where a request goes: decided here and nowhere else, from the command table and what the group denies.
+
+use crate::command::{
+    CommandId, DenySet, Learned, Local, Named, PinReason, Tx, Way, asks_to_block, identify, is_container, lookup, spec,
+    transaction,
+};
+use crate::resp::speak::error;
+use crate::resp::{Bounds, Request, RequestScanner, Scan};
+
+/// Where a request goes.
+#[derive(Debug, PartialEq, Eq)]
+pub enum Route {
+    /// To any shared connection in the session's state.
+    Shared,
+    /// A command of a transaction: to the pinned connection, or, for a MULTI that arrived whole, to a shared one.
+    Transaction(Tx),
+    /// To a connection lent to the client.
+    Pinned(PinReason),
+    /// A subscription command.
+    Subscribed,
+    /// Answered by respool.
+    Local(Local),
+    /// Answered with this error.
+    Refused(Vec<u8>),
+    /// What no Redis client sends (`POST`, `Host:`): closed without a word, as Redis does.
+    Alien,
+}
+
+/// A request's command, where the table knows it, and its route.
+#[derive(Debug, PartialEq, Eq)]
+pub struct Routed {
+    /// Its place in the command table.
+    pub command: Option<CommandId>,
+    /// Where it goes.
+    pub route: Route,
+}
+
+/// Redis' text for a command that an ACL rule denies (7.0).
+fn denied(name: &str) -> Route {
+    Route::Refused(error(&format!("NOPERM this user has no permissions to run the '{name}' command")))
+}
+
+/// Decides the route of a request from its name and, for containers, its second word.
+#[inline]
+pub fn route(name: &[u8], request: &Request<'_>, deny: Option<&DenySet>, learned: Option<&Learned>) -> Routed {
+    let id = match lookup(name) {
+        Some(id) if !is_container(id) => id,
+        _ => match identify(name, request.argument(1)) {
+            Named::Known(id) => id,
+            Named::Torn => return unknown(Route::Refused(unknown_command(request))),
+            Named::Unknown => return unknown(route_unknown(name, request, deny, learned)),
+        },
+    };
+    if let Some(deny) = deny
+        && deny.denies(id)
+    {
+        return Routed { command: Some(id), route: denied(spec(id).name) };
+    }
+    let route = match spec(id).way {
+        Way::Shared => match transaction(id) {
+            None => Route::Shared,
+            Some(verb) => Route::Transaction(verb),
+        },
+        Way::Pinned(PinReason::BlockingOption) if !asks_to_block(request.arguments().skip(1)) => Route::Shared,
+        Way::Pinned(PinReason::Watch | PinReason::Multi) => match transaction(id) {
+            Some(verb) => Route::Transaction(verb),
+            None => Route::Shared,
+        },
+        Way::Pinned(reason) => Route::Pinned(reason),
+        Way::Subscribed => Route::Subscribed,
+        Way::Local(local) => Route::Local(local),
+        Way::Refused => Route::Refused(unknown_command(request)),
+    };
+    Routed { command: Some(id), route }
+}
+
+fn unknown(route: Route) -> Routed {
+    Routed { command: None, route }
+}
+
+fn route_unknown(name: &[u8], request: &Request<'_>, deny: Option<&DenySet>, learned: Option<&Learned>) -> Route {
+    if name.eq_ignore_ascii_case(b"post") || name.eq_ignore_ascii_case(b"host:") {
+        return Route::Alien;
+    }
+    if let Some(deny) = deny
+        && deny.denies_unknown(name)
+    {
+        return denied(&String::from_utf8_lossy(name).to_lowercase());
+    }
+    match learned.map_or(Way::Shared, |learned| learned.way(name)) {
+        Way::Pinned(reason) => Route::Pinned(reason),
+        Way::Refused => Route::Refused(unknown_command(request)),
+        _ => Route::Shared,
+    }
+}
+
+/// Redis' text for a command it does not have.
+pub fn unknown_command(request: &Request<'_>) -> Vec<u8> {
+    let until_nul = |text: &[u8], most: usize| {
+        let text = text.split(|&byte| byte == 0).next().unwrap_or_default();
+        text[..text.len().min(most)].to_vec()
+    };
+    let mut arguments = request.arguments();
+    let mut text = b"-ERR unknown command '".to_vec();
+    text.extend(until_nul(arguments.next().unwrap_or_default(), 128));
+    text.extend_from_slice(b"', with args beginning with: ");
+    let mut shown = 0;
+    for argument in arguments {
+        if shown >= 128 {
+            break;
+        }
+        let piece = until_nul(argument, 128 - shown);
+        shown += piece.len() + 3;
+        text.push(b'\'');
+        text.extend(piece);
+        text.extend_from_slice(b"' ");
+    }
+    for byte in &mut text {
+        if matches!(*byte, b'\r' | b'\n') {
+            *byte = b' ';
+        }
+    }
+    text.extend_from_slice(b"\r\n");
+    text
+}
+
+/// What stands behind a MULTI.
+#[derive(Debug, PartialEq, Eq)]
+pub enum Block {
+    /// A transaction that has arrived whole and leaves no trace: `length` bytes, `count` requests, MULTI included.
+    Whole { length: usize, count: u32 },
+    /// It may become one with more bytes.
+    Partial,
+    /// It needs a connection of its own.
+    Pinned,
+}
+
+/// Looks ahead from a MULTI, the first request of `buf`.
+pub fn block(buf: &[u8], most_bytes: usize, most: u32, deny: Option<&DenySet>, learned: Option<&Learned>) -> Block {
+    let bounds = Bounds::new(most_bytes);
+    let (mut at, mut count) = (0, 0);
+    while at < buf.len() && at <= most_bytes && count < most {
+        let mut scanner = RequestScanner::default();
+        let length = match scanner.scan(&buf[at..], &bounds) {
+            Scan::Request { length } => length,
+            Scan::Incomplete => break,
+            // Inline requests, empty ones and violations are rare here; a connection of its own serves them all.
+            _ => return Block::Pinned,
+        };
+        let request = Request::new(&buf[at..at + length]);
+        let name = scanner.name();
+        let routed = route(&buf[at + name.start..at + name.end], &request, deny, learned);
+        at += length;
+        count += 1;
+        match routed.route {
+            Route::Transaction(Tx::Multi) if count == 1 && request.count() == 1 => {}
+            Route::Transaction(Tx::Exec | Tx::Discard) if request.count() == 1 => {
+                return Block::Whole { length: at, count };
+            }
+            Route::Shared if count > 1 => {}
+            _ => return Block::Pinned,
+        }
+    }
+    if at > most_bytes || count >= most || buf.len() > most_bytes { Block::Pinned } else { Block::Partial }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::resp::speak::encode_request;
+
+    fn of(line: &str) -> Route {
+        let words: Vec<&str> = line.split(' ').collect();
+        let bytes = encode_request(&words);
+        route(words[0].as_bytes(), &Request::new(&bytes), None, None).route
+    }
+
+    fn pipeline(lines: &[&str]) -> Vec<u8> {
+        lines.iter().flat_map(|line| encode_request(&line.split(' ').collect::<Vec<_>>())).collect()
+    }
+
+    fn ahead(bytes: &[u8]) -> Block {
+        block(bytes, 64 * 1024, 1000, None, None)
+    }
+
+    #[test]
+    fn commands_go_where_the_table_says() {
+        assert_eq!(of("get k"), Route::Shared);
+        assert_eq!(of("XREAD STREAMS s 0"), Route::Shared);
+        assert_eq!(of("xread BLOCK 0 STREAMS s 0"), Route::Pinned(PinReason::BlockingOption));
+        assert_eq!(of("BLPOP k 0"), Route::Pinned(PinReason::Blocking));
+        assert_eq!(of("WATCH k"), Route::Transaction(Tx::Watch));
+        assert_eq!(of("exec"), Route::Transaction(Tx::Exec));
+        assert_eq!(of("client kill x"), Route::Local(Local::Client(crate::command::ClientSub::Kill)));
+        assert_eq!(of("POST / HTTP/1.1"), Route::Alien);
+        assert_eq!(of("json.get k"), Route::Shared);
+        assert!(matches!(of("PSYNC ? -1"), Route::Refused(_)));
+        assert!(matches!(of("multi\0x"), Route::Refused(_)), "a torn name is never forwarded");
+    }
+
+    #[test]
+    fn denied_commands_have_the_text_of_redis() {
+        let deny = DenySet::build(&["flushall", "@dangerous", "json.get"]).unwrap();
+        for line in ["FLUSHALL", "keys *", "JSON.GET k"] {
+            let words: Vec<&str> = line.split(' ').collect();
+            let bytes = encode_request(&words);
+            let routed = route(words[0].as_bytes(), &Request::new(&bytes), Some(&deny), None).route;
+            let Route::Refused(text) = routed else { panic!("{line} passes") };
+            assert!(text.starts_with(b"-NOPERM this user has no permissions to run the '"), "{line}");
+        }
+    }
+
+    #[test]
+    fn a_whole_transaction_is_told_from_the_rest() {
+        let whole = pipeline(&["MULTI", "SET a 1", "INCR b", "EXEC", "GET a"]);
+        let length = whole.len() - pipeline(&["GET a"]).len();
+        assert_eq!(ahead(&whole), Block::Whole { length, count: 4 });
+        assert_eq!(ahead(&whole[..length - 1]), Block::Partial);
+        assert_eq!(ahead(&pipeline(&["MULTI"])), Block::Partial);
+        for inner in ["BLPOP k 0", "SELECT 3", "WATCH k", "CLIENT KILL x", "SUBSCRIBE c", "MULTI", "HELLO 3", "EXEC now"] {
+            assert_eq!(ahead(&pipeline(&["MULTI", inner, "EXEC"])), Block::Pinned, "{inner}");
+        }
+        assert_eq!(block(&pipeline(&["MULTI", "SET a 1"]), 40, 1000, None, None), Block::Pinned);
+    }
+}

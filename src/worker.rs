@@ -1,0 +1,276 @@
+//! One worker: a thread with a runtime of its own, its clients, its connections to the server.
+//!
+//! Invariant: what a worker owns never leaves its thread; the rest of the process reaches it by messages only.
+
+use std::io;
+use std::rc::Rc;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::thread::JoinHandle;
+use std::time::{Duration, Instant};
+
+use tokio::net::{TcpStream, UnixStream};
+use tokio::runtime::{Builder, LocalOptions};
+use tokio::sync::{mpsc, oneshot};
+
+use crate::admission::{Admission, HoldPermit, Permit};
+use crate::client::{Arrived, Client, Errand, Errands, Site, hold};
+use crate::command::DenySet;
+use crate::identity::{Identity, Peer, Registry};
+use crate::resp::speak::encode_request;
+use crate::telemetry::WorkerCounters;
+use crate::transport::{Accepted, Stream};
+use crate::upstream::{Process, Thread, Upstream};
+
+/// Messages a worker may be behind with before whoever sends them waits.
+const MAILBOX: usize = 4096;
+
+/// How often what time makes due is looked at: deadlines are kept to within this.
+const TICK: Duration = Duration::from_millis(50);
+
+/// How often the server is asked for its health.
+const HEALTH_EVERY: Duration = Duration::from_secs(5);
+
+/// How long closing the connections to the server may take at the end.
+const FAREWELL: Duration = Duration::from_secs(2);
+
+/// What the rest of the process tells a worker.
+pub enum Message {
+    /// A client to serve.
+    Arrived(Box<Newcomer>),
+    /// A rejected socket to hold and answer with this text.
+    Rejected(Accepted, Vec<u8>, HoldPermit),
+    /// Something to be done to a client, if it is this worker's.
+    Errand(Errand),
+    /// Another worker waits for the place of an idle pin.
+    Reclaim,
+    /// Close clients between requests, then end.
+    Drain,
+    /// End at once.
+    Stop,
+}
+
+/// A client admitted and on its way to its worker.
+pub struct Newcomer {
+    /// Its socket.
+    pub socket: Accepted,
+    /// Its place.
+    pub permit: Permit,
+    /// Who it is.
+    pub identity: Identity,
+    /// Where it connected to.
+    pub laddr: Peer,
+    /// Counts it among its worker's clients.
+    pub seat: Seat,
+}
+
+/// One of a worker's clients, counted from its hand-over until it has left.
+pub struct Seat(Arc<AtomicUsize>);
+
+impl Seat {
+    fn take(clients: &Arc<AtomicUsize>) -> Self {
+        clients.fetch_add(1, Ordering::Relaxed);
+        Self(Arc::clone(clients))
+    }
+}
+
+impl Drop for Seat {
+    fn drop(&mut self) {
+        self.0.fetch_sub(1, Ordering::Relaxed);
+    }
+}
+
+/// What every worker is given.
+#[derive(Clone)]
+pub struct Charge {
+    /// What the workers share.
+    pub process: Arc<Process>,
+    /// Who may come.
+    pub admission: Arc<Admission>,
+    /// All clients.
+    pub registry: Arc<Registry>,
+    /// Reaches every worker.
+    pub errands: Errands,
+}
+
+/// The rest of the process' end of a worker.
+pub struct Worker {
+    mailbox: mpsc::Sender<Message>,
+    clients: Arc<AtomicUsize>,
+    /// What it counts.
+    pub counters: Arc<WorkerCounters>,
+    thread: Option<JoinHandle<()>>,
+}
+
+/// A worker's mailbox, before the worker is there to read it.
+pub fn mailbox() -> (mpsc::Sender<Message>, mpsc::Receiver<Message>) {
+    mpsc::channel(MAILBOX)
+}
+
+impl Worker {
+    /// Starts worker `index` with `shared` of the shared connections.
+    ///
+    /// # Errors
+    /// The thread or its runtime cannot be had.
+    pub fn start(
+        index: usize,
+        shared: usize,
+        charge: Charge,
+        counters: Arc<WorkerCounters>,
+        (mailbox, messages): (mpsc::Sender<Message>, mpsc::Receiver<Message>),
+    ) -> io::Result<Self> {
+        let runtime = Builder::new_current_thread().enable_all();
+        // Built on its own thread, but what can fail is reported here.
+        let (told, started) = std::sync::mpsc::sync_channel(1);
+        let _ = runtime;
+        let of_worker = Arc::clone(&counters);
+        let thread = std::thread::Builder::new().name(format!("worker-{index}")).spawn(move || {
+            let runtime = Builder::new_current_thread().enable_all().build_local(LocalOptions::default());
+            let runtime = match runtime {
+                Ok(runtime) => runtime,
+                Err(error) => return drop(told.send(Err(error))),
+            };
+            let _ = told.send(Ok(()));
+            runtime.block_on(serve(index, shared, charge, of_worker, messages));
+        })?;
+        started.recv().map_err(|_| io::Error::other("a worker ended before it began"))??;
+        Ok(Self { mailbox, clients: Arc::default(), counters, thread: Some(thread) })
+    }
+
+    /// How many clients it has.
+    pub fn clients(&self) -> usize {
+        self.clients.load(Ordering::Relaxed)
+    }
+
+    /// A place among its clients.
+    pub fn seat(&self) -> Seat {
+        Seat::take(&self.clients)
+    }
+
+    /// Its mailbox.
+    pub fn mailbox(&self) -> &mpsc::Sender<Message> {
+        &self.mailbox
+    }
+
+    /// Whether its thread has ended.
+    pub fn has_ended(&self) -> bool {
+        self.thread.as_ref().is_none_or(JoinHandle::is_finished)
+    }
+
+    /// Waits for its thread to end. False: it panicked.
+    pub fn join(mut self) -> bool {
+        self.thread.take().is_none_or(|thread| thread.join().is_ok())
+    }
+}
+
+async fn serve(
+    index: usize,
+    shared: usize,
+    charge: Charge,
+    counters: Arc<WorkerCounters>,
+    mut messages: mpsc::Receiver<Message>,
+) {
+    let thread = Rc::new(Thread::new(index, Arc::clone(&charge.process), counters));
+    let upstream = Upstream::new(Rc::clone(&thread), shared);
+    upstream.start();
+    if index == 0 {
+        tokio::task::spawn_local(watch_health(Rc::clone(&upstream)));
+    }
+    let deny = thread.settings.groups.iter().map(|group| DenySet::build(&group.deny_commands).ok());
+    let site = Rc::new(Site {
+        deny: deny.map(|set| set.filter(|set| !set.is_empty())).collect(),
+        upstream,
+        admission: charge.admission,
+        registry: charge.registry,
+        errands: charge.errands,
+        draining: false.into(),
+        residents: Default::default(),
+        thread,
+    });
+    let mut tick = tokio::time::interval(TICK);
+    tick.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+    loop {
+        tokio::select! {
+            message = messages.recv() => match message {
+                None | Some(Message::Stop) => break,
+                Some(message) => take(&site, message),
+            },
+            _ = tick.tick() => {
+                site.thread.clock.refresh();
+                site.upstream.tick();
+                site.tick();
+            }
+        }
+        if site.draining.get() && site.residents.borrow().is_empty() {
+            break;
+        }
+    }
+    site.upstream.stop();
+    let emptied = async {
+        while site.upstream.is_connected() {
+            tokio::time::sleep(Duration::from_millis(5)).await;
+        }
+    };
+    // The server drops what has not said goodbye in time.
+    let _ = tokio::time::timeout(FAREWELL, emptied).await;
+}
+
+fn take(site: &Rc<Site>, message: Message) {
+    site.thread.clock.refresh();
+    match message {
+        Message::Arrived(newcomer) => arrive(site, *newcomer),
+        Message::Rejected(socket, text, permit) => match stream(socket) {
+            Ok(stream) => {
+                let (thread, stream) = (Rc::clone(&site.thread), Rc::new(stream));
+                tokio::task::spawn_local(hold(thread, stream, text, Vec::new(), permit));
+            }
+            Err(error) => tracing::debug!("a rejected socket could not be held: {error}"),
+        },
+        Message::Errand(errand) => site.run(errand),
+        Message::Reclaim => site.upstream.give_up_idle(),
+        Message::Drain => site.drain(),
+        Message::Stop => {}
+    }
+}
+
+fn arrive(site: &Rc<Site>, newcomer: Newcomer) {
+    let Newcomer { socket, permit, identity, laddr, seat } = newcomer;
+    let stream = match stream(socket) {
+        Ok(stream) => stream,
+        Err(error) => return tracing::warn!("a client could not be served: {error}"),
+    };
+    let client = Client::new(Rc::clone(site), Arrived { stream, permit, identity, laddr });
+    tokio::task::spawn_local(async move {
+        client.run().await;
+        drop(seat);
+    });
+}
+
+fn stream(socket: Accepted) -> io::Result<Stream> {
+    match socket {
+        Accepted::Tcp(socket, _) => TcpStream::from_std(socket).map(Stream::Tcp),
+        Accepted::Unix(socket) => UnixStream::from_std(socket).map(Stream::Unix),
+    }
+}
+
+/// Asks the server how it is, for `/status` and the metrics.
+async fn watch_health(upstream: Rc<Upstream>) {
+    let mut every = tokio::time::interval(HEALTH_EVERY);
+    every.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+    let request = encode_request(&["INFO", "clients"]);
+    let health = Arc::clone(&upstream.thread.process.health);
+    while !upstream.is_stopping() {
+        every.tick().await;
+        let asked = Instant::now();
+        let Some(reply) = upstream.ask(&request).map(answer) else { continue };
+        let Ok(Ok(reply)) = tokio::time::timeout(HEALTH_EVERY, reply).await else { continue };
+        health.answered(asked.elapsed().as_micros() as u64);
+        let text = String::from_utf8_lossy(&reply);
+        let field = |name: &str| text.lines().find_map(|line| line.strip_prefix(name)?.trim().parse().ok());
+        health.set_clients(field("connected_clients:"), field("maxclients:"));
+    }
+}
+
+async fn answer(told: oneshot::Receiver<Vec<u8>>) -> Result<Vec<u8>, oneshot::error::RecvError> {
+    told.await
+}
