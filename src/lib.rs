@@ -8,3 +8,5 @@ pub mod config;
 pub mod identity;
 
 pub mod admission;
+
+pub mod budget;
