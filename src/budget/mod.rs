@@ -9,8 +9,8 @@
 //!   subscriptions together never the rest.
 //! - Leases and subscription sockets together never exceed that rest. So once idle pins are given up, every holder of a
 //!   lease finds a socket.
-//! - Whoever could be served is not waiting: every change serves waiters in order of arrival, over all threads, before it
-//!   returns. A group at its `max_pinned` waits without holding up others.
+//! - Whoever could be served is not waiting: every change serves waiters in order of arrival, over all threads, before
+//!   it returns. A group at its `max_pinned` waits without holding up others.
 //!
 //! Wakers and reclaimers are called outside the lock.
 
