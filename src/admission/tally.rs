@@ -198,6 +198,12 @@ impl Tallies {
 
     #[cfg(test)]
     pub(super) fn table_len(&self) -> usize {
+        let vacant = self
+            .by_key
+            .values()
+            .filter(|tally| tally.connections == 0)
+            .count();
+        assert_eq!((self.vacant, vacant <= self.max_vacant), (vacant, true));
         self.by_key.len()
     }
 }

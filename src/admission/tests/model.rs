@@ -159,6 +159,8 @@ impl Model {
             assert_eq!(row.fullest, fullest);
             assert!(index == 2 || CAPS[index].is_none_or(|cap| fullest <= cap));
             assert_eq!(row.accepted_total, self.accepted[index]);
+            let keys = admission.fullest_keys(GroupId(index as u16), 99).len();
+            assert!(admission.counts().groups[index].table_len() >= keys);
             assert_eq!(
                 row.observed_total.iter().map(|o| o.1).sum::<u64>(),
                 self.observed[index]

@@ -1,0 +1,301 @@
+//! The rules one by one, random sequences against a naive model, a world of lease holders, and threads.
+
+mod model;
+
+use std::sync::atomic::AtomicU32;
+use std::task::Wake;
+use std::time::{Duration, Instant};
+
+use super::*;
+
+/// Counts how often it was woken.
+#[derive(Default)]
+struct Bell(AtomicU32);
+
+impl Wake for Bell {
+    fn wake(self: Arc<Self>) {
+        self.0.fetch_add(1, Ordering::SeqCst);
+    }
+}
+
+impl Bell {
+    fn rings(&self) -> u32 {
+        self.0.load(Ordering::SeqCst)
+    }
+}
+
+fn poll<F: Future + Unpin>(wait: &mut F, bell: &Arc<Bell>) -> Option<F::Output> {
+    let waker = Waker::from(Arc::clone(bell));
+    match Pin::new(wait).poll(&mut Context::from_waker(&waker)) {
+        Poll::Ready(output) => Some(output),
+        Poll::Pending => None,
+    }
+}
+
+fn now_ready<F: Future + Unpin>(wait: &mut F) -> Option<F::Output> {
+    poll(wait, &Arc::default())
+}
+
+#[test]
+fn shared_sockets_are_reserved_and_the_rest_is_for_pins_and_subscriptions() {
+    let budget = Budget::new(5, 2, vec![None], 1);
+    let shared: Vec<_> = (0..3).map(|_| budget.try_socket(Kind::Shared)).collect();
+    assert_eq!(shared.iter().flatten().count(), 2);
+    let pinned: Vec<_> = (0..2).map(|_| budget.try_socket(Kind::Pinned)).collect();
+    let subscription = budget.try_socket(Kind::Subscription);
+    assert_eq!(budget.counts(), (2, 2, 1));
+    assert!(budget.try_socket(Kind::Pinned).is_none());
+    assert!(budget.try_socket(Kind::Subscription).is_none());
+    assert_eq!(budget.limit(), 5);
+    drop((shared, pinned, subscription));
+    assert_eq!(budget.counts(), (0, 0, 0));
+}
+
+#[test]
+fn sockets_go_to_waiters_in_order_of_arrival() {
+    let budget = Budget::new(2, 1, vec![None], 1);
+    let held = budget.try_socket(Kind::Pinned).expect("one is free");
+    let (mut first, mut second) = (
+        budget.wait_socket(Kind::Pinned, 0),
+        budget.wait_socket(Kind::Subscription, 0),
+    );
+    let bells = [Arc::<Bell>::default(), Arc::<Bell>::default()];
+    assert!(poll(&mut first, &bells[0]).is_none());
+    assert!(poll(&mut second, &bells[1]).is_none());
+    assert!(budget.sockets_wanted());
+    assert_eq!(budget.waiting(), 2);
+    drop(held);
+    assert_eq!(bells.each_ref().map(|bell| bell.rings()), [1, 0]);
+    assert!(
+        budget.try_socket(Kind::Pinned).is_none(),
+        "nobody overtakes"
+    );
+    let held = now_ready(&mut first).expect("granted");
+    assert_eq!(held.kind(), Kind::Pinned);
+    assert!(now_ready(&mut second).is_none());
+    drop(held);
+    assert_eq!(
+        now_ready(&mut second).expect("granted").kind(),
+        Kind::Subscription
+    );
+    assert!(!budget.sockets_wanted());
+    assert_eq!(budget.counts(), (0, 0, 0));
+}
+
+#[test]
+fn a_granted_socket_that_nobody_claims_goes_to_the_next() {
+    let budget = Budget::new(2, 1, vec![None], 1);
+    for kind in [Kind::Shared, Kind::Pinned, Kind::Subscription] {
+        let held = budget.try_socket(kind).expect("one is free");
+        let first = budget.wait_socket(kind, 0);
+        let cancelled = budget.wait_socket(kind, 0);
+        let mut last = budget.wait_socket(kind, 0);
+        let bell = Arc::default();
+        assert!(poll(&mut last, &bell).is_none());
+        drop(held);
+        drop(cancelled);
+        assert_eq!(bell.rings(), 0);
+        drop(first);
+        assert_eq!(bell.rings(), 1);
+        assert!(now_ready(&mut last).is_some());
+        assert_eq!((budget.counts(), budget.waiting()), ((0, 0, 0), 0));
+    }
+}
+
+#[test]
+fn the_waker_of_the_last_poll_is_the_one_called() {
+    let budget = Budget::new(2, 1, vec![None], 1);
+    let held = budget.try_lease(0);
+    let mut wait = budget.wait_lease(0);
+    let bells = [Arc::<Bell>::default(), Arc::<Bell>::default()];
+    assert!(poll(&mut wait, &bells[0]).is_none());
+    assert!(poll(&mut wait, &bells[1]).is_none());
+    drop(held);
+    assert_eq!(bells.each_ref().map(|bell| bell.rings()), [0, 1]);
+}
+
+#[test]
+fn only_other_workers_are_asked_for_idle_pins_and_only_when_there_is_none() {
+    let budget = Budget::new(3, 1, vec![None], 3);
+    let asked: [Arc<Bell>; 3] = Default::default();
+    for (worker, bell) in asked.iter().enumerate() {
+        let (bell, budget) = (Arc::clone(bell), Arc::clone(&budget));
+        // A reclaimer may use the budget: it is called outside the lock.
+        budget.clone().set_reclaimer(
+            worker,
+            Box::new(move || {
+                assert!(budget.sockets_wanted());
+                Arc::clone(&bell).wake();
+            }),
+        );
+    }
+    let rings = || asked.each_ref().map(|bell| bell.rings());
+    let mut free = budget.wait_socket(Kind::Pinned, 1);
+    let _first = now_ready(&mut free).expect("one is free");
+    let _second = budget.try_socket(Kind::Pinned).expect("one is free");
+    assert_eq!(rings(), [0, 0, 0]);
+    let pinned = budget.wait_socket(Kind::Pinned, 1);
+    assert_eq!(rings(), [1, 0, 1]);
+    let subscription = budget.wait_socket(Kind::Subscription, 0);
+    assert_eq!(rings(), [1, 1, 2]);
+    drop((pinned, subscription));
+    assert!(!budget.sockets_wanted());
+    let _shared = budget.try_socket(Kind::Shared).expect("one is free");
+    let _waits = budget.wait_socket(Kind::Shared, 0);
+    assert_eq!(rings(), [1, 1, 2], "no pin helps a shared connection");
+    assert!(!budget.sockets_wanted());
+}
+
+#[test]
+fn leases_go_in_order_of_arrival_and_a_full_group_holds_up_nobody() {
+    let budget = Budget::new(4, 1, vec![Some(1), None, Some(0)], 1);
+    let first = budget.try_lease(0).expect("one is left");
+    assert!(
+        budget.try_lease(0).is_none(),
+        "the group is at its max_pinned"
+    );
+    assert!(budget.try_lease(2).is_none(), "max_pinned is 0");
+    let mut full = budget.wait_lease(0);
+    let second = budget
+        .try_lease(1)
+        .expect("nobody waits who could be served");
+    let third = budget.try_lease(1).expect("one is left");
+    assert!(budget.try_lease(1).is_none(), "none is left");
+    let mut late = budget.wait_lease(1);
+    drop(second);
+    assert!(now_ready(&mut full).is_none());
+    let late = now_ready(&mut late).expect("the full group is passed over");
+    let mut last = budget.wait_lease(1);
+    drop(first);
+    assert!(now_ready(&mut last).is_none());
+    let full = now_ready(&mut full).expect("its group has room and it came first");
+    assert_eq!((full.group(), budget.leases()), (0, 3));
+    drop((third, late, full));
+    assert!(now_ready(&mut last).is_some());
+    drop(last);
+    assert_eq!((budget.leases(), budget.waiting()), (0, 0));
+}
+
+#[test]
+fn a_granted_lease_that_nobody_claims_goes_to_the_next() {
+    let budget = Budget::new(2, 1, vec![Some(1)], 1);
+    let held = budget.try_lease(0);
+    let first = budget.wait_lease(0);
+    let cancelled = budget.wait_lease(0);
+    let mut last = budget.wait_lease(0);
+    let bell = Arc::default();
+    assert!(poll(&mut last, &bell).is_none());
+    drop(held);
+    drop(cancelled);
+    assert_eq!(bell.rings(), 0);
+    drop(first);
+    assert_eq!(bell.rings(), 1);
+    assert!(now_ready(&mut last).is_some());
+    assert_eq!((budget.leases(), budget.waiting()), (0, 0));
+}
+
+#[test]
+fn subscriptions_leave_fewer_leases_and_wait_for_one_to_end() {
+    let budget = Budget::new(3, 1, vec![None], 1);
+    let subscription = budget.try_socket(Kind::Subscription).expect("one is free");
+    let lease = budget.try_lease(0).expect("one is left");
+    assert!(budget.try_lease(0).is_none());
+    // The holder has no socket yet, but the one that is free is its own.
+    let mut second = budget.wait_socket(Kind::Subscription, 0);
+    assert!(now_ready(&mut second).is_none());
+    let pin = budget.try_socket(Kind::Pinned).expect("the holder's own");
+    let mut next_lease = budget.wait_lease(0);
+    drop(lease);
+    assert!(
+        now_ready(&mut next_lease).is_none(),
+        "the subscription comes first"
+    );
+    assert!(now_ready(&mut second).is_none(), "the pin is still open");
+    drop(pin);
+    let second = now_ready(&mut second).expect("both are given back");
+    assert!(now_ready(&mut next_lease).is_none());
+    drop(subscription);
+    assert!(now_ready(&mut next_lease).is_some());
+    drop(second);
+    assert_eq!(budget.counts(), (0, 0, 0));
+}
+
+#[test]
+fn a_subscription_that_stops_waiting_leaves_its_lease_to_the_next() {
+    let budget = Budget::new(2, 1, vec![None], 1);
+    let lease = budget.try_lease(0).expect("one is left");
+    let pin = budget.try_socket(Kind::Pinned);
+    let subscription = budget.wait_socket(Kind::Subscription, 0);
+    let mut next = budget.wait_lease(0);
+    drop(lease);
+    assert!(now_ready(&mut next).is_none());
+    drop(subscription);
+    assert!(now_ready(&mut next).is_some());
+    drop(pin);
+}
+
+/// Runs a future on this thread; fails rather than hang when a wake-up is lost.
+fn block_on<F: Future + Unpin>(mut wait: F) -> F::Output {
+    struct Unpark(std::thread::Thread);
+    impl Wake for Unpark {
+        fn wake(self: Arc<Self>) {
+            self.0.unpark();
+        }
+    }
+    let waker = Waker::from(Arc::new(Unpark(std::thread::current())));
+    let deadline = Instant::now() + Duration::from_secs(120);
+    loop {
+        if let Poll::Ready(output) = Pin::new(&mut wait).poll(&mut Context::from_waker(&waker)) {
+            return output;
+        }
+        std::thread::park_timeout(deadline.saturating_duration_since(Instant::now()));
+        assert!(Instant::now() < deadline, "a wake-up was lost");
+    }
+}
+
+#[test]
+fn threads_share_few_pins_without_losing_a_wake_up() {
+    const WORKERS: usize = 4;
+    let budget = Budget::new(3, 1, vec![Some(1), None], WORKERS);
+    let idle: Arc<Vec<Mutex<Option<SocketPermit>>>> =
+        Arc::new((0..WORKERS).map(|_| Mutex::default()).collect());
+    let take_idle = |idle: &[Mutex<Option<SocketPermit>>], worker: usize| {
+        idle[worker].lock().expect("no panic").take()
+    };
+    for worker in 0..WORKERS {
+        let idle = Arc::clone(&idle);
+        budget.set_reclaimer(worker, Box::new(move || drop(take_idle(&idle, worker))));
+    }
+    let served = AtomicUsize::new(0);
+    std::thread::scope(|scope| {
+        for worker in 0..WORKERS {
+            let (budget, idle, served) = (&budget, &idle, &served);
+            scope.spawn(move || {
+                for round in 0..300 {
+                    if (round + worker) % 5 == 0 {
+                        drop(budget.wait_lease(0));
+                        drop(budget.wait_socket(Kind::Subscription, worker));
+                    }
+                    let lease = block_on(budget.wait_lease(round % 2));
+                    let kept = take_idle(idle, worker);
+                    let pin =
+                        kept.unwrap_or_else(|| block_on(budget.wait_socket(Kind::Pinned, worker)));
+                    let (shared, pinned, subscription) = budget.counts();
+                    assert!(shared <= 1 && pinned + subscription <= 2 && budget.leases() <= 2);
+                    served.fetch_add(1, Ordering::SeqCst);
+                    *idle[worker].lock().expect("no panic") = Some(pin);
+                    if budget.sockets_wanted() {
+                        drop(take_idle(idle, worker));
+                    }
+                    drop(lease);
+                }
+                drop(take_idle(idle, worker));
+            });
+        }
+    });
+    assert_eq!(served.into_inner(), WORKERS * 300);
+    assert_eq!(
+        (budget.counts(), budget.leases(), budget.waiting()),
+        ((0, 0, 0), 0, 0)
+    );
+}
