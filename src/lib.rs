@@ -16,3 +16,23 @@ pub mod identity;
 pub mod admission;
 
 pub mod budget;
+
+pub mod session;
+
+pub mod shared;
+
+pub mod telemetry;
+
+pub mod transport;
+
+pub mod upstream;
+
+pub mod client;
+
+pub mod worker;
+
+pub mod view;
+
+pub mod admin;
+
+pub mod proxy;
