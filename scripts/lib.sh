@@ -1,7 +1,13 @@
 #!/usr/bin/env bash
 # Shared by the scripts: messages, and installing what is missing. Sourced, from the root of the repository.
 
-say() { printf '\033[1m==> %s\033[0m\n' "$*"; }
+say() {
+    if [ -t 1 ]; then
+        printf '\033[1m==> %s\033[0m\n' "$*"
+    else
+        printf '==> %s\n' "$*"
+    fi
+}
 note() { printf '    %s\n' "$*"; }
 die() {
     printf 'error: %s\n' "$*" >&2

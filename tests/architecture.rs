@@ -28,6 +28,18 @@ const ORDER: &[&str] = &[
     "proxy",
 ];
 
+/// The first module of [`ORDER`] that touches sockets or the clock; all before it are told the time and the bytes.
+const FIRST_IMPURE: &str = "transport";
+
+/// What gives a pure module away.
+const IMPURE: &[&str] = &[
+    "tokio::net",
+    "tokio::time",
+    "TcpStream",
+    "UnixStream",
+    "Instant::now",
+];
+
 /// A file longer than this is more than one noun.
 const MAX_LINES: usize = 700;
 
@@ -61,6 +73,33 @@ fn a_file_imports_only_from_modules_above_its_own() {
                     file.display()
                 )),
             }
+        }
+    }
+    assert!(problems.is_empty(), "\n{}", problems.join("\n"));
+}
+
+#[test]
+fn pure_modules_touch_neither_sockets_nor_the_clock() {
+    let src = root().join("src");
+    let pure = rank(FIRST_IMPURE).expect("it stands in the order");
+    let mut problems = Vec::new();
+    for file in rust_files(&src) {
+        let is_pure = module_of(&file, &src)
+            .and_then(|own| rank(&own))
+            .is_some_and(|own| own < pure);
+        if !is_pure || file.to_string_lossy().ends_with("tests.rs") {
+            continue;
+        }
+        let text = read(&file);
+        let code = text.split("#[cfg(test)]").next().unwrap_or_default();
+        for word in IMPURE
+            .iter()
+            .filter(|word| without_comments(code).contains(**word))
+        {
+            problems.push(format!(
+                "{}: `{word}` in a module that stands before `{FIRST_IMPURE}`",
+                file.display()
+            ));
         }
     }
     assert!(problems.is_empty(), "\n{}", problems.join("\n"));
@@ -120,11 +159,7 @@ fn imports_are_found_in_every_form() {
 
 /// The first names of all `crate::` paths in `source`, with their line; comments do not count.
 fn imports(source: &str) -> Vec<(usize, String)> {
-    let code: Vec<&str> = source
-        .lines()
-        .map(|line| line.split("//").next().unwrap_or_default())
-        .collect();
-    let code = code.join("\n");
+    let code = without_comments(source);
     let mut found = Vec::new();
     for (at, needle) in code.match_indices("crate::") {
         let line = code[..at].matches('\n').count() + 1;
@@ -135,6 +170,14 @@ fn imports(source: &str) -> Vec<(usize, String)> {
         }
     }
     found
+}
+
+fn without_comments(source: &str) -> String {
+    let code: Vec<&str> = source
+        .lines()
+        .map(|line| line.split("//").next().unwrap_or_default())
+        .collect();
+    code.join("\n")
 }
 
 /// The first name of each path in the group of a `use`, of which `group` begins after the brace.
