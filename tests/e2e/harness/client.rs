@@ -6,6 +6,8 @@ use std::os::unix::net::UnixStream;
 use std::path::Path;
 use std::time::Duration;
 
+use socket2::{Domain, Socket, Type};
+
 use super::PATIENCE;
 use super::value::{Unparsed, Value, show};
 
@@ -38,6 +40,21 @@ impl Client {
         let stream = TcpStream::connect(address)?;
         stream.set_nodelay(true)?;
         Self::new(Stream::Tcp(stream))
+    }
+
+    /// Connects by TCP from an address of this machine: `127.0.0.2` is another client than `127.0.0.1`.
+    #[track_caller]
+    pub(crate) fn connect_from(source: &str, address: impl AsRef<str>) -> Self {
+        let address: SocketAddr = address.as_ref().parse().expect("an address and a port");
+        let source: SocketAddr = format!("{source}:0").parse().expect("an IPv4 address");
+        let connect = || {
+            let socket = Socket::new(Domain::IPV4, Type::STREAM, None)?;
+            socket.bind(&source.into())?;
+            socket.connect(&address.into())?;
+            socket.set_tcp_nodelay(true)?;
+            Self::new(Stream::Tcp(socket.into()))
+        };
+        connect().unwrap_or_else(|e| panic!("connect from {source} to {address}: {e}"))
     }
 
     /// Connects to a unix socket.
