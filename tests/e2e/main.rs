@@ -3,4 +3,5 @@
 mod caps;
 mod differential;
 mod harness;
+mod lifecycle;
 mod protocol;
