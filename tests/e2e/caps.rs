@@ -2,7 +2,7 @@
 //!
 //! Groups are told apart by source address here: all of 127.0.0.0/8 is this machine.
 
-use crate::harness::{Client, Redis, Respool, Value, encode, eventually};
+use crate::harness::{Client, Redis, Respool, Value, encode, eventually, show};
 
 /// What a rejected client gets for each command, byte for byte.
 const REJECTION: &[u8] = b"-ERR max number of clients reached\r\n";
@@ -20,17 +20,15 @@ fn rejected_of(respool: &Respool, group: &str) -> usize {
 }
 
 #[track_caller]
-fn assert_served(client: &mut Client) {
-    assert_eq!(client.cmd(&["PING"]), Value::simple("PONG"));
-}
-
-#[track_caller]
 fn assert_rejected(client: &mut Client) {
     client.send(encode(&["PING"]));
-    assert_eq!(
-        client.reply_bytes().escape_ascii().to_string(),
-        REJECTION.escape_ascii().to_string()
-    );
+    assert_told(client);
+}
+
+/// The next reply is the rejection.
+#[track_caller]
+fn assert_told(client: &mut Client) {
+    assert_eq!(show(&client.reply_bytes()), show(REJECTION));
 }
 
 /// Whether a PING is served; everything else must be the rejection.
@@ -84,7 +82,7 @@ fn a_leaky_group_is_held_at_its_cap_and_told_so() {
         ];
         for command in commands {
             client.send(encode(command));
-            assert_eq!(client.reply_bytes(), REJECTION, "{command:?}");
+            assert_told(client);
         }
         client.send("PING\r\n\r\nGET k\r\n");
         assert_eq!(
@@ -117,7 +115,7 @@ fn a_leaky_group_is_held_at_its_cap_and_told_so() {
     drop((served, rejected));
     eventually_clients(&respool, "leaky", 0);
     eventually_clients(&respool, "default", 5);
-    assert_served(&mut respool.client_from(LEAKY));
+    respool.client_from(LEAKY).ping();
     drop(healthy);
     eventually_clients(&respool, "default", 0);
 }
@@ -130,8 +128,8 @@ fn a_place_given_back_is_taken_by_the_next() {
         .start();
     let mut first = respool.client_from(LEAKY);
     let mut second = respool.client_from(LEAKY);
-    assert_served(&mut first);
-    assert_served(&mut second);
+    first.ping();
+    second.ping();
     let mut third = respool.client_from(LEAKY);
     assert_rejected(&mut third);
     for leave in [Client::abort, drop::<Client>] {
@@ -139,10 +137,10 @@ fn a_place_given_back_is_taken_by_the_next() {
         // The replacement came while the group was full; whoever comes after the place is free gets it.
         eventually_clients(&respool, "leaky", 1);
         first = respool.client_from(LEAKY);
-        assert_served(&mut first);
+        first.ping();
     }
     assert_rejected(&mut third);
-    assert_served(&mut second);
+    second.ping();
 }
 
 #[test]
@@ -153,7 +151,7 @@ fn the_longest_idle_client_without_state_gives_way() {
     let mut clients: Vec<_> = (0..5).map(|_| respool.client_from(LEAKY)).collect();
     assert_eq!(clients[0].cmd(&["MULTI"]), Value::ok());
     for client in &mut clients[2..] {
-        assert_served(client);
+        client.ping();
     }
     clients[1].cmd(&["PING"]);
     eventually(
@@ -161,14 +159,14 @@ fn the_longest_idle_client_without_state_gives_way() {
         "the oldest client was idle for a second",
     );
     for client in &mut clients[2..] {
-        assert_served(client);
+        client.ping();
     }
 
     let mut newcomer = respool.client_from(LEAKY);
-    assert_served(&mut newcomer);
+    newcomer.ping();
     clients.remove(1).expect_end();
     for client in &mut clients[1..] {
-        assert_served(client);
+        client.ping();
     }
     // The one with a transaction open was idle for longer, and has state.
     assert_eq!(clients[0].cmd(&["EXEC"]), Value::Array(vec![]));
@@ -213,7 +211,7 @@ fn an_observed_group_is_counted_and_served() {
         .section(&leaky_group("max_connections = 3\nmode = \"observe\""))
         .start();
     let mut clients: Vec<_> = (0..10).map(|_| respool.client_from(LEAKY)).collect();
-    clients.iter_mut().for_each(assert_served);
+    clients.iter_mut().for_each(Client::ping);
     eventually_clients(&respool, "leaky", 10);
     assert_eq!(rejected_of(&respool, "leaky"), 7);
     drop(clients);
@@ -229,7 +227,7 @@ fn a_cap_for_each_address_counts_each_address() {
     let mut kept = Vec::new();
     for source in ["127.0.0.2", "127.0.0.3", "127.0.0.4"] {
         kept.extend((0..2).map(|_| respool.client_from(source)));
-        kept.iter_mut().for_each(assert_served);
+        kept.iter_mut().for_each(Client::ping);
         assert_rejected(&mut respool.client_from(source));
     }
     eventually_clients(&respool, "each", 6);
@@ -246,17 +244,17 @@ fn a_cap_for_each_name_counts_each_name() {
     for name in ["app-a", "app-b"] {
         kept.extend((0..2).map(|_| respool.client_named(name)));
         let mut third = respool.client();
-        assert_served(&mut third);
+        third.ping();
         third.send(encode(&["CLIENT", "SETNAME", name]));
-        assert_eq!(third.reply_bytes(), REJECTION, "a third {name}");
+        assert_told(&mut third);
         assert_rejected(&mut third);
     }
-    kept.iter_mut().for_each(assert_served);
+    kept.iter_mut().for_each(Client::ping);
     eventually_clients(&respool, "apps", 4);
     eventually_clients(&respool, "default", 0);
     // From one name to the other within the group: full too. To a third: free.
     kept[0].send(encode(&["CLIENT", "SETNAME", "app-b"]));
-    assert_eq!(kept[0].reply_bytes(), REJECTION);
+    assert_told(&mut kept[0]);
     assert_eq!(kept[1].cmd(&["CLIENT", "SETNAME", "app-c"]), Value::ok());
     drop(kept);
     eventually_clients(&respool, "apps", 0);
@@ -269,8 +267,8 @@ fn a_name_moves_the_place_of_its_client() {
         "[[group]]\nname = \"jobs\"\nmatch = { client_name = \"job-*\" }\nmax_connections = 2";
     let respool = Respool::with(&redis).section(group).start();
     let (mut first, mut second) = (respool.client(), respool.client());
-    assert_served(&mut first);
-    assert_served(&mut second);
+    first.ping();
+    second.ping();
     eventually_clients(&respool, "default", 2);
     assert_eq!(first.cmd(&["CLIENT", "SETNAME", "job-1"]), Value::ok());
     assert!(!second.cmd(&["HELLO", "3", "SETNAME", "job-2"]).is_error());
@@ -280,9 +278,9 @@ fn a_name_moves_the_place_of_its_client() {
     // In a full group a client may rename itself: it has its place.
     assert_eq!(first.cmd(&["CLIENT", "SETNAME", "job-3"]), Value::ok());
     let mut third = respool.client();
-    assert_served(&mut third);
+    third.ping();
     third.send(encode(&["HELLO", "3", "SETNAME", "job-4"]));
-    assert_eq!(third.reply_bytes(), REJECTION);
+    assert_told(&mut third);
     assert_rejected(&mut third);
     eventually_clients(&respool, "default", 0);
 
@@ -291,7 +289,7 @@ fn a_name_moves_the_place_of_its_client() {
     eventually_clients(&respool, "default", 1);
     eventually_clients(&respool, "jobs", 1);
     let mut fourth = respool.client_named("job-5");
-    assert_served(&mut fourth);
+    fourth.ping();
     drop((first, second, third, fourth));
     eventually_clients(&respool, "default", 0);
     eventually_clients(&respool, "jobs", 0);
@@ -335,7 +333,7 @@ fn connects_are_limited_by_the_second() {
     assert!((1..50).contains(&served), "{served} of 50 were served");
     assert_eq!(rejected_of(&respool, "leaky"), 50 - served);
     let mut other = respool.client();
-    assert_served(&mut other);
+    other.ping();
     eventually(
         || is_served(&mut respool.client_from(LEAKY)),
         "another is served after a while",
@@ -350,7 +348,7 @@ fn rejected_sockets_beyond_their_bound_are_told_at_once() {
         .section(&leaky_group("max_connections = 1"))
         .start();
     let mut served = respool.client_from(LEAKY);
-    assert_served(&mut served);
+    served.ping();
     let mut held = [respool.client_from(LEAKY), respool.client_from(LEAKY)];
     held.iter_mut().for_each(assert_rejected);
     let mut told = respool.client_from(LEAKY);
@@ -372,9 +370,9 @@ fn a_rejected_client_is_closed_after_its_hold() {
         .limits("max_clients = 1\nreject_hold = \"300ms\"")
         .start();
     let mut served = respool.client();
-    assert_served(&mut served);
+    served.ping();
     respool.client().expect_end();
-    assert_served(&mut served);
+    served.ping();
 }
 
 #[test]
@@ -384,11 +382,11 @@ fn a_rejected_client_is_closed_after_64_commands() {
         .limits("max_clients = 1\nreject_hold = \"60s\"")
         .start();
     let mut served = respool.client();
-    assert_served(&mut served);
+    served.ping();
     let mut rejected = respool.client();
     rejected.send(encode(&["PING"]).repeat(63));
     for _ in 0..63 {
-        assert_eq!(rejected.reply_bytes(), REJECTION);
+        assert_told(&mut rejected);
     }
     assert_rejected(&mut rejected);
     rejected.expect_end();
@@ -401,7 +399,7 @@ fn a_rejected_client_sends_garbage_in_vain() {
         .limits("max_clients = 1\nreject_hold = \"60s\"")
         .start();
     let mut served = respool.client();
-    assert_served(&mut served);
+    served.ping();
     let before = respool.resident_bytes();
     for _ in 0..10 {
         let mut rejected = respool.client();
@@ -413,7 +411,7 @@ fn a_rejected_client_sends_garbage_in_vain() {
         grown < 16 << 20,
         "rejected clients grew the process by {grown} bytes"
     );
-    assert_served(&mut served);
+    served.ping();
     eventually_clients(&respool, "default", 1);
 }
 
@@ -425,7 +423,7 @@ fn rejections_can_be_explained() {
         .section(&leaky_group("max_connections = 7"))
         .start();
     let mut clients: Vec<_> = (0..7).map(|_| respool.client_from(LEAKY)).collect();
-    clients.iter_mut().for_each(assert_served);
+    clients.iter_mut().for_each(Client::ping);
     let reply = respool.client_from(LEAKY).cmd(&["PING"]);
     let text = reply.text();
     assert!(
@@ -451,7 +449,7 @@ fn all_groups_together_are_bounded() {
         respool.client_from(LEAKY),
         respool.client_from(LEAKY),
     ];
-    clients.iter_mut().for_each(assert_served);
+    clients.iter_mut().for_each(Client::ping);
     assert_rejected(&mut respool.client());
     assert_rejected(&mut respool.client_from(LEAKY));
     eventually_clients(&respool, "leaky", 2);
@@ -473,7 +471,7 @@ fn a_group_pins_no_more_than_its_share() {
         second.cmd(&["WATCH", "k"]).is_error(),
         "the share of the group is lent out"
     );
-    assert_served(&mut second);
+    second.ping();
     let mut other = respool.client();
     assert_eq!(
         other.cmd(&["WATCH", "k"]),

@@ -5,4 +5,6 @@ mod clients;
 mod differential;
 mod harness;
 mod lifecycle;
+mod load;
+mod outage;
 mod protocol;

@@ -1,4 +1,4 @@
-//! Input that violates the protocol, or strains it: the text is Redis' own, that client is closed, nobody else is touched.
+//! Input that violates the protocol, or strains it: the text is Redis' own, that client is closed, nobody else notices.
 //!
 //! What Redis says is not written down here: the same bytes are sent to a real server at the same time.
 

@@ -118,6 +118,12 @@ impl Client {
         self.reply()
     }
 
+    /// Sends a PING; panics unless it is answered as always.
+    #[track_caller]
+    pub(crate) fn ping(&mut self) {
+        assert_eq!(self.cmd(&["PING"]), Value::simple("PONG"));
+    }
+
     /// Sends one command and reads one reply; `None` when the connection ended instead.
     #[track_caller]
     pub(crate) fn try_cmd<A: AsRef<[u8]>>(&mut self, args: &[A]) -> Option<Value> {
@@ -151,7 +157,7 @@ impl Client {
         self.next().map(|(value, _)| value)
     }
 
-    /// The next reply if it is there within `wait`; used to see that nothing comes. Panics at the end of the connection.
+    /// The next reply if it comes within `wait`, to see that none does. Panics at the end of the connection.
     #[track_caller]
     pub(crate) fn reply_within(&mut self, wait: Duration) -> Option<Value> {
         loop {

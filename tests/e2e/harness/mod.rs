@@ -68,6 +68,23 @@ pub(crate) fn eventually_some<T>(mut look: impl FnMut() -> Option<T>, what: &str
     }
 }
 
+/// Keeps the server from answering anybody for some seconds; the client that asked for it, through respool, is returned:
+/// its command is surely sent and not answered.
+#[track_caller]
+pub(crate) fn keep_busy(redis: &Redis, respool: &Respool, seconds: &str) -> Client {
+    let mut client = respool.client();
+    client.send(encode(&["DEBUG", "SLEEP", seconds]));
+    eventually(
+        || {
+            let mut probe = redis.client();
+            probe.send(encode(&["PING"]));
+            probe.reply_within(Duration::from_millis(300)).is_none()
+        },
+        "the server is busy",
+    );
+    client
+}
+
 /// Locks although another thread may have panicked with it: what the harness holds stays usable.
 fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)

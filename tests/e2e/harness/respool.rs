@@ -112,7 +112,7 @@ impl Respool {
         body
     }
 
-    /// A metric by name and labels, `name{group="default"}`: the sum over all labels not given. Panics when there is none.
+    /// A metric by name and labels, `name{group="default"}`: the sum over all labels not given. Panics without any.
     #[track_caller]
     pub(crate) fn metric(&self, wanted: &str) -> f64 {
         let text = self.metrics();
