@@ -18,7 +18,9 @@
 //! assert_eq!(client.try_cmd(&["QUIT"]), Some(Value::ok()));
 //! assert_eq!(client.try_reply(), None);                  // None: the connection ended
 //!
-//! redis.kill_hard();                                     // kill -9
+//! let busy = keep_busy(&redis, &respool, "60");          // a client whose command is sent and not answered
+//! let watch = redis.watch_connections();                 // watch.most(): the most connections the server held
+//! redis.kill_hard();                                     // kill -9; pause() and resume() only stop it for a while
 //! redis.restart();                                       // the same port
 //! eventually(|| respool.metric("respool_server_up") == 1.0, "the server is seen again");
 //! ```
