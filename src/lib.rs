@@ -4,3 +4,27 @@
 //! `tests/architecture.rs` holds that order.
 
 pub mod config;
+
+pub mod resp;
+
+pub mod command;
+
+pub mod replies;
+
+pub mod identity;
+
+pub mod admission;
+
+pub mod budget;
+
+pub mod session;
+
+pub mod shared;
+
+pub mod telemetry;
+
+pub mod transport;
+
+pub mod upstream;
+
+pub mod admin;

@@ -1,10 +1,28 @@
 //! What the operator wrote, checked into what it means.
 //!
-//! Two types: the file as written (`file`), and [`Settings`], which can only be built valid (`check`).
+//! Two types: the file as written (`file`), and [`Settings`], which can only be built valid (`check`). All problems are
+//! told at once ([`Problems`]). Invariant: a [`Settings`] that reached a caller has passed every check of this module.
+
+mod check;
+mod conflicts;
+mod file;
+mod keys;
+mod leaf;
+mod load;
+mod machine;
+mod problem;
+mod report;
+mod value;
 
 use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::time::Duration;
+
+pub use keys::{Key, keys};
+pub use load::{load, parse};
+pub use machine::Machine;
+pub use problem::{Problem, Problems};
+pub use report::report;
 
 /// Everything respool runs by. Built only by the checks of this module, so that every value in it is usable as it is.
 #[derive(Debug, Clone)]
@@ -29,6 +47,37 @@ pub struct Settings {
     pub log: Log,
 }
 
+impl Settings {
+    /// Reads a whole configuration from `text` as [`load`] would from a file in the current directory.
+    ///
+    /// # Errors
+    /// All problems of the text, and of the text with this machine.
+    pub fn from_toml(text: &str) -> Result<Self, Problems> {
+        parse(text, std::path::Path::new("."), &Machine::here(), &|name| {
+            std::env::var(name).ok()
+        })
+    }
+
+    /// File descriptors this process needs when everything it may hold is open.
+    ///
+    /// The sum of `limits.max_clients`, `limits.max_rejected`, `upstream.max_connections`, the listeners and
+    /// [`Settings::spare_descriptors`].
+    pub fn descriptors_needed(&self) -> usize {
+        self.limits.max_clients
+            + self.limits.max_rejected
+            + self.upstream.max_connections
+            + self.listeners.len()
+            + self.spare_descriptors()
+    }
+
+    /// File descriptors for everything but clients, server and listeners: standard streams, the admin endpoint with
+    /// its connections, name resolution, the one held back against EMFILE (64 together), and epoll, wake-up and
+    /// signals of each worker (4).
+    pub fn spare_descriptors(&self) -> usize {
+        64 + 4 * self.workers
+    }
+}
+
 /// A TCP address or the path of a unix socket.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub enum Address {
@@ -41,6 +90,17 @@ pub enum Address {
     },
     /// `unix:/path`.
     Unix(PathBuf),
+}
+
+impl std::fmt::Display for Address {
+    /// As it would be written in the file.
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self {
+            Self::Tcp { host, port } if host.contains(':') => write!(f, "[{host}]:{port}"),
+            Self::Tcp { host, port } => write!(f, "{host}:{port}"),
+            Self::Unix(path) => write!(f, "unix:{}", path.display()),
+        }
+    }
 }
 
 /// One listening socket.
@@ -158,7 +218,7 @@ pub struct Group {
 }
 
 /// Who belongs to a group: all that is given must match. An empty match takes everyone.
-#[derive(Debug, Clone, Default)]
+#[derive(Debug, Clone, Default, PartialEq)]
 pub struct Match {
     /// Peer address inside one of these networks; clients of unix sockets are in none.
     pub address: Vec<ipnet::IpNet>,
@@ -170,9 +230,58 @@ pub struct Match {
     pub user: Option<Glob>,
 }
 
-/// A glob with its source text.
-#[derive(Debug, Clone)]
+impl Match {
+    /// Whether it takes everyone.
+    pub fn is_empty(&self) -> bool {
+        self.address.is_empty()
+            && self.listener.is_none()
+            && self.client_name.is_none()
+            && self.user.is_none()
+    }
+}
+
+/// A glob with its source text. `*` and `?` match every byte, `/` and newline included.
+#[derive(Clone)]
 pub struct Glob(pub globset::GlobMatcher);
+
+impl Glob {
+    /// Compiles `text`, at most 256 bytes.
+    ///
+    /// # Errors
+    /// Why it is not a glob, on one line, without the text itself.
+    pub fn new(text: &str) -> Result<Self, String> {
+        const LONGEST: usize = 256;
+        if text.len() > LONGEST {
+            return Err(format!("longer than {LONGEST} bytes"));
+        }
+        let glob = globset::Glob::new(text)
+            .map_err(|error| error.kind().to_string().replace('\n', " "))?;
+        Ok(Self(glob.compile_matcher()))
+    }
+
+    /// The text it was compiled from.
+    pub fn text(&self) -> &str {
+        self.0.glob().glob()
+    }
+
+    /// Whether the whole of `name` matches.
+    pub fn matches(&self, name: &[u8]) -> bool {
+        use std::os::unix::ffi::OsStrExt;
+        self.0.is_match(std::ffi::OsStr::from_bytes(name))
+    }
+}
+
+impl PartialEq for Glob {
+    fn eq(&self, other: &Self) -> bool {
+        self.text() == other.text()
+    }
+}
+
+impl std::fmt::Debug for Glob {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "Glob({:?})", self.text())
+    }
+}
 
 /// What a group's cap counts.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

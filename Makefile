@@ -1,0 +1,25 @@
+# The commands of the project. Each target is a script, so that it can be read, linted and run by itself.
+
+SHELL := /bin/bash
+.DEFAULT_GOAL := help
+.PHONY: help run test check demo bench soak
+
+help: ## this list
+	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  make %-7s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+
+run: ## install what is missing, build, start Redis if there is none, run respool on 127.0.0.1:6380
+	@scripts/run
+
+test: ## install what is missing; format, lints, unit, property and end-to-end tests
+	@scripts/test
+
+check: test ## exactly what CI runs
+
+demo: ## a leaky script against a healthy service, direct and through respool; under a minute
+	@scripts/demo
+
+bench: ## CPU time for each command, beside Redis directly; about a minute
+	@scripts/bench
+
+soak: ## the canary test for ten minutes
+	@scripts/soak

@@ -1,0 +1,144 @@
+//! `respool healthcheck`: asks a running respool whether it lives, without a runtime.
+
+use std::io::{self, Read, Write};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, TcpStream};
+use std::time::{Duration, Instant};
+
+/// Time for the whole check; container runtimes give up after a few seconds themselves.
+const DEADLINE: Duration = Duration::from_secs(3);
+
+/// As much of the answer as is looked at, in bytes.
+const MAX_ANSWER: usize = 1024;
+
+/// Gets `/livez` from the admin endpoint at `address`, within three seconds. An endpoint that listens on all addresses
+/// is asked on loopback.
+///
+/// # Errors
+///
+/// One line for people: what was asked, and how it failed.
+pub fn healthcheck(address: SocketAddr) -> Result<(), String> {
+    let address = reachable(address);
+    let answer = ask(address).map_err(|error| format!("admin endpoint {address}: {error}"))?;
+    let status = answer
+        .split(|byte| *byte == b'\r')
+        .next()
+        .unwrap_or_default();
+    if status.starts_with(b"HTTP/1.1 200") {
+        return Ok(());
+    }
+    Err(format!(
+        "admin endpoint {address}: answered {:?} to GET /livez",
+        String::from_utf8_lossy(status)
+    ))
+}
+
+/// The address to connect to for one that is listened on.
+fn reachable(mut address: SocketAddr) -> SocketAddr {
+    match address.ip() {
+        IpAddr::V4(ip) if ip.is_unspecified() => address.set_ip(Ipv4Addr::LOCALHOST.into()),
+        IpAddr::V6(ip) if ip.is_unspecified() => address.set_ip(Ipv6Addr::LOCALHOST.into()),
+        IpAddr::V4(_) | IpAddr::V6(_) => {}
+    }
+    address
+}
+
+fn ask(address: SocketAddr) -> io::Result<Vec<u8>> {
+    let deadline = Instant::now() + DEADLINE;
+    let mut stream = TcpStream::connect_timeout(&address, DEADLINE)?;
+    stream.set_write_timeout(Some(DEADLINE))?;
+    stream.write_all(
+        format!("GET /livez HTTP/1.1\r\nHost: {address}\r\nConnection: close\r\n\r\n").as_bytes(),
+    )?;
+    let mut answer = Vec::new();
+    let mut piece = [0; MAX_ANSWER];
+    while answer.len() < MAX_ANSWER && !answer.contains(&b'\r') {
+        let left = deadline.saturating_duration_since(Instant::now());
+        if left.is_zero() {
+            return Err(io::ErrorKind::TimedOut.into());
+        }
+        stream.set_read_timeout(Some(left))?;
+        match stream.read(&mut piece) {
+            Ok(0) => break,
+            Ok(read) => answer.extend_from_slice(&piece[..read]),
+            Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+            // What a read timeout is called on unix.
+            Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
+                return Err(io::ErrorKind::TimedOut.into());
+            }
+            Err(error) => return Err(error),
+        }
+    }
+    Ok(answer)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::net::TcpListener;
+
+    /// Runs the check against a peer that reads the request and answers with `answer`.
+    fn checked(answer: &'static [u8]) -> Result<(), String> {
+        let listener = TcpListener::bind("127.0.0.1:0").expect("a free port");
+        let address = listener.local_addr().expect("bound");
+        let peer = std::thread::spawn(move || {
+            let (mut stream, _) = listener.accept().expect("the check connects");
+            let mut request = Vec::new();
+            while !request.ends_with(b"\r\n\r\n") {
+                let mut byte = [0];
+                stream.read_exact(&mut byte).expect("a whole request");
+                request.push(byte[0]);
+            }
+            stream.write_all(answer).expect("the check reads");
+            request
+        });
+        let outcome = healthcheck(address);
+        let request = peer.join().expect("the peer does not panic");
+        assert!(request.starts_with(b"GET /livez HTTP/1.1\r\n"));
+        outcome
+    }
+
+    #[test]
+    fn only_a_200_is_healthy() {
+        assert_eq!(checked(b"HTTP/1.1 200 OK\r\n\r\n"), Ok(()));
+        let busy = checked(b"HTTP/1.1 503 Service Unavailable\r\n\r\n").expect_err("not healthy");
+        assert!(busy.contains("503") && busy.contains("127.0.0.1"), "{busy}");
+        assert!(checked(b"-ERR unknown command\r\n").is_err());
+        assert!(checked(b"").is_err());
+    }
+
+    #[test]
+    fn nobody_listening_is_an_error() {
+        // Bound but not listening: the port refuses, and no other test can get it.
+        let socket = socket2::Socket::new(socket2::Domain::IPV4, socket2::Type::STREAM, None)
+            .expect("a socket");
+        socket
+            .bind(&SocketAddr::from((Ipv4Addr::LOCALHOST, 0)).into())
+            .expect("a free port");
+        let address = socket
+            .local_addr()
+            .expect("bound")
+            .as_socket()
+            .expect("an IP address");
+        let error = healthcheck(address).expect_err("nobody answers");
+        assert!(
+            error.starts_with(&format!("admin endpoint {address}: ")),
+            "{error}"
+        );
+    }
+
+    #[test]
+    fn an_address_for_all_interfaces_is_asked_on_loopback() {
+        let listener = TcpListener::bind("0.0.0.0:0").expect("a free port");
+        let any = listener.local_addr().expect("bound");
+        assert_eq!(
+            reachable(any).to_string(),
+            format!("127.0.0.1:{}", any.port())
+        );
+        assert_eq!(
+            reachable("[::]:9180".parse().expect("an address")).to_string(),
+            "[::1]:9180"
+        );
+        let own = "192.0.2.1:9180".parse().expect("an address");
+        assert_eq!(reachable(own), own);
+    }
+}

@@ -1,0 +1,364 @@
+//! Tests of the door over real loopback sockets.
+
+use std::net::SocketAddr;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::SystemTime;
+
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::sync::oneshot;
+use tokio::task::JoinHandle;
+
+use super::*;
+use crate::telemetry::{GroupRow, Reload, ServerHealth, Standing, UpstreamCounts};
+
+fn scrape() -> Scrape {
+    let standing = Standing {
+        groups: vec![GroupRow {
+            name: "default".into(),
+            connections: 3,
+            ..GroupRow::default()
+        }],
+        upstream: UpstreamCounts {
+            shared: 4,
+            limit: 10,
+            ..UpstreamCounts::default()
+        },
+        server: ServerHealth::new("127.0.0.1:6379".into()).snapshot(),
+        last_reload: Reload {
+            at: SystemTime::UNIX_EPOCH,
+            error: None,
+        },
+        held_rejected: 0,
+        top_clients: Vec::new(),
+        uptime: Duration::from_secs(1),
+    };
+    Scrape::gather(&[], standing)
+}
+
+/// A door that is open until the value is dropped or closed.
+struct Door {
+    address: SocketAddr,
+    draining: Arc<AtomicBool>,
+    reloads: Arc<AtomicU64>,
+    close: oneshot::Sender<()>,
+    serving: JoinHandle<()>,
+}
+
+impl Door {
+    /// Every second reload fails.
+    async fn open() -> Self {
+        Self::showing(Arc::new(scrape)).await
+    }
+
+    async fn showing(view: Arc<dyn Fn() -> Scrape + Send + Sync>) -> Self {
+        let listener = TcpListener::bind("127.0.0.1:0").await.expect("a free port");
+        let address = listener.local_addr().expect("bound");
+        let (draining, reloads) = (
+            Arc::new(AtomicBool::new(false)),
+            Arc::new(AtomicU64::new(0)),
+        );
+        let counted = Arc::clone(&reloads);
+        let reload = move || match counted.fetch_add(1, Ordering::Relaxed) % 2 {
+            0 => Ok(()),
+            _ => Err("line 3: unknown key \"grup\", did you mean \"group\"?".to_owned()),
+        };
+        let endpoint = Endpoint {
+            view,
+            reload: Arc::new(reload),
+            draining: Arc::clone(&draining),
+        };
+        let (close, closed) = oneshot::channel();
+        let serving = tokio::spawn(serve(listener, endpoint, async move {
+            // A dropped sender closes the door too.
+            let _ = closed.await;
+        }));
+        Self {
+            address,
+            draining,
+            reloads,
+            close,
+            serving,
+        }
+    }
+
+    async fn connect(&self) -> TcpStream {
+        TcpStream::connect(self.address)
+            .await
+            .expect("the door listens")
+    }
+
+    /// Sends `bytes` and reads what comes until the end; a reset counts as the end.
+    async fn exchange(&self, bytes: &[u8]) -> String {
+        let mut stream = self.connect().await;
+        // The door may close before it has read all of a bad request.
+        let _ = stream.write_all(bytes).await;
+        rest(&mut stream).await
+    }
+
+    async fn request(&self, method: &str, path: &str, headers: &str) -> String {
+        let host = self.address;
+        self.exchange(
+            format!("{method} {path} HTTP/1.1\r\nHost: {host}\r\n{headers}\r\n").as_bytes(),
+        )
+        .await
+    }
+
+    async fn get(&self, path: &str) -> String {
+        self.request("GET", path, "").await
+    }
+}
+
+async fn rest(stream: &mut TcpStream) -> String {
+    let mut answer = Vec::new();
+    let mut piece = [0; 4096];
+    while let Ok(read @ 1..) = stream.read(&mut piece).await {
+        answer.extend_from_slice(&piece[..read]);
+    }
+    String::from_utf8(answer).expect("answers are UTF-8")
+}
+
+fn status(answer: &str) -> &str {
+    answer
+        .strip_prefix("HTTP/1.1 ")
+        .and_then(|rest| rest.get(..3))
+        .unwrap_or_default()
+}
+
+fn header<'a>(answer: &'a str, name: &str) -> Option<&'a str> {
+    let head = answer.split("\r\n\r\n").next()?;
+    let named = |line: &'a str| {
+        line.split_once(": ")
+            .filter(|(field, _)| field.eq_ignore_ascii_case(name))
+    };
+    head.lines().find_map(named).map(|(_, value)| value)
+}
+
+fn body(answer: &str) -> &str {
+    answer.split_once("\r\n\r\n").map_or("", |(_, body)| body)
+}
+
+#[tokio::test]
+async fn each_path_answers_with_its_type() {
+    let door = Door::open().await;
+    for (path, kind, contains) in [
+        (
+            "/metrics",
+            "text/plain; version=0.0.4; charset=utf-8",
+            "respool_upstream_connections_limit 10\n",
+        ),
+        ("/status", "application/json", "\"limit\": 10"),
+        ("/livez", "text/plain; charset=utf-8", "ok\n"),
+        ("/readyz", "text/plain; charset=utf-8", "ok\n"),
+        ("/", "text/html; charset=utf-8", "<title>respool</title>"),
+        (
+            "/metrics?x=1",
+            "text/plain; version=0.0.4; charset=utf-8",
+            "respool_build_info",
+        ),
+    ] {
+        let answer = door.get(path).await;
+        assert_eq!(status(&answer), "200", "{path}: {answer}");
+        assert_eq!(header(&answer, "content-type"), Some(kind), "{path}");
+        assert_eq!(header(&answer, "cache-control"), Some("no-store"), "{path}");
+        assert!(body(&answer).contains(contains), "{path}: {answer}");
+        let head = door.request("HEAD", path, "").await;
+        assert_eq!((status(&head), body(&head)), ("200", ""), "{path}");
+    }
+    let json: serde_json::Value =
+        serde_json::from_str(body(&door.get("/status").await)).expect("JSON");
+    assert_eq!(json["groups"][0]["connections"], 3);
+}
+
+#[tokio::test]
+async fn unknown_paths_and_wrong_methods_are_told() {
+    let door = Door::open().await;
+    for path in [
+        "/nothing",
+        "/metrics/",
+        "//",
+        "/livez/../reload",
+        "/%6detrics",
+        "*",
+    ] {
+        assert_eq!(status(&door.get(path).await), "404", "{path}");
+    }
+    for (method, path, allow) in [
+        ("POST", "/metrics", "GET, HEAD"),
+        ("DELETE", "/", "GET, HEAD"),
+        ("OPTIONS", "/status", "GET, HEAD"),
+        ("GE", "/livez", "GET, HEAD"),
+        ("GET", "/reload", "POST"),
+        ("HEAD", "/reload", "POST"),
+    ] {
+        let answer = door.request(method, path, "").await;
+        assert_eq!(
+            (status(&answer), header(&answer, "allow")),
+            ("405", Some(allow)),
+            "{method} {path}"
+        );
+    }
+    assert_eq!(door.reloads.load(Ordering::Relaxed), 0);
+}
+
+#[tokio::test]
+async fn a_reload_tells_how_it_went() {
+    let door = Door::open().await;
+    let done = door
+        .request("POST", "/reload", "Content-Length: 0\r\n")
+        .await;
+    assert_eq!((status(&done), body(&done)), ("200", "reloaded\n"));
+    let failed = door.request("POST", "/reload", "").await;
+    assert_eq!(status(&failed), "409");
+    assert_eq!(
+        body(&failed),
+        "line 3: unknown key \"grup\", did you mean \"group\"?\n"
+    );
+    assert_eq!(door.reloads.load(Ordering::Relaxed), 2);
+}
+
+#[tokio::test]
+async fn other_sites_and_long_bodies_do_not_reload() {
+    let door = Door::open().await;
+    for origin in ["http://example.com", "null", "http://127.0.0.1"] {
+        let answer = door
+            .request("POST", "/reload", &format!("Origin: {origin}\r\n"))
+            .await;
+        assert_eq!(status(&answer), "403", "{origin}");
+    }
+    let long = format!(
+        "POST /reload HTTP/1.1\r\nContent-Length: {}\r\n\r\n{}",
+        MAX_BODY + 1,
+        "x".repeat(MAX_BODY + 1)
+    );
+    assert_eq!(status(&door.exchange(long.as_bytes()).await), "413");
+    assert_eq!(door.reloads.load(Ordering::Relaxed), 0);
+    let own = format!("Origin: http://{}\r\n", door.address);
+    assert_eq!(status(&door.request("POST", "/reload", &own).await), "200");
+}
+
+#[tokio::test]
+async fn a_draining_respool_lives_but_is_not_ready() {
+    let door = Door::open().await;
+    door.draining.store(true, Ordering::Relaxed);
+    let ready = door.get("/readyz").await;
+    assert_eq!((status(&ready), body(&ready)), ("503", "draining\n"));
+    assert_eq!(status(&door.get("/livez").await), "200");
+}
+
+#[tokio::test]
+async fn garbage_costs_only_its_connection() {
+    let door = Door::open().await;
+    let long_head = format!("GET / HTTP/1.1\r\nX: {}\r\n\r\n", "y".repeat(64 * 1024));
+    let many_headers = format!("GET / HTTP/1.1\r\n{}\r\n", "X: y\r\n".repeat(500));
+    for garbage in [
+        "*1\r\n$4\r\nPING\r\n".as_bytes(),
+        b"\0\xff\xfe\x80 nonsense\r\n\r\n",
+        b"GET / HTTP/9.9\r\n\r\n",
+        b"\r\n\r\n\r\n \r\n",
+        long_head.as_bytes(),
+        many_headers.as_bytes(),
+    ] {
+        let answer = door.exchange(garbage).await;
+        assert!(
+            answer.is_empty() || status(&answer).starts_with('4'),
+            "{answer}"
+        );
+        assert_eq!(status(&door.get("/livez").await), "200");
+    }
+    // Only the first of several requests on one connection is answered.
+    let twice = door
+        .exchange(b"GET /livez HTTP/1.1\r\n\r\nGET /livez HTTP/1.1\r\n\r\n")
+        .await;
+    assert_eq!(twice.matches("HTTP/1.1 200").count(), 1);
+}
+
+#[tokio::test]
+async fn connections_past_the_bound_are_closed_and_the_others_served() {
+    let door = Door::open().await;
+    let mut open = Vec::new();
+    for _ in 0..MAX_CONNECTIONS {
+        let mut stream = door.connect().await;
+        // Waits for its body, past the time bound of the head.
+        stream
+            .write_all(b"POST /reload HTTP/1.1\r\nContent-Length: 2\r\n\r\nx")
+            .await
+            .expect("sent");
+        open.push(stream);
+    }
+    for _ in 0..10 {
+        assert_eq!(
+            rest(&mut door.connect().await).await,
+            "",
+            "one too many is closed without an answer"
+        );
+    }
+    for mut stream in open {
+        stream.write_all(b"x").await.expect("sent");
+        assert!(["200", "409"].contains(&status(&rest(&mut stream).await)));
+    }
+    assert_eq!(door.reloads.load(Ordering::Relaxed), MAX_CONNECTIONS as u64);
+    while status(&door.get("/livez").await) != "200" {
+        tokio::task::yield_now().await;
+    }
+}
+
+#[tokio::test]
+async fn who_sends_no_whole_head_is_closed() {
+    let door = Door::open().await;
+    let mut silent = door.connect().await;
+    let mut slow = door.connect().await;
+    slow.write_all(b"GET /livez HTTP/1.1\r\nX-Half: ")
+        .await
+        .expect("sent");
+    assert_eq!(rest(&mut silent).await, "");
+    let answer = rest(&mut slow).await;
+    assert!(
+        answer.is_empty() || status(&answer).starts_with('4'),
+        "{answer}"
+    );
+}
+
+#[tokio::test]
+async fn a_panic_costs_only_its_request() {
+    let door = Door::showing(Arc::new(|| panic!("a bug in the view"))).await;
+    assert_eq!(door.get("/status").await, "");
+    assert_eq!(status(&door.get("/livez").await), "200");
+}
+
+#[tokio::test]
+async fn shutdown_closes_the_door() {
+    let door = Door::open().await;
+    let mut waiting = door.connect().await;
+    assert_eq!(status(&door.get("/livez").await), "200");
+    door.close.send(()).expect("the door is open");
+    door.serving.await.expect("serving ends without a panic");
+    assert_eq!(rest(&mut waiting).await, "");
+}
+
+#[tokio::test]
+async fn the_healthcheck_finds_a_living_respool() {
+    let door = Door::open().await;
+    let address = door.address;
+    let outcome = tokio::task::spawn_blocking(move || healthcheck(address))
+        .await
+        .expect("no panic");
+    assert_eq!(outcome, Ok(()));
+}
+
+#[test]
+fn the_page_fetches_nothing_from_elsewhere_and_writes_no_markup() {
+    let page = include_str!("page.html");
+    for forbidden in [
+        "http:",
+        "https:",
+        "src=",
+        "@import",
+        "url(",
+        "innerHTML",
+        "outerHTML",
+        "insertAdjacent",
+        "eval(",
+    ] {
+        assert!(!page.contains(forbidden), "{forbidden}");
+    }
+}

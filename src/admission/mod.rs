@@ -1,0 +1,395 @@
+//! Who may come: the one place that decides whether a client gets a place, and in which group.
+//!
+//! A place is a [`Permit`]; a client cannot be served without one, and it gives the place back on drop, once. What is
+//! refused is a [`Refusal`], which says why in words for the log and in Redis' words for the client.
+//!
+//! Invariants: the counts are exactly the live permits. No group in mode `enforce` and no key of it ever exceeds its
+//! cap, and all groups together never exceed `limits.max_clients`, in mode `observe` too.
+//!
+//! One lock guards the counts. It is taken when a client comes, leaves or changes its name, never for a command. Time
+//! is passed in.
+
+mod key;
+mod refusal;
+mod tally;
+
+use std::net::IpAddr;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Instant;
+
+use crate::config::{AtLimit, Group, Match, Mode, Per, Settings};
+use crate::identity::{Identity, Peer};
+
+use key::Key;
+pub use refusal::{LogLine, Reason, Refusal};
+use tally::{Entry, Shortfall, Tallies};
+
+/// A group, by its place in the configuration.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct GroupId(u16);
+
+impl GroupId {
+    /// Its index in `Settings::groups`.
+    pub fn index(self) -> usize {
+        usize::from(self.0)
+    }
+}
+
+/// A group, as far as admission is concerned.
+#[derive(Debug)]
+struct Rule {
+    name: Arc<str>,
+    matches: Match,
+    per: Per,
+    cap: Option<usize>,
+    warn: Option<usize>,
+    connects_per_second: Option<u32>,
+    at_limit: AtLimit,
+    mode: Mode,
+}
+
+impl Rule {
+    fn new(group: &Group) -> Self {
+        Self {
+            name: Arc::from(group.name.as_str()),
+            matches: group.matches.clone(),
+            per: group.per,
+            cap: group.max_connections,
+            warn: group.warn_connections,
+            connects_per_second: group.max_connects_per_second,
+            at_limit: group.at_limit,
+            mode: group.mode,
+        }
+    }
+
+    fn takes(&self, identity: &Identity) -> bool {
+        let wanted = &self.matches;
+        (wanted.address.is_empty()
+            || address_of(&identity.peer)
+                .is_some_and(|ip| wanted.address.iter().any(|net| net.contains(&ip))))
+            && wanted
+                .listener
+                .as_ref()
+                .is_none_or(|glob| glob.0.is_match(&*identity.listener))
+            && wanted
+                .client_name
+                .as_ref()
+                .is_none_or(|glob| glob.0.is_match(as_path(&identity.name)))
+            && wanted
+                .user
+                .as_ref()
+                .is_none_or(|glob| glob.0.is_match(as_path(identity.shown_user())))
+    }
+}
+
+/// Globs match paths; on unix a path is any bytes.
+fn as_path(bytes: &[u8]) -> &std::path::Path {
+    use std::os::unix::ffi::OsStrExt as _;
+    std::path::Path::new(std::ffi::OsStr::from_bytes(bytes))
+}
+
+/// The peer's IP address; an IPv4 client of a dual-stack listener has its IPv4 address.
+fn address_of(peer: &Peer) -> Option<IpAddr> {
+    match peer {
+        Peer::Tcp(address) => Some(address.ip().to_canonical()),
+        Peer::Unix(_) => None,
+    }
+}
+
+/// Where a client counts: in its group, under its key.
+#[derive(Debug, Clone, PartialEq, Eq)]
+struct Place {
+    group: GroupId,
+    key: Key,
+}
+
+/// Decides who may come. Shared by all threads.
+#[derive(Debug)]
+pub struct Admission {
+    /// Invariant: at least one, and the last takes everyone.
+    rules: Vec<Rule>,
+    max_clients: usize,
+    max_rejected: usize,
+    counts: Mutex<Counts>,
+}
+
+#[derive(Debug)]
+struct Counts {
+    total: usize,
+    held: usize,
+    groups: Vec<Tallies>,
+}
+
+impl Admission {
+    /// Admission by these settings, with nobody admitted.
+    pub fn new(settings: &Settings) -> Arc<Self> {
+        let max_clients = settings.limits.max_clients;
+        let groups = settings
+            .groups
+            .iter()
+            .map(|_| Tallies::new(max_clients))
+            .collect();
+        Arc::new(Self {
+            rules: settings.groups.iter().map(Rule::new).collect(),
+            max_clients,
+            max_rejected: settings.limits.max_rejected,
+            counts: Mutex::new(Counts {
+                total: 0,
+                held: 0,
+                groups,
+            }),
+        })
+    }
+
+    /// The group of a client: the first that matches.
+    pub fn group_of(&self, identity: &Identity) -> GroupId {
+        let last = self.rules.len() - 1;
+        let index = self
+            .rules
+            .iter()
+            .position(|rule| rule.takes(identity))
+            .unwrap_or(last);
+        GroupId(u16::try_from(index).unwrap_or(u16::MAX))
+    }
+
+    /// Gives a newcomer a place. What is refused is not counted yet: see [`Admission::rejected`].
+    ///
+    /// # Errors
+    /// A [`Refusal`]; when its `evict` is set the caller may close one client for which [`Refusal::frees`] holds and
+    /// ask again.
+    pub fn admit(self: &Arc<Self>, identity: &Identity, now: Instant) -> Result<Permit, Refusal> {
+        let place = self.place_of(identity);
+        let mut counts = self.counts();
+        if counts.total >= self.max_clients {
+            let shortfall = Shortfall {
+                reason: Reason::MaxClients,
+                count: counts.total,
+                cap: self.max_clients,
+                evict: false,
+            };
+            return Err(self.refusal(&place, shortfall));
+        }
+        let entry = counts.groups[place.group.index()]
+            .enter(self.rule(place.group), &place.key, now)
+            .map_err(|shortfall| self.refusal(&place, shortfall))?;
+        counts.total += 1;
+        counts.groups[place.group.index()].accepted += 1;
+        drop(counts);
+        let mut permit = Permit {
+            admission: Arc::clone(self),
+            group: place.group,
+            place: None,
+            warning: None,
+            observed: None,
+        };
+        permit.take_place(place, entry);
+        Ok(permit)
+    }
+
+    /// Counts a refusal that is final, once, and says whether to log it: at most one line for each group in ten
+    /// seconds.
+    pub fn rejected(&self, refusal: &Refusal, now: Instant) -> Option<LogLine> {
+        self.counts().groups[refusal.group.index()].reject(refusal.reason, now)
+    }
+
+    /// A place to hold a rejected socket and answer it; `None` when `limits.max_rejected` are held already.
+    pub fn hold(self: &Arc<Self>) -> Option<HoldPermit> {
+        let mut counts = self.counts();
+        if counts.held >= self.max_rejected {
+            return None;
+        }
+        counts.held += 1;
+        Some(HoldPermit {
+            admission: Arc::clone(self),
+        })
+    }
+
+    /// Clients admitted in all groups.
+    pub fn total(&self) -> usize {
+        self.counts().total
+    }
+
+    /// Rejected sockets held.
+    pub fn held(&self) -> usize {
+        self.counts().held
+    }
+
+    /// A row for each group in the order of the configuration.
+    pub fn rows(&self) -> Vec<GroupRow> {
+        let counts = self.counts();
+        let row = |(rule, tallies): (&Rule, &Tallies)| GroupRow {
+            name: Arc::clone(&rule.name),
+            per: rule.per,
+            mode: rule.mode,
+            connections: tallies.connections,
+            fullest: tallies.fullest(),
+            limit: rule.cap,
+            warn: rule.warn,
+            accepted_total: tallies.accepted,
+            rejected_total: Reason::ALL.map(|reason| (reason, tallies.rejected[reason as usize])),
+            observed_total: Reason::ALL.map(|reason| (reason, tallies.observed[reason as usize])),
+        };
+        self.rules.iter().zip(&counts.groups).map(row).collect()
+    }
+
+    /// The up to `most` keys (addresses, names or users) of a group with most clients, the fullest first, in words.
+    pub fn fullest_keys(&self, group: GroupId, most: usize) -> Vec<(String, usize)> {
+        let mut keys = self.counts().groups[group.index()].keys();
+        keys.sort_unstable_by(|a, b| b.1.cmp(&a.1).then_with(|| a.0.cmp(&b.0)));
+        keys.truncate(most);
+        keys
+    }
+
+    fn place_of(&self, identity: &Identity) -> Place {
+        let group = self.group_of(identity);
+        Place {
+            group,
+            key: Key::of(
+                self.rule(group).per,
+                &identity.peer,
+                &identity.name,
+                &identity.user,
+            ),
+        }
+    }
+
+    fn rule(&self, group: GroupId) -> &Rule {
+        &self.rules[group.index()]
+    }
+
+    fn refusal(&self, place: &Place, shortfall: Shortfall) -> Refusal {
+        Refusal::new(self.rule(place.group), place, shortfall)
+    }
+
+    fn counts(&self) -> MutexGuard<'_, Counts> {
+        self.counts.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// A client's place. Its drop gives the place back.
+#[derive(Debug)]
+pub struct Permit {
+    admission: Arc<Admission>,
+    group: GroupId,
+    /// `None` once the client was refused by a group it moved to: then it counts nowhere.
+    place: Option<Place>,
+    /// Set when this client brought its group to `warn_connections`: a line to log, once.
+    pub warning: Option<String>,
+    /// Set when a group in mode `observe` would have refused this client: a line to log, once.
+    pub observed: Option<String>,
+}
+
+impl Permit {
+    /// The client's group; after a refusal by [`Permit::regroup`] the group that refused it.
+    pub fn group(&self) -> GroupId {
+        self.group
+    }
+
+    /// Whether the client has a place; without one it is rejected for the rest of its life.
+    pub fn has_place(&self) -> bool {
+        self.place.is_some()
+    }
+
+    /// Moves the place after the client's name or user has changed: to another group, or to another key of the same
+    /// one. A move counts against the connect rate where it arrives, and as accepted in a new group. `Ok(None)`: it
+    /// stays where it is, or it has no place any more.
+    ///
+    /// # Errors
+    /// The refusal of the new group; the old place is given back at once and the client has none from then on. When
+    /// `evict` is set the caller may make room and ask [`Admission::admit`] for a new permit.
+    pub fn regroup(
+        &mut self,
+        identity: &Identity,
+        now: Instant,
+    ) -> Result<Option<GroupId>, Refusal> {
+        let Some(old) = &self.place else {
+            return Ok(None);
+        };
+        let new = self.admission.place_of(identity);
+        if new == *old {
+            return Ok(None);
+        }
+        let mut counts = self.admission.counts();
+        counts.groups[old.group.index()].leave(&old.key);
+        let rule = self.admission.rule(new.group);
+        match counts.groups[new.group.index()].enter(rule, &new.key, now) {
+            Ok(entry) => {
+                if new.group != old.group {
+                    counts.groups[new.group.index()].accepted += 1;
+                }
+                drop(counts);
+                self.take_place(new, entry);
+                Ok(Some(self.group))
+            }
+            Err(shortfall) => {
+                counts.total -= 1;
+                drop(counts);
+                self.place = None;
+                self.group = new.group;
+                Err(self.admission.refusal(&new, shortfall))
+            }
+        }
+    }
+
+    fn take_place(&mut self, place: Place, entry: Entry) {
+        let rule = self.admission.rule(place.group);
+        self.warning = entry
+            .warning
+            .map(|line| refusal::warning(rule, &place.key, &line));
+        self.observed = entry.observed.map(|(shortfall, line)| {
+            refusal::would_reject(&self.admission.refusal(&place, shortfall), &line)
+        });
+        self.group = place.group;
+        self.place = Some(place);
+    }
+}
+
+impl Drop for Permit {
+    fn drop(&mut self) {
+        if let Some(place) = self.place.take() {
+            let mut counts = self.admission.counts();
+            counts.groups[place.group.index()].leave(&place.key);
+            counts.total -= 1;
+        }
+    }
+}
+
+/// The right to hold one rejected socket. Its drop gives it back.
+#[derive(Debug)]
+pub struct HoldPermit {
+    admission: Arc<Admission>,
+}
+
+impl Drop for HoldPermit {
+    fn drop(&mut self) {
+        self.admission.counts().held -= 1;
+    }
+}
+
+/// The figures of one group.
+#[derive(Debug, Clone)]
+pub struct GroupRow {
+    /// Its name.
+    pub name: Arc<str>,
+    /// What its cap counts.
+    pub per: Per,
+    /// Whether the cap is enforced.
+    pub mode: Mode,
+    /// Clients in it.
+    pub connections: usize,
+    /// Clients of the key that has most; the whole group when it is counted as one.
+    pub fullest: usize,
+    /// The configured cap of each key.
+    pub limit: Option<usize>,
+    /// The configured warning threshold of each key.
+    pub warn: Option<usize>,
+    /// Clients that got a place in it, by connecting or by moving in.
+    pub accepted_total: u64,
+    /// Clients refused, by reason.
+    pub rejected_total: [(Reason, u64); 3],
+    /// Clients admitted that mode `enforce` would have refused, by reason.
+    pub observed_total: [(Reason, u64); 3],
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,187 @@
+//! Why somebody was refused: for the log, for the metric and for the client.
+
+use std::fmt;
+use std::sync::Arc;
+
+use super::key::Key;
+use super::tally::Shortfall;
+use super::{GroupId, Place, Rule};
+use crate::config::Per;
+use crate::identity::Card;
+
+/// Why a newcomer was refused.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum Reason {
+    /// All groups together are at `limits.max_clients`.
+    MaxClients,
+    /// The group, or the newcomer's key in it, is at `group.max_connections`.
+    GroupCap,
+    /// The group, or the newcomer's key in it, is at `group.max_connects_per_second`.
+    ConnectRate,
+}
+
+impl Reason {
+    /// Every reason, in the order of the metrics.
+    pub const ALL: [Self; 3] = [Self::MaxClients, Self::GroupCap, Self::ConnectRate];
+
+    /// Its value of the metric label `reason`.
+    pub fn label(self) -> &'static str {
+        match self {
+            Self::MaxClients => "max_clients",
+            Self::GroupCap => "group_cap",
+            Self::ConnectRate => "connect_rate",
+        }
+    }
+
+    fn setting(self) -> &'static str {
+        match self {
+            Self::MaxClients => "limits.max_clients",
+            Self::GroupCap => "group.max_connections",
+            Self::ConnectRate => "group.max_connects_per_second",
+        }
+    }
+}
+
+/// A line worth logging.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct LogLine {
+    /// How many of the kind were not logged since the last one that was.
+    pub suppressed: u64,
+}
+
+impl fmt::Display for LogLine {
+    /// Empty, or ` (7 more not logged)`, to be appended to a message.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        if self.suppressed == 0 {
+            Ok(())
+        } else {
+            write!(f, " ({} more not logged)", self.suppressed)
+        }
+    }
+}
+
+/// A client that may not come. Shown, it says what is full, how full, and by which setting.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Refusal {
+    /// The group it would have been in.
+    pub group: GroupId,
+    /// The group's name.
+    pub group_name: Arc<str>,
+    /// Why.
+    pub reason: Reason,
+    /// How many there are: clients, or connects within the last second.
+    pub count: usize,
+    /// How many there may be.
+    pub cap: usize,
+    /// Address, client name or user by which the group counts, in words; `None`: it counts as a whole.
+    pub key: Option<String>,
+    /// The group makes room by closing one of its own: the caller may do so and ask again.
+    pub evict: bool,
+    per: Per,
+    place_key: Key,
+}
+
+impl Refusal {
+    pub(super) fn new(rule: &Rule, place: &Place, shortfall: Shortfall) -> Self {
+        Self {
+            group: place.group,
+            group_name: Arc::clone(&rule.name),
+            reason: shortfall.reason,
+            count: shortfall.count,
+            cap: shortfall.cap,
+            key: place.key.shown(),
+            evict: shortfall.evict,
+            per: rule.per,
+            place_key: place.key.clone(),
+        }
+    }
+
+    /// Whether closing this client would make the room that is missing: it counts in the same group under the same key.
+    pub fn frees(&self, card: &Card) -> bool {
+        card.group.get() as usize == self.group.index() && {
+            let names = card.names();
+            Key::of(self.per, card.peer(), &names.name, &names.user) == self.place_key
+        }
+    }
+
+    /// The reply to each command of the refused client. Client libraries compare the plain text byte for byte;
+    /// `explain` (`limits.explain_rejections`) appends group, count and cap.
+    pub fn client_text(&self, explain: bool) -> Vec<u8> {
+        const TEXT: &str = "-ERR max number of clients reached";
+        let Self {
+            count, cap, reason, ..
+        } = self;
+        let setting = reason.setting();
+        let name = self.group_name.replace(char::is_control, " ");
+        let detail = match reason {
+            _ if !explain => String::new(),
+            Reason::MaxClients => format!(" ({count} of {cap}, {setting})"),
+            Reason::GroupCap => format!(" (group \"{name}\": {count} of {cap}, {setting})"),
+            Reason::ConnectRate => {
+                format!(" (group \"{name}\": {count} of {cap} a second, {setting})")
+            }
+        };
+        format!("{TEXT}{detail}\r\n").into_bytes()
+    }
+}
+
+impl fmt::Display for Refusal {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self {
+            group_name,
+            count,
+            cap,
+            reason,
+            ..
+        } = self;
+        let setting = reason.setting();
+        let of_key = OfKey(self.key.as_deref());
+        match reason {
+            Reason::MaxClients => {
+                write!(
+                    f,
+                    "all groups together are at their cap: {count} of {cap} connections ({setting}); "
+                )?;
+                write!(f, "refused one of group \"{group_name}\"")
+            }
+            Reason::GroupCap => {
+                write!(
+                    f,
+                    "group \"{group_name}\" is at its cap{of_key}: {count} of {cap} connections ({setting})"
+                )
+            }
+            Reason::ConnectRate => {
+                write!(f, "group \"{group_name}\" is at its connect rate{of_key}: ")?;
+                write!(f, "{count} of {cap} connections a second ({setting})")
+            }
+        }
+    }
+}
+
+/// The line for a group that has reached its warning threshold.
+pub(super) fn warning(rule: &Rule, key: &Key, line: &LogLine) -> String {
+    let key = key.shown();
+    let (name, warn, of_key) = (
+        &rule.name,
+        rule.warn.unwrap_or_default(),
+        OfKey(key.as_deref()),
+    );
+    let cap = rule.cap.map_or(String::new(), |cap| format!(" of {cap}"));
+    format!(
+        "group \"{name}\" has reached its warning threshold{of_key}: {warn}{cap} connections (group.warn_connections){line}"
+    )
+}
+
+/// The line for a refusal that mode `observe` did not carry out.
+pub(super) fn would_reject(refusal: &Refusal, line: &LogLine) -> String {
+    format!("{refusal}; admitted, because group.mode is \"observe\"{line}")
+}
+
+/// ` for address 10.0.0.1`, or nothing.
+struct OfKey<'a>(Option<&'a str>);
+
+impl fmt::Display for OfKey<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.0.map_or(Ok(()), |key| write!(f, " for {key}"))
+    }
+}

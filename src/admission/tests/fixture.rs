@@ -1,0 +1,110 @@
+//! Settings and identities for the tests.
+
+use std::net::SocketAddr;
+use std::time::Duration;
+
+use super::*;
+use crate::config::{Address, Glob, Limits, Log, LogFormat, Queue, Reconnect, Upstream};
+
+pub(super) fn group(name: &str) -> Group {
+    Group {
+        name: name.to_owned(),
+        matches: Match::default(),
+        per: Per::Group,
+        max_connections: None,
+        warn_connections: None,
+        max_connects_per_second: None,
+        max_pinned: None,
+        idle_timeout: Duration::ZERO,
+        at_limit: AtLimit::Reject,
+        mode: Mode::Enforce,
+        deny_commands: Vec::new(),
+    }
+}
+
+pub(super) fn glob(text: &str) -> Option<Glob> {
+    Some(Glob(
+        globset::Glob::new(text).expect("a glob").compile_matcher(),
+    ))
+}
+
+pub(super) fn settings(
+    max_clients: usize,
+    max_rejected: usize,
+    mut groups: Vec<Group>,
+) -> Settings {
+    let second = Duration::from_secs(1);
+    groups.push(group("default"));
+    Settings {
+        workers: 1,
+        instance: "test".to_owned(),
+        drain_timeout: second,
+        listeners: Vec::new(),
+        upstream: Upstream {
+            address: Address::Tcp {
+                host: "127.0.0.1".to_owned(),
+                port: 6379,
+            },
+            max_connections: 2,
+            shared_connections: 1,
+            connect_timeout: second,
+            reply_timeout: second,
+            keepalive: second,
+            reconnect: Reconnect {
+                initial: second,
+                max: second,
+            },
+            queue: Queue {
+                timeout: second,
+                max_commands: 1,
+            },
+            borrow_timeout: second,
+            max_write_buffer: 1,
+            max_shared_request: 1,
+            username: None,
+            password: None,
+        },
+        limits: Limits {
+            max_clients,
+            max_client_buffer: 1,
+            max_client_in_flight: 1,
+            max_client_read_ahead: 1,
+            max_request: 1,
+            idle_timeout: Duration::ZERO,
+            handshake_timeout: Duration::ZERO,
+            keepalive: Duration::ZERO,
+            explain_rejections: false,
+            reject_hold: second,
+            max_rejected,
+        },
+        groups,
+        admin: None,
+        log: Log {
+            level: "info".to_owned(),
+            format: LogFormat::Text,
+        },
+    }
+}
+
+pub(super) fn admission(groups: Vec<Group>) -> Arc<Admission> {
+    Admission::new(&settings(1000, 10, groups))
+}
+
+pub(super) fn tcp(address: &str) -> Identity {
+    let address: SocketAddr = address.parse().expect("an address");
+    Identity::new(Peer::Tcp(address), Arc::from("127.0.0.1:6380"))
+}
+
+pub(super) fn named(name: &str) -> Identity {
+    Identity {
+        name: Box::from(name.as_bytes()),
+        ..tcp("127.0.0.1:5000")
+    }
+}
+
+pub(super) fn by_user(user: &str) -> Identity {
+    Identity {
+        user: Box::from(user.as_bytes()),
+        ..tcp("127.0.0.1:5000")
+    }
+}

@@ -1,0 +1,258 @@
+//! What is lent and who waits for it, as plain data: the decisions of the budget without locks and without calling anybody.
+//!
+//! Whoever is served leaves the line and is remembered as granted until it claims or gives up. Wakers of the served are
+//! handed to the caller, who wakes them when it no longer holds the lock.
+
+use std::collections::{BTreeMap, HashSet};
+use std::task::Waker;
+
+use super::Kind;
+
+/// Who waits, by ticket: tickets grow, so the first is who has waited longest. A waiter that was never polled has no waker.
+type Line = BTreeMap<u64, Option<Waker>>;
+
+#[derive(Debug)]
+pub(super) struct Ledger {
+    max: usize,
+    shared_max: usize,
+    next_ticket: u64,
+    /// Served and not yet claimed.
+    granted: HashSet<u64>,
+    /// Sockets taken, granted ones included, by kind.
+    sockets: [usize; 3],
+    socket_lines: [Line; 3],
+    /// Leases held, granted ones included.
+    leases: usize,
+    groups: Vec<GroupLeases>,
+}
+
+#[derive(Debug, Default)]
+struct GroupLeases {
+    max: Option<usize>,
+    held: usize,
+    line: Line,
+}
+
+impl GroupLeases {
+    fn is_full(&self) -> bool {
+        self.max.is_some_and(|max| self.held >= max)
+    }
+}
+
+impl Ledger {
+    pub(super) fn new(max: usize, shared_max: usize, groups_max_pinned: Vec<Option<usize>>) -> Self {
+        let group = |max| GroupLeases { max, ..GroupLeases::default() };
+        Self {
+            max,
+            shared_max: shared_max.min(max),
+            next_ticket: 0,
+            granted: HashSet::new(),
+            sockets: [0; 3],
+            socket_lines: Default::default(),
+            leases: 0,
+            groups: groups_max_pinned.into_iter().map(group).collect(),
+        }
+    }
+
+    pub(super) fn limit(&self) -> usize {
+        self.max
+    }
+
+    pub(super) fn sockets(&self) -> [usize; 3] {
+        self.sockets
+    }
+
+    pub(super) fn leases(&self) -> usize {
+        self.leases
+    }
+
+    /// Those who wait for a pinned or a subscription socket.
+    pub(super) fn sockets_wanted(&self) -> usize {
+        self.line(Kind::Pinned).len() + self.line(Kind::Subscription).len()
+    }
+
+    /// All who wait.
+    pub(super) fn waiting(&self) -> usize {
+        let for_sockets = self.socket_lines.iter().map(BTreeMap::len).sum::<usize>();
+        for_sockets + self.groups.iter().map(|group| group.line.len()).sum::<usize>()
+    }
+
+    // Sockets.
+
+    /// Takes a socket if there is one. Nobody who waits could have it: they would have been served.
+    pub(super) fn try_socket(&mut self, kind: Kind) -> bool {
+        let free = self.has_socket(kind);
+        if free {
+            self.sockets[kind as usize] += 1;
+        }
+        free
+    }
+
+    pub(super) fn return_socket(&mut self, kind: Kind, wakers: &mut Vec<Waker>) {
+        self.sockets[kind as usize] -= 1;
+        self.serve(wakers);
+    }
+
+    /// Joins the line; the ticket may have been served at once.
+    pub(super) fn join_sockets(&mut self, kind: Kind, wakers: &mut Vec<Waker>) -> u64 {
+        let ticket = self.ticket();
+        self.socket_lines[kind as usize].insert(ticket, None);
+        self.serve(wakers);
+        ticket
+    }
+
+    pub(super) fn is_socket_waiting(&self, kind: Kind, ticket: u64) -> bool {
+        self.line(kind).contains_key(&ticket)
+    }
+
+    /// Whether the ticket has been served; if not, `waker` is called when it is.
+    pub(super) fn claim_socket(&mut self, kind: Kind, ticket: u64, waker: &Waker) -> bool {
+        claim(&mut self.granted, &mut self.socket_lines[kind as usize], ticket, waker)
+    }
+
+    /// Gives up a ticket, served or not.
+    pub(super) fn leave_sockets(&mut self, kind: Kind, ticket: u64, wakers: &mut Vec<Waker>) {
+        if self.granted.remove(&ticket) {
+            self.sockets[kind as usize] -= 1;
+        } else {
+            self.socket_lines[kind as usize].remove(&ticket);
+        }
+        // A subscription that no longer waits leaves its lease to others.
+        self.serve(wakers);
+    }
+
+    // Leases.
+
+    /// Takes a lease if there is one. Nobody who waits could have it: they would have been served.
+    pub(super) fn try_lease(&mut self, group: usize) -> bool {
+        let free = self.has_lease() && !self.group(group).is_full();
+        if free {
+            self.group(group).held += 1;
+            self.leases += 1;
+        }
+        free
+    }
+
+    pub(super) fn return_lease(&mut self, group: usize, wakers: &mut Vec<Waker>) {
+        self.group(group).held -= 1;
+        self.leases -= 1;
+        self.serve(wakers);
+    }
+
+    /// Joins the line; the ticket may have been served at once.
+    pub(super) fn join_leases(&mut self, group: usize, wakers: &mut Vec<Waker>) -> u64 {
+        let ticket = self.ticket();
+        self.group(group).line.insert(ticket, None);
+        self.serve(wakers);
+        ticket
+    }
+
+    /// Whether the ticket has been served; if not, `waker` is called when it is.
+    pub(super) fn claim_lease(&mut self, group: usize, ticket: u64, waker: &Waker) -> bool {
+        if self.groups.len() <= group {
+            return false;
+        }
+        claim(&mut self.granted, &mut self.groups[group].line, ticket, waker)
+    }
+
+    /// Gives up a ticket, served or not.
+    pub(super) fn leave_leases(&mut self, group: usize, ticket: u64, wakers: &mut Vec<Waker>) {
+        if self.granted.remove(&ticket) {
+            self.return_lease(group, wakers);
+        } else {
+            self.group(group).line.remove(&ticket);
+        }
+    }
+
+    // Who is next.
+
+    /// Serves everybody who can be served, in order of arrival.
+    fn serve(&mut self, wakers: &mut Vec<Waker>) {
+        while let Some(kind) = self.next_socket() {
+            self.sockets[kind as usize] += 1;
+            grant(&mut self.granted, &mut self.socket_lines[kind as usize], wakers);
+        }
+        // Leases last: subscriptions that wait come before them.
+        while let Some(group) = self.next_lease() {
+            self.leases += 1;
+            self.groups[group].held += 1;
+            grant(&mut self.granted, &mut self.groups[group].line, wakers);
+        }
+    }
+
+    /// The line whose first is to be served next.
+    fn next_socket(&self) -> Option<Kind> {
+        let first = |kind: Kind| self.line(kind).keys().next().map(|&ticket| (ticket, kind));
+        let lines = [Kind::Shared, Kind::Pinned, Kind::Subscription];
+        let next = lines.into_iter().filter(|&kind| self.has_socket(kind)).filter_map(first);
+        next.min_by_key(|&(ticket, _)| ticket).map(|(_, kind)| kind)
+    }
+
+    /// The group whose first is to be served next.
+    fn next_lease(&self) -> Option<usize> {
+        if !self.has_lease() {
+            return None;
+        }
+        let groups = self.groups.iter().enumerate().filter(|(_, group)| !group.is_full());
+        let first = groups.filter_map(|(index, group)| group.line.keys().next().map(|&ticket| (ticket, index)));
+        first.min().map(|(_, index)| index)
+    }
+
+    fn has_socket(&self, kind: Kind) -> bool {
+        let [shared, pinned, subscription] = self.sockets;
+        let free = pinned + subscription < self.pinned_max();
+        match kind {
+            Kind::Shared => shared < self.shared_max,
+            Kind::Pinned => free,
+            // What the holders of leases have not yet claimed is theirs.
+            Kind::Subscription => free && self.leases + subscription < self.pinned_max(),
+        }
+    }
+
+    /// A subscription that waits has a lease set aside: otherwise leases changing hands would keep it out for ever.
+    fn has_lease(&self) -> bool {
+        let [_, _, subscription] = self.sockets;
+        self.leases + subscription + self.line(Kind::Subscription).len() < self.pinned_max()
+    }
+
+    fn pinned_max(&self) -> usize {
+        self.max - self.shared_max
+    }
+
+    fn line(&self, kind: Kind) -> &Line {
+        &self.socket_lines[kind as usize]
+    }
+
+    /// The group; one that was not configured has no `max_pinned` of its own.
+    fn group(&mut self, group: usize) -> &mut GroupLeases {
+        if self.groups.len() <= group {
+            self.groups.resize_with(group + 1, GroupLeases::default);
+        }
+        &mut self.groups[group]
+    }
+
+    fn ticket(&mut self) -> u64 {
+        self.next_ticket += 1;
+        self.next_ticket
+    }
+}
+
+/// Serves the first of a line.
+fn grant(granted: &mut HashSet<u64>, line: &mut Line, wakers: &mut Vec<Waker>) {
+    if let Some((ticket, waker)) = line.pop_first() {
+        granted.insert(ticket);
+        wakers.extend(waker);
+    }
+}
+
+fn claim(granted: &mut HashSet<u64>, line: &mut Line, ticket: u64, waker: &Waker) -> bool {
+    if granted.remove(&ticket) {
+        return true;
+    }
+    match line.get_mut(&ticket) {
+        Some(Some(kept)) => kept.clone_from(waker),
+        Some(empty) => *empty = Some(waker.clone()),
+        None => debug_assert!(false, "a ticket is in the line or granted"),
+    }
+    false
+}

@@ -1,0 +1,281 @@
+//! How many sockets respool may have to the server, and which clients may hold one of them for themselves.
+//!
+//! Two things are lent here. A [`SocketPermit`] is the right to one socket, held from before it is dialled until it is
+//! closed. A [`PinLease`] is the right of one client to one pinned connection, whichever socket that turns out to be: idle
+//! pinned connections stay open between leases and keep their socket permits.
+//!
+//! Invariants:
+//! - Sockets never exceed `max_connections`; shared ones never exceed `shared_connections`, pinned ones and those for
+//!   subscriptions together never the rest.
+//! - Leases and subscription sockets together never exceed that rest. So once idle pins are given up, every holder of a
+//!   lease finds a socket.
+//! - Whoever could be served is not waiting: every change serves waiters in order of arrival, over all threads, before it
+//!   returns. A group at its `max_pinned` waits without holding up others.
+//!
+//! Wakers and reclaimers are called outside the lock.
+
+mod ledger;
+
+use std::fmt;
+use std::future::Future;
+use std::pin::Pin;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::task::{Context, Poll, Waker};
+
+use ledger::Ledger;
+
+/// What a socket is for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum Kind {
+    /// Multiplexed traffic; its share is reserved for it.
+    Shared,
+    /// One client at a time, by a [`PinLease`].
+    Pinned,
+    /// The subscriptions of one worker.
+    Subscription,
+}
+
+/// Asks a worker to close pinned connections that are idle.
+type Reclaimer = Arc<dyn Fn() + Send + Sync>;
+
+/// The upstream sockets of the process. Shared by all threads.
+pub struct Budget {
+    ledger: Mutex<Ledger>,
+    /// Those who wait for a pinned or a subscription socket, as of the last change of the ledger.
+    sockets_wanted: AtomicUsize,
+    reclaimers: Mutex<Vec<Option<Reclaimer>>>,
+}
+
+impl Budget {
+    /// A budget of `max_connections` sockets, of which `shared_connections` are for multiplexed traffic only.
+    /// `groups_max_pinned` has the `max_pinned` of each group.
+    pub fn new(
+        max_connections: usize,
+        shared_connections: usize,
+        groups_max_pinned: Vec<Option<usize>>,
+        workers: usize,
+    ) -> Arc<Self> {
+        Arc::new(Self {
+            ledger: Mutex::new(Ledger::new(max_connections, shared_connections, groups_max_pinned)),
+            sockets_wanted: AtomicUsize::new(0),
+            reclaimers: Mutex::new(vec![None; workers]),
+        })
+    }
+
+    /// A socket if one is to be had now. The caller of [`Kind::Pinned`] holds a lease.
+    pub fn try_socket(self: &Arc<Self>, kind: Kind) -> Option<SocketPermit> {
+        let taken = self.change(|ledger, _| ledger.try_socket(kind));
+        taken.then(|| SocketPermit { budget: Arc::clone(self), kind })
+    }
+
+    /// Waits for a socket, in order of arrival. When none is free the other workers are asked for their idle pins; those of
+    /// worker `worker` are the caller's own to use or close. The caller of [`Kind::Pinned`] holds a lease.
+    pub fn wait_socket(self: &Arc<Self>, kind: Kind, worker: usize) -> SocketWait {
+        let (ticket, waiting) = self.change(|ledger, wakers| {
+            let ticket = ledger.join_sockets(kind, wakers);
+            (ticket, ledger.is_socket_waiting(kind, ticket))
+        });
+        // Built before strangers' code runs, so that the place in the line is given up whatever happens.
+        let wait = SocketWait { budget: Arc::clone(self), kind, ticket: Some(ticket) };
+        if waiting && kind != Kind::Shared {
+            self.reclaim_from_others(worker);
+        }
+        wait
+    }
+
+    /// Sets what asks `worker` to close its idle pins. It may be called on any thread and must not block.
+    pub fn set_reclaimer(&self, worker: usize, reclaimer: Box<dyn Fn() + Send + Sync>) {
+        let mut reclaimers = self.reclaimers();
+        if reclaimers.len() <= worker {
+            reclaimers.resize(worker + 1, None);
+        }
+        reclaimers[worker] = Some(Arc::from(reclaimer));
+    }
+
+    /// Whether somebody waits for a pinned or a subscription socket: then a pin that falls idle is closed, not kept.
+    pub fn sockets_wanted(&self) -> bool {
+        self.sockets_wanted.load(Ordering::Acquire) > 0
+    }
+
+    /// A lease if one is to be had now: some are left, the group is below its `max_pinned`, and nobody else is waiting who
+    /// could be served.
+    pub fn try_lease(self: &Arc<Self>, group: usize) -> Option<PinLease> {
+        let taken = self.change(|ledger, _| ledger.try_lease(group));
+        taken.then(|| PinLease { budget: Arc::clone(self), group })
+    }
+
+    /// Waits for a lease, in order of arrival among those whose group is below its `max_pinned`.
+    pub fn wait_lease(self: &Arc<Self>, group: usize) -> LeaseWait {
+        let ticket = self.change(|ledger, wakers| ledger.join_leases(group, wakers));
+        LeaseWait { budget: Arc::clone(self), group, ticket: Some(ticket) }
+    }
+
+    /// Sockets taken: shared, pinned, for subscriptions.
+    pub fn counts(&self) -> (usize, usize, usize) {
+        let [shared, pinned, subscription] = self.ledger().sockets();
+        (shared, pinned, subscription)
+    }
+
+    /// Leases held, in all groups.
+    pub fn leases(&self) -> usize {
+        self.ledger().leases()
+    }
+
+    /// Those who wait for a lease or a socket.
+    pub fn waiting(&self) -> usize {
+        self.ledger().waiting()
+    }
+
+    /// The most sockets there may be.
+    pub fn limit(&self) -> usize {
+        self.ledger().limit()
+    }
+
+    /// Changes the ledger and then, outside the lock, wakes whom the change has served.
+    fn change<T>(&self, change: impl FnOnce(&mut Ledger, &mut Vec<Waker>) -> T) -> T {
+        let mut wakers = Vec::new();
+        let mut ledger = self.ledger();
+        let result = change(&mut ledger, &mut wakers);
+        self.sockets_wanted.store(ledger.sockets_wanted(), Ordering::Release);
+        drop(ledger);
+        wakers.into_iter().for_each(Waker::wake);
+        result
+    }
+
+    fn reclaim_from_others(&self, worker: usize) {
+        let others: Vec<Reclaimer> = {
+            let reclaimers = self.reclaimers();
+            let others = reclaimers.iter().enumerate().filter(|&(index, _)| index != worker);
+            others.filter_map(|(_, reclaimer)| reclaimer.clone()).collect()
+        };
+        others.iter().for_each(|reclaim| reclaim());
+    }
+
+    fn ledger(&self) -> MutexGuard<'_, Ledger> {
+        self.ledger.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn reclaimers(&self) -> MutexGuard<'_, Vec<Option<Reclaimer>>> {
+        self.reclaimers.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl fmt::Debug for Budget {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Budget").field("ledger", &self.ledger()).finish_non_exhaustive()
+    }
+}
+
+/// The right to one socket. Its drop gives it back: drop it after the socket is closed.
+#[derive(Debug)]
+#[must_use = "the socket is given back on drop"]
+pub struct SocketPermit {
+    budget: Arc<Budget>,
+    kind: Kind,
+}
+
+impl SocketPermit {
+    /// What the socket is for.
+    pub fn kind(&self) -> Kind {
+        self.kind
+    }
+}
+
+impl Drop for SocketPermit {
+    fn drop(&mut self) {
+        self.budget.change(|ledger, wakers| ledger.return_socket(self.kind, wakers));
+    }
+}
+
+/// The right of one client to one pinned connection. Its drop gives it back.
+#[derive(Debug)]
+#[must_use = "the lease is given back on drop"]
+pub struct PinLease {
+    budget: Arc<Budget>,
+    group: usize,
+}
+
+impl PinLease {
+    /// Index of the group it counts for.
+    pub fn group(&self) -> usize {
+        self.group
+    }
+}
+
+impl Drop for PinLease {
+    fn drop(&mut self) {
+        self.budget.change(|ledger, wakers| ledger.return_lease(self.group, wakers));
+    }
+}
+
+/// A place in the line for a socket. Its drop leaves the line; what was granted meanwhile goes to the next.
+#[derive(Debug)]
+#[must_use = "the place in the line is given up on drop"]
+pub struct SocketWait {
+    budget: Arc<Budget>,
+    kind: Kind,
+    /// `None` once the socket has been handed over.
+    ticket: Option<u64>,
+}
+
+impl Future for SocketWait {
+    type Output = SocketPermit;
+
+    /// # Panics
+    /// When polled again after it was ready.
+    fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<SocketPermit> {
+        let ticket = self.ticket.expect("a wait is not polled after it was ready");
+        let kind = self.kind;
+        if !self.budget.change(|ledger, _| ledger.claim_socket(kind, ticket, cx.waker())) {
+            return Poll::Pending;
+        }
+        self.ticket = None;
+        Poll::Ready(SocketPermit { budget: Arc::clone(&self.budget), kind })
+    }
+}
+
+impl Drop for SocketWait {
+    fn drop(&mut self) {
+        if let Some(ticket) = self.ticket.take() {
+            self.budget.change(|ledger, wakers| ledger.leave_sockets(self.kind, ticket, wakers));
+        }
+    }
+}
+
+/// A place in the line for a lease. Its drop leaves the line; what was granted meanwhile goes to the next.
+#[derive(Debug)]
+#[must_use = "the place in the line is given up on drop"]
+pub struct LeaseWait {
+    budget: Arc<Budget>,
+    group: usize,
+    /// `None` once the lease has been handed over.
+    ticket: Option<u64>,
+}
+
+impl Future for LeaseWait {
+    type Output = PinLease;
+
+    /// # Panics
+    /// When polled again after it was ready.
+    fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<PinLease> {
+        let ticket = self.ticket.expect("a wait is not polled after it was ready");
+        let group = self.group;
+        if !self.budget.change(|ledger, _| ledger.claim_lease(group, ticket, cx.waker())) {
+            return Poll::Pending;
+        }
+        self.ticket = None;
+        Poll::Ready(PinLease { budget: Arc::clone(&self.budget), group })
+    }
+}
+
+impl Drop for LeaseWait {
+    fn drop(&mut self) {
+        if let Some(ticket) = self.ticket.take() {
+            self.budget.change(|ledger, wakers| ledger.leave_leases(self.group, ticket, wakers));
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,286 @@
+//! What the server's own `COMMAND` says of commands that the table does not know: those of modules and newer servers.
+//!
+//! Read with a walker of its own: redis-protocol refuses RESP3's sets of maps, in which `COMMAND` tells key positions.
+
+use std::fmt;
+
+use memchr::memchr;
+
+use super::lookup_full;
+use super::way::{PinReason, Way};
+use crate::resp::{ReplyScanner, parse_integer};
+
+/// Flags and ACL categories of commands that wait, listen, or change the connection they are sent on.
+const NEEDS_ITS_OWN: [&[u8]; 6] = [
+    b"blocking",
+    b"pubsub",
+    b"@blocking",
+    b"@pubsub",
+    b"@connection",
+    b"@transaction",
+];
+
+/// The commands that the table does not know and that may not share a connection.
+///
+/// The default has learned nothing, and shares what it does not know.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Learned {
+    /// In lower case and sorted.
+    pinned: Vec<Vec<u8>>,
+}
+
+/// The bytes are no whole reply to `COMMAND`: an error, another reply, cut short, or followed by more.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct NotCommands;
+
+impl fmt::Display for NotCommands {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("the server's answer to COMMAND is no list of commands")
+    }
+}
+
+impl std::error::Error for NotCommands {}
+
+impl Learned {
+    /// Reads a whole reply to `COMMAND`, of RESP2 or RESP3. The caller bounds its length; memory is a part of it.
+    ///
+    /// # Errors
+    /// [`NotCommands`] when it is none.
+    pub fn from_command_reply(frame: &[u8]) -> Result<Self, NotCommands> {
+        let mut reply = Walker { rest: frame };
+        let mut pinned = Vec::new();
+        for _ in 0..reply.aggregate()? {
+            let entry = reply.entry()?;
+            if entry.needs_its_own && lookup_full(entry.name).is_none() {
+                pinned.push(entry.name.to_ascii_lowercase());
+            }
+        }
+        if !reply.rest.is_empty() {
+            return Err(NotCommands);
+        }
+        pinned.sort_unstable();
+        pinned.dedup();
+        Ok(Self { pinned })
+    }
+
+    /// How a command travels that [`super::lookup()`] does not know. What the server does not know either is shared: it
+    /// answers that it does not know it.
+    pub fn way(&self, name: &[u8]) -> Way {
+        if memchr(0, name).is_some() {
+            // See `Named::Torn`.
+            return Way::Refused;
+        }
+        if self.pinned.is_empty() {
+            return Way::Shared;
+        }
+        match self.pinned.binary_search(&name.to_ascii_lowercase()) {
+            Ok(_) => Way::Pinned(PinReason::Learned),
+            Err(_) => Way::Shared,
+        }
+    }
+}
+
+/// One command of the reply.
+struct Entry<'a> {
+    name: &'a [u8],
+    /// Of the command or one of its subcommands.
+    needs_its_own: bool,
+}
+
+/// Element of an entry that holds flags.
+const FLAGS: u64 = 2;
+/// Element of an entry that holds ACL categories, from Redis 6.0 on.
+const CATEGORIES: u64 = 6;
+/// Element of an entry that holds subcommands, entries themselves, from Redis 7.0 on.
+const SUBCOMMANDS: u64 = 9;
+
+/// Reads a reply from its front.
+struct Walker<'a> {
+    rest: &'a [u8],
+}
+
+impl<'a> Walker<'a> {
+    fn entry(&mut self) -> Result<Entry<'a>, NotCommands> {
+        let mut entry = self.entry_alone()?;
+        // Subcommands of subcommands do not exist; should they come, they are passed over.
+        for _ in 0..entry.subcommands {
+            let sub = self.entry_alone()?;
+            entry.needs_its_own |= sub.needs_its_own;
+            for _ in 0..sub.subcommands + sub.remaining {
+                self.skip()?;
+            }
+        }
+        for _ in 0..entry.remaining {
+            self.skip()?;
+        }
+        Ok(Entry {
+            name: entry.name,
+            needs_its_own: entry.needs_its_own,
+        })
+    }
+
+    /// An entry up to its subcommands.
+    fn entry_alone(&mut self) -> Result<Opened<'a>, NotCommands> {
+        let elements = self.aggregate()?;
+        if elements <= FLAGS {
+            return Err(NotCommands);
+        }
+        let name = self.text()?;
+        let mut needs_its_own = false;
+        for index in 1..elements {
+            match index {
+                FLAGS | CATEGORIES => {
+                    for _ in 0..self.aggregate()? {
+                        needs_its_own |= NEEDS_ITS_OWN.contains(&self.text()?);
+                    }
+                }
+                SUBCOMMANDS => {
+                    return Ok(Opened {
+                        name,
+                        needs_its_own,
+                        subcommands: self.aggregate()?,
+                        remaining: elements - index - 1,
+                    });
+                }
+                _ => self.skip()?,
+            }
+        }
+        Ok(Opened {
+            name,
+            needs_its_own,
+            subcommands: 0,
+            remaining: 0,
+        })
+    }
+
+    /// The number of elements of the array or set that starts here.
+    fn aggregate(&mut self) -> Result<u64, NotCommands> {
+        match self.line()? {
+            (b'*' | b'~', count) => parse_integer(count)
+                .and_then(|count| u64::try_from(count).ok())
+                .ok_or(NotCommands),
+            _ => Err(NotCommands),
+        }
+    }
+
+    /// The simple or bulk string that starts here.
+    fn text(&mut self) -> Result<&'a [u8], NotCommands> {
+        match self.line()? {
+            (b'+', text) => Ok(text),
+            (b'$', length) => {
+                let length = parse_integer(length)
+                    .and_then(|length| usize::try_from(length).ok())
+                    .ok_or(NotCommands)?;
+                let text = self.rest.get(..length).ok_or(NotCommands)?;
+                self.rest = self.rest[length..]
+                    .strip_prefix(b"\r\n")
+                    .ok_or(NotCommands)?;
+                Ok(text)
+            }
+            _ => Err(NotCommands),
+        }
+    }
+
+    /// Passes over one element, whatever it is.
+    fn skip(&mut self) -> Result<(), NotCommands> {
+        match ReplyScanner::default().advance(self.rest) {
+            Ok(end) if end.complete => {
+                self.rest = &self.rest[end.used..];
+                Ok(())
+            }
+            _ => Err(NotCommands),
+        }
+    }
+
+    /// The kind byte and the rest of the line that starts here.
+    fn line(&mut self) -> Result<(u8, &'a [u8]), NotCommands> {
+        let end = memchr(b'\n', self.rest).ok_or(NotCommands)?;
+        let (line, rest) = self.rest.split_at(end + 1);
+        self.rest = rest;
+        match line {
+            [kind, text @ .., b'\r', b'\n'] => Ok((*kind, text)),
+            _ => Err(NotCommands),
+        }
+    }
+}
+
+/// An entry of which the subcommands are still to be read.
+struct Opened<'a> {
+    name: &'a [u8],
+    needs_its_own: bool,
+    /// Subcommands that stand next.
+    subcommands: u64,
+    /// Elements of the entry behind them.
+    remaining: u64,
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const RESP2: &[u8] = b"*5\r\n\
+        *10\r\n$3\r\nget\r\n:2\r\n*2\r\n+readonly\r\n+fast\r\n:1\r\n:1\r\n:1\r\n*3\r\n+@read\r\n+@string\r\n+@fast\r\n*0\r\n*0\r\n*0\r\n\
+        *10\r\n$6\r\nBM.POP\r\n:-2\r\n*2\r\n+write\r\n+blocking\r\n:1\r\n:1\r\n:1\r\n*0\r\n*0\r\n*1\r\n*2\r\n+flags\r\n*0\r\n*0\r\n\
+        *7\r\n$7\r\nmod.sub\r\n:-2\r\n*1\r\n+pubsub\r\n:0\r\n:0\r\n:0\r\n*0\r\n\
+        *10\r\n$9\r\nft.search\r\n:-3\r\n*1\r\n+readonly\r\n:0\r\n:0\r\n:0\r\n*1\r\n+@read\r\n*0\r\n*0\r\n*0\r\n\
+        *10\r\n$3\r\nbox\r\n:-2\r\n*0\r\n:0\r\n:0\r\n:0\r\n*0\r\n*0\r\n*0\r\n*1\r\n\
+          *10\r\n$8\r\nbox|hold\r\n:2\r\n*0\r\n:0\r\n:0\r\n:0\r\n*1\r\n+@connection\r\n*0\r\n*0\r\n*0\r\n";
+
+    #[test]
+    fn commands_that_wait_listen_or_change_their_connection_are_pinned() {
+        let learned = Learned::from_command_reply(RESP2).unwrap();
+        for name in ["bm.pop", "BM.POP", "mod.sub", "box"] {
+            assert_eq!(
+                learned.way(name.as_bytes()),
+                Way::Pinned(PinReason::Learned),
+                "{name}"
+            );
+        }
+        for name in ["ft.search", "nobody.knows.it", ""] {
+            assert_eq!(learned.way(name.as_bytes()), Way::Shared, "{name}");
+        }
+    }
+
+    #[test]
+    fn resp3_says_the_same_in_sets_and_maps() {
+        let frame = b"*2\r\n\
+            *10\r\n$6\r\nbm.pop\r\n:-2\r\n~2\r\n+write\r\n+blocking\r\n:1\r\n:1\r\n:1\r\n~0\r\n~0\r\n~1\r\n%1\r\n$5\r\nflags\r\n~1\r\n+RO\r\n*0\r\n\
+            *10\r\n$6\r\nbm.set\r\n:-2\r\n~1\r\n+write\r\n:1\r\n:1\r\n:1\r\n~0\r\n~0\r\n~0\r\n*0\r\n";
+        let learned = Learned::from_command_reply(frame).unwrap();
+        assert_eq!(learned.way(b"bm.pop"), Way::Pinned(PinReason::Learned));
+        assert_eq!(learned.way(b"bm.set"), Way::Shared);
+    }
+
+    #[test]
+    fn a_name_with_a_nul_is_never_forwarded() {
+        assert_eq!(Learned::default().way(b"multi\0x"), Way::Refused);
+        assert_eq!(Learned::default().way(b"\0"), Way::Refused);
+    }
+
+    #[test]
+    fn other_replies_are_refused() {
+        for cut in 0..RESP2.len() {
+            assert_eq!(
+                Learned::from_command_reply(&RESP2[..cut]),
+                Err(NotCommands),
+                "{cut}"
+            );
+        }
+        let followed = [RESP2, b"+OK\r\n"].concat();
+        assert_eq!(Learned::from_command_reply(&followed), Err(NotCommands));
+        for frame in [
+            &b"-ERR unknown command 'COMMAND'\r\n"[..],
+            b"*1\r\n+QUEUED\r\n",
+            b"*-1\r\n",
+            b"*1\r\n*0\r\n",
+            b"*1\r\n*3\r\n$-1\r\n:1\r\n*0\r\n",
+            b"*9223372036854775807\r\n",
+        ] {
+            assert_eq!(Learned::from_command_reply(frame), Err(NotCommands));
+        }
+        assert_eq!(
+            Learned::from_command_reply(b"*0\r\n"),
+            Ok(Learned::default())
+        );
+    }
+}

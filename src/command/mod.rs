@@ -1,0 +1,128 @@
+//! Redis commands: one line for each, how it travels and where its keys are.
+//!
+//! Pure tables. What a session makes of them (transactions, denied commands, authentication) is decided there.
+
+mod deny;
+mod learned;
+mod lookup;
+mod spec;
+mod table;
+#[cfg(test)]
+mod tests;
+mod way;
+
+pub use deny::{DenyError, DenySet};
+pub use learned::{Learned, NotCommands};
+pub use spec::{Categories, Flags, Keys, Spec};
+pub use way::{ClientSub, Local, PinReason, Tx, Way};
+
+use memchr::memchr;
+
+/// A command's place in the static table.
+pub type CommandId = u16;
+
+/// How many commands the table holds; ids are below it.
+pub const COUNT: usize = table::TABLE.len();
+
+/// What the first words of a request name.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Named {
+    /// A command of the table: the subcommand where it is known, else the container.
+    Known(CommandId),
+    /// No command of the table; [`Learned`] may know it.
+    Unknown,
+    /// A name with a NUL in it, never to be forwarded. Redis compares names only up to the NUL, but hashes all of it,
+    /// so that one such name in a few is taken for `MULTI`, `MONITOR` or a denied command, and nobody can tell which.
+    Torn,
+}
+
+/// What a request asks, by its name and its second word.
+///
+/// This is the question to ask of a request; [`lookup()`] and [`sub`] are its halves.
+#[inline]
+pub fn identify(name: &[u8], second: Option<&[u8]>) -> Named {
+    let Some(id) = lookup(name) else {
+        return match memchr(0, name) {
+            None => Named::Unknown,
+            Some(_) => Named::Torn,
+        };
+    };
+    match second {
+        Some(word) if is_container(id) => match sub(id, word) {
+            Some(known) => Named::Known(known),
+            None if memchr(0, word).is_some() => Named::Torn,
+            None => Named::Known(id),
+        },
+        _ => Named::Known(id),
+    }
+}
+
+/// The command of this name, in any case; never a subcommand: a request named `client|list` is unknown to Redis too.
+#[inline]
+pub fn lookup(name: &[u8]) -> Option<CommandId> {
+    lookup::find(name)
+}
+
+/// The command or, written as `client|list`, subcommand of this name, in any case.
+pub fn lookup_full(name: &[u8]) -> Option<CommandId> {
+    match memchr(b'|', name) {
+        None => lookup(name),
+        Some(bar) => sub(lookup(&name[..bar])?, &name[bar + 1..]),
+    }
+}
+
+/// The table's line for a command.
+#[inline]
+pub fn spec(id: CommandId) -> &'static Spec {
+    &table::TABLE[usize::from(id)]
+}
+
+/// The subcommand of container `id` that a request's second word names, in any case.
+///
+/// `None` for an unknown subcommand, which then travels as its container does, and for what is no container.
+#[inline]
+pub fn sub(id: CommandId, second_arg: &[u8]) -> Option<CommandId> {
+    lookup::find_sub(id, second_arg)
+}
+
+/// Whether a command has subcommands.
+#[inline]
+pub fn is_container(id: CommandId) -> bool {
+    spec(id).flags.contains(Flags::CONTAINER)
+}
+
+/// Which of the transaction commands this is, if one.
+#[inline]
+pub fn transaction(id: CommandId) -> Option<Tx> {
+    let spec = spec(id);
+    if !spec.flags.contains(Flags::TRANSACTION) {
+        return None;
+    }
+    match spec.name {
+        "multi" => Some(Tx::Multi),
+        "exec" => Some(Tx::Exec),
+        "discard" => Some(Tx::Discard),
+        "watch" => Some(Tx::Watch),
+        "unwatch" => Some(Tx::Unwatch),
+        _ => None,
+    }
+}
+
+/// Whether a `BLOCK` is among the arguments of an `XREAD` or `XREADGROUP`.
+///
+/// A key or group of that name counts too: to lend a connection without need is only dear, to share one wrongly stops
+/// everybody on it.
+pub fn asks_to_block<'a>(arguments: impl IntoIterator<Item = &'a [u8]>) -> bool {
+    arguments.into_iter().any(|word| same_word(word, b"block"))
+}
+
+/// Whether Redis takes `argument` for the option `word`, given in lower case: it ignores case and, its comparison being
+/// C's, whatever follows a NUL.
+pub fn same_word(argument: &[u8], word: &[u8]) -> bool {
+    match argument.get(..word.len()) {
+        Some(start) if start.eq_ignore_ascii_case(word) => {
+            matches!(argument.get(word.len()), None | Some(0))
+        }
+        _ => false,
+    }
+}

@@ -1,0 +1,120 @@
+//! What a line of the table says: arity, flags, ACL categories and key positions, in Redis' own terms.
+
+use super::way::Way;
+
+/// One command or subcommand.
+#[derive(Debug, Clone, Copy)]
+pub struct Spec {
+    /// Lower case; a subcommand as `client|list`.
+    pub name: &'static str,
+    /// Words of a request, the name (and the subcommand's) included; negative: at least that many.
+    pub arity: i8,
+    /// How it travels. A container's way serves the subcommands that the table does not know.
+    pub way: Way,
+    /// Its ACL categories.
+    pub categories: Categories,
+    /// Where its keys are.
+    pub keys: Keys,
+    /// What else matters of it.
+    pub flags: Flags,
+}
+
+/// Key positions as `COMMAND` gives them; all 0: no keys, or none that a range can tell ([`Flags::MOVABLE_KEYS`]).
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Keys {
+    /// Index of the first key among the words of a request, of which the name is 0.
+    pub first: i8,
+    /// Index of the last key; negative: from the end, -1 being the last word.
+    pub last: i8,
+    /// Words from one key to the next.
+    pub step: i8,
+}
+
+/// Command flags, as far as they decide something here.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Flags(pub(super) u16);
+
+impl Flags {
+    /// Has subcommands; the second word says which.
+    pub const CONTAINER: Self = Self(1);
+    /// May write.
+    pub const WRITE: Self = Self(1 << 1);
+    /// Reads keys only.
+    pub const READONLY: Self = Self(1 << 2);
+    /// May wait for others.
+    pub const BLOCKING: Self = Self(1 << 3);
+    /// `MULTI`, `EXEC`, `DISCARD`, `WATCH`, `UNWATCH`.
+    pub const TRANSACTION: Self = Self(1 << 4);
+    /// Belongs to pub/sub.
+    pub const PUBSUB: Self = Self(1 << 5);
+    /// For administrators.
+    pub const ADMIN: Self = Self(1 << 6);
+    /// Refused inside `MULTI`.
+    pub const NO_MULTI: Self = Self(1 << 7);
+    /// Allowed before authentication.
+    pub const NO_AUTH: Self = Self(1 << 8);
+    /// Refused inside scripts.
+    pub const NOSCRIPT: Self = Self(1 << 9);
+    /// The key positions depend on the arguments.
+    pub const MOVABLE_KEYS: Self = Self(1 << 10);
+
+    /// Whether every flag of `other` is set.
+    pub fn contains(self, other: Self) -> bool {
+        self.0 & other.0 == other.0
+    }
+}
+
+/// A set of ACL categories.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Categories(pub(super) u32);
+
+/// The categories in Redis' own order, each a bit by its place.
+macro_rules! categories {
+    ($($constant:ident $name:literal $bit:literal)*) => {
+        impl Categories {
+            $(#[doc = concat!("`@", $name, "`")] pub const $constant: Self = Self(1 << $bit);)*
+
+            /// Every category with its name, without the `@`.
+            pub const ALL: &'static [(&'static str, Self)] = &[$(($name, Self::$constant)),*];
+        }
+    };
+}
+
+categories! {
+    KEYSPACE "keyspace" 0
+    READ "read" 1
+    WRITE "write" 2
+    SET "set" 3
+    SORTEDSET "sortedset" 4
+    LIST "list" 5
+    HASH "hash" 6
+    STRING "string" 7
+    BITMAP "bitmap" 8
+    HYPERLOGLOG "hyperloglog" 9
+    GEO "geo" 10
+    STREAM "stream" 11
+    PUBSUB "pubsub" 12
+    ADMIN "admin" 13
+    FAST "fast" 14
+    SLOW "slow" 15
+    BLOCKING "blocking" 16
+    DANGEROUS "dangerous" 17
+    CONNECTION "connection" 18
+    TRANSACTION "transaction" 19
+    SCRIPTING "scripting" 20
+}
+
+impl Categories {
+    /// The category of this name, in any case and without the `@`.
+    pub fn named(name: &str) -> Option<Self> {
+        Self::ALL
+            .iter()
+            .find(|(known, _)| known.eq_ignore_ascii_case(name))
+            .map(|&(_, category)| category)
+    }
+
+    /// Whether the two sets have a category in common.
+    pub fn intersects(self, other: Self) -> bool {
+        self.0 & other.0 != 0
+    }
+}

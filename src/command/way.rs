@@ -1,0 +1,148 @@
+//! How a command travels, by design §4: the four ways, and the one that leads nowhere.
+
+/// How a command travels.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Way {
+    /// Answered by respool, with Redis' own text.
+    Local(Local),
+    /// Forwarded on a shared connection: it leaves no trace there.
+    Shared,
+    /// Forwarded on a connection lent to the client, for this reason.
+    Pinned(PinReason),
+    /// One of `SUBSCRIBE`, `PSUBSCRIBE`, `SSUBSCRIBE` and their opposites.
+    Subscribed,
+    /// Never forwarded: it would turn the connection into a replication link, or cannot be told apart safely.
+    Refused,
+}
+
+/// The commands that respool answers itself.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Local {
+    /// `HELLO [version [AUTH user password] [SETNAME name]]`
+    Hello,
+    /// `AUTH [user] password`
+    Auth,
+    /// `SELECT database`
+    Select,
+    /// `QUIT`
+    Quit,
+    /// `RESET`
+    Reset,
+    /// `READONLY`: answered as a server without cluster support does.
+    Readonly,
+    /// `READWRITE`: as `READONLY`.
+    Readwrite,
+    /// `ASKING`: as `READONLY`.
+    Asking,
+    /// `CLIENT ...`: speaks of respool's own clients.
+    Client(ClientSub),
+}
+
+/// The subcommands of `CLIENT` that respool answers itself.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum ClientSub {
+    /// `CLIENT SETNAME name`
+    SetName,
+    /// `CLIENT GETNAME`
+    GetName,
+    /// `CLIENT SETINFO attribute value`
+    SetInfo,
+    /// `CLIENT ID`
+    Id,
+    /// `CLIENT INFO`
+    Info,
+    /// `CLIENT LIST [filters]`
+    List,
+    /// `CLIENT KILL filters`
+    Kill,
+    /// `CLIENT REPLY ON|OFF|SKIP`
+    Reply,
+    /// `CLIENT NO-EVICT ON|OFF`
+    NoEvict,
+    /// `CLIENT NO-TOUCH ON|OFF`
+    NoTouch,
+    /// `CLIENT UNBLOCK id`
+    Unblock,
+    /// `CLIENT MAINT_NOTIFICATIONS ...`: answered as a server that does not know it.
+    MaintNotifications,
+    /// Anything else, answered as a server that does not know it (`ERR unknown subcommand '%.128s'. Try CLIENT HELP.`):
+    /// `CAPA`, `IMPORT-SOURCE` and whatever newer servers add would mark a connection that is not this client's.
+    Unsupported,
+}
+
+/// Why a client needs a connection lent to it; the `reason` of `respool_pins_total`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum PinReason {
+    /// `WATCH`
+    Watch,
+    /// `MULTI` that has not arrived whole.
+    Multi,
+    /// A call that waits for an element.
+    Blocking,
+    /// `XREAD` and `XREADGROUP`, with `BLOCK` among their arguments only ([`super::asks_to_block`]); else they are
+    /// shared.
+    BlockingOption,
+    /// `WAIT` and `WAITAOF`: they promise something about the writes of their own connection.
+    Wait,
+    /// `MONITOR`
+    Monitor,
+    /// `CLIENT TRACKING` and what belongs to it.
+    Tracking,
+    /// `CLIENT PAUSE` and `CLIENT UNPAUSE`.
+    Pause,
+    /// A request too large to share a connection.
+    LargeRequest,
+    /// One command that may disturb its own connection, or must not stand behind others.
+    Admin,
+    /// The server's own `COMMAND` says so of a command that the table does not know.
+    Learned,
+}
+
+impl PinReason {
+    /// Every reason, in the order of the enum.
+    pub const ALL: [Self; 11] = [
+        Self::Watch,
+        Self::Multi,
+        Self::Blocking,
+        Self::BlockingOption,
+        Self::Wait,
+        Self::Monitor,
+        Self::Tracking,
+        Self::Pause,
+        Self::LargeRequest,
+        Self::Admin,
+        Self::Learned,
+    ];
+
+    /// The value of the metric's label.
+    pub fn label(self) -> &'static str {
+        match self {
+            Self::Watch => "watch",
+            Self::Multi => "multi",
+            Self::Blocking => "blocking",
+            Self::BlockingOption => "blocking_option",
+            Self::Wait => "wait",
+            Self::Monitor => "monitor",
+            Self::Tracking => "tracking",
+            Self::Pause => "pause",
+            Self::LargeRequest => "large_request",
+            Self::Admin => "admin",
+            Self::Learned => "learned",
+        }
+    }
+}
+
+/// The five commands that open, close or guard a transaction.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Tx {
+    /// `MULTI`
+    Multi,
+    /// `EXEC`
+    Exec,
+    /// `DISCARD`
+    Discard,
+    /// `WATCH`
+    Watch,
+    /// `UNWATCH`
+    Unwatch,
+}

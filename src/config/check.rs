@@ -1,0 +1,330 @@
+//! From the file as written to [`Settings`]: defaults, what follows from the machine, secrets, what is missing.
+//!
+//! What contradicts something else is found in `conflicts`, on the settings built here.
+
+use std::path::Path;
+use std::time::Duration;
+
+use super::file::{File, key_of};
+use super::keys::{self, Fallback};
+use super::leaf::Value;
+use super::load::read_text;
+use super::machine::Machine;
+use super::problem::Problem;
+use super::value::word_of_host;
+use super::{
+    Address, AtLimit, Group, Limits, Listener, Log, LogFormat, Match, Mode, Per, Queue, Reconnect,
+    Secret, Settings, Upstream,
+};
+
+/// What stands around the file.
+pub(super) struct Surroundings<'a> {
+    /// Where relative paths start.
+    pub(super) dir: &'a Path,
+    pub(super) machine: &'a Machine,
+    /// The value of an environment variable.
+    pub(super) environment: &'a dyn Fn(&str) -> Option<String>,
+}
+
+/// The settings that `file` means, and what is missing or cannot be had.
+///
+/// When there is any problem, of this or of reading, stand-ins may be in the place of what was refused: the caller
+/// looks for conflicts in them and then drops them.
+pub(super) fn settings(file: &File, around: &Surroundings<'_>) -> (Settings, Vec<Problem>) {
+    let mut problems = missing(file);
+    let password = password(file, around).unwrap_or_else(|problem| {
+        problems.push(problem);
+        None
+    });
+    let upstream = upstream(file, password);
+    let limits = limits(file);
+    let settings = Settings {
+        workers: workers(file, around.machine, upstream.shared_connections),
+        instance: file
+            .text("instance")
+            .unwrap_or_else(|| word_of_host(&around.machine.host_name)),
+        drain_timeout: time(file, "drain_timeout"),
+        listeners: (0..file.tables("listener"))
+            .map(|index| listener(file, &format!("listener[{index}]")))
+            .collect(),
+        groups: groups(file, limits.idle_timeout),
+        upstream,
+        limits,
+        admin: match file.value("admin.address") {
+            Some(Value::SocketAddress(address)) => Some(address),
+            _ => None,
+        },
+        log: log(file),
+    };
+    (settings, problems)
+}
+
+/// Required keys that are not there, in every table that is.
+fn missing(file: &File) -> Vec<Problem> {
+    let required = keys::keys()
+        .iter()
+        .filter(|key| matches!(key.default, Fallback::Required));
+    let mut problems = Vec::new();
+    for key in required {
+        let (table, name) = (key.table(), key.name());
+        let tables: Vec<String> = match key.path() {
+            // What is missing of a server that is not there at all is its address.
+            "upstream" => continue,
+            "listener" if file.tables("listener") > 0 => continue,
+            "listener" | "upstream.address" => vec![table.to_owned()],
+            _ => (0..file.tables(table))
+                .map(|index| format!("{table}[{index}]"))
+                .collect(),
+        };
+        for table in tables {
+            let path = if table.is_empty() {
+                name.to_owned()
+            } else {
+                format!("{table}.{name}")
+            };
+            if file.line(&path).is_none() && !file.is_refused(&path) {
+                let (what, remedy) = match key.path() {
+                    "listener" => (
+                        "nothing to listen on",
+                        "add [[listener]] with an address".to_owned(),
+                    ),
+                    "upstream.address" => (
+                        "missing",
+                        "add the server's address to [upstream]".to_owned(),
+                    ),
+                    _ => (
+                        "missing",
+                        format!("add {name} = \"...\" to this [[{}]]", key_of(&table)),
+                    ),
+                };
+                problems.push(Problem::new(file.line(&table), key.path(), what, remedy));
+            }
+        }
+    }
+    problems
+}
+
+fn workers(file: &File, machine: &Machine, shared_connections: usize) -> usize {
+    // More workers than shared connections cannot be had, so the default gives way; a number that is written does not.
+    let default = machine.cores.min(shared_connections).clamp(1, 256);
+    file.count("workers").map_or(default, to_usize)
+}
+
+fn listener(file: &File, path: &str) -> Listener {
+    let address = address(file, &format!("{path}.address"));
+    Listener {
+        name: address.to_string(),
+        address,
+        backlog: number(file, &format!("{path}.backlog"))
+            .try_into()
+            .unwrap_or(u32::MAX),
+    }
+}
+
+fn upstream(file: &File, password: Option<Secret>) -> Upstream {
+    Upstream {
+        address: address(file, "upstream.address"),
+        max_connections: number(file, "upstream.max_connections"),
+        shared_connections: number(file, "upstream.shared_connections"),
+        connect_timeout: time(file, "upstream.connect_timeout"),
+        reply_timeout: time(file, "upstream.reply_timeout"),
+        keepalive: time(file, "upstream.keepalive"),
+        reconnect: Reconnect {
+            initial: time(file, "upstream.reconnect.initial"),
+            max: time(file, "upstream.reconnect.max"),
+        },
+        queue: Queue {
+            timeout: time(file, "upstream.queue.timeout"),
+            max_commands: number(file, "upstream.queue.max_commands"),
+        },
+        borrow_timeout: time(file, "upstream.borrow_timeout"),
+        max_write_buffer: bytes(file, "upstream.max_write_buffer"),
+        max_shared_request: bytes(file, "upstream.max_shared_request"),
+        username: file.text("upstream.username"),
+        password,
+    }
+}
+
+/// The ways to give a password; at most one may be used.
+const PASSWORD_KEYS: [&str; 3] = [
+    "upstream.password",
+    "upstream.password_file",
+    "upstream.password_env",
+];
+
+/// The password, from wherever it is kept. No problem names the file, the variable or anything in them: more than once
+/// a password was written where its place was asked for.
+fn password(file: &File, around: &Surroundings<'_>) -> Result<Option<Secret>, Problem> {
+    let written: Vec<&str> = PASSWORD_KEYS
+        .into_iter()
+        .filter(|key| file.line(key).is_some())
+        .collect();
+    let key = match written.as_slice() {
+        [] => return Ok(None),
+        [key] => *key,
+        [.., last] => {
+            let remedy = "keep one of password, password_file and password_env";
+            return Err(Problem::new(
+                file.line(last),
+                *last,
+                "the password is given more than once",
+                remedy,
+            ));
+        }
+    };
+    let refused = |what: String, remedy: &str| Err(Problem::new(file.line(key), key, what, remedy));
+    let text = match (key, file.value(key)) {
+        (_, Some(Value::Secret(secret))) => return Ok(Some(secret)),
+        ("upstream.password_file", Some(Value::Text(path))) => {
+            match read_text(&around.dir.join(path)) {
+                Ok(text) => text,
+                Err(why) => {
+                    return refused(
+                        format!("the file cannot be read: {why}"),
+                        "name a file that respool's user can read",
+                    );
+                }
+            }
+        }
+        (_, Some(Value::Text(name))) => match (around.environment)(&name) {
+            Some(text) => zeroize::Zeroizing::new(text),
+            None => {
+                return refused(
+                    "the environment variable is not set".to_owned(),
+                    "set it for respool's process",
+                );
+            }
+        },
+        _ => return Ok(None),
+    };
+    // Editors and `echo` end a file with a newline that is no part of the password.
+    let password = text.strip_suffix('\n').unwrap_or(&text);
+    let password = password.strip_suffix('\r').unwrap_or(password);
+    if password.is_empty() {
+        return refused(
+            "there is no password in it".to_owned(),
+            "put the password there, or remove the key",
+        );
+    }
+    Ok(Some(Secret::new(password.to_owned())))
+}
+
+fn limits(file: &File) -> Limits {
+    Limits {
+        max_clients: number(file, "limits.max_clients"),
+        max_client_buffer: bytes(file, "limits.max_client_buffer"),
+        max_client_in_flight: number(file, "limits.max_client_in_flight"),
+        max_client_read_ahead: bytes(file, "limits.max_client_read_ahead"),
+        max_request: bytes(file, "limits.max_request"),
+        idle_timeout: time(file, "limits.idle_timeout"),
+        handshake_timeout: time(file, "limits.handshake_timeout"),
+        keepalive: time(file, "limits.keepalive"),
+        explain_rejections: matches!(
+            file.value("limits.explain_rejections"),
+            Some(Value::Flag(true))
+        ),
+        reject_hold: time(file, "limits.reject_hold"),
+        max_rejected: number(file, "limits.max_rejected"),
+    }
+}
+
+/// The groups as written, and `default` behind them unless the operator wrote it.
+fn groups(file: &File, idle_timeout: Duration) -> Vec<Group> {
+    let mut groups: Vec<Group> = (0..file.tables("group"))
+        .map(|index| group(file, &format!("group[{index}]"), idle_timeout))
+        .collect();
+    if groups.last().is_none_or(|last| last.name != DEFAULT_GROUP) {
+        groups.push(Group {
+            name: DEFAULT_GROUP.to_owned(),
+            matches: Match::default(),
+            per: Per::Group,
+            max_connections: None,
+            warn_connections: None,
+            max_connects_per_second: None,
+            max_pinned: None,
+            idle_timeout,
+            at_limit: AtLimit::Reject,
+            mode: Mode::Enforce,
+            deny_commands: Vec::new(),
+        });
+    }
+    groups
+}
+
+/// The name of the group that takes whom no other takes.
+pub(super) const DEFAULT_GROUP: &str = "default";
+
+fn group(file: &File, path: &str, idle_timeout: Duration) -> Group {
+    let at = |name: &str| format!("{path}.{name}");
+    let cap = |name: &str| file.count(&at(name)).map(to_usize);
+    Group {
+        name: file.text(&at("name")).unwrap_or_default(),
+        matches: Match {
+            address: match file.value(&at("match.address")) {
+                Some(Value::Networks(networks)) => networks,
+                _ => Vec::new(),
+            },
+            listener: file.glob(&at("match.listener")),
+            client_name: file.glob(&at("match.client_name")),
+            user: file.glob(&at("match.user")),
+        },
+        per: match file.choice(&at("per")) {
+            Some("address") => Per::Address,
+            Some("client_name") => Per::ClientName,
+            Some("user") => Per::User,
+            _ => Per::Group,
+        },
+        max_connections: cap("max_connections"),
+        warn_connections: cap("warn_connections"),
+        max_connects_per_second: file
+            .count(&at("max_connects_per_second"))
+            .map(|rate| u32::try_from(rate).unwrap_or(u32::MAX)),
+        max_pinned: cap("max_pinned"),
+        idle_timeout: file.duration(&at("idle_timeout")).unwrap_or(idle_timeout),
+        at_limit: match file.choice(&at("at_limit")) {
+            Some("evict-idle") => AtLimit::EvictIdle,
+            _ => AtLimit::Reject,
+        },
+        mode: match file.choice(&at("mode")) {
+            Some("observe") => Mode::Observe,
+            _ => Mode::Enforce,
+        },
+        deny_commands: match file.value(&at("deny_commands")) {
+            Some(Value::Commands(commands)) => commands,
+            _ => Vec::new(),
+        },
+    }
+}
+
+fn log(file: &File) -> Log {
+    Log {
+        level: file.choice("log.level").unwrap_or("info").to_owned(),
+        format: match file.choice("log.format") {
+            Some("json") => LogFormat::Json,
+            _ => LogFormat::Text,
+        },
+    }
+}
+
+/// The address under `path`, or a stand-in that no socket has where it was refused or is missing.
+fn address(file: &File, path: &str) -> Address {
+    file.address(path)
+        .unwrap_or(Address::Unix(std::path::PathBuf::new()))
+}
+
+fn time(file: &File, path: &str) -> Duration {
+    file.duration(path).unwrap_or_default()
+}
+
+fn number(file: &File, path: &str) -> usize {
+    file.count(path).map_or(0, to_usize)
+}
+
+fn bytes(file: &File, path: &str) -> usize {
+    file.size(path).map_or(0, to_usize)
+}
+
+/// The list of keys bounds every number far below what an address space of 64 bits counts.
+fn to_usize(number: u64) -> usize {
+    usize::try_from(number).unwrap_or(usize::MAX)
+}

@@ -1,0 +1,198 @@
+//! What is right by itself and wrong together: limits against each other, groups, addresses, the machine.
+//!
+//! Pure. A conflict is told at the first of its keys that is written, and not at all when one of them was refused
+//! already: one mistake, one problem.
+
+mod addresses;
+mod groups;
+
+use super::Settings;
+use super::file::{File, key_of};
+use super::keys::{self, Fallback};
+use super::machine::Machine;
+use super::problem::Problem;
+use super::value::{duration_text, size_text};
+
+/// Everything in `settings` that contradicts something else or does not fit on `machine`.
+pub(super) fn find(settings: &Settings, file: &File, machine: &Machine) -> Vec<Problem> {
+    let mut found = Conflicts {
+        settings,
+        file,
+        problems: Vec::new(),
+    };
+    found.in_the_pool();
+    found.in_authentication();
+    found.in_limits();
+    found.in_addresses();
+    for index in 0..file.tables("group") {
+        found.in_group(index);
+        found.in_match(index);
+    }
+    found.with_the_machine(machine);
+    found.problems
+}
+
+struct Conflicts<'a> {
+    settings: &'a Settings,
+    file: &'a File,
+    problems: Vec<Problem>,
+}
+
+impl Conflicts<'_> {
+    /// A conflict between the values of `keys`, told at the first of them that is written.
+    fn add(&mut self, keys: &[&str], what: String, remedy: String) {
+        if keys.iter().any(|key| self.is_unknown(key)) {
+            return;
+        }
+        let written = keys.iter().find(|key| self.file.line(key).is_some());
+        let Some(key) = written.or(keys.first()) else {
+            return;
+        };
+        self.problems
+            .push(Problem::new(self.line_near(key), key_of(key), what, remedy));
+    }
+
+    /// Whether the value of `path` was refused or is missing, so that nothing can be said about it.
+    fn is_unknown(&self, path: &str) -> bool {
+        let required = || {
+            keys::find(&key_of(path)).is_some_and(|key| matches!(key.default, Fallback::Required))
+        };
+        self.file.is_refused(path) || (self.file.line(path).is_none() && required())
+    }
+
+    /// The line of `path`, or of the innermost table it would stand in.
+    fn line_near(&self, path: &str) -> Option<usize> {
+        let mut path = path;
+        loop {
+            if let Some(line) = self.file.line(path) {
+                return Some(line);
+            }
+            path = path.rsplit_once('.')?.0;
+        }
+    }
+
+    fn in_the_pool(&mut self) {
+        let upstream = &self.settings.upstream;
+        let (total, shared, workers) = (
+            upstream.max_connections,
+            upstream.shared_connections,
+            self.settings.workers,
+        );
+        if shared >= total {
+            self.add(
+                &["upstream.shared_connections", "upstream.max_connections"],
+                format!(
+                    "{shared} shared of {total} connections leave none to lend (max_connections)"
+                ),
+                format!("set shared_connections below {total}, or max_connections above {shared}"),
+            );
+        }
+        if workers > shared {
+            self.add(
+                &["workers", "upstream.shared_connections"],
+                format!("{workers} workers need a shared connection each, and there are {shared}"),
+                format!("set workers to at most {shared}, or raise upstream.shared_connections"),
+            );
+        }
+        let reconnect = upstream.reconnect;
+        if reconnect.initial > reconnect.max {
+            let (initial, max) = (
+                duration_text(reconnect.initial),
+                duration_text(reconnect.max),
+            );
+            self.add(
+                &["upstream.reconnect.initial", "upstream.reconnect.max"],
+                format!("the first delay {initial} is longer than the longest, {max}"),
+                "set initial to at most max".to_owned(),
+            );
+        }
+    }
+
+    fn in_authentication(&mut self) {
+        let upstream = &self.settings.upstream;
+        if upstream.username.is_some() && upstream.password.is_none() {
+            self.add(
+                &[
+                    "upstream.username",
+                    "upstream.password",
+                    "upstream.password_file",
+                    "upstream.password_env",
+                ],
+                "a user without a password".to_owned(),
+                "add password_file or password_env, or remove username".to_owned(),
+            );
+        }
+    }
+
+    fn in_limits(&mut self) {
+        let limits = &self.settings.limits;
+        let (shared, request) = (
+            self.settings.upstream.max_shared_request,
+            limits.max_request,
+        );
+        if shared > request {
+            let (shared, request) = (size_text(shared as u64), size_text(request as u64));
+            self.add(
+                &["upstream.max_shared_request", "limits.max_request"],
+                format!(
+                    "{shared} is more than any request may have, {request} (limits.max_request)"
+                ),
+                format!(
+                    "set max_shared_request to at most \"{request}\", or raise limits.max_request"
+                ),
+            );
+        }
+        // A default that never comes to act harms nobody; one that is written was meant to act.
+        let (handshake, idle) = (limits.handshake_timeout, limits.idle_timeout);
+        let written = self.file.line("limits.handshake_timeout").is_some();
+        if written && !idle.is_zero() && handshake > idle {
+            self.add(
+                &["limits.handshake_timeout", "limits.idle_timeout"],
+                format!(
+                    "a silent client is closed before, after {} (idle_timeout)",
+                    duration_text(idle)
+                ),
+                "set handshake_timeout to at most idle_timeout".to_owned(),
+            );
+        }
+    }
+
+    fn with_the_machine(&mut self, machine: &Machine) {
+        let needed = self.settings.descriptors_needed();
+        let allowed = machine.file_descriptors;
+        // Whatever the pool was meant to be, it hardly counts beside the clients.
+        let unknown = ["limits.max_clients", "limits.max_rejected"]
+            .iter()
+            .any(|key| self.is_unknown(key));
+        if needed <= allowed || unknown {
+            return;
+        }
+        let (limits, upstream) = (&self.settings.limits, &self.settings.upstream);
+        let what = format!(
+            "{needed} file descriptors are needed ({} clients, {} rejected, {} to the server, {} listeners, {} spare), \
+             and this process may have {allowed}",
+            limits.max_clients,
+            limits.max_rejected,
+            upstream.max_connections,
+            self.settings.listeners.len(),
+            self.settings.spare_descriptors(),
+        );
+        let fit = limits.max_clients.saturating_sub(needed - allowed);
+        let remedy = match fit {
+            0 => format!("raise the hard limit (ulimit -Hn) to {needed}"),
+            fit => format!(
+                "raise the hard limit (ulimit -Hn) to {needed}, or set limits.max_clients to at most {fit}"
+            ),
+        };
+        let largest = [
+            (limits.max_rejected, "limits.max_rejected"),
+            (upstream.max_connections, "upstream.max_connections"),
+            (limits.max_clients, "limits.max_clients"),
+        ];
+        let key = largest
+            .iter()
+            .max()
+            .map_or("limits.max_clients", |(_, key)| key);
+        self.add(&[key], what, remedy);
+    }
+}

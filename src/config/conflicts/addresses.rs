@@ -1,0 +1,176 @@
+//! Addresses that cannot be used at once: listeners, the admin endpoint, the server.
+
+use super::super::{Address, Settings};
+use super::Conflicts;
+
+impl Conflicts<'_> {
+    pub(super) fn in_addresses(&mut self) {
+        let settings = self.settings;
+        let upstream = &settings.upstream.address;
+        let admin = settings.admin.map(|admin| Address::Tcp {
+            host: admin.ip().to_string(),
+            port: admin.port(),
+        });
+        if matches!(upstream, Address::Tcp { port: 0, .. }) {
+            self.add(
+                &["upstream.address"],
+                "a server has no port 0".to_owned(),
+                "write its port".to_owned(),
+            );
+        }
+        for (index, listener) in settings.listeners.iter().enumerate() {
+            let key = format!("listener[{index}].address");
+            if reaches(&listener.address, upstream) {
+                self.add(
+                    &[&key, "upstream.address"],
+                    format!(
+                        "{} is where the server is: respool would connect to itself",
+                        listener.name
+                    ),
+                    "listen elsewhere, or correct upstream.address".to_owned(),
+                );
+            }
+            for (before, other) in settings.listeners[..index].iter().enumerate() {
+                if collide(&listener.address, &other.address) {
+                    self.add(
+                        &[&key, &format!("listener[{before}].address")],
+                        format!("{} is taken by the listener {}", listener.name, other.name),
+                        "listen on another port or path".to_owned(),
+                    );
+                }
+            }
+            if admin
+                .as_ref()
+                .is_some_and(|admin| collide(&listener.address, admin))
+            {
+                self.add(
+                    &["admin.address", &key],
+                    format!(
+                        "{} is taken by the listener {}",
+                        settings.admin_text(),
+                        listener.name
+                    ),
+                    "give the admin endpoint another port".to_owned(),
+                );
+            }
+        }
+        if admin.as_ref().is_some_and(|admin| reaches(admin, upstream)) {
+            self.add(
+                &["admin.address", "upstream.address"],
+                format!("{} is where the server is", settings.admin_text()),
+                "give the admin endpoint another port, or correct upstream.address".to_owned(),
+            );
+        }
+    }
+}
+
+impl Settings {
+    fn admin_text(&self) -> String {
+        self.admin
+            .map(|admin| admin.to_string())
+            .unwrap_or_default()
+    }
+}
+
+/// The address of a host's name or IP, as far as it can be told without asking anyone.
+fn ip_of(host: &str) -> Option<std::net::IpAddr> {
+    match host {
+        "localhost" | "localhost." => Some(std::net::Ipv4Addr::LOCALHOST.into()),
+        host => host.parse().ok(),
+    }
+}
+
+/// Whether the two cannot be listened on at once. Port 0 takes any port that is free.
+fn collide(one: &Address, other: &Address) -> bool {
+    match (one, other) {
+        (Address::Unix(one), Address::Unix(other)) => one == other,
+        (
+            Address::Tcp { host: one, port },
+            Address::Tcp {
+                host: other,
+                port: other_port,
+            },
+        ) => {
+            let same_port = port == other_port && *port != 0;
+            same_port
+                && match (ip_of(one), ip_of(other)) {
+                    (Some(one), Some(other)) => {
+                        let any = one.is_unspecified() || other.is_unspecified();
+                        one == other || (any && one.is_ipv4() == other.is_ipv4())
+                    }
+                    _ => one.eq_ignore_ascii_case(other),
+                }
+        }
+        _ => false,
+    }
+}
+
+/// Whether a connect to `target` arrives at a socket that listens on `listening`.
+fn reaches(listening: &Address, target: &Address) -> bool {
+    let to_this_host = |target: &Address| match target {
+        Address::Tcp { host, .. } => {
+            ip_of(host).is_some_and(|ip| ip.is_loopback() || ip.is_unspecified())
+        }
+        Address::Unix(_) => false,
+    };
+    match (listening, target) {
+        (
+            Address::Tcp { host, port },
+            Address::Tcp {
+                port: target_port, ..
+            },
+        ) => {
+            let everywhere = ip_of(host).is_some_and(|ip| ip.is_unspecified());
+            collide(listening, target)
+                || (port == target_port && *port != 0 && everywhere && to_this_host(target))
+        }
+        _ => collide(listening, target),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::super::value;
+    use super::*;
+
+    fn tcp(text: &str) -> Address {
+        value::address(text).expect("an address")
+    }
+
+    #[test]
+    fn one_socket_is_one_listener() {
+        for (one, other) in [
+            ("127.0.0.1:1", "127.0.0.1:1"),
+            ("0.0.0.0:1", "127.0.0.1:1"),
+            ("localhost:1", "127.0.0.1:1"),
+            ("[::1]:1", "[0:0:0:0:0:0:0:1]:1"),
+            ("Host.example.com:1", "host.example.com:1"),
+            ("unix:/a", "unix:/a"),
+        ] {
+            assert!(
+                collide(&tcp(one), &tcp(other)) && collide(&tcp(other), &tcp(one)),
+                "{one} {other}"
+            );
+        }
+        for (one, other) in [
+            ("127.0.0.1:1", "127.0.0.1:2"),
+            ("127.0.0.1:1", "127.0.0.2:1"),
+            ("127.0.0.1:0", "127.0.0.1:0"),
+            ("0.0.0.0:1", "[::]:1"),
+            ("unix:/a", "unix:/b"),
+        ] {
+            assert!(!collide(&tcp(one), &tcp(other)), "{one} {other}");
+        }
+    }
+
+    #[test]
+    fn a_wildcard_listener_reaches_itself_through_this_host_only() {
+        assert!(reaches(&tcp("0.0.0.0:6379"), &tcp("localhost:6379")));
+        assert!(reaches(&tcp("[::]:6379"), &tcp("127.0.0.1:6379")));
+        assert!(!reaches(
+            &tcp("0.0.0.0:6379"),
+            &tcp("redis.example.com:6379")
+        ));
+        assert!(!reaches(&tcp("0.0.0.0:6380"), &tcp("127.0.0.1:6379")));
+    }
+}

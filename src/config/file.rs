@@ -1,0 +1,369 @@
+//! The file as written: each key checked against the list of keys, with the line it stands on.
+//!
+//! The document is walked with its spans rather than deserialized, because serde stops at the first error and the
+//! operator is told all of them. What the values mean together is decided in `check` and `conflicts`.
+
+use std::collections::BTreeMap;
+use std::time::Duration;
+
+use toml::Spanned;
+use toml::de::{DeTable, DeValue};
+
+use super::keys::{self, Fallback, Kind};
+use super::leaf::{LeafError, Value, default_value, kind_of, leaf};
+use super::problem::Problem;
+use super::value::{Wrong, shown, wrong};
+use super::{Address, Glob};
+
+/// What stands in the file under one key.
+#[derive(Debug)]
+struct Entry {
+    line: usize,
+    /// `None`: refused, and the problem is already told.
+    value: Option<Value>,
+}
+
+/// A configuration file in which every key that was not refused holds a value of its kind.
+#[derive(Debug, Default)]
+pub(super) struct File {
+    /// By path; the tables of a `[[table]]` are `table[0]`, `table[1]`...
+    entries: BTreeMap<String, Entry>,
+}
+
+impl File {
+    /// Reads `text` and says everything that is wrong with single keys. `Err`: the text is not TOML at all.
+    pub(super) fn read(text: &str) -> Result<(Self, Vec<Problem>), Problem> {
+        let lines = Lines::of(text);
+        // Only the message and the place are taken: the error's own text would show the line, and with it a password.
+        let document = DeTable::parse(text).map_err(|error| {
+            let line = error.span().map(|span| lines.at(span.start));
+            Problem::new(
+                line,
+                "",
+                format!("not TOML: {}", error.message()),
+                "mend this line",
+            )
+        })?;
+        let mut walk = Walk {
+            file: Self::default(),
+            lines,
+            problems: Vec::new(),
+        };
+        walk.table(document.get_ref(), "", "");
+        Ok((walk.file, walk.problems))
+    }
+
+    /// The value under `path`, or else the default of its key.
+    pub(super) fn value(&self, path: &str) -> Option<Value> {
+        if let Some(Entry {
+            value: Some(value), ..
+        }) = self.entries.get(path)
+        {
+            return Some(value.clone());
+        }
+        match keys::find(&key_of(path))? {
+            key if matches!(key.default, Fallback::Is(_)) => default_value(key),
+            _ => None,
+        }
+    }
+
+    /// Where `path` is written.
+    pub(super) fn line(&self, path: &str) -> Option<usize> {
+        self.entries.get(path).map(|entry| entry.line)
+    }
+
+    /// Whether what is written under `path`, or a table it stands in, was refused.
+    pub(super) fn is_refused(&self, path: &str) -> bool {
+        let refused = |path: &str| {
+            self.entries
+                .get(path)
+                .is_some_and(|entry| entry.value.is_none())
+        };
+        refused(path)
+            || path
+                .char_indices()
+                .any(|(at, c)| (c == '.' || c == '[') && refused(&path[..at]))
+    }
+
+    /// How many `[[table]]` there are.
+    pub(super) fn tables(&self, table: &str) -> usize {
+        (0..)
+            .take_while(|index| self.entries.contains_key(&format!("{table}[{index}]")))
+            .count()
+    }
+
+    pub(super) fn count(&self, path: &str) -> Option<u64> {
+        match self.value(path)? {
+            Value::Count(count) => Some(count),
+            _ => None,
+        }
+    }
+
+    pub(super) fn duration(&self, path: &str) -> Option<Duration> {
+        match self.value(path)? {
+            Value::Duration(duration) => Some(duration),
+            _ => None,
+        }
+    }
+
+    pub(super) fn size(&self, path: &str) -> Option<u64> {
+        match self.value(path)? {
+            Value::Size(bytes) => Some(bytes),
+            _ => None,
+        }
+    }
+
+    pub(super) fn text(&self, path: &str) -> Option<String> {
+        match self.value(path)? {
+            Value::Text(text) => Some(text),
+            _ => None,
+        }
+    }
+
+    pub(super) fn choice(&self, path: &str) -> Option<&'static str> {
+        match self.value(path)? {
+            Value::Choice(word) => Some(word),
+            _ => None,
+        }
+    }
+
+    pub(super) fn address(&self, path: &str) -> Option<Address> {
+        match self.value(path)? {
+            Value::Address(address) => Some(address),
+            _ => None,
+        }
+    }
+
+    pub(super) fn glob(&self, path: &str) -> Option<Glob> {
+        match self.value(path)? {
+            Value::Glob(glob) => Some(glob),
+            _ => None,
+        }
+    }
+}
+
+/// The key of a path: the path without its indices.
+pub(super) fn key_of(path: &str) -> String {
+    let mut inside = false;
+    path.chars()
+        .filter(|c| {
+            inside = *c == '[' || (inside && *c != ']');
+            !inside && *c != ']'
+        })
+        .collect()
+}
+
+/// Where lines begin.
+struct Lines(Vec<usize>);
+
+impl Lines {
+    fn of(text: &str) -> Self {
+        let after = text
+            .bytes()
+            .enumerate()
+            .filter(|(_, byte)| *byte == b'\n')
+            .map(|(at, _)| at + 1);
+        Self(std::iter::once(0).chain(after).collect())
+    }
+
+    /// The line, from 1, of the byte at `offset`.
+    fn at(&self, offset: usize) -> usize {
+        self.0.partition_point(|start| *start <= offset)
+    }
+}
+
+struct Walk {
+    file: File,
+    lines: Lines,
+    problems: Vec<Problem>,
+}
+
+impl Walk {
+    fn table(&mut self, table: &DeTable<'_>, key: &str, path: &str) {
+        for (name, value) in table {
+            let line = self.lines.at(name.span().start);
+            let full = join(key, name.get_ref());
+            // A quoted key with a dot in it is not the path of a key, however much it looks like one.
+            let known = keys::find(&full).filter(|known| known.table() == key);
+            match known {
+                Some(known) => self.entry(known, &join(path, name.get_ref()), line, value),
+                None => self.unknown((key, path), name.get_ref(), line),
+            }
+        }
+    }
+
+    fn entry(
+        &mut self,
+        known: &'static keys::Key,
+        path: &str,
+        line: usize,
+        value: &Spanned<DeValue<'_>>,
+    ) {
+        let key = known.path();
+        match (known.kind, value.get_ref()) {
+            (Kind::Later(remedy), _) => {
+                self.refuse(key, path, line, wrong("not in this version", remedy))
+            }
+            (Kind::Table, DeValue::Table(table)) => {
+                self.keep(path, line, Value::Table);
+                self.table(table, key, path);
+            }
+            (Kind::Table, DeValue::Array(_)) => {
+                self.refuse(
+                    key,
+                    path,
+                    line,
+                    wrong("there is one of these", format!("write [{key}]")),
+                );
+            }
+            (Kind::Table, other) => {
+                let what = format!("{} where a table is expected", kind_of(other));
+                self.refuse(
+                    key,
+                    path,
+                    line,
+                    wrong(
+                        what,
+                        format!("write [{key}] or {} = {{ ... }}", known.name()),
+                    ),
+                );
+            }
+            (Kind::Tables, DeValue::Array(tables)) => self.tables(tables, key, path, line),
+            (Kind::Tables, _) => {
+                let remedy = format!("write [[{key}]], with two brackets");
+                self.refuse(
+                    key,
+                    path,
+                    line,
+                    wrong("there can be several of these", remedy),
+                );
+            }
+            (kind, _) => match leaf(kind, value) {
+                Ok(value) => self.keep(path, line, value),
+                Err(errors) => {
+                    for LeafError { at, wrong } in errors {
+                        // In a list of many lines the line of the element helps more than that of the key.
+                        let element = at.map(|offset| self.lines.at(offset));
+                        self.refuse(key, path, element.unwrap_or(line), wrong);
+                    }
+                }
+            },
+        }
+    }
+
+    fn tables(&mut self, tables: &[Spanned<DeValue<'_>>], key: &str, path: &str, line: usize) {
+        self.keep(path, line, Value::Table);
+        for (index, table) in tables.iter().enumerate() {
+            let line = self.lines.at(table.span().start);
+            let path = format!("{path}[{index}]");
+            if let DeValue::Table(inner) = table.get_ref() {
+                self.keep(&path, line, Value::Table);
+                self.table(inner, key, &path);
+            } else {
+                let what = format!("{} where a table is expected", kind_of(table.get_ref()));
+                self.refuse(key, &path, line, wrong(what, format!("write [[{key}]]")));
+            }
+        }
+    }
+
+    /// A key that is none, in the table of this key and path.
+    fn unknown(&mut self, (table, path): (&str, &str), name: &str, line: usize) {
+        let remedy = if let Some(meant) = keys::nearest(table, name) {
+            // What follows is judged as if the key that was meant stood here with some value: one mistake, one problem.
+            let meant_path = join(path, meant.name());
+            self.file
+                .entries
+                .entry(meant_path)
+                .or_insert(Entry { line, value: None });
+            format!("did you mean \"{}\"?", meant.name())
+        } else if let Some(elsewhere) = keys::keys()
+            .iter()
+            .find(|key| key.name() == name && key.table() != table)
+        {
+            match elsewhere.table() {
+                "" => format!("\"{name}\" stands at the top of the file, before the first [table]"),
+                home @ ("listener" | "group") => format!("\"{name}\" stands in [[{home}]]"),
+                home => format!("\"{name}\" stands in [{home}]"),
+            }
+        } else {
+            let known: Vec<&str> = keys::in_table(table)
+                .filter(|key| !matches!(key.kind, Kind::Later(_)))
+                .map(keys::Key::name)
+                .collect();
+            format!("remove it; known here: {}", known.join(", "))
+        };
+        let key = printable(&join(table, name));
+        self.problems
+            .push(Problem::new(Some(line), key, "unknown key", remedy));
+    }
+
+    fn keep(&mut self, path: &str, line: usize, value: Value) {
+        self.file.entries.insert(
+            path.to_owned(),
+            Entry {
+                line,
+                value: Some(value),
+            },
+        );
+    }
+
+    fn refuse(&mut self, key: &str, path: &str, line: usize, wrong: Wrong) {
+        self.file
+            .entries
+            .insert(path.to_owned(), Entry { line, value: None });
+        self.problems
+            .push(Problem::new(Some(line), key, wrong.what, wrong.remedy));
+    }
+}
+
+fn join(table: &str, name: &str) -> String {
+    if table.is_empty() {
+        name.to_owned()
+    } else {
+        format!("{table}.{name}")
+    }
+}
+
+/// A key of the operator's own making, fit for one line of a message.
+fn printable(key: &str) -> String {
+    let plain = |c: char| c.is_ascii_alphanumeric() || "-_.".contains(c);
+    if key.chars().all(plain) && key.len() <= 64 {
+        key.to_owned()
+    } else {
+        shown(key)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_path_without_indices_is_its_key() {
+        assert_eq!(key_of("group[12].match.user"), "group.match.user");
+        assert_eq!(key_of("workers"), "workers");
+    }
+
+    #[test]
+    fn lines_are_counted_from_one() {
+        let lines = Lines::of("a\nb\n\nc");
+        assert_eq!(
+            [0, 1, 2, 4, 5, 6].map(|offset| lines.at(offset)),
+            [1, 1, 2, 3, 4, 4]
+        );
+    }
+
+    #[test]
+    fn what_was_refused_is_known_with_all_that_stands_in_it() {
+        let (file, problems) =
+            File::read("upstream = 1\n[[group]]\nname = 5\nper = \"user\"\n").expect("TOML");
+        assert_eq!(problems.len(), 2);
+        assert!(file.is_refused("upstream.address") && file.is_refused("group[0].name"));
+        assert!(!file.is_refused("group[0].per") && !file.is_refused("limits.max_clients"));
+        assert_eq!(
+            (file.line("group[0]"), file.line("group[0].per")),
+            (Some(2), Some(4))
+        );
+        assert_eq!((file.tables("group"), file.tables("listener")), (1, 0));
+    }
+}

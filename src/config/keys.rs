@@ -1,0 +1,328 @@
+//! The one list of keys: what may be written, of what kind it is, and what holds when it is not written.
+//!
+//! Unknown keys and their suggestions, defaults and the test of `docs/configuration.md` derive from it; a key that is
+//! not in here does not exist. What a value means is read in `value`, what it becomes is decided in `check`.
+
+/// A key of the configuration file.
+#[derive(Debug)]
+pub struct Key {
+    path: &'static str,
+    pub(super) kind: Kind,
+    pub(super) default: Fallback,
+}
+
+/// What is written under a key, with its bounds.
+#[derive(Debug, Clone, Copy)]
+pub(super) enum Kind {
+    /// `[name]` or `{ ... }`.
+    Table,
+    /// `[[name]]`.
+    Tables,
+    /// A whole number within these bounds.
+    Count { min: u64, max: u64 },
+    /// A time of at least `min_ms`; zero only where it has a meaning of its own.
+    Duration { min_ms: u64, zero: bool },
+    /// A number of bytes within these bounds.
+    Size { min: u64, max: u64 },
+    /// `true` or `false`.
+    Flag,
+    /// One of these words; the `later` ones belong to a version to come.
+    Choice {
+        of: &'static [&'static str],
+        later: &'static [&'static str],
+    },
+    /// `host:port` or `unix:/path`.
+    Address,
+    /// `ip:port`.
+    SocketAddress,
+    /// IP addresses and CIDR networks.
+    Networks,
+    /// A pattern of `*`, `?`, `[...]`, `{a,b}`.
+    Glob,
+    /// Command names, `name|subcommand` or `@category`.
+    Commands,
+    /// A word of letters, digits and `-_.:/`: it becomes part of logs, metric labels and client names.
+    Word,
+    /// Any text but the empty one.
+    Text,
+    /// Text that is never shown.
+    Secret,
+    /// Not in this version; the text is the remedy.
+    Later(&'static str),
+}
+
+/// What holds when a key is not written.
+#[derive(Debug, Clone, Copy)]
+pub(super) enum Fallback {
+    /// This value, as it would be written in the file.
+    Is(&'static str),
+    /// Nothing: the file is wrong without it.
+    Required,
+    /// The setting is off or empty.
+    Absent,
+    /// Something that follows from the machine or from another key, in words.
+    From(&'static str),
+}
+
+impl Key {
+    /// The key with the tables it stands in, without the indices of `[[tables]]`: `group.match.user`.
+    pub fn path(&self) -> &'static str {
+        self.path
+    }
+
+    /// Its kind in the words of `docs/configuration.md`.
+    pub fn kind_text(&self) -> String {
+        let text = match self.kind {
+            Kind::Table => "table",
+            Kind::Tables => "tables",
+            Kind::Count { .. } => "count",
+            Kind::Duration { .. } => "duration",
+            Kind::Size { .. } => "size",
+            Kind::Flag => "`true`, `false`",
+            Kind::Choice { of, .. } => {
+                let quoted: Vec<String> = of.iter().map(|word| format!("`\"{word}\"`")).collect();
+                return quoted.join(", ");
+            }
+            Kind::Address => "address",
+            Kind::SocketAddress => "IP address and port",
+            Kind::Networks => "list of networks",
+            Kind::Glob => "glob",
+            Kind::Commands => "list of commands",
+            Kind::Word => "word",
+            Kind::Text => "text",
+            Kind::Secret => "secret",
+            Kind::Later(_) => "not in this version",
+        };
+        text.to_owned()
+    }
+
+    /// Its default in the words of `docs/configuration.md`.
+    pub fn default_text(&self) -> String {
+        match self.default {
+            Fallback::Is(toml) => format!("`{toml}`"),
+            Fallback::Required => "required".to_owned(),
+            Fallback::Absent => "none".to_owned(),
+            Fallback::From(words) => words.to_owned(),
+        }
+    }
+
+    /// Whether it only holds other keys.
+    pub fn is_table(&self) -> bool {
+        matches!(self.kind, Kind::Table | Kind::Tables)
+    }
+
+    /// Its last part: `user` of `group.match.user`.
+    pub(super) fn name(&self) -> &'static str {
+        self.path
+            .rsplit_once('.')
+            .map_or(self.path, |(_, name)| name)
+    }
+
+    /// The table it stands in: `group.match` of `group.match.user`, empty at the top.
+    pub(super) fn table(&self) -> &'static str {
+        self.path.rsplit_once('.').map_or("", |(table, _)| table)
+    }
+}
+
+/// Every key, tables before what stands in them.
+pub fn keys() -> &'static [Key] {
+    KEYS
+}
+
+/// The key of this path.
+pub(super) fn find(path: &str) -> Option<&'static Key> {
+    KEYS.iter().find(|key| key.path == path)
+}
+
+/// The keys that stand directly in this table.
+pub(super) fn in_table(table: &str) -> impl Iterator<Item = &'static Key> {
+    KEYS.iter().filter(move |key| key.table() == table)
+}
+
+/// The key of `table` that someone who wrote `name` most likely meant.
+pub(super) fn nearest(table: &str, name: &str) -> Option<&'static Key> {
+    let known: Vec<&Key> = in_table(table)
+        .filter(|key| !matches!(key.kind, Kind::Later(_)))
+        .collect();
+    let names = known.iter().map(|key| key.name());
+    let word = nearest_word(names, name)?;
+    known.into_iter().find(|key| key.name() == word)
+}
+
+/// The word nearest to `written`, if one is near enough to have been meant.
+pub(super) fn nearest_word<'a>(
+    words: impl Iterator<Item = &'a str>,
+    written: &str,
+) -> Option<&'a str> {
+    // An absurdly long key is no misspelling, and the distance costs the product of both lengths.
+    if written.len() > 64 {
+        return None;
+    }
+    let written = written.to_lowercase().replace('-', "_");
+    words
+        .map(|word| {
+            (
+                strsim::damerau_levenshtein(&word.replace('-', "_"), &written),
+                word,
+            )
+        })
+        .filter(|(distance, word)| *distance <= (word.len() / 3).max(1))
+        .min_by_key(|(distance, _)| *distance)
+        .map(|(_, word)| word)
+}
+
+const fn key(path: &'static str, kind: Kind, default: Fallback) -> Key {
+    Key {
+        path,
+        kind,
+        default,
+    }
+}
+
+const fn count(min: u64, max: u64) -> Kind {
+    Kind::Count { min, max }
+}
+
+/// A time that cannot be zero.
+const fn time() -> Kind {
+    Kind::Duration {
+        min_ms: 1,
+        zero: false,
+    }
+}
+
+/// A time whose zero means something: never, off, at once.
+const fn time_or_zero(min_ms: u64) -> Kind {
+    Kind::Duration { min_ms, zero: true }
+}
+
+const fn size(min: u64, max: u64) -> Kind {
+    Kind::Size { min, max }
+}
+
+const KIB: u64 = 1024;
+const MIB: u64 = 1024 * KIB;
+const TIB: u64 = MIB * MIB;
+/// More sockets than a server or a process can hold anyway: what is past it is a slip of the finger.
+const MANY: u64 = 10_000_000;
+
+const WITHOUT_TLS: &str = "remove it; clients connect without TLS";
+const LOCAL_TUNNEL: &str = "remove it; a server that wants TLS is reached through a TLS tunnel on this host, such as stunnel";
+
+use Fallback::{Absent, From, Is, Required};
+
+#[rustfmt::skip]
+const KEYS: &[Key] = &[
+    key("workers", count(1, 256), From("one for each core, at most `upstream.shared_connections`")),
+    key("instance", Kind::Word, From("the host's name")),
+    key("drain_timeout", time_or_zero(1), Is("\"10s\"")),
+    key("auth", Kind::Later("remove it; the user and password of each client go to the server"), Absent),
+
+    key("listener", Kind::Tables, Required),
+    key("listener.address", Kind::Address, Required),
+    key("listener.backlog", count(1, 65_535), Is("1024")),
+    key("listener.tls", Kind::Later(WITHOUT_TLS), Absent),
+    key("listener.proxy_protocol_from", Kind::Later("remove it; clients are known by the address of their socket"), Absent),
+
+    key("upstream", Kind::Table, Required),
+    key("upstream.address", Kind::Address, Required),
+    key("upstream.max_connections", count(2, MANY), Is("10")),
+    key("upstream.shared_connections", count(1, MANY), Is("4")),
+    key("upstream.connect_timeout", time(), Is("\"5s\"")),
+    key("upstream.reply_timeout", time(), Is("\"10s\"")),
+    key("upstream.keepalive", time_or_zero(1000), Is("\"30s\"")),
+    key("upstream.reconnect", Kind::Table, Absent),
+    key("upstream.reconnect.initial", time(), Is("\"50ms\"")),
+    key("upstream.reconnect.max", time(), Is("\"2s\"")),
+    key("upstream.queue", Kind::Table, Absent),
+    key("upstream.queue.timeout", time_or_zero(1), Is("\"5s\"")),
+    key("upstream.queue.max_commands", count(0, MANY), Is("10000")),
+    key("upstream.borrow_timeout", time(), Is("\"5s\"")),
+    key("upstream.max_write_buffer", size(16 * KIB, 1024 * MIB), Is("\"1MiB\"")),
+    key("upstream.max_shared_request", size(KIB, MIB), Is("\"64KiB\"")),
+    key("upstream.username", Kind::Text, Absent),
+    key("upstream.password", Kind::Secret, Absent),
+    key("upstream.password_file", Kind::Text, Absent),
+    key("upstream.password_env", Kind::Text, Absent),
+    key("upstream.tls", Kind::Later(LOCAL_TUNNEL), Absent),
+
+    key("limits", Kind::Table, Absent),
+    key("limits.max_clients", count(1, MANY), Is("10000")),
+    key("limits.max_client_buffer", size(64 * KIB, TIB), Is("\"32MiB\"")),
+    key("limits.max_client_in_flight", count(1, MANY), Is("10000")),
+    key("limits.max_client_read_ahead", size(KIB, 1024 * MIB), Is("\"64KiB\"")),
+    key("limits.max_request", size(KIB, TIB), Is("\"512MiB\"")),
+    key("limits.idle_timeout", time_or_zero(1), Is("\"0s\"")),
+    key("limits.handshake_timeout", time_or_zero(1), Is("\"10s\"")),
+    key("limits.keepalive", time_or_zero(1000), Is("\"60s\"")),
+    key("limits.explain_rejections", Kind::Flag, Is("false")),
+    key("limits.reject_hold", time_or_zero(1), Is("\"5s\"")),
+    key("limits.max_rejected", count(0, MANY), Is("1000")),
+
+    key("group", Kind::Tables, Absent),
+    key("group.name", Kind::Word, Required),
+    key("group.match", Kind::Table, Absent),
+    key("group.match.address", Kind::Networks, Absent),
+    key("group.match.listener", Kind::Glob, Absent),
+    key("group.match.client_name", Kind::Glob, Absent),
+    key("group.match.user", Kind::Glob, Absent),
+    key("group.match.process", Kind::Later("remove it; match by address, listener, client_name or user"), Absent),
+    key("group.per", Kind::Choice { of: &["group", "address", "client_name", "user"], later: &["process"] }, Is("\"group\"")),
+    key("group.max_connections", count(1, MANY), Absent),
+    key("group.warn_connections", count(1, MANY), Absent),
+    key("group.max_connects_per_second", count(1, MANY), Absent),
+    key("group.max_pinned", count(1, MANY), Absent),
+    key("group.idle_timeout", time_or_zero(1), From("`limits.idle_timeout`")),
+    key("group.at_limit", Kind::Choice { of: &["reject", "evict-idle"], later: &[] }, Is("\"reject\"")),
+    key("group.mode", Kind::Choice { of: &["enforce", "observe"], later: &[] }, Is("\"enforce\"")),
+    key("group.deny_commands", Kind::Commands, Is("[]")),
+
+    key("admin", Kind::Table, Absent),
+    key("admin.address", Kind::SocketAddress, Absent),
+
+    key("log", Kind::Table, Absent),
+    key("log.level", Kind::Choice { of: &["error", "warn", "info", "debug", "trace"], later: &[] }, Is("\"info\"")),
+    key("log.format", Kind::Choice { of: &["text", "json"], later: &[] }, Is("\"text\"")),
+];
+
+#[cfg(test)]
+mod tests {
+    use std::collections::HashSet;
+
+    use super::*;
+
+    #[test]
+    fn every_key_stands_once_and_in_a_table_named_before_it() {
+        let mut seen = HashSet::from([""]);
+        for key in KEYS {
+            assert!(seen.contains(key.table()), "{} before its table", key.path);
+            assert!(seen.insert(key.path), "{} twice", key.path);
+        }
+    }
+
+    #[test]
+    fn a_slip_finds_the_key_that_was_meant() {
+        let meant = |table, name| nearest(table, name).map(Key::path);
+        assert_eq!(
+            meant("upstream", "max_conections"),
+            Some("upstream.max_connections")
+        );
+        assert_eq!(
+            meant("upstream", "max-connections"),
+            Some("upstream.max_connections")
+        );
+        assert_eq!(meant("", "Listener"), Some("listener"));
+        assert_eq!(meant("", "groups"), Some("group"));
+        assert_eq!(
+            meant("group", "warn_connection"),
+            Some("group.warn_connections")
+        );
+        assert_eq!(meant("group", "colour"), None);
+        assert_eq!(
+            meant("group.match", "proces"),
+            None,
+            "what is not in this version is not suggested"
+        );
+        assert_eq!(meant("", &"x".repeat(100_000)), None);
+    }
+}

@@ -1,0 +1,269 @@
+//! One value of the document, read as the kind its key asks for, within its bounds.
+
+use std::net::SocketAddr;
+use std::time::Duration;
+
+use ipnet::IpNet;
+use toml::Spanned;
+use toml::de::DeValue;
+
+use super::keys::{self, Fallback, Kind};
+use super::value::{self, Wrong, shown, wrong};
+use super::{Address, Glob, Secret};
+
+/// A value of the kind its key asks for.
+#[derive(Debug, Clone)]
+pub(super) enum Value {
+    Table,
+    Count(u64),
+    Duration(Duration),
+    Size(u64),
+    Flag(bool),
+    Choice(&'static str),
+    Address(Address),
+    SocketAddress(SocketAddr),
+    Networks(Vec<IpNet>),
+    Glob(Glob),
+    Commands(Vec<String>),
+    Text(String),
+    Secret(Secret),
+}
+
+/// Why a value was refused, and which element of a list it was.
+pub(super) struct LeafError {
+    pub(super) at: Option<usize>,
+    pub(super) wrong: Wrong,
+}
+
+impl LeafError {
+    fn of_all(wrong: Wrong) -> Vec<Self> {
+        vec![Self { at: None, wrong }]
+    }
+}
+
+/// The value, or everything that is wrong with it.
+pub(super) fn leaf(kind: Kind, value: &Spanned<DeValue<'_>>) -> Result<Value, Vec<LeafError>> {
+    let found = value.get_ref();
+    let read = match kind {
+        Kind::Count { min, max } => count(found, min, max).map(Value::Count),
+        Kind::Duration { min_ms, zero } => duration(found, min_ms, zero).map(Value::Duration),
+        Kind::Size { min, max } => size(found, min, max).map(Value::Size),
+        Kind::Flag => match found {
+            DeValue::Boolean(flag) => Ok(Value::Flag(*flag)),
+            other => Err(mismatch(other, "true or false without quotes")),
+        },
+        Kind::Choice { of, later } => choice(found, of, later).map(Value::Choice),
+        Kind::Address => string(found).and_then(value::address).map(Value::Address),
+        Kind::SocketAddress => string(found)
+            .and_then(value::socket_address)
+            .map(Value::SocketAddress),
+        Kind::Networks => return networks(value).map(Value::Networks),
+        Kind::Glob => string(found).and_then(value::glob).map(Value::Glob),
+        Kind::Commands => return list(value, value::denied_command).map(Value::Commands),
+        Kind::Word => string(found).and_then(value::word).map(Value::Text),
+        Kind::Text => non_empty(found).map(|text| Value::Text(text.to_owned())),
+        Kind::Secret => non_empty(found).map(|text| Value::Secret(Secret::new(text.to_owned()))),
+        Kind::Table | Kind::Tables | Kind::Later(_) => Ok(Value::Table),
+    };
+    read.map_err(LeafError::of_all)
+}
+
+fn mismatch(found: &DeValue<'_>, expected: &str) -> Wrong {
+    wrong(
+        format!("{} where another kind of value is expected", kind_of(found)),
+        format!("write {expected}"),
+    )
+}
+
+fn string<'a>(found: &'a DeValue<'_>) -> Result<&'a str, Wrong> {
+    found
+        .as_str()
+        .ok_or_else(|| mismatch(found, "text in quotes"))
+}
+
+fn non_empty<'a>(found: &'a DeValue<'_>) -> Result<&'a str, Wrong> {
+    match string(found)? {
+        "" => Err(wrong("empty", "write a value, or remove the key")),
+        text => Ok(text),
+    }
+}
+
+/// The value of an integer, and `None` for one that is negative or past any bound.
+fn integer(found: &DeValue<'_>) -> Option<u64> {
+    let integer = found.as_integer()?;
+    u64::from_str_radix(integer.as_str(), integer.radix()).ok()
+}
+
+fn count(found: &DeValue<'_>, min: u64, max: u64) -> Result<u64, Wrong> {
+    if !found.is_integer() {
+        return Err(mismatch(found, "a whole number without quotes"));
+    }
+    match integer(found) {
+        Some(number) if number < min => Err(wrong(
+            format!("{number} is too few"),
+            format!("write a number from {min} to {max}, or remove the key"),
+        )),
+        Some(number) if number <= max => Ok(number),
+        _ => Err(wrong(
+            "this number is negative or too large",
+            format!("write a number from {min} to {max}"),
+        )),
+    }
+}
+
+fn duration(found: &DeValue<'_>, min_ms: u64, zero: bool) -> Result<Duration, Wrong> {
+    if let Some(number) = integer(found) {
+        return Err(wrong(
+            "a duration without a unit",
+            format!("write \"{number}s\" or \"{number}ms\""),
+        ));
+    }
+    let Some(text) = found.as_str() else {
+        return Err(mismatch(found, "a duration such as \"10s\""));
+    };
+    let duration = value::duration(text)?;
+    let least = Duration::from_millis(min_ms);
+    if duration >= least || (zero && duration.is_zero()) {
+        return Ok(duration);
+    }
+    let or_zero = if zero { ", or \"0s\"" } else { "" };
+    let least = value::duration_text(least);
+    Err(wrong(
+        format!("{} is too short", shown(text)),
+        format!("write at least \"{least}\"{or_zero}"),
+    ))
+}
+
+fn size(found: &DeValue<'_>, min: u64, max: u64) -> Result<u64, Wrong> {
+    let bytes = match (found, found.as_str()) {
+        (_, Some(text)) => value::size(text)?,
+        (DeValue::Integer(_), _) => integer(found).ok_or_else(|| {
+            wrong(
+                "this size is negative or too large",
+                "write a size such as \"64KiB\"",
+            )
+        })?,
+        (other, _) => {
+            return Err(mismatch(
+                other,
+                "a size such as \"64KiB\", or a number of bytes",
+            ));
+        }
+    };
+    let (least, most) = (value::size_text(min), value::size_text(max));
+    match bytes {
+        bytes if bytes < min => Err(wrong(
+            "this size is too small",
+            format!("write at least \"{least}\""),
+        )),
+        bytes if bytes > max => Err(wrong(
+            "this size is too large",
+            format!("write at most \"{most}\""),
+        )),
+        bytes => Ok(bytes),
+    }
+}
+
+fn choice(
+    found: &DeValue<'_>,
+    of: &[&'static str],
+    later: &[&'static str],
+) -> Result<&'static str, Wrong> {
+    let all = format!("\"{}\"", of.join("\", \""));
+    let Some(text) = found.as_str() else {
+        return Err(mismatch(found, &format!("one of {all}")));
+    };
+    if let Some(word) = of.iter().find(|word| **word == text) {
+        return Ok(word);
+    }
+    if later.contains(&text) {
+        return Err(wrong(
+            format!("{} is not in this version", shown(text)),
+            format!("write one of {all}"),
+        ));
+    }
+    let remedy = match keys::nearest_word(of.iter().copied(), text) {
+        Some(near) => format!("did you mean \"{near}\"?"),
+        None => format!("write one of {all}"),
+    };
+    Err(wrong(
+        format!("{} is none of the values this key takes", shown(text)),
+        remedy,
+    ))
+}
+
+/// A list of texts, each read by `read`; every one that is wrong is told with its place.
+fn list<T>(
+    value: &Spanned<DeValue<'_>>,
+    read: impl Fn(&str) -> Result<T, Wrong>,
+) -> Result<Vec<T>, Vec<LeafError>> {
+    let DeValue::Array(elements) = value.get_ref() else {
+        return Err(LeafError::of_all(mismatch(
+            value.get_ref(),
+            "a list such as [\"...\", \"...\"]",
+        )));
+    };
+    let mut values = Vec::new();
+    let mut errors = Vec::new();
+    for element in elements {
+        match string(element.get_ref()).and_then(&read) {
+            Ok(value) => values.push(value),
+            Err(wrong) => errors.push(LeafError {
+                at: Some(element.span().start),
+                wrong,
+            }),
+        }
+    }
+    if errors.is_empty() {
+        Ok(values)
+    } else {
+        Err(errors)
+    }
+}
+
+fn networks(value: &Spanned<DeValue<'_>>) -> Result<Vec<IpNet>, Vec<LeafError>> {
+    let networks = list(value, value::network)?;
+    if networks.is_empty() {
+        return Err(LeafError::of_all(wrong(
+            "an empty list matches nobody",
+            "name an address, or remove the key",
+        )));
+    }
+    Ok(networks)
+}
+
+/// What a value is, in words.
+pub(super) fn kind_of(value: &DeValue<'_>) -> &'static str {
+    match value {
+        DeValue::String(_) => "text",
+        DeValue::Integer(_) => "a whole number",
+        DeValue::Float(_) => "a fraction",
+        DeValue::Boolean(_) => "true or false",
+        DeValue::Datetime(_) => "a date",
+        DeValue::Array(_) => "a list",
+        DeValue::Table(_) => "a table",
+    }
+}
+
+/// The default of `key` as a value; a test holds that every default in the list is one.
+pub(super) fn default_value(key: &keys::Key) -> Option<Value> {
+    let Fallback::Is(toml) = key.default else {
+        return None;
+    };
+    let document = DeValue::parse(toml).ok()?;
+    leaf(key.kind, &document).ok()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_default_is_a_value_of_its_key() {
+        for key in keys::keys() {
+            if matches!(key.default, Fallback::Is(_)) {
+                assert!(default_value(key).is_some(), "{}", key.path());
+            }
+        }
+    }
+}

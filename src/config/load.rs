@@ -1,0 +1,92 @@
+//! From a path or a text to [`Settings`], or to all of its problems.
+
+use std::io::Read;
+use std::path::Path;
+
+use zeroize::Zeroizing;
+
+use super::Settings;
+use super::check;
+use super::conflicts;
+use super::file::File;
+use super::machine::Machine;
+use super::problem::{Problem, Problems};
+
+/// No configuration and no password is longer than this many bytes; a device or a wrong file is.
+const LONGEST_FILE: u64 = 1 << 20;
+
+/// Reads and checks the file at `path` against this machine and this process' environment.
+///
+/// # Errors
+/// Everything that is wrong with it; the texts begin with `path`.
+pub fn load(path: &Path) -> Result<Settings, Problems> {
+    let settings = match read_text(path) {
+        Ok(text) => {
+            let dir = path.parent().unwrap_or(Path::new("."));
+            parse(&text, dir, &Machine::here(), &|name| {
+                std::env::var(name).ok()
+            })
+        }
+        Err(why) => {
+            let remedy = "give the path of a readable TOML file with --config";
+            Err(Problems::new(vec![Problem::new(
+                None,
+                "",
+                format!("cannot be read: {why}"),
+                remedy,
+            )]))
+        }
+    };
+    settings.map_err(|problems| problems.of_file(path))
+}
+
+/// Checks a configuration; relative paths in it start at `dir`, `environment` tells the value of a variable.
+///
+/// # Errors
+/// Everything that is wrong with it: keys, values, and what does not fit together or on `machine`.
+pub fn parse(
+    text: &str,
+    dir: &Path,
+    machine: &Machine,
+    environment: &dyn Fn(&str) -> Option<String>,
+) -> Result<Settings, Problems> {
+    let (file, mut problems) = File::read(text).map_err(|problem| Problems::new(vec![problem]))?;
+    let (settings, more) = check::settings(
+        &file,
+        &check::Surroundings {
+            dir,
+            machine,
+            environment,
+        },
+    );
+    problems.extend(more);
+    problems.extend(conflicts::find(&settings, &file, machine));
+    if problems.is_empty() {
+        Ok(settings)
+    } else {
+        Err(Problems::new(problems))
+    }
+}
+
+/// The text of a file, wiped when dropped; the error is one line and without anything of the content.
+pub(super) fn read_text(path: &Path) -> Result<Zeroizing<String>, String> {
+    let file = std::fs::File::open(path).map_err(|error| error.to_string())?;
+    let mut bytes = Zeroizing::new(Vec::new());
+    file.take(LONGEST_FILE + 1)
+        .read_to_end(&mut bytes)
+        .map_err(|error| error.to_string())?;
+    if bytes.len() as u64 > LONGEST_FILE {
+        return Err("longer than 1 MiB".to_owned());
+    }
+    match std::str::from_utf8(&bytes) {
+        Ok(text) => Ok(Zeroizing::new(text.to_owned())),
+        Err(error) => {
+            let line = bytes[..error.valid_up_to()]
+                .iter()
+                .filter(|byte| **byte == b'\n')
+                .count()
+                + 1;
+            Err(format!("not UTF-8 in line {line}"))
+        }
+    }
+}

@@ -1,0 +1,126 @@
+//! What is wrong with a configuration: all of it at once, each with line, key and remedy.
+//!
+//! Invariant: no text in here holds the value of a key that can hold a secret, nor a line of the file.
+
+use std::fmt;
+use std::path::{Path, PathBuf};
+
+/// One thing the operator has to change.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Problem {
+    /// Line of the file, from 1; `None` when the file as a whole is meant.
+    pub line: Option<usize>,
+    /// The key as `docs/configuration.md` names it; empty when no key is to blame.
+    pub key: String,
+    /// What is wrong.
+    pub what: String,
+    /// What to do about it.
+    pub remedy: String,
+}
+
+impl Problem {
+    pub(super) fn new(
+        line: Option<usize>,
+        key: impl Into<String>,
+        what: impl Into<String>,
+        remedy: impl Into<String>,
+    ) -> Self {
+        Self {
+            line,
+            key: key.into(),
+            what: what.into(),
+            remedy: remedy.into(),
+        }
+    }
+}
+
+impl fmt::Display for Problem {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        if !self.key.is_empty() {
+            write!(f, "{}: ", self.key)?;
+        }
+        write!(f, "{}; {}", self.what, self.remedy)
+    }
+}
+
+/// Everything that is wrong with one configuration, in the order of its lines; never empty.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Problems {
+    file: Option<PathBuf>,
+    list: Vec<Problem>,
+}
+
+impl Problems {
+    /// Sorts `list` by line; what has no line comes last.
+    pub(super) fn new(mut list: Vec<Problem>) -> Self {
+        list.sort_by_key(|problem| problem.line.unwrap_or(usize::MAX));
+        Self { file: None, list }
+    }
+
+    /// The same problems, told as those of `file`.
+    pub(super) fn of_file(mut self, file: &Path) -> Self {
+        self.file = Some(file.to_owned());
+        self
+    }
+
+    /// The problems one by one.
+    pub fn iter(&self) -> std::slice::Iter<'_, Problem> {
+        self.list.iter()
+    }
+
+    /// How many there are; at least 1.
+    pub fn count(&self) -> usize {
+        self.list.len()
+    }
+}
+
+impl<'a> IntoIterator for &'a Problems {
+    type Item = &'a Problem;
+    type IntoIter = std::slice::Iter<'a, Problem>;
+
+    fn into_iter(self) -> Self::IntoIter {
+        self.iter()
+    }
+}
+
+impl fmt::Display for Problems {
+    /// One line each, without a newline after the last: `config/respool.toml:12: upstream.x: what; remedy`.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        for (index, problem) in self.list.iter().enumerate() {
+            if index > 0 {
+                f.write_str("\n")?;
+            }
+            match (&self.file, problem.line) {
+                (Some(file), Some(line)) => write!(f, "{}:{line}: ", file.display())?,
+                (Some(file), None) => write!(f, "{}: ", file.display())?,
+                (None, Some(line)) => write!(f, "line {line}: ")?,
+                (None, None) => {}
+            }
+            write!(f, "{problem}")?;
+        }
+        Ok(())
+    }
+}
+
+impl std::error::Error for Problems {}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn each_problem_is_one_line_in_the_order_of_the_file() {
+        let problems = Problems::new(vec![
+            Problem::new(None, "upstream.address", "missing", "add it"),
+            Problem::new(Some(9), "", "not TOML", "mend it"),
+            Problem::new(Some(2), "workers", "0 is too few", "write 1 or more"),
+        ])
+        .of_file(Path::new("config/x.toml"));
+        assert_eq!(
+            problems.to_string(),
+            "config/x.toml:2: workers: 0 is too few; write 1 or more\n\
+             config/x.toml:9: not TOML; mend it\n\
+             config/x.toml: upstream.address: missing; add it"
+        );
+    }
+}

@@ -1,0 +1,101 @@
+//! A few lines that say what a configuration means, for `respool check` and the start of a run.
+
+use std::fmt::Write;
+
+use super::value::duration_text;
+use super::{AtLimit, Group, Mode, Per, Settings};
+
+/// The gist of `settings`, some lines without a newline after the last. Nothing secret is in it.
+pub fn report(settings: &Settings) -> String {
+    let mut text = String::new();
+    let names: Vec<&str> = settings
+        .listeners
+        .iter()
+        .map(|listener| listener.name.as_str())
+        .collect();
+    let upstream = &settings.upstream;
+    let authentication = match (&upstream.username, &upstream.password) {
+        (Some(user), Some(_)) => format!(", as user {user:?} with a password"),
+        (None, Some(_)) => ", with a password".to_owned(),
+        _ => String::new(),
+    };
+    let (total, shared) = (upstream.max_connections, upstream.shared_connections);
+    let lent = total.saturating_sub(shared);
+    // Writing to a String cannot fail.
+    let _ = writeln!(text, "listens on        {}", names.join(", "));
+    let _ = writeln!(
+        text,
+        "server            {}{authentication}: at most {total} connections, {shared} shared and {lent} to lend",
+        upstream.address
+    );
+    let _ = writeln!(
+        text,
+        "workers           {} (instance {:?})",
+        settings.workers, settings.instance
+    );
+    let admin = settings
+        .admin
+        .map_or_else(|| "off".to_owned(), |address| format!("http://{address}"));
+    let _ = writeln!(text, "admin endpoint    {admin}");
+    for group in &settings.groups {
+        let _ = writeln!(
+            text,
+            "group             {}",
+            group_text(group, settings.limits.max_clients)
+        );
+    }
+    let _ = write!(text, "file descriptors  {}", descriptors(settings));
+    text
+}
+
+fn descriptors(settings: &Settings) -> String {
+    format!(
+        "{} needed: {} clients + {} rejected + {} to the server + {} listeners + {} spare",
+        settings.descriptors_needed(),
+        settings.limits.max_clients,
+        settings.limits.max_rejected,
+        settings.upstream.max_connections,
+        settings.listeners.len(),
+        settings.spare_descriptors(),
+    )
+}
+
+fn group_text(group: &Group, max_clients: usize) -> String {
+    let each = match group.per {
+        Per::Group => "",
+        Per::Address => " for each address",
+        Per::ClientName => " for each client name",
+        Per::User => " for each user",
+    };
+    let mut parts = vec![match group.max_connections {
+        Some(cap) => format!("at most {cap}{each}"),
+        None => format!("no cap of its own (limits.max_clients {max_clients})"),
+    }];
+    parts.extend(
+        group
+            .warn_connections
+            .map(|warn| format!("warned of from {warn}")),
+    );
+    parts.extend(
+        group
+            .max_connects_per_second
+            .map(|rate| format!("{rate} connects a second")),
+    );
+    parts.extend(group.max_pinned.map(|pinned| format!("{pinned} pinned")));
+    if !group.idle_timeout.is_zero() {
+        parts.push(format!(
+            "closed after {} idle",
+            duration_text(group.idle_timeout)
+        ));
+    }
+    if group.at_limit == AtLimit::EvictIdle {
+        parts.push("evicts idle clients".to_owned());
+    }
+    if !group.deny_commands.is_empty() {
+        parts.push(format!("denied {}", group.deny_commands.join(" ")));
+    }
+    if group.mode == Mode::Observe {
+        parts.push("only observed".to_owned());
+    }
+    format!("{}: {}", group.name, parts.join(", "))
+}

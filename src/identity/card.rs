@@ -1,0 +1,243 @@
+//! The figures of one client, written by the worker that owns it and read by anybody.
+//!
+//! Invariant: each figure has a single writer, the client's worker, so that a plain relaxed load and store is an
+//! update: no locked instruction on the path of a command. Readers see figures that are each true but not of one
+//! instant.
+
+use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+use super::{Identity, Peer, shown_user};
+
+/// The last command of a client that has sent none yet; `CLIENT LIST` shows `NULL`.
+pub const NO_COMMAND: u32 = u32::MAX;
+
+/// A 64-bit figure with one writer.
+#[derive(Debug, Default)]
+pub struct Figure64(AtomicU64);
+
+impl Figure64 {
+    /// The figure as last written.
+    pub fn get(&self) -> u64 {
+        self.0.load(Ordering::Relaxed)
+    }
+
+    /// Writes it; only the client's worker may.
+    pub fn set(&self, value: u64) {
+        self.0.store(value, Ordering::Relaxed);
+    }
+
+    /// Adds to it; only the client's worker may.
+    pub fn add(&self, more: u64) {
+        self.set(self.get().wrapping_add(more));
+    }
+}
+
+/// A 32-bit figure with one writer.
+#[derive(Debug, Default)]
+pub struct Figure32(AtomicU32);
+
+impl Figure32 {
+    /// The figure as last written.
+    pub fn get(&self) -> u32 {
+        self.0.load(Ordering::Relaxed)
+    }
+
+    /// Writes it; only the client's worker may.
+    pub fn set(&self, value: u32) {
+        self.0.store(value, Ordering::Relaxed);
+    }
+}
+
+/// A condition a client can be in.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[repr(u32)]
+pub enum Flag {
+    /// Waits in a blocking command.
+    Blocked = 1 << 0,
+    /// Between MULTI and EXEC.
+    Multi = 1 << 1,
+    /// Holds a pinned connection, for whatever reason.
+    Pinned = 1 << 2,
+    /// Has at least one subscription.
+    Pubsub = 1 << 3,
+    /// Sent MONITOR.
+    Monitor = 1 << 4,
+    /// Switched CLIENT TRACKING on.
+    Tracking = 1 << 5,
+    /// Switched CLIENT NO-EVICT on.
+    NoEvict = 1 << 6,
+    /// Switched CLIENT NO-TOUCH on.
+    NoTouch = 1 << 7,
+    /// Watches keys; whether one has changed is known to the server alone.
+    Watching = 1 << 8,
+    /// Was refused by admission and is held to be told so.
+    Rejected = 1 << 9,
+    /// Is being closed by CLIENT KILL.
+    Killed = 1 << 10,
+    /// Has requests that are not yet answered.
+    InFlight = 1 << 11,
+}
+
+/// What a client calls itself.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Names {
+    /// CLIENT SETNAME or HELLO SETNAME; empty: none.
+    pub name: Box<[u8]>,
+    /// AUTH or HELLO AUTH; empty: the user `default`.
+    pub user: Box<[u8]>,
+    /// CLIENT SETINFO LIB-NAME.
+    pub lib_name: Box<[u8]>,
+    /// CLIENT SETINFO LIB-VER.
+    pub lib_ver: Box<[u8]>,
+}
+
+/// One client, as the others may see it.
+#[derive(Debug)]
+pub struct Card {
+    id: u64,
+    peer: Peer,
+    laddr: Peer,
+    listener: Arc<str>,
+    fd: i32,
+    created_ms: u64,
+    /// When its last request arrived, milliseconds of the caller's clock.
+    pub last_active_ms: Figure64,
+    /// Commands received.
+    pub commands: Figure64,
+    /// Bytes received from it.
+    pub bytes_in: Figure64,
+    /// Bytes sent to it.
+    pub bytes_out: Figure64,
+    /// Bytes received and not yet forwarded.
+    pub query_bytes: Figure64,
+    /// Bytes of replies it has not yet taken.
+    pub output_bytes: Figure64,
+    /// Selected database.
+    pub db: Figure32,
+    /// Protocol version: 2 or 3.
+    pub resp: Figure32,
+    /// Index of its group.
+    pub group: Figure32,
+    /// Index of its last command in the command table, or [`NO_COMMAND`].
+    pub last_command: Figure32,
+    /// Commands queued since MULTI; means something only with [`Flag::Multi`].
+    pub multi: Figure32,
+    /// Channels subscribed to.
+    pub channels: Figure32,
+    /// Patterns subscribed to.
+    pub patterns: Figure32,
+    /// Shard channels subscribed to.
+    pub shard_channels: Figure32,
+    flags: Figure32,
+    names: Mutex<Names>,
+}
+
+impl Card {
+    pub(super) fn new(id: u64, arrival: super::Arrival) -> Self {
+        let card = Self {
+            id,
+            peer: arrival.identity.peer,
+            laddr: arrival.laddr,
+            listener: arrival.identity.listener,
+            fd: arrival.fd,
+            created_ms: arrival.now_ms,
+            last_active_ms: Figure64::default(),
+            commands: Figure64::default(),
+            bytes_in: Figure64::default(),
+            bytes_out: Figure64::default(),
+            query_bytes: Figure64::default(),
+            output_bytes: Figure64::default(),
+            db: Figure32::default(),
+            resp: Figure32::default(),
+            group: Figure32::default(),
+            last_command: Figure32::default(),
+            multi: Figure32::default(),
+            channels: Figure32::default(),
+            patterns: Figure32::default(),
+            shard_channels: Figure32::default(),
+            flags: Figure32::default(),
+            names: Mutex::new(Names {
+                name: arrival.identity.name,
+                user: arrival.identity.user,
+                ..Names::default()
+            }),
+        };
+        card.last_active_ms.set(arrival.now_ms);
+        card.resp.set(2);
+        card.group.set(arrival.group);
+        card.last_command.set(NO_COMMAND);
+        card
+    }
+
+    /// Number of the client, unique in the process.
+    pub fn id(&self) -> u64 {
+        self.id
+    }
+
+    /// The client's end of the connection.
+    pub fn peer(&self) -> &Peer {
+        &self.peer
+    }
+
+    /// respool's end of the connection.
+    pub fn laddr(&self) -> &Peer {
+        &self.laddr
+    }
+
+    /// Configured address of the listener it came by.
+    pub fn listener(&self) -> &Arc<str> {
+        &self.listener
+    }
+
+    /// Number of its socket in the process, -1 when there is none.
+    pub fn fd(&self) -> i32 {
+        self.fd
+    }
+
+    /// When it connected, milliseconds of the caller's clock.
+    pub fn created_ms(&self) -> u64 {
+        self.created_ms
+    }
+
+    /// How long it has sent nothing, in milliseconds.
+    pub fn idle_ms(&self, now_ms: u64) -> u64 {
+        now_ms.saturating_sub(self.last_active_ms.get())
+    }
+
+    /// Whether it is in the condition `flag`.
+    pub fn has(&self, flag: Flag) -> bool {
+        self.flags.get() & flag as u32 != 0
+    }
+
+    /// Puts it into the condition `flag`; only the client's worker may.
+    pub fn raise(&self, flag: Flag) {
+        self.flags.set(self.flags.get() | flag as u32);
+    }
+
+    /// Takes it out of the condition `flag`; only the client's worker may.
+    pub fn lower(&self, flag: Flag) {
+        self.flags.set(self.flags.get() & !(flag as u32));
+    }
+
+    /// What it calls itself. Held for a moment only: the client's worker waits meanwhile.
+    pub fn names(&self) -> MutexGuard<'_, Names> {
+        self.names.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Whether its user is `user`, the default user by its name.
+    pub fn is_user(&self, user: &[u8]) -> bool {
+        shown_user(&self.names().user) == user
+    }
+
+    /// Who it is, for a new decision of admission.
+    pub fn identity(&self) -> Identity {
+        let names = self.names();
+        Identity {
+            peer: self.peer.clone(),
+            listener: Arc::clone(&self.listener),
+            name: names.name.clone(),
+            user: names.user.clone(),
+        }
+    }
+}

@@ -1,0 +1,77 @@
+//! Who a client is, and the read-only view the others have of it.
+//!
+//! Leaves to others: who may come (`admission`), and every socket and clock. Times are milliseconds of one clock that
+//! the caller chooses, the same for all clients of the process.
+
+mod card;
+mod filter;
+mod line;
+mod registry;
+
+use std::fmt;
+use std::net::SocketAddr;
+use std::sync::Arc;
+
+pub use card::{Card, Figure32, Figure64, Flag, NO_COMMAND, Names};
+pub use filter::{ClientType, KillFilter, ListFilter};
+pub use line::client_line;
+pub use registry::{Arrival, CardGuard, Registry};
+
+/// The user Redis assumes for a client that has not authenticated.
+pub const DEFAULT_USER: &[u8] = b"default";
+
+/// One end of a client's connection. Shown as Redis shows it: `127.0.0.1:5000`, `[::1]:5000`, `/path/to.sock:0`.
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+pub enum Peer {
+    /// A TCP address.
+    Tcp(SocketAddr),
+    /// A unix socket, by the path of the listener: its clients have no address of their own.
+    Unix(Arc<str>),
+}
+
+impl fmt::Display for Peer {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Tcp(address) => write!(f, "{address}"),
+            Self::Unix(path) => write!(f, "{path}:0"),
+        }
+    }
+}
+
+/// What admission knows of a client when it decides.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Identity {
+    /// The client's address.
+    pub peer: Peer,
+    /// The configured address of the listener it came by.
+    pub listener: Arc<str>,
+    /// Name given by CLIENT SETNAME or HELLO SETNAME; empty: none.
+    pub name: Box<[u8]>,
+    /// User of AUTH or HELLO AUTH; empty: the user `default`.
+    pub user: Box<[u8]>,
+}
+
+impl Identity {
+    /// A client that has just connected: no name, the default user.
+    pub fn new(peer: Peer, listener: Arc<str>) -> Self {
+        Self {
+            peer,
+            listener,
+            name: Box::default(),
+            user: Box::default(),
+        }
+    }
+
+    /// The user as Redis would name it.
+    pub fn shown_user(&self) -> &[u8] {
+        shown_user(&self.user)
+    }
+}
+
+/// `user`, or `default` when it is empty.
+pub fn shown_user(user: &[u8]) -> &[u8] {
+    if user.is_empty() { DEFAULT_USER } else { user }
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,100 @@
+//! All clients of the process, by number. Touched only when one connects or leaves and when somebody asks for the list.
+
+use std::collections::BTreeMap;
+use std::ops::Deref;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+use super::{Card, Identity, Peer};
+
+/// What is known of a client when it connects.
+#[derive(Debug, Clone)]
+pub struct Arrival {
+    /// Who it is.
+    pub identity: Identity,
+    /// respool's end of the connection.
+    pub laddr: Peer,
+    /// Number of its socket in the process, or -1.
+    pub fd: i32,
+    /// Index of its group.
+    pub group: u32,
+    /// Now, milliseconds of the caller's clock.
+    pub now_ms: u64,
+}
+
+/// The clients of the process.
+#[derive(Debug, Default)]
+pub struct Registry {
+    last_id: AtomicU64,
+    cards: Mutex<BTreeMap<u64, Arc<Card>>>,
+}
+
+impl Registry {
+    /// An empty registry; the first client is number 1.
+    pub fn new() -> Arc<Self> {
+        Arc::default()
+    }
+
+    /// Enters a client; it is listed until the guard is dropped.
+    pub fn register(self: &Arc<Self>, arrival: Arrival) -> CardGuard {
+        let id = self.last_id.fetch_add(1, Ordering::Relaxed) + 1;
+        let card = Arc::new(Card::new(id, arrival));
+        self.cards().insert(id, Arc::clone(&card));
+        CardGuard {
+            registry: Arc::clone(self),
+            card,
+        }
+    }
+
+    /// All clients in order of their numbers.
+    pub fn list(&self) -> Vec<Arc<Card>> {
+        self.cards().values().cloned().collect()
+    }
+
+    /// The client with this number, if it is still here.
+    pub fn find(&self, id: u64) -> Option<Arc<Card>> {
+        self.cards().get(&id).cloned()
+    }
+
+    /// How many clients are registered.
+    pub fn len(&self) -> usize {
+        self.cards().len()
+    }
+
+    /// Whether no client is registered.
+    pub fn is_empty(&self) -> bool {
+        self.len() == 0
+    }
+
+    fn cards(&self) -> MutexGuard<'_, BTreeMap<u64, Arc<Card>>> {
+        self.cards.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// A client's place in the registry; its drop takes the client out.
+#[derive(Debug)]
+pub struct CardGuard {
+    registry: Arc<Registry>,
+    card: Arc<Card>,
+}
+
+impl CardGuard {
+    /// The card itself, to be kept by those who only read it.
+    pub fn card(&self) -> &Arc<Card> {
+        &self.card
+    }
+}
+
+impl Deref for CardGuard {
+    type Target = Card;
+
+    fn deref(&self) -> &Card {
+        &self.card
+    }
+}
+
+impl Drop for CardGuard {
+    fn drop(&mut self) {
+        self.registry.cards().remove(&self.card.id());
+    }
+}

@@ -1,0 +1,410 @@
+//! Lines and error texts below marked "seen" were taken from redis-server 7.0.15.
+
+use super::*;
+
+fn tcp(port: u16) -> Peer {
+    Peer::Tcp(SocketAddr::from(([127, 0, 0, 1], port)))
+}
+
+fn arrival(port: u16) -> Arrival {
+    Arrival {
+        identity: Identity::new(tcp(port), Arc::from("127.0.0.1:7791")),
+        laddr: tcp(7791),
+        fd: 9,
+        group: 3,
+        now_ms: 1_000_000,
+    }
+}
+
+fn on_unix_socket() -> Arrival {
+    let path: Arc<str> = Arc::from("/run/r.sock");
+    Arrival {
+        identity: Identity::new(Peer::Unix(Arc::clone(&path)), Arc::from("unix:/run/r.sock")),
+        laddr: Peer::Unix(path),
+        ..arrival(0)
+    }
+}
+
+fn name_of(index: u32) -> &'static str {
+    ["get", "client|list", "select", "subscribe"][index as usize]
+}
+
+/// The line without the fields that hold a server's own memory figures.
+fn comparable(line: &str) -> String {
+    const OWN: [&str; 10] = [
+        "qbuf=",
+        "qbuf-free=",
+        "argv-mem=",
+        "multi-mem=",
+        "rbs=",
+        "rbp=",
+        "tot-mem=",
+        "omem=",
+        "lib-name=",
+        "lib-ver=",
+    ];
+    let kept: Vec<_> = line
+        .split(' ')
+        .filter(|field| !OWN.iter().any(|own| field.starts_with(own)))
+        .collect();
+    kept.join(" ")
+}
+
+fn fields(line: &str) -> Vec<&str> {
+    line.split(' ')
+        .map(|field| field.split_once('=').expect("a field is name=value").0)
+        .collect()
+}
+
+// Seen.
+const FRESH: &str = "id=1 addr=127.0.0.1:53046 laddr=127.0.0.1:7791 fd=9 name= age=0 idle=0 flags=N db=0 sub=0 psub=0 ssub=0 multi=-1 qbuf=0 qbuf-free=20474 argv-mem=0 multi-mem=0 rbs=16384 rbp=0 obl=0 oll=0 omem=0 tot-mem=37632 events=r cmd=NULL user=default redir=-1 resp=2";
+const TRACKING: &str = "id=1 addr=127.0.0.1:53006 laddr=127.0.0.1:7791 fd=9 name= age=2 idle=1 flags=t db=3 sub=0 psub=0 ssub=0 multi=-1 qbuf=0 qbuf-free=20474 argv-mem=0 multi-mem=0 rbs=1024 rbp=5 obl=0 oll=0 omem=0 tot-mem=22272 events=r cmd=select user=default redir=0 resp=3";
+const IN_MULTI: &str = "id=1 addr=127.0.0.1:52984 laddr=127.0.0.1:7791 fd=9 name=multi age=1 idle=1 flags=x db=0 sub=0 psub=0 ssub=0 multi=1 qbuf=0 qbuf-free=20474 argv-mem=0 multi-mem=20 rbs=1024 rbp=9 obl=0 oll=0 omem=0 tot-mem=22340 events=r cmd=get user=default redir=-1 resp=2";
+const SUBSCRIBED: &str = "id=1 addr=127.0.0.1:52996 laddr=127.0.0.1:7791 fd=9 name= age=1 idle=0 flags=P db=0 sub=2 psub=1 ssub=1 multi=-1 qbuf=0 qbuf-free=20474 argv-mem=0 multi-mem=0 rbs=1024 rbp=60 obl=0 oll=0 omem=0 tot-mem=22432 events=r cmd=subscribe user=default redir=-1 resp=2";
+const UNIX: &str = "id=1 addr=/run/r.sock:0 laddr=/run/r.sock:0 fd=9 name= age=1 idle=1 flags=U db=0 sub=0 psub=0 ssub=0 multi=-1 qbuf=26 qbuf-free=20448 argv-mem=10 multi-mem=0 rbs=16384 rbp=16384 obl=0 oll=0 omem=0 tot-mem=37658 events=r cmd=client|list user=default redir=-1 resp=2";
+
+#[test]
+fn a_fresh_client_is_listed_as_redis_lists_it() {
+    let card = Registry::new().register(arrival(53046));
+    let line = client_line(&card, 1_000_999, name_of);
+    assert_eq!(comparable(&line), comparable(FRESH));
+    let mut expected = fields(FRESH);
+    expected.extend(["lib-name", "lib-ver"]);
+    assert_eq!(fields(&line), expected);
+}
+
+#[test]
+fn conditions_are_listed_as_redis_lists_them() {
+    let card = Registry::new().register(arrival(53006));
+    card.raise(Flag::Tracking);
+    card.raise(Flag::InFlight);
+    card.db.set(3);
+    card.resp.set(3);
+    card.last_command.set(2);
+    card.last_active_ms.set(1_001_000);
+    assert_eq!(
+        comparable(&client_line(&card, 1_002_000, name_of)),
+        comparable(TRACKING)
+    );
+
+    let card = Registry::new().register(arrival(52984));
+    card.raise(Flag::Multi);
+    card.raise(Flag::Pinned);
+    card.multi.set(1);
+    card.last_command.set(0);
+    card.names().name = Box::from(&b"multi"[..]);
+    assert_eq!(
+        comparable(&client_line(&card, 1_001_000, name_of)),
+        comparable(IN_MULTI)
+    );
+
+    let card = Registry::new().register(arrival(52996));
+    card.raise(Flag::Pubsub);
+    card.channels.set(2);
+    card.patterns.set(1);
+    card.shard_channels.set(1);
+    card.last_command.set(3);
+    card.last_active_ms.set(1_001_000);
+    assert_eq!(
+        comparable(&client_line(&card, 1_001_500, name_of)),
+        comparable(SUBSCRIBED)
+    );
+
+    let card = Registry::new().register(on_unix_socket());
+    card.last_command.set(1);
+    assert_eq!(
+        comparable(&client_line(&card, 1_001_500, name_of)),
+        comparable(UNIX)
+    );
+}
+
+#[test]
+fn flag_letters_keep_redis_order() {
+    let registry = Registry::new();
+    let card = registry.register(on_unix_socket());
+    let all = [
+        Flag::NoTouch,
+        Flag::NoEvict,
+        Flag::Killed,
+        Flag::Rejected,
+        Flag::Tracking,
+        Flag::Blocked,
+        Flag::Multi,
+        Flag::Pubsub,
+        Flag::Monitor,
+        Flag::Watching,
+        Flag::InFlight,
+        Flag::Pinned,
+    ];
+    for flag in all {
+        assert!(!card.has(flag));
+        card.raise(flag);
+        assert!(card.has(flag));
+    }
+    assert!(client_line(&card, 0, name_of).contains(" flags=OPxbtcAUeT db="));
+    for flag in all {
+        card.lower(flag);
+    }
+    let line = client_line(&card, 0, name_of);
+    assert!(line.contains(" flags=U db="), "{line}");
+}
+
+#[test]
+fn unread_replies_and_names_are_shown_and_cannot_forge_fields() {
+    let card = Registry::new().register(arrival(1));
+    card.query_bytes.set(7);
+    card.output_bytes.set(100);
+    {
+        let mut names = card.names();
+        names.user = Box::from(&b"ann\nid=7 \xff"[..]);
+        names.lib_name = Box::from(&b"redis-py"[..]);
+        names.lib_ver = Box::from(&b"5.2"[..]);
+    }
+    let line = client_line(&card, 1_000_000, name_of);
+    let total = 107 + size_of::<Card>();
+    assert!(line.contains(&format!(" qbuf=7 qbuf-free=0 argv-mem=0 multi-mem=0 rbs=0 rbp=0 obl=0 oll=1 omem=100 tot-mem={total} events=rw ")), "{line}");
+    assert!(
+        line.ends_with(" user=ann?id=7?\u{fffd} redir=-1 resp=2 lib-name=redis-py lib-ver=5.2"),
+        "{line}"
+    );
+}
+
+#[test]
+fn peers_are_shown_as_redis_shows_them() {
+    assert_eq!(tcp(5000).to_string(), "127.0.0.1:5000");
+    assert_eq!(
+        Peer::Tcp("[::1]:5000".parse().expect("an address")).to_string(),
+        "[::1]:5000"
+    );
+    assert_eq!(
+        Peer::Unix(Arc::from("/run/r.sock")).to_string(),
+        "/run/r.sock:0"
+    );
+}
+
+#[test]
+fn ten_thousand_idle_cards_stay_small() {
+    assert!(size_of::<Card>() <= 300, "{}", size_of::<Card>());
+    assert!(size_of::<CardGuard>() <= 16);
+}
+
+#[test]
+fn numbers_are_unique_and_the_list_is_in_their_order() {
+    let registry = Registry::new();
+    let guards: Vec<_> = (0..5)
+        .map(|port| registry.register(arrival(port)))
+        .collect();
+    assert_eq!(
+        guards.iter().map(|g| g.id()).collect::<Vec<_>>(),
+        [1, 2, 3, 4, 5]
+    );
+    let kept = Arc::clone(guards[1].card());
+    let mut guards = guards.into_iter();
+    drop(guards.next());
+    drop(guards.next());
+    assert_eq!(
+        registry.list().iter().map(|c| c.id()).collect::<Vec<_>>(),
+        [3, 4, 5]
+    );
+    assert!(registry.find(2).is_none());
+    assert_eq!(kept.id(), 2);
+    assert_eq!(registry.find(4).expect("number 4 is here").peer(), &tcp(3));
+    drop(guards);
+    assert!(registry.is_empty());
+    assert_eq!(registry.register(arrival(9)).id(), 6);
+}
+
+#[test]
+fn threads_register_and_leave_without_losing_or_doubling_a_number() {
+    let registry = Registry::new();
+    let mut ids: Vec<u64> = std::thread::scope(|scope| {
+        let threads: Vec<_> = (0..4)
+            .map(|_| {
+                scope.spawn(|| {
+                    (0..500)
+                        .map(|port| {
+                            let guard = registry.register(arrival(port));
+                            assert!(registry.find(guard.id()).is_some());
+                            guard.id()
+                        })
+                        .collect::<Vec<_>>()
+                })
+            })
+            .collect();
+        threads
+            .into_iter()
+            .flat_map(|t| t.join().expect("no thread panics"))
+            .collect()
+    });
+    ids.sort_unstable();
+    assert_eq!(ids, (1..=2000).collect::<Vec<_>>());
+    assert!(registry.is_empty());
+}
+
+#[test]
+fn figures_add_up_and_the_identity_is_current() {
+    let card = Registry::new().register(arrival(1));
+    card.commands.add(2);
+    card.commands.add(3);
+    assert_eq!(
+        (card.commands.get(), card.group.get(), card.resp.get()),
+        (5, 3, 2)
+    );
+    assert_eq!(card.idle_ms(1_000_250), 250);
+    assert_eq!(
+        card.idle_ms(1),
+        0,
+        "a clock read earlier is no negative time"
+    );
+    assert_eq!(card.identity().shown_user(), b"default");
+    card.names().user = Box::from(&b"ci"[..]);
+    assert_eq!(card.identity().shown_user(), b"ci");
+}
+
+fn kill(args: &[&str]) -> Result<KillFilter, String> {
+    KillFilter::parse(&args.iter().map(|a| a.as_bytes()).collect::<Vec<_>>())
+}
+
+fn list(args: &[&str]) -> Result<ListFilter, String> {
+    ListFilter::parse(&args.iter().map(|a| a.as_bytes()).collect::<Vec<_>>())
+}
+
+#[test]
+fn kill_errors_are_those_of_redis() {
+    let id = "ERR client-id should be greater than 0";
+    let seen: [(&[&str], &str); 17] = [
+        (
+            &[],
+            "ERR wrong number of arguments for 'client|kill' command",
+        ),
+        (&["ID", "0"], id),
+        (&["ID", "abc"], id),
+        (&["ID", "-3"], id),
+        (&["ID", "01"], id),
+        (&["ID", " 1"], id),
+        (&["ID", "9223372036854775808"], id),
+        (&["TYPE", "foo"], "ERR Unknown client type 'foo'"),
+        (&["TYPE", "a\r\nb"], "ERR Unknown client type 'a  b'"),
+        (&["TYPE", "a\0b"], "ERR Unknown client type 'a'"),
+        (&["TYPE", ""], "ERR Unknown client type ''"),
+        (&["SKIPME", "maybe"], "ERR syntax error"),
+        (&["FOO", "bar", "TYPE", "bogus"], "ERR syntax error"),
+        (
+            &["TYPE", "bogus", "FOO", "bar"],
+            "ERR Unknown client type 'bogus'",
+        ),
+        (&["ID", "1", "TYPE"], "ERR syntax error"),
+        // Texts of Redis 7.4.
+        (
+            &["MAXAGE", "x"],
+            "ERR maxage is not an integer or out of range",
+        ),
+        (&["MAXAGE", "0"], "ERR maxage should be greater than 0"),
+    ];
+    for (args, text) in seen {
+        assert_eq!(kill(args), Err(text.to_owned()), "{args:?}");
+    }
+}
+
+#[test]
+fn list_errors_are_those_of_redis() {
+    let seen: [(&[&str], &str); 9] = [
+        (&["TYPE"], "ERR syntax error"),
+        (&["TYPE", "foo"], "ERR Unknown client type 'foo'"),
+        (&["TYPE", "NORMAL", "x"], "ERR syntax error"),
+        (&["ID"], "ERR syntax error"),
+        (&["ID", "abc"], "ERR Invalid client ID"),
+        (&["ID", "1", "abc"], "ERR Invalid client ID"),
+        (&["ID", "01"], "ERR Invalid client ID"),
+        (&["ID", "9223372036854775808"], "ERR Invalid client ID"),
+        (&["foo", "bar"], "ERR syntax error"),
+    ];
+    for (args, text) in seen {
+        assert_eq!(list(args), Err(text.to_owned()), "{args:?}");
+    }
+}
+
+#[test]
+fn kill_selects_by_every_filter() {
+    let registry = Registry::new();
+    let cards: Vec<_> = (5001..=5003)
+        .map(|port| registry.register(arrival(port)))
+        .collect();
+    cards[1].raise(Flag::Pubsub);
+    cards[2].names().user = Box::from(&b"ci"[..]);
+    let now_ms = 1_010_000;
+    let selected = |args: &[&str]| {
+        let filter = kill(args).expect("the filter is well formed");
+        cards
+            .iter()
+            .filter(|c| filter.selects(c, 1, now_ms))
+            .map(|c| c.id())
+            .collect::<Vec<_>>()
+    };
+    // The old form kills oneself too; the new one only when told to.
+    assert_eq!(selected(&["127.0.0.1:5001"]), [1]);
+    assert!(
+        kill(&["ID"])
+            .expect("an address as good as any")
+            .is_old_form()
+    );
+    assert_eq!(selected(&["addr", "127.0.0.1:5001"]), [0; 0]);
+    assert_eq!(selected(&["ADDR", "127.0.0.1:5001", "SKIPME", "no"]), [1]);
+    assert_eq!(selected(&["ADDR", "127.0.0.1:5002"]), [2]);
+    assert_eq!(selected(&["LADDR", "127.0.0.1:7791"]), [2, 3]);
+    assert_eq!(selected(&["LADDR", "127.0.0.1:1"]), [0; 0]);
+    assert_eq!(selected(&["ID", "3"]), [3]);
+    assert_eq!(selected(&["TYPE", "Normal"]), [3]);
+    assert_eq!(
+        selected(&["TYPE", "normal", "TYPE", "pubsub"]),
+        [2],
+        "the last one holds"
+    );
+    assert_eq!(selected(&["TYPE", "master", "SKIPME", "no"]), [0; 0]);
+    assert_eq!(selected(&["TYPE", "slave", "SKIPME", "no"]), [0; 0]);
+    assert_eq!(selected(&["USER", "ci"]), [3]);
+    assert_eq!(selected(&["USER", "default", "SKIPME", "NO"]), [1, 2]);
+    assert_eq!(selected(&["MAXAGE", "10"]), [2, 3]);
+    assert_eq!(selected(&["MAXAGE", "11"]), [0; 0]);
+    assert_eq!(
+        selected(&["USER", "ci", "TYPE", "pubsub"]),
+        [0; 0],
+        "all filters must apply"
+    );
+    assert_eq!(selected(&["SKIPME", "yes"]), [2, 3]);
+    assert_eq!(
+        kill(&["USER", "ci"]).expect("well formed").user(),
+        Some(&b"ci"[..])
+    );
+}
+
+#[test]
+fn list_chooses_by_type_and_in_the_order_of_the_ids() {
+    let registry = Registry::new();
+    let cards: Vec<_> = (1..=3)
+        .map(|port| registry.register(arrival(port)))
+        .collect();
+    cards[1].raise(Flag::Pubsub);
+    let chosen = |args: &[&str]| {
+        let filter = list(args).expect("the filter is well formed");
+        filter
+            .choose(&registry)
+            .iter()
+            .map(|c| c.id())
+            .collect::<Vec<_>>()
+    };
+    assert_eq!(chosen(&[]), [1, 2, 3]);
+    assert_eq!(chosen(&["type", "pubsub"]), [2]);
+    assert_eq!(chosen(&["TYPE", "replica"]), [0; 0]);
+    assert_eq!(chosen(&["ID", "3", "999", "-1", "0", "1", "3"]), [3, 1, 3]);
+    assert!(
+        list(&["ID", "3"])
+            .expect("well formed")
+            .selects(&cards[2], 1, 0)
+    );
+    assert!(
+        !list(&["ID", "3"])
+            .expect("well formed")
+            .selects(&cards[0], 1, 0)
+    );
+}

@@ -1,0 +1,118 @@
+//! The constant label values: why a client was disconnected, which bound was reached, how a connect ended.
+
+/// An enum whose variants index an array of counters, with the label of each beside it.
+macro_rules! labels {
+    ($(#[$doc:meta])* $name:ident { $($(#[$variant_doc:meta])* $variant:ident => $label:literal,)+ }) => {
+        $(#[$doc])*
+        #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+        pub enum $name { $($(#[$variant_doc])* $variant,)+ }
+
+        impl $name {
+            /// Every variant, in the order of its index.
+            pub const ALL: [Self; [$($label),+].len()] = [$(Self::$variant),+];
+
+            /// The value of the metric's label.
+            pub fn label(self) -> &'static str {
+                match self { $(Self::$variant => $label,)+ }
+            }
+        }
+    };
+}
+
+labels! {
+    /// Why a client's connection ended.
+    Disconnect {
+        /// The client closed its connection.
+        Closed => "closed",
+        /// The client sent QUIT.
+        Quit => "quit",
+        /// Reading or writing its socket failed.
+        SocketError => "socket_error",
+        /// It left more replies unread than `limits.max_client_buffer`.
+        OutputBuffer => "output_buffer",
+        /// It sent what the protocol, or `limits.max_request`, does not allow.
+        ProtocolError => "protocol_error",
+        /// It was silent for `idle_timeout`.
+        IdleTimeout => "idle_timeout",
+        /// It sent no complete request within `limits.handshake_timeout`.
+        HandshakeTimeout => "handshake_timeout",
+        /// The server was lost while a command of this client may have been running.
+        UpstreamLost => "upstream_lost",
+        /// `CLIENT KILL`.
+        Killed => "killed",
+        /// It gave its place in the group to a newcomer (`at_limit = "evict-idle"`).
+        Evicted => "evicted",
+        /// respool is shutting down.
+        Drained => "drained",
+        /// A bug of respool in this client's path.
+        Panic => "panic",
+    }
+}
+
+labels! {
+    /// A configured bound that was reached.
+    Bound {
+        /// `upstream.queue.max_commands`.
+        QueueFull => "queue_full",
+        /// `upstream.queue.timeout`.
+        QueueTimeout => "queue_timeout",
+        /// `upstream.borrow_timeout`.
+        BorrowTimeout => "borrow_timeout",
+        /// `upstream.max_write_buffer`.
+        WriteBuffer => "write_buffer",
+        /// `upstream.reply_timeout`.
+        ReplyTimeout => "reply_timeout",
+        /// `limits.max_client_read_ahead`.
+        ReadAhead => "read_ahead",
+        /// `limits.max_client_in_flight`.
+        InFlight => "in_flight",
+        /// `limits.max_client_buffer`.
+        OutputBuffer => "output_buffer",
+        /// `limits.max_request`.
+        Request => "request",
+        /// `limits.reject_hold`, or the number of commands answered while held.
+        RejectHold => "reject_hold",
+        /// `limits.max_rejected`.
+        Rejected => "rejected",
+        /// `group.max_pinned`.
+        Pinned => "pinned",
+        /// `drain_timeout`.
+        Drain => "drain",
+    }
+}
+
+labels! {
+    /// How an attempt to connect to the server ended.
+    ConnectResult {
+        /// Connected, and the handshake succeeded.
+        Ok => "ok",
+        /// The server's port refused.
+        Refused => "refused",
+        /// `upstream.connect_timeout` passed.
+        Timeout => "timeout",
+        /// Connected, but the server refused the handshake (AUTH, HELLO, SELECT).
+        HandshakeError => "handshake_error",
+        /// The server has no place left (`maxclients`).
+        MaxClients => "max_clients",
+        /// Anything else: resolution, routing, a reset.
+        Error => "error",
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::collections::HashSet;
+
+    #[test]
+    fn variants_index_their_list_and_labels_differ() {
+        let disconnects = Disconnect::ALL.map(|d| (d as usize, d.label())).to_vec();
+        let bounds = Bound::ALL.map(|b| (b as usize, b.label())).to_vec();
+        let connects = ConnectResult::ALL.map(|c| (c as usize, c.label())).to_vec();
+        for list in [disconnects, bounds, connects] {
+            assert!(list.iter().enumerate().all(|(at, (index, _))| at == *index));
+            let labels: HashSet<_> = list.iter().map(|(_, label)| label).collect();
+            assert_eq!(labels.len(), list.len());
+        }
+    }
+}

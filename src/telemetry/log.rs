@@ -1,0 +1,145 @@
+//! Log lines to stderr, as text for people or as one JSON object each.
+//!
+//! Whoever logs what a client sent logs it with `?`, which escapes line ends; a value logged with `%` is written as it
+//! is.
+
+use std::io::{self, IsTerminal};
+
+use tracing::Subscriber;
+use tracing_subscriber::EnvFilter;
+use tracing_subscriber::filter::LevelFilter;
+use tracing_subscriber::fmt::MakeWriter;
+
+use crate::config::{Log, LogFormat};
+
+/// Sets up logging for the whole process, once.
+///
+/// # Errors
+///
+/// If `log.level` is not a level (or a `tracing` filter such as `info,respool::upstream=debug`), or if logging was set
+/// up before.
+pub fn init(log: &Log) -> Result<(), String> {
+    let subscriber = subscriber(log, io::stderr, io::stderr().is_terminal())?;
+    tracing::subscriber::set_global_default(subscriber)
+        .map_err(|_| "logging is already set up".to_owned())
+}
+
+fn subscriber<W>(
+    log: &Log,
+    writer: W,
+    colours: bool,
+) -> Result<Box<dyn Subscriber + Send + Sync>, String>
+where
+    W: for<'a> MakeWriter<'a> + Send + Sync + 'static,
+{
+    let filter = filter(&log.level)?;
+    let lines = tracing_subscriber::fmt()
+        .with_env_filter(filter)
+        .with_writer(writer);
+    Ok(match log.format {
+        LogFormat::Text => Box::new(lines.with_ansi(colours).finish()),
+        LogFormat::Json => Box::new(
+            lines
+                .json()
+                .flatten_event(true)
+                .with_current_span(false)
+                .finish(),
+        ),
+    })
+}
+
+fn filter(level: &str) -> Result<EnvFilter, String> {
+    let wrong =
+        || format!("log.level = {level:?} is not a level; use error, warn, info, debug or trace");
+    // A lone word that is no level would be taken for the name of a module, and nothing else would be logged.
+    let known =
+        |directive: &str| directive.contains('=') || directive.parse::<LevelFilter>().is_ok();
+    if level.is_empty() || !level.split(',').all(|directive| known(directive.trim())) {
+        return Err(wrong());
+    }
+    EnvFilter::builder()
+        .parse(level)
+        .map_err(|error| format!("{}: {error}", wrong()))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::sync::{Arc, Mutex};
+
+    #[derive(Clone, Default)]
+    struct Lines(Arc<Mutex<Vec<u8>>>);
+
+    impl io::Write for Lines {
+        fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+            self.0
+                .lock()
+                .expect("no writer panics")
+                .extend_from_slice(bytes);
+            Ok(bytes.len())
+        }
+
+        fn flush(&mut self) -> io::Result<()> {
+            Ok(())
+        }
+    }
+
+    fn logged(level: &str, format: LogFormat, write: impl FnOnce()) -> String {
+        let lines = Lines::default();
+        let writer = lines.clone();
+        let log = Log {
+            level: level.into(),
+            format,
+        };
+        let subscriber = subscriber(&log, move || writer.clone(), false).expect("a valid level");
+        tracing::subscriber::with_default(subscriber, write);
+        let bytes = lines.0.lock().expect("no writer panics").clone();
+        String::from_utf8(bytes).expect("log lines are UTF-8")
+    }
+
+    #[test]
+    fn json_lines_parse_and_carry_the_fields() {
+        let line = logged("info", LogFormat::Json, || {
+            tracing::warn!(group = "billing", count = 50, name = ?"a\"b\nc", "group is at its cap");
+        });
+        let value: serde_json::Value = serde_json::from_str(&line).expect("one JSON object");
+        assert_eq!(value["level"], "WARN");
+        assert_eq!(value["message"], "group is at its cap");
+        assert_eq!(value["group"], "billing");
+        assert_eq!(value["count"], 50);
+    }
+
+    #[test]
+    fn text_lines_stay_single_and_plain_whatever_a_client_calls_itself() {
+        let text = logged("info", LogFormat::Text, || {
+            tracing::info!(name = ?"evil\nFATAL \x1b[31mred", "client connected");
+        });
+        assert_eq!(text.lines().count(), 1, "{text}");
+        assert!(!text.contains('\x1b'));
+        assert!(text.contains("client connected"));
+    }
+
+    #[test]
+    fn less_severe_levels_are_not_written() {
+        let text = logged("warn", LogFormat::Text, || {
+            tracing::info!("quiet");
+            tracing::error!("loud");
+        });
+        assert!(text.contains("loud") && !text.contains("quiet"));
+    }
+
+    #[test]
+    fn a_wrong_level_is_refused_with_the_setting_named() {
+        for level in ["respool=loudest", "loud", ""] {
+            let log = Log {
+                level: level.into(),
+                format: LogFormat::Text,
+            };
+            let error = subscriber(&log, io::sink, false)
+                .err()
+                .expect("not a level");
+            assert!(error.contains("log.level"), "{error}");
+        }
+        assert!(filter("info,respool::upstream=debug").is_ok());
+    }
+}

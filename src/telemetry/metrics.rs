@@ -1,0 +1,339 @@
+//! The one list of metrics: name, labels, help, and where the samples come from. `docs/metrics.md` is held to it.
+
+use std::time::{SystemTime, UNIX_EPOCH};
+
+use super::{Bound, ConnectResult, Disconnect, GroupRow, GroupTotals, HistogramTotals, Scrape};
+
+/// One metric family.
+#[derive(Debug, Clone, Copy)]
+pub struct Metric {
+    /// Full name; counters end in `_total`, units are base units.
+    pub name: &'static str,
+    /// Names of its labels, in the order of [`Sample::labels`].
+    pub labels: &'static [&'static str],
+    /// One line for people.
+    pub help: &'static str,
+    /// Its type, and how its samples are taken from a scrape.
+    pub source: Source,
+}
+
+/// The type of a metric with the function that takes its samples from a scrape.
+#[derive(Debug, Clone, Copy)]
+pub enum Source {
+    /// Only grows while the process lives.
+    Counter(fn(&Scrape) -> Vec<Sample>),
+    /// A value of now.
+    Gauge(fn(&Scrape) -> Vec<Sample>),
+    /// Durations by bucket.
+    Histogram(fn(&Scrape) -> &HistogramTotals),
+}
+
+/// One value with the values of its labels.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Sample {
+    /// As many as the metric has labels.
+    pub labels: Vec<String>,
+    /// In the metric's unit.
+    pub value: f64,
+}
+
+/// Every metric of respool, in the order of exposition.
+pub const METRICS: &[Metric] = &[
+    Metric {
+        name: "respool_client_connections",
+        labels: &["group"],
+        help: "Clients connected and admitted.",
+        source: Source::Gauge(|s| each_group(s, |row, _| Some(row.connections))),
+    },
+    Metric {
+        name: "respool_client_connections_limit",
+        labels: &["group"],
+        help: "Hard cap of the group's clients (group.max_connections); absent without a cap.",
+        source: Source::Gauge(|s| each_group(s, |row, _| row.limit)),
+    },
+    Metric {
+        name: "respool_client_connections_warning",
+        labels: &["group"],
+        help: "Count of clients from which on a warning is logged (group.warn_connections); absent when not set.",
+        source: Source::Gauge(|s| each_group(s, |row, _| row.warn)),
+    },
+    Metric {
+        name: "respool_client_connections_accepted_total",
+        labels: &["group"],
+        help: "Clients admitted.",
+        source: Source::Counter(|s| each_group(s, |row, _| Some(row.accepted_total))),
+    },
+    Metric {
+        name: "respool_client_connections_rejected_total",
+        labels: &["group", "reason"],
+        help: "Clients rejected, by the limit that rejected them.",
+        source: Source::Counter(|s| each_group_by(s, |row, _| row.rejected.clone())),
+    },
+    Metric {
+        name: "respool_client_connections_observed_total",
+        labels: &["group"],
+        help: "Clients admitted that mode \"enforce\" would have rejected.",
+        source: Source::Counter(|s| each_group(s, |row, _| Some(row.observed_total))),
+    },
+    Metric {
+        name: "respool_client_rejections_held",
+        labels: &[],
+        help: "Rejected sockets that are held and answered with the error.",
+        source: Source::Gauge(|s| one(s.standing.held_rejected)),
+    },
+    Metric {
+        name: "respool_client_disconnects_total",
+        labels: &["group", "reason"],
+        help: "Admitted clients whose connection ended, by reason.",
+        source: Source::Counter(|s| {
+            each_group_by(s, |_, totals| {
+                pairs(Disconnect::ALL.map(Disconnect::label), &totals.disconnects)
+            })
+        }),
+    },
+    Metric {
+        name: "respool_client_idle_connections",
+        labels: &["group"],
+        help: "Admitted clients that are idle.",
+        source: Source::Gauge(|s| each_group(s, |row, _| Some(row.idle_connections))),
+    },
+    Metric {
+        name: "respool_client_oldest_idle_seconds",
+        labels: &["group"],
+        help: "How long the longest idle client has been idle; 0 when none is.",
+        source: Source::Gauge(|s| {
+            each_group(s, |row, _| Some(row.oldest_idle_seconds.unwrap_or(0)))
+        }),
+    },
+    Metric {
+        name: "respool_client_commands_total",
+        labels: &["group"],
+        help: "Commands answered.",
+        source: Source::Counter(|s| each_group(s, |_, totals| Some(totals.commands))),
+    },
+    Metric {
+        name: "respool_client_bytes_total",
+        labels: &["group", "direction"],
+        help: "Bytes read from clients (in) and written to them (out).",
+        source: Source::Counter(|s| {
+            each_group_by(s, |_, totals| {
+                vec![("in", totals.bytes_in), ("out", totals.bytes_out)]
+            })
+        }),
+    },
+    Metric {
+        name: "respool_pins_total",
+        labels: &["group", "reason"],
+        help: "Times a connection to the server was lent to one client, by what required it.",
+        source: Source::Counter(|s| {
+            let reasons = s.totals.pin_reasons;
+            each_group_by(s, |_, totals| pairs(reasons.iter().copied(), &totals.pins))
+        }),
+    },
+    Metric {
+        name: "respool_upstream_connections",
+        labels: &["kind"],
+        help: "Connections to the server, those being dialled and closed included.",
+        source: Source::Gauge(|s| {
+            let counts = s.standing.upstream;
+            let kinds = [
+                ("shared", counts.shared),
+                ("pinned", counts.pinned),
+                ("subscription", counts.subscription),
+            ];
+            by_label(kinds)
+        }),
+    },
+    Metric {
+        name: "respool_upstream_connections_limit",
+        labels: &[],
+        help: "Hard total of connections to the server (upstream.max_connections).",
+        source: Source::Gauge(|s| one(s.standing.upstream.limit)),
+    },
+    Metric {
+        name: "respool_upstream_connects_total",
+        labels: &["result"],
+        help: "Attempts to connect to the server, by how they ended.",
+        source: Source::Counter(|s| {
+            by_label(pairs(
+                ConnectResult::ALL.map(ConnectResult::label),
+                &s.totals.connects,
+            ))
+        }),
+    },
+    Metric {
+        name: "respool_upstream_waiting_requests",
+        labels: &[],
+        help: "Requests that wait for a connection to the server.",
+        source: Source::Gauge(|s| one(s.totals.waiting_requests)),
+    },
+    Metric {
+        name: "respool_upstream_waiting_pins",
+        labels: &[],
+        help: "Clients that wait for a connection to pin.",
+        source: Source::Gauge(|s| one(s.standing.upstream.waiting)),
+    },
+    Metric {
+        name: "respool_upstream_state_changes_total",
+        labels: &[],
+        help: "Changes of a shared connection's user, protocol version or database.",
+        source: Source::Counter(|s| one(s.totals.redresses)),
+    },
+    Metric {
+        name: "respool_bounds_reached_total",
+        labels: &["bound"],
+        help: "Times a configured bound was reached.",
+        source: Source::Counter(|s| {
+            by_label(pairs(Bound::ALL.map(Bound::label), &s.totals.bounds))
+        }),
+    },
+    Metric {
+        name: "respool_returned_elements_total",
+        labels: &[],
+        help: "Elements popped for a client that had left and put back where they came from.",
+        source: Source::Counter(|s| one(s.totals.returned_elements)),
+    },
+    Metric {
+        name: "respool_orphaned_elements_total",
+        labels: &[],
+        help: "Elements taken for a client that had left that could not be put back.",
+        source: Source::Counter(|s| one(s.totals.orphaned_elements)),
+    },
+    Metric {
+        name: "respool_request_duration_seconds",
+        labels: &[],
+        help: "Time from a request's arrival to its reply.",
+        source: Source::Histogram(|s| &s.totals.request_duration),
+    },
+    Metric {
+        name: "respool_server_up",
+        labels: &[],
+        help: "1 if the server answered when last asked.",
+        source: Source::Gauge(|s| one(u64::from(s.standing.server.up))),
+    },
+    Metric {
+        name: "respool_server_latency_seconds",
+        labels: &[],
+        help: "Round trip of the last check of the server; absent while it is down.",
+        source: Source::Gauge(|s| {
+            let latency = s.standing.server.latency_us;
+            latency
+                .map(|us| Sample {
+                    labels: Vec::new(),
+                    value: us as f64 / 1e6,
+                })
+                .into_iter()
+                .collect()
+        }),
+    },
+    Metric {
+        name: "respool_server_connected_clients",
+        labels: &[],
+        help: "Clients the server counts (INFO clients); absent while unknown.",
+        source: Source::Gauge(|s| {
+            s.standing
+                .server
+                .connected_clients
+                .map(one)
+                .unwrap_or_default()
+        }),
+    },
+    Metric {
+        name: "respool_server_maxclients",
+        labels: &[],
+        help: "The server's own limit of clients; absent while unknown.",
+        source: Source::Gauge(|s| s.standing.server.maxclients.map(one).unwrap_or_default()),
+    },
+    Metric {
+        name: "respool_config_last_reload_successful",
+        labels: &[],
+        help: "1 if the last attempt to load the configuration succeeded.",
+        source: Source::Gauge(|s| one(u64::from(s.standing.last_reload.error.is_none()))),
+    },
+    Metric {
+        name: "respool_config_last_reload_timestamp_seconds",
+        labels: &[],
+        help: "When the configuration was last loaded or tried, in seconds since the epoch.",
+        source: Source::Gauge(|s| one(unix_seconds(s.standing.last_reload.at))),
+    },
+    Metric {
+        name: "respool_uptime_seconds",
+        labels: &[],
+        help: "Time since the process started.",
+        source: Source::Gauge(|s| one(s.standing.uptime.as_secs())),
+    },
+    Metric {
+        name: "respool_build_info",
+        labels: &["version"],
+        help: "1, with the version of respool as a label.",
+        source: Source::Gauge(|_| by_label([(super::exposition::VERSION, 1)])),
+    },
+];
+
+/// Seconds since the epoch; 0 for a clock set before it.
+pub(super) fn unix_seconds(at: SystemTime) -> u64 {
+    at.duration_since(UNIX_EPOCH)
+        .map_or(0, |since| since.as_secs())
+}
+
+fn one(value: u64) -> Vec<Sample> {
+    vec![Sample {
+        labels: Vec::new(),
+        value: value as f64,
+    }]
+}
+
+fn by_label(values: impl IntoIterator<Item = (&'static str, u64)>) -> Vec<Sample> {
+    values
+        .into_iter()
+        .map(|(label, value)| Sample {
+            labels: vec![label.to_owned()],
+            value: value as f64,
+        })
+        .collect()
+}
+
+fn pairs(
+    labels: impl IntoIterator<Item = &'static str>,
+    values: &[u64],
+) -> Vec<(&'static str, u64)> {
+    labels.into_iter().zip(values.iter().copied()).collect()
+}
+
+/// One sample for each group that has the value.
+fn each_group(
+    scrape: &Scrape,
+    value: impl Fn(&GroupRow, &GroupTotals) -> Option<u64>,
+) -> Vec<Sample> {
+    let sample = |(row, totals): (&GroupRow, &GroupTotals)| {
+        value(row, totals).map(|value| Sample {
+            labels: vec![row.name.clone()],
+            value: value as f64,
+        })
+    };
+    scrape
+        .standing
+        .groups
+        .iter()
+        .zip(&scrape.totals.groups)
+        .filter_map(sample)
+        .collect()
+}
+
+/// One sample for each group and each value of a second label.
+fn each_group_by(
+    scrape: &Scrape,
+    values: impl Fn(&GroupRow, &GroupTotals) -> Vec<(&'static str, u64)>,
+) -> Vec<Sample> {
+    let groups = scrape.standing.groups.iter().zip(&scrape.totals.groups);
+    groups
+        .flat_map(|(row, totals)| {
+            values(row, totals)
+                .into_iter()
+                .map(|(label, value)| Sample {
+                    labels: vec![row.name.clone(), label.to_owned()],
+                    value: value as f64,
+                })
+        })
+        .collect()
+}

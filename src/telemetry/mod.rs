@@ -1,0 +1,32 @@
+//! What respool tells about itself: counters, histograms and their exposition; no sockets.
+//!
+//! Every counter has one writer. A worker counts into its own [`WorkerCounters`]; the admin thread reads them all and
+//! adds them up when somebody asks ([`Scrape::gather`]), so that counting costs the data path no shared cache line.
+//! [`METRICS`] is the one list of metric names. Invariant: label values come from the configuration or from the
+//! constant lists in `labels`, never from what a client sent.
+
+mod counter;
+mod exposition;
+mod histogram;
+mod labels;
+pub mod log;
+mod metrics;
+mod scrape;
+mod server;
+mod status;
+mod worker;
+
+pub use counter::{Counter, Gauge};
+pub use exposition::{CONTENT_TYPE, render_metrics};
+pub use histogram::{BOUNDS_MICROS, Histogram, HistogramTotals};
+pub use labels::{Bound, ConnectResult, Disconnect};
+pub use metrics::{METRICS, Metric, Sample, Source};
+pub use scrape::{
+    ClientRow, GroupRow, GroupTotals, Reload, Scrape, Standing, Totals, UpstreamCounts,
+};
+pub use server::{LastError, ServerHealth, ServerSnapshot};
+pub use status::status_json;
+pub use worker::{GroupCounters, WorkerCounters};
+
+#[cfg(test)]
+mod tests;

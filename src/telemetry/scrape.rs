@@ -1,0 +1,210 @@
+//! Everything that is told, as plain data at one moment.
+//!
+//! Invariant: no type here can hold a secret; names, counts and addresses only.
+
+use std::sync::Arc;
+use std::time::{Duration, SystemTime};
+
+use serde::Serialize;
+
+use super::{
+    Bound, ConnectResult, Counter, Disconnect, GroupCounters, HistogramTotals, ServerSnapshot,
+    WorkerCounters,
+};
+
+/// All there is to tell at one moment.
+#[derive(Debug, Clone)]
+pub struct Scrape {
+    /// What stands now, as gathered by the caller.
+    pub standing: Standing,
+    /// What the workers have counted, added up.
+    pub totals: Totals,
+}
+
+/// What stands at this moment: gathered by the one who knows admission, budget and clients.
+#[derive(Debug, Clone)]
+pub struct Standing {
+    /// The client groups, in the order of their index.
+    pub groups: Vec<GroupRow>,
+    /// Connections to the server.
+    pub upstream: UpstreamCounts,
+    /// The server's health.
+    pub server: ServerSnapshot,
+    /// The last attempt to load the configuration; the start counts as one.
+    pub last_reload: Reload,
+    /// Rejected sockets that are held and answered now.
+    pub held_rejected: u64,
+    /// The clients worth showing, the most interesting first.
+    pub top_clients: Vec<ClientRow>,
+    /// Since the process started.
+    pub uptime: Duration,
+}
+
+/// A client group as admission sees it.
+#[derive(Debug, Clone, Default)]
+pub struct GroupRow {
+    /// Name from the configuration.
+    pub name: String,
+    /// Admitted clients now.
+    pub connections: u64,
+    /// `group.max_connections`.
+    pub limit: Option<u64>,
+    /// `group.warn_connections`.
+    pub warn: Option<u64>,
+    /// Clients admitted since the start.
+    pub accepted_total: u64,
+    /// Clients rejected since the start, by reason; each reason once, also when it is 0.
+    pub rejected: Vec<(&'static str, u64)>,
+    /// Clients that would have been rejected, had the group's mode not been `observe`.
+    pub observed_total: u64,
+    /// Admitted clients that are idle now.
+    pub idle_connections: u64,
+    /// How long the longest idle of them has been idle; `None` when there is none.
+    pub oldest_idle_seconds: Option<u64>,
+}
+
+/// Connections to the server, as the budget counts them.
+#[derive(Debug, Clone, Copy, Default)]
+pub struct UpstreamCounts {
+    /// Carry multiplexed traffic.
+    pub shared: u64,
+    /// Are lent to one client, or kept for that.
+    pub pinned: u64,
+    /// Carry subscriptions.
+    pub subscription: u64,
+    /// `upstream.max_connections`.
+    pub limit: u64,
+    /// Clients that wait for a connection to pin.
+    pub waiting: u64,
+}
+
+/// How the configuration was last loaded.
+#[derive(Debug, Clone)]
+pub struct Reload {
+    /// When.
+    pub at: SystemTime,
+    /// Why it failed and the older configuration still holds; must hold no secret.
+    pub error: Option<String>,
+}
+
+/// A client worth showing.
+#[derive(Debug, Clone, Default, Serialize)]
+pub struct ClientRow {
+    /// Its id, as in `CLIENT LIST`.
+    pub id: u64,
+    /// Peer address.
+    pub address: String,
+    /// As set by CLIENT SETNAME or HELLO.
+    pub name: String,
+    /// As of AUTH or HELLO; `default` otherwise.
+    pub user: String,
+    /// Its group.
+    pub group: String,
+    /// Seconds since it connected.
+    pub age_s: u64,
+    /// Seconds since its last command.
+    pub idle_s: u64,
+    /// Commands since it connected.
+    pub commands: u64,
+    /// Bytes read from it.
+    pub bytes_in: u64,
+    /// Bytes written to it.
+    pub bytes_out: u64,
+    /// What it is doing: one word.
+    pub state: &'static str,
+}
+
+/// The counters of all workers added up.
+#[derive(Debug, Clone, Default)]
+pub struct Totals {
+    /// By group, as many as [`Standing::groups`].
+    pub groups: Vec<GroupTotals>,
+    /// Labels of [`GroupTotals::pins`].
+    pub pin_reasons: &'static [&'static str],
+    /// Attempts to connect to the server, by [`ConnectResult`].
+    pub connects: [u64; ConnectResult::ALL.len()],
+    /// Bounds reached, by [`Bound`].
+    pub bounds: [u64; Bound::ALL.len()],
+    /// Requests that wait now.
+    pub waiting_requests: u64,
+    /// State changes of shared connections.
+    pub redresses: u64,
+    /// Durations of requests.
+    pub request_duration: HistogramTotals,
+    /// Elements put back.
+    pub returned_elements: u64,
+    /// Elements that could not be put back.
+    pub orphaned_elements: u64,
+}
+
+/// The counters of one group in all workers added up.
+#[derive(Debug, Clone, Default)]
+pub struct GroupTotals {
+    /// Commands answered.
+    pub commands: u64,
+    /// Bytes read from clients.
+    pub bytes_in: u64,
+    /// Bytes written to clients.
+    pub bytes_out: u64,
+    /// Pinned connections, by pin reason.
+    pub pins: Vec<u64>,
+    /// Disconnected clients, by [`Disconnect`].
+    pub disconnects: [u64; Disconnect::ALL.len()],
+}
+
+impl Scrape {
+    /// Adds up what the workers have counted and puts it beside what stands.
+    pub fn gather(workers: &[Arc<WorkerCounters>], standing: Standing) -> Self {
+        let mut totals = Totals {
+            pin_reasons: workers.first().map_or(&[], |worker| worker.pin_reasons()),
+            ..Totals::default()
+        };
+        let group = GroupTotals {
+            pins: vec![0; totals.pin_reasons.len()],
+            ..GroupTotals::default()
+        };
+        totals.groups = vec![group; standing.groups.len()];
+        for worker in workers {
+            totals.add(worker);
+        }
+        Self { standing, totals }
+    }
+}
+
+impl Totals {
+    fn add(&mut self, worker: &WorkerCounters) {
+        // Groups that a reload added have no counters of their own yet; asking for them would count the last one twice.
+        for (index, total) in self.groups.iter_mut().enumerate().take(worker.groups()) {
+            total.add(worker.group(index));
+        }
+        for result in ConnectResult::ALL {
+            self.connects[result as usize] += worker.connects(result).get();
+        }
+        for bound in Bound::ALL {
+            self.bounds[bound as usize] += worker.bound(bound).get();
+        }
+        self.waiting_requests += worker.waiting_requests.get();
+        self.redresses += worker.redresses.get();
+        worker.request_duration.add_to(&mut self.request_duration);
+        self.returned_elements += worker.returned_elements.get();
+        self.orphaned_elements += worker.orphaned_elements.get();
+    }
+}
+
+impl GroupTotals {
+    fn add(&mut self, group: &GroupCounters) {
+        let add = |total: &mut u64, counter: &Counter| *total += counter.get();
+        add(&mut self.commands, &group.commands);
+        add(&mut self.bytes_in, &group.bytes_in);
+        add(&mut self.bytes_out, &group.bytes_out);
+        for (reason, total) in self.pins.iter_mut().enumerate() {
+            add(total, group.pin(reason));
+        }
+        for reason in Disconnect::ALL {
+            add(
+                &mut self.disconnects[reason as usize],
+                group.disconnect(reason),
+            );
+        }
+    }
+}

@@ -1,0 +1,201 @@
+//! What is known of the server, written by whoever asks it and read by the admin endpoint.
+
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::time::SystemTime;
+
+/// Stands for a number the server has not told.
+const UNKNOWN: u64 = u64::MAX;
+
+/// Longest text kept from the server or from an error, in bytes.
+const MAX_TEXT: usize = 512;
+
+/// The server's health, shared between the one that asks and those that show.
+#[derive(Debug)]
+pub struct ServerHealth {
+    address: String,
+    up: AtomicBool,
+    latency_us: AtomicU64,
+    connected_clients: AtomicU64,
+    maxclients: AtomicU64,
+    texts: Mutex<Texts>,
+}
+
+#[derive(Debug, Default)]
+struct Texts {
+    version: String,
+    role: String,
+    last_error: Option<LastError>,
+}
+
+/// The last thing that went wrong with the server.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct LastError {
+    /// What happened, for people.
+    pub text: String,
+    /// When.
+    pub at: SystemTime,
+}
+
+/// The server's health at one moment.
+#[derive(Debug, Clone, Default)]
+pub struct ServerSnapshot {
+    /// Address as configured.
+    pub address: String,
+    /// Whether it answered when last asked.
+    pub up: bool,
+    /// Round trip of the last answered check in microseconds.
+    pub latency_us: Option<u64>,
+    /// Clients the server counts, respool's connections among them.
+    pub connected_clients: Option<u64>,
+    /// The server's own limit of clients.
+    pub maxclients: Option<u64>,
+    /// Version as the server tells it; empty while unknown.
+    pub version: String,
+    /// `master`, `slave` or another word of the server; empty while unknown.
+    pub role: String,
+    /// The last error, also after the server has recovered.
+    pub last_error: Option<LastError>,
+}
+
+impl ServerHealth {
+    /// Nothing is known yet of the server at `address`.
+    pub fn new(address: String) -> Self {
+        Self {
+            address,
+            up: AtomicBool::new(false),
+            latency_us: AtomicU64::new(UNKNOWN),
+            connected_clients: AtomicU64::new(UNKNOWN),
+            maxclients: AtomicU64::new(UNKNOWN),
+            texts: Mutex::default(),
+        }
+    }
+
+    /// The server answered after `latency_us` microseconds.
+    pub fn answered(&self, latency_us: u64) {
+        self.latency_us.store(latency_us, Ordering::Relaxed);
+        self.up.store(true, Ordering::Relaxed);
+    }
+
+    /// The server cannot be reached, for the reason in `error`, which must hold no secret. What it told of its clients
+    /// is no longer true; its version and role stay as last known.
+    pub fn failed(&self, error: &str) {
+        self.up.store(false, Ordering::Relaxed);
+        for number in [&self.latency_us, &self.connected_clients, &self.maxclients] {
+            number.store(UNKNOWN, Ordering::Relaxed);
+        }
+        self.note_error(error);
+    }
+
+    /// Something went wrong that does not mean that the server is down. `error` must hold no secret.
+    pub fn note_error(&self, error: &str) {
+        self.texts().last_error = Some(LastError {
+            text: shortened(error),
+            at: SystemTime::now(),
+        });
+    }
+
+    /// What `INFO clients` said; `None` where the server does not tell.
+    pub fn set_clients(&self, connected_clients: Option<u64>, maxclients: Option<u64>) {
+        self.connected_clients
+            .store(connected_clients.unwrap_or(UNKNOWN), Ordering::Relaxed);
+        self.maxclients
+            .store(maxclients.unwrap_or(UNKNOWN), Ordering::Relaxed);
+    }
+
+    /// Who the server says it is.
+    pub fn set_identity(&self, version: &str, role: &str) {
+        let mut texts = self.texts();
+        texts.version = shortened(version);
+        texts.role = shortened(role);
+    }
+
+    /// Whether the server answered when last asked.
+    pub fn is_up(&self) -> bool {
+        self.up.load(Ordering::Relaxed)
+    }
+
+    /// All of it at one moment.
+    pub fn snapshot(&self) -> ServerSnapshot {
+        let known =
+            |number: &AtomicU64| Some(number.load(Ordering::Relaxed)).filter(|n| *n != UNKNOWN);
+        let texts = self.texts();
+        ServerSnapshot {
+            address: self.address.clone(),
+            up: self.is_up(),
+            latency_us: known(&self.latency_us),
+            connected_clients: known(&self.connected_clients),
+            maxclients: known(&self.maxclients),
+            version: texts.version.clone(),
+            role: texts.role.clone(),
+            last_error: texts.last_error.clone(),
+        }
+    }
+
+    /// The texts are replaced whole, so those left by a thread that panicked are as good as any.
+    fn texts(&self) -> MutexGuard<'_, Texts> {
+        self.texts.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+fn shortened(text: &str) -> String {
+    let mut end = text.len().min(MAX_TEXT);
+    while !text.is_char_boundary(end) {
+        end -= 1;
+    }
+    text[..end].to_owned()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_is_unknown_is_not_told_as_a_number() {
+        let health = ServerHealth::new("127.0.0.1:6379".into());
+        let fresh = health.snapshot();
+        assert!(!fresh.up && fresh.latency_us.is_none() && fresh.maxclients.is_none());
+        health.answered(250);
+        health.set_clients(Some(12), None);
+        let seen = health.snapshot();
+        assert!(seen.up);
+        assert_eq!(
+            (seen.latency_us, seen.connected_clients, seen.maxclients),
+            (Some(250), Some(12), None)
+        );
+    }
+
+    #[test]
+    fn a_recovered_server_keeps_its_last_error_and_a_lost_one_its_identity() {
+        let health = ServerHealth::new("127.0.0.1:6379".into());
+        health.set_identity("7.2.4", "master");
+        health.set_clients(Some(3), Some(100));
+        health.failed("connection refused");
+        let lost = health.snapshot();
+        assert!(!lost.up && lost.connected_clients.is_none());
+        assert_eq!(
+            (lost.version.as_str(), lost.role.as_str()),
+            ("7.2.4", "master")
+        );
+        health.answered(10);
+        let back = health.snapshot();
+        assert!(back.up);
+        assert_eq!(
+            back.last_error.map(|e| e.text),
+            Some("connection refused".to_owned())
+        );
+    }
+
+    #[test]
+    fn texts_are_bounded_at_a_character() {
+        let health = ServerHealth::new(String::new());
+        health.note_error(&"é".repeat(MAX_TEXT));
+        let error = health.snapshot().last_error.expect("an error was noted");
+        assert_eq!(error.text.len(), MAX_TEXT);
+        health.note_error(&format!("x{}", "é".repeat(MAX_TEXT)));
+        assert_eq!(
+            health.snapshot().last_error.expect("noted").text.len(),
+            MAX_TEXT - 1
+        );
+    }
+}

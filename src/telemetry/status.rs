@@ -1,0 +1,110 @@
+//! A scrape as JSON, for people and for `respool top`.
+
+use serde_json::{Map, Value, json};
+
+use super::exposition::VERSION;
+use super::metrics::unix_seconds;
+use super::{
+    Bound, ConnectResult, Disconnect, GroupRow, GroupTotals, LastError, Reload, Scrape,
+    ServerSnapshot,
+};
+
+/// The whole scrape as one JSON object: `version`, `uptime_seconds`, `server`, `pool`, `groups`, `clients`,
+/// `last_reload`. Times are in seconds since the epoch; what is unknown is `null`.
+pub fn status_json(scrape: &Scrape) -> Value {
+    let standing = &scrape.standing;
+    let groups: Vec<_> = standing.groups.iter().zip(&scrape.totals.groups).collect();
+    let total: u64 = standing.groups.iter().map(|row| row.connections).sum();
+    json!({
+        "version": VERSION,
+        "uptime_seconds": standing.uptime.as_secs(),
+        "server": server(&standing.server),
+        "pool": pool(scrape),
+        "groups": groups.iter().map(|(row, totals)| group(row, totals, scrape.totals.pin_reasons)).collect::<Vec<_>>(),
+        "clients": {
+            "total": total,
+            "held_rejected": standing.held_rejected,
+            "top": standing.top_clients,
+        },
+        "last_reload": reload(&standing.last_reload),
+    })
+}
+
+fn server(server: &ServerSnapshot) -> Value {
+    let last_error =
+        |LastError { text, at }: &LastError| json!({ "text": text, "at": unix_seconds(*at) });
+    json!({
+        "address": server.address,
+        "up": server.up,
+        "latency_ms": server.latency_us.map(|us| us as f64 / 1e3),
+        "last_error": server.last_error.as_ref().map(last_error),
+        "version": known(&server.version),
+        "role": known(&server.role),
+        "connected_clients": server.connected_clients,
+        "maxclients": server.maxclients,
+    })
+}
+
+fn pool(scrape: &Scrape) -> Value {
+    let upstream = scrape.standing.upstream;
+    let totals = &scrape.totals;
+    json!({
+        "limit": upstream.limit,
+        "shared": upstream.shared,
+        "pinned": upstream.pinned,
+        "subscription": upstream.subscription,
+        "waiting": upstream.waiting,
+        "waiting_requests": totals.waiting_requests,
+        "state_changes": totals.redresses,
+        "connects": by_label(ConnectResult::ALL.map(ConnectResult::label), &totals.connects),
+        "bounds_reached": by_label(Bound::ALL.map(Bound::label), &totals.bounds),
+    })
+}
+
+fn group(row: &GroupRow, totals: &GroupTotals, pin_reasons: &'static [&'static str]) -> Value {
+    let (reasons, counts): (Vec<_>, Vec<_>) = row.rejected.iter().copied().unzip();
+    json!({
+        "name": row.name,
+        "connections": row.connections,
+        "limit": row.limit,
+        "warn": row.warn,
+        "level": level(row),
+        "accepted_total": row.accepted_total,
+        "rejected_total": counts.iter().sum::<u64>(),
+        "rejected": by_label(reasons, &counts),
+        "observed_total": row.observed_total,
+        "idle_connections": row.idle_connections,
+        "oldest_idle_seconds": row.oldest_idle_seconds,
+        "commands_total": totals.commands,
+        "bytes_in": totals.bytes_in,
+        "bytes_out": totals.bytes_out,
+        "pins": by_label(pin_reasons.iter().copied(), &totals.pins),
+        "disconnects": by_label(Disconnect::ALL.map(Disconnect::label), &totals.disconnects),
+    })
+}
+
+/// How worried the operator should be: `critical` at the cap, `warning` from `warn_connections` on, else `ok`.
+fn level(row: &GroupRow) -> &'static str {
+    let reached = |bound: Option<u64>| bound.is_some_and(|bound| row.connections >= bound);
+    match (reached(row.limit), reached(row.warn)) {
+        (true, _) => "critical",
+        (false, true) => "warning",
+        (false, false) => "ok",
+    }
+}
+
+fn reload(reload: &Reload) -> Value {
+    json!({ "successful": reload.error.is_none(), "at": unix_seconds(reload.at), "error": reload.error })
+}
+
+fn known(text: &str) -> Option<&str> {
+    Some(text).filter(|text| !text.is_empty())
+}
+
+fn by_label(labels: impl IntoIterator<Item = &'static str>, values: &[u64]) -> Map<String, Value> {
+    labels
+        .into_iter()
+        .map(str::to_owned)
+        .zip(values.iter().map(|value| json!(value)))
+        .collect()
+}

@@ -1,0 +1,114 @@
+//! What one worker counts.
+//!
+//! Invariant: only the worker that owns the counters writes them; the `Arc` they live in is for readers.
+
+use super::{Bound, ConnectResult, Counter, Disconnect, Gauge, Histogram};
+
+/// The counters of one worker. Aligned so that no two workers write the same cache line.
+#[derive(Debug)]
+#[repr(align(128))]
+pub struct WorkerCounters {
+    groups: Box<[GroupCounters]>,
+    pin_reasons: &'static [&'static str],
+    connects: [Counter; ConnectResult::ALL.len()],
+    bounds: [Counter; Bound::ALL.len()],
+    /// Requests that wait for a connection to the server to be there or to wear their state.
+    pub waiting_requests: Gauge,
+    /// Changes of a shared connection's state.
+    pub redresses: Counter,
+    /// From a request's arrival to its reply.
+    pub request_duration: Histogram,
+    /// Elements popped for a client that had left, put back where they came from.
+    pub returned_elements: Counter,
+    /// Elements popped for a client that had left, that could not be put back.
+    pub orphaned_elements: Counter,
+}
+
+/// What one worker counts for one client group.
+#[derive(Debug)]
+pub struct GroupCounters {
+    /// Commands answered, by whomever.
+    pub commands: Counter,
+    /// Bytes read from clients.
+    pub bytes_in: Counter,
+    /// Bytes written to clients.
+    pub bytes_out: Counter,
+    pins: Box<[Counter]>,
+    disconnects: [Counter; Disconnect::ALL.len()],
+}
+
+impl WorkerCounters {
+    /// Counters for `groups` client groups (at least one) and connections pinned for `pin_reasons`.
+    pub fn new(groups: usize, pin_reasons: &'static [&'static str]) -> Self {
+        Self {
+            groups: (0..groups.max(1))
+                .map(|_| GroupCounters::new(pin_reasons.len()))
+                .collect(),
+            pin_reasons,
+            connects: Default::default(),
+            bounds: Default::default(),
+            waiting_requests: Gauge::default(),
+            redresses: Counter::default(),
+            request_duration: Histogram::default(),
+            returned_elements: Counter::default(),
+            orphaned_elements: Counter::default(),
+        }
+    }
+
+    /// The counters of the group with this index. A group that was not there when the worker started counts as the
+    /// last one, which is always `default`: a number in the wrong row costs less than a client's connection.
+    #[inline]
+    pub fn group(&self, index: usize) -> &GroupCounters {
+        &self.groups[index.min(self.groups.len() - 1)]
+    }
+
+    /// How many groups are counted.
+    pub fn groups(&self) -> usize {
+        self.groups.len()
+    }
+
+    /// The labels of the pin reasons, in the order of their index.
+    pub fn pin_reasons(&self) -> &'static [&'static str] {
+        self.pin_reasons
+    }
+
+    /// Attempts to connect to the server that ended so.
+    #[inline]
+    pub fn connects(&self, result: ConnectResult) -> &Counter {
+        &self.connects[result as usize]
+    }
+
+    /// How often a bound was reached.
+    #[inline]
+    pub fn bound(&self, bound: Bound) -> &Counter {
+        &self.bounds[bound as usize]
+    }
+}
+
+impl GroupCounters {
+    fn new(pin_reasons: usize) -> Self {
+        Self {
+            commands: Counter::default(),
+            bytes_in: Counter::default(),
+            bytes_out: Counter::default(),
+            pins: (0..pin_reasons).map(|_| Counter::default()).collect(),
+            disconnects: Default::default(),
+        }
+    }
+
+    /// Connections pinned for the reason with this index.
+    ///
+    /// # Panics
+    ///
+    /// If the index is not one of the reasons given to [`WorkerCounters::new`]; callers index by an enum.
+    #[inline]
+    pub fn pin(&self, reason: usize) -> &Counter {
+        &self.pins[reason]
+    }
+
+    /// Clients disconnected for this reason.
+    #[inline]
+    pub fn disconnect(&self, reason: Disconnect) -> &Counter {
+        &self.disconnects[reason as usize]
+    }
+}

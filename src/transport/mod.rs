@@ -1,0 +1,15 @@
+//! Sockets and the clock: streams to clients and to the server, listening, dialling.
+
+mod clock;
+mod dial;
+mod listen;
+mod stream;
+
+pub use clock::Clock;
+pub use dial::{DialError, dial};
+pub use listen::{Accepted, Acceptor, bind, raise_descriptor_limit};
+pub use stream::Stream;
+
+/// Bytes read from a socket at once. 64 KiB holds the replies of a whole turn at 2,000 clients, and a larger value travels
+/// in pieces of this size that stay in the processor's cache.
+pub const READ_SIZE: usize = 64 * 1024;

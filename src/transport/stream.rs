@@ -1,0 +1,98 @@
+//! One connected socket, TCP or unix, used through `&self` so that its reader and its writer need no lock.
+
+use std::io;
+use std::net::SocketAddr;
+use std::task::{Context, Poll};
+use std::time::Duration;
+
+use tokio::io::Interest;
+use tokio::net::{TcpStream, UnixStream};
+
+/// A connected, non-blocking socket.
+#[derive(Debug)]
+pub enum Stream {
+    /// TCP.
+    Tcp(TcpStream),
+    /// Unix domain.
+    Unix(UnixStream),
+}
+
+macro_rules! each {
+    ($self:expr, $stream:ident => $call:expr) => {
+        match $self {
+            Stream::Tcp($stream) => $call,
+            Stream::Unix($stream) => $call,
+        }
+    };
+}
+
+impl Stream {
+    /// Waits until the socket may have bytes to read.
+    pub fn poll_read_ready(&self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        each!(self, stream => stream.poll_read_ready(cx))
+    }
+
+    /// Waits until the socket may take bytes.
+    pub fn poll_write_ready(&self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        each!(self, stream => stream.poll_write_ready(cx))
+    }
+
+    /// Reads what is there; 0: the peer has closed.
+    ///
+    /// A read that does not fill `buf` has emptied the socket; its readiness is then cleared, which saves the read that
+    /// would only say so. Bytes that arrive in between make it ready again.
+    ///
+    /// # Errors
+    /// `WouldBlock` when nothing is there; whatever ended the connection.
+    pub fn try_read(&self, buf: &mut [u8]) -> io::Result<usize> {
+        let read = each!(self, stream => stream.try_read(buf))?;
+        if read > 0 && read < buf.len() {
+            let emptied = || -> io::Result<()> { Err(io::ErrorKind::WouldBlock.into()) };
+            let _ = each!(self, stream => stream.try_io(Interest::READABLE, emptied));
+        }
+        Ok(read)
+    }
+
+    /// Writes what the socket takes.
+    ///
+    /// # Errors
+    /// `WouldBlock` when it takes nothing; whatever ended the connection.
+    pub fn try_write(&self, buf: &[u8]) -> io::Result<usize> {
+        each!(self, stream => stream.try_write(buf))
+    }
+
+    /// Says that nothing more will be written; the peer's bytes can still be read.
+    pub fn finish_writing(&self) {
+        let done = match self {
+            Self::Tcp(stream) => socket2::SockRef::from(stream).shutdown(std::net::Shutdown::Write),
+            Self::Unix(stream) => {
+                socket2::SockRef::from(stream).shutdown(std::net::Shutdown::Write)
+            }
+        };
+        // A socket that is gone already needs no goodbye.
+        drop(done);
+    }
+
+    /// Local TCP address.
+    pub fn local_address(&self) -> Option<SocketAddr> {
+        match self {
+            Self::Tcp(stream) => stream.local_addr().ok(),
+            Self::Unix(_) => None,
+        }
+    }
+
+    /// Sets no-delay and keepalive; unix sockets need neither.
+    pub fn tune(&self, keepalive: Duration) {
+        if let Self::Tcp(stream) = self {
+            // Both only improve the connection; it works without.
+            let _ = stream.set_nodelay(true);
+            if !keepalive.is_zero() {
+                let every = socket2::TcpKeepalive::new()
+                    .with_time(keepalive)
+                    .with_interval((keepalive / 3).max(Duration::from_secs(1)))
+                    .with_retries(3);
+                let _ = socket2::SockRef::from(stream).set_tcp_keepalive(&every);
+            }
+        }
+    }
+}

@@ -1,0 +1,225 @@
+//! Opening a connection to the server in a state: authenticated, named, its protocol and database acknowledged.
+
+use std::fmt;
+use std::io;
+use std::rc::Rc;
+use std::time::Instant;
+
+use super::link::Link;
+use super::server::Server;
+use super::thread::Thread;
+use crate::budget::SocketPermit;
+use crate::resp::{ReplyScanner, parse_integer};
+use crate::session::{Change, Credentials, Protocol, State, name_request, steps};
+use crate::resp::speak::encode_request;
+use crate::telemetry::ConnectResult;
+use crate::transport::{DialError, Stream, dial};
+
+/// Why no connection in the wanted state came about.
+#[derive(Debug)]
+pub enum ConnectError {
+    /// The server is not there, or does not want respool itself. Waiting may help.
+    Away {
+        /// For people; never holds a secret.
+        text: String,
+        /// How it is counted.
+        result: ConnectResult,
+    },
+    /// The server refused the client's user or database with this reply.
+    Refused(Vec<u8>),
+}
+
+impl fmt::Display for ConnectError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Away { text, .. } => f.write_str(text),
+            Self::Refused(reply) => write!(f, "{}", String::from_utf8_lossy(reply).trim_end()),
+        }
+    }
+}
+
+fn away(text: impl Into<String>, result: ConnectResult) -> ConnectError {
+    ConnectError::Away { text: text.into(), result }
+}
+
+/// Opens a connection that wears `state` and is called `name` at the server.
+///
+/// # Errors
+/// [`ConnectError`]; each attempt is counted by its result.
+pub async fn connect(
+    thread: &Rc<Thread>,
+    own: Option<&Rc<Credentials>>,
+    state: &State,
+    name: String,
+    permit: SocketPermit,
+) -> Result<Rc<Link>, ConnectError> {
+    let limit = thread.settings.upstream.connect_timeout;
+    let greeted = tokio::time::timeout(limit, greet(thread, own, state, &name)).await;
+    let greeted = greeted.unwrap_or_else(|_| {
+        Err(away(format!("no handshake within {limit:?} (upstream.connect_timeout)"), ConnectResult::Timeout))
+    });
+    let result = match &greeted {
+        Ok(_) => ConnectResult::Ok,
+        Err(ConnectError::Refused(_)) => ConnectResult::HandshakeError,
+        Err(ConnectError::Away { result, .. }) => *result,
+    };
+    thread.counters.connects(result).add(1);
+    let (stream, server_id) = greeted?;
+    Ok(Link::new(Rc::clone(thread), stream, permit, state.clone(), (name, server_id)))
+}
+
+async fn greet(
+    thread: &Rc<Thread>,
+    own: Option<&Rc<Credentials>>,
+    state: &State,
+    name: &str,
+) -> Result<(Stream, i64), ConnectError> {
+    let upstream = &thread.settings.upstream;
+    let stream = dial(&upstream.address, upstream.connect_timeout, upstream.keepalive).await.map_err(|error| {
+        let result = match &error {
+            DialError::Timeout(_) => ConnectResult::Timeout,
+            DialError::Io(io) if io.kind() == io::ErrorKind::ConnectionRefused => ConnectResult::Refused,
+            DialError::Io(_) => ConnectResult::Error,
+        };
+        away(error.to_string(), result)
+    })?;
+    let mut talk = Talk { stream, buffer: Vec::new() };
+    let started = Instant::now();
+    authenticate(&mut talk, own).await?;
+    let server_id = introduce(&mut talk, thread, name).await?;
+    thread.process.health.answered(started.elapsed().as_micros() as u64);
+    wear(&mut talk, own, state, name).await?;
+    Ok((talk.stream, server_id))
+}
+
+/// Respool's own credentials, where it has any.
+async fn authenticate(talk: &mut Talk, own: Option<&Rc<Credentials>>) -> Result<(), ConnectError> {
+    let Some(own) = own else { return Ok(()) };
+    let target = State { user: Some(Rc::clone(own)), ..State::INITIAL };
+    for step in steps(&State::INITIAL, &target, Change::Difference, None, "") {
+        let reply = talk.ask(&step.request).await?;
+        if reply.first() == Some(&b'-') {
+            let text = String::from_utf8_lossy(&reply[1..]).trim_end().to_owned();
+            let remedy = "check upstream.username and upstream.password";
+            return Err(away(format!("the server refused respool's own login: {text}; {remedy}"), ConnectResult::HandshakeError));
+        }
+    }
+    Ok(())
+}
+
+/// Learns the server's HELLO in both protocols and the connection's id; leaves it named and in RESP2.
+async fn introduce(talk: &mut Talk, thread: &Rc<Thread>, name: &str) -> Result<i64, ConnectError> {
+    let mut request = encode_request(&["HELLO", "3"]);
+    request.extend(encode_request(&["HELLO", "2"]));
+    request.extend(name_request(name));
+    request.extend(encode_request(&["CLIENT", "ID"]));
+    talk.send(&request).await?;
+    let (three, two) = (talk.reply().await?, talk.reply().await?);
+    let (_, id) = (talk.reply().await?, talk.reply().await?);
+    let mut server = Server::default();
+    if !server.hello(Protocol::Resp2, &two) {
+        let text = String::from_utf8_lossy(&two).trim_end().to_owned();
+        if text.starts_with("-NOAUTH") {
+            let remedy = "the server wants a password: set upstream.password_file";
+            return Err(away(format!("{text}; {remedy}"), ConnectResult::HandshakeError));
+        }
+        if !text.starts_with("-ERR unknown command") {
+            return Err(away(format!("the server answered HELLO with {text}"), ConnectResult::HandshakeError));
+        }
+    }
+    server.hello(Protocol::Resp3, &three);
+    thread.process.health.set_identity(&server.version_text, &server.role);
+    server.learned = thread.process.server.load().as_ref().and_then(|known| known.learned.clone());
+    thread.process.server.store(Some(std::sync::Arc::new(server)));
+    let number = id.strip_prefix(b":").and_then(|line| parse_integer(line.trim_ascii_end()));
+    Ok(number.unwrap_or(0))
+}
+
+/// Goes from a fresh connection to `state`; a refusal is the client's.
+async fn wear(talk: &mut Talk, own: Option<&Rc<Credentials>>, state: &State, name: &str) -> Result<(), ConnectError> {
+    for step in steps(&State::INITIAL, state, Change::Difference, own, name) {
+        let reply = talk.ask(&step.request).await?;
+        if reply.first() == Some(&b'-') {
+            return Err(ConnectError::Refused(reply));
+        }
+    }
+    Ok(())
+}
+
+/// A connection before it carries traffic.
+struct Talk {
+    stream: Stream,
+    buffer: Vec<u8>,
+}
+
+impl Talk {
+    async fn ask(&mut self, request: &[u8]) -> Result<Vec<u8>, ConnectError> {
+        self.send(request).await?;
+        self.reply().await
+    }
+
+    async fn send(&mut self, mut request: &[u8]) -> Result<(), ConnectError> {
+        while !request.is_empty() {
+            std::future::poll_fn(|cx| self.stream.poll_write_ready(cx)).await.map_err(lost)?;
+            match self.stream.try_write(request) {
+                Ok(taken) => request = &request[taken..],
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
+                Err(error) => return Err(lost(error)),
+            }
+        }
+        Ok(())
+    }
+
+    async fn reply(&mut self) -> Result<Vec<u8>, ConnectError> {
+        let mut scanner = ReplyScanner::default();
+        let mut used = 0;
+        loop {
+            if used < self.buffer.len() {
+                let step = scanner.advance(&self.buffer[used..]).map_err(|_| {
+                    away("the server sent something that is no RESP; does it expect TLS?", ConnectResult::HandshakeError)
+                })?;
+                used += step.used;
+                if step.complete {
+                    let rest = self.buffer.split_off(used);
+                    let reply = std::mem::replace(&mut self.buffer, rest);
+                    return refuse_full(reply);
+                }
+            }
+            self.fill().await?;
+        }
+    }
+
+    async fn fill(&mut self) -> Result<(), ConnectError> {
+        std::future::poll_fn(|cx| self.stream.poll_read_ready(cx)).await.map_err(lost)?;
+        let mut piece = [0; 4096];
+        match self.stream.try_read(&mut piece) {
+            Ok(0) => Err(away("the server closed the connection during the handshake", ConnectResult::Error)),
+            Ok(read) => {
+                self.buffer.extend_from_slice(&piece[..read]);
+                Ok(())
+            }
+            Err(error) if error.kind() == io::ErrorKind::WouldBlock => Ok(()),
+            Err(error) => Err(lost(error)),
+        }
+    }
+}
+
+fn lost(error: io::Error) -> ConnectError {
+    away(format!("the connection was lost during the handshake: {error}"), ConnectResult::Error)
+}
+
+/// The server's own refusal at accept comes instead of the first reply.
+fn refuse_full(reply: Vec<u8>) -> Result<Vec<u8>, ConnectError> {
+    let text = String::from_utf8_lossy(&reply);
+    if text.starts_with("-ERR max number of clients") {
+        return Err(away(
+            "the server has no place left (its maxclients is reached): other clients connect to it past respool, or \
+             upstream.max_connections of all respools together is too high",
+            ConnectResult::MaxClients,
+        ));
+    }
+    if text.starts_with("-LOADING") || text.starts_with("-MASTERDOWN") || text.starts_with("-DENIED") {
+        return Err(away(format!("the server said {}", text.trim_end()), ConnectResult::HandshakeError));
+    }
+    Ok(reply)
+}

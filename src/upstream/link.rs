@@ -1,0 +1,674 @@
+//! One connection to the server: what was sent on it, who is due the next reply, what state it wears.
+//!
+//! Invariant: a frame goes to the client whose request it answers, decided by the order of the requests alone.
+//! Invariant: nothing is sent behind a change of state until the server has answered it.
+
+use std::cell::{Cell, Ref, RefCell};
+use std::collections::VecDeque;
+use std::io;
+use std::rc::Rc;
+use std::task::{Context, Poll, Waker};
+use std::time::Duration;
+
+use tokio::sync::oneshot;
+
+use super::outlet::{Outlet, Unsent};
+use super::popped::Popped;
+use super::thread::Thread;
+use crate::budget::SocketPermit;
+use crate::resp::ReplyScanner;
+use crate::session::{Effect, State, Step, Verb};
+use crate::telemetry::{Bound, Disconnect};
+use crate::transport::Stream;
+
+/// Longest reply gathered for respool itself; `COMMAND` of Redis 7 measures about 200 KiB.
+const MAX_OWN_REPLY: usize = 4 * 1024 * 1024;
+
+/// How long a connection being closed may take to be acknowledged before its socket is dropped.
+const LINGER: Duration = Duration::from_secs(1);
+
+/// Reads of one turn before other tasks get theirs.
+const READS_A_TURN: usize = 16;
+
+/// What a request is, as far as its reply matters to respool.
+#[derive(Debug)]
+pub enum Kind {
+    /// Nothing but a reply to pass on.
+    Plain,
+    /// It changes the client's transaction.
+    Verb(Verb),
+    /// It may wait at the server for as long as it likes, and take an element away.
+    Blocking(Popped),
+}
+
+/// What the client sees of a reply.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Show {
+    /// The reply.
+    Pass,
+    /// Nothing.
+    Hide,
+    /// This instead.
+    Replace(&'static [u8]),
+}
+
+/// What becomes of a reply to respool itself.
+#[derive(Debug)]
+pub enum OwnReply {
+    /// It acknowledges a step of a change.
+    Step(Effect),
+    /// Somebody waits for it.
+    Tell(oneshot::Sender<Vec<u8>>),
+    /// Nobody wants it.
+    Ignore,
+}
+
+#[derive(Debug)]
+enum Due {
+    Client { outlet: Rc<Outlet>, count: u32, kind: Kind, show: Show, sent_micros: u64, start: u64 },
+    Own(OwnReply),
+}
+
+/// Called when a change ends: acknowledged, or the server's first refusal.
+type Dressed = Box<dyn FnOnce(Result<(), Vec<u8>>)>;
+
+struct Dressing {
+    left: usize,
+    refusal: Option<Vec<u8>>,
+    done: Dressed,
+}
+
+#[derive(Default)]
+struct Inner {
+    /// Requests for the socket; those before `written` are gone.
+    out: Vec<u8>,
+    written: usize,
+    /// Bytes ever appended and ever taken by the kernel: what was sent is told apart from what was not by them.
+    appended_total: u64,
+    sent_total: u64,
+    due: VecDeque<Due>,
+    due_count: usize,
+    scanner: ReplyScanner,
+    /// The incomplete first line of a frame, read again with what follows.
+    carry: Vec<u8>,
+    /// The frame under way answers no request.
+    is_push: bool,
+    /// The reply under way is gathered here: respool's own, or one popped for a client that has left.
+    gathered: Option<Vec<u8>>,
+    answered: Vec<(OwnReply, Vec<u8>)>,
+    orphans: Vec<(Popped, Vec<u8>)>,
+    dressing: Option<Dressing>,
+    progress_micros: u64,
+    room: Vec<Waker>,
+}
+
+/// One connection to the server.
+pub struct Link {
+    /// Its name at the server.
+    pub name: String,
+    /// Its id at the server, for CLIENT UNBLOCK.
+    pub server_id: i64,
+    /// Its place among the worker's shared connections; `usize::MAX`: it is pinned.
+    pub slot: Cell<usize>,
+    thread: Rc<Thread>,
+    stream: RefCell<Option<Rc<Stream>>>,
+    permit: RefCell<Option<SocketPermit>>,
+    worn: RefCell<State>,
+    inner: RefCell<Inner>,
+    /// Gets frames that answer no request: the client of a pinned connection.
+    pushes_to: RefCell<Option<Rc<Outlet>>>,
+    /// Every frame is for `pushes_to`, replies included (MONITOR, a RESP2 subscriber).
+    raw: Cell<bool>,
+    closing: Cell<Option<&'static str>>,
+    woken: Cell<bool>,
+    waker: RefCell<Option<Waker>>,
+}
+
+impl Link {
+    /// A connection that has been opened and wears `worn`.
+    pub fn new(
+        thread: Rc<Thread>,
+        stream: Stream,
+        permit: SocketPermit,
+        worn: State,
+        (name, server_id): (String, i64),
+    ) -> Rc<Self> {
+        Rc::new(Self {
+            name,
+            server_id,
+            slot: Cell::new(usize::MAX),
+            thread,
+            stream: RefCell::new(Some(Rc::new(stream))),
+            permit: RefCell::new(Some(permit)),
+            worn: RefCell::new(worn),
+            inner: RefCell::default(),
+            pushes_to: RefCell::default(),
+            raw: Cell::new(false),
+            closing: Cell::new(None),
+            woken: Cell::new(false),
+            waker: RefCell::default(),
+        })
+    }
+
+    /// The state the server has acknowledged.
+    pub fn worn(&self) -> Ref<'_, State> {
+        self.worn.borrow()
+    }
+
+    /// Whether it can be used.
+    #[inline]
+    pub fn is_alive(&self) -> bool {
+        self.closing.get().is_none()
+    }
+
+    /// Requests sent and not answered.
+    pub fn in_flight(&self) -> usize {
+        self.inner.borrow().due_count
+    }
+
+    /// Bytes the kernel has not taken.
+    #[inline]
+    pub fn backlog(&self) -> usize {
+        let inner = self.inner.borrow();
+        inner.out.len() - inner.written
+    }
+
+    /// Whether a client must wait before it appends more.
+    #[inline]
+    pub fn is_full(&self) -> bool {
+        self.backlog() > self.thread.settings.upstream.max_write_buffer
+    }
+
+    /// Wakes the client's task once there is room again.
+    pub fn wake_on_room(&self, cx: &Context<'_>) {
+        self.thread.counters.bound(Bound::WriteBuffer).add(1);
+        self.inner.borrow_mut().room.push(cx.waker().clone());
+    }
+
+    /// Lends the connection to a client: frames that answer no request go there.
+    pub fn lend_to(&self, outlet: Option<Rc<Outlet>>) {
+        *self.pushes_to.borrow_mut() = outlet;
+    }
+
+    /// From here on every frame goes to the client it is lent to.
+    pub fn set_raw(&self) {
+        self.raw.set(true);
+    }
+
+    /// Whether every frame goes to the client it is lent to.
+    pub fn is_raw(&self) -> bool {
+        self.raw.get()
+    }
+
+    /// Appends `count` requests of a client; the link's task sends them when this turn's clients have all appended.
+    #[inline]
+    pub fn send(&self, outlet: &Rc<Outlet>, bytes: &[u8], count: u32, kind: Kind, show: Show) {
+        let inner = &mut *self.inner.borrow_mut();
+        let start = inner.append(bytes, self.thread.clock.now_micros());
+        outlet.sent(count, show != Show::Hide);
+        inner.due_for(outlet, count, kind, show, start, self.thread.clock.now_micros());
+        self.wake();
+    }
+
+    /// Sends again what another connection lost unsent; its replies have their places already.
+    pub fn send_again(&self, outlet: &Rc<Outlet>, unsent: &Unsent) {
+        let inner = &mut *self.inner.borrow_mut();
+        let now = self.thread.clock.now_micros();
+        let start = inner.append(&unsent.bytes, now);
+        outlet.sent(unsent.count, false);
+        let show = if unsent.visible { Show::Pass } else { Show::Hide };
+        inner.due_for(outlet, unsent.count, Kind::Plain, show, start, now);
+        self.wake();
+    }
+
+    /// More bytes of a request that is already due: one that is streamed.
+    pub fn send_more(&self, bytes: &[u8]) {
+        self.inner.borrow_mut().append(bytes, self.thread.clock.now_micros());
+        self.wake();
+    }
+
+    /// Sends a request of respool's own.
+    pub fn send_own(&self, bytes: &[u8], reply: OwnReply) {
+        let inner = &mut *self.inner.borrow_mut();
+        inner.append(bytes, self.thread.clock.now_micros());
+        inner.due.push_back(Due::Own(reply));
+        inner.due_count += 1;
+        self.wake();
+    }
+
+    /// Sends the steps of a change and calls `done` when the server has answered them all.
+    pub fn dress(&self, steps: Vec<Step>, done: Dressed) {
+        if steps.is_empty() {
+            return done(Ok(()));
+        }
+        self.thread.counters.redresses.add(1);
+        self.inner.borrow_mut().dressing = Some(Dressing { left: steps.len(), refusal: None, done });
+        for step in steps {
+            self.send_own(&step.request, OwnReply::Step(step.effect));
+        }
+    }
+
+    /// Whether a change is under way.
+    #[inline]
+    pub fn is_dressing(&self) -> bool {
+        self.inner.borrow().dressing.is_some()
+    }
+
+    /// Ends the connection.
+    pub fn close(&self, why: &'static str) {
+        if self.closing.get().is_none() {
+            self.closing.set(Some(why));
+            if let Some(waker) = &*self.waker.borrow() {
+                waker.wake_by_ref();
+            }
+        }
+    }
+
+    /// Closes the connection when replies have been due for `limit` without a byte of them coming. A blocking call may
+    /// take its time.
+    pub fn check_progress(&self, limit: Duration) {
+        let inner = self.inner.borrow();
+        let waits = match inner.due.front() {
+            None => return,
+            Some(Due::Client { kind: Kind::Blocking(_), .. }) => return,
+            Some(_) => !self.raw.get(),
+        };
+        if waits && self.thread.clock.is_past(inner.progress_micros, limit) {
+            self.thread.counters.bound(Bound::ReplyTimeout).add(1);
+            self.close("no reply within upstream.reply_timeout");
+        }
+    }
+
+    /// Whether the front reply belongs to a blocking call.
+    pub fn is_blocked(&self) -> bool {
+        matches!(self.inner.borrow().due.front(), Some(Due::Client { kind: Kind::Blocking(_), .. }))
+    }
+
+    /// Serves the connection until it ends, then closes it. Returns why it ended.
+    ///
+    /// `idle` is called after every read, `lost` once, before the clients learn of the loss.
+    pub async fn drive(self: &Rc<Self>, mut idle: impl FnMut(&Rc<Self>), lost: impl FnOnce()) -> String {
+        let stream = self.stream.borrow().clone();
+        let Some(stream) = stream else { return String::new() };
+        let why = std::future::poll_fn(|cx| self.poll(cx, &stream, &mut idle)).await;
+        self.closing.set(Some("lost"));
+        lost();
+        self.collapse();
+        self.linger(stream).await;
+        why
+    }
+
+    fn poll(self: &Rc<Self>, cx: &mut Context<'_>, stream: &Stream, idle: &mut impl FnMut(&Rc<Self>)) -> Poll<String> {
+        self.woken.set(false);
+        let mut waker = self.waker.borrow_mut();
+        if !waker.as_ref().is_some_and(|old| old.will_wake(cx.waker())) {
+            *waker = Some(cx.waker().clone());
+        }
+        drop(waker);
+        for _ in 0..READS_A_TURN {
+            if let Some(why) = self.closing.get() {
+                return Poll::Ready(why.to_owned());
+            }
+            if let Err(error) = self.write(cx, stream) {
+                return Poll::Ready(error.to_string());
+            }
+            match stream.poll_read_ready(cx) {
+                Poll::Pending => return Poll::Pending,
+                Poll::Ready(Err(error)) => return Poll::Ready(error.to_string()),
+                Poll::Ready(Ok(())) => {}
+            }
+            match self.read(stream) {
+                Ok(()) => {}
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
+                Err(error) => return Poll::Ready(error.to_string()),
+            }
+            self.react();
+            idle(self);
+        }
+        cx.waker().wake_by_ref();
+        Poll::Pending
+    }
+
+    fn write(&self, cx: &mut Context<'_>, stream: &Stream) -> io::Result<()> {
+        let inner = &mut *self.inner.borrow_mut();
+        while inner.written < inner.out.len() {
+            match stream.try_write(&inner.out[inner.written..]) {
+                Ok(taken) => {
+                    inner.written += taken;
+                    inner.sent_total += taken as u64;
+                }
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => match stream.poll_write_ready(cx) {
+                    Poll::Pending => break,
+                    Poll::Ready(ready) => ready?,
+                },
+                Err(error) => return Err(error),
+            }
+        }
+        if inner.written == inner.out.len() {
+            inner.out.clear();
+            inner.written = 0;
+            if inner.out.capacity() > 4 * crate::transport::READ_SIZE {
+                inner.out = Vec::new();
+            }
+        } else if inner.written > crate::transport::READ_SIZE {
+            inner.out.drain(..inner.written);
+            inner.written = 0;
+        }
+        if !inner.room.is_empty() && inner.out.len() - inner.written <= self.thread.settings.upstream.max_write_buffer / 2 {
+            inner.room.drain(..).for_each(Waker::wake);
+        }
+        Ok(())
+    }
+
+    fn read(&self, stream: &Stream) -> io::Result<()> {
+        let mut scratch = self.thread.scratch.borrow_mut();
+        let inner = &mut *self.inner.borrow_mut();
+        let carried = inner.carry.len();
+        scratch[..carried].copy_from_slice(&inner.carry);
+        let read = stream.try_read(&mut scratch[carried..])?;
+        if read == 0 {
+            return Err(io::Error::new(io::ErrorKind::UnexpectedEof, "the server closed the connection"));
+        }
+        inner.carry.clear();
+        let now = self.thread.clock.refresh();
+        inner.progress_micros = now;
+        let arrived = &scratch[..carried + read];
+        let used = self.dispatch(inner, arrived, now)?;
+        inner.carry.extend_from_slice(&arrived[used..]);
+        Ok(())
+    }
+
+    /// Hands every byte to whom it is due. Returns how many bytes were used; the rest is the start of a line.
+    fn dispatch(&self, inner: &mut Inner, buf: &[u8], now: u64) -> io::Result<usize> {
+        let no_resp = |_| io::Error::new(io::ErrorKind::InvalidData, "the server sent something that is no RESP");
+        let mut at = 0;
+        while at < buf.len() {
+            let starts = inner.scanner.at_boundary();
+            if starts {
+                inner.is_push = buf[at] == b'>' || self.raw.get();
+            }
+            if inner.is_push {
+                let step = inner.scanner.advance(&buf[at..]).map_err(no_resp)?;
+                if let Some(outlet) = &*self.pushes_to.borrow() {
+                    outlet.deliver(&buf[at..at + step.used], 0, !step.complete);
+                }
+                at += step.used;
+                if !step.complete {
+                    break;
+                }
+                continue;
+            }
+            let from = at;
+            match inner.due.front_mut() {
+                None => {
+                    return Err(io::Error::new(io::ErrorKind::InvalidData, unasked(&buf[at..])));
+                }
+                Some(Due::Client { outlet, count, kind: Kind::Plain, show: Show::Pass, sent_micros, .. })
+                    if outlet.is_plain() =>
+                {
+                    // The replies of one client's batch leave in one piece.
+                    let mut complete = 0;
+                    let mut open = false;
+                    while complete < *count && at < buf.len() && !(buf[at] == b'>' && inner.scanner.at_boundary()) {
+                        let step = inner.scanner.advance(&buf[at..]).map_err(no_resp)?;
+                        at += step.used;
+                        if step.complete {
+                            complete += 1;
+                        } else {
+                            open = !inner.scanner.at_boundary();
+                            break;
+                        }
+                    }
+                    outlet.deliver(&buf[from..at], complete, open);
+                    if complete > 0 {
+                        self.thread.counters.request_duration.record_micros(now - *sent_micros, u64::from(complete));
+                        inner.answered(complete);
+                    }
+                    if open || at == from || (at < buf.len() && !inner.scanner.at_boundary()) {
+                        break;
+                    }
+                }
+                Some(_) => {
+                    let step = inner.scanner.advance(&buf[at..]).map_err(no_resp)?;
+                    at += step.used;
+                    if step.used == 0 && !step.complete {
+                        break;
+                    }
+                    inner.frame(&buf[from..at], starts, step.complete)?;
+                    if step.complete {
+                        if let Some(Due::Client { sent_micros, .. }) = inner.due.front() {
+                            self.thread.counters.request_duration.record_micros(now - *sent_micros, 1);
+                        }
+                        inner.answered(1);
+                    } else {
+                        break;
+                    }
+                }
+            }
+        }
+        Ok(at)
+    }
+
+    /// Acts on replies to respool itself, with nothing borrowed.
+    fn react(&self) {
+        let (answered, orphans) = {
+            let mut inner = self.inner.borrow_mut();
+            if inner.answered.is_empty() && inner.orphans.is_empty() {
+                return;
+            }
+            (std::mem::take(&mut inner.answered), std::mem::take(&mut inner.orphans))
+        };
+        for (reply, bytes) in answered {
+            match reply {
+                OwnReply::Step(effect) => self.stepped(&effect, bytes),
+                // Who asked may have gone.
+                OwnReply::Tell(sender) => drop(sender.send(bytes)),
+                OwnReply::Ignore => {}
+            }
+        }
+        for (popped, bytes) in orphans {
+            match popped.give_back(&bytes) {
+                super::popped::Fate::Nothing => {}
+                super::popped::Fate::Orphaned => self.thread.counters.orphaned_elements.add(1),
+                super::popped::Fate::Return(request, elements) => {
+                    self.thread.counters.returned_elements.add(elements);
+                    self.send_own(&request, OwnReply::Ignore);
+                }
+            }
+        }
+    }
+
+    fn stepped(&self, effect: &Effect, reply: Vec<u8>) {
+        let refused = reply.first() == Some(&b'-');
+        if refused && matches!(effect, Effect::Reset | Effect::User(None)) {
+            // What the connection holds is not known any more.
+            self.close("the server refused to reset the connection");
+        }
+        if !refused {
+            effect.apply(&mut self.worn.borrow_mut());
+        }
+        let done = {
+            let mut inner = self.inner.borrow_mut();
+            let Some(dressing) = &mut inner.dressing else { return };
+            dressing.left -= 1;
+            // A name that is refused (ACL) does not change what commands do.
+            if refused && dressing.refusal.is_none() && !matches!(effect, Effect::Named) {
+                dressing.refusal = Some(reply);
+            }
+            if dressing.left > 0 {
+                return;
+            }
+            inner.dressing.take()
+        };
+        if let Some(Dressing { refusal, done, .. }) = done {
+            done(refusal.map_or(Ok(()), Err));
+        }
+    }
+
+    /// The connection is lost: requests never sent go back to their clients, who sent others are closed after the
+    /// replies they got.
+    fn collapse(&self) {
+        let (due, out, written, sent_total, room, dressing) = {
+            let mut inner = self.inner.borrow_mut();
+            let inner = std::mem::take(&mut *inner);
+            (inner.due, inner.out, inner.written, inner.sent_total, inner.room, inner.dressing)
+        };
+        let first = sent_total - written as u64;
+        let mut dues = due.into_iter().peekable();
+        let pinned = self.pushes_to.borrow_mut().take();
+        while let Some(due) = dues.next() {
+            let Due::Client { outlet, count, kind, show, start, .. } = due else { continue };
+            let plain = matches!(kind, Kind::Plain) && !matches!(show, Show::Replace(_));
+            if start >= sent_total && plain && pinned.is_none() {
+                let next = dues.peek().and_then(|next| match next {
+                    Due::Client { start, .. } => Some((start - first) as usize),
+                    Due::Own(_) => None,
+                });
+                let from = (start - first) as usize;
+                let bytes = out[from..next.unwrap_or(out.len())].to_vec();
+                outlet.take_back(Unsent { bytes, count, visible: show == Show::Pass });
+            } else {
+                outlet.close(Disconnect::UpstreamLost);
+            }
+        }
+        if let Some(outlet) = pinned {
+            outlet.close(Disconnect::UpstreamLost);
+        }
+        room.into_iter().for_each(Waker::wake);
+        // Whoever waits for the change learns of the loss from the schedule or from the dropped callback.
+        drop(dressing);
+    }
+
+    /// Closes so that the server has forgotten the connection before its permit is given back.
+    async fn linger(&self, stream: Rc<Stream>) {
+        self.stream.borrow_mut().take();
+        stream.finish_writing();
+        let emptied = std::future::poll_fn(|cx| {
+            loop {
+                match stream.poll_read_ready(cx) {
+                    Poll::Pending => return Poll::Pending,
+                    Poll::Ready(Err(_)) => return Poll::Ready(()),
+                    Poll::Ready(Ok(())) => {}
+                }
+                match stream.try_read(&mut self.thread.scratch.borrow_mut()[..]) {
+                    Ok(0) => return Poll::Ready(()),
+                    Ok(_) => {}
+                    Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
+                    Err(_) => return Poll::Ready(()),
+                }
+            }
+        });
+        // A server that hangs is not waited for.
+        let _ = tokio::time::timeout(LINGER, emptied).await;
+        drop(stream);
+        self.permit.borrow_mut().take();
+    }
+
+    #[inline]
+    fn wake(&self) {
+        if !self.woken.replace(true)
+            && let Some(waker) = &*self.waker.borrow()
+        {
+            waker.wake_by_ref();
+        }
+    }
+}
+
+impl Inner {
+    /// Appends bytes; returns where they start among all bytes ever appended.
+    #[inline]
+    fn append(&mut self, bytes: &[u8], now: u64) -> u64 {
+        let start = self.appended_total;
+        self.out.extend_from_slice(bytes);
+        self.appended_total += bytes.len() as u64;
+        if self.due.is_empty() {
+            self.progress_micros = now;
+        }
+        start
+    }
+
+    #[inline]
+    fn due_for(&mut self, outlet: &Rc<Outlet>, more: u32, kind: Kind, show: Show, start: u64, now: u64) {
+        self.due_count += more as usize;
+        // One client's requests of one turn are one entry; not across what was sent already.
+        if let Some(Due::Client { outlet: last, count, kind: Kind::Plain, show: last_show, start, sent_micros }) =
+            self.due.back_mut()
+            && matches!(kind, Kind::Plain)
+            && *last_show == show
+            && Rc::ptr_eq(last, outlet)
+            && *start >= self.sent_total
+            && *sent_micros == now
+        {
+            *count += more;
+            return;
+        }
+        let outlet = Rc::clone(outlet);
+        self.due.push_back(Due::Client { outlet, count: more, kind, show, sent_micros: now, start });
+    }
+
+    /// Bytes of the reply at the front that do not simply pass in a batch.
+    fn frame(&mut self, bytes: &[u8], starts: bool, complete: bool) -> io::Result<()> {
+        match self.due.front() {
+            None => {}
+            Some(Due::Own(_)) => {
+                let gathered = self.gathered.get_or_insert_default();
+                gathered.extend_from_slice(bytes);
+                if gathered.len() > MAX_OWN_REPLY {
+                    return Err(io::Error::new(io::ErrorKind::InvalidData, "a reply to respool itself is too large"));
+                }
+            }
+            Some(Due::Client { outlet, kind, show, .. }) => {
+                if starts {
+                    if let Kind::Verb(verb) = kind {
+                        outlet.transaction_answered(*verb, bytes);
+                    }
+                    if matches!(kind, Kind::Blocking(_)) && outlet.is_gone() {
+                        self.gathered = Some(Vec::new());
+                    }
+                }
+                match (&mut self.gathered, show) {
+                    (Some(gathered), _) if gathered.len() + bytes.len() <= MAX_OWN_REPLY => {
+                        gathered.extend_from_slice(bytes);
+                    }
+                    (Some(_), _) => return Err(io::Error::new(io::ErrorKind::InvalidData, "too large to give back")),
+                    (None, Show::Pass) => outlet.deliver(bytes, u32::from(complete), !complete),
+                    (None, Show::Replace(text)) if complete => outlet.deliver(text, 1, false),
+                    (None, Show::Hide | Show::Replace(_)) => {}
+                }
+            }
+        }
+        Ok(())
+    }
+
+    /// `complete` replies of the entry at the front have come.
+    #[inline]
+    fn answered(&mut self, complete: u32) {
+        self.due_count -= complete as usize;
+        let ended = match self.due.front_mut() {
+            Some(Due::Client { outlet, count, .. }) => {
+                *count -= complete;
+                outlet.answered(complete);
+                *count == 0
+            }
+            _ => true,
+        };
+        if !ended {
+            return;
+        }
+        let gathered = self.gathered.take();
+        match (self.due.pop_front(), gathered) {
+            (Some(Due::Own(reply)), gathered) => self.answered.push((reply, gathered.unwrap_or_default())),
+            (Some(Due::Client { kind: Kind::Blocking(popped), .. }), Some(bytes)) => {
+                self.orphans.push((popped, bytes));
+            }
+            _ => {}
+        }
+    }
+}
+
+/// What the server says before it closes a connection it has no place for, or a bug of ours.
+fn unasked(bytes: &[u8]) -> String {
+    let line = bytes.split(|&byte| byte == b'\r').next().unwrap_or_default();
+    let shown = String::from_utf8_lossy(&line[..line.len().min(120)]).into_owned();
+    format!("the server sent what nobody asked for: {shown}")
+}

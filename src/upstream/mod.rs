@@ -1,0 +1,20 @@
+//! The server's side of one worker: shared connections, pins, and what waits for them.
+//!
+//! Invariant: every socket to the server holds a permit of the process-wide budget until the server has seen it close.
+
+mod handshake;
+mod link;
+mod outlet;
+mod pins;
+mod pool;
+mod popped;
+mod server;
+mod thread;
+
+pub use link::{Kind, Link, OwnReply, Show};
+pub use outlet::{Outlet, Unsent};
+pub use pins::{Pin, PinError};
+pub use pool::{SharedWait, Upstream, WaitError};
+pub use popped::Popped;
+pub use server::Server;
+pub use thread::{Process, Queued, Thread};

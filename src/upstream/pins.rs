@@ -1,0 +1,214 @@
+//! Connections lent to one client each, for as long as its state lives there.
+//!
+//! Invariant: nobody gets a connection that holds anything of the client before: it was left clear, or has been scrubbed
+//! and the server has acknowledged it, or it is closed.
+
+use std::rc::Rc;
+use std::time::Duration;
+
+use tokio::sync::oneshot;
+use tokio::time::Instant;
+
+use super::handshake::{ConnectError, connect};
+use super::link::Link;
+use super::outlet::Outlet;
+use super::pool::Upstream;
+use crate::budget::{Kind as SocketKind, PinLease};
+use crate::resp::speak::encode_request;
+use crate::session::{Change, State, steps};
+use crate::telemetry::Bound;
+
+/// How long a blocked call of a client that has left may take to be unblocked before its connection is closed.
+const UNBLOCK_WITHIN: Duration = Duration::from_secs(1);
+
+/// Why no connection could be lent.
+#[derive(Debug)]
+pub enum PinError {
+    /// None became free within `upstream.borrow_timeout`.
+    Timeout,
+    /// The server is away.
+    Unreachable,
+    /// The server refused the client's state with this reply.
+    Refused(Vec<u8>),
+}
+
+/// A connection lent to one client.
+pub struct Pin {
+    link: Rc<Link>,
+    upstream: Rc<Upstream>,
+    lease: Option<PinLease>,
+    /// The client has left nothing on it.
+    is_clear: bool,
+}
+
+impl Pin {
+    /// The connection.
+    pub fn link(&self) -> &Rc<Link> {
+        &self.link
+    }
+
+    /// Gives it back with nothing of the client's left on it.
+    pub fn give_back_clear(mut self) {
+        self.is_clear = true;
+    }
+}
+
+impl Drop for Pin {
+    fn drop(&mut self) {
+        let lease = self.lease.take();
+        self.link.lend_to(None);
+        if !self.link.is_alive() {
+            return;
+        }
+        if self.link.is_raw() {
+            self.link.close("its client left a stream of messages");
+        } else if self.is_clear && self.link.in_flight() == 0 {
+            self.upstream.keep_idle(Rc::clone(&self.link));
+        } else {
+            let upstream = Rc::clone(&self.upstream);
+            tokio::task::spawn_local(upstream.scrub(Rc::clone(&self.link), lease));
+        }
+    }
+}
+
+impl Upstream {
+    /// Lends an idle connection that wears `state` already, if the group may have one and nobody waits before it.
+    pub fn try_pin(self: &Rc<Self>, group: usize, state: &State, outlet: &Rc<Outlet>) -> Option<Pin> {
+        let has_one = |link: &Rc<Link>| link.is_alive() && *link.worn() == *state;
+        let at = self.idle_pins.borrow().iter().position(has_one)?;
+        let lease = self.thread.process.budget.try_lease(group)?;
+        let link = self.idle_pins.borrow_mut().swap_remove(at);
+        Some(self.lend(link, lease, outlet))
+    }
+
+    /// Lends a connection in `state`, when the group's turn comes.
+    ///
+    /// # Errors
+    /// [`PinError`].
+    pub async fn pin(self: Rc<Self>, group: usize, state: State, outlet: Rc<Outlet>) -> Result<Pin, PinError> {
+        let upstream = &self.thread.settings.upstream;
+        let deadline = Instant::now() + upstream.borrow_timeout;
+        let turn = self.thread.process.budget.wait_lease(group);
+        let Ok(lease) = tokio::time::timeout_at(deadline, turn).await else {
+            self.thread.counters.bound(Bound::BorrowTimeout).add(1);
+            return Err(PinError::Timeout);
+        };
+        // From here on the wait is for the server, not for other clients.
+        let deadline = deadline.max(Instant::now() + upstream.queue.timeout);
+        let Ok(link) = tokio::time::timeout_at(deadline, self.wearing(&state)).await else {
+            self.thread.counters.bound(Bound::QueueTimeout).add(1);
+            return Err(PinError::Unreachable);
+        };
+        Ok(self.lend(link?, lease, &outlet))
+    }
+
+    /// Closes an idle pin when somebody waits for its socket.
+    pub fn give_up_idle(&self) {
+        if self.thread.process.budget.sockets_wanted()
+            && let Some(link) = self.idle_pins.borrow_mut().pop()
+        {
+            link.close("its place in the budget is needed");
+        }
+    }
+
+    fn lend(self: &Rc<Self>, link: Rc<Link>, lease: PinLease, outlet: &Rc<Outlet>) -> Pin {
+        link.lend_to(Some(Rc::clone(outlet)));
+        Pin { link, upstream: Rc::clone(self), lease: Some(lease), is_clear: false }
+    }
+
+    fn keep_idle(&self, link: Rc<Link>) {
+        if self.is_stopping() || self.thread.process.budget.sockets_wanted() {
+            link.close("its place in the budget is needed");
+        } else {
+            self.idle_pins.borrow_mut().push(link);
+        }
+    }
+
+    /// A connection in `state` that nobody uses: an idle one, changed if it must be, or a new one.
+    async fn wearing(self: &Rc<Self>, state: &State) -> Result<Rc<Link>, PinError> {
+        loop {
+            if let Some(link) = self.take_idle(state) {
+                match self.change(&link, state, Change::Difference).await {
+                    Some(Ok(())) => return Ok(link),
+                    Some(Err(reply)) => {
+                        self.keep_idle(link);
+                        return Err(PinError::Refused(reply));
+                    }
+                    None => continue,
+                }
+            }
+            self.pause().await;
+            let permit = self.permit(SocketKind::Pinned).await;
+            match connect(&self.thread, self.own.as_ref(), state, self.name("pinned"), permit).await {
+                Ok(link) => {
+                    self.connected();
+                    self.keep_driving(&link);
+                    return Ok(link);
+                }
+                Err(ConnectError::Refused(reply)) => return Err(PinError::Refused(reply)),
+                Err(error) => self.failed(&error),
+            }
+        }
+    }
+
+    fn take_idle(&self, state: &State) -> Option<Rc<Link>> {
+        let mut idle = self.idle_pins.borrow_mut();
+        idle.retain(|link| link.is_alive());
+        match idle.iter().position(|link| *link.worn() == *state) {
+            Some(at) => Some(idle.swap_remove(at)),
+            None => idle.pop(),
+        }
+    }
+
+    fn keep_driving(self: &Rc<Self>, link: &Rc<Link>) {
+        self.pins.borrow_mut().push(Rc::downgrade(link));
+        let (upstream, link) = (Rc::clone(self), Rc::clone(link));
+        tokio::task::spawn_local(async move {
+            let forget = || upstream.idle_pins.borrow_mut().retain(|idle| !Rc::ptr_eq(idle, &link));
+            let why = link.drive(|_| {}, forget).await;
+            tracing::debug!(connection = link.name, "a pinned connection to the server ended: {why}");
+        });
+    }
+
+    /// Changes a connection nobody else uses; `None`: it was lost meanwhile.
+    pub async fn change(&self, link: &Rc<Link>, target: &State, change: Change) -> Option<Result<(), Vec<u8>>> {
+        let steps = steps(&link.worn(), target, change, self.own.as_ref(), &link.name);
+        let (tell, told) = oneshot::channel();
+        // Who asked may have gone; the change itself goes on.
+        link.dress(steps, Box::new(move |result| drop(tell.send(result))));
+        told.await.ok().filter(|_| link.is_alive())
+    }
+
+    /// Undoes whatever a client left on its connection, or closes it.
+    async fn scrub(self: Rc<Self>, link: Rc<Link>, lease: Option<PinLease>) {
+        let limit = self.thread.settings.upstream.connect_timeout;
+        let scrubbed = async {
+            if link.is_blocked() && tokio::time::timeout(UNBLOCK_WITHIN, self.unblock(&link)).await.is_err() {
+                return false;
+            }
+            let change = self.change(&link, &State::INITIAL, Change::Scrub);
+            matches!(tokio::time::timeout(limit, change).await, Ok(Some(Ok(()))))
+        };
+        if scrubbed.await {
+            self.keep_idle(link);
+        } else {
+            // The server forgets a blocked client when its connection closes.
+            link.close("what its client left on it could not be undone");
+        }
+        drop(lease);
+    }
+
+    /// Ends the blocked call at the server. Asked again until it has answered: the call itself may still be on its way.
+    async fn unblock(&self, link: &Rc<Link>) {
+        let request = encode_request(&["CLIENT", "UNBLOCK", &link.server_id.to_string()]);
+        let mut pause = Duration::from_millis(1);
+        while link.is_alive() && link.is_blocked() {
+            match self.ask(&request) {
+                Some(told) => drop(told.await),
+                None => return link.close("no connection left to unblock it with"),
+            }
+            tokio::time::sleep(pause).await;
+            pause = (pause * 2).min(Duration::from_millis(50));
+        }
+    }
+}

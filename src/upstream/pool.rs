@@ -1,0 +1,460 @@
+//! The shared connections of one worker, as the schedule wants them: opened, changed, lost and opened again.
+
+use std::cell::{Cell, RefCell};
+use std::collections::HashSet;
+use std::rc::Rc;
+use std::sync::Arc;
+use std::task::{Context, Poll, Waker};
+use std::time::Duration;
+
+use tokio::sync::oneshot;
+use tokio::time::Instant;
+
+use super::handshake::{ConnectError, connect};
+use super::link::{Link, OwnReply};
+use super::thread::{Queued, Thread};
+use crate::budget::{Kind as SocketKind, SocketPermit};
+use crate::command::Learned;
+use crate::resp::speak::encode_request;
+use crate::session::{Change, Credentials, State, steps};
+use crate::shared::{Action, Schedule, Ticket};
+use crate::telemetry::{Bound, ConnectResult};
+
+/// A connection whose kernel buffer is behind by this much is busy: another is opened where there may be one.
+const BUSY_BYTES: usize = 64 * 1024;
+
+/// Databases remembered to exist, so that SELECT is answered without asking again.
+const MAX_KNOWN_DATABASES: usize = 4096;
+
+/// Least time between two log lines about a server that stays away.
+const LOG_EVERY: Duration = Duration::from_secs(10);
+
+/// Why waiting for a shared connection was in vain.
+#[derive(Debug)]
+pub enum WaitError {
+    /// The server refused the state with this reply.
+    Refused(Vec<u8>),
+    /// The server is away: `upstream.queue.timeout` passed or `upstream.queue.max_commands` is reached.
+    Unreachable,
+}
+
+#[derive(Debug)]
+enum Outcome {
+    Waiting,
+    Granted(usize),
+    Failed(WaitError),
+    Taken,
+}
+
+/// One who waits for a shared connection in its state.
+pub struct Waiter {
+    outcome: RefCell<Outcome>,
+    waker: RefCell<Option<Waker>>,
+    since_micros: u64,
+    /// Its places among the commands that wait for the server.
+    _queued: Option<Queued>,
+}
+
+impl Waiter {
+    fn settle(&self, outcome: Outcome) {
+        *self.outcome.borrow_mut() = outcome;
+        if let Some(waker) = self.waker.borrow_mut().take() {
+            waker.wake();
+        }
+    }
+}
+
+/// A wait for a shared connection; dropping it leaves the queue.
+pub struct SharedWait {
+    upstream: Rc<Upstream>,
+    waiter: Rc<Waiter>,
+    ticket: Ticket,
+}
+
+impl SharedWait {
+    /// The connection, or why there is none.
+    pub fn poll(&self, cx: &Context<'_>) -> Poll<Result<Option<Rc<Link>>, WaitError>> {
+        let mut outcome = self.waiter.outcome.borrow_mut();
+        match std::mem::replace(&mut *outcome, Outcome::Taken) {
+            Outcome::Waiting => {
+                *outcome = Outcome::Waiting;
+                *self.waiter.waker.borrow_mut() = Some(cx.waker().clone());
+                Poll::Pending
+            }
+            Outcome::Granted(slot) => {
+                self.upstream.schedule.borrow_mut().settled(slot);
+                let link = self.upstream.links.borrow()[slot].clone().filter(|link| link.is_alive());
+                Poll::Ready(Ok(link))
+            }
+            Outcome::Failed(error) => Poll::Ready(Err(error)),
+            Outcome::Taken => Poll::Ready(Ok(None)),
+        }
+    }
+}
+
+impl Drop for SharedWait {
+    fn drop(&mut self) {
+        let mut schedule = self.upstream.schedule.borrow_mut();
+        match &*self.waiter.outcome.borrow() {
+            Outcome::Waiting => drop(schedule.leave(self.ticket)),
+            Outcome::Granted(slot) => schedule.settled(*slot),
+            _ => {}
+        }
+    }
+}
+
+/// Back-off while the server is away.
+#[derive(Default)]
+struct Away {
+    failures: u32,
+    next_attempt: Option<Instant>,
+    last_logged: Option<Instant>,
+}
+
+/// The server's side of one worker.
+pub struct Upstream {
+    /// What everything on this thread shares.
+    pub thread: Rc<Thread>,
+    pub(super) own: Option<Rc<Credentials>>,
+    schedule: RefCell<Schedule<State, Rc<Waiter>>>,
+    links: RefCell<Vec<Option<Rc<Link>>>>,
+    pub(super) idle_pins: RefCell<Vec<Rc<Link>>>,
+    pub(super) pins: RefCell<Vec<std::rc::Weak<Link>>>,
+    away: RefCell<Away>,
+    names: Cell<u64>,
+    known_databases: RefCell<HashSet<u32>>,
+    stopping: Cell<bool>,
+}
+
+impl Upstream {
+    /// The server's side of a worker with `shared` of the shared connections.
+    pub fn new(thread: Rc<Thread>, shared: usize) -> Rc<Self> {
+        let upstream = &thread.settings.upstream;
+        let own = Credentials::configured(upstream.username.as_deref(), upstream.password.as_ref());
+        Rc::new(Self {
+            own,
+            schedule: RefCell::new(Schedule::new(shared)),
+            links: RefCell::new(vec![None; shared]),
+            idle_pins: RefCell::default(),
+            pins: RefCell::default(),
+            away: RefCell::default(),
+            names: Cell::new(0),
+            known_databases: RefCell::new(HashSet::from([0])),
+            stopping: Cell::new(false),
+            thread,
+        })
+    }
+
+    /// Opens the first shared connection and keeps it open.
+    pub fn start(self: &Rc<Self>) {
+        self.schedule.borrow_mut().open(0, &State::INITIAL);
+        tokio::task::spawn_local(Rc::clone(self).open(0, State::INITIAL));
+    }
+
+    /// A shared connection that may take requests of `state` now.
+    #[inline]
+    pub fn shared(self: &Rc<Self>, state: &State) -> Option<Rc<Link>> {
+        let links = self.links.borrow();
+        let load = |slot: usize| links[slot].as_ref().map_or(usize::MAX, |link| link.backlog() / BUSY_BYTES);
+        let slot = self.schedule.borrow().pick(state, load)?;
+        let link = links[slot].clone().filter(|link| link.is_alive())?;
+        if load(slot) > 0 {
+            let grown = self.schedule.borrow_mut().grow(state);
+            if let Some(Action::Dial { link, state }) = grown {
+                tokio::task::spawn_local(Rc::clone(self).open(link, state));
+            }
+        }
+        Some(link)
+    }
+
+    /// Whether the connection a session is on still serves `state`.
+    #[inline]
+    pub fn serves(&self, link: &Link, state: &State) -> bool {
+        link.is_alive() && self.schedule.borrow().serves(link.slot.get(), state)
+    }
+
+    /// `count` requests went to shared connection `link`.
+    #[inline]
+    pub fn served(self: &Rc<Self>, link: &Link, count: u32) {
+        let waiting = {
+            let mut schedule = self.schedule.borrow_mut();
+            schedule.served(link.slot.get(), count);
+            schedule.waiting()
+        };
+        if waiting > 0 {
+            self.act();
+        }
+    }
+
+    /// Waits for a shared connection in `state`; with `force` one on which the user has been authenticated anew.
+    /// `commands` are held back meanwhile.
+    ///
+    /// # Errors
+    /// [`WaitError::Unreachable`] when the server is away and too many commands wait for it already.
+    pub fn wait_shared(self: &Rc<Self>, state: &State, force: bool, commands: usize) -> Result<SharedWait, WaitError> {
+        let queued = if self.is_away() {
+            let Some(queued) = self.thread.process.queue(commands) else {
+                self.thread.counters.bound(Bound::QueueFull).add(1);
+                return Err(WaitError::Unreachable);
+            };
+            Some(queued)
+        } else {
+            None
+        };
+        let waiter = Rc::new(Waiter {
+            outcome: RefCell::new(Outcome::Waiting),
+            waker: RefCell::default(),
+            since_micros: self.thread.clock.now_micros(),
+            _queued: queued,
+        });
+        let ticket = self.schedule.borrow_mut().wait(state, force, Rc::clone(&waiter));
+        self.act();
+        self.count_waiting();
+        Ok(SharedWait { upstream: Rc::clone(self), waiter, ticket })
+    }
+
+    /// Whether no shared connection is up.
+    pub fn is_away(&self) -> bool {
+        !self.links.borrow().iter().flatten().any(|link| link.is_alive())
+    }
+
+    /// Whether the server is known to have this database, for respool's own user.
+    pub fn knows_database(&self, state: &State) -> bool {
+        state.user.is_none() && self.known_databases.borrow().contains(&state.database)
+    }
+
+    /// Sends a request of respool's own on any shared connection. `None`: there is none.
+    pub fn ask(&self, request: &[u8]) -> Option<oneshot::Receiver<Vec<u8>>> {
+        let links = self.links.borrow();
+        let link = links.iter().flatten().find(|link| link.is_alive() && !link.is_dressing())?;
+        let (tell, told) = oneshot::channel();
+        link.send_own(request, OwnReply::Tell(tell));
+        Some(told)
+    }
+
+    /// Does what time has made due.
+    pub fn tick(self: &Rc<Self>) {
+        let upstream = &self.thread.settings.upstream;
+        let clock = &self.thread.clock;
+        let expired = {
+            let late = |waiter: &Rc<Waiter>| clock.is_past(waiter.since_micros, upstream.queue.timeout);
+            self.schedule.borrow_mut().take_while(late)
+        };
+        for waiter in expired {
+            self.thread.counters.bound(Bound::QueueTimeout).add(1);
+            waiter.settle(Outcome::Failed(WaitError::Unreachable));
+        }
+        let links = self.links.borrow().clone();
+        links.iter().flatten().for_each(|link| link.check_progress(upstream.reply_timeout));
+        self.pins.borrow_mut().retain(|pin| match pin.upgrade() {
+            Some(link) => {
+                link.check_progress(upstream.reply_timeout);
+                true
+            }
+            None => false,
+        });
+        self.act();
+        self.count_waiting();
+    }
+
+    /// Closes every connection.
+    pub fn stop(&self) {
+        self.stopping.set(true);
+        self.links.borrow().iter().flatten().for_each(|link| link.close("respool is ending"));
+        self.pins.borrow().iter().filter_map(std::rc::Weak::upgrade).for_each(|link| link.close("respool is ending"));
+    }
+
+    /// Whether it has been told to stop.
+    pub fn is_stopping(&self) -> bool {
+        self.stopping.get()
+    }
+
+    /// A name for the next connection of `kind`, as the server's CLIENT LIST shows it.
+    pub(super) fn name(&self, kind: &str) -> String {
+        self.names.set(self.names.get() + 1);
+        // Workers number their connections apart.
+        let number = self.names.get() * self.thread.settings.workers as u64 + self.thread.index as u64;
+        format!("respool:{}:{kind}:{number}", self.thread.settings.instance)
+    }
+
+    /// Waits until the next attempt to connect is due.
+    pub(super) async fn pause(&self) {
+        let until = self.away.borrow().next_attempt;
+        if let Some(until) = until {
+            tokio::time::sleep_until(until).await;
+        }
+    }
+
+    /// An attempt to connect failed.
+    pub(super) fn failed(&self, error: &ConnectError) {
+        let reconnect = self.thread.settings.upstream.reconnect;
+        let mut away = self.away.borrow_mut();
+        // A server that is full is not helped by being asked often.
+        let full = matches!(error, ConnectError::Away { result: ConnectResult::MaxClients, .. });
+        let exponent = if full { 16 } else { away.failures.min(16) };
+        let edge = reconnect.initial.saturating_mul(1 << exponent).min(reconnect.max);
+        // Full jitter, but never in a loop without pause.
+        let delay = edge.mul_f64(rand::random::<f64>()).max(reconnect.initial / 10);
+        let now = Instant::now();
+        away.failures += 1;
+        away.next_attempt = Some(now + delay);
+        if away.last_logged.is_none_or(|last| now - last >= LOG_EVERY) {
+            away.last_logged = Some(now);
+            tracing::warn!(failures = away.failures, "cannot connect to the server: {error}");
+        }
+        let text = error.to_string();
+        if self.is_away() {
+            self.thread.process.health.failed(&text);
+        } else {
+            self.thread.process.health.note_error(&text);
+        }
+    }
+
+    /// A connection to the server came about.
+    pub(super) fn connected(&self) {
+        let failures = std::mem::take(&mut *self.away.borrow_mut()).failures;
+        if failures > 0 {
+            tracing::info!(failures, "connected to the server again");
+        }
+    }
+
+    /// Opens shared connection `slot` in `state` and serves it until it is lost; the first one is opened again.
+    async fn open(self: Rc<Self>, slot: usize, mut state: State) {
+        while !self.stopping.get() {
+            self.pause().await;
+            let permit = self.permit(SocketKind::Shared).await;
+            match connect(&self.thread, self.own.as_ref(), &state, self.name("shared"), permit).await {
+                Ok(link) => {
+                    self.serve(slot, &state, link).await;
+                    if self.stopping.get() {
+                        return;
+                    }
+                }
+                Err(ConnectError::Refused(reply)) => {
+                    let refused = self.schedule.borrow_mut().refused_and_closed(slot);
+                    for waiter in refused {
+                        waiter.settle(Outcome::Failed(WaitError::Refused(reply.clone())));
+                    }
+                }
+                Err(error) => {
+                    self.failed(&error);
+                    continue;
+                }
+            }
+            if slot != 0 {
+                self.act();
+                return;
+            }
+            state = State::INITIAL;
+            self.schedule.borrow_mut().open(slot, &state);
+            self.act();
+        }
+    }
+
+    async fn serve(self: &Rc<Self>, slot: usize, state: &State, link: Rc<Link>) {
+        self.connected();
+        link.slot.set(slot);
+        self.links.borrow_mut()[slot] = Some(Rc::clone(&link));
+        self.grant(slot, state);
+        self.learn(&link);
+        self.act();
+        let why = link
+            .drive(|_| {
+                if self.schedule.borrow().waiting() > 0 {
+                    self.act();
+                }
+            }, || {
+                self.links.borrow_mut()[slot] = None;
+                self.schedule.borrow_mut().lost(slot);
+            })
+            .await;
+        if !self.stopping.get() {
+            tracing::warn!(connection = link.name, "a shared connection to the server was lost: {why}");
+            if self.is_away() {
+                self.thread.process.health.failed(&why);
+            }
+        }
+    }
+
+    pub(super) async fn permit(&self, kind: SocketKind) -> SocketPermit {
+        match self.thread.process.budget.try_socket(kind) {
+            Some(permit) => permit,
+            None => self.thread.process.budget.wait_socket(kind, self.thread.index).await,
+        }
+    }
+
+    /// Does what the schedule wants done now.
+    fn act(self: &Rc<Self>) {
+        loop {
+            let action = {
+                let links = self.links.borrow();
+                let in_flight = |slot: usize| links[slot].as_ref().map_or(0, |link| link.in_flight());
+                self.schedule.borrow_mut().next(in_flight)
+            };
+            match action {
+                None => return,
+                Some(Action::Dial { link, state }) => {
+                    tokio::task::spawn_local(Rc::clone(self).open(link, state));
+                }
+                Some(Action::Dress { link, state, force }) => self.dress(link, state, force),
+            }
+        }
+    }
+
+    fn dress(self: &Rc<Self>, slot: usize, target: State, force: bool) {
+        let Some(link) = self.links.borrow()[slot].clone() else { return };
+        let change = if force { Change::Authenticate } else { Change::Difference };
+        let steps = steps(&link.worn(), &target, change, self.own.as_ref(), &link.name);
+        let (upstream, of) = (Rc::downgrade(self), Rc::downgrade(&link));
+        link.dress(
+            steps,
+            Box::new(move |result| {
+                let (Some(upstream), Some(link)) = (upstream.upgrade(), of.upgrade()) else { return };
+                match result {
+                    Ok(()) => upstream.grant(slot, &target),
+                    Err(reply) => {
+                        let refused = upstream.schedule.borrow_mut().refused(slot, &link.worn());
+                        for waiter in refused {
+                            waiter.settle(Outcome::Failed(WaitError::Refused(reply.clone())));
+                        }
+                    }
+                }
+            }),
+        );
+    }
+
+    fn grant(&self, slot: usize, state: &State) {
+        let mut known = self.known_databases.borrow_mut();
+        if state.user.is_none() && known.len() < MAX_KNOWN_DATABASES {
+            known.insert(state.database);
+        }
+        let granted = self.schedule.borrow_mut().dressed(slot, state);
+        for waiter in granted {
+            waiter.settle(Outcome::Granted(slot));
+        }
+    }
+
+    /// Asks the server once which commands it has that the static table does not know.
+    fn learn(self: &Rc<Self>, link: &Rc<Link>) {
+        let process = Arc::clone(&self.thread.process);
+        if process.server.load().as_ref().is_some_and(|server| server.learned.is_some()) {
+            return;
+        }
+        let (tell, told) = oneshot::channel();
+        link.send_own(&encode_request(&["COMMAND"]), OwnReply::Tell(tell));
+        tokio::task::spawn_local(async move {
+            let Ok(reply) = told.await else { return };
+            let Ok(learned) = Learned::from_command_reply(&reply) else { return };
+            let learned = Arc::new(learned);
+            process.server.rcu(|server| {
+                let mut server = server.as_deref().cloned().unwrap_or_default();
+                server.learned = Some(Arc::clone(&learned));
+                Some(Arc::new(server))
+            });
+        });
+    }
+
+    fn count_waiting(&self) {
+        self.thread.counters.waiting_requests.set(self.schedule.borrow().waiting() as u64);
+    }
+}

@@ -1,0 +1,83 @@
+//! What everything on one worker's thread shares.
+
+use std::cell::RefCell;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::time::Instant;
+
+use arc_swap::ArcSwapOption;
+
+use super::server::Server;
+use crate::budget::Budget;
+use crate::config::Settings;
+use crate::telemetry::{ServerHealth, WorkerCounters};
+use crate::transport::{Clock, READ_SIZE};
+
+/// What the workers of the process share.
+pub struct Process {
+    /// What the operator configured.
+    pub settings: Arc<Settings>,
+    /// Upstream sockets.
+    pub budget: Arc<Budget>,
+    /// What is known of the server's health.
+    pub health: Arc<ServerHealth>,
+    /// What the server said of itself; `None` until it was reached for the first time.
+    pub server: ArcSwapOption<Server>,
+    /// Commands that wait for the server to come back.
+    pub queued: AtomicUsize,
+    /// When the process' clock started.
+    pub start: Instant,
+}
+
+/// A place among the commands that wait for the server; given back on drop.
+pub struct Queued {
+    process: Arc<Process>,
+    commands: usize,
+}
+
+impl Process {
+    /// Places for `commands` among those that wait for the server; `None`: `upstream.queue.max_commands` is reached.
+    pub fn queue(self: &Arc<Self>, commands: usize) -> Option<Queued> {
+        let most = self.settings.upstream.queue.max_commands;
+        let fits = |held: usize| held.checked_add(commands).filter(|&held| held <= most);
+        self.queued.fetch_update(Ordering::Relaxed, Ordering::Relaxed, fits).ok()?;
+        Some(Queued { process: Arc::clone(self), commands })
+    }
+}
+
+impl Drop for Queued {
+    fn drop(&mut self) {
+        self.process.queued.fetch_sub(self.commands, Ordering::Relaxed);
+    }
+}
+
+/// What everything on one worker's thread shares.
+pub struct Thread {
+    /// The worker's number.
+    pub index: usize,
+    /// What the workers share.
+    pub process: Arc<Process>,
+    /// What the operator configured.
+    pub settings: Arc<Settings>,
+    /// This worker's counters.
+    pub counters: Arc<WorkerCounters>,
+    /// The time of this turn.
+    pub clock: Clock,
+    /// The one buffer sockets are read into.
+    pub scratch: RefCell<Box<[u8]>>,
+}
+
+impl Thread {
+    /// The shared things of worker `index`.
+    pub fn new(index: usize, process: Arc<Process>, counters: Arc<WorkerCounters>) -> Self {
+        Self {
+            index,
+            settings: Arc::clone(&process.settings),
+            clock: Clock::new(process.start),
+            process,
+            counters,
+            // Room for a carried first line before each read.
+            scratch: RefCell::new(vec![0; READ_SIZE + 1024].into_boxed_slice()),
+        }
+    }
+}
