@@ -66,6 +66,10 @@ pub(crate) fn eventually_some<T>(mut look: impl FnMut() -> Option<T>, what: &str
             start.elapsed() < PATIENCE,
             "not within {PATIENCE:?}: {what}"
         );
+        #[expect(
+            clippy::disallowed_methods,
+            reason = "the pause between two looks at a condition; no test sleeps for anything else"
+        )]
         std::thread::sleep(Duration::from_millis(5));
     }
 }
