@@ -2,8 +2,8 @@
 //!
 //! The corpus under `corpus/` is text, a command a line, in sequences that start with `== name`. Every sequence runs
 //! on a new connection before an empty server, directly and through respool, in RESP2 and RESP3, step by step, as one
-//! write and as one write for each byte; sequences with `split` at the end of their name also as two writes, cut at every
-//! byte, those with `slow` not byte by byte. Arguments are quoted as in redis-cli. A line may begin with
+//! write and as one write for each byte; sequences with `split` at the end of their name also as two writes, cut at
+//! every byte, those with `slow` not byte by byte. Arguments are quoted as in redis-cli. A line may begin with
 //!
 //! | mark | meaning |
 //! | --- | --- |
@@ -431,7 +431,11 @@ impl Sequence {
                 all.extend_from_slice(bytes);
             }
         }
-        all.extend_from_slice(&encode(&["QUIT"]));
+        // What is written after a QUIT may reset the connection and take replies with it.
+        let quits = |step: &Step| step.line.trim_start_matches("| ").starts_with("QUIT");
+        if !self.steps.last().is_some_and(quits) {
+            all.extend_from_slice(&encode(&["QUIT"]));
+        }
         all
     }
 }

@@ -1,4 +1,10 @@
 //! End-to-end tests: the release path of respool against real servers, one binary, a module for each subject.
 
+mod caps;
+mod clients;
 mod differential;
 mod harness;
+mod lifecycle;
+mod load;
+mod outage;
+mod protocol;

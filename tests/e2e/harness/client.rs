@@ -6,6 +6,8 @@ use std::os::unix::net::UnixStream;
 use std::path::Path;
 use std::time::Duration;
 
+use socket2::{Domain, Socket, Type};
+
 use super::PATIENCE;
 use super::value::{Unparsed, Value, show};
 
@@ -38,6 +40,21 @@ impl Client {
         let stream = TcpStream::connect(address)?;
         stream.set_nodelay(true)?;
         Self::new(Stream::Tcp(stream))
+    }
+
+    /// Connects by TCP from an address of this machine: `127.0.0.2` is another client than `127.0.0.1`.
+    #[track_caller]
+    pub(crate) fn connect_from(source: &str, address: impl AsRef<str>) -> Self {
+        let address: SocketAddr = address.as_ref().parse().expect("an address and a port");
+        let source: SocketAddr = format!("{source}:0").parse().expect("an IPv4 address");
+        let connect = || {
+            let socket = Socket::new(Domain::IPV4, Type::STREAM, None)?;
+            socket.bind(&source.into())?;
+            socket.connect(&address.into())?;
+            socket.set_tcp_nodelay(true)?;
+            Self::new(Stream::Tcp(socket.into()))
+        };
+        connect().unwrap_or_else(|e| panic!("connect from {source} to {address}: {e}"))
     }
 
     /// Connects to a unix socket.
@@ -101,6 +118,12 @@ impl Client {
         self.reply()
     }
 
+    /// Sends a PING; panics unless it is answered as always.
+    #[track_caller]
+    pub(crate) fn ping(&mut self) {
+        assert_eq!(self.cmd(&["PING"]), Value::simple("PONG"));
+    }
+
     /// Sends one command and reads one reply; `None` when the connection ended instead.
     #[track_caller]
     pub(crate) fn try_cmd<A: AsRef<[u8]>>(&mut self, args: &[A]) -> Option<Value> {
@@ -134,7 +157,7 @@ impl Client {
         self.next().map(|(value, _)| value)
     }
 
-    /// The next reply if it is there within `wait`; used to see that nothing comes. Panics at the end of the connection.
+    /// The next reply if it comes within `wait`, to see that none does. Panics at the end of the connection.
     #[track_caller]
     pub(crate) fn reply_within(&mut self, wait: Duration) -> Option<Value> {
         loop {

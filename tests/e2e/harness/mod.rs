@@ -18,7 +18,9 @@
 //! assert_eq!(client.try_cmd(&["QUIT"]), Some(Value::ok()));
 //! assert_eq!(client.try_reply(), None);                  // None: the connection ended
 //!
-//! redis.kill_hard();                                     // kill -9
+//! let busy = keep_busy(&redis, &respool, "60");          // a client whose command is sent and not answered
+//! let watch = redis.watch_connections();                 // watch.most(): the most connections the server held
+//! redis.kill_hard();                                     // kill -9; pause() and resume() only stop it for a while
 //! redis.restart();                                       // the same port
 //! eventually(|| respool.metric("respool_server_up") == 1.0, "the server is seen again");
 //! ```
@@ -64,8 +66,29 @@ pub(crate) fn eventually_some<T>(mut look: impl FnMut() -> Option<T>, what: &str
             start.elapsed() < PATIENCE,
             "not within {PATIENCE:?}: {what}"
         );
+        #[expect(
+            clippy::disallowed_methods,
+            reason = "the pause between two looks at a condition; no test sleeps for anything else"
+        )]
         std::thread::sleep(Duration::from_millis(5));
     }
+}
+
+/// Keeps the server from answering anybody for some seconds; the client that asked for it, through respool, is returned:
+/// its command is surely sent and not answered.
+#[track_caller]
+pub(crate) fn keep_busy(redis: &Redis, respool: &Respool, seconds: &str) -> Client {
+    let mut client = respool.client();
+    client.send(encode(&["DEBUG", "SLEEP", seconds]));
+    eventually(
+        || {
+            let mut probe = redis.client();
+            probe.send(encode(&["PING"]));
+            probe.reply_within(Duration::from_millis(300)).is_none()
+        },
+        "the server is busy",
+    );
+    client
 }
 
 /// Locks although another thread may have panicked with it: what the harness holds stays usable.

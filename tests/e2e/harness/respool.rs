@@ -76,6 +76,12 @@ impl Respool {
         Client::connect(self.addr())
     }
 
+    /// A new connection to the TCP listener from another address of this machine, `127.0.0.2`.
+    #[track_caller]
+    pub(crate) fn client_from(&self, source: &str) -> Client {
+        Client::connect_from(source, self.addr())
+    }
+
     /// A new connection to the TCP listener that bears a name.
     #[track_caller]
     pub(crate) fn client_named(&self, name: &str) -> Client {
@@ -106,7 +112,7 @@ impl Respool {
         body
     }
 
-    /// A metric by name and labels, in any order of labels: `name{group="default"}`. Panics when it is not there.
+    /// A metric by name and labels, `name{group="default"}`: the sum over all labels not given. Panics without any.
     #[track_caller]
     pub(crate) fn metric(&self, wanted: &str) -> f64 {
         let text = self.metrics();
@@ -352,25 +358,30 @@ fn listens(pid: u32, port: u16) -> bool {
     })
 }
 
-/// The value of a metric in Prometheus' text form.
+/// The sum of all samples of this name that bear at least these labels; `None` when there are none.
 pub(crate) fn find_metric(text: &str, wanted: &str) -> Option<f64> {
-    let wanted = name_and_labels(wanted);
-    text.lines()
+    let (wanted_name, wanted_labels) = name_and_labels(wanted);
+    let samples = text
+        .lines()
         .filter(|line| !line.starts_with('#'))
-        .find_map(|line| {
+        .filter_map(|line| {
             let (metric, value) = line.rsplit_once(' ')?;
-            (name_and_labels(metric) == wanted).then(|| value.parse().ok())?
-        })
+            let (name, labels) = name_and_labels(metric);
+            let matches = name == wanted_name && wanted_labels.iter().all(|l| labels.contains(l));
+            matches.then(|| value.parse::<f64>().ok())?
+        });
+    samples.reduce(|a, b| a + b)
 }
 
-/// `a{x="1",y="2"}` as the name and the sorted labels. Label values of respool hold no comma.
+/// `a{x="1",y="2"}` as the name and the labels. Label values of respool hold no comma.
 fn name_and_labels(metric: &str) -> (&str, Vec<&str>) {
     let (name, labels) = metric.split_once('{').unwrap_or((metric, ""));
-    let mut labels: Vec<_> = labels
-        .trim_end_matches('}')
-        .split(',')
-        .filter(|l| !l.is_empty())
-        .collect();
-    labels.sort_unstable();
-    (name, labels)
+    (
+        name,
+        labels
+            .trim_end_matches('}')
+            .split(',')
+            .filter(|l| !l.is_empty())
+            .collect(),
+    )
 }

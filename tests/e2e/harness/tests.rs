@@ -110,10 +110,11 @@ fn values_are_cut_where_they_end() {
 }
 
 #[test]
-fn metrics_are_found_by_name_and_labels_in_any_order() {
+fn metrics_are_summed_over_the_labels_not_given() {
     let text = "# HELP a_total a\na_total{x=\"1\",y=\"2\"} 7\na_total{x=\"1\"} 8\nb 0.5\n";
     assert_eq!(find_metric(text, "a_total{y=\"2\",x=\"1\"}"), Some(7.0));
-    assert_eq!(find_metric(text, "a_total{x=\"1\"}"), Some(8.0));
+    assert_eq!(find_metric(text, "a_total{x=\"1\"}"), Some(15.0));
+    assert_eq!(find_metric(text, "a_total"), Some(15.0));
     assert_eq!(find_metric(text, "b"), Some(0.5));
     assert_eq!(find_metric(text, "c"), None);
 }

@@ -1,4 +1,4 @@
-//! Replies as values: a small RESP2 and RESP3 parser of the tests' own, so that respool is not judged by its own parser.
+//! Replies as values: a small RESP2 and RESP3 parser of the tests' own, so that respool is not its own judge.
 
 use std::fmt;
 
