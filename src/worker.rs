@@ -119,10 +119,8 @@ impl Worker {
         counters: Arc<WorkerCounters>,
         (mailbox, messages): (mpsc::Sender<Message>, mpsc::Receiver<Message>),
     ) -> io::Result<Self> {
-        let runtime = Builder::new_current_thread().enable_all();
         // Built on its own thread, but what can fail is reported here.
         let (told, started) = std::sync::mpsc::sync_channel(1);
-        let _ = runtime;
         let of_worker = Arc::clone(&counters);
         let thread = std::thread::Builder::new().name(format!("worker-{index}")).spawn(move || {
             let runtime = Builder::new_current_thread().enable_all().build_local(LocalOptions::default());

@@ -50,11 +50,16 @@ pub fn bind(listener: &Listener) -> io::Result<Acceptor> {
     socket.listen(i32::try_from(listener.backlog).unwrap_or(i32::MAX))?;
     let spare = File::open("/dev/null").ok();
     Ok(Acceptor {
-        socket: AsyncFd::new(socket)?,
+        socket: register(socket)?,
         spare,
         path,
         exhausted: 0,
     })
+}
+
+#[expect(deprecated, reason = "unsound only for descriptors that can be closed meanwhile; the socket is owned")]
+fn register(socket: Socket) -> io::Result<AsyncFd<Socket>> {
+    AsyncFd::new(socket)
 }
 
 fn bind_tcp(addresses: impl Iterator<Item = SocketAddr>) -> io::Result<Socket> {
