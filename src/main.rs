@@ -51,7 +51,9 @@ fn main() -> ExitCode {
 }
 
 fn run(path: &Path) -> ExitCode {
-    let Some(settings) = load(path) else { return ExitCode::FAILURE };
+    let Some(settings) = load(path) else {
+        return ExitCode::FAILURE;
+    };
     if let Err(error) = respool::telemetry::log::init(&settings.log) {
         return fail(&error);
     }
@@ -79,7 +81,9 @@ fn healthcheck(admin: SocketAddr) -> ExitCode {
 }
 
 fn load(path: &Path) -> Option<Settings> {
-    config::load(path).map_err(|problems| eprintln!("{problems}")).ok()
+    config::load(path)
+        .map_err(|problems| eprintln!("{problems}"))
+        .ok()
 }
 
 fn fail(text: &str) -> ExitCode {

@@ -74,41 +74,61 @@ async fn serve(settings: Arc<Settings>) -> Result<(), StartError> {
     let needed = settings.descriptors_needed();
     if descriptors < needed as u64 {
         tracing::warn!(
-            descriptors, needed,
+            descriptors,
+            needed,
             "fewer file descriptors than the caps allow connections: raise the limit of open files (ulimit -n)"
         );
     }
     let mut acceptors = Vec::new();
     for listener in &settings.listeners {
-        let bound = bind(listener).map_err(|error| StartError(format!("cannot listen on {}: {error}", listener.name)))?;
+        let bound = bind(listener)
+            .map_err(|error| StartError(format!("cannot listen on {}: {error}", listener.name)))?;
         acceptors.push((bound, listener.clone()));
     }
     let admin_listener = match settings.admin {
         None => None,
         Some(address) => Some(TcpListener::bind(address).await.map_err(|error| {
-            StartError(format!("cannot listen on {address} (admin.address): {error}"))
+            StartError(format!(
+                "cannot listen on {address} (admin.address): {error}"
+            ))
         })?),
     };
     let start = Instant::now();
-    let (door, view) = open(&settings, start).map_err(|error| StartError(format!("cannot start: {error}")))?;
+    let (door, view) =
+        open(&settings, start).map_err(|error| StartError(format!("cannot start: {error}")))?;
     let door = Arc::new(door);
     let (end, ended) = watch::channel(false);
     if let Some(listener) = admin_listener {
         let endpoint = admin::Endpoint {
             view: Arc::new(move || view.scrape()),
-            reload: Arc::new(|| Err("this version does not reload; restart it to change its configuration".to_owned())),
+            reload: Arc::new(|| {
+                Err(
+                    "this version does not reload; restart it to change its configuration"
+                        .to_owned(),
+                )
+            }),
             draining: Arc::clone(&door.draining),
         };
         tokio::task::spawn_local(admin::serve(listener, endpoint, until(ended.clone())));
     }
-    tracing::info!("respool {} starts\n{}", env!("CARGO_PKG_VERSION"), crate::config::report(&settings));
+    tracing::info!(
+        "respool {} starts\n{}",
+        env!("CARGO_PKG_VERSION"),
+        crate::config::report(&settings)
+    );
     let accepting: Vec<_> = acceptors
         .into_iter()
-        .map(|(acceptor, listener)| tokio::task::spawn_local(accept(acceptor, listener, Arc::clone(&door))))
+        .map(|(acceptor, listener)| {
+            tokio::task::spawn_local(accept(acceptor, listener, Arc::clone(&door)))
+        })
         .collect();
-    let mut signals = Signals::new().map_err(|error| StartError(format!("cannot handle signals: {error}")))?;
+    let mut signals =
+        Signals::new().map_err(|error| StartError(format!("cannot handle signals: {error}")))?;
     let name = signals.end().await;
-    tracing::info!("{name}: drains for up to {:?} (drain_timeout)", settings.drain_timeout);
+    tracing::info!(
+        "{name}: drains for up to {:?} (drain_timeout)",
+        settings.drain_timeout
+    );
     door.draining.store(true, Ordering::Relaxed);
     accepting.iter().for_each(tokio::task::JoinHandle::abort);
     drop(accepting);
@@ -134,8 +154,17 @@ async fn serve(settings: Arc<Settings>) -> Result<(), StartError> {
 fn open(settings: &Arc<Settings>, start: Instant) -> io::Result<(Door, View)> {
     let upstream = &settings.upstream;
     let workers = settings.workers;
-    let max_pinned = settings.groups.iter().map(|group| group.max_pinned).collect();
-    let budget = Budget::new(upstream.max_connections, upstream.shared_connections, max_pinned, workers);
+    let max_pinned = settings
+        .groups
+        .iter()
+        .map(|group| group.max_pinned)
+        .collect();
+    let budget = Budget::new(
+        upstream.max_connections,
+        upstream.shared_connections,
+        max_pinned,
+        workers,
+    );
     let process = Arc::new(Process {
         settings: Arc::clone(settings),
         budget: Arc::clone(&budget),
@@ -151,21 +180,39 @@ fn open(settings: &Arc<Settings>, start: Instant) -> io::Result<(Door, View)> {
     for (index, sender) in senders.iter().enumerate() {
         let sender = sender.clone();
         // A worker so far behind looks for itself when its next pin falls idle.
-        budget.set_reclaimer(index, Box::new(move || drop(sender.try_send(Message::Reclaim))));
+        budget.set_reclaimer(
+            index,
+            Box::new(move || drop(sender.try_send(Message::Reclaim))),
+        );
     }
     let errands = errands(senders);
-    let charge = Charge { process: Arc::clone(&process), admission, registry, errands };
+    let charge = Charge {
+        process: Arc::clone(&process),
+        admission,
+        registry,
+        errands,
+    };
     let mut started = Vec::new();
     for (index, mailbox) in mailboxes.into_iter().enumerate() {
-        let shared = upstream.shared_connections / workers + usize::from(index < upstream.shared_connections % workers);
+        let shared = upstream.shared_connections / workers
+            + usize::from(index < upstream.shared_connections % workers);
         let counters = Arc::new(WorkerCounters::new(settings.groups.len(), &PIN_REASONS));
-        started.push(Worker::start(index, shared, charge.clone(), counters, mailbox)?);
+        started.push(Worker::start(
+            index,
+            shared,
+            charge.clone(),
+            counters,
+            mailbox,
+        )?);
     }
     let view = View {
         process,
         admission: Arc::clone(&charge.admission),
         registry: Arc::clone(&charge.registry),
-        counters: started.iter().map(|worker| Arc::clone(&worker.counters)).collect(),
+        counters: started
+            .iter()
+            .map(|worker| Arc::clone(&worker.counters))
+            .collect(),
         started: SystemTime::now(),
     };
     let door = Door {
@@ -185,7 +232,9 @@ fn errands(senders: Vec<mpsc::Sender<Message>>) -> Errands {
     Arc::new(move |errand: Errand| {
         for sender in &senders {
             if sender.try_send(Message::Errand(errand.clone())).is_err() {
-                tracing::warn!("a worker is too far behind to be told of a CLIENT KILL, UNBLOCK or eviction");
+                tracing::warn!(
+                    "a worker is too far behind to be told of a CLIENT KILL, UNBLOCK or eviction"
+                );
             }
         }
     })
@@ -210,7 +259,9 @@ async fn accept(mut acceptor: Acceptor, listener: Listener, door: Arc<Door>) {
             Ok(permit) => door.hand_over(socket, permit, identity, laddr).await,
             Err(refusal) if refusal.evict => {
                 let door = Arc::clone(&door);
-                tokio::task::spawn_local(async move { door.make_room(socket, identity, laddr, refusal).await });
+                tokio::task::spawn_local(async move {
+                    door.make_room(socket, identity, laddr, refusal).await
+                });
             }
             Err(refusal) => door.reject(socket, &refusal).await,
         }
@@ -219,11 +270,28 @@ async fn accept(mut acceptor: Acceptor, listener: Listener, door: Arc<Door>) {
 
 impl Door {
     /// Hands a client to the worker with the fewest.
-    async fn hand_over(&self, socket: Accepted, permit: crate::admission::Permit, identity: Identity, laddr: Peer) {
-        let Some(worker) = self.workers.iter().min_by_key(|worker| worker.clients()) else { return };
-        let newcomer = Newcomer { socket, permit, identity, laddr, seat: worker.seat() };
+    async fn hand_over(
+        &self,
+        socket: Accepted,
+        permit: crate::admission::Permit,
+        identity: Identity,
+        laddr: Peer,
+    ) {
+        let Some(worker) = self.workers.iter().min_by_key(|worker| worker.clients()) else {
+            return;
+        };
+        let newcomer = Newcomer {
+            socket,
+            permit,
+            identity,
+            laddr,
+            seat: worker.seat(),
+        };
         // A worker that has ended takes nobody; the socket is closed with the message.
-        let _ = worker.mailbox().send(Message::Arrived(Box::new(newcomer))).await;
+        let _ = worker
+            .mailbox()
+            .send(Message::Arrived(Box::new(newcomer)))
+            .await;
     }
 
     async fn make_room(&self, socket: Accepted, identity: Identity, laddr: Peer, refusal: Refusal) {
@@ -246,7 +314,10 @@ impl Door {
         let worker = self.workers.iter().min_by_key(|worker| worker.clients());
         match (self.admission.hold(), worker) {
             (Some(permit), Some(worker)) => {
-                let _ = worker.mailbox().send(Message::Rejected(socket, text, permit)).await;
+                let _ = worker
+                    .mailbox()
+                    .send(Message::Rejected(socket, text, permit))
+                    .await;
             }
             _ => {
                 // Written without waiting; whoever does not take it is closed all the same.

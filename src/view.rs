@@ -47,7 +47,10 @@ impl View {
                 waiting: self.process.budget.waiting() as u64,
             },
             server: health.snapshot(),
-            last_reload: Reload { at: self.started, error: None },
+            last_reload: Reload {
+                at: self.started,
+                error: None,
+            },
             held_rejected: self.admission.held() as u64,
             top_clients: self.top_clients(cards, now_ms),
             uptime: self.process.start.elapsed(),
@@ -73,8 +76,8 @@ impl View {
             limit: row.limit.map(|limit| limit as u64),
             warn: row.warn.map(|warn| warn as u64),
             accepted_total: row.accepted_total,
-            rejected: row.rejected_total.iter().map(|(reason, total)| (reason.label(), *total)).collect(),
-            observed_total: row.observed_total.iter().map(|(_, total)| total).sum(),
+            rejected: rejected(&row),
+            observed_total: observed(&row),
             idle_connections,
             oldest_idle_seconds,
         })
@@ -92,7 +95,9 @@ impl View {
                 address: card.peer().to_string(),
                 name: text(&names.name),
                 user: text(shown_user(&names.user)),
-                group: self.process.settings.groups[card.group.get() as usize].name.clone(),
+                group: self.process.settings.groups[card.group.get() as usize]
+                    .name
+                    .clone(),
                 age_s: now_ms.saturating_sub(card.created_ms()) / 1000,
                 idle_s: card.idle_ms(now_ms) / 1000,
                 commands: card.commands.get(),
@@ -103,6 +108,19 @@ impl View {
         };
         cards.into_iter().map(row).collect()
     }
+}
+
+/// Rejections by reason; those that `mode = "observe"` would have made have a reason of their own.
+fn rejected(row: &crate::admission::GroupRow) -> Vec<(&'static str, u64)> {
+    let reasons = row
+        .rejected_total
+        .iter()
+        .map(|(reason, total)| (reason.label(), *total));
+    reasons.chain([("observed", observed(row))]).collect()
+}
+
+fn observed(row: &crate::admission::GroupRow) -> u64 {
+    row.observed_total.iter().map(|(_, total)| total).sum()
 }
 
 fn state(card: &Card) -> &'static str {
@@ -116,5 +134,8 @@ fn state(card: &Card) -> &'static str {
         (Flag::Tracking, "tracking"),
         (Flag::Pinned, "pinned"),
     ];
-    states.into_iter().find(|(flag, _)| card.has(*flag)).map_or("shared", |(_, name)| name)
+    states
+        .into_iter()
+        .find(|(flag, _)| card.has(*flag))
+        .map_or("shared", |(_, name)| name)
 }

@@ -122,17 +122,28 @@ impl Worker {
         // Built on its own thread, but what can fail is reported here.
         let (told, started) = std::sync::mpsc::sync_channel(1);
         let of_worker = Arc::clone(&counters);
-        let thread = std::thread::Builder::new().name(format!("worker-{index}")).spawn(move || {
-            let runtime = Builder::new_current_thread().enable_all().build_local(LocalOptions::default());
-            let runtime = match runtime {
-                Ok(runtime) => runtime,
-                Err(error) => return drop(told.send(Err(error))),
-            };
-            let _ = told.send(Ok(()));
-            runtime.block_on(serve(index, shared, charge, of_worker, messages));
-        })?;
-        started.recv().map_err(|_| io::Error::other("a worker ended before it began"))??;
-        Ok(Self { mailbox, clients: Arc::default(), counters, thread: Some(thread) })
+        let thread = std::thread::Builder::new()
+            .name(format!("worker-{index}"))
+            .spawn(move || {
+                let runtime = Builder::new_current_thread()
+                    .enable_all()
+                    .build_local(LocalOptions::default());
+                let runtime = match runtime {
+                    Ok(runtime) => runtime,
+                    Err(error) => return drop(told.send(Err(error))),
+                };
+                let _ = told.send(Ok(()));
+                runtime.block_on(serve(index, shared, charge, of_worker, messages));
+            })?;
+        started
+            .recv()
+            .map_err(|_| io::Error::other("a worker ended before it began"))??;
+        Ok(Self {
+            mailbox,
+            clients: Arc::default(),
+            counters,
+            thread: Some(thread),
+        })
     }
 
     /// How many clients it has.
@@ -157,7 +168,9 @@ impl Worker {
 
     /// Waits for its thread to end. False: it panicked.
     pub fn join(mut self) -> bool {
-        self.thread.take().is_none_or(|thread| thread.join().is_ok())
+        self.thread
+            .take()
+            .is_none_or(|thread| thread.join().is_ok())
     }
 }
 
@@ -174,7 +187,11 @@ async fn serve(
     if index == 0 {
         tokio::task::spawn_local(watch_health(Rc::clone(&upstream)));
     }
-    let deny = thread.settings.groups.iter().map(|group| DenySet::build(&group.deny_commands).ok());
+    let deny = thread
+        .settings
+        .groups
+        .iter()
+        .map(|group| DenySet::build(&group.deny_commands).ok());
     let site = Rc::new(Site {
         deny: deny.map(|set| set.filter(|set| !set.is_empty())).collect(),
         upstream,
@@ -232,12 +249,26 @@ fn take(site: &Rc<Site>, message: Message) {
 }
 
 fn arrive(site: &Rc<Site>, newcomer: Newcomer) {
-    let Newcomer { socket, permit, identity, laddr, seat } = newcomer;
+    let Newcomer {
+        socket,
+        permit,
+        identity,
+        laddr,
+        seat,
+    } = newcomer;
     let stream = match stream(socket) {
         Ok(stream) => stream,
         Err(error) => return tracing::warn!("a client could not be served: {error}"),
     };
-    let client = Client::new(Rc::clone(site), Arrived { stream, permit, identity, laddr });
+    let client = Client::new(
+        Rc::clone(site),
+        Arrived {
+            stream,
+            permit,
+            identity,
+            laddr,
+        },
+    );
     tokio::task::spawn_local(async move {
         client.run().await;
         drop(seat);
@@ -260,11 +291,18 @@ async fn watch_health(upstream: Rc<Upstream>) {
     while !upstream.is_stopping() {
         every.tick().await;
         let asked = Instant::now();
-        let Some(reply) = upstream.ask(&request).map(answer) else { continue };
-        let Ok(Ok(reply)) = tokio::time::timeout(HEALTH_EVERY, reply).await else { continue };
+        let Some(reply) = upstream.ask(&request).map(answer) else {
+            continue;
+        };
+        let Ok(Ok(reply)) = tokio::time::timeout(HEALTH_EVERY, reply).await else {
+            continue;
+        };
         health.answered(asked.elapsed().as_micros() as u64);
         let text = String::from_utf8_lossy(&reply);
-        let field = |name: &str| text.lines().find_map(|line| line.strip_prefix(name)?.trim().parse().ok());
+        let field = |name: &str| {
+            text.lines()
+                .find_map(|line| line.strip_prefix(name)?.trim().parse().ok())
+        };
         health.set_clients(field("connected_clients:"), field("maxclients:"));
     }
 }

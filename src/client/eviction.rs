@@ -16,10 +16,18 @@ const MOST_CANDIDATES: usize = 4;
 const GONE_WITHIN: Duration = Duration::from_secs(1);
 
 /// Closes the longest-idle client without state whose place `refusal` needs. False: there is none.
-pub async fn make_room(registry: Arc<Registry>, errands: Errands, refusal: Refusal, now_ms: u64) -> bool {
+pub async fn make_room(
+    registry: Arc<Registry>,
+    errands: Errands,
+    refusal: Refusal,
+    now_ms: u64,
+) -> bool {
     for candidate in candidates(&registry, &refusal, now_ms) {
         let (gone, told) = oneshot::channel();
-        errands(Errand::Evict(candidate.id(), Arc::new(Mutex::new(Some(gone)))));
+        errands(Errand::Evict(
+            candidate.id(),
+            Arc::new(Mutex::new(Some(gone))),
+        ));
         // Dropped unanswered by the client that went, or at once by workers that do not close it.
         let _ = tokio::time::timeout(GONE_WITHIN, told).await;
         if registry.find(candidate.id()).is_none() {
@@ -30,11 +38,17 @@ pub async fn make_room(registry: Arc<Registry>, errands: Errands, refusal: Refus
 }
 
 fn candidates(registry: &Registry, refusal: &Refusal, now_ms: u64) -> Vec<Arc<Card>> {
-    let busy = [Flag::Blocked, Flag::Multi, Flag::Pinned, Flag::Pubsub, Flag::Monitor, Flag::Tracking, Flag::InFlight];
+    let busy = [
+        Flag::Blocked,
+        Flag::Multi,
+        Flag::Pinned,
+        Flag::Pubsub,
+        Flag::Monitor,
+        Flag::Tracking,
+        Flag::InFlight,
+    ];
     let mut cards = registry.list();
-    cards.retain(|card| {
-        refusal.frees(card) && !busy.iter().any(|&flag| card.has(flag))
-    });
+    cards.retain(|card| refusal.frees(card) && !busy.iter().any(|&flag| card.has(flag)));
     cards.sort_by_key(|card| std::cmp::Reverse(card.idle_ms(now_ms)));
     cards.truncate(MOST_CANDIDATES);
     cards

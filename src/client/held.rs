@@ -17,8 +17,21 @@ const MOST_COMMANDS: u32 = 64;
 
 /// Answers every command on `stream` with `text` until `limits.reject_hold` or 64 commands are over. `input` is what the
 /// client has sent already.
-pub async fn hold(thread: Rc<Thread>, stream: Rc<Stream>, text: Vec<u8>, input: Vec<u8>, permit: HoldPermit) {
-    let mut held = Held { thread: Rc::clone(&thread), stream, text, input, scanner: RequestScanner::default(), told: 0 };
+pub async fn hold(
+    thread: Rc<Thread>,
+    stream: Rc<Stream>,
+    text: Vec<u8>,
+    input: Vec<u8>,
+    permit: HoldPermit,
+) {
+    let mut held = Held {
+        thread: Rc::clone(&thread),
+        stream,
+        text,
+        input,
+        scanner: RequestScanner::default(),
+        told: 0,
+    };
     let deadline = thread.settings.limits.reject_hold;
     let ended = tokio::time::timeout(deadline, held.serve()).await;
     if ended.is_err() || held.told >= MOST_COMMANDS {
@@ -42,12 +55,14 @@ impl Held {
     /// Ends when the client has gone, broke the protocol, does not read, or has been told often enough.
     async fn serve(&mut self) {
         while self.answer() {
-            let read = std::future::poll_fn(|cx| self.stream.poll_read_ready(cx)).await.and_then(|()| {
-                let mut scratch = self.thread.scratch.borrow_mut();
-                let read = self.stream.try_read(&mut scratch[..])?;
-                self.input.extend_from_slice(&scratch[..read]);
-                Ok(read)
-            });
+            let read = std::future::poll_fn(|cx| self.stream.poll_read_ready(cx))
+                .await
+                .and_then(|()| {
+                    let mut scratch = self.thread.scratch.borrow_mut();
+                    let read = self.stream.try_read(&mut scratch[..])?;
+                    self.input.extend_from_slice(&scratch[..read]);
+                    Ok(read)
+                });
             match read {
                 Ok(0) => return,
                 Ok(_) => {}
@@ -81,7 +96,8 @@ impl Held {
             self.told += commands;
             for _ in 0..commands {
                 // A client that does not read its errors is not waited for.
-                if !matches!(self.stream.try_write(&self.text), Ok(taken) if taken == self.text.len()) {
+                if !matches!(self.stream.try_write(&self.text), Ok(taken) if taken == self.text.len())
+                {
                     return false;
                 }
             }

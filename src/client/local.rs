@@ -3,6 +3,7 @@
 use std::rc::Rc;
 
 use super::eviction::make_room;
+use super::pinned::NOT_IN_MULTI;
 use super::requests::Next;
 use super::task::{Client, Done, Login, Purpose, Wait};
 use crate::admission::Refusal;
@@ -15,7 +16,8 @@ use crate::telemetry::Disconnect;
 use crate::upstream::WaitError;
 
 /// Redis' text for a name that holds what would break CLIENT LIST.
-pub(super) const BAD_NAME: &str = "ERR Client names cannot contain spaces, newlines or special characters.";
+pub(super) const BAD_NAME: &str =
+    "ERR Client names cannot contain spaces, newlines or special characters.";
 
 /// A cluster command on a server without cluster support.
 const NO_CLUSTER: &[u8] = b"-ERR This instance has cluster support disabled\r\n";
@@ -28,14 +30,21 @@ pub(super) fn is_client_name(name: &[u8]) -> bool {
 impl Client {
     /// Answers a request of respool's own. [`Next::Used`]: done with, though the answer may come when what is waited for
     /// has come.
-    pub(super) fn local(&mut self, local: Local, request: &Request<'_>, command: Option<CommandId>) -> Next {
+    pub(super) fn local(
+        &mut self,
+        local: Local,
+        request: &Request<'_>,
+        command: Option<CommandId>,
+    ) -> Next {
         let used = Next::Used(request.bytes().len());
         if let Some(id) = command {
             let arity = i64::from(spec(id).arity);
             let count = request.count() as i64;
             if (arity > 0 && count != arity) || count < arity.abs() {
                 let name = spec(id).name;
-                self.answer(&error(&format!("ERR wrong number of arguments for '{name}' command")));
+                self.answer(&error(&format!(
+                    "ERR wrong number of arguments for '{name}' command"
+                )));
                 return used;
             }
         }
@@ -53,7 +62,7 @@ impl Client {
                 Local::Readonly | Local::Readwrite | Local::Asking => {
                     return self.on_pin(PinReason::Multi, request, command);
                 }
-                _ => return self.spoil_transaction(request, command),
+                _ => return self.spoil_transaction(request, command, NOT_IN_MULTI),
             }
         }
         match local {
@@ -104,14 +113,20 @@ impl Client {
     }
 
     fn select(&mut self, request: &Request<'_>) {
-        let Some(number) = request.argument(1).and_then(parse_integer).filter(|&number| i32::try_from(number).is_ok())
+        let Some(number) = request
+            .argument(1)
+            .and_then(parse_integer)
+            .filter(|&number| i32::try_from(number).is_ok())
         else {
             return self.answer(b"-ERR value is not an integer or out of range\r\n");
         };
         let Ok(database) = u32::try_from(number) else {
             return self.answer(b"-ERR DB index is out of range\r\n");
         };
-        let target = State { database, ..self.session.state.clone() };
+        let target = State {
+            database,
+            ..self.session.state.clone()
+        };
         if database == self.session.state.database {
             self.answer(OK);
         } else if self.pin.is_some() {
@@ -129,7 +144,9 @@ impl Client {
         self.link = None;
         match self.site.upstream.wait_shared(target, force, 1) {
             Ok(wait) => self.wait = Wait::Shared(wait, purpose),
-            Err(WaitError::Unreachable) => self.acknowledged(purpose, Err(super::requests::UNREACHABLE.to_vec())),
+            Err(WaitError::Unreachable) => {
+                self.acknowledged(purpose, Err(super::requests::UNREACHABLE.to_vec()))
+            }
             Err(WaitError::Refused(reply)) => self.acknowledged(purpose, Err(reply)),
         }
     }
@@ -137,11 +154,20 @@ impl Client {
     fn auth(&mut self, request: &Request<'_>) {
         let words: Vec<&[u8]> = request.arguments().skip(1).collect();
         let user = match words.as_slice() {
-            [password] => Credentials { username: None, password: (*password).into() },
-            [name, password] => Credentials { username: Some((*name).into()), password: (*password).into() },
+            [password] => Credentials {
+                username: None,
+                password: (*password).into(),
+            },
+            [name, password] => Credentials {
+                username: Some((*name).into()),
+                password: (*password).into(),
+            },
             _ => return self.answer(b"-ERR syntax error\r\n"),
         };
-        self.log_in(Login { user: Some(Rc::new(user)), hello: None });
+        self.log_in(Login {
+            user: Some(Rc::new(user)),
+            hello: None,
+        });
     }
 
     fn hello(&mut self, request: &Request<'_>) {
@@ -153,12 +179,18 @@ impl Client {
                 Some(2) => Protocol::Resp2,
                 Some(3) => Protocol::Resp3,
                 Some(_) => return self.answer(b"-NOPROTO unsupported protocol version\r\n"),
-                None => return self.answer(b"-ERR Protocol version is not an integer or out of range\r\n"),
+                None => {
+                    return self
+                        .answer(b"-ERR Protocol version is not an integer or out of range\r\n");
+                }
             };
             while let Some((option, rest)) = options.split_first() {
                 options = match rest {
                     [login, password, rest @ ..] if same_word(option, b"auth") => {
-                        user = Some(Credentials { username: Some((*login).into()), password: (*password).into() });
+                        user = Some(Credentials {
+                            username: Some((*login).into()),
+                            password: (*password).into(),
+                        });
                         rest
                     }
                     [text, rest @ ..] if same_word(option, b"setname") => {
@@ -170,22 +202,41 @@ impl Client {
                     }
                     _ => {
                         let option = String::from_utf8_lossy(option);
-                        return self.answer(&error(&format!("ERR Syntax error in HELLO option '{option}'")));
+                        return self.answer(&error(&format!(
+                            "ERR Syntax error in HELLO option '{option}'"
+                        )));
                     }
                 };
             }
         }
-        self.log_in(Login { user: user.map(Rc::new), hello: Some((protocol, name)) });
+        self.log_in(Login {
+            user: user.map(Rc::new),
+            hello: Some((protocol, name)),
+        });
     }
 
     /// Has the server acknowledge what AUTH or HELLO asks for; what it has acknowledged before is done at once.
     fn log_in(&mut self, login: Login) {
         let authenticates = login.user.is_some();
-        let user = login.user.clone().or_else(|| self.session.state.user.clone());
-        let protocol = login.hello.as_ref().map_or(self.session.state.protocol, |(protocol, _)| *protocol);
-        let target = State { user, protocol, ..self.session.state.clone() };
+        let user = login
+            .user
+            .clone()
+            .or_else(|| self.session.state.user.clone());
+        let protocol = login
+            .hello
+            .as_ref()
+            .map_or(self.session.state.protocol, |(protocol, _)| *protocol);
+        let target = State {
+            user,
+            protocol,
+            ..self.session.state.clone()
+        };
         if self.pin.is_some() {
-            let change = if authenticates { Change::Authenticate } else { Change::Difference };
+            let change = if authenticates {
+                Change::Authenticate
+            } else {
+                Change::Difference
+            };
             self.dress_pin(target, change, Purpose::Login(login));
         } else if authenticates || self.site.thread.process.server.load().is_none() {
             self.ask_shared(&target, authenticates, Purpose::Login(login));
@@ -223,7 +274,11 @@ impl Client {
                 is_renamed = true;
             }
         }
-        if is_renamed { self.regroup(reply) } else { self.answer(&reply) }
+        if is_renamed {
+            self.regroup(reply)
+        } else {
+            self.answer(&reply)
+        }
     }
 
     fn reset(&mut self) {
@@ -241,7 +296,14 @@ impl Client {
             names.name = Box::default();
             names.user = Box::default();
         }
-        for flag in [Flag::Pinned, Flag::Multi, Flag::Watching, Flag::Tracking, Flag::Monitor, Flag::Pubsub] {
+        for flag in [
+            Flag::Pinned,
+            Flag::Multi,
+            Flag::Watching,
+            Flag::Tracking,
+            Flag::Monitor,
+            Flag::Pubsub,
+        ] {
             self.flag(flag, false);
         }
         self.regroup(b"+RESET\r\n".to_vec());
@@ -259,7 +321,8 @@ impl Client {
             }
             Err(refusal) if refusal.evict => {
                 let site = &self.site;
-                let (registry, errands) = (std::sync::Arc::clone(&site.registry), site.errands.clone());
+                let (registry, errands) =
+                    (std::sync::Arc::clone(&site.registry), site.errands.clone());
                 let now_ms = site.thread.clock.now_ms();
                 self.wait = Wait::Task(Box::pin(async move {
                     let made = make_room(registry, errands, refusal.clone(), now_ms).await;
@@ -285,7 +348,9 @@ impl Client {
     fn moved(&mut self) {
         let group = self.group();
         self.card.group.set(group as u32);
-        self.resident.idle_timeout.set(self.site.thread.settings.groups[group].idle_timeout);
+        self.resident
+            .idle_timeout
+            .set(self.site.thread.settings.groups[group].idle_timeout);
         self.log_admission();
     }
 

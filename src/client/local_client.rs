@@ -5,7 +5,7 @@ use std::sync::{Arc, Mutex};
 use super::local::{BAD_NAME, is_client_name};
 use super::site::Errand;
 use super::task::{Client, Done, Wait};
-use crate::command::{ClientSub, COUNT, same_word, spec};
+use crate::command::{COUNT, ClientSub, same_word, spec};
 use crate::identity::{Card, Flag, KillFilter, ListFilter, client_line};
 use crate::resp::speak::{OK, bulk, error, integer};
 use crate::resp::{Request, parse_integer};
@@ -37,14 +37,20 @@ impl Client {
             _ => {
                 let name = request.argument(1).unwrap_or_default();
                 let shown = String::from_utf8_lossy(&name[..name.len().min(128)]);
-                self.answer(&error(&format!("ERR unknown subcommand '{shown}'. Try CLIENT HELP.")));
+                self.answer(&error(&format!(
+                    "ERR unknown subcommand '{shown}'. Try CLIENT HELP."
+                )));
             }
         }
     }
 
     fn get_name(&mut self) {
         let name = self.card.names().name.clone();
-        let reply = if name.is_empty() { self.session.null().to_vec() } else { bulk(&name) };
+        let reply = if name.is_empty() {
+            self.session.null().to_vec()
+        } else {
+            bulk(&name)
+        };
         self.answer(&reply);
     }
 
@@ -58,19 +64,26 @@ impl Client {
 
     /// CLIENT SETINFO (Redis 7.2).
     fn set_info(&mut self, attribute: &[u8], value: &[u8]) {
-        let which = [&b"lib-name"[..], b"lib-ver"].into_iter().find(|known| same_word(attribute, known));
+        let which = [&b"lib-name"[..], b"lib-ver"]
+            .into_iter()
+            .find(|known| same_word(attribute, known));
         let Some(which) = which else {
             let shown = String::from_utf8_lossy(attribute).into_owned();
             return self.answer(&error(&format!("ERR Unrecognized option '{shown}'")));
         };
         if !is_client_name(value) {
             let which = String::from_utf8_lossy(which);
-            let text = format!("ERR {which} cannot contain spaces, newlines or special characters.");
+            let text =
+                format!("ERR {which} cannot contain spaces, newlines or special characters.");
             return self.answer(&error(&text));
         }
         {
             let mut names = self.card.names();
-            let place = if which == b"lib-name" { &mut names.lib_name } else { &mut names.lib_ver };
+            let place = if which == b"lib-name" {
+                &mut names.lib_name
+            } else {
+                &mut names.lib_ver
+            };
             *place = value.into();
         }
         self.answer(OK);
@@ -106,8 +119,10 @@ impl Client {
         };
         let (own, now_ms) = (self.card.id(), self.site.thread.clock.now_ms());
         let cards = self.site.registry.list().into_iter();
-        let mut ids: Vec<u64> =
-            cards.filter(|card| filter.selects(card, own, now_ms)).map(|card| card.id()).collect();
+        let mut ids: Vec<u64> = cards
+            .filter(|card| filter.selects(card, own, now_ms))
+            .map(|card| card.id())
+            .collect();
         let killed = ids.len() as i64;
         let kills_itself = ids.contains(&own);
         ids.retain(|&id| id != own);
@@ -156,17 +171,27 @@ impl Client {
             [] => false,
             [mode] if same_word(mode, b"timeout") => false,
             [mode] if same_word(mode, b"error") => true,
-            _ => return self.answer(&error("ERR CLIENT UNBLOCK reason should be TIMEOUT or ERROR")),
+            _ => {
+                return self.answer(&error(
+                    "ERR CLIENT UNBLOCK reason should be TIMEOUT or ERROR",
+                ));
+            }
         };
         let Some(id) = parse_integer(id) else {
             return self.answer(b"-ERR value is not an integer or out of range\r\n");
         };
-        let blocked = u64::try_from(id).ok().and_then(|id| self.site.registry.find(id));
+        let blocked = u64::try_from(id)
+            .ok()
+            .and_then(|id| self.site.registry.find(id));
         let Some(card) = blocked.filter(|card| card.has(Flag::Blocked)) else {
             return self.answer(&integer(0));
         };
         let (tell, told) = tokio::sync::oneshot::channel();
-        (self.site.errands)(Errand::Unblock(card.id(), with_error, Arc::new(Mutex::new(Some(tell)))));
+        (self.site.errands)(Errand::Unblock(
+            card.id(),
+            with_error,
+            Arc::new(Mutex::new(Some(tell))),
+        ));
         self.wait = Wait::Task(Box::pin(async move {
             // Nobody answers when it was not blocked any more.
             Done::Reply(integer(i64::from(told.await.unwrap_or(false))))

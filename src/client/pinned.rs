@@ -16,14 +16,16 @@ use crate::upstream::{Kind, Link, Pin, PinError, Popped, Show};
 const NONE_FREE: &[u8] = b"-LOADING respool: no server connection free, command not sent\r\n";
 
 /// What a command of respool's own gets inside MULTI, where its answer would have to stand among the server's.
-const NOT_IN_MULTI: &[u8] = b"-ERR respool: this command is not possible inside MULTI\r\n";
+pub(super) const NOT_IN_MULTI: &[u8] =
+    b"-ERR respool: this command is not possible inside MULTI\r\n";
 
 /// Why WAIT would answer a wrong number.
 const WAIT_NOT_PERMITTED: &[u8] =
     b"-ERR respool: WAIT needs the permission to PUBLISH to the channel respool:wait on this server\r\n";
 
 /// What a change of state gets while messages come in.
-const NOT_AMID_MESSAGES: &[u8] = b"-ERR respool: this command is not possible while messages are received\r\n";
+const NOT_AMID_MESSAGES: &[u8] =
+    b"-ERR respool: this command is not possible while messages are received\r\n";
 
 /// A request that no server queues: it makes EXEC fail, as any error while queueing does.
 const NEVER_QUEUED: &[u8] = b"*1\r\n$3\r\nGET\r\n";
@@ -35,6 +37,8 @@ pub(super) struct PinUse {
     pub(super) keeps: bool,
     /// It may have left something on it that only a scrub undoes.
     pub(super) leaves_traces: bool,
+    /// It was lent for the request at hand, which has not been sent yet.
+    pub(super) is_fresh: bool,
 }
 
 impl Client {
@@ -53,8 +57,11 @@ impl Client {
             self.pinned(Ok(pin), reason);
             return self.pin.as_ref().map(|pin| Rc::clone(pin.link()));
         }
-        let borrowing = Rc::clone(&self.site.upstream).pin(group, state.clone(), Rc::clone(&self.outlet));
-        self.wait = Wait::Task(Box::pin(async move { Done::Pinned(borrowing.await, reason) }));
+        let borrowing =
+            Rc::clone(&self.site.upstream).pin(group, state.clone(), Rc::clone(&self.outlet));
+        self.wait = Wait::Task(Box::pin(
+            async move { Done::Pinned(borrowing.await, reason) },
+        ));
         None
     }
 
@@ -66,7 +73,10 @@ impl Client {
                 counters.pin(reason as usize).add(1);
                 *self.resident.pinned.borrow_mut() = Some(Rc::clone(pin.link()));
                 *self.outlet.transaction() = Default::default();
-                self.pin_use = PinUse::default();
+                self.pin_use = PinUse {
+                    is_fresh: true,
+                    ..PinUse::default()
+                };
                 self.flag(Flag::Pinned, true);
                 self.pin = Some(pin);
             }
@@ -90,17 +100,15 @@ impl Client {
             self.flag(Flag::Watching, transaction.watching);
             transaction.is_clear()
         };
-        if !pin.link().is_alive() || self.pin_use.keeps {
+        if !pin.link().is_alive() || self.pin_use.keeps || self.pin_use.is_fresh {
             return;
         }
         if !is_clear {
             return self.settle_database();
         }
-        let waits = !matches!(self.wait, Wait::Nothing);
-        if waits || (self.wait_ready && !self.input.is_empty()) {
+        if !matches!(self.wait, Wait::Nothing) {
             return;
         }
-        self.wait_ready = false;
         *self.resident.pinned.borrow_mut() = None;
         self.flag(Flag::Pinned, false);
         if let Some(pin) = self.pin.take()
@@ -120,7 +128,14 @@ impl Client {
             transaction.selected.pop()
         };
         if let Some(database) = selected {
-            self.dress_pin(State { database, ..self.session.state.clone() }, Change::Difference, Purpose::Settle(database));
+            self.dress_pin(
+                State {
+                    database,
+                    ..self.session.state.clone()
+                },
+                Change::Difference,
+                Purpose::Settle(database),
+            );
         }
     }
 
@@ -134,8 +149,15 @@ impl Client {
     }
 
     /// Sends one request on a connection lent to the client.
-    pub(super) fn on_pin(&mut self, reason: PinReason, request: &Request<'_>, command: Option<CommandId>) -> Next {
-        let Some(link) = self.pinned_link(reason) else { return self.not_now() };
+    pub(super) fn on_pin(
+        &mut self,
+        reason: PinReason,
+        request: &Request<'_>,
+        command: Option<CommandId>,
+    ) -> Next {
+        let Some(link) = self.pinned_link(reason) else {
+            return self.not_now();
+        };
         if link.is_full() {
             self.wait = Wait::Room(link);
             return Next::Wait;
@@ -157,9 +179,19 @@ impl Client {
             }
             return self.raw(&link, request, command, Flag::Monitor);
         }
-        self.flag(Flag::Tracking, reason == PinReason::Tracking || self.card.has(Flag::Tracking));
-        let blocks = matches!(reason, PinReason::Blocking | PinReason::BlockingOption | PinReason::Learned);
-        let kind = if blocks { Kind::Blocking(Popped::by(request.arguments())) } else { Kind::Plain };
+        self.flag(
+            Flag::Tracking,
+            reason == PinReason::Tracking || self.card.has(Flag::Tracking),
+        );
+        let blocks = matches!(
+            reason,
+            PinReason::Blocking | PinReason::BlockingOption | PinReason::Learned
+        );
+        let kind = if blocks {
+            Kind::Blocking(Popped::by(request.arguments()))
+        } else {
+            Kind::Plain
+        };
         self.count(1, command);
         let show = self.show();
         link.send(&self.outlet, request.bytes(), 1, kind, show);
@@ -178,11 +210,20 @@ impl Client {
 
     fn not_now(&self) -> Next {
         // Refused meanwhile: looked at again, and answered.
-        if self.refusing.is_some() { Next::Used(0) } else { Next::Wait }
+        if self.refusing.is_some() {
+            Next::Used(0)
+        } else {
+            Next::Wait
+        }
     }
 
     /// MULTI, EXEC, DISCARD, WATCH or UNWATCH on a connection lent to the client.
-    pub(super) fn verb(&mut self, verb: Tx, request: &Request<'_>, command: Option<CommandId>) -> Next {
+    pub(super) fn verb(
+        &mut self,
+        verb: Tx,
+        request: &Request<'_>,
+        command: Option<CommandId>,
+    ) -> Next {
         let (verb, reason) = match verb {
             Tx::Multi => (Verb::Multi, PinReason::Multi),
             Tx::Exec => (Verb::Exec, PinReason::Multi),
@@ -190,7 +231,9 @@ impl Client {
             Tx::Watch => (Verb::Watch, PinReason::Watch),
             Tx::Unwatch => (Verb::Unwatch, PinReason::Watch),
         };
-        let Some(link) = self.pinned_link(reason) else { return self.not_now() };
+        let Some(link) = self.pinned_link(reason) else {
+            return self.not_now();
+        };
         if link.is_full() {
             self.wait = Wait::Room(link);
             return Next::Wait;
@@ -203,7 +246,12 @@ impl Client {
 
     /// WAIT speaks of the writes of its own connection, so that connection is first moved past the client's earlier
     /// ones: by any command up to Redis 7.0, from 7.2 on by one that is propagated.
-    fn wait_for_replicas(&mut self, link: &Rc<Link>, request: &Request<'_>, command: Option<CommandId>) -> Next {
+    fn wait_for_replicas(
+        &mut self,
+        link: &Rc<Link>,
+        request: &Request<'_>,
+        command: Option<CommandId>,
+    ) -> Next {
         if self.outlet.outstanding() > 0 {
             self.wait = Wait::Answers;
             return Next::Wait;
@@ -212,34 +260,59 @@ impl Client {
         let needs_a_write = server.is_some_and(|server| server.wait_needs_a_write());
         if self.outlet.transaction().open {
             if needs_a_write {
-                return self.spoil_transaction(request, command);
+                return self.spoil_transaction(request, command, NOT_IN_MULTI);
             }
             // MULTI itself has moved the connection.
             self.wait_ready = true;
         }
         if !std::mem::take(&mut self.wait_ready) {
-            let words: &[&str] = if needs_a_write { &["PUBLISH", "respool:wait", ""] } else { &["PING"] };
+            self.pin_use.is_fresh = true;
+            let words: &[&str] = if needs_a_write {
+                &["PUBLISH", "respool:wait", ""]
+            } else {
+                &["PING"]
+            };
             let (tell, told) = tokio::sync::oneshot::channel();
-            link.send_own(&encode_request(words), crate::upstream::OwnReply::Tell(tell));
+            link.send_own(
+                &encode_request(words),
+                crate::upstream::OwnReply::Tell(tell),
+            );
             self.wait = Wait::Task(Box::pin(async move {
                 let refused = told.await.is_ok_and(|reply| reply.starts_with(b"-"));
-                Done::WaitReady(if refused { Err(WAIT_NOT_PERMITTED) } else { Ok(()) })
+                Done::WaitReady(if refused {
+                    Err(WAIT_NOT_PERMITTED)
+                } else {
+                    Ok(())
+                })
             }));
             return Next::Wait;
         }
         self.count(1, command);
         let show = self.show();
-        link.send(&self.outlet, request.bytes(), 1, Kind::Blocking(Popped::Nothing), show);
+        link.send(
+            &self.outlet,
+            request.bytes(),
+            1,
+            Kind::Blocking(Popped::Nothing),
+            show,
+        );
         self.block();
         Next::Used(request.bytes().len())
     }
 
     /// Refuses a command inside MULTI in a way that makes EXEC fail, as every error while queueing does.
-    pub(super) fn spoil_transaction(&mut self, request: &Request<'_>, command: Option<CommandId>) -> Next {
-        let Some(link) = self.pin.as_ref().map(|pin| Rc::clone(pin.link())) else { return Next::Wait };
+    pub(super) fn spoil_transaction(
+        &mut self,
+        request: &Request<'_>,
+        command: Option<CommandId>,
+        reply: &[u8],
+    ) -> Next {
+        let Some(link) = self.pin.as_ref().map(|pin| Rc::clone(pin.link())) else {
+            return Next::Wait;
+        };
         self.count(1, command);
         let show = match self.show() {
-            Show::Pass => Show::Replace(NOT_IN_MULTI),
+            Show::Pass => Show::Replace(reply.into()),
             other => other,
         };
         link.send(&self.outlet, NEVER_QUEUED, 1, Kind::Plain, show);
@@ -247,9 +320,18 @@ impl Client {
     }
 
     /// SELECT inside MULTI is queued by the server like any command; EXEC tells whether it took effect.
-    pub(super) fn queued_select(&mut self, request: &Request<'_>, command: Option<CommandId>) -> Next {
-        let Some(link) = self.pin.as_ref().map(|pin| Rc::clone(pin.link())) else { return Next::Wait };
-        let database = request.argument(1).and_then(parse_integer).and_then(|number| u32::try_from(number).ok());
+    pub(super) fn queued_select(
+        &mut self,
+        request: &Request<'_>,
+        command: Option<CommandId>,
+    ) -> Next {
+        let Some(link) = self.pin.as_ref().map(|pin| Rc::clone(pin.link())) else {
+            return Next::Wait;
+        };
+        let database = request
+            .argument(1)
+            .and_then(parse_integer)
+            .and_then(|number| u32::try_from(number).ok());
         let kind = database.map_or(Kind::Plain, |database| Kind::Verb(Verb::Select(database)));
         self.count(1, command);
         let show = self.show();
@@ -259,13 +341,15 @@ impl Client {
 
     /// A subscription command: from the first one on the connection lent to the client carries its messages.
     pub(super) fn subscribed(&mut self, request: &Request<'_>, command: Option<CommandId>) -> Next {
-        let Some(link) = self.pinned_link(PinReason::Subscription) else { return self.not_now() };
+        let Some(link) = self.pinned_link(PinReason::Subscription) else {
+            return self.not_now();
+        };
         if self.outlet.outstanding() > 0 {
             self.wait = Wait::Answers;
             return Next::Wait;
         }
         if self.outlet.transaction().open {
-            return self.spoil_transaction(request, command);
+            return self.spoil_transaction(request, command, NOT_IN_MULTI);
         }
         self.pin_use.keeps = true;
         self.raw(&link, request, command, Flag::Pubsub)
@@ -273,11 +357,16 @@ impl Client {
 
     /// A request of a client whose connection carries messages.
     pub(super) fn amid_messages(&mut self, request: &Request<'_>, routed: Routed) -> Next {
-        let Some(link) = self.pin.as_ref().map(|pin| Rc::clone(pin.link())) else { return Next::Wait };
-        let subscribed = self.card.has(Flag::Pubsub) && self.session.state.protocol == Protocol::Resp2;
+        let Some(link) = self.pin.as_ref().map(|pin| Rc::clone(pin.link())) else {
+            return Next::Wait;
+        };
+        let subscribed =
+            self.card.has(Flag::Pubsub) && self.session.state.protocol == Protocol::Resp2;
         self.count(1, routed.command);
         match routed.route {
-            Route::Local(local @ (Local::Quit | Local::Reset)) => return self.local(local, request, routed.command),
+            Route::Local(local @ (Local::Quit | Local::Reset)) => {
+                return self.local(local, request, routed.command);
+            }
             Route::Local(_) | Route::Refused(_) if subscribed => {
                 let name = routed.command.map_or("", |id| spec(id).name);
                 self.outlet.own_reply(&error(&format!(
@@ -285,7 +374,9 @@ impl Client {
                      allowed in this context"
                 )));
             }
-            Route::Local(Local::Client(sub)) => return self.local(Local::Client(sub), request, routed.command),
+            Route::Local(Local::Client(sub)) => {
+                return self.local(Local::Client(sub), request, routed.command);
+            }
             Route::Local(_) => self.outlet.own_reply(NOT_AMID_MESSAGES),
             Route::Refused(reply) => self.outlet.own_reply(&reply),
             Route::Alien => self.ending = Some(Disconnect::ProtocolError),
@@ -299,7 +390,13 @@ impl Client {
     }
 
     /// From here on every frame of the connection is the client's, in the order in which the server sends them.
-    fn raw(&mut self, link: &Rc<Link>, request: &Request<'_>, command: Option<CommandId>, flag: Flag) -> Next {
+    fn raw(
+        &mut self,
+        link: &Rc<Link>,
+        request: &Request<'_>,
+        command: Option<CommandId>,
+        flag: Flag,
+    ) -> Next {
         link.set_raw();
         self.flag(flag, true);
         self.resident.may_be_silent.set(true);

@@ -49,8 +49,13 @@ impl Client {
         // Kept for the whole batch: neither can change while it is looked at.
         let learned = self.learned();
         let bounds = Bounds::new(self.site.thread.settings.limits.max_request);
-        let mut room = self.in_flight_limit().saturating_sub(self.outlet.outstanding());
-        while matches!(self.wait, Wait::Nothing) && self.ending.is_none() && !self.outlet.is_closed() {
+        let mut room = self
+            .in_flight_limit()
+            .saturating_sub(self.outlet.outstanding());
+        while matches!(self.wait, Wait::Nothing)
+            && self.ending.is_none()
+            && !self.outlet.is_closed()
+        {
             if self.streaming.is_some() {
                 match self.stream_on(&data[at..], &bounds) {
                     Next::Used(used) => at += used,
@@ -88,7 +93,9 @@ impl Client {
                         Next::Used(used) => at += used,
                         Next::Wait | Next::More => break,
                     }
-                    room = self.in_flight_limit().saturating_sub(self.outlet.outstanding());
+                    room = self
+                        .in_flight_limit()
+                        .saturating_sub(self.outlet.outstanding());
                 }
                 Scan::Nothing { length } => {
                     self.send_run(data, &mut run);
@@ -122,16 +129,28 @@ impl Client {
         self.send_run(data, &mut run);
         if matches!(self.wait, Wait::Nothing) {
             self.refusing = None;
+            self.pin_use.is_fresh = false;
         }
         at
     }
 
     fn learned(&self) -> Option<Arc<Learned>> {
-        self.site.thread.process.server.load().as_ref().and_then(|server| server.learned.clone())
+        self.site
+            .thread
+            .process
+            .server
+            .load()
+            .as_ref()
+            .and_then(|server| server.learned.clone())
     }
 
     fn route(&self, name: &[u8], request: &Request<'_>, learned: Option<&Learned>) -> Routed {
-        route(name, request, self.site.deny[self.group()].as_ref(), learned)
+        route(
+            name,
+            request,
+            self.site.deny[self.group()].as_ref(),
+            learned,
+        )
     }
 
     /// Whether a shared request of `length` bytes may join a run: nothing about this client is special now.
@@ -148,7 +167,13 @@ impl Client {
             return;
         }
         if let Some(link) = self.link.clone() {
-            link.send(&self.outlet, &data[run.start..run.end], run.count, Kind::Plain, Show::Pass);
+            link.send(
+                &self.outlet,
+                &data[run.start..run.end],
+                run.count,
+                Kind::Plain,
+                Show::Pass,
+            );
             self.site.upstream.served(&link, run.count);
             self.count(run.count, run.last);
         }
@@ -158,9 +183,18 @@ impl Client {
     /// Counts requests that are on their way or answered.
     pub(super) fn count(&self, count: u32, last: Option<CommandId>) {
         self.card.commands.add(u64::from(count));
-        self.card.last_active_ms.set(self.site.thread.clock.now_ms());
-        self.card.last_command.set(last.map_or(NO_COMMAND, u32::from));
-        self.site.thread.counters.group(self.group()).commands.add(u64::from(count));
+        self.card
+            .last_active_ms
+            .set(self.site.thread.clock.now_ms());
+        self.card
+            .last_command
+            .set(last.map_or(NO_COMMAND, u32::from));
+        self.site
+            .thread
+            .counters
+            .group(self.group())
+            .commands
+            .add(u64::from(count));
     }
 
     pub(super) fn in_flight_limit(&self) -> u32 {
@@ -196,7 +230,11 @@ impl Client {
             self.link = Some(link);
             return true;
         }
-        match self.site.upstream.wait_shared(&self.session.state, false, count_requests(held)) {
+        match self
+            .site
+            .upstream
+            .wait_shared(&self.session.state, false, count_requests(held))
+        {
             Ok(wait) => self.wait = Wait::Shared(wait, Purpose::Traffic),
             Err(WaitError::Unreachable) => self.refusing = Some(UNREACHABLE.to_vec()),
             Err(WaitError::Refused(reply)) => self.refusing = Some(reply),
@@ -205,7 +243,13 @@ impl Client {
     }
 
     /// One request that does not simply join a run. `rest` starts with it.
-    fn request(&mut self, request: &Request<'_>, routed: Routed, rest: &[u8], learned: Option<&Learned>) -> Next {
+    fn request(
+        &mut self,
+        request: &Request<'_>,
+        routed: Routed,
+        rest: &[u8],
+        learned: Option<&Learned>,
+    ) -> Next {
         let length = request.bytes().len();
         if self.pin.as_ref().is_some_and(|pin| pin.link().is_raw()) {
             return self.amid_messages(request, routed);
@@ -214,6 +258,14 @@ impl Client {
             Route::Alien => {
                 self.ending = Some(Disconnect::ProtocolError);
                 Next::Used(length)
+            }
+            Route::Refused(_) if self.pin.is_some() && self.outlet.outstanding() > 0 => {
+                // Only then is it known whether a transaction is open, which the refusal would spoil.
+                self.wait = Wait::Answers;
+                Next::Wait
+            }
+            Route::Refused(reply) if self.pin.is_some() && self.outlet.transaction().open => {
+                self.spoil_transaction(request, routed.command, &reply)
             }
             Route::Refused(reply) => {
                 self.count(1, routed.command);
@@ -233,12 +285,19 @@ impl Client {
                 self.answer(&reply);
                 Next::Used(length)
             }
-            Route::Shared if self.pin.is_none() && length > self.site.thread.settings.upstream.max_shared_request => {
+            Route::Shared
+                if self.pin.is_none()
+                    && length > self.site.thread.settings.upstream.max_shared_request =>
+            {
                 self.on_pin(PinReason::LargeRequest, request, routed.command)
             }
-            Route::Shared if self.pin.is_none() => self.on_shared(request.bytes(), 1, routed.command),
+            Route::Shared if self.pin.is_none() => {
+                self.on_shared(request.bytes(), 1, routed.command)
+            }
             Route::Shared => self.on_pin(PinReason::LargeRequest, request, routed.command),
-            Route::Transaction(verb) => self.transaction(verb, request, rest, routed.command, learned),
+            Route::Transaction(verb) => {
+                self.transaction(verb, request, rest, routed.command, learned)
+            }
             Route::Pinned(reason) => self.on_pin(reason, request, routed.command),
             Route::Subscribed => self.subscribed(request, routed.command),
         }
@@ -262,10 +321,18 @@ impl Client {
         }
         if verb == Tx::Multi {
             let settings = &self.site.thread.settings;
-            let most = self.in_flight_limit().saturating_sub(self.outlet.outstanding());
+            let most = self
+                .in_flight_limit()
+                .saturating_sub(self.outlet.outstanding());
             let deny = self.site.deny[self.group()].as_ref();
             let shares = self.session.reply != crate::session::ReplyMode::SkipNext;
-            match block(rest, settings.upstream.max_shared_request, most, deny, learned) {
+            match block(
+                rest,
+                settings.upstream.max_shared_request,
+                most,
+                deny,
+                learned,
+            ) {
                 Block::Whole { length, count } if shares => {
                     return match self.on_shared(&rest[..length], count, command) {
                         Next::Used(_) => Next::Used(length),
@@ -288,9 +355,15 @@ impl Client {
         }
         if !self.link_ready(bytes) {
             // Refused meanwhile: looked at again, and answered.
-            return if self.refusing.is_some() { Next::Used(0) } else { Next::Wait };
+            return if self.refusing.is_some() {
+                Next::Used(0)
+            } else {
+                Next::Wait
+            };
         }
-        let Some(link) = self.link.clone() else { return Next::Wait };
+        let Some(link) = self.link.clone() else {
+            return Next::Wait;
+        };
         let show = self.show();
         link.send(&self.outlet, bytes, count, Kind::Plain, show);
         self.site.upstream.served(&link, count);
@@ -300,7 +373,11 @@ impl Client {
 
     /// What the client sees of the reply to the request at hand.
     pub(super) fn show(&mut self) -> Show {
-        if self.session.take_visible() { Show::Pass } else { Show::Hide }
+        if self.session.take_visible() {
+            Show::Pass
+        } else {
+            Show::Hide
+        }
     }
 
     /// Places a reply of respool's own to the request at hand.
@@ -316,7 +393,9 @@ impl Client {
             self.violate(Violation::UnbalancedQuotes);
             return Next::Used(0);
         };
-        let Some(name) = words.first() else { return Next::Used(0) };
+        let Some(name) = words.first() else {
+            return Next::Used(0);
+        };
         let bytes = encode_request(&words);
         let request = Request::new(&bytes);
         loop {
@@ -353,19 +432,34 @@ impl Client {
         let known = data.get(name).filter(|name| !name.is_empty());
         let Some(name) = known else {
             // No command has a name that long.
-            return if gathered { self.too_large() } else { Next::More };
+            return if gathered {
+                self.too_large()
+            } else {
+                Next::More
+            };
         };
         let streams = match lookup(name) {
-            None => !name.contains(&0) && learned.is_none_or(|learned| learned.way(name) == Way::Shared),
+            None => {
+                !name.contains(&0) && learned.is_none_or(|learned| learned.way(name) == Way::Shared)
+            }
             Some(id) => {
                 let spec = spec(id);
                 let is_container = crate::command::is_container(id);
-                let denied = self.site.deny[self.group()].as_ref().is_some_and(|deny| deny.denies(id));
-                spec.way == Way::Shared && !is_container && crate::command::transaction(id).is_none() && !denied
+                let denied = self.site.deny[self.group()]
+                    .as_ref()
+                    .is_some_and(|deny| deny.denies(id));
+                spec.way == Way::Shared
+                    && !is_container
+                    && crate::command::transaction(id).is_none()
+                    && !denied
             }
         };
         if !streams {
-            return if gathered { self.too_large() } else { Next::More };
+            return if gathered {
+                self.too_large()
+            } else {
+                Next::More
+            };
         }
         if self.outlet.outstanding() > 0 {
             self.wait = Wait::Answers;
@@ -380,7 +474,11 @@ impl Client {
             return Next::Used(self.let_go(data.len()));
         }
         let Some(link) = self.pinned_link(PinReason::LargeRequest) else {
-            return if self.refusing.is_some() { Next::Used(0) } else { Next::Wait };
+            return if self.refusing.is_some() {
+                Next::Used(0)
+            } else {
+                Next::Wait
+            };
         };
         self.count(1, command);
         let show = self.show();
@@ -406,7 +504,11 @@ impl Client {
     /// More of a request that is passed on, or skipped, as it arrives.
     fn stream_on(&mut self, data: &[u8], bounds: &Bounds) -> Next {
         let passes_on = self.streaming == Some(true);
-        let link: Option<Rc<Link>> = self.pin.as_ref().map(|pin| Rc::clone(pin.link())).filter(|_| passes_on);
+        let link: Option<Rc<Link>> = self
+            .pin
+            .as_ref()
+            .map(|pin| Rc::clone(pin.link()))
+            .filter(|_| passes_on);
         if let Some(link) = &link
             && link.is_full()
         {
@@ -414,7 +516,9 @@ impl Client {
             return Next::Wait;
         }
         let found = self.scanner.scan(data, bounds);
-        self.card.last_active_ms.set(self.site.thread.clock.now_ms());
+        self.card
+            .last_active_ms
+            .set(self.site.thread.clock.now_ms());
         let used = match found {
             Scan::Request { length } => {
                 self.streaming = None;
@@ -448,7 +552,11 @@ impl Client {
 
     /// Sends again what came back unsent, on whatever connection serves the session's state now.
     pub(super) fn send_again(&mut self) {
-        if self.link.as_ref().is_some_and(|link| !self.site.upstream.serves(link, &self.session.state)) {
+        if self
+            .link
+            .as_ref()
+            .is_some_and(|link| !self.site.upstream.serves(link, &self.session.state))
+        {
             self.link = None;
         }
         if self.link.is_none() {
@@ -456,7 +564,11 @@ impl Client {
         }
         let Some(link) = self.link.clone() else {
             let commands = self.outlet.unsent_count();
-            match self.site.upstream.wait_shared(&self.session.state, false, commands) {
+            match self
+                .site
+                .upstream
+                .wait_shared(&self.session.state, false, commands)
+            {
                 Ok(wait) => self.wait = Wait::Shared(wait, Purpose::Again),
                 Err(_) => self.outlet.fail_unsent(UNREACHABLE),
             }

@@ -80,9 +80,12 @@ impl Site {
             }
             Errand::Evict(id, answer) => {
                 let residents = self.residents.borrow();
-                let Some(resident) = residents.get(&id) else { return };
+                let Some(resident) = residents.get(&id) else {
+                    return;
+                };
                 let answer = answer.lock().ok().and_then(|mut answer| answer.take());
-                let is_free = resident.outlet.outstanding() == 0 && !resident.card.has(Flag::Pinned);
+                let is_free =
+                    resident.outlet.outstanding() == 0 && !resident.card.has(Flag::Pinned);
                 if is_free && !resident.outlet.is_closed() {
                     *resident.evicting.borrow_mut() = answer;
                     resident.outlet.close(Disconnect::Evicted);
@@ -101,7 +104,9 @@ impl Site {
                 continue;
             }
             let active = resident.card.last_active_ms.get() * 1000;
-            if resident.card.commands.get() == 0 && clock.is_past(resident.arrived_micros, handshake) {
+            if resident.card.commands.get() == 0
+                && clock.is_past(resident.arrived_micros, handshake)
+            {
                 resident.outlet.close(Disconnect::HandshakeTimeout);
             } else if !resident.may_be_silent.get()
                 && resident.outlet.outstanding() == 0
@@ -115,7 +120,10 @@ impl Site {
     /// Clients are closed between requests from now on.
     pub fn drain(&self) {
         self.draining.set(true);
-        self.residents.borrow().values().for_each(|resident| resident.outlet.wake());
+        self.residents
+            .borrow()
+            .values()
+            .for_each(|resident| resident.outlet.wake());
     }
 
     /// Asks the server to unblock a client of this worker, whose connection is kept from being lent on meanwhile.
@@ -124,12 +132,19 @@ impl Site {
             None => return,
             Some(resident) => resident.pinned.borrow().clone(),
         };
-        let Some(answer) = answer.lock().ok().and_then(|mut answer| answer.take()) else { return };
-        let Some(link) = link.filter(|link| link.is_blocked()) else { return };
+        let Some(answer) = answer.lock().ok().and_then(|mut answer| answer.take()) else {
+            return;
+        };
+        let Some(link) = link.filter(|link| link.is_blocked()) else {
+            return;
+        };
         let mode = if with_error { "ERROR" } else { "TIMEOUT" };
         let server_id = link.server_id.to_string();
-        let request = crate::resp::speak::encode_request(&["CLIENT", "UNBLOCK", server_id.as_str(), mode]);
-        let Some(told) = self.upstream.ask(&request) else { return };
+        let request =
+            crate::resp::speak::encode_request(&["CLIENT", "UNBLOCK", server_id.as_str(), mode]);
+        let Some(told) = self.upstream.ask(&request) else {
+            return;
+        };
         let held = link.hold();
         tokio::task::spawn_local(async move {
             let unblocked = told.await.is_ok_and(|reply| reply.starts_with(b":1"));

@@ -120,24 +120,42 @@ pub struct Client {
 impl Client {
     /// Takes a client in.
     pub fn new(site: Rc<Site>, arrived: Arrived) -> Self {
-        let Arrived { stream, permit, identity, laddr } = arrived;
+        let Arrived {
+            stream,
+            permit,
+            identity,
+            laddr,
+        } = arrived;
         stream.tune(site.thread.settings.limits.keepalive);
         let fd = stream.descriptor();
         let stream = Rc::new(stream);
-        let outlet = Outlet::new(Rc::clone(&stream), site.thread.settings.limits.max_client_buffer);
+        let outlet = Outlet::new(
+            Rc::clone(&stream),
+            site.thread.settings.limits.max_client_buffer,
+        );
         let group = permit.group().index() as u32;
         let now_ms = site.thread.clock.now_ms();
-        let card = site.registry.register(Arrival { identity, laddr, fd, group, now_ms });
+        let card = site.registry.register(Arrival {
+            identity,
+            laddr,
+            fd,
+            group,
+            now_ms,
+        });
         let resident = Rc::new(Resident {
             outlet: Rc::clone(&outlet),
             card: Arc::clone(card.card()),
             pinned: None.into(),
             may_be_silent: false.into(),
             arrived_micros: site.thread.clock.now_micros(),
-            idle_timeout: site.thread.settings.groups[group as usize].idle_timeout.into(),
+            idle_timeout: site.thread.settings.groups[group as usize]
+                .idle_timeout
+                .into(),
             evicting: None.into(),
         });
-        site.residents.borrow_mut().insert(card.id(), Rc::clone(&resident));
+        site.residents
+            .borrow_mut()
+            .insert(card.id(), Rc::clone(&resident));
         let mut client = Self {
             site,
             stream,
@@ -172,7 +190,9 @@ impl Client {
         if reason == Disconnect::ProtocolError {
             self.linger().await;
         }
-        let Some(refusal) = self.rejected.take() else { return self.leave(reason) };
+        let Some(refusal) = self.rejected.take() else {
+            return self.leave(reason);
+        };
         // Its place is gone; the socket is held and told so.
         let (stream, input) = (Rc::clone(&self.stream), std::mem::take(&mut self.input));
         let explain = self.site.thread.settings.limits.explain_rejections;
@@ -192,7 +212,10 @@ impl Client {
         let emptied = async {
             for _ in 0..LINGER_READS {
                 std::future::poll_fn(|cx| self.stream.poll_read_ready(cx)).await?;
-                match self.stream.try_read(&mut self.site.thread.scratch.borrow_mut()[..]) {
+                match self
+                    .stream
+                    .try_read(&mut self.site.thread.scratch.borrow_mut()[..])
+                {
                     Ok(0) => break,
                     Ok(_) => {}
                     Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
@@ -243,7 +266,10 @@ impl Client {
                 continue;
             }
             if self.outlet.outstanding() > 0
-                && (self.pin.is_some() || self.is_at_end || self.ending.is_some() || self.site.draining.get())
+                && (self.pin.is_some()
+                    || self.is_at_end
+                    || self.ending.is_some()
+                    || self.site.draining.get())
             {
                 self.outlet.wake_at(0);
             }
@@ -315,7 +341,9 @@ impl Client {
             Wait::Shared(wait, _) => match wait.poll(cx) {
                 Poll::Pending => false,
                 Poll::Ready(outcome) => {
-                    if let Wait::Shared(_, purpose) = std::mem::replace(&mut self.wait, Wait::Nothing) {
+                    if let Wait::Shared(_, purpose) =
+                        std::mem::replace(&mut self.wait, Wait::Nothing)
+                    {
                         self.waited(outcome, purpose);
                     }
                     matches!(self.wait, Wait::Nothing) || self.poll_wait(cx)
@@ -344,7 +372,9 @@ impl Client {
             // The connection was lost between the grant and now: the request asks again.
             Ok(None) => {}
             Err(WaitError::Refused(reply)) => self.acknowledged(purpose, Err(reply)),
-            Err(WaitError::Unreachable) => self.acknowledged(purpose, Err(super::requests::UNREACHABLE.to_vec())),
+            Err(WaitError::Unreachable) => {
+                self.acknowledged(purpose, Err(super::requests::UNREACHABLE.to_vec()))
+            }
         }
     }
 
@@ -392,7 +422,11 @@ impl Client {
         }
         self.is_drained = read < READ_SIZE;
         self.card.bytes_in.add(read as u64);
-        site.thread.counters.group(self.group()).bytes_in.add(read as u64);
+        site.thread
+            .counters
+            .group(self.group())
+            .bytes_in
+            .add(read as u64);
         if matches!(self.wait, Wait::Nothing) && self.input.is_empty() {
             // Nearly always: requests are used where they were read, and nothing is kept.
             let used = self.requests(&scratch[..read]);
@@ -422,7 +456,8 @@ impl Client {
 
     /// Whether it is time to close, and why.
     fn has_ended(&self) -> Option<Disconnect> {
-        if self.outlet.outstanding() > 0 || self.outlet.has_unwritten() || self.outlet.has_unsent() {
+        if self.outlet.outstanding() > 0 || self.outlet.has_unwritten() || self.outlet.has_unsent()
+        {
             // A blocked client has nothing coming that a drain would cut off.
             return (self.site.draining.get() && self.is_blocked()).then_some(Disconnect::Drained);
         }
@@ -436,7 +471,8 @@ impl Client {
             return Some(Disconnect::Closed);
         }
         let between = self.input.is_empty() && self.streaming.is_none();
-        (self.site.draining.get() && between && self.outlet.transaction().is_clear()).then_some(Disconnect::Drained)
+        (self.site.draining.get() && between && self.outlet.transaction().is_clear())
+            .then_some(Disconnect::Drained)
     }
 
     pub(super) fn is_blocked(&self) -> bool {
@@ -463,14 +499,24 @@ impl Client {
         if more > 0 {
             self.counted_bytes_out = written;
             self.card.bytes_out.add(more);
-            self.site.thread.counters.group(self.group()).bytes_out.add(more);
+            self.site
+                .thread
+                .counters
+                .group(self.group())
+                .bytes_out
+                .add(more);
         }
     }
 
     fn leave(mut self, reason: Disconnect) {
         self.has_left = true;
         self.count_bytes_out();
-        self.site.thread.counters.group(self.group()).disconnect(reason).add(1);
+        self.site
+            .thread
+            .counters
+            .group(self.group())
+            .disconnect(reason)
+            .add(1);
         if reason == Disconnect::OutputBuffer {
             self.site.thread.counters.bound(Bound::OutputBuffer).add(1);
             tracing::warn!(
@@ -489,7 +535,12 @@ impl Drop for Client {
     fn drop(&mut self) {
         if !self.has_left {
             // Only a panic, or the end of the worker itself, drops a client that has not left.
-            self.site.thread.counters.group(self.group()).disconnect(Disconnect::Panic).add(1);
+            self.site
+                .thread
+                .counters
+                .group(self.group())
+                .disconnect(Disconnect::Panic)
+                .add(1);
         }
         // In this order: the connection lent to it, its socket, its place.
         self.pin.take();

@@ -30,13 +30,14 @@ pub struct Bounds {
 }
 
 impl Bounds {
-    /// The bounds of a client that may send commands: one request of at most `request` bytes.
+    /// The bounds of a client that may send commands: arguments of at most `request` bytes, alone and together. What
+    /// announces them comes on top, so that one argument may use the bound up, as in Redis.
     pub fn new(request: usize) -> Self {
         let argument = request.min(MAX_ARGUMENT);
         Self {
             arguments: MAX_ARGUMENTS,
             argument,
-            request,
+            request: request.saturating_add(MAX_LINE),
             unauthenticated: false,
         }
     }
@@ -458,7 +459,10 @@ mod tests {
 
     #[test]
     fn all_arguments_together_are_bounded() {
-        let bounds = Bounds::new(100);
+        let bounds = Bounds {
+            request: 100,
+            ..Bounds::new(100)
+        };
         let mut scanner = RequestScanner::default();
         let bytes = encode_request(&[&[b'x'; 60], &[b'y'; 60]]);
         assert_eq!(

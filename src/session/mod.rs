@@ -31,7 +31,10 @@ pub struct Session {
 
 impl Default for Session {
     fn default() -> Self {
-        Self { state: State::INITIAL, reply: ReplyMode::On }
+        Self {
+            state: State::INITIAL,
+            reply: ReplyMode::On,
+        }
     }
 }
 

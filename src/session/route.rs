@@ -1,8 +1,8 @@
 //! Where a request goes: decided here and nowhere else, from the command table and what the group denies.
 
 use crate::command::{
-    CommandId, DenySet, Learned, Local, Named, PinReason, Tx, Way, asks_to_block, identify, is_container, lookup, spec,
-    transaction,
+    CommandId, DenySet, Learned, Local, Named, PinReason, Tx, Way, asks_to_block, identify,
+    is_container, lookup, spec, transaction,
 };
 use crate::resp::speak::error;
 use crate::resp::{Bounds, Request, RequestScanner, Scan};
@@ -37,12 +37,19 @@ pub struct Routed {
 
 /// Redis' text for a command that an ACL rule denies (7.0).
 fn denied(name: &str) -> Route {
-    Route::Refused(error(&format!("NOPERM this user has no permissions to run the '{name}' command")))
+    Route::Refused(error(&format!(
+        "NOPERM this user has no permissions to run the '{name}' command"
+    )))
 }
 
 /// Decides the route of a request from its name and, for containers, its second word.
 #[inline]
-pub fn route(name: &[u8], request: &Request<'_>, deny: Option<&DenySet>, learned: Option<&Learned>) -> Routed {
+pub fn route(
+    name: &[u8],
+    request: &Request<'_>,
+    deny: Option<&DenySet>,
+    learned: Option<&Learned>,
+) -> Routed {
     let id = match lookup(name) {
         Some(id) if !is_container(id) => id,
         _ => match identify(name, request.argument(1)) {
@@ -54,14 +61,19 @@ pub fn route(name: &[u8], request: &Request<'_>, deny: Option<&DenySet>, learned
     if let Some(deny) = deny
         && deny.denies(id)
     {
-        return Routed { command: Some(id), route: denied(spec(id).name) };
+        return Routed {
+            command: Some(id),
+            route: denied(spec(id).name),
+        };
     }
     let route = match spec(id).way {
         Way::Shared => match transaction(id) {
             None => Route::Shared,
             Some(verb) => Route::Transaction(verb),
         },
-        Way::Pinned(PinReason::BlockingOption) if !asks_to_block(request.arguments().skip(1)) => Route::Shared,
+        Way::Pinned(PinReason::BlockingOption) if !asks_to_block(request.arguments().skip(1)) => {
+            Route::Shared
+        }
         Way::Pinned(PinReason::Watch | PinReason::Multi) => match transaction(id) {
             Some(verb) => Route::Transaction(verb),
             None => Route::Shared,
@@ -71,14 +83,25 @@ pub fn route(name: &[u8], request: &Request<'_>, deny: Option<&DenySet>, learned
         Way::Local(local) => Route::Local(local),
         Way::Refused => Route::Refused(unknown_command(request)),
     };
-    Routed { command: Some(id), route }
+    Routed {
+        command: Some(id),
+        route,
+    }
 }
 
 fn unknown(route: Route) -> Routed {
-    Routed { command: None, route }
+    Routed {
+        command: None,
+        route,
+    }
 }
 
-fn route_unknown(name: &[u8], request: &Request<'_>, deny: Option<&DenySet>, learned: Option<&Learned>) -> Route {
+fn route_unknown(
+    name: &[u8],
+    request: &Request<'_>,
+    deny: Option<&DenySet>,
+    learned: Option<&Learned>,
+) -> Route {
     if name.eq_ignore_ascii_case(b"post") || name.eq_ignore_ascii_case(b"host:") {
         return Route::Alien;
     }
@@ -136,7 +159,13 @@ pub enum Block {
 }
 
 /// Looks ahead from a MULTI, the first request of `buf`.
-pub fn block(buf: &[u8], most_bytes: usize, most: u32, deny: Option<&DenySet>, learned: Option<&Learned>) -> Block {
+pub fn block(
+    buf: &[u8],
+    most_bytes: usize,
+    most: u32,
+    deny: Option<&DenySet>,
+    learned: Option<&Learned>,
+) -> Block {
     let bounds = Bounds::new(most_bytes);
     let (mut at, mut count) = (0, 0);
     while at < buf.len() && at <= most_bytes && count < most {
@@ -149,7 +178,12 @@ pub fn block(buf: &[u8], most_bytes: usize, most: u32, deny: Option<&DenySet>, l
         };
         let request = Request::new(&buf[at..at + length]);
         let name = scanner.name();
-        let routed = route(&buf[at + name.start..at + name.end], &request, deny, learned);
+        let routed = route(
+            &buf[at + name.start..at + name.end],
+            &request,
+            deny,
+            learned,
+        );
         at += length;
         count += 1;
         match routed.route {
@@ -161,7 +195,11 @@ pub fn block(buf: &[u8], most_bytes: usize, most: u32, deny: Option<&DenySet>, l
             _ => return Block::Pinned,
         }
     }
-    if at > most_bytes || count >= most || buf.len() > most_bytes { Block::Pinned } else { Block::Partial }
+    if at > most_bytes || count >= most || buf.len() > most_bytes {
+        Block::Pinned
+    } else {
+        Block::Partial
+    }
 }
 
 #[cfg(test)]
@@ -176,7 +214,10 @@ mod tests {
     }
 
     fn pipeline(lines: &[&str]) -> Vec<u8> {
-        lines.iter().flat_map(|line| encode_request(&line.split(' ').collect::<Vec<_>>())).collect()
+        lines
+            .iter()
+            .flat_map(|line| encode_request(&line.split(' ').collect::<Vec<_>>()))
+            .collect()
     }
 
     fn ahead(bytes: &[u8]) -> Block {
@@ -187,15 +228,24 @@ mod tests {
     fn commands_go_where_the_table_says() {
         assert_eq!(of("get k"), Route::Shared);
         assert_eq!(of("XREAD STREAMS s 0"), Route::Shared);
-        assert_eq!(of("xread BLOCK 0 STREAMS s 0"), Route::Pinned(PinReason::BlockingOption));
+        assert_eq!(
+            of("xread BLOCK 0 STREAMS s 0"),
+            Route::Pinned(PinReason::BlockingOption)
+        );
         assert_eq!(of("BLPOP k 0"), Route::Pinned(PinReason::Blocking));
         assert_eq!(of("WATCH k"), Route::Transaction(Tx::Watch));
         assert_eq!(of("exec"), Route::Transaction(Tx::Exec));
-        assert_eq!(of("client kill x"), Route::Local(Local::Client(crate::command::ClientSub::Kill)));
+        assert_eq!(
+            of("client kill x"),
+            Route::Local(Local::Client(crate::command::ClientSub::Kill))
+        );
         assert_eq!(of("POST / HTTP/1.1"), Route::Alien);
         assert_eq!(of("json.get k"), Route::Shared);
         assert!(matches!(of("PSYNC ? -1"), Route::Refused(_)));
-        assert!(matches!(of("multi\0x"), Route::Refused(_)), "a torn name is never forwarded");
+        assert!(
+            matches!(of("multi\0x"), Route::Refused(_)),
+            "a torn name is never forwarded"
+        );
     }
 
     #[test]
@@ -204,9 +254,20 @@ mod tests {
         for line in ["FLUSHALL", "keys *", "JSON.GET k"] {
             let words: Vec<&str> = line.split(' ').collect();
             let bytes = encode_request(&words);
-            let routed = route(words[0].as_bytes(), &Request::new(&bytes), Some(&deny), None).route;
-            let Route::Refused(text) = routed else { panic!("{line} passes") };
-            assert!(text.starts_with(b"-NOPERM this user has no permissions to run the '"), "{line}");
+            let routed = route(
+                words[0].as_bytes(),
+                &Request::new(&bytes),
+                Some(&deny),
+                None,
+            )
+            .route;
+            let Route::Refused(text) = routed else {
+                panic!("{line} passes")
+            };
+            assert!(
+                text.starts_with(b"-NOPERM this user has no permissions to run the '"),
+                "{line}"
+            );
         }
     }
 
@@ -217,9 +278,25 @@ mod tests {
         assert_eq!(ahead(&whole), Block::Whole { length, count: 4 });
         assert_eq!(ahead(&whole[..length - 1]), Block::Partial);
         assert_eq!(ahead(&pipeline(&["MULTI"])), Block::Partial);
-        for inner in ["BLPOP k 0", "SELECT 3", "WATCH k", "CLIENT KILL x", "SUBSCRIBE c", "MULTI", "HELLO 3", "EXEC now"] {
-            assert_eq!(ahead(&pipeline(&["MULTI", inner, "EXEC"])), Block::Pinned, "{inner}");
+        for inner in [
+            "BLPOP k 0",
+            "SELECT 3",
+            "WATCH k",
+            "CLIENT KILL x",
+            "SUBSCRIBE c",
+            "MULTI",
+            "HELLO 3",
+            "EXEC now",
+        ] {
+            assert_eq!(
+                ahead(&pipeline(&["MULTI", inner, "EXEC"])),
+                Block::Pinned,
+                "{inner}"
+            );
         }
-        assert_eq!(block(&pipeline(&["MULTI", "SET a 1"]), 40, 1000, None, None), Block::Pinned);
+        assert_eq!(
+            block(&pipeline(&["MULTI", "SET a 1"]), 40, 1000, None, None),
+            Block::Pinned
+        );
     }
 }

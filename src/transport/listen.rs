@@ -57,7 +57,10 @@ pub fn bind(listener: &Listener) -> io::Result<Acceptor> {
     })
 }
 
-#[expect(deprecated, reason = "unsound only for descriptors that can be closed meanwhile; the socket is owned")]
+#[expect(
+    deprecated,
+    reason = "unsound only for descriptors that can be closed meanwhile; the socket is owned"
+)]
 fn register(socket: Socket) -> io::Result<AsyncFd<Socket>> {
     AsyncFd::new(socket)
 }

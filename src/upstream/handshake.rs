@@ -9,9 +9,9 @@ use super::link::Link;
 use super::server::Server;
 use super::thread::Thread;
 use crate::budget::SocketPermit;
+use crate::resp::speak::encode_request;
 use crate::resp::{ReplyScanner, parse_integer};
 use crate::session::{Change, Credentials, Protocol, State, name_request, steps};
-use crate::resp::speak::encode_request;
 use crate::telemetry::ConnectResult;
 use crate::transport::{DialError, Stream, dial};
 
@@ -39,7 +39,10 @@ impl fmt::Display for ConnectError {
 }
 
 fn away(text: impl Into<String>, result: ConnectResult) -> ConnectError {
-    ConnectError::Away { text: text.into(), result }
+    ConnectError::Away {
+        text: text.into(),
+        result,
+    }
 }
 
 /// Opens a connection that wears `state` and is called `name` at the server.
@@ -56,7 +59,10 @@ pub async fn connect(
     let limit = thread.settings.upstream.connect_timeout;
     let greeted = tokio::time::timeout(limit, greet(thread, own, state, &name)).await;
     let greeted = greeted.unwrap_or_else(|_| {
-        Err(away(format!("no handshake within {limit:?} (upstream.connect_timeout)"), ConnectResult::Timeout))
+        Err(away(
+            format!("no handshake within {limit:?} (upstream.connect_timeout)"),
+            ConnectResult::Timeout,
+        ))
     });
     let result = match &greeted {
         Ok(_) => ConnectResult::Ok,
@@ -65,7 +71,13 @@ pub async fn connect(
     };
     thread.counters.connects(result).add(1);
     let (stream, server_id) = greeted?;
-    Ok(Link::new(Rc::clone(thread), stream, permit, state.clone(), (name, server_id)))
+    Ok(Link::new(
+        Rc::clone(thread),
+        stream,
+        permit,
+        state.clone(),
+        (name, server_id),
+    ))
 }
 
 async fn greet(
@@ -75,19 +87,33 @@ async fn greet(
     name: &str,
 ) -> Result<(Stream, i64), ConnectError> {
     let upstream = &thread.settings.upstream;
-    let stream = dial(&upstream.address, upstream.connect_timeout, upstream.keepalive).await.map_err(|error| {
+    let stream = dial(
+        &upstream.address,
+        upstream.connect_timeout,
+        upstream.keepalive,
+    )
+    .await
+    .map_err(|error| {
         let result = match &error {
             DialError::Timeout(_) => ConnectResult::Timeout,
-            DialError::Io(io) if io.kind() == io::ErrorKind::ConnectionRefused => ConnectResult::Refused,
+            DialError::Io(io) if io.kind() == io::ErrorKind::ConnectionRefused => {
+                ConnectResult::Refused
+            }
             DialError::Io(_) => ConnectResult::Error,
         };
         away(error.to_string(), result)
     })?;
-    let mut talk = Talk { stream, buffer: Vec::new() };
+    let mut talk = Talk {
+        stream,
+        buffer: Vec::new(),
+    };
     let started = Instant::now();
     authenticate(&mut talk, own).await?;
     let server_id = introduce(&mut talk, thread, name).await?;
-    thread.process.health.answered(started.elapsed().as_micros() as u64);
+    thread
+        .process
+        .health
+        .answered(started.elapsed().as_micros() as u64);
     wear(&mut talk, own, state, name).await?;
     Ok((talk.stream, server_id))
 }
@@ -95,13 +121,19 @@ async fn greet(
 /// Respool's own credentials, where it has any.
 async fn authenticate(talk: &mut Talk, own: Option<&Rc<Credentials>>) -> Result<(), ConnectError> {
     let Some(own) = own else { return Ok(()) };
-    let target = State { user: Some(Rc::clone(own)), ..State::INITIAL };
+    let target = State {
+        user: Some(Rc::clone(own)),
+        ..State::INITIAL
+    };
     for step in steps(&State::INITIAL, &target, Change::Difference, None, "") {
         let reply = talk.ask(&step.request).await?;
         if reply.first() == Some(&b'-') {
             let text = String::from_utf8_lossy(&reply[1..]).trim_end().to_owned();
             let remedy = "check upstream.username and upstream.password";
-            return Err(away(format!("the server refused respool's own login: {text}; {remedy}"), ConnectResult::HandshakeError));
+            return Err(away(
+                format!("the server refused respool's own login: {text}; {remedy}"),
+                ConnectResult::HandshakeError,
+            ));
         }
     }
     Ok(())
@@ -121,22 +153,46 @@ async fn introduce(talk: &mut Talk, thread: &Rc<Thread>, name: &str) -> Result<i
         let text = String::from_utf8_lossy(&two).trim_end().to_owned();
         if text.starts_with("-NOAUTH") {
             let remedy = "the server wants a password: set upstream.password_file";
-            return Err(away(format!("{text}; {remedy}"), ConnectResult::HandshakeError));
+            return Err(away(
+                format!("{text}; {remedy}"),
+                ConnectResult::HandshakeError,
+            ));
         }
         if !text.starts_with("-ERR unknown command") {
-            return Err(away(format!("the server answered HELLO with {text}"), ConnectResult::HandshakeError));
+            return Err(away(
+                format!("the server answered HELLO with {text}"),
+                ConnectResult::HandshakeError,
+            ));
         }
     }
     server.hello(Protocol::Resp3, &three);
-    thread.process.health.set_identity(&server.version_text, &server.role);
-    server.learned = thread.process.server.load().as_ref().and_then(|known| known.learned.clone());
-    thread.process.server.store(Some(std::sync::Arc::new(server)));
-    let number = id.strip_prefix(b":").and_then(|line| parse_integer(line.trim_ascii_end()));
+    thread
+        .process
+        .health
+        .set_identity(&server.version_text, &server.role);
+    server.learned = thread
+        .process
+        .server
+        .load()
+        .as_ref()
+        .and_then(|known| known.learned.clone());
+    thread
+        .process
+        .server
+        .store(Some(std::sync::Arc::new(server)));
+    let number = id
+        .strip_prefix(b":")
+        .and_then(|line| parse_integer(line.trim_ascii_end()));
     Ok(number.unwrap_or(0))
 }
 
 /// Goes from a fresh connection to `state`; a refusal is the client's.
-async fn wear(talk: &mut Talk, own: Option<&Rc<Credentials>>, state: &State, name: &str) -> Result<(), ConnectError> {
+async fn wear(
+    talk: &mut Talk,
+    own: Option<&Rc<Credentials>>,
+    state: &State,
+    name: &str,
+) -> Result<(), ConnectError> {
     for step in steps(&State::INITIAL, state, Change::Difference, own, name) {
         let reply = talk.ask(&step.request).await?;
         if reply.first() == Some(&b'-') {
@@ -160,7 +216,9 @@ impl Talk {
 
     async fn send(&mut self, mut request: &[u8]) -> Result<(), ConnectError> {
         while !request.is_empty() {
-            std::future::poll_fn(|cx| self.stream.poll_write_ready(cx)).await.map_err(lost)?;
+            std::future::poll_fn(|cx| self.stream.poll_write_ready(cx))
+                .await
+                .map_err(lost)?;
             match self.stream.try_write(request) {
                 Ok(taken) => request = &request[taken..],
                 Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
@@ -176,7 +234,10 @@ impl Talk {
         loop {
             if used < self.buffer.len() {
                 let step = scanner.advance(&self.buffer[used..]).map_err(|_| {
-                    away("the server sent something that is no RESP; does it expect TLS?", ConnectResult::HandshakeError)
+                    away(
+                        "the server sent something that is no RESP; does it expect TLS?",
+                        ConnectResult::HandshakeError,
+                    )
                 })?;
                 used += step.used;
                 if step.complete {
@@ -190,10 +251,15 @@ impl Talk {
     }
 
     async fn fill(&mut self) -> Result<(), ConnectError> {
-        std::future::poll_fn(|cx| self.stream.poll_read_ready(cx)).await.map_err(lost)?;
+        std::future::poll_fn(|cx| self.stream.poll_read_ready(cx))
+            .await
+            .map_err(lost)?;
         let mut piece = [0; 4096];
         match self.stream.try_read(&mut piece) {
-            Ok(0) => Err(away("the server closed the connection during the handshake", ConnectResult::Error)),
+            Ok(0) => Err(away(
+                "the server closed the connection during the handshake",
+                ConnectResult::Error,
+            )),
             Ok(read) => {
                 self.buffer.extend_from_slice(&piece[..read]);
                 Ok(())
@@ -205,7 +271,10 @@ impl Talk {
 }
 
 fn lost(error: io::Error) -> ConnectError {
-    away(format!("the connection was lost during the handshake: {error}"), ConnectResult::Error)
+    away(
+        format!("the connection was lost during the handshake: {error}"),
+        ConnectResult::Error,
+    )
 }
 
 /// The server's own refusal at accept comes instead of the first reply.
@@ -218,8 +287,14 @@ fn refuse_full(reply: Vec<u8>) -> Result<Vec<u8>, ConnectError> {
             ConnectResult::MaxClients,
         ));
     }
-    if text.starts_with("-LOADING") || text.starts_with("-MASTERDOWN") || text.starts_with("-DENIED") {
-        return Err(away(format!("the server said {}", text.trim_end()), ConnectResult::HandshakeError));
+    if text.starts_with("-LOADING")
+        || text.starts_with("-MASTERDOWN")
+        || text.starts_with("-DENIED")
+    {
+        return Err(away(
+            format!("the server said {}", text.trim_end()),
+            ConnectResult::HandshakeError,
+        ));
     }
     Ok(reply)
 }

@@ -42,14 +42,14 @@ pub enum Kind {
 }
 
 /// What the client sees of a reply.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Show {
     /// The reply.
     Pass,
     /// Nothing.
     Hide,
     /// This instead.
-    Replace(&'static [u8]),
+    Replace(Rc<[u8]>),
 }
 
 /// What becomes of a reply to respool itself.
@@ -65,7 +65,14 @@ pub enum OwnReply {
 
 #[derive(Debug)]
 enum Due {
-    Client { outlet: Rc<Outlet>, count: u32, kind: Kind, show: Show, sent_micros: u64, start: u64 },
+    Client {
+        outlet: Rc<Outlet>,
+        count: u32,
+        kind: Kind,
+        show: Show,
+        sent_micros: u64,
+        start: u64,
+    },
     Own(OwnReply),
 }
 
@@ -232,7 +239,14 @@ impl Link {
         let inner = &mut *self.inner.borrow_mut();
         let start = inner.append(bytes, self.thread.clock.now_micros());
         outlet.sent(count, show != Show::Hide);
-        inner.due_for(outlet, count, kind, show, start, self.thread.clock.now_micros());
+        inner.due_for(
+            outlet,
+            count,
+            kind,
+            show,
+            start,
+            self.thread.clock.now_micros(),
+        );
         self.wake();
     }
 
@@ -242,14 +256,20 @@ impl Link {
         let now = self.thread.clock.now_micros();
         let start = inner.append(&unsent.bytes, now);
         outlet.sent(unsent.count, false);
-        let show = if unsent.visible { Show::Pass } else { Show::Hide };
+        let show = if unsent.visible {
+            Show::Pass
+        } else {
+            Show::Hide
+        };
         inner.due_for(outlet, unsent.count, Kind::Plain, show, start, now);
         self.wake();
     }
 
     /// More bytes of a request that is already due: one that is streamed.
     pub fn send_more(&self, bytes: &[u8]) {
-        self.inner.borrow_mut().append(bytes, self.thread.clock.now_micros());
+        self.inner
+            .borrow_mut()
+            .append(bytes, self.thread.clock.now_micros());
         self.wake();
     }
 
@@ -268,7 +288,11 @@ impl Link {
             return done(Ok(()));
         }
         self.thread.counters.redresses.add(1);
-        self.inner.borrow_mut().dressing = Some(Dressing { left: steps.len(), refusal: None, done });
+        self.inner.borrow_mut().dressing = Some(Dressing {
+            left: steps.len(),
+            refusal: None,
+            done,
+        });
         for step in steps {
             self.send_own(&step.request, OwnReply::Step(step.effect));
         }
@@ -296,7 +320,10 @@ impl Link {
         let inner = self.inner.borrow();
         let waits = match inner.due.front() {
             None => return,
-            Some(Due::Client { kind: Kind::Blocking(_), .. }) => return,
+            Some(Due::Client {
+                kind: Kind::Blocking(_),
+                ..
+            }) => return,
             Some(_) => !self.raw.get(),
         };
         if waits && self.thread.clock.is_past(inner.progress_micros, limit) {
@@ -307,15 +334,27 @@ impl Link {
 
     /// Whether the front reply belongs to a blocking call.
     pub fn is_blocked(&self) -> bool {
-        matches!(self.inner.borrow().due.front(), Some(Due::Client { kind: Kind::Blocking(_), .. }))
+        matches!(
+            self.inner.borrow().due.front(),
+            Some(Due::Client {
+                kind: Kind::Blocking(_),
+                ..
+            })
+        )
     }
 
     /// Serves the connection until it ends, then closes it. Returns why it ended.
     ///
     /// `idle` is called after every read, `lost` once, before the clients learn of the loss.
-    pub async fn drive(self: &Rc<Self>, mut idle: impl FnMut(&Rc<Self>), lost: impl FnOnce()) -> String {
+    pub async fn drive(
+        self: &Rc<Self>,
+        mut idle: impl FnMut(&Rc<Self>),
+        lost: impl FnOnce(),
+    ) -> String {
         let stream = self.stream.borrow().clone();
-        let Some(stream) = stream else { return String::new() };
+        let Some(stream) = stream else {
+            return String::new();
+        };
         let why = std::future::poll_fn(|cx| self.poll(cx, &stream, &mut idle)).await;
         self.closing.set(Some("lost"));
         lost();
@@ -324,7 +363,12 @@ impl Link {
         why
     }
 
-    fn poll(self: &Rc<Self>, cx: &mut Context<'_>, stream: &Stream, idle: &mut impl FnMut(&Rc<Self>)) -> Poll<String> {
+    fn poll(
+        self: &Rc<Self>,
+        cx: &mut Context<'_>,
+        stream: &Stream,
+        idle: &mut impl FnMut(&Rc<Self>),
+    ) -> Poll<String> {
         self.woken.set(false);
         let mut waker = self.waker.borrow_mut();
         if !waker.as_ref().is_some_and(|old| old.will_wake(cx.waker())) {
@@ -363,10 +407,12 @@ impl Link {
                     inner.written += taken;
                     inner.sent_total += taken as u64;
                 }
-                Err(error) if error.kind() == io::ErrorKind::WouldBlock => match stream.poll_write_ready(cx) {
-                    Poll::Pending => break,
-                    Poll::Ready(ready) => ready?,
-                },
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
+                    match stream.poll_write_ready(cx) {
+                        Poll::Pending => break,
+                        Poll::Ready(ready) => ready?,
+                    }
+                }
                 Err(error) => return Err(error),
             }
         }
@@ -380,7 +426,9 @@ impl Link {
             inner.out.drain(..inner.written);
             inner.written = 0;
         }
-        if !inner.room.is_empty() && inner.out.len() - inner.written <= self.thread.settings.upstream.max_write_buffer / 2 {
+        if !inner.room.is_empty()
+            && inner.out.len() - inner.written <= self.thread.settings.upstream.max_write_buffer / 2
+        {
             inner.room.drain(..).for_each(Waker::wake);
         }
         Ok(())
@@ -393,7 +441,10 @@ impl Link {
         scratch[..carried].copy_from_slice(&inner.carry);
         let read = stream.try_read(&mut scratch[carried..])?;
         if read == 0 {
-            return Err(io::Error::new(io::ErrorKind::UnexpectedEof, "the server closed the connection"));
+            return Err(io::Error::new(
+                io::ErrorKind::UnexpectedEof,
+                "the server closed the connection",
+            ));
         }
         inner.carry.clear();
         let now = self.thread.clock.refresh();
@@ -406,7 +457,12 @@ impl Link {
 
     /// Hands every byte to whom it is due. Returns how many bytes were used; the rest is the start of a line.
     fn dispatch(&self, inner: &mut Inner, buf: &[u8], now: u64) -> io::Result<usize> {
-        let no_resp = |_| io::Error::new(io::ErrorKind::InvalidData, "the server sent something that is no RESP");
+        let no_resp = |_| {
+            io::Error::new(
+                io::ErrorKind::InvalidData,
+                "the server sent something that is no RESP",
+            )
+        };
         let mut at = 0;
         while at < buf.len() {
             let starts = inner.scanner.at_boundary();
@@ -427,15 +483,26 @@ impl Link {
             let from = at;
             match inner.due.front_mut() {
                 None => {
-                    return Err(io::Error::new(io::ErrorKind::InvalidData, unasked(&buf[at..])));
+                    return Err(io::Error::new(
+                        io::ErrorKind::InvalidData,
+                        unasked(&buf[at..]),
+                    ));
                 }
-                Some(Due::Client { outlet, count, kind: Kind::Plain, show: Show::Pass, sent_micros, .. })
-                    if outlet.is_plain() =>
-                {
+                Some(Due::Client {
+                    outlet,
+                    count,
+                    kind: Kind::Plain,
+                    show: Show::Pass,
+                    sent_micros,
+                    ..
+                }) if outlet.is_plain() => {
                     // The replies of one client's batch leave in one piece.
                     let mut complete = 0;
                     let mut open = false;
-                    while complete < *count && at < buf.len() && !(buf[at] == b'>' && inner.scanner.at_boundary()) {
+                    while complete < *count
+                        && at < buf.len()
+                        && !(buf[at] == b'>' && inner.scanner.at_boundary())
+                    {
                         let step = inner.scanner.advance(&buf[at..]).map_err(no_resp)?;
                         at += step.used;
                         if step.complete {
@@ -447,7 +514,10 @@ impl Link {
                     }
                     outlet.deliver(&buf[from..at], complete, open);
                     if complete > 0 {
-                        self.thread.counters.request_duration.record_micros(now - *sent_micros, u64::from(complete));
+                        self.thread
+                            .counters
+                            .request_duration
+                            .record_micros(now - *sent_micros, u64::from(complete));
                         inner.answered(complete);
                     }
                     if open || at == from || (at < buf.len() && !inner.scanner.at_boundary()) {
@@ -463,7 +533,10 @@ impl Link {
                     inner.frame(&buf[from..at], starts, step.complete)?;
                     if step.complete {
                         if let Some(Due::Client { sent_micros, .. }) = inner.due.front() {
-                            self.thread.counters.request_duration.record_micros(now - *sent_micros, 1);
+                            self.thread
+                                .counters
+                                .request_duration
+                                .record_micros(now - *sent_micros, 1);
                         }
                         inner.answered(1);
                     } else {
@@ -482,7 +555,10 @@ impl Link {
             if inner.answered.is_empty() && inner.orphans.is_empty() {
                 return;
             }
-            (std::mem::take(&mut inner.answered), std::mem::take(&mut inner.orphans))
+            (
+                std::mem::take(&mut inner.answered),
+                std::mem::take(&mut inner.orphans),
+            )
         };
         for (reply, bytes) in answered {
             match reply {
@@ -515,7 +591,9 @@ impl Link {
         }
         let done = {
             let mut inner = self.inner.borrow_mut();
-            let Some(dressing) = &mut inner.dressing else { return };
+            let Some(dressing) = &mut inner.dressing else {
+                return;
+            };
             dressing.left -= 1;
             // A name that is refused (ACL) does not change what commands do.
             if refused && dressing.refusal.is_none() && !matches!(effect, Effect::Named) {
@@ -537,13 +615,30 @@ impl Link {
         let (due, out, written, sent_total, room, dressing) = {
             let mut inner = self.inner.borrow_mut();
             let inner = std::mem::take(&mut *inner);
-            (inner.due, inner.out, inner.written, inner.sent_total, inner.room, inner.dressing)
+            (
+                inner.due,
+                inner.out,
+                inner.written,
+                inner.sent_total,
+                inner.room,
+                inner.dressing,
+            )
         };
         let first = sent_total - written as u64;
         let mut dues = due.into_iter().peekable();
         let pinned = self.pushes_to.borrow_mut().take();
         while let Some(due) = dues.next() {
-            let Due::Client { outlet, count, kind, show, start, .. } = due else { continue };
+            let Due::Client {
+                outlet,
+                count,
+                kind,
+                show,
+                start,
+                ..
+            } = due
+            else {
+                continue;
+            };
             let plain = matches!(kind, Kind::Plain) && !matches!(show, Show::Replace(_));
             if start >= sent_total && plain && pinned.is_none() {
                 let next = dues.peek().and_then(|next| match next {
@@ -552,7 +647,11 @@ impl Link {
                 });
                 let from = (start - first) as usize;
                 let bytes = out[from..next.unwrap_or(out.len())].to_vec();
-                outlet.take_back(Unsent { bytes, count, visible: show == Show::Pass });
+                outlet.take_back(Unsent {
+                    bytes,
+                    count,
+                    visible: show == Show::Pass,
+                });
             } else {
                 outlet.close(Disconnect::UpstreamLost);
             }
@@ -614,11 +713,25 @@ impl Inner {
     }
 
     #[inline]
-    fn due_for(&mut self, outlet: &Rc<Outlet>, more: u32, kind: Kind, show: Show, start: u64, now: u64) {
+    fn due_for(
+        &mut self,
+        outlet: &Rc<Outlet>,
+        more: u32,
+        kind: Kind,
+        show: Show,
+        start: u64,
+        now: u64,
+    ) {
         self.due_count += more as usize;
         // One client's requests of one turn are one entry; not across what was sent already.
-        if let Some(Due::Client { outlet: last, count, kind: Kind::Plain, show: last_show, start, sent_micros }) =
-            self.due.back_mut()
+        if let Some(Due::Client {
+            outlet: last,
+            count,
+            kind: Kind::Plain,
+            show: last_show,
+            start,
+            sent_micros,
+        }) = self.due.back_mut()
             && matches!(kind, Kind::Plain)
             && *last_show == show
             && Rc::ptr_eq(last, outlet)
@@ -629,7 +742,14 @@ impl Inner {
             return;
         }
         let outlet = Rc::clone(outlet);
-        self.due.push_back(Due::Client { outlet, count: more, kind, show, sent_micros: now, start });
+        self.due.push_back(Due::Client {
+            outlet,
+            count: more,
+            kind,
+            show,
+            sent_micros: now,
+            start,
+        });
     }
 
     /// Bytes of the reply at the front that do not simply pass in a batch.
@@ -640,10 +760,15 @@ impl Inner {
                 let gathered = self.gathered.get_or_insert_default();
                 gathered.extend_from_slice(bytes);
                 if gathered.len() > MAX_OWN_REPLY {
-                    return Err(io::Error::new(io::ErrorKind::InvalidData, "a reply to respool itself is too large"));
+                    return Err(io::Error::new(
+                        io::ErrorKind::InvalidData,
+                        "a reply to respool itself is too large",
+                    ));
                 }
             }
-            Some(Due::Client { outlet, kind, show, .. }) => {
+            Some(Due::Client {
+                outlet, kind, show, ..
+            }) => {
                 if starts {
                     if let Kind::Verb(verb) = kind {
                         outlet.transaction_answered(*verb, bytes);
@@ -656,7 +781,12 @@ impl Inner {
                     (Some(gathered), _) if gathered.len() + bytes.len() <= MAX_OWN_REPLY => {
                         gathered.extend_from_slice(bytes);
                     }
-                    (Some(_), _) => return Err(io::Error::new(io::ErrorKind::InvalidData, "too large to give back")),
+                    (Some(_), _) => {
+                        return Err(io::Error::new(
+                            io::ErrorKind::InvalidData,
+                            "too large to give back",
+                        ));
+                    }
                     (None, Show::Pass) => outlet.deliver(bytes, u32::from(complete), !complete),
                     (None, Show::Replace(text)) if complete => outlet.deliver(text, 1, false),
                     (None, Show::Hide | Show::Replace(_)) => {}
@@ -683,8 +813,16 @@ impl Inner {
         }
         let gathered = self.gathered.take();
         match (self.due.pop_front(), gathered) {
-            (Some(Due::Own(reply)), gathered) => self.answered.push((reply, gathered.unwrap_or_default())),
-            (Some(Due::Client { kind: Kind::Blocking(popped), .. }), Some(bytes)) => {
+            (Some(Due::Own(reply)), gathered) => {
+                self.answered.push((reply, gathered.unwrap_or_default()))
+            }
+            (
+                Some(Due::Client {
+                    kind: Kind::Blocking(popped),
+                    ..
+                }),
+                Some(bytes),
+            ) => {
                 self.orphans.push((popped, bytes));
             }
             _ => {}
@@ -694,7 +832,10 @@ impl Inner {
 
 /// What the server says before it closes a connection it has no place for, or a bug of ours.
 fn unasked(bytes: &[u8]) -> String {
-    let line = bytes.split(|&byte| byte == b'\r').next().unwrap_or_default();
+    let line = bytes
+        .split(|&byte| byte == b'\r')
+        .next()
+        .unwrap_or_default();
     let shown = String::from_utf8_lossy(&line[..line.len().min(120)]).into_owned();
     format!("the server sent what nobody asked for: {shown}")
 }

@@ -241,7 +241,11 @@ impl Outlet {
 
     /// How many requests came back.
     pub fn unsent_count(&self) -> usize {
-        self.unsent.borrow().iter().map(|unsent| unsent.count as usize).sum()
+        self.unsent
+            .borrow()
+            .iter()
+            .map(|unsent| unsent.count as usize)
+            .sum()
     }
 
     /// Answers the requests that came back, or were never sent whole, and whose places are kept, with `error`.
@@ -252,12 +256,19 @@ impl Outlet {
     }
 
     fn is_closed_by_socket(&self) -> bool {
-        matches!(self.end.get(), Some(Disconnect::SocketError | Disconnect::OutputBuffer))
+        matches!(
+            self.end.get(),
+            Some(Disconnect::SocketError | Disconnect::OutputBuffer)
+        )
     }
 
     #[inline]
     fn write(&self, stream: &Stream, replies: &mut Replies, bytes: &[u8]) {
-        let taken = if replies.is_written() { self.try_write(stream, bytes) } else { 0 };
+        let taken = if replies.is_written() {
+            self.try_write(stream, bytes)
+        } else {
+            0
+        };
         if taken < bytes.len() {
             replies.keep(&bytes[taken..]);
             self.check_bound(replies);

@@ -61,7 +61,8 @@ impl Drop for Pin {
             return;
         }
         if self.link.is_raw() || self.link.is_partial() {
-            self.link.close("its client left in the middle of something");
+            self.link
+                .close("its client left in the middle of something");
         } else if self.is_clear && self.link.in_flight() == 0 && !self.link.is_held() {
             self.upstream.keep_idle(Rc::clone(&self.link));
         } else {
@@ -73,7 +74,12 @@ impl Drop for Pin {
 
 impl Upstream {
     /// Lends an idle connection that wears `state` already, if the group may have one and nobody waits before it.
-    pub fn try_pin(self: &Rc<Self>, group: usize, state: &State, outlet: &Rc<Outlet>) -> Option<Pin> {
+    pub fn try_pin(
+        self: &Rc<Self>,
+        group: usize,
+        state: &State,
+        outlet: &Rc<Outlet>,
+    ) -> Option<Pin> {
         let has_one = |link: &Rc<Link>| link.is_alive() && *link.worn() == *state;
         let at = self.idle_pins.borrow().iter().position(has_one)?;
         let lease = self.thread.process.budget.try_lease(group)?;
@@ -85,7 +91,12 @@ impl Upstream {
     ///
     /// # Errors
     /// [`PinError`].
-    pub async fn pin(self: Rc<Self>, group: usize, state: State, outlet: Rc<Outlet>) -> Result<Pin, PinError> {
+    pub async fn pin(
+        self: Rc<Self>,
+        group: usize,
+        state: State,
+        outlet: Rc<Outlet>,
+    ) -> Result<Pin, PinError> {
         let upstream = &self.thread.settings.upstream;
         let deadline = Instant::now() + upstream.borrow_timeout;
         let turn = self.thread.process.budget.wait_lease(group);
@@ -113,7 +124,12 @@ impl Upstream {
 
     fn lend(self: &Rc<Self>, link: Rc<Link>, lease: PinLease, outlet: &Rc<Outlet>) -> Pin {
         link.lend_to(Some(Rc::clone(outlet)));
-        Pin { link, upstream: Rc::clone(self), lease: Some(lease), is_clear: false }
+        Pin {
+            link,
+            upstream: Rc::clone(self),
+            lease: Some(lease),
+            is_clear: false,
+        }
     }
 
     fn keep_idle(&self, link: Rc<Link>) {
@@ -140,7 +156,15 @@ impl Upstream {
             }
             self.pause().await;
             let permit = self.permit(SocketKind::Pinned).await;
-            match connect(&self.thread, self.own.as_ref(), state, self.name("pinned"), permit).await {
+            match connect(
+                &self.thread,
+                self.own.as_ref(),
+                state,
+                self.name("pinned"),
+                permit,
+            )
+            .await
+            {
                 Ok(link) => {
                     self.connected();
                     self.keep_driving(&link);
@@ -165,14 +189,27 @@ impl Upstream {
         self.pins.borrow_mut().push(Rc::downgrade(link));
         let (upstream, link) = (Rc::clone(self), Rc::clone(link));
         tokio::task::spawn_local(async move {
-            let forget = || upstream.idle_pins.borrow_mut().retain(|idle| !Rc::ptr_eq(idle, &link));
+            let forget = || {
+                upstream
+                    .idle_pins
+                    .borrow_mut()
+                    .retain(|idle| !Rc::ptr_eq(idle, &link))
+            };
             let why = link.drive(|_| {}, forget).await;
-            tracing::debug!(connection = link.name, "a pinned connection to the server ended: {why}");
+            tracing::debug!(
+                connection = link.name,
+                "a pinned connection to the server ended: {why}"
+            );
         });
     }
 
     /// Changes a connection nobody else uses; `None`: it was lost meanwhile.
-    pub async fn change(&self, link: &Rc<Link>, target: &State, change: Change) -> Option<Result<(), Vec<u8>>> {
+    pub async fn change(
+        &self,
+        link: &Rc<Link>,
+        target: &State,
+        change: Change,
+    ) -> Option<Result<(), Vec<u8>>> {
         let steps = steps(&link.worn(), target, change, self.own.as_ref(), &link.name);
         let (tell, told) = oneshot::channel();
         // Who asked may have gone; the change itself goes on.
@@ -187,7 +224,11 @@ impl Upstream {
             while link.is_held() {
                 tokio::time::sleep(Duration::from_millis(1)).await;
             }
-            if link.is_blocked() && tokio::time::timeout(UNBLOCK_WITHIN, self.unblock(&link)).await.is_err() {
+            if link.is_blocked()
+                && tokio::time::timeout(UNBLOCK_WITHIN, self.unblock(&link))
+                    .await
+                    .is_err()
+            {
                 return false;
             }
             let change = self.change(&link, &State::INITIAL, Change::Scrub);

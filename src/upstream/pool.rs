@@ -83,7 +83,9 @@ impl SharedWait {
             }
             Outcome::Granted(slot) => {
                 self.upstream.schedule.borrow_mut().settled(slot);
-                let link = self.upstream.links.borrow()[slot].clone().filter(|link| link.is_alive());
+                let link = self.upstream.links.borrow()[slot]
+                    .clone()
+                    .filter(|link| link.is_alive());
                 Poll::Ready(Ok(link))
             }
             Outcome::Failed(error) => Poll::Ready(Err(error)),
@@ -155,7 +157,11 @@ impl Upstream {
     #[inline]
     pub fn shared(self: &Rc<Self>, state: &State) -> Option<Rc<Link>> {
         let links = self.links.borrow();
-        let load = |slot: usize| links[slot].as_ref().map_or(usize::MAX, |link| link.backlog() / BUSY_BYTES);
+        let load = |slot: usize| {
+            links[slot]
+                .as_ref()
+                .map_or(usize::MAX, |link| link.backlog() / BUSY_BYTES)
+        };
         let slot = self.schedule.borrow().pick(state, load)?;
         let link = links[slot].clone().filter(|link| link.is_alive())?;
         if load(slot) > 0 {
@@ -191,7 +197,12 @@ impl Upstream {
     ///
     /// # Errors
     /// [`WaitError::Unreachable`] when the server is away and too many commands wait for it already.
-    pub fn wait_shared(self: &Rc<Self>, state: &State, force: bool, commands: usize) -> Result<SharedWait, WaitError> {
+    pub fn wait_shared(
+        self: &Rc<Self>,
+        state: &State,
+        force: bool,
+        commands: usize,
+    ) -> Result<SharedWait, WaitError> {
         let queued = if self.is_away() {
             let Some(queued) = self.thread.process.queue(commands) else {
                 self.thread.counters.bound(Bound::QueueFull).add(1);
@@ -207,15 +218,27 @@ impl Upstream {
             since_micros: self.thread.clock.now_micros(),
             _queued: queued,
         });
-        let ticket = self.schedule.borrow_mut().wait(state, force, Rc::clone(&waiter));
+        let ticket = self
+            .schedule
+            .borrow_mut()
+            .wait(state, force, Rc::clone(&waiter));
         self.act();
         self.count_waiting();
-        Ok(SharedWait { upstream: Rc::clone(self), waiter, ticket })
+        Ok(SharedWait {
+            upstream: Rc::clone(self),
+            waiter,
+            ticket,
+        })
     }
 
     /// Whether no shared connection is up.
     pub fn is_away(&self) -> bool {
-        !self.links.borrow().iter().flatten().any(|link| link.is_alive())
+        !self
+            .links
+            .borrow()
+            .iter()
+            .flatten()
+            .any(|link| link.is_alive())
     }
 
     /// Whether the server is known to have this database, for respool's own user.
@@ -226,7 +249,10 @@ impl Upstream {
     /// Sends a request of respool's own on any shared connection. `None`: there is none.
     pub fn ask(&self, request: &[u8]) -> Option<oneshot::Receiver<Vec<u8>>> {
         let links = self.links.borrow();
-        let link = links.iter().flatten().find(|link| link.is_alive() && !link.is_dressing())?;
+        let link = links
+            .iter()
+            .flatten()
+            .find(|link| link.is_alive() && !link.is_dressing())?;
         let (tell, told) = oneshot::channel();
         link.send_own(request, OwnReply::Tell(tell));
         Some(told)
@@ -237,7 +263,8 @@ impl Upstream {
         let upstream = &self.thread.settings.upstream;
         let clock = &self.thread.clock;
         let expired = {
-            let late = |waiter: &Rc<Waiter>| clock.is_past(waiter.since_micros, upstream.queue.timeout);
+            let late =
+                |waiter: &Rc<Waiter>| clock.is_past(waiter.since_micros, upstream.queue.timeout);
             self.schedule.borrow_mut().take_while(late)
         };
         for waiter in expired {
@@ -245,7 +272,10 @@ impl Upstream {
             waiter.settle(Outcome::Failed(WaitError::Unreachable));
         }
         let links = self.links.borrow().clone();
-        links.iter().flatten().for_each(|link| link.check_progress(upstream.reply_timeout));
+        links
+            .iter()
+            .flatten()
+            .for_each(|link| link.check_progress(upstream.reply_timeout));
         self.pins.borrow_mut().retain(|pin| match pin.upgrade() {
             Some(link) => {
                 link.check_progress(upstream.reply_timeout);
@@ -260,8 +290,16 @@ impl Upstream {
     /// Closes every connection.
     pub fn stop(&self) {
         self.stopping.set(true);
-        self.links.borrow().iter().flatten().for_each(|link| link.close("respool is ending"));
-        self.pins.borrow().iter().filter_map(std::rc::Weak::upgrade).for_each(|link| link.close("respool is ending"));
+        self.links
+            .borrow()
+            .iter()
+            .flatten()
+            .for_each(|link| link.close("respool is ending"));
+        self.pins
+            .borrow()
+            .iter()
+            .filter_map(std::rc::Weak::upgrade)
+            .for_each(|link| link.close("respool is ending"));
     }
 
     /// Whether any connection to the server is left.
@@ -279,7 +317,8 @@ impl Upstream {
     pub(super) fn name(&self, kind: &str) -> String {
         self.names.set(self.names.get() + 1);
         // Workers number their connections apart.
-        let number = self.names.get() * self.thread.settings.workers as u64 + self.thread.index as u64;
+        let number =
+            self.names.get() * self.thread.settings.workers as u64 + self.thread.index as u64;
         format!("respool:{}:{kind}:{number}", self.thread.settings.instance)
     }
 
@@ -296,17 +335,31 @@ impl Upstream {
         let reconnect = self.thread.settings.upstream.reconnect;
         let mut away = self.away.borrow_mut();
         // A server that is full is not helped by being asked often.
-        let full = matches!(error, ConnectError::Away { result: ConnectResult::MaxClients, .. });
+        let full = matches!(
+            error,
+            ConnectError::Away {
+                result: ConnectResult::MaxClients,
+                ..
+            }
+        );
         let exponent = if full { 16 } else { away.failures.min(16) };
-        let edge = reconnect.initial.saturating_mul(1 << exponent).min(reconnect.max);
+        let edge = reconnect
+            .initial
+            .saturating_mul(1 << exponent)
+            .min(reconnect.max);
         // Full jitter, but never in a loop without pause.
-        let delay = edge.mul_f64(rand::random::<f64>()).max(reconnect.initial / 10);
+        let delay = edge
+            .mul_f64(rand::random::<f64>())
+            .max(reconnect.initial / 10);
         let now = Instant::now();
         away.failures += 1;
         away.next_attempt = Some(now + delay);
         if away.last_logged.is_none_or(|last| now - last >= LOG_EVERY) {
             away.last_logged = Some(now);
-            tracing::warn!(failures = away.failures, "cannot connect to the server: {error}");
+            tracing::warn!(
+                failures = away.failures,
+                "cannot connect to the server: {error}"
+            );
         }
         let text = error.to_string();
         if self.is_away() {
@@ -329,7 +382,15 @@ impl Upstream {
         while !self.stopping.get() {
             self.pause().await;
             let permit = self.permit(SocketKind::Shared).await;
-            match connect(&self.thread, self.own.as_ref(), &state, self.name("shared"), permit).await {
+            match connect(
+                &self.thread,
+                self.own.as_ref(),
+                &state,
+                self.name("shared"),
+                permit,
+            )
+            .await
+            {
                 Ok(link) => {
                     self.serve(slot, &state, link).await;
                     if self.stopping.get() {
@@ -365,17 +426,23 @@ impl Upstream {
         self.learn(&link);
         self.act();
         let why = link
-            .drive(|_| {
-                if self.schedule.borrow().waiting() > 0 {
-                    self.act();
-                }
-            }, || {
-                self.links.borrow_mut()[slot] = None;
-                self.schedule.borrow_mut().lost(slot);
-            })
+            .drive(
+                |_| {
+                    if self.schedule.borrow().waiting() > 0 {
+                        self.act();
+                    }
+                },
+                || {
+                    self.links.borrow_mut()[slot] = None;
+                    self.schedule.borrow_mut().lost(slot);
+                },
+            )
             .await;
         if !self.stopping.get() {
-            tracing::warn!(connection = link.name, "a shared connection to the server was lost: {why}");
+            tracing::warn!(
+                connection = link.name,
+                "a shared connection to the server was lost: {why}"
+            );
             if self.is_away() {
                 self.thread.process.health.failed(&why);
             }
@@ -385,7 +452,13 @@ impl Upstream {
     pub(super) async fn permit(&self, kind: SocketKind) -> SocketPermit {
         match self.thread.process.budget.try_socket(kind) {
             Some(permit) => permit,
-            None => self.thread.process.budget.wait_socket(kind, self.thread.index).await,
+            None => {
+                self.thread
+                    .process
+                    .budget
+                    .wait_socket(kind, self.thread.index)
+                    .await
+            }
         }
     }
 
@@ -394,7 +467,8 @@ impl Upstream {
         loop {
             let action = {
                 let links = self.links.borrow();
-                let in_flight = |slot: usize| links[slot].as_ref().map_or(0, |link| link.in_flight());
+                let in_flight =
+                    |slot: usize| links[slot].as_ref().map_or(0, |link| link.in_flight());
                 self.schedule.borrow_mut().next(in_flight)
             };
             match action {
@@ -408,14 +482,22 @@ impl Upstream {
     }
 
     fn dress(self: &Rc<Self>, slot: usize, target: State, force: bool) {
-        let Some(link) = self.links.borrow()[slot].clone() else { return };
-        let change = if force { Change::Authenticate } else { Change::Difference };
+        let Some(link) = self.links.borrow()[slot].clone() else {
+            return;
+        };
+        let change = if force {
+            Change::Authenticate
+        } else {
+            Change::Difference
+        };
         let steps = steps(&link.worn(), &target, change, self.own.as_ref(), &link.name);
         let (upstream, of) = (Rc::downgrade(self), Rc::downgrade(&link));
         link.dress(
             steps,
             Box::new(move |result| {
-                let (Some(upstream), Some(link)) = (upstream.upgrade(), of.upgrade()) else { return };
+                let (Some(upstream), Some(link)) = (upstream.upgrade(), of.upgrade()) else {
+                    return;
+                };
                 match result {
                     Ok(()) => upstream.grant(slot, &target),
                     Err(reply) => {
@@ -443,14 +525,21 @@ impl Upstream {
     /// Asks the server once which commands it has that the static table does not know.
     fn learn(self: &Rc<Self>, link: &Rc<Link>) {
         let process = Arc::clone(&self.thread.process);
-        if process.server.load().as_ref().is_some_and(|server| server.learned.is_some()) {
+        if process
+            .server
+            .load()
+            .as_ref()
+            .is_some_and(|server| server.learned.is_some())
+        {
             return;
         }
         let (tell, told) = oneshot::channel();
         link.send_own(&encode_request(&["COMMAND"]), OwnReply::Tell(tell));
         tokio::task::spawn_local(async move {
             let Ok(reply) = told.await else { return };
-            let Ok(learned) = Learned::from_command_reply(&reply) else { return };
+            let Ok(learned) = Learned::from_command_reply(&reply) else {
+                return;
+            };
             let learned = Arc::new(learned);
             process.server.rcu(|server| {
                 let mut server = server.as_deref().cloned().unwrap_or_default();
@@ -461,6 +550,9 @@ impl Upstream {
     }
 
     fn count_waiting(&self) {
-        self.thread.counters.waiting_requests.set(self.schedule.borrow().waiting() as u64);
+        self.thread
+            .counters
+            .waiting_requests
+            .set(self.schedule.borrow().waiting() as u64);
     }
 }

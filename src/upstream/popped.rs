@@ -49,7 +49,9 @@ impl Popped {
             // BLMPOP timeout numkeys key... LEFT|RIGHT [COUNT n]; keys may be named like the option.
             b"blmpop" => {
                 let rest: Vec<&[u8]> = arguments.collect();
-                let keys = rest.get(1).and_then(|text| std::str::from_utf8(text).ok()?.parse::<usize>().ok());
+                let keys = rest
+                    .get(1)
+                    .and_then(|text| std::str::from_utf8(text).ok()?.parse::<usize>().ok());
                 let end = keys.and_then(|keys| rest.get(keys.saturating_add(2)));
                 match end {
                     Some(end) if end.eq_ignore_ascii_case(b"left") => Self::ManyLeft,
@@ -65,11 +67,20 @@ impl Popped {
     /// What becomes of `reply`, for which the client is not there any more.
     pub fn give_back(self, reply: &[u8]) -> Fate {
         // RESP2's two nulls are no RESP3 frames.
-        if self == Self::Nothing || reply.is_empty() || reply.starts_with(b"*-1") || reply.starts_with(b"$-1") {
+        if self == Self::Nothing
+            || reply.is_empty()
+            || reply.starts_with(b"*-1")
+            || reply.starts_with(b"$-1")
+        {
             return Fate::Nothing;
         }
-        let Ok(Some((frame, _))) = decode(reply) else { return Fate::Orphaned };
-        if matches!(frame, OwnedFrame::Null | OwnedFrame::SimpleError { .. } | OwnedFrame::BlobError { .. }) {
+        let Ok(Some((frame, _))) = decode(reply) else {
+            return Fate::Orphaned;
+        };
+        if matches!(
+            frame,
+            OwnedFrame::Null | OwnedFrame::SimpleError { .. } | OwnedFrame::BlobError { .. }
+        ) {
             return Fate::Nothing;
         }
         self.returning(&frame).unwrap_or(Fate::Orphaned)
@@ -82,7 +93,11 @@ impl Popped {
             Self::Left => (vec![b"LPUSH".into(), key, text(parts.get(1)?)?], 1),
             Self::Right => (vec![b"RPUSH".into(), key, text(parts.get(1)?)?], 1),
             Self::ManyLeft | Self::ManyRight => {
-                let name = if self == Self::ManyLeft { "LPUSH" } else { "RPUSH" };
+                let name = if self == Self::ManyLeft {
+                    "LPUSH"
+                } else {
+                    "RPUSH"
+                };
                 let popped = elements(parts.get(1)?)?;
                 let mut request = vec![name.into(), key];
                 // Pushed in the opposite order, the first popped ends up at the end it came from.
@@ -91,12 +106,22 @@ impl Popped {
                 }
                 (request, popped.len())
             }
-            Self::Member => (vec![b"ZADD".into(), key, text(parts.get(2)?)?, text(parts.get(1)?)?], 1),
+            Self::Member => (
+                vec![
+                    b"ZADD".into(),
+                    key,
+                    text(parts.get(2)?)?,
+                    text(parts.get(1)?)?,
+                ],
+                1,
+            ),
             Self::Members => {
                 let popped = elements(parts.get(1)?)?;
                 let mut request = vec![b"ZADD".to_vec(), key];
                 for pair in popped {
-                    let [member, score] = elements(pair)? else { return None };
+                    let [member, score] = elements(pair)? else {
+                        return None;
+                    };
                     request.push(text(score)?);
                     request.push(text(member)?);
                 }
@@ -117,7 +142,9 @@ fn elements(frame: &OwnedFrame) -> Option<&[OwnedFrame]> {
 
 fn text(frame: &OwnedFrame) -> Option<Vec<u8>> {
     match frame {
-        OwnedFrame::BlobString { data, .. } | OwnedFrame::SimpleString { data, .. } => Some(data.clone()),
+        OwnedFrame::BlobString { data, .. } | OwnedFrame::SimpleString { data, .. } => {
+            Some(data.clone())
+        }
         OwnedFrame::Double { data, .. } => Some(data.to_string().into_bytes()),
         OwnedFrame::Number { data, .. } => Some(data.to_string().into_bytes()),
         _ => None,
@@ -136,7 +163,10 @@ mod tests {
         match popped.give_back(reply.as_bytes()) {
             Fate::Return(request, count) => {
                 let request = String::from_utf8(request).unwrap();
-                let words: Vec<_> = request.split("\r\n").filter(|word| !word.starts_with(['*', '$'])).collect();
+                let words: Vec<_> = request
+                    .split("\r\n")
+                    .filter(|word| !word.starts_with(['*', '$']))
+                    .collect();
                 format!("{}{count}", words.join(" "))
             }
             other => format!("{other:?}"),
@@ -149,21 +179,61 @@ mod tests {
         assert_eq!(returned(popped("BLPOP k 0"), pair), "LPUSH k v 1");
         assert_eq!(returned(popped("brpop k 0"), pair), "RPUSH k v 1");
         let many = "*2\r\n$1\r\nk\r\n*2\r\n$1\r\na\r\n$1\r\nb\r\n";
-        assert_eq!(returned(popped("BLMPOP 0 1 left LEFT COUNT 2"), many), "LPUSH k b a 2");
-        assert_eq!(returned(popped("BLMPOP 0 2 x k RIGHT"), many), "RPUSH k b a 2");
-        assert_eq!(returned(popped("BZPOPMIN k 0"), "*3\r\n$1\r\nk\r\n$1\r\nm\r\n$3\r\n1.5\r\n"), "ZADD k 1.5 m 1");
-        assert_eq!(returned(popped("BZPOPMAX k 0"), "*3\r\n$1\r\nk\r\n$1\r\nm\r\n,1.5\r\n"), "ZADD k 1.5 m 1");
+        assert_eq!(
+            returned(popped("BLMPOP 0 1 left LEFT COUNT 2"), many),
+            "LPUSH k b a 2"
+        );
+        assert_eq!(
+            returned(popped("BLMPOP 0 2 x k RIGHT"), many),
+            "RPUSH k b a 2"
+        );
+        assert_eq!(
+            returned(
+                popped("BZPOPMIN k 0"),
+                "*3\r\n$1\r\nk\r\n$1\r\nm\r\n$3\r\n1.5\r\n"
+            ),
+            "ZADD k 1.5 m 1"
+        );
+        assert_eq!(
+            returned(
+                popped("BZPOPMAX k 0"),
+                "*3\r\n$1\r\nk\r\n$1\r\nm\r\n,1.5\r\n"
+            ),
+            "ZADD k 1.5 m 1"
+        );
         let members = "*2\r\n$1\r\nk\r\n*2\r\n*2\r\n$1\r\na\r\n,1\r\n*2\r\n$1\r\nb\r\n,2\r\n";
-        assert_eq!(returned(popped("BZMPOP 0 1 k MIN"), members), "ZADD k 1 a 2 b 2");
+        assert_eq!(
+            returned(popped("BZMPOP 0 1 k MIN"), members),
+            "ZADD k 1 a 2 b 2"
+        );
     }
 
     #[test]
     fn nothing_taken_is_nothing_to_return() {
-        for reply in ["*-1\r\n", "$-1\r\n", "_\r\n", "-UNBLOCKED client unblocked via CLIENT UNBLOCK\r\n"] {
-            assert_eq!(popped("BLPOP k 0").give_back(reply.as_bytes()), Fate::Nothing, "{reply}");
-            assert_eq!(popped("BLMOVE a b LEFT LEFT 0").give_back(reply.as_bytes()), Fate::Nothing, "{reply}");
+        for reply in [
+            "*-1\r\n",
+            "$-1\r\n",
+            "_\r\n",
+            "-UNBLOCKED client unblocked via CLIENT UNBLOCK\r\n",
+        ] {
+            assert_eq!(
+                popped("BLPOP k 0").give_back(reply.as_bytes()),
+                Fate::Nothing,
+                "{reply}"
+            );
+            assert_eq!(
+                popped("BLMOVE a b LEFT LEFT 0").give_back(reply.as_bytes()),
+                Fate::Nothing,
+                "{reply}"
+            );
         }
-        assert_eq!(popped("BLMOVE a b LEFT LEFT 0").give_back(b"$1\r\nv\r\n"), Fate::Orphaned);
-        assert_eq!(popped("XREAD BLOCK 0 STREAMS s $").give_back(b"*1\r\n+x\r\n"), Fate::Nothing);
+        assert_eq!(
+            popped("BLMOVE a b LEFT LEFT 0").give_back(b"$1\r\nv\r\n"),
+            Fate::Orphaned
+        );
+        assert_eq!(
+            popped("XREAD BLOCK 0 STREAMS s $").give_back(b"*1\r\n+x\r\n"),
+            Fate::Nothing
+        );
     }
 }

@@ -24,7 +24,9 @@ pub struct Server {
 impl Server {
     /// Takes in the reply to HELLO of `protocol`. False when it is no HELLO reply.
     pub fn hello(&mut self, protocol: Protocol, reply: &[u8]) -> bool {
-        let Ok(Some((frame, _))) = decode(reply) else { return false };
+        let Ok(Some((frame, _))) = decode(reply) else {
+            return false;
+        };
         let fields = fields(&frame);
         if fields.is_empty() {
             return false;
@@ -37,7 +39,10 @@ impl Server {
                 _ => {}
             }
         }
-        let mut numbers = self.version_text.split('.').map(|part| part.parse().unwrap_or(0));
+        let mut numbers = self
+            .version_text
+            .split('.')
+            .map(|part| part.parse().unwrap_or(0));
         self.version = (numbers.next().unwrap_or(0), numbers.next().unwrap_or(0));
         self.hello[usize::from(protocol == Protocol::Resp3)] = reply.to_vec();
         true
@@ -64,10 +69,14 @@ impl Server {
 /// The name and text of each text field of a HELLO reply, a map in RESP3 and a flat array in RESP2.
 fn fields(frame: &OwnedFrame) -> Vec<(&[u8], &[u8])> {
     match frame {
-        OwnedFrame::Map { data, .. } => data.iter().filter_map(|(name, value)| Some((text(name)?, text(value)?))).collect(),
-        OwnedFrame::Array { data, .. } => {
-            data.chunks_exact(2).filter_map(|pair| Some((text(&pair[0])?, text(&pair[1])?))).collect()
-        }
+        OwnedFrame::Map { data, .. } => data
+            .iter()
+            .filter_map(|(name, value)| Some((text(name)?, text(value)?)))
+            .collect(),
+        OwnedFrame::Array { data, .. } => data
+            .chunks_exact(2)
+            .filter_map(|pair| Some((text(&pair[0])?, text(&pair[1])?)))
+            .collect(),
         _ => Vec::new(),
     }
 }
@@ -92,7 +101,10 @@ mod tests {
         let reply = server.hello_reply(Protocol::Resp2, 1234).unwrap();
         let expected = String::from_utf8_lossy(HELLO_2).replace("id\r\n:3\r\n", "id\r\n:1234\r\n");
         assert_eq!(String::from_utf8_lossy(&reply), expected);
-        assert_eq!((server.version_text.as_str(), server.role.as_str()), ("7.0.15", "master"));
+        assert_eq!(
+            (server.version_text.as_str(), server.role.as_str()),
+            ("7.0.15", "master")
+        );
         assert!(!server.wait_needs_a_write());
         assert_eq!(server.hello_reply(Protocol::Resp3, 1), None);
         assert!(!server.hello(Protocol::Resp3, b"-ERR unknown command\r\n"));

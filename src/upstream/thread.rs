@@ -40,14 +40,21 @@ impl Process {
     pub fn queue(self: &Arc<Self>, commands: usize) -> Option<Queued> {
         let most = self.settings.upstream.queue.max_commands;
         let fits = |held: usize| held.checked_add(commands).filter(|&held| held <= most);
-        self.queued.fetch_update(Ordering::Relaxed, Ordering::Relaxed, fits).ok()?;
-        Some(Queued { process: Arc::clone(self), commands })
+        self.queued
+            .fetch_update(Ordering::Relaxed, Ordering::Relaxed, fits)
+            .ok()?;
+        Some(Queued {
+            process: Arc::clone(self),
+            commands,
+        })
     }
 }
 
 impl Drop for Queued {
     fn drop(&mut self) {
-        self.process.queued.fetch_sub(self.commands, Ordering::Relaxed);
+        self.process
+            .queued
+            .fetch_sub(self.commands, Ordering::Relaxed);
     }
 }
 
