@@ -129,6 +129,7 @@ impl Client {
         self.send_run(data, &mut run);
         if matches!(self.wait, Wait::Nothing) {
             self.refusing = None;
+            // What it was lent for has been sent, or is not to be.
             self.pin_use.is_fresh = false;
         }
         at
@@ -181,7 +182,8 @@ impl Client {
     }
 
     /// Counts requests that are on their way or answered.
-    pub(super) fn count(&self, count: u32, last: Option<CommandId>) {
+    pub(super) fn count(&mut self, count: u32, last: Option<CommandId>) {
+        self.pin_use.is_fresh = false;
         self.card.commands.add(u64::from(count));
         self.card
             .last_active_ms

@@ -119,7 +119,7 @@ pub struct Client {
 
 impl Client {
     /// Takes a client in.
-    pub fn new(site: Rc<Site>, arrived: Arrived) -> Self {
+    pub fn new(site: Rc<Site>, arrived: Arrived) -> Box<Self> {
         let Arrived {
             stream,
             permit,
@@ -156,7 +156,7 @@ impl Client {
         site.residents
             .borrow_mut()
             .insert(card.id(), Rc::clone(&resident));
-        let mut client = Self {
+        let mut client = Box::new(Self {
             site,
             stream,
             outlet,
@@ -179,16 +179,17 @@ impl Client {
             is_at_end: false,
             has_left: false,
             counted_bytes_out: 0,
-        };
+        });
         client.log_admission();
         client
     }
 
     /// Serves the client until it leaves.
-    pub async fn run(mut self) {
+    pub async fn run(mut self: Box<Self>) {
         let reason = std::future::poll_fn(|cx| self.poll(cx)).await;
         if reason == Disconnect::ProtocolError {
-            self.linger().await;
+            // Boxed, as what follows: an idle client carries neither.
+            Box::pin(self.linger()).await;
         }
         let Some(refusal) = self.rejected.take() else {
             return self.leave(reason);
@@ -200,7 +201,7 @@ impl Client {
         let site = Rc::clone(&self.site);
         self.leave(reason);
         if let Some(permit) = site.admission.hold() {
-            hold(Rc::clone(&site.thread), stream, text, input, permit).await;
+            Box::pin(hold(Rc::clone(&site.thread), stream, text, input, permit)).await;
         } else {
             site.thread.counters.bound(Bound::Rejected).add(1);
         }
@@ -508,7 +509,7 @@ impl Client {
         }
     }
 
-    fn leave(mut self, reason: Disconnect) {
+    fn leave(mut self: Box<Self>, reason: Disconnect) {
         self.has_left = true;
         self.count_bytes_out();
         self.site

@@ -235,6 +235,34 @@ fn monitor_output_goes_to_whoever_asked_for_it() {
     }
 }
 
+/// docs/decisions/0002: their answers would have to stand among the server's.
+#[test]
+fn session_commands_inside_multi_are_refused_and_spoil_it() {
+    let redis = Redis::start(&[]);
+    let respool = Respool::start(&redis);
+    redis.cmd(&["SET", "k", "kept"]);
+    let mut bystander = respool.client();
+    for inside in [
+        &["HELLO", "3"][..],
+        &["AUTH", "x"],
+        &["CLIENT", "SETNAME", "inside"],
+        &["CLIENT", "KILL", "TYPE", "normal"],
+        &["CLIENT", "REPLY", "OFF"],
+        &["CLIENT", "ID"],
+    ] {
+        let mut client = respool.client();
+        assert_eq!(client.cmd(&["MULTI"]), Value::ok());
+        assert_eq!(client.cmd(&["SET", "k", "spoilt"]), Value::simple("QUEUED"));
+        assert!(client.cmd(inside).is_error(), "{inside:?}");
+        assert!(
+            client.cmd(&["EXEC"]).text().starts_with("EXECABORT"),
+            "{inside:?}"
+        );
+        assert_eq!(client.cmd(&["GET", "k"]), Value::bulk("kept"));
+        bystander.ping();
+    }
+}
+
 #[test]
 fn state_left_behind_reaches_nobody() {
     let redis = Redis::start(&[]);

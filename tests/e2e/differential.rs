@@ -398,6 +398,8 @@ fn masked(bytes: &[u8]) -> Vec<u8> {
 fn field_names(bytes: &[u8]) -> BTreeSet<String> {
     let text = String::from_utf8_lossy(bytes);
     text.split_whitespace()
+        // RESP3 puts the kind of the text before its first field.
+        .map(|pair| pair.strip_prefix("txt:").unwrap_or(pair))
         .filter_map(|pair| Some(pair.split_once('=')?.0.to_owned()))
         .collect()
 }
