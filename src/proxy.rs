@@ -97,7 +97,7 @@ async fn serve(settings: Arc<Settings>) -> Result<(), StartError> {
     let (door, view) =
         open(&settings, start).map_err(|error| StartError(format!("cannot start: {error}")))?;
     let door = Arc::new(door);
-    let (end, ended) = watch::channel(false);
+    let (over, ended) = watch::channel(false);
     if let Some(listener) = admin_listener {
         let endpoint = admin::Endpoint {
             view: Arc::new(move || view.scrape()),
@@ -122,8 +122,20 @@ async fn serve(settings: Arc<Settings>) -> Result<(), StartError> {
             tokio::task::spawn_local(accept(acceptor, listener, Arc::clone(&door)))
         })
         .collect();
-    let mut signals =
+    let signals =
         Signals::new().map_err(|error| StartError(format!("cannot handle signals: {error}")))?;
+    end(&settings, &door, accepting, signals).await;
+    let _ = over.send(true);
+    Ok(())
+}
+
+/// Waits for a signal, drains, and ends the workers.
+async fn end(
+    settings: &Settings,
+    door: &Door,
+    accepting: Vec<tokio::task::JoinHandle<()>>,
+    mut signals: Signals,
+) {
     let name = signals.end().await;
     tracing::info!(
         "{name}: drains for up to {:?} (drain_timeout)",
@@ -144,11 +156,9 @@ async fn serve(settings: Arc<Settings>) -> Result<(), StartError> {
         name = signals.end() => tracing::warn!("{name} again: the rest is closed"),
     }
     door.tell_all(|| Message::Stop).await;
-    let _ = end.send(true);
     while !door.workers.iter().all(Worker::has_ended) {
         tokio::time::sleep(DRAIN_POLL).await;
     }
-    Ok(())
 }
 
 fn open(settings: &Arc<Settings>, start: Instant) -> io::Result<(Door, View)> {

@@ -13,10 +13,22 @@ pub const QUANTUM: u32 = 256;
 /// What the caller has to do.
 #[derive(Debug, PartialEq, Eq)]
 pub enum Action<S> {
-    /// Open connection `link` in `state`; tell `dressed`, `refused` or `lost`.
-    Dial { link: usize, state: S },
-    /// Send the commands that change connection `link` to `state`, behind everything it was sent before.
-    Dress { link: usize, state: S, force: bool },
+    /// Open a connection; tell `dressed`, `refused_and_closed` or `lost`.
+    Dial {
+        /// Which.
+        link: usize,
+        /// What it is to wear.
+        state: S,
+    },
+    /// Send the commands that change a connection, behind everything it was sent before.
+    Dress {
+        /// Which.
+        link: usize,
+        /// What it is to wear.
+        state: S,
+        /// Whether its user must be acknowledged anew.
+        force: bool,
+    },
 }
 
 /// Identifies one who waits.

@@ -81,6 +81,7 @@ impl Door {
         }
     }
 
+    #[expect(clippy::disallowed_methods, reason = "the test is the client")]
     async fn connect(&self) -> TcpStream {
         TcpStream::connect(self.address)
             .await
@@ -335,6 +336,7 @@ async fn shutdown_closes_the_door() {
     assert_eq!(rest(&mut waiting).await, "");
 }
 
+#[expect(clippy::disallowed_methods, reason = "the check blocks, as it does in its own process")]
 #[tokio::test]
 async fn the_healthcheck_finds_a_living_respool() {
     let door = Door::open().await;

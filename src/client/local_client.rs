@@ -33,7 +33,14 @@ impl Client {
             (ClientSub::Reply, [mode]) => self.reply_mode(mode),
             (ClientSub::NoEvict, [on]) => self.switch(Flag::NoEvict, on),
             (ClientSub::NoTouch, [on]) => self.switch(Flag::NoTouch, on),
-            (ClientSub::Unblock, [id, mode @ ..]) => self.unblock(id, mode),
+            (ClientSub::Unblock, [id]) => self.unblock(id, &[]),
+            (ClientSub::Unblock, [id, mode]) => self.unblock(id, &[mode]),
+            (ClientSub::Unblock, _) => {
+                let name =
+                    String::from_utf8_lossy(request.argument(1).unwrap_or_default()).into_owned();
+                let text = "ERR unknown subcommand or wrong number of arguments for";
+                self.answer(&error(&format!("{text} '{name}'. Try CLIENT HELP.")));
+            }
             _ => {
                 let name = request.argument(1).unwrap_or_default();
                 let shown = String::from_utf8_lossy(&name[..name.len().min(128)]);

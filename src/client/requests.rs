@@ -49,9 +49,6 @@ impl Client {
         // Kept for the whole batch: neither can change while it is looked at.
         let learned = self.learned();
         let bounds = Bounds::new(self.site.thread.settings.limits.max_request);
-        let mut room = self
-            .in_flight_limit()
-            .saturating_sub(self.outlet.outstanding());
         while matches!(self.wait, Wait::Nothing)
             && self.ending.is_none()
             && !self.outlet.is_closed()
@@ -65,37 +62,10 @@ impl Client {
             }
             match self.scanner.scan(&data[at..], &bounds) {
                 Scan::Request { length } => {
-                    let bytes = &data[at..at + length];
-                    let name = self.scanner.name();
-                    let request = Request::new(bytes);
-                    let routed = self.route(&bytes[name], &request, learned.as_deref());
-                    let shares = routed.route == Route::Shared && self.is_sharing(length);
-                    if shares && (run.count > 0 || self.link_ready(&data[at..])) {
-                        if run.count >= room {
-                            self.send_run(data, &mut run);
-                            self.wait_in_flight();
-                            break;
-                        }
-                        if run.count == 0 {
-                            run.start = at;
-                        }
-                        at += length;
-                        run.end = at;
-                        run.count += 1;
-                        run.last = routed.command;
-                        continue;
-                    }
-                    self.send_run(data, &mut run);
-                    if !matches!(self.wait, Wait::Nothing) {
-                        break;
-                    }
-                    match self.request(&request, routed, &data[at..], learned.as_deref()) {
+                    match self.whole(data, at, length, &mut run, learned.as_deref()) {
                         Next::Used(used) => at += used,
                         Next::Wait | Next::More => break,
                     }
-                    room = self
-                        .in_flight_limit()
-                        .saturating_sub(self.outlet.outstanding());
                 }
                 Scan::Nothing { length } => {
                     self.send_run(data, &mut run);
@@ -133,6 +103,42 @@ impl Client {
             self.pin_use.is_fresh = false;
         }
         at
+    }
+
+    /// A whole request at `at`: nearly always one more of the run.
+    #[inline]
+    fn whole(
+        &mut self,
+        data: &[u8],
+        at: usize,
+        length: usize,
+        run: &mut Run,
+        learned: Option<&Learned>,
+    ) -> Next {
+        let bytes = &data[at..at + length];
+        let name = self.scanner.name();
+        let request = Request::new(bytes);
+        let routed = self.route(&bytes[name], &request, learned);
+        let shares = routed.route == Route::Shared && self.is_sharing(length);
+        if shares && (run.count > 0 || self.link_ready(&data[at..])) {
+            if self.outlet.outstanding().saturating_add(run.count) >= self.in_flight_limit() {
+                self.send_run(data, run);
+                self.wait_in_flight();
+                return Next::Wait;
+            }
+            if run.count == 0 {
+                run.start = at;
+            }
+            run.end = at + length;
+            run.count += 1;
+            run.last = routed.command;
+            return Next::Used(length);
+        }
+        self.send_run(data, run);
+        if !matches!(self.wait, Wait::Nothing) {
+            return Next::Wait;
+        }
+        self.request(&request, routed, &data[at..], learned)
     }
 
     fn learned(&self) -> Option<Arc<Learned>> {

@@ -114,12 +114,23 @@ impl Violation {
 /// What the scanner found at the start of the bytes it was given.
 #[derive(Debug, PartialEq, Eq)]
 pub enum Scan {
-    /// A whole multibulk request of `length` bytes.
-    Request { length: usize },
-    /// A whole inline request: its text without the line end; `length` bytes with it.
-    Inline { text: Range<usize>, length: usize },
-    /// `length` bytes that ask nothing and get no reply: `*0`, `*-1`.
-    Nothing { length: usize },
+    /// A whole multibulk request.
+    Request {
+        /// Its bytes.
+        length: usize,
+    },
+    /// A whole inline request.
+    Inline {
+        /// Its text, without the line end.
+        text: Range<usize>,
+        /// Its bytes, the line end included.
+        length: usize,
+    },
+    /// What asks nothing and gets no reply: `*0`, `*-1`.
+    Nothing {
+        /// Its bytes.
+        length: usize,
+    },
     /// The request has not arrived whole; [`RequestScanner::extent`] tells how long it is known to be.
     Incomplete,
     /// The client broke the protocol.

@@ -151,7 +151,12 @@ pub fn unknown_command(request: &Request<'_>) -> Vec<u8> {
 #[derive(Debug, PartialEq, Eq)]
 pub enum Block {
     /// A transaction that has arrived whole and leaves no trace: `length` bytes, `count` requests, MULTI included.
-    Whole { length: usize, count: u32 },
+    Whole {
+        /// Bytes, from MULTI to EXEC.
+        length: usize,
+        /// Requests, both included.
+        count: u32,
+    },
     /// It may become one with more bytes.
     Partial,
     /// It needs a connection of its own.

@@ -173,13 +173,13 @@ pub fn steps(
         });
         worn = State::INITIAL;
     }
-    if worn.user != target.user || change == Change::Authenticate {
-        if let Some(credentials) = target.user.as_ref().or(own) {
-            steps.push(Step {
-                request: credentials.request(),
-                effect: Effect::User(target.user.clone()),
-            });
-        }
+    if (worn.user != target.user || change == Change::Authenticate)
+        && let Some(credentials) = target.user.as_ref().or(own)
+    {
+        steps.push(Step {
+            request: credentials.request(),
+            effect: Effect::User(target.user.clone()),
+        });
     }
     if worn.protocol != target.protocol {
         let mut request = Vec::new();

@@ -34,6 +34,10 @@ impl fmt::Display for DialError {
 ///
 /// # Errors
 /// [`DialError`] says why not.
+#[expect(
+    clippy::disallowed_methods,
+    reason = "the one place that dials; its caller holds the budget permit"
+)]
 pub async fn dial(
     address: &Address,
     limit: Duration,

@@ -17,7 +17,7 @@ use crate::transport::{DialError, Stream, dial};
 
 /// Why no connection in the wanted state came about.
 #[derive(Debug)]
-pub enum ConnectError {
+pub(super) enum ConnectError {
     /// The server is not there, or does not want respool itself. Waiting may help.
     Away {
         /// For people; never holds a secret.
@@ -49,7 +49,7 @@ fn away(text: impl Into<String>, result: ConnectResult) -> ConnectError {
 ///
 /// # Errors
 /// [`ConnectError`]; each attempt is counted by its result.
-pub async fn connect(
+pub(super) async fn connect(
     thread: &Rc<Thread>,
     own: Option<&Rc<Credentials>>,
     state: &State,

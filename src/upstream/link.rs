@@ -16,7 +16,7 @@ use super::outlet::{Outlet, Unsent};
 use super::popped::Popped;
 use super::thread::Thread;
 use crate::budget::SocketPermit;
-use crate::resp::ReplyScanner;
+use crate::resp::{Advance, ReplyScanner};
 use crate::session::{Effect, State, Step, Verb};
 use crate::telemetry::{Bound, Disconnect};
 use crate::transport::Stream;
@@ -457,95 +457,106 @@ impl Link {
 
     /// Hands every byte to whom it is due. Returns how many bytes were used; the rest is the start of a line.
     fn dispatch(&self, inner: &mut Inner, buf: &[u8], now: u64) -> io::Result<usize> {
-        let no_resp = |_| {
-            io::Error::new(
-                io::ErrorKind::InvalidData,
-                "the server sent something that is no RESP",
-            )
-        };
         let mut at = 0;
         while at < buf.len() {
             let starts = inner.scanner.at_boundary();
             if starts {
                 inner.is_push = buf[at] == b'>' || self.raw.get();
             }
-            if inner.is_push {
-                let step = inner.scanner.advance(&buf[at..]).map_err(no_resp)?;
-                if let Some(outlet) = &*self.pushes_to.borrow() {
-                    outlet.deliver(&buf[at..at + step.used], 0, !step.complete);
+            let (used, goes_on) = if inner.is_push {
+                self.push(inner, &buf[at..])?
+            } else {
+                match inner.due.front() {
+                    None => return Err(invalid(unasked(&buf[at..]))),
+                    Some(Due::Client {
+                        outlet,
+                        kind: Kind::Plain,
+                        show: Show::Pass,
+                        ..
+                    }) if outlet.is_plain() => self.batch(inner, &buf[at..], now)?,
+                    Some(_) => self.single(inner, &buf[at..], starts, now)?,
                 }
-                at += step.used;
-                if !step.complete {
-                    break;
-                }
-                continue;
-            }
-            let from = at;
-            match inner.due.front_mut() {
-                None => {
-                    return Err(io::Error::new(
-                        io::ErrorKind::InvalidData,
-                        unasked(&buf[at..]),
-                    ));
-                }
-                Some(Due::Client {
-                    outlet,
-                    count,
-                    kind: Kind::Plain,
-                    show: Show::Pass,
-                    sent_micros,
-                    ..
-                }) if outlet.is_plain() => {
-                    // The replies of one client's batch leave in one piece.
-                    let mut complete = 0;
-                    let mut open = false;
-                    while complete < *count
-                        && at < buf.len()
-                        && !(buf[at] == b'>' && inner.scanner.at_boundary())
-                    {
-                        let step = inner.scanner.advance(&buf[at..]).map_err(no_resp)?;
-                        at += step.used;
-                        if step.complete {
-                            complete += 1;
-                        } else {
-                            open = !inner.scanner.at_boundary();
-                            break;
-                        }
-                    }
-                    outlet.deliver(&buf[from..at], complete, open);
-                    if complete > 0 {
-                        self.thread
-                            .counters
-                            .request_duration
-                            .record_micros(now - *sent_micros, u64::from(complete));
-                        inner.answered(complete);
-                    }
-                    if open || at == from || (at < buf.len() && !inner.scanner.at_boundary()) {
-                        break;
-                    }
-                }
-                Some(_) => {
-                    let step = inner.scanner.advance(&buf[at..]).map_err(no_resp)?;
-                    at += step.used;
-                    if step.used == 0 && !step.complete {
-                        break;
-                    }
-                    inner.frame(&buf[from..at], starts, step.complete)?;
-                    if step.complete {
-                        if let Some(Due::Client { sent_micros, .. }) = inner.due.front() {
-                            self.thread
-                                .counters
-                                .request_duration
-                                .record_micros(now - *sent_micros, 1);
-                        }
-                        inner.answered(1);
-                    } else {
-                        break;
-                    }
-                }
+            };
+            at += used;
+            if !goes_on {
+                break;
             }
         }
         Ok(at)
+    }
+
+    /// Bytes of a frame that answers no request. Returns how many, and whether more frames may follow.
+    fn push(&self, inner: &mut Inner, buf: &[u8]) -> io::Result<(usize, bool)> {
+        let step = inner.advance(buf)?;
+        if let Some(outlet) = &*self.pushes_to.borrow() {
+            outlet.deliver(&buf[..step.used], 0, !step.complete);
+        }
+        Ok((step.used, step.complete))
+    }
+
+    /// The replies of one client's batch leave in one piece.
+    #[inline]
+    fn batch(&self, inner: &mut Inner, buf: &[u8], now: u64) -> io::Result<(usize, bool)> {
+        let Some(Due::Client {
+            outlet,
+            count,
+            sent_micros,
+            ..
+        }) = inner.due.front()
+        else {
+            return Ok((0, false));
+        };
+        let (mut at, mut complete, mut goes_on) = (0, 0, true);
+        while complete < *count
+            && at < buf.len()
+            && !(buf[at] == b'>' && inner.scanner.at_boundary())
+        {
+            let step = inner
+                .scanner
+                .advance(&buf[at..])
+                .map_err(|_| invalid(NO_RESP.to_owned()))?;
+            at += step.used;
+            if !step.complete {
+                goes_on = false;
+                break;
+            }
+            complete += 1;
+        }
+        outlet.deliver(&buf[..at], complete, !inner.scanner.at_boundary());
+        if complete > 0 {
+            let waited = now.saturating_sub(*sent_micros);
+            self.thread
+                .counters
+                .request_duration
+                .record_micros(waited, u64::from(complete));
+            inner.answered(complete);
+        }
+        Ok((at, goes_on))
+    }
+
+    /// One reply that does not simply pass.
+    fn single(
+        &self,
+        inner: &mut Inner,
+        buf: &[u8],
+        starts: bool,
+        now: u64,
+    ) -> io::Result<(usize, bool)> {
+        let step = inner.advance(buf)?;
+        if step.used == 0 {
+            return Ok((0, false));
+        }
+        inner.frame(&buf[..step.used], starts, step.complete)?;
+        if step.complete {
+            if let Some(Due::Client { sent_micros, .. }) = inner.due.front() {
+                self.thread
+                    .counters
+                    .request_duration
+                    .record_micros(now.saturating_sub(*sent_micros), 1);
+            }
+            inner.answered(1);
+        }
+        Ok((step.used, step.complete))
     }
 
     /// Acts on replies to respool itself, with nothing borrowed.
@@ -699,7 +710,20 @@ impl Link {
     }
 }
 
+/// Bytes no server speaks.
+const NO_RESP: &str = "the server sent something that is no RESP";
+
+fn invalid(text: String) -> io::Error {
+    io::Error::new(io::ErrorKind::InvalidData, text)
+}
+
 impl Inner {
+    fn advance(&mut self, buf: &[u8]) -> io::Result<Advance> {
+        self.scanner
+            .advance(buf)
+            .map_err(|_| invalid(NO_RESP.to_owned()))
+    }
+
     /// Appends bytes; returns where they start among all bytes ever appended.
     #[inline]
     fn append(&mut self, bytes: &[u8], now: u64) -> u64 {

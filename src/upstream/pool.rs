@@ -47,7 +47,7 @@ enum Outcome {
 }
 
 /// One who waits for a shared connection in its state.
-pub struct Waiter {
+struct Waiter {
     outcome: RefCell<Outcome>,
     waker: RefCell<Option<Waker>>,
     since_micros: u64,
