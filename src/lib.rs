@@ -31,8 +31,6 @@ pub mod client;
 
 pub mod worker;
 
-pub mod view;
-
 pub mod admin;
 
 pub mod proxy;

@@ -9,7 +9,7 @@ use tokio::net::TcpListener;
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::{mpsc, watch};
 
-use crate::admin;
+use crate::admin::{self, View};
 use crate::admission::{Admission, Refusal};
 use crate::budget::Budget;
 use crate::client::{Errand, Errands, make_room};
@@ -19,7 +19,6 @@ use crate::identity::{Identity, Peer, Registry};
 use crate::telemetry::{ServerHealth, WorkerCounters};
 use crate::transport::{Accepted, Acceptor, bind, raise_descriptor_limit};
 use crate::upstream::Process;
-use crate::view::View;
 use crate::worker::{Charge, Message, Newcomer, Worker, mailbox};
 
 /// How often a draining process looks whether its workers have ended.
@@ -307,7 +306,7 @@ impl Door {
     async fn make_room(&self, socket: Accepted, identity: Identity, laddr: Peer, refusal: Refusal) {
         let now_ms = self.start.elapsed().as_millis() as u64;
         let (registry, errands) = (Arc::clone(&self.registry), Arc::clone(&self.errands));
-        if make_room(registry, errands, refusal.clone(), now_ms).await
+        if make_room(registry, errands, refusal.clone(), now_ms, 0).await
             && let Ok(permit) = self.admission.admit(&identity, Instant::now())
         {
             return self.hand_over(socket, permit, identity, laddr).await;

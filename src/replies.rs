@@ -87,6 +87,11 @@ impl Replies {
         }
     }
 
+    /// Whether a frame of the server has begun and not ended.
+    pub fn is_open(&self) -> bool {
+        self.open
+    }
+
     /// Bytes held for this client.
     pub fn held_bytes(&self) -> usize {
         self.out.len() - self.written + self.behind_bytes

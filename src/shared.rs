@@ -38,6 +38,8 @@ pub struct Ticket(u64);
 #[derive(Debug)]
 enum Phase<S> {
     Absent,
+    /// Lost, and not yet closed at the server: its place cannot be used.
+    Closing,
     /// Being opened or changed; a waiting queue is marked as taken care of by it.
     Changing {
         target: S,
@@ -270,7 +272,16 @@ impl<S: Clone + PartialEq, T> Schedule<S, T> {
         }
     }
 
-    /// Connection `link` is gone; those who waited for it wait on.
+    /// Connection `link` is lost; those who waited for it wait on. Its place is free after [`Self::lost`].
+    pub fn closing(&mut self, link: usize) {
+        self.links[link] = Link {
+            phase: Phase::Closing,
+            served: 0,
+            promised: 0,
+        };
+    }
+
+    /// Connection `link` is gone.
     pub fn lost(&mut self, link: usize) {
         self.links[link] = Link {
             phase: Phase::Absent,

@@ -23,8 +23,10 @@ mod healthcheck;
 mod routes;
 #[cfg(test)]
 mod tests;
+mod view;
 
 pub use healthcheck::healthcheck;
+pub use view::View;
 
 /// Connections served at once; more are closed as they come.
 pub const MAX_CONNECTIONS: usize = 64;

@@ -336,7 +336,10 @@ async fn shutdown_closes_the_door() {
     assert_eq!(rest(&mut waiting).await, "");
 }
 
-#[expect(clippy::disallowed_methods, reason = "the check blocks, as it does in its own process")]
+#[expect(
+    clippy::disallowed_methods,
+    reason = "the check blocks, as it does in its own process"
+)]
 #[tokio::test]
 async fn the_healthcheck_finds_a_living_respool() {
     let door = Door::open().await;

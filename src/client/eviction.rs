@@ -15,14 +15,15 @@ const MOST_CANDIDATES: usize = 4;
 /// How long one may take to be gone.
 const GONE_WITHIN: Duration = Duration::from_secs(1);
 
-/// Closes the longest-idle client without state whose place `refusal` needs. False: there is none.
+/// Closes the longest-idle client without state whose place `refusal` needs, but not `own`, who asks. False: there is none.
 pub async fn make_room(
     registry: Arc<Registry>,
     errands: Errands,
     refusal: Refusal,
     now_ms: u64,
+    own: u64,
 ) -> bool {
-    for candidate in candidates(&registry, &refusal, now_ms) {
+    for candidate in candidates(&registry, &refusal, now_ms, own) {
         let (gone, told) = oneshot::channel();
         errands(Errand::Evict(
             candidate.id(),
@@ -37,7 +38,7 @@ pub async fn make_room(
     false
 }
 
-fn candidates(registry: &Registry, refusal: &Refusal, now_ms: u64) -> Vec<Arc<Card>> {
+fn candidates(registry: &Registry, refusal: &Refusal, now_ms: u64, own: u64) -> Vec<Arc<Card>> {
     let busy = [
         Flag::Blocked,
         Flag::Multi,
@@ -48,7 +49,9 @@ fn candidates(registry: &Registry, refusal: &Refusal, now_ms: u64) -> Vec<Arc<Ca
         Flag::InFlight,
     ];
     let mut cards = registry.list();
-    cards.retain(|card| refusal.frees(card) && !busy.iter().any(|&flag| card.has(flag)));
+    cards.retain(|card| {
+        card.id() != own && refusal.frees(card) && !busy.iter().any(|&flag| card.has(flag))
+    });
     cards.sort_by_key(|card| std::cmp::Reverse(card.idle_ms(now_ms)));
     cards.truncate(MOST_CANDIDATES);
     cards

@@ -37,16 +37,8 @@ impl Client {
         command: Option<CommandId>,
     ) -> Next {
         let used = Next::Used(request.bytes().len());
-        if let Some(id) = command {
-            let arity = i64::from(spec(id).arity);
-            let count = request.count() as i64;
-            if (arity > 0 && count != arity) || count < arity.abs() {
-                let name = spec(id).name;
-                self.answer(&error(&format!(
-                    "ERR wrong number of arguments for '{name}' command"
-                )));
-                return used;
-            }
+        if self.wrong_arity(request, command) {
+            return used;
         }
         let changes_state = !matches!(local, Local::Client(sub) if sub != ClientSub::SetName);
         let is_raw = self.pin.as_ref().is_some_and(|pin| pin.link().is_raw());
@@ -78,6 +70,26 @@ impl Client {
             Local::Client(sub) => self.client_command(sub, request),
         }
         used
+    }
+
+    /// Answers a request with too few or too many words as Redis does.
+    pub(super) fn wrong_arity(
+        &mut self,
+        request: &Request<'_>,
+        command: Option<CommandId>,
+    ) -> bool {
+        let Some(spec) = command.map(spec) else {
+            return false;
+        };
+        let (arity, count) = (i64::from(spec.arity), request.count() as i64);
+        let is_wrong = (arity > 0 && count != arity) || count < arity.abs();
+        if is_wrong {
+            self.answer(&error(&format!(
+                "ERR wrong number of arguments for '{}' command",
+                spec.name
+            )));
+        }
+        is_wrong
     }
 
     /// What was waited for is acknowledged, or refused with this reply.
@@ -282,6 +294,10 @@ impl Client {
     }
 
     fn reset(&mut self) {
+        if self.outlet.has_open_frame() {
+            // Half a message is out; nothing can follow it on this connection.
+            return self.outlet.close(Disconnect::Closed);
+        }
         // Whatever the connection lent to it holds is scrubbed with it.
         self.pin.take();
         self.resident.pinned.borrow_mut().take();
@@ -324,8 +340,9 @@ impl Client {
                 let (registry, errands) =
                     (std::sync::Arc::clone(&site.registry), site.errands.clone());
                 let now_ms = site.thread.clock.now_ms();
+                let own = self.card.id();
                 self.wait = Wait::Task(Box::pin(async move {
-                    let made = make_room(registry, errands, refusal.clone(), now_ms).await;
+                    let made = make_room(registry, errands, refusal.clone(), now_ms, own).await;
                     Done::Room(made, reply, refusal)
                 }));
             }

@@ -4,7 +4,7 @@ use std::rc::Rc;
 
 use super::requests::{Next, UNREACHABLE};
 use super::task::{Client, Done, Purpose, Wait};
-use crate::command::{CommandId, Local, PinReason, Tx, spec};
+use crate::command::{CommandId, Local, PinReason, Tx, same_word, spec};
 use crate::identity::Flag;
 use crate::resp::speak::{encode_request, error};
 use crate::resp::{Request, parse_integer};
@@ -22,6 +22,15 @@ pub(super) const NOT_IN_MULTI: &[u8] =
 /// Why WAIT would answer a wrong number.
 const WAIT_NOT_PERMITTED: &[u8] =
     b"-ERR respool: WAIT needs the permission to PUBLISH to the channel respool:wait on this server\r\n";
+
+/// Redis' text for a redirection to nobody. Ids of respool's clients mean nothing to the server: messages for one of them
+/// would reach whoever uses the connection of that number.
+const NO_SUCH_REDIRECTION: &[u8] = b"-ERR The client ID you want redirect to does not exist\r\n";
+
+/// Whether this is CLIENT TRACKING with REDIRECT.
+fn asks_for_redirection(reason: PinReason, request: &Request<'_>) -> bool {
+    reason == PinReason::Tracking && request.arguments().any(|word| same_word(word, b"redirect"))
+}
 
 /// What a change of state gets while messages come in.
 const NOT_AMID_MESSAGES: &[u8] =
@@ -166,6 +175,20 @@ impl Client {
             self.wait = Wait::InFlight;
             return Next::Wait;
         }
+        let blocks = matches!(
+            reason,
+            PinReason::Blocking | PinReason::BlockingOption | PinReason::Learned
+        );
+        if blocks && self.outlet.outstanding() > 0 {
+            // Alone at the front, so that it is seen to block, and is unblocked, when the client leaves.
+            self.wait = Wait::Answers;
+            return Next::Wait;
+        }
+        if asks_for_redirection(reason, request) {
+            self.count(1, command);
+            self.answer(NO_SUCH_REDIRECTION);
+            return Next::Used(request.bytes().len());
+        }
         match reason {
             PinReason::Wait => return self.wait_for_replicas(&link, request, command),
             PinReason::Monitor | PinReason::Tracking => self.pin_use.keeps = true,
@@ -182,10 +205,6 @@ impl Client {
         self.flag(
             Flag::Tracking,
             reason == PinReason::Tracking || self.card.has(Flag::Tracking),
-        );
-        let blocks = matches!(
-            reason,
-            PinReason::Blocking | PinReason::BlockingOption | PinReason::Learned
         );
         let kind = if blocks {
             Kind::Blocking(Popped::by(request.arguments()))
@@ -236,6 +255,10 @@ impl Client {
         };
         if link.is_full() {
             self.wait = Wait::Room(link);
+            return Next::Wait;
+        }
+        if self.outlet.outstanding() >= self.in_flight_limit() {
+            self.wait = Wait::InFlight;
             return Next::Wait;
         }
         self.count(1, command);
@@ -352,7 +375,15 @@ impl Client {
             return self.spoil_transaction(request, command, NOT_IN_MULTI);
         }
         self.pin_use.keeps = true;
-        self.raw(&link, request, command, Flag::Pubsub)
+        if self.session.state.protocol == Protocol::Resp2 {
+            return self.raw(&link, request, command, Flag::Pubsub);
+        }
+        // In RESP3 confirmations and messages are frames of their own kind, beside the replies.
+        self.flag(Flag::Pubsub, true);
+        self.resident.may_be_silent.set(true);
+        self.count(1, command);
+        link.send_more(request.bytes());
+        Next::Used(request.bytes().len())
     }
 
     /// A request of a client whose connection carries messages.
@@ -362,6 +393,10 @@ impl Client {
         };
         let subscribed =
             self.card.has(Flag::Pubsub) && self.session.state.protocol == Protocol::Resp2;
+        if link.is_full() {
+            self.wait = Wait::Room(link);
+            return Next::Wait;
+        }
         self.count(1, routed.command);
         match routed.route {
             Route::Local(local @ (Local::Quit | Local::Reset)) => {
@@ -380,10 +415,6 @@ impl Client {
             Route::Local(_) => self.outlet.own_reply(NOT_AMID_MESSAGES),
             Route::Refused(reply) => self.outlet.own_reply(&reply),
             Route::Alien => self.ending = Some(Disconnect::ProtocolError),
-            _ if link.is_full() => {
-                self.wait = Wait::Room(link);
-                return Next::Wait;
-            }
             _ => link.send_more(request.bytes()),
         }
         Next::Used(request.bytes().len())

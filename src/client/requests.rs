@@ -97,8 +97,8 @@ impl Client {
             }
         }
         self.send_run(data, &mut run);
+        self.refusing = None;
         if matches!(self.wait, Wait::Nothing) {
-            self.refusing = None;
             // What it was lent for has been sent, or is not to be.
             self.pin_use.is_fresh = false;
         }
@@ -287,6 +287,12 @@ impl Client {
                 }
                 next => next,
             },
+            Route::Transaction(Tx::Multi | Tx::Watch)
+                if self.refusing.is_some() && rest.len() > length =>
+            {
+                self.refuse_transaction(routed.command, rest, learned);
+                Next::Used(length)
+            }
             _ if self.refusing.is_some() => {
                 let reply = self.refusing.clone().unwrap_or_default();
                 self.count(1, routed.command);
@@ -307,7 +313,32 @@ impl Client {
                 self.transaction(verb, request, rest, routed.command, learned)
             }
             Route::Pinned(reason) => self.on_pin(reason, request, routed.command),
-            Route::Subscribed => self.subscribed(request, routed.command),
+            Route::Subscribed => match self.wrong_arity(request, routed.command) {
+                true => Next::Used(length),
+                false => self.subscribed(request, routed.command),
+            },
+        }
+    }
+
+    /// Refuses a MULTI or a WATCH with more behind it. Unless the whole transaction is here, and refused with it, the client
+    /// is closed: what is still to come would run outside of the transaction it was written for.
+    fn refuse_transaction(
+        &mut self,
+        command: Option<CommandId>,
+        rest: &[u8],
+        learned: Option<&Learned>,
+    ) {
+        let most = self.site.thread.settings.upstream.max_shared_request;
+        let deny = self.site.deny[self.group()].as_ref();
+        let whole = matches!(
+            block(rest, most, u32::MAX, deny, learned),
+            Block::Whole { .. }
+        );
+        let reply = self.refusing.clone().unwrap_or_default();
+        self.count(1, command);
+        self.answer(&reply);
+        if !whole {
+            self.ending = Some(Disconnect::UpstreamLost);
         }
     }
 
@@ -436,6 +467,13 @@ impl Client {
     fn large(&mut self, data: &[u8], learned: Option<&Learned>) -> Next {
         let most = self.site.thread.settings.upstream.max_shared_request;
         let gathered = self.scanner.extent().max(data.len()) > GATHERED * most;
+        if self.pin.as_ref().is_some_and(|pin| pin.link().is_raw()) {
+            return if gathered {
+                self.too_large()
+            } else {
+                Next::More
+            };
+        }
         let name = self.scanner.name();
         let known = data.get(name).filter(|name| !name.is_empty());
         let Some(name) = known else {
@@ -446,9 +484,13 @@ impl Client {
                 Next::More
             };
         };
+        let deny = self.site.deny[self.group()].as_ref();
+        let denies_unknown = deny.is_some_and(|deny| deny.denies_unknown(name));
         let streams = match lookup(name) {
             None => {
-                !name.contains(&0) && learned.is_none_or(|learned| learned.way(name) == Way::Shared)
+                !denies_unknown
+                    && !name.contains(&0)
+                    && learned.is_none_or(|learned| learned.way(name) == Way::Shared)
             }
             Some(id) => {
                 let spec = spec(id);

@@ -40,12 +40,21 @@ pub struct Resident {
     pub pinned: RefCell<Option<Rc<Link>>>,
     /// Whether it may be silent as long as it likes: blocked, subscribed.
     pub may_be_silent: Cell<bool>,
+    /// Whether something is waited for before its next request.
+    pub is_waiting: Cell<bool>,
     /// When it arrived, in the worker's microseconds.
     pub arrived_micros: u64,
     /// The group's idle timeout.
     pub idle_timeout: Cell<std::time::Duration>,
     /// Dropped when the client is gone.
     pub evicting: RefCell<Option<oneshot::Sender<bool>>>,
+}
+
+impl Resident {
+    /// Whether nothing it asked for is under way.
+    fn is_idle(&self) -> bool {
+        self.outlet.outstanding() == 0 && !self.outlet.has_unsent() && !self.is_waiting.get()
+    }
 }
 
 /// What the clients of one worker share.
@@ -108,10 +117,13 @@ impl Site {
                 && clock.is_past(resident.arrived_micros, handshake)
             {
                 resident.outlet.close(Disconnect::HandshakeTimeout);
-            } else if !resident.may_be_silent.get()
-                && resident.outlet.outstanding() == 0
-                && clock.is_past(active, resident.idle_timeout.get())
-            {
+            } else if resident.may_be_silent.get() {
+                // One that is read no further, for it has sent enough ahead, is not seen to leave by reading.
+                let most = self.thread.settings.limits.max_client_read_ahead as u64;
+                if resident.card.query_bytes.get() >= most && resident.outlet.has_hung_up() {
+                    resident.outlet.close(Disconnect::Closed);
+                }
+            } else if resident.is_idle() && clock.is_past(active, resident.idle_timeout.get()) {
                 resident.outlet.close(Disconnect::IdleTimeout);
             }
         }

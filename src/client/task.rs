@@ -115,6 +115,8 @@ pub struct Client {
     is_at_end: bool,
     has_left: bool,
     counted_bytes_out: u64,
+    /// Dropped last, when its place and its entry in the list are gone: who waits for its place may take it then.
+    gone: Option<tokio::sync::oneshot::Sender<bool>>,
 }
 
 impl Client {
@@ -147,6 +149,7 @@ impl Client {
             card: Arc::clone(card.card()),
             pinned: None.into(),
             may_be_silent: false.into(),
+            is_waiting: false.into(),
             arrived_micros: site.thread.clock.now_micros(),
             idle_timeout: site.thread.settings.groups[group as usize]
                 .idle_timeout
@@ -179,6 +182,7 @@ impl Client {
             is_at_end: false,
             has_left: false,
             counted_bytes_out: 0,
+            gone: None,
         });
         client.log_admission();
         client
@@ -275,12 +279,18 @@ impl Client {
                 self.outlet.wake_at(0);
             }
             match self.poll_read(cx) {
-                Poll::Pending => return Poll::Pending,
+                Poll::Pending => {
+                    self.resident
+                        .is_waiting
+                        .set(!matches!(self.wait, Wait::Nothing));
+                    if std::mem::replace(&mut self.is_drained, true) || self.input.is_empty() {
+                        return Poll::Pending;
+                    }
+                    // What is here is all there is: a transaction that was hoped to arrive whole did not.
+                }
                 Poll::Ready(Ok(0)) => {
                     self.is_at_end = true;
-                    if self.is_blocked() {
-                        return Poll::Ready(Disconnect::Closed);
-                    }
+                    self.is_drained = true;
                 }
                 Poll::Ready(Ok(_)) => {
                     // One read a turn: the others' requests join this turn's write.
@@ -366,12 +376,11 @@ impl Client {
 
     fn waited(&mut self, outcome: Result<Option<Rc<Link>>, WaitError>, purpose: Purpose) {
         match outcome {
-            Ok(Some(link)) => {
-                self.link = Some(link);
+            Ok(link) => {
+                // Acknowledged, even if the connection has been lost since: the next request asks for another.
+                self.link = link;
                 self.acknowledged(purpose, Ok(()));
             }
-            // The connection was lost between the grant and now: the request asks again.
-            Ok(None) => {}
             Err(WaitError::Refused(reply)) => self.acknowledged(purpose, Err(reply)),
             Err(WaitError::Unreachable) => {
                 self.acknowledged(purpose, Err(super::requests::UNREACHABLE.to_vec()))
@@ -457,6 +466,9 @@ impl Client {
 
     /// Whether it is time to close, and why.
     fn has_ended(&self) -> Option<Disconnect> {
+        if self.is_at_end && (self.is_blocked() || self.streaming.is_some()) {
+            return Some(Disconnect::Closed);
+        }
         if self.outlet.outstanding() > 0 || self.outlet.has_unwritten() || self.outlet.has_unsent()
         {
             // A blocked client has nothing coming that a drain would cut off.
@@ -534,7 +546,7 @@ impl Client {
 
 impl Drop for Client {
     fn drop(&mut self) {
-        if !self.has_left {
+        if !self.has_left && !self.site.upstream.is_stopping() {
             // Only a panic, or the end of the worker itself, drops a client that has not left.
             self.site
                 .thread
@@ -548,6 +560,6 @@ impl Drop for Client {
         self.outlet.leave(Disconnect::Closed);
         self.site.residents.borrow_mut().remove(&self.card.id());
         self.resident.pinned.borrow_mut().take();
-        self.resident.evicting.borrow_mut().take();
+        self.gone = self.resident.evicting.borrow_mut().take();
     }
 }

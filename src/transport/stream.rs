@@ -73,6 +73,19 @@ impl Stream {
         drop(done);
     }
 
+    /// Whether the peer has closed its end, whatever is still to be read.
+    pub fn has_hung_up(&self) -> bool {
+        use rustix::event::{PollFd, PollFlags, Timespec, poll};
+        let at_once = Timespec {
+            tv_sec: 0,
+            tv_nsec: 0,
+        };
+        each!(self, stream => {
+            let mut asked = [PollFd::new(stream, PollFlags::RDHUP)];
+            matches!(poll(&mut asked, Some(&at_once)), Ok(1..))
+        })
+    }
+
     /// The number of its file descriptor.
     pub fn descriptor(&self) -> i32 {
         use std::os::fd::AsRawFd as _;

@@ -4,110 +4,26 @@
 //! Invariant: nothing is sent behind a change of state until the server has answered it.
 
 use std::cell::{Cell, Ref, RefCell};
-use std::collections::VecDeque;
 use std::io;
 use std::rc::Rc;
 use std::task::{Context, Poll, Waker};
 use std::time::Duration;
 
-use tokio::sync::oneshot;
-
 use super::outlet::{Outlet, Unsent};
-use super::popped::Popped;
 use super::thread::Thread;
+use super::traffic::{
+    Dressed, Dressing, Due, Inner, Kind, NO_RESP, OwnReply, Show, invalid, unasked,
+};
 use crate::budget::SocketPermit;
-use crate::resp::{Advance, ReplyScanner};
-use crate::session::{Effect, State, Step, Verb};
+use crate::session::{Effect, State, Step};
 use crate::telemetry::{Bound, Disconnect};
 use crate::transport::Stream;
-
-/// Longest reply gathered for respool itself; `COMMAND` of Redis 7 measures about 200 KiB.
-const MAX_OWN_REPLY: usize = 4 * 1024 * 1024;
 
 /// How long a connection being closed may take to be acknowledged before its socket is dropped.
 const LINGER: Duration = Duration::from_secs(1);
 
 /// Reads of one turn before other tasks get theirs.
 const READS_A_TURN: usize = 16;
-
-/// What a request is, as far as its reply matters to respool.
-#[derive(Debug)]
-pub enum Kind {
-    /// Nothing but a reply to pass on.
-    Plain,
-    /// It changes the client's transaction.
-    Verb(Verb),
-    /// It may wait at the server for as long as it likes, and take an element away.
-    Blocking(Popped),
-}
-
-/// What the client sees of a reply.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Show {
-    /// The reply.
-    Pass,
-    /// Nothing.
-    Hide,
-    /// This instead.
-    Replace(Rc<[u8]>),
-}
-
-/// What becomes of a reply to respool itself.
-#[derive(Debug)]
-pub enum OwnReply {
-    /// It acknowledges a step of a change.
-    Step(Effect),
-    /// Somebody waits for it.
-    Tell(oneshot::Sender<Vec<u8>>),
-    /// Nobody wants it.
-    Ignore,
-}
-
-#[derive(Debug)]
-enum Due {
-    Client {
-        outlet: Rc<Outlet>,
-        count: u32,
-        kind: Kind,
-        show: Show,
-        sent_micros: u64,
-        start: u64,
-    },
-    Own(OwnReply),
-}
-
-/// Called when a change ends: acknowledged, or the server's first refusal.
-type Dressed = Box<dyn FnOnce(Result<(), Vec<u8>>)>;
-
-struct Dressing {
-    left: usize,
-    refusal: Option<Vec<u8>>,
-    done: Dressed,
-}
-
-#[derive(Default)]
-struct Inner {
-    /// Requests for the socket; those before `written` are gone.
-    out: Vec<u8>,
-    written: usize,
-    /// Bytes ever appended and ever taken by the kernel: what was sent is told apart from what was not by them.
-    appended_total: u64,
-    sent_total: u64,
-    due: VecDeque<Due>,
-    due_count: usize,
-    scanner: ReplyScanner,
-    /// The incomplete first line of a frame, read again with what follows.
-    carry: Vec<u8>,
-    /// The frame under way answers no request.
-    is_push: bool,
-    /// The reply under way is gathered here: respool's own, or one popped for a client that has left.
-    gathered: Option<Vec<u8>>,
-    answered: Vec<(OwnReply, Vec<u8>)>,
-    orphans: Vec<(Popped, Vec<u8>)>,
-    dressing: Option<Dressing>,
-    progress_micros: u64,
-    room: Vec<Waker>,
-}
 
 /// One connection to the server.
 pub struct Link {
@@ -194,8 +110,11 @@ impl Link {
 
     /// Wakes the client's task once there is room again.
     pub fn wake_on_room(&self, cx: &Context<'_>) {
-        self.thread.counters.bound(Bound::WriteBuffer).add(1);
-        self.inner.borrow_mut().room.push(cx.waker().clone());
+        let room = &mut self.inner.borrow_mut().room;
+        if !room.iter().any(|waker| waker.will_wake(cx.waker())) {
+            self.thread.counters.bound(Bound::WriteBuffer).add(1);
+            room.push(cx.waker().clone());
+        }
     }
 
     /// Lends the connection to a client: frames that answer no request go there.
@@ -276,8 +195,8 @@ impl Link {
     /// Sends a request of respool's own.
     pub fn send_own(&self, bytes: &[u8], reply: OwnReply) {
         let inner = &mut *self.inner.borrow_mut();
-        inner.append(bytes, self.thread.clock.now_micros());
-        inner.due.push_back(Due::Own(reply));
+        let start = inner.append(bytes, self.thread.clock.now_micros());
+        inner.due.push_back(Due::Own { reply, start });
         inner.due_count += 1;
         self.wake();
     }
@@ -324,7 +243,7 @@ impl Link {
                 kind: Kind::Blocking(_),
                 ..
             }) => return,
-            Some(_) => !self.raw.get(),
+            Some(_) => !self.raw.get() && !self.partial.get(),
         };
         if waits && self.thread.clock.is_past(inner.progress_micros, limit) {
             self.thread.counters.bound(Bound::ReplyTimeout).add(1);
@@ -406,6 +325,7 @@ impl Link {
                 Ok(taken) => {
                     inner.written += taken;
                     inner.sent_total += taken as u64;
+                    inner.progress_micros = self.thread.clock.now_micros();
                 }
                 Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
                     match stream.poll_write_ready(cx) {
@@ -652,9 +572,8 @@ impl Link {
             };
             let plain = matches!(kind, Kind::Plain) && !matches!(show, Show::Replace(_));
             if start >= sent_total && plain && pinned.is_none() {
-                let next = dues.peek().and_then(|next| match next {
-                    Due::Client { start, .. } => Some((start - first) as usize),
-                    Due::Own(_) => None,
+                let next = dues.peek().map(|next| match next {
+                    Due::Client { start, .. } | Due::Own { start, .. } => (start - first) as usize,
                 });
                 let from = (start - first) as usize;
                 let bytes = out[from..next.unwrap_or(out.len())].to_vec();
@@ -708,158 +627,4 @@ impl Link {
             waker.wake_by_ref();
         }
     }
-}
-
-/// Bytes no server speaks.
-const NO_RESP: &str = "the server sent something that is no RESP";
-
-fn invalid(text: String) -> io::Error {
-    io::Error::new(io::ErrorKind::InvalidData, text)
-}
-
-impl Inner {
-    fn advance(&mut self, buf: &[u8]) -> io::Result<Advance> {
-        self.scanner
-            .advance(buf)
-            .map_err(|_| invalid(NO_RESP.to_owned()))
-    }
-
-    /// Appends bytes; returns where they start among all bytes ever appended.
-    #[inline]
-    fn append(&mut self, bytes: &[u8], now: u64) -> u64 {
-        let start = self.appended_total;
-        self.out.extend_from_slice(bytes);
-        self.appended_total += bytes.len() as u64;
-        if self.due.is_empty() {
-            self.progress_micros = now;
-        }
-        start
-    }
-
-    #[inline]
-    fn due_for(
-        &mut self,
-        outlet: &Rc<Outlet>,
-        more: u32,
-        kind: Kind,
-        show: Show,
-        start: u64,
-        now: u64,
-    ) {
-        self.due_count += more as usize;
-        // One client's requests of one turn are one entry; not across what was sent already.
-        if let Some(Due::Client {
-            outlet: last,
-            count,
-            kind: Kind::Plain,
-            show: last_show,
-            start,
-            sent_micros,
-        }) = self.due.back_mut()
-            && matches!(kind, Kind::Plain)
-            && *last_show == show
-            && Rc::ptr_eq(last, outlet)
-            && *start >= self.sent_total
-            && *sent_micros == now
-        {
-            *count += more;
-            return;
-        }
-        let outlet = Rc::clone(outlet);
-        self.due.push_back(Due::Client {
-            outlet,
-            count: more,
-            kind,
-            show,
-            sent_micros: now,
-            start,
-        });
-    }
-
-    /// Bytes of the reply at the front that do not simply pass in a batch.
-    fn frame(&mut self, bytes: &[u8], starts: bool, complete: bool) -> io::Result<()> {
-        match self.due.front() {
-            None => {}
-            Some(Due::Own(_)) => {
-                let gathered = self.gathered.get_or_insert_default();
-                gathered.extend_from_slice(bytes);
-                if gathered.len() > MAX_OWN_REPLY {
-                    return Err(io::Error::new(
-                        io::ErrorKind::InvalidData,
-                        "a reply to respool itself is too large",
-                    ));
-                }
-            }
-            Some(Due::Client {
-                outlet, kind, show, ..
-            }) => {
-                if starts {
-                    if let Kind::Verb(verb) = kind {
-                        outlet.transaction_answered(*verb, bytes);
-                    }
-                    if matches!(kind, Kind::Blocking(_)) && outlet.is_gone() {
-                        self.gathered = Some(Vec::new());
-                    }
-                }
-                match (&mut self.gathered, show) {
-                    (Some(gathered), _) if gathered.len() + bytes.len() <= MAX_OWN_REPLY => {
-                        gathered.extend_from_slice(bytes);
-                    }
-                    (Some(_), _) => {
-                        return Err(io::Error::new(
-                            io::ErrorKind::InvalidData,
-                            "too large to give back",
-                        ));
-                    }
-                    (None, Show::Pass) => outlet.deliver(bytes, u32::from(complete), !complete),
-                    (None, Show::Replace(text)) if complete => outlet.deliver(text, 1, false),
-                    (None, Show::Hide | Show::Replace(_)) => {}
-                }
-            }
-        }
-        Ok(())
-    }
-
-    /// `complete` replies of the entry at the front have come.
-    #[inline]
-    fn answered(&mut self, complete: u32) {
-        self.due_count -= complete as usize;
-        let ended = match self.due.front_mut() {
-            Some(Due::Client { outlet, count, .. }) => {
-                *count -= complete;
-                outlet.answered(complete);
-                *count == 0
-            }
-            _ => true,
-        };
-        if !ended {
-            return;
-        }
-        let gathered = self.gathered.take();
-        match (self.due.pop_front(), gathered) {
-            (Some(Due::Own(reply)), gathered) => {
-                self.answered.push((reply, gathered.unwrap_or_default()))
-            }
-            (
-                Some(Due::Client {
-                    kind: Kind::Blocking(popped),
-                    ..
-                }),
-                Some(bytes),
-            ) => {
-                self.orphans.push((popped, bytes));
-            }
-            _ => {}
-        }
-    }
-}
-
-/// What the server says before it closes a connection it has no place for, or a bug of ours.
-fn unasked(bytes: &[u8]) -> String {
-    let line = bytes
-        .split(|&byte| byte == b'\r')
-        .next()
-        .unwrap_or_default();
-    let shown = String::from_utf8_lossy(&line[..line.len().min(120)]).into_owned();
-    format!("the server sent what nobody asked for: {shown}")
 }

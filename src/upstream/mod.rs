@@ -10,11 +10,13 @@ mod pool;
 mod popped;
 mod server;
 mod thread;
+mod traffic;
 
-pub use link::{Kind, Link, OwnReply, Show};
+pub use link::Link;
 pub use outlet::{Outlet, Unsent};
 pub use pins::{Pin, PinError};
 pub use pool::{SharedWait, Upstream, WaitError};
 pub use popped::Popped;
 pub use server::Server;
 pub use thread::{Process, Queued, Thread};
+pub use traffic::{Kind, OwnReply, Show};

@@ -105,6 +105,14 @@ impl Outlet {
         self.end.get().is_some()
     }
 
+    /// Whether the client has closed its end, though it may not have been read up to there.
+    pub fn has_hung_up(&self) -> bool {
+        self.stream
+            .borrow()
+            .as_ref()
+            .is_some_and(|stream| stream.has_hung_up())
+    }
+
     /// Whether the client's socket is gone.
     pub fn is_gone(&self) -> bool {
         self.stream.borrow().is_none()
@@ -172,7 +180,9 @@ impl Outlet {
 
     /// Places a reply of respool's own; [`Self::flush`] sends it.
     pub fn own_reply(&self, reply: &[u8]) {
-        self.replies.borrow_mut().own(reply);
+        let mut replies = self.replies.borrow_mut();
+        replies.own(reply);
+        self.check_bound(&replies);
     }
 
     /// Sends what is ready, as far as the socket takes it.
@@ -201,6 +211,11 @@ impl Outlet {
                 Poll::Ready(Ok(())) => self.flush(),
             }
         }
+    }
+
+    /// Whether a frame of the server has been passed on in part.
+    pub fn has_open_frame(&self) -> bool {
+        self.replies.borrow().is_open()
     }
 
     /// Whether replies wait for the socket.

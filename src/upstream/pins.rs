@@ -53,6 +53,17 @@ impl Pin {
     }
 }
 
+/// A connection taken for a borrower that has not got it yet: closed if the borrower leaves meanwhile.
+struct Taken(Option<Rc<Link>>);
+
+impl Drop for Taken {
+    fn drop(&mut self) {
+        if let Some(link) = &self.0 {
+            link.close("its borrower left");
+        }
+    }
+}
+
 impl Drop for Pin {
     fn drop(&mut self) {
         let lease = self.lease.take();
@@ -60,7 +71,7 @@ impl Drop for Pin {
         if !self.link.is_alive() {
             return;
         }
-        if self.link.is_raw() || self.link.is_partial() {
+        if self.link.is_raw() || self.link.is_partial() || self.upstream.is_stopping() {
             self.link
                 .close("its client left in the middle of something");
         } else if self.is_clear && self.link.in_flight() == 0 && !self.link.is_held() {
@@ -145,7 +156,10 @@ impl Upstream {
     async fn wearing(self: &Rc<Self>, state: &State) -> Result<Rc<Link>, PinError> {
         loop {
             if let Some(link) = self.take_idle(state) {
-                match self.change(&link, state, Change::Difference).await {
+                let mut taken = Taken(Some(Rc::clone(&link)));
+                let changed = self.change(&link, state, Change::Difference).await;
+                taken.0 = None;
+                match changed {
                     Some(Ok(())) => return Ok(link),
                     Some(Err(reply)) => {
                         self.keep_idle(link);

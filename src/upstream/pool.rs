@@ -11,8 +11,9 @@ use tokio::sync::oneshot;
 use tokio::time::Instant;
 
 use super::handshake::{ConnectError, connect};
-use super::link::{Link, OwnReply};
+use super::link::Link;
 use super::thread::{Queued, Thread};
+use super::traffic::OwnReply;
 use crate::budget::{Kind as SocketKind, SocketPermit};
 use crate::command::Learned;
 use crate::resp::speak::encode_request;
@@ -82,7 +83,7 @@ impl SharedWait {
                 Poll::Pending
             }
             Outcome::Granted(slot) => {
-                self.upstream.schedule.borrow_mut().settled(slot);
+                self.upstream.settled(slot);
                 let link = self.upstream.links.borrow()[slot]
                     .clone()
                     .filter(|link| link.is_alive());
@@ -96,10 +97,9 @@ impl SharedWait {
 
 impl Drop for SharedWait {
     fn drop(&mut self) {
-        let mut schedule = self.upstream.schedule.borrow_mut();
         match &*self.waiter.outcome.borrow() {
-            Outcome::Waiting => drop(schedule.leave(self.ticket)),
-            Outcome::Granted(slot) => schedule.settled(*slot),
+            Outcome::Waiting => drop(self.upstream.schedule.borrow_mut().leave(self.ticket)),
+            Outcome::Granted(slot) => self.upstream.settled(*slot),
             _ => {}
         }
     }
@@ -126,6 +126,8 @@ pub struct Upstream {
     names: Cell<u64>,
     known_databases: RefCell<HashSet<u32>>,
     stopping: Cell<bool>,
+    /// A look at those who wait is on its way.
+    will_act: Cell<bool>,
 }
 
 impl Upstream {
@@ -143,6 +145,7 @@ impl Upstream {
             names: Cell::new(0),
             known_databases: RefCell::new(HashSet::from([0])),
             stopping: Cell::new(false),
+            will_act: Cell::new(false),
             thread,
         })
     }
@@ -176,7 +179,9 @@ impl Upstream {
     /// Whether the connection a session is on still serves `state`.
     #[inline]
     pub fn serves(&self, link: &Link, state: &State) -> bool {
-        link.is_alive() && self.schedule.borrow().serves(link.slot.get(), state)
+        link.is_alive()
+            && link.slot.get() != usize::MAX
+            && self.schedule.borrow().serves(link.slot.get(), state)
     }
 
     /// `count` requests went to shared connection `link`.
@@ -231,6 +236,23 @@ impl Upstream {
         })
     }
 
+    /// One who was promised connection `slot` has it, or has gone. The rest of those who wait are looked at after this
+    /// turn's clients, of whom the one with the promise is first.
+    fn settled(self: &Rc<Self>, slot: usize) {
+        let waiting = {
+            let mut schedule = self.schedule.borrow_mut();
+            schedule.settled(slot);
+            schedule.waiting()
+        };
+        if waiting > 0 && !self.is_stopping() && !self.will_act.replace(true) {
+            let upstream = Rc::clone(self);
+            tokio::task::spawn_local(async move {
+                upstream.will_act.set(false);
+                upstream.act();
+            });
+        }
+    }
+
     /// Whether no shared connection is up.
     pub fn is_away(&self) -> bool {
         !self
@@ -249,10 +271,16 @@ impl Upstream {
     /// Sends a request of respool's own on any shared connection. `None`: there is none.
     pub fn ask(&self, request: &[u8]) -> Option<oneshot::Receiver<Vec<u8>>> {
         let links = self.links.borrow();
-        let link = links
-            .iter()
-            .flatten()
-            .find(|link| link.is_alive() && !link.is_dressing())?;
+        let usable = || {
+            links
+                .iter()
+                .flatten()
+                .filter(|link| link.is_alive() && !link.is_dressing())
+        };
+        // A client's user may not have the permissions that respool's own has.
+        let link = usable()
+            .find(|link| link.worn().user.is_none())
+            .or_else(|| usable().next())?;
         let (tell, told) = oneshot::channel();
         link.send_own(request, OwnReply::Tell(tell));
         Some(told)
@@ -409,6 +437,7 @@ impl Upstream {
                 }
             }
             if slot != 0 {
+                self.schedule.borrow_mut().lost(slot);
                 self.act();
                 return;
             }
@@ -433,8 +462,9 @@ impl Upstream {
                     }
                 },
                 || {
+                    link.slot.set(usize::MAX);
                     self.links.borrow_mut()[slot] = None;
-                    self.schedule.borrow_mut().lost(slot);
+                    self.schedule.borrow_mut().closing(slot);
                 },
             )
             .await;
@@ -482,7 +512,11 @@ impl Upstream {
     }
 
     fn dress(self: &Rc<Self>, slot: usize, target: State, force: bool) {
-        let Some(link) = self.links.borrow()[slot].clone() else {
+        // One that is closing stays as it is until it is lost.
+        let Some(link) = self.links.borrow()[slot]
+            .clone()
+            .filter(|link| link.is_alive())
+        else {
             return;
         };
         let change = if force {

@@ -79,7 +79,10 @@ impl Popped {
         };
         if matches!(
             frame,
-            OwnedFrame::Null | OwnedFrame::SimpleError { .. } | OwnedFrame::BlobError { .. }
+            OwnedFrame::Null
+                | OwnedFrame::SimpleString { .. }
+                | OwnedFrame::SimpleError { .. }
+                | OwnedFrame::BlobError { .. }
         ) {
             return Fate::Nothing;
         }

@@ -11,7 +11,7 @@ use crate::telemetry::{
 use crate::upstream::Process;
 
 /// A client silent for this long counts as idle.
-const IDLE_MS: u64 = 10_000;
+const IDLE_MS: u64 = 1_000;
 
 /// Clients named in `/status`.
 const TOP_CLIENTS: usize = 20;

@@ -1,0 +1,252 @@
+//! What is under way on one connection: bytes to send, replies due and to whom, the frame that is arriving.
+
+use std::collections::VecDeque;
+use std::io;
+use std::rc::Rc;
+use std::task::Waker;
+
+use tokio::sync::oneshot;
+
+use super::outlet::Outlet;
+use super::popped::Popped;
+use crate::resp::{Advance, ReplyScanner};
+use crate::session::{Effect, Verb};
+
+/// Longest reply gathered for respool itself; `COMMAND` of Redis 7 measures about 200 KiB.
+const MAX_OWN_REPLY: usize = 4 * 1024 * 1024;
+
+/// What a request is, as far as its reply matters to respool.
+#[derive(Debug)]
+pub enum Kind {
+    /// Nothing but a reply to pass on.
+    Plain,
+    /// It changes the client's transaction.
+    Verb(Verb),
+    /// It may wait at the server for as long as it likes, and take an element away.
+    Blocking(Popped),
+}
+
+/// What the client sees of a reply.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Show {
+    /// The reply.
+    Pass,
+    /// Nothing.
+    Hide,
+    /// This instead.
+    Replace(Rc<[u8]>),
+}
+
+/// What becomes of a reply to respool itself.
+#[derive(Debug)]
+pub enum OwnReply {
+    /// It acknowledges a step of a change.
+    Step(Effect),
+    /// Somebody waits for it.
+    Tell(oneshot::Sender<Vec<u8>>),
+    /// Nobody wants it.
+    Ignore,
+}
+
+#[derive(Debug)]
+pub(super) enum Due {
+    Client {
+        outlet: Rc<Outlet>,
+        count: u32,
+        kind: Kind,
+        show: Show,
+        sent_micros: u64,
+        start: u64,
+    },
+    Own {
+        reply: OwnReply,
+        start: u64,
+    },
+}
+
+/// Called when a change ends: acknowledged, or the server's first refusal.
+pub(super) type Dressed = Box<dyn FnOnce(Result<(), Vec<u8>>)>;
+
+pub(super) struct Dressing {
+    pub(super) left: usize,
+    pub(super) refusal: Option<Vec<u8>>,
+    pub(super) done: Dressed,
+}
+
+#[derive(Default)]
+pub(super) struct Inner {
+    /// Requests for the socket; those before `written` are gone.
+    pub(super) out: Vec<u8>,
+    pub(super) written: usize,
+    /// Bytes ever appended and ever taken by the kernel: what was sent is told apart from what was not by them.
+    pub(super) appended_total: u64,
+    pub(super) sent_total: u64,
+    pub(super) due: VecDeque<Due>,
+    pub(super) due_count: usize,
+    pub(super) scanner: ReplyScanner,
+    /// The incomplete first line of a frame, read again with what follows.
+    pub(super) carry: Vec<u8>,
+    /// The frame under way answers no request.
+    pub(super) is_push: bool,
+    /// The reply under way is gathered here: respool's own, or one popped for a client that has left.
+    pub(super) gathered: Option<Vec<u8>>,
+    pub(super) answered: Vec<(OwnReply, Vec<u8>)>,
+    pub(super) orphans: Vec<(Popped, Vec<u8>)>,
+    pub(super) dressing: Option<Dressing>,
+    pub(super) progress_micros: u64,
+    pub(super) room: Vec<Waker>,
+}
+
+/// Bytes no server speaks.
+pub(super) const NO_RESP: &str = "the server sent something that is no RESP";
+
+pub(super) fn invalid(text: String) -> io::Error {
+    io::Error::new(io::ErrorKind::InvalidData, text)
+}
+
+impl Inner {
+    pub(super) fn advance(&mut self, buf: &[u8]) -> io::Result<Advance> {
+        self.scanner
+            .advance(buf)
+            .map_err(|_| invalid(NO_RESP.to_owned()))
+    }
+
+    /// Appends bytes; returns where they start among all bytes ever appended.
+    #[inline]
+    pub(super) fn append(&mut self, bytes: &[u8], now: u64) -> u64 {
+        let start = self.appended_total;
+        self.out.extend_from_slice(bytes);
+        self.appended_total += bytes.len() as u64;
+        if self.due.is_empty() {
+            self.progress_micros = now;
+        }
+        start
+    }
+
+    #[inline]
+    pub(super) fn due_for(
+        &mut self,
+        outlet: &Rc<Outlet>,
+        more: u32,
+        kind: Kind,
+        show: Show,
+        start: u64,
+        now: u64,
+    ) {
+        self.due_count += more as usize;
+        // One client's requests of one turn are one entry; not across what was sent already.
+        if let Some(Due::Client {
+            outlet: last,
+            count,
+            kind: Kind::Plain,
+            show: last_show,
+            start,
+            sent_micros,
+        }) = self.due.back_mut()
+            && matches!(kind, Kind::Plain)
+            && *last_show == show
+            && Rc::ptr_eq(last, outlet)
+            && *start >= self.sent_total
+            && *sent_micros == now
+        {
+            *count += more;
+            return;
+        }
+        let outlet = Rc::clone(outlet);
+        self.due.push_back(Due::Client {
+            outlet,
+            count: more,
+            kind,
+            show,
+            sent_micros: now,
+            start,
+        });
+    }
+
+    /// Bytes of the reply at the front that do not simply pass in a batch.
+    pub(super) fn frame(&mut self, bytes: &[u8], starts: bool, complete: bool) -> io::Result<()> {
+        match self.due.front() {
+            None => {}
+            Some(Due::Own { .. }) => {
+                let gathered = self.gathered.get_or_insert_default();
+                gathered.extend_from_slice(bytes);
+                if gathered.len() > MAX_OWN_REPLY {
+                    return Err(io::Error::new(
+                        io::ErrorKind::InvalidData,
+                        "a reply to respool itself is too large",
+                    ));
+                }
+            }
+            Some(Due::Client {
+                outlet, kind, show, ..
+            }) => {
+                if starts {
+                    if let Kind::Verb(verb) = kind {
+                        outlet.transaction_answered(*verb, bytes);
+                    }
+                    if matches!(kind, Kind::Blocking(_)) && outlet.is_gone() {
+                        self.gathered = Some(Vec::new());
+                    }
+                }
+                match (&mut self.gathered, show) {
+                    (Some(gathered), _) if gathered.len() + bytes.len() <= MAX_OWN_REPLY => {
+                        gathered.extend_from_slice(bytes);
+                    }
+                    (Some(_), _) => {
+                        return Err(io::Error::new(
+                            io::ErrorKind::InvalidData,
+                            "too large to give back",
+                        ));
+                    }
+                    (None, Show::Pass) => outlet.deliver(bytes, u32::from(complete), !complete),
+                    (None, Show::Replace(text)) if complete => outlet.deliver(text, 1, false),
+                    (None, Show::Hide | Show::Replace(_)) => {}
+                }
+            }
+        }
+        Ok(())
+    }
+
+    /// `complete` replies of the entry at the front have come.
+    #[inline]
+    pub(super) fn answered(&mut self, complete: u32) {
+        self.due_count -= complete as usize;
+        let ended = match self.due.front_mut() {
+            Some(Due::Client { outlet, count, .. }) => {
+                *count -= complete;
+                outlet.answered(complete);
+                *count == 0
+            }
+            _ => true,
+        };
+        if !ended {
+            return;
+        }
+        let gathered = self.gathered.take();
+        match (self.due.pop_front(), gathered) {
+            (Some(Due::Own { reply, .. }), gathered) => {
+                self.answered.push((reply, gathered.unwrap_or_default()))
+            }
+            (
+                Some(Due::Client {
+                    kind: Kind::Blocking(popped),
+                    ..
+                }),
+                Some(bytes),
+            ) => {
+                self.orphans.push((popped, bytes));
+            }
+            _ => {}
+        }
+    }
+}
+
+/// What the server says before it closes a connection it has no place for, or a bug of ours.
+pub(super) fn unasked(bytes: &[u8]) -> String {
+    let line = bytes
+        .split(|&byte| byte == b'\r')
+        .next()
+        .unwrap_or_default();
+    let shown = String::from_utf8_lossy(&line[..line.len().min(120)]).into_owned();
+    format!("the server sent what nobody asked for: {shown}")
+}
