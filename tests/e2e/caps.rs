@@ -133,8 +133,10 @@ fn a_place_given_back_is_taken_by_the_next() {
     let mut third = respool.client_from(LEAKY);
     assert_rejected(&mut third);
     for leave in [Client::abort, drop::<Client>] {
-        leave(std::mem::replace(&mut first, respool.client_from(LEAKY)));
-        // The replacement came while the group was full; whoever comes after the place is free gets it.
+        // It is told before the place is free; whoever comes after gets it.
+        let mut replacement = respool.client_from(LEAKY);
+        assert_rejected(&mut replacement);
+        leave(std::mem::replace(&mut first, replacement));
         eventually_clients(&respool, "leaky", 1);
         first = respool.client_from(LEAKY);
         first.ping();
