@@ -5,6 +5,7 @@ mod caps;
 mod clients;
 mod differential;
 mod harness;
+mod invariants;
 mod lifecycle;
 mod load;
 mod outage;

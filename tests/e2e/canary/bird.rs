@@ -96,10 +96,7 @@ impl<'a> Bird<'a> {
             );
         }
         batch.add(&["CLIENT", "ID"], Expect::Id);
-        batch.add(
-            &["SELECT", &database.to_string()],
-            Expect::Select(database),
-        );
+        batch.add(&["SELECT", &database.to_string()], Expect::Select(database));
         batch.add(&["GET", "whoami"], Expect::Mark);
         self.exchange(batch)
     }

@@ -127,9 +127,7 @@ impl Session {
                     self.refused || restarted || kept.phase != phase || kept.at.elapsed() > FRESH;
                 is_bulk(reply, &kept.value) || (reply.is_null() && may_be_gone)
             }
-            Expect::Mark => {
-                is_bulk(reply, &mark(self.database)) || (reply.is_null() && restarted)
-            }
+            Expect::Mark => is_bulk(reply, &mark(self.database)) || (reply.is_null() && restarted),
             Expect::Count => {
                 let Value::Int(count) = *reply else {
                     return Err(Mismatch("not a number".into()));
@@ -160,8 +158,13 @@ impl Session {
                 (self.database, self.resp3, self.name) = (0, false, None);
                 *reply == Value::simple("RESET")
             }
-            Expect::Hash(value) => self.is_hash(reply, &value) || ((restarted || self.refused) && self.is_no_hash(reply)),
-            Expect::Queued => *reply == Value::simple("QUEUED") || (self.refused && self.is_own(reply)),
+            Expect::Hash(value) => {
+                self.is_hash(reply, &value)
+                    || ((restarted || self.refused) && self.is_no_hash(reply))
+            }
+            Expect::Queued => {
+                *reply == Value::simple("QUEUED") || (self.refused && self.is_own(reply))
+            }
             Expect::Exec(inner) => return self.check_exec(inner, reply, phase),
             Expect::Aborted => reply.is_null() || (self.refused && reply.is_error()),
             Expect::Number => matches!(reply, Value::Int(_)),
@@ -184,7 +187,8 @@ impl Session {
     ) -> Result<Option<Kept>, Mismatch> {
         if self.refused {
             let text = reply.text();
-            let may = reply.is_error() && (text.starts_with("EXECABORT") || text.contains("without MULTI"));
+            let may = reply.is_error()
+                && (text.starts_with("EXECABORT") || text.contains("without MULTI"));
             return if may || self.is_own(reply) {
                 Ok(None)
             } else {
@@ -195,7 +199,11 @@ impl Session {
             return Err(Mismatch("EXEC without an array".into()));
         };
         if items.len() != inner.len() {
-            return Err(Mismatch(format!("{} replies for {} commands", items.len(), inner.len())));
+            return Err(Mismatch(format!(
+                "{} replies for {} commands",
+                items.len(),
+                inner.len()
+            )));
         }
         let mut stored = None;
         for (expected, item) in inner.into_iter().zip(items) {
@@ -235,10 +243,16 @@ impl Session {
     fn is_hash(&self, reply: &Value, value: &str) -> bool {
         match reply {
             Value::Map(pairs) => {
-                self.resp3 && pairs.len() == 1 && is_bulk(&pairs[0].0, "f") && is_bulk(&pairs[0].1, value)
+                self.resp3
+                    && pairs.len() == 1
+                    && is_bulk(&pairs[0].0, "f")
+                    && is_bulk(&pairs[0].1, value)
             }
             Value::Array(items) => {
-                !self.resp3 && items.len() == 2 && is_bulk(&items[0], "f") && is_bulk(&items[1], value)
+                !self.resp3
+                    && items.len() == 2
+                    && is_bulk(&items[0], "f")
+                    && is_bulk(&items[1], value)
             }
             _ => false,
         }

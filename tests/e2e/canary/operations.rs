@@ -69,7 +69,12 @@ impl Bird<'_> {
 
     fn add_get_of_kept(&mut self, batch: &mut Batch) {
         let here = self.session.database;
-        let found: Vec<_> = self.kept.iter().filter(|k| k.database == here).cloned().collect();
+        let found: Vec<_> = self
+            .kept
+            .iter()
+            .filter(|k| k.database == here)
+            .cloned()
+            .collect();
         if !found.is_empty() {
             let kept = found[self.rng.random_range(0..found.len())].clone();
             batch.add_get(kept);
@@ -111,7 +116,9 @@ impl Bird<'_> {
         inner.add(&["GET", "whoami"], Expect::Mark);
         inner.add(&["DEL", &counter], Expect::Number);
         batch.bytes.extend(inner.bytes);
-        batch.expected.extend(inner.expected.iter().map(|_| Expect::Queued));
+        batch
+            .expected
+            .extend(inner.expected.iter().map(|_| Expect::Queued));
         inner.expected.into()
     }
 
@@ -167,7 +174,10 @@ fn hello(bird: &mut Bird<'_>) -> Result<(), Gone> {
         let version = if resp3 { "3" } else { "2" };
         if bird.rng.random() {
             let name = bird.token();
-            let expected = Expect::Hello { resp3, name: Some(name.clone()) };
+            let expected = Expect::Hello {
+                resp3,
+                name: Some(name.clone()),
+            };
             batch.add(&["HELLO", version, "SETNAME", &name], expected);
         } else {
             batch.add(&["HELLO", version], Expect::Hello { resp3, name: None });
@@ -302,12 +312,17 @@ fn watched(bird: &mut Bird<'_>, conflict: bool) -> Result<(), Gone> {
     let mut batch = Batch::default();
     let inner = bird.add_queued(&mut batch);
     bird.exchange(batch)?;
-    let executed = if conflict { Expect::Aborted } else { Expect::Exec(inner) };
+    let executed = if conflict {
+        Expect::Aborted
+    } else {
+        Expect::Exec(inner)
+    };
     finish_transaction(bird, executed)
 }
 
 /// A blocking call with what feeds it and what it then answers.
 struct Blocking {
+    is_fed: bool,
     call: Vec<String>,
     feed: Vec<String>,
     /// The strings of its reply; an empty one stands for anything.
@@ -320,12 +335,23 @@ fn words(line: &[&str]) -> Vec<String> {
     line.iter().map(|&word| word.to_owned()).collect()
 }
 
+/// Whether a blocking call is to be fed, and how long it waits, in seconds: what nobody feeds holds its connection.
+fn draw_fed(bird: &mut Bird<'_>) -> (bool, &'static str) {
+    if bird.rng.random_range(0..6) > 0 {
+        (true, "1")
+    } else {
+        (false, "0.05")
+    }
+}
+
 fn blpop(bird: &mut Bird<'_>) -> Result<(), Gone> {
+    let (is_fed, timeout) = draw_fed(bird);
     let (key, value) = (bird.token(), bird.value());
     blocked(
         bird,
         Blocking {
-            call: words(&["BLPOP", &key, "1"]),
+            is_fed,
+            call: words(&["BLPOP", &key, timeout]),
             feed: words(&["RPUSH", &key, &value]),
             answer: words(&[&key, &value]),
             length: ["LLEN".into(), key.clone()],
@@ -335,11 +361,13 @@ fn blpop(bird: &mut Bird<'_>) -> Result<(), Gone> {
 }
 
 fn blmove(bird: &mut Bird<'_>) -> Result<(), Gone> {
+    let (is_fed, timeout) = draw_fed(bird);
     let (from, to, value) = (bird.token(), bird.token(), bird.value());
     blocked(
         bird,
         Blocking {
-            call: words(&["BLMOVE", &from, &to, "LEFT", "RIGHT", "1"]),
+            is_fed,
+            call: words(&["BLMOVE", &from, &to, "LEFT", "RIGHT", timeout]),
             feed: words(&["RPUSH", &from, &value]),
             answer: words(&[&value]),
             length: ["LLEN".into(), from.clone()],
@@ -349,11 +377,14 @@ fn blmove(bird: &mut Bird<'_>) -> Result<(), Gone> {
 }
 
 fn xread(bird: &mut Bird<'_>) -> Result<(), Gone> {
+    let (is_fed, _) = draw_fed(bird);
+    let milliseconds = if is_fed { "1000" } else { "50" };
     let (key, value) = (bird.token(), bird.value());
     blocked(
         bird,
         Blocking {
-            call: words(&["XREAD", "BLOCK", "1000", "STREAMS", &key, "0"]),
+            is_fed,
+            call: words(&["XREAD", "BLOCK", milliseconds, "STREAMS", &key, "0"]),
             feed: words(&["XADD", &key, "*", "f", &value]),
             answer: words(&[&key, "", "f", &value]),
             length: ["XLEN".into(), key.clone()],
@@ -363,15 +394,14 @@ fn xread(bird: &mut Bird<'_>) -> Result<(), Gone> {
 }
 
 fn blocked(bird: &mut Bird<'_>, blocking: Blocking) -> Result<(), Gone> {
-    let is_fed = bird.rng.random_range(0..8) > 0;
     let is_fed_first = bird.rng.random_range(0..3) == 0;
     let phase = bird.flock.phase();
     let mut fed = None;
-    if is_fed && is_fed_first {
+    if blocking.is_fed && is_fed_first {
         fed = bird.beside(&blocking.feed);
     }
     bird.wire.send(&encode(&blocking.call))?;
-    if is_fed && !is_fed_first {
+    if blocking.is_fed && !is_fed_first {
         bird.pause(3);
         fed = bird.beside(&blocking.feed);
     }
@@ -390,8 +420,11 @@ fn blocked(bird: &mut Bird<'_>, blocking: Blocking) -> Result<(), Gone> {
     } else {
         let found = strings(&reply);
         let fits = found.len() == blocking.answer.len()
-            && found.iter().zip(&blocking.answer).all(|(a, b)| b.is_empty() || a == b);
-        if !is_fed || !fits {
+            && found
+                .iter()
+                .zip(&blocking.answer)
+                .all(|(a, b)| b.is_empty() || a == b);
+        if !blocking.is_fed || !fits {
             bird.wrong(&format!("to {:?}", blocking.call), &reply);
         }
     }
@@ -438,7 +471,8 @@ fn leave_blocked(bird: &mut Bird<'_>) -> Result<(), Gone> {
     let key = bird.token();
     let kept = bird.token();
     let behind = encode(&["SET", &kept, "ran", "EX", "100"]);
-    bird.wire.send(&[encode(&["BLPOP", &key, "0"]), behind].concat())?;
+    bird.wire
+        .send(&[encode(&["BLPOP", &key, "0"]), behind].concat())?;
     bird.pause(20);
     let database = bird.session.database;
     bird.leave();
