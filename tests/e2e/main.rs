@@ -1,9 +1,11 @@
 //! End-to-end tests: the release path of respool against real servers, one binary, a module for each subject.
 
+mod canary;
 mod caps;
 mod clients;
 mod differential;
 mod harness;
+mod invariants;
 mod lifecycle;
 mod load;
 mod outage;

@@ -43,7 +43,7 @@ use std::time::{Duration, Instant};
 pub(crate) use client::{Client, encode};
 pub(crate) use redis::{ConnectionWatch, Redis};
 pub(crate) use respool::Respool;
-pub(crate) use value::{Value, show};
+pub(crate) use value::{Unparsed, Value, show};
 
 /// How long anything may take before the test fails: generous, so that only a hang reaches it.
 pub(crate) const PATIENCE: Duration = Duration::from_secs(20);

@@ -1,0 +1,232 @@
+//! One canary: a client that knows what every reply to it must be, and what each of its values is made of.
+
+use std::collections::VecDeque;
+use std::time::{Duration, Instant};
+
+use rand::rngs::SmallRng;
+use rand::{Rng as _, SeedableRng as _};
+
+use super::expect::{Expect, Kept, Mismatch, Session};
+use super::flock::Flock;
+use super::wire::{Gone, Leave, Wire};
+use crate::harness::{Value, encode, show};
+
+/// How many of its own values a canary remembers.
+const REMEMBERED: usize = 16;
+
+/// What values of the server's own memory live for; long past anything a test reads again.
+const EXPIRY_SECONDS: &str = "100";
+
+const BIG_BYTES: usize = 100 * 1024;
+
+/// Requests that are sent together, with what each must be answered.
+#[derive(Default)]
+pub(super) struct Batch {
+    pub(super) bytes: Vec<u8>,
+    pub(super) expected: VecDeque<Expect>,
+}
+
+impl Batch {
+    pub(super) fn add<A: AsRef<[u8]>>(&mut self, args: &[A], expected: Expect) {
+        self.bytes.extend(encode(args));
+        self.expected.push_back(expected);
+    }
+
+    /// Adds a GET of a value that is there, or will be when the GET runs.
+    pub(super) fn add_get(&mut self, kept: Kept) {
+        self.bytes.extend(encode(&["GET", &kept.key]));
+        self.expected.push_back(Expect::Kept(kept));
+    }
+}
+
+pub(super) struct Bird<'a> {
+    pub(super) flock: &'a Flock,
+    pub(super) number: usize,
+    pub(super) rng: SmallRng,
+    pub(super) wire: Wire,
+    pub(super) session: Session,
+    /// Its second connection, and what it last heard there.
+    other: Option<Wire>,
+    pub(super) kept: VecDeque<Kept>,
+    sequence: u64,
+}
+
+impl<'a> Bird<'a> {
+    pub(super) fn new(flock: &'a Flock, number: usize) -> Self {
+        let rng = SmallRng::seed_from_u64(flock.seed.wrapping_add(number as u64));
+        let mut bird = Self {
+            flock,
+            number,
+            rng,
+            wire: Wire::connect(&flock.address),
+            session: Session::new(number),
+            other: None,
+            kept: VecDeque::new(),
+            sequence: 0,
+        };
+        let _ = bird.greet();
+        bird
+    }
+
+    /// Leaves, and comes back as a new client of which the server remembers nothing.
+    pub(super) fn reconnect(&mut self) {
+        let how = if self.rng.random() {
+            Leave::Orderly
+        } else {
+            Leave::Abrupt
+        };
+        let wire = Wire::connect(&self.flock.address);
+        std::mem::replace(&mut self.wire, wire).leave(how);
+        self.session = Session::new(self.number);
+        // If the server's end cuts this short, the next round finds out.
+        let _ = self.greet();
+    }
+
+    /// What libraries send when they connect, in one write or several.
+    fn greet(&mut self) -> Result<(), Gone> {
+        let mut batch = Batch::default();
+        let database = (self.number as u32 + self.rng.random_range(0..3)) % super::DATABASES;
+        if !self.number.is_multiple_of(2) {
+            batch.add(
+                &["HELLO", "3"],
+                Expect::Hello {
+                    resp3: true,
+                    name: None,
+                },
+            );
+        }
+        batch.add(&["CLIENT", "ID"], Expect::Id);
+        batch.add(&["SELECT", &database.to_string()], Expect::Select(database));
+        batch.add(&["GET", "whoami"], Expect::Mark);
+        self.exchange(batch)
+    }
+
+    /// A token that nobody else has and this client never had before.
+    pub(super) fn token(&mut self) -> String {
+        self.sequence += 1;
+        format!("c{}.{};", self.number, self.sequence)
+    }
+
+    /// A value made of one token, mostly short, sometimes of 100 KiB.
+    pub(super) fn value(&mut self) -> String {
+        let token = self.token();
+        match self.rng.random_range(0..12) {
+            0 => token.repeat(BIG_BYTES / token.len() + 1),
+            _ => token,
+        }
+    }
+
+    /// Adds a SET of a new key, which is remembered once it is acknowledged.
+    pub(super) fn add_set(&mut self, batch: &mut Batch) -> Kept {
+        let (key, value) = (self.token(), self.value());
+        let kept = Kept {
+            key,
+            value,
+            database: self.session.database,
+            phase: self.flock.phase(),
+            at: Instant::now(),
+        };
+        batch.add(
+            &["SET", &kept.key, &kept.value, "EX", EXPIRY_SECONDS],
+            Expect::Stored(kept.clone()),
+        );
+        kept
+    }
+
+    /// Sends a batch in pieces cut at random bytes and checks every reply.
+    pub(super) fn exchange(&mut self, batch: Batch) -> Result<(), Gone> {
+        self.session.begin(self.flock.phase());
+        self.send_in_pieces(&batch.bytes)?;
+        for expected in batch.expected {
+            self.answer(expected)?;
+        }
+        self.wire.assert_nothing_left();
+        Ok(())
+    }
+
+    pub(super) fn send_in_pieces(&mut self, bytes: &[u8]) -> Result<(), Gone> {
+        let mut rest = bytes;
+        for _ in 0..self.rng.random_range(0..4) {
+            if rest.is_empty() {
+                break;
+            }
+            let (piece, behind) = rest.split_at(self.rng.random_range(0..rest.len()));
+            self.wire.send(piece)?;
+            if self.rng.random_range(0..4) == 0 {
+                self.pause(3);
+            }
+            rest = behind;
+        }
+        self.wire.send(rest)
+    }
+
+    /// One request and its reply.
+    pub(super) fn one<A: AsRef<[u8]>>(&mut self, args: &[A], expected: Expect) -> Result<(), Gone> {
+        let mut batch = Batch::default();
+        batch.add(args, expected);
+        self.exchange(batch)
+    }
+
+    /// Reads one reply, which must be as expected or the one refusal that is allowed.
+    pub(super) fn answer(&mut self, expected: Expect) -> Result<(), Gone> {
+        let reply = self.wire.reply()?;
+        let shown = format!("{expected:.300?}");
+        match self.session.check(expected, &reply, self.flock.phase()) {
+            Ok(Some(kept)) => {
+                self.kept.push_back(kept);
+                if self.kept.len() > REMEMBERED {
+                    self.kept.pop_front();
+                }
+            }
+            Ok(None) => {}
+            Err(Mismatch(why)) => self.wrong(&format!("{why}: expected {shown}"), &reply),
+        }
+        Ok(())
+    }
+
+    pub(super) fn wrong(&self, why: &str, reply: &Value) -> ! {
+        panic!(
+            "seed {}, client {} at {:?}: {why}\n got {}\n {:?}, phase {}",
+            self.flock.seed,
+            self.number,
+            self.wire.local_address(),
+            show(format!("{reply:?}").as_bytes()),
+            self.session,
+            self.flock.phase()
+        )
+    }
+
+    /// One request on the second connection, in the database of the first. `None`: unknown whether it ran.
+    pub(super) fn beside<A: AsRef<[u8]>>(&mut self, args: &[A]) -> Option<Value> {
+        let address = &self.flock.address;
+        let wire = self.other.get_or_insert_with(|| Wire::connect(address));
+        let database = self.session.database.to_string();
+        let bytes = [encode(&["SELECT", &database]), encode(args)].concat();
+        let mut ask = || {
+            wire.send(&bytes)?;
+            Ok::<_, Gone>([wire.reply()?, wire.reply()?])
+        };
+        let Ok([selected, reply]) = ask() else {
+            self.other = None;
+            return None;
+        };
+        if [&selected, &reply].iter().any(|r| is_refusal(r)) {
+            return None;
+        }
+        if selected != Value::ok() {
+            self.wrong("SELECT on the second connection", &selected);
+        }
+        Some(reply)
+    }
+
+    /// Lets others run, at most so many milliseconds.
+    pub(super) fn pause(&mut self, most_ms: u64) {
+        let pause = Duration::from_micros(self.rng.random_range(0..most_ms * 1000));
+        std::thread::park_timeout(pause);
+    }
+}
+
+/// What respool may always answer to a command that it did not send.
+pub(super) fn is_refusal(reply: &Value) -> bool {
+    matches!(reply, Value::Error(text) if text.starts_with(b"LOADING respool:"))
+}

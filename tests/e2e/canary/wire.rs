@@ -1,0 +1,117 @@
+//! A connection of a canary: it may end at any moment, even inside a reply; that is told and never a failure.
+
+use std::io::{ErrorKind, Read, Write};
+use std::net::{SocketAddr, TcpStream};
+use std::time::Duration;
+
+use crate::harness::{PATIENCE, Unparsed, Value, show};
+
+/// The connection ended.
+#[derive(Debug)]
+pub(super) struct Gone;
+
+/// How a client leaves.
+#[derive(Debug, Clone, Copy)]
+pub(super) enum Leave {
+    /// It closes its socket.
+    Orderly,
+    /// It resets the connection.
+    Abrupt,
+}
+
+pub(super) struct Wire {
+    stream: TcpStream,
+    buffer: Vec<u8>,
+    /// How much of `buffer` has been handed out.
+    used: usize,
+}
+
+impl Wire {
+    pub(super) fn connect(address: &str) -> Self {
+        let stream =
+            TcpStream::connect(address).unwrap_or_else(|e| panic!("connect to {address}: {e}"));
+        let prepare = || {
+            stream.set_nodelay(true)?;
+            stream.set_write_timeout(Some(PATIENCE))?;
+            stream.set_read_timeout(Some(PATIENCE))
+        };
+        prepare().expect("options can be set on a socket");
+        Self {
+            stream,
+            buffer: Vec::new(),
+            used: 0,
+        }
+    }
+
+    /// The client's own address, as respool knows it.
+    pub(super) fn local_address(&self) -> Option<SocketAddr> {
+        self.stream.local_addr().ok()
+    }
+
+    pub(super) fn send(&mut self, bytes: &[u8]) -> Result<(), Gone> {
+        self.stream.write_all(bytes).map_err(|e| {
+            assert!(
+                !is_timeout(&e),
+                "{} bytes were not taken in time",
+                bytes.len()
+            );
+            Gone
+        })
+    }
+
+    /// The next reply. Panics when none comes within [`PATIENCE`], and at bytes that are no RESP.
+    pub(super) fn reply(&mut self) -> Result<Value, Gone> {
+        loop {
+            let wanted = match Value::parse(&self.buffer[self.used..]) {
+                Ok((value, length)) => {
+                    self.used += length;
+                    return Ok(value);
+                }
+                Err(Unparsed::NeedAtLeast(length)) => length,
+                Err(Unparsed::NotResp(text)) => panic!("not RESP: {text}"),
+            };
+            while self.buffer.len() - self.used < wanted {
+                self.read()?;
+            }
+        }
+    }
+
+    /// Reads once, whatever comes.
+    pub(super) fn read(&mut self) -> Result<(), Gone> {
+        if self.used == self.buffer.len() {
+            self.buffer.clear();
+            self.used = 0;
+        }
+        let mut chunk = [0; 16 * 1024];
+        match self.stream.read(&mut chunk) {
+            Ok(0) => Err(Gone),
+            Ok(count) => {
+                self.buffer.extend_from_slice(&chunk[..count]);
+                Ok(())
+            }
+            Err(e) if is_timeout(&e) => {
+                let rest = show(&self.buffer[self.used..]);
+                panic!("nothing came within {PATIENCE:?}, so far {rest:?}")
+            }
+            Err(_) => Err(Gone),
+        }
+    }
+
+    /// Panics if bytes have come for which nothing was asked.
+    pub(super) fn assert_nothing_left(&self) {
+        let rest = &self.buffer[self.used..];
+        assert!(rest.is_empty(), "nobody asked for {}", show(rest));
+    }
+
+    pub(super) fn leave(self, how: Leave) {
+        if let Leave::Abrupt = how {
+            socket2::SockRef::from(&self.stream)
+                .set_linger(Some(Duration::ZERO))
+                .expect("SO_LINGER can be set");
+        }
+    }
+}
+
+fn is_timeout(e: &std::io::Error) -> bool {
+    matches!(e.kind(), ErrorKind::WouldBlock | ErrorKind::TimedOut)
+}
