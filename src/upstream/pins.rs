@@ -3,6 +3,7 @@
 //! Invariant: nobody gets a connection that holds anything of the client before: it was left clear, or has been scrubbed
 //! and the server has acknowledged it, or it is closed.
 
+use std::cell::Cell;
 use std::rc::Rc;
 use std::time::Duration;
 
@@ -13,7 +14,7 @@ use super::handshake::{ConnectError, connect};
 use super::link::Link;
 use super::outlet::Outlet;
 use super::pool::Upstream;
-use crate::budget::{Kind as SocketKind, PinLease};
+use crate::budget::{Kind as SocketKind, PinLease, SocketPermit};
 use crate::resp::speak::encode_request;
 use crate::session::{Change, State, steps};
 use crate::telemetry::Bound;
@@ -50,6 +51,22 @@ impl Pin {
     /// Gives it back with nothing of the client's left on it.
     pub fn give_back_clear(mut self) {
         self.is_clear = true;
+    }
+}
+
+/// Counts a borrower of this worker while it waits for a place.
+struct Borrower<'a>(&'a Cell<usize>);
+
+impl<'a> Borrower<'a> {
+    fn new(count: &'a Cell<usize>) -> Self {
+        count.set(count.get() + 1);
+        Self(count)
+    }
+}
+
+impl Drop for Borrower<'_> {
+    fn drop(&mut self) {
+        self.0.set(self.0.get() - 1);
     }
 }
 
@@ -126,7 +143,8 @@ impl Upstream {
 
     /// Closes an idle pin when somebody waits for its socket.
     pub fn give_up_idle(&self) {
-        if self.thread.process.budget.sockets_wanted()
+        if self.borrowers.get() == 0
+            && self.thread.process.budget.sockets_wanted()
             && let Some(link) = self.idle_pins.borrow_mut().pop()
         {
             link.close("its place in the budget is needed");
@@ -149,12 +167,28 @@ impl Upstream {
         }
         self.idle_pins.borrow_mut().push(link);
         // In this order: who begins to wait from here on finds it.
-        self.give_up_idle();
+        if self.borrowers.get() > 0 {
+            self.fell_idle.notify_one();
+        } else {
+            self.give_up_idle();
+        }
+    }
+
+    /// A place for a new connection, or (`None`) one of this worker's own that fell idle meanwhile.
+    async fn place(&self) -> Option<SocketPermit> {
+        let _waiting = Borrower::new(&self.borrowers);
+        tokio::select! {
+            biased;
+            () = self.fell_idle.notified() => None,
+            permit = self.permit(SocketKind::Pinned) => Some(permit),
+        }
     }
 
     /// A connection in `state` that nobody uses: an idle one, changed if it must be, or a new one.
     async fn wearing(self: &Rc<Self>, state: &State) -> Result<Rc<Link>, PinError> {
         loop {
+            self.pause().await;
+            // From here to the wait for a place nothing is awaited: no pin falls idle unseen.
             if let Some(link) = self.take_idle(state) {
                 let mut taken = Taken(Some(Rc::clone(&link)));
                 let changed = self.change(&link, state, Change::Difference).await;
@@ -168,8 +202,9 @@ impl Upstream {
                     None => continue,
                 }
             }
-            self.pause().await;
-            let permit = self.permit(SocketKind::Pinned).await;
+            let Some(permit) = self.place().await else {
+                continue;
+            };
             match connect(
                 &self.thread,
                 self.own.as_ref(),

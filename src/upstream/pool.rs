@@ -122,6 +122,9 @@ pub struct Upstream {
     links: RefCell<Vec<Option<Rc<Link>>>>,
     pub(super) idle_pins: RefCell<Vec<Rc<Link>>>,
     pub(super) pins: RefCell<Vec<std::rc::Weak<Link>>>,
+    /// Borrowers of this worker that wait for a place in the budget; a pin that falls idle is theirs first.
+    pub(super) borrowers: Cell<usize>,
+    pub(super) fell_idle: tokio::sync::Notify,
     away: RefCell<Away>,
     names: Cell<u64>,
     known_databases: RefCell<HashSet<u32>>,
@@ -141,6 +144,8 @@ impl Upstream {
             links: RefCell::new(vec![None; shared]),
             idle_pins: RefCell::default(),
             pins: RefCell::default(),
+            borrowers: Cell::new(0),
+            fell_idle: tokio::sync::Notify::new(),
             away: RefCell::default(),
             names: Cell::new(0),
             known_databases: RefCell::new(HashSet::from([0])),
@@ -311,6 +316,8 @@ impl Upstream {
             }
             None => false,
         });
+        // A borrower may have left with the pin that was kept for it.
+        self.give_up_idle();
         self.act();
         self.count_waiting();
     }
