@@ -17,9 +17,9 @@ use crate::command::PinReason;
 use crate::config::{Listener, Settings};
 use crate::identity::{Identity, Peer, Registry};
 use crate::telemetry::{ServerHealth, WorkerCounters};
-use crate::transport::{Accepted, Acceptor, bind, raise_descriptor_limit};
+use crate::transport::{Accepted, Bound, bind, raise_descriptor_limit};
 use crate::upstream::Process;
-use crate::worker::{Charge, Message, Newcomer, Worker, mailbox};
+use crate::worker::{Charge, Listening, Message, Newcomer, Worker, mailbox};
 
 /// How often a draining process looks whether its workers have ended.
 const DRAIN_POLL: Duration = Duration::from_millis(10);
@@ -80,7 +80,7 @@ async fn serve(settings: Arc<Settings>) -> Result<(), StartError> {
     }
     let mut acceptors = Vec::new();
     for listener in &settings.listeners {
-        let bound = bind(listener)
+        let bound = bind(listener, settings.limits.keepalive)
             .map_err(|error| StartError(format!("cannot listen on {}: {error}", listener.name)))?;
         acceptors.push((bound, listener.clone()));
     }
@@ -115,34 +115,31 @@ async fn serve(settings: Arc<Settings>) -> Result<(), StartError> {
         env!("CARGO_PKG_VERSION"),
         crate::config::report(&settings)
     );
-    let accepting: Vec<_> = acceptors
-        .into_iter()
-        .map(|(acceptor, listener)| {
-            tokio::task::spawn_local(accept(acceptor, listener, Arc::clone(&door)))
-        })
-        .collect();
+    for (bound, listener) in acceptors {
+        let of_listener = Arc::clone(&door);
+        let listen: Listening = Box::new(move || Box::pin(accept(bound, listener, of_listener)));
+        // The first worker accepts: what it keeps for itself needs no hand-over between threads.
+        let sent = door.workers[0]
+            .mailbox()
+            .send(Message::Listen(listen))
+            .await;
+        sent.map_err(|_| StartError("the first worker has ended".to_owned()))?;
+    }
     let signals =
         Signals::new().map_err(|error| StartError(format!("cannot handle signals: {error}")))?;
-    end(&settings, &door, accepting, signals).await;
+    end(&settings, &door, signals).await;
     let _ = over.send(true);
     Ok(())
 }
 
 /// Waits for a signal, drains, and ends the workers.
-async fn end(
-    settings: &Settings,
-    door: &Door,
-    accepting: Vec<tokio::task::JoinHandle<()>>,
-    mut signals: Signals,
-) {
+async fn end(settings: &Settings, door: &Door, mut signals: Signals) {
     let name = signals.end().await;
     tracing::info!(
         "{name}: drains for up to {:?} (drain_timeout)",
         settings.drain_timeout
     );
     door.draining.store(true, Ordering::Relaxed);
-    accepting.iter().for_each(tokio::task::JoinHandle::abort);
-    drop(accepting);
     door.tell_all(|| Message::Drain).await;
     let drained = async {
         while !door.workers.iter().all(Worker::has_ended) {
@@ -249,13 +246,19 @@ fn errands(senders: Vec<mpsc::Sender<Message>>) -> Errands {
     })
 }
 
-async fn accept(mut acceptor: Acceptor, listener: Listener, door: Arc<Door>) {
+async fn accept(bound: Bound, listener: Listener, door: Arc<Door>) {
     let name: Arc<str> = listener.name.as_str().into();
+    // Asked of each client's socket only where the listener has no one address of its own.
+    let own = bound.local_address();
+    let mut acceptor = match bound.open() {
+        Ok(acceptor) => acceptor,
+        Err(error) => return tracing::error!("cannot accept on {name}: {error}"),
+    };
     loop {
         let socket = acceptor.accept().await;
         let (peer, laddr) = match &socket {
             Accepted::Tcp(stream, peer) => {
-                let laddr = stream.local_addr().map_or(*peer, |address| address);
+                let laddr = own.unwrap_or_else(|| stream.local_addr().unwrap_or(*peer));
                 (Peer::Tcp(*peer), Peer::Tcp(laddr))
             }
             Accepted::Unix(_) => {

@@ -3,6 +3,7 @@
 //! Invariant: what a worker owns never leaves its thread; the rest of the process reaches it by messages only.
 
 use std::io;
+use std::pin::Pin;
 use std::rc::Rc;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -40,6 +41,8 @@ pub enum Message {
     Arrived(Box<Newcomer>),
     /// A rejected socket to hold and answer with this text.
     Rejected(Accepted, Vec<u8>, HoldPermit),
+    /// Accept clients: the task to run until respool drains.
+    Listen(Listening),
     /// Something to be done to a client, if it is this worker's.
     Errand(Errand),
     /// Another worker waits for the place of an idle pin.
@@ -49,6 +52,9 @@ pub enum Message {
     /// End at once.
     Stop,
 }
+
+/// Starts accepting on the worker it is sent to.
+pub type Listening = Box<dyn FnOnce() -> Pin<Box<dyn Future<Output = ()>>> + Send>;
 
 /// A client admitted and on its way to its worker.
 pub struct Newcomer {
@@ -133,7 +139,13 @@ impl Worker {
                     Err(error) => return drop(told.send(Err(error))),
                 };
                 let _ = told.send(Ok(()));
-                runtime.block_on(serve(index, shared, charge, of_worker, messages));
+                // As a task of its own, so that its wake-ups cost no system call.
+                runtime.block_on(async {
+                    let serving =
+                        tokio::task::spawn_local(serve(index, shared, charge, of_worker, messages));
+                    // A panic has been reported where it happened; the thread ends.
+                    let _ = serving.await;
+                });
             })?;
         started
             .recv()
@@ -202,12 +214,14 @@ async fn serve(
         residents: Default::default(),
         thread,
     });
+    let mut listening = Vec::new();
     let mut tick = tokio::time::interval(TICK);
     tick.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
     loop {
         tokio::select! {
             message = messages.recv() => match message {
                 None | Some(Message::Stop) => break,
+                Some(Message::Listen(listen)) => listening.push(tokio::task::spawn_local(listen())),
                 Some(message) => take(&site, message),
             },
             _ = tick.tick() => {
@@ -215,6 +229,9 @@ async fn serve(
                 site.upstream.tick();
                 site.tick();
             }
+        }
+        if site.draining.get() {
+            listening.drain(..).for_each(|accepting| accepting.abort());
         }
         if site.draining.get() && site.residents.borrow().is_empty() {
             break;
@@ -244,7 +261,7 @@ fn take(site: &Rc<Site>, message: Message) {
         Message::Errand(errand) => site.run(errand),
         Message::Reclaim => site.upstream.give_up_idle(),
         Message::Drain => site.drain(),
-        Message::Stop => {}
+        Message::Listen(_) | Message::Stop => {}
     }
 }
 

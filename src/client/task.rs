@@ -128,7 +128,6 @@ impl Client {
             identity,
             laddr,
         } = arrived;
-        stream.tune(site.thread.settings.limits.keepalive);
         let fd = stream.descriptor();
         let stream = Rc::new(stream);
         let outlet = Outlet::new(

@@ -17,14 +17,53 @@ use crate::config::{Address, Listener};
 /// Pause after the process ran out of descriptors: long enough for clients to leave, short enough to be back at once.
 const DESCRIPTOR_PAUSE: Duration = Duration::from_millis(100);
 
-/// A bound, listening socket.
+/// A bound, listening socket, not yet on any runtime.
+#[derive(Debug)]
+pub struct Bound {
+    socket: Socket,
+    path: Option<SocketFile>,
+}
+
+/// The file of a unix socket, removed when nobody listens on it any more.
+#[derive(Debug)]
+struct SocketFile(PathBuf);
+
+impl Drop for SocketFile {
+    fn drop(&mut self) {
+        // Gone already, or not ours to remove: nothing is lost.
+        let _ = std::fs::remove_file(&self.0);
+    }
+}
+
+impl Bound {
+    /// Accepts on the runtime this is called on.
+    ///
+    /// # Errors
+    /// The socket cannot be watched.
+    pub fn open(self) -> io::Result<Acceptor> {
+        let spare = File::open("/dev/null").ok();
+        Ok(Acceptor {
+            socket: register(self.socket)?,
+            spare,
+            path: self.path,
+            exhausted: 0,
+        })
+    }
+
+    /// The address clients connect to, where there is only one.
+    pub fn local_address(&self) -> Option<SocketAddr> {
+        let bound = self.socket.local_addr().ok()?.as_socket()?;
+        Some(bound).filter(|address| !address.ip().is_unspecified())
+    }
+}
+
+/// A listening socket on a runtime.
 #[derive(Debug)]
 pub struct Acceptor {
     socket: AsyncFd<Socket>,
     /// Given up for a moment when descriptors run out, so that the client at hand can be accepted and told.
     spare: Option<File>,
-    /// The socket's file, removed when the acceptor goes.
-    path: Option<PathBuf>,
+    path: Option<SocketFile>,
     exhausted: u64,
 }
 
@@ -37,24 +76,38 @@ pub enum Accepted {
     Unix(std::os::unix::net::UnixStream),
 }
 
-/// Binds `listener`. Must be called on a runtime.
+/// Binds `listener`.
 ///
 /// # Errors
 /// The address is taken, not ours or not permitted.
-pub fn bind(listener: &Listener) -> io::Result<Acceptor> {
+pub fn bind(listener: &Listener, keepalive: Duration) -> io::Result<Bound> {
     let (socket, path) = match &listener.address {
         Address::Tcp { host, port } => (bind_tcp((host.as_str(), *port).to_socket_addrs()?)?, None),
         Address::Unix(path) => (bind_unix(path)?, Some(path.clone())),
     };
+    if path.is_none() {
+        // Accepted sockets inherit both: set here once, not by five system calls for each client.
+        socket.set_tcp_nodelay(true)?;
+        set_keepalive(&socket, keepalive)?;
+    }
     socket.set_nonblocking(true)?;
     socket.listen(i32::try_from(listener.backlog).unwrap_or(i32::MAX))?;
-    let spare = File::open("/dev/null").ok();
-    Ok(Acceptor {
-        socket: register(socket)?,
-        spare,
-        path,
-        exhausted: 0,
+    Ok(Bound {
+        socket,
+        path: path.map(SocketFile),
     })
+}
+
+/// Keepalive probes after `idle` of silence, three before the peer is given up; zero: none.
+pub(super) fn set_keepalive(socket: &Socket, idle: Duration) -> io::Result<()> {
+    if idle.is_zero() {
+        return Ok(());
+    }
+    let every = socket2::TcpKeepalive::new()
+        .with_time(idle)
+        .with_interval((idle / 3).max(Duration::from_secs(1)))
+        .with_retries(3);
+    socket.set_tcp_keepalive(&every)
 }
 
 #[expect(
@@ -169,14 +222,6 @@ impl Acceptor {
         }
         self.spare = File::open("/dev/null").ok();
         tokio::time::sleep(DESCRIPTOR_PAUSE).await;
-    }
-}
-
-impl Drop for Acceptor {
-    fn drop(&mut self) {
-        if let Some(path) = &self.path {
-            let _ = std::fs::remove_file(path);
-        }
     }
 }
 

@@ -7,7 +7,7 @@ mod stream;
 
 pub use clock::Clock;
 pub use dial::{DialError, dial};
-pub use listen::{Accepted, Acceptor, bind, raise_descriptor_limit};
+pub use listen::{Accepted, Acceptor, Bound, bind, raise_descriptor_limit};
 pub use stream::Stream;
 
 /// Bytes read from a socket at once. 64 KiB holds the replies of a whole turn at 2,000 clients, and a larger value travels

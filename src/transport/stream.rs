@@ -105,13 +105,7 @@ impl Stream {
         if let Self::Tcp(stream) = self {
             // Both only improve the connection; it works without.
             let _ = stream.set_nodelay(true);
-            if !keepalive.is_zero() {
-                let every = socket2::TcpKeepalive::new()
-                    .with_time(keepalive)
-                    .with_interval((keepalive / 3).max(Duration::from_secs(1)))
-                    .with_retries(3);
-                let _ = socket2::SockRef::from(stream).set_tcp_keepalive(&every);
-            }
+            let _ = super::listen::set_keepalive(&socket2::SockRef::from(stream), keepalive);
         }
     }
 }
