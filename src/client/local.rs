@@ -3,7 +3,7 @@
 use std::rc::Rc;
 
 use super::eviction::make_room;
-use super::pinned::NOT_IN_MULTI;
+use super::pinned::{NOT_AMID_MESSAGES, NOT_IN_MULTI};
 use super::requests::Next;
 use super::task::{Client, Done, Login, Purpose, Wait};
 use crate::admission::Refusal;
@@ -27,6 +27,19 @@ pub(super) fn is_client_name(name: &[u8]) -> bool {
     name.iter().all(|byte| (b'!'..=b'~').contains(byte))
 }
 
+/// Redis' answer to a request with too few or too many words.
+pub(super) fn wrong_arity(request: &Request<'_>, command: Option<CommandId>) -> Option<Vec<u8>> {
+    let spec = command.map(spec)?;
+    let (arity, count) = (i64::from(spec.arity), request.count() as i64);
+    let is_wrong = (arity > 0 && count != arity) || count < arity.abs();
+    is_wrong.then(|| {
+        error(&format!(
+            "ERR wrong number of arguments for '{}' command",
+            spec.name
+        ))
+    })
+}
+
 impl Client {
     /// Answers a request of respool's own. [`Next::Used`]: done with, though the answer may come when what is waited for
     /// has come.
@@ -37,9 +50,6 @@ impl Client {
         command: Option<CommandId>,
     ) -> Next {
         let used = Next::Used(request.bytes().len());
-        if self.wrong_arity(request, command) {
-            return used;
-        }
         let changes_state = !matches!(local, Local::Client(sub) if sub != ClientSub::SetName);
         let is_raw = self.pin.as_ref().is_some_and(|pin| pin.link().is_raw());
         if (changes_state || self.pin.is_some()) && self.outlet.outstanding() > 0 && !is_raw {
@@ -47,7 +57,15 @@ impl Client {
             self.wait = Wait::Answers;
             return Next::Wait;
         }
-        if self.outlet.transaction().open && self.pin.is_some() {
+        let is_open = self.pin.is_some() && self.outlet.transaction().open;
+        if let Some(reply) = wrong_arity(request, command) {
+            if is_open {
+                return self.spoil_transaction(request, command, &reply);
+            }
+            self.answer(&reply);
+            return used;
+        }
+        if is_open {
             match local {
                 Local::Quit | Local::Reset => {}
                 Local::Select => return self.queued_select(request, command),
@@ -70,26 +88,6 @@ impl Client {
             Local::Client(sub) => self.client_command(sub, request),
         }
         used
-    }
-
-    /// Answers a request with too few or too many words as Redis does.
-    pub(super) fn wrong_arity(
-        &mut self,
-        request: &Request<'_>,
-        command: Option<CommandId>,
-    ) -> bool {
-        let Some(spec) = command.map(spec) else {
-            return false;
-        };
-        let (arity, count) = (i64::from(spec.arity), request.count() as i64);
-        let is_wrong = (arity > 0 && count != arity) || count < arity.abs();
-        if is_wrong {
-            self.answer(&error(&format!(
-                "ERR wrong number of arguments for '{}' command",
-                spec.name
-            )));
-        }
-        is_wrong
     }
 
     /// What was waited for is acknowledged, or refused with this reply.
@@ -238,6 +236,10 @@ impl Client {
             .hello
             .as_ref()
             .map_or(self.session.state.protocol, |(protocol, _)| *protocol);
+        if protocol != self.session.state.protocol && self.card.has(Flag::Pubsub) {
+            // Messages of RESP2 cannot be told from replies.
+            return self.answer(NOT_AMID_MESSAGES);
+        }
         let target = State {
             user,
             protocol,

@@ -33,7 +33,7 @@ fn asks_for_redirection(reason: PinReason, request: &Request<'_>) -> bool {
 }
 
 /// What a change of state gets while messages come in.
-const NOT_AMID_MESSAGES: &[u8] =
+pub(super) const NOT_AMID_MESSAGES: &[u8] =
     b"-ERR respool: this command is not possible while messages are received\r\n";
 
 /// A request that no server queues: it makes EXEC fail, as any error while queueing does.
@@ -54,6 +54,11 @@ impl Client {
     /// The connection lent to the client. `None`: what to wait for has been set, or every request at hand is refused.
     pub(super) fn pinned_link(&mut self, reason: PinReason) -> Option<Rc<Link>> {
         if let Some(pin) = &self.pin {
+            if !pin.link().is_alive() {
+                // What lived on it is lost with it.
+                self.outlet.close(Disconnect::UpstreamLost);
+                return None;
+            }
             return Some(Rc::clone(pin.link()));
         }
         if self.outlet.outstanding() > 0 {
@@ -378,10 +383,15 @@ impl Client {
         if self.session.state.protocol == Protocol::Resp2 {
             return self.raw(&link, request, command, Flag::Pubsub);
         }
+        if link.is_full() {
+            self.wait = Wait::Room(link);
+            return Next::Wait;
+        }
         // In RESP3 confirmations and messages are frames of their own kind, beside the replies.
         self.flag(Flag::Pubsub, true);
         self.resident.may_be_silent.set(true);
         self.count(1, command);
+        link.expect_strays();
         link.send_more(request.bytes());
         Next::Used(request.bytes().len())
     }
@@ -393,6 +403,10 @@ impl Client {
         };
         let subscribed =
             self.card.has(Flag::Pubsub) && self.session.state.protocol == Protocol::Resp2;
+        if !link.is_alive() {
+            self.outlet.close(Disconnect::UpstreamLost);
+            return Next::Wait;
+        }
         if link.is_full() {
             self.wait = Wait::Room(link);
             return Next::Wait;

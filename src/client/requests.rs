@@ -313,10 +313,7 @@ impl Client {
                 self.transaction(verb, request, rest, routed.command, learned)
             }
             Route::Pinned(reason) => self.on_pin(reason, request, routed.command),
-            Route::Subscribed => match self.wrong_arity(request, routed.command) {
-                true => Next::Used(length),
-                false => self.subscribed(request, routed.command),
-            },
+            Route::Subscribed => self.subscribed(request, routed.command),
         }
     }
 
@@ -559,6 +556,10 @@ impl Client {
             .as_ref()
             .map(|pin| Rc::clone(pin.link()))
             .filter(|_| passes_on);
+        if link.as_ref().is_some_and(|link| !link.is_alive()) {
+            self.outlet.close(Disconnect::UpstreamLost);
+            return Next::Wait;
+        }
         if let Some(link) = &link
             && link.is_full()
         {
@@ -624,10 +625,13 @@ impl Client {
             }
             return;
         };
+        let mut sent = 0;
         for unsent in self.outlet.take_unsent() {
             link.send_again(&self.outlet, &unsent);
-            self.site.upstream.served(&link, unsent.count);
+            sent += unsent.count;
         }
+        // Counted when all are sent: counting may change the connection's state behind them.
+        self.site.upstream.served(&link, sent);
     }
 }
 

@@ -93,8 +93,7 @@ impl Site {
                     return;
                 };
                 let answer = answer.lock().ok().and_then(|mut answer| answer.take());
-                let is_free =
-                    resident.outlet.outstanding() == 0 && !resident.card.has(Flag::Pinned);
+                let is_free = resident.is_idle() && !resident.card.has(Flag::Pinned);
                 if is_free && !resident.outlet.is_closed() {
                     *resident.evicting.borrow_mut() = answer;
                     resident.outlet.close(Disconnect::Evicted);

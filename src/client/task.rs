@@ -322,6 +322,7 @@ impl Client {
         let input = std::mem::take(&mut self.input);
         let used = self.requests(&input);
         self.keep(input, used);
+        self.release_pin();
         self.outlet.flush();
         self.note_state();
         !matches!(self.wait, Wait::Nothing) || (used > 0 && !self.input.is_empty())

@@ -44,6 +44,8 @@ pub struct Link {
     raw: Cell<bool>,
     /// Somebody is about to unblock it: until that is answered it may not be lent on.
     holds: Rc<()>,
+    /// Its client has sent requests that are answered by pushes, or by an error nobody is due.
+    strays: Cell<bool>,
     /// A request has been sent in part: nothing but its rest may follow.
     partial: Cell<bool>,
     closing: Cell<Option<&'static str>>,
@@ -72,6 +74,7 @@ impl Link {
             pushes_to: RefCell::default(),
             raw: Cell::new(false),
             holds: Rc::new(()),
+            strays: Cell::new(false),
             partial: Cell::new(false),
             closing: Cell::new(None),
             woken: Cell::new(false),
@@ -120,6 +123,11 @@ impl Link {
     /// Lends the connection to a client: frames that answer no request go there.
     pub fn lend_to(&self, outlet: Option<Rc<Outlet>>) {
         *self.pushes_to.borrow_mut() = outlet;
+    }
+
+    /// From here on its client sends requests that are answered by pushes, or by an error nobody is due.
+    pub fn expect_strays(&self) {
+        self.strays.set(true);
     }
 
     /// Says whether a request has been sent in part.
@@ -207,7 +215,7 @@ impl Link {
             return done(Ok(()));
         }
         self.thread.counters.redresses.add(1);
-        self.inner.borrow_mut().dressing = Some(Dressing {
+        self.inner.borrow_mut().dressings.push_back(Dressing {
             left: steps.len(),
             refusal: None,
             done,
@@ -220,7 +228,7 @@ impl Link {
     /// Whether a change is under way.
     #[inline]
     pub fn is_dressing(&self) -> bool {
-        self.inner.borrow().dressing.is_some()
+        !self.inner.borrow().dressings.is_empty()
     }
 
     /// Ends the connection.
@@ -381,7 +389,9 @@ impl Link {
         while at < buf.len() {
             let starts = inner.scanner.at_boundary();
             if starts {
-                inner.is_push = buf[at] == b'>' || self.raw.get();
+                // An error in answer to SUBSCRIBE comes where only a push was expected.
+                let is_stray = self.strays.get() && inner.due.is_empty();
+                inner.is_push = buf[at] == b'>' || self.raw.get() || is_stray;
             }
             let (used, goes_on) = if inner.is_push {
                 self.push(inner, &buf[at..])?
@@ -512,6 +522,16 @@ impl Link {
     }
 
     fn stepped(&self, effect: &Effect, reply: Vec<u8>) {
+        let expected = match effect {
+            Effect::Reset => reply.starts_with(b"+RESET"),
+            // HELLO answers a map, or in RESP2 an array.
+            Effect::Protocol(_) => matches!(reply.first(), Some(b'%' | b'*' | b'-')),
+            _ => reply.starts_with(b"+OK") || reply.first() == Some(&b'-'),
+        };
+        if !expected {
+            // Whatever this answers, it is not the change: nothing on this connection can be told any more.
+            return self.close("the server answered a change of state with something else");
+        }
         let refused = reply.first() == Some(&b'-');
         if refused && matches!(effect, Effect::Reset | Effect::User(None)) {
             // What the connection holds is not known any more.
@@ -522,7 +542,7 @@ impl Link {
         }
         let done = {
             let mut inner = self.inner.borrow_mut();
-            let Some(dressing) = &mut inner.dressing else {
+            let Some(dressing) = inner.dressings.front_mut() else {
                 return;
             };
             dressing.left -= 1;
@@ -533,7 +553,7 @@ impl Link {
             if dressing.left > 0 {
                 return;
             }
-            inner.dressing.take()
+            inner.dressings.pop_front()
         };
         if let Some(Dressing { refusal, done, .. }) = done {
             done(refusal.map_or(Ok(()), Err));
@@ -552,7 +572,7 @@ impl Link {
                 inner.written,
                 inner.sent_total,
                 inner.room,
-                inner.dressing,
+                inner.dressings,
             )
         };
         let first = sent_total - written as u64;

@@ -143,7 +143,9 @@ impl Upstream {
 
     /// Closes an idle pin when somebody waits for its socket.
     pub fn give_up_idle(&self) {
-        if self.borrowers.get() == 0
+        // As many as borrowers of this worker are about to take stay.
+        let spare = self.idle_pins.borrow().len() > self.borrowers.get();
+        if spare
             && self.thread.process.budget.sockets_wanted()
             && let Some(link) = self.idle_pins.borrow_mut().pop()
         {
@@ -164,6 +166,9 @@ impl Upstream {
     fn keep_idle(&self, link: Rc<Link>) {
         if self.is_stopping() {
             return link.close("respool is ending");
+        }
+        if link.in_flight() > 0 {
+            return link.close("replies are due on it that are nobody's");
         }
         self.idle_pins.borrow_mut().push(link);
         // In this order: who begins to wait from here on finds it.
@@ -187,8 +192,6 @@ impl Upstream {
     /// A connection in `state` that nobody uses: an idle one, changed if it must be, or a new one.
     async fn wearing(self: &Rc<Self>, state: &State) -> Result<Rc<Link>, PinError> {
         loop {
-            self.pause().await;
-            // From here to the wait for a place nothing is awaited: no pin falls idle unseen.
             if let Some(link) = self.take_idle(state) {
                 let mut taken = Taken(Some(Rc::clone(&link)));
                 let changed = self.change(&link, state, Change::Difference).await;
@@ -201,6 +204,11 @@ impl Upstream {
                     }
                     None => continue,
                 }
+            }
+            self.pause().await;
+            // From here to the wait for a place nothing is awaited: no pin falls idle unseen.
+            if !self.idle_pins.borrow().is_empty() {
+                continue;
             }
             let Some(permit) = self.place().await else {
                 continue;
@@ -259,6 +267,9 @@ impl Upstream {
         target: &State,
         change: Change,
     ) -> Option<Result<(), Vec<u8>>> {
+        if !link.is_alive() {
+            return None;
+        }
         let steps = steps(&link.worn(), target, change, self.own.as_ref(), &link.name);
         let (tell, told) = oneshot::channel();
         // Who asked may have gone; the change itself goes on.

@@ -92,7 +92,8 @@ pub(super) struct Inner {
     pub(super) gathered: Option<Vec<u8>>,
     pub(super) answered: Vec<(OwnReply, Vec<u8>)>,
     pub(super) orphans: Vec<(Popped, Vec<u8>)>,
-    pub(super) dressing: Option<Dressing>,
+    /// Changes under way, in the order in which they were sent.
+    pub(super) dressings: VecDeque<Dressing>,
     pub(super) progress_micros: u64,
     pub(super) room: Vec<Waker>,
 }
