@@ -32,8 +32,13 @@ fn step(world: &mut World, trouble: Trouble) {
 }
 
 fn run(mut world: World, steps: usize, trouble: Trouble) -> World {
-    for _ in 0..steps {
+    for number in 1..=steps {
         step(&mut world, trouble);
+        if number % 150 == 0 {
+            // Long enough for every class to have had its turn or its try.
+            world.calm(300_000);
+            world.check_rest();
+        }
     }
     world.calm(5_000_000);
     world.check_rest();

@@ -94,7 +94,7 @@ fn elements(bytes: &[u8]) -> Vec<Vec<u8>> {
 impl World {
     pub(super) fn new(seed: u64) -> Self {
         let mut dice = SmallRng::seed_from_u64(seed);
-        let leases = dice.random_range(0..4);
+        let leases = dice.random_range(0..12);
         let mut world = Self {
             dice,
             waits: Waits::default(),
@@ -677,15 +677,20 @@ impl World {
             }
         }
         for (_, db, call) in self.server.blocked_calls() {
-            let is_for = |client: &Client| {
-                client.db == db
-                    && client.name == call[0]
-                    && client.keys.iter().any(|key| call.contains(key))
+            let keys = match call[0].as_slice() {
+                b"BLMOVE" => &call[1..2],
+                b"XREAD" => &call[4..5],
+                _ => &call[1..call.len() - 1],
             };
-            assert!(
-                self.clients.values().any(is_for),
-                "asked for nobody: {call:?}"
-            );
+            for key in keys {
+                let awaits = |client: &Client| {
+                    client.db == db && client.name == call[0] && client.keys.contains(key)
+                };
+                assert!(
+                    self.clients.values().any(awaits),
+                    "asked for nobody: {call:?}"
+                );
+            }
         }
     }
 
