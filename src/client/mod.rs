@@ -1,7 +1,7 @@
 //! The client's side: read, route, forward, write.
 //!
 //! `task` is one client's life; `requests` cuts what it sent and forwards it; `pinned` is what needs a connection of its
-//! own; `local` is what respool answers itself; `held` is who was rejected.
+//! own; `waiting` is who stands in line with other blocked clients; `local` is what respool answers itself; `held` is who was rejected.
 
 mod eviction;
 mod held;
@@ -11,6 +11,7 @@ mod pinned;
 mod requests;
 mod site;
 mod task;
+mod waiting;
 
 pub use eviction::make_room;
 pub use held::hold;

@@ -170,6 +170,9 @@ impl Client {
         request: &Request<'_>,
         command: Option<CommandId>,
     ) -> Next {
+        if let Some(next) = self.in_line(reason, request, command) {
+            return next;
+        }
         let Some(link) = self.pinned_link(reason) else {
             return self.not_now();
         };
@@ -181,6 +184,7 @@ impl Client {
             self.wait = Wait::InFlight;
             return Next::Wait;
         }
+        self.line = None;
         let blocks = matches!(
             reason,
             PinReason::Blocking | PinReason::BlockingOption | PinReason::Learned

@@ -12,13 +12,14 @@ use std::time::Instant;
 use super::held::hold;
 use super::pinned::PinUse;
 use super::site::{Resident, Site};
+use super::waiting::Line;
 use crate::admission::{Permit, Refusal};
 use crate::identity::{Arrival, CardGuard, Flag, Identity, Peer};
 use crate::resp::RequestScanner;
 use crate::session::{Credentials, Protocol, Session};
 use crate::telemetry::{Bound, Disconnect};
 use crate::transport::{READ_SIZE, Stream};
-use crate::upstream::{Link, Outlet, Pin, PinError, SharedWait, WaitError};
+use crate::upstream::{Blocked, Link, Outlet, Pin, PinError, SharedWait, WaitError};
 
 /// How long, and for how many reads, a client that broke the protocol may take to read why it is closed.
 const LINGER: std::time::Duration = std::time::Duration::from_millis(500);
@@ -47,6 +48,8 @@ pub(super) enum Wait {
     Room(Rc<Link>),
     /// A shared connection in its state.
     Shared(SharedWait, Purpose),
+    /// Its turn in a line of blocked clients.
+    Blocked(Blocked),
     /// Something that happens seldom.
     Task(Pinned<Box<dyn Future<Output = Done>>>),
 }
@@ -103,6 +106,8 @@ pub struct Client {
     pub(super) wait: Wait,
     /// A request is being passed on as it arrives, or (false) skipped.
     pub(super) streaming: Option<bool>,
+    /// What its blocking call has come to.
+    pub(super) line: Option<Line>,
     /// WAIT was preceded by what it needs.
     pub(super) wait_ready: bool,
     /// The server cannot take the requests that are here: each is answered with this.
@@ -147,6 +152,7 @@ impl Client {
             outlet: Rc::clone(&outlet),
             card: Arc::clone(card.card()),
             pinned: None.into(),
+            blocked: None.into(),
             may_be_silent: false.into(),
             is_waiting: false.into(),
             arrived_micros: site.thread.clock.now_micros(),
@@ -173,6 +179,7 @@ impl Client {
             pin_use: PinUse::default(),
             wait: Wait::Nothing,
             streaming: None,
+            line: None,
             wait_ready: false,
             refusing: None,
             is_drained: true,
@@ -360,6 +367,16 @@ impl Client {
                     matches!(self.wait, Wait::Nothing) || self.poll_wait(cx)
                 }
             },
+            Wait::Blocked(blocked) => match blocked.poll(cx) {
+                Poll::Pending => false,
+                Poll::Ready(outcome) => {
+                    if let Wait::Blocked(blocked) = std::mem::replace(&mut self.wait, Wait::Nothing)
+                    {
+                        self.left_line(blocked, outcome);
+                    }
+                    true
+                }
+            },
             Wait::Task(task) => {
                 let mut cx = Context::from_waker(cx.waker());
                 match task.as_mut().poll(&mut cx) {
@@ -469,6 +486,10 @@ impl Client {
         if self.is_at_end && (self.is_blocked() || self.streaming.is_some()) {
             return Some(Disconnect::Closed);
         }
+        if matches!(self.wait, Wait::Blocked(_)) {
+            // Nothing is coming that a drain would cut off.
+            return self.site.draining.get().then_some(Disconnect::Drained);
+        }
         if self.outlet.outstanding() > 0 || self.outlet.has_unwritten() || self.outlet.has_unsent()
         {
             // A blocked client has nothing coming that a drain would cut off.
@@ -489,7 +510,8 @@ impl Client {
     }
 
     pub(super) fn is_blocked(&self) -> bool {
-        self.pin.as_ref().is_some_and(|pin| pin.link().is_blocked())
+        matches!(self.wait, Wait::Blocked(_))
+            || self.pin.as_ref().is_some_and(|pin| pin.link().is_blocked())
     }
 
     /// Shows on the client's card what it is doing.
@@ -555,11 +577,16 @@ impl Drop for Client {
                 .disconnect(Disconnect::Panic)
                 .add(1);
         }
-        // In this order: the connection lent to it, its socket, its place.
+        // In this order: its turn in line, the connection lent to it, its socket, its place.
+        self.wait = Wait::Nothing;
+        if let Some(Line::Over(blocked, outcome)) = self.line.take() {
+            blocked.refuse(outcome);
+        }
         self.pin.take();
         self.outlet.leave(Disconnect::Closed);
         self.site.residents.borrow_mut().remove(&self.card.id());
         self.resident.pinned.borrow_mut().take();
+        self.resident.blocked.borrow_mut().take();
         self.gone = self.resident.evicting.borrow_mut().take();
     }
 }

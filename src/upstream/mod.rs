@@ -10,6 +10,7 @@ mod pool;
 mod server;
 mod thread;
 mod traffic;
+mod waiting;
 
 pub use link::Link;
 pub use outlet::{Outlet, Unsent};
@@ -19,3 +20,4 @@ pub use pool::{SharedWait, Upstream, WaitError};
 pub use server::Server;
 pub use thread::{Process, Queued, Thread};
 pub use traffic::{Kind, OwnReply, Show};
+pub use waiting::{Blocked, Waiter};
