@@ -21,6 +21,8 @@ pub mod session;
 
 pub mod shared;
 
+pub mod fanout;
+
 pub mod telemetry;
 
 pub mod transport;
