@@ -236,7 +236,11 @@ impl Client {
             .hello
             .as_ref()
             .map_or(self.session.state.protocol, |(protocol, _)| *protocol);
-        if protocol != self.session.state.protocol && self.card.has(Flag::Pubsub) {
+        let carries_messages = self
+            .pin
+            .as_ref()
+            .is_some_and(|pin| pin.link().expects_strays());
+        if protocol != self.session.state.protocol && carries_messages {
             // Messages of RESP2 cannot be told from replies.
             return self.answer(NOT_AMID_MESSAGES);
         }
@@ -283,6 +287,8 @@ impl Client {
         if let Some((protocol, name)) = login.hello {
             self.session.state.protocol = protocol;
             self.card.resp.set(u32::from(protocol.number()));
+            self.outlet.speak(protocol);
+            self.note_subscriptions();
             if let Some(name) = name {
                 self.card.names().name = name;
                 is_renamed = true;
@@ -307,6 +313,8 @@ impl Client {
         *self.outlet.transaction() = Default::default();
         self.link = None;
         self.session = Session::default();
+        self.unsubscribe_all();
+        self.outlet.speak(self.session.state.protocol);
         self.in_database(0);
         self.card.resp.set(2);
         {

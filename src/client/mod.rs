@@ -10,6 +10,7 @@ mod local_client;
 mod pinned;
 mod requests;
 mod site;
+mod subscribed;
 mod task;
 
 pub use eviction::make_room;

@@ -106,7 +106,9 @@ impl Client {
             return;
         }
         let Some(pin) = &self.pin else { return };
-        self.resident.may_be_silent.set(self.pin_use.keeps);
+        self.resident
+            .may_be_silent
+            .set(self.pin_use.keeps || self.card.has(Flag::Pubsub));
         self.flag(Flag::Blocked, false);
         let is_clear = {
             let transaction = self.outlet.transaction();

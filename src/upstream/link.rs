@@ -10,9 +10,10 @@ use std::task::{Context, Poll, Waker};
 use std::time::Duration;
 
 use super::outlet::{Outlet, Unsent};
+use super::subscription::Subscriptions;
 use super::thread::Thread;
 use super::traffic::{
-    Dressed, Dressing, Due, Inner, Kind, NO_RESP, OwnReply, Show, invalid, unasked,
+    Dressed, Dressing, Due, Inner, Kind, NO_RESP, NO_SUBSCRIPTION, OwnReply, Show, invalid, unasked,
 };
 use crate::budget::SocketPermit;
 use crate::session::{Effect, State, Step};
@@ -24,6 +25,18 @@ const LINGER: Duration = Duration::from_secs(1);
 
 /// Reads of one turn before other tasks get theirs.
 const READS_A_TURN: usize = 16;
+
+/// Who gets frames that answer no request.
+#[derive(Default)]
+pub(super) enum PushesTo {
+    /// Nobody.
+    #[default]
+    Nobody,
+    /// The client the connection is lent to.
+    Client(Rc<Outlet>),
+    /// The subscribers of the worker.
+    Subscribers(Rc<Subscriptions>),
+}
 
 /// One connection to the server.
 pub struct Link {
@@ -38,9 +51,9 @@ pub struct Link {
     permit: RefCell<Option<SocketPermit>>,
     worn: RefCell<State>,
     inner: RefCell<Inner>,
-    /// Gets frames that answer no request: the client of a pinned connection.
-    pushes_to: RefCell<Option<Rc<Outlet>>>,
-    /// Every frame is for `pushes_to`, replies included (MONITOR, a RESP2 subscriber).
+    /// Gets frames that answer no request.
+    pushes_to: RefCell<PushesTo>,
+    /// Every frame is for `pushes_to`, replies included (MONITOR, subscriptions).
     raw: Cell<bool>,
     /// Somebody is about to unblock it: until that is answered it may not be lent on.
     holds: Rc<()>,
@@ -122,12 +135,23 @@ impl Link {
 
     /// Lends the connection to a client: frames that answer no request go there.
     pub fn lend_to(&self, outlet: Option<Rc<Outlet>>) {
-        *self.pushes_to.borrow_mut() = outlet;
+        *self.pushes_to.borrow_mut() = outlet.map_or(PushesTo::Nobody, PushesTo::Client);
+    }
+
+    /// From here on every frame is for the subscribers of the worker.
+    pub(super) fn feed(&self, subscriptions: Rc<Subscriptions>) {
+        *self.pushes_to.borrow_mut() = PushesTo::Subscribers(subscriptions);
+        self.set_raw();
     }
 
     /// From here on its client sends requests that are answered by pushes, or by an error nobody is due.
     pub fn expect_strays(&self) {
         self.strays.set(true);
+    }
+
+    /// Whether its client has sent such requests.
+    pub fn expects_strays(&self) -> bool {
+        self.strays.get()
     }
 
     /// Says whether a request has been sent in part.
@@ -418,8 +442,12 @@ impl Link {
     /// Bytes of a frame that answers no request. Returns how many, and whether more frames may follow.
     fn push(&self, inner: &mut Inner, buf: &[u8]) -> io::Result<(usize, bool)> {
         let step = inner.advance(buf)?;
-        if let Some(outlet) = &*self.pushes_to.borrow() {
-            outlet.deliver(&buf[..step.used], 0, !step.complete);
+        match &*self.pushes_to.borrow() {
+            PushesTo::Nobody => {}
+            PushesTo::Client(outlet) => outlet.deliver(&buf[..step.used], 0, !step.complete),
+            PushesTo::Subscribers(subscriptions) => subscriptions
+                .take(&buf[..step.used], step.complete)
+                .map_err(|_| invalid(NO_SUBSCRIPTION.to_owned()))?,
         }
         Ok((step.used, step.complete))
     }
@@ -577,7 +605,10 @@ impl Link {
         };
         let first = sent_total - written as u64;
         let mut dues = due.into_iter().peekable();
-        let pinned = self.pushes_to.borrow_mut().take();
+        let pinned = match std::mem::take(&mut *self.pushes_to.borrow_mut()) {
+            PushesTo::Client(outlet) => Some(outlet),
+            PushesTo::Nobody | PushesTo::Subscribers(_) => None,
+        };
         while let Some(due) = dues.next() {
             let Due::Client {
                 outlet,

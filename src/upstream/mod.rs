@@ -9,6 +9,7 @@ mod pins;
 mod pool;
 mod popped;
 mod server;
+mod subscription;
 mod thread;
 mod traffic;
 
@@ -18,5 +19,6 @@ pub use pins::{Pin, PinError};
 pub use pool::{SharedWait, Upstream, WaitError};
 pub use popped::Popped;
 pub use server::Server;
+pub use subscription::{SubscribeResult, Subscriptions, TooManySubscriptions};
 pub use thread::{Process, Queued, Thread};
 pub use traffic::{Kind, OwnReply, Show};

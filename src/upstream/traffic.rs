@@ -101,6 +101,10 @@ pub(super) struct Inner {
 /// Bytes no server speaks.
 pub(super) const NO_RESP: &str = "the server sent something that is no RESP";
 
+/// Frames that nothing was subscribed to or asked for by.
+pub(super) const NO_SUBSCRIPTION: &str =
+    "the server sent something on the subscription connection that was not asked for";
+
 pub(super) fn invalid(text: String) -> io::Error {
     io::Error::new(io::ErrorKind::InvalidData, text)
 }
