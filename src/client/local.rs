@@ -8,6 +8,7 @@ use super::requests::Next;
 use super::task::{Client, Done, Login, Purpose, Wait};
 use crate::admission::Refusal;
 use crate::command::{ClientSub, CommandId, Local, PinReason, same_word, spec};
+use crate::fanout::Kind;
 use crate::identity::Flag;
 use crate::resp::speak::{OK, error};
 use crate::resp::{Request, parse_integer};
@@ -69,7 +70,11 @@ impl Client {
             match local {
                 Local::Quit | Local::Reset => {}
                 Local::Select => return self.queued_select(request, command),
-                Local::Readonly | Local::Readwrite | Local::Asking => {
+                Local::Readonly
+                | Local::Readwrite
+                | Local::Asking
+                | Local::NumSub
+                | Local::ShardNumSub => {
                     return self.on_pin(PinReason::Multi, request, command);
                 }
                 _ => return self.spoil_transaction(request, command, NOT_IN_MULTI),
@@ -85,6 +90,8 @@ impl Client {
             }
             Local::Reset => self.reset(),
             Local::Readonly | Local::Readwrite | Local::Asking => self.answer(NO_CLUSTER),
+            Local::NumSub => return self.count_subscribers(Kind::Channel, request, command),
+            Local::ShardNumSub => return self.count_subscribers(Kind::Shard, request, command),
             Local::Client(sub) => self.client_command(sub, request),
         }
         used

@@ -1,10 +1,15 @@
 //! Subscriptions of one client, served by the worker's subscription connection.
 
+use std::sync::Arc;
+
+use redis_protocol::resp3::decode::complete::decode;
+use redis_protocol::resp3::types::OwnedFrame;
+
 use super::local::wrong_arity;
 use super::requests::{Next, UNREACHABLE};
 use super::task::{Client, Done, Wait};
-use crate::command::{CommandId, Local, spec};
-use crate::fanout::Kind;
+use crate::command::{CommandId, Local, PinReason, spec};
+use crate::fanout::{Audiences, Kind};
 use crate::identity::Flag;
 use crate::resp::Request;
 use crate::resp::speak::{encode_request, error, push_bulk, push_header};
@@ -131,6 +136,39 @@ impl Client {
         }
     }
 
+    /// PUBSUB NUMSUB and SHARDNUMSUB: the server counts connections, its users mean clients.
+    pub(super) fn count_subscribers(
+        &mut self,
+        kind: Kind,
+        request: &Request<'_>,
+        command: Option<CommandId>,
+    ) -> Next {
+        if self.pin.is_some() {
+            return self.on_pin(PinReason::Multi, request, command);
+        }
+        if !self.link_ready(request.bytes()) {
+            return if self.refusing.is_some() {
+                Next::Used(0)
+            } else {
+                Next::Wait
+            };
+        }
+        let Some(link) = self.link.clone() else {
+            return Next::Wait;
+        };
+        let (tell, told) = tokio::sync::oneshot::channel();
+        link.send_own(request.bytes(), OwnReply::Tell(tell));
+        self.site.upstream.served(&link, 1);
+        let process = Arc::clone(&self.site.thread.process);
+        self.wait = Wait::Task(Box::pin(async move {
+            match told.await {
+                Ok(reply) => Done::Reply(corrected(reply, kind, &process.audiences)),
+                Err(_) => Done::Reply(UNREACHABLE.to_vec()),
+            }
+        }));
+        Next::Used(request.bytes().len())
+    }
+
     /// Shows what the client is subscribed to.
     pub(super) fn note_subscriptions(&mut self) {
         let counts = self.site.upstream.subscriptions.counts(self.card.id());
@@ -173,6 +211,28 @@ impl Client {
         self.answer(&reply);
         Some(Next::Used(request.bytes().len()))
     }
+}
+
+/// The server's answer to PUBSUB NUMSUB with its counts of connections made counts of clients.
+fn corrected(reply: Vec<u8>, kind: Kind, audiences: &Audiences) -> Vec<u8> {
+    let Ok(Some((OwnedFrame::Array { data, .. }, _))) = decode(&reply) else {
+        return reply;
+    };
+    let mut corrected = Vec::with_capacity(reply.len());
+    push_header(&mut corrected, b'*', data.len() as i64);
+    for pair in data.chunks(2) {
+        let [
+            OwnedFrame::BlobString { data: channel, .. },
+            OwnedFrame::Number { data: count, .. },
+        ] = pair
+        else {
+            return reply;
+        };
+        push_bulk(&mut corrected, channel);
+        let count = count + audiences.correction(kind, channel);
+        push_header(&mut corrected, b':', count.max(0));
+    }
+    corrected
 }
 
 /// Redis' text (7.0).

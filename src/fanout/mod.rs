@@ -5,13 +5,17 @@
 //! Invariant: the server is asked for a topic once, however many subscribe to it, and to let go of it when the last leaves.
 //! Invariant: a subscriber is named for the messages of a topic from its confirmation on until it unsubscribes.
 
+mod audience;
 mod frame;
+mod outcome;
 mod topic;
 
 use std::collections::{BTreeMap, HashMap, HashSet, VecDeque};
 use std::rc::Rc;
 
+pub use audience::{Audiences, Part};
 pub use frame::{Malformed, Message, Said, read};
+pub use outcome::{Begun, Confirmation, Counts, Settled, SubscriberId};
 pub use topic::{Kind, PUBSUB_KINDS};
 
 use topic::{Phase, Topic};
@@ -21,60 +25,6 @@ use crate::resp::speak::encode_request;
 /// Most topics named in one request of respool's own when it subscribes anew: replies to one begin to come before the
 /// next is read.
 const RESUBSCRIBED_AT_ONCE: usize = 1000;
-
-/// A subscriber's number among the clients of the process.
-pub type SubscriberId = u64;
-
-/// One confirmation: the topic, and how many of its client's subscriptions the client is told.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Confirmation {
-    /// `None`: it was subscribed to nothing and unsubscribed from everything.
-    pub topic: Option<Rc<[u8]>>,
-    /// Channels and patterns, or shard channels.
-    pub count: usize,
-}
-
-/// How many topics of each kind a client is subscribed to.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
-pub struct Counts {
-    /// Channels.
-    pub channels: usize,
-    /// Patterns.
-    pub patterns: usize,
-    /// Shard channels.
-    pub shard_channels: usize,
-}
-
-impl Counts {
-    /// Of all kinds.
-    pub fn total(&self) -> usize {
-        self.channels + self.patterns + self.shard_channels
-    }
-}
-
-/// How a subscription began.
-#[derive(Debug, PartialEq, Eq)]
-pub enum Begun {
-    /// The server had been asked for all of it: confirmed.
-    Confirmed(Vec<Confirmation>),
-    /// The server has to confirm it first; [`Fanout::settled`] tells.
-    Asked,
-    /// The client would have more subscriptions than it may.
-    TooMany,
-}
-
-/// A subscription the server has confirmed, or refused with this error.
-#[derive(Debug)]
-pub struct Settled<T> {
-    /// Whose.
-    pub subscriber: SubscriberId,
-    /// Its way out.
-    pub handle: T,
-    /// Of which kind.
-    pub kind: Kind,
-    /// Confirmations in the order of the client's words.
-    pub result: Result<Vec<Confirmation>, Vec<u8>>,
-}
 
 /// A request at the server, or on its way there.
 #[derive(Debug)]
@@ -116,6 +66,8 @@ pub struct Fanout<T> {
     settled: Vec<Settled<T>>,
     /// Those whose subscription the server refused to renew.
     bereft: Vec<T>,
+    /// Topics whose subscribers, or whose being subscribed to at the server, have changed.
+    changed: HashSet<(Kind, Rc<[u8]>)>,
     /// Most subscriptions of one client.
     most: usize,
     /// There is a connection to send requests on.
@@ -135,6 +87,7 @@ impl<T: Clone> Fanout<T> {
             requests: Vec::new(),
             settled: Vec::new(),
             bereft: Vec::new(),
+            changed: HashSet::new(),
             most,
             is_connected: false,
         }
@@ -396,6 +349,24 @@ impl<T: Clone> Fanout<T> {
         std::mem::take(&mut self.bereft)
     }
 
+    /// What this worker adds to the topics that have changed since this was called last.
+    pub fn take_changed(&mut self) -> Vec<(Kind, Rc<[u8]>, Part)> {
+        let changed = std::mem::take(&mut self.changed).into_iter();
+        let part = |kind: Kind, name: &Rc<[u8]>| {
+            let topic = self.topics[kind as usize].get(name);
+            topic.map_or(Part::default(), |topic| Part {
+                is_connected: self.is_connected && topic.phase == Phase::Active,
+                clients: topic.subscribers.len(),
+            })
+        };
+        changed
+            .map(|(kind, name)| {
+                let part = part(kind, &name);
+                (kind, name, part)
+            })
+            .collect()
+    }
+
     /// The oldest request is answered.
     fn done(&mut self, result: Result<(), &[u8]>) {
         let Some(asked) = self.asked.pop_front() else {
@@ -410,6 +381,7 @@ impl<T: Clone> Fanout<T> {
                     if let Some(topic) = self.topics[asked.kind as usize].get_mut(name) {
                         topic.phase = Phase::Active;
                     }
+                    self.changed.insert((asked.kind, Rc::clone(name)));
                 }
                 self.settle(asked.number);
             }
@@ -592,6 +564,7 @@ impl<T: Clone> Fanout<T> {
         for name in names {
             if let Some(topic) = self.topics[kind as usize].get_mut(&name) {
                 topic.subscribers.insert(subscriber, handle.clone());
+                self.changed.insert((kind, Rc::clone(&name)));
                 let sets = self.subscribers.entry(subscriber).or_default();
                 sets[kind as usize].insert(Rc::clone(&name));
             }
@@ -621,6 +594,7 @@ impl<T: Clone> Fanout<T> {
             return false;
         };
         let was_in = sets[kind as usize].remove(name);
+        self.changed.insert((kind, Rc::clone(name)));
         if sets.iter().all(HashSet::is_empty) {
             self.subscribers.remove(&subscriber);
         }
@@ -637,6 +611,7 @@ impl<T: Clone> Fanout<T> {
         });
         if unused {
             topics.remove(name);
+            self.changed.insert((kind, Rc::clone(name)));
         }
         unused
     }

@@ -236,6 +236,11 @@ impl Subscriptions {
         {
             link.send_more(&requests);
         }
+        let changed = self.fanout.borrow_mut().take_changed();
+        let audiences = &self.thread.process.audiences;
+        for (kind, name, part) in changed {
+            audiences.set(self.thread.index, kind, &name, part);
+        }
         let limit = self.thread.settings.limits.pubsub_buffer;
         let touched = std::mem::take(&mut *self.touched.borrow_mut());
         for outlet in touched {

@@ -141,6 +141,38 @@ fn patterns_shards_and_keyspace_notifications_arrive() {
 }
 
 #[test]
+fn pubsub_numsub_counts_clients() {
+    let redis = Redis::start(&[]);
+    let respool = Respool::with(&redis).top("workers = 2").start();
+    let mut clients: Vec<Client> = (0..5).map(|_| respool.client()).collect();
+    clients
+        .iter_mut()
+        .for_each(|client| drop(client.cmd(&["SUBSCRIBE", "a"])));
+    clients[0].cmd(&["SSUBSCRIBE", "s"]);
+    let mut direct = redis.client();
+    direct.cmd(&["SUBSCRIBE", "a"]);
+    for mut asking in [respool.client(), resp3(&respool)] {
+        let counts = asking.cmd(&["PUBSUB", "NUMSUB", "a", "b"]);
+        let expected = vec![
+            Value::bulk("a"),
+            Value::Int(6),
+            Value::bulk("b"),
+            Value::Int(0),
+        ];
+        assert_eq!(counts, Value::Array(expected));
+        let counts = asking.cmd(&["PUBSUB", "SHARDNUMSUB", "s"]);
+        assert_eq!(counts, Value::Array(vec![Value::bulk("s"), Value::Int(1)]));
+        assert_eq!(asking.cmd(&["PUBSUB", "NUMSUB"]), Value::Array(vec![]));
+    }
+    drop(clients);
+    let mut asking = respool.client();
+    eventually(
+        || asking.cmd(&["PUBSUB", "NUMSUB", "a"]).items()[1] == Value::Int(1),
+        "only the direct subscriber is left",
+    );
+}
+
+#[test]
 fn what_nobody_needs_any_more_is_unsubscribed_from_at_the_server() {
     let redis = Redis::start(&[]);
     let respool = Respool::with(&redis).top("workers = 1").start();
