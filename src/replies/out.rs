@@ -13,35 +13,42 @@ enum Piece {
     Shared(Rc<[u8]>, usize),
 }
 
+/// What stands behind the head; boxed, since hardly any client ever has it.
+#[derive(Debug, Default)]
+struct Later {
+    /// The first is shared unless the head has bytes.
+    pieces: VecDeque<Piece>,
+    bytes: usize,
+}
+
 /// Bytes for one socket that it has not taken yet.
 #[derive(Debug, Default)]
 pub(super) struct Out {
     /// Those before `written` are gone.
     head: Vec<u8>,
     written: usize,
-    /// Behind `head`. Its first piece is shared unless `head` has bytes.
-    later: VecDeque<Piece>,
-    later_bytes: usize,
+    /// `None`: nothing stands behind the head.
+    later: Option<Box<Later>>,
 }
 
 impl Out {
     #[inline]
     pub(super) fn is_empty(&self) -> bool {
-        self.head.is_empty() && self.later.is_empty()
+        self.head.is_empty() && self.later.is_none()
     }
 
     pub(super) fn len(&self) -> usize {
-        self.head.len() - self.written + self.later_bytes
+        self.head.len() - self.written + self.later.as_ref().map_or(0, |later| later.bytes)
     }
 
     pub(super) fn extend(&mut self, bytes: &[u8]) {
-        if self.later.is_empty() {
+        let Some(later) = &mut self.later else {
             return self.head.extend_from_slice(bytes);
-        }
-        self.later_bytes += bytes.len();
-        match self.later.back_mut() {
+        };
+        later.bytes += bytes.len();
+        match later.pieces.back_mut() {
             Some(Piece::Own(last)) => last.extend_from_slice(bytes),
-            _ => self.later.push_back(Piece::Own(bytes.to_vec())),
+            _ => later.pieces.push_back(Piece::Own(bytes.to_vec())),
         }
     }
 
@@ -49,25 +56,27 @@ impl Out {
     pub(super) fn message(&mut self, first: u8, frame: &[u8], shared: &mut Option<Rc<[u8]>>) {
         self.extend(&[first]);
         if frame.len() < SHARED_FROM {
-            return self.extend(&frame[1..]);
+            self.extend(&frame[1..]);
+        } else {
+            self.share(Rc::clone(shared.get_or_insert_with(|| frame.into())), 1);
         }
-        let shared = shared.get_or_insert_with(|| frame.into());
-        self.later_bytes += shared.len() - 1;
-        self.later.push_back(Piece::Shared(Rc::clone(shared), 1));
     }
 
     /// Appends all of `other`.
     pub(super) fn append(&mut self, other: Self) {
         self.extend(&other.head[other.written..]);
-        for piece in other.later {
+        for piece in other.later.into_iter().flat_map(|later| later.pieces) {
             match piece {
                 Piece::Own(bytes) => self.extend(&bytes),
-                Piece::Shared(bytes, start) => {
-                    self.later_bytes += bytes.len() - start;
-                    self.later.push_back(Piece::Shared(bytes, start));
-                }
+                Piece::Shared(bytes, start) => self.share(bytes, start),
             }
         }
+    }
+
+    fn share(&mut self, bytes: Rc<[u8]>, start: usize) {
+        let later = self.later.get_or_insert_default();
+        later.bytes += bytes.len() - start;
+        later.pieces.push_back(Piece::Shared(bytes, start));
     }
 
     /// The next bytes that lie in one piece; empty: there are none.
@@ -76,7 +85,7 @@ impl Out {
         if !self.head.is_empty() {
             return &self.head[self.written..];
         }
-        match self.later.front() {
+        match self.later.as_ref().and_then(|later| later.pieces.front()) {
             Some(Piece::Shared(bytes, start)) => &bytes[*start..],
             Some(Piece::Own(bytes)) => bytes,
             None => &[],
@@ -86,13 +95,7 @@ impl Out {
     /// The socket took `length` bytes of `front`. What has become empty gives its memory back.
     pub(super) fn wrote(&mut self, length: usize) {
         if self.head.is_empty() {
-            self.later_bytes -= length;
-            if let Some(Piece::Shared(bytes, start)) = self.later.front_mut() {
-                *start += length;
-                if *start == bytes.len() {
-                    self.later.pop_front();
-                }
-            }
+            self.wrote_shared(length);
         } else {
             self.written += length;
             if self.written == self.head.len() {
@@ -103,14 +106,32 @@ impl Out {
                 self.written = 0;
             }
         }
-        if self.head.is_empty() {
-            match self.later.pop_front() {
+        if self.head.is_empty()
+            && let Some(later) = &mut self.later
+        {
+            match later.pieces.pop_front() {
                 Some(Piece::Own(bytes)) => {
-                    self.later_bytes -= bytes.len();
+                    later.bytes -= bytes.len();
                     self.head = bytes;
                 }
-                Some(shared) => self.later.push_front(shared),
-                None => self.later = VecDeque::new(),
+                Some(shared) => later.pieces.push_front(shared),
+                None => {}
+            }
+            if later.pieces.is_empty() {
+                self.later = None;
+            }
+        }
+    }
+
+    fn wrote_shared(&mut self, length: usize) {
+        let Some(later) = &mut self.later else {
+            return;
+        };
+        later.bytes -= length;
+        if let Some(Piece::Shared(bytes, start)) = later.pieces.front_mut() {
+            *start += length;
+            if *start == bytes.len() {
+                later.pieces.pop_front();
             }
         }
     }
