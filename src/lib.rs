@@ -23,6 +23,8 @@ pub mod shared;
 
 pub mod fanout;
 
+pub mod waits;
+
 pub mod telemetry;
 
 pub mod transport;

@@ -10,7 +10,8 @@ use crate::resp::speak::{encode_request, error};
 use crate::resp::{Request, parse_integer};
 use crate::session::{Change, Protocol, Route, Routed, State, Verb};
 use crate::telemetry::Disconnect;
-use crate::upstream::{Kind, Link, Pin, PinError, Popped, Show};
+use crate::upstream::{Kind, Link, Pin, PinError, Show};
+use crate::waits::Popped;
 
 /// What a command gets for which no connection became free in time. It was not sent; clients may try again.
 const NONE_FREE: &[u8] = b"-LOADING respool: no server connection free, command not sent\r\n";

@@ -539,9 +539,9 @@ impl Link {
         }
         for (popped, bytes) in orphans {
             match popped.give_back(&bytes) {
-                super::popped::Fate::Nothing => {}
-                super::popped::Fate::Orphaned => self.thread.counters.orphaned_elements.add(1),
-                super::popped::Fate::Return(request, elements) => {
+                crate::waits::Fate::Nothing => {}
+                crate::waits::Fate::Orphaned => self.thread.counters.orphaned_elements.add(1),
+                crate::waits::Fate::Return(request, elements) => {
                     self.thread.counters.returned_elements.add(elements);
                     self.send_own(&request, OwnReply::Ignore);
                 }

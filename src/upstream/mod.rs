@@ -7,7 +7,6 @@ mod link;
 mod outlet;
 mod pins;
 mod pool;
-mod popped;
 mod server;
 mod subscription;
 mod thread;
@@ -17,7 +16,7 @@ pub use link::Link;
 pub use outlet::{Outlet, Unsent};
 pub use pins::{Pin, PinError};
 pub use pool::{SharedWait, Upstream, WaitError};
-pub use popped::Popped;
+
 pub use server::Server;
 pub use subscription::{SubscribeResult, Subscriptions, TooManySubscriptions};
 pub use thread::{Process, Queued, Thread};

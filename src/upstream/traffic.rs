@@ -8,9 +8,9 @@ use std::task::Waker;
 use tokio::sync::oneshot;
 
 use super::outlet::Outlet;
-use super::popped::Popped;
 use crate::resp::{Advance, ReplyScanner};
 use crate::session::{Effect, Verb};
+use crate::waits::Popped;
 
 /// Longest reply gathered for respool itself; `COMMAND` of Redis 7 measures about 200 KiB.
 const MAX_OWN_REPLY: usize = 4 * 1024 * 1024;
