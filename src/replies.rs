@@ -18,6 +18,8 @@ pub struct Replies {
     behind_bytes: usize,
     /// A frame of the server has begun and not ended.
     open: bool,
+    /// Frames that answer no request and came amid another one: they go right behind it.
+    late: Vec<u8>,
     /// Bytes for the socket; those before `written` are gone.
     out: Vec<u8>,
     written: usize,
@@ -43,10 +45,19 @@ impl Replies {
         }
     }
 
-    /// Whether frames of the server may be passed by in one piece: no own reply must go between them.
+    /// Places whole frames that answer no request: before the next frame, whatever that is.
+    pub fn push(&mut self, frames: &[u8]) {
+        if self.open {
+            self.late.extend_from_slice(frames);
+        } else {
+            self.out.extend_from_slice(frames);
+        }
+    }
+
+    /// Whether frames of the server may be passed by in one piece: nothing must go between them.
     #[inline]
     pub fn is_plain(&self) -> bool {
-        self.behind.is_empty()
+        self.behind.is_empty() && self.late.is_empty()
     }
 
     /// `complete` frames of the server end in the bytes just passed on; `open`: another has begun.
@@ -54,7 +65,7 @@ impl Replies {
     pub fn served(&mut self, complete: u64, open: bool) {
         self.first = self.first.saturating_sub(complete);
         self.open = open;
-        if !self.behind.is_empty() {
+        if !self.is_plain() {
             self.release();
         }
     }
@@ -94,7 +105,7 @@ impl Replies {
 
     /// Bytes held for this client.
     pub fn held_bytes(&self) -> usize {
-        self.out.len() - self.written + self.behind_bytes
+        self.out.len() - self.written + self.behind_bytes + self.late.len()
     }
 
     /// Replies awaited from the server.
@@ -109,6 +120,7 @@ impl Replies {
         }
         self.first = 0;
         self.open = false;
+        self.out.append(&mut self.late);
         for (own, count) in std::mem::take(&mut self.behind) {
             self.out.extend_from_slice(&own);
             for _ in 0..count {
@@ -118,8 +130,11 @@ impl Replies {
         self.behind_bytes = 0;
     }
 
-    /// Lets own replies go whose turn has come.
+    /// Lets go what has waited for the end of a frame, and own replies whose turn has come.
     fn release(&mut self) {
+        if !self.open {
+            self.out.append(&mut self.late);
+        }
         while self.first == 0
             && !self.open
             && let Some((own, count)) = self.behind.pop_front()
@@ -194,6 +209,32 @@ mod tests {
         replies.keep(b"\r\n+b\r\n");
         replies.served(0, false);
         assert_eq!(replies.unwritten(), b">2\r\n+a\r\n+b\r\n+OK\r\n");
+    }
+
+    #[test]
+    fn a_push_goes_between_two_frames() {
+        let mut replies = Replies::default();
+        replies.expect(2);
+        replies.own(b"+OWN\r\n");
+        replies.push(b">1\r\n+a\r\n");
+        assert_eq!(
+            replies.unwritten(),
+            b">1\r\n+a\r\n",
+            "before the replies awaited"
+        );
+        replies.keep(b"$4\r\nab");
+        replies.served(0, true);
+        replies.push(b">1\r\n+b\r\n");
+        assert!(!replies.is_plain());
+        replies.keep(b"cd\r\n");
+        replies.served(1, false);
+        replies.keep(b"+2\r\n");
+        replies.served(1, false);
+        assert_eq!(
+            replies.unwritten(),
+            b">1\r\n+a\r\n$4\r\nabcd\r\n>1\r\n+b\r\n+2\r\n+OWN\r\n"
+        );
+        assert!(replies.is_plain());
     }
 
     #[test]

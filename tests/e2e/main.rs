@@ -10,3 +10,4 @@ mod lifecycle;
 mod load;
 mod outage;
 mod protocol;
+mod tracking;
