@@ -144,7 +144,8 @@ impl Client {
             database,
             ..self.session.state.clone()
         };
-        if database == self.session.state.database {
+        let is_known = self.pin.is_none() || !self.outlet.transaction().is_database_unknown();
+        if database == self.session.state.database && is_known {
             self.answer(OK);
         } else if self.pin.is_some() {
             self.dress_pin(target, Change::Difference, Purpose::Select(database));
@@ -308,12 +309,13 @@ impl Client {
         }
     }
 
-    fn reset(&mut self) {
+    pub(super) fn reset(&mut self) {
         if self.outlet.has_open_frame() {
             // Half a message is out; nothing can follow it on this connection.
             return self.outlet.close(Disconnect::Closed);
         }
         // Whatever the connection lent to it holds is scrubbed with it.
+        self.resident.end_redirection();
         self.pin.take();
         self.resident.pinned.borrow_mut().take();
         self.resident.may_be_silent.set(false);
@@ -334,6 +336,7 @@ impl Client {
             Flag::Multi,
             Flag::Watching,
             Flag::Tracking,
+            Flag::Broadcast,
             Flag::Monitor,
             Flag::Pubsub,
         ] {

@@ -390,7 +390,12 @@ impl Client {
     }
 
     /// Sends requests that leave no trace on a shared connection.
-    fn on_shared(&mut self, bytes: &[u8], count: u32, command: Option<CommandId>) -> Next {
+    pub(super) fn on_shared(
+        &mut self,
+        bytes: &[u8],
+        count: u32,
+        command: Option<CommandId>,
+    ) -> Next {
         if self.outlet.outstanding().saturating_add(count) > self.in_flight_limit().max(count) {
             self.wait_in_flight();
             return Next::Wait;

@@ -83,6 +83,14 @@ pub(super) enum Done {
     Subscribed(Option<SubscribeResult>),
     /// Whether the client's user may subscribe; `None`: ask again.
     MaySubscribe(Option<Vec<u8>>),
+    /// The stream on the pinned connection has ended for QUIT or RESET; false: with the connection.
+    Unstreamed(bool, crate::command::Local),
+    /// A connection to stand for this client, or none.
+    StandIn(Result<Pin, PinError>, u64),
+    /// The server's answer to GETREDIR or TRACKINGINFO.
+    Redirection(Vec<u8>),
+    /// The server's answer to whether an EXEC has switched tracking.
+    TrackingInfo(Vec<u8>),
     /// A reply of respool's own.
     Reply(Vec<u8>),
     /// Room was made in the group that refused the client, or not.
@@ -155,6 +163,7 @@ impl Client {
             outlet: Rc::clone(&outlet),
             card: Arc::clone(card.card()),
             pinned: None.into(),
+            redirection: None.into(),
             may_be_silent: false.into(),
             is_waiting: false.into(),
             arrived_micros: site.thread.clock.now_micros(),
@@ -408,6 +417,11 @@ impl Client {
             Done::WaitReady(Err(reply)) => self.refusing = Some(reply.to_vec()),
             Done::Subscribed(result) => self.has_subscribed(result),
             Done::MaySubscribe(reply) => self.permission_told(reply),
+            Done::Unstreamed(true, local) => self.unstreamed(local),
+            Done::Unstreamed(false, _) => self.outlet.close(Disconnect::UpstreamLost),
+            Done::StandIn(result, id) => self.stands_in(result, id),
+            Done::Redirection(reply) => self.told_redirection(reply),
+            Done::TrackingInfo(reply) => self.tracking_settled(&reply),
             Done::Reply(reply) => self.reply(&reply),
             Done::Room(true, reply, _) => self.regroup_anew(&reply),
             Done::Room(false, _, refusal) => self.reject(refusal),
@@ -575,7 +589,8 @@ impl Drop for Client {
                 .add(1);
         }
         self.site.upstream.subscriptions.leave(self.card.id());
-        // In this order: the connection lent to it, its socket, its place.
+        // In this order: the connections lent to it, its socket, its place.
+        self.resident.end_redirection();
         self.pin.take();
         self.outlet.leave(Disconnect::Closed);
         self.site.residents.borrow_mut().remove(&self.card.id());

@@ -49,10 +49,19 @@ impl Replies {
         }
     }
 
-    /// Whether frames of the server may be passed by in one piece: no own reply must go between them.
+    /// Places whole frames that answer no request: before the next frame, whatever that is.
+    pub fn push(&mut self, frames: &[u8]) {
+        if self.open {
+            self.amid.get_or_insert_default().extend(frames);
+        } else {
+            self.out.extend(frames);
+        }
+    }
+
+    /// Whether frames of the server may be passed by in one piece: nothing must go between them.
     #[inline]
     pub fn is_plain(&self) -> bool {
-        self.behind.is_empty()
+        self.behind.is_empty() && self.amid.is_none()
     }
 
     /// `complete` frames of the server end in the bytes just passed on; `open`: another has begun.
@@ -60,10 +69,7 @@ impl Replies {
     pub fn served(&mut self, complete: u64, open: bool) {
         self.first = self.first.saturating_sub(complete);
         self.open = open;
-        if !open && let Some(messages) = self.amid.take() {
-            self.out.append(*messages);
-        }
-        if !self.behind.is_empty() {
+        if !self.is_plain() {
             self.release();
         }
     }
@@ -134,8 +140,13 @@ impl Replies {
         self.behind_bytes = 0;
     }
 
-    /// Lets own replies go whose turn has come.
+    /// Lets go what has waited for the end of a frame, and own replies whose turn has come.
     fn release(&mut self) {
+        if !self.open
+            && let Some(frames) = self.amid.take()
+        {
+            self.out.append(*frames);
+        }
         while self.first == 0
             && !self.open
             && let Some((own, count)) = self.behind.pop_front()
@@ -230,6 +241,32 @@ mod tests {
             replies.unwritten(),
             b"$2\r\nhi\r\n>1\r\n+m\r\n>1\r\n+n\r\n+OK\r\n"
         );
+    }
+
+    #[test]
+    fn a_push_goes_between_two_frames() {
+        let mut replies = Replies::default();
+        replies.expect(2);
+        replies.own(b"+OWN\r\n");
+        replies.push(b">1\r\n+a\r\n");
+        assert_eq!(
+            replies.unwritten(),
+            b">1\r\n+a\r\n",
+            "before the replies awaited"
+        );
+        replies.keep(b"$4\r\nab");
+        replies.served(0, true);
+        replies.push(b">1\r\n+b\r\n");
+        assert!(!replies.is_plain());
+        replies.keep(b"cd\r\n");
+        replies.served(1, false);
+        replies.keep(b"+2\r\n");
+        replies.served(1, false);
+        assert_eq!(
+            replies.unwritten(),
+            b">1\r\n+a\r\n$4\r\nabcd\r\n>1\r\n+b\r\n+2\r\n+OWN\r\n"
+        );
+        assert!(replies.is_plain());
     }
 
     #[test]

@@ -10,10 +10,11 @@ use std::task::{Context, Poll, Waker};
 use std::time::Duration;
 
 use super::outlet::{Outlet, Unsent};
+use super::pushes::{Forward, Pushes};
 use super::subscription::Subscriptions;
 use super::thread::Thread;
 use super::traffic::{
-    Dressed, Dressing, Due, Inner, Kind, NO_RESP, NO_SUBSCRIPTION, OwnReply, Show, invalid, unasked,
+    Dressed, Dressing, Due, Inner, Kind, NO_RESP, OwnReply, Show, invalid, unasked,
 };
 use crate::budget::SocketPermit;
 use crate::session::{Effect, State, Step};
@@ -25,18 +26,6 @@ const LINGER: Duration = Duration::from_secs(1);
 
 /// Reads of one turn before other tasks get theirs.
 const READS_A_TURN: usize = 16;
-
-/// Who gets frames that answer no request.
-#[derive(Default)]
-pub(super) enum PushesTo {
-    /// Nobody.
-    #[default]
-    Nobody,
-    /// The client the connection is lent to.
-    Client(Rc<Outlet>),
-    /// The subscribers of the worker.
-    Subscribers(Rc<Subscriptions>),
-}
 
 /// One connection to the server.
 pub struct Link {
@@ -52,8 +41,8 @@ pub struct Link {
     worn: RefCell<State>,
     inner: RefCell<Inner>,
     /// Gets frames that answer no request.
-    pushes_to: RefCell<PushesTo>,
-    /// Every frame is for `pushes_to`, replies included (MONITOR, subscriptions).
+    pushes: RefCell<Pushes>,
+    /// Every frame is for whoever gets those, replies included (MONITOR, subscriptions).
     raw: Cell<bool>,
     /// Somebody is about to unblock it: until that is answered it may not be lent on.
     holds: Rc<()>,
@@ -84,7 +73,7 @@ impl Link {
             permit: RefCell::new(Some(permit)),
             worn: RefCell::new(worn),
             inner: RefCell::default(),
-            pushes_to: RefCell::default(),
+            pushes: RefCell::default(),
             raw: Cell::new(false),
             holds: Rc::new(()),
             strays: Cell::new(false),
@@ -135,13 +124,24 @@ impl Link {
 
     /// Lends the connection to a client: frames that answer no request go there.
     pub fn lend_to(&self, outlet: Option<Rc<Outlet>>) {
-        *self.pushes_to.borrow_mut() = outlet.map_or(PushesTo::Nobody, PushesTo::Client);
+        *self.pushes.borrow_mut() = Pushes::of(outlet);
     }
 
     /// From here on every frame is for the subscribers of the worker.
     pub(super) fn feed(&self, subscriptions: Rc<Subscriptions>) {
-        *self.pushes_to.borrow_mut() = PushesTo::Subscribers(subscriptions);
+        *self.pushes.borrow_mut() = Pushes::of_subscribers(subscriptions);
         self.set_raw();
+    }
+
+    /// From here on frames that answer no request are forwarded instead, whole; the client it is lent to is still closed
+    /// with it.
+    pub fn forward_pushes(&self, forward: Forward) {
+        self.pushes.borrow_mut().forward(forward);
+    }
+
+    /// The server tells the client it is lent to of a connection by an id; the client knows whom that stands for.
+    pub fn stand_for(&self, names: Option<(i64, u64)>) {
+        self.pushes.borrow_mut().stand_for(names);
     }
 
     /// From here on its client sends requests that are answered by pushes, or by an error nobody is due.
@@ -413,6 +413,13 @@ impl Link {
         while at < buf.len() {
             let starts = inner.scanner.at_boundary();
             if starts {
+                if self.raw.get() && inner.awaits_reset() {
+                    match ends_stream(&buf[at..]) {
+                        Some(true) => self.raw.set(false),
+                        Some(false) => {}
+                        None => break,
+                    }
+                }
                 // An error in answer to SUBSCRIBE comes where only a push was expected.
                 let is_stray = self.strays.get() && inner.due.is_empty();
                 inner.is_push = buf[at] == b'>' || self.raw.get() || is_stray;
@@ -442,12 +449,9 @@ impl Link {
     /// Bytes of a frame that answers no request. Returns how many, and whether more frames may follow.
     fn push(&self, inner: &mut Inner, buf: &[u8]) -> io::Result<(usize, bool)> {
         let step = inner.advance(buf)?;
-        match &*self.pushes_to.borrow() {
-            PushesTo::Nobody => {}
-            PushesTo::Client(outlet) => outlet.deliver(&buf[..step.used], 0, !step.complete),
-            PushesTo::Subscribers(subscriptions) => subscriptions
-                .take(&buf[..step.used], step.complete)
-                .map_err(|_| invalid(NO_SUBSCRIPTION.to_owned()))?,
+        if step.used > 0 {
+            let mut pushes = self.pushes.borrow_mut();
+            pushes.take(&buf[..step.used], step.complete)?;
         }
         Ok((step.used, step.complete))
     }
@@ -505,6 +509,10 @@ impl Link {
             return Ok((0, false));
         }
         inner.frame(&buf[..step.used], starts, step.complete)?;
+        if inner.starts_stream() {
+            // Behind this reply all frames are the client's, in the order in which the server sends them.
+            self.raw.set(true);
+        }
         if step.complete {
             if let Some(Due::Client { sent_micros, .. }) = inner.due.front() {
                 self.thread
@@ -605,10 +613,7 @@ impl Link {
         };
         let first = sent_total - written as u64;
         let mut dues = due.into_iter().peekable();
-        let pinned = match std::mem::take(&mut *self.pushes_to.borrow_mut()) {
-            PushesTo::Client(outlet) => Some(outlet),
-            PushesTo::Nobody | PushesTo::Subscribers(_) => None,
-        };
+        let pinned = self.pushes.borrow_mut().take_client();
         while let Some(due) = dues.next() {
             let Due::Client {
                 outlet,
@@ -678,4 +683,13 @@ impl Link {
             waker.wake_by_ref();
         }
     }
+}
+
+/// Whether a frame of a stream is the answer to the RESET that ends it; `None`: more bytes must tell.
+fn ends_stream(frame: &[u8]) -> Option<bool> {
+    const RESET: &[u8] = b"+RESET\r\n";
+    let compared = frame.len().min(RESET.len());
+    (frame[..compared] != RESET[..compared])
+        .then_some(false)
+        .or((compared == RESET.len()).then_some(true))
 }

@@ -7,6 +7,7 @@ mod link;
 mod outlet;
 mod pins;
 mod pool;
+mod pushes;
 mod server;
 mod subscription;
 mod thread;
@@ -16,7 +17,7 @@ pub use link::Link;
 pub use outlet::{Outlet, Unsent};
 pub use pins::{Pin, PinError};
 pub use pool::{SharedWait, Upstream, WaitError};
-
+pub use pushes::broken_redirection;
 pub use server::Server;
 pub use subscription::{SubscribeResult, Subscriptions, TooManySubscriptions};
 pub use thread::{Process, Queued, Thread};

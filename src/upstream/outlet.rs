@@ -228,6 +228,16 @@ impl Outlet {
         self.check_bound(&replies);
     }
 
+    /// Passes on whole frames that answer no request, between two others.
+    pub fn push(&self, frames: &[u8]) {
+        if let Some(stream) = &*self.stream.borrow() {
+            let mut replies = self.replies.borrow_mut();
+            replies.push(frames);
+            self.check_bound(&replies);
+            self.flush_into(stream, &mut replies);
+        }
+    }
+
     /// Sends what is ready, as far as the socket takes it.
     pub fn flush(&self) {
         if let Some(stream) = &*self.stream.borrow() {

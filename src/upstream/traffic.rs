@@ -212,6 +212,17 @@ impl Inner {
         Ok(())
     }
 
+    /// Whether all that is awaited is the end of a stream.
+    pub(super) fn awaits_reset(&self) -> bool {
+        matches!(self.due.front(), Some(Due::Own { .. }))
+    }
+
+    /// Whether behind the reply at the front come frames that answer nothing.
+    pub(super) fn starts_stream(&self) -> bool {
+        matches!(self.due.front(), Some(Due::Client { outlet, kind: Kind::Verb(Verb::Exec | Verb::Monitor), .. })
+            if outlet.transaction().stream.is_some())
+    }
+
     /// `complete` replies of the entry at the front have come.
     #[inline]
     pub(super) fn answered(&mut self, complete: u32) {

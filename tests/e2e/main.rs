@@ -11,3 +11,4 @@ mod load;
 mod outage;
 mod protocol;
 mod pubsub;
+mod tracking;
