@@ -25,6 +25,15 @@ pub struct Sending {
     pub calls: usize,
 }
 
+impl Sending {
+    /// Whether `replies` tell that the transaction is still open: MULTI was permitted to the user, and EXEC was not.
+    pub fn leaves_open(replies: &[u8]) -> bool {
+        let all = frames(replies);
+        let is_open = all.first().is_some_and(|first| first.starts_with(b"+OK"));
+        is_open && all.last().is_some_and(|last| last.starts_with(b"-NOPERM"))
+    }
+}
+
 /// Why a try has no replies.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Failure {

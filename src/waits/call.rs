@@ -94,6 +94,11 @@ impl Call {
         self.timeout_micros
     }
 
+    /// What it takes away.
+    pub fn popped(&self) -> Popped {
+        self.popped
+    }
+
     /// Why a connection is borrowed for it.
     pub(super) fn reason(&self) -> PinReason {
         match self.unit {
