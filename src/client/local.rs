@@ -11,7 +11,7 @@ use crate::command::{ClientSub, CommandId, Local, PinReason, same_word, spec};
 use crate::identity::Flag;
 use crate::resp::speak::{OK, error};
 use crate::resp::{Request, parse_integer};
-use crate::session::{Change, Credentials, Protocol, Session, State, unknown_command};
+use crate::session::{Change, Credentials, Protocol, ReplyMode, Session, State, unknown_command};
 use crate::telemetry::Disconnect;
 use crate::upstream::WaitError;
 
@@ -308,7 +308,12 @@ impl Client {
         self.resident.may_be_silent.set(false);
         *self.outlet.transaction() = Default::default();
         self.link = None;
+        let skips = self.session.reply == ReplyMode::SkipNext;
         self.session = Session::default();
+        if skips {
+            // As in Redis it undoes OFF for its own reply, but not a SKIP.
+            self.session.reply = ReplyMode::SkipNext;
+        }
         self.in_database(0);
         self.card.resp.set(2);
         {
