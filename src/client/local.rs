@@ -8,6 +8,7 @@ use super::requests::Next;
 use super::task::{Client, Done, Login, Purpose, Wait};
 use crate::admission::Refusal;
 use crate::command::{ClientSub, CommandId, Local, PinReason, same_word, spec};
+use crate::fanout::Kind;
 use crate::identity::Flag;
 use crate::resp::speak::{OK, error};
 use crate::resp::{Request, parse_integer};
@@ -69,7 +70,11 @@ impl Client {
             match local {
                 Local::Quit | Local::Reset => {}
                 Local::Select => return self.queued_select(request, command),
-                Local::Readonly | Local::Readwrite | Local::Asking => {
+                Local::Readonly
+                | Local::Readwrite
+                | Local::Asking
+                | Local::NumSub
+                | Local::ShardNumSub => {
                     return self.on_pin(PinReason::Multi, request, command);
                 }
                 _ => return self.spoil_transaction(request, command, NOT_IN_MULTI),
@@ -85,6 +90,8 @@ impl Client {
             }
             Local::Reset => self.reset(),
             Local::Readonly | Local::Readwrite | Local::Asking => self.answer(NO_CLUSTER),
+            Local::NumSub => return self.count_subscribers(Kind::Channel, request, command),
+            Local::ShardNumSub => return self.count_subscribers(Kind::Shard, request, command),
             Local::Client(sub) => self.client_command(sub, request),
         }
         used
@@ -237,7 +244,11 @@ impl Client {
             .hello
             .as_ref()
             .map_or(self.session.state.protocol, |(protocol, _)| *protocol);
-        if protocol != self.session.state.protocol && self.card.has(Flag::Pubsub) {
+        let carries_messages = self
+            .pin
+            .as_ref()
+            .is_some_and(|pin| pin.link().expects_strays());
+        if protocol != self.session.state.protocol && carries_messages {
             // Messages of RESP2 cannot be told from replies.
             return self.answer(NOT_AMID_MESSAGES);
         }
@@ -284,6 +295,8 @@ impl Client {
         if let Some((protocol, name)) = login.hello {
             self.session.state.protocol = protocol;
             self.card.resp.set(u32::from(protocol.number()));
+            self.outlet.speak(protocol);
+            self.note_subscriptions();
             if let Some(name) = name {
                 self.card.names().name = name;
                 is_renamed = true;
@@ -314,6 +327,8 @@ impl Client {
             // As in Redis it undoes OFF for its own reply, but not a SKIP.
             self.session.reply = ReplyMode::SkipNext;
         }
+        self.unsubscribe_all();
+        self.outlet.speak(self.session.state.protocol);
         self.in_database(0);
         self.card.resp.set(2);
         {

@@ -11,6 +11,7 @@ mod pinned;
 mod queued;
 mod requests;
 mod site;
+mod subscribed;
 mod task;
 mod tracking;
 

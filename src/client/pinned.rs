@@ -10,7 +10,8 @@ use crate::resp::Request;
 use crate::resp::speak::{encode_request, error};
 use crate::session::{Change, Protocol, Route, Routed, State, Stream, Verb};
 use crate::telemetry::Disconnect;
-use crate::upstream::{Kind, Link, Pin, PinError, Popped, Show};
+use crate::upstream::{Kind, Link, Pin, PinError, Show};
+use crate::waits::Popped;
 
 /// What a command gets for which no connection became free in time. It was not sent; clients may try again.
 const NONE_FREE: &[u8] = b"-LOADING respool: no server connection free, command not sent\r\n";
@@ -124,7 +125,9 @@ impl Client {
             }
             transaction.is_clear()
         };
-        self.resident.may_be_silent.set(self.pin_use.keeps);
+        self.resident
+            .may_be_silent
+            .set(self.pin_use.keeps || self.card.has(Flag::Pubsub));
         if !pin.link().is_alive() || pin.link().is_raw() || self.pin_use.is_fresh {
             return;
         }

@@ -11,6 +11,7 @@ use std::time::Duration;
 
 use super::outlet::{Outlet, Unsent};
 use super::pushes::{Forward, Pushes, ends_stream, is_monitored};
+use super::subscription::Subscriptions;
 use super::thread::Thread;
 use super::traffic::{
     Dressed, Dressing, Due, Inner, Kind, NO_RESP, OwnReply, Show, invalid, unasked,
@@ -39,9 +40,9 @@ pub struct Link {
     permit: RefCell<Option<SocketPermit>>,
     worn: RefCell<State>,
     inner: RefCell<Inner>,
-    /// Gets frames that answer no request: the client of a pinned connection.
+    /// Gets frames that answer no request.
     pushes: RefCell<Pushes>,
-    /// Every frame is for the client it is lent to, replies included (MONITOR, a RESP2 subscriber).
+    /// Every frame is for whoever gets those, replies included (MONITOR, subscriptions).
     raw: Cell<bool>,
     /// Its client sent MONITOR: the commands of everybody come between replies.
     monitors: Cell<bool>,
@@ -129,6 +130,12 @@ impl Link {
         *self.pushes.borrow_mut() = Pushes::of(outlet);
     }
 
+    /// From here on every frame is for the subscribers of the worker.
+    pub(super) fn feed(&self, subscriptions: Rc<Subscriptions>) {
+        *self.pushes.borrow_mut() = Pushes::of_subscribers(subscriptions);
+        self.set_raw();
+    }
+
     /// From here on frames that answer no request are forwarded instead, whole; the client it is lent to is still closed
     /// with it.
     pub fn forward_pushes(&self, forward: Forward) {
@@ -143,6 +150,11 @@ impl Link {
     /// From here on its client sends requests that are answered by pushes, or by an error nobody is due.
     pub fn expect_strays(&self) {
         self.strays.set(true);
+    }
+
+    /// Whether its client has sent such requests.
+    pub fn expects_strays(&self) -> bool {
+        self.strays.get()
     }
 
     /// Says whether a request has been sent in part.
@@ -548,9 +560,9 @@ impl Link {
         }
         for (popped, bytes) in orphans {
             match popped.give_back(&bytes) {
-                super::popped::Fate::Nothing => {}
-                super::popped::Fate::Orphaned => self.thread.counters.orphaned_elements.add(1),
-                super::popped::Fate::Return(request, elements) => {
+                crate::waits::Fate::Nothing => {}
+                crate::waits::Fate::Orphaned => self.thread.counters.orphaned_elements.add(1),
+                crate::waits::Fate::Return(request, elements) => {
                     self.thread.counters.returned_elements.add(elements);
                     self.send_own(&request, OwnReply::Ignore);
                 }
@@ -559,13 +571,7 @@ impl Link {
     }
 
     fn stepped(&self, effect: &Effect, reply: Vec<u8>) {
-        let expected = match effect {
-            Effect::Reset => reply.starts_with(b"+RESET"),
-            // HELLO answers a map, or in RESP2 an array.
-            Effect::Protocol(_) => matches!(reply.first(), Some(b'%' | b'*' | b'-')),
-            _ => reply.starts_with(b"+OK") || reply.first() == Some(&b'-'),
-        };
-        if !expected {
+        if !effect.is_answered_by(&reply) {
             // Whatever this answers, it is not the change: nothing on this connection can be told any more.
             return self.close("the server answered a change of state with something else");
         }

@@ -7,7 +7,8 @@ use std::io;
 use std::rc::Rc;
 
 use super::outlet::Outlet;
-use super::traffic::invalid;
+use super::subscription::Subscriptions;
+use super::traffic::{NO_SUBSCRIPTION, invalid};
 use crate::resp::speak::push_header;
 
 /// How Redis tells a client that what it redirects to is gone; the id follows.
@@ -28,6 +29,8 @@ pub(super) type Forward = Box<dyn Fn(&[u8])>;
 pub(super) struct Pushes {
     /// The client it is lent to, closed when the connection is lost.
     client: Option<Rc<Outlet>>,
+    /// The subscribers of the worker, who get whole frames as they come.
+    subscribers: Option<Rc<Subscriptions>>,
     forward: Option<Forward>,
     /// The id of a connection at the server, and of the client it stands for.
     stands_for: Option<(i64, u64)>,
@@ -41,6 +44,13 @@ impl Pushes {
     pub(super) fn of(client: Option<Rc<Outlet>>) -> Self {
         Self {
             client,
+            ..Self::default()
+        }
+    }
+
+    pub(super) fn of_subscribers(subscriptions: Rc<Subscriptions>) -> Self {
+        Self {
+            subscribers: Some(subscriptions),
             ..Self::default()
         }
     }
@@ -60,6 +70,11 @@ impl Pushes {
 
     /// More bytes of a frame; `complete`: its last.
     pub(super) fn take(&mut self, bytes: &[u8], complete: bool) -> io::Result<()> {
+        if let Some(subscribers) = &self.subscribers {
+            return subscribers
+                .take(bytes, complete)
+                .map_err(|_| invalid(NO_SUBSCRIPTION.to_owned()));
+        }
         if let Some(forward) = &self.forward {
             if self.gathered.len() + bytes.len() > MAX_GATHERED {
                 return Err(invalid("a message to be redirected is too large".into()));

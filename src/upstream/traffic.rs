@@ -8,9 +8,9 @@ use std::task::Waker;
 use tokio::sync::oneshot;
 
 use super::outlet::Outlet;
-use super::popped::Popped;
 use crate::resp::{Advance, ReplyScanner};
 use crate::session::{Effect, Stream, Verb};
+use crate::waits::Popped;
 
 /// Longest reply gathered for respool itself; `COMMAND` of Redis 7 measures about 200 KiB.
 const MAX_OWN_REPLY: usize = 4 * 1024 * 1024;
@@ -100,6 +100,10 @@ pub(super) struct Inner {
 
 /// Bytes no server speaks.
 pub(super) const NO_RESP: &str = "the server sent something that is no RESP";
+
+/// Frames that nothing was subscribed to or asked for by.
+pub(super) const NO_SUBSCRIPTION: &str =
+    "the server sent something on the subscription connection that was not asked for";
 
 pub(super) fn invalid(text: String) -> io::Error {
     io::Error::new(io::ErrorKind::InvalidData, text)
