@@ -11,7 +11,7 @@
 //! | `?` | only the kind of the reply is compared: it holds a time, an address or a random value |
 //! | `&` | a line of `name=value` pairs of which respool must have the same names |
 //! | `\|` | an inline command, sent as it stands |
-//! | `b>` | sent by a second connection |
+//! | `b>`, `?b>` | sent by a second connection |
 //! | `>` | sent without reading the reply; the next step waits until the server holds a blocked client |
 //! | `<` | reads that reply, or one more frame: a message, an invalidation, another confirmation |
 //!
@@ -494,6 +494,7 @@ fn parse_step(line: &str) -> Step {
             Compare::Bytes,
         ),
         "b>" => step(Action::AskOther(command(rest)), Compare::Bytes),
+        "?b>" => step(Action::AskOther(command(rest)), Compare::Kind),
         ">" => step(Action::Block(command(rest)), Compare::Bytes),
         "<" => step(Action::Read, Compare::Bytes),
         _ => match line.strip_prefix('~') {
