@@ -12,7 +12,7 @@ use crate::fanout::Kind;
 use crate::identity::Flag;
 use crate::resp::speak::{OK, error};
 use crate::resp::{Request, parse_integer};
-use crate::session::{Change, Credentials, Protocol, Session, State, unknown_command};
+use crate::session::{Change, Credentials, Protocol, ReplyMode, Session, State, unknown_command};
 use crate::telemetry::Disconnect;
 use crate::upstream::WaitError;
 
@@ -321,7 +321,12 @@ impl Client {
         self.resident.may_be_silent.set(false);
         *self.outlet.transaction() = Default::default();
         self.link = None;
+        let skips = self.session.reply == ReplyMode::SkipNext;
         self.session = Session::default();
+        if skips {
+            // As in Redis it undoes OFF for its own reply, but not a SKIP.
+            self.session.reply = ReplyMode::SkipNext;
+        }
         self.unsubscribe_all();
         self.outlet.speak(self.session.state.protocol);
         self.in_database(0);

@@ -84,7 +84,7 @@ impl Client {
         Next::Used(request.bytes().len())
     }
 
-    /// QUIT or RESET of a client whose connection carries a stream: answered when the server has answered all before it.
+    /// QUIT or RESET of a client all frames of whose connection are passed on: answered when the server has answered all before it.
     pub(super) fn leave_stream(&mut self, link: &Rc<Link>, local: Local) {
         let (tell, told) = tokio::sync::oneshot::channel();
         link.send_own(&encode_request(&["RESET"]), OwnReply::Tell(tell));

@@ -237,8 +237,12 @@ fn corrected(reply: Vec<u8>, kind: Kind, audiences: &Audiences) -> Vec<u8> {
 
 /// Redis' text (7.0).
 fn cannot_execute(name: &str) -> Vec<u8> {
+    let code = match name {
+        "exec" => "EXECABORT Transaction discarded because of:",
+        _ => "ERR",
+    };
     error(&format!(
-        "ERR Can't execute '{name}': only (P|S)SUBSCRIBE / (P|S)UNSUBSCRIBE / PING / QUIT / RESET are allowed in this \
+        "{code} Can't execute '{name}': only (P|S)SUBSCRIBE / (P|S)UNSUBSCRIBE / PING / QUIT / RESET are allowed in this \
          context"
     ))
 }

@@ -10,14 +10,14 @@ use std::task::{Context, Poll, Waker};
 use std::time::Duration;
 
 use super::outlet::{Outlet, Unsent};
-use super::pushes::{Forward, Pushes};
+use super::pushes::{Forward, Pushes, ends_stream, is_monitored};
 use super::subscription::Subscriptions;
 use super::thread::Thread;
 use super::traffic::{
     Answer, Dressed, Dressing, Due, Inner, Kind, NO_RESP, OwnReply, Show, invalid, unasked,
 };
 use crate::budget::SocketPermit;
-use crate::session::{Effect, State, Step};
+use crate::session::{Effect, State, Step, Stream as SessionStream};
 use crate::telemetry::{Bound, Disconnect};
 use crate::transport::Stream;
 
@@ -44,6 +44,8 @@ pub struct Link {
     pushes: RefCell<Pushes>,
     /// Every frame is for whoever gets those, replies included (MONITOR, subscriptions).
     raw: Cell<bool>,
+    /// Its client sent MONITOR: the commands of everybody come between replies.
+    monitors: Cell<bool>,
     /// Somebody is about to unblock it: until that is answered it may not be lent on.
     holds: Rc<()>,
     /// Its client has sent requests that are answered by pushes, or by an error nobody is due.
@@ -75,6 +77,7 @@ impl Link {
             inner: RefCell::default(),
             pushes: RefCell::default(),
             raw: Cell::new(false),
+            monitors: Cell::new(false),
             holds: Rc::new(()),
             strays: Cell::new(false),
             partial: Cell::new(false),
@@ -415,6 +418,12 @@ impl Link {
                 // An error in answer to SUBSCRIBE comes where only a push was expected.
                 let is_stray = self.strays.get() && inner.due.is_empty();
                 inner.is_push = buf[at] == b'>' || self.raw.get() || is_stray;
+                if self.monitors.get() && !inner.is_push {
+                    match is_monitored(&buf[at..]) {
+                        Some(is_monitored) => inner.is_push = is_monitored,
+                        None => break,
+                    }
+                }
             }
             let (used, goes_on) = if inner.is_push {
                 self.push(inner, &buf[at..])?
@@ -426,7 +435,9 @@ impl Link {
                         kind: Kind::Plain,
                         show: Show::Pass,
                         ..
-                    }) if outlet.is_plain() => self.batch(inner, &buf[at..], now)?,
+                    }) if outlet.is_plain() && !self.monitors.get() => {
+                        self.batch(inner, &buf[at..], now)?
+                    }
                     Some(_) => self.single(inner, &buf[at..], starts, now)?,
                 }
             };
@@ -501,9 +512,11 @@ impl Link {
             return Ok((0, false));
         }
         inner.frame(&buf[..step.used], starts, step.complete)?;
-        if inner.starts_stream() {
+        match inner.started_stream() {
             // Behind this reply all frames are the client's, in the order in which the server sends them.
-            self.raw.set(true);
+            Some(SessionStream::Messages) => self.raw.set(true),
+            Some(SessionStream::Commands) => self.monitors.set(true),
+            None => {}
         }
         if step.complete {
             if let Some(Due::Client { sent_micros, .. }) = inner.due.front() {
@@ -551,13 +564,7 @@ impl Link {
     }
 
     fn stepped(&self, effect: &Effect, reply: Vec<u8>) {
-        let expected = match effect {
-            Effect::Reset => reply.starts_with(b"+RESET"),
-            // HELLO answers a map, or in RESP2 an array.
-            Effect::Protocol(_) => matches!(reply.first(), Some(b'%' | b'*' | b'-')),
-            _ => reply.starts_with(b"+OK") || reply.first() == Some(&b'-'),
-        };
-        if !expected {
+        if !effect.is_answered_by(&reply) {
             // Whatever this answers, it is not the change: nothing on this connection can be told any more.
             return self.close("the server answered a change of state with something else");
         }
@@ -568,6 +575,9 @@ impl Link {
         }
         if !refused {
             effect.apply(&mut self.worn.borrow_mut());
+            if matches!(effect, Effect::Reset) {
+                self.monitors.set(false);
+            }
         }
         let done = {
             let mut inner = self.inner.borrow_mut();
@@ -687,13 +697,4 @@ impl Link {
             waker.wake_by_ref();
         }
     }
-}
-
-/// Whether a frame of a stream is the answer to the RESET that ends it; `None`: more bytes must tell.
-fn ends_stream(frame: &[u8]) -> Option<bool> {
-    const RESET: &[u8] = b"+RESET\r\n";
-    let compared = frame.len().min(RESET.len());
-    (frame[..compared] != RESET[..compared])
-        .then_some(false)
-        .or((compared == RESET.len()).then_some(true))
 }

@@ -9,7 +9,7 @@ use tokio::sync::oneshot;
 
 use super::outlet::Outlet;
 use crate::resp::{Advance, ReplyScanner};
-use crate::session::{Effect, Verb};
+use crate::session::{Effect, Stream, Verb};
 use crate::waits::Popped;
 
 /// Longest reply gathered for respool itself; `COMMAND` of Redis 7 measures about 200 KiB.
@@ -287,10 +287,16 @@ impl Inner {
         matches!(self.due.front(), Some(Due::Own { .. }))
     }
 
-    /// Whether behind the reply at the front come frames that answer nothing.
-    pub(super) fn starts_stream(&self) -> bool {
-        matches!(self.due.front(), Some(Due::Client { outlet, kind: Kind::Verb(Verb::Exec | Verb::Monitor), .. })
-            if outlet.transaction().stream.is_some())
+    /// What comes behind the reply at the front beside replies.
+    pub(super) fn started_stream(&self) -> Option<Stream> {
+        match self.due.front() {
+            Some(Due::Client {
+                outlet,
+                kind: Kind::Verb(Verb::Exec | Verb::Monitor),
+                ..
+            }) => outlet.transaction().stream,
+            _ => None,
+        }
     }
 
     /// `complete` replies of the entry at the front have come.
