@@ -10,7 +10,7 @@ import sys
 import tempfile
 
 import report
-from processes import Failed, Respool, Server, run_scenario, wait_until
+from processes import Failed, Respool, Server, log_tail, run_scenario, wait_until
 from report import Side
 from scenarios import every_scenario
 from watch import Watch, unsettled
@@ -25,7 +25,7 @@ UNLIMITED = 10_000
 def arguments():
     parser = argparse.ArgumentParser(prog="scripts/clients", description=__doc__.splitlines()[0])
     parser.add_argument("--only", action="append", default=[], metavar="TEXT", help="scenarios whose name contains TEXT")
-    parser.add_argument("--respool", required=True, metavar="PATH", help="the binary to use")
+    parser.add_argument("--respool", metavar="PATH", help="use this binary and build none")
     parser.add_argument("--side", choices=["both", "direct", "respool"], default="both")
     parser.add_argument("--write-docs", action="store_true", help="put the table into docs/clients.md")
     parser.add_argument("--list", action="store_true", help="only list the scenarios")
@@ -50,8 +50,7 @@ def watched(scenario, server, port, folder, log_path):
     if not side.cases:
         side.problems.append("no case passed")
     if side.problems:
-        with open(log_path, encoding="utf-8", errors="replace") as log:
-            side.problems.append("its output ended:\n" + "".join(log.readlines()[-60:]))
+        side.problems.append("its output ended:\n" + log_tail(log_path, 30))
     return side, watch.refused
 
 
@@ -81,7 +80,7 @@ def run_through(scenario, server, binary, folder):
         if code != 0:
             side.problems.append(f"respool ended with {code}")
         if not side.passed:
-            side.problems.append("respool's log ended:\n" + respool.log_tail())
+            side.problems.append("respool's log ended:\n" + log_tail(respool.log_path, 10))
     return side
 
 
@@ -122,6 +121,8 @@ def main():
     if options.list or not chosen:
         print("\n".join(scenario.name for scenario in every_scenario()))
         return 0 if options.list else f"no scenario has {' or '.join(options.only)} in its name; these are all"
+    if not options.respool and options.side != "direct":
+        return "--respool PATH is missing: which binary?"
     if options.write_docs and (options.only or options.side != "both"):
         return "--write-docs needs all scenarios on both sides: leave --only and --side out"
     rows = []

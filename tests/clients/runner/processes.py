@@ -58,6 +58,16 @@ def listening(port):
     return True
 
 
+def log_tail(path, count):
+    """The last `count` lines of a log; a line that is repeated stands once."""
+    lines = []
+    with open(path, encoding="utf-8", errors="replace") as log:
+        for line in log:
+            if not lines or lines[-1] != line:
+                lines.append(line)
+    return "".join(lines[-count:])
+
+
 class Daemon:
     """A process with its output in a file, ended by SIGTERM when its block is left."""
 
@@ -77,7 +87,7 @@ class Daemon:
     def wait_listening(self, port):
         def ready():
             if self._process.poll() is not None:
-                raise Failed(f"{self.name} ended with {self._process.returncode} at its start:\n{self.log_tail()}")
+                raise Failed(f"{self.name} ended with {self._process.returncode} at its start:\n{log_tail(self.log_path, 20)}")
             return listening(port)
 
         wait_until(f"{self.name} listens on 127.0.0.1:{port}", ready)
@@ -91,10 +101,6 @@ class Daemon:
             self._process.kill()
             self._process.wait()
             return None
-
-    def log_tail(self, lines=20):
-        with open(self.log_path, encoding="utf-8", errors="replace") as log:
-            return "".join(log.readlines()[-lines:])
 
 
 class Server(Daemon):

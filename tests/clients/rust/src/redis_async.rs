@@ -182,7 +182,7 @@ async fn many_subscribers(client: Client) -> Result<()> {
 
 async fn pushed_messages(client: Client) -> Result<()> {
     // RESP3: messages come on the connection that goes on sending commands.
-    let (sender, mut pushes) = tokio::sync::mpsc::unbounded_channel();
+    let (sender, mut pushes) = tokio::sync::broadcast::channel(1000);
     let config = AsyncConnectionConfig::new().set_push_sender(sender);
     let mut connection = client
         .get_multiplexed_async_connection_with_config(&config)
@@ -196,9 +196,7 @@ async fn pushed_messages(client: Client) -> Result<()> {
     }
     let mut received = Vec::new();
     while received.len() < 50 {
-        let Some(push) = pushes.recv().await else {
-            anyhow::bail!("the stream of pushes ended");
-        };
+        let push = pushes.recv().await?;
         if push.kind == PushKind::Message {
             received.push(redis::from_redis_value::<i64>(push.data[1].clone())?);
         }

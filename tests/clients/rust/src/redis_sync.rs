@@ -1,5 +1,10 @@
 //! The `redis` crate's synchronous connection.
 
+#![expect(
+    clippy::disallowed_methods,
+    reason = "respool's rule for its own workers; here blocking calls are what is to be shown"
+)]
+
 use std::collections::HashMap;
 use std::future::Future;
 use std::time::Duration;
