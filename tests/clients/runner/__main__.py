@@ -6,6 +6,7 @@ must never see more than the pool's connections, and afterwards only idle ones o
 
 import argparse
 import os
+import signal
 import sys
 import tempfile
 
@@ -13,12 +14,10 @@ import report
 from processes import Failed, Respool, Server, log_tail, run_scenario, wait_until
 from report import Side
 from scenarios import every_scenario
-from watch import Watch, unsettled
+from watch import OWN_CONNECTIONS, Watch, unsettled
 
 MAX_CONNECTIONS = 8
 SHARED_CONNECTIONS = 2
-# What the runner itself holds while it watches.
-OWN_CONNECTIONS = 1
 UNLIMITED = 10_000
 
 
@@ -125,6 +124,8 @@ def main():
         return "--respool PATH is missing: which binary?"
     if options.write_docs and (options.only or options.side != "both"):
         return "--write-docs needs all scenarios on both sides: leave --only and --side out"
+    # Asked to end, it ends what it started too: an exception passes through the blocks that do so.
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(1))
     rows = []
     with tempfile.TemporaryDirectory(prefix="respool-clients.") as folder, Server(folder) as server:
         for scenario in chosen:
@@ -132,9 +133,9 @@ def main():
             os.mkdir(private)
             rows.append(run_one(scenario, server, options, private))
     failed = sum(1 for _, *sides in rows if not all(side.passed for side in sides if side))
-    print(f"\n{report.table(rows, MAX_CONNECTIONS)}\n")
-    if options.write_docs and not failed:
-        report.write_page(rows, MAX_CONNECTIONS)
+    print(f"\n{report.table(rows)}\n")
+    if options.write_docs:
+        report.write_page(rows)
     print(f"{len(rows) - failed} passed, {failed} failed")
     return 1 if failed else 0
 

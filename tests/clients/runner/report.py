@@ -29,17 +29,12 @@ class Side:
         return [outcome, str(self.peak), str(self.opened), f"{self.seconds:.1f}"]
 
 
-HEADINGS = ["library", "what", "cases", "peak", "opened", "s", "cases", "peak", "opened", "s"]
+HEADINGS = ["library", "what", "direct: cases", "peak", "opened", "s", "respool: cases", "peak", "opened", "s"]
 
 
-def table(rows, pool):
+def table(rows):
     """Rows of (scenario, direct, through) as Markdown; a side that did not run is None."""
-    through = f"through respool ({pool} at most)"
-    lines = [
-        f"| | | direct | | | | {through} | | | |",
-        "|" + " --- |" * 2 + " ---: |" * 8,
-        "| " + " | ".join(f"**{heading}**" for heading in HEADINGS) + " |",
-    ]
+    lines = ["| " + " | ".join(HEADINGS) + " |", "|" + " --- |" * 2 + " ---: |" * 8]
     for scenario, direct, respool in rows:
         cells = [scenario.library, scenario.shows]
         for side in (direct, respool):
@@ -48,7 +43,7 @@ def table(rows, pool):
     return "\n".join(lines)
 
 
-def write_page(rows, pool):
+def write_page(rows):
     """Puts the table between its marks in docs/clients.md, with the version of the server it was made on."""
     with open(PAGE, encoding="utf-8") as file:
         page = file.read()
@@ -56,4 +51,4 @@ def write_page(rows, pool):
     after = rest.split(END, 1)[1]
     origin = f"On redis-server {versions.redis_server()}:"
     with open(PAGE, "w", encoding="utf-8") as file:
-        file.write(f"{before}{BEGIN}\n\n{origin}\n\n{table(rows, pool)}\n\n{END}{after}")
+        file.write(f"{before}{BEGIN}\n\n{origin}\n\n{table(rows)}\n\n{END}{after}")

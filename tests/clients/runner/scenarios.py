@@ -70,9 +70,9 @@ def _redis_py():
 def _rust_clients():
     shows = "commands, pipelines, pub/sub, MULTI, WATCH, blocking, scripts"
     redis, fred = f"redis-rs {versions.rust('redis')}", f"fred {versions.rust('fred')}"
-    for protocol in ("2", "3"):
-        yield _rust(f"redis-rs-resp{protocol}", f"{redis}, RESP{protocol}", shows, "redis-rs", protocol)
-        yield _rust(f"fred-resp{protocol}", f"{fred}, RESP{protocol}", shows, "fred", protocol)
+    for name, library in (("redis-rs", redis), ("fred", fred)):
+        for protocol in ("2", "3"):
+            yield _rust(f"{name}-resp{protocol}", f"{library}, RESP{protocol}", shows, name, protocol)
 
 
 def _queues():

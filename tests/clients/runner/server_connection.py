@@ -57,9 +57,9 @@ class ServerConnection:
         listed = [dict(field.split("=", 1) for field in line.split(" ")) for line in lines]
         return [client for client in listed if client["id"] != own]
 
-    def stat(self, name):
-        """A whole number of INFO stats."""
-        for line in self.call("INFO", "stats").splitlines():
+    def info(self, section, name):
+        """A whole number of INFO."""
+        for line in self.call("INFO", section).splitlines():
             if line.startswith(name + ":"):
                 return int(line.split(":", 1)[1])
-        raise ServerError(f"INFO stats has no {name}")
+        raise ServerError(f"INFO {section} has no {name}")

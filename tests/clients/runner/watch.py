@@ -6,7 +6,9 @@ import time
 
 from server_connection import ServerConnection
 
-SAMPLE_EVERY_S = 0.05
+SAMPLE_EVERY_S = 0.01
+# What the runner itself holds while it watches.
+OWN_CONNECTIONS = 1
 SETTLED_WITHIN_S = 15
 
 
@@ -31,14 +33,14 @@ class Watch:
         self._thread.join()
         if self._failure is not None:
             raise self._failure
-        self.opened = self._server.stat("total_connections_received")
-        self.refused = self._server.stat("rejected_connections")
+        self.opened = self._server.info("stats", "total_connections_received")
+        self.refused = self._server.info("stats", "rejected_connections")
         self._server.close()
 
     def _sample(self):
         try:
             while not self._stopping.wait(SAMPLE_EVERY_S):
-                self.peak = max(self.peak, len(self._server.clients()))
+                self.peak = max(self.peak, self._server.info("clients", "connected_clients") - OWN_CONNECTIONS)
         except Exception as failure:
             # Told by `stop`: a thread's own exception would only be printed.
             self._failure = failure
