@@ -21,6 +21,10 @@ pub mod session;
 
 pub mod shared;
 
+pub mod fanout;
+
+pub mod waits;
+
 pub mod telemetry;
 
 pub mod transport;

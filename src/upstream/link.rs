@@ -10,6 +10,8 @@ use std::task::{Context, Poll, Waker};
 use std::time::Duration;
 
 use super::outlet::{Outlet, Unsent};
+use super::pushes::{Forward, Pushes};
+use super::subscription::Subscriptions;
 use super::thread::Thread;
 use super::traffic::{
     Dressed, Dressing, Due, Inner, Kind, NO_RESP, OwnReply, Show, invalid, unasked,
@@ -38,9 +40,9 @@ pub struct Link {
     permit: RefCell<Option<SocketPermit>>,
     worn: RefCell<State>,
     inner: RefCell<Inner>,
-    /// Gets frames that answer no request: the client of a pinned connection.
-    pushes_to: RefCell<Option<Rc<Outlet>>>,
-    /// Every frame is for `pushes_to`, replies included (MONITOR, a RESP2 subscriber).
+    /// Gets frames that answer no request.
+    pushes: RefCell<Pushes>,
+    /// Every frame is for whoever gets those, replies included (MONITOR, subscriptions).
     raw: Cell<bool>,
     /// Somebody is about to unblock it: until that is answered it may not be lent on.
     holds: Rc<()>,
@@ -71,7 +73,7 @@ impl Link {
             permit: RefCell::new(Some(permit)),
             worn: RefCell::new(worn),
             inner: RefCell::default(),
-            pushes_to: RefCell::default(),
+            pushes: RefCell::default(),
             raw: Cell::new(false),
             holds: Rc::new(()),
             strays: Cell::new(false),
@@ -122,12 +124,34 @@ impl Link {
 
     /// Lends the connection to a client: frames that answer no request go there.
     pub fn lend_to(&self, outlet: Option<Rc<Outlet>>) {
-        *self.pushes_to.borrow_mut() = outlet;
+        *self.pushes.borrow_mut() = Pushes::of(outlet);
+    }
+
+    /// From here on every frame is for the subscribers of the worker.
+    pub(super) fn feed(&self, subscriptions: Rc<Subscriptions>) {
+        *self.pushes.borrow_mut() = Pushes::of_subscribers(subscriptions);
+        self.set_raw();
+    }
+
+    /// From here on frames that answer no request are forwarded instead, whole; the client it is lent to is still closed
+    /// with it.
+    pub fn forward_pushes(&self, forward: Forward) {
+        self.pushes.borrow_mut().forward(forward);
+    }
+
+    /// The server tells the client it is lent to of a connection by an id; the client knows whom that stands for.
+    pub fn stand_for(&self, names: Option<(i64, u64)>) {
+        self.pushes.borrow_mut().stand_for(names);
     }
 
     /// From here on its client sends requests that are answered by pushes, or by an error nobody is due.
     pub fn expect_strays(&self) {
         self.strays.set(true);
+    }
+
+    /// Whether its client has sent such requests.
+    pub fn expects_strays(&self) -> bool {
+        self.strays.get()
     }
 
     /// Says whether a request has been sent in part.
@@ -389,6 +413,13 @@ impl Link {
         while at < buf.len() {
             let starts = inner.scanner.at_boundary();
             if starts {
+                if self.raw.get() && inner.awaits_reset() {
+                    match ends_stream(&buf[at..]) {
+                        Some(true) => self.raw.set(false),
+                        Some(false) => {}
+                        None => break,
+                    }
+                }
                 // An error in answer to SUBSCRIBE comes where only a push was expected.
                 let is_stray = self.strays.get() && inner.due.is_empty();
                 inner.is_push = buf[at] == b'>' || self.raw.get() || is_stray;
@@ -418,8 +449,9 @@ impl Link {
     /// Bytes of a frame that answers no request. Returns how many, and whether more frames may follow.
     fn push(&self, inner: &mut Inner, buf: &[u8]) -> io::Result<(usize, bool)> {
         let step = inner.advance(buf)?;
-        if let Some(outlet) = &*self.pushes_to.borrow() {
-            outlet.deliver(&buf[..step.used], 0, !step.complete);
+        if step.used > 0 {
+            let mut pushes = self.pushes.borrow_mut();
+            pushes.take(&buf[..step.used], step.complete)?;
         }
         Ok((step.used, step.complete))
     }
@@ -477,6 +509,10 @@ impl Link {
             return Ok((0, false));
         }
         inner.frame(&buf[..step.used], starts, step.complete)?;
+        if inner.starts_stream() {
+            // Behind this reply all frames are the client's, in the order in which the server sends them.
+            self.raw.set(true);
+        }
         if step.complete {
             if let Some(Due::Client { sent_micros, .. }) = inner.due.front() {
                 self.thread
@@ -511,9 +547,9 @@ impl Link {
         }
         for (popped, bytes) in orphans {
             match popped.give_back(&bytes) {
-                super::popped::Fate::Nothing => {}
-                super::popped::Fate::Orphaned => self.thread.counters.orphaned_elements.add(1),
-                super::popped::Fate::Return(request, elements) => {
+                crate::waits::Fate::Nothing => {}
+                crate::waits::Fate::Orphaned => self.thread.counters.orphaned_elements.add(1),
+                crate::waits::Fate::Return(request, elements) => {
                     self.thread.counters.returned_elements.add(elements);
                     self.send_own(&request, OwnReply::Ignore);
                 }
@@ -577,7 +613,7 @@ impl Link {
         };
         let first = sent_total - written as u64;
         let mut dues = due.into_iter().peekable();
-        let pinned = self.pushes_to.borrow_mut().take();
+        let pinned = self.pushes.borrow_mut().take_client();
         while let Some(due) = dues.next() {
             let Due::Client {
                 outlet,
@@ -647,4 +683,13 @@ impl Link {
             waker.wake_by_ref();
         }
     }
+}
+
+/// Whether a frame of a stream is the answer to the RESET that ends it; `None`: more bytes must tell.
+fn ends_stream(frame: &[u8]) -> Option<bool> {
+    const RESET: &[u8] = b"+RESET\r\n";
+    let compared = frame.len().min(RESET.len());
+    (frame[..compared] != RESET[..compared])
+        .then_some(false)
+        .or((compared == RESET.len()).then_some(true))
 }

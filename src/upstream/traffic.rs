@@ -8,9 +8,9 @@ use std::task::Waker;
 use tokio::sync::oneshot;
 
 use super::outlet::Outlet;
-use super::popped::Popped;
 use crate::resp::{Advance, ReplyScanner};
 use crate::session::{Effect, Verb};
+use crate::waits::Popped;
 
 /// Longest reply gathered for respool itself; `COMMAND` of Redis 7 measures about 200 KiB.
 const MAX_OWN_REPLY: usize = 4 * 1024 * 1024;
@@ -100,6 +100,10 @@ pub(super) struct Inner {
 
 /// Bytes no server speaks.
 pub(super) const NO_RESP: &str = "the server sent something that is no RESP";
+
+/// Frames that nothing was subscribed to or asked for by.
+pub(super) const NO_SUBSCRIPTION: &str =
+    "the server sent something on the subscription connection that was not asked for";
 
 pub(super) fn invalid(text: String) -> io::Error {
     io::Error::new(io::ErrorKind::InvalidData, text)
@@ -206,6 +210,17 @@ impl Inner {
             }
         }
         Ok(())
+    }
+
+    /// Whether all that is awaited is the end of a stream.
+    pub(super) fn awaits_reset(&self) -> bool {
+        matches!(self.due.front(), Some(Due::Own { .. }))
+    }
+
+    /// Whether behind the reply at the front come frames that answer nothing.
+    pub(super) fn starts_stream(&self) -> bool {
+        matches!(self.due.front(), Some(Due::Client { outlet, kind: Kind::Verb(Verb::Exec | Verb::Monitor), .. })
+            if outlet.transaction().stream.is_some())
     }
 
     /// `complete` replies of the entry at the front have come.

@@ -10,3 +10,5 @@ mod lifecycle;
 mod load;
 mod outage;
 mod protocol;
+mod pubsub;
+mod tracking;

@@ -1,0 +1,476 @@
+//! Tries: calls that never wait, on shared connections or in front of an issued call.
+
+use super::call::Patience;
+use super::class::{ClassId, Place};
+use super::machine::{Status, Waits};
+use super::reply::{Said, frames, last_entry, transaction};
+use super::{Action, Key, Outcome, POLL_MICROS, WaiterId};
+use crate::resp::speak::push_request;
+
+/// How long the server may wait where MULTI was refused and the call runs by itself.
+const A_MOMENT: Patience = Patience::Millis(1);
+
+/// Identifies a try.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct TryId(u64);
+
+/// What to send for a try, and how many replies it has.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Sending {
+    /// The requests.
+    pub bytes: Vec<u8>,
+    /// How many they are.
+    pub replies: usize,
+    /// How many of them may take something away.
+    pub calls: usize,
+}
+
+/// Why a try has no replies.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Failure {
+    /// Its connection was lost.
+    Lost {
+        /// Whether it may have run.
+        sent: bool,
+    },
+    /// The server is away; it was not sent.
+    Unreachable,
+    /// The server refused its state with this reply; it was not sent.
+    Refused(Vec<u8>),
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Kind {
+    /// Asks for the ids of last entries.
+    Resolve(WaiterId),
+    /// The waiter's own call.
+    Newcomer(WaiterId),
+    /// A class without a seat, over its keys.
+    Poll(ClassId),
+    /// One key that has just answered.
+    Chase(ClassId),
+}
+
+#[derive(Debug)]
+pub(super) struct Attempt {
+    kind: Kind,
+    /// Once sent: the class, and the keys it may answer with.
+    pub(super) class: Option<ClassId>,
+    pub(super) keys: Vec<Key>,
+    pub(super) count: u32,
+}
+
+impl<S: Clone + PartialEq> Waits<S> {
+    /// Wants a try on a shared connection.
+    pub(super) fn attempt(&mut self, kind: Kind, state: S) {
+        if let Kind::Poll(class) | Kind::Chase(class) = kind
+            && let Some(class) = self.classes.get_mut(&class)
+        {
+            class.attempts += 1;
+        }
+        let attempt = self.keep(kind);
+        self.actions.push_back(Action::Try { attempt, state });
+    }
+
+    fn keep(&mut self, kind: Kind) -> TryId {
+        let id = TryId(self.fresh());
+        let attempt = Attempt {
+            kind,
+            class: None,
+            keys: Vec::new(),
+            count: 0,
+        };
+        self.attempts.insert(id, attempt);
+        id
+    }
+
+    /// A connection is there for a try: what to send on it. `None`: it is not wanted any more.
+    pub fn begin(&mut self, attempt: TryId, now: u64) -> Option<Sending> {
+        self.now = now;
+        let sending = match self.attempts.get(&attempt)?.kind {
+            Kind::Resolve(waiter) => self.waiters.get(&waiter).map(|waiter| {
+                let (bytes, replies) = waiter.call.last_entries();
+                Sending {
+                    bytes,
+                    replies,
+                    calls: 0,
+                }
+            }),
+            Kind::Newcomer(waiter) => self.begin_newcomer(attempt, waiter),
+            Kind::Poll(class) => self.begin_poll(attempt, class),
+            Kind::Chase(class) => self.begin_chase(attempt, class),
+        };
+        if sending.is_none() {
+            self.drop_attempt(attempt);
+        }
+        sending
+    }
+
+    fn begin_newcomer(&mut self, attempt: TryId, id: WaiterId) -> Option<Sending> {
+        let waiter = self.waiters.get(&id)?;
+        if waiter.status != Status::Trying {
+            return None;
+        }
+        let (class, keys) = (waiter.class?, waiter.keys.clone());
+        let of = self.classes.get_mut(&class)?;
+        if of.takes() && !of.lines.has_room(&keys) {
+            of.held.insert(id);
+            return None;
+        }
+        let mut call = Vec::new();
+        waiter.call.push(&mut call, A_MOMENT);
+        Some(self.begun(attempt, class, keys, &call, 1))
+    }
+
+    fn begin_poll(&mut self, attempt: TryId, id: ClassId) -> Option<Sending> {
+        let class = self.classes.get_mut(&id)?;
+        if !matches!(class.place, Place::Queued { .. }) || class.begun > 0 || class.waiting == 0 {
+            return None;
+        }
+        let keys = class.next_keys();
+        if keys.is_empty() {
+            return None;
+        }
+        let mut call = Vec::new();
+        class.call.push_over(&mut call, &keys, A_MOMENT);
+        Some(self.begun(attempt, id, keys, &call, 1))
+    }
+
+    fn begin_chase(&mut self, attempt: TryId, id: ClassId) -> Option<Sending> {
+        let class = self.classes.get(&id)?;
+        if !matches!(class.place, Place::Queued { .. }) || class.begun > 0 {
+            return None;
+        }
+        self.chase_now(attempt, id, 0)
+    }
+
+    /// What the class chases, if it is of use beside so many pops that ask for the same key.
+    fn chase_now(&mut self, attempt: TryId, id: ClassId, beside: usize) -> Option<Sending> {
+        let (keys, count) = self.chased(id, beside)?;
+        let mut call = Vec::new();
+        let class = self.classes.get(&id)?;
+        class.call.push_over(&mut call, &keys, A_MOMENT);
+        Some(self.begun(attempt, id, keys, &call, count))
+    }
+
+    fn chased(&self, id: ClassId, beside: usize) -> Option<(Vec<Key>, u32)> {
+        let class = self.classes.get(&id)?;
+        let chase = class.chase.as_ref()?;
+        let waiting = class.lines.get(&chase.key).map_or(0, |line| line.waiting);
+        let count = chase.count(waiting.saturating_sub(beside));
+        (count > 0).then(|| (vec![Key::clone(&chase.key)], count))
+    }
+
+    /// Tries to be sent in front of the call about to be issued, for the key that has just answered.
+    pub(super) fn ahead(&mut self, id: ClassId) -> Option<(TryId, Sending)> {
+        let class = self.classes.get(&id)?;
+        let chase = class.chase.as_ref()?;
+        let beside = class.lines.get(&chase.key).map_or(0, |line| line.pops);
+        self.chased(id, beside)?;
+        self.classes.get_mut(&id)?.attempts += 1;
+        let attempt = self.keep(Kind::Chase(id));
+        let sending = self.chase_now(attempt, id, beside)?;
+        Some((attempt, sending))
+    }
+
+    fn begun(
+        &mut self,
+        attempt: TryId,
+        id: ClassId,
+        keys: Vec<Key>,
+        call: &[u8],
+        count: u32,
+    ) -> Sending {
+        if let Some(attempt) = self.attempts.get_mut(&attempt) {
+            attempt.class = Some(id);
+            attempt.keys = keys.clone();
+            attempt.count = count;
+            if let Some(class) = self.classes.get_mut(&id) {
+                if class.takes() {
+                    class
+                        .lines
+                        .change_each(&keys, |line| line.pops += count as usize);
+                }
+                match attempt.kind {
+                    Kind::Newcomer(_) => class.newcomers += 1,
+                    _ => class.begun += 1,
+                }
+            }
+        }
+        let mut bytes = Vec::with_capacity(call.len() * count as usize + 32);
+        push_request(&mut bytes, &["MULTI"]);
+        for _ in 0..count {
+            bytes.extend_from_slice(call);
+        }
+        push_request(&mut bytes, &["EXEC"]);
+        Sending {
+            bytes,
+            replies: count as usize + 2,
+            calls: count as usize,
+        }
+    }
+
+    /// Forgets a try that is over, with all that was counted of it.
+    fn drop_attempt(&mut self, id: TryId) -> Option<Attempt> {
+        let attempt = self.attempts.remove(&id)?;
+        let of = match attempt.kind {
+            Kind::Poll(class) | Kind::Chase(class) => Some(class),
+            _ => attempt.class,
+        };
+        if let Some(class) = of.and_then(|class| self.classes.get_mut(&class)) {
+            let is_begun = attempt.class.is_some();
+            match attempt.kind {
+                Kind::Newcomer(_) => class.newcomers -= 1,
+                _ => {
+                    class.attempts -= 1;
+                    class.begun -= usize::from(is_begun);
+                }
+            }
+            if is_begun && class.takes() {
+                let count = attempt.count as usize;
+                class
+                    .lines
+                    .change_each(&attempt.keys, |line| line.pops -= count);
+            }
+        }
+        if attempt.class.is_none()
+            && let Some(class) = of
+        {
+            self.tend(class, &[]);
+        }
+        Some(attempt)
+    }
+
+    /// A try was answered: `replies` one behind the other.
+    pub fn tried(&mut self, attempt: TryId, replies: &[u8], now: u64) {
+        self.now = now;
+        let Some(attempt) = self.drop_attempt(attempt) else {
+            return;
+        };
+        if let Kind::Resolve(waiter) = attempt.kind {
+            return self.resolved(waiter, replies);
+        }
+        let Some(class) = attempt.class else {
+            return;
+        };
+        let answers = transaction(replies, attempt.count as usize);
+        match (attempt.kind, answers) {
+            (Kind::Newcomer(waiter), answers) => {
+                let answer = answers.map_or_else(Said::Error, |all| {
+                    all.first().map_or(Said::Null, |first| Said::by(first))
+                });
+                self.newcomer_tried(class, waiter, answer);
+            }
+            (_, Ok(answers)) => self.class_tried(class, &attempt, &answers),
+            (_, Err(_)) => self.retry_all(class, &attempt.keys),
+        }
+        self.tend(class, &attempt.keys);
+    }
+
+    fn newcomer_tried(&mut self, class: ClassId, id: WaiterId, answer: Said<'_>) {
+        match answer {
+            Said::Error(error) => self.tell(id, Outcome::reply(error)),
+            Said::Element(element) => {
+                self.deliver(class, element, Some(id));
+                // It went to somebody earlier in line: there may be more.
+                self.try_again(id);
+            }
+            Said::Null => {
+                let Some(waiter) = self.waiters.get(&id) else {
+                    return;
+                };
+                if waiter.status != Status::Trying {
+                    return;
+                }
+                if waiter.call.is_relative() {
+                    // The key was no stream when it was asked about, and is none that answers an error now.
+                    return self.resolve_again(id);
+                }
+                self.set_status(id, Status::Waiting);
+            }
+        }
+    }
+
+    fn try_again(&mut self, id: WaiterId) {
+        if let Some(waiter) = self.waiters.get(&id)
+            && waiter.status == Status::Trying
+        {
+            let state = waiter.state.clone();
+            self.attempt(Kind::Newcomer(id), state);
+        }
+    }
+
+    /// What the server answered to tries for a class without asking anybody in particular.
+    fn class_tried(&mut self, id: ClassId, attempt: &Attempt, answers: &[&[u8]]) {
+        let (mut hit, mut is_refused) = (None, false);
+        let mut missed = answers.is_empty();
+        for answer in answers {
+            match Said::by(answer) {
+                Said::Null => missed = true,
+                Said::Error(_) => is_refused = true,
+                Said::Element(element) => {
+                    let key = self.deliver(id, element, None);
+                    hit = key.map(|key| (key, element.len())).or(hit);
+                }
+            }
+        }
+        if is_refused {
+            self.retry_all(id, &attempt.keys);
+        }
+        let Some(class) = self.classes.get_mut(&id) else {
+            return;
+        };
+        match (attempt.kind, &hit) {
+            (Kind::Chase(_), Some((key, bytes))) if !missed && !is_refused => {
+                class.chase(key, *bytes);
+                if let Some(chase) = &mut class.chase {
+                    chase.count = (attempt.count * 2).min(super::MAX_AHEAD);
+                }
+            }
+            (Kind::Poll(_), Some((key, bytes))) => class.chase(key, *bytes),
+            _ => class.chase = None,
+        }
+        let goes_on =
+            matches!(class.place, Place::Queued { .. }) && class.attempts == 0 && class.waiting > 0;
+        let state = class.state.clone();
+        // Where something was, there may be more, under this key or another.
+        match (goes_on, class.chase.is_some(), hit.is_some()) {
+            (true, true, _) => self.attempt(Kind::Chase(id), state),
+            (true, false, true) => self.attempt(Kind::Poll(id), state),
+            _ => {}
+        }
+    }
+
+    /// A try has no replies.
+    pub fn failed(&mut self, attempt: TryId, failure: Failure, now: u64) {
+        self.now = now;
+        let Some(attempt) = self.drop_attempt(attempt) else {
+            return;
+        };
+        let outcome = match failure {
+            Failure::Lost { sent } => return self.try_lost(&attempt, sent),
+            Failure::Unreachable => Outcome::Unreachable,
+            Failure::Refused(reply) => Outcome::reply(&reply),
+        };
+        match attempt.kind {
+            Kind::Resolve(waiter) => self.tell(waiter, outcome),
+            Kind::Newcomer(id) => {
+                let Some(waiter) = self.waiters.get(&id) else {
+                    return;
+                };
+                let class = waiter.class;
+                if waiter.status == Status::Trying {
+                    self.tell(id, outcome);
+                }
+                if let Some(class) = class {
+                    self.tend(class, &[]);
+                }
+            }
+            Kind::Poll(class) | Kind::Chase(class) => self.fail_class(class, &outcome),
+        }
+    }
+
+    fn try_lost(&mut self, attempt: &Attempt, sent: bool) {
+        let Some(class_id) = attempt.class else {
+            if let Kind::Resolve(waiter) = attempt.kind {
+                self.resolve_again(waiter);
+            }
+            return;
+        };
+        let has_run = sent
+            && self
+                .classes
+                .get(&class_id)
+                .is_some_and(|class| class.takes());
+        match attempt.kind {
+            Kind::Newcomer(waiter) if has_run => self.tell(waiter, Outcome::Lost),
+            Kind::Newcomer(waiter) => self.try_again(waiter),
+            _ if has_run => self.lose(class_id, &attempt.keys, attempt.count as usize),
+            _ => {}
+        }
+        self.tend(class_id, &attempt.keys);
+    }
+
+    /// Calls that may have popped up to `count` elements of each key have no answer: whoever would have got them has
+    /// lost them.
+    pub(super) fn lose(&mut self, class: ClassId, keys: &[Key], count: usize) {
+        for key in keys {
+            for _ in 0..count {
+                let first = self
+                    .classes
+                    .get(&class)
+                    .and_then(|class| class.lines.first(key));
+                match first {
+                    Some(first) => self.tell(first, Outcome::Lost),
+                    None => break,
+                }
+            }
+        }
+    }
+
+    /// Nobody of a class can be served.
+    pub(super) fn fail_class(&mut self, id: ClassId, outcome: &Outcome) {
+        let Some(class) = self.classes.get(&id) else {
+            return;
+        };
+        let members: Vec<WaiterId> = class.members.iter().copied().collect();
+        for member in members {
+            let status = self.waiters.get(&member).map(|waiter| waiter.status);
+            if status == Some(Status::Waiting) {
+                self.tell(member, outcome.clone());
+            }
+        }
+        self.tend(id, &[]);
+    }
+
+    fn resolve_again(&mut self, id: WaiterId) {
+        if let Some(waiter) = self.waiters.get(&id) {
+            let state = waiter.state.clone();
+            self.unclass(id);
+            self.attempt(Kind::Resolve(id), state);
+        }
+    }
+
+    fn resolved(&mut self, id: WaiterId, replies: &[u8]) {
+        let mut ids = Vec::new();
+        for reply in frames(replies) {
+            ids.push(match Said::by(reply) {
+                Said::Error(error) if error.starts_with(b"-ERR no such key") => {
+                    Some(b"0-0".to_vec())
+                }
+                // The server itself says what is wrong with it.
+                Said::Error(error) if error.starts_with(b"-WRONGTYPE") => None,
+                _ => match last_entry(reply) {
+                    Some(id) => Some(id),
+                    None => return self.tell(id, Outcome::OwnConnection),
+                },
+            });
+        }
+        if let Some(waiter) = self.waiters.get_mut(&id) {
+            waiter.call.resolve(ids);
+            self.join(id);
+        }
+    }
+
+    /// Tries the classes whose time it is.
+    pub(super) fn poll(&mut self) {
+        while let Some(&(at, id)) = self.polls.first()
+            && at <= self.now
+        {
+            self.polls.pop_first();
+            let next = self.now + POLL_MICROS;
+            let Some(class) = self.classes.get_mut(&id) else {
+                continue;
+            };
+            let Place::Queued { poll_at, .. } = &mut class.place else {
+                continue;
+            };
+            *poll_at = next;
+            self.polls.insert((next, id));
+            if class.attempts == 0 {
+                let state = class.state.clone();
+                self.attempt(Kind::Poll(id), state);
+            }
+        }
+    }
+}

@@ -1,0 +1,412 @@
+//! A blocking call as a client sent it: what it waits for, for how long, and how it is asked again.
+
+use super::Key;
+use super::popped::Popped;
+use crate::command::PinReason;
+use crate::resp::speak::{encode_request, push_bulk, push_header};
+use crate::resp::{Request, parse_integer};
+
+/// Longest timeout that is told to the second here; the server speaks for itself about longer ones.
+const MAX_TIMEOUT_SECONDS: f64 = 1e9;
+
+/// What equal calls have in common.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Shape {
+    /// Answers with the key it popped from: calls over different keys are one.
+    Pops,
+    /// Takes something away and does not say for whom: only equal calls stand in one line.
+    Takes,
+    /// Takes nothing away: one answer serves all equal calls.
+    Reads,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Unit {
+    Seconds,
+    Milliseconds,
+}
+
+/// How long the server is asked to wait.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Patience {
+    /// Until it is unblocked.
+    Endless,
+    /// At most so many milliseconds.
+    Millis(u64),
+}
+
+/// One blocking call.
+#[derive(Debug, Clone)]
+pub struct Call {
+    /// Its words but the timeout; the name in upper case.
+    words: Vec<Box<[u8]>>,
+    /// Where among all words the timeout stands.
+    timeout_at: usize,
+    unit: Unit,
+    timeout_micros: Option<u64>,
+    pub(super) shape: Shape,
+    pub(super) popped: Popped,
+    /// Of each `$`: the places of its stream and of itself among `words`.
+    lasts: Vec<(usize, usize)>,
+}
+
+impl Call {
+    /// Reads a blocking call. `None`: one that only the server can judge, on a connection of the client's own.
+    pub fn parse(request: &Request<'_>) -> Option<Self> {
+        let words: Vec<&[u8]> = request.arguments().collect();
+        let name = words.first()?.to_ascii_uppercase();
+        let last = words.len() - 1;
+        let (timeout_at, shape) = match (name.as_slice(), words.len()) {
+            (b"BLPOP" | b"BRPOP" | b"BZPOPMIN" | b"BZPOPMAX", 3..) => (last, Shape::Pops),
+            (b"BLMOVE", 6) | (b"BRPOPLPUSH", 4) => (last, Shape::Takes),
+            (b"BLMPOP" | b"BZMPOP", 5..) => (1, Shape::Takes),
+            (b"XREAD", _) => (streams(&words)?.timeout_at, Shape::Reads),
+            (b"XREADGROUP", _) => (streams(&words)?.timeout_at, Shape::Takes),
+            _ => return None,
+        };
+        let is_stream = name.starts_with(b"X");
+        let (unit, timeout_micros) = if is_stream {
+            (Unit::Milliseconds, milliseconds(words[timeout_at])?)
+        } else {
+            (Unit::Seconds, seconds(words[timeout_at])?)
+        };
+        let lasts = match shape {
+            Shape::Reads => lasts(&words)?,
+            _ => Vec::new(),
+        };
+        let popped = Popped::by(request.arguments());
+        let mut words: Vec<Box<[u8]>> = words.into_iter().map(Box::from).collect();
+        words.remove(timeout_at);
+        words[0] = name.into();
+        Some(Self {
+            words,
+            timeout_at,
+            unit,
+            timeout_micros: (timeout_micros > 0).then_some(timeout_micros),
+            shape,
+            popped,
+            lasts,
+        })
+    }
+
+    /// How long the client waits; `None`: for ever.
+    pub fn timeout_micros(&self) -> Option<u64> {
+        self.timeout_micros
+    }
+
+    /// Why a connection is borrowed for it.
+    pub(super) fn reason(&self) -> PinReason {
+        match self.unit {
+            Unit::Seconds => PinReason::Blocking,
+            Unit::Milliseconds => PinReason::BlockingOption,
+        }
+    }
+
+    /// What calls served by the same issued call have in common.
+    pub(super) fn identity(&self) -> Box<[u8]> {
+        match self.shape {
+            Shape::Pops => self.words[0].clone(),
+            Shape::Takes | Shape::Reads => encode_request(&self.words).into(),
+        }
+    }
+
+    /// The lines it stands in, each once: its keys, or the one of its equals.
+    pub(super) fn keys(&self) -> Vec<Key> {
+        if self.shape != Shape::Pops {
+            return vec![Key::from(&[][..])];
+        }
+        let mut seen = std::collections::HashSet::new();
+        let mut keys: Vec<Key> = self.words[1..]
+            .iter()
+            .map(|key| key.as_ref().into())
+            .collect();
+        keys.retain(|key| seen.insert(Key::clone(key)));
+        keys
+    }
+
+    /// Appends the call as the client made it, but for its timeout.
+    pub(super) fn push(&self, out: &mut Vec<u8>, patience: Patience) {
+        self.push_words(
+            out,
+            self.words.iter().map(AsRef::as_ref),
+            self.words.len(),
+            patience,
+        );
+    }
+
+    /// Appends the same call over other keys; one that stands in line with its equals is the same over all.
+    pub(super) fn push_over(&self, out: &mut Vec<u8>, keys: &[Key], patience: Patience) {
+        if self.shape != Shape::Pops {
+            return self.push(out, patience);
+        }
+        let name = std::iter::once(self.words[0].as_ref());
+        let words = name.chain(keys.iter().map(AsRef::as_ref));
+        self.push_words(out, words, keys.len() + 1, patience);
+    }
+
+    fn push_words<'a>(
+        &self,
+        out: &mut Vec<u8>,
+        words: impl Iterator<Item = &'a [u8]>,
+        count: usize,
+        patience: Patience,
+    ) {
+        let timeout = match (patience, self.unit) {
+            (Patience::Endless, _) => "0".to_owned(),
+            (Patience::Millis(millis), Unit::Milliseconds) => millis.to_string(),
+            (Patience::Millis(millis), Unit::Seconds) => {
+                format!("{}.{:03}", millis / 1000, millis % 1000)
+            }
+        };
+        push_header(out, b'*', count as i64 + 1);
+        let timeout_at = if self.shape == Shape::Pops {
+            count
+        } else {
+            self.timeout_at
+        };
+        for (at, word) in words.enumerate() {
+            if at == timeout_at {
+                push_bulk(out, timeout.as_bytes());
+            }
+            push_bulk(out, word);
+        }
+        if timeout_at >= count {
+            push_bulk(out, timeout.as_bytes());
+        }
+    }
+
+    /// Whether it speaks of the last entry of a stream, which is another one each time it is asked.
+    pub(super) fn is_relative(&self) -> bool {
+        !self.lasts.is_empty()
+    }
+
+    /// The requests that tell what the last entries are, and how many.
+    pub(super) fn last_entries(&self) -> (Vec<u8>, usize) {
+        let ask = |&(stream, _): &(usize, usize)| {
+            encode_request(&[b"XINFO", &b"STREAM"[..], &self.words[stream]])
+        };
+        (self.lasts.iter().flat_map(ask).collect(), self.lasts.len())
+    }
+
+    /// Puts the ids of the last entries in their places, as far as they are known.
+    pub(super) fn resolve(&mut self, ids: Vec<Option<Vec<u8>>>) {
+        let mut lasts = std::mem::take(&mut self.lasts);
+        let mut ids = ids.into_iter();
+        lasts.retain(|&(_, at)| match ids.next().flatten() {
+            Some(id) => {
+                self.words[at] = id.into();
+                false
+            }
+            None => true,
+        });
+        self.lasts = lasts;
+    }
+}
+
+struct Streams {
+    timeout_at: usize,
+    /// Where the streams begin, and how many there are.
+    first: usize,
+    count: usize,
+}
+
+/// The shape of an XREAD or XREADGROUP that may block, as `xreadCommand` reads it.
+fn streams(words: &[&[u8]]) -> Option<Streams> {
+    let is_group = words[0].eq_ignore_ascii_case(b"XREADGROUP");
+    let (mut at, mut timeout_at) = (1, None);
+    loop {
+        let option = words.get(at)?.to_ascii_uppercase();
+        match option.as_slice() {
+            b"BLOCK" if timeout_at.is_none() => {
+                timeout_at = Some(at + 1);
+                at += 2;
+            }
+            b"COUNT" => at += 2,
+            b"GROUP" if is_group => at += 3,
+            b"NOACK" if is_group => at += 1,
+            b"STREAMS" => break,
+            _ => return None,
+        }
+    }
+    let rest = words.len() - at - 1;
+    (rest > 0 && rest % 2 == 0).then_some(Streams {
+        timeout_at: timeout_at?,
+        first: at + 1,
+        count: rest / 2,
+    })
+}
+
+/// Of each `$` the places of its stream and of itself, the timeout taken out. `None`: an id that means something else
+/// each time.
+fn lasts(words: &[&[u8]]) -> Option<Vec<(usize, usize)>> {
+    let streams = streams(words)?;
+    let mut lasts = Vec::new();
+    for stream in streams.first..streams.first + streams.count {
+        let id = stream + streams.count;
+        match words[id] {
+            // The timeout stands before both.
+            b"$" => lasts.push((stream - 1, id - 1)),
+            [first, rest @ ..]
+                if first.is_ascii_digit()
+                    && rest
+                        .iter()
+                        .all(|byte| byte.is_ascii_digit() || *byte == b'-') => {}
+            _ => return None,
+        }
+    }
+    Some(lasts)
+}
+
+/// A timeout in seconds as microseconds, rounded up to the millisecond as the server does.
+fn seconds(text: &[u8]) -> Option<u64> {
+    let is_plain = text.first().is_some_and(u8::is_ascii_digit)
+        && text
+            .iter()
+            .all(|byte| byte.is_ascii_digit() || *byte == b'.');
+    let value: f64 = std::str::from_utf8(text)
+        .ok()
+        .filter(|_| is_plain)?
+        .parse()
+        .ok()?;
+    (value <= MAX_TIMEOUT_SECONDS).then(|| (value * 1000.0).ceil() as u64 * 1000)
+}
+
+fn milliseconds(text: &[u8]) -> Option<u64> {
+    let value = u64::try_from(parse_integer(text)?).ok()?;
+    (value as f64 <= MAX_TIMEOUT_SECONDS * 1000.0).then_some(value * 1000)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn call(line: &str) -> Option<Call> {
+        let words: Vec<&str> = line.split(' ').collect();
+        let bytes = encode_request(&words);
+        Call::parse(&Request::new(&bytes))
+    }
+
+    fn again(line: &str, patience: Patience) -> String {
+        let mut out = Vec::new();
+        call(line).unwrap().push(&mut out, patience);
+        let request = Request::new(&out);
+        let words: Vec<_> = request.arguments().map(String::from_utf8_lossy).collect();
+        assert_eq!(words.len(), request.count());
+        words.join(" ")
+    }
+
+    #[test]
+    fn only_the_timeout_changes_when_a_call_is_asked_again() {
+        for (line, expected) in [
+            ("blpop k l 5", "BLPOP k l 0.050"),
+            ("BLMOVE a b left right 0", "BLMOVE a b left right 0.050"),
+            ("brpoplpush a b 1", "BRPOPLPUSH a b 0.050"),
+            (
+                "BLMPOP 7 2 a b LEFT COUNT 3",
+                "BLMPOP 0.050 2 a b LEFT COUNT 3",
+            ),
+            (
+                "xread COUNT 1 block 9 STREAMS s 0-1",
+                "XREAD COUNT 1 block 50 STREAMS s 0-1",
+            ),
+            (
+                "XREADGROUP GROUP block c BLOCK 9 NOACK STREAMS s >",
+                "XREADGROUP GROUP block c BLOCK 50 NOACK STREAMS s >",
+            ),
+        ] {
+            assert_eq!(again(line, Patience::Millis(50)), expected);
+        }
+        assert_eq!(again("BZPOPMIN z 3", Patience::Endless), "BZPOPMIN z 0");
+        let mut out = Vec::new();
+        let keys = [Key::from(&b"x"[..]), Key::from(&b"y"[..])];
+        call("BRPOP k 3")
+            .unwrap()
+            .push_over(&mut out, &keys, Patience::Endless);
+        assert_eq!(out, encode_request(&["BRPOP", "x", "y", "0"]));
+    }
+
+    #[test]
+    fn timeouts_are_what_the_server_makes_of_them() {
+        for (line, micros) in [
+            ("BLPOP k 0", None),
+            ("BLPOP k 0.0", None),
+            ("BLPOP k 0.0000001", Some(1000)),
+            ("BLPOP k 1.5", Some(1_500_000)),
+            ("BLPOP k 00.01", Some(10_000)),
+            ("BLPOP k 5.", Some(5_000_000)),
+            ("XREAD BLOCK 20 STREAMS s 1", Some(20_000)),
+            ("XREAD BLOCK 0 STREAMS s 1", None),
+        ] {
+            assert_eq!(call(line).unwrap().timeout_micros(), micros, "{line}");
+        }
+    }
+
+    #[test]
+    fn what_only_the_server_can_judge_is_left_to_it() {
+        for line in [
+            "BLPOP k",
+            "BLPOP k -1",
+            "BLPOP k inf",
+            "BLPOP k nan",
+            "BLPOP k 0x10",
+            "BLPOP k 1e-3",
+            "BLPOP k 1.2.3",
+            "BLPOP k 9223372036854776",
+            "BLMOVE a b LEFT 0",
+            "BLMPOP 0 1 k",
+            "XREAD STREAMS s 0",
+            "XREAD BLOCK 0001 STREAMS s 0",
+            "XREAD BLOCK 1 BLOCK 2 STREAMS s 0",
+            "XREAD BLOCK 1 STREAMS s +",
+            "XREAD BLOCK 1 STREAMS s",
+            "XREAD NOACK BLOCK 1 STREAMS s 0",
+            "XREAD BLOCK",
+            "WAIT 1 0",
+        ] {
+            assert!(call(line).is_none(), "{line}");
+        }
+    }
+
+    #[test]
+    fn equal_calls_differ_in_their_timeout_alone() {
+        let identity = |line| call(line).unwrap().identity();
+        assert_eq!(
+            identity("BLMOVE a b LEFT LEFT 1"),
+            identity("blmove a b LEFT LEFT 2")
+        );
+        assert_ne!(
+            identity("BLMOVE a b LEFT LEFT 1"),
+            identity("BLMOVE a b LEFT RIGHT 1")
+        );
+        assert_eq!(identity("BLPOP a 1"), identity("blpop b c 0"));
+        assert_ne!(identity("BLPOP a 1"), identity("BRPOP a 1"));
+        let keys = call("BLPOP q q r 0").unwrap().keys();
+        assert_eq!(keys, [Key::from(&b"q"[..]), Key::from(&b"r"[..])]);
+    }
+
+    #[test]
+    fn the_last_entries_of_streams_are_asked_for_once() {
+        let mut call = call("XREAD BLOCK 5 STREAMS a b c $ 7 $").unwrap();
+        assert!(call.is_relative());
+        let (requests, count) = call.last_entries();
+        assert_eq!(count, 2);
+        let expected = [["XINFO", "STREAM", "a"], ["XINFO", "STREAM", "c"]];
+        assert_eq!(
+            requests,
+            expected
+                .iter()
+                .flat_map(|words| encode_request(words))
+                .collect::<Vec<_>>()
+        );
+        call.resolve(vec![Some(b"5-1".to_vec()), None]);
+        assert!(call.is_relative(), "one of them is not known");
+        call.resolve(vec![Some(b"6-1".to_vec())]);
+        assert!(!call.is_relative());
+        let mut out = Vec::new();
+        call.push(&mut out, Patience::Endless);
+        let words = [
+            "XREAD", "BLOCK", "0", "STREAMS", "a", "b", "c", "5-1", "7", "6-1",
+        ];
+        assert_eq!(out, encode_request(&words));
+    }
+}

@@ -1,0 +1,133 @@
+//! One class: waiters whose calls can be one, in one state.
+
+use std::collections::BTreeSet;
+
+use super::call::{Call, Shape};
+use super::lines::Lines;
+use super::seats::SeatId;
+use super::{Key, MAX_AHEAD, MAX_AHEAD_BYTES, MAX_KEYS, WaiterId};
+
+/// Identifies a class; never used again.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub(super) struct ClassId(pub(super) u64);
+
+/// Where a class stands with the server.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Place {
+    /// It needs nothing.
+    Nowhere,
+    /// It wants a seat since this turn, and is to be tried at this time.
+    Queued {
+        turn: u64,
+        group: usize,
+        poll_at: u64,
+    },
+    /// It has this one.
+    Seated(SeatId),
+}
+
+/// Tries for one key that the next call has in front of it.
+#[derive(Debug, Clone)]
+pub(super) struct Chase {
+    pub(super) key: Key,
+    pub(super) count: u32,
+    /// What the last answer measured.
+    pub(super) bytes: usize,
+}
+
+impl Chase {
+    /// How many tries are sent where `room` are of use.
+    pub(super) fn count(&self, room: usize) -> u32 {
+        let by_bytes = (MAX_AHEAD_BYTES / self.bytes.max(1)).max(1);
+        let most = room.min(by_bytes).min(MAX_AHEAD as usize);
+        self.count.min(most as u32)
+    }
+}
+
+#[derive(Debug)]
+pub(super) struct Class<S> {
+    pub(super) state: S,
+    pub(super) identity: Box<[u8]>,
+    /// The call of one of its waiters.
+    pub(super) call: Call,
+    pub(super) lines: Lines,
+    /// Everybody who is still there.
+    pub(super) members: BTreeSet<WaiterId>,
+    /// How many of them have tried and found nothing.
+    pub(super) waiting: usize,
+    /// Newcomers whose try waits until fewer pops are under way: those of others who have left meanwhile.
+    pub(super) held: BTreeSet<WaiterId>,
+    /// Tries of newcomers that are under way.
+    pub(super) newcomers: usize,
+    /// Tries for the class itself that are wanted, and how many of them have been sent.
+    pub(super) attempts: usize,
+    pub(super) begun: usize,
+    pub(super) place: Place,
+    /// Most keys of one call, and the last key of the one before.
+    pub(super) window: usize,
+    pub(super) cursor: Option<Key>,
+    pub(super) chase: Option<Chase>,
+    /// Calls over several keys that were refused one after the other.
+    pub(super) refusals: u32,
+}
+
+impl<S> Class<S> {
+    pub(super) fn new(state: S, call: Call) -> Self {
+        Self {
+            state,
+            identity: call.identity(),
+            call,
+            lines: Lines::default(),
+            members: BTreeSet::new(),
+            waiting: 0,
+            held: BTreeSet::new(),
+            newcomers: 0,
+            attempts: 0,
+            begun: 0,
+            place: Place::Nowhere,
+            window: MAX_KEYS,
+            cursor: None,
+            chase: None,
+            refusals: 0,
+        }
+    }
+
+    /// Whether its calls take something away.
+    pub(super) fn takes(&self) -> bool {
+        self.call.shape != Shape::Reads
+    }
+
+    /// How many calls it takes to ask about every key.
+    pub(super) fn windows(&self) -> u64 {
+        (self.lines.awaited().div_ceil(self.window.max(1)) as u64).max(1)
+    }
+
+    /// Whether nothing is left of it.
+    pub(super) fn is_over(&self) -> bool {
+        self.members.is_empty()
+            && self.newcomers == 0
+            && self.attempts == 0
+            && self.place == Place::Nowhere
+    }
+
+    /// The keys the next call asks about.
+    pub(super) fn next_keys(&mut self) -> Vec<Key> {
+        let keys = self.lines.window(self.cursor.as_ref(), self.window);
+        self.cursor = keys.last().cloned();
+        keys
+    }
+
+    /// Another waiter of `key` might have been served by the answer, of so many bytes, that came for it.
+    pub(super) fn chase(&mut self, key: &Key, bytes: usize) {
+        match &mut self.chase {
+            Some(chase) if chase.key == *key => chase.bytes = bytes,
+            _ => {
+                self.chase = Some(Chase {
+                    key: Key::clone(key),
+                    count: 1,
+                    bytes,
+                })
+            }
+        }
+    }
+}

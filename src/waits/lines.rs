@@ -1,0 +1,199 @@
+//! The lines of one class: who waits for each key, in order of arrival, and which outstanding pops may answer with it.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use super::{Key, WaiterId};
+
+/// Who waits for one key.
+#[derive(Debug, Default)]
+pub(super) struct Line {
+    /// Everybody who is still there.
+    pub(super) living: BTreeSet<WaiterId>,
+    /// How many of them have tried and found nothing.
+    pub(super) waiting: usize,
+    /// Pops sent that may answer with this key.
+    pub(super) pops: usize,
+    /// The issued call is about this key.
+    pub(super) is_issued: bool,
+    /// Those whose wait is over, who are not told yet.
+    pub(super) ending: BTreeSet<WaiterId>,
+}
+
+impl Line {
+    /// Somebody waits for an element, and another pop would not be one too many.
+    fn is_awaited(&self) -> bool {
+        let others = self.pops.saturating_sub(usize::from(self.is_issued));
+        self.waiting > 0 && others < self.living.len()
+    }
+
+    fn is_uncovered(&self) -> bool {
+        self.is_awaited() && !self.is_issued
+    }
+
+    fn is_stale(&self) -> bool {
+        self.waiting == 0 && self.is_issued
+    }
+
+    /// Somebody is told only when the issued call has answered.
+    fn is_pressed(&self) -> bool {
+        self.is_issued && !self.ending.is_empty() && self.is_needed()
+    }
+
+    /// An element might come that only one of those who are left could take.
+    pub(super) fn is_needed(&self) -> bool {
+        self.living.len() <= self.pops
+    }
+
+    fn is_over(&self) -> bool {
+        self.living.is_empty() && self.pops == 0 && !self.is_issued
+    }
+}
+
+/// The lines of one class.
+#[derive(Debug, Default)]
+pub(super) struct Lines {
+    lines: BTreeMap<Key, Line>,
+    /// Keys for which somebody stands in line who has found nothing, and of which one more may be asked for.
+    awaited: BTreeSet<Key>,
+    uncovered: usize,
+    stale: usize,
+    pressed: usize,
+}
+
+impl Lines {
+    pub(super) fn get(&self, key: &[u8]) -> Option<&Line> {
+        self.lines.get(key)
+    }
+
+    /// Every line.
+    #[cfg(test)]
+    pub(super) fn all(&self) -> impl Iterator<Item = (&Key, &Line)> {
+        self.lines.iter()
+    }
+
+    /// Changes one line; a line nobody needs any more is forgotten.
+    pub(super) fn change(&mut self, key: &Key, change: impl FnOnce(&mut Line)) {
+        let line = self.lines.entry(Key::clone(key)).or_default();
+        let (uncovered, stale) = (line.is_uncovered(), line.is_stale());
+        let pressed = line.is_pressed();
+        let was_awaited = line.is_awaited();
+        change(line);
+        let is_awaited = line.is_awaited();
+        self.uncovered = self.uncovered + usize::from(line.is_uncovered()) - usize::from(uncovered);
+        self.stale = self.stale + usize::from(line.is_stale()) - usize::from(stale);
+        self.pressed = self.pressed + usize::from(line.is_pressed()) - usize::from(pressed);
+        if line.is_over() {
+            self.lines.remove(key);
+        }
+        match (was_awaited, is_awaited) {
+            (false, true) => drop(self.awaited.insert(Key::clone(key))),
+            (true, false) => drop(self.awaited.remove(key)),
+            _ => {}
+        }
+    }
+
+    /// Changes the lines of several keys.
+    pub(super) fn change_each(&mut self, keys: &[Key], mut change: impl FnMut(&mut Line)) {
+        keys.iter().for_each(|key| self.change(key, &mut change));
+    }
+
+    /// The first in line for `key` who is still there.
+    pub(super) fn first(&self, key: &[u8]) -> Option<WaiterId> {
+        self.lines.get(key)?.living.first().copied()
+    }
+
+    /// How many keys are awaited.
+    pub(super) fn awaited(&self) -> usize {
+        self.awaited.len()
+    }
+
+    /// Whether keys are awaited about which the issued call does not ask.
+    pub(super) fn has_uncovered(&self) -> bool {
+        self.uncovered > 0
+    }
+
+    /// Whether the issued call asks about keys nobody awaits.
+    pub(super) fn has_stale(&self) -> bool {
+        self.stale > 0
+    }
+
+    /// Whether somebody is told only when the issued call has answered.
+    pub(super) fn is_pressed(&self) -> bool {
+        self.pressed > 0
+    }
+
+    /// Up to `most` awaited keys: those behind `after` first, then from the beginning.
+    pub(super) fn window(&self, after: Option<&Key>, most: usize) -> Vec<Key> {
+        if self.awaited.len() <= most {
+            return self.awaited.iter().cloned().collect();
+        }
+        let Some(after) = after else {
+            return self.awaited.iter().take(most).cloned().collect();
+        };
+        use std::ops::Bound::{Excluded, Included, Unbounded};
+        let behind = self.awaited.range::<Key, _>((Excluded(after), Unbounded));
+        let before = self.awaited.range::<Key, _>((Unbounded, Included(after)));
+        behind.chain(before).take(most).cloned().collect()
+    }
+
+    /// Everybody in line for one of `keys`, each once, in order of arrival.
+    pub(super) fn all_for(&self, keys: &[Key]) -> BTreeSet<WaiterId> {
+        let lines = keys.iter().filter_map(|key| self.lines.get(key));
+        lines.flat_map(|line| line.living.iter().copied()).collect()
+    }
+
+    /// Whether one more pop of all `keys` would not be one too many.
+    pub(super) fn has_room(&self, keys: &[Key]) -> bool {
+        let mut lines = keys.iter().filter_map(|key| self.lines.get(key));
+        lines.all(|line| line.pops < line.living.len())
+    }
+
+    /// Whether an element might come that only a waiter of `keys` could take.
+    pub(super) fn needs(&self, keys: &[Key]) -> bool {
+        let lines = keys.iter().filter_map(|key| self.lines.get(key));
+        lines.into_iter().any(Line::is_needed)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn key(name: &str) -> Key {
+        name.as_bytes().into()
+    }
+
+    #[test]
+    fn windows_go_round() {
+        let mut lines = Lines::default();
+        for name in ["a", "b", "c", "d", "e"] {
+            lines.change(&key(name), |line| {
+                line.living.insert(WaiterId(1));
+                line.waiting = 1;
+            });
+        }
+        assert_eq!(lines.window(None, 2), [key("a"), key("b")]);
+        assert_eq!(lines.window(Some(&key("b")), 2), [key("c"), key("d")]);
+        assert_eq!(lines.window(Some(&key("d")), 2), [key("e"), key("a")]);
+        assert_eq!(lines.window(Some(&key("d")), 5).len(), 5);
+    }
+
+    #[test]
+    fn what_a_call_lacks_is_known_at_any_time() {
+        let mut lines = Lines::default();
+        lines.change(&key("a"), |line| {
+            line.living.insert(WaiterId(1));
+            line.waiting = 1;
+        });
+        assert!(lines.has_uncovered());
+        lines.change(&key("a"), |line| line.is_issued = true);
+        assert!(!lines.has_uncovered() && !lines.has_stale());
+        lines.change(&key("a"), |line| {
+            line.living.clear();
+            line.waiting = 0;
+        });
+        assert!(lines.has_stale() && lines.awaited() == 0);
+        lines.change(&key("a"), |line| line.is_issued = false);
+        assert!(!lines.has_stale() && lines.get(b"a").is_none());
+    }
+}

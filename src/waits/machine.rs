@@ -1,0 +1,452 @@
+//! Everybody who waits on one worker: arrivals, departures, deadlines, and who gets what the server answers.
+
+use std::collections::{BTreeSet, HashMap, VecDeque};
+
+use super::attempts::{Attempt, Kind, TryId};
+use super::call::{Call, Shape};
+use super::class::{Class, ClassId, Place};
+use super::popped::Fate;
+use super::seats::Seating;
+use super::{Action, Key, Outcome, Unblock, WaiterId, reply};
+
+/// How far a wait is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Status {
+    /// The ids its call speaks of are being asked for.
+    Resolving,
+    /// Its own call is being tried.
+    Trying,
+    /// It has tried and found nothing.
+    Waiting,
+    /// It is over, and told as soon as no element can come any more that nobody else could take.
+    Ending(Ending),
+}
+
+/// Why a wait is over.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Ending {
+    Null,
+    Error,
+}
+
+impl Ending {
+    fn outcome(self) -> Outcome {
+        match self {
+            Self::Null => Outcome::Null,
+            Self::Error => Outcome::Unblocked,
+        }
+    }
+}
+
+#[derive(Debug)]
+pub(super) struct Waiter<S> {
+    pub(super) state: S,
+    pub(super) group: usize,
+    pub(super) call: Call,
+    /// `None` until the ids it speaks of are known.
+    pub(super) class: Option<ClassId>,
+    /// The lines it stands in.
+    pub(super) keys: Vec<Key>,
+    deadline: Option<u64>,
+    pub(super) status: Status,
+}
+
+/// Everybody who waits on one worker. `S` is the state of a connection; times are microseconds.
+#[derive(Debug)]
+pub struct Waits<S> {
+    pub(super) now: u64,
+    next_id: u64,
+    pub(super) waiters: HashMap<WaiterId, Waiter<S>>,
+    pub(super) classes: HashMap<ClassId, Class<S>>,
+    /// Classes by what their calls have in common, for each state.
+    index: Vec<(S, HashMap<Box<[u8]>, ClassId>)>,
+    deadlines: BTreeSet<(u64, WaiterId)>,
+    pub(super) polls: BTreeSet<(u64, ClassId)>,
+    pub(super) attempts: HashMap<TryId, Attempt>,
+    pub(super) seating: Seating<S>,
+    pub(super) actions: VecDeque<Action<S>>,
+}
+
+impl<S> Default for Waits<S> {
+    fn default() -> Self {
+        Self {
+            now: 0,
+            next_id: 0,
+            waiters: HashMap::new(),
+            classes: HashMap::new(),
+            index: Vec::new(),
+            deadlines: BTreeSet::new(),
+            polls: BTreeSet::new(),
+            attempts: HashMap::new(),
+            seating: Seating::default(),
+            actions: VecDeque::new(),
+        }
+    }
+}
+
+impl<S: Clone + PartialEq> Waits<S> {
+    /// The next thing to do; ask until there is nothing.
+    pub fn next_action(&mut self) -> Option<Action<S>> {
+        self.actions.pop_front()
+    }
+
+    /// How many wait.
+    pub fn waiting(&self) -> usize {
+        self.waiters.len()
+    }
+
+    /// A client of `group` makes a blocking call in `state`.
+    pub fn arrive(&mut self, state: S, group: usize, call: Call, now: u64) -> WaiterId {
+        self.now = now;
+        let id = WaiterId(self.fresh());
+        let deadline = call.timeout_micros().map(|timeout| now + timeout);
+        if let Some(deadline) = deadline {
+            self.deadlines.insert((deadline, id));
+        }
+        let is_relative = call.is_relative();
+        let waiter = Waiter {
+            state: state.clone(),
+            group,
+            call,
+            class: None,
+            keys: Vec::new(),
+            deadline,
+            status: Status::Resolving,
+        };
+        self.waiters.insert(id, waiter);
+        if is_relative {
+            self.attempt(Kind::Resolve(id), state);
+        } else {
+            self.join(id);
+        }
+        id
+    }
+
+    /// A client is gone.
+    pub fn leave(&mut self, waiter: WaiterId, now: u64) {
+        self.now = now;
+        self.remove_and_tend(waiter);
+    }
+
+    /// CLIENT UNBLOCK of one who waits. False: its wait is over already.
+    pub fn unblock(&mut self, waiter: WaiterId, mode: Unblock, now: u64) -> bool {
+        self.now = now;
+        let ending = match mode {
+            Unblock::Timeout => Ending::Null,
+            Unblock::Error => Ending::Error,
+        };
+        self.end(waiter, ending)
+    }
+
+    /// When [`Self::tick`] is to be called next.
+    pub fn next_due(&self) -> Option<u64> {
+        let deadline = self.deadlines.first().map(|&(at, _)| at);
+        let poll = self.polls.first().map(|&(at, _)| at);
+        [deadline, poll, self.next_turn()]
+            .into_iter()
+            .flatten()
+            .min()
+    }
+
+    /// Does what time has made due.
+    pub fn tick(&mut self, now: u64) {
+        self.now = now;
+        while let Some(&(at, waiter)) = self.deadlines.first()
+            && at <= now
+        {
+            self.deadlines.pop_first();
+            self.end(waiter, Ending::Null);
+        }
+        self.poll();
+        self.turn();
+    }
+
+    pub(super) fn fresh(&mut self) -> u64 {
+        self.next_id += 1;
+        self.next_id
+    }
+
+    /// Takes a waiter into its class, at the end of its lines, and lets it try.
+    pub(super) fn join(&mut self, id: WaiterId) {
+        let Some(waiter) = self.waiters.get(&id) else {
+            return;
+        };
+        let (state, call) = (waiter.state.clone(), waiter.call.clone());
+        let keys = call.keys();
+        let class_id = self.class_of(&state, call);
+        if let Some(class) = self.classes.get_mut(&class_id) {
+            class.members.insert(id);
+            class.lines.change_each(&keys, |line| {
+                line.living.insert(id);
+            });
+        }
+        if let Some(waiter) = self.waiters.get_mut(&id) {
+            waiter.class = Some(class_id);
+            waiter.keys = keys;
+            waiter.status = Status::Trying;
+        }
+        self.attempt(Kind::Newcomer(id), state);
+    }
+
+    fn class_of(&mut self, state: &S, call: Call) -> ClassId {
+        let identity = call.identity();
+        let at = match self.index.iter().position(|(known, _)| known == state) {
+            Some(at) => at,
+            None => {
+                self.index.push((state.clone(), HashMap::new()));
+                self.index.len() - 1
+            }
+        };
+        if let Some(&known) = self.index[at].1.get(&identity) {
+            return known;
+        }
+        let id = ClassId(self.fresh());
+        self.index[at].1.insert(identity, id);
+        self.classes.insert(id, Class::new(state.clone(), call));
+        id
+    }
+
+    /// Nothing is left of a class.
+    fn forget(&mut self, id: ClassId) {
+        let Some(class) = self.classes.remove(&id) else {
+            return;
+        };
+        let at = self
+            .index
+            .iter()
+            .position(|(known, _)| *known == class.state);
+        if let Some(at) = at {
+            self.index[at].1.remove(&class.identity);
+            if self.index[at].1.is_empty() {
+                self.index.swap_remove(at);
+            }
+        }
+    }
+
+    /// A wait is over, unless an element might come that only this one could take: then it is as soon as none can.
+    fn end(&mut self, id: WaiterId, ending: Ending) -> bool {
+        let Some(waiter) = self.waiters.get(&id) else {
+            return false;
+        };
+        if matches!(waiter.status, Status::Ending(_)) {
+            return false;
+        }
+        let Some(class) = waiter.class else {
+            self.tell(id, ending.outcome());
+            return true;
+        };
+        let keys = waiter.keys.clone();
+        self.set_status(id, Status::Ending(ending));
+        self.tend(class, &keys);
+        true
+    }
+
+    /// Changes how far a wait is, with all that is counted of it.
+    pub(super) fn set_status(&mut self, id: WaiterId, status: Status) {
+        let Some(waiter) = self.waiters.get_mut(&id) else {
+            return;
+        };
+        let old = std::mem::replace(&mut waiter.status, status);
+        let Some(class) = waiter.class.and_then(|class| self.classes.get_mut(&class)) else {
+            return;
+        };
+        let is = |status: Status| usize::from(status == Status::Waiting);
+        class.waiting = class.waiting + is(status) - is(old);
+        class.lines.change_each(&waiter.keys, |line| {
+            line.waiting = line.waiting + is(status) - is(old);
+            if matches!(status, Status::Ending(_)) {
+                line.ending.insert(id);
+            }
+        });
+    }
+
+    /// Forgets a waiter. Returns its class and its lines.
+    fn remove(&mut self, id: WaiterId) -> Option<(ClassId, Vec<Key>)> {
+        let left = self.unclass(id);
+        let waiter = self.waiters.remove(&id)?;
+        if let Some(deadline) = waiter.deadline {
+            self.deadlines.remove(&(deadline, id));
+        }
+        left
+    }
+
+    /// Takes a waiter out of its class.
+    pub(super) fn unclass(&mut self, id: WaiterId) -> Option<(ClassId, Vec<Key>)> {
+        let waiter = self.waiters.get_mut(&id)?;
+        let class_id = waiter.class.take()?;
+        let keys = std::mem::take(&mut waiter.keys);
+        let old = std::mem::replace(&mut waiter.status, Status::Resolving);
+        let class = self.classes.get_mut(&class_id)?;
+        let waited = usize::from(old == Status::Waiting);
+        class.members.remove(&id);
+        class.waiting -= waited;
+        class.lines.change_each(&keys, |line| {
+            line.living.remove(&id);
+            line.ending.remove(&id);
+            line.waiting -= waited;
+        });
+        Some((class_id, keys))
+    }
+
+    fn remove_and_tend(&mut self, id: WaiterId) {
+        if let Some((class, keys)) = self.remove(id) {
+            self.tend(class, &keys);
+        }
+    }
+
+    /// Tells one who waits how the wait has ended. Its class is to be tended afterwards.
+    pub(super) fn tell(&mut self, id: WaiterId, outcome: Outcome) {
+        if self.waiters.contains_key(&id) {
+            self.remove(id);
+            self.actions.push_back(Action::Tell {
+                waiter: id,
+                outcome,
+            });
+        }
+    }
+
+    /// Tells everybody of `waiters` the same.
+    pub(super) fn tell_all(
+        &mut self,
+        waiters: impl IntoIterator<Item = WaiterId>,
+        outcome: &Outcome,
+    ) {
+        for waiter in waiters {
+            self.tell(waiter, outcome.clone());
+        }
+    }
+
+    /// Those of a class who have tried and found nothing, and those whose wait is over, in order of arrival.
+    pub(super) fn seated_out(&self, class: ClassId, keys: &[Key]) -> Vec<WaiterId> {
+        let Some(class) = self.classes.get(&class) else {
+            return Vec::new();
+        };
+        let all = class.lines.all_for(keys).into_iter();
+        all.filter(|id| {
+            let status = self.waiters.get(id).map(|waiter| waiter.status);
+            matches!(status, Some(Status::Waiting | Status::Ending(_)))
+        })
+        .collect()
+    }
+
+    /// Hands what the server answered to whom it belongs: the first in line for its key. What a reading call answers
+    /// belongs to everybody in line, and to `newcomer`, who asked. Returns the line.
+    pub(super) fn deliver(
+        &mut self,
+        class_id: ClassId,
+        element: &[u8],
+        newcomer: Option<WaiterId>,
+    ) -> Option<Key> {
+        let class = self.classes.get(&class_id)?;
+        let key = match class.call.shape {
+            Shape::Pops => reply::key(element).map(Key::from)?,
+            Shape::Takes | Shape::Reads => Key::from(&[][..]),
+        };
+        let outcome = || Outcome::reply(element);
+        if !class.takes() {
+            let all = self.seated_out(class_id, std::slice::from_ref(&key));
+            self.tell_all(all.into_iter().chain(newcomer), &outcome());
+        } else if let Some(first) = class.lines.first(&key) {
+            self.tell(first, outcome());
+        } else {
+            self.give_back(class_id, element);
+        }
+        Some(key)
+    }
+
+    /// Nobody is there for what was popped.
+    fn give_back(&mut self, class: ClassId, element: &[u8]) {
+        let Some(class) = self.classes.get(&class) else {
+            return;
+        };
+        match class.call.popped.give_back(element) {
+            Fate::Nothing => {}
+            Fate::Orphaned => self.actions.push_back(Action::Orphaned(1)),
+            Fate::Return(request, elements) => self.actions.push_back(Action::Return {
+                state: class.state.clone(),
+                request,
+                elements,
+            }),
+        }
+    }
+
+    /// An answer was an error that may concern only one of those for whom the server was asked: each asks for itself.
+    pub(super) fn retry_all(&mut self, class: ClassId, keys: &[Key]) {
+        for id in self.seated_out(class, keys) {
+            if let Some(waiter) = self.waiters.get(&id)
+                && waiter.status == Status::Waiting
+            {
+                let state = waiter.state.clone();
+                self.set_status(id, Status::Trying);
+                self.attempt(Kind::Newcomer(id), state);
+            }
+        }
+    }
+
+    /// Sees to a class after something about `keys` has changed: tells whose wait is over, ends a call that asks for too
+    /// much or too little, joins or leaves the queue for a seat.
+    pub(super) fn tend(&mut self, id: ClassId, keys: &[Key]) {
+        self.settle(id, keys);
+        self.let_try(id);
+        let Some(class) = self.classes.get(&id) else {
+            return;
+        };
+        let wants = class.waiting > 0;
+        match class.place {
+            Place::Nowhere if wants => self.enqueue(id),
+            Place::Queued { .. } if !wants => self.dequeue(id),
+            Place::Seated(seat) => self.tend_seat(seat),
+            _ => {}
+        }
+        if self.classes.get(&id).is_some_and(Class::is_over) {
+            self.forget(id);
+        }
+    }
+
+    /// Lets those try who had to wait until fewer pops were under way.
+    fn let_try(&mut self, id: ClassId) {
+        let Some(class) = self
+            .classes
+            .get_mut(&id)
+            .filter(|class| !class.held.is_empty())
+        else {
+            return;
+        };
+        for held in std::mem::take(&mut class.held) {
+            let Some(waiter) = self.waiters.get(&held) else {
+                continue;
+            };
+            let Some(class) = self.classes.get_mut(&id) else {
+                return;
+            };
+            if class.lines.has_room(&waiter.keys) {
+                let state = waiter.state.clone();
+                self.attempt(Kind::Newcomer(held), state);
+            } else {
+                class.held.insert(held);
+            }
+        }
+    }
+
+    /// Tells those whose wait is over and whom no element needs any more.
+    fn settle(&mut self, id: ClassId, keys: &[Key]) {
+        for key in keys {
+            let mut after = WaiterId(0);
+            while let Some(class) = self.classes.get(&id)
+                && let Some(line) = class.lines.get(key)
+                && (!class.takes() || !line.is_needed())
+                && let Some(&next) = line.ending.range(WaiterId(after.0 + 1)..).next()
+            {
+                after = next;
+                let Some(waiter) = self.waiters.get(&next) else {
+                    continue;
+                };
+                if let Status::Ending(ending) = waiter.status
+                    && (!class.takes() || !class.lines.needs(&waiter.keys))
+                {
+                    self.tell(next, ending.outcome());
+                }
+            }
+        }
+    }
+}

@@ -1,0 +1,152 @@
+//! Blocked clients: who waits for what, and which calls the server is asked on behalf of all of them.
+//!
+//! A pure state machine: the caller tells it the time and what happened, and carries out the actions it returns. A newcomer
+//! tries first without waiting (its call inside MULTI and EXEC, on a shared connection); one who finds nothing stands in
+//! line. Those in line whose calls can be one form a *class*: BLPOP, BRPOP, BZPOPMIN and BZPOPMAX over whatever keys, since
+//! their answers name the key; other calls when they are equal. A class has one call issued, on a *seat*: a connection
+//! borrowed for it. Classes without a seat are tried from time to time on a shared connection, and get seats in turn.
+//!
+//! Invariant: an element goes to the first in line for its key who is still there, and to nobody else.
+//! Invariant: no more pops that may answer with a key are sent than living waiters stand in line for it.
+//! Invariant: nobody is told null while an element might still come that nobody else could take.
+
+mod attempts;
+mod call;
+mod class;
+mod lines;
+mod machine;
+mod popped;
+mod reply;
+mod seats;
+
+#[cfg(test)]
+mod tests;
+
+pub use attempts::{Failure, Sending, TryId};
+pub use call::Call;
+pub use machine::Waits;
+pub use popped::{Fate, Popped};
+pub use seats::{NotSeated, SeatId};
+
+use std::rc::Rc;
+
+use crate::command::PinReason;
+
+/// Most keys of one issued call; more are asked for in turn.
+const MAX_KEYS: usize = 1024;
+
+/// How often a class without a seat is tried.
+const POLL_MICROS: u64 = 250_000;
+
+/// The least and the longest turn of a class on a seat while others have none, and how long they all take together.
+const MIN_SLICE_MICROS: u64 = 10_000;
+const MAX_SLICE_MICROS: u64 = 100_000;
+const ROUND_MICROS: u64 = 1_000_000;
+
+/// Most tries for one key in front of an issued call, and how many bytes their answers may measure together, as far as
+/// the last one tells.
+const MAX_AHEAD: u32 = 64;
+const MAX_AHEAD_BYTES: usize = 1024 * 1024;
+
+/// One line: a key, or (empty) the line of equal calls.
+type Key = Rc<[u8]>;
+
+/// One who waits. Ids grow in order of arrival.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct WaiterId(u64);
+
+/// How CLIENT UNBLOCK ends a wait.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Unblock {
+    /// As if its time had passed.
+    Timeout,
+    /// With an error.
+    Error,
+}
+
+/// How a wait ended.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Outcome {
+    /// This is the answer: an element, or the server's error.
+    Reply(Rc<[u8]>),
+    /// The time has passed, or CLIENT UNBLOCK made it so: null.
+    Null,
+    /// CLIENT UNBLOCK ended it with an error.
+    Unblocked,
+    /// Its call may have run on a connection that was lost: the client is closed.
+    Lost,
+    /// The server is away and the call was never sent.
+    Unreachable,
+    /// Nothing here can serve it: it needs a connection of its own.
+    OwnConnection,
+}
+
+impl Outcome {
+    /// The error of [`Outcome::Unblocked`], in Redis' words.
+    pub const UNBLOCKED: &'static [u8] = reply::UNBLOCKED;
+
+    fn reply(bytes: &[u8]) -> Self {
+        Self::Reply(bytes.into())
+    }
+}
+
+/// What the caller has to do.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Action<S> {
+    /// Get a shared connection in `state`, ask [`Waits::begin`] what to send on it, and tell [`Waits::tried`] the replies
+    /// or [`Waits::failed`].
+    Try {
+        /// Which.
+        attempt: TryId,
+        /// The state it needs.
+        state: S,
+    },
+    /// Borrow a connection; tell [`Waits::seated`] or [`Waits::not_seated`].
+    Borrow {
+        /// Which.
+        seat: SeatId,
+        /// What it is to wear.
+        state: S,
+        /// The client group it counts for.
+        group: usize,
+        /// What it is borrowed for.
+        reason: PinReason,
+    },
+    /// Send, in one go, what stands ahead and the call; tell the replies to each.
+    Issue {
+        /// On which.
+        seat: SeatId,
+        /// Tries in front of the call.
+        ahead: Option<(TryId, Sending)>,
+        /// The call, for whose reply [`Waits::answered`] is told, or [`Waits::lost`].
+        request: Vec<u8>,
+    },
+    /// End the call that is under way, by CLIENT UNBLOCK, repeated until it has answered.
+    Unblock {
+        /// Where it is under way.
+        seat: SeatId,
+    },
+    /// Give the connection back.
+    Release {
+        /// Which.
+        seat: SeatId,
+    },
+    /// Put back what was popped for nobody.
+    Return {
+        /// The state it was popped in.
+        state: S,
+        /// The request.
+        request: Vec<u8>,
+        /// How many elements it holds.
+        elements: u64,
+    },
+    /// So many elements were taken for nobody and cannot be put back.
+    Orphaned(u64),
+    /// A wait has ended.
+    Tell {
+        /// Whose.
+        waiter: WaiterId,
+        /// How.
+        outcome: Outcome,
+    },
+}

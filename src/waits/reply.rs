@@ -1,0 +1,119 @@
+//! What the server answers to a try and to an issued call, told apart without understanding more than is needed.
+
+use crate::resp::{ReplyScanner, Request};
+
+/// What the server answers to a call that CLIENT UNBLOCK has ended with an error.
+pub(super) const UNBLOCKED: &[u8] = b"-UNBLOCKED client unblocked via CLIENT UNBLOCK\r\n";
+
+/// A reply, as far as it matters here.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Said<'a> {
+    /// There is nothing.
+    Null,
+    /// The server refuses, with this.
+    Error(&'a [u8]),
+    /// There is something: this.
+    Element(&'a [u8]),
+}
+
+impl<'a> Said<'a> {
+    /// What `frame` says.
+    pub(super) fn by(frame: &'a [u8]) -> Self {
+        match frame {
+            b"*-1\r\n" | b"$-1\r\n" | b"_\r\n" => Self::Null,
+            [b'-' | b'!', ..] => Self::Error(frame),
+            _ => Self::Element(frame),
+        }
+    }
+}
+
+/// Cuts `bytes` into frames.
+pub(super) fn frames(mut bytes: &[u8]) -> Vec<&[u8]> {
+    let mut frames = Vec::new();
+    while let Ok(step) = ReplyScanner::default().advance(bytes)
+        && step.complete
+    {
+        let (frame, rest) = bytes.split_at(step.used);
+        frames.push(frame);
+        bytes = rest;
+        if bytes.is_empty() {
+            break;
+        }
+    }
+    frames
+}
+
+/// What the server answered to MULTI, `count` calls and EXEC: one answer for each call, or one error for all of them.
+pub(super) fn transaction(bytes: &[u8], count: usize) -> Result<Vec<&[u8]>, &[u8]> {
+    const TORN: &[u8] = b"-ERR respool: the server answered a transaction with something else\r\n";
+    let all = frames(bytes);
+    let [multi, queued @ .., exec] = all.as_slice() else {
+        return Err(TORN);
+    };
+    if multi.starts_with(b"-") {
+        // A user who may not use MULTI: the calls ran by themselves, and waited no longer than a moment.
+        return Ok(queued.to_vec());
+    }
+    let refused = queued.iter().find(|frame| frame.starts_with(b"-"));
+    if let Some(error) = refused.or_else(|| Some(exec).filter(|exec| exec.starts_with(b"-"))) {
+        return Err(error);
+    }
+    let body = memchr::memchr(b'\n', exec).map_or(&[][..], |end| &exec[end + 1..]);
+    let answers = frames(body);
+    if answers.len() == count {
+        Ok(answers)
+    } else {
+        Err(TORN)
+    }
+}
+
+/// The key a popped element came from.
+pub(super) fn key(element: &[u8]) -> Option<&[u8]> {
+    Request::new(element).argument(0)
+}
+
+/// The id of a stream's last entry, from the reply to XINFO STREAM. It stands before anything a client has written.
+pub(super) fn last_entry(reply: &[u8]) -> Option<Vec<u8>> {
+    let name = b"last-generated-id\r\n";
+    let at = memchr::memmem::find(reply, name)? + name.len();
+    let [b'$', rest @ ..] = &reply[at..] else {
+        return None;
+    };
+    let start = memchr::memchr(b'\n', rest)? + 1;
+    let end = start + memchr::memchr(b'\r', &rest[start..])?;
+    Some(rest[start..end].to_vec())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_transaction_answers_each_call() {
+        let all = b"+OK\r\n+QUEUED\r\n+QUEUED\r\n*2\r\n*2\r\n$1\r\nk\r\n$1\r\nv\r\n*-1\r\n";
+        let answers = transaction(all, 2).unwrap();
+        assert_eq!(answers, [&b"*2\r\n$1\r\nk\r\n$1\r\nv\r\n"[..], b"*-1\r\n"]);
+        assert_eq!(key(answers[0]), Some(&b"k"[..]));
+        assert_eq!(Said::by(answers[1]), Said::Null);
+    }
+
+    #[test]
+    fn the_first_refusal_is_told() {
+        let refused = b"+OK\r\n-NOPERM no\r\n-EXECABORT Transaction discarded\r\n";
+        assert_eq!(transaction(refused, 1), Err(&b"-NOPERM no\r\n"[..]));
+        let away = b"+OK\r\n+QUEUED\r\n-EXECABORT x\r\n";
+        assert_eq!(transaction(away, 1), Err(&b"-EXECABORT x\r\n"[..]));
+        let without = b"-NOPERM multi\r\n*-1\r\n-ERR EXEC without MULTI\r\n";
+        assert_eq!(transaction(without, 1), Ok(vec![&b"*-1\r\n"[..]]));
+        let inside = b"+OK\r\n+QUEUED\r\n*1\r\n-WRONGTYPE x\r\n";
+        assert_eq!(transaction(inside, 1), Ok(vec![&b"-WRONGTYPE x\r\n"[..]]));
+    }
+
+    #[test]
+    fn the_last_entry_is_found() {
+        let flat =
+            b"*4\r\n$6\r\nlength\r\n:2\r\n$17\r\nlast-generated-id\r\n$15\r\n1795262052821-0\r\n";
+        assert_eq!(last_entry(flat).unwrap(), b"1795262052821-0");
+        assert_eq!(last_entry(b"-ERR no such key\r\n"), None);
+    }
+}

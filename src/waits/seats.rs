@@ -1,0 +1,554 @@
+//! Seats: connections borrowed for issued calls, which classes have one, and who gets the next.
+//!
+//! Invariant: a class has at most one call issued.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use super::call::Patience;
+use super::class::{ClassId, Place};
+use super::machine::Waits;
+use super::reply::{Said, UNBLOCKED};
+use super::{Action, Key, MAX_SLICE_MICROS, MIN_SLICE_MICROS, Outcome, POLL_MICROS, ROUND_MICROS};
+use crate::command::PinReason;
+
+/// Identifies a seat; never used again.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct SeatId(u64);
+
+/// Why no connection was borrowed.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum NotSeated {
+    /// None became free in time, or it was not wanted any more.
+    Timeout,
+    /// The server is away.
+    Unreachable,
+    /// The server refused the state with this reply.
+    Refused(Vec<u8>),
+}
+
+#[derive(Debug)]
+enum Phase {
+    Borrowing,
+    /// Its class waits for a try before its call is issued.
+    Idle,
+    Calling {
+        keys: Vec<Key>,
+        since: u64,
+        is_unblocking: bool,
+    },
+}
+
+#[derive(Debug)]
+pub(super) struct Seat<S> {
+    state: S,
+    group: usize,
+    borrowed_at: u64,
+    phase: Phase,
+    /// The class that has it, and since when.
+    turn: Option<(ClassId, u64)>,
+    /// It is given back after its call, because others want a connection.
+    is_yielding: bool,
+}
+
+/// Who has a seat, and who wants one.
+#[derive(Debug)]
+pub(super) struct Seating<S> {
+    seats: BTreeMap<SeatId, Seat<S>>,
+    /// Classes that want a seat, in order of wanting.
+    queue: BTreeMap<u64, ClassId>,
+    /// The same for each state and for each group.
+    of_state: Vec<(S, BTreeSet<u64>)>,
+    of_group: BTreeMap<usize, BTreeSet<u64>>,
+    /// One seat is borrowed at a time for each group.
+    borrowing: BTreeMap<usize, SeatId>,
+}
+
+impl<S> Default for Seating<S> {
+    fn default() -> Self {
+        Self {
+            seats: BTreeMap::new(),
+            queue: BTreeMap::new(),
+            of_state: Vec::new(),
+            of_group: BTreeMap::new(),
+            borrowing: BTreeMap::new(),
+        }
+    }
+}
+
+impl<S: PartialEq> Seating<S> {
+    fn first_of(&self, state: &S) -> Option<u64> {
+        let (_, turns) = self.of_state.iter().find(|(known, _)| known == state)?;
+        turns.first().copied()
+    }
+
+    fn held(&self) -> usize {
+        self.seats.len() - self.borrowing.len()
+    }
+}
+
+impl<S: Clone + PartialEq> Waits<S> {
+    /// Whether a seat that is being borrowed is still of use.
+    pub fn wants(&self, seat: SeatId) -> bool {
+        let seat = self.seating.seats.get(&seat);
+        seat.is_some_and(|seat| self.seating.first_of(&seat.state).is_some())
+    }
+
+    /// A connection was borrowed.
+    pub fn seated(&mut self, id: SeatId, now: u64) {
+        self.now = now;
+        let Some(seat) = self.seating.seats.get_mut(&id) else {
+            return;
+        };
+        seat.borrowed_at = now;
+        seat.phase = Phase::Idle;
+        let state = seat.state.clone();
+        self.seating.borrowing.remove(&seat.group);
+        match self.seating.first_of(&state) {
+            Some(turn) => self.take_turn(id, turn),
+            None => self.release(id),
+        }
+        self.borrow();
+    }
+
+    /// No connection was borrowed.
+    pub fn not_seated(&mut self, id: SeatId, why: NotSeated, now: u64) {
+        self.now = now;
+        let Some(seat) = self.seating.seats.remove(&id) else {
+            return;
+        };
+        self.seating.borrowing.remove(&seat.group);
+        let classes: Vec<ClassId> = self.seating.queue.values().copied().collect();
+        match why {
+            NotSeated::Timeout => {}
+            NotSeated::Unreachable => {
+                for class in classes {
+                    self.fail_class(class, &Outcome::Unreachable);
+                }
+            }
+            NotSeated::Refused(reply) => {
+                for class in classes {
+                    let is_meant = |id| self.classes.get(id).is_some_and(|c| c.state == seat.state);
+                    if is_meant(&class) {
+                        self.fail_class(class, &Outcome::reply(&reply));
+                    }
+                }
+            }
+        }
+        self.borrow();
+    }
+
+    /// An issued call was answered.
+    pub fn answered(&mut self, id: SeatId, reply: &[u8], now: u64) {
+        self.now = now;
+        let Some((class_id, keys)) = self.stop_calling(id) else {
+            return;
+        };
+        let mut refused = false;
+        match Said::by(reply) {
+            Said::Null => {}
+            Said::Error(UNBLOCKED) => {}
+            Said::Error(error) => {
+                refused = true;
+                self.refused(class_id, &keys, error);
+            }
+            Said::Element(element) => {
+                let key = self.deliver(class_id, element, None);
+                if let Some(class) = self.classes.get_mut(&class_id)
+                    && let Some(key) = key
+                {
+                    class.chase(&key, element.len());
+                }
+            }
+        }
+        if let Some(class) = self.classes.get_mut(&class_id)
+            && !refused
+        {
+            class.refusals = 0;
+        }
+        self.tend(class_id, &keys);
+    }
+
+    /// A connection was lost; `sent`: the call issued on it, if any, may have run.
+    pub fn lost(&mut self, id: SeatId, sent: bool, now: u64) {
+        self.now = now;
+        let calling = self.stop_calling(id);
+        let turn = self.seating.seats.remove(&id).and_then(|seat| seat.turn);
+        let Some((class_id, _)) = turn else {
+            return;
+        };
+        let keys = calling.map(|(_, keys)| keys).unwrap_or_default();
+        if let Some(class) = self.classes.get_mut(&class_id) {
+            class.place = Place::Nowhere;
+            if sent && class.takes() {
+                self.lose(class_id, &keys, 1);
+            }
+        }
+        self.tend(class_id, &keys);
+        self.borrow();
+    }
+
+    /// So many others want a connection: as many seats are given back as soon as they have been held for a slice, the
+    /// one held longest first.
+    pub fn yield_to(&mut self, others: usize, now: u64) {
+        self.now = now;
+        let yielding = self.seating.seats.values();
+        if yielding.filter(|seat| seat.is_yielding).count() >= others {
+            return;
+        }
+        let may = |seat: &Seat<S>| {
+            !matches!(seat.phase, Phase::Borrowing)
+                && !seat.is_yielding
+                && now >= seat.borrowed_at + MAX_SLICE_MICROS
+        };
+        let seats = self.seating.seats.iter().filter(|(_, seat)| may(seat));
+        let longest = seats.min_by_key(|(id, seat)| (seat.borrowed_at, **id));
+        if let Some((&id, _)) = longest {
+            if let Some(seat) = self.seating.seats.get_mut(&id) {
+                seat.is_yielding = true;
+            }
+            self.unblock_seat(id);
+        }
+    }
+
+    /// How many connections are being borrowed.
+    pub fn borrowing(&self) -> usize {
+        self.seating.borrowing.len()
+    }
+
+    /// Ends the calls of classes whose turn is over while others want a seat.
+    pub(super) fn turn(&mut self) {
+        let over: Vec<SeatId> = self
+            .turns()
+            .filter(|&(_, at)| at <= self.now)
+            .map(|(id, _)| id)
+            .collect();
+        over.into_iter().for_each(|id| self.unblock_seat(id));
+    }
+
+    /// When the next turn is over.
+    pub(super) fn next_turn(&self) -> Option<u64> {
+        self.turns().map(|(_, at)| at).min()
+    }
+
+    fn turns(&self) -> impl Iterator<Item = (SeatId, u64)> {
+        self.seating.seats.iter().filter_map(|(&id, seat)| {
+            let Phase::Calling {
+                since,
+                is_unblocking: false,
+                ..
+            } = seat.phase
+            else {
+                return None;
+            };
+            let (class, turn) = seat.turn?;
+            let begun = if self.is_contended() { turn } else { since };
+            let slice = self.slice(class)?;
+            Some((id, begun + slice))
+        })
+    }
+
+    /// Whether a class has no seat that wants one.
+    fn is_contended(&self) -> bool {
+        !self.seating.queue.is_empty()
+    }
+
+    /// How long a turn is. `None`: nobody waits for its end.
+    fn slice(&self, class: ClassId) -> Option<u64> {
+        let windows = self.classes.get(&class)?.windows();
+        if !self.is_contended() && windows == 1 {
+            return None;
+        }
+        let held = self.seating.held().max(1) as u64;
+        let classes = self.seating.queue.len() as u64 + held + windows - 1;
+        Some((ROUND_MICROS * held / classes).clamp(MIN_SLICE_MICROS, MAX_SLICE_MICROS))
+    }
+
+    /// A class wants a seat.
+    pub(super) fn enqueue(&mut self, id: ClassId) {
+        let turn = self.fresh();
+        let poll_at = self.now + POLL_MICROS;
+        let Some(class) = self.classes.get_mut(&id) else {
+            return;
+        };
+        let first = class.members.first();
+        let group = first.and_then(|first| self.waiters.get(first));
+        let group = group.map_or(0, |waiter| waiter.group);
+        class.place = Place::Queued {
+            turn,
+            group,
+            poll_at,
+        };
+        let seating = &mut self.seating;
+        seating.queue.insert(turn, id);
+        seating.of_group.entry(group).or_default().insert(turn);
+        let known = seating
+            .of_state
+            .iter_mut()
+            .find(|(state, _)| *state == class.state);
+        match known {
+            Some((_, turns)) => drop(turns.insert(turn)),
+            None => seating
+                .of_state
+                .push((class.state.clone(), BTreeSet::from([turn]))),
+        }
+        self.polls.insert((poll_at, id));
+        self.borrow();
+    }
+
+    /// A class wants no seat any more, or gets one.
+    pub(super) fn dequeue(&mut self, id: ClassId) {
+        let Some(class) = self.classes.get_mut(&id) else {
+            return;
+        };
+        let Place::Queued {
+            turn,
+            group,
+            poll_at,
+        } = std::mem::replace(&mut class.place, Place::Nowhere)
+        else {
+            return;
+        };
+        let seating = &mut self.seating;
+        seating.queue.remove(&turn);
+        if let Some(turns) = seating.of_group.get_mut(&group) {
+            turns.remove(&turn);
+            if turns.is_empty() {
+                seating.of_group.remove(&group);
+            }
+        }
+        for (_, turns) in &mut seating.of_state {
+            turns.remove(&turn);
+        }
+        seating.of_state.retain(|(_, turns)| !turns.is_empty());
+        self.polls.remove(&(poll_at, id));
+    }
+
+    /// Borrows a seat for each group that has classes without one.
+    fn borrow(&mut self) {
+        let wanting: Vec<(usize, u64)> = self
+            .seating
+            .of_group
+            .iter()
+            .filter(|(group, _)| !self.seating.borrowing.contains_key(group))
+            .filter_map(|(&group, turns)| Some((group, *turns.first()?)))
+            .collect();
+        for (group, turn) in wanting {
+            let class = self.seating.queue.get(&turn);
+            let Some(class) = class.and_then(|class| self.classes.get(class)) else {
+                continue;
+            };
+            let (state, reason): (S, PinReason) = (class.state.clone(), class.call.reason());
+            let id = SeatId(self.fresh());
+            let seat = Seat {
+                state: state.clone(),
+                group,
+                borrowed_at: 0,
+                phase: Phase::Borrowing,
+                turn: None,
+                is_yielding: false,
+            };
+            self.seating.seats.insert(id, seat);
+            self.seating.borrowing.insert(group, id);
+            self.actions.push_back(Action::Borrow {
+                seat: id,
+                state,
+                group,
+                reason,
+            });
+        }
+    }
+
+    /// The class queued as `turn` gets the seat.
+    fn take_turn(&mut self, id: SeatId, turn: u64) {
+        let Some(&class_id) = self.seating.queue.get(&turn) else {
+            return;
+        };
+        self.dequeue(class_id);
+        if let Some(class) = self.classes.get_mut(&class_id) {
+            class.place = Place::Seated(id);
+        }
+        if let Some(seat) = self.seating.seats.get_mut(&id) {
+            seat.turn = Some((class_id, self.now));
+        }
+        self.place(id);
+    }
+
+    fn release(&mut self, id: SeatId) {
+        self.seating.seats.remove(&id);
+        self.actions.push_back(Action::Release { seat: id });
+    }
+
+    /// Something about the class that has a seat has changed.
+    pub(super) fn tend_seat(&mut self, id: SeatId) {
+        let Some(seat) = self.seating.seats.get(&id) else {
+            return;
+        };
+        let Some(class) = seat.turn.and_then(|(class, _)| self.classes.get(&class)) else {
+            return;
+        };
+        let is_amiss = class.lines.has_stale()
+            || class.lines.is_pressed()
+            || (class.lines.has_uncovered() && class.windows() == 1);
+        match seat.phase {
+            Phase::Borrowing => {}
+            Phase::Idle => self.place(id),
+            Phase::Calling { .. } if is_amiss || class.waiting == 0 => self.unblock_seat(id),
+            Phase::Calling { .. } => {}
+        }
+    }
+
+    fn unblock_seat(&mut self, id: SeatId) {
+        let phase = self.seating.seats.get_mut(&id).map(|seat| &mut seat.phase);
+        if let Some(Phase::Calling { is_unblocking, .. }) = phase
+            && !std::mem::replace(is_unblocking, true)
+        {
+            self.actions.push_back(Action::Unblock { seat: id });
+        }
+    }
+
+    /// What becomes of a seat without a call: its class goes on, or another has its turn, or it is given back.
+    fn place(&mut self, id: SeatId) {
+        let Some(seat) = self.seating.seats.get(&id) else {
+            return;
+        };
+        let Some((class_id, since)) = seat.turn else {
+            return;
+        };
+        let (state, is_yielding) = (seat.state.clone(), seat.is_yielding);
+        let Some(class) = self.classes.get_mut(&class_id) else {
+            return;
+        };
+        let wants = class.waiting > 0;
+        let is_waiting_for_a_try = class.begun > 0 || class.lines.awaited() == 0;
+        let turn = since + self.slice(class_id).unwrap_or(u64::MAX / 2);
+        let is_over = self.is_contended() && self.now >= turn;
+        if wants && !is_over && !is_yielding {
+            if !is_waiting_for_a_try {
+                self.issue(id, class_id);
+            }
+            return;
+        }
+        let is_next = |seating: &Seating<S>| {
+            let next = seating.first_of(&state)?;
+            // Another state has waited longer: its turn needs a place in the budget.
+            (seating.queue.keys().next() == Some(&next)).then_some(next)
+        };
+        let next = is_next(&self.seating).filter(|_| !is_yielding);
+        if let Some(seat) = self.seating.seats.get_mut(&id) {
+            seat.turn = None;
+        }
+        if let Some(class) = self.classes.get_mut(&class_id) {
+            class.place = Place::Nowhere;
+        }
+        match next {
+            Some(next) => self.take_turn(id, next),
+            None => self.release(id),
+        }
+        if wants {
+            self.enqueue(class_id);
+        } else if self.classes.get(&class_id).is_some_and(|c| c.is_over()) {
+            self.tend(class_id, &[]);
+        }
+    }
+
+    fn issue(&mut self, id: SeatId, class_id: ClassId) {
+        let slice = self.slice(class_id);
+        let Some(class) = self.classes.get_mut(&class_id) else {
+            return;
+        };
+        let keys = class.next_keys();
+        let takes = usize::from(class.takes());
+        class.lines.change_each(&keys, |line| {
+            line.is_issued = true;
+            line.pops += takes;
+        });
+        let patience = slice.map_or(Patience::Endless, |slice| Patience::Millis(slice / 1000));
+        let mut request = Vec::new();
+        class.call.push_over(&mut request, &keys, patience);
+        let ahead = self.ahead(class_id);
+        if let Some(seat) = self.seating.seats.get_mut(&id) {
+            seat.phase = Phase::Calling {
+                keys,
+                since: self.now,
+                is_unblocking: false,
+            };
+        }
+        self.actions.push_back(Action::Issue {
+            seat: id,
+            ahead,
+            request,
+        });
+    }
+
+    /// The class and the keys of the call on a seat.
+    #[cfg(test)]
+    pub(super) fn issued(&self, id: SeatId) -> (Option<ClassId>, &[Key]) {
+        match self.seating.seats.get(&id) {
+            Some(Seat {
+                turn: Some((class, _)),
+                phase: Phase::Calling { keys, .. },
+                ..
+            }) => (Some(*class), keys),
+            _ => (None, &[]),
+        }
+    }
+
+    /// How many pops of each key are under way.
+    #[cfg(test)]
+    pub(super) fn pops(&self, id: ClassId) -> BTreeMap<Key, usize> {
+        let mut pops: BTreeMap<Key, usize> = BTreeMap::new();
+        let tries = self.attempts.values();
+        for attempt in tries.filter(|attempt| attempt.class == Some(id)) {
+            for key in &attempt.keys {
+                *pops.entry(Key::clone(key)).or_default() += attempt.count as usize;
+            }
+        }
+        for seat in self.seating.seats.keys() {
+            if let (Some(class), keys) = self.issued(*seat)
+                && class == id
+            {
+                for key in keys {
+                    *pops.entry(Key::clone(key)).or_default() += 1;
+                }
+            }
+        }
+        pops
+    }
+
+    /// The call on a seat is over. Returns whose it was, and its keys.
+    fn stop_calling(&mut self, id: SeatId) -> Option<(ClassId, Vec<Key>)> {
+        let seat = self.seating.seats.get_mut(&id)?;
+        let (class_id, _) = seat.turn?;
+        let Phase::Calling { keys, .. } = std::mem::replace(&mut seat.phase, Phase::Idle) else {
+            return None;
+        };
+        let class = self.classes.get_mut(&class_id)?;
+        let takes = usize::from(class.takes());
+        class.lines.change_each(&keys, |line| {
+            line.is_issued = false;
+            line.pops -= takes;
+        });
+        Some((class_id, keys))
+    }
+
+    /// The server refused an issued call. Over several keys it may mean one of them, and each waiter asks for itself; what
+    /// is refused again and again, though nobody alone is, is asked for over fewer keys.
+    fn refused(&mut self, class_id: ClassId, keys: &[Key], error: &[u8]) {
+        let Some(class) = self.classes.get_mut(&class_id) else {
+            return;
+        };
+        if class.call.shape != super::call::Shape::Pops {
+            return self.tell_seated_out(class_id, keys, error);
+        }
+        class.refusals += 1;
+        if class.refusals > 1 {
+            class.window = (keys.len() / 2).max(1);
+        }
+        self.retry_all(class_id, keys);
+    }
+
+    fn tell_seated_out(&mut self, class: ClassId, keys: &[Key], error: &[u8]) {
+        let all = self.seated_out(class, keys);
+        self.tell_all(all, &Outcome::reply(error));
+    }
+}

@@ -1,0 +1,7 @@
+//! Blocked clients against a server that is a few lines of code.
+
+mod invariants;
+mod model;
+mod server;
+mod single;
+mod world;

@@ -1,0 +1,1 @@
+//! Single rules of blocked clients, each shown by itself.

@@ -1,0 +1,714 @@
+//! The model's world: clients, connections with latencies of their own, and what carries out the actions.
+
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
+
+use rand::rngs::SmallRng;
+use rand::{Rng as _, SeedableRng as _};
+
+use super::server::{Server, Value, requests};
+use crate::resp::Request;
+use crate::resp::speak::encode_request;
+use crate::waits::{
+    Action, Call, Failure, NotSeated, Outcome, SeatId, TryId, Unblock, WaiterId, Waits,
+};
+
+/// A reply that is due on a connection.
+enum Due {
+    Try {
+        attempt: TryId,
+        requests: usize,
+        replies: Vec<u8>,
+        left: usize,
+    },
+    Call(SeatId),
+}
+
+impl Due {
+    fn requests(&self) -> usize {
+        match self {
+            Self::Try { requests, .. } => *requests,
+            Self::Call(_) => 1,
+        }
+    }
+}
+
+#[derive(Default)]
+struct Wire {
+    to_server: VecDeque<Vec<u8>>,
+    due: VecDeque<(Due, usize)>,
+    db: u8,
+    seat: Option<SeatId>,
+}
+
+pub(super) struct Client {
+    pub(super) db: u8,
+    pub(super) name: Vec<u8>,
+    pub(super) keys: Vec<Vec<u8>>,
+    deadline: Option<u64>,
+    unblocked: Option<Unblock>,
+}
+
+pub(super) struct World {
+    pub(super) dice: SmallRng,
+    pub(super) waits: Waits<u8>,
+    pub(super) server: Server,
+    wires: BTreeMap<u64, Wire>,
+    next_wire: u64,
+    pub(super) clients: BTreeMap<WaiterId, Client>,
+    /// Actions that take their time.
+    tries: Vec<(TryId, u8)>,
+    borrows: Vec<(SeatId, u8)>,
+    returns: Vec<(u8, Vec<u8>)>,
+    unblocking: BTreeSet<SeatId>,
+    seats: BTreeMap<SeatId, u64>,
+    pub(super) leases: usize,
+    pub(super) now: u64,
+    next_element: u64,
+    /// Where each element was produced, and where it went.
+    produced: BTreeMap<Vec<u8>, (u8, Vec<u8>)>,
+    pub(super) delivered: BTreeSet<Vec<u8>>,
+    deleted: BTreeSet<Vec<u8>>,
+    lost: BTreeSet<Vec<u8>>,
+    pub(super) returned: u64,
+    pub(super) orphaned: u64,
+    /// A connection is being lost, or the server is away.
+    losing: bool,
+    away: bool,
+    pub(super) told: BTreeMap<&'static str, u64>,
+}
+
+const KEYS: [&[u8]; 4] = [b"k0", b"k1", b"k2", b"k3"];
+
+/// The elements in `bytes`: they are the only lines of an `e` and digits.
+fn elements(bytes: &[u8]) -> Vec<Vec<u8>> {
+    let lines = bytes.split(|&byte| byte == b'\n');
+    let lines = lines.map(|line| line.strip_suffix(b"\r").unwrap_or(line));
+    let is_element = |line: &&[u8]| matches!(line, [b'e', rest @ ..] if !rest.is_empty() && rest.iter().all(u8::is_ascii_digit));
+    lines.filter(is_element).map(<[u8]>::to_vec).collect()
+}
+
+impl World {
+    pub(super) fn new(seed: u64) -> Self {
+        let mut dice = SmallRng::seed_from_u64(seed);
+        let leases = dice.random_range(0..4);
+        let mut world = Self {
+            dice,
+            waits: Waits::default(),
+            server: Server::default(),
+            wires: BTreeMap::new(),
+            next_wire: 1,
+            clients: BTreeMap::new(),
+            tries: Vec::new(),
+            borrows: Vec::new(),
+            returns: Vec::new(),
+            unblocking: BTreeSet::new(),
+            seats: BTreeMap::new(),
+            leases,
+            now: 1,
+            next_element: 0,
+            produced: BTreeMap::new(),
+            delivered: BTreeSet::new(),
+            deleted: BTreeSet::new(),
+            lost: BTreeSet::new(),
+            returned: 0,
+            orphaned: 0,
+            losing: false,
+            away: false,
+            told: BTreeMap::new(),
+        };
+        for db in [0, 0, 1] {
+            world.open(db);
+        }
+        world
+    }
+
+    fn open(&mut self, db: u8) -> u64 {
+        let id = self.next_wire;
+        self.next_wire += 1;
+        self.server.connect(id, db);
+        let wire = Wire {
+            db,
+            ..Wire::default()
+        };
+        self.wires.insert(id, wire);
+        id
+    }
+
+    pub(super) fn roll(&mut self, sides: u32) -> u32 {
+        self.dice.random_range(0..sides)
+    }
+
+    // What clients and producers do.
+
+    pub(super) fn arrive(&mut self) {
+        let timeout = match self.roll(3) {
+            0 => "0".to_owned(),
+            _ => format!("0.{:03}", self.roll(400) + 1),
+        };
+        let key = |world: &mut Self| KEYS[world.roll(4) as usize].to_vec();
+        let mut words: Vec<Vec<u8>> = Vec::new();
+        let keys = match self.roll(8) {
+            0 => {
+                let millis = match timeout.as_str() {
+                    "0" => 0,
+                    _ => self.roll(400) + 1,
+                };
+                let stream = key(self);
+                let id = match self.roll(2) {
+                    0 => b"$".to_vec(),
+                    _ => b"0".to_vec(),
+                };
+                words.extend(["XREAD", "BLOCK"].map(|word| word.as_bytes().to_vec()));
+                words.extend([
+                    millis.to_string().into(),
+                    b"STREAMS".to_vec(),
+                    stream.clone(),
+                    id,
+                ]);
+                vec![stream]
+            }
+            1 => {
+                let from = key(self);
+                let moved = b"moved".to_vec();
+                words.extend([b"BLMOVE".to_vec(), from.clone(), moved, b"LEFT".to_vec()]);
+                words.extend([b"RIGHT".to_vec(), timeout.into_bytes()]);
+                vec![from]
+            }
+            kind => {
+                let name = match kind {
+                    2..=4 => "BLPOP",
+                    5 => "BRPOP",
+                    6 => "BZPOPMIN",
+                    _ => "BZPOPMAX",
+                };
+                let keys: Vec<Vec<u8>> = (0..=self.roll(3)).map(|_| key(self)).collect();
+                words.push(name.into());
+                words.extend(keys.iter().cloned());
+                words.push(timeout.into_bytes());
+                keys
+            }
+        };
+        let db = (self.roll(4) == 0).into();
+        self.arrive_with(db, &words, keys);
+    }
+
+    pub(super) fn arrive_with(
+        &mut self,
+        db: u8,
+        words: &[Vec<u8>],
+        keys: Vec<Vec<u8>>,
+    ) -> WaiterId {
+        let request = encode_request(words);
+        let call = Call::parse(&Request::new(&request)).expect("it is understood");
+        let deadline = call.timeout_micros().map(|timeout| self.now + timeout);
+        let group = usize::from(self.roll(3) == 0);
+        let id = self.waits.arrive(db, group, call, self.now);
+        let client = Client {
+            db,
+            name: words[0].clone(),
+            keys,
+            deadline,
+            unblocked: None,
+        };
+        self.clients.insert(id, client);
+        self.act();
+        id
+    }
+
+    pub(super) fn produce(&mut self) {
+        let db = u8::from(self.roll(4) == 0);
+        let key = KEYS[self.roll(4) as usize];
+        for _ in 0..=self.roll(3) {
+            match self.roll(4) {
+                0 => self.push(db, b"ZADD", key),
+                1 => drop(self.server.apply(db, &[b"XADD", key])),
+                2 => self.push(db, b"RPUSH", key),
+                _ => self.push(db, b"LPUSH", key),
+            }
+        }
+    }
+
+    pub(super) fn push(&mut self, db: u8, name: &[u8], key: &[u8]) {
+        let element = format!("e{}", self.next_element).into_bytes();
+        self.next_element += 1;
+        let words: Vec<&[u8]> = match name {
+            b"ZADD" => vec![name, key, b"1", &element],
+            _ => vec![name, key, &element],
+        };
+        if !self.server.apply(db, &words).starts_with(b"-") {
+            self.produced.insert(element, (db, key.to_vec()));
+        }
+    }
+
+    pub(super) fn clear(&mut self) {
+        let db = u8::from(self.roll(4) == 0);
+        let key = KEYS[self.roll(4) as usize];
+        match self.server.keys.get(&(db, key.to_vec())) {
+            Some(Value::List(list)) => self.deleted.extend(list.iter().cloned()),
+            Some(Value::Sorted(members)) => self.deleted.extend(members.iter().cloned()),
+            _ => {}
+        }
+        match self.roll(3) {
+            0 => self.server.apply(db, &[b"SET", key, b"x"]),
+            _ => self.server.apply(db, &[b"DEL", key]),
+        };
+    }
+
+    fn some_client(&mut self) -> Option<WaiterId> {
+        let most = self.clients.len();
+        let at = match (most, self.roll(3)) {
+            (0, _) => return None,
+            (_, 0) => 0,
+            (_, 1) => most - 1,
+            _ => self.roll(most as u32) as usize,
+        };
+        self.clients.keys().nth(at).copied()
+    }
+
+    pub(super) fn leave(&mut self) {
+        if let Some(id) = self.some_client() {
+            self.leave_as(id);
+        }
+    }
+
+    pub(super) fn leave_as(&mut self, id: WaiterId) {
+        self.clients.remove(&id);
+        self.waits.leave(id, self.now);
+        self.act();
+    }
+
+    pub(super) fn unblock(&mut self) {
+        let Some(id) = self.some_client() else { return };
+        let mode = match self.roll(2) {
+            0 => Unblock::Timeout,
+            _ => Unblock::Error,
+        };
+        let client = self.clients.get_mut(&id).expect("it waits");
+        let was = client.unblocked.replace(mode);
+        if !self.waits.unblock(id, mode, self.now)
+            && let Some(client) = self.clients.get_mut(&id)
+        {
+            client.unblocked = was;
+        }
+        self.act();
+    }
+
+    // What the network does.
+
+    /// One thing that is under way goes on. False: nothing is.
+    pub(super) fn go_on(&mut self) -> bool {
+        let mut wires: Vec<(u64, bool)> = Vec::new();
+        for (id, wire) in &self.wires {
+            if !wire.to_server.is_empty() {
+                wires.push((*id, true));
+            }
+            if !self.server.connections[id].replies.is_empty() {
+                wires.push((*id, false));
+            }
+        }
+        let parts = [
+            wires.len(),
+            self.tries.len(),
+            self.borrows.len(),
+            self.returns.len(),
+            self.unblocking.len(),
+        ];
+        let all: usize = parts.iter().sum();
+        if all == 0 {
+            return false;
+        }
+        let mut at = self.roll(all as u32) as usize;
+        let part = parts
+            .iter()
+            .position(|part| {
+                let is_here = at < *part;
+                at -= if is_here { 0 } else { *part };
+                is_here
+            })
+            .expect("one of them");
+        match part {
+            0 if wires[at].1 => self.up(wires[at].0),
+            0 => self.down(wires[at].0),
+            1 => self.begin(at),
+            2 => self.lend(at),
+            3 => self.put_back(at),
+            _ => self.end_call(at),
+        }
+        self.act();
+        true
+    }
+
+    fn up(&mut self, id: u64) {
+        let wire = self.wires.get_mut(&id).expect("it is open");
+        let request = wire.to_server.pop_front().expect("there is one");
+        let due = wire.due.iter_mut();
+        let of = due
+            .filter(|(due, arrived)| *arrived < due.requests())
+            .next();
+        of.expect("a reply is due to it").1 += 1;
+        self.server.receive(id, &request);
+    }
+
+    fn down(&mut self, id: u64) {
+        let connection = self.server.connections.get_mut(&id).expect("it is open");
+        let reply = connection.replies.pop_front().expect("there is one");
+        let wire = self.wires.get_mut(&id).expect("it is open");
+        match &mut wire.due.front_mut().expect("it is due").0 {
+            Due::Try { replies, left, .. } => {
+                replies.extend_from_slice(&reply);
+                *left -= 1;
+                if *left > 0 {
+                    return;
+                }
+            }
+            Due::Call(_) => {}
+        }
+        match wire.due.pop_front().expect("it is due").0 {
+            Due::Try {
+                attempt, replies, ..
+            } => self.waits.tried(attempt, &replies, self.now),
+            Due::Call(seat) => {
+                self.unblocking.remove(&seat);
+                self.waits.answered(seat, &reply, self.now);
+            }
+        }
+    }
+
+    fn begin(&mut self, at: usize) {
+        let (attempt, db) = self.tries.swap_remove(at);
+        let shared = self
+            .wires
+            .iter()
+            .filter(|(_, wire)| wire.seat.is_none() && wire.db == db);
+        let shared: Vec<u64> = shared.map(|(id, _)| *id).collect();
+        if shared.is_empty() || self.away {
+            self.waits.failed(attempt, Failure::Unreachable, self.now);
+            return;
+        }
+        let wire = shared[self.roll(shared.len() as u32) as usize];
+        if let Some(sending) = self.waits.begin(attempt, self.now) {
+            self.waits.check_room(attempt);
+            self.send_try(wire, attempt, &sending.bytes, sending.replies);
+        }
+    }
+
+    fn send_try(&mut self, wire: u64, attempt: TryId, bytes: &[u8], replies: usize) {
+        let all = requests(bytes);
+        assert_eq!(all.len(), replies);
+        let due = Due::Try {
+            attempt,
+            requests: all.len(),
+            replies: Vec::new(),
+            left: replies,
+        };
+        let wire = self.wires.get_mut(&wire).expect("it is open");
+        wire.to_server.extend(all);
+        wire.due.push_back((due, 0));
+    }
+
+    fn lend(&mut self, at: usize) {
+        let (seat, db) = self.borrows.swap_remove(at);
+        if self.away {
+            return self
+                .waits
+                .not_seated(seat, NotSeated::Unreachable, self.now);
+        }
+        if !self.waits.wants(seat) || self.seats.len() >= self.leases || self.roll(8) == 0 {
+            if self.waits.wants(seat) && self.roll(8) > 0 {
+                // It waits on.
+                return self.borrows.push((seat, db));
+            }
+            return self.waits.not_seated(seat, NotSeated::Timeout, self.now);
+        }
+        let wire = self.open(db);
+        self.wires.get_mut(&wire).expect("it is open").seat = Some(seat);
+        self.seats.insert(seat, wire);
+        self.waits.seated(seat, self.now);
+    }
+
+    fn put_back(&mut self, at: usize) {
+        let (db, request) = self.returns.swap_remove(at);
+        let request = Request::new(&request);
+        let words: Vec<&[u8]> = request.arguments().collect();
+        let gone = elements(request.bytes());
+        if self.server.apply(db, &words).starts_with(b"-") {
+            self.deleted.extend(gone);
+        }
+    }
+
+    fn end_call(&mut self, at: usize) {
+        let seat = *self.unblocking.iter().nth(at).expect("there is one");
+        self.server.unblock(self.seats[&seat]);
+    }
+
+    /// The server unblocks a call that nobody asked it to unblock.
+    pub(super) fn stray_unblock(&mut self) {
+        let blocked = self.server.blocked_calls();
+        if !blocked.is_empty() {
+            let at = self.roll(blocked.len() as u32) as usize;
+            self.server.unblock(blocked[at].0);
+        }
+    }
+
+    pub(super) fn lose(&mut self) {
+        let ids: Vec<u64> = self.wires.keys().copied().collect();
+        if !ids.is_empty() {
+            let id = ids[self.roll(ids.len() as u32) as usize];
+            self.lose_wire(id);
+        }
+    }
+
+    fn lose_wire(&mut self, id: u64) {
+        for reply in self.server.disconnect(id) {
+            self.lost.extend(elements(&reply));
+        }
+        let wire = self.wires.remove(&id).expect("it was open");
+        self.losing = true;
+        let mut sent = true;
+        for (due, arrived) in wire.due {
+            sent = sent && (arrived > 0 || self.roll(2) == 0);
+            match due {
+                Due::Try { attempt, .. } => {
+                    self.waits.failed(attempt, Failure::Lost { sent }, self.now);
+                }
+                Due::Call(seat) => {
+                    self.seats.remove(&seat);
+                    self.unblocking.remove(&seat);
+                    self.waits.lost(seat, sent, self.now);
+                }
+            }
+            self.act();
+        }
+        // A seat without a call learns of its loss at the next one.
+        if let Some(seat) = wire.seat
+            && self.seats.remove(&seat).is_some()
+        {
+            self.waits.lost(seat, false, self.now);
+            self.act();
+        }
+        self.losing = false;
+        if wire.seat.is_none() {
+            self.open(wire.db);
+        }
+    }
+
+    pub(super) fn yield_to(&mut self) {
+        self.waits.yield_to(1, self.now);
+        self.act();
+    }
+
+    /// The server is away for as long as it takes everybody to notice.
+    pub(super) fn outage(&mut self) {
+        let ids: Vec<u64> = self.wires.keys().copied().collect();
+        for id in ids {
+            self.lose_wire(id);
+        }
+        self.away = true;
+        for _ in 0..self.roll(20) {
+            self.go_on();
+        }
+        self.away = false;
+    }
+
+    pub(super) fn pass(&mut self, micros: u64) {
+        self.now += micros;
+        self.server.advance(self.now);
+        if self.waits.next_due().is_some_and(|due| due <= self.now) {
+            self.waits.tick(self.now);
+        }
+        self.act();
+    }
+
+    // What the caller of the machine does.
+
+    fn act(&mut self) {
+        while let Some(action) = self.waits.next_action() {
+            match action {
+                Action::Try { attempt, state } => self.tries.push((attempt, state)),
+                Action::Borrow { seat, state, .. } => self.borrows.push((seat, state)),
+                Action::Issue {
+                    seat,
+                    ahead,
+                    request,
+                } => {
+                    let wire = self.seats[&seat];
+                    self.waits.check_issued(seat);
+                    if let Some((attempt, sending)) = ahead {
+                        self.send_try(wire, attempt, &sending.bytes, sending.replies);
+                    }
+                    let wire = self.wires.get_mut(&wire).expect("it is open");
+                    wire.to_server.push_back(request);
+                    wire.due.push_back((Due::Call(seat), 0));
+                }
+                Action::Unblock { seat } => assert!(self.unblocking.insert(seat)),
+                Action::Release { seat } => {
+                    let id = self.seats.remove(&seat).expect("it was lent");
+                    let wire = self.wires.remove(&id).expect("it is open");
+                    assert!(
+                        wire.due.is_empty() && wire.to_server.is_empty(),
+                        "a call is out"
+                    );
+                    assert!(self.server.disconnect(id).is_empty());
+                }
+                Action::Return {
+                    state,
+                    request,
+                    elements,
+                } => {
+                    self.returned += elements;
+                    self.returns.push((state, request));
+                }
+                Action::Orphaned(count) => self.orphaned += count,
+                Action::Tell { waiter, outcome } => self.tell(waiter, &outcome),
+            }
+        }
+        self.waits.check();
+    }
+
+    fn tell(&mut self, waiter: WaiterId, outcome: &Outcome) {
+        let client = self
+            .clients
+            .get(&waiter)
+            .expect("told once, and nobody who has left");
+        let what = match outcome {
+            Outcome::Reply(reply) if reply.starts_with(b"-") => "error",
+            Outcome::Reply(reply) => {
+                let found = elements(reply);
+                if client.name != b"XREAD" {
+                    let element = found.first().expect("an element");
+                    let (db, key) = &self.produced[element];
+                    assert_eq!(*db, client.db, "popped in a database of another");
+                    assert!(client.keys.contains(key), "popped from a key of another");
+                    assert!(self.delivered.insert(element.clone()), "delivered twice");
+                    let is_before = |(id, other): (&WaiterId, &Client)| {
+                        let is_alike = other.name == client.name && other.db == client.db;
+                        *id < waiter && is_alike && other.keys.contains(key)
+                    };
+                    assert!(
+                        !self.clients.iter().any(is_before),
+                        "somebody was first in line"
+                    );
+                }
+                "element"
+            }
+            Outcome::Null => {
+                let is_late = client.deadline.is_some_and(|deadline| deadline <= self.now);
+                let is_unblocked = client.unblocked == Some(Unblock::Timeout);
+                assert!(is_late || is_unblocked, "null before the time");
+                "null"
+            }
+            Outcome::Unblocked => {
+                assert_eq!(client.unblocked, Some(Unblock::Error));
+                "unblocked"
+            }
+            Outcome::Lost => {
+                assert!(self.losing, "nothing was lost");
+                "lost"
+            }
+            Outcome::Unreachable => {
+                assert!(self.away, "the server was there");
+                "unreachable"
+            }
+            Outcome::OwnConnection => panic!("nothing here needs one"),
+        };
+        *self.told.entry(what).or_default() += 1;
+        self.clients.remove(&waiter);
+    }
+
+    // What must hold in the end.
+
+    /// Lets everything go on until nothing does, for so long.
+    pub(super) fn calm(&mut self, micros: u64) {
+        let until = self.now + micros;
+        loop {
+            let mut idle = 0;
+            while idle < 50 && self.go_on() {
+                // Borrows that wait on are under way for ever.
+                let others = self.tries.len() + self.returns.len() + self.unblocking.len();
+                let wires = self.wires.iter().any(|(id, wire)| {
+                    !wire.to_server.is_empty() || !self.server.connections[id].replies.is_empty()
+                });
+                idle = if others > 0 || wires { 0 } else { idle + 1 };
+            }
+            match self.waits.next_due() {
+                Some(due) if due <= until => self.pass(due.saturating_sub(self.now)),
+                _ => return self.now = until,
+            }
+        }
+    }
+
+    /// Nobody waits for what is there, and nothing is asked for that nobody awaits.
+    pub(super) fn check_rest(&self) {
+        for client in self.clients.values() {
+            assert!(
+                client.deadline.is_none_or(|deadline| deadline > self.now),
+                "told too late"
+            );
+            for key in &client.keys {
+                let there = self.server.keys.get(&(client.db, key.clone()));
+                let is_there = match client.name.as_slice() {
+                    b"BLPOP" | b"BRPOP" | b"BLMOVE" => matches!(there, Some(Value::List(_))),
+                    b"BZPOPMIN" | b"BZPOPMAX" => matches!(there, Some(Value::Sorted(_))),
+                    _ => false,
+                };
+                let name = String::from_utf8_lossy(&client.name);
+                assert!(!is_there, "{name} waits for what is there");
+            }
+        }
+        for (_, db, call) in self.server.blocked_calls() {
+            let is_for = |client: &Client| {
+                client.db == db
+                    && client.name == call[0]
+                    && client.keys.iter().any(|key| call.contains(key))
+            };
+            assert!(
+                self.clients.values().any(is_for),
+                "asked for nobody: {call:?}"
+            );
+        }
+    }
+
+    /// Every element is somewhere, once.
+    pub(super) fn check_elements(&self) {
+        let mut there: BTreeMap<&[u8], usize> = BTreeMap::new();
+        let mut moved: BTreeSet<&[u8]> = BTreeSet::new();
+        for ((_, key), value) in &self.server.keys {
+            let all: Vec<&[u8]> = match value {
+                Value::List(list) => list.iter().map(Vec::as_slice).collect(),
+                Value::Sorted(members) => members.iter().map(Vec::as_slice).collect(),
+                _ => Vec::new(),
+            };
+            if key == b"moved" {
+                moved.extend(all);
+            } else {
+                all.into_iter()
+                    .for_each(|element| *there.entry(element).or_default() += 1);
+            }
+        }
+        let mut adrift = 0;
+        for element in self.produced.keys() {
+            let places = [&self.delivered, &self.deleted, &self.lost];
+            let found = places
+                .iter()
+                .filter(|place| place.contains(element))
+                .count()
+                + there.get(element.as_slice()).copied().unwrap_or_default();
+            match (moved.contains(element.as_slice()), found) {
+                (_, 1) => {}
+                (true, 0) => adrift += 1,
+                _ => panic!("{} is in {found} places", String::from_utf8_lossy(element)),
+            }
+        }
+        assert_eq!(adrift, self.orphaned, "moved for nobody");
+    }
+
+    /// Nothing is left once everybody has left.
+    pub(super) fn check_end(&mut self) {
+        while let Some(&id) = self.clients.keys().next() {
+            self.leave_as(id);
+        }
+        self.calm(1_000_000);
+        assert!(self.server.blocked_calls().is_empty() && self.seats.is_empty());
+        assert!(self.waits.is_empty(), "something is kept of nobody");
+    }
+}
