@@ -97,6 +97,37 @@ impl Wire {
         }
     }
 
+    /// The next frame that has come already.
+    pub(super) fn buffered(&mut self) -> Option<Value> {
+        match Value::parse(&self.buffer[self.used..]) {
+            Ok((value, length)) => {
+                self.used += length;
+                Some(value)
+            }
+            Err(Unparsed::NeedAtLeast(_)) => None,
+            Err(Unparsed::NotResp(text)) => panic!("not RESP: {text}"),
+        }
+    }
+
+    /// Reads once; it is no failure if nothing comes within this time.
+    pub(super) fn read_within(&mut self, limit: Duration) -> Result<(), Gone> {
+        self.set_read_timeout(limit);
+        let mut byte = [0];
+        let peeked = self.stream.peek(&mut byte);
+        self.set_read_timeout(PATIENCE);
+        match peeked {
+            Err(e) if is_timeout(&e) => Ok(()),
+            Err(_) => Err(Gone),
+            Ok(_) => self.read(),
+        }
+    }
+
+    fn set_read_timeout(&self, limit: Duration) {
+        self.stream
+            .set_read_timeout(Some(limit))
+            .expect("a timeout can be set on a socket");
+    }
+
     /// Panics if bytes have come for which nothing was asked.
     pub(super) fn assert_nothing_left(&self) {
         let rest = &self.buffer[self.used..];
