@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
-use std::sync::{Mutex, MutexGuard};
+use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use super::ledger::Ledger;
 use super::subscriptions::Voice;
@@ -78,9 +78,10 @@ impl Flock {
         Voice::new(number, self.voices.fetch_add(1, Ordering::SeqCst))
     }
 
-    /// The one place for a client that keeps a connection to the server for itself for long.
-    pub(super) fn lodge(&self) -> Option<MutexGuard<'_, ()>> {
-        self.lodger.try_lock().ok()
+    /// Waits for the one place for a client that keeps a connection to the server for itself for long.
+    pub(super) fn lodge(&self) -> MutexGuard<'_, ()> {
+        // Whoever failed in it has ended the run.
+        self.lodger.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     pub(super) fn note(&self, what: &'static str, count: usize) {

@@ -15,29 +15,47 @@ use crate::harness::{PATIENCE, Value, encode};
 /// How many track keys. While CLIENT TRACKING keeps its connection after OFF, too, more would leave too few to lend.
 pub(super) const TRACKERS: usize = 2;
 
-pub(super) const TRACKING: [(&str, u32, Operation); 6] = [
-    ("tracking, then OFF", 8, track_and_stop),
-    ("tracking, then RESET", 3, track_and_reset),
-    ("tracking, then gone", 2, track_and_leave),
-    ("tracking, then CLIENT KILL", 2, track_and_be_killed),
-    ("pipeline of a former tracker", 4, pipeline),
-    ("HELLO of a former tracker", 2, hello),
+/// How many send MONITOR.
+pub(super) const MONITORS: usize = 2;
+
+pub(super) const TRACKING: [(&str, u32, Operation); 3] = [
+    ("tracking", 4, lodge_to_track),
+    ("pipeline of a former tracker", 2, pipeline),
+    ("HELLO of a former tracker", 1, hello),
 ];
 
-pub(super) const MONITORING: [(&str, u32, Operation); 5] = [
-    ("MONITOR, then RESET", 4, monitor_and_reset),
-    ("MONITOR, then QUIT", 2, monitor_and_quit),
-    ("MONITOR, then gone", 2, monitor_and_leave),
-    ("MONITOR, then CLIENT KILL", 2, monitor_and_be_killed),
-    ("pipeline of a former monitor", 4, pipeline),
+pub(super) const MONITORING: [(&str, u32, Operation); 2] = [
+    ("MONITOR", 4, lodge_to_monitor),
+    ("pipeline of a former monitor", 2, pipeline),
 ];
 
-/// Lives with a connection of its own and ends that, if nobody else has one; otherwise it counts as refused.
+fn lodge_to_track(bird: &mut Bird<'_>) -> Result<(), Gone> {
+    // Most give the connection back in order: that is where something of theirs could be left on it.
+    let ends: [Operation; 6] = [
+        stop_tracking,
+        stop_tracking,
+        stop_tracking,
+        reset,
+        leave,
+        be_killed,
+    ];
+    let end = ends[bird.rng.random_range(0..ends.len())];
+    lodge(bird, track, end)
+}
+
+fn lodge_to_monitor(bird: &mut Bird<'_>) -> Result<(), Gone> {
+    let ends: [Operation; 5] = [reset, reset, quit, leave, be_killed];
+    let end = ends[bird.rng.random_range(0..ends.len())];
+    lodge(bird, monitor, end)
+}
+
+/// Lives with a connection of its own and ends that. One lodges at a time.
 fn lodge(bird: &mut Bird<'_>, live: Operation, end: Operation) -> Result<(), Gone> {
-    let Some(_place) = bird.flock.lodge() else {
+    let _place = bird.flock.lodge();
+    if bird.flock.has_ended() {
         bird.session.refused = true;
         return Ok(());
-    };
+    }
     live(bird)?;
     let refused = bird.session.refused;
     end(bird)?;
@@ -78,7 +96,7 @@ fn track(bird: &mut Bird<'_>) -> Result<(), Gone> {
     if bird.session.refused {
         return Ok(());
     }
-    for _ in 0..bird.rng.random_range(1..5) {
+    for _ in 0..bird.rng.random_range(1..4) {
         let key = bird.token();
         if !by_prefix {
             bird.one(&["GET", &key], Expect::Is(Value::Null))?;
@@ -96,22 +114,6 @@ fn track(bird: &mut Bird<'_>) -> Result<(), Gone> {
         bird.exchange(batch)?;
     }
     Ok(())
-}
-
-fn track_and_stop(bird: &mut Bird<'_>) -> Result<(), Gone> {
-    lodge(bird, track, stop_tracking)
-}
-
-fn track_and_reset(bird: &mut Bird<'_>) -> Result<(), Gone> {
-    lodge(bird, track, reset)
-}
-
-fn track_and_leave(bird: &mut Bird<'_>) -> Result<(), Gone> {
-    lodge(bird, track, leave)
-}
-
-fn track_and_be_killed(bird: &mut Bird<'_>) -> Result<(), Gone> {
-    lodge(bird, track, be_killed)
 }
 
 /// CLIENT TRACKING OFF, after which a change of what was tracked is not told any more.
@@ -138,7 +140,7 @@ fn monitor(bird: &mut Bird<'_>) -> Result<(), Gone> {
         return Ok(());
     }
     bird.ears = Ears::Monitoring(Monitoring::default());
-    for _ in 0..bird.rng.random_range(1..4) {
+    for _ in 0..bird.rng.random_range(1..3) {
         let (seen, own) = (bird.token(), bird.token());
         bird.ears.await_text(&seen);
         if bird.beside(&["ECHO", &seen]) != Some(Value::bulk(&seen)) {
@@ -149,22 +151,6 @@ fn monitor(bird: &mut Bird<'_>) -> Result<(), Gone> {
         hear_awaited(bird)?;
     }
     Ok(())
-}
-
-fn monitor_and_reset(bird: &mut Bird<'_>) -> Result<(), Gone> {
-    lodge(bird, monitor, reset)
-}
-
-fn monitor_and_quit(bird: &mut Bird<'_>) -> Result<(), Gone> {
-    lodge(bird, monitor, quit)
-}
-
-fn monitor_and_leave(bird: &mut Bird<'_>) -> Result<(), Gone> {
-    lodge(bird, monitor, leave)
-}
-
-fn monitor_and_be_killed(bird: &mut Bird<'_>) -> Result<(), Gone> {
-    lodge(bird, monitor, be_killed)
 }
 
 fn quit(bird: &mut Bird<'_>) -> Result<(), Gone> {

@@ -41,7 +41,7 @@ pub(super) const SPECIES: [Species; 5] = [
     },
     Species {
         name: "monitor",
-        birds: 2,
+        birds: lodging::MONITORS,
         operations: &lodging::MONITORING,
     },
 ];

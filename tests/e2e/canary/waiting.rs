@@ -35,20 +35,18 @@ pub(super) const MOVED: &str = "common.moved";
 
 pub(super) const GROUP: &str = "flock";
 
-pub(super) const OPERATIONS: [(&str, u32, Operation); 13] = [
-    ("push", 22, push),
-    ("wait for a list", 8, pop),
+pub(super) const OPERATIONS: [(&str, u32, Operation); 11] = [
+    ("push", 18, push),
+    ("wait for a list", 7, pop),
     ("wait for a sorted set", 5, pop_sorted),
     ("wait to move", 3, move_one),
     ("wait for several", 3, pop_several),
     ("wait for several of a sorted set", 3, pop_several_sorted),
     ("wait for a stream", 3, read),
-    ("wait in a group", 5, read_in_group),
-    ("be unblocked", 2, be_unblocked),
-    ("leave while waiting", 1, leave_waiting),
-    ("be killed while waiting", 1, be_killed_waiting),
-    ("pipeline of a waiter", 3, pipeline),
-    ("HELLO of a waiter", 1, hello),
+    ("wait in a group", 4, read_in_group),
+    ("be unblocked", 3, be_unblocked),
+    ("end while waiting", 3, end_while_waiting),
+    ("commands of a waiter", 3, commands),
 ];
 
 /// The stream of a database whose elements are shared out in a group.
@@ -498,27 +496,31 @@ fn begin_to_wait(bird: &mut Bird<'_>) -> Result<(), Gone> {
     Ok(())
 }
 
-fn leave_waiting(bird: &mut Bird<'_>) -> Result<(), Gone> {
-    if settle_down(bird)? {
-        begin_to_wait(bird)?;
-        bird.leave();
-    }
-    Ok(())
-}
-
-fn be_killed_waiting(bird: &mut Bird<'_>) -> Result<(), Gone> {
+fn end_while_waiting(bird: &mut Bird<'_>) -> Result<(), Gone> {
     if !settle_down(bird)? {
         return Ok(());
     }
     begin_to_wait(bird)?;
-    let Some(id) = bird.session.id() else {
-        bird.leave();
-        return Ok(());
-    };
-    let killed = bird.beside(&["CLIENT", "KILL", "ID", &id.to_string()]);
-    bird.note_kill(killed);
-    // What it was handed before, if anything, is its own.
-    let _ = bird.wire.reply();
+    if bird.rng.random() {
+        be_killed_waiting(bird);
+    }
     bird.leave();
     Ok(())
+}
+
+fn be_killed_waiting(bird: &mut Bird<'_>) {
+    if let Some(id) = bird.session.id() {
+        let killed = bird.beside(&["CLIENT", "KILL", "ID", &id.to_string()]);
+        bird.note_kill(killed);
+        // What it was handed before, if anything, is its own.
+        let _ = bird.wire.reply();
+    }
+}
+
+fn commands(bird: &mut Bird<'_>) -> Result<(), Gone> {
+    if bird.rng.random_range(0..3) == 0 {
+        hello(bird)
+    } else {
+        pipeline(bird)
+    }
 }

@@ -19,6 +19,9 @@ pub(super) enum Leave {
     Abrupt,
 }
 
+/// How many bytes that were handed out may stand before others that are not.
+const USED_AT_MOST: usize = 256 * 1024;
+
 pub(super) struct Wire {
     stream: TcpStream,
     buffer: Vec<u8>,
@@ -80,6 +83,9 @@ impl Wire {
     pub(super) fn read(&mut self) -> Result<(), Gone> {
         if self.used == self.buffer.len() {
             self.buffer.clear();
+            self.used = 0;
+        } else if self.used > USED_AT_MOST {
+            self.buffer.drain(..self.used);
             self.used = 0;
         }
         let mut chunk = [0; 16 * 1024];
