@@ -16,7 +16,7 @@ use crate::harness::{Value, encode};
 
 /// The longest a canary waits. While a waiting client holds one of the few connections to the server, more would only be
 /// spent in line for one; that is why it is short.
-const LONGEST_WAIT_MS: u64 = 120;
+const LONGEST_WAIT_MS: u64 = 40;
 
 /// How long one waits that is to be unblocked.
 const UNBLOCKED_WITHIN: Duration = Duration::from_secs(2);
