@@ -21,6 +21,8 @@ pub mod session;
 
 pub mod shared;
 
+pub mod fanout;
+
 pub mod waits;
 
 pub mod telemetry;

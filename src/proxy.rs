@@ -177,6 +177,7 @@ fn open(settings: &Arc<Settings>, start: Instant) -> io::Result<(Door, View)> {
         health: Arc::new(ServerHealth::new(upstream.address.to_string())),
         server: Default::default(),
         queued: Default::default(),
+        audiences: Default::default(),
         start,
     });
     let admission = Admission::new(settings);

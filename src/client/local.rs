@@ -8,10 +8,11 @@ use super::requests::Next;
 use super::task::{Client, Done, Login, Purpose, Wait};
 use crate::admission::Refusal;
 use crate::command::{ClientSub, CommandId, Local, PinReason, same_word, spec};
+use crate::fanout::Kind;
 use crate::identity::Flag;
 use crate::resp::speak::{OK, error};
 use crate::resp::{Request, parse_integer};
-use crate::session::{Change, Credentials, Protocol, Session, State, unknown_command};
+use crate::session::{Change, Credentials, Protocol, ReplyMode, Session, State, unknown_command};
 use crate::telemetry::Disconnect;
 use crate::upstream::WaitError;
 
@@ -69,7 +70,11 @@ impl Client {
             match local {
                 Local::Quit | Local::Reset => {}
                 Local::Select => return self.queued_select(request, command),
-                Local::Readonly | Local::Readwrite | Local::Asking => {
+                Local::Readonly
+                | Local::Readwrite
+                | Local::Asking
+                | Local::NumSub
+                | Local::ShardNumSub => {
                     return self.on_pin(PinReason::Multi, request, command);
                 }
                 _ => return self.spoil_transaction(request, command, NOT_IN_MULTI),
@@ -85,6 +90,8 @@ impl Client {
             }
             Local::Reset => self.reset(),
             Local::Readonly | Local::Readwrite | Local::Asking => self.answer(NO_CLUSTER),
+            Local::NumSub => return self.count_subscribers(Kind::Channel, request, command),
+            Local::ShardNumSub => return self.count_subscribers(Kind::Shard, request, command),
             Local::Client(sub) => self.client_command(sub, request),
         }
         used
@@ -137,7 +144,8 @@ impl Client {
             database,
             ..self.session.state.clone()
         };
-        if database == self.session.state.database {
+        let is_known = self.pin.is_none() || !self.outlet.transaction().is_database_unknown();
+        if database == self.session.state.database && is_known {
             self.answer(OK);
         } else if self.pin.is_some() {
             self.dress_pin(target, Change::Difference, Purpose::Select(database));
@@ -236,7 +244,11 @@ impl Client {
             .hello
             .as_ref()
             .map_or(self.session.state.protocol, |(protocol, _)| *protocol);
-        if protocol != self.session.state.protocol && self.card.has(Flag::Pubsub) {
+        let carries_messages = self
+            .pin
+            .as_ref()
+            .is_some_and(|pin| pin.link().expects_strays());
+        if protocol != self.session.state.protocol && carries_messages {
             // Messages of RESP2 cannot be told from replies.
             return self.answer(NOT_AMID_MESSAGES);
         }
@@ -283,6 +295,8 @@ impl Client {
         if let Some((protocol, name)) = login.hello {
             self.session.state.protocol = protocol;
             self.card.resp.set(u32::from(protocol.number()));
+            self.outlet.speak(protocol);
+            self.note_subscriptions();
             if let Some(name) = name {
                 self.card.names().name = name;
                 is_renamed = true;
@@ -295,18 +309,26 @@ impl Client {
         }
     }
 
-    fn reset(&mut self) {
+    pub(super) fn reset(&mut self) {
         if self.outlet.has_open_frame() {
             // Half a message is out; nothing can follow it on this connection.
             return self.outlet.close(Disconnect::Closed);
         }
         // Whatever the connection lent to it holds is scrubbed with it.
+        self.resident.end_redirection();
         self.pin.take();
         self.resident.pinned.borrow_mut().take();
         self.resident.may_be_silent.set(false);
         *self.outlet.transaction() = Default::default();
         self.link = None;
+        let skips = self.session.reply == ReplyMode::SkipNext;
         self.session = Session::default();
+        if skips {
+            // As in Redis it undoes OFF for its own reply, but not a SKIP.
+            self.session.reply = ReplyMode::SkipNext;
+        }
+        self.unsubscribe_all();
+        self.outlet.speak(self.session.state.protocol);
         self.in_database(0);
         self.card.resp.set(2);
         {
@@ -319,6 +341,7 @@ impl Client {
             Flag::Multi,
             Flag::Watching,
             Flag::Tracking,
+            Flag::Broadcast,
             Flag::Monitor,
             Flag::Pubsub,
         ] {

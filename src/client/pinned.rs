@@ -4,11 +4,11 @@ use std::rc::Rc;
 
 use super::requests::{Next, UNREACHABLE};
 use super::task::{Client, Done, Purpose, Wait};
-use crate::command::{CommandId, Local, PinReason, Tx, same_word, spec};
+use crate::command::{CommandId, Local, PinReason, Tx, spec};
 use crate::identity::Flag;
+use crate::resp::Request;
 use crate::resp::speak::{encode_request, error};
-use crate::resp::{Request, parse_integer};
-use crate::session::{Change, Protocol, Route, Routed, State, Verb};
+use crate::session::{Change, Protocol, Route, Routed, State, Stream, Verb};
 use crate::telemetry::Disconnect;
 use crate::upstream::{Kind, Link, Pin, PinError, Show};
 use crate::waits::Popped;
@@ -24,15 +24,6 @@ pub(super) const NOT_IN_MULTI: &[u8] =
 const WAIT_NOT_PERMITTED: &[u8] =
     b"-ERR respool: WAIT needs the permission to PUBLISH to the channel respool:wait on this server\r\n";
 
-/// Redis' text for a redirection to nobody. Ids of respool's clients mean nothing to the server: messages for one of them
-/// would reach whoever uses the connection of that number.
-const NO_SUCH_REDIRECTION: &[u8] = b"-ERR The client ID you want redirect to does not exist\r\n";
-
-/// Whether this is CLIENT TRACKING with REDIRECT.
-fn asks_for_redirection(reason: PinReason, request: &Request<'_>) -> bool {
-    reason == PinReason::Tracking && request.arguments().any(|word| same_word(word, b"redirect"))
-}
-
 /// What a change of state gets while messages come in.
 pub(super) const NOT_AMID_MESSAGES: &[u8] =
     b"-ERR respool: this command is not possible while messages are received\r\n";
@@ -43,12 +34,25 @@ const NEVER_QUEUED: &[u8] = b"*1\r\n$3\r\nGET\r\n";
 /// What the client does with the connection lent to it.
 #[derive(Debug, Default)]
 pub(super) struct PinUse {
-    /// It keeps the connection until it leaves: MONITOR, CLIENT TRACKING, messages.
+    /// It keeps the connection until it leaves: MONITOR, messages.
     pub(super) keeps: bool,
     /// It may have left something on it that only a scrub undoes.
     pub(super) leaves_traces: bool,
     /// It was lent for the request at hand, which has not been sent yet.
     pub(super) is_fresh: bool,
+    /// MULTI was sent, and neither EXEC nor DISCARD since.
+    pub(super) in_multi: bool,
+    /// A subscription command was sent behind it.
+    pub(super) queues_messages: bool,
+}
+
+/// What the client gets that could not be lent a connection.
+pub(super) fn refusal(error: PinError) -> Vec<u8> {
+    match error {
+        PinError::Refused(reply) => reply,
+        PinError::Timeout => NONE_FREE.to_vec(),
+        PinError::Unreachable => UNREACHABLE.to_vec(),
+    }
 }
 
 impl Client {
@@ -95,9 +99,7 @@ impl Client {
                 self.flag(Flag::Pinned, true);
                 self.pin = Some(pin);
             }
-            Err(PinError::Refused(reply)) => self.refusing = Some(reply),
-            Err(PinError::Timeout) => self.refusing = Some(NONE_FREE.to_vec()),
-            Err(PinError::Unreachable) => self.refusing = Some(UNREACHABLE.to_vec()),
+            Err(error) => self.refusing = Some(refusal(error)),
         }
     }
 
@@ -107,21 +109,33 @@ impl Client {
             return;
         }
         let Some(pin) = &self.pin else { return };
-        self.resident.may_be_silent.set(self.pin_use.keeps);
         self.flag(Flag::Blocked, false);
         let is_clear = {
             let transaction = self.outlet.transaction();
             self.flag(Flag::Multi, transaction.open);
+            self.card.multi.set(transaction.commands);
             self.flag(Flag::Watching, transaction.watching);
+            if let Some(stream) = transaction.stream {
+                let flag = match stream {
+                    Stream::Messages => Flag::Pubsub,
+                    Stream::Commands => Flag::Monitor,
+                };
+                self.flag(flag, true);
+                self.pin_use.keeps = true;
+            }
             transaction.is_clear()
         };
-        if !pin.link().is_alive() || self.pin_use.keeps || self.pin_use.is_fresh {
+        self.resident
+            .may_be_silent
+            .set(self.pin_use.keeps || self.card.has(Flag::Pubsub));
+        if !pin.link().is_alive() || pin.link().is_raw() || self.pin_use.is_fresh {
             return;
         }
+        self.note_tracking();
         if !is_clear {
-            return self.settle_database();
+            return self.settle();
         }
-        if !matches!(self.wait, Wait::Nothing) {
+        if self.pin_use.keeps || !matches!(self.wait, Wait::Nothing) {
             return;
         }
         *self.resident.pinned.borrow_mut() = None;
@@ -130,27 +144,6 @@ impl Client {
             && !self.pin_use.leaves_traces
         {
             pin.give_back_clear();
-        }
-    }
-
-    /// After an EXEC that selected databases, asks the server which of them the connection is in: the last that exists.
-    fn settle_database(&mut self) {
-        let selected = {
-            let mut transaction = self.outlet.transaction();
-            if transaction.open || transaction.watching {
-                return;
-            }
-            transaction.selected.pop()
-        };
-        if let Some(database) = selected {
-            self.dress_pin(
-                State {
-                    database,
-                    ..self.session.state.clone()
-                },
-                Change::Difference,
-                Purpose::Settle(database),
-            );
         }
     }
 
@@ -163,6 +156,22 @@ impl Client {
         }));
     }
 
+    /// The connection lent to the client, when it takes another request; else what to do.
+    pub(super) fn pin_with_room(&mut self, reason: PinReason) -> Result<Rc<Link>, Next> {
+        let Some(link) = self.pinned_link(reason) else {
+            return Err(self.not_now());
+        };
+        if link.is_full() {
+            self.wait = Wait::Room(link);
+            return Err(Next::Wait);
+        }
+        if self.outlet.outstanding() >= self.in_flight_limit() {
+            self.wait = Wait::InFlight;
+            return Err(Next::Wait);
+        }
+        Ok(link)
+    }
+
     /// Sends one request on a connection lent to the client.
     pub(super) fn on_pin(
         &mut self,
@@ -170,20 +179,16 @@ impl Client {
         request: &Request<'_>,
         command: Option<CommandId>,
     ) -> Next {
+        if reason == PinReason::Tracking {
+            return self.tracking(request, command);
+        }
         if let Some(next) = self.in_line(reason, request, command) {
             return next;
         }
-        let Some(link) = self.pinned_link(reason) else {
-            return self.not_now();
+        let link = match self.pin_with_room(reason) {
+            Ok(link) => link,
+            Err(next) => return next,
         };
-        if link.is_full() {
-            self.wait = Wait::Room(link);
-            return Next::Wait;
-        }
-        if self.outlet.outstanding() >= self.in_flight_limit() {
-            self.wait = Wait::InFlight;
-            return Next::Wait;
-        }
         self.line = None;
         let blocks = matches!(
             reason,
@@ -194,32 +199,20 @@ impl Client {
             self.wait = Wait::Answers;
             return Next::Wait;
         }
-        if asks_for_redirection(reason, request) {
-            self.count(1, command);
-            self.answer(NO_SUCH_REDIRECTION);
-            return Next::Used(request.bytes().len());
-        }
         match reason {
             PinReason::Wait => return self.wait_for_replicas(&link, request, command),
-            PinReason::Monitor | PinReason::Tracking => self.pin_use.keeps = true,
+            PinReason::Monitor => {
+                // Its reply tells whether what follows on the connection are the commands of everybody.
+                self.wait = Wait::Answers;
+                return self.queue(&link, request, command, Verb::Monitor);
+            }
             PinReason::Admin | PinReason::Learned => self.pin_use.leaves_traces = true,
             _ => {}
         }
-        if reason == PinReason::Monitor {
-            if self.outlet.outstanding() > 0 {
-                self.wait = Wait::Answers;
-                return Next::Wait;
-            }
-            return self.raw(&link, request, command, Flag::Monitor);
-        }
-        self.flag(
-            Flag::Tracking,
-            reason == PinReason::Tracking || self.card.has(Flag::Tracking),
-        );
         let kind = if blocks {
             Kind::Blocking(Popped::by(request.arguments()))
         } else {
-            Kind::Plain
+            self.queued_kind()
         };
         self.count(1, command);
         let show = self.show();
@@ -237,7 +230,7 @@ impl Client {
         self.wait = Wait::Answers;
     }
 
-    fn not_now(&self) -> Next {
+    pub(super) fn not_now(&self) -> Next {
         // Refused meanwhile: looked at again, and answered.
         if self.refusing.is_some() {
             Next::Used(0)
@@ -260,20 +253,16 @@ impl Client {
             Tx::Watch => (Verb::Watch, PinReason::Watch),
             Tx::Unwatch => (Verb::Unwatch, PinReason::Watch),
         };
-        let Some(link) = self.pinned_link(reason) else {
-            return self.not_now();
+        let link = match self.pin_with_room(reason) {
+            Ok(link) => link,
+            Err(next) => return next,
         };
-        if link.is_full() {
-            self.wait = Wait::Room(link);
-            return Next::Wait;
-        }
-        if self.outlet.outstanding() >= self.in_flight_limit() {
-            self.wait = Wait::InFlight;
-            return Next::Wait;
-        }
         self.count(1, command);
         let show = self.show();
         link.send(&self.outlet, request.bytes(), 1, Kind::Verb(verb), show);
+        if request.count() == 1 {
+            self.in_multi_after(verb);
+        }
         Next::Used(request.bytes().len())
     }
 
@@ -352,26 +341,6 @@ impl Client {
         Next::Used(request.bytes().len())
     }
 
-    /// SELECT inside MULTI is queued by the server like any command; EXEC tells whether it took effect.
-    pub(super) fn queued_select(
-        &mut self,
-        request: &Request<'_>,
-        command: Option<CommandId>,
-    ) -> Next {
-        let Some(link) = self.pin.as_ref().map(|pin| Rc::clone(pin.link())) else {
-            return Next::Wait;
-        };
-        let database = request
-            .argument(1)
-            .and_then(parse_integer)
-            .and_then(|number| u32::try_from(number).ok());
-        let kind = database.map_or(Kind::Plain, |database| Kind::Verb(Verb::Select(database)));
-        self.count(1, command);
-        let show = self.show();
-        link.send(&self.outlet, request.bytes(), 1, kind, show);
-        Next::Used(request.bytes().len())
-    }
-
     /// A subscription command: from the first one on the connection lent to the client carries its messages.
     pub(super) fn subscribed(&mut self, request: &Request<'_>, command: Option<CommandId>) -> Next {
         let Some(link) = self.pinned_link(PinReason::Subscription) else {
@@ -382,7 +351,7 @@ impl Client {
             return Next::Wait;
         }
         if self.outlet.transaction().open {
-            return self.spoil_transaction(request, command, NOT_IN_MULTI);
+            return self.queued_subscription(&link, request, command);
         }
         self.pin_use.keeps = true;
         if self.session.state.protocol == Protocol::Resp2 {
@@ -419,7 +388,7 @@ impl Client {
         self.count(1, routed.command);
         match routed.route {
             Route::Local(local @ (Local::Quit | Local::Reset)) => {
-                return self.local(local, request, routed.command);
+                self.leave_stream(&link, local);
             }
             Route::Local(_) | Route::Refused(_) if subscribed => {
                 let name = routed.command.map_or("", |id| spec(id).name);

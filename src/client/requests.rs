@@ -166,6 +166,7 @@ impl Client {
     #[inline]
     fn is_sharing(&self, length: usize) -> bool {
         self.pin.is_none()
+            && !self.is_listening
             && self.refusing.is_none()
             && self.session.reply == crate::session::ReplyMode::On
             && length <= self.site.thread.settings.upstream.max_shared_request
@@ -264,6 +265,11 @@ impl Client {
         if self.pin.as_ref().is_some_and(|pin| pin.link().is_raw()) {
             return self.amid_messages(request, routed);
         }
+        if self.is_listening
+            && let Some(next) = self.amid_subscriptions(request, &routed)
+        {
+            return next;
+        }
         match routed.route {
             Route::Alien => {
                 self.ending = Some(Disconnect::ProtocolError);
@@ -315,7 +321,7 @@ impl Client {
                 self.transaction(verb, request, rest, routed.command, learned)
             }
             Route::Pinned(reason) => self.on_pin(reason, request, routed.command),
-            Route::Subscribed => self.subscribed(request, routed.command),
+            Route::Subscribed => self.subscription(request, routed.command),
         }
     }
 
@@ -386,7 +392,12 @@ impl Client {
     }
 
     /// Sends requests that leave no trace on a shared connection.
-    fn on_shared(&mut self, bytes: &[u8], count: u32, command: Option<CommandId>) -> Next {
+    pub(super) fn on_shared(
+        &mut self,
+        bytes: &[u8],
+        count: u32,
+        command: Option<CommandId>,
+    ) -> Next {
         if self.outlet.outstanding().saturating_add(count) > self.in_flight_limit().max(count) {
             self.wait_in_flight();
             return Next::Wait;

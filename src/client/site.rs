@@ -7,6 +7,7 @@ use std::sync::Arc;
 
 use tokio::sync::oneshot;
 
+use super::tracking::{Letter, Redirection};
 use crate::admission::Admission;
 use crate::command::DenySet;
 use crate::identity::{Card, Flag, Registry};
@@ -21,6 +22,8 @@ pub enum Errand {
     Kill(Arc<[u64]>),
     /// `at_limit = "evict-idle"`: close it if it is idle and free of state. The answer is dropped when it is gone.
     Evict(u64, Answer),
+    /// Invalidations for one of its clients.
+    Invalidate(Arc<Letter>),
     /// CLIENT UNBLOCK, with an error or as if the time had passed.
     Unblock(u64, bool, Answer),
 }
@@ -39,6 +42,8 @@ pub struct Resident {
     pub card: Arc<Card>,
     /// The connection lent to it.
     pub pinned: RefCell<Option<Rc<Link>>>,
+    /// What stands for the client to which its invalidations are redirected.
+    pub redirection: RefCell<Option<Rc<Redirection>>>,
     /// Its place in a line of blocked clients.
     pub blocked: RefCell<Option<Rc<Waiter>>>,
     /// Whether it may be silent as long as it likes: blocked, subscribed.
@@ -57,6 +62,13 @@ impl Resident {
     /// Whether nothing it asked for is under way.
     fn is_idle(&self) -> bool {
         self.outlet.outstanding() == 0 && !self.outlet.has_unsent() && !self.is_waiting.get()
+    }
+
+    /// Its invalidations are redirected to nobody any more.
+    pub fn end_redirection(&self) {
+        if let Some(redirection) = self.redirection.take() {
+            redirection.end();
+        }
     }
 }
 
@@ -102,6 +114,7 @@ impl Site {
                     resident.outlet.close(Disconnect::Evicted);
                 }
             }
+            Errand::Invalidate(letter) => letter.deliver(self),
             Errand::Unblock(id, with_error, answer) => self.unblock(id, with_error, &answer),
         }
     }
@@ -113,6 +126,9 @@ impl Site {
         for resident in self.residents.borrow().values() {
             if resident.outlet.is_closed() {
                 continue;
+            }
+            if let Some(redirection) = &*resident.redirection.borrow() {
+                redirection.check(self);
             }
             let active = resident.card.last_active_ms.get() * 1000;
             if resident.card.commands.get() == 0

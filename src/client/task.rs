@@ -19,7 +19,9 @@ use crate::resp::RequestScanner;
 use crate::session::{Credentials, Protocol, Session};
 use crate::telemetry::{Bound, Disconnect};
 use crate::transport::{READ_SIZE, Stream};
-use crate::upstream::{Blocked, Link, Outlet, Pin, PinError, SharedWait, WaitError};
+use crate::upstream::{
+    Blocked, Link, Outlet, Pin, PinError, SharedWait, SubscribeResult, WaitError,
+};
 
 /// How long, and for how many reads, a client that broke the protocol may take to read why it is closed.
 const LINGER: std::time::Duration = std::time::Duration::from_millis(500);
@@ -82,6 +84,18 @@ pub(super) enum Done {
     Dressed(Option<Result<(), Vec<u8>>>, Purpose),
     /// WAIT may be sent; or why not.
     WaitReady(Result<(), &'static [u8]>),
+    /// SUBSCRIBE was answered; `None`: the server is away.
+    Subscribed(Option<SubscribeResult>),
+    /// Whether the client's user may subscribe; `None`: ask again.
+    MaySubscribe(Option<Vec<u8>>),
+    /// The stream on the pinned connection has ended for QUIT or RESET; false: with the connection.
+    Unstreamed(bool, crate::command::Local),
+    /// A connection to stand for this client, or none.
+    StandIn(Result<Pin, PinError>, u64),
+    /// The server's answer to GETREDIR or TRACKINGINFO.
+    Redirection(Vec<u8>),
+    /// The server's answer to whether an EXEC has switched tracking.
+    TrackingInfo(Vec<u8>),
     /// A reply of respool's own.
     Reply(Vec<u8>),
     /// Room was made in the group that refused the client, or not.
@@ -106,6 +120,10 @@ pub struct Client {
     pub(super) wait: Wait,
     /// A request is being passed on as it arrives, or (false) skipped.
     pub(super) streaming: Option<bool>,
+    /// It is subscribed, in RESP2: it may do little else.
+    pub(super) is_listening: bool,
+    /// The server has said that its user may subscribe to what the request at hand asks for.
+    pub(super) may_subscribe: bool,
     /// What its blocking call has come to.
     pub(super) line: Option<Line>,
     /// WAIT was preceded by what it needs.
@@ -152,6 +170,7 @@ impl Client {
             outlet: Rc::clone(&outlet),
             card: Arc::clone(card.card()),
             pinned: None.into(),
+            redirection: None.into(),
             blocked: None.into(),
             may_be_silent: false.into(),
             is_waiting: false.into(),
@@ -179,6 +198,8 @@ impl Client {
             pin_use: PinUse::default(),
             wait: Wait::Nothing,
             streaming: None,
+            is_listening: false,
+            may_subscribe: false,
             line: None,
             wait_ready: false,
             refusing: None,
@@ -413,6 +434,13 @@ impl Client {
             Done::Dressed(None, _) => self.outlet.close(Disconnect::UpstreamLost),
             Done::WaitReady(Ok(())) => self.wait_ready = true,
             Done::WaitReady(Err(reply)) => self.refusing = Some(reply.to_vec()),
+            Done::Subscribed(result) => self.has_subscribed(result),
+            Done::MaySubscribe(reply) => self.permission_told(reply),
+            Done::Unstreamed(true, local) => self.unstreamed(local),
+            Done::Unstreamed(false, _) => self.outlet.close(Disconnect::UpstreamLost),
+            Done::StandIn(result, id) => self.stands_in(result, id),
+            Done::Redirection(reply) => self.told_redirection(reply),
+            Done::TrackingInfo(reply) => self.tracking_settled(&reply),
             Done::Reply(reply) => self.reply(&reply),
             Done::Room(true, reply, _) => self.regroup_anew(&reply),
             Done::Room(false, _, refusal) => self.reject(refusal),
@@ -559,6 +587,13 @@ impl Client {
                 "a client left more replies unread than limits.max_client_buffer and was closed"
             );
         }
+        if reason == Disconnect::PubsubBuffer {
+            self.site.thread.counters.bound(Bound::PubsubBuffer).add(1);
+            tracing::warn!(
+                client = %self.card.peer(),
+                "a subscriber left more unread than limits.pubsub_buffer, or a message was longer, and was closed"
+            );
+        }
     }
 
     pub(super) fn now(&self) -> Instant {
@@ -577,11 +612,13 @@ impl Drop for Client {
                 .disconnect(Disconnect::Panic)
                 .add(1);
         }
-        // In this order: its turn in line, the connection lent to it, its socket, its place.
+        self.site.upstream.subscriptions.leave(self.card.id());
+        // In this order: its turn in line, the connections lent to it, its socket, its place.
         self.wait = Wait::Nothing;
         if let Some(Line::Over(blocked, outcome)) = self.line.take() {
             blocked.refuse(outcome);
         }
+        self.resident.end_redirection();
         self.pin.take();
         self.outlet.leave(Disconnect::Closed);
         self.site.residents.borrow_mut().remove(&self.card.id());

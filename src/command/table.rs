@@ -12,7 +12,9 @@ use super::way::ClientSub::{
     GetName, Id, Info, Kill, List, MaintNotifications, NoEvict, NoTouch, Reply, SetInfo, SetName,
     Unblock, Unsupported,
 };
-use super::way::Local::{Asking, Auth, Client, Hello, Quit, Readonly, Readwrite, Reset, Select};
+use super::way::Local::{
+    Asking, Auth, Client, Hello, NumSub, Quit, Readonly, Readwrite, Reset, Select, ShardNumSub,
+};
 use super::way::PinReason::{
     Admin, Blocking, BlockingOption, Monitor, Multi, Pause, Tracking, Wait, Watch,
 };
@@ -301,9 +303,9 @@ table! {
     "pubsub|channels" -2, Shared, [PUBSUB] [PUBSUB SLOW] 0 0 0;
     "pubsub|help" 2, Shared, [] [SLOW] 0 0 0;
     "pubsub|numpat" 2, Shared, [PUBSUB] [PUBSUB SLOW] 0 0 0;
-    "pubsub|numsub" -2, Shared, [PUBSUB] [PUBSUB SLOW] 0 0 0;
+    "pubsub|numsub" -2, Local(NumSub), [PUBSUB] [PUBSUB SLOW] 0 0 0;
     "pubsub|shardchannels" -2, Shared, [PUBSUB] [PUBSUB SLOW] 0 0 0;
-    "pubsub|shardnumsub" -2, Shared, [PUBSUB] [PUBSUB SLOW] 0 0 0;
+    "pubsub|shardnumsub" -2, Local(ShardNumSub), [PUBSUB] [PUBSUB SLOW] 0 0 0;
     "punsubscribe" -1, Subscribed, [PUBSUB NOSCRIPT] [PUBSUB SLOW] 0 0 0;
     "quit" -1, Local(Quit), [NO_AUTH NOSCRIPT] [FAST CONNECTION] 0 0 0;
     "randomkey" 1, Shared, [READONLY] [KEYSPACE READ SLOW] 0 0 0;

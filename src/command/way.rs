@@ -34,6 +34,10 @@ pub enum Local {
     Readwrite,
     /// `ASKING`: as `READONLY`.
     Asking,
+    /// `PUBSUB NUMSUB [channels]`: the server's counts, of connections, made counts of clients.
+    NumSub,
+    /// `PUBSUB SHARDNUMSUB [channels]`: as `NUMSUB`.
+    ShardNumSub,
     /// `CLIENT ...`: speaks of respool's own clients.
     Client(ClientSub),
 }

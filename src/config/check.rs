@@ -13,8 +13,8 @@ use super::machine::Machine;
 use super::problem::Problem;
 use super::value::word_of_host;
 use super::{
-    Address, AtLimit, Group, Limits, Listener, Log, LogFormat, Match, Mode, Per, Queue, Reconnect,
-    Secret, Settings, Upstream,
+    Address, AtLimit, Group, Limits, Listener, Log, LogFormat, Match, Mode, OnSubscriptionLoss,
+    Per, Queue, Reconnect, Secret, Settings, Upstream,
 };
 
 /// What stands around the file.
@@ -121,11 +121,19 @@ fn listener(file: &File, path: &str) -> Listener {
     }
 }
 
+/// Two of five: the rest must do for a subscription connection of each worker and for what is lent out.
+fn shared_connections(file: &File) -> usize {
+    let total = number(file, "upstream.max_connections");
+    let default = (total * 2 / 5).clamp(1, 4);
+    file.count("upstream.shared_connections")
+        .map_or(default, to_usize)
+}
+
 fn upstream(file: &File, password: Option<Secret>) -> Upstream {
     Upstream {
         address: address(file, "upstream.address"),
         max_connections: number(file, "upstream.max_connections"),
-        shared_connections: number(file, "upstream.shared_connections"),
+        shared_connections: shared_connections(file),
         connect_timeout: time(file, "upstream.connect_timeout"),
         reply_timeout: time(file, "upstream.reply_timeout"),
         keepalive: time(file, "upstream.keepalive"),
@@ -140,6 +148,10 @@ fn upstream(file: &File, password: Option<Secret>) -> Upstream {
         borrow_timeout: time(file, "upstream.borrow_timeout"),
         max_write_buffer: bytes(file, "upstream.max_write_buffer"),
         max_shared_request: bytes(file, "upstream.max_shared_request"),
+        on_subscription_loss: match file.choice("upstream.on_subscription_loss") {
+            Some("close") => OnSubscriptionLoss::Close,
+            _ => OnSubscriptionLoss::Resubscribe,
+        },
         username: file.text("upstream.username"),
         password,
     }
@@ -213,6 +225,8 @@ fn limits(file: &File) -> Limits {
     Limits {
         max_clients: number(file, "limits.max_clients"),
         max_client_buffer: bytes(file, "limits.max_client_buffer"),
+        pubsub_buffer: bytes(file, "limits.pubsub_buffer"),
+        max_client_subscriptions: number(file, "limits.max_client_subscriptions"),
         max_client_in_flight: number(file, "limits.max_client_in_flight"),
         max_client_read_ahead: bytes(file, "limits.max_client_read_ahead"),
         max_request: bytes(file, "limits.max_request"),

@@ -139,10 +139,21 @@ pub struct Upstream {
     pub max_write_buffer: usize,
     /// A request longer than this many bytes travels on a pinned connection, streamed, never gathered.
     pub max_shared_request: usize,
+    /// What becomes of subscribers when messages may have been lost with the connection to the server.
+    pub on_subscription_loss: OnSubscriptionLoss,
     /// The user respool authenticates as; `None` with a password means the legacy `AUTH password`.
     pub username: Option<String>,
     /// The password respool authenticates with.
     pub password: Option<Secret>,
+}
+
+/// What becomes of subscribers when messages may have been lost with the connection to the server.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum OnSubscriptionLoss {
+    /// They stay connected and are subscribed again.
+    Resubscribe,
+    /// They are closed, so that a library that reads anew what it may have missed when it connects again does so.
+    Close,
 }
 
 /// Exponential back-off with full jitter.
@@ -170,6 +181,10 @@ pub struct Limits {
     pub max_clients: usize,
     /// Unread reply bytes of one client; past it the client is disconnected.
     pub max_client_buffer: usize,
+    /// Unread bytes of one subscriber's messages; past it the client is disconnected. Also the longest message.
+    pub pubsub_buffer: usize,
+    /// Channels, patterns and shard channels one client may be subscribed to.
+    pub max_client_subscriptions: usize,
     /// Requests of one client sent and not answered; past it its socket is not read.
     pub max_client_in_flight: usize,
     /// Bytes of one client's requests read ahead while it waits or is blocked.

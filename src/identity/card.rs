@@ -77,6 +77,8 @@ pub enum Flag {
     Killed = 1 << 10,
     /// Has requests that are not yet answered.
     InFlight = 1 << 11,
+    /// Its CLIENT TRACKING is of prefixes (BCAST).
+    Broadcast = 1 << 12,
 }
 
 /// What a client calls itself.
@@ -129,6 +131,8 @@ pub struct Card {
     pub patterns: Figure32,
     /// Shard channels subscribed to.
     pub shard_channels: Figure32,
+    /// The client to which its invalidations are redirected, 0: none; means something only with [`Flag::Tracking`].
+    pub redirect: Figure64,
     flags: Figure32,
     names: Mutex<Names>,
 }
@@ -156,6 +160,7 @@ impl Card {
             channels: Figure32::default(),
             patterns: Figure32::default(),
             shard_channels: Figure32::default(),
+            redirect: Figure64::default(),
             flags: Figure32::default(),
             names: Mutex::new(Names {
                 name: arrival.identity.name,

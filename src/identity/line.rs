@@ -20,7 +20,11 @@ pub fn client_line<S: AsRef<str>>(
     } else {
         -1
     };
-    let redirection = if card.has(Flag::Tracking) { 0 } else { -1 };
+    let redirection = if card.has(Flag::Tracking) {
+        card.redirect.get() as i64
+    } else {
+        -1
+    };
     let query = card.query_bytes.get();
     let output = card.output_bytes.get();
     let total = query + output + size_of::<Card>() as u64;
@@ -79,12 +83,13 @@ pub fn client_line<S: AsRef<str>>(
 
 /// The letters of `flags=`, in Redis' order.
 fn letters(card: &Card) -> String {
-    const LETTERS: [(Flag, char); 9] = [
+    const LETTERS: [(Flag, char); 10] = [
         (Flag::Monitor, 'O'),
         (Flag::Pubsub, 'P'),
         (Flag::Multi, 'x'),
         (Flag::Blocked, 'b'),
         (Flag::Tracking, 't'),
+        (Flag::Broadcast, 'B'),
         // Redis: to be closed after its reply. A rejected client is told and then closed.
         (Flag::Rejected, 'c'),
         (Flag::Killed, 'A'),

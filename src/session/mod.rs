@@ -6,7 +6,7 @@ mod transaction;
 
 pub use route::{Block, Route, Routed, block, route, unknown_command};
 pub use state::{Change, Credentials, Effect, Protocol, State, Step, name_request, steps};
-pub use transaction::{Transaction, Verb};
+pub use transaction::{Stream, Tracking, Transaction, Verb};
 
 /// CLIENT REPLY of one client.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]

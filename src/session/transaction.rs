@@ -1,4 +1,4 @@
-//! WATCH, MULTI and EXEC of one client on its pinned connection, as the server's answers tell it.
+//! WATCH, MULTI, EXEC and CLIENT TRACKING of one client on its pinned connection, as the server's answers tell it.
 
 /// A command that changes the transaction.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -15,6 +15,32 @@ pub enum Verb {
     Unwatch,
     /// SELECT of this database inside MULTI.
     Select(u32),
+    /// CLIENT TRACKING: on, or off.
+    Tracking(Option<Tracking>),
+    /// A subscription command inside MULTI.
+    Subscribe,
+    /// MONITOR.
+    Monitor,
+    /// Any other command inside MULTI.
+    Queue,
+}
+
+/// What a connection carries beside replies, until it is reset or closed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Stream {
+    /// Messages of channels: a transaction subscribed.
+    Messages,
+    /// Commands of everybody: MONITOR.
+    Commands,
+}
+
+/// CLIENT TRACKING that is on.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Tracking {
+    /// BCAST: of all keys with certain prefixes, rather than of those that were read.
+    pub broadcasts: bool,
+    /// REDIRECT: the client, by respool's number, that gets the invalidations.
+    pub redirect: Option<u64>,
 }
 
 /// Most SELECTs remembered of one transaction; one with more keeps its connection to itself.
@@ -25,6 +51,8 @@ const MAX_SELECTS: usize = 64;
 pub struct Transaction {
     /// MULTI was answered, EXEC or DISCARD was not.
     pub open: bool,
+    /// Commands queued since MULTI.
+    pub commands: u32,
     /// Keys are watched.
     pub watching: bool,
     /// Databases selected by queued commands, in order.
@@ -33,14 +61,25 @@ pub struct Transaction {
     unknown_database: bool,
     /// Databases the last EXEC may have selected; the last that exists is the one the connection is in.
     pub selected: Vec<u32>,
+    /// CLIENT TRACKING, where it is on.
+    pub tracking: Option<Tracking>,
+    /// An EXEC may have switched it: only the server knows.
+    pub tracking_unsure: bool,
+    queued_tracking: bool,
+    queued_messages: bool,
+    /// What follows on the connection beside replies.
+    pub stream: Option<Stream>,
 }
 
 impl Transaction {
     /// The server answered `verb`; `head` starts with the reply's first line.
     pub fn answered(&mut self, verb: Verb, head: &[u8]) {
         let is_ok = head.first() == Some(&b'+');
+        if is_ok && self.open && !matches!(verb, Verb::Exec | Verb::Discard) {
+            self.commands = self.commands.saturating_add(1);
+        }
         match verb {
-            Verb::Multi if is_ok => self.open = true,
+            Verb::Multi if is_ok => (self.open, self.commands) = (true, 0),
             Verb::Watch if is_ok => self.watching = true,
             // Inside MULTI it is only queued, and EXEC unwatches anyway.
             Verb::Unwatch if is_ok && !self.open => self.watching = false,
@@ -50,9 +89,17 @@ impl Transaction {
                 let queued = std::mem::take(&mut self.queued);
                 if head.starts_with(b"*") && !head.starts_with(b"*-1") {
                     self.selected = queued;
+                    self.tracking_unsure |= self.queued_tracking;
+                    if self.queued_messages {
+                        self.stream = Some(Stream::Messages);
+                    }
                 }
                 self.end();
             }
+            Verb::Tracking(_) if is_ok && self.open => self.queued_tracking = true,
+            Verb::Tracking(tracking) if is_ok => self.tracking = tracking,
+            Verb::Monitor if is_ok && !self.open => self.stream = Some(Stream::Commands),
+            Verb::Subscribe if is_ok && self.open => self.queued_messages = true,
             Verb::Select(database) if is_ok && self.open => {
                 if self.queued.len() < MAX_SELECTS {
                     self.queued.push(database);
@@ -66,13 +113,26 @@ impl Transaction {
 
     /// Whether the connection holds nothing of this client's.
     pub fn is_clear(&self) -> bool {
-        !self.open && !self.watching && !self.unknown_database && self.selected.is_empty()
+        !self.open
+            && !self.watching
+            && !self.unknown_database
+            && self.selected.is_empty()
+            && self.tracking.is_none()
+            && !self.tracking_unsure
+            && self.stream.is_none()
+    }
+
+    /// Whether the database of the connection is not what the session takes it for.
+    pub fn is_database_unknown(&self) -> bool {
+        self.unknown_database || !self.selected.is_empty()
     }
 
     fn end(&mut self) {
         self.open = false;
         self.watching = false;
         self.queued.clear();
+        self.queued_tracking = false;
+        self.queued_messages = false;
     }
 }
 
@@ -99,6 +159,57 @@ mod tests {
         assert!(tx.watching, "EXEC outside of MULTI leaves the watch");
         tx.answered(Verb::Unwatch, b"+OK\r\n");
         assert!(tx.is_clear());
+    }
+
+    #[test]
+    fn tracking_is_on_from_its_answer_to_the_next() {
+        let mut tx = Transaction::default();
+        let on = Some(Tracking {
+            broadcasts: true,
+            redirect: Some(7),
+        });
+        tx.answered(Verb::Tracking(on), b"-ERR syntax error\r\n");
+        assert!(tx.is_clear());
+        tx.answered(Verb::Tracking(on), b"+OK\r\n");
+        assert!(tx.tracking == on && !tx.is_clear());
+        tx.answered(Verb::Tracking(None), b"-ERR syntax error\r\n");
+        assert_eq!(tx.tracking, on);
+        tx.answered(Verb::Tracking(None), b"+OK\r\n");
+        assert!(tx.is_clear());
+    }
+
+    #[test]
+    fn what_exec_switched_is_known_to_the_server_alone() {
+        for (reply, unsure) in [
+            (&b"*1\r\n"[..], true),
+            (b"*-1\r\n", false),
+            (b"_\r\n", false),
+            (b"-EXECABORT\r\n", false),
+        ] {
+            let mut tx = Transaction::default();
+            tx.answered(Verb::Multi, b"+OK\r\n");
+            tx.answered(Verb::Tracking(None), b"+QUEUED\r\n");
+            tx.answered(Verb::Subscribe, b"+QUEUED\r\n");
+            assert!(!tx.tracking_unsure && tx.stream.is_none());
+            assert_eq!(tx.commands, 2);
+            tx.answered(Verb::Exec, reply);
+            let stream = unsure.then_some(Stream::Messages);
+            assert_eq!((tx.tracking_unsure, tx.stream), (unsure, stream));
+            assert_eq!(tx.is_clear(), !unsure);
+        }
+    }
+
+    #[test]
+    fn monitor_is_on_when_the_server_says_so_and_never_by_exec() {
+        let mut tx = Transaction::default();
+        tx.answered(Verb::Monitor, b"-NOPERM this user\r\n");
+        assert!(tx.is_clear());
+        tx.answered(Verb::Multi, b"+OK\r\n");
+        tx.answered(Verb::Monitor, b"+QUEUED\r\n");
+        tx.answered(Verb::Exec, b"*1\r\n");
+        assert!(tx.is_clear());
+        tx.answered(Verb::Monitor, b"+OK\r\n");
+        assert_eq!(tx.stream, Some(Stream::Commands));
     }
 
     #[test]

@@ -30,6 +30,11 @@ labels! {
         SocketError => "socket_error",
         /// It left more replies unread than `limits.max_client_buffer`.
         OutputBuffer => "output_buffer",
+        /// It left more messages unread than `limits.pubsub_buffer`.
+        PubsubBuffer => "pubsub_buffer",
+        /// Messages were lost with the connection to the server, or the server refused to renew a subscription
+        /// (`upstream.on_subscription_loss = "close"`).
+        SubscriptionLost => "subscription_lost",
         /// It sent what the protocol, or `limits.max_request`, does not allow.
         ProtocolError => "protocol_error",
         /// It was silent for `idle_timeout`.
@@ -70,6 +75,10 @@ labels! {
         InFlight => "in_flight",
         /// `limits.max_client_buffer`.
         OutputBuffer => "output_buffer",
+        /// `limits.pubsub_buffer`.
+        PubsubBuffer => "pubsub_buffer",
+        /// `limits.max_client_subscriptions`.
+        Subscriptions => "subscriptions",
         /// `limits.max_request`.
         Request => "request",
         /// `limits.reject_hold`, or the number of commands answered while held.

@@ -200,6 +200,24 @@ pub const METRICS: &[Metric] = &[
         source: Source::Counter(|s| one(s.totals.orphaned_elements)),
     },
     Metric {
+        name: "respool_subscribed_topics",
+        labels: &[],
+        help: "Channels, patterns and shard channels subscribed to at the server, summed over the workers.",
+        source: Source::Gauge(|s| one(s.totals.subscribed_topics)),
+    },
+    Metric {
+        name: "respool_delivered_messages_total",
+        labels: &[],
+        help: "Messages and confirmations of subscriptions handed to clients.",
+        source: Source::Counter(|s| one(s.totals.delivered_messages)),
+    },
+    Metric {
+        name: "respool_subscription_losses_total",
+        labels: &[],
+        help: "Times the connection of a worker's subscriptions was lost while clients were subscribed: they may have missed messages.",
+        source: Source::Counter(|s| one(s.totals.subscription_losses)),
+    },
+    Metric {
         name: "respool_request_duration_seconds",
         labels: &[],
         help: "Time from a request's arrival to its reply.",

@@ -135,6 +135,12 @@ pub struct Totals {
     pub returned_elements: u64,
     /// Elements that could not be put back.
     pub orphaned_elements: u64,
+    /// Topics subscribed to at the server; one that two workers need counts twice.
+    pub subscribed_topics: u64,
+    /// Messages and confirmations handed to subscribers.
+    pub delivered_messages: u64,
+    /// Losses of a subscription connection.
+    pub subscription_losses: u64,
 }
 
 /// The counters of one group in all workers added up.
@@ -188,6 +194,9 @@ impl Totals {
         worker.request_duration.add_to(&mut self.request_duration);
         self.returned_elements += worker.returned_elements.get();
         self.orphaned_elements += worker.orphaned_elements.get();
+        self.subscribed_topics += worker.subscribed_topics.get();
+        self.delivered_messages += worker.delivered_messages.get();
+        self.subscription_losses += worker.subscription_losses.get();
     }
 }
 

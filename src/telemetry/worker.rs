@@ -22,6 +22,12 @@ pub struct WorkerCounters {
     pub returned_elements: Counter,
     /// Elements popped for a client that had left, that could not be put back.
     pub orphaned_elements: Counter,
+    /// Channels, patterns and shard channels the worker's clients are subscribed to.
+    pub subscribed_topics: Gauge,
+    /// Messages and confirmations handed to subscribers.
+    pub delivered_messages: Counter,
+    /// Times the subscription connection was lost while somebody was subscribed: messages may be missing.
+    pub subscription_losses: Counter,
 }
 
 /// What one worker counts for one client group.
@@ -52,6 +58,9 @@ impl WorkerCounters {
             request_duration: Histogram::default(),
             returned_elements: Counter::default(),
             orphaned_elements: Counter::default(),
+            subscribed_topics: Gauge::default(),
+            delivered_messages: Counter::default(),
+            subscription_losses: Counter::default(),
         }
     }
 

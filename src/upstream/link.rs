@@ -10,12 +10,14 @@ use std::task::{Context, Poll, Waker};
 use std::time::Duration;
 
 use super::outlet::{Outlet, Unsent};
+use super::pushes::{Forward, Pushes, ends_stream, is_monitored};
+use super::subscription::Subscriptions;
 use super::thread::Thread;
 use super::traffic::{
     Answer, Dressed, Dressing, Due, Inner, Kind, NO_RESP, OwnReply, Show, invalid, unasked,
 };
 use crate::budget::SocketPermit;
-use crate::session::{Effect, State, Step};
+use crate::session::{Effect, State, Step, Stream as SessionStream};
 use crate::telemetry::{Bound, Disconnect};
 use crate::transport::Stream;
 
@@ -38,10 +40,12 @@ pub struct Link {
     permit: RefCell<Option<SocketPermit>>,
     worn: RefCell<State>,
     inner: RefCell<Inner>,
-    /// Gets frames that answer no request: the client of a pinned connection.
-    pushes_to: RefCell<Option<Rc<Outlet>>>,
-    /// Every frame is for `pushes_to`, replies included (MONITOR, a RESP2 subscriber).
+    /// Gets frames that answer no request.
+    pushes: RefCell<Pushes>,
+    /// Every frame is for whoever gets those, replies included (MONITOR, subscriptions).
     raw: Cell<bool>,
+    /// Its client sent MONITOR: the commands of everybody come between replies.
+    monitors: Cell<bool>,
     /// Somebody is about to unblock it: until that is answered it may not be lent on.
     holds: Rc<()>,
     /// Its client has sent requests that are answered by pushes, or by an error nobody is due.
@@ -71,8 +75,9 @@ impl Link {
             permit: RefCell::new(Some(permit)),
             worn: RefCell::new(worn),
             inner: RefCell::default(),
-            pushes_to: RefCell::default(),
+            pushes: RefCell::default(),
             raw: Cell::new(false),
+            monitors: Cell::new(false),
             holds: Rc::new(()),
             strays: Cell::new(false),
             partial: Cell::new(false),
@@ -122,12 +127,34 @@ impl Link {
 
     /// Lends the connection to a client: frames that answer no request go there.
     pub fn lend_to(&self, outlet: Option<Rc<Outlet>>) {
-        *self.pushes_to.borrow_mut() = outlet;
+        *self.pushes.borrow_mut() = Pushes::of(outlet);
+    }
+
+    /// From here on every frame is for the subscribers of the worker.
+    pub(super) fn feed(&self, subscriptions: Rc<Subscriptions>) {
+        *self.pushes.borrow_mut() = Pushes::of_subscribers(subscriptions);
+        self.set_raw();
+    }
+
+    /// From here on frames that answer no request are forwarded instead, whole; the client it is lent to is still closed
+    /// with it.
+    pub fn forward_pushes(&self, forward: Forward) {
+        self.pushes.borrow_mut().forward(forward);
+    }
+
+    /// The server tells the client it is lent to of a connection by an id; the client knows whom that stands for.
+    pub fn stand_for(&self, names: Option<(i64, u64)>) {
+        self.pushes.borrow_mut().stand_for(names);
     }
 
     /// From here on its client sends requests that are answered by pushes, or by an error nobody is due.
     pub fn expect_strays(&self) {
         self.strays.set(true);
+    }
+
+    /// Whether its client has sent such requests.
+    pub fn expects_strays(&self) -> bool {
+        self.strays.get()
     }
 
     /// Says whether a request has been sent in part.
@@ -381,9 +408,22 @@ impl Link {
         while at < buf.len() {
             let starts = inner.scanner.at_boundary();
             if starts {
+                if self.raw.get() && inner.awaits_reset() {
+                    match ends_stream(&buf[at..]) {
+                        Some(true) => self.raw.set(false),
+                        Some(false) => {}
+                        None => break,
+                    }
+                }
                 // An error in answer to SUBSCRIBE comes where only a push was expected.
                 let is_stray = self.strays.get() && inner.due.is_empty();
                 inner.is_push = buf[at] == b'>' || self.raw.get() || is_stray;
+                if self.monitors.get() && !inner.is_push {
+                    match is_monitored(&buf[at..]) {
+                        Some(is_monitored) => inner.is_push = is_monitored,
+                        None => break,
+                    }
+                }
             }
             let (used, goes_on) = if inner.is_push {
                 self.push(inner, &buf[at..])?
@@ -395,7 +435,9 @@ impl Link {
                         kind: Kind::Plain,
                         show: Show::Pass,
                         ..
-                    }) if outlet.is_plain() => self.batch(inner, &buf[at..], now)?,
+                    }) if outlet.is_plain() && !self.monitors.get() => {
+                        self.batch(inner, &buf[at..], now)?
+                    }
                     Some(_) => self.single(inner, &buf[at..], starts, now)?,
                 }
             };
@@ -410,8 +452,9 @@ impl Link {
     /// Bytes of a frame that answers no request. Returns how many, and whether more frames may follow.
     fn push(&self, inner: &mut Inner, buf: &[u8]) -> io::Result<(usize, bool)> {
         let step = inner.advance(buf)?;
-        if let Some(outlet) = &*self.pushes_to.borrow() {
-            outlet.deliver(&buf[..step.used], 0, !step.complete);
+        if step.used > 0 {
+            let mut pushes = self.pushes.borrow_mut();
+            pushes.take(&buf[..step.used], step.complete)?;
         }
         Ok((step.used, step.complete))
     }
@@ -469,6 +512,12 @@ impl Link {
             return Ok((0, false));
         }
         inner.frame(&buf[..step.used], starts, step.complete)?;
+        match inner.started_stream() {
+            // Behind this reply all frames are the client's, in the order in which the server sends them.
+            Some(SessionStream::Messages) => self.raw.set(true),
+            Some(SessionStream::Commands) => self.monitors.set(true),
+            None => {}
+        }
         if step.complete {
             if let Some(Due::Client { sent_micros, .. }) = inner.due.front() {
                 self.thread
@@ -515,13 +564,7 @@ impl Link {
     }
 
     fn stepped(&self, effect: &Effect, reply: Vec<u8>) {
-        let expected = match effect {
-            Effect::Reset => reply.starts_with(b"+RESET"),
-            // HELLO answers a map, or in RESP2 an array.
-            Effect::Protocol(_) => matches!(reply.first(), Some(b'%' | b'*' | b'-')),
-            _ => reply.starts_with(b"+OK") || reply.first() == Some(&b'-'),
-        };
-        if !expected {
+        if !effect.is_answered_by(&reply) {
             // Whatever this answers, it is not the change: nothing on this connection can be told any more.
             return self.close("the server answered a change of state with something else");
         }
@@ -532,6 +575,9 @@ impl Link {
         }
         if !refused {
             effect.apply(&mut self.worn.borrow_mut());
+            if matches!(effect, Effect::Reset) {
+                self.monitors.set(false);
+            }
         }
         let done = {
             let mut inner = self.inner.borrow_mut();
@@ -570,7 +616,7 @@ impl Link {
         };
         let first = sent_total - written as u64;
         let mut dues = due.into_iter().peekable();
-        let pinned = self.pushes_to.borrow_mut().take();
+        let pinned = self.pushes.borrow_mut().take_client();
         let mut own = Vec::new();
         while let Some(due) = dues.next() {
             let (outlet, count, kind, show, start) = match due {

@@ -9,7 +9,7 @@ use std::rc::Rc;
 use std::task::{Context, Poll, Waker};
 
 use crate::replies::Replies;
-use crate::session::{Transaction, Verb};
+use crate::session::{Protocol, Transaction, Verb};
 use crate::telemetry::Disconnect;
 use crate::transport::Stream;
 
@@ -41,6 +41,10 @@ pub struct Outlet {
     /// What one reply that is here whole may hold beyond that, until it is out.
     whole_bytes: Cell<usize>,
     bytes_out: Cell<u64>,
+    /// First byte of messages: `>` in RESP3, `*` in RESP2.
+    message_mark: Cell<u8>,
+    /// Messages have come that `flush_messages` has not sent yet.
+    has_messages: Cell<bool>,
 }
 
 impl Outlet {
@@ -58,6 +62,8 @@ impl Outlet {
             limit_bytes,
             whole_bytes: Cell::new(0),
             bytes_out: Cell::new(0),
+            message_mark: Cell::new(b'*'),
+            has_messages: Cell::new(false),
         })
     }
 
@@ -158,6 +164,43 @@ impl Outlet {
         }
     }
 
+    /// Messages are pushes from now on (RESP3), or arrays.
+    pub fn speak(&self, protocol: Protocol) {
+        self.message_mark.set(match protocol {
+            Protocol::Resp2 => b'*',
+            Protocol::Resp3 => b'>',
+        });
+    }
+
+    /// The null of what messages are made of.
+    pub fn null(&self) -> &'static [u8] {
+        if self.message_mark.get() == b'>' {
+            b"_\r\n"
+        } else {
+            b"$-1\r\n"
+        }
+    }
+
+    /// Places a message, or a confirmation, of an array's form. True: it is the first since [`Self::flush_messages`].
+    /// `shared` is the frame as other clients may hold it already.
+    pub fn message(&self, frame: &[u8], shared: &mut Option<Rc<[u8]>>) -> bool {
+        if self.is_closed() {
+            return false;
+        }
+        let mut replies = self.replies.borrow_mut();
+        replies.message(self.message_mark.get(), frame, shared);
+        !self.has_messages.replace(true)
+    }
+
+    /// Sends messages, as far as the socket takes them. A client that leaves more than `limit_bytes` unread is closed.
+    pub fn flush_messages(&self, limit_bytes: usize) {
+        self.has_messages.set(false);
+        self.flush();
+        if self.held_bytes() > limit_bytes {
+            self.close(Disconnect::PubsubBuffer);
+        }
+    }
+
     /// `complete` requests were answered.
     #[inline]
     pub fn answered(&self, complete: u32) {
@@ -186,6 +229,16 @@ impl Outlet {
         let mut replies = self.replies.borrow_mut();
         replies.own(reply);
         self.check_bound(&replies);
+    }
+
+    /// Passes on whole frames that answer no request, between two others.
+    pub fn push(&self, frames: &[u8]) {
+        if let Some(stream) = &*self.stream.borrow() {
+            let mut replies = self.replies.borrow_mut();
+            replies.push(frames);
+            self.check_bound(&replies);
+            self.flush_into(stream, &mut replies);
+        }
     }
 
     /// Places one reply of the server that is here whole, however large it is; [`Self::flush`] sends it.
@@ -282,7 +335,7 @@ impl Outlet {
     fn is_closed_by_socket(&self) -> bool {
         matches!(
             self.end.get(),
-            Some(Disconnect::SocketError | Disconnect::OutputBuffer)
+            Some(Disconnect::SocketError | Disconnect::OutputBuffer | Disconnect::PubsubBuffer)
         )
     }
 
@@ -300,8 +353,15 @@ impl Outlet {
     }
 
     fn flush_into(&self, stream: &Stream, replies: &mut Replies) {
-        let taken = self.try_write(stream, replies.unwritten());
-        replies.wrote(taken);
+        loop {
+            let next = replies.unwritten();
+            let taken = self.try_write(stream, next);
+            let is_full = taken < next.len();
+            replies.wrote(taken);
+            if is_full || replies.is_written() {
+                break;
+            }
+        }
         if replies.is_written() {
             self.whole_bytes.set(0);
         } else {

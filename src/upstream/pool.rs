@@ -12,6 +12,7 @@ use tokio::time::Instant;
 
 use super::handshake::{ConnectError, connect};
 use super::link::Link;
+use super::subscription::Subscriptions;
 use super::thread::{Queued, Thread};
 use super::traffic::OwnReply;
 use super::waiting::Waiting;
@@ -119,6 +120,8 @@ pub struct Upstream {
     /// What everything on this thread shares.
     pub thread: Rc<Thread>,
     pub(super) own: Option<Rc<Credentials>>,
+    /// What this worker's clients are subscribed to.
+    pub subscriptions: Rc<Subscriptions>,
     schedule: RefCell<Schedule<State, Rc<Waiter>>>,
     links: RefCell<Vec<Option<Rc<Link>>>>,
     pub(super) idle_pins: RefCell<Vec<Rc<Link>>>,
@@ -142,6 +145,7 @@ impl Upstream {
         let own = Credentials::configured(upstream.username.as_deref(), upstream.password.as_ref());
         Rc::new(Self {
             own,
+            subscriptions: Subscriptions::new(Rc::clone(&thread)),
             schedule: RefCell::new(Schedule::new(shared)),
             links: RefCell::new(vec![None; shared]),
             idle_pins: RefCell::default(),
@@ -322,6 +326,7 @@ impl Upstream {
         });
         // A borrower may have left with the pin that was kept for it.
         self.give_up_idle();
+        self.subscriptions.tick();
         self.yield_seats();
         self.act();
         self.count_waiting();
@@ -330,6 +335,7 @@ impl Upstream {
     /// Closes every connection.
     pub fn stop(&self) {
         self.stopping.set(true);
+        self.subscriptions.stop();
         self.links
             .borrow()
             .iter()
@@ -346,6 +352,7 @@ impl Upstream {
     pub fn is_connected(&self) -> bool {
         self.links.borrow().iter().any(Option::is_some)
             || self.pins.borrow().iter().any(|pin| pin.upgrade().is_some())
+            || self.subscriptions.is_connected()
     }
 
     /// Whether it has been told to stop.

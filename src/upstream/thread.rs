@@ -10,6 +10,7 @@ use arc_swap::ArcSwapOption;
 use super::server::Server;
 use crate::budget::Budget;
 use crate::config::Settings;
+use crate::fanout::Audiences;
 use crate::telemetry::{ServerHealth, WorkerCounters};
 use crate::transport::{Clock, READ_SIZE};
 
@@ -25,6 +26,8 @@ pub struct Process {
     pub server: ArcSwapOption<Server>,
     /// Commands that wait for the server to come back.
     pub queued: AtomicUsize,
+    /// Who is subscribed to what, in all workers.
+    pub audiences: Audiences,
     /// When the process' clock started.
     pub start: Instant,
 }

@@ -9,7 +9,7 @@ use tokio::sync::oneshot;
 
 use super::outlet::Outlet;
 use crate::resp::{Advance, ReplyScanner};
-use crate::session::{Effect, Verb};
+use crate::session::{Effect, Stream, Verb};
 use crate::waits::Popped;
 
 /// Longest reply gathered for respool itself; `COMMAND` of Redis 7 measures about 200 KiB.
@@ -200,6 +200,10 @@ pub(super) struct Inner {
 /// Bytes no server speaks.
 pub(super) const NO_RESP: &str = "the server sent something that is no RESP";
 
+/// Frames that nothing was subscribed to or asked for by.
+pub(super) const NO_SUBSCRIPTION: &str =
+    "the server sent something on the subscription connection that was not asked for";
+
 pub(super) fn invalid(text: String) -> io::Error {
     io::Error::new(io::ErrorKind::InvalidData, text)
 }
@@ -309,6 +313,23 @@ impl Inner {
             }
         }
         Ok(())
+    }
+
+    /// Whether all that is awaited is the end of a stream.
+    pub(super) fn awaits_reset(&self) -> bool {
+        matches!(self.due.front(), Some(Due::Own { .. }))
+    }
+
+    /// What comes behind the reply at the front beside replies.
+    pub(super) fn started_stream(&self) -> Option<Stream> {
+        match self.due.front() {
+            Some(Due::Client {
+                outlet,
+                kind: Kind::Verb(Verb::Exec | Verb::Monitor),
+                ..
+            }) => outlet.transaction().stream,
+            _ => None,
+        }
     }
 
     /// `complete` replies of the entry at the front have come.

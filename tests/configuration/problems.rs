@@ -104,8 +104,8 @@ fn a_byte_order_mark_and_windows_line_ends_do_no_harm() {
 #[test]
 fn pool_and_limits_must_fit_together() {
     one_problem(
-        "max_connections = 4\n",
-        "5: upstream.max_connections: 4 shared of 4 connections",
+        "max_connections = 4\nshared_connections = 4\n",
+        "6: upstream.shared_connections: 4 shared of 4 connections",
     );
     one_problem(
         "reconnect = { initial = '5s' }\n",

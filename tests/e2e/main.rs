@@ -10,4 +10,6 @@ mod lifecycle;
 mod load;
 mod outage;
 mod protocol;
+mod pubsub;
+mod tracking;
 mod waits;

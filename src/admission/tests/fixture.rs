@@ -4,7 +4,9 @@ use std::net::SocketAddr;
 use std::time::Duration;
 
 use super::*;
-use crate::config::{Address, Glob, Limits, Log, LogFormat, Queue, Reconnect, Upstream};
+use crate::config::{
+    Address, Glob, Limits, Log, LogFormat, OnSubscriptionLoss, Queue, Reconnect, Upstream,
+};
 
 pub(super) fn group(name: &str) -> Group {
     Group {
@@ -61,12 +63,15 @@ pub(super) fn settings(
             borrow_timeout: second,
             max_write_buffer: 1,
             max_shared_request: 1,
+            on_subscription_loss: OnSubscriptionLoss::Resubscribe,
             username: None,
             password: None,
         },
         limits: Limits {
             max_clients,
             max_client_buffer: 1,
+            pubsub_buffer: 1,
+            max_client_subscriptions: 1,
             max_client_in_flight: 1,
             max_client_read_ahead: 1,
             max_request: 1,

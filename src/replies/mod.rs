@@ -2,7 +2,12 @@
 //!
 //! Invariant: what `unwritten` returns never holds a byte of a reply before the whole of every reply due earlier.
 
+mod out;
+
 use std::collections::VecDeque;
+use std::rc::Rc;
+
+use out::Out;
 
 /// The replies one client is due, and those of its bytes the socket has not taken.
 ///
@@ -18,9 +23,10 @@ pub struct Replies {
     behind_bytes: usize,
     /// A frame of the server has begun and not ended.
     open: bool,
-    /// Bytes for the socket; those before `written` are gone.
-    out: Vec<u8>,
-    written: usize,
+    /// Messages that came while a frame of the server was open: they leave behind it.
+    amid: Option<Box<Out>>,
+    /// Bytes for the socket.
+    out: Out,
 }
 
 impl Replies {
@@ -36,17 +42,26 @@ impl Replies {
     /// The next reply is respool's own.
     pub fn own(&mut self, reply: &[u8]) {
         if self.first == 0 && self.behind.is_empty() && !self.open {
-            self.out.extend_from_slice(reply);
+            self.out.extend(reply);
         } else {
             self.behind_bytes += reply.len();
             self.behind.push_back((reply.into(), 0));
         }
     }
 
-    /// Whether frames of the server may be passed by in one piece: no own reply must go between them.
+    /// Places whole frames that answer no request: before the next frame, whatever that is.
+    pub fn push(&mut self, frames: &[u8]) {
+        if self.open {
+            self.amid.get_or_insert_default().extend(frames);
+        } else {
+            self.out.extend(frames);
+        }
+    }
+
+    /// Whether frames of the server may be passed by in one piece: nothing must go between them.
     #[inline]
     pub fn is_plain(&self) -> bool {
-        self.behind.is_empty()
+        self.behind.is_empty() && self.amid.is_none()
     }
 
     /// `complete` frames of the server end in the bytes just passed on; `open`: another has begun.
@@ -54,8 +69,19 @@ impl Replies {
     pub fn served(&mut self, complete: u64, open: bool) {
         self.first = self.first.saturating_sub(complete);
         self.open = open;
-        if !self.behind.is_empty() {
+        if !self.is_plain() {
             self.release();
+        }
+    }
+
+    /// A message the client is subscribed to, with its own first byte: it stands between replies, wherever it comes.
+    /// `shared` is the frame as other clients may hold it already.
+    pub fn message(&mut self, first: u8, frame: &[u8], shared: &mut Option<Rc<[u8]>>) {
+        if self.open {
+            let amid = self.amid.get_or_insert_default();
+            amid.message(first, frame, shared);
+        } else {
+            self.out.message(first, frame, shared);
         }
     }
 
@@ -67,24 +93,17 @@ impl Replies {
 
     /// Keeps bytes the socket did not take.
     pub fn keep(&mut self, bytes: &[u8]) {
-        self.out.extend_from_slice(bytes);
+        self.out.extend(bytes);
     }
 
-    /// Bytes for the socket.
+    /// The next bytes for the socket that lie in one piece; empty: there are none.
     pub fn unwritten(&self) -> &[u8] {
-        &self.out[self.written..]
+        self.out.front()
     }
 
-    /// The socket took `length` of them. A buffer that has become empty gives its memory back.
+    /// The socket took `length` of `unwritten`. What has become empty gives its memory back.
     pub fn wrote(&mut self, length: usize) {
-        self.written += length;
-        if self.written == self.out.len() {
-            self.out = Vec::new();
-            self.written = 0;
-        } else if self.written > self.out.len() / 2 && self.written > 64 * 1024 {
-            self.out.drain(..self.written);
-            self.written = 0;
-        }
+        self.out.wrote(length);
     }
 
     /// Whether a frame of the server has begun and not ended.
@@ -94,7 +113,7 @@ impl Replies {
 
     /// Bytes held for this client.
     pub fn held_bytes(&self) -> usize {
-        self.out.len() - self.written + self.behind_bytes
+        self.out.len() + self.behind_bytes + self.amid.as_ref().map_or(0, |amid| amid.len())
     }
 
     /// Replies awaited from the server.
@@ -105,27 +124,35 @@ impl Replies {
     /// Answers every awaited reply with `error` instead, in place.
     pub fn fail_awaited(&mut self, error: &[u8]) {
         for _ in 0..self.first {
-            self.out.extend_from_slice(error);
+            self.out.extend(error);
         }
         self.first = 0;
         self.open = false;
+        if let Some(messages) = self.amid.take() {
+            self.out.append(*messages);
+        }
         for (own, count) in std::mem::take(&mut self.behind) {
-            self.out.extend_from_slice(&own);
+            self.out.extend(&own);
             for _ in 0..count {
-                self.out.extend_from_slice(error);
+                self.out.extend(error);
             }
         }
         self.behind_bytes = 0;
     }
 
-    /// Lets own replies go whose turn has come.
+    /// Lets go what has waited for the end of a frame, and own replies whose turn has come.
     fn release(&mut self) {
+        if !self.open
+            && let Some(frames) = self.amid.take()
+        {
+            self.out.append(*frames);
+        }
         while self.first == 0
             && !self.open
             && let Some((own, count)) = self.behind.pop_front()
         {
             self.behind_bytes -= own.len();
-            self.out.extend_from_slice(&own);
+            self.out.extend(&own);
             self.first = count;
         }
     }
@@ -194,6 +221,52 @@ mod tests {
         replies.keep(b"\r\n+b\r\n");
         replies.served(0, false);
         assert_eq!(replies.unwritten(), b">2\r\n+a\r\n+b\r\n+OK\r\n");
+    }
+
+    #[test]
+    fn a_message_stands_between_replies() {
+        let mut replies = Replies::default();
+        replies.expect(2);
+        replies.keep(b"$2\r\nh");
+        replies.served(0, true);
+        replies.message(b'>', b"*1\r\n+m\r\n", &mut None);
+        assert_eq!(replies.unwritten(), b"$2\r\nh");
+        assert_eq!(replies.held_bytes(), 13);
+        replies.keep(b"i\r\n");
+        replies.served(1, false);
+        replies.message(b'>', b"*1\r\n+n\r\n", &mut None);
+        replies.keep(b"+OK\r\n");
+        replies.served(1, false);
+        assert_eq!(
+            replies.unwritten(),
+            b"$2\r\nhi\r\n>1\r\n+m\r\n>1\r\n+n\r\n+OK\r\n"
+        );
+    }
+
+    #[test]
+    fn a_push_goes_between_two_frames() {
+        let mut replies = Replies::default();
+        replies.expect(2);
+        replies.own(b"+OWN\r\n");
+        replies.push(b">1\r\n+a\r\n");
+        assert_eq!(
+            replies.unwritten(),
+            b">1\r\n+a\r\n",
+            "before the replies awaited"
+        );
+        replies.keep(b"$4\r\nab");
+        replies.served(0, true);
+        replies.push(b">1\r\n+b\r\n");
+        assert!(!replies.is_plain());
+        replies.keep(b"cd\r\n");
+        replies.served(1, false);
+        replies.keep(b"+2\r\n");
+        replies.served(1, false);
+        assert_eq!(
+            replies.unwritten(),
+            b">1\r\n+a\r\n$4\r\nabcd\r\n>1\r\n+b\r\n+2\r\n+OWN\r\n"
+        );
+        assert!(replies.is_plain());
     }
 
     #[test]

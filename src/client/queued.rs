@@ -1,0 +1,131 @@
+//! What stands between MULTI and EXEC and changes more than data, and what an EXEC leaves to be settled.
+
+use std::rc::Rc;
+
+use super::pinned::NOT_IN_MULTI;
+use super::requests::Next;
+use super::task::{Client, Done, Purpose, Wait};
+use crate::command::{CommandId, Local};
+use crate::identity::Flag;
+use crate::resp::speak::{OK, encode_request};
+use crate::resp::{Request, parse_integer};
+use crate::session::{Change, State, Verb};
+use crate::telemetry::Disconnect;
+use crate::upstream::{Kind, Link, OwnReply};
+
+impl Client {
+    /// What a plain request on the pinned connection is: inside MULTI the server queues it.
+    pub(super) fn queued_kind(&self) -> Kind {
+        if self.pin_use.in_multi {
+            Kind::Verb(Verb::Queue)
+        } else {
+            Kind::Plain
+        }
+    }
+
+    /// A command of a transaction was sent.
+    pub(super) fn in_multi_after(&mut self, verb: Verb) {
+        match verb {
+            Verb::Multi => self.pin_use.in_multi = true,
+            Verb::Exec | Verb::Discard => {
+                self.pin_use.in_multi = false;
+                if std::mem::take(&mut self.pin_use.queues_messages) {
+                    // Only its reply tells whether what follows on the connection are messages.
+                    self.wait = Wait::Answers;
+                }
+            }
+            _ => {}
+        }
+    }
+
+    /// SELECT inside MULTI is queued by the server like any command; EXEC tells whether it took effect.
+    pub(super) fn queued_select(
+        &mut self,
+        request: &Request<'_>,
+        command: Option<CommandId>,
+    ) -> Next {
+        let Some(link) = self.pin.as_ref().map(|pin| Rc::clone(pin.link())) else {
+            return Next::Wait;
+        };
+        let database = request
+            .argument(1)
+            .and_then(parse_integer)
+            .and_then(|number| u32::try_from(number).ok());
+        let verb = database.map_or(Verb::Queue, Verb::Select);
+        self.queue(&link, request, command, verb)
+    }
+
+    /// A subscription command inside MULTI: when EXEC runs it, the connection lent to the client carries its messages from
+    /// then on. Who receives messages already does so elsewhere, and cannot.
+    pub(super) fn queued_subscription(
+        &mut self,
+        link: &Rc<Link>,
+        request: &Request<'_>,
+        command: Option<CommandId>,
+    ) -> Next {
+        if self.card.has(Flag::Pubsub) {
+            return self.spoil_transaction(request, command, NOT_IN_MULTI);
+        }
+        self.pin_use.queues_messages = true;
+        self.queue(link, request, command, Verb::Subscribe)
+    }
+
+    /// Sends what the answer to is more than a reply.
+    pub(super) fn queue(
+        &mut self,
+        link: &Rc<Link>,
+        request: &Request<'_>,
+        command: Option<CommandId>,
+        verb: Verb,
+    ) -> Next {
+        self.count(1, command);
+        let show = self.show();
+        link.send(&self.outlet, request.bytes(), 1, Kind::Verb(verb), show);
+        Next::Used(request.bytes().len())
+    }
+
+    /// QUIT or RESET of a client all frames of whose connection are passed on: answered when the server has answered all before it.
+    pub(super) fn leave_stream(&mut self, link: &Rc<Link>, local: Local) {
+        let (tell, told) = tokio::sync::oneshot::channel();
+        link.send_own(&encode_request(&["RESET"]), OwnReply::Tell(tell));
+        self.wait = Wait::Task(Box::pin(async move {
+            // Lost with the connection, and the client with it.
+            Done::Unstreamed(told.await.is_ok(), local)
+        }));
+    }
+
+    /// The server has answered all that was sent amid the stream.
+    pub(super) fn unstreamed(&mut self, local: Local) {
+        if local == Local::Quit {
+            self.answer(OK);
+            self.ending = Some(Disconnect::Quit);
+        } else {
+            self.reset();
+        }
+        self.outlet.flush();
+    }
+
+    /// After an EXEC, asks the server for what only it knows: which of the selected databases the connection is in (the last
+    /// that exists), and whether CLIENT TRACKING is on.
+    pub(super) fn settle(&mut self) {
+        if matches!(self.wait, Wait::Task(_) | Wait::Shared(..)) {
+            return;
+        }
+        let (selected, tracking_unsure) = {
+            let mut transaction = self.outlet.transaction();
+            if transaction.open || transaction.watching {
+                return;
+            }
+            (transaction.selected.pop(), transaction.tracking_unsure)
+        };
+        if let Some(database) = selected {
+            let target = State {
+                database,
+                ..self.session.state.clone()
+            };
+            self.dress_pin(target, Change::Difference, Purpose::Settle(database));
+        } else if tracking_unsure {
+            self.settle_tracking();
+        }
+    }
+}

@@ -1,0 +1,260 @@
+//! Subscriptions of one client, served by the worker's subscription connection.
+
+use std::sync::Arc;
+
+use redis_protocol::resp3::decode::complete::decode;
+use redis_protocol::resp3::types::OwnedFrame;
+
+use super::local::wrong_arity;
+use super::requests::{Next, UNREACHABLE};
+use super::task::{Client, Done, Wait};
+use crate::command::{CommandId, Local, PinReason, spec};
+use crate::fanout::{Audiences, Kind};
+use crate::identity::Flag;
+use crate::resp::Request;
+use crate::resp::speak::{encode_request, error, push_bulk, push_header};
+use crate::session::{Protocol, Route, Routed};
+use crate::upstream::{OwnReply, SubscribeResult};
+
+/// What a client gets that would have more subscriptions than it may.
+const TOO_MANY: &str =
+    "ERR respool: too many subscriptions of one client (limits.max_client_subscriptions)";
+
+impl Client {
+    /// A subscription command.
+    pub(super) fn subscription(
+        &mut self,
+        request: &Request<'_>,
+        command: Option<CommandId>,
+    ) -> Next {
+        if self.outlet.outstanding() > 0 {
+            // Its confirmations stand behind the replies to what was sent before.
+            self.wait = Wait::Answers;
+            return Next::Wait;
+        }
+        let carries_messages = self
+            .pin
+            .as_ref()
+            .is_some_and(|pin| pin.link().expects_strays());
+        if carries_messages || (self.pin.is_some() && self.outlet.transaction().open) {
+            return self.subscribed(request, command);
+        }
+        let length = request.bytes().len();
+        if let Some(reply) = wrong_arity(request, command) {
+            self.count(1, command);
+            self.answer(&reply);
+            return Next::Used(length);
+        }
+        let verb = command.map_or("", |id| spec(id).name);
+        let Some((kind, subscribes)) = Kind::of_verb(verb.as_bytes()) else {
+            return Next::Used(length);
+        };
+        if subscribes {
+            return self.subscribe(kind, request, command);
+        }
+        self.count(1, command);
+        // Confirmations are shown whatever CLIENT REPLY says, as in Redis 7.0.
+        self.session.take_visible();
+        let names = (request.count() > 1).then(|| request.arguments().skip(1));
+        let subscriptions = &self.site.upstream.subscriptions;
+        subscriptions.unsubscribe(self.card.id(), &self.outlet, kind, names);
+        self.note_subscriptions();
+        Next::Used(length)
+    }
+
+    fn subscribe(&mut self, kind: Kind, request: &Request<'_>, command: Option<CommandId>) -> Next {
+        if !self.may_subscribe {
+            // Of another user than respool's own, it is asked whether that user may.
+            match self.ask_permission(request) {
+                Some(next) => return next,
+                None => self.may_subscribe = true,
+            }
+        }
+        self.may_subscribe = false;
+        self.count(1, command);
+        let upstream = &self.site.upstream;
+        let names = request.arguments().skip(1);
+        match upstream.subscribe(self.card.id(), &self.outlet, kind, names) {
+            Err(_) => self.answer(&error(TOO_MANY)),
+            Ok(None) => {
+                self.session.take_visible();
+                self.note_subscriptions();
+            }
+            Ok(Some(told)) => {
+                let settings = &self.site.thread.settings.upstream;
+                let limit = settings.queue.timeout.max(settings.borrow_timeout);
+                self.wait = Wait::Task(Box::pin(async move {
+                    let result = tokio::time::timeout(limit, told).await;
+                    Done::Subscribed(result.ok().and_then(Result::ok))
+                }));
+            }
+        }
+        Next::Used(request.bytes().len())
+    }
+
+    /// The server has answered SUBSCRIBE; `None`: it is away.
+    pub(super) fn has_subscribed(&mut self, result: Option<SubscribeResult>) {
+        match result {
+            Some(Ok(())) => drop(self.session.take_visible()),
+            Some(Err(reply)) => self.reply(&reply),
+            None => {
+                self.site.upstream.subscriptions.abandon(self.card.id());
+                self.reply(UNREACHABLE);
+            }
+        }
+        self.note_subscriptions();
+    }
+
+    /// Whether the client's own user may subscribe, for the subscription connection is another's. A transaction that queues
+    /// the command and is thrown away answers that without a trace. `None`: no need to ask.
+    fn ask_permission(&mut self, request: &Request<'_>) -> Option<Next> {
+        self.session.state.user.as_ref()?;
+        if !self.link_ready(request.bytes()) {
+            return Some(if self.refusing.is_some() {
+                Next::Used(0)
+            } else {
+                Next::Wait
+            });
+        }
+        let link = self.link.clone()?;
+        let (tell, told) = tokio::sync::oneshot::channel();
+        link.send_own(&encode_request(&["MULTI"]), OwnReply::Ignore);
+        link.send_own(request.bytes(), OwnReply::Tell(tell));
+        link.send_own(&encode_request(&["DISCARD"]), OwnReply::Ignore);
+        self.site.upstream.served(&link, 3);
+        self.wait = Wait::Task(Box::pin(async move { Done::MaySubscribe(told.await.ok()) }));
+        Some(Next::Wait)
+    }
+
+    /// The server has said whether the client's user may subscribe; `None`: it was lost before.
+    pub(super) fn permission_told(&mut self, reply: Option<Vec<u8>>) {
+        match reply {
+            Some(reply) if reply.starts_with(b"-") => self.refusing = Some(reply),
+            Some(_) => self.may_subscribe = true,
+            // Asked again.
+            None => {}
+        }
+    }
+
+    /// PUBSUB NUMSUB and SHARDNUMSUB: the server counts connections, its users mean clients.
+    pub(super) fn count_subscribers(
+        &mut self,
+        kind: Kind,
+        request: &Request<'_>,
+        command: Option<CommandId>,
+    ) -> Next {
+        if self.pin.is_some() {
+            return self.on_pin(PinReason::Multi, request, command);
+        }
+        if !self.link_ready(request.bytes()) {
+            return if self.refusing.is_some() {
+                Next::Used(0)
+            } else {
+                Next::Wait
+            };
+        }
+        let Some(link) = self.link.clone() else {
+            return Next::Wait;
+        };
+        let (tell, told) = tokio::sync::oneshot::channel();
+        link.send_own(request.bytes(), OwnReply::Tell(tell));
+        self.site.upstream.served(&link, 1);
+        let process = Arc::clone(&self.site.thread.process);
+        self.wait = Wait::Task(Box::pin(async move {
+            match told.await {
+                Ok(reply) => Done::Reply(corrected(reply, kind, &process.audiences)),
+                Err(_) => Done::Reply(UNREACHABLE.to_vec()),
+            }
+        }));
+        Next::Used(request.bytes().len())
+    }
+
+    /// Shows what the client is subscribed to.
+    pub(super) fn note_subscriptions(&mut self) {
+        let counts = self.site.upstream.subscriptions.counts(self.card.id());
+        let shown = |count: usize| u32::try_from(count).unwrap_or(u32::MAX);
+        self.card.channels.set(shown(counts.channels));
+        self.card.patterns.set(shown(counts.patterns));
+        self.card.shard_channels.set(shown(counts.shard_channels));
+        let is_subscribed = counts.total() > 0;
+        self.flag(Flag::Pubsub, is_subscribed);
+        self.resident.may_be_silent.set(is_subscribed);
+        self.is_listening = is_subscribed && self.session.state.protocol == Protocol::Resp2;
+    }
+
+    /// The client is subscribed to nothing any more.
+    pub(super) fn unsubscribe_all(&mut self) {
+        self.site.upstream.subscriptions.leave(self.card.id());
+        self.note_subscriptions();
+    }
+
+    /// A request of a RESP2 subscriber, which may do little else. `None`: it goes its usual way.
+    pub(super) fn amid_subscriptions(
+        &mut self,
+        request: &Request<'_>,
+        routed: &Routed,
+    ) -> Option<Next> {
+        match routed.route {
+            Route::Subscribed | Route::Alien | Route::Local(Local::Quit | Local::Reset) => {
+                return None;
+            }
+            _ => {}
+        }
+        // What the table does not know the server answers: nearly always, that it does not know it either.
+        let name = spec(routed.command?).name;
+        self.count(1, routed.command);
+        let reply = match (wrong_arity(request, routed.command), name) {
+            (Some(reply), _) => reply,
+            (None, "ping") => pong(request),
+            (None, name) => cannot_execute(name),
+        };
+        self.answer(&reply);
+        Some(Next::Used(request.bytes().len()))
+    }
+}
+
+/// The server's answer to PUBSUB NUMSUB with its counts of connections made counts of clients.
+fn corrected(reply: Vec<u8>, kind: Kind, audiences: &Audiences) -> Vec<u8> {
+    let Ok(Some((OwnedFrame::Array { data, .. }, _))) = decode(&reply) else {
+        return reply;
+    };
+    let mut corrected = Vec::with_capacity(reply.len());
+    push_header(&mut corrected, b'*', data.len() as i64);
+    for pair in data.chunks(2) {
+        let [
+            OwnedFrame::BlobString { data: channel, .. },
+            OwnedFrame::Number { data: count, .. },
+        ] = pair
+        else {
+            return reply;
+        };
+        push_bulk(&mut corrected, channel);
+        let count = count + audiences.correction(kind, channel);
+        push_header(&mut corrected, b':', count.max(0));
+    }
+    corrected
+}
+
+/// Redis' text (7.0).
+fn cannot_execute(name: &str) -> Vec<u8> {
+    let code = match name {
+        "exec" => "EXECABORT Transaction discarded because of:",
+        _ => "ERR",
+    };
+    error(&format!(
+        "{code} Can't execute '{name}': only (P|S)SUBSCRIBE / (P|S)UNSUBSCRIBE / PING / QUIT / RESET are allowed in this \
+         context"
+    ))
+}
+
+/// The answer to PING of a RESP2 subscriber.
+fn pong(request: &Request<'_>) -> Vec<u8> {
+    if request.count() > 2 {
+        return error("ERR wrong number of arguments for 'ping' command");
+    }
+    let mut reply = Vec::new();
+    push_header(&mut reply, b'*', 2);
+    push_bulk(&mut reply, b"pong");
+    push_bulk(&mut reply, request.argument(1).unwrap_or_default());
+    reply
+}

@@ -1,0 +1,583 @@
+//! CLIENT TRACKING: a connection lent for as long as it is on, and a second one that stands for the client to which its
+//! invalidations are redirected.
+//!
+//! The server knows connections, clients know each other by respool's numbers. `REDIRECT id` therefore names, at the server,
+//! a connection that is lent for nothing else: what the server sends there is passed on to client `id`, wherever it is.
+//!
+//! Invariant: a connection that has stood for a client is lent on only when the server has acknowledged that nothing is
+//! redirected to it any more; in every other case it is closed, and its id is never used again.
+
+use std::cell::{Cell, RefCell};
+use std::rc::{Rc, Weak};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+
+use super::pinned::{NOT_IN_MULTI, refusal};
+use super::requests::Next;
+use super::site::{Errand, Resident, Site};
+use super::task::{Client, Done, Wait};
+use crate::command::{CommandId, PinReason, same_word};
+use crate::identity::{Card, Flag};
+use crate::resp::speak::{encode_request, push_header};
+use crate::resp::{ReplyScanner, Request, parse_integer};
+use crate::session::{Protocol, State, Tracking, Verb};
+use crate::telemetry::Disconnect;
+use crate::upstream::{Kind, Link, Outlet, OwnReply, Pin, PinError, broken_redirection};
+
+/// How the server begins an invalidation in RESP3; an array of keys or a null follows.
+const INVALIDATE: &[u8] = b">2\r\n$10\r\ninvalidate\r\n";
+
+/// How it begins one for a RESP2 client with subscriptions.
+const INVALIDATE_MESSAGE: &[u8] = b"*3\r\n$7\r\nmessage\r\n$20\r\n__redis__:invalidate\r\n";
+
+/// Where TRACKINGINFO tells the connection to which is redirected.
+const REDIRECT_FIELD: &[u8] = b"$8\r\nredirect\r\n";
+
+/// What a request about tracking asks.
+#[derive(Debug, PartialEq, Eq)]
+enum Asked {
+    /// CLIENT TRACKING: on or off; and the places of the ids behind REDIRECT.
+    Switch(Option<Tracking>, Vec<usize>),
+    /// CLIENT GETREDIR and CLIENT TRACKINGINFO, which tell an id.
+    Redirection,
+    /// CLIENT CACHING.
+    Caching,
+}
+
+impl Asked {
+    /// Reads the options as Redis does: up to the first it does not know.
+    fn by(request: &Request<'_>) -> Self {
+        let words: Vec<&[u8]> = request.arguments().collect();
+        match words.as_slice() {
+            [_, sub, switch, ..] if same_word(sub, b"tracking") => {
+                let (mut broadcasts, mut targets) = (false, Vec::new());
+                let mut at = 3;
+                while let Some(option) = words.get(at) {
+                    if same_word(option, b"redirect") && at + 1 < words.len() {
+                        targets.push(at + 1);
+                        at += 1;
+                    } else if same_word(option, b"prefix") && at + 1 < words.len() {
+                        at += 1;
+                    } else if same_word(option, b"bcast") {
+                        broadcasts = true;
+                    } else if ![&b"optin"[..], b"optout", b"noloop"]
+                        .iter()
+                        .any(|known| same_word(option, known))
+                    {
+                        break;
+                    }
+                    at += 1;
+                }
+                let on = same_word(switch, b"on").then_some(Tracking {
+                    broadcasts,
+                    redirect: None,
+                });
+                Self::Switch(on, targets)
+            }
+            [_, sub, ..] if same_word(sub, b"caching") => Self::Caching,
+            _ => Self::Redirection,
+        }
+    }
+}
+
+impl Client {
+    /// CLIENT TRACKING, CACHING, GETREDIR or TRACKINGINFO.
+    pub(super) fn tracking(&mut self, request: &Request<'_>, command: Option<CommandId>) -> Next {
+        let asked = Asked::by(request);
+        let changes_nothing = match &asked {
+            Asked::Switch(on, targets) => on.is_none() && targets.is_empty(),
+            Asked::Redirection | Asked::Caching => true,
+        };
+        if self.pin.is_none() && changes_nothing {
+            // Where tracking is off, as on every shared connection, these leave no trace.
+            return self.on_shared(request.bytes(), 1, command);
+        }
+        let link = match self.pin_with_room(PinReason::Tracking) {
+            Ok(link) => link,
+            Err(next) => return next,
+        };
+        match asked {
+            Asked::Switch(on, targets) if targets.is_empty() => {
+                self.switch_tracking(&link, request.bytes(), command, on);
+            }
+            Asked::Switch(on, targets) => {
+                return self.redirect(&link, request, command, on, &targets);
+            }
+            Asked::Redirection if self.redirects() => {
+                return self.ask_redirection(&link, request, command);
+            }
+            Asked::Redirection | Asked::Caching => {
+                self.count(1, command);
+                let (show, kind) = (self.show(), self.queued_kind());
+                link.send(&self.outlet, request.bytes(), 1, kind, show);
+            }
+        }
+        Next::Used(request.bytes().len())
+    }
+
+    fn switch_tracking(
+        &mut self,
+        link: &Rc<Link>,
+        bytes: &[u8],
+        command: Option<CommandId>,
+        on: Option<Tracking>,
+    ) {
+        self.pin_use.leaves_traces = true;
+        self.count(1, command);
+        let show = self.show();
+        link.send(&self.outlet, bytes, 1, Kind::Verb(Verb::Tracking(on)), show);
+    }
+
+    fn redirects(&self) -> bool {
+        let tracking = self.outlet.transaction().tracking;
+        tracking.is_some_and(|tracking| tracking.redirect.is_some())
+    }
+
+    /// CLIENT TRACKING with REDIRECT, its ids replaced by such as the server knows.
+    fn redirect(
+        &mut self,
+        link: &Rc<Link>,
+        request: &Request<'_>,
+        command: Option<CommandId>,
+        on: Option<Tracking>,
+        targets: &[usize],
+    ) -> Next {
+        if self.outlet.outstanding() > 0 {
+            self.wait = Wait::Answers;
+            return Next::Wait;
+        }
+        if self.outlet.transaction().open {
+            return self.spoil_transaction(request, command, NOT_IN_MULTI);
+        }
+        let find = |number: i64| {
+            u64::try_from(number)
+                .ok()
+                .filter(|&id| self.site.registry.find(id).is_some())
+        };
+        let known: Vec<(usize, Option<u64>)> = targets
+            .iter()
+            .filter_map(|&at| Some((at, find(parse_integer(request.argument(at)?)?))))
+            .collect();
+        let target = match known.as_slice() {
+            [(_, id)] if on.is_some() && targets.len() == 1 => *id,
+            _ => None,
+        };
+        let exists = match target {
+            // Where nothing is redirected in the end any connection will do.
+            None => link.server_id,
+            Some(id) => match self.stand_in(id) {
+                Some(server_id) => server_id,
+                None => return self.not_now(),
+            },
+        };
+        let mut words: Vec<Vec<u8>> = request.arguments().map(<[u8]>::to_vec).collect();
+        for (at, id) in known {
+            // No connection has the number 0: the server itself says that there is none.
+            words[at] = id.map_or(0, |_| exists).to_string().into_bytes();
+        }
+        let on = on.map(|on| Tracking {
+            redirect: target,
+            ..on
+        });
+        self.switch_tracking(link, &encode_request(&words), command, on);
+        // One at a time: what is redirected where is settled by the answer.
+        self.wait = Wait::Answers;
+        Next::Used(request.bytes().len())
+    }
+
+    /// The id of a connection that stands for client `id`. `None`: one is being lent.
+    fn stand_in(&mut self, id: u64) -> Option<i64> {
+        if let Some(redirection) = &*self.resident.redirection.borrow()
+            && redirection.is_open()
+        {
+            return Some(redirection.server_id);
+        }
+        let state = State {
+            // The server sends invalidations as pushes then, whoever else is subscribed to what.
+            protocol: Protocol::Resp3,
+            ..self.session.state.clone()
+        };
+        let upstream = Rc::clone(&self.site.upstream);
+        let borrowing = upstream.pin(self.group(), state, Rc::clone(&self.outlet));
+        self.pin_use.is_fresh = true;
+        self.wait = Wait::Task(Box::pin(async move { Done::StandIn(borrowing.await, id) }));
+        None
+    }
+
+    /// A connection was lent to stand for client `id`, or not.
+    pub(super) fn stands_in(&mut self, result: Result<Pin, PinError>, id: u64) {
+        match result {
+            Ok(pin) => {
+                let counters = self.site.thread.counters.group(self.group());
+                counters.pin(PinReason::Tracking as usize).add(1);
+                let owner = (Rc::clone(&self.outlet), Arc::clone(self.card.card()));
+                let redirection = Redirection::new(&self.site, owner, pin, id);
+                *self.resident.redirection.borrow_mut() = Some(redirection);
+            }
+            Err(error) => self.refusing = Some(refusal(error)),
+        }
+    }
+
+    /// Asks the server for what holds the id of a connection, and tells the client's number instead.
+    fn ask_redirection(
+        &mut self,
+        link: &Rc<Link>,
+        request: &Request<'_>,
+        command: Option<CommandId>,
+    ) -> Next {
+        if self.outlet.outstanding() > 0 {
+            self.wait = Wait::Answers;
+            return Next::Wait;
+        }
+        if self.outlet.transaction().open {
+            return self.spoil_transaction(request, command, NOT_IN_MULTI);
+        }
+        self.count(1, command);
+        let (tell, told) = tokio::sync::oneshot::channel();
+        link.send_own(request.bytes(), OwnReply::Tell(tell));
+        self.wait = Wait::Task(Box::pin(async move {
+            // Lost with the connection, and the client with it.
+            Done::Redirection(told.await.unwrap_or_default())
+        }));
+        Next::Used(request.bytes().len())
+    }
+
+    /// The server's answer to GETREDIR or TRACKINGINFO.
+    pub(super) fn told_redirection(&mut self, mut reply: Vec<u8>) {
+        let names = self
+            .resident
+            .redirection
+            .borrow()
+            .as_ref()
+            .map(|redirection| (redirection.server_id, redirection.to.get()));
+        let field = memchr::memmem::find(&reply, REDIRECT_FIELD);
+        let at = field.map_or(0, |at| at + REDIRECT_FIELD.len());
+        if let Some((server_id, to)) = names
+            && told_id(&reply[at..]) == Some(server_id)
+        {
+            let rest = reply.split_off(at);
+            let end = memchr::memchr(b'\n', &rest).map_or(rest.len(), |end| end + 1);
+            push_header(&mut reply, b':', to as i64);
+            reply.extend_from_slice(&rest[end..]);
+        }
+        self.reply(&reply);
+    }
+
+    /// An EXEC may have switched tracking: asks the server whether it is on.
+    pub(super) fn settle_tracking(&mut self) {
+        let Some(pin) = &self.pin else { return };
+        let (tell, told) = tokio::sync::oneshot::channel();
+        let request = encode_request(&["CLIENT", "TRACKINGINFO"]);
+        pin.link().send_own(&request, OwnReply::Tell(tell));
+        self.wait = Wait::Task(Box::pin(async move {
+            Done::TrackingInfo(told.await.unwrap_or_default())
+        }));
+    }
+
+    /// The server's answer to that. One that says nothing (ACL) leaves the connection with the client.
+    pub(super) fn tracking_settled(&mut self, reply: &[u8]) {
+        let has = |text: &[u8]| memchr::memmem::find(reply, text).is_some();
+        let at = memchr::memmem::find(reply, REDIRECT_FIELD);
+        let to = at.and_then(|at| told_id(&reply[at + REDIRECT_FIELD.len()..]));
+        let mut transaction = self.outlet.transaction();
+        let known = transaction.tracking.and_then(|tracking| tracking.redirect);
+        let stand_in = self
+            .resident
+            .redirection
+            .borrow()
+            .as_ref()
+            .map(|redirection| redirection.server_id);
+        transaction.tracking_unsure = false;
+        transaction.tracking = (!has(b"$3\r\noff\r\n")).then(|| Tracking {
+            broadcasts: has(b"$5\r\nbcast\r\n"),
+            redirect: known.filter(|_| to.is_some() && to == stand_in),
+        });
+    }
+
+    /// Takes what the server has acknowledged for what is so. Nothing is outstanding.
+    pub(super) fn note_tracking(&self) {
+        let tracking = self.outlet.transaction().tracking;
+        let redirect = tracking.and_then(|tracking| tracking.redirect);
+        self.flag(Flag::Tracking, tracking.is_some());
+        self.flag(
+            Flag::Broadcast,
+            tracking.is_some_and(|tracking| tracking.broadcasts),
+        );
+        self.card.redirect.set(redirect.unwrap_or(0));
+        let mut place = self.resident.redirection.borrow_mut();
+        let (Some(redirection), Some(pin)) = (&*place, &self.pin) else {
+            return;
+        };
+        match redirect {
+            Some(to) => {
+                redirection.to.set(to);
+                pin.link().stand_for(Some((redirection.server_id, to)));
+            }
+            None => {
+                // Acknowledged: the server sends it nothing any more.
+                redirection.lent.take();
+                pin.link().stand_for(None);
+                place.take();
+            }
+        }
+    }
+}
+
+/// The integer this starts with.
+fn told_id(reply: &[u8]) -> Option<i64> {
+    let end = memchr::memchr(b'\r', reply)?;
+    parse_integer(reply[..end].strip_prefix(b":")?)
+}
+
+/// A connection that stands for the client to which another client's invalidations are redirected.
+pub struct Redirection {
+    server_id: i64,
+    /// The client that gets them.
+    to: Cell<u64>,
+    lent: RefCell<Option<Pin>>,
+    /// The client whose they are: closed when one of them is lost.
+    owner: (Rc<Outlet>, Arc<Card>),
+    /// What this turn has brought.
+    pending: RefCell<Vec<u8>>,
+    post: Arc<Post>,
+    site: Weak<Site>,
+}
+
+impl Redirection {
+    fn new(site: &Rc<Site>, owner: (Rc<Outlet>, Arc<Card>), pin: Pin, to: u64) -> Rc<Self> {
+        let link = Rc::clone(pin.link());
+        let redirection = Rc::new(Self {
+            server_id: link.server_id,
+            to: to.into(),
+            lent: Some(pin).into(),
+            owner,
+            pending: RefCell::default(),
+            post: Arc::default(),
+            site: Rc::downgrade(site),
+        });
+        let this = Rc::downgrade(&redirection);
+        link.forward_pushes(Box::new(move |frame| {
+            if let Some(this) = this.upgrade() {
+                this.take(frame);
+            }
+        }));
+        redirection
+    }
+
+    fn is_open(&self) -> bool {
+        let lent = self.lent.borrow();
+        lent.as_ref().is_some_and(|pin| pin.link().is_alive())
+    }
+
+    /// Ends it, whatever the server has acknowledged: it closes the connection and marks the redirection as broken.
+    pub fn end(&self) {
+        if let Some(pin) = self.lent.take() {
+            pin.link().lend_to(None);
+            pin.link().close("what was redirected to it ends");
+        }
+    }
+
+    /// Ends it when the client it leads to is gone, and its owner when something was lost on the way.
+    pub fn check(&self, site: &Site) {
+        if site.registry.find(self.to.get()).is_none() {
+            self.end();
+        } else if self.post.has_lost.load(Ordering::Relaxed) {
+            self.owner.0.close(Disconnect::UpstreamLost);
+        }
+    }
+
+    /// One frame of the server. All of one turn go on together.
+    fn take(self: &Rc<Self>, frame: &[u8]) {
+        if !frame.starts_with(INVALIDATE) {
+            return;
+        }
+        let is_first = self.pending.borrow().is_empty();
+        self.pending.borrow_mut().extend_from_slice(frame);
+        if is_first {
+            let this = Rc::clone(self);
+            tokio::task::spawn_local(async move { this.pass_on() });
+        }
+    }
+
+    fn pass_on(&self) {
+        let frames = self.pending.take();
+        let Some(site) = self.site.upgrade() else {
+            return;
+        };
+        let to = self.to.get();
+        if let Some(resident) = site.residents.borrow().get(&to) {
+            return resident.invalidated(&frames);
+        }
+        if site.registry.find(to).is_some() {
+            let most = site.thread.settings.limits.max_client_buffer;
+            if let Some(letter) = Letter::new(to, frames, &self.post, most) {
+                (site.errands)(Errand::Invalidate(Arc::new(letter)));
+            }
+            return;
+        }
+        // As the server does when it finds the connection gone.
+        let (outlet, card) = &self.owner;
+        if card.resp.get() == 3 && self.is_open() {
+            outlet.push(&broken_redirection(to));
+        }
+        self.end();
+    }
+}
+
+impl Drop for Redirection {
+    fn drop(&mut self) {
+        self.end();
+    }
+}
+
+/// What is on its way from one redirection to clients of other workers.
+#[derive(Debug, Default)]
+struct Post {
+    bytes: AtomicUsize,
+    has_lost: AtomicBool,
+}
+
+/// Invalidations for a client of another worker. One that nobody takes is noted as lost by its drop.
+#[derive(Debug)]
+pub struct Letter {
+    to: u64,
+    frames: Vec<u8>,
+    post: Arc<Post>,
+    is_delivered: AtomicBool,
+}
+
+impl Letter {
+    /// `None`, and lost: more than `most` bytes are under way.
+    fn new(to: u64, frames: Vec<u8>, post: &Arc<Post>, most: usize) -> Option<Self> {
+        let under_way = post.bytes.fetch_add(frames.len(), Ordering::Relaxed);
+        let letter = Self {
+            to,
+            frames,
+            post: Arc::clone(post),
+            is_delivered: false.into(),
+        };
+        // One alone always goes: the client's own bound judges it.
+        (under_way == 0 || under_way + letter.frames.len() <= most).then_some(letter)
+    }
+
+    /// Hands it to its client if that is one of this worker's.
+    pub fn deliver(&self, site: &Site) {
+        if let Some(resident) = site.residents.borrow().get(&self.to) {
+            self.is_delivered.store(true, Ordering::Relaxed);
+            resident.invalidated(&self.frames);
+        }
+    }
+}
+
+impl Drop for Letter {
+    fn drop(&mut self) {
+        self.post
+            .bytes
+            .fetch_sub(self.frames.len(), Ordering::Relaxed);
+        if !self.is_delivered.load(Ordering::Relaxed) {
+            self.post.has_lost.store(true, Ordering::Relaxed);
+        }
+    }
+}
+
+impl Resident {
+    /// Whether it has a subscription: Redis asks no more of a RESP2 client to which invalidations are redirected, not even
+    /// that it is subscribed to `__redis__:invalidate`.
+    fn is_subscribed(&self) -> bool {
+        self.card.has(Flag::Pubsub)
+    }
+
+    /// Passes on invalidations that were redirected to it.
+    fn invalidated(&self, frames: &[u8]) {
+        if self.card.resp.get() == 3 {
+            self.outlet.push(frames);
+        } else if self.is_subscribed() {
+            self.outlet.push(&as_messages(frames));
+        }
+    }
+}
+
+/// Whole invalidations of RESP3 as the messages that RESP2 has for them.
+fn as_messages(mut frames: &[u8]) -> Vec<u8> {
+    let mut messages = Vec::with_capacity(2 * frames.len());
+    while let Some(value) = frames.strip_prefix(INVALIDATE) {
+        let Ok(end) = ReplyScanner::default().advance(value) else {
+            break;
+        };
+        messages.extend_from_slice(INVALIDATE_MESSAGE);
+        messages.extend_from_slice(&value[..end.used]);
+        frames = &value[end.used..];
+    }
+    messages
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn asked(line: &str) -> Asked {
+        let words: Vec<&str> = line.split(' ').collect();
+        Asked::by(&Request::new(&encode_request(&words)))
+    }
+
+    fn on(broadcasts: bool) -> Option<Tracking> {
+        Some(Tracking {
+            broadcasts,
+            redirect: None,
+        })
+    }
+
+    #[test]
+    fn options_are_read_as_redis_reads_them() {
+        for (line, expected) in [
+            ("CLIENT TRACKING on", (on(false), vec![])),
+            ("client tracking OFF", (None, vec![])),
+            ("client tracking maybe", (None, vec![])),
+            ("client tracking ON bcast PREFIX bcast", (on(true), vec![])),
+            ("client tracking ON prefix bcast", (on(false), vec![])),
+            ("client tracking ON REDIRECT 7 NOLOOP", (on(false), vec![4])),
+            (
+                "client tracking ON prefix redirect redirect 7",
+                (on(false), vec![6]),
+            ),
+            (
+                "client tracking ON redirect 7 redirect 8",
+                (on(false), vec![4, 6]),
+            ),
+            ("client tracking ON foo redirect 7", (on(false), vec![])),
+            ("client tracking ON redirect", (on(false), vec![])),
+            ("client tracking off redirect 9", (None, vec![4])),
+        ] {
+            let (on, targets) = expected;
+            assert_eq!(asked(line), Asked::Switch(on, targets), "{line}");
+        }
+        assert_eq!(asked("client caching yes"), Asked::Caching);
+        assert_eq!(asked("client getredir"), Asked::Redirection);
+        assert_eq!(asked("client trackinginfo"), Asked::Redirection);
+    }
+
+    #[test]
+    fn invalidations_become_messages() {
+        let frames = b">2\r\n$10\r\ninvalidate\r\n*2\r\n$1\r\na\r\n$1\r\nb\r\n>2\r\n$10\r\ninvalidate\r\n_\r\n";
+        let head = "*3\r\n$7\r\nmessage\r\n$20\r\n__redis__:invalidate\r\n";
+        let expected = format!("{head}*2\r\n$1\r\na\r\n$1\r\nb\r\n{head}_\r\n");
+        assert_eq!(String::from_utf8_lossy(&as_messages(frames)), expected);
+    }
+
+    #[test]
+    fn a_letter_nobody_takes_is_lost() {
+        let post = Arc::new(Post::default());
+        let letter = Letter::new(1, vec![0; 10], &post, 15).unwrap();
+        letter.is_delivered.store(true, Ordering::Relaxed);
+        drop(letter);
+        assert!(!post.has_lost.load(Ordering::Relaxed));
+        let waiting = Letter::new(1, vec![0; 10], &post, 15).unwrap();
+        assert!(
+            Letter::new(1, vec![0; 10], &post, 15).is_none(),
+            "too much is under way"
+        );
+        assert!(post.has_lost.load(Ordering::Relaxed));
+        drop(waiting);
+        assert_eq!(post.bytes.load(Ordering::Relaxed), 0);
+    }
+}

@@ -1,0 +1,650 @@
+//! Who of a worker's clients is subscribed to what, behind one connection to the server.
+//!
+//! A pure state machine: the caller sends the requests it makes, tells it what the server says, and carries messages to
+//! those it names.
+//! Invariant: the server is asked for a topic once, however many subscribe to it, and to let go of it when the last leaves.
+//! Invariant: a subscriber is named for the messages of a topic from its confirmation on until it unsubscribes.
+
+mod audience;
+mod frame;
+mod outcome;
+mod topic;
+
+use std::collections::{BTreeMap, HashMap, HashSet, VecDeque};
+use std::rc::Rc;
+
+pub use audience::{Audiences, Part};
+pub use frame::{Malformed, Message, Said, read};
+pub use outcome::{Begun, Confirmation, Counts, Settled, SubscriberId};
+pub use topic::{Kind, PUBSUB_KINDS};
+
+use topic::{Phase, Topic};
+
+use crate::resp::speak::encode_request;
+
+/// Most topics named in one request of respool's own when it subscribes anew: replies to one begin to come before the
+/// next is read.
+const RESUBSCRIBED_AT_ONCE: usize = 1000;
+
+/// A request at the server, or on its way there.
+#[derive(Debug)]
+struct Asked {
+    number: u64,
+    kind: Kind,
+    subscribes: bool,
+    topics: Vec<Rc<[u8]>>,
+    /// Whose command it is for; `None`: it asks anew for what others are subscribed to or wait for.
+    by: Option<SubscriberId>,
+    /// How many of `topics` the server has confirmed.
+    confirmed: usize,
+}
+
+/// A client's command that waits for the server.
+#[derive(Debug)]
+struct Command<T> {
+    handle: T,
+    kind: Kind,
+    topics: Vec<Rc<[u8]>>,
+    /// The request whose confirmation makes it whole.
+    until: u64,
+}
+
+type Topics<T> = HashMap<Rc<[u8]>, Topic<T>>;
+
+/// The subscriptions of one worker's clients; `T` is a client's way out.
+#[derive(Debug)]
+pub struct Fanout<T> {
+    topics: [Topics<T>; 3],
+    subscribers: HashMap<SubscriberId, [HashSet<Rc<[u8]>>; 3]>,
+    commands: HashMap<SubscriberId, Command<T>>,
+    /// Whose commands wait for a request, in the order in which they came.
+    waiting: BTreeMap<u64, Vec<SubscriberId>>,
+    asked: VecDeque<Asked>,
+    next_number: u64,
+    /// Requests not yet handed over.
+    requests: Vec<u8>,
+    settled: Vec<Settled<T>>,
+    /// Those whose subscription the server refused to renew.
+    bereft: Vec<T>,
+    /// Topics whose subscribers, or whose being subscribed to at the server, have changed.
+    changed: HashSet<(Kind, Rc<[u8]>)>,
+    /// Most subscriptions of one client.
+    most: usize,
+    /// There is a connection to send requests on.
+    is_connected: bool,
+}
+
+impl<T: Clone> Fanout<T> {
+    /// Nobody is subscribed, and no client may have more than `most` subscriptions.
+    pub fn new(most: usize) -> Self {
+        Self {
+            topics: Default::default(),
+            subscribers: HashMap::new(),
+            commands: HashMap::new(),
+            waiting: BTreeMap::new(),
+            asked: VecDeque::new(),
+            next_number: 0,
+            requests: Vec::new(),
+            settled: Vec::new(),
+            bereft: Vec::new(),
+            changed: HashSet::new(),
+            most,
+            is_connected: false,
+        }
+    }
+
+    /// Whether a connection is of no use.
+    pub fn is_empty(&self) -> bool {
+        self.topics.iter().all(HashMap::is_empty)
+    }
+
+    /// How many topics there are.
+    pub fn topics(&self) -> usize {
+        self.topics.iter().map(HashMap::len).sum()
+    }
+
+    /// What a client is subscribed to.
+    pub fn counts(&self, subscriber: SubscriberId) -> Counts {
+        let Some([channels, patterns, shard_channels]) = self.subscribers.get(&subscriber) else {
+            return Counts::default();
+        };
+        Counts {
+            channels: channels.len(),
+            patterns: patterns.len(),
+            shard_channels: shard_channels.len(),
+        }
+    }
+
+    /// Whether a client is subscribed to a topic.
+    pub fn is_subscribed(&self, subscriber: SubscriberId, kind: Kind, name: &[u8]) -> bool {
+        self.subscribers
+            .get(&subscriber)
+            .is_some_and(|sets| sets[kind as usize].contains(name))
+    }
+
+    /// The ways out of everybody who is subscribed to something.
+    pub fn everybody(&self) -> Vec<T> {
+        let mut found: HashMap<SubscriberId, &T> = HashMap::new();
+        let topics = self.topics.iter().flat_map(HashMap::values);
+        for (&id, handle) in topics.flat_map(|topic| topic.subscribers.iter()) {
+            found.insert(id, handle);
+        }
+        found.into_values().cloned().collect()
+    }
+
+    /// A client subscribes to `names`. It has no other command under way.
+    pub fn subscribe<'a>(
+        &mut self,
+        subscriber: SubscriberId,
+        handle: &T,
+        kind: Kind,
+        names: impl Iterator<Item = &'a [u8]>,
+    ) -> Begun {
+        let names: Vec<&[u8]> = names.collect();
+        if self.counts(subscriber).total().saturating_add(names.len()) > self.most {
+            return Begun::TooMany;
+        }
+        let (mut named, mut new, mut until) = (Vec::new(), Vec::new(), None);
+        for name in names {
+            let topic = match self.topics[kind as usize].get_key_value(name) {
+                Some((known, topic)) => {
+                    if let Phase::Asked(number) = topic.phase {
+                        until = until.max(Some(number));
+                    }
+                    Rc::clone(known)
+                }
+                None => {
+                    let fresh: Rc<[u8]> = name.into();
+                    // Named twice in one command, it is asked for once.
+                    let asked = Topic::new(Phase::Asked(self.next_number));
+                    self.topics[kind as usize].insert(Rc::clone(&fresh), asked);
+                    until = Some(self.next_number);
+                    new.push(Rc::clone(&fresh));
+                    fresh
+                }
+            };
+            named.push(topic);
+        }
+        if !new.is_empty() {
+            self.ask(kind, true, new, Some(subscriber));
+        }
+        let Some(until) = until else {
+            return Begun::Confirmed(self.join(subscriber, handle, kind, named));
+        };
+        for name in &named {
+            if let Some(topic) = self.topics[kind as usize].get_mut(name) {
+                topic.awaited += 1;
+            }
+        }
+        self.waiting.entry(until).or_default().push(subscriber);
+        let command = Command {
+            handle: handle.clone(),
+            kind,
+            topics: named,
+            until,
+        };
+        self.commands.insert(subscriber, command);
+        Begun::Asked
+    }
+
+    /// A client unsubscribes from `names`, or (`None`) from everything of a kind.
+    pub fn unsubscribe<'a>(
+        &mut self,
+        subscriber: SubscriberId,
+        kind: Kind,
+        names: Option<impl Iterator<Item = &'a [u8]>>,
+    ) -> Vec<Confirmation> {
+        let names: Vec<Rc<[u8]>> = match names {
+            Some(names) => names.map(Rc::from).collect(),
+            None => self
+                .subscribers
+                .get(&subscriber)
+                .map(|sets| sets[kind as usize].iter().cloned().collect())
+                .unwrap_or_default(),
+        };
+        let mut given_up = Vec::new();
+        let mut confirmations: Vec<Confirmation> = Vec::with_capacity(names.len().max(1));
+        for name in names {
+            if self.part(subscriber, kind, &name) {
+                given_up.push(Rc::clone(&name));
+            }
+            confirmations.push(Confirmation {
+                count: self.count(subscriber, kind),
+                topic: Some(name),
+            });
+        }
+        if confirmations.is_empty() {
+            confirmations.push(Confirmation {
+                topic: None,
+                count: self.count(subscriber, kind),
+            });
+        }
+        if !given_up.is_empty() {
+            self.ask(kind, false, given_up, None);
+        }
+        confirmations
+    }
+
+    /// A client is gone, with its subscriptions and the command it may have under way.
+    pub fn leave(&mut self, subscriber: SubscriberId) {
+        self.abandon(subscriber);
+        for kind in PUBSUB_KINDS {
+            if self
+                .subscribers
+                .get(&subscriber)
+                .is_some_and(|sets| !sets[kind as usize].is_empty())
+            {
+                self.unsubscribe(subscriber, kind, None::<std::iter::Empty<&[u8]>>);
+            }
+        }
+    }
+
+    /// A client's command is not waited for any more. False: it had none.
+    pub fn abandon(&mut self, subscriber: SubscriberId) -> bool {
+        let Some(command) = self.commands.remove(&subscriber) else {
+            return false;
+        };
+        if let Some(waiting) = self.waiting.get_mut(&command.until) {
+            waiting.retain(|&other| other != subscriber);
+        }
+        self.unawait(command.kind, &command.topics);
+        true
+    }
+
+    /// Those whom a message of `topic` goes to.
+    #[inline]
+    pub fn subscribers(&self, kind: Kind, topic: &[u8]) -> impl Iterator<Item = &T> {
+        self.topics[kind as usize]
+            .get(topic)
+            .into_iter()
+            .flat_map(|topic| topic.subscribers.values())
+    }
+
+    /// The server confirmed a request for `topic`.
+    ///
+    /// # Errors
+    /// [`Malformed`]: not what it was asked next. Nothing can be told on this connection any more.
+    pub fn confirmed(
+        &mut self,
+        kind: Kind,
+        subscribes: bool,
+        topic: Option<&[u8]>,
+    ) -> Result<(), Malformed> {
+        let asked = self.asked.front_mut().ok_or(Malformed)?;
+        let expected = asked.topics.get(asked.confirmed);
+        let fits = asked.kind == kind
+            && asked.subscribes == subscribes
+            && expected.map(|topic| &**topic) == topic;
+        if !fits {
+            return Err(Malformed);
+        }
+        asked.confirmed += 1;
+        if asked.confirmed == asked.topics.len() {
+            self.done(Ok(()));
+        }
+        Ok(())
+    }
+
+    /// The server refused a request.
+    ///
+    /// # Errors
+    /// [`Malformed`]: it was asked for nothing that it could refuse.
+    pub fn refused(&mut self, error: &[u8]) -> Result<(), Malformed> {
+        match self.asked.front() {
+            Some(asked) if asked.subscribes && asked.confirmed == 0 => {
+                self.done(Err(error));
+                Ok(())
+            }
+            _ => Err(Malformed),
+        }
+    }
+
+    /// The connection is lost, with what was sent on it. How many were subscribed to something then.
+    pub fn lost(&mut self) -> usize {
+        self.is_connected = false;
+        self.asked.clear();
+        self.requests.clear();
+        self.subscribers.len()
+    }
+
+    /// There is a new connection: everything is asked for again, before anything else.
+    pub fn connected(&mut self) {
+        self.is_connected = true;
+        self.asked.clear();
+        self.requests.clear();
+        let waiting = std::mem::take(&mut self.waiting);
+        for kind in PUBSUB_KINDS {
+            let names: Vec<Rc<[u8]>> = self.topics[kind as usize].keys().cloned().collect();
+            for some in names.chunks(RESUBSCRIBED_AT_ONCE) {
+                for name in some {
+                    if let Some(topic) = self.topics[kind as usize].get_mut(name) {
+                        topic.phase = Phase::Asked(self.next_number);
+                    }
+                }
+                self.ask(kind, true, some.to_vec(), None);
+            }
+        }
+        for subscriber in waiting.into_values().flatten() {
+            self.wait_anew(subscriber);
+        }
+    }
+
+    /// Whether somebody waits for the server's confirmation.
+    pub fn is_awaited(&self) -> bool {
+        !self.commands.is_empty()
+    }
+
+    /// Requests made since this was called last.
+    pub fn take_requests(&mut self) -> Vec<u8> {
+        std::mem::take(&mut self.requests)
+    }
+
+    /// Commands the server has answered since this was called last.
+    pub fn settled(&mut self) -> Vec<Settled<T>> {
+        std::mem::take(&mut self.settled)
+    }
+
+    /// Those whose subscription the server refused when it was asked for again, since this was called last.
+    pub fn take_bereft(&mut self) -> Vec<T> {
+        std::mem::take(&mut self.bereft)
+    }
+
+    /// What this worker adds to the topics that have changed since this was called last.
+    pub fn take_changed(&mut self) -> Vec<(Kind, Rc<[u8]>, Part)> {
+        let changed = std::mem::take(&mut self.changed).into_iter();
+        let part = |kind: Kind, name: &Rc<[u8]>| {
+            let topic = self.topics[kind as usize].get(name);
+            topic.map_or(Part::default(), |topic| Part {
+                is_connected: self.is_connected && topic.phase == Phase::Active,
+                clients: topic.subscribers.len(),
+            })
+        };
+        changed
+            .map(|(kind, name)| {
+                let part = part(kind, &name);
+                (kind, name, part)
+            })
+            .collect()
+    }
+
+    /// The oldest request is answered.
+    fn done(&mut self, result: Result<(), &[u8]>) {
+        let Some(asked) = self.asked.pop_front() else {
+            return;
+        };
+        if !asked.subscribes {
+            return;
+        }
+        match result {
+            Ok(()) => {
+                for name in &asked.topics {
+                    if let Some(topic) = self.topics[asked.kind as usize].get_mut(name) {
+                        topic.phase = Phase::Active;
+                    }
+                    self.changed.insert((asked.kind, Rc::clone(name)));
+                }
+                self.settle(asked.number);
+            }
+            Err(error) => self.refuse(&asked, error),
+        }
+        self.give_up_unused(asked.kind, &asked.topics);
+    }
+
+    /// A request was refused: which of its topics is to blame is known if it had only one. Of several, the client whose
+    /// command it was gets the error; what others need of them is asked for again, one by one.
+    fn refuse(&mut self, asked: &Asked, error: &[u8]) {
+        let kind = asked.kind;
+        if let [name] = &asked.topics[..] {
+            self.fail(
+                |command| command.kind == kind && command.topics.contains(name),
+                error,
+            );
+            let refused = self.topics[kind as usize].remove(name);
+            // Subscribed to before a loss, and refused when asked for again.
+            for (subscriber, handle) in refused.into_iter().flat_map(|topic| topic.subscribers) {
+                self.forget(subscriber, kind, name);
+                self.bereft.push(handle);
+            }
+            return;
+        }
+        let number = asked.number;
+        if let Some(by) = asked.by
+            && self
+                .commands
+                .get(&by)
+                .is_some_and(|command| command.until >= number)
+        {
+            self.fail_one(by, error);
+        }
+        for name in &asked.topics {
+            let next = self.next_number;
+            let Some(topic) = self.topics[kind as usize].get_mut(name) else {
+                continue;
+            };
+            if topic.phase != Phase::Asked(number) {
+                continue;
+            }
+            if topic.awaited == 0 && topic.subscribers.is_empty() {
+                self.topics[kind as usize].remove(name);
+            } else {
+                topic.phase = Phase::Asked(next);
+                self.ask(kind, true, vec![Rc::clone(name)], None);
+            }
+        }
+        for subscriber in self.waiting.remove(&number).unwrap_or_default() {
+            self.wait_anew(subscriber);
+        }
+    }
+
+    fn is_incomplete(&self, subscriber: SubscriberId) -> bool {
+        let Some(command) = self.commands.get(&subscriber) else {
+            return false;
+        };
+        let topics = &self.topics[command.kind as usize];
+        command.topics.iter().any(|name| {
+            topics
+                .get(name)
+                .is_some_and(|topic| topic.phase != Phase::Active)
+        })
+    }
+
+    /// A client's command waits for the last of the requests that its topics wait for now.
+    fn wait_anew(&mut self, subscriber: SubscriberId) {
+        let Some(command) = self.commands.get_mut(&subscriber) else {
+            return;
+        };
+        let topics = &self.topics[command.kind as usize];
+        let asked = command.topics.iter().filter_map(|name| topics.get(name));
+        let number = asked.filter_map(|topic| match topic.phase {
+            Phase::Asked(number) => Some(number),
+            Phase::Active => None,
+        });
+        command.until = number.max().unwrap_or(0);
+        self.waiting
+            .entry(command.until)
+            .or_default()
+            .push(subscriber);
+    }
+
+    /// Commands that waited for request `number` are whole.
+    fn settle(&mut self, number: u64) {
+        for subscriber in self.waiting.remove(&number).unwrap_or_default() {
+            if self.is_incomplete(subscriber) {
+                // One of its topics was asked for again meanwhile, behind this request.
+                self.wait_anew(subscriber);
+                continue;
+            }
+            let Some(command) = self.commands.remove(&subscriber) else {
+                continue;
+            };
+            let Command {
+                handle,
+                kind,
+                topics,
+                ..
+            } = command;
+            for name in &topics {
+                if let Some(topic) = self.topics[kind as usize].get_mut(name) {
+                    topic.awaited -= 1;
+                }
+            }
+            let confirmations = self.join(subscriber, &handle, kind, topics);
+            self.settled.push(Settled {
+                subscriber,
+                handle,
+                kind,
+                result: Ok(confirmations),
+            });
+        }
+    }
+
+    /// The commands that `fails` selects get the server's error.
+    fn fail(&mut self, fails: impl Fn(&Command<T>) -> bool, error: &[u8]) {
+        let mut failed: Vec<SubscriberId> = self
+            .commands
+            .iter()
+            .filter(|(_, command)| fails(command))
+            .map(|(&subscriber, _)| subscriber)
+            .collect();
+        failed.sort_unstable();
+        for subscriber in failed {
+            self.fail_one(subscriber, error);
+        }
+    }
+
+    fn fail_one(&mut self, subscriber: SubscriberId, error: &[u8]) {
+        let Some(command) = self.commands.get(&subscriber) else {
+            return;
+        };
+        let (handle, kind) = (command.handle.clone(), command.kind);
+        self.abandon(subscriber);
+        self.settled.push(Settled {
+            subscriber,
+            handle,
+            kind,
+            result: Err(error.to_vec()),
+        });
+    }
+
+    fn ask(
+        &mut self,
+        kind: Kind,
+        subscribes: bool,
+        topics: Vec<Rc<[u8]>>,
+        by: Option<SubscriberId>,
+    ) {
+        let number = self.next_number;
+        self.next_number += 1;
+        if !self.is_connected {
+            // The next connection begins with everything there is.
+            return;
+        }
+        let mut words: Vec<&[u8]> = vec![kind.verb(subscribes).as_bytes()];
+        words.extend(topics.iter().map(|topic| &**topic));
+        self.requests.extend(encode_request(&words));
+        self.asked.push_back(Asked {
+            number,
+            kind,
+            subscribes,
+            topics,
+            by,
+            confirmed: 0,
+        });
+    }
+
+    /// Takes a client into topics the server has confirmed.
+    fn join(
+        &mut self,
+        subscriber: SubscriberId,
+        handle: &T,
+        kind: Kind,
+        names: Vec<Rc<[u8]>>,
+    ) -> Vec<Confirmation> {
+        let mut confirmations = Vec::with_capacity(names.len());
+        for name in names {
+            if let Some(topic) = self.topics[kind as usize].get_mut(&name) {
+                topic.subscribers.insert(subscriber, handle.clone());
+                self.changed.insert((kind, Rc::clone(&name)));
+                let sets = self.subscribers.entry(subscriber).or_default();
+                sets[kind as usize].insert(Rc::clone(&name));
+            }
+            confirmations.push(Confirmation {
+                count: self.count(subscriber, kind),
+                topic: Some(name),
+            });
+        }
+        confirmations
+    }
+
+    /// Takes a client out of a topic. True: the topic is of no use to anybody any more, and has been dropped.
+    fn part(&mut self, subscriber: SubscriberId, kind: Kind, name: &Rc<[u8]>) -> bool {
+        if !self.forget(subscriber, kind, name) {
+            return false;
+        }
+        let Some(topic) = self.topics[kind as usize].get_mut(name) else {
+            return false;
+        };
+        topic.subscribers.swap_remove(&subscriber);
+        self.drop_unused(kind, name)
+    }
+
+    /// Takes a topic out of what a client is subscribed to. False: it was not.
+    fn forget(&mut self, subscriber: SubscriberId, kind: Kind, name: &Rc<[u8]>) -> bool {
+        let Some(sets) = self.subscribers.get_mut(&subscriber) else {
+            return false;
+        };
+        let was_in = sets[kind as usize].remove(name);
+        self.changed.insert((kind, Rc::clone(name)));
+        if sets.iter().all(HashSet::is_empty) {
+            self.subscribers.remove(&subscriber);
+        }
+        was_in
+    }
+
+    /// Drops a topic nobody needs. One that is still asked for is looked at again when the server has answered.
+    fn drop_unused(&mut self, kind: Kind, name: &Rc<[u8]>) -> bool {
+        let topics = &mut self.topics[kind as usize];
+        let unused = topics.get(name).is_some_and(|topic| {
+            topic.subscribers.is_empty()
+                && topic.awaited == 0
+                && (topic.phase == Phase::Active || !self.is_connected)
+        });
+        if unused {
+            topics.remove(name);
+            self.changed.insert((kind, Rc::clone(name)));
+        }
+        unused
+    }
+
+    fn give_up_unused(&mut self, kind: Kind, names: &[Rc<[u8]>]) {
+        let unused: Vec<Rc<[u8]>> = names
+            .iter()
+            .filter(|name| self.drop_unused(kind, name))
+            .cloned()
+            .collect();
+        if !unused.is_empty() {
+            self.ask(kind, false, unused, None);
+        }
+    }
+
+    fn unawait(&mut self, kind: Kind, names: &[Rc<[u8]>]) {
+        for name in names {
+            if let Some(topic) = self.topics[kind as usize].get_mut(name) {
+                topic.awaited -= 1;
+            }
+        }
+        self.give_up_unused(kind, names);
+    }
+
+    /// What Redis counts in confirmations of `kind`: shard channels apart from the others.
+    fn count(&self, subscriber: SubscriberId, kind: Kind) -> usize {
+        let counts = self.counts(subscriber);
+        match kind {
+            Kind::Channel | Kind::Pattern => counts.channels + counts.patterns,
+            Kind::Shard => counts.shard_channels,
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,233 @@
+//! Who gets the frames of a connection that answer no request.
+//!
+//! A lent connection's are its client's. One that stands for a client of respool as the target of CLIENT TRACKING REDIRECT
+//! has them gathered, frame by frame, and forwarded.
+
+use std::io;
+use std::rc::Rc;
+
+use super::outlet::Outlet;
+use super::subscription::Subscriptions;
+use super::traffic::{NO_SUBSCRIPTION, invalid};
+use crate::resp::speak::push_header;
+
+/// How Redis tells a client that what it redirects to is gone; the id follows.
+const BROKEN: &[u8] = b">2\r\n$21\r\ntracking-redir-broken\r\n:";
+
+/// Most bytes of a gathered frame: as many as a connection may read at once, many times over. Redis sends no more keys in
+/// one than were changed by one command.
+const MAX_GATHERED: usize = 32 * 1024 * 1024;
+
+/// Bytes of the longest id and its line end.
+const LONGEST_ID: usize = 24;
+
+/// Takes one whole frame.
+pub(super) type Forward = Box<dyn Fn(&[u8])>;
+
+/// Who gets the frames of a connection that answer no request.
+#[derive(Default)]
+pub(super) struct Pushes {
+    /// The client it is lent to, closed when the connection is lost.
+    client: Option<Rc<Outlet>>,
+    /// The subscribers of the worker, who get whole frames as they come.
+    subscribers: Option<Rc<Subscriptions>>,
+    forward: Option<Forward>,
+    /// The id of a connection at the server, and of the client it stands for.
+    stands_for: Option<(i64, u64)>,
+    /// The frame under way, as far as it may have to be changed or is forwarded.
+    gathered: Vec<u8>,
+    /// The frame under way is passed on as it comes.
+    passing: bool,
+}
+
+impl Pushes {
+    pub(super) fn of(client: Option<Rc<Outlet>>) -> Self {
+        Self {
+            client,
+            ..Self::default()
+        }
+    }
+
+    pub(super) fn of_subscribers(subscriptions: Rc<Subscriptions>) -> Self {
+        Self {
+            subscribers: Some(subscriptions),
+            ..Self::default()
+        }
+    }
+
+    pub(super) fn forward(&mut self, forward: Forward) {
+        self.forward = Some(forward);
+    }
+
+    pub(super) fn stand_for(&mut self, names: Option<(i64, u64)>) {
+        self.stands_for = names;
+    }
+
+    /// The client it is lent to; from here on nobody gets anything.
+    pub(super) fn take_client(&mut self) -> Option<Rc<Outlet>> {
+        std::mem::take(self).client
+    }
+
+    /// More bytes of a frame; `complete`: its last.
+    pub(super) fn take(&mut self, bytes: &[u8], complete: bool) -> io::Result<()> {
+        if let Some(subscribers) = &self.subscribers {
+            return subscribers
+                .take(bytes, complete)
+                .map_err(|_| invalid(NO_SUBSCRIPTION.to_owned()));
+        }
+        if let Some(forward) = &self.forward {
+            if self.gathered.len() + bytes.len() > MAX_GATHERED {
+                return Err(invalid("a message to be redirected is too large".into()));
+            }
+            self.gathered.extend_from_slice(bytes);
+            if complete {
+                forward(&std::mem::take(&mut self.gathered));
+            }
+            return Ok(());
+        }
+        let Some(client) = &self.client else {
+            return Ok(());
+        };
+        match self.stands_for {
+            Some((at_server, own)) if !self.passing => {
+                self.gathered.extend_from_slice(bytes);
+                let compared = self.gathered.len().min(BROKEN.len());
+                let may_be = self.gathered[..compared] == BROKEN[..compared]
+                    && self.gathered.len() < BROKEN.len() + LONGEST_ID;
+                if may_be && !complete {
+                    return Ok(());
+                }
+                let frame = std::mem::take(&mut self.gathered);
+                client.deliver(&renamed(frame, at_server, own), 0, !complete);
+                self.passing = !complete;
+            }
+            _ => {
+                client.deliver(bytes, 0, !complete);
+                self.passing = !complete;
+            }
+        }
+        Ok(())
+    }
+}
+
+/// The frame with the client's id in the place of the connection's that stands for it.
+fn renamed(frame: Vec<u8>, at_server: i64, own: u64) -> Vec<u8> {
+    let mut broken = BROKEN[..BROKEN.len() - 1].to_vec();
+    push_header(&mut broken, b':', at_server);
+    if frame == broken {
+        broken_redirection(own)
+    } else {
+        frame
+    }
+}
+
+/// What a RESP3 client is told when `id`, to which its invalidations are redirected, is gone.
+pub fn broken_redirection(id: u64) -> Vec<u8> {
+    let mut frame = BROKEN[..BROKEN.len() - 1].to_vec();
+    push_header(&mut frame, b':', id as i64);
+    frame
+}
+
+/// Whether a frame of a stream is the answer to the RESET that ends it; `None`: more bytes must tell.
+pub(super) fn ends_stream(frame: &[u8]) -> Option<bool> {
+    const RESET: &[u8] = b"+RESET\r\n";
+    let compared = frame.len().min(RESET.len());
+    (frame[..compared] != RESET[..compared])
+        .then_some(false)
+        .or((compared == RESET.len()).then_some(true))
+}
+
+/// Whether a frame is a command as MONITOR shows it (`+1339518083.107412 [0 127.0.0.1:60866] "keys" "*"`), which no reply
+/// looks like; `None`: more bytes must tell.
+pub(super) fn is_monitored(frame: &[u8]) -> Option<bool> {
+    const LONGEST_TIME: usize = 24;
+    let Some(text) = frame.strip_prefix(b"+") else {
+        return Some(false);
+    };
+    let digits = text
+        .iter()
+        .take_while(|byte| byte.is_ascii_digit() || **byte == b'.')
+        .count();
+    match text.get(digits..digits + 2) {
+        Some(behind) => Some(digits > 0 && behind == b" ["),
+        None if digits > LONGEST_TIME => Some(false),
+        // "+" alone, a time that has not ended, or a reply of one letter.
+        None => match text.get(digits) {
+            Some(byte) if *byte != b' ' => Some(false),
+            _ => None,
+        },
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_answer_to_reset_is_known_however_it_is_cut() {
+        let reset = b"+RESET\r\n";
+        assert_eq!(ends_stream(reset), Some(true));
+        assert_eq!(ends_stream(b"+RESET\r\n*3\r\n"), Some(true));
+        (0..reset.len()).for_each(|cut| assert_eq!(ends_stream(&reset[..cut]), None));
+        for other in [
+            &b"*3\r\n"[..],
+            b"+OK\r\n",
+            b"+RESETS\r\n",
+            b"$6\r\nRESET\r\n",
+        ] {
+            assert_eq!(ends_stream(other), Some(false));
+        }
+    }
+
+    #[test]
+    fn monitored_commands_are_told_from_replies_however_they_are_cut() {
+        let line = b"+1795263685.026881 [3 127.0.0.1:36104] \"SELECT\" \"3\"\r\n";
+        for cut in 1..=line.len() {
+            let told = is_monitored(&line[..cut]);
+            assert_eq!(told, if cut < 20 { None } else { Some(true) }, "{cut}");
+        }
+        for reply in [
+            &b"+OK\r\n"[..],
+            b"+PONG",
+            b"+",
+            b":1\r\n",
+            b"-ERR x\r\n",
+            b"$1\r\n",
+            b"+1\r\n",
+            b"+12.5 x\r\n",
+            b"+ [\r\n",
+            b"+1234567890123456789012345",
+        ] {
+            let told = is_monitored(reply);
+            assert_eq!(told, if reply == b"+" { None } else { Some(false) });
+        }
+    }
+
+    #[test]
+    fn only_the_connections_own_id_is_replaced() {
+        let broken = |id| broken_redirection(id);
+        assert_eq!(broken(12), b">2\r\n$21\r\ntracking-redir-broken\r\n:12\r\n");
+        assert_eq!(renamed(broken(12), 12, 3), broken(3));
+        assert_eq!(renamed(broken(11), 12, 3), broken(11));
+        let other = b">2\r\n$10\r\ninvalidate\r\n*1\r\n$1\r\nk\r\n".to_vec();
+        assert_eq!(renamed(other.clone(), 12, 3), other);
+    }
+
+    #[test]
+    fn forwarded_frames_are_whole_however_they_arrive() {
+        let frame = b">2\r\n$10\r\ninvalidate\r\n*1\r\n$1\r\nk\r\n";
+        for cut in 1..frame.len() {
+            let seen = Rc::new(std::cell::RefCell::new(Vec::new()));
+            let mut pushes = Pushes::default();
+            let into = Rc::clone(&seen);
+            pushes.forward(Box::new(move |frame| {
+                into.borrow_mut().push(frame.to_vec())
+            }));
+            for _ in 0..2 {
+                pushes.take(&frame[..cut], false).unwrap();
+                pushes.take(&frame[cut..], true).unwrap();
+            }
+            assert_eq!(*seen.borrow(), [frame.to_vec(), frame.to_vec()]);
+        }
+    }
+}

@@ -1,0 +1,421 @@
+//! The subscriptions of a worker's clients on one connection of its own, which is opened with the first of them.
+//!
+//! Invariant: what is subscribed to is asked for again on a new connection before anything else is.
+
+use std::cell::{Cell, RefCell};
+use std::collections::HashMap;
+use std::rc::Rc;
+use std::time::Duration;
+
+use tokio::sync::oneshot;
+
+use super::handshake::connect;
+use super::link::Link;
+use super::outlet::Outlet;
+use super::pool::Upstream;
+use super::thread::Thread;
+use crate::budget::Kind as SocketKind;
+use crate::config::OnSubscriptionLoss;
+use crate::fanout::{
+    Begun, Confirmation, Counts, Fanout, Kind, Malformed, Message, Said, SubscriberId, read,
+};
+use crate::resp::speak::{encode_request, push_bulk, push_header};
+use crate::session::State;
+use crate::telemetry::{Bound, Disconnect};
+
+/// A connection that has been silent for this long is asked whether it is still there.
+const PING_AFTER: Duration = Duration::from_secs(5);
+
+/// How long a connection nobody is subscribed on stays open, unless its place is needed.
+const IDLE_FOR: Duration = Duration::from_secs(10);
+
+/// How a subscription ended: `Ok` with its confirmations placed, or the server's error.
+pub type SubscribeResult = Result<(), Vec<u8>>;
+
+/// The subscriptions of a worker's clients.
+pub struct Subscriptions {
+    thread: Rc<Thread>,
+    fanout: RefCell<Fanout<Rc<Outlet>>>,
+    link: RefCell<Option<Rc<Link>>>,
+    /// A connection is wanted and being opened, or open.
+    is_kept: Cell<bool>,
+    /// Whose commands wait for the server.
+    waiting: RefCell<HashMap<SubscriberId, oneshot::Sender<SubscribeResult>>>,
+    /// The start of a frame that has not arrived whole.
+    gathered: RefCell<Vec<u8>>,
+    /// The rest of the frame under way is too long for anybody.
+    is_skipping: Cell<bool>,
+    /// Those who have messages that were not sent yet.
+    touched: RefCell<Vec<Rc<Outlet>>>,
+    heard_micros: Cell<u64>,
+    has_pinged: Cell<bool>,
+    needed_micros: Cell<u64>,
+}
+
+impl Subscriptions {
+    /// Nobody is subscribed to anything.
+    pub(super) fn new(thread: Rc<Thread>) -> Rc<Self> {
+        let most = thread.settings.limits.max_client_subscriptions;
+        Rc::new(Self {
+            thread,
+            fanout: RefCell::new(Fanout::new(most)),
+            link: RefCell::default(),
+            is_kept: Cell::new(false),
+            waiting: RefCell::default(),
+            gathered: RefCell::default(),
+            is_skipping: Cell::new(false),
+            touched: RefCell::default(),
+            heard_micros: Cell::new(0),
+            has_pinged: Cell::new(false),
+            needed_micros: Cell::new(0),
+        })
+    }
+
+    /// What a client is subscribed to.
+    pub fn counts(&self, subscriber: SubscriberId) -> Counts {
+        self.fanout.borrow().counts(subscriber)
+    }
+
+    /// Whether a client is subscribed to a topic.
+    pub fn is_subscribed(&self, subscriber: SubscriberId, kind: Kind, name: &[u8]) -> bool {
+        self.fanout.borrow().is_subscribed(subscriber, kind, name)
+    }
+
+    /// A client unsubscribes from `names`, or (`None`) from everything of a kind; its confirmations are placed.
+    pub fn unsubscribe<'a>(
+        &self,
+        subscriber: SubscriberId,
+        outlet: &Rc<Outlet>,
+        kind: Kind,
+        names: Option<impl Iterator<Item = &'a [u8]>>,
+    ) {
+        let confirmations = self
+            .fanout
+            .borrow_mut()
+            .unsubscribe(subscriber, kind, names);
+        self.confirm(outlet, kind, false, &confirmations);
+        self.turn();
+    }
+
+    /// A client is gone.
+    pub fn leave(&self, subscriber: SubscriberId) {
+        self.waiting.borrow_mut().remove(&subscriber);
+        self.fanout.borrow_mut().leave(subscriber);
+        self.turn();
+    }
+
+    /// A client does not wait any more for its command to be answered.
+    pub fn abandon(&self, subscriber: SubscriberId) {
+        self.waiting.borrow_mut().remove(&subscriber);
+        self.fanout.borrow_mut().abandon(subscriber);
+        self.turn();
+    }
+
+    /// Bytes of a frame of the server, whose end they hold if it is `complete`.
+    ///
+    /// # Errors
+    /// [`Malformed`]: the connection is of no further use.
+    pub(super) fn take(&self, bytes: &[u8], complete: bool) -> Result<(), Malformed> {
+        self.heard_micros.set(self.thread.clock.now_micros());
+        self.has_pinged.set(false);
+        if self.is_skipping.get() {
+            self.is_skipping.set(!complete);
+            return Ok(());
+        }
+        let mut gathered = self.gathered.borrow_mut();
+        if gathered.is_empty() && complete {
+            return self.frame(bytes);
+        }
+        gathered.extend_from_slice(bytes);
+        let limit = self.thread.settings.limits.pubsub_buffer;
+        if gathered.len() > limit {
+            self.too_long(&gathered)?;
+            self.is_skipping.set(!complete);
+            *gathered = Vec::new();
+        } else if complete {
+            let frame = std::mem::take(&mut *gathered);
+            return self.frame(&frame);
+        }
+        Ok(())
+    }
+
+    /// A whole frame of the server.
+    fn frame(&self, frame: &[u8]) -> Result<(), Malformed> {
+        match read(frame)? {
+            Said::Message(Message { kind, topic }) => {
+                let fanout = self.fanout.borrow();
+                let mut shared = None;
+                let mut count = 0;
+                for outlet in fanout.subscribers(kind, topic) {
+                    count += 1;
+                    if outlet.message(frame, &mut shared) {
+                        self.touched.borrow_mut().push(Rc::clone(outlet));
+                    }
+                }
+                self.thread.counters.delivered_messages.add(count);
+                Ok(())
+            }
+            Said::Confirmed {
+                kind,
+                subscribes,
+                topic,
+            } => {
+                self.fanout
+                    .borrow_mut()
+                    .confirmed(kind, subscribes, topic)?;
+                self.settle();
+                Ok(())
+            }
+            Said::Refused(error) => {
+                self.fanout.borrow_mut().refused(error)?;
+                self.settle();
+                Ok(())
+            }
+            Said::Pong => Ok(()),
+        }
+    }
+
+    /// A message longer than anybody's buffer may be.
+    fn too_long(&self, start: &[u8]) -> Result<(), Malformed> {
+        if let Said::Message(Message { kind, topic }) = read(start)? {
+            for outlet in self.fanout.borrow().subscribers(kind, topic) {
+                outlet.close(Disconnect::PubsubBuffer);
+            }
+        }
+        Ok(())
+    }
+
+    /// Places the confirmations of commands that the server has answered, before any message that comes behind them.
+    fn settle(&self) {
+        let settled = self.fanout.borrow_mut().settled();
+        for settled in settled {
+            let result = settled.result.map(|confirmations| {
+                self.confirm(&settled.handle, settled.kind, true, &confirmations);
+            });
+            if let Some(waiting) = self.waiting.borrow_mut().remove(&settled.subscriber) {
+                // Who asked may have gone.
+                let _ = waiting.send(result);
+            }
+        }
+        for outlet in self.fanout.borrow_mut().take_bereft() {
+            outlet.close(Disconnect::SubscriptionLost);
+        }
+    }
+
+    fn confirm(
+        &self,
+        outlet: &Rc<Outlet>,
+        kind: Kind,
+        subscribes: bool,
+        confirmations: &[Confirmation],
+    ) {
+        for confirmation in confirmations {
+            let mut frame = Vec::with_capacity(64);
+            push_header(&mut frame, b'*', 3);
+            push_bulk(&mut frame, kind.verb(subscribes).as_bytes());
+            match &confirmation.topic {
+                Some(topic) => push_bulk(&mut frame, topic),
+                None => frame.extend_from_slice(outlet.null()),
+            }
+            push_header(&mut frame, b':', confirmation.count as i64);
+            if outlet.message(&frame, &mut None) {
+                self.touched.borrow_mut().push(Rc::clone(outlet));
+            }
+        }
+        self.thread
+            .counters
+            .delivered_messages
+            .add(confirmations.len() as u64);
+    }
+
+    /// Sends what this turn has brought about: requests to the server, messages to clients.
+    pub(super) fn turn(&self) {
+        let requests = self.fanout.borrow_mut().take_requests();
+        if let Some(link) = &*self.link.borrow()
+            && !requests.is_empty()
+        {
+            link.send_more(&requests);
+        }
+        let changed = self.fanout.borrow_mut().take_changed();
+        let audiences = &self.thread.process.audiences;
+        for (kind, name, part) in changed {
+            audiences.set(self.thread.index, kind, &name, part);
+        }
+        let limit = self.thread.settings.limits.pubsub_buffer;
+        let touched = std::mem::take(&mut *self.touched.borrow_mut());
+        for outlet in touched {
+            outlet.flush_messages(limit);
+        }
+        self.thread
+            .counters
+            .subscribed_topics
+            .set(self.fanout.borrow().topics() as u64);
+    }
+
+    /// The connection is open.
+    fn opened(self: &Rc<Self>, link: &Rc<Link>) {
+        self.heard_micros.set(self.thread.clock.now_micros());
+        self.needed_micros.set(self.thread.clock.now_micros());
+        self.has_pinged.set(false);
+        link.feed(Rc::clone(self));
+        *self.link.borrow_mut() = Some(Rc::clone(link));
+        self.fanout.borrow_mut().connected();
+        self.turn();
+    }
+
+    /// The connection is lost. Returns how many clients may have missed messages.
+    fn lost(&self) -> usize {
+        *self.link.borrow_mut() = None;
+        self.gathered.borrow_mut().clear();
+        self.is_skipping.set(false);
+        self.fanout.borrow_mut().lost()
+    }
+
+    fn close_subscribers(&self) {
+        let everybody = self.fanout.borrow().everybody();
+        for outlet in everybody {
+            outlet.close(Disconnect::SubscriptionLost);
+        }
+    }
+
+    /// Does what time has made due: asks a silent connection whether it is there, closes one that is of no use.
+    pub(super) fn tick(&self) {
+        let Some(link) = self.link.borrow().clone() else {
+            return;
+        };
+        let clock = &self.thread.clock;
+        if !self.fanout.borrow().is_empty() {
+            self.needed_micros.set(clock.now_micros());
+        } else if clock.is_past(self.needed_micros.get(), IDLE_FOR)
+            || self.thread.process.budget.waiting() > 0
+        {
+            return link.close("nobody is subscribed to anything");
+        }
+        let silent_since = self.heard_micros.get();
+        let reply_timeout = self.thread.settings.upstream.reply_timeout;
+        if self.has_pinged.get() {
+            if clock.is_past(silent_since, PING_AFTER + reply_timeout) {
+                self.thread.counters.bound(Bound::ReplyTimeout).add(1);
+                link.close("no answer to PING within upstream.reply_timeout");
+            }
+        } else if clock.is_past(silent_since, PING_AFTER) {
+            self.has_pinged.set(true);
+            link.send_more(&encode_request(&["PING"]));
+        }
+    }
+
+    /// Whether there is a connection, and it is not lost.
+    pub(super) fn is_connected(&self) -> bool {
+        self.link.borrow().is_some()
+    }
+
+    pub(super) fn stop(&self) {
+        if let Some(link) = &*self.link.borrow() {
+            link.close("respool is ending");
+        }
+    }
+}
+
+impl Upstream {
+    /// A client subscribes to `names`. `None`: done, its confirmations are placed. The receiver tells later, and is dropped
+    /// unanswered when the client leaves.
+    ///
+    /// # Errors
+    /// The client would have more subscriptions than `limits.max_client_subscriptions`.
+    pub fn subscribe<'a>(
+        self: &Rc<Self>,
+        subscriber: SubscriberId,
+        outlet: &Rc<Outlet>,
+        kind: Kind,
+        names: impl Iterator<Item = &'a [u8]>,
+    ) -> Result<Option<oneshot::Receiver<SubscribeResult>>, TooManySubscriptions> {
+        let subscriptions = &self.subscriptions;
+        let begun = subscriptions
+            .fanout
+            .borrow_mut()
+            .subscribe(subscriber, outlet, kind, names);
+        let told = match begun {
+            Begun::TooMany => {
+                self.thread.counters.bound(Bound::Subscriptions).add(1);
+                return Err(TooManySubscriptions);
+            }
+            Begun::Confirmed(confirmations) => {
+                subscriptions.confirm(outlet, kind, true, &confirmations);
+                None
+            }
+            Begun::Asked => {
+                let (tell, told) = oneshot::channel();
+                subscriptions.waiting.borrow_mut().insert(subscriber, tell);
+                Some(told)
+            }
+        };
+        if !subscriptions.is_kept.replace(true) {
+            tokio::task::spawn_local(Rc::clone(self).keep_subscribed());
+        }
+        subscriptions.turn();
+        Ok(told)
+    }
+
+    /// Keeps a connection for the subscriptions while there are any.
+    async fn keep_subscribed(self: Rc<Self>) {
+        let subscriptions = &self.subscriptions;
+        while !self.is_stopping() {
+            self.pause().await;
+            let permit = self.permit(SocketKind::Subscription).await;
+            if subscriptions.fanout.borrow().is_empty() {
+                break;
+            }
+            let name = self.name("subscription");
+            match connect(
+                &self.thread,
+                self.own.as_ref(),
+                &State::INITIAL,
+                name,
+                permit,
+            )
+            .await
+            {
+                Ok(link) => {
+                    self.connected();
+                    subscriptions.opened(&link);
+                    let why = link
+                        .drive(|_| subscriptions.turn(), || self.lost_subscriptions())
+                        .await;
+                    tracing::debug!("the subscription connection to the server ended: {why}");
+                }
+                Err(error) => self.failed(&error),
+            }
+            // From here to its end nothing is awaited: who subscribes now finds it kept, or not.
+            if subscriptions.fanout.borrow().is_empty() {
+                break;
+            }
+        }
+        subscriptions.is_kept.set(false);
+    }
+
+    fn lost_subscriptions(&self) {
+        let subscribers = self.subscriptions.lost();
+        if subscribers == 0 || self.is_stopping() {
+            return;
+        }
+        self.thread.counters.subscription_losses.add(1);
+        let on_loss = self.thread.settings.upstream.on_subscription_loss;
+        let what = match on_loss {
+            OnSubscriptionLoss::Resubscribe => "they are subscribed again",
+            OnSubscriptionLoss::Close => "they are closed",
+        };
+        tracing::warn!(
+            worker = self.thread.index,
+            subscribers,
+            "the connection of the subscriptions is lost: their clients may miss messages; {what} \
+             (upstream.on_subscription_loss)"
+        );
+        if on_loss == OnSubscriptionLoss::Close {
+            self.subscriptions.close_subscribers();
+        }
+    }
+}
+
+/// A client would have more subscriptions than `limits.max_client_subscriptions`.
+#[derive(Debug)]
+pub struct TooManySubscriptions;

@@ -1,0 +1,487 @@
+//! CLIENT TRACKING: the connection it needs, invalidations to whom they belong, redirections between respool's clients.
+
+use std::time::Duration;
+
+use crate::harness::{Client, Redis, Respool, Value, encode, eventually};
+
+/// One connection to lend, so that a second borrower shows whether the first still has it.
+fn with_one_pin(redis: &Redis) -> Respool {
+    Respool::with(redis)
+        .upstream("max_connections = 2\nshared_connections = 1\nborrow_timeout = \"100ms\"")
+        .start()
+}
+
+fn resp3(respool: &Respool) -> Client {
+    let mut client = respool.client();
+    assert!(!client.cmd(&["HELLO", "3"]).is_error());
+    client
+}
+
+#[track_caller]
+fn ok(client: &mut Client, line: &str) {
+    let words: Vec<&str> = line.split(' ').collect();
+    assert_eq!(client.cmd(&words), Value::ok(), "{line}");
+}
+
+fn invalidation(key: &str) -> Vec<u8> {
+    let length = key.len();
+    format!(">2\r\n$10\r\ninvalidate\r\n*1\r\n${length}\r\n{key}\r\n").into_bytes()
+}
+
+fn invalidation_message(value: &str) -> Vec<u8> {
+    format!("*3\r\n$7\r\nmessage\r\n$20\r\n__redis__:invalidate\r\n{value}").into_bytes()
+}
+
+/// Whether the only connection there is to lend is free.
+fn is_free(respool: &Respool) -> bool {
+    let mut other = respool.client();
+    let lent = other.cmd(&["WATCH", "k"]) == Value::ok();
+    assert_eq!(other.try_cmd(&["RESET"]), Some(Value::simple("RESET")));
+    lent
+}
+
+fn pins(respool: &Respool) -> f64 {
+    respool.metric_or_zero("respool_pins_total{reason=\"tracking\"}")
+}
+
+#[test]
+fn a_connection_is_lent_from_on_to_off() {
+    let redis = Redis::start(&[]);
+    let respool = with_one_pin(&redis);
+    let mut client = resp3(&respool);
+    for options in ["", " BCAST PREFIX a PREFIX b", " OPTIN", " OPTOUT NOLOOP"] {
+        let before = pins(&respool);
+        ok(&mut client, &format!("CLIENT TRACKING ON{options}"));
+        assert_eq!(pins(&respool), before + 1.0, "{options}");
+        assert!(!is_free(&respool), "lent while tracking is on{options}");
+        ok(&mut client, "CLIENT TRACKING OFF");
+        eventually(|| is_free(&respool), "given back when tracking is off");
+        client.ping();
+    }
+    // What ends with RESET and with the client.
+    ok(&mut client, "CLIENT TRACKING ON");
+    assert!(!is_free(&respool));
+    assert_eq!(client.cmd(&["RESET"]), Value::simple("RESET"));
+    eventually(|| is_free(&respool), "given back by RESET");
+    ok(&mut client, "CLIENT TRACKING ON");
+    assert!(!is_free(&respool));
+    drop(client);
+    eventually(|| is_free(&respool), "given back when its client has left");
+}
+
+#[test]
+fn what_is_refused_or_only_asks_keeps_no_connection() {
+    let redis = Redis::start(&[]);
+    let respool = with_one_pin(&redis);
+    let mut client = resp3(&respool);
+    for line in [
+        "CLIENT TRACKINGINFO",
+        "CLIENT GETREDIR",
+        "CLIENT CACHING YES",
+        "CLIENT TRACKING OFF",
+        "CLIENT TRACKING MAYBE",
+        "CLIENT TRACKING OFF FOO",
+        "CLIENT TRACKING",
+    ] {
+        let words: Vec<&str> = line.split(' ').collect();
+        client.cmd(&words);
+        assert_eq!(pins(&respool), 0.0, "{line}");
+        assert!(is_free(&respool), "{line}");
+    }
+    for line in [
+        "CLIENT TRACKING ON FOO",
+        "CLIENT TRACKING ON PREFIX a",
+        "CLIENT TRACKING ON OPTIN OPTOUT",
+        "CLIENT TRACKING ON BCAST PREFIX a PREFIX ab",
+        "CLIENT TRACKING ON REDIRECT 999999999",
+        "CLIENT TRACKING ON REDIRECT abc",
+        "CLIENT TRACKING ON REDIRECT",
+    ] {
+        let words: Vec<&str> = line.split(' ').collect();
+        assert!(client.cmd(&words).is_error(), "{line}");
+        eventually(|| is_free(&respool), line);
+    }
+}
+
+#[test]
+fn the_next_user_of_the_connection_sees_nothing_of_it() {
+    let redis = Redis::start(&[]);
+    let respool = with_one_pin(&redis);
+    for ends in ["CLIENT TRACKING OFF", "RESET", ""] {
+        let mut client = resp3(&respool);
+        ok(&mut client, "CLIENT TRACKING ON BCAST");
+        if !ends.is_empty() {
+            client.cmd(&ends.split(' ').collect::<Vec<_>>());
+        }
+        drop(client);
+        let mut next = resp3(&respool);
+        eventually(|| next.cmd(&["WATCH", "k"]) == Value::ok(), "lent again");
+        redis.cmd(&["SET", "k", ends]);
+        for _ in 0..3 {
+            next.ping();
+        }
+        assert_eq!(next.cmd(&["UNWATCH"]), Value::ok());
+        let flags = redis.cmd(&["CLIENT", "LIST"]).text();
+        assert!(!flags.contains("flags=t"), "{flags}");
+    }
+}
+
+#[test]
+fn invalidations_reach_their_client_only() {
+    let redis = Redis::start(&[]);
+    let respool = Respool::start(&redis);
+    let (mut one, mut two, mut plain) = (resp3(&respool), resp3(&respool), resp3(&respool));
+    ok(&mut one, "CLIENT TRACKING ON");
+    ok(&mut two, "CLIENT TRACKING ON");
+    for (client, key) in [(&mut one, "a"), (&mut two, "b"), (&mut plain, "a")] {
+        assert_eq!(client.cmd(&["GET", key]), Value::Null);
+    }
+    ok(&mut plain, "MSET a 1 b 2");
+    assert_eq!(one.reply_bytes(), invalidation("a"));
+    assert_eq!(two.reply_bytes(), invalidation("b"));
+    for client in [&mut one, &mut two, &mut plain] {
+        client.ping();
+    }
+    // One that is told while a transaction of its own is open, or while it blocks.
+    assert_eq!(one.cmd(&["GET", "a"]), Value::bulk("1"));
+    ok(&mut one, "MULTI");
+    ok(&mut plain, "SET a 3");
+    assert_eq!(one.reply_bytes(), invalidation("a"));
+    assert_eq!(one.cmd(&["EXEC"]), Value::Array(vec![]));
+    assert_eq!(one.cmd(&["GET", "a"]), Value::bulk("3"));
+    one.send(encode(&["BLPOP", "list", "0"]));
+    eventually(|| redis.info("blocked_clients") == "1", "blocked");
+    ok(&mut plain, "SET a 4");
+    assert_eq!(one.reply_bytes(), invalidation("a"));
+    assert_eq!(plain.cmd(&["RPUSH", "list", "x"]).int(), 1);
+    assert_eq!(one.reply().items()[1], Value::bulk("x"));
+}
+
+#[test]
+fn the_protocol_may_change_while_tracking_is_on() {
+    let redis = Redis::start(&[]);
+    let respool = Respool::start(&redis);
+    let mut client = resp3(&respool);
+    ok(&mut client, "CLIENT TRACKING ON");
+    client.cmd(&["HELLO", "2"]);
+    assert_eq!(client.cmd(&["GET", "k"]), Value::NullBulk);
+    redis.cmd(&["SET", "k", "1"]);
+    // Redis has no way to tell a RESP2 client.
+    client.ping();
+    client.cmd(&["HELLO", "3"]);
+    assert_eq!(client.cmd(&["GET", "k"]), Value::bulk("1"));
+    redis.cmd(&["SET", "k", "2"]);
+    assert_eq!(client.reply_bytes(), invalidation("k"));
+    client.ping();
+}
+
+#[test]
+fn tracking_switched_by_a_transaction_is_settled_with_the_server() {
+    let redis = Redis::start(&[]);
+    let respool = with_one_pin(&redis);
+    let mut client = resp3(&respool);
+    ok(&mut client, "MULTI");
+    let queued = Value::simple("QUEUED");
+    assert_eq!(client.cmd(&["CLIENT", "TRACKING", "ON"]), queued);
+    assert_eq!(client.cmd(&["GET", "k"]), queued);
+    assert_eq!(
+        client.cmd(&["EXEC"]),
+        Value::Array(vec![Value::ok(), Value::Null])
+    );
+    redis.cmd(&["SET", "k", "1"]);
+    assert_eq!(client.reply_bytes(), invalidation("k"));
+    assert!(!is_free(&respool));
+    let info = client.cmd(&["CLIENT", "INFO"]).text();
+    assert!(info.contains(" flags=t "), "{info}");
+    ok(&mut client, "MULTI");
+    assert_eq!(client.cmd(&["CLIENT", "TRACKING", "OFF"]), queued);
+    assert_eq!(client.cmd(&["EXEC"]), Value::Array(vec![Value::ok()]));
+    eventually(|| is_free(&respool), "given back after that EXEC");
+}
+
+#[test]
+fn a_database_selected_by_a_transaction_is_known_while_tracking() {
+    let redis = Redis::start(&[]);
+    let respool = Respool::start(&redis);
+    redis.cmd(&["SET", "k", "zero"]);
+    let mut client = resp3(&respool);
+    ok(&mut client, "CLIENT TRACKING ON");
+    ok(&mut client, "MULTI");
+    client.cmd(&["SELECT", "5"]);
+    client.cmd(&["EXEC"]);
+    assert_eq!(client.cmd(&["GET", "k"]), Value::Null);
+    ok(&mut client, "SELECT 0");
+    assert_eq!(client.cmd(&["GET", "k"]), Value::bulk("zero"));
+}
+
+/// Two clients of different workers: arrivals are dealt out evenly.
+fn id_of(client: &mut Client) -> String {
+    client.cmd(&["CLIENT", "ID"]).int().to_string()
+}
+
+#[test]
+fn redirected_invalidations_reach_a_resp2_subscriber() {
+    let redis = Redis::start(&[]);
+    let respool = Respool::with(&redis).top("workers = 2").start();
+    for round in 0..4 {
+        let mut listener = respool.client();
+        let id = id_of(&mut listener);
+        // Every other round both are on the same worker.
+        let between = (round % 2 == 0).then(|| respool.client());
+        let mut client = respool.client();
+        ok(&mut client, &format!("CLIENT TRACKING ON REDIRECT {id}"));
+        assert_eq!(client.cmd(&["CLIENT", "GETREDIR"]).int().to_string(), id);
+        let key = format!("key-{round}");
+        assert_eq!(client.cmd(&["GET", &key]), Value::NullBulk);
+        // Nobody subscribed: dropped, as the server does.
+        redis.cmd(&["SET", &key, "1"]);
+        listener.ping();
+        let confirmed = listener.cmd(&["SUBSCRIBE", "__redis__:invalidate"]);
+        assert_eq!(confirmed.items()[2], Value::Int(1));
+        assert_eq!(client.cmd(&["GET", &key]), Value::bulk("1"));
+        redis.cmd(&["SET", &key, "2"]);
+        let keys = format!("*1\r\n${}\r\n{key}\r\n", key.len());
+        assert_eq!(listener.reply_bytes(), invalidation_message(&keys));
+        assert_eq!(client.cmd(&["GET", &key]), Value::bulk("2"));
+        redis.cmd(&["FLUSHALL"]);
+        assert_eq!(listener.reply_bytes(), invalidation_message("$-1\r\n"));
+        client.ping();
+        ok(&mut client, "CLIENT TRACKING OFF");
+        assert_eq!(client.cmd(&["CLIENT", "GETREDIR"]), Value::Int(-1));
+        drop(between);
+    }
+}
+
+#[test]
+fn redirected_invalidations_reach_a_resp3_client() {
+    let redis = Redis::start(&[]);
+    let respool = Respool::with(&redis).top("workers = 2").start();
+    for round in 0..4 {
+        let mut listener = resp3(&respool);
+        let id = id_of(&mut listener);
+        let between = (round % 2 == 0).then(|| respool.client());
+        let mut client = resp3(&respool);
+        ok(
+            &mut client,
+            &format!("CLIENT TRACKING ON BCAST PREFIX p: REDIRECT {id} NOLOOP"),
+        );
+        // Told amid whatever the listener does.
+        listener.send(encode(&["BLPOP", "none", "0"]));
+        eventually(|| redis.info("blocked_clients") == "1", "blocked");
+        ok(&mut client, "SET p:own 1");
+        redis.cmd(&["SET", "p:theirs", "1"]);
+        assert_eq!(listener.reply_bytes(), invalidation("p:theirs"));
+        redis.cmd(&["RPUSH", "none", "x"]);
+        assert_eq!(listener.reply().items()[1], Value::bulk("x"));
+        redis.cmd(&["FLUSHALL"]);
+        assert_eq!(
+            listener.reply_bytes(),
+            b">2\r\n$10\r\ninvalidate\r\n_\r\n".to_vec()
+        );
+        client.ping();
+        drop((client, between));
+        redis.cmd(&["SET", "p:theirs", "2"]);
+        listener.ping();
+    }
+}
+
+#[test]
+fn a_client_may_redirect_to_itself() {
+    let redis = Redis::start(&[]);
+    let respool = Respool::start(&redis);
+    let mut client = resp3(&respool);
+    let id = id_of(&mut client);
+    ok(&mut client, &format!("CLIENT TRACKING ON REDIRECT {id}"));
+    assert_eq!(client.cmd(&["GET", "k"]), Value::Null);
+    redis.cmd(&["SET", "k", "1"]);
+    assert_eq!(client.reply_bytes(), invalidation("k"));
+}
+
+#[test]
+fn respools_own_numbers_are_all_a_client_sees() {
+    let redis = Redis::start(&[]);
+    // Numbers of the server that no client of respool has.
+    for _ in 0..50 {
+        redis.client().ping();
+    }
+    let respool = Respool::start(&redis);
+    let mut listener = respool.client();
+    let id: i64 = listener.cmd(&["CLIENT", "ID"]).int();
+    for mut client in [respool.client(), resp3(&respool)] {
+        ok(&mut client, &format!("CLIENT TRACKING ON REDIRECT {id}"));
+        let info = client.cmd(&["CLIENT", "TRACKINGINFO"]);
+        let redirect = match &info {
+            Value::Map(pairs) => pairs[1].1.clone(),
+            flat => flat.items()[3].clone(),
+        };
+        assert_eq!(redirect, Value::Int(id), "{info:?}");
+        assert_eq!(client.cmd(&["CLIENT", "GETREDIR"]), Value::Int(id));
+        let line = client.cmd(&["CLIENT", "INFO"]).text();
+        assert!(line.contains(&format!(" redir={id} ")), "{line}");
+        assert!(line.contains(" flags=t "), "{line}");
+        let twice = format!("CLIENT TRACKING ON REDIRECT {id} REDIRECT {id}");
+        assert_eq!(
+            client.cmd(&twice.split(' ').collect::<Vec<_>>()),
+            Value::error("ERR A client can only redirect to a single other client")
+        );
+        let nobody = ["CLIENT", "TRACKING", "ON", "REDIRECT", "40"];
+        assert_eq!(
+            client.cmd(&nobody),
+            Value::error("ERR The client ID you want redirect to does not exist")
+        );
+        // Neither changed anything.
+        assert_eq!(client.cmd(&["CLIENT", "GETREDIR"]), Value::Int(id));
+        ok(
+            &mut client,
+            &format!("CLIENT TRACKING OFF REDIRECT {id} NOLOOP"),
+        );
+        assert_eq!(client.cmd(&["CLIENT", "GETREDIR"]), Value::Int(-1));
+    }
+}
+
+#[test]
+fn a_redirection_may_be_moved_to_another_client() {
+    let redis = Redis::start(&[]);
+    let respool = Respool::start(&redis);
+    let (mut first, mut second, mut client) = (resp3(&respool), resp3(&respool), resp3(&respool));
+    let (one, two) = (id_of(&mut first), id_of(&mut second));
+    ok(&mut client, &format!("CLIENT TRACKING ON REDIRECT {one}"));
+    client.cmd(&["GET", "k"]);
+    redis.cmd(&["SET", "k", "1"]);
+    assert_eq!(first.reply_bytes(), invalidation("k"));
+    ok(&mut client, &format!("CLIENT TRACKING ON REDIRECT {two}"));
+    assert_eq!(client.cmd(&["CLIENT", "GETREDIR"]).int().to_string(), two);
+    client.cmd(&["GET", "k"]);
+    redis.cmd(&["SET", "k", "2"]);
+    assert_eq!(second.reply_bytes(), invalidation("k"));
+    first.ping();
+    // Without REDIRECT it ends, and the client is told itself.
+    ok(&mut client, "CLIENT TRACKING ON");
+    assert_eq!(client.cmd(&["CLIENT", "GETREDIR"]), Value::Int(0));
+    client.cmd(&["GET", "k"]);
+    redis.cmd(&["SET", "k", "3"]);
+    assert_eq!(client.reply_bytes(), invalidation("k"));
+    second.ping();
+}
+
+#[test]
+fn who_redirects_is_told_when_the_other_has_left() {
+    let redis = Redis::start(&[]);
+    let respool = Respool::start(&redis);
+    let mut listener = resp3(&respool);
+    let id = id_of(&mut listener);
+    let (mut two, mut three) = (respool.client(), resp3(&respool));
+    for client in [&mut two, &mut three] {
+        ok(client, &format!("CLIENT TRACKING ON REDIRECT {id}"));
+        client.cmd(&["GET", "k"]);
+    }
+    drop(listener);
+    let told = format!(">2\r\n$21\r\ntracking-redir-broken\r\n:{id}\r\n").into_bytes();
+    let broken = |client: &mut Client| {
+        let info = client.cmd(&["CLIENT", "TRACKINGINFO"]);
+        format!("{info:?}").contains("broken_redirect")
+    };
+    // Each time something would have been sent, as the server does; first by whoever notices first.
+    eventually(
+        || respool.clients_of("default") == 2,
+        "the listener is gone",
+    );
+    for value in ["1", "2", "3"] {
+        redis.cmd(&["SET", "k", value]);
+        assert_eq!(three.reply_bytes(), told);
+        three.cmd(&["GET", "k"]);
+        two.cmd(&["GET", "k"]);
+    }
+    assert!(broken(&mut two) && broken(&mut three));
+    assert_eq!(
+        three.cmd(&["CLIENT", "GETREDIR"]).int().to_string(),
+        id,
+        "still its number"
+    );
+    let mut another = resp3(&respool);
+    let id = id_of(&mut another);
+    ok(&mut three, &format!("CLIENT TRACKING ON REDIRECT {id}"));
+    three.cmd(&["GET", "k"]);
+    redis.cmd(&["SET", "k", "4"]);
+    assert_eq!(another.reply_bytes(), invalidation("k"));
+}
+
+#[test]
+fn redirections_give_their_connections_back() {
+    let redis = Redis::start(&[]);
+    let respool = Respool::with(&redis)
+        .upstream("max_connections = 3\nshared_connections = 1\nborrow_timeout = \"100ms\"")
+        .start();
+    let mut listener = resp3(&respool);
+    let id = id_of(&mut listener);
+    let lends_two = || {
+        let mut both = [respool.client(), respool.client()];
+        both.iter_mut()
+            .all(|client| client.cmd(&["WATCH", "k"]) == Value::ok())
+    };
+    for ends in ["OFF", "RESET", "left", "aborted"] {
+        eventually(lends_two, "two can be lent");
+        let mut client = respool.client();
+        let redirect = ["CLIENT", "TRACKING", "ON", "BCAST", "REDIRECT", &id];
+        eventually(|| client.cmd(&redirect) == Value::ok(), "both are lent");
+        let before = pins(&respool);
+        assert!(before >= 2.0, "both are counted: {before}");
+        let mut other = respool.client();
+        assert!(other.cmd(&["WATCH", "k"]).is_error(), "nothing is left");
+        match ends {
+            "OFF" => ok(&mut client, "CLIENT TRACKING OFF"),
+            "RESET" => assert_eq!(client.cmd(&["RESET"]), Value::simple("RESET")),
+            "left" => drop(client),
+            _ => client.abort(),
+        }
+        eventually(lends_two, ends);
+        redis.cmd(&["SET", "k", ends]);
+        listener.ping();
+    }
+    assert!(
+        listener.reply_within(Duration::from_millis(50)).is_none(),
+        "nothing comes that was not asked for"
+    );
+    // Without a second connection there is no redirection, and none is kept.
+    let mut first = respool.client();
+    ok(&mut first, "WATCH k");
+    let mut client = respool.client();
+    let refused = client.cmd(&["CLIENT", "TRACKING", "ON", "REDIRECT", &id]);
+    assert!(refused.text().starts_with("LOADING"), "{refused:?}");
+    let mut second = respool.client();
+    eventually(|| second.cmd(&["WATCH", "k"]) == Value::ok(), "given back");
+}
+
+#[test]
+fn many_invalidations_at_once_all_arrive() {
+    let redis = Redis::start(&[]);
+    let respool = Respool::with(&redis).top("workers = 2").start();
+    let mut listener = resp3(&respool);
+    let id = id_of(&mut listener);
+    let between = respool.client();
+    let mut client = resp3(&respool);
+    ok(
+        &mut client,
+        &format!("CLIENT TRACKING ON BCAST REDIRECT {id}"),
+    );
+    const KEYS: usize = 20_000;
+    let mut writer = redis.client();
+    let requests: Vec<u8> = (0..KEYS)
+        .flat_map(|n| encode(&["SET", &format!("key-{n}"), "x"]))
+        .collect();
+    let mut sender = writer.writer();
+    std::thread::scope(|scope| {
+        scope.spawn(move || sender.send(requests));
+        (0..KEYS).for_each(|_| assert_eq!(writer.reply(), Value::ok()));
+    });
+    let mut told = 0;
+    while told < KEYS {
+        let Value::Push(parts) = listener.reply() else {
+            panic!("not a push")
+        };
+        told += parts[1].items().len();
+    }
+    assert_eq!(told, KEYS);
+    client.ping();
+    drop(between);
+}
