@@ -2,6 +2,7 @@
 
 use super::call::Patience;
 use super::class::{Class, ClassId, Place};
+use super::lines::Line;
 use super::machine::{Status, Waits};
 use super::reply::{Refusal, Said, frames, last_entry, transaction};
 use super::{Action, Key, Outcome, POLL_MICROS, WaiterId};
@@ -152,35 +153,31 @@ impl<S: Clone + PartialEq> Waits<S> {
         if !matches!(class.place, Place::Queued { .. }) || class.begun > 0 {
             return None;
         }
-        self.chase_now(attempt, id, 0)
+        self.chase_now(attempt, id)
     }
 
-    /// What the class chases, if it is of use beside so many pops that ask for the same key.
-    fn chase_now(&mut self, attempt: TryId, id: ClassId, beside: usize) -> Option<Sending> {
-        let (keys, count) = self.chased(id, beside)?;
+    /// What the class chases, as far as it is of use.
+    fn chase_now(&mut self, attempt: TryId, id: ClassId) -> Option<Sending> {
+        let (keys, count) = self.chased(id)?;
         let mut call = Vec::new();
         let class = self.classes.get(&id)?;
         class.call.push_over(&mut call, &keys, A_MOMENT);
         Some(self.begun(attempt, id, keys, &call, count))
     }
 
-    fn chased(&self, id: ClassId, beside: usize) -> Option<(Vec<Key>, u32)> {
+    fn chased(&self, id: ClassId) -> Option<(Vec<Key>, u32)> {
         let class = self.classes.get(&id)?;
         let chase = class.chase.as_ref()?;
-        let waiting = class.lines.get(&chase.key).map_or(0, |line| line.waiting);
-        let count = chase.count(waiting.saturating_sub(beside));
+        let count = chase.count(class.lines.get(&chase.key).map_or(0, Line::room));
         (count > 0).then(|| (vec![Key::clone(&chase.key)], count))
     }
 
     /// Tries to be sent in front of the call about to be issued, for the key that has just answered.
     pub(super) fn ahead(&mut self, id: ClassId) -> Option<(TryId, Sending)> {
-        let class = self.classes.get(&id)?;
-        let chase = class.chase.as_ref()?;
-        let beside = class.lines.get(&chase.key).map_or(0, |line| line.pops);
-        self.chased(id, beside)?;
+        self.chased(id)?;
         self.classes.get_mut(&id)?.attempts += 1;
         let attempt = self.keep(Kind::Chase(id));
-        let sending = self.chase_now(attempt, id, beside)?;
+        let sending = self.chase_now(attempt, id)?;
         Some((attempt, sending))
     }
 
@@ -352,11 +349,12 @@ impl<S: Clone + PartialEq> Waits<S> {
             matches!(class.place, Place::Queued { .. }) && class.attempts == 0 && class.waiting > 0;
         let chases = class.chase.as_ref().is_some_and(|chase| {
             let line = class.lines.get(&chase.key);
-            line.is_some_and(|line| line.waiting > 0)
+            line.is_some_and(|line| line.room() > 0)
         });
         let state = class.state.clone();
         // Where something was, there may be more, under this key or another.
-        match (goes_on, chases, hit.is_some()) {
+        let may_be_more = hit.is_some() || matches!(attempt.kind, Kind::Chase(_));
+        match (goes_on, chases, may_be_more) {
             (true, true, _) => self.attempt(Kind::Chase(id), state),
             (true, false, true) => self.attempt(Kind::Poll(id), state),
             _ => {}

@@ -394,6 +394,25 @@ fn without_any_seat_classes_are_tried_from_time_to_time() {
 }
 
 #[test]
+fn a_key_that_is_empty_again_leaves_the_others_to_be_tried() {
+    let mut script = Script::default();
+    for line in ["BLPOP a 0", "BLPOP a 0", "BLPOP b 0"] {
+        script.joins(line);
+    }
+    script.wants();
+    script.pass(super::super::POLL_MICROS);
+    script.wants();
+    script.tried(&[&pair("a", "1")]);
+    script.wants();
+    script.tried(&[NULL]);
+    assert_eq!(script.wants(), ["try BLPOP a b 0.001"]);
+    script.tried(&[&pair("b", "2")]);
+    assert_eq!(script.wants(), ["tell b 2", "try BLPOP a 0.001"]);
+    script.tried(&[NULL]);
+    assert_eq!(script.wants(), [""; 0], "nothing was found");
+}
+
+#[test]
 fn a_newcomer_whose_element_went_to_another_tries_again() {
     let mut script = Script::default();
     script.joins("BLPOP a 0");
