@@ -341,9 +341,13 @@ impl<S: Clone + PartialEq> Waits<S> {
         }
         let goes_on =
             matches!(class.place, Place::Queued { .. }) && class.attempts == 0 && class.waiting > 0;
+        let chases = class.chase.as_ref().is_some_and(|chase| {
+            let line = class.lines.get(&chase.key);
+            line.is_some_and(|line| line.waiting > 0)
+        });
         let state = class.state.clone();
         // Where something was, there may be more, under this key or another.
-        match (goes_on, class.chase.is_some(), hit.is_some()) {
+        match (goes_on, chases, hit.is_some()) {
             (true, true, _) => self.attempt(Kind::Chase(id), state),
             (true, false, true) => self.attempt(Kind::Poll(id), state),
             _ => {}

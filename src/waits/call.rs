@@ -234,7 +234,7 @@ fn streams(words: &[&[u8]]) -> Option<Streams> {
         }
     }
     let rest = words.len() - at - 1;
-    (rest > 0 && rest % 2 == 0).then_some(Streams {
+    (rest > 0 && rest.is_multiple_of(2)).then_some(Streams {
         timeout_at: timeout_at?,
         first: at + 1,
         count: rest / 2,

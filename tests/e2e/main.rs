@@ -12,3 +12,4 @@ mod outage;
 mod protocol;
 mod pubsub;
 mod tracking;
+mod waits;

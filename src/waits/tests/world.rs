@@ -13,7 +13,7 @@ use crate::waits::{
 };
 
 /// A reply that is due on a connection.
-enum Due {
+pub(super) enum Due {
     Try {
         attempt: TryId,
         requests: usize,
@@ -33,18 +33,18 @@ impl Due {
 }
 
 #[derive(Default)]
-struct Wire {
-    to_server: VecDeque<Vec<u8>>,
-    due: VecDeque<(Due, usize)>,
-    db: u8,
-    seat: Option<SeatId>,
+pub(super) struct Wire {
+    pub(super) to_server: VecDeque<Vec<u8>>,
+    pub(super) due: VecDeque<(Due, usize)>,
+    pub(super) db: u8,
+    pub(super) seat: Option<SeatId>,
 }
 
 pub(super) struct Client {
     pub(super) db: u8,
     pub(super) name: Vec<u8>,
     pub(super) keys: Vec<Vec<u8>>,
-    deadline: Option<u64>,
+    pub(super) deadline: Option<u64>,
     unblocked: Option<Unblock>,
 }
 
@@ -52,30 +52,30 @@ pub(super) struct World {
     pub(super) dice: SmallRng,
     pub(super) waits: Waits<u8>,
     pub(super) server: Server,
-    wires: BTreeMap<u64, Wire>,
-    next_wire: u64,
+    pub(super) wires: BTreeMap<u64, Wire>,
+    pub(super) next_wire: u64,
     pub(super) clients: BTreeMap<WaiterId, Client>,
     /// Actions that take their time.
-    tries: Vec<(TryId, u8)>,
-    borrows: Vec<(SeatId, u8)>,
-    returns: Vec<(u8, Vec<u8>)>,
-    unblocking: BTreeSet<SeatId>,
-    seats: BTreeMap<SeatId, u64>,
+    pub(super) tries: Vec<(TryId, u8)>,
+    pub(super) borrows: Vec<(SeatId, u8)>,
+    pub(super) returns: Vec<(u8, Vec<u8>)>,
+    pub(super) unblocking: BTreeSet<SeatId>,
+    pub(super) seats: BTreeMap<SeatId, u64>,
     pub(super) leases: usize,
     /// Most keys of one call.
     pub(super) most_keys: u32,
     pub(super) now: u64,
-    next_element: u64,
+    pub(super) next_element: u64,
     /// Where each element was produced, and where it went.
-    produced: BTreeMap<Vec<u8>, (u8, Vec<u8>)>,
+    pub(super) produced: BTreeMap<Vec<u8>, (u8, Vec<u8>)>,
     pub(super) delivered: BTreeSet<Vec<u8>>,
-    deleted: BTreeSet<Vec<u8>>,
-    lost: BTreeSet<Vec<u8>>,
+    pub(super) deleted: BTreeSet<Vec<u8>>,
+    pub(super) lost: BTreeSet<Vec<u8>>,
     pub(super) returned: u64,
     pub(super) orphaned: u64,
     /// A connection is being lost, or the server is away.
-    losing: bool,
-    away: bool,
+    pub(super) losing: bool,
+    pub(super) away: bool,
     pub(super) told: BTreeMap<&'static str, u64>,
 }
 
@@ -359,10 +359,8 @@ impl World {
     fn up(&mut self, id: u64) {
         let wire = self.wires.get_mut(&id).expect("it is open");
         let request = wire.to_server.pop_front().expect("there is one");
-        let due = wire.due.iter_mut();
-        let of = due
-            .filter(|(due, arrived)| *arrived < due.requests())
-            .next();
+        let mut due = wire.due.iter_mut();
+        let of = due.find(|(due, arrived)| *arrived < due.requests());
         of.expect("a reply is due to it").1 += 1;
         self.server.receive(id, &request);
     }
@@ -634,107 +632,5 @@ impl World {
         };
         *self.told.entry(what).or_default() += 1;
         self.clients.remove(&waiter);
-    }
-
-    // What must hold in the end.
-
-    /// Lets everything go on until nothing does, for so long.
-    pub(super) fn calm(&mut self, micros: u64) {
-        let until = self.now + micros;
-        loop {
-            let mut idle = 0;
-            while idle < 50 && self.go_on() {
-                // Borrows that wait on are under way for ever.
-                let others = self.tries.len() + self.returns.len() + self.unblocking.len();
-                let wires = self.wires.iter().any(|(id, wire)| {
-                    !wire.to_server.is_empty() || !self.server.connections[id].replies.is_empty()
-                });
-                idle = if others > 0 || wires { 0 } else { idle + 1 };
-            }
-            match self.waits.next_due() {
-                Some(due) if due <= until => self.pass(due.saturating_sub(self.now)),
-                _ => return self.now = until,
-            }
-        }
-    }
-
-    /// Nobody waits for what is there, and nothing is asked for that nobody awaits.
-    pub(super) fn check_rest(&self) {
-        for client in self.clients.values() {
-            assert!(
-                client.deadline.is_none_or(|deadline| deadline > self.now),
-                "told too late"
-            );
-            for key in &client.keys {
-                let there = self.server.keys.get(&(client.db, key.clone()));
-                let is_there = match client.name.as_slice() {
-                    b"BLPOP" | b"BRPOP" | b"BLMOVE" => matches!(there, Some(Value::List(_))),
-                    b"BZPOPMIN" | b"BZPOPMAX" => matches!(there, Some(Value::Sorted(_))),
-                    _ => false,
-                };
-                let name = String::from_utf8_lossy(&client.name);
-                assert!(!is_there, "{name} waits for what is there");
-            }
-        }
-        for (_, db, call) in self.server.blocked_calls() {
-            let keys = match call[0].as_slice() {
-                b"BLMOVE" => &call[1..2],
-                b"XREAD" => &call[4..5],
-                _ => &call[1..call.len() - 1],
-            };
-            for key in keys {
-                let awaits = |client: &Client| {
-                    client.db == db && client.name == call[0] && client.keys.contains(key)
-                };
-                assert!(
-                    self.clients.values().any(awaits),
-                    "asked for nobody: {call:?}"
-                );
-            }
-        }
-    }
-
-    /// Every element is somewhere, once.
-    pub(super) fn check_elements(&self) {
-        let mut there: BTreeMap<&[u8], usize> = BTreeMap::new();
-        let mut moved: BTreeSet<&[u8]> = BTreeSet::new();
-        for ((_, key), value) in &self.server.keys {
-            let all: Vec<&[u8]> = match value {
-                Value::List(list) => list.iter().map(Vec::as_slice).collect(),
-                Value::Sorted(members) => members.iter().map(Vec::as_slice).collect(),
-                _ => Vec::new(),
-            };
-            if key == b"moved" {
-                moved.extend(all);
-            } else {
-                all.into_iter()
-                    .for_each(|element| *there.entry(element).or_default() += 1);
-            }
-        }
-        let mut adrift = 0;
-        for element in self.produced.keys() {
-            let places = [&self.delivered, &self.deleted, &self.lost];
-            let found = places
-                .iter()
-                .filter(|place| place.contains(element))
-                .count()
-                + there.get(element.as_slice()).copied().unwrap_or_default();
-            match (moved.contains(element.as_slice()), found) {
-                (_, 1) => {}
-                (true, 0) => adrift += 1,
-                _ => panic!("{} is in {found} places", String::from_utf8_lossy(element)),
-            }
-        }
-        assert_eq!(adrift, self.orphaned, "moved for nobody");
-    }
-
-    /// Nothing is left once everybody has left.
-    pub(super) fn check_end(&mut self) {
-        while let Some(&id) = self.clients.keys().next() {
-            self.leave_as(id);
-        }
-        self.calm(1_000_000);
-        assert!(self.server.blocked_calls().is_empty() && self.seats.is_empty());
-        assert!(self.waits.is_empty(), "something is kept of nobody");
     }
 }
