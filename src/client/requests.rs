@@ -97,7 +97,9 @@ impl Client {
             }
         }
         self.send_run(data, &mut run);
-        self.refusing = None;
+        if self.refusing.take().is_some() {
+            self.line = None;
+        }
         if matches!(self.wait, Wait::Nothing) {
             // What it was lent for has been sent, or is not to be.
             self.pin_use.is_fresh = false;

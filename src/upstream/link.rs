@@ -552,7 +552,7 @@ impl Link {
                 // Who asked may have gone.
                 OwnReply::Tell(sender) => drop(sender.send(bytes)),
                 OwnReply::Ignore => {}
-                OwnReply::Then(then) => (then.call)(Answer::Replies(bytes)),
+                OwnReply::Then(then) => then.tell(bytes),
             }
         }
         for (popped, bytes) in orphans {
