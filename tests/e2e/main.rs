@@ -11,4 +11,6 @@ mod load;
 mod outage;
 mod protocol;
 mod pubsub;
+mod streams;
 mod tracking;
+mod transactions;
