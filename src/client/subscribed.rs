@@ -34,12 +34,8 @@ impl Client {
             self.wait = Wait::Answers;
             return Next::Wait;
         }
-        let carries_messages = self
-            .pin
-            .as_ref()
-            .is_some_and(|pin| pin.link().expects_strays());
-        if carries_messages || (self.pin.is_some() && self.outlet.transaction().open) {
-            return self.subscribed(request, command);
+        if self.pin.is_some() && self.outlet.transaction().open {
+            return self.queued_subscription(request, command);
         }
         let length = request.bytes().len();
         if let Some(reply) = wrong_arity(request, command) {

@@ -48,8 +48,6 @@ pub struct Link {
     monitors: Cell<bool>,
     /// Somebody is about to unblock it: until that is answered it may not be lent on.
     holds: Rc<()>,
-    /// Its client has sent requests that are answered by pushes, or by an error nobody is due.
-    strays: Cell<bool>,
     /// A request has been sent in part: nothing but its rest may follow.
     partial: Cell<bool>,
     closing: Cell<Option<&'static str>>,
@@ -79,7 +77,6 @@ impl Link {
             raw: Cell::new(false),
             monitors: Cell::new(false),
             holds: Rc::new(()),
-            strays: Cell::new(false),
             partial: Cell::new(false),
             closing: Cell::new(None),
             woken: Cell::new(false),
@@ -145,16 +142,6 @@ impl Link {
     /// The server tells the client it is lent to of a connection by an id; the client knows whom that stands for.
     pub fn stand_for(&self, names: Option<(i64, u64)>) {
         self.pushes.borrow_mut().stand_for(names);
-    }
-
-    /// From here on its client sends requests that are answered by pushes, or by an error nobody is due.
-    pub fn expect_strays(&self) {
-        self.strays.set(true);
-    }
-
-    /// Whether its client has sent such requests.
-    pub fn expects_strays(&self) -> bool {
-        self.strays.get()
     }
 
     /// Says whether a request has been sent in part.
@@ -419,9 +406,7 @@ impl Link {
                         None => break,
                     }
                 }
-                // An error in answer to SUBSCRIBE comes where only a push was expected.
-                let is_stray = self.strays.get() && inner.due.is_empty();
-                inner.is_push = buf[at] == b'>' || self.raw.get() || is_stray;
+                inner.is_push = buf[at] == b'>' || self.raw.get();
                 if self.monitors.get() && !inner.is_push {
                     match is_monitored(&buf[at..]) {
                         Some(is_monitored) => inner.is_push = is_monitored,
@@ -573,8 +558,13 @@ impl Link {
             return self.close("the server answered a change of state with something else");
         }
         let refused = reply.first() == Some(&b'-');
-        if refused && matches!(effect, Effect::Reset | Effect::User(None)) {
-            // What the connection holds is not known any more.
+        // What the connection holds is not known any more; or, while a script runs, it stays without its name.
+        let is_lost = match effect {
+            Effect::Reset | Effect::User(None) => refused,
+            Effect::Named => reply.starts_with(b"-BUSY"),
+            _ => false,
+        };
+        if is_lost {
             self.close("the server refused to reset the connection");
         }
         if !refused {
