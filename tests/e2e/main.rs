@@ -13,5 +13,5 @@ mod protocol;
 mod pubsub;
 mod streams;
 mod tracking;
-mod waits;
 mod transactions;
+mod waits;
