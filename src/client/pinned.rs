@@ -186,10 +186,14 @@ impl Client {
         if reason == PinReason::Tracking {
             return self.tracking(request, command);
         }
+        if let Some(next) = self.in_line(reason, request, command) {
+            return next;
+        }
         let link = match self.pin_with_room(reason) {
             Ok(link) => link,
             Err(next) => return next,
         };
+        self.line = None;
         let blocks = matches!(
             reason,
             PinReason::Blocking | PinReason::BlockingOption | PinReason::Learned

@@ -12,13 +12,16 @@ use std::time::Instant;
 use super::held::hold;
 use super::pinned::PinUse;
 use super::site::{Resident, Site};
+use super::waiting::Line;
 use crate::admission::{Permit, Refusal};
 use crate::identity::{Arrival, CardGuard, Flag, Identity, Peer};
 use crate::resp::RequestScanner;
 use crate::session::{Credentials, Protocol, Session};
 use crate::telemetry::{Bound, Disconnect};
 use crate::transport::{READ_SIZE, Stream};
-use crate::upstream::{Link, Outlet, Pin, PinError, SharedWait, SubscribeResult, WaitError};
+use crate::upstream::{
+    Blocked, Link, Outlet, Pin, PinError, SharedWait, SubscribeResult, WaitError,
+};
 
 /// How long, and for how many reads, a client that broke the protocol may take to read why it is closed.
 const LINGER: std::time::Duration = std::time::Duration::from_millis(500);
@@ -47,6 +50,8 @@ pub(super) enum Wait {
     Room(Rc<Link>),
     /// A shared connection in its state.
     Shared(SharedWait, Purpose),
+    /// Its turn in a line of blocked clients.
+    Blocked(Blocked),
     /// Something that happens seldom.
     Task(Pinned<Box<dyn Future<Output = Done>>>),
 }
@@ -119,6 +124,8 @@ pub struct Client {
     pub(super) is_listening: bool,
     /// The server has said that its user may subscribe to what the request at hand asks for.
     pub(super) may_subscribe: bool,
+    /// What its blocking call has come to.
+    pub(super) line: Option<Line>,
     /// WAIT was preceded by what it needs.
     pub(super) wait_ready: bool,
     /// The server cannot take the requests that are here: each is answered with this.
@@ -164,6 +171,7 @@ impl Client {
             card: Arc::clone(card.card()),
             pinned: None.into(),
             redirection: None.into(),
+            blocked: None.into(),
             may_be_silent: false.into(),
             is_waiting: false.into(),
             arrived_micros: site.thread.clock.now_micros(),
@@ -192,6 +200,7 @@ impl Client {
             streaming: None,
             is_listening: false,
             may_subscribe: false,
+            line: None,
             wait_ready: false,
             refusing: None,
             is_drained: true,
@@ -379,6 +388,16 @@ impl Client {
                     matches!(self.wait, Wait::Nothing) || self.poll_wait(cx)
                 }
             },
+            Wait::Blocked(blocked) => match blocked.poll(cx) {
+                Poll::Pending => false,
+                Poll::Ready(outcome) => {
+                    if let Wait::Blocked(blocked) = std::mem::replace(&mut self.wait, Wait::Nothing)
+                    {
+                        self.left_line(blocked, outcome);
+                    }
+                    true
+                }
+            },
             Wait::Task(task) => {
                 let mut cx = Context::from_waker(cx.waker());
                 match task.as_mut().poll(&mut cx) {
@@ -495,6 +514,10 @@ impl Client {
         if self.is_at_end && (self.is_blocked() || self.streaming.is_some()) {
             return Some(Disconnect::Closed);
         }
+        if matches!(self.wait, Wait::Blocked(_)) {
+            // Nothing is coming that a drain would cut off.
+            return self.site.draining.get().then_some(Disconnect::Drained);
+        }
         if self.outlet.outstanding() > 0 || self.outlet.has_unwritten() || self.outlet.has_unsent()
         {
             // A blocked client has nothing coming that a drain would cut off.
@@ -515,7 +538,8 @@ impl Client {
     }
 
     pub(super) fn is_blocked(&self) -> bool {
-        self.pin.as_ref().is_some_and(|pin| pin.link().is_blocked())
+        matches!(self.wait, Wait::Blocked(_))
+            || self.pin.as_ref().is_some_and(|pin| pin.link().is_blocked())
     }
 
     /// Shows on the client's card what it is doing.
@@ -589,12 +613,17 @@ impl Drop for Client {
                 .add(1);
         }
         self.site.upstream.subscriptions.leave(self.card.id());
-        // In this order: the connections lent to it, its socket, its place.
+        // In this order: its turn in line, the connections lent to it, its socket, its place.
+        self.wait = Wait::Nothing;
+        if let Some(Line::Over(blocked, outcome)) = self.line.take() {
+            blocked.refuse(outcome);
+        }
         self.resident.end_redirection();
         self.pin.take();
         self.outlet.leave(Disconnect::Closed);
         self.site.residents.borrow_mut().remove(&self.card.id());
         self.resident.pinned.borrow_mut().take();
+        self.resident.blocked.borrow_mut().take();
         self.gone = self.resident.evicting.borrow_mut().take();
     }
 }

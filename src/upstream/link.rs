@@ -14,7 +14,7 @@ use super::pushes::{Forward, Pushes, ends_stream, is_monitored};
 use super::subscription::Subscriptions;
 use super::thread::Thread;
 use super::traffic::{
-    Dressed, Dressing, Due, Inner, Kind, NO_RESP, OwnReply, Show, invalid, unasked,
+    Answer, Dressed, Dressing, Due, Inner, Kind, NO_RESP, OwnReply, Show, invalid, unasked,
 };
 use crate::budget::SocketPermit;
 use crate::session::{Effect, State, Step, Stream as SessionStream};
@@ -218,8 +218,8 @@ impl Link {
     pub fn send_own(&self, bytes: &[u8], reply: OwnReply) {
         let inner = &mut *self.inner.borrow_mut();
         let start = inner.append(bytes, self.thread.clock.now_micros());
+        inner.due_count += reply.replies();
         inner.due.push_back(Due::Own { reply, start });
-        inner.due_count += 1;
         self.wake();
     }
 
@@ -261,10 +261,7 @@ impl Link {
         let inner = self.inner.borrow();
         let waits = match inner.due.front() {
             None => return,
-            Some(Due::Client {
-                kind: Kind::Blocking(_),
-                ..
-            }) => return,
+            Some(due) if due.is_blocking() => return,
             Some(_) => !self.raw.get() && !self.partial.get(),
         };
         if waits && self.thread.clock.is_past(inner.progress_micros, limit) {
@@ -275,13 +272,8 @@ impl Link {
 
     /// Whether the front reply belongs to a blocking call.
     pub fn is_blocked(&self) -> bool {
-        matches!(
-            self.inner.borrow().due.front(),
-            Some(Due::Client {
-                kind: Kind::Blocking(_),
-                ..
-            })
-        )
+        let inner = self.inner.borrow();
+        inner.due.front().is_some_and(Due::is_blocking)
     }
 
     /// Serves the connection until it ends, then closes it. Returns why it ended.
@@ -541,6 +533,7 @@ impl Link {
                 // Who asked may have gone.
                 OwnReply::Tell(sender) => drop(sender.send(bytes)),
                 OwnReply::Ignore => {}
+                OwnReply::Then(then) => (then.call)(Answer::Replies(bytes)),
             }
         }
         for (popped, bytes) in orphans {
@@ -614,17 +607,25 @@ impl Link {
         let first = sent_total - written as u64;
         let mut dues = due.into_iter().peekable();
         let pinned = self.pushes.borrow_mut().take_client();
+        let mut own = Vec::new();
         while let Some(due) = dues.next() {
-            let Due::Client {
-                outlet,
-                count,
-                kind,
-                show,
-                start,
-                ..
-            } = due
-            else {
-                continue;
+            let (outlet, count, kind, show, start) = match due {
+                Due::Client {
+                    outlet,
+                    count,
+                    kind,
+                    show,
+                    start,
+                    ..
+                } => (outlet, count, kind, show, start),
+                Due::Own {
+                    reply: OwnReply::Then(then),
+                    start,
+                } => {
+                    own.push((then.call, start < sent_total));
+                    continue;
+                }
+                Due::Own { .. } => continue,
             };
             let plain = matches!(kind, Kind::Plain) && !matches!(show, Show::Replace(_));
             if start >= sent_total && plain && pinned.is_none() {
@@ -646,6 +647,9 @@ impl Link {
             outlet.close(Disconnect::UpstreamLost);
         }
         room.into_iter().for_each(Waker::wake);
+        for (call, sent) in own {
+            call(Answer::Lost { sent });
+        }
         // Whoever waits for the change learns of the loss from the schedule or from the dropped callback.
         drop(dressing);
     }

@@ -12,6 +12,7 @@ mod server;
 mod subscription;
 mod thread;
 mod traffic;
+mod waiting;
 
 pub use link::Link;
 pub use outlet::{Outlet, Unsent};
@@ -22,3 +23,4 @@ pub use server::Server;
 pub use subscription::{SubscribeResult, Subscriptions, TooManySubscriptions};
 pub use thread::{Process, Queued, Thread};
 pub use traffic::{Kind, OwnReply, Show};
+pub use waiting::{Blocked, Waiter};

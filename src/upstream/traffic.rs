@@ -37,6 +37,45 @@ pub enum Show {
     Replace(Rc<[u8]>),
 }
 
+/// What came of requests of respool's own.
+#[derive(Debug)]
+pub enum Answer {
+    /// Their replies, one behind the other.
+    Replies(Vec<u8>),
+    /// The connection was lost before the last of them.
+    Lost {
+        /// Whether they may have run.
+        sent: bool,
+    },
+}
+
+/// Whether the server answers at once.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Pace {
+    /// It does.
+    Prompt,
+    /// It may take its time.
+    Blocking,
+}
+
+/// Requests of respool's own whose replies, or their loss, somebody is told of by a call.
+pub struct Then {
+    /// How many replies are left.
+    pub replies: usize,
+    /// The most they may measure together.
+    pub limit_bytes: usize,
+    /// Whether they come at once.
+    pub pace: Pace,
+    /// Called once.
+    pub call: Box<dyn FnOnce(Answer)>,
+}
+
+impl std::fmt::Debug for Then {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "Then({} replies, {:?})", self.replies, self.pace)
+    }
+}
+
 /// What becomes of a reply to respool itself.
 #[derive(Debug)]
 pub enum OwnReply {
@@ -46,6 +85,25 @@ pub enum OwnReply {
     Tell(oneshot::Sender<Vec<u8>>),
     /// Nobody wants it.
     Ignore,
+    /// Somebody is called with it.
+    Then(Then),
+}
+
+impl OwnReply {
+    /// How many replies it is about.
+    pub(super) fn replies(&self) -> usize {
+        match self {
+            Self::Then(then) => then.replies,
+            _ => 1,
+        }
+    }
+
+    fn limit_bytes(&self) -> usize {
+        match self {
+            Self::Then(then) => then.limit_bytes,
+            _ => MAX_OWN_REPLY,
+        }
+    }
 }
 
 #[derive(Debug)]
@@ -62,6 +120,18 @@ pub(super) enum Due {
         reply: OwnReply,
         start: u64,
     },
+}
+
+impl Due {
+    /// Whether the server may take its time with it.
+    pub(super) fn is_blocking(&self) -> bool {
+        match self {
+            Self::Client { kind, .. } => matches!(kind, Kind::Blocking(_)),
+            Self::Own { reply, .. } => {
+                matches!(reply, OwnReply::Then(then) if then.pace == Pace::Blocking)
+            }
+        }
+    }
 }
 
 /// Called when a change ends: acknowledged, or the server's first refusal.
@@ -172,10 +242,10 @@ impl Inner {
     pub(super) fn frame(&mut self, bytes: &[u8], starts: bool, complete: bool) -> io::Result<()> {
         match self.due.front() {
             None => {}
-            Some(Due::Own { .. }) => {
+            Some(Due::Own { reply, .. }) => {
                 let gathered = self.gathered.get_or_insert_default();
                 gathered.extend_from_slice(bytes);
-                if gathered.len() > MAX_OWN_REPLY {
+                if gathered.len() > reply.limit_bytes() {
                     return Err(io::Error::new(
                         io::ErrorKind::InvalidData,
                         "a reply to respool itself is too large",
@@ -238,6 +308,13 @@ impl Inner {
                 *count -= complete;
                 outlet.answered(complete);
                 *count == 0
+            }
+            Some(Due::Own {
+                reply: OwnReply::Then(then),
+                ..
+            }) => {
+                then.replies -= complete as usize;
+                then.replies == 0
             }
             _ => true,
         };

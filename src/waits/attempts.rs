@@ -25,6 +25,15 @@ pub struct Sending {
     pub calls: usize,
 }
 
+impl Sending {
+    /// Whether `replies` tell that the transaction is still open: MULTI was permitted to the user, and EXEC was not.
+    pub fn leaves_open(replies: &[u8]) -> bool {
+        let all = frames(replies);
+        let is_open = all.first().is_some_and(|first| first.starts_with(b"+OK"));
+        is_open && all.last().is_some_and(|last| last.starts_with(b"-NOPERM"))
+    }
+}
+
 /// Why a try has no replies.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Failure {
@@ -332,9 +341,13 @@ impl<S: Clone + PartialEq> Waits<S> {
         }
         let goes_on =
             matches!(class.place, Place::Queued { .. }) && class.attempts == 0 && class.waiting > 0;
+        let chases = class.chase.as_ref().is_some_and(|chase| {
+            let line = class.lines.get(&chase.key);
+            line.is_some_and(|line| line.waiting > 0)
+        });
         let state = class.state.clone();
         // Where something was, there may be more, under this key or another.
-        match (goes_on, class.chase.is_some(), hit.is_some()) {
+        match (goes_on, chases, hit.is_some()) {
             (true, true, _) => self.attempt(Kind::Chase(id), state),
             (true, false, true) => self.attempt(Kind::Poll(id), state),
             _ => {}

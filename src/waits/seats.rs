@@ -440,13 +440,16 @@ impl<S: Clone + PartialEq> Waits<S> {
         if let Some(class) = self.classes.get_mut(&class_id) {
             class.place = Place::Nowhere;
         }
-        match next {
-            Some(next) => self.take_turn(id, next),
-            None => self.release(id),
+        if next.is_none() {
+            self.release(id);
         }
         if wants {
             self.enqueue(class_id);
-        } else if self.classes.get(&class_id).is_some_and(|c| c.is_over()) {
+        }
+        if let Some(next) = next {
+            self.take_turn(id, next);
+        }
+        if self.classes.get(&class_id).is_some_and(|c| c.is_over()) {
             self.tend(class_id, &[]);
         }
     }
@@ -491,6 +494,12 @@ impl<S: Clone + PartialEq> Waits<S> {
             }) => (Some(*class), keys),
             _ => (None, &[]),
         }
+    }
+
+    /// The seats there are.
+    #[cfg(test)]
+    pub(super) fn seats(&self) -> impl Iterator<Item = SeatId> {
+        self.seating.seats.keys().copied()
     }
 
     /// How many pops of each key are under way.

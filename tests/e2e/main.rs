@@ -14,3 +14,4 @@ mod pubsub;
 mod streams;
 mod tracking;
 mod transactions;
+mod waits;
