@@ -14,7 +14,8 @@ use crate::upstream::{Kind, Link, Pin, PinError, Show};
 use crate::waits::Popped;
 
 /// What a command gets for which no connection became free in time. It was not sent; clients may try again.
-const NONE_FREE: &[u8] = b"-LOADING respool: no server connection free, command not sent\r\n";
+pub(super) const NONE_FREE: &[u8] =
+    b"-LOADING respool: no server connection free, command not sent\r\n";
 
 /// What a command of respool's own gets inside MULTI, where its answer would have to stand among the server's.
 pub(super) const NOT_IN_MULTI: &[u8] =

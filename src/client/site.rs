@@ -108,7 +108,9 @@ impl Site {
                     return;
                 };
                 let answer = answer.lock().ok().and_then(|mut answer| answer.take());
-                let is_free = resident.is_idle() && !resident.card.has(Flag::Pinned);
+                let is_free = resident.is_idle()
+                    && !resident.card.has(Flag::Pinned)
+                    && !resident.card.has(Flag::Pubsub);
                 if is_free && !resident.outlet.is_closed() {
                     *resident.evicting.borrow_mut() = answer;
                     resident.outlet.close(Disconnect::Evicted);

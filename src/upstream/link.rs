@@ -327,6 +327,10 @@ impl Link {
             }
             self.react();
             idle(self);
+            if self.pushes.borrow().are_fanned_out() {
+                // One read may have gone to thousands: the worker's other tasks have their turn.
+                break;
+            }
         }
         cx.waker().wake_by_ref();
         Poll::Pending
@@ -373,12 +377,12 @@ impl Link {
         let inner = &mut *self.inner.borrow_mut();
         let carried = inner.carry.len();
         scratch[..carried].copy_from_slice(&inner.carry);
-        let read = stream.try_read(&mut scratch[carried..])?;
+        let most = self.pushes.borrow().read_size();
+        let end = scratch.len().min(carried + most);
+        let read = stream.try_read(&mut scratch[carried..end])?;
         if read == 0 {
-            return Err(io::Error::new(
-                io::ErrorKind::UnexpectedEof,
-                "the server closed the connection",
-            ));
+            let why = "the server closed the connection";
+            return Err(io::Error::new(io::ErrorKind::UnexpectedEof, why));
         }
         inner.carry.clear();
         let now = self.thread.clock.refresh();
@@ -533,7 +537,7 @@ impl Link {
                 // Who asked may have gone.
                 OwnReply::Tell(sender) => drop(sender.send(bytes)),
                 OwnReply::Ignore => {}
-                OwnReply::Then(then) => (then.call)(Answer::Replies(bytes)),
+                OwnReply::Then(then) => then.tell(bytes),
             }
         }
         for (popped, bytes) in orphans {

@@ -5,6 +5,7 @@
 mod handshake;
 mod link;
 mod outlet;
+mod permission;
 mod pins;
 mod pool;
 mod pushes;

@@ -42,6 +42,8 @@ pub enum Show {
 pub enum Answer {
     /// Their replies, one behind the other.
     Replies(Vec<u8>),
+    /// The replies have come, and were more than may be gathered.
+    TooLarge,
     /// The connection was lost before the last of them.
     Lost {
         /// Whether they may have run.
@@ -61,13 +63,47 @@ pub enum Pace {
 /// Requests of respool's own whose replies, or their loss, somebody is told of by a call.
 pub struct Then {
     /// How many replies are left.
-    pub replies: usize,
-    /// The most they may measure together.
-    pub limit_bytes: usize,
-    /// Whether they come at once.
-    pub pace: Pace,
-    /// Called once.
-    pub call: Box<dyn FnOnce(Answer)>,
+    replies: usize,
+    limit_bytes: usize,
+    is_too_large: bool,
+    pace: Pace,
+    pub(super) call: Box<dyn FnOnce(Answer)>,
+}
+
+impl Then {
+    /// `call` is called once: with `replies` replies if they measure no more than `limit_bytes` together.
+    pub fn new(
+        replies: usize,
+        limit_bytes: usize,
+        pace: Pace,
+        call: impl FnOnce(Answer) + 'static,
+    ) -> Self {
+        Self {
+            replies,
+            limit_bytes,
+            is_too_large: false,
+            pace,
+            call: Box::new(call),
+        }
+    }
+
+    /// Calls with what was gathered.
+    pub(super) fn tell(self, gathered: Vec<u8>) {
+        (self.call)(if self.is_too_large {
+            Answer::TooLarge
+        } else {
+            Answer::Replies(gathered)
+        });
+    }
+
+    fn gather(&mut self, gathered: &mut Vec<u8>, bytes: &[u8]) {
+        self.is_too_large |= gathered.len() + bytes.len() > self.limit_bytes;
+        if self.is_too_large {
+            *gathered = Vec::new();
+        } else {
+            gathered.extend_from_slice(bytes);
+        }
+    }
 }
 
 impl std::fmt::Debug for Then {
@@ -95,13 +131,6 @@ impl OwnReply {
         match self {
             Self::Then(then) => then.replies,
             _ => 1,
-        }
-    }
-
-    fn limit_bytes(&self) -> usize {
-        match self {
-            Self::Then(then) => then.limit_bytes,
-            _ => MAX_OWN_REPLY,
         }
     }
 }
@@ -240,12 +269,16 @@ impl Inner {
 
     /// Bytes of the reply at the front that do not simply pass in a batch.
     pub(super) fn frame(&mut self, bytes: &[u8], starts: bool, complete: bool) -> io::Result<()> {
-        match self.due.front() {
+        match self.due.front_mut() {
             None => {}
             Some(Due::Own { reply, .. }) => {
                 let gathered = self.gathered.get_or_insert_default();
+                if let OwnReply::Then(then) = reply {
+                    then.gather(gathered, bytes);
+                    return Ok(());
+                }
                 gathered.extend_from_slice(bytes);
-                if gathered.len() > reply.limit_bytes() {
+                if gathered.len() > MAX_OWN_REPLY {
                     return Err(io::Error::new(
                         io::ErrorKind::InvalidData,
                         "a reply to respool itself is too large",

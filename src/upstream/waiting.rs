@@ -134,7 +134,7 @@ impl Drop for Blocked {
 
 /// What a seat is to do once nothing that would unblock it is under way.
 enum Next {
-    Issue(Option<(TryId, Sending)>, Vec<u8>),
+    Issue(Option<(TryId, Sending)>, Sending),
     Release,
 }
 
@@ -268,11 +268,7 @@ impl Upstream {
             } => {
                 tokio::task::spawn_local(Rc::clone(self).borrow_seat(seat, state, group, reason));
             }
-            Action::Issue {
-                seat,
-                ahead,
-                request,
-            } => self.next_on(seat, Next::Issue(ahead, request)),
+            Action::Issue { seat, ahead, call } => self.next_on(seat, Next::Issue(ahead, call)),
             Action::Unblock { seat } => self.unblock_seat(seat),
             Action::Release { seat } => self.next_on(seat, Next::Release),
             Action::Return {
@@ -368,6 +364,7 @@ impl Upstream {
                     }
                     waits.borrow_mut().tried(attempt, &replies, now);
                 }
+                Answer::TooLarge => waits.borrow_mut().failed(attempt, Failure::TooLarge, now),
                 Answer::Lost { sent } => {
                     let failure = Failure::Lost { sent };
                     waits.borrow_mut().failed(attempt, failure, now);
@@ -375,20 +372,20 @@ impl Upstream {
             }
             upstream.carry_out();
         };
-        let then = Then {
-            replies: sending.replies,
-            limit_bytes: self.limit_bytes(sending.calls),
-            pace: Pace::Prompt,
-            call: Box::new(call),
-        };
+        let limit_bytes = self.limit_bytes(sending.takes);
+        let then = Then::new(sending.replies, limit_bytes, Pace::Prompt, call);
         link.send_own(&sending.bytes, OwnReply::Then(then));
     }
 
-    /// How much the replies to so many calls may measure.
-    fn limit_bytes(&self, calls: usize) -> usize {
-        let each = self.thread.settings.limits.max_request;
-        each.saturating_mul(calls.max(1))
-            .saturating_add(AROUND_ELEMENTS)
+    /// How much the replies to calls may measure of which so many take something away: what was popped is handed on,
+    /// while who only reads can do so on a connection of its own.
+    fn limit_bytes(&self, takes: usize) -> usize {
+        let limits = &self.thread.settings.limits;
+        let most = match takes {
+            0 => limits.max_client_buffer.min(limits.max_request),
+            takes => limits.max_request.saturating_mul(takes),
+        };
+        most.saturating_add(AROUND_ELEMENTS)
     }
 
     // Seats.
@@ -485,7 +482,7 @@ impl Upstream {
                     pin.give_back_clear();
                 }
             }
-            Next::Issue(ahead, request) => self.issue(id, &seat, ahead, &request),
+            Next::Issue(ahead, call) => self.issue(id, &seat, ahead, &call),
         }
     }
 
@@ -494,7 +491,7 @@ impl Upstream {
         id: SeatId,
         seat: &Rc<Seat>,
         ahead: Option<(TryId, Sending)>,
-        request: &[u8],
+        issued: &Sending,
     ) {
         if !seat.link.is_alive() {
             if let Some((attempt, _)) = ahead {
@@ -516,26 +513,29 @@ impl Upstream {
                 return;
             };
             match answer {
-                Answer::Replies(reply) => {
-                    if let Some(seat) = upstream.seat(id) {
-                        seat.is_calling.set(false);
-                    }
-                    let now = upstream.thread.clock.now_micros();
-                    let waits = &upstream.waiting.waits;
-                    waits.borrow_mut().answered(id, &reply, now);
-                }
                 Answer::Lost { sent } => upstream.seat_lost(id, sent),
+                Answer::TooLarge => upstream.seat_answered(id, None),
+                Answer::Replies(reply) => upstream.seat_answered(id, Some(&reply)),
             }
             upstream.carry_out();
         };
         seat.is_calling.set(true);
-        let then = Then {
-            replies: 1,
-            limit_bytes: self.limit_bytes(1),
-            pace: Pace::Blocking,
-            call: Box::new(call),
-        };
-        seat.link.send_own(request, OwnReply::Then(then));
+        let limit_bytes = self.limit_bytes(issued.takes);
+        let then = Then::new(issued.replies, limit_bytes, Pace::Blocking, call);
+        seat.link.send_own(&issued.bytes, OwnReply::Then(then));
+    }
+
+    /// The call on a seat was answered; `None`: with more than may be gathered.
+    fn seat_answered(&self, id: SeatId, reply: Option<&[u8]>) {
+        if let Some(seat) = self.seat(id) {
+            seat.is_calling.set(false);
+        }
+        let now = self.thread.clock.now_micros();
+        let mut waits = self.waiting.waits.borrow_mut();
+        match reply {
+            Some(reply) => waits.answered(id, reply, now),
+            None => waits.too_large(id, now),
+        }
     }
 
     fn seat_lost(&self, id: SeatId, sent: bool) {

@@ -4,6 +4,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
+use super::attempts::Sending;
 use super::call::Patience;
 use super::class::{ClassId, Place};
 use super::machine::Waits;
@@ -166,6 +167,15 @@ impl<S: Clone + PartialEq> Waits<S> {
             class.refusals = 0;
         }
         self.tend(class_id, &keys);
+    }
+
+    /// An issued call was answered with more than may be gathered.
+    pub fn too_large(&mut self, id: SeatId, now: u64) {
+        self.now = now;
+        if let Some((class, keys)) = self.stop_calling(id) {
+            self.let_go(class, &keys, None);
+            self.tend(class, &keys);
+        }
     }
 
     /// A connection was lost; `sent`: the call issued on it, if any, may have run.
@@ -466,8 +476,8 @@ impl<S: Clone + PartialEq> Waits<S> {
             line.pops += takes;
         });
         let patience = slice.map_or(Patience::Endless, |slice| Patience::Millis(slice / 1000));
-        let mut request = Vec::new();
-        class.call.push_over(&mut request, &keys, patience);
+        let mut bytes = Vec::new();
+        class.call.push_over(&mut bytes, &keys, patience);
         let ahead = self.ahead(class_id);
         if let Some(seat) = self.seating.seats.get_mut(&id) {
             seat.phase = Phase::Calling {
@@ -479,7 +489,11 @@ impl<S: Clone + PartialEq> Waits<S> {
         self.actions.push_back(Action::Issue {
             seat: id,
             ahead,
-            request,
+            call: Sending {
+                bytes,
+                replies: 1,
+                takes,
+            },
         });
     }
 

@@ -12,12 +12,13 @@ fn blocked(respool: &Respool) -> usize {
     list.lines().filter(is_blocked).count()
 }
 
-/// A client in a blocking call, seen to be blocked.
+/// A client in a blocking call, seen to be blocked. Its try has been answered where there is one shared connection.
 fn waiting(respool: &Respool, call: &[&str]) -> Client {
     let before = blocked(respool);
     let mut client = respool.client();
     client.send(encode(call));
     eventually(|| blocked(respool) > before, "the client is blocked");
+    respool.client().ping();
     client
 }
 
@@ -412,7 +413,11 @@ fn a_server_that_stays_away_is_told_to_who_waits() {
 #[test]
 fn an_error_is_told_to_whose_key_it_is() {
     let redis = Redis::start(&[]);
-    let respool = sized(&redis, 3, 1);
+    // Both of them wait on one worker.
+    let respool = Respool::with(&redis)
+        .top("workers = 1")
+        .upstream("max_connections = 3\nshared_connections = 1")
+        .start();
     let mut good = waiting(&respool, &["BLPOP", "good", "0"]);
     let mut later = waiting(&respool, &["BLPOP", "later", "0"]);
     redis.cmd(&["SET", "text", "x"]);
@@ -421,7 +426,8 @@ fn an_error_is_told_to_whose_key_it_is() {
     assert!(reply.text().starts_with("WRONGTYPE"), "{reply:?}");
     // A key that becomes something else meanwhile is seen when the call is issued anew.
     redis.cmd(&["SET", "later", "x"]);
-    let mut joins = waiting(&respool, &["BLPOP", "joins", "0"]);
+    let mut joins = respool.client();
+    joins.send(encode(&["BLPOP", "joins", "0"]));
     let reply = later.reply();
     assert!(reply.text().starts_with("WRONGTYPE"), "{reply:?}");
     redis.cmd(&["RPUSH", "good", "1"]);
@@ -508,29 +514,13 @@ fn databases_and_users_wait_apart() {
 #[test]
 fn without_a_connection_to_lend_they_are_served_too() {
     let redis = Redis::start(&[]);
-    let respool = Respool::with(&redis)
-        .upstream("max_connections = 2\nshared_connections = 1")
-        .section(
-            "[[group]]\nname = \"none\"\nmatch = { address = [\"127.0.0.2/32\"] }\nmax_pinned = 0",
-        )
-        .start();
+    let respool = sized(&redis, 2, 1);
     let mut held = respool.client();
     assert_eq!(held.cmd(&["MULTI"]), Value::ok());
-    let mut clients: Vec<_> = ["127.0.0.1", "127.0.0.2"]
-        .into_iter()
-        .flat_map(|source| {
-            (0..10).map({
-                let respool = &respool;
-                move |_| {
-                    let mut client = respool.client_from(source);
-                    client.send(encode(&["BLPOP", "k", "0"]));
-                    client
-                }
-            })
-        })
+    let mut clients: Vec<_> = (0..20)
+        .map(|_| waiting(&respool, &["BLPOP", "k", "0"]))
         .collect();
-    let mut moved = respool.client_from("127.0.0.2");
-    moved.send(encode(&["BLMOVE", "from", "to", "LEFT", "LEFT", "0"]));
+    let mut moved = waiting(&respool, &["BLMOVE", "from", "to", "LEFT", "LEFT", "0"]);
     eventually(|| blocked(&respool) == 21, "all are blocked");
     for n in 0..20 {
         redis.cmd(&["RPUSH", "k", &number(n)]);

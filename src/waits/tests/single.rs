@@ -37,7 +37,8 @@ impl Script {
             match action {
                 Action::Try { attempt, .. } => {
                     if let Some(sending) = self.waits.begin(attempt, self.now) {
-                        self.tries.push((attempt, sending.calls));
+                        self.tries
+                            .push((attempt, sending.replies.saturating_sub(2)));
                         let calls = super::server::requests(&sending.bytes);
                         let call = calls.get(1).unwrap_or(&calls[0]);
                         all.push(format!("try {}", words(call)));
@@ -47,12 +48,12 @@ impl Script {
                     self.borrows.push(seat);
                     all.push("borrow".to_owned());
                 }
-                Action::Issue { ahead, request, .. } => {
+                Action::Issue { ahead, call, .. } => {
                     if let Some((attempt, sending)) = ahead {
-                        self.tries.push((attempt, sending.calls));
-                        all.push(format!("ahead {}", sending.calls));
+                        self.tries.push((attempt, sending.takes));
+                        all.push(format!("ahead {}", sending.takes));
                     }
-                    all.push(format!("issue {}", words(&request)));
+                    all.push(format!("issue {}", words(&call.bytes)));
                 }
                 Action::Unblock { .. } => all.push("unblock".to_owned()),
                 Action::Release { .. } => all.push("release".to_owned()),
@@ -317,6 +318,37 @@ fn the_last_entry_is_resolved_before_the_first_try() {
     script.wants();
     let (attempt, _) = script.tries.remove(1);
     script.waits.tried(attempt, b"-NOPERM no\r\n", script.now);
+    assert_eq!(script.wants(), ["tell OwnConnection"]);
+}
+
+#[test]
+fn what_is_too_large_to_gather_is_read_on_an_own_connection() {
+    let mut script = Script::default();
+    let (_, seat) = script.blocked("XREAD BLOCK 0 STREAMS s 5-1");
+    script.arrive("XREAD BLOCK 0 STREAMS s 5-1");
+    script.wants();
+    let (attempt, _) = script.tries.remove(0);
+    script.waits.failed(attempt, Failure::TooLarge, script.now);
+    let both = ["tell OwnConnection", "tell OwnConnection", "unblock"];
+    assert_eq!(script.wants(), both);
+    script.waits.too_large(seat, script.now);
+    assert_eq!(script.wants(), ["release"]);
+    script.blocked("BLPOP a 0");
+    script.arrive("BLPOP a 0");
+    script.wants();
+    let (attempt, _) = script.tries.remove(0);
+    script.waits.failed(attempt, Failure::TooLarge, script.now);
+    assert_eq!(script.wants(), ["orphaned 1", "tell Lost"]);
+}
+
+#[test]
+fn a_user_who_may_not_run_transactions_needs_a_connection() {
+    let mut script = Script::default();
+    script.arrive("BLPOP a 0");
+    script.wants();
+    let (attempt, _) = script.tries.remove(0);
+    let replies = b"+OK\r\n+QUEUED\r\n-EXECABORT Transaction discarded because of: no\r\n";
+    script.waits.tried(attempt, replies, script.now);
     assert_eq!(script.wants(), ["tell OwnConnection"]);
 }
 

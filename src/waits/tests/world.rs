@@ -545,18 +545,14 @@ impl World {
             match action {
                 Action::Try { attempt, state } => self.tries.push((attempt, state)),
                 Action::Borrow { seat, state, .. } => self.borrows.push((seat, state)),
-                Action::Issue {
-                    seat,
-                    ahead,
-                    request,
-                } => {
+                Action::Issue { seat, ahead, call } => {
                     let wire = self.seats[&seat];
                     self.waits.check_issued(seat);
                     if let Some((attempt, sending)) = ahead {
                         self.send_try(wire, attempt, &sending.bytes, sending.replies);
                     }
                     let wire = self.wires.get_mut(&wire).expect("it is open");
-                    wire.to_server.push_back(request);
+                    wire.to_server.push_back(call.bytes);
                     wire.due.push_back((Due::Call(seat), 0));
                 }
                 Action::Unblock { seat } => assert!(self.unblocking.insert(seat)),
