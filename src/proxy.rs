@@ -178,6 +178,7 @@ fn open(settings: &Arc<Settings>, start: Instant) -> io::Result<(Door, View)> {
         server: Default::default(),
         queued: Default::default(),
         audiences: Default::default(),
+        seats_wanted: Default::default(),
         start,
     });
     let admission = Admission::new(settings);

@@ -3,7 +3,7 @@
 use std::rc::Rc;
 
 use super::eviction::make_room;
-use super::pinned::{NOT_AMID_MESSAGES, NOT_IN_MULTI};
+use super::pinned::NOT_IN_MULTI;
 use super::requests::Next;
 use super::task::{Client, Done, Login, Purpose, Wait};
 use crate::admission::Refusal;
@@ -244,14 +244,6 @@ impl Client {
             .hello
             .as_ref()
             .map_or(self.session.state.protocol, |(protocol, _)| *protocol);
-        let carries_messages = self
-            .pin
-            .as_ref()
-            .is_some_and(|pin| pin.link().expects_strays());
-        if protocol != self.session.state.protocol && carries_messages {
-            // Messages of RESP2 cannot be told from replies.
-            return self.answer(NOT_AMID_MESSAGES);
-        }
         let target = State {
             user,
             protocol,

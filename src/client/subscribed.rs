@@ -1,20 +1,23 @@
 //! Subscriptions of one client, served by the worker's subscription connection.
 
+use std::rc::Rc;
 use std::sync::Arc;
 
 use redis_protocol::resp3::decode::complete::decode;
 use redis_protocol::resp3::types::OwnedFrame;
+use tokio::sync::oneshot::Receiver;
 
 use super::local::wrong_arity;
+use super::pinned::NONE_FREE;
 use super::requests::{Next, UNREACHABLE};
 use super::task::{Client, Done, Wait};
 use crate::command::{CommandId, Local, PinReason, spec};
 use crate::fanout::{Audiences, Kind};
 use crate::identity::Flag;
 use crate::resp::Request;
-use crate::resp::speak::{encode_request, error, push_bulk, push_header};
+use crate::resp::speak::{error, push_bulk, push_header};
 use crate::session::{Protocol, Route, Routed};
-use crate::upstream::{OwnReply, SubscribeResult};
+use crate::upstream::{OwnReply, PinError, SubscribeResult};
 
 /// What a client gets that would have more subscriptions than it may.
 const TOO_MANY: &str =
@@ -32,12 +35,8 @@ impl Client {
             self.wait = Wait::Answers;
             return Next::Wait;
         }
-        let carries_messages = self
-            .pin
-            .as_ref()
-            .is_some_and(|pin| pin.link().expects_strays());
-        if carries_messages || (self.pin.is_some() && self.outlet.transaction().open) {
-            return self.subscribed(request, command);
+        if self.pin.is_some() && self.outlet.transaction().open {
+            return self.queued_subscription(request, command);
         }
         let length = request.bytes().len();
         if let Some(reply) = wrong_arity(request, command) {
@@ -53,34 +52,18 @@ impl Client {
             return self.subscribe(kind, request, command);
         }
         self.count(1, command);
-        // Confirmations are shown whatever CLIENT REPLY says, as in Redis 7.0.
-        self.session.take_visible();
         let names = (request.count() > 1).then(|| request.arguments().skip(1));
         let subscriptions = &self.site.upstream.subscriptions;
-        subscriptions.unsubscribe(self.card.id(), &self.outlet, kind, names);
-        self.note_subscriptions();
+        let told = subscriptions.unsubscribe(self.card.id(), &self.outlet, kind, names);
+        self.confirmed_by(told);
         Next::Used(length)
     }
 
-    fn subscribe(&mut self, kind: Kind, request: &Request<'_>, command: Option<CommandId>) -> Next {
-        if !self.may_subscribe {
-            // Of another user than respool's own, it is asked whether that user may.
-            match self.ask_permission(request) {
-                Some(next) => return next,
-                None => self.may_subscribe = true,
-            }
-        }
-        self.may_subscribe = false;
-        self.count(1, command);
-        let upstream = &self.site.upstream;
-        let names = request.arguments().skip(1);
-        match upstream.subscribe(self.card.id(), &self.outlet, kind, names) {
-            Err(_) => self.answer(&error(TOO_MANY)),
-            Ok(None) => {
-                self.session.take_visible();
-                self.note_subscriptions();
-            }
-            Ok(Some(told)) => {
+    /// Waits for the server where its confirmation is needed.
+    fn confirmed_by(&mut self, told: Option<Receiver<SubscribeResult>>) {
+        match told {
+            None => self.has_subscribed(Some(Ok(()))),
+            Some(told) => {
                 let settings = &self.site.thread.settings.upstream;
                 let limit = settings.queue.timeout.max(settings.borrow_timeout);
                 self.wait = Wait::Task(Box::pin(async move {
@@ -89,12 +72,35 @@ impl Client {
                 }));
             }
         }
+    }
+
+    fn subscribe(&mut self, kind: Kind, request: &Request<'_>, command: Option<CommandId>) -> Next {
+        if self.session.state.user.is_some() {
+            // The subscription connection is another user's: it is asked whether this one may.
+            match self.permission.take() {
+                None => return self.ask_permission(request),
+                Some(Err(reply)) => {
+                    self.count(1, command);
+                    self.answer(&reply);
+                    return Next::Used(request.bytes().len());
+                }
+                Some(Ok(())) => {}
+            }
+        }
+        self.count(1, command);
+        let upstream = &self.site.upstream;
+        let names = request.arguments().skip(1);
+        match upstream.subscribe(self.card.id(), &self.outlet, kind, names) {
+            Err(_) => self.answer(&error(TOO_MANY)),
+            Ok(told) => self.confirmed_by(told),
+        }
         Next::Used(request.bytes().len())
     }
 
-    /// The server has answered SUBSCRIBE; `None`: it is away.
+    /// The server has answered SUBSCRIBE or UNSUBSCRIBE; `None`: it is away.
     pub(super) fn has_subscribed(&mut self, result: Option<SubscribeResult>) {
         match result {
+            // Confirmations are shown whatever CLIENT REPLY says, as in Redis 7.0.
             Some(Ok(())) => drop(self.session.take_visible()),
             Some(Err(reply)) => self.reply(&reply),
             None => {
@@ -105,35 +111,24 @@ impl Client {
         self.note_subscriptions();
     }
 
-    /// Whether the client's own user may subscribe, for the subscription connection is another's. A transaction that queues
-    /// the command and is thrown away answers that without a trace. `None`: no need to ask.
-    fn ask_permission(&mut self, request: &Request<'_>) -> Option<Next> {
-        self.session.state.user.as_ref()?;
-        if !self.link_ready(request.bytes()) {
-            return Some(if self.refusing.is_some() {
-                Next::Used(0)
-            } else {
-                Next::Wait
-            });
-        }
-        let link = self.link.clone()?;
-        let (tell, told) = tokio::sync::oneshot::channel();
-        link.send_own(&encode_request(&["MULTI"]), OwnReply::Ignore);
-        link.send_own(request.bytes(), OwnReply::Tell(tell));
-        link.send_own(&encode_request(&["DISCARD"]), OwnReply::Ignore);
-        self.site.upstream.served(&link, 3);
-        self.wait = Wait::Task(Box::pin(async move { Done::MaySubscribe(told.await.ok()) }));
-        Some(Next::Wait)
+    fn ask_permission(&mut self, request: &Request<'_>) -> Next {
+        let upstream = Rc::clone(&self.site.upstream);
+        let (group, state) = (self.group(), self.session.state.clone());
+        let request = request.bytes().to_vec();
+        self.wait = Wait::Task(Box::pin(async move {
+            Done::MaySubscribe(upstream.may_subscribe(group, state, request).await)
+        }));
+        Next::Wait
     }
 
-    /// The server has said whether the client's user may subscribe; `None`: it was lost before.
-    pub(super) fn permission_told(&mut self, reply: Option<Vec<u8>>) {
-        match reply {
-            Some(reply) if reply.starts_with(b"-") => self.refusing = Some(reply),
-            Some(_) => self.may_subscribe = true,
-            // Asked again.
-            None => {}
-        }
+    /// Whether the client's user may subscribe to what the request at hand asks for, or why that is not known.
+    pub(super) fn permission_told(&mut self, told: Result<Result<(), Vec<u8>>, PinError>) {
+        self.permission = Some(match told {
+            Ok(permission) => permission,
+            Err(PinError::Refused(reply)) => Err(reply),
+            Err(PinError::Timeout) => Err(NONE_FREE.to_vec()),
+            Err(PinError::Unreachable) => Err(UNREACHABLE.to_vec()),
+        });
     }
 
     /// PUBSUB NUMSUB and SHARDNUMSUB: the server counts connections, its users mean clients.
@@ -143,22 +138,25 @@ impl Client {
         request: &Request<'_>,
         command: Option<CommandId>,
     ) -> Next {
-        if self.pin.is_some() {
-            return self.on_pin(PinReason::Multi, request, command);
+        let most = self.site.thread.settings.upstream.max_shared_request;
+        if request.bytes().len() > most {
+            return self.on_pin(PinReason::LargeRequest, request, command);
         }
-        if !self.link_ready(request.bytes()) {
-            return if self.refusing.is_some() {
-                Next::Used(0)
-            } else {
-                Next::Wait
-            };
-        }
-        let Some(link) = self.link.clone() else {
+        let pinned = self.pin.as_ref().map(|pin| Rc::clone(pin.link()));
+        let link = match pinned {
+            Some(link) => Some(link),
+            None if self.link_ready(request.bytes()) => self.link.clone(),
+            None if self.refusing.is_some() => return Next::Used(0),
+            None => None,
+        };
+        let Some(link) = link else {
             return Next::Wait;
         };
         let (tell, told) = tokio::sync::oneshot::channel();
         link.send_own(request.bytes(), OwnReply::Tell(tell));
-        self.site.upstream.served(&link, 1);
+        if self.pin.is_none() {
+            self.site.upstream.served(&link, 1);
+        }
         let process = Arc::clone(&self.site.thread.process);
         self.wait = Wait::Task(Box::pin(async move {
             match told.await {

@@ -86,8 +86,8 @@ pub(super) enum Done {
     WaitReady(Result<(), &'static [u8]>),
     /// SUBSCRIBE was answered; `None`: the server is away.
     Subscribed(Option<SubscribeResult>),
-    /// Whether the client's user may subscribe; `None`: ask again.
-    MaySubscribe(Option<Vec<u8>>),
+    /// Whether the client's user may subscribe.
+    MaySubscribe(Result<Result<(), Vec<u8>>, PinError>),
     /// The stream on the pinned connection has ended for QUIT or RESET; false: with the connection.
     Unstreamed(bool, crate::command::Local),
     /// A connection to stand for this client, or none.
@@ -122,8 +122,8 @@ pub struct Client {
     pub(super) streaming: Option<bool>,
     /// It is subscribed, in RESP2: it may do little else.
     pub(super) is_listening: bool,
-    /// The server has said that its user may subscribe to what the request at hand asks for.
-    pub(super) may_subscribe: bool,
+    /// Whether its user may subscribe to what the request at hand asks for, as far as that is known.
+    pub(super) permission: Option<Result<(), Vec<u8>>>,
     /// What its blocking call has come to.
     pub(super) line: Option<Line>,
     /// WAIT was preceded by what it needs.
@@ -178,6 +178,7 @@ impl Client {
             idle_timeout: site.thread.settings.groups[group as usize]
                 .idle_timeout
                 .into(),
+            killing: None.into(),
             evicting: None.into(),
         });
         site.residents
@@ -199,7 +200,7 @@ impl Client {
             wait: Wait::Nothing,
             streaming: None,
             is_listening: false,
-            may_subscribe: false,
+            permission: None,
             line: None,
             wait_ready: false,
             refusing: None,
@@ -491,6 +492,7 @@ impl Client {
             self.note_state();
         } else {
             self.input.extend_from_slice(&scratch[..read]);
+            self.note_state();
         }
         Poll::Ready(Ok(read))
     }

@@ -48,8 +48,6 @@ pub struct Link {
     monitors: Cell<bool>,
     /// Somebody is about to unblock it: until that is answered it may not be lent on.
     holds: Rc<()>,
-    /// Its client has sent requests that are answered by pushes, or by an error nobody is due.
-    strays: Cell<bool>,
     /// A request has been sent in part: nothing but its rest may follow.
     partial: Cell<bool>,
     closing: Cell<Option<&'static str>>,
@@ -79,7 +77,6 @@ impl Link {
             raw: Cell::new(false),
             monitors: Cell::new(false),
             holds: Rc::new(()),
-            strays: Cell::new(false),
             partial: Cell::new(false),
             closing: Cell::new(None),
             woken: Cell::new(false),
@@ -145,16 +142,6 @@ impl Link {
     /// The server tells the client it is lent to of a connection by an id; the client knows whom that stands for.
     pub fn stand_for(&self, names: Option<(i64, u64)>) {
         self.pushes.borrow_mut().stand_for(names);
-    }
-
-    /// From here on its client sends requests that are answered by pushes, or by an error nobody is due.
-    pub fn expect_strays(&self) {
-        self.strays.set(true);
-    }
-
-    /// Whether its client has sent such requests.
-    pub fn expects_strays(&self) -> bool {
-        self.strays.get()
     }
 
     /// Says whether a request has been sent in part.
@@ -323,6 +310,8 @@ impl Link {
         drop(waker);
         for _ in 0..READS_A_TURN {
             if let Some(why) = self.closing.get() {
+                // What was to be sent before it was closed goes out as far as it can: an element that is put back.
+                let _ = self.write(cx, stream);
                 return Poll::Ready(why.to_owned());
             }
             if let Err(error) = self.write(cx, stream) {
@@ -336,10 +325,18 @@ impl Link {
             match self.read(stream) {
                 Ok(()) => {}
                 Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
-                Err(error) => return Poll::Ready(error.to_string()),
+                Err(error) => {
+                    // What was answered before it still counts.
+                    self.react();
+                    return Poll::Ready(error.to_string());
+                }
             }
             self.react();
             idle(self);
+            if self.pushes.borrow().are_fanned_out() {
+                // One read may have gone to thousands: the worker's other tasks have their turn.
+                break;
+            }
         }
         cx.waker().wake_by_ref();
         Poll::Pending
@@ -386,12 +383,12 @@ impl Link {
         let inner = &mut *self.inner.borrow_mut();
         let carried = inner.carry.len();
         scratch[..carried].copy_from_slice(&inner.carry);
-        let read = stream.try_read(&mut scratch[carried..])?;
+        let most = self.pushes.borrow().read_size();
+        let end = scratch.len().min(carried + most);
+        let read = stream.try_read(&mut scratch[carried..end])?;
         if read == 0 {
-            return Err(io::Error::new(
-                io::ErrorKind::UnexpectedEof,
-                "the server closed the connection",
-            ));
+            let why = "the server closed the connection";
+            return Err(io::Error::new(io::ErrorKind::UnexpectedEof, why));
         }
         inner.carry.clear();
         let now = self.thread.clock.refresh();
@@ -415,9 +412,7 @@ impl Link {
                         None => break,
                     }
                 }
-                // An error in answer to SUBSCRIBE comes where only a push was expected.
-                let is_stray = self.strays.get() && inner.due.is_empty();
-                inner.is_push = buf[at] == b'>' || self.raw.get() || is_stray;
+                inner.is_push = buf[at] == b'>' || self.raw.get();
                 if self.monitors.get() && !inner.is_push {
                     match is_monitored(&buf[at..]) {
                         Some(is_monitored) => inner.is_push = is_monitored,
@@ -569,8 +564,13 @@ impl Link {
             return self.close("the server answered a change of state with something else");
         }
         let refused = reply.first() == Some(&b'-');
-        if refused && matches!(effect, Effect::Reset | Effect::User(None)) {
-            // What the connection holds is not known any more.
+        // What the connection holds is not known any more; or, while a script runs, it stays without its name.
+        let is_lost = match effect {
+            Effect::Reset | Effect::User(None) => refused,
+            Effect::Named => reply.starts_with(b"-BUSY"),
+            _ => false,
+        };
+        if is_lost {
             self.close("the server refused to reset the connection");
         }
         if !refused {

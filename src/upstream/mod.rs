@@ -5,9 +5,11 @@
 mod handshake;
 mod link;
 mod outlet;
+mod permission;
 mod pins;
 mod pool;
 mod pushes;
+mod returning;
 mod server;
 mod subscription;
 mod thread;

@@ -141,6 +141,23 @@ impl Upstream {
         Ok(self.lend(link?, lease, Some(&outlet)))
     }
 
+    /// The database for who needs none: that of the idle pin that would be lent in `state`, so that it need not change.
+    pub fn any_database(&self, state: &State) -> u32 {
+        let idle = self.idle_pins.borrow();
+        let fits = |link: &&Rc<Link>| {
+            let database = link.worn().database;
+            let state = State {
+                database,
+                ..state.clone()
+            };
+            link.is_alive() && *link.worn() == state
+        };
+        idle.iter()
+            .find(fits)
+            .or(idle.last())
+            .map_or(0, |link| link.worn().database)
+    }
+
     /// Closes an idle pin when somebody waits for its socket.
     pub fn give_up_idle(&self) {
         // As many as borrowers of this worker are about to take stay.

@@ -55,6 +55,20 @@ impl Pushes {
         }
     }
 
+    /// Whether they go to all the subscribers of the worker.
+    pub(super) fn are_fanned_out(&self) -> bool {
+        self.subscribers.is_some()
+    }
+
+    /// Most bytes to read at once.
+    #[inline]
+    pub(super) fn read_size(&self) -> usize {
+        match &self.subscribers {
+            None => usize::MAX / 2,
+            Some(subscribers) => subscribers.read_size(),
+        }
+    }
+
     pub(super) fn forward(&mut self, forward: Forward) {
         self.forward = Some(forward);
     }

@@ -270,7 +270,9 @@ impl<S: Clone + PartialEq> Waits<S> {
         }
         let held = self.seating.held().max(1) as u64;
         let classes = self.seating.queue.len() as u64 + held + windows - 1;
-        Some((ROUND_MICROS * held / classes).clamp(MIN_SLICE_MICROS, MAX_SLICE_MICROS))
+        // Keys about which the call does not ask wait no longer than those of a class without a seat.
+        let slice = (ROUND_MICROS * held / classes).min(POLL_MICROS / windows);
+        Some(slice.clamp(MIN_SLICE_MICROS, MAX_SLICE_MICROS))
     }
 
     /// A class wants a seat.

@@ -280,7 +280,8 @@ impl Server {
                 }
             }
             b"ZADD" => match self.keys.entry(key).or_insert(Value::Sorted(Vec::new())) {
-                Value::Sorted(members) => members.push(words[3].clone()),
+                // `ZADD key [NX] score member`, all members with one score.
+                Value::Sorted(members) => members.extend(words.last().cloned()),
                 _ => return WRONGTYPE.to_vec(),
             },
             b"XADD" => {

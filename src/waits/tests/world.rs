@@ -43,6 +43,8 @@ pub(super) struct Wire {
 pub(super) struct Client {
     pub(super) db: u8,
     pub(super) name: Vec<u8>,
+    /// Who stands in line with it has the same.
+    line: Vec<Vec<u8>>,
     pub(super) keys: Vec<Vec<u8>>,
     pub(super) deadline: Option<u64>,
     unblocked: Option<Unblock>,
@@ -173,7 +175,11 @@ impl World {
         };
         let of = if kind < 9 { LISTS } else { SORTED };
         let most = self.most_keys;
-        let keys: Vec<Vec<u8>> = (0..=self.roll(most)).map(|_| self.key(of)).collect();
+        let mut keys: Vec<Vec<u8>> = (0..=self.roll(most)).map(|_| self.key(of)).collect();
+        if self.roll(16) == 0 {
+            // More words than are made one with others.
+            keys = keys.iter().cycle().take(70).cloned().collect();
+        }
         let mut words = vec![name.as_bytes().to_vec()];
         words.extend(keys.iter().cloned());
         words.push(timeout.into_bytes());
@@ -213,6 +219,10 @@ impl World {
         let client = Client {
             db,
             name: words[0].clone(),
+            line: match words.len() {
+                0..70 => vec![words[0].clone()],
+                _ => words[..words.len() - 1].to_vec(),
+            },
             keys,
             deadline,
             unblocked: None,
@@ -596,7 +606,7 @@ impl World {
                     assert!(client.keys.contains(key), "popped from a key of another");
                     assert!(self.delivered.insert(element.clone()), "delivered twice");
                     let is_before = |(id, other): (&WaiterId, &Client)| {
-                        let is_alike = other.name == client.name && other.db == client.db;
+                        let is_alike = other.line == client.line && other.db == client.db;
                         *id < waiter && is_alike && other.keys.contains(key)
                     };
                     assert!(

@@ -277,6 +277,19 @@ impl Ledger {
         found
     }
 
+    /// How many elements of this phase were received.
+    pub(super) fn received_in(&self, phase: usize) -> usize {
+        let entries = self.entries();
+        let of_phase = entries
+            .elements
+            .iter()
+            .rev()
+            .take_while(|element| element.phase == phase);
+        of_phase
+            .filter(|element| element.received.is_some())
+            .count()
+    }
+
     /// Pushed, and received, over all phases.
     pub(super) fn totals(&self) -> BTreeMap<&'static str, usize> {
         let entries = self.entries();

@@ -7,26 +7,25 @@ use rand::Rng as _;
 use super::bird::Bird;
 use super::ears::{Ears, Monitoring, Tracking};
 use super::expect::Expect;
-use super::operations::{hello, pipeline};
+use super::operations::commands;
 use super::species::Operation;
 use super::wire::Gone;
 use crate::harness::{PATIENCE, Value, encode};
 
-/// How many track keys. While CLIENT TRACKING keeps its connection after OFF, too, more would leave too few to lend.
-pub(super) const TRACKERS: usize = 2;
+/// How many track keys.
+pub(super) const TRACKERS: usize = 4;
 
 /// How many send MONITOR.
 pub(super) const MONITORS: usize = 2;
 
-pub(super) const TRACKING: [(&str, u32, Operation); 3] = [
+pub(super) const TRACKING: [(&str, u32, Operation); 2] = [
     ("tracking", 4, lodge_to_track),
-    ("pipeline of a former tracker", 2, pipeline),
-    ("HELLO of a former tracker", 1, hello),
+    ("commands of a former tracker", 3, commands),
 ];
 
 pub(super) const MONITORING: [(&str, u32, Operation); 2] = [
     ("MONITOR", 4, lodge_to_monitor),
-    ("pipeline of a former monitor", 2, pipeline),
+    ("commands of a former monitor", 2, commands),
 ];
 
 fn lodge_to_track(bird: &mut Bird<'_>) -> Result<(), Gone> {

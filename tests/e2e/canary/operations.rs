@@ -103,7 +103,16 @@ impl Bird<'_> {
     }
 }
 
-pub(super) fn pipeline(bird: &mut Bird<'_>) -> Result<(), Gone> {
+/// What clients of other kinds do between.
+pub(super) fn commands(bird: &mut Bird<'_>) -> Result<(), Gone> {
+    if bird.rng.random_range(0..3) == 0 {
+        hello(bird)
+    } else {
+        pipeline(bird)
+    }
+}
+
+fn pipeline(bird: &mut Bird<'_>) -> Result<(), Gone> {
     let batch = bird.random_batch();
     bird.exchange(batch)
 }
@@ -133,7 +142,7 @@ fn select(bird: &mut Bird<'_>) -> Result<(), Gone> {
     bird.exchange(batch)
 }
 
-pub(super) fn hello(bird: &mut Bird<'_>) -> Result<(), Gone> {
+fn hello(bird: &mut Bird<'_>) -> Result<(), Gone> {
     let mut batch = Batch::default();
     for _ in 0..bird.rng.random_range(1..3) {
         let resp3 = bird.rng.random();

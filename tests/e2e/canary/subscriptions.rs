@@ -239,6 +239,14 @@ impl Subscriptions {
         Ok(())
     }
 
+    /// Whether a later message came the same way as one that is owed: it was left out, or went down with a connection.
+    pub(super) fn has_left_out(&self) -> bool {
+        self.owed.iter().any(|(kind, topic, publisher, sequence)| {
+            let way = (*kind, topic.clone(), publisher.clone());
+            self.by_topic.get(&way).is_some_and(|last| last > sequence)
+        })
+    }
+
     /// The subscriptions through which a message published on this channel comes.
     pub(super) fn ways(&self, kind: Kind, channel: &str) -> Vec<(Kind, String)> {
         let named = |kind: Kind| {

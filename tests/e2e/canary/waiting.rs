@@ -8,15 +8,14 @@ use rand::seq::IndexedRandom as _;
 use super::bird::{Bird, is_refusal};
 use super::expect::{Expect, Mismatch};
 use super::ledger::{Holds, Place, Way};
-use super::operations::{hello, pipeline};
+use super::operations::commands;
 use super::species::Operation;
 use super::wait::{Call, Handed};
 use super::wire::Gone;
 use crate::harness::{Value, encode};
 
-/// The longest a canary waits. While a waiting client holds one of the few connections to the server, more would only be
-/// spent in line for one; that is why it is short.
-const LONGEST_WAIT_MS: u64 = 40;
+/// The longest a canary waits: long enough for many to wait at once, on few connections to the server.
+const LONGEST_WAIT_MS: u64 = 1500;
 
 /// How long one waits that is to be unblocked.
 const UNBLOCKED_WITHIN: Duration = Duration::from_secs(2);
@@ -36,7 +35,7 @@ pub(super) const MOVED: &str = "common.moved";
 pub(super) const GROUP: &str = "flock";
 
 pub(super) const OPERATIONS: [(&str, u32, Operation); 11] = [
-    ("push", 18, push),
+    ("push", 11, push),
     ("wait for a list", 7, pop),
     ("wait for a sorted set", 5, pop_sorted),
     ("wait to move", 3, move_one),
@@ -473,8 +472,11 @@ fn be_unblocked(bird: &mut Bird<'_>) -> Result<(), Gone> {
     Ok(())
 }
 
-/// Starts to wait for what others want too, and lets some time pass.
-fn begin_to_wait(bird: &mut Bird<'_>) -> Result<(), Gone> {
+/// Waits for what others want too, and leaves or is killed meanwhile.
+fn end_while_waiting(bird: &mut Bird<'_>) -> Result<(), Gone> {
+    if !settle_down(bird)? {
+        return Ok(());
+    }
     let call = match bird.rng.random_range(0..3) {
         0 => Call::pop(
             "BZPOPMIN",
@@ -490,37 +492,30 @@ fn begin_to_wait(bird: &mut Bird<'_>) -> Result<(), Gone> {
         _ => Call::pop("BLPOP", draw_places(bird, Holds::List), UNBLOCKED_WITHIN),
     };
     let phase = bird.flock.phase();
-    taken(bird, &call, phase);
     bird.wire.send(&encode(&call.args))?;
-    bird.pause(20);
-    Ok(())
-}
-
-fn end_while_waiting(bird: &mut Bird<'_>) -> Result<(), Gone> {
-    if !settle_down(bird)? {
-        return Ok(());
+    let waited = Duration::from_millis(bird.rng.random_range(1..20));
+    let mut end = bird.wire.read_within(waited);
+    if end.is_ok()
+        && bird.rng.random()
+        && let Some(id) = bird.session.id()
+    {
+        let killed = bird.beside(&["CLIENT", "KILL", "ID", &id.to_string()]);
+        let is_known = killed.is_some();
+        bird.note_kill(killed);
+        // What came before the end is the client's.
+        while is_known && end.is_ok() {
+            end = bird.wire.read();
+        }
     }
-    begin_to_wait(bird)?;
-    if bird.rng.random() {
-        be_killed_waiting(bird);
+    match bird.wire.buffered() {
+        Some(reply) if !reply.is_null() => {
+            if let Some(handed) = handed(bird, &call, phase, &reply) {
+                receive(bird, &call, &handed, &reply);
+            }
+        }
+        Some(_) => {}
+        None => taken(bird, &call, phase),
     }
     bird.leave();
     Ok(())
-}
-
-fn be_killed_waiting(bird: &mut Bird<'_>) {
-    if let Some(id) = bird.session.id() {
-        let killed = bird.beside(&["CLIENT", "KILL", "ID", &id.to_string()]);
-        bird.note_kill(killed);
-        // What it was handed before, if anything, is its own.
-        let _ = bird.wire.reply();
-    }
-}
-
-fn commands(bird: &mut Bird<'_>) -> Result<(), Gone> {
-    if bird.rng.random_range(0..3) == 0 {
-        hello(bird)
-    } else {
-        pipeline(bird)
-    }
 }

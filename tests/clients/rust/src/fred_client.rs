@@ -1,5 +1,6 @@
 //! fred: pipelines, transactions, subscribers, scripts, pools.
 
+use std::collections::{BTreeMap, HashMap};
 use std::future::Future;
 
 use anyhow::Result;
@@ -62,7 +63,7 @@ async fn commands(config: Config) -> Result<()> {
     same!(values, (0..500).collect::<Vec<i64>>());
     same!(client.get::<Option<String>, _>("fred:none").await?, None);
     let () = client.hset("fred:hash", [("a", 1), ("b", 2)]).await?;
-    let hash: std::collections::BTreeMap<String, i64> = client.hgetall("fred:hash").await?;
+    let hash: BTreeMap<String, i64> = client.hgetall("fred:hash").await?;
     same!(
         hash.into_iter().collect::<Vec<_>>(),
         [("a".to_owned(), 1), ("b".to_owned(), 2)]
@@ -151,13 +152,11 @@ async fn subscriber(config: &Config) -> Result<SubscriberClient> {
     Ok(subscriber)
 }
 
-/// What is published only to learn how many receive it.
-const TRIAL: i64 = -1;
-
 /// fred's calls to subscribe and unsubscribe may return before the server has confirmed.
-async fn receivers_become(publisher: &Client, channel: &'static str, count: i64) -> Result<()> {
-    until("as many receivers as there are subscriptions", || async {
-        Ok(publisher.publish::<i64, _, _>(channel, TRIAL).await? == count)
+async fn subscribers_become(client: &Client, channel: &'static str, count: i64) -> Result<()> {
+    until("as many subscribers as there should be", || async {
+        let counts: HashMap<String, i64> = client.pubsub_numsub(channel).await?;
+        Ok(counts.get(channel) == Some(&count))
     })
     .await
 }
@@ -168,15 +167,18 @@ async fn subscribers(config: Config) -> Result<()> {
     for n in 0..8 {
         let subscriber = subscriber(&config).await?;
         let messages = subscriber.message_rx();
-        subscriber
-            .subscribe(vec!["everybody".to_owned(), format!("only:{n}")])
-            .await?;
+        // In this order, so that whoever is counted as subscriber of the channel has its other subscriptions too.
         subscriber.psubscribe("every*").await?;
+        subscriber.subscribe(format!("only:{n}")).await?;
+        subscriber.subscribe("everybody").await?;
         listening.push((subscriber, messages));
     }
-    receivers_become(&publisher, "everybody", 16).await?;
+    subscribers_become(&publisher, "everybody", 8).await?;
     for n in 0..20 {
-        same!(publisher.publish::<i64, _, _>("everybody", n).await?, 16);
+        same!(
+            publisher.publish::<i64, _, _>("everybody", n).await? > 0,
+            true
+        );
     }
     for n in 0..8 {
         same!(
@@ -191,10 +193,7 @@ async fn subscribers(config: Config) -> Result<()> {
         while direct.len() + matched.len() < 41 {
             let message = messages.recv().await?;
             let pattern = matches!(message.kind, MessageKind::PMessage);
-            let value: i64 = message.value.convert()?;
-            if value != TRIAL {
-                if pattern { &mut matched } else { &mut direct }.push(value);
-            }
+            if pattern { &mut matched } else { &mut direct }.push(message.value.convert::<i64>()?);
         }
         same!(matched, (0..20).collect::<Vec<i64>>());
         same!(
@@ -206,7 +205,7 @@ async fn subscribers(config: Config) -> Result<()> {
         subscriber.unsubscribe_all().await?;
         subscriber.quit().await?;
     }
-    receivers_become(&publisher, "everybody", 0).await?;
+    subscribers_become(&publisher, "everybody", 0).await?;
     publisher.quit().await?;
     Ok(())
 }
@@ -289,7 +288,7 @@ async fn commands_while_subscribed(config: Config) -> Result<()> {
     let (subscriber, publisher) = (subscriber(&config).await?, connect(&config).await?);
     let mut messages = subscriber.message_rx();
     subscriber.subscribe("mixed").await?;
-    receivers_become(&publisher, "mixed", 1).await?;
+    subscribers_become(&publisher, "mixed", 1).await?;
     for n in 0..50_i64 {
         let () = subscriber.set("mixed:key", n, None, None, false).await?;
         same!(subscriber.get::<i64, _>("mixed:key").await?, n);
@@ -297,10 +296,7 @@ async fn commands_while_subscribed(config: Config) -> Result<()> {
     }
     let mut received = Vec::new();
     while received.len() < 50 {
-        let value: i64 = messages.recv().await?.value.convert()?;
-        if value != TRIAL {
-            received.push(value);
-        }
+        received.push(messages.recv().await?.value.convert::<i64>()?);
     }
     same!(received, (0..50).collect::<Vec<i64>>());
     subscriber.quit().await?;

@@ -138,8 +138,8 @@ async fn async_pubsub(client: Client) -> Result<()> {
     drop(messages);
     same!(direct, (0..100).collect::<Vec<i64>>());
     same!(matched, direct);
-    pubsub.unsubscribe("news").await?;
     pubsub.punsubscribe("new?").await?;
+    pubsub.unsubscribe("news").await?;
     same!(publisher.publish::<_, _, i64>("news", "unheard").await?, 0);
     Ok(())
 }
@@ -157,9 +157,14 @@ async fn many_subscribers(client: Client) -> Result<()> {
         }
     }))
     .await?;
+    let counts: (String, i64) = redis::cmd("PUBSUB")
+        .arg(&["NUMSUB", "everybody"])
+        .query_async(&mut publisher)
+        .await?;
+    same!(counts.1, 12);
     same!(
-        publisher.publish::<_, _, i64>("everybody", "hello").await?,
-        12
+        publisher.publish::<_, _, i64>("everybody", "hello").await? > 0,
+        true
     );
     for n in 0..12 {
         same!(

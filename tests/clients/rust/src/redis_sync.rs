@@ -7,14 +7,14 @@
 
 use std::collections::HashMap;
 use std::future::Future;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use anyhow::Result;
 use redis::{
     Client, Commands, Connection, ErrorKind, PubSubCommands, RedisResult, Script, ServerErrorKind,
 };
 
-use crate::{Case, case, same};
+use crate::{CONDITION_DEADLINE, Case, case, same};
 
 /// The cases, for RESP2 or RESP3.
 pub(crate) fn cases(port: u16, protocol: &str) -> Vec<Case> {
@@ -153,13 +153,33 @@ async fn sync_transactions(client: Client) -> Result<()> {
     .await
 }
 
+fn subscribers_become(connection: &mut Connection, channel: &str, count: i64) -> Result<()> {
+    let started = Instant::now();
+    loop {
+        let counted: (String, i64) = redis::cmd("PUBSUB")
+            .arg(&["NUMSUB", channel])
+            .query(connection)?;
+        if counted.1 == count {
+            return Ok(());
+        }
+        anyhow::ensure!(
+            started.elapsed() < CONDITION_DEADLINE,
+            "{channel} has {} subscribers, not {count}",
+            counted.1
+        );
+        std::thread::yield_now();
+    }
+}
+
 async fn sync_pubsub(client: Client) -> Result<()> {
     apart(move || {
         let (mut subscribed, mut publisher) = (client.get_connection()?, client.get_connection()?);
         let mut pubsub = subscribed.as_pubsub();
         pubsub.set_read_timeout(Some(Duration::from_secs(30)))?;
-        pubsub.subscribe(&["news", "sport"])?;
         pubsub.psubscribe("new?")?;
+        pubsub.subscribe(&["news", "sport"])?;
+        // Returns after the first confirmation in RESP2, before any in RESP3.
+        subscribers_become(&mut publisher, "sport", 1)?;
         for n in 0..100 {
             same!(publisher.publish::<_, _, i64>("news", n)?, 2);
         }
@@ -176,8 +196,9 @@ async fn sync_pubsub(client: Client) -> Result<()> {
         }
         same!(direct, (0..100).collect::<Vec<i64>>());
         same!(matched, direct);
-        pubsub.unsubscribe("news")?;
         pubsub.punsubscribe("new?")?;
+        pubsub.unsubscribe("news")?;
+        subscribers_become(&mut publisher, "news", 0)?;
         same!(publisher.publish::<_, _, i64>("news", "unheard")?, 0);
         same!(publisher.publish::<_, _, i64>("sport", "heard")?, 1);
         same!(pubsub.get_message()?.get_payload::<String>()?, "heard");
