@@ -24,6 +24,8 @@ pub(super) enum Place {
     },
     /// It has this one.
     Seated(SeatId),
+    /// The server refuses its calls for a while: it is to be tried at this time, and wants no seat until that succeeds.
+    Resting { poll_at: u64 },
 }
 
 /// Tries for one key that the next call has in front of it.
@@ -67,6 +69,8 @@ pub(super) struct Class<S> {
     pub(super) window: usize,
     pub(super) cursor: Option<Key>,
     pub(super) chase: Option<Chase>,
+    /// The last call was refused because of the server's state: it is not issued again at once.
+    pub(super) rests: bool,
     /// Calls over several keys that were refused one after the other.
     pub(super) refusals: u32,
 }
@@ -88,6 +92,7 @@ impl<S> Class<S> {
             window: MAX_KEYS,
             cursor: None,
             chase: None,
+            rests: false,
             refusals: 0,
         }
     }
@@ -100,6 +105,11 @@ impl<S> Class<S> {
     /// How many calls it takes to ask about every key.
     pub(super) fn windows(&self) -> u64 {
         (self.lines.awaited().div_ceil(self.window.max(1)) as u64).max(1)
+    }
+
+    /// Whether it is tried from time to time.
+    pub(super) fn is_polled(&self) -> bool {
+        matches!(self.place, Place::Queued { .. } | Place::Resting { .. })
     }
 
     /// Whether nothing is left of it.

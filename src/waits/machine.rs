@@ -51,6 +51,8 @@ pub(super) struct Waiter<S> {
     pub(super) keys: Vec<Key>,
     deadline: Option<u64>,
     pub(super) status: Status,
+    /// It has once tried and found nothing: the server would have blocked it.
+    pub(super) has_waited: bool,
 }
 
 /// Everybody who waits on one worker. `S` is the state of a connection; times are microseconds.
@@ -114,6 +116,7 @@ impl<S: Clone + PartialEq> Waits<S> {
             keys: Vec::new(),
             deadline,
             status: Status::Resolving,
+            has_waited: false,
         };
         self.waiters.insert(id, waiter);
         if is_relative {
@@ -249,6 +252,7 @@ impl<S: Clone + PartialEq> Waits<S> {
             return;
         };
         let old = std::mem::replace(&mut waiter.status, status);
+        waiter.has_waited |= status == Status::Waiting;
         let Some(class) = waiter.class.and_then(|class| self.classes.get_mut(&class)) else {
             return;
         };
@@ -396,7 +400,7 @@ impl<S: Clone + PartialEq> Waits<S> {
         let wants = class.waiting > 0;
         match class.place {
             Place::Nowhere if wants => self.enqueue(id),
-            Place::Queued { .. } if !wants => self.dequeue(id),
+            Place::Queued { .. } | Place::Resting { .. } if !wants => self.dequeue(id),
             Place::Seated(seat) => self.tend_seat(seat),
             _ => {}
         }

@@ -8,7 +8,7 @@ use super::attempts::Sending;
 use super::call::Patience;
 use super::class::{ClassId, Place};
 use super::machine::Waits;
-use super::reply::{Said, UNBLOCKED};
+use super::reply::{Said, UNBLOCKED, is_passing};
 use super::{Action, Key, MAX_SLICE_MICROS, MIN_SLICE_MICROS, Outcome, POLL_MICROS, ROUND_MICROS};
 use crate::command::PinReason;
 
@@ -129,7 +129,9 @@ impl<S: Clone + PartialEq> Waits<S> {
             NotSeated::Refused(reply) => {
                 for class in classes {
                     let is_meant = |id| self.classes.get(id).is_some_and(|c| c.state == seat.state);
-                    if is_meant(&class) {
+                    if is_meant(&class) && is_passing(&reply) {
+                        self.rest(class);
+                    } else if is_meant(&class) {
                         self.fail_class(class, &Outcome::reply(&reply));
                     }
                 }
@@ -148,6 +150,12 @@ impl<S: Clone + PartialEq> Waits<S> {
         match Said::by(reply) {
             Said::Null => {}
             Said::Error(UNBLOCKED) => {}
+            Said::Error(error) if is_passing(error) => {
+                refused = true;
+                if let Some(class) = self.classes.get_mut(&class_id) {
+                    class.rests = true;
+                }
+            }
             Said::Error(error) => {
                 refused = true;
                 self.refused(class_id, &keys, error);
@@ -312,13 +320,14 @@ impl<S: Clone + PartialEq> Waits<S> {
         let Some(class) = self.classes.get_mut(&id) else {
             return;
         };
-        let Place::Queued {
-            turn,
-            group,
-            poll_at,
-        } = std::mem::replace(&mut class.place, Place::Nowhere)
-        else {
-            return;
+        let (turn, group, poll_at) = match std::mem::replace(&mut class.place, Place::Nowhere) {
+            Place::Queued {
+                turn,
+                group,
+                poll_at,
+            } => (turn, group, poll_at),
+            Place::Resting { poll_at } => return drop(self.polls.remove(&(poll_at, id))),
+            place => return class.place = place,
         };
         let seating = &mut self.seating;
         seating.queue.remove(&turn);
@@ -333,6 +342,16 @@ impl<S: Clone + PartialEq> Waits<S> {
         }
         seating.of_state.retain(|(_, turns)| !turns.is_empty());
         self.polls.remove(&(poll_at, id));
+    }
+
+    /// A class without a seat is only tried from time to time, until the server does what it is asked.
+    pub(super) fn rest(&mut self, id: ClassId) {
+        self.dequeue(id);
+        let poll_at = self.now + POLL_MICROS;
+        if let Some(class) = self.classes.get_mut(&id) {
+            class.place = Place::Resting { poll_at };
+            self.polls.insert((poll_at, id));
+        }
     }
 
     /// Borrows a seat for each group that has classes without one.
@@ -431,10 +450,12 @@ impl<S: Clone + PartialEq> Waits<S> {
             return;
         };
         let wants = class.waiting > 0;
+        let rests = wants && class.rests;
+        class.rests &= !rests;
         let is_waiting_for_a_try = class.begun > 0 || class.lines.awaited() == 0;
         let turn = since + self.slice(class_id).unwrap_or(u64::MAX / 2);
         let is_over = self.is_contended() && self.now >= turn;
-        if wants && !is_over && !is_yielding {
+        if wants && !rests && !is_over && !is_yielding {
             if !is_waiting_for_a_try {
                 self.issue(id, class_id);
             }
@@ -455,8 +476,10 @@ impl<S: Clone + PartialEq> Waits<S> {
         if next.is_none() {
             self.release(id);
         }
-        if wants {
-            self.enqueue(class_id);
+        match (wants, rests) {
+            (true, true) => self.rest(class_id),
+            (true, false) => self.enqueue(class_id),
+            (false, _) => {}
         }
         if let Some(next) = next {
             self.take_turn(id, next);
