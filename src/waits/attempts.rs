@@ -4,7 +4,7 @@ use super::call::Patience;
 use super::class::{Class, ClassId, Place};
 use super::machine::{Status, Waits};
 use super::reply::{Refusal, Said, frames, is_passing, last_entry, transaction};
-use super::{Action, Key, Outcome, POLL_MICROS, WaiterId};
+use super::{Action, Key, MIN_POLL_MICROS, Outcome, POLL_GAP_MICROS, POLL_MICROS, WaiterId};
 use crate::resp::speak::push_request;
 
 /// How long the server may wait where MULTI was refused and the call runs by itself.
@@ -530,17 +530,31 @@ impl<S: Clone + PartialEq> Waits<S> {
         }
     }
 
+    /// When a class is tried next. Many classes are tried one after the other.
+    pub(super) fn next_poll(&mut self, id: ClassId) -> u64 {
+        let round = POLL_MICROS.max(self.polls.len() as u64 * POLL_GAP_MICROS);
+        let windows = self.classes.get(&id).map_or(1, Class::windows);
+        if windows > 1 {
+            return self.now + (round / windows).max(MIN_POLL_MICROS);
+        }
+        let next = self.last_poll + POLL_GAP_MICROS;
+        self.last_poll = next.clamp(self.now + POLL_MICROS, self.now + round);
+        self.last_poll
+    }
+
     /// Tries the classes whose time it is.
     pub(super) fn poll(&mut self) {
+        let mut has_polled = false;
         while let Some(&(at, id)) = self.polls.first()
             && at <= self.now
         {
             self.polls.pop_first();
-            let next = self.now + POLL_MICROS;
+            let next = self.next_poll(id);
             let Some(class) = self.classes.get_mut(&id) else {
                 continue;
             };
-            let (Place::Queued { poll_at, .. } | Place::Resting { poll_at }) = &mut class.place else {
+            let (Place::Queued { poll_at, .. } | Place::Resting { poll_at }) = &mut class.place
+            else {
                 continue;
             };
             *poll_at = next;
@@ -549,6 +563,10 @@ impl<S: Clone + PartialEq> Waits<S> {
                 let state = class.state.clone();
                 self.attempt(Kind::Poll(id), state);
             }
+            has_polled = true;
+        }
+        if has_polled {
+            self.borrow();
         }
     }
 }

@@ -1,6 +1,6 @@
 //! One class: waiters whose calls can be one, in one state.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 
 use super::call::{Call, Shape};
 use super::lines::Lines;
@@ -17,11 +17,7 @@ pub(super) enum Place {
     /// It needs nothing.
     Nowhere,
     /// It wants a seat since this turn, and is to be tried at this time.
-    Queued {
-        turn: u64,
-        group: usize,
-        poll_at: u64,
-    },
+    Queued { turn: u64, poll_at: u64 },
     /// It has this one.
     Seated(SeatId),
     /// The server refuses its calls for a while: it is to be tried at this time, and wants no seat until that succeeds.
@@ -55,6 +51,8 @@ pub(super) struct Class<S> {
     pub(super) lines: Lines,
     /// Everybody who is still there.
     pub(super) members: BTreeSet<WaiterId>,
+    /// How many of them are of each client group.
+    pub(super) groups: BTreeMap<usize, usize>,
     /// How many of them have tried and found nothing.
     pub(super) waiting: usize,
     /// Newcomers whose try waits until fewer pops are under way: those of others who have left meanwhile.
@@ -83,6 +81,7 @@ impl<S> Class<S> {
             call,
             lines: Lines::default(),
             members: BTreeSet::new(),
+            groups: BTreeMap::new(),
             waiting: 0,
             held: BTreeSet::new(),
             newcomers: 0,

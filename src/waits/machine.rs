@@ -66,6 +66,7 @@ pub struct Waits<S> {
     index: Vec<(S, ByIdentity)>,
     deadlines: BTreeSet<(u64, WaiterId)>,
     pub(super) polls: BTreeSet<(u64, ClassId)>,
+    pub(super) last_poll: u64,
     pub(super) attempts: HashMap<TryId, Attempt>,
     pub(super) seating: Seating<S>,
     pub(super) actions: VecDeque<Action<S>>,
@@ -81,6 +82,7 @@ impl<S> Default for Waits<S> {
             index: Vec::new(),
             deadlines: BTreeSet::new(),
             polls: BTreeSet::new(),
+            last_poll: 0,
             attempts: HashMap::new(),
             seating: Seating::default(),
             actions: VecDeque::new(),
@@ -177,6 +179,7 @@ impl<S: Clone + PartialEq> Waits<S> {
             return;
         };
         let (state, call) = (waiter.state.clone(), waiter.call.clone());
+        let group = waiter.group;
         let keys = call.keys();
         let class_id = self.class_of(&state, call);
         if let Some(class) = self.classes.get_mut(&class_id) {
@@ -190,6 +193,7 @@ impl<S: Clone + PartialEq> Waits<S> {
             waiter.keys = keys;
             waiter.status = Status::Trying;
         }
+        self.enter_group(class_id, group);
         self.attempt(Kind::Newcomer(id), state);
     }
 
@@ -282,6 +286,7 @@ impl<S: Clone + PartialEq> Waits<S> {
         let class_id = waiter.class.take()?;
         let keys = std::mem::take(&mut waiter.keys);
         let old = std::mem::replace(&mut waiter.status, Status::Resolving);
+        let group = waiter.group;
         let class = self.classes.get_mut(&class_id)?;
         let waited = usize::from(old == Status::Waiting);
         class.members.remove(&id);
@@ -291,6 +296,7 @@ impl<S: Clone + PartialEq> Waits<S> {
             line.ending.remove(&id);
             line.waiting -= waited;
         });
+        self.leave_group(class_id, group);
         Some((class_id, keys))
     }
 

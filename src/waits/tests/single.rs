@@ -72,10 +72,14 @@ impl Script {
     }
 
     fn arrive(&mut self, line: &str) -> WaiterId {
+        self.arrive_of(0, line)
+    }
+
+    fn arrive_of(&mut self, group: usize, line: &str) -> WaiterId {
         let words: Vec<&str> = line.split(' ').collect();
         let request = encode_request(&words);
         let call = Call::parse(&Request::new(&request)).expect("it is understood");
-        self.waits.arrive(0, 0, call, self.now)
+        self.waits.arrive(0, group, call, self.now)
     }
 
     /// Answers the oldest try.
@@ -573,4 +577,47 @@ fn a_try_that_fails_is_no_matter_to_a_class_with_a_seat() {
     let failure = Failure::Unreachable;
     script.waits.failed(attempt, failure, script.now);
     assert_eq!(script.wants(), [""; 0]);
+}
+
+#[test]
+fn a_class_borrows_for_any_group_of_its_clients() {
+    let mut script = Script::default();
+    script.joins("BLPOP a 0");
+    script.wants();
+    script.arrive_of(1, "BLPOP b 0");
+    script.wants();
+    script.tried(&[NULL]);
+    assert_eq!(script.wants(), [""; 0], "one group has just asked");
+    script.pass(super::super::POLL_MICROS);
+    let wants = script.wants();
+    assert!(wants.contains(&"borrow".to_owned()), "{wants:?}");
+    script.tried(&[NULL]);
+    // The first group has nothing to lend, the second has.
+    let seat = script.borrows.remove(1);
+    script.waits.seated(seat, script.now);
+    assert_eq!(script.wants(), ["issue BLPOP a b 0"]);
+}
+
+#[test]
+fn many_classes_are_tried_less_often() {
+    let mut script = Script::default();
+    for class in 0..5_000 {
+        script.joins(&format!("BLMOVE k{class} x LEFT LEFT 0"));
+        script.wants();
+    }
+    let mut tried = std::collections::BTreeMap::new();
+    while script.now < 20_000_000 {
+        let due = script.waits.next_due().expect("a try");
+        script.pass(due.saturating_sub(script.now));
+        for call in script.wants() {
+            *tried.entry(call).or_insert(0) += 1;
+        }
+        while !script.tries.is_empty() {
+            script.tried(&[NULL]);
+        }
+    }
+    let all: usize = tried.values().sum();
+    assert!(all <= 21_000, "{all} tries in 20 seconds");
+    let least = tried.values().min().copied();
+    assert!(tried.len() == 5_000 && least >= Some(2), "{least:?}");
 }
