@@ -48,6 +48,8 @@ pub(super) struct Client {
     pub(super) keys: Vec<Vec<u8>>,
     pub(super) deadline: Option<u64>,
     unblocked: Option<Unblock>,
+    /// It has tried and found nothing.
+    pub(super) has_waited: bool,
 }
 
 pub(super) struct World {
@@ -226,6 +228,7 @@ impl World {
             keys,
             deadline,
             unblocked: None,
+            has_waited: false,
         };
         self.clients.insert(id, client);
         self.act();
@@ -523,6 +526,24 @@ impl World {
         self.act();
     }
 
+    /// For a while the server takes no calls.
+    pub(super) fn refuse(&mut self) {
+        self.calm(0);
+        for client in self.clients.values_mut() {
+            client.has_waited = true;
+        }
+        self.server.refuses = Some(b"-OOM no\r\n");
+        for _ in 0..self.roll(60) {
+            match self.roll(8) {
+                0 => self.arrive(),
+                1 => self.stray_unblock(),
+                2 => self.pass(100_000),
+                _ => drop(self.go_on()),
+            }
+        }
+        self.server.refuses = None;
+    }
+
     /// The server is away for as long as it takes everybody to notice.
     pub(super) fn outage(&mut self) {
         let ids: Vec<u64> = self.wires.keys().copied().collect();
@@ -596,6 +617,10 @@ impl World {
             .get(&waiter)
             .expect("told once, and nobody who has left");
         let what = match outcome {
+            Outcome::Reply(reply) if reply.starts_with(b"-OOM") => {
+                assert!(!client.has_waited, "told what passes");
+                "refused"
+            }
             Outcome::Reply(reply) if reply.starts_with(b"-") => "error",
             Outcome::Reply(reply) => {
                 let found = elements(reply);
