@@ -285,7 +285,9 @@ impl Server {
                 }
             }
             b"ZADD" => match self.keys.entry(key).or_insert(Value::Sorted(Vec::new())) {
-                Value::Sorted(members) => members.push(words[3].clone()),
+                Value::Sorted(members) => {
+                    members.extend(words[2..].chunks(2).map(|pair| pair[1].clone()));
+                }
                 _ => return WRONGTYPE.to_vec(),
             },
             b"XADD" => {
