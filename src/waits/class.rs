@@ -63,6 +63,9 @@ pub(super) struct Class<S> {
     pub(super) attempts: usize,
     pub(super) begun: usize,
     pub(super) place: Place,
+    /// What was popped while nobody stood in line for it, in that order: it is put back when nothing more can come that
+    /// was popped from there.
+    pub(super) adrift: BTreeMap<Key, Vec<Box<[u8]>>>,
     /// Most keys of one call, and the last key of the one before.
     pub(super) window: usize,
     pub(super) cursor: Option<Key>,
@@ -88,6 +91,7 @@ impl<S> Class<S> {
             attempts: 0,
             begun: 0,
             place: Place::Nowhere,
+            adrift: BTreeMap::new(),
             window: MAX_KEYS,
             cursor: None,
             chase: None,

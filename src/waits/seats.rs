@@ -329,7 +329,10 @@ impl<S: Clone + PartialEq> Waits<S> {
         };
         let (turn, poll_at) = match std::mem::replace(&mut class.place, Place::Nowhere) {
             Place::Queued { turn, poll_at } => (turn, poll_at),
-            Place::Resting { poll_at } => return drop(self.polls.remove(&(poll_at, id))),
+            Place::Resting { poll_at } => {
+                self.polls.remove(&(poll_at, id));
+                return;
+            }
             place => return class.place = place,
         };
         let seating = &mut self.seating;

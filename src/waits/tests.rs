@@ -2,6 +2,7 @@
 
 mod invariants;
 mod model;
+mod order;
 mod rest;
 mod server;
 mod single;

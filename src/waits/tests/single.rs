@@ -640,3 +640,25 @@ fn many_classes_are_tried_less_often() {
     let least = tried.values().min().copied();
     assert!(tried.len() == 5_000 && least >= Some(2), "{least:?}");
 }
+
+#[test]
+fn what_was_popped_for_nobody_keeps_its_order() {
+    let mut script = Script::default();
+    let (first, seat) = script.blocked("BLPOP a 0");
+    let others: Vec<WaiterId> = (0..7).map(|_| script.joins("BLPOP a 0")).collect();
+    script.wants();
+    script.waits.answered(seat, &pair("a", "1"), script.now);
+    script.wants();
+    script.tried(&[&pair("a", "2")]);
+    script.waits.answered(seat, &pair("a", "3"), script.now);
+    assert_eq!(script.wants()[2..], ["ahead 2", "issue BLPOP a 0"]);
+    assert!(first < others[0]);
+    for other in others {
+        script.waits.leave(other, script.now);
+    }
+    script.wants();
+    script.tried(&[&pair("a", "4"), &pair("a", "5")]);
+    assert_eq!(script.wants(), [""; 0], "another may have been popped");
+    script.waits.answered(seat, &pair("a", "6"), script.now);
+    assert_eq!(script.wants(), ["return LPUSH a 6 5 4", "release"]);
+}
