@@ -270,6 +270,24 @@ impl<S: Clone + PartialEq> Waits<S> {
         });
     }
 
+    /// The keys the next call of a class asks about, as whoever is first in line would ask.
+    pub(super) fn next_keys(&mut self, id: ClassId) -> Vec<Key> {
+        let Some(class) = self.classes.get_mut(&id) else {
+            return Vec::new();
+        };
+        let keys = class.next_keys();
+        let firsts = keys.iter().filter_map(|key| class.lines.first(key));
+        let firsts: BTreeSet<WaiterId> = firsts.collect();
+        let mut ordered = Vec::with_capacity(keys.len());
+        let mut left: BTreeSet<Key> = keys.into_iter().collect();
+        for waiter in firsts.iter().filter_map(|first| self.waiters.get(first)) {
+            let own = waiter.keys.iter().filter(|key| left.remove(*key));
+            ordered.extend(own.cloned());
+        }
+        ordered.extend(left);
+        ordered
+    }
+
     /// Forgets a waiter. Returns its class and its lines.
     fn remove(&mut self, id: WaiterId) -> Option<(ClassId, Vec<Key>)> {
         let left = self.unclass(id);

@@ -6,4 +6,5 @@ mod order;
 mod rest;
 mod server;
 mod single;
+mod turns;
 mod world;
