@@ -361,10 +361,14 @@ fn when_the_server_is_lost_only_who_may_have_been_served_is_closed() {
         .top("workers = 1")
         .upstream("max_connections = 3\nshared_connections = 1")
         .start();
+    let mut monitor = redis.client();
+    assert_eq!(monitor.cmd(&["MONITOR"]), Value::ok());
     let mut first = waiting(&respool, &["BLPOP", "a", "0"]);
     let mut second = waiting(&respool, &["BLPOP", "a", "0"]);
     let mut other = waiting(&respool, &["BLPOP", "b", "0"]);
     let mut reader = waiting(&respool, &["XREAD", "BLOCK", "0", "STREAMS", "s", "0"]);
+    // A key joins the issued call a moment after its client has come.
+    while !monitor.reply().text().contains("\"a\" \"b\"") {}
     eventually(
         || redis.info_number("blocked_clients") == 2,
         "both calls are issued",
