@@ -368,6 +368,9 @@ impl Link {
                 Err(error) => return Err(error),
             }
         }
+        if let Poll::Ready(Err(error)) = stream.poll_flush(cx) {
+            return Err(error);
+        }
         if inner.written == inner.out.len() {
             inner.out.clear();
             inner.written = 0;
