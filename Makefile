@@ -2,7 +2,7 @@
 
 SHELL := /bin/bash
 .DEFAULT_GOAL := help
-.PHONY: help run test check demo bench soak
+.PHONY: help run test check clients demo bench soak
 
 help: ## this list
 	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  make %-7s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -14,6 +14,9 @@ test: ## install what is missing; format, lints, unit, property and end-to-end t
 	@scripts/test
 
 check: test ## exactly what CI runs
+
+clients: ## every real client library, directly and through respool, compared; about two minutes
+	@scripts/clients
 
 demo: ## a leaky script against a healthy service, direct and through respool; under a minute
 	@scripts/demo

@@ -89,6 +89,12 @@ impl Ledger {
         self.line(Kind::Pinned).len() + self.line(Kind::Subscription).len()
     }
 
+    /// Those who wait for a lease or a subscription socket.
+    pub(super) fn leases_wanted(&self) -> usize {
+        let leases = self.groups.iter().map(|group| group.line.len());
+        leases.sum::<usize>() + self.line(Kind::Subscription).len()
+    }
+
     /// All who wait.
     pub(super) fn waiting(&self) -> usize {
         let for_sockets = self.socket_lines.iter().map(BTreeMap::len).sum::<usize>();

@@ -44,6 +44,8 @@ pub struct Budget {
     ledger: Mutex<Ledger>,
     /// Those who wait for a pinned or a subscription socket, as of the last change of the ledger.
     sockets_wanted: AtomicUsize,
+    /// Those who wait for a lease or a subscription socket, as of the same.
+    leases_wanted: AtomicUsize,
     reclaimers: Mutex<Vec<Option<Reclaimer>>>,
 }
 
@@ -63,6 +65,7 @@ impl Budget {
                 groups_max_pinned,
             )),
             sockets_wanted: AtomicUsize::new(0),
+            leases_wanted: AtomicUsize::new(0),
             reclaimers: Mutex::new(vec![None; workers]),
         })
     }
@@ -109,6 +112,11 @@ impl Budget {
     /// overlooked.
     pub fn sockets_wanted(&self) -> bool {
         self.sockets_wanted.load(Ordering::Acquire) > 0
+    }
+
+    /// How many wait for a lease, or for a subscription socket: for what whoever holds a lease could give back.
+    pub fn leases_wanted(&self) -> usize {
+        self.leases_wanted.load(Ordering::Acquire)
     }
 
     /// A lease if one is to be had now: some are left, the group is below its `max_pinned`, and nobody else is waiting
@@ -159,6 +167,8 @@ impl Budget {
         let result = change(&mut ledger, &mut effects);
         self.sockets_wanted
             .store(ledger.sockets_wanted(), Ordering::Release);
+        self.leases_wanted
+            .store(ledger.leases_wanted(), Ordering::Release);
         drop(ledger);
         drop(effects.discard);
         effects.wake.into_iter().for_each(Waker::wake);

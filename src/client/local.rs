@@ -3,7 +3,7 @@
 use std::rc::Rc;
 
 use super::eviction::make_room;
-use super::pinned::{NOT_AMID_MESSAGES, NOT_IN_MULTI};
+use super::pinned::NOT_IN_MULTI;
 use super::requests::Next;
 use super::task::{Client, Done, Login, Purpose, Wait};
 use crate::admission::Refusal;
@@ -12,7 +12,7 @@ use crate::fanout::Kind;
 use crate::identity::Flag;
 use crate::resp::speak::{OK, error};
 use crate::resp::{Request, parse_integer};
-use crate::session::{Change, Credentials, Protocol, Session, State, unknown_command};
+use crate::session::{Change, Credentials, Protocol, ReplyMode, Session, State, unknown_command};
 use crate::telemetry::Disconnect;
 use crate::upstream::WaitError;
 
@@ -244,14 +244,6 @@ impl Client {
             .hello
             .as_ref()
             .map_or(self.session.state.protocol, |(protocol, _)| *protocol);
-        let carries_messages = self
-            .pin
-            .as_ref()
-            .is_some_and(|pin| pin.link().expects_strays());
-        if protocol != self.session.state.protocol && carries_messages {
-            // Messages of RESP2 cannot be told from replies.
-            return self.answer(NOT_AMID_MESSAGES);
-        }
         let target = State {
             user,
             protocol,
@@ -321,7 +313,12 @@ impl Client {
         self.resident.may_be_silent.set(false);
         *self.outlet.transaction() = Default::default();
         self.link = None;
+        let skips = self.session.reply == ReplyMode::SkipNext;
         self.session = Session::default();
+        if skips {
+            // As in Redis it undoes OFF for its own reply, but not a SKIP.
+            self.session.reply = ReplyMode::SkipNext;
+        }
         self.unsubscribe_all();
         self.outlet.speak(self.session.state.protocol);
         self.in_database(0);

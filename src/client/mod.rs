@@ -1,7 +1,8 @@
 //! The client's side: read, route, forward, write.
 //!
 //! `task` is one client's life; `requests` cuts what it sent and forwards it; `pinned` is what needs a connection of its
-//! own, `queued` what such a connection holds inside MULTI, `tracking` CLIENT TRACKING; `local` is what respool answers itself; `held` is who was rejected.
+//! own, `queued` what such a connection holds inside MULTI, `tracking` CLIENT TRACKING, `subscribed` subscriptions; `waiting` is
+//! who stands in line with other blocked clients; `local` is what respool answers itself; `held` is who was rejected.
 
 mod eviction;
 mod held;
@@ -14,6 +15,7 @@ mod site;
 mod subscribed;
 mod task;
 mod tracking;
+mod waiting;
 
 pub use eviction::make_room;
 pub use held::hold;

@@ -14,7 +14,8 @@ use crate::upstream::{Kind, Link, Pin, PinError, Show};
 use crate::waits::Popped;
 
 /// What a command gets for which no connection became free in time. It was not sent; clients may try again.
-const NONE_FREE: &[u8] = b"-LOADING respool: no server connection free, command not sent\r\n";
+pub(super) const NONE_FREE: &[u8] =
+    b"-LOADING respool: no server connection free, command not sent\r\n";
 
 /// What a command of respool's own gets inside MULTI, where its answer would have to stand among the server's.
 pub(super) const NOT_IN_MULTI: &[u8] =
@@ -71,13 +72,17 @@ impl Client {
             return None;
         }
         self.link = None;
-        let (group, state) = (self.group(), &self.session.state);
-        if let Some(pin) = self.site.upstream.try_pin(group, state, &self.outlet) {
+        let group = self.group();
+        let mut state = self.session.state.clone();
+        if reason == PinReason::Script {
+            // While a script runs the server refuses to change the database.
+            state.database = self.site.upstream.any_database(&state);
+        }
+        if let Some(pin) = self.site.upstream.try_pin(group, &state, &self.outlet) {
             self.pinned(Ok(pin), reason);
             return self.pin.as_ref().map(|pin| Rc::clone(pin.link()));
         }
-        let borrowing =
-            Rc::clone(&self.site.upstream).pin(group, state.clone(), Rc::clone(&self.outlet));
+        let borrowing = Rc::clone(&self.site.upstream).pin(group, state, Rc::clone(&self.outlet));
         self.wait = Wait::Task(Box::pin(
             async move { Done::Pinned(borrowing.await, reason) },
         ));
@@ -182,10 +187,14 @@ impl Client {
         if reason == PinReason::Tracking {
             return self.tracking(request, command);
         }
+        if let Some(next) = self.in_line(reason, request, command) {
+            return next;
+        }
         let link = match self.pin_with_room(reason) {
             Ok(link) => link,
             Err(next) => return next,
         };
+        self.line = None;
         let blocks = matches!(
             reason,
             PinReason::Blocking | PinReason::BlockingOption | PinReason::Learned
@@ -201,6 +210,10 @@ impl Client {
                 // Its reply tells whether what follows on the connection are the commands of everybody.
                 self.wait = Wait::Answers;
                 return self.queue(&link, request, command, Verb::Monitor);
+            }
+            PinReason::Script => {
+                // The connection may be in another database: nothing else may follow on it.
+                self.wait = Wait::Answers;
             }
             PinReason::Admin | PinReason::Learned => self.pin_use.leaves_traces = true,
             _ => {}
@@ -337,35 +350,6 @@ impl Client {
         Next::Used(request.bytes().len())
     }
 
-    /// A subscription command: from the first one on the connection lent to the client carries its messages.
-    pub(super) fn subscribed(&mut self, request: &Request<'_>, command: Option<CommandId>) -> Next {
-        let Some(link) = self.pinned_link(PinReason::Subscription) else {
-            return self.not_now();
-        };
-        if self.outlet.outstanding() > 0 {
-            self.wait = Wait::Answers;
-            return Next::Wait;
-        }
-        if self.outlet.transaction().open {
-            return self.queued_subscription(&link, request, command);
-        }
-        self.pin_use.keeps = true;
-        if self.session.state.protocol == Protocol::Resp2 {
-            return self.raw(&link, request, command, Flag::Pubsub);
-        }
-        if link.is_full() {
-            self.wait = Wait::Room(link);
-            return Next::Wait;
-        }
-        // In RESP3 confirmations and messages are frames of their own kind, beside the replies.
-        self.flag(Flag::Pubsub, true);
-        self.resident.may_be_silent.set(true);
-        self.count(1, command);
-        link.expect_strays();
-        link.send_more(request.bytes());
-        Next::Used(request.bytes().len())
-    }
-
     /// A request of a client whose connection carries messages.
     pub(super) fn amid_messages(&mut self, request: &Request<'_>, routed: Routed) -> Next {
         let Some(link) = self.pin.as_ref().map(|pin| Rc::clone(pin.link())) else {
@@ -401,22 +385,6 @@ impl Client {
             Route::Alien => self.ending = Some(Disconnect::ProtocolError),
             _ => link.send_more(request.bytes()),
         }
-        Next::Used(request.bytes().len())
-    }
-
-    /// From here on every frame of the connection is the client's, in the order in which the server sends them.
-    fn raw(
-        &mut self,
-        link: &Rc<Link>,
-        request: &Request<'_>,
-        command: Option<CommandId>,
-        flag: Flag,
-    ) -> Next {
-        link.set_raw();
-        self.flag(flag, true);
-        self.resident.may_be_silent.set(true);
-        self.count(1, command);
-        link.send_more(request.bytes());
         Next::Used(request.bytes().len())
     }
 }

@@ -5,7 +5,7 @@ use std::rc::Rc;
 use super::pinned::NOT_IN_MULTI;
 use super::requests::Next;
 use super::task::{Client, Done, Purpose, Wait};
-use crate::command::{CommandId, Local};
+use crate::command::{CommandId, Local, PinReason};
 use crate::identity::Flag;
 use crate::resp::speak::{OK, encode_request};
 use crate::resp::{Request, parse_integer};
@@ -59,15 +59,18 @@ impl Client {
     /// then on. Who receives messages already does so elsewhere, and cannot.
     pub(super) fn queued_subscription(
         &mut self,
-        link: &Rc<Link>,
         request: &Request<'_>,
         command: Option<CommandId>,
     ) -> Next {
+        let link = match self.pin_with_room(PinReason::Subscription) {
+            Ok(link) => link,
+            Err(next) => return next,
+        };
         if self.card.has(Flag::Pubsub) {
             return self.spoil_transaction(request, command, NOT_IN_MULTI);
         }
         self.pin_use.queues_messages = true;
-        self.queue(link, request, command, Verb::Subscribe)
+        self.queue(&link, request, command, Verb::Subscribe)
     }
 
     /// Sends what the answer to is more than a reply.
@@ -84,7 +87,7 @@ impl Client {
         Next::Used(request.bytes().len())
     }
 
-    /// QUIT or RESET of a client whose connection carries a stream: answered when the server has answered all before it.
+    /// QUIT or RESET of a client all frames of whose connection are passed on: answered when the server has answered all before it.
     pub(super) fn leave_stream(&mut self, link: &Rc<Link>, local: Local) {
         let (tell, told) = tokio::sync::oneshot::channel();
         link.send_own(&encode_request(&["RESET"]), OwnReply::Tell(tell));

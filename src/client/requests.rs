@@ -6,7 +6,7 @@ use std::rc::Rc;
 use std::sync::Arc;
 
 use super::task::{Client, Purpose, Wait};
-use crate::command::{CommandId, Learned, PinReason, Tx, Way, lookup, spec};
+use crate::command::{CommandId, Learned, Local, PinReason, Tx, Way, lookup, spec};
 use crate::identity::NO_COMMAND;
 use crate::resp::speak::encode_request;
 use crate::resp::{Bounds, Request, RequestScanner, Scan, Violation, split_inline};
@@ -97,7 +97,9 @@ impl Client {
             }
         }
         self.send_run(data, &mut run);
-        self.refusing = None;
+        if self.refusing.take().is_some() {
+            self.line = None;
+        }
         if matches!(self.wait, Wait::Nothing) {
             // What it was lent for has been sent, or is not to be.
             self.pin_use.is_fresh = false;
@@ -286,7 +288,12 @@ impl Client {
                 self.answer(&reply);
                 Next::Used(length)
             }
+            Route::Local(Local::NumSub | Local::ShardNumSub) if self.refusing.is_some() => {
+                self.refuse_one(routed.command, length)
+            }
             Route::Local(local) => match self.local(local, request, routed.command) {
+                // Refused meanwhile: looked at again, and answered.
+                Next::Used(0) => Next::Used(0),
                 Next::Used(_) => {
                     self.count(1, routed.command);
                     Next::Used(length)
@@ -299,12 +306,7 @@ impl Client {
                 self.refuse_transaction(routed.command, rest, learned);
                 Next::Used(length)
             }
-            _ if self.refusing.is_some() => {
-                let reply = self.refusing.clone().unwrap_or_default();
-                self.count(1, routed.command);
-                self.answer(&reply);
-                Next::Used(length)
-            }
+            _ if self.refusing.is_some() => self.refuse_one(routed.command, length),
             Route::Shared
                 if self.pin.is_none()
                     && length > self.site.thread.settings.upstream.max_shared_request =>
@@ -321,6 +323,13 @@ impl Client {
             Route::Pinned(reason) => self.on_pin(reason, request, routed.command),
             Route::Subscribed => self.subscription(request, routed.command),
         }
+    }
+
+    fn refuse_one(&mut self, command: Option<CommandId>, length: usize) -> Next {
+        let reply = self.refusing.clone().unwrap_or_default();
+        self.count(1, command);
+        self.answer(&reply);
+        Next::Used(length)
     }
 
     /// Refuses a MULTI or a WATCH with more behind it. Unless the whole transaction is here, and refused with it, the client

@@ -12,7 +12,8 @@ use crate::admission::Admission;
 use crate::command::DenySet;
 use crate::identity::{Card, Flag, Registry};
 use crate::telemetry::Disconnect;
-use crate::upstream::{Link, Outlet, Thread, Upstream};
+use crate::upstream::{Link, Outlet, Thread, Upstream, Waiter};
+use crate::waits::Unblock;
 
 /// Something to be done to a client by the worker that has it.
 #[derive(Debug, Clone)]
@@ -43,6 +44,8 @@ pub struct Resident {
     pub pinned: RefCell<Option<Rc<Link>>>,
     /// What stands for the client to which its invalidations are redirected.
     pub redirection: RefCell<Option<Rc<Redirection>>>,
+    /// Its place in a line of blocked clients.
+    pub blocked: RefCell<Option<Rc<Waiter>>>,
     /// Whether it may be silent as long as it likes: blocked, subscribed.
     pub may_be_silent: Cell<bool>,
     /// Whether something is waited for before its next request.
@@ -105,7 +108,9 @@ impl Site {
                     return;
                 };
                 let answer = answer.lock().ok().and_then(|mut answer| answer.take());
-                let is_free = resident.is_idle() && !resident.card.has(Flag::Pinned);
+                let is_free = resident.is_idle()
+                    && !resident.card.has(Flag::Pinned)
+                    && !resident.card.has(Flag::Pubsub);
                 if is_free && !resident.outlet.is_closed() {
                     *resident.evicting.borrow_mut() = answer;
                     resident.outlet.close(Disconnect::Evicted);
@@ -155,13 +160,23 @@ impl Site {
 
     /// Asks the server to unblock a client of this worker, whose connection is kept from being lent on meanwhile.
     fn unblock(self: &Rc<Self>, id: u64, with_error: bool, answer: &Answer) {
-        let link = match self.residents.borrow().get(&id) {
+        let (waiter, link) = match self.residents.borrow().get(&id) {
             None => return,
-            Some(resident) => resident.pinned.borrow().clone(),
+            Some(resident) => (
+                resident.blocked.borrow().clone(),
+                resident.pinned.borrow().clone(),
+            ),
         };
         let Some(answer) = answer.lock().ok().and_then(|mut answer| answer.take()) else {
             return;
         };
+        if let Some(waiter) = waiter {
+            let mode = match with_error {
+                true => Unblock::Error,
+                false => Unblock::Timeout,
+            };
+            return waiter.unblock(mode, answer);
+        }
         let Some(link) = link.filter(|link| link.is_blocked()) else {
             return;
         };

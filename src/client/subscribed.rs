@@ -1,20 +1,22 @@
 //! Subscriptions of one client, served by the worker's subscription connection.
 
+use std::rc::Rc;
 use std::sync::Arc;
 
 use redis_protocol::resp3::decode::complete::decode;
 use redis_protocol::resp3::types::OwnedFrame;
 
 use super::local::wrong_arity;
+use super::pinned::NONE_FREE;
 use super::requests::{Next, UNREACHABLE};
 use super::task::{Client, Done, Wait};
 use crate::command::{CommandId, Local, PinReason, spec};
 use crate::fanout::{Audiences, Kind};
 use crate::identity::Flag;
 use crate::resp::Request;
-use crate::resp::speak::{encode_request, error, push_bulk, push_header};
+use crate::resp::speak::{error, push_bulk, push_header};
 use crate::session::{Protocol, Route, Routed};
-use crate::upstream::{OwnReply, SubscribeResult};
+use crate::upstream::{OwnReply, PinError, SubscribeResult};
 
 /// What a client gets that would have more subscriptions than it may.
 const TOO_MANY: &str =
@@ -32,12 +34,8 @@ impl Client {
             self.wait = Wait::Answers;
             return Next::Wait;
         }
-        let carries_messages = self
-            .pin
-            .as_ref()
-            .is_some_and(|pin| pin.link().expects_strays());
-        if carries_messages || (self.pin.is_some() && self.outlet.transaction().open) {
-            return self.subscribed(request, command);
+        if self.pin.is_some() && self.outlet.transaction().open {
+            return self.queued_subscription(request, command);
         }
         let length = request.bytes().len();
         if let Some(reply) = wrong_arity(request, command) {
@@ -63,14 +61,18 @@ impl Client {
     }
 
     fn subscribe(&mut self, kind: Kind, request: &Request<'_>, command: Option<CommandId>) -> Next {
-        if !self.may_subscribe {
-            // Of another user than respool's own, it is asked whether that user may.
-            match self.ask_permission(request) {
-                Some(next) => return next,
-                None => self.may_subscribe = true,
+        if self.session.state.user.is_some() {
+            // The subscription connection is another user's: it is asked whether this one may.
+            match self.permission.take() {
+                None => return self.ask_permission(request),
+                Some(Err(reply)) => {
+                    self.count(1, command);
+                    self.answer(&reply);
+                    return Next::Used(request.bytes().len());
+                }
+                Some(Ok(())) => {}
             }
         }
-        self.may_subscribe = false;
         self.count(1, command);
         let upstream = &self.site.upstream;
         let names = request.arguments().skip(1);
@@ -105,35 +107,24 @@ impl Client {
         self.note_subscriptions();
     }
 
-    /// Whether the client's own user may subscribe, for the subscription connection is another's. A transaction that queues
-    /// the command and is thrown away answers that without a trace. `None`: no need to ask.
-    fn ask_permission(&mut self, request: &Request<'_>) -> Option<Next> {
-        self.session.state.user.as_ref()?;
-        if !self.link_ready(request.bytes()) {
-            return Some(if self.refusing.is_some() {
-                Next::Used(0)
-            } else {
-                Next::Wait
-            });
-        }
-        let link = self.link.clone()?;
-        let (tell, told) = tokio::sync::oneshot::channel();
-        link.send_own(&encode_request(&["MULTI"]), OwnReply::Ignore);
-        link.send_own(request.bytes(), OwnReply::Tell(tell));
-        link.send_own(&encode_request(&["DISCARD"]), OwnReply::Ignore);
-        self.site.upstream.served(&link, 3);
-        self.wait = Wait::Task(Box::pin(async move { Done::MaySubscribe(told.await.ok()) }));
-        Some(Next::Wait)
+    fn ask_permission(&mut self, request: &Request<'_>) -> Next {
+        let upstream = Rc::clone(&self.site.upstream);
+        let (group, state) = (self.group(), self.session.state.clone());
+        let request = request.bytes().to_vec();
+        self.wait = Wait::Task(Box::pin(async move {
+            Done::MaySubscribe(upstream.may_subscribe(group, state, request).await)
+        }));
+        Next::Wait
     }
 
-    /// The server has said whether the client's user may subscribe; `None`: it was lost before.
-    pub(super) fn permission_told(&mut self, reply: Option<Vec<u8>>) {
-        match reply {
-            Some(reply) if reply.starts_with(b"-") => self.refusing = Some(reply),
-            Some(_) => self.may_subscribe = true,
-            // Asked again.
-            None => {}
-        }
+    /// Whether the client's user may subscribe to what the request at hand asks for, or why that is not known.
+    pub(super) fn permission_told(&mut self, told: Result<Result<(), Vec<u8>>, PinError>) {
+        self.permission = Some(match told {
+            Ok(permission) => permission,
+            Err(PinError::Refused(reply)) => Err(reply),
+            Err(PinError::Timeout) => Err(NONE_FREE.to_vec()),
+            Err(PinError::Unreachable) => Err(UNREACHABLE.to_vec()),
+        });
     }
 
     /// PUBSUB NUMSUB and SHARDNUMSUB: the server counts connections, its users mean clients.
@@ -143,22 +134,25 @@ impl Client {
         request: &Request<'_>,
         command: Option<CommandId>,
     ) -> Next {
-        if self.pin.is_some() {
-            return self.on_pin(PinReason::Multi, request, command);
+        let most = self.site.thread.settings.upstream.max_shared_request;
+        if request.bytes().len() > most {
+            return self.on_pin(PinReason::LargeRequest, request, command);
         }
-        if !self.link_ready(request.bytes()) {
-            return if self.refusing.is_some() {
-                Next::Used(0)
-            } else {
-                Next::Wait
-            };
-        }
-        let Some(link) = self.link.clone() else {
+        let pinned = self.pin.as_ref().map(|pin| Rc::clone(pin.link()));
+        let link = match pinned {
+            Some(link) => Some(link),
+            None if self.link_ready(request.bytes()) => self.link.clone(),
+            None if self.refusing.is_some() => return Next::Used(0),
+            None => None,
+        };
+        let Some(link) = link else {
             return Next::Wait;
         };
         let (tell, told) = tokio::sync::oneshot::channel();
         link.send_own(request.bytes(), OwnReply::Tell(tell));
-        self.site.upstream.served(&link, 1);
+        if self.pin.is_none() {
+            self.site.upstream.served(&link, 1);
+        }
         let process = Arc::clone(&self.site.thread.process);
         self.wait = Wait::Task(Box::pin(async move {
             match told.await {
@@ -237,8 +231,12 @@ fn corrected(reply: Vec<u8>, kind: Kind, audiences: &Audiences) -> Vec<u8> {
 
 /// Redis' text (7.0).
 fn cannot_execute(name: &str) -> Vec<u8> {
+    let code = match name {
+        "exec" => "EXECABORT Transaction discarded because of:",
+        _ => "ERR",
+    };
     error(&format!(
-        "ERR Can't execute '{name}': only (P|S)SUBSCRIBE / (P|S)UNSUBSCRIBE / PING / QUIT / RESET are allowed in this \
+        "{code} Can't execute '{name}': only (P|S)SUBSCRIBE / (P|S)UNSUBSCRIBE / PING / QUIT / RESET are allowed in this \
          context"
     ))
 }

@@ -12,13 +12,16 @@ use std::time::Instant;
 use super::held::hold;
 use super::pinned::PinUse;
 use super::site::{Resident, Site};
+use super::waiting::Line;
 use crate::admission::{Permit, Refusal};
 use crate::identity::{Arrival, CardGuard, Flag, Identity, Peer};
 use crate::resp::RequestScanner;
 use crate::session::{Credentials, Protocol, Session};
 use crate::telemetry::{Bound, Disconnect};
 use crate::transport::{READ_SIZE, Stream};
-use crate::upstream::{Link, Outlet, Pin, PinError, SharedWait, SubscribeResult, WaitError};
+use crate::upstream::{
+    Blocked, Link, Outlet, Pin, PinError, SharedWait, SubscribeResult, WaitError,
+};
 
 /// How long, and for how many reads, a client that broke the protocol may take to read why it is closed.
 const LINGER: std::time::Duration = std::time::Duration::from_millis(500);
@@ -49,6 +52,8 @@ pub(super) enum Wait {
     Room(Rc<Link>),
     /// A shared connection in its state.
     Shared(SharedWait, Purpose),
+    /// Its turn in a line of blocked clients.
+    Blocked(Blocked),
     /// Something that happens seldom.
     Task(Pinned<Box<dyn Future<Output = Done>>>),
 }
@@ -83,8 +88,8 @@ pub(super) enum Done {
     WaitReady(Result<(), &'static [u8]>),
     /// SUBSCRIBE was answered; `None`: the server is away.
     Subscribed(Option<SubscribeResult>),
-    /// Whether the client's user may subscribe; `None`: ask again.
-    MaySubscribe(Option<Vec<u8>>),
+    /// Whether the client's user may subscribe.
+    MaySubscribe(Result<Result<(), Vec<u8>>, PinError>),
     /// The stream on the pinned connection has ended for QUIT or RESET; false: with the connection.
     Unstreamed(bool, crate::command::Local),
     /// A connection to stand for this client, or none.
@@ -119,8 +124,10 @@ pub struct Client {
     pub(super) streaming: Option<bool>,
     /// It is subscribed, in RESP2: it may do little else.
     pub(super) is_listening: bool,
-    /// The server has said that its user may subscribe to what the request at hand asks for.
-    pub(super) may_subscribe: bool,
+    /// Whether its user may subscribe to what the request at hand asks for, as far as that is known.
+    pub(super) permission: Option<Result<(), Vec<u8>>>,
+    /// What its blocking call has come to.
+    pub(super) line: Option<Line>,
     /// WAIT was preceded by what it needs.
     pub(super) wait_ready: bool,
     /// The server cannot take the requests that are here: each is answered with this.
@@ -167,6 +174,7 @@ impl Client {
             card: Arc::clone(card.card()),
             pinned: None.into(),
             redirection: None.into(),
+            blocked: None.into(),
             may_be_silent: false.into(),
             is_waiting: false.into(),
             arrived_micros,
@@ -194,7 +202,8 @@ impl Client {
             wait: Wait::Nothing,
             streaming: None,
             is_listening: false,
-            may_subscribe: false,
+            permission: None,
+            line: None,
             wait_ready: false,
             refusing: None,
             is_drained: true,
@@ -382,6 +391,16 @@ impl Client {
                     matches!(self.wait, Wait::Nothing) || self.poll_wait(cx)
                 }
             },
+            Wait::Blocked(blocked) => match blocked.poll(cx) {
+                Poll::Pending => false,
+                Poll::Ready(outcome) => {
+                    if let Wait::Blocked(blocked) = std::mem::replace(&mut self.wait, Wait::Nothing)
+                    {
+                        self.left_line(blocked, outcome);
+                    }
+                    true
+                }
+            },
             Wait::Task(task) => {
                 let mut cx = Context::from_waker(cx.waker());
                 match task.as_mut().poll(&mut cx) {
@@ -498,6 +517,10 @@ impl Client {
         if self.is_at_end && (self.is_blocked() || self.streaming.is_some()) {
             return Some(Disconnect::Closed);
         }
+        if matches!(self.wait, Wait::Blocked(_)) {
+            // Nothing is coming that a drain would cut off.
+            return self.site.draining.get().then_some(Disconnect::Drained);
+        }
         if self.outlet.outstanding() > 0 || self.outlet.has_unwritten() || self.outlet.has_unsent()
         {
             // A blocked client has nothing coming that a drain would cut off.
@@ -518,7 +541,8 @@ impl Client {
     }
 
     pub(super) fn is_blocked(&self) -> bool {
-        self.pin.as_ref().is_some_and(|pin| pin.link().is_blocked())
+        matches!(self.wait, Wait::Blocked(_))
+            || self.pin.as_ref().is_some_and(|pin| pin.link().is_blocked())
     }
 
     /// Shows on the client's card what it is doing.
@@ -592,12 +616,17 @@ impl Drop for Client {
                 .add(1);
         }
         self.site.upstream.subscriptions.leave(self.card.id());
-        // In this order: the connections lent to it, its socket, its place.
+        // In this order: its turn in line, the connections lent to it, its socket, its place.
+        self.wait = Wait::Nothing;
+        if let Some(Line::Over(blocked, outcome)) = self.line.take() {
+            blocked.refuse(outcome);
+        }
         self.resident.end_redirection();
         self.pin.take();
         self.outlet.leave(Disconnect::Closed);
         self.site.residents.borrow_mut().remove(&self.card.id());
         self.resident.pinned.borrow_mut().take();
+        self.resident.blocked.borrow_mut().take();
         self.gone = self.resident.evicting.borrow_mut().take();
     }
 }

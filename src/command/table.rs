@@ -16,7 +16,7 @@ use super::way::Local::{
     Asking, Auth, Client, Hello, NumSub, Quit, Readonly, Readwrite, Reset, Select, ShardNumSub,
 };
 use super::way::PinReason::{
-    Admin, Blocking, BlockingOption, Monitor, Multi, Pause, Tracking, Wait, Watch,
+    Admin, Blocking, BlockingOption, Monitor, Multi, Pause, Script, Tracking, Wait, Watch,
 };
 use super::way::Way::{Local, Pinned, Refused, Shared, Subscribed};
 
@@ -178,11 +178,11 @@ table! {
     "function|dump" 2, Shared, [NOSCRIPT] [SLOW SCRIPTING] 0 0 0;
     "function|flush" -2, Shared, [WRITE NOSCRIPT] [WRITE SLOW SCRIPTING] 0 0 0;
     "function|help" 2, Shared, [] [SLOW SCRIPTING] 0 0 0;
-    "function|kill" 2, Pinned(Admin), [NOSCRIPT] [SLOW SCRIPTING] 0 0 0;
+    "function|kill" 2, Pinned(Script), [NOSCRIPT] [SLOW SCRIPTING] 0 0 0;
     "function|list" -2, Shared, [NOSCRIPT] [SLOW SCRIPTING] 0 0 0;
     "function|load" -3, Shared, [WRITE NOSCRIPT] [WRITE SLOW SCRIPTING] 0 0 0;
     "function|restore" -3, Shared, [WRITE NOSCRIPT] [WRITE SLOW SCRIPTING] 0 0 0;
-    "function|stats" 2, Shared, [NOSCRIPT] [SLOW SCRIPTING] 0 0 0;
+    "function|stats" 2, Pinned(Script), [NOSCRIPT] [SLOW SCRIPTING] 0 0 0;
     "geoadd" -5, Shared, [WRITE] [WRITE GEO SLOW] 1 1 1;
     "geodist" -4, Shared, [READONLY] [READ GEO SLOW] 1 1 1;
     "geohash" -2, Shared, [READONLY] [READ GEO SLOW] 1 1 1;
@@ -332,7 +332,7 @@ table! {
     "script|exists" -3, Shared, [NOSCRIPT] [SLOW SCRIPTING] 0 0 0;
     "script|flush" -2, Shared, [NOSCRIPT] [SLOW SCRIPTING] 0 0 0;
     "script|help" 2, Shared, [] [SLOW SCRIPTING] 0 0 0;
-    "script|kill" 2, Pinned(Admin), [NOSCRIPT] [SLOW SCRIPTING] 0 0 0;
+    "script|kill" 2, Pinned(Script), [NOSCRIPT] [SLOW SCRIPTING] 0 0 0;
     "script|load" 3, Shared, [NOSCRIPT] [SLOW SCRIPTING] 0 0 0;
     "script|show" 3, Shared, [NOSCRIPT] [KEYSPACE READ SLOW SCRIPTING] 0 0 0;
     "sdiff" -2, Shared, [READONLY] [READ SET SLOW] 1 -1 1;

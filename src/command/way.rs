@@ -98,6 +98,8 @@ pub enum PinReason {
     LargeRequest,
     /// One command that may disturb its own connection, or must not stand behind others.
     Admin,
+    /// `SCRIPT KILL`, `FUNCTION KILL` and `FUNCTION STATS`: they must not stand behind the script they are meant for.
+    Script,
     /// The server's own `COMMAND` says so of a command that the table does not know.
     Learned,
     /// `SUBSCRIBE` and its like.
@@ -106,7 +108,7 @@ pub enum PinReason {
 
 impl PinReason {
     /// Every reason, in the order of the enum.
-    pub const ALL: [Self; 12] = [
+    pub const ALL: [Self; 13] = [
         Self::Watch,
         Self::Multi,
         Self::Blocking,
@@ -117,6 +119,7 @@ impl PinReason {
         Self::Pause,
         Self::LargeRequest,
         Self::Admin,
+        Self::Script,
         Self::Learned,
         Self::Subscription,
     ];
@@ -134,6 +137,7 @@ impl PinReason {
             Self::Pause => "pause",
             Self::LargeRequest => "large_request",
             Self::Admin => "admin",
+            Self::Script => "script",
             Self::Learned => "learned",
             Self::Subscription => "subscription",
         }

@@ -44,7 +44,7 @@ pub(super) fn settings(file: &File, around: &Surroundings<'_>) -> (Settings, Vec
         .map(|index| listener(file, around, &format!("listener[{index}]"), &mut problems))
         .collect();
     let settings = Settings {
-        workers: workers(file, around.machine, upstream.shared_connections),
+        workers: workers(file, around.machine, &upstream),
         instance: file
             .text("instance")
             .unwrap_or_else(|| word_of_host(&around.machine.host_name)),
@@ -110,9 +110,16 @@ fn missing(file: &File) -> Vec<Problem> {
     problems
 }
 
-fn workers(file: &File, machine: &Machine, shared_connections: usize) -> usize {
-    // More workers than shared connections cannot be had, so the default gives way; a number that is written does not.
-    let default = machine.cores.min(shared_connections).clamp(1, 256);
+fn workers(file: &File, machine: &Machine, upstream: &Upstream) -> usize {
+    // More workers than shared connections cannot be had, and each takes another for subscriptions: the default gives way;
+    // a number that is written does not.
+    let shared = upstream.shared_connections;
+    let lent = upstream.max_connections.saturating_sub(shared);
+    let default = machine
+        .cores
+        .min(shared)
+        .min(lent.saturating_sub(1))
+        .clamp(1, 256);
     file.count("workers").map_or(default, to_usize)
 }
 

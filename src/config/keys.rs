@@ -213,7 +213,7 @@ use Fallback::{Absent, From, Is, Required};
 
 #[rustfmt::skip]
 const KEYS: &[Key] = &[
-    key("workers", count(1, 256), From("one for each core, at most `upstream.shared_connections`")),
+    key("workers", count(1, 256), From("one for each core, at most `upstream.shared_connections` and fewer than there are connections to lend")),
     key("instance", Kind::Word, From("the host's name")),
     key("drain_timeout", time_or_zero(1), Is("\"10s\"")),
     key("auth", Kind::Later("remove it; the user and password of each client go to the server"), Absent),

@@ -8,6 +8,7 @@
 mod audience;
 mod frame;
 mod outcome;
+mod renewal;
 mod topic;
 
 use std::collections::{BTreeMap, HashMap, HashSet, VecDeque};
@@ -22,22 +23,30 @@ use topic::{Phase, Topic};
 
 use crate::resp::speak::encode_request;
 
-/// Most topics named in one request of respool's own when it subscribes anew: replies to one begin to come before the
-/// next is read.
-const RESUBSCRIBED_AT_ONCE: usize = 1000;
-
 /// A request at the server, or on its way there.
 #[derive(Debug)]
 struct Asked {
     number: u64,
     kind: Kind,
-    subscribes: bool,
+    what: What,
     topics: Vec<Rc<[u8]>>,
     /// Whose command it is for; `None`: it asks anew for what others are subscribed to or wait for.
     by: Option<SubscriberId>,
     /// How many of `topics` the server has confirmed.
     confirmed: usize,
 }
+
+/// What a request asks for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum What {
+    Subscribe,
+    Unsubscribe,
+    /// That the server is there.
+    Ping,
+}
+
+/// A request to be made again.
+type PutOff = (Kind, What, Vec<Rc<[u8]>>);
 
 /// A client's command that waits for the server.
 #[derive(Debug)]
@@ -49,13 +58,21 @@ struct Command<T> {
     until: u64,
 }
 
+/// What one client is subscribed to.
+#[derive(Debug, Default)]
+struct Subscriptions {
+    sets: [HashSet<Rc<[u8]>>; 3],
+    /// Bytes of all names in `sets`.
+    name_bytes: usize,
+}
+
 type Topics<T> = HashMap<Rc<[u8]>, Topic<T>>;
 
 /// The subscriptions of one worker's clients; `T` is a client's way out.
 #[derive(Debug)]
 pub struct Fanout<T> {
     topics: [Topics<T>; 3],
-    subscribers: HashMap<SubscriberId, [HashSet<Rc<[u8]>>; 3]>,
+    subscribers: HashMap<SubscriberId, Subscriptions>,
     commands: HashMap<SubscriberId, Command<T>>,
     /// Whose commands wait for a request, in the order in which they came.
     waiting: BTreeMap<u64, Vec<SubscriberId>>,
@@ -66,17 +83,21 @@ pub struct Fanout<T> {
     settled: Vec<Settled<T>>,
     /// Those whose subscription the server refused to renew.
     bereft: Vec<T>,
+    /// Requests that the server was too busy for: asked again by [`Self::ask_again`].
+    put_off: Vec<PutOff>,
     /// Topics whose subscribers, or whose being subscribed to at the server, have changed.
     changed: HashSet<(Kind, Rc<[u8]>)>,
     /// Most subscriptions of one client.
     most: usize,
+    /// Most bytes of the names that one client is subscribed to, and so of any of them.
+    most_bytes: usize,
     /// There is a connection to send requests on.
     is_connected: bool,
 }
 
 impl<T: Clone> Fanout<T> {
-    /// Nobody is subscribed, and no client may have more than `most` subscriptions.
-    pub fn new(most: usize) -> Self {
+    /// Nobody is subscribed, and no client may have more than `most` subscriptions, with names of `most_bytes` together.
+    pub fn new(most: usize, most_bytes: usize) -> Self {
         Self {
             topics: Default::default(),
             subscribers: HashMap::new(),
@@ -87,8 +108,10 @@ impl<T: Clone> Fanout<T> {
             requests: Vec::new(),
             settled: Vec::new(),
             bereft: Vec::new(),
+            put_off: Vec::new(),
             changed: HashSet::new(),
             most,
+            most_bytes,
             is_connected: false,
         }
     }
@@ -105,9 +128,10 @@ impl<T: Clone> Fanout<T> {
 
     /// What a client is subscribed to.
     pub fn counts(&self, subscriber: SubscriberId) -> Counts {
-        let Some([channels, patterns, shard_channels]) = self.subscribers.get(&subscriber) else {
+        let Some(subscriptions) = self.subscribers.get(&subscriber) else {
             return Counts::default();
         };
+        let [channels, patterns, shard_channels] = &subscriptions.sets;
         Counts {
             channels: channels.len(),
             patterns: patterns.len(),
@@ -115,11 +139,18 @@ impl<T: Clone> Fanout<T> {
         }
     }
 
+    /// Bytes of the names that a client is subscribed to.
+    fn name_bytes(&self, subscriber: SubscriberId) -> usize {
+        self.subscribers
+            .get(&subscriber)
+            .map_or(0, |subscriptions| subscriptions.name_bytes)
+    }
+
     /// Whether a client is subscribed to a topic.
     pub fn is_subscribed(&self, subscriber: SubscriberId, kind: Kind, name: &[u8]) -> bool {
         self.subscribers
             .get(&subscriber)
-            .is_some_and(|sets| sets[kind as usize].contains(name))
+            .is_some_and(|subscriptions| subscriptions.sets[kind as usize].contains(name))
     }
 
     /// The ways out of everybody who is subscribed to something.
@@ -141,7 +172,10 @@ impl<T: Clone> Fanout<T> {
         names: impl Iterator<Item = &'a [u8]>,
     ) -> Begun {
         let names: Vec<&[u8]> = names.collect();
-        if self.counts(subscriber).total().saturating_add(names.len()) > self.most {
+        let bytes = names.iter().map(|name| name.len()).sum::<usize>();
+        if self.counts(subscriber).total().saturating_add(names.len()) > self.most
+            || self.name_bytes(subscriber).saturating_add(bytes) > self.most_bytes
+        {
             return Begun::TooMany;
         }
         let (mut named, mut new, mut until) = (Vec::new(), Vec::new(), None);
@@ -166,7 +200,7 @@ impl<T: Clone> Fanout<T> {
             named.push(topic);
         }
         if !new.is_empty() {
-            self.ask(kind, true, new, Some(subscriber));
+            self.ask(kind, What::Subscribe, new, Some(subscriber));
         }
         let Some(until) = until else {
             return Begun::Confirmed(self.join(subscriber, handle, kind, named));
@@ -199,7 +233,7 @@ impl<T: Clone> Fanout<T> {
             None => self
                 .subscribers
                 .get(&subscriber)
-                .map(|sets| sets[kind as usize].iter().cloned().collect())
+                .map(|subscriptions| subscriptions.sets[kind as usize].iter().cloned().collect())
                 .unwrap_or_default(),
         };
         let mut given_up = Vec::new();
@@ -220,7 +254,7 @@ impl<T: Clone> Fanout<T> {
             });
         }
         if !given_up.is_empty() {
-            self.ask(kind, false, given_up, None);
+            self.ask(kind, What::Unsubscribe, given_up, None);
         }
         confirmations
     }
@@ -232,7 +266,7 @@ impl<T: Clone> Fanout<T> {
             if self
                 .subscribers
                 .get(&subscriber)
-                .is_some_and(|sets| !sets[kind as usize].is_empty())
+                .is_some_and(|subscriptions| !subscriptions.sets[kind as usize].is_empty())
             {
                 self.unsubscribe(subscriber, kind, None::<std::iter::Empty<&[u8]>>);
             }
@@ -246,6 +280,15 @@ impl<T: Clone> Fanout<T> {
         };
         if let Some(waiting) = self.waiting.get_mut(&command.until) {
             waiting.retain(|&other| other != subscriber);
+            if waiting.is_empty() {
+                self.waiting.remove(&command.until);
+            }
+        }
+        // What it asked for may be refused later: nobody is left to be told.
+        for asked in &mut self.asked {
+            if asked.by == Some(subscriber) {
+                asked.by = None;
+            }
         }
         self.unawait(command.kind, &command.topics);
         true
@@ -272,9 +315,13 @@ impl<T: Clone> Fanout<T> {
     ) -> Result<(), Malformed> {
         let asked = self.asked.front_mut().ok_or(Malformed)?;
         let expected = asked.topics.get(asked.confirmed);
-        let fits = asked.kind == kind
-            && asked.subscribes == subscribes
-            && expected.map(|topic| &**topic) == topic;
+        let what = if subscribes {
+            What::Subscribe
+        } else {
+            What::Unsubscribe
+        };
+        let fits =
+            asked.kind == kind && asked.what == what && expected.map(|topic| &**topic) == topic;
         if !fits {
             return Err(Malformed);
         }
@@ -285,47 +332,47 @@ impl<T: Clone> Fanout<T> {
         Ok(())
     }
 
-    /// The server refused a request.
+    /// Asks the server whether it is there; whatever it answers, it is.
+    pub fn ping(&mut self) {
+        if self.is_connected {
+            self.requests.extend(encode_request(&["PING"]));
+            self.asked.push_back(Asked {
+                number: self.next_number,
+                kind: Kind::Channel,
+                what: What::Ping,
+                topics: Vec::new(),
+                by: None,
+                confirmed: 0,
+            });
+            self.next_number += 1;
+        }
+    }
+
+    /// The server has answered a ping.
     ///
     /// # Errors
-    /// [`Malformed`]: it was asked for nothing that it could refuse.
-    pub fn refused(&mut self, error: &[u8]) -> Result<(), Malformed> {
+    /// [`Malformed`]: it was asked something else before.
+    pub fn ponged(&mut self) -> Result<(), Malformed> {
         match self.asked.front() {
-            Some(asked) if asked.subscribes && asked.confirmed == 0 => {
-                self.done(Err(error));
+            Some(asked) if asked.what == What::Ping => {
+                self.asked.pop_front();
                 Ok(())
             }
             _ => Err(Malformed),
         }
     }
 
-    /// The connection is lost, with what was sent on it. How many were subscribed to something then.
-    pub fn lost(&mut self) -> usize {
-        self.is_connected = false;
-        self.asked.clear();
-        self.requests.clear();
-        self.subscribers.len()
-    }
-
-    /// There is a new connection: everything is asked for again, before anything else.
-    pub fn connected(&mut self) {
-        self.is_connected = true;
-        self.asked.clear();
-        self.requests.clear();
-        let waiting = std::mem::take(&mut self.waiting);
-        for kind in PUBSUB_KINDS {
-            let names: Vec<Rc<[u8]>> = self.topics[kind as usize].keys().cloned().collect();
-            for some in names.chunks(RESUBSCRIBED_AT_ONCE) {
-                for name in some {
-                    if let Some(topic) = self.topics[kind as usize].get_mut(name) {
-                        topic.phase = Phase::Asked(self.next_number);
-                    }
-                }
-                self.ask(kind, true, some.to_vec(), None);
+    /// The server refused a request.
+    ///
+    /// # Errors
+    /// [`Malformed`]: it was asked for nothing that it could refuse.
+    pub fn refused(&mut self, error: &[u8]) -> Result<(), Malformed> {
+        match self.asked.front() {
+            Some(asked) if asked.confirmed == 0 => {
+                self.done(Err(error));
+                Ok(())
             }
-        }
-        for subscriber in waiting.into_values().flatten() {
-            self.wait_anew(subscriber);
+            _ => Err(Malformed),
         }
     }
 
@@ -372,8 +419,15 @@ impl<T: Clone> Fanout<T> {
         let Some(asked) = self.asked.pop_front() else {
             return;
         };
-        if !asked.subscribes {
-            return;
+        match asked.what {
+            What::Ping => return,
+            What::Unsubscribe => {
+                if result.is_err() {
+                    self.put_off.push((asked.kind, asked.what, asked.topics));
+                }
+                return;
+            }
+            What::Subscribe => {}
         }
         match result {
             Ok(()) => {
@@ -384,6 +438,9 @@ impl<T: Clone> Fanout<T> {
                     self.changed.insert((asked.kind, Rc::clone(name)));
                 }
                 self.settle(asked.number);
+            }
+            Err(error) if asked.by.is_none() && !error.starts_with(b"-NOPERM") => {
+                return self.put_off(asked);
             }
             Err(error) => self.refuse(&asked, error),
         }
@@ -428,7 +485,7 @@ impl<T: Clone> Fanout<T> {
                 self.topics[kind as usize].remove(name);
             } else {
                 topic.phase = Phase::Asked(next);
-                self.ask(kind, true, vec![Rc::clone(name)], None);
+                self.ask(kind, What::Subscribe, vec![Rc::clone(name)], None);
             }
         }
         for subscriber in self.waiting.remove(&number).unwrap_or_default() {
@@ -446,24 +503,6 @@ impl<T: Clone> Fanout<T> {
                 .get(name)
                 .is_some_and(|topic| topic.phase != Phase::Active)
         })
-    }
-
-    /// A client's command waits for the last of the requests that its topics wait for now.
-    fn wait_anew(&mut self, subscriber: SubscriberId) {
-        let Some(command) = self.commands.get_mut(&subscriber) else {
-            return;
-        };
-        let topics = &self.topics[command.kind as usize];
-        let asked = command.topics.iter().filter_map(|name| topics.get(name));
-        let number = asked.filter_map(|topic| match topic.phase {
-            Phase::Asked(number) => Some(number),
-            Phase::Active => None,
-        });
-        command.until = number.max().unwrap_or(0);
-        self.waiting
-            .entry(command.until)
-            .or_default()
-            .push(subscriber);
     }
 
     /// Commands that waited for request `number` are whole.
@@ -526,26 +565,20 @@ impl<T: Clone> Fanout<T> {
         });
     }
 
-    fn ask(
-        &mut self,
-        kind: Kind,
-        subscribes: bool,
-        topics: Vec<Rc<[u8]>>,
-        by: Option<SubscriberId>,
-    ) {
+    fn ask(&mut self, kind: Kind, what: What, topics: Vec<Rc<[u8]>>, by: Option<SubscriberId>) {
         let number = self.next_number;
         self.next_number += 1;
         if !self.is_connected {
             // The next connection begins with everything there is.
             return;
         }
-        let mut words: Vec<&[u8]> = vec![kind.verb(subscribes).as_bytes()];
+        let mut words: Vec<&[u8]> = vec![kind.verb(what == What::Subscribe).as_bytes()];
         words.extend(topics.iter().map(|topic| &**topic));
         self.requests.extend(encode_request(&words));
         self.asked.push_back(Asked {
             number,
             kind,
-            subscribes,
+            what,
             topics,
             by,
             confirmed: 0,
@@ -565,8 +598,10 @@ impl<T: Clone> Fanout<T> {
             if let Some(topic) = self.topics[kind as usize].get_mut(&name) {
                 topic.subscribers.insert(subscriber, handle.clone());
                 self.changed.insert((kind, Rc::clone(&name)));
-                let sets = self.subscribers.entry(subscriber).or_default();
-                sets[kind as usize].insert(Rc::clone(&name));
+                let subscriptions = self.subscribers.entry(subscriber).or_default();
+                if subscriptions.sets[kind as usize].insert(Rc::clone(&name)) {
+                    subscriptions.name_bytes += name.len();
+                }
             }
             confirmations.push(Confirmation {
                 count: self.count(subscriber, kind),
@@ -590,12 +625,15 @@ impl<T: Clone> Fanout<T> {
 
     /// Takes a topic out of what a client is subscribed to. False: it was not.
     fn forget(&mut self, subscriber: SubscriberId, kind: Kind, name: &Rc<[u8]>) -> bool {
-        let Some(sets) = self.subscribers.get_mut(&subscriber) else {
+        let Some(subscriptions) = self.subscribers.get_mut(&subscriber) else {
             return false;
         };
-        let was_in = sets[kind as usize].remove(name);
+        let was_in = subscriptions.sets[kind as usize].remove(name);
+        if was_in {
+            subscriptions.name_bytes -= name.len();
+        }
         self.changed.insert((kind, Rc::clone(name)));
-        if sets.iter().all(HashSet::is_empty) {
+        if subscriptions.sets.iter().all(HashSet::is_empty) {
             self.subscribers.remove(&subscriber);
         }
         was_in
@@ -623,7 +661,7 @@ impl<T: Clone> Fanout<T> {
             .cloned()
             .collect();
         if !unused.is_empty() {
-            self.ask(kind, false, unused, None);
+            self.ask(kind, What::Unsubscribe, unused, None);
         }
     }
 

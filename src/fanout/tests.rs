@@ -21,8 +21,11 @@ fn words(requests: &[u8]) -> Vec<Vec<String>> {
 /// A server of its own kind: what it was told, in order, and what it is subscribed to.
 #[derive(Default)]
 struct Server {
-    /// Confirmations and refusals on their way: verb, topic; `None`: a refusal.
-    replies: VecDeque<Option<(String, String)>>,
+    /// Confirmations (verb, topic) and refusals on their way.
+    replies: VecDeque<Result<(String, String), &'static [u8]>>,
+    /// It answers everything by an error that passes.
+    is_busy: bool,
+    was_busy: bool,
     subscribed: HashSet<(String, String)>,
     /// A topic it refuses.
     forbidden: Option<String>,
@@ -32,10 +35,14 @@ impl Server {
     fn take(&mut self, requests: &[u8]) {
         for request in words(requests) {
             let (verb, topics) = request.split_first().unwrap();
+            if self.is_busy {
+                self.replies.push_back(Err(b"-BUSY\r\n"));
+                continue;
+            }
             let kind = verb.replace("unsubscribe", "").replace("subscribe", "");
             if !verb.contains("unsub") && topics.iter().any(|t| Some(t) == self.forbidden.as_ref())
             {
-                self.replies.push_back(None);
+                self.replies.push_back(Err(b"-NOPERM\r\n"));
                 continue;
             }
             for topic in topics {
@@ -46,12 +53,11 @@ impl Server {
                         "{key:?} was not subscribed to"
                     );
                 } else {
-                    assert!(
-                        self.subscribed.insert(key.clone()),
-                        "{key:?} asked for twice"
-                    );
+                    // Twice only if letting go of it was put off.
+                    let is_new = self.subscribed.insert(key.clone());
+                    assert!(is_new || self.was_busy, "{key:?} asked for twice");
                 }
-                self.replies.push_back(Some((verb.clone(), topic.clone())));
+                self.replies.push_back(Ok((verb.clone(), topic.clone())));
             }
         }
     }
@@ -68,7 +74,7 @@ struct World {
 
 impl World {
     fn new() -> Self {
-        let mut fanout = Fanout::new(1000);
+        let mut fanout = Fanout::new(1000, 1 << 20);
         fanout.connected();
         Self {
             fanout,
@@ -143,8 +149,8 @@ impl World {
     fn hear(&mut self) {
         match self.server.replies.pop_front() {
             None => return,
-            Some(None) => self.fanout.refused(b"-NOPERM\r\n").unwrap(),
-            Some(Some((verb, topic))) => {
+            Some(Err(error)) => self.fanout.refused(error).unwrap(),
+            Some(Ok((verb, topic))) => {
                 let (kind, subscribes) = Kind::of_verb(verb.as_bytes()).unwrap();
                 self.fanout
                     .confirmed(kind, subscribes, Some(topic.as_bytes()))
@@ -155,7 +161,7 @@ impl World {
             assert!(self.waits.remove(&settled.subscriber));
             match settled.result {
                 Ok(confirmations) => self.confirm(settled.subscriber, settled.kind, &confirmations),
-                Err(error) => assert_eq!(error, b"-NOPERM\r\n"),
+                Err(error) => assert!(error.starts_with(b"-")),
             }
         }
     }
@@ -189,6 +195,7 @@ impl World {
     /// When all is answered the server is subscribed to what somebody needs and nothing else.
     fn settle(&mut self) {
         loop {
+            self.fanout.ask_again();
             self.send();
             if self.server.replies.is_empty() {
                 break;
@@ -220,6 +227,8 @@ enum Step {
     Hear(usize),
     Lose,
     Forbid(Option<String>),
+    Busy(bool),
+    AskAgain,
 }
 
 fn topic() -> impl Strategy<Value = String> {
@@ -237,6 +246,8 @@ fn step() -> impl Strategy<Value = Step> {
         6 => (1..4usize).prop_map(Step::Hear),
         1 => Just(Step::Lose),
         1 => prop::option::of(topic()).prop_map(Step::Forbid),
+        1 => any::<bool>().prop_map(Step::Busy),
+        2 => Just(Step::AskAgain),
     ]
 }
 
@@ -261,6 +272,11 @@ proptest! {
                     world.server.forbidden = None;
                     world.lose();
                 }
+                Step::Busy(is_busy) => {
+                    world.server.is_busy = is_busy;
+                    world.server.was_busy |= is_busy;
+                }
+                Step::AskAgain => world.fanout.ask_again(),
                 Step::Forbid(topic) => {
                     // One that somebody is subscribed to was permitted.
                     let is_held = topic.as_ref().is_some_and(|topic| {
@@ -274,6 +290,7 @@ proptest! {
             world.check();
         }
         world.server.forbidden = None;
+        world.server.is_busy = false;
         world.settle();
         world.check();
     }
@@ -281,6 +298,45 @@ proptest! {
 
 fn one(name: &str) -> impl Iterator<Item = &[u8]> {
     std::iter::once(name.as_bytes())
+}
+
+#[test]
+fn a_subscription_made_after_a_loss_waits_for_the_server() {
+    let mut world = World::new();
+    world.subscribe(1, Kind::Channel, &["a".into()]);
+    world.settle();
+    world.fanout.lost();
+    assert_eq!(
+        world.fanout.subscribe(2, &2, Kind::Channel, one("a")),
+        Begun::Asked
+    );
+}
+
+#[test]
+fn a_name_is_no_longer_than_its_client_may_hold() {
+    let mut fanout = Fanout::new(10, 5);
+    fanout.connected();
+    assert_eq!(
+        fanout.subscribe(1, &1, Kind::Channel, one("abcdef")),
+        Begun::TooMany
+    );
+    fanout.subscribe(1, &1, Kind::Channel, one("abc"));
+    fanout.confirmed(Kind::Channel, true, Some(b"abc")).unwrap();
+    assert_eq!(
+        fanout.subscribe(1, &1, Kind::Channel, one("def")),
+        Begun::TooMany
+    );
+}
+
+#[test]
+fn whatever_the_server_answers_to_a_ping_it_is_there() {
+    let mut fanout: Fanout<u64> = Fanout::new(2, 100);
+    fanout.connected();
+    fanout.ping();
+    fanout.refused(b"-BUSY\r\n").unwrap();
+    fanout.ping();
+    fanout.ponged().unwrap();
+    assert!(fanout.ponged().is_err());
 }
 
 #[test]
@@ -314,7 +370,7 @@ fn everything_is_asked_for_again_after_a_loss() {
 
 #[test]
 fn what_is_refused_after_a_loss_is_subscribed_to_no_more() {
-    let mut fanout = Fanout::new(10);
+    let mut fanout = Fanout::new(10, 100);
     fanout.connected();
     assert_eq!(
         fanout.subscribe(1, &1, Kind::Channel, one("a")),
@@ -345,7 +401,7 @@ fn a_refusal_hits_only_the_client_that_named_what_is_forbidden() {
 
 #[test]
 fn a_client_has_no_more_subscriptions_than_it_may() {
-    let mut fanout = Fanout::new(2);
+    let mut fanout = Fanout::new(2, 100);
     fanout.connected();
     let three = ["a", "b", "c"];
     let all = three.iter().map(|name| name.as_bytes());
@@ -359,7 +415,7 @@ fn a_client_has_no_more_subscriptions_than_it_may() {
 
 #[test]
 fn a_confirmation_nobody_asked_for_ends_the_connection() {
-    let mut fanout: Fanout<u64> = Fanout::new(2);
+    let mut fanout: Fanout<u64> = Fanout::new(2, 100);
     fanout.connected();
     assert!(fanout.confirmed(Kind::Channel, true, Some(b"a")).is_err());
     assert!(fanout.refused(b"-ERR\r\n").is_err());
@@ -367,7 +423,7 @@ fn a_confirmation_nobody_asked_for_ends_the_connection() {
 
 #[test]
 fn unsubscribing_from_nothing_is_confirmed_once() {
-    let mut fanout: Fanout<u64> = Fanout::new(2);
+    let mut fanout: Fanout<u64> = Fanout::new(2, 100);
     let confirmations = fanout.unsubscribe(1, Kind::Channel, None::<std::iter::Empty<&[u8]>>);
     assert_eq!(
         confirmations,

@@ -193,7 +193,8 @@ pub fn block(
         count += 1;
         match routed.route {
             Route::Transaction(Tx::Multi) if count == 1 && request.count() == 1 => {}
-            Route::Transaction(Tx::Exec | Tx::Discard) if request.count() == 1 => {
+            // A user without DISCARD would leave the connection in MULTI; EXEC ends it even when it is refused (7.0).
+            Route::Transaction(Tx::Exec) if request.count() == 1 => {
                 return Block::Whole { length: at, count };
             }
             Route::Shared if count > 1 => {}

@@ -215,6 +215,16 @@ pub fn name_request(name: &str) -> Vec<u8> {
 }
 
 impl Effect {
+    /// Whether the server may answer the step with this reply, be it a refusal.
+    pub fn is_answered_by(&self, reply: &[u8]) -> bool {
+        match self {
+            Self::Reset => reply.starts_with(b"+RESET"),
+            // HELLO answers a map, or in RESP2 an array.
+            Self::Protocol(_) => matches!(reply.first(), Some(b'%' | b'*' | b'-')),
+            _ => reply.starts_with(b"+OK") || reply.first() == Some(&b'-'),
+        }
+    }
+
     /// Takes an acknowledged step into `worn`.
     pub fn apply(&self, worn: &mut State) {
         match self {

@@ -166,8 +166,9 @@ async fn authenticate(talk: &mut Talk, own: Option<&Rc<Credentials>>) -> Result<
 
 /// Learns the server's HELLO in both protocols and the connection's id; leaves it named and in RESP2.
 async fn introduce(talk: &mut Talk, thread: &Rc<Thread>, name: &str) -> Result<i64, ConnectError> {
+    // While a script runs HELLO is all that is answered; servers older than it know CLIENT alone.
     let mut request = encode_request(&["HELLO", "3"]);
-    request.extend(encode_request(&["HELLO", "2"]));
+    request.extend(encode_request(&["HELLO", "2", "SETNAME", name]));
     request.extend(name_request(name));
     request.extend(encode_request(&["CLIENT", "ID"]));
     talk.send(&request).await?;
@@ -191,6 +192,7 @@ async fn introduce(talk: &mut Talk, thread: &Rc<Thread>, name: &str) -> Result<i
         }
     }
     server.hello(Protocol::Resp3, &three);
+    let told = server.connection_id();
     thread
         .process
         .health
@@ -208,7 +210,7 @@ async fn introduce(talk: &mut Talk, thread: &Rc<Thread>, name: &str) -> Result<i
     let number = id
         .strip_prefix(b":")
         .and_then(|line| parse_integer(line.trim_ascii_end()));
-    Ok(number.unwrap_or(0))
+    Ok(told.or(number).unwrap_or(0))
 }
 
 /// Goes from a fresh connection to `state`; a refusal is the client's.

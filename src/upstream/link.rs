@@ -10,14 +10,14 @@ use std::task::{Context, Poll, Waker};
 use std::time::Duration;
 
 use super::outlet::{Outlet, Unsent};
-use super::pushes::{Forward, Pushes};
+use super::pushes::{Forward, Pushes, ends_stream, is_monitored};
 use super::subscription::Subscriptions;
 use super::thread::Thread;
 use super::traffic::{
-    Dressed, Dressing, Due, Inner, Kind, NO_RESP, OwnReply, Show, invalid, unasked,
+    Answer, Dressed, Dressing, Due, Inner, Kind, NO_RESP, OwnReply, Show, invalid, unasked,
 };
 use crate::budget::SocketPermit;
-use crate::session::{Effect, State, Step};
+use crate::session::{Effect, State, Step, Stream as SessionStream};
 use crate::telemetry::{Bound, Disconnect};
 use crate::transport::Stream;
 
@@ -44,10 +44,10 @@ pub struct Link {
     pushes: RefCell<Pushes>,
     /// Every frame is for whoever gets those, replies included (MONITOR, subscriptions).
     raw: Cell<bool>,
+    /// Its client sent MONITOR: the commands of everybody come between replies.
+    monitors: Cell<bool>,
     /// Somebody is about to unblock it: until that is answered it may not be lent on.
     holds: Rc<()>,
-    /// Its client has sent requests that are answered by pushes, or by an error nobody is due.
-    strays: Cell<bool>,
     /// A request has been sent in part: nothing but its rest may follow.
     partial: Cell<bool>,
     closing: Cell<Option<&'static str>>,
@@ -75,8 +75,8 @@ impl Link {
             inner: RefCell::default(),
             pushes: RefCell::default(),
             raw: Cell::new(false),
+            monitors: Cell::new(false),
             holds: Rc::new(()),
-            strays: Cell::new(false),
             partial: Cell::new(false),
             closing: Cell::new(None),
             woken: Cell::new(false),
@@ -142,16 +142,6 @@ impl Link {
     /// The server tells the client it is lent to of a connection by an id; the client knows whom that stands for.
     pub fn stand_for(&self, names: Option<(i64, u64)>) {
         self.pushes.borrow_mut().stand_for(names);
-    }
-
-    /// From here on its client sends requests that are answered by pushes, or by an error nobody is due.
-    pub fn expect_strays(&self) {
-        self.strays.set(true);
-    }
-
-    /// Whether its client has sent such requests.
-    pub fn expects_strays(&self) -> bool {
-        self.strays.get()
     }
 
     /// Says whether a request has been sent in part.
@@ -228,8 +218,8 @@ impl Link {
     pub fn send_own(&self, bytes: &[u8], reply: OwnReply) {
         let inner = &mut *self.inner.borrow_mut();
         let start = inner.append(bytes, self.thread.clock.now_micros());
+        inner.due_count += reply.replies();
         inner.due.push_back(Due::Own { reply, start });
-        inner.due_count += 1;
         self.wake();
     }
 
@@ -271,10 +261,7 @@ impl Link {
         let inner = self.inner.borrow();
         let waits = match inner.due.front() {
             None => return,
-            Some(Due::Client {
-                kind: Kind::Blocking(_),
-                ..
-            }) => return,
+            Some(due) if due.is_blocking() => return,
             Some(_) => !self.raw.get() && !self.partial.get(),
         };
         if waits && self.thread.clock.is_past(inner.progress_micros, limit) {
@@ -285,13 +272,8 @@ impl Link {
 
     /// Whether the front reply belongs to a blocking call.
     pub fn is_blocked(&self) -> bool {
-        matches!(
-            self.inner.borrow().due.front(),
-            Some(Due::Client {
-                kind: Kind::Blocking(_),
-                ..
-            })
-        )
+        let inner = self.inner.borrow();
+        inner.due.front().is_some_and(Due::is_blocking)
     }
 
     /// Serves the connection until it ends, then closes it. Returns why it ended.
@@ -345,6 +327,10 @@ impl Link {
             }
             self.react();
             idle(self);
+            if self.pushes.borrow().are_fanned_out() {
+                // One read may have gone to thousands: the worker's other tasks have their turn.
+                break;
+            }
         }
         cx.waker().wake_by_ref();
         Poll::Pending
@@ -394,12 +380,12 @@ impl Link {
         let inner = &mut *self.inner.borrow_mut();
         let carried = inner.carry.len();
         scratch[..carried].copy_from_slice(&inner.carry);
-        let read = stream.try_read(&mut scratch[carried..])?;
+        let most = self.pushes.borrow().read_size();
+        let end = scratch.len().min(carried + most);
+        let read = stream.try_read(&mut scratch[carried..end])?;
         if read == 0 {
-            return Err(io::Error::new(
-                io::ErrorKind::UnexpectedEof,
-                "the server closed the connection",
-            ));
+            let why = "the server closed the connection";
+            return Err(io::Error::new(io::ErrorKind::UnexpectedEof, why));
         }
         inner.carry.clear();
         let now = self.thread.clock.refresh();
@@ -423,9 +409,13 @@ impl Link {
                         None => break,
                     }
                 }
-                // An error in answer to SUBSCRIBE comes where only a push was expected.
-                let is_stray = self.strays.get() && inner.due.is_empty();
-                inner.is_push = buf[at] == b'>' || self.raw.get() || is_stray;
+                inner.is_push = buf[at] == b'>' || self.raw.get();
+                if self.monitors.get() && !inner.is_push {
+                    match is_monitored(&buf[at..]) {
+                        Some(is_monitored) => inner.is_push = is_monitored,
+                        None => break,
+                    }
+                }
             }
             let (used, goes_on) = if inner.is_push {
                 self.push(inner, &buf[at..])?
@@ -437,7 +427,9 @@ impl Link {
                         kind: Kind::Plain,
                         show: Show::Pass,
                         ..
-                    }) if outlet.is_plain() => self.batch(inner, &buf[at..], now)?,
+                    }) if outlet.is_plain() && !self.monitors.get() => {
+                        self.batch(inner, &buf[at..], now)?
+                    }
                     Some(_) => self.single(inner, &buf[at..], starts, now)?,
                 }
             };
@@ -512,9 +504,11 @@ impl Link {
             return Ok((0, false));
         }
         inner.frame(&buf[..step.used], starts, step.complete)?;
-        if inner.starts_stream() {
+        match inner.started_stream() {
             // Behind this reply all frames are the client's, in the order in which the server sends them.
-            self.raw.set(true);
+            Some(SessionStream::Messages) => self.raw.set(true),
+            Some(SessionStream::Commands) => self.monitors.set(true),
+            None => {}
         }
         if step.complete {
             if let Some(Due::Client { sent_micros, .. }) = inner.due.front() {
@@ -546,6 +540,7 @@ impl Link {
                 // Who asked may have gone.
                 OwnReply::Tell(sender) => drop(sender.send(bytes)),
                 OwnReply::Ignore => {}
+                OwnReply::Then(then) => then.tell(bytes),
             }
         }
         for (popped, bytes) in orphans {
@@ -561,23 +556,25 @@ impl Link {
     }
 
     fn stepped(&self, effect: &Effect, reply: Vec<u8>) {
-        let expected = match effect {
-            Effect::Reset => reply.starts_with(b"+RESET"),
-            // HELLO answers a map, or in RESP2 an array.
-            Effect::Protocol(_) => matches!(reply.first(), Some(b'%' | b'*' | b'-')),
-            _ => reply.starts_with(b"+OK") || reply.first() == Some(&b'-'),
-        };
-        if !expected {
+        if !effect.is_answered_by(&reply) {
             // Whatever this answers, it is not the change: nothing on this connection can be told any more.
             return self.close("the server answered a change of state with something else");
         }
         let refused = reply.first() == Some(&b'-');
-        if refused && matches!(effect, Effect::Reset | Effect::User(None)) {
-            // What the connection holds is not known any more.
+        // What the connection holds is not known any more; or, while a script runs, it stays without its name.
+        let is_lost = match effect {
+            Effect::Reset | Effect::User(None) => refused,
+            Effect::Named => reply.starts_with(b"-BUSY"),
+            _ => false,
+        };
+        if is_lost {
             self.close("the server refused to reset the connection");
         }
         if !refused {
             effect.apply(&mut self.worn.borrow_mut());
+            if matches!(effect, Effect::Reset) {
+                self.monitors.set(false);
+            }
         }
         let done = {
             let mut inner = self.inner.borrow_mut();
@@ -617,17 +614,25 @@ impl Link {
         let first = sent_total - written as u64;
         let mut dues = due.into_iter().peekable();
         let pinned = self.pushes.borrow_mut().take_client();
+        let mut own = Vec::new();
         while let Some(due) = dues.next() {
-            let Due::Client {
-                outlet,
-                count,
-                kind,
-                show,
-                start,
-                ..
-            } = due
-            else {
-                continue;
+            let (outlet, count, kind, show, start) = match due {
+                Due::Client {
+                    outlet,
+                    count,
+                    kind,
+                    show,
+                    start,
+                    ..
+                } => (outlet, count, kind, show, start),
+                Due::Own {
+                    reply: OwnReply::Then(then),
+                    start,
+                } => {
+                    own.push((then.call, start < sent_total));
+                    continue;
+                }
+                Due::Own { .. } => continue,
             };
             let plain = matches!(kind, Kind::Plain) && !matches!(show, Show::Replace(_));
             if start >= sent_total && plain && pinned.is_none() {
@@ -649,6 +654,9 @@ impl Link {
             outlet.close(Disconnect::UpstreamLost);
         }
         room.into_iter().for_each(Waker::wake);
+        for (call, sent) in own {
+            call(Answer::Lost { sent });
+        }
         // Whoever waits for the change learns of the loss from the schedule or from the dropped callback.
         drop(dressing);
     }
@@ -686,13 +694,4 @@ impl Link {
             waker.wake_by_ref();
         }
     }
-}
-
-/// Whether a frame of a stream is the answer to the RESET that ends it; `None`: more bytes must tell.
-fn ends_stream(frame: &[u8]) -> Option<bool> {
-    const RESET: &[u8] = b"+RESET\r\n";
-    let compared = frame.len().min(RESET.len());
-    (frame[..compared] != RESET[..compared])
-        .then_some(false)
-        .or((compared == RESET.len()).then_some(true))
 }

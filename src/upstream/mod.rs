@@ -5,6 +5,7 @@
 mod handshake;
 mod link;
 mod outlet;
+mod permission;
 mod pins;
 mod pool;
 mod pushes;
@@ -12,6 +13,7 @@ mod server;
 mod subscription;
 mod thread;
 mod traffic;
+mod waiting;
 
 pub use link::Link;
 pub use outlet::{Outlet, Unsent};
@@ -22,3 +24,4 @@ pub use server::Server;
 pub use subscription::{SubscribeResult, Subscriptions, TooManySubscriptions};
 pub use thread::{Process, Queued, Thread};
 pub use traffic::{Kind, OwnReply, Show};
+pub use waiting::{Blocked, Waiter};

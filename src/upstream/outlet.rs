@@ -38,6 +38,8 @@ pub struct Outlet {
     transaction: RefCell<Transaction>,
     unsent: RefCell<Vec<Unsent>>,
     limit_bytes: usize,
+    /// What one reply that is here whole may hold beyond that, until it is out.
+    whole_bytes: Cell<usize>,
     bytes_out: Cell<u64>,
     /// First byte of messages: `>` in RESP3, `*` in RESP2.
     message_mark: Cell<u8>,
@@ -58,6 +60,7 @@ impl Outlet {
             transaction: RefCell::default(),
             unsent: RefCell::default(),
             limit_bytes,
+            whole_bytes: Cell::new(0),
             bytes_out: Cell::new(0),
             message_mark: Cell::new(b'*'),
             has_messages: Cell::new(false),
@@ -238,6 +241,12 @@ impl Outlet {
         }
     }
 
+    /// Places one reply of the server that is here whole, however large it is; [`Self::flush`] sends it.
+    pub fn whole_reply(&self, reply: &[u8]) {
+        self.whole_bytes.set(reply.len());
+        self.own_reply(reply);
+    }
+
     /// Sends what is ready, as far as the socket takes it.
     pub fn flush(&self) {
         if let Some(stream) = &*self.stream.borrow() {
@@ -377,7 +386,9 @@ impl Outlet {
                 break;
             }
         }
-        if !replies.is_written() {
+        if replies.is_written() {
+            self.whole_bytes.set(0);
+        } else {
             self.check_bound(replies);
             // The client's task waits for the socket.
             self.wake();
@@ -385,7 +396,7 @@ impl Outlet {
     }
 
     fn check_bound(&self, replies: &Replies) {
-        if replies.held_bytes() > self.limit_bytes {
+        if replies.held_bytes() > self.limit_bytes + self.whole_bytes.get() {
             self.close(Disconnect::OutputBuffer);
         }
     }

@@ -112,7 +112,7 @@ impl Upstream {
         let at = self.idle_pins.borrow().iter().position(has_one)?;
         let lease = self.thread.process.budget.try_lease(group)?;
         let link = self.idle_pins.borrow_mut().swap_remove(at);
-        Some(self.lend(link, lease, outlet))
+        Some(self.lend(link, lease, Some(outlet)))
     }
 
     /// Lends a connection in `state`, when the group's turn comes.
@@ -138,7 +138,24 @@ impl Upstream {
             self.thread.counters.bound(Bound::QueueTimeout).add(1);
             return Err(PinError::Unreachable);
         };
-        Ok(self.lend(link?, lease, &outlet))
+        Ok(self.lend(link?, lease, Some(&outlet)))
+    }
+
+    /// The database for who needs none: that of the idle pin that would be lent in `state`, so that it need not change.
+    pub fn any_database(&self, state: &State) -> u32 {
+        let idle = self.idle_pins.borrow();
+        let fits = |link: &&Rc<Link>| {
+            let database = link.worn().database;
+            let state = State {
+                database,
+                ..state.clone()
+            };
+            link.is_alive() && *link.worn() == state
+        };
+        idle.iter()
+            .find(fits)
+            .or(idle.last())
+            .map_or(0, |link| link.worn().database)
     }
 
     /// Closes an idle pin when somebody waits for its socket.
@@ -153,8 +170,13 @@ impl Upstream {
         }
     }
 
-    fn lend(self: &Rc<Self>, link: Rc<Link>, lease: PinLease, outlet: &Rc<Outlet>) -> Pin {
-        link.lend_to(Some(Rc::clone(outlet)));
+    pub(super) fn lend(
+        self: &Rc<Self>,
+        link: Rc<Link>,
+        lease: PinLease,
+        outlet: Option<&Rc<Outlet>>,
+    ) -> Pin {
+        link.lend_to(outlet.cloned());
         Pin {
             link,
             upstream: Rc::clone(self),
@@ -190,7 +212,7 @@ impl Upstream {
     }
 
     /// A connection in `state` that nobody uses: an idle one, changed if it must be, or a new one.
-    async fn wearing(self: &Rc<Self>, state: &State) -> Result<Rc<Link>, PinError> {
+    pub(super) async fn wearing(self: &Rc<Self>, state: &State) -> Result<Rc<Link>, PinError> {
         loop {
             if let Some(link) = self.take_idle(state) {
                 let mut taken = Taken(Some(Rc::clone(&link)));

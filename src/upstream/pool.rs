@@ -15,6 +15,7 @@ use super::link::Link;
 use super::subscription::Subscriptions;
 use super::thread::{Queued, Thread};
 use super::traffic::OwnReply;
+use super::waiting::Waiting;
 use crate::budget::{Kind as SocketKind, SocketPermit};
 use crate::command::Learned;
 use crate::resp::speak::encode_request;
@@ -128,6 +129,7 @@ pub struct Upstream {
     /// Borrowers of this worker that wait for a place in the budget; a pin that falls idle is theirs first.
     pub(super) borrowers: Cell<usize>,
     pub(super) fell_idle: tokio::sync::Notify,
+    pub(super) waiting: Waiting,
     away: RefCell<Away>,
     names: Cell<u64>,
     known_databases: RefCell<HashSet<u32>>,
@@ -150,6 +152,7 @@ impl Upstream {
             pins: RefCell::default(),
             borrowers: Cell::new(0),
             fell_idle: tokio::sync::Notify::new(),
+            waiting: Waiting::default(),
             away: RefCell::default(),
             names: Cell::new(0),
             known_databases: RefCell::new(HashSet::from([0])),
@@ -163,6 +166,7 @@ impl Upstream {
     pub fn start(self: &Rc<Self>) {
         self.schedule.borrow_mut().open(0, &State::INITIAL);
         tokio::task::spawn_local(Rc::clone(self).open(0, State::INITIAL));
+        tokio::task::spawn_local(Rc::clone(self).keep_time());
     }
 
     /// A shared connection that may take requests of `state` now.
@@ -323,6 +327,7 @@ impl Upstream {
         // A borrower may have left with the pin that was kept for it.
         self.give_up_idle();
         self.subscriptions.tick();
+        self.yield_seats();
         self.act();
         self.count_waiting();
     }

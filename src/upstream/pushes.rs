@@ -55,6 +55,20 @@ impl Pushes {
         }
     }
 
+    /// Whether they go to all the subscribers of the worker.
+    pub(super) fn are_fanned_out(&self) -> bool {
+        self.subscribers.is_some()
+    }
+
+    /// Most bytes to read at once.
+    #[inline]
+    pub(super) fn read_size(&self) -> usize {
+        match &self.subscribers {
+            None => usize::MAX / 2,
+            Some(subscribers) => subscribers.read_size(),
+        }
+    }
+
     pub(super) fn forward(&mut self, forward: Forward) {
         self.forward = Some(forward);
     }
@@ -128,9 +142,80 @@ pub fn broken_redirection(id: u64) -> Vec<u8> {
     frame
 }
 
+/// Whether a frame of a stream is the answer to the RESET that ends it; `None`: more bytes must tell.
+pub(super) fn ends_stream(frame: &[u8]) -> Option<bool> {
+    const RESET: &[u8] = b"+RESET\r\n";
+    let compared = frame.len().min(RESET.len());
+    (frame[..compared] != RESET[..compared])
+        .then_some(false)
+        .or((compared == RESET.len()).then_some(true))
+}
+
+/// Whether a frame is a command as MONITOR shows it (`+1339518083.107412 [0 127.0.0.1:60866] "keys" "*"`), which no reply
+/// looks like; `None`: more bytes must tell.
+pub(super) fn is_monitored(frame: &[u8]) -> Option<bool> {
+    const LONGEST_TIME: usize = 24;
+    let Some(text) = frame.strip_prefix(b"+") else {
+        return Some(false);
+    };
+    let digits = text
+        .iter()
+        .take_while(|byte| byte.is_ascii_digit() || **byte == b'.')
+        .count();
+    match text.get(digits..digits + 2) {
+        Some(behind) => Some(digits > 0 && behind == b" ["),
+        None if digits > LONGEST_TIME => Some(false),
+        // "+" alone, a time that has not ended, or a reply of one letter.
+        None => match text.get(digits) {
+            Some(byte) if *byte != b' ' => Some(false),
+            _ => None,
+        },
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn the_answer_to_reset_is_known_however_it_is_cut() {
+        let reset = b"+RESET\r\n";
+        assert_eq!(ends_stream(reset), Some(true));
+        assert_eq!(ends_stream(b"+RESET\r\n*3\r\n"), Some(true));
+        (0..reset.len()).for_each(|cut| assert_eq!(ends_stream(&reset[..cut]), None));
+        for other in [
+            &b"*3\r\n"[..],
+            b"+OK\r\n",
+            b"+RESETS\r\n",
+            b"$6\r\nRESET\r\n",
+        ] {
+            assert_eq!(ends_stream(other), Some(false));
+        }
+    }
+
+    #[test]
+    fn monitored_commands_are_told_from_replies_however_they_are_cut() {
+        let line = b"+1795263685.026881 [3 127.0.0.1:36104] \"SELECT\" \"3\"\r\n";
+        for cut in 1..=line.len() {
+            let told = is_monitored(&line[..cut]);
+            assert_eq!(told, if cut < 20 { None } else { Some(true) }, "{cut}");
+        }
+        for reply in [
+            &b"+OK\r\n"[..],
+            b"+PONG",
+            b"+",
+            b":1\r\n",
+            b"-ERR x\r\n",
+            b"$1\r\n",
+            b"+1\r\n",
+            b"+12.5 x\r\n",
+            b"+ [\r\n",
+            b"+1234567890123456789012345",
+        ] {
+            let told = is_monitored(reply);
+            assert_eq!(told, if reply == b"+" { None } else { Some(false) });
+        }
+    }
 
     #[test]
     fn only_the_connections_own_id_is_replaced() {

@@ -4,6 +4,7 @@ use redis_protocol::resp3::decode::complete::decode;
 use redis_protocol::resp3::types::OwnedFrame;
 
 use crate::command::Learned;
+use crate::resp::parse_integer;
 use crate::resp::speak::push_header;
 use crate::session::Protocol;
 
@@ -48,11 +49,16 @@ impl Server {
         true
     }
 
+    /// The id of the connection that said HELLO 2.
+    pub fn connection_id(&self) -> Option<i64> {
+        let (at, end) = id_line(&self.hello[0])?;
+        parse_integer(self.hello[0].get(at + 1..end - 2)?)
+    }
+
     /// The reply to a client's HELLO: the server's own, with the client's own id.
     pub fn hello_reply(&self, protocol: Protocol, client_id: u64) -> Option<Vec<u8>> {
         let reply = &self.hello[usize::from(protocol == Protocol::Resp3)];
-        let at = memchr::memmem::find(reply, b"$2\r\nid\r\n:")? + b"$2\r\nid\r\n".len();
-        let end = at + memchr::memchr(b'\n', &reply[at..])? + 1;
+        let (at, end) = id_line(reply)?;
         let mut own = reply[..at].to_vec();
         push_header(&mut own, b':', client_id as i64);
         own.extend_from_slice(&reply[end..]);
@@ -64,6 +70,12 @@ impl Server {
     pub fn wait_needs_a_write(&self) -> bool {
         self.version >= (7, 1)
     }
+}
+
+/// Where the line of the connection's id starts and ends in a HELLO reply.
+fn id_line(reply: &[u8]) -> Option<(usize, usize)> {
+    let at = memchr::memmem::find(reply, b"$2\r\nid\r\n:")? + b"$2\r\nid\r\n".len();
+    Some((at, at + memchr::memchr(b'\n', &reply[at..])? + 1))
 }
 
 /// The name and text of each text field of a HELLO reply, a map in RESP3 and a flat array in RESP2.
@@ -98,6 +110,7 @@ mod tests {
     fn a_client_gets_its_own_id() {
         let mut server = Server::default();
         assert!(server.hello(Protocol::Resp2, HELLO_2));
+        assert_eq!(server.connection_id(), Some(3));
         let reply = server.hello_reply(Protocol::Resp2, 1234).unwrap();
         let expected = String::from_utf8_lossy(HELLO_2).replace("id\r\n:3\r\n", "id\r\n:1234\r\n");
         assert_eq!(String::from_utf8_lossy(&reply), expected);

@@ -19,15 +19,25 @@ use crate::config::OnSubscriptionLoss;
 use crate::fanout::{
     Begun, Confirmation, Counts, Fanout, Kind, Malformed, Message, Said, SubscriberId, read,
 };
-use crate::resp::speak::{encode_request, push_bulk, push_header};
+use crate::resp::speak::{push_bulk, push_header};
 use crate::session::State;
 use crate::telemetry::{Bound, Disconnect};
+use crate::transport::READ_SIZE;
 
 /// A connection that has been silent for this long is asked whether it is still there.
 const PING_AFTER: Duration = Duration::from_secs(5);
 
 /// How long a connection nobody is subscribed on stays open, unless its place is needed.
 const IDLE_FOR: Duration = Duration::from_secs(10);
+
+/// Bytes placed with subscribers after which they are sent at once, rather than at the end of the turn.
+const PLACED_AT_ONCE: usize = 4 * 1024 * 1024;
+
+/// Messages of this many subscribers halve what is read at once.
+const WIDE: usize = 100;
+
+/// The least that is read at once.
+const SMALLEST_READ: usize = 2 * 1024;
 
 /// How a subscription ended: `Ok` with its confirmations placed, or the server's error.
 pub type SubscribeResult = Result<(), Vec<u8>>;
@@ -47,6 +57,10 @@ pub struct Subscriptions {
     is_skipping: Cell<bool>,
     /// Those who have messages that were not sent yet.
     touched: RefCell<Vec<Rc<Outlet>>>,
+    /// Bytes placed with subscribers and not sent yet.
+    placed: Cell<usize>,
+    /// Most subscribers of a message in the last turn.
+    width: Cell<usize>,
     heard_micros: Cell<u64>,
     has_pinged: Cell<bool>,
     needed_micros: Cell<u64>,
@@ -55,16 +69,19 @@ pub struct Subscriptions {
 impl Subscriptions {
     /// Nobody is subscribed to anything.
     pub(super) fn new(thread: Rc<Thread>) -> Rc<Self> {
-        let most = thread.settings.limits.max_client_subscriptions;
+        let limits = &thread.settings.limits;
+        let (most, most_bytes) = (limits.max_client_subscriptions, limits.pubsub_buffer / 2);
         Rc::new(Self {
             thread,
-            fanout: RefCell::new(Fanout::new(most)),
+            fanout: RefCell::new(Fanout::new(most, most_bytes)),
             link: RefCell::default(),
             is_kept: Cell::new(false),
             waiting: RefCell::default(),
             gathered: RefCell::default(),
             is_skipping: Cell::new(false),
             touched: RefCell::default(),
+            placed: Cell::new(0),
+            width: Cell::new(0),
             heard_micros: Cell::new(0),
             has_pinged: Cell::new(false),
             needed_micros: Cell::new(0),
@@ -152,7 +169,14 @@ impl Subscriptions {
                         self.touched.borrow_mut().push(Rc::clone(outlet));
                     }
                 }
+                drop(fanout);
                 self.thread.counters.delivered_messages.add(count);
+                let count = count as usize;
+                self.width.set(self.width.get().max(count));
+                self.placed.set(self.placed.get() + count * frame.len());
+                if self.placed.get() > PLACED_AT_ONCE {
+                    self.flush();
+                }
                 Ok(())
             }
             Said::Confirmed {
@@ -171,7 +195,7 @@ impl Subscriptions {
                 self.settle();
                 Ok(())
             }
-            Said::Pong => Ok(()),
+            Said::Pong => self.fanout.borrow_mut().ponged(),
         }
     }
 
@@ -241,15 +265,27 @@ impl Subscriptions {
         for (kind, name, part) in changed {
             audiences.set(self.thread.index, kind, &name, part);
         }
+        self.flush();
+        self.thread
+            .counters
+            .subscribed_topics
+            .set(self.fanout.borrow().topics() as u64);
+    }
+
+    /// Sends what has been placed with subscribers.
+    fn flush(&self) {
+        self.placed.set(0);
         let limit = self.thread.settings.limits.pubsub_buffer;
         let touched = std::mem::take(&mut *self.touched.borrow_mut());
         for outlet in touched {
             outlet.flush_messages(limit);
         }
-        self.thread
-            .counters
-            .subscribed_topics
-            .set(self.fanout.borrow().topics() as u64);
+    }
+
+    /// Most bytes to read at once, so that messages of many subscribers leave the others their turn.
+    pub(super) fn read_size(&self) -> usize {
+        let width = self.width.replace(0);
+        (READ_SIZE / (1 + width / WIDE)).max(SMALLEST_READ)
     }
 
     /// The connection is open.
@@ -268,7 +304,9 @@ impl Subscriptions {
         *self.link.borrow_mut() = None;
         self.gathered.borrow_mut().clear();
         self.is_skipping.set(false);
-        self.fanout.borrow_mut().lost()
+        let subscribers = self.fanout.borrow_mut().lost();
+        self.turn();
+        subscribers
     }
 
     fn close_subscribers(&self) {
@@ -291,6 +329,7 @@ impl Subscriptions {
         {
             return link.close("nobody is subscribed to anything");
         }
+        self.fanout.borrow_mut().ask_again();
         let silent_since = self.heard_micros.get();
         let reply_timeout = self.thread.settings.upstream.reply_timeout;
         if self.has_pinged.get() {
@@ -300,8 +339,9 @@ impl Subscriptions {
             }
         } else if clock.is_past(silent_since, PING_AFTER) {
             self.has_pinged.set(true);
-            link.send_more(&encode_request(&["PING"]));
+            self.fanout.borrow_mut().ping();
         }
+        self.turn();
     }
 
     /// Whether there is a connection, and it is not lost.
@@ -394,6 +434,8 @@ impl Upstream {
     }
 
     fn lost_subscriptions(&self) {
+        // What came before the end is delivered.
+        self.subscriptions.turn();
         let subscribers = self.subscriptions.lost();
         if subscribers == 0 || self.is_stopping() {
             return;

@@ -9,7 +9,7 @@ use tokio::sync::oneshot;
 
 use super::outlet::Outlet;
 use crate::resp::{Advance, ReplyScanner};
-use crate::session::{Effect, Verb};
+use crate::session::{Effect, Stream, Verb};
 use crate::waits::Popped;
 
 /// Longest reply gathered for respool itself; `COMMAND` of Redis 7 measures about 200 KiB.
@@ -37,6 +37,81 @@ pub enum Show {
     Replace(Rc<[u8]>),
 }
 
+/// What came of requests of respool's own.
+#[derive(Debug)]
+pub enum Answer {
+    /// Their replies, one behind the other.
+    Replies(Vec<u8>),
+    /// The replies have come, and were more than may be gathered.
+    TooLarge,
+    /// The connection was lost before the last of them.
+    Lost {
+        /// Whether they may have run.
+        sent: bool,
+    },
+}
+
+/// Whether the server answers at once.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Pace {
+    /// It does.
+    Prompt,
+    /// It may take its time.
+    Blocking,
+}
+
+/// Requests of respool's own whose replies, or their loss, somebody is told of by a call.
+pub struct Then {
+    /// How many replies are left.
+    replies: usize,
+    limit_bytes: usize,
+    is_too_large: bool,
+    pace: Pace,
+    pub(super) call: Box<dyn FnOnce(Answer)>,
+}
+
+impl Then {
+    /// `call` is called once: with `replies` replies if they measure no more than `limit_bytes` together.
+    pub fn new(
+        replies: usize,
+        limit_bytes: usize,
+        pace: Pace,
+        call: impl FnOnce(Answer) + 'static,
+    ) -> Self {
+        Self {
+            replies,
+            limit_bytes,
+            is_too_large: false,
+            pace,
+            call: Box::new(call),
+        }
+    }
+
+    /// Calls with what was gathered.
+    pub(super) fn tell(self, gathered: Vec<u8>) {
+        (self.call)(if self.is_too_large {
+            Answer::TooLarge
+        } else {
+            Answer::Replies(gathered)
+        });
+    }
+
+    fn gather(&mut self, gathered: &mut Vec<u8>, bytes: &[u8]) {
+        self.is_too_large |= gathered.len() + bytes.len() > self.limit_bytes;
+        if self.is_too_large {
+            *gathered = Vec::new();
+        } else {
+            gathered.extend_from_slice(bytes);
+        }
+    }
+}
+
+impl std::fmt::Debug for Then {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "Then({} replies, {:?})", self.replies, self.pace)
+    }
+}
+
 /// What becomes of a reply to respool itself.
 #[derive(Debug)]
 pub enum OwnReply {
@@ -46,6 +121,18 @@ pub enum OwnReply {
     Tell(oneshot::Sender<Vec<u8>>),
     /// Nobody wants it.
     Ignore,
+    /// Somebody is called with it.
+    Then(Then),
+}
+
+impl OwnReply {
+    /// How many replies it is about.
+    pub(super) fn replies(&self) -> usize {
+        match self {
+            Self::Then(then) => then.replies,
+            _ => 1,
+        }
+    }
 }
 
 #[derive(Debug)]
@@ -62,6 +149,18 @@ pub(super) enum Due {
         reply: OwnReply,
         start: u64,
     },
+}
+
+impl Due {
+    /// Whether the server may take its time with it.
+    pub(super) fn is_blocking(&self) -> bool {
+        match self {
+            Self::Client { kind, .. } => matches!(kind, Kind::Blocking(_)),
+            Self::Own { reply, .. } => {
+                matches!(reply, OwnReply::Then(then) if then.pace == Pace::Blocking)
+            }
+        }
+    }
 }
 
 /// Called when a change ends: acknowledged, or the server's first refusal.
@@ -170,10 +269,14 @@ impl Inner {
 
     /// Bytes of the reply at the front that do not simply pass in a batch.
     pub(super) fn frame(&mut self, bytes: &[u8], starts: bool, complete: bool) -> io::Result<()> {
-        match self.due.front() {
+        match self.due.front_mut() {
             None => {}
-            Some(Due::Own { .. }) => {
+            Some(Due::Own { reply, .. }) => {
                 let gathered = self.gathered.get_or_insert_default();
+                if let OwnReply::Then(then) = reply {
+                    then.gather(gathered, bytes);
+                    return Ok(());
+                }
                 gathered.extend_from_slice(bytes);
                 if gathered.len() > MAX_OWN_REPLY {
                     return Err(io::Error::new(
@@ -217,10 +320,16 @@ impl Inner {
         matches!(self.due.front(), Some(Due::Own { .. }))
     }
 
-    /// Whether behind the reply at the front come frames that answer nothing.
-    pub(super) fn starts_stream(&self) -> bool {
-        matches!(self.due.front(), Some(Due::Client { outlet, kind: Kind::Verb(Verb::Exec | Verb::Monitor), .. })
-            if outlet.transaction().stream.is_some())
+    /// What comes behind the reply at the front beside replies.
+    pub(super) fn started_stream(&self) -> Option<Stream> {
+        match self.due.front() {
+            Some(Due::Client {
+                outlet,
+                kind: Kind::Verb(Verb::Exec | Verb::Monitor),
+                ..
+            }) => outlet.transaction().stream,
+            _ => None,
+        }
     }
 
     /// `complete` replies of the entry at the front have come.
@@ -232,6 +341,13 @@ impl Inner {
                 *count -= complete;
                 outlet.answered(complete);
                 *count == 0
+            }
+            Some(Due::Own {
+                reply: OwnReply::Then(then),
+                ..
+            }) => {
+                then.replies -= complete as usize;
+                then.replies == 0
             }
             _ => true,
         };

@@ -1,9 +1,9 @@
 //! Tries: calls that never wait, on shared connections or in front of an issued call.
 
 use super::call::Patience;
-use super::class::{ClassId, Place};
+use super::class::{Class, ClassId, Place};
 use super::machine::{Status, Waits};
-use super::reply::{Said, frames, last_entry, transaction};
+use super::reply::{Refusal, Said, frames, last_entry, transaction};
 use super::{Action, Key, Outcome, POLL_MICROS, WaiterId};
 use crate::resp::speak::push_request;
 
@@ -22,7 +22,16 @@ pub struct Sending {
     /// How many they are.
     pub replies: usize,
     /// How many of them may take something away.
-    pub calls: usize,
+    pub takes: usize,
+}
+
+impl Sending {
+    /// Whether `replies` tell that the transaction is still open: MULTI was permitted to the user, and EXEC was not.
+    pub fn leaves_open(replies: &[u8]) -> bool {
+        let all = frames(replies);
+        let is_open = all.first().is_some_and(|first| first.starts_with(b"+OK"));
+        is_open && all.last().is_some_and(|last| last.starts_with(b"-NOPERM"))
+    }
 }
 
 /// Why a try has no replies.
@@ -33,6 +42,8 @@ pub enum Failure {
         /// Whether it may have run.
         sent: bool,
     },
+    /// It was answered with more than may be gathered.
+    TooLarge,
     /// The server is away; it was not sent.
     Unreachable,
     /// The server refused its state with this reply; it was not sent.
@@ -93,7 +104,7 @@ impl<S: Clone + PartialEq> Waits<S> {
                 Sending {
                     bytes,
                     replies,
-                    calls: 0,
+                    takes: 0,
                 }
             }),
             Kind::Newcomer(waiter) => self.begin_newcomer(attempt, waiter),
@@ -197,6 +208,7 @@ impl<S: Clone + PartialEq> Waits<S> {
                 }
             }
         }
+        let takes = self.classes.get(&id).is_some_and(Class::takes);
         let mut bytes = Vec::with_capacity(call.len() * count as usize + 32);
         push_request(&mut bytes, &["MULTI"]);
         for _ in 0..count {
@@ -206,7 +218,7 @@ impl<S: Clone + PartialEq> Waits<S> {
         Sending {
             bytes,
             replies: count as usize + 2,
-            calls: count as usize,
+            takes: if takes { count as usize } else { 0 },
         }
     }
 
@@ -255,11 +267,17 @@ impl<S: Clone + PartialEq> Waits<S> {
         };
         let answers = transaction(replies, attempt.count as usize);
         match (attempt.kind, answers) {
-            (Kind::Newcomer(waiter), answers) => {
-                let answer = answers.map_or_else(Said::Error, |all| {
-                    all.first().map_or(Said::Null, |first| Said::by(first))
-                });
+            (Kind::Newcomer(waiter), Ok(answers)) => {
+                let first = answers.first();
+                let answer = first.map_or(Said::Null, |first| Said::by(first));
                 self.newcomer_tried(class, waiter, answer);
+            }
+            (Kind::Newcomer(waiter), Err(Refusal::Call(error))) => {
+                self.newcomer_tried(class, waiter, Said::Error(error));
+            }
+            // What is wrong with the call itself is told where it stands alone.
+            (Kind::Newcomer(waiter), Err(Refusal::Exec)) => {
+                self.tell(waiter, Outcome::OwnConnection);
             }
             (_, Ok(answers)) => self.class_tried(class, &attempt, &answers),
             (_, Err(_)) => self.retry_all(class, &attempt.keys),
@@ -332,9 +350,13 @@ impl<S: Clone + PartialEq> Waits<S> {
         }
         let goes_on =
             matches!(class.place, Place::Queued { .. }) && class.attempts == 0 && class.waiting > 0;
+        let chases = class.chase.as_ref().is_some_and(|chase| {
+            let line = class.lines.get(&chase.key);
+            line.is_some_and(|line| line.waiting > 0)
+        });
         let state = class.state.clone();
         // Where something was, there may be more, under this key or another.
-        match (goes_on, class.chase.is_some(), hit.is_some()) {
+        match (goes_on, chases, hit.is_some()) {
             (true, true, _) => self.attempt(Kind::Chase(id), state),
             (true, false, true) => self.attempt(Kind::Poll(id), state),
             _ => {}
@@ -349,6 +371,7 @@ impl<S: Clone + PartialEq> Waits<S> {
         };
         let outcome = match failure {
             Failure::Lost { sent } => return self.try_lost(&attempt, sent),
+            Failure::TooLarge => return self.try_too_large(&attempt),
             Failure::Unreachable => Outcome::Unreachable,
             Failure::Refused(reply) => Outcome::reply(&reply),
         };
@@ -389,6 +412,32 @@ impl<S: Clone + PartialEq> Waits<S> {
             _ => {}
         }
         self.tend(class_id, &attempt.keys);
+    }
+
+    fn try_too_large(&mut self, attempt: &Attempt) {
+        match (attempt.kind, attempt.class) {
+            (Kind::Resolve(waiter), _) => self.tell(waiter, Outcome::OwnConnection),
+            (_, None) => {}
+            (kind, Some(class)) => {
+                let newcomer = match kind {
+                    Kind::Newcomer(waiter) => Some(waiter),
+                    _ => None,
+                };
+                self.let_go(class, &attempt.keys, newcomer);
+                self.tend(class, &attempt.keys);
+            }
+        }
+    }
+
+    /// The server answered with more than may be gathered. What was popped is lost, and who asked for it is closed; who
+    /// only reads reads it on a connection of its own.
+    pub(super) fn let_go(&mut self, class: ClassId, keys: &[Key], newcomer: Option<WaiterId>) {
+        if self.classes.get(&class).is_some_and(Class::takes) {
+            self.actions.push_back(Action::Orphaned(1));
+            return self.tell_all(newcomer, &Outcome::Lost);
+        }
+        let all = self.seated_out(class, keys);
+        self.tell_all(all.into_iter().chain(newcomer), &Outcome::OwnConnection);
     }
 
     /// Calls that may have popped up to `count` elements of each key have no answer: whoever would have got them has

@@ -94,6 +94,11 @@ impl Call {
         self.timeout_micros
     }
 
+    /// What it takes away.
+    pub fn popped(&self) -> Popped {
+        self.popped
+    }
+
     /// Why a connection is borrowed for it.
     pub(super) fn reason(&self) -> PinReason {
         match self.unit {
@@ -229,7 +234,7 @@ fn streams(words: &[&[u8]]) -> Option<Streams> {
         }
     }
     let rest = words.len() - at - 1;
-    (rest > 0 && rest % 2 == 0).then_some(Streams {
+    (rest > 0 && rest.is_multiple_of(2)).then_some(Streams {
         timeout_at: timeout_at?,
         first: at + 1,
         count: rest / 2,

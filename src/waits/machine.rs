@@ -38,6 +38,8 @@ impl Ending {
     }
 }
 
+type ByIdentity = HashMap<Box<[u8]>, ClassId>;
+
 #[derive(Debug)]
 pub(super) struct Waiter<S> {
     pub(super) state: S,
@@ -59,7 +61,7 @@ pub struct Waits<S> {
     pub(super) waiters: HashMap<WaiterId, Waiter<S>>,
     pub(super) classes: HashMap<ClassId, Class<S>>,
     /// Classes by what their calls have in common, for each state.
-    index: Vec<(S, HashMap<Box<[u8]>, ClassId>)>,
+    index: Vec<(S, ByIdentity)>,
     deadlines: BTreeSet<(u64, WaiterId)>,
     pub(super) polls: BTreeSet<(u64, ClassId)>,
     pub(super) attempts: HashMap<TryId, Attempt>,

@@ -118,8 +118,8 @@ pub enum Action<S> {
         seat: SeatId,
         /// Tries in front of the call.
         ahead: Option<(TryId, Sending)>,
-        /// The call, for whose reply [`Waits::answered`] is told, or [`Waits::lost`].
-        request: Vec<u8>,
+        /// The call, for whose reply [`Waits::answered`] is told, [`Waits::too_large`] or [`Waits::lost`].
+        call: Sending,
     },
     /// End the call that is under way, by CLIENT UNBLOCK, repeated until it has answered.
     Unblock {

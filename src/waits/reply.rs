@@ -43,27 +43,34 @@ pub(super) fn frames(mut bytes: &[u8]) -> Vec<&[u8]> {
     frames
 }
 
-/// What the server answered to MULTI, `count` calls and EXEC: one answer for each call, or one error for all of them.
-pub(super) fn transaction(bytes: &[u8], count: usize) -> Result<Vec<&[u8]>, &[u8]> {
-    const TORN: &[u8] = b"-ERR respool: the server answered a transaction with something else\r\n";
+/// Why no call of a transaction has run.
+#[derive(Debug, PartialEq, Eq)]
+pub(super) enum Refusal<'a> {
+    /// The server refuses a call with this.
+    Call(&'a [u8]),
+    /// It refuses EXEC.
+    Exec,
+}
+
+/// What the server answered to MULTI, `count` calls and EXEC: one answer for each call.
+pub(super) fn transaction(bytes: &[u8], count: usize) -> Result<Vec<&[u8]>, Refusal<'_>> {
     let all = frames(bytes);
     let [multi, queued @ .., exec] = all.as_slice() else {
-        return Err(TORN);
+        return Err(Refusal::Exec);
     };
     if multi.starts_with(b"-") {
         // A user who may not use MULTI: the calls ran by themselves, and waited no longer than a moment.
         return Ok(queued.to_vec());
     }
-    let refused = queued.iter().find(|frame| frame.starts_with(b"-"));
-    if let Some(error) = refused.or_else(|| Some(exec).filter(|exec| exec.starts_with(b"-"))) {
-        return Err(error);
+    if let Some(error) = queued.iter().find(|frame| frame.starts_with(b"-")) {
+        return Err(Refusal::Call(error));
     }
     let body = memchr::memchr(b'\n', exec).map_or(&[][..], |end| &exec[end + 1..]);
     let answers = frames(body);
-    if answers.len() == count {
+    if exec.starts_with(b"*") && answers.len() == count {
         Ok(answers)
     } else {
-        Err(TORN)
+        Err(Refusal::Exec)
     }
 }
 
@@ -100,9 +107,12 @@ mod tests {
     #[test]
     fn the_first_refusal_is_told() {
         let refused = b"+OK\r\n-NOPERM no\r\n-EXECABORT Transaction discarded\r\n";
-        assert_eq!(transaction(refused, 1), Err(&b"-NOPERM no\r\n"[..]));
+        assert_eq!(
+            transaction(refused, 1),
+            Err(Refusal::Call(b"-NOPERM no\r\n"))
+        );
         let away = b"+OK\r\n+QUEUED\r\n-EXECABORT x\r\n";
-        assert_eq!(transaction(away, 1), Err(&b"-EXECABORT x\r\n"[..]));
+        assert_eq!(transaction(away, 1), Err(Refusal::Exec));
         let without = b"-NOPERM multi\r\n*-1\r\n-ERR EXEC without MULTI\r\n";
         assert_eq!(transaction(without, 1), Ok(vec![&b"*-1\r\n"[..]]));
         let inside = b"+OK\r\n+QUEUED\r\n*1\r\n-WRONGTYPE x\r\n";

@@ -4,6 +4,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
+use super::attempts::Sending;
 use super::call::Patience;
 use super::class::{ClassId, Place};
 use super::machine::Waits;
@@ -166,6 +167,15 @@ impl<S: Clone + PartialEq> Waits<S> {
             class.refusals = 0;
         }
         self.tend(class_id, &keys);
+    }
+
+    /// An issued call was answered with more than may be gathered.
+    pub fn too_large(&mut self, id: SeatId, now: u64) {
+        self.now = now;
+        if let Some((class, keys)) = self.stop_calling(id) {
+            self.let_go(class, &keys, None);
+            self.tend(class, &keys);
+        }
     }
 
     /// A connection was lost; `sent`: the call issued on it, if any, may have run.
@@ -440,13 +450,16 @@ impl<S: Clone + PartialEq> Waits<S> {
         if let Some(class) = self.classes.get_mut(&class_id) {
             class.place = Place::Nowhere;
         }
-        match next {
-            Some(next) => self.take_turn(id, next),
-            None => self.release(id),
+        if next.is_none() {
+            self.release(id);
         }
         if wants {
             self.enqueue(class_id);
-        } else if self.classes.get(&class_id).is_some_and(|c| c.is_over()) {
+        }
+        if let Some(next) = next {
+            self.take_turn(id, next);
+        }
+        if self.classes.get(&class_id).is_some_and(|c| c.is_over()) {
             self.tend(class_id, &[]);
         }
     }
@@ -463,8 +476,8 @@ impl<S: Clone + PartialEq> Waits<S> {
             line.pops += takes;
         });
         let patience = slice.map_or(Patience::Endless, |slice| Patience::Millis(slice / 1000));
-        let mut request = Vec::new();
-        class.call.push_over(&mut request, &keys, patience);
+        let mut bytes = Vec::new();
+        class.call.push_over(&mut bytes, &keys, patience);
         let ahead = self.ahead(class_id);
         if let Some(seat) = self.seating.seats.get_mut(&id) {
             seat.phase = Phase::Calling {
@@ -476,7 +489,11 @@ impl<S: Clone + PartialEq> Waits<S> {
         self.actions.push_back(Action::Issue {
             seat: id,
             ahead,
-            request,
+            call: Sending {
+                bytes,
+                replies: 1,
+                takes,
+            },
         });
     }
 
@@ -491,6 +508,12 @@ impl<S: Clone + PartialEq> Waits<S> {
             }) => (Some(*class), keys),
             _ => (None, &[]),
         }
+    }
+
+    /// The seats there are.
+    #[cfg(test)]
+    pub(super) fn seats(&self) -> impl Iterator<Item = SeatId> {
+        self.seating.seats.keys().copied()
     }
 
     /// How many pops of each key are under way.

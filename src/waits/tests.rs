@@ -2,6 +2,7 @@
 
 mod invariants;
 mod model;
+mod rest;
 mod server;
 mod single;
 mod world;

@@ -11,9 +11,9 @@
 //! | `?` | only the kind of the reply is compared: it holds a time, an address or a random value |
 //! | `&` | a line of `name=value` pairs of which respool must have the same names |
 //! | `\|` | an inline command, sent as it stands |
-//! | `b>` | sent by a second connection |
+//! | `b>`, `?b>` | sent by a second connection |
 //! | `>` | sent without reading the reply; the next step waits until the server holds a blocked client |
-//! | `<` | reads that reply |
+//! | `<` | reads that reply, or one more frame: a message, an invalidation, another confirmation |
 //!
 //! `RESPOOL_CORPUS=text` runs only sequences whose names contain the text.
 
@@ -22,7 +22,7 @@ use std::panic::{AssertUnwindSafe, catch_unwind};
 
 use crate::harness::{Client, Redis, Respool, Value, encode, eventually, show};
 
-const CORPUS: [&str; 9] = [
+const CORPUS: [&str; 11] = [
     include_str!("corpus/strings.txt"),
     include_str!("corpus/collections.txt"),
     include_str!("corpus/streams.txt"),
@@ -32,20 +32,15 @@ const CORPUS: [&str; 9] = [
     include_str!("corpus/blocking.txt"),
     include_str!("corpus/server.txt"),
     include_str!("corpus/connection.txt"),
+    include_str!("corpus/tracking.txt"),
+    include_str!("corpus/pubsub.txt"),
 ];
 
 /// Commands of Redis 7.0 that no sequence can hold, and why.
-const LEFT_OUT: [(&str, &str); 12] = [
+const LEFT_OUT: [(&str, &str); 5] = [
     ("sync", "refused: respool is no replica"),
     ("psync", "refused: respool is no replica"),
     ("replconf", "refused: respool is no replica"),
-    ("monitor", "shows whatever else reaches the server"),
-    ("subscribe", "pub/sub has tests of its own"),
-    ("unsubscribe", "pub/sub has tests of its own"),
-    ("psubscribe", "pub/sub has tests of its own"),
-    ("punsubscribe", "pub/sub has tests of its own"),
-    ("ssubscribe", "pub/sub has tests of its own"),
-    ("sunsubscribe", "pub/sub has tests of its own"),
     ("host:", "closes the connection, see protocol"),
     ("post", "closes the connection, see protocol"),
 ];
@@ -349,7 +344,7 @@ fn run_stream(mut client: Client, sequence: &Sequence, cuts: &[usize], got: &mut
     let mut due = sequence
         .steps
         .iter()
-        .filter(|s| matches!(s.action, Action::Ask(_)));
+        .filter(|s| matches!(s.action, Action::Ask(_) | Action::Read));
     while at < replies.len() {
         let length = Value::parse(&replies[at..]).map_or(replies.len() - at, |(_, length)| length);
         let bytes = replies[at..at + length].to_vec();
@@ -422,7 +417,7 @@ impl Sequence {
     fn goes_as_one(&self) -> bool {
         self.steps
             .iter()
-            .all(|s| matches!(s.action, Action::Ask(_) | Action::Tell(_)))
+            .all(|s| matches!(s.action, Action::Ask(_) | Action::Tell(_) | Action::Read))
     }
 
     /// All of it with a QUIT at the end, so that the end of the replies is seen.
@@ -499,6 +494,7 @@ fn parse_step(line: &str) -> Step {
             Compare::Bytes,
         ),
         "b>" => step(Action::AskOther(command(rest)), Compare::Bytes),
+        "?b>" => step(Action::AskOther(command(rest)), Compare::Kind),
         ">" => step(Action::Block(command(rest)), Compare::Bytes),
         "<" => step(Action::Read, Compare::Bytes),
         _ => match line.strip_prefix('~') {

@@ -11,4 +11,7 @@ mod load;
 mod outage;
 mod protocol;
 mod pubsub;
+mod streams;
 mod tracking;
+mod transactions;
+mod waits;

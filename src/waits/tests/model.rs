@@ -31,10 +31,14 @@ fn step(world: &mut World, trouble: Trouble) {
     }
 }
 
-fn run(seed: u64, steps: usize, trouble: Trouble) -> World {
-    let mut world = World::new(seed);
-    for _ in 0..steps {
+fn run(mut world: World, steps: usize, trouble: Trouble) -> World {
+    for number in 1..=steps {
         step(&mut world, trouble);
+        if number % 150 == 0 {
+            // Long enough for every class to have had its turn or its try.
+            world.calm(300_000);
+            world.check_rest();
+        }
     }
     world.calm(5_000_000);
     world.check_rest();
@@ -53,7 +57,7 @@ proptest! {
         steps in 1usize..400,
         trouble in prop::sample::select(vec![Trouble::None, Trouble::Leaving, Trouble::Everything]),
     ) {
-        run(seed, steps, trouble);
+        run(World::new(seed), steps, trouble);
     }
 }
 
@@ -62,7 +66,7 @@ fn long_lives_end_well() {
     let mut told = std::collections::BTreeMap::new();
     let (mut returned, mut delivered) = (0, 0);
     for seed in 0..60 {
-        let world = run(seed, 3_000, Trouble::Everything);
+        let world = run(World::new(seed), 3_000, Trouble::Everything);
         for (what, count) in &world.told {
             *told.entry(*what).or_insert(0) += count;
         }
@@ -80,9 +84,8 @@ fn long_lives_end_well() {
     ] {
         assert!(told.contains_key(what), "nobody was told {what}: {told:?}");
     }
-    eprintln!("{told:?} {returned} {delivered}");
     assert!(
-        returned > 0 && delivered > 1_000,
+        returned > 0 && delivered > 5_000,
         "{returned} returned, {delivered} delivered"
     );
 }
@@ -90,9 +93,11 @@ fn long_lives_end_well() {
 #[test]
 fn without_trouble_nothing_is_returned_or_lost() {
     for seed in 0..100 {
-        let world = run(seed, 1_000, Trouble::None);
-        // Elements over what their line could take are none but those of several keys at once.
+        let mut world = World::new(seed);
+        // Two keys of one client can make the elements of a third one too many.
+        world.most_keys = 1;
+        let world = run(world, 1_000, Trouble::None);
         assert_eq!(world.told.get("lost"), None);
-        assert_eq!(world.orphaned, 0, "seed {seed}");
+        assert_eq!((world.orphaned, world.returned), (0, 0), "seed {seed}");
     }
 }

@@ -1,1 +1,461 @@
 //! Single rules of blocked clients, each shown by itself.
+
+use crate::resp::Request;
+use crate::resp::speak::encode_request;
+use crate::waits::{Action, Call, Failure, Outcome, SeatId, TryId, Unblock, WaiterId, Waits};
+
+const NULL: &[u8] = b"*-1\r\n";
+const WRONGTYPE: &[u8] = b"-WRONGTYPE no\r\n";
+const SECOND: u64 = 1_000_000;
+
+/// Tells the machine what happens and shows what it wants as text.
+#[derive(Default)]
+struct Script {
+    waits: Waits<u8>,
+    now: u64,
+    tries: Vec<(TryId, usize)>,
+    borrows: Vec<SeatId>,
+}
+
+fn words(request: &[u8]) -> String {
+    let words: Vec<_> = Request::new(request)
+        .arguments()
+        .map(String::from_utf8_lossy)
+        .collect();
+    words.join(" ")
+}
+
+fn pair(key: &str, element: &str) -> Vec<u8> {
+    encode_request(&[key, element])
+}
+
+impl Script {
+    /// What the machine wants, in order; tries are sent at once.
+    fn wants(&mut self) -> Vec<String> {
+        let mut all = Vec::new();
+        while let Some(action) = self.waits.next_action() {
+            match action {
+                Action::Try { attempt, .. } => {
+                    if let Some(sending) = self.waits.begin(attempt, self.now) {
+                        self.tries
+                            .push((attempt, sending.replies.saturating_sub(2)));
+                        let calls = super::server::requests(&sending.bytes);
+                        let call = calls.get(1).unwrap_or(&calls[0]);
+                        all.push(format!("try {}", words(call)));
+                    }
+                }
+                Action::Borrow { seat, .. } => {
+                    self.borrows.push(seat);
+                    all.push("borrow".to_owned());
+                }
+                Action::Issue { ahead, call, .. } => {
+                    if let Some((attempt, sending)) = ahead {
+                        self.tries.push((attempt, sending.takes));
+                        all.push(format!("ahead {}", sending.takes));
+                    }
+                    all.push(format!("issue {}", words(&call.bytes)));
+                }
+                Action::Unblock { .. } => all.push("unblock".to_owned()),
+                Action::Release { .. } => all.push("release".to_owned()),
+                Action::Return { request, .. } => all.push(format!("return {}", words(&request))),
+                Action::Orphaned(count) => all.push(format!("orphaned {count}")),
+                Action::Tell { outcome, .. } => all.push(match outcome {
+                    Outcome::Reply(reply) if reply.starts_with(b"-") => "tell error".to_owned(),
+                    Outcome::Reply(reply) => format!("tell {}", words(&reply)),
+                    other => format!("tell {other:?}"),
+                }),
+            }
+        }
+        all
+    }
+
+    fn arrive(&mut self, line: &str) -> WaiterId {
+        let words: Vec<&str> = line.split(' ').collect();
+        let request = encode_request(&words);
+        let call = Call::parse(&Request::new(&request)).expect("it is understood");
+        self.waits.arrive(0, 0, call, self.now)
+    }
+
+    /// Answers the oldest try.
+    fn tried(&mut self, answers: &[&[u8]]) {
+        let (attempt, calls) = self.tries.remove(0);
+        assert_eq!(calls, answers.len());
+        let mut replies = b"+OK\r\n".to_vec();
+        replies.extend(b"+QUEUED\r\n".repeat(calls));
+        replies.extend(format!("*{calls}\r\n").into_bytes());
+        replies.extend(answers.concat());
+        self.waits.tried(attempt, &replies, self.now);
+    }
+
+    /// One who has tried, found nothing, and for whose class a call is issued on the seat returned.
+    fn blocked(&mut self, line: &str) -> (WaiterId, SeatId) {
+        let waiter = self.arrive(line);
+        self.wants();
+        self.tried(&[NULL]);
+        assert_eq!(self.wants(), ["borrow"]);
+        let seat = self.borrows.remove(0);
+        self.waits.seated(seat, self.now);
+        (waiter, seat)
+    }
+
+    /// Another one in line.
+    fn joins(&mut self, line: &str) -> WaiterId {
+        let waiter = self.arrive(line);
+        self.wants();
+        self.tried(&[NULL]);
+        waiter
+    }
+
+    fn pass(&mut self, micros: u64) {
+        self.now += micros;
+        self.waits.tick(self.now);
+    }
+}
+
+#[test]
+fn a_call_covers_who_joins_and_lets_go_of_who_leaves() {
+    let mut script = Script::default();
+    let (_, seat) = script.blocked("BLPOP a 0");
+    assert_eq!(script.wants(), ["issue BLPOP a 0"]);
+    let second = script.joins("BLPOP b a 0");
+    assert_eq!(script.wants(), ["unblock"]);
+    script.joins("BLPOP c 0");
+    assert_eq!(script.wants(), [""; 0], "one unblock is enough");
+    script.waits.answered(seat, NULL, script.now);
+    assert_eq!(script.wants(), ["issue BLPOP a b c 0"]);
+    script.joins("BLPOP a c 0");
+    assert_eq!(script.wants(), [""; 0], "it is covered already");
+    script.waits.leave(second, script.now);
+    assert_eq!(script.wants(), ["unblock"]);
+    script.waits.answered(seat, NULL, script.now);
+    assert_eq!(script.wants(), ["issue BLPOP a c 0"]);
+}
+
+#[test]
+fn the_first_in_line_for_the_key_is_served() {
+    let mut script = Script::default();
+    let (_, seat) = script.blocked("BLPOP a 0");
+    script.joins("BLPOP b 0");
+    script.joins("BLPOP a b 0");
+    script.waits.answered(seat, NULL, script.now);
+    script.wants();
+    script.waits.answered(seat, &pair("b", "1"), script.now);
+    // The third stands in line for it too, and the call itself is all it can use.
+    assert_eq!(script.wants(), ["tell b 1", "issue BLPOP a b 0"]);
+    script.waits.answered(seat, &pair("b", "2"), script.now);
+    assert_eq!(script.wants(), ["tell b 2", "issue BLPOP a 0"]);
+}
+
+#[test]
+fn tries_ahead_double_while_all_succeed() {
+    let mut script = Script::default();
+    let (_, seat) = script.blocked("BLPOP a 0");
+    for _ in 0..200 {
+        script.joins("BLPOP a 0");
+    }
+    script.wants();
+    let mut counts = Vec::new();
+    for _ in 0..4 {
+        script.waits.answered(seat, &pair("a", "x"), script.now);
+        script.wants();
+        let count = script.tries[0].1;
+        counts.push(count);
+        let element = pair("a", "y");
+        script.tried(&vec![&element[..]; count]);
+    }
+    assert_eq!(counts, [1, 2, 4, 8]);
+    script.waits.answered(seat, &pair("a", "x"), script.now);
+    script.wants();
+    let mut answers = vec![NULL; script.tries[0].1];
+    let element = pair("a", "y");
+    answers[0] = &element;
+    script.tried(&answers);
+    script.waits.answered(seat, &pair("a", "x"), script.now);
+    script.wants();
+    assert_eq!(script.tries[0].1, 1, "one of them found nothing");
+}
+
+#[test]
+fn large_elements_are_not_gathered_by_the_dozen() {
+    let mut script = Script::default();
+    let (_, seat) = script.blocked("BLPOP a 0");
+    for _ in 0..200 {
+        script.joins("BLPOP a 0");
+    }
+    let large = "x".repeat(400 * 1024);
+    for _ in 0..4 {
+        script.waits.answered(seat, &pair("a", &large), script.now);
+        script.wants();
+        assert!(script.tries[0].1 <= 2);
+        let element = pair("a", &large);
+        let count = script.tries[0].1;
+        script.tried(&vec![&element[..]; count]);
+    }
+}
+
+#[test]
+fn null_is_told_when_no_element_can_come_any_more() {
+    let mut script = Script::default();
+    let (_, seat) = script.blocked("BLPOP a 1");
+    script.joins("BLPOP a 1");
+    script.wants();
+    script.pass(SECOND - 1);
+    assert_eq!(script.wants(), [""; 0]);
+    script.pass(1);
+    // The first is told, for the second could take an element; the second is the last who could.
+    assert_eq!(script.wants(), ["tell Null", "unblock"]);
+    script.waits.answered(seat, &pair("a", "late"), script.now);
+    assert_eq!(script.wants(), ["tell a late", "release"]);
+}
+
+#[test]
+fn unblocked_is_told_with_its_error() {
+    let mut script = Script::default();
+    let (first, seat) = script.blocked("BZPOPMIN z 0");
+    script.wants();
+    assert!(script.waits.unblock(first, Unblock::Error, script.now));
+    assert!(!script.waits.unblock(first, Unblock::Timeout, script.now));
+    assert_eq!(script.wants(), ["unblock"]);
+    script.waits.answered(seat, Outcome::UNBLOCKED, script.now);
+    assert_eq!(script.wants(), ["tell Unblocked", "release"]);
+}
+
+#[test]
+fn only_whose_own_try_is_refused_learns_of_it() {
+    let mut script = Script::default();
+    let (_, seat) = script.blocked("BLPOP a 0");
+    script.joins("BLPOP b 0");
+    script.waits.answered(seat, NULL, script.now);
+    script.wants();
+    script.waits.answered(seat, WRONGTYPE, script.now);
+    assert_eq!(
+        script.wants(),
+        ["try BLPOP a 0.001", "try BLPOP b 0.001", "release"]
+    );
+    script.tried(&[WRONGTYPE]);
+    assert_eq!(script.wants(), ["tell error"]);
+    script.tried(&[NULL]);
+    assert_eq!(script.wants(), ["borrow"]);
+}
+
+#[test]
+fn what_is_refused_only_together_is_asked_for_apart() {
+    let mut script = Script::default();
+    let (_, seat) = script.blocked("BLPOP a 0");
+    script.joins("BLPOP b 0");
+    script.waits.answered(seat, NULL, script.now);
+    script.wants();
+    for _ in 0..2 {
+        let seat = script.waits.seats().next().expect("one is lent");
+        script
+            .waits
+            .answered(seat, b"-CROSSSLOT no\r\n", script.now);
+        script.wants();
+        script.tried(&[NULL]);
+        script.tried(&[NULL]);
+        script.wants();
+        let seat = script.borrows.remove(0);
+        script.waits.seated(seat, script.now);
+    }
+    assert_eq!(script.wants(), ["issue BLPOP a 0.100"]);
+    let seat = script.waits.seats().next().expect("one is lent");
+    script.waits.answered(seat, NULL, script.now);
+    assert_eq!(script.wants(), ["issue BLPOP b 0.100"]);
+}
+
+#[test]
+fn who_might_have_got_what_was_lost_is_told_and_nobody_else() {
+    let mut script = Script::default();
+    let (_, seat) = script.blocked("BLPOP a 0");
+    script.joins("BLPOP a 0");
+    script.wants();
+    script.waits.lost(seat, false, script.now);
+    assert_eq!(script.wants(), ["borrow"], "it was never sent");
+    let seat = script.borrows.remove(0);
+    script.waits.seated(seat, script.now);
+    script.wants();
+    script.waits.lost(seat, true, script.now);
+    assert_eq!(script.wants(), ["tell Lost", "borrow"], "the other stays");
+    script.arrive("BLPOP c 0");
+    script.wants();
+    let (attempt, _) = script.tries.remove(0);
+    script
+        .waits
+        .failed(attempt, Failure::Lost { sent: false }, script.now);
+    assert_eq!(script.wants(), ["try BLPOP c 0.001"]);
+    let (attempt, _) = script.tries.remove(0);
+    script
+        .waits
+        .failed(attempt, Failure::Lost { sent: true }, script.now);
+    assert_eq!(script.wants(), ["tell Lost"]);
+}
+
+#[test]
+fn a_reading_call_answers_all_and_is_asked_again_when_lost() {
+    let mut script = Script::default();
+    let (_, seat) = script.blocked("XREAD BLOCK 0 STREAMS s 5-1");
+    script.joins("XREAD BLOCK 900 STREAMS s 5-1");
+    script.wants();
+    script.waits.lost(seat, true, script.now);
+    assert_eq!(script.wants(), ["borrow"]);
+    let seat = script.borrows.remove(0);
+    script.waits.seated(seat, script.now);
+    assert_eq!(script.wants(), ["issue XREAD BLOCK 0 STREAMS s 5-1"]);
+    script.waits.answered(seat, &pair("s", "5-2"), script.now);
+    assert_eq!(script.wants(), ["tell s 5-2", "tell s 5-2", "release"]);
+}
+
+#[test]
+fn the_last_entry_is_resolved_before_the_first_try() {
+    let mut script = Script::default();
+    script.arrive("XREAD BLOCK 0 STREAMS s $");
+    assert_eq!(script.wants(), ["try XINFO STREAM s"]);
+    let (attempt, _) = script.tries.remove(0);
+    let reply = encode_request(&["last-generated-id", "7-3"]);
+    script.waits.tried(attempt, &reply, script.now);
+    assert_eq!(script.wants(), ["try XREAD BLOCK 1 STREAMS s 7-3"]);
+    script.arrive("XREAD BLOCK 0 STREAMS s $");
+    script.wants();
+    let (attempt, _) = script.tries.remove(1);
+    script.waits.tried(attempt, b"-NOPERM no\r\n", script.now);
+    assert_eq!(script.wants(), ["tell OwnConnection"]);
+}
+
+#[test]
+fn what_is_too_large_to_gather_is_read_on_an_own_connection() {
+    let mut script = Script::default();
+    let (_, seat) = script.blocked("XREAD BLOCK 0 STREAMS s 5-1");
+    script.arrive("XREAD BLOCK 0 STREAMS s 5-1");
+    script.wants();
+    let (attempt, _) = script.tries.remove(0);
+    script.waits.failed(attempt, Failure::TooLarge, script.now);
+    let both = ["tell OwnConnection", "tell OwnConnection", "unblock"];
+    assert_eq!(script.wants(), both);
+    script.waits.too_large(seat, script.now);
+    assert_eq!(script.wants(), ["release"]);
+    script.blocked("BLPOP a 0");
+    script.arrive("BLPOP a 0");
+    script.wants();
+    let (attempt, _) = script.tries.remove(0);
+    script.waits.failed(attempt, Failure::TooLarge, script.now);
+    assert_eq!(script.wants(), ["orphaned 1", "tell Lost"]);
+}
+
+#[test]
+fn a_user_who_may_not_run_transactions_needs_a_connection() {
+    let mut script = Script::default();
+    script.arrive("BLPOP a 0");
+    script.wants();
+    let (attempt, _) = script.tries.remove(0);
+    let replies = b"+OK\r\n+QUEUED\r\n-EXECABORT Transaction discarded because of: no\r\n";
+    script.waits.tried(attempt, replies, script.now);
+    assert_eq!(script.wants(), ["tell OwnConnection"]);
+}
+
+#[test]
+fn classes_share_a_seat_by_turns() {
+    let mut script = Script::default();
+    let (_, seat) = script.blocked("BLMOVE a x LEFT LEFT 0");
+    assert_eq!(script.wants(), ["issue BLMOVE a x LEFT LEFT 0"]);
+    script.joins("BLMOVE b x LEFT LEFT 0");
+    assert_eq!(script.wants(), ["borrow"]);
+    // Nothing is lent, so the first gives way after its turn.
+    let due = script.waits.next_due().expect("a turn ends");
+    script.pass(due - script.now);
+    assert_eq!(script.wants(), ["unblock"]);
+    script.waits.answered(seat, NULL, script.now);
+    assert_eq!(script.wants(), ["issue BLMOVE b x LEFT LEFT 0.100"]);
+    script.pass(super::super::MAX_SLICE_MICROS);
+    assert_eq!(script.wants(), ["unblock"]);
+    script.waits.answered(seat, NULL, script.now);
+    assert_eq!(script.wants(), ["issue BLMOVE a x LEFT LEFT 0.100"]);
+}
+
+#[test]
+fn without_any_seat_classes_are_tried_from_time_to_time() {
+    let mut script = Script::default();
+    script.joins("BLPOP a 0");
+    script.joins("BLPOP a 0");
+    script.joins("BLPOP b 0");
+    assert_eq!(script.borrows.len(), 1);
+    script.pass(super::super::POLL_MICROS);
+    assert_eq!(script.wants(), ["try BLPOP a b 0.001"]);
+    script.tried(&[&pair("a", "1")]);
+    assert_eq!(
+        script.wants(),
+        ["tell a 1", "try BLPOP a 0.001"],
+        "there may be more"
+    );
+    script.tried(&[&pair("a", "2")]);
+    assert_eq!(script.wants(), ["tell a 2", "try BLPOP b 0.001"]);
+    script.tried(&[NULL]);
+    assert_eq!(script.wants(), [""; 0]);
+    assert_eq!(script.waits.next_due(), Some(2 * super::super::POLL_MICROS));
+}
+
+#[test]
+fn a_newcomer_whose_element_went_to_another_tries_again() {
+    let mut script = Script::default();
+    script.joins("BLPOP a 0");
+    script.arrive("BLPOP a b 0");
+    script.wants();
+    script.tried(&[&pair("a", "1")]);
+    assert_eq!(script.wants(), ["tell a 1", "try BLPOP a b 0.001"]);
+}
+
+#[test]
+fn a_newcomer_waits_for_the_pops_of_who_has_left() {
+    let mut script = Script::default();
+    let first = script.arrive("BLPOP a 0");
+    script.wants();
+    script.waits.leave(first, script.now);
+    script.arrive("BLPOP a 0");
+    assert_eq!(script.wants(), [""; 0], "one element could come for nobody");
+    script.tried(&[&pair("a", "1")]);
+    assert_eq!(script.wants(), ["tell a 1"]);
+}
+
+#[test]
+fn what_was_popped_for_nobody_goes_back() {
+    let mut script = Script::default();
+    let first = script.arrive("BRPOP a 0");
+    script.wants();
+    script.waits.leave(first, script.now);
+    script.tried(&[&pair("a", "1")]);
+    assert_eq!(script.wants(), ["return RPUSH a 1"]);
+    let first = script.arrive("BLMOVE a b LEFT LEFT 0");
+    script.wants();
+    script.waits.leave(first, script.now);
+    script.tried(&[b"$1\r\n1\r\n"]);
+    assert_eq!(script.wants(), ["orphaned 1"]);
+}
+
+#[test]
+fn a_seat_is_given_back_when_others_want_a_connection() {
+    let mut script = Script::default();
+    let (_, seat) = script.blocked("BLPOP a 0");
+    script.wants();
+    script.waits.yield_to(1, script.now);
+    assert_eq!(script.wants(), [""; 0], "it has just been lent");
+    script.now += super::super::MAX_SLICE_MICROS;
+    script.waits.yield_to(1, script.now);
+    script.waits.yield_to(1, script.now);
+    assert_eq!(script.wants(), ["unblock"]);
+    script.waits.answered(seat, NULL, script.now);
+    assert_eq!(script.wants(), ["release", "borrow"]);
+}
+
+#[test]
+fn more_keys_than_one_call_takes_are_asked_for_in_turn() {
+    let mut script = Script::default();
+    let keys: Vec<String> = (0..1500).map(|number| format!("k{number:04}")).collect();
+    let (_, seat) = script.blocked(&format!("BLPOP {} 0", keys.join(" ")));
+    let count = |wants: Vec<String>| wants[0].split(' ').count() - 3;
+    assert_eq!(count(script.wants()), 1024);
+    script.pass(super::super::MAX_SLICE_MICROS);
+    assert_eq!(script.wants(), ["unblock"]);
+    script.waits.answered(seat, NULL, script.now);
+    let wants = script.wants();
+    assert!(wants[0].starts_with("issue BLPOP k1024 "), "{}", wants[0]);
+    assert_eq!(count(wants), 1024);
+}

@@ -6,8 +6,10 @@ use std::time::{Duration, Instant};
 use rand::rngs::SmallRng;
 use rand::{Rng as _, SeedableRng as _};
 
+use super::ears::{Ears, Sound};
 use super::expect::{Expect, Kept, Mismatch, Session};
 use super::flock::Flock;
+use super::subscriptions::Voice;
 use super::wire::{Gone, Leave, Wire};
 use crate::harness::{Value, encode, show};
 
@@ -18,6 +20,9 @@ const REMEMBERED: usize = 16;
 const EXPIRY_SECONDS: &str = "100";
 
 const BIG_BYTES: usize = 100 * 1024;
+
+/// Clients that were killed, or may have been, in the notes of the flock.
+pub(super) const KILLED: &str = "clients killed";
 
 /// Requests that are sent together, with what each must be answered.
 #[derive(Default)]
@@ -45,8 +50,14 @@ pub(super) struct Bird<'a> {
     pub(super) rng: SmallRng,
     pub(super) wire: Wire,
     pub(super) session: Session,
-    /// Its second connection, and what it last heard there.
+    /// What it listens to beside the replies to its requests.
+    pub(super) ears: Ears,
+    /// Itself as a publisher.
+    pub(super) voice: Voice,
+    /// Its second connection, in the database of the first.
     other: Option<Wire>,
+    /// The second connection as a publisher.
+    pub(super) other_voice: Voice,
     pub(super) kept: VecDeque<Kept>,
     sequence: u64,
 }
@@ -60,7 +71,10 @@ impl<'a> Bird<'a> {
             rng,
             wire: Wire::connect(&flock.address),
             session: Session::new(number),
+            ears: Ears::Closed,
+            voice: flock.voice(number),
             other: None,
+            other_voice: flock.voice(number),
             kept: VecDeque::new(),
             sequence: 0,
         };
@@ -78,6 +92,9 @@ impl<'a> Bird<'a> {
         let wire = Wire::connect(&self.flock.address);
         std::mem::replace(&mut self.wire, wire).leave(how);
         self.session = Session::new(self.number);
+        self.ears = Ears::Closed;
+        // What the old connection sent may still run, after what the new one sends.
+        self.voice = self.flock.voice(self.number);
         // If the server's end cuts this short, the next round finds out.
         let _ = self.greet();
     }
@@ -140,8 +157,77 @@ impl<'a> Bird<'a> {
         for expected in batch.expected {
             self.answer(expected)?;
         }
-        self.wire.assert_nothing_left();
+        self.hear_what_came();
         Ok(())
+    }
+
+    /// The next reply; what comes unasked before it is heard.
+    pub(super) fn reply(&mut self) -> Result<Value, Gone> {
+        loop {
+            let frame = self.wire.reply()?;
+            if self.hear(&frame) == Sound::Reply {
+                return Ok(frame);
+            }
+        }
+    }
+
+    /// Hears what has come after the last reply that was due: nothing, or what comes unasked.
+    pub(super) fn hear_what_came(&mut self) {
+        if self.ears.are_closed() {
+            return self.wire.assert_nothing_left();
+        }
+        while let Some(frame) = self.wire.buffered() {
+            if self.hear(&frame) == Sound::Reply {
+                self.wrong("nobody asked for it", &frame);
+            }
+        }
+    }
+
+    /// Waits a little for what comes unasked.
+    pub(super) fn listen(&mut self) -> Result<(), Gone> {
+        self.wire.read_within(Duration::from_millis(20))?;
+        self.hear_what_came();
+        Ok(())
+    }
+
+    fn hear(&mut self, frame: &Value) -> Sound {
+        match self.ears.hear(frame, self.session.resp3) {
+            Ok(sound) => sound,
+            Err(Mismatch(why)) => self.wrong(&why, frame),
+        }
+    }
+
+    /// The connection ends now; until then only what comes unasked may come.
+    pub(super) fn await_the_end(&mut self) {
+        if let Ok(reply) = self.reply() {
+            self.wrong("a reply of a connection that was to end", &reply);
+        }
+        self.reconnect();
+    }
+
+    /// Is killed by respool, asked over the second connection.
+    pub(super) fn be_killed(&mut self) {
+        let Some(id) = self.session.id() else {
+            return self.reconnect();
+        };
+        let killed = self.beside(&["CLIENT", "KILL", "ID", &id.to_string()]);
+        let is_known = killed.is_some();
+        self.note_kill(killed);
+        if is_known {
+            self.await_the_end();
+        } else {
+            self.reconnect();
+        }
+    }
+
+    /// What CLIENT KILL of its own id was answered; `None`: unknown.
+    pub(super) fn note_kill(&self, killed: Option<Value>) {
+        match killed {
+            // None was left with this id: the connection has ended before.
+            Some(Value::Int(0)) => {}
+            Some(Value::Int(1)) | None => self.flock.note(KILLED, 1),
+            Some(reply) => self.wrong("to CLIENT KILL", &reply),
+        }
     }
 
     pub(super) fn send_in_pieces(&mut self, bytes: &[u8]) -> Result<(), Gone> {
@@ -169,7 +255,7 @@ impl<'a> Bird<'a> {
 
     /// Reads one reply, which must be as expected or the one refusal that is allowed.
     pub(super) fn answer(&mut self, expected: Expect) -> Result<(), Gone> {
-        let reply = self.wire.reply()?;
+        let reply = self.reply()?;
         let shown = format!("{expected:.300?}");
         match self.session.check(expected, &reply, self.flock.phase()) {
             Ok(Some(kept)) => {
@@ -186,12 +272,13 @@ impl<'a> Bird<'a> {
 
     pub(super) fn wrong(&self, why: &str, reply: &Value) -> ! {
         panic!(
-            "seed {}, client {} at {:?}: {why}\n got {}\n {:?}, phase {}",
+            "seed {}, client {} at {:?}: {why}\n got {}\n {:?}, {:.1000?}, phase {}",
             self.flock.seed,
             self.number,
             self.wire.local_address(),
             show(format!("{reply:?}").as_bytes()),
             self.session,
+            format!("{:?}", self.ears),
             self.flock.phase()
         )
     }
@@ -208,6 +295,7 @@ impl<'a> Bird<'a> {
         };
         let Ok([selected, reply]) = ask() else {
             self.other = None;
+            self.other_voice = self.flock.voice(self.number);
             return None;
         };
         if [&selected, &reply].iter().any(|r| is_refusal(r)) {

@@ -61,6 +61,7 @@ pub(super) enum Expect {
 }
 
 /// Why a reply cannot be this client's.
+#[derive(Debug)]
 pub(super) struct Mismatch(pub(super) String);
 
 /// What the client knows of its own connection.
@@ -91,6 +92,11 @@ impl Session {
             refused: false,
             phase: 0,
         }
+    }
+
+    /// The client's id, once respool has told it.
+    pub(super) fn id(&self) -> Option<i64> {
+        self.id
     }
 
     /// A batch is sent in this phase of the server.

@@ -1,15 +1,28 @@
 //! What all canaries of a run share: where respool is, how the server fares, what was done how often.
 
 use std::collections::BTreeMap;
-use std::sync::Mutex;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::sync::{Mutex, MutexGuard, PoisonError};
+
+use super::ledger::Ledger;
+use super::subscriptions::Voice;
 
 pub(super) struct Flock {
     pub(super) address: String,
     pub(super) seed: u64,
     /// Even: the server runs and every database has its mark. Odd: it is being killed, started and marked.
     phase: AtomicUsize,
+    /// Odd: a subscription connection is being killed; even: so many halves of kills are done.
+    subscription_kills: AtomicUsize,
+    /// Connections that published, so that none is taken for another.
+    voices: AtomicUsize,
+    /// A client that keeps a connection to the server for itself.
+    lodger: Mutex<()>,
+    /// Elements that all canaries push and pop.
+    pub(super) ledger: Ledger,
     ended: AtomicBool,
+    /// What else is worth telling, or asserting, at the end.
+    notes: Mutex<BTreeMap<&'static str, usize>>,
     /// Operations finished, cut short by the end of the connection, and refused.
     done: Mutex<BTreeMap<&'static str, [usize; 3]>>,
 }
@@ -28,6 +41,11 @@ impl Flock {
             address,
             seed,
             phase: AtomicUsize::new(0),
+            subscription_kills: AtomicUsize::new(0),
+            voices: AtomicUsize::new(0),
+            lodger: Mutex::default(),
+            ledger: Ledger::default(),
+            notes: Mutex::default(),
             ended: AtomicBool::new(false),
             done: Mutex::default(),
         }
@@ -39,6 +57,45 @@ impl Flock {
 
     pub(super) fn next_phase(&self) {
         self.phase.fetch_add(1, Ordering::SeqCst);
+    }
+
+    /// Kills a subscription connection, or begins to; messages on their way are lost with it.
+    pub(super) fn subscription_kill(&self, kill: impl FnOnce()) {
+        self.subscription_kills.fetch_add(1, Ordering::SeqCst);
+        kill();
+        self.subscription_kills.fetch_add(1, Ordering::SeqCst);
+    }
+
+    /// If the server runs and no subscription connection is being killed: which moment this is. Another one later means that
+    /// messages may have been lost in between.
+    pub(super) fn quiet_moment(&self) -> Option<[usize; 2]> {
+        let moment = [&self.phase, &self.subscription_kills].map(|n| n.load(Ordering::SeqCst));
+        moment.iter().all(|n| n.is_multiple_of(2)).then_some(moment)
+    }
+
+    /// A connection of a client as a publisher.
+    pub(super) fn voice(&self, number: usize) -> Voice {
+        Voice::new(number, self.voices.fetch_add(1, Ordering::SeqCst))
+    }
+
+    /// Waits for the one place for a client that keeps a connection to the server for itself for long.
+    pub(super) fn lodge(&self) -> MutexGuard<'_, ()> {
+        // Whoever failed in it has ended the run.
+        self.lodger.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    pub(super) fn note(&self, what: &'static str, count: usize) {
+        let mut notes = self.notes.lock().expect("counting does not panic");
+        *notes.entry(what).or_default() += count;
+    }
+
+    pub(super) fn noted(&self, what: &str) -> usize {
+        let notes = self.notes.lock().expect("counting does not panic");
+        notes.get(what).copied().unwrap_or(0)
+    }
+
+    pub(super) fn notes(&self) -> BTreeMap<&'static str, usize> {
+        self.notes.lock().expect("counting does not panic").clone()
     }
 
     pub(super) fn end(&self) {

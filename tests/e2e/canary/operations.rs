@@ -4,14 +4,12 @@ use rand::Rng as _;
 
 use super::bird::{Batch, Bird, is_refusal};
 use super::expect::{Expect, is_bulk, mark, strings};
-use super::flock::End;
+use super::species::Operation;
 use super::wire::Gone;
 use crate::harness::{Value, encode};
 
-type Operation = fn(&mut Bird<'_>) -> Result<(), Gone>;
-
-/// Name, how often it is chosen, what it does.
-const OPERATIONS: [(&str, u32, Operation); 20] = [
+/// What a client of no special kind does.
+pub(super) const OPERATIONS: [(&str, u32, Operation); 20] = [
     ("pipeline", 20, pipeline),
     ("hash", 4, hash),
     ("select", 8, select),
@@ -34,39 +32,7 @@ const OPERATIONS: [(&str, u32, Operation); 20] = [
     ("quit", 1, quit),
 ];
 
-/// The names of all operations.
-pub(super) fn names() -> impl Iterator<Item = &'static str> {
-    OPERATIONS.iter().map(|(name, _, _)| *name)
-}
-
 impl Bird<'_> {
-    /// Does random things until the run ends.
-    pub(super) fn fly(&mut self) {
-        let total: u32 = OPERATIONS.iter().map(|(_, weight, _)| weight).sum();
-        while !self.flock.has_ended() {
-            let mut drawn = self.rng.random_range(0..total);
-            let (name, _, operation) = OPERATIONS
-                .iter()
-                .find(|(_, weight, _)| {
-                    let found = drawn < *weight;
-                    drawn = drawn.saturating_sub(*weight);
-                    found
-                })
-                .expect("the draw is below the sum of all weights");
-            self.session.begin(self.flock.phase());
-            let end = match operation(self) {
-                Ok(()) if self.session.refused => End::Refused,
-                Ok(()) => End::Finished,
-                Err(Gone) => {
-                    self.reconnect();
-                    End::Cut
-                }
-            };
-            self.flock.count(name, end);
-            self.pause(15);
-        }
-    }
-
     fn add_get_of_kept(&mut self, batch: &mut Batch) {
         let here = self.session.database;
         let found: Vec<_> = self
@@ -81,7 +47,7 @@ impl Bird<'_> {
         }
     }
 
-    fn random_batch(&mut self) -> Batch {
+    pub(super) fn random_batch(&mut self) -> Batch {
         let mut batch = Batch::default();
         let counter = self.token();
         for _ in 0..self.rng.random_range(1..12) {
@@ -132,8 +98,17 @@ impl Bird<'_> {
         Ok(())
     }
 
-    fn leave(&mut self) {
+    pub(super) fn leave(&mut self) {
         self.reconnect();
+    }
+}
+
+/// What clients of other kinds do between.
+pub(super) fn commands(bird: &mut Bird<'_>) -> Result<(), Gone> {
+    if bird.rng.random_range(0..3) == 0 {
+        hello(bird)
+    } else {
+        pipeline(bird)
     }
 }
 
@@ -405,7 +380,7 @@ fn blocked(bird: &mut Bird<'_>, blocking: Blocking) -> Result<(), Gone> {
         bird.pause(3);
         fed = bird.beside(&blocking.feed);
     }
-    let reply = bird.wire.reply()?;
+    let reply = bird.reply()?;
     let same_phase = phase == bird.flock.phase() && phase.is_multiple_of(2);
     if is_refusal(&reply) {
         bird.session.refused = true;
@@ -439,7 +414,7 @@ fn blocked(bird: &mut Bird<'_>, blocking: Blocking) -> Result<(), Gone> {
 
 fn still_there(bird: &mut Bird<'_>, blocking: &Blocking, phase: usize) -> Result<(), Gone> {
     bird.wire.send(&encode(&blocking.length))?;
-    let reply = bird.wire.reply()?;
+    let reply = bird.reply()?;
     let restarted = phase != bird.flock.phase();
     if !(reply == Value::Int(1) || is_refusal(&reply) || restarted) {
         bird.wrong("an element is lost", &reply);
@@ -502,15 +477,12 @@ fn leave_in_a_transaction(bird: &mut Bird<'_>) -> Result<(), Gone> {
     bird.exchange(batch)
 }
 
-fn quit(bird: &mut Bird<'_>) -> Result<(), Gone> {
+pub(super) fn quit(bird: &mut Bird<'_>) -> Result<(), Gone> {
     let mut batch = Batch::default();
     batch.add(&["GET", "whoami"], Expect::Mark);
     batch.add(&["QUIT"], Expect::Local(Value::ok()));
     bird.exchange(batch)?;
-    if let Ok(reply) = bird.wire.reply() {
-        bird.wrong("a reply after QUIT", &reply);
-    }
-    bird.leave();
+    bird.await_the_end();
     Ok(())
 }
 

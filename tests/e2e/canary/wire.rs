@@ -19,6 +19,9 @@ pub(super) enum Leave {
     Abrupt,
 }
 
+/// How many bytes that were handed out may stand before others that are not.
+const USED_AT_MOST: usize = 256 * 1024;
+
 pub(super) struct Wire {
     stream: TcpStream,
     buffer: Vec<u8>,
@@ -81,6 +84,9 @@ impl Wire {
         if self.used == self.buffer.len() {
             self.buffer.clear();
             self.used = 0;
+        } else if self.used > USED_AT_MOST {
+            self.buffer.drain(..self.used);
+            self.used = 0;
         }
         let mut chunk = [0; 16 * 1024];
         match self.stream.read(&mut chunk) {
@@ -95,6 +101,37 @@ impl Wire {
             }
             Err(_) => Err(Gone),
         }
+    }
+
+    /// The next frame that has come already.
+    pub(super) fn buffered(&mut self) -> Option<Value> {
+        match Value::parse(&self.buffer[self.used..]) {
+            Ok((value, length)) => {
+                self.used += length;
+                Some(value)
+            }
+            Err(Unparsed::NeedAtLeast(_)) => None,
+            Err(Unparsed::NotResp(text)) => panic!("not RESP: {text}"),
+        }
+    }
+
+    /// Reads once; it is no failure if nothing comes within this time.
+    pub(super) fn read_within(&mut self, limit: Duration) -> Result<(), Gone> {
+        self.set_read_timeout(limit);
+        let mut byte = [0];
+        let peeked = self.stream.peek(&mut byte);
+        self.set_read_timeout(PATIENCE);
+        match peeked {
+            Err(e) if is_timeout(&e) => Ok(()),
+            Err(_) => Err(Gone),
+            Ok(_) => self.read(),
+        }
+    }
+
+    fn set_read_timeout(&self, limit: Duration) {
+        self.stream
+            .set_read_timeout(Some(limit))
+            .expect("a timeout can be set on a socket");
     }
 
     /// Panics if bytes have come for which nothing was asked.

@@ -1,0 +1,96 @@
+//! A blocking call of a client without a connection of its own: it stands in line with the others.
+
+use std::rc::Rc;
+
+use super::requests::{Next, UNREACHABLE};
+use super::task::{Client, Wait};
+use crate::command::{CommandId, PinReason};
+use crate::identity::Flag;
+use crate::resp::Request;
+use crate::session::Protocol;
+use crate::telemetry::Disconnect;
+use crate::upstream::Blocked;
+use crate::waits::{Call, Outcome};
+
+/// What has become of the client's blocking call, whose request is still at hand.
+pub(super) enum Line {
+    /// It has ended so.
+    Over(Blocked, Outcome),
+    /// It needs a connection of its own.
+    OwnConnection,
+}
+
+impl Client {
+    /// A blocking call that can stand in line, or has stood there. `None`: it goes the way of its own connection.
+    pub(super) fn in_line(
+        &mut self,
+        reason: PinReason,
+        request: &Request<'_>,
+        command: Option<CommandId>,
+    ) -> Option<Next> {
+        if self.pin.is_some() || !matches!(reason, PinReason::Blocking | PinReason::BlockingOption)
+        {
+            return None;
+        }
+        match self.line.take() {
+            Some(Line::Over(blocked, outcome)) => {
+                self.end_line(&blocked, outcome);
+                return Some(Next::Used(request.bytes().len()));
+            }
+            Some(Line::OwnConnection) => {
+                // Looked at again when there is one.
+                self.line = Some(Line::OwnConnection);
+                return None;
+            }
+            None => {}
+        }
+        let call = Call::parse(request)?;
+        if self.outlet.outstanding() > 0 {
+            self.wait = Wait::Answers;
+            return Some(Next::Wait);
+        }
+        self.count(1, command);
+        self.flag(Flag::Blocked, true);
+        self.resident.may_be_silent.set(true);
+        let group = self.group();
+        let blocked = self.site.upstream.block(&self.session.state, group, call);
+        *self.resident.blocked.borrow_mut() = Some(Rc::clone(blocked.waiter()));
+        self.wait = Wait::Blocked(blocked);
+        // The request stays at hand: whatever comes of it is told when it is looked at again.
+        Some(Next::Wait)
+    }
+
+    /// The wait in line has ended.
+    pub(super) fn left_line(&mut self, blocked: Blocked, outcome: Outcome) {
+        self.flag(Flag::Blocked, false);
+        self.resident.may_be_silent.set(false);
+        self.resident.blocked.borrow_mut().take();
+        self.line = Some(match outcome {
+            Outcome::OwnConnection => Line::OwnConnection,
+            outcome => Line::Over(blocked, outcome),
+        });
+    }
+
+    fn end_line(&mut self, blocked: &Blocked, outcome: Outcome) {
+        match outcome {
+            Outcome::Reply(reply) => {
+                if self.outlet.has_hung_up() {
+                    // It would not see it any more.
+                    blocked.refuse(Outcome::Reply(reply));
+                    return self.outlet.close(Disconnect::Closed);
+                }
+                if self.session.take_visible() {
+                    self.outlet.whole_reply(&reply);
+                }
+            }
+            Outcome::Null => self.answer(match self.session.state.protocol {
+                Protocol::Resp2 => b"*-1\r\n",
+                Protocol::Resp3 => b"_\r\n",
+            }),
+            Outcome::Unblocked => self.answer(Outcome::UNBLOCKED),
+            Outcome::Unreachable => self.answer(UNREACHABLE),
+            Outcome::Lost => self.outlet.close(Disconnect::UpstreamLost),
+            Outcome::OwnConnection => {}
+        }
+    }
+}

@@ -1,0 +1,135 @@
+//! Asking again: for everything on a new connection, and for what the server was too busy for.
+
+use std::rc::Rc;
+
+use super::topic::Phase;
+use super::{Asked, Fanout, PUBSUB_KINDS, SubscriberId, What};
+
+/// Most topics named in one request when respool subscribes anew: replies to one begin to come before the next is read.
+const RESUBSCRIBED_AT_ONCE: usize = 1000;
+
+/// Most bytes of names in such a request, unless one name is longer: a server's query buffer has a limit of its own.
+const RESUBSCRIBED_BYTES: usize = 256 * 1024;
+
+/// Stands for the request that a command waits for which is still to be asked again.
+const PUT_OFF: u64 = u64::MAX;
+
+impl<T: Clone> Fanout<T> {
+    /// The connection is lost, with what was sent on it. How many were subscribed to something then.
+    pub fn lost(&mut self) -> usize {
+        self.is_connected = false;
+        self.asked.clear();
+        self.requests.clear();
+        self.put_off.clear();
+        // Whoever subscribes now waits until the server has confirmed it on the next connection.
+        for kind in PUBSUB_KINDS {
+            for (name, topic) in &mut self.topics[kind as usize] {
+                topic.phase = Phase::Asked(self.next_number);
+                self.changed.insert((kind, Rc::clone(name)));
+            }
+        }
+        self.next_number += 1;
+        self.subscribers.len()
+    }
+
+    /// There is a new connection: everything is asked for again, before anything else.
+    pub fn connected(&mut self) {
+        self.is_connected = true;
+        self.asked.clear();
+        self.requests.clear();
+        let waiting = std::mem::take(&mut self.waiting);
+        for kind in PUBSUB_KINDS {
+            let names: Vec<Rc<[u8]>> = self.topics[kind as usize].keys().cloned().collect();
+            for some in pieces(names) {
+                for name in &some {
+                    if let Some(topic) = self.topics[kind as usize].get_mut(name) {
+                        topic.phase = Phase::Asked(self.next_number);
+                    }
+                }
+                self.ask(kind, What::Subscribe, some, None);
+            }
+        }
+        for subscriber in waiting.into_values().flatten() {
+            self.wait_anew(subscriber);
+        }
+    }
+
+    /// Asks again for what the server was too busy for (a script runs, it is loading).
+    pub fn ask_again(&mut self) {
+        for (kind, what, topics) in std::mem::take(&mut self.put_off) {
+            let wanted = |topic: &Rc<[u8]>| self.topics[kind as usize].contains_key(topic);
+            let topics: Vec<Rc<[u8]>> = topics
+                .into_iter()
+                .filter(|topic| wanted(topic) == (what == What::Subscribe))
+                .collect();
+            if topics.is_empty() {
+                continue;
+            }
+            let number = self.next_number;
+            if what == What::Subscribe {
+                for name in &topics {
+                    if let Some(topic) = self.topics[kind as usize].get_mut(name) {
+                        topic.phase = Phase::Asked(number);
+                    }
+                }
+            }
+            self.ask(kind, what, topics, None);
+        }
+        for subscriber in self.waiting.remove(&PUT_OFF).unwrap_or_default() {
+            self.wait_anew(subscriber);
+        }
+    }
+
+    /// The server cannot renew subscriptions now, for a reason that passes.
+    pub(super) fn put_off(&mut self, asked: Asked) {
+        for name in &asked.topics {
+            if let Some(topic) = self.topics[asked.kind as usize].get_mut(name)
+                && topic.phase == Phase::Asked(asked.number)
+            {
+                topic.phase = Phase::Asked(PUT_OFF);
+            }
+        }
+        for subscriber in self.waiting.remove(&asked.number).unwrap_or_default() {
+            if let Some(command) = self.commands.get_mut(&subscriber) {
+                command.until = PUT_OFF;
+                self.waiting.entry(PUT_OFF).or_default().push(subscriber);
+            }
+        }
+        self.put_off.push((asked.kind, asked.what, asked.topics));
+    }
+
+    /// A client's command waits for the last of the requests that its topics wait for now.
+    pub(super) fn wait_anew(&mut self, subscriber: SubscriberId) {
+        let Some(command) = self.commands.get_mut(&subscriber) else {
+            return;
+        };
+        let topics = &self.topics[command.kind as usize];
+        let asked = command.topics.iter().filter_map(|name| topics.get(name));
+        let number = asked.filter_map(|topic| match topic.phase {
+            Phase::Asked(number) => Some(number),
+            Phase::Active => None,
+        });
+        command.until = number.max().unwrap_or(0);
+        self.waiting
+            .entry(command.until)
+            .or_default()
+            .push(subscriber);
+    }
+}
+
+/// Names in pieces that each fit a request.
+fn pieces(names: Vec<Rc<[u8]>>) -> Vec<Vec<Rc<[u8]>>> {
+    let mut pieces: Vec<Vec<Rc<[u8]>>> = Vec::new();
+    let mut bytes = 0;
+    for name in names {
+        let fits = pieces.last().is_some_and(|last| {
+            last.len() < RESUBSCRIBED_AT_ONCE && bytes + name.len() <= RESUBSCRIBED_BYTES
+        });
+        bytes = if fits { bytes + name.len() } else { name.len() };
+        match pieces.last_mut() {
+            Some(last) if fits => last.push(name),
+            _ => pieces.push(vec![name]),
+        }
+    }
+    pieces
+}

@@ -1,0 +1,77 @@
+//! Whether a client's user may subscribe, for its messages come by a connection of respool's own user.
+//!
+//! Asked on a connection lent for it, never on a shared one: what a user may do of MULTI, SUBSCRIBE and DISCARD is not known,
+//! and each that it may not would leave something behind.
+
+use std::rc::Rc;
+
+use tokio::sync::oneshot;
+use tokio::time::{Instant, timeout_at};
+
+use super::link::Link;
+use super::pins::PinError;
+use super::pool::Upstream;
+use super::traffic::OwnReply;
+use crate::resp::speak::encode_request;
+use crate::session::{Protocol, State};
+use crate::telemetry::Bound;
+
+impl Upstream {
+    /// Whether the user of `state` may run `request`, a SUBSCRIBE or its like. `Ok(Err)`: the server's error.
+    ///
+    /// # Errors
+    /// [`PinError`]: it could not be asked.
+    pub async fn may_subscribe(
+        self: Rc<Self>,
+        group: usize,
+        state: State,
+        request: Vec<u8>,
+    ) -> Result<Result<(), Vec<u8>>, PinError> {
+        let settings = &self.thread.settings.upstream;
+        let deadline = Instant::now() + settings.borrow_timeout;
+        let turn = self.thread.process.budget.wait_lease(group);
+        let Ok(lease) = timeout_at(deadline, turn).await else {
+            self.thread.counters.bound(Bound::BorrowTimeout).add(1);
+            return Err(PinError::Timeout);
+        };
+        let deadline = Instant::now() + settings.queue.timeout + settings.connect_timeout;
+        // Confirmations are replies in RESP2.
+        let state = State {
+            protocol: Protocol::Resp2,
+            ..state
+        };
+        let asking = async {
+            let link = self.wearing(&state).await?;
+            let pin = self.lend(link, lease, None);
+            Ok(ask(pin.link(), &request).await)
+        };
+        let Ok(asked) = timeout_at(deadline, asking).await else {
+            self.thread.counters.bound(Bound::QueueTimeout).add(1);
+            return Err(PinError::Unreachable);
+        };
+        asked?.ok_or(PinError::Unreachable)
+    }
+}
+
+/// The server checks a command's permission when it is queued. `None`: the connection was lost.
+async fn ask(link: &Rc<Link>, request: &[u8]) -> Option<Result<(), Vec<u8>>> {
+    let can_queue = reply(link, &encode_request(&["MULTI"]))
+        .await?
+        .starts_with(b"+");
+    let answer = reply(link, request).await?;
+    if !can_queue {
+        // It has really subscribed: messages may come, and the connection is of no further use.
+        link.close("a user without MULTI has subscribed on it");
+    }
+    Some(if answer.starts_with(b"-") {
+        Err(answer)
+    } else {
+        Ok(())
+    })
+}
+
+async fn reply(link: &Rc<Link>, request: &[u8]) -> Option<Vec<u8>> {
+    let (tell, told) = oneshot::channel();
+    link.send_own(request, OwnReply::Tell(tell));
+    told.await.ok()
+}

@@ -1,0 +1,614 @@
+//! Blocked clients of one worker: what [`Waits`] decides is carried out here, on shared connections and borrowed ones.
+//!
+//! Invariant: a connection is given back, and gets its next call, only when no CLIENT UNBLOCK for it is under way.
+
+use std::cell::{Cell, RefCell};
+use std::collections::HashMap;
+use std::rc::{Rc, Weak};
+use std::task::{Context, Poll, Waker};
+use std::time::Duration;
+
+use tokio::sync::{Notify, oneshot};
+use tokio::time::Instant;
+
+use super::link::Link;
+use super::pins::{Pin, PinError};
+use super::pool::{Upstream, WaitError};
+use super::traffic::{Answer, OwnReply, Pace, Then};
+use crate::budget::PinLease;
+use crate::command::PinReason;
+use crate::resp::speak::encode_request;
+use crate::session::State;
+use crate::waits::{
+    Action, Call, Failure, Fate, NotSeated, Outcome, Popped, SeatId, Sending, TryId, Unblock,
+    WaiterId, Waits,
+};
+
+/// Bytes of a try's replies that are not elements.
+const AROUND_ELEMENTS: usize = 64 * 1024;
+
+/// The longest pause before an unblocked call is asked about again.
+const LONGEST_PAUSE: Duration = Duration::from_millis(50);
+
+/// A blocked client, as whoever unblocks it sees it.
+pub struct Waiter {
+    upstream: Weak<Upstream>,
+    id: WaiterId,
+    outcome: RefCell<Option<Outcome>>,
+    waker: RefCell<Option<Waker>>,
+    /// Who has asked to unblock it.
+    asked: RefCell<Option<oneshot::Sender<bool>>>,
+}
+
+impl Waiter {
+    /// Ends its wait, as CLIENT UNBLOCK does. `tell` learns whether this has ended it, rather than an element.
+    pub fn unblock(&self, mode: Unblock, tell: oneshot::Sender<bool>) {
+        let Some(upstream) = self.upstream.upgrade() else {
+            return;
+        };
+        if self.asked.borrow().is_some() {
+            // Who asked may have gone.
+            let _ = tell.send(false);
+            return;
+        }
+        *self.asked.borrow_mut() = Some(tell);
+        let now = upstream.thread.clock.now_micros();
+        let waits = &upstream.waiting.waits;
+        let is_accepted = waits.borrow_mut().unblock(self.id, mode, now);
+        if !is_accepted && let Some(tell) = self.asked.borrow_mut().take() {
+            let _ = tell.send(false);
+        }
+        upstream.carry_out();
+    }
+
+    fn settle(&self, outcome: Outcome) {
+        if let Some(tell) = self.asked.borrow_mut().take() {
+            let unblocked = matches!(outcome, Outcome::Null | Outcome::Unblocked);
+            let _ = tell.send(unblocked);
+        }
+        *self.outcome.borrow_mut() = Some(outcome);
+        if let Some(waker) = self.waker.borrow_mut().take() {
+            waker.wake();
+        }
+    }
+}
+
+/// A client's wait for an element; dropping it leaves the line, and gives back an element that came and was not taken.
+pub struct Blocked {
+    upstream: Rc<Upstream>,
+    waiter: Rc<Waiter>,
+    state: State,
+    popped: Popped,
+}
+
+impl Blocked {
+    /// How the wait has ended.
+    pub fn poll(&self, cx: &Context<'_>) -> Poll<Outcome> {
+        match self.waiter.outcome.borrow_mut().take() {
+            Some(outcome) => Poll::Ready(outcome),
+            None => {
+                *self.waiter.waker.borrow_mut() = Some(cx.waker().clone());
+                Poll::Pending
+            }
+        }
+    }
+
+    /// For whoever unblocks the client.
+    pub fn waiter(&self) -> &Rc<Waiter> {
+        &self.waiter
+    }
+
+    /// The client cannot take what came for it.
+    pub fn refuse(&self, outcome: Outcome) {
+        if let Outcome::Reply(reply) = outcome {
+            match self.popped.give_back(&reply) {
+                Fate::Nothing => {}
+                Fate::Orphaned => self.upstream.thread.counters.orphaned_elements.add(1),
+                Fate::Return(request, elements) => {
+                    self.upstream
+                        .put_back(self.state.clone(), request, elements);
+                }
+            }
+        }
+    }
+}
+
+impl Drop for Blocked {
+    fn drop(&mut self) {
+        if let Some(outcome) = self.waiter.outcome.borrow_mut().take() {
+            return self.refuse(outcome);
+        }
+        let waiting = &self.upstream.waiting;
+        if waiting
+            .waiters
+            .borrow_mut()
+            .remove(&self.waiter.id)
+            .is_some()
+        {
+            let now = self.upstream.thread.clock.now_micros();
+            waiting.waits.borrow_mut().leave(self.waiter.id, now);
+            self.upstream.carry_out();
+        }
+    }
+}
+
+/// What a seat is to do once nothing that would unblock it is under way.
+enum Next {
+    Issue(Option<(TryId, Sending)>, Sending),
+    Release,
+}
+
+/// A connection borrowed for issued calls.
+struct Seat {
+    link: Rc<Link>,
+    pin: RefCell<Option<Pin>>,
+    is_calling: Cell<bool>,
+    /// CLIENT UNBLOCK is under way, or about to be repeated.
+    is_unblocking: Cell<bool>,
+    next: RefCell<Option<Next>>,
+    /// The next call is to be unblocked as soon as it is sent.
+    unblock_next: Cell<bool>,
+}
+
+/// The blocked clients of one worker.
+#[derive(Default)]
+pub(super) struct Waiting {
+    waits: RefCell<Waits<State>>,
+    waiters: RefCell<HashMap<WaiterId, Rc<Waiter>>>,
+    seats: RefCell<HashMap<SeatId, Rc<Seat>>>,
+    /// Actions are being carried out: those of events meanwhile join them.
+    is_acting: Cell<bool>,
+    /// How many of those who wait for a lease are seats.
+    lease_waits: Cell<usize>,
+    /// When the keeper of time wakes next, and how it is told of something earlier.
+    wakes_at: Cell<Option<u64>>,
+    earlier: Notify,
+}
+
+impl Upstream {
+    /// A client of `group` waits in `state` for what `call` asks for.
+    pub fn block(self: &Rc<Self>, state: &State, group: usize, call: Call) -> Blocked {
+        let popped = call.popped();
+        let now = self.thread.clock.refresh();
+        let id = self
+            .waiting
+            .waits
+            .borrow_mut()
+            .arrive(state.clone(), group, call, now);
+        let waiter = Rc::new(Waiter {
+            upstream: Rc::downgrade(self),
+            id,
+            outcome: RefCell::default(),
+            waker: RefCell::default(),
+            asked: RefCell::default(),
+        });
+        self.waiting
+            .waiters
+            .borrow_mut()
+            .insert(id, Rc::clone(&waiter));
+        self.carry_out();
+        Blocked {
+            upstream: Rc::clone(self),
+            waiter,
+            state: state.clone(),
+            popped,
+        }
+    }
+
+    /// Gives seats back when others wait for a connection.
+    pub(super) fn yield_seats(self: &Rc<Self>) {
+        let wanted = self.thread.process.budget.leases_wanted();
+        let others = wanted.saturating_sub(self.waiting.lease_waits.get());
+        if others > 0 {
+            let now = self.thread.clock.now_micros();
+            self.waiting.waits.borrow_mut().yield_to(others, now);
+            self.carry_out();
+        }
+    }
+
+    /// Tells the blocked clients what time it is, whenever that matters to one of them.
+    pub(super) async fn keep_time(self: Rc<Self>) {
+        let start = self.thread.process.start;
+        while !self.is_stopping() {
+            let due = self.waiting.waits.borrow().next_due();
+            self.waiting.wakes_at.set(due);
+            let earlier = self.waiting.earlier.notified();
+            match due {
+                None => earlier.await,
+                Some(due) => {
+                    let at = Instant::from_std(start + Duration::from_micros(due));
+                    tokio::select! {
+                        () = tokio::time::sleep_until(at) => {}
+                        () = earlier => {}
+                    }
+                }
+            }
+            let now = self.thread.clock.refresh();
+            if due.is_some_and(|due| due <= now) {
+                self.waiting.waits.borrow_mut().tick(now);
+                self.carry_out();
+            }
+        }
+    }
+
+    /// Carries out what is to be done until nothing is.
+    fn carry_out(self: &Rc<Self>) {
+        let waiting = &self.waiting;
+        if waiting.is_acting.replace(true) {
+            return;
+        }
+        loop {
+            let action = waiting.waits.borrow_mut().next_action();
+            match action {
+                Some(action) => self.do_one(action),
+                None => break,
+            }
+        }
+        waiting.is_acting.set(false);
+        let due = waiting.waits.borrow().next_due();
+        let is_earlier = match (due, waiting.wakes_at.get()) {
+            (Some(due), Some(at)) => due < at,
+            (due, None) => due.is_some(),
+            (None, Some(_)) => false,
+        };
+        if is_earlier {
+            waiting.wakes_at.set(due);
+            waiting.earlier.notify_one();
+        }
+    }
+
+    fn do_one(self: &Rc<Self>, action: Action<State>) {
+        match action {
+            Action::Try { attempt, state } => self.find_for(state, Errand::Try(attempt)),
+            Action::Borrow {
+                seat,
+                state,
+                group,
+                reason,
+            } => {
+                tokio::task::spawn_local(Rc::clone(self).borrow_seat(seat, state, group, reason));
+            }
+            Action::Issue { seat, ahead, call } => self.next_on(seat, Next::Issue(ahead, call)),
+            Action::Unblock { seat } => self.unblock_seat(seat),
+            Action::Release { seat } => self.next_on(seat, Next::Release),
+            Action::Return {
+                state,
+                request,
+                elements,
+            } => self.put_back(state, request, elements),
+            Action::Orphaned(elements) => self.thread.counters.orphaned_elements.add(elements),
+            Action::Tell { waiter, outcome } => {
+                let told = self.waiting.waiters.borrow_mut().remove(&waiter);
+                if let Some(waiter) = told {
+                    waiter.settle(outcome);
+                }
+            }
+        }
+    }
+
+    fn put_back(self: &Rc<Self>, state: State, request: Vec<u8>, elements: u64) {
+        self.find_for(state, Errand::PutBack(request, elements));
+    }
+
+    /// Does an errand on a shared connection in `state`, as soon as there is one.
+    fn find_for(self: &Rc<Self>, state: State, errand: Errand) {
+        if let Some(link) = self.shared(&state) {
+            return self.run(errand, &link);
+        }
+        match self.wait_shared(&state, false, 1) {
+            Err(error) => self.give_up(errand, error),
+            Ok(wait) => {
+                let upstream = Rc::clone(self);
+                tokio::task::spawn_local(async move {
+                    match std::future::poll_fn(|cx| wait.poll(cx)).await {
+                        Ok(Some(link)) => upstream.run(errand, &link),
+                        Ok(None) => upstream.find_for(state, errand),
+                        Err(error) => upstream.give_up(errand, error),
+                    }
+                    upstream.carry_out();
+                });
+            }
+        }
+    }
+
+    fn give_up(&self, errand: Errand, error: WaitError) {
+        match errand {
+            Errand::Try(attempt) => {
+                let failure = match error {
+                    WaitError::Unreachable => Failure::Unreachable,
+                    WaitError::Refused(reply) => Failure::Refused(reply),
+                };
+                let now = self.thread.clock.now_micros();
+                self.waiting
+                    .waits
+                    .borrow_mut()
+                    .failed(attempt, failure, now);
+            }
+            Errand::PutBack(_, elements) => self.thread.counters.orphaned_elements.add(elements),
+        }
+    }
+
+    fn run(self: &Rc<Self>, errand: Errand, link: &Rc<Link>) {
+        match errand {
+            Errand::Try(attempt) => {
+                let now = self.thread.clock.now_micros();
+                let sending = self.waiting.waits.borrow_mut().begin(attempt, now);
+                if let Some(sending) = sending {
+                    let count = sending.replies as u32;
+                    self.send_try(link, attempt, sending);
+                    self.served(link, count);
+                }
+            }
+            Errand::PutBack(request, elements) => {
+                self.thread.counters.returned_elements.add(elements);
+                link.send_own(&request, OwnReply::Ignore);
+                self.served(link, 1);
+            }
+        }
+    }
+
+    fn send_try(self: &Rc<Self>, link: &Rc<Link>, attempt: TryId, sending: Sending) {
+        let (upstream, of) = (Rc::downgrade(self), Rc::downgrade(link));
+        let call = move |answer| {
+            let Some(upstream) = upstream.upgrade() else {
+                return;
+            };
+            let now = upstream.thread.clock.now_micros();
+            let waits = &upstream.waiting.waits;
+            match answer {
+                Answer::Replies(replies) => {
+                    if Sending::leaves_open(&replies)
+                        && let Some(link) = of.upgrade()
+                    {
+                        link.close("the server took MULTI and refused EXEC");
+                    }
+                    waits.borrow_mut().tried(attempt, &replies, now);
+                }
+                Answer::TooLarge => waits.borrow_mut().failed(attempt, Failure::TooLarge, now),
+                Answer::Lost { sent } => {
+                    let failure = Failure::Lost { sent };
+                    waits.borrow_mut().failed(attempt, failure, now);
+                }
+            }
+            upstream.carry_out();
+        };
+        let limit_bytes = self.limit_bytes(sending.takes);
+        let then = Then::new(sending.replies, limit_bytes, Pace::Prompt, call);
+        link.send_own(&sending.bytes, OwnReply::Then(then));
+    }
+
+    /// How much the replies to calls may measure of which so many take something away: what was popped is handed on,
+    /// while who only reads can do so on a connection of its own.
+    fn limit_bytes(&self, takes: usize) -> usize {
+        let limits = &self.thread.settings.limits;
+        let most = match takes {
+            0 => limits.max_client_buffer.min(limits.max_request),
+            takes => limits.max_request.saturating_mul(takes),
+        };
+        most.saturating_add(AROUND_ELEMENTS)
+    }
+
+    // Seats.
+
+    async fn borrow_seat(
+        self: Rc<Self>,
+        seat: SeatId,
+        state: State,
+        group: usize,
+        reason: PinReason,
+    ) {
+        let borrowed = self.borrow_link(seat, &state, group).await;
+        let now = self.thread.clock.refresh();
+        let waits = &self.waiting.waits;
+        match borrowed {
+            Ok((link, lease)) => {
+                self.thread
+                    .counters
+                    .group(group)
+                    .pin(reason as usize)
+                    .add(1);
+                let pin = self.lend(Rc::clone(&link), lease, None);
+                let lent = Seat {
+                    link,
+                    pin: RefCell::new(Some(pin)),
+                    is_calling: Cell::new(false),
+                    is_unblocking: Cell::new(false),
+                    next: RefCell::default(),
+                    unblock_next: Cell::new(false),
+                };
+                self.waiting.seats.borrow_mut().insert(seat, Rc::new(lent));
+                waits.borrow_mut().seated(seat, now);
+            }
+            Err(why) => waits.borrow_mut().not_seated(seat, why, now),
+        }
+        self.carry_out();
+    }
+
+    async fn borrow_link(
+        self: &Rc<Self>,
+        seat: SeatId,
+        state: &State,
+        group: usize,
+    ) -> Result<(Rc<Link>, PinLease), NotSeated> {
+        let upstream = &self.thread.settings.upstream;
+        let lease = self.borrow_lease(seat, group).await?;
+        let wearing = tokio::time::timeout(upstream.queue.timeout, self.wearing(state)).await;
+        match wearing {
+            Ok(Ok(link)) => Ok((link, lease)),
+            Ok(Err(PinError::Refused(reply))) => Err(NotSeated::Refused(reply)),
+            // While shared connections are up the classes are tried there.
+            _ if self.is_away() => Err(NotSeated::Unreachable),
+            _ => Err(NotSeated::Timeout),
+        }
+    }
+
+    /// Waits for a lease for as long as it is wanted.
+    async fn borrow_lease(&self, seat: SeatId, group: usize) -> Result<PinLease, NotSeated> {
+        let budget = &self.thread.process.budget;
+        let is_wanted = || self.waiting.waits.borrow().wants(seat);
+        let lease = match budget.try_lease(group) {
+            Some(lease) => lease,
+            None => {
+                let _counted = Counted::new(&self.waiting.lease_waits);
+                let mut turn = std::pin::pin!(budget.wait_lease(group));
+                loop {
+                    let limit = self.thread.settings.upstream.borrow_timeout;
+                    match tokio::time::timeout(limit, &mut turn).await {
+                        Ok(lease) => break lease,
+                        Err(_) if is_wanted() => {}
+                        Err(_) => return Err(NotSeated::Timeout),
+                    }
+                }
+            }
+        };
+        is_wanted().then_some(lease).ok_or(NotSeated::Timeout)
+    }
+
+    fn seat(&self, id: SeatId) -> Option<Rc<Seat>> {
+        self.waiting.seats.borrow().get(&id).cloned()
+    }
+
+    /// Has a seat do something as soon as no CLIENT UNBLOCK for it is under way.
+    fn next_on(self: &Rc<Self>, id: SeatId, next: Next) {
+        let Some(seat) = self.seat(id) else { return };
+        if seat.is_unblocking.get() {
+            *seat.next.borrow_mut() = Some(next);
+            return;
+        }
+        match next {
+            Next::Release => {
+                self.waiting.seats.borrow_mut().remove(&id);
+                if let Some(pin) = seat.pin.borrow_mut().take() {
+                    pin.give_back_clear();
+                }
+            }
+            Next::Issue(ahead, call) => self.issue(id, &seat, ahead, &call),
+        }
+    }
+
+    fn issue(
+        self: &Rc<Self>,
+        id: SeatId,
+        seat: &Rc<Seat>,
+        ahead: Option<(TryId, Sending)>,
+        issued: &Sending,
+    ) {
+        if !seat.link.is_alive() {
+            if let Some((attempt, _)) = ahead {
+                let now = self.thread.clock.now_micros();
+                let failure = Failure::Lost { sent: false };
+                self.waiting
+                    .waits
+                    .borrow_mut()
+                    .failed(attempt, failure, now);
+            }
+            return self.seat_lost(id, false);
+        }
+        if let Some((attempt, sending)) = ahead {
+            self.send_try(&seat.link, attempt, sending);
+        }
+        let upstream = Rc::downgrade(self);
+        let call = move |answer| {
+            let Some(upstream) = upstream.upgrade() else {
+                return;
+            };
+            match answer {
+                Answer::Lost { sent } => upstream.seat_lost(id, sent),
+                Answer::TooLarge => upstream.seat_answered(id, None),
+                Answer::Replies(reply) => upstream.seat_answered(id, Some(&reply)),
+            }
+            upstream.carry_out();
+        };
+        seat.is_calling.set(true);
+        let limit_bytes = self.limit_bytes(issued.takes);
+        let then = Then::new(issued.replies, limit_bytes, Pace::Blocking, call);
+        seat.link.send_own(&issued.bytes, OwnReply::Then(then));
+    }
+
+    /// The call on a seat was answered; `None`: with more than may be gathered.
+    fn seat_answered(&self, id: SeatId, reply: Option<&[u8]>) {
+        if let Some(seat) = self.seat(id) {
+            seat.is_calling.set(false);
+        }
+        let now = self.thread.clock.now_micros();
+        let mut waits = self.waiting.waits.borrow_mut();
+        match reply {
+            Some(reply) => waits.answered(id, reply, now),
+            None => waits.too_large(id, now),
+        }
+    }
+
+    fn seat_lost(&self, id: SeatId, sent: bool) {
+        // Its connection goes with it.
+        let seat = self.waiting.seats.borrow_mut().remove(&id);
+        if let Some(seat) = seat {
+            seat.is_calling.set(false);
+        }
+        let now = self.thread.clock.now_micros();
+        self.waiting.waits.borrow_mut().lost(id, sent, now);
+    }
+
+    fn unblock_seat(self: &Rc<Self>, id: SeatId) {
+        let Some(seat) = self.seat(id) else { return };
+        if seat.is_unblocking.replace(true) {
+            return seat.unblock_next.set(true);
+        }
+        let upstream = Rc::clone(self);
+        tokio::task::spawn_local(async move {
+            upstream.end_call(&seat).await;
+            seat.is_unblocking.set(false);
+            let next = seat.next.borrow_mut().take();
+            if let Some(next) = next {
+                upstream.next_on(id, next);
+            }
+            if seat.unblock_next.take() {
+                upstream.unblock_seat(id);
+            }
+            upstream.carry_out();
+        });
+    }
+
+    /// Ends the call on a seat. Asked again until it has answered: the call itself may still be on its way.
+    async fn end_call(&self, seat: &Seat) {
+        let server_id = seat.link.server_id.to_string();
+        let request = encode_request(&["CLIENT", "UNBLOCK", &server_id]);
+        let mut pause = Duration::from_millis(1);
+        while seat.is_calling.get() && seat.link.is_alive() {
+            if let Some(told) = self.ask(&request)
+                && told.await.is_ok_and(|reply| reply.starts_with(b"-"))
+            {
+                tracing::warn!(
+                    "the server refuses CLIENT UNBLOCK to respool's own user: blocked clients cannot be served; \
+                     permit it to upstream.username"
+                );
+                return seat.link.close("its call cannot be unblocked");
+            }
+            if seat.is_calling.get() {
+                tokio::time::sleep(pause).await;
+                pause = (pause * 2).min(LONGEST_PAUSE);
+            }
+        }
+    }
+}
+
+/// What is done on a shared connection.
+enum Errand {
+    Try(TryId),
+    PutBack(Vec<u8>, u64),
+}
+
+/// Counts one who waits, while it does.
+struct Counted<'a>(&'a Cell<usize>);
+
+impl<'a> Counted<'a> {
+    fn new(count: &'a Cell<usize>) -> Self {
+        count.set(count.get() + 1);
+        Self(count)
+    }
+}
+
+impl Drop for Counted<'_> {
+    fn drop(&mut self) {
+        self.0.set(self.0.get() - 1);
+    }
+}

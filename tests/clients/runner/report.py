@@ -1,0 +1,54 @@
+"""The table of a run, on the terminal and in docs/clients.md."""
+
+import os
+from dataclasses import dataclass, field
+
+import versions
+from versions import CLIENTS
+
+PAGE = os.path.join(os.path.dirname(os.path.dirname(CLIENTS)), "docs", "clients.md")
+BEGIN, END = "<!-- table: scripts/clients --write-docs -->", "<!-- end of table -->"
+
+
+@dataclass
+class Side:
+    """What one scenario did on one side: directly or through respool."""
+
+    cases: list = field(default_factory=list)
+    problems: list = field(default_factory=list)
+    peak: int = 0
+    opened: int = 0
+    seconds: float = 0.0
+
+    @property
+    def passed(self):
+        return not self.problems
+
+    def cells(self):
+        outcome = str(len(self.cases)) if self.passed else "FAILED"
+        return [outcome, str(self.peak), str(self.opened), f"{self.seconds:.1f}"]
+
+
+HEADINGS = ["library", "what", "direct: cases", "peak", "opened", "s", "respool: cases", "peak", "opened", "s"]
+
+
+def table(rows):
+    """Rows of (scenario, direct, through) as Markdown; a side that did not run is None."""
+    lines = ["| " + " | ".join(HEADINGS) + " |", "|" + " --- |" * 2 + " ---: |" * 8]
+    for scenario, direct, respool in rows:
+        cells = [scenario.library, scenario.shows]
+        for side in (direct, respool):
+            cells += side.cells() if side else ["", "", "", ""]
+        lines.append("| " + " | ".join(cells) + " |")
+    return "\n".join(lines)
+
+
+def write_page(rows):
+    """Puts the table between its marks in docs/clients.md, with the version of the server it was made on."""
+    with open(PAGE, encoding="utf-8") as file:
+        page = file.read()
+    before, rest = page.split(BEGIN, 1)
+    after = rest.split(END, 1)[1]
+    origin = f"On redis-server {versions.redis_server()}:"
+    with open(PAGE, "w", encoding="utf-8") as file:
+        file.write(f"{before}{BEGIN}\n\n{origin}\n\n{table(rows)}\n\n{END}{after}")

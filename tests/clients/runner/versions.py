@@ -1,0 +1,38 @@
+"""The versions that are pinned, read from where they are pinned, so that no page can tell others."""
+
+import json
+import os
+import re
+import subprocess
+
+CLIENTS = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
+
+
+def node(name):
+    """Of an entry of node/package-lock.json; `name` may be an alias."""
+    with open(os.path.join(CLIENTS, "node", "package-lock.json"), encoding="utf-8") as file:
+        return json.load(file)["packages"][f"node_modules/{name}"]["version"]
+
+
+def python(name, requirements="requirements.txt"):
+    """Of a line of a file of requirements."""
+    with open(os.path.join(CLIENTS, "python", requirements), encoding="utf-8") as file:
+        return re.search(rf"^{re.escape(name)}==(\S+)", file.read(), re.MULTILINE).group(1)
+
+
+def rust(name):
+    """Of an entry of rust/Cargo.lock."""
+    with open(os.path.join(CLIENTS, "rust", "Cargo.lock"), encoding="utf-8") as file:
+        return re.search(rf'^name = "{re.escape(name)}"\nversion = "([^"]+)"', file.read(), re.MULTILINE).group(1)
+
+
+def ruby(name):
+    """Of an installed gem: these come with the system's packages."""
+    script = f"print Gem::Specification.find_by_name('{name}').version"
+    return subprocess.run(["ruby", "-e", script], check=True, capture_output=True, text=True).stdout
+
+
+def redis_server():
+    """Of the redis-server that is installed."""
+    told = subprocess.run(["redis-server", "--version"], check=True, capture_output=True, text=True).stdout
+    return re.search(r"v=(\S+)", told).group(1)

@@ -1,0 +1,298 @@
+//! Transactions: what becomes of them with the client, and the connection they need for exactly as long as they do.
+
+use crate::harness::{Client, Redis, Respool, Value, encode, eventually};
+
+/// One connection to lend, so that a second borrower shows whether the first still has it.
+fn with_one_pin(redis: &Redis) -> Respool {
+    Respool::with(redis)
+        .upstream("max_connections = 2\nshared_connections = 1\nborrow_timeout = \"100ms\"")
+        .start()
+}
+
+fn pins(respool: &Respool, reason: &str) -> f64 {
+    respool.metric_or_zero(&format!("respool_pins_total{{reason=\"{reason}\"}}"))
+}
+
+/// Whether the only connection there is to lend is free.
+fn is_free(respool: &Respool) -> bool {
+    let mut other = respool.client();
+    let lent = other.cmd(&["WATCH", "k"]) == Value::ok();
+    assert_eq!(other.try_cmd(&["RESET"]), Some(Value::simple("RESET")));
+    lent
+}
+
+fn pipeline(lines: &[&str]) -> Vec<u8> {
+    lines
+        .iter()
+        .flat_map(|line| encode(&line.split(' ').collect::<Vec<_>>()))
+        .collect()
+}
+
+fn run(client: &mut Client, lines: &[&str]) -> Vec<Value> {
+    client.send(pipeline(lines));
+    lines.iter().map(|_| client.reply()).collect()
+}
+
+#[test]
+fn a_whole_transaction_needs_no_connection_of_its_own() {
+    let redis = Redis::start(&[]);
+    let respool = with_one_pin(&redis);
+    let mut client = respool.client();
+    for _ in 0..3 {
+        run(
+            &mut client,
+            &[
+                "MULTI", "INCR a", "EXEC", "MULTI", "EXEC", "GET a", "MULTI", "NOSUCH", "EXEC",
+                "MULTI", "INCR a", "DISCARD",
+            ],
+        );
+    }
+    assert_eq!(client.cmd(&["GET", "a"]), Value::bulk("3"));
+    assert_eq!(pins(&respool, "multi"), 0.0);
+    assert_eq!(pins(&respool, "watch"), 0.0);
+}
+
+#[test]
+fn the_connection_is_lent_for_as_long_as_it_must_be() {
+    let redis = Redis::start(&[]);
+    let respool = with_one_pin(&redis);
+    let mut client = respool.client();
+    // What was sent, whether the connection is kept behind it, and what it was lent for.
+    let (mut multi, mut watch) = (0.0, 0.0);
+    for (lines, keeps, reason) in [
+        (&["MULTI"][..], true, "multi"),
+        (&["SET a 1"], true, ""),
+        (&["EXEC"], false, ""),
+        (&["MULTI"], true, "multi"),
+        (&["DISCARD"], false, ""),
+        (&["MULTI"], true, "multi"),
+        (&["NOSUCH"], true, ""),
+        (&["EXEC"], false, ""),
+        (&["WATCH a"], true, "watch"),
+        (&["GET a"], true, ""),
+        (&["UNWATCH"], false, ""),
+        (&["WATCH a"], true, "watch"),
+        (&["MULTI", "UNWATCH"], true, ""),
+        (&["EXEC"], false, ""),
+        (&["WATCH a"], true, "watch"),
+        (&["EXEC"], true, ""),
+        (&["DISCARD"], true, ""),
+        (&["MULTI", "GET a", "DISCARD"], false, ""),
+        (&["WATCH a", "MULTI", "GET a", "EXEC"], false, "watch"),
+        (&["MULTI", "SELECT 3", "EXEC"], false, "multi"),
+        (&["MULTI", "SELECT 99", "SELECT 0", "EXEC"], false, "multi"),
+        (&["EXEC"], false, ""),
+        (&["UNWATCH"], false, ""),
+        (&["WATCH"], false, "watch"),
+        (&["MULTI x"], false, ""),
+        (&["WATCH a"], true, "watch"),
+        (&["RESET"], false, ""),
+    ] {
+        run(&mut client, lines);
+        match reason {
+            "multi" => multi += 1.0,
+            "watch" => watch += 1.0,
+            _ => {}
+        }
+        if keeps {
+            assert!(!is_free(&respool), "kept behind {lines:?}");
+        } else {
+            eventually(|| is_free(&respool), &format!("free behind {lines:?}"));
+        }
+        assert_eq!(pins(&respool, "multi"), multi, "behind {lines:?}");
+        // Those that looked whether it was free asked for it too.
+        assert!(pins(&respool, "watch") >= watch, "behind {lines:?}");
+    }
+    client.ping();
+}
+
+#[test]
+fn a_client_that_dies_in_the_middle_leaves_nothing() {
+    let redis = Redis::start(&[]);
+    let respool = with_one_pin(&redis);
+    redis.cmd(&["SET", "k", "kept"]);
+    let whole = pipeline(&[
+        "WATCH w",
+        "MULTI",
+        "SET k lost",
+        "SELECT 5",
+        "SET k lost",
+        "EXEC",
+    ]);
+    let exec = pipeline(&["EXEC"]).len();
+    // Cut anywhere before the last byte of EXEC.
+    for cut in (1..whole.len() - exec).step_by(7).chain([whole.len() - 1]) {
+        let mut client = respool.client();
+        client.send(&whole[..cut]);
+        if cut % 2 == 0 {
+            client.abort();
+        } else {
+            drop(client);
+        }
+        let mut next = respool.client();
+        eventually(
+            || run(&mut next, &["WATCH k"])[0] == Value::ok(),
+            "the connection is lent on",
+        );
+        redis.cmd(&["SET", "w", "touched"]);
+        let seen = run(&mut next, &["MULTI", "GET k"]);
+        assert_eq!(seen, [Value::ok(), Value::simple("QUEUED")], "cut at {cut}");
+        assert_eq!(
+            run(&mut next, &["EXEC"]),
+            [Value::Array(vec![Value::bulk("kept")])],
+            "cut at {cut}"
+        );
+    }
+    assert_eq!(redis.cmd(&["GET", "k"]), Value::bulk("kept"));
+}
+
+#[test]
+fn transactions_of_many_clients_at_once_are_each_their_own() {
+    const CLIENTS: usize = 12;
+    const ROUNDS: usize = 30;
+    let redis = Redis::start(&[]);
+    let respool = Respool::with(&redis)
+        .upstream("max_connections = 4\nshared_connections = 2\nborrow_timeout = \"15s\"")
+        .start();
+    std::thread::scope(|scope| {
+        for number in 0..CLIENTS {
+            let respool = &respool;
+            scope.spawn(move || {
+                let mut client = respool.client();
+                let own = format!("own-{number}");
+                for round in 0..ROUNDS {
+                    let count = (round + 1).to_string();
+                    match round % 3 {
+                        // Optimistic: read, and write if nobody else did.
+                        0 => loop {
+                            run(&mut client, &["WATCH shared"]);
+                            let seen = client.cmd(&["GET", "shared"]).text();
+                            let next = seen.parse::<u64>().unwrap_or(0) + 1;
+                            run(&mut client, &["MULTI", &format!("SET shared {next}")]);
+                            let own = run(&mut client, &[&format!("INCR {own}"), "EXEC"]);
+                            if !own[1].is_null() {
+                                break;
+                            }
+                        },
+                        1 => {
+                            let incr = format!("INCR {own}");
+                            let got = run(&mut client, &["MULTI", "INCR shared", &incr, "EXEC"]);
+                            assert_eq!(got[3].items()[1].int().to_string(), count);
+                        }
+                        _ => {
+                            run(&mut client, &["MULTI", "INCR shared"]);
+                            run(&mut client, &["SELECT 0", &format!("INCR {own}")]);
+                            let got = run(&mut client, &["EXEC"]);
+                            assert_eq!(got[0].items()[2].int().to_string(), count);
+                        }
+                    }
+                    assert_eq!(client.cmd(&["GET", &own]), Value::bulk(&count));
+                }
+            });
+        }
+    });
+    let total = (CLIENTS * ROUNDS).to_string();
+    assert_eq!(redis.cmd(&["GET", "shared"]), Value::bulk(total));
+}
+
+#[test]
+fn a_subscription_made_by_a_transaction_is_the_clients_own() {
+    let redis = Redis::start(&[]);
+    let respool = with_one_pin(&redis);
+    let mut client = respool.client();
+    let queued = Value::simple("QUEUED");
+    assert_eq!(
+        run(&mut client, &["MULTI", "SUBSCRIBE a b", "SET k v"]),
+        [Value::ok(), queued.clone(), queued.clone()]
+    );
+    client.send(pipeline(&["EXEC", "PING"]));
+    let confirmed = |channel: &str, count: i64| {
+        Value::Array(vec![
+            Value::bulk("subscribe"),
+            Value::bulk(channel),
+            Value::Int(count),
+        ])
+    };
+    // Redis counts commands, and answers one of them by two frames.
+    assert_eq!(
+        client.reply(),
+        Value::Array(vec![confirmed("a", 1), confirmed("b", 2)])
+    );
+    assert_eq!(client.reply(), Value::ok());
+    assert_eq!(client.reply().items()[0], Value::bulk("pong"));
+    assert!(!is_free(&respool), "it keeps the connection");
+    assert_eq!(redis.cmd(&["PUBLISH", "b", "m"]), Value::Int(1));
+    assert_eq!(client.reply().items()[2], Value::bulk("m"));
+    let mut other = respool.client();
+    let list = other.cmd(&["CLIENT", "LIST", "TYPE", "pubsub"]).text();
+    assert_eq!(list.lines().count(), 1, "{list}");
+    // All that was asked before is answered before it.
+    client.send(pipeline(&["PING x", "UNSUBSCRIBE a", "RESET", "GET k"]));
+    assert_eq!(client.reply().items()[1], Value::bulk("x"));
+    assert_eq!(client.reply().items()[0], Value::bulk("unsubscribe"));
+    assert_eq!(client.reply(), Value::simple("RESET"));
+    assert_eq!(client.reply(), Value::bulk("v"));
+    eventually(|| is_free(&respool), "RESET gives it back");
+    assert_eq!(redis.cmd(&["PUBLISH", "b", "m"]), Value::Int(0));
+
+    for ends in ["QUIT", "left"] {
+        let mut client = respool.client();
+        run(&mut client, &["MULTI", "SUBSCRIBE a"]);
+        client.send(pipeline(&["EXEC"]));
+        assert_eq!(client.reply(), Value::Array(vec![confirmed("a", 1)]));
+        if ends == "QUIT" {
+            client.send(pipeline(&["PING x", "QUIT"]));
+            assert_eq!(client.reply().items()[1], Value::bulk("x"));
+            assert_eq!(client.reply(), Value::ok());
+            client.expect_end();
+        }
+        drop(client);
+        eventually(|| is_free(&respool), ends);
+        assert_eq!(redis.cmd(&["PUBLISH", "a", "m"]), Value::Int(0));
+    }
+}
+
+#[test]
+fn who_has_subscriptions_cannot_make_more_by_a_transaction() {
+    let redis = Redis::start(&[]);
+    let respool = Respool::start(&redis);
+    let mut client = respool.client();
+    assert!(!client.cmd(&["HELLO", "3"]).is_error());
+    client.cmd(&["SUBSCRIBE", "a"]);
+    assert_eq!(client.cmd(&["MULTI"]), Value::ok());
+    assert!(client.cmd(&["SUBSCRIBE", "b"]).is_error());
+    assert!(client.cmd(&["EXEC"]).text().starts_with("EXECABORT"));
+    redis.cmd(&["PUBLISH", "a", "still"]);
+    let Value::Push(message) = client.reply() else {
+        panic!("a message")
+    };
+    assert_eq!(message[2], Value::bulk("still"));
+}
+
+#[test]
+fn client_list_shows_how_far_a_transaction_is() {
+    let redis = Redis::start(&[]);
+    let respool = Respool::start(&redis);
+    let mut client = respool.client_named("tx");
+    let mut other = respool.client();
+    let mut shows = |what: &str| {
+        // The reply may be out a moment before the list tells it.
+        eventually(
+            || {
+                let list = other.cmd(&["CLIENT", "LIST"]).text();
+                let line = list.lines().find(|line| line.contains(" name=tx "));
+                line.expect("it is listed").contains(what)
+            },
+            what,
+        );
+    };
+    shows(" multi=-1 ");
+    run(&mut client, &["MULTI"]);
+    shows(" flags=x ");
+    shows(" multi=0 ");
+    run(&mut client, &["GET a", "NOSUCH", "SELECT 3", "UNWATCH"]);
+    shows(" multi=3 ");
+    run(&mut client, &["DISCARD"]);
+    shows(" flags=N ");
+    shows(" multi=-1 ");
+}
