@@ -12,6 +12,7 @@ mod outage;
 mod protocol;
 mod pubsub;
 mod streams;
+mod tls;
 mod tracking;
 mod transactions;
 mod waits;

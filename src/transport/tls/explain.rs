@@ -152,6 +152,7 @@ fn alert_remedy(alert: AlertDescription, has_identity: bool) -> &'static str {
         | A::CertificateExpired
         | A::CertificateRevoked
         | A::UnsupportedCertificate
+        | A::DecryptError
         | A::AccessDenied
             if has_identity =>
         {

@@ -294,8 +294,11 @@ impl Tls {
                 .map_err(Broken::Socket)?;
             if let Err(broken) = self.receive(&mut [], &mut 0, Some(first)) {
                 if explain::looks_like_tls(first) {
-                    // The alert, as far as it goes; who speaks no TLS would only take it for garbage.
+                    // The alert, as far as it goes.
                     let _ = self.flush();
+                } else {
+                    // Who speaks no TLS would take an alert for garbage.
+                    self.session.borrow_mut().out().clear();
                 }
                 return Err(broken);
             }

@@ -39,6 +39,8 @@ pub(super) struct Session {
     /// Encrypted and not sent yet.
     out: Queue,
     is_closed: bool,
+    /// An error has ended it: rustls is asked nothing any more.
+    is_broken: bool,
 }
 
 /// Bytes taken from the front; holds no memory while it is empty.
@@ -61,11 +63,16 @@ impl Queue {
         self.bytes.extend_from_slice(bytes);
     }
 
+    /// Forgets them all.
+    pub(super) fn clear(&mut self) {
+        *self = Self::default();
+    }
+
     /// The first `count` bytes are done with.
     pub(super) fn advance(&mut self, count: usize) {
         self.at += count;
         if self.at == self.bytes.len() {
-            *self = Self::default();
+            self.clear();
         }
     }
 }
@@ -87,6 +94,7 @@ impl Session {
             plain: Queue::default(),
             out: Queue::default(),
             is_closed: false,
+            is_broken: false,
         }
     }
 
@@ -155,6 +163,9 @@ impl Session {
             *filled += fits;
             plain.push(&bytes[fits..]);
         };
+        if self.is_broken {
+            return Err(Error::HandshakeNotComplete);
+        }
         let mut used = 0;
         let result = loop {
             let rest = &mut records[used..];
@@ -178,12 +189,13 @@ impl Session {
                 Err(error) => break Err(error),
             }
         };
-        let rest = &mut records[used..];
+        let rest = &records[used..];
         if let Err(error) = result {
-            self.collect_alert(rest);
+            self.collect_alert();
             return Err(error);
         }
         if rest.len() > MOST_INCOMPLETE {
+            self.is_broken = true;
             return Err(Error::General(
                 "a message of the handshake is too long".to_owned(),
             ));
@@ -236,6 +248,9 @@ impl Session {
         &mut self,
         act: &mut dyn FnMut(&mut dyn Writing) -> Result<usize, Error>,
     ) -> Result<usize, Error> {
+        if self.is_broken {
+            return Err(Error::HandshakeNotComplete);
+        }
         // What is left of the records must be shown again: rustls remembers places in them.
         let mut used = 0;
         loop {
@@ -249,7 +264,8 @@ impl Session {
                 }
             };
             used += discard;
-            let length = match step? {
+            let step = step.inspect_err(|_| self.is_broken = true)?;
+            let length = match step {
                 Step::Again => continue,
                 Step::Closed => {
                     self.is_closed = true;
@@ -264,23 +280,23 @@ impl Session {
     }
 
     /// After an error, the alert that tells the other side.
-    fn collect_alert(&mut self, rest: &mut [u8]) {
-        let mut take = |_: &[u8]| {};
-        // An alert is one record; more than a few steps are not worth it.
-        for _ in 0..4 {
+    fn collect_alert(&mut self) {
+        self.is_broken = true;
+        // Only as long as there is something: behind it rustls would read on, in records that are not there any more.
+        while self.state().wants_write() {
             let (_, step) = match &mut self.side {
                 Side::Client(connection) => step(
-                    connection.process_tls_records(rest),
+                    connection.process_tls_records(&mut []),
                     &mut self.out,
-                    &mut take,
+                    &mut |_| {},
                 ),
                 Side::Server(connection) => step(
-                    connection.process_tls_records(rest),
+                    connection.process_tls_records(&mut []),
                     &mut self.out,
-                    &mut take,
+                    &mut |_| {},
                 ),
             };
-            if !matches!(step, Ok(Step::Again)) {
+            if step.is_err() {
                 return;
             }
         }
@@ -361,3 +377,6 @@ fn advance<D>(
         _ => Ok(Step::Done),
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -11,6 +11,7 @@ use rustix::process::{Pid, Signal, kill_process};
 use tempfile::TempDir;
 
 use super::client::Client;
+use super::pki::{Pair, Pki};
 use super::ports::free_port;
 use super::value::Value;
 use super::{eventually, eventually_some, lock};
@@ -19,6 +20,7 @@ use super::{eventually, eventually_some, lock};
 pub(crate) struct Redis {
     dir: TempDir,
     port: u16,
+    tls_port: Option<u16>,
     options: Vec<String>,
     child: Mutex<Option<Child>>,
     /// The test's own connection, made when first needed.
@@ -29,7 +31,39 @@ impl Redis {
     /// Starts a server with options as on its command line (`&["--maxclients", "64"]`) and waits until it answers.
     #[track_caller]
     pub(crate) fn start(options: &[&str]) -> Self {
+        Self::start_with(None, options)
+    }
+
+    /// As [`Redis::start`], with TLS on a port of its own. It trusts `pki` and asks no certificate of anybody, unless the
+    /// options say so.
+    #[track_caller]
+    pub(crate) fn start_tls(pki: &Pki, own: &Pair, options: &[&str]) -> Self {
+        let port = free_port();
+        let file = |path: PathBuf| path.display().to_string();
+        let tls = [
+            "--tls-port".to_owned(),
+            port.to_string(),
+            "--tls-cert-file".to_owned(),
+            file(own.cert.clone()),
+            "--tls-key-file".to_owned(),
+            file(own.key.clone()),
+            "--tls-ca-cert-file".to_owned(),
+            file(pki.ca_file()),
+            "--tls-auth-clients".to_owned(),
+            "no".to_owned(),
+        ];
+        let all: Vec<&str> = tls
+            .iter()
+            .map(String::as_str)
+            .chain(options.iter().copied())
+            .collect();
+        Self::start_with(Some(port), &all)
+    }
+
+    #[track_caller]
+    fn start_with(tls_port: Option<u16>, options: &[&str]) -> Self {
         let redis = Self {
+            tls_port,
             dir: tempfile::Builder::new()
                 .prefix("respool-redis-")
                 .tempdir()
@@ -119,6 +153,13 @@ impl Redis {
     /// `127.0.0.1:port`
     pub(crate) fn addr(&self) -> String {
         format!("127.0.0.1:{}", self.port)
+    }
+
+    /// `127.0.0.1:port` of TLS.
+    #[track_caller]
+    pub(crate) fn tls_addr(&self) -> String {
+        let port = self.tls_port.expect("the server was started with TLS");
+        format!("127.0.0.1:{port}")
     }
 
     /// Its unix socket.

@@ -6,10 +6,11 @@ use std::io::{self, Read, Write as _};
 use std::net::TcpStream;
 use std::path::PathBuf;
 use std::process::{Child, Command, ExitStatus, Stdio};
-use std::sync::Mutex;
+use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
 use rustix::process::{Pid, Signal, kill_process};
+use rustls::ClientConfig;
 use tempfile::TempDir;
 
 use super::client::Client;
@@ -30,6 +31,7 @@ pub(crate) struct Respool {
 pub(crate) struct Settings {
     upstream_address: String,
     top: String,
+    listener: String,
     upstream: String,
     limits: String,
     sections: String,
@@ -53,6 +55,7 @@ impl Respool {
         Settings {
             upstream_address: upstream_address.to_owned(),
             top: String::new(),
+            listener: String::new(),
             upstream: String::new(),
             limits: String::new(),
             sections: String::new(),
@@ -74,6 +77,13 @@ impl Respool {
     #[track_caller]
     pub(crate) fn client(&self) -> Client {
         Client::connect(self.addr())
+    }
+
+    /// A new connection to the TCP listener, with TLS.
+    #[track_caller]
+    pub(crate) fn tls_client(&self, config: &Arc<ClientConfig>) -> Client {
+        Client::try_connect_tls(&self.addr(), config)
+            .unwrap_or_else(|e| panic!("TLS to {}: {e}", self.addr()))
     }
 
     /// A new connection to the TCP listener from another address of this machine, `127.0.0.2`.
@@ -235,6 +245,12 @@ impl Settings {
         self
     }
 
+    /// Lines of the TCP listener.
+    pub(crate) fn listener(mut self, lines: &str) -> Self {
+        writeln!(self.listener, "{lines}").expect("a String takes everything");
+        self
+    }
+
     /// Lines of `[upstream]`.
     pub(crate) fn upstream(mut self, lines: &str) -> Self {
         writeln!(self.upstream, "{lines}").expect("a String takes everything");
@@ -301,13 +317,13 @@ impl Settings {
 
     fn toml(&self, respool: &Respool) -> String {
         let mut text = self.top.clone();
-        let mut listen = |address: &str| {
-            writeln!(text, "[[listener]]\naddress = \"{address}\"")
+        let mut listen = |address: &str, lines: &str| {
+            writeln!(text, "[[listener]]\naddress = \"{address}\"\n{lines}")
                 .expect("a String takes everything");
         };
-        listen(&respool.addr());
+        listen(&respool.addr(), &self.listener);
         if self.unix {
-            listen(&format!("unix:{}", respool.unix_path().display()));
+            listen(&format!("unix:{}", respool.unix_path().display()), "");
         }
         let Self {
             upstream_address,
