@@ -1,9 +1,10 @@
 //! CLIENT, speaking of respool's own clients in Redis' own format.
 
 use std::sync::{Arc, Mutex};
+use std::time::Duration;
 
 use super::local::{BAD_NAME, is_client_name};
-use super::site::Errand;
+use super::site::{Errand, Farewell};
 use super::task::{Client, Done, Wait};
 use crate::command::{COUNT, ClientSub, same_word, spec};
 use crate::identity::{Card, Flag, KillFilter, ListFilter, client_line};
@@ -11,6 +12,9 @@ use crate::resp::speak::{OK, bulk, error, integer};
 use crate::resp::{Request, parse_integer};
 use crate::session::ReplyMode;
 use crate::telemetry::Disconnect;
+
+/// How long clients that are killed may take to be gone before CLIENT KILL is answered.
+const KILLED_WITHIN: Duration = Duration::from_secs(1);
 
 const SYNTAX: &[u8] = b"-ERR syntax error\r\n";
 
@@ -133,15 +137,24 @@ impl Client {
         let killed = ids.len() as i64;
         let kills_itself = ids.contains(&own);
         ids.retain(|&id| id != own);
-        if !ids.is_empty() {
-            (self.site.errands)(Errand::Kill(ids.into()));
-        }
         let reply = match (filter.is_old_form(), killed) {
             (true, 0) => error("ERR No such client"),
             (true, _) => OK.to_vec(),
             (false, killed) => integer(killed),
         };
-        self.answer(&reply);
+        let (tell, gone) = tokio::sync::oneshot::channel();
+        if !ids.is_empty() {
+            (self.site.errands)(Errand::Kill(ids.into(), Arc::new(Farewell(tell))));
+        }
+        if killed == 0 || kills_itself {
+            self.answer(&reply);
+        } else {
+            self.wait = Wait::Task(Box::pin(async move {
+                // Answered by nobody: the other end is dropped when they are gone. One that hangs is not waited for.
+                let _ = tokio::time::timeout(KILLED_WITHIN, gone).await;
+                Done::Reply(reply)
+            }));
+        }
         if kills_itself {
             self.ending = Some(Disconnect::Killed);
         }

@@ -19,5 +19,5 @@ mod waiting;
 
 pub use eviction::make_room;
 pub use held::hold;
-pub use site::{Answer, Errand, Errands, Resident, Site};
+pub use site::{Answer, Errand, Errands, Farewell, Resident, Site};
 pub use task::{Arrived, Client};

@@ -18,8 +18,8 @@ use crate::waits::Unblock;
 /// Something to be done to a client by the worker that has it.
 #[derive(Debug, Clone)]
 pub enum Errand {
-    /// CLIENT KILL.
-    Kill(Arc<[u64]>),
+    /// CLIENT KILL. The farewell is dropped when all of them are gone.
+    Kill(Arc<[u64]>, Arc<Farewell>),
     /// `at_limit = "evict-idle"`: close it if it is idle and free of state. The answer is dropped when it is gone.
     Evict(u64, Answer),
     /// Invalidations for one of its clients.
@@ -27,6 +27,10 @@ pub enum Errand {
     /// CLIENT UNBLOCK, with an error or as if the time had passed.
     Unblock(u64, bool, Answer),
 }
+
+/// Held by each client that is being killed until it is gone: whoever killed them learns of the last.
+#[derive(Debug)]
+pub struct Farewell(pub oneshot::Sender<()>);
 
 /// Where the worker that has the client answers; the others let go of it.
 pub type Answer = Arc<std::sync::Mutex<Option<oneshot::Sender<bool>>>>;
@@ -54,6 +58,8 @@ pub struct Resident {
     pub arrived_micros: u64,
     /// The group's idle timeout.
     pub idle_timeout: Cell<std::time::Duration>,
+    /// Dropped when the client, which is being killed, is gone.
+    pub killing: RefCell<Option<Arc<Farewell>>>,
     /// Dropped when the client is gone.
     pub evicting: RefCell<Option<oneshot::Sender<bool>>>,
 }
@@ -96,9 +102,13 @@ impl Site {
     /// Carries out an errand if the client is one of this worker's.
     pub fn run(self: &Rc<Self>, errand: Errand) {
         match errand {
-            Errand::Kill(ids) => {
+            Errand::Kill(ids, farewell) => {
                 let residents = self.residents.borrow();
                 for resident in ids.iter().filter_map(|id| residents.get(id)) {
+                    resident
+                        .killing
+                        .borrow_mut()
+                        .get_or_insert_with(|| Arc::clone(&farewell));
                     resident.outlet.close(Disconnect::Killed);
                 }
             }

@@ -5,6 +5,7 @@ use std::sync::Arc;
 
 use redis_protocol::resp3::decode::complete::decode;
 use redis_protocol::resp3::types::OwnedFrame;
+use tokio::sync::oneshot::Receiver;
 
 use super::local::wrong_arity;
 use super::pinned::NONE_FREE;
@@ -51,13 +52,26 @@ impl Client {
             return self.subscribe(kind, request, command);
         }
         self.count(1, command);
-        // Confirmations are shown whatever CLIENT REPLY says, as in Redis 7.0.
-        self.session.take_visible();
         let names = (request.count() > 1).then(|| request.arguments().skip(1));
         let subscriptions = &self.site.upstream.subscriptions;
-        subscriptions.unsubscribe(self.card.id(), &self.outlet, kind, names);
-        self.note_subscriptions();
+        let told = subscriptions.unsubscribe(self.card.id(), &self.outlet, kind, names);
+        self.confirmed_by(told);
         Next::Used(length)
+    }
+
+    /// Waits for the server where its confirmation is needed.
+    fn confirmed_by(&mut self, told: Option<Receiver<SubscribeResult>>) {
+        match told {
+            None => self.has_subscribed(Some(Ok(()))),
+            Some(told) => {
+                let settings = &self.site.thread.settings.upstream;
+                let limit = settings.queue.timeout.max(settings.borrow_timeout);
+                self.wait = Wait::Task(Box::pin(async move {
+                    let result = tokio::time::timeout(limit, told).await;
+                    Done::Subscribed(result.ok().and_then(Result::ok))
+                }));
+            }
+        }
     }
 
     fn subscribe(&mut self, kind: Kind, request: &Request<'_>, command: Option<CommandId>) -> Next {
@@ -78,25 +92,15 @@ impl Client {
         let names = request.arguments().skip(1);
         match upstream.subscribe(self.card.id(), &self.outlet, kind, names) {
             Err(_) => self.answer(&error(TOO_MANY)),
-            Ok(None) => {
-                self.session.take_visible();
-                self.note_subscriptions();
-            }
-            Ok(Some(told)) => {
-                let settings = &self.site.thread.settings.upstream;
-                let limit = settings.queue.timeout.max(settings.borrow_timeout);
-                self.wait = Wait::Task(Box::pin(async move {
-                    let result = tokio::time::timeout(limit, told).await;
-                    Done::Subscribed(result.ok().and_then(Result::ok))
-                }));
-            }
+            Ok(told) => self.confirmed_by(told),
         }
         Next::Used(request.bytes().len())
     }
 
-    /// The server has answered SUBSCRIBE; `None`: it is away.
+    /// The server has answered SUBSCRIBE or UNSUBSCRIBE; `None`: it is away.
     pub(super) fn has_subscribed(&mut self, result: Option<SubscribeResult>) {
         match result {
+            // Confirmations are shown whatever CLIENT REPLY says, as in Redis 7.0.
             Some(Ok(())) => drop(self.session.take_visible()),
             Some(Err(reply)) => self.reply(&reply),
             None => {

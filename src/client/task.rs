@@ -181,6 +181,7 @@ impl Client {
             idle_timeout: site.thread.settings.groups[group as usize]
                 .idle_timeout
                 .into(),
+            killing: None.into(),
             evicting: None.into(),
         });
         site.residents

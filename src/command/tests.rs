@@ -175,12 +175,10 @@ fn what_needs_a_lent_connection() {
                 "debug",
                 "failover",
                 "function",
-                "function|kill",
                 "pfdebug",
                 "pfselftest",
                 "script",
                 "script|debug",
-                "script|kill",
                 "shutdown",
             ],
         ),
@@ -201,6 +199,10 @@ fn what_needs_a_lent_connection() {
         ("monitor", vec!["monitor"]),
         ("multi", vec!["multi"]),
         ("pause", vec!["client|pause", "client|unpause"]),
+        (
+            "script",
+            vec!["function|kill", "function|stats", "script|kill"],
+        ),
         (
             "tracking",
             vec![

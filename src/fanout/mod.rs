@@ -7,6 +7,7 @@
 
 mod audience;
 mod frame;
+mod leaving;
 mod outcome;
 mod renewal;
 mod topic;
@@ -25,13 +26,15 @@ use crate::resp::speak::encode_request;
 
 /// A request at the server, or on its way there.
 #[derive(Debug)]
-struct Asked {
+struct Asked<T> {
     number: u64,
     kind: Kind,
     what: What,
     topics: Vec<Rc<[u8]>>,
     /// Whose command it is for; `None`: it asks anew for what others are subscribed to or wait for.
     by: Option<SubscriberId>,
+    /// The client that unsubscribed and is told when the server has.
+    parting: Option<Settled<T>>,
     /// How many of `topics` the server has confirmed.
     confirmed: usize,
 }
@@ -76,13 +79,15 @@ pub struct Fanout<T> {
     commands: HashMap<SubscriberId, Command<T>>,
     /// Whose commands wait for a request, in the order in which they came.
     waiting: BTreeMap<u64, Vec<SubscriberId>>,
-    asked: VecDeque<Asked>,
+    asked: VecDeque<Asked<T>>,
     next_number: u64,
     /// Requests not yet handed over.
     requests: Vec<u8>,
     settled: Vec<Settled<T>>,
     /// Those whose subscription the server refused to renew.
     bereft: Vec<T>,
+    /// The server was too busy to let go of something: it may be subscribed to what nobody needs.
+    holds_on: bool,
     /// Requests that the server was too busy for: asked again by [`Self::ask_again`].
     put_off: Vec<PutOff>,
     /// Topics whose subscribers, or whose being subscribed to at the server, have changed.
@@ -108,6 +113,7 @@ impl<T: Clone> Fanout<T> {
             requests: Vec::new(),
             settled: Vec::new(),
             bereft: Vec::new(),
+            holds_on: false,
             put_off: Vec::new(),
             changed: HashSet::new(),
             most,
@@ -221,79 +227,6 @@ impl<T: Clone> Fanout<T> {
         Begun::Asked
     }
 
-    /// A client unsubscribes from `names`, or (`None`) from everything of a kind.
-    pub fn unsubscribe<'a>(
-        &mut self,
-        subscriber: SubscriberId,
-        kind: Kind,
-        names: Option<impl Iterator<Item = &'a [u8]>>,
-    ) -> Vec<Confirmation> {
-        let names: Vec<Rc<[u8]>> = match names {
-            Some(names) => names.map(Rc::from).collect(),
-            None => self
-                .subscribers
-                .get(&subscriber)
-                .map(|subscriptions| subscriptions.sets[kind as usize].iter().cloned().collect())
-                .unwrap_or_default(),
-        };
-        let mut given_up = Vec::new();
-        let mut confirmations: Vec<Confirmation> = Vec::with_capacity(names.len().max(1));
-        for name in names {
-            if self.part(subscriber, kind, &name) {
-                given_up.push(Rc::clone(&name));
-            }
-            confirmations.push(Confirmation {
-                count: self.count(subscriber, kind),
-                topic: Some(name),
-            });
-        }
-        if confirmations.is_empty() {
-            confirmations.push(Confirmation {
-                topic: None,
-                count: self.count(subscriber, kind),
-            });
-        }
-        if !given_up.is_empty() {
-            self.ask(kind, What::Unsubscribe, given_up, None);
-        }
-        confirmations
-    }
-
-    /// A client is gone, with its subscriptions and the command it may have under way.
-    pub fn leave(&mut self, subscriber: SubscriberId) {
-        self.abandon(subscriber);
-        for kind in PUBSUB_KINDS {
-            if self
-                .subscribers
-                .get(&subscriber)
-                .is_some_and(|subscriptions| !subscriptions.sets[kind as usize].is_empty())
-            {
-                self.unsubscribe(subscriber, kind, None::<std::iter::Empty<&[u8]>>);
-            }
-        }
-    }
-
-    /// A client's command is not waited for any more. False: it had none.
-    pub fn abandon(&mut self, subscriber: SubscriberId) -> bool {
-        let Some(command) = self.commands.remove(&subscriber) else {
-            return false;
-        };
-        if let Some(waiting) = self.waiting.get_mut(&command.until) {
-            waiting.retain(|&other| other != subscriber);
-            if waiting.is_empty() {
-                self.waiting.remove(&command.until);
-            }
-        }
-        // What it asked for may be refused later: nobody is left to be told.
-        for asked in &mut self.asked {
-            if asked.by == Some(subscriber) {
-                asked.by = None;
-            }
-        }
-        self.unawait(command.kind, &command.topics);
-        true
-    }
-
     /// Those whom a message of `topic` goes to.
     #[inline]
     pub fn subscribers(&self, kind: Kind, topic: &[u8]) -> impl Iterator<Item = &T> {
@@ -342,6 +275,7 @@ impl<T: Clone> Fanout<T> {
                 what: What::Ping,
                 topics: Vec::new(),
                 by: None,
+                parting: None,
                 confirmed: 0,
             });
             self.next_number += 1;
@@ -416,13 +350,15 @@ impl<T: Clone> Fanout<T> {
 
     /// The oldest request is answered.
     fn done(&mut self, result: Result<(), &[u8]>) {
-        let Some(asked) = self.asked.pop_front() else {
+        let Some(mut asked) = self.asked.pop_front() else {
             return;
         };
+        self.settled.extend(asked.parting.take());
         match asked.what {
             What::Ping => return,
             What::Unsubscribe => {
                 if result.is_err() {
+                    self.holds_on = true;
                     self.put_off.push((asked.kind, asked.what, asked.topics));
                 }
                 return;
@@ -449,7 +385,7 @@ impl<T: Clone> Fanout<T> {
 
     /// A request was refused: which of its topics is to blame is known if it had only one. Of several, the client whose
     /// command it was gets the error; what others need of them is asked for again, one by one.
-    fn refuse(&mut self, asked: &Asked, error: &[u8]) {
+    fn refuse(&mut self, asked: &Asked<T>, error: &[u8]) {
         let kind = asked.kind;
         if let [name] = &asked.topics[..] {
             self.fail(
@@ -457,6 +393,10 @@ impl<T: Clone> Fanout<T> {
                 error,
             );
             let refused = self.topics[kind as usize].remove(name);
+            if self.holds_on {
+                self.put_off
+                    .push((kind, What::Unsubscribe, vec![Rc::clone(name)]));
+            }
             // Subscribed to before a loss, and refused when asked for again.
             for (subscriber, handle) in refused.into_iter().flat_map(|topic| topic.subscribers) {
                 self.forget(subscriber, kind, name);
@@ -483,6 +423,10 @@ impl<T: Clone> Fanout<T> {
             }
             if topic.awaited == 0 && topic.subscribers.is_empty() {
                 self.topics[kind as usize].remove(name);
+                if self.holds_on {
+                    self.put_off
+                        .push((kind, What::Unsubscribe, vec![Rc::clone(name)]));
+                }
             } else {
                 topic.phase = Phase::Asked(next);
                 self.ask(kind, What::Subscribe, vec![Rc::clone(name)], None);
@@ -532,6 +476,7 @@ impl<T: Clone> Fanout<T> {
                 subscriber,
                 handle,
                 kind,
+                subscribes: true,
                 result: Ok(confirmations),
             });
         }
@@ -561,6 +506,7 @@ impl<T: Clone> Fanout<T> {
             subscriber,
             handle,
             kind,
+            subscribes: true,
             result: Err(error.to_vec()),
         });
     }
@@ -581,6 +527,7 @@ impl<T: Clone> Fanout<T> {
             what,
             topics,
             by,
+            parting: None,
             confirmed: 0,
         });
     }
@@ -609,69 +556,6 @@ impl<T: Clone> Fanout<T> {
             });
         }
         confirmations
-    }
-
-    /// Takes a client out of a topic. True: the topic is of no use to anybody any more, and has been dropped.
-    fn part(&mut self, subscriber: SubscriberId, kind: Kind, name: &Rc<[u8]>) -> bool {
-        if !self.forget(subscriber, kind, name) {
-            return false;
-        }
-        let Some(topic) = self.topics[kind as usize].get_mut(name) else {
-            return false;
-        };
-        topic.subscribers.swap_remove(&subscriber);
-        self.drop_unused(kind, name)
-    }
-
-    /// Takes a topic out of what a client is subscribed to. False: it was not.
-    fn forget(&mut self, subscriber: SubscriberId, kind: Kind, name: &Rc<[u8]>) -> bool {
-        let Some(subscriptions) = self.subscribers.get_mut(&subscriber) else {
-            return false;
-        };
-        let was_in = subscriptions.sets[kind as usize].remove(name);
-        if was_in {
-            subscriptions.name_bytes -= name.len();
-        }
-        self.changed.insert((kind, Rc::clone(name)));
-        if subscriptions.sets.iter().all(HashSet::is_empty) {
-            self.subscribers.remove(&subscriber);
-        }
-        was_in
-    }
-
-    /// Drops a topic nobody needs. One that is still asked for is looked at again when the server has answered.
-    fn drop_unused(&mut self, kind: Kind, name: &Rc<[u8]>) -> bool {
-        let topics = &mut self.topics[kind as usize];
-        let unused = topics.get(name).is_some_and(|topic| {
-            topic.subscribers.is_empty()
-                && topic.awaited == 0
-                && (topic.phase == Phase::Active || !self.is_connected)
-        });
-        if unused {
-            topics.remove(name);
-            self.changed.insert((kind, Rc::clone(name)));
-        }
-        unused
-    }
-
-    fn give_up_unused(&mut self, kind: Kind, names: &[Rc<[u8]>]) {
-        let unused: Vec<Rc<[u8]>> = names
-            .iter()
-            .filter(|name| self.drop_unused(kind, name))
-            .cloned()
-            .collect();
-        if !unused.is_empty() {
-            self.ask(kind, What::Unsubscribe, unused, None);
-        }
-    }
-
-    fn unawait(&mut self, kind: Kind, names: &[Rc<[u8]>]) {
-        for name in names {
-            if let Some(topic) = self.topics[kind as usize].get_mut(name) {
-                topic.awaited -= 1;
-            }
-        }
-        self.give_up_unused(kind, names);
     }
 
     /// What Redis counts in confirmations of `kind`: shard channels apart from the others.

@@ -45,7 +45,7 @@ pub enum Begun {
     TooMany,
 }
 
-/// A subscription the server has confirmed, or refused with this error.
+/// A command the server has confirmed, or refused with this error.
 #[derive(Debug)]
 pub struct Settled<T> {
     /// Whose.
@@ -54,6 +54,8 @@ pub struct Settled<T> {
     pub handle: T,
     /// Of which kind.
     pub kind: Kind,
+    /// It subscribes, or (false) unsubscribes.
+    pub subscribes: bool,
     /// Confirmations in the order of the client's words.
     pub result: Result<Vec<Confirmation>, Vec<u8>>,
 }

@@ -18,9 +18,12 @@ impl<T: Clone> Fanout<T> {
     /// The connection is lost, with what was sent on it. How many were subscribed to something then.
     pub fn lost(&mut self) -> usize {
         self.is_connected = false;
-        self.asked.clear();
+        // The server has let go of everything.
+        let partings = self.asked.drain(..).filter_map(|asked| asked.parting);
+        self.settled.extend(partings);
         self.requests.clear();
         self.put_off.clear();
+        self.holds_on = false;
         // Whoever subscribes now waits until the server has confirmed it on the next connection.
         for kind in PUBSUB_KINDS {
             for (name, topic) in &mut self.topics[kind as usize] {
@@ -81,7 +84,7 @@ impl<T: Clone> Fanout<T> {
     }
 
     /// The server cannot renew subscriptions now, for a reason that passes.
-    pub(super) fn put_off(&mut self, asked: Asked) {
+    pub(super) fn put_off(&mut self, asked: Asked<T>) {
         for name in &asked.topics {
             if let Some(topic) = self.topics[asked.kind as usize].get_mut(name)
                 && topic.phase == Phase::Asked(asked.number)

@@ -98,20 +98,34 @@ impl Subscriptions {
         self.fanout.borrow().is_subscribed(subscriber, kind, name)
     }
 
-    /// A client unsubscribes from `names`, or (`None`) from everything of a kind; its confirmations are placed.
+    /// A client unsubscribes from `names`, or (`None`) from everything of a kind; answers as [`Upstream::subscribe`] does.
     pub fn unsubscribe<'a>(
         &self,
         subscriber: SubscriberId,
         outlet: &Rc<Outlet>,
         kind: Kind,
         names: Option<impl Iterator<Item = &'a [u8]>>,
-    ) {
-        let confirmations = self
+    ) -> Option<oneshot::Receiver<SubscribeResult>> {
+        let begun = self
             .fanout
             .borrow_mut()
-            .unsubscribe(subscriber, kind, names);
-        self.confirm(outlet, kind, false, &confirmations);
+            .unsubscribe(subscriber, outlet, kind, names);
+        let told = match begun {
+            Begun::Confirmed(confirmations) => {
+                self.confirm(outlet, kind, false, &confirmations);
+                None
+            }
+            Begun::Asked | Begun::TooMany => Some(self.expect(subscriber)),
+        };
         self.turn();
+        told
+    }
+
+    /// The answer to a client's command, when it comes.
+    fn expect(&self, subscriber: SubscriberId) -> oneshot::Receiver<SubscribeResult> {
+        let (tell, told) = oneshot::channel();
+        self.waiting.borrow_mut().insert(subscriber, tell);
+        told
     }
 
     /// A client is gone.
@@ -214,7 +228,12 @@ impl Subscriptions {
         let settled = self.fanout.borrow_mut().settled();
         for settled in settled {
             let result = settled.result.map(|confirmations| {
-                self.confirm(&settled.handle, settled.kind, true, &confirmations);
+                self.confirm(
+                    &settled.handle,
+                    settled.kind,
+                    settled.subscribes,
+                    &confirmations,
+                );
             });
             if let Some(waiting) = self.waiting.borrow_mut().remove(&settled.subscriber) {
                 // Who asked may have gone.
@@ -305,6 +324,7 @@ impl Subscriptions {
         self.gathered.borrow_mut().clear();
         self.is_skipping.set(false);
         let subscribers = self.fanout.borrow_mut().lost();
+        self.settle();
         self.turn();
         subscribers
     }
@@ -383,11 +403,7 @@ impl Upstream {
                 subscriptions.confirm(outlet, kind, true, &confirmations);
                 None
             }
-            Begun::Asked => {
-                let (tell, told) = oneshot::channel();
-                subscriptions.waiting.borrow_mut().insert(subscriber, tell);
-                Some(told)
-            }
+            Begun::Asked => Some(subscriptions.expect(subscriber)),
         };
         if !subscriptions.is_kept.replace(true) {
             tokio::task::spawn_local(Rc::clone(self).keep_subscribed());

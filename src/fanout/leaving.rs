@@ -1,0 +1,166 @@
+//! Unsubscribing, and what becomes of topics that nobody needs any more.
+
+use std::collections::HashSet;
+use std::rc::Rc;
+
+use super::topic::Phase;
+use super::{Begun, Confirmation, Fanout, Kind, PUBSUB_KINDS, Settled, SubscriberId, What};
+
+impl<T: Clone> Fanout<T> {
+    /// A client unsubscribes from `names`, or (`None`) from everything of a kind: it gets no message of them from here on, and
+    /// is told so when the server, too, has let go of what nobody else needs. It has no other command under way.
+    pub fn unsubscribe<'a>(
+        &mut self,
+        subscriber: SubscriberId,
+        handle: &T,
+        kind: Kind,
+        names: Option<impl Iterator<Item = &'a [u8]>>,
+    ) -> Begun {
+        let names: Vec<Rc<[u8]>> = match names {
+            Some(names) => names.map(Rc::from).collect(),
+            None => self
+                .subscribers
+                .get(&subscriber)
+                .map(|subscriptions| subscriptions.sets[kind as usize].iter().cloned().collect())
+                .unwrap_or_default(),
+        };
+        let mut given_up = Vec::new();
+        let mut confirmations: Vec<Confirmation> = Vec::with_capacity(names.len().max(1));
+        for name in names {
+            if self.part(subscriber, kind, &name) {
+                given_up.push(Rc::clone(&name));
+            }
+            confirmations.push(Confirmation {
+                count: self.count(subscriber, kind),
+                topic: Some(name),
+            });
+        }
+        if confirmations.is_empty() {
+            confirmations.push(Confirmation {
+                topic: None,
+                count: self.count(subscriber, kind),
+            });
+        }
+        if given_up.is_empty() || !self.is_connected {
+            return Begun::Confirmed(confirmations);
+        }
+        self.ask(kind, What::Unsubscribe, given_up, None);
+        if let Some(asked) = self.asked.back_mut() {
+            asked.parting = Some(Settled {
+                subscriber,
+                handle: handle.clone(),
+                kind,
+                subscribes: false,
+                result: Ok(confirmations),
+            });
+        }
+        Begun::Asked
+    }
+
+    /// A client is gone, with its subscriptions and the command it may have under way.
+    pub fn leave(&mut self, subscriber: SubscriberId) {
+        self.abandon(subscriber);
+        for kind in PUBSUB_KINDS {
+            let Some(subscriptions) = self.subscribers.get(&subscriber) else {
+                return;
+            };
+            let names: Vec<Rc<[u8]>> = subscriptions.sets[kind as usize].iter().cloned().collect();
+            let given_up: Vec<Rc<[u8]>> = names
+                .into_iter()
+                .filter(|name| self.part(subscriber, kind, name))
+                .collect();
+            if !given_up.is_empty() {
+                self.ask(kind, What::Unsubscribe, given_up, None);
+            }
+        }
+    }
+
+    /// A client's command is not waited for any more. False: it had none.
+    pub fn abandon(&mut self, subscriber: SubscriberId) -> bool {
+        for asked in &mut self.asked {
+            asked
+                .parting
+                .take_if(|parting| parting.subscriber == subscriber);
+        }
+        let Some(command) = self.commands.remove(&subscriber) else {
+            return false;
+        };
+        if let Some(waiting) = self.waiting.get_mut(&command.until) {
+            waiting.retain(|&other| other != subscriber);
+            if waiting.is_empty() {
+                self.waiting.remove(&command.until);
+            }
+        }
+        // What it asked for may be refused later: nobody is left to be told.
+        for asked in &mut self.asked {
+            if asked.by == Some(subscriber) {
+                asked.by = None;
+            }
+        }
+        self.unawait(command.kind, &command.topics);
+        true
+    }
+
+    /// Takes a client out of a topic. True: the topic is of no use to anybody any more, and has been dropped.
+    pub(super) fn part(&mut self, subscriber: SubscriberId, kind: Kind, name: &Rc<[u8]>) -> bool {
+        if !self.forget(subscriber, kind, name) {
+            return false;
+        }
+        let Some(topic) = self.topics[kind as usize].get_mut(name) else {
+            return false;
+        };
+        topic.subscribers.swap_remove(&subscriber);
+        self.drop_unused(kind, name)
+    }
+
+    /// Takes a topic out of what a client is subscribed to. False: it was not.
+    pub(super) fn forget(&mut self, subscriber: SubscriberId, kind: Kind, name: &Rc<[u8]>) -> bool {
+        let Some(subscriptions) = self.subscribers.get_mut(&subscriber) else {
+            return false;
+        };
+        let was_in = subscriptions.sets[kind as usize].remove(name);
+        if was_in {
+            subscriptions.name_bytes -= name.len();
+        }
+        self.changed.insert((kind, Rc::clone(name)));
+        if subscriptions.sets.iter().all(HashSet::is_empty) {
+            self.subscribers.remove(&subscriber);
+        }
+        was_in
+    }
+
+    /// Drops a topic nobody needs. One that is still asked for is looked at again when the server has answered.
+    pub(super) fn drop_unused(&mut self, kind: Kind, name: &Rc<[u8]>) -> bool {
+        let topics = &mut self.topics[kind as usize];
+        let unused = topics.get(name).is_some_and(|topic| {
+            topic.subscribers.is_empty()
+                && topic.awaited == 0
+                && (topic.phase == Phase::Active || !self.is_connected)
+        });
+        if unused {
+            topics.remove(name);
+            self.changed.insert((kind, Rc::clone(name)));
+        }
+        unused
+    }
+
+    pub(super) fn give_up_unused(&mut self, kind: Kind, names: &[Rc<[u8]>]) {
+        let unused: Vec<Rc<[u8]>> = names
+            .iter()
+            .filter(|name| self.drop_unused(kind, name))
+            .cloned()
+            .collect();
+        if !unused.is_empty() {
+            self.ask(kind, What::Unsubscribe, unused, None);
+        }
+    }
+
+    pub(super) fn unawait(&mut self, kind: Kind, names: &[Rc<[u8]>]) {
+        for name in names {
+            if let Some(topic) = self.topics[kind as usize].get_mut(name) {
+                topic.awaited -= 1;
+            }
+        }
+        self.give_up_unused(kind, names);
+    }
+}
