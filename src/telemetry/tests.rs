@@ -184,19 +184,6 @@ fn a_scrape_adds_up_the_workers() {
             r#"respool_upstream_connects_total{result="refused"}"#.into(),
             66.0,
         ),
-        (
-            r#"respool_tls_handshakes_total{side="client",result="resumed"}"#.into(),
-            33.0,
-        ),
-        (
-            r#"respool_tls_handshakes_total{side="server",result="failed"}"#.into(),
-            22.0,
-        ),
-        (
-            r#"respool_certificate_expiry_timestamp_seconds{role="listener",name="unix:/run/respool.sock"}"#
-                .into(),
-            2e9,
-        ),
         (r#"respool_upstream_connections{kind="pinned"}"#.into(), 2.0),
         (
             r#"respool_bounds_reached_total{bound="queue_timeout"}"#.into(),
@@ -236,6 +223,18 @@ fn a_scrape_adds_up_the_workers() {
         !text.contains(r#"respool_client_connections_limit{group="default"}"#),
         "no cap, no sample"
     );
+}
+
+#[test]
+fn tls_is_told_by_side_and_certificate() {
+    let text = render_metrics(&sample());
+    let handshakes =
+        |labels: &str| value(&text, &format!("respool_tls_handshakes_total{{{labels}}}"));
+    assert_eq!(handshakes(r#"side="client",result="resumed""#), 33.0);
+    assert_eq!(handshakes(r#"side="server",result="failed""#), 22.0);
+    let expiry = r#"{role="listener",name="unix:/run/respool.sock"}"#;
+    let name = "respool_certificate_expiry_timestamp_seconds";
+    assert_eq!(value(&text, &format!("{name}{expiry}")), 2e9);
 }
 
 #[test]

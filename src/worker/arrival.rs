@@ -165,10 +165,11 @@ async fn regroup(
     identity: &Identity,
 ) -> Result<Permit, (Permit, Refusal)> {
     // What its first place crossed would be forgotten with it.
-    for line in [permit.warning.take(), permit.observed.take()] {
-        if let Some(line) = line {
-            tracing::warn!("{line}");
-        }
+    for line in [permit.warning.take(), permit.observed.take()]
+        .into_iter()
+        .flatten()
+    {
+        tracing::warn!("{line}");
     }
     let refusal = match permit.regroup(identity, Instant::now()) {
         Ok(_) => return Ok(permit),

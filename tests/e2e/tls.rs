@@ -612,6 +612,27 @@ fn who_says_goodbye_gets_its_replies_and_a_goodbye() {
 }
 
 #[test]
+fn a_drain_says_goodbye_through_tls() {
+    let pki = Pki::new();
+    let (_redis, respool) = both_sides(&pki);
+    let name = ServerName::try_from("localhost").expect("a name");
+    let mut session = ClientConnection::new(pki.client(None), name).expect("a session");
+    let mut socket = TcpStream::connect(respool.addr()).expect("respool listens");
+    socket
+        .set_read_timeout(Some(PATIENCE))
+        .expect("it can be set");
+    let mut tls = rustls::Stream::new(&mut session, &mut socket);
+    tls.write_all(&encode(&["PING"])).expect("respool reads");
+    tls.read_exact(&mut [0; 7]).expect("+PONG");
+    let mut shaking = respool.client();
+    respool.terminate();
+    // An end without a goodbye would be an error here.
+    assert_eq!(tls.read(&mut [0; 1]).expect("a goodbye"), 0);
+    shaking.expect_end();
+    assert!(respool.wait().success());
+}
+
+#[test]
 fn rejected_clients_are_told_through_tls() {
     let pki = Pki::new();
     let own = pki.issue("server", &["localhost"]);

@@ -48,8 +48,14 @@ impl Client {
 
     /// Connects by TCP and shakes hands, as `localhost`.
     pub(crate) fn try_connect_tls(address: &str, config: &Arc<ClientConfig>) -> io::Result<Self> {
-        let mut socket = TcpStream::connect(address)?;
-        socket.set_nodelay(true)?;
+        Self::try_connect(address)?.with_tls(config)
+    }
+
+    /// Shakes hands on a TCP connection that has not been used.
+    pub(crate) fn with_tls(self, config: &Arc<ClientConfig>) -> io::Result<Self> {
+        let Stream::Tcp(mut socket) = self.stream else {
+            return Err(io::Error::other("no TCP connection"));
+        };
         socket.set_read_timeout(Some(PATIENCE))?;
         let name = ServerName::try_from("localhost").expect("a name");
         let mut session =
@@ -236,11 +242,14 @@ impl Client {
 
     /// Ends the connection by a reset instead of an orderly close.
     pub(crate) fn abort(self) {
-        if let Stream::Tcp(s) = &self.stream {
-            socket2::SockRef::from(s)
-                .set_linger(Some(Duration::ZERO))
-                .expect("SO_LINGER can be set");
-        }
+        let socket = match &self.stream {
+            Stream::Tcp(s) => socket2::SockRef::from(s),
+            Stream::Tls(s) => socket2::SockRef::from(&s.sock),
+            Stream::Unix(_) => return,
+        };
+        socket
+            .set_linger(Some(Duration::ZERO))
+            .expect("SO_LINGER can be set");
     }
 
     /// How long this client waits for a reply before it panics.

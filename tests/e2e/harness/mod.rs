@@ -31,6 +31,7 @@
 //!     .listener(&format!("tls = {{ {} }}", pair.toml())) // the TCP listener speaks TLS
 //!     .start();
 //! let mut client = respool.tls_client(&pki.client(None));
+//! // RESPOOL_TLS=server, RESPOOL_TLS=both: the whole suite with TLS, see `pki::Everywhere`
 //! eventually(|| respool.metric("respool_server_up") == 1.0, "the server is seen again");
 //! ```
 //!

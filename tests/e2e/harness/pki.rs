@@ -18,6 +18,31 @@ pub(crate) struct Pki {
     issuer: Issuer<'static, KeyPair>,
 }
 
+/// With `RESPOOL_TLS=server` every respool speaks TLS to its server, with `RESPOOL_TLS=both` its clients do too: the whole
+/// suite sees then what it sees without.
+pub(crate) struct Everywhere {
+    pub(crate) pki: Pki,
+    pub(crate) pair: Pair,
+    pub(crate) clients_too: bool,
+}
+
+impl Everywhere {
+    /// What the environment asks for.
+    pub(super) fn asked() -> Option<Self> {
+        let sides = std::env::var("RESPOOL_TLS").ok()?;
+        assert!(
+            matches!(sides.as_str(), "server" | "both"),
+            "RESPOOL_TLS is \"server\" or \"both\""
+        );
+        let pki = Pki::new();
+        Some(Self {
+            pair: pki.issue("everywhere", &["127.0.0.1", "localhost"]),
+            pki,
+            clients_too: sides == "both",
+        })
+    }
+}
+
 /// A certificate with its key, both in PEM files.
 #[derive(Clone)]
 pub(crate) struct Pair {

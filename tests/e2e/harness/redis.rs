@@ -1,7 +1,7 @@
 //! A private `redis-server`: free port, own directory, nothing persisted.
 
 use std::fs::File;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
@@ -11,7 +11,7 @@ use rustix::process::{Pid, Signal, kill_process};
 use tempfile::TempDir;
 
 use super::client::Client;
-use super::pki::{Pair, Pki};
+use super::pki::{Everywhere, Pair, Pki};
 use super::ports::free_port;
 use super::value::Value;
 use super::{eventually, eventually_some, lock};
@@ -21,6 +21,7 @@ pub(crate) struct Redis {
     dir: TempDir,
     port: u16,
     tls_port: Option<u16>,
+    everywhere: Option<Everywhere>,
     options: Vec<String>,
     child: Mutex<Option<Child>>,
     /// The test's own connection, made when first needed.
@@ -31,45 +32,42 @@ impl Redis {
     /// Starts a server with options as on its command line (`&["--maxclients", "64"]`) and waits until it answers.
     #[track_caller]
     pub(crate) fn start(options: &[&str]) -> Self {
-        Self::start_with(None, options)
+        match Everywhere::asked() {
+            None => Self::start_with(
+                None,
+                None,
+                &options.iter().map(|&o| o.to_owned()).collect::<Vec<_>>(),
+            ),
+            Some(everywhere) => {
+                let (port, all) = tls_options(&everywhere.pki, &everywhere.pair, options);
+                Self::start_with(Some(port), Some(everywhere), &all)
+            }
+        }
     }
 
     /// As [`Redis::start`], with TLS on a port of its own. It trusts `pki` and asks no certificate of anybody, unless the
     /// options say so.
     #[track_caller]
     pub(crate) fn start_tls(pki: &Pki, own: &Pair, options: &[&str]) -> Self {
-        let port = free_port();
-        let file = |path: PathBuf| path.display().to_string();
-        let tls = [
-            "--tls-port".to_owned(),
-            port.to_string(),
-            "--tls-cert-file".to_owned(),
-            file(own.cert.clone()),
-            "--tls-key-file".to_owned(),
-            file(own.key.clone()),
-            "--tls-ca-cert-file".to_owned(),
-            file(pki.ca_file()),
-            "--tls-auth-clients".to_owned(),
-            "no".to_owned(),
-        ];
-        let all: Vec<&str> = tls
-            .iter()
-            .map(String::as_str)
-            .chain(options.iter().copied())
-            .collect();
-        Self::start_with(Some(port), &all)
+        let (port, all) = tls_options(pki, own, options);
+        Self::start_with(Some(port), None, &all)
     }
 
     #[track_caller]
-    fn start_with(tls_port: Option<u16>, options: &[&str]) -> Self {
+    fn start_with(
+        tls_port: Option<u16>,
+        everywhere: Option<Everywhere>,
+        options: &[String],
+    ) -> Self {
         let redis = Self {
             tls_port,
+            everywhere,
             dir: tempfile::Builder::new()
                 .prefix("respool-redis-")
                 .tempdir()
                 .expect("a temporary directory"),
             port: free_port(),
-            options: options.iter().map(|&o| o.to_owned()).collect(),
+            options: options.to_vec(),
             child: Mutex::new(None),
             control: Mutex::new(None),
         };
@@ -153,6 +151,11 @@ impl Redis {
     /// `127.0.0.1:port`
     pub(crate) fn addr(&self) -> String {
         format!("127.0.0.1:{}", self.port)
+    }
+
+    /// What `RESPOOL_TLS` asks for.
+    pub(super) fn everywhere(&self) -> Option<&Everywhere> {
+        self.everywhere.as_ref()
     }
 
     /// `127.0.0.1:port` of TLS.
@@ -317,6 +320,23 @@ impl Drop for ConnectionWatch {
             let _ = thread.join();
         }
     }
+}
+
+/// A free port, and the options of a server that speaks TLS there.
+fn tls_options(pki: &Pki, own: &Pair, more: &[&str]) -> (u16, Vec<String>) {
+    let port = free_port();
+    let text = |path: &Path| path.display().to_string();
+    let (port_text, ca) = (port.to_string(), text(&pki.ca_file()));
+    let (cert, key) = (text(&own.cert), text(&own.key));
+    let tls = [
+        ["--tls-port", &port_text],
+        ["--tls-cert-file", &cert],
+        ["--tls-key-file", &key],
+        ["--tls-ca-cert-file", &ca],
+        ["--tls-auth-clients", "no"],
+    ];
+    let all = tls.as_flattened().iter().chain(more);
+    (port, all.map(|&option| option.to_owned()).collect())
 }
 
 fn find_field(info: &str, field: &str) -> Option<String> {

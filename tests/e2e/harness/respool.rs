@@ -23,6 +23,8 @@ pub(crate) struct Respool {
     dir: TempDir,
     port: u16,
     admin: u16,
+    /// What its clients speak, unless they are asked to speak something else.
+    tls: Option<Arc<ClientConfig>>,
     /// `None` once its end was awaited.
     child: Mutex<Option<Child>>,
 }
@@ -36,6 +38,7 @@ pub(crate) struct Settings {
     limits: String,
     sections: String,
     unix: bool,
+    tls: Option<Arc<ClientConfig>>,
 }
 
 impl Respool {
@@ -47,7 +50,19 @@ impl Respool {
 
     /// Settings to be completed and started.
     pub(crate) fn with(redis: &Redis) -> Settings {
-        Self::before(&redis.addr())
+        let Some(everywhere) = redis.everywhere() else {
+            return Self::before(&redis.addr());
+        };
+        let ca = everywhere.pki.ca_file();
+        let mut settings = Self::before(&redis.tls_addr()).upstream(&format!(
+            "tls = {{ enabled = true, ca_file = \"{}\" }}",
+            ca.display()
+        ));
+        if everywhere.clients_too {
+            settings = settings.listener(&format!("tls = {{ {} }}", everywhere.pair.toml()));
+            settings.tls = Some(everywhere.pki.client(None));
+        }
+        settings
     }
 
     /// As [`Respool::with`], for any upstream address.
@@ -60,6 +75,7 @@ impl Respool {
             limits: String::new(),
             sections: String::new(),
             unix: false,
+            tls: None,
         }
     }
 
@@ -76,7 +92,17 @@ impl Respool {
     /// A new connection to the TCP listener.
     #[track_caller]
     pub(crate) fn client(&self) -> Client {
-        Client::connect(self.addr())
+        self.secured(Client::connect(self.addr()))
+    }
+
+    #[track_caller]
+    fn secured(&self, client: Client) -> Client {
+        match &self.tls {
+            None => client,
+            Some(config) => client
+                .with_tls(config)
+                .unwrap_or_else(|e| panic!("TLS to {}: {e}", self.addr())),
+        }
     }
 
     /// A new connection to the TCP listener, with TLS.
@@ -89,7 +115,7 @@ impl Respool {
     /// A new connection to the TCP listener from another address of this machine, `127.0.0.2`.
     #[track_caller]
     pub(crate) fn client_from(&self, source: &str) -> Client {
-        Client::connect_from(source, self.addr())
+        self.secured(Client::connect_from(source, self.addr()))
     }
 
     /// A new connection to the TCP listener that bears a name.
@@ -286,6 +312,7 @@ impl Settings {
             dir,
             port: free_port(),
             admin: free_port(),
+            tls: self.tls.clone(),
             child: Mutex::new(None),
         };
         let config = respool.dir.path().join("respool.toml");
