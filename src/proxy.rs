@@ -194,6 +194,7 @@ fn open(
         tls: tls.into(),
         queued: Default::default(),
         audiences: Default::default(),
+        seats_wanted: Default::default(),
         start,
     });
     let admission = Admission::new(settings);

@@ -238,6 +238,13 @@ async fn serve(
             break;
         }
     }
+    // Elements popped for clients that have just been closed find their way back.
+    let settled = async {
+        while site.upstream.has_waits_under_way() {
+            tokio::time::sleep(Duration::from_millis(1)).await;
+        }
+    };
+    let _ = tokio::time::timeout(FAREWELL, settled).await;
     site.upstream.stop();
     let emptied = async {
         while site.upstream.is_connected() {

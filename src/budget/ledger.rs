@@ -89,9 +89,11 @@ impl Ledger {
         self.line(Kind::Pinned).len() + self.line(Kind::Subscription).len()
     }
 
-    /// Those who wait for a lease or a subscription socket.
+    /// Those who wait for a lease or a subscription socket, and would get it if one were given back: nobody whose group is
+    /// full.
     pub(super) fn leases_wanted(&self) -> usize {
-        let leases = self.groups.iter().map(|group| group.line.len());
+        let groups = self.groups.iter().filter(|group| !group.is_full());
+        let leases = groups.map(|group| group.line.len());
         leases.sum::<usize>() + self.line(Kind::Subscription).len()
     }
 

@@ -380,7 +380,10 @@ impl Client {
             Route::Local(Local::Client(sub)) => {
                 return self.local(Local::Client(sub), request, routed.command);
             }
-            Route::Local(_) => self.outlet.own_reply(NOT_AMID_MESSAGES),
+            // A redirection would name a connection of the server's, which may be anybody's.
+            Route::Local(_) | Route::Pinned(PinReason::Tracking) => {
+                self.outlet.own_reply(NOT_AMID_MESSAGES);
+            }
             Route::Refused(reply) => self.outlet.own_reply(&reply),
             Route::Alien => self.ending = Some(Disconnect::ProtocolError),
             _ => link.send_more(request.bytes()),

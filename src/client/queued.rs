@@ -91,9 +91,11 @@ impl Client {
     pub(super) fn leave_stream(&mut self, link: &Rc<Link>, local: Local) {
         let (tell, told) = tokio::sync::oneshot::channel();
         link.send_own(&encode_request(&["RESET"]), OwnReply::Tell(tell));
+        let limit = self.site.thread.settings.upstream.reply_timeout;
         self.wait = Wait::Task(Box::pin(async move {
-            // Lost with the connection, and the client with it.
-            Done::Unstreamed(told.await.is_ok(), local)
+            // Lost with the connection, and the client with it; or the server hangs.
+            let told = tokio::time::timeout(limit, told).await;
+            Done::Unstreamed(matches!(told, Ok(Ok(_))), local)
         }));
     }
 

@@ -327,6 +327,8 @@ impl Client {
 
     fn refuse_one(&mut self, command: Option<CommandId>, length: usize) -> Next {
         let reply = self.refusing.clone().unwrap_or_default();
+        // A blocking call that needed a connection of its own has got none.
+        self.line = None;
         self.count(1, command);
         self.answer(&reply);
         Next::Used(length)

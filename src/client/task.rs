@@ -495,6 +495,7 @@ impl Client {
             self.note_state();
         } else {
             self.input.extend_from_slice(&scratch[..read]);
+            self.note_state();
         }
         Poll::Ready(Ok(read))
     }

@@ -276,8 +276,10 @@ impl Client {
 
     /// The server's answer to that. One that says nothing (ACL) leaves the connection with the client.
     pub(super) fn tracking_settled(&mut self, reply: &[u8]) {
-        let has = |text: &[u8]| memchr::memmem::find(reply, text).is_some();
         let at = memchr::memmem::find(reply, REDIRECT_FIELD);
+        // The flags stand before it, and prefixes, which may read like flags, behind it.
+        let flags = &reply[..at.unwrap_or(reply.len())];
+        let has = |text: &[u8]| memchr::memmem::find(flags, text).is_some();
         let to = at.and_then(|at| told_id(&reply[at + REDIRECT_FIELD.len()..]));
         let mut transaction = self.outlet.transaction();
         let known = transaction.tracking.and_then(|tracking| tracking.redirect);

@@ -63,7 +63,7 @@ impl Client {
     /// The wait in line has ended.
     pub(super) fn left_line(&mut self, blocked: Blocked, outcome: Outcome) {
         self.flag(Flag::Blocked, false);
-        self.resident.may_be_silent.set(false);
+        self.resident.may_be_silent.set(self.card.has(Flag::Pubsub));
         self.resident.blocked.borrow_mut().take();
         self.line = Some(match outcome {
             Outcome::OwnConnection => Line::OwnConnection,

@@ -310,6 +310,8 @@ impl Link {
         drop(waker);
         for _ in 0..READS_A_TURN {
             if let Some(why) = self.closing.get() {
+                // What was to be sent before it was closed goes out as far as it can: an element that is put back.
+                let _ = self.write(cx, stream);
                 return Poll::Ready(why.to_owned());
             }
             if let Err(error) = self.write(cx, stream) {
@@ -323,7 +325,11 @@ impl Link {
             match self.read(stream) {
                 Ok(()) => {}
                 Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
-                Err(error) => return Poll::Ready(error.to_string()),
+                Err(error) => {
+                    // What was answered before it still counts.
+                    self.react();
+                    return Poll::Ready(error.to_string());
+                }
             }
             self.react();
             idle(self);

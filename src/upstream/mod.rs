@@ -9,6 +9,7 @@ mod permission;
 mod pins;
 mod pool;
 mod pushes;
+mod returning;
 mod server;
 mod subscription;
 mod thread;

@@ -299,6 +299,29 @@ impl Upstream {
         Some(told)
     }
 
+    /// Asks the server something as respool's own user, on a shared connection that is changed for it if it must be. `None`:
+    /// there is none, or it was lost.
+    pub(super) async fn ask_as_own(self: &Rc<Self>, request: &[u8]) -> Option<Vec<u8>> {
+        loop {
+            let own = {
+                let links = self.links.borrow();
+                let mut usable = links
+                    .iter()
+                    .flatten()
+                    .filter(|link| link.is_alive() && !link.is_dressing());
+                usable.find(|link| link.worn().user.is_none()).cloned()
+            };
+            if let Some(link) = own {
+                let (tell, told) = oneshot::channel();
+                link.send_own(request, OwnReply::Tell(tell));
+                return told.await.ok();
+            }
+            let wait = self.wait_shared(&State::INITIAL, false, 1).ok()?;
+            // Whatever it is given, there is one then.
+            std::future::poll_fn(|cx| wait.poll(cx)).await.ok()?;
+        }
+    }
+
     /// Does what time has made due.
     pub fn tick(self: &Rc<Self>) {
         let upstream = &self.thread.settings.upstream;

@@ -28,6 +28,8 @@ pub struct Process {
     pub tls: ArcSwapOption<Connector>,
     /// Commands that wait for the server to come back.
     pub queued: AtomicUsize,
+    /// Waits for a lease on behalf of blocked clients, in all workers.
+    pub seats_wanted: AtomicUsize,
     /// Who is subscribed to what, in all workers.
     pub audiences: Audiences,
     /// When the process' clock started.

@@ -5,6 +5,7 @@
 use std::cell::{Cell, RefCell};
 use std::collections::HashMap;
 use std::rc::{Rc, Weak};
+use std::sync::atomic::Ordering;
 use std::task::{Context, Poll, Waker};
 use std::time::Duration;
 
@@ -14,18 +15,23 @@ use tokio::time::Instant;
 use super::link::Link;
 use super::pins::{Pin, PinError};
 use super::pool::{Upstream, WaitError};
+use super::returning::{Returning, UnderWay};
 use super::traffic::{Answer, OwnReply, Pace, Then};
 use crate::budget::PinLease;
 use crate::command::PinReason;
 use crate::resp::speak::encode_request;
 use crate::session::State;
+use crate::telemetry::Bound;
 use crate::waits::{
     Action, Call, Failure, Fate, NotSeated, Outcome, Popped, SeatId, Sending, TryId, Unblock,
     WaiterId, Waits,
 };
 
 /// Bytes of a try's replies that are not elements.
-const AROUND_ELEMENTS: usize = 64 * 1024;
+pub(super) const AROUND_ELEMENTS: usize = 64 * 1024;
+
+/// How often at most a seat is given back for blocked clients of another worker.
+const YIELD_EVERY: Duration = Duration::from_secs(1);
 
 /// The longest pause before an unblocked call is asked about again.
 const LONGEST_PAUSE: Duration = Duration::from_millis(50);
@@ -160,6 +166,10 @@ pub(super) struct Waiting {
     is_acting: Cell<bool>,
     /// How many of those who wait for a lease are seats.
     lease_waits: Cell<usize>,
+    /// When seats were last given back for those of other workers.
+    yielded_micros: Cell<u64>,
+    /// Calls, tries and elements on their way back.
+    pub(super) under_way: Rc<Cell<usize>>,
     /// When the keeper of time wakes next, and how it is told of something earlier.
     wakes_at: Cell<Option<u64>>,
     earlier: Notify,
@@ -197,8 +207,18 @@ impl Upstream {
 
     /// Gives seats back when others wait for a connection.
     pub(super) fn yield_seats(self: &Rc<Self>) {
-        let wanted = self.thread.process.budget.leases_wanted();
-        let others = wanted.saturating_sub(self.waiting.lease_waits.get());
+        let process = &self.thread.process;
+        let wanted = process.budget.leases_wanted();
+        let seats = process.seats_wanted.load(Ordering::Relaxed);
+        let mut others = wanted.saturating_sub(seats);
+        if seats > self.waiting.lease_waits.get() {
+            // Blocked clients of other workers are served without a seat too, only slower: no need to hurry.
+            let clock = &self.thread.clock;
+            if clock.is_past(self.waiting.yielded_micros.get(), YIELD_EVERY) {
+                self.waiting.yielded_micros.set(clock.now_micros());
+                others += 1;
+            }
+        }
         if others > 0 {
             let now = self.thread.clock.now_micros();
             self.waiting.waits.borrow_mut().yield_to(others, now);
@@ -286,12 +306,8 @@ impl Upstream {
         }
     }
 
-    fn put_back(self: &Rc<Self>, state: State, request: Vec<u8>, elements: u64) {
-        self.find_for(state, Errand::PutBack(request, elements));
-    }
-
     /// Does an errand on a shared connection in `state`, as soon as there is one.
-    fn find_for(self: &Rc<Self>, state: State, errand: Errand) {
+    pub(super) fn find_for(self: &Rc<Self>, state: State, errand: Errand) {
         if let Some(link) = self.shared(&state) {
             return self.run(errand, &link);
         }
@@ -324,7 +340,7 @@ impl Upstream {
                     .borrow_mut()
                     .failed(attempt, failure, now);
             }
-            Errand::PutBack(_, elements) => self.thread.counters.orphaned_elements.add(elements),
+            Errand::PutBack(returning) => self.not_returned(&returning),
         }
     }
 
@@ -339,17 +355,15 @@ impl Upstream {
                     self.served(link, count);
                 }
             }
-            Errand::PutBack(request, elements) => {
-                self.thread.counters.returned_elements.add(elements);
-                link.send_own(&request, OwnReply::Ignore);
-                self.served(link, 1);
-            }
+            Errand::PutBack(returning) => self.send_back(link, returning),
         }
     }
 
     fn send_try(self: &Rc<Self>, link: &Rc<Link>, attempt: TryId, sending: Sending) {
         let (upstream, of) = (Rc::downgrade(self), Rc::downgrade(link));
+        let under_way = UnderWay::new(&self.waiting.under_way);
         let call = move |answer| {
+            drop(under_way);
             let Some(upstream) = upstream.upgrade() else {
                 return;
             };
@@ -449,7 +463,7 @@ impl Upstream {
         let lease = match budget.try_lease(group) {
             Some(lease) => lease,
             None => {
-                let _counted = Counted::new(&self.waiting.lease_waits);
+                let _counted = Counted::new(self);
                 let mut turn = std::pin::pin!(budget.wait_lease(group));
                 loop {
                     let limit = self.thread.settings.upstream.borrow_timeout;
@@ -508,7 +522,9 @@ impl Upstream {
             self.send_try(&seat.link, attempt, sending);
         }
         let upstream = Rc::downgrade(self);
+        let under_way = UnderWay::new(&self.waiting.under_way);
         let call = move |answer| {
+            drop(under_way);
             let Some(upstream) = upstream.upgrade() else {
                 return;
             };
@@ -568,15 +584,27 @@ impl Upstream {
         });
     }
 
-    /// Ends the call on a seat. Asked again until it has answered: the call itself may still be on its way.
-    async fn end_call(&self, seat: &Seat) {
+    /// Ends the call on a seat. Asked again until it has answered: the call itself may still be on its way, or the server be
+    /// busy. A connection on which it does not end in time is closed.
+    async fn end_call(self: &Rc<Self>, seat: &Seat) {
+        let limit = self.thread.settings.upstream.reply_timeout;
+        if tokio::time::timeout(limit, self.ask_to_end(seat))
+            .await
+            .is_err()
+        {
+            self.thread.counters.bound(Bound::ReplyTimeout).add(1);
+            seat.link
+                .close("its call did not end within upstream.reply_timeout");
+        }
+    }
+
+    async fn ask_to_end(self: &Rc<Self>, seat: &Seat) {
         let server_id = seat.link.server_id.to_string();
         let request = encode_request(&["CLIENT", "UNBLOCK", &server_id]);
         let mut pause = Duration::from_millis(1);
         while seat.is_calling.get() && seat.link.is_alive() {
-            if let Some(told) = self.ask(&request)
-                && told.await.is_ok_and(|reply| reply.starts_with(b"-"))
-            {
+            let reply = self.ask_as_own(&request).await.unwrap_or_default();
+            if reply.starts_with(b"-NOPERM") || reply.starts_with(b"-ERR unknown") {
                 tracing::warn!(
                     "the server refuses CLIENT UNBLOCK to respool's own user: blocked clients cannot be served; \
                      permit it to upstream.username"
@@ -589,26 +617,43 @@ impl Upstream {
             }
         }
     }
+
+    /// Whether anything is under way for blocked clients: a call, a try, an element on its way back.
+    pub fn has_waits_under_way(&self) -> bool {
+        self.waiting.under_way.get() > 0
+    }
 }
 
 /// What is done on a shared connection.
-enum Errand {
+pub(super) enum Errand {
     Try(TryId),
-    PutBack(Vec<u8>, u64),
+    PutBack(Returning),
 }
 
-/// Counts one who waits, while it does.
-struct Counted<'a>(&'a Cell<usize>);
+/// Counts a seat that waits for a lease, while it does.
+struct Counted<'a>(&'a Upstream);
 
 impl<'a> Counted<'a> {
-    fn new(count: &'a Cell<usize>) -> Self {
+    fn new(upstream: &'a Upstream) -> Self {
+        let count = &upstream.waiting.lease_waits;
         count.set(count.get() + 1);
-        Self(count)
+        upstream
+            .thread
+            .process
+            .seats_wanted
+            .fetch_add(1, Ordering::Relaxed);
+        Self(upstream)
     }
 }
 
 impl Drop for Counted<'_> {
     fn drop(&mut self) {
-        self.0.set(self.0.get() - 1);
+        let count = &self.0.waiting.lease_waits;
+        count.set(count.get() - 1);
+        self.0
+            .thread
+            .process
+            .seats_wanted
+            .fetch_sub(1, Ordering::Relaxed);
     }
 }

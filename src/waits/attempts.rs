@@ -2,9 +2,10 @@
 
 use super::call::Patience;
 use super::class::{Class, ClassId, Place};
+use super::lines::Line;
 use super::machine::{Status, Waits};
-use super::reply::{Refusal, Said, frames, last_entry, transaction};
-use super::{Action, Key, Outcome, POLL_MICROS, WaiterId};
+use super::reply::{Refusal, Said, frames, is_passing, last_entry, transaction};
+use super::{Action, Key, MIN_POLL_MICROS, Outcome, POLL_GAP_MICROS, POLL_MICROS, WaiterId};
 use crate::resp::speak::push_request;
 
 /// How long the server may wait where MULTI was refused and the call runs by itself.
@@ -135,7 +136,7 @@ impl<S: Clone + PartialEq> Waits<S> {
 
     fn begin_poll(&mut self, attempt: TryId, id: ClassId) -> Option<Sending> {
         let class = self.classes.get_mut(&id)?;
-        if !matches!(class.place, Place::Queued { .. }) || class.begun > 0 || class.waiting == 0 {
+        if !class.is_polled() || class.begun > 0 || class.waiting == 0 {
             return None;
         }
         let keys = class.next_keys();
@@ -152,35 +153,31 @@ impl<S: Clone + PartialEq> Waits<S> {
         if !matches!(class.place, Place::Queued { .. }) || class.begun > 0 {
             return None;
         }
-        self.chase_now(attempt, id, 0)
+        self.chase_now(attempt, id)
     }
 
-    /// What the class chases, if it is of use beside so many pops that ask for the same key.
-    fn chase_now(&mut self, attempt: TryId, id: ClassId, beside: usize) -> Option<Sending> {
-        let (keys, count) = self.chased(id, beside)?;
+    /// What the class chases, as far as it is of use.
+    fn chase_now(&mut self, attempt: TryId, id: ClassId) -> Option<Sending> {
+        let (keys, count) = self.chased(id)?;
         let mut call = Vec::new();
         let class = self.classes.get(&id)?;
         class.call.push_over(&mut call, &keys, A_MOMENT);
         Some(self.begun(attempt, id, keys, &call, count))
     }
 
-    fn chased(&self, id: ClassId, beside: usize) -> Option<(Vec<Key>, u32)> {
+    fn chased(&self, id: ClassId) -> Option<(Vec<Key>, u32)> {
         let class = self.classes.get(&id)?;
         let chase = class.chase.as_ref()?;
-        let waiting = class.lines.get(&chase.key).map_or(0, |line| line.waiting);
-        let count = chase.count(waiting.saturating_sub(beside));
+        let count = chase.count(class.lines.get(&chase.key).map_or(0, Line::room));
         (count > 0).then(|| (vec![Key::clone(&chase.key)], count))
     }
 
     /// Tries to be sent in front of the call about to be issued, for the key that has just answered.
     pub(super) fn ahead(&mut self, id: ClassId) -> Option<(TryId, Sending)> {
-        let class = self.classes.get(&id)?;
-        let chase = class.chase.as_ref()?;
-        let beside = class.lines.get(&chase.key).map_or(0, |line| line.pops);
-        self.chased(id, beside)?;
+        self.chased(id)?;
         self.classes.get_mut(&id)?.attempts += 1;
         let attempt = self.keep(Kind::Chase(id));
-        let sending = self.chase_now(attempt, id, beside)?;
+        let sending = self.chase_now(attempt, id)?;
         Some((attempt, sending))
     }
 
@@ -276,10 +273,13 @@ impl<S: Clone + PartialEq> Waits<S> {
                 self.newcomer_tried(class, waiter, Said::Error(error));
             }
             // What is wrong with the call itself is told where it stands alone.
-            (Kind::Newcomer(waiter), Err(Refusal::Exec)) => {
-                self.tell(waiter, Outcome::OwnConnection);
+            (Kind::Newcomer(waiter), Err(Refusal::Exec(error))) => {
+                if !self.waits_on(waiter, error) {
+                    self.tell(waiter, Outcome::OwnConnection);
+                }
             }
             (_, Ok(answers)) => self.class_tried(class, &attempt, &answers),
+            (_, Err(refusal)) if refusal.is_passing() => {}
             (_, Err(_)) => self.retry_all(class, &attempt.keys),
         }
         self.tend(class, &attempt.keys);
@@ -287,6 +287,7 @@ impl<S: Clone + PartialEq> Waits<S> {
 
     fn newcomer_tried(&mut self, class: ClassId, id: WaiterId, answer: Said<'_>) {
         match answer {
+            Said::Error(error) if self.waits_on(id, error) => {}
             Said::Error(error) => self.tell(id, Outcome::reply(error)),
             Said::Element(element) => {
                 self.deliver(class, element, Some(id));
@@ -309,6 +310,18 @@ impl<S: Clone + PartialEq> Waits<S> {
         }
     }
 
+    /// One who has waited already does not learn of what makes the server refuse calls that arrive: it waits on.
+    fn waits_on(&mut self, id: WaiterId, error: &[u8]) -> bool {
+        let waiter = self.waiters.get(&id);
+        let Some(waiter) = waiter.filter(|waiter| waiter.has_waited && is_passing(error)) else {
+            return false;
+        };
+        if waiter.status == Status::Trying {
+            self.set_status(id, Status::Waiting);
+        }
+        true
+    }
+
     fn try_again(&mut self, id: WaiterId) {
         if let Some(waiter) = self.waiters.get(&id)
             && waiter.status == Status::Trying
@@ -320,11 +333,12 @@ impl<S: Clone + PartialEq> Waits<S> {
 
     /// What the server answered to tries for a class without asking anybody in particular.
     fn class_tried(&mut self, id: ClassId, attempt: &Attempt, answers: &[&[u8]]) {
-        let (mut hit, mut is_refused) = (None, false);
+        let (mut hit, mut is_refused, mut is_passed_over) = (None, false, false);
         let mut missed = answers.is_empty();
         for answer in answers {
             match Said::by(answer) {
                 Said::Null => missed = true,
+                Said::Error(error) if is_passing(error) => (missed, is_passed_over) = (true, true),
                 Said::Error(_) => is_refused = true,
                 Said::Element(element) => {
                     let key = self.deliver(id, element, None);
@@ -334,6 +348,13 @@ impl<S: Clone + PartialEq> Waits<S> {
         }
         if is_refused {
             self.retry_all(id, &attempt.keys);
+        }
+        if !is_passed_over
+            && let Some(class) = self.classes.get(&id)
+            && matches!(class.place, Place::Resting { .. })
+        {
+            // The server does what it is asked again.
+            self.dequeue(id);
         }
         let Some(class) = self.classes.get_mut(&id) else {
             return;
@@ -352,11 +373,12 @@ impl<S: Clone + PartialEq> Waits<S> {
             matches!(class.place, Place::Queued { .. }) && class.attempts == 0 && class.waiting > 0;
         let chases = class.chase.as_ref().is_some_and(|chase| {
             let line = class.lines.get(&chase.key);
-            line.is_some_and(|line| line.waiting > 0)
+            line.is_some_and(|line| line.room() > 0)
         });
         let state = class.state.clone();
         // Where something was, there may be more, under this key or another.
-        match (goes_on, chases, hit.is_some()) {
+        let may_be_more = hit.is_some() || matches!(attempt.kind, Kind::Chase(_));
+        match (goes_on, chases, may_be_more) {
             (true, true, _) => self.attempt(Kind::Chase(id), state),
             (true, false, true) => self.attempt(Kind::Poll(id), state),
             _ => {}
@@ -369,14 +391,15 @@ impl<S: Clone + PartialEq> Waits<S> {
         let Some(attempt) = self.drop_attempt(attempt) else {
             return;
         };
-        let outcome = match failure {
+        let (outcome, refusal) = match failure {
             Failure::Lost { sent } => return self.try_lost(&attempt, sent),
             Failure::TooLarge => return self.try_too_large(&attempt),
-            Failure::Unreachable => Outcome::Unreachable,
-            Failure::Refused(reply) => Outcome::reply(&reply),
+            Failure::Unreachable => (Outcome::Unreachable, Vec::new()),
+            Failure::Refused(reply) => (Outcome::reply(&reply), reply),
         };
         match attempt.kind {
             Kind::Resolve(waiter) => self.tell(waiter, outcome),
+            Kind::Newcomer(id) if self.waits_on(id, &refusal) => {}
             Kind::Newcomer(id) => {
                 let Some(waiter) = self.waiters.get(&id) else {
                     return;
@@ -389,6 +412,10 @@ impl<S: Clone + PartialEq> Waits<S> {
                     self.tend(class, &[]);
                 }
             }
+            // A class that has got a seat meanwhile is served there.
+            Kind::Poll(class) | Kind::Chase(class)
+                if is_passing(&refusal)
+                    || !self.classes.get(&class).is_some_and(Class::is_polled) => {}
             Kind::Poll(class) | Kind::Chase(class) => self.fail_class(class, &outcome),
         }
     }
@@ -501,17 +528,31 @@ impl<S: Clone + PartialEq> Waits<S> {
         }
     }
 
+    /// When a class is tried next. Many classes are tried one after the other.
+    pub(super) fn next_poll(&mut self, id: ClassId) -> u64 {
+        let round = POLL_MICROS.max(self.polls.len() as u64 * POLL_GAP_MICROS);
+        let windows = self.classes.get(&id).map_or(1, Class::windows);
+        if windows > 1 {
+            return self.now + (round / windows).max(MIN_POLL_MICROS);
+        }
+        let next = self.last_poll + POLL_GAP_MICROS;
+        self.last_poll = next.clamp(self.now + POLL_MICROS, self.now + round);
+        self.last_poll
+    }
+
     /// Tries the classes whose time it is.
     pub(super) fn poll(&mut self) {
+        let mut has_polled = false;
         while let Some(&(at, id)) = self.polls.first()
             && at <= self.now
         {
             self.polls.pop_first();
-            let next = self.now + POLL_MICROS;
+            let next = self.next_poll(id);
             let Some(class) = self.classes.get_mut(&id) else {
                 continue;
             };
-            let Place::Queued { poll_at, .. } = &mut class.place else {
+            let (Place::Queued { poll_at, .. } | Place::Resting { poll_at }) = &mut class.place
+            else {
                 continue;
             };
             *poll_at = next;
@@ -520,6 +561,10 @@ impl<S: Clone + PartialEq> Waits<S> {
                 let state = class.state.clone();
                 self.attempt(Kind::Poll(id), state);
             }
+            has_polled = true;
+        }
+        if has_polled {
+            self.borrow();
         }
     }
 }

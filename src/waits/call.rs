@@ -1,7 +1,7 @@
 //! A blocking call as a client sent it: what it waits for, for how long, and how it is asked again.
 
-use super::Key;
 use super::popped::Popped;
+use super::{Key, MAX_MERGED};
 use crate::command::PinReason;
 use crate::resp::speak::{encode_request, push_bulk, push_header};
 use crate::resp::{Request, parse_integer};
@@ -57,7 +57,11 @@ impl Call {
         let name = words.first()?.to_ascii_uppercase();
         let last = words.len() - 1;
         let (timeout_at, shape) = match (name.as_slice(), words.len()) {
-            (b"BLPOP" | b"BRPOP" | b"BZPOPMIN" | b"BZPOPMAX", 3..) => (last, Shape::Pops),
+            (b"BLPOP" | b"BRPOP" | b"BZPOPMIN" | b"BZPOPMAX", 3..) if last - 1 <= MAX_MERGED => {
+                (last, Shape::Pops)
+            }
+            // So many keys would make the call of everybody else long, and each arrival costly.
+            (b"BLPOP" | b"BRPOP" | b"BZPOPMIN" | b"BZPOPMAX", 3..) => (last, Shape::Takes),
             (b"BLMOVE", 6) | (b"BRPOPLPUSH", 4) => (last, Shape::Takes),
             (b"BLMPOP" | b"BZMPOP", 5..) => (1, Shape::Takes),
             (b"XREAD", _) => (streams(&words)?.timeout_at, Shape::Reads),
@@ -387,6 +391,23 @@ mod tests {
         assert_ne!(identity("BLPOP a 1"), identity("BRPOP a 1"));
         let keys = call("BLPOP q q r 0").unwrap().keys();
         assert_eq!(keys, [Key::from(&b"q"[..]), Key::from(&b"r"[..])]);
+    }
+
+    #[test]
+    fn a_call_over_many_keys_stands_by_itself() {
+        let keys: Vec<String> = (0..=MAX_MERGED).map(|key| key.to_string()).collect();
+        let few = call(&format!("BLPOP {} 0", keys[1..].join(" "))).unwrap();
+        assert_eq!(few.shape, Shape::Pops);
+        let line = format!("BLPOP {}", keys.join(" "));
+        let many = call(&format!("{line} 0")).unwrap();
+        assert_eq!(many.shape, Shape::Takes);
+        assert_eq!(many.keys().len(), 1, "one line, however many keys");
+        assert_ne!(many.identity(), call("BLPOP 1 0").unwrap().identity());
+        assert_eq!(
+            again(&format!("{line} 7"), Patience::Millis(50)),
+            format!("{line} 0.050")
+        );
+        assert_eq!(many.popped(), Popped::Left);
     }
 
     #[test]

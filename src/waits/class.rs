@@ -1,6 +1,6 @@
 //! One class: waiters whose calls can be one, in one state.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 
 use super::call::{Call, Shape};
 use super::lines::Lines;
@@ -17,13 +17,11 @@ pub(super) enum Place {
     /// It needs nothing.
     Nowhere,
     /// It wants a seat since this turn, and is to be tried at this time.
-    Queued {
-        turn: u64,
-        group: usize,
-        poll_at: u64,
-    },
+    Queued { turn: u64, poll_at: u64 },
     /// It has this one.
     Seated(SeatId),
+    /// The server refuses its calls for a while: it is to be tried at this time, and wants no seat until that succeeds.
+    Resting { poll_at: u64 },
 }
 
 /// Tries for one key that the next call has in front of it.
@@ -53,6 +51,8 @@ pub(super) struct Class<S> {
     pub(super) lines: Lines,
     /// Everybody who is still there.
     pub(super) members: BTreeSet<WaiterId>,
+    /// How many of them are of each client group.
+    pub(super) groups: BTreeMap<usize, usize>,
     /// How many of them have tried and found nothing.
     pub(super) waiting: usize,
     /// Newcomers whose try waits until fewer pops are under way: those of others who have left meanwhile.
@@ -67,6 +67,8 @@ pub(super) struct Class<S> {
     pub(super) window: usize,
     pub(super) cursor: Option<Key>,
     pub(super) chase: Option<Chase>,
+    /// The last call was refused because of the server's state: it is not issued again at once.
+    pub(super) rests: bool,
     /// Calls over several keys that were refused one after the other.
     pub(super) refusals: u32,
 }
@@ -79,6 +81,7 @@ impl<S> Class<S> {
             call,
             lines: Lines::default(),
             members: BTreeSet::new(),
+            groups: BTreeMap::new(),
             waiting: 0,
             held: BTreeSet::new(),
             newcomers: 0,
@@ -88,6 +91,7 @@ impl<S> Class<S> {
             window: MAX_KEYS,
             cursor: None,
             chase: None,
+            rests: false,
             refusals: 0,
         }
     }
@@ -100,6 +104,11 @@ impl<S> Class<S> {
     /// How many calls it takes to ask about every key.
     pub(super) fn windows(&self) -> u64 {
         (self.lines.awaited().div_ceil(self.window.max(1)) as u64).max(1)
+    }
+
+    /// Whether it is tried from time to time.
+    pub(super) fn is_polled(&self) -> bool {
+        matches!(self.place, Place::Queued { .. } | Place::Resting { .. })
     }
 
     /// Whether nothing is left of it.

@@ -26,6 +26,12 @@ impl Line {
         self.waiting > 0 && others < self.living.len()
     }
 
+    /// How many more pops would each have somebody of their own who has tried and found nothing.
+    pub(super) fn room(&self) -> usize {
+        let waiting = self.waiting - usize::from(self.is_issued).min(self.waiting);
+        waiting.min(self.living.len().saturating_sub(self.pops))
+    }
+
     fn is_uncovered(&self) -> bool {
         self.is_awaited() && !self.is_issued
     }

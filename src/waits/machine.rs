@@ -51,6 +51,8 @@ pub(super) struct Waiter<S> {
     pub(super) keys: Vec<Key>,
     deadline: Option<u64>,
     pub(super) status: Status,
+    /// It has once tried and found nothing: the server would have blocked it.
+    pub(super) has_waited: bool,
 }
 
 /// Everybody who waits on one worker. `S` is the state of a connection; times are microseconds.
@@ -64,6 +66,7 @@ pub struct Waits<S> {
     index: Vec<(S, ByIdentity)>,
     deadlines: BTreeSet<(u64, WaiterId)>,
     pub(super) polls: BTreeSet<(u64, ClassId)>,
+    pub(super) last_poll: u64,
     pub(super) attempts: HashMap<TryId, Attempt>,
     pub(super) seating: Seating<S>,
     pub(super) actions: VecDeque<Action<S>>,
@@ -79,6 +82,7 @@ impl<S> Default for Waits<S> {
             index: Vec::new(),
             deadlines: BTreeSet::new(),
             polls: BTreeSet::new(),
+            last_poll: 0,
             attempts: HashMap::new(),
             seating: Seating::default(),
             actions: VecDeque::new(),
@@ -114,6 +118,7 @@ impl<S: Clone + PartialEq> Waits<S> {
             keys: Vec::new(),
             deadline,
             status: Status::Resolving,
+            has_waited: false,
         };
         self.waiters.insert(id, waiter);
         if is_relative {
@@ -174,6 +179,7 @@ impl<S: Clone + PartialEq> Waits<S> {
             return;
         };
         let (state, call) = (waiter.state.clone(), waiter.call.clone());
+        let group = waiter.group;
         let keys = call.keys();
         let class_id = self.class_of(&state, call);
         if let Some(class) = self.classes.get_mut(&class_id) {
@@ -187,6 +193,7 @@ impl<S: Clone + PartialEq> Waits<S> {
             waiter.keys = keys;
             waiter.status = Status::Trying;
         }
+        self.enter_group(class_id, group);
         self.attempt(Kind::Newcomer(id), state);
     }
 
@@ -249,6 +256,7 @@ impl<S: Clone + PartialEq> Waits<S> {
             return;
         };
         let old = std::mem::replace(&mut waiter.status, status);
+        waiter.has_waited |= status == Status::Waiting;
         let Some(class) = waiter.class.and_then(|class| self.classes.get_mut(&class)) else {
             return;
         };
@@ -278,6 +286,7 @@ impl<S: Clone + PartialEq> Waits<S> {
         let class_id = waiter.class.take()?;
         let keys = std::mem::take(&mut waiter.keys);
         let old = std::mem::replace(&mut waiter.status, Status::Resolving);
+        let group = waiter.group;
         let class = self.classes.get_mut(&class_id)?;
         let waited = usize::from(old == Status::Waiting);
         class.members.remove(&id);
@@ -287,6 +296,7 @@ impl<S: Clone + PartialEq> Waits<S> {
             line.ending.remove(&id);
             line.waiting -= waited;
         });
+        self.leave_group(class_id, group);
         Some((class_id, keys))
     }
 
@@ -396,7 +406,7 @@ impl<S: Clone + PartialEq> Waits<S> {
         let wants = class.waiting > 0;
         match class.place {
             Place::Nowhere if wants => self.enqueue(id),
-            Place::Queued { .. } if !wants => self.dequeue(id),
+            Place::Queued { .. } | Place::Resting { .. } if !wants => self.dequeue(id),
             Place::Seated(seat) => self.tend_seat(seat),
             _ => {}
         }

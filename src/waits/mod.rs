@@ -3,7 +3,7 @@
 //! A pure state machine: the caller tells it the time and what happened, and carries out the actions it returns. A newcomer
 //! tries first without waiting (its call inside MULTI and EXEC, on a shared connection); one who finds nothing stands in
 //! line. Those in line whose calls can be one form a *class*: BLPOP, BRPOP, BZPOPMIN and BZPOPMAX over whatever keys, since
-//! their answers name the key; other calls when they are equal. A class has one call issued, on a *seat*: a connection
+//! their answers name the key (unless the keys are very many); other calls when they are equal. A class has one call issued, on a *seat*: a connection
 //! borrowed for it. Classes without a seat are tried from time to time on a shared connection, and get seats in turn.
 //!
 //! Invariant: an element goes to the first in line for its key who is still there, and to nobody else.
@@ -35,8 +35,14 @@ use crate::command::PinReason;
 /// Most keys of one issued call; more are asked for in turn.
 const MAX_KEYS: usize = 1024;
 
-/// How often a class without a seat is tried.
+/// Most keys of a call that is made one with others.
+const MAX_MERGED: usize = 64;
+
+/// How often a class without a seat is tried, and how often all of them together: more of them are tried less often. One
+/// that takes several calls is tried the more often, up to a limit.
 const POLL_MICROS: u64 = 250_000;
+const POLL_GAP_MICROS: u64 = 1_000;
+const MIN_POLL_MICROS: u64 = 10_000;
 
 /// The least and the longest turn of a class on a seat while others have none, and how long they all take together.
 const MIN_SLICE_MICROS: u64 = 10_000;

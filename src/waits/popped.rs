@@ -113,6 +113,8 @@ impl Popped {
                 vec![
                     b"ZADD".into(),
                     key,
+                    // Added again meanwhile, it keeps its new score.
+                    b"NX".into(),
                     text(parts.get(2)?)?,
                     text(parts.get(1)?)?,
                 ],
@@ -120,7 +122,7 @@ impl Popped {
             ),
             Self::Members => {
                 let popped = elements(parts.get(1)?)?;
-                let mut request = vec![b"ZADD".to_vec(), key];
+                let mut request = vec![b"ZADD".to_vec(), key, b"NX".to_vec()];
                 for pair in popped {
                     let [member, score] = elements(pair)? else {
                         return None;
@@ -195,19 +197,19 @@ mod tests {
                 popped("BZPOPMIN k 0"),
                 "*3\r\n$1\r\nk\r\n$1\r\nm\r\n$3\r\n1.5\r\n"
             ),
-            "ZADD k 1.5 m 1"
+            "ZADD k NX 1.5 m 1"
         );
         assert_eq!(
             returned(
                 popped("BZPOPMAX k 0"),
                 "*3\r\n$1\r\nk\r\n$1\r\nm\r\n,1.5\r\n"
             ),
-            "ZADD k 1.5 m 1"
+            "ZADD k NX 1.5 m 1"
         );
         let members = "*2\r\n$1\r\nk\r\n*2\r\n*2\r\n$1\r\na\r\n,1\r\n*2\r\n$1\r\nb\r\n,2\r\n";
         assert_eq!(
             returned(popped("BZMPOP 0 1 k MIN"), members),
-            "ZADD k 1 a 2 b 2"
+            "ZADD k NX 1 a 2 b 2"
         );
     }
 

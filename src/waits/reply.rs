@@ -27,6 +27,24 @@ impl<'a> Said<'a> {
     }
 }
 
+/// Whether `error` tells of the server's state rather than of the call: the server makes these checks when a call arrives,
+/// and nobody whom it has blocked is told of them.
+pub(super) fn is_passing(error: &[u8]) -> bool {
+    const PASSING: &[&[u8]] = &[
+        b"BUSY",
+        b"OOM",
+        b"MISCONF",
+        b"NOREPLICAS",
+        b"LOADING",
+        b"MASTERDOWN",
+    ];
+    let text = error.strip_prefix(b"-").unwrap_or(error);
+    let because = b"EXECABORT Transaction discarded because of: ";
+    let text = text.strip_prefix(because).unwrap_or(text);
+    let code = text.split(|byte| *byte == b' ' || *byte == b'\r').next();
+    code.is_some_and(|code| PASSING.contains(&code))
+}
+
 /// Cuts `bytes` into frames.
 pub(super) fn frames(mut bytes: &[u8]) -> Vec<&[u8]> {
     let mut frames = Vec::new();
@@ -48,15 +66,23 @@ pub(super) fn frames(mut bytes: &[u8]) -> Vec<&[u8]> {
 pub(super) enum Refusal<'a> {
     /// The server refuses a call with this.
     Call(&'a [u8]),
-    /// It refuses EXEC.
-    Exec,
+    /// It refuses EXEC with this.
+    Exec(&'a [u8]),
+}
+
+impl Refusal<'_> {
+    /// Whether it tells of the server's state rather than of the calls.
+    pub(super) fn is_passing(&self) -> bool {
+        let (Self::Call(error) | Self::Exec(error)) = self;
+        is_passing(error)
+    }
 }
 
 /// What the server answered to MULTI, `count` calls and EXEC: one answer for each call.
 pub(super) fn transaction(bytes: &[u8], count: usize) -> Result<Vec<&[u8]>, Refusal<'_>> {
     let all = frames(bytes);
     let [multi, queued @ .., exec] = all.as_slice() else {
-        return Err(Refusal::Exec);
+        return Err(Refusal::Exec(b""));
     };
     if multi.starts_with(b"-") {
         // A user who may not use MULTI: the calls ran by themselves, and waited no longer than a moment.
@@ -70,7 +96,7 @@ pub(super) fn transaction(bytes: &[u8], count: usize) -> Result<Vec<&[u8]>, Refu
     if exec.starts_with(b"*") && answers.len() == count {
         Ok(answers)
     } else {
-        Err(Refusal::Exec)
+        Err(Refusal::Exec(exec))
     }
 }
 
@@ -112,11 +138,35 @@ mod tests {
             Err(Refusal::Call(b"-NOPERM no\r\n"))
         );
         let away = b"+OK\r\n+QUEUED\r\n-EXECABORT x\r\n";
-        assert_eq!(transaction(away, 1), Err(Refusal::Exec));
+        assert_eq!(
+            transaction(away, 1),
+            Err(Refusal::Exec(b"-EXECABORT x\r\n"))
+        );
         let without = b"-NOPERM multi\r\n*-1\r\n-ERR EXEC without MULTI\r\n";
         assert_eq!(transaction(without, 1), Ok(vec![&b"*-1\r\n"[..]]));
         let inside = b"+OK\r\n+QUEUED\r\n*1\r\n-WRONGTYPE x\r\n";
         assert_eq!(transaction(inside, 1), Ok(vec![&b"-WRONGTYPE x\r\n"[..]]));
+    }
+
+    #[test]
+    fn what_passes_is_told_from_what_is_wrong_with_the_call() {
+        for error in [
+            "-LOADING Redis is loading the dataset in memory",
+            "-OOM command not allowed when used memory > 'maxmemory'.",
+            "-BUSY Redis is busy running a script.",
+            "-EXECABORT Transaction discarded because of: MISCONF Redis is configured",
+        ] {
+            assert!(is_passing(error.as_bytes()), "{error}");
+        }
+        for error in [
+            "-WRONGTYPE no",
+            "-NOPERM LOADING",
+            "-BUSYGROUP there is one",
+            "-EXECABORT Transaction discarded because of previous errors.",
+            "",
+        ] {
+            assert!(!is_passing(error.as_bytes()), "{error}");
+        }
     }
 
     #[test]

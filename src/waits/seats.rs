@@ -8,7 +8,7 @@ use super::attempts::Sending;
 use super::call::Patience;
 use super::class::{ClassId, Place};
 use super::machine::Waits;
-use super::reply::{Said, UNBLOCKED};
+use super::reply::{Said, UNBLOCKED, is_passing};
 use super::{Action, Key, MAX_SLICE_MICROS, MIN_SLICE_MICROS, Outcome, POLL_MICROS, ROUND_MICROS};
 use crate::command::PinReason;
 
@@ -29,7 +29,8 @@ pub enum NotSeated {
 
 #[derive(Debug)]
 enum Phase {
-    Borrowing,
+    /// For the class with this turn, or whoever is first in its state by then.
+    Borrowing { turn: u64 },
     /// Its class waits for a try before its call is issued.
     Idle,
     Calling {
@@ -43,6 +44,7 @@ enum Phase {
 pub(super) struct Seat<S> {
     state: S,
     group: usize,
+    /// Since when it is lent, or asked for.
     borrowed_at: u64,
     phase: Phase,
     /// The class that has it, and since when.
@@ -57,7 +59,7 @@ pub(super) struct Seating<S> {
     seats: BTreeMap<SeatId, Seat<S>>,
     /// Classes that want a seat, in order of wanting.
     queue: BTreeMap<u64, ClassId>,
-    /// The same for each state and for each group.
+    /// The same for each state, and for each group that a client of the class belongs to.
     of_state: Vec<(S, BTreeSet<u64>)>,
     of_group: BTreeMap<usize, BTreeSet<u64>>,
     /// One seat is borrowed at a time for each group.
@@ -80,6 +82,16 @@ impl<S: PartialEq> Seating<S> {
     fn first_of(&self, state: &S) -> Option<u64> {
         let (_, turns) = self.of_state.iter().find(|(known, _)| known == state)?;
         turns.first().copied()
+    }
+
+    /// A seat for a class is not borrowed in this group any more.
+    fn leave_group(&mut self, group: usize, turn: u64) {
+        if let Some(turns) = self.of_group.get_mut(&group) {
+            turns.remove(&turn);
+            if turns.is_empty() {
+                self.of_group.remove(&group);
+            }
+        }
     }
 
     fn held(&self) -> usize {
@@ -129,7 +141,9 @@ impl<S: Clone + PartialEq> Waits<S> {
             NotSeated::Refused(reply) => {
                 for class in classes {
                     let is_meant = |id| self.classes.get(id).is_some_and(|c| c.state == seat.state);
-                    if is_meant(&class) {
+                    if is_meant(&class) && is_passing(&reply) {
+                        self.rest(class);
+                    } else if is_meant(&class) {
                         self.fail_class(class, &Outcome::reply(&reply));
                     }
                 }
@@ -148,6 +162,12 @@ impl<S: Clone + PartialEq> Waits<S> {
         match Said::by(reply) {
             Said::Null => {}
             Said::Error(UNBLOCKED) => {}
+            Said::Error(error) if is_passing(error) => {
+                refused = true;
+                if let Some(class) = self.classes.get_mut(&class_id) {
+                    class.rests = true;
+                }
+            }
             Said::Error(error) => {
                 refused = true;
                 self.refused(class_id, &keys, error);
@@ -206,7 +226,7 @@ impl<S: Clone + PartialEq> Waits<S> {
             return;
         }
         let may = |seat: &Seat<S>| {
-            !matches!(seat.phase, Phase::Borrowing)
+            !matches!(seat.phase, Phase::Borrowing { .. })
                 && !seat.is_yielding
                 && now >= seat.borrowed_at + MAX_SLICE_MICROS
         };
@@ -270,27 +290,24 @@ impl<S: Clone + PartialEq> Waits<S> {
         }
         let held = self.seating.held().max(1) as u64;
         let classes = self.seating.queue.len() as u64 + held + windows - 1;
-        Some((ROUND_MICROS * held / classes).clamp(MIN_SLICE_MICROS, MAX_SLICE_MICROS))
+        // Keys about which the call does not ask wait no longer than those of a class without a seat.
+        let slice = (ROUND_MICROS * held / classes).min(POLL_MICROS / windows);
+        Some(slice.clamp(MIN_SLICE_MICROS, MAX_SLICE_MICROS))
     }
 
     /// A class wants a seat.
     pub(super) fn enqueue(&mut self, id: ClassId) {
         let turn = self.fresh();
-        let poll_at = self.now + POLL_MICROS;
+        let poll_at = self.next_poll(id);
         let Some(class) = self.classes.get_mut(&id) else {
             return;
         };
-        let first = class.members.first();
-        let group = first.and_then(|first| self.waiters.get(first));
-        let group = group.map_or(0, |waiter| waiter.group);
-        class.place = Place::Queued {
-            turn,
-            group,
-            poll_at,
-        };
+        class.place = Place::Queued { turn, poll_at };
         let seating = &mut self.seating;
         seating.queue.insert(turn, id);
-        seating.of_group.entry(group).or_default().insert(turn);
+        for &group in class.groups.keys() {
+            seating.of_group.entry(group).or_default().insert(turn);
+        }
         let known = seating
             .of_state
             .iter_mut()
@@ -310,21 +327,15 @@ impl<S: Clone + PartialEq> Waits<S> {
         let Some(class) = self.classes.get_mut(&id) else {
             return;
         };
-        let Place::Queued {
-            turn,
-            group,
-            poll_at,
-        } = std::mem::replace(&mut class.place, Place::Nowhere)
-        else {
-            return;
+        let (turn, poll_at) = match std::mem::replace(&mut class.place, Place::Nowhere) {
+            Place::Queued { turn, poll_at } => (turn, poll_at),
+            Place::Resting { poll_at } => return drop(self.polls.remove(&(poll_at, id))),
+            place => return class.place = place,
         };
         let seating = &mut self.seating;
         seating.queue.remove(&turn);
-        if let Some(turns) = seating.of_group.get_mut(&group) {
-            turns.remove(&turn);
-            if turns.is_empty() {
-                seating.of_group.remove(&group);
-            }
+        for &group in class.groups.keys() {
+            seating.leave_group(group, turn);
         }
         for (_, turns) in &mut seating.of_state {
             turns.remove(&turn);
@@ -333,15 +344,66 @@ impl<S: Clone + PartialEq> Waits<S> {
         self.polls.remove(&(poll_at, id));
     }
 
-    /// Borrows a seat for each group that has classes without one.
-    fn borrow(&mut self) {
-        let wanting: Vec<(usize, u64)> = self
-            .seating
-            .of_group
-            .iter()
-            .filter(|(group, _)| !self.seating.borrowing.contains_key(group))
-            .filter_map(|(&group, turns)| Some((group, *turns.first()?)))
+    /// A class without a seat is only tried from time to time, until the server does what it is asked.
+    pub(super) fn rest(&mut self, id: ClassId) {
+        self.dequeue(id);
+        let poll_at = self.next_poll(id);
+        if let Some(class) = self.classes.get_mut(&id) {
+            class.place = Place::Resting { poll_at };
+            self.polls.insert((poll_at, id));
+        }
+    }
+
+    /// A client of this group has joined a class.
+    pub(super) fn enter_group(&mut self, id: ClassId, group: usize) {
+        let Some(class) = self.classes.get_mut(&id) else {
+            return;
+        };
+        *class.groups.entry(group).or_default() += 1;
+        if let Place::Queued { turn, .. } = class.place {
+            let turns = self.seating.of_group.entry(group).or_default();
+            turns.insert(turn);
+        }
+    }
+
+    /// A client of this group has left a class.
+    pub(super) fn leave_group(&mut self, id: ClassId, group: usize) {
+        let Some(class) = self.classes.get_mut(&id) else {
+            return;
+        };
+        if let Some(members) = class.groups.get_mut(&group) {
+            *members -= 1;
+            if *members == 0 {
+                class.groups.remove(&group);
+                if let Place::Queued { turn, .. } = class.place {
+                    self.seating.leave_group(group, turn);
+                }
+            }
+        }
+    }
+
+    /// Borrows a seat for each group that has classes without one. A class for which one group has just asked is left to
+    /// it, until it has waited for long: that group may be at its cap, and another not.
+    pub(super) fn borrow(&mut self) {
+        let seating = &self.seating;
+        let asked = seating.borrowing.values();
+        let asked = asked.filter_map(|id| seating.seats.get(id));
+        let mut asked: BTreeSet<u64> = asked
+            .filter(|seat| self.now < seat.borrowed_at + POLL_MICROS)
+            .filter_map(|seat| match seat.phase {
+                Phase::Borrowing { turn } => Some(turn),
+                _ => None,
+            })
             .collect();
+        let mut wanting: Vec<(usize, u64)> = Vec::new();
+        for (&group, turns) in &seating.of_group {
+            if !seating.borrowing.contains_key(&group)
+                && let Some(&turn) = turns.iter().find(|turn| !asked.contains(turn))
+            {
+                asked.insert(turn);
+                wanting.push((group, turn));
+            }
+        }
         for (group, turn) in wanting {
             let class = self.seating.queue.get(&turn);
             let Some(class) = class.and_then(|class| self.classes.get(class)) else {
@@ -352,8 +414,8 @@ impl<S: Clone + PartialEq> Waits<S> {
             let seat = Seat {
                 state: state.clone(),
                 group,
-                borrowed_at: 0,
-                phase: Phase::Borrowing,
+                borrowed_at: self.now,
+                phase: Phase::Borrowing { turn },
                 turn: None,
                 is_yielding: false,
             };
@@ -400,7 +462,7 @@ impl<S: Clone + PartialEq> Waits<S> {
             || class.lines.is_pressed()
             || (class.lines.has_uncovered() && class.windows() == 1);
         match seat.phase {
-            Phase::Borrowing => {}
+            Phase::Borrowing { .. } => {}
             Phase::Idle => self.place(id),
             Phase::Calling { .. } if is_amiss || class.waiting == 0 => self.unblock_seat(id),
             Phase::Calling { .. } => {}
@@ -429,10 +491,12 @@ impl<S: Clone + PartialEq> Waits<S> {
             return;
         };
         let wants = class.waiting > 0;
+        let rests = wants && class.rests;
+        class.rests &= !rests;
         let is_waiting_for_a_try = class.begun > 0 || class.lines.awaited() == 0;
         let turn = since + self.slice(class_id).unwrap_or(u64::MAX / 2);
         let is_over = self.is_contended() && self.now >= turn;
-        if wants && !is_over && !is_yielding {
+        if wants && !rests && !is_over && !is_yielding {
             if !is_waiting_for_a_try {
                 self.issue(id, class_id);
             }
@@ -453,8 +517,10 @@ impl<S: Clone + PartialEq> Waits<S> {
         if next.is_none() {
             self.release(id);
         }
-        if wants {
-            self.enqueue(class_id);
+        match (wants, rests) {
+            (true, true) => self.rest(class_id),
+            (true, false) => self.enqueue(class_id),
+            (false, _) => {}
         }
         if let Some(next) = next {
             self.take_turn(id, next);

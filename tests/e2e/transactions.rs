@@ -43,12 +43,14 @@ fn a_whole_transaction_needs_no_connection_of_its_own() {
             &mut client,
             &[
                 "MULTI", "INCR a", "EXEC", "MULTI", "EXEC", "GET a", "MULTI", "NOSUCH", "EXEC",
-                "MULTI", "INCR a", "DISCARD",
             ],
         );
     }
     assert_eq!(client.cmd(&["GET", "a"]), Value::bulk("3"));
     assert_eq!(pins(&respool, "multi"), 0.0);
+    // A user without DISCARD would leave a shared connection in MULTI.
+    run(&mut client, &["MULTI", "INCR a", "DISCARD", "GET a"]);
+    assert_eq!(pins(&respool, "multi"), 1.0);
     assert_eq!(pins(&respool, "watch"), 0.0);
 }
 

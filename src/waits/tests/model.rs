@@ -27,6 +27,7 @@ fn step(world: &mut World, trouble: Trouble) {
         (12, Trouble::Everything) => world.stray_unblock(),
         (13, Trouble::Everything) if world.roll(8) == 0 => world.lose(),
         (14, Trouble::Everything) if world.roll(64) == 0 => world.outage(),
+        (15, Trouble::Everything) if world.roll(32) == 0 => world.refuse(),
         _ => drop(world.go_on()),
     }
 }
@@ -81,6 +82,7 @@ fn long_lives_end_well() {
         "unblocked",
         "lost",
         "unreachable",
+        "refused",
     ] {
         assert!(told.contains_key(what), "nobody was told {what}: {told:?}");
     }

@@ -43,6 +43,8 @@ pub(super) struct Server {
     /// In order of blocking.
     blocked: Vec<u64>,
     last_entry: u64,
+    /// Calls that arrive are refused with this.
+    pub(super) refuses: Option<&'static [u8]>,
 }
 
 pub(super) fn requests(mut bytes: &[u8]) -> Vec<Vec<u8>> {
@@ -203,6 +205,9 @@ impl Server {
     /// `None`: there is nothing, and it would wait. A blocked call passes over keys of another kind.
     fn execute(&mut self, db: u8, words: &Words, is_blocked: bool) -> Option<Vec<u8>> {
         let of = |key: &Vec<u8>| (db, key.clone());
+        if let Some(error) = self.refuses.filter(|_| !is_blocked && words[0][0] == b'B') {
+            return Some(error.to_vec());
+        }
         match words[0].as_slice() {
             b"BLPOP" | b"BRPOP" | b"BZPOPMIN" | b"BZPOPMAX" => {
                 for key in &words[1..words.len() - 1] {
@@ -280,7 +285,8 @@ impl Server {
                 }
             }
             b"ZADD" => match self.keys.entry(key).or_insert(Value::Sorted(Vec::new())) {
-                Value::Sorted(members) => members.push(words[3].clone()),
+                // `ZADD key [NX] score member`, all members with one score.
+                Value::Sorted(members) => members.extend(words.last().cloned()),
                 _ => return WRONGTYPE.to_vec(),
             },
             b"XADD" => {

@@ -2,7 +2,9 @@
 
 use crate::resp::Request;
 use crate::resp::speak::encode_request;
-use crate::waits::{Action, Call, Failure, Outcome, SeatId, TryId, Unblock, WaiterId, Waits};
+use crate::waits::{
+    Action, Call, Failure, NotSeated, Outcome, SeatId, TryId, Unblock, WaiterId, Waits,
+};
 
 const NULL: &[u8] = b"*-1\r\n";
 const WRONGTYPE: &[u8] = b"-WRONGTYPE no\r\n";
@@ -70,10 +72,14 @@ impl Script {
     }
 
     fn arrive(&mut self, line: &str) -> WaiterId {
+        self.arrive_of(0, line)
+    }
+
+    fn arrive_of(&mut self, group: usize, line: &str) -> WaiterId {
         let words: Vec<&str> = line.split(' ').collect();
         let request = encode_request(&words);
         let call = Call::parse(&Request::new(&request)).expect("it is understood");
-        self.waits.arrive(0, 0, call, self.now)
+        self.waits.arrive(0, group, call, self.now)
     }
 
     /// Answers the oldest try.
@@ -394,6 +400,25 @@ fn without_any_seat_classes_are_tried_from_time_to_time() {
 }
 
 #[test]
+fn a_key_that_is_empty_again_leaves_the_others_to_be_tried() {
+    let mut script = Script::default();
+    for line in ["BLPOP a 0", "BLPOP a 0", "BLPOP b 0"] {
+        script.joins(line);
+    }
+    script.wants();
+    script.pass(super::super::POLL_MICROS);
+    script.wants();
+    script.tried(&[&pair("a", "1")]);
+    script.wants();
+    script.tried(&[NULL]);
+    assert_eq!(script.wants(), ["try BLPOP a b 0.001"]);
+    script.tried(&[&pair("b", "2")]);
+    assert_eq!(script.wants(), ["tell b 2", "try BLPOP a 0.001"]);
+    script.tried(&[NULL]);
+    assert_eq!(script.wants(), [""; 0], "nothing was found");
+}
+
+#[test]
 fn a_newcomer_whose_element_went_to_another_tries_again() {
     let mut script = Script::default();
     script.joins("BLPOP a 0");
@@ -445,17 +470,173 @@ fn a_seat_is_given_back_when_others_want_a_connection() {
     assert_eq!(script.wants(), ["release", "borrow"]);
 }
 
+/// So many clients that each wait for 60 keys.
+fn crowd(script: &mut Script, clients: usize) -> SeatId {
+    let call = |client: usize| {
+        let keys = (0..60).map(|key| format!("k{:04}", client * 60 + key));
+        format!("BLPOP {} 0", keys.collect::<Vec<_>>().join(" "))
+    };
+    for client in 0..clients {
+        script.joins(&call(client));
+    }
+    script.wants();
+    let seat = script.borrows.remove(0);
+    script.waits.seated(seat, script.now);
+    seat
+}
+
 #[test]
 fn more_keys_than_one_call_takes_are_asked_for_in_turn() {
     let mut script = Script::default();
-    let keys: Vec<String> = (0..1500).map(|number| format!("k{number:04}")).collect();
-    let (_, seat) = script.blocked(&format!("BLPOP {} 0", keys.join(" ")));
-    let count = |wants: Vec<String>| wants[0].split(' ').count() - 3;
-    assert_eq!(count(script.wants()), 1024);
+    let seat = crowd(&mut script, 25);
+    let count = |wants: &[String]| wants[0].split(' ').count() - 3;
+    assert_eq!(count(&script.wants()), 1024);
     script.pass(super::super::MAX_SLICE_MICROS);
     assert_eq!(script.wants(), ["unblock"]);
     script.waits.answered(seat, NULL, script.now);
     let wants = script.wants();
-    assert!(wants[0].starts_with("issue BLPOP k1024 "), "{}", wants[0]);
-    assert_eq!(count(wants), 1024);
+    assert!(wants[0].contains(" k1024 "), "{}", wants[0]);
+    assert_eq!(count(&wants), 1024);
+}
+
+#[test]
+fn every_key_is_asked_about_several_times_a_second() {
+    let mut script = Script::default();
+    let seat = crowd(&mut script, 160);
+    let mut asked = std::collections::BTreeSet::new();
+    while script.now <= super::super::POLL_MICROS {
+        for call in script.wants() {
+            asked.extend(call.split(' ').skip(2).map(str::to_owned));
+        }
+        let due = script.waits.next_due().expect("a slice ends");
+        script.pass(due - script.now);
+        if script.wants() == ["unblock"] {
+            script.waits.answered(seat, NULL, script.now);
+        }
+    }
+    assert!(asked.len() >= 9_600, "{} of 9600", asked.len());
+}
+
+#[test]
+fn who_waits_for_very_many_keys_slows_nobody() {
+    let mut script = Script::default();
+    script.blocked("BLPOP a 0");
+    assert_eq!(script.wants(), ["issue BLPOP a 0"]);
+    let keys: Vec<String> = (0..5000).map(|key| key.to_string()).collect();
+    script.joins(&format!("BLPOP {} 0", keys.join(" ")));
+    assert_eq!(script.wants(), ["borrow"], "it gets a call of its own");
+}
+
+#[test]
+fn who_has_waited_does_not_learn_what_passes() {
+    let loading = b"-LOADING the dataset\r\n";
+    let mut script = Script::default();
+    let (_, seat) = script.blocked("BLPOP a 0");
+    script.joins("BLPOP a 0");
+    script.wants();
+    script.waits.answered(seat, loading, script.now);
+    assert_eq!(script.wants(), ["release"], "it is not asked again at once");
+    script.arrive("BLPOP a 0");
+    script.wants();
+    script.tried(&[loading]);
+    assert_eq!(script.wants(), ["tell error"], "a newcomer learns of it");
+    for _ in 0..3 {
+        script.pass(super::super::POLL_MICROS);
+        assert_eq!(script.wants(), ["try BLPOP a 0.001"]);
+        script.tried(&[loading]);
+        assert_eq!(script.wants(), [""; 0]);
+    }
+    script.pass(super::super::POLL_MICROS);
+    script.wants();
+    script.tried(&[&pair("a", "1")]);
+    assert_eq!(script.wants(), ["tell a 1", "borrow"]);
+    let seat = script.borrows.remove(0);
+    script.waits.seated(seat, script.now);
+    script.wants();
+    // Each asks for itself: the server is as busy as before.
+    script.waits.answered(seat, WRONGTYPE, script.now);
+    script.wants();
+    let (attempt, _) = script.tries.pop().expect("a try for itself");
+    let busy = b"+OK\r\n+QUEUED\r\n-EXECABORT Transaction discarded because of: BUSY no\r\n";
+    script.waits.tried(attempt, busy, script.now);
+    assert_eq!(script.wants(), ["borrow"], "it waits on");
+}
+
+#[test]
+fn a_state_refused_for_a_while_is_no_end_of_a_wait() {
+    let loading = b"-LOADING the dataset\r\n".to_vec();
+    let mut script = Script::default();
+    script.joins("BLPOP a 0");
+    script.wants();
+    let seat = script.borrows.remove(0);
+    let why = NotSeated::Refused(loading.clone());
+    script.waits.not_seated(seat, why, script.now);
+    assert_eq!(script.wants(), [""; 0]);
+    script.pass(super::super::POLL_MICROS);
+    script.wants();
+    let (attempt, _) = script.tries.remove(0);
+    let failure = Failure::Refused(loading);
+    script.waits.failed(attempt, failure, script.now);
+    assert_eq!(script.wants(), [""; 0]);
+    assert_eq!(script.waits.waiting(), 1);
+}
+
+#[test]
+fn a_try_that_fails_is_no_matter_to_a_class_with_a_seat() {
+    let mut script = Script::default();
+    script.joins("BLPOP a 0");
+    script.wants();
+    script.pass(super::super::POLL_MICROS);
+    let Some(Action::Try { attempt, .. }) = script.waits.next_action() else {
+        panic!("it is tried");
+    };
+    let seat = script.borrows.remove(0);
+    script.waits.seated(seat, script.now);
+    assert_eq!(script.wants(), ["issue BLPOP a 0"]);
+    let failure = Failure::Unreachable;
+    script.waits.failed(attempt, failure, script.now);
+    assert_eq!(script.wants(), [""; 0]);
+}
+
+#[test]
+fn a_class_borrows_for_any_group_of_its_clients() {
+    let mut script = Script::default();
+    script.joins("BLPOP a 0");
+    script.wants();
+    script.arrive_of(1, "BLPOP b 0");
+    script.wants();
+    script.tried(&[NULL]);
+    assert_eq!(script.wants(), [""; 0], "one group has just asked");
+    script.pass(super::super::POLL_MICROS);
+    let wants = script.wants();
+    assert!(wants.contains(&"borrow".to_owned()), "{wants:?}");
+    script.tried(&[NULL]);
+    // The first group has nothing to lend, the second has.
+    let seat = script.borrows.remove(1);
+    script.waits.seated(seat, script.now);
+    assert_eq!(script.wants(), ["issue BLPOP a b 0"]);
+}
+
+#[test]
+fn many_classes_are_tried_less_often() {
+    let mut script = Script::default();
+    for class in 0..5_000 {
+        script.joins(&format!("BLMOVE k{class} x LEFT LEFT 0"));
+        script.wants();
+    }
+    let mut tried = std::collections::BTreeMap::new();
+    while script.now < 20_000_000 {
+        let due = script.waits.next_due().expect("a try");
+        script.pass(due.saturating_sub(script.now));
+        for call in script.wants() {
+            *tried.entry(call).or_insert(0) += 1;
+        }
+        while !script.tries.is_empty() {
+            script.tried(&[NULL]);
+        }
+    }
+    let all: usize = tried.values().sum();
+    assert!(all <= 21_000, "{all} tries in 20 seconds");
+    let least = tried.values().min().copied();
+    assert!(tried.len() == 5_000 && least >= Some(2), "{least:?}");
 }

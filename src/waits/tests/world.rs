@@ -43,9 +43,13 @@ pub(super) struct Wire {
 pub(super) struct Client {
     pub(super) db: u8,
     pub(super) name: Vec<u8>,
+    /// Who stands in line with it has the same.
+    line: Vec<Vec<u8>>,
     pub(super) keys: Vec<Vec<u8>>,
     pub(super) deadline: Option<u64>,
     unblocked: Option<Unblock>,
+    /// It has tried and found nothing.
+    pub(super) has_waited: bool,
 }
 
 pub(super) struct World {
@@ -173,7 +177,11 @@ impl World {
         };
         let of = if kind < 9 { LISTS } else { SORTED };
         let most = self.most_keys;
-        let keys: Vec<Vec<u8>> = (0..=self.roll(most)).map(|_| self.key(of)).collect();
+        let mut keys: Vec<Vec<u8>> = (0..=self.roll(most)).map(|_| self.key(of)).collect();
+        if self.roll(16) == 0 {
+            // More words than are made one with others.
+            keys = keys.iter().cycle().take(70).cloned().collect();
+        }
         let mut words = vec![name.as_bytes().to_vec()];
         words.extend(keys.iter().cloned());
         words.push(timeout.into_bytes());
@@ -213,9 +221,14 @@ impl World {
         let client = Client {
             db,
             name: words[0].clone(),
+            line: match words.len() {
+                0..70 => vec![words[0].clone()],
+                _ => words[..words.len() - 1].to_vec(),
+            },
             keys,
             deadline,
             unblocked: None,
+            has_waited: false,
         };
         self.clients.insert(id, client);
         self.act();
@@ -513,6 +526,24 @@ impl World {
         self.act();
     }
 
+    /// For a while the server takes no calls.
+    pub(super) fn refuse(&mut self) {
+        self.calm(0);
+        for client in self.clients.values_mut() {
+            client.has_waited = true;
+        }
+        self.server.refuses = Some(b"-OOM no\r\n");
+        for _ in 0..self.roll(60) {
+            match self.roll(8) {
+                0 => self.arrive(),
+                1 => self.stray_unblock(),
+                2 => self.pass(100_000),
+                _ => drop(self.go_on()),
+            }
+        }
+        self.server.refuses = None;
+    }
+
     /// The server is away for as long as it takes everybody to notice.
     pub(super) fn outage(&mut self) {
         let ids: Vec<u64> = self.wires.keys().copied().collect();
@@ -586,6 +617,10 @@ impl World {
             .get(&waiter)
             .expect("told once, and nobody who has left");
         let what = match outcome {
+            Outcome::Reply(reply) if reply.starts_with(b"-OOM") => {
+                assert!(!client.has_waited, "told what passes");
+                "refused"
+            }
             Outcome::Reply(reply) if reply.starts_with(b"-") => "error",
             Outcome::Reply(reply) => {
                 let found = elements(reply);
@@ -596,7 +631,7 @@ impl World {
                     assert!(client.keys.contains(key), "popped from a key of another");
                     assert!(self.delivered.insert(element.clone()), "delivered twice");
                     let is_before = |(id, other): (&WaiterId, &Client)| {
-                        let is_alike = other.name == client.name && other.db == client.db;
+                        let is_alike = other.line == client.line && other.db == client.db;
                         *id < waiter && is_alike && other.keys.contains(key)
                     };
                     assert!(

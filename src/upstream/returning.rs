@@ -1,0 +1,91 @@
+//! Elements popped for clients that have left go back where they came from.
+//!
+//! Invariant: each element is counted once, as returned when the server has taken it back, else as orphaned.
+
+use std::cell::Cell;
+use std::rc::Rc;
+
+use super::link::Link;
+use super::pool::Upstream;
+use super::traffic::{Answer, OwnReply, Pace, Then};
+use super::waiting::{AROUND_ELEMENTS, Errand};
+use crate::session::State;
+
+/// Elements on their way back.
+pub(super) struct Returning {
+    state: State,
+    request: Vec<u8>,
+    elements: u64,
+    _under_way: UnderWay,
+}
+
+/// Counts something that is under way.
+pub(super) struct UnderWay(Rc<Cell<usize>>);
+
+impl UnderWay {
+    pub(super) fn new(count: &Rc<Cell<usize>>) -> Self {
+        count.set(count.get() + 1);
+        Self(Rc::clone(count))
+    }
+}
+
+impl Drop for UnderWay {
+    fn drop(&mut self) {
+        self.0.set(self.0.get() - 1);
+    }
+}
+
+impl Upstream {
+    pub(super) fn put_back(self: &Rc<Self>, state: State, request: Vec<u8>, elements: u64) {
+        let returning = Returning {
+            state: state.clone(),
+            request,
+            elements,
+            _under_way: UnderWay::new(&self.waiting.under_way),
+        };
+        self.find_for(state, Errand::PutBack(returning));
+    }
+
+    pub(super) fn send_back(self: &Rc<Self>, link: &Rc<Link>, returning: Returning) {
+        let upstream = Rc::downgrade(self);
+        let request = returning.request.clone();
+        let then = Then::new(1, AROUND_ELEMENTS, Pace::Prompt, move |answer| {
+            if let Some(upstream) = upstream.upgrade() {
+                upstream.returned(returning, answer);
+            }
+        });
+        link.send_own(&request, OwnReply::Then(then));
+        self.served(link, 1);
+    }
+
+    /// The server has answered, or not, the request that puts elements back.
+    fn returned(self: &Rc<Self>, mut returning: Returning, answer: Answer) {
+        let counters = &self.thread.counters;
+        match answer {
+            Answer::Replies(reply) if !reply.starts_with(b"-") => {
+                counters.returned_elements.add(returning.elements);
+            }
+            // A client may be allowed to pop and not to push: respool's own user tries.
+            Answer::Replies(_) if returning.state.user.take().is_some() => {
+                let state = returning.state.clone();
+                self.find_for(state, Errand::PutBack(returning));
+            }
+            Answer::Lost { sent: false } => {
+                let state = returning.state.clone();
+                self.find_for(state, Errand::PutBack(returning));
+            }
+            Answer::Replies(_) | Answer::Lost { sent: true } | Answer::TooLarge => {
+                self.not_returned(&returning);
+            }
+        }
+    }
+
+    pub(super) fn not_returned(&self, returning: &Returning) {
+        let elements = returning.elements;
+        self.thread.counters.orphaned_elements.add(elements);
+        tracing::warn!(
+            elements,
+            "elements popped for a client that had left could not be put back"
+        );
+    }
+}
