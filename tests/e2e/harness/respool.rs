@@ -295,6 +295,14 @@ impl Settings {
         self
     }
 
+    /// The clients of this test speak no TLS whatever `RESPOOL_TLS` says: they write from two threads, or bytes of their own.
+    pub(crate) fn plain_clients(mut self) -> Self {
+        if self.tls.take().is_some() {
+            self.listener.clear();
+        }
+        self
+    }
+
     /// Listens on a unix socket too.
     pub(crate) fn unix_listener(mut self) -> Self {
         self.unix = true;
