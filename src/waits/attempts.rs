@@ -1,5 +1,7 @@
 //! Tries: calls that never wait, on shared connections or in front of an issued call.
 
+use std::collections::BTreeSet;
+
 use super::call::Patience;
 use super::class::{Class, ClassId, Place};
 use super::lines::Line;
@@ -135,15 +137,16 @@ impl<S: Clone + PartialEq> Waits<S> {
     }
 
     fn begin_poll(&mut self, attempt: TryId, id: ClassId) -> Option<Sending> {
-        let class = self.classes.get_mut(&id)?;
+        let class = self.classes.get(&id)?;
         if !class.is_polled() || class.begun > 0 || class.waiting == 0 {
             return None;
         }
-        let keys = class.next_keys();
+        let keys = self.next_keys(id);
         if keys.is_empty() {
             return None;
         }
         let mut call = Vec::new();
+        let class = self.classes.get(&id)?;
         class.call.push_over(&mut call, &keys, A_MOMENT);
         Some(self.begun(attempt, id, keys, &call, 1))
     }
@@ -470,18 +473,15 @@ impl<S: Clone + PartialEq> Waits<S> {
     /// Calls that may have popped up to `count` elements of each key have no answer: whoever would have got them has
     /// lost them.
     pub(super) fn lose(&mut self, class: ClassId, keys: &[Key], count: usize) {
-        for key in keys {
-            for _ in 0..count {
-                let first = self
-                    .classes
-                    .get(&class)
-                    .and_then(|class| class.lines.first(key));
-                match first {
-                    Some(first) => self.tell(first, Outcome::Lost),
-                    None => break,
-                }
-            }
-        }
+        let Some(of) = self.classes.get(&class) else {
+            return;
+        };
+        // Who might be due is known before anybody is told: the next in line for another key of the first is not.
+        let lines = keys.iter().filter_map(|key| of.lines.get(key));
+        let lost: BTreeSet<WaiterId> = lines
+            .flat_map(|line| line.living.iter().copied().take(count))
+            .collect();
+        self.tell_all(lost, &Outcome::Lost);
     }
 
     /// Nobody of a class can be served.

@@ -42,6 +42,10 @@ impl Chase {
     }
 }
 
+/// After how many calls that were not refused the next may be over twice as many keys: at first, and at most.
+const WIDENS_AFTER: u32 = 8;
+const MAX_WIDENS_AFTER: u32 = 65_536;
+
 #[derive(Debug)]
 pub(super) struct Class<S> {
     pub(super) state: S,
@@ -63,6 +67,9 @@ pub(super) struct Class<S> {
     pub(super) attempts: usize,
     pub(super) begun: usize,
     pub(super) place: Place,
+    /// What was popped while nobody stood in line for it, in that order: it is put back when nothing more can come that
+    /// was popped from there.
+    pub(super) adrift: BTreeMap<Key, Vec<Box<[u8]>>>,
     /// Most keys of one call, and the last key of the one before.
     pub(super) window: usize,
     pub(super) cursor: Option<Key>,
@@ -70,7 +77,10 @@ pub(super) struct Class<S> {
     /// The last call was refused because of the server's state: it is not issued again at once.
     pub(super) rests: bool,
     /// Calls over several keys that were refused one after the other.
-    pub(super) refusals: u32,
+    refusals: u32,
+    /// Calls that were not refused since the window has changed, and how many it takes to widen it again.
+    accepted: u32,
+    widens_after: u32,
 }
 
 impl<S> Class<S> {
@@ -88,11 +98,14 @@ impl<S> Class<S> {
             attempts: 0,
             begun: 0,
             place: Place::Nowhere,
+            adrift: BTreeMap::new(),
             window: MAX_KEYS,
             cursor: None,
             chase: None,
             rests: false,
             refusals: 0,
+            accepted: 0,
+            widens_after: WIDENS_AFTER,
         }
     }
 
@@ -117,6 +130,29 @@ impl<S> Class<S> {
             && self.newcomers == 0
             && self.attempts == 0
             && self.place == Place::Nowhere
+    }
+
+    /// A call was not refused.
+    pub(super) fn accepted(&mut self) {
+        self.refusals = 0;
+        if self.window < MAX_KEYS {
+            self.accepted += 1;
+            if self.accepted >= self.widens_after {
+                self.accepted = 0;
+                self.window = (self.window * 2).min(MAX_KEYS);
+            }
+        }
+    }
+
+    /// A call over so many keys was refused. One of them may have been the cause and is gone then; what is refused again
+    /// and again is asked for over fewer keys, and over more the later the more often that has failed.
+    pub(super) fn refused(&mut self, keys: usize) {
+        self.refusals += 1;
+        if self.refusals > 1 {
+            self.window = (keys / 2).max(1);
+            self.accepted = 0;
+            self.widens_after = (self.widens_after * 2).min(MAX_WIDENS_AFTER);
+        }
     }
 
     /// The keys the next call asks about.

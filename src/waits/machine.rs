@@ -270,6 +270,24 @@ impl<S: Clone + PartialEq> Waits<S> {
         });
     }
 
+    /// The keys the next call of a class asks about, as whoever is first in line would ask.
+    pub(super) fn next_keys(&mut self, id: ClassId) -> Vec<Key> {
+        let Some(class) = self.classes.get_mut(&id) else {
+            return Vec::new();
+        };
+        let keys = class.next_keys();
+        let firsts = keys.iter().filter_map(|key| class.lines.first(key));
+        let firsts: BTreeSet<WaiterId> = firsts.collect();
+        let mut ordered = Vec::with_capacity(keys.len());
+        let mut left: BTreeSet<Key> = keys.into_iter().collect();
+        for waiter in firsts.iter().filter_map(|first| self.waiters.get(first)) {
+            let own = waiter.keys.iter().filter(|key| left.remove(*key));
+            ordered.extend(own.cloned());
+        }
+        ordered.extend(left);
+        ordered
+    }
+
     /// Forgets a waiter. Returns its class and its lines.
     fn remove(&mut self, id: WaiterId) -> Option<(ClassId, Vec<Key>)> {
         let left = self.unclass(id);
@@ -360,25 +378,53 @@ impl<S: Clone + PartialEq> Waits<S> {
             self.tell_all(all.into_iter().chain(newcomer), &outcome());
         } else if let Some(first) = class.lines.first(&key) {
             self.tell(first, outcome());
-        } else {
-            self.give_back(class_id, element);
+        } else if let Some(class) = self.classes.get_mut(&class_id) {
+            let adrift = class.adrift.entry(Key::clone(&key)).or_default();
+            adrift.push(element.into());
         }
         Some(key)
     }
 
-    /// Nobody is there for what was popped.
-    fn give_back(&mut self, class: ClassId, element: &[u8]) {
-        let Some(class) = self.classes.get(&class) else {
+    /// Hands what was popped for nobody to whoever stands in line by now, and puts it back if nobody does: all of a key at
+    /// once, so that it keeps its order.
+    fn put_back(&mut self, id: ClassId) {
+        let Some(class) = self
+            .classes
+            .get_mut(&id)
+            .filter(|class| !class.adrift.is_empty())
+        else {
             return;
         };
-        match class.call.popped.give_back(element) {
-            Fate::Nothing => {}
-            Fate::Orphaned => self.actions.push_back(Action::Orphaned(1)),
-            Fate::Return(request, elements) => self.actions.push_back(Action::Return {
-                state: class.state.clone(),
-                request,
-                elements,
-            }),
+        for (key, elements) in std::mem::take(&mut class.adrift) {
+            let mut elements: VecDeque<Box<[u8]>> = elements.into();
+            while let Some(class) = self.classes.get(&id)
+                && let Some(first) = class.lines.first(&key)
+                && let Some(element) = elements.pop_front()
+            {
+                self.tell(first, Outcome::reply(&element));
+            }
+            let Some(class) = self.classes.get_mut(&id) else {
+                return;
+            };
+            let elements = Vec::from(elements);
+            if elements.is_empty() {
+                continue;
+            }
+            if class.lines.get(&key).is_some_and(|line| line.pops > 0) {
+                class.adrift.insert(key, elements);
+                continue;
+            }
+            for fate in class.call.popped.give_back_all(&elements) {
+                self.actions.push_back(match fate {
+                    Fate::Nothing => continue,
+                    Fate::Orphaned => Action::Orphaned(1),
+                    Fate::Return(request, elements) => Action::Return {
+                        state: class.state.clone(),
+                        request,
+                        elements,
+                    },
+                });
+            }
         }
     }
 
@@ -398,6 +444,7 @@ impl<S: Clone + PartialEq> Waits<S> {
     /// Sees to a class after something about `keys` has changed: tells whose wait is over, ends a call that asks for too
     /// much or too little, joins or leaves the queue for a seat.
     pub(super) fn tend(&mut self, id: ClassId, keys: &[Key]) {
+        self.put_back(id);
         self.settle(id, keys);
         self.let_try(id);
         let Some(class) = self.classes.get(&id) else {

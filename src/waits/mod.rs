@@ -49,6 +49,12 @@ const MIN_SLICE_MICROS: u64 = 10_000;
 const MAX_SLICE_MICROS: u64 = 100_000;
 const ROUND_MICROS: u64 = 1_000_000;
 
+/// How much longer the server may take to end a call at the end of its turn before it is asked to.
+const GRACE_MICROS: u64 = 5_000;
+
+/// How long a call is left alone though keys are to be added or taken out: at least so long, and a microsecond a key.
+const SETTLING_MICROS: u64 = 1_000;
+
 /// Most tries for one key in front of an issued call, and how many bytes their answers may measure together, as far as
 /// the last one tells.
 const MAX_AHEAD: u32 = 64;

@@ -86,10 +86,49 @@ impl Popped {
         ) {
             return Fate::Nothing;
         }
-        self.returning(&frame).unwrap_or(Fate::Orphaned)
+        match self.returning(&frame) {
+            Some((words, elements)) => Fate::Return(encode_request(&words), elements),
+            None => Fate::Orphaned,
+        }
     }
 
-    fn returning(self, frame: &OwnedFrame) -> Option<Fate> {
+    /// What puts back the elements of several replies, given in the order they were popped: one request for each key, so
+    /// that they end up in that order again.
+    pub(super) fn give_back_all(self, replies: &[Box<[u8]>]) -> Vec<Fate> {
+        let mut fates = Vec::new();
+        let mut requests: Vec<(Vec<Vec<u8>>, u64)> = Vec::new();
+        for reply in replies.iter().rev() {
+            let frame = decode(reply).ok().flatten();
+            match frame.and_then(|(frame, _)| self.returning(&frame)) {
+                None => fates.push(Fate::Orphaned),
+                Some((words, elements)) => {
+                    let same = requests.iter_mut().find(|(known, _)| known[1] == words[1]);
+                    match same {
+                        Some((known, count)) => {
+                            known.extend(words.into_iter().skip(self.head_words()));
+                            *count += elements;
+                        }
+                        None => requests.push((words, elements)),
+                    }
+                }
+            }
+        }
+        let returns = requests.into_iter();
+        fates.extend(returns.map(|(words, count)| Fate::Return(encode_request(&words), count)));
+        fates
+    }
+
+    /// Words before the first element of a request that puts elements back.
+    fn head_words(self) -> usize {
+        match self {
+            // ZADD key NX.
+            Self::Member | Self::Members => 3,
+            _ => 2,
+        }
+    }
+
+    /// The words of the request that puts an element back: the name, the key and the rest; and how many it holds.
+    fn returning(self, frame: &OwnedFrame) -> Option<(Vec<Vec<u8>>, u64)> {
         let parts = elements(frame)?;
         let key = text(parts.first()?)?;
         let (request, count): (Vec<Vec<u8>>, usize) = match self {
@@ -134,7 +173,7 @@ impl Popped {
             }
             Self::Elsewhere | Self::Nothing => return None,
         };
-        Some(Fate::Return(encode_request(&request), count as u64))
+        Some((request, count as u64))
     }
 }
 
@@ -211,6 +250,24 @@ mod tests {
             returned(popped("BZMPOP 0 1 k MIN"), members),
             "ZADD k NX 1 a 2 b 2"
         );
+    }
+
+    #[test]
+    fn elements_of_several_replies_go_back_in_their_order() {
+        let reply = |key: &str, element: &str| encode_request(&[key, element]).into();
+        let replies = [reply("k", "a"), reply("l", "x"), reply("k", "b")];
+        let fates = popped("BLPOP k l 0").give_back_all(&replies);
+        let expected = [
+            Fate::Return(encode_request(&["LPUSH", "k", "b", "a"]), 2),
+            Fate::Return(encode_request(&["LPUSH", "l", "x"]), 1),
+        ];
+        assert_eq!(fates, expected);
+        let member = |member: &str| encode_request(&["z", member, "1"]).into();
+        let fates = popped("BZPOPMIN z 0").give_back_all(&[member("a"), member("b")]);
+        let expected = encode_request(&["ZADD", "z", "NX", "1", "b", "1", "a"]);
+        assert_eq!(fates, [Fate::Return(expected, 2)]);
+        let fates = popped("BLMOVE a b LEFT LEFT 0").give_back_all(&replies[..1]);
+        assert_eq!(fates, [Fate::Orphaned]);
     }
 
     #[test]

@@ -6,10 +6,13 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use super::attempts::Sending;
 use super::call::Patience;
-use super::class::{ClassId, Place};
+use super::class::{Class, ClassId, Place};
 use super::machine::Waits;
 use super::reply::{Said, UNBLOCKED, is_passing};
-use super::{Action, Key, MAX_SLICE_MICROS, MIN_SLICE_MICROS, Outcome, POLL_MICROS, ROUND_MICROS};
+use super::{
+    Action, GRACE_MICROS, Key, MAX_SLICE_MICROS, MIN_SLICE_MICROS, Outcome, POLL_MICROS,
+    ROUND_MICROS, SETTLING_MICROS,
+};
 use crate::command::PinReason;
 
 /// Identifies a seat; never used again.
@@ -36,6 +39,8 @@ enum Phase {
     Calling {
         keys: Vec<Key>,
         since: u64,
+        /// When the server ends it by itself.
+        until: Option<u64>,
         is_unblocking: bool,
     },
 }
@@ -96,6 +101,14 @@ impl<S: PartialEq> Seating<S> {
 
     fn held(&self) -> usize {
         self.seats.len() - self.borrowing.len()
+    }
+}
+
+/// When a call may be ended only to ask for other keys: those who come and go cost no more than it takes to ask.
+fn settled_at(phase: &Phase) -> Option<u64> {
+    match phase {
+        Phase::Calling { keys, since, .. } => Some(since + SETTLING_MICROS.max(keys.len() as u64)),
+        _ => None,
     }
 }
 
@@ -184,7 +197,7 @@ impl<S: Clone + PartialEq> Waits<S> {
         if let Some(class) = self.classes.get_mut(&class_id)
             && !refused
         {
-            class.refusals = 0;
+            class.accepted();
         }
         self.tend(class_id, &keys);
     }
@@ -247,33 +260,62 @@ impl<S: Clone + PartialEq> Waits<S> {
 
     /// Ends the calls of classes whose turn is over while others want a seat.
     pub(super) fn turn(&mut self) {
-        let over: Vec<SeatId> = self
-            .turns()
-            .filter(|&(_, at)| at <= self.now)
-            .map(|(id, _)| id)
-            .collect();
-        over.into_iter().for_each(|id| self.unblock_seat(id));
+        for (id, at) in self.turns() {
+            if at <= self.now {
+                self.unblock_seat(id);
+            }
+        }
     }
 
     /// When the next turn is over.
     pub(super) fn next_turn(&self) -> Option<u64> {
-        self.turns().map(|(_, at)| at).min()
+        self.turns().into_iter().map(|(_, at)| at).min()
     }
 
-    fn turns(&self) -> impl Iterator<Item = (SeatId, u64)> {
-        self.seating.seats.iter().filter_map(|(&id, seat)| {
-            let Phase::Calling {
-                since,
-                is_unblocking: false,
-                ..
-            } = seat.phase
+    /// Calls that are to be ended, and when: of the classes whose turn is over as many as others want a seat, and those
+    /// that ask for too much or too little.
+    fn turns(&self) -> Vec<(SeatId, u64)> {
+        let (mut turns, mut others, mut unblocking) = (Vec::new(), Vec::new(), 0);
+        for (&id, seat) in &self.seating.seats {
+            let (Phase::Calling { is_unblocking, .. }, Some((class, _))) = (&seat.phase, seat.turn)
             else {
-                return None;
+                continue;
             };
-            let (class, turn) = seat.turn?;
-            let begun = if self.is_contended() { turn } else { since };
-            let slice = self.slice(class)?;
-            Some((id, begun + slice))
+            if *is_unblocking {
+                unblocking += 1;
+                continue;
+            }
+            let settled = settled_at(&seat.phase).filter(|_| self.is_amiss(class));
+            others.extend(settled.map(|at| (id, at)));
+            let windows = self.classes.get(&class).map_or(1, Class::windows);
+            match self.turn_over(seat, class) {
+                Some(at) if windows > 1 => others.push((id, at)),
+                Some(at) => turns.push((id, at)),
+                None => {}
+            }
+        }
+        turns.sort_unstable_by_key(|&(id, at)| (at, id));
+        turns.truncate(self.seating.queue.len().saturating_sub(unblocking));
+        turns.extend(others);
+        turns
+    }
+
+    /// When the turn of the class that has the seat is over. The server may end its call by itself.
+    fn turn_over(&self, seat: &Seat<S>, class: ClassId) -> Option<u64> {
+        let (Phase::Calling { since, until, .. }, Some((_, turn))) = (&seat.phase, seat.turn)
+        else {
+            return None;
+        };
+        let begun = if self.is_contended() { turn } else { *since };
+        let at = begun + self.slice(class)?;
+        let by_itself = until.filter(|until| at + GRACE_MICROS > *until);
+        Some(by_itself.map_or(at, |until| at.max(until + GRACE_MICROS)))
+    }
+
+    /// Whether the call issued for a class asks for keys nobody awaits, or lacks one.
+    fn is_amiss(&self, class: ClassId) -> bool {
+        self.classes.get(&class).is_some_and(|class| {
+            class.lines.has_stale() || (class.lines.has_uncovered() && class.windows() == 1)
         })
     }
 
@@ -329,7 +371,10 @@ impl<S: Clone + PartialEq> Waits<S> {
         };
         let (turn, poll_at) = match std::mem::replace(&mut class.place, Place::Nowhere) {
             Place::Queued { turn, poll_at } => (turn, poll_at),
-            Place::Resting { poll_at } => return drop(self.polls.remove(&(poll_at, id))),
+            Place::Resting { poll_at } => {
+                self.polls.remove(&(poll_at, id));
+                return;
+            }
             place => return class.place = place,
         };
         let seating = &mut self.seating;
@@ -455,17 +500,23 @@ impl<S: Clone + PartialEq> Waits<S> {
         let Some(seat) = self.seating.seats.get(&id) else {
             return;
         };
-        let Some(class) = seat.turn.and_then(|(class, _)| self.classes.get(&class)) else {
+        let Some((class_id, _)) = seat.turn else {
             return;
         };
-        let is_amiss = class.lines.has_stale()
-            || class.lines.is_pressed()
-            || (class.lines.has_uncovered() && class.windows() == 1);
+        let Some(class) = self.classes.get(&class_id) else {
+            return;
+        };
+        let is_urgent = class.lines.is_pressed() || class.waiting == 0;
+        let is_settled = settled_at(&seat.phase).is_some_and(|at| at <= self.now);
         match seat.phase {
             Phase::Borrowing { .. } => {}
             Phase::Idle => self.place(id),
-            Phase::Calling { .. } if is_amiss || class.waiting == 0 => self.unblock_seat(id),
-            Phase::Calling { .. } => {}
+            Phase::Calling { .. } if is_urgent => self.unblock_seat(id),
+            Phase::Calling { .. } => {
+                if is_settled && self.is_amiss(class_id) {
+                    self.unblock_seat(id);
+                }
+            }
         }
     }
 
@@ -532,16 +583,18 @@ impl<S: Clone + PartialEq> Waits<S> {
 
     fn issue(&mut self, id: SeatId, class_id: ClassId) {
         let slice = self.slice(class_id);
+        let keys = self.next_keys(class_id);
         let Some(class) = self.classes.get_mut(&class_id) else {
             return;
         };
-        let keys = class.next_keys();
         let takes = usize::from(class.takes());
         class.lines.change_each(&keys, |line| {
             line.is_issued = true;
             line.pops += takes;
         });
-        let patience = slice.map_or(Patience::Endless, |slice| Patience::Millis(slice / 1000));
+        // Not shorter than the turn, or it would be issued once more.
+        let millis = slice.map(|slice| slice.div_ceil(1000));
+        let patience = millis.map_or(Patience::Endless, Patience::Millis);
         let mut bytes = Vec::new();
         class.call.push_over(&mut bytes, &keys, patience);
         let ahead = self.ahead(class_id);
@@ -549,6 +602,7 @@ impl<S: Clone + PartialEq> Waits<S> {
             seat.phase = Phase::Calling {
                 keys,
                 since: self.now,
+                until: millis.map(|millis| self.now + millis * 1000),
                 is_unblocking: false,
             };
         }
@@ -629,10 +683,7 @@ impl<S: Clone + PartialEq> Waits<S> {
         if class.call.shape != super::call::Shape::Pops {
             return self.tell_seated_out(class_id, keys, error);
         }
-        class.refusals += 1;
-        if class.refusals > 1 {
-            class.window = (keys.len() / 2).max(1);
-        }
+        class.refused(keys.len());
         self.retry_all(class_id, keys);
     }
 

@@ -2,7 +2,9 @@
 
 mod invariants;
 mod model;
+mod order;
 mod rest;
 mod server;
 mod single;
+mod turns;
 mod world;

@@ -285,8 +285,11 @@ impl Server {
                 }
             }
             b"ZADD" => match self.keys.entry(key).or_insert(Value::Sorted(Vec::new())) {
-                // `ZADD key [NX] score member`, all members with one score.
-                Value::Sorted(members) => members.extend(words.last().cloned()),
+                Value::Sorted(members) => {
+                    // `ZADD key [NX] score member ...`.
+                    let pairs = if words[2] == b"NX" { 3 } else { 2 };
+                    members.extend(words[pairs..].chunks(2).map(|pair| pair[1].clone()));
+                }
                 _ => return WRONGTYPE.to_vec(),
             },
             b"XADD" => {

@@ -6,17 +6,17 @@ use crate::waits::{
     Action, Call, Failure, NotSeated, Outcome, SeatId, TryId, Unblock, WaiterId, Waits,
 };
 
-const NULL: &[u8] = b"*-1\r\n";
+pub(super) const NULL: &[u8] = b"*-1\r\n";
 const WRONGTYPE: &[u8] = b"-WRONGTYPE no\r\n";
 const SECOND: u64 = 1_000_000;
 
 /// Tells the machine what happens and shows what it wants as text.
 #[derive(Default)]
-struct Script {
-    waits: Waits<u8>,
-    now: u64,
-    tries: Vec<(TryId, usize)>,
-    borrows: Vec<SeatId>,
+pub(super) struct Script {
+    pub(super) waits: Waits<u8>,
+    pub(super) now: u64,
+    pub(super) tries: Vec<(TryId, usize)>,
+    pub(super) borrows: Vec<SeatId>,
 }
 
 fn words(request: &[u8]) -> String {
@@ -33,7 +33,7 @@ fn pair(key: &str, element: &str) -> Vec<u8> {
 
 impl Script {
     /// What the machine wants, in order; tries are sent at once.
-    fn wants(&mut self) -> Vec<String> {
+    pub(super) fn wants(&mut self) -> Vec<String> {
         let mut all = Vec::new();
         while let Some(action) = self.waits.next_action() {
             match action {
@@ -71,7 +71,7 @@ impl Script {
         all
     }
 
-    fn arrive(&mut self, line: &str) -> WaiterId {
+    pub(super) fn arrive(&mut self, line: &str) -> WaiterId {
         self.arrive_of(0, line)
     }
 
@@ -83,7 +83,7 @@ impl Script {
     }
 
     /// Answers the oldest try.
-    fn tried(&mut self, answers: &[&[u8]]) {
+    pub(super) fn tried(&mut self, answers: &[&[u8]]) {
         let (attempt, calls) = self.tries.remove(0);
         assert_eq!(calls, answers.len());
         let mut replies = b"+OK\r\n".to_vec();
@@ -94,7 +94,7 @@ impl Script {
     }
 
     /// One who has tried, found nothing, and for whose class a call is issued on the seat returned.
-    fn blocked(&mut self, line: &str) -> (WaiterId, SeatId) {
+    pub(super) fn blocked(&mut self, line: &str) -> (WaiterId, SeatId) {
         let waiter = self.arrive(line);
         self.wants();
         self.tried(&[NULL]);
@@ -105,14 +105,14 @@ impl Script {
     }
 
     /// Another one in line.
-    fn joins(&mut self, line: &str) -> WaiterId {
+    pub(super) fn joins(&mut self, line: &str) -> WaiterId {
         let waiter = self.arrive(line);
         self.wants();
         self.tried(&[NULL]);
         waiter
     }
 
-    fn pass(&mut self, micros: u64) {
+    pub(super) fn pass(&mut self, micros: u64) {
         self.now += micros;
         self.waits.tick(self.now);
     }
@@ -124,6 +124,8 @@ fn a_call_covers_who_joins_and_lets_go_of_who_leaves() {
     let (_, seat) = script.blocked("BLPOP a 0");
     assert_eq!(script.wants(), ["issue BLPOP a 0"]);
     let second = script.joins("BLPOP b a 0");
+    assert_eq!(script.wants(), [""; 0], "more may come");
+    script.pass(super::super::SETTLING_MICROS);
     assert_eq!(script.wants(), ["unblock"]);
     script.joins("BLPOP c 0");
     assert_eq!(script.wants(), [""; 0], "one unblock is enough");
@@ -132,6 +134,7 @@ fn a_call_covers_who_joins_and_lets_go_of_who_leaves() {
     script.joins("BLPOP a c 0");
     assert_eq!(script.wants(), [""; 0], "it is covered already");
     script.waits.leave(second, script.now);
+    script.pass(super::super::SETTLING_MICROS);
     assert_eq!(script.wants(), ["unblock"]);
     script.waits.answered(seat, NULL, script.now);
     assert_eq!(script.wants(), ["issue BLPOP a c 0"]);
@@ -372,6 +375,8 @@ fn classes_share_a_seat_by_turns() {
     script.waits.answered(seat, NULL, script.now);
     assert_eq!(script.wants(), ["issue BLMOVE b x LEFT LEFT 0.100"]);
     script.pass(super::super::MAX_SLICE_MICROS);
+    assert_eq!(script.wants(), [""; 0], "the server ends it by itself");
+    script.pass(super::super::GRACE_MICROS);
     assert_eq!(script.wants(), ["unblock"]);
     script.waits.answered(seat, NULL, script.now);
     assert_eq!(script.wants(), ["issue BLMOVE a x LEFT LEFT 0.100"]);
@@ -468,53 +473,6 @@ fn a_seat_is_given_back_when_others_want_a_connection() {
     assert_eq!(script.wants(), ["unblock"]);
     script.waits.answered(seat, NULL, script.now);
     assert_eq!(script.wants(), ["release", "borrow"]);
-}
-
-/// So many clients that each wait for 60 keys.
-fn crowd(script: &mut Script, clients: usize) -> SeatId {
-    let call = |client: usize| {
-        let keys = (0..60).map(|key| format!("k{:04}", client * 60 + key));
-        format!("BLPOP {} 0", keys.collect::<Vec<_>>().join(" "))
-    };
-    for client in 0..clients {
-        script.joins(&call(client));
-    }
-    script.wants();
-    let seat = script.borrows.remove(0);
-    script.waits.seated(seat, script.now);
-    seat
-}
-
-#[test]
-fn more_keys_than_one_call_takes_are_asked_for_in_turn() {
-    let mut script = Script::default();
-    let seat = crowd(&mut script, 25);
-    let count = |wants: &[String]| wants[0].split(' ').count() - 3;
-    assert_eq!(count(&script.wants()), 1024);
-    script.pass(super::super::MAX_SLICE_MICROS);
-    assert_eq!(script.wants(), ["unblock"]);
-    script.waits.answered(seat, NULL, script.now);
-    let wants = script.wants();
-    assert!(wants[0].contains(" k1024 "), "{}", wants[0]);
-    assert_eq!(count(&wants), 1024);
-}
-
-#[test]
-fn every_key_is_asked_about_several_times_a_second() {
-    let mut script = Script::default();
-    let seat = crowd(&mut script, 160);
-    let mut asked = std::collections::BTreeSet::new();
-    while script.now <= super::super::POLL_MICROS {
-        for call in script.wants() {
-            asked.extend(call.split(' ').skip(2).map(str::to_owned));
-        }
-        let due = script.waits.next_due().expect("a slice ends");
-        script.pass(due - script.now);
-        if script.wants() == ["unblock"] {
-            script.waits.answered(seat, NULL, script.now);
-        }
-    }
-    assert!(asked.len() >= 9_600, "{} of 9600", asked.len());
 }
 
 #[test]
@@ -639,4 +597,26 @@ fn many_classes_are_tried_less_often() {
     assert!(all <= 21_000, "{all} tries in 20 seconds");
     let least = tried.values().min().copied();
     assert!(tried.len() == 5_000 && least >= Some(2), "{least:?}");
+}
+
+#[test]
+fn what_was_popped_for_nobody_keeps_its_order() {
+    let mut script = Script::default();
+    let (first, seat) = script.blocked("BLPOP a 0");
+    let others: Vec<WaiterId> = (0..7).map(|_| script.joins("BLPOP a 0")).collect();
+    script.wants();
+    script.waits.answered(seat, &pair("a", "1"), script.now);
+    script.wants();
+    script.tried(&[&pair("a", "2")]);
+    script.waits.answered(seat, &pair("a", "3"), script.now);
+    assert_eq!(script.wants()[2..], ["ahead 2", "issue BLPOP a 0"]);
+    assert!(first < others[0]);
+    for other in others {
+        script.waits.leave(other, script.now);
+    }
+    script.wants();
+    script.tried(&[&pair("a", "4"), &pair("a", "5")]);
+    assert_eq!(script.wants(), [""; 0], "another may have been popped");
+    script.waits.answered(seat, &pair("a", "6"), script.now);
+    assert_eq!(script.wants(), ["return LPUSH a 6 5 4", "release"]);
 }

@@ -68,6 +68,9 @@ pub(super) struct World {
     pub(super) leases: usize,
     /// Most keys of one call.
     pub(super) most_keys: u32,
+    /// There is one connection, elements are pushed on the right and popped on the left, and put back at once: every list
+    /// stays in order.
+    pub(super) in_order: bool,
     pub(super) now: u64,
     pub(super) next_element: u64,
     /// Where each element was produced, and where it went.
@@ -83,7 +86,7 @@ pub(super) struct World {
     pub(super) told: BTreeMap<&'static str, u64>,
 }
 
-const LISTS: &[&[u8]] = &[b"l0", b"l1", b"l2"];
+pub(super) const LISTS: &[&[u8]] = &[b"l0", b"l1", b"l2"];
 const SORTED: &[&[u8]] = &[b"z0", b"z1"];
 const STREAMS: &[&[u8]] = &[b"s0", b"s1"];
 
@@ -113,6 +116,7 @@ impl World {
             seats: BTreeMap::new(),
             leases,
             most_keys: 4,
+            in_order: false,
             now: 1,
             next_element: 0,
             produced: BTreeMap::new(),
@@ -203,7 +207,7 @@ impl World {
         self.arrive_with(&words.map(<[u8]>::to_vec), vec![stream]);
     }
 
-    fn key(&mut self, of: &[&[u8]]) -> Vec<u8> {
+    pub(super) fn key(&mut self, of: &[&[u8]]) -> Vec<u8> {
         let of = match self.roll(32) {
             0 => [LISTS, SORTED, STREAMS][self.roll(3) as usize],
             _ => of,
@@ -212,7 +216,7 @@ impl World {
     }
 
     pub(super) fn arrive_with(&mut self, words: &[Vec<u8>], keys: Vec<Vec<u8>>) {
-        let db = u8::from(self.roll(4) == 0);
+        let db = u8::from(!self.in_order && self.roll(4) == 0);
         let request = encode_request(words);
         let call = Call::parse(&Request::new(&request)).expect("it is understood");
         let deadline = call.timeout_micros().map(|timeout| self.now + timeout);
@@ -603,6 +607,9 @@ impl World {
                 } => {
                     self.returned += elements;
                     self.returns.push((state, request));
+                    if self.in_order {
+                        self.put_back(0);
+                    }
                 }
                 Action::Orphaned(count) => self.orphaned += count,
                 Action::Tell { waiter, outcome } => self.tell(waiter, &outcome),
