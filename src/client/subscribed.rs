@@ -77,7 +77,7 @@ impl Client {
     fn subscribe(&mut self, kind: Kind, request: &Request<'_>, command: Option<CommandId>) -> Next {
         if self.session.state.user.is_some() {
             // The subscription connection is another user's: it is asked whether this one may.
-            match self.permission.take() {
+            match self.permission.take().map(|permission| *permission) {
                 None => return self.ask_permission(request),
                 Some(Err(reply)) => {
                     self.count(1, command);
@@ -123,12 +123,12 @@ impl Client {
 
     /// Whether the client's user may subscribe to what the request at hand asks for, or why that is not known.
     pub(super) fn permission_told(&mut self, told: Result<Result<(), Vec<u8>>, PinError>) {
-        self.permission = Some(match told {
+        self.permission = Some(Box::new(match told {
             Ok(permission) => permission,
             Err(PinError::Refused(reply)) => Err(reply),
             Err(PinError::Timeout) => Err(NONE_FREE.to_vec()),
             Err(PinError::Unreachable) => Err(UNREACHABLE.to_vec()),
-        });
+        }));
     }
 
     /// PUBSUB NUMSUB and SHARDNUMSUB: the server counts connections, its users mean clients.

@@ -125,9 +125,9 @@ pub struct Client {
     /// It is subscribed, in RESP2: it may do little else.
     pub(super) is_listening: bool,
     /// Whether its user may subscribe to what the request at hand asks for, as far as that is known.
-    pub(super) permission: Option<Result<(), Vec<u8>>>,
+    pub(super) permission: Option<Box<Result<(), Vec<u8>>>>,
     /// What its blocking call has come to.
-    pub(super) line: Option<Line>,
+    pub(super) line: Option<Box<Line>>,
     /// WAIT was preceded by what it needs.
     pub(super) wait_ready: bool,
     /// The server cannot take the requests that are here: each is answered with this.
@@ -620,7 +620,7 @@ impl Drop for Client {
         self.site.upstream.subscriptions.leave(self.card.id());
         // In this order: its turn in line, the connections lent to it, its socket, its place.
         self.wait = Wait::Nothing;
-        if let Some(Line::Over(blocked, outcome)) = self.line.take() {
+        if let Some(Line::Over(blocked, outcome)) = self.line.take().map(|line| *line) {
             blocked.refuse(outcome);
         }
         self.resident.end_redirection();

@@ -32,14 +32,14 @@ impl Client {
         {
             return None;
         }
-        match self.line.take() {
+        match self.line.take().map(|line| *line) {
             Some(Line::Over(blocked, outcome)) => {
                 self.end_line(&blocked, outcome);
                 return Some(Next::Used(request.bytes().len()));
             }
             Some(Line::OwnConnection) => {
                 // Looked at again when there is one.
-                self.line = Some(Line::OwnConnection);
+                self.line = Some(Box::new(Line::OwnConnection));
                 return None;
             }
             None => {}
@@ -65,10 +65,10 @@ impl Client {
         self.flag(Flag::Blocked, false);
         self.resident.may_be_silent.set(self.card.has(Flag::Pubsub));
         self.resident.blocked.borrow_mut().take();
-        self.line = Some(match outcome {
+        self.line = Some(Box::new(match outcome {
             Outcome::OwnConnection => Line::OwnConnection,
             outcome => Line::Over(blocked, outcome),
-        });
+        }));
     }
 
     fn end_line(&mut self, blocked: &Blocked, outcome: Outcome) {
