@@ -13,6 +13,7 @@ mod protocol;
 mod pubsub;
 mod streams;
 mod tls;
+mod tls_flow;
 mod tracking;
 mod transactions;
 mod waits;

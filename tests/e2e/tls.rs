@@ -10,22 +10,22 @@ use std::time::Duration;
 use rustls::pki_types::ServerName;
 use rustls::{ClientConfig, ClientConnection};
 
-use crate::harness::{Client, PATIENCE, Pair, Pki, Redis, Respool, Value, encode, eventually};
+use crate::harness::{Client, Pair, Pki, Redis, Respool, Value, encode, eventually};
 
 /// `upstream.tls` with the test's authority and `more`.
-fn upstream_tls(pki: &Pki, more: &str) -> String {
+pub(crate) fn upstream_tls(pki: &Pki, more: &str) -> String {
     format!(
         "tls = {{ enabled = true, ca_file = \"{}\"{more} }}",
         pki.ca_file().display()
     )
 }
 
-fn listener_tls(own: &Pair, more: &str) -> String {
+pub(crate) fn listener_tls(own: &Pair, more: &str) -> String {
     format!("tls = {{ {}{more} }}", own.toml())
 }
 
 /// A server and a respool with TLS between them and to the clients.
-fn both_sides(pki: &Pki) -> (Redis, Respool) {
+pub(crate) fn both_sides(pki: &Pki) -> (Redis, Respool) {
     let own = pki.issue("server", &["127.0.0.1", "localhost"]);
     let redis = Redis::start_tls(pki, &own, &[]);
     let respool = Respool::before(&redis.tls_addr())
@@ -484,152 +484,6 @@ fn a_handshake_that_does_not_go_on_is_ended() {
         "respool_client_disconnects_total{group=\"default\",reason=\"handshake_timeout\"}";
     eventually(|| respool.metric(timeouts) == 2.0, "both are counted");
     eventually(|| respool.clients_of("default") == 0, "nobody is left");
-}
-
-#[test]
-fn records_may_come_byte_by_byte() {
-    let pki = Pki::new();
-    let (_redis, respool) = both_sides(&pki);
-    let mut socket = TcpStream::connect(respool.addr()).expect("respool listens");
-    socket.set_nodelay(true).expect("it can be set");
-    socket
-        .set_read_timeout(Some(PATIENCE))
-        .expect("it can be set");
-    let name = ServerName::try_from("localhost").expect("a name");
-    let mut session = ClientConnection::new(pki.client(None), name).expect("a session");
-    session
-        .writer()
-        .write_all(&[encode(&["SET", "k", "v"]), encode(&["GET", "k"])].concat())
-        .expect("a small buffer");
-    let mut replies = Vec::new();
-    while replies.len() < b"+OK\r\n$1\r\nv\r\n".len() {
-        let mut out = Vec::new();
-        while session.wants_write() {
-            session.write_tls(&mut out).expect("a Vec takes everything");
-        }
-        for byte in out {
-            socket.write_all(&[byte]).expect("respool reads");
-        }
-        let mut byte = [0];
-        assert_eq!(
-            socket.read(&mut byte).expect("an answer"),
-            1,
-            "the connection ended"
-        );
-        session.read_tls(&mut &byte[..]).expect("room for a byte");
-        let state = session.process_new_packets().expect("proper TLS");
-        let mut plain = vec![0; state.plaintext_bytes_to_read()];
-        session
-            .reader()
-            .read_exact(&mut plain)
-            .expect("it is there");
-        replies.extend(plain);
-    }
-    assert_eq!(replies, b"+OK\r\n$1\r\nv\r\n");
-}
-
-#[test]
-fn sixteen_mebibytes_pass_both_sides_while_nobody_reads() {
-    const REQUESTS: usize = 4096;
-    let pki = Pki::new();
-    let (_redis, respool) = both_sides(&pki);
-    let mut client = respool.tls_client(&pki.client(None));
-    client.shrink_receive_buffer(64 * 1024);
-    let value = |n: usize| format!("{n:08}").repeat(512);
-    for n in 0..REQUESTS {
-        client.send(encode(&["ECHO", &value(n)]));
-    }
-    for n in 0..REQUESTS {
-        assert_eq!(client.reply(), Value::bulk(value(n)), "reply {n}");
-    }
-    client.ping();
-    respool.assert_alive();
-}
-
-#[test]
-fn a_value_of_sixteen_mebibytes_comes_back() {
-    let pki = Pki::new();
-    let (_redis, respool) = both_sides(&pki);
-    let mut client = respool.tls_client(&pki.client(None));
-    let value: String = (0..2 << 20).map(|n| format!("{n:08x}")).collect();
-    assert_eq!(client.cmd(&["SET", "large", &value]), Value::ok());
-    assert_eq!(client.cmd(&["STRLEN", "large"]), Value::Int(16 << 20));
-    for _ in 0..2 {
-        assert!(
-            client.cmd(&["GET", "large"]) == Value::bulk(&value),
-            "the value differs"
-        );
-    }
-}
-
-#[test]
-fn messages_reach_a_subscriber_that_reads_late() {
-    let pki = Pki::new();
-    let (_redis, respool) = both_sides(&pki);
-    let mut subscriber = respool.tls_client(&pki.client(None));
-    subscriber.shrink_receive_buffer(16 * 1024);
-    subscriber.cmd(&["SUBSCRIBE", "news"]);
-    let mut publisher = respool.tls_client(&pki.client(None));
-    let message = "m".repeat(200_000);
-    for n in 0..20 {
-        let text = format!("{n}:{message}");
-        assert_eq!(publisher.cmd(&["PUBLISH", "news", &text]), Value::Int(1));
-    }
-    for n in 0..20 {
-        let got = subscriber.reply();
-        assert_eq!(
-            got.items()[2],
-            Value::bulk(format!("{n}:{message}")),
-            "message {n}"
-        );
-    }
-}
-
-#[test]
-fn who_says_goodbye_gets_its_replies_and_a_goodbye() {
-    let pki = Pki::new();
-    let (_redis, respool) = both_sides(&pki);
-    let name = ServerName::try_from("localhost").expect("a name");
-    let mut session = ClientConnection::new(pki.client(None), name).expect("a session");
-    let mut socket = TcpStream::connect(respool.addr()).expect("respool listens");
-    socket
-        .set_read_timeout(Some(PATIENCE))
-        .expect("it can be set");
-    while session.is_handshaking() {
-        session.complete_io(&mut socket).expect("a handshake");
-    }
-    let mut tls = rustls::Stream::new(&mut session, &mut socket);
-    tls.write_all(&encode(&["INCR", "n"]).repeat(1000))
-        .expect("respool reads");
-    tls.conn.send_close_notify();
-    tls.flush().expect("respool reads");
-    let mut replies = String::new();
-    // An end without a goodbye would be an error here.
-    tls.read_to_string(&mut replies)
-        .expect("replies and a goodbye");
-    assert_eq!(replies.lines().count(), 1000);
-    assert!(replies.ends_with(":1000\r\n"), "{replies}");
-}
-
-#[test]
-fn a_drain_says_goodbye_through_tls() {
-    let pki = Pki::new();
-    let (_redis, respool) = both_sides(&pki);
-    let name = ServerName::try_from("localhost").expect("a name");
-    let mut session = ClientConnection::new(pki.client(None), name).expect("a session");
-    let mut socket = TcpStream::connect(respool.addr()).expect("respool listens");
-    socket
-        .set_read_timeout(Some(PATIENCE))
-        .expect("it can be set");
-    let mut tls = rustls::Stream::new(&mut session, &mut socket);
-    tls.write_all(&encode(&["PING"])).expect("respool reads");
-    tls.read_exact(&mut [0; 7]).expect("+PONG");
-    let mut shaking = respool.client();
-    respool.terminate();
-    // An end without a goodbye would be an error here.
-    assert_eq!(tls.read(&mut [0; 1]).expect("a goodbye"), 0);
-    shaking.expect_end();
-    assert!(respool.wait().success());
 }
 
 #[test]
