@@ -68,9 +68,19 @@ fn check(path: &Path) -> ExitCode {
         None => ExitCode::FAILURE,
         Some(settings) => {
             say(&config::report(&settings));
+            for warning in &settings.warnings {
+                say(&warning_text(path, warning));
+            }
             ExitCode::SUCCESS
         }
     }
+}
+
+fn warning_text(path: &Path, warning: &config::Problem) -> String {
+    let line = warning
+        .line
+        .map_or_else(String::new, |line| format!(":{line}"));
+    format!("warning: {}{line}: {warning}", path.display())
 }
 
 fn healthcheck(admin: SocketAddr) -> ExitCode {

@@ -17,7 +17,9 @@ use crate::command::PinReason;
 use crate::config::{Listener, Settings};
 use crate::identity::{Identity, Peer, Registry};
 use crate::telemetry::{ServerHealth, WorkerCounters};
-use crate::transport::{Accepted, Bound, bind, raise_descriptor_limit};
+use crate::transport::{
+    Accepted, AcceptedSocket, Bound, Connector, TlsAcceptor, bind, raise_descriptor_limit,
+};
 use crate::upstream::Process;
 use crate::worker::{Charge, Listening, Message, Newcomer, Worker, mailbox};
 
@@ -93,8 +95,15 @@ async fn serve(settings: Arc<Settings>) -> Result<(), StartError> {
         })?),
     };
     let start = Instant::now();
-    let (door, view) =
-        open(&settings, start).map_err(|error| StartError(format!("cannot start: {error}")))?;
+    for warning in &settings.warnings {
+        tracing::warn!("{warning}");
+    }
+    let shown = acceptors
+        .iter()
+        .filter_map(|(bound, listener)| Some((listener.name.clone(), Arc::clone(bound.tls()?))))
+        .collect();
+    let (door, view) = open(&settings, start, shown)
+        .map_err(|error| StartError(format!("cannot start: {error}")))?;
     let door = Arc::new(door);
     let (over, ended) = watch::channel(false);
     if let Some(listener) = admin_listener {
@@ -157,8 +166,14 @@ async fn end(settings: &Settings, door: &Door, mut signals: Signals) {
     }
 }
 
-fn open(settings: &Arc<Settings>, start: Instant) -> io::Result<(Door, View)> {
+fn open(
+    settings: &Arc<Settings>,
+    start: Instant,
+    shown: Vec<(String, Arc<TlsAcceptor>)>,
+) -> io::Result<(Door, View)> {
     let upstream = &settings.upstream;
+    let tls = upstream.tls.as_ref().map(Connector::new).transpose();
+    let tls = tls.map_err(io::Error::other)?.map(Arc::new);
     let workers = settings.workers;
     let max_pinned = settings
         .groups
@@ -176,6 +191,7 @@ fn open(settings: &Arc<Settings>, start: Instant) -> io::Result<(Door, View)> {
         budget: Arc::clone(&budget),
         health: Arc::new(ServerHealth::new(upstream.address.to_string())),
         server: Default::default(),
+        tls: tls.into(),
         queued: Default::default(),
         audiences: Default::default(),
         seats_wanted: Default::default(),
@@ -221,6 +237,7 @@ fn open(settings: &Arc<Settings>, start: Instant) -> io::Result<(Door, View)> {
             .iter()
             .map(|worker| Arc::clone(&worker.counters))
             .collect(),
+        shown,
         started: SystemTime::now(),
     };
     let door = Door {
@@ -258,12 +275,12 @@ async fn accept(bound: Bound, listener: Listener, door: Arc<Door>) {
     };
     loop {
         let socket = acceptor.accept().await;
-        let (peer, laddr) = match &socket {
-            Accepted::Tcp(stream, peer) => {
+        let (peer, laddr) = match &socket.socket {
+            AcceptedSocket::Tcp(stream, peer) => {
                 let laddr = own.unwrap_or_else(|| stream.local_addr().unwrap_or(*peer));
                 (Peer::Tcp(*peer), Peer::Tcp(laddr))
             }
-            Accepted::Unix(_) => {
+            AcceptedSocket::Unix(_) => {
                 let path: Arc<str> = name.strip_prefix("unix:").unwrap_or(&name).into();
                 (Peer::Unix(Arc::clone(&path)), Peer::Unix(path))
             }
@@ -333,17 +350,7 @@ impl Door {
                     .send(Message::Rejected(socket, text, permit))
                     .await;
             }
-            _ => {
-                // Written without waiting; whoever does not take it is closed all the same.
-                let _ = match &socket {
-                    Accepted::Tcp(stream, _) => io::Write::write(&mut &*stream, &text),
-                    Accepted::Unix(stream) => io::Write::write(&mut &*stream, &text),
-                };
-                let _ = match &socket {
-                    Accepted::Tcp(stream, _) => stream.shutdown(std::net::Shutdown::Write),
-                    Accepted::Unix(stream) => stream.shutdown(std::net::Shutdown::Write),
-                };
-            }
+            _ => socket.turn_away(&text),
         }
     }
 

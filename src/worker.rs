@@ -2,6 +2,8 @@
 //!
 //! Invariant: what a worker owns never leaves its thread; the rest of the process reaches it by messages only.
 
+mod arrival;
+
 use std::io;
 use std::pin::Pin;
 use std::rc::Rc;
@@ -10,17 +12,16 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
-use tokio::net::{TcpStream, UnixStream};
 use tokio::runtime::{Builder, LocalOptions};
 use tokio::sync::{mpsc, oneshot};
 
 use crate::admission::{Admission, HoldPermit, Permit};
-use crate::client::{Arrived, Client, Errand, Errands, Site, hold};
+use crate::client::{Errand, Errands, Site};
 use crate::command::DenySet;
 use crate::identity::{Identity, Peer, Registry};
 use crate::resp::speak::encode_request;
 use crate::telemetry::WorkerCounters;
-use crate::transport::{Accepted, Stream};
+use crate::transport::Accepted;
 use crate::upstream::{Process, Thread, Upstream};
 
 /// Messages a worker may be behind with before whoever sends them waits.
@@ -257,52 +258,14 @@ async fn serve(
 fn take(site: &Rc<Site>, message: Message) {
     site.thread.clock.refresh();
     match message {
-        Message::Arrived(newcomer) => arrive(site, *newcomer),
-        Message::Rejected(socket, text, permit) => match stream(socket) {
-            Ok(stream) => {
-                let (thread, stream) = (Rc::clone(&site.thread), Rc::new(stream));
-                tokio::task::spawn_local(hold(thread, stream, text, Vec::new(), permit));
-            }
-            Err(error) => tracing::debug!("a rejected socket could not be held: {error}"),
-        },
+        Message::Arrived(newcomer) => arrival::arrive(site, *newcomer),
+        Message::Rejected(socket, text, permit) => {
+            tokio::task::spawn_local(arrival::reject(Rc::clone(site), socket, text, permit));
+        }
         Message::Errand(errand) => site.run(errand),
         Message::Reclaim => site.upstream.give_up_idle(),
         Message::Drain => site.drain(),
         Message::Listen(_) | Message::Stop => {}
-    }
-}
-
-fn arrive(site: &Rc<Site>, newcomer: Newcomer) {
-    let Newcomer {
-        socket,
-        permit,
-        identity,
-        laddr,
-        seat,
-    } = newcomer;
-    let stream = match stream(socket) {
-        Ok(stream) => stream,
-        Err(error) => return tracing::warn!("a client could not be served: {error}"),
-    };
-    let client = Client::new(
-        Rc::clone(site),
-        Arrived {
-            stream,
-            permit,
-            identity,
-            laddr,
-        },
-    );
-    tokio::task::spawn_local(async move {
-        client.run().await;
-        drop(seat);
-    });
-}
-
-fn stream(socket: Accepted) -> io::Result<Stream> {
-    match socket {
-        Accepted::Tcp(socket, _) => TcpStream::from_std(socket).map(Stream::Tcp),
-        Accepted::Unix(socket) => UnixStream::from_std(socket).map(Stream::Unix),
     }
 }
 

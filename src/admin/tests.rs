@@ -13,6 +13,8 @@ use crate::telemetry::{GroupRow, Reload, ServerHealth, Standing, UpstreamCounts}
 
 fn scrape() -> Scrape {
     let standing = Standing {
+        certificates: Vec::new(),
+        warnings: Vec::new(),
         groups: vec![GroupRow {
             name: "default".into(),
             connections: 3,

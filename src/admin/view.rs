@@ -4,14 +4,20 @@ use std::sync::Arc;
 use std::time::SystemTime;
 
 use crate::admission::Admission;
+use crate::config::UnixSeconds;
 use crate::identity::{Card, Flag, Registry, shown_user};
 use crate::telemetry::{
-    ClientRow, GroupRow, Reload, Scrape, ServerHealth, Standing, UpstreamCounts, WorkerCounters,
+    CertificateRow, ClientRow, GroupRow, Reload, Scrape, ServerHealth, Standing, UpstreamCounts,
+    WorkerCounters,
 };
+use crate::transport::TlsAcceptor;
 use crate::upstream::Process;
 
 /// A client silent for this long counts as idle.
 const IDLE_MS: u64 = 1_000;
+
+/// A certificate that is good for less than this is warned of: two weeks.
+const ENDS_SOON_SECONDS: u64 = 14 * 24 * 3600;
 
 /// Clients named in `/status`.
 const TOP_CLIENTS: usize = 20;
@@ -26,6 +32,8 @@ pub struct View {
     pub registry: Arc<Registry>,
     /// What the workers count.
     pub counters: Vec<Arc<WorkerCounters>>,
+    /// What listeners show their clients, with their addresses.
+    pub shown: Vec<(String, Arc<TlsAcceptor>)>,
     /// When respool started, and last read its configuration.
     pub started: SystemTime,
 }
@@ -37,6 +45,7 @@ impl View {
         let cards = self.registry.list();
         let (shared, pinned, subscription) = self.process.budget.counts();
         let health: &ServerHealth = &self.process.health;
+        let certificates = self.certificates();
         let standing = Standing {
             groups: self.groups(&cards, now_ms),
             upstream: UpstreamCounts {
@@ -53,9 +62,62 @@ impl View {
             },
             held_rejected: self.admission.held() as u64,
             top_clients: self.top_clients(cards, now_ms),
+            warnings: self.warnings(&certificates),
+            certificates,
             uptime: self.process.start.elapsed(),
         };
         Scrape::gather(&self.counters, standing)
+    }
+
+    /// Those of the server, of respool towards it, and of the listeners.
+    fn certificates(&self) -> Vec<CertificateRow> {
+        let mut rows = Vec::new();
+        if let Some(tls) = &self.process.settings.upstream.tls {
+            let name = tls.server_name.to_str().into_owned();
+            let server = self.process.health.snapshot().certificate_not_after;
+            let own = tls
+                .identity
+                .as_ref()
+                .map(|pair| pair.certificate.not_after.0);
+            for (role, not_after) in [("server", server), ("upstream", own)] {
+                rows.extend(not_after.map(|not_after| CertificateRow {
+                    role,
+                    name: name.clone(),
+                    not_after,
+                }));
+            }
+        }
+        rows.extend(self.shown.iter().map(|(name, tls)| CertificateRow {
+            role: "listener",
+            name: name.clone(),
+            not_after: tls.current().not_after().0,
+        }));
+        rows
+    }
+
+    /// What was worth a word at the start and still is, and certificates that end soon.
+    fn warnings(&self, certificates: &[CertificateRow]) -> Vec<String> {
+        let now = UnixSeconds::of(SystemTime::now());
+        let of_settings = self.process.settings.warnings.iter();
+        let mut warnings: Vec<String> = of_settings
+            // Certificates are judged by the time of now.
+            .filter(|warning| !warning.key.ends_with(".cert_file"))
+            .map(ToString::to_string)
+            .collect();
+        for row in certificates {
+            let until = UnixSeconds(row.not_after);
+            let (role, name) = (row.role, &row.name);
+            if now > until {
+                warnings.push(format!(
+                    "the certificate of the {role} {name:?} expired at {until}"
+                ));
+            } else if until.0 - now.0 < ENDS_SOON_SECONDS {
+                warnings.push(format!(
+                    "the certificate of the {role} {name:?} expires at {until}"
+                ));
+            }
+        }
+        warnings
     }
 
     fn groups(&self, cards: &[Arc<Card>], now_ms: u64) -> Vec<GroupRow> {

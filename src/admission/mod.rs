@@ -79,6 +79,9 @@ impl Rule {
                 .user
                 .as_ref()
                 .is_none_or(|glob| glob.0.is_match(as_path(identity.shown_user())))
+            && wanted.certificate_name.as_ref().is_none_or(|glob| {
+                !identity.certificate.is_empty() && glob.0.is_match(&*identity.certificate)
+            })
     }
 }
 

@@ -37,6 +37,8 @@ pub struct Arrived {
     pub identity: Identity,
     /// Where it connected to.
     pub laddr: Peer,
+    /// When it connected, in the worker's microseconds.
+    pub arrived_micros: u64,
 }
 
 /// What a client waits for before its next request is looked at.
@@ -150,6 +152,7 @@ impl Client {
             permit,
             identity,
             laddr,
+            arrived_micros,
         } = arrived;
         let fd = stream.descriptor();
         let stream = Rc::new(stream);
@@ -174,7 +177,7 @@ impl Client {
             blocked: None.into(),
             may_be_silent: false.into(),
             is_waiting: false.into(),
-            arrived_micros: site.thread.clock.now_micros(),
+            arrived_micros,
             idle_timeout: site.thread.settings.groups[group as usize]
                 .idle_timeout
                 .into(),

@@ -14,7 +14,7 @@ use super::problem::Problem;
 use super::value::word_of_host;
 use super::{
     Address, AtLimit, Group, Limits, Listener, Log, LogFormat, Match, Mode, OnSubscriptionLoss,
-    Per, Queue, Reconnect, Secret, Settings, Upstream,
+    Per, Queue, Reconnect, Secret, Settings, Upstream, UpstreamTls, access, tls,
 };
 
 /// What stands around the file.
@@ -36,17 +36,21 @@ pub(super) fn settings(file: &File, around: &Surroundings<'_>) -> (Settings, Vec
         problems.push(problem);
         None
     });
-    let upstream = upstream(file, password);
+    let (tls, wrong) = tls::upstream(file, around, &address(file, "upstream.address"));
+    problems.extend(wrong);
+    let upstream = upstream(file, password, tls);
     let limits = limits(file);
+    let listeners: Vec<Listener> = (0..file.tables("listener"))
+        .map(|index| listener(file, around, &format!("listener[{index}]"), &mut problems))
+        .collect();
     let settings = Settings {
         workers: workers(file, around.machine, &upstream),
         instance: file
             .text("instance")
             .unwrap_or_else(|| word_of_host(&around.machine.host_name)),
         drain_timeout: time(file, "drain_timeout"),
-        listeners: (0..file.tables("listener"))
-            .map(|index| listener(file, &format!("listener[{index}]")))
-            .collect(),
+        warnings: tls::warnings(file, upstream.tls.as_ref(), &listeners, around.machine.now),
+        listeners,
         groups: groups(file, limits.idle_timeout),
         upstream,
         limits,
@@ -72,9 +76,7 @@ fn missing(file: &File) -> Vec<Problem> {
             "upstream" => continue,
             "listener" if file.tables("listener") > 0 => continue,
             "listener" | "upstream.address" => vec![table.to_owned()],
-            _ => (0..file.tables(table))
-                .map(|index| format!("{table}[{index}]"))
-                .collect(),
+            _ => file.written(table),
         };
         for table in tables {
             let path = if table.is_empty() {
@@ -91,6 +93,10 @@ fn missing(file: &File) -> Vec<Problem> {
                     "upstream.address" => (
                         "missing",
                         "add the server's address to [upstream]".to_owned(),
+                    ),
+                    _ if key_of(&table).contains('.') => (
+                        "missing",
+                        format!("add {name} = \"...\" to this {}", key_of(&table)),
                     ),
                     _ => (
                         "missing",
@@ -117,14 +123,25 @@ fn workers(file: &File, machine: &Machine, upstream: &Upstream) -> usize {
     file.count("workers").map_or(default, to_usize)
 }
 
-fn listener(file: &File, path: &str) -> Listener {
+fn listener(
+    file: &File,
+    around: &Surroundings<'_>,
+    path: &str,
+    problems: &mut Vec<Problem>,
+) -> Listener {
     let address = address(file, &format!("{path}.address"));
+    let (tls, wrong) = tls::listener(file, around, path);
+    problems.extend(wrong);
+    let (access, wrong) = access::access(file, path);
+    problems.extend(wrong);
     Listener {
         name: address.to_string(),
         address,
         backlog: number(file, &format!("{path}.backlog"))
             .try_into()
             .unwrap_or(u32::MAX),
+        tls,
+        access,
     }
 }
 
@@ -136,7 +153,7 @@ fn shared_connections(file: &File) -> usize {
         .map_or(default, to_usize)
 }
 
-fn upstream(file: &File, password: Option<Secret>) -> Upstream {
+fn upstream(file: &File, password: Option<Secret>, tls: Option<UpstreamTls>) -> Upstream {
     Upstream {
         address: address(file, "upstream.address"),
         max_connections: number(file, "upstream.max_connections"),
@@ -161,6 +178,7 @@ fn upstream(file: &File, password: Option<Secret>) -> Upstream {
         },
         username: file.text("upstream.username"),
         password,
+        tls,
     }
 }
 
@@ -288,6 +306,7 @@ fn group(file: &File, path: &str, idle_timeout: Duration) -> Group {
             listener: file.glob(&at("match.listener")),
             client_name: file.glob(&at("match.client_name")),
             user: file.glob(&at("match.user")),
+            certificate_name: file.glob(&at("match.certificate_name")),
         },
         per: match file.choice(&at("per")) {
             Some("address") => Per::Address,
@@ -333,7 +352,7 @@ fn address(file: &File, path: &str) -> Address {
         .unwrap_or(Address::Unix(std::path::PathBuf::new()))
 }
 
-fn time(file: &File, path: &str) -> Duration {
+pub(super) fn time(file: &File, path: &str) -> Duration {
     file.duration(path).unwrap_or_default()
 }
 

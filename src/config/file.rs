@@ -92,6 +92,12 @@ impl File {
             .count()
     }
 
+    /// The paths of all that is written under the key `table`.
+    pub(super) fn written(&self, table: &str) -> Vec<String> {
+        let is_one = |path: &&String| key_of(path) == table && !keys_of_many(table, path);
+        self.entries.keys().filter(is_one).cloned().collect()
+    }
+
     pub(super) fn count(&self, path: &str) -> Option<u64> {
         match self.value(path)? {
             Value::Count(count) => Some(count),
@@ -120,6 +126,13 @@ impl File {
         }
     }
 
+    pub(super) fn mode(&self, path: &str) -> Option<u32> {
+        match self.value(path)? {
+            Value::Mode(mode) => Some(mode),
+            _ => None,
+        }
+    }
+
     pub(super) fn choice(&self, path: &str) -> Option<&'static str> {
         match self.value(path)? {
             Value::Choice(word) => Some(word),
@@ -140,6 +153,11 @@ impl File {
             _ => None,
         }
     }
+}
+
+/// Whether `path` is the list of all `[[table]]` rather than one of them.
+fn keys_of_many(table: &str, path: &str) -> bool {
+    table == path && keys::find(table).is_some_and(|key| matches!(key.kind, Kind::Tables))
 }
 
 /// The key of a path: the path without its indices.

@@ -26,6 +26,8 @@ pub(super) enum Kind {
     Size { min: u64, max: u64 },
     /// `true` or `false`.
     Flag,
+    /// Permission bits of a file, as octal text.
+    Mode,
     /// One of these words; the `later` ones belong to a version to come.
     Choice {
         of: &'static [&'static str],
@@ -79,6 +81,7 @@ impl Key {
             Kind::Duration { .. } => "duration",
             Kind::Size { .. } => "size",
             Kind::Flag => "`true`, `false`",
+            Kind::Mode => "mode",
             Kind::Choice { of, .. } => {
                 let quoted: Vec<String> = of.iter().map(|word| format!("`\"{word}\"`")).collect();
                 return quoted.join(", ");
@@ -206,9 +209,6 @@ const TIB: u64 = MIB * MIB;
 /// More sockets than a server or a process can hold anyway: what is past it is a slip of the finger.
 const MANY: u64 = 10_000_000;
 
-const WITHOUT_TLS: &str = "remove it; clients connect without TLS";
-const LOCAL_TUNNEL: &str = "remove it; a server that wants TLS is reached through a TLS tunnel on this host, such as stunnel";
-
 use Fallback::{Absent, From, Is, Required};
 
 #[rustfmt::skip]
@@ -221,7 +221,13 @@ const KEYS: &[Key] = &[
     key("listener", Kind::Tables, Required),
     key("listener.address", Kind::Address, Required),
     key("listener.backlog", count(1, 65_535), Is("1024")),
-    key("listener.tls", Kind::Later(WITHOUT_TLS), Absent),
+    key("listener.mode", Kind::Mode, Absent),
+    key("listener.owner", Kind::Text, Absent),
+    key("listener.group", Kind::Text, Absent),
+    key("listener.tls", Kind::Table, Absent),
+    key("listener.tls.cert_file", Kind::Text, Required),
+    key("listener.tls.key_file", Kind::Text, Required),
+    key("listener.tls.client_ca_file", Kind::Text, Absent),
     key("listener.proxy_protocol_from", Kind::Later("remove it; clients are known by the address of their socket"), Absent),
 
     key("upstream", Kind::Table, Required),
@@ -245,7 +251,14 @@ const KEYS: &[Key] = &[
     key("upstream.password", Kind::Secret, Absent),
     key("upstream.password_file", Kind::Text, Absent),
     key("upstream.password_env", Kind::Text, Absent),
-    key("upstream.tls", Kind::Later(LOCAL_TUNNEL), Absent),
+    key("upstream.tls", Kind::Table, Absent),
+    key("upstream.tls.enabled", Kind::Flag, Is("false")),
+    key("upstream.tls.ca_file", Kind::Text, Absent),
+    key("upstream.tls.server_name", Kind::Text, From("the host of `upstream.address`")),
+    key("upstream.tls.cert_file", Kind::Text, Absent),
+    key("upstream.tls.key_file", Kind::Text, Absent),
+    key("upstream.tls.handshake_timeout", time(), Is("\"5s\"")),
+    key("upstream.tls.insecure_skip_verify", Kind::Flag, Is("false")),
 
     key("limits", Kind::Table, Absent),
     key("limits.max_clients", count(1, MANY), Is("10000")),
@@ -269,7 +282,8 @@ const KEYS: &[Key] = &[
     key("group.match.listener", Kind::Glob, Absent),
     key("group.match.client_name", Kind::Glob, Absent),
     key("group.match.user", Kind::Glob, Absent),
-    key("group.match.process", Kind::Later("remove it; match by address, listener, client_name or user"), Absent),
+    key("group.match.certificate_name", Kind::Glob, Absent),
+    key("group.match.process", Kind::Later("remove it; match by address, listener, client_name, user or certificate_name"), Absent),
     key("group.per", Kind::Choice { of: &["group", "address", "client_name", "user"], later: &["process"] }, Is("\"group\"")),
     key("group.max_connections", count(1, MANY), Absent),
     key("group.warn_connections", count(1, MANY), Absent),

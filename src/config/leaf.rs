@@ -19,6 +19,7 @@ pub(super) enum Value {
     Duration(Duration),
     Size(u64),
     Flag(bool),
+    Mode(u32),
     Choice(&'static str),
     Address(Address),
     SocketAddress(SocketAddr),
@@ -52,6 +53,7 @@ pub(super) fn leaf(kind: Kind, value: &Spanned<DeValue<'_>>) -> Result<Value, Ve
             DeValue::Boolean(flag) => Ok(Value::Flag(*flag)),
             other => Err(mismatch(other, "true or false without quotes")),
         },
+        Kind::Mode => mode(found).map(Value::Mode),
         Kind::Choice { of, later } => choice(found, of, later).map(Value::Choice),
         Kind::Address => string(found).and_then(value::address).map(Value::Address),
         Kind::SocketAddress => string(found)
@@ -161,6 +163,20 @@ fn size(found: &DeValue<'_>, min: u64, max: u64) -> Result<u64, Wrong> {
             format!("write at most \"{most}\""),
         )),
         bytes => Ok(bytes),
+    }
+}
+
+fn mode(found: &DeValue<'_>) -> Result<u32, Wrong> {
+    // Without quotes it would be decimal, and 660 something else than meant.
+    let Some(text) = found.as_str() else {
+        return Err(mismatch(found, "a mode in quotes such as \"0660\""));
+    };
+    match u32::from_str_radix(text, 8) {
+        Ok(mode) if mode <= 0o777 && text.len() <= 4 => Ok(mode),
+        _ => Err(wrong(
+            format!("{} is not a mode", shown(text)),
+            "write three octal digits, such as \"0660\": owner, group, others; connecting takes the right to write",
+        )),
     }
 }
 

@@ -68,8 +68,8 @@ pub fn parse(
     }
 }
 
-/// The text of a file, wiped when dropped; the error is one line and without anything of the content.
-pub(super) fn read_text(path: &Path) -> Result<Zeroizing<String>, String> {
+/// The bytes of a file, wiped when dropped; the error is one line and without anything of the content.
+pub(super) fn read_bytes(path: &Path) -> Result<Zeroizing<Vec<u8>>, String> {
     let file = std::fs::File::open(path).map_err(|error| error.to_string())?;
     let mut bytes = Zeroizing::new(Vec::new());
     file.take(LONGEST_FILE + 1)
@@ -78,6 +78,12 @@ pub(super) fn read_text(path: &Path) -> Result<Zeroizing<String>, String> {
     if bytes.len() as u64 > LONGEST_FILE {
         return Err("longer than 1 MiB".to_owned());
     }
+    Ok(bytes)
+}
+
+/// The text of a file, as [`read_bytes`].
+pub(super) fn read_text(path: &Path) -> Result<Zeroizing<String>, String> {
+    let bytes = read_bytes(path)?;
     match std::str::from_utf8(&bytes) {
         Ok(text) => Ok(Zeroizing::new(text.to_owned())),
         Err(error) => {

@@ -1,5 +1,9 @@
 //! The facts of the machine that a configuration is checked against.
 
+use std::time::SystemTime;
+
+use super::UnixSeconds;
+
 /// What the machine offers; passed into the checks, so that they are the same on every machine in tests.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Machine {
@@ -9,6 +13,8 @@ pub struct Machine {
     pub file_descriptors: usize,
     /// The host's name.
     pub host_name: String,
+    /// The time by its clock.
+    pub now: UnixSeconds,
 }
 
 impl Machine {
@@ -24,6 +30,7 @@ impl Machine {
                 .nodename()
                 .to_string_lossy()
                 .into_owned(),
+            now: UnixSeconds::of(SystemTime::now()),
         }
     }
 }

@@ -3,6 +3,8 @@
 //! Two types: the file as written (`file`), and [`Settings`], which can only be built valid (`check`). All problems are
 //! told at once ([`Problems`]). Invariant: a [`Settings`] that reached a caller has passed every check of this module.
 
+mod access;
+mod certificate;
 mod check;
 mod conflicts;
 mod file;
@@ -12,17 +14,21 @@ mod load;
 mod machine;
 mod problem;
 mod report;
+mod tls;
 mod value;
 
 use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::time::Duration;
 
+pub use access::Access;
+pub use certificate::{Certificate, UnixSeconds};
 pub use keys::{Key, keys};
 pub use load::{load, parse};
 pub use machine::Machine;
 pub use problem::{Problem, Problems};
 pub use report::report;
+pub use tls::{Authorities, ListenerTls, Pair, UpstreamTls, Verification, provider};
 
 /// Everything respool runs by. Built only by the checks of this module, so that every value in it is usable as it is.
 #[derive(Debug, Clone)]
@@ -45,6 +51,8 @@ pub struct Settings {
     pub admin: Option<SocketAddr>,
     /// How respool logs.
     pub log: Log,
+    /// What is no mistake and yet worth a word at the start.
+    pub warnings: Vec<Problem>,
 }
 
 impl Settings {
@@ -112,6 +120,10 @@ pub struct Listener {
     pub name: String,
     /// Length of the kernel's queue of connections not yet accepted.
     pub backlog: u32,
+    /// TLS, if its clients speak it.
+    pub tls: Option<ListenerTls>,
+    /// Who may connect, where it is a unix socket.
+    pub access: Access,
 }
 
 /// The server and the pool of connections to it.
@@ -123,7 +135,7 @@ pub struct Upstream {
     pub max_connections: usize,
     /// Of these carry multiplexed traffic; at least 1 and fewer than `max_connections`.
     pub shared_connections: usize,
-    /// Bound of one TCP connect with the handshake that follows it.
+    /// Bound of one connect with its handshake; that of TLS has one of its own.
     pub connect_timeout: Duration,
     /// Without any progress for this long while replies are due, the connection is replaced.
     pub reply_timeout: Duration,
@@ -145,6 +157,8 @@ pub struct Upstream {
     pub username: Option<String>,
     /// The password respool authenticates with.
     pub password: Option<Secret>,
+    /// TLS, if the server speaks it.
+    pub tls: Option<UpstreamTls>,
 }
 
 /// What becomes of subscribers when messages may have been lost with the connection to the server.
@@ -243,6 +257,8 @@ pub struct Match {
     pub client_name: Option<Glob>,
     /// The user of AUTH or HELLO AUTH, by glob.
     pub user: Option<Glob>,
+    /// The common name of the client's verified certificate, by glob; clients without one do not match.
+    pub certificate_name: Option<Glob>,
 }
 
 impl Match {
@@ -252,6 +268,7 @@ impl Match {
             && self.listener.is_none()
             && self.client_name.is_none()
             && self.user.is_none()
+            && self.certificate_name.is_none()
     }
 }
 

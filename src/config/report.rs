@@ -3,29 +3,28 @@
 use std::fmt::Write;
 
 use super::value::duration_text;
-use super::{AtLimit, Group, Mode, Per, Settings};
+use super::{
+    AtLimit, Authorities, Group, Listener, Mode, Per, Settings, UpstreamTls, Verification,
+};
 
 /// The gist of `settings`, some lines without a newline after the last. Nothing secret is in it.
 pub fn report(settings: &Settings) -> String {
     let mut text = String::new();
-    let names: Vec<&str> = settings
-        .listeners
-        .iter()
-        .map(|listener| listener.name.as_str())
-        .collect();
+    let names: Vec<String> = settings.listeners.iter().map(listener_text).collect();
     let upstream = &settings.upstream;
     let authentication = match (&upstream.username, &upstream.password) {
         (Some(user), Some(_)) => format!(", as user {user:?} with a password"),
         (None, Some(_)) => ", with a password".to_owned(),
         _ => String::new(),
     };
+    let tls = upstream.tls.as_ref().map(tls_text).unwrap_or_default();
     let (total, shared) = (upstream.max_connections, upstream.shared_connections);
     let lent = total.saturating_sub(shared);
     // Writing to a String cannot fail.
     let _ = writeln!(text, "listens on        {}", names.join(", "));
     let _ = writeln!(
         text,
-        "server            {}{authentication}: at most {total} connections, {shared} shared and {lent} to lend",
+        "server            {}{tls}{authentication}: at most {total} connections, {shared} shared and {lent} to lend",
         upstream.address
     );
     let _ = writeln!(
@@ -46,6 +45,30 @@ pub fn report(settings: &Settings) -> String {
     }
     let _ = write!(text, "file descriptors  {}", descriptors(settings));
     text
+}
+
+fn listener_text(listener: &Listener) -> String {
+    let tls = match &listener.tls {
+        None => "",
+        Some(tls) if tls.client_authorities.is_some() => " (TLS, with client certificates)",
+        Some(_) => " (TLS)",
+    };
+    format!("{}{tls}", listener.name)
+}
+
+fn tls_text(tls: &UpstreamTls) -> String {
+    let name = tls.server_name.to_str();
+    let trust = match (tls.verification, &tls.authorities) {
+        (Verification::Skipped, _) => return format!(", TLS to {name:?} NOT VERIFIED"),
+        (_, Authorities::System) => "the system's authorities".to_owned(),
+        (_, Authorities::Given(list)) => format!("{} of ca_file", list.len()),
+    };
+    let identity = if tls.identity.is_some() {
+        ", with a client certificate"
+    } else {
+        ""
+    };
+    format!(", TLS verified as {name:?} by {trust}{identity}")
 }
 
 fn descriptors(settings: &Settings) -> String {

@@ -101,6 +101,7 @@ pub struct Card {
     peer: Peer,
     laddr: Peer,
     listener: Arc<str>,
+    certificate: Box<str>,
     fd: i32,
     created_ms: u64,
     /// When its last request arrived, milliseconds of the caller's clock.
@@ -144,6 +145,7 @@ impl Card {
             peer: arrival.identity.peer,
             laddr: arrival.laddr,
             listener: arrival.identity.listener,
+            certificate: arrival.identity.certificate,
             fd: arrival.fd,
             created_ms: arrival.now_ms,
             last_active_ms: Figure64::default(),
@@ -195,6 +197,11 @@ impl Card {
         &self.listener
     }
 
+    /// Common name of its verified certificate; empty: none.
+    pub fn certificate(&self) -> &str {
+        &self.certificate
+    }
+
     /// Number of its socket in the process, -1 when there is none.
     pub fn fd(&self) -> i32 {
         self.fd
@@ -243,6 +250,7 @@ impl Card {
             listener: Arc::clone(&self.listener),
             name: names.name.clone(),
             user: names.user.clone(),
+            certificate: self.certificate.clone(),
         }
     }
 }

@@ -49,6 +49,8 @@ pub struct Identity {
     pub name: Box<[u8]>,
     /// User of AUTH or HELLO AUTH; empty: the user `default`.
     pub user: Box<[u8]>,
+    /// Common name of its verified certificate; empty: none.
+    pub certificate: Box<str>,
 }
 
 impl Identity {
@@ -59,6 +61,7 @@ impl Identity {
             listener,
             name: Box::default(),
             user: Box::default(),
+            certificate: Box::default(),
         }
     }
 

@@ -39,6 +39,8 @@ labels! {
         ProtocolError => "protocol_error",
         /// It was silent for `idle_timeout`.
         IdleTimeout => "idle_timeout",
+        /// It sent what is not TLS, or no certificate that is accepted, to a listener with TLS.
+        TlsHandshake => "tls_handshake",
         /// It sent no complete request within `limits.handshake_timeout`.
         HandshakeTimeout => "handshake_timeout",
         /// The server was lost while a command of this client may have been running.
@@ -105,8 +107,33 @@ labels! {
         HandshakeError => "handshake_error",
         /// The server has no place left (`maxclients`).
         MaxClients => "max_clients",
+        /// Connected, but there was no TLS: the certificate, its name, or a server that speaks none.
+        TlsError => "tls_error",
         /// Anything else: resolution, routing, a reset.
         Error => "error",
+    }
+}
+
+labels! {
+    /// How a TLS handshake ended.
+    TlsHandshake {
+        /// In full.
+        Full => "full",
+        /// Spared by an earlier session.
+        Resumed => "resumed",
+        /// Without TLS.
+        Failed => "failed",
+    }
+}
+
+impl TlsHandshake {
+    /// A handshake that came to an end.
+    pub fn of(is_resumed: bool) -> Self {
+        if is_resumed {
+            Self::Resumed
+        } else {
+            Self::Full
+        }
     }
 }
 

@@ -2,7 +2,10 @@
 
 use std::time::{SystemTime, UNIX_EPOCH};
 
-use super::{Bound, ConnectResult, Disconnect, GroupRow, GroupTotals, HistogramTotals, Scrape};
+use super::{
+    Bound, CertificateRow, ConnectResult, Disconnect, GroupRow, GroupTotals, HistogramTotals,
+    Scrape, TlsHandshake,
+};
 
 /// One metric family.
 #[derive(Debug, Clone, Copy)]
@@ -261,6 +264,39 @@ pub const METRICS: &[Metric] = &[
         labels: &[],
         help: "The server's own limit of clients; absent while unknown.",
         source: Source::Gauge(|s| s.standing.server.maxclients.map(one).unwrap_or_default()),
+    },
+    Metric {
+        name: "respool_tls_handshakes_total",
+        labels: &["side", "result"],
+        help: "TLS handshakes with clients (client) and with the server (server), by how they ended.",
+        source: Source::Counter(|s| {
+            let sides = [
+                ("client", &s.totals.client_handshakes),
+                ("server", &s.totals.server_handshakes),
+            ];
+            let samples = sides.map(|(side, counts)| {
+                let labels = TlsHandshake::ALL.map(TlsHandshake::label);
+                pairs(labels, counts)
+                    .into_iter()
+                    .map(move |(result, count)| Sample {
+                        labels: vec![side.to_owned(), result.to_owned()],
+                        value: count as f64,
+                    })
+            });
+            samples.into_iter().flatten().collect()
+        }),
+    },
+    Metric {
+        name: "respool_certificate_expiry_timestamp_seconds",
+        labels: &["role", "name"],
+        help: "Until when a certificate in use is good, in seconds since the epoch.",
+        source: Source::Gauge(|s| {
+            let sample = |row: &CertificateRow| Sample {
+                labels: vec![row.role.to_owned(), row.name.clone()],
+                value: row.not_after as f64,
+            };
+            s.standing.certificates.iter().map(sample).collect()
+        }),
     },
     Metric {
         name: "respool_config_last_reload_successful",

@@ -9,7 +9,7 @@ use serde::Serialize;
 
 use super::{
     Bound, ConnectResult, Counter, Disconnect, GroupCounters, HistogramTotals, ServerSnapshot,
-    WorkerCounters,
+    TlsHandshake, WorkerCounters,
 };
 
 /// All there is to tell at one moment.
@@ -36,8 +36,23 @@ pub struct Standing {
     pub held_rejected: u64,
     /// The clients worth showing, the most interesting first.
     pub top_clients: Vec<ClientRow>,
+    /// The certificates in use.
+    pub certificates: Vec<CertificateRow>,
+    /// What is no fault and yet worth a word, one line each.
+    pub warnings: Vec<String>,
     /// Since the process started.
     pub uptime: Duration,
+}
+
+/// A certificate in use.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct CertificateRow {
+    /// Whose it is: `server` (what the server shows), `upstream` (what the server is shown), `listener`.
+    pub role: &'static str,
+    /// The listener's address, or the name that the server is asked for; from the configuration.
+    pub name: String,
+    /// Until when it is good, in seconds since the epoch.
+    pub not_after: u64,
 }
 
 /// A client group as admission sees it.
@@ -123,6 +138,10 @@ pub struct Totals {
     pub pin_reasons: &'static [&'static str],
     /// Attempts to connect to the server, by [`ConnectResult`].
     pub connects: [u64; ConnectResult::ALL.len()],
+    /// TLS handshakes with clients, by [`TlsHandshake`].
+    pub client_handshakes: [u64; TlsHandshake::ALL.len()],
+    /// TLS handshakes with the server, by [`TlsHandshake`].
+    pub server_handshakes: [u64; TlsHandshake::ALL.len()],
     /// Bounds reached, by [`Bound`].
     pub bounds: [u64; Bound::ALL.len()],
     /// Requests that wait now.
@@ -185,6 +204,10 @@ impl Totals {
         }
         for result in ConnectResult::ALL {
             self.connects[result as usize] += worker.connects(result).get();
+        }
+        for result in TlsHandshake::ALL {
+            self.client_handshakes[result as usize] += worker.client_handshakes(result).get();
+            self.server_handshakes[result as usize] += worker.server_handshakes(result).get();
         }
         for bound in Bound::ALL {
             self.bounds[bound as usize] += worker.bound(bound).get();

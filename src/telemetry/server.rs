@@ -18,6 +18,7 @@ pub struct ServerHealth {
     latency_us: AtomicU64,
     connected_clients: AtomicU64,
     maxclients: AtomicU64,
+    certificate_not_after: AtomicU64,
     texts: Mutex<Texts>,
 }
 
@@ -50,6 +51,8 @@ pub struct ServerSnapshot {
     pub connected_clients: Option<u64>,
     /// The server's own limit of clients.
     pub maxclients: Option<u64>,
+    /// Until when the certificate it showed last is good, in seconds since the epoch.
+    pub certificate_not_after: Option<u64>,
     /// Version as the server tells it; empty while unknown.
     pub version: String,
     /// `master`, `slave` or another word of the server; empty while unknown.
@@ -67,6 +70,7 @@ impl ServerHealth {
             latency_us: AtomicU64::new(UNKNOWN),
             connected_clients: AtomicU64::new(UNKNOWN),
             maxclients: AtomicU64::new(UNKNOWN),
+            certificate_not_after: AtomicU64::new(UNKNOWN),
             texts: Mutex::default(),
         }
     }
@@ -103,6 +107,12 @@ impl ServerHealth {
             .store(maxclients.unwrap_or(UNKNOWN), Ordering::Relaxed);
     }
 
+    /// Until when the certificate is good that the server has shown; stays as last known.
+    pub fn set_certificate_expiry(&self, not_after: Option<u64>) {
+        self.certificate_not_after
+            .store(not_after.unwrap_or(UNKNOWN), Ordering::Relaxed);
+    }
+
     /// Who the server says it is.
     pub fn set_identity(&self, version: &str, role: &str) {
         let mut texts = self.texts();
@@ -126,6 +136,7 @@ impl ServerHealth {
             latency_us: known(&self.latency_us),
             connected_clients: known(&self.connected_clients),
             maxclients: known(&self.maxclients),
+            certificate_not_after: known(&self.certificate_not_after),
             version: texts.version.clone(),
             role: texts.role.clone(),
             last_error: texts.last_error.clone(),

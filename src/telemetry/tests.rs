@@ -43,6 +43,7 @@ fn standing() -> Standing {
             latency_us: Some(250),
             connected_clients: Some(7),
             maxclients: Some(10_000),
+            certificate_not_after: None,
             version: "7.2.4".into(),
             role: "master".into(),
             last_error: Some(LastError {
@@ -61,6 +62,12 @@ fn standing() -> Standing {
             state: "idle",
             ..ClientRow::default()
         }],
+        certificates: vec![CertificateRow {
+            role: "listener",
+            name: "unix:/run/respool.sock".into(),
+            not_after: 2_000_000_000,
+        }],
+        warnings: vec!["upstream.tls.insecure_skip_verify: not verified".into()],
         uptime: Duration::from_millis(3_600_500),
     }
 }
@@ -79,6 +86,8 @@ fn workers() -> Vec<Arc<WorkerCounters>> {
             .disconnect(Disconnect::OutputBuffer)
             .add(5 * n);
         worker.connects(ConnectResult::Refused).add(6 * n);
+        worker.client_handshakes(TlsHandshake::Resumed).add(3 * n);
+        worker.server_handshakes(TlsHandshake::Failed).add(2 * n);
         worker.bound(Bound::QueueTimeout).add(7 * n);
         worker.waiting_requests.set(8 * n);
         worker.redresses.add(9 * n);
@@ -217,6 +226,18 @@ fn a_scrape_adds_up_the_workers() {
 }
 
 #[test]
+fn tls_is_told_by_side_and_certificate() {
+    let text = render_metrics(&sample());
+    let handshakes =
+        |labels: &str| value(&text, &format!("respool_tls_handshakes_total{{{labels}}}"));
+    assert_eq!(handshakes(r#"side="client",result="resumed""#), 33.0);
+    assert_eq!(handshakes(r#"side="server",result="failed""#), 22.0);
+    let expiry = r#"{role="listener",name="unix:/run/respool.sock"}"#;
+    let name = "respool_certificate_expiry_timestamp_seconds";
+    assert_eq!(value(&text, &format!("{name}{expiry}")), 2e9);
+}
+
+#[test]
 fn every_metric_of_the_list_is_exposed_once_with_help_and_unique_series() {
     let text = render_metrics(&sample());
     for metric in METRICS {
@@ -291,6 +312,11 @@ fn the_status_tells_the_same() {
     assert_eq!(status["clients"]["total"], 23);
     assert_eq!(status["clients"]["held_rejected"], 30);
     assert_eq!(status["clients"]["top"][0]["name"], "<b>worker</b>");
+    assert_eq!(status["certificates"][0]["not_after"], 2_000_000_000);
+    assert_eq!(
+        status["warnings"][0],
+        "upstream.tls.insecure_skip_verify: not verified"
+    );
     assert_eq!(status["last_reload"]["successful"], true);
 }
 
@@ -343,7 +369,8 @@ fn the_page_explains_every_constant_label_value() {
     let labels = Disconnect::ALL.map(Disconnect::label).into_iter();
     let labels = labels
         .chain(Bound::ALL.map(Bound::label))
-        .chain(ConnectResult::ALL.map(ConnectResult::label));
+        .chain(ConnectResult::ALL.map(ConnectResult::label))
+        .chain(TlsHandshake::ALL.map(TlsHandshake::label));
     for label in labels {
         assert!(
             page.contains(&format!("`{label}`")),

@@ -2,7 +2,7 @@
 //!
 //! Invariant: only the worker that owns the counters writes them; the `Arc` they live in is for readers.
 
-use super::{Bound, ConnectResult, Counter, Disconnect, Gauge, Histogram};
+use super::{Bound, ConnectResult, Counter, Disconnect, Gauge, Histogram, TlsHandshake};
 
 /// The counters of one worker. Aligned so that no two workers write the same cache line.
 #[derive(Debug)]
@@ -12,6 +12,8 @@ pub struct WorkerCounters {
     pin_reasons: &'static [&'static str],
     connects: [Counter; ConnectResult::ALL.len()],
     bounds: [Counter; Bound::ALL.len()],
+    client_handshakes: [Counter; TlsHandshake::ALL.len()],
+    server_handshakes: [Counter; TlsHandshake::ALL.len()],
     /// Requests that wait for a connection to the server to be there or to wear their state.
     pub waiting_requests: Gauge,
     /// Changes of a shared connection's state.
@@ -53,6 +55,8 @@ impl WorkerCounters {
             pin_reasons,
             connects: Default::default(),
             bounds: Default::default(),
+            client_handshakes: Default::default(),
+            server_handshakes: Default::default(),
             waiting_requests: Gauge::default(),
             redresses: Counter::default(),
             request_duration: Histogram::default(),
@@ -85,6 +89,16 @@ impl WorkerCounters {
     #[inline]
     pub fn connects(&self, result: ConnectResult) -> &Counter {
         &self.connects[result as usize]
+    }
+
+    /// TLS handshakes with clients that ended so.
+    pub fn client_handshakes(&self, result: TlsHandshake) -> &Counter {
+        &self.client_handshakes[result as usize]
+    }
+
+    /// TLS handshakes with the server that ended so.
+    pub fn server_handshakes(&self, result: TlsHandshake) -> &Counter {
+        &self.server_handshakes[result as usize]
     }
 
     /// How often a bound was reached.

@@ -4,15 +4,19 @@ use std::fs::File;
 use std::io;
 use std::net::{SocketAddr, ToSocketAddrs as _};
 use std::os::fd::OwnedFd;
-use std::os::unix::fs::FileTypeExt as _;
+use std::os::unix::fs::{FileTypeExt as _, PermissionsExt as _};
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 use std::time::Duration;
 
 use rustix::net::SocketFlags;
 use socket2::{Domain, Protocol, Socket, Type};
 use tokio::io::unix::AsyncFd;
+use tokio::net::{TcpStream, UnixStream};
 
-use crate::config::{Address, Listener};
+use super::Stream;
+use super::tls::{Acceptance, TlsAcceptor};
+use crate::config::{Access, Address, Listener};
 
 /// Pause after the process ran out of descriptors: long enough for clients to leave, short enough to be back at once.
 const DESCRIPTOR_PAUSE: Duration = Duration::from_millis(100);
@@ -22,6 +26,7 @@ const DESCRIPTOR_PAUSE: Duration = Duration::from_millis(100);
 pub struct Bound {
     socket: Socket,
     path: Option<SocketFile>,
+    tls: Option<Arc<TlsAcceptor>>,
 }
 
 /// The file of a unix socket, removed when nobody listens on it any more.
@@ -46,8 +51,14 @@ impl Bound {
             socket: register(self.socket)?,
             spare,
             path: self.path,
+            tls: self.tls,
             exhausted: 0,
         })
+    }
+
+    /// What its clients are shown, if they speak TLS.
+    pub fn tls(&self) -> Option<&Arc<TlsAcceptor>> {
+        self.tls.as_ref()
     }
 
     /// The address clients connect to, where there is only one.
@@ -64,37 +75,81 @@ pub struct Acceptor {
     /// Given up for a moment when descriptors run out, so that the client at hand can be accepted and told.
     spare: Option<File>,
     path: Option<SocketFile>,
+    tls: Option<Arc<TlsAcceptor>>,
     exhausted: u64,
 }
 
-/// A client's socket, not yet on any worker.
+/// A client that has connected, not yet on any worker.
 #[derive(Debug)]
-pub enum Accepted {
+pub struct Accepted {
+    /// Its socket.
+    pub socket: AcceptedSocket,
+    /// What it is to be shown, on a listener with TLS.
+    pub tls: Option<Arc<Acceptance>>,
+}
+
+/// A client's socket.
+#[derive(Debug)]
+pub enum AcceptedSocket {
     /// From a TCP listener, with the peer's address.
     Tcp(std::net::TcpStream, SocketAddr),
     /// From a unix listener.
     Unix(std::os::unix::net::UnixStream),
 }
 
+impl Accepted {
+    /// The socket on this runtime, before any TLS, and the TLS it is to speak.
+    ///
+    /// # Errors
+    /// The socket cannot be watched.
+    pub fn open(self) -> io::Result<(Stream, Option<Arc<Acceptance>>)> {
+        let stream = match self.socket {
+            AcceptedSocket::Tcp(socket, _) => TcpStream::from_std(socket).map(Stream::Tcp),
+            AcceptedSocket::Unix(socket) => UnixStream::from_std(socket).map(Stream::Unix),
+        };
+        Ok((stream?, self.tls))
+    }
+
+    /// Tells it `text`, as far as that goes without waiting, and closes. With TLS it is told nothing: that would take a
+    /// handshake.
+    pub fn turn_away(self, text: &[u8]) {
+        if self.tls.is_some() {
+            return;
+        }
+        // Whoever does not take it is closed all the same.
+        let _ = match &self.socket {
+            AcceptedSocket::Tcp(stream, _) => io::Write::write(&mut &*stream, text),
+            AcceptedSocket::Unix(stream) => io::Write::write(&mut &*stream, text),
+        };
+        let _ = match &self.socket {
+            AcceptedSocket::Tcp(stream, _) => stream.shutdown(std::net::Shutdown::Write),
+            AcceptedSocket::Unix(stream) => stream.shutdown(std::net::Shutdown::Write),
+        };
+    }
+}
+
 /// Binds `listener`.
 ///
 /// # Errors
-/// The address is taken, not ours or not permitted.
+/// The address is taken, not ours or not permitted; or what rustls does not take of the TLS settings.
 pub fn bind(listener: &Listener, keepalive: Duration) -> io::Result<Bound> {
     let (socket, path) = match &listener.address {
         Address::Tcp { host, port } => (bind_tcp((host.as_str(), *port).to_socket_addrs()?)?, None),
-        Address::Unix(path) => (bind_unix(path)?, Some(path.clone())),
+        Address::Unix(path) => (bind_unix(path, &listener.access)?, Some(path.clone())),
     };
     if path.is_none() {
         // Accepted sockets inherit both: set here once, not by five system calls for each client.
         socket.set_tcp_nodelay(true)?;
         set_keepalive(&socket, keepalive)?;
     }
+    let tls = listener.tls.as_ref().map(TlsAcceptor::new).transpose();
+    let tls = tls.map_err(io::Error::other)?.map(Arc::new);
     socket.set_nonblocking(true)?;
     socket.listen(i32::try_from(listener.backlog).unwrap_or(i32::MAX))?;
     Ok(Bound {
         socket,
         path: path.map(SocketFile),
+        tls,
     })
 }
 
@@ -135,7 +190,7 @@ fn bind_tcp(addresses: impl Iterator<Item = SocketAddr>) -> io::Result<Socket> {
     Err(last)
 }
 
-fn bind_unix(path: &Path) -> io::Result<Socket> {
+fn bind_unix(path: &Path, access: &Access) -> io::Result<Socket> {
     let socket = Socket::new(Domain::UNIX, Type::STREAM, None)?;
     // A socket file that nobody listens on any more is left over from a process that was killed.
     if std::fs::metadata(path).is_ok_and(|file| file.file_type().is_socket())
@@ -145,6 +200,13 @@ fn bind_unix(path: &Path) -> io::Result<Socket> {
         std::fs::remove_file(path)?;
     }
     socket.bind(&socket2::SockAddr::unix(path)?)?;
+    // Before it listens: until then nobody can connect, whatever the umask allows.
+    if let Some(mode) = access.mode {
+        std::fs::set_permissions(path, std::fs::Permissions::from_mode(mode))?;
+    }
+    if access.owner.is_some() || access.group.is_some() {
+        std::os::unix::fs::chown(path, access.owner, access.group)?;
+    }
     Ok(socket)
 }
 
@@ -184,10 +246,14 @@ impl Acceptor {
 
     fn typed(&self, socket: OwnedFd, peer: Option<rustix::net::SocketAddrAny>) -> Accepted {
         let peer = peer.and_then(|peer| SocketAddr::try_from(peer).ok());
-        match (peer, &self.path) {
-            (Some(peer), None) => Accepted::Tcp(socket.into(), peer),
-            (_, Some(_)) => Accepted::Unix(socket.into()),
-            (None, None) => Accepted::Tcp(socket.into(), SocketAddr::from(([0, 0, 0, 0], 0))),
+        let socket = match (peer, &self.path) {
+            (Some(peer), None) => AcceptedSocket::Tcp(socket.into(), peer),
+            (_, Some(_)) => AcceptedSocket::Unix(socket.into()),
+            (None, None) => AcceptedSocket::Tcp(socket.into(), SocketAddr::from(([0, 0, 0, 0], 0))),
+        };
+        Accepted {
+            socket,
+            tls: self.tls.as_ref().map(|tls| tls.current()),
         }
     }
 
@@ -217,6 +283,7 @@ impl Acceptor {
         self.spare = None;
         if let Ok((socket, _)) =
             rustix::net::acceptfrom_with(self.socket.get_ref(), SocketFlags::NONBLOCK)
+            && self.tls.is_none()
         {
             let _ = rustix::io::write(&socket, b"-ERR max number of clients reached\r\n");
         }

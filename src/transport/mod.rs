@@ -1,14 +1,16 @@
-//! Sockets and the clock: streams to clients and to the server, listening, dialling.
+//! Sockets and the clock: streams to clients and to the server, with TLS or without, listening, dialling.
 
 mod clock;
 mod dial;
 mod listen;
 mod stream;
+mod tls;
 
 pub use clock::Clock;
 pub use dial::{DialError, dial};
-pub use listen::{Accepted, Acceptor, Bound, bind, raise_descriptor_limit};
+pub use listen::{Accepted, AcceptedSocket, Acceptor, Bound, bind, raise_descriptor_limit};
 pub use stream::Stream;
+pub use tls::{AcceptError, Acceptance, Connector, HandshakeFailed, Tls, TlsAcceptor};
 
 /// Bytes read from a socket at once. 64 KiB holds the replies of a whole turn at 2,000 clients, and a larger value travels
 /// in pieces of this size that stay in the processor's cache.

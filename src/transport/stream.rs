@@ -1,4 +1,4 @@
-//! One connected socket, TCP or unix, used through `&self` so that its reader and its writer need no lock.
+//! One connection, TCP or unix, with TLS or without, used through `&self` so that its reader and its writer need no lock.
 
 use std::io;
 use std::net::SocketAddr;
@@ -8,20 +8,25 @@ use std::time::Duration;
 use tokio::io::Interest;
 use tokio::net::{TcpStream, UnixStream};
 
-/// A connected, non-blocking socket.
+use super::Tls;
+
+/// A connected, non-blocking socket, or TLS on one.
 #[derive(Debug)]
 pub enum Stream {
     /// TCP.
     Tcp(TcpStream),
     /// Unix domain.
     Unix(UnixStream),
+    /// Either of them with TLS.
+    Tls(Box<Tls>),
 }
 
 macro_rules! each {
-    ($self:expr, $stream:ident => $call:expr) => {
+    ($self:expr, $stream:ident => $call:expr, tls => $tls:expr) => {
         match $self {
             Stream::Tcp($stream) => $call,
             Stream::Unix($stream) => $call,
+            Stream::Tls($stream) => $tls,
         }
     };
 }
@@ -29,15 +34,15 @@ macro_rules! each {
 impl Stream {
     /// Waits until the socket may have bytes to read.
     pub fn poll_read_ready(&self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        each!(self, stream => stream.poll_read_ready(cx))
+        each!(self, stream => stream.poll_read_ready(cx), tls => stream.poll_read_ready(cx))
     }
 
     /// Waits until the socket may take bytes.
     pub fn poll_write_ready(&self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        each!(self, stream => stream.poll_write_ready(cx))
+        each!(self, stream => stream.poll_write_ready(cx), tls => stream.poll_write_ready(cx))
     }
 
-    /// Reads what is there; 0: the peer has closed.
+    /// Reads what is there; 0: the peer has closed, or with TLS has said that it sends no more.
     ///
     /// A read that does not fill `buf` has emptied the socket; its readiness is then cleared, which saves the read that
     /// would only say so. Bytes that arrive in between make it ready again.
@@ -45,20 +50,40 @@ impl Stream {
     /// # Errors
     /// `WouldBlock` when nothing is there; whatever ended the connection.
     pub fn try_read(&self, buf: &mut [u8]) -> io::Result<usize> {
-        let read = each!(self, stream => stream.try_read(buf))?;
-        if read > 0 && read < buf.len() {
-            let emptied = || -> io::Result<()> { Err(io::ErrorKind::WouldBlock.into()) };
-            let _ = each!(self, stream => stream.try_io(Interest::READABLE, emptied));
-        }
+        let emptied = || -> io::Result<()> { Err(io::ErrorKind::WouldBlock.into()) };
+        let read = each!(self, stream => {
+            let read = stream.try_read(buf)?;
+            if read > 0 && read < buf.len() {
+                let _ = stream.try_io(Interest::READABLE, emptied);
+            }
+            read
+        }, tls => stream.try_read(buf)?);
         Ok(read)
     }
 
-    /// Writes what the socket takes.
+    /// Writes what the socket takes. With TLS more is taken than the socket has; see [`Self::has_unflushed`].
     ///
     /// # Errors
     /// `WouldBlock` when it takes nothing; whatever ended the connection.
     pub fn try_write(&self, buf: &[u8]) -> io::Result<usize> {
-        each!(self, stream => stream.try_write(buf))
+        each!(self, stream => stream.try_write(buf), tls => stream.try_write(buf))
+    }
+
+    /// Whether bytes that were taken wait to be sent: [`Self::poll_flush`] sends them. Only TLS has such.
+    #[inline]
+    pub fn has_unflushed(&self) -> bool {
+        match self {
+            Self::Tls(stream) => stream.has_unflushed(),
+            Self::Tcp(_) | Self::Unix(_) => false,
+        }
+    }
+
+    /// Sends what was taken and waits for the socket to take it.
+    pub fn poll_flush(&self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        match self {
+            Self::Tls(stream) => stream.poll_flush(cx),
+            Self::Tcp(_) | Self::Unix(_) => Poll::Ready(Ok(())),
+        }
     }
 
     /// Says that nothing more will be written; the peer's bytes can still be read.
@@ -67,6 +92,10 @@ impl Stream {
             Self::Tcp(stream) => socket2::SockRef::from(stream).shutdown(std::net::Shutdown::Write),
             Self::Unix(stream) => {
                 socket2::SockRef::from(stream).shutdown(std::net::Shutdown::Write)
+            }
+            Self::Tls(stream) => {
+                stream.say_goodbye();
+                return stream.socket().finish_writing();
             }
         };
         // A socket that is gone already needs no goodbye.
@@ -83,13 +112,13 @@ impl Stream {
         each!(self, stream => {
             let mut asked = [PollFd::new(stream, PollFlags::RDHUP)];
             matches!(poll(&mut asked, Some(&at_once)), Ok(1..))
-        })
+        }, tls => stream.socket().has_hung_up())
     }
 
     /// The number of its file descriptor.
     pub fn descriptor(&self) -> i32 {
         use std::os::fd::AsRawFd as _;
-        each!(self, stream => stream.as_raw_fd())
+        each!(self, stream => stream.as_raw_fd(), tls => stream.socket().descriptor())
     }
 
     /// Local TCP address.
@@ -97,6 +126,15 @@ impl Stream {
         match self {
             Self::Tcp(stream) => stream.local_addr().ok(),
             Self::Unix(_) => None,
+            Self::Tls(stream) => stream.socket().local_address(),
+        }
+    }
+
+    /// Its TLS, where it has any.
+    pub fn tls(&self) -> Option<&Tls> {
+        match self {
+            Self::Tls(stream) => Some(stream),
+            Self::Tcp(_) | Self::Unix(_) => None,
         }
     }
 

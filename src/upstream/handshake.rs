@@ -12,7 +12,7 @@ use crate::budget::SocketPermit;
 use crate::resp::speak::encode_request;
 use crate::resp::{ReplyScanner, parse_integer};
 use crate::session::{Change, Credentials, Protocol, State, name_request, steps};
-use crate::telemetry::ConnectResult;
+use crate::telemetry::{ConnectResult, TlsHandshake};
 use crate::transport::{DialError, Stream, dial};
 
 /// Why no connection in the wanted state came about.
@@ -56,11 +56,17 @@ pub(super) async fn connect(
     name: String,
     permit: SocketPermit,
 ) -> Result<Rc<Link>, ConnectError> {
-    let limit = thread.settings.upstream.connect_timeout;
+    let upstream = &thread.settings.upstream;
+    // The handshake of TLS has a bound of its own, so that it can be told apart.
+    let tls_limit = upstream.tls.as_ref().map(|tls| tls.handshake_timeout);
+    let limit = upstream.connect_timeout + tls_limit.unwrap_or_default();
     let greeted = tokio::time::timeout(limit, greet(thread, own, state, &name)).await;
     let greeted = greeted.unwrap_or_else(|_| {
         Err(away(
-            format!("no handshake within {limit:?} (upstream.connect_timeout)"),
+            format!(
+                "no handshake within {:?} (upstream.connect_timeout)",
+                upstream.connect_timeout
+            ),
             ConnectResult::Timeout,
         ))
     });
@@ -104,8 +110,9 @@ async fn greet(
         away(error.to_string(), result)
     })?;
     let mut talk = Talk {
-        stream,
+        stream: secure(thread, stream).await?,
         buffer: Vec::new(),
+        has_heard: false,
     };
     let started = Instant::now();
     authenticate(&mut talk, own).await?;
@@ -116,6 +123,24 @@ async fn greet(
         .answered(started.elapsed().as_micros() as u64);
     wear(&mut talk, own, state, name).await?;
     Ok((talk.stream, server_id))
+}
+
+/// Makes TLS of the connection, where the server speaks it.
+async fn secure(thread: &Rc<Thread>, stream: Stream) -> Result<Stream, ConnectError> {
+    let Some(connector) = thread.process.tls.load_full() else {
+        return Ok(stream);
+    };
+    let handshakes = |result| thread.counters.server_handshakes(result).add(1);
+    let stream = connector.connect(stream).await.map_err(|failed| {
+        handshakes(TlsHandshake::Failed);
+        away(failed.to_string(), ConnectResult::TlsError)
+    })?;
+    if let Some(tls) = stream.tls() {
+        handshakes(TlsHandshake::of(tls.is_resumed()));
+        let not_after = tls.peer().map(|certificate| certificate.not_after.0);
+        thread.process.health.set_certificate_expiry(not_after);
+    }
+    Ok(stream)
 }
 
 /// Respool's own credentials, where it has any.
@@ -208,6 +233,8 @@ async fn wear(
 struct Talk {
     stream: Stream,
     buffer: Vec<u8>,
+    /// The server has answered something whole.
+    has_heard: bool,
 }
 
 impl Talk {
@@ -220,14 +247,16 @@ impl Talk {
         while !request.is_empty() {
             std::future::poll_fn(|cx| self.stream.poll_write_ready(cx))
                 .await
-                .map_err(lost)?;
+                .map_err(|error| self.lost(error))?;
             match self.stream.try_write(request) {
                 Ok(taken) => request = &request[taken..],
                 Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
-                Err(error) => return Err(lost(error)),
+                Err(error) => return Err(self.lost(error)),
             }
         }
-        Ok(())
+        std::future::poll_fn(|cx| self.stream.poll_flush(cx))
+            .await
+            .map_err(|error| self.lost(error))
     }
 
     async fn reply(&mut self) -> Result<Vec<u8>, ConnectError> {
@@ -237,12 +266,13 @@ impl Talk {
             if used < self.buffer.len() {
                 let step = scanner.advance(&self.buffer[used..]).map_err(|_| {
                     away(
-                        "the server sent something that is no RESP; does it expect TLS?",
+                        format!("the server sent something that is no RESP{}", self.hint()),
                         ConnectResult::HandshakeError,
                     )
                 })?;
                 used += step.used;
                 if step.complete {
+                    self.has_heard = true;
                     let rest = self.buffer.split_off(used);
                     let reply = std::mem::replace(&mut self.buffer, rest);
                     return refuse_full(reply);
@@ -255,11 +285,14 @@ impl Talk {
     async fn fill(&mut self) -> Result<(), ConnectError> {
         std::future::poll_fn(|cx| self.stream.poll_read_ready(cx))
             .await
-            .map_err(lost)?;
+            .map_err(|error| self.lost(error))?;
         let mut piece = [0; 4096];
         match self.stream.try_read(&mut piece) {
             Ok(0) => Err(away(
-                "the server closed the connection during the handshake",
+                format!(
+                    "the server closed the connection during the handshake{}",
+                    self.hint()
+                ),
                 ConnectResult::Error,
             )),
             Ok(read) => {
@@ -267,16 +300,28 @@ impl Talk {
                 Ok(())
             }
             Err(error) if error.kind() == io::ErrorKind::WouldBlock => Ok(()),
-            Err(error) => Err(lost(error)),
+            Err(error) => Err(self.lost(error)),
         }
     }
-}
 
-fn lost(error: io::Error) -> ConnectError {
-    away(
-        format!("the connection was lost during the handshake: {error}"),
-        ConnectResult::Error,
-    )
+    fn lost(&self, error: io::Error) -> ConnectError {
+        away(
+            format!(
+                "the connection was lost during the handshake: {error}{}",
+                self.hint()
+            ),
+            ConnectResult::Error,
+        )
+    }
+
+    /// What may be behind it when the first bytes are not answered as Redis does.
+    fn hint(&self) -> &'static str {
+        if self.has_heard || self.stream.tls().is_some() {
+            ""
+        } else {
+            "; if it speaks TLS only, set upstream.tls = { enabled = true }"
+        }
+    }
 }
 
 /// The server's own refusal at accept comes instead of the first reply.

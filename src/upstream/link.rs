@@ -360,16 +360,10 @@ impl Link {
                 Err(error) => return Err(error),
             }
         }
-        if inner.written == inner.out.len() {
-            inner.out.clear();
-            inner.written = 0;
-            if inner.out.capacity() > 4 * crate::transport::READ_SIZE {
-                inner.out = Vec::new();
-            }
-        } else if inner.written > crate::transport::READ_SIZE {
-            inner.out.drain(..inner.written);
-            inner.written = 0;
+        if let Poll::Ready(Err(error)) = stream.poll_flush(cx) {
+            return Err(error);
         }
+        inner.forget_written();
         if !inner.room.is_empty()
             && inner.out.len() - inner.written <= self.thread.settings.upstream.max_write_buffer / 2
         {

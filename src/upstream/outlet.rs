@@ -260,8 +260,11 @@ impl Outlet {
     /// Sends what is ready and waits for the socket to take the rest.
     pub fn poll_flush(&self, cx: &mut Context<'_>) -> Poll<()> {
         loop {
-            if self.replies.borrow().unwritten().is_empty() || self.is_closed_by_socket() {
+            if self.is_closed_by_socket() {
                 return Poll::Ready(());
+            }
+            if self.replies.borrow().unwritten().is_empty() {
+                return self.poll_flush_stream(cx);
             }
             let ready = match &*self.stream.borrow() {
                 None => return Poll::Ready(()),
@@ -275,6 +278,19 @@ impl Outlet {
         }
     }
 
+    /// Waits for the socket to take what the stream has taken: the end of what TLS has encrypted.
+    fn poll_flush_stream(&self, cx: &mut Context<'_>) -> Poll<()> {
+        let flushed = match &*self.stream.borrow() {
+            None => return Poll::Ready(()),
+            Some(stream) => stream.poll_flush(cx),
+        };
+        flushed.map(|flushed| {
+            if flushed.is_err() {
+                self.close(Disconnect::SocketError);
+            }
+        })
+    }
+
     /// Whether a frame of the server has been passed on in part.
     pub fn has_open_frame(&self) -> bool {
         self.replies.borrow().is_open()
@@ -283,7 +299,15 @@ impl Outlet {
     /// Whether replies wait for the socket.
     #[inline]
     pub fn has_unwritten(&self) -> bool {
-        !self.replies.borrow().unwritten().is_empty()
+        !self.replies.borrow().unwritten().is_empty() || self.has_unflushed()
+    }
+
+    #[inline]
+    fn has_unflushed(&self) -> bool {
+        self.stream
+            .borrow()
+            .as_ref()
+            .is_some_and(|stream| stream.has_unflushed())
     }
 
     /// Bytes held for the client.
@@ -385,6 +409,10 @@ impl Outlet {
         match stream.try_write(bytes) {
             Ok(taken) => {
                 self.bytes_out.set(self.bytes_out.get() + taken as u64);
+                if stream.has_unflushed() {
+                    // The client's task waits for the socket.
+                    self.wake();
+                }
                 taken
             }
             Err(error) if error.kind() == io::ErrorKind::WouldBlock => 0,

@@ -12,7 +12,7 @@ use crate::budget::Budget;
 use crate::config::Settings;
 use crate::fanout::Audiences;
 use crate::telemetry::{ServerHealth, WorkerCounters};
-use crate::transport::{Clock, READ_SIZE};
+use crate::transport::{Clock, Connector, READ_SIZE};
 
 /// What the workers of the process share.
 pub struct Process {
@@ -24,6 +24,8 @@ pub struct Process {
     pub health: Arc<ServerHealth>,
     /// What the server said of itself; `None` until it was reached for the first time.
     pub server: ArcSwapOption<Server>,
+    /// Makes TLS of connections to the server; `None`: they are plain.
+    pub tls: ArcSwapOption<Connector>,
     /// Commands that wait for the server to come back.
     pub queued: AtomicUsize,
     /// Waits for a lease on behalf of blocked clients, in all workers.

@@ -10,6 +10,7 @@ use tokio::sync::oneshot;
 use super::outlet::Outlet;
 use crate::resp::{Advance, ReplyScanner};
 use crate::session::{Effect, Stream, Verb};
+use crate::transport::READ_SIZE;
 use crate::waits::Popped;
 
 /// Longest reply gathered for respool itself; `COMMAND` of Redis 7 measures about 200 KiB.
@@ -213,6 +214,20 @@ impl Inner {
         self.scanner
             .advance(buf)
             .map_err(|_| invalid(NO_RESP.to_owned()))
+    }
+
+    /// Lets go of the memory of what was written.
+    pub(super) fn forget_written(&mut self) {
+        if self.written == self.out.len() {
+            self.out.clear();
+            self.written = 0;
+            if self.out.capacity() > 4 * READ_SIZE {
+                self.out = Vec::new();
+            }
+        } else if self.written > READ_SIZE {
+            self.out.drain(..self.written);
+            self.written = 0;
+        }
     }
 
     /// Appends bytes; returns where they start among all bytes ever appended.

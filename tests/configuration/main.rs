@@ -5,10 +5,11 @@ mod documentation;
 mod meaning;
 mod problems;
 mod secrets;
+mod tls;
 
 use std::path::Path;
 
-use respool::config::{self, Machine, Problems, Settings};
+use respool::config::{self, Machine, Problems, Settings, UnixSeconds};
 
 fn root() -> &'static Path {
     Path::new(env!("CARGO_MANIFEST_DIR"))
@@ -19,6 +20,8 @@ fn machine() -> Machine {
         cores: 2,
         file_descriptors: 20_000,
         host_name: "web-1".to_owned(),
+        // 2026-01-02T03:04:05Z
+        now: UnixSeconds(1_767_323_045),
     }
 }
 

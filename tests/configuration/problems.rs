@@ -8,7 +8,7 @@ use crate::{machine, minimal_and, one_problem, parse, root, told, valid};
 fn all_problems_are_told_at_once_in_the_order_of_the_file() {
     let text = "workers = 0\ncolour = 'red'\n[[listener]]\nadress = '127.0.0.1:1'\n[upstream]\n\
                 address = '127.0.0.1:1'\nmax_conections = 12\nconnect_timeout = 5\nshared_connections = 'four'\n\
-                tls = { enabled = true }\n[limits]\nmax_clients = 30000\nmax_request = '512mb'\n[[group]]\nname = 'a b'\n\
+                tls = { enabled = 'on' }\n[limits]\nmax_clients = 30000\nmax_request = '512mb'\n[[group]]\nname = 'a b'\n\
                 match = { client_name = '[', process = 'x', address = [\n  '10.0.0.0/99',\n  '::1',\n  'here',\n] }\n\
                 per = 'process'\nmode = 'enforced'\nmax_connections = 5\nwarn_connections = 5\n[[upstream.queue]]\n";
     let text = text.replace("[[upstream.queue]]\n", "[group.extra]\nx = 1\n");
@@ -20,7 +20,7 @@ fn all_problems_are_told_at_once_in_the_order_of_the_file() {
         "7: upstream.max_conections: unknown key; did you mean \"max_connections\"?",
         "8: upstream.connect_timeout: a duration without a unit; write \"5s\"",
         "9: upstream.shared_connections: text where another kind of value is expected;",
-        "10: upstream.tls: not in this version;",
+        "10: upstream.tls.enabled: text where another kind of value is expected;",
         "12: limits.max_clients: 31",
         "13: limits.max_request: \"512mb\" is not a size; did you mean \"512MB\"?",
         "15: group.name: \"a b\" is not a usable name;",

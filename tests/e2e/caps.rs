@@ -346,6 +346,7 @@ fn connects_are_limited_by_the_second() {
 fn rejected_sockets_beyond_their_bound_are_told_at_once() {
     let redis = Redis::start(&[]);
     let respool = Respool::with(&redis)
+        .plain_clients()
         .limits("max_rejected = 2\nreject_hold = \"60s\"")
         .section(&leaky_group("max_connections = 1"))
         .start();

@@ -20,7 +20,7 @@
 use std::collections::BTreeSet;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 
-use crate::harness::{Client, Redis, Respool, Value, encode, eventually, show};
+use crate::harness::{Client, Pki, Redis, Respool, Value, encode, eventually, show};
 
 const CORPUS: [&str; 11] = [
     include_str!("corpus/strings.txt"),
@@ -122,6 +122,25 @@ fn resp3_replies_are_the_servers_own() {
     let redis = Redis::start(&[]);
     let respool = Respool::start(&redis);
     compare_all(&redis, &|| respool.client(), Protocol::Resp3, &corpus());
+    respool.assert_alive();
+}
+
+#[test]
+fn replies_through_tls_on_both_sides_are_the_servers_own() {
+    let pki = Pki::new();
+    let own = pki.issue("server", &["127.0.0.1", "localhost"]);
+    let redis = Redis::start_tls(&pki, &own, &[]);
+    let ca = pki.ca_file();
+    let respool = Respool::before(&redis.tls_addr())
+        .upstream(&format!(
+            "tls = {{ enabled = true, ca_file = \"{}\" }}",
+            ca.display()
+        ))
+        .listener(&format!("tls = {{ {} }}", own.toml()))
+        .start();
+    let config = pki.client(None);
+    let through = || respool.tls_client(&config);
+    compare_all(&redis, &through, Protocol::Resp2, &corpus());
     respool.assert_alive();
 }
 

@@ -144,7 +144,7 @@ fn invariant_2_no_command_runs_in_anothers_transaction() {
 #[test]
 fn invariant_3_replies_come_in_the_order_of_requests() {
     let redis = Redis::start(&[]);
-    let respool = Respool::start(&redis);
+    let respool = Respool::with(&redis).plain_clients().start();
     let mut client = respool.client();
     // Local, shared and pinned ways in turn, all in one write.
     let mut bytes = Vec::new();
@@ -410,6 +410,7 @@ fn invariant_6_bad_input_costs_its_sender_only() {
 fn invariant_7_every_bound_reached_is_counted_and_logged() {
     let redis = Redis::start(&[]);
     let respool = Respool::with(&redis)
+        .plain_clients()
         .upstream("max_connections = 2\nshared_connections = 1\nborrow_timeout = \"100ms\"")
         .limits("max_client_in_flight = 10\nmax_client_buffer = \"256KiB\"")
         .start();

@@ -229,3 +229,23 @@ fn a_blocked_client_that_leaves_loses_no_element() {
     }
     eventually(|| respool.clients_of("default") == 0, "nobody is counted");
 }
+
+#[test]
+fn a_unix_socket_gets_its_mode() {
+    use std::os::unix::fs::PermissionsExt as _;
+    let redis = Redis::start(&[]);
+    let dir = tempfile::tempdir().expect("a temporary directory");
+    let path = dir.path().join("own.sock");
+    let _respool = Respool::with(&redis)
+        .section(&format!(
+            "[[listener]]\naddress = \"unix:{}\"\nmode = \"0660\"",
+            path.display()
+        ))
+        .start();
+    let mode = std::fs::metadata(&path)
+        .expect("the socket is there")
+        .permissions()
+        .mode();
+    assert_eq!(mode & 0o777, 0o660);
+    Client::connect_unix(&path).ping();
+}

@@ -2,7 +2,7 @@
 
 use std::process::{Command, Stdio};
 
-use crate::harness::{Client, ConnectionWatch, Redis, Respool, Value, encode, eventually};
+use crate::harness::{Client, ConnectionWatch, Pki, Redis, Respool, Value, encode, eventually};
 
 #[test]
 fn metrics_pass_promtool_under_load() {
@@ -138,6 +138,31 @@ fn thousands_of_idle_clients_are_still_answered() {
     assert_within(watch, 10);
     drop(clients);
     eventually(|| respool.clients_of("default") == 0, "nobody is counted");
+}
+
+#[test]
+fn idle_clients_with_tls_cost_little() {
+    let count: usize =
+        std::env::var("RESPOOL_IDLE").map_or(300, |n| n.parse().expect("RESPOOL_IDLE is a number"));
+    let pki = Pki::new();
+    let own = pki.issue("server", &["localhost"]);
+    let redis = Redis::start(&[]);
+    let respool = Respool::with(&redis)
+        .limits(&format!("max_clients = {}", count + 10))
+        .listener(&format!("tls = {{ {} }}", own.toml()))
+        .start();
+    let config = pki.client(None);
+    let mut warm = respool.tls_client(&config);
+    warm.ping();
+    let before = respool.resident_bytes();
+    let mut clients: Vec<_> = (0..count).map(|_| respool.tls_client(&config)).collect();
+    clients.iter_mut().for_each(Client::ping);
+    let each = respool.resident_bytes().saturating_sub(before) / count as u64;
+    eprintln!("{count} idle clients with TLS: {each} bytes each");
+    assert!(
+        each < 24 * 1024,
+        "an idle client with TLS costs {each} bytes"
+    );
 }
 
 #[test]

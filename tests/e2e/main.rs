@@ -12,6 +12,8 @@ mod outage;
 mod protocol;
 mod pubsub;
 mod streams;
+mod tls;
+mod tls_flow;
 mod tracking;
 mod transactions;
 mod waits;

@@ -369,7 +369,7 @@ fn a_request_over_max_request_is_refused_as_by_the_server() {
 #[test]
 fn large_values_pass_whole() {
     let redis = Redis::start(&[]);
-    let respool = Respool::start(&redis);
+    let respool = Respool::with(&redis).plain_clients().start();
     let mut bystander = Bystander::start(&respool);
     let mut client = respool.client();
     // Around the size at which a request travels alone (64 KiB), and far above it.

@@ -42,7 +42,9 @@ pub(super) fn settings(
         instance: "test".to_owned(),
         drain_timeout: second,
         listeners: Vec::new(),
+        warnings: Vec::new(),
         upstream: Upstream {
+            tls: None,
             address: Address::Tcp {
                 host: "127.0.0.1".to_owned(),
                 port: 6379,

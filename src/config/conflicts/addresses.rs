@@ -30,6 +30,7 @@ impl Conflicts<'_> {
                     "listen elsewhere, or correct upstream.address".to_owned(),
                 );
             }
+            self.in_access(index);
             for (before, other) in settings.listeners[..index].iter().enumerate() {
                 if collide(&listener.address, &other.address) {
                     self.add(
@@ -60,6 +61,23 @@ impl Conflicts<'_> {
                 format!("{} is where the server is", settings.admin_text()),
                 "give the admin endpoint another port, or correct upstream.address".to_owned(),
             );
+        }
+    }
+}
+
+impl Conflicts<'_> {
+    /// Settings of a file where there is none.
+    fn in_access(&mut self, index: usize) {
+        let is_tcp = matches!(self.settings.listeners[index].address, Address::Tcp { .. });
+        for name in ["mode", "owner", "group"] {
+            let key = format!("listener[{index}].{name}");
+            if is_tcp && self.file.line(&key).is_some() {
+                self.add(
+                    &[&key, &format!("listener[{index}].address")],
+                    format!("a TCP listener has no {name}; only the file of a unix socket has"),
+                    "remove it, or write address = \"unix:/path\"".to_owned(),
+                );
+            }
         }
     }
 }

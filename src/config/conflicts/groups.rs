@@ -162,6 +162,37 @@ impl Conflicts<'_> {
                 format!("{label} can never match: clients of unix sockets have no IP address"),
                 "match by listener, client_name or user".to_owned(),
             );
+        } else if group.matches.certificate_name.is_some() {
+            self.in_certificate_match(group, index, label);
+        }
+    }
+
+    /// A match by a certificate that no listener asks for.
+    fn in_certificate_match(&mut self, group: &Group, index: usize, label: &str) {
+        let listeners = &self.settings.listeners;
+        let asks = listeners.iter().any(|listener| {
+            let asks = listener
+                .tls
+                .as_ref()
+                .is_some_and(|tls| tls.client_authorities.is_some());
+            let fits = group
+                .matches
+                .listener
+                .as_ref()
+                .is_none_or(|glob| glob.matches(listener.name.as_bytes()));
+            asks && fits
+        });
+        // What was written and could not be read may be the one that asks.
+        let unknown = (0..listeners.len()).any(|at| {
+            let written = self.file.line(&format!("listener[{at}].tls")).is_some();
+            written && listeners[at].tls.is_none()
+        });
+        if !asks && !unknown {
+            self.add(
+                &[&format!("group[{index}].match.certificate_name")],
+                format!("{label} can never match: no such listener asks clients for a certificate"),
+                "set tls.client_ca_file of a [[listener]]".to_owned(),
+            );
         }
     }
 }
@@ -177,9 +208,16 @@ fn label_of(group: &Group) -> String {
 
 fn match_keys(index: usize) -> Vec<String> {
     let key = |name: &str| format!("group[{index}].match.{name}");
-    ["address", "listener", "client_name", "user", "process"]
-        .map(key)
-        .to_vec()
+    [
+        "address",
+        "listener",
+        "client_name",
+        "user",
+        "certificate_name",
+        "process",
+    ]
+    .map(key)
+    .to_vec()
 }
 
 /// Whether everyone whom `narrow` takes is taken by `wide`. Errs on the side of no: of two globs it knows only that
@@ -195,6 +233,7 @@ fn covers(wide: &Match, narrow: &Match) -> bool {
         (&wide.listener, &narrow.listener),
         (&wide.client_name, &narrow.client_name),
         (&wide.user, &narrow.user),
+        (&wide.certificate_name, &narrow.certificate_name),
     ];
     addresses
         && globs

@@ -55,6 +55,7 @@ fn canaries_never_see_what_is_not_theirs() {
     let redis = Redis::start(&[]);
     mark_databases(&redis);
     let respool = Respool::with(&redis)
+        .plain_clients()
         .upstream(&format!(
             "max_connections = {MAX_CONNECTIONS}\nshared_connections = 3"
         ))

@@ -4,8 +4,11 @@ use std::io::{self, ErrorKind, Read, Write};
 use std::net::{Shutdown, SocketAddr, TcpStream};
 use std::os::unix::net::UnixStream;
 use std::path::Path;
+use std::sync::Arc;
 use std::time::Duration;
 
+use rustls::pki_types::ServerName;
+use rustls::{ClientConfig, ClientConnection, HandshakeKind, StreamOwned};
 use socket2::{Domain, Socket, Type};
 
 use super::PATIENCE;
@@ -25,6 +28,7 @@ pub(crate) struct Client {
 enum Stream {
     Tcp(TcpStream),
     Unix(UnixStream),
+    Tls(Box<StreamOwned<ClientConnection, TcpStream>>),
 }
 
 impl Client {
@@ -40,6 +44,35 @@ impl Client {
         let stream = TcpStream::connect(address)?;
         stream.set_nodelay(true)?;
         Self::new(Stream::Tcp(stream))
+    }
+
+    /// Connects by TCP and shakes hands, as `localhost`.
+    pub(crate) fn try_connect_tls(address: &str, config: &Arc<ClientConfig>) -> io::Result<Self> {
+        Self::try_connect(address)?.with_tls(config)
+    }
+
+    /// Shakes hands on a TCP connection that has not been used.
+    pub(crate) fn with_tls(self, config: &Arc<ClientConfig>) -> io::Result<Self> {
+        let Stream::Tcp(mut socket) = self.stream else {
+            return Err(io::Error::other("no TCP connection"));
+        };
+        socket.set_read_timeout(Some(PATIENCE))?;
+        let name = ServerName::try_from("localhost").expect("a name");
+        let mut session =
+            ClientConnection::new(Arc::clone(config), name).map_err(io::Error::other)?;
+        while session.is_handshaking() {
+            session.complete_io(&mut socket)?;
+        }
+        Self::new(Stream::Tls(Box::new(StreamOwned::new(session, socket))))
+    }
+
+    /// Whether TLS spared its handshake by an earlier one.
+    #[track_caller]
+    pub(crate) fn is_resumed(&self) -> bool {
+        match &self.stream {
+            Stream::Tls(s) => s.conn.handshake_kind() == Some(HandshakeKind::Resumed),
+            _ => panic!("this client speaks no TLS"),
+        }
     }
 
     /// Connects by TCP from an address of this machine: `127.0.0.2` is another client than `127.0.0.1`.
@@ -80,6 +113,7 @@ impl Client {
         let stream = match &self.stream {
             Stream::Tcp(s) => Stream::Tcp(s.try_clone().expect("a socket can be cloned")),
             Stream::Unix(s) => Stream::Unix(s.try_clone().expect("a socket can be cloned")),
+            Stream::Tls(_) => panic!("TLS has one end for both ways"),
         };
         Self {
             stream,
@@ -94,6 +128,7 @@ impl Client {
         match &self.stream {
             Stream::Tcp(s) => s.local_addr().expect("a connected socket has an address"),
             Stream::Unix(_) => panic!("a unix socket has no TCP address"),
+            Stream::Tls(s) => s.sock.local_addr().expect("it has an address"),
         }
     }
 
@@ -108,6 +143,7 @@ impl Client {
         match &mut self.stream {
             Stream::Tcp(s) => s.write_all(bytes.as_ref()),
             Stream::Unix(s) => s.write_all(bytes.as_ref()),
+            Stream::Tls(s) => s.write_all(bytes.as_ref()).and_then(|()| s.flush()),
         }
     }
 
@@ -194,19 +230,26 @@ impl Client {
 
     /// Says that nothing more will be sent; replies can still be read.
     pub(crate) fn finish_sending(&mut self) {
-        let _ = match &self.stream {
+        let _ = match &mut self.stream {
             Stream::Tcp(s) => s.shutdown(Shutdown::Write),
             Stream::Unix(s) => s.shutdown(Shutdown::Write),
+            Stream::Tls(s) => {
+                s.conn.send_close_notify();
+                s.flush()
+            }
         };
     }
 
     /// Ends the connection by a reset instead of an orderly close.
     pub(crate) fn abort(self) {
-        if let Stream::Tcp(s) = &self.stream {
-            socket2::SockRef::from(s)
-                .set_linger(Some(Duration::ZERO))
-                .expect("SO_LINGER can be set");
-        }
+        let socket = match &self.stream {
+            Stream::Tcp(s) => socket2::SockRef::from(s),
+            Stream::Tls(s) => socket2::SockRef::from(&s.sock),
+            Stream::Unix(_) => return,
+        };
+        socket
+            .set_linger(Some(Duration::ZERO))
+            .expect("SO_LINGER can be set");
     }
 
     /// How long this client waits for a reply before it panics.
@@ -216,11 +259,14 @@ impl Client {
 
     /// Makes the kernel hold few unread bytes for this client, so that a slow reader is soon felt at the other end.
     pub(crate) fn shrink_receive_buffer(&mut self, bytes: usize) {
-        if let Stream::Tcp(s) = &self.stream {
-            socket2::SockRef::from(s)
-                .set_recv_buffer_size(bytes)
-                .expect("SO_RCVBUF can be set");
-        }
+        let socket = match &self.stream {
+            Stream::Tcp(s) => socket2::SockRef::from(s),
+            Stream::Tls(s) => socket2::SockRef::from(&s.sock),
+            Stream::Unix(_) => return,
+        };
+        socket
+            .set_recv_buffer_size(bytes)
+            .expect("SO_RCVBUF can be set");
     }
 
     #[track_caller]
@@ -270,6 +316,7 @@ impl Client {
         let count = match &mut self.stream {
             Stream::Tcp(s) => s.read(&mut chunk)?,
             Stream::Unix(s) => s.read(&mut chunk)?,
+            Stream::Tls(s) => s.read(&mut chunk)?,
         };
         self.buffer.extend_from_slice(&chunk[..count]);
         Ok(count)
@@ -281,6 +328,7 @@ impl Stream {
         match self {
             Self::Tcp(s) => s.set_read_timeout(Some(wait)),
             Self::Unix(s) => s.set_read_timeout(Some(wait)),
+            Self::Tls(s) => s.sock.set_read_timeout(Some(wait)),
         }
     }
 
@@ -288,6 +336,7 @@ impl Stream {
         match self {
             Self::Tcp(s) => s.set_write_timeout(Some(wait)),
             Self::Unix(s) => s.set_write_timeout(Some(wait)),
+            Self::Tls(s) => s.sock.set_write_timeout(Some(wait)),
         }
     }
 }

@@ -22,6 +22,16 @@
 //! let watch = redis.watch_connections();                 // watch.most(): the most connections the server held
 //! redis.kill_hard();                                     // kill -9; pause() and resume() only stop it for a while
 //! redis.restart();                                       // the same port
+//!
+//! let pki = Pki::new();                                  // an authority; its certificates are files
+//! let pair = pki.issue("redis", &["127.0.0.1"]);
+//! let redis = Redis::start_tls(&pki, &pair, &[]);        // redis.tls_addr() beside the plain redis.addr()
+//! let respool = Respool::before(&redis.tls_addr())
+//!     .upstream(&format!("tls = {{ enabled = true, ca_file = \"{}\" }}", pki.ca_file().display()))
+//!     .listener(&format!("tls = {{ {} }}", pair.toml())) // the TCP listener speaks TLS
+//!     .start();
+//! let mut client = respool.tls_client(&pki.client(None));
+//! // RESPOOL_TLS=server, RESPOOL_TLS=both: the whole suite with TLS, see `pki::Everywhere`
 //! eventually(|| respool.metric("respool_server_up") == 1.0, "the server is seen again");
 //! ```
 //!
@@ -31,6 +41,7 @@
 //! - **Threads**: `Redis` and `Respool` are `Sync` (use `std::thread::scope`); a `Client` belongs to one thread.
 
 mod client;
+mod pki;
 mod ports;
 mod redis;
 mod respool;
@@ -41,6 +52,7 @@ use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 pub(crate) use client::{Client, encode};
+pub(crate) use pki::{Pair, Pki};
 pub(crate) use redis::{ConnectionWatch, Redis};
 pub(crate) use respool::Respool;
 pub(crate) use value::{Unparsed, Value, show};

@@ -1,7 +1,7 @@
 //! A private `redis-server`: free port, own directory, nothing persisted.
 
 use std::fs::File;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
@@ -11,6 +11,7 @@ use rustix::process::{Pid, Signal, kill_process};
 use tempfile::TempDir;
 
 use super::client::Client;
+use super::pki::{Everywhere, Pair, Pki};
 use super::ports::free_port;
 use super::value::Value;
 use super::{eventually, eventually_some, lock};
@@ -19,6 +20,8 @@ use super::{eventually, eventually_some, lock};
 pub(crate) struct Redis {
     dir: TempDir,
     port: u16,
+    tls_port: Option<u16>,
+    everywhere: Option<Everywhere>,
     options: Vec<String>,
     child: Mutex<Option<Child>>,
     /// The test's own connection, made when first needed.
@@ -29,13 +32,42 @@ impl Redis {
     /// Starts a server with options as on its command line (`&["--maxclients", "64"]`) and waits until it answers.
     #[track_caller]
     pub(crate) fn start(options: &[&str]) -> Self {
+        match Everywhere::asked() {
+            None => Self::start_with(
+                None,
+                None,
+                &options.iter().map(|&o| o.to_owned()).collect::<Vec<_>>(),
+            ),
+            Some(everywhere) => {
+                let (port, all) = tls_options(&everywhere.pki, &everywhere.pair, options);
+                Self::start_with(Some(port), Some(everywhere), &all)
+            }
+        }
+    }
+
+    /// As [`Redis::start`], with TLS on a port of its own. It trusts `pki` and asks no certificate of anybody, unless the
+    /// options say so.
+    #[track_caller]
+    pub(crate) fn start_tls(pki: &Pki, own: &Pair, options: &[&str]) -> Self {
+        let (port, all) = tls_options(pki, own, options);
+        Self::start_with(Some(port), None, &all)
+    }
+
+    #[track_caller]
+    fn start_with(
+        tls_port: Option<u16>,
+        everywhere: Option<Everywhere>,
+        options: &[String],
+    ) -> Self {
         let redis = Self {
+            tls_port,
+            everywhere,
             dir: tempfile::Builder::new()
                 .prefix("respool-redis-")
                 .tempdir()
                 .expect("a temporary directory"),
             port: free_port(),
-            options: options.iter().map(|&o| o.to_owned()).collect(),
+            options: options.to_vec(),
             child: Mutex::new(None),
             control: Mutex::new(None),
         };
@@ -119,6 +151,18 @@ impl Redis {
     /// `127.0.0.1:port`
     pub(crate) fn addr(&self) -> String {
         format!("127.0.0.1:{}", self.port)
+    }
+
+    /// What `RESPOOL_TLS` asks for.
+    pub(super) fn everywhere(&self) -> Option<&Everywhere> {
+        self.everywhere.as_ref()
+    }
+
+    /// `127.0.0.1:port` of TLS.
+    #[track_caller]
+    pub(crate) fn tls_addr(&self) -> String {
+        let port = self.tls_port.expect("the server was started with TLS");
+        format!("127.0.0.1:{port}")
     }
 
     /// Its unix socket.
@@ -276,6 +320,23 @@ impl Drop for ConnectionWatch {
             let _ = thread.join();
         }
     }
+}
+
+/// A free port, and the options of a server that speaks TLS there.
+fn tls_options(pki: &Pki, own: &Pair, more: &[&str]) -> (u16, Vec<String>) {
+    let port = free_port();
+    let text = |path: &Path| path.display().to_string();
+    let (port_text, ca) = (port.to_string(), text(&pki.ca_file()));
+    let (cert, key) = (text(&own.cert), text(&own.key));
+    let tls = [
+        ["--tls-port", &port_text],
+        ["--tls-cert-file", &cert],
+        ["--tls-key-file", &key],
+        ["--tls-ca-cert-file", &ca],
+        ["--tls-auth-clients", "no"],
+    ];
+    let all = tls.as_flattened().iter().chain(more);
+    (port, all.map(|&option| option.to_owned()).collect())
 }
 
 fn find_field(info: &str, field: &str) -> Option<String> {

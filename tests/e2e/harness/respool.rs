@@ -6,10 +6,11 @@ use std::io::{self, Read, Write as _};
 use std::net::TcpStream;
 use std::path::PathBuf;
 use std::process::{Child, Command, ExitStatus, Stdio};
-use std::sync::Mutex;
+use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
 use rustix::process::{Pid, Signal, kill_process};
+use rustls::ClientConfig;
 use tempfile::TempDir;
 
 use super::client::Client;
@@ -22,6 +23,8 @@ pub(crate) struct Respool {
     dir: TempDir,
     port: u16,
     admin: u16,
+    /// What its clients speak, unless they are asked to speak something else.
+    tls: Option<Arc<ClientConfig>>,
     /// `None` once its end was awaited.
     child: Mutex<Option<Child>>,
 }
@@ -30,10 +33,12 @@ pub(crate) struct Respool {
 pub(crate) struct Settings {
     upstream_address: String,
     top: String,
+    listener: String,
     upstream: String,
     limits: String,
     sections: String,
     unix: bool,
+    tls: Option<Arc<ClientConfig>>,
 }
 
 impl Respool {
@@ -45,7 +50,19 @@ impl Respool {
 
     /// Settings to be completed and started.
     pub(crate) fn with(redis: &Redis) -> Settings {
-        Self::before(&redis.addr())
+        let Some(everywhere) = redis.everywhere() else {
+            return Self::before(&redis.addr());
+        };
+        let ca = everywhere.pki.ca_file();
+        let mut settings = Self::before(&redis.tls_addr()).upstream(&format!(
+            "tls = {{ enabled = true, ca_file = \"{}\" }}",
+            ca.display()
+        ));
+        if everywhere.clients_too {
+            settings = settings.listener(&format!("tls = {{ {} }}", everywhere.pair.toml()));
+            settings.tls = Some(everywhere.pki.client(None));
+        }
+        settings
     }
 
     /// As [`Respool::with`], for any upstream address.
@@ -53,10 +70,12 @@ impl Respool {
         Settings {
             upstream_address: upstream_address.to_owned(),
             top: String::new(),
+            listener: String::new(),
             upstream: String::new(),
             limits: String::new(),
             sections: String::new(),
             unix: false,
+            tls: None,
         }
     }
 
@@ -73,13 +92,30 @@ impl Respool {
     /// A new connection to the TCP listener.
     #[track_caller]
     pub(crate) fn client(&self) -> Client {
-        Client::connect(self.addr())
+        self.secured(Client::connect(self.addr()))
+    }
+
+    #[track_caller]
+    fn secured(&self, client: Client) -> Client {
+        match &self.tls {
+            None => client,
+            Some(config) => client
+                .with_tls(config)
+                .unwrap_or_else(|e| panic!("TLS to {}: {e}", self.addr())),
+        }
+    }
+
+    /// A new connection to the TCP listener, with TLS.
+    #[track_caller]
+    pub(crate) fn tls_client(&self, config: &Arc<ClientConfig>) -> Client {
+        Client::try_connect_tls(&self.addr(), config)
+            .unwrap_or_else(|e| panic!("TLS to {}: {e}", self.addr()))
     }
 
     /// A new connection to the TCP listener from another address of this machine, `127.0.0.2`.
     #[track_caller]
     pub(crate) fn client_from(&self, source: &str) -> Client {
-        Client::connect_from(source, self.addr())
+        self.secured(Client::connect_from(source, self.addr()))
     }
 
     /// A new connection to the TCP listener that bears a name.
@@ -235,6 +271,12 @@ impl Settings {
         self
     }
 
+    /// Lines of the TCP listener.
+    pub(crate) fn listener(mut self, lines: &str) -> Self {
+        writeln!(self.listener, "{lines}").expect("a String takes everything");
+        self
+    }
+
     /// Lines of `[upstream]`.
     pub(crate) fn upstream(mut self, lines: &str) -> Self {
         writeln!(self.upstream, "{lines}").expect("a String takes everything");
@@ -250,6 +292,14 @@ impl Settings {
     /// Whole sections, with their heads: `[[group]]`, `[log]`.
     pub(crate) fn section(mut self, text: &str) -> Self {
         writeln!(self.sections, "{text}").expect("a String takes everything");
+        self
+    }
+
+    /// The clients of this test speak no TLS whatever `RESPOOL_TLS` says: they write from two threads, or bytes of their own.
+    pub(crate) fn plain_clients(mut self) -> Self {
+        if self.tls.take().is_some() {
+            self.listener.clear();
+        }
         self
     }
 
@@ -270,6 +320,7 @@ impl Settings {
             dir,
             port: free_port(),
             admin: free_port(),
+            tls: self.tls.clone(),
             child: Mutex::new(None),
         };
         let config = respool.dir.path().join("respool.toml");
@@ -301,13 +352,13 @@ impl Settings {
 
     fn toml(&self, respool: &Respool) -> String {
         let mut text = self.top.clone();
-        let mut listen = |address: &str| {
-            writeln!(text, "[[listener]]\naddress = \"{address}\"")
+        let mut listen = |address: &str, lines: &str| {
+            writeln!(text, "[[listener]]\naddress = \"{address}\"\n{lines}")
                 .expect("a String takes everything");
         };
-        listen(&respool.addr());
+        listen(&respool.addr(), &self.listener);
         if self.unix {
-            listen(&format!("unix:{}", respool.unix_path().display()));
+            listen(&format!("unix:{}", respool.unix_path().display()), "");
         }
         let Self {
             upstream_address,

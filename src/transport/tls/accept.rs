@@ -1,0 +1,160 @@
+//! TLS from clients: what a listener shows them, and the handshake.
+
+use std::fmt;
+use std::sync::Arc;
+use std::time::Duration;
+
+use arc_swap::ArcSwap;
+use rustls::server::{NoServerSessionStorage, UnbufferedServerConnection, WebPkiClientVerifier};
+use rustls::sign::SingleCertAndKey;
+use rustls::{Error, RootCertStore, ServerConfig};
+
+use super::{Broken, Role, Side, Stream, Tls, explain};
+use crate::config::{ListenerTls, UnixSeconds, provider};
+
+/// How long a handshake may take where `limits.handshake_timeout` is off.
+const LONGEST_HANDSHAKE: Duration = Duration::from_secs(10);
+
+/// What one listener shows its clients. It can be replaced while clients come; those that are there keep what they have.
+#[derive(Debug)]
+pub struct TlsAcceptor(ArcSwap<Acceptance>);
+
+/// What is shown to one client.
+#[derive(Debug)]
+pub struct Acceptance {
+    config: Arc<ServerConfig>,
+    not_after: UnixSeconds,
+}
+
+/// Why a client's handshake came to nothing.
+#[derive(Debug)]
+pub enum AcceptError {
+    /// It sent what is no TLS.
+    Plain,
+    /// It left.
+    Closed,
+    /// It took too long.
+    Timeout,
+    /// What else.
+    Failed(String),
+}
+
+impl fmt::Display for AcceptError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Plain => f.write_str(
+                "it sent plain bytes to a listener with TLS: let it connect with TLS, or use a listener without",
+            ),
+            Self::Closed => f.write_str("it left during the TLS handshake"),
+            Self::Timeout => {
+                f.write_str("its TLS handshake took too long (limits.handshake_timeout)")
+            }
+            Self::Failed(text) => f.write_str(text),
+        }
+    }
+}
+
+impl TlsAcceptor {
+    /// Shows what these settings say.
+    ///
+    /// # Errors
+    /// What rustls does not take of them, in words.
+    pub fn new(tls: &ListenerTls) -> Result<Self, String> {
+        Ok(Self(ArcSwap::from_pointee(Acceptance::new(tls)?)))
+    }
+
+    /// Shows something else to all clients that come from now on.
+    ///
+    /// # Errors
+    /// As [`TlsAcceptor::new`]; then nothing has changed.
+    pub fn replace(&self, tls: &ListenerTls) -> Result<(), String> {
+        self.0.store(Arc::new(Acceptance::new(tls)?));
+        Ok(())
+    }
+
+    /// What the next client is shown.
+    pub fn current(&self) -> Arc<Acceptance> {
+        self.0.load_full()
+    }
+}
+
+impl Acceptance {
+    fn new(tls: &ListenerTls) -> Result<Self, String> {
+        let provider = provider();
+        let builder = ServerConfig::builder_with_provider(Arc::clone(&provider))
+            .with_protocol_versions(&[&rustls::version::TLS13, &rustls::version::TLS12])
+            .map_err(|error| format!("no TLS: {error}"))?;
+        let builder = match &tls.client_authorities {
+            None => builder.with_no_client_auth(),
+            Some(list) => {
+                let mut roots = RootCertStore::empty();
+                roots.add_parsable_certificates(list.iter().cloned());
+                let verifier =
+                    WebPkiClientVerifier::builder_with_provider(Arc::new(roots), provider)
+                        .build()
+                        .map_err(|error| format!("no verification of clients: {error}"))?;
+                builder.with_client_cert_verifier(verifier)
+            }
+        };
+        let own = SingleCertAndKey::from(Arc::clone(&tls.identity.certified));
+        let mut config = builder.with_cert_resolver(Arc::new(own));
+        // Tickets carry the session, so that none is kept here; their keys end with this configuration, and with it the
+        // trust in client certificates that it verified.
+        config.ticketer = rustls::crypto::ring::Ticketer::new()
+            .map_err(|error| format!("no session tickets: {error}"))?;
+        config.session_storage = Arc::new(NoServerSessionStorage {});
+        // The clients that resume at all keep one.
+        config.send_tls13_tickets = 1;
+        Ok(Self {
+            config: Arc::new(config),
+            not_after: tls.identity.certificate.not_after,
+        })
+    }
+
+    /// Until when the certificate shown is good.
+    pub fn not_after(&self) -> UnixSeconds {
+        self.not_after
+    }
+
+    /// The handshake with a client, for at most `limit`, or ten seconds where that is zero.
+    ///
+    /// # Errors
+    /// [`AcceptError`]; the connection is closed then.
+    pub async fn accept(&self, socket: Stream, limit: Duration) -> Result<Stream, AcceptError> {
+        let connection = UnbufferedServerConnection::new(Arc::clone(&self.config))
+            .map_err(|error| AcceptError::Failed(format!("no TLS: {error}")))?;
+        let tls = Tls::new(socket, Side::Server(connection), Role::TowardsClient);
+        let limit = if limit.is_zero() {
+            LONGEST_HANDSHAKE
+        } else {
+            limit
+        };
+        let mut first = Vec::new();
+        match tokio::time::timeout(limit, tls.shake_hands(&mut first)).await {
+            Ok(Ok(())) => Ok(Stream::Tls(Box::new(tls))),
+            Ok(Err(broken)) => Err(why(&broken, &first)),
+            Err(_) => Err(AcceptError::Timeout),
+        }
+    }
+}
+
+fn why(broken: &Broken, first: &[u8]) -> AcceptError {
+    match broken {
+        Broken::Socket(_) | Broken::Closed => AcceptError::Closed,
+        Broken::Tls(Error::InvalidMessage(_)) if !explain::looks_like_tls(first) => {
+            AcceptError::Plain
+        }
+        Broken::Tls(Error::NoCertificatesPresented) => AcceptError::Failed(
+            "it showed no certificate, and the listener asks for one (tls.client_ca_file)"
+                .to_owned(),
+        ),
+        Broken::Tls(Error::InvalidCertificate(error)) => AcceptError::Failed(format!(
+            "its certificate was refused: {error}; it must be signed by an authority in tls.client_ca_file"
+        )),
+        Broken::Tls(Error::AlertReceived(alert)) => AcceptError::Failed(format!(
+            "it ended the TLS handshake with {alert:?}: it may not trust the listener's certificate (tls.cert_file), or \
+             know it by another name"
+        )),
+        Broken::Tls(error) => AcceptError::Failed(format!("its TLS handshake failed: {error}")),
+    }
+}

@@ -1,0 +1,154 @@
+//! TLS towards the server: the handshake, with the server verified and earlier sessions resumed.
+
+use std::fmt;
+use std::sync::Arc;
+use std::time::Duration;
+
+use rustls::client::danger::ServerCertVerifier;
+use rustls::client::{ResolvesClientCert, UnbufferedClientConnection, WebPkiServerVerifier};
+use rustls::pki_types::ServerName;
+use rustls::sign::SingleCertAndKey;
+use rustls::{ClientConfig, RootCertStore};
+
+use super::verify::{Anybody, Explaining};
+use super::{Broken, Role, Side, Stream, Tls, explain};
+use crate::config::{Authorities, UpstreamTls, Verification, provider};
+
+/// Makes TLS of connections to the server. One for all of them: that is how sessions are resumed.
+#[derive(Debug)]
+pub struct Connector {
+    config: Arc<ClientConfig>,
+    name: ServerName<'static>,
+    limit: Duration,
+    has_identity: bool,
+}
+
+/// Why there is no TLS with the server, and what to do.
+#[derive(Debug)]
+pub struct HandshakeFailed(String);
+
+impl fmt::Display for HandshakeFailed {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.0)
+    }
+}
+
+impl Connector {
+    /// Reads the system's authorities where they are wanted.
+    ///
+    /// # Errors
+    /// There is nobody who could vouch for the server.
+    pub fn new(tls: &UpstreamTls) -> Result<Self, String> {
+        let provider = provider();
+        let verifier: Arc<dyn ServerCertVerifier> = match tls.verification {
+            Verification::Skipped => Arc::new(Anybody {
+                provider: Arc::clone(&provider),
+            }),
+            Verification::Full => {
+                let (roots, trust) = trusted(&tls.authorities)?;
+                let verifier = WebPkiServerVerifier::builder_with_provider(
+                    Arc::new(roots),
+                    Arc::clone(&provider),
+                )
+                .build()
+                .map_err(|error| format!("no verification of the server: {error}"))?;
+                Arc::new(Explaining { verifier, trust })
+            }
+        };
+        let builder = ClientConfig::builder_with_provider(provider)
+            .with_protocol_versions(&[&rustls::version::TLS13, &rustls::version::TLS12])
+            .map_err(|error| format!("no TLS: {error}"))?
+            .dangerous()
+            .with_custom_certificate_verifier(verifier);
+        let config = match &tls.identity {
+            None => builder.with_no_client_auth(),
+            Some(pair) => {
+                let own: Arc<dyn ResolvesClientCert> =
+                    Arc::new(SingleCertAndKey::from(Arc::clone(&pair.certified)));
+                builder.with_client_cert_resolver(own)
+            }
+        };
+        Ok(Self {
+            config: Arc::new(config),
+            name: tls.server_name.clone(),
+            limit: tls.handshake_timeout,
+            has_identity: tls.identity.is_some(),
+        })
+    }
+
+    /// Makes TLS of a connection that has just been opened.
+    ///
+    /// # Errors
+    /// [`HandshakeFailed`] says why not, and which setting helps.
+    pub async fn connect(&self, socket: Stream) -> Result<Stream, HandshakeFailed> {
+        let connection =
+            UnbufferedClientConnection::new(Arc::clone(&self.config), self.name.clone())
+                .map_err(|error| HandshakeFailed(format!("no TLS with the server: {error}")))?;
+        let role = Role::TowardsServer {
+            has_identity: self.has_identity,
+        };
+        let tls = Tls::new(socket, Side::Client(connection), role);
+        let mut first = Vec::new();
+        let done = tokio::time::timeout(self.limit, tls.shake_hands(&mut first)).await;
+        let text = match done {
+            Ok(Ok(())) => return Ok(Stream::Tls(Box::new(tls))),
+            Ok(Err(broken)) => self.why(&broken, &first),
+            Err(_) if first.is_empty() => format!(
+                "the server was silent for {:?} when asked for TLS (upstream.tls.handshake_timeout): if it speaks no TLS on \
+                 this port, remove upstream.tls or set upstream.address to its TLS port",
+                self.limit
+            ),
+            Err(_) => format!(
+                "the TLS handshake took longer than {:?} (upstream.tls.handshake_timeout)",
+                self.limit
+            ),
+        };
+        Err(HandshakeFailed(text))
+    }
+
+    fn why(&self, broken: &Broken, first: &[u8]) -> String {
+        match broken {
+            Broken::Tls(error) => explain::towards_server(error, first, self.has_identity),
+            Broken::Closed if first.is_empty() => CLOSED.to_owned(),
+            Broken::Socket(error) if first.is_empty() => format!("{CLOSED} ({error})"),
+            Broken::Closed => {
+                "the server closed the connection during the TLS handshake".to_owned()
+            }
+            Broken::Socket(error) => {
+                format!("the connection was lost during the TLS handshake: {error}")
+            }
+        }
+    }
+}
+
+const CLOSED: &str = "the server closed the connection when asked for TLS: if it speaks no TLS on this port, remove \
+                      upstream.tls or set upstream.address to its TLS port; a Redis that has reached its maxclients does this too";
+
+/// Who may vouch for the server, and in words where they come from.
+fn trusted(authorities: &Authorities) -> Result<(RootCertStore, String), String> {
+    let mut roots = RootCertStore::empty();
+    match authorities {
+        Authorities::Given(list) => {
+            roots.add_parsable_certificates(list.iter().cloned());
+            let trust = format!("the {} in upstream.tls.ca_file", list.len());
+            Ok((roots, trust))
+        }
+        Authorities::System => {
+            let found = rustls_native_certs::load_native_certs();
+            for error in &found.errors {
+                tracing::debug!("the system's certificates: {error}");
+            }
+            let (added, _) = roots.add_parsable_certificates(found.certs);
+            if added > 0 {
+                return Ok((roots, format!("the {added} authorities of this system")));
+            }
+            // An empty container image has none.
+            roots.extend(webpki_roots::TLS_SERVER_ROOTS.iter().cloned());
+            let trust = format!(
+                "the {} authorities built in, since this system has none",
+                roots.len()
+            );
+            Ok((roots, trust))
+        }
+    }
+}

@@ -1,0 +1,307 @@
+//! A TLS connection: a session over a socket, used through `&self` as the plain ones are.
+//!
+//! Invariant: a read that does not fill the buffer has emptied the socket and what was decrypted from it, as on a plain
+//! socket. Invariant: bytes that [`Tls::try_write`] has taken are encrypted and may have been sent; what the socket has not
+//! taken of them yet is [`Tls::has_unflushed`], at most what became of one call, and goes before anything else.
+
+mod accept;
+mod connect;
+mod explain;
+mod session;
+mod verify;
+
+use std::cell::{Cell, RefCell};
+use std::io;
+use std::task::{Context, Poll};
+
+use rustls::Error;
+
+pub use accept::{AcceptError, Acceptance, TlsAcceptor};
+pub use connect::{Connector, HandshakeFailed};
+use session::{MOST_CIPHER, MOST_PLAIN, RECORD, Session, Side};
+
+use super::{READ_SIZE, Stream};
+use crate::config::Certificate;
+
+/// Reads of the socket for one of the connection, before other tasks get their turn.
+const READS_A_TURN: usize = 4;
+
+/// Bytes shown of what was no TLS.
+const SHOWN: usize = 64;
+
+thread_local! {
+    /// Records as they were read, and as they are written. Of the thread: an idle connection has no buffers.
+    static RECORDS: RefCell<Box<[u8]>> = RefCell::new(vec![0; 64 * 1024 + RECORD + READ_SIZE + RECORD].into());
+    static CIPHER: RefCell<Box<[u8]>> = RefCell::new(vec![0; MOST_CIPHER].into());
+}
+
+/// A TLS connection whose handshake is over.
+pub struct Tls {
+    /// Plain.
+    socket: Stream,
+    session: RefCell<Session>,
+    end: RefCell<Option<End>>,
+    role: Role,
+    /// More is to be read, and others come first.
+    yields: Cell<bool>,
+}
+
+/// Towards whom respool speaks.
+#[derive(Debug, Clone, Copy)]
+enum Role {
+    /// The server, with a certificate of respool's own or without.
+    TowardsServer { has_identity: bool },
+    /// A client.
+    TowardsClient,
+}
+
+/// Why nothing more can be read.
+enum End {
+    /// The other side has closed its socket.
+    Closed,
+    /// It sent what is not TLS, or an alert.
+    Failed(String),
+}
+
+/// How a handshake ended that came to nothing.
+enum Broken {
+    /// By the socket.
+    Socket(io::Error),
+    /// The other side closed it.
+    Closed,
+    /// By what was sent.
+    Tls(Error),
+}
+
+impl std::fmt::Debug for Tls {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_tuple("Tls").field(&self.socket).finish()
+    }
+}
+
+impl Drop for Tls {
+    /// Says goodbye, as far as the socket takes it: without, the other side must take the end for an attack.
+    fn drop(&mut self) {
+        self.say_goodbye();
+    }
+}
+
+impl Tls {
+    fn new(socket: Stream, side: Side, role: Role) -> Self {
+        Self {
+            socket,
+            session: RefCell::new(Session::new(side)),
+            end: RefCell::new(None),
+            role,
+            yields: Cell::new(false),
+        }
+    }
+
+    /// The socket below.
+    pub(super) fn socket(&self) -> &Stream {
+        &self.socket
+    }
+
+    /// What is known of the other side's certificate.
+    pub fn peer(&self) -> Option<Certificate> {
+        Certificate::read(self.session.borrow().peer_certificate()?)
+    }
+
+    /// Whether an earlier connection spared this one most of its handshake.
+    pub fn is_resumed(&self) -> bool {
+        self.session.borrow().is_resumed()
+    }
+
+    pub(super) fn poll_read_ready(&self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        let has_plain = {
+            let mut session = self.session.borrow_mut();
+            !session.plain().is_empty() || session.is_closed()
+        };
+        if has_plain || self.end.borrow().is_some() {
+            return Poll::Ready(Ok(()));
+        }
+        if self.yields.take() {
+            cx.waker().wake_by_ref();
+            return Poll::Pending;
+        }
+        self.socket.poll_read_ready(cx)
+    }
+
+    pub(super) fn poll_write_ready(&self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        match self.poll_flush(cx) {
+            Poll::Ready(Ok(())) => self.socket.poll_write_ready(cx),
+            other => other,
+        }
+    }
+
+    /// Sends what is encrypted and waits for the socket to take it.
+    pub(super) fn poll_flush(&self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        loop {
+            match self.flush() {
+                Ok(true) => return Poll::Ready(Ok(())),
+                Ok(false) => {}
+                Err(error) => return Poll::Ready(Err(error)),
+            }
+            match self.socket.poll_write_ready(cx) {
+                Poll::Ready(Ok(())) => {}
+                other => return other,
+            }
+        }
+    }
+
+    pub(super) fn has_unflushed(&self) -> bool {
+        !self.session.borrow_mut().out().is_empty()
+    }
+
+    /// Sends what is encrypted, as far as the socket takes it. True: all of it.
+    fn flush(&self) -> io::Result<bool> {
+        let mut session = self.session.borrow_mut();
+        let out = session.out();
+        while !out.is_empty() {
+            match self.socket.try_write(out.front()) {
+                Ok(taken) => out.advance(taken),
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => return Ok(false),
+                Err(error) => return Err(error),
+            }
+        }
+        Ok(true)
+    }
+
+    pub(super) fn try_write(&self, plain: &[u8]) -> io::Result<usize> {
+        if !self.flush()? {
+            return Err(io::ErrorKind::WouldBlock.into());
+        }
+        let taken = plain.len().min(MOST_PLAIN);
+        CIPHER.with_borrow_mut(|cipher| {
+            let mut session = self.session.borrow_mut();
+            let length = session
+                .encrypt(&plain[..taken], cipher)
+                .map_err(|error| io::Error::other(explain::broken(&error, self.role)))?;
+            let mut sent = 0;
+            // What TLS itself had to say goes first.
+            if session.out().is_empty() {
+                sent = match self.socket.try_write(&cipher[..length]) {
+                    Err(error) if error.kind() == io::ErrorKind::WouldBlock => 0,
+                    sent => sent?,
+                };
+            }
+            session.out().push(&cipher[sent..length]);
+            Ok(taken)
+        })
+    }
+
+    pub(super) fn try_read(&self, buf: &mut [u8]) -> io::Result<usize> {
+        let mut filled = self.take_plain(buf);
+        let mut reads = 0;
+        while filled < buf.len() && self.end.borrow().is_none() {
+            if self.session.borrow().is_closed() {
+                break;
+            }
+            if reads == READS_A_TURN {
+                // Records with hardly anything in them must not hold up the others.
+                self.yields.set(true);
+                break;
+            }
+            reads += 1;
+            match self.receive(buf, &mut filled, None) {
+                Ok(true) => {}
+                Ok(false) => break,
+                Err(Broken::Closed) => *self.end.borrow_mut() = Some(End::Closed),
+                Err(Broken::Socket(error)) if filled == 0 => return Err(error),
+                Err(Broken::Socket(error)) => {
+                    *self.end.borrow_mut() = Some(End::Failed(error.to_string()));
+                }
+                Err(Broken::Tls(error)) => {
+                    *self.end.borrow_mut() = Some(End::Failed(explain::broken(&error, self.role)));
+                }
+            }
+        }
+        // Answers of TLS itself, an alert among them. What does not go now is flushed by whoever writes next.
+        let flushed = self.flush();
+        if filled > 0 || buf.is_empty() {
+            return Ok(filled);
+        }
+        match &*self.end.borrow() {
+            // An end without a goodbye is an end: requests and replies have lengths of their own.
+            Some(End::Closed) => Ok(0),
+            Some(End::Failed(text)) => {
+                Err(io::Error::new(io::ErrorKind::InvalidData, text.clone()))
+            }
+            None if self.session.borrow().is_closed() => Ok(0),
+            None => flushed.and(Err(io::ErrorKind::WouldBlock.into())),
+        }
+    }
+
+    fn take_plain(&self, buf: &mut [u8]) -> usize {
+        let mut session = self.session.borrow_mut();
+        let plain = session.plain();
+        let taken = plain.front().len().min(buf.len());
+        buf[..taken].copy_from_slice(&plain.front()[..taken]);
+        plain.advance(taken);
+        taken
+    }
+
+    /// Reads the socket once and decrypts what came. False: the socket is empty.
+    fn receive(
+        &self,
+        buf: &mut [u8],
+        filled: &mut usize,
+        first: Option<&mut Vec<u8>>,
+    ) -> Result<bool, Broken> {
+        RECORDS.with_borrow_mut(|records| {
+            let mut session = self.session.borrow_mut();
+            let carried = session.incoming().len();
+            records[..carried].copy_from_slice(session.incoming());
+            // A whole record at least, so that a small buffer does not cost a read for each of its pieces.
+            let wanted = (buf.len() - *filled).clamp(RECORD, READ_SIZE);
+            let into = &mut records[carried..carried + wanted];
+            let read = match self.socket.try_read(into) {
+                Ok(0) => return Err(Broken::Closed),
+                Ok(read) => read,
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => return Ok(false),
+                Err(error) => return Err(Broken::Socket(error)),
+            };
+            if let Some(first) = first.filter(|first| first.len() < SHOWN) {
+                // Before they are decrypted where they lie.
+                let shown = read.min(SHOWN - first.len());
+                first.extend_from_slice(&into[..shown]);
+            }
+            session
+                .feed(&mut records[..carried + read], buf, filled)
+                .map_err(Broken::Tls)?;
+            Ok(read == wanted)
+        })
+    }
+
+    pub(super) fn say_goodbye(&self) {
+        self.session.borrow_mut().close();
+        // A socket that takes nothing any more, or is gone, needs no goodbye.
+        let _ = self.flush();
+    }
+
+    /// The handshake. `first` gets the first bytes of the other side.
+    async fn shake_hands(&self, first: &mut Vec<u8>) -> Result<(), Broken> {
+        self.session.borrow_mut().start().map_err(Broken::Tls)?;
+        loop {
+            std::future::poll_fn(|cx| self.poll_flush(cx))
+                .await
+                .map_err(Broken::Socket)?;
+            if !self.session.borrow().is_handshaking() {
+                return Ok(());
+            }
+            std::future::poll_fn(|cx| self.socket.poll_read_ready(cx))
+                .await
+                .map_err(Broken::Socket)?;
+            if let Err(broken) = self.receive(&mut [], &mut 0, Some(first)) {
+                if explain::looks_like_tls(first) {
+                    // The alert, as far as it goes.
+                    let _ = self.flush();
+                } else {
+                    // Who speaks no TLS would take an alert for garbage.
+                    self.session.borrow_mut().out().clear();
+                }
+                return Err(broken);
+            }
+        }
+    }
+}

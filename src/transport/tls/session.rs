@@ -1,0 +1,382 @@
+//! One TLS session without its socket: records in, plain bytes out, and the other way round.
+//!
+//! Uses rustls' unbuffered interface: records are decrypted in the buffer they were read into, so that an idle session
+//! holds no buffer at all.
+
+use rustls::client::UnbufferedClientConnection;
+use rustls::pki_types::CertificateDer;
+use rustls::server::UnbufferedServerConnection;
+use rustls::unbuffered::{ConnectionState, EncodeError, EncryptError, UnbufferedStatus};
+use rustls::{CommonState, Error, HandshakeKind};
+
+/// The largest record with its head, as TLS 1.2 allows it.
+pub(super) const RECORD: usize = 5 + 16 * 1024 + 2048;
+
+/// Bytes of records kept because they are not whole: a record, or a message of the handshake (64 KiB) in several.
+const MOST_INCOMPLETE: usize = 64 * 1024 + RECORD;
+
+/// Plain bytes encrypted at once: a whole read of the other side, with what was carried before it.
+pub(super) const MOST_PLAIN: usize = crate::transport::READ_SIZE + 16 * 1024;
+
+/// What `MOST_PLAIN` becomes at most: each record of 16 KiB costs its head and tail, beside messages of TLS itself.
+pub(super) const MOST_CIPHER: usize = MOST_PLAIN + 16 * 1024;
+
+/// Whose part respool plays.
+pub(super) enum Side {
+    /// Towards the server.
+    Client(UnbufferedClientConnection),
+    /// Towards a client.
+    Server(UnbufferedServerConnection),
+}
+
+/// A session: what is known of the records, and the bytes that wait on either side.
+pub(super) struct Session {
+    side: Side,
+    /// The start of a record that has not arrived whole.
+    incoming: Vec<u8>,
+    /// Decrypted and not taken yet.
+    plain: Queue,
+    /// Encrypted and not sent yet.
+    out: Queue,
+    is_closed: bool,
+    /// An error has ended it: rustls is asked nothing any more.
+    is_broken: bool,
+}
+
+/// Bytes taken from the front; holds no memory while it is empty.
+#[derive(Debug, Default)]
+pub(super) struct Queue {
+    bytes: Vec<u8>,
+    at: usize,
+}
+
+impl Queue {
+    pub(super) fn is_empty(&self) -> bool {
+        self.bytes.is_empty()
+    }
+
+    pub(super) fn front(&self) -> &[u8] {
+        &self.bytes[self.at..]
+    }
+
+    pub(super) fn push(&mut self, bytes: &[u8]) {
+        self.bytes.extend_from_slice(bytes);
+    }
+
+    /// Forgets them all.
+    pub(super) fn clear(&mut self) {
+        *self = Self::default();
+    }
+
+    /// The first `count` bytes are done with.
+    pub(super) fn advance(&mut self, count: usize) {
+        self.at += count;
+        if self.at == self.bytes.len() {
+            self.clear();
+        }
+    }
+}
+
+/// What one step of rustls came to.
+enum Step {
+    Again,
+    Done,
+    Closed,
+    /// So many bytes were encrypted.
+    Encrypted(usize),
+}
+
+impl Session {
+    pub(super) fn new(side: Side) -> Self {
+        Self {
+            side,
+            incoming: Vec::new(),
+            plain: Queue::default(),
+            out: Queue::default(),
+            is_closed: false,
+            is_broken: false,
+        }
+    }
+
+    fn state(&self) -> &CommonState {
+        match &self.side {
+            Side::Client(connection) => connection,
+            Side::Server(connection) => connection,
+        }
+    }
+
+    /// Whether nothing of the client's or server's own can be said yet.
+    pub(super) fn is_handshaking(&self) -> bool {
+        self.state().is_handshaking()
+    }
+
+    /// Whether the other side has said that it sends no more.
+    pub(super) fn is_closed(&self) -> bool {
+        self.is_closed
+    }
+
+    /// Whether the handshake was spared by an earlier one.
+    pub(super) fn is_resumed(&self) -> bool {
+        self.state().handshake_kind() == Some(HandshakeKind::Resumed)
+    }
+
+    /// The certificate of the other side.
+    pub(super) fn peer_certificate(&self) -> Option<&CertificateDer<'static>> {
+        self.state().peer_certificates()?.first()
+    }
+
+    /// What is to be sent.
+    pub(super) fn out(&mut self) -> &mut Queue {
+        &mut self.out
+    }
+
+    /// What was decrypted and not taken.
+    pub(super) fn plain(&mut self) -> &mut Queue {
+        &mut self.plain
+    }
+
+    /// The start of a record that has not arrived whole; [`Session::feed`] wants it in front of what comes next.
+    pub(super) fn incoming(&self) -> &[u8] {
+        &self.incoming
+    }
+
+    /// Takes in records: what was [`Session::incoming`], with what has arrived behind it. Plain bytes fill `into` from
+    /// `filled` on, then [`Session::plain`].
+    ///
+    /// # Errors
+    /// The records are wrong; an alert that says so may be in [`Session::out`].
+    pub(super) fn feed(
+        &mut self,
+        records: &mut [u8],
+        into: &mut [u8],
+        filled: &mut usize,
+    ) -> Result<(), Error> {
+        let plain = &mut self.plain;
+        let mut take = |bytes: &[u8]| {
+            let room = into.len() - *filled;
+            let fits = if plain.is_empty() {
+                room.min(bytes.len())
+            } else {
+                0
+            };
+            into[*filled..*filled + fits].copy_from_slice(&bytes[..fits]);
+            *filled += fits;
+            plain.push(&bytes[fits..]);
+        };
+        if self.is_broken {
+            return Err(Error::HandshakeNotComplete);
+        }
+        let mut used = 0;
+        let result = loop {
+            let rest = &mut records[used..];
+            let (discard, step) = match &mut self.side {
+                Side::Client(connection) => step(
+                    connection.process_tls_records(rest),
+                    &mut self.out,
+                    &mut take,
+                ),
+                Side::Server(connection) => step(
+                    connection.process_tls_records(rest),
+                    &mut self.out,
+                    &mut take,
+                ),
+            };
+            used += discard;
+            match step {
+                Ok(Step::Again) => {}
+                Ok(Step::Closed) => self.is_closed = true,
+                Ok(Step::Done | Step::Encrypted(_)) => break Ok(()),
+                Err(error) => break Err(error),
+            }
+        };
+        let rest = &records[used..];
+        if let Err(error) = result {
+            self.collect_alert();
+            return Err(error);
+        }
+        if rest.len() > MOST_INCOMPLETE {
+            self.is_broken = true;
+            return Err(Error::General(
+                "a message of the handshake is too long".to_owned(),
+            ));
+        }
+        if rest.is_empty() {
+            self.incoming = Vec::new();
+        } else {
+            self.incoming.clear();
+            self.incoming.extend_from_slice(rest);
+        }
+        Ok(())
+    }
+
+    /// Goes on without new records: how a handshake begins.
+    ///
+    /// # Errors
+    /// As [`Session::feed`].
+    pub(super) fn start(&mut self) -> Result<(), Error> {
+        self.feed(&mut [], &mut [], &mut 0)
+    }
+
+    /// Encrypts `plain`, at most [`MOST_PLAIN`] bytes, into `cipher`, which has [`MOST_CIPHER`]. Returns how many bytes that
+    /// became.
+    ///
+    /// # Errors
+    /// The session has ended, or has been used for as long as its keys allow.
+    pub(super) fn encrypt(&mut self, plain: &[u8], cipher: &mut [u8]) -> Result<usize, Error> {
+        self.write(&mut |state| match state.encrypt(plain, cipher) {
+            Ok(length) => Ok(length),
+            Err(EncryptError::InsufficientSize(_)) => {
+                Err(Error::General("the buffer for records is too small".into()))
+            }
+            Err(EncryptError::EncryptExhausted) => Err(Error::EncryptError),
+        })
+    }
+
+    /// Says that nothing more will be sent: what to send is in [`Session::out`] then.
+    pub(super) fn close(&mut self) {
+        let mut cipher = [0; 256];
+        let closed = self.write(&mut |state| {
+            // A session that cannot even say goodbye just ends.
+            Ok(state.close(&mut cipher).unwrap_or(0))
+        });
+        if let Ok(length) = closed {
+            self.out.push(&cipher[..length]);
+        }
+    }
+
+    fn write(
+        &mut self,
+        act: &mut dyn FnMut(&mut dyn Writing) -> Result<usize, Error>,
+    ) -> Result<usize, Error> {
+        if self.is_broken {
+            return Err(Error::HandshakeNotComplete);
+        }
+        // What is left of the records must be shown again: rustls remembers places in them.
+        let mut used = 0;
+        loop {
+            let rest = &mut self.incoming[used..];
+            let (discard, step) = match &mut self.side {
+                Side::Client(connection) => {
+                    writing_step(connection.process_tls_records(rest), &mut self.out, act)
+                }
+                Side::Server(connection) => {
+                    writing_step(connection.process_tls_records(rest), &mut self.out, act)
+                }
+            };
+            used += discard;
+            let step = step.inspect_err(|_| self.is_broken = true)?;
+            let length = match step {
+                Step::Again => continue,
+                Step::Closed => {
+                    self.is_closed = true;
+                    continue;
+                }
+                Step::Encrypted(length) => length,
+                Step::Done => return Err(Error::HandshakeNotComplete),
+            };
+            self.incoming.drain(..used);
+            return Ok(length);
+        }
+    }
+
+    /// After an error, the alert that tells the other side.
+    fn collect_alert(&mut self) {
+        self.is_broken = true;
+        // Only as long as there is something: behind it rustls would read on, in records that are not there any more.
+        while self.state().wants_write() {
+            let (_, step) = match &mut self.side {
+                Side::Client(connection) => step(
+                    connection.process_tls_records(&mut []),
+                    &mut self.out,
+                    &mut |_| {},
+                ),
+                Side::Server(connection) => step(
+                    connection.process_tls_records(&mut []),
+                    &mut self.out,
+                    &mut |_| {},
+                ),
+            };
+            if step.is_err() {
+                return;
+            }
+        }
+    }
+}
+
+/// The one state of rustls in which plain bytes can be sent, whichever side it is on.
+trait Writing {
+    fn encrypt(&mut self, plain: &[u8], cipher: &mut [u8]) -> Result<usize, EncryptError>;
+    fn close(&mut self, cipher: &mut [u8]) -> Result<usize, EncryptError>;
+}
+
+impl<Data> Writing for rustls::unbuffered::WriteTraffic<'_, Data> {
+    fn encrypt(&mut self, plain: &[u8], cipher: &mut [u8]) -> Result<usize, EncryptError> {
+        Self::encrypt(self, plain, cipher)
+    }
+
+    fn close(&mut self, cipher: &mut [u8]) -> Result<usize, EncryptError> {
+        self.queue_close_notify(cipher)
+    }
+}
+
+fn step<D>(
+    status: UnbufferedStatus<'_, '_, D>,
+    out: &mut Queue,
+    take: &mut dyn FnMut(&[u8]),
+) -> (usize, Result<Step, Error>) {
+    let UnbufferedStatus { discard, state } = status;
+    let step = state.and_then(|state| advance(state, out, take));
+    (discard, step)
+}
+
+fn writing_step<D>(
+    status: UnbufferedStatus<'_, '_, D>,
+    out: &mut Queue,
+    act: &mut dyn FnMut(&mut dyn Writing) -> Result<usize, Error>,
+) -> (usize, Result<Step, Error>) {
+    let UnbufferedStatus { discard, state } = status;
+    let step = state.and_then(|state| match state {
+        ConnectionState::WriteTraffic(mut traffic) => act(&mut traffic).map(Step::Encrypted),
+        // All that had arrived was read before.
+        other => advance(other, out, &mut |_| {}),
+    });
+    (discard, step)
+}
+
+fn advance<D>(
+    state: ConnectionState<'_, '_, D>,
+    out: &mut Queue,
+    take: &mut dyn FnMut(&[u8]),
+) -> Result<Step, Error> {
+    match state {
+        ConnectionState::ReadTraffic(mut traffic) => {
+            while let Some(record) = traffic.next_record() {
+                take(record?.payload);
+            }
+            Ok(Step::Again)
+        }
+        ConnectionState::EncodeTlsData(mut message) => {
+            let mut length = 0;
+            if let Err(EncodeError::InsufficientSize(size)) = message.encode(&mut []) {
+                length = size.required_size;
+            }
+            let mut record = vec![0; length];
+            // It is as long as it said.
+            let _ = message.encode(&mut record);
+            out.push(&record);
+            Ok(Step::Again)
+        }
+        ConnectionState::TransmitTlsData(transmit) => {
+            // Kept in order in `out`, and sent before anything behind it.
+            transmit.done();
+            Ok(Step::Again)
+        }
+        ConnectionState::PeerClosed => Ok(Step::Closed),
+        // Never offered nor allowed: a command that is replayed would run twice.
+        ConnectionState::ReadEarlyData(_) => Err(Error::General("early data".to_owned())),
+        _ => Ok(Step::Done),
+    }
+}
+
+#[cfg(test)]
+mod tests;
