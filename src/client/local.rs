@@ -384,7 +384,7 @@ impl Client {
         self.card.group.set(group as u32);
         self.resident
             .idle_timeout
-            .set(self.site.thread.settings.groups[group].idle_timeout);
+            .set(self.site.thread.settings().groups[group].idle_timeout);
         self.log_admission();
     }
 
@@ -394,7 +394,7 @@ impl Client {
             tracing::warn!(client = %self.card.peer(), "rejected: {refusal}{line}");
         }
         self.flag(Flag::Rejected, true);
-        self.reply(&refusal.client_text(self.site.thread.settings.limits.explain_rejections));
+        self.reply(&refusal.client_text(self.site.thread.settings().limits.explain_rejections));
         self.rejected = Some(refusal);
         self.ending = Some(Disconnect::Rejected);
     }

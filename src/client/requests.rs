@@ -48,7 +48,7 @@ impl Client {
         let mut run = Run::default();
         // Kept for the whole batch: neither can change while it is looked at.
         let learned = self.learned();
-        let bounds = Bounds::new(self.site.thread.settings.limits.max_request);
+        let bounds = Bounds::new(self.site.thread.settings().limits.max_request);
         while matches!(self.wait, Wait::Nothing)
             && self.ending.is_none()
             && !self.outlet.is_closed()
@@ -157,7 +157,7 @@ impl Client {
         route(
             name,
             request,
-            self.site.deny[self.group()].as_ref(),
+            self.site.denied(self.group()).as_deref(),
             learned,
         )
     }
@@ -169,7 +169,7 @@ impl Client {
             && !self.is_listening
             && self.refusing.is_none()
             && self.session.reply == crate::session::ReplyMode::On
-            && length <= self.site.thread.settings.upstream.max_shared_request
+            && length <= self.site.thread.settings().upstream.max_shared_request
     }
 
     fn send_run(&mut self, data: &[u8], run: &mut Run) {
@@ -209,7 +209,7 @@ impl Client {
     }
 
     pub(super) fn in_flight_limit(&self) -> u32 {
-        u32::try_from(self.site.thread.settings.limits.max_client_in_flight).unwrap_or(u32::MAX)
+        u32::try_from(self.site.thread.settings().limits.max_client_in_flight).unwrap_or(u32::MAX)
     }
 
     fn wait_in_flight(&mut self) {
@@ -309,7 +309,7 @@ impl Client {
             _ if self.refusing.is_some() => self.refuse_one(routed.command, length),
             Route::Shared
                 if self.pin.is_none()
-                    && length > self.site.thread.settings.upstream.max_shared_request =>
+                    && length > self.site.thread.settings().upstream.max_shared_request =>
             {
                 self.on_pin(PinReason::LargeRequest, request, routed.command)
             }
@@ -342,8 +342,9 @@ impl Client {
         rest: &[u8],
         learned: Option<&Learned>,
     ) {
-        let most = self.site.thread.settings.upstream.max_shared_request;
-        let deny = self.site.deny[self.group()].as_ref();
+        let most = self.site.thread.settings().upstream.max_shared_request;
+        let denied = self.site.denied(self.group());
+        let deny = denied.as_deref();
         let whole = matches!(
             block(rest, most, u32::MAX, deny, learned),
             Block::Whole { .. }
@@ -373,11 +374,12 @@ impl Client {
             return self.on_shared(request.bytes(), 1, command);
         }
         if verb == Tx::Multi {
-            let settings = &self.site.thread.settings;
+            let settings = &self.site.thread.settings();
             let most = self
                 .in_flight_limit()
                 .saturating_sub(self.outlet.outstanding());
-            let deny = self.site.deny[self.group()].as_ref();
+            let denied = self.site.denied(self.group());
+            let deny = denied.as_deref();
             let shares = self.session.reply != crate::session::ReplyMode::SkipNext;
             match block(
                 rest,
@@ -478,13 +480,13 @@ impl Client {
 
     /// Whether a request that has not arrived whole is too large to be waited for.
     fn is_large(&self, here: usize) -> bool {
-        let most = self.site.thread.settings.upstream.max_shared_request;
+        let most = self.site.thread.settings().upstream.max_shared_request;
         self.scanner.is_inside() && (self.scanner.extent() > most || here > most)
     }
 
     /// The start of a request too large to share: it is passed on as it arrives, on a connection of its own.
     fn large(&mut self, data: &[u8], learned: Option<&Learned>) -> Next {
-        let most = self.site.thread.settings.upstream.max_shared_request;
+        let most = self.site.thread.settings().upstream.max_shared_request;
         let gathered = self.scanner.extent().max(data.len()) > GATHERED * most;
         if self.pin.as_ref().is_some_and(|pin| pin.link().is_raw()) {
             return if gathered {
@@ -503,7 +505,8 @@ impl Client {
                 Next::More
             };
         };
-        let deny = self.site.deny[self.group()].as_ref();
+        let denied = self.site.denied(self.group());
+        let deny = denied.as_deref();
         let denies_unknown = deny.is_some_and(|deny| deny.denies_unknown(name));
         let streams = match lookup(name) {
             None => {
@@ -514,9 +517,7 @@ impl Client {
             Some(id) => {
                 let spec = spec(id);
                 let is_container = crate::command::is_container(id);
-                let denied = self.site.deny[self.group()]
-                    .as_ref()
-                    .is_some_and(|deny| deny.denies(id));
+                let denied = deny.is_some_and(|deny| deny.denies(id));
                 spec.way == Way::Shared
                     && !is_container
                     && crate::command::transaction(id).is_none()

@@ -10,6 +10,7 @@ use tokio::sync::oneshot;
 use super::tracking::{Letter, Redirection};
 use crate::admission::Admission;
 use crate::command::DenySet;
+use crate::config::{Group, Settings};
 use crate::identity::{Card, Flag, Registry};
 use crate::telemetry::Disconnect;
 use crate::upstream::{Link, Outlet, Thread, Upstream, Waiter};
@@ -78,6 +79,14 @@ impl Resident {
     }
 }
 
+/// What each group is denied.
+fn deny_sets(settings: &Settings) -> Vec<Option<Rc<DenySet>>> {
+    let set = |group: &Group| DenySet::build(&group.deny_commands).ok();
+    let sets = settings.groups.iter().map(set);
+    sets.map(|set| set.filter(|set| !set.is_empty()).map(Rc::new))
+        .collect()
+}
+
 /// What the clients of one worker share.
 pub struct Site {
     /// What everything on this thread shares.
@@ -89,7 +98,7 @@ pub struct Site {
     /// All clients of the process.
     pub registry: Arc<Registry>,
     /// What each group is denied; `None`: nothing.
-    pub deny: Vec<Option<DenySet>>,
+    deny: RefCell<Vec<Option<Rc<DenySet>>>>,
     /// Reaches the other workers.
     pub errands: Errands,
     /// Respool is ending: clients are closed between requests.
@@ -99,6 +108,32 @@ pub struct Site {
 }
 
 impl Site {
+    /// A worker's clients, of whom there are none yet.
+    pub fn new(
+        upstream: Rc<Upstream>,
+        admission: Arc<Admission>,
+        registry: Arc<Registry>,
+        errands: Errands,
+    ) -> Rc<Self> {
+        let thread = Rc::clone(&upstream.thread);
+        Rc::new(Self {
+            deny: RefCell::new(deny_sets(&thread.settings())),
+            thread,
+            upstream,
+            admission,
+            registry,
+            errands,
+            draining: Cell::default(),
+            residents: RefCell::default(),
+        })
+    }
+
+    /// What the group with this index is denied; `None`: nothing.
+    #[inline]
+    pub fn denied(&self, group: usize) -> Option<Rc<DenySet>> {
+        self.deny.borrow().get(group)?.clone()
+    }
+
     /// Carries out an errand if the client is one of this worker's.
     pub fn run(self: &Rc<Self>, errand: Errand) {
         match errand {
@@ -134,7 +169,7 @@ impl Site {
     /// Does what time has made due.
     pub fn tick(&self) {
         let clock = &self.thread.clock;
-        let handshake = self.thread.settings.limits.handshake_timeout;
+        let handshake = self.thread.settings().limits.handshake_timeout;
         for resident in self.residents.borrow().values() {
             if resident.outlet.is_closed() {
                 continue;
@@ -149,7 +184,7 @@ impl Site {
                 resident.outlet.close(Disconnect::HandshakeTimeout);
             } else if resident.may_be_silent.get() {
                 // One that is read no further, for it has sent enough ahead, is not seen to leave by reading.
-                let most = self.thread.settings.limits.max_client_read_ahead as u64;
+                let most = self.thread.settings().limits.max_client_read_ahead as u64;
                 if resident.card.query_bytes.get() >= most && resident.outlet.has_hung_up() {
                     resident.outlet.close(Disconnect::Closed);
                 }

@@ -56,7 +56,7 @@ pub(super) async fn connect(
     name: String,
     permit: SocketPermit,
 ) -> Result<Rc<Link>, ConnectError> {
-    let upstream = &thread.settings.upstream;
+    let upstream = &thread.settings().upstream;
     // The handshake of TLS has a bound of its own, so that it can be told apart.
     let tls_limit = upstream.tls.as_ref().map(|tls| tls.handshake_timeout);
     let limit = upstream.connect_timeout + tls_limit.unwrap_or_default();
@@ -92,7 +92,7 @@ async fn greet(
     state: &State,
     name: &str,
 ) -> Result<(Stream, i64), ConnectError> {
-    let upstream = &thread.settings.upstream;
+    let upstream = &thread.settings().upstream;
     let stream = dial(
         &upstream.address,
         upstream.connect_timeout,

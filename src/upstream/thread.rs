@@ -1,11 +1,12 @@
 //! What everything on one worker's thread shares.
 
 use std::cell::RefCell;
+use std::rc::Rc;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Instant;
 
-use arc_swap::ArcSwapOption;
+use arc_swap::{ArcSwap, ArcSwapOption};
 
 use super::server::Server;
 use crate::budget::Budget;
@@ -16,8 +17,8 @@ use crate::transport::{Clock, Connector, READ_SIZE};
 
 /// What the workers of the process share.
 pub struct Process {
-    /// What the operator configured.
-    pub settings: Arc<Settings>,
+    /// What the operator configured; replaced whole by a reload.
+    pub configured: ArcSwap<Settings>,
     /// Upstream sockets.
     pub budget: Arc<Budget>,
     /// What is known of the server's health.
@@ -43,9 +44,14 @@ pub struct Queued {
 }
 
 impl Process {
+    /// What the operator configured, as of the last reload.
+    pub fn settings(&self) -> Arc<Settings> {
+        self.configured.load_full()
+    }
+
     /// Places for `commands` among those that wait for the server; `None`: `upstream.queue.max_commands` is reached.
     pub fn queue(self: &Arc<Self>, commands: usize) -> Option<Queued> {
-        let most = self.settings.upstream.queue.max_commands;
+        let most = self.configured.load().upstream.queue.max_commands;
         let fits = |held: usize| held.checked_add(commands).filter(|&held| held <= most);
         self.queued
             .fetch_update(Ordering::Relaxed, Ordering::Relaxed, fits)
@@ -71,8 +77,8 @@ pub struct Thread {
     pub index: usize,
     /// What the workers share.
     pub process: Arc<Process>,
-    /// What the operator configured.
-    pub settings: Arc<Settings>,
+    /// What the operator configured, in a copy of this thread's own: its count is touched with every command.
+    settings: RefCell<Rc<Settings>>,
     /// This worker's counters.
     pub counters: Arc<WorkerCounters>,
     /// The time of this turn.
@@ -86,12 +92,24 @@ impl Thread {
     pub fn new(index: usize, process: Arc<Process>, counters: Arc<WorkerCounters>) -> Self {
         Self {
             index,
-            settings: Arc::clone(&process.settings),
+            settings: RefCell::new(Rc::new(Settings::clone(&process.configured.load()))),
             clock: Clock::new(process.start),
             process,
             counters,
             // Room for a carried first line before each read.
             scratch: RefCell::new(vec![0; READ_SIZE + 1024].into_boxed_slice()),
         }
+    }
+
+    /// What the operator configured, as of the last reload this worker has heard of.
+    #[inline]
+    pub fn settings(&self) -> Rc<Settings> {
+        Rc::clone(&self.settings.borrow())
+    }
+
+    /// Goes by what the process goes by from now on.
+    pub fn reload(&self) {
+        let settings = Settings::clone(&self.process.configured.load());
+        *self.settings.borrow_mut() = Rc::new(settings);
     }
 }
