@@ -10,7 +10,7 @@ use arc_swap::{ArcSwap, ArcSwapOption};
 
 use super::server::Server;
 use crate::budget::Budget;
-use crate::config::Settings;
+use crate::config::{Role, Settings};
 use crate::fanout::Audiences;
 use crate::telemetry::{ServerHealth, WorkerCounters};
 use crate::transport::{Clock, Connector, READ_SIZE};
@@ -105,6 +105,12 @@ impl Thread {
     #[inline]
     pub fn settings(&self) -> Rc<Settings> {
         Rc::clone(&self.settings.borrow())
+    }
+
+    /// What the server is for. Asked of every request, so without a count.
+    #[inline]
+    pub fn role(&self) -> Role {
+        self.settings.borrow().upstream.role
     }
 
     /// Goes by what the process goes by from now on.
