@@ -6,7 +6,9 @@ use std::rc::Rc;
 use std::sync::Arc;
 
 use super::task::{Client, Purpose, Wait};
-use crate::command::{CommandId, DenySet, Learned, Local, PinReason, Tx, Way, lookup, spec, writes};
+use crate::command::{
+    CommandId, DenySet, Learned, Local, PinReason, Tx, Way, lookup, spec, writes,
+};
 use crate::config::Role;
 use crate::identity::NO_COMMAND;
 use crate::resp::speak::encode_request;

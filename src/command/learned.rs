@@ -6,8 +6,8 @@ use std::fmt;
 
 use memchr::memchr;
 
-use super::{arity_allows, lookup_full};
 use super::way::{PinReason, Way};
+use super::{arity_allows, lookup_full};
 use crate::resp::{ReplyScanner, parse_integer};
 
 /// Flags and ACL categories of commands that wait, listen, or change the connection they are sent on.
@@ -288,9 +288,14 @@ mod tests {
     fn writes_are_known_with_their_words() {
         let learned = Learned::from_command_reply(RESP2).unwrap();
         assert!(learned.writes(b"bm.pop", None, 2) && learned.writes(b"BM.Pop", Some(b"x"), 9));
-        assert!(!learned.writes(b"bm.pop", None, 1), "the server says that words are missing");
+        assert!(
+            !learned.writes(b"bm.pop", None, 1),
+            "the server says that words are missing"
+        );
         assert!(learned.writes(b"Box", Some(b"HOLD"), 3));
-        assert!(!learned.writes(b"box", Some(b"hold"), 2) && !learned.writes(b"box", Some(b"x"), 3));
+        assert!(
+            !learned.writes(b"box", Some(b"hold"), 2) && !learned.writes(b"box", Some(b"x"), 3)
+        );
         for name in ["get", "ft.search", "mod.sub", "box", "nobody.knows.it", ""] {
             assert!(!learned.writes(name.as_bytes(), Some(b"x"), 3), "{name}");
         }

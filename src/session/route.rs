@@ -133,11 +133,7 @@ fn unknown(route: Route) -> Routed {
     }
 }
 
-fn route_unknown(
-    name: &[u8],
-    request: &Request<'_>,
-    rules: &Rules<'_>,
-) -> Route {
+fn route_unknown(name: &[u8], request: &Request<'_>, rules: &Rules<'_>) -> Route {
     if name.eq_ignore_ascii_case(b"post") || name.eq_ignore_ascii_case(b"host:") {
         return Route::Alien;
     }
@@ -156,7 +152,10 @@ fn route_unknown(
             Some(_) => {}
         }
     }
-    match rules.learned.map_or(Way::Shared, |learned| learned.way(name)) {
+    match rules
+        .learned
+        .map_or(Way::Shared, |learned| learned.way(name))
+    {
         Way::Pinned(reason) => Route::Pinned(reason),
         Way::Refused => Route::Refused(unknown_command(request)),
         _ => Route::Shared,
@@ -251,7 +250,12 @@ mod tests {
     fn of(line: &str) -> Route {
         let words: Vec<&str> = line.split(' ').collect();
         let bytes = encode_request(&words);
-        route(words[0].as_bytes(), &Request::new(&bytes), &Rules::default()).route
+        route(
+            words[0].as_bytes(),
+            &Request::new(&bytes),
+            &Rules::default(),
+        )
+        .route
     }
 
     fn on_replica(line: &str, rules: Rules<'_>) -> Route {
@@ -364,14 +368,38 @@ mod tests {
             learned: Some(&learned),
             ..Rules::default()
         };
-        for line in ["SET k v", "sort l", "BLPOP l 0", "xreadgroup GROUP g c STREAMS s >", "function load x", "m.put k"] {
-            assert_eq!(on_replica(line, knows), Route::Refused(READ_ONLY.to_vec()), "{line}");
+        for line in [
+            "SET k v",
+            "sort l",
+            "BLPOP l 0",
+            "xreadgroup GROUP g c STREAMS s >",
+            "function load x",
+            "m.put k",
+        ] {
+            assert_eq!(
+                on_replica(line, knows),
+                Route::Refused(READ_ONLY.to_vec()),
+                "{line}"
+            );
         }
-        for line in ["GET k", "SET k", "PFCOUNT k", "PUBLISH c m", "sort_ro l", "eval_ro x 0", "m.get k", "m.put k k"] {
+        for line in [
+            "GET k",
+            "SET k",
+            "PFCOUNT k",
+            "PUBLISH c m",
+            "sort_ro l",
+            "eval_ro x 0",
+            "m.get k",
+            "m.put k k",
+        ] {
             assert_eq!(on_replica(line, knows), Route::Shared, "{line}");
         }
         for line in ["eval x 0", "EVALSHA x 0", "fcall f 0"] {
-            assert_eq!(on_replica(line, knows), Route::Pinned(PinReason::ReplicaScript), "{line}");
+            assert_eq!(
+                on_replica(line, knows),
+                Route::Pinned(PinReason::ReplicaScript),
+                "{line}"
+            );
         }
         assert_eq!(
             on_replica("m.get k", Rules::default()),
@@ -383,6 +411,8 @@ mod tests {
             deny: Some(&deny),
             ..Rules::default()
         };
-        assert!(matches!(on_replica("SET k v", denies), Route::Refused(text) if text.starts_with(b"-NOPERM")));
+        assert!(
+            matches!(on_replica("SET k v", denies), Route::Refused(text) if text.starts_with(b"-NOPERM"))
+        );
     }
 }

@@ -113,6 +113,13 @@ impl Thread {
         self.settings.borrow().upstream.role
     }
 
+    /// The server answered a PING that was sent at this time of the worker's clock, which has been read since.
+    pub fn ponged(&self, asked_micros: u64) {
+        let took = self.clock.now_micros().saturating_sub(asked_micros);
+        self.counters.ping_duration.record_micros(took, 1);
+        self.process.health.answered(took);
+    }
+
     /// Goes by what the process goes by from now on.
     pub fn reload(&self) {
         let settings = Settings::clone(&self.process.configured.load());
