@@ -13,7 +13,7 @@ use std::thread::JoinHandle;
 use std::time::Duration;
 
 use tokio::runtime::{Builder, LocalOptions};
-use tokio::sync::mpsc;
+use tokio::sync::{mpsc, oneshot};
 
 use crate::admission::{Admission, HoldPermit, Permit};
 use crate::client::{Errand, Errands, Site};
@@ -41,6 +41,10 @@ pub enum Message {
     Listen(Listening),
     /// Something to be done to a client, if it is this worker's.
     Errand(Errand),
+    /// The process goes by other settings: tell when the worker does.
+    Reload(oneshot::Sender<()>),
+    /// Clients are admitted by other settings: have each move to where they put it, and tell when they know.
+    Reseat(oneshot::Sender<()>),
     /// Another worker waits for the place of an idle pin.
     Reclaim,
     /// Close clients between requests, then end.
@@ -241,6 +245,14 @@ fn take(site: &Rc<Site>, message: Message) {
             tokio::task::spawn_local(arrival::reject(Rc::clone(site), socket, text, permit));
         }
         Message::Errand(errand) => site.run(errand),
+        Message::Reload(done) => {
+            site.reload();
+            let _ = done.send(());
+        }
+        Message::Reseat(done) => {
+            site.reseat();
+            let _ = done.send(());
+        }
         Message::Reclaim => site.upstream.give_up_idle(),
         Message::Drain => site.drain(),
         Message::Listen(_) | Message::Stop => {}
