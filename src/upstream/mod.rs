@@ -3,7 +3,10 @@
 //! Invariant: every socket to the server holds a permit of the process-wide budget until the server has seen it close.
 
 mod handshake;
+mod health;
+mod info;
 mod link;
+mod liveness;
 mod outlet;
 mod permission;
 mod pins;

@@ -11,6 +11,7 @@ use tokio::sync::oneshot;
 use tokio::time::Instant;
 
 use super::handshake::{ConnectError, connect};
+use super::health::Watch;
 use super::link::Link;
 use super::subscription::Subscriptions;
 use super::thread::{Queued, Thread};
@@ -130,6 +131,7 @@ pub struct Upstream {
     pub(super) borrowers: Cell<usize>,
     pub(super) fell_idle: tokio::sync::Notify,
     pub(super) waiting: Waiting,
+    pub(super) health: Watch,
     away: RefCell<Away>,
     names: Cell<u64>,
     known_databases: RefCell<HashSet<u32>>,
@@ -153,6 +155,7 @@ impl Upstream {
             borrowers: Cell::new(0),
             fell_idle: tokio::sync::Notify::new(),
             waiting: Waiting::default(),
+            health: Watch::default(),
             away: RefCell::default(),
             names: Cell::new(0),
             known_databases: RefCell::new(HashSet::from([0])),
@@ -314,6 +317,14 @@ impl Upstream {
     /// Asks the server something as respool's own user, on a shared connection that is changed for it if it must be. `None`:
     /// there is none, or it was lost.
     pub(super) async fn ask_as_own(self: &Rc<Self>, request: &[u8]) -> Option<Vec<u8>> {
+        let link = self.own_link().await?;
+        let (tell, told) = oneshot::channel();
+        link.send_own(request, OwnReply::Tell(tell));
+        told.await.ok()
+    }
+
+    /// A shared connection that wears respool's own user, changed for it if it must be. `None`: there is none.
+    pub(super) async fn own_link(self: &Rc<Self>) -> Option<Rc<Link>> {
         loop {
             let own = {
                 let links = self.links.borrow();
@@ -323,10 +334,8 @@ impl Upstream {
                     .filter(|link| link.is_alive() && !link.is_dressing());
                 usable.find(|link| link.worn().user.is_none()).cloned()
             };
-            if let Some(link) = own {
-                let (tell, told) = oneshot::channel();
-                link.send_own(request, OwnReply::Tell(tell));
-                return told.await.ok();
+            if own.is_some() {
+                return own;
             }
             let wait = self.wait_shared(&State::INITIAL, false, 1).ok()?;
             // Whatever it is given, there is one then.
@@ -348,10 +357,16 @@ impl Upstream {
             waiter.settle(Outcome::Failed(WaitError::Unreachable));
         }
         let links = self.links.borrow().clone();
-        links
+        links.iter().flatten().for_each(|link| {
+            link.check_progress(upstream.reply_timeout);
+            link.ping_if_idle(upstream.ping_interval);
+        });
+        // Only those that nobody has borrowed.
+        let idle_pins = self.idle_pins.borrow();
+        idle_pins
             .iter()
-            .flatten()
-            .for_each(|link| link.check_progress(upstream.reply_timeout));
+            .for_each(|link| link.ping_if_idle(upstream.ping_interval));
+        drop(idle_pins);
         self.pins.borrow_mut().retain(|pin| match pin.upgrade() {
             Some(link) => {
                 link.check_progress(upstream.reply_timeout);
@@ -364,6 +379,7 @@ impl Upstream {
         self.subscriptions.tick();
         self.yield_seats();
         self.act();
+        self.watch_health();
         self.count_waiting();
     }
 

@@ -5,7 +5,8 @@ use std::time::Duration;
 
 use super::*;
 use crate::config::{
-    Address, Glob, Limits, Log, LogFormat, OnSubscriptionLoss, Queue, Reconnect, Reload, Upstream,
+    Address, Glob, Limits, Log, LogFormat, OnSubscriptionLoss, Queue, Reconnect, Reload, Role,
+    Upstream,
 };
 
 pub(super) fn group(name: &str) -> Group {
@@ -56,11 +57,14 @@ pub(super) fn settings(
                 host: "127.0.0.1".to_owned(),
                 port: 6379,
             },
+            role: Role::Primary,
             max_connections: 2,
             shared_connections: 1,
             connect_timeout: second,
             reply_timeout: second,
             keepalive: second,
+            ping_interval: Duration::ZERO,
+            health_interval: Duration::ZERO,
             reconnect: Reconnect {
                 initial: second,
                 max: second,
