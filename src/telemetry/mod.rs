@@ -19,7 +19,7 @@ mod worker;
 pub use counter::{Counter, Gauge};
 pub use exposition::{CONTENT_TYPE, render_metrics};
 pub use histogram::{BOUNDS_MICROS, Histogram, HistogramTotals};
-pub use labels::{Bound, ConnectResult, Disconnect, TlsHandshake};
+pub use labels::{Bound, ConnectResult, Disconnect, LossCause, TlsHandshake};
 pub use metrics::{METRICS, Metric, Sample, Source};
 pub use scrape::{
     CertificateRow, ClientRow, GroupRow, GroupTotals, Reload, Scrape, Standing, Totals,

@@ -1,0 +1,209 @@
+//! The last failover: from where to where, why, how long it took, and what it cost.
+//!
+//! A failover begins when the last connection to the server is lost, or when its connections are left because it moved or
+//! was demoted; it ends with the first connection that is up again. The loss of one connection among others is none.
+
+use std::collections::BTreeMap;
+
+use crate::telemetry::LossCause;
+
+use super::Node;
+
+/// One failover.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Failover {
+    /// The address that was lost.
+    pub from: Node,
+    /// The address of the first connection after; `None`: it is not over.
+    pub to: Option<Node>,
+    /// What was noticed first.
+    pub cause: LossCause,
+    /// When it was noticed.
+    pub began: u64,
+    /// How long it took from then to the first connection, in microseconds; so far, when it is not over.
+    pub took: u64,
+    /// Commands that waited for the server.
+    pub held: u64,
+    /// Commands that were answered with LOADING, as not sent.
+    pub failed: u64,
+    /// Clients closed because a command of theirs was sent and not answered.
+    pub disconnected: u64,
+}
+
+/// What is to be told.
+#[derive(Debug, Clone, Default)]
+pub struct Standing {
+    /// The one under way, else the last.
+    pub last: Option<Failover>,
+    /// How many are over, by their cause.
+    pub totals: BTreeMap<&'static str, u64>,
+}
+
+/// Keeps the record of a process.
+#[derive(Debug, Default)]
+pub struct Record {
+    live: usize,
+    /// What may become a failover, or is one.
+    current: Option<Failover>,
+    /// It is one.
+    is_failover: bool,
+    last: Option<Failover>,
+    totals: BTreeMap<&'static str, u64>,
+}
+
+impl Record {
+    /// Connections that are up.
+    pub fn live(&self) -> usize {
+        self.live
+    }
+
+    /// A connection to `node` is up; `can_serve`: and it is what was looked for.
+    pub fn opened(&mut self, node: &Node, can_serve: bool, now: u64) {
+        self.live += 1;
+        if !self.is_failover {
+            // One was lost, and the server is there.
+            self.current = None;
+        } else if can_serve && let Some(mut over) = self.current.take() {
+            self.is_failover = false;
+            over.to = Some(node.clone());
+            over.took = now.saturating_sub(over.began);
+            *self.totals.entry(over.cause.label()).or_default() += 1;
+            self.last = Some(over);
+        }
+    }
+
+    /// A connection to `node` has ended, by itself with a `cause`, or without one because it was of no more use. True: it
+    /// was the last, and a failover begins or goes on.
+    pub fn closed(&mut self, node: &Node, cause: Option<LossCause>, now: u64) -> bool {
+        self.live = self.live.saturating_sub(1);
+        if let Some(cause) = cause {
+            self.begin(node, cause, now);
+        }
+        self.is_failover |= self.live == 0 && self.current.is_some();
+        self.live == 0 && self.is_failover
+    }
+
+    /// The connections to `node` are being left.
+    pub fn left(&mut self, node: &Node, cause: LossCause, now: u64) {
+        self.begin(node, cause, now);
+        self.is_failover = true;
+    }
+
+    /// Commands wait for the server.
+    pub fn held(&mut self, commands: u64) {
+        self.change(|current| current.held += commands);
+    }
+
+    /// Commands were answered as not sent.
+    pub fn failed(&mut self, commands: u64) {
+        self.change(|current| current.failed += commands);
+    }
+
+    /// Clients were closed.
+    pub fn disconnected(&mut self, clients: u64) {
+        self.change(|current| current.disconnected += clients);
+    }
+
+    /// What is to be told of it at `now`.
+    pub fn standing(&self, now: u64) -> Standing {
+        let under_way = self.current.as_ref().filter(|_| self.is_failover);
+        let mut last = under_way.or(self.last.as_ref()).cloned();
+        if let Some(last) = last.as_mut().filter(|last| last.to.is_none()) {
+            last.took = now.saturating_sub(last.began);
+        }
+        Standing {
+            last,
+            totals: self.totals.clone(),
+        }
+    }
+
+    fn begin(&mut self, node: &Node, cause: LossCause, now: u64) {
+        self.current.get_or_insert_with(|| Failover {
+            from: node.clone(),
+            to: None,
+            cause,
+            began: now,
+            took: 0,
+            held: 0,
+            failed: 0,
+            disconnected: 0,
+        });
+    }
+
+    fn change(&mut self, change: impl FnOnce(&mut Failover)) {
+        if let Some(current) = &mut self.current {
+            change(current);
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn node(port: u16) -> Node {
+        Node::Tcp(std::net::SocketAddr::from(([127, 0, 0, 1], port)))
+    }
+
+    fn with(live: usize) -> Record {
+        let mut record = Record::default();
+        (0..live).for_each(|_| record.opened(&node(1), true, 0));
+        record
+    }
+
+    #[test]
+    fn the_loss_of_all_is_one_and_ends_with_the_first_connection() {
+        let mut record = with(3);
+        assert!(!record.closed(&node(1), Some(LossCause::Reset), 100));
+        record.disconnected(2);
+        record.closed(&node(1), Some(LossCause::Closed), 110);
+        assert!(record.closed(&node(1), Some(LossCause::Reset), 120));
+        record.held(5);
+        record.failed(1);
+        let under_way = record.standing(150).last.expect("one under way");
+        assert_eq!((under_way.to, under_way.took), (None, 50));
+        record.opened(&node(2), true, 1100);
+        record.opened(&node(2), true, 1200);
+        record.held(7);
+        let standing = record.standing(9000);
+        let last = standing.last.expect("one is over");
+        let expected = Failover {
+            from: node(1),
+            to: Some(node(2)),
+            cause: LossCause::Reset,
+            began: 100,
+            took: 1000,
+            held: 5,
+            failed: 1,
+            disconnected: 2,
+        };
+        assert_eq!(last, expected);
+        assert_eq!(standing.totals, BTreeMap::from([("reset", 1)]));
+    }
+
+    #[test]
+    fn one_connection_among_others_is_none() {
+        let mut record = with(2);
+        assert!(!record.closed(&node(1), Some(LossCause::Reset), 100));
+        record.disconnected(1);
+        record.opened(&node(1), true, 200);
+        assert!(record.standing(300).last.is_none());
+        // Nor is the end of those that are of no more use.
+        record.closed(&node(1), None, 300);
+        assert!(!record.closed(&node(1), None, 300));
+        assert!(record.standing(300).last.is_none());
+    }
+
+    #[test]
+    fn what_is_left_is_one_though_others_are_up_and_lasts_until_one_can_serve() {
+        let mut record = with(3);
+        record.left(&node(1), LossCause::Readonly, 100);
+        record.closed(&node(1), Some(LossCause::Readonly), 110);
+        record.opened(&node(1), false, 120);
+        assert_eq!(record.standing(130).totals.len(), 0);
+        record.opened(&node(2), true, 600);
+        let standing = record.standing(700);
+        assert_eq!(standing.totals, BTreeMap::from([("readonly", 1)]));
+        assert_eq!(standing.last.map(|last| last.took), Some(500));
+    }
+}
