@@ -196,6 +196,8 @@ fn open(
         queued: Default::default(),
         audiences: Default::default(),
         seats_wanted: Default::default(),
+        whereabouts: Default::default(),
+        failovers: Default::default(),
         start,
     });
     let admission = Admission::new(settings);
