@@ -19,13 +19,18 @@ pub struct Demotion {
 }
 
 impl Demotion {
-    /// A server was seen to be none of writes. True: its connections are to be replaced now. `initial`: the first step.
-    pub fn seen(&mut self, now: u64, initial: Duration) -> bool {
+    /// A server has answered as a replica does. True: a step is due, and whether it is one is worth asking.
+    pub fn is_due(&mut self, now: u64) -> bool {
         if now.saturating_sub(self.last) > FORGOTTEN_AFTER.as_micros() as u64 {
             *self = Self::default();
         }
         self.last = now;
-        if now < self.next {
+        now >= self.next
+    }
+
+    /// A server is a replica. True: its connections are to be replaced now. `initial`: the first step.
+    pub fn seen(&mut self, now: u64, initial: Duration) -> bool {
+        if !self.is_due(now) {
             return false;
         }
         let step = initial.saturating_mul(1 << self.steps.min(16)).min(LONGEST);

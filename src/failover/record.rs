@@ -1,6 +1,6 @@
 //! The last failover: from where to where, why, how long it took, and what it cost.
 //!
-//! A failover begins when the last connection to the server is lost, or when its connections are left because it moved or
+//! A failover begins when the last shared connection to the server is lost, or when its connections are left because it moved or
 //! was demoted; it ends with the first connection that is up again. The loss of one connection among others is none.
 
 use std::collections::BTreeMap;
@@ -52,18 +52,37 @@ pub struct Record {
 }
 
 impl Record {
-    /// Connections that are up.
+    /// Shared connections that are up.
     pub fn live(&self) -> usize {
         self.live
     }
 
-    /// A connection to `node` is up; `can_serve`: and it is what was looked for.
-    pub fn opened(&mut self, node: &Node, can_serve: bool, now: u64) {
+    /// A shared connection is up.
+    pub fn opened(&mut self) {
         self.live += 1;
+    }
+
+    /// A shared connection has ended. True: it was the last, and a failover begins or goes on.
+    pub fn closed(&mut self) -> bool {
+        self.live = self.live.saturating_sub(1);
+        self.is_failover |= self.live == 0 && self.current.is_some();
+        self.live == 0 && self.is_failover
+    }
+
+    /// The server was reached at `node`; `can_serve`: and is what was looked for.
+    pub fn reached(&mut self, node: &Node, can_serve: bool, now: u64) {
+        let moved_from = self
+            .current
+            .as_ref()
+            .filter(|c| c.cause == LossCause::Moved);
+        let is_old = moved_from.is_some_and(|current| current.from == *node);
         if !self.is_failover {
             // One was lost, and the server is there.
             self.current = None;
-        } else if can_serve && let Some(mut over) = self.current.take() {
+        } else if can_serve
+            && !is_old
+            && let Some(mut over) = self.current.take()
+        {
             self.is_failover = false;
             over.to = Some(node.clone());
             over.took = now.saturating_sub(over.began);
@@ -72,21 +91,18 @@ impl Record {
         }
     }
 
-    /// A connection to `node` has ended, by itself with a `cause`, or without one because it was of no more use. True: it
-    /// was the last, and a failover begins or goes on.
-    pub fn closed(&mut self, node: &Node, cause: Option<LossCause>, now: u64) -> bool {
-        self.live = self.live.saturating_sub(1);
-        if let Some(cause) = cause {
-            self.begin(node, cause, now);
-        }
-        self.is_failover |= self.live == 0 && self.current.is_some();
-        self.live == 0 && self.is_failover
+    /// A connection to `node` was lost.
+    pub fn lost(&mut self, node: &Node, cause: LossCause, now: u64) {
+        self.begin(node, cause, now);
     }
 
-    /// The connections to `node` are being left.
-    pub fn left(&mut self, node: &Node, cause: LossCause, now: u64) {
-        self.begin(node, cause, now);
-        self.is_failover = true;
+    /// A connection to `node` that was opened at `opened` is being left, and all others to it.
+    pub fn left(&mut self, node: &Node, cause: LossCause, opened: u64, now: u64) {
+        let is_over = |last: &Failover| last.from == *node && opened <= last.began + last.took;
+        if self.last.as_ref().is_none_or(|last| !is_over(last)) {
+            self.begin(node, cause, now);
+            self.is_failover = true;
+        }
     }
 
     /// Commands wait for the server.
@@ -147,23 +163,29 @@ mod tests {
 
     fn with(live: usize) -> Record {
         let mut record = Record::default();
-        (0..live).for_each(|_| record.opened(&node(1), true, 0));
+        (0..live).for_each(|_| record.opened());
+        record.reached(&node(1), true, 0);
         record
+    }
+
+    fn lose(record: &mut Record, cause: LossCause, now: u64) -> bool {
+        record.lost(&node(1), cause, now);
+        record.closed()
     }
 
     #[test]
     fn the_loss_of_all_is_one_and_ends_with_the_first_connection() {
         let mut record = with(3);
-        assert!(!record.closed(&node(1), Some(LossCause::Reset), 100));
+        assert!(!lose(&mut record, LossCause::Reset, 100));
         record.disconnected(2);
-        record.closed(&node(1), Some(LossCause::Closed), 110);
-        assert!(record.closed(&node(1), Some(LossCause::Reset), 120));
+        lose(&mut record, LossCause::Closed, 110);
+        assert!(lose(&mut record, LossCause::Reset, 120));
         record.held(5);
         record.failed(1);
         let under_way = record.standing(150).last.expect("one under way");
         assert_eq!((under_way.to, under_way.took), (None, 50));
-        record.opened(&node(2), true, 1100);
-        record.opened(&node(2), true, 1200);
+        record.reached(&node(2), true, 1100);
+        record.reached(&node(2), true, 1200);
         record.held(7);
         let standing = record.standing(9000);
         let last = standing.last.expect("one is over");
@@ -184,26 +206,50 @@ mod tests {
     #[test]
     fn one_connection_among_others_is_none() {
         let mut record = with(2);
-        assert!(!record.closed(&node(1), Some(LossCause::Reset), 100));
+        assert!(!lose(&mut record, LossCause::Reset, 100));
         record.disconnected(1);
-        record.opened(&node(1), true, 200);
+        record.reached(&node(1), true, 200);
         assert!(record.standing(300).last.is_none());
         // Nor is the end of those that are of no more use.
-        record.closed(&node(1), None, 300);
-        assert!(!record.closed(&node(1), None, 300));
+        assert!(!record.closed());
         assert!(record.standing(300).last.is_none());
     }
 
     #[test]
     fn what_is_left_is_one_though_others_are_up_and_lasts_until_one_can_serve() {
         let mut record = with(3);
-        record.left(&node(1), LossCause::Readonly, 100);
-        record.closed(&node(1), Some(LossCause::Readonly), 110);
-        record.opened(&node(1), false, 120);
+        record.left(&node(1), LossCause::Readonly, 0, 100);
+        lose(&mut record, LossCause::Readonly, 110);
+        record.reached(&node(1), false, 120);
         assert_eq!(record.standing(130).totals.len(), 0);
-        record.opened(&node(2), true, 600);
+        record.reached(&node(2), true, 600);
         let standing = record.standing(700);
         assert_eq!(standing.totals, BTreeMap::from([("readonly", 1)]));
         assert_eq!(standing.last.map(|last| last.took), Some(500));
+    }
+
+    #[test]
+    fn a_move_is_one_however_late_the_last_connection_leaves() {
+        let mut record = with(3);
+        record.left(&node(1), LossCause::Moved, 0, 100);
+        record.reached(&node(1), true, 150);
+        assert_eq!(record.standing(160).totals.len(), 0, "still the old one");
+        record.reached(&node(2), true, 200);
+        record.left(&node(1), LossCause::Moved, 150, 300);
+        assert_eq!(record.standing(310).totals, BTreeMap::from([("moved", 1)]));
+        assert!(
+            record
+                .standing(310)
+                .last
+                .is_some_and(|last| last.to.is_some())
+        );
+        // Back, and away again.
+        record.left(&node(1), LossCause::Moved, 5000, 6000);
+        assert!(
+            record
+                .standing(6010)
+                .last
+                .is_some_and(|last| last.to.is_none())
+        );
     }
 }

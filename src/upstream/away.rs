@@ -3,9 +3,10 @@
 use std::time::Duration;
 
 use rand::Rng as _;
+use tokio::sync::watch;
 use tokio::time::Instant;
 
-use super::failovers::Probe;
+use super::failovers::{News, Probe};
 use super::handshake::ConnectError;
 use super::pool::Upstream;
 use crate::failover::{Turn, backoff};
@@ -52,7 +53,7 @@ impl Upstream {
             let Some(until) = until else { return };
             tokio::select! {
                 () = tokio::time::sleep_until(until) => return,
-                _ = news.wait_for(|news| news.connects > seen), if !is_full => {
+                () = until_told(&mut news, |news| news.connects > seen), if !is_full => {
                     let follow = FOLLOW_WITHIN.mul_f64(rand::random::<f64>());
                     return tokio::time::sleep_until(until.min(Instant::now() + follow)).await;
                 }
@@ -92,7 +93,7 @@ impl Upstream {
         let mut news = failovers.news();
         tokio::select! {
             () = self.pause() => {}
-            _ = news.wait_for(|_| failovers.is_open()) => {}
+            () = until_told(&mut news, |_| failovers.is_open()) => {}
         }
     }
 
@@ -184,4 +185,9 @@ impl Upstream {
         away.short_lives = away.short_lives.saturating_add(1);
         away.next_attempt = Some(Instant::now() + delay);
     }
+}
+
+/// Waits until the news are so. What the wait would return holds a lock, and must be gone before anything else is awaited.
+async fn until_told(news: &mut watch::Receiver<News>, is_so: impl FnMut(&News) -> bool) {
+    drop(news.wait_for(is_so).await);
 }

@@ -9,6 +9,7 @@ use std::time::Duration;
 use tokio::sync::watch;
 
 use super::thread::Process;
+use crate::budget::Kind;
 use crate::failover::{Bucket, Circuit, Node, Record, Standing, Turn};
 use crate::telemetry::LossCause;
 
@@ -53,7 +54,7 @@ impl Failovers {
         self.is_open.load(Ordering::Relaxed)
     }
 
-    /// Connections that are up, in all workers.
+    /// Shared connections that are up, in all workers.
     pub(super) fn live(&self) -> usize {
         self.record().live()
     }
@@ -68,9 +69,14 @@ impl Failovers {
         self.news.subscribe()
     }
 
-    /// A connection to `node` came about; `can_serve`: and the server takes writes.
-    pub(super) fn opened(&self, node: &Node, can_serve: bool, now: u64) {
-        self.record().opened(node, can_serve, now);
+    /// A connection for `kind` came about, to the server at `node`; `can_serve`: and it takes writes.
+    pub(super) fn opened(&self, kind: Kind, node: &Node, can_serve: bool, now: u64) {
+        let mut record = self.record();
+        if kind == Kind::Shared {
+            record.opened();
+        }
+        record.reached(node, can_serve, now);
+        drop(record);
         let was_open = self.gate().circuit.connected();
         self.is_open.store(false, Ordering::Relaxed);
         if was_open {
@@ -79,16 +85,22 @@ impl Failovers {
         self.news.send_modify(|news| news.connects += 1);
     }
 
-    /// A connection to `node` has ended; without a `cause` it was of no more use.
-    pub(super) fn closed(&self, node: &Node, cause: Option<LossCause>, now: u64) {
-        if self.record().closed(node, cause, now) {
+    /// A connection for `kind` to `node` has ended; without a `cause` it was of no more use.
+    pub(super) fn closed(&self, kind: Kind, node: &Node, cause: Option<LossCause>, now: u64) {
+        let mut record = self.record();
+        if let Some(cause) = cause {
+            record.lost(node, cause, now);
+        }
+        let is_away = kind == Kind::Shared && record.closed();
+        drop(record);
+        if is_away {
             self.gate().circuit.lost(now);
         }
     }
 
-    /// Connections to `node` are being left.
-    pub(super) fn left(&self, node: &Node, cause: LossCause, now: u64) {
-        self.record().left(node, cause, now);
+    /// A connection to `node` that was opened at `opened` is being left, and all others to it.
+    pub(super) fn left(&self, node: &Node, cause: LossCause, opened: u64, now: u64) {
+        self.record().left(node, cause, opened, now);
     }
 
     /// An attempt to connect failed; the next may be made after `pause`. True: the circuit has opened.

@@ -90,10 +90,8 @@ pub(super) async fn connect(
         is_replica,
     } = greeted?;
     let opened_micros = thread.process.now_micros();
-    thread
-        .process
-        .failovers
-        .opened(&node, !is_replica, opened_micros);
+    let failovers = &thread.process.failovers;
+    failovers.opened(permit.kind(), &node, !is_replica, opened_micros);
     let origin = Origin {
         node,
         is_replica,

@@ -59,7 +59,8 @@ impl Upstream {
             until_micros: from_micros + settings.upstream.move_timeout.as_micros() as u64,
         });
         if cause == LossCause::Moved && link.is_alive() {
-            self.thread.process.failovers.left(&origin.node, cause, now);
+            let failovers = &self.thread.process.failovers;
+            failovers.left(&origin.node, cause, origin.opened_micros, now);
         }
         tracing::info!(
             connection = link.name,
@@ -137,7 +138,7 @@ impl Upstream {
 
     /// The server has answered as a replica does. A script can say so too: the server itself is asked, once at a time.
     fn suspect(self: &Rc<Self>, link: &Rc<Link>, cause: LossCause) {
-        if self.is_asking_role.replace(true) {
+        if !self.thread.process.is_demotion_due() || self.is_asking_role.replace(true) {
             return;
         }
         let node = link.origin().node.clone();

@@ -191,21 +191,26 @@ impl Process {
         self.whereabouts.leave(None, LossCause::Moved, now);
     }
 
+    /// Whether a server that answers as a replica does is worth asking whether it is one.
+    pub(super) fn is_demotion_due(&self) -> bool {
+        self.whereabouts.known().demotion.is_due(self.now_micros())
+    }
+
     /// The server at `node` is no primary. Its connections are left, at most once in each step of a back-off, and the name
     /// is looked at.
     pub(super) fn demoted(self: &Arc<Self>, node: &Node, cause: LossCause) {
         let now = self.now_micros();
         let initial = self.configured.load().upstream.reconnect.initial;
-        let is_due = self.whereabouts.known().demotion.seen(now, initial);
-        if is_due {
-            self.failovers.left(node, cause, now);
-            self.whereabouts.leave(Some(node.clone()), cause, now);
-            tracing::warn!(
-                server = %node,
-                "the server is a replica and refuses writes: its connections are replaced and its name is resolved again; if \
-                 this goes on, upstream.address names a replica"
-            );
+        if !self.whereabouts.known().demotion.seen(now, initial) {
+            return;
         }
+        self.failovers.left(node, cause, now, now);
+        self.whereabouts.leave(Some(node.clone()), cause, now);
+        tracing::warn!(
+            server = %node,
+            "the server is a replica and refuses writes: its connections are replaced and its name is resolved again; if \
+             this goes on, upstream.address names a replica"
+        );
         if literal(&self.configured.load().upstream.address).is_none() {
             self.look_again();
         }

@@ -8,6 +8,7 @@ use std::time::Duration;
 use super::super::outlet::{Outlet, Unsent};
 use super::super::traffic::{Answer, Due, Kind, OwnReply, Show};
 use super::Link;
+use crate::budget::SocketPermit;
 use crate::failover::Node;
 use crate::telemetry::{Bound, Disconnect, LossCause};
 use crate::transport::Stream;
@@ -190,7 +191,11 @@ impl Link {
         }
         let process = &self.thread.process;
         let now = process.now_micros();
-        process.failovers.closed(&self.origin.node, cause, now);
+        let kind = self.permit.borrow().as_ref().map(SocketPermit::kind);
+        if let Some(kind) = kind {
+            let node = &self.origin.node;
+            process.failovers.closed(kind, node, cause, now);
+        }
     }
 
     /// The connection is lost: requests never sent go back to their clients, who sent others are closed after the

@@ -178,6 +178,14 @@ impl Redis {
         (self.host, self.port)
     }
 
+    /// Where respool finds it, by `RESPOOL_TLS`.
+    pub(crate) fn server_addr(&self) -> String {
+        match self.everywhere {
+            None => self.addr(),
+            Some(_) => self.tls_addr(),
+        }
+    }
+
     /// What `RESPOOL_TLS` asks for.
     pub(super) fn everywhere(&self) -> Option<&Everywhere> {
         self.everywhere.as_ref()
