@@ -5,17 +5,24 @@ use std::time::Duration;
 use super::link::Link;
 use super::traffic::{Due, OwnReply};
 use crate::resp::speak::encode_request;
-use crate::telemetry::Bound;
+use crate::telemetry::{Bound, LossCause};
 
 impl Link {
     /// Closes the connection when replies have been due for `limit` without a byte of them coming. A blocking call may
     /// take its time.
     pub fn check_progress(&self, limit: Duration) {
         let inner = self.inner.borrow();
-        let waits = match inner.due.front() {
+        let (waits, cause) = match inner.due.front() {
             None => return,
             Some(due) if due.is_blocking() => return,
-            Some(_) => !self.is_raw() && !self.is_partial(),
+            Some(due) => {
+                // What respool asks by itself it asks of connections that are idle.
+                let cause = match due {
+                    Due::Own { .. } => LossCause::HalfOpen,
+                    Due::Client { .. } => LossCause::Timeout,
+                };
+                (!self.is_raw() && !self.is_partial(), cause)
+            }
         };
         if waits && self.thread.clock.is_past(inner.progress_micros, limit) {
             self.thread.counters.bound(Bound::ReplyTimeout).add(1);
@@ -25,9 +32,9 @@ impl Link {
             }) = inner.due.front()
             {
                 self.thread.counters.unanswered_pings.add(1);
-                return self.close("no answer to PING within upstream.reply_timeout");
+                return self.lose(cause, "no answer to PING within upstream.reply_timeout");
             }
-            self.close("no reply within upstream.reply_timeout");
+            self.lose(cause, "no reply within upstream.reply_timeout");
         }
     }
 
