@@ -20,7 +20,7 @@ use crate::telemetry::{ServerHealth, WorkerCounters};
 use crate::transport::{
     Accepted, AcceptedSocket, Bound, Connector, TlsAcceptor, bind, raise_descriptor_limit,
 };
-use crate::upstream::Process;
+use crate::upstream::{OwnLogin, Process};
 use crate::worker::{Charge, Listening, Message, Newcomer, Worker, mailbox};
 
 /// How often a draining process looks whether its workers have ended.
@@ -189,6 +189,7 @@ fn open(
     let process = Arc::new(Process {
         settings: Arc::clone(settings),
         budget: Arc::clone(&budget),
+        login: OwnLogin::new(upstream.login.as_ref()),
         health: Arc::new(ServerHealth::new(upstream.address.to_string())),
         server: Default::default(),
         tls: tls.into(),

@@ -16,10 +16,13 @@ use tokio::runtime::{Builder, LocalOptions};
 use tokio::sync::{mpsc, oneshot};
 
 use crate::admission::{Admission, HoldPermit, Permit};
+use crate::auth::Users;
 use crate::client::{Errand, Errands, Site};
 use crate::command::DenySet;
+use crate::config::AuthMode;
 use crate::identity::{Identity, Peer, Registry};
 use crate::resp::speak::encode_request;
+use crate::session::Credentials;
 use crate::telemetry::WorkerCounters;
 use crate::transport::Accepted;
 use crate::upstream::{Process, Thread, Upstream};
@@ -205,7 +208,13 @@ async fn serve(
         .groups
         .iter()
         .map(|group| DenySet::build(&group.deny_commands).ok());
+    let auth = &thread.settings.auth;
+    // Where respool has no secret of its own, it is nobody else than who has not authenticated.
+    let has_guests = auth.mode == AuthMode::Passthrough && charge.process.login.is_configured();
     let site = Rc::new(Site {
+        users: (auth.mode == AuthMode::Proxy).then(|| Users::new(&auth.users)),
+        guest: has_guests.then(|| Rc::new(Credentials::guest())),
+        auth_failures: Default::default(),
         deny: deny.map(|set| set.filter(|set| !set.is_empty())).collect(),
         upstream,
         admission: charge.admission,

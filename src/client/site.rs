@@ -9,8 +9,10 @@ use tokio::sync::oneshot;
 
 use super::tracking::{Letter, Redirection};
 use crate::admission::Admission;
+use crate::auth::Users;
 use crate::command::DenySet;
 use crate::identity::{Card, Flag, Registry};
+use crate::session::Credentials;
 use crate::telemetry::Disconnect;
 use crate::upstream::{Link, Outlet, Thread, Upstream, Waiter};
 use crate::waits::Unblock;
@@ -88,6 +90,12 @@ pub struct Site {
     pub admission: Arc<Admission>,
     /// All clients of the process.
     pub registry: Arc<Registry>,
+    /// The users of the configuration (`auth.mode = "proxy"`).
+    pub users: Option<Users>,
+    /// Who clients are until they authenticate; `None`: respool's own user.
+    pub guest: Option<Rc<Credentials>>,
+    /// Failed attempts to authenticate since the last line about them, and when that was, in the worker's microseconds.
+    pub auth_failures: Cell<(u64, Option<u64>)>,
     /// What each group is denied; `None`: nothing.
     pub deny: Vec<Option<DenySet>>,
     /// Reaches the other workers.

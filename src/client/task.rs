@@ -74,7 +74,10 @@ pub(super) enum Purpose {
 
 /// What AUTH or HELLO asks for, once its user is acknowledged.
 pub(super) struct Login {
+    /// The user as the server knows it, which is asked.
     pub(super) user: Option<Rc<Credentials>>,
+    /// The user that respool has verified itself.
+    pub(super) verified: Option<Box<[u8]>>,
     /// HELLO's protocol and name; `None`: AUTH.
     pub(super) hello: Option<(Protocol, Option<Box<[u8]>>)>,
 }
@@ -137,6 +140,8 @@ pub struct Client {
     /// It will be closed for this once its replies are out.
     pub(super) ending: Option<Disconnect>,
     pub(super) rejected: Option<Refusal>,
+    /// It has to authenticate before it may do anything else; looked at anew with every batch of requests.
+    pub(super) is_locked: bool,
     is_at_end: bool,
     has_left: bool,
     counted_bytes_out: u64,
@@ -187,6 +192,7 @@ impl Client {
         site.residents
             .borrow_mut()
             .insert(card.id(), Rc::clone(&resident));
+        let guest = site.guest.clone();
         let mut client = Box::new(Self {
             site,
             stream,
@@ -194,7 +200,7 @@ impl Client {
             resident,
             card,
             permit,
-            session: Session::default(),
+            session: Session::new(guest),
             scanner: RequestScanner::default(),
             input: Vec::new(),
             link: None,
@@ -210,6 +216,7 @@ impl Client {
             is_drained: true,
             ending: None,
             rejected: None,
+            is_locked: false,
             is_at_end: false,
             has_left: false,
             counted_bytes_out: 0,

@@ -11,14 +11,15 @@ use std::time::Duration;
 
 use super::outlet::{Outlet, Unsent};
 use super::pushes::{Forward, Pushes, ends_stream, is_monitored};
+use super::renewal::Renewal;
 use super::subscription::Subscriptions;
 use super::thread::Thread;
 use super::traffic::{
-    Answer, Dressed, Dressing, Due, Inner, Kind, NO_RESP, OwnReply, Show, invalid, unasked,
+    Dressed, Dressing, Due, Inner, Kind, NO_RESP, OwnReply, Show, invalid, unasked,
 };
 use crate::budget::SocketPermit;
 use crate::session::{Effect, State, Step, Stream as SessionStream};
-use crate::telemetry::{Bound, Disconnect};
+use crate::telemetry::Bound;
 use crate::transport::Stream;
 
 /// How long a connection being closed may take to be acknowledged before its socket is dropped.
@@ -50,6 +51,8 @@ pub struct Link {
     holds: Rc<()>,
     /// A request has been sent in part: nothing but its rest may follow.
     partial: Cell<bool>,
+    /// When respool's own login on it has to be renewed.
+    pub(super) renewal: Renewal,
     closing: Cell<Option<&'static str>>,
     woken: Cell<bool>,
     waker: RefCell<Option<Waker>>,
@@ -78,6 +81,7 @@ impl Link {
             monitors: Cell::new(false),
             holds: Rc::new(()),
             partial: Cell::new(false),
+            renewal: Renewal::default(),
             closing: Cell::new(None),
             woken: Cell::new(false),
             waker: RefCell::default(),
@@ -234,9 +238,21 @@ impl Link {
             refusal: None,
             done,
         });
-        for step in steps {
-            self.send_own(&step.request, OwnReply::Step(step.effect));
+        for step in &steps {
+            self.send_own(&step.request, OwnReply::Step(step.effect.clone()));
         }
+    }
+
+    /// Whether respool's own login can be renewed on it now: what is sent next runs as respool's own user, outside of a
+    /// transaction, at once, and its reply is told from all that comes.
+    pub(super) fn takes_login(&self) -> bool {
+        let is_plain = !self.raw.get() && !self.monitors.get();
+        let is_own = self.worn.borrow().user.is_none() && !self.is_dressing();
+        let is_free = match self.pushes.borrow().client() {
+            Some(client) => self.in_flight() == 0 && client.transaction().is_clear(),
+            None => !self.is_blocked(),
+        };
+        self.is_alive() && is_plain && is_own && is_free && !self.partial.get()
     }
 
     /// Whether a change is under way.
@@ -568,6 +584,9 @@ impl Link {
             self.close("the server refused to reset the connection");
         }
         if !refused {
+            if matches!(effect, Effect::User(None)) {
+                self.renewal.renewed(self.thread.clock.now_micros());
+            }
             effect.apply(&mut self.worn.borrow_mut());
             if matches!(effect, Effect::Reset) {
                 self.monitors.set(false);
@@ -581,7 +600,7 @@ impl Link {
             dressing.left -= 1;
             // A name that is refused (ACL) does not change what commands do.
             if refused && dressing.refusal.is_none() && !matches!(effect, Effect::Named) {
-                dressing.refusal = Some(reply);
+                dressing.refusal = Some(effect.refusal(reply));
             }
             if dressing.left > 0 {
                 return;
@@ -593,69 +612,10 @@ impl Link {
         }
     }
 
-    /// The connection is lost: requests never sent go back to their clients, who sent others are closed after the
-    /// replies they got.
     fn collapse(&self) {
-        let (due, out, written, sent_total, room, dressing) = {
-            let mut inner = self.inner.borrow_mut();
-            let inner = std::mem::take(&mut *inner);
-            (
-                inner.due,
-                inner.out,
-                inner.written,
-                inner.sent_total,
-                inner.room,
-                inner.dressings,
-            )
-        };
-        let first = sent_total - written as u64;
-        let mut dues = due.into_iter().peekable();
+        let inner = std::mem::take(&mut *self.inner.borrow_mut());
         let pinned = self.pushes.borrow_mut().take_client();
-        let mut own = Vec::new();
-        while let Some(due) = dues.next() {
-            let (outlet, count, kind, show, start) = match due {
-                Due::Client {
-                    outlet,
-                    count,
-                    kind,
-                    show,
-                    start,
-                    ..
-                } => (outlet, count, kind, show, start),
-                Due::Own {
-                    reply: OwnReply::Then(then),
-                    start,
-                } => {
-                    own.push((then.call, start < sent_total));
-                    continue;
-                }
-                Due::Own { .. } => continue,
-            };
-            let plain = matches!(kind, Kind::Plain) && !matches!(show, Show::Replace(_));
-            if start >= sent_total && plain && pinned.is_none() {
-                let next = dues.peek().map(|next| match next {
-                    Due::Client { start, .. } | Due::Own { start, .. } => (start - first) as usize,
-                });
-                let from = (start - first) as usize;
-                let bytes = out[from..next.unwrap_or(out.len())].to_vec();
-                outlet.take_back(Unsent {
-                    bytes,
-                    count,
-                    visible: show == Show::Pass,
-                });
-            } else {
-                outlet.close(Disconnect::UpstreamLost);
-            }
-        }
-        if let Some(outlet) = pinned {
-            outlet.close(Disconnect::UpstreamLost);
-        }
-        room.into_iter().for_each(Waker::wake);
-        for (call, sent) in own {
-            call(Answer::Lost { sent });
-        }
-        // Whoever waits for the change learns of the loss from the schedule or from the dropped callback.
-        drop(dressing);
+        inner.collapse(pinned);
     }
 
     /// Closes so that the server has forgotten the connection before its permit is given back.

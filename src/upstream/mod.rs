@@ -2,6 +2,10 @@
 //!
 //! Invariant: every socket to the server holds a permit of the process-wide budget until the server has seen it close.
 
+mod aws;
+mod command;
+mod credentials;
+mod fetch;
 mod handshake;
 mod link;
 mod outlet;
@@ -9,6 +13,7 @@ mod permission;
 mod pins;
 mod pool;
 mod pushes;
+mod renewal;
 mod returning;
 mod server;
 mod subscription;
@@ -16,6 +21,7 @@ mod thread;
 mod traffic;
 mod waiting;
 
+pub use credentials::OwnLogin;
 pub use link::Link;
 pub use outlet::{Outlet, Unsent};
 pub use pins::{Pin, PinError};

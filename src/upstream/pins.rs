@@ -235,15 +235,7 @@ impl Upstream {
             let Some(permit) = self.place().await else {
                 continue;
             };
-            match connect(
-                &self.thread,
-                self.own.as_ref(),
-                state,
-                self.name("pinned"),
-                permit,
-            )
-            .await
-            {
+            match connect(&self.thread, state, self.name("pinned"), permit).await {
                 Ok(link) => {
                     self.connected();
                     self.keep_driving(&link);
@@ -292,7 +284,8 @@ impl Upstream {
         if !link.is_alive() {
             return None;
         }
-        let steps = steps(&link.worn(), target, change, self.own.as_ref(), &link.name);
+        let own = self.thread.own();
+        let steps = steps(&link.worn(), target, change, own.as_ref(), &link.name);
         let (tell, told) = oneshot::channel();
         // Who asked may have gone; the change itself goes on.
         link.dress(steps, Box::new(move |result| drop(tell.send(result))));
@@ -326,7 +319,7 @@ impl Upstream {
     }
 
     /// Ends the blocked call at the server. Asked again until it has answered: the call itself may still be on its way.
-    async fn unblock(&self, link: &Rc<Link>) {
+    async fn unblock(self: &Rc<Self>, link: &Rc<Link>) {
         let request = encode_request(&["CLIENT", "UNBLOCK", &link.server_id.to_string()]);
         let mut pause = Duration::from_millis(1);
         while link.is_alive() && link.is_blocked() {

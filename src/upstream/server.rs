@@ -18,6 +18,8 @@ pub struct Server {
     pub version_text: String,
     /// `master` or `slave`.
     pub role: String,
+    /// Whether it answers NOAUTH to whoever has not authenticated.
+    pub guests_are_refused: bool,
     /// Commands it knows and the static table does not.
     pub learned: Option<std::sync::Arc<Learned>>,
 }

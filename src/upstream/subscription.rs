@@ -422,15 +422,7 @@ impl Upstream {
                 break;
             }
             let name = self.name("subscription");
-            match connect(
-                &self.thread,
-                self.own.as_ref(),
-                &State::INITIAL,
-                name,
-                permit,
-            )
-            .await
-            {
+            match connect(&self.thread, &State::INITIAL, name, permit).await {
                 Ok(link) => {
                     self.connected();
                     subscriptions.opened(&link);

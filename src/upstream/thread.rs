@@ -1,16 +1,19 @@
 //! What everything on one worker's thread shares.
 
 use std::cell::RefCell;
+use std::rc::Rc;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Instant;
 
 use arc_swap::ArcSwapOption;
 
+use super::credentials::{OwnLogin, Shown};
 use super::server::Server;
 use crate::budget::Budget;
 use crate::config::Settings;
 use crate::fanout::Audiences;
+use crate::session::Credentials;
 use crate::telemetry::{ServerHealth, WorkerCounters};
 use crate::transport::{Clock, Connector, READ_SIZE};
 
@@ -20,6 +23,8 @@ pub struct Process {
     pub settings: Arc<Settings>,
     /// Upstream sockets.
     pub budget: Arc<Budget>,
+    /// Who respool is to the server.
+    pub login: Arc<OwnLogin>,
     /// What is known of the server's health.
     pub health: Arc<ServerHealth>,
     /// What the server said of itself; `None` until it was reached for the first time.
@@ -79,6 +84,7 @@ pub struct Thread {
     pub clock: Clock,
     /// The one buffer sockets are read into.
     pub scratch: RefCell<Box<[u8]>>,
+    shown: Shown,
 }
 
 impl Thread {
@@ -92,6 +98,12 @@ impl Thread {
             counters,
             // Room for a carried first line before each read.
             scratch: RefCell::new(vec![0; READ_SIZE + 1024].into_boxed_slice()),
+            shown: Shown::default(),
         }
+    }
+
+    /// Respool's own credentials, as the server most likely takes them; `None`: it does not authenticate.
+    pub fn own(&self) -> Option<Rc<Credentials>> {
+        self.shown.by(&self.process.login)
     }
 }

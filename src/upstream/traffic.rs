@@ -7,9 +7,10 @@ use std::task::Waker;
 
 use tokio::sync::oneshot;
 
-use super::outlet::Outlet;
+use super::outlet::{Outlet, Unsent};
 use crate::resp::{Advance, ReplyScanner};
 use crate::session::{Effect, Stream, Verb};
+use crate::telemetry::Disconnect;
 use crate::transport::READ_SIZE;
 use crate::waits::Popped;
 
@@ -280,6 +281,58 @@ impl Inner {
             sent_micros: now,
             start,
         });
+    }
+
+    /// The connection is lost: requests never sent go back to their clients, who sent others are closed after the
+    /// replies they got, and so is the client it is lent to.
+    pub(super) fn collapse(self, pinned: Option<Rc<Outlet>>) {
+        let first = self.sent_total - self.written as u64;
+        let mut dues = self.due.into_iter().peekable();
+        let mut own = Vec::new();
+        while let Some(due) = dues.next() {
+            let (outlet, count, kind, show, start) = match due {
+                Due::Client {
+                    outlet,
+                    count,
+                    kind,
+                    show,
+                    start,
+                    ..
+                } => (outlet, count, kind, show, start),
+                Due::Own {
+                    reply: OwnReply::Then(then),
+                    start,
+                } => {
+                    own.push((then.call, start < self.sent_total));
+                    continue;
+                }
+                Due::Own { .. } => continue,
+            };
+            let plain = matches!(kind, Kind::Plain) && !matches!(show, Show::Replace(_));
+            if start >= self.sent_total && plain && pinned.is_none() {
+                let next = dues.peek().map(|next| match next {
+                    Due::Client { start, .. } | Due::Own { start, .. } => (start - first) as usize,
+                });
+                let from = (start - first) as usize;
+                let bytes = self.out[from..next.unwrap_or(self.out.len())].to_vec();
+                outlet.take_back(Unsent {
+                    bytes,
+                    count,
+                    visible: show == Show::Pass,
+                });
+            } else {
+                outlet.close(Disconnect::UpstreamLost);
+            }
+        }
+        if let Some(outlet) = pinned {
+            outlet.close(Disconnect::UpstreamLost);
+        }
+        self.room.into_iter().for_each(Waker::wake);
+        for (call, sent) in own {
+            call(Answer::Lost { sent });
+        }
+        // Whoever waits for the change learns of the loss from the schedule or from the dropped callback.
+        drop(self.dressings);
     }
 
     /// Bytes of the reply at the front that do not simply pass in a batch.
