@@ -5,6 +5,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant, SystemTime};
 
+use arc_swap::ArcSwap;
 use tokio::net::TcpListener;
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::{mpsc, watch};
@@ -187,9 +188,9 @@ fn open(
         workers,
     );
     let process = Arc::new(Process {
-        settings: Arc::clone(settings),
+        configured: ArcSwap::new(Arc::clone(settings)),
         budget: Arc::clone(&budget),
-        login: OwnLogin::new(upstream.login.as_ref()),
+        login: OwnLogin::new(upstream.login.as_ref()).into(),
         health: Arc::new(ServerHealth::new(upstream.address.to_string())),
         server: Default::default(),
         tls: tls.into(),

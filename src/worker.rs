@@ -16,13 +16,9 @@ use tokio::runtime::{Builder, LocalOptions};
 use tokio::sync::{mpsc, oneshot};
 
 use crate::admission::{Admission, HoldPermit, Permit};
-use crate::auth::Users;
 use crate::client::{Errand, Errands, Site};
-use crate::command::DenySet;
-use crate::config::AuthMode;
 use crate::identity::{Identity, Peer, Registry};
 use crate::resp::speak::encode_request;
-use crate::session::Credentials;
 use crate::telemetry::WorkerCounters;
 use crate::transport::Accepted;
 use crate::upstream::{Process, Thread, Upstream};
@@ -198,32 +194,12 @@ async fn serve(
     mut messages: mpsc::Receiver<Message>,
 ) {
     let thread = Rc::new(Thread::new(index, Arc::clone(&charge.process), counters));
-    let upstream = Upstream::new(Rc::clone(&thread), shared);
+    let upstream = Upstream::new(thread, shared);
     upstream.start();
     if index == 0 {
         tokio::task::spawn_local(watch_health(Rc::clone(&upstream)));
     }
-    let deny = thread
-        .settings
-        .groups
-        .iter()
-        .map(|group| DenySet::build(&group.deny_commands).ok());
-    let auth = &thread.settings.auth;
-    // Where respool has no secret of its own, it is nobody else than who has not authenticated.
-    let has_guests = auth.mode == AuthMode::Passthrough && charge.process.login.is_configured();
-    let site = Rc::new(Site {
-        users: (auth.mode == AuthMode::Proxy).then(|| Users::new(&auth.users)),
-        guest: has_guests.then(|| Rc::new(Credentials::guest())),
-        auth_failures: Default::default(),
-        deny: deny.map(|set| set.filter(|set| !set.is_empty())).collect(),
-        upstream,
-        admission: charge.admission,
-        registry: charge.registry,
-        errands: charge.errands,
-        draining: false.into(),
-        residents: Default::default(),
-        thread,
-    });
+    let site = Site::new(upstream, charge.admission, charge.registry, charge.errands);
     let mut listening = Vec::new();
     let mut tick = tokio::time::interval(TICK);
     tick.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);

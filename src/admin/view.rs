@@ -72,7 +72,7 @@ impl View {
     /// Those of the server, of respool towards it, and of the listeners.
     fn certificates(&self) -> Vec<CertificateRow> {
         let mut rows = Vec::new();
-        if let Some(tls) = &self.process.settings.upstream.tls {
+        if let Some(tls) = &self.process.settings().upstream.tls {
             let name = tls.server_name.to_str().into_owned();
             let server = self.process.health.snapshot().certificate_not_after;
             let own = tls
@@ -98,7 +98,8 @@ impl View {
     /// What was worth a word at the start and still is, and certificates that end soon.
     fn warnings(&self, certificates: &[CertificateRow]) -> Vec<String> {
         let now = UnixSeconds::of(SystemTime::now());
-        let of_settings = self.process.settings.warnings.iter();
+        let settings = self.process.settings();
+        let of_settings = settings.warnings.iter();
         let mut warnings: Vec<String> = of_settings
             // Certificates are judged by the time of now.
             .filter(|warning| !warning.key.ends_with(".cert_file"))
@@ -121,7 +122,7 @@ impl View {
     }
 
     fn groups(&self, cards: &[Arc<Card>], now_ms: u64) -> Vec<GroupRow> {
-        let mut idle = vec![(0u64, None::<u64>); self.process.settings.groups.len()];
+        let mut idle = vec![(0u64, None::<u64>); self.process.settings().groups.len()];
         for card in cards {
             let silent = card.idle_ms(now_ms);
             if let Some((count, oldest)) = idle.get_mut(card.group.get() as usize)
@@ -157,7 +158,7 @@ impl View {
                 address: card.peer().to_string(),
                 name: text(&names.name),
                 user: text(shown_user(&names.user)),
-                group: self.process.settings.groups[card.group.get() as usize]
+                group: self.process.settings().groups[card.group.get() as usize]
                     .name
                     .clone(),
                 age_s: now_ms.saturating_sub(card.created_ms()) / 1000,

@@ -32,7 +32,7 @@ pub async fn hold(
         scanner: RequestScanner::default(),
         told: 0,
     };
-    let deadline = thread.settings.limits.reject_hold;
+    let deadline = thread.settings().limits.reject_hold;
     let ended = tokio::time::timeout(deadline, held.serve()).await;
     if ended.is_err() || held.told >= MOST_COMMANDS {
         thread.counters.bound(Bound::RejectHold).add(1);
@@ -74,7 +74,7 @@ impl Held {
 
     /// Answers what has arrived. False: enough.
     fn answer(&mut self) -> bool {
-        let bounds = Bounds::new(self.thread.settings.limits.max_request);
+        let bounds = Bounds::new(self.thread.settings().limits.max_request);
         let mut at = 0;
         loop {
             let commands = match self.scanner.scan(&self.input[at..], &bounds) {

@@ -187,7 +187,7 @@ impl Client {
         *self.outlet.transaction() = Default::default();
         self.link = None;
         let skips = self.session.reply == ReplyMode::SkipNext;
-        self.session = Session::new(self.site.guest.clone());
+        self.session = Session::new(self.site.guest());
         self.is_locked = self.must_authenticate();
         if skips {
             // As in Redis it undoes OFF for its own reply, but not a SKIP.
@@ -258,7 +258,7 @@ impl Client {
         self.card.group.set(group as u32);
         self.resident
             .idle_timeout
-            .set(self.site.thread.settings.groups[group].idle_timeout);
+            .set(self.site.thread.settings().groups[group].idle_timeout);
         self.log_admission();
     }
 
@@ -268,7 +268,7 @@ impl Client {
             tracing::warn!(client = %self.card.peer(), "rejected: {refusal}{line}");
         }
         self.flag(Flag::Rejected, true);
-        self.reply(&refusal.client_text(self.site.thread.settings.limits.explain_rejections));
+        self.reply(&refusal.client_text(self.site.thread.settings().limits.explain_rejections));
         self.rejected = Some(refusal);
         self.ending = Some(Disconnect::Rejected);
     }

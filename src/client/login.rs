@@ -21,7 +21,7 @@ type Hello = (Protocol, Option<Box<[u8]>>);
 impl Client {
     /// Whether the client has to authenticate before anything else.
     pub(super) fn must_authenticate(&self) -> bool {
-        match self.site.thread.settings.auth.mode {
+        match self.site.thread.settings().auth.mode {
             AuthMode::Optional | AuthMode::None => false,
             AuthMode::Proxy => !self.session.is_verified,
             // Until the server was reached for the first time it is asked with each command.
@@ -37,7 +37,7 @@ impl Client {
 
     /// What a request may measure now.
     pub(super) fn bounds(&mut self) -> Bounds {
-        let most = self.site.thread.settings.limits.max_request;
+        let most = self.site.thread.settings().limits.max_request;
         self.is_locked = self.must_authenticate();
         if self.is_locked {
             Bounds::before_authentication(most)
@@ -130,7 +130,7 @@ impl Client {
             }
             return self.log_in(login);
         };
-        let is_good = match self.site.thread.settings.auth.mode {
+        let is_good = match self.site.thread.settings().auth.mode {
             AuthMode::Optional | AuthMode::Passthrough => {
                 login.user = Some(Rc::new(shown));
                 return self.log_in(login);
@@ -139,7 +139,7 @@ impl Client {
             // As a server whose only user, the default one, has no password.
             AuthMode::None => shown.user() == b"default",
             AuthMode::Proxy => {
-                let users = self.site.users.as_ref();
+                let users = self.site.users();
                 users.is_some_and(|users| users.verifies(shown.user(), &shown.password))
             }
         };
@@ -262,7 +262,7 @@ impl Client {
             return self.site.auth_failures.set((count, last));
         }
         self.site.auth_failures.set((0, Some(now)));
-        let group = &thread.settings.groups[self.group()].name;
+        let group = &thread.settings().groups[self.group()].name;
         tracing::warn!(
             client = %self.card.peer(),
             group,

@@ -91,7 +91,7 @@ impl Client {
     pub(super) fn leave_stream(&mut self, link: &Rc<Link>, local: Local) {
         let (tell, told) = tokio::sync::oneshot::channel();
         link.send_own(&encode_request(&["RESET"]), OwnReply::Tell(tell));
-        let limit = self.site.thread.settings.upstream.reply_timeout;
+        let limit = self.site.thread.settings().upstream.reply_timeout;
         self.wait = Wait::Task(Box::pin(async move {
             // Lost with the connection, and the client with it; or the server hangs.
             let told = tokio::time::timeout(limit, told).await;

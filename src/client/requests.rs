@@ -158,8 +158,8 @@ impl Client {
     }
 
     fn route(&self, name: &[u8], request: &Request<'_>, learned: Option<&Learned>) -> Routed {
-        let deny = self.site.deny[self.group()].as_ref();
-        let routed = route(name, request, deny, learned);
+        let deny = self.site.denied(self.group());
+        let routed = route(name, request, deny.as_deref(), learned);
         if self.is_locked {
             return Self::gate(request, routed);
         }
@@ -173,7 +173,7 @@ impl Client {
             && !self.is_listening
             && self.refusing.is_none()
             && self.session.reply == crate::session::ReplyMode::On
-            && length <= self.site.thread.settings.upstream.max_shared_request
+            && length <= self.site.thread.settings().upstream.max_shared_request
     }
 
     fn send_run(&mut self, data: &[u8], run: &mut Run) {
@@ -213,7 +213,7 @@ impl Client {
     }
 
     pub(super) fn in_flight_limit(&self) -> u32 {
-        u32::try_from(self.site.thread.settings.limits.max_client_in_flight).unwrap_or(u32::MAX)
+        u32::try_from(self.site.thread.settings().limits.max_client_in_flight).unwrap_or(u32::MAX)
     }
 
     fn wait_in_flight(&mut self) {
@@ -313,7 +313,7 @@ impl Client {
             _ if self.refusing.is_some() => self.refuse_one(routed.command, length),
             Route::Shared
                 if self.pin.is_none()
-                    && length > self.site.thread.settings.upstream.max_shared_request =>
+                    && length > self.site.thread.settings().upstream.max_shared_request =>
             {
                 self.on_pin(PinReason::LargeRequest, request, routed.command)
             }
@@ -346,8 +346,9 @@ impl Client {
         rest: &[u8],
         learned: Option<&Learned>,
     ) {
-        let most = self.site.thread.settings.upstream.max_shared_request;
-        let deny = self.site.deny[self.group()].as_ref();
+        let most = self.site.thread.settings().upstream.max_shared_request;
+        let denied = self.site.denied(self.group());
+        let deny = denied.as_deref();
         let whole = matches!(
             block(rest, most, u32::MAX, deny, learned),
             Block::Whole { .. }
@@ -377,11 +378,12 @@ impl Client {
             return self.on_shared(request.bytes(), 1, command);
         }
         if verb == Tx::Multi {
-            let settings = &self.site.thread.settings;
+            let settings = &self.site.thread.settings();
             let most = self
                 .in_flight_limit()
                 .saturating_sub(self.outlet.outstanding());
-            let deny = self.site.deny[self.group()].as_ref();
+            let denied = self.site.denied(self.group());
+            let deny = denied.as_deref();
             let shares = self.session.reply != crate::session::ReplyMode::SkipNext;
             match block(
                 rest,
@@ -482,7 +484,7 @@ impl Client {
 
     /// Whether a request that has not arrived whole is too large to be waited for.
     fn is_large(&self, here: usize) -> bool {
-        let most = self.site.thread.settings.upstream.max_shared_request;
+        let most = self.site.thread.settings().upstream.max_shared_request;
         self.scanner.is_inside() && (self.scanner.extent() > most || here > most)
     }
 
@@ -492,7 +494,7 @@ impl Client {
             // Bounded, and refused when it is whole.
             return Next::More;
         }
-        let most = self.site.thread.settings.upstream.max_shared_request;
+        let most = self.site.thread.settings().upstream.max_shared_request;
         let gathered = self.scanner.extent().max(data.len()) > GATHERED * most;
         if self.pin.as_ref().is_some_and(|pin| pin.link().is_raw()) {
             return if gathered {
@@ -511,7 +513,8 @@ impl Client {
                 Next::More
             };
         };
-        let deny = self.site.deny[self.group()].as_ref();
+        let denied = self.site.denied(self.group());
+        let deny = denied.as_deref();
         let denies_unknown = deny.is_some_and(|deny| deny.denies_unknown(name));
         let streams = match lookup(name) {
             None => {
@@ -522,9 +525,7 @@ impl Client {
             Some(id) => {
                 let spec = spec(id);
                 let is_container = crate::command::is_container(id);
-                let denied = self.site.deny[self.group()]
-                    .as_ref()
-                    .is_some_and(|deny| deny.denies(id));
+                let denied = deny.is_some_and(|deny| deny.denies(id));
                 spec.way == Way::Shared
                     && !is_container
                     && crate::command::transaction(id).is_none()

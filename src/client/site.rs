@@ -11,6 +11,7 @@ use super::tracking::{Letter, Redirection};
 use crate::admission::Admission;
 use crate::auth::Users;
 use crate::command::DenySet;
+use crate::config::{AuthMode, Group, Settings};
 use crate::identity::{Card, Flag, Registry};
 use crate::session::Credentials;
 use crate::telemetry::Disconnect;
@@ -80,6 +81,26 @@ impl Resident {
     }
 }
 
+/// What each group is denied.
+fn deny_sets(settings: &Settings) -> Vec<Option<Rc<DenySet>>> {
+    let set = |group: &Group| DenySet::build(&group.deny_commands).ok();
+    let sets = settings.groups.iter().map(set);
+    sets.map(|set| set.filter(|set| !set.is_empty()).map(Rc::new))
+        .collect()
+}
+
+fn users(settings: &Settings) -> Option<Rc<Users>> {
+    let auth = &settings.auth;
+    (auth.mode == AuthMode::Proxy).then(|| Rc::new(Users::new(&auth.users)))
+}
+
+/// Where respool has no secret of its own, it is nobody else than who has not authenticated.
+fn guest(settings: &Settings) -> Option<Rc<Credentials>> {
+    let has_guests =
+        settings.auth.mode == AuthMode::Passthrough && settings.upstream.login.is_some();
+    has_guests.then(|| Rc::new(Credentials::guest()))
+}
+
 /// What the clients of one worker share.
 pub struct Site {
     /// What everything on this thread shares.
@@ -91,13 +112,13 @@ pub struct Site {
     /// All clients of the process.
     pub registry: Arc<Registry>,
     /// The users of the configuration (`auth.mode = "proxy"`).
-    pub users: Option<Users>,
+    users: RefCell<Option<Rc<Users>>>,
     /// Who clients are until they authenticate; `None`: respool's own user.
-    pub guest: Option<Rc<Credentials>>,
+    guest: RefCell<Option<Rc<Credentials>>>,
     /// Failed attempts to authenticate since the last line about them, and when that was, in the worker's microseconds.
     pub auth_failures: Cell<(u64, Option<u64>)>,
     /// What each group is denied; `None`: nothing.
-    pub deny: Vec<Option<DenySet>>,
+    deny: RefCell<Vec<Option<Rc<DenySet>>>>,
     /// Reaches the other workers.
     pub errands: Errands,
     /// Respool is ending: clients are closed between requests.
@@ -107,6 +128,46 @@ pub struct Site {
 }
 
 impl Site {
+    /// A worker's clients, of whom there are none yet.
+    pub fn new(
+        upstream: Rc<Upstream>,
+        admission: Arc<Admission>,
+        registry: Arc<Registry>,
+        errands: Errands,
+    ) -> Rc<Self> {
+        let thread = Rc::clone(&upstream.thread);
+        let settings = thread.settings();
+        Rc::new(Self {
+            users: RefCell::new(users(&settings)),
+            guest: RefCell::new(guest(&settings)),
+            auth_failures: Cell::default(),
+            deny: RefCell::new(deny_sets(&settings)),
+            thread,
+            upstream,
+            admission,
+            registry,
+            errands,
+            draining: Cell::default(),
+            residents: RefCell::default(),
+        })
+    }
+
+    /// The users of the configuration (`auth.mode = "proxy"`).
+    pub fn users(&self) -> Option<Rc<Users>> {
+        self.users.borrow().clone()
+    }
+
+    /// Who clients are until they authenticate; `None`: respool's own user.
+    pub fn guest(&self) -> Option<Rc<Credentials>> {
+        self.guest.borrow().clone()
+    }
+
+    /// What the group with this index is denied; `None`: nothing.
+    #[inline]
+    pub fn denied(&self, group: usize) -> Option<Rc<DenySet>> {
+        self.deny.borrow().get(group)?.clone()
+    }
+
     /// Carries out an errand if the client is one of this worker's.
     pub fn run(self: &Rc<Self>, errand: Errand) {
         match errand {
@@ -142,7 +203,7 @@ impl Site {
     /// Does what time has made due.
     pub fn tick(&self) {
         let clock = &self.thread.clock;
-        let handshake = self.thread.settings.limits.handshake_timeout;
+        let handshake = self.thread.settings().limits.handshake_timeout;
         for resident in self.residents.borrow().values() {
             if resident.outlet.is_closed() {
                 continue;
@@ -157,7 +218,7 @@ impl Site {
                 resident.outlet.close(Disconnect::HandshakeTimeout);
             } else if resident.may_be_silent.get() {
                 // One that is read no further, for it has sent enough ahead, is not seen to leave by reading.
-                let most = self.thread.settings.limits.max_client_read_ahead as u64;
+                let most = self.thread.settings().limits.max_client_read_ahead as u64;
                 if resident.card.query_bytes.get() >= most && resident.outlet.has_hung_up() {
                     resident.outlet.close(Disconnect::Closed);
                 }

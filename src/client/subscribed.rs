@@ -64,7 +64,7 @@ impl Client {
         match told {
             None => self.has_subscribed(Some(Ok(()))),
             Some(told) => {
-                let settings = &self.site.thread.settings.upstream;
+                let settings = &self.site.thread.settings().upstream;
                 let limit = settings.queue.timeout.max(settings.borrow_timeout);
                 self.wait = Wait::Task(Box::pin(async move {
                     let result = tokio::time::timeout(limit, told).await;
@@ -138,7 +138,7 @@ impl Client {
         request: &Request<'_>,
         command: Option<CommandId>,
     ) -> Next {
-        let most = self.site.thread.settings.upstream.max_shared_request;
+        let most = self.site.thread.settings().upstream.max_shared_request;
         if request.bytes().len() > most {
             return self.on_pin(PinReason::LargeRequest, request, command);
         }

@@ -163,7 +163,7 @@ impl Client {
         let stream = Rc::new(stream);
         let outlet = Outlet::new(
             Rc::clone(&stream),
-            site.thread.settings.limits.max_client_buffer,
+            site.thread.settings().limits.max_client_buffer,
         );
         let group = permit.group().index() as u32;
         let now_ms = site.thread.clock.now_ms();
@@ -183,7 +183,7 @@ impl Client {
             may_be_silent: false.into(),
             is_waiting: false.into(),
             arrived_micros,
-            idle_timeout: site.thread.settings.groups[group as usize]
+            idle_timeout: site.thread.settings().groups[group as usize]
                 .idle_timeout
                 .into(),
             killing: None.into(),
@@ -192,7 +192,7 @@ impl Client {
         site.residents
             .borrow_mut()
             .insert(card.id(), Rc::clone(&resident));
-        let guest = site.guest.clone();
+        let guest = site.guest();
         let mut client = Box::new(Self {
             site,
             stream,
@@ -238,7 +238,7 @@ impl Client {
         };
         // Its place is gone; the socket is held and told so.
         let (stream, input) = (Rc::clone(&self.stream), std::mem::take(&mut self.input));
-        let explain = self.site.thread.settings.limits.explain_rejections;
+        let explain = self.site.thread.settings().limits.explain_rejections;
         let text = refusal.client_text(explain);
         let site = Rc::clone(&self.site);
         self.leave(reason);
@@ -459,7 +459,7 @@ impl Client {
     }
 
     fn poll_read(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<usize>> {
-        let limits = &self.site.thread.settings.limits;
+        let limits = &self.site.thread.settings().limits;
         let may_read = !self.is_at_end
             && self.ending.is_none()
             && match &self.wait {

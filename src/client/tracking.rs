@@ -411,7 +411,7 @@ impl Redirection {
             return resident.invalidated(&frames);
         }
         if site.registry.find(to).is_some() {
-            let most = site.thread.settings.limits.max_client_buffer;
+            let most = site.thread.settings().limits.max_client_buffer;
             if let Some(letter) = Letter::new(to, frames, &self.post, most) {
                 (site.errands)(Errand::Invalidate(Arc::new(letter)));
             }

@@ -59,8 +59,9 @@ pub(super) async fn connect(
     permit: SocketPermit,
 ) -> Result<Rc<Link>, ConnectError> {
     // Before the socket is open: a command may take its time.
-    thread.process.login.prepare().await;
-    let upstream = &thread.settings.upstream;
+    thread.process.login().prepare().await;
+    let settings = thread.settings();
+    let upstream = &settings.upstream;
     // The handshake of TLS has a bound of its own, so that it can be told apart.
     let tls_limit = upstream.tls.as_ref().map(|tls| tls.handshake_timeout);
     let limit = upstream.connect_timeout + tls_limit.unwrap_or_default();
@@ -88,8 +89,8 @@ pub(super) async fn connect(
         state.clone(),
         (name, server_id),
     );
-    if thread.process.login.expires() {
-        let after = thread.settings.upstream.reauthenticate_after;
+    if thread.process.login().expires() {
+        let after = thread.settings().upstream.reauthenticate_after;
         link.renewal.begin(after, thread.clock.refresh());
     }
     Ok(link)
@@ -100,7 +101,7 @@ async fn greet(
     state: &State,
     name: &str,
 ) -> Result<(Stream, i64), ConnectError> {
-    let upstream = &thread.settings.upstream;
+    let upstream = &thread.settings().upstream;
     let stream = dial(
         &upstream.address,
         upstream.connect_timeout,
@@ -154,8 +155,8 @@ async fn secure(thread: &Rc<Thread>, stream: Stream) -> Result<Stream, ConnectEr
 
 /// Whether the server has whoever does not authenticate do so. Asked only where that decides what clients get.
 async fn asks_guests(talk: &mut Talk, thread: &Thread) -> Result<bool, ConnectError> {
-    let matters = thread.settings.auth.mode == AuthMode::Passthrough;
-    if !matters || !thread.process.login.is_configured() {
+    let matters = thread.settings().auth.mode == AuthMode::Passthrough;
+    if !matters || !thread.process.login().is_configured() {
         return Ok(false);
     }
     let reply = talk.ask(&encode_request(&["PING"])).await?;
@@ -165,7 +166,7 @@ async fn asks_guests(talk: &mut Talk, thread: &Thread) -> Result<bool, ConnectEr
 /// Shows the server respool's own secret, where there is one: if it is refused the others, and, when they were asked for
 /// again, whatever has taken their place.
 async fn authenticate(talk: &mut Talk, thread: &Thread) -> Result<(), ConnectError> {
-    let login = &thread.process.login;
+    let login = thread.process.login();
     if !login.is_configured() {
         return Ok(());
     }

@@ -114,7 +114,7 @@ impl Link {
     /// Whether a client must wait before it appends more.
     #[inline]
     pub fn is_full(&self) -> bool {
-        self.backlog() > self.thread.settings.upstream.max_write_buffer
+        self.backlog() > self.thread.settings().upstream.max_write_buffer
     }
 
     /// Wakes the client's task once there is room again.
@@ -381,7 +381,8 @@ impl Link {
         }
         inner.forget_written();
         if !inner.room.is_empty()
-            && inner.out.len() - inner.written <= self.thread.settings.upstream.max_write_buffer / 2
+            && inner.out.len() - inner.written
+                <= self.thread.settings().upstream.max_write_buffer / 2
         {
             inner.room.drain(..).for_each(Waker::wake);
         }

@@ -27,7 +27,7 @@ impl Upstream {
         state: State,
         request: Vec<u8>,
     ) -> Result<Result<(), Vec<u8>>, PinError> {
-        let settings = &self.thread.settings.upstream;
+        let settings = &self.thread.settings().upstream;
         let deadline = Instant::now() + settings.borrow_timeout;
         let turn = self.thread.process.budget.wait_lease(group);
         let Ok(lease) = timeout_at(deadline, turn).await else {

@@ -125,7 +125,7 @@ impl Upstream {
         state: State,
         outlet: Rc<Outlet>,
     ) -> Result<Pin, PinError> {
-        let upstream = &self.thread.settings.upstream;
+        let upstream = &self.thread.settings().upstream;
         let deadline = Instant::now() + upstream.borrow_timeout;
         let turn = self.thread.process.budget.wait_lease(group);
         let Ok(lease) = tokio::time::timeout_at(deadline, turn).await else {
@@ -294,7 +294,7 @@ impl Upstream {
 
     /// Undoes whatever a client left on its connection, or closes it.
     async fn scrub(self: Rc<Self>, link: Rc<Link>, lease: Option<PinLease>) {
-        let limit = self.thread.settings.upstream.connect_timeout;
+        let limit = self.thread.settings().upstream.connect_timeout;
         let scrubbed = async {
             while link.is_held() {
                 tokio::time::sleep(Duration::from_millis(1)).await;

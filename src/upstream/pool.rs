@@ -330,7 +330,7 @@ impl Upstream {
 
     /// Does what time has made due.
     pub fn tick(self: &Rc<Self>) {
-        let upstream = &self.thread.settings.upstream;
+        let upstream = &self.thread.settings().upstream;
         let clock = &self.thread.clock;
         let expired = {
             let late =
@@ -395,8 +395,11 @@ impl Upstream {
         self.names.set(self.names.get() + 1);
         // Workers number their connections apart.
         let number =
-            self.names.get() * self.thread.settings.workers as u64 + self.thread.index as u64;
-        format!("respool:{}:{kind}:{number}", self.thread.settings.instance)
+            self.names.get() * self.thread.settings().workers as u64 + self.thread.index as u64;
+        format!(
+            "respool:{}:{kind}:{number}",
+            self.thread.settings().instance
+        )
     }
 
     /// Waits until the next attempt to connect is due.
@@ -409,7 +412,7 @@ impl Upstream {
 
     /// An attempt to connect failed.
     pub(super) fn failed(&self, error: &ConnectError) {
-        let reconnect = self.thread.settings.upstream.reconnect;
+        let reconnect = self.thread.settings().upstream.reconnect;
         let mut away = self.away.borrow_mut();
         // A server that is full is not helped by being asked often.
         let full = matches!(

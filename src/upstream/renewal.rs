@@ -55,7 +55,7 @@ impl Renewal {
 impl Upstream {
     /// Renews the logins that are due, as far as their connections take one now; the others are looked at again.
     pub(super) fn renew_logins(self: &Rc<Self>) {
-        if !self.thread.process.login.expires() || self.is_renewing.get() || self.is_stopping() {
+        if !self.thread.process.login().expires() || self.is_renewing.get() || self.is_stopping() {
             return;
         }
         let now = self.thread.clock.now_micros();
@@ -66,7 +66,7 @@ impl Upstream {
         let upstream = Rc::clone(self);
         tokio::task::spawn_local(async move {
             // What is shown must not have run out itself.
-            upstream.thread.process.login.prepare().await;
+            upstream.thread.process.login().prepare().await;
             let now = upstream.thread.clock.now_micros();
             for link in upstream.due_links(now) {
                 upstream.renew(&link);
@@ -113,7 +113,7 @@ impl Upstream {
                 "the server refused to renew respool's login: {}; it is shown another secret in a minute",
                 String::from_utf8_lossy(&reply).trim_end()
             );
-            let login = &thread.process.login;
+            let login = thread.process.login();
             login.ask_again(login.times_asked()).await;
         });
     }

@@ -69,7 +69,7 @@ pub struct Subscriptions {
 impl Subscriptions {
     /// Nobody is subscribed to anything.
     pub(super) fn new(thread: Rc<Thread>) -> Rc<Self> {
-        let limits = &thread.settings.limits;
+        let limits = &thread.settings().limits;
         let (most, most_bytes) = (limits.max_client_subscriptions, limits.pubsub_buffer / 2);
         Rc::new(Self {
             thread,
@@ -158,7 +158,7 @@ impl Subscriptions {
             return self.frame(bytes);
         }
         gathered.extend_from_slice(bytes);
-        let limit = self.thread.settings.limits.pubsub_buffer;
+        let limit = self.thread.settings().limits.pubsub_buffer;
         if gathered.len() > limit {
             self.too_long(&gathered)?;
             self.is_skipping.set(!complete);
@@ -294,7 +294,7 @@ impl Subscriptions {
     /// Sends what has been placed with subscribers.
     fn flush(&self) {
         self.placed.set(0);
-        let limit = self.thread.settings.limits.pubsub_buffer;
+        let limit = self.thread.settings().limits.pubsub_buffer;
         let touched = std::mem::take(&mut *self.touched.borrow_mut());
         for outlet in touched {
             outlet.flush_messages(limit);
@@ -351,7 +351,7 @@ impl Subscriptions {
         }
         self.fanout.borrow_mut().ask_again();
         let silent_since = self.heard_micros.get();
-        let reply_timeout = self.thread.settings.upstream.reply_timeout;
+        let reply_timeout = self.thread.settings().upstream.reply_timeout;
         if self.has_pinged.get() {
             if clock.is_past(silent_since, PING_AFTER + reply_timeout) {
                 self.thread.counters.bound(Bound::ReplyTimeout).add(1);
@@ -449,7 +449,7 @@ impl Upstream {
             return;
         }
         self.thread.counters.subscription_losses.add(1);
-        let on_loss = self.thread.settings.upstream.on_subscription_loss;
+        let on_loss = self.thread.settings().upstream.on_subscription_loss;
         let what = match on_loss {
             OnSubscriptionLoss::Resubscribe => "they are subscribed again",
             OnSubscriptionLoss::Close => "they are closed",

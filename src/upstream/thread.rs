@@ -6,7 +6,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Instant;
 
-use arc_swap::ArcSwapOption;
+use arc_swap::{ArcSwap, ArcSwapOption};
 
 use super::credentials::{OwnLogin, Shown};
 use super::server::Server;
@@ -19,12 +19,12 @@ use crate::transport::{Clock, Connector, READ_SIZE};
 
 /// What the workers of the process share.
 pub struct Process {
-    /// What the operator configured.
-    pub settings: Arc<Settings>,
+    /// What the operator configured; replaced whole by a reload.
+    pub configured: ArcSwap<Settings>,
     /// Upstream sockets.
     pub budget: Arc<Budget>,
     /// Who respool is to the server.
-    pub login: Arc<OwnLogin>,
+    pub login: ArcSwap<OwnLogin>,
     /// What is known of the server's health.
     pub health: Arc<ServerHealth>,
     /// What the server said of itself; `None` until it was reached for the first time.
@@ -48,9 +48,19 @@ pub struct Queued {
 }
 
 impl Process {
+    /// What the operator configured, as of the last reload.
+    pub fn settings(&self) -> Arc<Settings> {
+        self.configured.load_full()
+    }
+
+    /// Who respool is to the server, as of the last reload.
+    pub fn login(&self) -> Arc<OwnLogin> {
+        self.login.load_full()
+    }
+
     /// Places for `commands` among those that wait for the server; `None`: `upstream.queue.max_commands` is reached.
     pub fn queue(self: &Arc<Self>, commands: usize) -> Option<Queued> {
-        let most = self.settings.upstream.queue.max_commands;
+        let most = self.configured.load().upstream.queue.max_commands;
         let fits = |held: usize| held.checked_add(commands).filter(|&held| held <= most);
         self.queued
             .fetch_update(Ordering::Relaxed, Ordering::Relaxed, fits)
@@ -76,8 +86,8 @@ pub struct Thread {
     pub index: usize,
     /// What the workers share.
     pub process: Arc<Process>,
-    /// What the operator configured.
-    pub settings: Arc<Settings>,
+    /// What the operator configured, in a copy of this thread's own: its count is touched with every command.
+    settings: RefCell<Rc<Settings>>,
     /// This worker's counters.
     pub counters: Arc<WorkerCounters>,
     /// The time of this turn.
@@ -92,7 +102,7 @@ impl Thread {
     pub fn new(index: usize, process: Arc<Process>, counters: Arc<WorkerCounters>) -> Self {
         Self {
             index,
-            settings: Arc::clone(&process.settings),
+            settings: RefCell::new(Rc::new(Settings::clone(&process.configured.load()))),
             clock: Clock::new(process.start),
             process,
             counters,
@@ -104,6 +114,18 @@ impl Thread {
 
     /// Respool's own credentials, as the server most likely takes them; `None`: it does not authenticate.
     pub fn own(&self) -> Option<Rc<Credentials>> {
-        self.shown.by(&self.process.login)
+        self.shown.by(&self.process.login())
+    }
+
+    /// What the operator configured, as of the last reload this worker has heard of.
+    #[inline]
+    pub fn settings(&self) -> Rc<Settings> {
+        Rc::clone(&self.settings.borrow())
+    }
+
+    /// Goes by what the process goes by from now on.
+    pub fn reload(&self) {
+        let settings = Settings::clone(&self.process.configured.load());
+        *self.settings.borrow_mut() = Rc::new(settings);
     }
 }

@@ -394,7 +394,7 @@ impl Upstream {
     /// How much the replies to calls may measure of which so many take something away: what was popped is handed on,
     /// while who only reads can do so on a connection of its own.
     fn limit_bytes(&self, takes: usize) -> usize {
-        let limits = &self.thread.settings.limits;
+        let limits = &self.thread.settings().limits;
         let most = match takes {
             0 => limits.max_client_buffer.min(limits.max_request),
             takes => limits.max_request.saturating_mul(takes),
@@ -444,7 +444,7 @@ impl Upstream {
         state: &State,
         group: usize,
     ) -> Result<(Rc<Link>, PinLease), NotSeated> {
-        let upstream = &self.thread.settings.upstream;
+        let upstream = &self.thread.settings().upstream;
         let lease = self.borrow_lease(seat, group).await?;
         let wearing = tokio::time::timeout(upstream.queue.timeout, self.wearing(state)).await;
         match wearing {
@@ -466,7 +466,7 @@ impl Upstream {
                 let _counted = Counted::new(self);
                 let mut turn = std::pin::pin!(budget.wait_lease(group));
                 loop {
-                    let limit = self.thread.settings.upstream.borrow_timeout;
+                    let limit = self.thread.settings().upstream.borrow_timeout;
                     match tokio::time::timeout(limit, &mut turn).await {
                         Ok(lease) => break lease,
                         Err(_) if is_wanted() => {}
@@ -603,7 +603,7 @@ impl Upstream {
     /// Ends the call on a seat. Asked again until it has answered: the call itself may still be on its way, or the server be
     /// busy. A connection on which it does not end in time is closed.
     async fn end_call(self: &Rc<Self>, seat: &Seat) {
-        let limit = self.thread.settings.upstream.reply_timeout;
+        let limit = self.thread.settings().upstream.reply_timeout;
         if tokio::time::timeout(limit, self.ask_to_end(seat))
             .await
             .is_err()

@@ -102,7 +102,7 @@ pub(super) async fn reject(site: Rc<Site>, socket: Accepted, text: Vec<u8>, perm
         Ok((stream, None)) => stream,
         Ok((stream, Some(acceptance))) => {
             // No longer than it would be held.
-            let limit = site.thread.settings.limits.reject_hold;
+            let limit = site.thread.settings().limits.reject_hold;
             match Box::pin(acceptance.accept(stream, limit)).await {
                 Ok(stream) => stream,
                 // It is not wanted anyway.
@@ -121,7 +121,7 @@ async fn greet(
     stream: Stream,
     identity: &Identity,
 ) -> Result<Stream, Disconnect> {
-    let limit = site.thread.settings.limits.handshake_timeout;
+    let limit = site.thread.settings().limits.handshake_timeout;
     let handshakes = |result| site.thread.counters.client_handshakes(result).add(1);
     let error = match acceptance.accept(stream, limit).await {
         Ok(stream) => {
@@ -192,7 +192,7 @@ async fn turn_away(site: &Rc<Site>, stream: Stream, refusal: &Refusal) {
     if let Some(line) = site.admission.rejected(refusal, Instant::now()) {
         tracing::warn!("rejected: {refusal}{line}");
     }
-    let text = refusal.client_text(site.thread.settings.limits.explain_rejections);
+    let text = refusal.client_text(site.thread.settings().limits.explain_rejections);
     match site.admission.hold() {
         Some(permit) => {
             let thread = Rc::clone(&site.thread);
