@@ -9,5 +9,5 @@ mod users;
 
 pub use aws::{AwsKeys, from_container, from_environment, from_sts};
 pub use refusal::{HELLO_NOAUTH, NO_PASSWORD, NOAUTH, WRONGPASS, is_wrong_password};
-pub use sigv4::token;
+pub use sigv4::{escaped, token};
 pub use users::Users;

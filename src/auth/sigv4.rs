@@ -60,7 +60,7 @@ fn query(iam: &Iam, keys: &AwsKeys, stamp: &str, scope: &str) -> String {
 }
 
 /// As RFC 3986 has it, and as a signature needs it.
-pub(super) fn escaped(text: &str) -> String {
+pub fn escaped(text: &str) -> String {
     let mut out = String::with_capacity(text.len());
     for byte in text.bytes() {
         if byte.is_ascii_alphanumeric() || b"-_.~".contains(&byte) {

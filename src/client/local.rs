@@ -90,7 +90,12 @@ impl Client {
             Local::Readonly | Local::Readwrite | Local::Asking => self.answer(NO_CLUSTER),
             Local::NumSub => return self.count_subscribers(Kind::Channel, request, command),
             Local::ShardNumSub => return self.count_subscribers(Kind::Shard, request, command),
-            Local::Client(sub) => self.client_command(sub, request),
+            Local::Client(sub) => {
+                if let Some(next) = self.unpermitted(sub, request) {
+                    return next;
+                }
+                self.client_command(sub, request);
+            }
         }
         used
     }

@@ -91,8 +91,8 @@ pub(super) enum Done {
     WaitReady(Result<(), &'static [u8]>),
     /// SUBSCRIBE was answered; `None`: the server is away.
     Subscribed(Option<SubscribeResult>),
-    /// Whether the client's user may subscribe.
-    MaySubscribe(Result<Result<(), Vec<u8>>, PinError>),
+    /// Whether the client's user may do what the request at hand asks for.
+    Permission(Result<Result<(), Vec<u8>>, PinError>),
     /// The stream on the pinned connection has ended for QUIT or RESET; false: with the connection.
     Unstreamed(bool, crate::command::Local),
     /// A connection to stand for this client, or none.
@@ -127,7 +127,7 @@ pub struct Client {
     pub(super) streaming: Option<bool>,
     /// It is subscribed, in RESP2: it may do little else.
     pub(super) is_listening: bool,
-    /// Whether its user may subscribe to what the request at hand asks for, as far as that is known.
+    /// Whether its user may do what the request at hand asks for, as far as that is known.
     pub(super) permission: Option<Box<Result<(), Vec<u8>>>>,
     /// What its blocking call has come to.
     pub(super) line: Option<Box<Line>>,
@@ -446,7 +446,7 @@ impl Client {
             Done::WaitReady(Ok(())) => self.wait_ready = true,
             Done::WaitReady(Err(reply)) => self.refusing = Some(reply.to_vec()),
             Done::Subscribed(result) => self.has_subscribed(result),
-            Done::MaySubscribe(reply) => self.permission_told(reply),
+            Done::Permission(reply) => self.permission_told(reply),
             Done::Unstreamed(true, local) => self.unstreamed(local),
             Done::Unstreamed(false, _) => self.outlet.close(Disconnect::UpstreamLost),
             Done::StandIn(result, id) => self.stands_in(result, id),

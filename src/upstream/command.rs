@@ -2,6 +2,7 @@
 
 use std::process::Stdio;
 
+use rustix::process::{Pid, Signal, kill_process_group};
 use tokio::io::AsyncReadExt as _;
 use tokio::process::Command;
 use zeroize::Zeroizing;
@@ -36,8 +37,11 @@ async fn printed(command: &SecretCommand) -> Result<Secret, String> {
         // What it says there is not known to be free of secrets, so it reaches no log.
         .stderr(Stdio::null())
         .kill_on_drop(true)
+        // What it starts itself is ended with it.
+        .process_group(0)
         .spawn()
         .map_err(|error| format!("the command cannot be run: {error}"))?;
+    let mut group = Group(child.id());
     let mut text = Zeroizing::new(Vec::with_capacity(LONGEST_SECRET as usize));
     let Some(stdout) = child.stdout.take() else {
         return Err("the command has no output".to_owned());
@@ -58,6 +62,7 @@ async fn printed(command: &SecretCommand) -> Result<Secret, String> {
         .wait()
         .await
         .map_err(|error| format!("the command was lost: {error}"))?;
+    group.0 = None;
     if !status.success() {
         return Err(format!(
             "the command ended with {status}: run it as respool's user to see why"
@@ -67,6 +72,19 @@ async fn printed(command: &SecretCommand) -> Result<Secret, String> {
         Ok("") => Err("the command printed nothing".to_owned()),
         Ok(secret) => Ok(Secret::new(secret.to_owned())),
         Err(_) => Err("the command printed something that is not UTF-8".to_owned()),
+    }
+}
+
+/// The processes of a command that has not ended by itself; ended on drop.
+struct Group(Option<u32>);
+
+impl Drop for Group {
+    fn drop(&mut self) {
+        let leader = self.0.and_then(|id| i32::try_from(id).ok());
+        if let Some(leader) = leader.and_then(Pid::from_raw) {
+            // They may all have ended.
+            let _ = kill_process_group(leader, Signal::KILL);
+        }
     }
 }
 
@@ -120,7 +138,37 @@ mod tests {
 
     #[tokio::test(flavor = "local")]
     async fn a_command_that_does_not_end_is_ended() {
-        let why = said("exec sleep 60", Duration::from_millis(50)).await;
+        let why = said("exec sleep 600", Duration::from_millis(50)).await;
         assert!(why.is_err_and(|why| why.contains("upstream.password_command_timeout")));
+    }
+
+    #[tokio::test(flavor = "local")]
+    async fn what_a_command_has_started_is_ended_with_it() {
+        let dir = tempfile::tempdir().expect("a directory");
+        let (draft, told) = (dir.path().join("draft"), dir.path().join("told"));
+        let (shown, moved) = (draft.display(), told.display());
+        let script = format!("sleep 600 & echo $! > {shown}; mv {shown} {moved}; wait");
+        let asked = tokio::task::spawn_local(async move {
+            said(&script, Duration::from_secs(600)).await.is_ok()
+        });
+        let until = async |is_so: &dyn Fn() -> bool, what: &str| {
+            for _ in 0..3000 {
+                if is_so() {
+                    return;
+                }
+                tokio::time::sleep(Duration::from_millis(10)).await;
+            }
+            panic!("{what}");
+        };
+        until(&|| told.exists(), "it has started something").await;
+        let id = std::fs::read_to_string(&told).expect("read");
+        let status = format!("/proc/{}/stat", id.trim());
+        let lives = || {
+            let text = std::fs::read_to_string(&status).unwrap_or_default();
+            text.contains("(sleep)") && !text.contains(") Z ")
+        };
+        assert!(lives());
+        asked.abort();
+        until(&|| !lives(), "it has ended").await;
     }
 }

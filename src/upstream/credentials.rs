@@ -19,6 +19,9 @@ use crate::session::Credentials;
 /// What a command has printed is shown to the server for this long before the command is asked again.
 const PRINTED_LASTS: Duration = Duration::from_secs(5 * 60);
 
+/// The sources are asked once in this time at most, however many connections are refused.
+const ASKED_AGAIN_AFTER: Duration = Duration::from_secs(1);
+
 /// Keys of AWS are renewed this long before they end, and a token signed by them is used for as long: both last for
 /// longer than it takes to connect.
 const MARGIN_SECONDS: u64 = 5 * 60;
@@ -101,7 +104,8 @@ impl OwnLogin {
         let mut asked = self.asked.subscribe();
         {
             let mut known = self.known();
-            if self.times_asked() != seen {
+            let is_fresh = |at: Instant| at.elapsed() < ASKED_AGAIN_AFTER;
+            if self.times_asked() != seen || known.asked_at.is_some_and(is_fresh) {
                 return;
             }
             if !known.is_asking {
@@ -179,7 +183,10 @@ impl OwnLogin {
     /// Asks every source. What one gave before stays when it gives nothing now.
     async fn ask(self: Arc<Self>) {
         let sources = self.login.as_ref().map_or(&[][..], |login| &login.sources);
-        let mut trouble = None;
+        let mut asking = Asking {
+            login: &self,
+            trouble: None,
+        };
         for (index, source) in sources.iter().enumerate() {
             let found = match source {
                 SecretSource::Given(_) => continue,
@@ -196,17 +203,10 @@ impl OwnLogin {
                 Err(why) => {
                     let why = format!("{}: {why}", key_of(source));
                     tracing::warn!("no secret for the server from {why}");
-                    trouble = Some(why);
+                    asking.trouble = Some(why);
                 }
             }
         }
-        {
-            let mut known = self.known();
-            known.asked_at = Some(Instant::now());
-            known.is_asking = false;
-            known.trouble = trouble;
-        }
-        self.asked.send_modify(|times| *times += 1);
     }
 
     fn found(&self, source: usize, secret: Secret) {
@@ -223,6 +223,24 @@ impl OwnLogin {
     /// Everything in it is replaced whole, so what a thread that panicked has left is as good as any.
     fn known(&self) -> MutexGuard<'_, Known> {
         self.known.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// The sources are being asked; on drop, be it that the worker which asks ends, whoever waits for them goes on.
+struct Asking<'a> {
+    login: &'a OwnLogin,
+    trouble: Option<String>,
+}
+
+impl Drop for Asking<'_> {
+    fn drop(&mut self) {
+        {
+            let mut known = self.login.known();
+            known.asked_at = Some(Instant::now());
+            known.is_asking = false;
+            known.trouble = self.trouble.take();
+        }
+        self.login.asked.send_modify(|times| *times += 1);
     }
 }
 
@@ -255,27 +273,40 @@ fn unix_seconds() -> u64 {
 /// What one worker shows the server when it comes back from another user, kept while it holds good.
 #[derive(Default)]
 pub(super) struct Shown {
-    credentials: RefCell<Option<(Rc<Credentials>, u64, Instant)>>,
+    credentials: RefCell<Option<Best>>,
+}
+
+/// The secret that the server most likely takes.
+struct Best {
+    credentials: Rc<Credentials>,
+    /// Of whom, and after how many changes.
+    of: (Arc<OwnLogin>, u64),
+    since: Instant,
 }
 
 impl Shown {
     /// The secret that the server most likely takes; `None`: respool does not authenticate, or knows none yet.
-    pub(super) fn by(&self, own: &OwnLogin) -> Option<Rc<Credentials>> {
+    pub(super) fn by(&self, own: &Arc<OwnLogin>) -> Option<Rc<Credentials>> {
         if !own.is_configured() {
             return None;
         }
         let changed = own.changed.load(Ordering::Relaxed);
         let mut shown = self.credentials.borrow_mut();
         let lasts = Duration::from_secs(MARGIN_SECONDS);
-        match &*shown {
-            Some((credentials, of, at)) if *of == changed && at.elapsed() < lasts => {
-                return Some(Rc::clone(credentials));
-            }
-            _ => {}
+        let holds = |best: &&Best| {
+            let (login, of) = &best.of;
+            Arc::ptr_eq(login, own) && *of == changed && best.since.elapsed() < lasts
+        };
+        if let Some(best) = shown.as_ref().filter(holds) {
+            return Some(Rc::clone(&best.credentials));
         }
-        let best = own.candidates().into_iter().next()?.credentials;
-        *shown = Some((Rc::clone(&best), changed, Instant::now()));
-        Some(best)
+        let credentials = own.candidates().into_iter().next()?.credentials;
+        *shown = Some(Best {
+            credentials: Rc::clone(&credentials),
+            of: (Arc::clone(own), changed),
+            since: Instant::now(),
+        });
+        Some(credentials)
     }
 }
 
@@ -345,6 +376,12 @@ mod tests {
         assert_eq!(passwords(&own), ["first"]);
         own.ask_again(own.times_asked()).await;
         assert_eq!(passwords(&own), ["second"]);
+        // Not again at once, whoever asks.
+        std::fs::write(&path, "third\n").expect("written");
+        own.ask_again(own.times_asked()).await;
+        assert_eq!(passwords(&own), ["second"]);
+        let is_long_ago = || own.known().asked_at = None;
+        is_long_ago();
         std::fs::remove_file(&path).expect("removed");
         let seen = own.times_asked();
         own.ask_again(seen).await;
@@ -352,6 +389,7 @@ mod tests {
         let trouble = own.trouble().expect("told");
         assert!(trouble.starts_with("upstream.password_file: "), "{trouble}");
         // Whoever saw less than there is asks nobody.
+        is_long_ago();
         own.ask_again(seen).await;
         assert_eq!(own.times_asked(), seen + 1);
     }

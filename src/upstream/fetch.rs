@@ -1,20 +1,21 @@
-//! One small HTTP request to somebody who is not the server: an endpoint that hands out keys.
+//! One small HTTP request to somebody who is not the server: an endpoint that hands out keys, plain or by TLS.
 
 use std::io;
 use std::pin::{Pin, pin};
 use std::task::{Context, Poll};
 use std::time::Duration;
 
-use http_body_util::{BodyExt as _, Empty, Limited};
+use http_body_util::{BodyExt as _, Full, Limited};
 use hyper::Request;
 use hyper::body::Bytes;
 use hyper::client::conn::http1::handshake;
-use hyper::header::{AUTHORIZATION, HOST, HeaderValue};
+use hyper::header::{AUTHORIZATION, CONTENT_TYPE, HOST, HeaderValue};
 use hyper::rt::ReadBufCursor;
+use rustls::pki_types::ServerName;
 use zeroize::Zeroizing;
 
-use crate::config::{Address, Secret};
-use crate::transport::{Stream, dial};
+use crate::config::{Address, Authorities, Secret, UpstreamTls, Verification};
+use crate::transport::{Connector, Stream, dial};
 
 /// How long the whole of it may take.
 const LIMIT: Duration = Duration::from_secs(5);
@@ -22,12 +23,27 @@ const LIMIT: Duration = Duration::from_secs(5);
 /// Most bytes of an answer.
 const LONGEST_ANSWER: usize = 64 * 1024;
 
+/// How whoever is asked is known.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Wire {
+    /// Not at all.
+    Plain,
+    /// By a certificate for its name, signed by an authority of this system.
+    Tls,
+}
+
 /// A request.
 pub(super) struct Fetch {
+    /// How.
+    pub(super) wire: Wire,
     /// Whom.
-    pub(super) address: Address,
+    pub(super) host: String,
+    /// Where.
+    pub(super) port: u16,
     /// What, with the query.
     pub(super) path: String,
+    /// The fields of a form, which make it a POST.
+    pub(super) form: Option<Zeroizing<String>>,
     /// Shown as it is.
     pub(super) authorization: Option<Secret>,
 }
@@ -41,13 +57,64 @@ pub(super) struct Body {
 }
 
 impl Fetch {
-    /// A GET.
-    pub(super) fn get(address: Address, path: String) -> Self {
-        Self {
-            address,
-            path,
+    /// The GET that a URI means; `None`: it is no URI of HTTP, or has a user.
+    pub(super) fn of(uri: &str) -> Option<Self> {
+        let (wire, rest) = match uri.split_once("://")? {
+            ("http", rest) => (Wire::Plain, rest),
+            ("https", rest) => (Wire::Tls, rest),
+            _ => return None,
+        };
+        let (authority, path) = match rest.find(['/', '?', '#']) {
+            Some(at) => rest.split_at(at),
+            None => (rest, "/"),
+        };
+        let default = if wire == Wire::Tls { "443" } else { "80" };
+        let (host, port) = match authority.strip_prefix('[') {
+            Some(v6) => {
+                let (host, port) = v6.split_once(']')?;
+                host.parse::<std::net::Ipv6Addr>().ok()?;
+                (host, port.strip_prefix(':').unwrap_or(default))
+            }
+            None => authority.split_once(':').unwrap_or((authority, default)),
+        };
+        let is_name = |byte: u8| byte.is_ascii_alphanumeric() || b"-._:".contains(&byte);
+        (!host.is_empty() && host.bytes().all(is_name)).then_some(())?;
+        Some(Self {
+            wire,
+            host: host.to_owned(),
+            port: port.parse().ok()?,
+            path: path.to_owned(),
+            form: None,
             authorization: None,
+        })
+    }
+
+    fn address(&self) -> Address {
+        Address::Tcp {
+            host: self.host.clone(),
+            port: self.port,
         }
+    }
+
+    fn request(self) -> Result<Request<Full<Bytes>>, String> {
+        let builder = Request::builder()
+            .uri(&self.path)
+            .header(HOST, self.address().to_string());
+        let request = match &self.form {
+            None => builder.method("GET").body(Full::default()),
+            Some(form) => builder
+                .method("POST")
+                .header(CONTENT_TYPE, "application/x-www-form-urlencoded")
+                .body(Full::from(form.as_bytes().to_vec())),
+        };
+        let mut request = request.map_err(|_| "its path is no path of a URI".to_owned())?;
+        if let Some(secret) = &self.authorization {
+            let mut value = HeaderValue::from_str(secret.expose())
+                .map_err(|_| "the authorization token holds what no header may".to_owned())?;
+            value.set_sensitive(true);
+            request.headers_mut().insert(AUTHORIZATION, value);
+        }
+        Ok(request)
     }
 }
 
@@ -56,26 +123,21 @@ impl Fetch {
 /// # Errors
 /// Why there is none; nothing of what was sent or received.
 pub(super) async fn fetch(asked: Fetch) -> Result<Body, String> {
-    let address = asked.address.to_string();
+    let address = asked.address();
     let answer = tokio::time::timeout(LIMIT, answer(asked)).await;
     let answer = answer.unwrap_or_else(|_| Err(format!("no answer within {LIMIT:?}")));
     answer.map_err(|why| format!("the endpoint at {address}: {why}"))
 }
 
 async fn answer(asked: Fetch) -> Result<Body, String> {
-    let stream = dial(&asked.address, LIMIT, Duration::ZERO)
+    let stream = dial(&asked.address(), LIMIT, Duration::ZERO)
         .await
         .map_err(|error| error.to_string())?;
-    let mut request = Request::get(&asked.path)
-        .header(HOST, asked.address.to_string())
-        .body(Empty::<Bytes>::new())
-        .map_err(|_| "its path is no path of a URI".to_owned())?;
-    if let Some(secret) = &asked.authorization {
-        let mut value = HeaderValue::from_str(secret.expose())
-            .map_err(|_| "the authorization token holds what no header may".to_owned())?;
-        value.set_sensitive(true);
-        request.headers_mut().insert(AUTHORIZATION, value);
-    }
+    let stream = match asked.wire {
+        Wire::Plain => stream,
+        Wire::Tls => secure(stream, &asked.host).await?,
+    };
+    let request = asked.request()?;
     let (mut sender, connection) = handshake(Socket(stream))
         .await
         .map_err(|error| error.to_string())?;
@@ -100,6 +162,24 @@ async fn answer(asked: Fetch) -> Result<Body, String> {
         // It may end before its last answer is taken.
         _ = &mut connection => exchange.await,
     }
+}
+
+/// Makes TLS of the connection.
+async fn secure(stream: Stream, host: &str) -> Result<Stream, String> {
+    let tls = UpstreamTls {
+        server_name: ServerName::try_from(host.to_owned())
+            .map_err(|_| "its host is no name that a certificate could bear".to_owned())?,
+        authorities: Authorities::System,
+        identity: None,
+        verification: Verification::Full,
+        handshake_timeout: LIMIT,
+    };
+    // Reads the system's authorities, some hundred files or one that is long.
+    let connector = tokio::task::spawn_blocking(move || Connector::new(&tls)).await;
+    let connector = connector.map_err(|_| "its authorities cannot be read".to_owned())??;
+    connector.connect(stream).await.map_err(|error| {
+        format!("{error}; here not upstream.tls counts, but SSL_CERT_FILE of the environment")
+    })
 }
 
 /// A stream as hyper wants it.
@@ -141,8 +221,8 @@ impl hyper::rt::Write for Socket {
         }
     }
 
-    fn poll_flush(self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Poll::Ready(Ok(()))
+    fn poll_flush(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        self.0.poll_flush(cx)
     }
 
     fn poll_shutdown(self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<io::Result<()>> {

@@ -246,13 +246,12 @@ impl Link {
     /// Whether respool's own login can be renewed on it now: what is sent next runs as respool's own user, outside of a
     /// transaction, at once, and its reply is told from all that comes.
     pub(super) fn takes_login(&self) -> bool {
-        let is_plain = !self.raw.get() && !self.monitors.get();
         let is_own = self.worn.borrow().user.is_none() && !self.is_dressing();
         let is_free = match self.pushes.borrow().client() {
             Some(client) => self.in_flight() == 0 && client.transaction().is_clear(),
             None => !self.is_blocked(),
         };
-        self.is_alive() && is_plain && is_own && is_free && !self.partial.get()
+        self.is_alive() && !self.raw.get() && is_own && is_free && !self.partial.get()
     }
 
     /// Whether a change is under way.

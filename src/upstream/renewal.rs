@@ -9,9 +9,11 @@ use std::rc::Rc;
 use std::time::Duration;
 
 use tokio::sync::oneshot;
+use zeroize::Zeroizing;
 
 use super::link::Link;
 use super::pool::Upstream;
+use super::thread::Thread;
 use super::traffic::OwnReply;
 
 /// How long after a refusal it is tried again.
@@ -59,7 +61,10 @@ impl Upstream {
             return;
         }
         let now = self.thread.clock.now_micros();
-        if self.due_links(now).is_empty() && self.overdue_seats(now).is_empty() {
+        if self.due_links(now).is_empty()
+            && self.overdue_seats(now).is_empty()
+            && self.subscriptions.overdue_link(now).is_none()
+        {
             return;
         }
         self.is_renewing.set(true);
@@ -70,6 +75,14 @@ impl Upstream {
             let now = upstream.thread.clock.now_micros();
             for link in upstream.due_links(now) {
                 upstream.renew(&link);
+            }
+            if let Some(link) = upstream.subscriptions.overdue_link(now)
+                && let Some(own) = upstream.thread.own()
+            {
+                link.renewal.postpone(now);
+                upstream
+                    .subscriptions
+                    .renew_login(&Zeroizing::new(own.request()));
             }
             // Their calls are issued again, and before that their logins renewed.
             for seat in upstream.overdue_seats(now) {
@@ -97,26 +110,31 @@ impl Upstream {
         // Not asked again while the answer is on its way.
         link.renewal.postpone(now);
         let (tell, told) = oneshot::channel();
-        let request = zeroize::Zeroizing::new(own.request());
+        let request = Zeroizing::new(own.request());
         link.send_own(&request, OwnReply::Tell(tell));
         let (thread, link) = (Rc::clone(&self.thread), Rc::clone(link));
         tokio::task::spawn_local(async move {
             // A connection that was lost needs no renewal.
             let Ok(reply) = told.await else { return };
-            if reply.starts_with(b"+OK") {
-                link.renewal.renewed(thread.clock.now_micros());
-                return thread.counters.renewals.add(1);
-            }
-            thread.counters.renewals_refused.add(1);
-            tracing::warn!(
-                connection = link.name,
-                "the server refused to renew respool's login: {}; it is shown another secret in a minute",
-                String::from_utf8_lossy(&reply).trim_end()
-            );
-            let login = thread.process.login();
-            login.ask_again(login.times_asked()).await;
+            answered(&thread, &link, &reply);
         });
     }
+}
+
+/// The server's answer to the AUTH that renews the login of `link`.
+pub(super) fn answered(thread: &Rc<Thread>, link: &Link, reply: &[u8]) {
+    if reply.starts_with(b"+OK") {
+        link.renewal.renewed(thread.clock.now_micros());
+        return thread.counters.renewals.add(1);
+    }
+    thread.counters.renewals_refused.add(1);
+    tracing::warn!(
+        connection = link.name,
+        "the server refused to renew respool's login: {}; it is shown another secret in a minute",
+        String::from_utf8_lossy(reply).trim_end()
+    );
+    let login = thread.process.login();
+    tokio::task::spawn_local(async move { login.ask_again(login.times_asked()).await });
 }
 
 #[cfg(test)]

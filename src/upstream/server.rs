@@ -51,6 +51,11 @@ impl Server {
         true
     }
 
+    /// Whether it speaks `protocol`.
+    pub fn speaks(&self, protocol: Protocol) -> bool {
+        !self.hello[usize::from(protocol == Protocol::Resp3)].is_empty()
+    }
+
     /// The id of the connection that said HELLO 2.
     pub fn connection_id(&self) -> Option<i64> {
         let (at, end) = id_line(&self.hello[0])?;
