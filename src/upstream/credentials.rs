@@ -202,7 +202,10 @@ impl OwnLogin {
                 }
                 Err(why) => {
                     let why = format!("{}: {why}", key_of(source));
-                    tracing::warn!("no secret for the server from {why}");
+                    // Told once: it is asked with every attempt to connect.
+                    if self.known().trouble.as_ref() != Some(&why) {
+                        tracing::warn!("no secret for the server from {why}");
+                    }
                     asking.trouble = Some(why);
                 }
             }

@@ -248,7 +248,7 @@ impl Link {
     pub(super) fn takes_login(&self) -> bool {
         let is_own = self.worn.borrow().user.is_none() && !self.is_dressing();
         let is_free = match self.pushes.borrow().client() {
-            Some(client) => self.in_flight() == 0 && client.transaction().is_clear(),
+            Some(client) => self.in_flight() == 0 && !client.transaction().open,
             None => !self.is_blocked(),
         };
         self.is_alive() && !self.raw.get() && is_own && is_free && !self.partial.get()

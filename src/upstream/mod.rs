@@ -6,6 +6,7 @@ mod aws;
 mod command;
 mod credentials;
 mod fetch;
+mod guests;
 mod handshake;
 mod link;
 mod outlet;

@@ -134,6 +134,8 @@ pub struct Upstream {
     known_databases: RefCell<HashSet<u32>>,
     stopping: Cell<bool>,
     pub(super) is_renewing: Cell<bool>,
+    /// When it was last asked whether those who have not authenticated are served.
+    pub(super) guests_asked_micros: Cell<u64>,
     /// A look at those who wait is on its way.
     will_act: Cell<bool>,
 }
@@ -155,6 +157,7 @@ impl Upstream {
             known_databases: RefCell::new(HashSet::from([0])),
             stopping: Cell::new(false),
             is_renewing: Cell::new(false),
+            guests_asked_micros: Cell::new(0),
             will_act: Cell::new(false),
             thread,
         })
@@ -354,6 +357,7 @@ impl Upstream {
             None => false,
         });
         self.renew_logins();
+        self.ask_for_guests();
         // A borrower may have left with the pin that was kept for it.
         self.give_up_idle();
         self.subscriptions.tick();

@@ -246,9 +246,17 @@ fn twenty_users_share_ten_connections_and_none_is_ever_another() {
     let redis = guarded();
     for user in 0..USERS {
         let (name, password) = (format!("u{user}"), format!(">p{user}"));
-        let keys = format!("~u{user}:*");
+        let (keys, channels) = (format!("~u{user}:*"), format!("&u{user}:*"));
         let rules = [
-            "ACL", "SETUSER", &name, "on", &password, &keys, "&*", "+@all",
+            "ACL",
+            "SETUSER",
+            &name,
+            "on",
+            &password,
+            &keys,
+            "resetchannels",
+            &channels,
+            "+@all",
         ];
         assert_eq!(redis.cmd(&rules), Value::ok());
     }
@@ -312,11 +320,22 @@ fn be_nobody_else(mut client: Client, user: usize, protocol: &str) {
                 assert_eq!(popped.items()[1], Value::bulk(&value));
             }
             2 => {
+                let refused = client.cmd(&["BLPOP", &foreign, "20"]).text();
+                assert!(refused.starts_with("NOPERM "), "{name}: {refused}");
+                let refused = client.cmd(&["SUBSCRIBE", &foreign]).text();
+                assert!(refused.starts_with("NOPERM "), "{name}: {refused}");
+            }
+            3 => {
+                let begun = client.cmd(&["SUBSCRIBE", &own]);
+                assert_eq!(begun.items()[2], Value::Int(1), "{name}: {begun:?}");
+                let ended = client.cmd(&["UNSUBSCRIBE", &own]);
+                assert_eq!(ended.items()[2], Value::Int(0), "{name}: {ended:?}");
+            }
+            _ => {
                 assert_eq!(client.cmd(&["SELECT", "1"]), Value::ok());
                 assert!(client.cmd(&["GET", &own]).is_null());
                 assert_eq!(client.cmd(&["SELECT", "0"]), Value::ok());
             }
-            _ => {}
         }
     }
 }
@@ -400,4 +419,111 @@ fn a_client_whose_password_was_withdrawn_is_told_and_closed() {
     let mut ann = respool.client();
     assert_eq!(ann.cmd(&["AUTH", "ann", "new"]), Value::ok());
     assert_eq!(other.cmd(&["ACL", "WHOAMI"]), Value::bulk("default"));
+}
+
+#[test]
+fn what_concerns_other_clients_has_to_be_permitted_by_the_server() {
+    let redis = guarded();
+    let rules = [
+        "ACL", "SETUSER", "low", "on", ">pw", "~*", "&*", "+@all", "-@admin",
+    ];
+    assert_eq!(redis.cmd(&rules), Value::ok());
+    let respool = Respool::with(&redis)
+        .upstream(OWN)
+        .section("[auth]\nmode = \"passthrough\"")
+        .start();
+    let mut ann = respool.client();
+    assert_eq!(ann.cmd(&["AUTH", "ann", "pw"]), Value::ok());
+    let id = ann.cmd(&["CLIENT", "ID"]).int().to_string();
+    let (mut low, mut direct) = (respool.client(), redis.client());
+    for client in [&mut low, &mut direct] {
+        assert_eq!(client.cmd(&["AUTH", "low", "pw"]), Value::ok());
+    }
+    // On a shared connection, and on one of its own.
+    for before in ["PING", "MULTI"] {
+        assert!(!low.cmd(&[before]).is_error());
+        if before == "MULTI" {
+            assert_eq!(low.cmd(&["DISCARD"]), Value::ok());
+            assert_eq!(low.cmd(&["WATCH", "k"]), Value::ok());
+        }
+        for words in [
+            &["CLIENT", "LIST"][..],
+            &["CLIENT", "KILL", "ID", &id],
+            &["CLIENT", "UNBLOCK", &id],
+            &["CLIENT", "KILL"],
+        ] {
+            let expected = direct.cmd(words);
+            assert!(expected.is_error());
+            assert_eq!(low.cmd(words), expected, "{words:?}");
+        }
+    }
+    // Its own connection is its own business, and others may do what they may.
+    assert_eq!(low.cmd(&["CLIENT", "SETNAME", "n"]), Value::ok());
+    let list = ann.cmd(&["CLIENT", "LIST"]).text();
+    assert!(list.contains(" name=n "), "{list}");
+    let low_id = low.cmd(&["CLIENT", "ID"]).int().to_string();
+    assert_eq!(ann.cmd(&["CLIENT", "UNBLOCK", &low_id]), Value::Int(0));
+    assert_eq!(ann.cmd(&["CLIENT", "KILL", "ID", &low_id]), Value::Int(1));
+    low.expect_end();
+}
+
+#[test]
+fn a_user_that_is_deleted_is_nobody_from_then_on() {
+    let redis = guarded();
+    let respool = Respool::with(&redis)
+        .upstream(&format!(
+            "{OWN}\nmax_connections = 3\nshared_connections = 1"
+        ))
+        .section("[auth]\nmode = \"passthrough\"")
+        .start();
+    let mut ann = respool.client();
+    assert_eq!(ann.cmd(&["AUTH", "ann", "pw"]), Value::ok());
+    assert_eq!(ann.cmd(&["ACL", "WHOAMI"]), Value::bulk("ann"));
+    // The server closes what was hers with it.
+    assert_eq!(redis.cmd(&["ACL", "DELUSER", "ann"]), Value::Int(1));
+    let mut other = respool.client();
+    assert_eq!(other.cmd(&["AUTH", "secret"]), Value::ok());
+    assert_eq!(other.cmd(&["ACL", "WHOAMI"]), Value::bulk("default"));
+    // Whatever is left of her connection, her commands do not run as somebody else.
+    match ann.try_cmd(&["ACL", "WHOAMI"]) {
+        None => {}
+        Some(reply) => {
+            let text = reply.text();
+            assert!(text.starts_with("WRONGPASS "), "{text}");
+        }
+    }
+    // Another user of her name is another user, unless it has her password.
+    let rules = ["ACL", "SETUSER", "ann", "on", ">other", "~*", "+@all"];
+    assert_eq!(redis.cmd(&rules), Value::ok());
+    let mut again = respool.client();
+    let reply = again.cmd(&["AUTH", "ann", "pw"]).text();
+    assert!(reply.starts_with("WRONGPASS "), "{reply}");
+    let reply = again.cmd(&["ACL", "WHOAMI"]);
+    assert_eq!(reply, Value::error("NOAUTH Authentication required."));
+    assert_eq!(again.cmd(&["AUTH", "ann", "other"]), Value::ok());
+    assert_eq!(again.cmd(&["ACL", "WHOAMI"]), Value::bulk("ann"));
+}
+
+#[test]
+fn strangers_need_the_password_that_the_default_user_has_got_meanwhile() {
+    let redis = guarded();
+    assert_eq!(redis.cmd(&["AUTH", "respool", "own"]), Value::ok());
+    let open = ["ACL", "SETUSER", "default", "nopass"];
+    assert_eq!(redis.cmd(&open), Value::ok());
+    let respool = Respool::with(&redis)
+        .upstream(OWN)
+        .section("[auth]\nmode = \"passthrough\"")
+        .start();
+    // Nobody else is there who would have the connection become another user's.
+    respool.client().ping();
+    let shut = ["ACL", "SETUSER", "default", "resetpass", ">secret"];
+    assert_eq!(redis.cmd(&shut), Value::ok());
+    let noauth = Value::error("NOAUTH Authentication required.");
+    eventually(
+        || respool.client().cmd(&["GET", "k"]) == noauth,
+        "strangers are asked for the password",
+    );
+    let mut client = respool.client();
+    assert_eq!(client.cmd(&["AUTH", "secret"]), Value::ok());
+    client.ping();
 }

@@ -1,13 +1,17 @@
 //! Who respool is to the server: where its secret comes from, and that nobody notices when it changes.
 
-use std::io::{Read as _, Write as _};
+use std::io::{Read, Write};
 use std::net::TcpListener;
 use std::path::Path;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
 use std::thread;
 
-use crate::harness::{Client, Redis, Respool, Value, encode, eventually, lock};
+use rustls::pki_types::pem::PemObject as _;
+use rustls::pki_types::{CertificateDer, PrivateKeyDer};
+use rustls::{ServerConfig, ServerConnection, StreamOwned};
+
+use crate::harness::{Client, Pki, Redis, Respool, Value, encode, eventually, lock};
 
 /// A server on which respool is the user `respool` with these passwords, and `ann` is a client's.
 fn server(passwords: &[&str]) -> Redis {
@@ -200,7 +204,7 @@ fn open_connections_are_authenticated_anew_and_nobody_notices() {
     let redis = server(&["one"]);
     let respool = Respool::with(&redis)
         .upstream(&format!("username = \"respool\"\n{}", printing(&path)))
-        .upstream("reauthenticate_after = \"100ms\"\nmax_connections = 8\nshared_connections = 2")
+        .upstream("reauthenticate_after = \"100ms\"\nmax_connections = 10\nshared_connections = 2")
         .upstream("borrow_timeout = \"20s\"")
         .start();
     let renewed =
@@ -222,7 +226,22 @@ fn open_connections_are_authenticated_anew_and_nobody_notices() {
     );
     let mut monitoring = respool.client();
     assert_eq!(monitoring.cmd(&["MONITOR"]), Value::ok());
+    let mut tracking = respool.client();
+    assert!(matches!(tracking.cmd(&["HELLO", "3"]), Value::Map(_)));
+    assert_eq!(tracking.cmd(&["CLIENT", "TRACKING", "ON"]), Value::ok());
+    assert!(tracking.cmd(&["GET", "tracked"]).is_null());
     is_renewed(5.0);
+    // Connections on which nothing happens but what the server sends by itself.
+    for flag in ["flags=P ", "flags=O ", "flags=t "] {
+        eventually(
+            || {
+                let list = redis.cmd(&["CLIENT", "LIST"]).text();
+                let mut lines = list.lines().filter(|line| line.contains(flag));
+                lines.any(|line| line.contains(" cmd=auth "))
+            },
+            flag,
+        );
+    }
     let load = Load::start(&respool);
     is_renewed(10.0);
     load.goes_on();
@@ -234,6 +253,10 @@ fn open_connections_are_authenticated_anew_and_nobody_notices() {
     assert_eq!(blocked.reply().items()[1], Value::bulk("x"));
     assert_eq!(redis.cmd(&["PUBLISH", "c", "m"]), Value::Int(1));
     assert_eq!(subscribed.reply().items()[2], Value::bulk("m"));
+    let ended = subscribed.cmd(&["UNSUBSCRIBE", "c"]);
+    assert_eq!(ended.items()[2], Value::Int(0));
+    assert_eq!(redis.cmd(&["SET", "tracked", "v"]), Value::ok());
+    assert!(matches!(tracking.reply(), Value::Push(_)));
     // A secret that is not good any more costs nothing that is open.
     let refused = || {
         let metric = "respool_upstream_reauthentications_total{result=\"refused\"}";
@@ -253,36 +276,62 @@ fn open_connections_are_authenticated_anew_and_nobody_notices() {
     plain.ping();
 }
 
-/// An endpoint that hands out keys of AWS; what it was asked for is kept.
-fn container_endpoint() -> (String, Arc<Mutex<Vec<String>>>) {
+/// The head and the body of a request of HTTP; what came if it ended early.
+fn request_of(stream: &mut dyn ReadWrite) -> String {
+    let mut request = Vec::new();
+    let mut piece = [0; 1024];
+    loop {
+        let text = String::from_utf8_lossy(&request).into_owned();
+        if let Some((head, body)) = text.split_once("\r\n\r\n") {
+            let length = head.lines().find_map(|line| {
+                let (name, value) = line.split_once(": ")?;
+                name.eq_ignore_ascii_case("content-length")
+                    .then(|| value.parse::<usize>().expect("a number"))
+            });
+            if body.len() >= length.unwrap_or(0) {
+                return text;
+            }
+        }
+        match stream.read(&mut piece) {
+            Ok(0) | Err(_) => return text,
+            Ok(read) => request.extend_from_slice(&piece[..read]),
+        }
+    }
+}
+
+/// An endpoint that answers every request with `body`, by TLS if it has a certificate. Its port, and what it was asked.
+fn endpoint(body: &'static str, tls: Option<Arc<ServerConfig>>) -> (u16, Arc<Mutex<Vec<String>>>) {
     let listener = TcpListener::bind("127.0.0.1:0").expect("a free port");
     let address = listener.local_addr().expect("it is bound");
     let asked = Arc::<Mutex<Vec<String>>>::default();
     let kept = Arc::clone(&asked);
+    let answer = move |stream: &mut dyn ReadWrite| {
+        let request = request_of(stream);
+        lock(&kept).push(request);
+        let length = body.len();
+        let head = format!("HTTP/1.1 200 OK\r\nContent-Length: {length}\r\n\r\n");
+        // Who asked may have gone.
+        let _ = stream.write_all(format!("{head}{body}").as_bytes());
+    };
     // It ends with the test's process.
     thread::spawn(move || {
         for stream in listener.incoming() {
             let Ok(mut stream) = stream else { return };
-            let mut request = Vec::new();
-            let mut piece = [0; 1024];
-            while !request.ends_with(b"\r\n\r\n") {
-                match stream.read(&mut piece) {
-                    Ok(0) | Err(_) => break,
-                    Ok(read) => request.extend_from_slice(&piece[..read]),
+            match &tls {
+                None => answer(&mut stream),
+                Some(config) => {
+                    let session = ServerConnection::new(Arc::clone(config)).expect("a session");
+                    answer(&mut StreamOwned::new(session, stream));
                 }
             }
-            lock(&kept).push(String::from_utf8_lossy(&request).into_owned());
-            let body = "{\"AccessKeyId\":\"AKIDEXAMPLE\",\"SecretAccessKey\":\"secret-key-4711\",\"Token\":\"session-0815\",\
-                        \"Expiration\":\"2100-01-01T00:00:00Z\"}";
-            let answer = format!(
-                "HTTP/1.1 200 OK\r\nContent-Type: application/json\r\nContent-Length: {}\r\n\r\n{body}",
-                body.len()
-            );
-            let _ = stream.write_all(answer.as_bytes());
         }
     });
-    (format!("http://{address}/v1/credentials"), asked)
+    (address.port(), asked)
 }
+
+trait ReadWrite: Read + Write {}
+
+impl<T: Read + Write> ReadWrite for T {}
 
 #[test]
 fn tokens_of_iam_are_signed_by_the_keys_of_the_containers_endpoint() {
@@ -292,7 +341,10 @@ fn tokens_of_iam_are_signed_by_the_keys_of_the_containers_endpoint() {
         "ACL", "SETUSER", "iam-user", "on", "nopass", "~*", "&*", "+@all",
     ];
     assert_eq!(redis.cmd(&rules), Value::ok());
-    let (uri, asked) = container_endpoint();
+    let body = "{\"AccessKeyId\":\"AKIDEXAMPLE\",\"SecretAccessKey\":\"secret-key-4711\",\"Token\":\"session-0815\",\
+                \"Expiration\":\"2100-01-01T00:00:00Z\"}";
+    let (port, asked) = endpoint(body, None);
+    let uri = format!("http://127.0.0.1:{port}/v1/credentials");
     let respool = Respool::with(&redis)
         .upstream(
             "iam = { region = \"eu-central-1\", cluster = \"My-Cache\", user = \"iam-user\" }",
@@ -344,7 +396,7 @@ fn without_keys_it_is_said_where_they_could_come_from() {
         (
             "AWS_CONTAINER_CREDENTIALS_FULL_URI",
             "http://example.com/x",
-            "upstream.iam: AWS_CONTAINER_CREDENTIALS_FULL_URI is not http:// at loopback",
+            "upstream.iam: AWS_CONTAINER_CREDENTIALS_FULL_URI is neither https:// nor http:// at loopback",
         ),
     ] {
         let respool = Respool::with(&redis)
@@ -356,5 +408,80 @@ fn without_keys_it_is_said_where_they_could_come_from() {
             .start();
         eventually(|| respool.status().contains(expected), "/status says it");
         assert!(respool.log_text().contains(expected));
+    }
+}
+
+#[test]
+fn tokens_of_iam_are_signed_by_the_keys_that_a_web_identity_is_given() {
+    let redis = server(&["one"]);
+    let rules = [
+        "ACL", "SETUSER", "iam-user", "on", "nopass", "~*", "&*", "+@all",
+    ];
+    assert_eq!(redis.cmd(&rules), Value::ok());
+    let pki = Pki::new();
+    let pair = pki.issue("sts", &["localhost"]);
+    let cert = CertificateDer::from_pem_file(&pair.cert).expect("a certificate");
+    let key = PrivateKeyDer::from_pem_file(&pair.key).expect("a key");
+    let provider = Arc::new(rustls::crypto::ring::default_provider());
+    let tls = ServerConfig::builder_with_provider(provider)
+        .with_safe_default_protocol_versions()
+        .expect("versions")
+        .with_no_client_auth()
+        .with_single_cert(vec![cert], key)
+        .expect("a pair");
+    let body = "<AssumeRoleWithWebIdentityResponse><AssumeRoleWithWebIdentityResult><Credentials>\
+                <AccessKeyId>ASIAEXAMPLE</AccessKeyId><SecretAccessKey>secret-key-4711</SecretAccessKey>\
+                <SessionToken>session-0815</SessionToken><Expiration>2100-01-01T00:00:00Z</Expiration>\
+                </Credentials></AssumeRoleWithWebIdentityResult></AssumeRoleWithWebIdentityResponse>";
+    let (port, asked) = endpoint(body, Some(Arc::new(tls)));
+    let dir = tempfile::tempdir().expect("a directory");
+    let token = dir.path().join("token");
+    std::fs::write(&token, "identity-token-2342").expect("written");
+    let start = |authorities: &Path| {
+        Respool::with(&redis)
+            .upstream(
+                "iam = { region = \"eu-central-1\", cluster = \"my-cache\", user = \"iam-user\" }",
+            )
+            .without_environment("AWS_")
+            .environment("AWS_WEB_IDENTITY_TOKEN_FILE", &token.to_string_lossy())
+            .environment("AWS_ROLE_ARN", "arn:aws:iam::1:role/x")
+            .environment("AWS_ENDPOINT_URL_STS", &format!("https://localhost:{port}"))
+            .environment("SSL_CERT_FILE", &authorities.to_string_lossy())
+            .start()
+    };
+    let respool = start(&pki.ca_file());
+    let mut client = respool.client();
+    assert_eq!(client.cmd(&["ACL", "WHOAMI"]), Value::bulk("iam-user"));
+    let requests = lock(&asked).clone();
+    assert_eq!(requests.len(), 1, "the keys are kept until they end");
+    assert!(
+        requests[0].starts_with("POST / HTTP/1.1\r\n"),
+        "{requests:?}"
+    );
+    assert!(
+        requests[0].ends_with("&WebIdentityToken=identity-token-2342"),
+        "{requests:?}"
+    );
+    // Somebody whom the system does not trust is told nothing.
+    let others = Pki::new();
+    let stranger = start(&others.ca_file());
+    eventually(
+        || stranger.status().contains("SSL_CERT_FILE"),
+        "/status says it",
+    );
+    assert_eq!(
+        lock(&asked).iter().filter(|text| !text.is_empty()).count(),
+        1
+    );
+    for respool in [&respool, &stranger] {
+        let places = [respool.log_text(), respool.status(), respool.metrics()];
+        for secret in [
+            "secret-key-4711",
+            "session-0815",
+            "identity-token",
+            "X-Amz-",
+        ] {
+            assert!(places.iter().all(|text| !text.contains(secret)), "{secret}");
+        }
     }
 }
