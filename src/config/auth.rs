@@ -97,6 +97,22 @@ pub struct Login {
 }
 
 impl Login {
+    /// Whether it shows the server what `other` shows it.
+    pub fn is_same(&self, other: &Self) -> bool {
+        let is_same = |(one, two): (&SecretSource, &SecretSource)| match (one, two) {
+            (SecretSource::Given(one), SecretSource::Given(two)) => one.expose() == two.expose(),
+            (SecretSource::File(one, before), SecretSource::File(two, after)) => {
+                one == two && before.expose() == after.expose()
+            }
+            (SecretSource::Command(one), SecretSource::Command(two)) => one == two,
+            (SecretSource::Iam(one), SecretSource::Iam(two)) => one == two,
+            _ => false,
+        };
+        self.username == other.username
+            && self.sources.len() == other.sources.len()
+            && self.sources.iter().zip(&other.sources).all(is_same)
+    }
+
     /// Whether what it shows runs out, so that connections have to be authenticated anew.
     pub fn expires(&self) -> bool {
         let runs_out = |source: &SecretSource| {
@@ -120,7 +136,7 @@ pub enum SecretSource {
 }
 
 /// A command that prints a password.
-#[derive(Clone)]
+#[derive(Clone, PartialEq, Eq)]
 pub struct SecretCommand {
     /// The program and its arguments.
     pub argv: Vec<String>,
