@@ -12,6 +12,7 @@ use hyper::client::conn::http1::handshake;
 use hyper::header::{AUTHORIZATION, CONTENT_TYPE, HOST, HeaderValue};
 use hyper::rt::ReadBufCursor;
 use rustls::pki_types::ServerName;
+use tokio::sync::oneshot;
 use zeroize::Zeroizing;
 
 use crate::config::{Address, Authorities, Secret, UpstreamTls, Verification};
@@ -174,9 +175,14 @@ async fn secure(stream: Stream, host: &str) -> Result<Stream, String> {
         verification: Verification::Full,
         handshake_timeout: LIMIT,
     };
-    // Reads the system's authorities, some hundred files or one that is long.
-    let connector = tokio::task::spawn_blocking(move || Connector::new(&tls)).await;
-    let connector = connector.map_err(|_| "its authorities cannot be read".to_owned())??;
+    // Reads the system's authorities, some hundred files or one that is long: on a thread, for others wait for this one.
+    let (tell, told) = oneshot::channel();
+    let read = move || drop(tell.send(Connector::new(&tls)));
+    std::thread::Builder::new()
+        .name("authorities".to_owned())
+        .spawn(read)
+        .map_err(|error| format!("no thread to read the authorities: {error}"))?;
+    let connector = told.await.map_err(|_| "reading the authorities failed")??;
     connector.connect(stream).await.map_err(|error| {
         format!("{error}; here not upstream.tls counts, but SSL_CERT_FILE of the environment")
     })
