@@ -24,7 +24,7 @@ use crate::telemetry::{Reload, ServerHealth, WorkerCounters};
 use crate::transport::{
     Accepted, AcceptedSocket, Bound, Connector, TlsAcceptor, bind, raise_descriptor_limit,
 };
-use crate::upstream::Process;
+use crate::upstream::{OwnLogin, Process};
 use reload::{Reloader, Request};
 
 use crate::worker::{Charge, Listening, Message, Newcomer, Worker, mailbox};
@@ -216,6 +216,7 @@ fn process(settings: &Arc<Settings>, start: Instant) -> io::Result<Arc<Process>>
     Ok(Arc::new(Process {
         configured: ArcSwap::new(Arc::clone(settings)),
         budget,
+        login: OwnLogin::new(upstream.login.as_ref()).into(),
         health: Arc::new(ServerHealth::new(upstream.address.to_string())),
         server: Default::default(),
         tls: tls.into(),

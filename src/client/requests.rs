@@ -51,7 +51,7 @@ impl Client {
         let mut run = Run::default();
         // Kept for the whole batch: neither can change while it is looked at.
         let learned = self.learned();
-        let bounds = Bounds::new(self.site.thread.settings().limits.max_request);
+        let mut bounds = self.bounds();
         while matches!(self.wait, Wait::Nothing)
             && self.ending.is_none()
             && !self.outlet.is_closed()
@@ -62,6 +62,9 @@ impl Client {
                     _ => break,
                 }
                 continue;
+            }
+            if bounds.unauthenticated != self.is_locked {
+                bounds = self.bounds();
             }
             match self.scanner.scan(&data[at..], &bounds) {
                 Scan::Request { length } => {
@@ -100,8 +103,9 @@ impl Client {
             }
         }
         self.send_run(data, &mut run);
-        if self.refusing.take().is_some() {
+        if let Some(reply) = self.refusing.take() {
             self.line = None;
+            self.end_if_lost(&reply);
         }
         if matches!(self.wait, Wait::Nothing) {
             // What it was lent for has been sent, or is not to be.
@@ -158,7 +162,11 @@ impl Client {
 
     fn route(&self, name: &[u8], request: &Request<'_>, learned: Option<&Learned>) -> Routed {
         let denied = self.site.denied(self.group());
-        route(name, request, &self.rules(denied.as_deref(), learned))
+        let routed = route(name, request, &self.rules(denied.as_deref(), learned));
+        if self.is_locked {
+            return Self::gate(request, routed);
+        }
+        routed
     }
 
     fn rules<'a>(&self, deny: Option<&'a DenySet>, learned: Option<&'a Learned>) -> Rules<'a> {
@@ -491,6 +499,10 @@ impl Client {
 
     /// The start of a request too large to share: it is passed on as it arrives, on a connection of its own.
     fn large(&mut self, data: &[u8], learned: Option<&Learned>) -> Next {
+        if self.is_locked {
+            // Bounded, and refused when it is whole.
+            return Next::More;
+        }
         let most = self.site.thread.settings().upstream.max_shared_request;
         let gathered = self.scanner.extent().max(data.len()) > GATHERED * most;
         if self.pin.as_ref().is_some_and(|pin| pin.link().is_raw()) {

@@ -4,6 +4,7 @@
 //! told at once ([`Problems`]). Invariant: a [`Settings`] that reached a caller has passed every check of this module.
 
 mod access;
+mod auth;
 mod certificate;
 mod check;
 mod conflicts;
@@ -23,6 +24,10 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 pub use access::Access;
+pub use auth::{
+    Auth, AuthMode, AuthUser, Iam, Login, PasswordDigest, SecretCommand, SecretSource,
+    secret_in_file, trimmed,
+};
 pub use certificate::{Certificate, UnixSeconds};
 pub use keys::{Key, keys};
 pub use load::{fingerprint, load, parse};
@@ -45,6 +50,8 @@ pub struct Settings {
     pub drain_timeout: Duration,
     /// Where clients connect; at least one.
     pub listeners: Vec<Listener>,
+    /// How clients show who they are.
+    pub auth: Auth,
     /// The server and the pool of connections to it.
     pub upstream: Upstream,
     /// Bounds for each client and for the process.
@@ -186,12 +193,12 @@ pub struct Upstream {
     pub max_shared_request: usize,
     /// What becomes of subscribers when messages may have been lost with the connection to the server.
     pub on_subscription_loss: OnSubscriptionLoss,
-    /// The user respool authenticates as; `None` with a password means the legacy `AUTH password`.
-    pub username: Option<String>,
-    /// The password respool authenticates with.
-    pub password: Option<Secret>,
     /// TLS, if the server speaks it.
     pub tls: Option<UpstreamTls>,
+    /// Who respool is to the server; `None`: whoever has not authenticated is.
+    pub login: Option<Login>,
+    /// A connection whose login expires is authenticated anew at a random time between this and 11/6 of it.
+    pub reauthenticate_after: Duration,
 }
 
 /// What the server is for.

@@ -121,6 +121,12 @@ pub const METRICS: &[Metric] = &[
         source: Source::Counter(|s| each_group(s, |_, totals| Some(totals.commands))),
     },
     Metric {
+        name: "respool_client_auth_failures_total",
+        labels: &["group"],
+        help: "Attempts of clients to authenticate that failed: wrong passwords, unknown or disabled users.",
+        source: Source::Counter(|s| each_group(s, |_, totals| Some(totals.auth_failures))),
+    },
+    Metric {
         name: "respool_client_bytes_total",
         labels: &["group", "direction"],
         help: "Bytes read from clients (in) and written to them (out).",
@@ -204,6 +210,17 @@ pub const METRICS: &[Metric] = &[
                 value: last.seconds,
             })
             .collect()
+        }),
+    },
+    Metric {
+        name: "respool_upstream_reauthentications_total",
+        labels: &["result"],
+        help: "Times respool's own login was renewed on an open connection, by how the server answered.",
+        source: Source::Counter(|s| {
+            by_label([
+                ("ok", s.totals.renewals),
+                ("refused", s.totals.renewals_refused),
+            ])
         }),
     },
     Metric {

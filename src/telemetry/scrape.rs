@@ -200,6 +200,10 @@ pub struct Totals {
     pub subscribed_topics: u64,
     /// Messages and confirmations handed to subscribers.
     pub delivered_messages: u64,
+    /// Renewed logins of open connections.
+    pub renewals: u64,
+    /// Logins that the server refused to renew.
+    pub renewals_refused: u64,
     /// Losses of a subscription connection.
     pub subscription_losses: u64,
 }
@@ -209,6 +213,8 @@ pub struct Totals {
 pub struct GroupTotals {
     /// Commands answered.
     pub commands: u64,
+    /// Wrong passwords, and users there are not.
+    pub auth_failures: u64,
     /// Bytes read from clients.
     pub bytes_in: u64,
     /// Bytes written to clients.
@@ -266,6 +272,8 @@ impl Totals {
         self.orphaned_elements += worker.orphaned_elements.get();
         self.subscribed_topics += worker.subscribed_topics.get();
         self.delivered_messages += worker.delivered_messages.get();
+        self.renewals += worker.renewals.get();
+        self.renewals_refused += worker.renewals_refused.get();
         self.subscription_losses += worker.subscription_losses.get();
     }
 }
@@ -274,6 +282,7 @@ impl GroupTotals {
     fn add(&mut self, group: &GroupCounters) {
         let add = |total: &mut u64, counter: &Counter| *total += counter.get();
         add(&mut self.commands, &group.commands);
+        add(&mut self.auth_failures, &group.auth_failures);
         add(&mut self.bytes_in, &group.bytes_in);
         add(&mut self.bytes_out, &group.bytes_out);
         for (reason, total) in self.pins.iter_mut().enumerate() {

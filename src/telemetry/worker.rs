@@ -33,6 +33,10 @@ pub struct WorkerCounters {
     pub subscribed_topics: Gauge,
     /// Messages and confirmations handed to subscribers.
     pub delivered_messages: Counter,
+    /// Logins of open connections that were renewed.
+    pub renewals: Counter,
+    /// Logins of open connections that the server refused to renew.
+    pub renewals_refused: Counter,
     /// Times the subscription connection was lost while somebody was subscribed: messages may be missing.
     pub subscription_losses: Counter,
 }
@@ -42,6 +46,8 @@ pub struct WorkerCounters {
 pub struct GroupCounters {
     /// Commands answered, by whomever.
     pub commands: Counter,
+    /// Wrong passwords, and users there are not.
+    pub auth_failures: Counter,
     /// Bytes read from clients.
     pub bytes_in: Counter,
     /// Bytes written to clients.
@@ -72,6 +78,8 @@ impl WorkerCounters {
             orphaned_elements: Counter::default(),
             subscribed_topics: Gauge::default(),
             delivered_messages: Counter::default(),
+            renewals: Counter::default(),
+            renewals_refused: Counter::default(),
             subscription_losses: Counter::default(),
         }
     }
@@ -125,6 +133,7 @@ impl GroupCounters {
     fn new(pin_reasons: usize) -> Self {
         Self {
             commands: Counter::default(),
+            auth_failures: Counter::default(),
             bytes_in: Counter::default(),
             bytes_out: Counter::default(),
             pins: (0..pin_reasons).map(|_| Counter::default()).collect(),

@@ -16,6 +16,7 @@ use ending::Closing;
 
 use super::outlet::{Outlet, Unsent};
 use super::pushes::{Forward, Pushes, ends_stream, is_monitored};
+use super::renewal::Renewal;
 use super::subscription::Subscriptions;
 use super::thread::Thread;
 use super::traffic::{
@@ -52,6 +53,8 @@ pub struct Link {
     holds: Rc<()>,
     /// A request has been sent in part: nothing but its rest may follow.
     partial: Cell<bool>,
+    /// When respool's own login on it has to be renewed.
+    pub(super) renewal: Renewal,
     /// Where it goes to, and since when.
     origin: Origin,
     closing: Cell<Option<Closing>>,
@@ -99,6 +102,7 @@ impl Link {
             monitors: Cell::new(false),
             holds: Rc::new(()),
             partial: Cell::new(false),
+            renewal: Renewal::default(),
             closing: Cell::new(None),
             woken: Cell::new(false),
             waker: RefCell::default(),
@@ -255,9 +259,20 @@ impl Link {
             refusal: None,
             done,
         });
-        for step in steps {
-            self.send_own(&step.request, OwnReply::Step(step.effect));
+        for step in &steps {
+            self.send_own(&step.request, OwnReply::Step(step.effect.clone()));
         }
+    }
+
+    /// Whether respool's own login can be renewed on it now: what is sent next runs as respool's own user, outside of a
+    /// transaction, at once, and its reply is told from all that comes.
+    pub(super) fn takes_login(&self) -> bool {
+        let is_own = self.worn.borrow().user.is_none() && !self.is_dressing();
+        let is_free = match self.pushes.borrow().client() {
+            Some(client) => self.in_flight() == 0 && !client.transaction().open,
+            None => !self.is_blocked(),
+        };
+        self.is_alive() && !self.raw.get() && is_own && is_free && !self.partial.get()
     }
 
     /// Whether a change is under way.
@@ -575,6 +590,9 @@ impl Link {
             self.close("the server refused to reset the connection");
         }
         if !refused {
+            if matches!(effect, Effect::User(None)) {
+                self.renewal.renewed(self.thread.clock.now_micros());
+            }
             effect.apply(&mut self.worn.borrow_mut());
             if matches!(effect, Effect::Reset) {
                 self.monitors.set(false);
@@ -588,7 +606,7 @@ impl Link {
             dressing.left -= 1;
             // A name that is refused (ACL) does not change what commands do.
             if refused && dressing.refusal.is_none() && !matches!(effect, Effect::Named) {
-                dressing.refusal = Some(reply);
+                dressing.refusal = Some(effect.refusal(reply));
             }
             if dressing.left > 0 {
                 return;

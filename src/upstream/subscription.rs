@@ -13,6 +13,7 @@ use super::handshake::connect;
 use super::link::Link;
 use super::outlet::Outlet;
 use super::pool::Upstream;
+use super::renewal;
 use super::thread::Thread;
 use crate::budget::Kind as SocketKind;
 use crate::config::OnSubscriptionLoss;
@@ -20,7 +21,7 @@ use crate::fanout::{
     Begun, Confirmation, Counts, Fanout, Kind, Malformed, Message, Said, SubscriberId, read,
 };
 use crate::resp::speak::{push_bulk, push_header};
-use crate::session::State;
+use crate::session::{Protocol, State};
 use crate::telemetry::{Bound, Disconnect, LossCause};
 use crate::transport::READ_SIZE;
 
@@ -287,6 +288,11 @@ impl Subscriptions {
 
     /// Sends what this turn has brought about: requests to the server, messages to clients.
     pub(super) fn turn(&self) {
+        if let Some(reply) = self.fanout.borrow_mut().take_login()
+            && let Some(link) = &*self.link.borrow()
+        {
+            renewal::answered(&self.thread, link, &reply);
+        }
         let requests = self.fanout.borrow_mut().take_requests();
         if let Some(link) = &*self.link.borrow()
             && !requests.is_empty()
@@ -396,6 +402,19 @@ impl Subscriptions {
         self.link.borrow().clone()
     }
 
+    /// The connection, if respool's login on it is to be renewed and can be.
+    pub(super) fn overdue_link(&self, now_micros: u64) -> Option<Rc<Link>> {
+        let link = self.link.borrow().clone()?;
+        let takes_login = link.worn().protocol == Protocol::Resp3;
+        (takes_login && link.renewal.is_due(now_micros)).then_some(link)
+    }
+
+    /// Shows the server who respool is.
+    pub(super) fn renew_login(&self, request: &[u8]) {
+        self.fanout.borrow_mut().login(request);
+        self.turn();
+    }
+
     /// Whether there is a connection, and it is not lost.
     pub(super) fn is_connected(&self) -> bool {
         self.link.borrow().is_some()
@@ -455,14 +474,8 @@ impl Upstream {
             }
             let name = self.name("subscription");
             self.connect_turn().await;
-            let connected = connect(
-                &self.thread,
-                self.own.as_ref(),
-                &State::INITIAL,
-                name,
-                permit,
-            );
-            match connected.await {
+            let state = subscription_state(&self.thread);
+            match connect(&self.thread, &state, name, permit).await {
                 Ok(link) => {
                     self.connected();
                     subscriptions.opened(&link);
@@ -507,6 +520,23 @@ impl Upstream {
         if on_loss == OnSubscriptionLoss::Close {
             self.subscriptions.close_subscribers();
         }
+    }
+}
+
+/// In RESP3 a connection that is subscribed can be authenticated anew.
+fn subscription_state(thread: &Thread) -> State {
+    let server = thread.process.server.load();
+    let speaks = server
+        .as_ref()
+        .is_some_and(|server| server.speaks(Protocol::Resp3));
+    let protocol = if speaks && thread.process.login().expires() {
+        Protocol::Resp3
+    } else {
+        Protocol::Resp2
+    };
+    State {
+        protocol,
+        ..State::INITIAL
     }
 }
 

@@ -1,8 +1,10 @@
 //! End-to-end tests: the release path of respool against real servers, one binary, a module for each subject.
 
+mod auth;
 mod canary;
 mod caps;
 mod clients;
+mod credentials;
 mod differential;
 mod failover;
 mod harness;

@@ -51,6 +51,7 @@ pub(super) fn settings(
         drain_timeout: second,
         listeners: Vec::new(),
         warnings: Vec::new(),
+        auth: Default::default(),
         upstream: Upstream {
             tls: None,
             address: Address::Tcp {
@@ -82,8 +83,8 @@ pub(super) fn settings(
             max_write_buffer: 1,
             max_shared_request: 1,
             on_subscription_loss: OnSubscriptionLoss::Resubscribe,
-            username: None,
-            password: None,
+            login: None,
+            reauthenticate_after: Duration::ZERO,
         },
         limits: Limits {
             max_clients,

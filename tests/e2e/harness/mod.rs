@@ -110,6 +110,6 @@ pub(crate) fn keep_busy(redis: &Redis, respool: &Respool, seconds: &str) -> Clie
 }
 
 /// Locks although another thread may have panicked with it: what the harness holds stays usable.
-fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+pub(crate) fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
