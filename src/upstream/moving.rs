@@ -22,6 +22,7 @@ const STUCK_AFTER: Duration = Duration::from_secs(1);
 impl Upstream {
     /// Leaves the connections to be left, each from a random moment on so that not all are opened anew at once.
     pub(super) fn move_on(self: &Rc<Self>) {
+        self.close_surplus();
         let changes = self.thread.process.whereabouts.changes();
         let now = self.thread.clock.now_micros();
         for link in self.all_links() {
@@ -33,6 +34,17 @@ impl Upstream {
                 .is_some_and(|leaving| leaving.from_micros <= now)
             {
                 self.leave(&link, now);
+            }
+        }
+    }
+
+    /// Ends the shared connections that a smaller pool has no place for, each when it owes nothing.
+    fn close_surplus(&self) {
+        for link in self.links.borrow().iter().flatten() {
+            let is_surplus = self.schedule.borrow().is_surplus(link.slot.get());
+            let is_free = link.in_flight() == 0 && !link.is_dressing();
+            if is_surplus && is_free && link.slot.get() != usize::MAX {
+                link.close("the pool is smaller than it was");
             }
         }
     }

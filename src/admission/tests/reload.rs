@@ -130,7 +130,8 @@ fn check(admission: &Admission, which: u8, live: &[Live]) {
                 .filter(|beyond| *beyond > 0)
         })
         .collect();
-    (beyond.sort_unstable(), expected.sort_unstable());
+    beyond.sort_unstable();
+    expected.sort_unstable();
     assert_eq!(beyond, expected);
 }
 
