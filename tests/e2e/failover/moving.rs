@@ -35,6 +35,7 @@ impl Names {
         std::fs::rename(&new, self.path()).expect("a file can be renamed");
     }
 
+    #[track_caller]
     fn respool(&self, redis: &Redis, upstream: &str) -> Respool {
         let (_, port) = redis.host_and_port();
         Respool::before(&format!("{NAME}:{port}"))
@@ -112,6 +113,9 @@ fn writes_follow_a_replica_promoted_by_hand() {
     let mut idle: Vec<Client> = (0..10)
         .map(|i| respool.client_named(&format!("idle-{i}")))
         .collect();
+    let mut blocked = respool.client();
+    blocked.send(encode(&["BLPOP", "jobs", "0"]));
+    eventually(|| old.info("blocked_clients") == "1", "it is blocked");
     let is_over = AtomicBool::new(false);
     let (acknowledged, took) = std::thread::scope(|scope| {
         let writers: Vec<_> = (0..6)
@@ -163,6 +167,8 @@ fn writes_follow_a_replica_promoted_by_hand() {
         );
         client.ping();
     }
+    new.cmd(&["RPUSH", "jobs", "1"]);
+    assert_eq!(blocked.reply().items()[1], Value::bulk("1"));
     eventually(
         || connections_of_respool(&old) == 0,
         "nothing is left at the old primary",
@@ -287,6 +293,21 @@ fn a_resolver_that_fails_changes_nothing() {
 }
 
 #[test]
+fn the_next_address_is_tried_when_one_refuses() {
+    let redis = Redis::start_at("127.0.0.1", two().0.host_and_port().1, &[]);
+    let names = Names::of(&redis);
+    let both = format!("127.0.0.2 {NAME}\n127.0.0.1 {NAME}\n");
+    std::fs::write(names.path(), both).expect("a file can be written");
+    let respool = names.respool(&redis, "resolve_interval = \"100ms\"");
+    respool.client().ping();
+    assert_eq!(
+        respool.metric("respool_upstream_connects_total{result=\"refused\"}"),
+        0.0,
+        "it is one attempt"
+    );
+}
+
+#[test]
 fn a_name_unknown_at_the_start_is_no_error() {
     let redis = Redis::start_at("127.0.0.1", two().0.host_and_port().1, &[]);
     let names = Names::of(&redis);
@@ -313,4 +334,34 @@ fn a_name_unknown_at_the_start_is_no_error() {
     );
     std::fs::write(names.path(), "127.0.0.1 not-yet.invalid\n").expect("a file can be written");
     assert_eq!(client.reply(), Value::simple("PONG"));
+}
+
+#[test]
+fn a_reload_of_the_address_moves_the_connections_and_drops_nobody() {
+    let (old, new) = two();
+    let at = |redis: &Redis| Respool::before(&redis.addr()).upstream("move_timeout = \"60s\"");
+    let respool = at(&old).start();
+    let mut clients: Vec<Client> = (0..10).map(|_| respool.client()).collect();
+    for client in &mut clients {
+        assert_eq!(client.cmd(&["SET", "where", "old"]), Value::ok());
+    }
+    let mut transaction = respool.client();
+    assert_eq!(transaction.cmd(&["MULTI"]), Value::ok());
+    assert_eq!(transaction.cmd(&["SET", "k", "v"]), Value::simple("QUEUED"));
+    respool.reload(&at(&new));
+    eventually(
+        || connections_of_respool(&old) == 1,
+        "all but the transaction have left",
+    );
+    for client in &mut clients {
+        assert_eq!(client.cmd(&["SET", "where", "new"]), Value::ok());
+    }
+    assert_eq!(transaction.cmd(&["EXEC"]).items(), [Value::ok()]);
+    eventually(|| connections_of_respool(&old) == 0, "all have left");
+    assert_eq!(old.cmd(&["GET", "where"]), Value::bulk("old"));
+    assert_eq!(
+        respool.metric_or_zero("respool_client_disconnects_total"),
+        0.0
+    );
+    assert_eq!(last_failover(&respool)["to"], new.addr());
 }
