@@ -17,6 +17,8 @@ pub mod admission;
 
 pub mod budget;
 
+pub mod auth;
+
 pub mod session;
 
 pub mod shared;

@@ -24,7 +24,7 @@ use crate::telemetry::{Reload, ServerHealth, WorkerCounters};
 use crate::transport::{
     Accepted, AcceptedSocket, Bound, Connector, TlsAcceptor, bind, raise_descriptor_limit,
 };
-use crate::upstream::Process;
+use crate::upstream::{OwnLogin, Process};
 use reload::{Reloader, Request};
 
 use crate::worker::{Charge, Listening, Message, Newcomer, Worker, mailbox};
@@ -216,6 +216,7 @@ fn process(settings: &Arc<Settings>, start: Instant) -> io::Result<Arc<Process>>
     Ok(Arc::new(Process {
         configured: ArcSwap::new(Arc::clone(settings)),
         budget,
+        login: OwnLogin::new(upstream.login.as_ref()).into(),
         health: Arc::new(ServerHealth::new(upstream.address.to_string())),
         server: Default::default(),
         tls: tls.into(),
@@ -256,7 +257,7 @@ fn open(
     };
     let mut started = Vec::new();
     for (index, mailbox) in mailboxes.into_iter().enumerate() {
-        let shared = share_of(settings, index);
+        let shared = settings.shared_of_worker(index);
         let counters = Arc::new(WorkerCounters::new(
             settings.groups.len() + SPARE_GROUPS,
             &PIN_REASONS,
@@ -293,12 +294,6 @@ fn open(
         draining: Arc::default(),
     };
     Ok((door, view))
-}
-
-/// Shared connections of worker `index`.
-fn share_of(settings: &Settings, index: usize) -> usize {
-    let (shared, workers) = (settings.upstream.shared_connections, settings.workers);
-    shared / workers + usize::from(index < shared % workers)
 }
 
 /// Tells every worker; the one that has the client acts.

@@ -14,6 +14,7 @@ const ORDER: &[&str] = &[
     "identity",
     "admission",
     "budget",
+    "auth",
     "session",
     "shared",
     "fanout",

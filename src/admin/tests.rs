@@ -32,6 +32,7 @@ fn scrape() -> Scrape {
             error: None,
         },
         held_rejected: 0,
+        blocked_clients: 0,
         top_clients: Vec::new(),
         uptime: Duration::from_secs(1),
     };

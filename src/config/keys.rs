@@ -49,6 +49,10 @@ pub(super) enum Kind {
     Text,
     /// Text that is never shown.
     Secret,
+    /// Digests of passwords, never shown.
+    Digests,
+    /// A program and its arguments.
+    Argv,
     /// Not in this version; the text is the remedy.
     Later(&'static str),
 }
@@ -94,6 +98,8 @@ impl Key {
             Kind::Word => "word",
             Kind::Text => "text",
             Kind::Secret => "secret",
+            Kind::Digests => "list of digests",
+            Kind::Argv => "program and arguments",
             Kind::Later(_) => "not in this version",
         };
         text.to_owned()
@@ -216,7 +222,15 @@ const KEYS: &[Key] = &[
     key("workers", count(1, 256), From("one for each core, at most `upstream.shared_connections` and fewer than there are connections to lend")),
     key("instance", Kind::Word, From("the host's name")),
     key("drain_timeout", time_or_zero(1), Is("\"10s\"")),
-    key("auth", Kind::Later("remove it; the user and password of each client go to the server"), Absent),
+
+    key("auth", Kind::Table, Absent),
+    key("auth.mode", Kind::Choice { of: &["optional", "none", "proxy", "passthrough"], later: &[] }, Is("\"optional\"")),
+    key("auth.user", Kind::Tables, Absent),
+    key("auth.user.name", Kind::Text, Required),
+    key("auth.user.password", Kind::Secret, Absent),
+    key("auth.user.password_file", Kind::Text, Absent),
+    key("auth.user.password_env", Kind::Text, Absent),
+    key("auth.user.password_sha256", Kind::Digests, Absent),
 
     key("listener", Kind::Tables, Required),
     key("listener.address", Kind::Address, Required),
@@ -232,6 +246,7 @@ const KEYS: &[Key] = &[
 
     key("upstream", Kind::Table, Required),
     key("upstream.address", Kind::Address, Required),
+    key("upstream.role", Kind::Choice { of: &["primary", "replica"], later: &[] }, Is("\"primary\"")),
     key("upstream.hosts_file", Kind::Text, Absent),
     key("upstream.resolve_interval", time_or_zero(100), Is("\"5s\"")),
     key("upstream.move_timeout", time(), Is("\"10s\"")),
@@ -240,6 +255,8 @@ const KEYS: &[Key] = &[
     key("upstream.connect_timeout", time(), Is("\"5s\"")),
     key("upstream.reply_timeout", time(), Is("\"10s\"")),
     key("upstream.keepalive", time_or_zero(1000), Is("\"30s\"")),
+    key("upstream.ping_interval", time_or_zero(100), Is("\"15s\"")),
+    key("upstream.health_interval", time_or_zero(100), Is("\"10s\"")),
     key("upstream.reconnect", Kind::Table, Absent),
     key("upstream.reconnect.initial", time(), Is("\"50ms\"")),
     key("upstream.reconnect.max", time(), Is("\"1s\"")),
@@ -257,6 +274,17 @@ const KEYS: &[Key] = &[
     key("upstream.password", Kind::Secret, Absent),
     key("upstream.password_file", Kind::Text, Absent),
     key("upstream.password_env", Kind::Text, Absent),
+    key("upstream.password_command", Kind::Argv, Absent),
+    key("upstream.password_command_timeout", time(), Is("\"5s\"")),
+    key("upstream.password_next", Kind::Secret, Absent),
+    key("upstream.password_next_file", Kind::Text, Absent),
+    key("upstream.password_next_env", Kind::Text, Absent),
+    key("upstream.iam", Kind::Table, Absent),
+    key("upstream.iam.region", Kind::Word, From("`AWS_REGION` of the environment")),
+    key("upstream.iam.cluster", Kind::Word, Absent),
+    key("upstream.iam.user", Kind::Word, Absent),
+    key("upstream.iam.serverless", Kind::Flag, Absent),
+    key("upstream.reauthenticate_after", time(), Is("\"6h\"")),
     key("upstream.tls", Kind::Table, Absent),
     key("upstream.tls.enabled", Kind::Flag, Is("false")),
     key("upstream.tls.ca_file", Kind::Text, Absent),

@@ -45,6 +45,8 @@ labels! {
         HandshakeTimeout => "handshake_timeout",
         /// The server was lost while a command of this client may have been running.
         UpstreamLost => "upstream_lost",
+        /// The server no longer takes the password its user had shown.
+        AuthenticationLost => "authentication_lost",
         /// `CLIENT KILL`.
         Killed => "killed",
         /// It gave its place in the group to a newcomer (`at_limit = "evict-idle"`).

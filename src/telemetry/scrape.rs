@@ -36,6 +36,8 @@ pub struct Standing {
     pub last_reload: Reload,
     /// Rejected sockets that are held and answered now.
     pub held_rejected: u64,
+    /// Admitted clients whose call waits at the server, or in line for one that does.
+    pub blocked_clients: u64,
     /// The clients worth showing, the most interesting first.
     pub top_clients: Vec<ClientRow>,
     /// The certificates in use.
@@ -186,6 +188,10 @@ pub struct Totals {
     pub redresses: u64,
     /// Durations of requests.
     pub request_duration: HistogramTotals,
+    /// Round trips of PINGs of respool's own.
+    pub ping_duration: HistogramTotals,
+    /// Those that were not answered in time.
+    pub unanswered_pings: u64,
     /// Elements put back.
     pub returned_elements: u64,
     /// Elements that could not be put back.
@@ -194,6 +200,10 @@ pub struct Totals {
     pub subscribed_topics: u64,
     /// Messages and confirmations handed to subscribers.
     pub delivered_messages: u64,
+    /// Renewed logins of open connections.
+    pub renewals: u64,
+    /// Logins that the server refused to renew.
+    pub renewals_refused: u64,
     /// Losses of a subscription connection.
     pub subscription_losses: u64,
 }
@@ -203,6 +213,8 @@ pub struct Totals {
 pub struct GroupTotals {
     /// Commands answered.
     pub commands: u64,
+    /// Wrong passwords, and users there are not.
+    pub auth_failures: u64,
     /// Bytes read from clients.
     pub bytes_in: u64,
     /// Bytes written to clients.
@@ -254,10 +266,14 @@ impl Totals {
         self.waiting_requests += worker.waiting_requests.get();
         self.redresses += worker.redresses.get();
         worker.request_duration.add_to(&mut self.request_duration);
+        worker.ping_duration.add_to(&mut self.ping_duration);
+        self.unanswered_pings += worker.unanswered_pings.get();
         self.returned_elements += worker.returned_elements.get();
         self.orphaned_elements += worker.orphaned_elements.get();
         self.subscribed_topics += worker.subscribed_topics.get();
         self.delivered_messages += worker.delivered_messages.get();
+        self.renewals += worker.renewals.get();
+        self.renewals_refused += worker.renewals_refused.get();
         self.subscription_losses += worker.subscription_losses.get();
     }
 }
@@ -266,6 +282,7 @@ impl GroupTotals {
     fn add(&mut self, group: &GroupCounters) {
         let add = |total: &mut u64, counter: &Counter| *total += counter.get();
         add(&mut self.commands, &group.commands);
+        add(&mut self.auth_failures, &group.auth_failures);
         add(&mut self.bytes_in, &group.bytes_in);
         add(&mut self.bytes_out, &group.bytes_out);
         for (reason, total) in self.pins.iter_mut().enumerate() {

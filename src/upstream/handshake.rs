@@ -5,14 +5,17 @@ use std::io;
 use std::rc::Rc;
 use std::time::Instant;
 
+use super::credentials::Candidate;
 use super::link::{Link, Origin};
 use super::server::Server;
 use super::thread::Thread;
+use crate::auth::is_wrong_password;
 use crate::budget::SocketPermit;
+use crate::config::AuthMode;
 use crate::failover::Node;
 use crate::resp::speak::encode_request;
 use crate::resp::{ReplyScanner, parse_integer};
-use crate::session::{Change, Credentials, Protocol, State, name_request, steps};
+use crate::session::{Change, Protocol, State, name_request, steps};
 use crate::telemetry::{ConnectResult, LossCause, TlsHandshake};
 use crate::transport::{DialError, Stream, dial};
 
@@ -54,16 +57,18 @@ fn away(text: impl Into<String>, result: ConnectResult) -> ConnectError {
 /// [`ConnectError`]; each attempt is counted by its result.
 pub(super) async fn connect(
     thread: &Rc<Thread>,
-    own: Option<&Rc<Credentials>>,
     state: &State,
     name: String,
     permit: SocketPermit,
 ) -> Result<Rc<Link>, ConnectError> {
-    let upstream = &thread.settings().upstream;
+    // Before the socket is open: a command may take its time.
+    thread.process.login().prepare().await;
+    let settings = thread.settings();
+    let upstream = &settings.upstream;
     // The handshake of TLS has a bound of its own, so that it can be told apart.
     let tls_limit = upstream.tls.as_ref().map(|tls| tls.handshake_timeout);
     let limit = upstream.connect_timeout + tls_limit.unwrap_or_default();
-    let greeted = tokio::time::timeout(limit, greet(thread, own, state, &name)).await;
+    let greeted = tokio::time::timeout(limit, greet(thread, state, &name)).await;
     let greeted = greeted.unwrap_or_else(|_| {
         Err(away(
             format!(
@@ -97,14 +102,19 @@ pub(super) async fn connect(
         is_replica,
         opened_micros,
     };
-    Ok(Link::new(
+    let link = Link::new(
         Rc::clone(thread),
         stream,
         permit,
         state.clone(),
         (name, server_id),
         origin,
-    ))
+    );
+    if thread.process.login().expires() {
+        let after = thread.settings().upstream.reauthenticate_after;
+        link.renewal.begin(after, thread.clock.refresh());
+    }
+    Ok(link)
 }
 
 /// A connection in the wanted state.
@@ -116,12 +126,7 @@ struct Greeted {
     is_replica: bool,
 }
 
-async fn greet(
-    thread: &Rc<Thread>,
-    own: Option<&Rc<Credentials>>,
-    state: &State,
-    name: &str,
-) -> Result<Greeted, ConnectError> {
+async fn greet(thread: &Rc<Thread>, state: &State, name: &str) -> Result<Greeted, ConnectError> {
     let upstream = &thread.settings().upstream;
     let dialled = async {
         let nodes = thread.process.locate(upstream.connect_timeout).await?;
@@ -143,13 +148,14 @@ async fn greet(
         has_heard: false,
     };
     let started = Instant::now();
-    authenticate(&mut talk, own).await?;
-    let (server_id, is_replica) = introduce(&mut talk, thread, name).await?;
+    let guests_are_refused = asks_guests(&mut talk, thread).await?;
+    authenticate(&mut talk, thread).await?;
+    let (server_id, is_replica) = introduce(&mut talk, thread, name, guests_are_refused).await?;
     thread
         .process
         .health
         .answered(started.elapsed().as_micros() as u64);
-    wear(&mut talk, own, state, name).await?;
+    wear(&mut talk, thread, state, name).await?;
     Ok(Greeted {
         stream: talk.stream,
         server_id,
@@ -176,25 +182,63 @@ async fn secure(thread: &Rc<Thread>, stream: Stream) -> Result<Stream, ConnectEr
     Ok(stream)
 }
 
-/// Respool's own credentials, where it has any.
-async fn authenticate(talk: &mut Talk, own: Option<&Rc<Credentials>>) -> Result<(), ConnectError> {
-    let Some(own) = own else { return Ok(()) };
-    let target = State {
-        user: Some(Rc::clone(own)),
-        ..State::INITIAL
-    };
-    for step in steps(&State::INITIAL, &target, Change::Difference, None, "") {
-        let reply = talk.ask(&step.request).await?;
-        if reply.first() == Some(&b'-') {
-            let text = String::from_utf8_lossy(&reply[1..]).trim_end().to_owned();
-            let remedy = "check upstream.username and upstream.password";
-            return Err(away(
-                format!("the server refused respool's own login: {text}; {remedy}"),
-                ConnectResult::HandshakeError,
-            ));
+/// Whether the server has whoever does not authenticate do so. Asked only where that decides what clients get.
+async fn asks_guests(talk: &mut Talk, thread: &Thread) -> Result<bool, ConnectError> {
+    let matters = thread.settings().auth.mode == AuthMode::Passthrough;
+    if !matters || !thread.process.login().is_configured() {
+        return Ok(false);
+    }
+    let reply = talk.ask(&encode_request(&["PING"])).await?;
+    Ok(reply.starts_with(b"-NOAUTH"))
+}
+
+/// Shows the server respool's own secret, where there is one: if it is refused the others, and, when they were asked for
+/// again, whatever has taken their place.
+async fn authenticate(talk: &mut Talk, thread: &Thread) -> Result<(), ConnectError> {
+    let login = thread.process.login();
+    if !login.is_configured() {
+        return Ok(());
+    }
+    let mut refused: Vec<Candidate> = Vec::new();
+    let mut answer = String::new();
+    for is_last in [false, true] {
+        let seen = login.times_asked();
+        for candidate in login.candidates() {
+            let is_same = |other: &Candidate| other.credentials == candidate.credentials;
+            if refused.iter().any(is_same) {
+                continue;
+            }
+            let reply = talk.ask(&candidate.credentials.request()).await?;
+            if reply.starts_with(b"+OK") {
+                login.taken(&candidate);
+                return Ok(());
+            }
+            answer = String::from_utf8_lossy(&reply).trim_end().to_owned();
+            if !is_wrong_password(&reply) {
+                return Err(refused_login(&answer, login.trouble()));
+            }
+            refused.push(candidate);
+        }
+        if !is_last {
+            login.ask_again(seen).await;
         }
     }
-    Ok(())
+    Err(refused_login(&answer, login.trouble()))
+}
+
+fn refused_login(answer: &str, trouble: Option<String>) -> ConnectError {
+    let answer = answer.strip_prefix('-').unwrap_or(answer);
+    let text = match (answer, trouble) {
+        ("", Some(trouble)) => format!("no secret for the server: {trouble}"),
+        ("", None) => "no secret for the server: check the sources of upstream.password".to_owned(),
+        (answer, trouble) => {
+            let trouble = trouble.map_or_else(String::new, |why| format!("; {why}"));
+            format!(
+                "the server refused respool's own login: {answer}; check upstream.username and upstream.password{trouble}"
+            )
+        }
+    };
+    away(text, ConnectResult::HandshakeError)
 }
 
 /// Learns the server's HELLO in both protocols, the connection's id, and whether the server is a replica; leaves it named
@@ -203,6 +247,7 @@ async fn introduce(
     talk: &mut Talk,
     thread: &Rc<Thread>,
     name: &str,
+    guests_are_refused: bool,
 ) -> Result<(i64, bool), ConnectError> {
     // While a script runs HELLO is all that is answered; servers older than it know CLIENT alone.
     let mut request = encode_request(&["HELLO", "3"]);
@@ -216,6 +261,7 @@ async fn introduce(
     let (_, id) = (talk.reply().await?, talk.reply().await?);
     talk.reply().await?;
     let mut server = Server::default();
+    server.guests_are_refused = guests_are_refused;
     if !server.hello(Protocol::Resp2, &two) {
         let text = String::from_utf8_lossy(&two).trim_end().to_owned();
         if text.starts_with("-NOAUTH") {
@@ -258,14 +304,22 @@ async fn introduce(
 /// Goes from a fresh connection to `state`; a refusal is the client's.
 async fn wear(
     talk: &mut Talk,
-    own: Option<&Rc<Credentials>>,
+    thread: &Thread,
     state: &State,
     name: &str,
 ) -> Result<(), ConnectError> {
-    for step in steps(&State::INITIAL, state, Change::Difference, own, name) {
+    let own = thread.own();
+    let difference = steps(
+        &State::INITIAL,
+        state,
+        Change::Difference,
+        own.as_ref(),
+        name,
+    );
+    for step in difference {
         let reply = talk.ask(&step.request).await?;
         if reply.first() == Some(&b'-') {
-            return Err(ConnectError::Refused(reply));
+            return Err(ConnectError::Refused(step.effect.refusal(reply)));
         }
     }
     Ok(())

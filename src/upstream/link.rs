@@ -16,6 +16,7 @@ use ending::Closing;
 
 use super::outlet::{Outlet, Unsent};
 use super::pushes::{Forward, Pushes, ends_stream, is_monitored};
+use super::renewal::Renewal;
 use super::subscription::Subscriptions;
 use super::thread::Thread;
 use super::traffic::{
@@ -37,11 +38,11 @@ pub struct Link {
     pub server_id: i64,
     /// Its place among the worker's shared connections; `usize::MAX`: it is pinned.
     pub slot: Cell<usize>,
-    thread: Rc<Thread>,
+    pub(super) thread: Rc<Thread>,
     stream: RefCell<Option<Rc<Stream>>>,
     permit: RefCell<Option<SocketPermit>>,
     worn: RefCell<State>,
-    inner: RefCell<Inner>,
+    pub(super) inner: RefCell<Inner>,
     /// Gets frames that answer no request.
     pushes: RefCell<Pushes>,
     /// Every frame is for whoever gets those, replies included (MONITOR, subscriptions).
@@ -52,6 +53,8 @@ pub struct Link {
     holds: Rc<()>,
     /// A request has been sent in part: nothing but its rest may follow.
     partial: Cell<bool>,
+    /// When respool's own login on it has to be renewed.
+    pub(super) renewal: Renewal,
     /// Where it goes to, and since when.
     origin: Origin,
     closing: Cell<Option<Closing>>,
@@ -76,6 +79,10 @@ impl Link {
         (name, server_id): (String, i64),
         origin: Origin,
     ) -> Rc<Self> {
+        let inner = Inner {
+            progress_micros: thread.clock.now_micros(),
+            ..Inner::default()
+        };
         Rc::new(Self {
             name,
             server_id,
@@ -89,12 +96,13 @@ impl Link {
             stream: RefCell::new(Some(Rc::new(stream))),
             permit: RefCell::new(Some(permit)),
             worn: RefCell::new(worn),
-            inner: RefCell::default(),
+            inner: RefCell::new(inner),
             pushes: RefCell::default(),
             raw: Cell::new(false),
             monitors: Cell::new(false),
             holds: Rc::new(()),
             partial: Cell::new(false),
+            renewal: Renewal::default(),
             closing: Cell::new(None),
             woken: Cell::new(false),
             waker: RefCell::default(),
@@ -251,9 +259,20 @@ impl Link {
             refusal: None,
             done,
         });
-        for step in steps {
-            self.send_own(&step.request, OwnReply::Step(step.effect));
+        for step in &steps {
+            self.send_own(&step.request, OwnReply::Step(step.effect.clone()));
         }
+    }
+
+    /// Whether respool's own login can be renewed on it now: what is sent next runs as respool's own user, outside of a
+    /// transaction, at once, and its reply is told from all that comes.
+    pub(super) fn takes_login(&self) -> bool {
+        let is_own = self.worn.borrow().user.is_none() && !self.is_dressing();
+        let is_free = match self.pushes.borrow().client() {
+            Some(client) => self.in_flight() == 0 && !client.transaction().open,
+            None => !self.is_blocked(),
+        };
+        self.is_alive() && !self.raw.get() && is_own && is_free && !self.partial.get()
     }
 
     /// Whether a change is under way.
@@ -262,10 +281,9 @@ impl Link {
         !self.inner.borrow().dressings.is_empty()
     }
 
-    /// Whether the front reply belongs to a blocking call.
+    /// Whether a blocking call is due: it may stand behind a PING.
     pub fn is_blocked(&self) -> bool {
-        let inner = self.inner.borrow();
-        inner.due.front().is_some_and(Due::is_blocking)
+        self.inner.borrow().due.iter().any(Due::is_blocking)
     }
 
     /// Serves the connection until it ends, then closes it. Returns why it ended.
@@ -539,6 +557,7 @@ impl Link {
                 OwnReply::Step(effect) => self.stepped(&effect, bytes),
                 // Who asked may have gone.
                 OwnReply::Tell(sender) => drop(sender.send(bytes)),
+                OwnReply::Pong(asked) => self.thread.ponged(asked),
                 OwnReply::Ignore => {}
                 OwnReply::Then(then) => then.tell(bytes),
             }
@@ -571,6 +590,9 @@ impl Link {
             self.close("the server refused to reset the connection");
         }
         if !refused {
+            if matches!(effect, Effect::User(None)) {
+                self.renewal.renewed(self.thread.clock.now_micros());
+            }
             effect.apply(&mut self.worn.borrow_mut());
             if matches!(effect, Effect::Reset) {
                 self.monitors.set(false);
@@ -584,7 +606,7 @@ impl Link {
             dressing.left -= 1;
             // A name that is refused (ACL) does not change what commands do.
             if refused && dressing.refusal.is_none() && !matches!(effect, Effect::Named) {
-                dressing.refusal = Some(reply);
+                dressing.refusal = Some(effect.refusal(reply));
             }
             if dressing.left > 0 {
                 return;

@@ -3,15 +3,24 @@
 //! Invariant: every socket to the server holds a permit of the process-wide budget until the server has seen it close.
 
 mod away;
+mod aws;
+mod command;
+mod credentials;
 mod failovers;
+mod fetch;
+mod guests;
 mod handshake;
+mod health;
+mod info;
 mod link;
+mod liveness;
 mod moving;
 mod outlet;
 mod permission;
 mod pins;
 mod pool;
 mod pushes;
+mod renewal;
 mod returning;
 mod server;
 mod subscription;
@@ -20,6 +29,7 @@ mod traffic;
 mod waiting;
 mod whereabouts;
 
+pub use credentials::OwnLogin;
 pub use failovers::Failovers;
 pub use link::Link;
 pub use outlet::{Outlet, Unsent};

@@ -248,14 +248,7 @@ impl Upstream {
                 continue;
             };
             self.connect_turn().await;
-            let connected = connect(
-                &self.thread,
-                self.own.as_ref(),
-                state,
-                self.name("pinned"),
-                permit,
-            );
-            match connected.await {
+            match connect(&self.thread, state, self.name("pinned"), permit).await {
                 Ok(link) => {
                     self.connected();
                     self.keep_driving(&link);
@@ -313,7 +306,8 @@ impl Upstream {
         if !link.is_alive() {
             return None;
         }
-        let steps = steps(&link.worn(), target, change, self.own.as_ref(), &link.name);
+        let own = self.thread.own();
+        let steps = steps(&link.worn(), target, change, own.as_ref(), &link.name);
         let (tell, told) = oneshot::channel();
         // Who asked may have gone; the change itself goes on.
         link.dress(steps, Box::new(move |result| drop(tell.send(result))));

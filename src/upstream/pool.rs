@@ -11,6 +11,7 @@ use tokio::sync::oneshot;
 
 use super::away::Away;
 use super::handshake::{ConnectError, connect};
+use super::health::Watch;
 use super::link::Link;
 use super::subscription::Subscriptions;
 use super::thread::{Queued, Thread};
@@ -19,7 +20,7 @@ use super::waiting::Waiting;
 use crate::budget::{Kind as SocketKind, SocketPermit};
 use crate::command::Learned;
 use crate::resp::speak::encode_request;
-use crate::session::{Change, Credentials, State, steps};
+use crate::session::{Change, State, steps};
 use crate::shared::{Action, Schedule, Ticket};
 use crate::telemetry::{Bound, LossCause};
 
@@ -109,7 +110,6 @@ impl Drop for SharedWait {
 pub struct Upstream {
     /// What everything on this thread shares.
     pub thread: Rc<Thread>,
-    pub(super) own: Option<Rc<Credentials>>,
     /// What this worker's clients are subscribed to.
     pub subscriptions: Rc<Subscriptions>,
     pub(super) schedule: RefCell<Schedule<State, Rc<Waiter>>>,
@@ -120,12 +120,16 @@ pub struct Upstream {
     pub(super) borrowers: Cell<usize>,
     pub(super) fell_idle: tokio::sync::Notify,
     pub(super) waiting: Waiting,
+    pub(super) health: Watch,
     pub(super) away: RefCell<Away>,
     /// The server is being asked whether it is a replica.
     pub(super) is_asking_role: Cell<bool>,
     names: Cell<u64>,
     known_databases: RefCell<HashSet<u32>>,
     stopping: Cell<bool>,
+    pub(super) is_renewing: Cell<bool>,
+    /// When it was last asked whether those who have not authenticated are served.
+    pub(super) guests_asked_micros: Cell<u64>,
     /// A look at those who wait is on its way.
     will_act: Cell<bool>,
 }
@@ -133,10 +137,7 @@ pub struct Upstream {
 impl Upstream {
     /// The server's side of a worker with `shared` of the shared connections.
     pub fn new(thread: Rc<Thread>, shared: usize) -> Rc<Self> {
-        let upstream = &thread.settings().upstream;
-        let own = Credentials::configured(upstream.username.as_deref(), upstream.password.as_ref());
         Rc::new(Self {
-            own,
             subscriptions: Subscriptions::new(Rc::clone(&thread)),
             schedule: RefCell::new(Schedule::new(shared)),
             links: RefCell::new(vec![None; shared]),
@@ -145,11 +146,14 @@ impl Upstream {
             borrowers: Cell::new(0),
             fell_idle: tokio::sync::Notify::new(),
             waiting: Waiting::default(),
+            health: Watch::default(),
             away: RefCell::default(),
             is_asking_role: Cell::new(false),
             names: Cell::new(0),
             known_databases: RefCell::new(HashSet::from([0])),
             stopping: Cell::new(false),
+            is_renewing: Cell::new(false),
+            guests_asked_micros: Cell::new(0),
             will_act: Cell::new(false),
             thread,
         })
@@ -158,6 +162,13 @@ impl Upstream {
     /// Goes by the thread's settings, which a reload has changed.
     pub fn reload(self: &Rc<Self>) {
         self.subscriptions.reload();
+        let shared = self.thread.settings().shared_of_worker(self.thread.index);
+        self.schedule.borrow_mut().resize(shared);
+        let mut links = self.links.borrow_mut();
+        let slots = links.len().max(shared);
+        links.resize(slots, None);
+        drop(links);
+        self.act();
     }
 
     /// Opens the first shared connection and keeps it open.
@@ -287,27 +298,50 @@ impl Upstream {
         state.user.is_none() && self.known_databases.borrow().contains(&state.database)
     }
 
-    /// Sends a request of respool's own on any shared connection. `None`: there is none.
-    pub fn ask(&self, request: &[u8]) -> Option<oneshot::Receiver<Vec<u8>>> {
-        let links = self.links.borrow();
-        let usable = || {
-            links
-                .iter()
-                .flatten()
-                .filter(|link| link.is_alive() && !link.is_dressing())
-        };
-        let usable = || {
-            usable()
-                .filter(|link| link.leaving().is_none())
-                .chain(usable())
-        };
-        // A client's user may not have the permissions that respool's own has.
-        let link = usable()
-            .find(|link| link.worn().user.is_none())
-            .or_else(|| usable().next())?;
+    /// Sends a request of respool's own on a shared connection that is respool's own user: a client's may not have the
+    /// permissions. `None`: the server is away.
+    pub fn ask(self: &Rc<Self>, request: &[u8]) -> Option<oneshot::Receiver<Vec<u8>>> {
         let (tell, told) = oneshot::channel();
-        link.send_own(request, OwnReply::Tell(tell));
+        let links = self.links.borrow().clone();
+        let is_own =
+            |link: &&Rc<Link>| link.is_alive() && !link.is_dressing() && link.worn().user.is_none();
+        if let Some(link) = links.iter().flatten().find(is_own) {
+            link.send_own(request, OwnReply::Tell(tell));
+            return Some(told);
+        }
+        if self.is_away() {
+            return None;
+        }
+        let wait = self.wait_shared(&State::INITIAL, false, 1).ok()?;
+        let (upstream, request) = (Rc::clone(self), request.to_vec());
+        tokio::task::spawn_local(async move {
+            // Who asked learns of the loss from the dropped sender.
+            if let Ok(Some(link)) = std::future::poll_fn(|cx| wait.poll(cx)).await {
+                link.send_own(&request, OwnReply::Tell(tell));
+                upstream.served(&link, 1);
+            }
+        });
         Some(told)
+    }
+
+    /// A shared connection that wears respool's own user, changed for it if it must be. `None`: there is none.
+    pub(super) async fn own_link(self: &Rc<Self>) -> Option<Rc<Link>> {
+        loop {
+            let own = {
+                let links = self.links.borrow();
+                let mut usable = links
+                    .iter()
+                    .flatten()
+                    .filter(|link| link.is_alive() && !link.is_dressing());
+                usable.find(|link| link.worn().user.is_none()).cloned()
+            };
+            if own.is_some() {
+                return own;
+            }
+            let wait = self.wait_shared(&State::INITIAL, false, 1).ok()?;
+            // Whatever it is given, there is one then.
+            std::future::poll_fn(|cx| wait.poll(cx)).await.ok()?;
+        }
     }
 
     /// Does what time has made due.
@@ -325,10 +359,16 @@ impl Upstream {
             waiter.settle(Outcome::Failed(WaitError::Unreachable));
         }
         let links = self.links.borrow().clone();
-        links
+        links.iter().flatten().for_each(|link| {
+            link.check_progress(upstream.reply_timeout);
+            link.ping_if_idle(upstream.ping_interval);
+        });
+        // Only those that nobody has borrowed.
+        let idle_pins = self.idle_pins.borrow();
+        idle_pins
             .iter()
-            .flatten()
-            .for_each(|link| link.check_progress(upstream.reply_timeout));
+            .for_each(|link| link.ping_if_idle(upstream.ping_interval));
+        drop(idle_pins);
         self.pins.borrow_mut().retain(|pin| match pin.upgrade() {
             Some(link) => {
                 link.check_progress(upstream.reply_timeout);
@@ -336,12 +376,15 @@ impl Upstream {
             }
             None => false,
         });
+        self.renew_logins();
+        self.ask_for_guests();
         // A borrower may have left with the pin that was kept for it.
         self.give_up_idle();
         self.subscriptions.tick();
         self.move_on();
         self.yield_seats();
         self.act();
+        self.watch_health();
         self.count_waiting();
     }
 
@@ -397,15 +440,7 @@ impl Upstream {
             };
             let permit = self.permit(SocketKind::Shared).await;
             self.connect_turn().await;
-            let connected = connect(
-                &self.thread,
-                self.own.as_ref(),
-                &state,
-                self.name("shared"),
-                permit,
-            )
-            .await;
-            match connected {
+            match connect(&self.thread, &state, self.name("shared"), permit).await {
                 Ok(link) => {
                     drop(probe);
                     self.serve(slot, &state, link).await;
@@ -520,7 +555,8 @@ impl Upstream {
         } else {
             Change::Difference
         };
-        let steps = steps(&link.worn(), &target, change, self.own.as_ref(), &link.name);
+        let own = self.thread.own();
+        let steps = steps(&link.worn(), &target, change, own.as_ref(), &link.name);
         let (upstream, of) = (Rc::downgrade(self), Rc::downgrade(&link));
         link.dress(
             steps,
@@ -530,6 +566,9 @@ impl Upstream {
                 };
                 match result {
                     Ok(()) => upstream.grant(slot, &target),
+                    // Respool's own login was refused: whoever waits for the state gets it on the connection that
+                    // takes this one's place.
+                    Err(_) if !link.is_alive() => {}
                     Err(reply) => {
                         let refused = upstream.schedule.borrow_mut().refused(slot, &link.worn());
                         for waiter in refused {

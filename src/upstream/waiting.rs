@@ -518,6 +518,10 @@ impl Upstream {
             }
             return self.seat_lost(id, false);
         }
+        let now = self.thread.clock.now_micros();
+        if seat.link.renewal.is_due(now) && seat.link.takes_login() {
+            self.renew(&seat.link);
+        }
         if let Some((attempt, sending)) = ahead {
             self.send_try(&seat.link, attempt, sending);
         }
@@ -554,6 +558,18 @@ impl Upstream {
         }
     }
 
+    /// Seats that are blocked on a connection whose login is due.
+    pub(super) fn overdue_seats(&self, now_micros: u64) -> Vec<SeatId> {
+        let is_overdue = |seat: &Seat| {
+            let is_own = seat.link.worn().user.is_none();
+            let is_blocked = seat.is_calling.get() && !seat.is_unblocking.get();
+            is_own && is_blocked && seat.link.renewal.is_due(now_micros)
+        };
+        let seats = self.waiting.seats.borrow();
+        let overdue = seats.iter().filter(|(_, seat)| is_overdue(seat));
+        overdue.map(|(id, _)| *id).collect()
+    }
+
     fn seat_lost(&self, id: SeatId, sent: bool) {
         // Its connection goes with it.
         let seat = self.waiting.seats.borrow_mut().remove(&id);
@@ -564,7 +580,7 @@ impl Upstream {
         self.waiting.waits.borrow_mut().lost(id, sent, now);
     }
 
-    fn unblock_seat(self: &Rc<Self>, id: SeatId) {
+    pub(super) fn unblock_seat(self: &Rc<Self>, id: SeatId) {
         let Some(seat) = self.seat(id) else { return };
         if seat.is_unblocking.replace(true) {
             return seat.unblock_next.set(true);

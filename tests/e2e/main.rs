@@ -1,11 +1,14 @@
 //! End-to-end tests: the release path of respool against real servers, one binary, a module for each subject.
 
+mod auth;
 mod canary;
 mod caps;
 mod clients;
+mod credentials;
 mod differential;
 mod failover;
 mod harness;
+mod health;
 mod invariants;
 mod lifecycle;
 mod load;
@@ -13,6 +16,7 @@ mod outage;
 mod protocol;
 mod pubsub;
 mod reload;
+mod replica;
 mod streams;
 mod tls;
 mod tls_flow;

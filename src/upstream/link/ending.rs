@@ -2,15 +2,13 @@
 
 use std::io;
 use std::rc::Rc;
-use std::task::{Poll, Waker};
+use std::task::Poll;
 use std::time::Duration;
 
-use super::super::outlet::{Outlet, Unsent};
-use super::super::traffic::{Answer, Due, Kind, OwnReply, Show};
 use super::Link;
 use crate::budget::SocketPermit;
 use crate::failover::Node;
-use crate::telemetry::{Bound, Disconnect, LossCause};
+use crate::telemetry::LossCause;
 use crate::transport::Stream;
 
 /// How long a connection being closed may take to be acknowledged before its socket is dropped.
@@ -103,28 +101,6 @@ impl Link {
         self.leaving.get()
     }
 
-    /// Closes the connection when replies have been due for `limit` without a byte of them coming. A blocking call may
-    /// take its time.
-    pub fn check_progress(&self, limit: Duration) {
-        let inner = self.inner.borrow();
-        let (waits, cause) = match inner.due.front() {
-            None => return,
-            Some(due) if due.is_blocking() => return,
-            Some(due) => {
-                // What respool asks by itself it asks of connections that are idle.
-                let cause = match due {
-                    Due::Own { .. } => LossCause::HalfOpen,
-                    Due::Client { .. } => LossCause::Timeout,
-                };
-                (!self.raw.get() && !self.partial.get(), cause)
-            }
-        };
-        if waits && self.thread.clock.is_past(inner.progress_micros, limit) {
-            self.thread.counters.bound(Bound::ReplyTimeout).add(1);
-            self.lose(cause, "no reply within upstream.reply_timeout");
-        }
-    }
-
     /// Whether replies are due and nothing has moved for `limit`.
     pub(in super::super) fn is_stuck(&self, limit: Duration) -> bool {
         let inner = self.inner.borrow();
@@ -198,75 +174,12 @@ impl Link {
         }
     }
 
-    /// The connection is lost: requests never sent go back to their clients, who sent others are closed after the
-    /// replies they got.
+    /// The connection is lost: see [`Inner::collapse`].
     pub(super) fn collapse(&self) {
-        let (due, out, written, sent_total, room, dressing) = {
-            let mut inner = self.inner.borrow_mut();
-            let inner = std::mem::take(&mut *inner);
-            (
-                inner.due,
-                inner.out,
-                inner.written,
-                inner.sent_total,
-                inner.room,
-                inner.dressings,
-            )
-        };
-        let first = sent_total - written as u64;
-        let mut dues = due.into_iter().peekable();
+        let inner = std::mem::take(&mut *self.inner.borrow_mut());
         let pinned = self.pushes.borrow_mut().take_client();
-        let mut own = Vec::new();
-        let mut disconnected = 0;
-        let mut disconnect = |outlet: &Outlet| {
-            disconnected += u64::from(!outlet.is_closed());
-            outlet.close(Disconnect::UpstreamLost);
-        };
-        while let Some(due) = dues.next() {
-            let (outlet, count, kind, show, start) = match due {
-                Due::Client {
-                    outlet,
-                    count,
-                    kind,
-                    show,
-                    start,
-                    ..
-                } => (outlet, count, kind, show, start),
-                Due::Own {
-                    reply: OwnReply::Then(then),
-                    start,
-                } => {
-                    own.push((then.call, start < sent_total));
-                    continue;
-                }
-                Due::Own { .. } => continue,
-            };
-            let plain = matches!(kind, Kind::Plain) && !matches!(show, Show::Replace(_));
-            if start >= sent_total && plain && pinned.is_none() {
-                let next = dues.peek().map(|next| match next {
-                    Due::Client { start, .. } | Due::Own { start, .. } => (start - first) as usize,
-                });
-                let from = (start - first) as usize;
-                let bytes = out[from..next.unwrap_or(out.len())].to_vec();
-                outlet.take_back(Unsent {
-                    bytes,
-                    count,
-                    visible: show == Show::Pass,
-                });
-            } else {
-                disconnect(&outlet);
-            }
-        }
-        if let Some(outlet) = pinned {
-            disconnect(&outlet);
-        }
+        let disconnected = inner.collapse(pinned);
         self.thread.process.failovers.disconnected(disconnected);
-        room.into_iter().for_each(Waker::wake);
-        for (call, sent) in own {
-            call(Answer::Lost { sent });
-        }
-        // Whoever waits for the change learns of the loss from the schedule or from the dropped callback.
-        drop(dressing);
     }
 
     /// Closes so that the server has forgotten the connection before its permit is given back.
