@@ -260,7 +260,7 @@ const KEYS: &[Key] = &[
     key("upstream.reconnect", Kind::Table, Absent),
     key("upstream.reconnect.initial", time(), Is("\"50ms\"")),
     key("upstream.reconnect.max", time(), Is("\"1s\"")),
-    key("upstream.max_connects_per_second", count(1, 1_000_000), Is("100")),
+    key("upstream.max_connects_per_second", count(1, 1_000_000), Is("200")),
     key("upstream.circuit", Kind::Table, Absent),
     key("upstream.circuit.after", time_or_zero(1), From("`\"10s\"`, or `upstream.queue.timeout` if that is longer")),
     key("upstream.queue", Kind::Table, Absent),

@@ -99,10 +99,15 @@ impl Record {
     /// A connection to `node` that was opened at `opened` is being left, and all others to it.
     pub fn left(&mut self, node: &Node, cause: LossCause, opened: u64, now: u64) {
         let is_over = |last: &Failover| last.from == *node && opened <= last.began + last.took;
-        if self.last.as_ref().is_none_or(|last| !is_over(last)) {
-            self.begin(node, cause, now);
-            self.is_failover = true;
+        if self.last.as_ref().is_some_and(is_over) {
+            return;
         }
+        self.begin(node, cause, now);
+        if let Some(current) = self.current.as_mut().filter(|_| !self.is_failover) {
+            // One connection that was lost just before was the first sign of it.
+            current.cause = cause;
+        }
+        self.is_failover = true;
     }
 
     /// Commands wait for the server.
@@ -218,7 +223,9 @@ mod tests {
     #[test]
     fn what_is_left_is_one_though_others_are_up_and_lasts_until_one_can_serve() {
         let mut record = with(3);
-        record.left(&node(1), LossCause::Readonly, 0, 100);
+        // A primary that becomes a replica closes its blocked clients first.
+        lose(&mut record, LossCause::Closed, 100);
+        record.left(&node(1), LossCause::Readonly, 0, 105);
         lose(&mut record, LossCause::Readonly, 110);
         record.reached(&node(1), false, 120);
         assert_eq!(record.standing(130).totals.len(), 0);

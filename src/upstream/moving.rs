@@ -19,6 +19,9 @@ use crate::telemetry::{Bound, LossCause};
 /// A server that has moved away and is silent for this long is not waited for: its place is needed.
 const STUCK_AFTER: Duration = Duration::from_secs(1);
 
+/// Why a connection ends that is left in good order.
+pub(super) const LEFT: &str = "the server has moved or was demoted";
+
 impl Upstream {
     /// Leaves the connections to be left, each from a random moment on so that not all are opened anew at once.
     pub(super) fn move_on(self: &Rc<Self>) {
@@ -26,7 +29,7 @@ impl Upstream {
         let changes = self.thread.process.whereabouts.changes();
         let now = self.thread.clock.now_micros();
         for link in self.all_links() {
-            if link.checked.replace(changes) != changes {
+            if link.checked.replace(changes) != changes && link.leaving().is_none() {
                 self.check(&link, now);
             }
             if link
@@ -86,7 +89,6 @@ impl Upstream {
         let Some(leaving) = link.leaving().filter(|_| link.is_alive()) else {
             return;
         };
-        let why = "the server has moved or was demoted";
         let is_shared = link.slot.get() != usize::MAX;
         let is_idle = self
             .idle_pins
@@ -104,10 +106,10 @@ impl Upstream {
             }
             let patience = leaving.from_micros + STUCK_AFTER.as_micros() as u64;
             if now >= patience && link.is_stuck(STUCK_AFTER) {
-                link.lose(leaving.cause, why);
+                link.lose(leaving.cause, LEFT);
             }
         } else if is_idle || is_subscription {
-            link.lose(leaving.cause, why);
+            link.lose(leaving.cause, LEFT);
         } else if now >= leaving.until_micros {
             self.thread.counters.bound(Bound::MoveTimeout).add(1);
             link.lose(
@@ -129,7 +131,7 @@ impl Upstream {
             && link.is_alive()
             && !self.has_seat_at(&link.origin().node)
         {
-            link.lose(leaving.cause, "the server has moved or was demoted");
+            link.lose(leaving.cause, LEFT);
         }
     }
 
@@ -177,7 +179,7 @@ impl Upstream {
         link.send_own(&encode_request(&["HELLO", version]), OwnReply::Tell(tell));
         let reply = told.await.ok()?;
         let is = |role: &[u8]| memchr::memmem::find(&reply, role).is_some();
-        // A server without HELLO has no scripts that could say so by mistake of anybody but their author.
+        // A server too old for HELLO cannot be asked: its word counts.
         Some(
             reply.starts_with(b"-ERR unknown command")
                 || is(b"\r\nreplica\r\n")

@@ -12,6 +12,7 @@ use tokio::time::Instant;
 
 use super::handshake::{ConnectError, connect};
 use super::link::Link;
+use super::moving::LEFT;
 use super::outlet::Outlet;
 use super::pool::Upstream;
 use crate::budget::{Kind as SocketKind, PinLease, SocketPermit};
@@ -201,7 +202,7 @@ impl Upstream {
             return link.close("replies are due on it that are nobody's");
         }
         if let Some(leaving) = link.leaving() {
-            return link.lose(leaving.cause, "the server has moved or was demoted");
+            return link.lose(leaving.cause, LEFT);
         }
         self.idle_pins.borrow_mut().push(link);
         // In this order: who begins to wait from here on finds it.
@@ -261,7 +262,14 @@ impl Upstream {
 
     fn take_idle(&self, state: &State) -> Option<Rc<Link>> {
         let mut idle = self.idle_pins.borrow_mut();
-        idle.retain(|link| link.is_alive() && link.leaving().is_none());
+        idle.retain(|link| match link.leaving() {
+            // Nobody is to have it, and its place is wanted.
+            Some(leaving) => {
+                link.lose(leaving.cause, LEFT);
+                false
+            }
+            None => link.is_alive(),
+        });
         match idle.iter().position(|link| *link.worn() == *state) {
             Some(at) => Some(idle.swap_remove(at)),
             None => idle.pop(),

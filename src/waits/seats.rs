@@ -164,7 +164,7 @@ impl<S: Clone + PartialEq> Waits<S> {
         match Said::by(reply) {
             Said::Null => {}
             Said::Error(UNBLOCKED) => {}
-            Said::Error(error) if is_passing(error) || error.starts_with(b"-READONLY ") => {
+            Said::Error(error) if is_passing(error) => {
                 refused = true;
                 if let Some(class) = self.classes.get_mut(&class_id) {
                     class.rests = true;
