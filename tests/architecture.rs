@@ -20,6 +20,7 @@ const ORDER: &[&str] = &[
     "fanout",
     "waits",
     "telemetry",
+    "failover",
     "transport",
     "upstream",
     "client",

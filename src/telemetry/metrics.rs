@@ -4,7 +4,7 @@ use std::time::{SystemTime, UNIX_EPOCH};
 
 use super::{
     Bound, CertificateRow, ConnectResult, Disconnect, GroupRow, GroupTotals, HistogramTotals,
-    Scrape, TlsHandshake,
+    LossCause, Scrape, ServerSnapshot, TlsHandshake,
 };
 
 /// One metric family.
@@ -109,6 +109,12 @@ pub const METRICS: &[Metric] = &[
         }),
     },
     Metric {
+        name: "respool_blocked_clients",
+        labels: &[],
+        help: "Admitted clients that wait in a blocking call.",
+        source: Source::Gauge(|s| one(s.standing.blocked_clients)),
+    },
+    Metric {
         name: "respool_client_commands_total",
         labels: &["group"],
         help: "Commands answered.",
@@ -168,6 +174,42 @@ pub const METRICS: &[Metric] = &[
                 ConnectResult::ALL.map(ConnectResult::label),
                 &s.totals.connects,
             ))
+        }),
+    },
+    Metric {
+        name: "respool_upstream_losses_total",
+        labels: &["cause"],
+        help: "Connections to the server that were lost or left, and LOADING and MASTERDOWN answers, by cause.",
+        source: Source::Counter(|s| {
+            by_label(pairs(
+                LossCause::ALL.map(LossCause::label),
+                &s.totals.losses,
+            ))
+        }),
+    },
+    Metric {
+        name: "respool_upstream_circuit_open",
+        labels: &[],
+        help: "1 while the server is known to be down and commands are answered at once as not sent.",
+        source: Source::Gauge(|s| one(u64::from(s.standing.failovers.is_circuit_open))),
+    },
+    Metric {
+        name: "respool_failovers_total",
+        labels: &["cause"],
+        help: "Times all connections to the server were lost or left and one came about again, by what was noticed first.",
+        source: Source::Counter(|s| by_label(s.standing.failovers.totals.iter().copied())),
+    },
+    Metric {
+        name: "respool_last_failover_seconds",
+        labels: &[],
+        help: "How long the last failover took, from what was noticed first to the first connection; absent without any.",
+        source: Source::Gauge(|s| {
+            let last = s.standing.failovers.last.iter();
+            last.map(|last| Sample {
+                labels: Vec::new(),
+                value: last.seconds,
+            })
+            .collect()
         }),
     },
     Metric {
@@ -283,6 +325,36 @@ pub const METRICS: &[Metric] = &[
         source: Source::Gauge(|s| s.standing.server.maxclients.map(one).unwrap_or_default()),
     },
     Metric {
+        name: "respool_server_blocked_clients",
+        labels: &[],
+        help: "Clients that wait in a blocking call at the server, as it counts them; absent while unknown.",
+        source: Source::Gauge(|s| {
+            s.standing
+                .server
+                .blocked_clients
+                .map(one)
+                .unwrap_or_default()
+        }),
+    },
+    Metric {
+        name: "respool_server_info",
+        labels: &["version", "role"],
+        help: "1, with what the server says of itself as labels; absent until it was reached.",
+        source: Source::Gauge(|s| server_info(&s.standing.server)),
+    },
+    Metric {
+        name: "respool_server_ping_seconds",
+        labels: &[],
+        help: "Round trip of PINGs on idle connections to the server.",
+        source: Source::Histogram(|s| &s.totals.ping_duration),
+    },
+    Metric {
+        name: "respool_server_pings_unanswered_total",
+        labels: &[],
+        help: "PINGs on idle connections to the server without an answer in time; the connection was replaced.",
+        source: Source::Counter(|s| one(s.totals.unanswered_pings)),
+    },
+    Metric {
         name: "respool_tls_handshakes_total",
         labels: &["side", "result"],
         help: "TLS handshakes with clients (client) and with the server (server), by how they ended.",
@@ -351,6 +423,22 @@ fn one(value: u64) -> Vec<Sample> {
     vec![Sample {
         labels: Vec::new(),
         value: value as f64,
+    }]
+}
+
+/// Of the role, only words that are known become a label.
+fn server_info(server: &ServerSnapshot) -> Vec<Sample> {
+    if server.version.is_empty() {
+        return Vec::new();
+    }
+    let role = match server.role.as_str() {
+        "" => "unknown",
+        role @ ("master" | "replica") => role,
+        _ => "other",
+    };
+    vec![Sample {
+        labels: vec![server.version.chars().take(64).collect(), role.to_owned()],
+        value: 1.0,
     }]
 }
 

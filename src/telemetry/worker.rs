@@ -2,7 +2,7 @@
 //!
 //! Invariant: only the worker that owns the counters writes them; the `Arc` they live in is for readers.
 
-use super::{Bound, ConnectResult, Counter, Disconnect, Gauge, Histogram, TlsHandshake};
+use super::{Bound, ConnectResult, Counter, Disconnect, Gauge, Histogram, LossCause, TlsHandshake};
 
 /// The counters of one worker. Aligned so that no two workers write the same cache line.
 #[derive(Debug)]
@@ -11,6 +11,7 @@ pub struct WorkerCounters {
     groups: Box<[GroupCounters]>,
     pin_reasons: &'static [&'static str],
     connects: [Counter; ConnectResult::ALL.len()],
+    losses: [Counter; LossCause::ALL.len()],
     bounds: [Counter; Bound::ALL.len()],
     client_handshakes: [Counter; TlsHandshake::ALL.len()],
     server_handshakes: [Counter; TlsHandshake::ALL.len()],
@@ -20,6 +21,10 @@ pub struct WorkerCounters {
     pub redresses: Counter,
     /// From a request's arrival to its reply.
     pub request_duration: Histogram,
+    /// From a PING of respool's own to its answer.
+    pub ping_duration: Histogram,
+    /// PINGs of respool's own that were not answered in time: half-open connections, or a server that hangs.
+    pub unanswered_pings: Counter,
     /// Elements popped for a client that had left, put back where they came from.
     pub returned_elements: Counter,
     /// Elements popped for a client that had left, that could not be put back.
@@ -60,12 +65,15 @@ impl WorkerCounters {
                 .collect(),
             pin_reasons,
             connects: Default::default(),
+            losses: Default::default(),
             bounds: Default::default(),
             client_handshakes: Default::default(),
             server_handshakes: Default::default(),
             waiting_requests: Gauge::default(),
             redresses: Counter::default(),
             request_duration: Histogram::default(),
+            ping_duration: Histogram::default(),
+            unanswered_pings: Counter::default(),
             returned_elements: Counter::default(),
             orphaned_elements: Counter::default(),
             subscribed_topics: Gauge::default(),
@@ -97,6 +105,11 @@ impl WorkerCounters {
     #[inline]
     pub fn connects(&self, result: ConnectResult) -> &Counter {
         &self.connects[result as usize]
+    }
+
+    /// Connections to the server lost or left so.
+    pub fn losses(&self, cause: LossCause) -> &Counter {
+        &self.losses[cause as usize]
     }
 
     /// TLS handshakes with clients that ended so.

@@ -16,7 +16,8 @@ use tokio::sync::oneshot;
 use zeroize::Zeroizing;
 
 use crate::config::{Address, Authorities, Secret, UpstreamTls, Verification};
-use crate::transport::{Connector, Stream, dial};
+use crate::failover::Node;
+use crate::transport::{Connector, Stream, dial, literal, look_up};
 
 /// How long the whole of it may take.
 const LIMIT: Duration = Duration::from_secs(5);
@@ -131,7 +132,8 @@ pub(super) async fn fetch(asked: Fetch) -> Result<Body, String> {
 }
 
 async fn answer(asked: Fetch) -> Result<Body, String> {
-    let stream = dial(&asked.address(), LIMIT, Duration::ZERO)
+    let nodes = nodes(&asked.address()).await?;
+    let (stream, _) = dial(&nodes, LIMIT, Duration::ZERO)
         .await
         .map_err(|error| error.to_string())?;
     let stream = match asked.wire {
@@ -163,6 +165,25 @@ async fn answer(asked: Fetch) -> Result<Body, String> {
         // It may end before its last answer is taken.
         _ = &mut connection => exchange.await,
     }
+}
+
+/// Where whoever is asked is. A lookup blocks: it has a thread of its own, of which there is one for each fetch.
+async fn nodes(address: &Address) -> Result<Vec<Node>, String> {
+    let (host, port) = match (literal(address), address) {
+        (Some(node), _) => return Ok(vec![node]),
+        (None, Address::Tcp { host, port }) => (host.clone(), *port),
+        (None, Address::Unix(_)) => return Err("its address is no name".to_owned()),
+    };
+    let (tell, told) = oneshot::channel();
+    std::thread::Builder::new()
+        .name("resolver".to_owned())
+        // Whoever asked may have given up.
+        .spawn(move || drop(tell.send(look_up(&host, port, None))))
+        .map_err(|error| format!("no thread to resolve its name on: {error}"))?;
+    let found = told
+        .await
+        .map_err(|_| "its name could not be resolved".to_owned())?;
+    found.map_err(|error| format!("its name could not be resolved: {error}"))
 }
 
 /// Makes TLS of the connection.

@@ -3,11 +3,16 @@
 //! Invariant: a frame goes to the client whose request it answers, decided by the order of the requests alone.
 //! Invariant: nothing is sent behind a change of state until the server has answered it.
 
+mod ending;
+
+pub(super) use ending::{Ended, Leaving, Origin};
+
 use std::cell::{Cell, Ref, RefCell};
 use std::io;
 use std::rc::Rc;
 use std::task::{Context, Poll, Waker};
-use std::time::Duration;
+
+use ending::Closing;
 
 use super::outlet::{Outlet, Unsent};
 use super::pushes::{Forward, Pushes, ends_stream, is_monitored};
@@ -19,11 +24,8 @@ use super::traffic::{
 };
 use crate::budget::SocketPermit;
 use crate::session::{Effect, State, Step, Stream as SessionStream};
-use crate::telemetry::Bound;
+use crate::telemetry::{Bound, LossCause};
 use crate::transport::Stream;
-
-/// How long a connection being closed may take to be acknowledged before its socket is dropped.
-const LINGER: Duration = Duration::from_secs(1);
 
 /// Reads of one turn before other tasks get theirs.
 const READS_A_TURN: usize = 16;
@@ -36,11 +38,11 @@ pub struct Link {
     pub server_id: i64,
     /// Its place among the worker's shared connections; `usize::MAX`: it is pinned.
     pub slot: Cell<usize>,
-    thread: Rc<Thread>,
+    pub(super) thread: Rc<Thread>,
     stream: RefCell<Option<Rc<Stream>>>,
     permit: RefCell<Option<SocketPermit>>,
     worn: RefCell<State>,
-    inner: RefCell<Inner>,
+    pub(super) inner: RefCell<Inner>,
     /// Gets frames that answer no request.
     pushes: RefCell<Pushes>,
     /// Every frame is for whoever gets those, replies included (MONITOR, subscriptions).
@@ -53,7 +55,16 @@ pub struct Link {
     partial: Cell<bool>,
     /// When respool's own login on it has to be renewed.
     pub(super) renewal: Renewal,
-    closing: Cell<Option<&'static str>>,
+    /// Where it goes to, and since when.
+    origin: Origin,
+    closing: Cell<Option<Closing>>,
+    leaving: Cell<Option<Leaving>>,
+    /// How often what may make it one to be left had changed when that was last asked.
+    pub(super) checked: Cell<u64>,
+    /// The server has said on it that it is no primary, and nobody has heeded that yet.
+    alarm: Cell<Option<LossCause>>,
+    /// The server has refused a write on it, being a replica.
+    has_refused_write: Cell<bool>,
     woken: Cell<bool>,
     waker: RefCell<Option<Waker>>,
 }
@@ -66,16 +77,26 @@ impl Link {
         permit: SocketPermit,
         worn: State,
         (name, server_id): (String, i64),
+        origin: Origin,
     ) -> Rc<Self> {
+        let inner = Inner {
+            progress_micros: thread.clock.now_micros(),
+            ..Inner::default()
+        };
         Rc::new(Self {
             name,
             server_id,
+            origin,
+            leaving: Cell::new(None),
+            checked: Cell::new(0),
+            alarm: Cell::new(None),
+            has_refused_write: Cell::new(false),
             slot: Cell::new(usize::MAX),
             thread,
             stream: RefCell::new(Some(Rc::new(stream))),
             permit: RefCell::new(Some(permit)),
             worn: RefCell::new(worn),
-            inner: RefCell::default(),
+            inner: RefCell::new(inner),
             pushes: RefCell::default(),
             raw: Cell::new(false),
             monitors: Cell::new(false),
@@ -260,35 +281,9 @@ impl Link {
         !self.inner.borrow().dressings.is_empty()
     }
 
-    /// Ends the connection.
-    pub fn close(&self, why: &'static str) {
-        if self.closing.get().is_none() {
-            self.closing.set(Some(why));
-            if let Some(waker) = &*self.waker.borrow() {
-                waker.wake_by_ref();
-            }
-        }
-    }
-
-    /// Closes the connection when replies have been due for `limit` without a byte of them coming. A blocking call may
-    /// take its time.
-    pub fn check_progress(&self, limit: Duration) {
-        let inner = self.inner.borrow();
-        let waits = match inner.due.front() {
-            None => return,
-            Some(due) if due.is_blocking() => return,
-            Some(_) => !self.raw.get() && !self.partial.get(),
-        };
-        if waits && self.thread.clock.is_past(inner.progress_micros, limit) {
-            self.thread.counters.bound(Bound::ReplyTimeout).add(1);
-            self.close("no reply within upstream.reply_timeout");
-        }
-    }
-
-    /// Whether the front reply belongs to a blocking call.
+    /// Whether a blocking call is due: it may stand behind a PING.
     pub fn is_blocked(&self) -> bool {
-        let inner = self.inner.borrow();
-        inner.due.front().is_some_and(Due::is_blocking)
+        self.inner.borrow().due.iter().any(Due::is_blocking)
     }
 
     /// Serves the connection until it ends, then closes it. Returns why it ended.
@@ -298,17 +293,17 @@ impl Link {
         self: &Rc<Self>,
         mut idle: impl FnMut(&Rc<Self>),
         lost: impl FnOnce(),
-    ) -> String {
+    ) -> Ended {
         let stream = self.stream.borrow().clone();
         let Some(stream) = stream else {
-            return String::new();
+            return Ended::default();
         };
-        let why = std::future::poll_fn(|cx| self.poll(cx, &stream, &mut idle)).await;
-        self.closing.set(Some("lost"));
+        let ended = std::future::poll_fn(|cx| self.poll(cx, &stream, &mut idle)).await;
+        self.end(&ended);
         lost();
         self.collapse();
         self.linger(stream).await;
-        why
+        ended
     }
 
     fn poll(
@@ -316,7 +311,7 @@ impl Link {
         cx: &mut Context<'_>,
         stream: &Stream,
         idle: &mut impl FnMut(&Rc<Self>),
-    ) -> Poll<String> {
+    ) -> Poll<Ended> {
         self.woken.set(false);
         let mut waker = self.waker.borrow_mut();
         if !waker.as_ref().is_some_and(|old| old.will_wake(cx.waker())) {
@@ -324,26 +319,28 @@ impl Link {
         }
         drop(waker);
         for _ in 0..READS_A_TURN {
-            if let Some(why) = self.closing.get() {
+            if let Some(closing) = self.closing.get() {
                 // What was to be sent before it was closed goes out as far as it can: an element that is put back.
                 let _ = self.write(cx, stream);
-                return Poll::Ready(why.to_owned());
+                return Poll::Ready(closing.into());
             }
             if let Err(error) = self.write(cx, stream) {
-                return Poll::Ready(error.to_string());
+                return Poll::Ready(self.ended_by(&error));
             }
             match stream.poll_read_ready(cx) {
                 Poll::Pending => return Poll::Pending,
-                Poll::Ready(Err(error)) => return Poll::Ready(error.to_string()),
+                Poll::Ready(Err(error)) => return Poll::Ready(self.ended_by(&error)),
                 Poll::Ready(Ok(())) => {}
             }
             match self.read(stream) {
                 Ok(()) => {}
                 Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
                 Err(error) => {
+                    // Who was due a reply tells a replica's close from others.
+                    let ended = self.ended_by(&error);
                     // What was answered before it still counts.
                     self.react();
-                    return Poll::Ready(error.to_string());
+                    return Poll::Ready(ended);
                 }
             }
             self.react();
@@ -477,14 +474,19 @@ impl Link {
             return Ok((0, false));
         };
         let (mut at, mut complete, mut goes_on) = (0, 0, true);
-        while complete < *count
-            && at < buf.len()
-            && !(buf[at] == b'>' && inner.scanner.at_boundary())
-        {
+        while complete < *count && at < buf.len() {
+            // Only these two marks need a look at where they stand.
+            let is_marked = matches!(buf[at], b'>' | b'-') && inner.scanner.at_boundary();
+            if is_marked && buf[at] == b'>' {
+                break;
+            }
             let step = inner
                 .scanner
                 .advance(&buf[at..])
                 .map_err(|_| invalid(NO_RESP.to_owned()))?;
+            if is_marked && step.complete {
+                self.hear_error(&buf[at..at + step.used]);
+            }
             at += step.used;
             if !step.complete {
                 goes_on = false;
@@ -515,6 +517,9 @@ impl Link {
         let step = inner.advance(buf)?;
         if step.used == 0 {
             return Ok((0, false));
+        }
+        if starts && step.complete && buf[0] == b'-' {
+            self.hear_error(&buf[..step.used]);
         }
         inner.frame(&buf[..step.used], starts, step.complete)?;
         match inner.started_stream() {
@@ -552,6 +557,7 @@ impl Link {
                 OwnReply::Step(effect) => self.stepped(&effect, bytes),
                 // Who asked may have gone.
                 OwnReply::Tell(sender) => drop(sender.send(bytes)),
+                OwnReply::Pong(asked) => self.thread.ponged(asked),
                 OwnReply::Ignore => {}
                 OwnReply::Then(then) => then.tell(bytes),
             }
@@ -610,37 +616,6 @@ impl Link {
         if let Some(Dressing { refusal, done, .. }) = done {
             done(refusal.map_or(Ok(()), Err));
         }
-    }
-
-    fn collapse(&self) {
-        let inner = std::mem::take(&mut *self.inner.borrow_mut());
-        let pinned = self.pushes.borrow_mut().take_client();
-        inner.collapse(pinned);
-    }
-
-    /// Closes so that the server has forgotten the connection before its permit is given back.
-    async fn linger(&self, stream: Rc<Stream>) {
-        self.stream.borrow_mut().take();
-        stream.finish_writing();
-        let emptied = std::future::poll_fn(|cx| {
-            loop {
-                match stream.poll_read_ready(cx) {
-                    Poll::Pending => return Poll::Pending,
-                    Poll::Ready(Err(_)) => return Poll::Ready(()),
-                    Poll::Ready(Ok(())) => {}
-                }
-                match stream.try_read(&mut self.thread.scratch.borrow_mut()[..]) {
-                    Ok(0) => return Poll::Ready(()),
-                    Ok(_) => {}
-                    Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
-                    Err(_) => return Poll::Ready(()),
-                }
-            }
-        });
-        // A server that hangs is not waited for.
-        let _ = tokio::time::timeout(LINGER, emptied).await;
-        drop(stream);
-        self.permit.borrow_mut().take();
     }
 
     #[inline]

@@ -121,6 +121,8 @@ pub enum OwnReply {
     Step(Effect),
     /// Somebody waits for it.
     Tell(oneshot::Sender<Vec<u8>>),
+    /// It tells that the connection is still there; it was asked at this time of the worker's clock.
+    Pong(u64),
     /// Nobody wants it.
     Ignore,
     /// Somebody is called with it.
@@ -284,11 +286,16 @@ impl Inner {
     }
 
     /// The connection is lost: requests never sent go back to their clients, who sent others are closed after the
-    /// replies they got, and so is the client it is lent to.
-    pub(super) fn collapse(self, pinned: Option<Rc<Outlet>>) {
+    /// replies they got, and so is the client it is lent to. Returns how many that closes.
+    pub(super) fn collapse(self, pinned: Option<Rc<Outlet>>) -> u64 {
         let first = self.sent_total - self.written as u64;
         let mut dues = self.due.into_iter().peekable();
         let mut own = Vec::new();
+        let mut disconnected = 0;
+        let mut disconnect = |outlet: &Outlet| {
+            disconnected += u64::from(!outlet.is_closed());
+            outlet.close(Disconnect::UpstreamLost);
+        };
         while let Some(due) = dues.next() {
             let (outlet, count, kind, show, start) = match due {
                 Due::Client {
@@ -321,11 +328,11 @@ impl Inner {
                     visible: show == Show::Pass,
                 });
             } else {
-                outlet.close(Disconnect::UpstreamLost);
+                disconnect(&outlet);
             }
         }
         if let Some(outlet) = pinned {
-            outlet.close(Disconnect::UpstreamLost);
+            disconnect(&outlet);
         }
         self.room.into_iter().for_each(Waker::wake);
         for (call, sent) in own {
@@ -333,6 +340,7 @@ impl Inner {
         }
         // Whoever waits for the change learns of the loss from the schedule or from the dropped callback.
         drop(self.dressings);
+        disconnected
     }
 
     /// Bytes of the reply at the front that do not simply pass in a batch.
