@@ -56,20 +56,7 @@ pub(super) async fn connect(
     name: String,
     permit: SocketPermit,
 ) -> Result<Rc<Link>, ConnectError> {
-    let upstream = &thread.settings().upstream;
-    // The handshake of TLS has a bound of its own, so that it can be told apart.
-    let tls_limit = upstream.tls.as_ref().map(|tls| tls.handshake_timeout);
-    let limit = upstream.connect_timeout + tls_limit.unwrap_or_default();
-    let greeted = tokio::time::timeout(limit, greet(thread, own, state, &name)).await;
-    let greeted = greeted.unwrap_or_else(|_| {
-        Err(away(
-            format!(
-                "no handshake within {:?} (upstream.connect_timeout)",
-                upstream.connect_timeout
-            ),
-            ConnectResult::Timeout,
-        ))
-    });
+    let greeted = greet(thread, own, state, &name).await;
     let result = match &greeted {
         Ok(_) => ConnectResult::Ok,
         Err(ConnectError::Refused(_)) => ConnectResult::HandshakeError,
@@ -110,19 +97,41 @@ async fn greet(
         away(error.to_string(), result)
     })?;
     let mut talk = Talk {
+        // Its bound is its own, so that it can be told apart.
         stream: secure(thread, stream).await?,
         buffer: Vec::new(),
         has_heard: false,
     };
+    let limit = upstream.connect_timeout;
+    let settled = tokio::time::timeout(limit, settle(&mut talk, thread, own, state, name)).await;
+    let server_id = settled.unwrap_or_else(|_| {
+        Err(away(
+            format!(
+                "the server did not answer respool's first commands within {limit:?} (upstream.connect_timeout)"
+            ),
+            ConnectResult::Timeout,
+        ))
+    })?;
+    Ok((talk.stream, server_id))
+}
+
+/// What is said before a connection carries traffic. Returns its id at the server.
+async fn settle(
+    talk: &mut Talk,
+    thread: &Rc<Thread>,
+    own: Option<&Rc<Credentials>>,
+    state: &State,
+    name: &str,
+) -> Result<i64, ConnectError> {
     let started = Instant::now();
-    authenticate(&mut talk, own).await?;
-    let server_id = introduce(&mut talk, thread, name).await?;
+    authenticate(talk, own).await?;
+    let server_id = introduce(talk, thread, name).await?;
     thread
         .process
         .health
         .answered(started.elapsed().as_micros() as u64);
-    wear(&mut talk, own, state, name).await?;
-    Ok((talk.stream, server_id))
+    wear(talk, own, state, name).await?;
+    Ok(server_id)
 }
 
 /// Makes TLS of the connection, where the server speaks it.
@@ -247,16 +256,24 @@ impl Talk {
         while !request.is_empty() {
             std::future::poll_fn(|cx| self.stream.poll_write_ready(cx))
                 .await
-                .map_err(|error| self.lost(error))?;
+                .map_err(|error| self.cut_off(error))?;
             match self.stream.try_write(request) {
                 Ok(taken) => request = &request[taken..],
                 Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
-                Err(error) => return Err(self.lost(error)),
+                Err(error) => return Err(self.cut_off(error)),
             }
         }
         std::future::poll_fn(|cx| self.stream.poll_flush(cx))
             .await
-            .map_err(|error| self.lost(error))
+            .map_err(|error| self.cut_off(error))
+    }
+
+    /// A server that refuses respool's certificate says so and closes: what it said is worth more than that it is gone.
+    fn cut_off(&self, error: io::Error) -> ConnectError {
+        match self.stream.try_read(&mut [0; 4096]) {
+            Err(said) if said.kind() == io::ErrorKind::InvalidData => self.lost(said),
+            _ => self.lost(error),
+        }
     }
 
     async fn reply(&mut self) -> Result<Vec<u8>, ConnectError> {
