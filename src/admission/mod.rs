@@ -9,17 +9,21 @@
 //! One lock guards the counts. It is taken when a client comes, leaves or changes its name, never for a command. Time
 //! is passed in.
 
+mod handshake;
+mod hold;
 mod key;
 mod refusal;
 mod tally;
 
 use std::net::IpAddr;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use crate::config::{AtLimit, Group, Match, Mode, Per, Settings};
 use crate::identity::{Identity, Peer};
 
+pub use handshake::HandshakePermit;
+pub use hold::HoldPermit;
 use key::Key;
 pub use refusal::{LogLine, Reason, Refusal};
 use tally::{Entry, Shortfall, Tallies};
@@ -113,13 +117,20 @@ pub struct Admission {
     rules: Vec<Rule>,
     max_clients: usize,
     max_rejected: usize,
+    reject_hold: Duration,
     counts: Mutex<Counts>,
 }
 
 #[derive(Debug)]
 struct Counts {
+    /// Admitted.
     total: usize,
+    /// In a handshake after which they may be admitted.
+    handshaking: usize,
+    /// Rejected and held.
     held: usize,
+    /// Of those held, in a handshake.
+    shaking: usize,
     groups: Vec<Tallies>,
 }
 
@@ -136,9 +147,12 @@ impl Admission {
             rules: settings.groups.iter().map(Rule::new).collect(),
             max_clients,
             max_rejected: settings.limits.max_rejected,
+            reject_hold: settings.limits.reject_hold,
             counts: Mutex::new(Counts {
                 total: 0,
+                handshaking: 0,
                 held: 0,
+                shaking: 0,
                 groups,
             }),
         })
@@ -163,21 +177,39 @@ impl Admission {
     pub fn admit(self: &Arc<Self>, identity: &Identity, now: Instant) -> Result<Permit, Refusal> {
         let place = self.place_of(identity);
         let mut counts = self.counts();
-        if counts.total >= self.max_clients {
-            let shortfall = Shortfall {
-                reason: Reason::MaxClients,
-                count: counts.total,
-                cap: self.max_clients,
-                evict: false,
-            };
-            return Err(self.refusal(&place, shortfall));
+        self.has_room(&counts, &place)?;
+        let entry = self.enter(&mut counts, &place, now)?;
+        drop(counts);
+        Ok(self.permit(place, entry))
+    }
+
+    /// Whether all groups together have room for one more.
+    fn has_room(&self, counts: &Counts, place: &Place) -> Result<(), Refusal> {
+        let count = counts.total + counts.handshaking;
+        if count < self.max_clients {
+            return Ok(());
         }
+        let shortfall = Shortfall {
+            reason: Reason::MaxClients,
+            count,
+            cap: self.max_clients,
+            evict: false,
+        };
+        Err(self.refusal(place, shortfall))
+    }
+
+    /// Takes a place in a group.
+    fn enter(&self, counts: &mut Counts, place: &Place, now: Instant) -> Result<Entry, Refusal> {
         let entry = counts.groups[place.group.index()]
             .enter(self.rule(place.group), &place.key, now)
-            .map_err(|shortfall| self.refusal(&place, shortfall))?;
+            .map_err(|shortfall| self.refusal(place, shortfall))?;
         counts.total += 1;
         counts.groups[place.group.index()].accepted += 1;
-        drop(counts);
+        Ok(entry)
+    }
+
+    /// What gives back the place that has been taken.
+    fn permit(self: &Arc<Self>, place: Place, entry: Entry) -> Permit {
         let mut permit = Permit {
             admission: Arc::clone(self),
             group: place.group,
@@ -186,25 +218,13 @@ impl Admission {
             observed: None,
         };
         permit.take_place(place, entry);
-        Ok(permit)
+        permit
     }
 
     /// Counts a refusal that is final, once, and says whether to log it: at most one line for each group in ten
     /// seconds.
     pub fn rejected(&self, refusal: &Refusal, now: Instant) -> Option<LogLine> {
         self.counts().groups[refusal.group.index()].reject(refusal.reason, now)
-    }
-
-    /// A place to hold a rejected socket and answer it; `None` when `limits.max_rejected` are held already.
-    pub fn hold(self: &Arc<Self>) -> Option<HoldPermit> {
-        let mut counts = self.counts();
-        if counts.held >= self.max_rejected {
-            return None;
-        }
-        counts.held += 1;
-        Some(HoldPermit {
-            admission: Arc::clone(self),
-        })
     }
 
     /// Clients admitted in all groups.
@@ -354,18 +374,6 @@ impl Drop for Permit {
             counts.groups[place.group.index()].leave(&place.key);
             counts.total -= 1;
         }
-    }
-}
-
-/// The right to hold one rejected socket. Its drop gives it back.
-#[derive(Debug)]
-pub struct HoldPermit {
-    admission: Arc<Admission>,
-}
-
-impl Drop for HoldPermit {
-    fn drop(&mut self) {
-        self.admission.counts().held -= 1;
     }
 }
 

@@ -530,7 +530,7 @@ fn rejections_are_counted_each_and_logged_at_a_bounded_rate() {
 #[test]
 fn rejected_sockets_are_held_up_to_their_bound() {
     let admission = Admission::new(&settings(1, 2, Vec::new()));
-    let held: Vec<_> = (0..3).map(|_| admission.hold()).collect();
+    let held: Vec<_> = (0..3).map(|_| admission.hold(Instant::now())).collect();
     assert_eq!(held.iter().filter(|hold| hold.is_some()).count(), 2);
     assert_eq!(
         (admission.held(), admission.total()),
@@ -539,7 +539,7 @@ fn rejected_sockets_are_held_up_to_their_bound() {
     );
     drop(held);
     assert_eq!(admission.held(), 0);
-    assert!(admission.hold().is_some());
+    assert!(admission.hold(Instant::now()).is_some());
 }
 
 #[test]

@@ -251,7 +251,7 @@ proptest! {
                     drop(permit);
                     model.leave(&place);
                 }
-                Step::Hold => match admission.hold() {
+                Step::Hold => match admission.hold(now) {
                     Some(hold) => held.push(hold),
                     None => prop_assert_eq!(held.len(), 2),
                 },
