@@ -57,7 +57,7 @@ fn run(path: &Path) -> ExitCode {
     if let Err(error) = respool::telemetry::log::init(&settings.log) {
         return fail(&error);
     }
-    match respool::proxy::run(settings) {
+    match respool::proxy::run(settings, path) {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => fail(&error.to_string()),
     }

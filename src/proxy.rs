@@ -1,8 +1,11 @@
 //! The process: starts the workers, hands clients to them, drains and ends.
 
+mod reload;
+
 use std::io;
-use std::sync::Arc;
+use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant, SystemTime};
 
 use arc_swap::ArcSwap;
@@ -17,15 +20,20 @@ use crate::client::{Errand, Errands, make_room};
 use crate::command::PinReason;
 use crate::config::{Listener, Settings};
 use crate::identity::{Identity, Peer, Registry};
-use crate::telemetry::{ServerHealth, WorkerCounters};
+use crate::telemetry::{Reload, ServerHealth, WorkerCounters};
 use crate::transport::{
     Accepted, AcceptedSocket, Bound, Connector, TlsAcceptor, bind, raise_descriptor_limit,
 };
 use crate::upstream::Process;
+use reload::{Reloader, Request};
+
 use crate::worker::{Charge, Listening, Message, Newcomer, Place, Rejected, Worker, mailbox};
 
 /// How often a draining process looks whether its workers have ended.
 const DRAIN_POLL: Duration = Duration::from_millis(10);
+
+/// Groups that reloads may add and that are counted by themselves; those past them count as one.
+const SPARE_GROUPS: usize = 64;
 
 /// Why respool did not start.
 #[derive(Debug)]
@@ -54,24 +62,24 @@ struct Door {
     registry: Arc<Registry>,
     errands: Errands,
     workers: Vec<Worker>,
-    explain: bool,
+    process: Arc<Process>,
     start: Instant,
     draining: Arc<AtomicBool>,
 }
 
-/// Runs until a signal ends it.
+/// Runs until a signal ends it; a reload reads the configuration at `path` again.
 ///
 /// # Errors
 /// [`StartError`] when it cannot start.
-pub fn run(settings: Settings) -> Result<(), StartError> {
+pub fn run(settings: Settings, path: &Path) -> Result<(), StartError> {
     let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_all()
         .build_local(tokio::runtime::LocalOptions::default())
         .map_err(|error| StartError(format!("no runtime: {error}")))?;
-    runtime.block_on(serve(Arc::new(settings)))
+    runtime.block_on(serve(Arc::new(settings), path))
 }
 
-async fn serve(settings: Arc<Settings>) -> Result<(), StartError> {
+async fn serve(settings: Arc<Settings>, path: &Path) -> Result<(), StartError> {
     let descriptors = raise_descriptor_limit();
     let needed = settings.descriptors_needed();
     if descriptors < needed as u64 {
@@ -99,23 +107,23 @@ async fn serve(settings: Arc<Settings>) -> Result<(), StartError> {
     for warning in &settings.warnings {
         tracing::warn!("{warning}");
     }
-    let shown = acceptors
+    let shown: Vec<_> = acceptors
         .iter()
         .filter_map(|(bound, listener)| Some((listener.name.clone(), Arc::clone(bound.tls()?))))
         .collect();
-    let (door, view) = open(&settings, start, shown)
+    let seen = crate::config::fingerprint(path, &settings.files);
+    let (door, view) = open(&settings, start, shown.clone())
         .map_err(|error| StartError(format!("cannot start: {error}")))?;
+    let reloads = start_reloader(path.to_owned(), &door, &view, (shown, descriptors, seen));
     let door = Arc::new(door);
     let (over, ended) = watch::channel(false);
     if let Some(listener) = admin_listener {
         let endpoint = admin::Endpoint {
             view: Arc::new(move || view.scrape()),
-            reload: Arc::new(|| {
-                Err(
-                    "this version does not reload; restart it to change its configuration"
-                        .to_owned(),
-                )
-            }),
+            reload: {
+                let reloads = reloads.clone();
+                Arc::new(move || Box::pin(reload::ask(reloads.clone(), "POST /reload")))
+            },
             draining: Arc::clone(&door.draining),
         };
         tokio::task::spawn_local(admin::serve(listener, endpoint, until(ended.clone())));
@@ -135,20 +143,42 @@ async fn serve(settings: Arc<Settings>) -> Result<(), StartError> {
             .await;
         sent.map_err(|_| StartError("the first worker has ended".to_owned()))?;
     }
-    let signals =
-        Signals::new().map_err(|error| StartError(format!("cannot handle signals: {error}")))?;
-    end(&settings, &door, signals).await;
+    let signals = Signals::new(reloads)
+        .map_err(|error| StartError(format!("cannot handle signals: {error}")))?;
+    end(&door, signals).await;
     let _ = over.send(true);
     Ok(())
 }
 
+/// Starts what reloads, and returns how it is asked to.
+fn start_reloader(
+    path: PathBuf,
+    door: &Door,
+    view: &View,
+    (shown, descriptors, seen): (Vec<(String, Arc<TlsAcceptor>)>, u64, u64),
+) -> mpsc::Sender<Request> {
+    let mailboxes = door.workers.iter().map(|worker| worker.mailbox().clone());
+    let reloader = Arc::new(Reloader {
+        path,
+        process: Arc::clone(&door.process),
+        admission: Arc::clone(&door.admission),
+        registry: Arc::clone(&door.registry),
+        errands: Arc::clone(&door.errands),
+        workers: mailboxes.collect(),
+        shown,
+        descriptors,
+        last: Arc::clone(&view.last_reload),
+    });
+    let (ask, asked) = mpsc::channel(1);
+    tokio::task::spawn_local(reloader.run(asked, seen));
+    ask
+}
+
 /// Waits for a signal, drains, and ends the workers.
-async fn end(settings: &Settings, door: &Door, mut signals: Signals) {
+async fn end(door: &Door, mut signals: Signals) {
     let name = signals.end().await;
-    tracing::info!(
-        "{name}: drains for up to {:?} (drain_timeout)",
-        settings.drain_timeout
-    );
+    let drain_timeout = door.process.settings().drain_timeout;
+    tracing::info!("{name}: drains for up to {drain_timeout:?} (drain_timeout)");
     door.draining.store(true, Ordering::Relaxed);
     door.tell_all(|| Message::Drain).await;
     let drained = async {
@@ -158,7 +188,7 @@ async fn end(settings: &Settings, door: &Door, mut signals: Signals) {
     };
     tokio::select! {
         () = drained => tracing::info!("drained"),
-        () = tokio::time::sleep(settings.drain_timeout) => tracing::warn!("drain_timeout is over: the rest is closed"),
+        () = tokio::time::sleep(drain_timeout) => tracing::warn!("drain_timeout is over: the rest is closed"),
         name = signals.end() => tracing::warn!("{name} again: the rest is closed"),
     }
     door.tell_all(|| Message::Stop).await;
@@ -167,15 +197,11 @@ async fn end(settings: &Settings, door: &Door, mut signals: Signals) {
     }
 }
 
-fn open(
-    settings: &Arc<Settings>,
-    start: Instant,
-    shown: Vec<(String, Arc<TlsAcceptor>)>,
-) -> io::Result<(Door, View)> {
+/// What the workers share.
+fn process(settings: &Arc<Settings>, start: Instant) -> io::Result<Arc<Process>> {
     let upstream = &settings.upstream;
     let tls = upstream.tls.as_ref().map(Connector::new).transpose();
     let tls = tls.map_err(io::Error::other)?.map(Arc::new);
-    let workers = settings.workers;
     let max_pinned = settings
         .groups
         .iter()
@@ -185,11 +211,11 @@ fn open(
         upstream.max_connections,
         upstream.shared_connections,
         max_pinned,
-        workers,
+        settings.workers,
     );
-    let process = Arc::new(Process {
+    Ok(Arc::new(Process {
         configured: ArcSwap::new(Arc::clone(settings)),
-        budget: Arc::clone(&budget),
+        budget,
         health: Arc::new(ServerHealth::new(upstream.address.to_string())),
         server: Default::default(),
         tls: tls.into(),
@@ -197,7 +223,16 @@ fn open(
         audiences: Default::default(),
         seats_wanted: Default::default(),
         start,
-    });
+    }))
+}
+
+fn open(
+    settings: &Arc<Settings>,
+    start: Instant,
+    shown: Vec<(String, Arc<TlsAcceptor>)>,
+) -> io::Result<(Door, View)> {
+    let process = process(settings, start)?;
+    let (budget, workers) = (&process.budget, settings.workers);
     let admission = Admission::new(settings);
     let registry = Registry::new();
     let mailboxes: Vec<_> = (0..workers).map(|_| mailbox()).collect();
@@ -219,9 +254,11 @@ fn open(
     };
     let mut started = Vec::new();
     for (index, mailbox) in mailboxes.into_iter().enumerate() {
-        let shared = upstream.shared_connections / workers
-            + usize::from(index < upstream.shared_connections % workers);
-        let counters = Arc::new(WorkerCounters::new(settings.groups.len(), &PIN_REASONS));
+        let shared = share_of(settings, index);
+        let counters = Arc::new(WorkerCounters::new(
+            settings.groups.len() + SPARE_GROUPS,
+            &PIN_REASONS,
+        ));
         started.push(Worker::start(
             index,
             shared,
@@ -231,7 +268,7 @@ fn open(
         )?);
     }
     let view = View {
-        process,
+        process: Arc::clone(&process),
         admission: Arc::clone(&charge.admission),
         registry: Arc::clone(&charge.registry),
         counters: started
@@ -239,18 +276,27 @@ fn open(
             .map(|worker| Arc::clone(&worker.counters))
             .collect(),
         shown,
-        started: SystemTime::now(),
+        last_reload: Arc::new(Mutex::new(Reload {
+            at: SystemTime::now(),
+            error: None,
+        })),
     };
     let door = Door {
         admission: charge.admission,
         registry: charge.registry,
         errands: charge.errands,
         workers: started,
-        explain: settings.limits.explain_rejections,
+        process,
         start,
         draining: Arc::default(),
     };
     Ok((door, view))
+}
+
+/// Shared connections of worker `index`.
+fn share_of(settings: &Settings, index: usize) -> usize {
+    let (shared, workers) = (settings.upstream.shared_connections, settings.workers);
+    shared / workers + usize::from(index < shared % workers)
 }
 
 /// Tells every worker; the one that has the client acts.
@@ -355,7 +401,8 @@ impl Door {
         if let Some(line) = self.admission.rejected(refusal, Instant::now()) {
             tracing::warn!("rejected: {refusal}{line}");
         }
-        let text = refusal.client_text(self.explain);
+        let explain = self.process.configured.load().limits.explain_rejections;
+        let text = refusal.client_text(explain);
         let worker = self.workers.iter().min_by_key(|worker| worker.clients());
         let hold = match &socket.tls {
             None => self.admission.hold(Instant::now()),
@@ -395,14 +442,16 @@ struct Signals {
     terminate: tokio::signal::unix::Signal,
     interrupt: tokio::signal::unix::Signal,
     hangup: tokio::signal::unix::Signal,
+    reloads: mpsc::Sender<Request>,
 }
 
 impl Signals {
-    fn new() -> io::Result<Self> {
+    fn new(reloads: mpsc::Sender<Request>) -> io::Result<Self> {
         Ok(Self {
             terminate: signal(SignalKind::terminate())?,
             interrupt: signal(SignalKind::interrupt())?,
             hangup: signal(SignalKind::hangup())?,
+            reloads,
         })
     }
 
@@ -413,7 +462,8 @@ impl Signals {
                 _ = self.terminate.recv() => return "SIGTERM",
                 _ = self.interrupt.recv() => return "SIGINT",
                 _ = self.hangup.recv() => {
-                    tracing::warn!("SIGHUP: this version does not reload; restart it to change its configuration");
+                    // How it goes is logged.
+                    tokio::task::spawn_local(reload::ask(self.reloads.clone(), "SIGHUP"));
                 }
             }
         }

@@ -45,6 +45,10 @@ pub enum Message {
     Listen(Listening),
     /// Something to be done to a client, if it is this worker's.
     Errand(Errand),
+    /// The process goes by other settings: tell when the worker does.
+    Reload(oneshot::Sender<()>),
+    /// Clients are admitted by other settings: have each move to where they put it, and tell when they know.
+    Reseat(oneshot::Sender<()>),
     /// Another worker waits for the place of an idle pin.
     Reclaim,
     /// Close clients between requests, then end.
@@ -269,6 +273,14 @@ fn take(site: &Rc<Site>, message: Message) {
             tokio::task::spawn_local(arrival::reject(Rc::clone(site), *rejected));
         }
         Message::Errand(errand) => site.run(errand),
+        Message::Reload(done) => {
+            site.reload();
+            let _ = done.send(());
+        }
+        Message::Reseat(done) => {
+            site.reseat();
+            let _ = done.send(());
+        }
         Message::Reclaim => site.upstream.give_up_idle(),
         Message::Drain => site.drain(),
         Message::Listen(_) | Message::Stop => {}

@@ -6,7 +6,7 @@
 
 use std::convert::Infallible;
 use std::fmt;
-use std::pin::pin;
+use std::pin::{Pin, pin};
 use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
 use std::time::Duration;
@@ -46,13 +46,16 @@ const MAX_HEAD: usize = 16 * 1024;
 /// Pause after a failed accept: out of descriptors, trying again at once would only spin.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
 
+/// A reload under way, and how it went.
+pub type Reloading = Pin<Box<dyn Future<Output = Result<(), String>> + Send>>;
+
 /// What the door shows and does.
 #[derive(Clone)]
 pub struct Endpoint {
     /// Takes a scrape; called for each `/metrics` and `/status`.
     pub view: Arc<dyn Fn() -> Scrape + Send + Sync>,
     /// Reloads the configuration; the error is told to the caller, so it must hold no secret.
-    pub reload: Arc<dyn Fn() -> Result<(), String> + Send + Sync>,
+    pub reload: Arc<dyn Fn() -> Reloading + Send + Sync>,
     /// Whether respool is shutting down: `/readyz` then answers 503.
     pub draining: Arc<AtomicBool>,
 }

@@ -112,7 +112,7 @@ async fn reload(request: Request<Incoming>, endpoint: &Endpoint) -> Response<Ful
     {
         return plain(StatusCode::PAYLOAD_TOO_LARGE, "reload takes no body\n");
     }
-    match (endpoint.reload)() {
+    match (endpoint.reload)().await {
         Ok(()) => plain(StatusCode::OK, "reloaded\n"),
         Err(text) => respond(
             StatusCode::CONFLICT,

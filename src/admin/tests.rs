@@ -60,9 +60,12 @@ impl Door {
             Arc::new(AtomicU64::new(0)),
         );
         let counted = Arc::clone(&reloads);
-        let reload = move || match counted.fetch_add(1, Ordering::Relaxed) % 2 {
-            0 => Ok(()),
-            _ => Err("line 3: unknown key \"grup\", did you mean \"group\"?".to_owned()),
+        let reload = move || -> Reloading {
+            let answer = match counted.fetch_add(1, Ordering::Relaxed) % 2 {
+                0 => Ok(()),
+                _ => Err("line 3: unknown key \"grup\", did you mean \"group\"?".to_owned()),
+            };
+            Box::pin(std::future::ready(answer))
         };
         let endpoint = Endpoint {
             view,

@@ -1,6 +1,6 @@
 //! What the operator is shown, gathered when asked.
 
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::SystemTime;
 
 use crate::admission::Admission;
@@ -34,8 +34,8 @@ pub struct View {
     pub counters: Vec<Arc<WorkerCounters>>,
     /// What listeners show their clients, with their addresses.
     pub shown: Vec<(String, Arc<TlsAcceptor>)>,
-    /// When respool started, and last read its configuration.
-    pub started: SystemTime,
+    /// How the configuration was last loaded; the start counts as once.
+    pub last_reload: Arc<Mutex<Reload>>,
 }
 
 impl View {
@@ -56,10 +56,11 @@ impl View {
                 waiting: self.process.budget.waiting() as u64,
             },
             server: health.snapshot(),
-            last_reload: Reload {
-                at: self.started,
-                error: None,
-            },
+            last_reload: self
+                .last_reload
+                .lock()
+                .unwrap_or_else(PoisonError::into_inner)
+                .clone(),
             held_rejected: self.admission.held() as u64,
             top_clients: self.top_clients(cards, now_ms),
             warnings: self.warnings(&certificates),
@@ -122,7 +123,8 @@ impl View {
     }
 
     fn groups(&self, cards: &[Arc<Card>], now_ms: u64) -> Vec<GroupRow> {
-        let mut idle = vec![(0u64, None::<u64>); self.process.settings().groups.len()];
+        let counted = self.admission.rows();
+        let mut idle = vec![(0u64, None::<u64>); counted.len()];
         for card in cards {
             let silent = card.idle_ms(now_ms);
             if let Some((count, oldest)) = idle.get_mut(card.group.get() as usize)
@@ -132,7 +134,7 @@ impl View {
                 *oldest = Some(oldest.unwrap_or(0).max(silent / 1000));
             }
         }
-        let rows = self.admission.rows().into_iter().zip(idle);
+        let rows = counted.into_iter().zip(idle);
         rows.map(|(row, (idle_connections, oldest_idle_seconds))| GroupRow {
             name: row.name.to_string(),
             connections: row.connections as u64,
@@ -151,16 +153,16 @@ impl View {
         cards.sort_by_key(|card| std::cmp::Reverse(card.commands.get()));
         cards.truncate(TOP_CLIENTS);
         let text = |bytes: &[u8]| String::from_utf8_lossy(bytes).into_owned();
+        let settings = self.process.settings();
         let row = |card: Arc<Card>| {
+            let group = settings.groups.get(card.group.get() as usize);
             let names = card.names();
             ClientRow {
                 id: card.id(),
                 address: card.peer().to_string(),
                 name: text(&names.name),
                 user: text(shown_user(&names.user)),
-                group: self.process.settings().groups[card.group.get() as usize]
-                    .name
-                    .clone(),
+                group: group.map(|group| group.name.clone()).unwrap_or_default(),
                 age_s: now_ms.saturating_sub(card.created_ms()) / 1000,
                 idle_s: card.idle_ms(now_ms) / 1000,
                 commands: card.commands.get(),

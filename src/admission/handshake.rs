@@ -25,9 +25,8 @@ impl Admission {
     /// # Errors
     /// A [`Refusal`] by `limits.max_clients`, told of the group that the newcomer belongs to without a certificate.
     pub fn begin(self: &Arc<Self>, identity: &Identity) -> Result<HandshakePermit, Refusal> {
-        let place = self.place_of(identity);
-        let mut counts = self.counts();
-        self.has_room(&counts, &place)?;
+        let (plan, mut counts, place) = self.decide(identity);
+        plan.has_room(&counts, &place)?;
         counts.handshaking += 1;
         Ok(HandshakePermit {
             admission: Some(Arc::clone(self)),
@@ -55,15 +54,14 @@ impl HandshakePermit {
         let Some(admission) = self.admission.clone() else {
             unreachable!("a permit that became another is gone");
         };
-        let place = admission.place_of(identity);
-        let mut counts = admission.counts();
-        match admission.enter(&mut counts, &place, now) {
+        let (plan, mut counts, place) = admission.decide(identity);
+        match plan.enter(&mut counts, &place, now) {
             Ok(entry) => {
                 // Under one lock: nobody else gets the place in between.
                 counts.handshaking -= 1;
                 drop(counts);
                 self.admission = None;
-                Ok(admission.permit(place, entry))
+                Ok(admission.permit(&plan, place, entry))
             }
             Err(refusal) => {
                 drop(counts);

@@ -21,7 +21,8 @@ impl Admission {
     /// A place to hold a rejected socket and answer it; `None` when `limits.max_rejected` are held already, or when
     /// `limits.reject_hold` is zero.
     pub fn hold(self: &Arc<Self>, now: Instant) -> Option<HoldPermit> {
-        let (most, hold) = (self.max_rejected, self.reject_hold);
+        let plan = self.plan.load();
+        let (most, hold) = (plan.max_rejected, plan.reject_hold);
         let mut counts = self.counts();
         if hold.is_zero() || counts.held >= most {
             return None;
@@ -36,7 +37,7 @@ impl Admission {
 
     /// As [`Admission::hold`], for one that must shake hands before it can be answered; `None` also when enough do.
     pub fn hold_to_shake(self: &Arc<Self>, now: Instant) -> Option<HoldPermit> {
-        let most = self.max_rejected.div_ceil(ONE_IN);
+        let most = self.plan.load().max_rejected.div_ceil(ONE_IN);
         let mut permit = self.hold(now)?;
         let mut counts = self.counts();
         if counts.shaking < most {

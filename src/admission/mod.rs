@@ -4,7 +4,8 @@
 //! refused is a [`Refusal`], which says why in words for the log and in Redis' words for the client.
 //!
 //! Invariants: the counts are exactly the live permits. No group in mode `enforce` and no key of it ever exceeds its
-//! cap, and all groups together never exceed `limits.max_clients`, in mode `observe` too.
+//! cap, and all groups together never exceed `limits.max_clients`, in mode `observe` too; only a reload can put those
+//! who are there already above a cap ([`Admission::reload`]).
 //!
 //! One lock guards the counts. It is taken when a client comes, leaves or changes its name, never for a command. Time
 //! is passed in.
@@ -18,6 +19,8 @@ mod tally;
 use std::net::IpAddr;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
+
+use arc_swap::ArcSwap;
 
 use crate::config::{AtLimit, Group, Match, Mode, Per, Settings};
 use crate::identity::{Identity, Peer};
@@ -108,17 +111,35 @@ fn address_of(peer: &Peer) -> Option<IpAddr> {
 struct Place {
     group: GroupId,
     key: Key,
+    /// That of the plan by which it was given.
+    generation: u64,
+}
+
+impl Place {
+    fn is_at(&self, other: &Self) -> bool {
+        self.group == other.group && self.key == other.key
+    }
 }
 
 /// Decides who may come. Shared by all threads.
 #[derive(Debug)]
 pub struct Admission {
-    /// Invariant: at least one, and the last takes everyone.
+    plan: ArcSwap<Plan>,
+    counts: Mutex<Counts>,
+}
+
+/// What the settings say of it, as of one reload.
+#[derive(Debug)]
+struct Plan {
+    /// By group.
     rules: Vec<Rule>,
+    /// The groups in order of matching. Invariant: at least one, and the last takes everyone.
+    order: Vec<GroupId>,
     max_clients: usize,
     max_rejected: usize,
     reject_hold: Duration,
-    counts: Mutex<Counts>,
+    /// Grows with each reload.
+    generation: u64,
 }
 
 #[derive(Debug)]
@@ -131,56 +152,48 @@ struct Counts {
     held: usize,
     /// Of those held, in a handshake.
     shaking: usize,
+    /// That of the plan by which places are given now.
+    generation: u64,
+    /// Places given by an older plan, by clients that have not been moved yet.
+    stale: usize,
     groups: Vec<Tallies>,
 }
 
-impl Admission {
-    /// Admission by these settings, with nobody admitted.
-    pub fn new(settings: &Settings) -> Arc<Self> {
-        let max_clients = settings.limits.max_clients;
-        let groups = settings
-            .groups
-            .iter()
-            .map(|_| Tallies::new(max_clients))
-            .collect();
-        Arc::new(Self {
+impl Plan {
+    fn new(settings: &Settings, generation: u64) -> Self {
+        let id = |&index: &usize| GroupId(u16::try_from(index).unwrap_or(u16::MAX));
+        Self {
             rules: settings.groups.iter().map(Rule::new).collect(),
-            max_clients,
+            order: settings.order.iter().map(id).collect(),
+            max_clients: settings.limits.max_clients,
             max_rejected: settings.limits.max_rejected,
             reject_hold: settings.limits.reject_hold,
-            counts: Mutex::new(Counts {
-                total: 0,
-                handshaking: 0,
-                held: 0,
-                shaking: 0,
-                groups,
-            }),
-        })
+            generation,
+        }
     }
 
-    /// The group of a client: the first that matches.
-    pub fn group_of(&self, identity: &Identity) -> GroupId {
-        let last = self.rules.len() - 1;
-        let index = self
-            .rules
-            .iter()
-            .position(|rule| rule.takes(identity))
-            .unwrap_or(last);
-        GroupId(u16::try_from(index).unwrap_or(u16::MAX))
+    fn group_of(&self, identity: &Identity) -> GroupId {
+        let takes = |group: &&GroupId| self.rule(**group).takes(identity);
+        let taken = self.order.iter().find(takes).or(self.order.last());
+        taken.copied().unwrap_or(GroupId(0))
     }
 
-    /// Gives a newcomer a place. What is refused is not counted yet: see [`Admission::rejected`].
-    ///
-    /// # Errors
-    /// A [`Refusal`]; when its `evict` is set the caller may close one client for which [`Refusal::frees`] holds and
-    /// ask again.
-    pub fn admit(self: &Arc<Self>, identity: &Identity, now: Instant) -> Result<Permit, Refusal> {
-        let place = self.place_of(identity);
-        let mut counts = self.counts();
-        self.has_room(&counts, &place)?;
-        let entry = self.enter(&mut counts, &place, now)?;
-        drop(counts);
-        Ok(self.permit(place, entry))
+    fn place_of(&self, identity: &Identity) -> Place {
+        let group = self.group_of(identity);
+        let per = self.rule(group).per;
+        Place {
+            group,
+            key: Key::of(per, &identity.peer, &identity.name, &identity.user),
+            generation: self.generation,
+        }
+    }
+
+    fn rule(&self, group: GroupId) -> &Rule {
+        &self.rules[group.index()]
+    }
+
+    fn refusal(&self, place: &Place, shortfall: Shortfall) -> Refusal {
+        Refusal::new(self.rule(place.group), place, shortfall)
     }
 
     /// Whether all groups together have room for one more.
@@ -207,9 +220,101 @@ impl Admission {
         counts.groups[place.group.index()].accepted += 1;
         Ok(entry)
     }
+}
+
+impl Admission {
+    /// Admission by these settings, with nobody admitted.
+    pub fn new(settings: &Settings) -> Arc<Self> {
+        let max_clients = settings.limits.max_clients;
+        let tallies = settings.groups.iter().map(|_| Tallies::new(max_clients));
+        Arc::new(Self {
+            plan: ArcSwap::from_pointee(Plan::new(settings, 0)),
+            counts: Mutex::new(Counts {
+                total: 0,
+                handshaking: 0,
+                held: 0,
+                shaking: 0,
+                generation: 0,
+                stale: 0,
+                groups: tallies.collect(),
+            }),
+        })
+    }
+
+    /// Goes by these settings from now on, in which every group has the index it had. Nobody loses a place: each client
+    /// is to be moved by [`Permit::reseat`], whatever the caps say.
+    pub fn reload(&self, settings: &Settings) {
+        let mut counts = self.counts();
+        counts.generation += 1;
+        counts.stale = counts.total;
+        let max_clients = settings.limits.max_clients;
+        counts
+            .groups
+            .resize_with(settings.groups.len(), || Tallies::new(max_clients));
+        let plan = Plan::new(settings, counts.generation);
+        // Under the lock: places are given by the plan of the generation that is counted.
+        self.plan.store(Arc::new(plan));
+    }
+
+    /// Clients that have not been moved to where the last reload puts them.
+    pub fn stale(&self) -> usize {
+        self.counts().stale
+    }
+
+    /// What is past its cap after a reload, and by how many: groups and keys in mode `enforce`, and all clients together.
+    pub fn excess(&self) -> Vec<(Refusal, usize)> {
+        let plan = self.plan.load();
+        let counts = self.counts();
+        let mut found = Vec::new();
+        for &group in &plan.order {
+            let rule = plan.rule(group);
+            let Some(cap) = rule.cap.filter(|_| rule.mode == Mode::Enforce) else {
+                continue;
+            };
+            for (key, count) in counts.groups[group.index()].above(cap) {
+                let place = Place {
+                    group,
+                    key,
+                    generation: plan.generation,
+                };
+                let shortfall = Shortfall {
+                    reason: Reason::GroupCap,
+                    count,
+                    cap,
+                    evict: false,
+                };
+                found.push((plan.refusal(&place, shortfall), count - cap));
+            }
+        }
+        found
+    }
+
+    /// How many clients there are above `limits.max_clients`, which a reload can lower.
+    pub fn excess_in_all(&self) -> usize {
+        let max_clients = self.plan.load().max_clients;
+        self.counts().total.saturating_sub(max_clients)
+    }
+
+    /// The group of a client: the first that matches.
+    pub fn group_of(&self, identity: &Identity) -> GroupId {
+        self.plan.load().group_of(identity)
+    }
+
+    /// Gives a newcomer a place. What is refused is not counted yet: see [`Admission::rejected`].
+    ///
+    /// # Errors
+    /// A [`Refusal`]; when its `evict` is set the caller may close one client for which [`Refusal::frees`] holds and
+    /// ask again.
+    pub fn admit(self: &Arc<Self>, identity: &Identity, now: Instant) -> Result<Permit, Refusal> {
+        let (plan, mut counts, place) = self.decide(identity);
+        plan.has_room(&counts, &place)?;
+        let entry = plan.enter(&mut counts, &place, now)?;
+        drop(counts);
+        Ok(self.permit(&plan, place, entry))
+    }
 
     /// What gives back the place that has been taken.
-    fn permit(self: &Arc<Self>, place: Place, entry: Entry) -> Permit {
+    fn permit(self: &Arc<Self>, plan: &Plan, place: Place, entry: Entry) -> Permit {
         let mut permit = Permit {
             admission: Arc::clone(self),
             group: place.group,
@@ -217,7 +322,7 @@ impl Admission {
             warning: None,
             observed: None,
         };
-        permit.take_place(place, entry);
+        permit.take_place(plan, place, entry);
         permit
     }
 
@@ -237,8 +342,9 @@ impl Admission {
         self.counts().held
     }
 
-    /// A row for each group in the order of the configuration.
+    /// A row for each group, by its index; those that a reload removed have no cap and keep what they counted.
     pub fn rows(&self) -> Vec<GroupRow> {
+        let plan = self.plan.load();
         let counts = self.counts();
         let row = |(rule, tallies): (&Rule, &Tallies)| GroupRow {
             name: Arc::clone(&rule.name),
@@ -252,7 +358,7 @@ impl Admission {
             rejected_total: Reason::ALL.map(|reason| (reason, tallies.rejected[reason as usize])),
             observed_total: Reason::ALL.map(|reason| (reason, tallies.observed[reason as usize])),
         };
-        self.rules.iter().zip(&counts.groups).map(row).collect()
+        plan.rules.iter().zip(&counts.groups).map(row).collect()
     }
 
     /// The up to `most` keys (addresses, names or users) of a group with most clients, the fullest first, in words.
@@ -263,25 +369,16 @@ impl Admission {
         keys
     }
 
-    fn place_of(&self, identity: &Identity) -> Place {
-        let group = self.group_of(identity);
-        Place {
-            group,
-            key: Key::of(
-                self.rule(group).per,
-                &identity.peer,
-                &identity.name,
-                &identity.user,
-            ),
+    /// The place of a client, with the plan it is by and the counts under their lock: no reload comes between.
+    fn decide(&self, identity: &Identity) -> (Arc<Plan>, MutexGuard<'_, Counts>, Place) {
+        loop {
+            let plan = self.plan.load_full();
+            let place = plan.place_of(identity);
+            let counts = self.counts();
+            if counts.generation == plan.generation {
+                return (plan, counts, place);
+            }
         }
-    }
-
-    fn rule(&self, group: GroupId) -> &Rule {
-        &self.rules[group.index()]
-    }
-
-    fn refusal(&self, place: &Place, shortfall: Shortfall) -> Refusal {
-        Refusal::new(self.rule(place.group), place, shortfall)
     }
 
     fn counts(&self) -> MutexGuard<'_, Counts> {
@@ -328,20 +425,24 @@ impl Permit {
         let Some(old) = &self.place else {
             return Ok(None);
         };
-        let new = self.admission.place_of(identity);
-        if new == *old {
+        let old = old.clone();
+        let admission = Arc::clone(&self.admission);
+        let (plan, mut counts, new) = admission.decide(identity);
+        if new.is_at(&old) {
+            counts.settle(&old);
+            drop(counts);
+            self.place = Some(new);
             return Ok(None);
         }
-        let mut counts = self.admission.counts();
-        counts.groups[old.group.index()].leave(&old.key);
-        let rule = self.admission.rule(new.group);
+        counts.leave(&old);
+        let rule = plan.rule(new.group);
         match counts.groups[new.group.index()].enter(rule, &new.key, now) {
             Ok(entry) => {
                 if new.group != old.group {
                     counts.groups[new.group.index()].accepted += 1;
                 }
                 drop(counts);
-                self.take_place(new, entry);
+                self.take_place(&plan, new, entry);
                 Ok(Some(self.group))
             }
             Err(shortfall) => {
@@ -349,18 +450,45 @@ impl Permit {
                 drop(counts);
                 self.place = None;
                 self.group = new.group;
-                Err(self.admission.refusal(&new, shortfall))
+                Err(plan.refusal(&new, shortfall))
             }
         }
     }
 
-    fn take_place(&mut self, place: Place, entry: Entry) {
-        let rule = self.admission.rule(place.group);
+    /// Whether it was given before the last reload.
+    pub fn is_stale(&self) -> bool {
+        let place = self.place.as_ref();
+        place.is_some_and(|place| place.generation != self.admission.plan.load().generation)
+    }
+
+    /// Moves the place to where a reload puts it, whatever the caps say: nobody is dropped by a reload. True: to another
+    /// group. It counts neither as accepted nor against the connect rate.
+    pub fn reseat(&mut self, identity: &Identity) -> bool {
+        let Some(old) = self.place.take() else {
+            return false;
+        };
+        let admission = Arc::clone(&self.admission);
+        let (_, mut counts, new) = admission.decide(identity);
+        if new.is_at(&old) {
+            counts.settle(&old);
+        } else {
+            counts.leave(&old);
+            counts.groups[new.group.index()].force(&new.key);
+        }
+        drop(counts);
+        self.group = new.group;
+        let has_moved = new.group != old.group;
+        self.place = Some(new);
+        has_moved
+    }
+
+    fn take_place(&mut self, plan: &Plan, place: Place, entry: Entry) {
+        let rule = plan.rule(place.group);
         self.warning = entry
             .warning
             .map(|line| refusal::warning(rule, &place.key, &line));
         self.observed = entry.observed.map(|(shortfall, line)| {
-            refusal::would_reject(&self.admission.refusal(&place, shortfall), &line)
+            refusal::would_reject(&plan.refusal(&place, shortfall), &line)
         });
         self.group = place.group;
         self.place = Some(place);
@@ -371,8 +499,23 @@ impl Drop for Permit {
     fn drop(&mut self) {
         if let Some(place) = self.place.take() {
             let mut counts = self.admission.counts();
-            counts.groups[place.group.index()].leave(&place.key);
+            counts.leave(&place);
             counts.total -= 1;
+        }
+    }
+}
+
+impl Counts {
+    /// Gives back `place` in its group; the client still counts among all.
+    fn leave(&mut self, place: &Place) {
+        self.settle(place);
+        self.groups[place.group.index()].leave(&place.key);
+    }
+
+    /// Whoever had `place` need not be moved any more.
+    fn settle(&mut self, place: &Place) {
+        if place.generation != self.generation {
+            self.stale -= 1;
         }
     }
 }

@@ -86,6 +86,8 @@ impl Tallies {
         let mut bucket = rule.connects_per_second.map(|rate| {
             tally
                 .and_then(|tally| tally.bucket)
+                // A reload may have changed the rate.
+                .filter(|bucket| bucket.rate == rate)
                 .unwrap_or_else(|| Bucket::full(rate, now))
         });
         let in_time = bucket.as_mut().is_none_or(|bucket| bucket.take(now));
@@ -134,6 +136,26 @@ impl Tallies {
             None
         };
         Ok(Entry { warning, observed })
+    }
+
+    /// Takes a place under `key`, whatever the caps say.
+    pub(super) fn force(&mut self, key: &Key) {
+        let tally = self.by_key.get(key);
+        if tally.is_some_and(|tally| tally.connections == 0) {
+            self.vacant -= 1;
+        }
+        self.by_key.entry(key.clone()).or_default().connections += 1;
+        self.connections += 1;
+    }
+
+    /// The keys that have more than `cap` clients, with their counts.
+    pub(super) fn above(&self, cap: usize) -> Vec<(Key, usize)> {
+        let counts = self
+            .by_key
+            .iter()
+            .map(|(key, tally)| (key, tally.connections));
+        let above = counts.filter(|(_, count)| *count > cap);
+        above.map(|(key, count)| (key.clone(), count)).collect()
     }
 
     /// Gives back a place taken by [`Tallies::enter`].

@@ -72,6 +72,22 @@ impl Ledger {
         }
     }
 
+    /// Lends by these numbers from now on. What is lent beyond them stays lent until it is given back.
+    pub(super) fn resize(
+        &mut self,
+        max: usize,
+        shared_max: usize,
+        groups_max_pinned: &[Option<usize>],
+        effects: &mut Effects,
+    ) {
+        self.max = max;
+        self.shared_max = shared_max.min(max);
+        for (index, max) in groups_max_pinned.iter().enumerate() {
+            self.group(index).max = *max;
+        }
+        self.serve(effects);
+    }
+
     pub(super) fn limit(&self) -> usize {
         self.max
     }
@@ -84,17 +100,23 @@ impl Ledger {
         self.leases
     }
 
-    /// Those who wait for a pinned or a subscription socket.
+    /// Those who wait for a pinned or a subscription socket, and sockets that are lent beyond what a reload has left.
     pub(super) fn sockets_wanted(&self) -> usize {
-        self.line(Kind::Pinned).len() + self.line(Kind::Subscription).len()
+        let [shared, pinned, subscription] = self.sockets;
+        let beyond = (pinned + subscription).saturating_sub(self.pinned_max());
+        let beyond_all = (shared + pinned + subscription).saturating_sub(self.max);
+        let waiting = self.line(Kind::Pinned).len() + self.line(Kind::Subscription).len();
+        waiting + beyond.max(beyond_all)
     }
 
     /// Those who wait for a lease or a subscription socket, and would get it if one were given back: nobody whose group is
-    /// full.
+    /// full. Leases beyond what a reload has left count as wanted.
     pub(super) fn leases_wanted(&self) -> usize {
         let groups = self.groups.iter().filter(|group| !group.is_full());
         let leases = groups.map(|group| group.line.len());
-        leases.sum::<usize>() + self.line(Kind::Subscription).len()
+        let [_, _, subscription] = self.sockets;
+        let beyond = (self.leases + subscription).saturating_sub(self.pinned_max());
+        leases.sum::<usize>() + self.line(Kind::Subscription).len() + beyond
     }
 
     /// All who wait.
@@ -258,6 +280,10 @@ impl Ledger {
 
     fn has_socket(&self, kind: Kind) -> bool {
         let [shared, pinned, subscription] = self.sockets;
+        // Implied by the rest, but while a reload moves the border between the kinds.
+        if shared + pinned + subscription >= self.max {
+            return false;
+        }
         let free = pinned + subscription < self.pinned_max();
         match kind {
             Kind::Shared => shared < self.shared_max,

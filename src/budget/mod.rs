@@ -9,6 +9,8 @@
 //!   subscriptions together never the rest.
 //! - Leases and subscription sockets together never exceed that rest. So once idle pins are given up, every holder of a
 //!   lease finds a socket.
+//! - A reload that lowers these numbers takes nothing away: nothing more is lent until enough was given back, and idle
+//!   pins are asked for.
 //! - Whoever could be served is not waiting: every change serves waiters in order of arrival, over all threads, before
 //!   it returns. A group at its `max_pinned` waits without holding up others.
 //!
@@ -68,6 +70,27 @@ impl Budget {
             leases_wanted: AtomicUsize::new(0),
             reclaimers: Mutex::new(vec![None; workers]),
         })
+    }
+
+    /// Lends by these numbers from now on (see [`Budget::new`]), and asks every worker for its idle pins where more is
+    /// lent than that.
+    pub fn resize(
+        &self,
+        max_connections: usize,
+        shared_connections: usize,
+        groups_max_pinned: &[Option<usize>],
+    ) {
+        self.change(|ledger, effects| {
+            ledger.resize(
+                max_connections,
+                shared_connections,
+                groups_max_pinned,
+                effects,
+            );
+        });
+        if self.sockets_wanted() {
+            self.reclaim_from_others(usize::MAX);
+        }
     }
 
     /// A socket if one is to be had now. The caller of [`Kind::Pinned`] holds a lease.

@@ -379,12 +379,21 @@ impl Client {
         }
     }
 
+    /// Goes where a reload puts it, whatever the caps say, and by what holds there.
+    #[cold]
+    pub(super) fn reseat(&mut self) {
+        self.permit.reseat(&self.card.identity());
+        let limits = &self.site.thread.settings().limits;
+        self.outlet.set_limit_bytes(limits.max_client_buffer);
+        self.moved();
+    }
+
     fn moved(&mut self) {
         let group = self.group();
         self.card.group.set(group as u32);
         self.resident
             .idle_timeout
-            .set(self.site.thread.settings().groups[group].idle_timeout);
+            .set(self.site.idle_timeout(group));
         self.log_admission();
     }
 

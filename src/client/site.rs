@@ -25,6 +25,8 @@ pub enum Errand {
     Evict(u64, Answer),
     /// Invalidations for one of its clients.
     Invalidate(Arc<Letter>),
+    /// Close clients for a reason of respool's own.
+    Close(Arc<[u64]>, Disconnect),
     /// CLIENT UNBLOCK, with an error or as if the time had passed.
     Unblock(u64, bool, Answer),
 }
@@ -59,6 +61,8 @@ pub struct Resident {
     pub arrived_micros: u64,
     /// The group's idle timeout.
     pub idle_timeout: Cell<std::time::Duration>,
+    /// A reload may have changed where it belongs and what holds for it.
+    pub must_reseat: Cell<bool>,
     /// Dropped when the client, which is being killed, is gone.
     pub killing: RefCell<Option<Arc<Farewell>>>,
     /// Dropped when the client is gone.
@@ -128,6 +132,13 @@ impl Site {
         })
     }
 
+    /// How long a client of the group with this index may be silent.
+    pub fn idle_timeout(&self, group: usize) -> std::time::Duration {
+        let settings = self.thread.settings();
+        let group = settings.groups.get(group);
+        group.map_or(settings.limits.idle_timeout, |group| group.idle_timeout)
+    }
+
     /// What the group with this index is denied; `None`: nothing.
     #[inline]
     pub fn denied(&self, group: usize) -> Option<Rc<DenySet>> {
@@ -161,6 +172,12 @@ impl Site {
                     resident.outlet.close(Disconnect::Evicted);
                 }
             }
+            Errand::Close(ids, why) => {
+                let residents = self.residents.borrow();
+                for resident in ids.iter().filter_map(|id| residents.get(id)) {
+                    resident.outlet.close(why);
+                }
+            }
             Errand::Invalidate(letter) => letter.deliver(self),
             Errand::Unblock(id, with_error, answer) => self.unblock(id, with_error, &answer),
         }
@@ -191,6 +208,21 @@ impl Site {
             } else if resident.is_idle() && clock.is_past(active, resident.idle_timeout.get()) {
                 resident.outlet.close(Disconnect::IdleTimeout);
             }
+        }
+    }
+
+    /// Goes by what the process goes by from now on.
+    pub fn reload(&self) {
+        self.thread.reload();
+        *self.deny.borrow_mut() = deny_sets(&self.thread.settings());
+        self.upstream.reload();
+    }
+
+    /// Has each client go, before its next request, to the group it belongs to now.
+    pub fn reseat(&self) {
+        for resident in self.residents.borrow().values() {
+            resident.must_reseat.set(true);
+            resident.outlet.wake();
         }
     }
 

@@ -178,9 +178,8 @@ impl Client {
             may_be_silent: false.into(),
             is_waiting: false.into(),
             arrived_micros,
-            idle_timeout: site.thread.settings().groups[group as usize]
-                .idle_timeout
-                .into(),
+            idle_timeout: site.idle_timeout(group as usize).into(),
+            must_reseat: permit.is_stale().into(),
             killing: None.into(),
             evicting: None.into(),
         });
@@ -282,6 +281,9 @@ impl Client {
         self.outlet.register(cx);
         self.site.thread.clock.refresh();
         self.count_bytes_out();
+        if self.resident.must_reseat.take() {
+            self.reseat();
+        }
         loop {
             if let Some(end) = self.outlet.end() {
                 // Replies already received are still passed on, as far as the socket takes them.

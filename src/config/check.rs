@@ -14,7 +14,7 @@ use super::problem::Problem;
 use super::value::word_of_host;
 use super::{
     Address, AtLimit, Group, Limits, Listener, Log, LogFormat, Match, Mode, OnSubscriptionLoss,
-    Per, Queue, Reconnect, Secret, Settings, Upstream, UpstreamTls, access, tls,
+    Per, Queue, Reconnect, Reload, Secret, Settings, Upstream, UpstreamTls, access, tls,
 };
 
 /// What stands around the file.
@@ -43,7 +43,9 @@ pub(super) fn settings(file: &File, around: &Surroundings<'_>) -> (Settings, Vec
     let listeners: Vec<Listener> = (0..file.tables("listener"))
         .map(|index| listener(file, around, &format!("listener[{index}]"), &mut problems))
         .collect();
+    let groups = groups(file, limits.idle_timeout);
     let settings = Settings {
+        are_workers_written: file.line("workers").is_some(),
         workers: workers(file, around.machine, &upstream),
         instance: file
             .text("instance")
@@ -51,7 +53,8 @@ pub(super) fn settings(file: &File, around: &Surroundings<'_>) -> (Settings, Vec
         drain_timeout: time(file, "drain_timeout"),
         warnings: tls::warnings(file, upstream.tls.as_ref(), &listeners, around.machine.now),
         listeners,
-        groups: groups(file, limits.idle_timeout),
+        order: (0..groups.len()).collect(),
+        groups,
         upstream,
         limits,
         admin: match file.value("admin.address") {
@@ -59,6 +62,14 @@ pub(super) fn settings(file: &File, around: &Surroundings<'_>) -> (Settings, Vec
             _ => None,
         },
         log: log(file),
+        reload: Reload {
+            watch: matches!(file.value("reload.watch"), Some(Value::Flag(true))),
+            interval: time(file, "reload.interval"),
+        },
+        files: file
+            .texts_of("_file")
+            .map(|path| around.dir.join(path))
+            .collect(),
     };
     (settings, problems)
 }
@@ -264,6 +275,10 @@ fn limits(file: &File) -> Limits {
         ),
         reject_hold: time(file, "limits.reject_hold"),
         max_rejected: number(file, "limits.max_rejected"),
+        enforce_on_reload: matches!(
+            file.value("limits.enforce_on_reload"),
+            Some(Value::Flag(true))
+        ),
     }
 }
 

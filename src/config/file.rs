@@ -67,6 +67,18 @@ impl File {
         }
     }
 
+    /// The texts written under keys whose names end so.
+    pub(super) fn texts_of<'a>(&'a self, end: &'static str) -> impl Iterator<Item = &'a str> {
+        let named = self
+            .entries
+            .iter()
+            .filter(move |(path, _)| path.ends_with(end));
+        named.filter_map(|(_, entry)| match &entry.value {
+            Some(Value::Text(text)) => Some(text.as_str()),
+            _ => None,
+        })
+    }
+
     /// Where `path` is written.
     pub(super) fn line(&self, path: &str) -> Option<usize> {
         self.entries.get(path).map(|entry| entry.line)

@@ -274,6 +274,11 @@ const KEYS: &[Key] = &[
     key("limits.explain_rejections", Kind::Flag, Is("false")),
     key("limits.reject_hold", time_or_zero(1), Is("\"5s\"")),
     key("limits.max_rejected", count(0, MANY), Is("1000")),
+    key("limits.enforce_on_reload", Kind::Flag, Is("false")),
+
+    key("reload", Kind::Table, Absent),
+    key("reload.watch", Kind::Flag, Is("false")),
+    key("reload.interval", time(), Is("\"5s\"")),
 
     key("group", Kind::Tables, Absent),
     key("group.name", Kind::Word, Required),

@@ -1,7 +1,8 @@
 //! From a path or a text to [`Settings`], or to all of its problems.
 
+use std::hash::{Hash as _, Hasher as _};
 use std::io::Read;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use zeroize::Zeroizing;
 
@@ -66,6 +67,20 @@ pub fn parse(
     } else {
         Err(Problems::new(problems))
     }
+}
+
+/// A figure for the content of the configuration at `path` and of `files`, which another content does not have but by
+/// rare chance. What cannot be read counts as what it is. Paths and dates do not count: a mounted folder swaps links
+/// without any content changing.
+pub fn fingerprint(path: &Path, files: &[PathBuf]) -> u64 {
+    let mut hasher = std::hash::DefaultHasher::new();
+    for path in std::iter::once(path).chain(files.iter().map(PathBuf::as_path)) {
+        match read_bytes(path) {
+            Ok(bytes) => (true, bytes.as_slice()).hash(&mut hasher),
+            Err(_) => false.hash(&mut hasher),
+        }
+    }
+    hasher.finish()
 }
 
 /// The bytes of a file, wiped when dropped; the error is one line and without anything of the content.

@@ -13,6 +13,7 @@ mod leaf;
 mod load;
 mod machine;
 mod problem;
+mod reload;
 mod report;
 mod tls;
 mod value;
@@ -24,9 +25,10 @@ use std::time::Duration;
 pub use access::Access;
 pub use certificate::{Certificate, UnixSeconds};
 pub use keys::{Key, keys};
-pub use load::{load, parse};
+pub use load::{fingerprint, load, parse};
 pub use machine::Machine;
 pub use problem::{Problem, Problems};
+pub use reload::{MOST_GROUPS, succeed};
 pub use report::report;
 pub use tls::{Authorities, ListenerTls, Pair, UpstreamTls, Verification, provider};
 
@@ -35,6 +37,8 @@ pub use tls::{Authorities, ListenerTls, Pair, UpstreamTls, Verification, provide
 pub struct Settings {
     /// Worker threads; at least 1, never more than `upstream.shared_connections`.
     pub workers: usize,
+    /// Whether the operator wrote how many: a number that follows from other settings does not follow them in a reload.
+    pub are_workers_written: bool,
     /// Name of this respool among others, part of the names of its connections at the server.
     pub instance: String,
     /// How long a drain waits for clients to finish before it closes them.
@@ -45,12 +49,19 @@ pub struct Settings {
     pub upstream: Upstream,
     /// Bounds for each client and for the process.
     pub limits: Limits,
-    /// Client groups in order of matching; the last is always the implicit `default`, which matches everyone.
+    /// Client groups. A group keeps its index as long as the process runs, whatever reloads add, remove or reorder.
     pub groups: Vec<Group>,
+    /// Indices of the groups there are, in order of matching; the last is always `default`, which matches everyone. A
+    /// group that is not among them was removed by a reload.
+    pub order: Vec<usize>,
     /// The operator's HTTP endpoint.
     pub admin: Option<SocketAddr>,
     /// How respool logs.
     pub log: Log,
+    /// When the configuration is read again.
+    pub reload: Reload,
+    /// The files that the configuration names and respool reads: certificates, keys, passwords.
+    pub files: Vec<PathBuf>,
     /// What is no mistake and yet worth a word at the start.
     pub warnings: Vec<Problem>,
 }
@@ -217,6 +228,8 @@ pub struct Limits {
     pub reject_hold: Duration,
     /// Rejected sockets held at once; past that the text is written at accept and the socket closed.
     pub max_rejected: usize,
+    /// Whether a reload that lowers a cap closes those who are past it; otherwise they stay until they leave.
+    pub enforce_on_reload: bool,
 }
 
 /// A client group.
@@ -344,6 +357,15 @@ pub enum Mode {
     Enforce,
     /// What would have been rejected is counted and logged.
     Observe,
+}
+
+/// When the configuration is read again, beside SIGHUP and `POST /reload`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Reload {
+    /// Whether it is when the content of the file, or of a file it names, has changed.
+    pub watch: bool,
+    /// How often the content is looked at.
+    pub interval: Duration,
 }
 
 /// How respool logs.

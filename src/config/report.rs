@@ -36,7 +36,7 @@ pub fn report(settings: &Settings) -> String {
         .admin
         .map_or_else(|| "off".to_owned(), |address| format!("http://{address}"));
     let _ = writeln!(text, "admin endpoint    {admin}");
-    for group in &settings.groups {
+    for group in settings.order.iter().map(|&index| &settings.groups[index]) {
         let _ = writeln!(
             text,
             "group             {}",

@@ -122,6 +122,11 @@ impl<T: Clone> Fanout<T> {
         }
     }
 
+    /// Sets the bounds given to [`Fanout::new`]; who is past them stays subscribed.
+    pub fn set_bounds(&mut self, most: usize, most_bytes: usize) {
+        (self.most, self.most_bytes) = (most, most_bytes);
+    }
+
     /// Whether a connection is of no use.
     pub fn is_empty(&self) -> bool {
         self.topics.iter().all(HashMap::is_empty)

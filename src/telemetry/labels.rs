@@ -51,6 +51,8 @@ labels! {
         Killed => "killed",
         /// It gave its place in the group to a newcomer (`at_limit = "evict-idle"`).
         Evicted => "evicted",
+        /// A reload lowered a cap that it was past (`limits.enforce_on_reload`).
+        OverCap => "over_cap",
         /// The group it moved to was full.
         Rejected => "rejected",
         /// respool is shutting down.

@@ -4,6 +4,7 @@
 //! is.
 
 use std::io::{self, IsTerminal};
+use std::sync::OnceLock;
 
 use tracing::Subscriber;
 use tracing_subscriber::EnvFilter;
@@ -19,16 +20,31 @@ use crate::config::{Log, LogFormat};
 /// If `log.level` is not a level (or a `tracing` filter such as `info,respool::upstream=debug`), or if logging was set
 /// up before.
 pub fn init(log: &Log) -> Result<(), String> {
-    let subscriber = subscriber(log, io::stderr, io::stderr().is_terminal())?;
+    let (subscriber, change) = subscriber(log, io::stderr, io::stderr().is_terminal())?;
     tracing::subscriber::set_global_default(subscriber)
-        .map_err(|_| "logging is already set up".to_owned())
+        .map_err(|_| "logging is already set up".to_owned())?;
+    // Whoever set up the subscriber is the first here.
+    let _ = CHANGE.set(change);
+    Ok(())
 }
+
+/// Writes from `level` on. A text that is no level changes nothing; the configuration has none.
+pub fn set_level(level: &str) {
+    if let (Some(change), Ok(filter)) = (CHANGE.get(), filter(level)) {
+        change(filter);
+    }
+}
+
+/// Changes what the process logs.
+type Change = Box<dyn Fn(EnvFilter) + Send + Sync>;
+
+static CHANGE: OnceLock<Change> = OnceLock::new();
 
 fn subscriber<W>(
     log: &Log,
     writer: W,
     colours: bool,
-) -> Result<Box<dyn Subscriber + Send + Sync>, String>
+) -> Result<(Box<dyn Subscriber + Send + Sync>, Change), String>
 where
     W: for<'a> MakeWriter<'a> + Send + Sync + 'static,
 {
@@ -37,14 +53,23 @@ where
         .with_env_filter(filter)
         .with_writer(writer);
     Ok(match log.format {
-        LogFormat::Text => Box::new(lines.with_ansi(colours).finish()),
-        LogFormat::Json => Box::new(
-            lines
+        LogFormat::Text => {
+            let lines = lines.with_ansi(colours).with_filter_reloading();
+            let handle = lines.reload_handle();
+            // It fails only when the subscriber is gone.
+            let change = move |filter| drop(handle.reload(filter));
+            (Box::new(lines.finish()), Box::new(change))
+        }
+        LogFormat::Json => {
+            let lines = lines
                 .json()
                 .flatten_event(true)
                 .with_current_span(false)
-                .finish(),
-        ),
+                .with_filter_reloading();
+            let handle = lines.reload_handle();
+            let change = move |filter| drop(handle.reload(filter));
+            (Box::new(lines.finish()), Box::new(change))
+        }
     })
 }
 
@@ -91,7 +116,8 @@ mod tests {
             level: level.into(),
             format,
         };
-        let subscriber = subscriber(&log, move || writer.clone(), false).expect("a valid level");
+        let (subscriber, _) =
+            subscriber(&log, move || writer.clone(), false).expect("a valid level");
         tracing::subscriber::with_default(subscriber, write);
         let bytes = lines.0.lock().expect("no writer panics").clone();
         String::from_utf8(bytes).expect("log lines are UTF-8")

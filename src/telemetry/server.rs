@@ -13,7 +13,6 @@ const MAX_TEXT: usize = 512;
 /// The server's health, shared between the one that asks and those that show.
 #[derive(Debug)]
 pub struct ServerHealth {
-    address: String,
     up: AtomicBool,
     latency_us: AtomicU64,
     connected_clients: AtomicU64,
@@ -24,6 +23,7 @@ pub struct ServerHealth {
 
 #[derive(Debug, Default)]
 struct Texts {
+    address: String,
     version: String,
     role: String,
     last_error: Option<LastError>,
@@ -65,14 +65,21 @@ impl ServerHealth {
     /// Nothing is known yet of the server at `address`.
     pub fn new(address: String) -> Self {
         Self {
-            address,
             up: AtomicBool::new(false),
             latency_us: AtomicU64::new(UNKNOWN),
             connected_clients: AtomicU64::new(UNKNOWN),
             maxclients: AtomicU64::new(UNKNOWN),
             certificate_not_after: AtomicU64::new(UNKNOWN),
-            texts: Mutex::default(),
+            texts: Mutex::new(Texts {
+                address,
+                ..Texts::default()
+            }),
         }
+    }
+
+    /// The server is at another address now, by the configuration.
+    pub fn set_address(&self, address: String) {
+        self.texts().address = address;
     }
 
     /// The server answered after `latency_us` microseconds.
@@ -131,7 +138,7 @@ impl ServerHealth {
             |number: &AtomicU64| Some(number.load(Ordering::Relaxed)).filter(|n| *n != UNKNOWN);
         let texts = self.texts();
         ServerSnapshot {
-            address: self.address.clone(),
+            address: texts.address.clone(),
             up: self.is_up(),
             latency_us: known(&self.latency_us),
             connected_clients: known(&self.connected_clients),

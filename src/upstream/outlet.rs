@@ -37,7 +37,7 @@ pub struct Outlet {
     waker: RefCell<Option<Waker>>,
     transaction: RefCell<Transaction>,
     unsent: RefCell<Vec<Unsent>>,
-    limit_bytes: usize,
+    limit_bytes: Cell<usize>,
     /// What one reply that is here whole may hold beyond that, until it is out.
     whole_bytes: Cell<usize>,
     bytes_out: Cell<u64>,
@@ -59,7 +59,7 @@ impl Outlet {
             waker: RefCell::new(None),
             transaction: RefCell::default(),
             unsent: RefCell::default(),
-            limit_bytes,
+            limit_bytes: Cell::new(limit_bytes),
             whole_bytes: Cell::new(0),
             bytes_out: Cell::new(0),
             message_mark: Cell::new(b'*'),
@@ -190,6 +190,11 @@ impl Outlet {
         let mut replies = self.replies.borrow_mut();
         replies.message(self.message_mark.get(), frame, shared);
         !self.has_messages.replace(true)
+    }
+
+    /// The client may leave this many bytes of replies unread from now on.
+    pub fn set_limit_bytes(&self, limit_bytes: usize) {
+        self.limit_bytes.set(limit_bytes);
     }
 
     /// Sends messages, as far as the socket takes them. A client that leaves more than `limit_bytes` unread is closed.
@@ -396,7 +401,7 @@ impl Outlet {
     }
 
     fn check_bound(&self, replies: &Replies) {
-        if replies.held_bytes() > self.limit_bytes + self.whole_bytes.get() {
+        if replies.held_bytes() > self.limit_bytes.get() + self.whole_bytes.get() {
             self.close(Disconnect::OutputBuffer);
         }
     }

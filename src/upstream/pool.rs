@@ -162,6 +162,11 @@ impl Upstream {
         })
     }
 
+    /// Goes by the thread's settings, which a reload has changed.
+    pub fn reload(self: &Rc<Self>) {
+        self.subscriptions.reload();
+    }
+
     /// Opens the first shared connection and keeps it open.
     pub fn start(self: &Rc<Self>) {
         self.schedule.borrow_mut().open(0, &State::INITIAL);

@@ -88,6 +88,13 @@ impl Subscriptions {
         })
     }
 
+    /// Goes by other bounds from now on.
+    pub(super) fn reload(&self) {
+        let limits = &self.thread.settings().limits;
+        let (most, most_bytes) = (limits.max_client_subscriptions, limits.pubsub_buffer / 2);
+        self.fanout.borrow_mut().set_bounds(most, most_bytes);
+    }
+
     /// What a client is subscribed to.
     pub fn counts(&self, subscriber: SubscriberId) -> Counts {
         self.fanout.borrow().counts(subscriber)

@@ -11,6 +11,7 @@ mod load;
 mod outage;
 mod protocol;
 mod pubsub;
+mod reload;
 mod streams;
 mod tls;
 mod tls_flow;

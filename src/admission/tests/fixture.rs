@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use super::*;
 use crate::config::{
-    Address, Glob, Limits, Log, LogFormat, OnSubscriptionLoss, Queue, Reconnect, Upstream,
+    Address, Glob, Limits, Log, LogFormat, OnSubscriptionLoss, Queue, Reconnect, Reload, Upstream,
 };
 
 pub(super) fn group(name: &str) -> Group {
@@ -39,6 +39,13 @@ pub(super) fn settings(
     groups.push(group("default"));
     Settings {
         workers: 1,
+        are_workers_written: true,
+        order: (0..groups.len()).collect(),
+        reload: Reload {
+            watch: false,
+            interval: second,
+        },
+        files: Vec::new(),
         instance: "test".to_owned(),
         drain_timeout: second,
         listeners: Vec::new(),
@@ -83,6 +90,7 @@ pub(super) fn settings(
             explain_rejections: false,
             reject_hold: second,
             max_rejected,
+            enforce_on_reload: false,
         },
         groups,
         admin: None,

@@ -62,12 +62,8 @@ impl TlsAcceptor {
     }
 
     /// Shows something else to all clients that come from now on.
-    ///
-    /// # Errors
-    /// As [`TlsAcceptor::new`]; then nothing has changed.
-    pub fn replace(&self, tls: &ListenerTls) -> Result<(), String> {
-        self.0.store(Arc::new(Acceptance::new(tls)?));
-        Ok(())
+    pub fn replace(&self, acceptance: Acceptance) {
+        self.0.store(Arc::new(acceptance));
     }
 
     /// What the next client is shown.
@@ -77,7 +73,11 @@ impl TlsAcceptor {
 }
 
 impl Acceptance {
-    fn new(tls: &ListenerTls) -> Result<Self, String> {
+    /// What these settings say.
+    ///
+    /// # Errors
+    /// What rustls does not take of them, in words.
+    pub fn new(tls: &ListenerTls) -> Result<Self, String> {
         let provider = provider();
         let builder = ServerConfig::builder_with_provider(Arc::clone(&provider))
             .with_protocol_versions(&[&rustls::version::TLS13, &rustls::version::TLS12])

@@ -209,6 +209,37 @@ impl Respool {
         kib.expect("a running process has VmRSS") * 1024
     }
 
+    /// Writes another configuration, for the same ports, in place of the one it was started with.
+    #[track_caller]
+    pub(crate) fn rewrite(&self, settings: &Settings) {
+        std::fs::write(self.config(), settings.toml(self)).expect("a file can be written");
+    }
+
+    /// The file of its configuration.
+    pub(crate) fn config(&self) -> PathBuf {
+        self.dir.path().join("respool.toml")
+    }
+
+    /// `POST /reload`: status code and text.
+    #[track_caller]
+    pub(crate) fn post_reload(&self) -> (u16, String) {
+        self.try_ask("POST", "/reload")
+            .unwrap_or_else(|e| panic!("POST /reload to the admin endpoint: {e}"))
+    }
+
+    /// As [`Respool::rewrite`], put in force by `POST /reload`.
+    #[track_caller]
+    pub(crate) fn reload(&self, settings: &Settings) {
+        self.rewrite(settings);
+        assert_eq!(self.post_reload(), (200, "reloaded\n".to_owned()));
+    }
+
+    /// Sends SIGHUP.
+    #[track_caller]
+    pub(crate) fn hang_up(&self) {
+        self.signal(Signal::HUP);
+    }
+
     /// Sends SIGTERM.
     #[track_caller]
     pub(crate) fn terminate(&self) {
@@ -247,10 +278,17 @@ impl Respool {
     }
 
     fn try_http(&self, path: &str) -> io::Result<(u16, String)> {
+        self.try_ask("GET", path)
+    }
+
+    fn try_ask(&self, method: &str, path: &str) -> io::Result<(u16, String)> {
         let mut stream = TcpStream::connect(("127.0.0.1", self.admin))?;
         stream.set_read_timeout(Some(PATIENCE))?;
         // Version 1.0: the body ends with the connection and is never chunked.
-        write!(stream, "GET {path} HTTP/1.0\r\nHost: 127.0.0.1\r\n\r\n")?;
+        write!(
+            stream,
+            "{method} {path} HTTP/1.0\r\nHost: 127.0.0.1\r\n\r\n"
+        )?;
         let mut answer = String::new();
         stream.read_to_string(&mut answer)?;
         let (head, body) = answer
@@ -323,8 +361,8 @@ impl Settings {
             tls: self.tls.clone(),
             child: Mutex::new(None),
         };
-        let config = respool.dir.path().join("respool.toml");
-        std::fs::write(&config, self.toml(&respool)).expect("a file can be written");
+        respool.rewrite(&self);
+        let config = respool.config();
         let log = File::create(respool.dir.path().join("respool.log")).expect("a log file");
         let child = Command::new(env!("CARGO_BIN_EXE_respool"))
             .arg("run")

@@ -1,0 +1,296 @@
+//! Reloading the configuration: read, checked, held against the one in force, and then put in force whole, or not at all.
+//!
+//! Invariant: everything that can fail comes before anything is changed. Invariant: a group is known to every worker
+//! before anybody is admitted to it.
+
+use std::path::PathBuf;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::{Duration, Instant, SystemTime};
+
+use tokio::sync::{mpsc, oneshot};
+
+use crate::admission::Admission;
+use crate::client::{Errand, Errands};
+use crate::config::{self, Settings, UpstreamTls};
+use crate::identity::{Card, Flag, Registry};
+use crate::telemetry::{Disconnect, Reload, log};
+use crate::transport::{Acceptance, Connector, TlsAcceptor};
+use crate::upstream::Process;
+use crate::worker::Message;
+
+/// How long clients may take to be where a reload puts them, before those past a cap are looked for.
+const SETTLED_WITHIN: Duration = Duration::from_secs(5);
+
+/// How often that is looked at.
+const SETTLED_POLL: Duration = Duration::from_millis(5);
+
+/// Who is not closed for a cap as long as others can be.
+const BUSY: [Flag; 7] = [
+    Flag::Blocked,
+    Flag::Multi,
+    Flag::Pinned,
+    Flag::Pubsub,
+    Flag::Monitor,
+    Flag::Tracking,
+    Flag::InFlight,
+];
+
+/// At whose wish, and where the answer goes.
+pub(super) type Request = (&'static str, oneshot::Sender<Result<(), String>>);
+
+/// Asks for a reload and waits for how it went.
+///
+/// # Errors
+/// See [`Reloader::run`]: nothing has changed then.
+pub(super) async fn ask(
+    requests: mpsc::Sender<Request>,
+    asked: &'static str,
+) -> Result<(), String> {
+    let (answer, answered) = oneshot::channel();
+    let ended = |()| "respool is ending".to_owned();
+    requests
+        .send((asked, answer))
+        .await
+        .map_err(|_| ended(()))?;
+    answered.await.map_err(|_| ended(()))?
+}
+
+/// What a reload needs of the process.
+pub(super) struct Reloader {
+    pub(super) path: PathBuf,
+    pub(super) process: Arc<Process>,
+    pub(super) admission: Arc<Admission>,
+    pub(super) registry: Arc<Registry>,
+    pub(super) errands: Errands,
+    pub(super) workers: Vec<mpsc::Sender<Message>>,
+    /// What listeners show their clients, with their names.
+    pub(super) shown: Vec<(String, Arc<TlsAcceptor>)>,
+    /// Files the process may have open.
+    pub(super) descriptors: u64,
+    /// How the last one went.
+    pub(super) last: Arc<Mutex<Reload>>,
+}
+
+/// What a reload puts in force, ready to be.
+struct Prepared {
+    settings: Arc<Settings>,
+    connector: Option<Arc<Connector>>,
+    shown: Vec<(Arc<TlsAcceptor>, Acceptance)>,
+}
+
+impl Reloader {
+    /// Carries out `requests`, and reloads whenever the content of the configuration, or of a file it names, is not what
+    /// `seen` stands for any more, where that is wanted.
+    pub(super) async fn run(self: Arc<Self>, mut requests: mpsc::Receiver<Request>, mut seen: u64) {
+        loop {
+            let settings = self.process.settings();
+            tokio::select! {
+                request = requests.recv() => match request {
+                    None => return,
+                    Some((asked, answer)) => {
+                        // Whoever asked may have gone.
+                        let _ = answer.send(self.reload(asked).await);
+                    }
+                },
+                () = tokio::time::sleep(settings.reload.interval), if settings.reload.watch => {
+                    let content = self.fingerprint(&settings).await;
+                    if content == seen {
+                        continue;
+                    }
+                    // What was refused is tried again when it has changed again.
+                    let _ = self.reload("a file has changed").await;
+                    let now = self.process.settings();
+                    seen = match now.files == settings.files {
+                        // Taken before the reload read them: what changes meanwhile is another content.
+                        true => content,
+                        false => self.fingerprint(&now).await,
+                    };
+                }
+            }
+        }
+    }
+
+    /// Stands for the content of the configuration and of the files that `settings` name.
+    async fn fingerprint(&self, settings: &Arc<Settings>) -> u64 {
+        let (path, settings) = (self.path.clone(), Arc::clone(settings));
+        let content = on_a_thread(move || config::fingerprint(&path, &settings.files)).await;
+        content.unwrap_or_default()
+    }
+
+    /// # Errors
+    /// Everything that is wrong with the configuration, or that cannot change while respool runs. Nothing has changed
+    /// then.
+    async fn reload(self: &Arc<Self>, asked: &str) -> Result<(), String> {
+        let reloader = Arc::clone(self);
+        let prepared = on_a_thread(move || reloader.prepare()).await;
+        let done = match prepared.unwrap_or_else(Err) {
+            Ok(prepared) => {
+                self.put_in_force(prepared).await;
+                Ok(())
+            }
+            Err(text) => Err(text),
+        };
+        match &done {
+            Ok(()) => tracing::info!("{asked}: the configuration is reloaded"),
+            Err(text) => tracing::error!(
+                "{asked}: the configuration is not reloaded, the one before stays in force\n{text}"
+            ),
+        }
+        *self.last.lock().unwrap_or_else(PoisonError::into_inner) = Reload {
+            at: SystemTime::now(),
+            error: done.clone().err(),
+        };
+        done
+    }
+
+    fn prepare(&self) -> Result<Prepared, String> {
+        let wanted = config::load(&self.path).map_err(|problems| problems.to_string())?;
+        let now = self.process.settings();
+        let settings = config::succeed(&now, wanted, self.descriptors)
+            .map_err(|problems| problems.to_string())?;
+        let upstream = settings.upstream.tls.as_ref();
+        let connector = upstream.map(Connector::new).transpose()?.map(Arc::new);
+        let mut shown = Vec::new();
+        for listener in &settings.listeners {
+            let acceptor = self.shown.iter().find(|(name, _)| *name == listener.name);
+            if let (Some((_, acceptor)), Some(tls)) = (acceptor, &listener.tls) {
+                let of_listener = |text| format!("listener {}: {text}", listener.name);
+                let acceptance = Acceptance::new(tls).map_err(of_listener)?;
+                shown.push((Arc::clone(acceptor), acceptance));
+            }
+        }
+        Ok(Prepared {
+            settings: Arc::new(settings),
+            connector,
+            shown,
+        })
+    }
+
+    async fn put_in_force(&self, prepared: Prepared) {
+        let Prepared {
+            settings,
+            connector,
+            shown,
+        } = prepared;
+        let before = self.process.settings();
+        let upstream = &settings.upstream;
+        let has_moved = before.upstream.address != upstream.address
+            || is_another(before.upstream.tls.as_ref(), upstream.tls.as_ref());
+        for warning in &settings.warnings {
+            tracing::warn!("{warning}");
+        }
+        log::set_level(&settings.log.level);
+        self.process.configured.store(Arc::clone(&settings));
+        self.process.tls.store(connector);
+        for (acceptor, acceptance) in shown {
+            acceptor.replace(acceptance);
+        }
+        let groups: Vec<_> = settings
+            .groups
+            .iter()
+            .map(|group| group.max_pinned)
+            .collect();
+        self.process.budget.resize(
+            upstream.max_connections,
+            upstream.shared_connections,
+            &groups,
+        );
+        self.tell_workers(Message::Reload).await;
+        // Only now: a worker knows the groups that its clients come in.
+        self.admission.reload(&settings);
+        self.tell_workers(Message::Reseat).await;
+        if has_moved {
+            self.process
+                .health
+                .set_address(upstream.address.to_string());
+        }
+        if settings.limits.enforce_on_reload {
+            self.enforce().await;
+        }
+    }
+
+    /// Tells every worker, and waits until each has done it.
+    async fn tell_workers(&self, message: impl Fn(oneshot::Sender<()>) -> Message) {
+        let mut told = Vec::new();
+        for worker in &self.workers {
+            let (done, heard) = oneshot::channel();
+            // One that has ended has nothing to reload.
+            if worker.send(message(done)).await.is_ok() {
+                told.push(heard);
+            }
+        }
+        for heard in told {
+            let _ = heard.await;
+        }
+    }
+
+    /// Closes those who are past a cap: who holds nothing and was silent for longest goes first.
+    async fn enforce(&self) {
+        let give_up = Instant::now() + SETTLED_WITHIN;
+        while self.admission.stale() > 0 && Instant::now() < give_up {
+            tokio::time::sleep(SETTLED_POLL).await;
+        }
+        let now_ms = self.process.start.elapsed().as_millis() as u64;
+        let mut cards = self.registry.list();
+        cards.sort_by_cached_key(|card| {
+            let is_busy = BUSY.iter().any(|&flag| card.has(flag));
+            (is_busy, std::cmp::Reverse(card.idle_ms(now_ms)), card.id())
+        });
+        let mut closed: Vec<u64> = Vec::new();
+        for (refusal, beyond) in self.admission.excess() {
+            let ids = cards
+                .iter()
+                .filter(|card| refusal.frees(card))
+                .map(|card| card.id());
+            let ids: Vec<u64> = ids.take(beyond).collect();
+            tracing::warn!(
+                "{refusal}; {} are closed (limits.enforce_on_reload)",
+                ids.len()
+            );
+            closed.extend(ids);
+        }
+        let beyond = self.admission.excess_in_all().saturating_sub(closed.len());
+        let is_left = |card: &&Arc<Card>| !closed.contains(&card.id());
+        let more: Vec<u64> = cards
+            .iter()
+            .filter(is_left)
+            .map(|card| card.id())
+            .take(beyond)
+            .collect();
+        if !more.is_empty() {
+            tracing::warn!(
+                "there are more clients than limits.max_clients; {} are closed (limits.enforce_on_reload)",
+                more.len()
+            );
+            closed.extend(more);
+        }
+        if !closed.is_empty() {
+            (self.errands)(Errand::Close(closed.into(), Disconnect::OverCap));
+        }
+    }
+}
+
+/// Does what may take long, as files on a device that does not answer do, where it holds up nobody.
+async fn on_a_thread<T: Send + 'static>(
+    work: impl FnOnce() -> T + Send + 'static,
+) -> Result<T, String> {
+    let (tell, told) = oneshot::channel();
+    let work = move || drop(tell.send(work()));
+    let thread = std::thread::Builder::new().name("reload".to_owned());
+    thread
+        .spawn(work)
+        .map_err(|error| format!("no thread to read the configuration: {error}"))?;
+    told.await
+        .map_err(|_| "reading the configuration failed in respool itself".to_owned())
+}
+
+/// Whether connections with the one cannot stand in for connections with the other.
+fn is_another(now: Option<&UpstreamTls>, next: Option<&UpstreamTls>) -> bool {
+    match (now, next) {
+        (None, None) => false,
+        (Some(now), Some(next)) => {
+            now.server_name != next.server_name || now.verification != next.verification
+        }
+        _ => true,
+    }
+}
