@@ -20,7 +20,7 @@ use crate::client::{Errand, Errands, make_room};
 use crate::command::PinReason;
 use crate::config::{Listener, Settings};
 use crate::identity::{Identity, Peer, Registry};
-use crate::telemetry::{Reload, ServerHealth, WorkerCounters};
+use crate::telemetry::{self, Reload, ServerHealth, WorkerCounters};
 use crate::transport::{
     Accepted, AcceptedSocket, Bound, Connector, TlsAcceptor, bind, raise_descriptor_limit,
 };
@@ -421,7 +421,14 @@ impl Door {
                     .send(Message::Rejected(Box::new(rejected)))
                     .await;
             }
-            _ => socket.turn_away(&text),
+            _ => {
+                // Clients are accepted on the first worker's thread.
+                self.workers[0]
+                    .counters
+                    .bound(telemetry::Bound::Rejected)
+                    .add(1);
+                socket.turn_away(&text);
+            }
         }
     }
 

@@ -30,6 +30,7 @@ fn scrape() -> Scrape {
             at: SystemTime::UNIX_EPOCH,
             error: None,
         },
+        handshaking: 0,
         held_rejected: 0,
         top_clients: Vec::new(),
         uptime: Duration::from_secs(1),

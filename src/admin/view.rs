@@ -61,6 +61,7 @@ impl View {
                 .lock()
                 .unwrap_or_else(PoisonError::into_inner)
                 .clone(),
+            handshaking: self.admission.handshaking() as u64,
             held_rejected: self.admission.held() as u64,
             top_clients: self.top_clients(cards, now_ms),
             warnings: self.warnings(&certificates),

@@ -15,8 +15,9 @@ use crate::identity::Identity;
 /// A place under `limits.max_clients` and in no group. Its drop gives it back.
 #[derive(Debug)]
 pub struct HandshakePermit {
-    /// `None` once it has become a [`Permit`].
-    admission: Option<Arc<Admission>>,
+    admission: Arc<Admission>,
+    /// Not any more once it has become a [`Permit`].
+    is_counted: bool,
 }
 
 impl Admission {
@@ -29,7 +30,8 @@ impl Admission {
         plan.has_room(&counts, &place)?;
         counts.handshaking += 1;
         Ok(HandshakePermit {
-            admission: Some(Arc::clone(self)),
+            admission: Arc::clone(self),
+            is_counted: true,
         })
     }
 
@@ -50,17 +52,14 @@ impl HandshakePermit {
         identity: &Identity,
         now: Instant,
     ) -> Result<Permit, (Self, Box<Refusal>)> {
-        // It is there for as long as the permit has not become another.
-        let Some(admission) = self.admission.clone() else {
-            unreachable!("a permit that became another is gone");
-        };
+        let admission = Arc::clone(&self.admission);
         let (plan, mut counts, place) = admission.decide(identity);
         match plan.enter(&mut counts, &place, now) {
             Ok(entry) => {
                 // Under one lock: nobody else gets the place in between.
                 counts.handshaking -= 1;
                 drop(counts);
-                self.admission = None;
+                self.is_counted = false;
                 Ok(admission.permit(&plan, place, entry))
             }
             Err(refusal) => {
@@ -73,8 +72,8 @@ impl HandshakePermit {
 
 impl Drop for HandshakePermit {
     fn drop(&mut self) {
-        if let Some(admission) = self.admission.take() {
-            admission.counts().handshaking -= 1;
+        if self.is_counted {
+            self.admission.counts().handshaking -= 1;
         }
     }
 }

@@ -32,6 +32,8 @@ pub struct Standing {
     pub server: ServerSnapshot,
     /// The last attempt to load the configuration; the start counts as one.
     pub last_reload: Reload,
+    /// Clients in a TLS handshake after which their certificate decides their group.
+    pub handshaking: u64,
     /// Rejected sockets that are held and answered now.
     pub held_rejected: u64,
     /// The clients worth showing, the most interesting first.

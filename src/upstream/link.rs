@@ -3,6 +3,8 @@
 //! Invariant: a frame goes to the client whose request it answers, decided by the order of the requests alone.
 //! Invariant: nothing is sent behind a change of state until the server has answered it.
 
+mod keys;
+
 use std::cell::{Cell, Ref, RefCell};
 use std::io;
 use std::rc::Rc;

@@ -14,6 +14,7 @@ mod pubsub;
 mod reload;
 mod streams;
 mod tls;
+mod tls_admission;
 mod tls_flow;
 mod tracking;
 mod transactions;
