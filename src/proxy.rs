@@ -254,7 +254,7 @@ fn open(
     };
     let mut started = Vec::new();
     for (index, mailbox) in mailboxes.into_iter().enumerate() {
-        let shared = share_of(settings, index);
+        let shared = settings.shared_of_worker(index);
         let counters = Arc::new(WorkerCounters::new(
             settings.groups.len() + SPARE_GROUPS,
             &PIN_REASONS,
@@ -291,12 +291,6 @@ fn open(
         draining: Arc::default(),
     };
     Ok((door, view))
-}
-
-/// Shared connections of worker `index`.
-fn share_of(settings: &Settings, index: usize) -> usize {
-    let (shared, workers) = (settings.upstream.shared_connections, settings.workers);
-    shared / workers + usize::from(index < shared % workers)
 }
 
 /// Tells every worker; the one that has the client acts.

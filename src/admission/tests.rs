@@ -2,6 +2,7 @@
 
 mod fixture;
 mod model;
+mod reload;
 
 use std::time::Duration;
 

@@ -77,6 +77,12 @@ impl Settings {
         })
     }
 
+    /// How many of the shared connections worker `index` has.
+    pub fn shared_of_worker(&self, index: usize) -> usize {
+        let (shared, workers) = (self.upstream.shared_connections, self.workers);
+        shared / workers + usize::from(index < shared % workers)
+    }
+
     /// File descriptors this process needs when everything it may hold is open.
     ///
     /// The sum of `limits.max_clients`, `limits.max_rejected`, `upstream.max_connections`, the listeners and

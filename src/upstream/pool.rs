@@ -165,6 +165,13 @@ impl Upstream {
     /// Goes by the thread's settings, which a reload has changed.
     pub fn reload(self: &Rc<Self>) {
         self.subscriptions.reload();
+        let shared = self.thread.settings().shared_of_worker(self.thread.index);
+        self.schedule.borrow_mut().resize(shared);
+        let mut links = self.links.borrow_mut();
+        let slots = links.len().max(shared);
+        links.resize(slots, None);
+        drop(links);
+        self.act();
     }
 
     /// Opens the first shared connection and keeps it open.
