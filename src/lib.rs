@@ -27,6 +27,8 @@ pub mod waits;
 
 pub mod telemetry;
 
+pub mod failover;
+
 pub mod transport;
 
 pub mod upstream;

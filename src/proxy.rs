@@ -222,6 +222,8 @@ fn process(settings: &Arc<Settings>, start: Instant) -> io::Result<Arc<Process>>
         queued: Default::default(),
         audiences: Default::default(),
         seats_wanted: Default::default(),
+        whereabouts: Default::default(),
+        failovers: Default::default(),
         start,
     }))
 }

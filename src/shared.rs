@@ -150,6 +150,14 @@ impl<S: Clone + PartialEq, T> Schedule<S, T> {
         Some(self.dial(link, state.clone(), false))
     }
 
+    /// Whether connection `link` may be offered to anybody.
+    pub fn is_offered(&self, link: usize) -> bool {
+        matches!(
+            self.links[link].phase,
+            Phase::Wears(_) | Phase::Changing { .. }
+        )
+    }
+
     /// Somebody waits for a connection in `state`. With `force` the state must be acknowledged anew.
     pub fn wait(&mut self, state: &S, force: bool, waiter: T) -> Ticket {
         let ticket = Ticket(self.next_ticket);

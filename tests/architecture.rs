@@ -19,6 +19,7 @@ const ORDER: &[&str] = &[
     "fanout",
     "waits",
     "telemetry",
+    "failover",
     "transport",
     "upstream",
     "client",

@@ -26,6 +26,7 @@ fn scrape() -> Scrape {
             ..UpstreamCounts::default()
         },
         server: ServerHealth::new("127.0.0.1:6379".into()).snapshot(),
+        failovers: Default::default(),
         last_reload: Reload {
             at: SystemTime::UNIX_EPOCH,
             error: None,

@@ -5,10 +5,11 @@ use std::time::SystemTime;
 
 use crate::admission::Admission;
 use crate::config::UnixSeconds;
+use crate::failover::Failover;
 use crate::identity::{Card, Flag, Registry, shown_user};
 use crate::telemetry::{
-    CertificateRow, ClientRow, GroupRow, Reload, Scrape, ServerHealth, Standing, UpstreamCounts,
-    WorkerCounters,
+    CertificateRow, ClientRow, FailoverRow, FailoverRows, GroupRow, LossCause, Reload, Scrape,
+    ServerHealth, Standing, UpstreamCounts, WorkerCounters,
 };
 use crate::transport::TlsAcceptor;
 use crate::upstream::Process;
@@ -56,6 +57,7 @@ impl View {
                 waiting: self.process.budget.waiting() as u64,
             },
             server: health.snapshot(),
+            failovers: self.failovers(),
             last_reload: self
                 .last_reload
                 .lock()
@@ -69,6 +71,31 @@ impl View {
             uptime: self.process.start.elapsed(),
         };
         Scrape::gather(&self.counters, standing)
+    }
+
+    fn failovers(&self) -> FailoverRows {
+        let now = self.process.now_micros();
+        let standing = self.process.failovers.standing(now);
+        let today = UnixSeconds::of(SystemTime::now()).0;
+        let row = |last: Failover| FailoverRow {
+            from: last.from.to_string(),
+            to: last.to.map(|node| node.to_string()),
+            cause: last.cause.label(),
+            at: today - now.saturating_sub(last.began) / 1_000_000,
+            seconds: last.took as f64 / 1e6,
+            held: last.held,
+            failed: last.failed,
+            disconnected: last.disconnected,
+        };
+        let total = |cause: LossCause| {
+            let label = cause.label();
+            (label, standing.totals.get(label).copied().unwrap_or(0))
+        };
+        FailoverRows {
+            is_circuit_open: self.process.failovers.is_open(),
+            totals: LossCause::ALL.map(total).to_vec(),
+            last: standing.last.map(row),
+        }
     }
 
     /// Those of the server, of respool towards it, and of the listeners.

@@ -2,7 +2,7 @@
 //!
 //! What contradicts something else is found in `conflicts`, on the settings built here.
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use super::file::{File, key_of};
@@ -38,7 +38,11 @@ pub(super) fn settings(file: &File, around: &Surroundings<'_>) -> (Settings, Vec
     });
     let (tls, wrong) = tls::upstream(file, around, &address(file, "upstream.address"));
     problems.extend(wrong);
-    let upstream = upstream(file, password, tls);
+    let hosts_file = hosts_file(file, around).unwrap_or_else(|problem| {
+        problems.push(problem);
+        None
+    });
+    let upstream = upstream(file, password, tls, hosts_file);
     let limits = limits(file);
     let listeners: Vec<Listener> = (0..file.tables("listener"))
         .map(|index| listener(file, around, &format!("listener[{index}]"), &mut problems))
@@ -164,9 +168,38 @@ fn shared_connections(file: &File) -> usize {
         .map_or(default, to_usize)
 }
 
-fn upstream(file: &File, password: Option<Secret>, tls: Option<UpstreamTls>) -> Upstream {
+/// The file that names are looked up in; it is read again at every lookup.
+fn hosts_file(file: &File, around: &Surroundings<'_>) -> Result<Option<PathBuf>, Problem> {
+    let key = "upstream.hosts_file";
+    let Some(path) = file.text(key).map(|path| around.dir.join(path)) else {
+        return Ok(None);
+    };
+    match std::fs::metadata(&path) {
+        Ok(_) => Ok(Some(path)),
+        Err(error) => Err(Problem::new(
+            file.line(key),
+            key,
+            format!("the file cannot be read: {error}"),
+            "name a file of the form of /etc/hosts, or remove the key",
+        )),
+    }
+}
+
+/// How long the server may be away until it counts as down: not shorter than commands wait for it.
+const CIRCUIT_AFTER: Duration = Duration::from_secs(10);
+
+fn upstream(
+    file: &File,
+    password: Option<Secret>,
+    tls: Option<UpstreamTls>,
+    hosts_file: Option<PathBuf>,
+) -> Upstream {
+    let queue_timeout = time(file, "upstream.queue.timeout");
     Upstream {
         address: address(file, "upstream.address"),
+        hosts_file,
+        resolve_interval: time(file, "upstream.resolve_interval"),
+        move_timeout: time(file, "upstream.move_timeout"),
         max_connections: number(file, "upstream.max_connections"),
         shared_connections: shared_connections(file),
         connect_timeout: time(file, "upstream.connect_timeout"),
@@ -176,8 +209,14 @@ fn upstream(file: &File, password: Option<Secret>, tls: Option<UpstreamTls>) -> 
             initial: time(file, "upstream.reconnect.initial"),
             max: time(file, "upstream.reconnect.max"),
         },
+        max_connects_per_second: file
+            .count("upstream.max_connects_per_second")
+            .map_or(u32::MAX, |rate| u32::try_from(rate).unwrap_or(u32::MAX)),
+        circuit_after: file
+            .duration("upstream.circuit.after")
+            .unwrap_or(CIRCUIT_AFTER.max(queue_timeout)),
         queue: Queue {
-            timeout: time(file, "upstream.queue.timeout"),
+            timeout: queue_timeout,
             max_commands: number(file, "upstream.queue.max_commands"),
         },
         borrow_timeout: time(file, "upstream.borrow_timeout"),

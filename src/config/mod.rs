@@ -148,6 +148,12 @@ pub struct Listener {
 pub struct Upstream {
     /// The server's address.
     pub address: Address,
+    /// Names looked up in a file of the form of `/etc/hosts` before the system is asked.
+    pub hosts_file: Option<PathBuf>,
+    /// How often the server's name is resolved while connections are up; zero: only to connect.
+    pub resolve_interval: Duration,
+    /// How long what is lent out may take to finish on a server that has moved or was demoted.
+    pub move_timeout: Duration,
     /// The hard total of sockets to the server.
     pub max_connections: usize,
     /// Of these carry multiplexed traffic; at least 1 and fewer than `max_connections`.
@@ -160,6 +166,10 @@ pub struct Upstream {
     pub keepalive: Duration,
     /// Back-off between attempts to connect.
     pub reconnect: Reconnect,
+    /// Attempts to connect a second, in the whole process; a second's worth may be made at once.
+    pub max_connects_per_second: u32,
+    /// How long no attempt to connect may succeed until new commands are answered at once as not sent; zero: never.
+    pub circuit_after: Duration,
     /// Unsent commands held while the server is away.
     pub queue: Queue,
     /// Longest wait for a connection to pin.

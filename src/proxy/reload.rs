@@ -199,7 +199,9 @@ impl Reloader {
         // Only now: a worker knows the groups that its clients come in.
         self.admission.reload(&settings);
         self.tell_workers(Message::Reseat).await;
+        self.process.server_moved();
         if has_moved {
+            self.process.renew_connections();
             self.process
                 .health
                 .set_address(upstream.address.to_string());

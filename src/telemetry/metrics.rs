@@ -4,7 +4,7 @@ use std::time::{SystemTime, UNIX_EPOCH};
 
 use super::{
     Bound, CertificateRow, ConnectResult, Disconnect, GroupRow, GroupTotals, HistogramTotals,
-    Scrape, TlsHandshake,
+    LossCause, Scrape, TlsHandshake,
 };
 
 /// One metric family.
@@ -168,6 +168,42 @@ pub const METRICS: &[Metric] = &[
                 ConnectResult::ALL.map(ConnectResult::label),
                 &s.totals.connects,
             ))
+        }),
+    },
+    Metric {
+        name: "respool_upstream_losses_total",
+        labels: &["cause"],
+        help: "Connections to the server that were lost or left, and LOADING and MASTERDOWN answers, by cause.",
+        source: Source::Counter(|s| {
+            by_label(pairs(
+                LossCause::ALL.map(LossCause::label),
+                &s.totals.losses,
+            ))
+        }),
+    },
+    Metric {
+        name: "respool_upstream_circuit_open",
+        labels: &[],
+        help: "1 while the server is known to be down and commands are answered at once as not sent.",
+        source: Source::Gauge(|s| one(u64::from(s.standing.failovers.is_circuit_open))),
+    },
+    Metric {
+        name: "respool_failovers_total",
+        labels: &["cause"],
+        help: "Times all connections to the server were lost or left and one came about again, by what was noticed first.",
+        source: Source::Counter(|s| by_label(s.standing.failovers.totals.iter().copied())),
+    },
+    Metric {
+        name: "respool_last_failover_seconds",
+        labels: &[],
+        help: "How long the last failover took, from what was noticed first to the first connection; absent without any.",
+        source: Source::Gauge(|s| {
+            let last = s.standing.failovers.last.iter();
+            last.map(|last| Sample {
+                labels: Vec::new(),
+                value: last.seconds,
+            })
+            .collect()
         }),
     },
     Metric {

@@ -19,11 +19,11 @@ mod worker;
 pub use counter::{Counter, Gauge};
 pub use exposition::{CONTENT_TYPE, render_metrics};
 pub use histogram::{BOUNDS_MICROS, Histogram, HistogramTotals};
-pub use labels::{Bound, ConnectResult, Disconnect, TlsHandshake};
+pub use labels::{Bound, ConnectResult, Disconnect, LossCause, TlsHandshake};
 pub use metrics::{METRICS, Metric, Sample, Source};
 pub use scrape::{
-    CertificateRow, ClientRow, GroupRow, GroupTotals, Reload, Scrape, Standing, Totals,
-    UpstreamCounts,
+    CertificateRow, ClientRow, FailoverRow, FailoverRows, GroupRow, GroupTotals, Reload, Scrape,
+    Standing, Totals, UpstreamCounts,
 };
 pub use server::{LastError, ServerHealth, ServerSnapshot};
 pub use status::status_json;

@@ -8,8 +8,8 @@ use std::time::{Duration, SystemTime};
 use serde::Serialize;
 
 use super::{
-    Bound, ConnectResult, Counter, Disconnect, GroupCounters, HistogramTotals, ServerSnapshot,
-    TlsHandshake, WorkerCounters,
+    Bound, ConnectResult, Counter, Disconnect, GroupCounters, HistogramTotals, LossCause,
+    ServerSnapshot, TlsHandshake, WorkerCounters,
 };
 
 /// All there is to tell at one moment.
@@ -30,6 +30,8 @@ pub struct Standing {
     pub upstream: UpstreamCounts,
     /// The server's health.
     pub server: ServerSnapshot,
+    /// How the server was lost, and whether it is.
+    pub failovers: FailoverRows,
     /// The last attempt to load the configuration; the start counts as one.
     pub last_reload: Reload,
     /// Clients in a TLS handshake after which their certificate decides their group.
@@ -44,6 +46,38 @@ pub struct Standing {
     pub warnings: Vec<String>,
     /// Since the process started.
     pub uptime: Duration,
+}
+
+/// How the server was lost and found.
+#[derive(Debug, Clone, Default)]
+pub struct FailoverRows {
+    /// The server is known to be down: commands are answered at once as not sent.
+    pub is_circuit_open: bool,
+    /// Failovers that are over, by each cause.
+    pub totals: Vec<(&'static str, u64)>,
+    /// The one under way, else the last.
+    pub last: Option<FailoverRow>,
+}
+
+/// One failover.
+#[derive(Debug, Clone, PartialEq, Serialize)]
+pub struct FailoverRow {
+    /// The address that was lost.
+    pub from: String,
+    /// The address of the first connection after; `None`: it is not over.
+    pub to: Option<String>,
+    /// What was noticed first; a value of [`LossCause`].
+    pub cause: &'static str,
+    /// When, in seconds since the epoch.
+    pub at: u64,
+    /// From then to the first connection; so far, when it is not over.
+    pub seconds: f64,
+    /// Commands that waited for the server.
+    pub held: u64,
+    /// Commands answered as not sent.
+    pub failed: u64,
+    /// Clients closed because a command of theirs was sent and not answered.
+    pub disconnected: u64,
 }
 
 /// A certificate in use.
@@ -140,6 +174,8 @@ pub struct Totals {
     pub pin_reasons: &'static [&'static str],
     /// Attempts to connect to the server, by [`ConnectResult`].
     pub connects: [u64; ConnectResult::ALL.len()],
+    /// Connections to the server lost or left, by [`LossCause`].
+    pub losses: [u64; LossCause::ALL.len()],
     /// TLS handshakes with clients, by [`TlsHandshake`].
     pub client_handshakes: [u64; TlsHandshake::ALL.len()],
     /// TLS handshakes with the server, by [`TlsHandshake`].
@@ -206,6 +242,9 @@ impl Totals {
         }
         for result in ConnectResult::ALL {
             self.connects[result as usize] += worker.connects(result).get();
+        }
+        for cause in LossCause::ALL {
+            self.losses[cause as usize] += worker.losses(cause).get();
         }
         for result in TlsHandshake::ALL {
             self.client_handshakes[result as usize] += worker.client_handshakes(result).get();

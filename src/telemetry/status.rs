@@ -5,12 +5,12 @@ use serde_json::{Map, Value, json};
 use super::exposition::VERSION;
 use super::metrics::unix_seconds;
 use super::{
-    Bound, ConnectResult, Disconnect, GroupRow, GroupTotals, LastError, Reload, Scrape,
+    Bound, ConnectResult, Disconnect, GroupRow, GroupTotals, LastError, LossCause, Reload, Scrape,
     ServerSnapshot, TlsHandshake,
 };
 
 /// The whole scrape as one JSON object: `version`, `uptime_seconds`, `server`, `pool`, `groups`, `clients`,
-/// `certificates`, `warnings`, `last_reload`. Times are in seconds since the epoch; what is unknown is `null`.
+/// `circuit`, `last_failover`, `certificates`, `warnings`, `last_reload`. Times are in seconds since the epoch; what is unknown is `null`.
 pub fn status_json(scrape: &Scrape) -> Value {
     let standing = &scrape.standing;
     let groups: Vec<_> = standing.groups.iter().zip(&scrape.totals.groups).collect();
@@ -27,6 +27,8 @@ pub fn status_json(scrape: &Scrape) -> Value {
             "held_rejected": standing.held_rejected,
             "top": standing.top_clients,
         },
+        "circuit": if standing.failovers.is_circuit_open { "open" } else { "closed" },
+        "last_failover": standing.failovers.last,
         "certificates": standing.certificates,
         "warnings": standing.warnings,
         "last_reload": reload(&standing.last_reload),
@@ -61,6 +63,7 @@ fn pool(scrape: &Scrape) -> Value {
         "state_changes": totals.redresses,
         "tls_handshakes": by_label(TlsHandshake::ALL.map(TlsHandshake::label), &totals.server_handshakes),
         "connects": by_label(ConnectResult::ALL.map(ConnectResult::label), &totals.connects),
+        "losses": by_label(LossCause::ALL.map(LossCause::label), &totals.losses),
         "bounds_reached": by_label(Bound::ALL.map(Bound::label), &totals.bounds),
     })
 }

@@ -51,6 +51,20 @@ fn standing() -> Standing {
                 at: UNIX_EPOCH + Duration::from_secs(99),
             }),
         },
+        failovers: FailoverRows {
+            is_circuit_open: true,
+            totals: vec![("reset", 2), ("moved", 0)],
+            last: Some(FailoverRow {
+                from: "10.0.0.1:6379".into(),
+                to: Some("10.0.0.2:6379".into()),
+                cause: "reset",
+                at: 98,
+                seconds: 1.5,
+                held: 4,
+                failed: 3,
+                disconnected: 2,
+            }),
+        },
         last_reload: Reload {
             at: UNIX_EPOCH + Duration::from_secs(1_000),
             error: None,
@@ -87,6 +101,7 @@ fn workers() -> Vec<Arc<WorkerCounters>> {
             .disconnect(Disconnect::OutputBuffer)
             .add(5 * n);
         worker.connects(ConnectResult::Refused).add(6 * n);
+        worker.losses(LossCause::HalfOpen).add(2 * n);
         worker.client_handshakes(TlsHandshake::Resumed).add(3 * n);
         worker.server_handshakes(TlsHandshake::Failed).add(2 * n);
         worker.bound(Bound::QueueTimeout).add(7 * n);

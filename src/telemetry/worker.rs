@@ -2,7 +2,7 @@
 //!
 //! Invariant: only the worker that owns the counters writes them; the `Arc` they live in is for readers.
 
-use super::{Bound, ConnectResult, Counter, Disconnect, Gauge, Histogram, TlsHandshake};
+use super::{Bound, ConnectResult, Counter, Disconnect, Gauge, Histogram, LossCause, TlsHandshake};
 
 /// The counters of one worker. Aligned so that no two workers write the same cache line.
 #[derive(Debug)]
@@ -11,6 +11,7 @@ pub struct WorkerCounters {
     groups: Box<[GroupCounters]>,
     pin_reasons: &'static [&'static str],
     connects: [Counter; ConnectResult::ALL.len()],
+    losses: [Counter; LossCause::ALL.len()],
     bounds: [Counter; Bound::ALL.len()],
     client_handshakes: [Counter; TlsHandshake::ALL.len()],
     server_handshakes: [Counter; TlsHandshake::ALL.len()],
@@ -54,6 +55,7 @@ impl WorkerCounters {
                 .collect(),
             pin_reasons,
             connects: Default::default(),
+            losses: Default::default(),
             bounds: Default::default(),
             client_handshakes: Default::default(),
             server_handshakes: Default::default(),
@@ -89,6 +91,11 @@ impl WorkerCounters {
     #[inline]
     pub fn connects(&self, result: ConnectResult) -> &Counter {
         &self.connects[result as usize]
+    }
+
+    /// Connections to the server lost or left so.
+    pub fn losses(&self, cause: LossCause) -> &Counter {
+        &self.losses[cause as usize]
     }
 
     /// TLS handshakes with clients that ended so.

@@ -5,14 +5,15 @@ use std::io;
 use std::rc::Rc;
 use std::time::Instant;
 
-use super::link::Link;
+use super::link::{Link, Origin};
 use super::server::Server;
 use super::thread::Thread;
 use crate::budget::SocketPermit;
+use crate::failover::Node;
 use crate::resp::speak::encode_request;
 use crate::resp::{ReplyScanner, parse_integer};
 use crate::session::{Change, Credentials, Protocol, State, name_request, steps};
-use crate::telemetry::{ConnectResult, TlsHandshake};
+use crate::telemetry::{ConnectResult, LossCause, TlsHandshake};
 use crate::transport::{DialError, Stream, dial};
 
 /// Why no connection in the wanted state came about.
@@ -25,6 +26,8 @@ pub(super) enum ConnectError {
         /// How it is counted.
         result: ConnectResult,
     },
+    /// The server is there, and answers that it cannot serve now: LOADING, MASTERDOWN.
+    Unready(LossCause, String),
     /// The server refused the client's user or database with this reply.
     Refused(Vec<u8>),
 }
@@ -32,7 +35,7 @@ pub(super) enum ConnectError {
 impl fmt::Display for ConnectError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            Self::Away { text, .. } => f.write_str(text),
+            Self::Away { text, .. } | Self::Unready(_, text) => f.write_str(text),
             Self::Refused(reply) => write!(f, "{}", String::from_utf8_lossy(reply).trim_end()),
         }
     }
@@ -60,17 +63,44 @@ pub(super) async fn connect(
     let result = match &greeted {
         Ok(_) => ConnectResult::Ok,
         Err(ConnectError::Refused(_)) => ConnectResult::HandshakeError,
+        Err(ConnectError::Unready(cause, _)) => {
+            thread.counters.losses(*cause).add(1);
+            ConnectResult::Unready
+        }
         Err(ConnectError::Away { result, .. }) => *result,
     };
     thread.counters.connects(result).add(1);
-    let (stream, server_id) = greeted?;
+    let Greeted {
+        stream,
+        server_id,
+        node,
+        is_replica,
+    } = greeted?;
+    let opened_micros = thread.process.now_micros();
+    let failovers = &thread.process.failovers;
+    failovers.opened(permit.kind(), &node, !is_replica, opened_micros);
+    let origin = Origin {
+        node,
+        is_replica,
+        opened_micros,
+    };
     Ok(Link::new(
         Rc::clone(thread),
         stream,
         permit,
         state.clone(),
         (name, server_id),
+        origin,
     ))
+}
+
+/// A connection in the wanted state.
+struct Greeted {
+    stream: Stream,
+    server_id: i64,
+    node: Node,
+    /// The server calls itself a replica.
+    is_replica: bool,
 }
 
 async fn greet(
@@ -78,21 +108,19 @@ async fn greet(
     own: Option<&Rc<Credentials>>,
     state: &State,
     name: &str,
-) -> Result<(Stream, i64), ConnectError> {
+) -> Result<Greeted, ConnectError> {
     let upstream = &thread.settings().upstream;
-    let stream = dial(
-        &upstream.address,
-        upstream.connect_timeout,
-        upstream.keepalive,
-    )
-    .await
-    .map_err(|error| {
+    let dialled = async {
+        let nodes = thread.process.locate(upstream.connect_timeout).await?;
+        dial(&nodes, upstream.connect_timeout, upstream.keepalive).await
+    };
+    let (stream, node) = dialled.await.map_err(|error| {
         let result = match &error {
             DialError::Timeout(_) => ConnectResult::Timeout,
             DialError::Io(io) if io.kind() == io::ErrorKind::ConnectionRefused => {
                 ConnectResult::Refused
             }
-            DialError::Io(_) => ConnectResult::Error,
+            DialError::Io(_) | DialError::Unresolved(_) => ConnectResult::Error,
         };
         away(error.to_string(), result)
     })?;
@@ -104,7 +132,7 @@ async fn greet(
     };
     let limit = upstream.connect_timeout;
     let settled = tokio::time::timeout(limit, settle(&mut talk, thread, own, state, name)).await;
-    let server_id = settled.unwrap_or_else(|_| {
+    let (server_id, is_replica) = settled.unwrap_or_else(|_| {
         Err(away(
             format!(
                 "the server did not answer respool's first commands within {limit:?} (upstream.connect_timeout)"
@@ -112,26 +140,31 @@ async fn greet(
             ConnectResult::Timeout,
         ))
     })?;
-    Ok((talk.stream, server_id))
+    Ok(Greeted {
+        stream: talk.stream,
+        server_id,
+        node,
+        is_replica,
+    })
 }
 
-/// What is said before a connection carries traffic. Returns its id at the server.
+/// What is said before a connection carries traffic. Returns its id at the server, and whether that calls itself a replica.
 async fn settle(
     talk: &mut Talk,
     thread: &Rc<Thread>,
     own: Option<&Rc<Credentials>>,
     state: &State,
     name: &str,
-) -> Result<i64, ConnectError> {
+) -> Result<(i64, bool), ConnectError> {
     let started = Instant::now();
     authenticate(talk, own).await?;
-    let server_id = introduce(talk, thread, name).await?;
+    let (server_id, is_replica) = introduce(talk, thread, name).await?;
     thread
         .process
         .health
         .answered(started.elapsed().as_micros() as u64);
     wear(talk, own, state, name).await?;
-    Ok(server_id)
+    Ok((server_id, is_replica))
 }
 
 /// Makes TLS of the connection, where the server speaks it.
@@ -173,16 +206,24 @@ async fn authenticate(talk: &mut Talk, own: Option<&Rc<Credentials>>) -> Result<
     Ok(())
 }
 
-/// Learns the server's HELLO in both protocols and the connection's id; leaves it named and in RESP2.
-async fn introduce(talk: &mut Talk, thread: &Rc<Thread>, name: &str) -> Result<i64, ConnectError> {
+/// Learns the server's HELLO in both protocols, the connection's id, and whether the server is a replica; leaves it named
+/// and in RESP2.
+async fn introduce(
+    talk: &mut Talk,
+    thread: &Rc<Thread>,
+    name: &str,
+) -> Result<(i64, bool), ConnectError> {
     // While a script runs HELLO is all that is answered; servers older than it know CLIENT alone.
     let mut request = encode_request(&["HELLO", "3"]);
     request.extend(encode_request(&["HELLO", "2", "SETNAME", name]));
     request.extend(name_request(name));
     request.extend(encode_request(&["CLIENT", "ID"]));
+    // A server that is loading, or a replica that may not serve stale data, answers all of these but PING.
+    request.extend(encode_request(&["PING"]));
     talk.send(&request).await?;
     let (three, two) = (talk.reply().await?, talk.reply().await?);
     let (_, id) = (talk.reply().await?, talk.reply().await?);
+    talk.reply().await?;
     let mut server = Server::default();
     if !server.hello(Protocol::Resp2, &two) {
         let text = String::from_utf8_lossy(&two).trim_end().to_owned();
@@ -202,6 +243,7 @@ async fn introduce(talk: &mut Talk, thread: &Rc<Thread>, name: &str) -> Result<i
     }
     server.hello(Protocol::Resp3, &three);
     let told = server.connection_id();
+    let is_replica = matches!(server.role.as_str(), "replica" | "slave");
     thread
         .process
         .health
@@ -219,7 +261,7 @@ async fn introduce(talk: &mut Talk, thread: &Rc<Thread>, name: &str) -> Result<i
     let number = id
         .strip_prefix(b":")
         .and_then(|line| parse_integer(line.trim_ascii_end()));
-    Ok(told.or(number).unwrap_or(0))
+    Ok((told.or(number).unwrap_or(0), is_replica))
 }
 
 /// Goes from a fresh connection to `state`; a refusal is the client's.
@@ -351,10 +393,15 @@ fn refuse_full(reply: Vec<u8>) -> Result<Vec<u8>, ConnectError> {
             ConnectResult::MaxClients,
         ));
     }
-    if text.starts_with("-LOADING")
-        || text.starts_with("-MASTERDOWN")
-        || text.starts_with("-DENIED")
-    {
+    let unready = [
+        ("-LOADING ", LossCause::Loading),
+        ("-MASTERDOWN ", LossCause::MasterDown),
+    ];
+    if let Some((_, cause)) = unready.iter().find(|(word, _)| text.starts_with(word)) {
+        let text = format!("the server said {}", text.trim_end());
+        return Err(ConnectError::Unready(*cause, text));
+    }
+    if text.starts_with("-DENIED") {
         return Err(away(
             format!("the server said {}", text.trim_end()),
             ConnectResult::HandshakeError,

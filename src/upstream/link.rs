@@ -3,28 +3,29 @@
 //! Invariant: a frame goes to the client whose request it answers, decided by the order of the requests alone.
 //! Invariant: nothing is sent behind a change of state until the server has answered it.
 
+mod ending;
 mod keys;
+
+pub(super) use ending::{Ended, Leaving, Origin};
 
 use std::cell::{Cell, Ref, RefCell};
 use std::io;
 use std::rc::Rc;
 use std::task::{Context, Poll, Waker};
-use std::time::Duration;
+
+use ending::Closing;
 
 use super::outlet::{Outlet, Unsent};
 use super::pushes::{Forward, Pushes, ends_stream, is_monitored};
 use super::subscription::Subscriptions;
 use super::thread::Thread;
 use super::traffic::{
-    Answer, Dressed, Dressing, Due, Inner, Kind, NO_RESP, OwnReply, Show, invalid, unasked,
+    Dressed, Dressing, Due, Inner, Kind, NO_RESP, OwnReply, Show, invalid, unasked,
 };
 use crate::budget::SocketPermit;
 use crate::session::{Effect, State, Step, Stream as SessionStream};
-use crate::telemetry::{Bound, Disconnect};
+use crate::telemetry::{Bound, LossCause};
 use crate::transport::Stream;
-
-/// How long a connection being closed may take to be acknowledged before its socket is dropped.
-const LINGER: Duration = Duration::from_secs(1);
 
 /// Reads of one turn before other tasks get theirs.
 const READS_A_TURN: usize = 16;
@@ -52,7 +53,16 @@ pub struct Link {
     holds: Rc<()>,
     /// A request has been sent in part: nothing but its rest may follow.
     partial: Cell<bool>,
-    closing: Cell<Option<&'static str>>,
+    /// Where it goes to, and since when.
+    origin: Origin,
+    closing: Cell<Option<Closing>>,
+    leaving: Cell<Option<Leaving>>,
+    /// How often what may make it one to be left had changed when that was last asked.
+    pub(super) checked: Cell<u64>,
+    /// The server has said on it that it is no primary, and nobody has heeded that yet.
+    alarm: Cell<Option<LossCause>>,
+    /// The server has refused a write on it, being a replica.
+    has_refused_write: Cell<bool>,
     woken: Cell<bool>,
     waker: RefCell<Option<Waker>>,
 }
@@ -65,10 +75,16 @@ impl Link {
         permit: SocketPermit,
         worn: State,
         (name, server_id): (String, i64),
+        origin: Origin,
     ) -> Rc<Self> {
         Rc::new(Self {
             name,
             server_id,
+            origin,
+            leaving: Cell::new(None),
+            checked: Cell::new(0),
+            alarm: Cell::new(None),
+            has_refused_write: Cell::new(false),
             slot: Cell::new(usize::MAX),
             thread,
             stream: RefCell::new(Some(Rc::new(stream))),
@@ -247,31 +263,6 @@ impl Link {
         !self.inner.borrow().dressings.is_empty()
     }
 
-    /// Ends the connection.
-    pub fn close(&self, why: &'static str) {
-        if self.closing.get().is_none() {
-            self.closing.set(Some(why));
-            if let Some(waker) = &*self.waker.borrow() {
-                waker.wake_by_ref();
-            }
-        }
-    }
-
-    /// Closes the connection when replies have been due for `limit` without a byte of them coming. A blocking call may
-    /// take its time.
-    pub fn check_progress(&self, limit: Duration) {
-        let inner = self.inner.borrow();
-        let waits = match inner.due.front() {
-            None => return,
-            Some(due) if due.is_blocking() => return,
-            Some(_) => !self.raw.get() && !self.partial.get(),
-        };
-        if waits && self.thread.clock.is_past(inner.progress_micros, limit) {
-            self.thread.counters.bound(Bound::ReplyTimeout).add(1);
-            self.close("no reply within upstream.reply_timeout");
-        }
-    }
-
     /// Whether the front reply belongs to a blocking call.
     pub fn is_blocked(&self) -> bool {
         let inner = self.inner.borrow();
@@ -285,17 +276,17 @@ impl Link {
         self: &Rc<Self>,
         mut idle: impl FnMut(&Rc<Self>),
         lost: impl FnOnce(),
-    ) -> String {
+    ) -> Ended {
         let stream = self.stream.borrow().clone();
         let Some(stream) = stream else {
-            return String::new();
+            return Ended::default();
         };
-        let why = std::future::poll_fn(|cx| self.poll(cx, &stream, &mut idle)).await;
-        self.closing.set(Some("lost"));
+        let ended = std::future::poll_fn(|cx| self.poll(cx, &stream, &mut idle)).await;
+        self.end(&ended);
         lost();
         self.collapse();
         self.linger(stream).await;
-        why
+        ended
     }
 
     fn poll(
@@ -303,7 +294,7 @@ impl Link {
         cx: &mut Context<'_>,
         stream: &Stream,
         idle: &mut impl FnMut(&Rc<Self>),
-    ) -> Poll<String> {
+    ) -> Poll<Ended> {
         self.woken.set(false);
         let mut waker = self.waker.borrow_mut();
         if !waker.as_ref().is_some_and(|old| old.will_wake(cx.waker())) {
@@ -311,26 +302,28 @@ impl Link {
         }
         drop(waker);
         for _ in 0..READS_A_TURN {
-            if let Some(why) = self.closing.get() {
+            if let Some(closing) = self.closing.get() {
                 // What was to be sent before it was closed goes out as far as it can: an element that is put back.
                 let _ = self.write(cx, stream);
-                return Poll::Ready(why.to_owned());
+                return Poll::Ready(closing.into());
             }
             if let Err(error) = self.write(cx, stream) {
-                return Poll::Ready(error.to_string());
+                return Poll::Ready(self.ended_by(&error));
             }
             match stream.poll_read_ready(cx) {
                 Poll::Pending => return Poll::Pending,
-                Poll::Ready(Err(error)) => return Poll::Ready(error.to_string()),
+                Poll::Ready(Err(error)) => return Poll::Ready(self.ended_by(&error)),
                 Poll::Ready(Ok(())) => {}
             }
             match self.read(stream) {
                 Ok(()) => {}
                 Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
                 Err(error) => {
+                    // Who was due a reply tells a replica's close from others.
+                    let ended = self.ended_by(&error);
                     // What was answered before it still counts.
                     self.react();
-                    return Poll::Ready(error.to_string());
+                    return Poll::Ready(ended);
                 }
             }
             self.react();
@@ -464,14 +457,19 @@ impl Link {
             return Ok((0, false));
         };
         let (mut at, mut complete, mut goes_on) = (0, 0, true);
-        while complete < *count
-            && at < buf.len()
-            && !(buf[at] == b'>' && inner.scanner.at_boundary())
-        {
+        while complete < *count && at < buf.len() {
+            // Only these two marks need a look at where they stand.
+            let is_marked = matches!(buf[at], b'>' | b'-') && inner.scanner.at_boundary();
+            if is_marked && buf[at] == b'>' {
+                break;
+            }
             let step = inner
                 .scanner
                 .advance(&buf[at..])
                 .map_err(|_| invalid(NO_RESP.to_owned()))?;
+            if is_marked && step.complete {
+                self.hear_error(&buf[at..at + step.used]);
+            }
             at += step.used;
             if !step.complete {
                 goes_on = false;
@@ -502,6 +500,9 @@ impl Link {
         let step = inner.advance(buf)?;
         if step.used == 0 {
             return Ok((0, false));
+        }
+        if starts && step.complete && buf[0] == b'-' {
+            self.hear_error(&buf[..step.used]);
         }
         inner.frame(&buf[..step.used], starts, step.complete)?;
         match inner.started_stream() {
@@ -594,96 +595,6 @@ impl Link {
         if let Some(Dressing { refusal, done, .. }) = done {
             done(refusal.map_or(Ok(()), Err));
         }
-    }
-
-    /// The connection is lost: requests never sent go back to their clients, who sent others are closed after the
-    /// replies they got.
-    fn collapse(&self) {
-        let (due, out, written, sent_total, room, dressing) = {
-            let mut inner = self.inner.borrow_mut();
-            let inner = std::mem::take(&mut *inner);
-            (
-                inner.due,
-                inner.out,
-                inner.written,
-                inner.sent_total,
-                inner.room,
-                inner.dressings,
-            )
-        };
-        let first = sent_total - written as u64;
-        let mut dues = due.into_iter().peekable();
-        let pinned = self.pushes.borrow_mut().take_client();
-        let mut own = Vec::new();
-        while let Some(due) = dues.next() {
-            let (outlet, count, kind, show, start) = match due {
-                Due::Client {
-                    outlet,
-                    count,
-                    kind,
-                    show,
-                    start,
-                    ..
-                } => (outlet, count, kind, show, start),
-                Due::Own {
-                    reply: OwnReply::Then(then),
-                    start,
-                } => {
-                    own.push((then.call, start < sent_total));
-                    continue;
-                }
-                Due::Own { .. } => continue,
-            };
-            let plain = matches!(kind, Kind::Plain) && !matches!(show, Show::Replace(_));
-            if start >= sent_total && plain && pinned.is_none() {
-                let next = dues.peek().map(|next| match next {
-                    Due::Client { start, .. } | Due::Own { start, .. } => (start - first) as usize,
-                });
-                let from = (start - first) as usize;
-                let bytes = out[from..next.unwrap_or(out.len())].to_vec();
-                outlet.take_back(Unsent {
-                    bytes,
-                    count,
-                    visible: show == Show::Pass,
-                });
-            } else {
-                outlet.close(Disconnect::UpstreamLost);
-            }
-        }
-        if let Some(outlet) = pinned {
-            outlet.close(Disconnect::UpstreamLost);
-        }
-        room.into_iter().for_each(Waker::wake);
-        for (call, sent) in own {
-            call(Answer::Lost { sent });
-        }
-        // Whoever waits for the change learns of the loss from the schedule or from the dropped callback.
-        drop(dressing);
-    }
-
-    /// Closes so that the server has forgotten the connection before its permit is given back.
-    async fn linger(&self, stream: Rc<Stream>) {
-        self.stream.borrow_mut().take();
-        stream.finish_writing();
-        let emptied = std::future::poll_fn(|cx| {
-            loop {
-                match stream.poll_read_ready(cx) {
-                    Poll::Pending => return Poll::Pending,
-                    Poll::Ready(Err(_)) => return Poll::Ready(()),
-                    Poll::Ready(Ok(())) => {}
-                }
-                match stream.try_read(&mut self.thread.scratch.borrow_mut()[..]) {
-                    Ok(0) => return Poll::Ready(()),
-                    Ok(_) => {}
-                    Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
-                    Err(_) => return Poll::Ready(()),
-                }
-            }
-        });
-        // A server that hangs is not waited for.
-        let _ = tokio::time::timeout(LINGER, emptied).await;
-        drop(stream);
-        self.permit.borrow_mut().take();
     }
 
     #[inline]

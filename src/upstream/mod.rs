@@ -2,8 +2,11 @@
 //!
 //! Invariant: every socket to the server holds a permit of the process-wide budget until the server has seen it close.
 
+mod away;
+mod failovers;
 mod handshake;
 mod link;
+mod moving;
 mod outlet;
 mod permission;
 mod pins;
@@ -15,7 +18,9 @@ mod subscription;
 mod thread;
 mod traffic;
 mod waiting;
+mod whereabouts;
 
+pub use failovers::Failovers;
 pub use link::Link;
 pub use outlet::{Outlet, Unsent};
 pub use pins::{Pin, PinError};
@@ -26,3 +31,4 @@ pub use subscription::{SubscribeResult, Subscriptions, TooManySubscriptions};
 pub use thread::{Process, Queued, Thread};
 pub use traffic::{Kind, OwnReply, Show};
 pub use waiting::{Blocked, Waiter};
+pub use whereabouts::Whereabouts;

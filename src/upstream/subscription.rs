@@ -21,7 +21,7 @@ use crate::fanout::{
 };
 use crate::resp::speak::{push_bulk, push_header};
 use crate::session::State;
-use crate::telemetry::{Bound, Disconnect};
+use crate::telemetry::{Bound, Disconnect, LossCause};
 use crate::transport::READ_SIZE;
 
 /// A connection that has been silent for this long is asked whether it is still there.
@@ -362,13 +362,21 @@ impl Subscriptions {
         if self.has_pinged.get() {
             if clock.is_past(silent_since, PING_AFTER + reply_timeout) {
                 self.thread.counters.bound(Bound::ReplyTimeout).add(1);
-                link.close("no answer to PING within upstream.reply_timeout");
+                link.lose(
+                    LossCause::HalfOpen,
+                    "no answer to PING within upstream.reply_timeout",
+                );
             }
         } else if clock.is_past(silent_since, PING_AFTER) {
             self.has_pinged.set(true);
             self.fanout.borrow_mut().ping();
         }
         self.turn();
+    }
+
+    /// The connection, while there is one.
+    pub(super) fn connection(&self) -> Option<Rc<Link>> {
+        self.link.borrow().clone()
     }
 
     /// Whether there is a connection, and it is not lost.
@@ -429,22 +437,26 @@ impl Upstream {
                 break;
             }
             let name = self.name("subscription");
-            match connect(
+            self.connect_turn().await;
+            let connected = connect(
                 &self.thread,
                 self.own.as_ref(),
                 &State::INITIAL,
                 name,
                 permit,
-            )
-            .await
-            {
+            );
+            match connected.await {
                 Ok(link) => {
                     self.connected();
                     subscriptions.opened(&link);
-                    let why = link
+                    let ended = link
                         .drive(|_| subscriptions.turn(), || self.lost_subscriptions())
                         .await;
-                    tracing::debug!("the subscription connection to the server ended: {why}");
+                    tracing::debug!(
+                        cause = ended.cause.map(LossCause::label),
+                        "the subscription connection to the server ended: {}",
+                        ended.why
+                    );
                 }
                 Err(error) => self.failed(&error),
             }

@@ -8,7 +8,9 @@ use std::time::Instant;
 
 use arc_swap::{ArcSwap, ArcSwapOption};
 
+use super::failovers::Failovers;
 use super::server::Server;
+use super::whereabouts::Whereabouts;
 use crate::budget::Budget;
 use crate::config::Settings;
 use crate::fanout::Audiences;
@@ -33,6 +35,10 @@ pub struct Process {
     pub seats_wanted: AtomicUsize,
     /// Who is subscribed to what, in all workers.
     pub audiences: Audiences,
+    /// Where the server is.
+    pub whereabouts: Arc<Whereabouts>,
+    /// How the server was lost.
+    pub failovers: Failovers,
     /// When the process' clock started.
     pub start: Instant,
 }

@@ -37,6 +37,8 @@ pub(super) fn is_passing(error: &[u8]) -> bool {
         b"NOREPLICAS",
         b"LOADING",
         b"MASTERDOWN",
+        // By the server itself, not by CLIENT UNBLOCK: it is a primary no more, and ends all blocked calls.
+        b"UNBLOCKED",
     ];
     let text = error.strip_prefix(b"-").unwrap_or(error);
     let because = b"EXECABORT Transaction discarded because of: ";

@@ -4,6 +4,7 @@ mod canary;
 mod caps;
 mod clients;
 mod differential;
+mod failover;
 mod harness;
 mod invariants;
 mod lifecycle;

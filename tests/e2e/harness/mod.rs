@@ -41,10 +41,12 @@
 //! - **Threads**: `Redis` and `Respool` are `Sync` (use `std::thread::scope`); a `Client` belongs to one thread.
 
 mod client;
+mod pipe;
 mod pki;
 mod ports;
 mod redis;
 mod respool;
+mod scripted;
 mod tests;
 mod value;
 
@@ -52,9 +54,11 @@ use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 pub(crate) use client::{Client, encode};
+pub(crate) use pipe::Pipe;
 pub(crate) use pki::{Pair, Pki};
 pub(crate) use redis::{ConnectionWatch, Redis};
 pub(crate) use respool::Respool;
+pub(crate) use scripted::{Act, Scripted};
 pub(crate) use value::{Unparsed, Value, show};
 
 /// How long anything may take before the test fails: generous, so that only a hang reaches it.
