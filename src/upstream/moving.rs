@@ -1,4 +1,4 @@
-//! Leaving a server that has moved or was demoted: each connection takes no new work, finishes what is under way and goes.
+//! Leaving a server that has moved or was demoted, or a connection whose TLS keys are nearly used up: each connection takes no new work, finishes what is under way and goes.
 //!
 //! Invariant: what is under way on a lent connection goes on for at most `upstream.move_timeout`; a shared one that owes
 //! replies is left when nothing has moved on it for [`STUCK_AFTER`].
@@ -27,6 +27,14 @@ impl Upstream {
         for link in self.all_links() {
             if link.checked.replace(changes) != changes {
                 self.check(&link, now);
+            }
+            if link.leaving().is_none() && link.is_worn_out() {
+                // What is under way has time to end: the keys last for a while yet.
+                link.set_leaving(Leaving {
+                    cause: LossCause::TlsKeys,
+                    from_micros: now,
+                    until_micros: u64::MAX,
+                });
             }
             if link
                 .leaving()
@@ -74,7 +82,7 @@ impl Upstream {
         let Some(leaving) = link.leaving().filter(|_| link.is_alive()) else {
             return;
         };
-        let why = "the server has moved or was demoted";
+        let why = leaving.why();
         let is_shared = link.slot.get() != usize::MAX;
         let is_idle = self
             .idle_pins
@@ -91,7 +99,8 @@ impl Upstream {
                 self.finish(link);
             }
             let patience = leaving.from_micros + STUCK_AFTER.as_micros() as u64;
-            if now >= patience && link.is_stuck(STUCK_AFTER) {
+            let is_silent = link.is_stuck(STUCK_AFTER) && leaving.cause != LossCause::TlsKeys;
+            if now >= patience && is_silent {
                 link.lose(leaving.cause, why);
             }
         } else if is_idle || is_subscription {
@@ -117,7 +126,7 @@ impl Upstream {
             && link.is_alive()
             && !self.has_seat_at(&link.origin().node)
         {
-            link.lose(leaving.cause, "the server has moved or was demoted");
+            link.lose(leaving.cause, leaving.why());
         }
     }
 

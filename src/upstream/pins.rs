@@ -201,7 +201,7 @@ impl Upstream {
             return link.close("replies are due on it that are nobody's");
         }
         if let Some(leaving) = link.leaving() {
-            return link.lose(leaving.cause, "the server has moved or was demoted");
+            return link.lose(leaving.cause, leaving.why());
         }
         self.idle_pins.borrow_mut().push(link);
         // In this order: who begins to wait from here on finds it.
