@@ -10,7 +10,7 @@ use std::rc::Rc;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::thread::JoinHandle;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use tokio::runtime::{Builder, LocalOptions};
 use tokio::sync::{mpsc, oneshot};
@@ -18,7 +18,6 @@ use tokio::sync::{mpsc, oneshot};
 use crate::admission::{Admission, HandshakePermit, HoldPermit, Permit};
 use crate::client::{Errand, Errands, Site};
 use crate::identity::{Identity, Peer, Registry};
-use crate::resp::speak::encode_request;
 use crate::telemetry::WorkerCounters;
 use crate::transport::Accepted;
 use crate::upstream::{Process, Thread, Upstream};
@@ -28,9 +27,6 @@ const MAILBOX: usize = 4096;
 
 /// How often what time makes due is looked at: deadlines are kept to within this.
 const TICK: Duration = Duration::from_millis(50);
-
-/// How often the server is asked for its health.
-const HEALTH_EVERY: Duration = Duration::from_secs(5);
 
 /// How long closing the connections to the server may take at the end.
 const FAREWELL: Duration = Duration::from_secs(2);
@@ -221,9 +217,6 @@ async fn serve(
     let thread = Rc::new(Thread::new(index, Arc::clone(&charge.process), counters));
     let upstream = Upstream::new(thread, shared);
     upstream.start();
-    if index == 0 {
-        tokio::task::spawn_local(watch_health(Rc::clone(&upstream)));
-    }
     let site = Site::new(upstream, charge.admission, charge.registry, charge.errands);
     let mut listening = Vec::new();
     let mut tick = tokio::time::interval(TICK);
@@ -285,33 +278,4 @@ fn take(site: &Rc<Site>, message: Message) {
         Message::Drain => site.drain(),
         Message::Listen(_) | Message::Stop => {}
     }
-}
-
-/// Asks the server how it is, for `/status` and the metrics.
-async fn watch_health(upstream: Rc<Upstream>) {
-    let mut every = tokio::time::interval(HEALTH_EVERY);
-    every.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
-    let request = encode_request(&["INFO", "clients"]);
-    let health = Arc::clone(&upstream.thread.process.health);
-    while !upstream.is_stopping() {
-        every.tick().await;
-        let asked = Instant::now();
-        let Some(reply) = upstream.ask(&request).map(answer) else {
-            continue;
-        };
-        let Ok(Ok(reply)) = tokio::time::timeout(HEALTH_EVERY, reply).await else {
-            continue;
-        };
-        health.answered(asked.elapsed().as_micros() as u64);
-        let text = String::from_utf8_lossy(&reply);
-        let field = |name: &str| {
-            text.lines()
-                .find_map(|line| line.strip_prefix(name)?.trim().parse().ok())
-        };
-        health.set_clients(field("connected_clients:"), field("maxclients:"));
-    }
-}
-
-async fn answer(told: oneshot::Receiver<Vec<u8>>) -> Result<Vec<u8>, oneshot::error::RecvError> {
-    told.await
 }

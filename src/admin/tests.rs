@@ -33,6 +33,7 @@ fn scrape() -> Scrape {
         },
         handshaking: 0,
         held_rejected: 0,
+        blocked_clients: 0,
         top_clients: Vec::new(),
         uptime: Duration::from_secs(1),
     };

@@ -65,6 +65,7 @@ impl View {
                 .clone(),
             handshaking: self.admission.handshaking() as u64,
             held_rejected: self.admission.held() as u64,
+            blocked_clients: blocked(&cards),
             top_clients: self.top_clients(cards, now_ms),
             warnings: self.warnings(&certificates),
             certificates,
@@ -147,6 +148,9 @@ impl View {
                 ));
             }
         }
+        let server = self.process.health.snapshot();
+        let concerns = server.concerns(settings.upstream.role);
+        warnings.extend(concerns.into_iter().map(|(_, text)| text));
         warnings
     }
 
@@ -201,6 +205,11 @@ impl View {
         };
         cards.into_iter().map(row).collect()
     }
+}
+
+fn blocked(cards: &[Arc<Card>]) -> u64 {
+    let blocked = cards.iter().filter(|card| card.has(Flag::Blocked));
+    blocked.count() as u64
 }
 
 /// Rejections by reason; those that `mode = "observe"` would have made have a reason of their own.

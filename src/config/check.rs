@@ -14,7 +14,7 @@ use super::problem::Problem;
 use super::value::word_of_host;
 use super::{
     Address, AtLimit, Group, Limits, Listener, Log, LogFormat, Match, Mode, OnSubscriptionLoss,
-    Per, Queue, Reconnect, Reload, Secret, Settings, Upstream, UpstreamTls, access, tls,
+    Per, Queue, Reconnect, Reload, Role, Secret, Settings, Upstream, UpstreamTls, access, tls,
 };
 
 /// What stands around the file.
@@ -197,6 +197,10 @@ fn upstream(
     let queue_timeout = time(file, "upstream.queue.timeout");
     Upstream {
         address: address(file, "upstream.address"),
+        role: match file.choice("upstream.role") {
+            Some("replica") => Role::Replica,
+            _ => Role::Primary,
+        },
         hosts_file,
         resolve_interval: time(file, "upstream.resolve_interval"),
         move_timeout: time(file, "upstream.move_timeout"),
@@ -205,6 +209,8 @@ fn upstream(
         connect_timeout: time(file, "upstream.connect_timeout"),
         reply_timeout: time(file, "upstream.reply_timeout"),
         keepalive: time(file, "upstream.keepalive"),
+        ping_interval: time(file, "upstream.ping_interval"),
+        health_interval: time(file, "upstream.health_interval"),
         reconnect: Reconnect {
             initial: time(file, "upstream.reconnect.initial"),
             max: time(file, "upstream.reconnect.max"),

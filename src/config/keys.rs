@@ -232,6 +232,7 @@ const KEYS: &[Key] = &[
 
     key("upstream", Kind::Table, Required),
     key("upstream.address", Kind::Address, Required),
+    key("upstream.role", Kind::Choice { of: &["primary", "replica"], later: &[] }, Is("\"primary\"")),
     key("upstream.hosts_file", Kind::Text, Absent),
     key("upstream.resolve_interval", time_or_zero(100), Is("\"5s\"")),
     key("upstream.move_timeout", time(), Is("\"10s\"")),
@@ -240,6 +241,8 @@ const KEYS: &[Key] = &[
     key("upstream.connect_timeout", time(), Is("\"5s\"")),
     key("upstream.reply_timeout", time(), Is("\"10s\"")),
     key("upstream.keepalive", time_or_zero(1000), Is("\"30s\"")),
+    key("upstream.ping_interval", time_or_zero(100), Is("\"15s\"")),
+    key("upstream.health_interval", time_or_zero(100), Is("\"10s\"")),
     key("upstream.reconnect", Kind::Table, Absent),
     key("upstream.reconnect.initial", time(), Is("\"50ms\"")),
     key("upstream.reconnect.max", time(), Is("\"1s\"")),

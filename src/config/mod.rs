@@ -148,6 +148,8 @@ pub struct Listener {
 pub struct Upstream {
     /// The server's address.
     pub address: Address,
+    /// What the server at that address is for.
+    pub role: Role,
     /// Names looked up in a file of the form of `/etc/hosts` before the system is asked.
     pub hosts_file: Option<PathBuf>,
     /// How often the server's name is resolved while connections are up; zero: only to connect.
@@ -164,6 +166,10 @@ pub struct Upstream {
     pub reply_timeout: Duration,
     /// TCP keepalive on connections to the server; zero: off.
     pub keepalive: Duration,
+    /// A connection on which nothing has happened for this long is asked whether it is still there; zero: never.
+    pub ping_interval: Duration,
+    /// How often the server is asked for its health; zero: never.
+    pub health_interval: Duration,
     /// Back-off between attempts to connect.
     pub reconnect: Reconnect,
     /// Attempts to connect a second, in the whole process; a second's worth may be made at once.
@@ -186,6 +192,16 @@ pub struct Upstream {
     pub password: Option<Secret>,
     /// TLS, if the server speaks it.
     pub tls: Option<UpstreamTls>,
+}
+
+/// What the server is for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum Role {
+    /// It takes writes.
+    #[default]
+    Primary,
+    /// It is a reader endpoint: writes are refused before they reach it.
+    Replica,
 }
 
 /// What becomes of subscribers when messages may have been lost with the connection to the server.

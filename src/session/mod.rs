@@ -4,7 +4,7 @@ mod route;
 mod state;
 mod transaction;
 
-pub use route::{Block, Route, Routed, block, route, unknown_command};
+pub use route::{Block, READ_ONLY, Route, Routed, Rules, block, route, unknown_command};
 pub use state::{Change, Credentials, Effect, Protocol, State, Step, name_request, steps};
 pub use transaction::{Stream, Tracking, Transaction, Verb};
 

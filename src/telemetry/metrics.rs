@@ -4,7 +4,7 @@ use std::time::{SystemTime, UNIX_EPOCH};
 
 use super::{
     Bound, CertificateRow, ConnectResult, Disconnect, GroupRow, GroupTotals, HistogramTotals,
-    LossCause, Scrape, TlsHandshake,
+    LossCause, Scrape, ServerSnapshot, TlsHandshake,
 };
 
 /// One metric family.
@@ -113,6 +113,12 @@ pub const METRICS: &[Metric] = &[
         source: Source::Gauge(|s| {
             each_group(s, |row, _| Some(row.oldest_idle_seconds.unwrap_or(0)))
         }),
+    },
+    Metric {
+        name: "respool_blocked_clients",
+        labels: &[],
+        help: "Admitted clients that wait in a blocking call.",
+        source: Source::Gauge(|s| one(s.standing.blocked_clients)),
     },
     Metric {
         name: "respool_client_commands_total",
@@ -308,6 +314,36 @@ pub const METRICS: &[Metric] = &[
         source: Source::Gauge(|s| s.standing.server.maxclients.map(one).unwrap_or_default()),
     },
     Metric {
+        name: "respool_server_blocked_clients",
+        labels: &[],
+        help: "Clients that wait in a blocking call at the server, as it counts them; absent while unknown.",
+        source: Source::Gauge(|s| {
+            s.standing
+                .server
+                .blocked_clients
+                .map(one)
+                .unwrap_or_default()
+        }),
+    },
+    Metric {
+        name: "respool_server_info",
+        labels: &["version", "role"],
+        help: "1, with what the server says of itself as labels; absent until it was reached.",
+        source: Source::Gauge(|s| server_info(&s.standing.server)),
+    },
+    Metric {
+        name: "respool_server_ping_seconds",
+        labels: &[],
+        help: "Round trip of PINGs on idle connections to the server.",
+        source: Source::Histogram(|s| &s.totals.ping_duration),
+    },
+    Metric {
+        name: "respool_server_pings_unanswered_total",
+        labels: &[],
+        help: "PINGs on idle connections to the server without an answer in time; the connection was replaced.",
+        source: Source::Counter(|s| one(s.totals.unanswered_pings)),
+    },
+    Metric {
         name: "respool_tls_handshakes_total",
         labels: &["side", "result"],
         help: "TLS handshakes with clients (client) and with the server (server), by how they ended.",
@@ -376,6 +412,22 @@ fn one(value: u64) -> Vec<Sample> {
     vec![Sample {
         labels: Vec::new(),
         value: value as f64,
+    }]
+}
+
+/// Of the role, only words that are known become a label.
+fn server_info(server: &ServerSnapshot) -> Vec<Sample> {
+    if server.version.is_empty() {
+        return Vec::new();
+    }
+    let role = match server.role.as_str() {
+        "" => "unknown",
+        role @ ("master" | "replica") => role,
+        _ => "other",
+    };
+    vec![Sample {
+        labels: vec![server.version.chars().take(64).collect(), role.to_owned()],
+        value: 1.0,
     }]
 }
 

@@ -5,6 +5,7 @@
 //! [`METRICS`] is the one list of metric names. Invariant: label values come from the configuration or from the
 //! constant lists in `labels`, never from what a client sent.
 
+mod concern;
 mod counter;
 mod exposition;
 mod histogram;
@@ -16,6 +17,7 @@ mod server;
 mod status;
 mod worker;
 
+pub use concern::Concern;
 pub use counter::{Counter, Gauge};
 pub use exposition::{CONTENT_TYPE, render_metrics};
 pub use histogram::{BOUNDS_MICROS, Histogram, HistogramTotals};

@@ -38,6 +38,8 @@ pub struct Standing {
     pub handshaking: u64,
     /// Rejected sockets that are held and answered now.
     pub held_rejected: u64,
+    /// Admitted clients whose call waits at the server, or in line for one that does.
+    pub blocked_clients: u64,
     /// The clients worth showing, the most interesting first.
     pub top_clients: Vec<ClientRow>,
     /// The certificates in use.
@@ -188,6 +190,10 @@ pub struct Totals {
     pub redresses: u64,
     /// Durations of requests.
     pub request_duration: HistogramTotals,
+    /// Round trips of PINGs of respool's own.
+    pub ping_duration: HistogramTotals,
+    /// Those that were not answered in time.
+    pub unanswered_pings: u64,
     /// Elements put back.
     pub returned_elements: u64,
     /// Elements that could not be put back.
@@ -256,6 +262,8 @@ impl Totals {
         self.waiting_requests += worker.waiting_requests.get();
         self.redresses += worker.redresses.get();
         worker.request_duration.add_to(&mut self.request_duration);
+        worker.ping_duration.add_to(&mut self.ping_duration);
+        self.unanswered_pings += worker.unanswered_pings.get();
         self.returned_elements += worker.returned_elements.get();
         self.orphaned_elements += worker.orphaned_elements.get();
         self.subscribed_topics += worker.subscribed_topics.get();

@@ -6,7 +6,7 @@ use super::exposition::VERSION;
 use super::metrics::unix_seconds;
 use super::{
     Bound, ConnectResult, Disconnect, GroupRow, GroupTotals, LastError, LossCause, Reload, Scrape,
-    ServerSnapshot, TlsHandshake,
+    ServerSnapshot, TlsHandshake, Totals,
 };
 
 /// The whole scrape as one JSON object: `version`, `uptime_seconds`, `server`, `pool`, `groups`, `clients`,
@@ -18,12 +18,13 @@ pub fn status_json(scrape: &Scrape) -> Value {
     json!({
         "version": VERSION,
         "uptime_seconds": standing.uptime.as_secs(),
-        "server": server(&standing.server),
+        "server": server(&standing.server, &scrape.totals),
         "pool": pool(scrape),
         "groups": groups.iter().map(|(row, totals)| group(row, totals, scrape.totals.pin_reasons)).collect::<Vec<_>>(),
         "clients": {
             "total": total,
             "handshaking": standing.handshaking,
+            "blocked": standing.blocked_clients,
             "held_rejected": standing.held_rejected,
             "top": standing.top_clients,
         },
@@ -35,18 +36,21 @@ pub fn status_json(scrape: &Scrape) -> Value {
     })
 }
 
-fn server(server: &ServerSnapshot) -> Value {
+fn server(server: &ServerSnapshot, totals: &Totals) -> Value {
     let last_error =
         |LastError { text, at }: &LastError| json!({ "text": text, "at": unix_seconds(*at) });
     json!({
         "address": server.address,
         "up": server.up,
         "latency_ms": server.latency_us.map(|us| us as f64 / 1e3),
+        "pings": { "answered": totals.ping_duration.count(), "unanswered": totals.unanswered_pings },
         "last_error": server.last_error.as_ref().map(last_error),
         "version": known(&server.version),
         "role": known(&server.role),
         "connected_clients": server.connected_clients,
         "maxclients": server.maxclients,
+        "blocked_clients": server.blocked_clients,
+        "refusal": server.refusal,
     })
 }
 

@@ -43,9 +43,11 @@ fn standing() -> Standing {
             latency_us: Some(250),
             connected_clients: Some(7),
             maxclients: Some(10_000),
+            blocked_clients: Some(3),
             certificate_not_after: None,
             version: "7.2.4".into(),
             role: "master".into(),
+            refusal: None,
             last_error: Some(LastError {
                 text: "refused".into(),
                 at: UNIX_EPOCH + Duration::from_secs(99),
@@ -71,6 +73,7 @@ fn standing() -> Standing {
         },
         handshaking: 6,
         held_rejected: 30,
+        blocked_clients: 4,
         top_clients: vec![ClientRow {
             id: 9,
             name: "<b>worker</b>".into(),

@@ -21,6 +21,10 @@ pub struct WorkerCounters {
     pub redresses: Counter,
     /// From a request's arrival to its reply.
     pub request_duration: Histogram,
+    /// From a PING of respool's own to its answer.
+    pub ping_duration: Histogram,
+    /// PINGs of respool's own that were not answered in time: half-open connections, or a server that hangs.
+    pub unanswered_pings: Counter,
     /// Elements popped for a client that had left, put back where they came from.
     pub returned_elements: Counter,
     /// Elements popped for a client that had left, that could not be put back.
@@ -62,6 +66,8 @@ impl WorkerCounters {
             waiting_requests: Gauge::default(),
             redresses: Counter::default(),
             request_duration: Histogram::default(),
+            ping_duration: Histogram::default(),
+            unanswered_pings: Counter::default(),
             returned_elements: Counter::default(),
             orphaned_elements: Counter::default(),
             subscribed_topics: Gauge::default(),

@@ -38,11 +38,11 @@ pub struct Link {
     pub server_id: i64,
     /// Its place among the worker's shared connections; `usize::MAX`: it is pinned.
     pub slot: Cell<usize>,
-    thread: Rc<Thread>,
+    pub(super) thread: Rc<Thread>,
     stream: RefCell<Option<Rc<Stream>>>,
     permit: RefCell<Option<SocketPermit>>,
     worn: RefCell<State>,
-    inner: RefCell<Inner>,
+    pub(super) inner: RefCell<Inner>,
     /// Gets frames that answer no request.
     pushes: RefCell<Pushes>,
     /// Every frame is for whoever gets those, replies included (MONITOR, subscriptions).
@@ -77,6 +77,10 @@ impl Link {
         (name, server_id): (String, i64),
         origin: Origin,
     ) -> Rc<Self> {
+        let inner = Inner {
+            progress_micros: thread.clock.now_micros(),
+            ..Inner::default()
+        };
         Rc::new(Self {
             name,
             server_id,
@@ -90,7 +94,7 @@ impl Link {
             stream: RefCell::new(Some(Rc::new(stream))),
             permit: RefCell::new(Some(permit)),
             worn: RefCell::new(worn),
-            inner: RefCell::default(),
+            inner: RefCell::new(inner),
             pushes: RefCell::default(),
             raw: Cell::new(false),
             monitors: Cell::new(false),
@@ -263,10 +267,9 @@ impl Link {
         !self.inner.borrow().dressings.is_empty()
     }
 
-    /// Whether the front reply belongs to a blocking call.
+    /// Whether a blocking call is due: it may stand behind a PING.
     pub fn is_blocked(&self) -> bool {
-        let inner = self.inner.borrow();
-        inner.due.front().is_some_and(Due::is_blocking)
+        self.inner.borrow().due.iter().any(Due::is_blocking)
     }
 
     /// Serves the connection until it ends, then closes it. Returns why it ended.
@@ -540,6 +543,7 @@ impl Link {
                 OwnReply::Step(effect) => self.stepped(&effect, bytes),
                 // Who asked may have gone.
                 OwnReply::Tell(sender) => drop(sender.send(bytes)),
+                OwnReply::Pong(asked) => self.thread.ponged(asked),
                 OwnReply::Ignore => {}
                 OwnReply::Then(then) => then.tell(bytes),
             }

@@ -5,7 +5,10 @@
 mod away;
 mod failovers;
 mod handshake;
+mod health;
+mod info;
 mod link;
+mod liveness;
 mod moving;
 mod outlet;
 mod permission;

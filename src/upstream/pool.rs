@@ -11,6 +11,7 @@ use tokio::sync::oneshot;
 
 use super::away::Away;
 use super::handshake::{ConnectError, connect};
+use super::health::Watch;
 use super::link::Link;
 use super::subscription::Subscriptions;
 use super::thread::{Queued, Thread};
@@ -120,6 +121,7 @@ pub struct Upstream {
     pub(super) borrowers: Cell<usize>,
     pub(super) fell_idle: tokio::sync::Notify,
     pub(super) waiting: Waiting,
+    pub(super) health: Watch,
     pub(super) away: RefCell<Away>,
     /// The server is being asked whether it is a replica.
     pub(super) is_asking_role: Cell<bool>,
@@ -145,6 +147,7 @@ impl Upstream {
             borrowers: Cell::new(0),
             fell_idle: tokio::sync::Notify::new(),
             waiting: Waiting::default(),
+            health: Watch::default(),
             away: RefCell::default(),
             is_asking_role: Cell::new(false),
             names: Cell::new(0),
@@ -317,6 +320,26 @@ impl Upstream {
         Some(told)
     }
 
+    /// A shared connection that wears respool's own user, changed for it if it must be. `None`: there is none.
+    pub(super) async fn own_link(self: &Rc<Self>) -> Option<Rc<Link>> {
+        loop {
+            let own = {
+                let links = self.links.borrow();
+                let mut usable = links
+                    .iter()
+                    .flatten()
+                    .filter(|link| link.is_alive() && !link.is_dressing());
+                usable.find(|link| link.worn().user.is_none()).cloned()
+            };
+            if own.is_some() {
+                return own;
+            }
+            let wait = self.wait_shared(&State::INITIAL, false, 1).ok()?;
+            // Whatever it is given, there is one then.
+            std::future::poll_fn(|cx| wait.poll(cx)).await.ok()?;
+        }
+    }
+
     /// Does what time has made due.
     pub fn tick(self: &Rc<Self>) {
         let upstream = &self.thread.settings().upstream;
@@ -332,10 +355,16 @@ impl Upstream {
             waiter.settle(Outcome::Failed(WaitError::Unreachable));
         }
         let links = self.links.borrow().clone();
-        links
+        links.iter().flatten().for_each(|link| {
+            link.check_progress(upstream.reply_timeout);
+            link.ping_if_idle(upstream.ping_interval);
+        });
+        // Only those that nobody has borrowed.
+        let idle_pins = self.idle_pins.borrow();
+        idle_pins
             .iter()
-            .flatten()
-            .for_each(|link| link.check_progress(upstream.reply_timeout));
+            .for_each(|link| link.ping_if_idle(upstream.ping_interval));
+        drop(idle_pins);
         self.pins.borrow_mut().retain(|pin| match pin.upgrade() {
             Some(link) => {
                 link.check_progress(upstream.reply_timeout);
@@ -349,6 +378,7 @@ impl Upstream {
         self.move_on();
         self.yield_seats();
         self.act();
+        self.watch_health();
         self.count_waiting();
     }
 

@@ -24,7 +24,8 @@ use crate::session::State;
 use crate::telemetry::{Bound, Disconnect, LossCause};
 use crate::transport::READ_SIZE;
 
-/// A connection that has been silent for this long is asked whether it is still there.
+/// A connection that has been silent for this long is asked whether it is still there, unless `upstream.ping_interval` asks
+/// sooner: while it is dead and nobody knows, messages are missed.
 const PING_AFTER: Duration = Duration::from_secs(5);
 
 /// How long a connection nobody is subscribed on stays open, unless its place is needed.
@@ -62,7 +63,8 @@ pub struct Subscriptions {
     /// Most subscribers of a message in the last turn.
     width: Cell<usize>,
     heard_micros: Cell<u64>,
-    has_pinged: Cell<bool>,
+    /// When the PING was sent that has not been answered.
+    pinged_micros: Cell<Option<u64>>,
     needed_micros: Cell<u64>,
 }
 
@@ -83,7 +85,7 @@ impl Subscriptions {
             placed: Cell::new(0),
             width: Cell::new(0),
             heard_micros: Cell::new(0),
-            has_pinged: Cell::new(false),
+            pinged_micros: Cell::new(None),
             needed_micros: Cell::new(0),
         })
     }
@@ -155,7 +157,6 @@ impl Subscriptions {
     /// [`Malformed`]: the connection is of no further use.
     pub(super) fn take(&self, bytes: &[u8], complete: bool) -> Result<(), Malformed> {
         self.heard_micros.set(self.thread.clock.now_micros());
-        self.has_pinged.set(false);
         if self.is_skipping.get() {
             self.is_skipping.set(!complete);
             return Ok(());
@@ -216,7 +217,13 @@ impl Subscriptions {
                 self.settle();
                 Ok(())
             }
-            Said::Pong => self.fanout.borrow_mut().ponged(),
+            Said::Pong => {
+                self.fanout.borrow_mut().ponged()?;
+                if let Some(asked) = self.pinged_micros.take() {
+                    self.thread.ponged(asked);
+                }
+                Ok(())
+            }
         }
     }
 
@@ -318,7 +325,7 @@ impl Subscriptions {
     fn opened(self: &Rc<Self>, link: &Rc<Link>) {
         self.heard_micros.set(self.thread.clock.now_micros());
         self.needed_micros.set(self.thread.clock.now_micros());
-        self.has_pinged.set(false);
+        self.pinged_micros.set(None);
         link.feed(Rc::clone(self));
         *self.link.borrow_mut() = Some(Rc::clone(link));
         self.fanout.borrow_mut().connected();
@@ -357,21 +364,31 @@ impl Subscriptions {
             return link.close("nobody is subscribed to anything");
         }
         self.fanout.borrow_mut().ask_again();
-        let silent_since = self.heard_micros.get();
-        let reply_timeout = self.thread.settings().upstream.reply_timeout;
-        if self.has_pinged.get() {
-            if clock.is_past(silent_since, PING_AFTER + reply_timeout) {
+        self.ask_if_silent(&link);
+        self.turn();
+    }
+
+    fn ask_if_silent(&self, link: &Link) {
+        let clock = &self.thread.clock;
+        let heard = self.heard_micros.get();
+        let settings = self.thread.settings();
+        let upstream = &settings.upstream;
+        match self.pinged_micros.get() {
+            // Whatever has come since shows that it is there; the answer still tells how long it took.
+            Some(asked) if clock.is_past(asked.max(heard), upstream.reply_timeout) => {
                 self.thread.counters.bound(Bound::ReplyTimeout).add(1);
+                self.thread.counters.unanswered_pings.add(1);
                 link.lose(
                     LossCause::HalfOpen,
                     "no answer to PING within upstream.reply_timeout",
                 );
             }
-        } else if clock.is_past(silent_since, PING_AFTER) {
-            self.has_pinged.set(true);
-            self.fanout.borrow_mut().ping();
+            None if clock.is_past(heard, upstream.ping_interval.min(PING_AFTER)) => {
+                self.pinged_micros.set(Some(clock.now_micros()));
+                self.fanout.borrow_mut().ping();
+            }
+            _ => {}
         }
-        self.turn();
     }
 
     /// The connection, while there is one.

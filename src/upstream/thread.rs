@@ -12,7 +12,7 @@ use super::failovers::Failovers;
 use super::server::Server;
 use super::whereabouts::Whereabouts;
 use crate::budget::Budget;
-use crate::config::Settings;
+use crate::config::{Role, Settings};
 use crate::fanout::Audiences;
 use crate::telemetry::{ServerHealth, WorkerCounters};
 use crate::transport::{Clock, Connector, READ_SIZE};
@@ -111,6 +111,19 @@ impl Thread {
     #[inline]
     pub fn settings(&self) -> Rc<Settings> {
         Rc::clone(&self.settings.borrow())
+    }
+
+    /// What the server is for. Asked of every request, so without a count.
+    #[inline]
+    pub fn role(&self) -> Role {
+        self.settings.borrow().upstream.role
+    }
+
+    /// The server answered a PING that was sent at this time of the worker's clock, which has been read since.
+    pub fn ponged(&self, asked_micros: u64) {
+        let took = self.clock.now_micros().saturating_sub(asked_micros);
+        self.counters.ping_duration.record_micros(took, 1);
+        self.process.health.answered(took);
     }
 
     /// Goes by what the process goes by from now on.

@@ -1,5 +1,7 @@
 //! Reloading: what changes is in force when the answer comes, what cannot change is named, and nobody is dropped.
 
+mod under_load;
+
 use std::os::unix::fs::symlink;
 
 use crate::harness::{Client, Redis, Respool, Value, encode, eventually, show};

@@ -5,7 +5,8 @@ use std::time::Duration;
 
 use super::*;
 use crate::config::{
-    Address, Glob, Limits, Log, LogFormat, OnSubscriptionLoss, Queue, Reconnect, Reload, Upstream,
+    Address, Glob, Limits, Log, LogFormat, OnSubscriptionLoss, Queue, Reconnect, Reload, Role,
+    Upstream,
 };
 
 pub(super) fn group(name: &str) -> Group {
@@ -56,6 +57,7 @@ pub(super) fn settings(
                 host: "127.0.0.1".to_owned(),
                 port: 6379,
             },
+            role: Role::Primary,
             hosts_file: None,
             resolve_interval: second,
             move_timeout: second,
@@ -66,6 +68,8 @@ pub(super) fn settings(
             connect_timeout: second,
             reply_timeout: second,
             keepalive: second,
+            ping_interval: Duration::ZERO,
+            health_interval: Duration::ZERO,
             reconnect: Reconnect {
                 initial: second,
                 max: second,

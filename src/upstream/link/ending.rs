@@ -10,7 +10,7 @@ use super::super::traffic::{Answer, Due, Kind, OwnReply, Show};
 use super::Link;
 use crate::budget::SocketPermit;
 use crate::failover::Node;
-use crate::telemetry::{Bound, Disconnect, LossCause};
+use crate::telemetry::{Disconnect, LossCause};
 use crate::transport::Stream;
 
 /// How long a connection being closed may take to be acknowledged before its socket is dropped.
@@ -111,28 +111,6 @@ impl Link {
     #[inline]
     pub fn leaving(&self) -> Option<Leaving> {
         self.leaving.get()
-    }
-
-    /// Closes the connection when replies have been due for `limit` without a byte of them coming. A blocking call may
-    /// take its time.
-    pub fn check_progress(&self, limit: Duration) {
-        let inner = self.inner.borrow();
-        let (waits, cause) = match inner.due.front() {
-            None => return,
-            Some(due) if due.is_blocking() => return,
-            Some(due) => {
-                // What respool asks by itself it asks of connections that are idle.
-                let cause = match due {
-                    Due::Own { .. } => LossCause::HalfOpen,
-                    Due::Client { .. } => LossCause::Timeout,
-                };
-                (!self.raw.get() && !self.partial.get(), cause)
-            }
-        };
-        if waits && self.thread.clock.is_past(inner.progress_micros, limit) {
-            self.thread.counters.bound(Bound::ReplyTimeout).add(1);
-            self.lose(cause, "no reply within upstream.reply_timeout");
-        }
     }
 
     /// Whether replies are due and nothing has moved for `limit`.

@@ -23,6 +23,8 @@
 //! redis.kill_hard();                                     // kill -9; pause() and resume() only stop it for a while
 //! redis.restart();                                       // the same port
 //!
+//! let replica = Redis::start_replica(&redis, &[]);       // follows it, and takes no writes
+//!
 //! let pki = Pki::new();                                  // an authority; its certificates are files
 //! let pair = pki.issue("redis", &["127.0.0.1"]);
 //! let redis = Redis::start_tls(&pki, &pair, &[]);        // redis.tls_addr() beside the plain redis.addr()

@@ -61,6 +61,21 @@ impl Redis {
         Self::start_with(Some(port), None, &all)
     }
 
+    /// Starts a replica of `primary` with options, and waits until it has all that the primary has.
+    #[track_caller]
+    pub(crate) fn start_replica(primary: &Self, options: &[&str]) -> Self {
+        // Else it is sent what there is only after five seconds, in which others might ask for the same.
+        let at_once = ["CONFIG", "SET", "repl-diskless-sync-delay", "0"];
+        assert_eq!(primary.cmd(&at_once), Value::ok());
+        let port = primary.port.to_string();
+        let replica = Self::start(&[&["--replicaof", "127.0.0.1", &port], options].concat());
+        eventually(
+            || replica.info("master_link_status") == "up",
+            "the replica follows its primary",
+        );
+        replica
+    }
+
     #[track_caller]
     fn start_with(
         tls_port: Option<u16>,
