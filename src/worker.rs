@@ -15,7 +15,7 @@ use std::time::Duration;
 use tokio::runtime::{Builder, LocalOptions};
 use tokio::sync::{mpsc, oneshot};
 
-use crate::admission::{Admission, HoldPermit, Permit};
+use crate::admission::{Admission, HandshakePermit, HoldPermit, Permit};
 use crate::client::{Errand, Errands, Site};
 use crate::identity::{Identity, Peer, Registry};
 use crate::telemetry::WorkerCounters;
@@ -35,8 +35,8 @@ const FAREWELL: Duration = Duration::from_secs(2);
 pub enum Message {
     /// A client to serve.
     Arrived(Box<Newcomer>),
-    /// A rejected socket to hold and answer with this text.
-    Rejected(Accepted, Vec<u8>, HoldPermit),
+    /// A rejected socket to hold.
+    Rejected(Box<Rejected>),
     /// Accept clients: the task to run until respool drains.
     Listen(Listening),
     /// Something to be done to a client, if it is this worker's.
@@ -56,17 +56,38 @@ pub enum Message {
 /// Starts accepting on the worker it is sent to.
 pub type Listening = Box<dyn FnOnce() -> Pin<Box<dyn Future<Output = ()>>> + Send>;
 
-/// A client admitted and on its way to its worker.
+/// A client's place.
+#[derive(Debug)]
+pub enum Place {
+    /// In its group.
+    Admitted(Permit),
+    /// In none yet: its certificate decides.
+    Unknown(HandshakePermit),
+}
+
+/// A client on its way to its worker.
 pub struct Newcomer {
     /// Its socket.
     pub socket: Accepted,
     /// Its place.
-    pub permit: Permit,
+    pub place: Place,
     /// Who it is.
     pub identity: Identity,
     /// Where it connected to.
     pub laddr: Peer,
     /// Counts it among its worker's clients.
+    pub seat: Seat,
+}
+
+/// A rejected socket on its way to the worker that holds it.
+pub struct Rejected {
+    /// The socket.
+    pub socket: Accepted,
+    /// What each of its commands is answered with.
+    pub text: Vec<u8>,
+    /// The right to hold it.
+    pub permit: HoldPermit,
+    /// Counts it among its worker's clients, so that they are spread as those are.
     pub seat: Seat,
 }
 
@@ -241,8 +262,8 @@ fn take(site: &Rc<Site>, message: Message) {
     site.thread.clock.refresh();
     match message {
         Message::Arrived(newcomer) => arrival::arrive(site, *newcomer),
-        Message::Rejected(socket, text, permit) => {
-            tokio::task::spawn_local(arrival::reject(Rc::clone(site), socket, text, permit));
+        Message::Rejected(rejected) => {
+            tokio::task::spawn_local(arrival::reject(Rc::clone(site), *rejected));
         }
         Message::Errand(errand) => site.run(errand),
         Message::Reload(done) => {

@@ -31,6 +31,7 @@ fn scrape() -> Scrape {
             at: SystemTime::UNIX_EPOCH,
             error: None,
         },
+        handshaking: 0,
         held_rejected: 0,
         blocked_clients: 0,
         top_clients: Vec::new(),

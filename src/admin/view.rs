@@ -63,6 +63,7 @@ impl View {
                 .lock()
                 .unwrap_or_else(PoisonError::into_inner)
                 .clone(),
+            handshaking: self.admission.handshaking() as u64,
             held_rejected: self.admission.held() as u64,
             blocked_clients: blocked(&cards),
             top_clients: self.top_clients(cards, now_ms),

@@ -241,7 +241,7 @@ impl Client {
         let text = refusal.client_text(explain);
         let site = Rc::clone(&self.site);
         self.leave(reason);
-        if let Some(permit) = site.admission.hold() {
+        if let Some(permit) = site.admission.hold(Instant::now()) {
             Box::pin(hold(Rc::clone(&site.thread), stream, text, input, permit)).await;
         } else {
             site.thread.counters.bound(Bound::Rejected).add(1);
@@ -547,8 +547,14 @@ impl Client {
             return Some(Disconnect::Closed);
         }
         let between = self.input.is_empty() && self.streaming.is_none();
-        (self.site.draining.get() && between && self.outlet.transaction().is_clear())
-            .then_some(Disconnect::Drained)
+        if !between || !self.outlet.transaction().is_clear() {
+            return None;
+        }
+        if self.stream.is_worn_out() {
+            // Cut off later it would lose what it has asked for.
+            return Some(Disconnect::TlsKeys);
+        }
+        self.site.draining.get().then_some(Disconnect::Drained)
     }
 
     pub(super) fn is_blocked(&self) -> bool {

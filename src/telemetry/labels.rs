@@ -41,6 +41,8 @@ labels! {
         IdleTimeout => "idle_timeout",
         /// It sent what is not TLS, or no certificate that is accepted, to a listener with TLS.
         TlsHandshake => "tls_handshake",
+        /// The keys of its TLS 1.2 session have encrypted as much as they may.
+        TlsKeys => "tls_keys",
         /// It sent no complete request within `limits.handshake_timeout`.
         HandshakeTimeout => "handshake_timeout",
         /// The server was lost while a command of this client may have been running.
@@ -147,6 +149,8 @@ labels! {
         MasterDown => "masterdown",
         /// The address is not the server's any more.
         Moved => "moved",
+        /// The keys of its TLS 1.2 session had encrypted nearly as much as they may: another took its place.
+        TlsKeys => "tls_keys",
         /// The server sent what is no RESP, or nobody had asked for.
         Protocol => "protocol",
         /// Anything else.

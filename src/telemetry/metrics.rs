@@ -79,6 +79,12 @@ pub const METRICS: &[Metric] = &[
         source: Source::Counter(|s| each_group(s, |row, _| Some(row.observed_total))),
     },
     Metric {
+        name: "respool_client_handshakes",
+        labels: &[],
+        help: "Clients in a TLS handshake after which their certificate decides their group; they count in limits.max_clients.",
+        source: Source::Gauge(|s| one(s.standing.handshaking)),
+    },
+    Metric {
         name: "respool_client_rejections_held",
         labels: &[],
         help: "Rejected sockets that are held and answered with the error.",
@@ -87,7 +93,7 @@ pub const METRICS: &[Metric] = &[
     Metric {
         name: "respool_client_disconnects_total",
         labels: &["group", "reason"],
-        help: "Admitted clients whose connection ended, by reason.",
+        help: "Clients whose connection ended, by reason; of a handshake without an accepted certificate, in the group of those without.",
         source: Source::Counter(|s| {
             each_group_by(s, |_, totals| {
                 pairs(Disconnect::ALL.map(Disconnect::label), &totals.disconnects)

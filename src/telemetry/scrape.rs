@@ -34,6 +34,8 @@ pub struct Standing {
     pub failovers: FailoverRows,
     /// The last attempt to load the configuration; the start counts as one.
     pub last_reload: Reload,
+    /// Clients in a TLS handshake after which their certificate decides their group.
+    pub handshaking: u64,
     /// Rejected sockets that are held and answered now.
     pub held_rejected: u64,
     /// Admitted clients whose call waits at the server, or in line for one that does.

@@ -23,6 +23,7 @@ pub fn status_json(scrape: &Scrape) -> Value {
         "groups": groups.iter().map(|(row, totals)| group(row, totals, scrape.totals.pin_reasons)).collect::<Vec<_>>(),
         "clients": {
             "total": total,
+            "handshaking": standing.handshaking,
             "blocked": standing.blocked_clients,
             "held_rejected": standing.held_rejected,
             "top": standing.top_clients,

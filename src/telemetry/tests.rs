@@ -71,6 +71,7 @@ fn standing() -> Standing {
             at: UNIX_EPOCH + Duration::from_secs(1_000),
             error: None,
         },
+        handshaking: 6,
         held_rejected: 30,
         blocked_clients: 4,
         top_clients: vec![ClientRow {
@@ -328,6 +329,7 @@ fn the_status_tells_the_same() {
     assert_eq!(status["groups"][1]["level"], "ok");
     assert_eq!(status["groups"][1]["limit"], serde_json::Value::Null);
     assert_eq!(status["clients"]["total"], 23);
+    assert_eq!(status["clients"]["handshaking"], 6);
     assert_eq!(status["clients"]["held_rejected"], 30);
     assert_eq!(status["clients"]["top"][0]["name"], "<b>worker</b>");
     assert_eq!(status["certificates"][0]["not_after"], 2_000_000_000);

@@ -63,21 +63,7 @@ pub(super) async fn connect(
 ) -> Result<Rc<Link>, ConnectError> {
     // Before the socket is open: a command may take its time.
     thread.process.login().prepare().await;
-    let settings = thread.settings();
-    let upstream = &settings.upstream;
-    // The handshake of TLS has a bound of its own, so that it can be told apart.
-    let tls_limit = upstream.tls.as_ref().map(|tls| tls.handshake_timeout);
-    let limit = upstream.connect_timeout + tls_limit.unwrap_or_default();
-    let greeted = tokio::time::timeout(limit, greet(thread, state, &name)).await;
-    let greeted = greeted.unwrap_or_else(|_| {
-        Err(away(
-            format!(
-                "no handshake within {:?} (upstream.connect_timeout)",
-                upstream.connect_timeout
-            ),
-            ConnectResult::Timeout,
-        ))
-    });
+    let greeted = greet(thread, state, &name).await;
     let result = match &greeted {
         Ok(_) => ConnectResult::Ok,
         Err(ConnectError::Refused(_)) => ConnectResult::HandshakeError,
@@ -143,25 +129,46 @@ async fn greet(thread: &Rc<Thread>, state: &State, name: &str) -> Result<Greeted
         away(error.to_string(), result)
     })?;
     let mut talk = Talk {
+        // Its bound is its own, so that it can be told apart.
         stream: secure(thread, stream).await?,
         buffer: Vec::new(),
         has_heard: false,
     };
-    let started = Instant::now();
-    let guests_are_refused = asks_guests(&mut talk, thread).await?;
-    authenticate(&mut talk, thread).await?;
-    let (server_id, is_replica) = introduce(&mut talk, thread, name, guests_are_refused).await?;
-    thread
-        .process
-        .health
-        .answered(started.elapsed().as_micros() as u64);
-    wear(&mut talk, thread, state, name).await?;
+    let limit = upstream.connect_timeout;
+    let settled = tokio::time::timeout(limit, settle(&mut talk, thread, state, name)).await;
+    let (server_id, is_replica) = settled.unwrap_or_else(|_| {
+        Err(away(
+            format!(
+                "the server did not answer respool's first commands within {limit:?} (upstream.connect_timeout)"
+            ),
+            ConnectResult::Timeout,
+        ))
+    })?;
     Ok(Greeted {
         stream: talk.stream,
         server_id,
         node,
         is_replica,
     })
+}
+
+/// What is said before a connection carries traffic. Returns its id at the server, and whether that calls itself a replica.
+async fn settle(
+    talk: &mut Talk,
+    thread: &Rc<Thread>,
+    state: &State,
+    name: &str,
+) -> Result<(i64, bool), ConnectError> {
+    let started = Instant::now();
+    let guests_are_refused = asks_guests(talk, thread).await?;
+    authenticate(talk, thread).await?;
+    let (server_id, is_replica) = introduce(talk, thread, name, guests_are_refused).await?;
+    thread
+        .process
+        .health
+        .answered(started.elapsed().as_micros() as u64);
+    wear(talk, thread, state, name).await?;
+    Ok((server_id, is_replica))
 }
 
 /// Makes TLS of the connection, where the server speaks it.
@@ -343,16 +350,24 @@ impl Talk {
         while !request.is_empty() {
             std::future::poll_fn(|cx| self.stream.poll_write_ready(cx))
                 .await
-                .map_err(|error| self.lost(error))?;
+                .map_err(|error| self.cut_off(error))?;
             match self.stream.try_write(request) {
                 Ok(taken) => request = &request[taken..],
                 Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
-                Err(error) => return Err(self.lost(error)),
+                Err(error) => return Err(self.cut_off(error)),
             }
         }
         std::future::poll_fn(|cx| self.stream.poll_flush(cx))
             .await
-            .map_err(|error| self.lost(error))
+            .map_err(|error| self.cut_off(error))
+    }
+
+    /// A server that refuses respool's certificate says so and closes: what it said is worth more than that it is gone.
+    fn cut_off(&self, error: io::Error) -> ConnectError {
+        match self.stream.try_read(&mut [0; 4096]) {
+            Err(said) if said.kind() == io::ErrorKind::InvalidData => self.lost(said),
+            _ => self.lost(error),
+        }
     }
 
     async fn reply(&mut self) -> Result<Vec<u8>, ConnectError> {

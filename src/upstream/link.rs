@@ -4,6 +4,7 @@
 //! Invariant: nothing is sent behind a change of state until the server has answered it.
 
 mod ending;
+mod keys;
 
 pub(super) use ending::{Ended, Leaving, Origin};
 

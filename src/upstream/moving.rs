@@ -1,4 +1,4 @@
-//! Leaving a server that has moved or was demoted: each connection takes no new work, finishes what is under way and goes.
+//! Leaving a server that has moved or was demoted, or a connection whose TLS keys are nearly used up: each connection takes no new work, finishes what is under way and goes.
 //!
 //! Invariant: what is under way on a lent connection goes on for at most `upstream.move_timeout`; a shared one that owes
 //! replies is left when nothing has moved on it for [`STUCK_AFTER`].
@@ -19,9 +19,6 @@ use crate::telemetry::{Bound, LossCause};
 /// A server that has moved away and is silent for this long is not waited for: its place is needed.
 const STUCK_AFTER: Duration = Duration::from_secs(1);
 
-/// Why a connection ends that is left in good order.
-pub(super) const LEFT: &str = "the server has moved or was demoted";
-
 impl Upstream {
     /// Leaves the connections to be left, each from a random moment on so that not all are opened anew at once.
     pub(super) fn move_on(self: &Rc<Self>) {
@@ -31,6 +28,14 @@ impl Upstream {
         for link in self.all_links() {
             if link.checked.replace(changes) != changes && link.leaving().is_none() {
                 self.check(&link, now);
+            }
+            if link.leaving().is_none() && link.is_worn_out() {
+                // What is under way has time to end: the keys last for a while yet.
+                link.set_leaving(Leaving {
+                    cause: LossCause::TlsKeys,
+                    from_micros: now,
+                    until_micros: u64::MAX,
+                });
             }
             if link
                 .leaving()
@@ -105,11 +110,12 @@ impl Upstream {
                 self.finish(link);
             }
             let patience = leaving.from_micros + STUCK_AFTER.as_micros() as u64;
-            if now >= patience && link.is_stuck(STUCK_AFTER) {
-                link.lose(leaving.cause, LEFT);
+            let is_silent = link.is_stuck(STUCK_AFTER) && leaving.cause != LossCause::TlsKeys;
+            if now >= patience && is_silent {
+                link.lose(leaving.cause, leaving.why());
             }
         } else if is_idle || is_subscription {
-            link.lose(leaving.cause, LEFT);
+            link.lose(leaving.cause, leaving.why());
         } else if now >= leaving.until_micros {
             self.thread.counters.bound(Bound::MoveTimeout).add(1);
             link.lose(
@@ -131,7 +137,7 @@ impl Upstream {
             && link.is_alive()
             && !self.has_seat_at(&link.origin().node)
         {
-            link.lose(leaving.cause, LEFT);
+            link.lose(leaving.cause, leaving.why());
         }
     }
 

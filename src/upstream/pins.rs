@@ -12,7 +12,6 @@ use tokio::time::Instant;
 
 use super::handshake::{ConnectError, connect};
 use super::link::Link;
-use super::moving::LEFT;
 use super::outlet::Outlet;
 use super::pool::Upstream;
 use crate::budget::{Kind as SocketKind, PinLease, SocketPermit};
@@ -202,7 +201,7 @@ impl Upstream {
             return link.close("replies are due on it that are nobody's");
         }
         if let Some(leaving) = link.leaving() {
-            return link.lose(leaving.cause, LEFT);
+            return link.lose(leaving.cause, leaving.why());
         }
         self.idle_pins.borrow_mut().push(link);
         // In this order: who begins to wait from here on finds it.
@@ -265,7 +264,7 @@ impl Upstream {
         idle.retain(|link| match link.leaving() {
             // Nobody is to have it, and its place is wanted.
             Some(leaving) => {
-                link.lose(leaving.cause, LEFT);
+                link.lose(leaving.cause, leaving.why());
                 false
             }
             None => link.is_alive(),

@@ -265,6 +265,7 @@ fn eventually_nobody(respool: &Respool) {
     for name in [
         "respool_client_connections",
         "respool_client_idle_connections",
+        "respool_client_handshakes",
         "respool_client_rejections_held",
         "respool_upstream_waiting_requests",
         "respool_upstream_waiting_pins",

@@ -19,6 +19,7 @@ mod reload;
 mod replica;
 mod streams;
 mod tls;
+mod tls_admission;
 mod tls_flow;
 mod tracking;
 mod transactions;

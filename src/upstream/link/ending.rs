@@ -44,6 +44,16 @@ pub struct Leaving {
     pub until_micros: u64,
 }
 
+impl Leaving {
+    /// Why, for people.
+    pub(in super::super) fn why(&self) -> &'static str {
+        match self.cause {
+            LossCause::TlsKeys => "its TLS keys are used up",
+            _ => "the server has moved or was demoted",
+        }
+    }
+}
+
 /// How it has ended.
 #[derive(Debug, Default)]
 pub struct Ended {
@@ -170,6 +180,8 @@ impl Link {
         let kind = self.permit.borrow().as_ref().map(SocketPermit::kind);
         if let Some(kind) = kind {
             let node = &self.origin.node;
+            // Keys that are used up say nothing of the server.
+            let cause = cause.filter(|cause| *cause != LossCause::TlsKeys);
             process.failovers.closed(kind, node, cause, now);
         }
     }
