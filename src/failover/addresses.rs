@@ -77,6 +77,11 @@ impl Addresses {
         held_before.iter().any(|node| !answers.contains(node)) || self.is_rotating(now)
     }
 
+    /// The name is known to stand for its addresses in turn, as a reader endpoint does.
+    pub fn expect_rotation(&mut self, now: u64) {
+        self.rotates = Some(now);
+    }
+
     /// Those of the last answer, in its order.
     pub fn current(&self) -> &[Node] {
         &self.current
@@ -152,6 +157,15 @@ mod tests {
             addresses.answered(&[node(1)], second * SECOND);
         }
         assert!(!addresses.holds(&node(2), 70 * SECOND));
+    }
+
+    #[test]
+    fn of_a_reader_endpoint_that_is_known_from_the_start() {
+        let mut addresses = Addresses::default();
+        addresses.expect_rotation(0);
+        addresses.answered(&[node(1)], 0);
+        addresses.answered(&[node(2)], SECOND);
+        assert!(addresses.holds(&node(1), SECOND) && addresses.holds(&node(2), SECOND));
     }
 
     #[test]

@@ -11,7 +11,7 @@ use super::server::Server;
 use super::thread::Thread;
 use crate::auth::is_wrong_password;
 use crate::budget::SocketPermit;
-use crate::config::AuthMode;
+use crate::config::{AuthMode, Role};
 use crate::failover::Node;
 use crate::resp::speak::encode_request;
 use crate::resp::{ReplyScanner, parse_integer};
@@ -82,7 +82,8 @@ pub(super) async fn connect(
     } = greeted?;
     let opened_micros = thread.process.now_micros();
     let failovers = &thread.process.failovers;
-    failovers.opened(permit.kind(), &node, !is_replica, opened_micros);
+    let can_serve = !is_replica || thread.role() == Role::Replica;
+    failovers.opened(permit.kind(), &node, can_serve, opened_micros);
     let origin = Origin {
         node,
         is_replica,

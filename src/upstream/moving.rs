@@ -11,6 +11,7 @@ use tokio::sync::oneshot;
 use super::link::{Leaving, Link};
 use super::pool::Upstream;
 use super::traffic::OwnReply;
+use crate::config::Role;
 use crate::failover::Node;
 use crate::resp::speak::encode_request;
 use crate::session::{Protocol, State};
@@ -158,7 +159,11 @@ impl Upstream {
 
     /// The server has answered as a replica does. A script can say so too: the server itself is asked, once at a time.
     fn suspect(self: &Rc<Self>, link: &Rc<Link>, cause: LossCause) {
-        if !self.thread.process.is_demotion_due() || self.is_asking_role.replace(true) {
+        let is_expected = self.thread.role() == Role::Replica;
+        if is_expected
+            || !self.thread.process.is_demotion_due()
+            || self.is_asking_role.replace(true)
+        {
             return;
         }
         let node = link.origin().node.clone();

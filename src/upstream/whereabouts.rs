@@ -9,7 +9,7 @@ use std::time::Duration;
 use tokio::sync::watch;
 
 use super::thread::Process;
-use crate::config::{Address, Settings};
+use crate::config::{Address, Role, Settings, Upstream};
 use crate::failover::{Addresses, Demotion, Node};
 use crate::telemetry::LossCause;
 use crate::transport::{DialError, literal, look_up};
@@ -85,13 +85,17 @@ impl Whereabouts {
         (!known.addresses.holds(node, now)).then_some(LossCause::Moved)
     }
 
-    /// `address` stands for `nodes`.
-    fn told(&self, address: &Address, nodes: &[Node], now: u64) {
+    /// What `upstream` calls the server stands for `nodes`.
+    fn told(&self, upstream: &Upstream, nodes: &[Node], now: u64) {
+        let address = &upstream.address;
         let mut known = self.known();
         let is_other = known.address.as_ref() != Some(address);
         if is_other {
             known.address = Some(address.clone());
             known.addresses = Addresses::default();
+        }
+        if upstream.role == Role::Replica && literal(address).is_none() {
+            known.addresses.expect_rotation(now);
         }
         let has_lost = known.addresses.answered(nodes, now);
         known.error = None;
@@ -164,7 +168,8 @@ impl Process {
         let address = &settings.upstream.address;
         if let Some(node) = literal(address) {
             let nodes = vec![node];
-            self.whereabouts.told(address, &nodes, self.now_micros());
+            self.whereabouts
+                .told(&settings.upstream, &nodes, self.now_micros());
             return Ok(nodes);
         }
         let ticket = self.look_again();
@@ -180,7 +185,9 @@ impl Process {
         let settings = self.settings();
         let address = &settings.upstream.address;
         match literal(address) {
-            Some(node) => self.whereabouts.told(address, &[node], self.now_micros()),
+            Some(node) => self
+                .whereabouts
+                .told(&settings.upstream, &[node], self.now_micros()),
             None => drop(self.look_again()),
         }
     }
@@ -273,7 +280,7 @@ fn resolve(process: &Weak<Process>, whereabouts: &Whereabouts) {
         if let (Address::Tcp { host, port }, None) = (&upstream.address, literal(&upstream.address))
         {
             match look_up(host, *port, upstream.hosts_file.as_deref()) {
-                Ok(nodes) => whereabouts.told(&upstream.address, &nodes, alive.now_micros()),
+                Ok(nodes) => whereabouts.told(upstream, &nodes, alive.now_micros()),
                 Err(error) => {
                     let text = format!("{host} could not be resolved: {error}");
                     tracing::debug!("{text}");

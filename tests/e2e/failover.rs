@@ -200,9 +200,9 @@ fn a_half_open_connection_is_noticed_though_nobody_uses_it() {
     let redis = Redis::start(&[]);
     let pipe = Pipe::to(redis.addr());
     let respool = Respool::before(pipe.addr())
-        // A question of respool's own goes to one connection.
+        // So that the client's connection is the one that is asked.
         .top("workers = 1")
-        .upstream("reply_timeout = \"500ms\"\nqueue = { timeout = \"15s\", max_commands = 100 }")
+        .upstream("ping_interval = \"100ms\"\nreply_timeout = \"500ms\"\nqueue = { timeout = \"15s\", max_commands = 100 }")
         .start();
     let mut client = respool.client();
     client.ping();
