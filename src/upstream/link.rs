@@ -519,7 +519,15 @@ impl Link {
         if step.used == 0 {
             return Ok((0, false));
         }
-        if starts && step.complete && buf[0] == b'-' {
+        // Who polls the server's health hears of it by itself.
+        let is_poll = matches!(
+            inner.due.front(),
+            Some(Due::Own {
+                reply: OwnReply::Then(_),
+                ..
+            })
+        );
+        if starts && step.complete && buf[0] == b'-' && !is_poll {
             self.hear_error(&buf[..step.used]);
         }
         inner.frame(&buf[..step.used], starts, step.complete)?;

@@ -153,6 +153,12 @@ impl Link {
         };
         let cause = match error.kind() {
             io::ErrorKind::UnexpectedEof if is_replica_close() => LossCause::ReplicaWriteClose,
+            // It has closed while respool asked it for its role.
+            io::ErrorKind::ConnectionReset | io::ErrorKind::BrokenPipe
+                if self.has_refused_write.get() =>
+            {
+                LossCause::ReplicaWriteClose
+            }
             io::ErrorKind::UnexpectedEof => LossCause::Closed,
             io::ErrorKind::ConnectionReset
             | io::ErrorKind::ConnectionAborted

@@ -177,7 +177,7 @@ fn certificates_are_replaced_under_load() {
             ))
             .listener(&format!("tls = {{ {} }}", pair.toml()))
     };
-    let respool = showing(&first.issue("respool", &["127.0.0.1"])).start();
+    let respool = showing(&first.issue("respool", &["127.0.0.1", "localhost"])).start();
     let (of_first, of_second) = (first.client(None), second.client(None));
     let stays: Vec<_> = (0..BUSY)
         .map(|_| std::sync::Mutex::new(respool.tls_client(&of_first)))
@@ -189,7 +189,7 @@ fn certificates_are_replaced_under_load() {
         let trust = trust.read().expect("no panic");
         respool.tls_client(&trust).ping();
     };
-    let next = second.issue("respool", &["127.0.0.1"]);
+    let next = second.issue("respool", &["127.0.0.1", "localhost"]);
     while_busy(work, |rounds| {
         some_rounds(rounds);
         {
