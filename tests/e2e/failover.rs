@@ -216,7 +216,7 @@ fn a_server_that_loads_is_waited_for() {
     let is_loading = std::sync::Arc::new(AtomicBool::new(true));
     let says = std::sync::Arc::clone(&is_loading);
     let server = Scripted::start(move |words| match words[0].as_str() {
-        "hello" | "client" | "command" => Act::Usual,
+        "hello" | "client" | "command" | "info" => Act::Usual,
         _ if says.load(Ordering::SeqCst) => {
             Act::Say("-LOADING Redis is loading the dataset in memory\r\n")
         }
