@@ -2,7 +2,7 @@
 
 use super::eviction::make_room;
 use super::pinned::NOT_IN_MULTI;
-use super::requests::Next;
+use super::requests::{Next, UNREACHABLE};
 use super::task::{Client, Done, Purpose, Wait};
 use crate::admission::Refusal;
 use crate::command::{ClientSub, CommandId, Local, PinReason, spec};
@@ -123,10 +123,22 @@ impl Client {
             (Purpose::Select(_), Err(reply)) => {
                 self.answer(&reply);
                 self.end_if_lost(&reply);
+                self.end_if_not_asked(&reply);
             }
-            (Purpose::Login(login), Err(reply)) => self.login_refused(&login, &reply),
+            (Purpose::Login(login), Err(reply)) => {
+                self.login_refused(&login, &reply);
+                self.end_if_not_asked(&reply);
+            }
         }
         self.outlet.flush();
+    }
+
+    /// A client that wants another database, user or protocol, of which the server could not be asked, is closed behind
+    /// the error: some libraries pass over it, and what comes next would run where, or as whom, it was not meant to.
+    fn end_if_not_asked(&mut self, reply: &[u8]) {
+        if reply == UNREACHABLE {
+            self.ending = Some(Disconnect::UpstreamLost);
+        }
     }
 
     pub(super) fn reply(&mut self, reply: &[u8]) {
@@ -172,9 +184,7 @@ impl Client {
         self.link = None;
         match self.site.upstream.wait_shared(target, force, 1) {
             Ok(wait) => self.wait = Wait::Shared(wait, purpose),
-            Err(WaitError::Unreachable) => {
-                self.acknowledged(purpose, Err(super::requests::UNREACHABLE.to_vec()))
-            }
+            Err(WaitError::Unreachable) => self.acknowledged(purpose, Err(UNREACHABLE.to_vec())),
             Err(WaitError::Refused(reply)) => self.acknowledged(purpose, Err(reply)),
         }
     }

@@ -292,12 +292,11 @@ impl Site {
         let server_id = link.server_id.to_string();
         let request =
             crate::resp::speak::encode_request(&["CLIENT", "UNBLOCK", server_id.as_str(), mode]);
-        let Some(told) = self.upstream.ask(&request) else {
-            return;
-        };
-        let held = link.hold();
+        let (upstream, held) = (Rc::clone(&self.upstream), link.hold());
         tokio::task::spawn_local(async move {
-            let unblocked = told.await.is_ok_and(|reply| reply.starts_with(b":1"));
+            // Another server has other clients by the same ids.
+            let told = upstream.ask_at(&link.origin().node, &request).await;
+            let unblocked = told.is_some_and(|reply| reply.starts_with(b":1"));
             drop(held);
             // Who asked may have gone.
             let _ = answer.send(unblocked);

@@ -13,10 +13,11 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 
 use super::pinned::{NOT_IN_MULTI, refusal};
-use super::requests::Next;
+use super::requests::{Next, UNREACHABLE};
 use super::site::{Errand, Resident, Site};
 use super::task::{Client, Done, Wait};
 use crate::command::{CommandId, PinReason, same_word};
+use crate::failover::Node;
 use crate::identity::{Card, Flag};
 use crate::resp::speak::{encode_request, push_header};
 use crate::resp::{ReplyScanner, Request, parse_integer};
@@ -166,8 +167,14 @@ impl Client {
             // Where nothing is redirected in the end any connection will do.
             None => link.server_id,
             Some(id) => match self.stand_in(id) {
-                Some(server_id) => server_id,
                 None => return self.not_now(),
+                Some((server_id, node)) if node == link.origin().node => server_id,
+                // The one server does not know the connections of the other, but others by the same ids.
+                Some(_) => {
+                    self.resident.end_redirection();
+                    self.refusing = Some(UNREACHABLE.to_vec());
+                    return Next::Used(0);
+                }
             },
         };
         let mut words: Vec<Vec<u8>> = request.arguments().map(<[u8]>::to_vec).collect();
@@ -185,12 +192,12 @@ impl Client {
         Next::Used(request.bytes().len())
     }
 
-    /// The id of a connection that stands for client `id`. `None`: one is being lent.
-    fn stand_in(&mut self, id: u64) -> Option<i64> {
+    /// The id of a connection that stands for client `id`, and the server to which it is one. `None`: one is being lent.
+    fn stand_in(&mut self, id: u64) -> Option<(i64, Node)> {
         if let Some(redirection) = &*self.resident.redirection.borrow()
-            && redirection.is_open()
+            && let Some(node) = redirection.node()
         {
-            return Some(redirection.server_id);
+            return Some((redirection.server_id, node));
         }
         let state = State {
             // The server sends invalidations as pushes then, whoever else is subscribed to what.
@@ -364,6 +371,16 @@ impl Redirection {
             }
         }));
         redirection
+    }
+
+    /// The server to which its connection is one; `None`: that has ended.
+    fn node(&self) -> Option<Node> {
+        let lent = self.lent.borrow();
+        let link = lent
+            .as_ref()
+            .map(Pin::link)
+            .filter(|link| link.is_alive())?;
+        Some(link.origin().node.clone())
     }
 
     fn is_open(&self) -> bool {

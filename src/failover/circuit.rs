@@ -34,7 +34,7 @@ struct Open {
 impl Circuit {
     /// The last connection was lost.
     pub fn lost(&mut self, now: u64) {
-        self.away_since.get_or_insert(now);
+        self.away_since = Some(now);
     }
 
     /// An attempt failed while no connection was up; the next may be made after `pause`. True: the circuit has opened.
@@ -136,6 +136,15 @@ mod tests {
                 assert!(!circuit.connected());
             }
         }
+    }
+
+    #[test]
+    fn the_time_is_counted_from_the_last_connection() {
+        let mut circuit = Circuit::default();
+        circuit.lost(0);
+        circuit.lost(100 * SECOND);
+        assert!(!circuit.failed(101 * SECOND, AFTER, PAUSE));
+        assert!(circuit.failed(110 * SECOND, AFTER, PAUSE));
     }
 
     #[test]

@@ -71,14 +71,15 @@ impl Failovers {
 
     /// A connection for `kind` came about, to the server at `node`; `can_serve`: and it takes writes.
     pub(super) fn opened(&self, kind: Kind, node: &Node, can_serve: bool, now: u64) {
+        let mut gate = self.gate();
         let mut record = self.record();
         if kind == Kind::Shared {
             record.opened();
         }
         record.reached(node, can_serve, now);
         drop(record);
-        let was_open = self.gate().circuit.connected();
-        self.is_open.store(false, Ordering::Relaxed);
+        let was_open = gate.circuit.connected();
+        self.show(gate);
         if was_open {
             tracing::info!(server = %node, "the server is back: commands are sent again");
         }
@@ -87,14 +88,13 @@ impl Failovers {
 
     /// A connection for `kind` to `node` has ended; without a `cause` it was of no more use.
     pub(super) fn closed(&self, kind: Kind, node: &Node, cause: Option<LossCause>, now: u64) {
+        let mut gate = self.gate();
         let mut record = self.record();
         if let Some(cause) = cause {
             record.lost(node, cause, now);
         }
-        let is_away = kind == Kind::Shared && record.closed();
-        drop(record);
-        if is_away {
-            self.gate().circuit.lost(now);
+        if kind == Kind::Shared && record.closed() {
+            gate.circuit.lost(now);
         }
     }
 
@@ -105,12 +105,10 @@ impl Failovers {
 
     /// An attempt to connect failed; the next may be made after `pause`. True: the circuit has opened.
     pub(super) fn attempt_failed(&self, now: u64, after: Duration, pause: Duration) -> bool {
-        if self.live() > 0 {
-            return false;
-        }
-        let opened = self.gate().circuit.failed(now, after, pause);
+        let mut gate = self.gate();
+        let opened = self.live() == 0 && gate.circuit.failed(now, after, pause);
+        self.show(gate);
         if opened {
-            self.is_open.store(true, Ordering::Relaxed);
             self.news.send_modify(|news| news.turns += 1);
         }
         opened
@@ -138,7 +136,14 @@ impl Failovers {
         Duration::from_micros(self.gate().connects.take(now, per_second))
     }
 
-    // Both are changed by one call each, whole: what a thread that panicked left is as good as any.
+    /// Tells everybody what the circuit has become, in the order in which it did.
+    fn show(&self, gate: MutexGuard<'_, Gate>) {
+        let is_open = gate.circuit.is_open();
+        self.is_open.store(is_open, Ordering::Relaxed);
+    }
+
+    // Both are changed by one call each, whole: what a thread that panicked left is as good as any. Whoever needs both locks
+    // the gate first.
 
     fn record(&self) -> MutexGuard<'_, Record> {
         self.record.lock().unwrap_or_else(PoisonError::into_inner)
@@ -155,5 +160,41 @@ impl Process {
         let turn = self.failovers.gate().circuit.turn(self.now_micros());
         let probe = (turn == Turn::Probe).then(|| Probe(Arc::clone(self)));
         (turn, probe)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Whoever sees the circuit under its lock sees what everybody is told.
+    #[test]
+    fn what_is_told_of_the_circuit_is_what_it_is() {
+        let failovers = Failovers::default();
+        let node = Node::Tcp(std::net::SocketAddr::from(([127, 0, 0, 1], 6379)));
+        let is_over = AtomicBool::new(false);
+        std::thread::scope(|scope| {
+            scope.spawn(|| {
+                while !is_over.load(Ordering::Relaxed) {
+                    failovers.opened(Kind::Pinned, &node, true, 0);
+                }
+            });
+            scope.spawn(|| {
+                let after = Duration::from_micros(1);
+                while !is_over.load(Ordering::Relaxed) {
+                    failovers.attempt_failed(0, after, Duration::ZERO);
+                    failovers.attempt_failed(10, after, Duration::ZERO);
+                }
+            });
+            let mut differs = 0;
+            for _ in 0..2_000 {
+                let gate = failovers.gate();
+                differs += u32::from(gate.circuit.is_open() != failovers.is_open());
+                drop(gate);
+                std::thread::yield_now();
+            }
+            is_over.store(true, Ordering::Relaxed);
+            assert_eq!(differs, 0);
+        });
     }
 }

@@ -208,9 +208,9 @@ impl Upstream {
         usable.find(|link| fits(link)).cloned()
     }
 
-    /// Asks the server at `node` something, as respool's own user where that can be had. `None`: there is no connection to
-    /// it, or it was lost.
-    pub(super) async fn ask_at(self: &Rc<Self>, node: &Node, request: &[u8]) -> Option<Vec<u8>> {
+    /// Asks the server at `node` something, as respool's own user where that can be had: a client's may not have the
+    /// permissions. `None`: there is no connection to it, or it was lost.
+    pub async fn ask_at(self: &Rc<Self>, node: &Node, request: &[u8]) -> Option<Vec<u8>> {
         let is_own = |link: &Link| link.worn().user.is_none();
         let mut link = self.shared_at(node, is_own);
         if link.is_none()

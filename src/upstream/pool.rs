@@ -298,32 +298,6 @@ impl Upstream {
         state.user.is_none() && self.known_databases.borrow().contains(&state.database)
     }
 
-    /// Sends a request of respool's own on a shared connection that is respool's own user: a client's may not have the
-    /// permissions. `None`: the server is away.
-    pub fn ask(self: &Rc<Self>, request: &[u8]) -> Option<oneshot::Receiver<Vec<u8>>> {
-        let (tell, told) = oneshot::channel();
-        let links = self.links.borrow().clone();
-        let is_own =
-            |link: &&Rc<Link>| link.is_alive() && !link.is_dressing() && link.worn().user.is_none();
-        if let Some(link) = links.iter().flatten().find(is_own) {
-            link.send_own(request, OwnReply::Tell(tell));
-            return Some(told);
-        }
-        if self.is_away() {
-            return None;
-        }
-        let wait = self.wait_shared(&State::INITIAL, false, 1).ok()?;
-        let (upstream, request) = (Rc::clone(self), request.to_vec());
-        tokio::task::spawn_local(async move {
-            // Who asked learns of the loss from the dropped sender.
-            if let Ok(Some(link)) = std::future::poll_fn(|cx| wait.poll(cx)).await {
-                link.send_own(&request, OwnReply::Tell(tell));
-                upstream.served(&link, 1);
-            }
-        });
-        Some(told)
-    }
-
     /// A shared connection that wears respool's own user, changed for it if it must be. `None`: there is none.
     pub(super) async fn own_link(self: &Rc<Self>) -> Option<Rc<Link>> {
         loop {

@@ -61,16 +61,8 @@ fn commands_that_wait_too_long_are_told_so_and_their_clients_stay() {
     client.ping();
     redis.kill_hard();
     wait_until_lost(&respool);
-    client.send(
-        [
-            encode(&["GET", "a"]),
-            encode(&["SELECT", "2"]),
-            encode(&["GET", "b"]),
-        ]
-        .concat(),
-    );
+    client.send([encode(&["GET", "a"]), encode(&["GET", "b"])].concat());
     assert_eq!(client.reply_bytes(), NOT_SENT);
-    let _ = client.reply_bytes();
     assert_eq!(client.reply_bytes(), NOT_SENT);
     assert_eq!(respool.metric("respool_server_up"), 0.0);
     assert_eq!(
@@ -87,6 +79,47 @@ fn commands_that_wait_too_long_are_told_so_and_their_clients_stay() {
         || respool.metric("respool_server_up") == 1.0,
         "the server is seen again",
     );
+}
+
+/// Some libraries pass over the error to a SELECT, and go on in the database they are in.
+#[test]
+fn who_could_not_be_given_its_database_or_user_is_closed() {
+    let redis = Redis::start(&[]);
+    let respool = Respool::with(&redis)
+        .upstream("queue = { timeout = \"300ms\", max_commands = 100 }")
+        .start();
+    let states: [&[&str]; 4] = [
+        &["SELECT", "3"],
+        &["AUTH", "default", "any"],
+        &["HELLO", "3", "AUTH", "default", "any"],
+        &["SELECT", "5"],
+    ];
+    let mut clients: Vec<Client> = states.iter().map(|_| respool.client()).collect();
+    clients.iter_mut().for_each(Client::ping);
+    redis.kill_hard();
+    wait_until_lost(&respool);
+    let set = encode(&["SET", "k", "v"]);
+    for (client, state) in clients.iter_mut().zip(states) {
+        client.send(encode(state));
+    }
+    // Of the last more is here already.
+    if let Some(last) = clients.last_mut() {
+        last.send(&set);
+    }
+    for client in &mut clients {
+        assert_eq!(client.reply_bytes(), NOT_SENT);
+    }
+    redis.restart();
+    eventually(
+        || respool.metric("respool_server_up") == 1.0,
+        "the server is seen again",
+    );
+    for client in &mut clients {
+        // It may be closed before it is written to.
+        let _ = client.try_send(&set);
+        client.expect_end();
+    }
+    assert_eq!(redis.cmd(&["DBSIZE"]), Value::Int(0), "nothing has run");
 }
 
 #[test]

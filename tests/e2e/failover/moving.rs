@@ -366,3 +366,63 @@ fn a_reload_of_the_address_moves_the_connections_and_drops_nobody() {
     );
     assert_eq!(last_failover(&respool)["to"], new.addr());
 }
+
+/// One server does not know the connections of the other, but others by the same ids.
+#[test]
+fn an_id_of_one_server_is_not_told_to_the_other() {
+    let (old, new) = two();
+    let names = Names::of(&old);
+    let respool = names.respool(&old, "resolve_interval = \"100ms\"\nmove_timeout = \"10m\"");
+    let mut blocked = respool.client();
+    let own_id = blocked.cmd(&["CLIENT", "ID"]).int().to_string();
+    assert_eq!(blocked.cmd(&["WATCH", "k"]), Value::ok());
+    blocked.send(encode(&["BLPOP", "list", "0"]));
+    eventually(|| old.info("blocked_clients") == "1", "it is blocked");
+    let list = old.cmd(&["CLIENT", "LIST"]).text();
+    let line = list
+        .lines()
+        .find(|line| line.contains(" cmd=blpop") && line.contains(" name=respool:"))
+        .expect("its connection is listed");
+    let id: i64 = line
+        .split([' ', '='])
+        .nth(1)
+        .and_then(|id| id.parse().ok())
+        .expect("a line begins with the id");
+    // Somebody else has the same id at the other server.
+    let mut others: Vec<Client> = Vec::new();
+    let mut other = loop {
+        let mut other = new.client();
+        let its = other.cmd(&["CLIENT", "ID"]).int();
+        assert!(its <= id, "{its} where {id} was to come");
+        if its == id {
+            break other;
+        }
+        others.push(other);
+    };
+    other.send(encode(&["BLPOP", "list", "0"]));
+    eventually(|| new.info("blocked_clients") == "1", "it is blocked");
+    let mut watching = respool.client();
+    assert_eq!(watching.cmd(&["WATCH", "k"]), Value::ok());
+
+    names.point_to(&new);
+    eventually(
+        || connections_of_respool(&old) == 2,
+        "all but the two have left",
+    );
+    let mut asking = respool.client();
+    asking.ping();
+    let to = asking.cmd(&["CLIENT", "ID"]).int().to_string();
+    assert_eq!(
+        asking.cmd(&["CLIENT", "UNBLOCK", &own_id, "ERROR"]),
+        Value::Int(0)
+    );
+    assert_eq!(
+        watching.cmd(&["CLIENT", "TRACKING", "ON", "REDIRECT", &to]),
+        Value::error(super::NOT_SENT)
+    );
+    assert_eq!(new.info("blocked_clients"), "1");
+    new.cmd(&["RPUSH", "list", "new"]);
+    assert_eq!(other.reply().items()[1], Value::bulk("new"));
+    old.cmd(&["RPUSH", "list", "old"]);
+    assert_eq!(blocked.reply().items()[1], Value::bulk("old"));
+}
