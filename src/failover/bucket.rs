@@ -1,5 +1,12 @@
 //! How many connects a second there may be: a bucket that holds a second's worth of them.
 
+const SECOND: u64 = 1_000_000;
+
+/// How long a token takes to come, in microseconds.
+fn each(per_second: u32) -> u64 {
+    SECOND / u64::from(per_second.max(1))
+}
+
 /// A token bucket, kept as the time at which it would be full.
 #[derive(Debug, Default)]
 pub struct Bucket {
@@ -9,10 +16,13 @@ pub struct Bucket {
 impl Bucket {
     /// Takes a token; how long its taker must wait, in microseconds. Those who take one after the other are served so.
     pub fn take(&mut self, now: u64, per_second: u32) -> u64 {
-        const SECOND: u64 = 1_000_000;
-        let each = SECOND / u64::from(per_second.max(1));
-        self.full_at = self.full_at.max(now) + each;
+        self.full_at = self.full_at.max(now) + each(per_second);
         (self.full_at - now).saturating_sub(SECOND)
+    }
+
+    /// A token that was taken has not been used.
+    pub fn give_back(&mut self, per_second: u32) {
+        self.full_at = self.full_at.saturating_sub(each(per_second));
     }
 }
 
@@ -27,6 +37,15 @@ mod tests {
         let waits: Vec<u64> = (0..7).map(|_| bucket.take(0, 5)).collect();
         assert_eq!(waits, [0, 0, 0, 0, 0, 200_000, 400_000]);
         assert_eq!(bucket.take(10_000_000, 5), 0, "full again");
+    }
+
+    #[test]
+    fn what_is_given_back_is_there_for_the_next() {
+        let mut bucket = Bucket::default();
+        for _ in 0..100 {
+            assert_eq!(bucket.take(0, 1), 0);
+            bucket.give_back(1);
+        }
     }
 
     proptest! {

@@ -9,6 +9,9 @@ use crate::telemetry::LossCause;
 
 use super::Node;
 
+/// For how long, in microseconds, the loss of one connection may be the first sign of a failover.
+const SIGN_LASTS: u64 = 5_000_000;
+
 /// One failover.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Failover {
@@ -69,13 +72,13 @@ impl Record {
         self.live == 0 && self.is_failover
     }
 
-    /// The server was reached at `node`; `can_serve`: and is what was looked for.
-    pub fn reached(&mut self, node: &Node, can_serve: bool, now: u64) {
-        let moved_from = self
-            .current
-            .as_ref()
-            .filter(|c| c.cause == LossCause::Moved);
-        let is_old = moved_from.is_some_and(|current| current.from == *node);
+    /// The server was reached at `node` by a connect that had begun at `begun` and is over `now`; `can_serve`: and is what was
+    /// looked for.
+    pub fn reached(&mut self, node: &Node, can_serve: bool, (begun, now): (u64, u64)) {
+        let is_old = self.current.as_ref().is_some_and(|current| {
+            // One that begins later goes to where the server is by then, though it be back.
+            current.cause == LossCause::Moved && current.from == *node && begun <= current.began
+        });
         if !self.is_failover {
             // One was lost, and the server is there.
             self.current = None;
@@ -93,12 +96,19 @@ impl Record {
 
     /// A connection to `node` was lost.
     pub fn lost(&mut self, node: &Node, cause: LossCause, now: u64) {
-        self.begin(node, cause, now);
+        let is_left = matches!(
+            cause,
+            LossCause::Moved | LossCause::Readonly | LossCause::MasterDown
+        );
+        // The last of those that are left may go long after the failover they were left for.
+        if self.is_failover || !is_left {
+            self.begin(node, cause, now);
+        }
     }
 
-    /// A connection to `node` that was opened at `opened` is being left, and all others to it.
-    pub fn left(&mut self, node: &Node, cause: LossCause, opened: u64, now: u64) {
-        let is_over = |last: &Failover| last.from == *node && opened <= last.began + last.took;
+    /// A connection to `node` whose connect began at `begun` is being left, and all others to it.
+    pub fn left(&mut self, node: &Node, cause: LossCause, begun: u64, now: u64) {
+        let is_over = |last: &Failover| last.from == *node && begun <= last.began + last.took;
         if self.last.as_ref().is_some_and(is_over) {
             return;
         }
@@ -139,6 +149,10 @@ impl Record {
     }
 
     fn begin(&mut self, node: &Node, cause: LossCause, now: u64) {
+        let is_stale = |sign: &Failover| now.saturating_sub(sign.began) > SIGN_LASTS;
+        if !self.is_failover && self.current.as_ref().is_some_and(is_stale) {
+            self.current = None;
+        }
         self.current.get_or_insert_with(|| Failover {
             from: node.clone(),
             to: None,
@@ -169,7 +183,7 @@ mod tests {
     fn with(live: usize) -> Record {
         let mut record = Record::default();
         (0..live).for_each(|_| record.opened());
-        record.reached(&node(1), true, 0);
+        record.reached(&node(1), true, (0, 0));
         record
     }
 
@@ -189,8 +203,8 @@ mod tests {
         record.failed(1);
         let under_way = record.standing(150).last.expect("one under way");
         assert_eq!((under_way.to, under_way.took), (None, 50));
-        record.reached(&node(2), true, 1100);
-        record.reached(&node(2), true, 1200);
+        record.reached(&node(2), true, (1050, 1100));
+        record.reached(&node(2), true, (1150, 1200));
         record.held(7);
         let standing = record.standing(9000);
         let last = standing.last.expect("one is over");
@@ -213,7 +227,7 @@ mod tests {
         let mut record = with(2);
         assert!(!lose(&mut record, LossCause::Reset, 100));
         record.disconnected(1);
-        record.reached(&node(1), true, 200);
+        record.reached(&node(1), true, (150, 200));
         assert!(record.standing(300).last.is_none());
         // Nor is the end of those that are of no more use.
         assert!(!record.closed());
@@ -227,9 +241,9 @@ mod tests {
         lose(&mut record, LossCause::Closed, 100);
         record.left(&node(1), LossCause::Readonly, 0, 105);
         lose(&mut record, LossCause::Readonly, 110);
-        record.reached(&node(1), false, 120);
+        record.reached(&node(1), false, (115, 120));
         assert_eq!(record.standing(130).totals.len(), 0);
-        record.reached(&node(2), true, 600);
+        record.reached(&node(2), true, (550, 600));
         let standing = record.standing(700);
         assert_eq!(standing.totals, BTreeMap::from([("readonly", 1)]));
         assert_eq!(standing.last.map(|last| last.took), Some(500));
@@ -239,9 +253,9 @@ mod tests {
     fn a_move_is_one_however_late_the_last_connection_leaves() {
         let mut record = with(3);
         record.left(&node(1), LossCause::Moved, 0, 100);
-        record.reached(&node(1), true, 150);
+        record.reached(&node(1), true, (90, 150));
         assert_eq!(record.standing(160).totals.len(), 0, "still the old one");
-        record.reached(&node(2), true, 200);
+        record.reached(&node(2), true, (190, 200));
         record.left(&node(1), LossCause::Moved, 150, 300);
         assert_eq!(record.standing(310).totals, BTreeMap::from([("moved", 1)]));
         assert!(
@@ -258,5 +272,37 @@ mod tests {
                 .last
                 .is_some_and(|last| last.to.is_none())
         );
+    }
+
+    #[test]
+    fn a_move_back_to_where_it_was_ends_too() {
+        let mut record = with(2);
+        record.left(&node(1), LossCause::Moved, 0, 100);
+        record.reached(&node(1), true, (101, 150));
+        assert_eq!(record.standing(160).totals, BTreeMap::from([("moved", 1)]));
+    }
+
+    #[test]
+    fn an_old_loss_is_no_sign_of_a_new_failover() {
+        let mut record = with(2);
+        lose(&mut record, LossCause::Reset, 100);
+        let later = 100 + SIGN_LASTS + 1;
+        assert!(lose(&mut record, LossCause::Closed, later));
+        let told = record.standing(later + 10).last.expect("one is under way");
+        assert_eq!((told.cause, told.began), (LossCause::Closed, later));
+    }
+
+    #[test]
+    fn the_last_that_is_left_is_no_sign_of_another() {
+        let mut record = with(2);
+        record.left(&node(1), LossCause::Moved, 0, 100);
+        record.reached(&node(2), true, (110, 200));
+        record.opened();
+        lose(&mut record, LossCause::Moved, 300);
+        lose(&mut record, LossCause::Moved, 310);
+        record.lost(&node(2), LossCause::Reset, 320);
+        assert!(record.closed());
+        let told = record.standing(330).last.expect("one is under way");
+        assert_eq!((told.from, told.cause), (node(2), LossCause::Reset));
     }
 }

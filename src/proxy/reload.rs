@@ -13,7 +13,7 @@ use crate::admission::Admission;
 use crate::client::{Errand, Errands};
 use crate::config::{self, Login, Settings, UpstreamTls};
 use crate::identity::{Card, Flag, Registry};
-use crate::telemetry::{Disconnect, Reload, log};
+use crate::telemetry::{Disconnect, LossCause, Reload, log};
 use crate::transport::{Acceptance, Connector, TlsAcceptor};
 use crate::upstream::{OwnLogin, Process};
 use crate::worker::Message;
@@ -174,18 +174,25 @@ impl Reloader {
         } = prepared;
         let before = self.process.settings();
         let upstream = &settings.upstream;
-        let has_moved = before.upstream.address != upstream.address
-            || is_another(before.upstream.tls.as_ref(), upstream.tls.as_ref());
+        let renews = match before.upstream.address != upstream.address {
+            true => Some(LossCause::Moved),
+            false => is_another(before.upstream.tls.as_ref(), upstream.tls.as_ref())
+                .then_some(LossCause::Renewed),
+        };
         for warning in &settings.warnings {
             tracing::warn!("{warning}");
         }
         log::set_level(&settings.log.level);
-        self.process.configured.store(Arc::clone(&settings));
-        self.process.tls.store(connector);
-        if !is_same_login(before.upstream.login.as_ref(), upstream.login.as_ref()) {
-            self.process
-                .login
-                .store(OwnLogin::new(upstream.login.as_ref()));
+        {
+            // A connect goes by all of it, or by nothing.
+            let _whole = self.process.in_force();
+            self.process.configured.store(Arc::clone(&settings));
+            self.process.tls.store(connector);
+            if !is_same_login(before.upstream.login.as_ref(), upstream.login.as_ref()) {
+                self.process
+                    .login
+                    .store(OwnLogin::new(upstream.login.as_ref()));
+            }
         }
         for (acceptor, acceptance) in shown {
             acceptor.replace(acceptance);
@@ -205,8 +212,8 @@ impl Reloader {
         self.admission.reload(&settings);
         self.tell_workers(Message::Reseat).await;
         self.process.server_moved();
-        if has_moved {
-            self.process.renew_connections();
+        if let Some(cause) = renews {
+            self.process.renew_connections(cause);
             self.process
                 .health
                 .set_address(upstream.address.to_string());

@@ -149,6 +149,8 @@ labels! {
         MasterDown => "masterdown",
         /// The address is not the server's any more.
         Moved => "moved",
+        /// How connections are opened was changed by a reload: another took its place.
+        Renewed => "renewed",
         /// The keys of its TLS 1.2 session had encrypted nearly as much as they may: another took its place.
         TlsKeys => "tls_keys",
         /// The server sent what is no RESP, or nobody had asked for.

@@ -8,7 +8,10 @@ use tokio::time::Instant;
 
 use super::failovers::{News, Probe};
 use super::handshake::ConnectError;
+use super::link::{Ended, Link};
 use super::pool::Upstream;
+use super::thread::Process;
+use crate::budget::Kind;
 use crate::failover::{Turn, backoff};
 use crate::telemetry::{Bound, ConnectResult};
 
@@ -34,6 +37,28 @@ pub(super) struct Away {
     last_logged: Option<Instant>,
 }
 
+impl Away {
+    /// Whether what another has achieved says anything of the next attempt: not where the server is full, nor where it
+    /// takes connections and closes them.
+    fn follows(&self) -> bool {
+        !self.is_full && self.short_lives == 0
+    }
+}
+
+/// A turn at the rate of connects that has not come yet.
+struct Awaited<'a> {
+    process: &'a Process,
+    kind: Kind,
+    per_second: u32,
+}
+
+impl Drop for Awaited<'_> {
+    fn drop(&mut self) {
+        let failovers = &self.process.failovers;
+        failovers.give_back_turn(self.kind, self.per_second);
+    }
+}
+
 impl Upstream {
     /// Waits until the next attempt to connect is due.
     pub(super) async fn pause(&self) {
@@ -45,15 +70,21 @@ impl Upstream {
                 let _ = news.changed().await;
                 continue;
             }
-            let seen = news.borrow_and_update().connects;
-            let (until, is_full) = {
+            let seen = *news.borrow_and_update();
+            let (until, follows) = {
                 let away = self.away.borrow();
-                (away.next_attempt, away.is_full)
+                (away.next_attempt, away.follows())
             };
             let Some(until) = until else { return };
+            let is_due = |news: &News| {
+                news.starts > seen.starts || (follows && news.connects > seen.connects)
+            };
             tokio::select! {
                 () = tokio::time::sleep_until(until) => return,
-                () = until_told(&mut news, |news| news.connects > seen), if !is_full => {
+                () = until_told(&mut news, is_due) => {
+                    if news.borrow().starts > seen.starts {
+                        continue;
+                    }
                     let follow = FOLLOW_WITHIN.mul_f64(rand::random::<f64>());
                     return tokio::time::sleep_until(until.min(Instant::now() + follow)).await;
                 }
@@ -97,16 +128,22 @@ impl Upstream {
         }
     }
 
-    /// Waits for a turn at the rate of connects.
-    pub(super) async fn connect_turn(&self) {
+    /// Waits for a turn at the rate of connects. Whoever gives up before it has come leaves it to others.
+    pub(super) async fn connect_turn(&self, kind: Kind) {
         let process = &self.thread.process;
         let per_second = self.thread.settings().upstream.max_connects_per_second;
         let wait = process
             .failovers
-            .take_turn(process.now_micros(), per_second);
+            .take_turn(kind, process.now_micros(), per_second);
         if !wait.is_zero() {
+            let awaited = Awaited {
+                process,
+                kind,
+                per_second,
+            };
             self.thread.counters.bound(Bound::ConnectRate).add(1);
             tokio::time::sleep(wait).await;
+            std::mem::forget(awaited);
         }
     }
 
@@ -173,8 +210,14 @@ impl Upstream {
         }
     }
 
-    /// A shared connection that lived for `life` was lost.
-    pub(super) fn lost_after(&self, life: Duration) {
+    /// A connection has ended; one that lived for a moment only is an attempt that failed.
+    pub(super) fn lived(&self, link: &Link, ended: &Ended) {
+        // What respool itself ended says nothing.
+        if ended.cause.is_none() || link.leaving().is_some() {
+            return;
+        }
+        let now = self.thread.process.now_micros();
+        let life = Duration::from_micros(now.saturating_sub(link.origin().opened_micros));
         let mut away = self.away.borrow_mut();
         if life >= SHORT_LIFE {
             away.short_lives = 0;
@@ -184,6 +227,12 @@ impl Upstream {
         let delay = backoff(reconnect, away.short_lives, rand::random::<f64>());
         away.short_lives = away.short_lives.saturating_add(1);
         away.next_attempt = Some(Instant::now() + delay);
+    }
+
+    /// The server has another address: what was seen of the one before says nothing of it.
+    pub(super) fn start_over(&self) {
+        *self.away.borrow_mut() = Away::default();
+        self.thread.process.failovers.start_over();
     }
 }
 

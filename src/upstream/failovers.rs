@@ -8,6 +8,7 @@ use std::time::Duration;
 
 use tokio::sync::watch;
 
+use super::link::Origin;
 use super::thread::Process;
 use crate::budget::Kind;
 use crate::failover::{Bucket, Circuit, Node, Record, Standing, Turn};
@@ -18,6 +19,8 @@ use crate::telemetry::LossCause;
 pub(super) struct News {
     /// Connections that came about.
     pub(super) connects: u64,
+    /// How often what was known of the server was forgotten.
+    pub(super) starts: u64,
     /// Changes of the circuit, attempts that ended.
     turns: u64,
 }
@@ -34,7 +37,18 @@ pub struct Failovers {
 #[derive(Debug, Default)]
 struct Gate {
     circuit: Circuit,
-    connects: Bucket,
+    /// For the connections that everybody shares, and for those that are lent: the many do not keep the few waiting.
+    shared: Bucket,
+    pinned: Bucket,
+}
+
+impl Gate {
+    fn bucket(&mut self, kind: Kind) -> &mut Bucket {
+        match kind {
+            Kind::Pinned => &mut self.pinned,
+            Kind::Shared | Kind::Subscription => &mut self.shared,
+        }
+    }
 }
 
 /// The one attempt to connect while the circuit is open; ends with its drop.
@@ -69,14 +83,15 @@ impl Failovers {
         self.news.subscribe()
     }
 
-    /// A connection for `kind` came about, to the server at `node`; `can_serve`: and it takes writes.
-    pub(super) fn opened(&self, kind: Kind, node: &Node, can_serve: bool, now: u64) {
+    /// A connection for `kind` came about; `can_serve`: and the server takes writes.
+    pub(super) fn opened(&self, kind: Kind, origin: &Origin, can_serve: bool) {
+        let node = &origin.node;
         let mut gate = self.gate();
         let mut record = self.record();
         if kind == Kind::Shared {
             record.opened();
         }
-        record.reached(node, can_serve, now);
+        record.reached(node, can_serve, (origin.begun_micros, origin.opened_micros));
         drop(record);
         let was_open = gate.circuit.connected();
         self.show(gate);
@@ -98,9 +113,9 @@ impl Failovers {
         }
     }
 
-    /// A connection to `node` that was opened at `opened` is being left, and all others to it.
-    pub(super) fn left(&self, node: &Node, cause: LossCause, opened: u64, now: u64) {
-        self.record().left(node, cause, opened, now);
+    /// A connection to `node` whose connect began at `begun` is being left, and all others to it.
+    pub(super) fn left(&self, node: &Node, cause: LossCause, begun: u64, now: u64) {
+        self.record().left(node, cause, begun, now);
     }
 
     /// An attempt to connect failed; the next may be made after `pause`. True: the circuit has opened.
@@ -112,6 +127,14 @@ impl Failovers {
             self.news.send_modify(|news| news.turns += 1);
         }
         opened
+    }
+
+    /// The server has another address: what was seen of the one before says nothing of it.
+    pub(super) fn start_over(&self) {
+        let mut gate = self.gate();
+        gate.circuit.connected();
+        self.show(gate);
+        self.news.send_modify(|news| news.starts += 1);
     }
 
     /// Commands wait for the server.
@@ -132,8 +155,13 @@ impl Failovers {
     }
 
     /// How long whoever is about to connect must wait for its turn at this rate.
-    pub(super) fn take_turn(&self, now: u64, per_second: u32) -> Duration {
-        Duration::from_micros(self.gate().connects.take(now, per_second))
+    pub(super) fn take_turn(&self, kind: Kind, now: u64, per_second: u32) -> Duration {
+        Duration::from_micros(self.gate().bucket(kind).take(now, per_second))
+    }
+
+    /// Whoever had taken a turn has gone before it came.
+    pub(super) fn give_back_turn(&self, kind: Kind, per_second: u32) {
+        self.gate().bucket(kind).give_back(per_second);
     }
 
     /// Tells everybody what the circuit has become, in the order in which it did.
@@ -171,12 +199,17 @@ mod tests {
     #[test]
     fn what_is_told_of_the_circuit_is_what_it_is() {
         let failovers = Failovers::default();
-        let node = Node::Tcp(std::net::SocketAddr::from(([127, 0, 0, 1], 6379)));
+        let origin = Origin {
+            node: Node::Tcp(std::net::SocketAddr::from(([127, 0, 0, 1], 6379))),
+            is_replica: false,
+            begun_micros: 0,
+            opened_micros: 0,
+        };
         let is_over = AtomicBool::new(false);
         std::thread::scope(|scope| {
             scope.spawn(|| {
                 while !is_over.load(Ordering::Relaxed) {
-                    failovers.opened(Kind::Pinned, &node, true, 0);
+                    failovers.opened(Kind::Pinned, &origin, true);
                 }
             });
             scope.spawn(|| {

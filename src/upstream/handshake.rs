@@ -3,21 +3,22 @@
 use std::fmt;
 use std::io;
 use std::rc::Rc;
+use std::sync::Arc;
 use std::time::Instant;
 
-use super::credentials::Candidate;
+use super::credentials::{Candidate, OwnLogin};
 use super::link::{Link, Origin};
 use super::server::Server;
-use super::thread::Thread;
+use super::thread::{Process, Thread};
 use crate::auth::is_wrong_password;
 use crate::budget::SocketPermit;
-use crate::config::{AuthMode, Role};
+use crate::config::{AuthMode, Role, Settings};
 use crate::failover::Node;
 use crate::resp::speak::encode_request;
 use crate::resp::{ReplyScanner, parse_integer};
 use crate::session::{Change, Protocol, State, name_request, steps};
 use crate::telemetry::{ConnectResult, LossCause, TlsHandshake};
-use crate::transport::{DialError, Stream, dial};
+use crate::transport::{Connector, DialError, Stream, dial};
 
 /// Why no connection in the wanted state came about.
 #[derive(Debug)]
@@ -51,7 +52,34 @@ fn away(text: impl Into<String>, result: ConnectResult) -> ConnectError {
     }
 }
 
-/// Opens a connection that wears `state` and is called `name` at the server.
+/// What one connect goes by from its first step to its last, whatever is reloaded meanwhile.
+struct Terms {
+    settings: Arc<Settings>,
+    tls: Option<Arc<Connector>>,
+    login: Arc<OwnLogin>,
+    begun_micros: u64,
+}
+
+impl Terms {
+    async fn of(process: &Process) -> Self {
+        loop {
+            let login = process.login();
+            // Before the socket is open: a command may take its time.
+            login.prepare().await;
+            let _whole = process.in_force();
+            if Arc::ptr_eq(&login, &process.login()) {
+                return Self {
+                    settings: process.settings(),
+                    tls: process.tls.load_full(),
+                    login,
+                    begun_micros: process.now_micros(),
+                };
+            }
+        }
+    }
+}
+
+/// Opens a connection that wears `state` and is called `name` at the server, to `best` where that is one of it.
 ///
 /// # Errors
 /// [`ConnectError`]; each attempt is counted by its result.
@@ -60,10 +88,10 @@ pub(super) async fn connect(
     state: &State,
     name: String,
     permit: SocketPermit,
+    best: Option<Node>,
 ) -> Result<Rc<Link>, ConnectError> {
-    // Before the socket is open: a command may take its time.
-    thread.process.login().prepare().await;
-    let greeted = greet(thread, state, &name).await;
+    let terms = Terms::of(&thread.process).await;
+    let greeted = greet(thread, &terms, state, &name, best).await;
     let result = match &greeted {
         Ok(_) => ConnectResult::Ok,
         Err(ConnectError::Refused(_)) => ConnectResult::HandshakeError,
@@ -80,15 +108,16 @@ pub(super) async fn connect(
         node,
         is_replica,
     } = greeted?;
-    let opened_micros = thread.process.now_micros();
-    let failovers = &thread.process.failovers;
-    let can_serve = !is_replica || thread.role() == Role::Replica;
-    failovers.opened(permit.kind(), &node, can_serve, opened_micros);
+    let upstream = &terms.settings.upstream;
     let origin = Origin {
         node,
         is_replica,
-        opened_micros,
+        begun_micros: terms.begun_micros,
+        opened_micros: thread.process.now_micros(),
     };
+    let can_serve = !is_replica || upstream.role == Role::Replica;
+    let failovers = &thread.process.failovers;
+    failovers.opened(permit.kind(), &origin, can_serve);
     let link = Link::new(
         Rc::clone(thread),
         stream,
@@ -97,9 +126,9 @@ pub(super) async fn connect(
         (name, server_id),
         origin,
     );
-    if thread.process.login().expires() {
-        let after = thread.settings().upstream.reauthenticate_after;
-        link.renewal.begin(after, thread.clock.refresh());
+    if terms.login.expires() {
+        link.renewal
+            .begin(upstream.reauthenticate_after, thread.clock.refresh());
     }
     Ok(link)
 }
@@ -113,10 +142,21 @@ struct Greeted {
     is_replica: bool,
 }
 
-async fn greet(thread: &Rc<Thread>, state: &State, name: &str) -> Result<Greeted, ConnectError> {
-    let upstream = &thread.settings().upstream;
+async fn greet(
+    thread: &Rc<Thread>,
+    terms: &Terms,
+    state: &State,
+    name: &str,
+    best: Option<Node>,
+) -> Result<Greeted, ConnectError> {
+    let upstream = &terms.settings.upstream;
     let dialled = async {
-        let nodes = thread.process.locate(upstream.connect_timeout).await?;
+        let mut nodes = thread.process.locate(upstream).await?;
+        if let Some(best) = best
+            && let Some(at) = nodes.iter().position(|node| *node == best)
+        {
+            nodes[..=at].rotate_right(1);
+        }
         dial(&nodes, upstream.connect_timeout, upstream.keepalive).await
     };
     let (stream, node) = dialled.await.map_err(|error| {
@@ -131,12 +171,12 @@ async fn greet(thread: &Rc<Thread>, state: &State, name: &str) -> Result<Greeted
     })?;
     let mut talk = Talk {
         // Its bound is its own, so that it can be told apart.
-        stream: secure(thread, stream).await?,
+        stream: secure(thread, terms, stream).await?,
         buffer: Vec::new(),
         has_heard: false,
     };
     let limit = upstream.connect_timeout;
-    let settled = tokio::time::timeout(limit, settle(&mut talk, thread, state, name)).await;
+    let settled = tokio::time::timeout(limit, settle(&mut talk, thread, terms, state, name)).await;
     let (server_id, is_replica) = settled.unwrap_or_else(|_| {
         Err(away(
             format!(
@@ -157,12 +197,13 @@ async fn greet(thread: &Rc<Thread>, state: &State, name: &str) -> Result<Greeted
 async fn settle(
     talk: &mut Talk,
     thread: &Rc<Thread>,
+    terms: &Terms,
     state: &State,
     name: &str,
 ) -> Result<(i64, bool), ConnectError> {
     let started = Instant::now();
-    let guests_are_refused = asks_guests(talk, thread).await?;
-    authenticate(talk, thread).await?;
+    let guests_are_refused = asks_guests(talk, terms).await?;
+    authenticate(talk, &terms.login).await?;
     let (server_id, is_replica) = introduce(talk, thread, name, guests_are_refused).await?;
     thread
         .process
@@ -173,8 +214,8 @@ async fn settle(
 }
 
 /// Makes TLS of the connection, where the server speaks it.
-async fn secure(thread: &Rc<Thread>, stream: Stream) -> Result<Stream, ConnectError> {
-    let Some(connector) = thread.process.tls.load_full() else {
+async fn secure(thread: &Thread, terms: &Terms, stream: Stream) -> Result<Stream, ConnectError> {
+    let Some(connector) = &terms.tls else {
         return Ok(stream);
     };
     let handshakes = |result| thread.counters.server_handshakes(result).add(1);
@@ -191,9 +232,9 @@ async fn secure(thread: &Rc<Thread>, stream: Stream) -> Result<Stream, ConnectEr
 }
 
 /// Whether the server has whoever does not authenticate do so. Asked only where that decides what clients get.
-async fn asks_guests(talk: &mut Talk, thread: &Thread) -> Result<bool, ConnectError> {
-    let matters = thread.settings().auth.mode == AuthMode::Passthrough;
-    if !matters || !thread.process.login().is_configured() {
+async fn asks_guests(talk: &mut Talk, terms: &Terms) -> Result<bool, ConnectError> {
+    let matters = terms.settings.auth.mode == AuthMode::Passthrough;
+    if !matters || !terms.login.is_configured() {
         return Ok(false);
     }
     let reply = talk.ask(&encode_request(&["PING"])).await?;
@@ -202,8 +243,7 @@ async fn asks_guests(talk: &mut Talk, thread: &Thread) -> Result<bool, ConnectEr
 
 /// Shows the server respool's own secret, where there is one: if it is refused the others, and, when they were asked for
 /// again, whatever has taken their place.
-async fn authenticate(talk: &mut Talk, thread: &Thread) -> Result<(), ConnectError> {
-    let login = thread.process.login();
+async fn authenticate(talk: &mut Talk, login: &Arc<OwnLogin>) -> Result<(), ConnectError> {
     if !login.is_configured() {
         return Ok(());
     }
@@ -293,16 +333,11 @@ async fn introduce(
         .process
         .health
         .set_identity(&server.version_text, &server.role);
-    server.learned = thread
-        .process
-        .server
-        .load()
-        .as_ref()
-        .and_then(|known| known.learned.clone());
-    thread
-        .process
-        .server
-        .store(Some(std::sync::Arc::new(server)));
+    thread.process.server.rcu(|known| {
+        let mut server = server.clone();
+        server.learned = known.as_ref().and_then(|known| known.learned.clone());
+        Some(Arc::new(server))
+    });
     let number = id
         .strip_prefix(b":")
         .and_then(|line| parse_integer(line.trim_ascii_end()));

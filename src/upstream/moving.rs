@@ -1,7 +1,7 @@
-//! Leaving a server that has moved or was demoted, or a connection whose TLS keys are nearly used up: each connection takes no new work, finishes what is under way and goes.
+//! Leaving a server that has moved or was demoted, or a connection that another is to replace (its TLS keys are nearly used up, a reload has changed how it is opened): each connection takes no new work, finishes what is under way and goes.
 //!
-//! Invariant: what is under way on a lent connection goes on for at most `upstream.move_timeout`; a shared one that owes
-//! replies is left when nothing has moved on it for [`STUCK_AFTER`].
+//! Invariant: at a server that has moved or was demoted what is under way on a lent connection goes on for at most
+//! `upstream.move_timeout`; a shared one that owes replies is left when nothing has moved on it for [`STUCK_AFTER`].
 
 use std::rc::Rc;
 use std::time::Duration;
@@ -68,20 +68,25 @@ impl Upstream {
     fn check(&self, link: &Link, now: u64) {
         let origin = link.origin();
         let whereabouts = &self.thread.process.whereabouts;
-        let Some(cause) = whereabouts.is_to_be_left(&origin.node, origin.opened_micros, now) else {
+        let Some(cause) = whereabouts.is_to_be_left(&origin.node, origin.begun_micros, now) else {
             return;
         };
         let settings = self.thread.settings();
         let spread = (settings.upstream.reconnect.max / 4).mul_f64(rand::random::<f64>());
         let from_micros = now + spread.as_micros() as u64;
-        link.set_leaving(Leaving {
+        let mut leaving = Leaving {
             cause,
             from_micros,
-            until_micros: from_micros + settings.upstream.move_timeout.as_micros() as u64,
-        });
+            until_micros: u64::MAX,
+        };
+        if !leaving.is_patient() {
+            let limit = settings.upstream.move_timeout;
+            leaving.until_micros = from_micros + limit.as_micros() as u64;
+        }
+        link.set_leaving(leaving);
         if cause == LossCause::Moved && link.is_alive() {
             let failovers = &self.thread.process.failovers;
-            failovers.left(&origin.node, cause, origin.opened_micros, now);
+            failovers.left(&origin.node, cause, origin.begun_micros, now);
         }
         tracing::info!(
             connection = link.name,
@@ -111,7 +116,7 @@ impl Upstream {
                 self.finish(link);
             }
             let patience = leaving.from_micros + STUCK_AFTER.as_micros() as u64;
-            let is_silent = link.is_stuck(STUCK_AFTER) && leaving.cause != LossCause::TlsKeys;
+            let is_silent = link.is_stuck(STUCK_AFTER) && !leaving.is_patient();
             if now >= patience && is_silent {
                 link.lose(leaving.cause, leaving.why());
             }
@@ -186,16 +191,13 @@ impl Upstream {
             Protocol::Resp2 => "2",
             Protocol::Resp3 => "3",
         };
-        let (tell, told) = oneshot::channel();
-        link.send_own(&encode_request(&["HELLO", version]), OwnReply::Tell(tell));
-        let reply = told.await.ok()?;
+        let mut reply = ask(&link, &encode_request(&["HELLO", version])).await?;
+        if reply.starts_with(b"-ERR unknown command") {
+            // A server older than HELLO.
+            reply = ask(&link, &encode_request(&["INFO", "replication"])).await?;
+        }
         let is = |role: &[u8]| memchr::memmem::find(&reply, role).is_some();
-        // A server too old for HELLO cannot be asked: its word counts.
-        Some(
-            reply.starts_with(b"-ERR unknown command")
-                || is(b"\r\nreplica\r\n")
-                || is(b"\r\nslave\r\n"),
-        )
+        Some(is(b"\r\nreplica\r\n") || is(b"\r\nslave\r\n") || is(b"\r\nrole:slave\r\n"))
     }
 
     /// A shared connection to `node` for a request of respool's own.
@@ -225,9 +227,7 @@ impl Upstream {
         }
         // A client's user may not have the permissions that respool's own has; it is better than none.
         let link = link.or_else(|| self.shared_at(node, |_| true))?;
-        let (tell, told) = oneshot::channel();
-        link.send_own(request, OwnReply::Tell(tell));
-        told.await.ok()
+        ask(&link, request).await
     }
 
     /// A blocked call on `link`, if there is one, is ended there and issued anew on another connection.
@@ -251,4 +251,11 @@ impl Upstream {
             link.is_alive() && link.leaving().is_some() && link.origin().node == *node
         })
     }
+}
+
+/// `None`: the connection was lost.
+async fn ask(link: &Link, request: &[u8]) -> Option<Vec<u8>> {
+    let (tell, told) = oneshot::channel();
+    link.send_own(request, OwnReply::Tell(tell));
+    told.await.ok()
 }

@@ -28,14 +28,18 @@ impl Upstream {
         state: State,
         probe: &[u8],
     ) -> Result<Result<(), Vec<u8>>, PinError> {
-        let link = match self.wait_shared(&state, false, 1) {
-            Ok(wait) => std::future::poll_fn(|cx| wait.poll(cx)).await,
-            Err(error) => Err(error),
-        };
-        let link = match link {
-            Ok(Some(link)) => link,
-            Err(WaitError::Refused(reply)) => return Ok(Err(reply)),
-            Ok(None) | Err(WaitError::Unreachable) => return Err(PinError::Unreachable),
+        let link = loop {
+            let promised = match self.wait_shared(&state, false, 1) {
+                Ok(wait) => std::future::poll_fn(|cx| wait.poll(cx)).await,
+                Err(error) => Err(error),
+            };
+            match promised {
+                Ok(Some(link)) => break link,
+                // It ended meanwhile: there is another.
+                Ok(None) => {}
+                Err(WaitError::Refused(reply)) => return Ok(Err(reply)),
+                Err(WaitError::Unreachable) => return Err(PinError::Unreachable),
+            }
         };
         let (tell, told) = oneshot::channel();
         link.send_own(probe, OwnReply::Tell(tell));

@@ -15,6 +15,7 @@ use super::link::Link;
 use super::outlet::Outlet;
 use super::pool::Upstream;
 use crate::budget::{Kind as SocketKind, PinLease, SocketPermit};
+use crate::failover::Node;
 use crate::resp::speak::encode_request;
 use crate::session::{Change, State, steps};
 use crate::telemetry::{Bound, LossCause};
@@ -246,8 +247,9 @@ impl Upstream {
             let Some(permit) = self.place().await else {
                 continue;
             };
-            self.connect_turn().await;
-            match connect(&self.thread, state, self.name("pinned"), permit).await {
+            self.connect_turn(SocketKind::Pinned).await;
+            let (name, best) = (self.name("pinned"), self.node_of_shared());
+            match connect(&self.thread, state, name, permit, best).await {
                 Ok(link) => {
                     self.connected();
                     self.keep_driving(&link);
@@ -257,6 +259,17 @@ impl Upstream {
                 Err(error) => self.failed(&error),
             }
         }
+    }
+
+    /// The server to which the shared connections of this worker go: what is lent is best there too, where a blocked call
+    /// on it can be ended.
+    fn node_of_shared(&self) -> Option<Node> {
+        let links = self.links.borrow();
+        let mut serving = links
+            .iter()
+            .flatten()
+            .filter(|link| link.is_alive() && link.leaving().is_none());
+        serving.next().map(|link| link.origin().node.clone())
     }
 
     fn take_idle(&self, state: &State) -> Option<Rc<Link>> {

@@ -5,7 +5,6 @@ use std::collections::HashSet;
 use std::rc::Rc;
 use std::sync::Arc;
 use std::task::{Context, Poll, Waker};
-use std::time::Duration;
 
 use tokio::sync::oneshot;
 
@@ -19,6 +18,7 @@ use super::traffic::OwnReply;
 use super::waiting::Waiting;
 use crate::budget::{Kind as SocketKind, SocketPermit};
 use crate::command::Learned;
+use crate::config::Address;
 use crate::resp::speak::encode_request;
 use crate::session::{Change, State, steps};
 use crate::shared::{Action, Schedule, Ticket};
@@ -125,7 +125,11 @@ pub struct Upstream {
     /// The server is being asked whether it is a replica.
     pub(super) is_asking_role: Cell<bool>,
     names: Cell<u64>,
+    /// What the configuration calls the server.
+    address: RefCell<Address>,
     known_databases: RefCell<HashSet<u32>>,
+    /// Connections begun before then tell nothing of the server.
+    known_since: Cell<u64>,
     stopping: Cell<bool>,
     pub(super) is_renewing: Cell<bool>,
     /// When it was last asked whether those who have not authenticated are served.
@@ -150,7 +154,9 @@ impl Upstream {
             away: RefCell::default(),
             is_asking_role: Cell::new(false),
             names: Cell::new(0),
+            address: RefCell::new(thread.settings().upstream.address.clone()),
             known_databases: RefCell::new(HashSet::from([0])),
+            known_since: Cell::new(0),
             stopping: Cell::new(false),
             is_renewing: Cell::new(false),
             guests_asked_micros: Cell::new(0),
@@ -162,6 +168,10 @@ impl Upstream {
     /// Goes by the thread's settings, which a reload has changed.
     pub fn reload(self: &Rc<Self>) {
         self.subscriptions.reload();
+        let address = self.thread.settings().upstream.address.clone();
+        if self.address.replace(address.clone()) != address {
+            self.forget_server();
+        }
         let shared = self.thread.settings().shared_of_worker(self.thread.index);
         self.schedule.borrow_mut().resize(shared);
         let mut links = self.links.borrow_mut();
@@ -169,6 +179,19 @@ impl Upstream {
         links.resize(slots, None);
         drop(links);
         self.act();
+    }
+
+    /// The server is another one: nothing that was learned of the one before is known of it.
+    fn forget_server(&self) {
+        self.start_over();
+        let process = &self.thread.process;
+        self.known_since.set(process.now_micros());
+        *self.known_databases.borrow_mut() = HashSet::from([0]);
+        process.server.rcu(|server| {
+            let mut server = server.as_deref().cloned()?;
+            server.learned = None;
+            Some(Arc::new(server))
+        });
     }
 
     /// Opens the first shared connection and keeps it open.
@@ -413,8 +436,9 @@ impl Upstream {
                 None
             };
             let permit = self.permit(SocketKind::Shared).await;
-            self.connect_turn().await;
-            match connect(&self.thread, &state, self.name("shared"), permit).await {
+            self.connect_turn(SocketKind::Shared).await;
+            let name = self.name("shared");
+            match connect(&self.thread, &state, name, permit, None).await {
                 Ok(link) => {
                     drop(probe);
                     self.serve(slot, &state, link).await;
@@ -469,9 +493,7 @@ impl Upstream {
         if self.stopping.get() || ended.cause.is_none() {
             return;
         }
-        let now = self.thread.process.now_micros();
-        let life = now.saturating_sub(link.origin().opened_micros);
-        self.lost_after(Duration::from_micros(life));
+        self.lived(&link, &ended);
         let (why, cause) = (ended.why, ended.cause.map(LossCause::label));
         tracing::warn!(
             connection = link.name,
@@ -555,8 +577,12 @@ impl Upstream {
     }
 
     fn grant(&self, slot: usize, state: &State) {
+        let begun = self.links.borrow()[slot]
+            .as_ref()
+            .map_or(0, |link| link.origin().begun_micros);
         let mut known = self.known_databases.borrow_mut();
-        if state.user.is_none() && known.len() < MAX_KNOWN_DATABASES {
+        let tells = begun >= self.known_since.get();
+        if tells && state.user.is_none() && known.len() < MAX_KNOWN_DATABASES {
             known.insert(state.database);
         }
         let granted = self.schedule.borrow_mut().dressed(slot, state);
@@ -578,8 +604,13 @@ impl Upstream {
         }
         let (tell, told) = oneshot::channel();
         link.send_own(&encode_request(&["COMMAND"]), OwnReply::Tell(tell));
+        let (upstream, begun) = (Rc::downgrade(self), link.origin().begun_micros);
         tokio::task::spawn_local(async move {
             let Ok(reply) = told.await else { return };
+            let is_another = |upstream: Rc<Self>| begun < upstream.known_since.get();
+            if upstream.upgrade().is_none_or(is_another) {
+                return;
+            }
             let Ok(learned) = Learned::from_command_reply(&reply) else {
                 return;
             };

@@ -473,15 +473,16 @@ impl Upstream {
                 break;
             }
             let name = self.name("subscription");
-            self.connect_turn().await;
+            self.connect_turn(SocketKind::Subscription).await;
             let state = subscription_state(&self.thread);
-            match connect(&self.thread, &state, name, permit).await {
+            match connect(&self.thread, &state, name, permit, None).await {
                 Ok(link) => {
                     self.connected();
                     subscriptions.opened(&link);
                     let ended = link
                         .drive(|_| subscriptions.turn(), || self.lost_subscriptions())
                         .await;
+                    self.lived(&link, &ended);
                     tracing::debug!(
                         cause = ended.cause.map(LossCause::label),
                         "the subscription connection to the server ended: {}",

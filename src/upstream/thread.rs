@@ -2,8 +2,8 @@
 
 use std::cell::RefCell;
 use std::rc::Rc;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Instant;
 
 use arc_swap::{ArcSwap, ArcSwapOption};
@@ -43,6 +43,8 @@ pub struct Process {
     pub whereabouts: Arc<Whereabouts>,
     /// How the server was lost.
     pub failovers: Failovers,
+    /// Held while a reload replaces what connections are opened by.
+    pub in_force: Mutex<()>,
     /// When the process' clock started.
     pub start: Instant,
 }
@@ -57,6 +59,11 @@ impl Process {
     /// What the operator configured, as of the last reload.
     pub fn settings(&self) -> Arc<Settings> {
         self.configured.load_full()
+    }
+
+    /// Whoever holds this sees the settings, the login and what makes TLS of one configuration.
+    pub fn in_force(&self) -> MutexGuard<'_, ()> {
+        self.in_force.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Who respool is to the server, as of the last reload.

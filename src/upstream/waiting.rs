@@ -149,6 +149,8 @@ pub(super) struct Seat {
     pub(super) link: Rc<Link>,
     pin: RefCell<Option<Pin>>,
     is_calling: Cell<bool>,
+    /// What it is called for takes elements away.
+    takes: Cell<bool>,
     /// CLIENT UNBLOCK is under way, or about to be repeated.
     is_unblocking: Cell<bool>,
     next: RefCell<Option<Next>>,
@@ -426,6 +428,7 @@ impl Upstream {
                     link,
                     pin: RefCell::new(Some(pin)),
                     is_calling: Cell::new(false),
+                    takes: Cell::new(false),
                     is_unblocking: Cell::new(false),
                     next: RefCell::default(),
                     unblock_next: Cell::new(false),
@@ -540,6 +543,7 @@ impl Upstream {
             upstream.carry_out();
         };
         seat.is_calling.set(true);
+        seat.takes.set(issued.takes > 0);
         let limit_bytes = self.limit_bytes(issued.takes);
         let then = Then::new(issued.replies, limit_bytes, Pace::Blocking, call);
         seat.link.send_own(&issued.bytes, OwnReply::Then(then));
@@ -624,6 +628,11 @@ impl Upstream {
             if let (None, Some(leaving)) = (&asked, seat.link.leaving()) {
                 let why = "its call cannot be ended at a server that has moved";
                 return seat.link.lose(leaving.cause, why);
+            }
+            if asked.is_none() && !seat.takes.get() {
+                // Nothing is lost with it, and nobody else can end it.
+                let why = "its call cannot be ended: no other connection leads to its server";
+                return seat.link.close(why);
             }
             let reply = asked.unwrap_or_default();
             if reply.starts_with(b"-NOPERM") || reply.starts_with(b"-ERR unknown") {

@@ -17,6 +17,9 @@ use crate::transport::{DialError, literal, look_up};
 /// How often the name is resolved after a server was seen to be demoted: the name may move any moment.
 const SUSPECT_EVERY: Duration = Duration::from_millis(500);
 
+/// Where addresses are known a connect does not wait longer for a resolver that hangs: most of the time they hold.
+const KNOWN_WITHIN: Duration = Duration::from_millis(500);
+
 /// How often the thread looks whether it is still needed.
 const LOOK_EVERY: Duration = Duration::from_secs(1);
 
@@ -73,28 +76,41 @@ impl Whereabouts {
         self.changes.load(Ordering::Acquire)
     }
 
-    /// Why a connection to `node` that was opened at `opened` is to be left, if it is.
+    /// Why a connection to `node` whose connect began at `opened` is to be left, if it is.
     pub(super) fn is_to_be_left(&self, node: &Node, opened: u64, now: u64) -> Option<LossCause> {
         let known = self.known();
         let is_meant = |left: &&Left| {
             opened <= left.before && left.node.as_ref().is_none_or(|other| other == node)
         };
-        if let Some(left) = known.left.iter().find(is_meant) {
-            return Some(left.cause);
+        let cause = known.left.iter().find(is_meant).map(|left| left.cause);
+        match cause {
+            Some(cause) if cause != LossCause::Renewed => Some(cause),
+            // A server that is not there any more is left in another way.
+            _ if !known.addresses.holds(node, now) => Some(LossCause::Moved),
+            cause => cause,
         }
-        (!known.addresses.holds(node, now)).then_some(LossCause::Moved)
     }
 
-    /// What `upstream` calls the server stands for `nodes`.
-    fn told(&self, upstream: &Upstream, nodes: &[Node], now: u64) {
-        let address = &upstream.address;
+    /// `address` stands for `nodes`. An answer that comes when `address` is not that of the
+    /// configuration in force any more tells nothing.
+    fn told(
+        &self,
+        (address, role): (&Address, Role),
+        is_in_force: impl FnOnce() -> bool,
+        nodes: &[Node],
+        now: u64,
+    ) {
         let mut known = self.known();
+        // Under the lock: what is told of the new one, before or after, stands.
+        if !is_in_force() {
+            return;
+        }
         let is_other = known.address.as_ref() != Some(address);
         if is_other {
             known.address = Some(address.clone());
             known.addresses = Addresses::default();
         }
-        if upstream.role == Role::Replica && literal(address).is_none() {
+        if role == Role::Replica && literal(address).is_none() {
             known.addresses.expect_rotation(now);
         }
         let has_lost = known.addresses.answered(nodes, now);
@@ -159,19 +175,30 @@ impl Process {
         self.start.elapsed().as_micros() as u64
     }
 
-    /// The server's addresses, resolved now; when that fails or takes longer than `limit`, as last known.
+    /// The addresses of `upstream`, resolved now; when that fails or takes longer than [`KNOWN_WITHIN`], as last known.
     ///
     /// # Errors
     /// [`DialError::Unresolved`]: nothing is known either.
-    pub(super) async fn locate(self: &Arc<Self>, limit: Duration) -> Result<Vec<Node>, DialError> {
-        let settings = self.settings();
-        let address = &settings.upstream.address;
+    pub(super) async fn locate(
+        self: &Arc<Self>,
+        upstream: &Upstream,
+    ) -> Result<Vec<Node>, DialError> {
+        let address = &upstream.address;
         if let Some(node) = literal(address) {
             let nodes = vec![node];
-            self.whereabouts
-                .told(&settings.upstream, &nodes, self.now_micros());
+            let is_in_force = || self.configured.load().upstream.address == *address;
+            self.whereabouts.told(
+                (address, upstream.role),
+                is_in_force,
+                &nodes,
+                self.now_micros(),
+            );
             return Ok(nodes);
         }
+        let limit = match self.whereabouts.of(address) {
+            Ok(_) => upstream.connect_timeout.min(KNOWN_WITHIN),
+            Err(_) => upstream.connect_timeout,
+        };
         let ticket = self.look_again();
         let mut answered = self.whereabouts.answered.subscribe();
         // What is known is used all the same.
@@ -185,17 +212,23 @@ impl Process {
         let settings = self.settings();
         let address = &settings.upstream.address;
         match literal(address) {
-            Some(node) => self
-                .whereabouts
-                .told(&settings.upstream, &[node], self.now_micros()),
+            Some(node) => {
+                let is_in_force = || self.configured.load().upstream.address == *address;
+                self.whereabouts.told(
+                    (address, settings.upstream.role),
+                    is_in_force,
+                    &[node],
+                    self.now_micros(),
+                );
+            }
             None => drop(self.look_again()),
         }
     }
 
-    /// All connections to the server are replaced, each when it has answered: how they are opened has changed.
-    pub fn renew_connections(&self) {
+    /// All connections to the server are replaced, each when it has answered: how they are opened has changed, or whereto.
+    pub fn renew_connections(&self, cause: LossCause) {
         let now = self.now_micros();
-        self.whereabouts.leave(None, LossCause::Moved, now);
+        self.whereabouts.leave(None, cause, now);
     }
 
     /// Whether a server that answers as a replica does is worth asking whether it is one.
@@ -280,7 +313,16 @@ fn resolve(process: &Weak<Process>, whereabouts: &Whereabouts) {
         if let (Address::Tcp { host, port }, None) = (&upstream.address, literal(&upstream.address))
         {
             match look_up(host, *port, upstream.hosts_file.as_deref()) {
-                Ok(nodes) => whereabouts.told(upstream, &nodes, alive.now_micros()),
+                Ok(nodes) => {
+                    let is_in_force =
+                        || alive.configured.load().upstream.address == upstream.address;
+                    whereabouts.told(
+                        (&upstream.address, upstream.role),
+                        is_in_force,
+                        &nodes,
+                        alive.now_micros(),
+                    );
+                }
                 Err(error) => {
                     let text = format!("{host} could not be resolved: {error}");
                     tracing::debug!("{text}");
@@ -291,5 +333,53 @@ fn resolve(process: &Weak<Process>, whereabouts: &Whereabouts) {
         if let Some(ticket) = asked {
             whereabouts.answer(ticket);
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn node(last: u8) -> Node {
+        Node::Tcp(std::net::SocketAddr::from(([10, 0, 0, last], 6379)))
+    }
+
+    fn name(host: &str) -> Address {
+        Address::Tcp {
+            host: host.to_owned(),
+            port: 6379,
+        }
+    }
+
+    #[test]
+    fn a_late_answer_about_another_name_undoes_nothing() {
+        let whereabouts = Whereabouts::default();
+        let (old, new) = (name("old.example.com"), name("new.example.com"));
+        let role = Role::Primary;
+        whereabouts.told((&old, role), || true, &[node(1)], 0);
+        whereabouts.told((&new, role), || true, &[node(2)], 1);
+        let changes = whereabouts.changes();
+        // Looked up before the reload, answered after it.
+        whereabouts.told((&old, role), || false, &[node(1)], 2);
+        assert_eq!(whereabouts.of(&new), Ok(vec![node(2)]));
+        assert_eq!(whereabouts.changes(), changes);
+        assert_eq!(whereabouts.is_to_be_left(&node(2), 1, 2), None);
+        let left = whereabouts.is_to_be_left(&node(1), 0, 2);
+        assert_eq!(left, Some(LossCause::Moved));
+    }
+
+    #[test]
+    fn what_is_renewed_is_left_as_such_unless_it_has_moved() {
+        let whereabouts = Whereabouts::default();
+        let name = name("redis.example.com");
+        whereabouts.told((&name, Role::Primary), || true, &[node(1)], 0);
+        whereabouts.leave(None, LossCause::Renewed, 5);
+        let cause = |begun| whereabouts.is_to_be_left(&node(1), begun, 9);
+        assert_eq!((cause(5), cause(6)), (Some(LossCause::Renewed), None));
+        whereabouts.told((&name, Role::Primary), || true, &[node(2)], 7);
+        assert_eq!(
+            whereabouts.is_to_be_left(&node(1), 5, 9),
+            Some(LossCause::Moved)
+        );
     }
 }

@@ -114,7 +114,8 @@ fn count_through_a_restart(redis: &Redis, respool: &Respool) -> Vec<Counted> {
 
 #[test]
 fn a_server_killed_and_restarted_under_load_costs_nobody_idle_anything() {
-    let redis = Redis::start(&["--appendonly", "yes"]);
+    // Where it syncs in the background the server keeps back what it has acknowledged while the disk is slow.
+    let redis = Redis::start(&["--appendonly", "yes", "--appendfsync", "no"]);
     let respool = Respool::with(&redis)
         .upstream("queue = { timeout = \"15s\", max_commands = 10000 }")
         .start();
@@ -174,7 +175,9 @@ fn a_hang_a_reset_and_a_close_are_told_apart() {
     let redis = Redis::start(&[]);
     let pipe = Pipe::to(redis.addr());
     let respool = Respool::before(pipe.addr())
-        .upstream("reply_timeout = \"500ms\"\nqueue = { timeout = \"15s\", max_commands = 100 }")
+        // One connection, and nothing on it but what the clients send: the loss that is seen is that of theirs.
+        .top("workers = 1")
+        .upstream("reply_timeout = \"3s\"\nhealth_interval = \"0s\"\nping_interval = \"0s\"\nqueue = { timeout = \"60s\", max_commands = 100 }")
         .start();
     let mut idle = respool.client();
     idle.ping();
@@ -182,7 +185,7 @@ fn a_hang_a_reset_and_a_close_are_told_apart() {
     redis.pause();
     client.send(encode(&["GET", "a"]));
     client.expect_end();
-    assert_eq!(losses(&respool, "timeout"), 1.0);
+    wait_for_loss(&respool, "timeout");
     redis.resume();
     idle.ping();
     assert_eq!(losses(&respool, "reset"), 0.0);
@@ -223,13 +226,21 @@ fn a_server_that_loads_is_waited_for() {
         _ => Act::Usual,
     });
     let respool = Respool::before(server.addr())
-        .upstream("queue = { timeout = \"60s\", max_commands = 100 }")
+        // So that the client's connection is the only one.
+        .top("workers = 1")
+        .upstream("reply_timeout = \"60s\"\nqueue = { timeout = \"60s\", max_commands = 100 }")
         .start();
     let mut client = respool.client();
     client.send(encode(&["PING"]));
     wait_for_loss(&respool, "loading");
-    assert!(respool.metric("respool_upstream_connects_total{result=\"unready\"}") >= 1.0);
-    assert_eq!(respool.metric("respool_server_up"), 0.0);
+    eventually(
+        || respool.metric("respool_upstream_connects_total{result=\"unready\"}") >= 1.0,
+        "the attempt is counted",
+    );
+    eventually(
+        || respool.metric("respool_server_up") == 0.0,
+        "the server is known to be away",
+    );
     is_loading.store(false, Ordering::SeqCst);
     assert_eq!(client.reply(), Value::simple("PONG"));
 
@@ -241,7 +252,8 @@ fn a_server_that_loads_is_waited_for() {
         client.reply_bytes(),
         b"-LOADING Redis is loading the dataset in memory\r\n"
     );
-    assert_eq!(losses(&respool, "loading"), seen + 1.0);
+    // What respool asks by itself may be answered so too.
+    eventually(|| losses(&respool, "loading") > seen, "it is counted");
     is_loading.store(false, Ordering::SeqCst);
     assert_eq!(client.cmd(&["GET", "a"]), Value::ok());
     assert_eq!(server.connections(), before);

@@ -21,6 +21,8 @@ pub struct Origin {
     pub node: Node,
     /// The server called itself a replica when it was opened.
     pub is_replica: bool,
+    /// When its connect began: what it goes by is of that moment.
+    pub begun_micros: u64,
     /// When it was opened.
     pub opened_micros: u64,
 }
@@ -45,10 +47,16 @@ pub struct Leaving {
 }
 
 impl Leaving {
+    /// Whether what is under way on it has all the time it needs: the server is there, and serves.
+    pub(in super::super) fn is_patient(&self) -> bool {
+        matches!(self.cause, LossCause::TlsKeys | LossCause::Renewed)
+    }
+
     /// Why, for people.
     pub(in super::super) fn why(&self) -> &'static str {
         match self.cause {
             LossCause::TlsKeys => "its TLS keys are used up",
+            LossCause::Renewed => "how connections are opened was changed by a reload",
             _ => "the server has moved or was demoted",
         }
     }
@@ -186,8 +194,9 @@ impl Link {
         let kind = self.permit.borrow().as_ref().map(SocketPermit::kind);
         if let Some(kind) = kind {
             let node = &self.origin.node;
-            // Keys that are used up say nothing of the server.
-            let cause = cause.filter(|cause| *cause != LossCause::TlsKeys);
+            // Keys that are used up, or a reload, say nothing of the server.
+            let is_own = |cause| matches!(cause, LossCause::TlsKeys | LossCause::Renewed);
+            let cause = cause.filter(|cause| !is_own(*cause));
             process.failovers.closed(kind, node, cause, now);
         }
     }

@@ -64,7 +64,7 @@ pub(crate) use scripted::{Act, Scripted};
 pub(crate) use value::{Unparsed, Value, show};
 
 /// How long anything may take before the test fails: generous, so that only a hang reaches it.
-pub(crate) const PATIENCE: Duration = Duration::from_secs(20);
+pub(crate) const PATIENCE: Duration = Duration::from_secs(60);
 
 /// Waits until `condition` holds, at most [`PATIENCE`]; then panics, naming `what`.
 #[track_caller]
