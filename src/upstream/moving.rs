@@ -26,9 +26,10 @@ impl Upstream {
         self.close_surplus();
         let changes = self.thread.process.whereabouts.changes();
         let now = self.thread.clock.now_micros();
-        for link in self.all_links() {
+        let links = self.all_links();
+        for link in &links {
             if link.checked.replace(changes) != changes && link.leaving().is_none() {
-                self.check(&link, now);
+                self.check(link, now);
             }
             if link.leaving().is_none() && link.is_worn_out() {
                 // What is under way has time to end: the keys last for a while yet.
@@ -38,11 +39,27 @@ impl Upstream {
                     until_micros: u64::MAX,
                 });
             }
+        }
+        for link in &links {
+            let Some(leaving) = link.leaving() else {
+                continue;
+            };
+            if leaving.from_micros > now && leaving.cause == LossCause::Moved {
+                // A client must not go to and fro between two servers: from the first connection to the new one on none
+                // is used to the old one.
+                let node = &link.origin().node;
+                let is_there = |other: &Rc<Link>| {
+                    other.is_alive() && other.leaving().is_none() && other.origin().node != *node
+                };
+                if links.iter().any(is_there) {
+                    link.leave_at(now);
+                }
+            }
             if link
                 .leaving()
                 .is_some_and(|leaving| leaving.from_micros <= now)
             {
-                self.leave(&link, now);
+                self.leave(link, now);
             }
         }
     }

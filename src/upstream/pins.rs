@@ -253,6 +253,7 @@ impl Upstream {
                 Ok(link) => {
                     self.connected();
                     self.keep_driving(&link);
+                    self.move_on();
                     return Ok(link);
                 }
                 Err(ConnectError::Refused(reply)) => return Err(PinError::Refused(reply)),

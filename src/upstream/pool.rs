@@ -474,6 +474,7 @@ impl Upstream {
         self.links.borrow_mut()[slot] = Some(Rc::clone(&link));
         self.grant(slot, state);
         self.learn(&link);
+        self.move_on();
         self.act();
         let ended = link
             .drive(

@@ -113,6 +113,15 @@ impl Link {
         }
     }
 
+    /// It is to be left from `now` on already.
+    pub(in super::super) fn leave_at(&self, now: u64) {
+        let leaving = self.leaving.get();
+        self.leaving.set(leaving.map(|leaving| Leaving {
+            from_micros: now,
+            ..leaving
+        }));
+    }
+
     /// Whether it is to be left for another.
     #[inline]
     pub fn leaving(&self) -> Option<Leaving> {
