@@ -5,7 +5,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
 use super::{assert_undisturbed, idle_clients, last_failover, losses};
-use crate::harness::{Client, Redis, Respool, Value, encode, eventually, eventually_some};
+use crate::harness::{Client, Pki, Redis, Respool, Value, encode, eventually, eventually_some};
 
 const NAME: &str = "redis.example.com";
 
@@ -424,4 +424,61 @@ fn an_id_of_one_server_is_not_told_to_the_other() {
     assert_eq!(other.reply().items()[1], Value::bulk("new"));
     old.cmd(&["RPUSH", "list", "old"]);
     assert_eq!(blocked.reply().items()[1], Value::bulk("old"));
+}
+
+#[test]
+fn a_reload_of_how_connections_are_opened_drops_nobody() {
+    let pki = Pki::new();
+    let redis = Redis::start_tls(&pki, &pki.issue("redis", &["127.0.0.1", "localhost"]), &[]);
+    let with = |more: &str| {
+        let ca = pki.ca_file();
+        Respool::before(&redis.tls_addr()).upstream(&format!(
+            "move_timeout = \"100ms\"\ntls = {{ enabled = true, ca_file = \"{}\"{more} }}",
+            ca.display()
+        ))
+    };
+    let respool = with("").start();
+    let mut transaction = respool.client();
+    assert_eq!(transaction.cmd(&["MULTI"]), Value::ok());
+    assert_eq!(transaction.cmd(&["SET", "k", "v"]), Value::simple("QUEUED"));
+    let mut plain = respool.client();
+    plain.ping();
+    respool.reload(&with(", server_name = \"localhost\""));
+    let reloaded = Instant::now();
+    eventually(
+        || {
+            plain.ping();
+            connections_of_respool(&redis) >= 2
+                && losses(&respool, "renewed") >= 1.0
+                && reloaded.elapsed() > Duration::from_secs(1)
+        },
+        "the others are replaced, and move_timeout is long over",
+    );
+    assert_eq!(transaction.cmd(&["EXEC"]).items(), [Value::ok()]);
+    assert_eq!(losses(&respool, "moved"), 0.0);
+    assert_eq!(respool.metric("respool_failovers_total"), 0.0);
+    assert_eq!(
+        respool.metric_or_zero("respool_client_disconnects_total"),
+        0.0
+    );
+}
+
+#[test]
+fn a_new_address_is_not_kept_waiting_for_the_old() {
+    let (old, new) = two();
+    let at = |redis: &Redis| {
+        Respool::before(&redis.addr()).upstream(
+            "reconnect = { initial = \"1h\", max = \"1h\" }\nqueue = { timeout = \"60s\", max_commands = 100 }\ncircuit = { after = \"0s\" }",
+        )
+    };
+    old.kill_hard();
+    let respool = at(&old).start();
+    eventually(
+        || respool.metric("respool_upstream_connects_total{result=\"refused\"}") >= 1.0,
+        "it has tried in vain",
+    );
+    let mut client = respool.client();
+    client.send(encode(&["PING"]));
+    respool.reload(&at(&new));
+    assert_eq!(client.reply(), Value::simple("PONG"));
 }
