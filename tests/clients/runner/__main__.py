@@ -17,6 +17,7 @@ from processes import MAX_CONNECTIONS, Respool, Server, log_tail, run_scenario
 from report import Side
 from scenarios import every_scenario
 from server_connection import ServerConnection
+from trust import unverified
 from watch import UNLIMITED, Watch
 
 
@@ -53,9 +54,12 @@ def watched(scenario, server, place, folder, log_path, limit=UNLIMITED):
     return side, watch.refused
 
 
-def run_direct(scenario, server, folder):
+def run_direct(scenario, server, stranger, folder):
+    server.clean()
+    mistakes = unverified(scenario, server, stranger, folder) if stranger else []
     server.clean()
     side, _ = watched(scenario, server, server.place, folder, os.path.join(folder, "direct.log"))
+    side.problems += mistakes
     return side
 
 
@@ -87,11 +91,11 @@ def told(name, side):
     return f"{name} FAILED"
 
 
-def run_one(scenario, server, options, folder):
+def run_one(scenario, server, stranger, options, folder):
     direct = through = None
     sides = []
     if options.side != "respool":
-        direct = run_direct(scenario, server, folder)
+        direct = run_direct(scenario, server, stranger, folder)
         sides.append(("direct:", direct))
     if options.side != "direct":
         through = run_through(scenario, server, options.respool, folder)
@@ -112,14 +116,17 @@ def chosen(options, names):
 
 def run_all(options, names, folder):
     """Runs the scenarios of these names; the rows of the table and, if the restart was among them, whether it passed."""
-    certificates = make_certificates(folder) if options.tls else None
+    certificates = stranger = None
+    if options.tls:
+        certificates = make_certificates(os.path.join(folder, "authority"))
+        stranger = make_certificates(os.path.join(folder, "stranger")).authority
     rows, restarted = [], []
     with Server(folder, certificates) as server:
         for scenario in every_scenario():
             if scenario.name in names:
                 private = os.path.join(folder, scenario.name)
                 os.mkdir(private)
-                rows.append(run_one(scenario, server, options, private))
+                rows.append(run_one(scenario, server, stranger, options, private))
     if restart.NAME in names:
         sides = {"direct": None, "respool": options.respool}
         for side, binary in sides.items():

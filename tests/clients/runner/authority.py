@@ -34,7 +34,8 @@ class Certificates:
 
 
 def make_certificates(folder):
-    """New ones in `folder`, which must be private: the keys are there too."""
+    """New ones in `folder`, which is made, and private: the keys are there too."""
+    os.mkdir(folder, mode=0o700)
     files = Certificates(*(os.path.join(folder, name) for name in ("authority.pem", "server.pem", "server-key.pem")))
     authority_key = os.path.join(folder, "authority-key.pem")
     authority_config = _config(folder, "authority")

@@ -1,5 +1,6 @@
 """The processes of a run: a private server, respool before it, and the scenarios' own."""
 
+import contextlib
 import json
 import os
 import re
@@ -111,6 +112,11 @@ class Daemon:
         """Starts it, also once more after `kill`."""
         with open(self.log_path, "ab") as log:
             self._process = subprocess.Popen(self._command, stdin=subprocess.DEVNULL, stdout=log, stderr=log)
+
+    def logged(self):
+        """All of its log."""
+        with open(self.log_path, encoding="utf-8", errors="replace") as log:
+            return log.read()
 
     def kill(self):
         """As by `kill -9`: it has no chance to write or close anything."""
@@ -239,8 +245,9 @@ class Respool(Daemon):
         return problems if code == 0 else [*problems, f"respool ended with {code}"]
 
 
-def run_scenario(scenario, place, folder, log_path):
-    """Runs it against `place`; its exit code (None: past the deadline) and its RESULT line, if it wrote one."""
+@contextlib.contextmanager
+def running(scenario, place, folder, log_path):
+    """The scenario's process, started against `place`; ended with all that it started when the block is left."""
     environment = place.environment() | scenario.environment | {"CLIENTS_FOLDER": folder}
     with open(log_path, "wb") as log:
         # A group of its own, so that what it starts (workers of Celery, Sidekiq...) goes with it.
@@ -253,16 +260,21 @@ def run_scenario(scenario, place, folder, log_path):
             stderr=log,
             start_new_session=True,
         )
+    try:
+        yield process
+    finally:
+        with contextlib.suppress(ProcessLookupError):
+            os.killpg(process.pid, signal.SIGKILL)
+        process.wait()
+
+
+def run_scenario(scenario, place, folder, log_path):
+    """Runs it against `place`; its exit code (None: past the deadline) and its RESULT line, if it wrote one."""
+    with running(scenario, place, folder, log_path) as process:
         try:
             code = process.wait(SCENARIO_DEADLINE_S)
         except subprocess.TimeoutExpired:
             code = None
-        finally:
-            try:
-                os.killpg(process.pid, signal.SIGKILL)
-            except ProcessLookupError:
-                pass
-            process.wait()
     with open(log_path, encoding="utf-8", errors="replace") as log:
         results = [line[len("RESULT ") :] for line in log if line.startswith("RESULT ")]
     return code, json.loads(results[-1]) if results else None
