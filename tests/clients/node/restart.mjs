@@ -1,8 +1,10 @@
 // ioredis clients at a server that is killed and comes back: `node restart.mjs BUSY IDLE`, started by runner/restart.py,
 // which tells what is said between the two.
 //
-// Half are version 5, half 6, with their defaults but for what would send a command twice or hold it back: whatever the
-// library repeats would be counted against respool.
+// With their defaults but for what would send a command twice or hold it back: whatever the library repeats would be
+// counted against respool. The busy ones are version 6, which speaks RESP3 as redis-py does: those that speak RESP2 would
+// take turns with them on the shared connections, and when it is not their turn the server owes them nothing. Of the idle
+// ones half are version 5.
 import { createInterface } from "node:readline";
 import { Redis as Redis5 } from "ioredis5";
 import { Redis as Redis6 } from "ioredis6";
@@ -19,8 +21,7 @@ const NOT_RUN = [/^LOADING /, /^Stream isn't writeable/];
 const errors = new Map();
 let stopping = false;
 
-function connect(n) {
-  const Redis = n % 2 ? Redis5 : Redis6;
+function connect(Redis) {
   const redis = new Redis({ ...connection, ...OPTIONS });
   redis.on("error", () => {}); // Told by the command that fails, or by the loss of the connection.
   return redis;
@@ -33,7 +34,7 @@ class BusyClient {
   constructor(n) {
     this.own = `restart:own:ioredis:${n}`;
     this.value = `restart:value:ioredis:${n}`;
-    this.redis = connect(n);
+    this.redis = connect(Redis6);
     this.redis.on("close", () => this.lost?.("connection lost"));
     this.rounds = 0;
     this.successes = []; // when, in epoch ms
@@ -125,7 +126,7 @@ class BusyClient {
 class IdleClient {
   constructor(n) {
     this.name = `idle ${n}`;
-    this.redis = connect(n);
+    this.redis = connect(n % 2 ? Redis5 : Redis6);
     this.losses = [];
     for (const event of ["close", "end"]) this.redis.on(event, () => this.losses.push(event));
   }

@@ -118,6 +118,10 @@ class Daemon:
         with open(self.log_path, encoding="utf-8", errors="replace") as log:
             return log.read()
 
+    def stop(self):
+        """It does nothing from here on, though its connections stay."""
+        self._process.send_signal(signal.SIGSTOP)
+
     def kill(self):
         """As by `kill -9`: it has no chance to write or close anything."""
         self._process.kill()
