@@ -17,6 +17,8 @@ pub mod admission;
 
 pub mod budget;
 
+pub mod auth;
+
 pub mod session;
 
 pub mod shared;
@@ -26,6 +28,8 @@ pub mod fanout;
 pub mod waits;
 
 pub mod telemetry;
+
+pub mod failover;
 
 pub mod transport;
 

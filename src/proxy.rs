@@ -20,14 +20,14 @@ use crate::client::{Errand, Errands, make_room};
 use crate::command::PinReason;
 use crate::config::{Listener, Settings};
 use crate::identity::{Identity, Peer, Registry};
-use crate::telemetry::{Reload, ServerHealth, WorkerCounters};
+use crate::telemetry::{self, Reload, ServerHealth, WorkerCounters};
 use crate::transport::{
     Accepted, AcceptedSocket, Bound, Connector, TlsAcceptor, bind, raise_descriptor_limit,
 };
-use crate::upstream::Process;
+use crate::upstream::{OwnLogin, Process};
 use reload::{Reloader, Request};
 
-use crate::worker::{Charge, Listening, Message, Newcomer, Worker, mailbox};
+use crate::worker::{Charge, Listening, Message, Newcomer, Place, Rejected, Worker, mailbox};
 
 /// How often a draining process looks whether its workers have ended.
 const DRAIN_POLL: Duration = Duration::from_millis(10);
@@ -216,12 +216,15 @@ fn process(settings: &Arc<Settings>, start: Instant) -> io::Result<Arc<Process>>
     Ok(Arc::new(Process {
         configured: ArcSwap::new(Arc::clone(settings)),
         budget,
+        login: OwnLogin::new(upstream.login.as_ref()).into(),
         health: Arc::new(ServerHealth::new(upstream.address.to_string())),
         server: Default::default(),
         tls: tls.into(),
         queued: Default::default(),
         audiences: Default::default(),
         seats_wanted: Default::default(),
+        whereabouts: Default::default(),
+        failovers: Default::default(),
         start,
     }))
 }
@@ -254,7 +257,7 @@ fn open(
     };
     let mut started = Vec::new();
     for (index, mailbox) in mailboxes.into_iter().enumerate() {
-        let shared = share_of(settings, index);
+        let shared = settings.shared_of_worker(index);
         let counters = Arc::new(WorkerCounters::new(
             settings.groups.len() + SPARE_GROUPS,
             &PIN_REASONS,
@@ -293,12 +296,6 @@ fn open(
     Ok((door, view))
 }
 
-/// Shared connections of worker `index`.
-fn share_of(settings: &Settings, index: usize) -> usize {
-    let (shared, workers) = (settings.upstream.shared_connections, settings.workers);
-    shared / workers + usize::from(index < shared % workers)
-}
-
 /// Tells every worker; the one that has the client acts.
 fn errands(senders: Vec<mpsc::Sender<Message>>) -> Errands {
     Arc::new(move |errand: Errand| {
@@ -333,8 +330,26 @@ async fn accept(bound: Bound, listener: Listener, door: Arc<Door>) {
             }
         };
         let identity = Identity::new(peer, Arc::clone(&name));
+        if socket
+            .tls
+            .as_ref()
+            .is_some_and(|tls| tls.asks_for_certificate())
+        {
+            // Which group it belongs to is known after its handshake.
+            match door.admission.begin(&identity) {
+                Ok(permit) => {
+                    door.hand_over(socket, Place::Unknown(permit), identity, laddr)
+                        .await
+                }
+                Err(refusal) => door.reject(socket, &refusal).await,
+            }
+            continue;
+        }
         match door.admission.admit(&identity, Instant::now()) {
-            Ok(permit) => door.hand_over(socket, permit, identity, laddr).await,
+            Ok(permit) => {
+                door.hand_over(socket, Place::Admitted(permit), identity, laddr)
+                    .await
+            }
             Err(refusal) if refusal.evict => {
                 let door = Arc::clone(&door);
                 tokio::task::spawn_local(async move {
@@ -348,19 +363,13 @@ async fn accept(bound: Bound, listener: Listener, door: Arc<Door>) {
 
 impl Door {
     /// Hands a client to the worker with the fewest.
-    async fn hand_over(
-        &self,
-        socket: Accepted,
-        permit: crate::admission::Permit,
-        identity: Identity,
-        laddr: Peer,
-    ) {
+    async fn hand_over(&self, socket: Accepted, place: Place, identity: Identity, laddr: Peer) {
         let Some(worker) = self.workers.iter().min_by_key(|worker| worker.clients()) else {
             return;
         };
         let newcomer = Newcomer {
             socket,
-            permit,
+            place,
             identity,
             laddr,
             seat: worker.seat(),
@@ -378,7 +387,8 @@ impl Door {
         if make_room(registry, errands, refusal.clone(), now_ms, 0).await
             && let Ok(permit) = self.admission.admit(&identity, Instant::now())
         {
-            return self.hand_over(socket, permit, identity, laddr).await;
+            let place = Place::Admitted(permit);
+            return self.hand_over(socket, place, identity, laddr).await;
         }
         self.reject(socket, &refusal).await;
     }
@@ -391,14 +401,31 @@ impl Door {
         let explain = self.process.configured.load().limits.explain_rejections;
         let text = refusal.client_text(explain);
         let worker = self.workers.iter().min_by_key(|worker| worker.clients());
-        match (self.admission.hold(), worker) {
+        let hold = match &socket.tls {
+            None => self.admission.hold(Instant::now()),
+            Some(_) => self.admission.hold_to_shake(Instant::now()),
+        };
+        match (hold, worker) {
             (Some(permit), Some(worker)) => {
+                let rejected = Rejected {
+                    socket,
+                    text,
+                    permit,
+                    seat: worker.seat(),
+                };
                 let _ = worker
                     .mailbox()
-                    .send(Message::Rejected(socket, text, permit))
+                    .send(Message::Rejected(Box::new(rejected)))
                     .await;
             }
-            _ => socket.turn_away(&text),
+            _ => {
+                // Clients are accepted on the first worker's thread.
+                self.workers[0]
+                    .counters
+                    .bound(telemetry::Bound::Rejected)
+                    .add(1);
+                socket.turn_away(&text);
+            }
         }
     }
 

@@ -2,6 +2,7 @@
 //!
 //! A pure state machine: the caller tells it what happened and carries out the actions it returns.
 //! Invariant: a connection is offered only for the state the server has acknowledged on it.
+//! Invariant: a connection past the number there are to be is offered to nobody, and not opened.
 //! Invariant: while a state is waited for, another is served for at most a quantum, then the one that has waited longest.
 
 use std::collections::{BTreeMap, VecDeque};
@@ -57,6 +58,16 @@ struct Link<S> {
     promised: u32,
 }
 
+impl<S> Link<S> {
+    fn absent() -> Self {
+        Self {
+            phase: Phase::Absent,
+            served: 0,
+            promised: 0,
+        }
+    }
+}
+
 #[derive(Debug)]
 struct Queue<S, T> {
     state: S,
@@ -69,6 +80,8 @@ struct Queue<S, T> {
 #[derive(Debug)]
 pub struct Schedule<S, T> {
     links: Vec<Link<S>>,
+    /// So many of them are used; the others are to be closed.
+    used: usize,
     /// In order of waiting: the first has waited longest.
     queues: VecDeque<Queue<S, T>>,
     next_ticket: u64,
@@ -78,19 +91,27 @@ pub struct Schedule<S, T> {
 impl<S: Clone + PartialEq, T> Schedule<S, T> {
     /// A schedule of `links` connections, none of them open.
     pub fn new(links: usize) -> Self {
-        let links = (0..links)
-            .map(|_| Link {
-                phase: Phase::Absent,
-                served: 0,
-                promised: 0,
-            })
-            .collect();
         Self {
-            links,
+            links: (0..links).map(|_| Link::absent()).collect(),
+            used: links,
             queues: VecDeque::new(),
             next_ticket: 0,
             waiting: 0,
         }
+    }
+
+    /// There are to be `links` connections, at least one. Those past it are offered to nobody any more; the caller closes
+    /// them when they owe nothing, and tells `closing` and `lost`.
+    pub fn resize(&mut self, links: usize) {
+        self.used = links.max(1);
+        while self.links.len() < self.used {
+            self.links.push(Link::absent());
+        }
+    }
+
+    /// Whether connection `link` is past the number there are to be.
+    pub fn is_surplus(&self, link: usize) -> bool {
+        link >= self.used
     }
 
     /// How many wait.
@@ -101,6 +122,9 @@ impl<S: Clone + PartialEq, T> Schedule<S, T> {
     /// Whether connection `link` may take requests of `state` now.
     #[inline]
     pub fn serves(&self, link: usize, state: &S) -> bool {
+        if self.is_surplus(link) {
+            return false;
+        }
         let link = &self.links[link];
         matches!(&link.phase, Phase::Wears(worn) if worn == state)
             && (self.waiting == 0 || link.served < QUANTUM || !self.others_wait(state))
@@ -108,7 +132,7 @@ impl<S: Clone + PartialEq, T> Schedule<S, T> {
 
     /// The connection that should take requests of `state`: the first that is not busy, else the least busy by `load`.
     pub fn pick(&self, state: &S, load: impl Fn(usize) -> usize) -> Option<usize> {
-        let candidates = (0..self.links.len()).filter(|&link| self.serves(link, state));
+        let candidates = (0..self.used).filter(|&link| self.serves(link, state));
         candidates
             .map(|link| (load(link), link))
             .min()
@@ -118,14 +142,20 @@ impl<S: Clone + PartialEq, T> Schedule<S, T> {
     /// Another connection for `state`, which those that wear it are too busy to serve well, if one is not open yet.
     pub fn grow(&mut self, state: &S) -> Option<Action<S>> {
         let is_target = |link: &Link<S>| matches!(&link.phase, Phase::Changing { target, .. } if target == state);
-        if self.links.iter().any(is_target) {
+        let mut used = self.links[..self.used].iter();
+        if used.clone().any(is_target) {
             return None;
         }
-        let link = self
-            .links
-            .iter()
-            .position(|link| matches!(link.phase, Phase::Absent))?;
+        let link = used.position(|link| matches!(link.phase, Phase::Absent))?;
         Some(self.dial(link, state.clone(), false))
+    }
+
+    /// Whether connection `link` may be offered to anybody.
+    pub fn is_offered(&self, link: usize) -> bool {
+        matches!(
+            self.links[link].phase,
+            Phase::Wears(_) | Phase::Changing { .. }
+        )
     }
 
     /// Somebody waits for a connection in `state`. With `force` the state must be acknowledged anew.
@@ -175,17 +205,16 @@ impl<S: Clone + PartialEq, T> Schedule<S, T> {
         }
         let waited = self.queues.iter().find(|queue| !self.is_cared_for(queue))?;
         let (state, force) = (waited.state.clone(), waited.force);
-        if let Some(link) = self
-            .links
-            .iter()
+        let mut used = self.links[..self.used].iter();
+        if let Some(link) = used
+            .clone()
             .position(|link| matches!(link.phase, Phase::Absent))
         {
             return Some(self.dial(link, state, force));
         }
         let free = |link: &Link<S>| matches!(link.phase, Phase::Wears(_)) && link.promised == 0;
-        let (_, link) = self
-            .links
-            .iter()
+        let (_, link) = used
+            .by_ref()
             .enumerate()
             .filter(|(_, link)| free(link))
             .map(|(index, link)| (in_flight(index), link.served, index))
@@ -205,9 +234,11 @@ impl<S: Clone + PartialEq, T> Schedule<S, T> {
         let force = matches!(self.links[link].phase, Phase::Changing { force: true, .. });
         self.links[link] = Link {
             phase: Phase::Wears(state.clone()),
-            served: 0,
-            promised: 0,
+            ..Link::absent()
         };
+        if self.is_surplus(link) {
+            return Vec::new();
+        }
         let mut granted = self.take(state, false, QUANTUM as usize);
         if force {
             granted.extend(self.take(state, true, usize::MAX));
@@ -220,14 +251,11 @@ impl<S: Clone + PartialEq, T> Schedule<S, T> {
     /// waited for what was refused.
     pub fn refused(&mut self, link: usize, worn: &S) -> Vec<T> {
         let phase = Phase::Wears(worn.clone());
-        let old = std::mem::replace(
-            &mut self.links[link],
-            Link {
-                phase,
-                served: 0,
-                promised: 0,
-            },
-        );
+        let worn = Link {
+            phase,
+            ..Link::absent()
+        };
+        let old = std::mem::replace(&mut self.links[link], worn);
         match old.phase {
             Phase::Changing { target, force } => self.take(&target, force, usize::MAX),
             _ => Vec::new(),
@@ -261,12 +289,7 @@ impl<S: Clone + PartialEq, T> Schedule<S, T> {
 
     /// Connection `link` could not be opened in its state because the server refused that state.
     pub fn refused_and_closed(&mut self, link: usize) -> Vec<T> {
-        let absent = Link {
-            phase: Phase::Absent,
-            served: 0,
-            promised: 0,
-        };
-        match std::mem::replace(&mut self.links[link], absent).phase {
+        match std::mem::replace(&mut self.links[link], Link::absent()).phase {
             Phase::Changing { target, force } => self.take(&target, force, usize::MAX),
             _ => Vec::new(),
         }
@@ -276,18 +299,13 @@ impl<S: Clone + PartialEq, T> Schedule<S, T> {
     pub fn closing(&mut self, link: usize) {
         self.links[link] = Link {
             phase: Phase::Closing,
-            served: 0,
-            promised: 0,
+            ..Link::absent()
         };
     }
 
     /// Connection `link` is gone.
     pub fn lost(&mut self, link: usize) {
-        self.links[link] = Link {
-            phase: Phase::Absent,
-            served: 0,
-            promised: 0,
-        };
+        self.links[link] = Link::absent();
     }
 
     /// `count` requests went to connection `link`.
@@ -320,7 +338,8 @@ impl<S: Clone + PartialEq, T> Schedule<S, T> {
 
     /// Whether a connection is being opened or changed for `queue`, or already serves it.
     fn is_cared_for(&self, queue: &Queue<S, T>) -> bool {
-        self.links.iter().any(|link| match &link.phase {
+        let mut used = self.links[..self.used].iter();
+        used.any(|link| match &link.phase {
             Phase::Changing { target, force } => *target == queue.state && *force == queue.force,
             _ => false,
         })
@@ -388,6 +407,7 @@ mod tests {
             while let Some(action) = self.schedule.next(|link| in_flight[link]) {
                 match action {
                     Action::Dial { link, state } => {
+                        assert!(!self.schedule.is_surplus(link));
                         assert!(self.worn[link].is_none() && self.asked[link].is_none());
                         self.asked[link] = Some(state);
                     }
@@ -397,6 +417,25 @@ mod tests {
                     }
                 }
             }
+        }
+
+        /// There are to be so many links; those past it are closed when nothing is due on them.
+        fn resize(&mut self, links: usize) {
+            self.schedule.resize(links);
+            self.act();
+        }
+
+        fn settle(&mut self, link: usize) {
+            self.in_flight[link] = 0;
+            if self.schedule.is_surplus(link)
+                && self.asked[link].is_none()
+                && self.worn[link].is_some()
+            {
+                self.schedule.closing(link);
+                self.schedule.lost(link);
+                self.worn[link] = None;
+            }
+            self.act();
         }
 
         fn request(&mut self, client: usize, state: u8) {
@@ -411,6 +450,7 @@ mod tests {
 
         fn serve(&mut self, link: usize, client: usize, state: u8) {
             assert_eq!(self.worn[link], Some(state), "served in a state of its own");
+            assert!(!self.schedule.is_surplus(link));
             assert_eq!(
                 self.asked[link], None,
                 "nothing is sent behind an unanswered change"
@@ -438,21 +478,23 @@ mod tests {
         #[test]
         fn everyone_is_served_in_their_own_state(
             links in 1usize..4,
-            steps in prop::collection::vec((0u8..4, 0u8..6, 0usize..4), 1..400),
+            steps in prop::collection::vec((0u8..5, 0u8..6, 0usize..4), 1..400),
         ) {
-            let mut world = World::new(links);
+            const MOST: usize = 4;
+            let mut world = World::new(MOST);
+            world.resize(links);
             let mut clients = 0;
             for (what, state, link) in steps {
-                let link = link % links;
                 match what {
                     0 | 1 => { world.request(clients, state); clients += 1; }
                     2 => world.acknowledge(link),
-                    _ => { world.in_flight[link] = 0; world.act(); }
+                    3 => world.settle(link),
+                    _ => world.resize(1 + usize::from(state) % MOST),
                 }
             }
             // With a server that answers, nobody is left waiting.
             for _ in 0..clients * 2 + 2 {
-                for link in 0..links { world.in_flight[link] = 0; world.act(); world.acknowledge(link); }
+                for link in 0..MOST { world.settle(link); world.acknowledge(link); }
             }
             world.served.sort_unstable();
             prop_assert_eq!(world.served, (0..clients).collect::<Vec<_>>());

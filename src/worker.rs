@@ -10,15 +10,14 @@ use std::rc::Rc;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::thread::JoinHandle;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use tokio::runtime::{Builder, LocalOptions};
 use tokio::sync::{mpsc, oneshot};
 
-use crate::admission::{Admission, HoldPermit, Permit};
+use crate::admission::{Admission, HandshakePermit, HoldPermit, Permit};
 use crate::client::{Errand, Errands, Site};
 use crate::identity::{Identity, Peer, Registry};
-use crate::resp::speak::encode_request;
 use crate::telemetry::WorkerCounters;
 use crate::transport::Accepted;
 use crate::upstream::{Process, Thread, Upstream};
@@ -29,9 +28,6 @@ const MAILBOX: usize = 4096;
 /// How often what time makes due is looked at: deadlines are kept to within this.
 const TICK: Duration = Duration::from_millis(50);
 
-/// How often the server is asked for its health.
-const HEALTH_EVERY: Duration = Duration::from_secs(5);
-
 /// How long closing the connections to the server may take at the end.
 const FAREWELL: Duration = Duration::from_secs(2);
 
@@ -39,8 +35,8 @@ const FAREWELL: Duration = Duration::from_secs(2);
 pub enum Message {
     /// A client to serve.
     Arrived(Box<Newcomer>),
-    /// A rejected socket to hold and answer with this text.
-    Rejected(Accepted, Vec<u8>, HoldPermit),
+    /// A rejected socket to hold.
+    Rejected(Box<Rejected>),
     /// Accept clients: the task to run until respool drains.
     Listen(Listening),
     /// Something to be done to a client, if it is this worker's.
@@ -60,17 +56,38 @@ pub enum Message {
 /// Starts accepting on the worker it is sent to.
 pub type Listening = Box<dyn FnOnce() -> Pin<Box<dyn Future<Output = ()>>> + Send>;
 
-/// A client admitted and on its way to its worker.
+/// A client's place.
+#[derive(Debug)]
+pub enum Place {
+    /// In its group.
+    Admitted(Permit),
+    /// In none yet: its certificate decides.
+    Unknown(HandshakePermit),
+}
+
+/// A client on its way to its worker.
 pub struct Newcomer {
     /// Its socket.
     pub socket: Accepted,
     /// Its place.
-    pub permit: Permit,
+    pub place: Place,
     /// Who it is.
     pub identity: Identity,
     /// Where it connected to.
     pub laddr: Peer,
     /// Counts it among its worker's clients.
+    pub seat: Seat,
+}
+
+/// A rejected socket on its way to the worker that holds it.
+pub struct Rejected {
+    /// The socket.
+    pub socket: Accepted,
+    /// What each of its commands is answered with.
+    pub text: Vec<u8>,
+    /// The right to hold it.
+    pub permit: HoldPermit,
+    /// Counts it among its worker's clients, so that they are spread as those are.
     pub seat: Seat,
 }
 
@@ -200,9 +217,6 @@ async fn serve(
     let thread = Rc::new(Thread::new(index, Arc::clone(&charge.process), counters));
     let upstream = Upstream::new(thread, shared);
     upstream.start();
-    if index == 0 {
-        tokio::task::spawn_local(watch_health(Rc::clone(&upstream)));
-    }
     let site = Site::new(upstream, charge.admission, charge.registry, charge.errands);
     let mut listening = Vec::new();
     let mut tick = tokio::time::interval(TICK);
@@ -248,8 +262,8 @@ fn take(site: &Rc<Site>, message: Message) {
     site.thread.clock.refresh();
     match message {
         Message::Arrived(newcomer) => arrival::arrive(site, *newcomer),
-        Message::Rejected(socket, text, permit) => {
-            tokio::task::spawn_local(arrival::reject(Rc::clone(site), socket, text, permit));
+        Message::Rejected(rejected) => {
+            tokio::task::spawn_local(arrival::reject(Rc::clone(site), *rejected));
         }
         Message::Errand(errand) => site.run(errand),
         Message::Reload(done) => {
@@ -264,33 +278,4 @@ fn take(site: &Rc<Site>, message: Message) {
         Message::Drain => site.drain(),
         Message::Listen(_) | Message::Stop => {}
     }
-}
-
-/// Asks the server how it is, for `/status` and the metrics.
-async fn watch_health(upstream: Rc<Upstream>) {
-    let mut every = tokio::time::interval(HEALTH_EVERY);
-    every.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
-    let request = encode_request(&["INFO", "clients"]);
-    let health = Arc::clone(&upstream.thread.process.health);
-    while !upstream.is_stopping() {
-        every.tick().await;
-        let asked = Instant::now();
-        let Some(reply) = upstream.ask(&request).map(answer) else {
-            continue;
-        };
-        let Ok(Ok(reply)) = tokio::time::timeout(HEALTH_EVERY, reply).await else {
-            continue;
-        };
-        health.answered(asked.elapsed().as_micros() as u64);
-        let text = String::from_utf8_lossy(&reply);
-        let field = |name: &str| {
-            text.lines()
-                .find_map(|line| line.strip_prefix(name)?.trim().parse().ok())
-        };
-        health.set_clients(field("connected_clients:"), field("maxclients:"));
-    }
-}
-
-async fn answer(told: oneshot::Receiver<Vec<u8>>) -> Result<Vec<u8>, oneshot::error::RecvError> {
-    told.await
 }

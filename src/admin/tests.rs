@@ -26,11 +26,14 @@ fn scrape() -> Scrape {
             ..UpstreamCounts::default()
         },
         server: ServerHealth::new("127.0.0.1:6379".into()).snapshot(),
+        failovers: Default::default(),
         last_reload: Reload {
             at: SystemTime::UNIX_EPOCH,
             error: None,
         },
+        handshaking: 0,
         held_rejected: 0,
+        blocked_clients: 0,
         top_clients: Vec::new(),
         uptime: Duration::from_secs(1),
     };

@@ -5,10 +5,11 @@ use std::time::SystemTime;
 
 use crate::admission::Admission;
 use crate::config::UnixSeconds;
+use crate::failover::Failover;
 use crate::identity::{Card, Flag, Registry, shown_user};
 use crate::telemetry::{
-    CertificateRow, ClientRow, GroupRow, Reload, Scrape, ServerHealth, Standing, UpstreamCounts,
-    WorkerCounters,
+    CertificateRow, ClientRow, FailoverRow, FailoverRows, GroupRow, LossCause, Reload, Scrape,
+    ServerHealth, Standing, UpstreamCounts, WorkerCounters,
 };
 use crate::transport::TlsAcceptor;
 use crate::upstream::Process;
@@ -56,18 +57,46 @@ impl View {
                 waiting: self.process.budget.waiting() as u64,
             },
             server: health.snapshot(),
+            failovers: self.failovers(),
             last_reload: self
                 .last_reload
                 .lock()
                 .unwrap_or_else(PoisonError::into_inner)
                 .clone(),
+            handshaking: self.admission.handshaking() as u64,
             held_rejected: self.admission.held() as u64,
+            blocked_clients: blocked(&cards),
             top_clients: self.top_clients(cards, now_ms),
             warnings: self.warnings(&certificates),
             certificates,
             uptime: self.process.start.elapsed(),
         };
         Scrape::gather(&self.counters, standing)
+    }
+
+    fn failovers(&self) -> FailoverRows {
+        let now = self.process.now_micros();
+        let standing = self.process.failovers.standing(now);
+        let today = UnixSeconds::of(SystemTime::now()).0;
+        let row = |last: Failover| FailoverRow {
+            from: last.from.to_string(),
+            to: last.to.map(|node| node.to_string()),
+            cause: last.cause.label(),
+            at: today - now.saturating_sub(last.began) / 1_000_000,
+            seconds: last.took as f64 / 1e6,
+            held: last.held,
+            failed: last.failed,
+            disconnected: last.disconnected,
+        };
+        let total = |cause: LossCause| {
+            let label = cause.label();
+            (label, standing.totals.get(label).copied().unwrap_or(0))
+        };
+        FailoverRows {
+            is_circuit_open: self.process.failovers.is_open(),
+            totals: LossCause::ALL.map(total).to_vec(),
+            last: standing.last.map(row),
+        }
     }
 
     /// Those of the server, of respool towards it, and of the listeners.
@@ -119,6 +148,9 @@ impl View {
                 ));
             }
         }
+        let server = self.process.health.snapshot();
+        let concerns = server.concerns(settings.upstream.role);
+        warnings.extend(concerns.into_iter().map(|(_, text)| text));
         warnings
     }
 
@@ -173,6 +205,11 @@ impl View {
         };
         cards.into_iter().map(row).collect()
     }
+}
+
+fn blocked(cards: &[Arc<Card>]) -> u64 {
+    let blocked = cards.iter().filter(|card| card.has(Flag::Blocked));
+    blocked.count() as u64
 }
 
 /// Rejections by reason; those that `mode = "observe"` would have made have a reason of their own.

@@ -10,19 +10,23 @@
 //! One lock guards the counts. It is taken when a client comes, leaves or changes its name, never for a command. Time
 //! is passed in.
 
+mod handshake;
+mod hold;
 mod key;
 mod refusal;
 mod tally;
 
 use std::net::IpAddr;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use arc_swap::ArcSwap;
 
 use crate::config::{AtLimit, Group, Match, Mode, Per, Settings};
 use crate::identity::{Identity, Peer};
 
+pub use handshake::HandshakePermit;
+pub use hold::HoldPermit;
 use key::Key;
 pub use refusal::{LogLine, Reason, Refusal};
 use tally::{Entry, Shortfall, Tallies};
@@ -133,14 +137,21 @@ struct Plan {
     order: Vec<GroupId>,
     max_clients: usize,
     max_rejected: usize,
+    reject_hold: Duration,
     /// Grows with each reload.
     generation: u64,
 }
 
 #[derive(Debug)]
 struct Counts {
+    /// Admitted.
     total: usize,
+    /// In a handshake after which they may be admitted.
+    handshaking: usize,
+    /// Rejected and held.
     held: usize,
+    /// Of those held, in a handshake.
+    shaking: usize,
     /// That of the plan by which places are given now.
     generation: u64,
     /// Places given by an older plan, by clients that have not been moved yet.
@@ -156,6 +167,7 @@ impl Plan {
             order: settings.order.iter().map(id).collect(),
             max_clients: settings.limits.max_clients,
             max_rejected: settings.limits.max_rejected,
+            reject_hold: settings.limits.reject_hold,
             generation,
         }
     }
@@ -183,6 +195,31 @@ impl Plan {
     fn refusal(&self, place: &Place, shortfall: Shortfall) -> Refusal {
         Refusal::new(self.rule(place.group), place, shortfall)
     }
+
+    /// Whether all groups together have room for one more.
+    fn has_room(&self, counts: &Counts, place: &Place) -> Result<(), Refusal> {
+        let count = counts.total + counts.handshaking;
+        if count < self.max_clients {
+            return Ok(());
+        }
+        let shortfall = Shortfall {
+            reason: Reason::MaxClients,
+            count,
+            cap: self.max_clients,
+            evict: false,
+        };
+        Err(self.refusal(place, shortfall))
+    }
+
+    /// Takes a place in a group.
+    fn enter(&self, counts: &mut Counts, place: &Place, now: Instant) -> Result<Entry, Refusal> {
+        let entry = counts.groups[place.group.index()]
+            .enter(self.rule(place.group), &place.key, now)
+            .map_err(|shortfall| self.refusal(place, shortfall))?;
+        counts.total += 1;
+        counts.groups[place.group.index()].accepted += 1;
+        Ok(entry)
+    }
 }
 
 impl Admission {
@@ -194,7 +231,9 @@ impl Admission {
             plan: ArcSwap::from_pointee(Plan::new(settings, 0)),
             counts: Mutex::new(Counts {
                 total: 0,
+                handshaking: 0,
                 held: 0,
+                shaking: 0,
                 generation: 0,
                 stale: 0,
                 groups: tallies.collect(),
@@ -268,21 +307,14 @@ impl Admission {
     /// ask again.
     pub fn admit(self: &Arc<Self>, identity: &Identity, now: Instant) -> Result<Permit, Refusal> {
         let (plan, mut counts, place) = self.decide(identity);
-        if counts.total >= plan.max_clients {
-            let shortfall = Shortfall {
-                reason: Reason::MaxClients,
-                count: counts.total,
-                cap: plan.max_clients,
-                evict: false,
-            };
-            return Err(plan.refusal(&place, shortfall));
-        }
-        let entry = counts.groups[place.group.index()]
-            .enter(plan.rule(place.group), &place.key, now)
-            .map_err(|shortfall| plan.refusal(&place, shortfall))?;
-        counts.total += 1;
-        counts.groups[place.group.index()].accepted += 1;
+        plan.has_room(&counts, &place)?;
+        let entry = plan.enter(&mut counts, &place, now)?;
         drop(counts);
+        Ok(self.permit(&plan, place, entry))
+    }
+
+    /// What gives back the place that has been taken.
+    fn permit(self: &Arc<Self>, plan: &Plan, place: Place, entry: Entry) -> Permit {
         let mut permit = Permit {
             admission: Arc::clone(self),
             group: place.group,
@@ -290,27 +322,14 @@ impl Admission {
             warning: None,
             observed: None,
         };
-        permit.take_place(&plan, place, entry);
-        Ok(permit)
+        permit.take_place(plan, place, entry);
+        permit
     }
 
     /// Counts a refusal that is final, once, and says whether to log it: at most one line for each group in ten
     /// seconds.
     pub fn rejected(&self, refusal: &Refusal, now: Instant) -> Option<LogLine> {
         self.counts().groups[refusal.group.index()].reject(refusal.reason, now)
-    }
-
-    /// A place to hold a rejected socket and answer it; `None` when `limits.max_rejected` are held already.
-    pub fn hold(self: &Arc<Self>) -> Option<HoldPermit> {
-        let max_rejected = self.plan.load().max_rejected;
-        let mut counts = self.counts();
-        if counts.held >= max_rejected {
-            return None;
-        }
-        counts.held += 1;
-        Some(HoldPermit {
-            admission: Arc::clone(self),
-        })
     }
 
     /// Clients admitted in all groups.
@@ -498,18 +517,6 @@ impl Counts {
         if place.generation != self.generation {
             self.stale -= 1;
         }
-    }
-}
-
-/// The right to hold one rejected socket. Its drop gives it back.
-#[derive(Debug)]
-pub struct HoldPermit {
-    admission: Arc<Admission>,
-}
-
-impl Drop for HoldPermit {
-    fn drop(&mut self) {
-        self.admission.counts().held -= 1;
     }
 }
 

@@ -2,6 +2,7 @@
 
 mod fixture;
 mod model;
+mod reload;
 
 use std::time::Duration;
 
@@ -530,7 +531,7 @@ fn rejections_are_counted_each_and_logged_at_a_bounded_rate() {
 #[test]
 fn rejected_sockets_are_held_up_to_their_bound() {
     let admission = Admission::new(&settings(1, 2, Vec::new()));
-    let held: Vec<_> = (0..3).map(|_| admission.hold()).collect();
+    let held: Vec<_> = (0..3).map(|_| admission.hold(Instant::now())).collect();
     assert_eq!(held.iter().filter(|hold| hold.is_some()).count(), 2);
     assert_eq!(
         (admission.held(), admission.total()),
@@ -539,7 +540,111 @@ fn rejected_sockets_are_held_up_to_their_bound() {
     );
     drop(held);
     assert_eq!(admission.held(), 0);
-    assert!(admission.hold().is_some());
+    assert!(admission.hold(Instant::now()).is_some());
+}
+
+#[test]
+fn few_of_those_held_may_shake_hands_at_once() {
+    let admission = Admission::new(&settings(1, 17, Vec::new()));
+    let now = Instant::now();
+    let mut shaking: Vec<_> = (0..9)
+        .filter_map(|_| admission.hold_to_shake(now))
+        .collect();
+    assert_eq!((shaking.len(), admission.held()), (3, 3));
+    let plain: Vec<_> = (0..20).filter_map(|_| admission.hold(now)).collect();
+    assert_eq!((plain.len(), admission.held()), (14, 17));
+    shaking[0].has_shaken();
+    shaking[0].has_shaken();
+    assert!(
+        admission.hold_to_shake(now).is_none(),
+        "all places are taken"
+    );
+    drop(plain);
+    shaking.extend(admission.hold_to_shake(now));
+    assert!(shaking.len() == 4 && admission.hold_to_shake(now).is_none());
+    drop(shaking);
+    let again: Vec<_> = (0..9)
+        .filter_map(|_| admission.hold_to_shake(now))
+        .collect();
+    assert_eq!((again.len(), admission.held()), (3, 3));
+}
+
+#[test]
+fn who_is_held_for_no_time_is_not_held() {
+    let mut settings = settings(1, 2, Vec::new());
+    let now = Instant::now();
+    let until = Admission::new(&settings).hold(now).map(|hold| hold.until());
+    assert_eq!(until, Some(now + Duration::from_secs(1)));
+    settings.limits.reject_hold = Duration::ZERO;
+    let admission = Admission::new(&settings);
+    assert!(admission.hold(now).is_none() && admission.hold_to_shake(now).is_none());
+    assert_eq!(admission.held(), 0);
+}
+
+#[test]
+fn a_handshake_touches_no_group() {
+    let billing = Group {
+        matches: Match {
+            certificate_name: glob("billing-*"),
+            ..Match::default()
+        },
+        max_connections: Some(1),
+        at_limit: AtLimit::EvictIdle,
+        ..group("billing")
+    };
+    let rest = Group {
+        max_connections: Some(1),
+        warn_connections: Some(1),
+        max_connects_per_second: Some(1),
+        at_limit: AtLimit::EvictIdle,
+        ..group("rest")
+    };
+    let admission = Admission::new(&settings(4, 10, vec![billing, rest]));
+    let now = Instant::now();
+    let stranger = tcp("127.0.0.1:5000");
+    let certified = |name: &str| Identity {
+        certificate: Box::from(name),
+        ..stranger.clone()
+    };
+    let web = admission.begin(&stranger).unwrap();
+    let web = web.admit(&certified("web"), now).unwrap();
+    assert!(web.warning.is_some());
+    // The rest is full, and its rate is spent.
+    let mut shaking: Vec<_> = (0..3)
+        .map(|_| admission.begin(&stranger).unwrap())
+        .collect();
+    let row = admission.rows().remove(1);
+    assert_eq!((row.connections, row.accepted_total), (1, 1));
+    assert_eq!((admission.total(), admission.handshaking()), (1, 3));
+    let refusal = admission.begin(&stranger).unwrap_err();
+    assert_eq!(
+        (refusal.reason, refusal.count, refusal.evict),
+        (Reason::MaxClients, 4, false)
+    );
+    assert_eq!(
+        admission.admit(&stranger, now).unwrap_err().reason,
+        Reason::MaxClients
+    );
+    let first = shaking
+        .pop()
+        .unwrap()
+        .admit(&certified("billing-1"), now)
+        .unwrap();
+    assert_eq!(first.group().index(), 0);
+    let (waiting, refusal) = shaking
+        .pop()
+        .unwrap()
+        .admit(&certified("billing-2"), now)
+        .unwrap_err();
+    assert_eq!((refusal.reason, refusal.evict), (Reason::GroupCap, true));
+    // It keeps its place while another makes room for it.
+    assert_eq!((admission.total(), admission.handshaking()), (2, 2));
+    drop(first);
+    let second = waiting.admit(&certified("billing-2"), now).unwrap();
+    assert_eq!((admission.total(), admission.handshaking()), (2, 1));
+    drop((shaking, second, web));
+    assert_eq!((admission.total(), admission.handshaking()), (0, 0));
+    assert!(admission.rows().iter().all(|row| row.connections == 0));
 }
 
 #[test]

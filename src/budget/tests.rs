@@ -299,3 +299,45 @@ fn threads_share_few_pins_without_losing_a_wake_up() {
         ((0, 0, 0), 0, 0)
     );
 }
+
+#[test]
+fn a_smaller_budget_takes_nothing_away_and_lends_nothing_more() {
+    let budget = Budget::new(6, 2, vec![None], 1);
+    let leases: Vec<_> = (0..4).map_while(|_| budget.try_lease(0)).collect();
+    let mut pins: Vec<_> = (0..4)
+        .map_while(|_| budget.try_socket(Kind::Pinned))
+        .collect();
+    let shared = [Kind::Shared; 2].map(|kind| budget.try_socket(kind));
+    assert_eq!((leases.len(), pins.len()), (4, 4));
+    budget.resize(6, 4, &[None]);
+    assert!(budget.sockets_wanted(), "two are lent beyond what is left");
+    assert!(budget.try_socket(Kind::Shared).is_none(), "six are open");
+    pins.pop();
+    let third = budget.try_socket(Kind::Shared);
+    assert!(third.is_some() && budget.try_socket(Kind::Pinned).is_none());
+    pins.pop();
+    assert!(!budget.sockets_wanted());
+    assert_eq!(budget.leases_wanted(), 2, "and two leases too many");
+    drop((leases, pins, shared, third));
+    budget.resize(3, 1, &[Some(1)]);
+    assert_eq!((budget.limit(), budget.leases_wanted()), (3, 0));
+    let lease = budget.try_lease(0);
+    assert!(
+        lease.is_some() && budget.try_lease(0).is_none(),
+        "the group's own share"
+    );
+    budget.resize(3, 1, &[None]);
+    assert!(budget.try_lease(0).is_some());
+}
+
+#[test]
+fn a_larger_budget_serves_who_waits() {
+    let budget = Budget::new(2, 1, vec![None], 1);
+    let _first = budget.try_lease(0).expect("one is left");
+    let mut wait = std::pin::pin!(budget.wait_lease(0));
+    let waker = std::task::Waker::noop();
+    let mut cx = std::task::Context::from_waker(waker);
+    assert!(wait.as_mut().poll(&mut cx).is_pending());
+    budget.resize(3, 1, &[None]);
+    assert!(wait.as_mut().poll(&mut cx).is_ready());
+}

@@ -15,7 +15,7 @@ use crate::upstream::Thread;
 /// Commands answered before the socket is closed.
 const MOST_COMMANDS: u32 = 64;
 
-/// Answers every command on `stream` with `text` until `limits.reject_hold` or 64 commands are over. `input` is what the
+/// Answers every command on `stream` with `text` until the permit's time (`limits.reject_hold`) or 64 commands are over. `input` is what the
 /// client has sent already.
 pub async fn hold(
     thread: Rc<Thread>,
@@ -32,8 +32,7 @@ pub async fn hold(
         scanner: RequestScanner::default(),
         told: 0,
     };
-    let deadline = thread.settings().limits.reject_hold;
-    let ended = tokio::time::timeout(deadline, held.serve()).await;
+    let ended = tokio::time::timeout_at(permit.until().into(), held.serve()).await;
     if ended.is_err() || held.told >= MOST_COMMANDS {
         thread.counters.bound(Bound::RejectHold).add(1);
     }

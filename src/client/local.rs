@@ -1,18 +1,16 @@
-//! What respool answers itself because it concerns the session: HELLO, AUTH, SELECT, RESET, QUIT.
-
-use std::rc::Rc;
+//! What respool answers itself because it concerns the session: SELECT, RESET, QUIT, and where HELLO and AUTH lead.
 
 use super::eviction::make_room;
 use super::pinned::NOT_IN_MULTI;
 use super::requests::Next;
-use super::task::{Client, Done, Login, Purpose, Wait};
+use super::task::{Client, Done, Purpose, Wait};
 use crate::admission::Refusal;
-use crate::command::{ClientSub, CommandId, Local, PinReason, same_word, spec};
+use crate::command::{ClientSub, CommandId, Local, PinReason, spec};
 use crate::fanout::Kind;
 use crate::identity::Flag;
 use crate::resp::speak::{OK, error};
 use crate::resp::{Request, parse_integer};
-use crate::session::{Change, Credentials, Protocol, ReplyMode, Session, State, unknown_command};
+use crate::session::{Change, ReplyMode, Session, State};
 use crate::telemetry::Disconnect;
 use crate::upstream::WaitError;
 
@@ -92,7 +90,12 @@ impl Client {
             Local::Readonly | Local::Readwrite | Local::Asking => self.answer(NO_CLUSTER),
             Local::NumSub => return self.count_subscribers(Kind::Channel, request, command),
             Local::ShardNumSub => return self.count_subscribers(Kind::Shard, request, command),
-            Local::Client(sub) => self.client_command(sub, request),
+            Local::Client(sub) => {
+                if let Some(next) = self.unpermitted(sub, request) {
+                    return next;
+                }
+                self.client_command(sub, request);
+            }
         }
         used
     }
@@ -102,7 +105,10 @@ impl Client {
         match (purpose, result) {
             (Purpose::Traffic | Purpose::Again, Ok(())) => {}
             (Purpose::Traffic, Err(reply)) => self.refusing = Some(reply),
-            (Purpose::Again, Err(reply)) => self.outlet.fail_unsent(&reply),
+            (Purpose::Again, Err(reply)) => {
+                self.outlet.fail_unsent(&reply);
+                self.end_if_lost(&reply);
+            }
             (Purpose::Select(database), Ok(())) => {
                 self.in_database(database);
                 self.answer(OK);
@@ -114,7 +120,11 @@ impl Client {
             // The one selected before it is asked for next.
             (Purpose::Settle(_), Err(_)) => {}
             (Purpose::Login(login), Ok(())) => self.logged_in(login),
-            (Purpose::Select(_) | Purpose::Login(_), Err(reply)) => self.answer(&reply),
+            (Purpose::Select(_), Err(reply)) => {
+                self.answer(&reply);
+                self.end_if_lost(&reply);
+            }
+            (Purpose::Login(login), Err(reply)) => self.login_refused(&login, &reply),
         }
         self.outlet.flush();
     }
@@ -158,7 +168,7 @@ impl Client {
     }
 
     /// Waits for a shared connection on which the server has acknowledged `target`.
-    fn ask_shared(&mut self, target: &State, force: bool, purpose: Purpose) {
+    pub(super) fn ask_shared(&mut self, target: &State, force: bool, purpose: Purpose) {
         self.link = None;
         match self.site.upstream.wait_shared(target, force, 1) {
             Ok(wait) => self.wait = Wait::Shared(wait, purpose),
@@ -166,138 +176,6 @@ impl Client {
                 self.acknowledged(purpose, Err(super::requests::UNREACHABLE.to_vec()))
             }
             Err(WaitError::Refused(reply)) => self.acknowledged(purpose, Err(reply)),
-        }
-    }
-
-    fn auth(&mut self, request: &Request<'_>) {
-        let words: Vec<&[u8]> = request.arguments().skip(1).collect();
-        let user = match words.as_slice() {
-            [password] => Credentials {
-                username: None,
-                password: (*password).into(),
-            },
-            [name, password] => Credentials {
-                username: Some((*name).into()),
-                password: (*password).into(),
-            },
-            _ => return self.answer(b"-ERR syntax error\r\n"),
-        };
-        self.log_in(Login {
-            user: Some(Rc::new(user)),
-            hello: None,
-        });
-    }
-
-    fn hello(&mut self, request: &Request<'_>) {
-        let words: Vec<&[u8]> = request.arguments().skip(1).collect();
-        let mut protocol = self.session.state.protocol;
-        let (mut user, mut name) = (None, None);
-        if let Some((version, mut options)) = words.split_first() {
-            protocol = match parse_integer(version) {
-                Some(2) => Protocol::Resp2,
-                Some(3) => Protocol::Resp3,
-                Some(_) => return self.answer(b"-NOPROTO unsupported protocol version\r\n"),
-                None => {
-                    return self
-                        .answer(b"-ERR Protocol version is not an integer or out of range\r\n");
-                }
-            };
-            while let Some((option, rest)) = options.split_first() {
-                options = match rest {
-                    [login, password, rest @ ..] if same_word(option, b"auth") => {
-                        user = Some(Credentials {
-                            username: Some((*login).into()),
-                            password: (*password).into(),
-                        });
-                        rest
-                    }
-                    [text, rest @ ..] if same_word(option, b"setname") => {
-                        if !is_client_name(text) {
-                            return self.answer(&error(BAD_NAME));
-                        }
-                        name = Some(Box::from(*text));
-                        rest
-                    }
-                    _ => {
-                        let option = String::from_utf8_lossy(option);
-                        return self.answer(&error(&format!(
-                            "ERR Syntax error in HELLO option '{option}'"
-                        )));
-                    }
-                };
-            }
-        }
-        self.log_in(Login {
-            user: user.map(Rc::new),
-            hello: Some((protocol, name)),
-        });
-    }
-
-    /// Has the server acknowledge what AUTH or HELLO asks for; what it has acknowledged before is done at once.
-    fn log_in(&mut self, login: Login) {
-        let authenticates = login.user.is_some();
-        let user = login
-            .user
-            .clone()
-            .or_else(|| self.session.state.user.clone());
-        let protocol = login
-            .hello
-            .as_ref()
-            .map_or(self.session.state.protocol, |(protocol, _)| *protocol);
-        let target = State {
-            user,
-            protocol,
-            ..self.session.state.clone()
-        };
-        if self.pin.is_some() {
-            let change = if authenticates {
-                Change::Authenticate
-            } else {
-                Change::Difference
-            };
-            self.dress_pin(target, change, Purpose::Login(login));
-        } else if authenticates || self.site.thread.process.server.load().is_none() {
-            self.ask_shared(&target, authenticates, Purpose::Login(login));
-        } else {
-            self.logged_in(login);
-        }
-    }
-
-    fn logged_in(&mut self, login: Login) {
-        let reply = match &login.hello {
-            None => OK.to_vec(),
-            Some((protocol, _)) => {
-                let server = self.site.thread.process.server.load_full();
-                match server.and_then(|server| server.hello_reply(*protocol, self.card.id())) {
-                    Some(reply) => reply,
-                    None => {
-                        // A server older than HELLO.
-                        let request = crate::resp::speak::encode_request(&["HELLO"]);
-                        return self.answer(&unknown_command(&Request::new(&request)));
-                    }
-                }
-            }
-        };
-        let mut is_renamed = false;
-        if let Some(user) = login.user {
-            self.card.names().user = user.user().into();
-            self.session.state.user = Some(user);
-            is_renamed = true;
-        }
-        if let Some((protocol, name)) = login.hello {
-            self.session.state.protocol = protocol;
-            self.card.resp.set(u32::from(protocol.number()));
-            self.outlet.speak(protocol);
-            self.note_subscriptions();
-            if let Some(name) = name {
-                self.card.names().name = name;
-                is_renamed = true;
-            }
-        }
-        if is_renamed {
-            self.regroup(reply)
-        } else {
-            self.answer(&reply)
         }
     }
 
@@ -314,7 +192,8 @@ impl Client {
         *self.outlet.transaction() = Default::default();
         self.link = None;
         let skips = self.session.reply == ReplyMode::SkipNext;
-        self.session = Session::default();
+        self.session = Session::new(self.site.guest.clone());
+        self.is_locked = self.must_authenticate();
         if skips {
             // As in Redis it undoes OFF for its own reply, but not a SKIP.
             self.session.reply = ReplyMode::SkipNext;

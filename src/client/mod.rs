@@ -2,12 +2,14 @@
 //!
 //! `task` is one client's life; `requests` cuts what it sent and forwards it; `pinned` is what needs a connection of its
 //! own, `queued` what such a connection holds inside MULTI, `tracking` CLIENT TRACKING, `subscribed` subscriptions; `waiting` is
-//! who stands in line with other blocked clients; `local` is what respool answers itself; `held` is who was rejected.
+//! who stands in line with other blocked clients; `local` is what respool answers itself, `login` AUTH and HELLO among it; `held` is
+//! who was rejected.
 
 mod eviction;
 mod held;
 mod local;
 mod local_client;
+mod login;
 mod pinned;
 mod queued;
 mod requests;

@@ -338,8 +338,14 @@ impl Client {
         command: Option<CommandId>,
         reply: &[u8],
     ) -> Next {
+        self.spoil(command, reply);
+        Next::Used(request.bytes().len())
+    }
+
+    /// Has the server refuse something in the place of a command, whose answer `reply` is.
+    pub(super) fn spoil(&mut self, command: Option<CommandId>, reply: &[u8]) {
         let Some(link) = self.pin.as_ref().map(|pin| Rc::clone(pin.link())) else {
-            return Next::Wait;
+            return;
         };
         self.count(1, command);
         let show = match self.show() {
@@ -347,7 +353,6 @@ impl Client {
             other => other,
         };
         link.send(&self.outlet, NEVER_QUEUED, 1, Kind::Plain, show);
-        Next::Used(request.bytes().len())
     }
 
     /// A request of a client whose connection carries messages.

@@ -6,11 +6,14 @@ use std::rc::Rc;
 use std::sync::Arc;
 
 use super::task::{Client, Purpose, Wait};
-use crate::command::{CommandId, Learned, Local, PinReason, Tx, Way, lookup, spec};
+use crate::command::{
+    CommandId, DenySet, Learned, Local, PinReason, Tx, Way, lookup, spec, writes,
+};
+use crate::config::Role;
 use crate::identity::NO_COMMAND;
 use crate::resp::speak::encode_request;
 use crate::resp::{Bounds, Request, RequestScanner, Scan, Violation, split_inline};
-use crate::session::{Block, Route, Routed, block, route};
+use crate::session::{Block, READ_ONLY, Route, Routed, Rules, block, route};
 use crate::telemetry::{Bound, Disconnect};
 use crate::upstream::{Kind, Link, Show, WaitError};
 
@@ -48,7 +51,7 @@ impl Client {
         let mut run = Run::default();
         // Kept for the whole batch: neither can change while it is looked at.
         let learned = self.learned();
-        let bounds = Bounds::new(self.site.thread.settings().limits.max_request);
+        let mut bounds = self.bounds();
         while matches!(self.wait, Wait::Nothing)
             && self.ending.is_none()
             && !self.outlet.is_closed()
@@ -59,6 +62,9 @@ impl Client {
                     _ => break,
                 }
                 continue;
+            }
+            if bounds.unauthenticated != self.is_locked {
+                bounds = self.bounds();
             }
             match self.scanner.scan(&data[at..], &bounds) {
                 Scan::Request { length } => {
@@ -97,8 +103,9 @@ impl Client {
             }
         }
         self.send_run(data, &mut run);
-        if self.refusing.take().is_some() {
+        if let Some(reply) = self.refusing.take() {
             self.line = None;
+            self.end_if_lost(&reply);
         }
         if matches!(self.wait, Wait::Nothing) {
             // What it was lent for has been sent, or is not to be.
@@ -154,12 +161,21 @@ impl Client {
     }
 
     fn route(&self, name: &[u8], request: &Request<'_>, learned: Option<&Learned>) -> Routed {
-        route(
-            name,
-            request,
-            self.site.denied(self.group()).as_deref(),
+        let denied = self.site.denied(self.group());
+        let routed = route(name, request, &self.rules(denied.as_deref(), learned));
+        if self.is_locked {
+            return Self::gate(request, routed);
+        }
+        routed
+    }
+
+    fn rules<'a>(&self, deny: Option<&'a DenySet>, learned: Option<&'a Learned>) -> Rules<'a> {
+        let role = self.site.thread.role();
+        Rules {
+            deny,
             learned,
-        )
+            role,
+        }
     }
 
     /// Whether a shared request of `length` bytes may join a run: nothing about this client is special now.
@@ -280,12 +296,8 @@ impl Client {
                 self.wait = Wait::Answers;
                 Next::Wait
             }
-            Route::Refused(reply) if self.pin.is_some() && self.outlet.transaction().open => {
-                self.spoil_transaction(request, routed.command, &reply)
-            }
             Route::Refused(reply) => {
-                self.count(1, routed.command);
-                self.answer(&reply);
+                self.refuse(routed.command, &reply);
                 Next::Used(length)
             }
             Route::Local(Local::NumSub | Local::ShardNumSub) if self.refusing.is_some() => {
@@ -325,6 +337,16 @@ impl Client {
         }
     }
 
+    /// Answers a request with an error, which spoils the transaction it is to be queued in. What was sent before has been
+    /// answered.
+    fn refuse(&mut self, command: Option<CommandId>, reply: &[u8]) {
+        if self.pin.is_some() && self.outlet.transaction().open {
+            return self.spoil(command, reply);
+        }
+        self.count(1, command);
+        self.answer(reply);
+    }
+
     fn refuse_one(&mut self, command: Option<CommandId>, length: usize) -> Next {
         let reply = self.refusing.clone().unwrap_or_default();
         // A blocking call that needed a connection of its own has got none.
@@ -344,11 +366,8 @@ impl Client {
     ) {
         let most = self.site.thread.settings().upstream.max_shared_request;
         let denied = self.site.denied(self.group());
-        let deny = denied.as_deref();
-        let whole = matches!(
-            block(rest, most, u32::MAX, deny, learned),
-            Block::Whole { .. }
-        );
+        let rules = self.rules(denied.as_deref(), learned);
+        let whole = matches!(block(rest, most, u32::MAX, &rules), Block::Whole { .. });
         let reply = self.refusing.clone().unwrap_or_default();
         self.count(1, command);
         self.answer(&reply);
@@ -374,20 +393,14 @@ impl Client {
             return self.on_shared(request.bytes(), 1, command);
         }
         if verb == Tx::Multi {
-            let settings = &self.site.thread.settings();
+            let most_bytes = self.site.thread.settings().upstream.max_shared_request;
             let most = self
                 .in_flight_limit()
                 .saturating_sub(self.outlet.outstanding());
             let denied = self.site.denied(self.group());
-            let deny = denied.as_deref();
+            let rules = self.rules(denied.as_deref(), learned);
             let shares = self.session.reply != crate::session::ReplyMode::SkipNext;
-            match block(
-                rest,
-                settings.upstream.max_shared_request,
-                most,
-                deny,
-                learned,
-            ) {
+            match block(rest, most_bytes, most, &rules) {
                 Block::Whole { length, count } if shares => {
                     return match self.on_shared(&rest[..length], count, command) {
                         Next::Used(_) => Next::Used(length),
@@ -486,6 +499,10 @@ impl Client {
 
     /// The start of a request too large to share: it is passed on as it arrives, on a connection of its own.
     fn large(&mut self, data: &[u8], learned: Option<&Learned>) -> Next {
+        if self.is_locked {
+            // Bounded, and refused when it is whole.
+            return Next::More;
+        }
         let most = self.site.thread.settings().upstream.max_shared_request;
         let gathered = self.scanner.extent().max(data.len()) > GATHERED * most;
         if self.pin.as_ref().is_some_and(|pin| pin.link().is_raw()) {
@@ -536,6 +553,13 @@ impl Client {
             return Next::Wait;
         }
         let command = lookup(name);
+        if self.site.thread.role() == Role::Replica && command.is_some_and(writes) {
+            // Whether it has as many words as it takes only its end would tell. What the table does not know has a connection
+            // of its own from here on, and the server refuses it.
+            self.refuse(command, READ_ONLY);
+            self.streaming = Some(false);
+            return Next::Used(self.let_go(data.len()));
+        }
         if self.refusing.is_some() {
             let reply = self.refusing.take().unwrap_or_default();
             self.count(1, command);

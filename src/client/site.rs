@@ -9,9 +9,11 @@ use tokio::sync::oneshot;
 
 use super::tracking::{Letter, Redirection};
 use crate::admission::Admission;
+use crate::auth::Users;
 use crate::command::DenySet;
-use crate::config::{Group, Settings};
+use crate::config::{AuthMode, Group, Settings};
 use crate::identity::{Card, Flag, Registry};
+use crate::session::Credentials;
 use crate::telemetry::Disconnect;
 use crate::upstream::{Link, Outlet, Thread, Upstream, Waiter};
 use crate::waits::Unblock;
@@ -91,6 +93,18 @@ fn deny_sets(settings: &Settings) -> Vec<Option<Rc<DenySet>>> {
         .collect()
 }
 
+fn users(settings: &Settings) -> Option<Rc<Users>> {
+    let auth = &settings.auth;
+    (auth.mode == AuthMode::Proxy).then(|| Rc::new(Users::new(&auth.users)))
+}
+
+/// Where respool has no secret of its own, it is nobody else than who has not authenticated.
+fn guest(settings: &Settings) -> Option<Rc<Credentials>> {
+    let has_guests =
+        settings.auth.mode == AuthMode::Passthrough && settings.upstream.login.is_some();
+    has_guests.then(|| Rc::new(Credentials::guest()))
+}
+
 /// What the clients of one worker share.
 pub struct Site {
     /// What everything on this thread shares.
@@ -101,6 +115,12 @@ pub struct Site {
     pub admission: Arc<Admission>,
     /// All clients of the process.
     pub registry: Arc<Registry>,
+    /// The users of the configuration (`auth.mode = "proxy"`).
+    users: RefCell<Option<Rc<Users>>>,
+    /// Who clients are until they authenticate; `None`: respool's own user.
+    pub guest: Option<Rc<Credentials>>,
+    /// Failed attempts to authenticate since the last line about them, and when that was, in the worker's microseconds.
+    pub auth_failures: Cell<(u64, Option<u64>)>,
     /// What each group is denied; `None`: nothing.
     deny: RefCell<Vec<Option<Rc<DenySet>>>>,
     /// Reaches the other workers.
@@ -120,8 +140,12 @@ impl Site {
         errands: Errands,
     ) -> Rc<Self> {
         let thread = Rc::clone(&upstream.thread);
+        let settings = thread.settings();
         Rc::new(Self {
-            deny: RefCell::new(deny_sets(&thread.settings())),
+            users: RefCell::new(users(&settings)),
+            guest: guest(&settings),
+            auth_failures: Cell::default(),
+            deny: RefCell::new(deny_sets(&settings)),
             thread,
             upstream,
             admission,
@@ -130,6 +154,11 @@ impl Site {
             draining: Cell::default(),
             residents: RefCell::default(),
         })
+    }
+
+    /// The users of the configuration (`auth.mode = "proxy"`).
+    pub fn users(&self) -> Option<Rc<Users>> {
+        self.users.borrow().clone()
     }
 
     /// How long a client of the group with this index may be silent.
@@ -214,7 +243,9 @@ impl Site {
     /// Goes by what the process goes by from now on.
     pub fn reload(&self) {
         self.thread.reload();
-        *self.deny.borrow_mut() = deny_sets(&self.thread.settings());
+        let settings = self.thread.settings();
+        *self.deny.borrow_mut() = deny_sets(&settings);
+        *self.users.borrow_mut() = users(&settings);
         self.upstream.reload();
     }
 

@@ -116,12 +116,12 @@ impl Client {
         let (group, state) = (self.group(), self.session.state.clone());
         let request = request.bytes().to_vec();
         self.wait = Wait::Task(Box::pin(async move {
-            Done::MaySubscribe(upstream.may_subscribe(group, state, request).await)
+            Done::Permission(upstream.may_subscribe(group, state, request).await)
         }));
         Next::Wait
     }
 
-    /// Whether the client's user may subscribe to what the request at hand asks for, or why that is not known.
+    /// Whether the client's user may do what the request at hand asks for, or why that is not known.
     pub(super) fn permission_told(&mut self, told: Result<Result<(), Vec<u8>>, PinError>) {
         self.permission = Some(Box::new(match told {
             Ok(permission) => permission,

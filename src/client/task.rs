@@ -74,7 +74,10 @@ pub(super) enum Purpose {
 
 /// What AUTH or HELLO asks for, once its user is acknowledged.
 pub(super) struct Login {
+    /// The user as the server knows it, which is asked.
     pub(super) user: Option<Rc<Credentials>>,
+    /// The user that respool has verified itself.
+    pub(super) verified: Option<Box<[u8]>>,
     /// HELLO's protocol and name; `None`: AUTH.
     pub(super) hello: Option<(Protocol, Option<Box<[u8]>>)>,
 }
@@ -88,8 +91,8 @@ pub(super) enum Done {
     WaitReady(Result<(), &'static [u8]>),
     /// SUBSCRIBE was answered; `None`: the server is away.
     Subscribed(Option<SubscribeResult>),
-    /// Whether the client's user may subscribe.
-    MaySubscribe(Result<Result<(), Vec<u8>>, PinError>),
+    /// Whether the client's user may do what the request at hand asks for.
+    Permission(Result<Result<(), Vec<u8>>, PinError>),
     /// The stream on the pinned connection has ended for QUIT or RESET; false: with the connection.
     Unstreamed(bool, crate::command::Local),
     /// A connection to stand for this client, or none.
@@ -124,7 +127,7 @@ pub struct Client {
     pub(super) streaming: Option<bool>,
     /// It is subscribed, in RESP2: it may do little else.
     pub(super) is_listening: bool,
-    /// Whether its user may subscribe to what the request at hand asks for, as far as that is known.
+    /// Whether its user may do what the request at hand asks for, as far as that is known.
     pub(super) permission: Option<Box<Result<(), Vec<u8>>>>,
     /// What its blocking call has come to.
     pub(super) line: Option<Box<Line>>,
@@ -137,6 +140,8 @@ pub struct Client {
     /// It will be closed for this once its replies are out.
     pub(super) ending: Option<Disconnect>,
     pub(super) rejected: Option<Refusal>,
+    /// It has to authenticate before it may do anything else; looked at anew with every batch of requests.
+    pub(super) is_locked: bool,
     is_at_end: bool,
     has_left: bool,
     counted_bytes_out: u64,
@@ -186,6 +191,7 @@ impl Client {
         site.residents
             .borrow_mut()
             .insert(card.id(), Rc::clone(&resident));
+        let guest = site.guest.clone();
         let mut client = Box::new(Self {
             site,
             stream,
@@ -193,7 +199,7 @@ impl Client {
             resident,
             card,
             permit,
-            session: Session::default(),
+            session: Session::new(guest),
             scanner: RequestScanner::default(),
             input: Vec::new(),
             link: None,
@@ -209,6 +215,7 @@ impl Client {
             is_drained: true,
             ending: None,
             rejected: None,
+            is_locked: false,
             is_at_end: false,
             has_left: false,
             counted_bytes_out: 0,
@@ -234,7 +241,7 @@ impl Client {
         let text = refusal.client_text(explain);
         let site = Rc::clone(&self.site);
         self.leave(reason);
-        if let Some(permit) = site.admission.hold() {
+        if let Some(permit) = site.admission.hold(Instant::now()) {
             Box::pin(hold(Rc::clone(&site.thread), stream, text, input, permit)).await;
         } else {
             site.thread.counters.bound(Bound::Rejected).add(1);
@@ -441,7 +448,7 @@ impl Client {
             Done::WaitReady(Ok(())) => self.wait_ready = true,
             Done::WaitReady(Err(reply)) => self.refusing = Some(reply.to_vec()),
             Done::Subscribed(result) => self.has_subscribed(result),
-            Done::MaySubscribe(reply) => self.permission_told(reply),
+            Done::Permission(reply) => self.permission_told(reply),
             Done::Unstreamed(true, local) => self.unstreamed(local),
             Done::Unstreamed(false, _) => self.outlet.close(Disconnect::UpstreamLost),
             Done::StandIn(result, id) => self.stands_in(result, id),
@@ -540,8 +547,14 @@ impl Client {
             return Some(Disconnect::Closed);
         }
         let between = self.input.is_empty() && self.streaming.is_none();
-        (self.site.draining.get() && between && self.outlet.transaction().is_clear())
-            .then_some(Disconnect::Drained)
+        if !between || !self.outlet.transaction().is_clear() {
+            return None;
+        }
+        if self.stream.is_worn_out() {
+            // Cut off later it would lose what it has asked for.
+            return Some(Disconnect::TlsKeys);
+        }
+        self.site.draining.get().then_some(Disconnect::Drained)
     }
 
     pub(super) fn is_blocked(&self) -> bool {

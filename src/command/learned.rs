@@ -6,8 +6,8 @@ use std::fmt;
 
 use memchr::memchr;
 
-use super::lookup_full;
 use super::way::{PinReason, Way};
+use super::{arity_allows, lookup_full};
 use crate::resp::{ReplyScanner, parse_integer};
 
 /// Flags and ACL categories of commands that wait, listen, or change the connection they are sent on.
@@ -20,13 +20,15 @@ const NEEDS_ITS_OWN: [&[u8]; 6] = [
     b"@transaction",
 ];
 
-/// The commands that the table does not know and that may not share a connection.
+/// Of the commands that the table does not know, those that may not share a connection and those that write.
 ///
 /// The default has learned nothing, and shares what it does not know.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Learned {
     /// In lower case and sorted.
     pinned: Vec<Vec<u8>>,
+    /// With their arity; in lower case, a subcommand as `box|put`, and sorted.
+    writes: Vec<(Vec<u8>, i64)>,
 }
 
 /// The bytes are no whole reply to `COMMAND`: an error, another reply, cut short, or followed by more.
@@ -48,9 +50,9 @@ impl Learned {
     /// [`NotCommands`] when it is none.
     pub fn from_command_reply(frame: &[u8]) -> Result<Self, NotCommands> {
         let mut reply = Walker { rest: frame };
-        let mut pinned = Vec::new();
+        let (mut pinned, mut writes) = (Vec::new(), Vec::new());
         for _ in 0..reply.aggregate()? {
-            let entry = reply.entry()?;
+            let entry = reply.entry(&mut writes)?;
             if entry.needs_its_own && lookup_full(entry.name).is_none() {
                 pinned.push(entry.name.to_ascii_lowercase());
             }
@@ -60,7 +62,24 @@ impl Learned {
         }
         pinned.sort_unstable();
         pinned.dedup();
-        Ok(Self { pinned })
+        writes.sort_unstable();
+        writes.dedup_by(|one, other| one.0 == other.0);
+        Ok(Self { pinned, writes })
+    }
+
+    /// Whether a request of `words` words writes, by its name and its second word, which may name a subcommand. One with too
+    /// few or too many words does not: the server says so and does nothing else.
+    pub fn writes(&self, name: &[u8], second: Option<&[u8]>, words: usize) -> bool {
+        if self.writes.is_empty() {
+            return false;
+        }
+        let is_known = |name: Vec<u8>| {
+            let found = self.writes.binary_search_by(|(known, _)| known.cmp(&name));
+            found.is_ok_and(|at| arity_allows(self.writes[at].1, words))
+        };
+        let name = name.to_ascii_lowercase();
+        let sub = second.map(|second| [&name, &b"|"[..], &second.to_ascii_lowercase()].concat());
+        sub.is_some_and(is_known) || is_known(name)
     }
 
     /// How a command travels that [`super::lookup()`] does not know. What the server does not know either is shared: it
@@ -87,6 +106,8 @@ struct Entry<'a> {
     needs_its_own: bool,
 }
 
+/// Element of an entry that holds how many words a request has.
+const ARITY: u64 = 1;
 /// Element of an entry that holds flags.
 const FLAGS: u64 = 2;
 /// Element of an entry that holds ACL categories, from Redis 6.0 on.
@@ -100,12 +121,15 @@ struct Walker<'a> {
 }
 
 impl<'a> Walker<'a> {
-    fn entry(&mut self) -> Result<Entry<'a>, NotCommands> {
+    /// An entry with its subcommands; those that write and that the table does not know are added to `writes`.
+    fn entry(&mut self, writes: &mut Vec<(Vec<u8>, i64)>) -> Result<Entry<'a>, NotCommands> {
         let mut entry = self.entry_alone()?;
+        entry.note_write(writes);
         // Subcommands of subcommands do not exist; should they come, they are passed over.
         for _ in 0..entry.subcommands {
             let sub = self.entry_alone()?;
             entry.needs_its_own |= sub.needs_its_own;
+            sub.note_write(writes);
             for _ in 0..sub.subcommands + sub.remaining {
                 self.skip()?;
             }
@@ -125,32 +149,33 @@ impl<'a> Walker<'a> {
         if elements <= FLAGS {
             return Err(NotCommands);
         }
-        let name = self.text()?;
-        let mut needs_its_own = false;
+        let mut opened = Opened {
+            name: self.text()?,
+            arity: 0,
+            needs_its_own: false,
+            writes: false,
+            subcommands: 0,
+            remaining: 0,
+        };
         for index in 1..elements {
             match index {
+                ARITY => opened.arity = self.integer()?,
                 FLAGS | CATEGORIES => {
                     for _ in 0..self.aggregate()? {
-                        needs_its_own |= NEEDS_ITS_OWN.contains(&self.text()?);
+                        let word = self.text()?;
+                        opened.needs_its_own |= NEEDS_ITS_OWN.contains(&word);
+                        opened.writes |= word == b"write";
                     }
                 }
                 SUBCOMMANDS => {
-                    return Ok(Opened {
-                        name,
-                        needs_its_own,
-                        subcommands: self.aggregate()?,
-                        remaining: elements - index - 1,
-                    });
+                    opened.subcommands = self.aggregate()?;
+                    opened.remaining = elements - index - 1;
+                    break;
                 }
                 _ => self.skip()?,
             }
         }
-        Ok(Opened {
-            name,
-            needs_its_own,
-            subcommands: 0,
-            remaining: 0,
-        })
+        Ok(opened)
     }
 
     /// The number of elements of the array or set that starts here.
@@ -159,6 +184,14 @@ impl<'a> Walker<'a> {
             (b'*' | b'~', count) => parse_integer(count)
                 .and_then(|count| u64::try_from(count).ok())
                 .ok_or(NotCommands),
+            _ => Err(NotCommands),
+        }
+    }
+
+    /// The number that starts here.
+    fn integer(&mut self) -> Result<i64, NotCommands> {
+        match self.line()? {
+            (b':', number) => parse_integer(number).ok_or(NotCommands),
             _ => Err(NotCommands),
         }
     }
@@ -207,11 +240,21 @@ impl<'a> Walker<'a> {
 /// An entry of which the subcommands are still to be read.
 struct Opened<'a> {
     name: &'a [u8],
+    arity: i64,
     needs_its_own: bool,
+    writes: bool,
     /// Subcommands that stand next.
     subcommands: u64,
     /// Elements of the entry behind them.
     remaining: u64,
+}
+
+impl Opened<'_> {
+    fn note_write(&self, writes: &mut Vec<(Vec<u8>, i64)>) {
+        if self.writes && lookup_full(self.name).is_none() {
+            writes.push((self.name.to_ascii_lowercase(), self.arity));
+        }
+    }
 }
 
 #[cfg(test)]
@@ -224,7 +267,7 @@ mod tests {
         *7\r\n$7\r\nmod.sub\r\n:-2\r\n*1\r\n+pubsub\r\n:0\r\n:0\r\n:0\r\n*0\r\n\
         *10\r\n$9\r\nft.search\r\n:-3\r\n*1\r\n+readonly\r\n:0\r\n:0\r\n:0\r\n*1\r\n+@read\r\n*0\r\n*0\r\n*0\r\n\
         *10\r\n$3\r\nbox\r\n:-2\r\n*0\r\n:0\r\n:0\r\n:0\r\n*0\r\n*0\r\n*0\r\n*1\r\n\
-          *10\r\n$8\r\nbox|hold\r\n:2\r\n*0\r\n:0\r\n:0\r\n:0\r\n*1\r\n+@connection\r\n*0\r\n*0\r\n*0\r\n";
+          *10\r\n$8\r\nbox|hold\r\n:3\r\n*1\r\n+write\r\n:0\r\n:0\r\n:0\r\n*1\r\n+@connection\r\n*0\r\n*0\r\n*0\r\n";
 
     #[test]
     fn commands_that_wait_listen_or_change_their_connection_are_pinned() {
@@ -242,6 +285,23 @@ mod tests {
     }
 
     #[test]
+    fn writes_are_known_with_their_words() {
+        let learned = Learned::from_command_reply(RESP2).unwrap();
+        assert!(learned.writes(b"bm.pop", None, 2) && learned.writes(b"BM.Pop", Some(b"x"), 9));
+        assert!(
+            !learned.writes(b"bm.pop", None, 1),
+            "the server says that words are missing"
+        );
+        assert!(learned.writes(b"Box", Some(b"HOLD"), 3));
+        assert!(
+            !learned.writes(b"box", Some(b"hold"), 2) && !learned.writes(b"box", Some(b"x"), 3)
+        );
+        for name in ["get", "ft.search", "mod.sub", "box", "nobody.knows.it", ""] {
+            assert!(!learned.writes(name.as_bytes(), Some(b"x"), 3), "{name}");
+        }
+    }
+
+    #[test]
     fn resp3_says_the_same_in_sets_and_maps() {
         let frame = b"*2\r\n\
             *10\r\n$6\r\nbm.pop\r\n:-2\r\n~2\r\n+write\r\n+blocking\r\n:1\r\n:1\r\n:1\r\n~0\r\n~0\r\n~1\r\n%1\r\n$5\r\nflags\r\n~1\r\n+RO\r\n*0\r\n\
@@ -249,6 +309,7 @@ mod tests {
         let learned = Learned::from_command_reply(frame).unwrap();
         assert_eq!(learned.way(b"bm.pop"), Way::Pinned(PinReason::Learned));
         assert_eq!(learned.way(b"bm.set"), Way::Shared);
+        assert!(learned.writes(b"bm.set", None, 2) && learned.writes(b"bm.pop", None, 2));
     }
 
     #[test]

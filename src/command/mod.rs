@@ -91,6 +91,29 @@ pub fn is_container(id: CommandId) -> bool {
     spec(id).flags.contains(Flags::CONTAINER)
 }
 
+/// Whether Redis counts a command among the writes, all of which a replica refuses: `SORT` and `XREADGROUP` are, `PUBLISH`
+/// and scripts are not.
+#[inline]
+pub fn writes(id: CommandId) -> bool {
+    spec(id).flags.contains(Flags::WRITE)
+}
+
+/// Whether a command runs a script that may write or not, as it likes.
+pub fn runs_script(id: CommandId) -> bool {
+    matches!(spec(id).name, "eval" | "evalsha" | "fcall")
+}
+
+/// Whether a request of `words` words, its name included, has as many as the command takes. Redis looks at this before
+/// anything else.
+pub fn takes_words(id: CommandId, words: usize) -> bool {
+    arity_allows(i64::from(spec(id).arity), words)
+}
+
+fn arity_allows(arity: i64, words: usize) -> bool {
+    let words = i64::try_from(words).unwrap_or(i64::MAX);
+    words == arity || (arity < 0 && words >= -arity)
+}
+
 /// Which of the transaction commands this is, if one.
 #[inline]
 pub fn transaction(id: CommandId) -> Option<Tx> {

@@ -100,15 +100,18 @@ pub enum PinReason {
     Admin,
     /// `SCRIPT KILL`, `FUNCTION KILL` and `FUNCTION STATS`: they must not stand behind the script they are meant for.
     Script,
-    /// The server's own `COMMAND` says so of a command that the table does not know.
+    /// The server's own `COMMAND` says so of a command that the table does not know; or, where the server takes no
+    /// writes, nobody has told yet whether it is one.
     Learned,
+    /// A script for a server that takes no writes: one that writes may have its connection closed by the server.
+    ReplicaScript,
     /// `SUBSCRIBE` and its like.
     Subscription,
 }
 
 impl PinReason {
     /// Every reason, in the order of the enum.
-    pub const ALL: [Self; 13] = [
+    pub const ALL: [Self; 14] = [
         Self::Watch,
         Self::Multi,
         Self::Blocking,
@@ -121,6 +124,7 @@ impl PinReason {
         Self::Admin,
         Self::Script,
         Self::Learned,
+        Self::ReplicaScript,
         Self::Subscription,
     ];
 
@@ -139,6 +143,7 @@ impl PinReason {
             Self::Admin => "admin",
             Self::Script => "script",
             Self::Learned => "learned",
+            Self::ReplicaScript => "replica_script",
             Self::Subscription => "subscription",
         }
     }

@@ -2,19 +2,19 @@
 //!
 //! What contradicts something else is found in `conflicts`, on the settings built here.
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use super::file::{File, key_of};
 use super::keys::{self, Fallback};
 use super::leaf::Value;
-use super::load::read_text;
 use super::machine::Machine;
 use super::problem::Problem;
 use super::value::word_of_host;
 use super::{
-    Address, AtLimit, Group, Limits, Listener, Log, LogFormat, Match, Mode, OnSubscriptionLoss,
-    Per, Queue, Reconnect, Reload, Secret, Settings, Upstream, UpstreamTls, access, tls,
+    Address, AtLimit, Group, Limits, Listener, Log, LogFormat, Login, Match, Mode,
+    OnSubscriptionLoss, Per, Queue, Reconnect, Reload, Role, Settings, Upstream, UpstreamTls,
+    access, auth, tls,
 };
 
 /// What stands around the file.
@@ -32,13 +32,17 @@ pub(super) struct Surroundings<'a> {
 /// looks for conflicts in them and then drops them.
 pub(super) fn settings(file: &File, around: &Surroundings<'_>) -> (Settings, Vec<Problem>) {
     let mut problems = missing(file);
-    let password = password(file, around).unwrap_or_else(|problem| {
+    let (login, wrong) = auth::login(file, around);
+    problems.extend(wrong);
+    let (tls, wrong) = tls::upstream(file, around, &address(file, "upstream.address"));
+    problems.extend(wrong);
+    let hosts_file = hosts_file(file, around).unwrap_or_else(|problem| {
         problems.push(problem);
         None
     });
-    let (tls, wrong) = tls::upstream(file, around, &address(file, "upstream.address"));
+    let upstream = upstream(file, login, tls, hosts_file);
+    let (auth, wrong) = auth::auth(file, around);
     problems.extend(wrong);
-    let upstream = upstream(file, password, tls);
     let limits = limits(file);
     let listeners: Vec<Listener> = (0..file.tables("listener"))
         .map(|index| listener(file, around, &format!("listener[{index}]"), &mut problems))
@@ -53,6 +57,7 @@ pub(super) fn settings(file: &File, around: &Surroundings<'_>) -> (Settings, Vec
         drain_timeout: time(file, "drain_timeout"),
         warnings: tls::warnings(file, upstream.tls.as_ref(), &listeners, around.machine.now),
         listeners,
+        auth,
         order: (0..groups.len()).collect(),
         groups,
         upstream,
@@ -164,20 +169,61 @@ fn shared_connections(file: &File) -> usize {
         .map_or(default, to_usize)
 }
 
-fn upstream(file: &File, password: Option<Secret>, tls: Option<UpstreamTls>) -> Upstream {
+/// The file that names are looked up in; it is read again at every lookup.
+fn hosts_file(file: &File, around: &Surroundings<'_>) -> Result<Option<PathBuf>, Problem> {
+    let key = "upstream.hosts_file";
+    let Some(path) = file.text(key).map(|path| around.dir.join(path)) else {
+        return Ok(None);
+    };
+    match std::fs::metadata(&path) {
+        Ok(_) => Ok(Some(path)),
+        Err(error) => Err(Problem::new(
+            file.line(key),
+            key,
+            format!("the file cannot be read: {error}"),
+            "name a file of the form of /etc/hosts, or remove the key",
+        )),
+    }
+}
+
+/// How long the server may be away until it counts as down: not shorter than commands wait for it.
+const CIRCUIT_AFTER: Duration = Duration::from_secs(10);
+
+fn upstream(
+    file: &File,
+    login: Option<Login>,
+    tls: Option<UpstreamTls>,
+    hosts_file: Option<PathBuf>,
+) -> Upstream {
+    let queue_timeout = time(file, "upstream.queue.timeout");
     Upstream {
         address: address(file, "upstream.address"),
+        role: match file.choice("upstream.role") {
+            Some("replica") => Role::Replica,
+            _ => Role::Primary,
+        },
+        hosts_file,
+        resolve_interval: time(file, "upstream.resolve_interval"),
+        move_timeout: time(file, "upstream.move_timeout"),
         max_connections: number(file, "upstream.max_connections"),
         shared_connections: shared_connections(file),
         connect_timeout: time(file, "upstream.connect_timeout"),
         reply_timeout: time(file, "upstream.reply_timeout"),
         keepalive: time(file, "upstream.keepalive"),
+        ping_interval: time(file, "upstream.ping_interval"),
+        health_interval: time(file, "upstream.health_interval"),
         reconnect: Reconnect {
             initial: time(file, "upstream.reconnect.initial"),
             max: time(file, "upstream.reconnect.max"),
         },
+        max_connects_per_second: file
+            .count("upstream.max_connects_per_second")
+            .map_or(u32::MAX, |rate| u32::try_from(rate).unwrap_or(u32::MAX)),
+        circuit_after: file
+            .duration("upstream.circuit.after")
+            .unwrap_or(CIRCUIT_AFTER.max(queue_timeout)),
         queue: Queue {
-            timeout: time(file, "upstream.queue.timeout"),
+            timeout: queue_timeout,
             max_commands: number(file, "upstream.queue.max_commands"),
         },
         borrow_timeout: time(file, "upstream.borrow_timeout"),
@@ -187,74 +233,10 @@ fn upstream(file: &File, password: Option<Secret>, tls: Option<UpstreamTls>) -> 
             Some("close") => OnSubscriptionLoss::Close,
             _ => OnSubscriptionLoss::Resubscribe,
         },
-        username: file.text("upstream.username"),
-        password,
         tls,
+        login,
+        reauthenticate_after: time(file, "upstream.reauthenticate_after"),
     }
-}
-
-/// The ways to give a password; at most one may be used.
-const PASSWORD_KEYS: [&str; 3] = [
-    "upstream.password",
-    "upstream.password_file",
-    "upstream.password_env",
-];
-
-/// The password, from wherever it is kept. No problem names the file, the variable or anything in them: more than once
-/// a password was written where its place was asked for.
-fn password(file: &File, around: &Surroundings<'_>) -> Result<Option<Secret>, Problem> {
-    let written: Vec<&str> = PASSWORD_KEYS
-        .into_iter()
-        .filter(|key| file.line(key).is_some())
-        .collect();
-    let key = match written.as_slice() {
-        [] => return Ok(None),
-        [key] => *key,
-        [.., last] => {
-            let remedy = "keep one of password, password_file and password_env";
-            return Err(Problem::new(
-                file.line(last),
-                *last,
-                "the password is given more than once",
-                remedy,
-            ));
-        }
-    };
-    let refused = |what: String, remedy: &str| Err(Problem::new(file.line(key), key, what, remedy));
-    let text = match (key, file.value(key)) {
-        (_, Some(Value::Secret(secret))) => return Ok(Some(secret)),
-        ("upstream.password_file", Some(Value::Text(path))) => {
-            match read_text(&around.dir.join(path)) {
-                Ok(text) => text,
-                Err(why) => {
-                    return refused(
-                        format!("the file cannot be read: {why}"),
-                        "name a file that respool's user can read",
-                    );
-                }
-            }
-        }
-        (_, Some(Value::Text(name))) => match (around.environment)(&name) {
-            Some(text) => zeroize::Zeroizing::new(text),
-            None => {
-                return refused(
-                    "the environment variable is not set".to_owned(),
-                    "set it for respool's process",
-                );
-            }
-        },
-        _ => return Ok(None),
-    };
-    // Editors and `echo` end a file with a newline that is no part of the password.
-    let password = text.strip_suffix('\n').unwrap_or(&text);
-    let password = password.strip_suffix('\r').unwrap_or(password);
-    if password.is_empty() {
-        return refused(
-            "there is no password in it".to_owned(),
-            "put the password there, or remove the key",
-        );
-    }
-    Ok(Some(Secret::new(password.to_owned())))
 }
 
 fn limits(file: &File) -> Limits {

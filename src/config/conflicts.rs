@@ -110,13 +110,19 @@ impl Conflicts<'_> {
 
     fn in_authentication(&mut self) {
         let upstream = &self.settings.upstream;
-        if upstream.username.is_some() && upstream.password.is_none() {
+        let written = |key: &str| self.file.line(key).is_some();
+        if written("upstream.username") && upstream.login.is_none() {
             self.add(
                 &[
                     "upstream.username",
                     "upstream.password",
                     "upstream.password_file",
                     "upstream.password_env",
+                    "upstream.password_command",
+                    "upstream.password_next",
+                    "upstream.password_next_file",
+                    "upstream.password_next_env",
+                    "upstream.iam",
                 ],
                 "a user without a password".to_owned(),
                 "add password_file or password_env, or remove username".to_owned(),

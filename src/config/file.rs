@@ -312,7 +312,9 @@ impl Walk {
         {
             match elsewhere.table() {
                 "" => format!("\"{name}\" stands at the top of the file, before the first [table]"),
-                home @ ("listener" | "group") => format!("\"{name}\" stands in [[{home}]]"),
+                home @ ("listener" | "group" | "auth.user") => {
+                    format!("\"{name}\" stands in [[{home}]]")
+                }
                 home => format!("\"{name}\" stands in [{home}]"),
             }
         } else {

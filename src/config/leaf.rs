@@ -9,7 +9,7 @@ use toml::de::DeValue;
 
 use super::keys::{self, Fallback, Kind};
 use super::value::{self, Wrong, shown, wrong};
-use super::{Address, Glob, Secret};
+use super::{Address, Glob, PasswordDigest, Secret};
 
 /// A value of the kind its key asks for.
 #[derive(Debug, Clone)]
@@ -28,6 +28,8 @@ pub(super) enum Value {
     Commands(Vec<String>),
     Text(String),
     Secret(Secret),
+    Digests(Vec<PasswordDigest>),
+    Texts(Vec<String>),
 }
 
 /// Why a value was refused, and which element of a list it was.
@@ -65,6 +67,8 @@ pub(super) fn leaf(kind: Kind, value: &Spanned<DeValue<'_>>) -> Result<Value, Ve
         Kind::Word => string(found).and_then(value::word).map(Value::Text),
         Kind::Text => non_empty(found).map(|text| Value::Text(text.to_owned())),
         Kind::Secret => non_empty(found).map(|text| Value::Secret(Secret::new(text.to_owned()))),
+        Kind::Digests => return digests(value).map(Value::Digests),
+        Kind::Argv => return argv(value).map(Value::Texts),
         Kind::Table | Kind::Tables | Kind::Later(_) => Ok(Value::Table),
     };
     read.map_err(LeafError::of_all)
@@ -246,6 +250,32 @@ fn networks(value: &Spanned<DeValue<'_>>) -> Result<Vec<IpNet>, Vec<LeafError>> 
         )));
     }
     Ok(networks)
+}
+
+/// Digests of passwords; not even one that is wrong is shown.
+fn digests(value: &Spanned<DeValue<'_>>) -> Result<Vec<PasswordDigest>, Vec<LeafError>> {
+    list(value, |text| {
+        PasswordDigest::from_hex(text).ok_or_else(|| {
+            wrong(
+                "this is not the SHA-256 of a password",
+                "write 64 hexadecimal digits, as ACL GETUSER of the server shows them",
+            )
+        })
+    })
+}
+
+fn argv(value: &Spanned<DeValue<'_>>) -> Result<Vec<String>, Vec<LeafError>> {
+    let words = list(value, |text| match text.contains('\0') {
+        true => Err(wrong("no argument can hold a NUL", "remove it")),
+        false => Ok(text.to_owned()),
+    })?;
+    if words.first().is_none_or(String::is_empty) {
+        return Err(LeafError::of_all(wrong(
+            "no program",
+            "write its path and its arguments, such as [\"/usr/local/bin/redis-password\", \"production\"]",
+        )));
+    }
+    Ok(words)
 }
 
 /// What a value is, in words.

@@ -4,6 +4,7 @@
 //! told at once ([`Problems`]). Invariant: a [`Settings`] that reached a caller has passed every check of this module.
 
 mod access;
+mod auth;
 mod certificate;
 mod check;
 mod conflicts;
@@ -23,6 +24,10 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 pub use access::Access;
+pub use auth::{
+    Auth, AuthMode, AuthUser, Iam, Login, PasswordDigest, SecretCommand, SecretSource,
+    secret_in_file, trimmed,
+};
 pub use certificate::{Certificate, UnixSeconds};
 pub use keys::{Key, keys};
 pub use load::{fingerprint, load, parse};
@@ -45,6 +50,8 @@ pub struct Settings {
     pub drain_timeout: Duration,
     /// Where clients connect; at least one.
     pub listeners: Vec<Listener>,
+    /// How clients show who they are.
+    pub auth: Auth,
     /// The server and the pool of connections to it.
     pub upstream: Upstream,
     /// Bounds for each client and for the process.
@@ -75,6 +82,12 @@ impl Settings {
         parse(text, std::path::Path::new("."), &Machine::here(), &|name| {
             std::env::var(name).ok()
         })
+    }
+
+    /// How many of the shared connections worker `index` has.
+    pub fn shared_of_worker(&self, index: usize) -> usize {
+        let (shared, workers) = (self.upstream.shared_connections, self.workers);
+        shared / workers + usize::from(index < shared % workers)
     }
 
     /// File descriptors this process needs when everything it may hold is open.
@@ -142,6 +155,14 @@ pub struct Listener {
 pub struct Upstream {
     /// The server's address.
     pub address: Address,
+    /// What the server at that address is for.
+    pub role: Role,
+    /// Names looked up in a file of the form of `/etc/hosts` before the system is asked.
+    pub hosts_file: Option<PathBuf>,
+    /// How often the server's name is resolved while connections are up; zero: only to connect.
+    pub resolve_interval: Duration,
+    /// How long what is lent out may take to finish on a server that has moved or was demoted.
+    pub move_timeout: Duration,
     /// The hard total of sockets to the server.
     pub max_connections: usize,
     /// Of these carry multiplexed traffic; at least 1 and fewer than `max_connections`.
@@ -152,8 +173,16 @@ pub struct Upstream {
     pub reply_timeout: Duration,
     /// TCP keepalive on connections to the server; zero: off.
     pub keepalive: Duration,
+    /// A connection on which nothing has happened for this long is asked whether it is still there; zero: never.
+    pub ping_interval: Duration,
+    /// How often the server is asked for its health; zero: never.
+    pub health_interval: Duration,
     /// Back-off between attempts to connect.
     pub reconnect: Reconnect,
+    /// Attempts to connect a second, in the whole process; a second's worth may be made at once.
+    pub max_connects_per_second: u32,
+    /// How long no attempt to connect may succeed until new commands are answered at once as not sent; zero: never.
+    pub circuit_after: Duration,
     /// Unsent commands held while the server is away.
     pub queue: Queue,
     /// Longest wait for a connection to pin.
@@ -164,12 +193,22 @@ pub struct Upstream {
     pub max_shared_request: usize,
     /// What becomes of subscribers when messages may have been lost with the connection to the server.
     pub on_subscription_loss: OnSubscriptionLoss,
-    /// The user respool authenticates as; `None` with a password means the legacy `AUTH password`.
-    pub username: Option<String>,
-    /// The password respool authenticates with.
-    pub password: Option<Secret>,
     /// TLS, if the server speaks it.
     pub tls: Option<UpstreamTls>,
+    /// Who respool is to the server; `None`: whoever has not authenticated is.
+    pub login: Option<Login>,
+    /// A connection whose login expires is authenticated anew at a random time between this and 11/6 of it.
+    pub reauthenticate_after: Duration,
+}
+
+/// What the server is for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum Role {
+    /// It takes writes.
+    #[default]
+    Primary,
+    /// It is a reader endpoint: writes are refused before they reach it.
+    Replica,
 }
 
 /// What becomes of subscribers when messages may have been lost with the connection to the server.

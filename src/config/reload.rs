@@ -59,6 +59,13 @@ fn fixed(now: &Settings, next: &Settings, problems: &mut Vec<Problem>) {
         "limits.keepalive",
         now.limits.keepalive == next.limits.keepalive,
     );
+    keep("auth.mode", now.auth.mode == next.auth.mode);
+    // Connections that are there are this user's, and clients that have not authenticated are it, or are not.
+    let own_user = |settings: &Settings| {
+        let login = settings.upstream.login.as_ref();
+        login.map(|login| login.username.clone())
+    };
+    keep("upstream.username", own_user(now) == own_user(next));
     let names = |settings: &Settings| {
         let mut names: Vec<String> = settings
             .listeners
@@ -151,7 +158,11 @@ mod tests {
         "[[listener]]\naddress = \"127.0.0.1:6380\"\n[upstream]\naddress = \"127.0.0.1:6379\"\n";
 
     fn settings(more: &str) -> Settings {
-        let text = format!("workers = 2\ninstance = \"a\"\n{BASE}{more}");
+        settings_of("", more)
+    }
+
+    fn settings_of(upstream: &str, more: &str) -> Settings {
+        let text = format!("workers = 2\ninstance = \"a\"\n{BASE}{upstream}\n{more}");
         Settings::from_toml(&text).expect("valid settings")
     }
 
@@ -213,6 +224,12 @@ mod tests {
             "listener.backlog",
         ];
         assert_eq!(refused(&now, next), keys);
+        let as_user =
+            |name: &str| settings_of(&format!("username = \"{name}\"\npassword = \"x\""), "");
+        assert_eq!(refused(&now, as_user("a")), ["upstream.username"]);
+        assert_eq!(refused(&as_user("a"), as_user("b")), ["upstream.username"]);
+        let without = settings("[auth]\nmode = \"none\"");
+        assert_eq!(refused(&now, without), ["auth.mode"]);
         let mut moved = settings("");
         moved.listeners[0].name = "127.0.0.1:1".to_owned();
         assert_eq!(refused(&now, moved), ["listener"]);

@@ -4,7 +4,8 @@ use std::fmt::Write;
 
 use super::value::duration_text;
 use super::{
-    AtLimit, Authorities, Group, Listener, Mode, Per, Settings, UpstreamTls, Verification,
+    AtLimit, Auth, AuthMode, Authorities, Group, Listener, Login, Mode, Per, SecretSource,
+    Settings, UpstreamTls, Verification,
 };
 
 /// The gist of `settings`, some lines without a newline after the last. Nothing secret is in it.
@@ -12,12 +13,8 @@ pub fn report(settings: &Settings) -> String {
     let mut text = String::new();
     let names: Vec<String> = settings.listeners.iter().map(listener_text).collect();
     let upstream = &settings.upstream;
-    let authentication = match (&upstream.username, &upstream.password) {
-        (Some(user), Some(_)) => format!(", as user {user:?} with a password"),
-        (None, Some(_)) => ", with a password".to_owned(),
-        _ => String::new(),
-    };
     let tls = upstream.tls.as_ref().map(tls_text).unwrap_or_default();
+    let authentication = upstream.login.as_ref().map(login_text).unwrap_or_default();
     let (total, shared) = (upstream.max_connections, upstream.shared_connections);
     let lent = total.saturating_sub(shared);
     // Writing to a String cannot fail.
@@ -27,6 +24,9 @@ pub fn report(settings: &Settings) -> String {
         "server            {}{tls}{authentication}: at most {total} connections, {shared} shared and {lent} to lend",
         upstream.address
     );
+    if let Some(clients) = clients_text(&settings.auth) {
+        let _ = writeln!(text, "clients           {clients}");
+    }
     let _ = writeln!(
         text,
         "workers           {} (instance {:?})",
@@ -69,6 +69,32 @@ fn tls_text(tls: &UpstreamTls) -> String {
         ""
     };
     format!(", TLS verified as {name:?} by {trust}{identity}")
+}
+
+fn login_text(login: &Login) -> String {
+    let user = match &login.username {
+        Some(user) => format!(", as user {user:?}"),
+        None => String::new(),
+    };
+    let what = match login.sources.as_slice() {
+        [SecretSource::Iam(_)] => " with tokens of IAM",
+        [SecretSource::Command(_)] => " with what password_command prints",
+        [_] => " with a password",
+        _ => " with one of two passwords",
+    };
+    format!("{}{what}", if user.is_empty() { "," } else { &user })
+}
+
+fn clients_text(auth: &Auth) -> Option<String> {
+    match auth.mode {
+        AuthMode::Optional => None,
+        AuthMode::None => Some("not authenticated (auth.mode)".to_owned()),
+        AuthMode::Proxy => Some(format!(
+            "authenticated by {} users of the configuration (auth.mode)",
+            auth.users.len()
+        )),
+        AuthMode::Passthrough => Some("authenticated by the server (auth.mode)".to_owned()),
+    }
 }
 
 fn descriptors(settings: &Settings) -> String {

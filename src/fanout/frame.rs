@@ -1,4 +1,4 @@
-//! What the server says on a subscription connection, which speaks RESP2.
+//! What the server says on a subscription connection, which speaks RESP2 or RESP3: messages differ in their first byte.
 
 use super::Kind;
 use crate::resp::parse_integer;
@@ -82,6 +82,9 @@ fn line(bytes: &[u8]) -> Result<(&[u8], &[u8]), Malformed> {
 /// A bulk string (`None`: null), and what follows.
 fn text(bytes: &[u8]) -> Result<(Option<&[u8]>, &[u8]), Malformed> {
     let (head, rest) = line(bytes)?;
+    if head == b"_" {
+        return Ok((None, rest));
+    }
     let length = head.strip_prefix(b"$").and_then(parse_integer);
     match length {
         Some(-1) => Ok((None, rest)),
@@ -119,6 +122,10 @@ mod tests {
         );
         let ended = b"*3\r\n$11\r\nunsubscribe\r\n$-1\r\n:0\r\n";
         assert_eq!(read(ended), Ok(confirmed(Kind::Channel, false, None)));
+        let ended = b">3\r\n$11\r\nunsubscribe\r\n_\r\n:0\r\n";
+        assert_eq!(read(ended), Ok(confirmed(Kind::Channel, false, None)));
+        let message = b">3\r\n$7\r\nmessage\r\n$1\r\nc\r\n$2\r\nhi\r\n";
+        assert_eq!(read(message), Ok(topic(Kind::Channel, b"c")));
         assert_eq!(read(b"*2\r\n$4\r\npong\r\n$0\r\n\r\n"), Ok(Said::Pong));
         assert_eq!(read(b"+PONG\r\n"), Ok(Said::Pong));
         assert_eq!(

@@ -22,7 +22,7 @@ pub use topic::{Kind, PUBSUB_KINDS};
 
 use topic::{Phase, Topic};
 
-use crate::resp::speak::encode_request;
+use crate::resp::speak::{OK, encode_request};
 
 /// A request at the server, or on its way there.
 #[derive(Debug)]
@@ -46,6 +46,8 @@ enum What {
     Unsubscribe,
     /// That the server is there.
     Ping,
+    /// That it knows respool still.
+    Login,
 }
 
 /// A request to be made again.
@@ -96,6 +98,8 @@ pub struct Fanout<T> {
     most: usize,
     /// Most bytes of the names that one client is subscribed to, and so of any of them.
     most_bytes: usize,
+    /// The server's answer to [`Self::login`].
+    login: Option<Vec<u8>>,
     /// There is a connection to send requests on.
     is_connected: bool,
 }
@@ -118,6 +122,7 @@ impl<T: Clone> Fanout<T> {
             changed: HashSet::new(),
             most,
             most_bytes,
+            login: None,
             is_connected: false,
         }
     }
@@ -272,12 +277,26 @@ impl<T: Clone> Fanout<T> {
 
     /// Asks the server whether it is there; whatever it answers, it is.
     pub fn ping(&mut self) {
+        self.ask_aside(What::Ping, &encode_request(&["PING"]));
+    }
+
+    /// Shows the server who respool is, by an AUTH in RESP3; see [`Self::take_login`].
+    pub fn login(&mut self, request: &[u8]) {
+        self.ask_aside(What::Login, request);
+    }
+
+    /// The server's answer to [`Self::login`], once.
+    pub fn take_login(&mut self) -> Option<Vec<u8>> {
+        self.login.take()
+    }
+
+    fn ask_aside(&mut self, what: What, request: &[u8]) {
         if self.is_connected {
-            self.requests.extend(encode_request(&["PING"]));
+            self.requests.extend(request);
             self.asked.push_back(Asked {
                 number: self.next_number,
                 kind: Kind::Channel,
-                what: What::Ping,
+                what,
                 topics: Vec::new(),
                 by: None,
                 parting: None,
@@ -287,13 +306,16 @@ impl<T: Clone> Fanout<T> {
         }
     }
 
-    /// The server has answered a ping.
+    /// The server has answered a ping, or taken a login.
     ///
     /// # Errors
     /// [`Malformed`]: it was asked something else before.
     pub fn ponged(&mut self) -> Result<(), Malformed> {
         match self.asked.front() {
-            Some(asked) if asked.what == What::Ping => {
+            Some(asked) if matches!(asked.what, What::Ping | What::Login) => {
+                if asked.what == What::Login {
+                    self.login = Some(OK.to_vec());
+                }
                 self.asked.pop_front();
                 Ok(())
             }
@@ -361,6 +383,10 @@ impl<T: Clone> Fanout<T> {
         self.settled.extend(asked.parting.take());
         match asked.what {
             What::Ping => return,
+            What::Login => {
+                self.login = result.err().map(<[u8]>::to_vec);
+                return;
+            }
             What::Unsubscribe => {
                 if result.is_err() {
                     self.holds_on = true;

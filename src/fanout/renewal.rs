@@ -24,6 +24,7 @@ impl<T: Clone> Fanout<T> {
         self.requests.clear();
         self.put_off.clear();
         self.holds_on = false;
+        self.login = None;
         // Whoever subscribes now waits until the server has confirmed it on the next connection.
         for kind in PUBSUB_KINDS {
             for (name, topic) in &mut self.topics[kind as usize] {

@@ -11,11 +11,11 @@ use tokio::sync::{mpsc, oneshot};
 
 use crate::admission::Admission;
 use crate::client::{Errand, Errands};
-use crate::config::{self, Settings, UpstreamTls};
+use crate::config::{self, Login, Settings, UpstreamTls};
 use crate::identity::{Card, Flag, Registry};
 use crate::telemetry::{Disconnect, Reload, log};
 use crate::transport::{Acceptance, Connector, TlsAcceptor};
-use crate::upstream::Process;
+use crate::upstream::{OwnLogin, Process};
 use crate::worker::Message;
 
 /// How long clients may take to be where a reload puts them, before those past a cap are looked for.
@@ -182,6 +182,11 @@ impl Reloader {
         log::set_level(&settings.log.level);
         self.process.configured.store(Arc::clone(&settings));
         self.process.tls.store(connector);
+        if !is_same_login(before.upstream.login.as_ref(), upstream.login.as_ref()) {
+            self.process
+                .login
+                .store(OwnLogin::new(upstream.login.as_ref()));
+        }
         for (acceptor, acceptance) in shown {
             acceptor.replace(acceptance);
         }
@@ -199,7 +204,9 @@ impl Reloader {
         // Only now: a worker knows the groups that its clients come in.
         self.admission.reload(&settings);
         self.tell_workers(Message::Reseat).await;
+        self.process.server_moved();
         if has_moved {
+            self.process.renew_connections();
             self.process
                 .health
                 .set_address(upstream.address.to_string());
@@ -282,6 +289,14 @@ async fn on_a_thread<T: Send + 'static>(
         .map_err(|error| format!("no thread to read the configuration: {error}"))?;
     told.await
         .map_err(|_| "reading the configuration failed in respool itself".to_owned())
+}
+
+/// Whether what is known of the one's secrets holds for the other.
+fn is_same_login(now: Option<&Login>, next: Option<&Login>) -> bool {
+    match (now, next) {
+        (Some(now), Some(next)) => now.is_same(next),
+        _ => now.is_none() && next.is_none(),
+    }
 }
 
 /// Whether connections with the one cannot stand in for connections with the other.

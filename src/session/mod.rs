@@ -4,7 +4,9 @@ mod route;
 mod state;
 mod transaction;
 
-pub use route::{Block, Route, Routed, block, route, unknown_command};
+use std::rc::Rc;
+
+pub use route::{Block, READ_ONLY, Route, Routed, Rules, block, route, unknown_command};
 pub use state::{Change, Credentials, Effect, Protocol, State, Step, name_request, steps};
 pub use transaction::{Stream, Tracking, Transaction, Verb};
 
@@ -27,18 +29,28 @@ pub struct Session {
     pub state: State,
     /// Which of its requests are answered.
     pub reply: ReplyMode,
-}
-
-impl Default for Session {
-    fn default() -> Self {
-        Self {
-            state: State::INITIAL,
-            reply: ReplyMode::On,
-        }
-    }
+    /// Respool itself has verified who it is.
+    pub is_verified: bool,
 }
 
 impl Session {
+    /// That of a client that has just connected, and is this user until it authenticates; `None`: respool's own.
+    pub fn new(user: Option<Rc<Credentials>>) -> Self {
+        Self {
+            state: State {
+                user,
+                ..State::INITIAL
+            },
+            reply: ReplyMode::On,
+            is_verified: false,
+        }
+    }
+
+    /// Whether the server has to be asked before it runs commands of a client that has not authenticated.
+    pub fn is_guest(&self) -> bool {
+        self.state.user.as_ref().is_some_and(|user| user.is_guest())
+    }
+
     /// Whether the request at hand is answered; a skip is used up by it.
     #[inline]
     pub fn take_visible(&mut self) -> bool {

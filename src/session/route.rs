@@ -2,8 +2,9 @@
 
 use crate::command::{
     CommandId, DenySet, Learned, Local, Named, PinReason, Tx, Way, asks_to_block, identify,
-    is_container, lookup, spec, transaction,
+    is_container, lookup, runs_script, spec, takes_words, transaction, writes,
 };
+use crate::config::Role;
 use crate::resp::speak::error;
 use crate::resp::{Bounds, Request, RequestScanner, Scan};
 
@@ -35,6 +36,20 @@ pub struct Routed {
     pub route: Route,
 }
 
+/// What a request is held against, beside the command table.
+#[derive(Debug, Clone, Copy, Default)]
+pub struct Rules<'a> {
+    /// What the client's group may not use.
+    pub deny: Option<&'a DenySet>,
+    /// What the server said of the commands that the table does not know.
+    pub learned: Option<&'a Learned>,
+    /// What the server is for.
+    pub role: Role,
+}
+
+/// Redis' text for a write that is sent to a replica (`shared.roslaveerr`).
+pub const READ_ONLY: &[u8] = b"-READONLY You can't write against a read only replica.\r\n";
+
 /// Redis' text for a command that an ACL rule denies (7.0).
 fn denied(name: &str) -> Route {
     Route::Refused(error(&format!(
@@ -44,26 +59,29 @@ fn denied(name: &str) -> Route {
 
 /// Decides the route of a request from its name and, for containers, its second word.
 #[inline]
-pub fn route(
-    name: &[u8],
-    request: &Request<'_>,
-    deny: Option<&DenySet>,
-    learned: Option<&Learned>,
-) -> Routed {
+pub fn route(name: &[u8], request: &Request<'_>, rules: &Rules<'_>) -> Routed {
     let id = match lookup(name) {
         Some(id) if !is_container(id) => id,
         _ => match identify(name, request.argument(1)) {
             Named::Known(id) => id,
             Named::Torn => return unknown(Route::Refused(unknown_command(request))),
-            Named::Unknown => return unknown(route_unknown(name, request, deny, learned)),
+            Named::Unknown => return unknown(route_unknown(name, request, rules)),
         },
     };
-    if let Some(deny) = deny
+    if let Some(deny) = rules.deny
         && deny.denies(id)
     {
         return Routed {
             command: Some(id),
             route: denied(spec(id).name),
+        };
+    }
+    if rules.role == Role::Replica
+        && let Some(route) = on_replica(id, name, request, rules.learned)
+    {
+        return Routed {
+            command: Some(id),
+            route,
         };
     }
     let route = match spec(id).way {
@@ -89,6 +107,25 @@ pub fn route(
     }
 }
 
+/// Where a command goes that does not go its usual way where the server takes no writes. Redis checks the same, in this
+/// order: the number of words, permission, and only then whether it may write.
+fn on_replica(
+    id: CommandId,
+    name: &[u8],
+    request: &Request<'_>,
+    learned: Option<&Learned>,
+) -> Option<Route> {
+    let learned_write = || {
+        let second = request.argument(1);
+        is_container(id)
+            && learned.is_some_and(|learned| learned.writes(name, second, request.count()))
+    };
+    if (writes(id) && takes_words(id, request.count())) || learned_write() {
+        return Some(Route::Refused(READ_ONLY.to_vec()));
+    }
+    runs_script(id).then_some(Route::Pinned(PinReason::ReplicaScript))
+}
+
 fn unknown(route: Route) -> Routed {
     Routed {
         command: None,
@@ -96,21 +133,29 @@ fn unknown(route: Route) -> Routed {
     }
 }
 
-fn route_unknown(
-    name: &[u8],
-    request: &Request<'_>,
-    deny: Option<&DenySet>,
-    learned: Option<&Learned>,
-) -> Route {
+fn route_unknown(name: &[u8], request: &Request<'_>, rules: &Rules<'_>) -> Route {
     if name.eq_ignore_ascii_case(b"post") || name.eq_ignore_ascii_case(b"host:") {
         return Route::Alien;
     }
-    if let Some(deny) = deny
+    if let Some(deny) = rules.deny
         && deny.denies_unknown(name)
     {
         return denied(&String::from_utf8_lossy(name).to_lowercase());
     }
-    match learned.map_or(Way::Shared, |learned| learned.way(name)) {
+    if rules.role == Role::Replica {
+        match rules.learned {
+            // It may write: then only a connection of its own may be closed for it.
+            None => return Route::Pinned(PinReason::Learned),
+            Some(learned) if learned.writes(name, request.argument(1), request.count()) => {
+                return Route::Refused(READ_ONLY.to_vec());
+            }
+            Some(_) => {}
+        }
+    }
+    match rules
+        .learned
+        .map_or(Way::Shared, |learned| learned.way(name))
+    {
         Way::Pinned(reason) => Route::Pinned(reason),
         Way::Refused => Route::Refused(unknown_command(request)),
         _ => Route::Shared,
@@ -164,13 +209,7 @@ pub enum Block {
 }
 
 /// Looks ahead from a MULTI, the first request of `buf`.
-pub fn block(
-    buf: &[u8],
-    most_bytes: usize,
-    most: u32,
-    deny: Option<&DenySet>,
-    learned: Option<&Learned>,
-) -> Block {
+pub fn block(buf: &[u8], most_bytes: usize, most: u32, rules: &Rules<'_>) -> Block {
     let bounds = Bounds::new(most_bytes);
     let (mut at, mut count) = (0, 0);
     while at < buf.len() && at <= most_bytes && count < most {
@@ -183,12 +222,7 @@ pub fn block(
         };
         let request = Request::new(&buf[at..at + length]);
         let name = scanner.name();
-        let routed = route(
-            &buf[at + name.start..at + name.end],
-            &request,
-            deny,
-            learned,
-        );
+        let routed = route(&buf[at + name.start..at + name.end], &request, rules);
         at += length;
         count += 1;
         match routed.route {
@@ -216,7 +250,22 @@ mod tests {
     fn of(line: &str) -> Route {
         let words: Vec<&str> = line.split(' ').collect();
         let bytes = encode_request(&words);
-        route(words[0].as_bytes(), &Request::new(&bytes), None, None).route
+        route(
+            words[0].as_bytes(),
+            &Request::new(&bytes),
+            &Rules::default(),
+        )
+        .route
+    }
+
+    fn on_replica(line: &str, rules: Rules<'_>) -> Route {
+        let words: Vec<&str> = line.split(' ').collect();
+        let bytes = encode_request(&words);
+        let rules = Rules {
+            role: Role::Replica,
+            ..rules
+        };
+        route(words[0].as_bytes(), &Request::new(&bytes), &rules).route
     }
 
     fn pipeline(lines: &[&str]) -> Vec<u8> {
@@ -227,7 +276,7 @@ mod tests {
     }
 
     fn ahead(bytes: &[u8]) -> Block {
-        block(bytes, 64 * 1024, 1000, None, None)
+        block(bytes, 64 * 1024, 1000, &Rules::default())
     }
 
     #[test]
@@ -260,13 +309,11 @@ mod tests {
         for line in ["FLUSHALL", "keys *", "JSON.GET k"] {
             let words: Vec<&str> = line.split(' ').collect();
             let bytes = encode_request(&words);
-            let routed = route(
-                words[0].as_bytes(),
-                &Request::new(&bytes),
-                Some(&deny),
-                None,
-            )
-            .route;
+            let rules = Rules {
+                deny: Some(&deny),
+                ..Rules::default()
+            };
+            let routed = route(words[0].as_bytes(), &Request::new(&bytes), &rules).route;
             let Route::Refused(text) = routed else {
                 panic!("{line} passes")
             };
@@ -301,8 +348,71 @@ mod tests {
             );
         }
         assert_eq!(
-            block(&pipeline(&["MULTI", "SET a 1"]), 40, 1000, None, None),
+            block(
+                &pipeline(&["MULTI", "SET a 1"]),
+                40,
+                1000,
+                &Rules::default()
+            ),
             Block::Pinned
+        );
+    }
+
+    #[test]
+    fn a_replica_is_sent_no_write_and_no_script_that_may_write_beside_others() {
+        let learned = Learned::from_command_reply(
+            b"*1\r\n*7\r\n$5\r\nm.put\r\n:2\r\n*1\r\n+write\r\n:1\r\n:1\r\n:1\r\n*0\r\n",
+        )
+        .unwrap();
+        let knows = Rules {
+            learned: Some(&learned),
+            ..Rules::default()
+        };
+        for line in [
+            "SET k v",
+            "sort l",
+            "BLPOP l 0",
+            "xreadgroup GROUP g c STREAMS s >",
+            "function load x",
+            "m.put k",
+        ] {
+            assert_eq!(
+                on_replica(line, knows),
+                Route::Refused(READ_ONLY.to_vec()),
+                "{line}"
+            );
+        }
+        for line in [
+            "GET k",
+            "SET k",
+            "PFCOUNT k",
+            "PUBLISH c m",
+            "sort_ro l",
+            "eval_ro x 0",
+            "m.get k",
+            "m.put k k",
+        ] {
+            assert_eq!(on_replica(line, knows), Route::Shared, "{line}");
+        }
+        for line in ["eval x 0", "EVALSHA x 0", "fcall f 0"] {
+            assert_eq!(
+                on_replica(line, knows),
+                Route::Pinned(PinReason::ReplicaScript),
+                "{line}"
+            );
+        }
+        assert_eq!(
+            on_replica("m.get k", Rules::default()),
+            Route::Pinned(PinReason::Learned),
+            "nobody has told yet whether it writes"
+        );
+        let deny = DenySet::build(&["set"]).unwrap();
+        let denies = Rules {
+            deny: Some(&deny),
+            ..Rules::default()
+        };
+        assert!(
+            matches!(on_replica("SET k v", denies), Route::Refused(text) if text.starts_with(b"-NOPERM"))
         );
     }
 }

@@ -3,7 +3,7 @@
 use std::fmt;
 use std::rc::Rc;
 
-use crate::config::Secret;
+use crate::auth::{NOAUTH, is_wrong_password};
 use crate::resp::speak::{encode_request, push_request};
 
 /// The protocol version of a connection.
@@ -24,6 +24,9 @@ impl Protocol {
         }
     }
 }
+
+/// What is shown of a user that has no password. Not the empty one, which clients try.
+const ANY_PASSWORD: &[u8] = b"respool: has not authenticated";
 
 /// A user of the server and its password.
 pub struct Credentials {
@@ -53,13 +56,17 @@ impl PartialEq for Credentials {
 }
 
 impl Credentials {
-    /// Respool's own, from its configuration.
-    pub fn configured(username: Option<&str>, password: Option<&Secret>) -> Option<Rc<Self>> {
-        let password = password?.expose().as_bytes().into();
-        Some(Rc::new(Self {
-            username: username.map(|name| name.as_bytes().into()),
-            password,
-        }))
+    /// Whoever has not authenticated, where the server permits that: the default user without a password takes any.
+    pub fn guest() -> Self {
+        Self {
+            username: Some((*b"default").into()),
+            password: ANY_PASSWORD.into(),
+        }
+    }
+
+    /// Whether it is whoever has not authenticated.
+    pub fn is_guest(&self) -> bool {
+        *self.password == *ANY_PASSWORD && self.user() == b"default"
     }
 
     /// The user's name.
@@ -67,7 +74,8 @@ impl Credentials {
         self.username.as_deref().unwrap_or(b"default")
     }
 
-    fn request(&self) -> Vec<u8> {
+    /// The request that authenticates.
+    pub fn request(&self) -> Vec<u8> {
         match &self.username {
             Some(name) => encode_request(&[b"AUTH", &name[..], &self.password]),
             None => encode_request(&[b"AUTH", &self.password[..]]),
@@ -124,12 +132,28 @@ pub enum Effect {
 }
 
 /// One command of a change.
-#[derive(Debug, Clone)]
+#[derive(Clone)]
 pub struct Step {
     /// The request.
     pub request: Vec<u8>,
     /// What `+OK`, `+RESET` or HELLO's map in answer to it means.
     pub effect: Effect,
+}
+
+impl fmt::Debug for Step {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        // The request may hold a password.
+        write!(f, "Step({:?})", self.effect)
+    }
+}
+
+impl Drop for Step {
+    fn drop(&mut self) {
+        if matches!(self.effect, Effect::User(_)) {
+            use zeroize::Zeroize as _;
+            self.request.zeroize();
+        }
+    }
 }
 
 /// How a change of state begins.
@@ -222,6 +246,17 @@ impl Effect {
             // HELLO answers a map, or in RESP2 an array.
             Self::Protocol(_) => matches!(reply.first(), Some(b'%' | b'*' | b'-')),
             _ => reply.starts_with(b"+OK") || reply.first() == Some(&b'-'),
+        }
+    }
+
+    /// What a client gets whose state the server refused with this reply. Whoever has not authenticated is told that they
+    /// have to, as by the server itself.
+    pub fn refusal(&self, reply: Vec<u8>) -> Vec<u8> {
+        match self {
+            Self::User(Some(user)) if user.is_guest() && is_wrong_password(&reply) => {
+                NOAUTH.to_vec()
+            }
+            _ => reply,
         }
     }
 
@@ -350,11 +385,22 @@ mod tests {
     }
 
     #[test]
+    fn a_guest_is_told_to_authenticate_where_anybody_elses_password_is_wrong() {
+        let wrong = || crate::auth::WRONGPASS.to_vec();
+        let guest = Effect::User(Some(Rc::new(Credentials::guest())));
+        assert_eq!(guest.refusal(wrong()), NOAUTH);
+        assert_eq!(guest.refusal(b"-NOPERM x\r\n".to_vec()), b"-NOPERM x\r\n");
+        assert_eq!(Effect::User(user("ci")).refusal(wrong()), wrong());
+        assert_eq!(Effect::User(None).refusal(wrong()), wrong());
+    }
+
+    #[test]
     fn a_password_is_never_printed() {
         let state = State {
             user: user("ci"),
             ..State::INITIAL
         };
-        assert!(!format!("{state:?}").contains("secret"));
+        let steps = steps(&State::INITIAL, &state, Change::Difference, None, "n");
+        assert!(!format!("{state:?} {steps:?}").contains("secret"));
     }
 }

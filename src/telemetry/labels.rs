@@ -41,10 +41,14 @@ labels! {
         IdleTimeout => "idle_timeout",
         /// It sent what is not TLS, or no certificate that is accepted, to a listener with TLS.
         TlsHandshake => "tls_handshake",
+        /// The keys of its TLS 1.2 session have encrypted as much as they may.
+        TlsKeys => "tls_keys",
         /// It sent no complete request within `limits.handshake_timeout`.
         HandshakeTimeout => "handshake_timeout",
         /// The server was lost while a command of this client may have been running.
         UpstreamLost => "upstream_lost",
+        /// The server no longer takes the password its user had shown.
+        AuthenticationLost => "authentication_lost",
         /// `CLIENT KILL`.
         Killed => "killed",
         /// It gave its place in the group to a newcomer (`at_limit = "evict-idle"`).
@@ -93,6 +97,12 @@ labels! {
         Pinned => "pinned",
         /// `drain_timeout`.
         Drain => "drain",
+        /// `upstream.max_connects_per_second`.
+        ConnectRate => "connect_rate",
+        /// `upstream.move_timeout`.
+        MoveTimeout => "move_timeout",
+        /// `upstream.circuit.after`.
+        Circuit => "circuit",
     }
 }
 
@@ -109,9 +119,41 @@ labels! {
         HandshakeError => "handshake_error",
         /// The server has no place left (`maxclients`).
         MaxClients => "max_clients",
+        /// Connected, but the server is loading its data, or is a replica without its primary (LOADING, MASTERDOWN).
+        Unready => "unready",
         /// Connected, but there was no TLS: the certificate, its name, or a server that speaks none.
         TlsError => "tls_error",
         /// Anything else: resolution, routing, a reset.
+        Error => "error",
+    }
+}
+
+labels! {
+    /// Why a connection to the server was lost or left, or what the server said that it cannot do.
+    LossCause {
+        /// It was reset.
+        Reset => "reset",
+        /// The server closed it.
+        Closed => "closed",
+        /// Replies were due, and none came within `upstream.reply_timeout`.
+        Timeout => "timeout",
+        /// It was idle, and neither keepalive nor a question of respool's own was answered.
+        HalfOpen => "half_open",
+        /// The server was demoted: it answered READONLY where a primary was expected.
+        Readonly => "readonly",
+        /// The server closed it at a write, being a replica.
+        ReplicaWriteClose => "replica_write_close",
+        /// The server answered LOADING.
+        Loading => "loading",
+        /// The server answered MASTERDOWN.
+        MasterDown => "masterdown",
+        /// The address is not the server's any more.
+        Moved => "moved",
+        /// The keys of its TLS 1.2 session had encrypted nearly as much as they may: another took its place.
+        TlsKeys => "tls_keys",
+        /// The server sent what is no RESP, or nobody had asked for.
+        Protocol => "protocol",
+        /// Anything else.
         Error => "error",
     }
 }

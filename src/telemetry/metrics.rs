@@ -4,7 +4,7 @@ use std::time::{SystemTime, UNIX_EPOCH};
 
 use super::{
     Bound, CertificateRow, ConnectResult, Disconnect, GroupRow, GroupTotals, HistogramTotals,
-    Scrape, TlsHandshake,
+    LossCause, Scrape, ServerSnapshot, TlsHandshake,
 };
 
 /// One metric family.
@@ -79,6 +79,12 @@ pub const METRICS: &[Metric] = &[
         source: Source::Counter(|s| each_group(s, |row, _| Some(row.observed_total))),
     },
     Metric {
+        name: "respool_client_handshakes",
+        labels: &[],
+        help: "Clients in a TLS handshake after which their certificate decides their group; they count in limits.max_clients.",
+        source: Source::Gauge(|s| one(s.standing.handshaking)),
+    },
+    Metric {
         name: "respool_client_rejections_held",
         labels: &[],
         help: "Rejected sockets that are held and answered with the error.",
@@ -87,7 +93,7 @@ pub const METRICS: &[Metric] = &[
     Metric {
         name: "respool_client_disconnects_total",
         labels: &["group", "reason"],
-        help: "Admitted clients whose connection ended, by reason.",
+        help: "Clients whose connection ended, by reason; of a handshake without an accepted certificate, in the group of those without.",
         source: Source::Counter(|s| {
             each_group_by(s, |_, totals| {
                 pairs(Disconnect::ALL.map(Disconnect::label), &totals.disconnects)
@@ -109,10 +115,22 @@ pub const METRICS: &[Metric] = &[
         }),
     },
     Metric {
+        name: "respool_blocked_clients",
+        labels: &[],
+        help: "Admitted clients that wait in a blocking call.",
+        source: Source::Gauge(|s| one(s.standing.blocked_clients)),
+    },
+    Metric {
         name: "respool_client_commands_total",
         labels: &["group"],
         help: "Commands answered.",
         source: Source::Counter(|s| each_group(s, |_, totals| Some(totals.commands))),
+    },
+    Metric {
+        name: "respool_client_auth_failures_total",
+        labels: &["group"],
+        help: "Attempts of clients to authenticate that failed: wrong passwords, unknown or disabled users.",
+        source: Source::Counter(|s| each_group(s, |_, totals| Some(totals.auth_failures))),
     },
     Metric {
         name: "respool_client_bytes_total",
@@ -162,6 +180,53 @@ pub const METRICS: &[Metric] = &[
                 ConnectResult::ALL.map(ConnectResult::label),
                 &s.totals.connects,
             ))
+        }),
+    },
+    Metric {
+        name: "respool_upstream_losses_total",
+        labels: &["cause"],
+        help: "Connections to the server that were lost or left, and LOADING and MASTERDOWN answers, by cause.",
+        source: Source::Counter(|s| {
+            by_label(pairs(
+                LossCause::ALL.map(LossCause::label),
+                &s.totals.losses,
+            ))
+        }),
+    },
+    Metric {
+        name: "respool_upstream_circuit_open",
+        labels: &[],
+        help: "1 while the server is known to be down and commands are answered at once as not sent.",
+        source: Source::Gauge(|s| one(u64::from(s.standing.failovers.is_circuit_open))),
+    },
+    Metric {
+        name: "respool_failovers_total",
+        labels: &["cause"],
+        help: "Times all connections to the server were lost or left and one came about again, by what was noticed first.",
+        source: Source::Counter(|s| by_label(s.standing.failovers.totals.iter().copied())),
+    },
+    Metric {
+        name: "respool_last_failover_seconds",
+        labels: &[],
+        help: "How long the last failover took, from what was noticed first to the first connection; absent without any.",
+        source: Source::Gauge(|s| {
+            let last = s.standing.failovers.last.iter();
+            last.map(|last| Sample {
+                labels: Vec::new(),
+                value: last.seconds,
+            })
+            .collect()
+        }),
+    },
+    Metric {
+        name: "respool_upstream_reauthentications_total",
+        labels: &["result"],
+        help: "Times respool's own login was renewed on an open connection, by how the server answered.",
+        source: Source::Counter(|s| {
+            by_label([
+                ("ok", s.totals.renewals),
+                ("refused", s.totals.renewals_refused),
+            ])
         }),
     },
     Metric {
@@ -266,6 +331,36 @@ pub const METRICS: &[Metric] = &[
         source: Source::Gauge(|s| s.standing.server.maxclients.map(one).unwrap_or_default()),
     },
     Metric {
+        name: "respool_server_blocked_clients",
+        labels: &[],
+        help: "Clients that wait in a blocking call at the server, as it counts them; absent while unknown.",
+        source: Source::Gauge(|s| {
+            s.standing
+                .server
+                .blocked_clients
+                .map(one)
+                .unwrap_or_default()
+        }),
+    },
+    Metric {
+        name: "respool_server_info",
+        labels: &["version", "role"],
+        help: "1, with what the server says of itself as labels; absent until it was reached.",
+        source: Source::Gauge(|s| server_info(&s.standing.server)),
+    },
+    Metric {
+        name: "respool_server_ping_seconds",
+        labels: &[],
+        help: "Round trip of PINGs on idle connections to the server.",
+        source: Source::Histogram(|s| &s.totals.ping_duration),
+    },
+    Metric {
+        name: "respool_server_pings_unanswered_total",
+        labels: &[],
+        help: "PINGs on idle connections to the server without an answer in time; the connection was replaced.",
+        source: Source::Counter(|s| one(s.totals.unanswered_pings)),
+    },
+    Metric {
         name: "respool_tls_handshakes_total",
         labels: &["side", "result"],
         help: "TLS handshakes with clients (client) and with the server (server), by how they ended.",
@@ -334,6 +429,22 @@ fn one(value: u64) -> Vec<Sample> {
     vec![Sample {
         labels: Vec::new(),
         value: value as f64,
+    }]
+}
+
+/// Of the role, only words that are known become a label.
+fn server_info(server: &ServerSnapshot) -> Vec<Sample> {
+    if server.version.is_empty() {
+        return Vec::new();
+    }
+    let role = match server.role.as_str() {
+        "" => "unknown",
+        role @ ("master" | "replica") => role,
+        _ => "other",
+    };
+    vec![Sample {
+        labels: vec![server.version.chars().take(64).collect(), role.to_owned()],
+        value: 1.0,
     }]
 }
 

@@ -5,6 +5,7 @@
 //! [`METRICS`] is the one list of metric names. Invariant: label values come from the configuration or from the
 //! constant lists in `labels`, never from what a client sent.
 
+mod concern;
 mod counter;
 mod exposition;
 mod histogram;
@@ -16,14 +17,15 @@ mod server;
 mod status;
 mod worker;
 
+pub use concern::Concern;
 pub use counter::{Counter, Gauge};
 pub use exposition::{CONTENT_TYPE, render_metrics};
 pub use histogram::{BOUNDS_MICROS, Histogram, HistogramTotals};
-pub use labels::{Bound, ConnectResult, Disconnect, TlsHandshake};
+pub use labels::{Bound, ConnectResult, Disconnect, LossCause, TlsHandshake};
 pub use metrics::{METRICS, Metric, Sample, Source};
 pub use scrape::{
-    CertificateRow, ClientRow, GroupRow, GroupTotals, Reload, Scrape, Standing, Totals,
-    UpstreamCounts,
+    CertificateRow, ClientRow, FailoverRow, FailoverRows, GroupRow, GroupTotals, Reload, Scrape,
+    Standing, Totals, UpstreamCounts,
 };
 pub use server::{LastError, ServerHealth, ServerSnapshot};
 pub use status::status_json;

@@ -8,8 +8,8 @@ use std::time::{Duration, SystemTime};
 use serde::Serialize;
 
 use super::{
-    Bound, ConnectResult, Counter, Disconnect, GroupCounters, HistogramTotals, ServerSnapshot,
-    TlsHandshake, WorkerCounters,
+    Bound, ConnectResult, Counter, Disconnect, GroupCounters, HistogramTotals, LossCause,
+    ServerSnapshot, TlsHandshake, WorkerCounters,
 };
 
 /// All there is to tell at one moment.
@@ -30,10 +30,16 @@ pub struct Standing {
     pub upstream: UpstreamCounts,
     /// The server's health.
     pub server: ServerSnapshot,
+    /// How the server was lost, and whether it is.
+    pub failovers: FailoverRows,
     /// The last attempt to load the configuration; the start counts as one.
     pub last_reload: Reload,
+    /// Clients in a TLS handshake after which their certificate decides their group.
+    pub handshaking: u64,
     /// Rejected sockets that are held and answered now.
     pub held_rejected: u64,
+    /// Admitted clients whose call waits at the server, or in line for one that does.
+    pub blocked_clients: u64,
     /// The clients worth showing, the most interesting first.
     pub top_clients: Vec<ClientRow>,
     /// The certificates in use.
@@ -42,6 +48,38 @@ pub struct Standing {
     pub warnings: Vec<String>,
     /// Since the process started.
     pub uptime: Duration,
+}
+
+/// How the server was lost and found.
+#[derive(Debug, Clone, Default)]
+pub struct FailoverRows {
+    /// The server is known to be down: commands are answered at once as not sent.
+    pub is_circuit_open: bool,
+    /// Failovers that are over, by each cause.
+    pub totals: Vec<(&'static str, u64)>,
+    /// The one under way, else the last.
+    pub last: Option<FailoverRow>,
+}
+
+/// One failover.
+#[derive(Debug, Clone, PartialEq, Serialize)]
+pub struct FailoverRow {
+    /// The address that was lost.
+    pub from: String,
+    /// The address of the first connection after; `None`: it is not over.
+    pub to: Option<String>,
+    /// What was noticed first; a value of [`LossCause`].
+    pub cause: &'static str,
+    /// When, in seconds since the epoch.
+    pub at: u64,
+    /// From then to the first connection; so far, when it is not over.
+    pub seconds: f64,
+    /// Commands that waited for the server.
+    pub held: u64,
+    /// Commands answered as not sent.
+    pub failed: u64,
+    /// Clients closed because a command of theirs was sent and not answered.
+    pub disconnected: u64,
 }
 
 /// A certificate in use.
@@ -138,6 +176,8 @@ pub struct Totals {
     pub pin_reasons: &'static [&'static str],
     /// Attempts to connect to the server, by [`ConnectResult`].
     pub connects: [u64; ConnectResult::ALL.len()],
+    /// Connections to the server lost or left, by [`LossCause`].
+    pub losses: [u64; LossCause::ALL.len()],
     /// TLS handshakes with clients, by [`TlsHandshake`].
     pub client_handshakes: [u64; TlsHandshake::ALL.len()],
     /// TLS handshakes with the server, by [`TlsHandshake`].
@@ -150,6 +190,10 @@ pub struct Totals {
     pub redresses: u64,
     /// Durations of requests.
     pub request_duration: HistogramTotals,
+    /// Round trips of PINGs of respool's own.
+    pub ping_duration: HistogramTotals,
+    /// Those that were not answered in time.
+    pub unanswered_pings: u64,
     /// Elements put back.
     pub returned_elements: u64,
     /// Elements that could not be put back.
@@ -158,6 +202,10 @@ pub struct Totals {
     pub subscribed_topics: u64,
     /// Messages and confirmations handed to subscribers.
     pub delivered_messages: u64,
+    /// Renewed logins of open connections.
+    pub renewals: u64,
+    /// Logins that the server refused to renew.
+    pub renewals_refused: u64,
     /// Losses of a subscription connection.
     pub subscription_losses: u64,
 }
@@ -167,6 +215,8 @@ pub struct Totals {
 pub struct GroupTotals {
     /// Commands answered.
     pub commands: u64,
+    /// Wrong passwords, and users there are not.
+    pub auth_failures: u64,
     /// Bytes read from clients.
     pub bytes_in: u64,
     /// Bytes written to clients.
@@ -205,6 +255,9 @@ impl Totals {
         for result in ConnectResult::ALL {
             self.connects[result as usize] += worker.connects(result).get();
         }
+        for cause in LossCause::ALL {
+            self.losses[cause as usize] += worker.losses(cause).get();
+        }
         for result in TlsHandshake::ALL {
             self.client_handshakes[result as usize] += worker.client_handshakes(result).get();
             self.server_handshakes[result as usize] += worker.server_handshakes(result).get();
@@ -215,10 +268,14 @@ impl Totals {
         self.waiting_requests += worker.waiting_requests.get();
         self.redresses += worker.redresses.get();
         worker.request_duration.add_to(&mut self.request_duration);
+        worker.ping_duration.add_to(&mut self.ping_duration);
+        self.unanswered_pings += worker.unanswered_pings.get();
         self.returned_elements += worker.returned_elements.get();
         self.orphaned_elements += worker.orphaned_elements.get();
         self.subscribed_topics += worker.subscribed_topics.get();
         self.delivered_messages += worker.delivered_messages.get();
+        self.renewals += worker.renewals.get();
+        self.renewals_refused += worker.renewals_refused.get();
         self.subscription_losses += worker.subscription_losses.get();
     }
 }
@@ -227,6 +284,7 @@ impl GroupTotals {
     fn add(&mut self, group: &GroupCounters) {
         let add = |total: &mut u64, counter: &Counter| *total += counter.get();
         add(&mut self.commands, &group.commands);
+        add(&mut self.auth_failures, &group.auth_failures);
         add(&mut self.bytes_in, &group.bytes_in);
         add(&mut self.bytes_out, &group.bytes_out);
         for (reason, total) in self.pins.iter_mut().enumerate() {

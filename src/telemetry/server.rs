@@ -17,6 +17,7 @@ pub struct ServerHealth {
     latency_us: AtomicU64,
     connected_clients: AtomicU64,
     maxclients: AtomicU64,
+    blocked_clients: AtomicU64,
     certificate_not_after: AtomicU64,
     texts: Mutex<Texts>,
 }
@@ -26,6 +27,7 @@ struct Texts {
     address: String,
     version: String,
     role: String,
+    refusal: Option<String>,
     last_error: Option<LastError>,
 }
 
@@ -51,12 +53,16 @@ pub struct ServerSnapshot {
     pub connected_clients: Option<u64>,
     /// The server's own limit of clients.
     pub maxclients: Option<u64>,
+    /// Clients that wait in a blocking call at the server.
+    pub blocked_clients: Option<u64>,
     /// Until when the certificate it showed last is good, in seconds since the epoch.
     pub certificate_not_after: Option<u64>,
     /// Version as the server tells it; empty while unknown.
     pub version: String,
-    /// `master`, `slave` or another word of the server; empty while unknown.
+    /// `master`, `replica` or another word of the server; empty while unknown.
     pub role: String,
+    /// Why the server does not tell all that it was asked for.
+    pub refusal: Option<String>,
     /// The last error, also after the server has recovered.
     pub last_error: Option<LastError>,
 }
@@ -69,6 +75,7 @@ impl ServerHealth {
             latency_us: AtomicU64::new(UNKNOWN),
             connected_clients: AtomicU64::new(UNKNOWN),
             maxclients: AtomicU64::new(UNKNOWN),
+            blocked_clients: AtomicU64::new(UNKNOWN),
             certificate_not_after: AtomicU64::new(UNKNOWN),
             texts: Mutex::new(Texts {
                 address,
@@ -92,9 +99,8 @@ impl ServerHealth {
     /// is no longer true; its version and role stay as last known.
     pub fn failed(&self, error: &str) {
         self.up.store(false, Ordering::Relaxed);
-        for number in [&self.latency_us, &self.connected_clients, &self.maxclients] {
-            number.store(UNKNOWN, Ordering::Relaxed);
-        }
+        self.latency_us.store(UNKNOWN, Ordering::Relaxed);
+        self.set_clients(None, None, None);
         self.note_error(error);
     }
 
@@ -107,11 +113,20 @@ impl ServerHealth {
     }
 
     /// What `INFO clients` said; `None` where the server does not tell.
-    pub fn set_clients(&self, connected_clients: Option<u64>, maxclients: Option<u64>) {
-        self.connected_clients
-            .store(connected_clients.unwrap_or(UNKNOWN), Ordering::Relaxed);
-        self.maxclients
-            .store(maxclients.unwrap_or(UNKNOWN), Ordering::Relaxed);
+    pub fn set_clients(&self, connected: Option<u64>, max: Option<u64>, blocked: Option<u64>) {
+        let numbers = [
+            (&self.connected_clients, connected),
+            (&self.maxclients, max),
+            (&self.blocked_clients, blocked),
+        ];
+        for (number, told) in numbers {
+            number.store(told.unwrap_or(UNKNOWN), Ordering::Relaxed);
+        }
+    }
+
+    /// Why the server does not tell what it was asked for; `None`: it does.
+    pub fn set_refusal(&self, refusal: Option<String>) {
+        self.texts().refusal = refusal.as_deref().map(shortened);
     }
 
     /// Until when the certificate is good that the server has shown; stays as last known.
@@ -120,11 +135,21 @@ impl ServerHealth {
             .store(not_after.unwrap_or(UNKNOWN), Ordering::Relaxed);
     }
 
-    /// Who the server says it is.
+    /// Who the server says it is; what is empty it does not say, and stays as last known.
     pub fn set_identity(&self, version: &str, role: &str) {
+        // INFO has another word for it than HELLO.
+        let role = if role == "slave" { "replica" } else { role };
         let mut texts = self.texts();
-        texts.version = shortened(version);
-        texts.role = shortened(role);
+        let Texts {
+            version: known_version,
+            role: known_role,
+            ..
+        } = &mut *texts;
+        for (known, told) in [(known_version, version), (known_role, role)] {
+            if !told.is_empty() {
+                *known = shortened(told);
+            }
+        }
     }
 
     /// Whether the server answered when last asked.
@@ -143,9 +168,11 @@ impl ServerHealth {
             latency_us: known(&self.latency_us),
             connected_clients: known(&self.connected_clients),
             maxclients: known(&self.maxclients),
+            blocked_clients: known(&self.blocked_clients),
             certificate_not_after: known(&self.certificate_not_after),
             version: texts.version.clone(),
             role: texts.role.clone(),
+            refusal: texts.refusal.clone(),
             last_error: texts.last_error.clone(),
         }
     }
@@ -174,26 +201,28 @@ mod tests {
         let fresh = health.snapshot();
         assert!(!fresh.up && fresh.latency_us.is_none() && fresh.maxclients.is_none());
         health.answered(250);
-        health.set_clients(Some(12), None);
+        health.set_clients(Some(12), None, Some(2));
         let seen = health.snapshot();
         assert!(seen.up);
         assert_eq!(
             (seen.latency_us, seen.connected_clients, seen.maxclients),
             (Some(250), Some(12), None)
         );
+        assert_eq!(seen.blocked_clients, Some(2));
     }
 
     #[test]
     fn a_recovered_server_keeps_its_last_error_and_a_lost_one_its_identity() {
         let health = ServerHealth::new("127.0.0.1:6379".into());
         health.set_identity("7.2.4", "master");
-        health.set_clients(Some(3), Some(100));
+        health.set_clients(Some(3), Some(100), None);
+        health.set_identity("", "slave");
         health.failed("connection refused");
         let lost = health.snapshot();
         assert!(!lost.up && lost.connected_clients.is_none());
         assert_eq!(
             (lost.version.as_str(), lost.role.as_str()),
-            ("7.2.4", "master")
+            ("7.2.4", "replica")
         );
         health.answered(10);
         let back = health.snapshot();

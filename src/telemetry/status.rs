@@ -5,12 +5,12 @@ use serde_json::{Map, Value, json};
 use super::exposition::VERSION;
 use super::metrics::unix_seconds;
 use super::{
-    Bound, ConnectResult, Disconnect, GroupRow, GroupTotals, LastError, Reload, Scrape,
-    ServerSnapshot, TlsHandshake,
+    Bound, ConnectResult, Disconnect, GroupRow, GroupTotals, LastError, LossCause, Reload, Scrape,
+    ServerSnapshot, TlsHandshake, Totals,
 };
 
 /// The whole scrape as one JSON object: `version`, `uptime_seconds`, `server`, `pool`, `groups`, `clients`,
-/// `certificates`, `warnings`, `last_reload`. Times are in seconds since the epoch; what is unknown is `null`.
+/// `circuit`, `last_failover`, `certificates`, `warnings`, `last_reload`. Times are in seconds since the epoch; what is unknown is `null`.
 pub fn status_json(scrape: &Scrape) -> Value {
     let standing = &scrape.standing;
     let groups: Vec<_> = standing.groups.iter().zip(&scrape.totals.groups).collect();
@@ -18,32 +18,39 @@ pub fn status_json(scrape: &Scrape) -> Value {
     json!({
         "version": VERSION,
         "uptime_seconds": standing.uptime.as_secs(),
-        "server": server(&standing.server),
+        "server": server(&standing.server, &scrape.totals),
         "pool": pool(scrape),
         "groups": groups.iter().map(|(row, totals)| group(row, totals, scrape.totals.pin_reasons)).collect::<Vec<_>>(),
         "clients": {
             "total": total,
+            "handshaking": standing.handshaking,
+            "blocked": standing.blocked_clients,
             "held_rejected": standing.held_rejected,
             "top": standing.top_clients,
         },
+        "circuit": if standing.failovers.is_circuit_open { "open" } else { "closed" },
+        "last_failover": standing.failovers.last,
         "certificates": standing.certificates,
         "warnings": standing.warnings,
         "last_reload": reload(&standing.last_reload),
     })
 }
 
-fn server(server: &ServerSnapshot) -> Value {
+fn server(server: &ServerSnapshot, totals: &Totals) -> Value {
     let last_error =
         |LastError { text, at }: &LastError| json!({ "text": text, "at": unix_seconds(*at) });
     json!({
         "address": server.address,
         "up": server.up,
         "latency_ms": server.latency_us.map(|us| us as f64 / 1e3),
+        "pings": { "answered": totals.ping_duration.count(), "unanswered": totals.unanswered_pings },
         "last_error": server.last_error.as_ref().map(last_error),
         "version": known(&server.version),
         "role": known(&server.role),
         "connected_clients": server.connected_clients,
         "maxclients": server.maxclients,
+        "blocked_clients": server.blocked_clients,
+        "refusal": server.refusal,
     })
 }
 
@@ -60,6 +67,7 @@ fn pool(scrape: &Scrape) -> Value {
         "state_changes": totals.redresses,
         "tls_handshakes": by_label(TlsHandshake::ALL.map(TlsHandshake::label), &totals.server_handshakes),
         "connects": by_label(ConnectResult::ALL.map(ConnectResult::label), &totals.connects),
+        "losses": by_label(LossCause::ALL.map(LossCause::label), &totals.losses),
         "bounds_reached": by_label(Bound::ALL.map(Bound::label), &totals.bounds),
     })
 }

@@ -43,19 +43,37 @@ fn standing() -> Standing {
             latency_us: Some(250),
             connected_clients: Some(7),
             maxclients: Some(10_000),
+            blocked_clients: Some(3),
             certificate_not_after: None,
             version: "7.2.4".into(),
             role: "master".into(),
+            refusal: None,
             last_error: Some(LastError {
                 text: "refused".into(),
                 at: UNIX_EPOCH + Duration::from_secs(99),
+            }),
+        },
+        failovers: FailoverRows {
+            is_circuit_open: true,
+            totals: vec![("reset", 2), ("moved", 0)],
+            last: Some(FailoverRow {
+                from: "10.0.0.1:6379".into(),
+                to: Some("10.0.0.2:6379".into()),
+                cause: "reset",
+                at: 98,
+                seconds: 1.5,
+                held: 4,
+                failed: 3,
+                disconnected: 2,
             }),
         },
         last_reload: Reload {
             at: UNIX_EPOCH + Duration::from_secs(1_000),
             error: None,
         },
+        handshaking: 6,
         held_rejected: 30,
+        blocked_clients: 4,
         top_clients: vec![ClientRow {
             id: 9,
             name: "<b>worker</b>".into(),
@@ -86,6 +104,7 @@ fn workers() -> Vec<Arc<WorkerCounters>> {
             .disconnect(Disconnect::OutputBuffer)
             .add(5 * n);
         worker.connects(ConnectResult::Refused).add(6 * n);
+        worker.losses(LossCause::HalfOpen).add(2 * n);
         worker.client_handshakes(TlsHandshake::Resumed).add(3 * n);
         worker.server_handshakes(TlsHandshake::Failed).add(2 * n);
         worker.bound(Bound::QueueTimeout).add(7 * n);
@@ -310,6 +329,7 @@ fn the_status_tells_the_same() {
     assert_eq!(status["groups"][1]["level"], "ok");
     assert_eq!(status["groups"][1]["limit"], serde_json::Value::Null);
     assert_eq!(status["clients"]["total"], 23);
+    assert_eq!(status["clients"]["handshaking"], 6);
     assert_eq!(status["clients"]["held_rejected"], 30);
     assert_eq!(status["clients"]["top"][0]["name"], "<b>worker</b>");
     assert_eq!(status["certificates"][0]["not_after"], 2_000_000_000);

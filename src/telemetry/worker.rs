@@ -2,7 +2,7 @@
 //!
 //! Invariant: only the worker that owns the counters writes them; the `Arc` they live in is for readers.
 
-use super::{Bound, ConnectResult, Counter, Disconnect, Gauge, Histogram, TlsHandshake};
+use super::{Bound, ConnectResult, Counter, Disconnect, Gauge, Histogram, LossCause, TlsHandshake};
 
 /// The counters of one worker. Aligned so that no two workers write the same cache line.
 #[derive(Debug)]
@@ -11,6 +11,7 @@ pub struct WorkerCounters {
     groups: Box<[GroupCounters]>,
     pin_reasons: &'static [&'static str],
     connects: [Counter; ConnectResult::ALL.len()],
+    losses: [Counter; LossCause::ALL.len()],
     bounds: [Counter; Bound::ALL.len()],
     client_handshakes: [Counter; TlsHandshake::ALL.len()],
     server_handshakes: [Counter; TlsHandshake::ALL.len()],
@@ -20,6 +21,10 @@ pub struct WorkerCounters {
     pub redresses: Counter,
     /// From a request's arrival to its reply.
     pub request_duration: Histogram,
+    /// From a PING of respool's own to its answer.
+    pub ping_duration: Histogram,
+    /// PINGs of respool's own that were not answered in time: half-open connections, or a server that hangs.
+    pub unanswered_pings: Counter,
     /// Elements popped for a client that had left, put back where they came from.
     pub returned_elements: Counter,
     /// Elements popped for a client that had left, that could not be put back.
@@ -28,6 +33,10 @@ pub struct WorkerCounters {
     pub subscribed_topics: Gauge,
     /// Messages and confirmations handed to subscribers.
     pub delivered_messages: Counter,
+    /// Logins of open connections that were renewed.
+    pub renewals: Counter,
+    /// Logins of open connections that the server refused to renew.
+    pub renewals_refused: Counter,
     /// Times the subscription connection was lost while somebody was subscribed: messages may be missing.
     pub subscription_losses: Counter,
 }
@@ -37,6 +46,8 @@ pub struct WorkerCounters {
 pub struct GroupCounters {
     /// Commands answered, by whomever.
     pub commands: Counter,
+    /// Wrong passwords, and users there are not.
+    pub auth_failures: Counter,
     /// Bytes read from clients.
     pub bytes_in: Counter,
     /// Bytes written to clients.
@@ -54,16 +65,21 @@ impl WorkerCounters {
                 .collect(),
             pin_reasons,
             connects: Default::default(),
+            losses: Default::default(),
             bounds: Default::default(),
             client_handshakes: Default::default(),
             server_handshakes: Default::default(),
             waiting_requests: Gauge::default(),
             redresses: Counter::default(),
             request_duration: Histogram::default(),
+            ping_duration: Histogram::default(),
+            unanswered_pings: Counter::default(),
             returned_elements: Counter::default(),
             orphaned_elements: Counter::default(),
             subscribed_topics: Gauge::default(),
             delivered_messages: Counter::default(),
+            renewals: Counter::default(),
+            renewals_refused: Counter::default(),
             subscription_losses: Counter::default(),
         }
     }
@@ -91,6 +107,11 @@ impl WorkerCounters {
         &self.connects[result as usize]
     }
 
+    /// Connections to the server lost or left so.
+    pub fn losses(&self, cause: LossCause) -> &Counter {
+        &self.losses[cause as usize]
+    }
+
     /// TLS handshakes with clients that ended so.
     pub fn client_handshakes(&self, result: TlsHandshake) -> &Counter {
         &self.client_handshakes[result as usize]
@@ -112,6 +133,7 @@ impl GroupCounters {
     fn new(pin_reasons: usize) -> Self {
         Self {
             commands: Counter::default(),
+            auth_failures: Counter::default(),
             bytes_in: Counter::default(),
             bytes_out: Counter::default(),
             pins: (0..pin_reasons).map(|_| Counter::default()).collect(),

@@ -3,12 +3,14 @@
 mod clock;
 mod dial;
 mod listen;
+mod resolve;
 mod stream;
 mod tls;
 
 pub use clock::Clock;
 pub use dial::{DialError, dial};
 pub use listen::{Accepted, AcceptedSocket, Acceptor, Bound, bind, raise_descriptor_limit};
+pub use resolve::{literal, look_up};
 pub use stream::Stream;
 pub use tls::{AcceptError, Acceptance, Connector, HandshakeFailed, Tls, TlsAcceptor};
 

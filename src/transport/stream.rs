@@ -32,6 +32,11 @@ macro_rules! each {
 }
 
 impl Stream {
+    /// Whether it may not be used much longer ([`Tls`] of version 1.2): another is to take its place, between requests.
+    pub fn is_worn_out(&self) -> bool {
+        self.tls().is_some_and(Tls::is_worn_out)
+    }
+
     /// Waits until the socket may have bytes to read.
     pub fn poll_read_ready(&self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         each!(self, stream => stream.poll_read_ready(cx), tls => stream.poll_read_ready(cx))
@@ -86,17 +91,15 @@ impl Stream {
         }
     }
 
-    /// Says that nothing more will be written; the peer's bytes can still be read.
+    /// Says that nothing more will be written. The peer's end can still be awaited, and its bytes can be read; with TLS they
+    /// are dropped.
     pub fn finish_writing(&self) {
         let done = match self {
             Self::Tcp(stream) => socket2::SockRef::from(stream).shutdown(std::net::Shutdown::Write),
             Self::Unix(stream) => {
                 socket2::SockRef::from(stream).shutdown(std::net::Shutdown::Write)
             }
-            Self::Tls(stream) => {
-                stream.say_goodbye();
-                return stream.socket().finish_writing();
-            }
+            Self::Tls(stream) => return stream.finish_writing(),
         };
         // A socket that is gone already needs no goodbye.
         drop(done);

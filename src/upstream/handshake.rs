@@ -5,14 +5,18 @@ use std::io;
 use std::rc::Rc;
 use std::time::Instant;
 
-use super::link::Link;
+use super::credentials::Candidate;
+use super::link::{Link, Origin};
 use super::server::Server;
 use super::thread::Thread;
+use crate::auth::is_wrong_password;
 use crate::budget::SocketPermit;
+use crate::config::{AuthMode, Role};
+use crate::failover::Node;
 use crate::resp::speak::encode_request;
 use crate::resp::{ReplyScanner, parse_integer};
-use crate::session::{Change, Credentials, Protocol, State, name_request, steps};
-use crate::telemetry::{ConnectResult, TlsHandshake};
+use crate::session::{Change, Protocol, State, name_request, steps};
+use crate::telemetry::{ConnectResult, LossCause, TlsHandshake};
 use crate::transport::{DialError, Stream, dial};
 
 /// Why no connection in the wanted state came about.
@@ -25,6 +29,8 @@ pub(super) enum ConnectError {
         /// How it is counted.
         result: ConnectResult,
     },
+    /// The server is there, and answers that it cannot serve now: LOADING, MASTERDOWN.
+    Unready(LossCause, String),
     /// The server refused the client's user or database with this reply.
     Refused(Vec<u8>),
 }
@@ -32,7 +38,7 @@ pub(super) enum ConnectError {
 impl fmt::Display for ConnectError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            Self::Away { text, .. } => f.write_str(text),
+            Self::Away { text, .. } | Self::Unready(_, text) => f.write_str(text),
             Self::Refused(reply) => write!(f, "{}", String::from_utf8_lossy(reply).trim_end()),
         }
     }
@@ -51,78 +57,119 @@ fn away(text: impl Into<String>, result: ConnectResult) -> ConnectError {
 /// [`ConnectError`]; each attempt is counted by its result.
 pub(super) async fn connect(
     thread: &Rc<Thread>,
-    own: Option<&Rc<Credentials>>,
     state: &State,
     name: String,
     permit: SocketPermit,
 ) -> Result<Rc<Link>, ConnectError> {
-    let upstream = &thread.settings().upstream;
-    // The handshake of TLS has a bound of its own, so that it can be told apart.
-    let tls_limit = upstream.tls.as_ref().map(|tls| tls.handshake_timeout);
-    let limit = upstream.connect_timeout + tls_limit.unwrap_or_default();
-    let greeted = tokio::time::timeout(limit, greet(thread, own, state, &name)).await;
-    let greeted = greeted.unwrap_or_else(|_| {
-        Err(away(
-            format!(
-                "no handshake within {:?} (upstream.connect_timeout)",
-                upstream.connect_timeout
-            ),
-            ConnectResult::Timeout,
-        ))
-    });
+    // Before the socket is open: a command may take its time.
+    thread.process.login().prepare().await;
+    let greeted = greet(thread, state, &name).await;
     let result = match &greeted {
         Ok(_) => ConnectResult::Ok,
         Err(ConnectError::Refused(_)) => ConnectResult::HandshakeError,
+        Err(ConnectError::Unready(cause, _)) => {
+            thread.counters.losses(*cause).add(1);
+            ConnectResult::Unready
+        }
         Err(ConnectError::Away { result, .. }) => *result,
     };
     thread.counters.connects(result).add(1);
-    let (stream, server_id) = greeted?;
-    Ok(Link::new(
+    let Greeted {
+        stream,
+        server_id,
+        node,
+        is_replica,
+    } = greeted?;
+    let opened_micros = thread.process.now_micros();
+    let failovers = &thread.process.failovers;
+    let can_serve = !is_replica || thread.role() == Role::Replica;
+    failovers.opened(permit.kind(), &node, can_serve, opened_micros);
+    let origin = Origin {
+        node,
+        is_replica,
+        opened_micros,
+    };
+    let link = Link::new(
         Rc::clone(thread),
         stream,
         permit,
         state.clone(),
         (name, server_id),
-    ))
+        origin,
+    );
+    if thread.process.login().expires() {
+        let after = thread.settings().upstream.reauthenticate_after;
+        link.renewal.begin(after, thread.clock.refresh());
+    }
+    Ok(link)
 }
 
-async fn greet(
-    thread: &Rc<Thread>,
-    own: Option<&Rc<Credentials>>,
-    state: &State,
-    name: &str,
-) -> Result<(Stream, i64), ConnectError> {
+/// A connection in the wanted state.
+struct Greeted {
+    stream: Stream,
+    server_id: i64,
+    node: Node,
+    /// The server calls itself a replica.
+    is_replica: bool,
+}
+
+async fn greet(thread: &Rc<Thread>, state: &State, name: &str) -> Result<Greeted, ConnectError> {
     let upstream = &thread.settings().upstream;
-    let stream = dial(
-        &upstream.address,
-        upstream.connect_timeout,
-        upstream.keepalive,
-    )
-    .await
-    .map_err(|error| {
+    let dialled = async {
+        let nodes = thread.process.locate(upstream.connect_timeout).await?;
+        dial(&nodes, upstream.connect_timeout, upstream.keepalive).await
+    };
+    let (stream, node) = dialled.await.map_err(|error| {
         let result = match &error {
             DialError::Timeout(_) => ConnectResult::Timeout,
             DialError::Io(io) if io.kind() == io::ErrorKind::ConnectionRefused => {
                 ConnectResult::Refused
             }
-            DialError::Io(_) => ConnectResult::Error,
+            DialError::Io(_) | DialError::Unresolved(_) => ConnectResult::Error,
         };
         away(error.to_string(), result)
     })?;
     let mut talk = Talk {
+        // Its bound is its own, so that it can be told apart.
         stream: secure(thread, stream).await?,
         buffer: Vec::new(),
         has_heard: false,
     };
+    let limit = upstream.connect_timeout;
+    let settled = tokio::time::timeout(limit, settle(&mut talk, thread, state, name)).await;
+    let (server_id, is_replica) = settled.unwrap_or_else(|_| {
+        Err(away(
+            format!(
+                "the server did not answer respool's first commands within {limit:?} (upstream.connect_timeout)"
+            ),
+            ConnectResult::Timeout,
+        ))
+    })?;
+    Ok(Greeted {
+        stream: talk.stream,
+        server_id,
+        node,
+        is_replica,
+    })
+}
+
+/// What is said before a connection carries traffic. Returns its id at the server, and whether that calls itself a replica.
+async fn settle(
+    talk: &mut Talk,
+    thread: &Rc<Thread>,
+    state: &State,
+    name: &str,
+) -> Result<(i64, bool), ConnectError> {
     let started = Instant::now();
-    authenticate(&mut talk, own).await?;
-    let server_id = introduce(&mut talk, thread, name).await?;
+    let guests_are_refused = asks_guests(talk, thread).await?;
+    authenticate(talk, thread).await?;
+    let (server_id, is_replica) = introduce(talk, thread, name, guests_are_refused).await?;
     thread
         .process
         .health
         .answered(started.elapsed().as_micros() as u64);
-    wear(&mut talk, own, state, name).await?;
-    Ok((talk.stream, server_id))
+    wear(talk, thread, state, name).await?;
+    Ok((server_id, is_replica))
 }
 
 /// Makes TLS of the connection, where the server speaks it.
@@ -143,38 +190,86 @@ async fn secure(thread: &Rc<Thread>, stream: Stream) -> Result<Stream, ConnectEr
     Ok(stream)
 }
 
-/// Respool's own credentials, where it has any.
-async fn authenticate(talk: &mut Talk, own: Option<&Rc<Credentials>>) -> Result<(), ConnectError> {
-    let Some(own) = own else { return Ok(()) };
-    let target = State {
-        user: Some(Rc::clone(own)),
-        ..State::INITIAL
-    };
-    for step in steps(&State::INITIAL, &target, Change::Difference, None, "") {
-        let reply = talk.ask(&step.request).await?;
-        if reply.first() == Some(&b'-') {
-            let text = String::from_utf8_lossy(&reply[1..]).trim_end().to_owned();
-            let remedy = "check upstream.username and upstream.password";
-            return Err(away(
-                format!("the server refused respool's own login: {text}; {remedy}"),
-                ConnectResult::HandshakeError,
-            ));
-        }
+/// Whether the server has whoever does not authenticate do so. Asked only where that decides what clients get.
+async fn asks_guests(talk: &mut Talk, thread: &Thread) -> Result<bool, ConnectError> {
+    let matters = thread.settings().auth.mode == AuthMode::Passthrough;
+    if !matters || !thread.process.login().is_configured() {
+        return Ok(false);
     }
-    Ok(())
+    let reply = talk.ask(&encode_request(&["PING"])).await?;
+    Ok(reply.starts_with(b"-NOAUTH"))
 }
 
-/// Learns the server's HELLO in both protocols and the connection's id; leaves it named and in RESP2.
-async fn introduce(talk: &mut Talk, thread: &Rc<Thread>, name: &str) -> Result<i64, ConnectError> {
+/// Shows the server respool's own secret, where there is one: if it is refused the others, and, when they were asked for
+/// again, whatever has taken their place.
+async fn authenticate(talk: &mut Talk, thread: &Thread) -> Result<(), ConnectError> {
+    let login = thread.process.login();
+    if !login.is_configured() {
+        return Ok(());
+    }
+    let mut refused: Vec<Candidate> = Vec::new();
+    let mut answer = String::new();
+    for is_last in [false, true] {
+        let seen = login.times_asked();
+        for candidate in login.candidates() {
+            let is_same = |other: &Candidate| other.credentials == candidate.credentials;
+            if refused.iter().any(is_same) {
+                continue;
+            }
+            let reply = talk.ask(&candidate.credentials.request()).await?;
+            if reply.starts_with(b"+OK") {
+                login.taken(&candidate);
+                return Ok(());
+            }
+            answer = String::from_utf8_lossy(&reply).trim_end().to_owned();
+            if !is_wrong_password(&reply) {
+                return Err(refused_login(&answer, login.trouble()));
+            }
+            refused.push(candidate);
+        }
+        if !is_last {
+            login.ask_again(seen).await;
+        }
+    }
+    Err(refused_login(&answer, login.trouble()))
+}
+
+fn refused_login(answer: &str, trouble: Option<String>) -> ConnectError {
+    let answer = answer.strip_prefix('-').unwrap_or(answer);
+    let text = match (answer, trouble) {
+        ("", Some(trouble)) => format!("no secret for the server: {trouble}"),
+        ("", None) => "no secret for the server: check the sources of upstream.password".to_owned(),
+        (answer, trouble) => {
+            let trouble = trouble.map_or_else(String::new, |why| format!("; {why}"));
+            format!(
+                "the server refused respool's own login: {answer}; check upstream.username and upstream.password{trouble}"
+            )
+        }
+    };
+    away(text, ConnectResult::HandshakeError)
+}
+
+/// Learns the server's HELLO in both protocols, the connection's id, and whether the server is a replica; leaves it named
+/// and in RESP2.
+async fn introduce(
+    talk: &mut Talk,
+    thread: &Rc<Thread>,
+    name: &str,
+    guests_are_refused: bool,
+) -> Result<(i64, bool), ConnectError> {
     // While a script runs HELLO is all that is answered; servers older than it know CLIENT alone.
     let mut request = encode_request(&["HELLO", "3"]);
     request.extend(encode_request(&["HELLO", "2", "SETNAME", name]));
     request.extend(name_request(name));
     request.extend(encode_request(&["CLIENT", "ID"]));
+    // A server that is loading, or a replica that may not serve stale data, answers all of these but PING.
+    request.extend(encode_request(&["PING"]));
     talk.send(&request).await?;
     let (three, two) = (talk.reply().await?, talk.reply().await?);
     let (_, id) = (talk.reply().await?, talk.reply().await?);
+    talk.reply().await?;
     let mut server = Server::default();
+    server.guests_are_refused = guests_are_refused;
     if !server.hello(Protocol::Resp2, &two) {
         let text = String::from_utf8_lossy(&two).trim_end().to_owned();
         if text.starts_with("-NOAUTH") {
@@ -193,6 +288,7 @@ async fn introduce(talk: &mut Talk, thread: &Rc<Thread>, name: &str) -> Result<i
     }
     server.hello(Protocol::Resp3, &three);
     let told = server.connection_id();
+    let is_replica = matches!(server.role.as_str(), "replica" | "slave");
     thread
         .process
         .health
@@ -210,20 +306,28 @@ async fn introduce(talk: &mut Talk, thread: &Rc<Thread>, name: &str) -> Result<i
     let number = id
         .strip_prefix(b":")
         .and_then(|line| parse_integer(line.trim_ascii_end()));
-    Ok(told.or(number).unwrap_or(0))
+    Ok((told.or(number).unwrap_or(0), is_replica))
 }
 
 /// Goes from a fresh connection to `state`; a refusal is the client's.
 async fn wear(
     talk: &mut Talk,
-    own: Option<&Rc<Credentials>>,
+    thread: &Thread,
     state: &State,
     name: &str,
 ) -> Result<(), ConnectError> {
-    for step in steps(&State::INITIAL, state, Change::Difference, own, name) {
+    let own = thread.own();
+    let difference = steps(
+        &State::INITIAL,
+        state,
+        Change::Difference,
+        own.as_ref(),
+        name,
+    );
+    for step in difference {
         let reply = talk.ask(&step.request).await?;
         if reply.first() == Some(&b'-') {
-            return Err(ConnectError::Refused(reply));
+            return Err(ConnectError::Refused(step.effect.refusal(reply)));
         }
     }
     Ok(())
@@ -247,16 +351,24 @@ impl Talk {
         while !request.is_empty() {
             std::future::poll_fn(|cx| self.stream.poll_write_ready(cx))
                 .await
-                .map_err(|error| self.lost(error))?;
+                .map_err(|error| self.cut_off(error))?;
             match self.stream.try_write(request) {
                 Ok(taken) => request = &request[taken..],
                 Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
-                Err(error) => return Err(self.lost(error)),
+                Err(error) => return Err(self.cut_off(error)),
             }
         }
         std::future::poll_fn(|cx| self.stream.poll_flush(cx))
             .await
-            .map_err(|error| self.lost(error))
+            .map_err(|error| self.cut_off(error))
+    }
+
+    /// A server that refuses respool's certificate says so and closes: what it said is worth more than that it is gone.
+    fn cut_off(&self, error: io::Error) -> ConnectError {
+        match self.stream.try_read(&mut [0; 4096]) {
+            Err(said) if said.kind() == io::ErrorKind::InvalidData => self.lost(said),
+            _ => self.lost(error),
+        }
     }
 
     async fn reply(&mut self) -> Result<Vec<u8>, ConnectError> {
@@ -334,10 +446,15 @@ fn refuse_full(reply: Vec<u8>) -> Result<Vec<u8>, ConnectError> {
             ConnectResult::MaxClients,
         ));
     }
-    if text.starts_with("-LOADING")
-        || text.starts_with("-MASTERDOWN")
-        || text.starts_with("-DENIED")
-    {
+    let unready = [
+        ("-LOADING ", LossCause::Loading),
+        ("-MASTERDOWN ", LossCause::MasterDown),
+    ];
+    if let Some((_, cause)) = unready.iter().find(|(word, _)| text.starts_with(word)) {
+        let text = format!("the server said {}", text.trim_end());
+        return Err(ConnectError::Unready(*cause, text));
+    }
+    if text.starts_with("-DENIED") {
         return Err(away(
             format!("the server said {}", text.trim_end()),
             ConnectResult::HandshakeError,

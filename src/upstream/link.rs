@@ -3,26 +3,30 @@
 //! Invariant: a frame goes to the client whose request it answers, decided by the order of the requests alone.
 //! Invariant: nothing is sent behind a change of state until the server has answered it.
 
+mod ending;
+mod keys;
+
+pub(super) use ending::{Ended, Leaving, Origin};
+
 use std::cell::{Cell, Ref, RefCell};
 use std::io;
 use std::rc::Rc;
 use std::task::{Context, Poll, Waker};
-use std::time::Duration;
+
+use ending::Closing;
 
 use super::outlet::{Outlet, Unsent};
 use super::pushes::{Forward, Pushes, ends_stream, is_monitored};
+use super::renewal::Renewal;
 use super::subscription::Subscriptions;
 use super::thread::Thread;
 use super::traffic::{
-    Answer, Dressed, Dressing, Due, Inner, Kind, NO_RESP, OwnReply, Show, invalid, unasked,
+    Dressed, Dressing, Due, Inner, Kind, NO_RESP, OwnReply, Show, invalid, unasked,
 };
 use crate::budget::SocketPermit;
 use crate::session::{Effect, State, Step, Stream as SessionStream};
-use crate::telemetry::{Bound, Disconnect};
+use crate::telemetry::{Bound, LossCause};
 use crate::transport::Stream;
-
-/// How long a connection being closed may take to be acknowledged before its socket is dropped.
-const LINGER: Duration = Duration::from_secs(1);
 
 /// Reads of one turn before other tasks get theirs.
 const READS_A_TURN: usize = 16;
@@ -35,11 +39,11 @@ pub struct Link {
     pub server_id: i64,
     /// Its place among the worker's shared connections; `usize::MAX`: it is pinned.
     pub slot: Cell<usize>,
-    thread: Rc<Thread>,
+    pub(super) thread: Rc<Thread>,
     stream: RefCell<Option<Rc<Stream>>>,
     permit: RefCell<Option<SocketPermit>>,
     worn: RefCell<State>,
-    inner: RefCell<Inner>,
+    pub(super) inner: RefCell<Inner>,
     /// Gets frames that answer no request.
     pushes: RefCell<Pushes>,
     /// Every frame is for whoever gets those, replies included (MONITOR, subscriptions).
@@ -50,7 +54,18 @@ pub struct Link {
     holds: Rc<()>,
     /// A request has been sent in part: nothing but its rest may follow.
     partial: Cell<bool>,
-    closing: Cell<Option<&'static str>>,
+    /// When respool's own login on it has to be renewed.
+    pub(super) renewal: Renewal,
+    /// Where it goes to, and since when.
+    origin: Origin,
+    closing: Cell<Option<Closing>>,
+    leaving: Cell<Option<Leaving>>,
+    /// How often what may make it one to be left had changed when that was last asked.
+    pub(super) checked: Cell<u64>,
+    /// The server has said on it that it is no primary, and nobody has heeded that yet.
+    alarm: Cell<Option<LossCause>>,
+    /// The server has refused a write on it, being a replica.
+    has_refused_write: Cell<bool>,
     woken: Cell<bool>,
     waker: RefCell<Option<Waker>>,
 }
@@ -63,21 +78,32 @@ impl Link {
         permit: SocketPermit,
         worn: State,
         (name, server_id): (String, i64),
+        origin: Origin,
     ) -> Rc<Self> {
+        let inner = Inner {
+            progress_micros: thread.clock.now_micros(),
+            ..Inner::default()
+        };
         Rc::new(Self {
             name,
             server_id,
+            origin,
+            leaving: Cell::new(None),
+            checked: Cell::new(0),
+            alarm: Cell::new(None),
+            has_refused_write: Cell::new(false),
             slot: Cell::new(usize::MAX),
             thread,
             stream: RefCell::new(Some(Rc::new(stream))),
             permit: RefCell::new(Some(permit)),
             worn: RefCell::new(worn),
-            inner: RefCell::default(),
+            inner: RefCell::new(inner),
             pushes: RefCell::default(),
             raw: Cell::new(false),
             monitors: Cell::new(false),
             holds: Rc::new(()),
             partial: Cell::new(false),
+            renewal: Renewal::default(),
             closing: Cell::new(None),
             woken: Cell::new(false),
             waker: RefCell::default(),
@@ -234,9 +260,20 @@ impl Link {
             refusal: None,
             done,
         });
-        for step in steps {
-            self.send_own(&step.request, OwnReply::Step(step.effect));
+        for step in &steps {
+            self.send_own(&step.request, OwnReply::Step(step.effect.clone()));
         }
+    }
+
+    /// Whether respool's own login can be renewed on it now: what is sent next runs as respool's own user, outside of a
+    /// transaction, at once, and its reply is told from all that comes.
+    pub(super) fn takes_login(&self) -> bool {
+        let is_own = self.worn.borrow().user.is_none() && !self.is_dressing();
+        let is_free = match self.pushes.borrow().client() {
+            Some(client) => self.in_flight() == 0 && !client.transaction().open,
+            None => !self.is_blocked(),
+        };
+        self.is_alive() && !self.raw.get() && is_own && is_free && !self.partial.get()
     }
 
     /// Whether a change is under way.
@@ -245,35 +282,9 @@ impl Link {
         !self.inner.borrow().dressings.is_empty()
     }
 
-    /// Ends the connection.
-    pub fn close(&self, why: &'static str) {
-        if self.closing.get().is_none() {
-            self.closing.set(Some(why));
-            if let Some(waker) = &*self.waker.borrow() {
-                waker.wake_by_ref();
-            }
-        }
-    }
-
-    /// Closes the connection when replies have been due for `limit` without a byte of them coming. A blocking call may
-    /// take its time.
-    pub fn check_progress(&self, limit: Duration) {
-        let inner = self.inner.borrow();
-        let waits = match inner.due.front() {
-            None => return,
-            Some(due) if due.is_blocking() => return,
-            Some(_) => !self.raw.get() && !self.partial.get(),
-        };
-        if waits && self.thread.clock.is_past(inner.progress_micros, limit) {
-            self.thread.counters.bound(Bound::ReplyTimeout).add(1);
-            self.close("no reply within upstream.reply_timeout");
-        }
-    }
-
-    /// Whether the front reply belongs to a blocking call.
+    /// Whether a blocking call is due: it may stand behind a PING.
     pub fn is_blocked(&self) -> bool {
-        let inner = self.inner.borrow();
-        inner.due.front().is_some_and(Due::is_blocking)
+        self.inner.borrow().due.iter().any(Due::is_blocking)
     }
 
     /// Serves the connection until it ends, then closes it. Returns why it ended.
@@ -283,17 +294,17 @@ impl Link {
         self: &Rc<Self>,
         mut idle: impl FnMut(&Rc<Self>),
         lost: impl FnOnce(),
-    ) -> String {
+    ) -> Ended {
         let stream = self.stream.borrow().clone();
         let Some(stream) = stream else {
-            return String::new();
+            return Ended::default();
         };
-        let why = std::future::poll_fn(|cx| self.poll(cx, &stream, &mut idle)).await;
-        self.closing.set(Some("lost"));
+        let ended = std::future::poll_fn(|cx| self.poll(cx, &stream, &mut idle)).await;
+        self.end(&ended);
         lost();
         self.collapse();
         self.linger(stream).await;
-        why
+        ended
     }
 
     fn poll(
@@ -301,7 +312,7 @@ impl Link {
         cx: &mut Context<'_>,
         stream: &Stream,
         idle: &mut impl FnMut(&Rc<Self>),
-    ) -> Poll<String> {
+    ) -> Poll<Ended> {
         self.woken.set(false);
         let mut waker = self.waker.borrow_mut();
         if !waker.as_ref().is_some_and(|old| old.will_wake(cx.waker())) {
@@ -309,26 +320,28 @@ impl Link {
         }
         drop(waker);
         for _ in 0..READS_A_TURN {
-            if let Some(why) = self.closing.get() {
+            if let Some(closing) = self.closing.get() {
                 // What was to be sent before it was closed goes out as far as it can: an element that is put back.
                 let _ = self.write(cx, stream);
-                return Poll::Ready(why.to_owned());
+                return Poll::Ready(closing.into());
             }
             if let Err(error) = self.write(cx, stream) {
-                return Poll::Ready(error.to_string());
+                return Poll::Ready(self.ended_by(&error));
             }
             match stream.poll_read_ready(cx) {
                 Poll::Pending => return Poll::Pending,
-                Poll::Ready(Err(error)) => return Poll::Ready(error.to_string()),
+                Poll::Ready(Err(error)) => return Poll::Ready(self.ended_by(&error)),
                 Poll::Ready(Ok(())) => {}
             }
             match self.read(stream) {
                 Ok(()) => {}
                 Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
                 Err(error) => {
+                    // Who was due a reply tells a replica's close from others.
+                    let ended = self.ended_by(&error);
                     // What was answered before it still counts.
                     self.react();
-                    return Poll::Ready(error.to_string());
+                    return Poll::Ready(ended);
                 }
             }
             self.react();
@@ -462,14 +475,19 @@ impl Link {
             return Ok((0, false));
         };
         let (mut at, mut complete, mut goes_on) = (0, 0, true);
-        while complete < *count
-            && at < buf.len()
-            && !(buf[at] == b'>' && inner.scanner.at_boundary())
-        {
+        while complete < *count && at < buf.len() {
+            // Only these two marks need a look at where they stand.
+            let is_marked = matches!(buf[at], b'>' | b'-') && inner.scanner.at_boundary();
+            if is_marked && buf[at] == b'>' {
+                break;
+            }
             let step = inner
                 .scanner
                 .advance(&buf[at..])
                 .map_err(|_| invalid(NO_RESP.to_owned()))?;
+            if is_marked && step.complete {
+                self.hear_error(&buf[at..at + step.used]);
+            }
             at += step.used;
             if !step.complete {
                 goes_on = false;
@@ -500,6 +518,17 @@ impl Link {
         let step = inner.advance(buf)?;
         if step.used == 0 {
             return Ok((0, false));
+        }
+        // Who polls the server's health hears of it by itself.
+        let is_poll = matches!(
+            inner.due.front(),
+            Some(Due::Own {
+                reply: OwnReply::Then(_),
+                ..
+            })
+        );
+        if starts && step.complete && buf[0] == b'-' && !is_poll {
+            self.hear_error(&buf[..step.used]);
         }
         inner.frame(&buf[..step.used], starts, step.complete)?;
         match inner.started_stream() {
@@ -537,6 +566,7 @@ impl Link {
                 OwnReply::Step(effect) => self.stepped(&effect, bytes),
                 // Who asked may have gone.
                 OwnReply::Tell(sender) => drop(sender.send(bytes)),
+                OwnReply::Pong(asked) => self.thread.ponged(asked),
                 OwnReply::Ignore => {}
                 OwnReply::Then(then) => then.tell(bytes),
             }
@@ -569,6 +599,9 @@ impl Link {
             self.close("the server refused to reset the connection");
         }
         if !refused {
+            if matches!(effect, Effect::User(None)) {
+                self.renewal.renewed(self.thread.clock.now_micros());
+            }
             effect.apply(&mut self.worn.borrow_mut());
             if matches!(effect, Effect::Reset) {
                 self.monitors.set(false);
@@ -582,7 +615,7 @@ impl Link {
             dressing.left -= 1;
             // A name that is refused (ACL) does not change what commands do.
             if refused && dressing.refusal.is_none() && !matches!(effect, Effect::Named) {
-                dressing.refusal = Some(reply);
+                dressing.refusal = Some(effect.refusal(reply));
             }
             if dressing.left > 0 {
                 return;
@@ -592,96 +625,6 @@ impl Link {
         if let Some(Dressing { refusal, done, .. }) = done {
             done(refusal.map_or(Ok(()), Err));
         }
-    }
-
-    /// The connection is lost: requests never sent go back to their clients, who sent others are closed after the
-    /// replies they got.
-    fn collapse(&self) {
-        let (due, out, written, sent_total, room, dressing) = {
-            let mut inner = self.inner.borrow_mut();
-            let inner = std::mem::take(&mut *inner);
-            (
-                inner.due,
-                inner.out,
-                inner.written,
-                inner.sent_total,
-                inner.room,
-                inner.dressings,
-            )
-        };
-        let first = sent_total - written as u64;
-        let mut dues = due.into_iter().peekable();
-        let pinned = self.pushes.borrow_mut().take_client();
-        let mut own = Vec::new();
-        while let Some(due) = dues.next() {
-            let (outlet, count, kind, show, start) = match due {
-                Due::Client {
-                    outlet,
-                    count,
-                    kind,
-                    show,
-                    start,
-                    ..
-                } => (outlet, count, kind, show, start),
-                Due::Own {
-                    reply: OwnReply::Then(then),
-                    start,
-                } => {
-                    own.push((then.call, start < sent_total));
-                    continue;
-                }
-                Due::Own { .. } => continue,
-            };
-            let plain = matches!(kind, Kind::Plain) && !matches!(show, Show::Replace(_));
-            if start >= sent_total && plain && pinned.is_none() {
-                let next = dues.peek().map(|next| match next {
-                    Due::Client { start, .. } | Due::Own { start, .. } => (start - first) as usize,
-                });
-                let from = (start - first) as usize;
-                let bytes = out[from..next.unwrap_or(out.len())].to_vec();
-                outlet.take_back(Unsent {
-                    bytes,
-                    count,
-                    visible: show == Show::Pass,
-                });
-            } else {
-                outlet.close(Disconnect::UpstreamLost);
-            }
-        }
-        if let Some(outlet) = pinned {
-            outlet.close(Disconnect::UpstreamLost);
-        }
-        room.into_iter().for_each(Waker::wake);
-        for (call, sent) in own {
-            call(Answer::Lost { sent });
-        }
-        // Whoever waits for the change learns of the loss from the schedule or from the dropped callback.
-        drop(dressing);
-    }
-
-    /// Closes so that the server has forgotten the connection before its permit is given back.
-    async fn linger(&self, stream: Rc<Stream>) {
-        self.stream.borrow_mut().take();
-        stream.finish_writing();
-        let emptied = std::future::poll_fn(|cx| {
-            loop {
-                match stream.poll_read_ready(cx) {
-                    Poll::Pending => return Poll::Pending,
-                    Poll::Ready(Err(_)) => return Poll::Ready(()),
-                    Poll::Ready(Ok(())) => {}
-                }
-                match stream.try_read(&mut self.thread.scratch.borrow_mut()[..]) {
-                    Ok(0) => return Poll::Ready(()),
-                    Ok(_) => {}
-                    Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
-                    Err(_) => return Poll::Ready(()),
-                }
-            }
-        });
-        // A server that hangs is not waited for.
-        let _ = tokio::time::timeout(LINGER, emptied).await;
-        drop(stream);
-        self.permit.borrow_mut().take();
     }
 
     #[inline]

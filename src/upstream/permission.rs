@@ -1,6 +1,7 @@
-//! Whether a client's user may subscribe, for its messages come by a connection of respool's own user.
+//! Whether the server lets a client's user do what respool does for it.
 //!
-//! Asked on a connection lent for it, never on a shared one: what a user may do of MULTI, SUBSCRIBE and DISCARD is not known,
+//! Messages come by a connection of respool's own user, and `CLIENT LIST` speaks of respool's clients: neither would meet the
+//! server's ACL. To subscribe is asked on a connection lent for it, never on a shared one: what a user may do of MULTI, SUBSCRIBE and DISCARD is not known,
 //! and each that it may not would leave something behind.
 
 use std::rc::Rc;
@@ -10,13 +11,43 @@ use tokio::time::{Instant, timeout_at};
 
 use super::link::Link;
 use super::pins::PinError;
-use super::pool::Upstream;
+use super::pool::{Upstream, WaitError};
 use super::traffic::OwnReply;
 use crate::resp::speak::encode_request;
 use crate::session::{Protocol, State};
 use crate::telemetry::Bound;
 
 impl Upstream {
+    /// Whether the user of `state` may run a command that respool answers; `probe` is that command, asking for nothing.
+    /// `Ok(Err)`: the server's error.
+    ///
+    /// # Errors
+    /// [`PinError`]: it could not be asked.
+    pub async fn may_run(
+        self: Rc<Self>,
+        state: State,
+        probe: &[u8],
+    ) -> Result<Result<(), Vec<u8>>, PinError> {
+        let link = match self.wait_shared(&state, false, 1) {
+            Ok(wait) => std::future::poll_fn(|cx| wait.poll(cx)).await,
+            Err(error) => Err(error),
+        };
+        let link = match link {
+            Ok(Some(link)) => link,
+            Err(WaitError::Refused(reply)) => return Ok(Err(reply)),
+            Ok(None) | Err(WaitError::Unreachable) => return Err(PinError::Unreachable),
+        };
+        let (tell, told) = oneshot::channel();
+        link.send_own(probe, OwnReply::Tell(tell));
+        self.served(&link, 1);
+        let answer = told.await.map_err(|_| PinError::Unreachable)?;
+        Ok(if answer.starts_with(b"-NOPERM") {
+            Err(answer)
+        } else {
+            Ok(())
+        })
+    }
+
     /// Whether the user of `state` may run `request`, a SUBSCRIBE or its like. `Ok(Err)`: the server's error.
     ///
     /// # Errors

@@ -17,7 +17,7 @@ use super::pool::Upstream;
 use crate::budget::{Kind as SocketKind, PinLease, SocketPermit};
 use crate::resp::speak::encode_request;
 use crate::session::{Change, State, steps};
-use crate::telemetry::Bound;
+use crate::telemetry::{Bound, LossCause};
 
 /// How long a blocked call of a client that has left may take to be unblocked before its connection is closed.
 const UNBLOCK_WITHIN: Duration = Duration::from_secs(1);
@@ -108,7 +108,8 @@ impl Upstream {
         state: &State,
         outlet: &Rc<Outlet>,
     ) -> Option<Pin> {
-        let has_one = |link: &Rc<Link>| link.is_alive() && *link.worn() == *state;
+        let has_one =
+            |link: &Rc<Link>| link.is_alive() && link.leaving().is_none() && *link.worn() == *state;
         let at = self.idle_pins.borrow().iter().position(has_one)?;
         let lease = self.thread.process.budget.try_lease(group)?;
         let link = self.idle_pins.borrow_mut().swap_remove(at);
@@ -125,7 +126,13 @@ impl Upstream {
         state: State,
         outlet: Rc<Outlet>,
     ) -> Result<Pin, PinError> {
-        let upstream = &self.thread.settings().upstream;
+        let failovers = &self.thread.process.failovers;
+        if failovers.is_open() && self.is_away() {
+            failovers.failed(1);
+            return Err(PinError::Unreachable);
+        }
+        let settings = self.thread.settings();
+        let upstream = &settings.upstream;
         let deadline = Instant::now() + upstream.borrow_timeout;
         let turn = self.thread.process.budget.wait_lease(group);
         let Ok(lease) = tokio::time::timeout_at(deadline, turn).await else {
@@ -136,6 +143,7 @@ impl Upstream {
         let deadline = deadline.max(Instant::now() + upstream.queue.timeout);
         let Ok(link) = tokio::time::timeout_at(deadline, self.wearing(&state)).await else {
             self.thread.counters.bound(Bound::QueueTimeout).add(1);
+            failovers.failed(1);
             return Err(PinError::Unreachable);
         };
         Ok(self.lend(link?, lease, Some(&outlet)))
@@ -192,6 +200,9 @@ impl Upstream {
         if link.in_flight() > 0 {
             return link.close("replies are due on it that are nobody's");
         }
+        if let Some(leaving) = link.leaving() {
+            return link.lose(leaving.cause, leaving.why());
+        }
         self.idle_pins.borrow_mut().push(link);
         // In this order: who begins to wait from here on finds it.
         if self.borrowers.get() > 0 {
@@ -235,15 +246,8 @@ impl Upstream {
             let Some(permit) = self.place().await else {
                 continue;
             };
-            match connect(
-                &self.thread,
-                self.own.as_ref(),
-                state,
-                self.name("pinned"),
-                permit,
-            )
-            .await
-            {
+            self.connect_turn().await;
+            match connect(&self.thread, state, self.name("pinned"), permit).await {
                 Ok(link) => {
                     self.connected();
                     self.keep_driving(&link);
@@ -257,7 +261,14 @@ impl Upstream {
 
     fn take_idle(&self, state: &State) -> Option<Rc<Link>> {
         let mut idle = self.idle_pins.borrow_mut();
-        idle.retain(|link| link.is_alive());
+        idle.retain(|link| match link.leaving() {
+            // Nobody is to have it, and its place is wanted.
+            Some(leaving) => {
+                link.lose(leaving.cause, leaving.why());
+                false
+            }
+            None => link.is_alive(),
+        });
         match idle.iter().position(|link| *link.worn() == *state) {
             Some(at) => Some(idle.swap_remove(at)),
             None => idle.pop(),
@@ -274,10 +285,12 @@ impl Upstream {
                     .borrow_mut()
                     .retain(|idle| !Rc::ptr_eq(idle, &link))
             };
-            let why = link.drive(|_| {}, forget).await;
+            let ended = link.drive(|link| upstream.heed(link), forget).await;
             tracing::debug!(
                 connection = link.name,
-                "a pinned connection to the server ended: {why}"
+                cause = ended.cause.map(LossCause::label),
+                "a pinned connection to the server ended: {}",
+                ended.why
             );
         });
     }
@@ -292,7 +305,8 @@ impl Upstream {
         if !link.is_alive() {
             return None;
         }
-        let steps = steps(&link.worn(), target, change, self.own.as_ref(), &link.name);
+        let own = self.thread.own();
+        let steps = steps(&link.worn(), target, change, own.as_ref(), &link.name);
         let (tell, told) = oneshot::channel();
         // Who asked may have gone; the change itself goes on.
         link.dress(steps, Box::new(move |result| drop(tell.send(result))));
@@ -326,12 +340,13 @@ impl Upstream {
     }
 
     /// Ends the blocked call at the server. Asked again until it has answered: the call itself may still be on its way.
-    async fn unblock(&self, link: &Rc<Link>) {
+    async fn unblock(self: &Rc<Self>, link: &Rc<Link>) {
         let request = encode_request(&["CLIENT", "UNBLOCK", &link.server_id.to_string()]);
         let mut pause = Duration::from_millis(1);
         while link.is_alive() && link.is_blocked() {
-            match self.ask(&request) {
-                Some(told) => drop(told.await),
+            // Another server has other clients by the same ids.
+            match self.ask_at(&link.origin().node, &request).await {
+                Some(_) => {}
                 None => return link.close("no connection left to unblock it with"),
             }
             tokio::time::sleep(pause).await;

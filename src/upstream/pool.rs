@@ -8,9 +8,10 @@ use std::task::{Context, Poll, Waker};
 use std::time::Duration;
 
 use tokio::sync::oneshot;
-use tokio::time::Instant;
 
+use super::away::Away;
 use super::handshake::{ConnectError, connect};
+use super::health::Watch;
 use super::link::Link;
 use super::subscription::Subscriptions;
 use super::thread::{Queued, Thread};
@@ -19,18 +20,15 @@ use super::waiting::Waiting;
 use crate::budget::{Kind as SocketKind, SocketPermit};
 use crate::command::Learned;
 use crate::resp::speak::encode_request;
-use crate::session::{Change, Credentials, State, steps};
+use crate::session::{Change, State, steps};
 use crate::shared::{Action, Schedule, Ticket};
-use crate::telemetry::{Bound, ConnectResult};
+use crate::telemetry::{Bound, LossCause};
 
 /// A connection whose kernel buffer is behind by this much is busy: another is opened where there may be one.
 const BUSY_BYTES: usize = 64 * 1024;
 
 /// Databases remembered to exist, so that SELECT is answered without asking again.
 const MAX_KNOWN_DATABASES: usize = 4096;
-
-/// Least time between two log lines about a server that stays away.
-const LOG_EVERY: Duration = Duration::from_secs(10);
 
 /// Why waiting for a shared connection was in vain.
 #[derive(Debug)]
@@ -50,10 +48,11 @@ enum Outcome {
 }
 
 /// One who waits for a shared connection in its state.
-struct Waiter {
+pub(super) struct Waiter {
     outcome: RefCell<Outcome>,
     waker: RefCell<Option<Waker>>,
     since_micros: u64,
+    commands: usize,
     /// Its places among the commands that wait for the server.
     _queued: Option<Queued>,
 }
@@ -107,33 +106,30 @@ impl Drop for SharedWait {
     }
 }
 
-/// Back-off while the server is away.
-#[derive(Default)]
-struct Away {
-    failures: u32,
-    next_attempt: Option<Instant>,
-    last_logged: Option<Instant>,
-}
-
 /// The server's side of one worker.
 pub struct Upstream {
     /// What everything on this thread shares.
     pub thread: Rc<Thread>,
-    pub(super) own: Option<Rc<Credentials>>,
     /// What this worker's clients are subscribed to.
     pub subscriptions: Rc<Subscriptions>,
-    schedule: RefCell<Schedule<State, Rc<Waiter>>>,
-    links: RefCell<Vec<Option<Rc<Link>>>>,
+    pub(super) schedule: RefCell<Schedule<State, Rc<Waiter>>>,
+    pub(super) links: RefCell<Vec<Option<Rc<Link>>>>,
     pub(super) idle_pins: RefCell<Vec<Rc<Link>>>,
     pub(super) pins: RefCell<Vec<std::rc::Weak<Link>>>,
     /// Borrowers of this worker that wait for a place in the budget; a pin that falls idle is theirs first.
     pub(super) borrowers: Cell<usize>,
     pub(super) fell_idle: tokio::sync::Notify,
     pub(super) waiting: Waiting,
-    away: RefCell<Away>,
+    pub(super) health: Watch,
+    pub(super) away: RefCell<Away>,
+    /// The server is being asked whether it is a replica.
+    pub(super) is_asking_role: Cell<bool>,
     names: Cell<u64>,
     known_databases: RefCell<HashSet<u32>>,
     stopping: Cell<bool>,
+    pub(super) is_renewing: Cell<bool>,
+    /// When it was last asked whether those who have not authenticated are served.
+    pub(super) guests_asked_micros: Cell<u64>,
     /// A look at those who wait is on its way.
     will_act: Cell<bool>,
 }
@@ -141,10 +137,7 @@ pub struct Upstream {
 impl Upstream {
     /// The server's side of a worker with `shared` of the shared connections.
     pub fn new(thread: Rc<Thread>, shared: usize) -> Rc<Self> {
-        let upstream = &thread.settings().upstream;
-        let own = Credentials::configured(upstream.username.as_deref(), upstream.password.as_ref());
         Rc::new(Self {
-            own,
             subscriptions: Subscriptions::new(Rc::clone(&thread)),
             schedule: RefCell::new(Schedule::new(shared)),
             links: RefCell::new(vec![None; shared]),
@@ -153,10 +146,14 @@ impl Upstream {
             borrowers: Cell::new(0),
             fell_idle: tokio::sync::Notify::new(),
             waiting: Waiting::default(),
+            health: Watch::default(),
             away: RefCell::default(),
+            is_asking_role: Cell::new(false),
             names: Cell::new(0),
             known_databases: RefCell::new(HashSet::from([0])),
             stopping: Cell::new(false),
+            is_renewing: Cell::new(false),
+            guests_asked_micros: Cell::new(0),
             will_act: Cell::new(false),
             thread,
         })
@@ -165,6 +162,13 @@ impl Upstream {
     /// Goes by the thread's settings, which a reload has changed.
     pub fn reload(self: &Rc<Self>) {
         self.subscriptions.reload();
+        let shared = self.thread.settings().shared_of_worker(self.thread.index);
+        self.schedule.borrow_mut().resize(shared);
+        let mut links = self.links.borrow_mut();
+        let slots = links.len().max(shared);
+        links.resize(slots, None);
+        drop(links);
+        self.act();
     }
 
     /// Opens the first shared connection and keeps it open.
@@ -227,10 +231,17 @@ impl Upstream {
         commands: usize,
     ) -> Result<SharedWait, WaitError> {
         let queued = if self.is_away() {
+            let failovers = &self.thread.process.failovers;
+            if failovers.is_open() {
+                failovers.failed(commands);
+                return Err(WaitError::Unreachable);
+            }
             let Some(queued) = self.thread.process.queue(commands) else {
                 self.thread.counters.bound(Bound::QueueFull).add(1);
+                failovers.failed(commands);
                 return Err(WaitError::Unreachable);
             };
+            failovers.held(commands);
             Some(queued)
         } else {
             None
@@ -239,6 +250,7 @@ impl Upstream {
             outcome: RefCell::new(Outcome::Waiting),
             waker: RefCell::default(),
             since_micros: self.thread.clock.now_micros(),
+            commands,
             _queued: queued,
         });
         let ticket = self
@@ -286,27 +298,34 @@ impl Upstream {
         state.user.is_none() && self.known_databases.borrow().contains(&state.database)
     }
 
-    /// Sends a request of respool's own on any shared connection. `None`: there is none.
-    pub fn ask(&self, request: &[u8]) -> Option<oneshot::Receiver<Vec<u8>>> {
-        let links = self.links.borrow();
-        let usable = || {
-            links
-                .iter()
-                .flatten()
-                .filter(|link| link.is_alive() && !link.is_dressing())
-        };
-        // A client's user may not have the permissions that respool's own has.
-        let link = usable()
-            .find(|link| link.worn().user.is_none())
-            .or_else(|| usable().next())?;
+    /// Sends a request of respool's own on a shared connection that is respool's own user: a client's may not have the
+    /// permissions. `None`: the server is away.
+    pub fn ask(self: &Rc<Self>, request: &[u8]) -> Option<oneshot::Receiver<Vec<u8>>> {
         let (tell, told) = oneshot::channel();
-        link.send_own(request, OwnReply::Tell(tell));
+        let links = self.links.borrow().clone();
+        let is_own =
+            |link: &&Rc<Link>| link.is_alive() && !link.is_dressing() && link.worn().user.is_none();
+        if let Some(link) = links.iter().flatten().find(is_own) {
+            link.send_own(request, OwnReply::Tell(tell));
+            return Some(told);
+        }
+        if self.is_away() {
+            return None;
+        }
+        let wait = self.wait_shared(&State::INITIAL, false, 1).ok()?;
+        let (upstream, request) = (Rc::clone(self), request.to_vec());
+        tokio::task::spawn_local(async move {
+            // Who asked learns of the loss from the dropped sender.
+            if let Ok(Some(link)) = std::future::poll_fn(|cx| wait.poll(cx)).await {
+                link.send_own(&request, OwnReply::Tell(tell));
+                upstream.served(&link, 1);
+            }
+        });
         Some(told)
     }
 
-    /// Asks the server something as respool's own user, on a shared connection that is changed for it if it must be. `None`:
-    /// there is none, or it was lost.
-    pub(super) async fn ask_as_own(self: &Rc<Self>, request: &[u8]) -> Option<Vec<u8>> {
+    /// A shared connection that wears respool's own user, changed for it if it must be. `None`: there is none.
+    pub(super) async fn own_link(self: &Rc<Self>) -> Option<Rc<Link>> {
         loop {
             let own = {
                 let links = self.links.borrow();
@@ -316,10 +335,8 @@ impl Upstream {
                     .filter(|link| link.is_alive() && !link.is_dressing());
                 usable.find(|link| link.worn().user.is_none()).cloned()
             };
-            if let Some(link) = own {
-                let (tell, told) = oneshot::channel();
-                link.send_own(request, OwnReply::Tell(tell));
-                return told.await.ok();
+            if own.is_some() {
+                return own;
             }
             let wait = self.wait_shared(&State::INITIAL, false, 1).ok()?;
             // Whatever it is given, there is one then.
@@ -338,13 +355,20 @@ impl Upstream {
         };
         for waiter in expired {
             self.thread.counters.bound(Bound::QueueTimeout).add(1);
+            self.thread.process.failovers.failed(waiter.commands);
             waiter.settle(Outcome::Failed(WaitError::Unreachable));
         }
         let links = self.links.borrow().clone();
-        links
+        links.iter().flatten().for_each(|link| {
+            link.check_progress(upstream.reply_timeout);
+            link.ping_if_idle(upstream.ping_interval);
+        });
+        // Only those that nobody has borrowed.
+        let idle_pins = self.idle_pins.borrow();
+        idle_pins
             .iter()
-            .flatten()
-            .for_each(|link| link.check_progress(upstream.reply_timeout));
+            .for_each(|link| link.ping_if_idle(upstream.ping_interval));
+        drop(idle_pins);
         self.pins.borrow_mut().retain(|pin| match pin.upgrade() {
             Some(link) => {
                 link.check_progress(upstream.reply_timeout);
@@ -352,11 +376,15 @@ impl Upstream {
             }
             None => false,
         });
+        self.renew_logins();
+        self.ask_for_guests();
         // A borrower may have left with the pin that was kept for it.
         self.give_up_idle();
         self.subscriptions.tick();
+        self.move_on();
         self.yield_seats();
         self.act();
+        self.watch_health();
         self.count_waiting();
     }
 
@@ -400,76 +428,21 @@ impl Upstream {
         )
     }
 
-    /// Waits until the next attempt to connect is due.
-    pub(super) async fn pause(&self) {
-        let until = self.away.borrow().next_attempt;
-        if let Some(until) = until {
-            tokio::time::sleep_until(until).await;
-        }
-    }
-
-    /// An attempt to connect failed.
-    pub(super) fn failed(&self, error: &ConnectError) {
-        let reconnect = self.thread.settings().upstream.reconnect;
-        let mut away = self.away.borrow_mut();
-        // A server that is full is not helped by being asked often.
-        let full = matches!(
-            error,
-            ConnectError::Away {
-                result: ConnectResult::MaxClients,
-                ..
-            }
-        );
-        let exponent = if full { 16 } else { away.failures.min(16) };
-        let edge = reconnect
-            .initial
-            .saturating_mul(1 << exponent)
-            .min(reconnect.max);
-        // Full jitter, but never in a loop without pause.
-        let delay = edge
-            .mul_f64(rand::random::<f64>())
-            .max(reconnect.initial / 10);
-        let now = Instant::now();
-        away.failures += 1;
-        away.next_attempt = Some(now + delay);
-        if away.last_logged.is_none_or(|last| now - last >= LOG_EVERY) {
-            away.last_logged = Some(now);
-            tracing::warn!(
-                failures = away.failures,
-                "cannot connect to the server: {error}"
-            );
-        }
-        let text = error.to_string();
-        if self.is_away() {
-            self.thread.process.health.failed(&text);
-        } else {
-            self.thread.process.health.note_error(&text);
-        }
-    }
-
-    /// A connection to the server came about.
-    pub(super) fn connected(&self) {
-        let failures = std::mem::take(&mut *self.away.borrow_mut()).failures;
-        if failures > 0 {
-            tracing::info!(failures, "connected to the server again");
-        }
-    }
-
     /// Opens shared connection `slot` in `state` and serves it until it is lost; the first one is opened again.
     async fn open(self: Rc<Self>, slot: usize, mut state: State) {
         while !self.stopping.get() {
-            self.pause().await;
+            // The first is kept open by this loop; the others are opened when they are needed.
+            let probe = if slot == 0 {
+                self.pause_or_probe().await
+            } else {
+                self.pause().await;
+                None
+            };
             let permit = self.permit(SocketKind::Shared).await;
-            match connect(
-                &self.thread,
-                self.own.as_ref(),
-                &state,
-                self.name("shared"),
-                permit,
-            )
-            .await
-            {
+            self.connect_turn().await;
+            match connect(&self.thread, &state, self.name("shared"), permit).await {
                 Ok(link) => {
+                    drop(probe);
                     self.serve(slot, &state, link).await;
                     if self.stopping.get() {
                         return;
@@ -504,12 +477,13 @@ impl Upstream {
         self.grant(slot, state);
         self.learn(&link);
         self.act();
-        let why = link
+        let ended = link
             .drive(
-                |_| {
+                |link| {
                     if self.schedule.borrow().waiting() > 0 {
                         self.act();
                     }
+                    self.heed(link);
                 },
                 || {
                     link.slot.set(usize::MAX);
@@ -518,14 +492,21 @@ impl Upstream {
                 },
             )
             .await;
-        if !self.stopping.get() {
-            tracing::warn!(
-                connection = link.name,
-                "a shared connection to the server was lost: {why}"
-            );
-            if self.is_away() {
-                self.thread.process.health.failed(&why);
-            }
+        if self.stopping.get() || ended.cause.is_none() {
+            return;
+        }
+        let now = self.thread.process.now_micros();
+        let life = now.saturating_sub(link.origin().opened_micros);
+        self.lost_after(Duration::from_micros(life));
+        let (why, cause) = (ended.why, ended.cause.map(LossCause::label));
+        tracing::warn!(
+            connection = link.name,
+            server = %link.origin().node,
+            cause,
+            "a shared connection to the server was lost: {why}"
+        );
+        if self.is_away() {
+            self.thread.process.health.failed(&why);
         }
     }
 
@@ -574,7 +555,8 @@ impl Upstream {
         } else {
             Change::Difference
         };
-        let steps = steps(&link.worn(), &target, change, self.own.as_ref(), &link.name);
+        let own = self.thread.own();
+        let steps = steps(&link.worn(), &target, change, own.as_ref(), &link.name);
         let (upstream, of) = (Rc::downgrade(self), Rc::downgrade(&link));
         link.dress(
             steps,
@@ -584,6 +566,9 @@ impl Upstream {
                 };
                 match result {
                     Ok(()) => upstream.grant(slot, &target),
+                    // Respool's own login was refused: whoever waits for the state gets it on the connection that
+                    // takes this one's place.
+                    Err(_) if !link.is_alive() => {}
                     Err(reply) => {
                         let refused = upstream.schedule.borrow_mut().refused(slot, &link.worn());
                         for waiter in refused {

@@ -77,6 +77,11 @@ impl Pushes {
         self.stands_for = names;
     }
 
+    /// The client it is lent to.
+    pub(super) fn client(&self) -> Option<&Rc<Outlet>> {
+        self.client.as_ref()
+    }
+
     /// The client it is lent to; from here on nobody gets anything.
     pub(super) fn take_client(&mut self) -> Option<Rc<Outlet>> {
         std::mem::take(self).client

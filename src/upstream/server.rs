@@ -18,6 +18,8 @@ pub struct Server {
     pub version_text: String,
     /// `master` or `slave`.
     pub role: String,
+    /// Whether it answers NOAUTH to whoever has not authenticated.
+    pub guests_are_refused: bool,
     /// Commands it knows and the static table does not.
     pub learned: Option<std::sync::Arc<Learned>>,
 }
@@ -47,6 +49,11 @@ impl Server {
         self.version = (numbers.next().unwrap_or(0), numbers.next().unwrap_or(0));
         self.hello[usize::from(protocol == Protocol::Resp3)] = reply.to_vec();
         true
+    }
+
+    /// Whether it speaks `protocol`.
+    pub fn speaks(&self, protocol: Protocol) -> bool {
+        !self.hello[usize::from(protocol == Protocol::Resp3)].is_empty()
     }
 
     /// The id of the connection that said HELLO 2.

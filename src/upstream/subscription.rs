@@ -13,6 +13,7 @@ use super::handshake::connect;
 use super::link::Link;
 use super::outlet::Outlet;
 use super::pool::Upstream;
+use super::renewal;
 use super::thread::Thread;
 use crate::budget::Kind as SocketKind;
 use crate::config::OnSubscriptionLoss;
@@ -20,11 +21,12 @@ use crate::fanout::{
     Begun, Confirmation, Counts, Fanout, Kind, Malformed, Message, Said, SubscriberId, read,
 };
 use crate::resp::speak::{push_bulk, push_header};
-use crate::session::State;
-use crate::telemetry::{Bound, Disconnect};
+use crate::session::{Protocol, State};
+use crate::telemetry::{Bound, Disconnect, LossCause};
 use crate::transport::READ_SIZE;
 
-/// A connection that has been silent for this long is asked whether it is still there.
+/// A connection that has been silent for this long is asked whether it is still there, unless `upstream.ping_interval` asks
+/// sooner: while it is dead and nobody knows, messages are missed.
 const PING_AFTER: Duration = Duration::from_secs(5);
 
 /// How long a connection nobody is subscribed on stays open, unless its place is needed.
@@ -62,7 +64,8 @@ pub struct Subscriptions {
     /// Most subscribers of a message in the last turn.
     width: Cell<usize>,
     heard_micros: Cell<u64>,
-    has_pinged: Cell<bool>,
+    /// When the PING was sent that has not been answered.
+    pinged_micros: Cell<Option<u64>>,
     needed_micros: Cell<u64>,
 }
 
@@ -83,7 +86,7 @@ impl Subscriptions {
             placed: Cell::new(0),
             width: Cell::new(0),
             heard_micros: Cell::new(0),
-            has_pinged: Cell::new(false),
+            pinged_micros: Cell::new(None),
             needed_micros: Cell::new(0),
         })
     }
@@ -155,7 +158,6 @@ impl Subscriptions {
     /// [`Malformed`]: the connection is of no further use.
     pub(super) fn take(&self, bytes: &[u8], complete: bool) -> Result<(), Malformed> {
         self.heard_micros.set(self.thread.clock.now_micros());
-        self.has_pinged.set(false);
         if self.is_skipping.get() {
             self.is_skipping.set(!complete);
             return Ok(());
@@ -216,7 +218,13 @@ impl Subscriptions {
                 self.settle();
                 Ok(())
             }
-            Said::Pong => self.fanout.borrow_mut().ponged(),
+            Said::Pong => {
+                self.fanout.borrow_mut().ponged()?;
+                if let Some(asked) = self.pinged_micros.take() {
+                    self.thread.ponged(asked);
+                }
+                Ok(())
+            }
         }
     }
 
@@ -280,6 +288,11 @@ impl Subscriptions {
 
     /// Sends what this turn has brought about: requests to the server, messages to clients.
     pub(super) fn turn(&self) {
+        if let Some(reply) = self.fanout.borrow_mut().take_login()
+            && let Some(link) = &*self.link.borrow()
+        {
+            renewal::answered(&self.thread, link, &reply);
+        }
         let requests = self.fanout.borrow_mut().take_requests();
         if let Some(link) = &*self.link.borrow()
             && !requests.is_empty()
@@ -318,7 +331,7 @@ impl Subscriptions {
     fn opened(self: &Rc<Self>, link: &Rc<Link>) {
         self.heard_micros.set(self.thread.clock.now_micros());
         self.needed_micros.set(self.thread.clock.now_micros());
-        self.has_pinged.set(false);
+        self.pinged_micros.set(None);
         link.feed(Rc::clone(self));
         *self.link.borrow_mut() = Some(Rc::clone(link));
         self.fanout.borrow_mut().connected();
@@ -357,17 +370,48 @@ impl Subscriptions {
             return link.close("nobody is subscribed to anything");
         }
         self.fanout.borrow_mut().ask_again();
-        let silent_since = self.heard_micros.get();
-        let reply_timeout = self.thread.settings().upstream.reply_timeout;
-        if self.has_pinged.get() {
-            if clock.is_past(silent_since, PING_AFTER + reply_timeout) {
+        self.ask_if_silent(&link);
+        self.turn();
+    }
+
+    fn ask_if_silent(&self, link: &Link) {
+        let clock = &self.thread.clock;
+        let heard = self.heard_micros.get();
+        let settings = self.thread.settings();
+        let upstream = &settings.upstream;
+        match self.pinged_micros.get() {
+            // Whatever has come since shows that it is there; the answer still tells how long it took.
+            Some(asked) if clock.is_past(asked.max(heard), upstream.reply_timeout) => {
                 self.thread.counters.bound(Bound::ReplyTimeout).add(1);
-                link.close("no answer to PING within upstream.reply_timeout");
+                self.thread.counters.unanswered_pings.add(1);
+                link.lose(
+                    LossCause::HalfOpen,
+                    "no answer to PING within upstream.reply_timeout",
+                );
             }
-        } else if clock.is_past(silent_since, PING_AFTER) {
-            self.has_pinged.set(true);
-            self.fanout.borrow_mut().ping();
+            None if clock.is_past(heard, upstream.ping_interval.min(PING_AFTER)) => {
+                self.pinged_micros.set(Some(clock.now_micros()));
+                self.fanout.borrow_mut().ping();
+            }
+            _ => {}
         }
+    }
+
+    /// The connection, while there is one.
+    pub(super) fn connection(&self) -> Option<Rc<Link>> {
+        self.link.borrow().clone()
+    }
+
+    /// The connection, if respool's login on it is to be renewed and can be.
+    pub(super) fn overdue_link(&self, now_micros: u64) -> Option<Rc<Link>> {
+        let link = self.link.borrow().clone()?;
+        let takes_login = link.worn().protocol == Protocol::Resp3;
+        (takes_login && link.renewal.is_due(now_micros)).then_some(link)
+    }
+
+    /// Shows the server who respool is.
+    pub(super) fn renew_login(&self, request: &[u8]) {
+        self.fanout.borrow_mut().login(request);
         self.turn();
     }
 
@@ -429,22 +473,20 @@ impl Upstream {
                 break;
             }
             let name = self.name("subscription");
-            match connect(
-                &self.thread,
-                self.own.as_ref(),
-                &State::INITIAL,
-                name,
-                permit,
-            )
-            .await
-            {
+            self.connect_turn().await;
+            let state = subscription_state(&self.thread);
+            match connect(&self.thread, &state, name, permit).await {
                 Ok(link) => {
                     self.connected();
                     subscriptions.opened(&link);
-                    let why = link
+                    let ended = link
                         .drive(|_| subscriptions.turn(), || self.lost_subscriptions())
                         .await;
-                    tracing::debug!("the subscription connection to the server ended: {why}");
+                    tracing::debug!(
+                        cause = ended.cause.map(LossCause::label),
+                        "the subscription connection to the server ended: {}",
+                        ended.why
+                    );
                 }
                 Err(error) => self.failed(&error),
             }
@@ -478,6 +520,23 @@ impl Upstream {
         if on_loss == OnSubscriptionLoss::Close {
             self.subscriptions.close_subscribers();
         }
+    }
+}
+
+/// In RESP3 a connection that is subscribed can be authenticated anew.
+fn subscription_state(thread: &Thread) -> State {
+    let server = thread.process.server.load();
+    let speaks = server
+        .as_ref()
+        .is_some_and(|server| server.speaks(Protocol::Resp3));
+    let protocol = if speaks && thread.process.login().expires() {
+        Protocol::Resp3
+    } else {
+        Protocol::Resp2
+    };
+    State {
+        protocol,
+        ..State::INITIAL
     }
 }
 

@@ -8,10 +8,14 @@ use std::time::Instant;
 
 use arc_swap::{ArcSwap, ArcSwapOption};
 
+use super::credentials::{OwnLogin, Shown};
+use super::failovers::Failovers;
 use super::server::Server;
+use super::whereabouts::Whereabouts;
 use crate::budget::Budget;
-use crate::config::Settings;
+use crate::config::{Role, Settings};
 use crate::fanout::Audiences;
+use crate::session::Credentials;
 use crate::telemetry::{ServerHealth, WorkerCounters};
 use crate::transport::{Clock, Connector, READ_SIZE};
 
@@ -21,6 +25,8 @@ pub struct Process {
     pub configured: ArcSwap<Settings>,
     /// Upstream sockets.
     pub budget: Arc<Budget>,
+    /// Who respool is to the server.
+    pub login: ArcSwap<OwnLogin>,
     /// What is known of the server's health.
     pub health: Arc<ServerHealth>,
     /// What the server said of itself; `None` until it was reached for the first time.
@@ -33,6 +39,10 @@ pub struct Process {
     pub seats_wanted: AtomicUsize,
     /// Who is subscribed to what, in all workers.
     pub audiences: Audiences,
+    /// Where the server is.
+    pub whereabouts: Arc<Whereabouts>,
+    /// How the server was lost.
+    pub failovers: Failovers,
     /// When the process' clock started.
     pub start: Instant,
 }
@@ -47,6 +57,11 @@ impl Process {
     /// What the operator configured, as of the last reload.
     pub fn settings(&self) -> Arc<Settings> {
         self.configured.load_full()
+    }
+
+    /// Who respool is to the server, as of the last reload.
+    pub fn login(&self) -> Arc<OwnLogin> {
+        self.login.load_full()
     }
 
     /// Places for `commands` among those that wait for the server; `None`: `upstream.queue.max_commands` is reached.
@@ -85,6 +100,7 @@ pub struct Thread {
     pub clock: Clock,
     /// The one buffer sockets are read into.
     pub scratch: RefCell<Box<[u8]>>,
+    shown: Shown,
 }
 
 impl Thread {
@@ -98,13 +114,32 @@ impl Thread {
             counters,
             // Room for a carried first line before each read.
             scratch: RefCell::new(vec![0; READ_SIZE + 1024].into_boxed_slice()),
+            shown: Shown::default(),
         }
+    }
+
+    /// Respool's own credentials, as the server most likely takes them; `None`: it does not authenticate.
+    pub fn own(&self) -> Option<Rc<Credentials>> {
+        self.shown.by(&self.process.login())
     }
 
     /// What the operator configured, as of the last reload this worker has heard of.
     #[inline]
     pub fn settings(&self) -> Rc<Settings> {
         Rc::clone(&self.settings.borrow())
+    }
+
+    /// What the server is for. Asked of every request, so without a count.
+    #[inline]
+    pub fn role(&self) -> Role {
+        self.settings.borrow().upstream.role
+    }
+
+    /// The server answered a PING that was sent at this time of the worker's clock, which has been read since.
+    pub fn ponged(&self, asked_micros: u64) {
+        let took = self.clock.now_micros().saturating_sub(asked_micros);
+        self.counters.ping_duration.record_micros(took, 1);
+        self.process.health.answered(took);
     }
 
     /// Goes by what the process goes by from now on.

@@ -7,9 +7,10 @@ use std::task::Waker;
 
 use tokio::sync::oneshot;
 
-use super::outlet::Outlet;
+use super::outlet::{Outlet, Unsent};
 use crate::resp::{Advance, ReplyScanner};
 use crate::session::{Effect, Stream, Verb};
+use crate::telemetry::Disconnect;
 use crate::transport::READ_SIZE;
 use crate::waits::Popped;
 
@@ -120,6 +121,8 @@ pub enum OwnReply {
     Step(Effect),
     /// Somebody waits for it.
     Tell(oneshot::Sender<Vec<u8>>),
+    /// It tells that the connection is still there; it was asked at this time of the worker's clock.
+    Pong(u64),
     /// Nobody wants it.
     Ignore,
     /// Somebody is called with it.
@@ -280,6 +283,64 @@ impl Inner {
             sent_micros: now,
             start,
         });
+    }
+
+    /// The connection is lost: requests never sent go back to their clients, who sent others are closed after the
+    /// replies they got, and so is the client it is lent to. Returns how many that closes.
+    pub(super) fn collapse(self, pinned: Option<Rc<Outlet>>) -> u64 {
+        let first = self.sent_total - self.written as u64;
+        let mut dues = self.due.into_iter().peekable();
+        let mut own = Vec::new();
+        let mut disconnected = 0;
+        let mut disconnect = |outlet: &Outlet| {
+            disconnected += u64::from(!outlet.is_closed());
+            outlet.close(Disconnect::UpstreamLost);
+        };
+        while let Some(due) = dues.next() {
+            let (outlet, count, kind, show, start) = match due {
+                Due::Client {
+                    outlet,
+                    count,
+                    kind,
+                    show,
+                    start,
+                    ..
+                } => (outlet, count, kind, show, start),
+                Due::Own {
+                    reply: OwnReply::Then(then),
+                    start,
+                } => {
+                    own.push((then.call, start < self.sent_total));
+                    continue;
+                }
+                Due::Own { .. } => continue,
+            };
+            let plain = matches!(kind, Kind::Plain) && !matches!(show, Show::Replace(_));
+            if start >= self.sent_total && plain && pinned.is_none() {
+                let next = dues.peek().map(|next| match next {
+                    Due::Client { start, .. } | Due::Own { start, .. } => (start - first) as usize,
+                });
+                let from = (start - first) as usize;
+                let bytes = self.out[from..next.unwrap_or(self.out.len())].to_vec();
+                outlet.take_back(Unsent {
+                    bytes,
+                    count,
+                    visible: show == Show::Pass,
+                });
+            } else {
+                disconnect(&outlet);
+            }
+        }
+        if let Some(outlet) = pinned {
+            disconnect(&outlet);
+        }
+        self.room.into_iter().for_each(Waker::wake);
+        for (call, sent) in own {
+            call(Answer::Lost { sent });
+        }
+        // Whoever waits for the change learns of the loss from the schedule or from the dropped callback.
+        drop(self.dressings);
+        disconnected
     }
 
     /// Bytes of the reply at the front that do not simply pass in a batch.

@@ -21,7 +21,7 @@ use crate::budget::PinLease;
 use crate::command::PinReason;
 use crate::resp::speak::encode_request;
 use crate::session::State;
-use crate::telemetry::Bound;
+use crate::telemetry::{Bound, LossCause};
 use crate::waits::{
     Action, Call, Failure, Fate, NotSeated, Outcome, Popped, SeatId, Sending, TryId, Unblock,
     WaiterId, Waits,
@@ -145,8 +145,8 @@ enum Next {
 }
 
 /// A connection borrowed for issued calls.
-struct Seat {
-    link: Rc<Link>,
+pub(super) struct Seat {
+    pub(super) link: Rc<Link>,
     pin: RefCell<Option<Pin>>,
     is_calling: Cell<bool>,
     /// CLIENT UNBLOCK is under way, or about to be repeated.
@@ -159,9 +159,9 @@ struct Seat {
 /// The blocked clients of one worker.
 #[derive(Default)]
 pub(super) struct Waiting {
-    waits: RefCell<Waits<State>>,
+    pub(super) waits: RefCell<Waits<State>>,
     waiters: RefCell<HashMap<WaiterId, Rc<Waiter>>>,
-    seats: RefCell<HashMap<SeatId, Rc<Seat>>>,
+    pub(super) seats: RefCell<HashMap<SeatId, Rc<Seat>>>,
     /// Actions are being carried out: those of events meanwhile join them.
     is_acting: Cell<bool>,
     /// How many of those who wait for a lease are seats.
@@ -252,7 +252,7 @@ impl Upstream {
     }
 
     /// Carries out what is to be done until nothing is.
-    fn carry_out(self: &Rc<Self>) {
+    pub(super) fn carry_out(self: &Rc<Self>) {
         let waiting = &self.waiting;
         if waiting.is_acting.replace(true) {
             return;
@@ -518,6 +518,10 @@ impl Upstream {
             }
             return self.seat_lost(id, false);
         }
+        let now = self.thread.clock.now_micros();
+        if seat.link.renewal.is_due(now) && seat.link.takes_login() {
+            self.renew(&seat.link);
+        }
         if let Some((attempt, sending)) = ahead {
             self.send_try(&seat.link, attempt, sending);
         }
@@ -554,6 +558,18 @@ impl Upstream {
         }
     }
 
+    /// Seats that are blocked on a connection whose login is due.
+    pub(super) fn overdue_seats(&self, now_micros: u64) -> Vec<SeatId> {
+        let is_overdue = |seat: &Seat| {
+            let is_own = seat.link.worn().user.is_none();
+            let is_blocked = seat.is_calling.get() && !seat.is_unblocking.get();
+            is_own && is_blocked && seat.link.renewal.is_due(now_micros)
+        };
+        let seats = self.waiting.seats.borrow();
+        let overdue = seats.iter().filter(|(_, seat)| is_overdue(seat));
+        overdue.map(|(id, _)| *id).collect()
+    }
+
     fn seat_lost(&self, id: SeatId, sent: bool) {
         // Its connection goes with it.
         let seat = self.waiting.seats.borrow_mut().remove(&id);
@@ -564,7 +580,7 @@ impl Upstream {
         self.waiting.waits.borrow_mut().lost(id, sent, now);
     }
 
-    fn unblock_seat(self: &Rc<Self>, id: SeatId) {
+    pub(super) fn unblock_seat(self: &Rc<Self>, id: SeatId) {
         let Some(seat) = self.seat(id) else { return };
         if seat.is_unblocking.replace(true) {
             return seat.unblock_next.set(true);
@@ -593,8 +609,8 @@ impl Upstream {
             .is_err()
         {
             self.thread.counters.bound(Bound::ReplyTimeout).add(1);
-            seat.link
-                .close("its call did not end within upstream.reply_timeout");
+            let why = "its call did not end within upstream.reply_timeout";
+            seat.link.lose(LossCause::Timeout, why);
         }
     }
 
@@ -603,7 +619,13 @@ impl Upstream {
         let request = encode_request(&["CLIENT", "UNBLOCK", &server_id]);
         let mut pause = Duration::from_millis(1);
         while seat.is_calling.get() && seat.link.is_alive() {
-            let reply = self.ask_as_own(&request).await.unwrap_or_default();
+            // Another server has other clients by the same ids.
+            let asked = self.ask_at(&seat.link.origin().node, &request).await;
+            if let (None, Some(leaving)) = (&asked, seat.link.leaving()) {
+                let why = "its call cannot be ended at a server that has moved";
+                return seat.link.lose(leaving.cause, why);
+            }
+            let reply = asked.unwrap_or_default();
             if reply.starts_with(b"-NOPERM") || reply.starts_with(b"-ERR unknown") {
                 tracing::warn!(
                     "the server refuses CLIENT UNBLOCK to respool's own user: blocked clients cannot be served; \

@@ -26,7 +26,7 @@ pub use attempts::{Failure, Sending, TryId};
 pub use call::Call;
 pub use machine::Waits;
 pub use popped::{Fate, Popped};
-pub use seats::{NotSeated, SeatId};
+pub use seats::SeatId;
 
 use std::rc::Rc;
 
@@ -100,6 +100,17 @@ impl Outcome {
     fn reply(bytes: &[u8]) -> Self {
         Self::Reply(bytes.into())
     }
+}
+
+/// Why no connection was borrowed.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum NotSeated {
+    /// None became free in time, or it was not wanted any more.
+    Timeout,
+    /// The server is away.
+    Unreachable,
+    /// The server refused the state with this reply.
+    Refused(Vec<u8>),
 }
 
 /// What the caller has to do.

@@ -37,6 +37,10 @@ pub(super) fn is_passing(error: &[u8]) -> bool {
         b"NOREPLICAS",
         b"LOADING",
         b"MASTERDOWN",
+        // A primary that has become a replica ends all blocked calls with the first and answers the next with the second;
+        // the next primary will serve who has waited.
+        b"UNBLOCKED",
+        b"READONLY",
     ];
     let text = error.strip_prefix(b"-").unwrap_or(error);
     let because = b"EXECABORT Transaction discarded because of: ";

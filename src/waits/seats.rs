@@ -10,7 +10,7 @@ use super::class::{Class, ClassId, Place};
 use super::machine::Waits;
 use super::reply::{Said, UNBLOCKED, is_passing};
 use super::{
-    Action, GRACE_MICROS, Key, MAX_SLICE_MICROS, MIN_SLICE_MICROS, Outcome, POLL_MICROS,
+    Action, GRACE_MICROS, Key, MAX_SLICE_MICROS, MIN_SLICE_MICROS, NotSeated, Outcome, POLL_MICROS,
     ROUND_MICROS, SETTLING_MICROS,
 };
 use crate::command::PinReason;
@@ -18,17 +18,6 @@ use crate::command::PinReason;
 /// Identifies a seat; never used again.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct SeatId(u64);
-
-/// Why no connection was borrowed.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub enum NotSeated {
-    /// None became free in time, or it was not wanted any more.
-    Timeout,
-    /// The server is away.
-    Unreachable,
-    /// The server refused the state with this reply.
-    Refused(Vec<u8>),
-}
 
 #[derive(Debug)]
 enum Phase {
@@ -234,8 +223,8 @@ impl<S: Clone + PartialEq> Waits<S> {
     /// one held longest first.
     pub fn yield_to(&mut self, others: usize, now: u64) {
         self.now = now;
-        let yielding = self.seating.seats.values();
-        if yielding.filter(|seat| seat.is_yielding).count() >= others {
+        let is_yielding = |seat: &&Seat<S>| seat.is_yielding;
+        if self.seating.seats.values().filter(is_yielding).count() >= others {
             return;
         }
         let may = |seat: &Seat<S>| {
@@ -244,12 +233,22 @@ impl<S: Clone + PartialEq> Waits<S> {
                 && now >= seat.borrowed_at + MAX_SLICE_MICROS
         };
         let seats = self.seating.seats.iter().filter(|(_, seat)| may(seat));
-        let longest = seats.min_by_key(|(id, seat)| (seat.borrowed_at, **id));
-        if let Some((&id, _)) = longest {
-            if let Some(seat) = self.seating.seats.get_mut(&id) {
-                seat.is_yielding = true;
+        let longest = seats.map(|(id, seat)| (seat.borrowed_at, *id)).min();
+        if let Some((_, id)) = longest {
+            self.vacate(id, now);
+        }
+    }
+
+    /// The connection of a seat is to be given back as soon as its call can be ended.
+    pub fn vacate(&mut self, id: SeatId, now: u64) {
+        self.now = now;
+        let seat = self.seating.seats.get_mut(&id);
+        if let Some(seat) = seat.filter(|seat| !seat.is_yielding) {
+            seat.is_yielding = true;
+            match seat.phase {
+                Phase::Idle => self.place(id),
+                _ => self.unblock_seat(id),
             }
-            self.unblock_seat(id);
         }
     }
 

@@ -1,6 +1,7 @@
 //! Blocked clients against a server that is a few lines of code.
 
 mod invariants;
+mod leaving;
 mod model;
 mod order;
 mod rest;

@@ -1,17 +1,21 @@
 //! A client on its way in: its TLS handshake, the group that its certificate gives it, and its first turn.
 //!
-//! Invariant: a client in its handshake has its permit, so that handshakes are bounded as clients are.
+//! Invariant: a client in its handshake has its place, so that handshakes are bounded as clients are: in its group, or, where
+//! its certificate decides the group, among all clients.
 
 use std::rc::Rc;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use super::{Newcomer, Seat};
-use crate::admission::{HoldPermit, Permit, Refusal};
+use super::{Newcomer, Place, Rejected, Seat};
+use crate::admission::{HandshakePermit, Permit, Refusal};
 use crate::client::{Arrived, Client, Site, hold, make_room};
 use crate::identity::Identity;
 use crate::telemetry::{Bound, Disconnect, TlsHandshake};
-use crate::transport::{AcceptError, Acceptance, Accepted, Stream};
+use crate::transport::{AcceptError, Acceptance, Stream, Tls};
+
+/// How long a handshake may take where `limits.handshake_timeout` is off.
+const LONGEST_HANDSHAKE: Duration = Duration::from_secs(10);
 
 /// Handshakes that failed are logged once in this time, by each worker: anybody can cause them without end.
 const LOG_EVERY: Duration = Duration::from_secs(10);
@@ -25,7 +29,7 @@ thread_local! {
 pub(super) fn arrive(site: &Rc<Site>, newcomer: Newcomer) {
     let Newcomer {
         socket,
-        permit,
+        place,
         identity,
         laddr,
         seat,
@@ -34,22 +38,28 @@ pub(super) fn arrive(site: &Rc<Site>, newcomer: Newcomer) {
         Ok(opened) => opened,
         Err(error) => return tracing::warn!("a client could not be served: {error}"),
     };
-    let arrived = Arrived {
+    let arrived_micros = site.thread.clock.now_micros();
+    let take_in = move |stream, permit, identity| Arrived {
         stream,
         permit,
         identity,
         laddr,
-        arrived_micros: site.thread.clock.now_micros(),
+        arrived_micros,
     };
-    match tls {
-        None => begin(site, arrived, seat),
+    match (tls, place) {
+        (None, Place::Admitted(permit)) => begin(site, take_in(stream, permit, identity), seat),
+        // Only a certificate is waited for, and without TLS there is none.
+        (None, Place::Unknown(_)) => {}
         // A task of its own, so that the client's holds nothing of the handshake.
-        Some(acceptance) => drop(tokio::task::spawn_local(welcome(
-            Rc::clone(site),
-            acceptance,
-            arrived,
-            seat,
-        ))),
+        (Some(acceptance), place) => {
+            let site = Rc::clone(site);
+            tokio::task::spawn_local(async move {
+                let welcomed = welcome(&site, &acceptance, stream, place, identity).await;
+                if let Some((stream, permit, identity)) = welcomed {
+                    begin(&site, take_in(stream, permit, identity), seat);
+                }
+            });
+        }
     }
 }
 
@@ -62,48 +72,61 @@ fn begin(site: &Rc<Site>, arrived: Arrived, seat: Seat) {
     });
 }
 
-/// The handshake of a client, and the place that its certificate gives it.
-async fn welcome(site: Rc<Site>, acceptance: Arc<Acceptance>, arrived: Arrived, seat: Seat) {
-    let Arrived {
-        stream,
-        mut permit,
-        mut identity,
-        laddr,
-        arrived_micros,
-    } = arrived;
-    let stream = match greet(&site, &acceptance, stream, &identity).await {
+/// The handshake of a client, and the place that its certificate gives it. `None`: it has been told, or has gone.
+async fn welcome(
+    site: &Rc<Site>,
+    acceptance: &Acceptance,
+    stream: Stream,
+    place: Place,
+    mut identity: Identity,
+) -> Option<(Stream, Permit, Identity)> {
+    let stream = match greet(site, acceptance, stream, &identity).await {
         Ok(stream) => stream,
-        Err(reason) => return count(&site, &permit, reason),
+        Err(reason) => {
+            // Of one that showed no certificate, the group of those without.
+            let group = match &place {
+                Place::Admitted(permit) => permit.group(),
+                Place::Unknown(_) => site.admission.group_of(&identity),
+            };
+            site.thread
+                .counters
+                .group(group.index())
+                .disconnect(reason)
+                .add(1);
+            return None;
+        }
     };
-    if let Some(name) = common_name(&stream) {
-        identity.certificate = name;
-        match regroup(&site, permit, &identity).await {
-            Ok(moved) => permit = moved,
-            Err((refused, refusal)) => {
-                count(&site, &refused, Disconnect::Rejected);
-                drop((refused, seat));
-                return turn_away(&site, stream, &refusal).await;
+    let permit = match place {
+        Place::Admitted(permit) => permit,
+        Place::Unknown(permit) => {
+            identity.certificate = common_name(&stream).unwrap_or_default();
+            match admit(site, permit, &identity).await {
+                Ok(permit) => permit,
+                Err(refusal) => {
+                    turn_away(site, stream, &refusal).await;
+                    return None;
+                }
             }
         }
-    }
-    let arrived = Arrived {
-        stream,
-        permit,
-        identity,
-        laddr,
-        arrived_micros,
     };
-    begin(&site, arrived, seat);
+    Some((stream, permit, identity))
 }
 
 /// Holds a rejected socket and answers it, through TLS where it speaks that.
-pub(super) async fn reject(site: Rc<Site>, socket: Accepted, text: Vec<u8>, permit: HoldPermit) {
+pub(super) async fn reject(site: Rc<Site>, rejected: Rejected) {
+    let Rejected {
+        socket,
+        text,
+        mut permit,
+        seat,
+    } = rejected;
     let stream = match socket.open() {
         Ok((stream, None)) => stream,
         Ok((stream, Some(acceptance))) => {
-            // No longer than it would be held.
-            let limit = site.thread.settings().limits.reject_hold;
-            match Box::pin(acceptance.accept(stream, limit)).await {
+            // No longer than it is held in all.
+            let left = permit.until().saturating_duration_since(Instant::now());
+            let limit = left.min(handshake_limit(&site));
+            match Box::pin(shake(&site, &acceptance, stream, limit)).await {
                 Ok(stream) => stream,
                 // It is not wanted anyway.
                 Err(_) => return,
@@ -111,27 +134,47 @@ pub(super) async fn reject(site: Rc<Site>, socket: Accepted, text: Vec<u8>, perm
         }
         Err(error) => return tracing::debug!("a rejected socket could not be held: {error}"),
     };
+    permit.has_shaken();
     let thread = Rc::clone(&site.thread);
     hold(thread, Rc::new(stream), text, Vec::new(), permit).await;
+    drop(seat);
+}
+
+fn handshake_limit(site: &Site) -> Duration {
+    let limit = site.thread.settings().limits.handshake_timeout;
+    if limit.is_zero() {
+        LONGEST_HANDSHAKE
+    } else {
+        limit
+    }
+}
+
+/// A handshake, counted.
+async fn shake(
+    site: &Site,
+    acceptance: &Acceptance,
+    stream: Stream,
+    limit: Duration,
+) -> Result<Stream, AcceptError> {
+    let shaken = acceptance.accept(stream, limit).await;
+    let result = match &shaken {
+        Ok(stream) => TlsHandshake::of(stream.tls().is_some_and(Tls::is_resumed)),
+        Err(_) => TlsHandshake::Failed,
+    };
+    site.thread.counters.client_handshakes(result).add(1);
+    shaken
 }
 
 async fn greet(
     site: &Site,
-    acceptance: &Arc<Acceptance>,
+    acceptance: &Acceptance,
     stream: Stream,
     identity: &Identity,
 ) -> Result<Stream, Disconnect> {
-    let limit = site.thread.settings().limits.handshake_timeout;
-    let handshakes = |result| site.thread.counters.client_handshakes(result).add(1);
-    let error = match acceptance.accept(stream, limit).await {
-        Ok(stream) => {
-            let is_resumed = stream.tls().is_some_and(|tls| tls.is_resumed());
-            handshakes(TlsHandshake::of(is_resumed));
-            return Ok(stream);
-        }
+    let error = match shake(site, acceptance, stream, handshake_limit(site)).await {
+        Ok(stream) => return Ok(stream),
         Err(error) => error,
     };
-    handshakes(TlsHandshake::Failed);
     log(identity, &error);
     Err(match error {
         AcceptError::Closed => Disconnect::Closed,
@@ -158,33 +201,26 @@ fn common_name(stream: &Stream) -> Option<Box<str>> {
     Some(name.into_boxed_str()).filter(|name| !name.is_empty())
 }
 
-/// Moves the client's place to the group that its certificate gives it.
-async fn regroup(
+/// The client's place in the group that its certificate gives it, where one of that group may have to go for it.
+async fn admit(
     site: &Rc<Site>,
-    mut permit: Permit,
+    permit: HandshakePermit,
     identity: &Identity,
-) -> Result<Permit, (Permit, Refusal)> {
-    // What its first place crossed would be forgotten with it.
-    for line in [permit.warning.take(), permit.observed.take()]
-        .into_iter()
-        .flatten()
-    {
-        tracing::warn!("{line}");
-    }
-    let refusal = match permit.regroup(identity, Instant::now()) {
-        Ok(_) => return Ok(permit),
-        Err(refusal) => refusal,
+) -> Result<Permit, Box<Refusal>> {
+    let (permit, refusal) = match permit.admit(identity, Instant::now()) {
+        Ok(permit) => return Ok(permit),
+        Err(refused) => refused,
     };
-    if refusal.evict {
-        let (registry, errands) = (Arc::clone(&site.registry), Arc::clone(&site.errands));
-        let now_ms = site.thread.clock.now_ms();
-        if make_room(registry, errands, refusal.clone(), now_ms, 0).await
-            && let Ok(permit) = site.admission.admit(identity, Instant::now())
-        {
-            return Ok(permit);
-        }
+    if !refusal.evict {
+        return Err(refusal);
     }
-    Err((permit, refusal))
+    let (registry, errands) = (Arc::clone(&site.registry), Arc::clone(&site.errands));
+    let now_ms = site.thread.clock.now_ms();
+    // Meanwhile it keeps the place that its handshake had.
+    if !make_room(registry, errands, (*refusal).clone(), now_ms, 0).await {
+        return Err(refusal);
+    }
+    permit.admit(identity, Instant::now()).map_err(|_| refusal)
 }
 
 /// The group that the client's certificate gives it is full.
@@ -193,16 +229,16 @@ async fn turn_away(site: &Rc<Site>, stream: Stream, refusal: &Refusal) {
         tracing::warn!("rejected: {refusal}{line}");
     }
     let text = refusal.client_text(site.thread.settings().limits.explain_rejections);
-    match site.admission.hold() {
+    match site.admission.hold(Instant::now()) {
         Some(permit) => {
             let thread = Rc::clone(&site.thread);
             hold(thread, Rc::new(stream), text, Vec::new(), permit).await;
         }
-        None => site.thread.counters.bound(Bound::Rejected).add(1),
+        None => {
+            site.thread.counters.bound(Bound::Rejected).add(1);
+            // As far as that goes without waiting.
+            let _ = stream.try_write(&text);
+            stream.finish_writing();
+        }
     }
-}
-
-fn count(site: &Site, permit: &Permit, reason: Disconnect) {
-    let group = permit.group().index();
-    site.thread.counters.group(group).disconnect(reason).add(1);
 }

@@ -1,6 +1,7 @@
 //! The configuration as an operator meets it: the shipped samples, the documentation, and every problem told at once.
 
 mod anything;
+mod authentication;
 mod documentation;
 mod meaning;
 mod problems;

@@ -1,6 +1,6 @@
 //! Where passwords come from, and that they are shown nowhere; what a report says.
 
-use respool::config;
+use respool::config::{self, SecretSource};
 
 use crate::{machine, minimal_and, parse, valid};
 
@@ -12,12 +12,13 @@ fn a_password_comes_from_one_of_three_places() {
         let environment = |name: &str| (name == "REDIS_PASSWORD").then(|| "hunter2-env".to_owned());
         let settings = config::parse(&minimal_and(key), dir.path(), &machine(), &environment);
         let settings = settings.unwrap_or_else(|problems| panic!("{problems}"));
-        settings
-            .upstream
-            .password
-            .expect("a password")
-            .expose()
-            .to_owned()
+        let login = settings.upstream.login.expect("a password");
+        match login.sources.as_slice() {
+            [SecretSource::Given(secret) | SecretSource::File(_, secret)] => {
+                secret.expose().to_owned()
+            }
+            other => panic!("{other:?}"),
+        }
     };
     assert_eq!(password("password = 'hunter2'"), "hunter2");
     assert_eq!(password("password_file = 'secret'"), "hunter2-file");
@@ -41,6 +42,19 @@ fn secrets_are_in_no_problem_and_no_report() {
         "tls = { key = 'hunter2' }\n",
         "queue = 'hunter2'\n",
         "auth = 'hunter2'\n",
+        "auth.mode = 'hunter2'\n",
+        "password_next = ['hunter2']\n",
+        "password_next = 'hunter2'\npassword_next_env = 'hunter2'\n",
+        "password_command = 'hunter2'\n",
+        "password_command = ['', 'hunter2']\n",
+        "password_command = ['a', 'hunter2']\npassword_env = 'hunter2'\n",
+        "iam = 'hunter2'\n",
+        "[[auth.user]]\nname = 'ann'\npassword = 'hunter2'\n",
+        "[auth]\nmode = 'proxy'\n[[auth.user]]\nname = 'ann'\npassword_file = 'hunter2'\n",
+        "[auth]\nmode = 'proxy'\n[[auth.user]]\nname = 'ann'\npassword_env = 'hunter2'\n",
+        "[auth]\nmode = 'proxy'\n[[auth.user]]\nname = 'ann'\npassword_sha256 = ['hunter2']\n",
+        "[auth]\nmode = 'proxy'\n[[auth.user]]\nname = 'ann'\npassword_sha256 = 'hunter2'\n",
+        "[auth]\nmode = 'proxy'\n[[auth.user]]\npassword = 'hunter2'\n",
         "[limits]\npassword = 'hunter2'\n",
     ];
     for more in wrong {
@@ -52,7 +66,13 @@ fn secrets_are_in_no_problem_and_no_report() {
     }
     let url = parse("upstream.address = 'redis://:hunter2@127.0.0.1:6379'\n").expect_err("a URL");
     assert!(!format!("{url} {url:?}").contains("hunter2"), "{url}");
-    for key in ["password = 'hunter2'", "password_env = 'REDIS_PASSWORD'"] {
+    for key in [
+        "password = 'hunter2'",
+        "password_env = 'REDIS_PASSWORD'",
+        "password = 'x'\npassword_next = 'hunter2'",
+        "password_command = ['/bin/echo', 'hunter2']",
+        "[auth]\nmode = 'proxy'\n[[auth.user]]\nname = 'ann'\npassword = 'hunter2'\n",
+    ] {
         let settings = valid(&minimal_and(key));
         assert!(!format!("{settings:?}{}", config::report(&settings)).contains("hunter2"));
     }

@@ -265,6 +265,7 @@ fn eventually_nobody(respool: &Respool) {
     for name in [
         "respool_client_connections",
         "respool_client_idle_connections",
+        "respool_client_handshakes",
         "respool_client_rejections_held",
         "respool_upstream_waiting_requests",
         "respool_upstream_waiting_pins",
@@ -468,8 +469,13 @@ fn invariant_7_every_bound_reached_is_counted_and_logged() {
 #[test]
 fn invariant_8_secrets_never_appear() {
     const OWN: &str = "own-secret-4711";
+    const NEXT: &str = "next-secret-1234";
     const THEIRS: &str = "their-secret-0815";
     const WRONG: &str = "wrong-secret-2342";
+    let dir = tempfile::tempdir().expect("a directory");
+    let file = dir.path().join("password");
+    std::fs::write(&file, OWN).expect("written");
+    let file = file.display();
     let redis = Redis::start(&[]);
     let rule = format!(">{THEIRS}");
     for command in [
@@ -479,46 +485,77 @@ fn invariant_8_secrets_never_appear() {
     ] {
         assert_eq!(redis.cmd(command), Value::ok());
     }
-    let respool = Respool::with(&redis)
-        .upstream(&format!("password = \"{OWN}\""))
-        .section("[log]\nlevel = \"debug\"")
-        .start();
-    let mut replies = Vec::new();
-    let mut ask = |client: &mut Client, args: &[&str]| {
-        if let Some(reply) = client.try_cmd(args) {
-            replies.push(format!("{reply:?}"));
-        }
-    };
-    let mut client = respool.client();
-    ask(&mut client, &["AUTH", "ann", WRONG]);
-    ask(&mut client, &["AUTH", WRONG]);
-    ask(&mut client, &["HELLO", "3", "AUTH", "ann", WRONG]);
-    ask(&mut client, &["AUTH", "ann", THEIRS]);
-    ask(&mut client, &["HELLO", "3", "AUTH", "ann", THEIRS]);
-    ask(&mut client, &["GET", "k"]);
-    ask(&mut client, &["CLIENT", "LIST"]);
-    ask(&mut client, &["CLIENT", "INFO"]);
-    // A connection that is lost is opened and authenticated again.
-    redis.cmd(&["CLIENT", "KILL", "TYPE", "normal", "SKIPME", "yes"]);
-    let mut again = respool.client();
-    ask(&mut again, &["PING"]);
-    let mut cut = respool.client();
-    cut.send(format!(
-        "*3\r\n$4\r\nAUTH\r\n$3\r\nann\r\n$-7\r\n{THEIRS}\r\n"
-    ));
-    replies.push(show(&cut.read_to_end()));
+    let command = format!(
+        "password_command = [\"/bin/cat\", \"{file}\", \"--{WRONG}\"]\npassword_next_file = \"{file}\""
+    );
+    for (upstream, section) in [
+        (format!("password = \"{OWN}\""), String::new()),
+        (
+            format!("password = \"{NEXT}\"\npassword_next_file = \"{file}\""),
+            "[auth]\nmode = \"passthrough\"".to_owned(),
+        ),
+        (
+            command,
+            format!(
+                "[auth]\nmode = \"proxy\"\n[[auth.user]]\nname = \"ann\"\npassword = \"{THEIRS}\""
+            ),
+        ),
+        (
+            format!("password_file = \"{file}\"\npassword_next = \"{NEXT}\""),
+            "[auth]\nmode = \"none\"".to_owned(),
+        ),
+    ] {
+        let respool = Respool::with(&redis)
+            .upstream(&upstream)
+            .section(&section)
+            .section("[log]\nlevel = \"debug\"")
+            .start();
+        let mut replies = Vec::new();
+        let mut ask = |client: &mut Client, args: &[&str]| {
+            if let Some(reply) = client.try_cmd(args) {
+                replies.push(format!("{reply:?}"));
+            }
+        };
+        let mut client = respool.client();
+        ask(&mut client, &["AUTH", "ann", WRONG]);
+        ask(&mut client, &["AUTH", WRONG]);
+        ask(&mut client, &["AUTH", WRONG, "ann"]);
+        ask(&mut client, &["HELLO", "3", "AUTH", "ann", WRONG]);
+        ask(&mut client, &["AUTH", "ann", THEIRS]);
+        ask(&mut client, &["HELLO", "3", "AUTH", "ann", THEIRS]);
+        ask(&mut client, &["GET", "k"]);
+        ask(&mut client, &["CLIENT", "LIST"]);
+        ask(&mut client, &["CLIENT", "INFO"]);
+        // A connection that is lost is opened and authenticated again.
+        redis.cmd(&["CLIENT", "KILL", "TYPE", "normal", "SKIPME", "yes"]);
+        let mut again = respool.client();
+        ask(&mut again, &["AUTH", "ann", THEIRS]);
+        ask(&mut again, &["PING"]);
+        let mut cut = respool.client();
+        cut.send(format!(
+            "*3\r\n$4\r\nAUTH\r\n$3\r\nann\r\n$-7\r\n{THEIRS}\r\n"
+        ));
+        replies.push(show(&cut.read_to_end()));
 
-    let arguments = std::fs::read(format!("/proc/{}/cmdline", respool.pid())).expect("it runs");
+        assert_hidden(&respool, &replies.join("\n"), &[OWN, NEXT, THEIRS, WRONG]);
+    }
+}
+
+/// Asserts that the secrets are nowhere where somebody could read them.
+#[track_caller]
+fn assert_hidden(respool: &Respool, replies: &str, secrets: &[&str]) {
+    let arguments = std::fs::read(format!("/proc/{}/cmdline", respool.pid()));
+    let arguments = String::from_utf8_lossy(&arguments.expect("it runs")).into_owned();
     let places = [
-        ("replies", replies.join("\n")),
+        ("replies", replies.to_owned()),
         ("the log", respool.log_text()),
         ("/metrics", respool.metrics()),
         ("/status", respool.status()),
         ("/", respool.http("/").1),
-        ("argv", String::from_utf8_lossy(&arguments).into_owned()),
+        ("argv", arguments),
     ];
     for (place, text) in places {
-        for secret in [OWN, THEIRS, WRONG] {
+        for secret in secrets {
             assert!(!text.contains(secret), "{secret} in {place}:\n{text}");
         }
     }

@@ -1,5 +1,7 @@
 //! Reloading: what changes is in force when the answer comes, what cannot change is named, and nobody is dropped.
 
+mod under_load;
+
 use std::os::unix::fs::symlink;
 
 use crate::harness::{Client, Redis, Respool, Value, encode, eventually, show};
@@ -280,4 +282,67 @@ fn a_watched_file_is_reloaded_when_its_content_changes() {
         "a refusal is logged once\n{}",
         respool.log_text()
     );
+}
+
+#[test]
+fn users_change_and_who_was_one_goes_on() {
+    let redis = Redis::start(&[]);
+    let with_users = |users: &[(&str, &str)]| {
+        let user = |(name, password)| {
+            format!("[[auth.user]]\nname = \"{name}\"\npassword = \"{password}\"\n")
+        };
+        let users: String = users.iter().copied().map(user).collect();
+        Respool::with(&redis).section(&format!("[auth]\nmode = \"proxy\"\n{users}"))
+    };
+    let respool = with_users(&[("ann", "one"), ("bob", "one")]).start();
+    let mut ann = respool.client();
+    assert_eq!(ann.cmd(&["AUTH", "ann", "one"]), Value::ok());
+    respool.reload(&with_users(&[("ann", "two"), ("carl", "one")]));
+    assert_served(&mut ann);
+    for (name, password, is_good) in [
+        ("ann", "two", true),
+        ("carl", "one", true),
+        ("ann", "one", false),
+        ("bob", "one", false),
+    ] {
+        let reply = respool.client().cmd(&["AUTH", name, password]);
+        assert_eq!(reply == Value::ok(), is_good, "{name} {password}");
+    }
+    respool.rewrite(&Respool::with(&redis).section("[auth]\nmode = \"none\""));
+    let (status, text) = respool.post_reload();
+    assert!(status == 409 && text.contains("auth.mode"), "{text}");
+    assert_served(&mut ann);
+    assert!(respool.client().cmd(&["PING"]).is_error());
+}
+
+#[test]
+fn respools_own_password_changes_and_its_user_does_not() {
+    let redis = Redis::start(&[]);
+    let allow = [
+        "ACL", "SETUSER", "respool", "on", ">one", "~*", "&*", "+@all",
+    ];
+    assert_eq!(redis.cmd(&allow), Value::ok());
+    let with_password = |user: &str, password: &str| {
+        let lines = format!("username = \"{user}\"\npassword = \"{password}\"");
+        Respool::with(&redis).upstream(&lines)
+    };
+    let respool = with_password("respool", "one").start();
+    let mut client = respool.client();
+    assert_eq!(client.cmd(&["ACL", "WHOAMI"]), Value::bulk("respool"));
+    let replaced = ["ACL", "SETUSER", "respool", "resetpass", ">two"];
+    assert_eq!(redis.cmd(&replaced), Value::ok());
+    respool.reload(&with_password("respool", "two"));
+    assert_eq!(client.cmd(&["ACL", "WHOAMI"]), Value::bulk("respool"));
+    redis.cmd(&["CLIENT", "KILL", "TYPE", "normal", "SKIPME", "yes"]);
+    eventually(
+        || respool.client().cmd(&["ACL", "WHOAMI"]) == Value::bulk("respool"),
+        "it is connected again",
+    );
+    respool.rewrite(&with_password("other", "two"));
+    let (status, text) = respool.post_reload();
+    assert!(
+        status == 409 && text.contains("upstream.username"),
+        "{text}"
+    );
+    assert!(!text.contains("two"), "{text}");
 }

@@ -7,8 +7,9 @@ use std::process::Command;
 use std::sync::Arc;
 use std::time::Duration;
 
-use rustls::pki_types::ServerName;
-use rustls::{ClientConfig, ClientConnection};
+use rustls::pki_types::pem::PemObject as _;
+use rustls::pki_types::{CertificateDer, PrivateKeyDer, ServerName};
+use rustls::{ClientConfig, ClientConnection, ServerConfig, ServerConnection};
 
 use crate::harness::{Client, Pair, Pki, Redis, Respool, Value, encode, eventually};
 
@@ -206,6 +207,44 @@ fn a_server_that_hangs_up_on_tls_is_said_to() {
         "closed the connection when asked for TLS",
     );
     assert!(text.contains("remove upstream.tls"), "{text}");
+}
+
+#[test]
+fn a_server_that_is_silent_behind_tls_is_told_from_one_without() {
+    let pki = Pki::new();
+    let own = pki.issue("redis", &["127.0.0.1"]);
+    let cert = CertificateDer::from_pem_file(&own.cert).expect("a certificate");
+    let key = PrivateKeyDer::from_pem_file(&own.key).expect("a key");
+    let config =
+        ServerConfig::builder_with_provider(Arc::new(rustls::crypto::ring::default_provider()))
+            .with_safe_default_protocol_versions()
+            .expect("versions")
+            .with_no_client_auth()
+            .with_single_cert(vec![cert], key)
+            .expect("a pair");
+    let config = Arc::new(config);
+    let address = scripted(move |mut socket| {
+        let mut session = ServerConnection::new(Arc::clone(&config)).expect("a session");
+        while session.is_handshaking() {
+            if session.complete_io(&mut socket).is_err() {
+                return;
+            }
+        }
+        // Reads and says nothing.
+        while !matches!(socket.read(&mut [0; 4096]), Ok(0) | Err(_)) {}
+    });
+    let more = "handshake_timeout = \"60s\"";
+    let upstream = format!(
+        "{}\nconnect_timeout = \"200ms\"",
+        upstream_tls(&pki, &format!(", {more}"))
+    );
+    let text = refused(&address, &upstream, "200ms");
+    assert!(
+        text.contains(
+            "did not answer respool's first commands within 200ms (upstream.connect_timeout)"
+        ),
+        "{text}"
+    );
 }
 
 #[test]

@@ -5,7 +5,8 @@ use std::time::Duration;
 
 use super::*;
 use crate::config::{
-    Address, Glob, Limits, Log, LogFormat, OnSubscriptionLoss, Queue, Reconnect, Reload, Upstream,
+    Address, Glob, Limits, Log, LogFormat, OnSubscriptionLoss, Queue, Reconnect, Reload, Role,
+    Upstream,
 };
 
 pub(super) fn group(name: &str) -> Group {
@@ -50,17 +51,26 @@ pub(super) fn settings(
         drain_timeout: second,
         listeners: Vec::new(),
         warnings: Vec::new(),
+        auth: Default::default(),
         upstream: Upstream {
             tls: None,
             address: Address::Tcp {
                 host: "127.0.0.1".to_owned(),
                 port: 6379,
             },
+            role: Role::Primary,
+            hosts_file: None,
+            resolve_interval: second,
+            move_timeout: second,
+            max_connects_per_second: 1,
+            circuit_after: second,
             max_connections: 2,
             shared_connections: 1,
             connect_timeout: second,
             reply_timeout: second,
             keepalive: second,
+            ping_interval: Duration::ZERO,
+            health_interval: Duration::ZERO,
             reconnect: Reconnect {
                 initial: second,
                 max: second,
@@ -73,8 +83,8 @@ pub(super) fn settings(
             max_write_buffer: 1,
             max_shared_request: 1,
             on_subscription_loss: OnSubscriptionLoss::Resubscribe,
-            username: None,
-            password: None,
+            login: None,
+            reauthenticate_after: Duration::ZERO,
         },
         limits: Limits {
             max_clients,

@@ -81,6 +81,7 @@ fn model_place(identity: &Identity) -> (usize, String) {
 #[derive(Default)]
 struct Model {
     live: Vec<(usize, String)>,
+    handshaking: usize,
     /// When tokens were taken, in ms, by place.
     tokens: HashMap<(usize, String), Vec<u64>>,
     accepted: [u64; 5],
@@ -128,9 +129,13 @@ impl Model {
     }
 
     fn admit(&mut self, place: &(usize, String), now_ms: u64) -> Result<(), (Reason, bool)> {
-        if self.live.len() >= MAX_CLIENTS {
+        if self.live.len() + self.handshaking >= MAX_CLIENTS {
             return Err((Reason::MaxClients, false));
         }
+        self.seat(place, now_ms)
+    }
+
+    fn seat(&mut self, place: &(usize, String), now_ms: u64) -> Result<(), (Reason, bool)> {
         self.enter(place, now_ms)?;
         self.accepted[place.0] += 1;
         Ok(())
@@ -147,7 +152,8 @@ impl Model {
 
     fn check(&self, admission: &Admission) {
         assert_eq!(admission.total(), self.live.len());
-        assert!(self.live.len() <= MAX_CLIENTS);
+        assert_eq!(admission.handshaking(), self.handshaking);
+        assert!(self.live.len() + self.handshaking <= MAX_CLIENTS);
         for (index, row) in admission.rows().iter().enumerate() {
             let here: Vec<_> = self.live.iter().filter(|place| place.0 == index).collect();
             assert_eq!(row.connections, here.len(), "group {index}");
@@ -174,6 +180,9 @@ enum Step {
     Admit(u8),
     Regroup(u8, u8),
     Drop(u8),
+    Begin(u8),
+    Finish(u8),
+    GiveUp,
     Hold,
     Release,
 }
@@ -183,6 +192,9 @@ fn step() -> impl Strategy<Value = (Step, u64)> {
         4 => any::<u8>().prop_map(Step::Admit),
         3 => (any::<u8>(), any::<u8>()).prop_map(|(who, what)| Step::Regroup(who, what)),
         3 => any::<u8>().prop_map(Step::Drop),
+        2 => any::<u8>().prop_map(Step::Begin),
+        2 => any::<u8>().prop_map(Step::Finish),
+        1 => Just(Step::GiveUp),
         1 => Just(Step::Hold),
         1 => Just(Step::Release),
     ];
@@ -201,7 +213,7 @@ proptest! {
         let admission = Admission::new(&model_settings());
         let mut model = Model::default();
         let mut now_ms = 0;
-        let mut held = Vec::new();
+        let (mut held, mut shaking) = (Vec::new(), Vec::new());
         let mut permits: Vec<(Permit, (usize, String))> = Vec::new();
         for (step, pause_ms) in steps {
             now_ms += pause_ms;
@@ -251,7 +263,36 @@ proptest! {
                     drop(permit);
                     model.leave(&place);
                 }
-                Step::Hold => match admission.hold() {
+                Step::Begin(what) => match admission.begin(&model_identity(what)) {
+                    Ok(permit) => {
+                        shaking.push(permit);
+                        model.handshaking += 1;
+                    }
+                    Err(refusal) => {
+                        prop_assert_eq!((refusal.reason, refusal.evict), (Reason::MaxClients, false));
+                        prop_assert_eq!(model.live.len() + model.handshaking, MAX_CLIENTS);
+                    }
+                },
+                Step::Finish(what) => if let Some(permit) = shaking.pop() {
+                    let identity = model_identity(what);
+                    let place = model_place(&identity);
+                    let expected = model.seat(&place, now_ms);
+                    match permit.admit(&identity, now) {
+                        Ok(permit) => {
+                            prop_assert_eq!(expected, Ok(()));
+                            model.handshaking -= 1;
+                            permits.push((permit, place));
+                        }
+                        Err((permit, refusal)) => {
+                            prop_assert_eq!(expected, Err((refusal.reason, refusal.evict)));
+                            shaking.push(permit);
+                        }
+                    }
+                },
+                Step::GiveUp => if shaking.pop().is_some() {
+                    model.handshaking -= 1;
+                },
+                Step::Hold => match admission.hold(now) {
                     Some(hold) => held.push(hold),
                     None => prop_assert_eq!(held.len(), 2),
                 },
@@ -261,8 +302,8 @@ proptest! {
             prop_assert_eq!(admission.held(), held.len());
             model.check(&admission);
         }
-        drop((permits, held));
-        prop_assert_eq!(admission.total() + admission.held(), 0);
+        drop((permits, held, shaking));
+        prop_assert_eq!(admission.total() + admission.held() + admission.handshaking(), 0);
         prop_assert!(admission.rows().iter().all(|row| row.connections == 0 && row.fullest == 0));
     }
 }

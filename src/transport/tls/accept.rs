@@ -12,9 +12,6 @@ use rustls::{Error, RootCertStore, ServerConfig};
 use super::{Broken, Role, Side, Stream, Tls, explain};
 use crate::config::{ListenerTls, UnixSeconds, provider};
 
-/// How long a handshake may take where `limits.handshake_timeout` is off.
-const LONGEST_HANDSHAKE: Duration = Duration::from_secs(10);
-
 /// What one listener shows its clients. It can be replaced while clients come; those that are there keep what they have.
 #[derive(Debug)]
 pub struct TlsAcceptor(ArcSwap<Acceptance>);
@@ -24,6 +21,7 @@ pub struct TlsAcceptor(ArcSwap<Acceptance>);
 pub struct Acceptance {
     config: Arc<ServerConfig>,
     not_after: UnixSeconds,
+    asks_for_certificate: bool,
 }
 
 /// Why a client's handshake came to nothing.
@@ -108,7 +106,13 @@ impl Acceptance {
         Ok(Self {
             config: Arc::new(config),
             not_after: tls.identity.certificate.not_after,
+            asks_for_certificate: tls.client_authorities.is_some(),
         })
+    }
+
+    /// Whether a client shows a certificate, by which its group may be decided: what that is is known after the handshake.
+    pub fn asks_for_certificate(&self) -> bool {
+        self.asks_for_certificate
     }
 
     /// Until when the certificate shown is good.
@@ -116,7 +120,7 @@ impl Acceptance {
         self.not_after
     }
 
-    /// The handshake with a client, for at most `limit`, or ten seconds where that is zero.
+    /// The handshake with a client, for at most `limit`.
     ///
     /// # Errors
     /// [`AcceptError`]; the connection is closed then.
@@ -124,11 +128,6 @@ impl Acceptance {
         let connection = UnbufferedServerConnection::new(Arc::clone(&self.config))
             .map_err(|error| AcceptError::Failed(format!("no TLS: {error}")))?;
         let tls = Tls::new(socket, Side::Server(connection), Role::TowardsClient);
-        let limit = if limit.is_zero() {
-            LONGEST_HANDSHAKE
-        } else {
-            limit
-        };
         let mut first = Vec::new();
         match tokio::time::timeout(limit, tls.shake_hands(&mut first)).await {
             Ok(Ok(())) => Ok(Stream::Tls(Box::new(tls))),
@@ -149,7 +148,8 @@ fn why(broken: &Broken, first: &[u8]) -> AcceptError {
                 .to_owned(),
         ),
         Broken::Tls(Error::InvalidCertificate(error)) => AcceptError::Failed(format!(
-            "its certificate was refused: {error}; it must be signed by an authority in tls.client_ca_file"
+            "its certificate was refused: {}; it must be signed by an authority in tls.client_ca_file",
+            explain::short(&error.to_string())
         )),
         Broken::Tls(Error::AlertReceived(alert)) => AcceptError::Failed(format!(
             "it ended the TLS handshake with {alert:?}: it may not trust the listener's certificate (tls.cert_file), or \

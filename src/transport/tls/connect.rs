@@ -142,6 +142,9 @@ fn trusted(authorities: &Authorities) -> Result<(RootCertStore, String), String>
             if added > 0 {
                 return Ok((roots, format!("the {added} authorities of this system")));
             }
+            if let Some(refusal) = none_found(&found.errors, &named_by()) {
+                return Err(refusal);
+            }
             // An empty container image has none.
             roots.extend(webpki_roots::TLS_SERVER_ROOTS.iter().cloned());
             let trust = format!(
@@ -151,4 +154,30 @@ fn trusted(authorities: &Authorities) -> Result<(RootCertStore, String), String>
             Ok((roots, trust))
         }
     }
+}
+
+/// The variables that say where the system's authorities are, as far as they are set.
+fn named_by() -> Vec<String> {
+    ["SSL_CERT_FILE", "SSL_CERT_DIR"]
+        .into_iter()
+        .filter_map(|name| Some(format!("{name}={:?}", std::env::var_os(name)?)))
+        .collect()
+}
+
+/// Why no authority was found where some should be: whoever named a place trusts those there and no others. `None`: the
+/// system has none, and says of none.
+fn none_found(errors: &[rustls_native_certs::Error], named: &[String]) -> Option<String> {
+    let place = match named {
+        [] if errors.is_empty() => return None,
+        [] => "this system's authorities cannot be read".to_owned(),
+        named => format!("there is no authority to be read from {}", named.join(", ")),
+    };
+    let why = errors
+        .first()
+        .map_or_else(String::new, |error| format!(": {error}"));
+    let remedy = match named {
+        [] => "set upstream.tls.ca_file",
+        _ => "correct it, or set upstream.tls.ca_file",
+    };
+    Some(format!("{place}{why}; {remedy}"))
 }

@@ -12,6 +12,9 @@ use crate::config::{Certificate, UnixSeconds};
 /// Names shown of a certificate that bears many.
 const MOST_NAMES: usize = 8;
 
+/// Characters shown of anything that somebody not verified yet has written into a certificate.
+const MOST_TEXT: usize = 256;
+
 /// A refusal in words, carried through rustls.
 #[derive(Debug)]
 struct Explained(String);
@@ -36,9 +39,9 @@ pub(super) fn server_certificate(
         return error;
     };
     let known = Certificate::read(end_entity);
-    let issuer = known
-        .as_ref()
-        .map_or_else(String::new, |known| format!(" by {:?}", known.issuer));
+    let issuer = known.as_ref().map_or_else(String::new, |known| {
+        format!(" by {:?}", short(&known.issuer))
+    });
     let asked = asked.to_str();
     let text = match &error {
         E::NotValidForNameContext { presented, .. } => wrong_name(presented, &asked),
@@ -81,7 +84,7 @@ fn wrong_name(presented: &[String], asked: &str) -> String {
     let mut list: Vec<String> = names
         .iter()
         .take(MOST_NAMES)
-        .map(|name| format!("{name:?}"))
+        .map(|name| format!("{:?}", short(name)))
         .collect();
     if more > 0 {
         list.push(format!("{more} more"));
@@ -116,7 +119,15 @@ pub(super) fn broken(error: &Error, role: Role) -> String {
 fn plain(error: &CertificateError) -> String {
     match error {
         CertificateError::Other(OtherError(inner)) => inner.to_string(),
-        other => other.to_string(),
+        other => short(&other.to_string()),
+    }
+}
+
+/// The start of a text whose length others decide.
+pub(super) fn short(text: &str) -> String {
+    match text.char_indices().nth(MOST_TEXT) {
+        None => text.to_owned(),
+        Some((end, _)) => format!("{}...", &text[..end]),
     }
 }
 
@@ -145,7 +156,12 @@ fn alert_remedy(alert: AlertDescription, has_identity: bool) -> &'static str {
     use AlertDescription as A;
     match alert {
         A::CertificateRequired | A::NoCertificate => CLIENT_CERTIFICATE_WANTED,
-        A::HandshakeFailure | A::BadCertificate if !has_identity => CLIENT_CERTIFICATE_WANTED,
+        A::BadCertificate if !has_identity => CLIENT_CERTIFICATE_WANTED,
+        A::HandshakeFailure if !has_identity => {
+            "; it may want a client certificate (set upstream.tls.cert_file and key_file), or it shares no cipher with respool \
+             (see its tls-ciphers)"
+        }
+        A::HandshakeFailure => "; it may share no cipher with respool (see its tls-ciphers)",
         A::BadCertificate
         | A::UnknownCA
         | A::CertificateUnknown
@@ -184,6 +200,7 @@ fn shown(first: &[u8]) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use rcgen::{CertificateParams, DnType, KeyPair};
 
     #[test]
     fn names_are_told_as_they_are_written() {
@@ -206,6 +223,48 @@ mod tests {
             wrong_name(&many, "x")
         );
         assert!(wrong_name(&[], "x").contains("bears no names"));
+    }
+
+    #[test]
+    fn what_a_stranger_wrote_is_cut() {
+        let long = format!("DnsName(\"{}\")", "\u{e9}".repeat(60_000));
+        let text = wrong_name(&[long], "x");
+        assert!(
+            text.contains("\u{e9}...\"") && text.len() < 1000,
+            "{}",
+            text.len()
+        );
+        assert_eq!(
+            (short("abc"), short(&"x".repeat(256))),
+            ("abc".into(), "x".repeat(256))
+        );
+        let key = KeyPair::generate().unwrap();
+        let mut params = CertificateParams::new(Vec::new()).unwrap();
+        let name = "n".repeat(60_000);
+        params.distinguished_name.push(DnType::CommonName, name);
+        let cert = params.self_signed(&key).unwrap();
+        let asked = ServerName::try_from("localhost").unwrap();
+        let unknown = Error::InvalidCertificate(CertificateError::UnknownIssuer);
+        let text = server_certificate(unknown, cert.der(), &asked, "nobody").to_string();
+        assert!(
+            text.contains("nnn...") && text.len() < 1000,
+            "{}",
+            text.len()
+        );
+    }
+
+    #[test]
+    fn a_failed_handshake_may_have_either_cause() {
+        let text = broken(
+            &Error::AlertReceived(AlertDescription::HandshakeFailure),
+            Role::TowardsServer {
+                has_identity: false,
+            },
+        );
+        assert!(
+            text.contains("may want a client certificate") && text.contains("shares no cipher"),
+            "{text}"
+        );
     }
 
     #[test]

@@ -97,6 +97,11 @@ impl Tls {
         }
     }
 
+    /// Whether its keys are nearly used up: it is time to finish what is under way and to use another connection.
+    pub(super) fn is_worn_out(&self) -> bool {
+        self.session.borrow().is_worn_out()
+    }
+
     /// The socket below.
     pub(super) fn socket(&self) -> &Stream {
         &self.socket
@@ -279,6 +284,14 @@ impl Tls {
         let _ = self.flush();
     }
 
+    /// Says goodbye, and that nothing more will be written. What the socket has not taken by now is given up: sent later,
+    /// its error would be taken for the end of the other side.
+    pub(super) fn finish_writing(&self) {
+        self.say_goodbye();
+        self.socket.finish_writing();
+        self.session.borrow_mut().out().clear();
+    }
+
     /// The handshake. `first` gets the first bytes of the other side.
     async fn shake_hands(&self, first: &mut Vec<u8>) -> Result<(), Broken> {
         self.session.borrow_mut().start().map_err(Broken::Tls)?;
@@ -305,3 +318,6 @@ impl Tls {
         }
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -7,10 +7,13 @@ use rustls::client::UnbufferedClientConnection;
 use rustls::pki_types::CertificateDer;
 use rustls::server::UnbufferedServerConnection;
 use rustls::unbuffered::{ConnectionState, EncodeError, EncryptError, UnbufferedStatus};
-use rustls::{CommonState, Error, HandshakeKind};
+use rustls::{CommonState, Error, HandshakeKind, SupportedCipherSuite};
 
 /// The largest record with its head, as TLS 1.2 allows it.
 pub(super) const RECORD: usize = 5 + 16 * 1024 + 2048;
+
+/// Plain bytes of one record.
+const FRAGMENT: usize = 16 * 1024;
 
 /// Bytes of records kept because they are not whole: a record, or a message of the handshake (64 KiB) in several.
 const MOST_INCOMPLETE: usize = 64 * 1024 + RECORD;
@@ -39,8 +42,12 @@ pub(super) struct Session {
     /// Encrypted and not sent yet.
     out: Queue,
     is_closed: bool,
+    /// Nothing more will be sent: what comes is not looked at any more.
+    has_said_goodbye: bool,
     /// An error has ended it: rustls is asked nothing any more.
     is_broken: bool,
+    /// Records encrypted for what was to be sent.
+    records: u64,
 }
 
 /// Bytes taken from the front; holds no memory while it is empty.
@@ -94,7 +101,9 @@ impl Session {
             plain: Queue::default(),
             out: Queue::default(),
             is_closed: false,
+            has_said_goodbye: false,
             is_broken: false,
+            records: 0,
         }
     }
 
@@ -118,6 +127,20 @@ impl Session {
     /// Whether the handshake was spared by an earlier one.
     pub(super) fn is_resumed(&self) -> bool {
         self.state().handshake_kind() == Some(HandshakeKind::Resumed)
+    }
+
+    /// Whether its keys have encrypted nearly as many records as they may. There is still time to finish what is under way;
+    /// at the limit itself rustls ends the session.
+    pub(super) fn is_worn_out(&self) -> bool {
+        match self.state().negotiated_cipher_suite() {
+            // A connection of 10,000 turns a second has 100 s for the last sixteenth of 2^24 records.
+            Some(SupportedCipherSuite::Tls12(suite)) => {
+                let limit = suite.common.confidentiality_limit;
+                self.records >= limit - limit / 16
+            }
+            // TLS 1.3 changes its keys as it goes.
+            _ => false,
+        }
     }
 
     /// The certificate of the other side.
@@ -144,7 +167,8 @@ impl Session {
     /// `filled` on, then [`Session::plain`].
     ///
     /// # Errors
-    /// The records are wrong; an alert that says so may be in [`Session::out`].
+    /// The records are wrong; an alert that says so may be in [`Session::out`]. Not after [`Session::close`]: from then on
+    /// they are dropped as they are.
     pub(super) fn feed(
         &mut self,
         records: &mut [u8],
@@ -165,6 +189,11 @@ impl Session {
         };
         if self.is_broken {
             return Err(Error::HandshakeNotComplete);
+        }
+        if self.has_said_goodbye {
+            // What is wrong with them nobody could be told any more: rustls takes a second alert for a fault of its caller.
+            self.incoming = Vec::new();
+            return Ok(());
         }
         let mut used = 0;
         let result = loop {
@@ -223,6 +252,7 @@ impl Session {
     /// # Errors
     /// The session has ended, or has been used for as long as its keys allow.
     pub(super) fn encrypt(&mut self, plain: &[u8], cipher: &mut [u8]) -> Result<usize, Error> {
+        self.records += plain.len().div_ceil(FRAGMENT) as u64;
         self.write(&mut |state| match state.encrypt(plain, cipher) {
             Ok(length) => Ok(length),
             Err(EncryptError::InsufficientSize(_)) => {
@@ -232,8 +262,11 @@ impl Session {
         })
     }
 
-    /// Says that nothing more will be sent: what to send is in [`Session::out`] then.
+    /// Says that nothing more will be sent: what to send is in [`Session::out`] then. What comes from here on is dropped.
     pub(super) fn close(&mut self) {
+        if std::mem::replace(&mut self.has_said_goodbye, true) {
+            return;
+        }
         let mut cipher = [0; 256];
         let closed = self.write(&mut |state| {
             // A session that cannot even say goodbye just ends.

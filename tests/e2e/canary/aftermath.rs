@@ -13,6 +13,7 @@ pub(super) fn assert_all_left(respool: &Respool, flock: &Flock) {
         "respool_client_idle_connections",
         "respool_upstream_waiting_requests",
         "respool_upstream_waiting_pins",
+        "respool_client_handshakes",
         "respool_client_rejections_held",
         "respool_subscribed_topics",
     ] {

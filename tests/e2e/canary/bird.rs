@@ -65,12 +65,13 @@ pub(super) struct Bird<'a> {
 impl<'a> Bird<'a> {
     pub(super) fn new(flock: &'a Flock, number: usize) -> Self {
         let rng = SmallRng::seed_from_u64(flock.seed.wrapping_add(number as u64));
+        let wire = Wire::connect(&flock.address, flock.user_of(number));
         let mut bird = Self {
             flock,
             number,
             rng,
-            wire: Wire::connect(&flock.address),
-            session: Session::new(number),
+            session: Session::new(number, wire.user.clone()),
+            wire,
             ears: Ears::Closed,
             voice: flock.voice(number),
             other: None,
@@ -89,9 +90,10 @@ impl<'a> Bird<'a> {
         } else {
             Leave::Abrupt
         };
-        let wire = Wire::connect(&self.flock.address);
+        let user = self.flock.user_of(self.number);
+        let wire = Wire::connect(&self.flock.address, user);
         std::mem::replace(&mut self.wire, wire).leave(how);
-        self.session = Session::new(self.number);
+        self.session = Session::new(self.number, self.wire.user.clone());
         self.ears = Ears::Closed;
         // What the old connection sent may still run, after what the new one sends.
         self.voice = self.flock.voice(self.number);
@@ -286,7 +288,10 @@ impl<'a> Bird<'a> {
     /// One request on the second connection, in the database of the first. `None`: unknown whether it ran.
     pub(super) fn beside<A: AsRef<[u8]>>(&mut self, args: &[A]) -> Option<Value> {
         let address = &self.flock.address;
-        let wire = self.other.get_or_insert_with(|| Wire::connect(address));
+        let user = self.flock.user_of(self.number);
+        let wire = self
+            .other
+            .get_or_insert_with(|| Wire::connect(address, user));
         let database = self.session.database.to_string();
         let bytes = [encode(&["SELECT", &database]), encode(args)].concat();
         let mut ask = || {

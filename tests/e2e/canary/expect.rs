@@ -42,6 +42,8 @@ pub(super) enum Expect {
     SetName(String),
     /// The client's name.
     Name,
+    /// The client's user at the server.
+    User,
     /// The client's id, the same for as long as the connection lives.
     Id,
     /// `+RESET`, and the client is as a new one.
@@ -71,6 +73,7 @@ pub(super) struct Session {
     pub(super) database: u32,
     pub(super) resp3: bool,
     name: Option<String>,
+    user: Option<String>,
     id: Option<i64>,
     /// What the counter of this batch was last.
     counted: i64,
@@ -81,12 +84,13 @@ pub(super) struct Session {
 }
 
 impl Session {
-    pub(super) fn new(number: usize) -> Self {
+    pub(super) fn new(number: usize, user: Option<String>) -> Self {
         Self {
             number,
             database: 0,
             resp3: false,
             name: None,
+            user,
             id: None,
             counted: 0,
             refused: false,
@@ -159,9 +163,11 @@ impl Session {
                 Some(name) => is_bulk(reply, name),
                 None => reply.is_null(),
             },
+            Expect::User => is_bulk(reply, self.user.as_deref().unwrap_or("default")),
             Expect::Id => matches!(reply, Value::Int(id) if *self.id.get_or_insert(*id) == *id),
             Expect::Reset => {
-                (self.database, self.resp3, self.name) = (0, false, None);
+                (self.database, self.resp3) = (0, false);
+                (self.name, self.user) = (None, None);
                 *reply == Value::simple("RESET")
             }
             Expect::Hash(value) => {

@@ -10,6 +10,8 @@ use super::subscriptions::Voice;
 pub(super) struct Flock {
     pub(super) address: String,
     pub(super) seed: u64,
+    /// How many users of the server they are; 0: none authenticates.
+    users: usize,
     /// Even: the server runs and every database has its mark. Odd: it is being killed, started and marked.
     phase: AtomicUsize,
     /// Odd: a subscription connection is being killed; even: so many halves of kills are done.
@@ -36,10 +38,11 @@ pub(super) enum End {
 }
 
 impl Flock {
-    pub(super) fn new(address: String, seed: u64) -> Self {
+    pub(super) fn new(address: String, seed: u64, users: usize) -> Self {
         Self {
             address,
             seed,
+            users,
             phase: AtomicUsize::new(0),
             subscription_kills: AtomicUsize::new(0),
             voices: AtomicUsize::new(0),
@@ -49,6 +52,11 @@ impl Flock {
             ended: AtomicBool::new(false),
             done: Mutex::default(),
         }
+    }
+
+    /// The user that a canary authenticates as.
+    pub(super) fn user_of(&self, number: usize) -> Option<String> {
+        (self.users > 0).then(|| super::user(number % self.users))
     }
 
     pub(super) fn phase(&self) -> usize {

@@ -36,6 +36,9 @@ const SECONDS: u64 = 8;
 /// How many elements are handed out at least since the last restart.
 const RECEIVED: usize = 50;
 
+/// Respool's own user, where there are users.
+const RESPOOL: &str = "respool";
+
 const DATABASES: u32 = 16;
 
 /// The pool through which they all go.
@@ -49,18 +52,50 @@ const SECONDS_FOR_EACH_RESTART: u64 = 30;
 
 #[test]
 fn canaries_never_see_what_is_not_theirs() {
+    fly(0);
+}
+
+/// Each authenticates as one of them, and is the default user where it has not.
+#[test]
+fn canaries_of_twenty_users_are_never_another() {
+    fly(20);
+}
+
+/// The name of a user, which is its password too.
+fn user(number: usize) -> String {
+    format!("user{number}")
+}
+
+/// Options of a server with these users, and one for respool.
+fn options_with(users: usize) -> Vec<String> {
+    let names = (0..users).map(user).chain([RESPOOL.to_owned()]);
+    let rules = names.flat_map(|name| {
+        let password = format!(">{name}");
+        ["--user", &name, "on", &password, "~*", "&*", "+@all"].map(str::to_owned)
+    });
+    rules.collect()
+}
+
+fn fly(users: usize) {
     let seconds = number_from("RESPOOL_SOAK_SECONDS").unwrap_or(SECONDS);
     let seed = number_from("RESPOOL_CANARY_SEED").unwrap_or_else(rand::random);
     eprintln!("seed {seed}, {seconds} seconds");
-    let redis = Redis::start(&[]);
+    let options = options_with(users);
+    let options: Vec<&str> = options.iter().map(String::as_str).collect();
+    let redis = Redis::start(&options);
     mark_databases(&redis);
-    let respool = Respool::with(&redis)
-        .plain_clients()
-        .upstream(&format!(
-            "max_connections = {MAX_CONNECTIONS}\nshared_connections = 3"
-        ))
-        .start();
-    let flock = Flock::new(respool.addr(), seed);
+    let mut settings = Respool::with(&redis).plain_clients().upstream(&format!(
+        "max_connections = {MAX_CONNECTIONS}\nshared_connections = 3"
+    ));
+    if users > 0 {
+        settings = settings
+            .upstream(&format!(
+                "username = \"{RESPOOL}\"\npassword = \"{RESPOOL}\""
+            ))
+            .section("[auth]\nmode = \"passthrough\"");
+    }
+    let respool = settings.start();
+    let flock = Flock::new(respool.addr(), seed, users);
 
     thread::scope(|scope| {
         let kinds = SPECIES

@@ -51,7 +51,7 @@ impl Bird<'_> {
         let mut batch = Batch::default();
         let counter = self.token();
         for _ in 0..self.rng.random_range(1..12) {
-            match self.rng.random_range(0..6) {
+            match self.rng.random_range(0..7) {
                 0 => {
                     let kept = self.add_set(&mut batch);
                     batch.add_get(kept);
@@ -63,6 +63,7 @@ impl Bird<'_> {
                     batch.add(&["ECHO", &token], Expect::Is(Value::bulk(&token)));
                 }
                 4 => batch.add(&["CLIENT", "ID"], Expect::Id),
+                5 => batch.add(&["ACL", "WHOAMI"], Expect::User),
                 _ => batch.add(&["GET", "whoami"], Expect::Mark),
             }
         }

@@ -4,7 +4,8 @@ use std::io::{ErrorKind, Read, Write};
 use std::net::{SocketAddr, TcpStream};
 use std::time::Duration;
 
-use crate::harness::{PATIENCE, Unparsed, Value, show};
+use super::bird::is_refusal;
+use crate::harness::{PATIENCE, Unparsed, Value, encode, show};
 
 /// The connection ended.
 #[derive(Debug)]
@@ -27,10 +28,13 @@ pub(super) struct Wire {
     buffer: Vec<u8>,
     /// How much of `buffer` has been handed out.
     used: usize,
+    /// Who it is at the server; `None`: it has not authenticated.
+    pub(super) user: Option<String>,
 }
 
 impl Wire {
-    pub(super) fn connect(address: &str) -> Self {
+    /// Connects, as `user` (its name is its password) as far as the server can be asked.
+    pub(super) fn connect(address: &str, user: Option<String>) -> Self {
         let stream =
             TcpStream::connect(address).unwrap_or_else(|e| panic!("connect to {address}: {e}"));
         let prepare = || {
@@ -39,11 +43,23 @@ impl Wire {
             stream.set_read_timeout(Some(PATIENCE))
         };
         prepare().expect("options can be set on a socket");
-        Self {
+        let mut wire = Self {
             stream,
             buffer: Vec::new(),
             used: 0,
+            user: None,
+        };
+        if let Some(user) = user {
+            wire.user = wire.authenticate(&user).unwrap_or(false).then_some(user);
         }
+        wire
+    }
+
+    fn authenticate(&mut self, user: &str) -> Result<bool, Gone> {
+        self.send(&encode(&["AUTH", user, user]))?;
+        let reply = self.reply()?;
+        assert!(reply == Value::ok() || is_refusal(&reply), "{reply:?}");
+        Ok(reply == Value::ok())
     }
 
     /// The client's own address, as respool knows it.

@@ -23,6 +23,8 @@
 //! redis.kill_hard();                                     // kill -9; pause() and resume() only stop it for a while
 //! redis.restart();                                       // the same port
 //!
+//! let replica = Redis::start_replica(&redis, &[]);       // follows it, and takes no writes
+//!
 //! let pki = Pki::new();                                  // an authority; its certificates are files
 //! let pair = pki.issue("redis", &["127.0.0.1"]);
 //! let redis = Redis::start_tls(&pki, &pair, &[]);        // redis.tls_addr() beside the plain redis.addr()
@@ -41,10 +43,12 @@
 //! - **Threads**: `Redis` and `Respool` are `Sync` (use `std::thread::scope`); a `Client` belongs to one thread.
 
 mod client;
+mod pipe;
 mod pki;
 mod ports;
 mod redis;
 mod respool;
+mod scripted;
 mod tests;
 mod value;
 
@@ -52,9 +56,11 @@ use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 pub(crate) use client::{Client, encode};
+pub(crate) use pipe::Pipe;
 pub(crate) use pki::{Pair, Pki};
 pub(crate) use redis::{ConnectionWatch, Redis};
 pub(crate) use respool::Respool;
+pub(crate) use scripted::{Act, Scripted};
 pub(crate) use value::{Unparsed, Value, show};
 
 /// How long anything may take before the test fails: generous, so that only a hang reaches it.
@@ -104,6 +110,6 @@ pub(crate) fn keep_busy(redis: &Redis, respool: &Respool, seconds: &str) -> Clie
 }
 
 /// Locks although another thread may have panicked with it: what the harness holds stays usable.
-fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+pub(crate) fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }

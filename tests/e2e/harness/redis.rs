@@ -19,6 +19,7 @@ use super::{eventually, eventually_some, lock};
 /// A server that lives as long as this value. The binary is `$REDIS_SERVER` or `redis-server` of the path.
 pub(crate) struct Redis {
     dir: TempDir,
+    host: &'static str,
     port: u16,
     tls_port: Option<u16>,
     everywhere: Option<Everywhere>,
@@ -45,6 +46,13 @@ impl Redis {
         }
     }
 
+    /// A server without TLS on an address of its own, `127.0.0.2`, and the port of another: a name can stand for either.
+    #[track_caller]
+    pub(crate) fn start_at(host: &'static str, port: u16, options: &[&str]) -> Self {
+        let options: Vec<String> = options.iter().map(|&option| option.to_owned()).collect();
+        Self::start_on(host, port, None, None, &options)
+    }
+
     /// As [`Redis::start`], with TLS on a port of its own. It trusts `pki` and asks no certificate of anybody, unless the
     /// options say so.
     #[track_caller]
@@ -53,20 +61,47 @@ impl Redis {
         Self::start_with(Some(port), None, &all)
     }
 
+    /// Starts a replica of `primary` with options, and waits until it has all that the primary has.
+    #[track_caller]
+    pub(crate) fn start_replica(primary: &Self, options: &[&str]) -> Self {
+        // Else it is sent what there is only after five seconds, in which others might ask for the same.
+        let at_once = ["CONFIG", "SET", "repl-diskless-sync-delay", "0"];
+        assert_eq!(primary.cmd(&at_once), Value::ok());
+        let port = primary.port.to_string();
+        let replica = Self::start(&[&["--replicaof", "127.0.0.1", &port], options].concat());
+        eventually(
+            || replica.info("master_link_status") == "up",
+            "the replica follows its primary",
+        );
+        replica
+    }
+
     #[track_caller]
     fn start_with(
         tls_port: Option<u16>,
         everywhere: Option<Everywhere>,
         options: &[String],
     ) -> Self {
+        Self::start_on("127.0.0.1", free_port(), tls_port, everywhere, options)
+    }
+
+    #[track_caller]
+    fn start_on(
+        host: &'static str,
+        port: u16,
+        tls_port: Option<u16>,
+        everywhere: Option<Everywhere>,
+        options: &[String],
+    ) -> Self {
         let redis = Self {
+            host,
+            port,
             tls_port,
             everywhere,
             dir: tempfile::Builder::new()
                 .prefix("respool-redis-")
                 .tempdir()
                 .expect("a temporary directory"),
-            port: free_port(),
             options: options.to_vec(),
             child: Mutex::new(None),
             control: Mutex::new(None),
@@ -91,7 +126,7 @@ impl Redis {
                 "--port",
                 &self.port.to_string(),
                 "--bind",
-                "127.0.0.1",
+                self.host,
                 "--daemonize",
                 "no",
             ])
@@ -150,7 +185,20 @@ impl Redis {
 
     /// `127.0.0.1:port`
     pub(crate) fn addr(&self) -> String {
-        format!("127.0.0.1:{}", self.port)
+        format!("{}:{}", self.host, self.port)
+    }
+
+    /// Its address and its port.
+    pub(crate) fn host_and_port(&self) -> (&'static str, u16) {
+        (self.host, self.port)
+    }
+
+    /// Where respool finds it, by `RESPOOL_TLS`.
+    pub(crate) fn server_addr(&self) -> String {
+        match self.everywhere {
+            None => self.addr(),
+            Some(_) => self.tls_addr(),
+        }
     }
 
     /// What `RESPOOL_TLS` asks for.

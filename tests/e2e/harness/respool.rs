@@ -39,6 +39,9 @@ pub(crate) struct Settings {
     sections: String,
     unix: bool,
     tls: Option<Arc<ClientConfig>>,
+    /// Prefix of variables that are taken away, and those that are set.
+    without: Option<String>,
+    environment: Vec<(String, String)>,
 }
 
 impl Respool {
@@ -76,6 +79,8 @@ impl Respool {
             sections: String::new(),
             unix: false,
             tls: None,
+            without: None,
+            environment: Vec::new(),
         }
     }
 
@@ -341,6 +346,18 @@ impl Settings {
         self
     }
 
+    /// A variable of its environment.
+    pub(crate) fn environment(mut self, name: &str, value: &str) -> Self {
+        self.environment.push((name.to_owned(), value.to_owned()));
+        self
+    }
+
+    /// Takes all variables away whose names begin so.
+    pub(crate) fn without_environment(mut self, prefix: &str) -> Self {
+        self.without = Some(prefix.to_owned());
+        self
+    }
+
     /// Listens on a unix socket too.
     pub(crate) fn unix_listener(mut self) -> Self {
         self.unix = true;
@@ -364,7 +381,16 @@ impl Settings {
         respool.rewrite(&self);
         let config = respool.config();
         let log = File::create(respool.dir.path().join("respool.log")).expect("a log file");
-        let child = Command::new(env!("CARGO_BIN_EXE_respool"))
+        let mut command = Command::new(env!("CARGO_BIN_EXE_respool"));
+        if let Some(prefix) = &self.without {
+            let names = std::env::vars_os().map(|(name, _)| name);
+            let names = names.filter(|name| name.to_string_lossy().starts_with(prefix));
+            for name in names {
+                command.env_remove(name);
+            }
+        }
+        let child = command
+            .envs(self.environment.iter().cloned())
             .arg("run")
             .arg("--config")
             .arg(&config)

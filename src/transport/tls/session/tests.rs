@@ -3,8 +3,9 @@
 use std::sync::Arc;
 
 use proptest::prelude::*;
+use rustls::crypto::{CipherSuiteCommon, CryptoProvider};
 use rustls::pki_types::{PrivateKeyDer, PrivatePkcs8KeyDer, ServerName};
-use rustls::{ClientConfig, RootCertStore, ServerConfig};
+use rustls::{ClientConfig, RootCertStore, ServerConfig, Tls12CipherSuite};
 
 use super::*;
 use crate::config::provider;
@@ -24,20 +25,47 @@ enum End {
     Server,
 }
 
+/// What respool uses, but for a limit of its own to what the keys of TLS 1.2 may encrypt.
+fn limited(confidentiality_limit: u64) -> Arc<CryptoProvider> {
+    let limit = |suite: &SupportedCipherSuite| {
+        let &SupportedCipherSuite::Tls12(suite) = suite else {
+            return *suite;
+        };
+        let common = CipherSuiteCommon {
+            suite: suite.common.suite,
+            hash_provider: suite.common.hash_provider,
+            confidentiality_limit,
+        };
+        SupportedCipherSuite::Tls12(Box::leak(Box::new(Tls12CipherSuite { common, ..*suite })))
+    };
+    let provider = provider();
+    Arc::new(CryptoProvider {
+        cipher_suites: provider.cipher_suites.iter().map(limit).collect(),
+        ..(*provider).clone()
+    })
+}
+
 impl Wire {
     fn new() -> Self {
+        Self::with(provider(), rustls::DEFAULT_VERSIONS)
+    }
+
+    fn with(
+        provider: Arc<CryptoProvider>,
+        versions: &[&'static rustls::SupportedProtocolVersion],
+    ) -> Self {
         let own = rcgen::generate_simple_self_signed(vec!["localhost".to_owned()]).unwrap();
         let mut roots = RootCertStore::empty();
         roots.add(own.cert.der().clone()).unwrap();
         let key = PrivatePkcs8KeyDer::from(own.signing_key.serialize_der());
-        let server = ServerConfig::builder_with_provider(provider())
-            .with_safe_default_protocol_versions()
+        let server = ServerConfig::builder_with_provider(Arc::clone(&provider))
+            .with_protocol_versions(versions)
             .unwrap()
             .with_no_client_auth()
             .with_single_cert(vec![own.cert.der().clone()], PrivateKeyDer::Pkcs8(key))
             .unwrap();
-        let client = ClientConfig::builder_with_provider(provider())
-            .with_safe_default_protocol_versions()
+        let client = ClientConfig::builder_with_provider(provider)
+            .with_protocol_versions(versions)
             .unwrap()
             .with_root_certificates(roots)
             .with_no_client_auth();
@@ -56,7 +84,11 @@ impl Wire {
     }
 
     fn shaken() -> Self {
-        let mut wire = Self::new();
+        Self::new().shake()
+    }
+
+    fn shake(self) -> Self {
+        let mut wire = self;
         for _ in 0..8 {
             for end in [End::Client, End::Server] {
                 assert_eq!(wire.pass(end, usize::MAX, 0), Ok(Vec::new()));
@@ -136,11 +168,56 @@ fn a_goodbye_ends_one_way_and_leaves_the_other() {
     );
     assert!(wire.server.is_closed());
     wire.say(End::Server, b"an answer");
-    assert_eq!(wire.pass(End::Client, usize::MAX, 0).unwrap(), b"an answer");
+    assert_eq!(wire.pass(End::Client, usize::MAX, 0), Ok(Vec::new()));
     wire.server.close();
     assert_eq!(wire.pass(End::Server, 0, 0), Ok(Vec::new()));
+    assert_eq!(wire.to_client.len(), 24, "a goodbye of its own");
+}
+
+#[test]
+fn what_comes_after_a_goodbye_cannot_fail() {
+    let mut wire = Wire::shaken();
+    wire.say(End::Server, b"half of it");
+    let half = wire.to_client.split_off(10);
     assert_eq!(wire.pass(End::Client, usize::MAX, 0), Ok(Vec::new()));
-    assert!(wire.client.is_closed());
+    wire.client.close();
+    assert!(!wire.client.out().is_empty());
+    wire.client.out().clear();
+    wire.to_client = half;
+    *wire.to_client.last_mut().unwrap() ^= 1;
+    for _ in 0..2 {
+        assert_eq!(wire.pass(End::Client, usize::MAX, 0), Ok(Vec::new()));
+        assert!(wire.to_server.is_empty(), "nothing can be said any more");
+        wire.to_client = b"-ERR no TLS at all\r\n".repeat(10);
+    }
+    wire.client.close();
+    assert!(wire.client.out().is_empty());
+}
+
+#[test]
+fn keys_are_worn_out_before_they_end_the_session() {
+    let mut wire = Wire::with(limited(64), &[&rustls::version::TLS12]).shake();
+    let (mut said, mut cipher) = (0, vec![0; MOST_CIPHER]);
+    while !wire.client.is_worn_out() {
+        // Two records.
+        wire.say(End::Client, &[b'x'; FRAGMENT + 1]);
+        said += 2;
+    }
+    assert_eq!(said, 60);
+    // What is under way can be finished.
+    assert!(wire.client.encrypt(b"x", &mut cipher).is_ok());
+    assert!(!wire.server.is_worn_out(), "each side has keys of its own");
+    let ended = (0..64).find_map(|_| wire.client.encrypt(b"x", &mut cipher).err());
+    assert!(ended.is_some(), "the limit is the one that counts");
+}
+
+#[test]
+fn keys_that_are_changed_do_not_wear_out() {
+    let mut wire = Wire::with(limited(64), &[&rustls::version::TLS13]).shake();
+    for _ in 0..200 {
+        wire.say(End::Client, b"PING");
+    }
+    assert!(!wire.client.is_worn_out());
 }
 
 #[test]

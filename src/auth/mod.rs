@@ -1,0 +1,13 @@
+//! Who is who, shown by a secret: the users of the configuration, and the tokens by which AWS knows respool.
+//!
+//! Pure: what is compared, signed and read here comes from elsewhere, the time too.
+
+mod aws;
+mod refusal;
+mod sigv4;
+mod users;
+
+pub use aws::{AwsKeys, from_container, from_environment, from_sts};
+pub use refusal::{HELLO_NOAUTH, NO_PASSWORD, NOAUTH, WRONGPASS, is_wrong_password};
+pub use sigv4::{escaped, token};
+pub use users::Users;

@@ -1,0 +1,274 @@
+//! AUTH and HELLO, and what a client may do before it has shown who it is.
+
+use std::rc::Rc;
+
+use super::local::{BAD_NAME, is_client_name, wrong_arity};
+use super::task::{Client, Login, Purpose};
+use crate::auth::{HELLO_NOAUTH, NO_PASSWORD, NOAUTH, WRONGPASS, is_wrong_password};
+use crate::command::{Local, same_word};
+use crate::config::AuthMode;
+use crate::resp::speak::{OK, error};
+use crate::resp::{Bounds, Request, parse_integer};
+use crate::session::{Change, Credentials, Protocol, Route, Routed, State, unknown_command};
+use crate::telemetry::Disconnect;
+
+/// Least microseconds between two log lines of a worker about failed attempts to authenticate.
+const LOG_EVERY_MICROS: u64 = 10_000_000;
+
+/// HELLO's protocol and name.
+type Hello = (Protocol, Option<Box<[u8]>>);
+
+impl Client {
+    /// Whether the client has to authenticate before anything else.
+    pub(super) fn must_authenticate(&self) -> bool {
+        match self.site.thread.settings().auth.mode {
+            AuthMode::Optional | AuthMode::None => false,
+            AuthMode::Proxy => !self.session.is_verified,
+            // Until the server was reached for the first time it is asked with each command.
+            AuthMode::Passthrough => {
+                let server = || self.site.thread.process.server.load();
+                self.session.is_guest()
+                    && server()
+                        .as_ref()
+                        .is_some_and(|server| server.guests_are_refused)
+            }
+        }
+    }
+
+    /// What a request may measure now.
+    pub(super) fn bounds(&mut self) -> Bounds {
+        let most = self.site.thread.settings().limits.max_request;
+        self.is_locked = self.must_authenticate();
+        if self.is_locked {
+            Bounds::before_authentication(most)
+        } else {
+            Bounds::new(most)
+        }
+    }
+
+    /// Where a request goes that has to wait for its client to authenticate: nowhere, but for those that do so.
+    pub(super) fn gate(request: &Request<'_>, routed: Routed) -> Routed {
+        let Routed { command, route } = routed;
+        let route = match route {
+            Route::Local(Local::Auth | Local::Hello | Local::Quit | Local::Reset)
+            | Route::Alien => route,
+            // In the order in which Redis looks.
+            _ if command.is_none() => Route::Refused(unknown_command(request)),
+            _ => Route::Refused(wrong_arity(request, command).unwrap_or_else(|| NOAUTH.to_vec())),
+        };
+        Routed { command, route }
+    }
+
+    pub(super) fn auth(&mut self, request: &Request<'_>) {
+        let words: Vec<&[u8]> = request.arguments().skip(1).collect();
+        let user = match words.as_slice() {
+            [password] => Credentials {
+                username: None,
+                password: (*password).into(),
+            },
+            [name, password] => Credentials {
+                username: Some((*name).into()),
+                password: (*password).into(),
+            },
+            _ => return self.answer(b"-ERR syntax error\r\n"),
+        };
+        self.verify(Some(user), None);
+    }
+
+    pub(super) fn hello(&mut self, request: &Request<'_>) {
+        let words: Vec<&[u8]> = request.arguments().skip(1).collect();
+        let mut protocol = self.session.state.protocol;
+        let (mut user, mut name) = (None, None);
+        if let Some((version, mut options)) = words.split_first() {
+            protocol = match parse_integer(version) {
+                Some(2) => Protocol::Resp2,
+                Some(3) => Protocol::Resp3,
+                Some(_) => return self.answer(b"-NOPROTO unsupported protocol version\r\n"),
+                None => {
+                    return self
+                        .answer(b"-ERR Protocol version is not an integer or out of range\r\n");
+                }
+            };
+            while let Some((option, rest)) = options.split_first() {
+                options = match rest {
+                    [login, password, rest @ ..] if same_word(option, b"auth") => {
+                        user = Some(Credentials {
+                            username: Some((*login).into()),
+                            password: (*password).into(),
+                        });
+                        rest
+                    }
+                    [text, rest @ ..] if same_word(option, b"setname") => {
+                        if !is_client_name(text) {
+                            return self.answer(&error(BAD_NAME));
+                        }
+                        name = Some(Box::from(*text));
+                        rest
+                    }
+                    _ => {
+                        let option = String::from_utf8_lossy(option);
+                        return self.answer(&error(&format!(
+                            "ERR Syntax error in HELLO option '{option}'"
+                        )));
+                    }
+                };
+            }
+        }
+        self.verify(user, Some((protocol, name)));
+    }
+
+    /// Has whoever knows the users look at what was shown, and goes on with it.
+    fn verify(&mut self, shown: Option<Credentials>, hello: Option<Hello>) {
+        let mut login = Login {
+            user: None,
+            verified: None,
+            hello,
+        };
+        let Some(shown) = shown else {
+            if self.must_authenticate() {
+                return self.answer(HELLO_NOAUTH);
+            }
+            return self.log_in(login);
+        };
+        let is_good = match self.site.thread.settings().auth.mode {
+            AuthMode::Optional | AuthMode::Passthrough => {
+                login.user = Some(Rc::new(shown));
+                return self.log_in(login);
+            }
+            AuthMode::None if shown.username.is_none() => return self.answer(NO_PASSWORD),
+            // As a server whose only user, the default one, has no password.
+            AuthMode::None => shown.user() == b"default",
+            AuthMode::Proxy => {
+                let users = self.site.users();
+                users.is_some_and(|users| users.verifies(shown.user(), &shown.password))
+            }
+        };
+        if is_good {
+            login.verified = Some(shown.user().into());
+            self.log_in(login);
+        } else {
+            self.count_failure();
+            self.answer(WRONGPASS);
+        }
+    }
+
+    /// Has the server acknowledge what AUTH or HELLO asks for; what it has acknowledged before is done at once.
+    fn log_in(&mut self, login: Login) {
+        let authenticates = login.user.is_some();
+        let user = login
+            .user
+            .clone()
+            .or_else(|| self.session.state.user.clone());
+        let protocol = login
+            .hello
+            .as_ref()
+            .map_or(self.session.state.protocol, |(protocol, _)| *protocol);
+        let target = State {
+            user,
+            protocol,
+            ..self.session.state.clone()
+        };
+        let is_server_known = || self.site.thread.process.server.load().is_some();
+        let is_settled = !authenticates && (login.hello.is_none() || is_server_known());
+        if self.pin.is_some() && (authenticates || login.hello.is_some()) {
+            let change = if authenticates {
+                Change::Authenticate
+            } else {
+                Change::Difference
+            };
+            self.dress_pin(target, change, Purpose::Login(login));
+        } else if is_settled {
+            self.logged_in(login);
+        } else {
+            self.ask_shared(&target, authenticates, Purpose::Login(login));
+        }
+    }
+
+    pub(super) fn logged_in(&mut self, login: Login) {
+        let reply = match &login.hello {
+            None => OK.to_vec(),
+            Some((protocol, _)) => {
+                let server = self.site.thread.process.server.load_full();
+                match server.and_then(|server| server.hello_reply(*protocol, self.card.id())) {
+                    Some(reply) => reply,
+                    None => {
+                        // A server older than HELLO.
+                        let request = crate::resp::speak::encode_request(&["HELLO"]);
+                        return self.answer(&unknown_command(&Request::new(&request)));
+                    }
+                }
+            }
+        };
+        let mut is_renamed = false;
+        if let Some(user) = login.user {
+            self.card.names().user = user.user().into();
+            self.session.state.user = Some(user);
+            is_renamed = true;
+        }
+        if let Some(user) = login.verified {
+            self.card.names().user = user;
+            self.session.is_verified = true;
+            is_renamed = true;
+        }
+        if let Some((protocol, name)) = login.hello {
+            self.session.state.protocol = protocol;
+            self.card.resp.set(u32::from(protocol.number()));
+            self.outlet.speak(protocol);
+            self.note_subscriptions();
+            if let Some(name) = name {
+                self.card.names().name = name;
+                is_renamed = true;
+            }
+        }
+        self.is_locked = self.must_authenticate();
+        if is_renamed {
+            self.regroup(reply)
+        } else {
+            self.answer(&reply)
+        }
+    }
+
+    /// The server refused what AUTH or HELLO asked for.
+    pub(super) fn login_refused(&mut self, login: &Login, reply: &[u8]) {
+        if login.user.is_none() {
+            // The user is the one it was before: whoever has not authenticated is told what HELLO tells them.
+            let reply = if reply == NOAUTH { HELLO_NOAUTH } else { reply };
+            self.answer(reply);
+            return self.end_if_lost(reply);
+        }
+        if is_wrong_password(reply) {
+            self.count_failure();
+        }
+        self.answer(reply);
+    }
+
+    /// A client whose user's password the server no longer takes is closed behind the server's answer: it cannot be served,
+    /// and connecting anew it shows the password that holds now.
+    pub(super) fn end_if_lost(&mut self, reply: &[u8]) {
+        if is_wrong_password(reply) {
+            self.ending = Some(Disconnect::AuthenticationLost);
+        }
+    }
+
+    /// Counts a failed attempt, and says so from time to time; what was shown is told nowhere, not even the user, in whose
+    /// place some write their password.
+    fn count_failure(&self) {
+        let thread = &self.site.thread;
+        thread.counters.group(self.group()).auth_failures.add(1);
+        let now = thread.clock.now_micros();
+        let (count, last) = self.site.auth_failures.get();
+        let count = count + 1;
+        if last.is_some_and(|last| now.saturating_sub(last) < LOG_EVERY_MICROS) {
+            return self.site.auth_failures.set((count, last));
+        }
+        self.site.auth_failures.set((0, Some(now)));
+        let group = &thread.settings().groups[self.group()].name;
+        tracing::warn!(
+            client = %self.card.peer(),
+            group,
+            failures = count,
+            "a client failed to authenticate: wrong password, or a user that is unknown or disabled; failures since the \
+             last such line are counted in it"
+        );
+    }
+}

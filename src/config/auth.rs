@@ -1,0 +1,456 @@
+//! Who clients are, and who respool is to the server: users with their passwords, and the sources of respool's own.
+//!
+//! No problem told here names a file, a variable or anything in them: more than once a password was written where its place
+//! was asked for.
+
+use std::fmt;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use sha2::{Digest as _, Sha256};
+use zeroize::Zeroizing;
+
+use super::check::Surroundings;
+use super::file::{File, key_of};
+use super::leaf::Value;
+use super::load::read_text;
+use super::problem::Problem;
+use super::{Secret, keys};
+
+/// How clients show who they are.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum AuthMode {
+    /// AUTH is verified by the server; a client that sends none is respool's own user.
+    #[default]
+    Optional,
+    /// Nothing is asked of clients, as by a server without a password.
+    None,
+    /// Users and passwords are those of the configuration; at the server all are respool's own user.
+    Proxy,
+    /// Users and passwords are the server's; nobody is respool's own user.
+    Passthrough,
+}
+
+/// How clients show who they are, and the users of the configuration.
+#[derive(Debug, Clone, Default)]
+pub struct Auth {
+    /// How.
+    pub mode: AuthMode,
+    /// Users of [`AuthMode::Proxy`], names unique; else none.
+    pub users: Vec<AuthUser>,
+}
+
+/// A user of the configuration.
+#[derive(Clone)]
+pub struct AuthUser {
+    /// Its name.
+    pub name: String,
+    /// Its passwords, at least one, each of them good.
+    pub passwords: Vec<PasswordDigest>,
+}
+
+impl fmt::Debug for AuthUser {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "AuthUser({:?})", self.name)
+    }
+}
+
+/// The SHA-256 of a password, as Redis keeps it in its ACLs.
+#[derive(Clone, PartialEq, Eq)]
+pub struct PasswordDigest(pub [u8; 32]);
+
+impl PasswordDigest {
+    /// The digest of `password`.
+    pub fn of(password: &[u8]) -> Self {
+        Self(Sha256::digest(password).into())
+    }
+
+    /// Reads 64 hexadecimal digits, which may stand behind the `#` of an ACL rule.
+    pub(super) fn from_hex(text: &str) -> Option<Self> {
+        let digits = text.strip_prefix('#').unwrap_or(text).as_bytes();
+        let mut bytes = [0; 32];
+        let pairs = digits.chunks_exact(2);
+        if digits.len() != 64 {
+            return None;
+        }
+        for (byte, pair) in bytes.iter_mut().zip(pairs) {
+            let digit = |digit: u8| char::from(digit).to_digit(16);
+            *byte = (digit(pair[0])? * 16 + digit(pair[1])?) as u8;
+        }
+        Some(Self(bytes))
+    }
+}
+
+impl fmt::Debug for PasswordDigest {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("<digest>")
+    }
+}
+
+/// Who respool is to the server.
+#[derive(Debug, Clone)]
+pub struct Login {
+    /// `None`: the legacy `AUTH password`, of the default user.
+    pub username: Option<String>,
+    /// Where its secrets come from, at least one, in the order in which they are tried.
+    pub sources: Vec<SecretSource>,
+}
+
+impl Login {
+    /// Whether it shows the server what `other` shows it.
+    pub fn is_same(&self, other: &Self) -> bool {
+        let is_same = |(one, two): (&SecretSource, &SecretSource)| match (one, two) {
+            (SecretSource::Given(one), SecretSource::Given(two)) => one.expose() == two.expose(),
+            (SecretSource::File(one, before), SecretSource::File(two, after)) => {
+                one == two && before.expose() == after.expose()
+            }
+            (SecretSource::Command(one), SecretSource::Command(two)) => one == two,
+            (SecretSource::Iam(one), SecretSource::Iam(two)) => one == two,
+            _ => false,
+        };
+        self.username == other.username
+            && self.sources.len() == other.sources.len()
+            && self.sources.iter().zip(&other.sources).all(is_same)
+    }
+
+    /// Whether what it shows runs out, so that connections have to be authenticated anew.
+    pub fn expires(&self) -> bool {
+        let runs_out = |source: &SecretSource| {
+            matches!(source, SecretSource::Command(_) | SecretSource::Iam(_))
+        };
+        self.sources.iter().any(runs_out)
+    }
+}
+
+/// Where a secret comes from.
+#[derive(Debug, Clone)]
+pub enum SecretSource {
+    /// The configuration itself, or the environment, which a process cannot see change.
+    Given(Secret),
+    /// A file, read again when the server refuses what was in it.
+    File(PathBuf, Secret),
+    /// What a command prints.
+    Command(SecretCommand),
+    /// A token signed for each connect.
+    Iam(Iam),
+}
+
+/// A command that prints a password.
+#[derive(Clone, PartialEq, Eq)]
+pub struct SecretCommand {
+    /// The program and its arguments.
+    pub argv: Vec<String>,
+    /// How long it may take.
+    pub timeout: Duration,
+}
+
+impl fmt::Debug for SecretCommand {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        // Arguments are where secrets should not be, and sometimes are.
+        write!(f, "SecretCommand({} arguments)", self.argv.len())
+    }
+}
+
+/// Authentication by IAM at ElastiCache.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Iam {
+    /// The region of the cache.
+    pub region: String,
+    /// The replication group's or serverless cache's name, in lower case.
+    pub cluster: String,
+    /// The user's id, which for IAM is its name too.
+    pub user: String,
+    /// Whether it is a serverless cache.
+    pub serverless: bool,
+}
+
+/// What the `[auth]` of `file` means, and what is wrong with it.
+pub(super) fn auth(file: &File, around: &Surroundings<'_>) -> (Auth, Vec<Problem>) {
+    let mode = match file.choice("auth.mode") {
+        Some("none") => AuthMode::None,
+        Some("proxy") => AuthMode::Proxy,
+        Some("passthrough") => AuthMode::Passthrough,
+        _ => AuthMode::Optional,
+    };
+    let mut problems = Vec::new();
+    let mut users: Vec<AuthUser> = Vec::new();
+    let tables = file.tables("auth.user");
+    for index in 0..tables {
+        let path = format!("auth.user[{index}]");
+        match user(file, around, &path) {
+            Ok(user) if users.iter().any(|other| other.name == user.name) => {
+                problems.push(Problem::new(
+                    file.line(&format!("{path}.name")),
+                    "auth.user.name",
+                    "there is an earlier user of this name",
+                    "give one [[auth.user]] all passwords of a user",
+                ));
+            }
+            Ok(user) => users.push(user),
+            Err(problem) => problems.extend(problem),
+        }
+    }
+    if mode == AuthMode::Proxy && tables == 0 && !file.is_refused("auth.user") {
+        problems.push(Problem::new(
+            file.line("auth.mode"),
+            "auth.mode",
+            "nobody could authenticate: there is no user",
+            "add [[auth.user]] with a name and a password",
+        ));
+    }
+    if mode != AuthMode::Proxy && tables > 0 && !file.is_refused("auth.mode") {
+        problems.push(Problem::new(
+            file.line("auth.user[0]"),
+            "auth.user",
+            "users of the configuration are asked only with mode = \"proxy\"",
+            "set auth.mode = \"proxy\", or remove the users",
+        ));
+    }
+    (Auth { mode, users }, problems)
+}
+
+/// One user; `Err`: what is wrong, or nothing where that is told already.
+fn user(file: &File, around: &Surroundings<'_>, path: &str) -> Result<AuthUser, Option<Problem>> {
+    let at = |name: &str| format!("{path}.{name}");
+    let mut passwords = Vec::new();
+    for name in ["password", "password_file", "password_env"] {
+        let found = secret(file, around, &at(name)).map_err(Some)?;
+        passwords.extend(found.map(|secret| PasswordDigest::of(secret.expose().as_bytes())));
+    }
+    if let Some(Value::Digests(digests)) = file.value(&at("password_sha256")) {
+        passwords.extend(digests);
+    }
+    let keys = [
+        "password",
+        "password_file",
+        "password_env",
+        "password_sha256",
+    ];
+    if keys.iter().any(|name| file.is_refused(&at(name))) {
+        return Err(None);
+    }
+    if passwords.is_empty() {
+        return Err(Some(Problem::new(
+            file.line(path),
+            "auth.user",
+            "a user without a password",
+            "add password_file, password_env or password_sha256",
+        )));
+    }
+    // A name that is missing is told with all that is required.
+    let name = file.text(&at("name")).ok_or(None)?;
+    Ok(AuthUser { name, passwords })
+}
+
+/// Keys of which at most one gives the password, and of those that give the one to come.
+const PASSWORDS: [[&str; 4]; 2] = [
+    [
+        "password",
+        "password_file",
+        "password_env",
+        "password_command",
+    ],
+    [
+        "password_next",
+        "password_next_file",
+        "password_next_env",
+        "",
+    ],
+];
+
+/// Who respool is to the server; `None`: nobody.
+pub(super) fn login(file: &File, around: &Surroundings<'_>) -> (Option<Login>, Vec<Problem>) {
+    let mut problems = Vec::new();
+    let mut sources = Vec::new();
+    for keys in PASSWORDS {
+        match source(file, around, keys) {
+            Ok(found) => sources.extend(found),
+            Err(problem) => problems.push(problem),
+        }
+    }
+    let mut username = file.text("upstream.username");
+    if let Some(line) = file.line("upstream.iam") {
+        match iam(file, around) {
+            Ok(iam) => {
+                let others = ["username"]
+                    .into_iter()
+                    .chain(PASSWORDS.into_iter().flatten());
+                let other = others
+                    .filter(|name| !name.is_empty())
+                    .map(|name| format!("upstream.{name}"))
+                    .find(|key| file.line(key).is_some());
+                if let Some(key) = other {
+                    problems.push(Problem::new(
+                        file.line(&key),
+                        key,
+                        "the server is shown a token of upstream.iam already",
+                        "keep one of the two; the user is upstream.iam.user",
+                    ));
+                }
+                username = Some(iam.user.clone());
+                sources = vec![SecretSource::Iam(iam)];
+            }
+            Err(what) => problems.extend(
+                what.map(|(what, remedy)| Problem::new(Some(line), "upstream.iam", what, remedy)),
+            ),
+        }
+    }
+    let login = (!sources.is_empty()).then_some(Login { username, sources });
+    (login, problems)
+}
+
+/// The source that one of `names` gives.
+fn source(
+    file: &File,
+    around: &Surroundings<'_>,
+    names: [&str; 4],
+) -> Result<Option<SecretSource>, Problem> {
+    let key = |name: &str| format!("upstream.{name}");
+    let written: Vec<&str> = names
+        .into_iter()
+        .filter(|name| !name.is_empty() && file.line(&key(name)).is_some())
+        .collect();
+    let name = match written.as_slice() {
+        [] => return Ok(None),
+        [name] => *name,
+        [.., last] => {
+            let [first, .., end] = names.map(|name| if name.is_empty() { names[2] } else { name });
+            return Err(Problem::new(
+                file.line(&key(last)),
+                key(last),
+                "the password is given more than once",
+                format!("keep one of {first} to {end}"),
+            ));
+        }
+    };
+    if let Some(Value::Texts(argv)) = file.value(&key(name)) {
+        return Ok(Some(SecretSource::Command(SecretCommand {
+            argv,
+            timeout: file
+                .duration("upstream.password_command_timeout")
+                .unwrap_or_default(),
+        })));
+    }
+    let secret = secret(file, around, &key(name))?;
+    Ok(secret.map(|secret| match file.value(&key(name)) {
+        Some(Value::Text(path)) if name.ends_with("_file") => {
+            SecretSource::File(around.dir.join(path), secret)
+        }
+        _ => SecretSource::Given(secret),
+    }))
+}
+
+/// The secret under `path`, wherever it is kept; `None`: not written, or refused and told.
+fn secret(file: &File, around: &Surroundings<'_>, path: &str) -> Result<Option<Secret>, Problem> {
+    if file.line(path).is_none() {
+        return Ok(None);
+    }
+    let refused =
+        |what: String, remedy: &str| Problem::new(file.line(path), key_of(path), what, remedy);
+    let text = match file.value(path) {
+        Some(Value::Secret(secret)) => return Ok(Some(secret)),
+        Some(Value::Text(place)) if path.ends_with("_file") => {
+            return secret_in_file(&around.dir.join(place))
+                .map(Some)
+                .map_err(|why| {
+                    refused(
+                        why,
+                        "name a file that respool's user can read, with the password in it",
+                    )
+                });
+        }
+        Some(Value::Text(name)) => (around.environment)(&name).map(Zeroizing::new),
+        _ => return Ok(None),
+    };
+    let Some(text) = text else {
+        let what = "the environment variable is not set".to_owned();
+        return Err(refused(what, "set it for respool's process"));
+    };
+    match trimmed(&text) {
+        "" => Err(refused(
+            "there is no password in it".to_owned(),
+            "put the password there, or remove the key",
+        )),
+        password => Ok(Some(Secret::new(password.to_owned()))),
+    }
+}
+
+/// The password in a file.
+///
+/// # Errors
+/// Why there is none, without the path or anything of the content.
+pub fn secret_in_file(path: &Path) -> Result<Secret, String> {
+    let text = read_text(path).map_err(|why| format!("the file cannot be read: {why}"))?;
+    match trimmed(&text) {
+        "" => Err("there is no password in it".to_owned()),
+        password => Ok(Secret::new(password.to_owned())),
+    }
+}
+
+/// The text without the line end that editors, `echo` and most commands put behind it.
+pub fn trimmed(text: &str) -> &str {
+    let text = text.strip_suffix('\n').unwrap_or(text);
+    text.strip_suffix('\r').unwrap_or(text)
+}
+
+/// `Err(None)`: something in it was refused and told.
+fn iam(
+    file: &File,
+    around: &Surroundings<'_>,
+) -> Result<Iam, Option<(&'static str, &'static str)>> {
+    if keys::in_table("upstream.iam").any(|key| file.is_refused(key.path()))
+        || file.is_refused("upstream.iam")
+    {
+        return Err(None);
+    }
+    let word = |name: &str| file.text(&format!("upstream.iam.{name}"));
+    let region = word("region")
+        .or_else(|| (around.environment)("AWS_REGION"))
+        .or_else(|| (around.environment)("AWS_DEFAULT_REGION"))
+        .filter(|region| !region.is_empty());
+    let region = region.ok_or(Some((
+        "no region",
+        "add region = \"...\", or set AWS_REGION for respool's process",
+    )))?;
+    let cluster = word("cluster").ok_or(Some((
+        "no cluster",
+        "add cluster = \"...\": the name of the replication group or serverless cache",
+    )))?;
+    let user = word("user").ok_or(Some((
+        "no user",
+        "add user = \"...\": the id of the ElastiCache user with authentication by IAM",
+    )))?;
+    Ok(Iam {
+        region,
+        cluster: cluster.to_ascii_lowercase(),
+        user,
+        serverless: matches!(
+            file.value("upstream.iam.serverless"),
+            Some(Value::Flag(true))
+        ),
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn digests_are_read_as_redis_writes_them() {
+        let hex = "2bb80d537b1da3e38bd30361aa855686bde0eacd7162fef6a25fe97bf527a25b";
+        let secret = PasswordDigest::of(b"secret");
+        assert!(PasswordDigest::from_hex(hex).as_ref() == Some(&secret));
+        assert!(PasswordDigest::from_hex(&format!("#{hex}")).as_ref() == Some(&secret));
+        assert!(PasswordDigest::from_hex(&hex.to_uppercase()).as_ref() == Some(&secret));
+        for wrong in [
+            "",
+            "#",
+            &hex[1..],
+            &format!("{hex}0"),
+            &hex.replace('2', "g"),
+        ] {
+            assert!(PasswordDigest::from_hex(wrong).is_none(), "{wrong}");
+        }
+        assert!(!format!("{secret:?}").contains("2b"));
+    }
+}

@@ -1,0 +1,47 @@
+//! How many connects a second there may be: a bucket that holds a second's worth of them.
+
+/// A token bucket, kept as the time at which it would be full.
+#[derive(Debug, Default)]
+pub struct Bucket {
+    full_at: u64,
+}
+
+impl Bucket {
+    /// Takes a token; how long its taker must wait, in microseconds. Those who take one after the other are served so.
+    pub fn take(&mut self, now: u64, per_second: u32) -> u64 {
+        const SECOND: u64 = 1_000_000;
+        let each = SECOND / u64::from(per_second.max(1));
+        self.full_at = self.full_at.max(now) + each;
+        (self.full_at - now).saturating_sub(SECOND)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    #[test]
+    fn a_seconds_worth_goes_at_once_and_the_rest_in_turn() {
+        let mut bucket = Bucket::default();
+        let waits: Vec<u64> = (0..7).map(|_| bucket.take(0, 5)).collect();
+        assert_eq!(waits, [0, 0, 0, 0, 0, 200_000, 400_000]);
+        assert_eq!(bucket.take(10_000_000, 5), 0, "full again");
+    }
+
+    proptest! {
+        /// In any window of a second no more than two seconds' worth connect: those saved up, and those of that second.
+        #[test]
+        fn the_rate_holds(steps in prop::collection::vec(0_u64..300_000, 1..200), rate in 1_u32..50) {
+            let (mut bucket, mut now, mut connects) = (Bucket::default(), 0, Vec::new());
+            for step in steps {
+                now += step;
+                connects.push(now + bucket.take(now, rate));
+            }
+            for &start in &connects {
+                let within = connects.iter().filter(|at| (start..start + 1_000_000).contains(*at)).count();
+                prop_assert!(within <= 2 * rate as usize + 1, "{within} in a second at {rate}");
+            }
+        }
+    }
+}

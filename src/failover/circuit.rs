@@ -1,0 +1,176 @@
+//! Whether the server is known to be down, so that nothing waits for it, and who tries it meanwhile.
+//!
+//! Invariant: while it is open there is at most one attempt to connect in the whole process.
+
+use std::time::Duration;
+
+/// Whether an attempt to connect may be made now.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Turn {
+    /// It may.
+    Now,
+    /// It may, and is the one of its time: [`Circuit::probed`] ends it.
+    Probe,
+    /// Not before then.
+    At(u64),
+    /// Not before the attempt that is under way has ended.
+    After,
+}
+
+/// Closed while the server is there, or may be.
+#[derive(Debug, Default)]
+pub struct Circuit {
+    /// Since when no connection is up.
+    away_since: Option<u64>,
+    open: Option<Open>,
+}
+
+#[derive(Debug)]
+struct Open {
+    next_probe: u64,
+    is_probing: bool,
+}
+
+impl Circuit {
+    /// The last connection was lost.
+    pub fn lost(&mut self, now: u64) {
+        self.away_since.get_or_insert(now);
+    }
+
+    /// An attempt failed while no connection was up; the next may be made after `pause`. True: the circuit has opened.
+    /// `after`: how long the server may be away until it counts as down; zero: as long as it likes.
+    pub fn failed(&mut self, now: u64, after: Duration, pause: Duration) -> bool {
+        let since = *self.away_since.get_or_insert(now);
+        let next_probe = now + pause.as_micros() as u64;
+        match &mut self.open {
+            Some(open) => {
+                open.next_probe = next_probe;
+                false
+            }
+            None if !after.is_zero() && now.saturating_sub(since) >= after.as_micros() as u64 => {
+                self.open = Some(Open {
+                    next_probe,
+                    is_probing: false,
+                });
+                true
+            }
+            None => false,
+        }
+    }
+
+    /// A connection came about. True: the circuit was open.
+    pub fn connected(&mut self) -> bool {
+        self.away_since = None;
+        self.open.take().is_some()
+    }
+
+    /// Whether it is open.
+    pub fn is_open(&self) -> bool {
+        self.open.is_some()
+    }
+
+    /// Whether who wants to connect may do so.
+    pub fn turn(&mut self, now: u64) -> Turn {
+        match &mut self.open {
+            None => Turn::Now,
+            Some(open) if open.is_probing => Turn::After,
+            Some(open) if now < open.next_probe => Turn::At(open.next_probe),
+            Some(open) => {
+                open.is_probing = true;
+                Turn::Probe
+            }
+        }
+    }
+
+    /// The one attempt has ended, however it did.
+    pub fn probed(&mut self) {
+        if let Some(open) = &mut self.open {
+            open.is_probing = false;
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    const AFTER: Duration = Duration::from_secs(10);
+    const PAUSE: Duration = Duration::from_secs(1);
+    const SECOND: u64 = 1_000_000;
+
+    #[test]
+    fn it_opens_when_no_attempt_has_succeeded_for_long() {
+        let mut circuit = Circuit::default();
+        circuit.lost(0);
+        assert!(!circuit.failed(SECOND, AFTER, PAUSE));
+        assert_eq!(circuit.turn(2 * SECOND), Turn::Now);
+        assert!(circuit.failed(10 * SECOND, AFTER, PAUSE) && circuit.is_open());
+        assert!(!circuit.failed(11 * SECOND, AFTER, PAUSE), "told once");
+    }
+
+    #[test]
+    fn one_attempt_at_a_time_and_the_first_success_closes() {
+        let mut circuit = Circuit::default();
+        circuit.failed(0, AFTER, PAUSE);
+        circuit.failed(10 * SECOND, AFTER, PAUSE);
+        assert_eq!(circuit.turn(10 * SECOND), Turn::At(11 * SECOND));
+        assert_eq!(circuit.turn(11 * SECOND), Turn::Probe);
+        assert_eq!(circuit.turn(11 * SECOND), Turn::After);
+        circuit.failed(12 * SECOND, AFTER, PAUSE);
+        circuit.probed();
+        assert_eq!(circuit.turn(12 * SECOND), Turn::At(13 * SECOND));
+        assert_eq!(circuit.turn(13 * SECOND), Turn::Probe);
+        assert!(circuit.connected());
+        circuit.probed();
+        assert_eq!(circuit.turn(13 * SECOND), Turn::Now);
+        assert!(!circuit.failed(14 * SECOND, AFTER, PAUSE), "counted anew");
+    }
+
+    #[test]
+    fn a_success_between_failures_keeps_it_closed() {
+        let mut circuit = Circuit::default();
+        for second in 0..100 {
+            assert!(!circuit.failed(second * SECOND, AFTER, PAUSE));
+            if second % 9 == 8 {
+                assert!(!circuit.connected());
+            }
+        }
+    }
+
+    #[test]
+    fn without_a_time_it_never_opens() {
+        let mut circuit = Circuit::default();
+        assert!((0..100).all(|second| !circuit.failed(second * SECOND, Duration::ZERO, PAUSE)));
+    }
+
+    proptest! {
+        /// Whatever happens: never two attempts at once while it is open, and never none for ever.
+        #[test]
+        fn at_most_one_probes(events in prop::collection::vec((0_u8..5, 0_u64..4_000_000), 1..200)) {
+            let (mut circuit, mut now, mut probes) = (Circuit::default(), 0, 0_u32);
+            for (event, step) in events {
+                now += step;
+                match event {
+                    0 => circuit.lost(now),
+                    1 => drop(circuit.failed(now, AFTER, PAUSE)),
+                    2 if probes > 0 => {
+                        circuit.probed();
+                        probes -= 1;
+                    }
+                    3 if now % 7 == 0 => {
+                        circuit.connected();
+                        probes = 0;
+                    }
+                    _ => match circuit.turn(now) {
+                        Turn::Probe => probes += 1,
+                        Turn::After => prop_assert_eq!(probes, 1),
+                        Turn::Now => prop_assert!(!circuit.is_open()),
+                        Turn::At(at) => prop_assert!(at > now && at <= now + PAUSE.as_micros() as u64),
+                    },
+                }
+                prop_assert!(probes <= 1);
+            }
+        }
+    }
+}

@@ -1,0 +1,17 @@
+//! What respool decides when the server is lost, moves or is demoted: no sockets, no clock; it is told the time.
+//!
+//! Times are microseconds of the process' clock.
+
+mod addresses;
+mod backoff;
+mod bucket;
+mod circuit;
+mod demotion;
+mod record;
+
+pub use addresses::{Addresses, Node};
+pub use backoff::backoff;
+pub use bucket::Bucket;
+pub use circuit::{Circuit, Turn};
+pub use demotion::Demotion;
+pub use record::{Failover, Record, Standing};

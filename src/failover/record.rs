@@ -1,0 +1,262 @@
+//! The last failover: from where to where, why, how long it took, and what it cost.
+//!
+//! A failover begins when the last shared connection to the server is lost, or when its connections are left because it moved or
+//! was demoted; it ends with the first connection that is up again. The loss of one connection among others is none.
+
+use std::collections::BTreeMap;
+
+use crate::telemetry::LossCause;
+
+use super::Node;
+
+/// One failover.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Failover {
+    /// The address that was lost.
+    pub from: Node,
+    /// The address of the first connection after; `None`: it is not over.
+    pub to: Option<Node>,
+    /// What was noticed first.
+    pub cause: LossCause,
+    /// When it was noticed.
+    pub began: u64,
+    /// How long it took from then to the first connection, in microseconds; so far, when it is not over.
+    pub took: u64,
+    /// Commands that waited for the server.
+    pub held: u64,
+    /// Commands that were answered with LOADING, as not sent.
+    pub failed: u64,
+    /// Clients closed because a command of theirs was sent and not answered.
+    pub disconnected: u64,
+}
+
+/// What is to be told.
+#[derive(Debug, Clone, Default)]
+pub struct Standing {
+    /// The one under way, else the last.
+    pub last: Option<Failover>,
+    /// How many are over, by their cause.
+    pub totals: BTreeMap<&'static str, u64>,
+}
+
+/// Keeps the record of a process.
+#[derive(Debug, Default)]
+pub struct Record {
+    live: usize,
+    /// What may become a failover, or is one.
+    current: Option<Failover>,
+    /// It is one.
+    is_failover: bool,
+    last: Option<Failover>,
+    totals: BTreeMap<&'static str, u64>,
+}
+
+impl Record {
+    /// Shared connections that are up.
+    pub fn live(&self) -> usize {
+        self.live
+    }
+
+    /// A shared connection is up.
+    pub fn opened(&mut self) {
+        self.live += 1;
+    }
+
+    /// A shared connection has ended. True: it was the last, and a failover begins or goes on.
+    pub fn closed(&mut self) -> bool {
+        self.live = self.live.saturating_sub(1);
+        self.is_failover |= self.live == 0 && self.current.is_some();
+        self.live == 0 && self.is_failover
+    }
+
+    /// The server was reached at `node`; `can_serve`: and is what was looked for.
+    pub fn reached(&mut self, node: &Node, can_serve: bool, now: u64) {
+        let moved_from = self
+            .current
+            .as_ref()
+            .filter(|c| c.cause == LossCause::Moved);
+        let is_old = moved_from.is_some_and(|current| current.from == *node);
+        if !self.is_failover {
+            // One was lost, and the server is there.
+            self.current = None;
+        } else if can_serve
+            && !is_old
+            && let Some(mut over) = self.current.take()
+        {
+            self.is_failover = false;
+            over.to = Some(node.clone());
+            over.took = now.saturating_sub(over.began);
+            *self.totals.entry(over.cause.label()).or_default() += 1;
+            self.last = Some(over);
+        }
+    }
+
+    /// A connection to `node` was lost.
+    pub fn lost(&mut self, node: &Node, cause: LossCause, now: u64) {
+        self.begin(node, cause, now);
+    }
+
+    /// A connection to `node` that was opened at `opened` is being left, and all others to it.
+    pub fn left(&mut self, node: &Node, cause: LossCause, opened: u64, now: u64) {
+        let is_over = |last: &Failover| last.from == *node && opened <= last.began + last.took;
+        if self.last.as_ref().is_some_and(is_over) {
+            return;
+        }
+        self.begin(node, cause, now);
+        if let Some(current) = self.current.as_mut().filter(|_| !self.is_failover) {
+            // One connection that was lost just before was the first sign of it.
+            current.cause = cause;
+        }
+        self.is_failover = true;
+    }
+
+    /// Commands wait for the server.
+    pub fn held(&mut self, commands: u64) {
+        self.change(|current| current.held += commands);
+    }
+
+    /// Commands were answered as not sent.
+    pub fn failed(&mut self, commands: u64) {
+        self.change(|current| current.failed += commands);
+    }
+
+    /// Clients were closed.
+    pub fn disconnected(&mut self, clients: u64) {
+        self.change(|current| current.disconnected += clients);
+    }
+
+    /// What is to be told of it at `now`.
+    pub fn standing(&self, now: u64) -> Standing {
+        let under_way = self.current.as_ref().filter(|_| self.is_failover);
+        let mut last = under_way.or(self.last.as_ref()).cloned();
+        if let Some(last) = last.as_mut().filter(|last| last.to.is_none()) {
+            last.took = now.saturating_sub(last.began);
+        }
+        Standing {
+            last,
+            totals: self.totals.clone(),
+        }
+    }
+
+    fn begin(&mut self, node: &Node, cause: LossCause, now: u64) {
+        self.current.get_or_insert_with(|| Failover {
+            from: node.clone(),
+            to: None,
+            cause,
+            began: now,
+            took: 0,
+            held: 0,
+            failed: 0,
+            disconnected: 0,
+        });
+    }
+
+    fn change(&mut self, change: impl FnOnce(&mut Failover)) {
+        if let Some(current) = &mut self.current {
+            change(current);
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn node(port: u16) -> Node {
+        Node::Tcp(std::net::SocketAddr::from(([127, 0, 0, 1], port)))
+    }
+
+    fn with(live: usize) -> Record {
+        let mut record = Record::default();
+        (0..live).for_each(|_| record.opened());
+        record.reached(&node(1), true, 0);
+        record
+    }
+
+    fn lose(record: &mut Record, cause: LossCause, now: u64) -> bool {
+        record.lost(&node(1), cause, now);
+        record.closed()
+    }
+
+    #[test]
+    fn the_loss_of_all_is_one_and_ends_with_the_first_connection() {
+        let mut record = with(3);
+        assert!(!lose(&mut record, LossCause::Reset, 100));
+        record.disconnected(2);
+        lose(&mut record, LossCause::Closed, 110);
+        assert!(lose(&mut record, LossCause::Reset, 120));
+        record.held(5);
+        record.failed(1);
+        let under_way = record.standing(150).last.expect("one under way");
+        assert_eq!((under_way.to, under_way.took), (None, 50));
+        record.reached(&node(2), true, 1100);
+        record.reached(&node(2), true, 1200);
+        record.held(7);
+        let standing = record.standing(9000);
+        let last = standing.last.expect("one is over");
+        let expected = Failover {
+            from: node(1),
+            to: Some(node(2)),
+            cause: LossCause::Reset,
+            began: 100,
+            took: 1000,
+            held: 5,
+            failed: 1,
+            disconnected: 2,
+        };
+        assert_eq!(last, expected);
+        assert_eq!(standing.totals, BTreeMap::from([("reset", 1)]));
+    }
+
+    #[test]
+    fn one_connection_among_others_is_none() {
+        let mut record = with(2);
+        assert!(!lose(&mut record, LossCause::Reset, 100));
+        record.disconnected(1);
+        record.reached(&node(1), true, 200);
+        assert!(record.standing(300).last.is_none());
+        // Nor is the end of those that are of no more use.
+        assert!(!record.closed());
+        assert!(record.standing(300).last.is_none());
+    }
+
+    #[test]
+    fn what_is_left_is_one_though_others_are_up_and_lasts_until_one_can_serve() {
+        let mut record = with(3);
+        // A primary that becomes a replica closes its blocked clients first.
+        lose(&mut record, LossCause::Closed, 100);
+        record.left(&node(1), LossCause::Readonly, 0, 105);
+        lose(&mut record, LossCause::Readonly, 110);
+        record.reached(&node(1), false, 120);
+        assert_eq!(record.standing(130).totals.len(), 0);
+        record.reached(&node(2), true, 600);
+        let standing = record.standing(700);
+        assert_eq!(standing.totals, BTreeMap::from([("readonly", 1)]));
+        assert_eq!(standing.last.map(|last| last.took), Some(500));
+    }
+
+    #[test]
+    fn a_move_is_one_however_late_the_last_connection_leaves() {
+        let mut record = with(3);
+        record.left(&node(1), LossCause::Moved, 0, 100);
+        record.reached(&node(1), true, 150);
+        assert_eq!(record.standing(160).totals.len(), 0, "still the old one");
+        record.reached(&node(2), true, 200);
+        record.left(&node(1), LossCause::Moved, 150, 300);
+        assert_eq!(record.standing(310).totals, BTreeMap::from([("moved", 1)]));
+        assert!(
+            record
+                .standing(310)
+                .last
+                .is_some_and(|last| last.to.is_some())
+        );
+        // Back, and away again.
+        record.left(&node(1), LossCause::Moved, 5000, 6000);
+        assert!(
+            record
+                .standing(6010)
+                .last
+                .is_some_and(|last| last.to.is_none())
+        );
+    }
+}

@@ -1,0 +1,193 @@
+//! Connecting again: when the next attempt is due, who makes it, and what is said of those that fail.
+
+use std::time::Duration;
+
+use rand::Rng as _;
+use tokio::sync::watch;
+use tokio::time::Instant;
+
+use super::failovers::{News, Probe};
+use super::handshake::ConnectError;
+use super::pool::Upstream;
+use crate::failover::{Turn, backoff};
+use crate::telemetry::{Bound, ConnectResult};
+
+/// Least time between two log lines about a server that stays away.
+const LOG_EVERY: Duration = Duration::from_secs(10);
+
+/// A connection that is lost sooner than this counts as an attempt that failed: a server may take every connection and
+/// close it at once.
+const SHORT_LIFE: Duration = Duration::from_secs(1);
+
+/// When another worker has reached the server this one tries within so long.
+const FOLLOW_WITHIN: Duration = Duration::from_millis(50);
+
+/// Back-off while the server is away.
+#[derive(Default)]
+pub(super) struct Away {
+    failures: u32,
+    /// Connections lost soon after they were opened, one after the other.
+    short_lives: u32,
+    next_attempt: Option<Instant>,
+    /// The server has no place left: that another was given one says nothing.
+    is_full: bool,
+    last_logged: Option<Instant>,
+}
+
+impl Upstream {
+    /// Waits until the next attempt to connect is due.
+    pub(super) async fn pause(&self) {
+        let process = &self.thread.process;
+        let mut news = process.failovers.news();
+        loop {
+            if process.failovers.is_open() {
+                // The one that keeps the first shared connection tries.
+                let _ = news.changed().await;
+                continue;
+            }
+            let seen = news.borrow_and_update().connects;
+            let (until, is_full) = {
+                let away = self.away.borrow();
+                (away.next_attempt, away.is_full)
+            };
+            let Some(until) = until else { return };
+            tokio::select! {
+                () = tokio::time::sleep_until(until) => return,
+                () = until_told(&mut news, |news| news.connects > seen), if !is_full => {
+                    let follow = FOLLOW_WITHIN.mul_f64(rand::random::<f64>());
+                    return tokio::time::sleep_until(until.min(Instant::now() + follow)).await;
+                }
+            }
+        }
+    }
+
+    /// As [`Self::pause`], for whoever keeps trying: while the circuit is open it may be the one in the process.
+    pub(super) async fn pause_or_probe(&self) -> Option<Probe> {
+        let process = &self.thread.process;
+        let mut news = process.failovers.news();
+        loop {
+            let (turn, probe) = process.turn();
+            match turn {
+                Turn::Probe => return probe,
+                Turn::Now => {
+                    self.pause_while_closed().await;
+                    if !process.failovers.is_open() {
+                        return None;
+                    }
+                }
+                Turn::At(at) => {
+                    let at = Instant::from_std(process.start + Duration::from_micros(at));
+                    tokio::select! {
+                        () = tokio::time::sleep_until(at) => {}
+                        _ = news.changed() => {}
+                    }
+                }
+                Turn::After => drop(news.changed().await),
+            }
+        }
+    }
+
+    /// Pauses, or returns when the circuit opens meanwhile.
+    async fn pause_while_closed(&self) {
+        let failovers = &self.thread.process.failovers;
+        let mut news = failovers.news();
+        tokio::select! {
+            () = self.pause() => {}
+            () = until_told(&mut news, |_| failovers.is_open()) => {}
+        }
+    }
+
+    /// Waits for a turn at the rate of connects.
+    pub(super) async fn connect_turn(&self) {
+        let process = &self.thread.process;
+        let per_second = self.thread.settings().upstream.max_connects_per_second;
+        let wait = process
+            .failovers
+            .take_turn(process.now_micros(), per_second);
+        if !wait.is_zero() {
+            self.thread.counters.bound(Bound::ConnectRate).add(1);
+            tokio::time::sleep(wait).await;
+        }
+    }
+
+    /// An attempt to connect failed.
+    pub(super) fn failed(&self, error: &ConnectError) {
+        let process = &self.thread.process;
+        let settings = self.thread.settings();
+        let upstream = &settings.upstream;
+        let mut away = self.away.borrow_mut();
+        away.is_full = matches!(
+            error,
+            ConnectError::Away {
+                result: ConnectResult::MaxClients,
+                ..
+            }
+        );
+        // A server that is full is not helped by being asked often.
+        let failures = if away.is_full {
+            u32::MAX
+        } else {
+            away.failures
+        };
+        let chance = rand::rng().random::<f64>();
+        let delay = backoff(upstream.reconnect, failures, chance);
+        let now = Instant::now();
+        away.failures = away.failures.saturating_add(1);
+        away.next_attempt = Some(now + delay);
+        if away.last_logged.is_none_or(|last| now - last >= LOG_EVERY) {
+            away.last_logged = Some(now);
+            tracing::warn!(
+                failures = away.failures,
+                "cannot connect to the server: {error}"
+            );
+        }
+        drop(away);
+        let after = upstream.circuit_after;
+        if process
+            .failovers
+            .attempt_failed(process.now_micros(), after, delay)
+        {
+            self.thread.counters.bound(Bound::Circuit).add(1);
+            tracing::warn!(
+                "no attempt to connect has succeeded for {after:?}: commands are answered at once as not sent until the server \
+                 is back (upstream.circuit.after)"
+            );
+        }
+        let text = error.to_string();
+        if self.is_away() {
+            process.health.failed(&text);
+        } else {
+            process.health.note_error(&text);
+        }
+    }
+
+    /// A connection to the server came about.
+    pub(super) fn connected(&self) {
+        let mut away = self.away.borrow_mut();
+        let failures = std::mem::take(&mut away.failures);
+        away.next_attempt = None;
+        away.last_logged = None;
+        away.is_full = false;
+        if failures > 0 {
+            tracing::info!(failures, "connected to the server again");
+        }
+    }
+
+    /// A shared connection that lived for `life` was lost.
+    pub(super) fn lost_after(&self, life: Duration) {
+        let mut away = self.away.borrow_mut();
+        if life >= SHORT_LIFE {
+            away.short_lives = 0;
+            return;
+        }
+        let reconnect = self.thread.settings().upstream.reconnect;
+        let delay = backoff(reconnect, away.short_lives, rand::random::<f64>());
+        away.short_lives = away.short_lives.saturating_add(1);
+        away.next_attempt = Some(Instant::now() + delay);
+    }
+}
+
+/// Waits until the news are so. What the wait would return holds a lock, and must be gone before anything else is awaited.
+async fn until_told(news: &mut watch::Receiver<News>, is_so: impl FnMut(&News) -> bool) {
+    drop(news.wait_for(is_so).await);
+}

@@ -1,0 +1,399 @@
+//! Who respool itself is to the server: which secrets are tried, and where they are looked for again.
+//!
+//! Secrets change while respool runs. New connections use whichever of them the server takes; those that are open stay
+//! authenticated, as Redis keeps them. Invariant: nothing told here holds a secret.
+
+use std::cell::RefCell;
+use std::rc::Rc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
+
+use tokio::sync::watch;
+
+use super::{aws, command};
+use crate::auth::{AwsKeys, token};
+use crate::config::{Login, Secret, SecretSource, secret_in_file};
+use crate::session::Credentials;
+
+/// What a command has printed is shown to the server for this long before the command is asked again.
+const PRINTED_LASTS: Duration = Duration::from_secs(5 * 60);
+
+/// The sources are asked once in this time at most, however many connections are refused.
+const ASKED_AGAIN_AFTER: Duration = Duration::from_secs(1);
+
+/// Keys of AWS are renewed this long before they end, and a token signed by them is used for as long: both last for
+/// longer than it takes to connect.
+const MARGIN_SECONDS: u64 = 5 * 60;
+
+/// Who respool is to the server, for all workers.
+pub struct OwnLogin {
+    login: Option<Login>,
+    known: Mutex<Known>,
+    /// Counts the times the sources were asked.
+    asked: watch::Sender<u64>,
+    /// Counts the times another secret than before was found or taken by the server.
+    changed: AtomicU64,
+}
+
+#[derive(Default)]
+struct Known {
+    /// By source; `None`: nothing has come from there yet.
+    secrets: Vec<Option<Secret>>,
+    /// The source whose secret the server took last.
+    best: usize,
+    keys: Option<AwsKeys>,
+    /// When the sources were last asked, if ever.
+    asked_at: Option<Instant>,
+    is_asking: bool,
+    /// Why a source gave nothing when it was asked last.
+    trouble: Option<String>,
+}
+
+/// One secret to be tried.
+pub(super) struct Candidate {
+    source: usize,
+    pub(super) credentials: Rc<Credentials>,
+}
+
+impl OwnLogin {
+    /// As configured, with the secrets that were there at the start.
+    pub fn new(login: Option<&Login>) -> Arc<Self> {
+        let at_start = |source: &SecretSource| match source {
+            SecretSource::Given(secret) | SecretSource::File(_, secret) => Some(secret.clone()),
+            SecretSource::Command(_) | SecretSource::Iam(_) => None,
+        };
+        let sources = login.map_or(&[][..], |login| &login.sources);
+        let known = Known {
+            secrets: sources.iter().map(at_start).collect(),
+            ..Known::default()
+        };
+        Arc::new(Self {
+            login: login.cloned(),
+            known: Mutex::new(known),
+            asked: watch::Sender::new(0),
+            changed: AtomicU64::new(0),
+        })
+    }
+
+    /// Whether respool authenticates at all.
+    pub fn is_configured(&self) -> bool {
+        self.login.is_some()
+    }
+
+    /// Whether connections have to be authenticated anew from time to time.
+    pub fn expires(&self) -> bool {
+        self.login.as_ref().is_some_and(Login::expires)
+    }
+
+    /// Asks the sources if what is known of them has run out, or nothing is.
+    pub(super) async fn prepare(self: &Arc<Self>) {
+        if self.has_run_out() {
+            self.ask_again(self.times_asked()).await;
+        }
+    }
+
+    /// How often the sources have been asked. By value: the channel is locked while its content is borrowed.
+    pub(super) fn times_asked(&self) -> u64 {
+        *self.asked.borrow()
+    }
+
+    /// Asks the sources, unless somebody has since they had been asked `seen` times. Whoever comes while they are being
+    /// asked waits for the same answer.
+    pub(super) async fn ask_again(self: &Arc<Self>, seen: u64) {
+        let mut asked = self.asked.subscribe();
+        {
+            let mut known = self.known();
+            let is_fresh = |at: Instant| at.elapsed() < ASKED_AGAIN_AFTER;
+            if self.times_asked() != seen || known.asked_at.is_some_and(is_fresh) {
+                return;
+            }
+            if !known.is_asking {
+                known.is_asking = true;
+                // On its own: whoever asked may give up on its connection.
+                tokio::task::spawn_local(Arc::clone(self).ask());
+            }
+        }
+        // The sender lives as long as this does.
+        let _ = asked.wait_for(|times| *times != seen).await;
+    }
+
+    /// The secrets to be tried, that which the server took last before the others.
+    pub(super) fn candidates(&self) -> Vec<Candidate> {
+        let Some(login) = &self.login else {
+            return Vec::new();
+        };
+        let known = self.known();
+        let rest = (0..known.secrets.len()).filter(|source| *source != known.best);
+        std::iter::once(known.best)
+            .chain(rest)
+            .filter_map(|source| {
+                let secret = match login.sources.get(source)? {
+                    SecretSource::Iam(iam) => token(iam, known.keys.as_ref()?, unix_seconds()),
+                    _ => known.secrets[source].clone()?,
+                };
+                let credentials = Rc::new(Credentials {
+                    username: login.username.as_ref().map(|name| name.as_bytes().into()),
+                    password: secret.expose().as_bytes().into(),
+                });
+                Some(Candidate {
+                    source,
+                    credentials,
+                })
+            })
+            .collect()
+    }
+
+    /// The server took this one.
+    pub(super) fn taken(&self, candidate: &Candidate) {
+        let mut known = self.known();
+        if known.best != candidate.source {
+            known.best = candidate.source;
+            drop(known);
+            self.changed.fetch_add(1, Ordering::Relaxed);
+            tracing::info!("the server takes the other of respool's own passwords now");
+        }
+    }
+
+    /// Why a source gave nothing when it was asked last, in words.
+    pub(super) fn trouble(&self) -> Option<String> {
+        self.known().trouble.clone()
+    }
+
+    fn has_run_out(&self) -> bool {
+        let Some(login) = &self.login else {
+            return false;
+        };
+        let known = self.known();
+        let is_old = || {
+            known
+                .asked_at
+                .is_none_or(|at| at.elapsed() >= PRINTED_LASTS)
+        };
+        login.sources.iter().any(|source| match source {
+            SecretSource::Given(_) | SecretSource::File(..) => false,
+            SecretSource::Command(_) => is_old(),
+            SecretSource::Iam(_) => known
+                .keys
+                .as_ref()
+                .is_none_or(|keys| is_ending(keys, unix_seconds())),
+        })
+    }
+
+    /// Asks every source. What one gave before stays when it gives nothing now.
+    async fn ask(self: Arc<Self>) {
+        let sources = self.login.as_ref().map_or(&[][..], |login| &login.sources);
+        let mut asking = Asking {
+            login: &self,
+            trouble: None,
+        };
+        for (index, source) in sources.iter().enumerate() {
+            let found = match source {
+                SecretSource::Given(_) => continue,
+                SecretSource::File(path, _) => secret_in_file(path).map(Found::Secret),
+                SecretSource::Command(command) => command::output(command).await.map(Found::Secret),
+                SecretSource::Iam(iam) => aws::keys(iam).await.map(Found::Keys),
+            };
+            match found {
+                Ok(Found::Secret(secret)) => self.found(index, secret),
+                Ok(Found::Keys(keys)) => {
+                    self.known().keys = Some(keys);
+                    self.changed.fetch_add(1, Ordering::Relaxed);
+                }
+                Err(why) => {
+                    let why = format!("{}: {why}", key_of(source));
+                    // Told once: it is asked with every attempt to connect.
+                    if self.known().trouble.as_ref() != Some(&why) {
+                        tracing::warn!("no secret for the server from {why}");
+                    }
+                    asking.trouble = Some(why);
+                }
+            }
+        }
+    }
+
+    fn found(&self, source: usize, secret: Secret) {
+        let place = &mut self.known().secrets[source];
+        let is_other = place
+            .as_ref()
+            .is_none_or(|known| known.expose() != secret.expose());
+        if is_other {
+            *place = Some(secret);
+            self.changed.fetch_add(1, Ordering::Relaxed);
+        }
+    }
+
+    /// Everything in it is replaced whole, so what a thread that panicked has left is as good as any.
+    fn known(&self) -> MutexGuard<'_, Known> {
+        self.known.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// The sources are being asked; on drop, be it that the worker which asks ends, whoever waits for them goes on.
+struct Asking<'a> {
+    login: &'a OwnLogin,
+    trouble: Option<String>,
+}
+
+impl Drop for Asking<'_> {
+    fn drop(&mut self) {
+        {
+            let mut known = self.login.known();
+            known.asked_at = Some(Instant::now());
+            known.is_asking = false;
+            known.trouble = self.trouble.take();
+        }
+        self.login.asked.send_modify(|times| *times += 1);
+    }
+}
+
+enum Found {
+    Secret(Secret),
+    Keys(AwsKeys),
+}
+
+/// The setting of a source.
+fn key_of(source: &SecretSource) -> &'static str {
+    match source {
+        SecretSource::Given(_) => "upstream.password",
+        SecretSource::File(..) => "upstream.password_file",
+        SecretSource::Command(_) => "upstream.password_command",
+        SecretSource::Iam(_) => "upstream.iam",
+    }
+}
+
+fn is_ending(keys: &AwsKeys, now: u64) -> bool {
+    keys.expires.is_some_and(|end| end < now + MARGIN_SECONDS)
+}
+
+/// The time by the clock on the wall, which is what AWS compares.
+fn unix_seconds() -> u64 {
+    SystemTime::now()
+        .duration_since(UNIX_EPOCH)
+        .map_or(0, |since| since.as_secs())
+}
+
+/// What one worker shows the server when it comes back from another user, kept while it holds good.
+#[derive(Default)]
+pub(super) struct Shown {
+    credentials: RefCell<Option<Best>>,
+}
+
+/// The secret that the server most likely takes.
+struct Best {
+    credentials: Rc<Credentials>,
+    /// Of whom, and after how many changes.
+    of: (Arc<OwnLogin>, u64),
+    since: Instant,
+}
+
+impl Shown {
+    /// The secret that the server most likely takes; `None`: respool does not authenticate, or knows none yet.
+    pub(super) fn by(&self, own: &Arc<OwnLogin>) -> Option<Rc<Credentials>> {
+        if !own.is_configured() {
+            return None;
+        }
+        let changed = own.changed.load(Ordering::Relaxed);
+        let mut shown = self.credentials.borrow_mut();
+        let lasts = Duration::from_secs(MARGIN_SECONDS);
+        let holds = |best: &&Best| {
+            let (login, of) = &best.of;
+            Arc::ptr_eq(login, own) && *of == changed && best.since.elapsed() < lasts
+        };
+        if let Some(best) = shown.as_ref().filter(holds) {
+            return Some(Rc::clone(&best.credentials));
+        }
+        let credentials = own.candidates().into_iter().next()?.credentials;
+        *shown = Some(Best {
+            credentials: Rc::clone(&credentials),
+            of: (Arc::clone(own), changed),
+            since: Instant::now(),
+        });
+        Some(credentials)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn login(sources: Vec<SecretSource>) -> Login {
+        Login {
+            username: None,
+            sources,
+        }
+    }
+
+    fn secret(text: &str) -> Secret {
+        Secret::new(text.to_owned())
+    }
+
+    fn passwords(own: &OwnLogin) -> Vec<String> {
+        let text = |candidate: Candidate| {
+            String::from_utf8_lossy(&candidate.credentials.password).into_owned()
+        };
+        own.candidates().into_iter().map(text).collect()
+    }
+
+    #[test]
+    fn what_the_server_took_is_tried_first() {
+        let given = ["old", "new"].map(|text| SecretSource::Given(secret(text)));
+        let own = OwnLogin::new(Some(&login(given.to_vec())));
+        let shown = Shown::default();
+        assert_eq!(passwords(&own), ["old", "new"]);
+        assert_eq!(&*shown.by(&own).expect("known").password, b"old");
+        own.taken(&own.candidates()[1]);
+        assert_eq!(passwords(&own), ["new", "old"]);
+        assert_eq!(&*shown.by(&own).expect("known").password, b"new");
+        assert!(!own.expires() && !own.has_run_out());
+    }
+
+    #[test]
+    fn nobody_has_nothing_to_show() {
+        let own = OwnLogin::new(None);
+        assert!(!own.is_configured() && !own.has_run_out() && own.candidates().is_empty());
+        assert!(Shown::default().by(&own).is_none());
+    }
+
+    #[test]
+    fn keys_are_renewed_before_they_end() {
+        let keys = |expires| AwsKeys {
+            id: String::new(),
+            secret: secret("x"),
+            session: None,
+            expires,
+        };
+        assert!(!is_ending(&keys(None), 1000));
+        assert!(!is_ending(&keys(Some(1000 + MARGIN_SECONDS)), 1000));
+        assert!(is_ending(&keys(Some(999 + MARGIN_SECONDS)), 1000));
+        assert!(is_ending(&keys(Some(0)), 1000));
+    }
+
+    #[tokio::test(flavor = "local")]
+    async fn a_file_is_read_again_when_it_is_asked_for_and_keeps_what_it_gave() {
+        let dir = tempfile::tempdir().expect("a directory");
+        let path = dir.path().join("password");
+        let source = SecretSource::File(path.clone(), secret("first"));
+        let own = OwnLogin::new(Some(&login(vec![source])));
+        std::fs::write(&path, "second\n").expect("written");
+        assert_eq!(passwords(&own), ["first"]);
+        own.ask_again(own.times_asked()).await;
+        assert_eq!(passwords(&own), ["second"]);
+        // Not again at once, whoever asks.
+        std::fs::write(&path, "third\n").expect("written");
+        own.ask_again(own.times_asked()).await;
+        assert_eq!(passwords(&own), ["second"]);
+        let is_long_ago = || own.known().asked_at = None;
+        is_long_ago();
+        std::fs::remove_file(&path).expect("removed");
+        let seen = own.times_asked();
+        own.ask_again(seen).await;
+        assert_eq!(passwords(&own), ["second"]);
+        let trouble = own.trouble().expect("told");
+        assert!(trouble.starts_with("upstream.password_file: "), "{trouble}");
+        // Whoever saw less than there is asks nobody.
+        is_long_ago();
+        own.ask_again(seen).await;
+        assert_eq!(own.times_asked(), seen + 1);
+    }
+}

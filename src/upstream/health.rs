@@ -1,0 +1,120 @@
+//! How the server is: asked once for the whole process, on a shared connection beside the clients' commands, and told to
+//! the operator when something about it is not as it should be.
+
+use std::cell::{Cell, RefCell};
+use std::rc::Rc;
+use std::sync::Arc;
+use std::time::Instant;
+
+use tokio::sync::oneshot;
+
+use super::info::Info;
+use super::pool::Upstream;
+use super::traffic::{Answer, OwnReply, Pace, Then};
+use crate::resp::speak::encode_request;
+use crate::telemetry::Concern;
+
+/// Sections asked for, each by itself: servers before Redis 7.0 take one at a time.
+const SECTIONS: [&str; 3] = ["server", "clients", "replication"];
+
+/// Longest answer that is read, all sections together; Redis 7 sends about 2 KiB.
+const LONGEST_ANSWER: usize = 64 * 1024;
+
+/// The one who asks: in the first worker only.
+#[derive(Default)]
+pub(super) struct Watch {
+    /// When the server was asked last; `None`: not yet.
+    asked_micros: Cell<Option<u64>>,
+    is_asking: Cell<bool>,
+    /// What the operator has been told of.
+    told: RefCell<Vec<Concern>>,
+}
+
+impl Upstream {
+    /// Asks the server how it is, when it is time to and this worker's to do.
+    pub(super) fn watch_health(self: &Rc<Self>) {
+        let interval = self.thread.settings().upstream.health_interval;
+        let watch = &self.health;
+        if self.thread.index != 0 {
+            return;
+        }
+        if interval.is_zero() {
+            if watch.asked_micros.take().is_some() {
+                // Switched off: what was told is not true for long.
+                self.thread.process.health.set_clients(None, None, None);
+                self.thread.process.health.set_refusal(None);
+            }
+            return;
+        }
+        let asked = watch.asked_micros.get();
+        let is_due = asked.is_none_or(|asked| self.thread.clock.is_past(asked, interval));
+        if !is_due || self.is_away() || watch.is_asking.replace(true) {
+            return;
+        }
+        watch.asked_micros.set(Some(self.thread.clock.now_micros()));
+        let upstream = Rc::clone(self);
+        tokio::task::spawn_local(async move {
+            upstream.ask_health().await;
+            upstream.health.is_asking.set(false);
+        });
+    }
+
+    async fn ask_health(self: &Rc<Self>) {
+        // Clients' users may not have the permission that respool's own has.
+        let Some(link) = self.own_link().await else {
+            return;
+        };
+        let requests: Vec<u8> = SECTIONS
+            .iter()
+            .flat_map(|section| encode_request(&["INFO", section]))
+            .collect();
+        let (tell, told) = oneshot::channel();
+        let asked = Instant::now();
+        // Whoever asked may have ended with the process.
+        let call = move |answer| drop(tell.send(answer));
+        let then = Then::new(SECTIONS.len(), LONGEST_ANSWER, Pace::Prompt, call);
+        link.send_own(&requests, OwnReply::Then(then));
+        let info = match told.await {
+            Ok(Answer::Replies(replies)) => Info::read(&replies),
+            Ok(Answer::TooLarge) => Info {
+                refusal: Some(format!("an answer of more than {LONGEST_ANSWER} bytes")),
+                ..Info::default()
+            },
+            // Whoever loses a connection tells so.
+            Ok(Answer::Lost { .. }) | Err(_) => return,
+        };
+        let health = Arc::clone(&self.thread.process.health);
+        health.answered(asked.elapsed().as_micros() as u64);
+        health.set_clients(
+            info.connected_clients,
+            info.maxclients,
+            info.blocked_clients,
+        );
+        health.set_identity(
+            info.version.as_deref().unwrap_or_default(),
+            info.role.as_deref().unwrap_or_default(),
+        );
+        health.set_refusal(info.refusal);
+        self.tell_concerns();
+    }
+
+    /// Logs what has become a concern, and what is none any more: once each time.
+    fn tell_concerns(&self) {
+        let role = self.thread.role();
+        let concerns = self.thread.process.health.snapshot().concerns(role);
+        let told = self
+            .health
+            .told
+            .replace(concerns.iter().map(|(concern, _)| *concern).collect());
+        for (concern, text) in &concerns {
+            if !told.contains(concern) {
+                tracing::warn!("{text}");
+            }
+        }
+        for concern in told {
+            if concerns.iter().all(|(now, _)| *now != concern) {
+                tracing::info!("no longer: {}", concern.label());
+            }
+        }
+    }
+}

@@ -1,0 +1,227 @@
+//! How a connection ends, and what becomes of what was under way on it.
+
+use std::io;
+use std::rc::Rc;
+use std::task::Poll;
+use std::time::Duration;
+
+use super::Link;
+use crate::budget::SocketPermit;
+use crate::failover::Node;
+use crate::telemetry::LossCause;
+use crate::transport::Stream;
+
+/// How long a connection being closed may take to be acknowledged before its socket is dropped.
+const LINGER: Duration = Duration::from_secs(1);
+
+/// Where a connection goes to.
+#[derive(Debug, Clone)]
+pub struct Origin {
+    /// The server's address.
+    pub node: Node,
+    /// The server called itself a replica when it was opened.
+    pub is_replica: bool,
+    /// When it was opened.
+    pub opened_micros: u64,
+}
+
+/// Why it is being closed by respool.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Closing {
+    why: &'static str,
+    /// `None`: it is of no more use.
+    cause: Option<LossCause>,
+}
+
+/// That it is to be left for another server.
+#[derive(Debug, Clone, Copy)]
+pub struct Leaving {
+    /// Why.
+    pub cause: LossCause,
+    /// From when on it takes no new work.
+    pub from_micros: u64,
+    /// Until when what it is lent for may go on.
+    pub until_micros: u64,
+}
+
+impl Leaving {
+    /// Why, for people.
+    pub(in super::super) fn why(&self) -> &'static str {
+        match self.cause {
+            LossCause::TlsKeys => "its TLS keys are used up",
+            _ => "the server has moved or was demoted",
+        }
+    }
+}
+
+/// How it has ended.
+#[derive(Debug, Default)]
+pub struct Ended {
+    /// For people.
+    pub why: String,
+    /// What is counted; `None`: it was of no more use.
+    pub cause: Option<LossCause>,
+}
+
+impl From<Closing> for Ended {
+    fn from(closing: Closing) -> Self {
+        Self {
+            why: closing.why.to_owned(),
+            cause: closing.cause,
+        }
+    }
+}
+
+impl Link {
+    /// Where it goes to, and since when.
+    pub fn origin(&self) -> &Origin {
+        &self.origin
+    }
+
+    /// Ends the connection, which is of no more use.
+    pub fn close(&self, why: &'static str) {
+        self.close_as(Closing { why, cause: None });
+    }
+
+    /// Ends the connection, which the server does not serve as it should.
+    pub fn lose(&self, cause: LossCause, why: &'static str) {
+        let cause = Some(cause);
+        self.close_as(Closing { why, cause });
+    }
+
+    fn close_as(&self, closing: Closing) {
+        if self.closing.get().is_none() {
+            self.closing.set(Some(closing));
+            if let Some(waker) = &*self.waker.borrow() {
+                waker.wake_by_ref();
+            }
+        }
+    }
+
+    /// It is to be left; the first time stands.
+    pub(in super::super) fn set_leaving(&self, leaving: Leaving) {
+        if self.leaving.get().is_none() {
+            self.leaving.set(Some(leaving));
+        }
+    }
+
+    /// Whether it is to be left for another.
+    #[inline]
+    pub fn leaving(&self) -> Option<Leaving> {
+        self.leaving.get()
+    }
+
+    /// Whether replies are due and nothing has moved for `limit`.
+    pub(in super::super) fn is_stuck(&self, limit: Duration) -> bool {
+        let inner = self.inner.borrow();
+        !inner.due.is_empty() && self.thread.clock.is_past(inner.progress_micros, limit)
+    }
+
+    /// An error the server answered with: whether it tells that the server cannot serve. Only whole first words count, and
+    /// only replies of their own: an error in a transaction's or a script's array is the client's.
+    #[cold]
+    pub(super) fn hear_error(&self, error: &[u8]) {
+        let cause = if error.starts_with(b"-READONLY ") {
+            self.has_refused_write.set(true);
+            LossCause::Readonly
+        } else if error.starts_with(b"-MASTERDOWN ") {
+            LossCause::MasterDown
+        } else if error.starts_with(b"-LOADING ") {
+            LossCause::Loading
+        } else {
+            return;
+        };
+        if cause != LossCause::Readonly {
+            self.thread.counters.losses(cause).add(1);
+        }
+        if cause != LossCause::Loading {
+            self.alarm.set(Some(cause));
+        }
+    }
+
+    /// That the server has said that it is no primary, once.
+    #[inline]
+    pub(in super::super) fn take_alarm(&self) -> Option<LossCause> {
+        self.alarm.take()
+    }
+
+    /// What `error` of its socket means.
+    pub(super) fn ended_by(&self, error: &io::Error) -> Ended {
+        let is_replica_close = || {
+            let is_due = !self.inner.borrow().due.is_empty();
+            self.has_refused_write.get() || (self.origin.is_replica && is_due)
+        };
+        let cause = match error.kind() {
+            io::ErrorKind::UnexpectedEof if is_replica_close() => LossCause::ReplicaWriteClose,
+            // It has closed while respool asked it for its role.
+            io::ErrorKind::ConnectionReset | io::ErrorKind::BrokenPipe
+                if self.has_refused_write.get() =>
+            {
+                LossCause::ReplicaWriteClose
+            }
+            io::ErrorKind::UnexpectedEof => LossCause::Closed,
+            io::ErrorKind::ConnectionReset
+            | io::ErrorKind::ConnectionAborted
+            | io::ErrorKind::BrokenPipe => LossCause::Reset,
+            // Keepalive, or the kernel's patience with bytes that nobody acknowledges.
+            io::ErrorKind::TimedOut | io::ErrorKind::HostUnreachable => LossCause::HalfOpen,
+            io::ErrorKind::InvalidData => LossCause::Protocol,
+            _ => LossCause::Error,
+        };
+        Ended {
+            why: error.to_string(),
+            cause: Some(cause),
+        }
+    }
+
+    /// It is not used any more, and counted.
+    pub(super) fn end(&self, ended: &Ended) {
+        let cause = ended.cause;
+        self.closing.set(Some(Closing { why: "lost", cause }));
+        if let Some(cause) = cause {
+            self.thread.counters.losses(cause).add(1);
+        }
+        let process = &self.thread.process;
+        let now = process.now_micros();
+        let kind = self.permit.borrow().as_ref().map(SocketPermit::kind);
+        if let Some(kind) = kind {
+            let node = &self.origin.node;
+            // Keys that are used up say nothing of the server.
+            let cause = cause.filter(|cause| *cause != LossCause::TlsKeys);
+            process.failovers.closed(kind, node, cause, now);
+        }
+    }
+
+    /// The connection is lost: see [`Inner::collapse`].
+    pub(super) fn collapse(&self) {
+        let inner = std::mem::take(&mut *self.inner.borrow_mut());
+        let pinned = self.pushes.borrow_mut().take_client();
+        let disconnected = inner.collapse(pinned);
+        self.thread.process.failovers.disconnected(disconnected);
+    }
+
+    /// Closes so that the server has forgotten the connection before its permit is given back.
+    pub(super) async fn linger(&self, stream: Rc<Stream>) {
+        self.stream.borrow_mut().take();
+        stream.finish_writing();
+        let emptied = std::future::poll_fn(|cx| {
+            loop {
+                match stream.poll_read_ready(cx) {
+                    Poll::Pending => return Poll::Pending,
+                    Poll::Ready(Err(_)) => return Poll::Ready(()),
+                    Poll::Ready(Ok(())) => {}
+                }
+                match stream.try_read(&mut self.thread.scratch.borrow_mut()[..]) {
+                    Ok(0) => return Poll::Ready(()),
+                    Ok(_) => {}
+                    Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
+                    Err(_) => return Poll::Ready(()),
+                }
+            }
+        });
+        // A server that hangs is not waited for.
+        let _ = tokio::time::timeout(LINGER, emptied).await;
+        drop(stream);
+        self.permit.borrow_mut().take();
+    }
+}

@@ -1,0 +1,295 @@
+//! Where the server is: its name resolved on one thread of the process, and which of its connections are to be left.
+//!
+//! Invariant: lookups never pile up. One is under way at a time, and serves all who asked before it began.
+
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError, Weak};
+use std::time::Duration;
+
+use tokio::sync::watch;
+
+use super::thread::Process;
+use crate::config::{Address, Role, Settings, Upstream};
+use crate::failover::{Addresses, Demotion, Node};
+use crate::telemetry::LossCause;
+use crate::transport::{DialError, literal, look_up};
+
+/// How often the name is resolved after a server was seen to be demoted: the name may move any moment.
+const SUSPECT_EVERY: Duration = Duration::from_millis(500);
+
+/// How often the thread looks whether it is still needed.
+const LOOK_EVERY: Duration = Duration::from_secs(1);
+
+/// Servers remembered as left.
+const MAX_LEFT: usize = 16;
+
+/// Where the server is, as far as is known. Shared by all workers.
+#[derive(Debug)]
+pub struct Whereabouts {
+    known: Mutex<Known>,
+    asked: Condvar,
+    answered: watch::Sender<u64>,
+    /// Counts what may make a connection one to be left.
+    changes: AtomicU64,
+}
+
+#[derive(Debug, Default)]
+struct Known {
+    asked: u64,
+    answered: u64,
+    has_thread: bool,
+    /// What the addresses are of.
+    address: Option<Address>,
+    addresses: Addresses,
+    error: Option<String>,
+    left: Vec<Left>,
+    demotion: Demotion,
+}
+
+/// Connections opened before a moment are to be left.
+#[derive(Debug)]
+struct Left {
+    /// Those to this address; `None`: all.
+    node: Option<Node>,
+    before: u64,
+    cause: LossCause,
+}
+
+impl Default for Whereabouts {
+    fn default() -> Self {
+        Self {
+            known: Mutex::default(),
+            asked: Condvar::new(),
+            answered: watch::Sender::new(0),
+            // No connection has seen the first state.
+            changes: AtomicU64::new(1),
+        }
+    }
+}
+
+impl Whereabouts {
+    /// Changes when a connection may have become one to be left.
+    pub(super) fn changes(&self) -> u64 {
+        self.changes.load(Ordering::Acquire)
+    }
+
+    /// Why a connection to `node` that was opened at `opened` is to be left, if it is.
+    pub(super) fn is_to_be_left(&self, node: &Node, opened: u64, now: u64) -> Option<LossCause> {
+        let known = self.known();
+        let is_meant = |left: &&Left| {
+            opened <= left.before && left.node.as_ref().is_none_or(|other| other == node)
+        };
+        if let Some(left) = known.left.iter().find(is_meant) {
+            return Some(left.cause);
+        }
+        (!known.addresses.holds(node, now)).then_some(LossCause::Moved)
+    }
+
+    /// What `upstream` calls the server stands for `nodes`.
+    fn told(&self, upstream: &Upstream, nodes: &[Node], now: u64) {
+        let address = &upstream.address;
+        let mut known = self.known();
+        let is_other = known.address.as_ref() != Some(address);
+        if is_other {
+            known.address = Some(address.clone());
+            known.addresses = Addresses::default();
+        }
+        if upstream.role == Role::Replica && literal(address).is_none() {
+            known.addresses.expect_rotation(now);
+        }
+        let has_lost = known.addresses.answered(nodes, now);
+        known.error = None;
+        drop(known);
+        if has_lost || is_other {
+            self.changes.fetch_add(1, Ordering::AcqRel);
+        }
+    }
+
+    /// Connections to `node` (`None`: to any) that were opened before `now` are to be left.
+    fn leave(&self, node: Option<Node>, cause: LossCause, now: u64) {
+        let mut known = self.known();
+        known.left.retain(|left| left.node != node);
+        if known.left.len() >= MAX_LEFT {
+            known.left.remove(0);
+        }
+        known.left.push(Left {
+            node,
+            before: now,
+            cause,
+        });
+        drop(known);
+        self.changes.fetch_add(1, Ordering::AcqRel);
+    }
+
+    /// The addresses of `address` as last told, or why there are none.
+    fn of(&self, address: &Address) -> Result<Vec<Node>, String> {
+        let known = self.known();
+        let current = known.addresses.current();
+        if known.address.as_ref() == Some(address) && !current.is_empty() {
+            return Ok(current.to_vec());
+        }
+        let error = known.error.clone();
+        Err(error.unwrap_or_else(|| format!("{address} could not be resolved in time")))
+    }
+
+    /// Waits until somebody asks, or until `pause` is over. The ticket that an answer now is good for; `None`: nobody asked.
+    fn wait(&self, pause: Duration) -> Option<u64> {
+        let is_answered = |known: &mut Known| known.asked == known.answered;
+        let waited = self
+            .asked
+            .wait_timeout_while(self.known(), pause, is_answered);
+        let (known, _) = waited.unwrap_or_else(PoisonError::into_inner);
+        (known.asked != known.answered).then_some(known.asked)
+    }
+
+    fn answer(&self, ticket: u64) {
+        self.known().answered = ticket;
+        self.answered.send_replace(ticket);
+    }
+
+    /// What is known is replaced piece by piece, each whole: what a thread that panicked left is as good as any.
+    fn known(&self) -> MutexGuard<'_, Known> {
+        self.known.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Process {
+    /// Microseconds since the process' clock started.
+    pub fn now_micros(&self) -> u64 {
+        self.start.elapsed().as_micros() as u64
+    }
+
+    /// The server's addresses, resolved now; when that fails or takes longer than `limit`, as last known.
+    ///
+    /// # Errors
+    /// [`DialError::Unresolved`]: nothing is known either.
+    pub(super) async fn locate(self: &Arc<Self>, limit: Duration) -> Result<Vec<Node>, DialError> {
+        let settings = self.settings();
+        let address = &settings.upstream.address;
+        if let Some(node) = literal(address) {
+            let nodes = vec![node];
+            self.whereabouts
+                .told(&settings.upstream, &nodes, self.now_micros());
+            return Ok(nodes);
+        }
+        let ticket = self.look_again();
+        let mut answered = self.whereabouts.answered.subscribe();
+        // What is known is used all the same.
+        let _ = tokio::time::timeout(limit, answered.wait_for(|done| *done >= ticket)).await;
+        self.whereabouts.of(address).map_err(DialError::Unresolved)
+    }
+
+    /// What the configuration calls the server may stand for other addresses than before, `upstream.address` or
+    /// `upstream.hosts_file` having changed: connections to any other are left, each when it has answered.
+    pub fn server_moved(self: &Arc<Self>) {
+        let settings = self.settings();
+        let address = &settings.upstream.address;
+        match literal(address) {
+            Some(node) => self
+                .whereabouts
+                .told(&settings.upstream, &[node], self.now_micros()),
+            None => drop(self.look_again()),
+        }
+    }
+
+    /// All connections to the server are replaced, each when it has answered: how they are opened has changed.
+    pub fn renew_connections(&self) {
+        let now = self.now_micros();
+        self.whereabouts.leave(None, LossCause::Moved, now);
+    }
+
+    /// Whether a server that answers as a replica does is worth asking whether it is one.
+    pub(super) fn is_demotion_due(&self) -> bool {
+        self.whereabouts.known().demotion.is_due(self.now_micros())
+    }
+
+    /// The server at `node` is no primary. Its connections are left, at most once in each step of a back-off, and the name
+    /// is looked at.
+    pub(super) fn demoted(self: &Arc<Self>, node: &Node, cause: LossCause) {
+        let now = self.now_micros();
+        let initial = self.configured.load().upstream.reconnect.initial;
+        if !self.whereabouts.known().demotion.seen(now, initial) {
+            return;
+        }
+        self.failovers.left(node, cause, now, now);
+        self.whereabouts.leave(Some(node.clone()), cause, now);
+        tracing::warn!(
+            server = %node,
+            "the server is a replica and refuses writes: its connections are replaced and its name is resolved again; if \
+             this goes on, upstream.address names a replica"
+        );
+        if literal(&self.configured.load().upstream.address).is_none() {
+            self.look_again();
+        }
+    }
+
+    /// Has the name resolved; the ticket that [`Whereabouts::answered`] reaches when it is.
+    fn look_again(self: &Arc<Self>) -> u64 {
+        let mut known = self.whereabouts.known();
+        known.asked += 1;
+        let ticket = known.asked;
+        let needs_thread = !std::mem::replace(&mut known.has_thread, true);
+        drop(known);
+        self.whereabouts.asked.notify_one();
+        if needs_thread {
+            let (process, whereabouts) = (Arc::downgrade(self), Arc::clone(&self.whereabouts));
+            let started = std::thread::Builder::new()
+                .name("resolver".to_owned())
+                .spawn(move || resolve(&process, &whereabouts));
+            if let Err(error) = started {
+                let mut known = self.whereabouts.known();
+                known.has_thread = false;
+                known.error = Some(format!("no thread to resolve names on: {error}"));
+            }
+        }
+        ticket
+    }
+
+    /// How long until the name is to be resolved though nobody asks, and whether it is to be at all.
+    fn resolve_pause(&self, settings: &Settings) -> Option<Duration> {
+        let every = settings.upstream.resolve_interval;
+        let known = self.whereabouts.known();
+        if known.demotion.is_recent(self.now_micros()) {
+            return Some(if every.is_zero() {
+                SUSPECT_EVERY
+            } else {
+                every.min(SUSPECT_EVERY)
+            });
+        }
+        Some(every).filter(|every| !every.is_zero() && self.failovers.live() > 0)
+    }
+}
+
+/// Resolves the server's name whenever somebody asks and every so often, for as long as the process lives.
+fn resolve(process: &Weak<Process>, whereabouts: &Whereabouts) {
+    loop {
+        let Some(alive) = process.upgrade() else {
+            return;
+        };
+        let pause = alive.resolve_pause(&alive.settings());
+        drop(alive);
+        let asked = whereabouts.wait(pause.unwrap_or(LOOK_EVERY));
+        let Some(alive) = process.upgrade() else {
+            return;
+        };
+        if asked.is_none() && pause.is_none() {
+            continue;
+        }
+        let settings = alive.settings();
+        let upstream = &settings.upstream;
+        if let (Address::Tcp { host, port }, None) = (&upstream.address, literal(&upstream.address))
+        {
+            match look_up(host, *port, upstream.hosts_file.as_deref()) {
+                Ok(nodes) => whereabouts.told(upstream, &nodes, alive.now_micros()),
+                Err(error) => {
+                    let text = format!("{host} could not be resolved: {error}");
+                    tracing::debug!("{text}");
+                    whereabouts.known().error = Some(text);
+                }
+            }
+        }
+        if let Some(ticket) = asked {
+            whereabouts.answer(ticket);
+        }
+    }
+}
