@@ -15,7 +15,7 @@ test: ## install what is missing; format, lints, unit, property and end-to-end t
 
 check: test ## exactly what CI runs
 
-clients: ## every real client library, directly and through respool, compared; about two minutes
+clients: ## every real client library, directly and through respool, compared (--tls: with TLS on both sides); some minutes
 	@scripts/clients
 
 demo: ## a leaky script against a healthy service, direct and through respool; under a minute

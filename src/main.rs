@@ -51,13 +51,15 @@ fn main() -> ExitCode {
 }
 
 fn run(path: &Path) -> ExitCode {
+    // Before it is read: what changes from here on is seen by `reload.watch`.
+    let content = config::fingerprint(path);
     let Some(settings) = load(path) else {
         return ExitCode::FAILURE;
     };
     if let Err(error) = respool::telemetry::log::init(&settings.log) {
         return fail(&error);
     }
-    match respool::proxy::run(settings, path) {
+    match respool::proxy::run(settings, path, content) {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => fail(&error.to_string()),
     }

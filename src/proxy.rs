@@ -67,19 +67,20 @@ struct Door {
     draining: Arc<AtomicBool>,
 }
 
-/// Runs until a signal ends it; a reload reads the configuration at `path` again.
+/// Runs until a signal ends it; a reload reads the configuration at `path` again. `content` is its fingerprint from before
+/// it was read.
 ///
 /// # Errors
 /// [`StartError`] when it cannot start.
-pub fn run(settings: Settings, path: &Path) -> Result<(), StartError> {
+pub fn run(settings: Settings, path: &Path, content: u64) -> Result<(), StartError> {
     let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_all()
         .build_local(tokio::runtime::LocalOptions::default())
         .map_err(|error| StartError(format!("no runtime: {error}")))?;
-    runtime.block_on(serve(Arc::new(settings), path))
+    runtime.block_on(serve(Arc::new(settings), path, content))
 }
 
-async fn serve(settings: Arc<Settings>, path: &Path) -> Result<(), StartError> {
+async fn serve(settings: Arc<Settings>, path: &Path, content: u64) -> Result<(), StartError> {
     let descriptors = raise_descriptor_limit();
     let needed = settings.descriptors_needed();
     if descriptors < needed as u64 {
@@ -111,10 +112,9 @@ async fn serve(settings: Arc<Settings>, path: &Path) -> Result<(), StartError> {
         .iter()
         .filter_map(|(bound, listener)| Some((listener.name.clone(), Arc::clone(bound.tls()?))))
         .collect();
-    let seen = crate::config::fingerprint(path, &settings.files);
     let (door, view) = open(&settings, start, shown.clone())
         .map_err(|error| StartError(format!("cannot start: {error}")))?;
-    let reloads = start_reloader(path.to_owned(), &door, &view, (shown, descriptors, seen));
+    let reloads = start_reloader(path.to_owned(), &door, &view, (shown, descriptors, content));
     let door = Arc::new(door);
     let (over, ended) = watch::channel(false);
     if let Some(listener) = admin_listener {
@@ -163,8 +163,8 @@ fn start_reloader(
         process: Arc::clone(&door.process),
         admission: Arc::clone(&door.admission),
         registry: Arc::clone(&door.registry),
-        errands: Arc::clone(&door.errands),
         workers: mailboxes.collect(),
+        is_reading: Arc::default(),
         shown,
         descriptors,
         last: Arc::clone(&view.last_reload),

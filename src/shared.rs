@@ -109,6 +109,11 @@ impl<S: Clone + PartialEq, T> Schedule<S, T> {
         }
     }
 
+    /// Whether somebody was promised connection `link` and has not used it yet.
+    pub fn is_promised(&self, link: usize) -> bool {
+        self.links[link].promised > 0
+    }
+
     /// Whether connection `link` is past the number there are to be.
     pub fn is_surplus(&self, link: usize) -> bool {
         link >= self.used
@@ -139,14 +144,18 @@ impl<S: Clone + PartialEq, T> Schedule<S, T> {
             .map(|(_, link)| link)
     }
 
-    /// Another connection for `state`, which those that wear it are too busy to serve well, if one is not open yet.
-    pub fn grow(&mut self, state: &S) -> Option<Action<S>> {
+    /// Another connection for `state`, which those that wear it are too busy to serve well, if one is not open yet and
+    /// `may_dial` says that one may be opened.
+    pub fn grow(&mut self, state: &S, may_dial: impl FnOnce() -> bool) -> Option<Action<S>> {
         let is_target = |link: &Link<S>| matches!(&link.phase, Phase::Changing { target, .. } if target == state);
         let mut used = self.links[..self.used].iter();
         if used.clone().any(is_target) {
             return None;
         }
         let link = used.position(|link| matches!(link.phase, Phase::Absent))?;
+        if !may_dial() {
+            return None;
+        }
         Some(self.dial(link, state.clone(), false))
     }
 
@@ -198,17 +207,23 @@ impl<S: Clone + PartialEq, T> Schedule<S, T> {
     }
 
     /// The next thing to do for those who wait, if anything can be done now. `in_flight` tells how many replies a
-    /// connection still owes; call again after every change until it returns nothing.
-    pub fn next(&mut self, in_flight: impl Fn(usize) -> usize) -> Option<Action<S>> {
+    /// connection still owes, `may_dial` whether another may be opened; call again after every change until it returns
+    /// nothing, and from time to time.
+    pub fn next(
+        &mut self,
+        in_flight: impl Fn(usize) -> usize,
+        may_dial: impl FnOnce() -> bool,
+    ) -> Option<Action<S>> {
         if self.waiting == 0 {
             return None;
         }
         let waited = self.queues.iter().find(|queue| !self.is_cared_for(queue))?;
         let (state, force) = (waited.state.clone(), waited.force);
         let mut used = self.links[..self.used].iter();
-        if let Some(link) = used
-            .clone()
-            .position(|link| matches!(link.phase, Phase::Absent))
+        let absent = |link: &Link<S>| matches!(link.phase, Phase::Absent);
+        // Where none may be opened those that are open must do.
+        if let Some(link) = used.clone().position(absent)
+            && may_dial()
         {
             return Some(self.dial(link, state, force));
         }
@@ -389,6 +404,7 @@ mod tests {
         asked: Vec<Option<u8>>,
         in_flight: Vec<usize>,
         served: Vec<usize>,
+        may_dial: bool,
     }
 
     impl World {
@@ -399,12 +415,14 @@ mod tests {
                 asked: vec![None; links],
                 in_flight: vec![0; links],
                 served: Vec::new(),
+                may_dial: true,
             }
         }
 
         fn act(&mut self) {
             let in_flight = self.in_flight.clone();
-            while let Some(action) = self.schedule.next(|link| in_flight[link]) {
+            let may_dial = self.may_dial;
+            while let Some(action) = self.schedule.next(|link| in_flight[link], || may_dial) {
                 match action {
                     Action::Dial { link, state } => {
                         assert!(!self.schedule.is_surplus(link));
@@ -478,7 +496,7 @@ mod tests {
         #[test]
         fn everyone_is_served_in_their_own_state(
             links in 1usize..4,
-            steps in prop::collection::vec((0u8..5, 0u8..6, 0usize..4), 1..400),
+            steps in prop::collection::vec((0u8..6, 0u8..6, 0usize..4), 1..400),
         ) {
             const MOST: usize = 4;
             let mut world = World::new(MOST);
@@ -489,10 +507,15 @@ mod tests {
                     0 | 1 => { world.request(clients, state); clients += 1; }
                     2 => world.acknowledge(link),
                     3 => world.settle(link),
+                    // The first is always opened by its keeper.
+                    4 => world.may_dial = state % 2 == 0 || world.worn[0].is_none(),
                     _ => world.resize(1 + usize::from(state) % MOST),
                 }
             }
-            // With a server that answers, nobody is left waiting.
+            // With a server that answers, nobody is left waiting, if only one of the connections is up.
+            world.may_dial |= (0..MOST).all(|link| {
+                world.schedule.is_surplus(link) || (world.worn[link].is_none() && world.asked[link].is_none())
+            });
             for _ in 0..clients * 2 + 2 {
                 for link in 0..MOST { world.settle(link); world.acknowledge(link); }
             }
@@ -525,7 +548,7 @@ mod tests {
         let mut schedule: Schedule<u8, &str> = Schedule::new(1);
         schedule.wait(&1, false, "one");
         assert_eq!(
-            schedule.next(|_| 0),
+            schedule.next(|_| 0, || true),
             Some(Action::Dial { link: 0, state: 1 })
         );
         assert_eq!(schedule.dressed(0, &1), ["one"]);
@@ -533,7 +556,7 @@ mod tests {
         schedule.wait(&99, false, "bad");
         schedule.wait(&2, false, "good");
         assert_eq!(
-            schedule.next(|_| 0),
+            schedule.next(|_| 0, || true),
             Some(Action::Dress {
                 link: 0,
                 state: 99,
@@ -543,7 +566,7 @@ mod tests {
         assert_eq!(schedule.refused(0, &1), ["bad"]);
         assert!(schedule.serves(0, &1));
         assert_eq!(
-            schedule.next(|_| 0),
+            schedule.next(|_| 0, || true),
             Some(Action::Dress {
                 link: 0,
                 state: 2,
@@ -557,12 +580,12 @@ mod tests {
     fn a_forced_change_is_asked_of_a_connection_that_wears_the_state() {
         let mut schedule: Schedule<u8, &str> = Schedule::new(1);
         schedule.wait(&1, false, "plain");
-        assert!(schedule.next(|_| 0).is_some());
+        assert!(schedule.next(|_| 0, || true).is_some());
         assert_eq!(schedule.dressed(0, &1), ["plain"]);
         schedule.settled(0);
         schedule.wait(&1, true, "verified");
         assert_eq!(
-            schedule.next(|_| 0),
+            schedule.next(|_| 0, || true),
             Some(Action::Dress {
                 link: 0,
                 state: 1,
@@ -582,6 +605,9 @@ mod tests {
         let ticket = schedule.wait(&1, false, ());
         assert!(schedule.leave(ticket));
         assert!(!schedule.leave(ticket));
-        assert_eq!((schedule.waiting(), schedule.next(|_| 0)), (0, None));
+        assert_eq!(
+            (schedule.waiting(), schedule.next(|_| 0, || true)),
+            (0, None)
+        );
     }
 }

@@ -248,6 +248,9 @@ impl Admission {
         counts.generation += 1;
         counts.stale = counts.total;
         let max_clients = settings.limits.max_clients;
+        for group in &mut counts.groups {
+            group.set_max_vacant(max_clients);
+        }
         counts
             .groups
             .resize_with(settings.groups.len(), || Tallies::new(max_clients));

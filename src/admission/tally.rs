@@ -138,6 +138,15 @@ impl Tallies {
         Ok(Entry { warning, observed })
     }
 
+    /// Keys without clients that are remembered for their connect rate; if there are more they are forgotten.
+    pub(super) fn set_max_vacant(&mut self, max_vacant: usize) {
+        self.max_vacant = max_vacant;
+        if self.vacant > max_vacant {
+            self.by_key.retain(|_, tally| tally.connections > 0);
+            self.vacant = 0;
+        }
+    }
+
     /// Takes a place under `key`, whatever the caps say.
     pub(super) fn force(&mut self, key: &Key) {
         let tally = self.by_key.get(key);

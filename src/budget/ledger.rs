@@ -100,6 +100,12 @@ impl Ledger {
         self.leases
     }
 
+    /// Whether more sockets are lent than there are to be, of all or of those that are not for multiplexed traffic.
+    pub(super) fn is_exceeded(&self) -> bool {
+        let [shared, pinned, subscription] = self.sockets;
+        pinned + subscription > self.pinned_max() || shared + pinned + subscription > self.max
+    }
+
     /// Those who wait for a pinned or a subscription socket, and sockets that are lent beyond what a reload has left.
     pub(super) fn sockets_wanted(&self) -> usize {
         let [shared, pinned, subscription] = self.sockets;

@@ -93,6 +93,11 @@ impl Budget {
         }
     }
 
+    /// Whether more is lent than a reload has left: what is given back is not to be taken for anything that can wait.
+    pub fn is_exceeded(&self) -> bool {
+        self.ledger().is_exceeded()
+    }
+
     /// A socket if one is to be had now. The caller of [`Kind::Pinned`] holds a lease.
     pub fn try_socket(self: &Arc<Self>, kind: Kind) -> Option<SocketPermit> {
         let taken = self.change(|ledger, _| ledger.try_socket(kind));

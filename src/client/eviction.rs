@@ -40,6 +40,8 @@ pub async fn make_room(
 
 fn candidates(registry: &Registry, refusal: &Refusal, now_ms: u64, own: u64) -> Vec<Arc<Card>> {
     let busy = [
+        // Who was refused holds no place any more.
+        Flag::Rejected,
         Flag::Blocked,
         Flag::Multi,
         Flag::Pinned,

@@ -14,7 +14,7 @@ use super::value::word_of_host;
 use super::{
     Address, AtLimit, Group, Limits, Listener, Log, LogFormat, Login, Match, Mode,
     OnSubscriptionLoss, Per, Queue, Reconnect, Reload, Role, Settings, Upstream, UpstreamTls,
-    access, auth, tls,
+    Written, access, auth, tls,
 };
 
 /// What stands around the file.
@@ -49,7 +49,10 @@ pub(super) fn settings(file: &File, around: &Surroundings<'_>) -> (Settings, Vec
         .collect();
     let groups = groups(file, limits.idle_timeout);
     let settings = Settings {
-        are_workers_written: file.line("workers").is_some(),
+        written: Written {
+            workers: file.line("workers").is_some(),
+            instance: file.line("instance").is_some(),
+        },
         workers: workers(file, around.machine, &upstream),
         instance: file
             .text("instance")
@@ -71,10 +74,6 @@ pub(super) fn settings(file: &File, around: &Surroundings<'_>) -> (Settings, Vec
             watch: matches!(file.value("reload.watch"), Some(Value::Flag(true))),
             interval: time(file, "reload.interval"),
         },
-        files: file
-            .texts_of("_file")
-            .map(|path| around.dir.join(path))
-            .collect(),
     };
     (settings, problems)
 }

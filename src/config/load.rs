@@ -2,7 +2,7 @@
 
 use std::hash::{Hash as _, Hasher as _};
 use std::io::Read;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 
 use zeroize::Zeroizing;
 
@@ -69,13 +69,20 @@ pub fn parse(
     }
 }
 
-/// A figure for the content of the configuration at `path` and of `files`, which another content does not have but by
-/// rare chance. What cannot be read counts as what it is. Paths and dates do not count: a mounted folder swaps links
-/// without any content changing.
-pub fn fingerprint(path: &Path, files: &[PathBuf]) -> u64 {
+/// A figure for the content of the configuration at `path` and of the files it names (certificates, keys, passwords), which
+/// another content does not have but by rare chance. It need not be valid; what cannot be read counts as that. Paths and
+/// dates do not count: a mounted folder swaps links without any content changing.
+pub fn fingerprint(path: &Path) -> u64 {
     let mut hasher = std::hash::DefaultHasher::new();
-    for path in std::iter::once(path).chain(files.iter().map(PathBuf::as_path)) {
-        match read_bytes(path) {
+    let Ok(text) = read_text(path) else {
+        return hasher.finish();
+    };
+    text.as_bytes().hash(&mut hasher);
+    let dir = path.parent().unwrap_or(Path::new("."));
+    // A text that is no TOML names none.
+    let file = File::read(&text).map(|(file, _)| file).unwrap_or_default();
+    for path in file.texts_of("_file") {
+        match read_bytes(&dir.join(path)) {
             Ok(bytes) => (true, bytes.as_slice()).hash(&mut hasher),
             Err(_) => false.hash(&mut hasher),
         }
@@ -86,7 +93,11 @@ pub fn fingerprint(path: &Path, files: &[PathBuf]) -> u64 {
 /// The bytes of a file, wiped when dropped; the error is one line and without anything of the content.
 pub(super) fn read_bytes(path: &Path) -> Result<Zeroizing<Vec<u8>>, String> {
     let file = std::fs::File::open(path).map_err(|error| error.to_string())?;
-    let mut bytes = Zeroizing::new(Vec::new());
+    let length = file
+        .metadata()
+        .map_or(0, |about| about.len().min(LONGEST_FILE));
+    // As large as it will be: what a vector leaves behind when it grows is not wiped.
+    let mut bytes = Zeroizing::new(Vec::with_capacity(length as usize + 1));
     file.take(LONGEST_FILE + 1)
         .read_to_end(&mut bytes)
         .map_err(|error| error.to_string())?;

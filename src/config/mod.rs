@@ -42,8 +42,8 @@ pub use tls::{Authorities, ListenerTls, Pair, UpstreamTls, Verification, provide
 pub struct Settings {
     /// Worker threads; at least 1, never more than `upstream.shared_connections`.
     pub workers: usize,
-    /// Whether the operator wrote how many: a number that follows from other settings does not follow them in a reload.
-    pub are_workers_written: bool,
+    /// What of it the operator wrote.
+    pub written: Written,
     /// Name of this respool among others, part of the names of its connections at the server.
     pub instance: String,
     /// How long a drain waits for clients to finish before it closes them.
@@ -67,8 +67,6 @@ pub struct Settings {
     pub log: Log,
     /// When the configuration is read again.
     pub reload: Reload,
-    /// The files that the configuration names and respool reads: certificates, keys, passwords.
-    pub files: Vec<PathBuf>,
     /// What is no mistake and yet worth a word at the start.
     pub warnings: Vec<Problem>,
 }
@@ -396,6 +394,16 @@ pub enum Mode {
     Enforce,
     /// What would have been rejected is counted and logged.
     Observe,
+}
+
+/// What the operator wrote of what otherwise follows from the machine or from other settings: in a reload it does not follow
+/// them.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Written {
+    /// `workers`.
+    pub workers: bool,
+    /// `instance`.
+    pub instance: bool,
 }
 
 /// When the configuration is read again, beside SIGHUP and `POST /reload`.

@@ -18,8 +18,11 @@ const RESTART: &str = "restart respool to change it, or take the change back";
 /// Everything in it that cannot change while respool runs, by its key.
 pub fn succeed(now: &Settings, mut next: Settings, descriptors: u64) -> Result<Settings, Problems> {
     let mut problems = Vec::new();
-    if !next.are_workers_written {
+    if !next.written.workers {
         next.workers = now.workers;
+    }
+    if !next.written.instance {
+        next.instance.clone_from(&now.instance);
     }
     fixed(now, &next, &mut problems);
     pool(&next, &mut problems);
@@ -102,6 +105,21 @@ fn pool(next: &Settings, problems: &mut Vec<Problem>) {
                 upstream.shared_connections
             ),
             format!("set it to at least {workers}, or restart respool with fewer workers"),
+        ));
+    }
+    // As the number would have been chosen: each worker may take one for its subscriptions.
+    let lent = upstream
+        .max_connections
+        .saturating_sub(upstream.shared_connections);
+    if !next.written.workers && workers > 1 && lent <= workers {
+        problems.push(Problem::new(
+            None,
+            "upstream.max_connections",
+            format!("{lent} connections to lend are not enough for the {workers} workers that run"),
+            format!(
+                "set it to at least {}, or restart respool, which then starts fewer workers",
+                upstream.shared_connections + workers + 1
+            ),
         ));
     }
 }
@@ -239,7 +257,7 @@ mod tests {
     fn workers_that_nobody_wrote_stay_as_they_run() {
         let now = settings("");
         let mut next = settings("");
-        next.are_workers_written = false;
+        next.written.workers = false;
         next.workers = 1;
         next.upstream.shared_connections = 3;
         assert_eq!(
@@ -249,7 +267,26 @@ mod tests {
             2
         );
         next.upstream.shared_connections = 1;
-        assert_eq!(refused(&now, next), ["upstream.shared_connections"]);
+        assert_eq!(refused(&now, next.clone()), ["upstream.shared_connections"]);
+        next.upstream.shared_connections = 2;
+        next.upstream.max_connections = 4;
+        assert_eq!(refused(&now, next.clone()), ["upstream.max_connections"]);
+        next.written.workers = true;
+        next.workers = 2;
+        assert!(
+            succeed(&now, next, 100_000).is_ok(),
+            "a number that is written stands"
+        );
+    }
+
+    #[test]
+    fn a_host_that_is_called_otherwise_is_the_same_instance() {
+        let now = settings("");
+        let mut next = settings("");
+        next.written.instance = false;
+        next.instance = "another".to_owned();
+        let next = succeed(&now, next, 100_000).expect("it follows");
+        assert_eq!(next.instance, "a");
     }
 
     #[test]

@@ -4,13 +4,14 @@
 //! before anybody is admitted to it.
 
 use std::path::PathBuf;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant, SystemTime};
 
 use tokio::sync::{mpsc, oneshot};
 
 use crate::admission::Admission;
-use crate::client::{Errand, Errands};
+use crate::client::Errand;
 use crate::config::{self, Login, Settings, UpstreamTls};
 use crate::identity::{Card, Flag, Registry};
 use crate::telemetry::{Disconnect, LossCause, Reload, log};
@@ -20,6 +21,9 @@ use crate::worker::Message;
 
 /// How long clients may take to be where a reload puts them, before those past a cap are looked for.
 const SETTLED_WITHIN: Duration = Duration::from_secs(5);
+
+/// How long reading the configuration may take: files can be on a device that does not answer.
+const READ_WITHIN: Duration = Duration::from_secs(20);
 
 /// How often that is looked at.
 const SETTLED_POLL: Duration = Duration::from_millis(5);
@@ -61,12 +65,13 @@ pub(super) struct Reloader {
     pub(super) process: Arc<Process>,
     pub(super) admission: Arc<Admission>,
     pub(super) registry: Arc<Registry>,
-    pub(super) errands: Errands,
     pub(super) workers: Vec<mpsc::Sender<Message>>,
     /// What listeners show their clients, with their names.
     pub(super) shown: Vec<(String, Arc<TlsAcceptor>)>,
     /// Files the process may have open.
     pub(super) descriptors: u64,
+    /// The configuration is being read.
+    pub(super) is_reading: Arc<AtomicBool>,
     /// How the last one went.
     pub(super) last: Arc<Mutex<Reload>>,
 }
@@ -83,38 +88,35 @@ impl Reloader {
     /// `seen` stands for any more, where that is wanted.
     pub(super) async fn run(self: Arc<Self>, mut requests: mpsc::Receiver<Request>, mut seen: u64) {
         loop {
-            let settings = self.process.settings();
+            let reload = self.process.settings().reload;
             tokio::select! {
                 request = requests.recv() => match request {
                     None => return,
                     Some((asked, answer)) => {
+                        seen = self.fingerprint().await.unwrap_or(seen);
                         // Whoever asked may have gone.
                         let _ = answer.send(self.reload(asked).await);
                     }
                 },
-                () = tokio::time::sleep(settings.reload.interval), if settings.reload.watch => {
-                    let content = self.fingerprint(&settings).await;
-                    if content == seen {
-                        continue;
+                () = tokio::time::sleep(reload.interval), if reload.watch => {
+                    let content = self.fingerprint().await.unwrap_or(seen);
+                    if content != seen {
+                        // Taken before the reload reads it: what changes meanwhile is another content. What is refused
+                        // is tried again when it has changed again.
+                        seen = content;
+                        let _ = self.reload("a file has changed").await;
                     }
-                    // What was refused is tried again when it has changed again.
-                    let _ = self.reload("a file has changed").await;
-                    let now = self.process.settings();
-                    seen = match now.files == settings.files {
-                        // Taken before the reload read them: what changes meanwhile is another content.
-                        true => content,
-                        false => self.fingerprint(&now).await,
-                    };
                 }
             }
         }
     }
 
-    /// Stands for the content of the configuration and of the files that `settings` name.
-    async fn fingerprint(&self, settings: &Arc<Settings>) -> u64 {
-        let (path, settings) = (self.path.clone(), Arc::clone(settings));
-        let content = on_a_thread(move || config::fingerprint(&path, &settings.files)).await;
-        content.unwrap_or_default()
+    /// Stands for the content of the configuration and of the files that it names.
+    async fn fingerprint(&self) -> Option<u64> {
+        let path = self.path.clone();
+        on_a_thread(&self.is_reading, move || config::fingerprint(&path))
+            .await
+            .ok()
     }
 
     /// # Errors
@@ -122,7 +124,7 @@ impl Reloader {
     /// then.
     async fn reload(self: &Arc<Self>, asked: &str) -> Result<(), String> {
         let reloader = Arc::clone(self);
-        let prepared = on_a_thread(move || reloader.prepare()).await;
+        let prepared = on_a_thread(&self.is_reading, move || reloader.prepare()).await;
         let done = match prepared.unwrap_or_else(Err) {
             Ok(prepared) => {
                 self.put_in_force(prepared).await;
@@ -246,31 +248,31 @@ impl Reloader {
         }
         let now_ms = self.process.start.elapsed().as_millis() as u64;
         let mut cards = self.registry.list();
+        // Who was refused holds no place any more.
+        cards.retain(|card| !card.has(Flag::Rejected));
         cards.sort_by_cached_key(|card| {
             let is_busy = BUSY.iter().any(|&flag| card.has(flag));
             (is_busy, std::cmp::Reverse(card.idle_ms(now_ms)), card.id())
         });
         let mut closed: Vec<u64> = Vec::new();
         for (refusal, beyond) in self.admission.excess() {
-            let ids = cards
-                .iter()
-                .filter(|card| refusal.frees(card))
-                .map(|card| card.id());
-            let ids: Vec<u64> = ids.take(beyond).collect();
+            let here = cards.iter().filter(|card| refusal.frees(card));
+            let ids: Vec<u64> = here.map(|card| card.id()).collect();
+            // Those in their handshake have a place and no card: they will be refused by it, or leave.
+            let unseen = refusal.count.saturating_sub(ids.len());
+            let chosen = &ids[..beyond.saturating_sub(unseen).min(ids.len())];
             tracing::warn!(
                 "{refusal}; {} are closed (limits.enforce_on_reload)",
-                ids.len()
+                chosen.len()
             );
-            closed.extend(ids);
+            closed.extend(chosen);
         }
-        let beyond = self.admission.excess_in_all().saturating_sub(closed.len());
+        let unseen = self.admission.total().saturating_sub(cards.len());
+        let beyond = self.admission.excess_in_all();
+        let beyond = beyond.saturating_sub(unseen + closed.len());
         let is_left = |card: &&Arc<Card>| !closed.contains(&card.id());
-        let more: Vec<u64> = cards
-            .iter()
-            .filter(is_left)
-            .map(|card| card.id())
-            .take(beyond)
-            .collect();
+        let left = cards.iter().filter(is_left).map(|card| card.id());
+        let more: Vec<u64> = left.take(beyond).collect();
         if !more.is_empty() {
             tracing::warn!(
                 "there are more clients than limits.max_clients; {} are closed (limits.enforce_on_reload)",
@@ -278,24 +280,53 @@ impl Reloader {
             );
             closed.extend(more);
         }
-        if !closed.is_empty() {
-            (self.errands)(Errand::Close(closed.into(), Disconnect::OverCap));
+        if closed.is_empty() {
+            return;
         }
+        let errand = Errand::Close(closed.into(), Disconnect::OverCap);
+        for worker in &self.workers {
+            // Not as other errands are sent, which a worker that is far behind does not get.
+            let _ = worker.send(Message::Errand(errand.clone())).await;
+        }
+    }
+}
+
+/// The one reading that is under way; those on a device that does not answer must not pile up.
+struct Reading(Arc<AtomicBool>);
+
+impl Drop for Reading {
+    fn drop(&mut self) {
+        self.0.store(false, Ordering::Release);
     }
 }
 
 /// Does what may take long, as files on a device that does not answer do, where it holds up nobody.
 async fn on_a_thread<T: Send + 'static>(
+    is_reading: &Arc<AtomicBool>,
     work: impl FnOnce() -> T + Send + 'static,
 ) -> Result<T, String> {
+    if is_reading.swap(true, Ordering::AcqRel) {
+        return Err("an earlier reading of the configuration has not come to its end".to_owned());
+    }
     let (tell, told) = oneshot::channel();
-    let work = move || drop(tell.send(work()));
+    let reading = Reading(Arc::clone(is_reading));
+    let work = move || {
+        let done = work();
+        drop(reading);
+        // Whoever waited may have given up.
+        let _ = tell.send(done);
+    };
     let thread = std::thread::Builder::new().name("reload".to_owned());
     thread
         .spawn(work)
         .map_err(|error| format!("no thread to read the configuration: {error}"))?;
-    told.await
-        .map_err(|_| "reading the configuration failed in respool itself".to_owned())
+    match tokio::time::timeout(READ_WITHIN, told).await {
+        Ok(Ok(done)) => Ok(done),
+        Ok(Err(_)) => Err("reading the configuration failed in respool itself".to_owned()),
+        Err(_) => Err(format!(
+            "reading the configuration and the files it names took longer than {READ_WITHIN:?}"
+        )),
+    }
 }
 
 /// Whether what is known of the one's secrets holds for the other.

@@ -69,7 +69,11 @@ impl Upstream {
         for link in self.links.borrow().iter().flatten() {
             let is_surplus = self.schedule.borrow().is_surplus(link.slot.get());
             let is_free = link.in_flight() == 0 && !link.is_dressing();
-            if is_surplus && is_free && link.slot.get() != usize::MAX {
+            if is_surplus
+                && is_free
+                && link.slot.get() != usize::MAX
+                && !self.schedule.borrow().is_promised(link.slot.get())
+            {
                 link.close("the pool is smaller than it was");
             }
         }

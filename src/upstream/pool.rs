@@ -197,7 +197,7 @@ impl Upstream {
     /// Opens the first shared connection and keeps it open.
     pub fn start(self: &Rc<Self>) {
         self.schedule.borrow_mut().open(0, &State::INITIAL);
-        tokio::task::spawn_local(Rc::clone(self).open(0, State::INITIAL));
+        tokio::task::spawn_local(Rc::clone(self).open(0, State::INITIAL, None));
         tokio::task::spawn_local(Rc::clone(self).keep_time());
     }
 
@@ -213,9 +213,13 @@ impl Upstream {
         let slot = self.schedule.borrow().pick(state, load)?;
         let link = links[slot].clone().filter(|link| link.is_alive())?;
         if load(slot) > 0 {
-            let grown = self.schedule.borrow_mut().grow(state);
+            let mut permit = None;
+            let grown = self.schedule.borrow_mut().grow(state, || {
+                permit = self.spare_permit();
+                permit.is_some()
+            });
             if let Some(Action::Dial { link, state }) = grown {
-                tokio::task::spawn_local(Rc::clone(self).open(link, state));
+                tokio::task::spawn_local(Rc::clone(self).open(link, state, permit));
             }
         }
         Some(link)
@@ -426,7 +430,8 @@ impl Upstream {
     }
 
     /// Opens shared connection `slot` in `state` and serves it until it is lost; the first one is opened again.
-    async fn open(self: Rc<Self>, slot: usize, mut state: State) {
+    async fn open(self: Rc<Self>, slot: usize, mut state: State, permit: Option<SocketPermit>) {
+        let mut permit = permit;
         while !self.stopping.get() {
             // The first is kept open by this loop; the others are opened when they are needed.
             let probe = if slot == 0 {
@@ -435,7 +440,15 @@ impl Upstream {
                 self.pause().await;
                 None
             };
-            let permit = self.permit(SocketKind::Shared).await;
+            let permit = match permit.take() {
+                None if slot == 0 => Some(self.permit(SocketKind::Shared).await),
+                None => self.spare_permit(),
+                taken => taken,
+            };
+            let Some(permit) = permit else {
+                self.schedule.borrow_mut().lost(slot);
+                return self.act();
+            };
             self.connect_turn(SocketKind::Shared).await;
             let name = self.name("shared");
             match connect(&self.thread, &state, name, permit, None).await {
@@ -507,6 +520,15 @@ impl Upstream {
         }
     }
 
+    /// The right to another shared connection, where it can be had at once and is not needed for those that are kept open.
+    fn spare_permit(&self) -> Option<SocketPermit> {
+        let budget = &self.thread.process.budget;
+        if budget.is_exceeded() {
+            return None;
+        }
+        budget.try_socket(SocketKind::Shared)
+    }
+
     pub(super) async fn permit(&self, kind: SocketKind) -> SocketPermit {
         match self.thread.process.budget.try_socket(kind) {
             Some(permit) => permit,
@@ -523,16 +545,20 @@ impl Upstream {
     /// Does what the schedule wants done now.
     fn act(self: &Rc<Self>) {
         loop {
+            let mut permit = None;
             let action = {
                 let links = self.links.borrow();
                 let in_flight =
                     |slot: usize| links[slot].as_ref().map_or(0, |link| link.in_flight());
-                self.schedule.borrow_mut().next(in_flight)
+                self.schedule.borrow_mut().next(in_flight, || {
+                    permit = self.spare_permit();
+                    permit.is_some()
+                })
             };
             match action {
                 None => return,
                 Some(Action::Dial { link, state }) => {
-                    tokio::task::spawn_local(Rc::clone(self).open(link, state));
+                    tokio::task::spawn_local(Rc::clone(self).open(link, state, permit));
                 }
                 Some(Action::Dress { link, state, force }) => self.dress(link, state, force),
             }

@@ -148,6 +148,7 @@ fn idle_clients_with_tls_cost_little() {
     let own = pki.issue("server", &["localhost"]);
     let redis = Redis::start(&[]);
     let respool = Respool::with(&redis)
+        .plain_clients()
         .limits(&format!("max_clients = {}", count + 10))
         .listener(&format!("tls = {{ {} }}", own.toml()))
         .start();

@@ -346,3 +346,33 @@ fn respools_own_password_changes_and_its_user_does_not() {
     );
     assert!(!text.contains("two"), "{text}");
 }
+
+/// What was refused for a file that was not there is taken when the file is.
+#[test]
+fn a_file_that_comes_later_is_waited_for() {
+    let redis = Redis::start(&[]);
+    let watching = |more: &str| {
+        Respool::with(&redis)
+            .upstream(more)
+            .section("[reload]\nwatch = true\ninterval = \"20ms\"")
+    };
+    let respool = watching("").start();
+    let hosts = respool.config().with_file_name("hosts");
+    respool.rewrite(&watching(&format!("hosts_file = \"{}\"", hosts.display())));
+    let successful = || respool.metric("respool_config_last_reload_successful");
+    eventually(|| successful() == 0.0, "it is refused without the file");
+    std::fs::write(&hosts, "127.0.0.1 redis\n").expect("a file");
+    eventually(|| successful() == 1.0, "and taken with it");
+    // What a reload that was asked for has read is not reloaded once more.
+    let reloads = || {
+        respool
+            .log_text()
+            .matches("the configuration is reloaded")
+            .count()
+    };
+    respool.reload(&watching(""));
+    let before = reloads();
+    respool.client().ping();
+    respool.hang_up();
+    eventually(|| reloads() == before + 1, "only the one that is asked for");
+}

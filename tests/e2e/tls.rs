@@ -404,6 +404,7 @@ fn a_clients_certificate_decides_its_group() {
     let redis = Redis::start(&[]);
     let mutual = format!(", client_ca_file = \"{}\"", pki.ca_file().display());
     let respool = Respool::with(&redis)
+        .plain_clients()
         .listener(&listener_tls(&own, &mutual))
         .section("[[group]]\nname = \"billing\"\nmatch = { certificate_name = \"billing-*\" }\nmax_connections = 2")
         .start();
@@ -441,6 +442,7 @@ fn a_client_without_an_accepted_certificate_is_refused() {
     let redis = Redis::start(&[]);
     let mutual = format!(", client_ca_file = \"{}\"", pki.ca_file().display());
     let respool = Respool::with(&redis)
+        .plain_clients()
         .listener(&listener_tls(&own, &mutual))
         .start();
     let other = Pki::new();
@@ -468,6 +470,7 @@ fn plain_bytes_to_tls_and_tls_to_plain_cost_that_connection_only() {
     let own = pki.issue("server", &["localhost"]);
     let redis = Redis::start(&[]);
     let respool = Respool::with(&redis)
+        .plain_clients()
         .listener(&listener_tls(&own, ""))
         .unix_listener()
         .start();
@@ -510,6 +513,7 @@ fn a_handshake_that_does_not_go_on_is_ended() {
     let own = pki.issue("server", &["localhost"]);
     let redis = Redis::start(&[]);
     let respool = Respool::with(&redis)
+        .plain_clients()
         .limits("handshake_timeout = \"300ms\"")
         .listener(&listener_tls(&own, ""))
         .start();
@@ -531,6 +535,7 @@ fn rejected_clients_are_told_through_tls() {
     let own = pki.issue("server", &["localhost"]);
     let redis = Redis::start(&[]);
     let respool = Respool::with(&redis)
+        .plain_clients()
         .limits("max_clients = 1\nmax_rejected = 1")
         .listener(&listener_tls(&own, ""))
         .start();

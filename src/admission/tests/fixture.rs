@@ -6,7 +6,7 @@ use std::time::Duration;
 use super::*;
 use crate::config::{
     Address, Glob, Limits, Log, LogFormat, OnSubscriptionLoss, Queue, Reconnect, Reload, Role,
-    Upstream,
+    Upstream, Written,
 };
 
 pub(super) fn group(name: &str) -> Group {
@@ -40,13 +40,15 @@ pub(super) fn settings(
     groups.push(group("default"));
     Settings {
         workers: 1,
-        are_workers_written: true,
+        written: Written {
+            workers: true,
+            instance: true,
+        },
         order: (0..groups.len()).collect(),
         reload: Reload {
             watch: false,
             interval: second,
         },
-        files: Vec::new(),
         instance: "test".to_owned(),
         drain_timeout: second,
         listeners: Vec::new(),

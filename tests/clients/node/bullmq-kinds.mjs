@@ -1,9 +1,8 @@
 // BullMQ, its kinds of jobs: `node bullmq-kinds.mjs PACKAGE`. Delayed, repeated, with retries, priorities, flows, events.
 import assert from "node:assert/strict";
-import { host, numbers, port, run, until } from "./harness.mjs";
+import { connection, numbers, run, until } from "./harness.mjs";
 
 const { FlowProducer, Queue, QueueEvents, Worker } = await import(process.argv[2]);
-const connection = { host, port };
 const open = [];
 
 function opened(client) {

@@ -2,10 +2,9 @@
 // on the key of its own queue most of the time.
 import assert from "node:assert/strict";
 import { Redis } from "ioredis5";
-import { host, numbers, port, run, sorted, until } from "./harness.mjs";
+import { connection, numbers, run, sorted, until } from "./harness.mjs";
 
 const { Queue, Worker } = await import(process.argv[2]);
-const connection = { host, port };
 const [QUEUES, WORKERS, JOBS] = [30, 5, 10];
 
 const ran = numbers(QUEUES).map(() => []);
@@ -21,7 +20,7 @@ async function started() {
 }
 
 async function eachWaitingWorkerIsWoken() {
-  const watcher = new Redis({ host, port });
+  const watcher = new Redis(connection);
   const blocked = async () => (await watcher.client("LIST")).split("\n").filter((line) => / cmd=bzpopmin /.test(line)).length;
   await until("all workers are blocked", async () => (await blocked()) === QUEUES * WORKERS);
   for (const n of numbers(JOBS)) {

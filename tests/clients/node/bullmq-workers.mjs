@@ -1,10 +1,9 @@
 // BullMQ, one busy queue: `node bullmq-workers.mjs PACKAGE`. 20 workers in one process, each with the two connections
 // that BullMQ gives it, one queue, one listener of events: 42 connections directly.
 import assert from "node:assert/strict";
-import { host, numbers, port, run, sorted, until } from "./harness.mjs";
+import { connection, numbers, run, sorted, until } from "./harness.mjs";
 
 const { Queue, QueueEvents, Worker } = await import(process.argv[2]);
-const connection = { host, port };
 const queue = new Queue("busy", { connection });
 const events = new QueueEvents("busy", { connection });
 const JOBS = 500;

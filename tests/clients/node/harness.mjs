@@ -1,11 +1,22 @@
 // What the Node scenarios share: where the server is, cases that run one after the other, and waiting for conditions.
 //
+// REDIS_PORT tells the port; with REDIS_CA (a file of PEM) it speaks TLS, verified against that authority alone.
+//
 // A scenario is a list of named cases. Each must say what it expects by `assert`; the runner compares the names of the
 // cases that passed directly and through respool, so that none can fall out unnoticed.
 
+import { readFileSync } from "node:fs";
+
 export const host = "127.0.0.1";
-export const port = Number(process.env.REDIS_PORT);
+const port = Number(process.env.REDIS_PORT);
 if (!Number.isInteger(port) || port <= 0) throw new Error("REDIS_PORT is not set: run these by scripts/clients");
+const authority = process.env.REDIS_CA && { ca: readFileSync(process.env.REDIS_CA, "utf8") };
+
+/** Where the server is, as ioredis and BullMQ take it. */
+export const connection = authority ? { host, port, tls: authority } : { host, port };
+
+/** The same as the `socket` of node-redis. */
+export const socket = authority ? { host, port, tls: true, ...authority } : { host, port };
 
 const CASE_DEADLINE_MS = 60_000;
 const CONDITION_DEADLINE_MS = 30_000;

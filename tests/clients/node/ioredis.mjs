@@ -1,6 +1,6 @@
 // ioredis 5 and 6, each with its defaults: `node ioredis.mjs PACKAGE PROTOCOL`. Version 5 knows RESP2 only.
 import assert from "node:assert/strict";
-import { arrival, host, numbers, port, run, sorted, until } from "./harness.mjs";
+import { arrival, connection, numbers, run, sorted, until } from "./harness.mjs";
 
 const [packageName, protocol] = process.argv.slice(2);
 const { Redis } = await import(packageName);
@@ -9,7 +9,7 @@ const protocolOptions = packageName === "ioredis5" ? {} : { protocol: Number(pro
 const open = [];
 
 function connect(options = {}) {
-  const redis = new Redis({ host, port, ...protocolOptions, ...options });
+  const redis = new Redis({ ...connection, ...protocolOptions, ...options });
   redis.on("error", () => {}); // Told by the command that fails; without a listener ioredis prints each.
   open.push(redis);
   return redis;

@@ -1,10 +1,10 @@
 // What only node-redis 6 has: pools, its way to define scripts, client-side caching in RESP3.
 import assert from "node:assert/strict";
 import { BasicClientSideCache, createClientPool, defineScript } from "redis6";
-import { host, numbers, port, until } from "./harness.mjs";
+import { numbers, socket, until } from "./harness.mjs";
 
 async function pooled(protocolOptions, poolOptions, work) {
-  const pool = createClientPool({ socket: { host, port }, ...protocolOptions }, poolOptions);
+  const pool = createClientPool({ socket, ...protocolOptions }, poolOptions);
   pool.on("error", () => {});
   await pool.connect();
   try {

@@ -1,7 +1,7 @@
 // node-redis 4 and 6: `node node-redis.mjs PACKAGE PROTOCOL`. Version 4 knows RESP2 only. What only one of them has
 // stands in node-redis-4.mjs and node-redis-6.mjs.
 import assert from "node:assert/strict";
-import { host, numbers, port, run, sorted, until } from "./harness.mjs";
+import { numbers, run, socket, sorted, until } from "./harness.mjs";
 
 const [packageName, protocol] = process.argv.slice(2);
 const { createClient, WatchError } = await import(packageName);
@@ -12,7 +12,7 @@ const open = [];
 
 /** A client that is not connected yet. */
 function prepare(options = {}) {
-  const client = createClient({ socket: { host, port }, ...protocolOptions, ...options });
+  const client = createClient({ socket, ...protocolOptions, ...options });
   client.on("error", () => {}); // Told by the command that fails; without a listener it ends the process.
   open.push(client);
   return client;

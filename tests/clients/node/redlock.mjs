@@ -3,7 +3,7 @@ import assert from "node:assert/strict";
 import { randomUUID } from "node:crypto";
 import { Redis } from "ioredis5";
 import Redlock from "redlock";
-import { host, numbers, port, run } from "./harness.mjs";
+import { connection, numbers, run } from "./harness.mjs";
 
 const RELEASE = "if redis.call('GET', KEYS[1]) == ARGV[1] then return redis.call('DEL', KEYS[1]) end return 0";
 const HOLDERS = 20;
@@ -12,7 +12,7 @@ const ROUNDS = 5;
 /** Each of many holders reads, waits and writes a counter under the lock: any overlap loses an increment. */
 async function contended(key, withLock) {
   let inside = 0;
-  const clients = numbers(HOLDERS).map(() => new Redis({ host, port }));
+  const clients = numbers(HOLDERS).map(() => new Redis(connection));
   await Promise.all(
     clients.map(async (client) => {
       for (const _ of numbers(ROUNDS)) {
@@ -41,7 +41,7 @@ async function library() {
 }
 
 async function extended() {
-  const client = new Redis({ host, port });
+  const client = new Redis(connection);
   const redlock = new Redlock([client], { retryCount: 0 });
   const lock = await redlock.lock("redlock:extended", 20_000);
   await lock.extend(90_000);

@@ -8,7 +8,7 @@ import { Redis } from "ioredis5";
 import { createClient } from "redis6";
 import { Server } from "socket.io";
 import { io } from "socket.io-client";
-import { host, numbers, port, run, until } from "./harness.mjs";
+import { connection, host, numbers, run, socket as place, until } from "./harness.mjs";
 
 const kind = process.argv[2];
 const CLIENTS = 4; // at each server
@@ -16,10 +16,10 @@ const nodes = [];
 
 async function adapter() {
   if (kind === "pubsub") {
-    const publisher = new Redis({ host, port });
+    const publisher = new Redis(connection);
     return createAdapter(publisher, publisher.duplicate());
   }
-  const client = createClient({ socket: { host, port } });
+  const client = createClient({ socket: place });
   client.on("error", (error) => console.error(error.message));
   await client.connect();
   if (kind === "streams") return createStreamsAdapter(client);

@@ -6,13 +6,13 @@ import sys
 import redis.asyncio as redis
 from redis.exceptions import WatchError
 
-from harness import HOST, PORT, expect, run, until_async
+from harness import SERVER, expect, run, until_async
 
 PROTOCOL = int(sys.argv[1])
 
 
 def connect(**options):
-    return redis.Redis(host=HOST, port=PORT, protocol=PROTOCOL, decode_responses=True, **options)
+    return redis.Redis(**SERVER, protocol=PROTOCOL, decode_responses=True, **options)
 
 
 async def plain_commands():

@@ -8,7 +8,7 @@ from celery import chord, group
 from celery.exceptions import TimeoutError as ResultTimeout
 
 from celery_work import add_up, app, double, fail, third_time
-from harness import HOST, PORT, expect, run, until
+from harness import SERVER, expect, run, until
 
 RESULT_WITHIN_S = 60
 
@@ -20,7 +20,7 @@ def worker_answers():
 def two_hundred_tasks():
     results = [double.delay(n) for n in range(200)]
     expect([result.get(timeout=RESULT_WITHIN_S) for result in results], [2 * n for n in range(200)])
-    with redis.Redis(HOST, PORT, db=3) as counts:
+    with redis.Redis(**SERVER, db=3) as counts:
         expect(counts.hgetall("runs"), {str(n).encode(): b"1" for n in range(200)})
 
 

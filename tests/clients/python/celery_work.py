@@ -3,15 +3,15 @@
 import redis
 from celery import Celery
 
-from harness import HOST, PORT
+from harness import SERVER, url
 
-app = Celery("celery_work", broker=f"redis://{HOST}:{PORT}/1", backend=f"redis://{HOST}:{PORT}/2")
+app = Celery("celery_work", broker=url(1), backend=url(2))
 
 
 @app.task
 def double(n):
     """Counts how often it ran for `n`, so that a second run would show."""
-    with redis.Redis(HOST, PORT, db=3) as counts:
+    with redis.Redis(**SERVER, db=3) as counts:
         counts.hincrby("runs", str(n), 1)
     return 2 * n
 

@@ -1,5 +1,7 @@
 """What the Python scenarios share: where the server is, cases that run one after the other, and waiting for conditions.
 
+REDIS_PORT tells the port; with REDIS_CA (a file of PEM) it speaks TLS, verified against that authority alone.
+
 A scenario is a list of named cases. Each must say what it expects by `expect`; the runner compares the names of the cases
 that passed directly and through respool, so that none can fall out unnoticed.
 """
@@ -12,10 +14,26 @@ import sys
 import threading
 import time
 import traceback
+from urllib.parse import quote
 
-HOST = "127.0.0.1"
-PORT = int(os.environ["REDIS_PORT"])
+_HOST = "127.0.0.1"
+_PORT = int(os.environ["REDIS_PORT"])
+_AUTHORITY = os.environ.get("REDIS_CA")
 CONDITION_DEADLINE_S = 30
+
+# Where the server is, as redis-py takes it.
+SERVER = {"host": _HOST, "port": _PORT}
+if _AUTHORITY:
+    # Version 8 compares the name in the certificate by default; version 5 has to be told.
+    SERVER |= {"ssl": True, "ssl_ca_certs": _AUTHORITY, "ssl_check_hostname": True}
+
+
+def url(database):
+    """The same as Celery, RQ and `redis.from_url` take it."""
+    if not _AUTHORITY:
+        return f"redis://{_HOST}:{_PORT}/{database}"
+    # Celery insists on being told whether to verify.
+    return f"rediss://{_HOST}:{_PORT}/{database}?ssl_cert_reqs=required&ssl_ca_certs={quote(_AUTHORITY, safe='')}"
 
 
 def expect(actual, expected):

@@ -2,9 +2,9 @@
 
 import redis
 
-from harness import HOST, PORT
+from harness import url
 
-URL = f"redis://{HOST}:{PORT}/1"
+URL = url(1)
 connection = redis.from_url(URL)
 
 

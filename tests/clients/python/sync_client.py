@@ -7,23 +7,23 @@ from redis.cache import CacheConfig
 from redis.connection import CacheProxyConnection
 from redis.exceptions import LockError, ResponseError, WatchError
 
-from harness import HOST, PORT, expect, in_threads, run, until
+from harness import SERVER, expect, in_threads, run, until, url
 
 PROTOCOL = int(sys.argv[1])
 MAJOR = int(redis.__version__.split(".")[0])
 
 
 def connect(**options):
-    return redis.Redis(HOST, PORT, protocol=PROTOCOL, decode_responses=True, **options)
+    return redis.Redis(**SERVER, protocol=PROTOCOL, decode_responses=True, **options)
 
 
 def library_defaults():
     """Nothing but host and port: whatever protocol and replies the library chooses."""
-    with redis.Redis(HOST, PORT) as client:
+    with redis.Redis(**SERVER) as client:
         expect(client.set("defaults:key", "value"), True)
         expect(client.get("defaults:key"), b"value")
         expect(client.ping(), True)
-    with redis.from_url(f"redis://{HOST}:{PORT}/4") as client:
+    with redis.from_url(url(4)) as client:
         expect(client.get("defaults:key"), None)
 
 

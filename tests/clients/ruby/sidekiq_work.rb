@@ -2,10 +2,13 @@
 require "sidekiq"
 require "sidekiq/api"
 
-url = "redis://127.0.0.1:#{ENV.fetch("REDIS_PORT")}/0"
-Sidekiq.configure_client { |config| config.redis = { url: url } }
+# With REDIS_CA (a file of PEM) the port speaks TLS, verified against that authority alone.
+place = "127.0.0.1:#{ENV.fetch("REDIS_PORT")}/0"
+authority = ENV["REDIS_CA"]
+server = authority ? { url: "rediss://#{place}", ssl_params: { ca_file: authority } } : { url: "redis://#{place}" }
+Sidekiq.configure_client { |config| config.redis = server }
 Sidekiq.configure_server do |config|
-  config.redis = { url: url }
+  config.redis = server
   # By default a first look at the scheduled jobs comes after ten seconds.
   config.options[:poll_interval_average] = 0.5
 end

@@ -11,14 +11,14 @@ import sys
 import tempfile
 
 import report
-from processes import Failed, Respool, Server, log_tail, run_scenario, wait_until
+import restart
+from authority import make_certificates
+from processes import MAX_CONNECTIONS, Respool, Server, log_tail, run_scenario
 from report import Side
 from scenarios import every_scenario
-from watch import OWN_CONNECTIONS, Watch, unsettled
-
-MAX_CONNECTIONS = 8
-SHARED_CONNECTIONS = 2
-UNLIMITED = 10_000
+from server_connection import ServerConnection
+from trust import unverified
+from watch import UNLIMITED, Watch
 
 
 def arguments():
@@ -26,16 +26,17 @@ def arguments():
     parser.add_argument("--only", action="append", default=[], metavar="TEXT", help="scenarios whose name contains TEXT")
     parser.add_argument("--respool", metavar="PATH", help="use this binary and build none")
     parser.add_argument("--side", choices=["both", "direct", "respool"], default="both")
+    parser.add_argument("--tls", action="store_true", help="clients and respool speak TLS, verified by a private authority")
     parser.add_argument("--write-docs", action="store_true", help="put the table into docs/clients.md")
     parser.add_argument("--list", action="store_true", help="only list the scenarios")
     return parser.parse_args()
 
 
-def watched(scenario, server, port, folder, log_path):
-    """Runs the scenario while the server is watched."""
-    watch = Watch(server.port)
-    watch.start()
-    code, result = run_scenario(scenario, port, folder, log_path)
+def watched(scenario, server, place, folder, log_path, limit=UNLIMITED):
+    """Runs the scenario while the server is watched; how many connections past the limit it refused comes with it."""
+    watch = Watch(ServerConnection(server.port))
+    watch.start(limit)
+    code, result = run_scenario(scenario, place, folder, log_path)
     watch.stop()
     side = Side(peak=watch.peak, opened=watch.opened)
     if result is not None:
@@ -53,31 +54,25 @@ def watched(scenario, server, port, folder, log_path):
     return side, watch.refused
 
 
-def run_direct(scenario, server, folder):
+def run_direct(scenario, server, stranger, folder):
     server.clean()
-    side, _ = watched(scenario, server, server.port, folder, os.path.join(folder, "direct.log"))
+    mistakes = unverified(scenario, server, stranger, folder) if stranger else []
+    server.clean()
+    side, _ = watched(scenario, server, server.place, folder, os.path.join(folder, "direct.log"))
+    side.problems += mistakes
     return side
 
 
 def run_through(scenario, server, binary, folder):
     """As `run_direct`, with a respool of its own, and what must hold of respool itself."""
     server.clean()
-    respool = Respool(binary, server, folder, MAX_CONNECTIONS, SHARED_CONNECTIONS)
+    respool = Respool(binary, server, folder)
     with respool:
-        # One more than allowed is refused and counted by the server itself, however short it lives.
-        server.limit_connections(MAX_CONNECTIONS + OWN_CONNECTIONS)
-        side, refused = watched(scenario, server, respool.port, folder, os.path.join(folder, "respool-side.log"))
-        server.limit_connections(UNLIMITED)
+        log_path = os.path.join(folder, "respool-side.log")
+        side, refused = watched(scenario, server, respool.place, folder, log_path, limit=MAX_CONNECTIONS)
         if side.peak > MAX_CONNECTIONS or refused > 0:
             side.problems.append(f"{side.peak} connections, {refused} more refused; the pool is {MAX_CONNECTIONS}")
-        side.problems += [f"left behind: {text}" for text in unsettled(server.port, Respool.INSTANCE)]
-        try:
-            wait_until("respool's own count of clients is 0", lambda: respool.connected_clients() == 0)
-        except (Failed, OSError) as failure:
-            side.problems.append(str(failure))
-        code = respool.end()
-        if code != 0:
-            side.problems.append(f"respool ended with {code}")
+        side.problems += respool.end_clean(server)
         if not side.passed:
             side.problems.append("respool's log ended:\n" + log_tail(respool.log_path, 10))
     return side
@@ -96,11 +91,11 @@ def told(name, side):
     return f"{name} FAILED"
 
 
-def run_one(scenario, server, options, folder):
+def run_one(scenario, server, stranger, options, folder):
     direct = through = None
     sides = []
     if options.side != "respool":
-        direct = run_direct(scenario, server, folder)
+        direct = run_direct(scenario, server, stranger, folder)
         sides.append(("direct:", direct))
     if options.side != "direct":
         through = run_through(scenario, server, options.respool, folder)
@@ -114,11 +109,40 @@ def run_one(scenario, server, options, folder):
     return scenario, direct, through
 
 
+def chosen(options, names):
+    """Those that `--only` names."""
+    return [name for name in names if not options.only or any(text in name for text in options.only)]
+
+
+def run_all(options, names, folder):
+    """Runs the scenarios of these names; the rows of the table and, if the restart was among them, whether it passed."""
+    certificates = stranger = None
+    if options.tls:
+        certificates = make_certificates(os.path.join(folder, "authority"))
+        stranger = make_certificates(os.path.join(folder, "stranger")).authority
+    rows, restarted = [], []
+    with Server(folder, certificates) as server:
+        for scenario in every_scenario():
+            if scenario.name in names:
+                private = os.path.join(folder, scenario.name)
+                os.mkdir(private)
+                rows.append(run_one(scenario, server, stranger, options, private))
+    if restart.NAME in names:
+        sides = {"direct": None, "respool": options.respool}
+        for side, binary in sides.items():
+            if options.side in ("both", side):
+                private = os.path.join(folder, f"{restart.NAME}-{side}")
+                os.mkdir(private)
+                restarted.append(restart.run(binary, private, certificates))
+    return rows, restarted
+
+
 def main():
     options = arguments()
-    chosen = [s for s in every_scenario() if not options.only or any(text in s.name for text in options.only)]
-    if options.list or not chosen:
-        print("\n".join(scenario.name for scenario in every_scenario()))
+    every_name = [scenario.name for scenario in every_scenario()] + [restart.NAME]
+    names = chosen(options, every_name)
+    if options.list or not names:
+        print("\n".join(every_name))
         return 0 if options.list else f"no scenario has {' or '.join(options.only)} in its name; these are all"
     if not options.respool and options.side != "direct":
         return "--respool PATH is missing: which binary?"
@@ -126,18 +150,15 @@ def main():
         return "--write-docs needs all scenarios on both sides: leave --only and --side out"
     # Asked to end, it ends what it started too: an exception passes through the blocks that do so.
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(1))
-    rows = []
-    with tempfile.TemporaryDirectory(prefix="respool-clients.") as folder, Server(folder) as server:
-        for scenario in chosen:
-            private = os.path.join(folder, scenario.name)
-            os.mkdir(private)
-            rows.append(run_one(scenario, server, options, private))
-    failed = sum(1 for _, *sides in rows if not all(side.passed for side in sides if side))
-    print(f"\n{report.table(rows)}\n")
+    with tempfile.TemporaryDirectory(prefix="respool-clients.") as folder:
+        rows, restarted = run_all(options, names, folder)
+    outcomes = [all(side.passed for side in sides if side) for _, *sides in rows] + restarted
+    if rows:
+        print(f"\n{report.table(rows)}\n")
     if options.write_docs:
-        report.write_page(rows)
-    print(f"{len(rows) - failed} passed, {failed} failed")
-    return 1 if failed else 0
+        report.write_page(rows, options.tls)
+    print(f"{outcomes.count(True)} passed, {outcomes.count(False)} failed")
+    return 0 if all(outcomes) else 1
 
 
 if __name__ == "__main__":

@@ -7,7 +7,9 @@ import versions
 from versions import CLIENTS
 
 PAGE = os.path.join(os.path.dirname(os.path.dirname(CLIENTS)), "docs", "clients.md")
-BEGIN, END = "<!-- table: scripts/clients --write-docs -->", "<!-- end of table -->"
+# The marks around each table, by whether it was made with TLS.
+BEGIN = {False: "<!-- table: scripts/clients --write-docs -->", True: "<!-- table: scripts/clients --tls --write-docs -->"}
+END = "<!-- end of table -->"
 
 
 @dataclass
@@ -43,12 +45,13 @@ def table(rows):
     return "\n".join(lines)
 
 
-def write_page(rows):
+def write_page(rows, tls):
     """Puts the table between its marks in docs/clients.md, with the version of the server it was made on."""
+    begin = BEGIN[tls]
     with open(PAGE, encoding="utf-8") as file:
         page = file.read()
-    before, rest = page.split(BEGIN, 1)
+    before, rest = page.split(begin, 1)
     after = rest.split(END, 1)[1]
     origin = f"On redis-server {versions.redis_server()}:"
     with open(PAGE, "w", encoding="utf-8") as file:
-        file.write(f"{before}{BEGIN}\n\n{origin}\n\n{table(rows)}\n\n{END}{after}")
+        file.write(f"{before}{begin}\n\n{origin}\n\n{table(rows)}\n\n{END}{after}")

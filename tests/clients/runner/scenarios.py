@@ -16,7 +16,7 @@ RUBY = os.path.join(CLIENTS, "ruby")
 
 @dataclass(frozen=True)
 class Scenario:
-    """One process (and what it starts) that uses one library against one port, given as REDIS_PORT."""
+    """One process (and what it starts) that uses one library against one place (REDIS_PORT, REDIS_CA)."""
 
     name: str
     library: str

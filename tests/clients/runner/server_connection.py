@@ -57,6 +57,11 @@ class ServerConnection:
         listed = [dict(field.split("=", 1) for field in line.split(" ")) for line in lines]
         return [client for client in listed if client["id"] != own]
 
+    def names_of_commands(self):
+        """Of all commands that the server was sent since CONFIG RESETSTAT."""
+        lines = self.call("INFO", "commandstats").splitlines()
+        return {line.split(":")[0].removeprefix("cmdstat_") for line in lines if line.startswith("cmdstat_")}
+
     def info(self, section, name):
         """A whole number of INFO."""
         for line in self.call("INFO", section).splitlines():

@@ -9,14 +9,16 @@ from server_connection import ServerConnection
 SAMPLE_EVERY_S = 0.01
 # What the runner itself holds while it watches.
 OWN_CONNECTIONS = 1
+UNLIMITED = 10_000
 SETTLED_WITHIN_S = 15
 
 
 class Watch:
     """Counts the server's connections, its own excluded, from `start` to `stop`, in a thread of its own."""
 
-    def __init__(self, port):
-        self._server = ServerConnection(port)
+    def __init__(self, server):
+        """Takes over `server`, a connection of the runner's."""
+        self._server = server
         self._stopping = threading.Event()
         self._thread = threading.Thread(target=self._sample, daemon=True)
         self._failure = None
@@ -24,7 +26,9 @@ class Watch:
         self.opened = 0
         self.refused = 0
 
-    def start(self):
+    def start(self, limit=UNLIMITED):
+        """From here on the server itself refuses, and counts, what comes past `limit` connections, however short it lives."""
+        self._server.call("CONFIG", "SET", "maxclients", limit + OWN_CONNECTIONS)
         self._server.call("CONFIG", "RESETSTAT")
         self._thread.start()
 
@@ -35,6 +39,7 @@ class Watch:
             raise self._failure
         self.opened = self._server.info("stats", "total_connections_received")
         self.refused = self._server.info("stats", "rejected_connections")
+        self._server.call("CONFIG", "SET", "maxclients", UNLIMITED)
         self._server.close()
 
     def _sample(self):

@@ -107,6 +107,40 @@ fn the_pool_grows_and_shrinks_under_load() {
     assert!(redis.connected_clients() <= 6);
 }
 
+/// A smaller pool while what was lent of the larger one is still held: plain traffic goes on, in other states too.
+#[test]
+fn a_smaller_pool_whose_connections_are_held_still_serves_everybody() {
+    let redis = Redis::start(&[]);
+    let sized = |total: usize| {
+        Respool::with(&redis).top("workers = 1").upstream(&format!(
+            "max_connections = {total}\nshared_connections = 4\nqueue = {{ timeout = \"15s\", max_commands = 100 }}"
+        ))
+    };
+    let respool = sized(10).start();
+    let mut holders: Vec<_> = (0..6).map(|_| respool.client()).collect();
+    for holder in &mut holders {
+        assert_eq!(holder.cmd(&["WATCH", "w"]), Value::ok());
+    }
+    let watch = redis.watch_connections();
+    respool.reload(&sized(7));
+    let mut clients: Vec<_> = (0..5).map(|_| respool.client()).collect();
+    for round in 0..3 {
+        for (database, client) in clients.iter_mut().enumerate() {
+            assert_eq!(client.cmd(&["SELECT", &database.to_string()]), Value::ok());
+            assert_eq!(client.cmd(&["INCR", "n"]), Value::Int(round + 1));
+        }
+    }
+    assert!(watch.most() <= 7, "not one more than there are to be");
+    for holder in &mut holders {
+        assert_eq!(holder.cmd(&["UNWATCH"]), Value::ok());
+    }
+    eventually(
+        || respool.metric_or_zero("respool_upstream_connections{kind=\"pinned\"}") <= 3.0,
+        "what is given back is closed",
+    );
+    assert_eq!(holders[0].cmd(&["WATCH", "w"]), Value::ok());
+}
+
 #[test]
 fn the_server_is_another_from_one_command_to_the_next() {
     let (a, b) = (Redis::start(&[]), Redis::start(&[]));

@@ -10,18 +10,17 @@ use fred::types::scripts::Script;
 use fred::types::{MessageKind, RespVersion};
 use futures_util::future::try_join_all;
 
+use crate::endpoint::Endpoint;
 use crate::{Case, case, same, until};
 
 /// The cases, for RESP2 or RESP3.
-pub(crate) fn cases(port: u16, protocol: &str) -> Vec<Case> {
+pub(crate) fn cases(endpoint: &Endpoint, protocol: &str) -> Result<Vec<Case>> {
     let version = if protocol == "3" {
         RespVersion::RESP3
     } else {
         RespVersion::RESP2
     };
-    let Ok(mut config) = Config::from_url(&format!("redis://127.0.0.1:{port}")) else {
-        return Vec::new();
-    };
+    let mut config = endpoint.fred()?;
     config.version = version;
     let mut cases = vec![
         case!(commands, config.clone()),
@@ -37,7 +36,7 @@ pub(crate) fn cases(port: u16, protocol: &str) -> Vec<Case> {
     if protocol == "3" {
         cases.push(case!(commands_while_subscribed, config));
     }
-    cases
+    Ok(cases)
 }
 
 async fn connect(config: &Config) -> Result<Client> {

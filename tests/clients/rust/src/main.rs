@@ -1,5 +1,6 @@
 //! The Rust clients, each with its defaults: `clients LIBRARY PROTOCOL`, where LIBRARY is redis-rs or fred.
 
+mod endpoint;
 mod fred_client;
 mod redis_async;
 mod redis_sync;
@@ -9,7 +10,9 @@ use std::pin::Pin;
 use std::process::ExitCode;
 use std::time::{Duration, Instant};
 
-use anyhow::{Context as _, Result, bail};
+use anyhow::{Result, bail};
+
+use endpoint::Endpoint;
 
 const CASE_DEADLINE: Duration = Duration::from_secs(60);
 const CONDITION_DEADLINE: Duration = Duration::from_secs(30);
@@ -36,13 +39,6 @@ macro_rules! same {
     }};
 }
 pub(crate) use same;
-
-/// Where the server is.
-fn port() -> Result<u16> {
-    let told = std::env::var("REDIS_PORT")
-        .context("REDIS_PORT is not set: run this by scripts/clients")?;
-    told.parse().context("REDIS_PORT")
-}
 
 /// Waits until the condition is true; fails, saying `what`, when it does not become so.
 async fn until<C, F>(what: &str, mut condition: C) -> Result<()>
@@ -90,16 +86,16 @@ fn main() -> Result<ExitCode> {
     let [library, protocol] = arguments.as_slice() else {
         bail!("usage: clients redis-rs|fred 2|3");
     };
-    let port = port()?;
+    let endpoint = Endpoint::told()?;
     let runtime = tokio::runtime::Runtime::new()?;
     let all = runtime.block_on(async {
         let cases = match library.as_str() {
             "redis-rs" => {
-                let mut cases = redis_sync::cases(port, protocol);
-                cases.extend(redis_async::cases(port, protocol));
+                let mut cases = redis_sync::cases(&endpoint, protocol)?;
+                cases.extend(redis_async::cases(&endpoint, protocol)?);
                 cases
             }
-            "fred" => fred_client::cases(port, protocol),
+            "fred" => fred_client::cases(&endpoint, protocol)?,
             other => bail!("no library {other}"),
         };
         run(cases).await

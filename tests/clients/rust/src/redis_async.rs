@@ -7,14 +7,12 @@ use futures_util::StreamExt as _;
 use futures_util::future::try_join_all;
 use redis::{AsyncCommands, AsyncConnectionConfig, Client, PushKind};
 
+use crate::endpoint::Endpoint;
 use crate::{Case, case, same, until};
 
 /// The cases, for RESP2 or RESP3.
-pub(crate) fn cases(port: u16, protocol: &str) -> Vec<Case> {
-    let Ok(client) = Client::open(format!("redis://127.0.0.1:{port}/?protocol=resp{protocol}"))
-    else {
-        return Vec::new();
-    };
+pub(crate) fn cases(endpoint: &Endpoint, protocol: &str) -> Result<Vec<Case>> {
+    let client = endpoint.redis(0, protocol)?;
     let mut cases = vec![
         case!(multiplexed_commands, client.clone()),
         case!(multiplexed_transactions, client.clone()),
@@ -26,7 +24,7 @@ pub(crate) fn cases(port: u16, protocol: &str) -> Vec<Case> {
     if protocol == "3" {
         cases.push(case!(pushed_messages, client));
     }
-    cases
+    Ok(cases)
 }
 
 async fn multiplexed_commands(client: Client) -> Result<()> {

@@ -14,23 +14,21 @@ use redis::{
     Client, Commands, Connection, ErrorKind, PubSubCommands, RedisResult, Script, ServerErrorKind,
 };
 
+use crate::endpoint::Endpoint;
 use crate::{CONDITION_DEADLINE, Case, case, same};
 
 /// The cases, for RESP2 or RESP3.
-pub(crate) fn cases(port: u16, protocol: &str) -> Vec<Case> {
-    let open = || Client::open(format!("redis://127.0.0.1:{port}/?protocol=resp{protocol}"));
-    let Ok(client) = open() else {
-        return Vec::new();
-    };
-    vec![
+pub(crate) fn cases(endpoint: &Endpoint, protocol: &str) -> Result<Vec<Case>> {
+    let client = endpoint.redis(0, protocol)?;
+    Ok(vec![
         case!(sync_commands, client.clone()),
         case!(sync_pipelines, client.clone()),
         case!(sync_transactions, client.clone()),
         case!(sync_pubsub, client.clone()),
         case!(sync_blocking, client.clone()),
         case!(sync_scripts, client.clone()),
-        case!(sync_databases, port, protocol.to_owned()),
-    ]
+        case!(sync_databases, endpoint.clone(), protocol.to_owned()),
+    ])
 }
 
 /// Blocking work does not belong on the runtime's own threads.
@@ -287,15 +285,10 @@ async fn sync_scripts(client: Client) -> Result<()> {
     .await
 }
 
-async fn sync_databases(port: u16, protocol: String) -> Result<()> {
+async fn sync_databases(endpoint: Endpoint, protocol: String) -> Result<()> {
     apart(move || {
         let mut connections = (0..16)
-            .map(|db| {
-                Client::open(format!(
-                    "redis://127.0.0.1:{port}/{db}?protocol=resp{protocol}"
-                ))?
-                .get_connection()
-            })
+            .map(|db| endpoint.redis(db, &protocol)?.get_connection())
             .collect::<RedisResult<Vec<_>>>()?;
         for round in 0..20 {
             for (db, connection) in connections.iter_mut().enumerate() {
