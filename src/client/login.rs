@@ -171,17 +171,43 @@ impl Client {
         let is_server_known = || self.site.thread.process.server.load().is_some();
         let is_settled = !authenticates && (login.hello.is_none() || is_server_known());
         if self.pin.is_some() && (authenticates || login.hello.is_some()) {
-            let change = if authenticates {
-                Change::Authenticate
+            if authenticates {
+                self.log_in_on_pin(target, login);
             } else {
-                Change::Difference
-            };
-            self.dress_pin(target, change, Purpose::Login(login));
+                self.dress_pin(target, Change::InPlace, Purpose::Login(login));
+            }
         } else if is_settled {
             self.logged_in(login);
         } else {
             self.ask_shared(&target, authenticates, Purpose::Login(login));
         }
+    }
+
+    /// HELLO is sent only behind an AUTH that was taken: the client goes on in its protocol where it was not.
+    fn log_in_on_pin(&mut self, target: State, login: Login) {
+        let Some(pin) = &self.pin else { return };
+        let worn = pin.link().worn().clone();
+        let purpose = match worn.protocol == target.protocol {
+            true => Purpose::Login(login),
+            false => Purpose::Hello(login),
+        };
+        let user = target.user;
+        self.dress_pin(State { user, ..worn }, Change::Authenticate, purpose);
+    }
+
+    /// The server has taken HELLO's user on the pinned connection.
+    pub(super) fn greet_on_pin(&mut self, login: Login) {
+        let Some(pin) = &self.pin else { return };
+        let target = State {
+            protocol: login
+                .hello
+                .as_ref()
+                .map_or(Protocol::Resp2, |hello| hello.0),
+            ..pin.link().worn().clone()
+        };
+        // It is the user's from here on, whatever becomes of the protocol.
+        self.session.state.user.clone_from(&target.user);
+        self.dress_pin(target, Change::InPlace, Purpose::Login(login));
     }
 
     pub(super) fn logged_in(&mut self, login: Login) {

@@ -76,6 +76,8 @@ struct Prepared {
     settings: Arc<Settings>,
     connector: Option<Arc<Connector>>,
     shown: Vec<(Arc<TlsAcceptor>, Acceptance)>,
+    /// Where it is another than before: who respool is to the server.
+    login: Option<Arc<OwnLogin>>,
 }
 
 impl Reloader {
@@ -123,7 +125,11 @@ impl Reloader {
     async fn reload(self: &Arc<Self>, asked: &str) -> Result<(), String> {
         let reloader = Arc::clone(self);
         let prepared = on_a_thread(move || reloader.prepare()).await;
-        let done = match prepared.unwrap_or_else(Err) {
+        let prepared = match prepared.unwrap_or_else(Err) {
+            Ok(prepared) => is_known(prepared).await,
+            Err(text) => Err(text),
+        };
+        let done = match prepared {
             Ok(prepared) => {
                 self.put_in_force(prepared).await;
                 Ok(())
@@ -159,10 +165,14 @@ impl Reloader {
                 shown.push((Arc::clone(acceptor), acceptance));
             }
         }
+        let login = settings.upstream.login.as_ref();
+        let is_same = is_same_login(now.upstream.login.as_ref(), login);
+        let login = (!is_same).then(|| OwnLogin::new(login));
         Ok(Prepared {
             settings: Arc::new(settings),
             connector,
             shown,
+            login,
         })
     }
 
@@ -171,6 +181,7 @@ impl Reloader {
             settings,
             connector,
             shown,
+            login,
         } = prepared;
         let before = self.process.settings();
         let upstream = &settings.upstream;
@@ -182,10 +193,8 @@ impl Reloader {
         log::set_level(&settings.log.level);
         self.process.configured.store(Arc::clone(&settings));
         self.process.tls.store(connector);
-        if !is_same_login(before.upstream.login.as_ref(), upstream.login.as_ref()) {
-            self.process
-                .login
-                .store(OwnLogin::new(upstream.login.as_ref()));
+        if let Some(login) = login {
+            self.process.login.store(login);
         }
         for (acceptor, acceptance) in shown {
             acceptor.replace(acceptance);
@@ -275,6 +284,15 @@ impl Reloader {
             (self.errands)(Errand::Close(closed.into(), Disconnect::OverCap));
         }
     }
+}
+
+/// A command, or IAM, is asked before it counts: what is open comes back from its clients' users by the secret.
+async fn is_known(prepared: Prepared) -> Result<Prepared, String> {
+    if let Some(login) = &prepared.login {
+        login.prepare().await;
+        login.is_ready()?;
+    }
+    Ok(prepared)
 }
 
 /// Does what may take long, as files on a device that does not answer do, where it holds up nobody.

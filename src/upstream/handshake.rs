@@ -316,15 +316,10 @@ async fn wear(
     state: &State,
     name: &str,
 ) -> Result<(), ConnectError> {
+    let login = thread.process.login();
     let own = thread.own();
-    let difference = steps(
-        &State::INITIAL,
-        state,
-        Change::Difference,
-        own.as_ref(),
-        name,
-    );
-    for step in difference {
+    let own = own.ok_or_else(|| refused_login("", login.trouble()))?;
+    for step in steps(&State::INITIAL, state, Change::Difference, &own, name) {
         let reply = talk.ask(&step.request).await?;
         if reply.first() == Some(&b'-') {
             return Err(ConnectError::Refused(step.effect.refusal(reply)));

@@ -28,9 +28,12 @@ impl Upstream {
         state: State,
         probe: &[u8],
     ) -> Result<Result<(), Vec<u8>>, PinError> {
-        let link = match self.wait_shared(&state, false, 1) {
-            Ok(wait) => std::future::poll_fn(|cx| wait.poll(cx)).await,
-            Err(error) => Err(error),
+        let link = match self.shared(&state) {
+            Some(link) => Ok(Some(link)),
+            None => match self.wait_shared(&state, false, 1) {
+                Ok(wait) => std::future::poll_fn(|cx| wait.poll(cx)).await,
+                Err(error) => Err(error),
+            },
         };
         let link = match link {
             Ok(Some(link)) => link,

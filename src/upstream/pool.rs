@@ -13,6 +13,7 @@ use super::away::Away;
 use super::handshake::{ConnectError, connect};
 use super::health::Watch;
 use super::link::Link;
+use super::pins::NO_SECRET;
 use super::subscription::Subscriptions;
 use super::thread::{Queued, Thread};
 use super::traffic::OwnReply;
@@ -555,8 +556,10 @@ impl Upstream {
         } else {
             Change::Difference
         };
-        let own = self.thread.own();
-        let steps = steps(&link.worn(), &target, change, own.as_ref(), &link.name);
+        let Some(own) = self.thread.own() else {
+            return link.close(NO_SECRET);
+        };
+        let steps = steps(&link.worn(), &target, change, &own, &link.name);
         let (upstream, of) = (Rc::downgrade(self), Rc::downgrade(&link));
         link.dress(
             steps,

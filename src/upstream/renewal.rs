@@ -15,6 +15,7 @@ use super::link::Link;
 use super::pool::Upstream;
 use super::thread::Thread;
 use super::traffic::OwnReply;
+use crate::session::Own;
 
 /// How long after a refusal it is tried again.
 const AGAIN_AFTER: Duration = Duration::from_secs(60);
@@ -77,7 +78,7 @@ impl Upstream {
                 upstream.renew(&link);
             }
             if let Some(link) = upstream.subscriptions.overdue_link(now)
-                && let Some(own) = upstream.thread.own()
+                && let Some(Own::User(own)) = upstream.thread.own()
             {
                 link.renewal.postpone(now);
                 upstream
@@ -105,7 +106,9 @@ impl Upstream {
 
     /// Sends AUTH on a connection that takes it.
     pub(super) fn renew(self: &Rc<Self>, link: &Rc<Link>) {
-        let Some(own) = self.thread.own() else { return };
+        let Some(Own::User(own)) = self.thread.own() else {
+            return;
+        };
         let now = self.thread.clock.now_micros();
         // Not asked again while the answer is on its way.
         link.renewal.postpone(now);
