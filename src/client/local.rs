@@ -17,15 +17,28 @@ use crate::telemetry::Disconnect;
 use crate::upstream::WaitError;
 
 /// Redis' text for a name that holds what would break CLIENT LIST.
-pub(super) const BAD_NAME: &str =
-    "ERR Client names cannot contain spaces, newlines or special characters.";
+const BAD_NAME: &str = "ERR Client names cannot contain spaces, newlines or special characters.";
 
 /// A cluster command on a server without cluster support.
 const NO_CLUSTER: &[u8] = b"-ERR This instance has cluster support disabled\r\n";
 
-/// Whether Redis takes `name` for a client name (`validateClientName`).
-pub(super) fn is_client_name(name: &[u8]) -> bool {
-    name.iter().all(|byte| (b'!'..=b'~').contains(byte))
+const LONG_NAME: &str = "ERR respool: a client name may measure 16 KiB";
+
+/// Most bytes of what a client calls itself. Redis has no bound of its own.
+const MOST_NAMED: usize = 16 * 1024;
+
+/// Whether Redis takes `name` for a client name (`validateClientName`), and respool keeps it.
+///
+/// # Errors
+/// What the client gets otherwise.
+pub(super) fn client_name(name: &[u8]) -> Result<(), &'static str> {
+    if !name.iter().all(|byte| (b'!'..=b'~').contains(byte)) {
+        return Err(BAD_NAME);
+    }
+    if name.len() > MOST_NAMED {
+        return Err(LONG_NAME);
+    }
+    Ok(())
 }
 
 /// Redis' answer to a request with too few or too many words.
@@ -213,6 +226,7 @@ impl Client {
         *self.outlet.transaction() = Default::default();
         self.link = None;
         let skips = self.session.reply == ReplyMode::SkipNext;
+        self.permission = None;
         self.session = Session::new(self.site.guest.clone());
         self.is_locked = self.must_authenticate();
         if skips {

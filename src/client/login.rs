@@ -2,7 +2,7 @@
 
 use std::rc::Rc;
 
-use super::local::{BAD_NAME, is_client_name, wrong_arity};
+use super::local::{client_name, wrong_arity};
 use super::task::{Client, Login, Purpose};
 use crate::auth::{HELLO_NOAUTH, NO_PASSWORD, NOAUTH, WRONGPASS, is_wrong_password};
 use crate::command::{Local, same_word};
@@ -12,8 +12,14 @@ use crate::resp::{Bounds, Request, parse_integer};
 use crate::session::{Change, Credentials, Protocol, Route, Routed, State, unknown_command};
 use crate::telemetry::Disconnect;
 
+/// Bytes of errors a client may leave unread that has to authenticate.
+const MOST_UNREAD: usize = 256 * 1024;
+
 /// Least microseconds between two log lines of a worker about failed attempts to authenticate.
 const LOG_EVERY_MICROS: u64 = 10_000_000;
+
+/// A name or a password that measures more is nobody's: before authentication Redis takes no longer word either.
+const MOST_SHOWN: usize = 16 * 1024;
 
 /// HELLO's protocol and name.
 type Hello = (Protocol, Option<Box<[u8]>>);
@@ -39,6 +45,11 @@ impl Client {
     pub(super) fn bounds(&mut self) -> Bounds {
         let most = self.site.thread.settings().limits.max_request;
         self.is_locked = self.must_authenticate();
+        let unread = self.site.thread.settings().limits.max_client_buffer;
+        self.outlet.set_limit_bytes(match self.is_locked {
+            true => unread.min(MOST_UNREAD),
+            false => unread,
+        });
         if self.is_locked {
             Bounds::before_authentication(most)
         } else {
@@ -99,8 +110,8 @@ impl Client {
                         rest
                     }
                     [text, rest @ ..] if same_word(option, b"setname") => {
-                        if !is_client_name(text) {
-                            return self.answer(&error(BAD_NAME));
+                        if let Err(why) = client_name(text) {
+                            return self.answer(&error(why));
                         }
                         name = Some(Box::from(*text));
                         rest
@@ -130,6 +141,11 @@ impl Client {
             }
             return self.log_in(login);
         };
+        if shown.user().len().max(shown.password.len()) > MOST_SHOWN {
+            // A default user without a password would take it, and it would be kept and sent with every change.
+            self.count_failure();
+            return self.answer(WRONGPASS);
+        }
         let is_good = match self.site.thread.settings().auth.mode {
             AuthMode::Optional | AuthMode::Passthrough => {
                 login.user = Some(Rc::new(shown));
@@ -226,6 +242,8 @@ impl Client {
             }
         };
         let mut is_renamed = false;
+        // What was asked was asked of another user.
+        self.permission = None;
         if let Some(user) = login.user {
             self.card.names().user = user.user().into();
             self.session.state.user = Some(user);

@@ -214,8 +214,13 @@ impl Reloader {
         self.admission.reload(&settings);
         self.tell_workers(Message::Reseat).await;
         self.process.server_moved();
-        if has_moved {
+        // Those that were opened by a token end with it.
+        let expired = before.upstream.login.as_ref().is_some_and(Login::expires);
+        let expires = upstream.login.as_ref().is_some_and(Login::expires);
+        if has_moved || (expired && !expires) {
             self.process.renew_connections();
+        }
+        if has_moved {
             self.process
                 .health
                 .set_address(upstream.address.to_string());

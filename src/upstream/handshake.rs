@@ -9,7 +9,7 @@ use super::credentials::Candidate;
 use super::link::{Link, Origin};
 use super::server::Server;
 use super::thread::Thread;
-use crate::auth::is_wrong_password;
+use crate::auth::{is_wrong_password, refusal_text};
 use crate::budget::SocketPermit;
 use crate::config::{AuthMode, Role};
 use crate::failover::Node;
@@ -221,7 +221,7 @@ async fn authenticate(talk: &mut Talk, thread: &Thread) -> Result<(), ConnectErr
                 login.taken(&candidate);
                 return Ok(());
             }
-            answer = String::from_utf8_lossy(&reply).trim_end().to_owned();
+            answer = refusal_text(&reply);
             if !is_wrong_password(&reply) {
                 return Err(refused_login(&answer, login.trouble()));
             }
@@ -235,7 +235,6 @@ async fn authenticate(talk: &mut Talk, thread: &Thread) -> Result<(), ConnectErr
 }
 
 fn refused_login(answer: &str, trouble: Option<String>) -> ConnectError {
-    let answer = answer.strip_prefix('-').unwrap_or(answer);
     let text = match (answer, trouble) {
         ("", Some(trouble)) => format!("no secret for the server: {trouble}"),
         ("", None) => "no secret for the server: check the sources of upstream.password".to_owned(),

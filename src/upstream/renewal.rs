@@ -15,6 +15,7 @@ use super::link::Link;
 use super::pool::Upstream;
 use super::thread::Thread;
 use super::traffic::OwnReply;
+use crate::auth::refusal_text;
 use crate::session::Own;
 
 /// How long after a refusal it is tried again.
@@ -134,7 +135,7 @@ pub(super) fn answered(thread: &Rc<Thread>, link: &Link, reply: &[u8]) {
     tracing::warn!(
         connection = link.name,
         "the server refused to renew respool's login: {}; it is shown another secret in a minute",
-        String::from_utf8_lossy(reply).trim_end()
+        refusal_text(reply)
     );
     let login = thread.process.login();
     tokio::task::spawn_local(async move { login.ask_again(login.times_asked()).await });
