@@ -337,8 +337,7 @@ impl Client {
         }
     }
 
-    /// Answers a request with an error, which spoils the transaction it is to be queued in. What was sent before has been
-    /// answered.
+    /// Answers a request with an error, which spoils an open transaction. What was sent before has been answered.
     fn refuse(&mut self, command: Option<CommandId>, reply: &[u8]) {
         self.permission = None;
         if self.pin.is_some() && self.outlet.transaction().open {

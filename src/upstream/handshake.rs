@@ -20,7 +20,6 @@ use crate::telemetry::{ConnectResult, LossCause, TlsHandshake};
 use crate::transport::{DialError, Stream, dial};
 
 /// Why no connection in the wanted state came about.
-#[derive(Debug)]
 pub(super) enum ConnectError {
     /// The server is not there, or does not want respool itself. Waiting may help.
     Away {
@@ -31,15 +30,16 @@ pub(super) enum ConnectError {
     },
     /// The server is there, and answers that it cannot serve now: LOADING, MASTERDOWN.
     Unready(LossCause, String),
-    /// The server refused the client's user or database with this reply.
-    Refused(Vec<u8>),
+    /// The server refused the client's user or database with this reply. The connection is as good as any, in the state it
+    /// wears.
+    Refused(Vec<u8>, Rc<Link>),
 }
 
 impl fmt::Display for ConnectError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Away { text, .. } | Self::Unready(_, text) => f.write_str(text),
-            Self::Refused(reply) => write!(f, "{}", String::from_utf8_lossy(reply).trim_end()),
+            Self::Refused(reply, _) => write!(f, "{}", String::from_utf8_lossy(reply).trim_end()),
         }
     }
 }
@@ -65,8 +65,7 @@ pub(super) async fn connect(
     thread.process.login().prepare().await;
     let greeted = greet(thread, state, &name).await;
     let result = match &greeted {
-        Ok(_) => ConnectResult::Ok,
-        Err(ConnectError::Refused(_)) => ConnectResult::HandshakeError,
+        Ok(_) | Err(ConnectError::Refused(..)) => ConnectResult::Ok,
         Err(ConnectError::Unready(cause, _)) => {
             thread.counters.losses(*cause).add(1);
             ConnectResult::Unready
@@ -79,6 +78,8 @@ pub(super) async fn connect(
         server_id,
         node,
         is_replica,
+        worn,
+        refusal,
     } = greeted?;
     let opened_micros = thread.process.now_micros();
     let failovers = &thread.process.failovers;
@@ -93,7 +94,7 @@ pub(super) async fn connect(
         Rc::clone(thread),
         stream,
         permit,
-        state.clone(),
+        worn,
         (name, server_id),
         origin,
     );
@@ -101,16 +102,22 @@ pub(super) async fn connect(
         let after = thread.settings().upstream.reauthenticate_after;
         link.renewal.begin(after, thread.clock.refresh());
     }
-    Ok(link)
+    match refusal {
+        None => Ok(link),
+        Some(reply) => Err(ConnectError::Refused(reply, link)),
+    }
 }
 
-/// A connection in the wanted state.
+/// A connection in the wanted state, or as far on the way to it as the server took it.
 struct Greeted {
     stream: Stream,
     server_id: i64,
     node: Node,
     /// The server calls itself a replica.
     is_replica: bool,
+    worn: State,
+    /// What it answered to the state of a client.
+    refusal: Option<Vec<u8>>,
 }
 
 async fn greet(thread: &Rc<Thread>, state: &State, name: &str) -> Result<Greeted, ConnectError> {
@@ -137,7 +144,7 @@ async fn greet(thread: &Rc<Thread>, state: &State, name: &str) -> Result<Greeted
     };
     let limit = upstream.connect_timeout;
     let settled = tokio::time::timeout(limit, settle(&mut talk, thread, state, name)).await;
-    let (server_id, is_replica) = settled.unwrap_or_else(|_| {
+    let settled = settled.unwrap_or_else(|_| {
         Err(away(
             format!(
                 "the server did not answer respool's first commands within {limit:?} (upstream.connect_timeout)"
@@ -145,21 +152,37 @@ async fn greet(thread: &Rc<Thread>, state: &State, name: &str) -> Result<Greeted
             ConnectResult::Timeout,
         ))
     })?;
+    let Settled {
+        server_id,
+        is_replica,
+        worn,
+        refusal,
+    } = settled;
     Ok(Greeted {
         stream: talk.stream,
         server_id,
         node,
         is_replica,
+        worn,
+        refusal,
     })
 }
 
-/// What is said before a connection carries traffic. Returns its id at the server, and whether that calls itself a replica.
+/// What was told before a connection carries traffic; see [`Greeted`].
+struct Settled {
+    server_id: i64,
+    is_replica: bool,
+    worn: State,
+    refusal: Option<Vec<u8>>,
+}
+
+/// What is said before a connection carries traffic.
 async fn settle(
     talk: &mut Talk,
     thread: &Rc<Thread>,
     state: &State,
     name: &str,
-) -> Result<(i64, bool), ConnectError> {
+) -> Result<Settled, ConnectError> {
     let started = Instant::now();
     let guests_are_refused = asks_guests(talk, thread).await?;
     authenticate(talk, thread).await?;
@@ -168,8 +191,13 @@ async fn settle(
         .process
         .health
         .answered(started.elapsed().as_micros() as u64);
-    wear(talk, thread, state, name).await?;
-    Ok((server_id, is_replica))
+    let (worn, refusal) = wear(talk, thread, state, name).await?;
+    Ok(Settled {
+        server_id,
+        is_replica,
+        worn,
+        refusal,
+    })
 }
 
 /// Makes TLS of the connection, where the server speaks it.
@@ -308,23 +336,25 @@ async fn introduce(
     Ok((told.or(number).unwrap_or(0), is_replica))
 }
 
-/// Goes from a fresh connection to `state`; a refusal is the client's.
+/// Goes from a fresh connection to `state`, or as far as the server takes it; a refusal is the client's.
 async fn wear(
     talk: &mut Talk,
     thread: &Thread,
     state: &State,
     name: &str,
-) -> Result<(), ConnectError> {
+) -> Result<(State, Option<Vec<u8>>), ConnectError> {
     let login = thread.process.login();
     let own = thread.own();
     let own = own.ok_or_else(|| refused_login("", login.trouble()))?;
+    let mut worn = State::INITIAL;
     for step in steps(&State::INITIAL, state, Change::Difference, &own, name) {
         let reply = talk.ask(&step.request).await?;
         if reply.first() == Some(&b'-') {
-            return Err(ConnectError::Refused(step.effect.refusal(reply)));
+            return Ok((worn, Some(step.effect.refusal(reply))));
         }
+        step.effect.apply(&mut worn);
     }
-    Ok(())
+    Ok((worn, None))
 }
 
 /// A connection before it carries traffic.

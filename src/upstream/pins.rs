@@ -256,7 +256,12 @@ impl Upstream {
                     self.keep_driving(&link);
                     return Ok(link);
                 }
-                Err(ConnectError::Refused(reply)) => return Err(PinError::Refused(reply)),
+                Err(ConnectError::Refused(reply, link)) => {
+                    self.connected();
+                    self.keep_driving(&link);
+                    self.keep_idle(link);
+                    return Err(PinError::Refused(reply));
+                }
                 Err(error) => self.failed(&error),
             }
         }
@@ -288,7 +293,12 @@ impl Upstream {
                     .borrow_mut()
                     .retain(|idle| !Rc::ptr_eq(idle, &link))
             };
-            let ended = link.drive(|link| upstream.heed(link), forget).await;
+            let heed = |link: &Rc<Link>| {
+                upstream.heed(link);
+                upstream.send_back_on(link);
+            };
+            let ended = link.drive(heed, forget).await;
+            upstream.send_back_on(&link);
             tracing::debug!(
                 connection = link.name,
                 cause = ended.cause.map(LossCause::label),

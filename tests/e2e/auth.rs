@@ -496,6 +496,70 @@ fn a_client_whose_password_was_withdrawn_is_told_and_closed() {
 }
 
 #[test]
+fn a_client_that_blocks_or_subscribes_is_closed_too_when_its_password_was_withdrawn() {
+    let redis = guarded();
+    let respool = Respool::with(&redis)
+        .top("workers = 1")
+        .upstream(&format!(
+            "{OWN}\nmax_connections = 4\nshared_connections = 1"
+        ))
+        .section("[auth]\nmode = \"passthrough\"")
+        .start();
+    let (mut blocks, mut subscribes) = (respool.client(), respool.client());
+    for client in [&mut blocks, &mut subscribes] {
+        assert_eq!(client.cmd(&["AUTH", "ann", "pw"]), Value::ok());
+    }
+    let rules = ["ACL", "SETUSER", "ann", "<pw", ">new"];
+    assert_eq!(redis.cmd(&rules), Value::ok());
+    for (client, words) in [
+        (&mut blocks, &["BLPOP", "list", "30"][..]),
+        (&mut subscribes, &["SUBSCRIBE", "c"]),
+    ] {
+        let reply = client.cmd(words).text();
+        assert!(reply.starts_with("WRONGPASS "), "{words:?}: {reply}");
+        client.expect_end();
+    }
+}
+
+#[test]
+fn wrong_passwords_open_no_connections_and_long_ones_are_not_even_shown() {
+    let redis = guarded();
+    assert_eq!(redis.cmd(&["AUTH", "respool", "own"]), Value::ok());
+    let open = ["ACL", "SETUSER", "default", "nopass"];
+    assert_eq!(redis.cmd(&open), Value::ok());
+    let respool = Respool::with(&redis)
+        .top("workers = 1")
+        .upstream(&format!(
+            "{OWN}\nmax_connections = 4\nshared_connections = 3"
+        ))
+        .start();
+    let mut client = respool.client();
+    for attempt in 0..30 {
+        let reply = client
+            .cmd(&["AUTH", "ann", &format!("bad{attempt}")])
+            .text();
+        assert!(reply.starts_with("WRONGPASS "), "{reply}");
+    }
+    let opened = respool.metric("respool_upstream_connects_total{result=\"ok\"}");
+    assert!(opened <= 4.0, "{opened} connections were opened");
+    let failed = "respool_upstream_connects_total{result=\"handshake_error\"}";
+    assert_eq!(respool.metric_or_zero(failed), 0.0);
+    let long = "x".repeat(16 * 1024);
+    assert_eq!(client.cmd(&["AUTH", "default", &long]), Value::ok());
+    for words in [
+        &["AUTH", "default", &format!("{long}x")][..],
+        &["HELLO", "3", "AUTH", "default", &format!("{long}x")],
+    ] {
+        let reply = client.cmd(words).text();
+        assert!(reply.starts_with("WRONGPASS "), "{reply}");
+    }
+    let reply = client.cmd(&["CLIENT", "SETNAME", &format!("{long}x")]);
+    let expected = "ERR respool: a client name may measure 16 KiB";
+    assert_eq!(reply, Value::error(expected));
+    assert_eq!(client.cmd(&["CLIENT", "SETNAME", &long]), Value::ok());
+}
+
+#[test]
 fn what_concerns_other_clients_has_to_be_permitted_by_the_server() {
     let redis = guarded();
     let rules = [

@@ -276,7 +276,16 @@ fn open_connections_are_authenticated_anew_and_nobody_notices() {
     assert!(matches!(tracking.cmd(&["HELLO", "3"]), Value::Map(_)));
     assert_eq!(tracking.cmd(&["CLIENT", "TRACKING", "ON"]), Value::ok());
     assert!(tracking.cmd(&["GET", "tracked"]).is_null());
+    let mut announcing = respool.client();
+    assert!(matches!(announcing.cmd(&["HELLO", "3"]), Value::Map(_)));
+    let on = announcing.cmd(&["CLIENT", "TRACKING", "ON", "OPTIN"]);
+    assert_eq!(on, Value::ok());
+    assert_eq!(announcing.cmd(&["CLIENT", "CACHING", "YES"]), Value::ok());
     is_renewed(5.0);
+    assert!(announcing.cmd(&["GET", "announced"]).is_null());
+    assert_eq!(redis.cmd(&["SET", "announced", "v"]), Value::ok());
+    assert!(matches!(announcing.reply(), Value::Push(_)));
+    drop(announcing);
     // Connections on which nothing happens but what the server sends by itself.
     for flag in ["flags=P ", "flags=O ", "flags=t "] {
         eventually(
