@@ -11,6 +11,7 @@ use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use tokio::sync::watch;
 
+use super::aside::aside;
 use super::{aws, command};
 use crate::auth::{AwsKeys, token};
 use crate::config::{Login, Secret, SecretSource, secret_in_file};
@@ -21,6 +22,9 @@ const PRINTED_LASTS: Duration = Duration::from_secs(5 * 60);
 
 /// The sources are asked once in this time at most, however many connections are refused.
 const ASKED_AGAIN_AFTER: Duration = Duration::from_secs(1);
+
+/// Keys that are about to end are asked for so often while nobody connects.
+const KEYS_ASKED_EVERY: Duration = Duration::from_secs(30);
 
 /// Keys of AWS are renewed this long before they end, and a token signed by them is used for as long: both last for
 /// longer than it takes to connect.
@@ -90,6 +94,23 @@ impl OwnLogin {
     pub async fn prepare(self: &Arc<Self>) {
         if self.has_run_out() {
             self.ask_again(self.times_asked()).await;
+        }
+    }
+
+    /// Asks for keys anew that are about to end, be it that nobody connects: what is open comes back from its clients' users
+    /// by tokens that they sign.
+    pub(super) fn keep_keys(self: &Arc<Self>) {
+        let is_due = {
+            let known = self.known();
+            let is_recent = |at: Instant| at.elapsed() < KEYS_ASKED_EVERY;
+            let keys = known.keys.as_ref();
+            keys.is_some_and(|keys| is_ending(keys, unix_seconds()))
+                && !known.is_asking
+                && !known.asked_at.is_some_and(is_recent)
+        };
+        if is_due {
+            let login = Arc::clone(self);
+            tokio::task::spawn_local(async move { login.prepare().await });
         }
     }
 
@@ -203,7 +224,11 @@ impl OwnLogin {
         for (index, source) in sources.iter().enumerate() {
             let found = match source {
                 SecretSource::Given(_) => continue,
-                SecretSource::File(path, _) => secret_in_file(path).map(Found::Secret),
+                SecretSource::File(path, _) => {
+                    let path = path.clone();
+                    let read = aside(move || secret_in_file(&path)).await;
+                    read.and_then(|found| found).map(Found::Secret)
+                }
                 SecretSource::Command(command) => command::output(command).await.map(Found::Secret),
                 SecretSource::Iam(iam) => aws::keys(iam).await.map(Found::Keys),
             };

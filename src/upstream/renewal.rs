@@ -59,7 +59,9 @@ impl Renewal {
 impl Upstream {
     /// Renews the logins that are due, as far as their connections take one now; the others are looked at again.
     pub(super) fn renew_logins(self: &Rc<Self>) {
-        if !self.thread.process.login().expires() || self.is_renewing.get() || self.is_stopping() {
+        let login = self.thread.process.login();
+        login.keep_keys();
+        if !login.expires() || self.is_renewing.get() || self.is_stopping() {
             return;
         }
         let now = self.thread.clock.now_micros();

@@ -242,6 +242,15 @@ fn a_reload_of_the_secrets_source_leaves_no_connection_to_the_servers_default_us
     (0..3).for_each(|_| nobody_is_the_default_user());
 }
 
+/// Whose next command is tracked.
+fn announced(mut client: Client) -> Client {
+    assert!(matches!(client.cmd(&["HELLO", "3"]), Value::Map(_)));
+    let on = client.cmd(&["CLIENT", "TRACKING", "ON", "OPTIN"]);
+    assert_eq!(on, Value::ok());
+    assert_eq!(client.cmd(&["CLIENT", "CACHING", "YES"]), Value::ok());
+    client
+}
+
 #[test]
 fn open_connections_are_authenticated_anew_and_nobody_notices() {
     let dir = tempfile::tempdir().expect("a directory");
@@ -276,11 +285,7 @@ fn open_connections_are_authenticated_anew_and_nobody_notices() {
     assert!(matches!(tracking.cmd(&["HELLO", "3"]), Value::Map(_)));
     assert_eq!(tracking.cmd(&["CLIENT", "TRACKING", "ON"]), Value::ok());
     assert!(tracking.cmd(&["GET", "tracked"]).is_null());
-    let mut announcing = respool.client();
-    assert!(matches!(announcing.cmd(&["HELLO", "3"]), Value::Map(_)));
-    let on = announcing.cmd(&["CLIENT", "TRACKING", "ON", "OPTIN"]);
-    assert_eq!(on, Value::ok());
-    assert_eq!(announcing.cmd(&["CLIENT", "CACHING", "YES"]), Value::ok());
+    let mut announcing = announced(respool.client());
     is_renewed(5.0);
     assert!(announcing.cmd(&["GET", "announced"]).is_null());
     assert_eq!(redis.cmd(&["SET", "announced", "v"]), Value::ok());
