@@ -8,6 +8,6 @@ mod sigv4;
 mod users;
 
 pub use aws::{AwsKeys, from_container, from_environment, from_sts};
-pub use refusal::{HELLO_NOAUTH, NO_PASSWORD, NOAUTH, WRONGPASS, is_wrong_password};
+pub use refusal::{HELLO_NOAUTH, NO_PASSWORD, NOAUTH, WRONGPASS, is_wrong_password, refusal_text};
 pub use sigv4::{escaped, token};
 pub use users::Users;

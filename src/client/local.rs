@@ -1,29 +1,44 @@
 //! What respool answers itself because it concerns the session: SELECT, RESET, QUIT, and where HELLO and AUTH lead.
 
+use std::rc::Rc;
+
 use super::eviction::make_room;
-use super::pinned::NOT_IN_MULTI;
+use super::pinned::{NOT_IN_MULTI, refusal};
 use super::requests::{Next, UNREACHABLE};
 use super::task::{Client, Done, Purpose, Wait};
 use crate::admission::Refusal;
 use crate::command::{ClientSub, CommandId, Local, PinReason, spec};
 use crate::fanout::Kind;
 use crate::identity::Flag;
-use crate::resp::speak::{OK, error};
+use crate::resp::speak::{OK, encode_request, error};
 use crate::resp::{Request, parse_integer};
 use crate::session::{Change, ReplyMode, Session, State};
 use crate::telemetry::Disconnect;
 use crate::upstream::WaitError;
 
 /// Redis' text for a name that holds what would break CLIENT LIST.
-pub(super) const BAD_NAME: &str =
-    "ERR Client names cannot contain spaces, newlines or special characters.";
+const BAD_NAME: &str = "ERR Client names cannot contain spaces, newlines or special characters.";
 
 /// A cluster command on a server without cluster support.
 const NO_CLUSTER: &[u8] = b"-ERR This instance has cluster support disabled\r\n";
 
-/// Whether Redis takes `name` for a client name (`validateClientName`).
-pub(super) fn is_client_name(name: &[u8]) -> bool {
-    name.iter().all(|byte| (b'!'..=b'~').contains(byte))
+const LONG_NAME: &str = "ERR respool: a client name may measure 16 KiB";
+
+/// Most bytes of what a client calls itself. Redis has no bound of its own.
+const MOST_NAMED: usize = 16 * 1024;
+
+/// Whether Redis takes `name` for a client name (`validateClientName`), and respool keeps it.
+///
+/// # Errors
+/// What the client gets otherwise.
+pub(super) fn client_name(name: &[u8]) -> Result<(), &'static str> {
+    if !name.iter().all(|byte| (b'!'..=b'~').contains(byte)) {
+        return Err(BAD_NAME);
+    }
+    if name.len() > MOST_NAMED {
+        return Err(LONG_NAME);
+    }
+    Ok(())
 }
 
 /// Redis' answer to a request with too few or too many words.
@@ -119,13 +134,14 @@ impl Client {
             }
             // The one selected before it is asked for next.
             (Purpose::Settle(_), Err(_)) => {}
+            (Purpose::Hello(login), Ok(())) => self.greet_on_pin(login),
             (Purpose::Login(login), Ok(())) => self.logged_in(login),
             (Purpose::Select(_), Err(reply)) => {
                 self.answer(&reply);
                 self.end_if_lost(&reply);
                 self.end_if_not_asked(&reply);
             }
-            (Purpose::Login(login), Err(reply)) => {
+            (Purpose::Login(login) | Purpose::Hello(login), Err(reply)) => {
                 self.login_refused(&login, &reply);
                 self.end_if_not_asked(&reply);
             }
@@ -170,13 +186,29 @@ impl Client {
         if database == self.session.state.database && is_known {
             self.answer(OK);
         } else if self.pin.is_some() {
-            self.dress_pin(target, Change::Difference, Purpose::Select(database));
+            self.dress_pin(target, Change::InPlace, Purpose::Select(database));
         } else if self.site.upstream.knows_database(&target) {
             self.in_database(database);
             self.answer(OK);
+        } else if target.user.is_some() {
+            self.ask_to_select(target);
         } else {
             self.ask_shared(&target, false, Purpose::Select(database));
         }
+    }
+
+    /// Has the server decide whether the client's user may SELECT: a connection is taken to its database by respool's own
+    /// user, who may.
+    fn ask_to_select(&mut self, target: State) {
+        self.link = None;
+        let upstream = Rc::clone(&self.site.upstream);
+        let database = target.database;
+        let probe = encode_request(&["SELECT", &database.to_string()]);
+        self.wait = Wait::Task(Box::pin(async move {
+            let told = upstream.may_run(target, &probe).await;
+            let told = told.unwrap_or_else(|error| Err(refusal(error)));
+            Done::Dressed(Some(told), Purpose::Select(database))
+        }));
     }
 
     /// Waits for a shared connection on which the server has acknowledged `target`.
@@ -202,6 +234,7 @@ impl Client {
         *self.outlet.transaction() = Default::default();
         self.link = None;
         let skips = self.session.reply == ReplyMode::SkipNext;
+        self.permission = None;
         self.session = Session::new(self.site.guest.clone());
         self.is_locked = self.must_authenticate();
         if skips {

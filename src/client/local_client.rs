@@ -4,7 +4,7 @@ use std::rc::Rc;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
-use super::local::{BAD_NAME, is_client_name};
+use super::local::client_name;
 use super::requests::Next;
 use super::site::{Errand, Farewell};
 use super::task::{Client, Done, Wait};
@@ -96,8 +96,8 @@ impl Client {
     }
 
     fn set_name(&mut self, name: &[u8]) {
-        if !is_client_name(name) {
-            return self.answer(&error(BAD_NAME));
+        if let Err(why) = client_name(name) {
+            return self.answer(&error(why));
         }
         self.card.names().name = name.into();
         self.regroup(OK.to_vec());
@@ -112,7 +112,7 @@ impl Client {
             let shown = String::from_utf8_lossy(attribute).into_owned();
             return self.answer(&error(&format!("ERR Unrecognized option '{shown}'")));
         };
-        if !is_client_name(value) {
+        if client_name(value).is_err() {
             let which = String::from_utf8_lossy(which);
             let text =
                 format!("ERR {which} cannot contain spaces, newlines or special characters.");

@@ -2,7 +2,7 @@
 
 use std::rc::Rc;
 
-use super::local::{BAD_NAME, is_client_name, wrong_arity};
+use super::local::{client_name, wrong_arity};
 use super::task::{Client, Login, Purpose};
 use crate::auth::{HELLO_NOAUTH, NO_PASSWORD, NOAUTH, WRONGPASS, is_wrong_password};
 use crate::command::{Local, same_word};
@@ -12,8 +12,14 @@ use crate::resp::{Bounds, Request, parse_integer};
 use crate::session::{Change, Credentials, Protocol, Route, Routed, State, unknown_command};
 use crate::telemetry::Disconnect;
 
+/// Bytes of errors a client may leave unread that has to authenticate.
+const MOST_UNREAD: usize = 256 * 1024;
+
 /// Least microseconds between two log lines of a worker about failed attempts to authenticate.
 const LOG_EVERY_MICROS: u64 = 10_000_000;
+
+/// A name or a password that measures more is nobody's: before authentication Redis takes no longer word either.
+const MOST_SHOWN: usize = 16 * 1024;
 
 /// HELLO's protocol and name.
 type Hello = (Protocol, Option<Box<[u8]>>);
@@ -39,6 +45,11 @@ impl Client {
     pub(super) fn bounds(&mut self) -> Bounds {
         let most = self.site.thread.settings().limits.max_request;
         self.is_locked = self.must_authenticate();
+        let unread = self.site.thread.settings().limits.max_client_buffer;
+        self.outlet.set_limit_bytes(match self.is_locked {
+            true => unread.min(MOST_UNREAD),
+            false => unread,
+        });
         if self.is_locked {
             Bounds::before_authentication(most)
         } else {
@@ -99,8 +110,8 @@ impl Client {
                         rest
                     }
                     [text, rest @ ..] if same_word(option, b"setname") => {
-                        if !is_client_name(text) {
-                            return self.answer(&error(BAD_NAME));
+                        if let Err(why) = client_name(text) {
+                            return self.answer(&error(why));
                         }
                         name = Some(Box::from(*text));
                         rest
@@ -130,6 +141,11 @@ impl Client {
             }
             return self.log_in(login);
         };
+        if shown.user().len().max(shown.password.len()) > MOST_SHOWN {
+            // A default user without a password would take it, and it would be kept and sent with every change.
+            self.count_failure();
+            return self.answer(WRONGPASS);
+        }
         let is_good = match self.site.thread.settings().auth.mode {
             AuthMode::Optional | AuthMode::Passthrough => {
                 login.user = Some(Rc::new(shown));
@@ -171,17 +187,43 @@ impl Client {
         let is_server_known = || self.site.thread.process.server.load().is_some();
         let is_settled = !authenticates && (login.hello.is_none() || is_server_known());
         if self.pin.is_some() && (authenticates || login.hello.is_some()) {
-            let change = if authenticates {
-                Change::Authenticate
+            if authenticates {
+                self.log_in_on_pin(target, login);
             } else {
-                Change::Difference
-            };
-            self.dress_pin(target, change, Purpose::Login(login));
+                self.dress_pin(target, Change::InPlace, Purpose::Login(login));
+            }
         } else if is_settled {
             self.logged_in(login);
         } else {
             self.ask_shared(&target, authenticates, Purpose::Login(login));
         }
+    }
+
+    /// HELLO is sent only behind an AUTH that was taken: the client goes on in its protocol where it was not.
+    fn log_in_on_pin(&mut self, target: State, login: Login) {
+        let Some(pin) = &self.pin else { return };
+        let worn = pin.link().worn().clone();
+        let purpose = match worn.protocol == target.protocol {
+            true => Purpose::Login(login),
+            false => Purpose::Hello(login),
+        };
+        let user = target.user;
+        self.dress_pin(State { user, ..worn }, Change::Authenticate, purpose);
+    }
+
+    /// The server has taken HELLO's user on the pinned connection.
+    pub(super) fn greet_on_pin(&mut self, login: Login) {
+        let Some(pin) = &self.pin else { return };
+        let target = State {
+            protocol: login
+                .hello
+                .as_ref()
+                .map_or(Protocol::Resp2, |hello| hello.0),
+            ..pin.link().worn().clone()
+        };
+        // It is the user's from here on, whatever becomes of the protocol.
+        self.session.state.user.clone_from(&target.user);
+        self.dress_pin(target, Change::InPlace, Purpose::Login(login));
     }
 
     pub(super) fn logged_in(&mut self, login: Login) {
@@ -200,6 +242,8 @@ impl Client {
             }
         };
         let mut is_renamed = false;
+        // What was asked was asked of another user.
+        self.permission = None;
         if let Some(user) = login.user {
             self.card.names().user = user.user().into();
             self.session.state.user = Some(user);

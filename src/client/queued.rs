@@ -128,7 +128,7 @@ impl Client {
                 database,
                 ..self.session.state.clone()
             };
-            self.dress_pin(target, Change::Difference, Purpose::Settle(database));
+            self.dress_pin(target, Change::InPlace, Purpose::Settle(database));
         } else if tracking_unsure {
             self.settle_tracking();
         }

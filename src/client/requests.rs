@@ -337,9 +337,9 @@ impl Client {
         }
     }
 
-    /// Answers a request with an error, which spoils the transaction it is to be queued in. What was sent before has been
-    /// answered.
+    /// Answers a request with an error, which spoils an open transaction. What was sent before has been answered.
     fn refuse(&mut self, command: Option<CommandId>, reply: &[u8]) {
+        self.permission = None;
         if self.pin.is_some() && self.outlet.transaction().open {
             return self.spoil(command, reply);
         }
@@ -350,7 +350,7 @@ impl Client {
     fn refuse_one(&mut self, command: Option<CommandId>, length: usize) -> Next {
         let reply = self.refusing.clone().unwrap_or_default();
         // A blocking call that needed a connection of its own has got none.
-        self.line = None;
+        (self.line, self.permission) = (None, None);
         self.count(1, command);
         self.answer(&reply);
         Next::Used(length)

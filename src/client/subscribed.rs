@@ -82,6 +82,7 @@ impl Client {
                 Some(Err(reply)) => {
                     self.count(1, command);
                     self.answer(&reply);
+                    self.end_if_lost(&reply);
                     return Next::Used(request.bytes().len());
                 }
                 Some(Ok(())) => {}

@@ -70,6 +70,8 @@ pub(super) enum Purpose {
     Settle(u32),
     /// That the server acknowledges a user.
     Login(Login),
+    /// The same on a pinned connection, which speaks another protocol after that.
+    Hello(Login),
 }
 
 /// What AUTH or HELLO asks for, once its user is acknowledged.

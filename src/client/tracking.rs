@@ -107,10 +107,13 @@ impl Client {
             Asked::Redirection if self.redirects() => {
                 return self.ask_redirection(&link, request, command);
             }
-            Asked::Redirection | Asked::Caching => {
+            asked => {
                 self.count(1, command);
                 let (show, kind) = (self.show(), self.queued_kind());
                 link.send(&self.outlet, request.bytes(), 1, kind, show);
+                if asked == Asked::Caching {
+                    link.set_announcing();
+                }
             }
         }
         Next::Used(request.bytes().len())

@@ -82,6 +82,8 @@ impl Client {
                 if self.session.take_visible() {
                     self.outlet.whole_reply(&reply);
                 }
+                // Of the call itself none says so.
+                self.end_if_lost(&reply);
             }
             Outcome::Null => self.answer(match self.session.state.protocol {
                 Protocol::Resp2 => b"*-1\r\n",

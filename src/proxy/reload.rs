@@ -81,6 +81,8 @@ struct Prepared {
     settings: Arc<Settings>,
     connector: Option<Arc<Connector>>,
     shown: Vec<(Arc<TlsAcceptor>, Acceptance)>,
+    /// Where it is another than before: who respool is to the server.
+    login: Option<Arc<OwnLogin>>,
 }
 
 impl Reloader {
@@ -125,7 +127,11 @@ impl Reloader {
     async fn reload(self: &Arc<Self>, asked: &str) -> Result<(), String> {
         let reloader = Arc::clone(self);
         let prepared = on_a_thread(&self.is_reading, move || reloader.prepare()).await;
-        let done = match prepared.unwrap_or_else(Err) {
+        let prepared = match prepared.unwrap_or_else(Err) {
+            Ok(prepared) => is_known(prepared).await,
+            Err(text) => Err(text),
+        };
+        let done = match prepared {
             Ok(prepared) => {
                 self.put_in_force(prepared).await;
                 Ok(())
@@ -161,10 +167,14 @@ impl Reloader {
                 shown.push((Arc::clone(acceptor), acceptance));
             }
         }
+        let login = settings.upstream.login.as_ref();
+        let is_same = is_same_login(now.upstream.login.as_ref(), login);
+        let login = (!is_same).then(|| OwnLogin::new(login));
         Ok(Prepared {
             settings: Arc::new(settings),
             connector,
             shown,
+            login,
         })
     }
 
@@ -173,6 +183,7 @@ impl Reloader {
             settings,
             connector,
             shown,
+            login,
         } = prepared;
         let before = self.process.settings();
         let upstream = &settings.upstream;
@@ -190,10 +201,8 @@ impl Reloader {
             let _whole = self.process.in_force();
             self.process.configured.store(Arc::clone(&settings));
             self.process.tls.store(connector);
-            if !is_same_login(before.upstream.login.as_ref(), upstream.login.as_ref()) {
-                self.process
-                    .login
-                    .store(OwnLogin::new(upstream.login.as_ref()));
+            if let Some(login) = login {
+                self.process.login.store(login);
             }
         }
         for (acceptor, acceptance) in shown {
@@ -214,6 +223,10 @@ impl Reloader {
         self.admission.reload(&settings);
         self.tell_workers(Message::Reseat).await;
         self.process.server_moved();
+        // Those that were opened by a token end with it.
+        let expired = before.upstream.login.as_ref().is_some_and(Login::expires);
+        let expires = upstream.login.as_ref().is_some_and(Login::expires);
+        let renews = renews.or((expired && !expires).then_some(LossCause::Renewed));
         if let Some(cause) = renews {
             self.process.renew_connections(cause);
             self.process
@@ -298,6 +311,15 @@ impl Drop for Reading {
     fn drop(&mut self) {
         self.0.store(false, Ordering::Release);
     }
+}
+
+/// A command, or IAM, is asked before it counts: what is open comes back from its clients' users by the secret.
+async fn is_known(prepared: Prepared) -> Result<Prepared, String> {
+    if let Some(login) = &prepared.login {
+        login.prepare().await;
+        login.is_ready()?;
+    }
+    Ok(prepared)
 }
 
 /// Does what may take long, as files on a device that does not answer do, where it holds up nobody.

@@ -7,7 +7,7 @@ mod transaction;
 use std::rc::Rc;
 
 pub use route::{Block, READ_ONLY, Route, Routed, Rules, block, route, unknown_command};
-pub use state::{Change, Credentials, Effect, Protocol, State, Step, name_request, steps};
+pub use state::{Change, Credentials, Effect, Own, Protocol, State, Step, name_request, steps};
 pub use transaction::{Stream, Tracking, Transaction, Verb};
 
 /// CLIENT REPLY of one client.

@@ -4,7 +4,7 @@ use std::fmt;
 use std::rc::Rc;
 
 use crate::auth::{NOAUTH, is_wrong_password};
-use crate::resp::speak::{encode_request, push_request};
+use crate::resp::speak::encode_request;
 
 /// The protocol version of a connection.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -156,11 +156,22 @@ impl Drop for Step {
     }
 }
 
+/// Who respool itself is to the server.
+#[derive(Debug, Clone)]
+pub enum Own {
+    /// Whoever a connection is that has not authenticated.
+    Unnamed,
+    /// This user.
+    User(Rc<Credentials>),
+}
+
 /// How a change of state begins.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Change {
     /// Only what differs.
     Difference,
+    /// Only what differs, as the user whose the connection is: a client asks for it, and nothing of it may be undone.
+    InPlace,
     /// The user is authenticated anew, even if the connection is theirs.
     Authenticate,
     /// Everything the connection holds is undone first.
@@ -168,69 +179,72 @@ pub enum Change {
 }
 
 /// The commands that take a connection from `worn` to `target`.
-pub fn steps(
-    worn: &State,
-    target: &State,
-    change: Change,
-    own: Option<&Rc<Credentials>>,
-    name: &str,
-) -> Vec<Step> {
+///
+/// Every user may send AUTH, HELLO and RESET, and not every one SELECT: unless a client asks for it, respool's own user
+/// selects the database.
+pub fn steps(worn: &State, target: &State, change: Change, own: &Own, name: &str) -> Vec<Step> {
     let mut steps = Vec::new();
     let mut worn = worn.clone();
-    let another_user = worn.user != target.user || change == Change::Authenticate;
-    let back_to_nobody = another_user && target.user.is_none() && own.is_none();
-    if change == Change::Scrub || back_to_nobody {
+    let is_anew = change == Change::Authenticate;
+    let moves = worn.database != target.database && change != Change::InPlace;
+    let is_own = match target.user {
+        None => worn.user.is_none() && !is_anew,
+        Some(_) => worn.user.is_none() || !moves,
+    };
+    if change == Change::Scrub || !is_own {
+        become_own(&mut steps, &mut worn, change, own, name);
+    }
+    if worn.database != target.database {
+        steps.push(Step {
+            request: encode_request(&["SELECT", &target.database.to_string()]),
+            effect: Effect::Database(target.database),
+        });
+    }
+    if let Some(user) = &target.user
+        && (is_anew || worn.user != target.user)
+    {
+        steps.push(Step {
+            request: user.request(),
+            effect: Effect::User(target.user.clone()),
+        });
+    }
+    if worn.protocol != target.protocol {
+        let number = match target.protocol {
+            Protocol::Resp2 => "2",
+            Protocol::Resp3 => "3",
+        };
+        steps.push(Step {
+            request: encode_request(&["HELLO", number]),
+            effect: Effect::Protocol(target.protocol),
+        });
+    }
+    steps
+}
+
+/// The commands that make a connection respool's own user's.
+fn become_own(steps: &mut Vec<Step>, worn: &mut State, change: Change, own: &Own, name: &str) {
+    let resets = change == Change::Scrub || matches!(own, Own::Unnamed);
+    if resets {
         // RESET (Redis 6.2) also de-authenticates and takes the name.
         steps.push(Step {
             request: encode_request(&["RESET"]),
             effect: Effect::Reset,
         });
-        if let Some(own) = own {
-            steps.push(Step {
-                request: own.request(),
-                effect: Effect::User(None),
-            });
-        }
+        *worn = State::INITIAL;
+    }
+    if let Own::User(own) = own {
+        steps.push(Step {
+            request: own.request(),
+            effect: Effect::User(None),
+        });
+        worn.user = None;
+    }
+    if resets {
         steps.push(Step {
             request: name_request(name),
             effect: Effect::Named,
         });
-        worn = State::INITIAL;
     }
-    if (worn.user != target.user || change == Change::Authenticate)
-        && let Some(credentials) = target.user.as_ref().or(own)
-    {
-        steps.push(Step {
-            request: credentials.request(),
-            effect: Effect::User(target.user.clone()),
-        });
-    }
-    if worn.protocol != target.protocol {
-        let mut request = Vec::new();
-        push_request(
-            &mut request,
-            &[
-                "HELLO",
-                if target.protocol == Protocol::Resp3 {
-                    "3"
-                } else {
-                    "2"
-                },
-            ],
-        );
-        steps.push(Step {
-            request,
-            effect: Effect::Protocol(target.protocol),
-        });
-    }
-    if worn.database != target.database {
-        let request = encode_request(&["SELECT", &target.database.to_string()]);
-        steps.push(Step {
-            request,
-            effect: Effect::Database(target.database),
-        });
-    }
-    steps
 }
 
 /// The request that names a connection.
@@ -306,6 +320,47 @@ mod tests {
         worn
     }
 
+    const CHANGES: [Change; 4] = [
+        Change::Difference,
+        Change::InPlace,
+        Change::Authenticate,
+        Change::Scrub,
+    ];
+
+    fn respool() -> Own {
+        user("respool").map_or(Own::Unnamed, Own::User)
+    }
+
+    /// Whose a connection is at the server.
+    #[derive(Debug, PartialEq)]
+    enum Whose {
+        /// Nobody has authenticated on it.
+        Nobodys,
+        Respools,
+        Clients,
+    }
+
+    /// Goes through the steps as a server whose clients may not SELECT, and which obeys nobody who has not authenticated
+    /// where respool does so.
+    fn only_respool_selects(worn: &State, steps: &[Step], own: &Own) {
+        let unnamed = matches!(own, Own::Unnamed);
+        let mut whose = match worn.user {
+            Some(_) => Whose::Clients,
+            None if unnamed => Whose::Nobodys,
+            None => Whose::Respools,
+        };
+        for step in steps {
+            let is_own = whose == Whose::Respools || (unnamed && whose == Whose::Nobodys);
+            match &step.effect {
+                Effect::Reset => whose = Whose::Nobodys,
+                Effect::User(None) => whose = Whose::Respools,
+                Effect::User(Some(_)) => whose = Whose::Clients,
+                Effect::Protocol(_) => assert!(is_own || whose == Whose::Clients, "{steps:?}"),
+                Effect::Database(_) | Effect::Named => assert!(is_own, "{worn:?} {steps:?}"),
+            }
+        }
+    }
+
     #[test]
     fn every_change_ends_in_its_target() {
         let users = [None, user("ci"), user("app")];
@@ -321,12 +376,15 @@ mod tests {
                 }
             }
         }
-        for own in [None, user("respool")] {
+        for own in [Own::Unnamed, respool()] {
             for worn in &states {
                 for target in &states {
-                    for change in [Change::Difference, Change::Authenticate, Change::Scrub] {
-                        let steps = steps(worn, target, change, own.as_ref(), "respool:x");
+                    for change in CHANGES {
+                        let steps = steps(worn, target, change, &own, "respool:x");
                         assert_eq!(&applied(worn, &steps), target);
+                        if change != Change::InPlace {
+                            only_respool_selects(worn, &steps, &own);
+                        }
                         if worn == target && change == Change::Difference {
                             assert!(steps.is_empty());
                         }
@@ -347,7 +405,7 @@ mod tests {
                 &State::INITIAL,
                 &target,
                 Change::Difference,
-                None,
+                &Own::Unnamed,
                 "n"
             )),
             ["SELECT 3"]
@@ -361,12 +419,12 @@ mod tests {
                 &State::INITIAL,
                 &target,
                 Change::Difference,
-                None,
+                &Own::Unnamed,
                 "n"
             )),
             ["HELLO 3"]
         );
-        let scrub = steps(&target, &State::INITIAL, Change::Scrub, None, "n");
+        let scrub = steps(&target, &State::INITIAL, Change::Scrub, &Own::Unnamed, "n");
         assert_eq!(sent(&scrub), ["RESET", "CLIENT SETNAME n"]);
         let back = State {
             user: user("ci"),
@@ -377,11 +435,31 @@ mod tests {
                 &back,
                 &State::INITIAL,
                 Change::Difference,
-                None,
+                &Own::Unnamed,
                 "n"
             )),
             ["RESET", "CLIENT SETNAME n"]
         );
+    }
+
+    #[test]
+    fn a_client_that_asks_for_a_database_asks_as_itself() {
+        let worn = State {
+            user: user("ci"),
+            ..State::INITIAL
+        };
+        let target = State {
+            database: 5,
+            ..worn.clone()
+        };
+        let asked = steps(&worn, &target, Change::InPlace, &respool(), "n");
+        assert_eq!(sent(&asked), ["SELECT 5"]);
+        let changed = steps(&worn, &target, Change::Difference, &respool(), "n");
+        let expected = ["AUTH respool secret", "SELECT 5", "AUTH ci secret"];
+        assert_eq!(sent(&changed), expected);
+        let changed = steps(&target, &worn, Change::Difference, &Own::Unnamed, "n");
+        let expected = ["RESET", "CLIENT SETNAME n", "AUTH ci secret"];
+        assert_eq!(sent(&changed), expected);
     }
 
     #[test]
@@ -400,7 +478,13 @@ mod tests {
             user: user("ci"),
             ..State::INITIAL
         };
-        let steps = steps(&State::INITIAL, &state, Change::Difference, None, "n");
+        let steps = steps(
+            &State::INITIAL,
+            &state,
+            Change::Difference,
+            &Own::Unnamed,
+            "n",
+        );
         assert!(!format!("{state:?} {steps:?}").contains("secret"));
     }
 }

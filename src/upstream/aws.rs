@@ -6,6 +6,7 @@ use std::path::Path;
 
 use zeroize::Zeroizing;
 
+use super::aside::aside;
 use super::fetch::{Body, Fetch, Wire, fetch};
 use crate::auth::{AwsKeys, escaped, from_container, from_environment, from_sts};
 use crate::config::{Iam, Secret, secret_in_file};
@@ -25,11 +26,12 @@ pub(super) async fn keys(iam: &Iam) -> Result<AwsKeys, String> {
     if let Some(keys) = from_environment(variable) {
         return Ok(keys);
     }
-    if let Some(assume) = web_identity(variable, &iam.region)? {
+    let region = iam.region.clone();
+    if let Some(assume) = aside(move || web_identity(variable, &region)).await?? {
         let body = fetch(assume).await?;
         return told("the security token service", from_sts(&body.bytes), &body);
     }
-    let from_container = match container(variable)? {
+    let from_container = match aside(move || container(variable)).await?? {
         Some(fetch) => fetch,
         None => {
             return Err(

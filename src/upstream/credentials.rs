@@ -11,16 +11,20 @@ use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use tokio::sync::watch;
 
+use super::aside::aside;
 use super::{aws, command};
 use crate::auth::{AwsKeys, token};
 use crate::config::{Login, Secret, SecretSource, secret_in_file};
-use crate::session::Credentials;
+use crate::session::{Credentials, Own};
 
 /// What a command has printed is shown to the server for this long before the command is asked again.
 const PRINTED_LASTS: Duration = Duration::from_secs(5 * 60);
 
 /// The sources are asked once in this time at most, however many connections are refused.
 const ASKED_AGAIN_AFTER: Duration = Duration::from_secs(1);
+
+/// Keys that are about to end are asked for so often while nobody connects.
+const KEYS_ASKED_EVERY: Duration = Duration::from_secs(30);
 
 /// Keys of AWS are renewed this long before they end, and a token signed by them is used for as long: both last for
 /// longer than it takes to connect.
@@ -87,10 +91,40 @@ impl OwnLogin {
     }
 
     /// Asks the sources if what is known of them has run out, or nothing is.
-    pub(super) async fn prepare(self: &Arc<Self>) {
+    pub async fn prepare(self: &Arc<Self>) {
         if self.has_run_out() {
             self.ask_again(self.times_asked()).await;
         }
+    }
+
+    /// Asks for keys anew that are about to end, be it that nobody connects: what is open comes back from its clients' users
+    /// by tokens that they sign.
+    pub(super) fn keep_keys(self: &Arc<Self>) {
+        let is_due = {
+            let known = self.known();
+            let is_recent = |at: Instant| at.elapsed() < KEYS_ASKED_EVERY;
+            let keys = known.keys.as_ref();
+            keys.is_some_and(|keys| is_ending(keys, unix_seconds()))
+                && !known.is_asking
+                && !known.asked_at.is_some_and(is_recent)
+        };
+        if is_due {
+            let login = Arc::clone(self);
+            tokio::task::spawn_local(async move { login.prepare().await });
+        }
+    }
+
+    /// Whether there is a secret to show the server, where it wants one.
+    ///
+    /// # Errors
+    /// Why there is none.
+    pub fn is_ready(&self) -> Result<(), String> {
+        if !self.is_configured() || !self.candidates().is_empty() {
+            return Ok(());
+        }
+        let why = self.trouble();
+        let why = why.unwrap_or_else(|| "check the sources of upstream.password".to_owned());
+        Err(format!("no secret for the server: {why}"))
     }
 
     /// How often the sources have been asked. By value: the channel is locked while its content is borrowed.
@@ -190,7 +224,11 @@ impl OwnLogin {
         for (index, source) in sources.iter().enumerate() {
             let found = match source {
                 SecretSource::Given(_) => continue,
-                SecretSource::File(path, _) => secret_in_file(path).map(Found::Secret),
+                SecretSource::File(path, _) => {
+                    let path = path.clone();
+                    let read = aside(move || secret_in_file(&path)).await;
+                    read.and_then(|found| found).map(Found::Secret)
+                }
                 SecretSource::Command(command) => command::output(command).await.map(Found::Secret),
                 SecretSource::Iam(iam) => aws::keys(iam).await.map(Found::Keys),
             };
@@ -288,10 +326,10 @@ struct Best {
 }
 
 impl Shown {
-    /// The secret that the server most likely takes; `None`: respool does not authenticate, or knows none yet.
-    pub(super) fn by(&self, own: &Arc<OwnLogin>) -> Option<Rc<Credentials>> {
+    /// Who respool is, with the secret that the server most likely takes; `None`: no secret is known yet.
+    pub(super) fn by(&self, own: &Arc<OwnLogin>) -> Option<Own> {
         if !own.is_configured() {
-            return None;
+            return Some(Own::Unnamed);
         }
         let changed = own.changed.load(Ordering::Relaxed);
         let mut shown = self.credentials.borrow_mut();
@@ -301,7 +339,7 @@ impl Shown {
             Arc::ptr_eq(login, own) && *of == changed && best.since.elapsed() < lasts
         };
         if let Some(best) = shown.as_ref().filter(holds) {
-            return Some(Rc::clone(&best.credentials));
+            return Some(Own::User(Rc::clone(&best.credentials)));
         }
         let credentials = own.candidates().into_iter().next()?.credentials;
         *shown = Some(Best {
@@ -309,7 +347,7 @@ impl Shown {
             of: (Arc::clone(own), changed),
             since: Instant::now(),
         });
-        Some(credentials)
+        Some(Own::User(credentials))
     }
 }
 
@@ -335,16 +373,23 @@ mod tests {
         own.candidates().into_iter().map(text).collect()
     }
 
+    fn password(own: Option<Own>) -> String {
+        match own {
+            Some(Own::User(user)) => String::from_utf8_lossy(&user.password).into_owned(),
+            other => panic!("{other:?}"),
+        }
+    }
+
     #[test]
     fn what_the_server_took_is_tried_first() {
         let given = ["old", "new"].map(|text| SecretSource::Given(secret(text)));
         let own = OwnLogin::new(Some(&login(given.to_vec())));
         let shown = Shown::default();
         assert_eq!(passwords(&own), ["old", "new"]);
-        assert_eq!(&*shown.by(&own).expect("known").password, b"old");
+        assert_eq!(password(shown.by(&own)), "old");
         own.taken(&own.candidates()[1]);
         assert_eq!(passwords(&own), ["new", "old"]);
-        assert_eq!(&*shown.by(&own).expect("known").password, b"new");
+        assert_eq!(password(shown.by(&own)), "new");
         assert!(!own.expires() && !own.has_run_out());
     }
 
@@ -352,7 +397,19 @@ mod tests {
     fn nobody_has_nothing_to_show() {
         let own = OwnLogin::new(None);
         assert!(!own.is_configured() && !own.has_run_out() && own.candidates().is_empty());
+        assert!(matches!(Shown::default().by(&own), Some(Own::Unnamed)));
+        assert_eq!(own.is_ready(), Ok(()));
+    }
+
+    #[test]
+    fn whoever_has_no_secret_yet_is_not_taken_for_nobody() {
+        let command = SecretSource::Command(crate::config::SecretCommand {
+            argv: vec!["/bin/false".to_owned()],
+            timeout: Duration::from_secs(1),
+        });
+        let own = OwnLogin::new(Some(&login(vec![command])));
         assert!(Shown::default().by(&own).is_none());
+        assert!(own.is_ready().is_err());
     }
 
     #[test]

@@ -39,10 +39,12 @@ impl Upstream {
         tokio::task::spawn_local(async move {
             // A connection that was lost tells nothing, and the next one learns it when it is opened.
             let refused = told.await.is_ok_and(|reply| is_wrong_password(&reply));
-            if let Some(server) = process.server.load_full().filter(|_| refused) {
-                let mut server = Server::clone(&server);
-                server.guests_are_refused = true;
-                process.server.store(Some(server.into()));
+            if refused {
+                process.server.rcu(|server| {
+                    let mut server = Server::clone(server.as_ref()?);
+                    server.guests_are_refused = true;
+                    Some(std::sync::Arc::new(server))
+                });
             }
         });
     }

@@ -10,7 +10,7 @@ use super::credentials::{Candidate, OwnLogin};
 use super::link::{Link, Origin};
 use super::server::Server;
 use super::thread::{Process, Thread};
-use crate::auth::is_wrong_password;
+use crate::auth::{is_wrong_password, refusal_text};
 use crate::budget::SocketPermit;
 use crate::config::{AuthMode, Role, Settings};
 use crate::failover::Node;
@@ -21,7 +21,6 @@ use crate::telemetry::{ConnectResult, LossCause, TlsHandshake};
 use crate::transport::{Connector, DialError, Stream, dial};
 
 /// Why no connection in the wanted state came about.
-#[derive(Debug)]
 pub(super) enum ConnectError {
     /// The server is not there, or does not want respool itself. Waiting may help.
     Away {
@@ -32,15 +31,16 @@ pub(super) enum ConnectError {
     },
     /// The server is there, and answers that it cannot serve now: LOADING, MASTERDOWN.
     Unready(LossCause, String),
-    /// The server refused the client's user or database with this reply.
-    Refused(Vec<u8>),
+    /// The server refused the client's user or database with this reply. The connection is as good as any, in the state it
+    /// wears.
+    Refused(Vec<u8>, Rc<Link>),
 }
 
 impl fmt::Display for ConnectError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Away { text, .. } | Self::Unready(_, text) => f.write_str(text),
-            Self::Refused(reply) => write!(f, "{}", String::from_utf8_lossy(reply).trim_end()),
+            Self::Refused(reply, _) => write!(f, "{}", String::from_utf8_lossy(reply).trim_end()),
         }
     }
 }
@@ -93,8 +93,7 @@ pub(super) async fn connect(
     let terms = Terms::of(&thread.process).await;
     let greeted = greet(thread, &terms, state, &name, best).await;
     let result = match &greeted {
-        Ok(_) => ConnectResult::Ok,
-        Err(ConnectError::Refused(_)) => ConnectResult::HandshakeError,
+        Ok(_) | Err(ConnectError::Refused(..)) => ConnectResult::Ok,
         Err(ConnectError::Unready(cause, _)) => {
             thread.counters.losses(*cause).add(1);
             ConnectResult::Unready
@@ -107,6 +106,8 @@ pub(super) async fn connect(
         server_id,
         node,
         is_replica,
+        worn,
+        refusal,
     } = greeted?;
     let upstream = &terms.settings.upstream;
     let origin = Origin {
@@ -122,7 +123,7 @@ pub(super) async fn connect(
         Rc::clone(thread),
         stream,
         permit,
-        state.clone(),
+        worn,
         (name, server_id),
         origin,
     );
@@ -130,16 +131,22 @@ pub(super) async fn connect(
         link.renewal
             .begin(upstream.reauthenticate_after, thread.clock.refresh());
     }
-    Ok(link)
+    match refusal {
+        None => Ok(link),
+        Some(reply) => Err(ConnectError::Refused(reply, link)),
+    }
 }
 
-/// A connection in the wanted state.
+/// A connection in the wanted state, or as far on the way to it as the server took it.
 struct Greeted {
     stream: Stream,
     server_id: i64,
     node: Node,
     /// The server calls itself a replica.
     is_replica: bool,
+    worn: State,
+    /// What it answered to the state of a client.
+    refusal: Option<Vec<u8>>,
 }
 
 async fn greet(
@@ -177,7 +184,7 @@ async fn greet(
     };
     let limit = upstream.connect_timeout;
     let settled = tokio::time::timeout(limit, settle(&mut talk, thread, terms, state, name)).await;
-    let (server_id, is_replica) = settled.unwrap_or_else(|_| {
+    let settled = settled.unwrap_or_else(|_| {
         Err(away(
             format!(
                 "the server did not answer respool's first commands within {limit:?} (upstream.connect_timeout)"
@@ -185,22 +192,38 @@ async fn greet(
             ConnectResult::Timeout,
         ))
     })?;
+    let Settled {
+        server_id,
+        is_replica,
+        worn,
+        refusal,
+    } = settled;
     Ok(Greeted {
         stream: talk.stream,
         server_id,
         node,
         is_replica,
+        worn,
+        refusal,
     })
 }
 
-/// What is said before a connection carries traffic. Returns its id at the server, and whether that calls itself a replica.
+/// What was told before a connection carries traffic; see [`Greeted`].
+struct Settled {
+    server_id: i64,
+    is_replica: bool,
+    worn: State,
+    refusal: Option<Vec<u8>>,
+}
+
+/// What is said before a connection carries traffic.
 async fn settle(
     talk: &mut Talk,
     thread: &Rc<Thread>,
     terms: &Terms,
     state: &State,
     name: &str,
-) -> Result<(i64, bool), ConnectError> {
+) -> Result<Settled, ConnectError> {
     let started = Instant::now();
     let guests_are_refused = asks_guests(talk, terms).await?;
     authenticate(talk, &terms.login).await?;
@@ -209,8 +232,13 @@ async fn settle(
         .process
         .health
         .answered(started.elapsed().as_micros() as u64);
-    wear(talk, thread, state, name).await?;
-    Ok((server_id, is_replica))
+    let (worn, refusal) = wear(talk, thread, state, name).await?;
+    Ok(Settled {
+        server_id,
+        is_replica,
+        worn,
+        refusal,
+    })
 }
 
 /// Makes TLS of the connection, where the server speaks it.
@@ -261,7 +289,7 @@ async fn authenticate(talk: &mut Talk, login: &Arc<OwnLogin>) -> Result<(), Conn
                 login.taken(&candidate);
                 return Ok(());
             }
-            answer = String::from_utf8_lossy(&reply).trim_end().to_owned();
+            answer = refusal_text(&reply);
             if !is_wrong_password(&reply) {
                 return Err(refused_login(&answer, login.trouble()));
             }
@@ -275,7 +303,6 @@ async fn authenticate(talk: &mut Talk, login: &Arc<OwnLogin>) -> Result<(), Conn
 }
 
 fn refused_login(answer: &str, trouble: Option<String>) -> ConnectError {
-    let answer = answer.strip_prefix('-').unwrap_or(answer);
     let text = match (answer, trouble) {
         ("", Some(trouble)) => format!("no secret for the server: {trouble}"),
         ("", None) => "no secret for the server: check the sources of upstream.password".to_owned(),
@@ -344,28 +371,25 @@ async fn introduce(
     Ok((told.or(number).unwrap_or(0), is_replica))
 }
 
-/// Goes from a fresh connection to `state`; a refusal is the client's.
+/// Goes from a fresh connection to `state`, or as far as the server takes it; a refusal is the client's.
 async fn wear(
     talk: &mut Talk,
     thread: &Thread,
     state: &State,
     name: &str,
-) -> Result<(), ConnectError> {
+) -> Result<(State, Option<Vec<u8>>), ConnectError> {
+    let login = thread.process.login();
     let own = thread.own();
-    let difference = steps(
-        &State::INITIAL,
-        state,
-        Change::Difference,
-        own.as_ref(),
-        name,
-    );
-    for step in difference {
+    let own = own.ok_or_else(|| refused_login("", login.trouble()))?;
+    let mut worn = State::INITIAL;
+    for step in steps(&State::INITIAL, state, Change::Difference, &own, name) {
         let reply = talk.ask(&step.request).await?;
         if reply.first() == Some(&b'-') {
-            return Err(ConnectError::Refused(step.effect.refusal(reply)));
+            return Ok((worn, Some(step.effect.refusal(reply))));
         }
+        step.effect.apply(&mut worn);
     }
-    Ok(())
+    Ok((worn, None))
 }
 
 /// A connection before it carries traffic.

@@ -52,6 +52,10 @@ pub struct Link {
     monitors: Cell<bool>,
     /// Somebody is about to unblock it: until that is answered it may not be lent on.
     holds: Rc<()>,
+    /// What puts back elements whose client has left, and how many each.
+    pub(super) orphans: RefCell<Vec<(Vec<u8>, u64)>>,
+    /// The last request was CLIENT CACHING, which is for the next one.
+    announces: Cell<bool>,
     /// A request has been sent in part: nothing but its rest may follow.
     partial: Cell<bool>,
     /// When respool's own login on it has to be renewed.
@@ -102,6 +106,8 @@ impl Link {
             raw: Cell::new(false),
             monitors: Cell::new(false),
             holds: Rc::new(()),
+            orphans: RefCell::default(),
+            announces: Cell::new(false),
             partial: Cell::new(false),
             renewal: Renewal::default(),
             closing: Cell::new(None),
@@ -170,6 +176,11 @@ impl Link {
         self.pushes.borrow_mut().stand_for(names);
     }
 
+    /// The request sent last, CLIENT CACHING, is for the next one: none of respool's own may come between.
+    pub fn set_announcing(&self) {
+        self.announces.set(true);
+    }
+
     /// Says whether a request has been sent in part.
     pub fn set_partial(&self, partial: bool) {
         self.partial.set(partial);
@@ -205,6 +216,7 @@ impl Link {
     pub fn send(&self, outlet: &Rc<Outlet>, bytes: &[u8], count: u32, kind: Kind, show: Show) {
         let inner = &mut *self.inner.borrow_mut();
         let start = inner.append(bytes, self.thread.clock.now_micros());
+        self.announces.set(false);
         outlet.sent(count, show != Show::Hide);
         inner.due_for(
             outlet,
@@ -273,7 +285,8 @@ impl Link {
             Some(client) => self.in_flight() == 0 && !client.transaction().open,
             None => !self.is_blocked(),
         };
-        self.is_alive() && !self.raw.get() && is_own && is_free && !self.partial.get()
+        let is_between = self.partial.get() || self.announces.get();
+        self.is_alive() && !self.raw.get() && is_own && is_free && !is_between
     }
 
     /// Whether a change is under way.
@@ -567,7 +580,6 @@ impl Link {
                 // Who asked may have gone.
                 OwnReply::Tell(sender) => drop(sender.send(bytes)),
                 OwnReply::Pong(asked) => self.thread.ponged(asked),
-                OwnReply::Ignore => {}
                 OwnReply::Then(then) => then.tell(bytes),
             }
         }
@@ -576,8 +588,7 @@ impl Link {
                 crate::waits::Fate::Nothing => {}
                 crate::waits::Fate::Orphaned => self.thread.counters.orphaned_elements.add(1),
                 crate::waits::Fate::Return(request, elements) => {
-                    self.thread.counters.returned_elements.add(elements);
-                    self.send_own(&request, OwnReply::Ignore);
+                    self.orphans.borrow_mut().push((request, elements));
                 }
             }
         }
@@ -600,7 +611,15 @@ impl Link {
         }
         if !refused {
             if matches!(effect, Effect::User(None)) {
-                self.renewal.renewed(self.thread.clock.now_micros());
+                let now = self.thread.clock.now_micros();
+                match self.thread.process.login().expires() {
+                    // It may have been opened by a secret that does not.
+                    true => {
+                        let after = self.thread.settings().upstream.reauthenticate_after;
+                        self.renewal.begin(after, now);
+                    }
+                    false => self.renewal.renewed(now),
+                }
             }
             effect.apply(&mut self.worn.borrow_mut());
             if matches!(effect, Effect::Reset) {

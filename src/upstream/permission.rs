@@ -29,11 +29,14 @@ impl Upstream {
         probe: &[u8],
     ) -> Result<Result<(), Vec<u8>>, PinError> {
         let link = loop {
-            let promised = match self.wait_shared(&state, false, 1) {
-                Ok(wait) => std::future::poll_fn(|cx| wait.poll(cx)).await,
-                Err(error) => Err(error),
+            let found = match self.shared(&state) {
+                Some(link) => Ok(Some(link)),
+                None => match self.wait_shared(&state, false, 1) {
+                    Ok(wait) => std::future::poll_fn(|cx| wait.poll(cx)).await,
+                    Err(error) => Err(error),
+                },
             };
-            match promised {
+            match found {
                 Ok(Some(link)) => break link,
                 // It ended meanwhile: there is another.
                 Ok(None) => {}

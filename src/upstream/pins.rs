@@ -23,6 +23,9 @@ use crate::telemetry::{Bound, LossCause};
 /// How long a blocked call of a client that has left may take to be unblocked before its connection is closed.
 const UNBLOCK_WITHIN: Duration = Duration::from_secs(1);
 
+/// Without a secret nothing leads back to respool's own user; what is opened instead waits for one.
+pub(super) const NO_SECRET: &str = "no secret of respool's own is known to change it with";
+
 /// Why no connection could be lent.
 #[derive(Debug)]
 pub enum PinError {
@@ -256,7 +259,12 @@ impl Upstream {
                     self.move_on();
                     return Ok(link);
                 }
-                Err(ConnectError::Refused(reply)) => return Err(PinError::Refused(reply)),
+                Err(ConnectError::Refused(reply, link)) => {
+                    self.connected();
+                    self.keep_driving(&link);
+                    self.keep_idle(link);
+                    return Err(PinError::Refused(reply));
+                }
                 Err(error) => self.failed(&error),
             }
         }
@@ -299,7 +307,12 @@ impl Upstream {
                     .borrow_mut()
                     .retain(|idle| !Rc::ptr_eq(idle, &link))
             };
-            let ended = link.drive(|link| upstream.heed(link), forget).await;
+            let heed = |link: &Rc<Link>| {
+                upstream.heed(link);
+                upstream.send_back_on(link);
+            };
+            let ended = link.drive(heed, forget).await;
+            upstream.send_back_on(&link);
             tracing::debug!(
                 connection = link.name,
                 cause = ended.cause.map(LossCause::label),
@@ -319,8 +332,11 @@ impl Upstream {
         if !link.is_alive() {
             return None;
         }
-        let own = self.thread.own();
-        let steps = steps(&link.worn(), target, change, own.as_ref(), &link.name);
+        let Some(own) = self.thread.own() else {
+            link.close(NO_SECRET);
+            return None;
+        };
+        let steps = steps(&link.worn(), target, change, &own, &link.name);
         let (tell, told) = oneshot::channel();
         // Who asked may have gone; the change itself goes on.
         link.dress(steps, Box::new(move |result| drop(tell.send(result))));

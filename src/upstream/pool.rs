@@ -12,6 +12,7 @@ use super::away::Away;
 use super::handshake::{ConnectError, connect};
 use super::health::Watch;
 use super::link::Link;
+use super::pins::NO_SECRET;
 use super::subscription::Subscriptions;
 use super::thread::{Queued, Thread};
 use super::traffic::OwnReply;
@@ -451,24 +452,19 @@ impl Upstream {
             };
             self.connect_turn(SocketKind::Shared).await;
             let name = self.name("shared");
-            match connect(&self.thread, &state, name, permit, None).await {
-                Ok(link) => {
-                    drop(probe);
-                    self.serve(slot, &state, link).await;
-                    if self.stopping.get() {
-                        return;
-                    }
-                }
-                Err(ConnectError::Refused(reply)) => {
-                    let refused = self.schedule.borrow_mut().refused_and_closed(slot);
-                    for waiter in refused {
-                        waiter.settle(Outcome::Failed(WaitError::Refused(reply.clone())));
-                    }
-                }
+            let (link, refusal) = match connect(&self.thread, &state, name, permit, None).await {
+                Ok(link) => (link, None),
+                // What a client may not have is no reason to close it.
+                Err(ConnectError::Refused(reply, link)) => (link, Some(reply)),
                 Err(error) => {
                     self.failed(&error);
                     continue;
                 }
+            };
+            drop(probe);
+            self.serve(slot, refusal, link).await;
+            if self.stopping.get() {
+                return;
             }
             if slot != 0 {
                 self.schedule.borrow_mut().lost(slot);
@@ -481,11 +477,15 @@ impl Upstream {
         }
     }
 
-    async fn serve(self: &Rc<Self>, slot: usize, state: &State, link: Rc<Link>) {
+    /// Serves what was opened for the state it wears, or for one that was refused.
+    async fn serve(self: &Rc<Self>, slot: usize, refusal: Option<Vec<u8>>, link: Rc<Link>) {
         self.connected();
         link.slot.set(slot);
         self.links.borrow_mut()[slot] = Some(Rc::clone(&link));
-        self.grant(slot, state);
+        match refusal {
+            None => self.grant(slot, &link.worn()),
+            Some(reply) => self.refuse(slot, &link, &reply),
+        }
         self.learn(&link);
         self.move_on();
         self.act();
@@ -578,8 +578,10 @@ impl Upstream {
         } else {
             Change::Difference
         };
-        let own = self.thread.own();
-        let steps = steps(&link.worn(), &target, change, own.as_ref(), &link.name);
+        let Some(own) = self.thread.own() else {
+            return link.close(NO_SECRET);
+        };
+        let steps = steps(&link.worn(), &target, change, &own, &link.name);
         let (upstream, of) = (Rc::downgrade(self), Rc::downgrade(&link));
         link.dress(
             steps,
@@ -592,15 +594,18 @@ impl Upstream {
                     // Respool's own login was refused: whoever waits for the state gets it on the connection that
                     // takes this one's place.
                     Err(_) if !link.is_alive() => {}
-                    Err(reply) => {
-                        let refused = upstream.schedule.borrow_mut().refused(slot, &link.worn());
-                        for waiter in refused {
-                            waiter.settle(Outcome::Failed(WaitError::Refused(reply.clone())));
-                        }
-                    }
+                    Err(reply) => upstream.refuse(slot, &link, &reply),
                 }
             }),
         );
+    }
+
+    /// The server refused what the connection was to wear: whoever waits for that is told so.
+    fn refuse(&self, slot: usize, link: &Link, reply: &[u8]) {
+        let refused = self.schedule.borrow_mut().refused(slot, &link.worn());
+        for waiter in refused {
+            waiter.settle(Outcome::Failed(WaitError::Refused(reply.to_vec())));
+        }
     }
 
     fn grant(&self, slot: usize, state: &State) {

@@ -15,6 +15,8 @@ use super::link::Link;
 use super::pool::Upstream;
 use super::thread::Thread;
 use super::traffic::OwnReply;
+use crate::auth::refusal_text;
+use crate::session::Own;
 
 /// How long after a refusal it is tried again.
 const AGAIN_AFTER: Duration = Duration::from_secs(60);
@@ -57,7 +59,9 @@ impl Renewal {
 impl Upstream {
     /// Renews the logins that are due, as far as their connections take one now; the others are looked at again.
     pub(super) fn renew_logins(self: &Rc<Self>) {
-        if !self.thread.process.login().expires() || self.is_renewing.get() || self.is_stopping() {
+        let login = self.thread.process.login();
+        login.keep_keys();
+        if !login.expires() || self.is_renewing.get() || self.is_stopping() {
             return;
         }
         let now = self.thread.clock.now_micros();
@@ -77,7 +81,7 @@ impl Upstream {
                 upstream.renew(&link);
             }
             if let Some(link) = upstream.subscriptions.overdue_link(now)
-                && let Some(own) = upstream.thread.own()
+                && let Some(Own::User(own)) = upstream.thread.own()
             {
                 link.renewal.postpone(now);
                 upstream
@@ -105,7 +109,9 @@ impl Upstream {
 
     /// Sends AUTH on a connection that takes it.
     pub(super) fn renew(self: &Rc<Self>, link: &Rc<Link>) {
-        let Some(own) = self.thread.own() else { return };
+        let Some(Own::User(own)) = self.thread.own() else {
+            return;
+        };
         let now = self.thread.clock.now_micros();
         // Not asked again while the answer is on its way.
         link.renewal.postpone(now);
@@ -131,7 +137,7 @@ pub(super) fn answered(thread: &Rc<Thread>, link: &Link, reply: &[u8]) {
     tracing::warn!(
         connection = link.name,
         "the server refused to renew respool's login: {}; it is shown another secret in a minute",
-        String::from_utf8_lossy(reply).trim_end()
+        refusal_text(reply)
     );
     let login = thread.process.login();
     tokio::task::spawn_local(async move { login.ask_again(login.times_asked()).await });

@@ -15,7 +15,7 @@ use super::whereabouts::Whereabouts;
 use crate::budget::Budget;
 use crate::config::{Role, Settings};
 use crate::fanout::Audiences;
-use crate::session::Credentials;
+use crate::session::Own;
 use crate::telemetry::{ServerHealth, WorkerCounters};
 use crate::transport::{Clock, Connector, READ_SIZE};
 
@@ -126,7 +126,7 @@ impl Thread {
     }
 
     /// Respool's own credentials, as the server most likely takes them; `None`: it does not authenticate.
-    pub fn own(&self) -> Option<Rc<Credentials>> {
+    pub fn own(&self) -> Option<Own> {
         self.shown.by(&self.process.login())
     }
 

@@ -341,6 +341,80 @@ fn be_nobody_else(mut client: Client, user: usize, protocol: &str) {
 }
 
 #[test]
+fn a_user_that_may_not_select_is_served_beside_those_who_do() {
+    let redis = guarded();
+    let rules = [
+        "ACL", "SETUSER", "bob", "on", ">pw", "~*", "+@read", "+@write", "-select",
+    ];
+    assert_eq!(redis.cmd(&rules), Value::ok());
+    let respool = Respool::with(&redis)
+        .top("workers = 1")
+        .upstream(&format!(
+            "{OWN}\nmax_connections = 2\nshared_connections = 1\nborrow_timeout = \"20s\""
+        ))
+        .section("[auth]\nmode = \"passthrough\"")
+        .start();
+    let mut direct = redis.client();
+    assert_eq!(direct.cmd(&["AUTH", "bob", "pw"]), Value::ok());
+    let refused = direct.cmd(&["SELECT", "5"]);
+    assert!(refused.text().starts_with("NOPERM "), "{refused:?}");
+    let mut ann = respool.client();
+    assert_eq!(ann.cmd(&["AUTH", "ann", "pw"]), Value::ok());
+    assert_eq!(ann.cmd(&["SET", "k", "zero"]), Value::ok());
+    assert_eq!(ann.cmd(&["SELECT", "5"]), Value::ok());
+    for _ in 0..3 {
+        assert_eq!(ann.cmd(&["SET", "k", "five"]), Value::ok());
+        let mut bob = respool.client();
+        assert_eq!(bob.cmd(&["AUTH", "bob", "pw"]), Value::ok());
+        assert_eq!(bob.cmd(&["GET", "k"]), Value::bulk("zero"));
+        // As at the server itself, whoever was in a database before stays there.
+        let mut both = respool.client();
+        assert_eq!(both.cmd(&["AUTH", "ann", "pw"]), Value::ok());
+        assert_eq!(both.cmd(&["SELECT", "5"]), Value::ok());
+        assert_eq!(both.cmd(&["AUTH", "bob", "pw"]), Value::ok());
+        assert_eq!(both.cmd(&["GET", "k"]), Value::bulk("five"));
+        // That there is a connection of his in it makes it nobody else's database.
+        assert_eq!(bob.cmd(&["SELECT", "5"]), refused);
+        assert_eq!(bob.cmd(&["GET", "k"]), Value::bulk("zero"));
+        assert_eq!(ann.cmd(&["GET", "k"]), Value::bulk("five"));
+        // On the connection that is lent, and was hers in her database.
+        assert_eq!(ann.cmd(&["WATCH", "k"]), Value::ok());
+        assert_eq!(ann.cmd(&["UNWATCH"]), Value::ok());
+        assert!(bob.cmd(&["BLPOP", "list", "0.01"]).is_null());
+        let popped = both.cmd(&["BLMOVE", "list", "other", "LEFT", "LEFT", "0.01"]);
+        assert!(popped.is_null(), "{popped:?}");
+    }
+}
+
+#[test]
+fn a_hello_that_is_refused_changes_nothing_on_a_connection_of_the_clients_own() {
+    let redis = guarded();
+    let respool = Respool::with(&redis)
+        .upstream(OWN)
+        .section("[auth]\nmode = \"passthrough\"")
+        .start();
+    let (mut lent, mut direct) = (respool.client(), redis.client());
+    for client in [&mut lent, &mut direct] {
+        assert_eq!(client.cmd(&["AUTH", "ann", "pw"]), Value::ok());
+        assert!(!client.cmd(&["HSET", "h", "f", "v"]).is_error());
+        assert_eq!(client.cmd(&["WATCH", "k"]), Value::ok());
+        let refused = client.cmd(&["HELLO", "3", "AUTH", "ann", "bad"]).text();
+        assert!(refused.starts_with("WRONGPASS "), "{refused}");
+        let told = client.cmd(&["HGETALL", "h"]);
+        assert!(matches!(told, Value::Array(_)), "{told:?}");
+        let told = client.cmd(&["HELLO", "3", "AUTH", "default", "secret"]);
+        assert!(matches!(told, Value::Map(_)), "{told:?}");
+        let told = client.cmd(&["HGETALL", "h"]);
+        assert!(matches!(told, Value::Map(_)), "{told:?}");
+        assert_eq!(client.cmd(&["ACL", "WHOAMI"]), Value::bulk("default"));
+        assert_eq!(client.cmd(&["UNWATCH"]), Value::ok());
+        assert_eq!(client.cmd(&["ACL", "WHOAMI"]), Value::bulk("default"));
+        let told = client.cmd(&["HELLO", "2"]);
+        assert!(matches!(told, Value::Array(_)), "{told:?}");
+    }
+}
+
+#[test]
 fn a_user_is_in_its_group_from_its_password_on() {
     let redis = Redis::start(&[]);
     let respool = Respool::with(&redis)
@@ -419,6 +493,70 @@ fn a_client_whose_password_was_withdrawn_is_told_and_closed() {
     let mut ann = respool.client();
     assert_eq!(ann.cmd(&["AUTH", "ann", "new"]), Value::ok());
     assert_eq!(other.cmd(&["ACL", "WHOAMI"]), Value::bulk("default"));
+}
+
+#[test]
+fn a_client_that_blocks_or_subscribes_is_closed_too_when_its_password_was_withdrawn() {
+    let redis = guarded();
+    let respool = Respool::with(&redis)
+        .top("workers = 1")
+        .upstream(&format!(
+            "{OWN}\nmax_connections = 4\nshared_connections = 1"
+        ))
+        .section("[auth]\nmode = \"passthrough\"")
+        .start();
+    let (mut blocks, mut subscribes) = (respool.client(), respool.client());
+    for client in [&mut blocks, &mut subscribes] {
+        assert_eq!(client.cmd(&["AUTH", "ann", "pw"]), Value::ok());
+    }
+    let rules = ["ACL", "SETUSER", "ann", "<pw", ">new"];
+    assert_eq!(redis.cmd(&rules), Value::ok());
+    for (client, words) in [
+        (&mut blocks, &["BLPOP", "list", "30"][..]),
+        (&mut subscribes, &["SUBSCRIBE", "c"]),
+    ] {
+        let reply = client.cmd(words).text();
+        assert!(reply.starts_with("WRONGPASS "), "{words:?}: {reply}");
+        client.expect_end();
+    }
+}
+
+#[test]
+fn wrong_passwords_open_no_connections_and_long_ones_are_not_even_shown() {
+    let redis = guarded();
+    assert_eq!(redis.cmd(&["AUTH", "respool", "own"]), Value::ok());
+    let open = ["ACL", "SETUSER", "default", "nopass"];
+    assert_eq!(redis.cmd(&open), Value::ok());
+    let respool = Respool::with(&redis)
+        .top("workers = 1")
+        .upstream(&format!(
+            "{OWN}\nmax_connections = 4\nshared_connections = 3"
+        ))
+        .start();
+    let mut client = respool.client();
+    for attempt in 0..30 {
+        let reply = client
+            .cmd(&["AUTH", "ann", &format!("bad{attempt}")])
+            .text();
+        assert!(reply.starts_with("WRONGPASS "), "{reply}");
+    }
+    let opened = respool.metric("respool_upstream_connects_total{result=\"ok\"}");
+    assert!(opened <= 4.0, "{opened} connections were opened");
+    let failed = "respool_upstream_connects_total{result=\"handshake_error\"}";
+    assert_eq!(respool.metric_or_zero(failed), 0.0);
+    let long = "x".repeat(16 * 1024);
+    assert_eq!(client.cmd(&["AUTH", "default", &long]), Value::ok());
+    for words in [
+        &["AUTH", "default", &format!("{long}x")][..],
+        &["HELLO", "3", "AUTH", "default", &format!("{long}x")],
+    ] {
+        let reply = client.cmd(words).text();
+        assert!(reply.starts_with("WRONGPASS "), "{reply}");
+    }
+    let reply = client.cmd(&["CLIENT", "SETNAME", &format!("{long}x")]);
+    let expected = "ERR respool: a client name may measure 16 KiB";
+    assert_eq!(reply, Value::error(expected));
+    assert_eq!(client.cmd(&["CLIENT", "SETNAME", &long]), Value::ok());
 }
 
 #[test]

@@ -197,6 +197,61 @@ fn a_command_is_asked_until_it_has_a_secret_and_again_when_that_is_refused() {
 }
 
 #[test]
+fn a_reload_of_the_secrets_source_leaves_no_connection_to_the_servers_default_user() {
+    let dir = tempfile::tempdir().expect("a directory");
+    let path = dir.path().join("password");
+    std::fs::write(&path, "one\n").expect("written");
+    let redis = Redis::start(&[]);
+    for name in ["respool", "ann"] {
+        let rules = ["ACL", "SETUSER", name, "on", ">one", "~*", "&*", "+@all"];
+        assert_eq!(redis.cmd(&rules), Value::ok());
+    }
+    let with = |lines: &str| {
+        Respool::with(&redis)
+            .top("workers = 1")
+            .upstream(&format!("username = \"respool\"\n{lines}"))
+            .upstream("max_connections = 2\nshared_connections = 1\nborrow_timeout = \"20s\"")
+    };
+    let respool = with(&printing(&path)).start();
+    // There is one connection to share, and one to lend.
+    let nobody_is_the_default_user = || {
+        let mut leaves = respool.client();
+        assert_eq!(leaves.cmd(&["WATCH", "k"]), Value::ok());
+        assert_eq!(leaves.cmd(&["MULTI"]), Value::ok());
+        drop(leaves);
+        let mut next = respool.client();
+        assert_eq!(next.cmd(&["MULTI"]), Value::ok());
+        let queued = next.cmd(&["ACL", "WHOAMI"]);
+        assert_eq!(queued, Value::simple("QUEUED"));
+        let told = next.cmd(&["EXEC"]);
+        assert_eq!(told, Value::Array(vec![Value::bulk("respool")]));
+        let mut ann = respool.client();
+        assert_eq!(ann.cmd(&["AUTH", "ann", "one"]), Value::ok());
+        assert_eq!(ann.cmd(&["ACL", "WHOAMI"]), Value::bulk("ann"));
+        assert_eq!(next.cmd(&["ACL", "WHOAMI"]), Value::bulk("respool"));
+    };
+    nobody_is_the_default_user();
+    let other = format!("{}\npassword_command_timeout = \"7s\"", printing(&path));
+    respool.reload(&with(&other));
+    (0..3).for_each(|_| nobody_is_the_default_user());
+    // One that has nothing to show is not put in force.
+    respool.rewrite(&with("password_command = [\"/bin/false\"]"));
+    let (code, text) = respool.post_reload();
+    assert_ne!(code, 200, "{text}");
+    assert!(text.contains("upstream.password_command"), "{text}");
+    (0..3).for_each(|_| nobody_is_the_default_user());
+}
+
+/// Whose next command is tracked.
+fn announced(mut client: Client) -> Client {
+    assert!(matches!(client.cmd(&["HELLO", "3"]), Value::Map(_)));
+    let on = client.cmd(&["CLIENT", "TRACKING", "ON", "OPTIN"]);
+    assert_eq!(on, Value::ok());
+    assert_eq!(client.cmd(&["CLIENT", "CACHING", "YES"]), Value::ok());
+    client
+}
+
+#[test]
 fn open_connections_are_authenticated_anew_and_nobody_notices() {
     let dir = tempfile::tempdir().expect("a directory");
     let path = dir.path().join("password");
@@ -230,7 +285,12 @@ fn open_connections_are_authenticated_anew_and_nobody_notices() {
     assert!(matches!(tracking.cmd(&["HELLO", "3"]), Value::Map(_)));
     assert_eq!(tracking.cmd(&["CLIENT", "TRACKING", "ON"]), Value::ok());
     assert!(tracking.cmd(&["GET", "tracked"]).is_null());
+    let mut announcing = announced(respool.client());
     is_renewed(5.0);
+    assert!(announcing.cmd(&["GET", "announced"]).is_null());
+    assert_eq!(redis.cmd(&["SET", "announced", "v"]), Value::ok());
+    assert!(matches!(announcing.reply(), Value::Push(_)));
+    drop(announcing);
     // Connections on which nothing happens but what the server sends by itself.
     for flag in ["flags=P ", "flags=O ", "flags=t "] {
         eventually(
