@@ -52,8 +52,6 @@ pub struct Link {
     monitors: Cell<bool>,
     /// Somebody is about to unblock it: until that is answered it may not be lent on.
     holds: Rc<()>,
-    /// What puts back elements whose client has left, and how many each.
-    pub(super) orphans: RefCell<Vec<(Vec<u8>, u64)>>,
     /// The last request was CLIENT CACHING, which is for the next one.
     announces: Cell<bool>,
     /// A request has been sent in part: nothing but its rest may follow.
@@ -106,7 +104,6 @@ impl Link {
             raw: Cell::new(false),
             monitors: Cell::new(false),
             holds: Rc::new(()),
-            orphans: RefCell::default(),
             announces: Cell::new(false),
             partial: Cell::new(false),
             renewal: Renewal::default(),
@@ -580,6 +577,7 @@ impl Link {
                 // Who asked may have gone.
                 OwnReply::Tell(sender) => drop(sender.send(bytes)),
                 OwnReply::Pong(asked) => self.thread.ponged(asked),
+                OwnReply::Ignore => {}
                 OwnReply::Then(then) => then.tell(bytes),
             }
         }
@@ -588,7 +586,8 @@ impl Link {
                 crate::waits::Fate::Nothing => {}
                 crate::waits::Fate::Orphaned => self.thread.counters.orphaned_elements.add(1),
                 crate::waits::Fate::Return(request, elements) => {
-                    self.orphans.borrow_mut().push((request, elements));
+                    self.thread.counters.returned_elements.add(elements);
+                    self.send_own(&request, OwnReply::Ignore);
                 }
             }
         }

@@ -307,12 +307,7 @@ impl Upstream {
                     .borrow_mut()
                     .retain(|idle| !Rc::ptr_eq(idle, &link))
             };
-            let heed = |link: &Rc<Link>| {
-                upstream.heed(link);
-                upstream.send_back_on(link);
-            };
-            let ended = link.drive(heed, forget).await;
-            upstream.send_back_on(&link);
+            let ended = link.drive(|link| upstream.heed(link), forget).await;
             tracing::debug!(
                 connection = link.name,
                 cause = ended.cause.map(LossCause::label),

@@ -46,31 +46,7 @@ impl Upstream {
         self.find_for(state, Errand::PutBack(returning));
     }
 
-    /// Puts back what came on `link` for a client that had left: there, where nothing that follows can overtake it, or if
-    /// it is lost, elsewhere.
-    pub(super) fn send_back_on(self: &Rc<Self>, link: &Rc<Link>) {
-        for (request, elements) in link.orphans.take() {
-            let state = link.worn().clone();
-            if !link.is_alive() {
-                self.put_back(state, request, elements);
-                continue;
-            }
-            let returning = Returning {
-                state,
-                request,
-                elements,
-                _under_way: UnderWay::new(&self.waiting.under_way),
-            };
-            self.send_returning(link, returning);
-        }
-    }
-
     pub(super) fn send_back(self: &Rc<Self>, link: &Rc<Link>, returning: Returning) {
-        self.send_returning(link, returning);
-        self.served(link, 1);
-    }
-
-    fn send_returning(self: &Rc<Self>, link: &Link, returning: Returning) {
         let upstream = Rc::downgrade(self);
         let request = returning.request.clone();
         let then = Then::new(1, AROUND_ELEMENTS, Pace::Prompt, move |answer| {
@@ -79,6 +55,7 @@ impl Upstream {
             }
         });
         link.send_own(&request, OwnReply::Then(then));
+        self.served(link, 1);
     }
 
     /// The server has answered, or not, the request that puts elements back.

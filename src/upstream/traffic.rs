@@ -123,6 +123,8 @@ pub enum OwnReply {
     Tell(oneshot::Sender<Vec<u8>>),
     /// It tells that the connection is still there; it was asked at this time of the worker's clock.
     Pong(u64),
+    /// Nobody wants it.
+    Ignore,
     /// Somebody is called with it.
     Then(Then),
 }
