@@ -39,20 +39,11 @@ pub async fn make_room(
 }
 
 fn candidates(registry: &Registry, refusal: &Refusal, now_ms: u64, own: u64) -> Vec<Arc<Card>> {
-    let busy = [
-        // Who was refused holds no place any more.
-        Flag::Rejected,
-        Flag::Blocked,
-        Flag::Multi,
-        Flag::Pinned,
-        Flag::Pubsub,
-        Flag::Monitor,
-        Flag::Tracking,
-        Flag::InFlight,
-    ];
     let mut cards = registry.list();
     cards.retain(|card| {
-        card.id() != own && refusal.frees(card) && !busy.iter().any(|&flag| card.has(flag))
+        // Who was refused holds no place any more.
+        let may_go = !card.is_busy() && !card.has(Flag::Rejected);
+        card.id() != own && refusal.frees(card) && may_go
     });
     cards.sort_by_key(|card| std::cmp::Reverse(card.idle_ms(now_ms)));
     cards.truncate(MOST_CANDIDATES);

@@ -217,6 +217,20 @@ impl Card {
         now_ms.saturating_sub(self.last_active_ms.get())
     }
 
+    /// Whether closing it costs it more than its connection: a transaction, a subscription, what is under way.
+    pub fn is_busy(&self) -> bool {
+        let busy = [
+            Flag::Blocked,
+            Flag::Multi,
+            Flag::Pinned,
+            Flag::Pubsub,
+            Flag::Monitor,
+            Flag::Tracking,
+            Flag::InFlight,
+        ];
+        busy.into_iter().any(|flag| self.has(flag))
+    }
+
     /// Whether it is in the condition `flag`.
     pub fn has(&self, flag: Flag) -> bool {
         self.flags.get() & flag as u32 != 0

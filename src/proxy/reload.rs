@@ -28,17 +28,6 @@ const READ_WITHIN: Duration = Duration::from_secs(20);
 /// How often that is looked at.
 const SETTLED_POLL: Duration = Duration::from_millis(5);
 
-/// Who is not closed for a cap as long as others can be.
-const BUSY: [Flag; 7] = [
-    Flag::Blocked,
-    Flag::Multi,
-    Flag::Pinned,
-    Flag::Pubsub,
-    Flag::Monitor,
-    Flag::Tracking,
-    Flag::InFlight,
-];
-
 /// At whose wish, and where the answer goes.
 pub(super) type Request = (&'static str, oneshot::Sender<Result<(), String>>);
 
@@ -264,7 +253,7 @@ impl Reloader {
         // Who was refused holds no place any more.
         cards.retain(|card| !card.has(Flag::Rejected));
         cards.sort_by_cached_key(|card| {
-            let is_busy = BUSY.iter().any(|&flag| card.has(flag));
+            let is_busy = card.is_busy();
             (is_busy, std::cmp::Reverse(card.idle_ms(now_ms)), card.id())
         });
         let mut closed: Vec<u64> = Vec::new();
