@@ -9,6 +9,7 @@ mod differential;
 mod failover;
 mod harness;
 mod health;
+mod hostile;
 mod invariants;
 mod lifecycle;
 mod load;

@@ -1,0 +1,1 @@
+//! What one client's work costs the others in time.

@@ -1,0 +1,1 @@
+//! Lent connections stay where they are used: no worker dials what another has just closed.

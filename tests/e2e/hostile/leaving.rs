@@ -1,0 +1,1 @@
+//! Clients that go while something of theirs waits: it does not run, and holds no place.

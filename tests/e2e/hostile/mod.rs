@@ -1,0 +1,12 @@
+//! What one client, or the server, does that is not polite: half-sent, huge, slow, stalled, gone, busy; and what the others
+//! must not notice of it. A test is named after what must hold.
+
+mod bytes;
+mod fairness;
+mod leases;
+mod leaving;
+mod memory;
+mod server_time;
+mod sockets;
+mod timers;
+mod uploads;

@@ -1,0 +1,1 @@
+//! A server that hangs, is busy, runs an endless script or is paused.

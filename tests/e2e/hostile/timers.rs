@@ -1,0 +1,1 @@
+//! Which silence closes a client, and which does not.

@@ -1,0 +1,1 @@
+//! Requests that arrive in part: what they may hold, and for how long.
