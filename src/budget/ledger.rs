@@ -147,6 +147,11 @@ impl Ledger {
         free
     }
 
+    /// Counts a socket that is there, whether or not there is room for it.
+    pub(super) fn count_socket(&mut self, kind: Kind) {
+        self.sockets[kind as usize] += 1;
+    }
+
     pub(super) fn return_socket(&mut self, kind: Kind, effects: &mut Effects) {
         self.sockets[kind as usize] -= 1;
         self.serve(effects);

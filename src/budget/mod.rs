@@ -1,7 +1,7 @@
 //! How many sockets respool may have to the server, and which clients may hold one of them for themselves.
 //!
-//! Two things are lent here. A [`SocketPermit`] is the right to one socket, held from before it is dialled until it is
-//! closed. A [`PinLease`] is the right of one client to one pinned connection, whichever socket that turns out to be:
+//! Two things are lent here. A [`SocketPermit`] is the right to one socket, held from before it is dialled until the
+//! server has closed it too. A [`PinLease`] is the right of one client to one pinned connection, whichever socket that turns out to be:
 //! idle pinned connections stay open between leases and keep their socket permits.
 //!
 //! Invariants:
@@ -105,6 +105,15 @@ impl Budget {
             budget: Arc::clone(self),
             kind,
         })
+    }
+
+    /// Counts a socket that is there and had given its permit back, even beyond the total: its server is the server again.
+    pub fn count_again(self: &Arc<Self>, kind: Kind) -> SocketPermit {
+        self.change(|ledger, _| ledger.count_socket(kind));
+        SocketPermit {
+            budget: Arc::clone(self),
+            kind,
+        }
     }
 
     /// Waits for a socket, in order of arrival. When none is free the other workers are asked for their idle pins;

@@ -64,6 +64,13 @@ impl Circuit {
         self.open.take().is_some()
     }
 
+    /// The server has done something, after it had done nothing for long: the next attempt is due.
+    pub fn stirred(&mut self, now: u64) {
+        if let Some(open) = &mut self.open {
+            open.next_probe = open.next_probe.min(now);
+        }
+    }
+
     /// Whether it is open.
     pub fn is_open(&self) -> bool {
         self.open.is_some()
@@ -145,6 +152,19 @@ mod tests {
         circuit.lost(100 * SECOND);
         assert!(!circuit.failed(101 * SECOND, AFTER, PAUSE));
         assert!(circuit.failed(110 * SECOND, AFTER, PAUSE));
+    }
+
+    #[test]
+    fn a_sign_of_the_server_makes_the_next_attempt_due() {
+        let mut circuit = Circuit::default();
+        circuit.stirred(0);
+        circuit.failed(0, AFTER, PAUSE);
+        circuit.failed(10 * SECOND, AFTER, PAUSE);
+        circuit.stirred(10 * SECOND + 1);
+        assert_eq!(circuit.turn(10 * SECOND + 1), Turn::Probe);
+        assert!(circuit.is_open(), "it is no connection");
+        circuit.stirred(10 * SECOND + 2);
+        assert_eq!(circuit.turn(10 * SECOND + 2), Turn::After, "one at a time");
     }
 
     #[test]

@@ -4,6 +4,7 @@ use std::fmt;
 use std::io;
 use std::time::Duration;
 
+use socket2::{Domain, Protocol, SockRef, Socket, Type};
 use tokio::net::{TcpStream, UnixStream};
 use tokio::time::Instant;
 
@@ -35,7 +36,7 @@ impl fmt::Display for DialError {
 }
 
 /// Opens one connection to the first of `nodes` that takes it, within `limit`; one that is silent leaves the others their
-/// share of it.
+/// share of it. Whoever awaits this awaits its end: a socket that is dropped on the way is one that nobody counts.
 ///
 /// # Errors
 /// [`DialError`] says why the last of them did not.
@@ -49,10 +50,10 @@ pub async fn dial(
     for (at, node) in nodes.iter().enumerate() {
         let left = deadline.saturating_duration_since(Instant::now());
         let others = u32::try_from(nodes.len() - at).unwrap_or(u32::MAX);
-        match tokio::time::timeout(left / others, open(node)).await {
-            Err(_) => failed = DialError::Timeout(limit),
-            Ok(Err(error)) => failed = DialError::Io(error),
-            Ok(Ok(stream)) => {
+        match open(node, left / others).await {
+            Ok(None) => failed = DialError::Timeout(limit),
+            Err(error) => failed = DialError::Io(error),
+            Ok(Some(stream)) => {
                 stream.tune(keepalive);
                 return Ok((stream, node.clone()));
             }
@@ -61,13 +62,47 @@ pub async fn dial(
     Err(failed)
 }
 
+/// `None`: the server has not taken the connection within `limit`, and will not know of it.
+async fn open(node: &Node, limit: Duration) -> io::Result<Option<Stream>> {
+    match node {
+        Node::Tcp(address) => {
+            let socket = Socket::new(
+                Domain::for_address(*address),
+                Type::STREAM.nonblocking().cloexec(),
+                Some(Protocol::TCP),
+            )?;
+            match socket.connect(&(*address).into()) {
+                Err(error) if !is_under_way(&error) => return Err(error),
+                Ok(()) | Err(_) => {}
+            }
+            let stream = TcpStream::from_std(socket.into())?;
+            let is_late = tokio::time::timeout(limit, stream.writable()).await;
+            if is_late.is_err() && stream.peer_addr().is_err() {
+                // Ends an attempt, and only closes what has become a connection in this very moment: that is one to be
+                // counted until the server has closed it too.
+                let _ = SockRef::from(&stream).shutdown(std::net::Shutdown::Write);
+                if stream.peer_addr().is_err() {
+                    return Ok(None);
+                }
+            }
+            match stream.take_error()? {
+                Some(error) => Err(error),
+                None => Ok(Some(Stream::Tcp(stream))),
+            }
+        }
+        // The kernel takes it at once, or says that there is no room.
+        Node::Unix(path) => open_unix(path).await.map(Stream::Unix).map(Some),
+    }
+}
+
+fn is_under_way(error: &io::Error) -> bool {
+    error.raw_os_error() == Some(rustix::io::Errno::INPROGRESS.raw_os_error())
+}
+
 #[expect(
     clippy::disallowed_methods,
     reason = "the one place that dials; its caller holds the budget permit"
 )]
-async fn open(node: &Node) -> io::Result<Stream> {
-    match node {
-        Node::Tcp(address) => TcpStream::connect(address).await.map(Stream::Tcp),
-        Node::Unix(path) => UnixStream::connect(path).await.map(Stream::Unix),
-    }
+async fn open_unix(path: &std::path::Path) -> io::Result<UnixStream> {
+    UnixStream::connect(path).await
 }

@@ -10,6 +10,9 @@ use tokio::net::{TcpStream, UnixStream};
 
 use super::Tls;
 
+/// Reads of a socket that is being closed before other tasks get their turn.
+const READS_A_TURN: usize = 16;
+
 /// A connected, non-blocking socket, or TLS on one.
 #[derive(Debug)]
 pub enum Stream {
@@ -103,6 +106,45 @@ impl Stream {
         };
         // A socket that is gone already needs no goodbye.
         drop(done);
+    }
+
+    /// Waits until the peer has closed its socket too, or the kernel knows the connection to be gone; what comes until then
+    /// is dropped unread. The peer's goodbye in TLS is not its end: the socket below is what it still holds.
+    pub fn poll_end(&self, cx: &mut Context<'_>) -> Poll<()> {
+        if let Self::Tls(stream) = self {
+            return stream.socket().poll_end(cx);
+        }
+        let mut dropped = [0; 16 * 1024];
+        for _ in 0..READS_A_TURN {
+            match self.poll_read_ready(cx) {
+                Poll::Pending => return Poll::Pending,
+                Poll::Ready(Err(_)) => return Poll::Ready(()),
+                Poll::Ready(Ok(())) => {}
+            }
+            match self.try_read(&mut dropped) {
+                Ok(0) => return Poll::Ready(()),
+                Ok(_) => {}
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
+                Err(_) => return Poll::Ready(()),
+            }
+        }
+        cx.waker().wake_by_ref();
+        Poll::Pending
+    }
+
+    /// Has the kernel find out within about `limit` that the peer's host is gone, whatever is under way; a peer that only does
+    /// nothing is not gone. Unix sockets have no such peer.
+    pub fn probe_peer(&self, limit: Duration) {
+        match self {
+            Self::Tcp(stream) => {
+                let socket = socket2::SockRef::from(stream);
+                // Without, it takes longer.
+                let _ = socket.set_tcp_user_timeout(Some(limit));
+                let _ = super::listen::set_keepalive(&socket, limit / 6);
+            }
+            Self::Unix(_) => {}
+            Self::Tls(stream) => stream.socket().probe_peer(limit),
+        }
     }
 
     /// Whether the peer has closed its end, whatever is still to be read.

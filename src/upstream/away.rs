@@ -11,7 +11,7 @@ use super::handshake::ConnectError;
 use super::link::{Ended, Link};
 use super::pool::Upstream;
 use super::thread::Process;
-use crate::budget::Kind;
+use crate::budget::{Kind, SocketPermit};
 use crate::failover::{Turn, backoff};
 use crate::telemetry::{Bound, ConnectResult};
 
@@ -208,6 +208,31 @@ impl Upstream {
         if failures > 0 {
             tracing::info!(failures, "connected to the server again");
         }
+    }
+
+    /// A server that hung has closed what it had kept: it is back, and the next attempt is due at once.
+    pub(super) fn stirred(&self) {
+        let mut away = self.away.borrow_mut();
+        if away.follows() {
+            away.next_attempt = None;
+        }
+        drop(away);
+        let process = &self.thread.process;
+        process.failovers.stirred(process.now_micros());
+    }
+
+    /// The right to the shared connection that is kept open. `None`: sockets that the server does not close hold them all,
+    /// which is an attempt that failed.
+    pub(super) async fn first_permit(&self) -> Option<SocketPermit> {
+        let limit = self.thread.settings().upstream.connect_timeout;
+        let permit = tokio::time::timeout(limit, self.permit(Kind::Shared)).await;
+        if permit.is_err() && !self.is_stopping() {
+            self.failed(&ConnectError::Away {
+                text: "the server does not close the connections that respool has closed: it hangs or is busy".to_owned(),
+                result: ConnectResult::Timeout,
+            });
+        }
+        permit.ok()
     }
 
     /// A connection has ended; one that lived for a moment only is an attempt that failed.

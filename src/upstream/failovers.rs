@@ -137,6 +137,12 @@ impl Failovers {
         self.news.send_modify(|news| news.starts += 1);
     }
 
+    /// The server has closed sockets that it had kept while it hung: whoever waits to connect may try.
+    pub(super) fn stirred(&self, now: u64) {
+        self.gate().circuit.stirred(now);
+        self.news.send_modify(|news| news.connects += 1);
+    }
+
     /// Commands wait for the server.
     pub(super) fn held(&self, commands: usize) {
         self.record().held(commands as u64);

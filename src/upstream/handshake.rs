@@ -9,6 +9,7 @@ use std::time::Instant;
 use super::credentials::{Candidate, OwnLogin};
 use super::link::{Link, Origin};
 use super::server::Server;
+use super::socket::ServerSocket;
 use super::thread::{Process, Thread};
 use crate::auth::{is_wrong_password, refusal_text};
 use crate::budget::SocketPermit;
@@ -18,7 +19,7 @@ use crate::resp::speak::encode_request;
 use crate::resp::{ReplyScanner, parse_integer};
 use crate::session::{Change, Protocol, State, name_request, steps};
 use crate::telemetry::{ConnectResult, LossCause, TlsHandshake};
-use crate::transport::{Connector, DialError, Stream, dial};
+use crate::transport::{Connector, DialError, dial};
 
 /// Why no connection in the wanted state came about.
 pub(super) enum ConnectError {
@@ -79,7 +80,8 @@ impl Terms {
     }
 }
 
-/// Opens a connection that wears `state` and is called `name` at the server, to `best` where that is one of it.
+/// Opens a connection that wears `state` and is called `name` at the server, to `best` where that is one of it. It is awaited
+/// to its end, by a task that no client can end.
 ///
 /// # Errors
 /// [`ConnectError`]; each attempt is counted by its result.
@@ -91,7 +93,7 @@ pub(super) async fn connect(
     best: Option<Node>,
 ) -> Result<Rc<Link>, ConnectError> {
     let terms = Terms::of(&thread.process).await;
-    let greeted = greet(thread, &terms, state, &name, best).await;
+    let greeted = greet(thread, &terms, state, &name, (permit, best)).await;
     let result = match &greeted {
         Ok(_) | Err(ConnectError::Refused(..)) => ConnectResult::Ok,
         Err(ConnectError::Unready(cause, _)) => {
@@ -101,32 +103,26 @@ pub(super) async fn connect(
         Err(ConnectError::Away { result, .. }) => *result,
     };
     thread.counters.connects(result).add(1);
-    let Greeted {
-        stream,
-        server_id,
-        node,
-        is_replica,
-        worn,
-        refusal,
-    } = greeted?;
+    let (
+        socket,
+        Settled {
+            server_id,
+            is_replica,
+            worn,
+            refusal,
+        },
+    ) = greeted?;
     let upstream = &terms.settings.upstream;
     let origin = Origin {
-        node,
+        node: socket.node().clone(),
         is_replica,
         begun_micros: terms.begun_micros,
         opened_micros: thread.process.now_micros(),
     };
     let can_serve = !is_replica || upstream.role == Role::Replica;
     let failovers = &thread.process.failovers;
-    failovers.opened(permit.kind(), &origin, can_serve);
-    let link = Link::new(
-        Rc::clone(thread),
-        stream,
-        permit,
-        worn,
-        (name, server_id),
-        origin,
-    );
+    failovers.opened(socket.kind(), &origin, can_serve);
+    let link = Link::new(Rc::clone(thread), socket, worn, (name, server_id), origin);
     if terms.login.expires() {
         link.renewal
             .begin(upstream.reauthenticate_after, thread.clock.refresh());
@@ -137,25 +133,14 @@ pub(super) async fn connect(
     }
 }
 
-/// A connection in the wanted state, or as far on the way to it as the server took it.
-struct Greeted {
-    stream: Stream,
-    server_id: i64,
-    node: Node,
-    /// The server calls itself a replica.
-    is_replica: bool,
-    worn: State,
-    /// What it answered to the state of a client.
-    refusal: Option<Vec<u8>>,
-}
-
+/// Dials, and says what is to be said first. The permit is the socket's from the moment there is one.
 async fn greet(
     thread: &Rc<Thread>,
     terms: &Terms,
     state: &State,
     name: &str,
-    best: Option<Node>,
-) -> Result<Greeted, ConnectError> {
+    (permit, best): (SocketPermit, Option<Node>),
+) -> Result<(ServerSocket, Settled), ConnectError> {
     let upstream = &terms.settings.upstream;
     let dialled = async {
         let mut nodes = thread.process.locate(upstream).await?;
@@ -176,9 +161,11 @@ async fn greet(
         };
         away(error.to_string(), result)
     })?;
+    let mut socket = ServerSocket::new(thread, stream, permit, node, terms.begun_micros);
+    // Its bound is its own, so that it can be told apart.
+    secure(thread, terms, &mut socket).await?;
     let mut talk = Talk {
-        // Its bound is its own, so that it can be told apart.
-        stream: secure(thread, terms, stream).await?,
+        socket,
         buffer: Vec::new(),
         has_heard: false,
     };
@@ -192,27 +179,17 @@ async fn greet(
             ConnectResult::Timeout,
         ))
     })?;
-    let Settled {
-        server_id,
-        is_replica,
-        worn,
-        refusal,
-    } = settled;
-    Ok(Greeted {
-        stream: talk.stream,
-        server_id,
-        node,
-        is_replica,
-        worn,
-        refusal,
-    })
+    Ok((talk.socket, settled))
 }
 
-/// What was told before a connection carries traffic; see [`Greeted`].
+/// What was told before a connection carries traffic.
 struct Settled {
     server_id: i64,
+    /// The server calls itself a replica.
     is_replica: bool,
+    /// The wanted state, or as far on the way to it as the server took the connection.
     worn: State,
+    /// What the server answered to the state of a client.
     refusal: Option<Vec<u8>>,
 }
 
@@ -242,21 +219,25 @@ async fn settle(
 }
 
 /// Makes TLS of the connection, where the server speaks it.
-async fn secure(thread: &Thread, terms: &Terms, stream: Stream) -> Result<Stream, ConnectError> {
+async fn secure(
+    thread: &Thread,
+    terms: &Terms,
+    socket: &mut ServerSocket,
+) -> Result<(), ConnectError> {
     let Some(connector) = &terms.tls else {
-        return Ok(stream);
+        return Ok(());
     };
     let handshakes = |result| thread.counters.server_handshakes(result).add(1);
-    let stream = connector.connect(stream).await.map_err(|failed| {
+    socket.secure(connector).await.map_err(|failed| {
         handshakes(TlsHandshake::Failed);
         away(failed.to_string(), ConnectResult::TlsError)
     })?;
-    if let Some(tls) = stream.tls() {
+    if let Some(tls) = socket.tls() {
         handshakes(TlsHandshake::of(tls.is_resumed()));
         let not_after = tls.peer().map(|certificate| certificate.not_after.0);
         thread.process.health.set_certificate_expiry(not_after);
     }
-    Ok(stream)
+    Ok(())
 }
 
 /// Whether the server has whoever does not authenticate do so. Asked only where that decides what clients get.
@@ -394,7 +375,7 @@ async fn wear(
 
 /// A connection before it carries traffic.
 struct Talk {
-    stream: Stream,
+    socket: ServerSocket,
     buffer: Vec<u8>,
     /// The server has answered something whole.
     has_heard: bool,
@@ -408,23 +389,23 @@ impl Talk {
 
     async fn send(&mut self, mut request: &[u8]) -> Result<(), ConnectError> {
         while !request.is_empty() {
-            std::future::poll_fn(|cx| self.stream.poll_write_ready(cx))
+            std::future::poll_fn(|cx| self.socket.poll_write_ready(cx))
                 .await
                 .map_err(|error| self.cut_off(error))?;
-            match self.stream.try_write(request) {
+            match self.socket.try_write(request) {
                 Ok(taken) => request = &request[taken..],
                 Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
                 Err(error) => return Err(self.cut_off(error)),
             }
         }
-        std::future::poll_fn(|cx| self.stream.poll_flush(cx))
+        std::future::poll_fn(|cx| self.socket.poll_flush(cx))
             .await
             .map_err(|error| self.cut_off(error))
     }
 
     /// A server that refuses respool's certificate says so and closes: what it said is worth more than that it is gone.
     fn cut_off(&self, error: io::Error) -> ConnectError {
-        match self.stream.try_read(&mut [0; 4096]) {
+        match self.socket.try_read(&mut [0; 4096]) {
             Err(said) if said.kind() == io::ErrorKind::InvalidData => self.lost(said),
             _ => self.lost(error),
         }
@@ -454,11 +435,11 @@ impl Talk {
     }
 
     async fn fill(&mut self) -> Result<(), ConnectError> {
-        std::future::poll_fn(|cx| self.stream.poll_read_ready(cx))
+        std::future::poll_fn(|cx| self.socket.poll_read_ready(cx))
             .await
             .map_err(|error| self.lost(error))?;
         let mut piece = [0; 4096];
-        match self.stream.try_read(&mut piece) {
+        match self.socket.try_read(&mut piece) {
             Ok(0) => Err(away(
                 format!(
                     "the server closed the connection during the handshake{}",
@@ -487,7 +468,7 @@ impl Talk {
 
     /// What may be behind it when the first bytes are not answered as Redis does.
     fn hint(&self) -> &'static str {
-        if self.has_heard || self.stream.tls().is_some() {
+        if self.has_heard || self.socket.tls().is_some() {
             ""
         } else {
             "; if it speaks TLS only, set upstream.tls = { enabled = true }"

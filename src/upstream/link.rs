@@ -18,12 +18,13 @@ use ending::Closing;
 use super::outlet::{Outlet, Unsent};
 use super::pushes::{Forward, Pushes, ends_stream, is_monitored};
 use super::renewal::Renewal;
+use super::socket::ServerSocket;
 use super::subscription::Subscriptions;
 use super::thread::Thread;
 use super::traffic::{
     Dressed, Dressing, Due, Inner, Kind, NO_RESP, OwnReply, Show, invalid, unasked,
 };
-use crate::budget::SocketPermit;
+use crate::budget::Kind as SocketKind;
 use crate::session::{Effect, State, Step, Stream as SessionStream};
 use crate::telemetry::{Bound, LossCause};
 use crate::transport::Stream;
@@ -40,8 +41,10 @@ pub struct Link {
     /// Its place among the worker's shared connections; `usize::MAX`: it is pinned.
     pub slot: Cell<usize>,
     pub(super) thread: Rc<Thread>,
-    stream: RefCell<Option<Rc<Stream>>>,
-    permit: RefCell<Option<SocketPermit>>,
+    /// `None` from its end on.
+    socket: RefCell<Option<Rc<ServerSocket>>>,
+    /// What its socket is for.
+    socket_kind: SocketKind,
     worn: RefCell<State>,
     pub(super) inner: RefCell<Inner>,
     /// Gets frames that answer no request.
@@ -74,10 +77,9 @@ pub struct Link {
 
 impl Link {
     /// A connection that has been opened and wears `worn`.
-    pub fn new(
+    pub(super) fn new(
         thread: Rc<Thread>,
-        stream: Stream,
-        permit: SocketPermit,
+        socket: ServerSocket,
         worn: State,
         (name, server_id): (String, i64),
         origin: Origin,
@@ -96,8 +98,8 @@ impl Link {
             has_refused_write: Cell::new(false),
             slot: Cell::new(usize::MAX),
             thread,
-            stream: RefCell::new(Some(Rc::new(stream))),
-            permit: RefCell::new(Some(permit)),
+            socket_kind: socket.kind(),
+            socket: RefCell::new(Some(Rc::new(socket))),
             worn: RefCell::new(worn),
             inner: RefCell::new(inner),
             pushes: RefCell::default(),
@@ -305,15 +307,15 @@ impl Link {
         mut idle: impl FnMut(&Rc<Self>),
         lost: impl FnOnce(),
     ) -> Ended {
-        let stream = self.stream.borrow().clone();
-        let Some(stream) = stream else {
+        let socket = self.socket.borrow().clone();
+        let Some(socket) = socket else {
             return Ended::default();
         };
-        let ended = std::future::poll_fn(|cx| self.poll(cx, &stream, &mut idle)).await;
+        let ended = std::future::poll_fn(|cx| self.poll(cx, &socket, &mut idle)).await;
         self.end(&ended);
         lost();
         self.collapse();
-        self.linger(stream).await;
+        self.linger(socket).await;
         ended
     }
 

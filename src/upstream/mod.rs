@@ -1,10 +1,11 @@
 //! The server's side of one worker: shared connections, pins, and what waits for them.
 //!
-//! Invariant: every socket to the server holds a permit of the process-wide budget until the server has seen it close.
+//! Invariant: every socket to the server holds a permit of the process-wide budget until the server has closed it too.
 
 mod aside;
 mod away;
 mod aws;
+mod closing;
 mod command;
 mod credentials;
 mod failovers;
@@ -24,10 +25,12 @@ mod pushes;
 mod renewal;
 mod returning;
 mod server;
+mod socket;
 mod subscription;
 mod thread;
 mod traffic;
 mod waiting;
+mod wanted;
 mod whereabouts;
 
 pub use credentials::OwnLogin;

@@ -10,7 +10,6 @@ use std::time::Duration;
 use tokio::sync::oneshot;
 use tokio::time::Instant;
 
-use super::handshake::{ConnectError, connect};
 use super::link::Link;
 use super::outlet::Outlet;
 use super::pool::Upstream;
@@ -71,17 +70,6 @@ impl<'a> Borrower<'a> {
 impl Drop for Borrower<'_> {
     fn drop(&mut self) {
         self.0.set(self.0.get() - 1);
-    }
-}
-
-/// A connection taken for a borrower that has not got it yet: closed if the borrower leaves meanwhile.
-struct Taken(Option<Rc<Link>>);
-
-impl Drop for Taken {
-    fn drop(&mut self) {
-        if let Some(link) = &self.0 {
-            link.close("its borrower left");
-        }
     }
 }
 
@@ -197,7 +185,10 @@ impl Upstream {
         }
     }
 
-    fn keep_idle(&self, link: Rc<Link>) {
+    pub(super) fn keep_idle(&self, link: Rc<Link>) {
+        if !link.is_alive() {
+            return;
+        }
         if self.is_stopping() {
             return link.close("respool is ending");
         }
@@ -226,19 +217,16 @@ impl Upstream {
         }
     }
 
-    /// A connection in `state` that nobody uses: an idle one, changed if it must be, or a new one.
+    /// A connection in `state` that nobody uses: an idle one, changed if it must be, or a new one. Whoever stops waiting for
+    /// it ends neither: what becomes of it is kept as an idle one.
     pub(super) async fn wearing(self: &Rc<Self>, state: &State) -> Result<Rc<Link>, PinError> {
         loop {
             if let Some(link) = self.take_idle(state) {
-                let mut taken = Taken(Some(Rc::clone(&link)));
-                let changed = self.change(&link, state, Change::Difference).await;
-                taken.0 = None;
-                match changed {
-                    Some(Ok(())) => return Ok(link),
-                    Some(Err(reply)) => {
-                        self.keep_idle(link);
-                        return Err(PinError::Refused(reply));
-                    }
+                if *link.worn() == *state {
+                    return Ok(link);
+                }
+                match self.changed(link, state).await {
+                    Some(result) => return result,
                     None => continue,
                 }
             }
@@ -251,28 +239,15 @@ impl Upstream {
                 continue;
             };
             self.connect_turn(SocketKind::Pinned).await;
-            let (name, best) = (self.name("pinned"), self.node_of_shared());
-            match connect(&self.thread, state, name, permit, best).await {
-                Ok(link) => {
-                    self.connected();
-                    self.keep_driving(&link);
-                    self.move_on();
-                    return Ok(link);
-                }
-                Err(ConnectError::Refused(reply, link)) => {
-                    self.connected();
-                    self.keep_driving(&link);
-                    self.keep_idle(link);
-                    return Err(PinError::Refused(reply));
-                }
-                Err(error) => self.failed(&error),
+            if let Some(result) = self.opened(state, permit).await {
+                return result;
             }
         }
     }
 
     /// The server to which the shared connections of this worker go: what is lent is best there too, where a blocked call
     /// on it can be ended.
-    fn node_of_shared(&self) -> Option<Node> {
+    pub(super) fn node_of_shared(&self) -> Option<Node> {
         let links = self.links.borrow();
         let mut serving = links
             .iter()
@@ -297,7 +272,7 @@ impl Upstream {
         }
     }
 
-    fn keep_driving(self: &Rc<Self>, link: &Rc<Link>) {
+    pub(super) fn keep_driving(self: &Rc<Self>, link: &Rc<Link>) {
         self.pins.borrow_mut().push(Rc::downgrade(link));
         let (upstream, link) = (Rc::clone(self), Rc::clone(link));
         tokio::task::spawn_local(async move {

@@ -200,6 +200,7 @@ impl Upstream {
         self.schedule.borrow_mut().open(0, &State::INITIAL);
         tokio::task::spawn_local(Rc::clone(self).open(0, State::INITIAL, None));
         tokio::task::spawn_local(Rc::clone(self).keep_time());
+        tokio::task::spawn_local(Rc::clone(self).keep_closing());
     }
 
     /// A shared connection that may take requests of `state` now.
@@ -387,6 +388,7 @@ impl Upstream {
         self.yield_seats();
         self.act();
         self.watch_health();
+        self.watch_closings();
         self.count_waiting();
     }
 
@@ -411,6 +413,7 @@ impl Upstream {
         self.links.borrow().iter().any(Option::is_some)
             || self.pins.borrow().iter().any(|pin| pin.upgrade().is_some())
             || self.subscriptions.is_connected()
+            || !self.thread.closings.is_empty()
     }
 
     /// Whether it has been told to stop.
@@ -442,7 +445,10 @@ impl Upstream {
                 None
             };
             let permit = match permit.take() {
-                None if slot == 0 => Some(self.permit(SocketKind::Shared).await),
+                None if slot == 0 => match self.first_permit().await {
+                    None => continue,
+                    permit => permit,
+                },
                 None => self.spare_permit(),
                 taken => taken,
             };

@@ -8,6 +8,7 @@ use std::time::Instant;
 
 use arc_swap::{ArcSwap, ArcSwapOption};
 
+use super::closing::Closings;
 use super::credentials::{OwnLogin, Shown};
 use super::failovers::Failovers;
 use super::server::Server;
@@ -107,6 +108,8 @@ pub struct Thread {
     pub clock: Clock,
     /// The one buffer sockets are read into.
     pub scratch: RefCell<Box<[u8]>>,
+    /// Sockets to the server that are being closed.
+    pub(super) closings: Closings,
     shown: Shown,
 }
 
@@ -121,6 +124,7 @@ impl Thread {
             counters,
             // Room for a carried first line before each read.
             scratch: RefCell::new(vec![0; READ_SIZE + 1024].into_boxed_slice()),
+            closings: Closings::default(),
             shown: Shown::default(),
         }
     }

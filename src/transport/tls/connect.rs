@@ -76,22 +76,48 @@ impl Connector {
         })
     }
 
-    /// Makes TLS of a connection that has just been opened.
+    /// Makes TLS of a connection that nobody counts, to another server than Redis: see [`Connector::begin`].
+    ///
+    /// # Errors
+    /// [`HandshakeFailed`] says why not.
+    pub async fn connect(&self, socket: Stream) -> Result<Stream, HandshakeFailed> {
+        let stream = self.begin(socket).map_err(|(failed, _)| failed)?;
+        self.shake_hands(&stream).await?;
+        Ok(stream)
+    }
+
+    /// Makes TLS of a connection that has just been opened; [`Connector::shake_hands`] is next.
+    ///
+    /// # Errors
+    /// [`HandshakeFailed`] says why not, and the connection is as it was.
+    pub fn begin(&self, socket: Stream) -> Result<Stream, (HandshakeFailed, Stream)> {
+        match UnbufferedClientConnection::new(Arc::clone(&self.config), self.name.clone()) {
+            Err(error) => Err((
+                HandshakeFailed(format!("no TLS with the server: {error}")),
+                socket,
+            )),
+            Ok(connection) => {
+                let role = Role::TowardsServer {
+                    has_identity: self.has_identity,
+                };
+                let tls = Tls::new(socket, Side::Client(connection), role);
+                Ok(Stream::Tls(Box::new(tls)))
+            }
+        }
+    }
+
+    /// Shakes hands on what [`Connector::begin`] has made. The connection stays its owner's, however this ends.
     ///
     /// # Errors
     /// [`HandshakeFailed`] says why not, and which setting helps.
-    pub async fn connect(&self, socket: Stream) -> Result<Stream, HandshakeFailed> {
-        let connection =
-            UnbufferedClientConnection::new(Arc::clone(&self.config), self.name.clone())
-                .map_err(|error| HandshakeFailed(format!("no TLS with the server: {error}")))?;
-        let role = Role::TowardsServer {
-            has_identity: self.has_identity,
+    pub async fn shake_hands(&self, stream: &Stream) -> Result<(), HandshakeFailed> {
+        let Stream::Tls(tls) = stream else {
+            return Ok(());
         };
-        let tls = Tls::new(socket, Side::Client(connection), role);
         let mut first = Vec::new();
         let done = tokio::time::timeout(self.limit, tls.shake_hands(&mut first)).await;
         let text = match done {
-            Ok(Ok(())) => return Ok(Stream::Tls(Box::new(tls))),
+            Ok(Ok(())) => return Ok(()),
             Ok(Err(broken)) => self.why(&broken, &first),
             Err(_) if first.is_empty() => format!(
                 "the server was silent for {:?} when asked for TLS (upstream.tls.handshake_timeout): if it speaks no TLS on \

@@ -2,17 +2,13 @@
 
 use std::io;
 use std::rc::Rc;
-use std::task::Poll;
 use std::time::Duration;
 
 use super::Link;
-use crate::budget::SocketPermit;
 use crate::failover::Node;
 use crate::telemetry::LossCause;
-use crate::transport::Stream;
-
-/// How long a connection being closed may take to be acknowledged before its socket is dropped.
-const LINGER: Duration = Duration::from_secs(1);
+use crate::upstream::closing::LINGER;
+use crate::upstream::socket::ServerSocket;
 
 /// Where a connection goes to.
 #[derive(Debug, Clone)]
@@ -200,14 +196,11 @@ impl Link {
         }
         let process = &self.thread.process;
         let now = process.now_micros();
-        let kind = self.permit.borrow().as_ref().map(SocketPermit::kind);
-        if let Some(kind) = kind {
-            let node = &self.origin.node;
-            // Keys that are used up, or a reload, say nothing of the server.
-            let is_own = |cause| matches!(cause, LossCause::TlsKeys | LossCause::Renewed);
-            let cause = cause.filter(|cause| !is_own(*cause));
-            process.failovers.closed(kind, node, cause, now);
-        }
+        // Keys that are used up, or a reload, say nothing of the server.
+        let is_own = |cause| matches!(cause, LossCause::TlsKeys | LossCause::Renewed);
+        let cause = cause.filter(|cause| !is_own(*cause));
+        let node = &self.origin.node;
+        process.failovers.closed(self.socket_kind, node, cause, now);
     }
 
     /// The connection is lost: see [`Inner::collapse`].
@@ -218,28 +211,12 @@ impl Link {
         self.thread.process.failovers.disconnected(disconnected);
     }
 
-    /// Closes so that the server has forgotten the connection before its permit is given back.
-    pub(super) async fn linger(&self, stream: Rc<Stream>) {
-        self.stream.borrow_mut().take();
-        stream.finish_writing();
-        let emptied = std::future::poll_fn(|cx| {
-            loop {
-                match stream.poll_read_ready(cx) {
-                    Poll::Pending => return Poll::Pending,
-                    Poll::Ready(Err(_)) => return Poll::Ready(()),
-                    Poll::Ready(Ok(())) => {}
-                }
-                match stream.try_read(&mut self.thread.scratch.borrow_mut()[..]) {
-                    Ok(0) => return Poll::Ready(()),
-                    Ok(_) => {}
-                    Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
-                    Err(_) => return Poll::Ready(()),
-                }
-            }
-        });
-        // A server that hangs is not waited for.
-        let _ = tokio::time::timeout(LINGER, emptied).await;
-        drop(stream);
-        self.permit.borrow_mut().take();
+    /// Closes, and waits for the server to do so too as long as servers usually take. One that takes longer has the socket,
+    /// and the permit with it, until it does.
+    pub(super) async fn linger(&self, socket: Rc<ServerSocket>) {
+        self.socket.borrow_mut().take();
+        socket.finish_writing();
+        let ended = std::future::poll_fn(|cx| socket.poll_end(cx));
+        let _ = tokio::time::timeout(LINGER, ended).await;
     }
 }

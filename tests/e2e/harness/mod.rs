@@ -43,6 +43,7 @@
 //! - **Threads**: `Redis` and `Respool` are `Sync` (use `std::thread::scope`); a `Client` belongs to one thread.
 
 mod client;
+mod kernel;
 mod pipe;
 mod pki;
 mod ports;
@@ -56,6 +57,7 @@ use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 pub(crate) use client::{Client, encode};
+pub(crate) use kernel::{SocketWatch, sockets_at};
 pub(crate) use pipe::Pipe;
 pub(crate) use pki::{Pair, Pki};
 pub(crate) use redis::{ConnectionWatch, Redis};

@@ -1,0 +1,157 @@
+//! Sockets that respool has closed and the server has not: they count as long as it may see them.
+//!
+//! A server that hangs, or is busy, keeps them among its connections, accepted or not, until it comes to read their end; a
+//! reset would not change that. So the only sign is that it closes its side, or that its host does not answer any more.
+
+use std::cell::{Cell, RefCell};
+use std::rc::Rc;
+use std::task::{Context, Poll, Waker};
+use std::time::Duration;
+
+use super::pool::Upstream;
+use super::thread::Thread;
+use crate::budget::{Kind, SocketPermit};
+use crate::failover::Node;
+use crate::telemetry::LossCause;
+use crate::transport::Stream;
+
+/// How long a server usually takes at most to close its side.
+pub(super) const LINGER: Duration = Duration::from_secs(1);
+
+/// How long a host may acknowledge nothing, not even a probe of the kernel, until it is taken for gone. What a server that
+/// hangs has not room for is not acknowledged either, so this is longer than most servers hang.
+const GONE_AFTER: Duration = Duration::from_secs(30);
+
+/// Least time between two log lines about sockets that the server does not close.
+const LOG_EVERY: Duration = Duration::from_secs(10);
+
+/// The sockets of one worker that are being closed.
+#[derive(Default)]
+pub(super) struct Closings {
+    sockets: RefCell<Vec<Closing>>,
+    waker: RefCell<Option<Waker>>,
+    logged_micros: Cell<u64>,
+}
+
+struct Closing {
+    stream: Stream,
+    kind: Kind,
+    /// `None`: its server is not the server any more.
+    permit: Option<SocketPermit>,
+    node: Node,
+    /// When its connect began.
+    begun_micros: u64,
+    since_micros: u64,
+}
+
+impl Closings {
+    /// Closes a socket to `node` whose connect began at `begun`, and keeps it until the server has closed it too.
+    pub(super) fn add(
+        &self,
+        stream: Stream,
+        permit: SocketPermit,
+        (node, begun_micros): (Node, u64),
+        now: u64,
+    ) {
+        stream.finish_writing();
+        let has_ended = stream.poll_end(&mut Context::from_waker(Waker::noop()));
+        if has_ended.is_ready() {
+            // The socket first.
+            drop(stream);
+            return drop(permit);
+        }
+        stream.probe_peer(GONE_AFTER);
+        self.sockets.borrow_mut().push(Closing {
+            stream,
+            kind: permit.kind(),
+            permit: Some(permit),
+            node,
+            begun_micros,
+            since_micros: now,
+        });
+        if let Some(waker) = &*self.waker.borrow() {
+            waker.wake_by_ref();
+        }
+    }
+
+    /// Whether none is left.
+    pub(super) fn is_empty(&self) -> bool {
+        self.sockets.borrow().is_empty()
+    }
+
+    /// Forgets those that the server has closed. Ready: one of them it had kept for longer than servers do.
+    fn poll_ended(&self, cx: &mut Context<'_>, thread: &Thread) -> Poll<()> {
+        *self.waker.borrow_mut() = Some(cx.waker().clone());
+        let now = thread.clock.refresh();
+        let ended: Vec<Closing> = {
+            let mut sockets = self.sockets.borrow_mut();
+            let is_over = |closing: &mut Closing| closing.stream.poll_end(cx).is_ready();
+            sockets.extract_if(.., is_over).collect()
+        };
+        let linger = LINGER.as_micros() as u64;
+        let is_late = |closing: &Closing| now.saturating_sub(closing.since_micros) > linger;
+        match ended.iter().any(is_late) {
+            true => Poll::Ready(()),
+            false => Poll::Pending,
+        }
+    }
+
+    /// Does what time has made due: what goes to a server that is not the server any more counts for a moment only, and
+    /// again when it is the server again.
+    fn tick(&self, thread: &Thread) {
+        if self.is_empty() {
+            return;
+        }
+        let now = thread.clock.now_micros();
+        let process = &thread.process;
+        let mut given_back = Vec::new();
+        for closing in &mut *self.sockets.borrow_mut() {
+            if !thread.clock.is_past(closing.since_micros, LINGER) {
+                continue;
+            }
+            let left = process
+                .whereabouts
+                .is_to_be_left(&closing.node, closing.begun_micros, now);
+            match (left, &closing.permit) {
+                (Some(LossCause::Moved), Some(_)) => given_back.extend(closing.permit.take()),
+                (Some(LossCause::Moved), None) | (_, Some(_)) => {}
+                (_, None) => closing.permit = Some(process.budget.count_again(closing.kind)),
+            }
+        }
+        drop(given_back);
+        self.tell(thread);
+    }
+
+    fn tell(&self, thread: &Thread) {
+        let sockets = self.sockets.borrow();
+        let held = |closing: &&Closing| {
+            closing.permit.is_some() && thread.clock.is_past(closing.since_micros, LINGER)
+        };
+        let count = sockets.iter().filter(held).count();
+        let last = self.logged_micros.get();
+        if count > 0 && (last == 0 || thread.clock.is_past(last, LOG_EVERY)) {
+            self.logged_micros.set(thread.clock.now_micros());
+            tracing::warn!(
+                worker = thread.index,
+                count,
+                "the server does not close connections that respool has closed, so they count until it does: it hangs or is busy"
+            );
+        }
+    }
+}
+
+impl Upstream {
+    /// Gives back the permits of sockets as the server closes them. When one that hung does, it is back.
+    pub(super) async fn keep_closing(self: Rc<Self>) {
+        loop {
+            let closings = &self.thread.closings;
+            std::future::poll_fn(|cx| closings.poll_ended(cx, &self.thread)).await;
+            self.stirred();
+        }
+    }
+
+    /// Looks at the sockets that are being closed.
+    pub(super) fn watch_closings(&self) {
+        self.thread.closings.tick(&self.thread);
+    }
+}

@@ -1,0 +1,93 @@
+//! A socket to the server and its permit, which live and end together.
+//!
+//! Invariant: a permit is given back only when the server has closed its side of the socket, or the kernel knows that the
+//! connection is gone, whatever becomes of whoever wanted the socket.
+
+use std::ops::Deref;
+use std::rc::Rc;
+
+use super::closing::Closings;
+use super::thread::Thread;
+use crate::budget::{Kind, SocketPermit};
+use crate::failover::Node;
+use crate::transport::{Connector, HandshakeFailed, Stream};
+
+/// A socket to the server, from the moment it is connected. Its drop closes it, and [`Closings`] waits for the server to
+/// close it too.
+pub(super) struct ServerSocket {
+    /// `None` only while it is taken apart.
+    parts: Option<(Stream, SocketPermit)>,
+    node: Node,
+    /// When its connect began.
+    begun_micros: u64,
+    thread: Rc<Thread>,
+}
+
+impl ServerSocket {
+    /// A socket that has been connected to `node` by this permit; its connect began at `begun_micros`.
+    pub(super) fn new(
+        thread: &Rc<Thread>,
+        stream: Stream,
+        permit: SocketPermit,
+        node: Node,
+        begun_micros: u64,
+    ) -> Self {
+        Self {
+            parts: Some((stream, permit)),
+            node,
+            begun_micros,
+            thread: Rc::clone(thread),
+        }
+    }
+
+    /// The address it goes to.
+    pub(super) fn node(&self) -> &Node {
+        &self.node
+    }
+
+    /// What it is for.
+    pub(super) fn kind(&self) -> Kind {
+        self.parts().1.kind()
+    }
+
+    /// Makes TLS of it.
+    ///
+    /// # Errors
+    /// [`HandshakeFailed`] says why not.
+    pub(super) async fn secure(&mut self, connector: &Connector) -> Result<(), HandshakeFailed> {
+        if let Some((stream, permit)) = self.parts.take() {
+            match connector.begin(stream) {
+                Ok(stream) => self.parts = Some((stream, permit)),
+                Err((failed, stream)) => {
+                    self.parts = Some((stream, permit));
+                    return Err(failed);
+                }
+            }
+        }
+        connector.shake_hands(self).await
+    }
+
+    fn parts(&self) -> &(Stream, SocketPermit) {
+        self.parts
+            .as_ref()
+            .expect("a socket has its parts until it is dropped")
+    }
+}
+
+impl Deref for ServerSocket {
+    type Target = Stream;
+
+    fn deref(&self) -> &Stream {
+        &self.parts().0
+    }
+}
+
+impl Drop for ServerSocket {
+    fn drop(&mut self) {
+        if let Some((stream, permit)) = self.parts.take() {
+            let closings: &Closings = &self.thread.closings;
+            let (node, begun) = (self.node.clone(), self.begun_micros);
+            closings.add(stream, permit, (node, begun), self.thread.clock.refresh());
+        }
+    }
+}

@@ -1,0 +1,86 @@
+//! The kernel's own table of TCP sockets: what stands at a server, whatever anybody says of it.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::thread::JoinHandle;
+
+use super::eventually;
+
+/// States of `/proc/net/tcp` that stand for no connection: the server listens, or both sides have closed.
+const NO_CONNECTION: [&str; 2] = ["0A", "06"];
+
+/// Connections at the side of whoever listens on `port`: those in use, those it has not accepted yet, and those whose
+/// closing it has not seen.
+pub(crate) fn sockets_at(port: u16) -> usize {
+    let table = std::fs::read_to_string("/proc/net/tcp").expect("the kernel's table can be read");
+    let wanted = format!(":{port:04X}");
+    let is_connection = |line: &&str| {
+        let mut fields = line.split_whitespace().skip(1);
+        let (local, state) = (fields.next(), fields.nth(1));
+        local.is_some_and(|local| local.ends_with(&wanted))
+            && state.is_some_and(|state| !NO_CONNECTION.contains(&state))
+    };
+    table.lines().skip(1).filter(is_connection).count()
+}
+
+/// The most connections at a port, beyond those that stood there when the watch began.
+pub(crate) struct SocketWatch {
+    before: usize,
+    most: Arc<AtomicUsize>,
+    samples: Arc<AtomicUsize>,
+    stop: Arc<AtomicBool>,
+    thread: Option<JoinHandle<()>>,
+}
+
+impl SocketWatch {
+    /// Begins to count what comes to `port`.
+    pub(crate) fn start(port: u16) -> Self {
+        Self::beyond(sockets_at(port), port)
+    }
+
+    /// Begins to count at `port`, of which `before` connections are the test's own.
+    pub(crate) fn beyond(before: usize, port: u16) -> Self {
+        let (most, samples, stop): (Arc<AtomicUsize>, Arc<AtomicUsize>, Arc<AtomicBool>) =
+            Default::default();
+        let thread = std::thread::spawn({
+            let (most, samples, stop) = (most.clone(), samples.clone(), stop.clone());
+            move || {
+                while !stop.load(Ordering::Relaxed) {
+                    most.fetch_max(sockets_at(port), Ordering::Relaxed);
+                    samples.fetch_add(1, Ordering::Relaxed);
+                    // The processor is left to what is tested.
+                    std::thread::park_timeout(std::time::Duration::from_millis(2));
+                }
+            }
+        });
+        Self {
+            before,
+            most,
+            samples,
+            stop,
+            thread: Some(thread),
+        }
+    }
+
+    /// The most that stood there at once so far; the last look is from now.
+    #[track_caller]
+    pub(crate) fn most(&self) -> usize {
+        let seen = self.samples.load(Ordering::Relaxed);
+        eventually(
+            || self.samples.load(Ordering::Relaxed) > seen + 1,
+            "another look at the kernel's table",
+        );
+        self.most
+            .load(Ordering::Relaxed)
+            .saturating_sub(self.before)
+    }
+}
+
+impl Drop for SocketWatch {
+    fn drop(&mut self) {
+        self.stop.store(true, Ordering::Relaxed);
+        if let Some(thread) = self.thread.take() {
+            let _ = thread.join();
+        }
+    }
+}
