@@ -295,7 +295,9 @@ fn a_resolver_that_fails_changes_nothing() {
 
 #[test]
 fn the_next_address_is_tried_when_one_refuses() {
-    let redis = Redis::start_at("127.0.0.1", two().0.host_and_port().1, &[]);
+    // A port that those two have left.
+    let port = two().0.host_and_port().1;
+    let redis = Redis::start_at("127.0.0.1", port, &[]);
     let names = Names::of(&redis);
     let both = format!("127.0.0.2 {NAME}\n127.0.0.1 {NAME}\n");
     std::fs::write(names.path(), both).expect("a file can be written");
@@ -309,7 +311,9 @@ fn the_next_address_is_tried_when_one_refuses() {
 
 #[test]
 fn a_name_unknown_at_the_start_is_no_error() {
-    let redis = Redis::start_at("127.0.0.1", two().0.host_and_port().1, &[]);
+    // A port that those two have left.
+    let port = two().0.host_and_port().1;
+    let redis = Redis::start_at("127.0.0.1", port, &[]);
     let names = Names::of(&redis);
     std::fs::write(names.path(), "# nothing yet\n").expect("a file can be written");
     let (_, port) = redis.host_and_port();
