@@ -345,6 +345,21 @@ impl Admission {
         self.counts().held
     }
 
+    /// Which groups have no place left, by their index: all, when there is none in the process; and where places are counted
+    /// by key, those with a key that has none.
+    pub fn full_groups(&self) -> Vec<bool> {
+        let plan = self.plan.load();
+        let counts = self.counts();
+        let is_full = counts.total + counts.handshaking >= plan.max_clients;
+        let groups = plan.rules.iter().zip(&counts.groups);
+        let is_group_full = |(rule, tallies): (&Rule, &Tallies)| {
+            rule.cap.is_some_and(|cap| tallies.fullest() >= cap)
+        };
+        groups
+            .map(|group| is_full || is_group_full(group))
+            .collect()
+    }
+
     /// A row for each group, by its index; those that a reload removed have no cap and keep what they counted.
     pub fn rows(&self) -> Vec<GroupRow> {
         let plan = self.plan.load();

@@ -17,6 +17,7 @@
 //! Wakers and reclaimers are called outside the lock.
 
 mod ledger;
+mod upload;
 
 use std::fmt;
 use std::future::Future;
@@ -26,6 +27,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::task::{Context, Poll, Waker};
 
 use ledger::{Effects, Ledger};
+pub use upload::UploadPace;
 
 /// What a socket is for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]

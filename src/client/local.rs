@@ -237,6 +237,7 @@ impl Client {
         self.permission = None;
         self.session = Session::new(self.site.guest.clone());
         self.is_locked = self.must_authenticate();
+        self.note_known();
         if skips {
             // As in Redis it undoes OFF for its own reply, but not a SKIP.
             self.session.reply = ReplyMode::SkipNext;

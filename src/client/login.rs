@@ -27,17 +27,25 @@ type Hello = (Protocol, Option<Box<[u8]>>);
 impl Client {
     /// Whether the client has to authenticate before anything else.
     pub(super) fn must_authenticate(&self) -> bool {
+        !self.is_known() && self.site.demands_authentication()
+    }
+
+    /// Whether the client has shown who it is, or need not.
+    fn is_known(&self) -> bool {
         match self.site.thread.settings().auth.mode {
-            AuthMode::Optional | AuthMode::None => false,
-            AuthMode::Proxy => !self.session.is_verified,
-            // Until the server was reached for the first time it is asked with each command.
-            AuthMode::Passthrough => {
-                let server = || self.site.thread.process.server.load();
-                self.session.is_guest()
-                    && server()
-                        .as_ref()
-                        .is_some_and(|server| server.guests_are_refused)
-            }
+            AuthMode::Optional | AuthMode::None => true,
+            AuthMode::Proxy => self.session.is_verified,
+            AuthMode::Passthrough => !self.session.is_guest(),
+        }
+    }
+
+    /// The client may have become known, or be so no longer: its time to authenticate ends, or begins.
+    pub(super) fn note_known(&self) {
+        let unknown = &self.resident.unknown_micros;
+        if self.is_known() {
+            unknown.set(0);
+        } else if unknown.get() == 0 {
+            unknown.set(self.site.thread.clock.now_micros().max(1));
         }
     }
 
@@ -265,6 +273,7 @@ impl Client {
             }
         }
         self.is_locked = self.must_authenticate();
+        self.note_known();
         if is_renamed {
             self.regroup(reply)
         } else {

@@ -3,10 +3,14 @@
 //! `task` is one client's life; `requests` cuts what it sent and forwards it; `pinned` is what needs a connection of its
 //! own, `queued` what such a connection holds inside MULTI, `tracking` CLIENT TRACKING, `subscribed` subscriptions; `waiting` is
 //! who stands in line with other blocked clients; `local` is what respool answers itself, `login` AUTH and HELLO among it; `held` is
-//! who was rejected.
+//! who was rejected; `large` is a request too large to share; `leaving` notices clients that leave while they wait, `timers` those
+//! that take too long, and `closes` says why respool closed one.
 
+mod closes;
 mod eviction;
 mod held;
+mod large;
+mod leaving;
 mod local;
 mod local_client;
 mod login;
@@ -16,6 +20,7 @@ mod requests;
 mod site;
 mod subscribed;
 mod task;
+mod timers;
 mod tracking;
 mod waiting;
 

@@ -10,6 +10,7 @@ use crate::resp::Request;
 use crate::resp::speak::{encode_request, error};
 use crate::session::{Change, Protocol, Route, Routed, State, Stream, Verb};
 use crate::telemetry::Disconnect;
+use crate::transport::READ_SIZE;
 use crate::upstream::{Kind, Link, Pin, PinError, Show};
 use crate::waits::Popped;
 
@@ -225,7 +226,11 @@ impl Client {
         };
         self.count(1, command);
         let show = self.show();
-        link.send(&self.outlet, request.bytes(), 1, kind, show);
+        if request.bytes().len() > READ_SIZE {
+            link.send_through(&self.outlet, request.bytes(), kind, show);
+        } else {
+            link.send(&self.outlet, request.bytes(), 1, kind, show);
+        }
         if blocks {
             self.block();
         }

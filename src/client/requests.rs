@@ -6,23 +6,17 @@ use std::rc::Rc;
 use std::sync::Arc;
 
 use super::task::{Client, Purpose, Wait};
-use crate::command::{
-    CommandId, DenySet, Learned, Local, PinReason, Tx, Way, lookup, spec, writes,
-};
-use crate::config::Role;
+use crate::command::{CommandId, DenySet, Learned, Local, PinReason, Tx};
 use crate::identity::NO_COMMAND;
 use crate::resp::speak::encode_request;
 use crate::resp::{Bounds, Request, RequestScanner, Scan, Violation, split_inline};
-use crate::session::{Block, READ_ONLY, Route, Routed, Rules, block, route};
+use crate::session::{Block, Route, Routed, Rules, block, route};
 use crate::telemetry::{Bound, Disconnect};
-use crate::upstream::{Kind, Link, Show, WaitError};
+use crate::upstream::{Kind, Show, WaitError};
 
 /// What a command gets that was never sent because the server is away. Client libraries take LOADING for a reason to try
 /// again.
 pub(super) const UNREACHABLE: &[u8] = b"-LOADING respool: server unreachable, command not sent\r\n";
-
-/// How often `max_shared_request` a request may measure that respool must see whole to answer or to route.
-const GATHERED: usize = 16;
 
 /// How the requests at hand go on.
 #[derive(Debug, PartialEq, Eq)]
@@ -338,7 +332,7 @@ impl Client {
     }
 
     /// Answers a request with an error, which spoils an open transaction. What was sent before has been answered.
-    fn refuse(&mut self, command: Option<CommandId>, reply: &[u8]) {
+    pub(super) fn refuse(&mut self, command: Option<CommandId>, reply: &[u8]) {
         self.permission = None;
         if self.pin.is_some() && self.outlet.transaction().open {
             return self.spoil(command, reply);
@@ -483,169 +477,12 @@ impl Client {
         }
     }
 
-    fn violate(&mut self, violation: Violation) {
+    pub(super) fn violate(&mut self, violation: Violation) {
         // Like Redis, not a word to a client that wants none.
         if self.session.reply != crate::session::ReplyMode::Off {
             self.outlet.own_reply(&violation.reply());
         }
         self.ending = Some(Disconnect::ProtocolError);
-    }
-
-    /// Whether a request that has not arrived whole is too large to be waited for.
-    fn is_large(&self, here: usize) -> bool {
-        let most = self.site.thread.settings().upstream.max_shared_request;
-        self.scanner.is_inside() && (self.scanner.extent() > most || here > most)
-    }
-
-    /// The start of a request too large to share: it is passed on as it arrives, on a connection of its own.
-    fn large(&mut self, data: &[u8], learned: Option<&Learned>) -> Next {
-        if self.is_locked {
-            // Bounded, and refused when it is whole.
-            return Next::More;
-        }
-        let most = self.site.thread.settings().upstream.max_shared_request;
-        let gathered = self.scanner.extent().max(data.len()) > GATHERED * most;
-        if self.pin.as_ref().is_some_and(|pin| pin.link().is_raw()) {
-            return if gathered {
-                self.too_large()
-            } else {
-                Next::More
-            };
-        }
-        let name = self.scanner.name();
-        let known = data.get(name).filter(|name| !name.is_empty());
-        let Some(name) = known else {
-            // No command has a name that long.
-            return if gathered {
-                self.too_large()
-            } else {
-                Next::More
-            };
-        };
-        let denied = self.site.denied(self.group());
-        let deny = denied.as_deref();
-        let denies_unknown = deny.is_some_and(|deny| deny.denies_unknown(name));
-        let streams = match lookup(name) {
-            None => {
-                !denies_unknown
-                    && !name.contains(&0)
-                    && learned.is_none_or(|learned| learned.way(name) == Way::Shared)
-            }
-            Some(id) => {
-                let spec = spec(id);
-                let is_container = crate::command::is_container(id);
-                let denied = deny.is_some_and(|deny| deny.denies(id));
-                spec.way == Way::Shared
-                    && !is_container
-                    && crate::command::transaction(id).is_none()
-                    && !denied
-            }
-        };
-        if !streams {
-            return if gathered {
-                self.too_large()
-            } else {
-                Next::More
-            };
-        }
-        if self.outlet.outstanding() > 0 {
-            self.wait = Wait::Answers;
-            return Next::Wait;
-        }
-        let command = lookup(name);
-        if self.site.thread.role() == Role::Replica && command.is_some_and(writes) {
-            // Whether it has as many words as it takes only its end would tell. What the table does not know has a connection
-            // of its own from here on, and the server refuses it.
-            self.refuse(command, READ_ONLY);
-            self.streaming = Some(false);
-            return Next::Used(self.let_go(data.len()));
-        }
-        if self.refusing.is_some() {
-            let reply = self.refusing.take().unwrap_or_default();
-            self.count(1, command);
-            self.answer(&reply);
-            self.streaming = Some(false);
-            return Next::Used(self.let_go(data.len()));
-        }
-        let Some(link) = self.pinned_link(PinReason::LargeRequest) else {
-            return if self.refusing.is_some() {
-                Next::Used(0)
-            } else {
-                Next::Wait
-            };
-        };
-        self.count(1, command);
-        let show = self.show();
-        let settled = self.scanner.settled(data.len());
-        link.send(&self.outlet, &data[..settled], 1, Kind::Plain, show);
-        link.set_partial(true);
-        self.streaming = Some(true);
-        Next::Used(self.let_go(data.len()))
-    }
-
-    fn too_large(&mut self) -> Next {
-        self.site.thread.counters.bound(Bound::Request).add(1);
-        self.violate(Violation::BulkLength);
-        Next::Wait
-    }
-
-    fn let_go(&mut self, available: usize) -> usize {
-        let settled = self.scanner.settled(available);
-        self.scanner.forget(settled);
-        settled
-    }
-
-    /// More of a request that is passed on, or skipped, as it arrives.
-    fn stream_on(&mut self, data: &[u8], bounds: &Bounds) -> Next {
-        let passes_on = self.streaming == Some(true);
-        let link: Option<Rc<Link>> = self
-            .pin
-            .as_ref()
-            .map(|pin| Rc::clone(pin.link()))
-            .filter(|_| passes_on);
-        if link.as_ref().is_some_and(|link| !link.is_alive()) {
-            self.outlet.close(Disconnect::UpstreamLost);
-            return Next::Wait;
-        }
-        if let Some(link) = &link
-            && link.is_full()
-        {
-            self.wait = Wait::Room(Rc::clone(link));
-            return Next::Wait;
-        }
-        let found = self.scanner.scan(data, bounds);
-        self.card
-            .last_active_ms
-            .set(self.site.thread.clock.now_ms());
-        let used = match found {
-            Scan::Request { length } => {
-                self.streaming = None;
-                if let Some(link) = &link {
-                    link.set_partial(false);
-                }
-                length
-            }
-            Scan::Incomplete => match self.let_go(data.len()) {
-                0 => return Next::More,
-                settled => settled,
-            },
-            Scan::Violation(violation) => {
-                // The server never sees the end of the request, so it never runs; its reply is this.
-                self.streaming = None;
-                if passes_on {
-                    self.outlet.fail_unsent(&violation.reply());
-                    self.outlet.close(Disconnect::ProtocolError);
-                } else {
-                    self.violate(violation);
-                }
-                return Next::Wait;
-            }
-            Scan::Nothing { .. } | Scan::Inline { .. } => return Next::More,
-        };
-        if let Some(link) = link {
-            link.send_more(&data[..used]);
-        }
-        Next::Used(used)
     }
 
     /// Sends again what came back unsent, on whatever connection serves the session's state now.

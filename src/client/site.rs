@@ -7,9 +7,11 @@ use std::sync::Arc;
 
 use tokio::sync::oneshot;
 
+use super::closes::CloseLog;
 use super::tracking::{Letter, Redirection};
 use crate::admission::Admission;
 use crate::auth::Users;
+use crate::budget::UploadPace;
 use crate::command::DenySet;
 use crate::config::{AuthMode, Group, Settings};
 use crate::identity::{Card, Flag, Registry};
@@ -59,8 +61,14 @@ pub struct Resident {
     pub may_be_silent: Cell<bool>,
     /// Whether something is waited for before its next request.
     pub is_waiting: Cell<bool>,
-    /// When it arrived, in the worker's microseconds.
-    pub arrived_micros: u64,
+    /// When it was seen to have finished sending, or something went on for it after that; 0: it has not.
+    pub finished_micros: Cell<u64>,
+    /// Since when it has not been known, where clients must authenticate; 0: it is.
+    pub unknown_micros: Cell<u64>,
+    /// When the request began that has not ended; 0: there is none.
+    pub begun_micros: Cell<u64>,
+    /// Whether that is too large to share.
+    pub is_upload: Cell<bool>,
     /// The group's idle timeout.
     pub idle_timeout: Cell<std::time::Duration>,
     /// A reload may have changed where it belongs and what holds for it.
@@ -73,7 +81,7 @@ pub struct Resident {
 
 impl Resident {
     /// Whether nothing it asked for is under way.
-    fn is_idle(&self) -> bool {
+    pub(super) fn is_idle(&self) -> bool {
         self.outlet.outstanding() == 0 && !self.outlet.has_unsent() && !self.is_waiting.get()
     }
 
@@ -129,6 +137,9 @@ pub struct Site {
     pub draining: Cell<bool>,
     /// The clients of this worker.
     pub residents: RefCell<HashMap<u64, Rc<Resident>>>,
+    /// The requests that are passed on as they arrive, by client.
+    pub(super) uploads: RefCell<HashMap<u64, UploadPace>>,
+    pub(super) closes: CloseLog,
 }
 
 impl Site {
@@ -153,6 +164,8 @@ impl Site {
             errands,
             draining: Cell::default(),
             residents: RefCell::default(),
+            uploads: RefCell::default(),
+            closes: CloseLog::default(),
         })
     }
 
@@ -209,34 +222,6 @@ impl Site {
             }
             Errand::Invalidate(letter) => letter.deliver(self),
             Errand::Unblock(id, with_error, answer) => self.unblock(id, with_error, &answer),
-        }
-    }
-
-    /// Does what time has made due.
-    pub fn tick(&self) {
-        let clock = &self.thread.clock;
-        let handshake = self.thread.settings().limits.handshake_timeout;
-        for resident in self.residents.borrow().values() {
-            if resident.outlet.is_closed() {
-                continue;
-            }
-            if let Some(redirection) = &*resident.redirection.borrow() {
-                redirection.check(self);
-            }
-            let active = resident.card.last_active_ms.get() * 1000;
-            if resident.card.commands.get() == 0
-                && clock.is_past(resident.arrived_micros, handshake)
-            {
-                resident.outlet.close(Disconnect::HandshakeTimeout);
-            } else if resident.may_be_silent.get() {
-                // One that is read no further, for it has sent enough ahead, is not seen to leave by reading.
-                let most = self.thread.settings().limits.max_client_read_ahead as u64;
-                if resident.card.query_bytes.get() >= most && resident.outlet.has_hung_up() {
-                    resident.outlet.close(Disconnect::Closed);
-                }
-            } else if resident.is_idle() && clock.is_past(active, resident.idle_timeout.get()) {
-                resident.outlet.close(Disconnect::IdleTimeout);
-            }
         }
     }
 

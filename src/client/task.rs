@@ -10,6 +10,7 @@ use std::task::{Context, Poll};
 use std::time::Instant;
 
 use super::held::hold;
+use super::leaving::EndWatch;
 use super::pinned::PinUse;
 use super::site::{Resident, Site};
 use super::waiting::Line;
@@ -145,6 +146,8 @@ pub struct Client {
     /// It has to authenticate before it may do anything else; looked at anew with every batch of requests.
     pub(super) is_locked: bool,
     is_at_end: bool,
+    /// Looks for its end while it is not read.
+    pub(super) end_watch: Option<EndWatch>,
     has_left: bool,
     counted_bytes_out: u64,
     /// Dropped last, when its place and its entry in the list are gone: who waits for its place may take it then.
@@ -184,7 +187,10 @@ impl Client {
             blocked: None.into(),
             may_be_silent: false.into(),
             is_waiting: false.into(),
-            arrived_micros,
+            finished_micros: 0.into(),
+            unknown_micros: arrived_micros.max(1).into(),
+            begun_micros: 0.into(),
+            is_upload: false.into(),
             idle_timeout: site.idle_timeout(group as usize).into(),
             must_reseat: permit.is_stale().into(),
             killing: None.into(),
@@ -219,11 +225,13 @@ impl Client {
             rejected: None,
             is_locked: false,
             is_at_end: false,
+            end_watch: None,
             has_left: false,
             counted_bytes_out: 0,
             gone: None,
         });
         client.log_admission();
+        client.note_known();
         client
     }
 
@@ -310,6 +318,9 @@ impl Client {
                 return Poll::Ready(end);
             }
             if moved {
+                if self.has_finished() {
+                    self.note_progress_of_finished();
+                }
                 continue;
             }
             if self.outlet.outstanding() > 0
@@ -319,6 +330,11 @@ impl Client {
                     || self.site.draining.get())
             {
                 self.outlet.wake_at(0);
+            }
+            if !self.may_read()
+                && let Some(end) = self.poll_leaving(cx)
+            {
+                return Poll::Ready(end);
             }
             match self.poll_read(cx) {
                 Poll::Pending => {
@@ -333,6 +349,7 @@ impl Client {
                 Poll::Ready(Ok(0)) => {
                     self.is_at_end = true;
                     self.is_drained = true;
+                    self.note_finished();
                 }
                 Poll::Ready(Ok(_)) => {
                     // One read a turn: the others' requests join this turn's write.
@@ -367,7 +384,7 @@ impl Client {
         self.keep(input, used);
         self.release_pin();
         self.outlet.flush();
-        self.note_state();
+        self.note_state(used);
         !matches!(self.wait, Wait::Nothing) || (used > 0 && !self.input.is_empty())
     }
 
@@ -462,27 +479,35 @@ impl Client {
         }
     }
 
-    fn poll_read(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<usize>> {
-        let limits = &self.site.thread.settings().limits;
-        let may_read = !self.is_at_end
+    /// Whether more of what the client sends is wanted now.
+    fn may_read(&self) -> bool {
+        let may_wait = |here| here < self.site.thread.settings().limits.max_client_read_ahead;
+        !self.is_at_end
             && self.ending.is_none()
             && match &self.wait {
                 Wait::Nothing => true,
                 // The kernel's buffer tells the client to slow down.
                 Wait::InFlight | Wait::Room(_) => false,
-                _ => self.input.len() < limits.max_client_read_ahead,
-            };
-        if !may_read {
+                _ => may_wait(self.input.len()),
+            }
+    }
+
+    fn poll_read(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<usize>> {
+        if !self.may_read() {
             return Poll::Pending;
         }
+        self.end_watch = None;
         let site = Rc::clone(&self.site);
         let mut scratch = site.thread.scratch.borrow_mut();
+        let mut is_gathered;
         let read = loop {
             match self.stream.poll_read_ready(cx) {
                 Poll::Pending => return Poll::Pending,
                 Poll::Ready(ready) => ready?,
             }
-            match self.stream.try_read(&mut scratch[..READ_SIZE]) {
+            let gathered = self.read_on();
+            is_gathered = gathered.is_some();
+            match gathered.unwrap_or_else(|| self.stream.try_read(&mut scratch[..READ_SIZE])) {
                 Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
                 read => break read?,
             }
@@ -490,7 +515,9 @@ impl Client {
         if read == 0 {
             return Poll::Ready(Ok(0));
         }
-        self.is_drained = read < READ_SIZE;
+        if !is_gathered {
+            self.is_drained = read < READ_SIZE;
+        }
         self.card.bytes_in.add(read as u64);
         site.thread
             .counters
@@ -503,10 +530,12 @@ impl Client {
             self.input.extend_from_slice(&scratch[used..read]);
             drop(scratch);
             self.outlet.flush();
-            self.note_state();
+            self.note_state(used);
         } else {
-            self.input.extend_from_slice(&scratch[..read]);
-            self.note_state();
+            if !is_gathered {
+                self.input.extend_from_slice(&scratch[..read]);
+            }
+            self.note_state(0);
         }
         Poll::Ready(Ok(read))
     }
@@ -527,7 +556,9 @@ impl Client {
 
     /// Whether it is time to close, and why.
     fn has_ended(&self) -> Option<Disconnect> {
-        if self.is_at_end && (self.is_blocked() || self.streaming.is_some()) {
+        if (self.is_at_end && self.streaming.is_some())
+            || (self.has_finished() && self.is_blocked())
+        {
             return Some(Disconnect::Closed);
         }
         if matches!(self.wait, Wait::Blocked(_)) {
@@ -564,10 +595,14 @@ impl Client {
             || self.pin.as_ref().is_some_and(|pin| pin.link().is_blocked())
     }
 
-    /// Shows on the client's card what it is doing.
-    fn note_state(&self) {
+    /// Shows on the client's card what it is doing, now that `used` more bytes of its requests are done with.
+    fn note_state(&self, used: usize) {
         self.card.query_bytes.set(self.input.len() as u64);
         self.card.output_bytes.set(self.outlet.held_bytes() as u64);
+        let is_inside = !self.input.is_empty() || self.streaming.is_some();
+        if is_inside || self.resident.begun_micros.get() != 0 {
+            self.note_begun(is_inside, used);
+        }
     }
 
     pub(super) fn flag(&self, flag: Flag, on: bool) {
@@ -582,6 +617,9 @@ impl Client {
         let written = self.outlet.bytes_out();
         let more = written - self.counted_bytes_out;
         if more > 0 {
+            if self.outlet.has_unwritten() {
+                self.note_reading();
+            }
             self.counted_bytes_out = written;
             self.card.bytes_out.add(more);
             self.site
@@ -602,20 +640,7 @@ impl Client {
             .group(self.group())
             .disconnect(reason)
             .add(1);
-        if reason == Disconnect::OutputBuffer {
-            self.site.thread.counters.bound(Bound::OutputBuffer).add(1);
-            tracing::warn!(
-                client = %self.card.peer(),
-                "a client left more replies unread than limits.max_client_buffer and was closed"
-            );
-        }
-        if reason == Disconnect::PubsubBuffer {
-            self.site.thread.counters.bound(Bound::PubsubBuffer).add(1);
-            tracing::warn!(
-                client = %self.card.peer(),
-                "a subscriber left more unread than limits.pubsub_buffer, or a message was longer, and was closed"
-            );
-        }
+        self.site.closed(self.card.peer(), reason);
     }
 
     pub(super) fn now(&self) -> Instant {
@@ -635,6 +660,7 @@ impl Drop for Client {
                 .add(1);
         }
         self.site.upstream.subscriptions.leave(self.card.id());
+        self.site.uploads.borrow_mut().remove(&self.card.id());
         // In this order: its turn in line, the connections lent to it, its socket, its place.
         self.wait = Wait::Nothing;
         if let Some(Line::Over(blocked, outcome)) = self.line.take().map(|line| *line) {

@@ -249,6 +249,9 @@ fn limits(file: &File) -> Limits {
         max_request: bytes(file, "limits.max_request"),
         idle_timeout: time(file, "limits.idle_timeout"),
         handshake_timeout: time(file, "limits.handshake_timeout"),
+        half_closed_grace: time(file, "limits.half_closed_grace"),
+        request_stall_timeout: time(file, "limits.request_stall_timeout"),
+        upload_patience: time(file, "limits.upload_patience"),
         keepalive: time(file, "limits.keepalive"),
         explain_rejections: matches!(
             file.value("limits.explain_rejections"),

@@ -155,7 +155,7 @@ impl Conflicts<'_> {
             self.add(
                 &["limits.handshake_timeout", "limits.idle_timeout"],
                 format!(
-                    "a silent client is closed before, after {} (idle_timeout)",
+                    "a client that sends nothing more is closed before, after {} (idle_timeout)",
                     duration_text(idle)
                 ),
                 "set handshake_timeout to at most idle_timeout".to_owned(),

@@ -255,8 +255,15 @@ pub struct Limits {
     pub max_request: usize,
     /// A client silent for this long is closed; zero: never. Spares blocked and subscribed clients.
     pub idle_timeout: Duration,
-    /// A client that has not sent its first complete request after this long is closed; zero: never.
+    /// A client whose first request has begun and not ended after this long is closed, and so is one that must authenticate
+    /// and has not; zero: never.
     pub handshake_timeout: Duration,
+    /// How long a client that has sent its last byte may wait for what is not to be had now.
+    pub half_closed_grace: Duration,
+    /// A client is closed that sends nothing more of a large request for this long; zero: never.
+    pub request_stall_timeout: Duration,
+    /// How far an upload on a lent connection may fall behind while others wait for one.
+    pub upload_patience: Duration,
     /// TCP keepalive on connections of clients; zero: off.
     pub keepalive: Duration,
     /// Rejection texts name group, count and cap.

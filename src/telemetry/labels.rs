@@ -43,8 +43,14 @@ labels! {
         TlsHandshake => "tls_handshake",
         /// The keys of its TLS 1.2 session have encrypted as much as they may.
         TlsKeys => "tls_keys",
-        /// It sent no complete request within `limits.handshake_timeout`.
+        /// Its first request, or its TLS handshake, did not end within `limits.handshake_timeout`, or it did not authenticate.
         HandshakeTimeout => "handshake_timeout",
+        /// It had sent its last byte, and what it waited for was not to be had (`limits.half_closed_grace`).
+        HalfClosed => "half_closed",
+        /// No byte of its large request came for `limits.request_stall_timeout`.
+        RequestStalled => "request_stalled",
+        /// Its large request did not go on while others waited for its connection (`limits.upload_patience`).
+        UploadStalled => "upload_stalled",
         /// The server was lost while a command of this client may have been running.
         UpstreamLost => "upstream_lost",
         /// The server no longer takes the password its user had shown.
@@ -89,6 +95,16 @@ labels! {
         Subscriptions => "subscriptions",
         /// `limits.max_request`.
         Request => "request",
+        /// `limits.idle_timeout`, or the group's.
+        IdleTimeout => "idle_timeout",
+        /// `limits.handshake_timeout`.
+        HandshakeTimeout => "handshake_timeout",
+        /// `limits.half_closed_grace`.
+        HalfClosed => "half_closed_grace",
+        /// `limits.request_stall_timeout`.
+        RequestStall => "request_stall_timeout",
+        /// `limits.upload_patience`.
+        UploadPatience => "upload_patience",
         /// `limits.reject_hold`, or the number of commands answered while held.
         RejectHold => "reject_hold",
         /// `limits.max_rejected`.

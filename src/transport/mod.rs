@@ -3,6 +3,7 @@
 mod clock;
 mod dial;
 mod listen;
+mod peer;
 mod resolve;
 mod stream;
 mod tls;
@@ -10,6 +11,7 @@ mod tls;
 pub use clock::Clock;
 pub use dial::{DialError, dial};
 pub use listen::{Accepted, AcceptedSocket, Acceptor, Bound, bind, raise_descriptor_limit};
+pub use peer::PeerEnd;
 pub use resolve::{literal, look_up};
 pub use stream::Stream;
 pub use tls::{AcceptError, Acceptance, Connector, HandshakeFailed, Tls, TlsAcceptor};

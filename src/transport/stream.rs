@@ -69,6 +69,29 @@ impl Stream {
         Ok(read)
     }
 
+    /// As [`Self::try_read`], to the room that `buf` has left. `None`: TLS, which has to be read elsewhere first.
+    ///
+    /// # Errors
+    /// As there.
+    pub fn try_read_to(&self, buf: &mut Vec<u8>) -> Option<io::Result<usize>> {
+        let room = buf.capacity() - buf.len();
+        let emptied = || -> io::Result<()> { Err(io::ErrorKind::WouldBlock.into()) };
+        macro_rules! read {
+            ($stream:expr) => {{
+                let read = $stream.try_read_buf(buf);
+                if matches!(read, Ok(read) if read > 0 && read < room) {
+                    let _ = $stream.try_io(Interest::READABLE, emptied);
+                }
+                Some(read)
+            }};
+        }
+        match self {
+            Self::Tcp(stream) => read!(stream),
+            Self::Unix(stream) => read!(stream),
+            Self::Tls(_) => None,
+        }
+    }
+
     /// Writes what the socket takes. With TLS more is taken than the socket has; see [`Self::has_unflushed`].
     ///
     /// # Errors
@@ -145,19 +168,6 @@ impl Stream {
             Self::Unix(_) => {}
             Self::Tls(stream) => stream.socket().probe_peer(limit),
         }
-    }
-
-    /// Whether the peer has closed its end, whatever is still to be read.
-    pub fn has_hung_up(&self) -> bool {
-        use rustix::event::{PollFd, PollFlags, Timespec, poll};
-        let at_once = Timespec {
-            tv_sec: 0,
-            tv_nsec: 0,
-        };
-        each!(self, stream => {
-            let mut asked = [PollFd::new(stream, PollFlags::RDHUP)];
-            matches!(poll(&mut asked, Some(&at_once)), Ok(1..))
-        }, tls => stream.socket().has_hung_up())
     }
 
     /// The number of its file descriptor.

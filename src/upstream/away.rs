@@ -147,6 +147,11 @@ impl Upstream {
         }
     }
 
+    /// Whether attempts to connect have failed since the last that succeeded.
+    pub fn is_failing(&self) -> bool {
+        self.away.borrow().failures > 0 || self.thread.process.failovers.is_open()
+    }
+
     /// An attempt to connect failed.
     pub(super) fn failed(&self, error: &ConnectError) {
         let process = &self.thread.process;

@@ -5,6 +5,7 @@
 
 mod ending;
 mod keys;
+mod through;
 
 pub(super) use ending::{Ended, Leaving, Origin};
 

@@ -88,11 +88,11 @@ async fn welcome(
                 Place::Admitted(permit) => permit.group(),
                 Place::Unknown(_) => site.admission.group_of(&identity),
             };
-            site.thread
-                .counters
-                .group(group.index())
-                .disconnect(reason)
-                .add(1);
+            let counters = &site.thread.counters;
+            counters.group(group.index()).disconnect(reason).add(1);
+            if reason == Disconnect::HandshakeTimeout {
+                counters.bound(Bound::HandshakeTimeout).add(1);
+            }
             return None;
         }
     };
@@ -100,7 +100,7 @@ async fn welcome(
         Place::Admitted(permit) => permit,
         Place::Unknown(permit) => {
             identity.certificate = common_name(&stream).unwrap_or_default();
-            match admit(site, permit, &identity).await {
+            match admit(site, permit, &identity, &stream).await {
                 Ok(permit) => permit,
                 Err(refusal) => {
                     turn_away(site, stream, &refusal).await;
@@ -206,6 +206,7 @@ async fn admit(
     site: &Rc<Site>,
     permit: HandshakePermit,
     identity: &Identity,
+    stream: &Stream,
 ) -> Result<Permit, Box<Refusal>> {
     let (permit, refusal) = match permit.admit(identity, Instant::now()) {
         Ok(permit) => return Ok(permit),
@@ -217,7 +218,12 @@ async fn admit(
     let (registry, errands) = (Arc::clone(&site.registry), Arc::clone(&site.errands));
     let now_ms = site.thread.clock.now_ms();
     // Meanwhile it keeps the place that its handshake had.
-    if !make_room(registry, errands, (*refusal).clone(), now_ms, 0).await {
+    let made = tokio::select! {
+        made = make_room(registry, errands, (*refusal).clone(), now_ms, 0) => made,
+        // It has left meanwhile.
+        () = stream.finished() => false,
+    };
+    if !made {
         return Err(refusal);
     }
     permit.admit(identity, Instant::now()).map_err(|_| refusal)

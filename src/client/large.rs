@@ -1,0 +1,247 @@
+//! A request too large to share: gathered where it arrives, so that no connection waits for its client, and sent on a
+//! connection of its own once it is whole. A very large one is passed on as it arrives, as long as it keeps coming.
+//!
+//! Invariant: a connection is borrowed for bytes that are here or keep coming, and for no others.
+
+use std::io;
+use std::rc::Rc;
+
+use super::requests::Next;
+use super::task::{Client, Wait};
+use crate::budget::UploadPace;
+use crate::command::{Learned, PinReason, Way, lookup, spec, writes};
+use crate::config::Role;
+use crate::resp::{Bounds, Scan, Violation};
+use crate::session::READ_ONLY;
+use crate::telemetry::{Bound, Disconnect};
+use crate::transport::READ_SIZE;
+use crate::upstream::{Kind, Link};
+
+/// How often `max_shared_request` is gathered of a request before it may be passed on as it arrives: a megabyte. One that
+/// respool must see whole to answer or to route may measure as much.
+const GATHERED: usize = 16;
+
+/// How often that is gathered of one that comes slowly, as Redis gathers all of it.
+const GATHERED_SLOWLY: usize = 16;
+
+/// What comes less fast than a byte in a microsecond, a megabyte in a second, comes slowly.
+const BYTES_A_MICROSECOND: u64 = 1;
+
+/// Fewer missing bytes than this are read with what comes behind them.
+const SMALLEST_READ: usize = READ_SIZE / 4;
+
+impl Client {
+    /// Bytes that are gathered of any large request.
+    fn gathered_bytes(&self) -> usize {
+        GATHERED * self.site.thread.settings().upstream.max_shared_request
+    }
+
+    /// Whether a request of which `here` bytes are here may be passed on before it is whole: its rest is likely to come as
+    /// fast as a connection must be used for which others may wait.
+    fn may_stream(&self, here: usize) -> bool {
+        let most = self.gathered_bytes();
+        if here < most {
+            return false;
+        }
+        // A connection has been borrowed for it.
+        if self.pin_use.is_fresh || here >= GATHERED_SLOWLY * most {
+            return true;
+        }
+        let now = self.site.thread.clock.now_micros();
+        let begun = match self.resident.begun_micros.get() {
+            0 => now,
+            begun => begun,
+        };
+        now.saturating_sub(begun) * BYTES_A_MICROSECOND <= here as u64
+    }
+
+    /// Reads more of a large request to where it is gathered. `None`: it is read as everything else.
+    pub(super) fn read_on(&mut self) -> Option<io::Result<usize>> {
+        if self.input.len() < READ_SIZE / 2 || !self.scanner.is_inside() {
+            return None;
+        }
+        let missing = self.scanner.extent().saturating_sub(self.input.len());
+        if missing < SMALLEST_READ {
+            return None;
+        }
+        if self.input.capacity() - self.input.len() < SMALLEST_READ {
+            // No more than four times what has come, whatever was announced.
+            let room = missing.min(3 * self.input.len().max(READ_SIZE));
+            self.input.reserve_exact(room);
+        }
+        let room = self.input.capacity() - self.input.len();
+        let read = self.stream.try_read_to(&mut self.input)?;
+        if let Ok(read) = read {
+            self.is_drained = read < room;
+        }
+        Some(read)
+    }
+
+    fn end_upload(&mut self) {
+        self.streaming = None;
+        self.site.uploads.borrow_mut().remove(&self.card.id());
+    }
+
+    /// Whether a request that has not arrived whole is too large to be waited for.
+    pub(super) fn is_large(&self, here: usize) -> bool {
+        let most = self.site.thread.settings().upstream.max_shared_request;
+        self.scanner.is_inside() && (self.scanner.extent() > most || here > most)
+    }
+
+    /// The start of a request too large to share: it is gathered, or passed on as it arrives.
+    pub(super) fn large(&mut self, data: &[u8], learned: Option<&Learned>) -> Next {
+        if self.is_locked {
+            // Bounded, and refused when it is whole.
+            return Next::More;
+        }
+        self.resident.is_upload.set(true);
+        let gathered = self.scanner.extent().max(data.len()) > self.gathered_bytes();
+        if self.pin.as_ref().is_some_and(|pin| pin.link().is_raw()) {
+            return if gathered {
+                self.too_large()
+            } else {
+                Next::More
+            };
+        }
+        let name = self.scanner.name();
+        let known = data.get(name).filter(|name| !name.is_empty());
+        let Some(name) = known else {
+            // No command has a name that long.
+            return if gathered {
+                self.too_large()
+            } else {
+                Next::More
+            };
+        };
+        if !self.passes_on(name, learned) {
+            return if gathered {
+                self.too_large()
+            } else {
+                Next::More
+            };
+        }
+        if !self.may_stream(data.len()) {
+            return Next::More;
+        }
+        if self.outlet.outstanding() > 0 {
+            self.wait = Wait::Answers;
+            return Next::Wait;
+        }
+        let command = lookup(name);
+        if self.site.thread.role() == Role::Replica && command.is_some_and(writes) {
+            // Whether it has as many words as it takes only its end would tell. What the table does not know has a connection
+            // of its own from here on, and the server refuses it.
+            self.refuse(command, READ_ONLY);
+            self.streaming = Some(false);
+            return Next::Used(self.let_go(data.len()));
+        }
+        if self.refusing.is_some() {
+            let reply = self.refusing.take().unwrap_or_default();
+            self.count(1, command);
+            self.answer(&reply);
+            self.streaming = Some(false);
+            return Next::Used(self.let_go(data.len()));
+        }
+        let Some(link) = self.pinned_link(PinReason::LargeRequest) else {
+            return if self.refusing.is_some() {
+                Next::Used(0)
+            } else {
+                Next::Wait
+            };
+        };
+        self.count(1, command);
+        let show = self.show();
+        let settled = self.scanner.settled(data.len());
+        link.send_through(&self.outlet, &data[..settled], Kind::Plain, show);
+        link.set_partial(true);
+        self.streaming = Some(true);
+        let pace = UploadPace::new(self.site.thread.clock.now_micros());
+        let id = self.card.id();
+        self.site.uploads.borrow_mut().insert(id, pace);
+        Next::Used(self.let_go(data.len()))
+    }
+
+    /// Whether a command of this name leaves no trace, whatever its arguments turn out to be: its start may be sent.
+    fn passes_on(&self, name: &[u8], learned: Option<&Learned>) -> bool {
+        let denied = self.site.denied(self.group());
+        let deny = denied.as_deref();
+        match lookup(name) {
+            None => {
+                !deny.is_some_and(|deny| deny.denies_unknown(name))
+                    && !name.contains(&0)
+                    && learned.is_none_or(|learned| learned.way(name) == Way::Shared)
+            }
+            Some(id) => {
+                spec(id).way == Way::Shared
+                    && !crate::command::is_container(id)
+                    && crate::command::transaction(id).is_none()
+                    && !deny.is_some_and(|deny| deny.denies(id))
+            }
+        }
+    }
+
+    fn too_large(&mut self) -> Next {
+        self.site.thread.counters.bound(Bound::Request).add(1);
+        self.violate(Violation::BulkLength);
+        Next::Wait
+    }
+
+    fn let_go(&mut self, available: usize) -> usize {
+        let settled = self.scanner.settled(available);
+        self.scanner.forget(settled);
+        settled
+    }
+
+    /// More of a request that is passed on, or skipped, as it arrives.
+    pub(super) fn stream_on(&mut self, data: &[u8], bounds: &Bounds) -> Next {
+        let passes_on = self.streaming == Some(true);
+        let link: Option<Rc<Link>> = self
+            .pin
+            .as_ref()
+            .map(|pin| Rc::clone(pin.link()))
+            .filter(|_| passes_on);
+        if link.as_ref().is_some_and(|link| !link.is_alive()) {
+            self.outlet.close(Disconnect::UpstreamLost);
+            return Next::Wait;
+        }
+        if let Some(link) = &link
+            && link.is_full()
+        {
+            self.wait = Wait::Room(Rc::clone(link));
+            return Next::Wait;
+        }
+        let found = self.scanner.scan(data, bounds);
+        let used = match found {
+            Scan::Request { length } => {
+                self.end_upload();
+                if let Some(link) = &link {
+                    link.set_partial(false);
+                }
+                length
+            }
+            Scan::Incomplete => match self.let_go(data.len()) {
+                0 => return Next::More,
+                settled => settled,
+            },
+            Scan::Violation(violation) => {
+                // The server never sees the end of the request, so it never runs; its reply is this.
+                self.end_upload();
+                if passes_on {
+                    self.outlet.fail_unsent(&violation.reply());
+                    self.outlet.close(Disconnect::ProtocolError);
+                } else {
+                    self.violate(violation);
+                }
+                return Next::Wait;
+            }
+            Scan::Nothing { .. } | Scan::Inline { .. } => return Next::More,
+        };
+        if let Some(link) = link {
+            link.send_more(&data[..used]);
+            if let Some(pace) = self.site.uploads.borrow_mut().get_mut(&self.card.id()) {
+                pace.moved(used);
+            }
+        }
+        Next::Used(used)
+    }
+}

@@ -1,0 +1,103 @@
+//! Noticing that a client leaves while it waits, whatever it waits for, and what becomes of what it has not been served.
+//!
+//! A socket that was closed looks like one whose client has only finished sending (`printf ... | nc`), until something is
+//! written to it. So who has finished sending is served like anybody whom the server can serve; what waits for a server
+//! that is away, or for a connection that others hold, is dropped unsent. Who has reset its connection is gone at once.
+
+use std::pin::Pin as Pinned;
+use std::rc::Rc;
+use std::task::{Context, Poll};
+use std::time::Duration;
+
+use super::task::{Client, Wait};
+use crate::telemetry::Disconnect;
+use crate::transport::PeerEnd;
+
+/// Ends when the client has gone a step further: it has finished sending, or is gone.
+pub(super) type EndWatch = Pinned<Box<dyn Future<Output = ()>>>;
+
+impl Client {
+    /// Whether the client has finished sending, though it may not have been read up to there.
+    pub(super) fn has_finished(&self) -> bool {
+        self.resident.finished_micros.get() != 0
+    }
+
+    /// The client has finished sending.
+    pub(super) fn note_finished(&mut self) {
+        if !self.has_finished() {
+            self.end_watch = None;
+            self.note_progress_of_finished();
+        }
+    }
+
+    /// Something went on for a client that has finished sending, or it has just done so.
+    pub(super) fn note_progress_of_finished(&self) {
+        let now = self.site.thread.clock.now_micros().max(1);
+        self.resident.finished_micros.set(now);
+    }
+
+    /// Looks for the end of a client that is not read. Whatever a client waits for, it passes here or is read.
+    pub(super) fn poll_leaving(&mut self, cx: &mut Context<'_>) -> Option<Disconnect> {
+        loop {
+            let has_finished = self.has_finished();
+            if self.end_watch.is_none() {
+                if has_finished && self.stream.peer_end() == PeerEnd::Gone {
+                    return Some(Disconnect::Closed);
+                }
+                let stream = Rc::clone(&self.stream);
+                self.end_watch = Some(match has_finished {
+                    true => Box::pin(async move { stream.gone().await }),
+                    false => Box::pin(async move { stream.finished().await }),
+                });
+            }
+            match self.end_watch.as_mut().map(|watch| watch.as_mut().poll(cx)) {
+                None | Some(Poll::Pending) => break,
+                Some(Poll::Ready(())) if has_finished => return Some(Disconnect::Closed),
+                Some(Poll::Ready(())) => self.note_finished(),
+            }
+        }
+        if self.has_finished() && self.is_blocked() {
+            return Some(Disconnect::Closed);
+        }
+        if self.is_waiting_in_vain() {
+            self.drop_unsent();
+            if !self.outlet.has_unwritten() {
+                return self.ending;
+            }
+        }
+        None
+    }
+
+    /// Whether the client has finished sending, and what it waits for is not to be had now: most likely it has left.
+    fn is_waiting_in_vain(&self) -> bool {
+        let waits = !matches!(self.wait, Wait::Nothing) && self.outlet.outstanding() == 0;
+        if !waits || !self.has_finished() {
+            return false;
+        }
+        let since = self.resident.finished_micros.get();
+        self.patience().is_some_and(|patience| {
+            patience.is_zero() || self.site.thread.clock.is_past(since, patience)
+        })
+    }
+
+    /// How long what is waited for is worth waiting for; `None`: as long as the server, which is there, takes.
+    fn patience(&self) -> Option<Duration> {
+        let grace = self.site.thread.settings().limits.half_closed_grace;
+        let upstream = &self.site.upstream;
+        if upstream.is_away() {
+            let is_in_sight = !upstream.is_failing();
+            return Some(if is_in_sight { grace } else { Duration::ZERO });
+        }
+        let is_pool_full = || self.site.thread.process.budget.waiting() > 0;
+        (matches!(self.wait, Wait::Task(_)) && is_pool_full()).then_some(grace)
+    }
+
+    /// What has not been sent never will be; the replies that are due are still written.
+    fn drop_unsent(&mut self) {
+        self.wait = Wait::Nothing;
+        self.line = None;
+        self.input = Vec::new();
+        drop(self.outlet.take_unsent());
+        self.ending = Some(Disconnect::HalfClosed);
+    }
+}

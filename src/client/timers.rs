@@ -1,0 +1,169 @@
+//! What time makes due for the clients of a worker: who is silent too long, does not authenticate, or does not end what it
+//! has begun.
+
+use std::cell::OnceCell;
+
+use super::site::{Resident, Site};
+use super::task::Client;
+use crate::config::{AuthMode, Settings};
+use crate::telemetry::Disconnect;
+
+/// What one look at all clients goes by.
+struct Look<'a> {
+    site: &'a Site,
+    settings: &'a Settings,
+    demands_authentication: bool,
+    /// Which groups have no place left, once that was asked.
+    full_groups: OnceCell<Vec<bool>>,
+}
+
+impl Site {
+    /// Whether the server, or the configuration, serves nobody who has not authenticated.
+    pub(super) fn demands_authentication(&self) -> bool {
+        match self.thread.settings().auth.mode {
+            AuthMode::Optional | AuthMode::None => false,
+            AuthMode::Proxy => true,
+            // Until the server was reached for the first time it is asked with each command.
+            AuthMode::Passthrough => {
+                let server = self.thread.process.server.load();
+                server
+                    .as_ref()
+                    .is_some_and(|server| server.guests_are_refused)
+            }
+        }
+    }
+
+    /// Does what time has made due.
+    pub fn tick(&self) {
+        let settings = self.thread.settings();
+        let look = Look {
+            site: self,
+            settings: &settings,
+            demands_authentication: self.demands_authentication(),
+            full_groups: OnceCell::new(),
+        };
+        for resident in self.residents.borrow().values() {
+            if resident.outlet.is_closed() {
+                continue;
+            }
+            if let Some(redirection) = &*resident.redirection.borrow() {
+                redirection.check(self);
+            }
+            if let Some(reason) = look.overdue(resident) {
+                resident.outlet.close(reason);
+            }
+        }
+        self.end_stalled_uploads();
+    }
+
+    /// While somebody waits for a lease, ends uploads on lent connections that do not go on: no more than there are waiting,
+    /// those that are furthest behind.
+    fn end_stalled_uploads(&self) {
+        let mut uploads = self.uploads.borrow_mut();
+        if uploads.is_empty() {
+            return;
+        }
+        let now = self.thread.clock.now_micros();
+        let residents = self.residents.borrow();
+        let patience = self.thread.settings().limits.upload_patience.as_micros() as u64;
+        let mut stalled = Vec::new();
+        for (id, pace) in uploads.iter_mut() {
+            let Some(resident) = residents.get(id) else {
+                continue;
+            };
+            // One that is not read waits for the server.
+            let behind = pace.look(now, resident.is_waiting.get());
+            if behind >= patience {
+                stalled.push((behind, resident));
+            }
+        }
+        let wanted = self.thread.process.budget.leases_wanted();
+        stalled.sort_by_key(|(behind, _)| std::cmp::Reverse(*behind));
+        for (_, resident) in stalled.into_iter().take(wanted) {
+            resident.outlet.close(Disconnect::UploadStalled);
+        }
+    }
+}
+
+impl Client {
+    /// More of a request has come that has begun and not ended, or it is done with: `used` bytes are.
+    #[cold]
+    pub(super) fn note_begun(&self, is_inside: bool, used: usize) {
+        let (resident, clock) = (&self.resident, &self.site.thread.clock);
+        if !is_inside {
+            resident.begun_micros.set(0);
+            return resident.is_upload.set(false);
+        }
+        // Whoever sends, or is read, is not silent.
+        self.card.last_active_ms.set(clock.now_ms());
+        let is_another = used > 0 && self.streaming.is_none();
+        if is_another || resident.begun_micros.get() == 0 {
+            resident.begun_micros.set(clock.now_micros().max(1));
+            let is_large = self.streaming.is_some() || self.is_large(self.input.len());
+            resident.is_upload.set(is_large);
+        }
+    }
+
+    /// The client has read more of what is held for it.
+    #[cold]
+    pub(super) fn note_reading(&self) {
+        self.card
+            .last_active_ms
+            .set(self.site.thread.clock.now_ms());
+        if self.has_finished() {
+            self.note_progress_of_finished();
+        }
+    }
+}
+
+impl Look<'_> {
+    /// Why the client is to be closed, if it is.
+    fn overdue(&self, resident: &Resident) -> Option<Disconnect> {
+        let (clock, limits) = (&self.site.thread.clock, &self.settings.limits);
+        let finished = resident.finished_micros.get();
+        if finished != 0 {
+            if resident.is_waiting.get() {
+                // Its task decides whether what it waits for is worth waiting for.
+                resident.outlet.wake();
+            }
+            if clock.is_past(finished, limits.half_closed_grace) && self.is_full(resident) {
+                return Some(Disconnect::HalfClosed);
+            }
+        }
+        let begun = resident.begun_micros.get();
+        let active = resident.card.last_active_ms.get() * 1000;
+        if !resident.is_waiting.get() {
+            if let Some(since) = self.handshake_since(resident, begun)
+                && clock.is_past(since, limits.handshake_timeout)
+            {
+                return Some(Disconnect::HandshakeTimeout);
+            }
+            let is_upload = begun != 0 && resident.is_upload.get();
+            if is_upload && clock.is_past(active, limits.request_stall_timeout) {
+                return Some(Disconnect::RequestStalled);
+            }
+        }
+        let may_be_silent = resident.may_be_silent.get() || !resident.is_idle();
+        let is_silent = !may_be_silent && clock.is_past(active, resident.idle_timeout.get());
+        is_silent.then_some(Disconnect::IdleTimeout)
+    }
+
+    /// Since when the client has been in its handshake: it must authenticate and has not, or its first request has begun and
+    /// not ended. An upload has a bound of its own, for it may take its time as long as it goes on.
+    fn handshake_since(&self, resident: &Resident, begun: u64) -> Option<u64> {
+        let unknown = resident.unknown_micros.get();
+        if self.demands_authentication && unknown != 0 {
+            return Some(unknown);
+        }
+        let is_first = begun != 0 && resident.card.commands.get() == 0;
+        (is_first && !resident.is_upload.get()).then_some(begun)
+    }
+
+    fn is_full(&self, resident: &Resident) -> bool {
+        let full = self
+            .full_groups
+            .get_or_init(|| self.site.admission.full_groups());
+        let group = resident.card.group.get() as usize;
+        full.get(group).copied().unwrap_or(false)
+    }
+}
