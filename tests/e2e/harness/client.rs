@@ -210,6 +210,14 @@ impl Client {
         }
     }
 
+    /// Reads for as long as `wait`; false: the connection ended meanwhile.
+    pub(crate) fn is_open_after(&mut self, wait: Duration) -> bool {
+        match self.read_some(wait) {
+            Ok(read) => read > 0,
+            Err(e) => is_timeout(&e),
+        }
+    }
+
     /// Everything up to the end of the connection.
     #[track_caller]
     pub(crate) fn read_to_end(&mut self) -> Vec<u8> {

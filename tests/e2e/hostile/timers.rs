@@ -1,1 +1,158 @@
-//! Which silence closes a client, and which does not.
+//! What time closes, and what it does not; and that every such end is counted and in the log.
+
+use std::time::Duration;
+
+use crate::harness::{Client, Redis, Respool, Value, encode, eventually};
+
+/// Many times the timers of these tests.
+const WHILE: Duration = Duration::from_secs(1);
+
+fn disconnects(respool: &Respool, reason: &str) -> f64 {
+    respool.metric_or_zero(&format!(
+        "respool_client_disconnects_total{{reason=\"{reason}\"}}"
+    ))
+}
+
+#[track_caller]
+fn is_in_the_log(respool: &Respool, what: &str) {
+    eventually(
+        || respool.log_text().contains(what),
+        &format!("the log tells of {what}"),
+    );
+}
+
+#[test]
+fn a_pool_that_connects_ahead_and_is_silent_stays_connected() {
+    let redis = Redis::start(&[]);
+    let respool = Respool::with(&redis)
+        .limits("handshake_timeout = \"100ms\"")
+        .start();
+    let mut pool: Vec<Client> = (0..5).map(|_| respool.client()).collect();
+    for client in &mut pool {
+        assert_eq!(client.reply_within(WHILE / 5), None);
+    }
+    pool.iter_mut().for_each(Client::ping);
+    assert_eq!(disconnects(&respool, "handshake_timeout"), 0.0);
+}
+
+#[test]
+fn a_first_command_that_is_whole_may_wait_for_the_server() {
+    let redis = Redis::start(&[]);
+    let respool = Respool::with(&redis)
+        .upstream("queue = { timeout = \"60s\" }\nborrow_timeout = \"60s\"\nmax_connections = 2\nshared_connections = 1")
+        .limits("handshake_timeout = \"100ms\"")
+        .start();
+    let mut held = respool.client();
+    assert_eq!(held.cmd(&["WATCH", "key"]), Value::ok());
+    let mut lent = respool.client();
+    lent.send(encode(&["WATCH", "key"]));
+    assert_eq!(lent.reply_within(WHILE), None);
+    drop(held);
+    assert_eq!(lent.reply(), Value::ok());
+    drop(lent);
+
+    redis.kill_hard();
+    let mut client = respool.client();
+    client.send(encode(&["INCR", "n"]));
+    // The next has begun behind it, and the first is still the one that is waited for.
+    client.send(b"*1\r\n$4\r\nPI");
+    assert_eq!(client.reply_within(WHILE), None);
+    redis.restart();
+    assert_eq!(client.reply().int(), 1);
+    client.send(b"NG\r\n");
+    assert_eq!(client.reply(), Value::simple("PONG"));
+}
+
+#[test]
+fn a_first_request_that_does_not_end_is_closed_counted_and_in_the_log() {
+    let redis = Redis::start(&[]);
+    let respool = Respool::with(&redis)
+        .limits("handshake_timeout = \"200ms\"")
+        .start();
+    for start in [
+        &b"*1\r\n$4\r\nPI"[..],
+        b"PIN",
+        b"*",
+        b"*3\r\n$3\r\nSET\r\n$1\r\nk\r\n$9000\r\nxyz",
+    ] {
+        let mut client = respool.client();
+        client.send(start);
+        client.expect_end();
+    }
+    assert_eq!(disconnects(&respool, "handshake_timeout"), 4.0);
+    is_in_the_log(&respool, "limits.handshake_timeout");
+}
+
+#[test]
+fn who_has_to_authenticate_and_does_not_gives_its_place_back() {
+    let redis = Redis::start(&[]);
+    let demand = ["CONFIG", "SET", "requirepass", "secret"];
+    assert_eq!(redis.cmd(&demand), Value::ok());
+    let proxy = "[auth]\nmode = \"proxy\"\n[[auth.user]]\nname = \"app\"\npassword = \"word\"";
+    let respool = Respool::with(&redis)
+        .upstream("password = \"secret\"")
+        .limits("handshake_timeout = \"500ms\"\nmax_clients = 20")
+        .section(proxy)
+        .start();
+    let mut known = respool.client();
+    assert_eq!(known.cmd(&["AUTH", "app", "word"]), Value::ok());
+    let mut strangers: Vec<Client> = (0..19).map(|_| respool.client()).collect();
+    for (index, client) in strangers.iter_mut().enumerate() {
+        match index % 3 {
+            0 => assert!(client.cmd(&["PING"]).is_error()),
+            1 => assert!(client.cmd(&["AUTH", "app", "wrong"]).is_error()),
+            _ => {}
+        }
+    }
+    strangers.iter_mut().for_each(Client::expect_end);
+    known.ping();
+    // Its time begins anew when it is nobody again.
+    assert_eq!(known.cmd(&["RESET"]), Value::simple("RESET"));
+    assert_eq!(known.cmd(&["AUTH", "app", "word"]), Value::ok());
+    assert_eq!(known.reply_within(WHILE), None);
+    known.ping();
+    assert_eq!(disconnects(&respool, "handshake_timeout"), 19.0);
+    is_in_the_log(&respool, "limits.handshake_timeout");
+}
+
+#[test]
+fn a_stranger_to_a_server_that_demands_a_password_gives_its_place_back() {
+    let redis = Redis::start(&[]);
+    let demand = ["CONFIG", "SET", "requirepass", "secret"];
+    assert_eq!(redis.cmd(&demand), Value::ok());
+    let respool = Respool::with(&redis)
+        .upstream("password = \"secret\"")
+        .limits("handshake_timeout = \"500ms\"")
+        .section("[auth]\nmode = \"passthrough\"")
+        .start();
+    let mut known = respool.client();
+    assert_eq!(known.cmd(&["AUTH", "secret"]), Value::ok());
+    let mut stranger = respool.client();
+    assert!(stranger.cmd(&["PING"]).is_error());
+    stranger.expect_end();
+    respool.client().expect_end();
+    assert_eq!(known.reply_within(WHILE), None);
+    known.ping();
+}
+
+#[test]
+fn silence_does_not_close_who_is_answered_and_every_close_of_it_is_in_the_log() {
+    let redis = Redis::start(&[]);
+    let respool = Respool::with(&redis)
+        .limits("idle_timeout = \"400ms\"\nhandshake_timeout = \"300ms\"")
+        .start();
+    let mut served = respool.client();
+    served.send(encode(&["DEBUG", "SLEEP", "1"]));
+    assert_eq!(served.reply(), Value::ok());
+    // A transaction is the client's own to leave open, no longer than anything else.
+    let mut open = respool.client();
+    assert_eq!(open.cmd(&["MULTI"]), Value::ok());
+    open.expect_end();
+    respool.client().expect_end();
+    eventually(
+        || disconnects(&respool, "idle_timeout") >= 2.0,
+        "both are counted",
+    );
+    is_in_the_log(&respool, "idle_timeout");
+    is_in_the_log(&respool, "reason=\"idle_timeout\"");
+}

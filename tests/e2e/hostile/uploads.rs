@@ -1,1 +1,228 @@
-//! Requests that arrive in part: what they may hold, and for how long.
+//! Requests that do not go on: a connection to the server is borrowed for bytes that are here or keep coming, and for no others.
+
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::{Duration, Instant};
+
+use crate::harness::{Client, Redis, Respool, Value, encode, eventually};
+
+/// Below the five seconds after which a command is told that no connection became free.
+const QUICKLY: Duration = Duration::from_secs(3);
+
+/// The start of `SET key` with a value of `announced` bytes, of which `here` are here.
+fn begun(key: &str, announced: usize, here: usize) -> Vec<u8> {
+    let mut request = format!(
+        "*3\r\n$3\r\nSET\r\n${}\r\n{key}\r\n${announced}\r\n",
+        key.len()
+    )
+    .into_bytes();
+    request.resize(request.len() + here, b'v');
+    request
+}
+
+/// Says that it is over when it is dropped, so that threads end with a test that fails.
+struct Over<'a>(&'a AtomicBool);
+
+impl Drop for Over<'_> {
+    fn drop(&mut self) {
+        self.0.store(true, Ordering::Relaxed);
+    }
+}
+
+#[track_caller]
+fn stalled(respool: &Respool, count: usize, here: usize) -> Vec<Client> {
+    let start = |index: usize| {
+        let mut client = respool.client();
+        client.send(begun(&format!("stalled-{index}"), 10_000_000, here));
+        client
+    };
+    (0..count).map(start).collect()
+}
+
+/// Everything that needs a connection of its own, or used to. Panics unless it succeeds; returns the longest wait.
+#[track_caller]
+fn others_are_served(respool: &Respool, redis: &Redis) -> Duration {
+    let mut longest = Duration::ZERO;
+    let large = "l".repeat(70_000);
+    for round in 0..3 {
+        let start = Instant::now();
+        let mut client = respool.client();
+        assert_eq!(client.cmd(&["WATCH", "mine"]), Value::ok(), "{round}");
+        assert_eq!(client.cmd(&["MULTI"]), Value::ok());
+        assert_eq!(client.cmd(&["INCR", "mine"]), Value::simple("QUEUED"));
+        assert!(!client.cmd(&["EXEC"]).is_error());
+        longest = longest.max(start.elapsed());
+        let start = Instant::now();
+        assert_eq!(respool.client().cmd(&["SET", "large", &large]), Value::ok());
+        longest = longest.max(start.elapsed());
+        let start = Instant::now();
+        let mut subscriber = respool.client();
+        assert!(!subscriber.cmd(&["SUBSCRIBE", "news"]).is_error());
+        assert_eq!(redis.cmd(&["PUBLISH", "news", "all"]).int(), 1);
+        assert_eq!(subscriber.reply().items().len(), 3);
+        longest = longest.max(start.elapsed());
+    }
+    longest
+}
+
+#[test]
+fn an_upload_that_stalls_at_its_start_holds_no_connection() {
+    let redis = Redis::start(&[]);
+    let respool = Respool::start(&redis);
+    let mut clients = stalled(&respool, 30, 80_000);
+    let longest = others_are_served(&respool, &redis);
+    assert!(longest < QUICKLY, "{longest:?}");
+    // Nobody paid, so neither do they: the rest may still come.
+    for client in &mut clients {
+        client.send(vec![b'v'; 10_000_000 - 80_000]);
+        client.send(b"\r\n");
+        assert_eq!(client.reply(), Value::ok());
+    }
+    assert_eq!(redis.cmd(&["STRLEN", "stalled-29"]).int(), 10_000_000);
+}
+
+#[test]
+fn an_upload_that_stalls_half_way_gives_its_connection_to_who_waits() {
+    let redis = Redis::start(&[]);
+    let respool = Respool::start(&redis);
+    let mut clients = stalled(&respool, 30, 3_000_000);
+    let longest = others_are_served(&respool, &redis);
+    assert!(longest < QUICKLY, "{longest:?}");
+    let ended = "respool_client_disconnects_total{reason=\"upload_stalled\"}";
+    eventually(
+        || respool.metric_or_zero(ended) > 0.0,
+        "those that were in the way are counted",
+    );
+    assert!(respool.log_text().contains("limits.upload_patience"));
+    // A request sent in part never runs.
+    clients.clear();
+    eventually(|| respool.clients_of("default") == 0, "all have left");
+    assert_eq!(redis.cmd(&["EXISTS", "stalled-0", "stalled-29"]).int(), 0);
+}
+
+#[test]
+fn uploads_that_dribble_or_come_again_and_again_do_not_keep_others_waiting() {
+    let redis = Redis::start(&[]);
+    let respool = Respool::start(&redis);
+    let is_over = AtomicBool::new(false);
+    let longest = std::thread::scope(|scope| {
+        for index in 0..12 {
+            let (respool, is_over) = (&respool, &is_over);
+            scope.spawn(move || {
+                let mut client = None;
+                while !is_over.load(Ordering::Relaxed) {
+                    let dribbling: &mut Client = client.get_or_insert_with(|| {
+                        let mut client = respool.client();
+                        let here = if index % 2 == 0 { 80_000 } else { 2_000_000 };
+                        let _ = client.try_send(begun("dribbled", 10_000_000, here));
+                        client
+                    });
+                    let goes_on = dribbling.try_send(b"v").is_ok()
+                        && dribbling.is_open_after(Duration::from_millis(100));
+                    if !goes_on {
+                        client = None;
+                    }
+                }
+            });
+        }
+        let _over = Over(&is_over);
+        (0..5).map(|_| others_are_served(&respool, &redis)).max()
+    });
+    assert!(longest < Some(QUICKLY), "{longest:?}");
+    assert_eq!(redis.cmd(&["EXISTS", "dribbled"]).int(), 0);
+}
+
+#[test]
+fn a_slow_upload_that_goes_on_succeeds_although_others_wait() {
+    let redis = Redis::start(&[]);
+    let respool = Respool::start(&redis);
+    let is_over = AtomicBool::new(false);
+    std::thread::scope(|scope| {
+        // More clients than connections, all the time.
+        for _ in 0..8 {
+            scope.spawn(|| {
+                while !is_over.load(Ordering::Relaxed) {
+                    let mut client = respool.client();
+                    assert_eq!(client.cmd(&["WATCH", "contended"]), Value::ok());
+                    assert_eq!(client.reply_within(Duration::from_millis(20)), None);
+                }
+            });
+        }
+        let slow = scope.spawn(|| {
+            let mut client = respool.client();
+            client.send(begun("slow", 400_000, 0));
+            for _ in 0..40 {
+                client.send([b'v'; 10_000]);
+                assert_eq!(client.reply_within(Duration::from_millis(100)), None);
+            }
+            client.send("\r\n");
+            client.reply()
+        });
+        let steady = scope.spawn(|| {
+            let mut client = respool.client();
+            client.send(begun("steady", 40_000_000, 0));
+            for _ in 0..40 {
+                client.send(vec![b'v'; 1_000_000]);
+                assert_eq!(client.reply_within(Duration::from_millis(50)), None);
+            }
+            client.send("\r\n");
+            client.reply()
+        });
+        let _over = Over(&is_over);
+        for reply in [slow.join(), steady.join()] {
+            assert_eq!(reply.expect("no panic"), Value::ok());
+        }
+    });
+    assert_eq!(redis.cmd(&["STRLEN", "slow"]).int(), 400_000);
+    assert_eq!(redis.cmd(&["STRLEN", "steady"]).int(), 40_000_000);
+}
+
+#[test]
+fn a_stall_has_a_bound_which_is_counted_and_in_the_log() {
+    let redis = Redis::start(&[]);
+    let respool = Respool::with(&redis)
+        .limits("request_stall_timeout = \"300ms\"")
+        .start();
+    // Gathered, passed on, and in the middle of a transaction.
+    let mut clients = stalled(&respool, 1, 80_000);
+    clients.append(&mut stalled(&respool, 1, 3_000_000));
+    let mut open = respool.client();
+    assert_eq!(open.cmd(&["MULTI"]), Value::ok());
+    open.send(begun("queued", 10_000_000, 2_000_000));
+    clients.push(open);
+    for client in &mut clients {
+        client.expect_end();
+    }
+    let stalls = "respool_client_disconnects_total{reason=\"request_stalled\"}";
+    eventually(|| respool.metric_or_zero(stalls) == 3.0, "all are counted");
+    assert!(respool.log_text().contains("limits.request_stall_timeout"));
+    assert_eq!(redis.cmd(&["DBSIZE"]).int(), 0);
+}
+
+#[test]
+fn large_requests_of_every_size_and_kind_arrive_as_they_were_sent() {
+    let redis = Redis::start(&[]);
+    let respool = Respool::start(&redis);
+    let mut client = respool.client();
+    for size in [
+        65_500, 65_536, 70_000, 262_144, 1_048_500, 1_048_576, 1_100_000, 5_000_000,
+    ] {
+        let value: Vec<u8> = (0..size)
+            .map(|at: usize| (at * 31 + at / 251) as u8)
+            .collect();
+        let mut pipeline = encode(&[&b"SET"[..], b"value", &value]);
+        pipeline.extend(encode(&["STRLEN", "value"]));
+        pipeline.extend(encode(&["GET", "value"]));
+        pipeline.extend(encode(&[&b"APPEND"[..], b"value", &value]));
+        pipeline.extend(encode(&["MULTI"]));
+        pipeline.extend(encode(&[&b"SET"[..], b"queued", &value]));
+        pipeline.extend(encode(&["EXEC"]));
+        client.send(&pipeline);
+        assert_eq!(client.reply(), Value::ok(), "{size}");
+        assert_eq!(client.reply().int(), size as i64);
+        assert!(client.reply() == Value::bulk(&value), "{size}");
+        assert_eq!(client.reply().int(), 2 * size as i64);
+        assert_eq!(client.reply(), Value::ok());
+        assert_eq!(client.reply(), Value::simple("QUEUED"));
+        assert_eq!(client.reply().items(), [Value::ok()]);
+    }
+}
