@@ -9,6 +9,8 @@ pub mod resp;
 
 pub mod command;
 
+pub mod memory;
+
 pub mod replies;
 
 pub mod identity;

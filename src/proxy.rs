@@ -20,6 +20,7 @@ use crate::client::{Errand, Errands, make_room};
 use crate::command::PinReason;
 use crate::config::{Listener, Settings};
 use crate::identity::{Identity, Peer, Registry};
+use crate::memory::Memory;
 use crate::telemetry::{self, Reload, ServerHealth, WorkerCounters};
 use crate::transport::{
     Accepted, AcceptedSocket, Bound, Connector, TlsAcceptor, bind, raise_descriptor_limit,
@@ -216,6 +217,10 @@ fn process(settings: &Arc<Settings>, start: Instant) -> io::Result<Arc<Process>>
     Ok(Arc::new(Process {
         configured: ArcSwap::new(Arc::clone(settings)),
         budget,
+        memory: Arc::new(Memory::new(
+            settings.limits.max_memory as u64,
+            settings.workers,
+        )),
         login: OwnLogin::new(upstream.login.as_ref()).into(),
         health: Arc::new(ServerHealth::new(upstream.address.to_string())),
         server: Default::default(),

@@ -3,6 +3,7 @@
 //! Invariant: what a worker owns never leaves its thread; the rest of the process reaches it by messages only.
 
 mod arrival;
+mod resident;
 
 use std::io;
 use std::pin::Pin;
@@ -218,6 +219,7 @@ async fn serve(
     let upstream = Upstream::new(thread, shared);
     upstream.start();
     let site = Site::new(upstream, charge.admission, charge.registry, charge.errands);
+    let memory = resident::Resident::of_this_process();
     let mut listening = Vec::new();
     let mut tick = tokio::time::interval(TICK);
     tick.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
@@ -230,6 +232,7 @@ async fn serve(
             },
             _ = tick.tick() => {
                 site.thread.clock.refresh();
+                memory.measure(&site);
                 site.upstream.tick();
                 site.tick();
             }

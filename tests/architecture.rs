@@ -10,6 +10,7 @@ const ORDER: &[&str] = &[
     "config",
     "resp",
     "command",
+    "memory",
     "replies",
     "identity",
     "admission",

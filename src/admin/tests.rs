@@ -35,6 +35,7 @@ fn scrape() -> Scrape {
         held_rejected: 0,
         blocked_clients: 0,
         top_clients: Vec::new(),
+        memory: Default::default(),
         uptime: Duration::from_secs(1),
     };
     Scrape::gather(&[], standing)

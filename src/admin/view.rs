@@ -8,8 +8,8 @@ use crate::config::UnixSeconds;
 use crate::failover::Failover;
 use crate::identity::{Card, Flag, Registry, shown_user};
 use crate::telemetry::{
-    CertificateRow, ClientRow, FailoverRow, FailoverRows, GroupRow, LossCause, Reload, Scrape,
-    ServerHealth, Standing, UpstreamCounts, WorkerCounters,
+    CertificateRow, ClientRow, FailoverRow, FailoverRows, GroupRow, LossCause, MemoryRow, Reload,
+    Scrape, ServerHealth, Standing, UpstreamCounts, WorkerCounters,
 };
 use crate::transport::TlsAcceptor;
 use crate::upstream::Process;
@@ -64,6 +64,11 @@ impl View {
                 .unwrap_or_else(PoisonError::into_inner)
                 .clone(),
             handshaking: self.admission.handshaking() as u64,
+            memory: MemoryRow {
+                held: self.process.memory.held(),
+                resident: self.process.memory.resident(),
+                limit: self.process.memory.limit(),
+            },
             held_rejected: self.admission.held() as u64,
             blocked_clients: blocked(&cards),
             top_clients: self.top_clients(cards, now_ms),

@@ -65,7 +65,8 @@ impl Site {
 /// The bound that a client reached that is closed for this reason.
 fn bound(reason: Disconnect) -> Option<Bound> {
     Some(match reason {
-        Disconnect::OutputBuffer => Bound::OutputBuffer,
+        Disconnect::OutputBuffer => Bound::ReplyStall,
+        Disconnect::Memory => Bound::Memory,
         Disconnect::PubsubBuffer => Bound::PubsubBuffer,
         Disconnect::HandshakeTimeout => Bound::HandshakeTimeout,
         Disconnect::IdleTimeout => Bound::IdleTimeout,
@@ -81,8 +82,14 @@ fn why(reason: Disconnect) -> Option<&'static str> {
     Some(match reason {
         Disconnect::Closed | Disconnect::Quit | Disconnect::SocketError => return None,
         // Each has a line of its own where it is decided.
-        Disconnect::TlsHandshake | Disconnect::Rejected | Disconnect::Panic => return None,
-        Disconnect::OutputBuffer => "it left more replies unread than limits.max_client_buffer",
+        Disconnect::TlsHandshake
+        | Disconnect::Rejected
+        | Disconnect::Memory
+        | Disconnect::Panic => return None,
+        Disconnect::OutputBuffer => {
+            "it left more unread than limits.max_client_buffer, and took none of it for limits.reply_stall_timeout or had \
+             not asked for it"
+        }
         Disconnect::PubsubBuffer => {
             "it left more messages unread than limits.pubsub_buffer, or one message was longer"
         }

@@ -7,6 +7,7 @@ use std::io;
 use std::rc::Rc;
 
 use crate::admission::HoldPermit;
+use crate::memory::Holding;
 use crate::resp::{Bounds, RequestScanner, Scan};
 use crate::telemetry::Bound;
 use crate::transport::Stream;
@@ -31,6 +32,7 @@ pub async fn hold(
         input,
         scanner: RequestScanner::default(),
         told: 0,
+        holding: Holding::new(&thread.account),
     };
     let ended = tokio::time::timeout_at(permit.until().into(), held.serve()).await;
     if ended.is_err() || held.told >= MOST_COMMANDS {
@@ -48,12 +50,15 @@ struct Held {
     input: Vec<u8>,
     scanner: RequestScanner,
     told: u32,
+    /// What is held of what it sends.
+    holding: Holding,
 }
 
 impl Held {
-    /// Ends when the client has gone, broke the protocol, does not read, or has been told often enough.
+    /// Ends when the client has gone, broke the protocol, does not read, has been told often enough, or takes room that
+    /// those who were admitted need.
     async fn serve(&mut self) {
-        while self.answer() {
+        while self.answer() && self.has_room() {
             let read = std::future::poll_fn(|cx| self.stream.poll_read_ready(cx))
                 .await
                 .and_then(|()| {
@@ -69,6 +74,12 @@ impl Held {
                 Err(_) => return,
             }
         }
+    }
+
+    fn has_room(&self) -> bool {
+        let held = self.input.capacity();
+        self.holding.set(held);
+        held == 0 || !self.holding.account().memory().is_over()
     }
 
     /// Answers what has arrived. False: enough.

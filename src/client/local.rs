@@ -17,15 +17,16 @@ use crate::telemetry::Disconnect;
 use crate::upstream::WaitError;
 
 /// Redis' text for a name that holds what would break CLIENT LIST.
-const BAD_NAME: &str = "ERR Client names cannot contain spaces, newlines or special characters.";
+pub(super) const BAD_NAME: &str =
+    "ERR Client names cannot contain spaces, newlines or special characters.";
 
 /// A cluster command on a server without cluster support.
 const NO_CLUSTER: &[u8] = b"-ERR This instance has cluster support disabled\r\n";
 
-const LONG_NAME: &str = "ERR respool: a client name may measure 16 KiB";
+const LONG_NAME: &str = "ERR respool: a client name may measure 1 KiB";
 
 /// Most bytes of what a client calls itself. Redis has no bound of its own.
-const MOST_NAMED: usize = 16 * 1024;
+const MOST_NAMED: usize = 1024;
 
 /// Whether Redis takes `name` for a client name (`validateClientName`), and respool keeps it.
 ///

@@ -4,7 +4,7 @@ use std::rc::Rc;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
-use super::local::client_name;
+use super::local::{BAD_NAME, client_name};
 use super::requests::Next;
 use super::site::{Errand, Farewell};
 use super::task::{Client, Done, Wait};
@@ -112,11 +112,14 @@ impl Client {
             let shown = String::from_utf8_lossy(attribute).into_owned();
             return self.answer(&error(&format!("ERR Unrecognized option '{shown}'")));
         };
-        if client_name(value).is_err() {
+        if let Err(why) = client_name(value) {
             let which = String::from_utf8_lossy(which);
-            let text =
-                format!("ERR {which} cannot contain spaces, newlines or special characters.");
-            return self.answer(&error(&text));
+            return self.answer(&error(&match why {
+                BAD_NAME => {
+                    format!("ERR {which} cannot contain spaces, newlines or special characters.")
+                }
+                too_long => too_long.to_owned(),
+            }));
         }
         {
             let mut names = self.card.names();

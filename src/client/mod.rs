@@ -17,6 +17,7 @@ mod login;
 mod pinned;
 mod queued;
 mod requests;
+mod room;
 mod site;
 mod subscribed;
 mod task;

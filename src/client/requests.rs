@@ -41,14 +41,13 @@ struct Run {
 impl Client {
     /// Passes on what `data` holds. Returns how many bytes are done with.
     pub(super) fn requests(&mut self, data: &[u8]) -> usize {
-        let mut at = 0;
-        let mut run = Run::default();
+        let (mut at, mut run) = (0, Run::default());
         // Kept for the whole batch: neither can change while it is looked at.
         let learned = self.learned();
         let mut bounds = self.bounds();
         while matches!(self.wait, Wait::Nothing)
             && self.ending.is_none()
-            && !self.outlet.is_closed()
+            && self.outlet.takes_requests()
         {
             if self.streaming.is_some() {
                 match self.stream_on(&data[at..], &bounds) {
@@ -97,6 +96,7 @@ impl Client {
             }
         }
         self.send_run(data, &mut run);
+        self.wait_if_over();
         if let Some(reply) = self.refusing.take() {
             self.line = None;
             self.end_if_lost(&reply);

@@ -8,6 +8,7 @@ use std::sync::Arc;
 use tokio::sync::oneshot;
 
 use super::closes::CloseLog;
+use super::room::Room;
 use super::tracking::{Letter, Redirection};
 use crate::admission::Admission;
 use crate::auth::Users;
@@ -31,6 +32,8 @@ pub enum Errand {
     Invalidate(Arc<Letter>),
     /// Close clients for a reason of respool's own.
     Close(Arc<[u64]>, Disconnect),
+    /// There is no room: who holds the most goes.
+    Shed,
     /// CLIENT UNBLOCK, with an error or as if the time had passed.
     Unblock(u64, bool, Answer),
 }
@@ -135,6 +138,8 @@ pub struct Site {
     pub errands: Errands,
     /// Respool is ending: clients are closed between requests.
     pub draining: Cell<bool>,
+    /// What is to be done about those who do not read.
+    pub(super) room: Room,
     /// The clients of this worker.
     pub residents: RefCell<HashMap<u64, Rc<Resident>>>,
     /// The requests that are passed on as they arrive, by client.
@@ -152,7 +157,7 @@ impl Site {
     ) -> Rc<Self> {
         let thread = Rc::clone(&upstream.thread);
         let settings = thread.settings();
-        Rc::new(Self {
+        let site = Rc::new(Self {
             users: RefCell::new(users(&settings)),
             guest: guest(&settings),
             auth_failures: Cell::default(),
@@ -163,10 +168,13 @@ impl Site {
             registry,
             errands,
             draining: Cell::default(),
+            room: Room::default(),
             residents: RefCell::default(),
             uploads: RefCell::default(),
             closes: CloseLog::default(),
-        })
+        });
+        site.keep_room();
+        site
     }
 
     /// The users of the configuration (`auth.mode = "proxy"`).
@@ -220,6 +228,7 @@ impl Site {
                     resident.outlet.close(why);
                 }
             }
+            Errand::Shed => self.shed(),
             Errand::Invalidate(letter) => letter.deliver(self),
             Errand::Unblock(id, with_error, answer) => self.unblock(id, with_error, &answer),
         }

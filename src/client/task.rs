@@ -49,6 +49,8 @@ pub(super) enum Wait {
     Answers,
     /// That fewer requests are outstanding.
     InFlight,
+    /// That it reads what is held for it.
+    Unread,
     /// That the connection takes more bytes.
     Room(Rc<Link>),
     /// A shared connection in its state.
@@ -169,6 +171,7 @@ impl Client {
         let outlet = Outlet::new(
             Rc::clone(&stream),
             site.thread.settings().limits.max_client_buffer,
+            &site.thread.account,
         );
         let group = permit.group().index() as u32;
         let now_ms = site.thread.clock.now_ms();
@@ -401,11 +404,17 @@ impl Client {
                 self.outlet.wake_at(most / 2);
                 false
             }
+            Wait::Unread if !self.outlet.has_room() => {
+                if self.outlet.outstanding() > 0 {
+                    self.outlet.wake_at(0);
+                }
+                false
+            }
             Wait::Room(link) if link.is_alive() && link.is_full() => {
                 link.wake_on_room(cx);
                 false
             }
-            Wait::Answers | Wait::InFlight | Wait::Room(_) => {
+            Wait::Answers | Wait::InFlight | Wait::Unread | Wait::Room(_) => {
                 self.wait = Wait::Nothing;
                 true
             }
@@ -488,6 +497,8 @@ impl Client {
                 Wait::Nothing => true,
                 // The kernel's buffer tells the client to slow down.
                 Wait::InFlight | Wait::Room(_) => false,
+                // A client that writes all its requests before it reads the first reply is read on, as Redis does.
+                Wait::Unread => self.input.len() < self.outlet.limit_bytes(),
                 _ => may_wait(self.input.len()),
             }
     }
@@ -597,8 +608,10 @@ impl Client {
 
     /// Shows on the client's card what it is doing, now that `used` more bytes of its requests are done with.
     fn note_state(&self, used: usize) {
+        self.outlet.hold_input(self.input.capacity());
         self.card.query_bytes.set(self.input.len() as u64);
-        self.card.output_bytes.set(self.outlet.held_bytes() as u64);
+        let unread = self.outlet.held_replies_bytes() as u64;
+        self.card.output_bytes.set(unread);
         let is_inside = !self.input.is_empty() || self.streaming.is_some();
         if is_inside || self.resident.begun_micros.get() != 0 {
             self.note_begun(is_inside, used);

@@ -54,6 +54,7 @@ impl Site {
             }
         }
         self.end_stalled_uploads();
+        self.check_unread();
     }
 
     /// While somebody waits for a lease, ends uploads on lent connections that do not go on: no more than there are waiting,

@@ -80,7 +80,7 @@ impl Client {
                     return self.outlet.close(Disconnect::Closed);
                 }
                 if self.session.take_visible() {
-                    self.outlet.whole_reply(&reply);
+                    self.outlet.own_reply(&reply);
                 }
                 // Of the call itself none says so.
                 self.end_if_lost(&reply);

@@ -43,7 +43,7 @@ pub(super) fn settings(file: &File, around: &Surroundings<'_>) -> (Settings, Vec
     let upstream = upstream(file, login, tls, hosts_file);
     let (auth, wrong) = auth::auth(file, around);
     problems.extend(wrong);
-    let limits = limits(file);
+    let limits = limits(file, around.machine);
     let listeners: Vec<Listener> = (0..file.tables("listener"))
         .map(|index| listener(file, around, &format!("listener[{index}]"), &mut problems))
         .collect();
@@ -238,10 +238,15 @@ fn upstream(
     }
 }
 
-fn limits(file: &File) -> Limits {
+fn limits(file: &File, machine: &Machine) -> Limits {
     Limits {
         max_clients: number(file, "limits.max_clients"),
+        max_memory: match file.value("limits.max_memory") {
+            Some(Value::Size(bytes)) => to_usize(bytes),
+            _ => machine.memory / 4 * 3,
+        },
         max_client_buffer: bytes(file, "limits.max_client_buffer"),
+        reply_stall_timeout: time(file, "limits.reply_stall_timeout"),
         pubsub_buffer: bytes(file, "limits.pubsub_buffer"),
         max_client_subscriptions: number(file, "limits.max_client_subscriptions"),
         max_client_in_flight: number(file, "limits.max_client_in_flight"),

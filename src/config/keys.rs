@@ -296,7 +296,9 @@ const KEYS: &[Key] = &[
 
     key("limits", Kind::Table, Absent),
     key("limits.max_clients", count(1, MANY), Is("10000")),
+    key("limits.max_memory", size(16 * MIB, TIB), From("three quarters of what the control group, else the machine, has")),
     key("limits.max_client_buffer", size(64 * KIB, TIB), Is("\"32MiB\"")),
+    key("limits.reply_stall_timeout", time(), Is("\"30s\"")),
     key("limits.pubsub_buffer", size(64 * KIB, TIB), Is("\"32MiB\"")),
     key("limits.max_client_subscriptions", count(1, MANY), Is("100000")),
     key("limits.max_client_in_flight", count(1, MANY), Is("10000")),

@@ -241,8 +241,12 @@ pub struct Queue {
 pub struct Limits {
     /// Admitted clients in all groups together.
     pub max_clients: usize,
-    /// Unread reply bytes of one client; past it the client is disconnected.
+    /// Memory of the whole process; past it the clients that hold most of it are closed.
+    pub max_memory: usize,
+    /// Memory that unread replies of one client may take; past it its requests wait.
     pub max_client_buffer: usize,
+    /// A client that leaves more than that unread is closed when it has taken nothing for this long.
+    pub reply_stall_timeout: Duration,
     /// Unread bytes of one subscriber's messages; past it the client is disconnected. Also the longest message.
     pub pubsub_buffer: usize,
     /// Channels, patterns and shard channels one client may be subscribed to.

@@ -32,6 +32,11 @@ pub fn report(settings: &Settings) -> String {
         "workers           {} (instance {:?})",
         settings.workers, settings.instance
     );
+    let _ = writeln!(
+        text,
+        "memory            at most {} (limits.max_memory)",
+        rounded(settings.limits.max_memory)
+    );
     let admin = settings
         .admin
         .map_or_else(|| "off".to_owned(), |address| format!("http://{address}"));
@@ -45,6 +50,11 @@ pub fn report(settings: &Settings) -> String {
     }
     let _ = write!(text, "file descriptors  {}", descriptors(settings));
     text
+}
+
+/// A size in whole mebibytes, since a share of the machine's memory is seldom a round number.
+fn rounded(bytes: usize) -> String {
+    format!("{}MiB", bytes >> 20)
 }
 
 fn listener_text(listener: &Listener) -> String {

@@ -189,6 +189,8 @@ impl Reloader {
             // A connect goes by all of it, or by nothing.
             let _whole = self.process.in_force();
             self.process.configured.store(Arc::clone(&settings));
+            let limit = settings.limits.max_memory as u64;
+            self.process.memory.set_limit(limit);
             self.process.tls.store(connector);
             if let Some(login) = login {
                 self.process.login.store(login);

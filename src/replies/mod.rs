@@ -7,6 +7,7 @@ mod out;
 use std::collections::VecDeque;
 use std::rc::Rc;
 
+use crate::memory::{Account, Frame};
 use out::Out;
 
 /// The replies one client is due, and those of its bytes the socket has not taken.
@@ -17,51 +18,103 @@ use out::Out;
 pub struct Replies {
     /// Replies awaited from the server before anything in `behind`.
     first: u64,
-    /// Own replies, each with the number of replies awaited from the server right behind it.
-    behind: VecDeque<(Box<[u8]>, u64)>,
-    /// Bytes held in `behind`.
-    behind_bytes: usize,
     /// A frame of the server has begun and not ended.
     open: bool,
-    /// Messages that came while a frame of the server was open: they leave behind it.
-    amid: Option<Box<Out>>,
+    /// What is held; boxed, since a client that reads its replies as they come never has any.
+    held: Option<Box<Held>>,
+}
+
+#[derive(Debug, Default)]
+struct Held {
     /// Bytes for the socket.
     out: Out,
+    /// Messages that came while a frame of the server was open: they leave behind it.
+    amid: Out,
+    /// Own replies that wait for replies of the server, one behind the other.
+    own: Out,
+    /// What `own` consists of.
+    turns: VecDeque<Turn>,
+    /// Bytes nobody asked for (messages, invalidations, MONITOR) since the socket had taken everything.
+    unasked_bytes: usize,
+}
+
+/// Own replies in one piece, and the number of replies awaited from the server right behind them.
+///
+/// However many own replies there are, they cost their bytes: a turn for each of them measured 56 bytes beside 5 of its own.
+#[derive(Debug)]
+struct Turn {
+    own_bytes: usize,
+    awaited: u64,
+}
+
+impl Held {
+    fn own_bytes(&self) -> usize {
+        self.out.own_bytes()
+            + self.amid.own_bytes()
+            + self.own.own_bytes()
+            + self.turns.capacity() * size_of::<Turn>()
+    }
+
+    fn shared_bytes(&self) -> usize {
+        self.out.shared_bytes() + self.amid.shared_bytes()
+    }
+
+    fn is_empty(&self) -> bool {
+        self.out.is_empty() && self.amid.is_empty() && self.turns.is_empty()
+    }
 }
 
 impl Replies {
     /// The next `count` replies come from the server.
     #[inline]
     pub fn expect(&mut self, count: u64) {
-        match self.behind.back_mut() {
+        match self.held.as_mut().and_then(|held| held.turns.back_mut()) {
             None => self.first += count,
-            Some((_, behind)) => *behind += count,
+            Some(turn) => turn.awaited += count,
         }
     }
 
     /// The next reply is respool's own.
     pub fn own(&mut self, reply: &[u8]) {
-        if self.first == 0 && self.behind.is_empty() && !self.open {
-            self.out.extend(reply);
-        } else {
-            self.behind_bytes += reply.len();
-            self.behind.push_back((reply.into(), 0));
+        let held = self.held.get_or_insert_default();
+        if self.first == 0 && held.turns.is_empty() && !self.open {
+            return held.out.extend(reply);
+        }
+        held.own.extend(reply);
+        match held.turns.back_mut() {
+            Some(turn) if turn.awaited == 0 => turn.own_bytes += reply.len(),
+            _ => held.turns.push_back(Turn {
+                own_bytes: reply.len(),
+                awaited: 0,
+            }),
         }
     }
 
     /// Places whole frames that answer no request: before the next frame, whatever that is.
     pub fn push(&mut self, frames: &[u8]) {
+        let held = self.held.get_or_insert_default();
+        held.unasked_bytes += frames.len();
         if self.open {
-            self.amid.get_or_insert_default().extend(frames);
+            held.amid.extend(frames);
         } else {
-            self.out.extend(frames);
+            held.out.extend(frames);
+        }
+    }
+
+    /// Bytes have been passed on that nobody asked for.
+    pub fn passed_unasked(&mut self, bytes: usize) {
+        if let Some(held) = &mut self.held {
+            held.unasked_bytes += bytes;
         }
     }
 
     /// Whether frames of the server may be passed by in one piece: nothing must go between them.
     #[inline]
     pub fn is_plain(&self) -> bool {
-        self.behind.is_empty() && self.amid.is_none()
+        match &self.held {
+            None => true,
+            Some(held) => held.turns.is_empty() && held.amid.is_empty(),
+        }
     }
 
     /// `complete` frames of the server end in the bytes just passed on; `open`: another has begun.
@@ -76,34 +129,46 @@ impl Replies {
 
     /// A message the client is subscribed to, with its own first byte: it stands between replies, wherever it comes.
     /// `shared` is the frame as other clients may hold it already.
-    pub fn message(&mut self, first: u8, frame: &[u8], shared: &mut Option<Rc<[u8]>>) {
-        if self.open {
-            let amid = self.amid.get_or_insert_default();
-            amid.message(first, frame, shared);
+    pub fn message(
+        &mut self,
+        first: u8,
+        frame: &[u8],
+        shared: &mut Option<Rc<Frame>>,
+        account: &Rc<Account>,
+    ) {
+        let held = self.held.get_or_insert_default();
+        let to = if self.open {
+            &mut held.amid
         } else {
-            self.out.message(first, frame, shared);
-        }
+            &mut held.out
+        };
+        to.message(first, frame, shared, account);
     }
 
     /// Whether bytes may go to the socket directly, past this buffer.
     #[inline]
     pub fn is_written(&self) -> bool {
-        self.out.is_empty()
+        self.held.as_ref().is_none_or(|held| held.out.is_empty())
     }
 
     /// Keeps bytes the socket did not take.
     pub fn keep(&mut self, bytes: &[u8]) {
-        self.out.extend(bytes);
+        self.held.get_or_insert_default().out.extend(bytes);
     }
 
     /// The next bytes for the socket that lie in one piece; empty: there are none.
     pub fn unwritten(&self) -> &[u8] {
-        self.out.front()
+        self.held.as_ref().map_or(&[], |held| held.out.front())
     }
 
     /// The socket took `length` of `unwritten`. What has become empty gives its memory back.
     pub fn wrote(&mut self, length: usize) {
-        self.out.wrote(length);
+        let Some(held) = &mut self.held else { return };
+        held.out.wrote(length);
+        if held.out.is_empty() {
+            held.unasked_bytes = 0;
+        }
+        self.let_go();
     }
 
     /// Whether a frame of the server has begun and not ended.
@@ -111,49 +176,77 @@ impl Replies {
         self.open
     }
 
-    /// Bytes held for this client.
+    /// Bytes that the client has not taken yet.
+    pub fn unread_bytes(&self) -> usize {
+        self.held
+            .as_ref()
+            .map_or(0, |held| held.out.len() + held.amid.len() + held.own.len())
+    }
+
+    /// Those of them that nobody asked for, since the client had last taken everything.
+    pub fn unasked_bytes(&self) -> usize {
+        self.held.as_ref().map_or(0, |held| held.unasked_bytes)
+    }
+
+    /// Bytes of memory that are held for this client, those it shares with others included.
+    #[inline]
     pub fn held_bytes(&self) -> usize {
-        self.out.len() + self.behind_bytes + self.amid.as_ref().map_or(0, |amid| amid.len())
+        self.held
+            .as_ref()
+            .map_or(0, |held| held.own_bytes() + held.shared_bytes())
+    }
+
+    /// Bytes of memory that are held for this client alone.
+    pub fn own_bytes(&self) -> usize {
+        self.held.as_ref().map_or(0, |held| held.own_bytes())
     }
 
     /// Replies awaited from the server.
     pub fn awaited(&self) -> u64 {
-        self.first + self.behind.iter().map(|(_, count)| count).sum::<u64>()
+        let turns = self.held.iter().flat_map(|held| &held.turns);
+        self.first + turns.map(|turn| turn.awaited).sum::<u64>()
     }
 
     /// Answers every awaited reply with `error` instead, in place.
     pub fn fail_awaited(&mut self, error: &[u8]) {
-        for _ in 0..self.first {
-            self.out.extend(error);
-        }
-        self.first = 0;
+        let first = std::mem::take(&mut self.first);
         self.open = false;
-        if let Some(messages) = self.amid.take() {
-            self.out.append(*messages);
+        if first == 0 && self.held.is_none() {
+            return;
         }
-        for (own, count) in std::mem::take(&mut self.behind) {
-            self.out.extend(&own);
-            for _ in 0..count {
-                self.out.extend(error);
-            }
+        let held = self.held.get_or_insert_default();
+        let put = |out: &mut Out, count: u64| (0..count).for_each(|_| out.extend(error));
+        put(&mut held.out, first);
+        held.out.append(&mut held.amid);
+        for turn in std::mem::take(&mut held.turns) {
+            held.out.take_from(&mut held.own, turn.own_bytes);
+            put(&mut held.out, turn.awaited);
         }
-        self.behind_bytes = 0;
+        self.let_go();
     }
 
     /// Lets go what has waited for the end of a frame, and own replies whose turn has come.
     fn release(&mut self) {
-        if !self.open
-            && let Some(frames) = self.amid.take()
-        {
-            self.out.append(*frames);
+        let Some(held) = &mut self.held else { return };
+        if self.open {
+            return;
         }
+        held.out.append(&mut held.amid);
         while self.first == 0
-            && !self.open
-            && let Some((own, count)) = self.behind.pop_front()
+            && let Some(turn) = held.turns.pop_front()
         {
-            self.behind_bytes -= own.len();
-            self.out.extend(&own);
-            self.first = count;
+            held.out.take_from(&mut held.own, turn.own_bytes);
+            self.first = turn.awaited;
+        }
+        if held.turns.is_empty() {
+            held.turns = VecDeque::new();
+        }
+    }
+
+    /// Gives back what has become empty.
+    fn let_go(&mut self) {
+        if self.held.as_ref().is_some_and(|held| held.is_empty()) {
+            self.held = None;
         }
     }
 }
@@ -184,7 +277,7 @@ mod tests {
             takes in prop::collection::vec(1usize..12, 60),
         ) {
             let mut replies = Replies::default();
-            let mut due: VecDeque<Vec<u8>> = VecDeque::new();
+            let mut due: std::collections::VecDeque<Vec<u8>> = Default::default();
             let mut expected = Vec::new();
             let mut seen = Vec::new();
             for (number, (own, pieces)) in kinds.into_iter().enumerate() {
@@ -229,12 +322,16 @@ mod tests {
         replies.expect(2);
         replies.keep(b"$2\r\nh");
         replies.served(0, true);
-        replies.message(b'>', b"*1\r\n+m\r\n", &mut None);
+        let account = Account::new(
+            std::sync::Arc::new(crate::memory::Memory::new(1 << 30, 1)),
+            0,
+        );
+        replies.message(b'>', b"*1\r\n+m\r\n", &mut None, &account);
         assert_eq!(replies.unwritten(), b"$2\r\nh");
-        assert_eq!(replies.held_bytes(), 13);
+        assert_eq!(replies.unread_bytes(), 13);
         replies.keep(b"i\r\n");
         replies.served(1, false);
-        replies.message(b'>', b"*1\r\n+n\r\n", &mut None);
+        replies.message(b'>', b"*1\r\n+n\r\n", &mut None, &account);
         replies.keep(b"+OK\r\n");
         replies.served(1, false);
         assert_eq!(
@@ -277,6 +374,25 @@ mod tests {
         replies.expect(2);
         replies.fail_awaited(b"-E\r\n");
         assert_eq!(replies.unwritten(), b"-E\r\n+1\r\n-E\r\n-E\r\n");
-        assert_eq!((replies.awaited(), replies.held_bytes()), (0, 16));
+        assert_eq!((replies.awaited(), replies.unread_bytes()), (0, 16));
+    }
+
+    #[test]
+    fn own_replies_behind_a_slow_one_cost_their_bytes() {
+        let mut replies = Replies::default();
+        replies.expect(1);
+        for _ in 0..1_000_000 {
+            replies.own(b"+OK\r\n");
+        }
+        assert_eq!(replies.unread_bytes(), 5_000_000);
+        assert!(replies.held_bytes() < 5_000_000 + 512 * 1024);
+        replies.keep(b":1\r\n");
+        replies.served(1, false);
+        while !replies.is_written() {
+            let length = replies.unwritten().len();
+            replies.wrote(length);
+        }
+        assert_eq!((replies.held_bytes(), replies.unread_bytes()), (0, 0));
+        assert!(replies.held.is_none());
     }
 }

@@ -1,137 +1,186 @@
-//! Bytes for one socket, in order. Large messages are held once for all the sockets they go to.
+//! Bytes for one socket, in order, in chunks. Large messages are held once for all the sockets they go to.
 
 use std::collections::VecDeque;
 use std::rc::Rc;
 
+use crate::memory::{Account, Frame};
+
 /// From this size on a message is held once for all its subscribers; below it, copying costs less than counting.
 const SHARED_FROM: usize = 4 * 1024;
 
+/// Bytes of a full chunk. A chunk grows up to it and is never moved again; a reply of 60 MB is 240 of them, of which those
+/// the socket has taken are given back one by one.
+const CHUNK: usize = 256 * 1024;
+
+/// Bytes of the smallest chunk.
+const SMALLEST: usize = 64;
+
+/// Pieces up to this size are copied behind the last one rather than kept as they are.
+const COPIED_UP_TO: usize = 4 * 1024;
+
 #[derive(Debug)]
 enum Piece {
-    Own(Vec<u8>),
     /// What is left of it starts here.
-    Shared(Rc<[u8]>, usize),
+    Own(Vec<u8>, usize),
+    /// What is left of it starts here.
+    Shared(Rc<Frame>, usize),
 }
 
-/// What stands behind the head; boxed, since hardly any client ever has it.
-#[derive(Debug, Default)]
-struct Later {
-    /// The first is shared unless the head has bytes.
-    pieces: VecDeque<Piece>,
-    bytes: usize,
+impl Piece {
+    fn left(&self) -> &[u8] {
+        match self {
+            Self::Own(bytes, start) => &bytes[*start..],
+            Self::Shared(frame, start) => &frame.bytes()[*start..],
+        }
+    }
+
+    fn take(&mut self, length: usize) {
+        match self {
+            Self::Own(_, start) | Self::Shared(_, start) => *start += length,
+        }
+    }
 }
 
 /// Bytes for one socket that it has not taken yet.
 #[derive(Debug, Default)]
 pub(super) struct Out {
-    /// Those before `written` are gone.
-    head: Vec<u8>,
-    written: usize,
-    /// `None`: nothing stands behind the head.
-    later: Option<Box<Later>>,
+    /// None of them is used up.
+    pieces: VecDeque<Piece>,
+    bytes: usize,
+    /// What the pieces of its own take, used up or not.
+    own_bytes: usize,
+    /// What it holds together with others.
+    shared_bytes: usize,
 }
 
 impl Out {
     #[inline]
     pub(super) fn is_empty(&self) -> bool {
-        self.head.is_empty() && self.later.is_none()
+        self.pieces.is_empty()
     }
 
+    /// Bytes that the socket has not taken.
     pub(super) fn len(&self) -> usize {
-        self.head.len() - self.written + self.later.as_ref().map_or(0, |later| later.bytes)
+        self.bytes
     }
 
-    pub(super) fn extend(&mut self, bytes: &[u8]) {
-        let Some(later) = &mut self.later else {
-            return self.head.extend_from_slice(bytes);
-        };
-        later.bytes += bytes.len();
-        match later.pieces.back_mut() {
-            Some(Piece::Own(last)) => last.extend_from_slice(bytes),
-            _ => later.pieces.push_back(Piece::Own(bytes.to_vec())),
+    /// Bytes of memory that are held for this socket alone.
+    pub(super) fn own_bytes(&self) -> usize {
+        self.own_bytes
+    }
+
+    /// Bytes of messages that are held for others too.
+    pub(super) fn shared_bytes(&self) -> usize {
+        self.shared_bytes
+    }
+
+    pub(super) fn extend(&mut self, mut bytes: &[u8]) {
+        self.bytes += bytes.len();
+        while !bytes.is_empty() {
+            let taken = match self.pieces.back_mut() {
+                Some(Piece::Own(last, _)) if last.len() < CHUNK => {
+                    let taken = bytes.len().min(CHUNK - last.len());
+                    let before = last.capacity();
+                    let wanted = last.len() + taken;
+                    if wanted > before {
+                        let capacity = wanted.max(2 * before).min(CHUNK);
+                        last.reserve_exact(capacity - last.len());
+                    }
+                    last.extend_from_slice(&bytes[..taken]);
+                    self.own_bytes += last.capacity() - before;
+                    taken
+                }
+                last => {
+                    let taken = bytes.len().min(CHUNK);
+                    // Behind a full one comes another.
+                    let is_next = matches!(last, Some(Piece::Own(..)));
+                    let capacity = if is_next { CHUNK } else { taken.max(SMALLEST) };
+                    let mut chunk = Vec::with_capacity(capacity);
+                    chunk.extend_from_slice(&bytes[..taken]);
+                    self.own_bytes += chunk.capacity();
+                    self.pieces.push_back(Piece::Own(chunk, 0));
+                    taken
+                }
+            };
+            bytes = &bytes[taken..];
         }
     }
 
     /// Appends `frame` with another first byte. `shared` is the frame as other sockets may hold it already.
-    pub(super) fn message(&mut self, first: u8, frame: &[u8], shared: &mut Option<Rc<[u8]>>) {
+    pub(super) fn message(
+        &mut self,
+        first: u8,
+        frame: &[u8],
+        shared: &mut Option<Rc<Frame>>,
+        account: &Rc<Account>,
+    ) {
         self.extend(&[first]);
         if frame.len() < SHARED_FROM {
             self.extend(&frame[1..]);
         } else {
-            self.share(Rc::clone(shared.get_or_insert_with(|| frame.into())), 1);
+            let shared = shared.get_or_insert_with(|| Frame::new(frame, account));
+            self.push(Piece::Shared(Rc::clone(shared), 1));
         }
     }
 
     /// Appends all of `other`.
-    pub(super) fn append(&mut self, other: Self) {
-        self.extend(&other.head[other.written..]);
-        for piece in other.later.into_iter().flat_map(|later| later.pieces) {
-            match piece {
-                Piece::Own(bytes) => self.extend(&bytes),
-                Piece::Shared(bytes, start) => self.share(bytes, start),
+    pub(super) fn append(&mut self, other: &mut Self) {
+        self.take_from(other, other.bytes);
+    }
+
+    /// Appends the first `length` bytes of `other`, which are taken from it: pieces of some size as they are.
+    pub(super) fn take_from(&mut self, other: &mut Self, length: usize) {
+        let mut left = length;
+        while left > 0
+            && let Some(piece) = other.pieces.front()
+        {
+            let here = piece.left().len();
+            if here <= left && here > COPIED_UP_TO {
+                let Some(piece) = other.pop() else { return };
+                other.bytes -= here;
+                self.push(piece);
+            } else {
+                self.extend(&piece.left()[..here.min(left)]);
+                other.wrote(here.min(left));
             }
+            left -= here.min(left);
         }
     }
 
-    fn share(&mut self, bytes: Rc<[u8]>, start: usize) {
-        let later = self.later.get_or_insert_default();
-        later.bytes += bytes.len() - start;
-        later.pieces.push_back(Piece::Shared(bytes, start));
+    fn push(&mut self, piece: Piece) {
+        self.bytes += piece.left().len();
+        match &piece {
+            Piece::Own(bytes, _) => self.own_bytes += bytes.capacity(),
+            Piece::Shared(frame, _) => self.shared_bytes += frame.bytes().len(),
+        }
+        self.pieces.push_back(piece);
+    }
+
+    fn pop(&mut self) -> Option<Piece> {
+        let piece = self.pieces.pop_front()?;
+        match &piece {
+            Piece::Own(bytes, _) => self.own_bytes -= bytes.capacity(),
+            Piece::Shared(frame, _) => self.shared_bytes -= frame.bytes().len(),
+        }
+        if self.pieces.is_empty() {
+            self.pieces = VecDeque::new();
+        }
+        Some(piece)
     }
 
     /// The next bytes that lie in one piece; empty: there are none.
     #[inline]
     pub(super) fn front(&self) -> &[u8] {
-        if !self.head.is_empty() {
-            return &self.head[self.written..];
-        }
-        match self.later.as_ref().and_then(|later| later.pieces.front()) {
-            Some(Piece::Shared(bytes, start)) => &bytes[*start..],
-            Some(Piece::Own(bytes)) => bytes,
-            None => &[],
-        }
+        self.pieces.front().map_or(&[], Piece::left)
     }
 
     /// The socket took `length` bytes of `front`. What has become empty gives its memory back.
     pub(super) fn wrote(&mut self, length: usize) {
-        if self.head.is_empty() {
-            self.wrote_shared(length);
-        } else {
-            self.written += length;
-            if self.written == self.head.len() {
-                self.head = Vec::new();
-                self.written = 0;
-            } else if self.written > self.head.len() / 2 && self.written > 64 * 1024 {
-                self.head.drain(..self.written);
-                self.written = 0;
-            }
-        }
-        if self.head.is_empty()
-            && let Some(later) = &mut self.later
-        {
-            match later.pieces.pop_front() {
-                Some(Piece::Own(bytes)) => {
-                    later.bytes -= bytes.len();
-                    self.head = bytes;
-                }
-                Some(shared) => later.pieces.push_front(shared),
-                None => {}
-            }
-            if later.pieces.is_empty() {
-                self.later = None;
-            }
-        }
-    }
-
-    fn wrote_shared(&mut self, length: usize) {
-        let Some(later) = &mut self.later else {
-            return;
-        };
-        later.bytes -= length;
-        if let Some(Piece::Shared(bytes, start)) = later.pieces.front_mut() {
-            *start += length;
-            if *start == bytes.len() {
-                later.pieces.pop_front();
+        self.bytes -= length;
+        if let Some(piece) = self.pieces.front_mut() {
+            piece.take(length);
+            if piece.left().is_empty() {
+                drop(self.pop());
             }
         }
     }
@@ -140,7 +189,9 @@ impl Out {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::memory::Memory;
     use proptest::prelude::*;
+    use std::sync::Arc;
 
     proptest! {
         #[test]
@@ -148,6 +199,7 @@ mod tests {
             pieces in prop::collection::vec((0usize..3, 1usize..9000), 1..20),
             takes in prop::collection::vec(1usize..12_000, 1..40),
         ) {
+            let account = Account::new(Arc::new(Memory::new(1 << 30, 1)), 0);
             let (mut out, mut expected) = (Out::default(), Vec::new());
             let mut seen: Vec<u8> = Vec::new();
             let mut takes = takes.into_iter().cycle();
@@ -159,15 +211,16 @@ mod tests {
                         expected.extend(&bytes);
                     }
                     1 => {
-                        out.message(b'>', &bytes, &mut None);
+                        out.message(b'>', &bytes, &mut None, &account);
                         expected.push(b'>');
                         expected.extend(&bytes[1..]);
                     }
                     _ => {
                         let mut other = Out::default();
-                        other.message(b'*', &bytes, &mut None);
+                        other.message(b'*', &bytes, &mut None, &account);
                         other.extend(b"end");
-                        out.append(other);
+                        out.append(&mut other);
+                        prop_assert_eq!((other.len(), other.own_bytes(), other.shared_bytes()), (0, 0, 0));
                         expected.push(b'*');
                         expected.extend(&bytes[1..]);
                         expected.extend(b"end");
@@ -185,17 +238,39 @@ mod tests {
                 out.wrote(take);
             }
             prop_assert_eq!(seen, expected);
-            prop_assert_eq!(out.len(), 0);
+            prop_assert_eq!((out.len(), out.own_bytes(), out.shared_bytes()), (0, 0, 0));
+            prop_assert_eq!(account.held(), 0);
         }
     }
 
     #[test]
     fn a_large_message_is_held_once() {
         let frame = vec![b'*'; SHARED_FROM];
+        let account = Account::new(Arc::new(Memory::new(1 << 30, 1)), 0);
         let mut shared = None;
         let (mut one, mut two) = (Out::default(), Out::default());
-        one.message(b'*', &frame, &mut shared);
-        two.message(b'>', &frame, &mut shared);
+        one.message(b'*', &frame, &mut shared, &account);
+        two.message(b'>', &frame, &mut shared, &account);
         assert_eq!(Rc::strong_count(shared.as_ref().unwrap()), 3);
+        assert_eq!(account.held(), SHARED_FROM as u64);
+        assert!(one.own_bytes() <= SMALLEST && one.shared_bytes() == SHARED_FROM);
+    }
+
+    #[test]
+    fn what_is_held_is_what_is_unread_and_no_more_than_a_chunk() {
+        let mut out = Out::default();
+        let (mut unread, mut most) = (0, 0);
+        for round in 0..3000_usize {
+            out.extend(&[7; 1003]);
+            unread += 1003;
+            if round % 3 == 0 {
+                let taken = out.front().len().min(1500);
+                out.wrote(taken);
+                unread -= taken;
+            }
+            assert_eq!(out.len(), unread);
+            most = most.max(out.own_bytes() - unread);
+        }
+        assert!(most <= 2 * CHUNK, "{most}");
     }
 }

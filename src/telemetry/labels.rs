@@ -28,8 +28,11 @@ labels! {
         Quit => "quit",
         /// Reading or writing its socket failed.
         SocketError => "socket_error",
-        /// It left more replies unread than `limits.max_client_buffer`.
+        /// It left more replies unread than `limits.max_client_buffer` and took none for `limits.reply_stall_timeout`, or as
+        /// much of what nobody asks for (MONITOR, invalidations).
         OutputBuffer => "output_buffer",
+        /// `limits.max_memory` left no room, and it was the largest holder.
+        Memory => "memory",
         /// It left more messages unread than `limits.pubsub_buffer`.
         PubsubBuffer => "pubsub_buffer",
         /// Messages were lost with the connection to the server, or the server refused to renew a subscription
@@ -87,8 +90,12 @@ labels! {
         ReadAhead => "read_ahead",
         /// `limits.max_client_in_flight`.
         InFlight => "in_flight",
-        /// `limits.max_client_buffer`.
+        /// `limits.max_client_buffer`: the requests of a client wait for it to read.
         OutputBuffer => "output_buffer",
+        /// `limits.reply_stall_timeout`.
+        ReplyStall => "reply_stall",
+        /// `limits.max_memory`.
+        Memory => "memory",
         /// `limits.pubsub_buffer`.
         PubsubBuffer => "pubsub_buffer",
         /// `limits.max_client_subscriptions`.

@@ -406,6 +406,24 @@ pub const METRICS: &[Metric] = &[
         source: Source::Gauge(|s| one(unix_seconds(s.standing.last_reload.at))),
     },
     Metric {
+        name: "respool_memory_bytes",
+        labels: &[],
+        help: "Memory held for clients: unread replies, requests that wait, what is on its way to the server.",
+        source: Source::Gauge(|s| one(s.standing.memory.held)),
+    },
+    Metric {
+        name: "respool_memory_resident_bytes",
+        labels: &[],
+        help: "Memory the process has in all.",
+        source: Source::Gauge(|s| one(s.standing.memory.resident)),
+    },
+    Metric {
+        name: "respool_memory_limit_bytes",
+        labels: &[],
+        help: "limits.max_memory; past it the clients that hold most are closed.",
+        source: Source::Gauge(|s| one(s.standing.memory.limit)),
+    },
+    Metric {
         name: "respool_uptime_seconds",
         labels: &[],
         help: "Time since the process started.",

@@ -15,6 +15,7 @@ mod metrics;
 mod scrape;
 mod server;
 mod status;
+mod throttle;
 mod worker;
 
 pub use concern::Concern;
@@ -24,11 +25,12 @@ pub use histogram::{BOUNDS_MICROS, Histogram, HistogramTotals};
 pub use labels::{Bound, ConnectResult, Disconnect, LossCause, TlsHandshake};
 pub use metrics::{METRICS, Metric, Sample, Source};
 pub use scrape::{
-    CertificateRow, ClientRow, FailoverRow, FailoverRows, GroupRow, GroupTotals, Reload, Scrape,
-    Standing, Totals, UpstreamCounts,
+    CertificateRow, ClientRow, FailoverRow, FailoverRows, GroupRow, GroupTotals, MemoryRow, Reload,
+    Scrape, Standing, Totals, UpstreamCounts,
 };
 pub use server::{LastError, ServerHealth, ServerSnapshot};
 pub use status::status_json;
+pub use throttle::Throttle;
 pub use worker::{GroupCounters, WorkerCounters};
 
 #[cfg(test)]

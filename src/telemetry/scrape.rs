@@ -36,6 +36,8 @@ pub struct Standing {
     pub last_reload: Reload,
     /// Clients in a TLS handshake after which their certificate decides their group.
     pub handshaking: u64,
+    /// What the process has and holds.
+    pub memory: MemoryRow,
     /// Rejected sockets that are held and answered now.
     pub held_rejected: u64,
     /// Admitted clients whose call waits at the server, or in line for one that does.
@@ -48,6 +50,17 @@ pub struct Standing {
     pub warnings: Vec<String>,
     /// Since the process started.
     pub uptime: Duration,
+}
+
+/// Memory of the process, in bytes.
+#[derive(Debug, Clone, Copy, Default, Serialize)]
+pub struct MemoryRow {
+    /// What is held for clients: unread replies and messages, requests that wait, what is on its way to the server.
+    pub held: u64,
+    /// What the process has in all.
+    pub resident: u64,
+    /// `limits.max_memory`.
+    pub limit: u64,
 }
 
 /// How the server was lost and found.

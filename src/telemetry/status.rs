@@ -9,7 +9,7 @@ use super::{
     ServerSnapshot, TlsHandshake, Totals,
 };
 
-/// The whole scrape as one JSON object: `version`, `uptime_seconds`, `server`, `pool`, `groups`, `clients`,
+/// The whole scrape as one JSON object: `version`, `uptime_seconds`, `server`, `pool`, `groups`, `clients`, `memory`,
 /// `circuit`, `last_failover`, `certificates`, `warnings`, `last_reload`. Times are in seconds since the epoch; what is unknown is `null`.
 pub fn status_json(scrape: &Scrape) -> Value {
     let standing = &scrape.standing;
@@ -28,6 +28,7 @@ pub fn status_json(scrape: &Scrape) -> Value {
             "held_rejected": standing.held_rejected,
             "top": standing.top_clients,
         },
+        "memory": standing.memory,
         "circuit": if standing.failovers.is_circuit_open { "open" } else { "closed" },
         "last_failover": standing.failovers.last,
         "certificates": standing.certificates,

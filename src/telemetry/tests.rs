@@ -8,6 +8,12 @@ use std::time::{Duration, UNIX_EPOCH};
 
 use super::*;
 
+const MEMORY: MemoryRow = MemoryRow {
+    held: 5 << 20,
+    resident: 20 << 20,
+    limit: 64 << 20,
+};
+
 const PIN_REASONS: &[&str] = &["transaction", "blocking"];
 
 fn standing() -> Standing {
@@ -86,6 +92,7 @@ fn standing() -> Standing {
             not_after: 2_000_000_000,
         }],
         warnings: vec!["upstream.tls.insecure_skip_verify: not verified".into()],
+        memory: MEMORY,
         uptime: Duration::from_millis(3_600_500),
     }
 }

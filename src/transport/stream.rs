@@ -170,6 +170,11 @@ impl Stream {
         }
     }
 
+    /// The number by which the kernel's tables know its socket.
+    pub fn inode(&self) -> Option<u64> {
+        each!(self, stream => Some(rustix::fs::fstat(stream).ok()?.st_ino), tls => stream.socket().inode())
+    }
+
     /// The number of its file descriptor.
     pub fn descriptor(&self) -> i32 {
         use std::os::fd::AsRawFd as _;

@@ -26,6 +26,7 @@ use super::traffic::{
     Dressed, Dressing, Due, Inner, Kind, NO_RESP, OwnReply, Show, invalid, unasked,
 };
 use crate::budget::Kind as SocketKind;
+use crate::memory::Holding;
 use crate::session::{Effect, State, Step, Stream as SessionStream};
 use crate::telemetry::{Bound, LossCause};
 use crate::transport::Stream;
@@ -48,6 +49,8 @@ pub struct Link {
     socket_kind: SocketKind,
     worn: RefCell<State>,
     pub(super) inner: RefCell<Inner>,
+    /// What is held for it: bytes on their way, who is due what, a reply that is gathered.
+    holding: Holding,
     /// Gets frames that answer no request.
     pushes: RefCell<Pushes>,
     /// Every frame is for whoever gets those, replies included (MONITOR, subscriptions).
@@ -98,6 +101,7 @@ impl Link {
             alarm: Cell::new(None),
             has_refused_write: Cell::new(false),
             slot: Cell::new(usize::MAX),
+            holding: Holding::new(&thread.account),
             thread,
             socket_kind: socket.kind(),
             socket: RefCell::new(Some(Rc::new(socket))),
@@ -390,6 +394,7 @@ impl Link {
             return Err(error);
         }
         inner.forget_written();
+        self.holding.set(inner.held_bytes());
         if !inner.room.is_empty()
             && inner.out.len() - inner.written
                 <= self.thread.settings().upstream.max_write_buffer / 2
@@ -417,6 +422,7 @@ impl Link {
         let arrived = &scratch[..carried + read];
         let used = self.dispatch(inner, arrived, now)?;
         inner.carry.extend_from_slice(&arrived[used..]);
+        self.holding.set(inner.held_bytes());
         Ok(())
     }
 

@@ -8,6 +8,7 @@ use std::io;
 use std::rc::Rc;
 use std::task::{Context, Poll, Waker};
 
+use crate::memory::{Account, Frame, Holding};
 use crate::replies::Replies;
 use crate::session::{Protocol, Transaction, Verb};
 use crate::telemetry::Disconnect;
@@ -37,9 +38,13 @@ pub struct Outlet {
     waker: RefCell<Option<Waker>>,
     transaction: RefCell<Transaction>,
     unsent: RefCell<Vec<Unsent>>,
+    /// With more held for it than this its requests wait.
     limit_bytes: Cell<usize>,
-    /// What one reply that is here whole may hold beyond that, until it is out.
-    whole_bytes: Cell<usize>,
+    /// Memory that its replies take, and its requests.
+    replies_bytes: Cell<usize>,
+    input_bytes: Cell<usize>,
+    /// What of it is on the worker's account.
+    holding: Holding,
     bytes_out: Cell<u64>,
     /// First byte of messages: `>` in RESP3, `*` in RESP2.
     message_mark: Cell<u8>,
@@ -48,8 +53,8 @@ pub struct Outlet {
 }
 
 impl Outlet {
-    /// The outlet of a client on `stream` that may leave `limit_bytes` of replies unread.
-    pub fn new(stream: Rc<Stream>, limit_bytes: usize) -> Rc<Self> {
+    /// The outlet of a client on `stream` whose requests wait while more than `limit_bytes` of replies are held for it.
+    pub fn new(stream: Rc<Stream>, limit_bytes: usize, account: &Rc<Account>) -> Rc<Self> {
         Rc::new(Self {
             stream: RefCell::new(Some(stream)),
             replies: RefCell::default(),
@@ -60,7 +65,9 @@ impl Outlet {
             transaction: RefCell::default(),
             unsent: RefCell::default(),
             limit_bytes: Cell::new(limit_bytes),
-            whole_bytes: Cell::new(0),
+            replies_bytes: Cell::new(0),
+            input_bytes: Cell::new(0),
+            holding: Holding::new(account),
             bytes_out: Cell::new(0),
             message_mark: Cell::new(b'*'),
             has_messages: Cell::new(false),
@@ -122,6 +129,11 @@ impl Outlet {
             .is_some_and(|stream| stream.has_hung_up())
     }
 
+    /// The number by which the kernel's tables know its socket.
+    pub fn inode(&self) -> Option<u64> {
+        self.stream.borrow().as_ref()?.inode()
+    }
+
     /// Whether the client's socket is gone.
     pub fn is_gone(&self) -> bool {
         self.stream.borrow().is_none()
@@ -149,11 +161,72 @@ impl Outlet {
         *self.replies.borrow_mut() = Replies::default();
         self.unsent.borrow_mut().clear();
         self.waker.borrow_mut().take();
+        self.replies_bytes.set(0);
+        self.input_bytes.set(0);
+        self.holding.set(0);
+    }
+
+    /// The client is closed for the room that it takes: what is held for it is given back at once.
+    pub fn shed(&self) {
+        self.close(Disconnect::Memory);
+        // Otherwise they are under way, and given back when they have been looked at.
+        if let Ok(mut replies) = self.replies.try_borrow_mut() {
+            self.drop_replies(&mut replies);
+        }
+    }
+
+    fn drop_replies(&self, replies: &mut Replies) {
+        *replies = Replies::default();
+        self.replies_bytes.set(0);
+        // Its requests are let go of as soon as its task has its turn.
+        self.input_bytes.set(0);
+        self.holding.set(0);
+    }
+
+    /// Memory that is held for the client: its replies and its requests.
+    #[inline]
+    pub fn held_bytes(&self) -> usize {
+        self.replies_bytes.get() + self.input_bytes.get()
+    }
+
+    /// Memory that is held for its replies.
+    #[inline]
+    pub fn held_replies_bytes(&self) -> usize {
+        self.replies_bytes.get()
+    }
+
+    /// The client's task holds so much of what the client has sent.
+    #[inline]
+    pub fn hold_input(&self, bytes: usize) {
+        if self.input_bytes.replace(bytes) != bytes {
+            let own = self.own_bytes(&self.replies.borrow());
+            self.holding.set(own);
+        }
+    }
+
+    /// Whether more is held for it than it may leave unread: its requests wait.
+    #[inline]
+    pub fn is_over(&self) -> bool {
+        self.replies_bytes.get() > self.limit_bytes.get()
+    }
+
+    /// Whether its next request is looked at: it is not about to be closed, and reads its replies.
+    #[inline]
+    pub fn takes_requests(&self) -> bool {
+        !self.is_closed() && !self.is_over()
+    }
+
+    /// Whether so much of that has gone that its requests go on: half, so that they go on by the thousand.
+    pub fn has_room(&self) -> bool {
+        self.replies_bytes.get() <= self.limit_bytes.get() / 2
     }
 
     /// Passes on bytes of the server in which `complete` visible replies end; `open`: another has begun.
     #[inline]
     pub fn deliver(&self, bytes: &[u8], complete: u32, open: bool) {
+        if self.is_closed_by_socket() {
+            return;
+        }
         if let Some(stream) = &*self.stream.borrow() {
             let mut replies = self.replies.borrow_mut();
             self.write(stream, &mut replies, bytes);
@@ -161,7 +234,16 @@ impl Outlet {
             if !replies.is_written() {
                 self.flush_into(stream, &mut replies);
             }
+            self.note(&mut replies);
         }
+    }
+
+    /// Passes on bytes of frames that nobody asked for: invalidations, messages, what MONITOR shows.
+    pub fn deliver_unasked(&self, bytes: &[u8], open: bool) {
+        self.deliver(bytes, 0, open);
+        let mut replies = self.replies.borrow_mut();
+        replies.passed_unasked(bytes.len());
+        self.check_unasked(&replies);
     }
 
     /// Messages are pushes from now on (RESP3), or arrays.
@@ -183,16 +265,23 @@ impl Outlet {
 
     /// Places a message, or a confirmation, of an array's form. True: it is the first since [`Self::flush_messages`].
     /// `shared` is the frame as other clients may hold it already.
-    pub fn message(&self, frame: &[u8], shared: &mut Option<Rc<[u8]>>) -> bool {
+    pub fn message(&self, frame: &[u8], shared: &mut Option<Rc<Frame>>) -> bool {
         if self.is_closed() {
             return false;
         }
         let mut replies = self.replies.borrow_mut();
-        replies.message(self.message_mark.get(), frame, shared);
+        let account = self.holding.account();
+        replies.message(self.message_mark.get(), frame, shared, account);
+        self.note(&mut replies);
         !self.has_messages.replace(true)
     }
 
-    /// The client may leave this many bytes of replies unread from now on.
+    /// What its replies may take before its requests wait.
+    pub fn limit_bytes(&self) -> usize {
+        self.limit_bytes.get()
+    }
+
+    /// With more than this held for it the client's requests wait from now on.
     pub fn set_limit_bytes(&self, limit_bytes: usize) {
         self.limit_bytes.set(limit_bytes);
     }
@@ -201,7 +290,7 @@ impl Outlet {
     pub fn flush_messages(&self, limit_bytes: usize) {
         self.has_messages.set(false);
         self.flush();
-        if self.held_bytes() > limit_bytes {
+        if self.replies.borrow().unread_bytes() > limit_bytes {
             self.close(Disconnect::PubsubBuffer);
         }
     }
@@ -233,7 +322,7 @@ impl Outlet {
     pub fn own_reply(&self, reply: &[u8]) {
         let mut replies = self.replies.borrow_mut();
         replies.own(reply);
-        self.check_bound(&replies);
+        self.note(&mut replies);
     }
 
     /// Passes on whole frames that answer no request, between two others.
@@ -241,15 +330,10 @@ impl Outlet {
         if let Some(stream) = &*self.stream.borrow() {
             let mut replies = self.replies.borrow_mut();
             replies.push(frames);
-            self.check_bound(&replies);
             self.flush_into(stream, &mut replies);
+            self.note(&mut replies);
+            self.check_unasked(&replies);
         }
-    }
-
-    /// Places one reply of the server that is here whole, however large it is; [`Self::flush`] sends it.
-    pub fn whole_reply(&self, reply: &[u8]) {
-        self.whole_bytes.set(reply.len());
-        self.own_reply(reply);
     }
 
     /// Sends what is ready, as far as the socket takes it.
@@ -258,6 +342,7 @@ impl Outlet {
             let mut replies = self.replies.borrow_mut();
             if !replies.is_written() {
                 self.flush_into(stream, &mut replies);
+                self.note(&mut replies);
             }
         }
     }
@@ -315,11 +400,6 @@ impl Outlet {
             .is_some_and(|stream| stream.has_unflushed())
     }
 
-    /// Bytes held for the client.
-    pub fn held_bytes(&self) -> usize {
-        self.replies.borrow().held_bytes()
-    }
-
     /// Bytes written to the client so far.
     pub fn bytes_out(&self) -> u64 {
         self.bytes_out.get()
@@ -330,6 +410,7 @@ impl Outlet {
         if self.stream.borrow().is_some() {
             self.outstanding.set(self.outstanding.get() - unsent.count);
             self.unsent.borrow_mut().push(unsent);
+            self.holding.set(self.own_bytes(&self.replies.borrow()));
             self.wake();
         }
     }
@@ -342,7 +423,9 @@ impl Outlet {
 
     /// Takes the requests that came back.
     pub fn take_unsent(&self) -> Vec<Unsent> {
-        std::mem::take(&mut self.unsent.borrow_mut())
+        let unsent = std::mem::take(&mut *self.unsent.borrow_mut());
+        self.holding.set(self.own_bytes(&self.replies.borrow()));
+        unsent
     }
 
     /// How many requests came back.
@@ -357,14 +440,23 @@ impl Outlet {
     /// Answers the requests that came back, or were never sent whole, and whose places are kept, with `error`.
     pub fn fail_unsent(&self, error: &[u8]) {
         self.take_unsent();
-        self.replies.borrow_mut().fail_awaited(error);
+        {
+            let mut replies = self.replies.borrow_mut();
+            replies.fail_awaited(error);
+            self.note(&mut replies);
+        }
         self.flush();
     }
 
     fn is_closed_by_socket(&self) -> bool {
         matches!(
             self.end.get(),
-            Some(Disconnect::SocketError | Disconnect::OutputBuffer | Disconnect::PubsubBuffer)
+            Some(
+                Disconnect::SocketError
+                    | Disconnect::OutputBuffer
+                    | Disconnect::PubsubBuffer
+                    | Disconnect::Memory
+            )
         )
     }
 
@@ -377,7 +469,6 @@ impl Outlet {
         };
         if taken < bytes.len() {
             replies.keep(&bytes[taken..]);
-            self.check_bound(replies);
         }
     }
 
@@ -391,17 +482,36 @@ impl Outlet {
                 break;
             }
         }
-        if replies.is_written() {
-            self.whole_bytes.set(0);
-        } else {
-            self.check_bound(replies);
+        if !replies.is_written() {
             // The client's task waits for the socket.
             self.wake();
         }
     }
 
-    fn check_bound(&self, replies: &Replies) {
-        if replies.held_bytes() > self.limit_bytes.get() + self.whole_bytes.get() {
+    /// Puts on the account what is held now.
+    #[inline]
+    fn note(&self, replies: &mut Replies) {
+        let held = replies.held_bytes();
+        if held != self.replies_bytes.replace(held) {
+            self.holding.set(self.own_bytes(replies));
+            if self.end.get() == Some(Disconnect::Memory) {
+                // It was the one that had to go.
+                self.drop_replies(replies);
+            }
+        }
+    }
+
+    /// Memory that is held for this client alone.
+    fn own_bytes(&self, replies: &Replies) -> usize {
+        let unsent = self.unsent.borrow();
+        let unsent: usize = unsent.iter().map(|unsent| unsent.bytes.capacity()).sum();
+        replies.own_bytes() + self.input_bytes.get() + unsent
+    }
+
+    /// What nobody asks for no request can hold back: a client that leaves too much of it unread is closed.
+    fn check_unasked(&self, replies: &Replies) {
+        let limit = self.limit_bytes.get();
+        if replies.unasked_bytes() > limit && replies.unread_bytes() > limit {
             self.close(Disconnect::OutputBuffer);
         }
     }

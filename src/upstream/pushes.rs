@@ -117,11 +117,11 @@ impl Pushes {
                     return Ok(());
                 }
                 let frame = std::mem::take(&mut self.gathered);
-                client.deliver(&renamed(frame, at_server, own), 0, !complete);
+                client.deliver_unasked(&renamed(frame, at_server, own), !complete);
                 self.passing = !complete;
             }
             _ => {
-                client.deliver(bytes, 0, !complete);
+                client.deliver_unasked(bytes, !complete);
                 self.passing = !complete;
             }
         }

@@ -16,6 +16,7 @@ use super::whereabouts::Whereabouts;
 use crate::budget::Budget;
 use crate::config::{Role, Settings};
 use crate::fanout::Audiences;
+use crate::memory::{Account, Memory};
 use crate::session::Own;
 use crate::telemetry::{ServerHealth, WorkerCounters};
 use crate::transport::{Clock, Connector, READ_SIZE};
@@ -26,6 +27,8 @@ pub struct Process {
     pub configured: ArcSwap<Settings>,
     /// Upstream sockets.
     pub budget: Arc<Budget>,
+    /// What is held for clients, and how much that may be.
+    pub memory: Arc<Memory>,
     /// Who respool is to the server.
     pub login: ArcSwap<OwnLogin>,
     /// What is known of the server's health.
@@ -104,6 +107,8 @@ pub struct Thread {
     settings: RefCell<Rc<Settings>>,
     /// This worker's counters.
     pub counters: Arc<WorkerCounters>,
+    /// What this worker holds for its clients.
+    pub account: Rc<Account>,
     /// The time of this turn.
     pub clock: Clock,
     /// The one buffer sockets are read into.
@@ -120,6 +125,7 @@ impl Thread {
             index,
             settings: RefCell::new(Rc::new(Settings::clone(&process.configured.load()))),
             clock: Clock::new(process.start),
+            account: Account::new(Arc::clone(&process.memory), index),
             process,
             counters,
             // Room for a carried first line before each read.

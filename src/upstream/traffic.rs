@@ -17,6 +17,9 @@ use crate::waits::Popped;
 /// Longest reply gathered for respool itself; `COMMAND` of Redis 7 measures about 200 KiB.
 const MAX_OWN_REPLY: usize = 4 * 1024 * 1024;
 
+/// Places for replies that are due that a connection keeps when it has few: as many as a worker's clients have in a turn.
+const MOST_DUE_KEPT: usize = 4096;
+
 /// What a request is, as far as its reply matters to respool.
 #[derive(Debug)]
 pub enum Kind {
@@ -217,6 +220,15 @@ impl Inner {
         self.scanner
             .advance(buf)
             .map_err(|_| invalid(NO_RESP.to_owned()))
+    }
+
+    /// Memory that it takes.
+    #[inline]
+    pub(super) fn held_bytes(&self) -> usize {
+        self.out.capacity()
+            + self.carry.capacity()
+            + self.gathered.as_ref().map_or(0, Vec::capacity)
+            + self.due.capacity() * size_of::<Due>()
     }
 
     /// Lets go of the memory of what was written.
@@ -429,6 +441,9 @@ impl Inner {
         };
         if !ended {
             return;
+        }
+        if self.due.capacity() > MOST_DUE_KEPT && self.due.len() < self.due.capacity() / 8 {
+            self.due.shrink_to(MOST_DUE_KEPT);
         }
         let gathered = self.gathered.take();
         match (self.due.pop_front(), gathered) {

@@ -20,6 +20,7 @@ fn machine() -> Machine {
     Machine {
         cores: 2,
         file_descriptors: 20_000,
+        memory: 8 << 30,
         host_name: "web-1".to_owned(),
         // 2026-01-02T03:04:05Z
         now: UnixSeconds(1_767_323_045),

@@ -86,6 +86,7 @@ fn the_report_says_what_a_configuration_means() {
         "listens on        127.0.0.1:6380\n\
          server            127.0.0.1:6379, with a password: at most 10 connections, 4 shared and 6 to lend\n\
          workers           2 (instance \"web-1\")\n\
+         memory            at most 6144MiB (limits.max_memory)\n\
          admin endpoint    off\n\
          group             ci: at most 20, warned of from 15\n\
          group             default: no cap of its own (limits.max_clients 10000)\n\

@@ -132,10 +132,10 @@ fn a_client_that_does_not_end_what_it_asks_is_closed() {
 }
 
 #[test]
-fn a_slow_reader_is_disconnected_and_nobody_waits_for_it() {
+fn a_reader_that_stalls_is_disconnected_and_nobody_waits_for_it() {
     let redis = Redis::start(&[]);
     let respool = Respool::with(&redis)
-        .limits("max_client_buffer = \"1MiB\"")
+        .limits("max_client_buffer = \"1MiB\"\nreply_stall_timeout = \"500ms\"")
         .start();
     let mut other = respool.client();
     assert_eq!(
@@ -154,10 +154,9 @@ fn a_slow_reader_is_disconnected_and_nobody_waits_for_it() {
         },
         "the slow reader is disconnected",
     );
-    let grown = respool.resident_bytes().saturating_sub(before);
-    assert!(
-        grown < 32 << 20,
-        "a slow reader grew the process by {grown} bytes"
+    eventually(
+        || respool.resident_bytes().saturating_sub(before) < 16 << 20,
+        "what was held for it has gone back",
     );
     let disconnected = "respool_client_disconnects_total{reason=\"output_buffer\"}";
     assert_eq!(respool.metric(disconnected), 1.0);

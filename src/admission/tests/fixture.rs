@@ -90,7 +90,9 @@ pub(super) fn settings(
         },
         limits: Limits {
             max_clients,
+            max_memory: 1,
             max_client_buffer: 1,
+            reply_stall_timeout: second,
             pubsub_buffer: 1,
             max_client_subscriptions: 1,
             max_client_in_flight: 1,

@@ -225,6 +225,16 @@ impl Client {
         self.buffer.split_off(self.used)
     }
 
+    /// The next so many bytes, whatever they are part of.
+    #[track_caller]
+    pub(crate) fn take(&mut self, bytes: usize) -> Vec<u8> {
+        while self.buffer.len() - self.used < bytes {
+            assert!(!self.ended(), "the connection ended inside a reply");
+        }
+        self.used += bytes;
+        self.buffer[self.used - bytes..self.used].to_vec()
+    }
+
     /// Panics unless the other side ends the connection without another byte.
     #[track_caller]
     pub(crate) fn expect_end(&mut self) {

@@ -1,0 +1,140 @@
+//! Clients that hold too much: who stalls past its own bound, and who goes when the process has no room.
+
+use std::cell::{Cell, RefCell};
+use std::rc::Rc;
+
+use super::site::Site;
+use super::task::{Client, Wait};
+use crate::identity::Card;
+use crate::memory::{Holder, Stalls, largest_first};
+use crate::telemetry::{Bound, Disconnect, Throttle};
+use crate::transport::queued_bytes;
+
+/// What a worker knows of those who hold too much.
+#[derive(Debug, Default)]
+pub(super) struct Room {
+    stalls: RefCell<Stalls>,
+    /// Another worker has the largest holder, and has been told so in this tick.
+    has_told: Cell<bool>,
+    shed_line: Throttle,
+    waits_line: Throttle,
+}
+
+impl Site {
+    /// From now on somebody goes with the first byte for which there is no room.
+    pub(super) fn keep_room(self: &Rc<Self>) {
+        let site = Rc::downgrade(self);
+        self.thread.account.on_excess(Rc::new(move || {
+            if let Some(site) = site.upgrade() {
+                site.shed();
+            }
+        }));
+    }
+
+    /// Closes the clients that hold most, in order, until there is room; those of other workers that hold more are closed
+    /// by those.
+    pub(super) fn shed(&self) {
+        let memory = self.thread.account.memory();
+        let excess = memory.excess();
+        // When there is hardly time left nobody is asked.
+        let is_urgent = memory.is_urgent();
+        if excess == 0 || (self.room.has_told.get() && !is_urgent) {
+            return;
+        }
+        // Borrowed otherwise only while a client comes or goes: it is looked again with the next bytes.
+        let Ok(residents) = self.residents.try_borrow() else {
+            return;
+        };
+        let holders = residents
+            .iter()
+            .filter(|(_, held)| !held.outlet.is_closed());
+        let holders = holders.map(|(&id, held)| Holder {
+            id,
+            bytes: held.outlet.held_bytes() as u64,
+        });
+        for holder in largest_first(holders.collect(), excess) {
+            memory.set_largest(self.thread.index, holder.bytes);
+            if !is_urgent && !memory.is_largest(self.thread.index, holder.bytes) {
+                self.room.has_told.set(true);
+                return (self.errands)(super::site::Errand::Shed);
+            }
+            let resident = &residents[&holder.id];
+            resident.outlet.shed();
+            if let Some(others) = self.room.shed_line.write(self.thread.clock.now_micros()) {
+                tracing::warn!(
+                    client = %resident.card.peer(),
+                    held = holder.bytes,
+                    others,
+                    "a client was closed: limits.max_memory left no room, and it held the most"
+                );
+            }
+        }
+        self.thread.account.say();
+    }
+
+    /// Closes clients for whom nothing has moved for too long while they left more replies unread than they may.
+    pub(super) fn check_unread(&self) {
+        let timeout = self.thread.settings().limits.reply_stall_timeout;
+        let now_micros = self.thread.clock.now_micros();
+        let (mut unread, mut largest) = (Vec::new(), 0);
+        let residents = self.residents.borrow();
+        for (&id, resident) in residents.iter() {
+            let outlet = &resident.outlet;
+            largest = largest.max(outlet.held_bytes());
+            if outlet.held_replies_bytes() == 0 || outlet.is_closed() {
+                continue;
+            }
+            let held = outlet.held_replies_bytes() as u64;
+            resident.card.output_bytes.set(held);
+            if outlet.is_over() && !self.room.stalls.borrow().knows(id) {
+                self.tell_over(&resident.card, held);
+            }
+            if outlet.is_over() {
+                let moved = outlet.bytes_out() + resident.card.bytes_in.get();
+                unread.push((id, moved));
+            }
+        }
+        let tables = std::cell::OnceCell::new();
+        let queued = |id| {
+            let inode = residents.get(&id)?.outlet.inode()?;
+            tables.get_or_init(queued_bytes).get(&inode).copied()
+        };
+        let mut stalls = self.room.stalls.borrow_mut();
+        let stalled = stalls.look(&unread, now_micros, timeout, queued);
+        drop(stalls);
+        for resident in stalled.iter().filter_map(|id| residents.get(id)) {
+            resident.outlet.close(Disconnect::OutputBuffer);
+        }
+        let memory = self.thread.account.memory();
+        memory.set_largest(self.thread.index, largest as u64);
+        self.thread.account.say();
+        self.room.has_told.set(false);
+        drop(residents);
+        self.shed();
+    }
+}
+
+impl Site {
+    /// Counts and tells that a client has come to its bound.
+    fn tell_over(&self, card: &Card, held: u64) {
+        self.thread.counters.bound(Bound::OutputBuffer).add(1);
+        if let Some(others) = self.room.waits_line.write(self.thread.clock.now_micros()) {
+            tracing::warn!(
+                client = %card.peer(),
+                held,
+                others,
+                "a client leaves more unread than limits.max_client_buffer: its requests wait until it reads"
+            );
+        }
+    }
+}
+
+impl Client {
+    /// Its next request waits while more is held for it than it may leave unread.
+    #[inline]
+    pub(super) fn wait_if_over(&mut self) {
+        if self.outlet.is_over() && matches!(self.wait, Wait::Nothing) {
+            self.wait = Wait::Unread;
+        }
+    }
+}

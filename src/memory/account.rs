@@ -1,0 +1,201 @@
+//! One worker's account of what it holds, kept as it changes.
+
+use std::cell::{Cell, RefCell};
+use std::rc::Rc;
+use std::sync::Arc;
+
+use super::Memory;
+
+/// A worker says what it holds when that has changed by so much: the others know it to within this.
+const STEP: u64 = 64 * 1024;
+
+/// Called when more is held than there is room for.
+type Shed = Rc<dyn Fn()>;
+
+/// What one worker holds for its clients.
+pub struct Account {
+    memory: Arc<Memory>,
+    worker: usize,
+    held: Cell<u64>,
+    /// What the other workers know of.
+    said: Cell<u64>,
+    shed: RefCell<Option<Shed>>,
+}
+
+impl Account {
+    /// The account of `worker`, which holds nothing yet.
+    pub fn new(memory: Arc<Memory>, worker: usize) -> Rc<Self> {
+        Rc::new(Self {
+            memory,
+            worker,
+            held: Cell::new(0),
+            said: Cell::new(0),
+            shed: RefCell::default(),
+        })
+    }
+
+    /// From now on `shed` is called at the very byte past which there is no room, and with every [`STEP`] from there on.
+    pub fn on_excess(&self, shed: Shed) {
+        *self.shed.borrow_mut() = Some(shed);
+    }
+
+    /// The memory of the process.
+    pub fn memory(&self) -> &Memory {
+        &self.memory
+    }
+
+    /// What the worker holds.
+    pub fn held(&self) -> u64 {
+        self.held.get()
+    }
+
+    /// Tells the other workers what this one holds.
+    pub fn say(&self) {
+        self.said.set(self.held.get());
+        self.memory.set_held(self.worker, self.held.get());
+    }
+
+    fn changed(&self, from: usize, to: usize) {
+        let held = (self.held.get() + to as u64).saturating_sub(from as u64);
+        self.held.set(held);
+        if held.abs_diff(self.said.get()) < STEP {
+            return;
+        }
+        self.say();
+        if to > from && self.memory.is_over() {
+            let shed = self.shed.borrow().clone();
+            if let Some(shed) = shed {
+                shed();
+            }
+        }
+    }
+}
+
+impl std::fmt::Debug for Account {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "Account({} bytes)", self.held.get())
+    }
+}
+
+/// What one holder has put on the account.
+#[derive(Debug)]
+pub struct Holding {
+    account: Rc<Account>,
+    bytes: Cell<usize>,
+}
+
+impl Holding {
+    /// A holder that holds nothing yet.
+    pub fn new(account: &Rc<Account>) -> Self {
+        Self {
+            account: Rc::clone(account),
+            bytes: Cell::new(0),
+        }
+    }
+
+    /// It holds this much now.
+    #[inline]
+    pub fn set(&self, bytes: usize) {
+        let before = self.bytes.replace(bytes);
+        if before != bytes {
+            self.account.changed(before, bytes);
+        }
+    }
+
+    /// What it holds.
+    #[inline]
+    pub fn bytes(&self) -> usize {
+        self.bytes.get()
+    }
+
+    /// The account it is on.
+    pub fn account(&self) -> &Rc<Account> {
+        &self.account
+    }
+}
+
+impl Drop for Holding {
+    fn drop(&mut self) {
+        self.set(0);
+    }
+}
+
+/// Bytes that many clients wait for and that are held once.
+#[derive(Debug)]
+pub struct Frame {
+    bytes: Box<[u8]>,
+    _holding: Holding,
+}
+
+impl Frame {
+    /// Holds a copy of `bytes`.
+    pub fn new(bytes: &[u8], account: &Rc<Account>) -> Rc<Self> {
+        let holding = Holding::new(account);
+        holding.set(bytes.len());
+        Rc::new(Self {
+            bytes: bytes.into(),
+            _holding: holding,
+        })
+    }
+
+    /// The bytes.
+    pub fn bytes(&self) -> &[u8] {
+        &self.bytes
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    proptest! {
+        #[test]
+        fn the_account_is_the_sum_of_what_is_held(
+            changes in prop::collection::vec((0usize..5, 0usize..1 << 20, any::<bool>()), 1..100),
+        ) {
+            let memory = Arc::new(Memory::new(1 << 40, 1));
+            let account = Account::new(Arc::clone(&memory), 0);
+            let mut holders: Vec<Option<Holding>> = (0..5).map(|_| None).collect();
+            for (index, bytes, leaves) in changes {
+                if leaves {
+                    holders[index] = None;
+                } else {
+                    holders[index].get_or_insert_with(|| Holding::new(&account)).set(bytes);
+                }
+                let sum: usize = holders.iter().flatten().map(Holding::bytes).sum();
+                prop_assert_eq!(account.held(), sum as u64);
+                prop_assert!(memory.held().abs_diff(account.held()) < STEP);
+            }
+            holders.clear();
+            prop_assert_eq!(account.held(), 0);
+        }
+    }
+
+    #[test]
+    fn the_first_bytes_too_many_are_noticed_at_once() {
+        let memory = Arc::new(Memory::new(16 << 20, 2));
+        let account = Account::new(Arc::clone(&memory), 0);
+        let calls = Rc::new(Cell::new(0));
+        let counted = Rc::clone(&calls);
+        account.on_excess(Rc::new(move || counted.set(counted.get() + 1)));
+        let holding = Holding::new(&account);
+        holding.set(13 << 20);
+        assert_eq!(calls.get(), 0);
+        holding.set(15 << 20);
+        assert_eq!(calls.get(), 1, "an eighth is kept free");
+        holding.set(1 << 20);
+        assert_eq!(calls.get(), 1, "nobody goes for what is given back");
+    }
+
+    #[test]
+    fn what_is_shared_is_held_until_the_last_lets_go() {
+        let account = Account::new(Arc::new(Memory::new(1 << 30, 1)), 0);
+        let frame = Frame::new(&[0; 1000], &account);
+        let other = Rc::clone(&frame);
+        drop(frame);
+        assert_eq!((account.held(), other.bytes().len()), (1000, 1000));
+        drop(other);
+        assert_eq!(account.held(), 0);
+    }
+}

@@ -1,0 +1,13 @@
+//! What the process holds for its clients, as it really is: how much that may be, and who goes first when it is more.
+//!
+//! Invariant: what one holder has said it holds is given back when the holder is dropped, whatever happened in between.
+
+mod account;
+mod order;
+mod room;
+mod stall;
+
+pub use account::{Account, Frame, Holding};
+pub use order::{Holder, largest_first};
+pub use room::{Memory, room};
+pub use stall::Stalls;

@@ -1,0 +1,52 @@
+//! Who goes when there is no room.
+
+/// A client and what is held for it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Holder {
+    /// Its number.
+    pub id: u64,
+    /// Its replies, messages and requests, as they are held.
+    pub bytes: u64,
+}
+
+/// Whom to close so that `excess` bytes are given back: the largest holders, and no more of them than it takes. Of equal
+/// ones the youngest goes.
+pub fn largest_first(mut holders: Vec<Holder>, excess: u64) -> Vec<Holder> {
+    holders.retain(|holder| holder.bytes > 0);
+    holders.sort_unstable_by_key(|holder| (holder.bytes, holder.id));
+    let mut back = 0;
+    let mut gone = Vec::new();
+    while back < excess
+        && let Some(holder) = holders.pop()
+    {
+        back += holder.bytes;
+        gone.push(holder);
+    }
+    gone
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    proptest! {
+        #[test]
+        fn the_largest_go_and_no_more_than_must(
+            sizes in prop::collection::vec(0u64..1000, 0..50),
+            excess in 0u64..20_000,
+        ) {
+            let holders: Vec<_> = sizes.iter().enumerate()
+                .map(|(id, &bytes)| Holder { id: id as u64, bytes }).collect();
+            let gone = largest_first(holders.clone(), excess);
+            let back: u64 = gone.iter().map(|holder| holder.bytes).sum();
+            let least = gone.iter().map(|holder| holder.bytes).min().unwrap_or(u64::MAX);
+            let stays = |holder: &&Holder| !gone.contains(holder);
+            prop_assert!(holders.iter().filter(stays).all(|holder| holder.bytes <= least));
+            prop_assert!(back >= excess || holders.iter().filter(stays).all(|holder| holder.bytes == 0));
+            if let Some(last) = gone.last() {
+                prop_assert!(back - last.bytes < excess);
+            }
+        }
+    }
+}

@@ -1,0 +1,160 @@
+//! What all workers hold together, and how much of `limits.max_memory` is left for that.
+
+use std::sync::atomic::{AtomicU64, Ordering};
+
+/// One part in this many of the limit is kept free: what is read in the turn in which the limit is reached, and what the
+/// allocator keeps.
+const SPARE: u64 = 8;
+
+/// What one worker has last said. Aligned so that no two workers write the same cache line.
+#[derive(Debug, Default)]
+#[repr(align(128))]
+struct Share {
+    held: AtomicU64,
+    largest: AtomicU64,
+}
+
+/// The memory of the process: what its workers hold for clients, and how much they may.
+#[derive(Debug)]
+pub struct Memory {
+    limit_bytes: AtomicU64,
+    room_bytes: AtomicU64,
+    resident_bytes: AtomicU64,
+    shares: Box<[Share]>,
+}
+
+/// How much may be held for clients when the process has `resident` bytes of which `held` are held for them. What else it
+/// has (its code, its tables, what the allocator has not given back) is not theirs; it is taken for at most half of the
+/// limit, so that an allocator that keeps what was freed can never cost every client its replies.
+pub fn room(limit: u64, resident: u64, held: u64) -> u64 {
+    let other = resident.saturating_sub(held).min(limit / 2);
+    limit - limit / SPARE - other
+}
+
+impl Memory {
+    /// The memory of a process with so many workers that may have `limit_bytes`.
+    pub fn new(limit_bytes: u64, workers: usize) -> Self {
+        Self {
+            limit_bytes: AtomicU64::new(limit_bytes),
+            room_bytes: AtomicU64::new(room(limit_bytes, 0, 0)),
+            resident_bytes: AtomicU64::new(0),
+            shares: (0..workers.max(1)).map(|_| Share::default()).collect(),
+        }
+    }
+
+    /// The process may have this much from now on.
+    pub fn set_limit(&self, limit_bytes: u64) {
+        self.limit_bytes.store(limit_bytes, Ordering::Relaxed);
+        self.measured(self.resident());
+    }
+
+    /// The process was seen to have `resident` bytes.
+    pub fn measured(&self, resident: u64) {
+        let room = room(self.limit(), resident, self.held());
+        self.resident_bytes.store(resident, Ordering::Relaxed);
+        self.room_bytes.store(room, Ordering::Relaxed);
+    }
+
+    /// `limits.max_memory`.
+    pub fn limit(&self) -> u64 {
+        self.limit_bytes.load(Ordering::Relaxed)
+    }
+
+    /// What the process had when it was last measured.
+    pub fn resident(&self) -> u64 {
+        self.resident_bytes.load(Ordering::Relaxed)
+    }
+
+    /// What all workers hold for clients.
+    pub fn held(&self) -> u64 {
+        let held = |share: &Share| share.held.load(Ordering::Relaxed);
+        self.shares.iter().map(held).sum()
+    }
+
+    /// Whether more is held than there is room for.
+    pub fn is_over(&self) -> bool {
+        self.held() > self.room_bytes.load(Ordering::Relaxed)
+    }
+
+    /// Whether half of what is kept free is used up too.
+    pub fn is_urgent(&self) -> bool {
+        let room = self.room_bytes.load(Ordering::Relaxed);
+        self.held() > room + self.limit() / (2 * SPARE)
+    }
+
+    /// How much has to go when there is no room: one part in eight more than what is too much, so that it is not looked for
+    /// again with the next read. 0: there is room.
+    pub fn excess(&self) -> u64 {
+        let (held, room) = (self.held(), self.room_bytes.load(Ordering::Relaxed));
+        if held > room {
+            held - (room - room / SPARE)
+        } else {
+            0
+        }
+    }
+
+    /// Whether nobody of the other workers holds more than `bytes`, the most that one client of `worker` holds.
+    pub fn is_largest(&self, worker: usize, bytes: u64) -> bool {
+        let mut others = self.shares.iter().enumerate();
+        others
+            .all(|(index, share)| index == worker || share.largest.load(Ordering::Relaxed) <= bytes)
+    }
+
+    /// What the largest holder of `worker` holds.
+    pub fn set_largest(&self, worker: usize, bytes: u64) {
+        if let Some(share) = self.shares.get(worker) {
+            share.largest.store(bytes, Ordering::Relaxed);
+        }
+    }
+
+    pub(super) fn set_held(&self, worker: usize, bytes: u64) {
+        if let Some(share) = self.shares.get(worker) {
+            share.held.store(bytes, Ordering::Relaxed);
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    const MIB: u64 = 1 << 20;
+
+    proptest! {
+        #[test]
+        fn what_may_be_held_fits_beside_what_else_there_is(
+            limit in 16 * MIB..1 << 40,
+            resident in 0u64..1 << 41,
+            held in 0u64..1 << 41,
+        ) {
+            let room = room(limit, resident, held);
+            prop_assert!(room >= limit / 4);
+            let other = resident.saturating_sub(held);
+            if other <= limit / 2 {
+                prop_assert!(room + other <= limit - limit / SPARE + 1);
+            }
+        }
+
+        #[test]
+        fn what_goes_makes_room(limit in 16 * MIB..1 << 40, held in 0u64..1 << 41, resident in 0u64..1 << 41) {
+            let memory = Memory::new(limit, 2);
+            memory.set_held(1, held);
+            memory.measured(resident);
+            let excess = memory.excess();
+            prop_assert_eq!(excess > 0, memory.is_over());
+            memory.set_held(1, held - excess);
+            prop_assert!(!memory.is_over());
+        }
+    }
+
+    #[test]
+    fn the_largest_holder_is_known_across_workers() {
+        let memory = Memory::new(64 * MIB, 3);
+        memory.set_largest(0, 10);
+        memory.set_largest(2, 30);
+        assert!(memory.is_largest(2, 30));
+        assert!(memory.is_largest(0, 30));
+        assert!(!memory.is_largest(0, 29));
+    }
+}

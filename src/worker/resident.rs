@@ -1,0 +1,52 @@
+//! How much memory the process has in all, as the kernel counts it.
+
+use std::fs::File;
+use std::os::unix::fs::FileExt as _;
+
+use crate::client::Site;
+
+/// The kernel's figures of this process.
+pub(super) struct Resident {
+    figures: Option<File>,
+}
+
+impl Resident {
+    /// Opens them once: reading takes 2 µs.
+    pub(super) fn of_this_process() -> Self {
+        Self {
+            figures: File::open("/proc/self/statm").ok(),
+        }
+    }
+
+    /// Has the first worker tell the process what it has; it looks with every tick, the others go by what it saw.
+    pub(super) fn measure(&self, site: &Site) {
+        if site.thread.index != 0 {
+            return;
+        }
+        let mut text = [0; 128];
+        let read = self.figures.as_ref().map(|file| file.read_at(&mut text, 0));
+        if let Some(Ok(length)) = read
+            && let Some(pages) = resident_pages(&text[..length])
+        {
+            let bytes = pages * rustix::param::page_size() as u64;
+            site.thread.process.memory.measured(bytes);
+        }
+    }
+}
+
+/// The second figure of `/proc/self/statm`.
+fn resident_pages(statm: &[u8]) -> Option<u64> {
+    let text = std::str::from_utf8(statm).ok()?;
+    text.split_ascii_whitespace().nth(1)?.parse().ok()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_second_figure_is_what_is_resident() {
+        assert_eq!(resident_pages(b"2500 1723 900 300 0 500 0\n"), Some(1723));
+        assert_eq!(resident_pages(b""), None);
+    }
+}

@@ -1,0 +1,212 @@
+//! What many clients hold together, and who goes when there is no room.
+
+use std::thread;
+
+use super::{MIB, disconnects, is_served, most_resident, put};
+use crate::harness::{Client, Redis, Respool, Value, encode, eventually, keep_busy};
+
+/// `limits.max_memory` of these tests; the process is to stay below it whatever happens.
+const LIMIT: usize = 64 * MIB;
+
+fn small(redis: &Redis) -> Respool {
+    Respool::with(redis)
+        .limits("max_memory = \"64MiB\"\nmax_clients = 1000")
+        .start()
+}
+
+fn clients(respool: &Respool, count: usize) -> Vec<Client> {
+    let client = |_| {
+        let mut client = respool.client();
+        client.shrink_receive_buffer(4096);
+        client
+    };
+    (0..count).map(client).collect()
+}
+
+#[test]
+fn the_process_stays_within_its_memory_when_large_replies_are_not_read() {
+    let redis = Redis::start(&[]);
+    let respool = small(&redis);
+    put(&redis, "big", 20 * MIB);
+    for count in [12, 100] {
+        let mut greedy = clients(&respool, count);
+        let before = disconnects(&respool, "memory");
+        for client in &mut greedy {
+            client.send(encode(&["GET", "big"]));
+        }
+        let most = most_resident(
+            &respool,
+            || disconnects(&respool, "memory") - before >= (count - 4) as f64,
+            "those who hold most are closed",
+        );
+        assert!(most < LIMIT, "{count}: {} MiB", most / MIB);
+    }
+    let log = respool.log_text();
+    assert!(log.contains("limits.max_memory left no room"), "{log}");
+    assert!(respool.metric("respool_bounds_reached_total{bound=\"memory\"}") >= 100.0);
+}
+
+#[test]
+fn who_holds_the_most_goes_first() {
+    let redis = Redis::start(&[]);
+    let respool = small(&redis);
+    put(&redis, "small", 8 * MIB);
+    put(&redis, "large", 40 * MIB);
+    let mut modest = respool.client();
+    modest.send(encode(&["GET", "small"]));
+    eventually(
+        || respool.metric("respool_memory_bytes") > 3e6,
+        "the modest one's reply is held",
+    );
+    let mut large = clients(&respool, 3);
+    for client in &mut large {
+        client.send(encode(&["GET", "large"]));
+    }
+    eventually(
+        || disconnects(&respool, "memory") >= 2.0,
+        "the largest are closed",
+    );
+    match modest.reply() {
+        Value::Bulk(bytes) => assert_eq!(bytes.len(), 8 * MIB),
+        other => panic!("{other:?}"),
+    }
+}
+
+#[test]
+fn own_replies_behind_a_slow_one_cost_what_they_hold() {
+    let redis = Redis::start(&[]);
+    let respool = Respool::with(&redis)
+        .limits("max_client_buffer = \"8MiB\"")
+        .start();
+    let mut eager = respool.client();
+    eager.ping();
+    let before = respool.resident_bytes();
+    let mut busy = keep_busy(&redis, &respool, "4");
+    let mut writer = eager.writer();
+    let writing = thread::spawn(move || {
+        let _ = writer.try_send(encode(&["GET", "k"]));
+        let names = encode(&["CLIENT", "GETNAME"]).repeat(10_000);
+        (0..400).all(|_| writer.try_send(&names).is_ok())
+    });
+    let mut most = 0;
+    eventually(
+        || {
+            most = most.max(respool.resident_bytes());
+            busy.reply_within(std::time::Duration::from_millis(20))
+                .is_some()
+        },
+        "the server is free again",
+    );
+    let grown = (most - before) as usize;
+    // Replies up to the bound, and as much of requests that wait.
+    assert!(grown < 24 * MIB, "{} MiB", grown / MIB);
+    for _ in 0..4_000_001 {
+        assert_eq!(eager.reply_bytes(), b"$-1\r\n");
+    }
+    assert!(writing.join().expect("the writer ends"));
+}
+
+#[test]
+fn the_process_stays_within_its_memory_when_requests_are_half_sent() {
+    let redis = Redis::start(&[]);
+    let respool = small(&redis);
+    let mut half = clients(&respool, 150);
+    let most = most_resident(
+        &respool,
+        || {
+            // It is gathered whole, since respool answers it itself.
+            let begun = b"*3\r\n$6\r\nCLIENT\r\n$7\r\nSETNAME\r\n$900000\r\n";
+            let body = vec![b'x'; 800_000];
+            for client in &mut half {
+                let _ = client.try_send([begun.as_slice(), &body].concat());
+            }
+            disconnects(&respool, "memory") >= 50.0
+        },
+        "those who hold most are closed",
+    );
+    assert!(most < LIMIT, "{} MiB", most / MIB);
+}
+
+#[test]
+fn the_process_stays_within_its_memory_when_messages_are_not_read() {
+    let redis = Redis::start(&[]);
+    let respool = small(&redis);
+    let mut deaf = clients(&respool, 30);
+    for client in &mut deaf {
+        client.cmd(&["SUBSCRIBE", "news"]);
+    }
+    let mut publisher = redis.client();
+    let message = encode(&["PUBLISH", "news", &"m".repeat(1000)]).repeat(100);
+    let most = most_resident(
+        &respool,
+        || {
+            publisher.send(&message);
+            for _ in 0..100 {
+                publisher.reply();
+            }
+            disconnects(&respool, "memory") >= 10.0
+        },
+        "those who hold most are closed",
+    );
+    assert!(most < LIMIT, "{} MiB", most / MIB);
+}
+
+#[test]
+fn the_process_stays_within_its_memory_when_own_replies_are_not_read() {
+    let redis = Redis::start(&[]);
+    let respool = small(&redis);
+    let name = "n".repeat(1000);
+    let mut greedy = clients(&respool, 100);
+    for client in &mut greedy {
+        assert_eq!(client.cmd(&["CLIENT", "SETNAME", &name]), Value::ok());
+    }
+    let most = most_resident(
+        &respool,
+        || {
+            for client in &mut greedy {
+                let _ = client.try_send(encode(&["CLIENT", "LIST"]).repeat(10));
+            }
+            disconnects(&respool, "memory") >= 20.0
+        },
+        "those who hold most are closed",
+    );
+    assert!(most < LIMIT, "{} MiB", most / MIB);
+}
+
+#[test]
+fn a_name_is_kept_as_it_was_given_or_refused() {
+    let redis = Redis::start(&[]);
+    let respool = Respool::start(&redis);
+    let mut client = respool.client();
+    let longest = "n".repeat(1024);
+    assert_eq!(client.cmd(&["CLIENT", "SETNAME", &longest]), Value::ok());
+    assert_eq!(client.cmd(&["CLIENT", "GETNAME"]), Value::bulk(&longest));
+    let longer = "n".repeat(1025);
+    let refused = client.cmd(&["CLIENT", "SETNAME", &longer]);
+    assert!(refused.text().contains("1 KiB"), "{refused:?}");
+    let refused = client.cmd(&["CLIENT", "SETINFO", "LIB-NAME", &longer]);
+    assert!(refused.text().contains("1 KiB"), "{refused:?}");
+    assert!(client.cmd(&["HELLO", "3", "SETNAME", &longer]).is_error());
+    assert_eq!(client.cmd(&["CLIENT", "GETNAME"]), Value::bulk(&longest));
+    is_served(&mut client);
+}
+
+#[test]
+fn the_list_of_clients_tells_what_is_held() {
+    let redis = Redis::start(&[]);
+    let respool = Respool::start(&redis);
+    put(&redis, "big", 20 * MIB);
+    let mut slow = respool.client_named("slow");
+    slow.send(encode(&["GET", "big"]));
+    let mut looking = respool.client();
+    eventually(
+        || {
+            let list = looking.cmd(&["CLIENT", "LIST"]).text();
+            let line = list.lines().find(|line| line.contains("name=slow"));
+            let omem = line.and_then(|line| line.split("omem=").nth(1)?.split(' ').next());
+            omem.is_some_and(|omem| omem.parse::<usize>().expect("a number") > 10 * MIB)
+        },
+        "omem is what is held",
+    );
+    assert!(respool.status().contains("\"memory\""));
+}
