@@ -23,6 +23,8 @@ pub mod auth;
 
 pub mod session;
 
+pub mod silence;
+
 pub mod shared;
 
 pub mod fanout;

@@ -230,6 +230,7 @@ fn process(settings: &Arc<Settings>, start: Instant) -> io::Result<Arc<Process>>
         seats_wanted: Default::default(),
         whereabouts: Default::default(),
         failovers: Default::default(),
+        pulse: Default::default(),
         in_force: Default::default(),
         start,
     }))

@@ -207,7 +207,7 @@ impl<S: Clone + PartialEq, T> Schedule<S, T> {
     }
 
     /// The next thing to do for those who wait, if anything can be done now. `in_flight` tells how many replies a
-    /// connection still owes, `may_dial` whether another may be opened; call again after every change until it returns
+    /// connection still owes, or `usize::MAX` where none come, `may_dial` whether another may be opened; call again after every change until it returns
     /// nothing, and from time to time.
     pub fn next(
         &mut self,
@@ -233,7 +233,9 @@ impl<S: Clone + PartialEq, T> Schedule<S, T> {
             .enumerate()
             .filter(|(_, link)| free(link))
             .map(|(index, link)| (in_flight(index), link.served, index))
-            .filter(|&(in_flight, served, _)| in_flight == 0 || served >= QUANTUM)
+            .filter(|&(in_flight, served, _)| {
+                in_flight == 0 || (served >= QUANTUM && in_flight < usize::MAX)
+            })
             .map(|(in_flight, _, index)| (in_flight, index))
             .min()?;
         self.links[link].phase = Phase::Changing {

@@ -17,6 +17,7 @@ const ORDER: &[&str] = &[
     "budget",
     "auth",
     "session",
+    "silence",
     "shared",
     "fanout",
     "waits",

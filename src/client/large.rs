@@ -9,7 +9,7 @@ use std::rc::Rc;
 use super::requests::Next;
 use super::task::{Client, Wait};
 use crate::budget::UploadPace;
-use crate::command::{Learned, PinReason, Way, lookup, spec, writes};
+use crate::command::{Delays, Learned, PinReason, Way, lookup, spec, writes};
 use crate::config::Role;
 use crate::resp::{Bounds, Scan, Violation};
 use crate::session::READ_ONLY;
@@ -152,7 +152,8 @@ impl Client {
         self.count(1, command);
         let show = self.show();
         let settled = self.scanner.settled(data.len());
-        link.send_through(&self.outlet, &data[..settled], Kind::Plain, show);
+        let kind = (Kind::Plain, Delays::of(command));
+        link.send_through(&self.outlet, &data[..settled], kind, show);
         link.set_partial(true);
         self.streaming = Some(true);
         let pace = UploadPace::new(self.site.thread.clock.now_micros());

@@ -6,6 +6,7 @@
 //! who was rejected; `large` is a request too large to share; `leaving` notices clients that leave while they wait, `timers` those
 //! that take too long, and `closes` says why respool closed one.
 
+mod again;
 mod closes;
 mod eviction;
 mod held;
@@ -14,6 +15,7 @@ mod leaving;
 mod local;
 mod local_client;
 mod login;
+mod pausing;
 mod pinned;
 mod queued;
 mod requests;

@@ -4,7 +4,7 @@ use std::rc::Rc;
 
 use super::requests::{Next, UNREACHABLE};
 use super::task::{Client, Done, Purpose, Wait};
-use crate::command::{CommandId, Local, PinReason, Tx, spec};
+use crate::command::{CommandId, Delays, Local, PinReason, Tx, spec};
 use crate::identity::Flag;
 use crate::resp::Request;
 use crate::resp::speak::{encode_request, error};
@@ -207,6 +207,9 @@ impl Client {
         }
         match reason {
             PinReason::Wait => return self.wait_for_replicas(&link, request, command),
+            PinReason::Pause if !self.pin_use.in_multi => {
+                return self.pause(&link, request, command);
+            }
             PinReason::Monitor => {
                 // Its reply tells whether what follows on the connection are the commands of everybody.
                 self.wait = Wait::Answers;
@@ -226,6 +229,12 @@ impl Client {
         };
         self.count(1, command);
         let show = self.show();
+        // What waits for others says nothing of the server.
+        let delays = match blocks {
+            true => Delays::NONE,
+            false => Delays::of(command),
+        };
+        let kind = (kind, delays);
         if request.bytes().len() > READ_SIZE {
             link.send_through(&self.outlet, request.bytes(), kind, show);
         } else {
@@ -273,7 +282,8 @@ impl Client {
         };
         self.count(1, command);
         let show = self.show();
-        link.send(&self.outlet, request.bytes(), 1, Kind::Verb(verb), show);
+        let kind = (Kind::Verb(verb), Delays::of(command));
+        link.send(&self.outlet, request.bytes(), 1, kind, show);
         if request.count() == 1 {
             self.in_multi_after(verb);
         }
@@ -329,7 +339,7 @@ impl Client {
             &self.outlet,
             request.bytes(),
             1,
-            Kind::Blocking(Popped::Nothing),
+            (Kind::Blocking(Popped::Nothing), Delays::NONE),
             show,
         );
         self.block();
@@ -357,7 +367,8 @@ impl Client {
             Show::Pass => Show::Replace(reply.into()),
             other => other,
         };
-        link.send(&self.outlet, NEVER_QUEUED, 1, Kind::Plain, show);
+        let kind = (Kind::Plain, Delays::NONE);
+        link.send(&self.outlet, NEVER_QUEUED, 1, kind, show);
     }
 
     /// A request of a client whose connection carries messages.

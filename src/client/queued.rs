@@ -5,7 +5,7 @@ use std::rc::Rc;
 use super::pinned::NOT_IN_MULTI;
 use super::requests::Next;
 use super::task::{Client, Done, Purpose, Wait};
-use crate::command::{CommandId, Local, PinReason};
+use crate::command::{CommandId, Delays, Local, PinReason};
 use crate::identity::Flag;
 use crate::resp::speak::{OK, encode_request};
 use crate::resp::{Request, parse_integer};
@@ -83,7 +83,8 @@ impl Client {
     ) -> Next {
         self.count(1, command);
         let show = self.show();
-        link.send(&self.outlet, request.bytes(), 1, Kind::Verb(verb), show);
+        let kind = (Kind::Verb(verb), Delays::of(command));
+        link.send(&self.outlet, request.bytes(), 1, kind, show);
         Next::Used(request.bytes().len())
     }
 
@@ -92,10 +93,11 @@ impl Client {
         let (tell, told) = tokio::sync::oneshot::channel();
         link.send_own(&encode_request(&["RESET"]), OwnReply::Tell(tell));
         let limit = self.site.thread.settings().upstream.reply_timeout;
+        let thread = Rc::clone(&self.site.thread);
         self.wait = Wait::Task(Box::pin(async move {
             // Lost with the connection, and the client with it; or the server hangs.
-            let told = tokio::time::timeout(limit, told).await;
-            Done::Unstreamed(matches!(told, Ok(Ok(_))), local)
+            let told = thread.within(limit, told).await;
+            Done::Unstreamed(matches!(told, Some(Ok(_))), local)
         }));
     }
 

@@ -6,10 +6,10 @@ use std::rc::Rc;
 use std::sync::Arc;
 
 use super::task::{Client, Purpose, Wait};
-use crate::command::{CommandId, DenySet, Learned, Local, PinReason, Tx};
+use crate::command::{CommandId, Delays, DenySet, Learned, Local, PinReason, Tx};
 use crate::identity::NO_COMMAND;
 use crate::resp::speak::encode_request;
-use crate::resp::{Bounds, Request, RequestScanner, Scan, Violation, split_inline};
+use crate::resp::{Request, Scan, Violation, count_requests, split_inline};
 use crate::session::{Block, Route, Routed, Rules, block, route};
 use crate::telemetry::{Bound, Disconnect};
 use crate::upstream::{Kind, Show, WaitError};
@@ -36,6 +36,8 @@ struct Run {
     end: usize,
     count: u32,
     last: Option<CommandId>,
+    /// What may delay them.
+    delays: Delays,
 }
 
 impl Client {
@@ -123,7 +125,11 @@ impl Client {
         let request = Request::new(bytes);
         let routed = self.route(&bytes[name], &request, learned);
         let shares = routed.route == Route::Shared && self.is_sharing(length);
-        if shares && (run.count > 0 || self.link_ready(&data[at..])) {
+        let delays = Delays::of(routed.command);
+        if run.count > 0 && delays.may_pause() && !run.delays.may_pause() && self.leaves_lane() {
+            self.send_run(data, run);
+        }
+        if shares && (run.count > 0 || self.link_ready(&data[at..], delays)) {
             if self.outlet.outstanding().saturating_add(run.count) >= self.in_flight_limit() {
                 self.send_run(data, run);
                 self.wait_in_flight();
@@ -135,6 +141,7 @@ impl Client {
             run.end = at + length;
             run.count += 1;
             run.last = routed.command;
+            run.delays = run.delays.and(delays);
             return Next::Used(length);
         }
         self.send_run(data, run);
@@ -191,7 +198,7 @@ impl Client {
                 &self.outlet,
                 &data[run.start..run.end],
                 run.count,
-                Kind::Plain,
+                (Kind::Plain, run.delays),
                 Show::Pass,
             );
             self.site.upstream.served(&link, run.count);
@@ -229,7 +236,10 @@ impl Client {
 
     /// Whether `self.link` can take requests now; if not, what to wait for has been set, or every request at hand is
     /// refused. `held` are the requests held back meanwhile.
-    pub(super) fn link_ready(&mut self, held: &[u8]) -> bool {
+    pub(super) fn link_ready(&mut self, held: &[u8], delays: Delays) -> bool {
+        if !self.in_lane(delays) {
+            return false;
+        }
         if let Some(link) = &self.link {
             if self.site.upstream.serves(link, &self.session.state) {
                 if link.is_full() {
@@ -247,7 +257,7 @@ impl Client {
             self.wait = Wait::Answers;
             return false;
         }
-        if let Some(link) = self.site.upstream.shared(&self.session.state) {
+        if let Some(link) = self.site.upstream.shared_for(&self.session.state, delays) {
             self.link = Some(link);
             return true;
         }
@@ -320,7 +330,8 @@ impl Client {
                 self.on_pin(PinReason::LargeRequest, request, routed.command)
             }
             Route::Shared if self.pin.is_none() => {
-                self.on_shared(request.bytes(), 1, routed.command)
+                let delays = Delays::of(routed.command);
+                self.on_shared(request.bytes(), 1, routed.command, delays)
             }
             Route::Shared => self.on_pin(PinReason::LargeRequest, request, routed.command),
             Route::Transaction(verb) => {
@@ -384,7 +395,7 @@ impl Client {
         }
         if !is_opening {
             // Without a transaction these leave no trace.
-            return self.on_shared(request.bytes(), 1, command);
+            return self.on_shared(request.bytes(), 1, command, Delays::NONE);
         }
         if verb == Tx::Multi {
             let most_bytes = self.site.thread.settings().upstream.max_shared_request;
@@ -395,8 +406,12 @@ impl Client {
             let rules = self.rules(denied.as_deref(), learned);
             let shares = self.session.reply != crate::session::ReplyMode::SkipNext;
             match block(rest, most_bytes, most, &rules) {
-                Block::Whole { length, count } if shares => {
-                    return match self.on_shared(&rest[..length], count, command) {
+                Block::Whole {
+                    length,
+                    count,
+                    delays,
+                } if shares => {
+                    return match self.on_shared(&rest[..length], count, command, delays) {
                         Next::Used(_) => Next::Used(length),
                         next => next,
                     };
@@ -415,12 +430,13 @@ impl Client {
         bytes: &[u8],
         count: u32,
         command: Option<CommandId>,
+        delays: Delays,
     ) -> Next {
         if self.outlet.outstanding().saturating_add(count) > self.in_flight_limit().max(count) {
             self.wait_in_flight();
             return Next::Wait;
         }
-        if !self.link_ready(bytes) {
+        if !self.link_ready(bytes, delays) {
             // Refused meanwhile: looked at again, and answered.
             return if self.refusing.is_some() {
                 Next::Used(0)
@@ -432,7 +448,7 @@ impl Client {
             return Next::Wait;
         };
         let show = self.show();
-        link.send(&self.outlet, bytes, count, Kind::Plain, show);
+        link.send(&self.outlet, bytes, count, (Kind::Plain, delays), show);
         self.site.upstream.served(&link, count);
         self.count(count, command);
         Next::Used(bytes.len())
@@ -484,54 +500,4 @@ impl Client {
         }
         self.ending = Some(Disconnect::ProtocolError);
     }
-
-    /// Sends again what came back unsent, on whatever connection serves the session's state now.
-    pub(super) fn send_again(&mut self) {
-        if self
-            .link
-            .as_ref()
-            .is_some_and(|link| !self.site.upstream.serves(link, &self.session.state))
-        {
-            self.link = None;
-        }
-        if self.link.is_none() {
-            self.link = self.site.upstream.shared(&self.session.state);
-        }
-        let Some(link) = self.link.clone() else {
-            let commands = self.outlet.unsent_count();
-            match self
-                .site
-                .upstream
-                .wait_shared(&self.session.state, false, commands)
-            {
-                Ok(wait) => self.wait = Wait::Shared(wait, Purpose::Again),
-                Err(_) => self.outlet.fail_unsent(UNREACHABLE),
-            }
-            return;
-        };
-        let mut sent = 0;
-        for unsent in self.outlet.take_unsent() {
-            link.send_again(&self.outlet, &unsent);
-            sent += unsent.count;
-        }
-        // Counted when all are sent: counting may change the connection's state behind them.
-        self.site.upstream.served(&link, sent);
-    }
-}
-
-/// How many whole requests `bytes` starts with; at least 1.
-fn count_requests(bytes: &[u8]) -> usize {
-    let bounds = Bounds::new(usize::MAX);
-    let (mut at, mut count) = (0, 0);
-    while at < bytes.len() {
-        match RequestScanner::default().scan(&bytes[at..], &bounds) {
-            Scan::Request { length } | Scan::Inline { length, .. } => {
-                at += length;
-                count += 1;
-            }
-            Scan::Nothing { length } => at += length,
-            Scan::Incomplete | Scan::Violation(_) => break,
-        }
-    }
-    count.max(1)
 }

@@ -11,7 +11,7 @@ use super::local::wrong_arity;
 use super::pinned::NONE_FREE;
 use super::requests::{Next, UNREACHABLE};
 use super::task::{Client, Done, Wait};
-use crate::command::{CommandId, Local, PinReason, spec};
+use crate::command::{CommandId, Delays, Local, PinReason, spec};
 use crate::fanout::{Audiences, Kind};
 use crate::identity::Flag;
 use crate::resp::Request;
@@ -66,9 +66,10 @@ impl Client {
             Some(told) => {
                 let settings = &self.site.thread.settings().upstream;
                 let limit = settings.queue.timeout.max(settings.borrow_timeout);
+                let thread = Rc::clone(&self.site.thread);
                 self.wait = Wait::Task(Box::pin(async move {
-                    let result = tokio::time::timeout(limit, told).await;
-                    Done::Subscribed(result.ok().and_then(Result::ok))
+                    let result = thread.within(limit, told).await;
+                    Done::Subscribed(result.and_then(Result::ok))
                 }));
             }
         }
@@ -146,7 +147,7 @@ impl Client {
         let pinned = self.pin.as_ref().map(|pin| Rc::clone(pin.link()));
         let link = match pinned {
             Some(link) => Some(link),
-            None if self.link_ready(request.bytes()) => self.link.clone(),
+            None if self.link_ready(request.bytes(), Delays::NONE) => self.link.clone(),
             None if self.refusing.is_some() => return Next::Used(0),
             None => None,
         };

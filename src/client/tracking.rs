@@ -16,7 +16,7 @@ use super::pinned::{NOT_IN_MULTI, refusal};
 use super::requests::{Next, UNREACHABLE};
 use super::site::{Errand, Resident, Site};
 use super::task::{Client, Done, Wait};
-use crate::command::{CommandId, PinReason, same_word};
+use crate::command::{CommandId, Delays, PinReason, same_word};
 use crate::failover::Node;
 use crate::identity::{Card, Flag};
 use crate::resp::speak::{encode_request, push_header};
@@ -91,7 +91,7 @@ impl Client {
         };
         if self.pin.is_none() && changes_nothing {
             // Where tracking is off, as on every shared connection, these leave no trace.
-            return self.on_shared(request.bytes(), 1, command);
+            return self.on_shared(request.bytes(), 1, command, Delays::of(command));
         }
         let link = match self.pin_with_room(PinReason::Tracking) {
             Ok(link) => link,
@@ -110,6 +110,7 @@ impl Client {
             asked => {
                 self.count(1, command);
                 let (show, kind) = (self.show(), self.queued_kind());
+                let kind = (kind, Delays::NONE);
                 link.send(&self.outlet, request.bytes(), 1, kind, show);
                 if asked == Asked::Caching {
                     link.set_announcing();
@@ -129,7 +130,8 @@ impl Client {
         self.pin_use.leaves_traces = true;
         self.count(1, command);
         let show = self.show();
-        link.send(&self.outlet, bytes, 1, Kind::Verb(Verb::Tracking(on)), show);
+        let kind = (Kind::Verb(Verb::Tracking(on)), Delays::NONE);
+        link.send(&self.outlet, bytes, 1, kind, show);
     }
 
     fn redirects(&self) -> bool {

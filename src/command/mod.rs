@@ -2,6 +2,7 @@
 //!
 //! Pure tables. What a session makes of them (transactions, denied commands, authentication) is decided there.
 
+mod delays;
 mod deny;
 mod learned;
 mod lookup;
@@ -11,6 +12,7 @@ mod table;
 mod tests;
 mod way;
 
+pub use delays::Delays;
 pub use deny::{DenyError, DenySet};
 pub use learned::{Learned, NotCommands};
 pub use spec::{Categories, Flags, Keys, Spec};

@@ -57,6 +57,10 @@ impl Flags {
     pub const NOSCRIPT: Self = Self(1 << 9);
     /// The key positions depend on the arguments.
     pub const MOVABLE_KEYS: Self = Self(1 << 10);
+    /// The server may work on it for seconds: its work is bounded neither by its arguments nor by reading one key.
+    pub const LONG: Self = Self(1 << 11);
+    /// It is no write, and yet held back while `CLIENT PAUSE WRITE` is in force.
+    pub const MAY_REPLICATE: Self = Self(1 << 12);
 
     /// Whether every flag of `other` is set.
     pub fn contains(self, other: Self) -> bool {

@@ -208,6 +208,7 @@ fn upstream(
         shared_connections: shared_connections(file),
         connect_timeout: time(file, "upstream.connect_timeout"),
         reply_timeout: time(file, "upstream.reply_timeout"),
+        busy_timeout: time(file, "upstream.busy_timeout"),
         keepalive: time(file, "upstream.keepalive"),
         ping_interval: time(file, "upstream.ping_interval"),
         health_interval: time(file, "upstream.health_interval"),

@@ -254,6 +254,7 @@ const KEYS: &[Key] = &[
     key("upstream.shared_connections", count(1, MANY), From("two of five, at most 4")),
     key("upstream.connect_timeout", time(), Is("\"5s\"")),
     key("upstream.reply_timeout", time(), Is("\"10s\"")),
+    key("upstream.busy_timeout", time(), Is("\"10m\"")),
     key("upstream.keepalive", time_or_zero(1000), Is("\"30s\"")),
     key("upstream.ping_interval", time_or_zero(100), Is("\"15s\"")),
     key("upstream.health_interval", time_or_zero(100), Is("\"10s\"")),

@@ -167,8 +167,11 @@ pub struct Upstream {
     pub shared_connections: usize,
     /// Bound of one connect with its handshake; that of TLS has one of its own.
     pub connect_timeout: Duration,
-    /// Without any progress for this long while replies are due, the connection is replaced.
+    /// When the server has sent nothing for this long while replies are due, and nothing explains it, the connection is
+    /// replaced.
     pub reply_timeout: Duration,
+    /// The same, when something explains it: a command that takes long, a pause of writes.
+    pub busy_timeout: Duration,
     /// TCP keepalive on connections to the server; zero: off.
     pub keepalive: Duration,
     /// A connection on which nothing has happened for this long is asked whether it is still there; zero: never.

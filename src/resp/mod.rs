@@ -9,7 +9,7 @@ pub mod speak;
 
 pub use inline::{Unbalanced, split_inline};
 pub use reply::{Advance, Malformed, ReplyScanner};
-pub use request::{Bounds, Request, RequestScanner, Scan, Violation};
+pub use request::{Bounds, Request, RequestScanner, Scan, Violation, count_requests};
 
 use memchr::memchr;
 

@@ -360,6 +360,23 @@ impl<'a> Request<'a> {
     }
 }
 
+/// How many whole requests `bytes` starts with; at least 1.
+pub fn count_requests(bytes: &[u8]) -> usize {
+    let bounds = Bounds::new(usize::MAX);
+    let (mut at, mut count) = (0, 0);
+    while at < bytes.len() {
+        match RequestScanner::default().scan(&bytes[at..], &bounds) {
+            Scan::Request { length } | Scan::Inline { length, .. } => {
+                at += length;
+                count += 1;
+            }
+            Scan::Nothing { length } => at += length,
+            Scan::Incomplete | Scan::Violation(_) => break,
+        }
+    }
+    count.max(1)
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

@@ -1,7 +1,7 @@
 //! Where a request goes: decided here and nowhere else, from the command table and what the group denies.
 
 use crate::command::{
-    CommandId, DenySet, Learned, Local, Named, PinReason, Tx, Way, asks_to_block, identify,
+    CommandId, Delays, DenySet, Learned, Local, Named, PinReason, Tx, Way, asks_to_block, identify,
     is_container, lookup, runs_script, spec, takes_words, transaction, writes,
 };
 use crate::config::Role;
@@ -201,6 +201,8 @@ pub enum Block {
         length: usize,
         /// Requests, both included.
         count: u32,
+        /// What may delay any of them.
+        delays: Delays,
     },
     /// It may become one with more bytes.
     Partial,
@@ -211,7 +213,7 @@ pub enum Block {
 /// Looks ahead from a MULTI, the first request of `buf`.
 pub fn block(buf: &[u8], most_bytes: usize, most: u32, rules: &Rules<'_>) -> Block {
     let bounds = Bounds::new(most_bytes);
-    let (mut at, mut count) = (0, 0);
+    let (mut at, mut count, mut delays) = (0, 0, Delays::NONE);
     while at < buf.len() && at <= most_bytes && count < most {
         let mut scanner = RequestScanner::default();
         let length = match scanner.scan(&buf[at..], &bounds) {
@@ -229,9 +231,13 @@ pub fn block(buf: &[u8], most_bytes: usize, most: u32, rules: &Rules<'_>) -> Blo
             Route::Transaction(Tx::Multi) if count == 1 && request.count() == 1 => {}
             // A user without DISCARD would leave the connection in MULTI; EXEC ends it even when it is refused (7.0).
             Route::Transaction(Tx::Exec) if request.count() == 1 => {
-                return Block::Whole { length: at, count };
+                return Block::Whole {
+                    length: at,
+                    count,
+                    delays,
+                };
             }
-            Route::Shared if count > 1 => {}
+            Route::Shared if count > 1 => delays = delays.and(Delays::of(routed.command)),
             _ => return Block::Pinned,
         }
     }
@@ -328,7 +334,15 @@ mod tests {
     fn a_whole_transaction_is_told_from_the_rest() {
         let whole = pipeline(&["MULTI", "SET a 1", "INCR b", "EXEC", "GET a"]);
         let length = whole.len() - pipeline(&["GET a"]).len();
-        assert_eq!(ahead(&whole), Block::Whole { length, count: 4 });
+        let delays = Delays::PAUSE;
+        assert_eq!(
+            ahead(&whole),
+            Block::Whole {
+                length,
+                count: 4,
+                delays
+            }
+        );
         assert_eq!(ahead(&whole[..length - 1]), Block::Partial);
         assert_eq!(ahead(&pipeline(&["MULTI"])), Block::Partial);
         for inner in [

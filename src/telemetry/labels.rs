@@ -86,6 +86,8 @@ labels! {
         WriteBuffer => "write_buffer",
         /// `upstream.reply_timeout`.
         ReplyTimeout => "reply_timeout",
+        /// `upstream.busy_timeout`.
+        BusyTimeout => "busy_timeout",
         /// `limits.max_client_read_ahead`.
         ReadAhead => "read_ahead",
         /// `limits.max_client_in_flight`.

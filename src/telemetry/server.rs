@@ -95,6 +95,11 @@ impl ServerHealth {
         self.up.store(true, Ordering::Relaxed);
     }
 
+    /// The server has been heard again that was silent.
+    pub fn heard_again(&self) {
+        self.up.store(true, Ordering::Relaxed);
+    }
+
     /// The server cannot be reached, for the reason in `error`, which must hold no secret. What it told of its clients
     /// is no longer true; its version and role stay as last known.
     pub fn failed(&self, error: &str) {

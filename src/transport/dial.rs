@@ -106,3 +106,23 @@ fn is_under_way(error: &io::Error) -> bool {
 async fn open_unix(path: &std::path::Path) -> io::Result<UnixStream> {
     UnixStream::connect(path).await
 }
+
+#[cfg(all(test, target_os = "linux"))]
+mod tests {
+    use super::*;
+    use crate::transport::DEAD_AFTER;
+
+    #[tokio::test(flavor = "local")]
+    async fn the_kernel_is_told_how_long_bytes_may_stay_unacknowledged() {
+        let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+        let node = Node::Tcp(listener.local_addr().unwrap());
+        let (stream, _) = dial(&[node], Duration::from_secs(5), Duration::ZERO)
+            .await
+            .unwrap();
+        let Stream::Tcp(stream) = &stream else {
+            panic!("it is no TCP socket");
+        };
+        let told = SockRef::from(stream).tcp_user_timeout().unwrap();
+        assert_eq!(told, Some(DEAD_AFTER));
+    }
+}

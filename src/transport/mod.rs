@@ -15,7 +15,7 @@ pub use listen::{Accepted, AcceptedSocket, Acceptor, Bound, bind, raise_descript
 pub use peer::PeerEnd;
 pub use queued::queued_bytes;
 pub use resolve::{literal, look_up};
-pub use stream::Stream;
+pub use stream::{DEAD_AFTER, Stream};
 pub use tls::{AcceptError, Acceptance, Connector, HandshakeFailed, Tls, TlsAcceptor};
 
 /// Bytes read from a socket at once. 64 KiB holds the replies of a whole turn at 2,000 clients, and a larger value travels

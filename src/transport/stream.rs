@@ -13,6 +13,10 @@ use super::Tls;
 /// Reads of a socket that is being closed before other tasks get their turn.
 const READS_A_TURN: usize = 16;
 
+/// How long what was sent to the server may stay unacknowledged before its host counts as gone. The timer of the kernel is
+/// a little coarse: this keeps it below ten seconds.
+pub const DEAD_AFTER: Duration = Duration::from_secs(9);
+
 /// A connected, non-blocking socket, or TLS on one.
 #[derive(Debug)]
 pub enum Stream {
@@ -198,12 +202,30 @@ impl Stream {
         }
     }
 
-    /// Sets no-delay and keepalive; unix sockets need neither.
+    /// Sets no-delay, keepalive and how long bytes may stay unacknowledged; unix sockets need none of them.
     pub fn tune(&self, keepalive: Duration) {
         if let Self::Tcp(stream) = self {
-            // Both only improve the connection; it works without.
+            // All only improve the connection; it works without.
             let _ = stream.set_nodelay(true);
             let _ = super::listen::set_keepalive(&socket2::SockRef::from(stream), keepalive);
         }
+        self.bear_unacknowledged(DEAD_AFTER);
+    }
+
+    /// Has the kernel end the connection when the peer has acknowledged nothing for so long of what it was sent, or has
+    /// read nothing of what waits for it. Only Linux can; elsewhere the kernel's own patience holds.
+    pub fn bear_unacknowledged(&self, limit: Duration) {
+        #[cfg(any(target_os = "linux", target_os = "android"))]
+        match self {
+            Self::Tcp(stream) => {
+                // It only improves the connection.
+                let socket = socket2::SockRef::from(stream);
+                let _ = socket.set_tcp_user_timeout(Some(limit));
+            }
+            Self::Unix(_) => {}
+            Self::Tls(stream) => stream.socket().bear_unacknowledged(limit),
+        }
+        #[cfg(not(any(target_os = "linux", target_os = "android")))]
+        let _ = limit;
     }
 }

@@ -170,8 +170,8 @@ async fn greet(
         has_heard: false,
     };
     let limit = upstream.connect_timeout;
-    let settled = tokio::time::timeout(limit, settle(&mut talk, thread, terms, state, name)).await;
-    let settled = settled.unwrap_or_else(|_| {
+    let settling = settle(&mut talk, thread, terms, state, name);
+    let settled = thread.within(limit, settling).await.unwrap_or_else(|| {
         Err(away(
             format!(
                 "the server did not answer respool's first commands within {limit:?} (upstream.connect_timeout)"

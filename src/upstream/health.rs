@@ -75,6 +75,12 @@ impl Upstream {
         let then = Then::new(SECTIONS.len(), LONGEST_ANSWER, Pace::Prompt, call);
         link.send_own(&requests, OwnReply::Then(then));
         let info = match told.await {
+            Ok(Answer::Replies(replies)) if replies.starts_with(b"-BUSY ") => {
+                // It lives, and will tell when its script has ended.
+                self.thread.pulse.heard_busy(self.thread.clock.now_micros());
+                let health = &self.thread.process.health;
+                return health.answered(asked.elapsed().as_micros() as u64);
+            }
             Ok(Answer::Replies(replies)) => Info::read(&replies),
             Ok(Answer::TooLarge) => Info {
                 refusal: Some(format!("an answer of more than {LONGEST_ANSWER} bytes")),

@@ -16,6 +16,7 @@ use std::task::{Context, Poll, Waker};
 
 use ending::Closing;
 
+use super::liveness::LinkPulse;
 use super::outlet::{Outlet, Unsent};
 use super::pushes::{Forward, Pushes, ends_stream, is_monitored};
 use super::renewal::Renewal;
@@ -26,6 +27,7 @@ use super::traffic::{
     Dressed, Dressing, Due, Inner, Kind, NO_RESP, OwnReply, Show, invalid, unasked,
 };
 use crate::budget::Kind as SocketKind;
+use crate::command::Delays;
 use crate::memory::Holding;
 use crate::session::{Effect, State, Step, Stream as SessionStream};
 use crate::telemetry::{Bound, LossCause};
@@ -89,7 +91,10 @@ impl Link {
         origin: Origin,
     ) -> Rc<Self> {
         let inner = Inner {
-            progress_micros: thread.clock.now_micros(),
+            pulse: LinkPulse::begun(
+                thread.clock.now_micros(),
+                origin.opened_micros.saturating_sub(origin.begun_micros),
+            ),
             ..Inner::default()
         };
         Rc::new(Self {
@@ -188,6 +193,7 @@ impl Link {
     /// Says whether a request has been sent in part.
     pub fn set_partial(&self, partial: bool) {
         self.partial.set(partial);
+        self.inner.borrow_mut().pulse.whole_micros = self.thread.clock.now_micros();
     }
 
     /// Whether a request has been sent in part.
@@ -217,15 +223,22 @@ impl Link {
 
     /// Appends `count` requests of a client; the link's task sends them when this turn's clients have all appended.
     #[inline]
-    pub fn send(&self, outlet: &Rc<Outlet>, bytes: &[u8], count: u32, kind: Kind, show: Show) {
+    pub fn send(
+        &self,
+        outlet: &Rc<Outlet>,
+        bytes: &[u8],
+        count: u32,
+        (kind, delays): (Kind, Delays),
+        show: Show,
+    ) {
         let inner = &mut *self.inner.borrow_mut();
-        let start = inner.append(bytes, self.thread.clock.now_micros());
+        let start = inner.append(bytes);
         self.announces.set(false);
         outlet.sent(count, show != Show::Hide);
         inner.due_for(
             outlet,
             count,
-            kind,
+            (kind, delays),
             show,
             start,
             self.thread.clock.now_micros(),
@@ -237,31 +250,36 @@ impl Link {
     pub fn send_again(&self, outlet: &Rc<Outlet>, unsent: &Unsent) {
         let inner = &mut *self.inner.borrow_mut();
         let now = self.thread.clock.now_micros();
-        let start = inner.append(&unsent.bytes, now);
+        let start = inner.append(&unsent.bytes);
         outlet.sent(unsent.count, false);
         let show = if unsent.visible {
             Show::Pass
         } else {
             Show::Hide
         };
-        inner.due_for(outlet, unsent.count, Kind::Plain, show, start, now);
+        let kind = (Kind::Plain, unsent.delays);
+        inner.due_for(outlet, unsent.count, kind, show, start, now);
         self.wake();
     }
 
     /// More bytes of a request that is already due: one that is streamed.
     pub fn send_more(&self, bytes: &[u8]) {
-        self.inner
-            .borrow_mut()
-            .append(bytes, self.thread.clock.now_micros());
+        self.inner.borrow_mut().append(bytes);
         self.wake();
     }
 
     /// Sends a request of respool's own.
     pub fn send_own(&self, bytes: &[u8], reply: OwnReply) {
         let inner = &mut *self.inner.borrow_mut();
-        let start = inner.append(bytes, self.thread.clock.now_micros());
+        let start = inner.append(bytes);
         inner.due_count += reply.replies();
-        inner.due.push_back(Due::Own { reply, start });
+        let due = Due::Own {
+            reply,
+            sent_micros: self.thread.clock.now_micros(),
+            start,
+        };
+        inner.pulse.joined(Delays::NONE, due.delays());
+        inner.due.push_back(due);
         self.wake();
     }
 
@@ -379,7 +397,7 @@ impl Link {
                 Ok(taken) => {
                     inner.written += taken;
                     inner.sent_total += taken as u64;
-                    inner.progress_micros = self.thread.clock.now_micros();
+                    inner.pulse.written_micros = self.thread.clock.now_micros();
                 }
                 Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
                     match stream.poll_write_ready(cx) {
@@ -418,7 +436,8 @@ impl Link {
         }
         inner.carry.clear();
         let now = self.thread.clock.refresh();
-        inner.progress_micros = now;
+        inner.pulse.heard(now, inner.sent_total);
+        self.thread.pulse.heard(now);
         let arrived = &scratch[..carried + read];
         let used = self.dispatch(inner, arrived, now)?;
         inner.carry.extend_from_slice(&arrived[used..]);
@@ -517,6 +536,8 @@ impl Link {
         outlet.deliver(&buf[..at], complete, !inner.scanner.at_boundary());
         if complete > 0 {
             let waited = now.saturating_sub(*sent_micros);
+            self.thread.pulse.answered(*sent_micros);
+            inner.pulse.answered(waited);
             self.thread
                 .counters
                 .request_duration
@@ -557,6 +578,9 @@ impl Link {
             None => {}
         }
         if step.complete {
+            if let Some(due) = inner.due.front().filter(|due| !due.is_blocking()) {
+                self.thread.pulse.answered(due.sent_micros());
+            }
             if let Some(Due::Client { sent_micros, .. }) = inner.due.front() {
                 self.thread
                     .counters

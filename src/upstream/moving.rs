@@ -224,11 +224,13 @@ impl Upstream {
     /// A shared connection to `node` for a request of respool's own.
     pub(super) fn shared_at(&self, node: &Node, fits: impl Fn(&Link) -> bool) -> Option<Rc<Link>> {
         let links = self.links.borrow();
-        let mut usable = links
+        let usable = links
             .iter()
             .flatten()
             .filter(|link| link.is_alive() && !link.is_dressing() && link.origin().node == *node);
-        usable.find(|link| fits(link)).cloned()
+        let fitting = usable.filter(|link| fits(link));
+        // Not behind what the server does not answer.
+        fitting.min_by_key(|link| link.is_stalled()).cloned()
     }
 
     /// Asks the server at `node` something, as respool's own user where that can be had: a client's may not have the

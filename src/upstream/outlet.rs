@@ -8,6 +8,7 @@ use std::io;
 use std::rc::Rc;
 use std::task::{Context, Poll, Waker};
 
+use crate::command::Delays;
 use crate::memory::{Account, Frame, Holding};
 use crate::replies::Replies;
 use crate::session::{Protocol, Transaction, Verb};
@@ -21,6 +22,8 @@ pub struct Unsent {
     pub bytes: Vec<u8>,
     /// How many.
     pub count: u32,
+    /// What may delay them.
+    pub delays: Delays,
     /// Whether their replies are shown.
     pub visible: bool,
 }

@@ -7,12 +7,12 @@
 use std::rc::Rc;
 
 use tokio::sync::oneshot;
-use tokio::time::{Instant, timeout_at};
 
 use super::link::Link;
 use super::pins::PinError;
 use super::pool::{Upstream, WaitError};
 use super::traffic::OwnReply;
+use crate::command::Delays;
 use crate::resp::speak::encode_request;
 use crate::session::{Protocol, State};
 use crate::telemetry::Bound;
@@ -29,7 +29,7 @@ impl Upstream {
         probe: &[u8],
     ) -> Result<Result<(), Vec<u8>>, PinError> {
         let link = loop {
-            let found = match self.shared(&state) {
+            let found = match self.shared_for(&state, Delays::NONE) {
                 Some(link) => Ok(Some(link)),
                 None => match self.wait_shared(&state, false, 1) {
                     Ok(wait) => std::future::poll_fn(|cx| wait.poll(cx)).await,
@@ -66,13 +66,12 @@ impl Upstream {
         request: Vec<u8>,
     ) -> Result<Result<(), Vec<u8>>, PinError> {
         let settings = &self.thread.settings().upstream;
-        let deadline = Instant::now() + settings.borrow_timeout;
         let turn = self.thread.process.budget.wait_lease(group);
-        let Ok(lease) = timeout_at(deadline, turn).await else {
+        let Some(lease) = self.thread.within(settings.borrow_timeout, turn).await else {
             self.thread.counters.bound(Bound::BorrowTimeout).add(1);
             return Err(PinError::Timeout);
         };
-        let deadline = Instant::now() + settings.queue.timeout + settings.connect_timeout;
+        let limit = settings.queue.timeout + settings.connect_timeout;
         // Confirmations are replies in RESP2.
         let state = State {
             protocol: Protocol::Resp2,
@@ -83,7 +82,7 @@ impl Upstream {
             let pin = self.lend(link, lease, None);
             Ok(ask(pin.link(), &request).await)
         };
-        let Ok(asked) = timeout_at(deadline, asking).await else {
+        let Some(asked) = self.thread.within(limit, asking).await else {
             self.thread.counters.bound(Bound::QueueTimeout).add(1);
             return Err(PinError::Unreachable);
         };

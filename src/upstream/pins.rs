@@ -8,7 +8,6 @@ use std::rc::Rc;
 use std::time::Duration;
 
 use tokio::sync::oneshot;
-use tokio::time::Instant;
 
 use super::link::Link;
 use super::outlet::Outlet;
@@ -125,15 +124,14 @@ impl Upstream {
         }
         let settings = self.thread.settings();
         let upstream = &settings.upstream;
-        let deadline = Instant::now() + upstream.borrow_timeout;
         let turn = self.thread.process.budget.wait_lease(group);
-        let Ok(lease) = tokio::time::timeout_at(deadline, turn).await else {
+        let Some(lease) = self.thread.within(upstream.borrow_timeout, turn).await else {
             self.thread.counters.bound(Bound::BorrowTimeout).add(1);
             return Err(PinError::Timeout);
         };
         // From here on the wait is for the server, not for other clients.
-        let deadline = deadline.max(Instant::now() + upstream.queue.timeout);
-        let Ok(link) = tokio::time::timeout_at(deadline, self.wearing(&state)).await else {
+        let limit = upstream.borrow_timeout.max(upstream.queue.timeout);
+        let Some(link) = self.thread.within(limit, self.wearing(&state)).await else {
             self.thread.counters.bound(Bound::QueueTimeout).add(1);
             failovers.failed(1);
             return Err(PinError::Unreachable);

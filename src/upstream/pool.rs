@@ -135,6 +135,12 @@ pub struct Upstream {
     pub(super) is_renewing: Cell<bool>,
     /// When it was last asked whether those who have not authenticated are served.
     pub(super) guests_asked_micros: Cell<u64>,
+    /// When a silent server was last asked anew.
+    pub(super) asked_anew_micros: Cell<u64>,
+    /// Writes were seen to be held back by the server.
+    pub(super) writes_are_held: Cell<bool>,
+    /// A shared connection is stalled.
+    pub(super) is_any_stalled: Cell<bool>,
     /// A look at those who wait is on its way.
     will_act: Cell<bool>,
 }
@@ -161,6 +167,9 @@ impl Upstream {
             stopping: Cell::new(false),
             is_renewing: Cell::new(false),
             guests_asked_micros: Cell::new(0),
+            asked_anew_micros: Cell::new(0),
+            writes_are_held: Cell::new(false),
+            is_any_stalled: Cell::new(false),
             will_act: Cell::new(false),
             thread,
         })
@@ -215,14 +224,7 @@ impl Upstream {
         let slot = self.schedule.borrow().pick(state, load)?;
         let link = links[slot].clone().filter(|link| link.is_alive())?;
         if load(slot) > 0 {
-            let mut permit = None;
-            let grown = self.schedule.borrow_mut().grow(state, || {
-                permit = self.spare_permit();
-                permit.is_some()
-            });
-            if let Some(Action::Dial { link, state }) = grown {
-                tokio::task::spawn_local(Rc::clone(self).open(link, state, permit));
-            }
+            self.grow(state);
         }
         Some(link)
     }
@@ -332,11 +334,12 @@ impl Upstream {
         loop {
             let own = {
                 let links = self.links.borrow();
-                let mut usable = links
+                let usable = links
                     .iter()
                     .flatten()
                     .filter(|link| link.is_alive() && !link.is_dressing());
-                usable.find(|link| link.worn().user.is_none()).cloned()
+                let own = usable.filter(|link| link.worn().user.is_none());
+                own.min_by_key(|link| link.is_stalled()).cloned()
             };
             if own.is_some() {
                 return own;
@@ -352,8 +355,11 @@ impl Upstream {
         let upstream = &self.thread.settings().upstream;
         let clock = &self.thread.clock;
         let expired = {
-            let late =
-                |waiter: &Rc<Waiter>| clock.is_past(waiter.since_micros, upstream.queue.timeout);
+            // While it is there they wait for it, as they would at the server itself.
+            let is_away = self.is_away();
+            let late = |waiter: &Rc<Waiter>| {
+                is_away && clock.is_past(waiter.since_micros, upstream.queue.timeout)
+            };
             self.schedule.borrow_mut().take_while(late)
         };
         for waiter in expired {
@@ -361,24 +367,7 @@ impl Upstream {
             self.thread.process.failovers.failed(waiter.commands);
             waiter.settle(Outcome::Failed(WaitError::Unreachable));
         }
-        let links = self.links.borrow().clone();
-        links.iter().flatten().for_each(|link| {
-            link.check_progress(upstream.reply_timeout);
-            link.ping_if_idle(upstream.ping_interval);
-        });
-        // Only those that nobody has borrowed.
-        let idle_pins = self.idle_pins.borrow();
-        idle_pins
-            .iter()
-            .for_each(|link| link.ping_if_idle(upstream.ping_interval));
-        drop(idle_pins);
-        self.pins.borrow_mut().retain(|pin| match pin.upgrade() {
-            Some(link) => {
-                link.check_progress(upstream.reply_timeout);
-                true
-            }
-            None => false,
-        });
+        self.watch_silence();
         self.renew_logins();
         self.ask_for_guests();
         // A borrower may have left with the pin that was kept for it.
@@ -434,7 +423,12 @@ impl Upstream {
     }
 
     /// Opens shared connection `slot` in `state` and serves it until it is lost; the first one is opened again.
-    async fn open(self: Rc<Self>, slot: usize, mut state: State, permit: Option<SocketPermit>) {
+    pub(super) async fn open(
+        self: Rc<Self>,
+        slot: usize,
+        mut state: State,
+        permit: Option<SocketPermit>,
+    ) {
         let mut permit = permit;
         while !self.stopping.get() {
             // The first is kept open by this loop; the others are opened when they are needed.
@@ -492,6 +486,8 @@ impl Upstream {
             None => self.grant(slot, &link.worn()),
             Some(reply) => self.refuse(slot, &link, &reply),
         }
+        self.thread.pulse.answered(link.origin().begun_micros);
+        self.look_for_pause();
         self.learn(&link);
         self.move_on();
         self.act();
@@ -527,7 +523,7 @@ impl Upstream {
     }
 
     /// The right to another shared connection, where it can be had at once and is not needed for those that are kept open.
-    fn spare_permit(&self) -> Option<SocketPermit> {
+    pub(super) fn spare_permit(&self) -> Option<SocketPermit> {
         let budget = &self.thread.process.budget;
         if budget.is_exceeded() {
             return None;
@@ -554,8 +550,11 @@ impl Upstream {
             let mut permit = None;
             let action = {
                 let links = self.links.borrow();
-                let in_flight =
-                    |slot: usize| links[slot].as_ref().map_or(0, |link| link.in_flight());
+                let in_flight = |slot: usize| match &links[slot] {
+                    // A change would stand behind what the server does not answer.
+                    Some(link) if link.is_stalled() => usize::MAX,
+                    link => link.as_ref().map_or(0, |link| link.in_flight()),
+                };
                 self.schedule.borrow_mut().next(in_flight, || {
                     permit = self.spare_permit();
                     permit.is_some()

@@ -49,7 +49,7 @@ impl Upstream {
     pub(super) fn send_back(self: &Rc<Self>, link: &Rc<Link>, returning: Returning) {
         let upstream = Rc::downgrade(self);
         let request = returning.request.clone();
-        let then = Then::new(1, AROUND_ELEMENTS, Pace::Prompt, move |answer| {
+        let then = Then::new(1, AROUND_ELEMENTS, Pace::Writing, move |answer| {
             if let Some(upstream) = upstream.upgrade() {
                 upstream.returned(returning, answer);
             }

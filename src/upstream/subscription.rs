@@ -16,12 +16,14 @@ use super::pool::Upstream;
 use super::renewal;
 use super::thread::Thread;
 use crate::budget::Kind as SocketKind;
+use crate::command::Delays;
 use crate::config::OnSubscriptionLoss;
 use crate::fanout::{
     Begun, Confirmation, Counts, Fanout, Kind, Malformed, Message, Said, SubscriberId, read,
 };
 use crate::resp::speak::{push_bulk, push_header};
 use crate::session::{Protocol, State};
+use crate::silence::{Awaited, Limits, Overtaken, Silence, Verdict, judge};
 use crate::telemetry::{Bound, Disconnect, LossCause};
 use crate::transport::READ_SIZE;
 
@@ -66,6 +68,8 @@ pub struct Subscriptions {
     heard_micros: Cell<u64>,
     /// When the PING was sent that has not been answered.
     pinged_micros: Cell<Option<u64>>,
+    /// Since when the server is known to have answered elsewhere.
+    overtaken: Cell<Overtaken>,
     needed_micros: Cell<u64>,
 }
 
@@ -87,6 +91,7 @@ impl Subscriptions {
             width: Cell::new(0),
             heard_micros: Cell::new(0),
             pinged_micros: Cell::new(None),
+            overtaken: Cell::default(),
             needed_micros: Cell::new(0),
         })
     }
@@ -381,13 +386,28 @@ impl Subscriptions {
         let upstream = &settings.upstream;
         match self.pinged_micros.get() {
             // Whatever has come since shows that it is there; the answer still tells how long it took.
-            Some(asked) if clock.is_past(asked.max(heard), upstream.reply_timeout) => {
-                self.thread.counters.bound(Bound::ReplyTimeout).add(1);
-                self.thread.counters.unanswered_pings.add(1);
-                link.lose(
-                    LossCause::HalfOpen,
-                    "no answer to PING within upstream.reply_timeout",
-                );
+            Some(asked) => {
+                let now = clock.now_micros();
+                let around = self.thread.process.pulse.around(now);
+                let since_micros = asked.max(heard);
+                let mut overtaken = self.overtaken.get();
+                let silence = Silence {
+                    since_micros,
+                    awaited: Awaited::Command(Delays::NONE),
+                    overtaken_micros: overtaken.look(since_micros, &around, now),
+                };
+                self.overtaken.set(overtaken);
+                let limits = Limits {
+                    reply: upstream.reply_timeout,
+                    busy: upstream.busy_timeout,
+                };
+                let verdict = judge(&silence, &around, &limits, now);
+                if matches!(verdict, Verdict::Lost | Verdict::Overdue) {
+                    self.thread.counters.bound(Bound::ReplyTimeout).add(1);
+                    self.thread.counters.unanswered_pings.add(1);
+                    let why = "no answer to PING within upstream.reply_timeout";
+                    link.lose(LossCause::HalfOpen, why);
+                }
             }
             None if clock.is_past(heard, upstream.ping_interval.min(PING_AFTER)) => {
                 self.pinged_micros.set(Some(clock.now_micros()));

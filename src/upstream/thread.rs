@@ -11,6 +11,7 @@ use arc_swap::{ArcSwap, ArcSwapOption};
 use super::closing::Closings;
 use super::credentials::{OwnLogin, Shown};
 use super::failovers::Failovers;
+use super::pulse::{ServerPulse, ThreadPulse};
 use super::server::Server;
 use super::whereabouts::Whereabouts;
 use crate::budget::Budget;
@@ -47,6 +48,8 @@ pub struct Process {
     pub whereabouts: Arc<Whereabouts>,
     /// How the server was lost.
     pub failovers: Failovers,
+    /// When the server was heard last, and what keeps it from answering.
+    pub pulse: ServerPulse,
     /// Held while a reload replaces what connections are opened by.
     pub in_force: Mutex<()>,
     /// When the process' clock started.
@@ -111,6 +114,8 @@ pub struct Thread {
     pub account: Rc<Account>,
     /// The time of this turn.
     pub clock: Clock,
+    /// When this worker has heard the server.
+    pub(super) pulse: ThreadPulse,
     /// The one buffer sockets are read into.
     pub scratch: RefCell<Box<[u8]>>,
     /// Sockets to the server that are being closed.
@@ -126,6 +131,7 @@ impl Thread {
             settings: RefCell::new(Rc::new(Settings::clone(&process.configured.load()))),
             clock: Clock::new(process.start),
             account: Account::new(Arc::clone(&process.memory), index),
+            pulse: ThreadPulse::default(),
             process,
             counters,
             // Room for a carried first line before each read.

@@ -7,7 +7,9 @@ use std::task::Waker;
 
 use tokio::sync::oneshot;
 
+use super::liveness::LinkPulse;
 use super::outlet::{Outlet, Unsent};
+use crate::command::Delays;
 use crate::resp::{Advance, ReplyScanner};
 use crate::session::{Effect, Stream, Verb};
 use crate::telemetry::Disconnect;
@@ -61,6 +63,8 @@ pub enum Answer {
 pub enum Pace {
     /// It does.
     Prompt,
+    /// It does, but while writes are paused.
+    Writing,
     /// It may take its time.
     Blocking,
 }
@@ -149,11 +153,13 @@ pub(super) enum Due {
         count: u32,
         kind: Kind,
         show: Show,
+        delays: Delays,
         sent_micros: u64,
         start: u64,
     },
     Own {
         reply: OwnReply,
+        sent_micros: u64,
         start: u64,
     },
 }
@@ -166,6 +172,31 @@ impl Due {
             Self::Own { reply, .. } => {
                 matches!(reply, OwnReply::Then(then) if then.pace == Pace::Blocking)
             }
+        }
+    }
+
+    /// What may keep the server from answering it, though it does not wait for others.
+    pub(super) fn delays(&self) -> Delays {
+        match self {
+            Self::Client { delays, .. } => *delays,
+            Self::Own { reply, .. } => match reply {
+                OwnReply::Then(then) if then.pace == Pace::Writing => Delays::PAUSE,
+                _ => Delays::NONE,
+            },
+        }
+    }
+
+    /// When it was handed to the connection.
+    pub(super) fn sent_micros(&self) -> u64 {
+        match self {
+            Self::Client { sent_micros, .. } | Self::Own { sent_micros, .. } => *sent_micros,
+        }
+    }
+
+    /// Where it starts among all bytes ever appended.
+    pub(super) fn start(&self) -> u64 {
+        match self {
+            Self::Client { start, .. } | Self::Own { start, .. } => *start,
         }
     }
 }
@@ -200,7 +231,8 @@ pub(super) struct Inner {
     pub(super) orphans: Vec<(Popped, Vec<u8>)>,
     /// Changes under way, in the order in which they were sent.
     pub(super) dressings: VecDeque<Dressing>,
-    pub(super) progress_micros: u64,
+    /// What the server has sent, and what it was sent: its silence is judged by them.
+    pub(super) pulse: LinkPulse,
     pub(super) room: Vec<Waker>,
 }
 
@@ -247,13 +279,10 @@ impl Inner {
 
     /// Appends bytes; returns where they start among all bytes ever appended.
     #[inline]
-    pub(super) fn append(&mut self, bytes: &[u8], now: u64) -> u64 {
+    pub(super) fn append(&mut self, bytes: &[u8]) -> u64 {
         let start = self.appended_total;
         self.out.extend_from_slice(bytes);
         self.appended_total += bytes.len() as u64;
-        if self.due.is_empty() {
-            self.progress_micros = now;
-        }
         start
     }
 
@@ -262,7 +291,7 @@ impl Inner {
         &mut self,
         outlet: &Rc<Outlet>,
         more: u32,
-        kind: Kind,
+        (kind, more_delays): (Kind, Delays),
         show: Show,
         start: u64,
         now: u64,
@@ -274,6 +303,7 @@ impl Inner {
             count,
             kind: Kind::Plain,
             show: last_show,
+            delays,
             start,
             sent_micros,
         }) = self.due.back_mut()
@@ -284,14 +314,18 @@ impl Inner {
             && *sent_micros == now
         {
             *count += more;
+            let before = std::mem::replace(delays, delays.and(more_delays));
+            self.pulse.joined(before, *delays);
             return;
         }
         let outlet = Rc::clone(outlet);
+        self.pulse.joined(Delays::NONE, more_delays);
         self.due.push_back(Due::Client {
             outlet,
             count: more,
             kind,
             show,
+            delays: more_delays,
             sent_micros: now,
             start,
         });
@@ -309,18 +343,20 @@ impl Inner {
             outlet.close(Disconnect::UpstreamLost);
         };
         while let Some(due) = dues.next() {
-            let (outlet, count, kind, show, start) = match due {
+            let (outlet, count, kind, show, delays, start) = match due {
                 Due::Client {
                     outlet,
                     count,
                     kind,
                     show,
+                    delays,
                     start,
                     ..
-                } => (outlet, count, kind, show, start),
+                } => (outlet, count, kind, show, delays, start),
                 Due::Own {
                     reply: OwnReply::Then(then),
                     start,
+                    ..
                 } => {
                     own.push((then.call, start < self.sent_total));
                     continue;
@@ -329,14 +365,13 @@ impl Inner {
             };
             let plain = matches!(kind, Kind::Plain) && !matches!(show, Show::Replace(_));
             if start >= self.sent_total && plain && pinned.is_none() {
-                let next = dues.peek().map(|next| match next {
-                    Due::Client { start, .. } | Due::Own { start, .. } => (start - first) as usize,
-                });
+                let next = dues.peek().map(|next| (next.start() - first) as usize);
                 let from = (start - first) as usize;
                 let bytes = self.out[from..next.unwrap_or(self.out.len())].to_vec();
                 outlet.take_back(Unsent {
                     bytes,
                     count,
+                    delays,
                     visible: show == Show::Pass,
                 });
             } else {
@@ -446,6 +481,10 @@ impl Inner {
             self.due.shrink_to(MOST_DUE_KEPT);
         }
         let gathered = self.gathered.take();
+        if let Some(due) = self.due.front() {
+            let delays = due.delays();
+            self.pulse.left(delays);
+        }
         match (self.due.pop_front(), gathered) {
             (Some(Due::Own { reply, .. }), gathered) => {
                 self.answered.push((reply, gathered.unwrap_or_default()))

@@ -18,7 +18,7 @@ use super::pool::{Upstream, WaitError};
 use super::returning::{Returning, UnderWay};
 use super::traffic::{Answer, OwnReply, Pace, Then};
 use crate::budget::PinLease;
-use crate::command::PinReason;
+use crate::command::{Delays, PinReason};
 use crate::resp::speak::encode_request;
 use crate::session::State;
 use crate::telemetry::{Bound, LossCause};
@@ -310,7 +310,8 @@ impl Upstream {
 
     /// Does an errand on a shared connection in `state`, as soon as there is one.
     pub(super) fn find_for(self: &Rc<Self>, state: State, errand: Errand) {
-        if let Some(link) = self.shared(&state) {
+        // Tries and what is put back are writes.
+        if let Some(link) = self.shared_for(&state, Delays::PAUSE) {
             return self.run(errand, &link);
         }
         match self.wait_shared(&state, false, 1) {
@@ -389,7 +390,7 @@ impl Upstream {
             upstream.carry_out();
         };
         let limit_bytes = self.limit_bytes(sending.takes);
-        let then = Then::new(sending.replies, limit_bytes, Pace::Prompt, call);
+        let then = Then::new(sending.replies, limit_bytes, Pace::Writing, call);
         link.send_own(&sending.bytes, OwnReply::Then(then));
     }
 
@@ -449,10 +450,13 @@ impl Upstream {
     ) -> Result<(Rc<Link>, PinLease), NotSeated> {
         let upstream = &self.thread.settings().upstream;
         let lease = self.borrow_lease(seat, group).await?;
-        let wearing = tokio::time::timeout(upstream.queue.timeout, self.wearing(state)).await;
+        let wearing = self
+            .thread
+            .within(upstream.queue.timeout, self.wearing(state))
+            .await;
         match wearing {
-            Ok(Ok(link)) => Ok((link, lease)),
-            Ok(Err(PinError::Refused(reply))) => Err(NotSeated::Refused(reply)),
+            Some(Ok(link)) => Ok((link, lease)),
+            Some(Err(PinError::Refused(reply))) => Err(NotSeated::Refused(reply)),
             // While shared connections are up the classes are tried there.
             _ if self.is_away() => Err(NotSeated::Unreachable),
             _ => Err(NotSeated::Timeout),
@@ -608,9 +612,11 @@ impl Upstream {
     /// busy. A connection on which it does not end in time is closed.
     async fn end_call(self: &Rc<Self>, seat: &Seat) {
         let limit = self.thread.settings().upstream.reply_timeout;
-        if tokio::time::timeout(limit, self.ask_to_end(seat))
+        if self
+            .thread
+            .within(limit, self.ask_to_end(seat))
             .await
-            .is_err()
+            .is_none()
         {
             self.thread.counters.bound(Bound::ReplyTimeout).add(1);
             let why = "its call did not end within upstream.reply_timeout";

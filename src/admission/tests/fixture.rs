@@ -31,6 +31,13 @@ pub(super) fn glob(text: &str) -> Option<Glob> {
     ))
 }
 
+fn log() -> Log {
+    Log {
+        level: "info".to_owned(),
+        format: LogFormat::Text,
+    }
+}
+
 pub(super) fn settings(
     max_clients: usize,
     max_rejected: usize,
@@ -70,6 +77,7 @@ pub(super) fn settings(
             shared_connections: 1,
             connect_timeout: second,
             reply_timeout: second,
+            busy_timeout: second,
             keepalive: second,
             ping_interval: Duration::ZERO,
             health_interval: Duration::ZERO,
@@ -111,10 +119,7 @@ pub(super) fn settings(
         },
         groups,
         admin: None,
-        log: Log {
-            level: "info".to_owned(),
-            format: LogFormat::Text,
-        },
+        log: log(),
     }
 }
 

@@ -124,10 +124,11 @@ impl Link {
         self.leaving.get()
     }
 
-    /// Whether replies are due and nothing has moved for `limit`.
+    /// Whether replies are due and the server has sent nothing for `limit`.
     pub(in super::super) fn is_stuck(&self, limit: Duration) -> bool {
         let inner = self.inner.borrow();
-        !inner.due.is_empty() && self.thread.clock.is_past(inner.progress_micros, limit)
+        let since = inner.silent_since();
+        since.is_some_and(|since| self.thread.clock.is_past(since, limit))
     }
 
     /// An error the server answered with: whether it tells that the server cannot serve. Only whole first words count, and
@@ -141,6 +142,8 @@ impl Link {
             LossCause::MasterDown
         } else if error.starts_with(b"-LOADING ") {
             LossCause::Loading
+        } else if error.starts_with(b"-BUSY ") {
+            return self.thread.pulse.heard_busy(self.thread.clock.now_micros());
         } else {
             return;
         };
@@ -177,7 +180,11 @@ impl Link {
             | io::ErrorKind::ConnectionAborted
             | io::ErrorKind::BrokenPipe => LossCause::Reset,
             // Keepalive, or the kernel's patience with bytes that nobody acknowledges.
-            io::ErrorKind::TimedOut | io::ErrorKind::HostUnreachable => LossCause::HalfOpen,
+            io::ErrorKind::TimedOut | io::ErrorKind::HostUnreachable => {
+                let now = self.thread.clock.refresh();
+                self.thread.process.pulse.host_is_gone(now);
+                LossCause::HalfOpen
+            }
             io::ErrorKind::InvalidData => LossCause::Protocol,
             _ => LossCause::Error,
         };

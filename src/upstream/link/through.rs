@@ -3,13 +3,20 @@
 use std::rc::Rc;
 
 use super::Link;
+use crate::command::Delays;
 use crate::upstream::outlet::Outlet;
 use crate::upstream::traffic::{Kind, Show};
 
 impl Link {
     /// As [`Link::send`] with one request, for a large one on a connection that is lent: what the socket takes at once is
     /// not copied.
-    pub fn send_through(&self, outlet: &Rc<Outlet>, bytes: &[u8], kind: Kind, show: Show) {
+    pub fn send_through(
+        &self,
+        outlet: &Rc<Outlet>,
+        bytes: &[u8],
+        kind: (Kind, Delays),
+        show: Show,
+    ) {
         let inner = &mut *self.inner.borrow_mut();
         let now = self.thread.clock.now_micros();
         let start = inner.appended_total;
@@ -20,7 +27,8 @@ impl Link {
         };
         inner.appended_total += taken as u64;
         inner.sent_total += taken as u64;
-        inner.append(&bytes[taken..], now);
+        inner.pulse.written_micros = now;
+        inner.append(&bytes[taken..]);
         self.announces.set(false);
         outlet.sent(1, show != Show::Hide);
         inner.due_for(outlet, 1, kind, show, start, now);

@@ -1,1 +1,6 @@
 //! A server that hangs, is busy, runs an endless script or is paused.
+
+mod busy;
+mod dead;
+mod paused;
+mod script;

@@ -1,0 +1,41 @@
+//! What a connection lost before any byte of it was sent is sent again, on another.
+
+use super::requests::UNREACHABLE;
+use super::task::{Client, Purpose, Wait};
+use crate::command::Delays;
+
+impl Client {
+    /// Sends again what came back unsent, on whatever connection serves the session's state now.
+    pub(super) fn send_again(&mut self) {
+        if self
+            .link
+            .as_ref()
+            .is_some_and(|link| !self.site.upstream.serves(link, &self.session.state))
+        {
+            self.link = None;
+        }
+        if self.link.is_none() {
+            let upstream = &self.site.upstream;
+            self.link = upstream.shared_for(&self.session.state, Delays::PAUSE);
+        }
+        let Some(link) = self.link.clone() else {
+            let commands = self.outlet.unsent_count();
+            match self
+                .site
+                .upstream
+                .wait_shared(&self.session.state, false, commands)
+            {
+                Ok(wait) => self.wait = Wait::Shared(wait, Purpose::Again),
+                Err(_) => self.outlet.fail_unsent(UNREACHABLE),
+            }
+            return;
+        };
+        let mut sent = 0;
+        for unsent in self.outlet.take_unsent() {
+            link.send_again(&self.outlet, &unsent);
+            sent += unsent.count;
+        }
+        // Counted when all are sent: counting may change the connection's state behind them.
+        self.site.upstream.served(&link, sent);
+    }
+}

@@ -1,0 +1,121 @@
+//! `CLIENT PAUSE` and `CLIENT UNPAUSE`: what the server has taken of them is known to every worker, so that reads pass paused
+//! writes by and nobody takes the silence for the server's end.
+
+use std::rc::Rc;
+use std::sync::Arc;
+
+use super::requests::Next;
+use super::task::{Client, Done, Purpose, Wait};
+use crate::command::{CommandId, Delays, same_word};
+use crate::resp::{Request, parse_integer};
+use crate::upstream::{Link, OwnReply};
+
+/// What a client asks for.
+#[derive(Debug, PartialEq, Eq)]
+enum Pause {
+    /// That so many milliseconds of `CLIENT PAUSE` hold back every command.
+    All(u64),
+    /// That they hold back writes.
+    Writes(u64),
+    /// That nothing is held back any more.
+    Over,
+}
+
+impl Pause {
+    /// `None`: the server will not take it.
+    fn asked(request: &Request<'_>) -> Option<Self> {
+        let mut words = request.arguments().skip(1);
+        let verb = words.next()?;
+        if same_word(verb, b"unpause") {
+            return Some(Self::Over);
+        }
+        let millis = words.next().and_then(parse_integer)?;
+        let millis = u64::try_from(millis).ok()?;
+        Some(match words.next() {
+            Some(word) if same_word(word, b"write") => Self::Writes(millis),
+            _ => Self::All(millis),
+        })
+    }
+}
+
+impl Client {
+    /// Whether a write must not go where its client's reads do: they would be held back with it, and those of others.
+    #[inline]
+    pub(super) fn leaves_lane(&self) -> bool {
+        self.site.upstream.are_writes_held()
+            && self.link.as_ref().is_some_and(|link| !link.owes_write())
+    }
+
+    /// Whether a request can be sent where the client is, as far as writes are held back or a connection is stalled: else what
+    /// to wait for has been set. Who has nothing due picks a connection anew.
+    #[inline]
+    pub(super) fn in_lane(&mut self, delays: Delays) -> bool {
+        if !self.site.upstream.has_lanes() {
+            return true;
+        }
+        if self.outlet.outstanding() == 0 {
+            self.link = None;
+        } else if delays.may_pause() && self.leaves_lane() {
+            self.wait = Wait::Answers;
+            return false;
+        }
+        true
+    }
+
+    /// Sends CLIENT PAUSE or UNPAUSE on the connection lent for it.
+    pub(super) fn pause(
+        &mut self,
+        link: &Rc<Link>,
+        request: &Request<'_>,
+        command: Option<CommandId>,
+    ) -> Next {
+        if self.outlet.outstanding() > 0 {
+            self.wait = Wait::Answers;
+            return Next::Wait;
+        }
+        self.count(1, command);
+        let (tell, told) = tokio::sync::oneshot::channel();
+        link.send_own(request.bytes(), OwnReply::Tell(tell));
+        let process = Arc::clone(&self.site.thread.process);
+        let asked = Pause::asked(request);
+        self.wait = Wait::Task(Box::pin(async move {
+            let Ok(reply) = told.await else {
+                // The client is closed with the connection it was lent.
+                return Done::Dressed(None, Purpose::Traffic);
+            };
+            if reply.starts_with(b"+OK") {
+                let until = |millis: u64| {
+                    let micros = millis.saturating_mul(1000);
+                    process.now_micros().saturating_add(micros)
+                };
+                match asked {
+                    Some(Pause::All(millis)) => process.pulse.all_paused(until(millis)),
+                    Some(Pause::Writes(millis)) => process.pulse.writes_paused(until(millis)),
+                    Some(Pause::Over) => process.pulse.unpaused(),
+                    None => {}
+                }
+            }
+            Done::Reply(reply)
+        }));
+        Next::Used(request.bytes().len())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::resp::speak::encode_request;
+
+    #[test]
+    fn what_is_paused_is_told_from_the_request() {
+        let of = |words: &[&str]| Pause::asked(&Request::new(&encode_request(words)));
+        let all = of(&["CLIENT", "PAUSE", "100"]);
+        assert_eq!(all, Some(Pause::All(100)));
+        assert_eq!(of(&["client", "pause", "100", "all"]), all);
+        let writes = of(&["CLIENT", "pause", "7", "Write"]);
+        assert_eq!(writes, Some(Pause::Writes(7)));
+        assert_eq!(of(&["CLIENT", "UNPAUSE"]), Some(Pause::Over));
+        assert_eq!(of(&["CLIENT", "PAUSE", "-1", "WRITE"]), None);
+        assert_eq!(of(&["CLIENT", "PAUSE", "soon"]), None);
+    }
+}

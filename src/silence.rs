@@ -1,0 +1,127 @@
+//! What the silence of a connection to the server means: a pure decision, told the time, what is due and who was heard.
+//!
+//! Only what the server sends is a sign of it. Its silence on one connection is explained by the command that is due there,
+//! by a command that is due elsewhere and may keep it busy, or by a pause that somebody asked for. What nothing explains is
+//! first suspected, so that a new question can be answered, and then given up.
+//! Invariant: while the server is silent everywhere and only quick commands are due, a connection is given up within
+//! `reply_timeout` and the part of it that [`Limits::confirm`] adds.
+
+use std::time::Duration;
+
+use crate::command::Delays;
+
+/// What the reply is to that a connection owes next.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Awaited {
+    /// To a call that waits for as long as its client likes: it says nothing of the server.
+    Wait,
+    /// To a command, which may be delayed so.
+    Command(Delays),
+}
+
+/// The silence of one connection that owes a reply.
+#[derive(Debug, Clone, Copy)]
+pub struct Silence {
+    /// When its oldest unanswered request was sent, or the last byte came: whichever was later.
+    pub since_micros: u64,
+    /// What it owes.
+    pub awaited: Awaited,
+    /// When it was seen first that the server had answered elsewhere what was sent later.
+    pub overtaken_micros: Option<u64>,
+}
+
+/// When it was seen first that the server had answered elsewhere, of the silence that it notes.
+#[derive(Debug, Clone, Copy, Default)]
+pub struct Overtaken(Option<(u64, u64)>);
+
+impl Overtaken {
+    /// Looks again at the silence that has lasted since then.
+    pub fn look(&mut self, since_micros: u64, around: &Around, now_micros: u64) -> Option<u64> {
+        if self.0.is_none_or(|(since, _)| since != since_micros) {
+            let is_overtaken = around.heard_micros > since_micros;
+            self.0 = is_overtaken.then_some((since_micros, now_micros));
+        }
+        self.0.map(|(_, at)| at)
+    }
+}
+
+/// What is known of the server beside one connection.
+#[derive(Debug, Clone, Copy, Default)]
+pub struct Around {
+    /// When it was last heard on any connection of the process.
+    pub heard_micros: u64,
+    /// A command that it may work on for long is due from it on some connection of the process.
+    pub may_work: bool,
+    /// Until when it holds back every command, as far as is known.
+    pub all_paused_until: u64,
+    /// Until when it holds back writes, as far as is known.
+    pub writes_paused_until: u64,
+}
+
+/// How long a silence is borne.
+#[derive(Debug, Clone, Copy)]
+pub struct Limits {
+    /// `upstream.reply_timeout`: when nothing explains it.
+    pub reply: Duration,
+    /// `upstream.busy_timeout`: when something does.
+    pub busy: Duration,
+}
+
+impl Limits {
+    /// How long after it was suspected a silent server has to answer a new question: a third of `reply`. A command of twelve
+    /// seconds that somebody sent past respool is borne by the defaults so.
+    pub fn confirm(&self) -> Duration {
+        self.reply / 3
+    }
+}
+
+/// What is to be done about a silence.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Verdict {
+    /// Nothing.
+    Borne,
+    /// It has lasted for `reply_timeout`, and nothing explains it: the server is asked anew, and the operator told.
+    Suspected,
+    /// The connection is of no more use: nothing has come within `reply_timeout`, nor to the new question.
+    Lost,
+    /// It is of no more use: whatever explains it has taken longer than `busy_timeout`.
+    Overdue,
+}
+
+/// Judges the silence of a connection.
+pub fn judge(silence: &Silence, around: &Around, limits: &Limits, now_micros: u64) -> Verdict {
+    let Awaited::Command(delays) = silence.awaited else {
+        return Verdict::Borne;
+    };
+    let mut since = silence.since_micros.max(around.all_paused_until);
+    if delays.may_pause() {
+        since = since.max(around.writes_paused_until);
+    }
+    let elapsed = |since: u64| Duration::from_micros(now_micros.saturating_sub(since));
+    if elapsed(since) <= limits.reply {
+        return Verdict::Borne;
+    }
+    if elapsed(since) > limits.busy.max(limits.reply) {
+        return Verdict::Overdue;
+    }
+    if around.may_work {
+        return Verdict::Borne;
+    }
+    let unexplained_since = match silence.overtaken_micros {
+        // A quick command is answered in its turn, and its turn has passed.
+        Some(overtaken) if delays == Delays::NONE => since.max(overtaken),
+        // The server lives: the command is long, blocked or held back.
+        _ => since.max(around.heard_micros),
+    };
+    let unexplained = elapsed(unexplained_since);
+    if unexplained > limits.reply + limits.confirm() {
+        Verdict::Lost
+    } else if unexplained > limits.reply {
+        Verdict::Suspected
+    } else {
+        Verdict::Borne
+    }
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,149 @@
+//! Which silences are borne, and for how long.
+
+use proptest::prelude::*;
+
+use super::*;
+
+const LIMITS: Limits = Limits {
+    reply: Duration::from_secs(10),
+    busy: Duration::from_secs(600),
+};
+
+fn seconds(number: f64) -> u64 {
+    (number * 1e6) as u64
+}
+
+fn owes(delays: Delays) -> Silence {
+    Silence {
+        since_micros: seconds(100.0),
+        awaited: Awaited::Command(delays),
+        overtaken_micros: None,
+    }
+}
+
+fn at(silence: &Silence, around: &Around, after: f64) -> Verdict {
+    judge(silence, around, &LIMITS, seconds(100.0 + after))
+}
+
+fn unheard() -> Around {
+    Around {
+        heard_micros: seconds(100.0),
+        ..Around::default()
+    }
+}
+
+#[test]
+fn a_server_that_answers_nobody_is_suspected_and_then_lost() {
+    for delays in [Delays::NONE, Delays::PAUSE] {
+        let silence = owes(delays);
+        assert_eq!(at(&silence, &unheard(), 10.0), Verdict::Borne);
+        assert_eq!(at(&silence, &unheard(), 10.1), Verdict::Suspected);
+        assert_eq!(
+            at(&silence, &unheard(), 12.0),
+            Verdict::Suspected,
+            "a command of 12 s, sent past respool"
+        );
+        assert_eq!(at(&silence, &unheard(), 13.4), Verdict::Lost);
+    }
+}
+
+#[test]
+fn a_long_command_of_anybody_explains_everybody_s_silence() {
+    let around = Around {
+        may_work: true,
+        ..unheard()
+    };
+    for delays in [Delays::NONE, Delays::PAUSE, Delays::WORK, Delays::ANY] {
+        for after in [12.0, 30.0, 300.0, 599.0] {
+            assert_eq!(at(&owes(delays), &around, after), Verdict::Borne);
+        }
+        assert_eq!(at(&owes(delays), &around, 600.1), Verdict::Overdue);
+    }
+}
+
+#[test]
+fn a_command_that_may_be_delayed_is_borne_while_the_server_answers_elsewhere() {
+    for delays in [Delays::PAUSE, Delays::WORK, Delays::ANY] {
+        let silence = Silence {
+            overtaken_micros: Some(seconds(101.0)),
+            ..owes(delays)
+        };
+        let around = Around {
+            heard_micros: seconds(400.0),
+            ..Around::default()
+        };
+        assert_eq!(at(&silence, &around, 305.0), Verdict::Borne);
+        assert_eq!(
+            at(&silence, &around, 311.0),
+            Verdict::Suspected,
+            "silent everywhere since"
+        );
+    }
+}
+
+#[test]
+fn a_quick_command_that_was_passed_over_is_lost_though_the_server_answers_elsewhere() {
+    let silence = Silence {
+        overtaken_micros: Some(seconds(101.0)),
+        ..owes(Delays::NONE)
+    };
+    let around = |after: f64| Around {
+        heard_micros: seconds(100.0 + after),
+        ..Around::default()
+    };
+    assert_eq!(at(&silence, &around(10.9), 10.9), Verdict::Borne);
+    assert_eq!(at(&silence, &around(14.0), 14.0), Verdict::Suspected);
+    assert_eq!(at(&silence, &around(15.0), 15.0), Verdict::Lost);
+}
+
+#[test]
+fn a_pause_is_borne_to_its_end_by_what_it_holds_back() {
+    let writes = Around {
+        writes_paused_until: seconds(1000.0),
+        ..unheard()
+    };
+    let all = Around {
+        all_paused_until: seconds(1000.0),
+        ..unheard()
+    };
+    for (after, verdict) in [
+        (899.0, Verdict::Borne),
+        (909.0, Verdict::Borne),
+        (914.0, Verdict::Lost),
+    ] {
+        assert_eq!(at(&owes(Delays::PAUSE), &writes, after), verdict);
+    }
+    assert_eq!(at(&owes(Delays::NONE), &writes, 14.0), Verdict::Lost);
+    assert_eq!(at(&owes(Delays::NONE), &all, 899.0), Verdict::Borne);
+    assert_eq!(at(&owes(Delays::NONE), &all, 914.0), Verdict::Lost);
+}
+
+proptest! {
+    #[test]
+    fn silence_everywhere_ends_within_its_bounds(
+        heard in 0..50u64, since in 0..50u64, overtaken in proptest::option::of(0..50u64), delays in 0..4u8,
+        reply in 1..20u64, busy in 1..100u64, may_work: bool, more in 1..200u64,
+    ) {
+        let delays = [Delays::NONE, Delays::WORK, Delays::PAUSE, Delays::ANY][usize::from(delays)];
+        let limits = Limits { reply: Duration::from_micros(3 * reply), busy: Duration::from_micros(busy) };
+        let overtaken_micros = overtaken.filter(|at| *at >= since);
+        let silence = Silence { since_micros: since, awaited: Awaited::Command(delays), overtaken_micros };
+        let around = Around { heard_micros: heard, may_work, ..Around::default() };
+        let latest = since.max(heard).max(overtaken_micros.unwrap_or(0));
+        let verdict = |now| judge(&silence, &around, &limits, now);
+        // A verdict never grows milder while nothing is heard.
+        let rank = |verdict| match verdict { Verdict::Borne => 0, Verdict::Suspected => 1, Verdict::Lost => 2, Verdict::Overdue => 3 };
+        let mut worst = 0;
+        for now in latest..latest + more {
+            prop_assert!(rank(verdict(now)) >= worst);
+            worst = rank(verdict(now));
+        }
+        prop_assert!(rank(verdict(latest + 3 * reply.max(busy) + reply + 1)) >= 2);
+        if !may_work {
+            prop_assert!(rank(verdict(latest + 4 * reply + 1)) >= 2);
+        }
+        prop_assert_eq!(verdict(since + 3 * reply), Verdict::Borne, "nobody is cut off before reply_timeout");
+        let blocked = Silence { awaited: Awaited::Wait, ..silence };
+        prop_assert_eq!(judge(&blocked, &around, &limits, u64::MAX), Verdict::Borne);
+    }
+}

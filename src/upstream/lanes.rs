@@ -1,0 +1,145 @@
+//! Where requests go while a connection is stalled, or the server holds writes back: what can pass them by does.
+//!
+//! That writes are held back is known from a `CLIENT PAUSE` that passed through, or seen: a write is not answered, and on
+//! another connection the server has answered what was sent later. Writes then gather where writes stand already.
+//! Invariant: while writes are held back nothing but them, and what its own client sent behind them, is sent on a connection
+//! where one is due.
+
+use std::rc::Rc;
+use std::time::Duration;
+
+use super::link::Link;
+use super::pool::Upstream;
+use crate::command::Delays;
+use crate::session::State;
+use crate::shared::Action;
+
+/// How often at most the server is asked whether it holds a write back.
+const ASKED_EVERY: Duration = Duration::from_millis(100);
+
+/// Where a request is to go that need not stay where its client is.
+enum Lane {
+    /// As at any time.
+    Any,
+    /// To this connection.
+    Link(Rc<Link>),
+    /// To one that is not there yet.
+    Another,
+}
+
+impl Link {
+    /// Whether something is due on it that a pause of writes holds back.
+    #[inline]
+    pub fn owes_write(&self) -> bool {
+        self.inner.borrow().pulse.owes_write()
+    }
+
+    /// Since when the write that it owes next has not been answered, if it is stalled by one.
+    fn held_since(&self) -> Option<u64> {
+        let inner = self.inner.borrow();
+        let may_be_held = inner
+            .due
+            .front()
+            .is_some_and(|due| due.delays().may_pause());
+        let since = inner.silent_since().filter(|_| may_be_held);
+        drop(inner);
+        since.filter(|_| self.is_stalled())
+    }
+}
+
+impl Upstream {
+    /// Whether the server holds writes back now.
+    #[inline]
+    pub fn are_writes_held(&self) -> bool {
+        self.writes_are_held.get()
+            || self
+                .thread
+                .process
+                .pulse
+                .are_writes_paused(self.thread.clock.now_micros())
+    }
+
+    /// Whether it matters on which connection a client goes on that has nothing due.
+    #[inline]
+    pub fn has_lanes(&self) -> bool {
+        self.is_any_stalled.get() || self.are_writes_held()
+    }
+
+    /// Looks whether the server holds writes back, and asks it where that cannot be told.
+    pub(super) fn look_for_pause(self: &Rc<Self>) {
+        let links: Vec<Rc<Link>> = self.links.borrow().iter().flatten().cloned().collect();
+        let held = links.iter().filter_map(|link| link.held_since()).min();
+        let answered = self.thread.pulse.answered_micros();
+        let is_seen = held.is_some_and(|since| answered > since);
+        self.writes_are_held.set(is_seen);
+        if held.is_none() || is_seen {
+            return;
+        }
+        let idle_pins = self.idle_pins.borrow().clone();
+        if !self.ask_anew(links.iter().chain(&idle_pins), ASKED_EVERY)
+            && let Some(stalled) = links.iter().find(|link| link.is_stalled())
+        {
+            let state = stalled.worn().clone();
+            self.grow(&state);
+        }
+    }
+
+    /// Opens another shared connection for `state`, if there may be one.
+    pub(super) fn grow(self: &Rc<Self>, state: &State) {
+        let mut permit = None;
+        let grown = self.schedule.borrow_mut().grow(state, || {
+            permit = self.spare_permit();
+            permit.is_some()
+        });
+        if let Some(Action::Dial { link, state }) = grown {
+            tokio::task::spawn_local(Rc::clone(self).open(link, state, permit));
+        }
+    }
+
+    /// The shared connections that may take requests of `state` now.
+    fn serving(&self, state: &State) -> Vec<Rc<Link>> {
+        let links = self.links.borrow();
+        let schedule = self.schedule.borrow();
+        let serves = |link: &&Rc<Link>| {
+            link.is_alive()
+                && link.slot.get() != usize::MAX
+                && schedule.serves(link.slot.get(), state)
+        };
+        links.iter().flatten().filter(serves).cloned().collect()
+    }
+
+    /// Where a request goes that may be delayed by `delays`.
+    fn lane(&self, state: &State, delays: Delays) -> Lane {
+        if !self.has_lanes() {
+            return Lane::Any;
+        }
+        let serving = self.serving(state);
+        let least = |fits: &dyn Fn(&Link) -> bool| {
+            let fitting = serving.iter().filter(|link| fits(link));
+            fitting.min_by_key(|link| link.in_flight()).cloned()
+        };
+        let is_held = self.are_writes_held();
+        let found = match delays.may_pause() {
+            // A pause that is not known yet takes no other connection so.
+            true => least(&|link| link.held_since().is_some() || (is_held && link.owes_write()))
+                .or_else(|| least(&|link| !link.is_stalled())),
+            false => least(&|link| !(link.is_stalled() || is_held && link.owes_write())),
+        };
+        match found {
+            Some(link) => Lane::Link(link),
+            None if serving.is_empty() => Lane::Any,
+            None => Lane::Another,
+        }
+    }
+
+    /// A shared connection that may take a request of `state` now which `delays` may delay.
+    #[inline]
+    pub fn shared_for(self: &Rc<Self>, state: &State, delays: Delays) -> Option<Rc<Link>> {
+        match self.lane(state, delays) {
+            Lane::Any => self.shared(state),
+            Lane::Link(link) => Some(link),
+            // Whoever waits for it has it opened, or another changed.
+            Lane::Another => None,
+        }
+    }
+}

@@ -1,0 +1,193 @@
+//! `CLIENT PAUSE`: writes wait, reads flow, and nobody is cut off at its end.
+
+use std::time::{Duration, Instant};
+
+use crate::harness::{Client, Redis, Respool, Value, encode, eventually};
+
+/// How long the pause is, in milliseconds: six times as long as a silence is waited for.
+const PAUSE: &str = "3000";
+
+fn respool(redis: &Redis, workers: &str) -> Respool {
+    Respool::with(redis)
+        .top(workers)
+        .upstream("reply_timeout = \"500ms\"\nhealth_interval = \"200ms\"")
+        .start()
+}
+
+/// Who asks for the pause.
+#[derive(Clone, Copy)]
+enum Pauses {
+    Through,
+    Directly,
+}
+
+/// Writers wait for the pause to end while readers read on; returns how many reads were answered meanwhile.
+fn reads_while_writes_wait(redis: &Redis, respool: &Respool, who: Pauses) -> usize {
+    assert_eq!(redis.cmd(&["SET", "k", "v"]), Value::ok());
+    let connect = || {
+        let mut client = respool.client();
+        client.ping();
+        client
+    };
+    let mut writers: Vec<Client> = (0..12).map(|_| connect()).collect();
+    let mut readers: Vec<Client> = (0..12).map(|_| connect()).collect();
+    let mut subscriber = connect();
+    subscriber.cmd(&["SUBSCRIBE", "c"]);
+    let mut blocked = connect();
+    blocked.send(encode(&["BLPOP", "list", "0"]));
+    let mut asks = match who {
+        Pauses::Through => connect(),
+        Pauses::Directly => redis.client(),
+    };
+    assert_eq!(asks.cmd(&["CLIENT", "PAUSE", PAUSE, "WRITE"]), Value::ok());
+    let began = Instant::now();
+    let words: [&[&str]; 6] = [
+        &["SET", "w", "1"],
+        &["INCR", "n"],
+        &["PUBLISH", "other", "m"],
+        &["PFCOUNT", "p"],
+        &["EVAL", "return 1", "0"],
+        &["LPUSH", "l", "x"],
+    ];
+    for (writer, words) in writers.iter_mut().zip(words.iter().cycle()) {
+        writer.send(encode(words));
+    }
+    // They are at the server, or wait: whichever, the reads of others come a moment later.
+    assert!(
+        readers[0]
+            .reply_within(Duration::from_millis(300))
+            .is_none()
+    );
+    let mut answered = 0;
+    for _ in 0..20 {
+        for reader in &mut readers {
+            reader.send(encode(&["GET", "k"]));
+            let reply = reader.reply_within(Duration::from_millis(500));
+            answered += usize::from(reply.is_some());
+            if reply.is_none() {
+                return answered;
+            }
+        }
+    }
+    let took = began.elapsed();
+    assert!(
+        took < Duration::from_millis(2500),
+        "{answered} reads took {took:?}"
+    );
+    for writer in &mut writers {
+        assert!(
+            writer.reply_within(Duration::from_millis(1)).is_none(),
+            "writes wait"
+        );
+    }
+    for writer in &mut writers {
+        let reply = writer.reply();
+        assert!(!reply.is_error(), "{reply:?}");
+    }
+    writers
+        .iter_mut()
+        .chain(&mut readers)
+        .for_each(Client::ping);
+    redis.cmd(&["PUBLISH", "c", "m"]);
+    assert_eq!(subscriber.reply().items()[2], Value::bulk("m"));
+    redis.cmd(&["RPUSH", "list", "x"]);
+    assert_eq!(blocked.reply().items()[1], Value::bulk("x"));
+    let lost = "respool_client_disconnects_total{group=\"default\",reason=\"upstream_lost\"}";
+    assert_eq!(respool.metric_or_zero(lost), 0.0);
+    answered
+}
+
+#[test]
+fn reads_flow_while_writes_are_paused() {
+    for workers in ["workers = 1", "workers = 2"] {
+        let redis = Redis::start(&[]);
+        let answered = reads_while_writes_wait(&redis, &respool(&redis, workers), Pauses::Through);
+        assert_eq!(answered, 240, "{workers}");
+    }
+}
+
+#[test]
+fn reads_flow_while_somebody_else_has_writes_paused() {
+    for workers in ["workers = 1", "workers = 2"] {
+        let redis = Redis::start(&[]);
+        let answered = reads_while_writes_wait(&redis, &respool(&redis, workers), Pauses::Directly);
+        assert_eq!(answered, 240, "{workers}");
+    }
+}
+
+#[test]
+fn a_client_whose_write_is_paused_keeps_its_order() {
+    let redis = Redis::start(&[]);
+    let respool = respool(&redis, "workers = 1");
+    let mut clients: Vec<Client> = (0..6).map(|_| respool.client()).collect();
+    clients.iter_mut().for_each(Client::ping);
+    assert_eq!(
+        respool.client().cmd(&["CLIENT", "PAUSE", "1500", "WRITE"]),
+        Value::ok()
+    );
+    for (number, client) in clients.iter_mut().enumerate() {
+        let key = format!("k{number}");
+        for words in [
+            &["GET", &key][..],
+            &["SET", &key, "1"],
+            &["GET", &key],
+            &["INCR", &key],
+            &["GET", &key],
+        ] {
+            client.send(encode(words));
+        }
+    }
+    for client in &mut clients {
+        assert!(
+            client
+                .reply_within(Duration::from_millis(1000))
+                .is_some_and(|reply| reply.is_null()),
+            "what stands before the write is answered at once"
+        );
+    }
+    for client in &mut clients {
+        assert_eq!(client.reply(), Value::ok());
+        assert_eq!(client.reply(), Value::bulk("1"));
+        assert_eq!(client.reply(), Value::Int(2));
+        assert_eq!(client.reply(), Value::bulk("2"));
+    }
+}
+
+#[test]
+fn a_pause_that_is_ended_is_over() {
+    let redis = Redis::start(&[]);
+    let respool = respool(&redis, "workers = 2");
+    let mut writer = respool.client();
+    writer.ping();
+    let mut other = respool.client();
+    assert_eq!(
+        other.cmd(&["CLIENT", "PAUSE", "60000", "WRITE"]),
+        Value::ok()
+    );
+    writer.send(encode(&["SET", "k", "v"]));
+    assert_eq!(other.cmd(&["CLIENT", "UNPAUSE"]), Value::ok());
+    assert_eq!(writer.reply(), Value::ok());
+    for _ in 0..100 {
+        writer.cmd(&["SET", "k", "v"]);
+    }
+}
+
+#[test]
+fn a_pause_of_everything_cuts_nobody_off() {
+    let redis = Redis::start(&[]);
+    let respool = respool(&redis, "workers = 2");
+    let mut clients: Vec<Client> = (0..12).map(|_| respool.client()).collect();
+    clients.iter_mut().for_each(Client::ping);
+    let mut other = respool.client();
+    assert_eq!(other.cmd(&["CLIENT", "PAUSE", PAUSE]), Value::ok());
+    for client in &mut clients {
+        client.send(encode(&["GET", "k"]));
+    }
+    for client in &mut clients {
+        assert!(client.reply().is_null());
+    }
+    eventually(
+        || respool.metric("respool_server_up") == 1.0,
+        "the server is up",
+    );
+}

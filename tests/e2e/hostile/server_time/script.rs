@@ -1,0 +1,160 @@
+//! An endless script: the server says BUSY to everybody else, and ends it when it is told to.
+
+use std::time::{Duration, Instant};
+
+use crate::harness::{Client, Redis, Respool, Value, encode, eventually, eventually_some};
+
+const BUSY: &str = "BUSY Redis is busy running a script";
+
+/// A respool in which nothing that is silent is waited for longer than a moment.
+fn respool(redis: &Redis) -> Respool {
+    Respool::with(redis)
+        .upstream(
+            "reply_timeout = \"500ms\"\nhealth_interval = \"200ms\"\nping_interval = \"200ms\"",
+        )
+        .start()
+}
+
+fn script(respool: &Respool) -> Client {
+    let mut client = respool.client();
+    client.send(encode(&["EVAL", "while true do end", "0"]));
+    client
+}
+
+/// Waits until the server answers BUSY, asked directly.
+fn until_busy(redis: &Redis) {
+    eventually(
+        || {
+            let mut probe = redis.client();
+            probe.send(encode(&["PING"]));
+            let reply = probe.reply_within(Duration::from_secs(1));
+            reply.is_some_and(|reply| reply.text().starts_with("BUSY"))
+        },
+        "the server says BUSY",
+    );
+}
+
+fn is_busy(reply: &Value) -> bool {
+    reply.is_error() && reply.text().starts_with(BUSY)
+}
+
+#[test]
+fn an_endless_script_is_answered_with_busy_and_can_be_killed() {
+    let redis = Redis::start(&["--lua-time-limit", "100"]);
+    let respool = respool(&redis);
+    let mut early: Vec<Client> = (0..8).map(|_| respool.client()).collect();
+    early.iter_mut().for_each(Client::ping);
+    let mut subscriber = respool.client();
+    subscriber.cmd(&["SUBSCRIBE", "c"]);
+    let mut blocked = respool.client();
+    blocked.send(encode(&["BLPOP", "list", "0"]));
+    let mut elsewhere = respool.client();
+    elsewhere.cmd(&["SELECT", "7"]);
+    let mut caller = script(&respool);
+    until_busy(&redis);
+    let began = Instant::now();
+    let mut asked = 0;
+    // Six times as long as a silence is waited for.
+    while began.elapsed() < Duration::from_secs(3) {
+        for client in early.iter_mut().chain([&mut elsewhere]) {
+            let reply = client.cmd(&["GET", "k"]);
+            assert!(is_busy(&reply), "{reply:?}");
+            asked += 1;
+        }
+        let mut newcomer = respool.client();
+        let selected = newcomer.cmd(&["SELECT", "3"]);
+        let got = newcomer.cmd(&["SET", "where", "3"]);
+        // As at the server: neither runs, or the database is known to be and the command alone is refused.
+        assert!(
+            is_busy(&selected) || selected == Value::ok(),
+            "{selected:?}"
+        );
+        assert!(is_busy(&got), "{got:?}");
+        assert_eq!(respool.metric("respool_server_up"), 1.0);
+    }
+    assert!(asked >= 18, "{asked} commands were answered with BUSY");
+    let mut killer = respool.client();
+    let told = Instant::now();
+    assert_eq!(killer.cmd(&["SCRIPT", "KILL"]), Value::ok());
+    let took = told.elapsed();
+    assert!(took < Duration::from_secs(2), "SCRIPT KILL took {took:?}");
+    let reply = caller.reply();
+    assert!(
+        reply.is_error() && reply.text().contains("killed"),
+        "{reply:?}"
+    );
+    caller.ping();
+    for client in early.iter_mut().chain([&mut elsewhere]) {
+        eventually(
+            || client.cmd(&["GET", "k"]).is_null(),
+            "the server serves again",
+        );
+    }
+    assert_eq!(redis.cmd(&["DBSIZE"]), Value::Int(0));
+    redis.cmd(&["PUBLISH", "c", "m"]);
+    assert_eq!(subscriber.reply().items()[2], Value::bulk("m"));
+    redis.cmd(&["RPUSH", "list", "x"]);
+    assert_eq!(blocked.reply().items()[1], Value::bulk("x"));
+    let lost = "respool_client_disconnects_total{group=\"default\",reason=\"upstream_lost\"}";
+    assert_eq!(respool.metric_or_zero(lost), 0.0);
+}
+
+#[test]
+fn a_script_that_somebody_else_runs_is_heard_of_too() {
+    let redis = Redis::start(&["--lua-time-limit", "100"]);
+    let respool = respool(&redis);
+    let mut clients: Vec<Client> = (0..8).map(|_| respool.client()).collect();
+    clients.iter_mut().for_each(Client::ping);
+    let mut direct = redis.client();
+    direct.send(encode(&["EVAL", "while true do end", "0"]));
+    until_busy(&redis);
+    let began = Instant::now();
+    while began.elapsed() < Duration::from_secs(2) {
+        for client in &mut clients {
+            let reply = client.cmd(&["GET", "k"]);
+            assert!(is_busy(&reply), "{reply:?}");
+        }
+        assert_eq!(respool.metric("respool_server_up"), 1.0);
+    }
+    let killed = eventually_some(
+        || Some(respool.client().cmd(&["SCRIPT", "KILL"])),
+        "it is killed",
+    );
+    assert_eq!(killed, Value::ok());
+    clients
+        .iter_mut()
+        .for_each(|client| eventually(|| client.cmd(&["GET", "k"]).is_null(), "it serves again"));
+}
+
+#[test]
+fn a_change_of_state_while_a_script_runs_leaves_everybody_in_the_state_they_had() {
+    let redis = Redis::start(&["--lua-time-limit", "100"]);
+    let respool = respool(&redis);
+    let mut clients: Vec<Client> = (0..6).map(|_| respool.client()).collect();
+    clients.iter_mut().for_each(Client::ping);
+    let mut caller = script(&respool);
+    until_busy(&redis);
+    let mut wants: Vec<u32> = Vec::new();
+    for (number, client) in clients.iter_mut().enumerate() {
+        let database = number as u32 + 1;
+        let reply = client.cmd(&["SELECT", &database.to_string()]);
+        assert!(is_busy(&reply) || reply == Value::ok(), "{reply:?}");
+        wants.push(if reply == Value::ok() { database } else { 0 });
+    }
+    assert_eq!(respool.client().cmd(&["SCRIPT", "KILL"]), Value::ok());
+    assert!(caller.reply().is_error());
+    for (number, (client, database)) in clients.iter_mut().zip(wants).enumerate() {
+        let key = format!("of-{number}");
+        eventually(
+            || client.cmd(&["SET", &key, "x"]) == Value::ok(),
+            "it is written",
+        );
+        let mut direct = redis.client();
+        direct.cmd(&["SELECT", &database.to_string()]);
+        assert_eq!(
+            direct.cmd(&["GET", &key]),
+            Value::bulk("x"),
+            "database {database}"
+        );
+    }
+}
