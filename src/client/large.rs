@@ -67,7 +67,7 @@ impl Client {
         if self.input.capacity() - self.input.len() < SMALLEST_READ {
             // No more than four times what has come, whatever was announced.
             let room = missing.min(3 * self.input.len().max(READ_SIZE));
-            self.input.reserve_exact(room);
+            self.make_room(room);
         }
         let room = self.input.capacity() - self.input.len();
         let read = self.stream.try_read_to(&mut self.input)?;
@@ -75,6 +75,18 @@ impl Client {
             self.is_drained = read < room;
         }
         Some(read)
+    }
+
+    fn make_room(&mut self, room: usize) {
+        match self.site.spares.take(self.input.len() + room) {
+            Some(mut spare) => {
+                spare.extend_from_slice(&self.input);
+                self.site
+                    .spares
+                    .keep(std::mem::replace(&mut self.input, spare));
+            }
+            None => self.input.reserve_exact(room),
+        }
     }
 
     fn end_upload(&mut self) {

@@ -21,6 +21,7 @@ mod queued;
 mod requests;
 mod room;
 mod site;
+mod spares;
 mod subscribed;
 mod task;
 mod timers;

@@ -9,6 +9,7 @@ use tokio::sync::oneshot;
 
 use super::closes::CloseLog;
 use super::room::Room;
+use super::spares::SpareBuffers;
 use super::tracking::{Letter, Redirection};
 use crate::admission::Admission;
 use crate::auth::Users;
@@ -145,6 +146,7 @@ pub struct Site {
     /// The requests that are passed on as they arrive, by client.
     pub(super) uploads: RefCell<HashMap<u64, UploadPace>>,
     pub(super) closes: CloseLog,
+    pub(super) spares: SpareBuffers,
 }
 
 impl Site {
@@ -172,6 +174,7 @@ impl Site {
             residents: RefCell::default(),
             uploads: RefCell::default(),
             closes: CloseLog::default(),
+            spares: SpareBuffers::default(),
         });
         site.keep_room();
         site

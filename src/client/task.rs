@@ -554,7 +554,7 @@ impl Client {
     /// Keeps what is left of `input`.
     fn keep(&mut self, mut input: Vec<u8>, used: usize) {
         if used == input.len() {
-            return;
+            return self.site.spares.keep(input);
         }
         if used > 0 {
             input.drain(..used);

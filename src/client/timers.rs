@@ -54,6 +54,7 @@ impl Site {
             }
         }
         self.end_stalled_uploads();
+        self.spares.shrink();
         self.check_unread();
     }
 
