@@ -2,7 +2,7 @@
 
 SHELL := /bin/bash
 .DEFAULT_GOAL := help
-.PHONY: help run test check clients demo bench soak
+.PHONY: help run test check clients demo bench soak fuzz
 
 help: ## this list
 	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  make %-7s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -26,3 +26,6 @@ bench: ## CPU time for each command, beside Redis directly; about a minute
 
 soak: ## the canary test for ten minutes
 	@scripts/soak
+
+fuzz: ## fuzz what parses and what decides, a minute each; needs a nightly toolchain and cargo-fuzz
+	@scripts/fuzz

@@ -48,7 +48,14 @@ const IMPURE: &[&str] = &[
 const MAX_LINES: usize = 700;
 
 /// Folders whose Rust files must be introduced and short; the order of modules concerns `src` alone.
-const FOLDERS: &[&str] = &["src", "tests", "benches", "examples", "fuzz/fuzz_targets"];
+const FOLDERS: &[&str] = &[
+    "src",
+    "tests",
+    "benches",
+    "examples",
+    "fuzz/targets",
+    "fuzz/fuzz_targets",
+];
 
 #[test]
 fn a_file_imports_only_from_modules_above_its_own() {

@@ -599,5 +599,7 @@ impl<T: Clone> Fanout<T> {
     }
 }
 
+#[cfg(any(test, fuzzing))]
+pub mod model;
 #[cfg(test)]
 mod tests;

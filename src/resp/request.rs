@@ -6,7 +6,7 @@
 use std::fmt;
 use std::ops::Range;
 
-use memchr::memchr;
+use memchr::memchr2;
 
 use super::{Header, MAX_LINE, header};
 
@@ -279,10 +279,11 @@ impl RequestScanner {
     }
 
     fn inline(&mut self, buf: &[u8]) -> Scan {
-        // Bytes already searched are not searched again.
+        // Bytes already searched are not searched again. As for Redis, which reads a C string, no line ends behind a NUL.
         let from = self.next.min(buf.len());
-        let Some(at) = memchr(b'\n', &buf[from..]).map(|at| from + at) else {
-            self.next = buf.len();
+        let found = memchr2(b'\n', 0, &buf[from..]).map(|at| from + at);
+        let Some(at) = found.filter(|&at| buf[at] == b'\n') else {
+            self.next = found.unwrap_or(buf.len());
             return if buf.len() > MAX_LINE {
                 Scan::Violation(Violation::InlineLine)
             } else {
@@ -410,6 +411,7 @@ mod tests {
                 length: 2
             }
         );
+        assert_eq!(scan(b"PING\0\r\nPING\r\n"), Scan::Incomplete);
         assert_eq!(
             scan(b"\nPING"),
             Scan::Inline {

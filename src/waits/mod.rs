@@ -19,8 +19,8 @@ mod popped;
 mod reply;
 mod seats;
 
-#[cfg(test)]
-mod tests;
+#[cfg(any(test, fuzzing))]
+pub mod tests;
 
 pub use attempts::{Failure, Sending, TryId};
 pub use call::Call;

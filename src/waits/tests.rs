@@ -1,11 +1,19 @@
 //! Blocked clients against a server that is a few lines of code.
 
+pub mod course;
+mod dice;
 mod invariants;
-mod leaving;
-mod model;
-mod order;
 mod rest;
 mod server;
-mod single;
-mod turns;
 mod world;
+
+#[cfg(test)]
+mod leaving;
+#[cfg(test)]
+mod model;
+#[cfg(test)]
+mod order;
+#[cfg(test)]
+mod single;
+#[cfg(test)]
+mod turns;

@@ -2,52 +2,8 @@
 
 use proptest::prelude::*;
 
+use super::course::{self, Trouble, run};
 use super::world::World;
-
-/// How much of what happens is trouble.
-#[derive(Debug, Clone, Copy)]
-enum Trouble {
-    None,
-    Leaving,
-    Everything,
-}
-
-fn step(world: &mut World, trouble: Trouble) {
-    match (world.roll(32), trouble) {
-        (0..=3, _) => world.arrive(),
-        (4..=6, _) => world.produce(),
-        (7, _) => {
-            let micros = u64::from(world.roll(60_000));
-            world.pass(micros);
-        }
-        (8, Trouble::Leaving | Trouble::Everything) => world.leave(),
-        (9, Trouble::Leaving | Trouble::Everything) => world.unblock(),
-        (10, Trouble::Everything) if world.roll(2) == 0 => world.clear(),
-        (11, Trouble::Everything) => world.yield_to(),
-        (12, Trouble::Everything) => world.stray_unblock(),
-        (13, Trouble::Everything) if world.roll(8) == 0 => world.lose(),
-        (14, Trouble::Everything) if world.roll(64) == 0 => world.outage(),
-        (15, Trouble::Everything) if world.roll(32) == 0 => world.refuse(),
-        _ => drop(world.go_on()),
-    }
-}
-
-fn run(mut world: World, steps: usize, trouble: Trouble) -> World {
-    for number in 1..=steps {
-        step(&mut world, trouble);
-        if number % 150 == 0 {
-            // Long enough for every class to have had its turn or its try.
-            world.calm(300_000);
-            world.check_rest();
-        }
-    }
-    world.calm(5_000_000);
-    world.check_rest();
-    world.check_elements();
-    world.check_end();
-    world.check_elements();
-    world
-}
 
 proptest! {
     #![proptest_config(ProptestConfig::with_cases(256))]
@@ -59,6 +15,14 @@ proptest! {
         trouble in prop::sample::select(vec![Trouble::None, Trouble::Leaving, Trouble::Everything]),
     ) {
         run(World::new(seed), steps, trouble);
+    }
+
+    /// What `cargo fuzz` runs, with bytes at random.
+    #[test]
+    fn every_element_goes_to_one_living_client_whatever_decides(
+        data in prop::collection::vec(any::<u8>(), 0..400),
+    ) {
+        course::check(&data);
     }
 }
 

@@ -2,9 +2,7 @@
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 
-use rand::rngs::SmallRng;
-use rand::{Rng as _, SeedableRng as _};
-
+use super::dice::Dice;
 use super::server::{Server, Value, requests};
 use crate::resp::Request;
 use crate::resp::speak::encode_request;
@@ -53,7 +51,7 @@ pub(super) struct Client {
 }
 
 pub(super) struct World {
-    pub(super) dice: SmallRng,
+    dice: Dice,
     pub(super) waits: Waits<u8>,
     pub(super) server: Server,
     pub(super) wires: BTreeMap<u64, Wire>,
@@ -99,9 +97,13 @@ fn elements(bytes: &[u8]) -> Vec<Vec<u8>> {
 }
 
 impl World {
+    #[cfg(test)]
     pub(super) fn new(seed: u64) -> Self {
-        let mut dice = SmallRng::seed_from_u64(seed);
-        let leases = dice.random_range(0..12);
+        Self::with(Dice::by_chance(seed))
+    }
+
+    pub(super) fn with(mut dice: Dice) -> Self {
+        let leases = dice.roll(12) as usize;
         let mut world = Self {
             dice,
             waits: Waits::default(),
@@ -148,7 +150,7 @@ impl World {
     }
 
     pub(super) fn roll(&mut self, sides: u32) -> u32 {
-        self.dice.random_range(0..sides)
+        self.dice.roll(sides)
     }
 
     // What clients and producers do.

@@ -1,0 +1,5 @@
+//! Fuzzes subscriptions: who gets messages is who was told so.
+
+#![no_main]
+
+libfuzzer_sys::fuzz_target!(|data: &[u8]| respool::fanout::model::check(data));

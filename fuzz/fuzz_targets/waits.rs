@@ -1,0 +1,5 @@
+//! Fuzzes blocked clients: every element goes to one who waits for it.
+
+#![no_main]
+
+libfuzzer_sys::fuzz_target!(|data: &[u8]| respool::waits::tests::course::check(data));

@@ -1,0 +1,115 @@
+//! The targets of `cargo fuzz` as property tests: the same functions, in every run of the tests.
+
+#[path = "../../fuzz/targets/mod.rs"]
+mod targets;
+
+use std::os::unix::net::UnixStream;
+use std::process::{Child, Command, Stdio};
+use std::time::{Duration, Instant};
+
+use proptest::prelude::*;
+use proptest::test_runner::{Config, TestRunner};
+
+use targets::server::{OPTIONS, Server};
+use targets::{configuration, reply, request};
+
+/// So many cases, or `PROPTEST_CASES` if that is more.
+fn at_least(cases: u32) -> u32 {
+    cases.max(Config::default().cases)
+}
+
+/// Bytes that are fragments as often as not.
+fn bytes() -> impl Strategy<Value = Vec<u8>> {
+    let small = prop_oneof![3 => 0_u8..40, 1 => any::<u8>()];
+    prop_oneof![
+        4 => prop::collection::vec(small, 0..40).prop_map(|rest| [vec![1], rest].concat()),
+        1 => prop::collection::vec(any::<u8>(), 0..60),
+        1 => prop::collection::vec(prop::sample::select(b"+-:$*012\r\nab'\" ".to_vec()), 0..40)
+            .prop_map(|rest| [vec![0], rest].concat()),
+    ]
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(at_least(4000)))]
+
+    #[test]
+    fn configuration_is_settings_or_problems(data in bytes()) {
+        configuration::check(&data);
+    }
+
+    #[test]
+    fn frames_of_a_server_end_at_the_same_bytes_however_they_arrive(data in bytes()) {
+        reply::check(&data);
+    }
+}
+
+/// A server of its own that ends with the test.
+struct Started {
+    child: Child,
+    dir: tempfile::TempDir,
+}
+
+impl Started {
+    fn new() -> Self {
+        let dir = tempfile::Builder::new()
+            .prefix("respool-judge-")
+            .tempdir()
+            .expect("a temporary directory");
+        let program = std::env::var_os("REDIS_SERVER").unwrap_or_else(|| "redis-server".into());
+        let child = Command::new(&program)
+            .args(OPTIONS)
+            .arg("--unixsocket")
+            .arg(dir.path().join("redis.sock"))
+            .arg("--dir")
+            .arg(dir.path())
+            .stdin(Stdio::null())
+            .stdout(Stdio::null())
+            .spawn()
+            .unwrap_or_else(|e| panic!("start {}: {e} (set REDIS_SERVER)", program.display()));
+        let started = Self { child, dir };
+        let start = Instant::now();
+        while UnixStream::connect(started.dir.path().join("redis.sock")).is_err() {
+            assert!(start.elapsed() < Duration::from_secs(60), "no server");
+            std::thread::park_timeout(Duration::from_millis(5));
+        }
+        started
+    }
+
+    fn server(&self) -> Server {
+        Server::at(&self.dir.path().join("redis.sock"))
+    }
+}
+
+impl Drop for Started {
+    fn drop(&mut self) {
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+}
+
+#[test]
+fn what_the_scanner_lets_pass_a_server_takes_for_a_request() {
+    let started = Started::new();
+    let server = started.server();
+    let mut seen = request::Seen::default();
+    let config = Config {
+        cases: at_least(10_000),
+        // What the server is asked depends on nothing but the bytes, which the failure shows.
+        failure_persistence: None,
+        ..Config::default()
+    };
+    let seen_ref = std::cell::RefCell::new(&mut seen);
+    let run = TestRunner::new(config).run(&bytes(), |data| {
+        let one = request::check(&server, &data);
+        let mut seen = seen_ref.borrow_mut();
+        seen.requests += one.requests;
+        seen.violations += one.violations;
+        seen.stricter += one.stricter;
+        Ok(())
+    });
+    if let Err(e) = run {
+        panic!("{e}");
+    }
+    // What is never seen is not tested.
+    assert!(seen.requests > 100 && seen.violations > 100, "{seen:?}");
+}
