@@ -25,7 +25,7 @@ use crate::telemetry::{self, Reload, ServerHealth, WorkerCounters};
 use crate::transport::{
     Accepted, AcceptedSocket, Bound, Connector, TlsAcceptor, bind, raise_descriptor_limit,
 };
-use crate::upstream::{OwnLogin, Process};
+use crate::upstream::{OwnLogin, Passing, Process};
 use reload::{Reloader, Request};
 
 use crate::worker::{Charge, Listening, Message, Newcomer, Place, Rejected, Worker, mailbox};
@@ -213,6 +213,7 @@ fn process(settings: &Arc<Settings>, start: Instant) -> io::Result<Arc<Process>>
         upstream.shared_connections,
         max_pinned,
         settings.workers,
+        move || start.elapsed().as_micros() as u64,
     );
     Ok(Arc::new(Process {
         configured: ArcSwap::new(Arc::clone(settings)),
@@ -228,6 +229,8 @@ fn process(settings: &Arc<Settings>, start: Instant) -> io::Result<Arc<Process>>
         queued: Default::default(),
         audiences: Default::default(),
         seats_wanted: Default::default(),
+        uncounted: Default::default(),
+        passing: Passing::new(settings.workers),
         whereabouts: Default::default(),
         failovers: Default::default(),
         pulse: Default::default(),

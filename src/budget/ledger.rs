@@ -7,11 +7,24 @@
 use std::collections::{BTreeMap, HashSet};
 use std::task::Waker;
 
-use super::Kind;
+use super::{Kind, Wanted};
 
-/// Who waits, by ticket: tickets grow, so the first is who has waited longest. A waiter that was never polled has no
-/// waker.
-type Line = BTreeMap<u64, Option<Waker>>;
+/// How long whoever waits longest is passed over at least for waiters of the worker that has the connection, and how much
+/// time is between two that are not. A turn is a hundred transactions; a connection that goes to another worker is out of use
+/// for some tenths of a millisecond.
+pub(super) const TURN_MICROS: u64 = 10_000;
+
+/// Who waits, by ticket: tickets grow, so the first is who has waited longest.
+type Line = BTreeMap<u64, Waiter>;
+
+/// One who waits.
+#[derive(Debug)]
+struct Waiter {
+    worker: usize,
+    since_micros: u64,
+    /// `None`: it was never polled.
+    waker: Option<Waker>,
+}
 
 /// What a change of the ledger leaves to do: both can run anybody's code.
 #[derive(Debug, Default)]
@@ -34,19 +47,35 @@ pub(super) struct Ledger {
     socket_lines: [Line; 3],
     /// Leases held, granted ones included.
     leases: usize,
+    /// The same, by worker.
+    leases_of: Vec<usize>,
     groups: Vec<GroupLeases>,
+    /// When a lease last went to another worker than the one that gave it back, because somebody there had waited for long.
+    turned_micros: Option<u64>,
 }
 
 #[derive(Debug, Default)]
 struct GroupLeases {
     max: Option<usize>,
     held: usize,
-    line: Line,
+    /// Those who wait, by worker.
+    lines: Vec<Line>,
 }
 
 impl GroupLeases {
     fn is_full(&self) -> bool {
         self.max.is_some_and(|max| self.held >= max)
+    }
+
+    fn waiting(&self) -> usize {
+        self.lines.iter().map(BTreeMap::len).sum()
+    }
+
+    fn line(&mut self, worker: usize) -> &mut Line {
+        if self.lines.len() <= worker {
+            self.lines.resize_with(worker + 1, Line::default);
+        }
+        &mut self.lines[worker]
     }
 }
 
@@ -68,7 +97,9 @@ impl Ledger {
             sockets: [0; 3],
             socket_lines: Default::default(),
             leases: 0,
+            leases_of: Vec::new(),
             groups: groups_max_pinned.into_iter().map(group).collect(),
+            turned_micros: None,
         }
     }
 
@@ -85,7 +116,7 @@ impl Ledger {
         for (index, max) in groups_max_pinned.iter().enumerate() {
             self.group(index).max = *max;
         }
-        self.serve(effects);
+        self.serve(None, effects);
     }
 
     pub(super) fn limit(&self) -> usize {
@@ -106,6 +137,11 @@ impl Ledger {
         pinned + subscription > self.pinned_max() || shared + pinned + subscription > self.max
     }
 
+    /// Whether there are more sockets than there are to be in all.
+    pub(super) fn is_over_total(&self) -> bool {
+        self.sockets.iter().sum::<usize>() > self.max
+    }
+
     /// Those who wait for a pinned or a subscription socket, and sockets that are lent beyond what a reload has left.
     pub(super) fn sockets_wanted(&self) -> usize {
         let [shared, pinned, subscription] = self.sockets;
@@ -119,7 +155,7 @@ impl Ledger {
     /// full. Leases beyond what a reload has left count as wanted.
     pub(super) fn leases_wanted(&self) -> usize {
         let groups = self.groups.iter().filter(|group| !group.is_full());
-        let leases = groups.map(|group| group.line.len());
+        let leases = groups.map(GroupLeases::waiting);
         let [_, _, subscription] = self.sockets;
         let beyond = (self.leases + subscription).saturating_sub(self.pinned_max());
         leases.sum::<usize>() + self.line(Kind::Subscription).len() + beyond
@@ -128,12 +164,24 @@ impl Ledger {
     /// All who wait.
     pub(super) fn waiting(&self) -> usize {
         let for_sockets = self.socket_lines.iter().map(BTreeMap::len).sum::<usize>();
-        for_sockets
-            + self
-                .groups
-                .iter()
-                .map(|group| group.line.len())
-                .sum::<usize>()
+        for_sockets + self.groups.iter().map(GroupLeases::waiting).sum::<usize>()
+    }
+
+    /// What worker `worker` should do with a connection that it does not use.
+    pub(super) fn wanted_of(&self, worker: usize) -> Wanted {
+        if self.is_exceeded() || !self.line(Kind::Subscription).is_empty() {
+            return Wanted::Place;
+        }
+        let line = self.line(Kind::Pinned);
+        let elsewhere = |waiter: &&Waiter| waiter.worker != worker;
+        let Some(first) = line.values().find(elsewhere) else {
+            return Wanted::Nothing;
+        };
+        let beside = |waiter: &&Waiter| waiter.worker == first.worker;
+        Wanted::Connection {
+            worker: first.worker,
+            waiters: line.values().filter(beside).count(),
+        }
     }
 
     // Sockets.
@@ -154,14 +202,19 @@ impl Ledger {
 
     pub(super) fn return_socket(&mut self, kind: Kind, effects: &mut Effects) {
         self.sockets[kind as usize] -= 1;
-        self.serve(effects);
+        self.serve(None, effects);
     }
 
     /// Joins the line; the ticket may have been served at once.
-    pub(super) fn join_sockets(&mut self, kind: Kind, effects: &mut Effects) -> u64 {
+    pub(super) fn join_sockets(
+        &mut self,
+        kind: Kind,
+        (worker, now): (usize, u64),
+        effects: &mut Effects,
+    ) -> u64 {
         let ticket = self.ticket();
-        self.socket_lines[kind as usize].insert(ticket, None);
-        self.serve(effects);
+        self.socket_lines[kind as usize].insert(ticket, Waiter::new(worker, now));
+        self.serve(None, effects);
         ticket
     }
 
@@ -188,35 +241,49 @@ impl Ledger {
         } else {
             effects
                 .discard
-                .extend(self.socket_lines[kind as usize].remove(&ticket).flatten());
+                .extend(gone(self.socket_lines[kind as usize].remove(&ticket)));
         }
         // A subscription that no longer waits leaves its lease to others.
-        self.serve(effects);
+        self.serve(None, effects);
     }
 
     // Leases.
 
     /// Takes a lease if there is one. Nobody who waits could have it: they would have been served.
-    pub(super) fn try_lease(&mut self, group: usize) -> bool {
+    pub(super) fn try_lease(&mut self, group: usize, worker: usize) -> bool {
         let free = self.has_lease() && !self.group(group).is_full();
         if free {
             self.group(group).held += 1;
             self.leases += 1;
+            *self.leases_of(worker) += 1;
         }
         free
     }
 
-    pub(super) fn return_lease(&mut self, group: usize, effects: &mut Effects) {
+    /// A lease is given back by a worker, which most likely has the connection that it was for.
+    pub(super) fn return_lease(
+        &mut self,
+        group: usize,
+        (worker, now): (usize, u64),
+        effects: &mut Effects,
+    ) {
         self.group(group).held -= 1;
         self.leases -= 1;
-        self.serve(effects);
+        *self.leases_of(worker) -= 1;
+        self.serve(Some((worker, now)), effects);
     }
 
     /// Joins the line; the ticket may have been served at once.
-    pub(super) fn join_leases(&mut self, group: usize, effects: &mut Effects) -> u64 {
+    pub(super) fn join_leases(
+        &mut self,
+        group: usize,
+        (worker, now): (usize, u64),
+        effects: &mut Effects,
+    ) -> u64 {
         let ticket = self.ticket();
-        self.group(group).line.insert(ticket, None);
-        self.serve(effects);
+        let waiter = Waiter::new(worker, now);
+        self.group(group).line(worker).insert(ticket, waiter);
+        self.serve(None, effects);
         ticket
     }
 
@@ -224,29 +291,35 @@ impl Ledger {
     pub(super) fn claim_lease(
         &mut self,
         group: usize,
-        ticket: u64,
+        (worker, ticket): (usize, u64),
         waker: &Waker,
         effects: &mut Effects,
     ) -> bool {
-        let line = &mut self.groups[group].line;
+        let line = self.groups[group].line(worker);
         self.granted.remove(&ticket) || keep_waker(line, ticket, waker, effects)
     }
 
     /// Gives up a ticket, served or not.
-    pub(super) fn leave_leases(&mut self, group: usize, ticket: u64, effects: &mut Effects) {
+    pub(super) fn leave_leases(
+        &mut self,
+        group: usize,
+        ticket: u64,
+        (worker, now): (usize, u64),
+        effects: &mut Effects,
+    ) {
         if self.granted.remove(&ticket) {
-            self.return_lease(group, effects);
+            self.return_lease(group, (worker, now), effects);
         } else {
-            effects
-                .discard
-                .extend(self.group(group).line.remove(&ticket).flatten());
+            let line = self.group(group).line(worker);
+            effects.discard.extend(gone(line.remove(&ticket)));
         }
     }
 
     // Who is next.
 
-    /// Serves everybody who can be served, in order of arrival.
-    fn serve(&mut self, effects: &mut Effects) {
+    /// Serves everybody who can be served, in order of arrival; of those who wait for a lease first those of the worker that
+    /// has just given one back.
+    fn serve(&mut self, returned: Option<(usize, u64)>, effects: &mut Effects) {
         while let Some(kind) = self.next_socket() {
             self.sockets[kind as usize] += 1;
             grant(
@@ -256,10 +329,12 @@ impl Ledger {
             );
         }
         // Leases last: subscriptions that wait come before them.
-        while let Some(group) = self.next_lease() {
+        while let Some((group, worker)) = self.next_lease(returned) {
             self.leases += 1;
-            self.groups[group].held += 1;
-            grant(&mut self.granted, &mut self.groups[group].line, effects);
+            *self.leases_of(worker) += 1;
+            let group = &mut self.groups[group];
+            group.held += 1;
+            grant(&mut self.granted, group.line(worker), effects);
         }
     }
 
@@ -274,19 +349,58 @@ impl Ledger {
         next.min_by_key(|&(ticket, _)| ticket).map(|(_, kind)| kind)
     }
 
-    /// The group whose first is to be served next.
-    fn next_lease(&self) -> Option<usize> {
+    /// The group and the worker whose first is to be served next. A worker that gives a lease back has the connection:
+    /// its own waiters come first. Once a turn it is whoever has waited longest, where that is twice as long, or where that
+    /// worker has nothing that could be given back: so all wait about as long, and what is even stays as it is.
+    fn next_lease(&mut self, returned: Option<(usize, u64)>) -> Option<(usize, usize)> {
         if !self.has_lease() {
             return None;
         }
-        let groups = self
-            .groups
-            .iter()
-            .enumerate()
-            .filter(|(_, group)| !group.is_full());
-        let first = groups
-            .filter_map(|(index, group)| group.line.keys().next().map(|&ticket| (ticket, index)));
-        first.min().map(|(_, index)| index)
+        let oldest = self.first_for_lease(|_| true)?;
+        let Some((worker, now)) = returned.filter(|(worker, _)| *worker != oldest.worker) else {
+            return Some(oldest.place());
+        };
+        let Some(own) = self.first_for_lease(|other| other == worker) else {
+            return Some(oldest.place());
+        };
+        let passed = |since: u64| now.saturating_sub(since);
+        let turn_is_over = |since: u64| passed(since) >= TURN_MICROS;
+        let is_uneven = passed(oldest.since_micros) >= 2 * passed(own.since_micros)
+            || *self.leases_of(oldest.worker) == 0;
+        let is_due =
+            turn_is_over(oldest.since_micros) && self.turned_micros.is_none_or(turn_is_over);
+        if is_due && is_uneven {
+            self.turned_micros = Some(now);
+            return Some(oldest.place());
+        }
+        Some(own.place())
+    }
+
+    fn leases_of(&mut self, worker: usize) -> &mut usize {
+        if self.leases_of.len() <= worker {
+            self.leases_of.resize(worker + 1, 0);
+        }
+        &mut self.leases_of[worker]
+    }
+
+    /// Who has waited longest for a lease that it could have, of the workers that are `meant`.
+    fn first_for_lease(&self, meant: impl Fn(usize) -> bool) -> Option<First> {
+        let groups = self.groups.iter().enumerate();
+        let lines = groups
+            .filter(|(_, group)| !group.is_full())
+            .flat_map(|(at, group)| group.lines.iter().map(move |line| (at, line)));
+        let firsts = lines.filter_map(|(group, line)| {
+            let (&ticket, waiter) = line.first_key_value()?;
+            Some(First {
+                ticket,
+                group,
+                worker: waiter.worker,
+                since_micros: waiter.since_micros,
+            })
+        });
+        firsts
+            .filter(|first| meant(first.worker))
+            .min_by_key(|first| first.ticket)
     }
 
     fn has_socket(&self, kind: Kind) -> bool {
@@ -332,17 +446,46 @@ impl Ledger {
     }
 }
 
+/// The first of a line for leases.
+struct First {
+    ticket: u64,
+    group: usize,
+    worker: usize,
+    since_micros: u64,
+}
+
+impl First {
+    fn place(&self) -> (usize, usize) {
+        (self.group, self.worker)
+    }
+}
+
+impl Waiter {
+    fn new(worker: usize, since_micros: u64) -> Self {
+        Self {
+            worker,
+            since_micros,
+            waker: None,
+        }
+    }
+}
+
+/// The waker of one who has left a line.
+fn gone(waiter: Option<Waiter>) -> Option<Waker> {
+    waiter?.waker
+}
+
 /// Serves the first of a line.
 fn grant(granted: &mut HashSet<u64>, line: &mut Line, effects: &mut Effects) {
-    if let Some((ticket, waker)) = line.pop_first() {
+    if let Some((ticket, waiter)) = line.pop_first() {
         granted.insert(ticket);
-        effects.wake.extend(waker);
+        effects.wake.extend(waiter.waker);
     }
 }
 
 /// Has `waker` called when the ticket is served. Always `false`: the ticket still waits.
 fn keep_waker(line: &mut Line, ticket: u64, waker: &Waker, effects: &mut Effects) -> bool {
-    match line.get_mut(&ticket) {
+    match line.get_mut(&ticket).map(|waiter| &mut waiter.waker) {
         Some(Some(kept)) if kept.will_wake(waker) => {}
         Some(kept) => effects.discard.extend(kept.replace(waker.clone())),
         None => debug_assert!(false, "a ticket is in the line or granted"),

@@ -11,8 +11,10 @@
 //!   lease finds a socket.
 //! - A reload that lowers these numbers takes nothing away: nothing more is lent until enough was given back, and idle
 //!   pins are asked for.
-//! - Whoever could be served is not waiting: every change serves waiters in order of arrival, over all threads, before
-//!   it returns. A group at its `max_pinned` waits without holding up others.
+//! - Whoever could be served is not waiting: every change serves waiters in order of arrival before it returns. A group at
+//!   its `max_pinned` waits without holding up others.
+//! - A lease that is given back goes to a waiter of the same worker, which has the connection; at most once in 10 ms to whoever
+//!   has waited longest, where that is elsewhere and much longer. So nobody starves, and connections seldom change hands.
 //!
 //! Wakers and reclaimers are called outside the lock.
 
@@ -40,11 +42,31 @@ pub enum Kind {
     Subscription,
 }
 
+/// What others want of a connection that is idle.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Wanted {
+    /// Nothing, or only clients of its own worker wait.
+    Nothing,
+    /// Its place in the budget: it is to be closed.
+    Place,
+    /// The connection itself.
+    Connection {
+        /// Where it is wanted.
+        worker: usize,
+        /// How many wait for one there.
+        waiters: usize,
+    },
+}
+
 /// Asks a worker to close pinned connections that are idle.
 type Reclaimer = Arc<dyn Fn() + Send + Sync>;
 
+/// Tells the microseconds since some moment.
+type Time = Box<dyn Fn() -> u64 + Send + Sync>;
+
 /// The upstream sockets of the process. Shared by all threads.
 pub struct Budget {
+    time: Time,
     ledger: Mutex<Ledger>,
     /// Those who wait for a pinned or a subscription socket, as of the last change of the ledger.
     sockets_wanted: AtomicUsize,
@@ -55,14 +77,16 @@ pub struct Budget {
 
 impl Budget {
     /// A budget of `max_connections` sockets, of which `shared_connections` are for multiplexed traffic only.
-    /// `groups_max_pinned` has the `max_pinned` of each group.
+    /// `groups_max_pinned` has the `max_pinned` of each group; `time` tells the microseconds since some moment.
     pub fn new(
         max_connections: usize,
         shared_connections: usize,
         groups_max_pinned: Vec<Option<usize>>,
         workers: usize,
+        time: impl Fn() -> u64 + Send + Sync + 'static,
     ) -> Arc<Self> {
         Arc::new(Self {
+            time: Box::new(time),
             ledger: Mutex::new(Ledger::new(
                 max_connections,
                 shared_connections,
@@ -100,6 +124,11 @@ impl Budget {
         self.ledger().is_exceeded()
     }
 
+    /// Whether more sockets are there than there may be in all: a permit that is not used yet is not to be used now.
+    pub fn is_over_total(&self) -> bool {
+        self.ledger().is_over_total()
+    }
+
     /// A socket if one is to be had now. The caller of [`Kind::Pinned`] holds a lease.
     pub fn try_socket(self: &Arc<Self>, kind: Kind) -> Option<SocketPermit> {
         let taken = self.change(|ledger, _| ledger.try_socket(kind));
@@ -121,8 +150,9 @@ impl Budget {
     /// Waits for a socket, in order of arrival. When none is free the other workers are asked for their idle pins;
     /// those of worker `worker` are the caller's own to use or close. The caller of [`Kind::Pinned`] holds a lease.
     pub fn wait_socket(self: &Arc<Self>, kind: Kind, worker: usize) -> SocketWait {
+        let now = (self.time)();
         let (ticket, waiting) = self.change(|ledger, effects| {
-            let ticket = ledger.join_sockets(kind, effects);
+            let ticket = ledger.join_sockets(kind, (worker, now), effects);
             (ticket, ledger.is_socket_waiting(kind, ticket))
         });
         // Built before strangers' code runs, so that the place in the line is given up whatever happens.
@@ -153,27 +183,37 @@ impl Budget {
         self.sockets_wanted.load(Ordering::Acquire) > 0
     }
 
+    /// What worker `worker` should do with a pinned connection that it does not use.
+    pub fn wanted_of(&self, worker: usize) -> Wanted {
+        self.ledger().wanted_of(worker)
+    }
+
     /// How many wait for a lease, or for a subscription socket: for what whoever holds a lease could give back.
     pub fn leases_wanted(&self) -> usize {
         self.leases_wanted.load(Ordering::Acquire)
     }
 
     /// A lease if one is to be had now: some are left, the group is below its `max_pinned`, and nobody else is waiting
-    /// who could be served.
-    pub fn try_lease(self: &Arc<Self>, group: usize) -> Option<PinLease> {
-        let taken = self.change(|ledger, _| ledger.try_lease(group));
+    /// who could be served. It is for a client of worker `worker`.
+    pub fn try_lease(self: &Arc<Self>, group: usize, worker: usize) -> Option<PinLease> {
+        let taken = self.change(|ledger, _| ledger.try_lease(group, worker));
         taken.then(|| PinLease {
             budget: Arc::clone(self),
             group,
+            worker,
         })
     }
 
-    /// Waits for a lease, in order of arrival among those whose group is below its `max_pinned`.
-    pub fn wait_lease(self: &Arc<Self>, group: usize) -> LeaseWait {
-        let ticket = self.change(|ledger, effects| ledger.join_leases(group, effects));
+    /// Waits for a lease for a client of worker `worker`, in order of arrival among those whose group is below its
+    /// `max_pinned`; where one is given back, those of the same worker come first for a turn.
+    pub fn wait_lease(self: &Arc<Self>, group: usize, worker: usize) -> LeaseWait {
+        let now = (self.time)();
+        let ticket =
+            self.change(|ledger, effects| ledger.join_leases(group, (worker, now), effects));
         LeaseWait {
             budget: Arc::clone(self),
             group,
+            worker,
             ticket: Some(ticket),
         }
     }
@@ -275,6 +315,7 @@ impl Drop for SocketPermit {
 pub struct PinLease {
     budget: Arc<Budget>,
     group: usize,
+    worker: usize,
 }
 
 impl PinLease {
@@ -286,8 +327,9 @@ impl PinLease {
 
 impl Drop for PinLease {
     fn drop(&mut self) {
+        let by = (self.worker, (self.budget.time)());
         self.budget
-            .change(|ledger, effects| ledger.return_lease(self.group, effects));
+            .change(|ledger, effects| ledger.return_lease(self.group, by, effects));
     }
 }
 
@@ -340,6 +382,7 @@ impl Drop for SocketWait {
 pub struct LeaseWait {
     budget: Arc<Budget>,
     group: usize,
+    worker: usize,
     /// `None` once the lease has been handed over.
     ticket: Option<u64>,
 }
@@ -353,17 +396,17 @@ impl Future for LeaseWait {
         let ticket = self
             .ticket
             .expect("a wait is not polled after it was ready");
-        let group = self.group;
-        if !self
-            .budget
-            .change(|ledger, effects| ledger.claim_lease(group, ticket, cx.waker(), effects))
-        {
+        let (group, worker) = (self.group, self.worker);
+        if !self.budget.change(|ledger, effects| {
+            ledger.claim_lease(group, (worker, ticket), cx.waker(), effects)
+        }) {
             return Poll::Pending;
         }
         self.ticket = None;
         Poll::Ready(PinLease {
             budget: Arc::clone(&self.budget),
             group,
+            worker,
         })
     }
 }
@@ -371,8 +414,9 @@ impl Future for LeaseWait {
 impl Drop for LeaseWait {
     fn drop(&mut self) {
         if let Some(ticket) = self.ticket.take() {
+            let by = (self.worker, (self.budget.time)());
             self.budget
-                .change(|ledger, effects| ledger.leave_leases(self.group, ticket, effects));
+                .change(|ledger, effects| ledger.leave_leases(self.group, ticket, by, effects));
         }
     }
 }

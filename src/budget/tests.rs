@@ -1,6 +1,7 @@
 //! The rules one by one, random sequences against a naive model, a world of lease holders, and threads.
 
 mod model;
+mod workers;
 
 use std::sync::atomic::AtomicU32;
 use std::task::Wake;
@@ -32,13 +33,23 @@ fn poll<F: Future + Unpin>(wait: &mut F, bell: &Arc<Bell>) -> Option<F::Output> 
     }
 }
 
+/// A clock that stands still.
+fn standing() -> u64 {
+    0
+}
+
+fn ticking() -> impl Fn() -> u64 + Send + Sync {
+    let start = Instant::now();
+    move || start.elapsed().as_micros() as u64
+}
+
 fn now_ready<F: Future + Unpin>(wait: &mut F) -> Option<F::Output> {
     poll(wait, &Arc::default())
 }
 
 #[test]
 fn shared_sockets_are_reserved_and_the_rest_is_for_pins_and_subscriptions() {
-    let budget = Budget::new(5, 2, vec![None], 1);
+    let budget = Budget::new(5, 2, vec![None], 1, standing);
     let shared: Vec<_> = (0..3).map(|_| budget.try_socket(Kind::Shared)).collect();
     assert_eq!(shared.iter().flatten().count(), 2);
     let pinned: Vec<_> = (0..2).map(|_| budget.try_socket(Kind::Pinned)).collect();
@@ -53,7 +64,7 @@ fn shared_sockets_are_reserved_and_the_rest_is_for_pins_and_subscriptions() {
 
 #[test]
 fn sockets_go_to_waiters_in_order_of_arrival() {
-    let budget = Budget::new(2, 1, vec![None], 1);
+    let budget = Budget::new(2, 1, vec![None], 1, standing);
     let held = budget.try_socket(Kind::Pinned).expect("one is free");
     let (mut first, mut second) = (
         budget.wait_socket(Kind::Pinned, 0),
@@ -84,7 +95,7 @@ fn sockets_go_to_waiters_in_order_of_arrival() {
 
 #[test]
 fn a_granted_socket_that_nobody_claims_goes_to_the_next() {
-    let budget = Budget::new(2, 1, vec![None], 1);
+    let budget = Budget::new(2, 1, vec![None], 1, standing);
     for kind in [Kind::Shared, Kind::Pinned, Kind::Subscription] {
         let held = budget.try_socket(kind).expect("one is free");
         let first = budget.wait_socket(kind, 0);
@@ -104,9 +115,9 @@ fn a_granted_socket_that_nobody_claims_goes_to_the_next() {
 
 #[test]
 fn the_waker_of_the_last_poll_is_the_one_called() {
-    let budget = Budget::new(2, 1, vec![None], 1);
-    let held = budget.try_lease(0);
-    let mut wait = budget.wait_lease(0);
+    let budget = Budget::new(2, 1, vec![None], 1, standing);
+    let held = budget.try_lease(0, 0);
+    let mut wait = budget.wait_lease(0, 0);
     let bells = [Arc::<Bell>::default(), Arc::<Bell>::default()];
     assert!(poll(&mut wait, &bells[0]).is_none());
     assert!(poll(&mut wait, &bells[1]).is_none());
@@ -116,7 +127,7 @@ fn the_waker_of_the_last_poll_is_the_one_called() {
 
 #[test]
 fn only_other_workers_are_asked_for_idle_pins_and_only_when_there_is_none() {
-    let budget = Budget::new(3, 1, vec![None], 3);
+    let budget = Budget::new(3, 1, vec![None], 3, standing);
     let asked: [Arc<Bell>; 3] = Default::default();
     for (worker, bell) in asked.iter().enumerate() {
         let (bell, budget) = (Arc::clone(bell), Arc::clone(&budget));
@@ -148,24 +159,24 @@ fn only_other_workers_are_asked_for_idle_pins_and_only_when_there_is_none() {
 
 #[test]
 fn leases_go_in_order_of_arrival_and_a_full_group_holds_up_nobody() {
-    let budget = Budget::new(4, 1, vec![Some(1), None, Some(0)], 1);
-    let first = budget.try_lease(0).expect("one is left");
+    let budget = Budget::new(4, 1, vec![Some(1), None, Some(0)], 1, standing);
+    let first = budget.try_lease(0, 0).expect("one is left");
     assert!(
-        budget.try_lease(0).is_none(),
+        budget.try_lease(0, 0).is_none(),
         "the group is at its max_pinned"
     );
-    assert!(budget.try_lease(2).is_none(), "max_pinned is 0");
-    let mut full = budget.wait_lease(0);
+    assert!(budget.try_lease(2, 0).is_none(), "max_pinned is 0");
+    let mut full = budget.wait_lease(0, 0);
     let second = budget
-        .try_lease(1)
+        .try_lease(1, 0)
         .expect("nobody waits who could be served");
-    let third = budget.try_lease(1).expect("one is left");
-    assert!(budget.try_lease(1).is_none(), "none is left");
-    let mut late = budget.wait_lease(1);
+    let third = budget.try_lease(1, 0).expect("one is left");
+    assert!(budget.try_lease(1, 0).is_none(), "none is left");
+    let mut late = budget.wait_lease(1, 0);
     drop(second);
     assert!(now_ready(&mut full).is_none());
     let late = now_ready(&mut late).expect("the full group is passed over");
-    let mut last = budget.wait_lease(1);
+    let mut last = budget.wait_lease(1, 0);
     drop(first);
     assert!(now_ready(&mut last).is_none());
     let full = now_ready(&mut full).expect("its group has room and it came first");
@@ -178,11 +189,11 @@ fn leases_go_in_order_of_arrival_and_a_full_group_holds_up_nobody() {
 
 #[test]
 fn a_granted_lease_that_nobody_claims_goes_to_the_next() {
-    let budget = Budget::new(2, 1, vec![Some(1)], 1);
-    let held = budget.try_lease(0);
-    let first = budget.wait_lease(0);
-    let cancelled = budget.wait_lease(0);
-    let mut last = budget.wait_lease(0);
+    let budget = Budget::new(2, 1, vec![Some(1)], 1, standing);
+    let held = budget.try_lease(0, 0);
+    let first = budget.wait_lease(0, 0);
+    let cancelled = budget.wait_lease(0, 0);
+    let mut last = budget.wait_lease(0, 0);
     let bell = Arc::default();
     assert!(poll(&mut last, &bell).is_none());
     drop(held);
@@ -196,15 +207,15 @@ fn a_granted_lease_that_nobody_claims_goes_to_the_next() {
 
 #[test]
 fn subscriptions_leave_fewer_leases_and_wait_for_one_to_end() {
-    let budget = Budget::new(3, 1, vec![None], 1);
+    let budget = Budget::new(3, 1, vec![None], 1, standing);
     let subscription = budget.try_socket(Kind::Subscription).expect("one is free");
-    let lease = budget.try_lease(0).expect("one is left");
-    assert!(budget.try_lease(0).is_none());
+    let lease = budget.try_lease(0, 0).expect("one is left");
+    assert!(budget.try_lease(0, 0).is_none());
     // The holder has no socket yet, but the one that is free is its own.
     let mut second = budget.wait_socket(Kind::Subscription, 0);
     assert!(now_ready(&mut second).is_none());
     let pin = budget.try_socket(Kind::Pinned).expect("the holder's own");
-    let mut next_lease = budget.wait_lease(0);
+    let mut next_lease = budget.wait_lease(0, 0);
     drop(lease);
     assert!(
         now_ready(&mut next_lease).is_none(),
@@ -222,11 +233,11 @@ fn subscriptions_leave_fewer_leases_and_wait_for_one_to_end() {
 
 #[test]
 fn a_subscription_that_stops_waiting_leaves_its_lease_to_the_next() {
-    let budget = Budget::new(2, 1, vec![None], 1);
-    let lease = budget.try_lease(0).expect("one is left");
+    let budget = Budget::new(2, 1, vec![None], 1, standing);
+    let lease = budget.try_lease(0, 0).expect("one is left");
     let pin = budget.try_socket(Kind::Pinned);
     let subscription = budget.wait_socket(Kind::Subscription, 0);
-    let mut next = budget.wait_lease(0);
+    let mut next = budget.wait_lease(0, 0);
     drop(lease);
     assert!(now_ready(&mut next).is_none());
     drop(subscription);
@@ -256,7 +267,7 @@ fn block_on<F: Future + Unpin>(mut wait: F) -> F::Output {
 #[test]
 fn threads_share_few_pins_without_losing_a_wake_up() {
     const WORKERS: usize = 4;
-    let budget = Budget::new(3, 1, vec![Some(1), None], WORKERS);
+    let budget = Budget::new(3, 1, vec![Some(1), None], WORKERS, ticking());
     let idle: Arc<Vec<Mutex<Option<SocketPermit>>>> =
         Arc::new((0..WORKERS).map(|_| Mutex::default()).collect());
     let take_idle = |idle: &[Mutex<Option<SocketPermit>>], worker: usize| {
@@ -273,10 +284,10 @@ fn threads_share_few_pins_without_losing_a_wake_up() {
             scope.spawn(move || {
                 for round in 0..300 {
                     if (round + worker) % 5 == 0 {
-                        drop(budget.wait_lease(0));
+                        drop(budget.wait_lease(0, worker));
                         drop(budget.wait_socket(Kind::Subscription, worker));
                     }
-                    let lease = block_on(budget.wait_lease(round % 2));
+                    let lease = block_on(budget.wait_lease(round % 2, worker));
                     let kept = take_idle(idle, worker);
                     let pin =
                         kept.unwrap_or_else(|| block_on(budget.wait_socket(Kind::Pinned, worker)));
@@ -302,8 +313,8 @@ fn threads_share_few_pins_without_losing_a_wake_up() {
 
 #[test]
 fn a_smaller_budget_takes_nothing_away_and_lends_nothing_more() {
-    let budget = Budget::new(6, 2, vec![None], 1);
-    let leases: Vec<_> = (0..4).map_while(|_| budget.try_lease(0)).collect();
+    let budget = Budget::new(6, 2, vec![None], 1, standing);
+    let leases: Vec<_> = (0..4).map_while(|_| budget.try_lease(0, 0)).collect();
     let mut pins: Vec<_> = (0..4)
         .map_while(|_| budget.try_socket(Kind::Pinned))
         .collect();
@@ -321,20 +332,20 @@ fn a_smaller_budget_takes_nothing_away_and_lends_nothing_more() {
     drop((leases, pins, shared, third));
     budget.resize(3, 1, &[Some(1)]);
     assert_eq!((budget.limit(), budget.leases_wanted()), (3, 0));
-    let lease = budget.try_lease(0);
+    let lease = budget.try_lease(0, 0);
     assert!(
-        lease.is_some() && budget.try_lease(0).is_none(),
+        lease.is_some() && budget.try_lease(0, 0).is_none(),
         "the group's own share"
     );
     budget.resize(3, 1, &[None]);
-    assert!(budget.try_lease(0).is_some());
+    assert!(budget.try_lease(0, 0).is_some());
 }
 
 #[test]
 fn a_larger_budget_serves_who_waits() {
-    let budget = Budget::new(2, 1, vec![None], 1);
-    let _first = budget.try_lease(0).expect("one is left");
-    let mut wait = std::pin::pin!(budget.wait_lease(0));
+    let budget = Budget::new(2, 1, vec![None], 1, standing);
+    let _first = budget.try_lease(0, 0).expect("one is left");
+    let mut wait = std::pin::pin!(budget.wait_lease(0, 0));
     let waker = std::task::Waker::noop();
     let mut cx = std::task::Context::from_waker(waker);
     assert!(wait.as_mut().poll(&mut cx).is_pending());

@@ -44,6 +44,21 @@ impl Stream {
         self.tls().is_some_and(Tls::is_worn_out)
     }
 
+    /// Has this thread's runtime wait for the socket, rather than the one that did until now.
+    ///
+    /// # Errors
+    /// It cannot.
+    pub fn rehome(self) -> io::Result<Self> {
+        Ok(match self {
+            Self::Tcp(stream) => Self::Tcp(TcpStream::from_std(stream.into_std()?)?),
+            Self::Unix(stream) => Self::Unix(UnixStream::from_std(stream.into_std()?)?),
+            Self::Tls(mut stream) => {
+                stream.rehome()?;
+                Self::Tls(stream)
+            }
+        })
+    }
+
     /// Waits until the socket may have bytes to read.
     pub fn poll_read_ready(&self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         each!(self, stream => stream.poll_read_ready(cx), tls => stream.poll_read_ready(cx))

@@ -5,6 +5,7 @@
 
 use std::cell::{Cell, RefCell};
 use std::rc::Rc;
+use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::task::{Context, Poll, Waker};
 use std::time::Duration;
 
@@ -24,6 +25,33 @@ const GONE_AFTER: Duration = Duration::from_secs(30);
 
 /// Least time between two log lines about sockets that the server does not close.
 const LOG_EVERY: Duration = Duration::from_secs(10);
+
+/// Where sockets stand that count no more, since their server is another one now: when it is the server again nothing is
+/// dialled there before they have been counted again.
+#[derive(Default)]
+pub struct Uncounted(Mutex<Vec<Node>>);
+
+impl Uncounted {
+    /// Whether any stands at `node`.
+    pub(super) fn holds(&self, node: &Node) -> bool {
+        self.nodes().contains(node)
+    }
+
+    fn add(&self, node: &Node) {
+        self.nodes().push(node.clone());
+    }
+
+    fn remove(&self, node: &Node) {
+        let mut nodes = self.nodes();
+        if let Some(at) = nodes.iter().position(|other| other == node) {
+            nodes.swap_remove(at);
+        }
+    }
+
+    fn nodes(&self) -> MutexGuard<'_, Vec<Node>> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
 
 /// The sockets of one worker that are being closed.
 #[derive(Default)]
@@ -88,6 +116,8 @@ impl Closings {
             let is_over = |closing: &mut Closing| closing.stream.poll_end(cx).is_ready();
             sockets.extract_if(.., is_over).collect()
         };
+        let uncounted = ended.iter().filter(|closing| closing.permit.is_none());
+        uncounted.for_each(|closing| thread.process.uncounted.remove(&closing.node));
         let linger = LINGER.as_micros() as u64;
         let is_late = |closing: &Closing| now.saturating_sub(closing.since_micros) > linger;
         match ended.iter().any(is_late) {
@@ -113,9 +143,15 @@ impl Closings {
                 .whereabouts
                 .is_to_be_left(&closing.node, closing.begun_micros, now);
             match (left, &closing.permit) {
-                (Some(LossCause::Moved), Some(_)) => given_back.extend(closing.permit.take()),
+                (Some(LossCause::Moved), Some(_)) => {
+                    process.uncounted.add(&closing.node);
+                    given_back.extend(closing.permit.take());
+                }
                 (Some(LossCause::Moved), None) | (_, Some(_)) => {}
-                (_, None) => closing.permit = Some(process.budget.count_again(closing.kind)),
+                (_, None) => {
+                    closing.permit = Some(process.budget.count_again(closing.kind));
+                    process.uncounted.remove(&closing.node);
+                }
             }
         }
         drop(given_back);

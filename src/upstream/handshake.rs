@@ -149,6 +149,15 @@ async fn greet(
         {
             nodes[..=at].rotate_right(1);
         }
+        let process = &thread.process;
+        let is_uncounted = |node| process.uncounted.holds(node);
+        if nodes.iter().any(is_uncounted) || process.budget.is_over_total() {
+            // An address that was the server's before: what stands there counts first.
+            return Err(DialError::Unresolved(
+                "connections of before still stand at the server, as many as there may be"
+                    .to_owned(),
+            ));
+        }
         dial(&nodes, upstream.connect_timeout, upstream.keepalive).await
     };
     let (stream, node) = dialled.await.map_err(|error| {

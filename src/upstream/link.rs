@@ -70,6 +70,8 @@ pub struct Link {
     /// Where it goes to, and since when.
     origin: Origin,
     closing: Cell<Option<Closing>>,
+    /// The worker that gets its socket when it ends.
+    passes_to: Cell<Option<usize>>,
     leaving: Cell<Option<Leaving>>,
     /// How often what may make it one to be left had changed when that was last asked.
     pub(super) checked: Cell<u64>,
@@ -120,6 +122,7 @@ impl Link {
             partial: Cell::new(false),
             renewal: Renewal::default(),
             closing: Cell::new(None),
+            passes_to: Cell::new(None),
             woken: Cell::new(false),
             waker: RefCell::default(),
         })
@@ -338,7 +341,13 @@ impl Link {
         self.end(&ended);
         lost();
         self.collapse();
-        self.linger(socket).await;
+        match self.passes_to.get() {
+            Some(worker) => {
+                self.socket.borrow_mut().take();
+                self.hand_over(socket, worker);
+            }
+            None => self.linger(socket).await,
+        }
         ended
     }
 

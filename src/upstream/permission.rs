@@ -66,7 +66,8 @@ impl Upstream {
         request: Vec<u8>,
     ) -> Result<Result<(), Vec<u8>>, PinError> {
         let settings = &self.thread.settings().upstream;
-        let turn = self.thread.process.budget.wait_lease(group);
+        let budget = &self.thread.process.budget;
+        let turn = budget.wait_lease(group, self.thread.index);
         let Some(lease) = self.thread.within(settings.borrow_timeout, turn).await else {
             self.thread.counters.bound(Bound::BorrowTimeout).add(1);
             return Err(PinError::Timeout);

@@ -12,7 +12,7 @@ use tokio::sync::oneshot;
 use super::link::Link;
 use super::outlet::Outlet;
 use super::pool::Upstream;
-use crate::budget::{Kind as SocketKind, PinLease, SocketPermit};
+use crate::budget::{Kind as SocketKind, PinLease, SocketPermit, Wanted};
 use crate::failover::Node;
 use crate::resp::speak::encode_request;
 use crate::session::{Change, State, steps};
@@ -102,7 +102,11 @@ impl Upstream {
         let has_one =
             |link: &Rc<Link>| link.is_alive() && link.leaving().is_none() && *link.worn() == *state;
         let at = self.idle_pins.borrow().iter().position(has_one)?;
-        let lease = self.thread.process.budget.try_lease(group)?;
+        let lease = self
+            .thread
+            .process
+            .budget
+            .try_lease(group, self.thread.index)?;
         let link = self.idle_pins.borrow_mut().swap_remove(at);
         Some(self.lend(link, lease, Some(outlet)))
     }
@@ -124,7 +128,8 @@ impl Upstream {
         }
         let settings = self.thread.settings();
         let upstream = &settings.upstream;
-        let turn = self.thread.process.budget.wait_lease(group);
+        let budget = &self.thread.process.budget;
+        let turn = budget.wait_lease(group, self.thread.index);
         let Some(lease) = self.thread.within(upstream.borrow_timeout, turn).await else {
             self.thread.counters.bound(Bound::BorrowTimeout).add(1);
             return Err(PinError::Timeout);
@@ -156,13 +161,20 @@ impl Upstream {
             .map_or(0, |link| link.worn().database)
     }
 
-    /// Closes an idle pin when somebody waits for its socket.
+    /// Gives an idle pin to a worker that waits for one, or closes it when somebody waits for its place.
     pub fn give_up_idle(&self) {
+        let budget = &self.thread.process.budget;
         // As many as borrowers of this worker are about to take stay.
         let spare = self.idle_pins.borrow().len() > self.borrowers.get();
-        if spare
-            && self.thread.process.budget.sockets_wanted()
-            && let Some(link) = self.idle_pins.borrow_mut().pop()
+        if !spare || !budget.sockets_wanted() {
+            return;
+        }
+        let wanted = budget.wanted_of(self.thread.index);
+        if wanted == Wanted::Nothing || self.is_on_its_way(wanted) {
+            return;
+        }
+        if let Some(link) = self.idle_pins.borrow_mut().pop()
+            && !self.pass_on(&link, wanted)
         {
             link.close("its place in the budget is needed");
         }

@@ -210,6 +210,7 @@ impl Upstream {
         tokio::task::spawn_local(Rc::clone(self).open(0, State::INITIAL, None));
         tokio::task::spawn_local(Rc::clone(self).keep_time());
         tokio::task::spawn_local(Rc::clone(self).keep_closing());
+        tokio::task::spawn_local(Rc::clone(self).keep_receiving());
     }
 
     /// A shared connection that may take requests of `state` now.
@@ -385,6 +386,7 @@ impl Upstream {
     pub fn stop(&self) {
         self.stopping.set(true);
         self.subscriptions.stop();
+        self.stop_receiving();
         self.links
             .borrow()
             .iter()

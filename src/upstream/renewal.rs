@@ -25,8 +25,8 @@ const AGAIN_AFTER: Duration = Duration::from_secs(60);
 #[derive(Debug, Default)]
 pub(super) struct Renewal {
     /// 0: never.
-    after_micros: Cell<u64>,
-    due_micros: Cell<u64>,
+    pub(super) after_micros: Cell<u64>,
+    pub(super) due_micros: Cell<u64>,
 }
 
 impl Renewal {

@@ -67,6 +67,11 @@ impl ServerSocket {
         connector.shake_hands(self).await
     }
 
+    /// The socket and its permit, for whoever keeps them together from here on.
+    pub(super) fn into_parts(mut self) -> Option<(Stream, SocketPermit)> {
+        self.parts.take()
+    }
+
     fn parts(&self) -> &(Stream, SocketPermit) {
         self.parts
             .as_ref()

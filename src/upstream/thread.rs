@@ -8,9 +8,10 @@ use std::time::Instant;
 
 use arc_swap::{ArcSwap, ArcSwapOption};
 
-use super::closing::Closings;
+use super::closing::{Closings, Uncounted};
 use super::credentials::{OwnLogin, Shown};
 use super::failovers::Failovers;
+use super::passing::Passing;
 use super::pulse::{ServerPulse, ThreadPulse};
 use super::server::Server;
 use super::whereabouts::Whereabouts;
@@ -44,6 +45,10 @@ pub struct Process {
     pub seats_wanted: AtomicUsize,
     /// Who is subscribed to what, in all workers.
     pub audiences: Audiences,
+    /// Sockets at servers that are not the server any more.
+    pub uncounted: Uncounted,
+    /// How idle connections get from one worker to another.
+    pub passing: Passing,
     /// Where the server is.
     pub whereabouts: Arc<Whereabouts>,
     /// How the server was lost.

@@ -467,11 +467,11 @@ impl Upstream {
     async fn borrow_lease(&self, seat: SeatId, group: usize) -> Result<PinLease, NotSeated> {
         let budget = &self.thread.process.budget;
         let is_wanted = || self.waiting.waits.borrow().wants(seat);
-        let lease = match budget.try_lease(group) {
+        let lease = match budget.try_lease(group, self.thread.index) {
             Some(lease) => lease,
             None => {
                 let _counted = Counted::new(self);
-                let mut turn = std::pin::pin!(budget.wait_lease(group));
+                let mut turn = std::pin::pin!(budget.wait_lease(group, self.thread.index));
                 loop {
                     let limit = self.thread.settings().upstream.borrow_timeout;
                     match tokio::time::timeout(limit, &mut turn).await {

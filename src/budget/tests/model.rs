@@ -1,10 +1,14 @@
 //! Random sequences against a naive model, which keeps one list of all who wait in order of arrival and looks through
 //! it from the start after every step; and against a world of lease holders, for progress.
 
+use std::sync::atomic::AtomicU64;
+
 use proptest::prelude::*;
 
+use super::super::ledger::TURN_MICROS;
 use super::*;
 
+const WORKERS: usize = 3;
 const MAX: usize = 5;
 const SHARED: usize = 2;
 const PINNED: usize = MAX - SHARED;
@@ -19,14 +23,19 @@ enum Thing {
 #[derive(Debug)]
 struct Waiter {
     thing: Thing,
+    worker: usize,
+    since: u64,
     granted: bool,
 }
 
 /// What is lent, claimed or granted, and who waits.
 #[derive(Debug, Default)]
 struct Model {
-    lent: Vec<Thing>,
+    /// With the worker it is lent to.
+    lent: Vec<(Thing, usize)>,
     line: Vec<(u32, Waiter)>,
+    /// When a lease last went to another worker for its turn.
+    turned: Option<u64>,
 }
 
 impl Model {
@@ -36,7 +45,7 @@ impl Model {
             .iter()
             .filter(|(_, waiter)| waiter.granted && waiter.thing == thing)
             .count();
-        self.lent.iter().filter(|&&lent| lent == thing).count() + granted
+        self.lent.iter().filter(|(lent, _)| *lent == thing).count() + granted
     }
 
     fn sockets(&self) -> [usize; 3] {
@@ -71,19 +80,51 @@ impl Model {
         }
     }
 
-    /// Serves whoever can be served, sockets first, each from the front of the line.
-    fn serve(&mut self) {
+    fn leases_of(&self, worker: usize) -> usize {
+        let is_lease = |thing: &Thing| matches!(thing, Thing::Lease(_));
+        let lent = self.lent.iter();
+        let lent = lent.filter(|(thing, of)| is_lease(thing) && *of == worker);
+        let line = self.line.iter();
+        let granted = line.filter(|(_, waiter)| {
+            waiter.granted && is_lease(&waiter.thing) && waiter.worker == worker
+        });
+        lent.count() + granted.count()
+    }
+
+    /// Serves whoever can be served, sockets first, each from the front of the line; of the leases those of the worker that
+    /// has given one back, unless it is another's turn.
+    fn serve(&mut self, returned: Option<(usize, u64)>) {
         loop {
-            let first = |leases: bool| {
+            let first = |leases: bool, of: Option<usize>| {
                 self.line.iter().position(|(_, waiter)| {
                     let is_lease = matches!(waiter.thing, Thing::Lease(_));
-                    !waiter.granted && is_lease == leases && self.is_free(waiter.thing)
+                    let is_meant = of.is_none_or(|of| waiter.worker == of);
+                    !waiter.granted && is_lease == leases && is_meant && self.is_free(waiter.thing)
                 })
             };
-            match first(false).or_else(|| first(true)) {
-                Some(index) => self.line[index].1.granted = true,
-                None => return,
+            if let Some(socket) = first(false, None) {
+                self.line[socket].1.granted = true;
+                continue;
             }
+            let Some(oldest) = first(true, None) else {
+                return;
+            };
+            let mut next = oldest;
+            if let Some((worker, now)) = returned
+                && let Some(own) = first(true, Some(worker))
+                && self.line[oldest].1.worker != worker
+            {
+                let waits = |at: usize| now - self.line[at].1.since;
+                let is_time = waits(oldest) >= TURN_MICROS
+                    && self.turned.is_none_or(|turned| now - turned >= TURN_MICROS);
+                let has_none = self.leases_of(self.line[oldest].1.worker) == 0;
+                if is_time && (has_none || waits(oldest) >= 2 * waits(own)) {
+                    self.turned = Some(now);
+                } else {
+                    next = own;
+                }
+            }
+            self.line[next].1.granted = true;
         }
     }
 
@@ -96,7 +137,7 @@ impl Model {
         self.line.remove(index).1
     }
 
-    fn give_back(&mut self, thing: Thing) {
+    fn give_back(&mut self, thing: (Thing, usize)) {
         let index = self
             .lent
             .iter()
@@ -104,6 +145,11 @@ impl Model {
             .expect("it is lent");
         self.lent.swap_remove(index);
     }
+}
+
+/// Who gave back, where that decides who is next.
+fn returned(thing: Thing, worker: usize, now: u64) -> Option<(usize, u64)> {
+    matches!(thing, Thing::Lease(_)).then_some((worker, now))
 }
 
 enum Wait {
@@ -138,8 +184,9 @@ impl Waiting {
 
 #[derive(Debug, Clone)]
 enum Step {
-    Try(Thing),
-    Wait(Thing, bool),
+    Try(Thing, usize),
+    Wait(Thing, usize, bool),
+    Time(u64),
     Poll(usize),
     Cancel(usize),
     Return(usize),
@@ -156,8 +203,10 @@ fn thing() -> impl Strategy<Value = Thing> {
 
 fn step() -> impl Strategy<Value = Step> {
     prop_oneof![
-        2 => thing().prop_map(Step::Try),
-        4 => (thing(), any::<bool>()).prop_map(|(thing, polled)| Step::Wait(thing, polled)),
+        2 => (thing(), 0..WORKERS).prop_map(|(thing, worker)| Step::Try(thing, worker)),
+        4 => (thing(), 0..WORKERS, any::<bool>())
+            .prop_map(|(thing, worker, polled)| Step::Wait(thing, worker, polled)),
+        2 => (0..2 * TURN_MICROS).prop_map(Step::Time),
         3 => any::<usize>().prop_map(Step::Poll),
         1 => any::<usize>().prop_map(Step::Cancel),
         4 => any::<usize>().prop_map(Step::Return),
@@ -193,41 +242,47 @@ fn check(budget: &Budget, model: &Model, waiting: &[Waiting]) {
 }
 
 fn run(steps: Vec<Step>) {
-    let budget = Budget::new(MAX, SHARED, MAX_PINNED.to_vec(), 1);
+    let clock = Arc::new(AtomicU64::new(0));
+    let time = Arc::clone(&clock);
+    let budget = Budget::new(MAX, SHARED, MAX_PINNED.to_vec(), WORKERS, move || {
+        time.load(Ordering::Relaxed)
+    });
     let mut model = Model::default();
     let mut waiting: Vec<Waiting> = Vec::new();
-    let mut held: Vec<(Held, Thing)> = Vec::new();
+    let mut held: Vec<(Held, (Thing, usize))> = Vec::new();
     for (number, step) in (0_u32..).zip(steps) {
+        let now = clock.load(Ordering::Relaxed);
         match step {
-            Step::Try(thing) => {
+            Step::Time(passes) => drop(clock.fetch_add(passes, Ordering::Relaxed)),
+            Step::Try(thing, worker) => {
                 let taken = match thing {
                     Thing::Socket(kind) => budget.try_socket(kind).map(Held::Socket),
-                    Thing::Lease(group) => budget.try_lease(group).map(Held::Lease),
+                    Thing::Lease(group) => budget.try_lease(group, worker).map(Held::Lease),
                 };
                 assert_eq!(taken.is_some(), model.is_free(thing), "{thing:?}");
                 if let Some(taken) = taken {
-                    held.push((taken, thing));
-                    model.lent.push(thing);
+                    held.push((taken, (thing, worker)));
+                    model.lent.push((thing, worker));
                 }
             }
-            Step::Wait(thing, polled) => {
+            Step::Wait(thing, worker, polled) => {
                 let wait = match thing {
-                    Thing::Socket(kind) => Wait::Socket(budget.wait_socket(kind, 0)),
-                    Thing::Lease(group) => Wait::Lease(budget.wait_lease(group)),
+                    Thing::Socket(kind) => Wait::Socket(budget.wait_socket(kind, worker)),
+                    Thing::Lease(group) => Wait::Lease(budget.wait_lease(group, worker)),
                 };
                 waiting.push(Waiting {
                     number,
                     wait,
                     bell: None,
                 });
-                model.line.push((
-                    number,
-                    Waiter {
-                        thing,
-                        granted: false,
-                    },
-                ));
-                model.serve();
+                let waiter = Waiter {
+                    thing,
+                    worker,
+                    since: now,
+                    granted: false,
+                };
+                model.line.push((number, waiter));
+                model.serve(None);
                 if polled {
                     claim(waiting.len() - 1, &mut waiting, &mut held, &mut model);
                 }
@@ -237,14 +292,15 @@ fn run(steps: Vec<Step>) {
             }
             Step::Cancel(which) if !waiting.is_empty() => {
                 let gone = waiting.swap_remove(which % waiting.len());
-                model.take_out(gone.number);
-                model.serve();
+                let left = model.take_out(gone.number);
+                let by = returned(left.thing, left.worker, now);
+                model.serve(by.filter(|_| left.granted));
                 drop(gone);
             }
             Step::Return(which) if !held.is_empty() => {
                 let (gone, thing) = held.swap_remove(which % held.len());
                 model.give_back(thing);
-                model.serve();
+                model.serve(returned(thing.0, thing.1, now));
                 drop(gone);
             }
             Step::Poll(_) | Step::Cancel(_) | Step::Return(_) => {}
@@ -262,7 +318,7 @@ fn run(steps: Vec<Step>) {
 fn claim(
     index: usize,
     waiting: &mut Vec<Waiting>,
-    held: &mut Vec<(Held, Thing)>,
+    held: &mut Vec<(Held, (Thing, usize))>,
     model: &mut Model,
 ) {
     let number = waiting[index].number;
@@ -274,10 +330,10 @@ fn claim(
     let taken = waiting[index].poll();
     assert_eq!(taken.is_some(), expected.granted, "{expected:?}");
     if let Some(taken) = taken {
-        let thing = model.take_out(number).thing;
+        let waiter = model.take_out(number);
         waiting.swap_remove(index);
-        held.push((taken, thing));
-        model.lent.push(thing);
+        held.push((taken, (waiter.thing, waiter.worker)));
+        model.lent.push((waiter.thing, waiter.worker));
     }
 }
 
@@ -297,13 +353,13 @@ enum Act {
 
 /// Holders keep their pins idle when they finish; all idle pins are closed as soon as somebody wants a socket.
 fn live(acts: Vec<Act>) {
-    let budget = Budget::new(MAX, SHARED, MAX_PINNED.to_vec(), 2);
+    let budget = Budget::new(MAX, SHARED, MAX_PINNED.to_vec(), 2, standing);
     let (mut holders, mut idle) = (Vec::new(), Vec::new());
     let (mut asking, mut subscribed) = (Vec::new(), Vec::new());
     for act in acts {
         match act {
             Act::Borrow(group) => {
-                if let Some(lease) = budget.try_lease(group) {
+                if let Some(lease) = budget.try_lease(group, 0) {
                     holders.push(Holder::Waits(lease, budget.wait_socket(Kind::Pinned, 0)));
                 }
             }

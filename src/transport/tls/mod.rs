@@ -102,6 +102,15 @@ impl Tls {
         self.session.borrow().is_worn_out()
     }
 
+    /// See [`Stream::rehome`].
+    pub(super) fn rehome(&mut self) -> io::Result<()> {
+        // It says goodbye when it is dropped, so its socket cannot be taken out of it, only be replaced.
+        let (other, _) = tokio::net::UnixStream::pair()?;
+        let socket = std::mem::replace(&mut self.socket, Stream::Unix(other));
+        self.socket = socket.rehome()?;
+        Ok(())
+    }
+
     /// The socket below.
     pub(super) fn socket(&self) -> &Stream {
         &self.socket

@@ -102,6 +102,23 @@ impl Link {
         }
     }
 
+    /// Ends it on this thread, so that it goes on with another worker.
+    pub(in super::super) fn pass_to(&self, worker: usize) {
+        self.passes_to.set(Some(worker));
+        self.close("another worker goes on with it");
+    }
+
+    /// Whether nothing is under way on it in either direction, nobody uses it, and it is to stay.
+    pub(in super::super) fn is_between_frames(&self) -> bool {
+        let inner = self.inner.borrow();
+        let is_quiet = inner.due.is_empty()
+            && inner.written == inner.out.len()
+            && inner.carry.is_empty()
+            && inner.scanner.at_boundary();
+        let is_free = !self.is_raw() && !self.is_partial() && !self.is_held();
+        is_quiet && is_free && self.is_alive() && self.leaving().is_none()
+    }
+
     /// It is to be left; the first time stands.
     pub(in super::super) fn set_leaving(&self, leaving: Leaving) {
         if self.leaving.get().is_none() {

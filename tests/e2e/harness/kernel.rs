@@ -1,5 +1,6 @@
 //! The kernel's own table of TCP sockets: what stands at a server, whatever anybody says of it.
 
+use std::collections::HashSet;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::thread::JoinHandle;
@@ -12,15 +13,20 @@ const NO_CONNECTION: [&str; 2] = ["0A", "06"];
 /// Connections at the side of whoever listens on `port`: those in use, those it has not accepted yet, and those whose
 /// closing it has not seen.
 pub(crate) fn sockets_at(port: u16) -> usize {
+    peers_at(port).len()
+}
+
+/// The other ends of those connections.
+fn peers_at(port: u16) -> HashSet<String> {
     let table = std::fs::read_to_string("/proc/net/tcp").expect("the kernel's table can be read");
     let wanted = format!(":{port:04X}");
-    let is_connection = |line: &&str| {
+    let peer = |line: &str| {
         let mut fields = line.split_whitespace().skip(1);
-        let (local, state) = (fields.next(), fields.nth(1));
-        local.is_some_and(|local| local.ends_with(&wanted))
-            && state.is_some_and(|state| !NO_CONNECTION.contains(&state))
+        let (local, peer, state) = (fields.next()?, fields.next()?, fields.next()?);
+        let is_one = local.ends_with(&wanted) && !NO_CONNECTION.contains(&state);
+        is_one.then(|| peer.to_owned())
     };
-    table.lines().skip(1).filter(is_connection).count()
+    table.lines().skip(1).filter_map(peer).collect()
 }
 
 /// The most connections at a port, beyond those that stood there when the watch began.
@@ -45,8 +51,12 @@ impl SocketWatch {
         let thread = std::thread::spawn({
             let (most, samples, stop) = (most.clone(), samples.clone(), stop.clone());
             move || {
+                // The table is not read in one moment: what stands in two copies of it stood there between them.
+                let mut last = HashSet::new();
                 while !stop.load(Ordering::Relaxed) {
-                    most.fetch_max(sockets_at(port), Ordering::Relaxed);
+                    let peers = peers_at(port);
+                    most.fetch_max(peers.intersection(&last).count(), Ordering::Relaxed);
+                    last = peers;
                     samples.fetch_add(1, Ordering::Relaxed);
                     // The processor is left to what is tested.
                     std::thread::park_timeout(std::time::Duration::from_millis(2));
@@ -67,7 +77,7 @@ impl SocketWatch {
     pub(crate) fn most(&self) -> usize {
         let seen = self.samples.load(Ordering::Relaxed);
         eventually(
-            || self.samples.load(Ordering::Relaxed) > seen + 1,
+            || self.samples.load(Ordering::Relaxed) > seen + 2,
             "another look at the kernel's table",
         );
         self.most
