@@ -25,7 +25,7 @@ pub mod session;
 
 pub mod silence;
 
-pub mod shared;
+pub mod schedule;
 
 pub mod fanout;
 

@@ -18,7 +18,7 @@ const ORDER: &[&str] = &[
     "auth",
     "session",
     "silence",
-    "shared",
+    "schedule",
     "fanout",
     "waits",
     "telemetry",

@@ -15,7 +15,7 @@ use crate::resp::{Bounds, Scan, Violation};
 use crate::session::READ_ONLY;
 use crate::telemetry::{Bound, Disconnect};
 use crate::transport::READ_SIZE;
-use crate::upstream::{Kind, Link};
+use crate::upstream::{Kind, Link, RoomWait};
 
 /// How often `max_shared_request` is gathered of a request before it may be passed on as it arrives: a megabyte. One that
 /// respool must see whole to answer or to route may measure as much.
@@ -218,9 +218,9 @@ impl Client {
             return Next::Wait;
         }
         if let Some(link) = &link
-            && link.is_full()
+            && !link.has_room(&self.outlet)
         {
-            self.wait = Wait::Room(Rc::clone(link));
+            self.wait = Wait::Room(RoomWait::new(link, data.len()));
             return Next::Wait;
         }
         let found = self.scanner.scan(data, bounds);

@@ -1,6 +1,6 @@
 //! The client's side: read, route, forward, write.
 //!
-//! `task` is one client's life; `requests` cuts what it sent and forwards it; `pinned` is what needs a connection of its
+//! `task` is one client's life; `requests` cuts what it sent and forwards it, `sharing` to which shared connection; `pinned` is what needs a connection of its
 //! own, `queued` what such a connection holds inside MULTI, `tracking` CLIENT TRACKING, `subscribed` subscriptions; `waiting` is
 //! who stands in line with other blocked clients; `local` is what respool answers itself, `login` AUTH and HELLO among it; `held` is
 //! who was rejected; `large` is a request too large to share; `leaving` notices clients that leave while they wait, `timers` those
@@ -20,6 +20,7 @@ mod pinned;
 mod queued;
 mod requests;
 mod room;
+mod sharing;
 mod site;
 mod spares;
 mod subscribed;

@@ -11,7 +11,7 @@ use crate::resp::speak::{encode_request, error};
 use crate::session::{Change, Protocol, Route, Routed, State, Stream, Verb};
 use crate::telemetry::Disconnect;
 use crate::transport::READ_SIZE;
-use crate::upstream::{Kind, Link, Pin, PinError, Show};
+use crate::upstream::{Kind, Link, Pin, PinError, RoomWait, Show};
 use crate::waits::Popped;
 
 /// What a command gets for which no connection became free in time. It was not sent; clients may try again.
@@ -167,8 +167,8 @@ impl Client {
         let Some(link) = self.pinned_link(reason) else {
             return Err(self.not_now());
         };
-        if link.is_full() {
-            self.wait = Wait::Room(link);
+        if !link.has_room(&self.outlet) {
+            self.wait = Wait::Room(RoomWait::new(&link, self.input.len()));
             return Err(Next::Wait);
         }
         if self.outlet.outstanding() >= self.in_flight_limit() {
@@ -382,8 +382,8 @@ impl Client {
             self.outlet.close(Disconnect::UpstreamLost);
             return Next::Wait;
         }
-        if link.is_full() {
-            self.wait = Wait::Room(link);
+        if !link.has_room(&self.outlet) {
+            self.wait = Wait::Room(RoomWait::new(&link, request.bytes().len()));
             return Next::Wait;
         }
         self.count(1, routed.command);

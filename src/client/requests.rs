@@ -2,17 +2,16 @@
 //!
 //! Invariant: a request is passed on whole or not at all, except one too large to share, which has a connection of its own.
 
-use std::rc::Rc;
 use std::sync::Arc;
 
-use super::task::{Client, Purpose, Wait};
+use super::task::{Client, Wait};
 use crate::command::{CommandId, Delays, DenySet, Learned, Local, PinReason, Tx};
 use crate::identity::NO_COMMAND;
 use crate::resp::speak::encode_request;
-use crate::resp::{Request, Scan, Violation, count_requests, split_inline};
+use crate::resp::{Request, Scan, Violation, split_inline};
 use crate::session::{Block, Route, Routed, Rules, block, route};
-use crate::telemetry::{Bound, Disconnect};
-use crate::upstream::{Kind, Show, WaitError};
+use crate::telemetry::Disconnect;
+use crate::upstream::{Kind, Show};
 
 /// What a command gets that was never sent because the server is away. Client libraries take LOADING for a reason to try
 /// again.
@@ -32,6 +31,8 @@ pub(super) enum Next {
 /// Requests that stand one behind the other and go to the same shared connection.
 #[derive(Default)]
 struct Run {
+    /// Requests that the client may have without an answer.
+    most: u32,
     start: usize,
     end: usize,
     count: u32,
@@ -43,7 +44,11 @@ struct Run {
 impl Client {
     /// Passes on what `data` holds. Returns how many bytes are done with.
     pub(super) fn requests(&mut self, data: &[u8]) -> usize {
-        let (mut at, mut run) = (0, Run::default());
+        let mut at = 0;
+        let mut run = Run {
+            most: self.most_in_flight(),
+            ..Run::default()
+        };
         // Kept for the whole batch: neither can change while it is looked at.
         let learned = self.learned();
         let mut bounds = self.bounds();
@@ -130,7 +135,7 @@ impl Client {
             self.send_run(data, run);
         }
         if shares && (run.count > 0 || self.link_ready(&data[at..], delays)) {
-            if self.outlet.outstanding().saturating_add(run.count) >= self.in_flight_limit() {
+            if self.outlet.outstanding().saturating_add(run.count) >= run.most {
                 self.send_run(data, run);
                 self.wait_in_flight();
                 return Next::Wait;
@@ -204,7 +209,10 @@ impl Client {
             self.site.upstream.served(&link, run.count);
             self.count(run.count, run.last);
         }
-        *run = Run::default();
+        *run = Run {
+            most: run.most,
+            ..Run::default()
+        };
     }
 
     /// Counts requests that are on their way or answered.
@@ -223,54 +231,6 @@ impl Client {
             .group(self.group())
             .commands
             .add(u64::from(count));
-    }
-
-    pub(super) fn in_flight_limit(&self) -> u32 {
-        u32::try_from(self.site.thread.settings().limits.max_client_in_flight).unwrap_or(u32::MAX)
-    }
-
-    fn wait_in_flight(&mut self) {
-        self.site.thread.counters.bound(Bound::InFlight).add(1);
-        self.wait = Wait::InFlight;
-    }
-
-    /// Whether `self.link` can take requests now; if not, what to wait for has been set, or every request at hand is
-    /// refused. `held` are the requests held back meanwhile.
-    pub(super) fn link_ready(&mut self, held: &[u8], delays: Delays) -> bool {
-        if !self.in_lane(delays) {
-            return false;
-        }
-        if let Some(link) = &self.link {
-            if self.site.upstream.serves(link, &self.session.state) {
-                if link.is_full() {
-                    self.wait = Wait::Room(Rc::clone(link));
-                    return false;
-                }
-                return true;
-            }
-            if self.outlet.outstanding() > 0 {
-                self.wait = Wait::Answers;
-                return false;
-            }
-            self.link = None;
-        } else if self.outlet.outstanding() > 0 {
-            self.wait = Wait::Answers;
-            return false;
-        }
-        if let Some(link) = self.site.upstream.shared_for(&self.session.state, delays) {
-            self.link = Some(link);
-            return true;
-        }
-        match self
-            .site
-            .upstream
-            .wait_shared(&self.session.state, false, count_requests(held))
-        {
-            Ok(wait) => self.wait = Wait::Shared(wait, Purpose::Traffic),
-            Err(WaitError::Unreachable) => self.refusing = Some(UNREACHABLE.to_vec()),
-            Err(WaitError::Refused(reply)) => self.refusing = Some(reply),
-        }
-        false
     }
 
     /// One request that does not simply join a run. `rest` starts with it.
@@ -432,8 +392,7 @@ impl Client {
         command: Option<CommandId>,
         delays: Delays,
     ) -> Next {
-        if self.outlet.outstanding().saturating_add(count) > self.in_flight_limit().max(count) {
-            self.wait_in_flight();
+        if !self.has_share_for(count) {
             return Next::Wait;
         }
         if !self.link_ready(bytes, delays) {

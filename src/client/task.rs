@@ -17,11 +17,12 @@ use super::waiting::Line;
 use crate::admission::{Permit, Refusal};
 use crate::identity::{Arrival, CardGuard, Flag, Identity, Peer};
 use crate::resp::RequestScanner;
+use crate::schedule::goes_on_at;
 use crate::session::{Credentials, Protocol, Session};
 use crate::telemetry::{Bound, Disconnect};
 use crate::transport::{READ_SIZE, Stream};
 use crate::upstream::{
-    Blocked, Link, Outlet, Pin, PinError, SharedWait, SubscribeResult, WaitError,
+    Blocked, Link, Outlet, Pin, PinError, RoomWait, SharedWait, SubscribeResult, WaitError,
 };
 
 /// How long, and for how many reads, a client that broke the protocol may take to read why it is closed.
@@ -52,7 +53,7 @@ pub(super) enum Wait {
     /// That it reads what is held for it.
     Unread,
     /// That the connection takes more bytes.
-    Room(Rc<Link>),
+    Room(RoomWait),
     /// A shared connection in its state.
     Shared(SharedWait, Purpose),
     /// Its turn in a line of blocked clients.
@@ -393,15 +394,15 @@ impl Client {
 
     /// True: nothing is waited for any more.
     fn poll_wait(&mut self, cx: &Context<'_>) -> bool {
-        let most = self.in_flight_limit();
+        let goes_on_at = goes_on_at(self.most_in_flight());
         match &mut self.wait {
             Wait::Nothing => true,
             Wait::Answers if self.outlet.outstanding() > 0 => {
                 self.outlet.wake_at(0);
                 false
             }
-            Wait::InFlight if self.outlet.outstanding() >= most => {
-                self.outlet.wake_at(most / 2);
+            Wait::InFlight if self.outlet.outstanding() > goes_on_at => {
+                self.outlet.wake_at(goes_on_at);
                 false
             }
             Wait::Unread if !self.outlet.has_room() => {
@@ -410,12 +411,11 @@ impl Client {
                 }
                 false
             }
-            Wait::Room(link) if link.is_alive() && link.is_full() => {
-                link.wake_on_room(cx);
-                false
-            }
+            Wait::Room(room) if room.is_pending(cx) => false,
             Wait::Answers | Wait::InFlight | Wait::Unread | Wait::Room(_) => {
-                self.wait = Wait::Nothing;
+                if let Wait::Room(room) = std::mem::replace(&mut self.wait, Wait::Nothing) {
+                    room.come(&self.outlet);
+                }
                 true
             }
             Wait::Shared(wait, _) => match wait.poll(cx) {

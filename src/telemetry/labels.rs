@@ -92,6 +92,8 @@ labels! {
         ReadAhead => "read_ahead",
         /// `limits.max_client_in_flight`.
         InFlight => "in_flight",
+        /// A client's share of a shared connection: 5 ms of the server's time.
+        ClientShare => "client_share",
         /// `limits.max_client_buffer`: the requests of a client wait for it to read.
         OutputBuffer => "output_buffer",
         /// `limits.reply_stall_timeout`.

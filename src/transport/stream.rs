@@ -111,6 +111,16 @@ impl Stream {
         }
     }
 
+    /// Whether bytes to read, or the end, are known to have arrived. It asks what the runtime has been told, not the kernel.
+    pub fn has_arrived(&self) -> bool {
+        let nothing = || Ok(());
+        each!(
+            self,
+            stream => stream.try_io(Interest::READABLE, nothing).is_ok(),
+            tls => stream.socket().has_arrived()
+        )
+    }
+
     /// Writes what the socket takes. With TLS more is taken than the socket has; see [`Self::has_unflushed`].
     ///
     /// # Errors

@@ -1,5 +1,6 @@
 //! Connecting again: when the next attempt is due, who makes it, and what is said of those that fail.
 
+use std::rc::Rc;
 use std::time::Duration;
 
 use rand::Rng as _;
@@ -9,7 +10,7 @@ use tokio::time::Instant;
 use super::failovers::{News, Probe};
 use super::handshake::ConnectError;
 use super::link::{Ended, Link};
-use super::pool::Upstream;
+use super::pool::{Outcome, Upstream, WaitError, Waiter};
 use super::thread::Process;
 use crate::budget::{Kind, SocketPermit};
 use crate::failover::{Turn, backoff};
@@ -90,6 +91,34 @@ impl Upstream {
                 }
             }
         }
+    }
+
+    /// Tells those who have waited for longer than `upstream.queue.timeout` that the server is away. While it is there they
+    /// wait on, as they would directly: for a slow command, or for others whose turn comes first.
+    pub(super) fn expire(&self) {
+        let now = self.thread.clock.now_micros();
+        if !self.is_away() {
+            return self.away_since_micros.set(None);
+        }
+        let away = self.away_since_micros.get().unwrap_or(now);
+        self.away_since_micros.set(Some(away));
+        let limit = self.thread.settings().upstream.queue.timeout;
+        let late = |waiter: &Rc<Waiter>| {
+            let since = waiter.since_micros.max(away);
+            self.thread.clock.is_past(since, limit)
+        };
+        let expired = self.schedule.borrow_mut().take_while(late);
+        for waiter in expired {
+            self.thread.counters.bound(Bound::QueueTimeout).add(1);
+            self.thread.process.failovers.failed(waiter.commands);
+            waiter.settle(Outcome::Failed(WaitError::Unreachable));
+        }
+    }
+
+    /// Whether the last attempt has failed and the next one is not due yet.
+    pub(super) fn is_pausing(&self) -> bool {
+        let next = self.away.borrow().next_attempt;
+        next.is_some_and(|next| next > Instant::now())
     }
 
     /// As [`Self::pause`], for whoever keeps trying: while the circuit is open it may be the one in the process.

@@ -11,8 +11,8 @@ use std::time::Duration;
 use super::link::Link;
 use super::pool::Upstream;
 use crate::command::Delays;
+use crate::schedule::Action;
 use crate::session::State;
-use crate::shared::Action;
 
 /// How often at most the server is asked whether it holds a write back.
 const ASKED_EVERY: Duration = Duration::from_millis(100);
@@ -85,6 +85,7 @@ impl Upstream {
     }
 
     /// Opens another shared connection for `state`, if there may be one.
+    #[cold]
     pub(super) fn grow(self: &Rc<Self>, state: &State) {
         let mut permit = None;
         let grown = self.schedule.borrow_mut().grow(state, || {
@@ -100,10 +101,11 @@ impl Upstream {
     fn serving(&self, state: &State) -> Vec<Rc<Link>> {
         let links = self.links.borrow();
         let schedule = self.schedule.borrow();
+        let now = self.thread.clock.now_micros();
         let serves = |link: &&Rc<Link>| {
             link.is_alive()
                 && link.slot.get() != usize::MAX
-                && schedule.serves(link.slot.get(), state)
+                && schedule.serves(link.slot.get(), state, now)
         };
         links.iter().flatten().filter(serves).cloned().collect()
     }

@@ -5,9 +5,12 @@
 
 mod ending;
 mod keys;
+mod load;
+mod room;
 mod through;
 
 pub(super) use ending::{Ended, Leaving, Origin};
+pub use room::RoomWait;
 
 use std::cell::{Cell, Ref, RefCell};
 use std::io;
@@ -30,7 +33,7 @@ use crate::budget::Kind as SocketKind;
 use crate::command::Delays;
 use crate::memory::Holding;
 use crate::session::{Effect, State, Step, Stream as SessionStream};
-use crate::telemetry::{Bound, LossCause};
+use crate::telemetry::LossCause;
 use crate::transport::Stream;
 
 /// Reads of one turn before other tasks get theirs.
@@ -79,6 +82,8 @@ pub struct Link {
     alarm: Cell<Option<LossCause>>,
     /// The server has refused a write on it, being a replica.
     has_refused_write: Cell<bool>,
+    /// The client, by the address of its outlet, that has waited for room and appends next; 0: none.
+    turn: Cell<usize>,
     woken: Cell<bool>,
     waker: RefCell<Option<Waker>>,
 }
@@ -123,6 +128,7 @@ impl Link {
             renewal: Renewal::default(),
             closing: Cell::new(None),
             passes_to: Cell::new(None),
+            turn: Cell::new(0),
             woken: Cell::new(false),
             waker: RefCell::default(),
         })
@@ -142,28 +148,6 @@ impl Link {
     /// Requests sent and not answered.
     pub fn in_flight(&self) -> usize {
         self.inner.borrow().due_count
-    }
-
-    /// Bytes the kernel has not taken.
-    #[inline]
-    pub fn backlog(&self) -> usize {
-        let inner = self.inner.borrow();
-        inner.out.len() - inner.written
-    }
-
-    /// Whether a client must wait before it appends more.
-    #[inline]
-    pub fn is_full(&self) -> bool {
-        self.backlog() > self.thread.settings().upstream.max_write_buffer
-    }
-
-    /// Wakes the client's task once there is room again.
-    pub fn wake_on_room(&self, cx: &Context<'_>) {
-        let room = &mut self.inner.borrow_mut().room;
-        if !room.iter().any(|waker| waker.will_wake(cx.waker())) {
-            self.thread.counters.bound(Bound::WriteBuffer).add(1);
-            room.push(cx.waker().clone());
-        }
     }
 
     /// Lends the connection to a client: frames that answer no request go there.
@@ -276,9 +260,13 @@ impl Link {
         let inner = &mut *self.inner.borrow_mut();
         let start = inner.append(bytes);
         inner.due_count += reply.replies();
+        let now = self.thread.clock.now_micros();
+        if inner.due.is_empty() {
+            inner.times.begin(now);
+        }
         let due = Due::Own {
             reply,
-            sent_micros: self.thread.clock.now_micros(),
+            sent_micros: now,
             start,
         };
         inner.pulse.joined(Delays::NONE, due.delays());
@@ -422,12 +410,7 @@ impl Link {
         }
         inner.forget_written();
         self.holding.set(inner.held_bytes());
-        if !inner.room.is_empty()
-            && inner.out.len() - inner.written
-                <= self.thread.settings().upstream.max_write_buffer / 2
-        {
-            inner.room.drain(..).for_each(Waker::wake);
-        }
+        self.offer_room(inner);
         Ok(())
     }
 
@@ -448,7 +431,10 @@ impl Link {
         inner.pulse.heard(now, inner.sent_total);
         self.thread.pulse.heard(now);
         let arrived = &scratch[..carried + read];
-        let used = self.dispatch(inner, arrived, now)?;
+        let (due, asked) = (inner.due_count, inner.asked_micros());
+        let used = self.dispatch(inner, arrived, now);
+        inner.measure(now, due, asked);
+        let used = used?;
         inner.carry.extend_from_slice(&arrived[used..]);
         self.holding.set(inner.held_bytes());
         Ok(())

@@ -39,7 +39,7 @@ mod whereabouts;
 pub use closing::Uncounted;
 pub use credentials::OwnLogin;
 pub use failovers::Failovers;
-pub use link::Link;
+pub use link::{Link, RoomWait};
 pub use outlet::{Outlet, Unsent};
 pub use passing::Passing;
 pub use pins::{Pin, PinError};

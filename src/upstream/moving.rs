@@ -230,7 +230,9 @@ impl Upstream {
             .filter(|link| link.is_alive() && !link.is_dressing() && link.origin().node == *node);
         let fitting = usable.filter(|link| fits(link));
         // Not behind what the server does not answer.
-        fitting.min_by_key(|link| link.is_stalled()).cloned()
+        fitting
+            .min_by_key(|link| (link.is_stalled(), link.load()))
+            .cloned()
     }
 
     /// Asks the server at `node` something, as respool's own user where that can be had: a client's may not have the

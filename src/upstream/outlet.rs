@@ -11,6 +11,7 @@ use std::task::{Context, Poll, Waker};
 use crate::command::Delays;
 use crate::memory::{Account, Frame, Holding};
 use crate::replies::Replies;
+use crate::schedule::{Company, Share};
 use crate::session::{Protocol, Transaction, Verb};
 use crate::telemetry::Disconnect;
 use crate::transport::Stream;
@@ -35,6 +36,8 @@ pub struct Outlet {
     replies: RefCell<Replies>,
     /// Requests at the server, or on their way to it, without an answer.
     outstanding: Cell<u32>,
+    /// How many of them there may be on a shared connection.
+    share: Cell<Share>,
     /// The client's task is woken when no more than this many are outstanding.
     wake_at: Cell<Option<u32>>,
     end: Cell<Option<Disconnect>>,
@@ -62,6 +65,7 @@ impl Outlet {
             stream: RefCell::new(Some(stream)),
             replies: RefCell::default(),
             outstanding: Cell::new(0),
+            share: Cell::default(),
             wake_at: Cell::new(None),
             end: Cell::new(None),
             waker: RefCell::new(None),
@@ -96,6 +100,31 @@ impl Outlet {
     #[inline]
     pub fn outstanding(&self) -> u32 {
         self.outstanding.get()
+    }
+
+    /// How many requests may be without an answer on a shared connection.
+    #[inline]
+    pub fn window(&self) -> u32 {
+        self.share.get().window()
+    }
+
+    /// Whether what its replies take is measured now: so many of them are due that its share may matter.
+    #[inline]
+    pub fn is_measured(&self) -> bool {
+        self.share.get().matters(self.outstanding.get())
+    }
+
+    /// The server was busy for `spent_micros` with `replies` requests of a long pipeline.
+    pub fn charge(
+        &self,
+        replies: u32,
+        spent_micros: u64,
+        round_trip_micros: u64,
+        company: Company,
+    ) {
+        let mut share = self.share.get();
+        share.answered(replies, spent_micros, round_trip_micros, company);
+        self.share.set(share);
     }
 
     /// The client's task wants to be woken when no more than `count` requests are outstanding.

@@ -12,6 +12,7 @@ use super::away::Away;
 use super::handshake::{ConnectError, connect};
 use super::health::Watch;
 use super::link::Link;
+use super::outlet::Outlet;
 use super::pins::NO_SECRET;
 use super::subscription::Subscriptions;
 use super::thread::{Queued, Thread};
@@ -21,12 +22,9 @@ use crate::budget::{Kind as SocketKind, SocketPermit};
 use crate::command::Learned;
 use crate::config::Address;
 use crate::resp::speak::encode_request;
+use crate::schedule::{Action, Schedule, Ticket};
 use crate::session::{Change, State, steps};
-use crate::shared::{Action, Schedule, Ticket};
 use crate::telemetry::{Bound, LossCause};
-
-/// A connection whose kernel buffer is behind by this much is busy: another is opened where there may be one.
-const BUSY_BYTES: usize = 64 * 1024;
 
 /// Databases remembered to exist, so that SELECT is answered without asking again.
 const MAX_KNOWN_DATABASES: usize = 4096;
@@ -41,7 +39,7 @@ pub enum WaitError {
 }
 
 #[derive(Debug)]
-enum Outcome {
+pub(super) enum Outcome {
     Waiting,
     Granted(usize),
     Failed(WaitError),
@@ -52,14 +50,14 @@ enum Outcome {
 pub(super) struct Waiter {
     outcome: RefCell<Outcome>,
     waker: RefCell<Option<Waker>>,
-    since_micros: u64,
-    commands: usize,
+    pub(super) since_micros: u64,
+    pub(super) commands: usize,
     /// Its places among the commands that wait for the server.
     _queued: Option<Queued>,
 }
 
 impl Waiter {
-    fn settle(&self, outcome: Outcome) {
+    pub(super) fn settle(&self, outcome: Outcome) {
         *self.outcome.borrow_mut() = outcome;
         if let Some(waker) = self.waker.borrow_mut().take() {
             waker.wake();
@@ -125,6 +123,8 @@ pub struct Upstream {
     pub(super) away: RefCell<Away>,
     /// The server is being asked whether it is a replica.
     pub(super) is_asking_role: Cell<bool>,
+    /// Since when no shared connection is up.
+    pub(super) away_since_micros: Cell<Option<u64>>,
     names: Cell<u64>,
     /// What the configuration calls the server.
     address: RefCell<Address>,
@@ -160,6 +160,7 @@ impl Upstream {
             health: Watch::default(),
             away: RefCell::default(),
             is_asking_role: Cell::new(false),
+            away_since_micros: Cell::new(None),
             names: Cell::new(0),
             address: RefCell::new(thread.settings().upstream.address.clone()),
             known_databases: RefCell::new(HashSet::from([0])),
@@ -213,21 +214,27 @@ impl Upstream {
         tokio::task::spawn_local(Rc::clone(self).keep_receiving());
     }
 
-    /// A shared connection that may take requests of `state` now.
+    /// A shared connection that may take requests of `state` now: of those that serve it the one on which the least is to be
+    /// waited for. Where that is much on each of them another is opened.
     #[inline]
     pub fn shared(self: &Rc<Self>, state: &State) -> Option<Rc<Link>> {
         let links = self.links.borrow();
-        let load = |slot: usize| {
-            links[slot]
-                .as_ref()
-                .map_or(usize::MAX, |link| link.backlog() / BUSY_BYTES)
-        };
-        let slot = self.schedule.borrow().pick(state, load)?;
+        let load = |slot: usize| links[slot].as_ref().map_or(u64::MAX, |link| link.load());
+        let now = self.thread.clock.now_micros();
+        let (slot, load) = self.schedule.borrow().pick(state, now, load)?;
         let link = links[slot].clone().filter(|link| link.is_alive())?;
-        if load(slot) > 0 {
+        if load > 0 {
             self.grow(state);
         }
         Some(link)
+    }
+
+    /// Whether `link` is what [`Self::shared`] would return for `state`, as far as that is told at a glance: the first of
+    /// all, and nothing to be waited for there. Or the client has waited for room there, and has its turn.
+    #[inline]
+    pub fn is_best(&self, link: &Link, state: &State, outlet: &Rc<Outlet>) -> bool {
+        let is_light = link.slot.get() == 0 && link.load() == 0;
+        (is_light || link.expects(outlet)) && self.serves(link, state)
     }
 
     /// Whether the connection a session is on still serves `state`.
@@ -235,7 +242,10 @@ impl Upstream {
     pub fn serves(&self, link: &Link, state: &State) -> bool {
         link.is_alive()
             && link.slot.get() != usize::MAX
-            && self.schedule.borrow().serves(link.slot.get(), state)
+            && self
+                .schedule
+                .borrow()
+                .serves(link.slot.get(), state, self.thread.clock.now_micros())
     }
 
     /// `count` requests went to shared connection `link`.
@@ -243,7 +253,8 @@ impl Upstream {
     pub fn served(self: &Rc<Self>, link: &Link, count: u32) {
         let waiting = {
             let mut schedule = self.schedule.borrow_mut();
-            schedule.served(link.slot.get(), count);
+            let now = self.thread.clock.now_micros();
+            schedule.served(link.slot.get(), count, now, link.round_trip_micros());
             schedule.waiting()
         };
         if waiting > 0 {
@@ -340,7 +351,8 @@ impl Upstream {
                     .flatten()
                     .filter(|link| link.is_alive() && !link.is_dressing());
                 let own = usable.filter(|link| link.worn().user.is_none());
-                own.min_by_key(|link| link.is_stalled()).cloned()
+                own.min_by_key(|link| (link.is_stalled(), link.load()))
+                    .cloned()
             };
             if own.is_some() {
                 return own;
@@ -353,21 +365,7 @@ impl Upstream {
 
     /// Does what time has made due.
     pub fn tick(self: &Rc<Self>) {
-        let upstream = &self.thread.settings().upstream;
-        let clock = &self.thread.clock;
-        let expired = {
-            // While it is there they wait for it, as they would at the server itself.
-            let is_away = self.is_away();
-            let late = |waiter: &Rc<Waiter>| {
-                is_away && clock.is_past(waiter.since_micros, upstream.queue.timeout)
-            };
-            self.schedule.borrow_mut().take_while(late)
-        };
-        for waiter in expired {
-            self.thread.counters.bound(Bound::QueueTimeout).add(1);
-            self.thread.process.failovers.failed(waiter.commands);
-            waiter.settle(Outcome::Failed(WaitError::Unreachable));
-        }
+        self.expire();
         self.watch_silence();
         self.renew_logins();
         self.ask_for_guests();
@@ -460,7 +458,12 @@ impl Upstream {
                 Err(ConnectError::Refused(reply, link)) => (link, Some(reply)),
                 Err(error) => {
                     self.failed(&error);
-                    continue;
+                    if slot == 0 {
+                        continue;
+                    }
+                    // Whoever waited for it takes turns on those that are there.
+                    self.schedule.borrow_mut().lost(slot);
+                    return self.act();
                 }
             };
             drop(probe);
@@ -527,7 +530,7 @@ impl Upstream {
     /// The right to another shared connection, where it can be had at once and is not needed for those that are kept open.
     pub(super) fn spare_permit(&self) -> Option<SocketPermit> {
         let budget = &self.thread.process.budget;
-        if budget.is_exceeded() {
+        if budget.is_exceeded() || self.is_pausing() {
             return None;
         }
         budget.try_socket(SocketKind::Shared)
@@ -557,7 +560,8 @@ impl Upstream {
                     Some(link) if link.is_stalled() => usize::MAX,
                     link => link.as_ref().map_or(0, |link| link.in_flight()),
                 };
-                self.schedule.borrow_mut().next(in_flight, || {
+                let now = self.thread.clock.now_micros();
+                self.schedule.borrow_mut().next(now, in_flight, || {
                     permit = self.spare_permit();
                     permit.is_some()
                 })

@@ -11,6 +11,7 @@ use super::liveness::LinkPulse;
 use super::outlet::{Outlet, Unsent};
 use crate::command::Delays;
 use crate::resp::{Advance, ReplyScanner};
+use crate::schedule::{ReplyTimes, RoomQueue};
 use crate::session::{Effect, Stream, Verb};
 use crate::telemetry::Disconnect;
 use crate::transport::READ_SIZE;
@@ -233,7 +234,14 @@ pub(super) struct Inner {
     pub(super) dressings: VecDeque<Dressing>,
     /// What the server has sent, and what it was sent: its silence is judged by them.
     pub(super) pulse: LinkPulse,
-    pub(super) room: Vec<Waker>,
+    /// How quickly the server answers on it.
+    pub(super) times: ReplyTimes,
+    /// Who waits until it takes more bytes.
+    pub(super) room: RoomQueue<Waker>,
+    /// Whose long pipelines the read under way has answered, and with how many replies each.
+    pub(super) charged: Vec<(Rc<Outlet>, u32)>,
+    /// When somebody last sent requests behind those of somebody else.
+    pub(super) mixed_micros: Option<u64>,
 }
 
 /// Bytes no server speaks.
@@ -318,6 +326,13 @@ impl Inner {
             self.pulse.joined(before, *delays);
             return;
         }
+        match self.due.back() {
+            None => self.times.begin(now),
+            Some(Due::Client { outlet: last, .. }) if !Rc::ptr_eq(last, outlet) => {
+                self.mixed_micros = Some(now);
+            }
+            Some(_) => {}
+        }
         let outlet = Rc::clone(outlet);
         self.pulse.joined(Delays::NONE, more_delays);
         self.due.push_back(Due::Client {
@@ -381,7 +396,7 @@ impl Inner {
         if let Some(outlet) = pinned {
             disconnect(&outlet);
         }
-        self.room.into_iter().for_each(Waker::wake);
+        self.room.into_all().for_each(Waker::wake);
         for (call, sent) in own {
             call(Answer::Lost { sent });
         }
@@ -462,6 +477,12 @@ impl Inner {
         let ended = match self.due.front_mut() {
             Some(Due::Client { outlet, count, .. }) => {
                 *count -= complete;
+                if outlet.is_measured() {
+                    match self.charged.last_mut() {
+                        Some((last, count)) if Rc::ptr_eq(last, outlet) => *count += complete,
+                        _ => self.charged.push((Rc::clone(outlet), complete)),
+                    }
+                }
                 outlet.answered(complete);
                 *count == 0
             }

@@ -5,11 +5,23 @@
 //! Invariant: a connection past the number there are to be is offered to nobody, and not opened.
 //! Invariant: while a state is waited for, another is served for at most a quantum, then the one that has waited longest.
 
+mod reply_times;
+mod room;
+mod share;
+
 use std::collections::{BTreeMap, VecDeque};
+
+pub use reply_times::{Load, ReplyTimes};
+pub use room::{RoomQueue, RoomTicket};
+pub use share::{Company, Share, goes_on_at};
 
 /// Requests a connection serves in one state while others wait. A change costs one round trip; 256 requests of 1 to 2 µs
 /// each keep that below a third of the time on loopback, and the wait of others below a millisecond.
 pub const QUANTUM: u32 = 256;
+
+/// The longest that a connection takes requests of one state while others wait, from the first of them on; round trips come
+/// on top. Requests that take the server 10 ms each would else keep others waiting for two and a half seconds.
+pub const QUANTUM_MICROS: u64 = 5_000;
 
 /// What the caller has to do.
 #[derive(Debug, PartialEq, Eq)]
@@ -54,6 +66,8 @@ struct Link<S> {
     phase: Phase<S>,
     /// Requests served since the last change.
     served: u32,
+    /// Until when others who wait let it go on; set by the first request since the last change.
+    until_micros: Option<u64>,
     /// Waiters who were promised this connection and have not used it yet.
     promised: u32,
 }
@@ -63,8 +77,14 @@ impl<S> Link<S> {
         Self {
             phase: Phase::Absent,
             served: 0,
+            until_micros: None,
             promised: 0,
         }
+    }
+
+    /// Whether it has served its state for as long as it may while others wait.
+    fn is_done(&self, now_micros: u64) -> bool {
+        self.served >= QUANTUM || self.until_micros.is_some_and(|until| now_micros >= until)
     }
 }
 
@@ -126,22 +146,35 @@ impl<S: Clone + PartialEq, T> Schedule<S, T> {
 
     /// Whether connection `link` may take requests of `state` now.
     #[inline]
-    pub fn serves(&self, link: usize, state: &S) -> bool {
+    pub fn serves(&self, link: usize, state: &S, now_micros: u64) -> bool {
         if self.is_surplus(link) {
             return false;
         }
         let link = &self.links[link];
         matches!(&link.phase, Phase::Wears(worn) if worn == state)
-            && (self.waiting == 0 || link.served < QUANTUM || !self.others_wait(state))
+            && (self.waiting == 0 || !link.is_done(now_micros) || !self.others_wait(state))
     }
 
-    /// The connection that should take requests of `state`: the first that is not busy, else the least busy by `load`.
-    pub fn pick(&self, state: &S, load: impl Fn(usize) -> usize) -> Option<usize> {
-        let candidates = (0..self.used).filter(|&link| self.serves(link, state));
-        candidates
-            .map(|link| (load(link), link))
-            .min()
-            .map(|(_, link)| link)
+    /// The connection that should take requests of `state`, and its load: the first whose load is 0, else that with the
+    /// least. The first, since what goes to few connections is written and answered in larger batches.
+    #[inline]
+    pub fn pick(
+        &self,
+        state: &S,
+        now_micros: u64,
+        load: impl Fn(usize) -> u64,
+    ) -> Option<(usize, u64)> {
+        let mut best: Option<(usize, u64)> = None;
+        for link in (0..self.used).filter(|&link| self.serves(link, state, now_micros)) {
+            let load = load(link);
+            if load == 0 {
+                return Some((link, load));
+            }
+            if best.is_none_or(|(_, least)| load < least) {
+                best = Some((link, load));
+            }
+        }
+        best
     }
 
     /// Another connection for `state`, which those that wear it are too busy to serve well, if one is not open yet and
@@ -211,6 +244,7 @@ impl<S: Clone + PartialEq, T> Schedule<S, T> {
     /// nothing, and from time to time.
     pub fn next(
         &mut self,
+        now_micros: u64,
         in_flight: impl Fn(usize) -> usize,
         may_dial: impl FnOnce() -> bool,
     ) -> Option<Action<S>> {
@@ -232,9 +266,9 @@ impl<S: Clone + PartialEq, T> Schedule<S, T> {
             .by_ref()
             .enumerate()
             .filter(|(_, link)| free(link))
-            .map(|(index, link)| (in_flight(index), link.served, index))
-            .filter(|&(in_flight, served, _)| {
-                in_flight == 0 || (served >= QUANTUM && in_flight < usize::MAX)
+            .map(|(index, link)| (in_flight(index), link.is_done(now_micros), index))
+            .filter(|&(in_flight, is_done, _)| {
+                in_flight == 0 || (is_done && in_flight < usize::MAX)
             })
             .map(|(in_flight, _, index)| (in_flight, index))
             .min()?;
@@ -325,11 +359,15 @@ impl<S: Clone + PartialEq, T> Schedule<S, T> {
         self.links[link] = Link::absent();
     }
 
-    /// `count` requests went to connection `link`.
+    /// `count` requests went to connection `link`, from where a reply is under way for `round_trip_micros`.
     #[inline]
-    pub fn served(&mut self, link: usize, count: u32) {
+    pub fn served(&mut self, link: usize, count: u32, now_micros: u64, round_trip_micros: u64) {
         let link = &mut self.links[link];
         link.served = link.served.saturating_add(count);
+        if link.until_micros.is_none() {
+            // What is sent within a round trip is answered with the first.
+            link.until_micros = Some(now_micros + QUANTUM_MICROS + 3 * round_trip_micros);
+        }
     }
 
     /// One who was promised connection `link` has used it or will not.
@@ -424,7 +462,7 @@ mod tests {
         fn act(&mut self) {
             let in_flight = self.in_flight.clone();
             let may_dial = self.may_dial;
-            while let Some(action) = self.schedule.next(|link| in_flight[link], || may_dial) {
+            while let Some(action) = self.schedule.next(0, |link| in_flight[link], || may_dial) {
                 match action {
                     Action::Dial { link, state } => {
                         assert!(!self.schedule.is_surplus(link));
@@ -459,8 +497,11 @@ mod tests {
         }
 
         fn request(&mut self, client: usize, state: u8) {
-            match self.schedule.pick(&state, |link| self.in_flight[link]) {
-                Some(link) => self.serve(link, client, state),
+            match self
+                .schedule
+                .pick(&state, 0, |link| self.in_flight[link] as u64)
+            {
+                Some((link, _)) => self.serve(link, client, state),
                 None => {
                     self.schedule.wait(&state, false, (client, state));
                 }
@@ -475,7 +516,7 @@ mod tests {
                 self.asked[link], None,
                 "nothing is sent behind an unanswered change"
             );
-            self.schedule.served(link, 1);
+            self.schedule.served(link, 1, 0, 0);
             self.in_flight[link] += 1;
             self.served.push(client);
         }
@@ -546,11 +587,28 @@ mod tests {
     }
 
     #[test]
+    fn slow_requests_of_a_state_give_way_after_their_time() {
+        let mut schedule: Schedule<u8, &str> = Schedule::new(1);
+        schedule.wait(&1, false, "one");
+        assert!(schedule.next(0, |_| 0, || true).is_some());
+        assert_eq!(schedule.dressed(0, &1), ["one"]);
+        schedule.settled(0);
+        assert!(schedule.serves(0, &1, 1_000_000), "it has not begun yet");
+        schedule.served(0, 1, 1_000_000, 100);
+        schedule.wait(&2, false, "two");
+        let until = 1_000_000 + QUANTUM_MICROS + 300;
+        assert!(schedule.serves(0, &1, until - 1));
+        assert_eq!(schedule.next(until - 1, |_| 3, || true), None);
+        assert!(!schedule.serves(0, &1, until));
+        assert!(schedule.next(until, |_| 3, || true).is_some());
+    }
+
+    #[test]
     fn a_refused_state_fails_those_who_wait_for_it_and_nobody_else() {
         let mut schedule: Schedule<u8, &str> = Schedule::new(1);
         schedule.wait(&1, false, "one");
         assert_eq!(
-            schedule.next(|_| 0, || true),
+            schedule.next(0, |_| 0, || true),
             Some(Action::Dial { link: 0, state: 1 })
         );
         assert_eq!(schedule.dressed(0, &1), ["one"]);
@@ -558,7 +616,7 @@ mod tests {
         schedule.wait(&99, false, "bad");
         schedule.wait(&2, false, "good");
         assert_eq!(
-            schedule.next(|_| 0, || true),
+            schedule.next(0, |_| 0, || true),
             Some(Action::Dress {
                 link: 0,
                 state: 99,
@@ -566,9 +624,9 @@ mod tests {
             })
         );
         assert_eq!(schedule.refused(0, &1), ["bad"]);
-        assert!(schedule.serves(0, &1));
+        assert!(schedule.serves(0, &1, 0));
         assert_eq!(
-            schedule.next(|_| 0, || true),
+            schedule.next(0, |_| 0, || true),
             Some(Action::Dress {
                 link: 0,
                 state: 2,
@@ -582,12 +640,12 @@ mod tests {
     fn a_forced_change_is_asked_of_a_connection_that_wears_the_state() {
         let mut schedule: Schedule<u8, &str> = Schedule::new(1);
         schedule.wait(&1, false, "plain");
-        assert!(schedule.next(|_| 0, || true).is_some());
+        assert!(schedule.next(0, |_| 0, || true).is_some());
         assert_eq!(schedule.dressed(0, &1), ["plain"]);
         schedule.settled(0);
         schedule.wait(&1, true, "verified");
         assert_eq!(
-            schedule.next(|_| 0, || true),
+            schedule.next(0, |_| 0, || true),
             Some(Action::Dress {
                 link: 0,
                 state: 1,
@@ -595,7 +653,7 @@ mod tests {
             })
         );
         assert!(
-            !schedule.serves(0, &1),
+            !schedule.serves(0, &1, 0),
             "nothing goes behind a change that is not acknowledged"
         );
         assert_eq!(schedule.dressed(0, &1), ["verified"]);
@@ -608,7 +666,7 @@ mod tests {
         assert!(schedule.leave(ticket));
         assert!(!schedule.leave(ticket));
         assert_eq!(
-            (schedule.waiting(), schedule.next(|_| 0, || true)),
+            (schedule.waiting(), schedule.next(0, |_| 0, || true)),
             (0, None)
         );
     }

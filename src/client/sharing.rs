@@ -1,0 +1,106 @@
+//! Which shared connection a client's requests go to, and how many of them at once.
+//!
+//! Invariant: while replies are due to a client its next request goes to the connection that they come from.
+
+use super::requests::UNREACHABLE;
+use super::task::{Client, Purpose, Wait};
+use crate::command::Delays;
+use crate::resp::count_requests;
+use crate::schedule::goes_on_at;
+use crate::telemetry::Bound;
+use crate::upstream::{RoomWait, WaitError};
+
+impl Client {
+    pub(super) fn in_flight_limit(&self) -> u32 {
+        u32::try_from(self.site.thread.settings().limits.max_client_in_flight).unwrap_or(u32::MAX)
+    }
+
+    /// How many requests of this client may be at the server, or on their way: the configured bound, and its share of a
+    /// shared connection.
+    #[inline]
+    pub(super) fn most_in_flight(&self) -> u32 {
+        self.in_flight_limit().min(self.outlet.window())
+    }
+
+    pub(super) fn wait_in_flight(&mut self) {
+        let bound = if self.outlet.outstanding() >= self.in_flight_limit() {
+            Bound::InFlight
+        } else {
+            Bound::ClientShare
+        };
+        self.site.thread.counters.bound(bound).add(1);
+        self.wait = Wait::InFlight;
+    }
+
+    /// Whether `count` requests that belong together may be sent now; if not, what to wait for has been set. What is more
+    /// than may ever be there goes alone.
+    pub(super) fn has_share_for(&mut self, count: u32) -> bool {
+        let (outstanding, most) = (self.outlet.outstanding(), self.most_in_flight());
+        if outstanding == 0 || outstanding.saturating_add(count) <= most {
+            return true;
+        }
+        if count <= most - goes_on_at(most) {
+            self.wait_in_flight();
+        } else {
+            self.wait = Wait::Answers;
+        }
+        false
+    }
+
+    /// Whether `self.link` can take requests now; if not, what to wait for has been set, or every request at hand is
+    /// refused. `held` are the requests held back meanwhile.
+    pub(super) fn link_ready(&mut self, held: &[u8], delays: Delays) -> bool {
+        if !self.in_lane(delays) {
+            return false;
+        }
+        if self.outlet.outstanding() > 0 {
+            // Replies come in order, so the next request goes where they come from or waits.
+            match &self.link {
+                Some(link) if self.site.upstream.serves(link, &self.session.state) => {
+                    return self.has_room_for(held);
+                }
+                _ => {
+                    self.wait = Wait::Answers;
+                    return false;
+                }
+            }
+        }
+        if let Some(link) = &self.link
+            && self
+                .site
+                .upstream
+                .is_best(link, &self.session.state, &self.outlet)
+        {
+            // Nearly always.
+        } else {
+            let upstream = &self.site.upstream;
+            self.link = upstream.shared_for(&self.session.state, delays);
+        }
+        if self.link.is_some() {
+            return self.has_room_for(held);
+        }
+        let upstream = &self.site.upstream;
+        // They are counted only where they have to be held: what a client has sent ahead can be long.
+        let commands = if upstream.is_away() {
+            count_requests(held)
+        } else {
+            1
+        };
+        match upstream.wait_shared(&self.session.state, false, commands) {
+            Ok(wait) => self.wait = Wait::Shared(wait, Purpose::Traffic),
+            Err(WaitError::Unreachable) => self.refusing = Some(UNREACHABLE.to_vec()),
+            Err(WaitError::Refused(reply)) => self.refusing = Some(reply),
+        }
+        false
+    }
+
+    /// Whether `self.link` takes bytes for the server; if not, that is waited for.
+    fn has_room_for(&mut self, held: &[u8]) -> bool {
+        let Some(link) = &self.link else { return false };
+        if link.has_room(&self.outlet) {
+            return true;
+        }
+        self.wait = Wait::Room(RoomWait::new(link, held.len()));
+        false
+    }
+}

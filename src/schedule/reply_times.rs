@@ -1,0 +1,178 @@
+//! How quickly the server answers on one connection, measured from its own replies, and what that makes of what is due there.
+//!
+//! Pure: it is told the time and the counts. A connection is left for another one only when that helps. Two thousand quick
+//! requests wait as long on one connection as on four, and cost more there; one that stands behind a script or a large reply
+//! waits for nobody else's work elsewhere.
+
+/// What is due on a connection may take so long before another one is looked for.
+const LONG_MICROS: u64 = 2_000;
+
+/// Requests that take the server less than this each are quick: however many are due, more connections only dilute them.
+const QUICK_NANOS: u64 = 40_000;
+
+/// A connection on which replies are due and none has come for so long is silent.
+const SILENT_MICROS: u64 = 4_000;
+
+/// The same where no reply has shown yet how far away the server is.
+const FIRST_REPLY_MICROS: u64 = 100_000;
+
+/// The weight, in replies, of what was measured before against one read of the connection.
+const MEMORY_REPLIES: u64 = 64;
+
+/// How quickly the server answers on one connection.
+#[derive(Debug, Clone, Copy)]
+pub struct ReplyTimes {
+    /// When the server last answered, or when the first of what is due was appended if that was later.
+    since_micros: u64,
+    /// Nanoseconds for each reply.
+    cost_nanos: u64,
+    /// The shortest time that a request and its reply were under way; `u64::MAX`: none was yet.
+    round_trip_micros: u64,
+}
+
+impl Default for ReplyTimes {
+    fn default() -> Self {
+        Self {
+            since_micros: 0,
+            cost_nanos: 0,
+            round_trip_micros: u64::MAX,
+        }
+    }
+}
+
+/// What a request sent on a connection now would wait for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Load {
+    /// Nothing that another connection would spare it.
+    Light,
+    /// Requests that will take the server about so many microseconds.
+    Heavy(u64),
+    /// A reply that has been due for so many microseconds, unless it has arrived and was not read yet.
+    Silent(u64),
+}
+
+impl ReplyTimes {
+    /// Something is due where nothing was.
+    pub fn begin(&mut self, now_micros: u64) {
+        self.since_micros = now_micros;
+    }
+
+    /// A read has brought `replies` replies, of which the first was asked for at `asked_micros` if that is known. Returns
+    /// for how many microseconds the server was busy with them.
+    pub fn answered(&mut self, now_micros: u64, replies: u64, asked_micros: Option<u64>) -> u64 {
+        let mut since = self.since_micros;
+        if let Some(asked) = asked_micros {
+            let latency = now_micros.saturating_sub(asked);
+            // On its way it keeps nobody waiting.
+            since = since.max(asked + self.round_trip_micros.min(latency));
+            self.round_trip_micros = self.round_trip_micros.min(latency);
+        }
+        self.since_micros = now_micros;
+        let spent = now_micros.saturating_sub(since);
+        self.cost_nanos = blend(self.cost_nanos, spent, replies);
+        spent
+    }
+
+    /// What a request sent now would wait for behind `due` others.
+    #[inline]
+    pub fn load(&self, now_micros: u64, due: u64) -> Load {
+        if due == 0 {
+            return Load::Light;
+        }
+        let silent = now_micros.saturating_sub(self.since_micros);
+        if silent > SILENT_MICROS {
+            let expected = match self.round_trip_micros {
+                u64::MAX => FIRST_REPLY_MICROS,
+                round_trip => round_trip,
+            };
+            if silent.saturating_sub(expected) > SILENT_MICROS {
+                return Load::Silent(silent);
+            }
+        }
+        let wait = due * self.cost_nanos / 1000;
+        if self.cost_nanos > QUICK_NANOS && wait > LONG_MICROS {
+            return Load::Heavy(wait);
+        }
+        Load::Light
+    }
+
+    /// The shortest time that a request and its reply were under way; 0 where that is not known.
+    pub fn round_trip_micros(&self) -> u64 {
+        match self.round_trip_micros {
+            u64::MAX => 0,
+            known => known,
+        }
+    }
+}
+
+/// The cost of a reply after `replies` of them took `spent_micros`: the more there were, the more they count.
+pub(super) fn blend(before_nanos: u64, spent_micros: u64, replies: u64) -> u64 {
+    let known = before_nanos.saturating_mul(MEMORY_REPLIES);
+    known.saturating_add(spent_micros.saturating_mul(1000)) / (MEMORY_REPLIES + replies)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// A server that takes `cost_micros` for each of `count` requests, which are asked for and answered together.
+    fn serve(times: &mut ReplyTimes, now: &mut u64, count: u64, cost_micros: u64) {
+        let asked = *now;
+        times.begin(asked);
+        *now += 50 + count * cost_micros;
+        times.answered(*now, count, Some(asked));
+    }
+
+    #[test]
+    fn many_quick_requests_are_no_reason_to_go_elsewhere() {
+        let (mut times, mut now) = (ReplyTimes::default(), 1_000);
+        for _ in 0..100 {
+            serve(&mut times, &mut now, 2_000, 5);
+        }
+        times.begin(now);
+        assert_eq!(times.load(now + 1_000, 2_000), Load::Light);
+    }
+
+    #[test]
+    fn a_few_slow_ones_are() {
+        let (mut times, mut now) = (ReplyTimes::default(), 1_000);
+        serve(&mut times, &mut now, 1, 1);
+        for _ in 0..20 {
+            serve(&mut times, &mut now, 15, 330);
+        }
+        times.begin(now);
+        assert!(matches!(times.load(now + 100, 15), Load::Heavy(2_000..)));
+        assert_eq!(times.load(now + 100, 1), Load::Light);
+        assert_eq!(times.load(now + 100_000, 0), Load::Light);
+    }
+
+    #[test]
+    fn one_that_does_not_answer_is_silent_but_not_while_bytes_travel() {
+        let (mut times, mut now) = (ReplyTimes::default(), 1_000);
+        serve(&mut times, &mut now, 1, 1);
+        times.begin(now);
+        assert_eq!(times.load(now + 3_000, 1), Load::Light);
+        assert_eq!(times.load(now + 10_000, 1), Load::Silent(10_000));
+
+        let mut far = ReplyTimes::default();
+        far.begin(0);
+        assert_eq!(far.load(50_000, 1), Load::Light);
+        far.answered(50_000, 1, Some(0));
+        far.begin(60_000);
+        assert_eq!(far.load(110_000, 1), Load::Light);
+        assert_eq!(far.load(200_000, 1), Load::Silent(140_000));
+    }
+
+    #[test]
+    fn a_far_server_is_not_taken_for_a_slow_one() {
+        let (mut times, mut now) = (ReplyTimes::default(), 0);
+        for _ in 0..100 {
+            let asked = now;
+            times.begin(asked);
+            now += 50_000;
+            times.answered(now, 16, Some(asked));
+        }
+        times.begin(now);
+        assert_eq!(times.load(now + 1_000, 1_000), Load::Light);
+    }
+}

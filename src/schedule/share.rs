@@ -1,0 +1,171 @@
+//! A client's share of a shared connection: how many of its requests may be at the server at once.
+//!
+//! Pure: it is told how long the server took. What a client has sent stands before whatever others send next, and cannot be
+//! taken back when it leaves; so it sends no more than the server answers in `SHARE_MICROS`, and the rest of its pipeline
+//! waits with respool. Directly the server takes 16 KiB of one client's requests at a time, some 180 scripts.
+
+use super::reply_times::blend;
+
+/// The server's time that one client's requests may be worth.
+const SHARE_MICROS: u64 = 5_000;
+
+/// So many may always be there: who sends no more at once is not measured at all.
+const FEWEST: u32 = 16;
+
+/// So many before the first of them was answered.
+const FIRST: u32 = 64;
+
+/// The most, however quick they were before, while others use the connection: the next may be slow.
+const MOST_BESIDE_OTHERS: u64 = 256;
+
+/// The most while nobody else does. Redis answers some 450 GETs at a time, so that it always has the next at hand.
+const MOST_ALONE: u64 = 1_024;
+
+/// Who else uses the connection.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Company {
+    /// Nobody has lately.
+    Alone,
+    /// Somebody has.
+    Others,
+}
+
+/// One client's share.
+#[derive(Debug, Clone, Copy)]
+pub struct Share {
+    /// What one of its replies takes the server, in nanoseconds; 0: not known.
+    cost_nanos: u32,
+    window: u32,
+}
+
+impl Default for Share {
+    fn default() -> Self {
+        Self {
+            cost_nanos: 0,
+            window: FIRST,
+        }
+    }
+}
+
+impl Share {
+    /// How many of its requests may be at the server.
+    #[inline]
+    pub fn window(self) -> u32 {
+        self.window
+    }
+
+    /// Whether the share may matter to a client with so many requests at the server. It does not where each has sixteen of
+    /// them, as pools of pipelining clients have, once that many were seen to be quick.
+    #[inline]
+    pub fn matters(self, outstanding: u32) -> bool {
+        outstanding >= FEWEST && outstanding >= self.window / 4
+    }
+
+    /// `replies` of its requests were answered, for which the server was busy for `spent_micros`. The window follows at
+    /// once when it shrinks; it grows by what was answered, so that requests that turn slow are noticed in time. What is
+    /// under way for `round_trip_micros` keeps nobody waiting and comes on top.
+    pub fn answered(
+        &mut self,
+        replies: u32,
+        spent_micros: u64,
+        round_trip_micros: u64,
+        company: Company,
+    ) {
+        let each = spent_micros * 1000 / u64::from(replies.max(1));
+        let cost = match self.cost_nanos {
+            0 => each,
+            known => blend(u64::from(known), spent_micros, u64::from(replies)),
+        };
+        self.cost_nanos = u32::try_from(cost.max(1)).unwrap_or(u32::MAX);
+        let most = round_trip_micros
+            + match company {
+                Company::Alone => MOST_ALONE,
+                Company::Others => MOST_BESIDE_OTHERS,
+            };
+        let worth = (SHARE_MICROS + round_trip_micros) * 1000 / u64::from(self.cost_nanos);
+        let worth = u32::try_from(worth.min(most)).unwrap_or(u32::MAX);
+        self.window = worth.min(self.window.saturating_add(replies)).max(FEWEST);
+    }
+}
+
+/// With so many requests outstanding who may have `most` goes on: a quarter of them is sent at a time, while the server is
+/// busy with the rest.
+#[inline]
+pub fn goes_on_at(most: u32) -> u32 {
+    most - (most / 4).max(1).min(most)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    /// A client with an endless pipeline of requests that take the server `cost_micros` each: what stands before others.
+    fn settle(share: &mut Share, cost_micros: u64, company: Company, rounds: usize) -> u64 {
+        let mut most = 0;
+        for _ in 0..rounds {
+            let window = share.window();
+            most = most.max(u64::from(window) * cost_micros);
+            share.answered(window, u64::from(window) * cost_micros, 0, company);
+        }
+        most
+    }
+
+    #[test]
+    fn slow_requests_are_worth_their_share_of_time() {
+        let mut share = Share::default();
+        let most = settle(&mut share, 330, Company::Others, 50);
+        assert_eq!(share.window(), FEWEST);
+        assert!(most <= u64::from(FIRST) * 330, "{most} microseconds");
+
+        let mut share = Share::default();
+        settle(&mut share, 100, Company::Others, 50);
+        assert!((45..=50).contains(&share.window()), "{share:?}");
+    }
+
+    #[test]
+    fn quick_requests_are_held_back_by_nothing_but_the_most() {
+        let mut share = Share::default();
+        settle(&mut share, 1, Company::Alone, 10);
+        assert_eq!(share.window(), 1_024);
+        settle(&mut share, 1, Company::Others, 1);
+        assert_eq!(share.window(), 256);
+    }
+
+    #[test]
+    fn requests_that_turn_slow_are_noticed_in_the_first_window() {
+        let mut share = Share::default();
+        settle(&mut share, 1, Company::Others, 100);
+        let most = settle(&mut share, 330, Company::Others, 1);
+        assert!(most <= 256 * 330);
+        settle(&mut share, 330, Company::Others, 3);
+        assert!(share.window() <= 2 * FEWEST, "{share:?}");
+    }
+
+    #[test]
+    fn a_far_server_is_kept_busy() {
+        let mut share = Share::default();
+        for _ in 0..100 {
+            let window = share.window();
+            share.answered(window, u64::from(window), 50_000, Company::Others);
+        }
+        assert!(share.window() >= 50_000, "{share:?}");
+    }
+
+    proptest! {
+        #[test]
+        fn the_window_is_never_too_small_nor_grows_past_what_was_answered(
+            reads in prop::collection::vec((0u32..5_000, 0u64..2_000_000, 0u64..200_000, any::<bool>()), 1..200),
+        ) {
+            let mut share = Share::default();
+            for (replies, spent, round_trip, alone) in reads {
+                let before = share.window();
+                let company = if alone { Company::Alone } else { Company::Others };
+                share.answered(replies, spent, round_trip, company);
+                prop_assert!(share.window() >= FEWEST);
+                prop_assert!(share.window() <= before.max(FEWEST).saturating_add(replies));
+                prop_assert!(goes_on_at(share.window()) < share.window());
+            }
+        }
+    }
+}

@@ -1,0 +1,83 @@
+//! What a request sent on a connection now would wait for there.
+
+use super::super::traffic::{Due, Inner};
+use super::Link;
+use crate::schedule::{Company, Load};
+
+/// Bytes that the kernel has not taken weigh as a millisecond each time there are so many of them.
+const BEHIND_BYTES: usize = 64 * 1024;
+
+/// Who has used a connection within so long still uses it.
+const LATELY_MICROS: u64 = 100_000;
+
+impl Link {
+    /// Microseconds that a request sent on it now would wait for what is due there, if another connection would spare it
+    /// that; 0: it would not.
+    #[inline]
+    pub fn load(&self) -> u64 {
+        let inner = self.inner.borrow();
+        let behind = (inner.out.len() - inner.written) / BEHIND_BYTES;
+        let now = self.thread.clock.now_micros();
+        let load = inner.times.load(now, inner.due_count as u64);
+        behind as u64 * 1000
+            + match load {
+                Load::Light => 0,
+                Load::Heavy(micros) => micros,
+                // In a long turn of this thread a reply may have arrived that was not read yet.
+                Load::Silent(_) if self.has_arrived() => 0,
+                Load::Silent(micros) => micros,
+            }
+    }
+
+    /// The shortest time that a request and its reply were under way on it.
+    #[inline]
+    pub fn round_trip_micros(&self) -> u64 {
+        self.inner.borrow().times.round_trip_micros()
+    }
+
+    /// Whether the socket is known to have bytes to read. It costs no system call.
+    fn has_arrived(&self) -> bool {
+        let socket = self.socket.borrow();
+        socket.as_ref().is_some_and(|socket| socket.has_arrived())
+    }
+}
+
+impl Inner {
+    /// When the reply due first was asked for, as far as that is known.
+    #[inline]
+    pub(in super::super) fn asked_micros(&self) -> Option<u64> {
+        match self.due.front() {
+            Some(Due::Client { sent_micros, .. } | Due::Own { sent_micros, .. }) => {
+                Some(*sent_micros)
+            }
+            None => None,
+        }
+    }
+
+    /// A read has been handed out; before it `due` replies were due, the first of them asked for at `asked_micros`.
+    #[inline]
+    pub(in super::super) fn measure(&mut self, now: u64, due: usize, asked_micros: Option<u64>) {
+        let replies = due - self.due_count;
+        if replies > 0 {
+            let spent = self.times.answered(now, replies as u64, asked_micros);
+            if !self.charged.is_empty() {
+                self.charge(now, spent);
+            }
+        }
+    }
+
+    /// Charges those with long pipelines for the time that the server was busy with this read. What each of them has caused
+    /// is not told apart: one read holds the replies of many. In equal parts, a client with few slow requests is not
+    /// overlooked beside one with many quick ones.
+    fn charge(&mut self, now: u64, spent: u64) {
+        let company = match self.mixed_micros {
+            Some(mixed) if now.saturating_sub(mixed) < LATELY_MICROS => Company::Others,
+            _ => Company::Alone,
+        };
+        let round_trip = self.times.round_trip_micros();
+        let part = spent / self.charged.len() as u64;
+        for (outlet, replies) in self.charged.drain(..) {
+            outlet.charge(replies, part, round_trip, company);
+        }
+    }
+}

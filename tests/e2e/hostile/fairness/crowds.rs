@@ -1,0 +1,52 @@
+//! What a command costs respool when very many clients want the same: the same as when few do.
+
+use std::fs;
+
+use crate::harness::{Client, Redis, Respool, Value, encode, eventually};
+
+/// Processor time that respool has used, in clock ticks.
+fn cpu_ticks(respool: &Respool) -> u64 {
+    let stat = fs::read_to_string(format!("/proc/{}/stat", respool.pid())).expect("it runs");
+    let fields = stat.rsplit(')').next().expect("its name ends");
+    let fields: Vec<&str> = fields.split_whitespace().collect();
+    let number = |at: usize| fields[at].parse::<u64>().expect("a number");
+    number(11) + number(12)
+}
+
+/// Processor time of one request, in ticks, when all of `clients` send `request` at once, again and again.
+fn cost(respool: &Respool, clients: &mut [Client], request: &[u8], operations: usize) -> f64 {
+    let rounds = operations.div_ceil(clients.len());
+    let before = cpu_ticks(respool);
+    for _ in 0..rounds {
+        clients.iter_mut().for_each(|client| client.send(request));
+        for client in &mut *clients {
+            assert_eq!(client.reply(), Value::ok());
+        }
+    }
+    (cpu_ticks(respool) - before) as f64 / (rounds * clients.len()) as f64
+}
+
+#[test]
+fn a_large_write_costs_no_more_with_thousands_of_clients() {
+    const FEW: usize = 50;
+    const MANY: usize = 4_000;
+    let redis = Redis::start(&[]);
+    let respool = Respool::with(&redis)
+        .top("workers = 1")
+        .limits(&format!("max_clients = {}", MANY + 10))
+        .start();
+    let mut clients: Vec<Client> = (0..MANY).map(|_| respool.client()).collect();
+    eventually(
+        || respool.clients_of("default") == MANY,
+        "all clients are there",
+    );
+    let value = vec![b'v'; 50_000];
+    let request = encode(&[&b"SET"[..], b"k", &value]);
+    let few = cost(&respool, &mut clients[..FEW], &request, 2 * MANY);
+    let many = cost(&respool, &mut clients, &request, 2 * MANY);
+    eprintln!("ticks a write: {few:.5} with {FEW} clients, {many:.5} with {MANY}");
+    assert!(
+        many <= 2.0 * few,
+        "a write costs {few:.5} ticks with {FEW} clients and {many:.5} with {MANY}"
+    );
+}
