@@ -283,8 +283,11 @@ impl Upstream {
         idle_pins
             .iter()
             .for_each(|link| link.ping_if_idle(upstream.ping_interval));
-        if is_unheard(ASKED_AFTER) && all().any(|link| link.is_unheard_for(ASKED_AFTER)) {
-            self.ask_anew(shared.iter().chain(idle_pins.iter()), ASKED_EVERY);
+        // Often enough to be answered before anything is suspected, however short that is.
+        let after = ASKED_AFTER.min(limits.reply / 4);
+        if is_unheard(after) && all().any(|link| link.is_unheard_for(after)) {
+            let every = ASKED_EVERY.min(limits.reply / 4);
+            self.ask_anew(shared.iter().chain(idle_pins.iter()), every);
         }
         drop(idle_pins);
         self.look_for_pause();
