@@ -1,4 +1,7 @@
 //! Replies of the server: where one ends, told from bytes that arrive in any pieces, without keeping any of them.
+//!
+//! Invariant: a line ends at CRLF and at nothing else, as every client library reads it. A CR or an LF that stands alone is a
+//! part of it, so that text of a client which the server repeats in an error cannot make a frame of its own by one of them.
 
 use memchr::memchr;
 
@@ -29,14 +32,25 @@ pub struct ReplyScanner {
     elements: u64,
     /// Body bytes of the element under way not yet seen, its line end included.
     body: u64,
-    /// Inside a simple string, error or number whose line has not ended.
-    line: bool,
+    line: Line,
+}
+
+/// Where a simple string, an error or a number stands.
+#[derive(Debug, Default, Clone, Copy, PartialEq, Eq)]
+enum Line {
+    /// None is under way.
+    #[default]
+    Ended,
+    /// Its line has not ended.
+    Open,
+    /// Its line has not ended, and its last byte so far is a CR.
+    AfterReturn,
 }
 
 impl ReplyScanner {
     /// Whether the next byte starts a frame.
     pub fn at_boundary(&self) -> bool {
-        self.elements == 0 && self.body == 0 && !self.line
+        self.elements == 0 && self.body == 0 && self.line == Line::Ended
     }
 
     /// Looks at the bytes behind those it has used so far; starts a frame where none is under way. A length or a count is
@@ -63,9 +77,7 @@ impl ReplyScanner {
         let mut at = 0;
         loop {
             if self.body > 0 {
-                let here = ((buf.len() - at) as u64).min(self.body);
-                self.body -= here;
-                at += here as usize;
+                at += self.skip_body(&buf[at..])?;
                 if self.body > 0 {
                     return Ok(Advance {
                         used: at,
@@ -73,9 +85,9 @@ impl ReplyScanner {
                     });
                 }
             }
-            if self.line {
-                match memchr(b'\n', &buf[at..]) {
-                    Some(length) => at += length + 1,
+            if self.line != Line::Ended {
+                match self.line_end(&buf[at..]) {
+                    Some(length) => at += length,
                     None => {
                         return Ok(Advance {
                             used: buf.len(),
@@ -83,7 +95,6 @@ impl ReplyScanner {
                         });
                     }
                 }
-                self.line = false;
             }
             if self.elements == 0 {
                 return Ok(Advance {
@@ -100,10 +111,10 @@ impl ReplyScanner {
             match kind {
                 b'+' | b'-' | b':' | b'_' | b'#' | b',' | b'(' => {
                     self.elements -= 1;
-                    self.line = true;
+                    self.line = Line::Open;
                 }
                 b'$' | b'*' | b'~' | b'>' | b'%' | b'|' | b'=' | b'!' => match header(buf, at) {
-                    Header::Line { value, after } => {
+                    Header::Line { value, after } if buf[after - 1] == b'\n' => {
                         self.announced(kind, value)?;
                         at = after;
                     }
@@ -118,6 +129,50 @@ impl ReplyScanner {
                 _ => return Err(Malformed),
             }
         }
+    }
+
+    /// Passes over body bytes, whose last two are a line end. Returns how many.
+    #[inline]
+    fn skip_body(&mut self, buf: &[u8]) -> Result<usize, Malformed> {
+        let here = (buf.len() as u64).min(self.body);
+        let behind = self.body - here;
+        // The line end may arrive in two pieces.
+        let is_end = match (behind, &buf[..here as usize]) {
+            (0, [.., b'\r', b'\n']) => true,
+            (0, [b'\n']) => self.body == 1,
+            (1, [.., last]) => *last == b'\r',
+            (0, _) => false,
+            _ => true,
+        };
+        if !is_end {
+            return Err(Malformed);
+        }
+        self.body = behind;
+        Ok(here as usize)
+    }
+
+    /// How many bytes of `buf` the line under way has still; `None`: it goes on behind them.
+    #[inline]
+    fn line_end(&mut self, buf: &[u8]) -> Option<usize> {
+        if self.line == Line::AfterReturn && buf.first() == Some(&b'\n') {
+            self.line = Line::Ended;
+            return Some(1);
+        }
+        let mut from = 0;
+        while let Some(length) = memchr(b'\n', &buf[from..]) {
+            let at = from + length;
+            from = at + 1;
+            if at > 0 && buf[at - 1] == b'\r' {
+                self.line = Line::Ended;
+                return Some(from);
+            }
+        }
+        match buf.last() {
+            Some(b'\r') => self.line = Line::AfterReturn,
+            Some(_) => self.line = Line::Open,
+            None => {}
+        }
+        None
     }
 
     /// Takes in an element that announced a length or a count.
@@ -155,6 +210,9 @@ mod tests {
     const FRAMES: &[&str] = &[
         "+OK\r\n",
         "-ERR no\r\n",
+        "-ERR a\nb\rc\n\rd\r\re\r\n",
+        "+\n\r\n",
+        "-\r\r\n",
         ":-12\r\n",
         "$-1\r\n",
         "$0\r\n\r\n",
@@ -203,6 +261,12 @@ mod tests {
             "$x\r\n",
             "*9223372036854775808\r\n",
             "\r\n",
+            "$2\rXab\r\n",
+            "*1\r+a\r\n",
+            "$2\r\nabcd",
+            "$2\r\nab\n\r",
+            "$2\r\nab\rx",
+            "*1\r\n$0\r\nx\r\n",
         ] {
             assert_eq!(
                 ReplyScanner::default().advance(bytes.as_bytes()),
@@ -234,6 +298,25 @@ mod tests {
 
     proptest! {
         #[test]
+        fn a_line_ends_at_the_first_crlf_however_it_is_cut(
+            text in prop::collection::vec(prop::sample::select(b"\r\n+$8a".to_vec()), 0..40),
+            kind in prop::sample::select(b"+-:,(".to_vec()),
+            cut in 1usize..8,
+        ) {
+            let bytes: Vec<u8> = [&[kind][..], &text, b"\r\n"].concat();
+            let end = bytes.windows(2).position(|pair| pair == b"\r\n").unwrap() + 2;
+            let (mut scanner, mut at) = (ReplyScanner::default(), 0);
+            loop {
+                let to = (at + cut).min(bytes.len());
+                let step = scanner.advance(&bytes[at..to]).unwrap();
+                at += step.used;
+                if step.complete { break; }
+                prop_assert_eq!(at, to);
+            }
+            prop_assert_eq!(at, end);
+        }
+
+        #[test]
         fn pieces_make_no_difference(
             picks in prop::collection::vec(0..FRAMES.len(), 1..20),
             cuts in prop::collection::vec(1usize..9, 1..50),
@@ -262,11 +345,10 @@ mod tests {
             prop::sample::select(b"+-:$*012\r\nab".to_vec()), 0..24)) {
             use redis_protocol::resp2::decode::decode;
             // Redis' own replies never hold a length of -0 or a sign, which the oracle lets pass; those are left out.
+            // The oracle ends a bulk without looking at the bytes behind it, and a line at the first CR.
             if let Ok(Some((_, used))) = decode(&bytes)
                 && let Ok(step) = ReplyScanner::default().advance(&bytes)
-                && !bytes[..used].windows(2).any(|pair| pair == b"\n\n" || pair == b"\r\r")
-                && bytes[..used].split(|&b| b == b'\n').all(|line| line.is_empty() || line.ends_with(b"\r"))
-                && !bytes[..used].windows(2).any(|pair| pair[0] == b'\r' && pair[1] != b'\n')
+                && !bytes[..used].windows(2).any(|pair| (pair[0] == b'\r') != (pair[1] == b'\n'))
             {
                 prop_assert_eq!(step, Advance { used, complete: true });
             }

@@ -1,7 +1,8 @@
 //! Requests of clients: where one ends and what it asks, told from bytes that arrive in any pieces.
 //!
-//! Invariant: validates at least as strictly as Redis (`processMultibulkBuffer`, 7.0), so that a request which passed can
-//! not make the server close the connection it travels on.
+//! Invariant: validates at least as strictly as any server that is supported (`processMultibulkBuffer` of Redis 6.2 to 8.2
+//! and Valkey 8.1 to 9.1), so that a request which passed can not make the server close the connection it travels on. Every
+//! line and every argument ends with CRLF, which Valkey demands and Redis takes unseen.
 
 use std::fmt;
 use std::ops::Range;
@@ -15,6 +16,9 @@ const MAX_ARGUMENTS: i64 = i32::MAX as i64;
 
 /// Longest argument in bytes: the default of Redis' `proto-max-bulk-len`.
 const MAX_ARGUMENT: usize = 512 * 1024 * 1024;
+
+/// What ends a line, and an argument.
+const LINE_END: &[u8] = b"\r\n";
 
 /// What a request may measure.
 #[derive(Debug, Clone, Copy)]
@@ -74,6 +78,8 @@ pub enum Violation {
     InlineLine,
     /// An inline request with a quote that is not closed.
     UnbalancedQuotes,
+    /// A line or an argument that does not end with CRLF.
+    LineEnd,
 }
 
 impl fmt::Display for Violation {
@@ -89,12 +95,13 @@ impl fmt::Display for Violation {
             Self::InlineLine => "too big inline request",
             Self::UnbalancedQuotes => "unbalanced quotes in request",
             Self::ExpectedBulk(_) => "expected '$', got ",
+            Self::LineEnd => "invalid CRLF in request",
         })
     }
 }
 
 impl Violation {
-    /// The error reply as Redis 7.0 writes it.
+    /// The error reply as Redis 7.0 writes it, or Valkey, where only that has one.
     pub fn reply(self) -> Vec<u8> {
         let mut text = format!("-ERR {self}").into_bytes();
         if let Self::ExpectedBulk(found) = self {
@@ -150,6 +157,8 @@ pub struct RequestScanner {
     count: u32,
     /// Length of the first argument, the command's name, once known.
     name: Range<usize>,
+    /// What stands at `next` is the end of an argument, not a line.
+    is_at_end: bool,
 }
 
 impl RequestScanner {
@@ -167,12 +176,27 @@ impl RequestScanner {
                 Some(found) => return found,
             }
         }
-        while self.left > 0 {
+        loop {
+            if self.is_at_end {
+                match buf.get(self.next..self.next + LINE_END.len()) {
+                    Some(end) if end == LINE_END => {}
+                    Some(_) => return Scan::Violation(Violation::LineEnd),
+                    None => return Scan::Incomplete,
+                }
+                self.next += LINE_END.len();
+                self.is_at_end = false;
+            }
+            if self.left == 0 {
+                break;
+            }
             if self.next >= buf.len() {
                 return Scan::Incomplete;
             }
             match header(buf, self.next) {
                 Header::Line { value, after } if buf[self.next] == b'$' => {
+                    if buf[after - 1] != b'\n' {
+                        return Scan::Violation(Violation::LineEnd);
+                    }
                     if let Some(violation) = self.length_violation(value, after, bounds) {
                         return Scan::Violation(violation);
                     }
@@ -180,7 +204,8 @@ impl RequestScanner {
                     if self.left == self.count {
                         self.name = after..end;
                     }
-                    self.next = end + 2;
+                    self.next = end;
+                    self.is_at_end = true;
                     self.left -= 1;
                 }
                 Header::Incomplete if buf.len() - self.next > MAX_LINE => {
@@ -192,9 +217,6 @@ impl RequestScanner {
                 }
                 _ => return Scan::Violation(Violation::BulkLength),
             }
-        }
-        if self.next > buf.len() {
-            return Scan::Incomplete;
         }
         let length = self.next;
         *self = Self {
@@ -211,7 +233,8 @@ impl RequestScanner {
 
     /// Bytes the request is known to measure so far, those not arrived and those taken away included.
     pub fn extent(&self) -> usize {
-        self.gone + self.next
+        let end = if self.is_at_end { LINE_END.len() } else { 0 };
+        self.gone + self.next + end
     }
 
     /// Whether a multibulk request has begun and not ended.
@@ -219,7 +242,8 @@ impl RequestScanner {
         self.count > 0
     }
 
-    /// Of `available` bytes of a request under way, how many hold no line that is still to be read whole.
+    /// Of `available` bytes of a request under way, how many hold no line, and no end of an argument, that is still to be
+    /// read whole.
     pub fn settled(&self, available: usize) -> usize {
         self.next.min(available)
     }
@@ -234,6 +258,12 @@ impl RequestScanner {
     #[inline]
     fn count_line(&mut self, buf: &[u8], bounds: &Bounds) -> Option<Scan> {
         match header(buf, 0) {
+            // Where both are wrong, Redis names the number, and Valkey too.
+            Header::Line { value, after }
+                if buf[after - 1] != b'\n' && value <= bounds.arguments =>
+            {
+                Some(Scan::Violation(Violation::LineEnd))
+            }
             Header::Line {
                 value,
                 after: length,
