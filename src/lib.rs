@@ -21,6 +21,8 @@ pub mod budget;
 
 pub mod auth;
 
+pub mod exchange;
+
 pub mod session;
 
 pub mod silence;

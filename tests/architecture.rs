@@ -16,6 +16,7 @@ const ORDER: &[&str] = &[
     "admission",
     "budget",
     "auth",
+    "exchange",
     "session",
     "silence",
     "schedule",

@@ -32,8 +32,8 @@ impl Client {
         };
         let mut sent = 0;
         for unsent in self.outlet.take_unsent() {
-            link.send_again(&self.outlet, &unsent);
             sent += unsent.count;
+            link.send_again(&self.outlet, unsent);
         }
         // Counted when all are sent: counting may change the connection's state behind them.
         self.site.upstream.served(&link, sent);

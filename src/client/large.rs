@@ -6,10 +6,11 @@
 use std::io;
 use std::rc::Rc;
 
+use super::raw::leaves_no_trace;
 use super::requests::Next;
 use super::task::{Client, Wait};
 use crate::budget::UploadPace;
-use crate::command::{Delays, Learned, PinReason, Way, lookup, spec, writes};
+use crate::command::{Delays, Learned, PinReason, lookup, spec, writes};
 use crate::config::Role;
 use crate::resp::{Bounds, Scan, Violation};
 use crate::session::READ_ONLY;
@@ -166,6 +167,7 @@ impl Client {
         let settled = self.scanner.settled(data.len());
         let kind = (Kind::Plain, Delays::of(command));
         link.send_through(&self.outlet, &data[..settled], kind, show);
+        self.doubt_large(&link, command);
         link.set_partial(true);
         self.streaming = Some(true);
         let pace = UploadPace::new(self.site.thread.clock.now_micros());
@@ -182,10 +184,10 @@ impl Client {
             None => {
                 !deny.is_some_and(|deny| deny.denies_unknown(name))
                     && !name.contains(&0)
-                    && learned.is_none_or(|learned| learned.way(name) == Way::Shared)
+                    && learned.is_none_or(|learned| leaves_no_trace(learned.way(name)))
             }
             Some(id) => {
-                spec(id).way == Way::Shared
+                leaves_no_trace(spec(id).way)
                     && !crate::command::is_container(id)
                     && crate::command::transaction(id).is_none()
                     && !deny.is_some_and(|deny| deny.denies(id))

@@ -3,8 +3,8 @@
 //! `task` is one client's life; `requests` cuts what it sent and forwards it, `sharing` to which shared connection; `pinned` is what needs a connection of its
 //! own, `queued` what such a connection holds inside MULTI, `tracking` CLIENT TRACKING, `subscribed` subscriptions; `waiting` is
 //! who stands in line with other blocked clients; `local` is what respool answers itself, `login` AUTH and HELLO among it; `held` is
-//! who was rejected; `large` is a request too large to share; `leaving` notices clients that leave while they wait, `timers` those
-//! that take too long, and `closes` says why respool closed one.
+//! who was rejected; `large` is a request too large to share, `raw` one that may be answered with more than a reply; `leaving`
+//! notices clients that leave while they wait, `timers` those that take too long, and `closes` says why respool closed one.
 
 mod again;
 mod closes;
@@ -18,6 +18,7 @@ mod login;
 mod pausing;
 mod pinned;
 mod queued;
+mod raw;
 mod requests;
 mod room;
 mod sharing;

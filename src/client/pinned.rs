@@ -198,7 +198,10 @@ impl Client {
         self.line = None;
         let blocks = matches!(
             reason,
-            PinReason::Blocking | PinReason::BlockingOption | PinReason::Learned
+            PinReason::Blocking
+                | PinReason::BlockingOption
+                | PinReason::Learned
+                | PinReason::Unlisted
         );
         if blocks && self.outlet.outstanding() > 0 {
             // Alone at the front, so that it is seen to block, and is unblocked, when the client leaves.
@@ -210,6 +213,7 @@ impl Client {
             PinReason::Pause if !self.pin_use.in_multi => {
                 return self.pause(&link, request, command);
             }
+            PinReason::RawError => return self.raw_error(&link, request, command),
             PinReason::Monitor => {
                 // Its reply tells whether what follows on the connection are the commands of everybody.
                 self.wait = Wait::Answers;
@@ -219,7 +223,11 @@ impl Client {
                 // The connection may be in another database: nothing else may follow on it.
                 self.wait = Wait::Answers;
             }
-            PinReason::Admin | PinReason::Learned => self.pin_use.leaves_traces = true,
+            PinReason::Admin | PinReason::Learned | PinReason::Unlisted => {
+                link.doubt();
+                self.pin_use.leaves_traces = true;
+            }
+            PinReason::ReplicaScript => link.doubt(),
             _ => {}
         }
         let kind = if blocks {

@@ -16,7 +16,7 @@ use crate::upstream::{Kind, Link, OwnReply};
 impl Client {
     /// What a plain request on the pinned connection is: inside MULTI the server queues it.
     pub(super) fn queued_kind(&self) -> Kind {
-        if self.pin_use.in_multi {
+        if self.pin_use.in_multi || self.outlet.transaction().open {
             Kind::Verb(Verb::Queue)
         } else {
             Kind::Plain

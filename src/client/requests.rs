@@ -290,9 +290,10 @@ impl Client {
                 self.on_pin(PinReason::LargeRequest, request, routed.command)
             }
             Route::Shared if self.pin.is_none() => {
-                let delays = Delays::of(routed.command);
-                self.on_shared(request.bytes(), 1, routed.command, delays)
+                let kind = (Kind::Plain, Delays::of(routed.command));
+                self.on_shared(request.bytes(), 1, routed.command, kind)
             }
+            Route::Fenced => self.fenced(request, routed.command),
             Route::Shared => self.on_pin(PinReason::LargeRequest, request, routed.command),
             Route::Transaction(verb) => {
                 self.transaction(verb, request, rest, routed.command, learned)
@@ -355,7 +356,7 @@ impl Client {
         }
         if !is_opening {
             // Without a transaction these leave no trace.
-            return self.on_shared(request.bytes(), 1, command, Delays::NONE);
+            return self.on_shared(request.bytes(), 1, command, (Kind::Plain, Delays::NONE));
         }
         if verb == Tx::Multi {
             let most_bytes = self.site.thread.settings().upstream.max_shared_request;
@@ -364,14 +365,16 @@ impl Client {
                 .saturating_sub(self.outlet.outstanding());
             let denied = self.site.denied(self.group());
             let rules = self.rules(denied.as_deref(), learned);
-            let shares = self.session.reply != crate::session::ReplyMode::SkipNext;
+            let shares =
+                self.session.reply != crate::session::ReplyMode::SkipNext && self.blocks_end();
             match block(rest, most_bytes, most, &rules) {
                 Block::Whole {
                     length,
                     count,
                     delays,
                 } if shares => {
-                    return match self.on_shared(&rest[..length], count, command, delays) {
+                    let kind = (Kind::Block, delays);
+                    return match self.on_shared(&rest[..length], count, command, kind) {
                         Next::Used(_) => Next::Used(length),
                         next => next,
                     };
@@ -390,7 +393,7 @@ impl Client {
         bytes: &[u8],
         count: u32,
         command: Option<CommandId>,
-        delays: Delays,
+        (kind, delays): (Kind, Delays),
     ) -> Next {
         if !self.has_share_for(count) {
             return Next::Wait;
@@ -407,7 +410,7 @@ impl Client {
             return Next::Wait;
         };
         let show = self.show();
-        link.send(&self.outlet, bytes, count, (Kind::Plain, delays), show);
+        link.send(&self.outlet, bytes, count, (kind, delays), show);
         self.site.upstream.served(&link, count);
         self.count(count, command);
         Next::Used(bytes.len())

@@ -91,7 +91,8 @@ impl Client {
         };
         if self.pin.is_none() && changes_nothing {
             // Where tracking is off, as on every shared connection, these leave no trace.
-            return self.on_shared(request.bytes(), 1, command, Delays::of(command));
+            let kind = (Kind::Plain, Delays::of(command));
+            return self.on_shared(request.bytes(), 1, command, kind);
         }
         let link = match self.pin_with_room(PinReason::Tracking) {
             Ok(link) => link,

@@ -22,11 +22,14 @@ const NEEDS_ITS_OWN: [&[u8]; 6] = [
 
 /// Of the commands that the table does not know, those that may not share a connection and those that write.
 ///
-/// The default has learned nothing, and shares what it does not know.
+/// What the server does not know either has a connection of its own too. `COMMAND` tells the names that commands were born with
+/// (`rename-command MULTI TX` leaves `multi` in it), so that it may be any command: a MULTI that others' requests would end up in.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Learned {
     /// In lower case and sorted.
     pinned: Vec<Vec<u8>>,
+    /// All names but those of the table; in lower case and sorted.
+    names: Vec<Vec<u8>>,
     /// With their arity; in lower case, a subcommand as `box|put`, and sorted.
     writes: Vec<(Vec<u8>, i64)>,
 }
@@ -50,10 +53,14 @@ impl Learned {
     /// [`NotCommands`] when it is none.
     pub fn from_command_reply(frame: &[u8]) -> Result<Self, NotCommands> {
         let mut reply = Walker { rest: frame };
-        let (mut pinned, mut writes) = (Vec::new(), Vec::new());
+        let (mut pinned, mut names, mut writes) = (Vec::new(), Vec::new(), Vec::new());
         for _ in 0..reply.aggregate()? {
             let entry = reply.entry(&mut writes)?;
-            if entry.needs_its_own && lookup_full(entry.name).is_none() {
+            if lookup_full(entry.name).is_some() {
+                continue;
+            }
+            names.push(entry.name.to_ascii_lowercase());
+            if entry.needs_its_own {
                 pinned.push(entry.name.to_ascii_lowercase());
             }
         }
@@ -62,9 +69,15 @@ impl Learned {
         }
         pinned.sort_unstable();
         pinned.dedup();
+        names.sort_unstable();
+        names.dedup();
         writes.sort_unstable();
         writes.dedup_by(|one, other| one.0 == other.0);
-        Ok(Self { pinned, writes })
+        Ok(Self {
+            pinned,
+            names,
+            writes,
+        })
     }
 
     /// Whether a request of `words` words writes, by its name and its second word, which may name a subcommand. One with too
@@ -82,19 +95,19 @@ impl Learned {
         sub.is_some_and(is_known) || is_known(name)
     }
 
-    /// How a command travels that [`super::lookup()`] does not know. What the server does not know either is shared: it
-    /// answers that it does not know it.
+    /// How a command travels that [`super::lookup()`] does not know.
     pub fn way(&self, name: &[u8]) -> Way {
         if memchr(0, name).is_some() {
             // See `Named::Torn`.
             return Way::Refused;
         }
-        if self.pinned.is_empty() {
-            return Way::Shared;
-        }
-        match self.pinned.binary_search(&name.to_ascii_lowercase()) {
-            Ok(_) => Way::Pinned(PinReason::Learned),
-            Err(_) => Way::Shared,
+        let name = name.to_ascii_lowercase();
+        if self.pinned.binary_search(&name).is_ok() {
+            Way::Pinned(PinReason::Learned)
+        } else if self.names.binary_search(&name).is_ok() {
+            Way::Fenced
+        } else {
+            Way::Pinned(PinReason::Unlisted)
         }
     }
 }
@@ -279,8 +292,15 @@ mod tests {
                 "{name}"
             );
         }
-        for name in ["ft.search", "nobody.knows.it", ""] {
-            assert_eq!(learned.way(name.as_bytes()), Way::Shared, "{name}");
+        assert_eq!(learned.way(b"FT.Search"), Way::Fenced);
+    }
+
+    #[test]
+    fn what_nobody_lists_may_be_any_command() {
+        let learned = Learned::from_command_reply(RESP2).unwrap();
+        for name in ["nobody.knows.it", "", "tx"] {
+            let way = learned.way(name.as_bytes());
+            assert_eq!(way, Way::Pinned(PinReason::Unlisted), "{name}");
         }
     }
 
@@ -308,7 +328,7 @@ mod tests {
             *10\r\n$6\r\nbm.set\r\n:-2\r\n~1\r\n+write\r\n:1\r\n:1\r\n:1\r\n~0\r\n~0\r\n~0\r\n*0\r\n";
         let learned = Learned::from_command_reply(frame).unwrap();
         assert_eq!(learned.way(b"bm.pop"), Way::Pinned(PinReason::Learned));
-        assert_eq!(learned.way(b"bm.set"), Way::Shared);
+        assert_eq!(learned.way(b"bm.set"), Way::Fenced);
         assert!(learned.writes(b"bm.set", None, 2) && learned.writes(b"bm.pop", None, 2));
     }
 

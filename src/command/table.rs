@@ -16,9 +16,9 @@ use super::way::Local::{
     Asking, Auth, Client, Hello, NumSub, Quit, Readonly, Readwrite, Reset, Select, ShardNumSub,
 };
 use super::way::PinReason::{
-    Admin, Blocking, BlockingOption, Monitor, Multi, Pause, Script, Tracking, Wait, Watch,
+    Admin, Blocking, BlockingOption, Monitor, Multi, Pause, RawError, Script, Tracking, Wait, Watch,
 };
-use super::way::Way::{Local, Pinned, Refused, Shared, Subscribed};
+use super::way::Way::{Fenced, Local, Pinned, Refused, Shared, Subscribed};
 
 macro_rules! table {
     ($($name:literal $arity:literal, $way:expr,
@@ -40,6 +40,8 @@ macro_rules! table {
 //   `transaction()` first and keeps a transaction on the connection it began on.
 // - SCRIPT DEBUG marks its connection. SCRIPT KILL and FUNCTION KILL must not stand behind the script they are to end:
 //   the server reads nothing more from the connection that a script runs for.
+// - FUNCTION LOAD answers the text of a compile error as it is, FUNCTION LIST an argument it does not know (Redis 8.2, Valkey).
+//   Scripts do with what they raise on Redis 8.2, and are too many for connections of their own.
 // - CLUSTER SYNCSLOTS makes the connection a replication link.
 table! {
     "acl" -2, Shared, [CONTAINER] [SLOW] 0 0 0;
@@ -159,29 +161,29 @@ table! {
     "discard" 1, Shared, [TRANSACTION NOSCRIPT] [FAST TRANSACTION] 0 0 0;
     "dump" 2, Shared, [READONLY] [KEYSPACE READ SLOW] 1 1 1;
     "echo" 2, Shared, [] [FAST CONNECTION] 0 0 0;
-    "eval" -3, Shared, [NOSCRIPT MOVABLE_KEYS LONG MAY_REPLICATE] [SLOW SCRIPTING] 0 0 0;
-    "eval_ro" -3, Shared, [READONLY NOSCRIPT MOVABLE_KEYS LONG] [SLOW SCRIPTING] 0 0 0;
-    "evalsha" -3, Shared, [NOSCRIPT MOVABLE_KEYS LONG MAY_REPLICATE] [SLOW SCRIPTING] 0 0 0;
-    "evalsha_ro" -3, Shared, [READONLY NOSCRIPT MOVABLE_KEYS LONG] [SLOW SCRIPTING] 0 0 0;
+    "eval" -3, Fenced, [NOSCRIPT MOVABLE_KEYS LONG MAY_REPLICATE] [SLOW SCRIPTING] 0 0 0;
+    "eval_ro" -3, Fenced, [READONLY NOSCRIPT MOVABLE_KEYS LONG] [SLOW SCRIPTING] 0 0 0;
+    "evalsha" -3, Fenced, [NOSCRIPT MOVABLE_KEYS LONG MAY_REPLICATE] [SLOW SCRIPTING] 0 0 0;
+    "evalsha_ro" -3, Fenced, [READONLY NOSCRIPT MOVABLE_KEYS LONG] [SLOW SCRIPTING] 0 0 0;
     "exec" 1, Shared, [TRANSACTION NOSCRIPT LONG MAY_REPLICATE] [SLOW TRANSACTION] 0 0 0;
     "exists" -2, Shared, [READONLY] [KEYSPACE READ FAST] 1 -1 1;
     "expire" -3, Shared, [WRITE] [KEYSPACE WRITE FAST] 1 1 1;
     "expireat" -3, Shared, [WRITE] [KEYSPACE WRITE FAST] 1 1 1;
     "expiretime" 2, Shared, [READONLY] [KEYSPACE READ FAST] 1 1 1;
     "failover" -1, Pinned(Admin), [ADMIN NOSCRIPT LONG] [ADMIN SLOW DANGEROUS] 0 0 0;
-    "fcall" -3, Shared, [NOSCRIPT MOVABLE_KEYS LONG MAY_REPLICATE] [SLOW SCRIPTING] 0 0 0;
-    "fcall_ro" -3, Shared, [READONLY NOSCRIPT MOVABLE_KEYS LONG] [SLOW SCRIPTING] 0 0 0;
+    "fcall" -3, Fenced, [NOSCRIPT MOVABLE_KEYS LONG MAY_REPLICATE] [SLOW SCRIPTING] 0 0 0;
+    "fcall_ro" -3, Fenced, [READONLY NOSCRIPT MOVABLE_KEYS LONG] [SLOW SCRIPTING] 0 0 0;
     "flushall" -1, Shared, [WRITE LONG] [KEYSPACE WRITE SLOW DANGEROUS] 0 0 0;
     "flushdb" -1, Shared, [WRITE LONG] [KEYSPACE WRITE SLOW DANGEROUS] 0 0 0;
     "function" -2, Pinned(Admin), [CONTAINER LONG] [SLOW] 0 0 0;
-    "function|delete" 3, Shared, [WRITE NOSCRIPT LONG] [WRITE SLOW SCRIPTING] 0 0 0;
+    "function|delete" 3, Pinned(RawError), [WRITE NOSCRIPT LONG] [WRITE SLOW SCRIPTING] 0 0 0;
     "function|dump" 2, Shared, [NOSCRIPT] [SLOW SCRIPTING] 0 0 0;
-    "function|flush" -2, Shared, [WRITE NOSCRIPT LONG] [WRITE SLOW SCRIPTING] 0 0 0;
+    "function|flush" -2, Pinned(RawError), [WRITE NOSCRIPT LONG] [WRITE SLOW SCRIPTING] 0 0 0;
     "function|help" 2, Shared, [] [SLOW SCRIPTING] 0 0 0;
     "function|kill" 2, Pinned(Script), [NOSCRIPT] [SLOW SCRIPTING] 0 0 0;
-    "function|list" -2, Shared, [NOSCRIPT] [SLOW SCRIPTING] 0 0 0;
-    "function|load" -3, Shared, [WRITE NOSCRIPT LONG] [WRITE SLOW SCRIPTING] 0 0 0;
-    "function|restore" -3, Shared, [WRITE NOSCRIPT LONG] [WRITE SLOW SCRIPTING] 0 0 0;
+    "function|list" -2, Pinned(RawError), [NOSCRIPT] [SLOW SCRIPTING] 0 0 0;
+    "function|load" -3, Pinned(RawError), [WRITE NOSCRIPT LONG] [WRITE SLOW SCRIPTING] 0 0 0;
+    "function|restore" -3, Pinned(RawError), [WRITE NOSCRIPT LONG] [WRITE SLOW SCRIPTING] 0 0 0;
     "function|stats" 2, Pinned(Script), [NOSCRIPT] [SLOW SCRIPTING] 0 0 0;
     "geoadd" -5, Shared, [WRITE] [WRITE GEO SLOW] 1 1 1;
     "geodist" -4, Shared, [READONLY] [READ GEO SLOW] 1 1 1;

@@ -200,6 +200,16 @@ fn what_needs_a_lent_connection() {
         ("multi", vec!["multi"]),
         ("pause", vec!["client|pause", "client|unpause"]),
         (
+            "raw_error",
+            vec![
+                "function|delete",
+                "function|flush",
+                "function|list",
+                "function|load",
+                "function|restore",
+            ],
+        ),
+        (
             "script",
             vec!["function|kill", "function|stats", "script|kill"],
         ),
@@ -216,6 +226,21 @@ fn what_needs_a_lent_connection() {
         ("watch", vec!["watch"]),
     ]);
     assert_eq!(pinned, expected);
+}
+
+#[test]
+fn what_has_a_fence_behind_it() {
+    assert_eq!(
+        travelling(|way| way == Way::Fenced),
+        [
+            "eval",
+            "eval_ro",
+            "evalsha",
+            "evalsha_ro",
+            "fcall",
+            "fcall_ro",
+        ]
+    );
 }
 
 #[test]

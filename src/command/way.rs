@@ -7,6 +7,9 @@ pub enum Way {
     Local(Local),
     /// Forwarded on a shared connection: it leaves no trace there.
     Shared,
+    /// As `Shared`, but alone, and with a fence behind it: it runs code of the client's, and the server may write its error as it
+    /// is, line ends included.
+    Fenced,
     /// Forwarded on a connection lent to the client, for this reason.
     Pinned(PinReason),
     /// One of `SUBSCRIBE`, `PSUBSCRIBE`, `SSUBSCRIBE` and their opposites.
@@ -107,11 +110,16 @@ pub enum PinReason {
     ReplicaScript,
     /// `SUBSCRIBE` and its like.
     Subscription,
+    /// The server may write line ends into the command's error: what follows such an error reaches nobody, since the connection is
+    /// closed.
+    RawError,
+    /// Neither the table nor the server's own `COMMAND` knows it: it may be any command that was given another name.
+    Unlisted,
 }
 
 impl PinReason {
     /// Every reason, in the order of the enum.
-    pub const ALL: [Self; 14] = [
+    pub const ALL: [Self; 16] = [
         Self::Watch,
         Self::Multi,
         Self::Blocking,
@@ -126,6 +134,8 @@ impl PinReason {
         Self::Learned,
         Self::ReplicaScript,
         Self::Subscription,
+        Self::RawError,
+        Self::Unlisted,
     ];
 
     /// The value of the metric's label.
@@ -145,6 +155,8 @@ impl PinReason {
             Self::Learned => "learned",
             Self::ReplicaScript => "replica_script",
             Self::Subscription => "subscription",
+            Self::RawError => "raw_error",
+            Self::Unlisted => "unlisted",
         }
     }
 }

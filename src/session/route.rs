@@ -13,6 +13,8 @@ use crate::resp::{Bounds, Request, RequestScanner, Scan};
 pub enum Route {
     /// To any shared connection in the session's state.
     Shared,
+    /// As `Shared`, but with a fence behind it: its reply may be more than one frame.
+    Fenced,
     /// A command of a transaction: to the pinned connection, or, for a MULTI that arrived whole, to a shared one.
     Transaction(Tx),
     /// To a connection lent to the client.
@@ -89,6 +91,7 @@ pub fn route(name: &[u8], request: &Request<'_>, rules: &Rules<'_>) -> Routed {
             None => Route::Shared,
             Some(verb) => Route::Transaction(verb),
         },
+        Way::Fenced => Route::Fenced,
         Way::Pinned(PinReason::BlockingOption) if !asks_to_block(request.arguments().skip(1)) => {
             Route::Shared
         }
@@ -154,11 +157,11 @@ fn route_unknown(name: &[u8], request: &Request<'_>, rules: &Rules<'_>) -> Route
     }
     match rules
         .learned
-        .map_or(Way::Shared, |learned| learned.way(name))
+        .map_or(Way::Fenced, |learned| learned.way(name))
     {
         Way::Pinned(reason) => Route::Pinned(reason),
         Way::Refused => Route::Refused(unknown_command(request)),
-        _ => Route::Shared,
+        _ => Route::Fenced,
     }
 }
 
@@ -229,7 +232,7 @@ pub fn block(buf: &[u8], most_bytes: usize, most: u32, rules: &Rules<'_>) -> Blo
         count += 1;
         match routed.route {
             Route::Transaction(Tx::Multi) if count == 1 && request.count() == 1 => {}
-            // A user without DISCARD would leave the connection in MULTI; EXEC ends it even when it is refused (7.0).
+            // A user without DISCARD would leave the connection in MULTI; EXEC ends it even when it is refused (6.2 to 9.1).
             Route::Transaction(Tx::Exec) if request.count() == 1 => {
                 return Block::Whole {
                     length: at,
@@ -301,7 +304,9 @@ mod tests {
             Route::Local(Local::Client(crate::command::ClientSub::Kill))
         );
         assert_eq!(of("POST / HTTP/1.1"), Route::Alien);
-        assert_eq!(of("json.get k"), Route::Shared);
+        assert_eq!(of("json.get k"), Route::Fenced);
+        assert_eq!(of("evalsha x 0"), Route::Fenced);
+        assert_eq!(of("function LOAD x"), Route::Pinned(PinReason::RawError));
         assert!(matches!(of("PSYNC ? -1"), Route::Refused(_)));
         assert!(
             matches!(of("multi\0x"), Route::Refused(_)),
@@ -354,6 +359,9 @@ mod tests {
             "MULTI",
             "HELLO 3",
             "EXEC now",
+            "FUNCTION LOAD x",
+            "EVAL x 0",
+            "json.get k",
         ] {
             assert_eq!(
                 ahead(&pipeline(&["MULTI", inner, "EXEC"])),
@@ -396,18 +404,16 @@ mod tests {
                 "{line}"
             );
         }
-        for line in [
-            "GET k",
-            "SET k",
-            "PFCOUNT k",
-            "PUBLISH c m",
-            "sort_ro l",
-            "eval_ro x 0",
-            "m.get k",
-            "m.put k k",
-        ] {
+        for line in ["GET k", "SET k", "PFCOUNT k", "PUBLISH c m", "sort_ro l"] {
             assert_eq!(on_replica(line, knows), Route::Shared, "{line}");
         }
+        for line in ["eval_ro x 0", "m.put k k"] {
+            assert_eq!(on_replica(line, knows), Route::Fenced, "{line}");
+        }
+        assert_eq!(
+            on_replica("m.get k", knows),
+            Route::Pinned(PinReason::Unlisted)
+        );
         for line in ["eval x 0", "EVALSHA x 0", "fcall f 0"] {
             assert_eq!(
                 on_replica(line, knows),

@@ -1,5 +1,7 @@
 //! WATCH, MULTI, EXEC and CLIENT TRACKING of one client on its pinned connection, as the server's answers tell it.
 
+use crate::exchange::ends_transaction;
+
 /// A command that changes the transaction.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Verb {
@@ -84,8 +86,8 @@ impl Transaction {
             // Inside MULTI it is only queued, and EXEC unwatches anyway.
             Verb::Unwatch if is_ok && !self.open => self.watching = false,
             Verb::Discard if is_ok => self.end(),
-            // Whatever EXEC answers ends the transaction, except outside of one, where only the error is new.
-            Verb::Exec if self.open => {
+            // Outside of one only the error is new. What EXEC itself has not said ends none: it is renamed, say.
+            Verb::Exec if self.open && ends_transaction(head) == Some(true) => {
                 let queued = std::mem::take(&mut self.queued);
                 if head.starts_with(b"*") && !head.starts_with(b"*-1") {
                     self.selected = queued;
@@ -184,7 +186,7 @@ mod tests {
             (&b"*1\r\n"[..], true),
             (b"*-1\r\n", false),
             (b"_\r\n", false),
-            (b"-EXECABORT\r\n", false),
+            (b"-EXECABORT no\r\n", false),
         ] {
             let mut tx = Transaction::default();
             tx.answered(Verb::Multi, b"+OK\r\n");
@@ -231,7 +233,7 @@ mod tests {
             (&b"*2\r\n"[..], vec![3, 9]),
             (b"*-1\r\n", vec![]),
             (b"_\r\n", vec![]),
-            (b"-EXECABORT\r\n", vec![]),
+            (b"-EXECABORT no\r\n", vec![]),
         ] {
             let mut tx = Transaction::default();
             tx.answered(Verb::Multi, b"+OK\r\n");

@@ -8,6 +8,7 @@ mod keys;
 mod load;
 mod room;
 mod through;
+mod trust;
 
 pub(super) use ending::{Ended, Leaving, Origin};
 pub use room::RoomWait;
@@ -18,6 +19,7 @@ use std::rc::Rc;
 use std::task::{Context, Poll, Waker};
 
 use ending::Closing;
+use tokio::sync::oneshot;
 
 use super::liveness::LinkPulse;
 use super::outlet::{Outlet, Unsent};
@@ -66,6 +68,10 @@ pub struct Link {
     holds: Rc<()>,
     /// The last request was CLIENT CACHING, which is for the next one.
     announces: Cell<bool>,
+    /// A reply on it may have been more than one frame.
+    is_doubtful: Cell<bool>,
+    /// Who waits to be told whether all replies were.
+    vouching: RefCell<Option<oneshot::Sender<bool>>>,
     /// A request has been sent in part: nothing but its rest may follow.
     partial: Cell<bool>,
     /// When respool's own login on it has to be renewed.
@@ -124,6 +130,8 @@ impl Link {
             monitors: Cell::new(false),
             holds: Rc::new(()),
             announces: Cell::new(false),
+            is_doubtful: Cell::new(false),
+            vouching: RefCell::default(),
             partial: Cell::new(false),
             renewal: Renewal::default(),
             closing: Cell::new(None),
@@ -219,22 +227,16 @@ impl Link {
         show: Show,
     ) {
         let inner = &mut *self.inner.borrow_mut();
+        let now = self.thread.clock.now_micros();
         let start = inner.append(bytes);
         self.announces.set(false);
         outlet.sent(count, show != Show::Hide);
-        inner.due_for(
-            outlet,
-            count,
-            (kind, delays),
-            show,
-            start,
-            self.thread.clock.now_micros(),
-        );
+        inner.due_for(outlet, count, (kind, delays), show, start, now);
         self.wake();
     }
 
     /// Sends again what another connection lost unsent; its replies have their places already.
-    pub fn send_again(&self, outlet: &Rc<Outlet>, unsent: &Unsent) {
+    pub fn send_again(&self, outlet: &Rc<Outlet>, unsent: Unsent) {
         let inner = &mut *self.inner.borrow_mut();
         let now = self.thread.clock.now_micros();
         let start = inner.append(&unsent.bytes);
@@ -244,7 +246,7 @@ impl Link {
         } else {
             Show::Hide
         };
-        let kind = (Kind::Plain, unsent.delays);
+        let kind = (unsent.kind, unsent.delays);
         inner.due_for(outlet, unsent.count, kind, show, start, now);
         self.wake();
     }
@@ -454,6 +456,9 @@ impl Link {
                     }
                 }
                 inner.is_push = buf[at] == b'>' || self.raw.get();
+                if !inner.is_push && !inner.judge_end(&buf[at..]) {
+                    break;
+                }
                 if self.monitors.get() && !inner.is_push {
                     match is_monitored(&buf[at..]) {
                         Some(is_monitored) => inner.is_push = is_monitored,
@@ -465,10 +470,11 @@ impl Link {
                 self.push(inner, &buf[at..])?
             } else {
                 match inner.due.front() {
+                    None if inner.is_distrusted => Self::drop_surplus(inner, &buf[at..])?,
                     None => return Err(invalid(unasked(&buf[at..]))),
                     Some(Due::Client {
                         outlet,
-                        kind: Kind::Plain,
+                        kind: Kind::Plain | Kind::Block,
                         show: Show::Pass,
                         ..
                     }) if outlet.is_plain() && !self.monitors.get() => {
@@ -478,6 +484,7 @@ impl Link {
                 }
             };
             at += used;
+            inner.check_offence()?;
             if !goes_on {
                 break;
             }
@@ -501,6 +508,7 @@ impl Link {
         let Some(Due::Client {
             outlet,
             count,
+            kind,
             sent_micros,
             ..
         }) = inner.due.front()
@@ -508,7 +516,10 @@ impl Link {
             return Ok((0, false));
         };
         let (mut at, mut complete, mut goes_on) = (0, 0, true);
-        while complete < *count && at < buf.len() {
+        // The end of a block is looked at before it is handed on.
+        let is_block = matches!(kind, Kind::Block) && *count > 1;
+        let most = *count - u32::from(is_block);
+        while complete < most && at < buf.len() {
             // Only these two marks need a look at where they stand.
             let is_marked = matches!(buf[at], b'>' | b'-') && inner.scanner.at_boundary();
             if is_marked && buf[at] == b'>' {
@@ -605,6 +616,7 @@ impl Link {
                 // Who asked may have gone.
                 OwnReply::Tell(sender) => drop(sender.send(bytes)),
                 OwnReply::Pong(asked) => self.thread.ponged(asked),
+                OwnReply::Fence(_) => self.fenced(&bytes),
                 OwnReply::Ignore => {}
                 OwnReply::Then(then) => then.tell(bytes),
             }

@@ -32,6 +32,7 @@ mod socket;
 mod subscription;
 mod thread;
 mod traffic;
+mod tries;
 mod waiting;
 mod wanted;
 mod whereabouts;

@@ -8,6 +8,7 @@ use std::io;
 use std::rc::Rc;
 use std::task::{Context, Poll, Waker};
 
+use super::traffic::Kind;
 use crate::command::Delays;
 use crate::memory::{Account, Frame, Holding};
 use crate::replies::Replies;
@@ -27,6 +28,8 @@ pub struct Unsent {
     pub delays: Delays,
     /// Whether their replies are shown.
     pub visible: bool,
+    /// What they are.
+    pub kind: Kind,
 }
 
 /// One client's way out.

@@ -82,7 +82,14 @@ impl Drop for Pin {
         if self.link.is_raw() || self.link.is_partial() || self.upstream.is_stopping() {
             self.link
                 .close("its client left in the middle of something");
-        } else if self.is_clear && self.link.in_flight() == 0 && !self.link.is_held() {
+        } else if self.link.is_distrusted() {
+            self.link
+                .close("what it was lent for may have been answered with more than a reply");
+        } else if self.is_clear
+            && !self.link.is_doubtful()
+            && self.link.in_flight() == 0
+            && !self.link.is_held()
+        {
             self.upstream.keep_idle(Rc::clone(&self.link));
         } else {
             let upstream = Rc::clone(&self.upstream);
@@ -339,6 +346,7 @@ impl Upstream {
             }
             let change = self.change(&link, &State::INITIAL, Change::Scrub);
             matches!(tokio::time::timeout(limit, change).await, Ok(Some(Ok(()))))
+                && matches!(tokio::time::timeout(limit, link.vouched()).await, Ok(true))
         };
         if scrubbed.await {
             self.keep_idle(link);

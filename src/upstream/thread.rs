@@ -17,9 +17,10 @@ use super::server::Server;
 use super::whereabouts::Whereabouts;
 use crate::budget::Budget;
 use crate::config::{Role, Settings};
+use crate::exchange::{Distrust, Offence};
 use crate::fanout::Audiences;
 use crate::memory::{Account, Memory};
-use crate::session::Own;
+use crate::session::{Own, State};
 use crate::telemetry::{ServerHealth, WorkerCounters};
 use crate::transport::{Clock, Connector, READ_SIZE};
 
@@ -125,6 +126,8 @@ pub struct Thread {
     pub scratch: RefCell<Box<[u8]>>,
     /// Sockets to the server that are being closed.
     pub(super) closings: Closings,
+    /// Users whose commands have ended a connection that others shared.
+    pub distrust: RefCell<Distrust>,
     shown: Shown,
 }
 
@@ -142,6 +145,7 @@ impl Thread {
             // Room for a carried first line before each read.
             scratch: RefCell::new(vec![0; READ_SIZE + 1024].into_boxed_slice()),
             closings: Closings::default(),
+            distrust: RefCell::default(),
             shown: Shown::default(),
         }
     }
@@ -149,6 +153,16 @@ impl Thread {
     /// Respool's own credentials, as the server most likely takes them; `None`: it does not authenticate.
     pub fn own(&self) -> Option<Own> {
         self.shown.by(&self.process.login())
+    }
+
+    /// Whether commands of the user of `state` that may do so are kept from connections that others share.
+    #[inline]
+    pub fn distrusts(&self, state: &State, offence: Offence) -> bool {
+        let distrust = self.distrust.borrow();
+        !distrust.is_empty() && {
+            let user = state.user.as_ref().map(|user| user.user());
+            distrust.covers(user, offence)
+        }
     }
 
     /// What the operator configured, as of the last reload this worker has heard of.

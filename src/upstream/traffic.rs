@@ -10,6 +10,7 @@ use tokio::sync::oneshot;
 use super::liveness::LinkPulse;
 use super::outlet::{Outlet, Unsent};
 use crate::command::Delays;
+use crate::exchange::{Fence, Found, Offence, ends_transaction};
 use crate::resp::{Advance, ReplyScanner};
 use crate::schedule::{ReplyTimes, RoomQueue};
 use crate::session::{Effect, Stream, Verb};
@@ -32,6 +33,12 @@ pub enum Kind {
     Verb(Verb),
     /// It may wait at the server for as long as it likes, and take an element away.
     Blocking(Popped),
+    /// The requests of a transaction that has arrived whole: the last reply must tell that it is over.
+    Block,
+    /// Its reply may be more than one frame: a fence stands behind it.
+    Fenced,
+    /// Its error may be more than one frame: what comes on the connection after one is nobody's.
+    RawError,
 }
 
 /// What the client sees of a reply.
@@ -68,6 +75,8 @@ pub enum Pace {
     Writing,
     /// It may take its time.
     Blocking,
+    /// It does, and its last reply must tell that the transaction is over that the first began.
+    Transaction,
 }
 
 /// Requests of respool's own whose replies, or their loss, somebody is told of by a call.
@@ -131,6 +140,8 @@ pub enum OwnReply {
     Tell(oneshot::Sender<Vec<u8>>),
     /// It tells that the connection is still there; it was asked at this time of the worker's clock.
     Pong(u64),
+    /// It tells whether the reply before it was one frame.
+    Fence(Fence),
     /// Nobody wants it.
     Ignore,
     /// Somebody is called with it.
@@ -181,7 +192,9 @@ impl Due {
         match self {
             Self::Client { delays, .. } => *delays,
             Self::Own { reply, .. } => match reply {
-                OwnReply::Then(then) if then.pace == Pace::Writing => Delays::PAUSE,
+                OwnReply::Then(then) if matches!(then.pace, Pace::Writing | Pace::Transaction) => {
+                    Delays::PAUSE
+                }
                 _ => Delays::NONE,
             },
         }
@@ -192,6 +205,17 @@ impl Due {
         match self {
             Self::Client { sent_micros, .. } | Self::Own { sent_micros, .. } => *sent_micros,
         }
+    }
+
+    /// Whether it is respool's own question whether the reply before it was one frame.
+    pub(super) fn is_fence(&self) -> bool {
+        matches!(
+            self,
+            Self::Own {
+                reply: OwnReply::Fence(_),
+                ..
+            }
+        )
     }
 
     /// Where it starts among all bytes ever appended.
@@ -242,6 +266,12 @@ pub(super) struct Inner {
     pub(super) charged: Vec<(Rc<Outlet>, u32)>,
     /// When somebody last sent requests behind those of somebody else.
     pub(super) mixed_micros: Option<u64>,
+    /// The reply that the fence at the front stands behind was an error.
+    pub(super) has_failed: bool,
+    /// What comes behind the replies that are due is nobody's, and nobody else is to have the connection.
+    pub(super) is_distrusted: bool,
+    /// What the connection ends for as soon as the frame under way has ended.
+    pub(super) offence: Option<Offence>,
 }
 
 /// Bytes no server speaks.
@@ -269,6 +299,53 @@ impl Inner {
             + self.carry.capacity()
             + self.gathered.as_ref().map_or(0, Vec::capacity)
             + self.due.capacity() * size_of::<Due>()
+    }
+
+    /// Whether the frame that starts with `head` may be handed on: whether it ends a transaction is known, where that matters.
+    #[inline]
+    pub(super) fn judge_end(&mut self, head: &[u8]) -> bool {
+        let is_shared = match self.due.front() {
+            Some(Due::Client {
+                kind: Kind::Block,
+                count: 1,
+                ..
+            }) => true,
+            Some(Due::Own {
+                reply: OwnReply::Then(then),
+                ..
+            }) if then.pace == Pace::Transaction && then.replies == 1 => true,
+            // On a connection of its own it may be left open.
+            Some(Due::Client {
+                kind: Kind::Verb(Verb::Exec),
+                ..
+            }) => false,
+            _ => return true,
+        };
+        match ends_transaction(head) {
+            None => return false,
+            Some(false) if is_shared => self.offence = Some(Offence::OpenTransaction),
+            Some(_) => {}
+        }
+        true
+    }
+
+    /// Ends the connection once the frame has ended for which nobody else is to get any.
+    #[inline]
+    pub(super) fn check_offence(&self) -> io::Result<()> {
+        match self.offence {
+            Some(offence) if self.scanner.at_boundary() => Err(invalid(offence.text().to_owned())),
+            _ => Ok(()),
+        }
+    }
+
+    /// Whether what was gathered of the answer to a fence tells that the reply before it was one frame.
+    fn check_fence(&mut self, fence: Fence) -> io::Result<()> {
+        let gathered = self.gathered.as_deref().unwrap_or_default();
+        if fence.judge(gathered, self.has_failed) == Found::Surplus {
+            self.offence = Some(Offence::Surplus);
+            return Err(invalid(Offence::Surplus.text().to_owned()));
+        }
+        Ok(())
     }
 
     /// Lets go of the memory of what was written.
@@ -326,7 +403,9 @@ impl Inner {
             self.pulse.joined(before, *delays);
             return;
         }
-        match self.due.back() {
+        // A fence is nobody's: who stands before it counts.
+        let is_own = |due: &&Due| !due.is_fence();
+        match self.due.iter().rev().find(is_own) {
             None => self.times.begin(now),
             Some(Due::Client { outlet: last, .. }) if !Rc::ptr_eq(last, outlet) => {
                 self.mixed_micros = Some(now);
@@ -335,6 +414,7 @@ impl Inner {
         }
         let outlet = Rc::clone(outlet);
         self.pulse.joined(Delays::NONE, more_delays);
+        let is_fenced = matches!(kind, Kind::Fenced);
         self.due.push_back(Due::Client {
             outlet,
             count: more,
@@ -344,6 +424,9 @@ impl Inner {
             sent_micros: now,
             start,
         });
+        if is_fenced {
+            self.fence(now);
+        }
     }
 
     /// The connection is lost: requests never sent go back to their clients, who sent others are closed after the
@@ -378,7 +461,8 @@ impl Inner {
                 }
                 Due::Own { .. } => continue,
             };
-            let plain = matches!(kind, Kind::Plain) && !matches!(show, Show::Replace(_));
+            let is_again = matches!(kind, Kind::Plain | Kind::Block | Kind::Fenced);
+            let plain = is_again && !matches!(show, Show::Replace(_));
             if start >= self.sent_total && plain && pinned.is_none() {
                 let next = dues.peek().map(|next| (next.start() - first) as usize);
                 let from = (start - first) as usize;
@@ -388,6 +472,7 @@ impl Inner {
                     count,
                     delays,
                     visible: show == Show::Pass,
+                    kind,
                 });
             } else {
                 disconnect(&outlet);
@@ -416,6 +501,9 @@ impl Inner {
                     return Ok(());
                 }
                 gathered.extend_from_slice(bytes);
+                if let OwnReply::Fence(fence) = *reply {
+                    return self.check_fence(fence);
+                }
                 if gathered.len() > MAX_OWN_REPLY {
                     return Err(io::Error::new(
                         io::ErrorKind::InvalidData,
@@ -430,8 +518,11 @@ impl Inner {
                     if let Kind::Verb(verb) = kind {
                         outlet.transaction_answered(*verb, bytes);
                     }
-                    if matches!(kind, Kind::Blocking(_)) && outlet.is_gone() {
-                        self.gathered = Some(Vec::new());
+                    match kind {
+                        Kind::Blocking(_) if outlet.is_gone() => self.gathered = Some(Vec::new()),
+                        Kind::Fenced => self.has_failed = bytes.starts_with(b"-"),
+                        Kind::RawError => self.is_distrusted |= !is_clean(bytes),
+                        _ => {}
                     }
                 }
                 match (&mut self.gathered, show) {
@@ -451,6 +542,18 @@ impl Inner {
             }
         }
         Ok(())
+    }
+
+    /// Sends a fence behind what was sent last. It is not counted among the replies that are due, which tell how quickly the
+    /// server works.
+    pub(super) fn fence(&mut self, now: u64) {
+        let fence = Fence::new(rand::random());
+        let start = self.append(&fence.request());
+        self.due.push_back(Due::Own {
+            reply: OwnReply::Fence(fence),
+            sent_micros: now,
+            start,
+        });
     }
 
     /// Whether all that is awaited is the end of a stream.
@@ -473,7 +576,9 @@ impl Inner {
     /// `complete` replies of the entry at the front have come.
     #[inline]
     pub(super) fn answered(&mut self, complete: u32) {
-        self.due_count -= complete as usize;
+        if !self.due.front().is_some_and(Due::is_fence) {
+            self.due_count -= complete as usize;
+        }
         let ended = match self.due.front_mut() {
             Some(Due::Client { outlet, count, .. }) => {
                 *count -= complete;
@@ -522,6 +627,11 @@ impl Inner {
             _ => {}
         }
     }
+}
+
+/// Whether a reply that starts with `head` is no error, and none that anything was written into.
+fn is_clean(head: &[u8]) -> bool {
+    head.starts_with(b"+OK") || matches!(head.first(), Some(b'$' | b'*' | b'~' | b'%'))
 }
 
 /// What the server says before it closes a connection it has no place for, or a bug of ours.

@@ -19,6 +19,7 @@ use super::returning::{Returning, UnderWay};
 use super::traffic::{Answer, OwnReply, Pace, Then};
 use crate::budget::PinLease;
 use crate::command::{Delays, PinReason};
+use crate::exchange::Offence;
 use crate::resp::speak::encode_request;
 use crate::session::State;
 use crate::telemetry::{Bound, LossCause};
@@ -353,6 +354,14 @@ impl Upstream {
                 let now = self.thread.clock.now_micros();
                 let sending = self.waiting.waits.borrow_mut().begin(attempt, now);
                 if let Some(sending) = sending {
+                    let user = link.worn();
+                    if sending.is_transaction()
+                        && self.thread.distrusts(&user, Offence::OpenTransaction)
+                    {
+                        // As if EXEC had refused it: who wants it has a connection of its own.
+                        return self.waiting.waits.borrow_mut().tried(attempt, b"", now);
+                    }
+                    drop(user);
                     let count = sending.replies as u32;
                     self.send_try(link, attempt, sending);
                     self.served(link, count);
@@ -360,49 +369,6 @@ impl Upstream {
             }
             Errand::PutBack(returning) => self.send_back(link, returning),
         }
-    }
-
-    fn send_try(self: &Rc<Self>, link: &Rc<Link>, attempt: TryId, sending: Sending) {
-        let (upstream, of) = (Rc::downgrade(self), Rc::downgrade(link));
-        let under_way = UnderWay::new(&self.waiting.under_way);
-        let call = move |answer| {
-            drop(under_way);
-            let Some(upstream) = upstream.upgrade() else {
-                return;
-            };
-            let now = upstream.thread.clock.now_micros();
-            let waits = &upstream.waiting.waits;
-            match answer {
-                Answer::Replies(replies) => {
-                    if Sending::leaves_open(&replies)
-                        && let Some(link) = of.upgrade()
-                    {
-                        link.close("the server took MULTI and refused EXEC");
-                    }
-                    waits.borrow_mut().tried(attempt, &replies, now);
-                }
-                Answer::TooLarge => waits.borrow_mut().failed(attempt, Failure::TooLarge, now),
-                Answer::Lost { sent } => {
-                    let failure = Failure::Lost { sent };
-                    waits.borrow_mut().failed(attempt, failure, now);
-                }
-            }
-            upstream.carry_out();
-        };
-        let limit_bytes = self.limit_bytes(sending.takes);
-        let then = Then::new(sending.replies, limit_bytes, Pace::Writing, call);
-        link.send_own(&sending.bytes, OwnReply::Then(then));
-    }
-
-    /// How much the replies to calls may measure of which so many take something away: what was popped is handed on,
-    /// while who only reads can do so on a connection of its own.
-    fn limit_bytes(&self, takes: usize) -> usize {
-        let limits = &self.thread.settings().limits;
-        let most = match takes {
-            0 => limits.max_client_buffer.min(limits.max_request),
-            takes => limits.max_request.saturating_mul(takes),
-        };
-        most.saturating_add(AROUND_ELEMENTS)
     }
 
     // Seats.

@@ -29,11 +29,9 @@ pub struct Sending {
 }
 
 impl Sending {
-    /// Whether `replies` tell that the transaction is still open: MULTI was permitted to the user, and EXEC was not.
-    pub fn leaves_open(replies: &[u8]) -> bool {
-        let all = frames(replies);
-        let is_open = all.first().is_some_and(|first| first.starts_with(b"+OK"));
-        is_open && all.last().is_some_and(|last| last.starts_with(b"-NOPERM"))
+    /// Whether it is one, from MULTI to EXEC.
+    pub fn is_transaction(&self) -> bool {
+        self.bytes.starts_with(b"*1\r\n$5\r\nMULTI\r\n")
     }
 }
 

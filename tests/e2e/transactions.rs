@@ -42,7 +42,7 @@ fn a_whole_transaction_needs_no_connection_of_its_own() {
         run(
             &mut client,
             &[
-                "MULTI", "INCR a", "EXEC", "MULTI", "EXEC", "GET a", "MULTI", "NOSUCH", "EXEC",
+                "MULTI", "INCR a", "EXEC", "MULTI", "EXEC", "GET a", "MULTI", "GET", "EXEC",
             ],
         );
     }

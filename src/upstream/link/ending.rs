@@ -5,6 +5,7 @@ use std::rc::Rc;
 use std::time::Duration;
 
 use super::Link;
+use crate::exchange::Offence;
 use crate::failover::Node;
 use crate::telemetry::LossCause;
 use crate::upstream::closing::LINGER;
@@ -65,6 +66,8 @@ pub struct Ended {
     pub why: String,
     /// What is counted; `None`: it was of no more use.
     pub cause: Option<LossCause>,
+    /// What a command of its user has done to it.
+    pub offence: Option<Offence>,
 }
 
 impl From<Closing> for Ended {
@@ -72,6 +75,7 @@ impl From<Closing> for Ended {
         Self {
             why: closing.why.to_owned(),
             cause: closing.cause,
+            offence: None,
         }
     }
 }
@@ -208,6 +212,7 @@ impl Link {
         Ended {
             why: error.to_string(),
             cause: Some(cause),
+            offence: self.inner.borrow().offence,
         }
     }
 
@@ -217,6 +222,9 @@ impl Link {
         self.closing.set(Some(Closing { why: "lost", cause }));
         if let Some(cause) = cause {
             self.thread.counters.losses(cause).add(1);
+        }
+        if let Some(offence) = ended.offence {
+            self.distrust_user(offence);
         }
         let process = &self.thread.process;
         let now = process.now_micros();
@@ -231,6 +239,7 @@ impl Link {
     pub(super) fn collapse(&self) {
         let inner = std::mem::take(&mut *self.inner.borrow_mut());
         let pinned = self.pushes.borrow_mut().take_client();
+        self.vouching.take();
         let disconnected = inner.collapse(pinned);
         self.thread.process.failovers.disconnected(disconnected);
     }

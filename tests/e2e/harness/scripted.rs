@@ -11,7 +11,7 @@ use super::value::Value;
 
 /// What it does with a command.
 pub(crate) enum Act {
-    /// What a server does: the handshake, PING, an empty COMMAND; `+OK` to all else.
+    /// What a server does: the handshake, PING, ECHO, an empty COMMAND; `+OK` to all else.
     Usual,
     /// Answers this.
     Say(&'static str),
@@ -147,6 +147,7 @@ impl Stage {
             ["ping"] => "+PONG\r\n".into(),
             ["command"] => "*0\r\n".into(),
             ["info", ..] => "$0\r\n\r\n".into(),
+            ["echo", text] => format!("${}\r\n{text}\r\n", text.len()),
             _ => "+OK\r\n".into(),
         }
     }

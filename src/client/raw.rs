@@ -1,0 +1,86 @@
+//! Requests whose reply the server may write more into than one frame, and transactions that may not end: where they travel so
+//! that it is nobody else's.
+
+use std::rc::Rc;
+
+use super::requests::Next;
+use super::task::{Client, Wait};
+use crate::command::{CommandId, Delays, PinReason, Way, spec};
+use crate::exchange::Offence;
+use crate::resp::Request;
+use crate::upstream::{Kind, Link};
+
+/// Whether the start of a request of this way may be passed on: at most its reply leaves a doubt.
+pub(super) fn leaves_no_trace(way: Way) -> bool {
+    matches!(
+        way,
+        Way::Shared | Way::Fenced | Way::Pinned(PinReason::Unlisted)
+    )
+}
+
+impl Client {
+    /// Whether transactions of this user end, as far as is known, so that they may share a connection.
+    pub(super) fn blocks_end(&self) -> bool {
+        let thread = &self.site.thread;
+        !thread.distrusts(&self.session.state, Offence::OpenTransaction)
+    }
+
+    /// A request that shares a connection with a fence behind it, where the fence can be trusted to tell.
+    pub(super) fn fenced(&mut self, request: &Request<'_>, command: Option<CommandId>) -> Next {
+        let thread = &self.site.thread;
+        let is_large = request.bytes().len() > thread.settings().upstream.max_shared_request;
+        let reason = if is_large {
+            PinReason::LargeRequest
+        } else {
+            PinReason::RawError
+        };
+        let is_distrusted = thread.distrusts(&self.session.state, Offence::Surplus);
+        if self.pin.is_none() && !is_large && !is_distrusted {
+            let kind = (Kind::Fenced, Delays::of(command));
+            return self.on_shared(request.bytes(), 1, command, kind);
+        }
+        let link = match self.pin_with_room(reason) {
+            Ok(link) => link,
+            Err(next) => return next,
+        };
+        link.doubt();
+        let kind = (self.queued_kind(), Delays::of(command));
+        self.count(1, command);
+        let show = self.show();
+        link.send(&self.outlet, request.bytes(), 1, kind, show);
+        Next::Used(request.bytes().len())
+    }
+
+    /// A request whose error may be more than one frame, on a connection lent to the client: nothing follows on it until it has
+    /// been answered, and nobody gets it after an error.
+    pub(super) fn raw_error(
+        &mut self,
+        link: &Rc<Link>,
+        request: &Request<'_>,
+        command: Option<CommandId>,
+    ) -> Next {
+        let is_queued = self.pin_use.in_multi || self.outlet.transaction().open;
+        let kind = if is_queued {
+            // The error stands among the replies of EXEC, and what is behind it after them.
+            link.distrust();
+            self.queued_kind()
+        } else {
+            Kind::RawError
+        };
+        self.wait = Wait::Answers;
+        self.count(1, command);
+        let show = self.show();
+        let kind = (kind, Delays::of(command));
+        link.send(&self.outlet, request.bytes(), 1, kind, show);
+        Next::Used(request.bytes().len())
+    }
+
+    /// A request that is passed on as it arrives has begun on a connection lent to the client.
+    pub(super) fn doubt_large(&mut self, link: &Link, command: Option<CommandId>) {
+        let way = command.map_or(Way::Pinned(PinReason::Unlisted), |id| spec(id).way);
+        if way != Way::Shared {
+            link.doubt();
+            self.pin_use.leaves_traces = true;
+        }
+    }
+}

@@ -1,0 +1,14 @@
+//! What a server's replies tell of the connection they came on: whether a transaction is over, whether it sent no more frames
+//! than it was asked for, and whose commands are better kept apart from then on.
+//!
+//! Invariant: what is decided here is decided by bytes that only the server can have chosen.
+
+mod block;
+mod distrust;
+mod fence;
+#[cfg(test)]
+mod tests;
+
+pub use block::ends_transaction;
+pub use distrust::{Distrust, MAX_USERS, Offence};
+pub use fence::{Fence, Found};

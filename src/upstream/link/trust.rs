@@ -1,0 +1,79 @@
+//! Whether what comes on a connection can be told apart: what a lent one carried before it is lent on, and whose commands have
+//! ended a shared one.
+
+use std::io;
+
+use tokio::sync::oneshot;
+
+use super::Link;
+use crate::exchange::Offence;
+use crate::upstream::traffic::Inner;
+
+impl Link {
+    /// A reply on it may be more than one frame, and nothing tells: before anybody else has it, a fence must be answered.
+    pub fn doubt(&self) {
+        self.is_doubtful.set(true);
+    }
+
+    /// Whether a fence must be answered before anybody else has it.
+    pub fn is_doubtful(&self) -> bool {
+        self.is_doubtful.get()
+    }
+
+    /// Nobody else is to have it, and what comes behind the replies that are due reaches nobody.
+    pub fn distrust(&self) {
+        self.inner.borrow_mut().is_distrusted = true;
+    }
+
+    /// Whether nobody else is to have it.
+    pub fn is_distrusted(&self) -> bool {
+        self.inner.borrow().is_distrusted
+    }
+
+    /// Whether all replies so far were one frame each. It is asked as respool's own user, who may.
+    pub(in super::super) async fn vouched(&self) -> bool {
+        if !self.is_doubtful() {
+            return true;
+        }
+        let (tell, told) = oneshot::channel();
+        *self.vouching.borrow_mut() = Some(tell);
+        self.inner
+            .borrow_mut()
+            .fence(self.thread.clock.now_micros());
+        self.wake();
+        told.await.is_ok_and(|is_answered| is_answered)
+    }
+
+    /// Bytes of a frame that reaches nobody: what was asked for on this connection has been answered with more than a reply.
+    pub(super) fn drop_surplus(inner: &mut Inner, buf: &[u8]) -> io::Result<(usize, bool)> {
+        let step = inner.advance(buf)?;
+        Ok((step.used, step.complete))
+    }
+
+    /// A fence was answered, with its number or with a refusal.
+    pub(super) fn fenced(&self, answer: &[u8]) {
+        let is_answered = !answer.starts_with(b"-");
+        if !is_answered {
+            self.distrust_user(Offence::Surplus);
+        }
+        if let Some(tell) = self.vouching.borrow_mut().take() {
+            self.is_doubtful.set(!is_answered);
+            // Who asked may have gone.
+            let _ = tell.send(is_answered);
+        }
+    }
+
+    /// Commands of its user that may do as one has done go on connections of their own from now on.
+    pub(super) fn distrust_user(&self, offence: Offence) {
+        let user = self.worn().user.clone();
+        let user = user.as_ref().map(|user| user.user());
+        if self.thread.distrust.borrow_mut().note(user, offence) {
+            tracing::warn!(
+                connection = self.name,
+                "{}: {}",
+                offence.text(),
+                offence.remedy()
+            );
+        }
+    }
+}

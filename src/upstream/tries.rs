@@ -1,0 +1,56 @@
+//! Tries of blocked clients: transactions of calls that never wait.
+
+use std::rc::Rc;
+
+use super::link::Link;
+use super::pool::Upstream;
+use super::returning::UnderWay;
+use super::traffic::{Answer, OwnReply, Pace, Then};
+use super::waiting::AROUND_ELEMENTS;
+use crate::waits::{Failure, Sending, TryId};
+
+impl Upstream {
+    pub(super) fn send_try(self: &Rc<Self>, link: &Rc<Link>, attempt: TryId, sending: Sending) {
+        let upstream = Rc::downgrade(self);
+        let under_way = UnderWay::new(&self.waiting.under_way);
+        let is_transaction = sending.is_transaction();
+        let call = move |answer| {
+            drop(under_way);
+            let Some(upstream) = upstream.upgrade() else {
+                return;
+            };
+            let now = upstream.thread.clock.now_micros();
+            let waits = &upstream.waiting.waits;
+            match answer {
+                Answer::Replies(replies) => {
+                    waits.borrow_mut().tried(attempt, &replies, now);
+                }
+                Answer::TooLarge => waits.borrow_mut().failed(attempt, Failure::TooLarge, now),
+                Answer::Lost { sent } => {
+                    let failure = Failure::Lost { sent };
+                    waits.borrow_mut().failed(attempt, failure, now);
+                }
+            }
+            upstream.carry_out();
+        };
+        let limit_bytes = self.limit_bytes(sending.takes);
+        let pace = if is_transaction {
+            Pace::Transaction
+        } else {
+            Pace::Writing
+        };
+        let then = Then::new(sending.replies, limit_bytes, pace, call);
+        link.send_own(&sending.bytes, OwnReply::Then(then));
+    }
+
+    /// How much the replies to calls may measure of which so many take something away: what was popped is handed on,
+    /// while who only reads can do so on a connection of its own.
+    pub(super) fn limit_bytes(&self, takes: usize) -> usize {
+        let limits = &self.thread.settings().limits;
+        let most = match takes {
+            0 => limits.max_client_buffer.min(limits.max_request),
+            takes => limits.max_request.saturating_mul(takes),
+        };
+        most.saturating_add(AROUND_ELEMENTS)
+    }
+}
