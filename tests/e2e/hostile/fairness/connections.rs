@@ -118,7 +118,7 @@ fn another_database_has_its_turn_among_slow_requests() {
 /// is away: directly they would just wait.
 #[test]
 fn who_waits_for_a_database_is_not_told_that_a_busy_server_is_away() {
-    let redis = Redis::start(&[]);
+    let redis = Redis::start(&["--lua-time-limit", "60000"]);
     let respool = Respool::with(&redis)
         .upstream("shared_connections = 1\nqueue = { timeout = \"200ms\", max_commands = 10000 }")
         .top("workers = 1")
@@ -128,11 +128,11 @@ fn who_waits_for_a_database_is_not_told_that_a_busy_server_is_away() {
     assert_eq!(other.cmd(&["SET", "k", "v"]), Value::ok());
     let mut slow = respool.client();
     slow.ping();
-    slow.send(encode(&["DEBUG", "SLEEP", "2"]));
+    slow.send(spin(&rounds(&redis, Duration::from_secs(1))));
     for _ in 0..3 {
         assert_eq!(other.cmd(&["GET", "k"]), Value::bulk("v"));
     }
-    assert_eq!(slow.reply(), Value::ok());
+    assert!(slow.reply().int() > 0);
     assert!(slow.cmd(&["GET", "k"]).is_null());
 }
 
