@@ -7,9 +7,37 @@
 /// What a user is told that may not send it.
 const NOPERM: &[u8] = b"-NOPERM ";
 
+/// What everybody is told of every command while a script runs past its time.
+const BUSY: &[u8] = b"-BUSY ";
+
 /// One fence.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Fence(u64);
+
+/// What a reply was that a fence stands behind.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum Before {
+    /// No error.
+    #[default]
+    Answer,
+    /// An error, which may have written more.
+    Error,
+    /// That the server is busy with another script.
+    Busy,
+}
+
+impl Before {
+    /// What the reply is that begins with `bytes`.
+    pub fn of(bytes: &[u8]) -> Self {
+        if bytes.starts_with(BUSY) {
+            Self::Busy
+        } else if bytes.starts_with(b"-") {
+            Self::Error
+        } else {
+            Self::Answer
+        }
+    }
+}
 
 /// What the first bytes behind a reply say.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -18,6 +46,9 @@ pub enum Found {
     Answer,
     /// The user may not send it: nothing is known of what stands before it.
     Refusal,
+    /// The server refuses everything just now, or the reply before it says so in its place: nothing is known, and nobody is to
+    /// blame for it.
+    Busy,
     /// They are not.
     Surplus,
 }
@@ -28,20 +59,26 @@ impl Fence {
         Self(number)
     }
 
-    /// Its request.
+    /// Its request. Everybody needs PING, a server is asked for it while it may not serve stale data (6.2 refuses ECHO then), and
+    /// who renames commands keeps it.
     pub fn request(self) -> Vec<u8> {
-        format!("*2\r\n$4\r\nECHO\r\n$16\r\n{:016x}\r\n", self.0).into_bytes()
+        format!("*2\r\n$4\r\nPING\r\n$16\r\n{:016x}\r\n", self.0).into_bytes()
     }
 
-    /// What `bytes`, which follow on the reply before it, are. `has_failed`: that reply was an error, which alone can have
+    /// What `bytes`, which follow on the reply before it, are. An error alone, `before` them, can have
     /// written them.
-    pub fn judge(self, bytes: &[u8], has_failed: bool) -> Found {
+    pub fn judge(self, bytes: &[u8], before: Before) -> Found {
         let expected = format!("$16\r\n{:016x}\r\n", self.0);
-        let compared = bytes.len().min(NOPERM.len());
+        let begins = |text: &[u8]| {
+            let compared = bytes.len().min(text.len());
+            bytes[..compared] == text[..compared]
+        };
         if expected.as_bytes().starts_with(bytes) {
             Found::Answer
-        } else if !has_failed && bytes[..compared] == NOPERM[..compared] {
+        } else if before == Before::Answer && begins(NOPERM) {
             Found::Refusal
+        } else if before == Before::Busy && begins(BUSY) {
+            Found::Busy
         } else {
             Found::Surplus
         }

@@ -11,4 +11,4 @@ mod tests;
 
 pub use block::ends_transaction;
 pub use distrust::{Distrust, MAX_USERS, Offence};
-pub use fence::{Fence, Found};
+pub use fence::{Before, Fence, Found};

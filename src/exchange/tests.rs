@@ -2,7 +2,7 @@
 
 use proptest::prelude::*;
 
-use super::fence::Found;
+use super::fence::{Before, Found};
 use super::{Distrust, Fence, MAX_USERS, Offence, ends_transaction};
 
 #[test]
@@ -48,7 +48,7 @@ fn a_fence_is_answered_by_its_own_number_alone() {
     let fence = Fence::new(0x1234);
     let answer = b"$16\r\n0000000000001234\r\n";
     for cut in 1..=answer.len() {
-        assert_eq!(fence.judge(&answer[..cut], true), Found::Answer);
+        assert_eq!(fence.judge(&answer[..cut], Before::Error), Found::Answer);
     }
     for bytes in [
         &b"$16\r\n0000000000001235\r\n"[..],
@@ -65,11 +65,20 @@ fn a_fence_is_answered_by_its_own_number_alone() {
         } else {
             Found::Surplus
         };
-        assert_eq!(fence.judge(bytes, true), expected, "{bytes:?}");
+        assert_eq!(fence.judge(bytes, Before::Error), expected, "{bytes:?}");
     }
-    assert_eq!(fence.judge(b"-NOPERM no\r\n", false), Found::Refusal);
-    assert_eq!(fence.judge(b"-NO", false), Found::Refusal);
-    assert_eq!(fence.judge(b"-ERR no\r\n", false), Found::Surplus);
+    assert_eq!(
+        fence.judge(b"-NOPERM no\r\n", Before::Answer),
+        Found::Refusal
+    );
+    assert_eq!(fence.judge(b"-NO", Before::Answer), Found::Refusal);
+    assert_eq!(fence.judge(b"-ERR no\r\n", Before::Answer), Found::Surplus);
+    // A script runs past its time: nobody is to blame.
+    assert_eq!(fence.judge(b"-BUSY Redis\r\n", Before::Busy), Found::Busy);
+    assert_eq!(
+        fence.judge(b"-BUSY Redis\r\n", Before::Error),
+        Found::Surplus
+    );
 }
 
 #[test]
@@ -92,7 +101,7 @@ proptest! {
         number: u64,
         text in prop::collection::vec(any::<u8>(), 1..64),
     ) {
-        let is_answer = Fence::new(number).judge(&text, true) == Found::Answer;
+        let is_answer = Fence::new(number).judge(&text, Before::Error) == Found::Answer;
         let expected = format!("$16\r\n{:016x}\r\n", number);
         prop_assert_eq!(is_answer, expected.as_bytes().starts_with(&text));
     }

@@ -17,6 +17,9 @@ use crate::session::State;
 /// How often at most the server is asked whether it holds a write back.
 const ASKED_EVERY: Duration = Duration::from_millis(100);
 
+/// How long after its time a pause may still be in force: the server looks ten times a second by default.
+const PAUSE_LINGERS: Duration = Duration::from_millis(200);
+
 /// Where a request is to go that need not stay where its client is.
 enum Lane {
     /// As at any time.
@@ -59,6 +62,18 @@ impl Upstream {
                 .are_writes_paused(self.thread.clock.now_micros())
     }
 
+    /// Waits until no pause is known to be in force. Redis 6.2 and 7.0 end with a fault when a client is unblocked whose call they
+    /// have put off for a pause.
+    pub(super) async fn pause_is_over(&self) {
+        let is_paused = || {
+            let now = self.thread.clock.refresh();
+            self.are_writes_held() || self.thread.process.pulse.is_all_paused(now)
+        };
+        while is_paused() {
+            tokio::time::sleep(PAUSE_LINGERS).await;
+        }
+    }
+
     /// Whether it matters on which connection a client goes on that has nothing due.
     #[inline]
     pub fn has_lanes(&self) -> bool {
@@ -70,7 +85,10 @@ impl Upstream {
         let links: Vec<Rc<Link>> = self.links.borrow().iter().flatten().cloned().collect();
         let held = links.iter().filter_map(|link| link.held_since()).min();
         let answered = self.thread.pulse.answered_micros();
-        let is_seen = held.is_some_and(|since| answered > since);
+        // While a script runs past its time all that is answered elsewhere is BUSY: what is due is behind it, and not paused.
+        let is_script = held.is_some_and(|since| self.thread.pulse.busy_micros() > since);
+        let is_seen = held.is_some_and(|since| answered > since) && !is_script;
+        self.is_script_seen.set(is_script);
         self.writes_are_held.set(is_seen);
         if held.is_none() || is_seen {
             return;
@@ -123,7 +141,11 @@ impl Upstream {
         let is_held = self.are_writes_held();
         let found = match delays.may_pause() {
             // A pause that is not known yet takes no other connection so.
-            true => least(&|link| link.held_since().is_some() || (is_held && link.owes_write()))
+            true => Some(())
+                .filter(|()| !self.is_script_seen.get())
+                .and_then(|()| {
+                    least(&|link| link.held_since().is_some() || (is_held && link.owes_write()))
+                })
                 .or_else(|| least(&|link| !link.is_stalled())),
             false => least(&|link| !(link.is_stalled() || is_held && link.owes_write())),
         };

@@ -455,6 +455,9 @@ impl Link {
                         None => break,
                     }
                 }
+                if buf[at] == b'>' && self.takes_no_push() {
+                    return Err(inner.surplus());
+                }
                 inner.is_push = buf[at] == b'>' || self.raw.get();
                 if !inner.is_push && !inner.judge_end(&buf[at..]) {
                     break;

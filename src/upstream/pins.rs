@@ -79,7 +79,8 @@ impl Drop for Pin {
         if !self.link.is_alive() {
             return;
         }
-        if self.link.is_raw() || self.link.is_partial() || self.upstream.is_stopping() {
+        let is_amid = self.link.is_raw() || self.link.is_partial() || self.link.may_never_end();
+        if is_amid || self.upstream.is_stopping() {
             self.link
                 .close("its client left in the middle of something");
         } else if self.link.is_distrusted() {
@@ -362,6 +363,7 @@ impl Upstream {
         let request = encode_request(&["CLIENT", "UNBLOCK", &link.server_id.to_string()]);
         let mut pause = Duration::from_millis(1);
         while link.is_alive() && link.is_blocked() {
+            self.pause_is_over().await;
             // Another server has other clients by the same ids.
             match self.ask_at(&link.origin().node, &request).await {
                 Some(_) => {}

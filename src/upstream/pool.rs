@@ -139,6 +139,8 @@ pub struct Upstream {
     pub(super) asked_anew_micros: Cell<u64>,
     /// Writes were seen to be held back by the server.
     pub(super) writes_are_held: Cell<bool>,
+    /// A script runs past its time, and stands before what is due on a connection that is stalled.
+    pub(super) is_script_seen: Cell<bool>,
     /// A shared connection is stalled.
     pub(super) is_any_stalled: Cell<bool>,
     /// A look at those who wait is on its way.
@@ -170,6 +172,7 @@ impl Upstream {
             guests_asked_micros: Cell::new(0),
             asked_anew_micros: Cell::new(0),
             writes_are_held: Cell::new(false),
+            is_script_seen: Cell::new(false),
             is_any_stalled: Cell::new(false),
             will_act: Cell::new(false),
             thread,

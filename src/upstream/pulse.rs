@@ -65,6 +65,11 @@ impl ThreadPulse {
         self.heard_micros.get()
     }
 
+    /// When this worker has been answered BUSY last.
+    pub fn busy_micros(&self) -> u64 {
+        self.busy_micros.get()
+    }
+
     /// The server has answered BUSY.
     pub fn heard_busy(&self, now_micros: u64) {
         self.busy_micros.set(now_micros);
@@ -129,6 +134,11 @@ impl ServerPulse {
         self.writes_paused_until.load(Ordering::Relaxed) > now_micros
     }
 
+    /// Whether every command is held back now, as far as is known.
+    pub fn is_all_paused(&self, now_micros: u64) -> bool {
+        self.all_paused_until.load(Ordering::Relaxed) > now_micros
+    }
+
     /// What is known of the server beside one connection.
     pub fn around(&self, now_micros: u64) -> Around {
         let working = self.working_micros.load(Ordering::Relaxed);
@@ -144,8 +154,7 @@ impl ServerPulse {
     pub fn is_busy(&self, now_micros: u64) -> bool {
         let quiet = self.quiet_micros.load(Ordering::Relaxed);
         let busy = self.busy_micros.load(Ordering::Relaxed);
-        let paused = self.all_paused_until.load(Ordering::Relaxed) > now_micros;
-        paused
+        self.is_all_paused(now_micros)
             || self.are_writes_paused(now_micros)
             || is_within(quiet, SEEN_LATELY, now_micros)
             || is_within(busy, BUSY_LATELY, now_micros)

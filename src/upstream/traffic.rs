@@ -10,7 +10,7 @@ use tokio::sync::oneshot;
 use super::liveness::LinkPulse;
 use super::outlet::{Outlet, Unsent};
 use crate::command::Delays;
-use crate::exchange::{Fence, Found, Offence, ends_transaction};
+use crate::exchange::{Before, Fence, Found, Offence, ends_transaction};
 use crate::resp::{Advance, ReplyScanner};
 use crate::schedule::{ReplyTimes, RoomQueue};
 use crate::session::{Effect, Stream, Verb};
@@ -266,13 +266,16 @@ pub(super) struct Inner {
     pub(super) charged: Vec<(Rc<Outlet>, u32)>,
     /// When somebody last sent requests behind those of somebody else.
     pub(super) mixed_micros: Option<u64>,
-    /// The reply that the fence at the front stands behind was an error.
-    pub(super) has_failed: bool,
+    /// What the reply was that the fence at the front stands behind.
+    pub(super) before_fence: Before,
     /// What comes behind the replies that are due is nobody's, and nobody else is to have the connection.
     pub(super) is_distrusted: bool,
     /// What the connection ends for as soon as the frame under way has ended.
     pub(super) offence: Option<Offence>,
 }
+
+/// What a script's connection ends with while another script runs past its time.
+const BUSY_AT_FENCE: &str = "the server is busy with a script, and what it answered behind another one cannot be told apart";
 
 /// Bytes no server speaks.
 pub(super) const NO_RESP: &str = "the server sent something that is no RESP";
@@ -341,11 +344,18 @@ impl Inner {
     /// Whether what was gathered of the answer to a fence tells that the reply before it was one frame.
     fn check_fence(&mut self, fence: Fence) -> io::Result<()> {
         let gathered = self.gathered.as_deref().unwrap_or_default();
-        if fence.judge(gathered, self.has_failed) == Found::Surplus {
-            self.offence = Some(Offence::Surplus);
-            return Err(invalid(Offence::Surplus.text().to_owned()));
+        match fence.judge(gathered, self.before_fence) {
+            Found::Answer | Found::Refusal => Ok(()),
+            // A script may have written it, but as often no script has run at all.
+            Found::Busy => Err(invalid(BUSY_AT_FENCE.to_owned())),
+            Found::Surplus => Err(self.surplus()),
         }
-        Ok(())
+    }
+
+    /// What came was not asked for: the connection ends, and its user is remembered.
+    pub(super) fn surplus(&mut self) -> io::Error {
+        self.offence = Some(Offence::Surplus);
+        invalid(Offence::Surplus.text().to_owned())
     }
 
     /// Lets go of the memory of what was written.
@@ -520,7 +530,7 @@ impl Inner {
                     }
                     match kind {
                         Kind::Blocking(_) if outlet.is_gone() => self.gathered = Some(Vec::new()),
-                        Kind::Fenced => self.has_failed = bytes.starts_with(b"-"),
+                        Kind::Fenced => self.before_fence = Before::of(bytes),
                         Kind::RawError => self.is_distrusted |= !is_clean(bytes),
                         _ => {}
                     }

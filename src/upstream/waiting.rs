@@ -595,6 +595,7 @@ impl Upstream {
         let request = encode_request(&["CLIENT", "UNBLOCK", &server_id]);
         let mut pause = Duration::from_millis(1);
         while seat.is_calling.get() && seat.link.is_alive() {
+            self.pause_is_over().await;
             // Another server has other clients by the same ids.
             let asked = self.ask_at(&seat.link.origin().node, &request).await;
             if let (None, Some(leaving)) = (&asked, seat.link.leaving()) {

@@ -7,6 +7,7 @@ use tokio::sync::oneshot;
 
 use super::Link;
 use crate::exchange::Offence;
+use crate::session::Protocol;
 use crate::upstream::traffic::Inner;
 
 impl Link {
@@ -42,6 +43,19 @@ impl Link {
             .fence(self.thread.clock.now_micros());
         self.wake();
         told.await.is_ok_and(|is_answered| is_answered)
+    }
+
+    /// Whether a push on it can only be text that a script has written: nothing that pushes is ever asked for on a shared
+    /// connection, and in RESP2 there are no pushes.
+    pub(super) fn takes_no_push(&self) -> bool {
+        let is_shared = self.slot.get() != usize::MAX;
+        !self.is_raw() && (is_shared || self.worn().protocol == Protocol::Resp2)
+    }
+
+    /// Whether what it carried may have been answered with more than a reply, and a frame has begun that has not ended: it may
+    /// never end.
+    pub(in super::super) fn may_never_end(&self) -> bool {
+        self.is_doubtful() && !self.inner.borrow().scanner.at_boundary()
     }
 
     /// Bytes of a frame that reaches nobody: what was asked for on this connection has been answered with more than a reply.

@@ -147,7 +147,7 @@ impl Stage {
             ["ping"] => "+PONG\r\n".into(),
             ["command"] => "*0\r\n".into(),
             ["info", ..] => "$0\r\n\r\n".into(),
-            ["echo", text] => format!("${}\r\n{text}\r\n", text.len()),
+            ["ping" | "echo", text] => format!("${}\r\n{text}\r\n", text.len()),
             _ => "+OK\r\n".into(),
         }
     }

@@ -42,11 +42,17 @@ fn a_large_write_costs_no_more_with_thousands_of_clients() {
     );
     let value = vec![b'v'; 50_000];
     let request = encode(&[&b"SET"[..], b"k", &value]);
-    let few = cost(&respool, &mut clients[..FEW], &request, 2 * MANY);
-    let many = cost(&respool, &mut clients, &request, 2 * MANY);
+    // In turn, and the least of each: whatever else the machine does only adds to them.
+    let (mut few, mut many) = (f64::MAX, f64::MAX);
+    for _ in 0..3 {
+        few = few.min(cost(&respool, &mut clients[..FEW], &request, MANY));
+        many = many.min(cost(&respool, &mut clients, &request, MANY));
+    }
     eprintln!("ticks a write: {few:.5} with {FEW} clients, {many:.5} with {MANY}");
+    // Fresh memory for what thousands have sent at once costs page faults, up to as much again as the write; waking all who
+    // wait for room at each write cost five to ten times as much.
     assert!(
-        many <= 2.0 * few,
+        many <= 3.0 * few,
         "a write costs {few:.5} ticks with {FEW} clients and {many:.5} with {MANY}"
     );
 }

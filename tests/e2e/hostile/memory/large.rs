@@ -87,8 +87,11 @@ fn a_client_takes_no_new_requests_while_it_leaves_too_much_unread() {
         || respool.metric_or_zero("respool_bounds_reached_total{bound=\"output_buffer\"}") == 1.0,
         "its request waits",
     );
-    let log = respool.log_text();
-    assert!(log.contains("limits.max_client_buffer"), "{log}");
+    // The line stands in the log a moment after it is counted.
+    eventually(
+        || respool.log_text().contains("limits.max_client_buffer"),
+        "the log says which setting",
+    );
     assert!(redis.cmd(&["GET", "n"]).is_null());
     assert_eq!(bulk_length(&mut slow), 20 * MIB);
     assert_eq!(slow.reply(), Value::Int(1));
