@@ -366,7 +366,8 @@ impl Inner {
             if self.out.capacity() > 4 * READ_SIZE {
                 self.out = Vec::new();
             }
-        } else if self.written > READ_SIZE {
+        } else if self.written > READ_SIZE.max(self.out.len() / 2) {
+            // No more is moved than has been written since it was moved last: a full buffer was moved at each write.
             self.out.drain(..self.written);
             self.written = 0;
         }
