@@ -6,8 +6,8 @@ use super::ledger::{Balance, Holds, Leftovers, Place};
 use super::{MAX_CONNECTIONS, field, waiting};
 use crate::harness::{Client, Redis, Respool, Value, eventually};
 
-/// Every count is back to 0, and nobody was sent away for a reason that did not exist.
-pub(super) fn assert_all_left(respool: &Respool, flock: &Flock) {
+/// Every count is back to 0.
+pub(super) fn assert_counts_are_back(respool: &Respool) {
     for name in [
         "respool_client_connections",
         "respool_client_idle_connections",
@@ -30,6 +30,11 @@ pub(super) fn assert_all_left(respool: &Respool, flock: &Flock) {
             &format!("{name} is 0"),
         );
     }
+}
+
+/// Every count is back to 0, and nobody was sent away for a reason that did not exist.
+pub(super) fn assert_all_left(respool: &Respool, flock: &Flock) {
+    assert_counts_are_back(respool);
     for reason in [
         "panic",
         "protocol_error",

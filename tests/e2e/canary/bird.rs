@@ -9,6 +9,7 @@ use rand::{Rng as _, SeedableRng as _};
 use super::ears::{Ears, Sound};
 use super::expect::{Expect, Kept, Mismatch, Session};
 use super::flock::Flock;
+use super::neighbours::{KindOfWait, NOT_SENT};
 use super::subscriptions::Voice;
 use super::wire::{Gone, Leave, Wire};
 use crate::harness::{Value, encode, show};
@@ -23,6 +24,9 @@ const BIG_BYTES: usize = 100 * 1024;
 
 /// Clients that were killed, or may have been, in the notes of the flock.
 pub(super) const KILLED: &str = "clients killed";
+
+/// Connections that ended while a canary greeted, and second connections that ended, in the notes of the flock.
+pub(super) const CUT_BESIDE: &str = "cut while greeting, or beside";
 
 /// Requests that are sent together, with what each must be answered.
 #[derive(Default)]
@@ -60,6 +64,8 @@ pub(super) struct Bird<'a> {
     pub(super) other_voice: Voice,
     pub(super) kept: VecDeque<Kept>,
     sequence: u64,
+    /// What kind of wait its next exchanges are.
+    pub(super) kind_of_wait: KindOfWait,
 }
 
 impl<'a> Bird<'a> {
@@ -78,8 +84,9 @@ impl<'a> Bird<'a> {
             other_voice: flock.voice(number),
             kept: VecDeque::new(),
             sequence: 0,
+            kind_of_wait: KindOfWait::Quick,
         };
-        let _ = bird.greet();
+        bird.greet_or_note();
         bird
     }
 
@@ -97,8 +104,14 @@ impl<'a> Bird<'a> {
         self.ears = Ears::Closed;
         // What the old connection sent may still run, after what the new one sends.
         self.voice = self.flock.voice(self.number);
-        // If the server's end cuts this short, the next round finds out.
-        let _ = self.greet();
+        self.greet_or_note();
+    }
+
+    /// If the server's end cuts this short, the next round finds out.
+    fn greet_or_note(&mut self) {
+        if self.greet().is_err() {
+            self.flock.note(CUT_BESIDE, 1);
+        }
     }
 
     /// What libraries send when they connect, in one write or several.
@@ -155,10 +168,14 @@ impl<'a> Bird<'a> {
     /// Sends a batch in pieces cut at random bytes and checks every reply.
     pub(super) fn exchange(&mut self, batch: Batch) -> Result<(), Gone> {
         self.session.begin(self.flock.phase());
-        self.send_in_pieces(&batch.bytes)?;
+        let kind = self.kind_of_wait.of(batch.bytes.len());
+        let rest = self.send_all_but_the_last_piece(&batch.bytes)?;
+        let wait = self.flock.begin_wait(kind);
+        self.wire.send(rest)?;
         for expected in batch.expected {
             self.answer(expected)?;
         }
+        self.flock.end_wait(wait);
         self.hear_what_came();
         Ok(())
     }
@@ -168,6 +185,9 @@ impl<'a> Bird<'a> {
         loop {
             let frame = self.wire.reply()?;
             if self.hear(&frame) == Sound::Reply {
+                if is_refusal(&frame) && !is_busy(&frame) {
+                    self.flock.note(NOT_SENT, 1);
+                }
                 return Ok(frame);
             }
         }
@@ -233,6 +253,11 @@ impl<'a> Bird<'a> {
     }
 
     pub(super) fn send_in_pieces(&mut self, bytes: &[u8]) -> Result<(), Gone> {
+        let rest = self.send_all_but_the_last_piece(bytes)?;
+        self.wire.send(rest)
+    }
+
+    fn send_all_but_the_last_piece<'b>(&mut self, bytes: &'b [u8]) -> Result<&'b [u8], Gone> {
         let mut rest = bytes;
         for _ in 0..self.rng.random_range(0..4) {
             if rest.is_empty() {
@@ -245,7 +270,7 @@ impl<'a> Bird<'a> {
             }
             rest = behind;
         }
-        self.wire.send(rest)
+        Ok(rest)
     }
 
     /// One request and its reply.
@@ -299,6 +324,7 @@ impl<'a> Bird<'a> {
             Ok::<_, Gone>([wire.reply()?, wire.reply()?])
         };
         let Ok([selected, reply]) = ask() else {
+            self.flock.note(CUT_BESIDE, 1);
             self.other = None;
             self.other_voice = self.flock.voice(self.number);
             return None;
@@ -319,7 +345,16 @@ impl<'a> Bird<'a> {
     }
 }
 
-/// What respool may always answer to a command that it did not send.
+/// What respool may always answer to a command that it did not send, and a server in which a script does not end.
 pub(super) fn is_refusal(reply: &Value) -> bool {
-    matches!(reply, Value::Error(text) if text.starts_with(b"LOADING respool:"))
+    matches!(reply, Value::Error(text) if text.starts_with(b"LOADING respool:")) || is_busy(reply)
+}
+
+/// What a server answers while a script does not end.
+pub(super) fn is_busy(reply: &Value) -> bool {
+    const BUSY: [&[u8]; 2] = [
+        b"BUSY ",
+        b"EXECABORT Transaction discarded because of: BUSY ",
+    ];
+    matches!(reply, Value::Error(text) if BUSY.iter().any(|busy| text.starts_with(busy)))
 }

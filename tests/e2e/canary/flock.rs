@@ -5,6 +5,7 @@ use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use super::ledger::Ledger;
+use super::neighbours::{KindOfWait, Part, Scene, Wait};
 use super::subscriptions::Voice;
 
 pub(super) struct Flock {
@@ -27,6 +28,16 @@ pub(super) struct Flock {
     notes: Mutex<BTreeMap<&'static str, usize>>,
     /// Operations finished, cut short by the end of the connection, and refused.
     done: Mutex<BTreeMap<&'static str, [usize; 3]>>,
+    /// Its part in a run in which two flocks take turns; `None`: it is alone.
+    part: Option<Part>,
+}
+
+/// What canaries may do next.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Next {
+    Anything,
+    /// A script that does not end keeps the server busy: it refuses all but a few commands, even those that need nothing of it.
+    WhatMayBeRefused,
 }
 
 /// How an operation ended.
@@ -51,6 +62,51 @@ impl Flock {
             notes: Mutex::default(),
             ended: AtomicBool::new(false),
             done: Mutex::default(),
+            part: None,
+        }
+    }
+
+    /// A flock that takes turns with another one.
+    pub(super) fn with_part(address: String, seed: u64, part: Part) -> Self {
+        Self {
+            part: Some(part),
+            ..Self::new(address, seed, 0)
+        }
+    }
+
+    /// Waits until its canaries may go on, and tells with what; `None`: the run has ended.
+    pub(super) fn next(&self) -> Option<Next> {
+        if self.has_ended() {
+            return None;
+        }
+        match &self.part {
+            None => Some(Next::Anything),
+            Some(part) => Some(match part.await_turn()? {
+                Scene::EndlessScript => Next::WhatMayBeRefused,
+                _ => Next::Anything,
+            }),
+        }
+    }
+
+    /// Waits until its canaries may do anything again.
+    pub(super) fn sit_out(&self) {
+        if let Some(part) = &self.part {
+            part.sit_out();
+        }
+    }
+
+    /// The longest rest of a canary between two things that it does, in milliseconds.
+    pub(super) fn longest_rest(&self) -> u64 {
+        if self.part.is_some() { 100 } else { 15 }
+    }
+
+    pub(super) fn begin_wait(&self, kind: KindOfWait) -> Option<Wait> {
+        self.part.as_ref()?.begin_wait(kind)
+    }
+
+    pub(super) fn end_wait(&self, wait: Option<Wait>) {
+        if let (Some(part), Some(wait)) = (&self.part, wait) {
+            part.end_wait(wait);
         }
     }
 
@@ -108,6 +164,9 @@ impl Flock {
 
     pub(super) fn end(&self) {
         self.ended.store(true, Ordering::SeqCst);
+        if let Some(part) = &self.part {
+            part.stage.end();
+        }
     }
 
     pub(super) fn has_ended(&self) -> bool {

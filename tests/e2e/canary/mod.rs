@@ -10,6 +10,7 @@ mod expect;
 mod flock;
 mod ledger;
 mod lodging;
+mod neighbours;
 mod operations;
 mod species;
 mod subscribing;

@@ -32,6 +32,15 @@ pub(super) const OPERATIONS: [(&str, u32, Operation); 20] = [
     ("quit", 1, quit),
 ];
 
+/// What such a client does while the server may refuse anything but to begin and to end a transaction.
+pub(super) const REFUSABLE: [(&str, u32, Operation); 5] = [
+    ("server's commands", 12, servers_commands),
+    ("script", 2, script),
+    ("whole transaction", 4, whole_transaction),
+    ("interactive transaction", 4, interactive_transaction),
+    ("watch", 2, watch),
+];
+
 impl Bird<'_> {
     fn add_get_of_kept(&mut self, batch: &mut Batch) {
         let here = self.session.database;
@@ -115,6 +124,21 @@ pub(super) fn commands(bird: &mut Bird<'_>) -> Result<(), Gone> {
 
 fn pipeline(bird: &mut Bird<'_>) -> Result<(), Gone> {
     let batch = bird.random_batch();
+    bird.exchange(batch)
+}
+
+/// Only commands that respool leaves to the server.
+fn servers_commands(bird: &mut Bird<'_>) -> Result<(), Gone> {
+    let mut batch = Batch::default();
+    let counter = bird.token();
+    for _ in 0..bird.rng.random_range(1..8) {
+        let kept = bird.add_set(&mut batch);
+        batch.add_get(kept);
+        bird.add_get_of_kept(&mut batch);
+        batch.add(&["INCR", &counter], Expect::Count);
+    }
+    batch.add(&["DEL", &counter], Expect::Number);
+    batch.add(&["GET", "whoami"], Expect::Mark);
     bird.exchange(batch)
 }
 

@@ -3,7 +3,8 @@
 use rand::Rng as _;
 
 use super::bird::Bird;
-use super::flock::End;
+use super::flock::{End, Next};
+use super::neighbours::KindOfWait;
 use super::wire::Gone;
 use super::{lodging, operations, subscribing, waiting};
 
@@ -14,35 +15,44 @@ pub(super) type Operation = fn(&mut Bird<'_>) -> Result<(), Gone>;
 pub(super) struct Species {
     pub(super) name: &'static str,
     pub(super) birds: usize,
-    /// Name, how often it is chosen, what it does.
-    operations: &'static [(&'static str, u32, Operation)],
+    operations: Operations,
+    /// What it does while the server may refuse anything.
+    refusable: Operations,
 }
+
+/// Name, how often it is chosen, what is done.
+type Operations = &'static [(&'static str, u32, Operation)];
 
 pub(super) const SPECIES: [Species; 5] = [
     Species {
         name: "plain",
         birds: 260,
         operations: &operations::OPERATIONS,
+        refusable: &operations::REFUSABLE,
     },
     Species {
         name: "subscriber",
         birds: 32,
         operations: &subscribing::OPERATIONS,
+        refusable: &[],
     },
     Species {
         name: "waiter",
         birds: 36,
         operations: &waiting::OPERATIONS,
+        refusable: &[],
     },
     Species {
         name: "tracker",
         birds: lodging::TRACKERS,
         operations: &lodging::TRACKING,
+        refusable: &[],
     },
     Species {
         name: "monitor",
         birds: lodging::MONITORS,
         operations: &lodging::MONITORING,
+        refusable: &[],
     },
 ];
 
@@ -56,19 +66,18 @@ pub(super) fn operations() -> impl Iterator<Item = &'static str> {
 impl Species {
     /// Does random things of its kind until the run ends.
     pub(super) fn fly(&self, bird: &mut Bird<'_>) {
-        let total: u32 = self.operations.iter().map(|(_, weight, _)| weight).sum();
-        while !bird.flock.has_ended() {
-            let mut drawn = bird.rng.random_range(0..total);
-            let (name, _, operation) = self
-                .operations
-                .iter()
-                .find(|(_, weight, _)| {
-                    let found = drawn < *weight;
-                    drawn = drawn.saturating_sub(*weight);
-                    found
-                })
-                .expect("the draw is below the sum of all weights");
+        while let Some(next) = bird.flock.next() {
+            let operations = match next {
+                Next::Anything => self.operations,
+                Next::WhatMayBeRefused => self.refusable,
+            };
+            if operations.is_empty() {
+                bird.flock.sit_out();
+                continue;
+            }
+            let (name, operation) = draw(bird, operations);
             bird.session.begin(bird.flock.phase());
+            bird.kind_of_wait = KindOfWait::of_operation(name);
             let end = match operation(bird) {
                 Ok(()) if bird.session.refused => End::Refused,
                 Ok(()) => End::Finished,
@@ -78,7 +87,19 @@ impl Species {
                 }
             };
             bird.flock.count(name, end);
-            bird.pause(15);
+            bird.pause(bird.flock.longest_rest());
         }
     }
+}
+
+fn draw(bird: &mut Bird<'_>, operations: Operations) -> (&'static str, Operation) {
+    let total = operations.iter().map(|(_, weight, _)| weight).sum();
+    let mut drawn = bird.rng.random_range(0..total);
+    let found = operations.iter().find(|(_, weight, _)| {
+        let found = drawn < *weight;
+        drawn = drawn.saturating_sub(*weight);
+        found
+    });
+    let (name, _, operation) = found.expect("the draw is below the sum of all weights");
+    (name, *operation)
 }
