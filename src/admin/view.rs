@@ -187,7 +187,8 @@ impl View {
     }
 
     fn top_clients(&self, mut cards: Vec<Arc<Card>>, now_ms: u64) -> Vec<ClientRow> {
-        cards.sort_by_key(|card| std::cmp::Reverse(card.commands.get()));
+        // Once for each: workers count on meanwhile, and an order that changes while it is made is a panic.
+        cards.sort_by_cached_key(|card| std::cmp::Reverse(card.commands.get()));
         cards.truncate(TOP_CLIENTS);
         let text = |bytes: &[u8]| String::from_utf8_lossy(bytes).into_owned();
         let settings = self.process.settings();

@@ -45,7 +45,7 @@ fn candidates(registry: &Registry, refusal: &Refusal, now_ms: u64, own: u64) -> 
         let may_go = !card.is_busy() && !card.has(Flag::Rejected);
         card.id() != own && refusal.frees(card) && may_go
     });
-    cards.sort_by_key(|card| std::cmp::Reverse(card.idle_ms(now_ms)));
+    cards.sort_by_cached_key(|card| std::cmp::Reverse(card.idle_ms(now_ms)));
     cards.truncate(MOST_CANDIDATES);
     cards
 }
