@@ -2,12 +2,15 @@
 //!
 //! Invariant: while replies are due to a client its next request goes to the connection that they come from.
 
+use std::task::Context;
+
 use super::requests::UNREACHABLE;
 use super::task::{Client, Purpose, Wait};
 use crate::command::Delays;
 use crate::resp::count_requests;
 use crate::schedule::goes_on_at;
 use crate::telemetry::Bound;
+use crate::transport::READ_SIZE;
 use crate::upstream::{RoomWait, WaitError};
 
 impl Client {
@@ -102,5 +105,40 @@ impl Client {
         }
         self.wait = Wait::Room(RoomWait::new(link, held.len()));
         false
+    }
+
+    /// Leaves what the client has sent with the kernel while the connection that it would go to takes no more, and waits for
+    /// its turn there. Read before, it would be held once for each who waits: with 4,000 clients that write 50 KB each, nine
+    /// tenths of the processor time went into memory for that.
+    #[inline]
+    pub(super) fn leave_unread(&mut self, cx: &mut Context<'_>) {
+        let is_full = self
+            .link
+            .as_ref()
+            .is_some_and(|link| link.is_full() && !link.expects(&self.outlet));
+        if is_full {
+            self.wait_unread(cx);
+        }
+    }
+
+    #[cold]
+    fn wait_unread(&mut self, cx: &mut Context<'_>) {
+        // What has begun is read to its end, and what passes a stalled connection by is told only by reading it.
+        let is_between = matches!(self.wait, Wait::Nothing)
+            && self.input.is_empty()
+            && self.streaming.is_none()
+            && self.pin.is_none();
+        let upstream = &self.site.upstream;
+        if !is_between || upstream.has_lanes() || self.stream.poll_read_ready(cx).is_pending() {
+            return;
+        }
+        if self.outlet.outstanding() == 0 {
+            self.link = upstream.shared_for(&self.session.state, Delays::NONE);
+        }
+        let Some(link) = &self.link else { return };
+        let room = RoomWait::new(link, READ_SIZE);
+        if room.is_pending(cx) {
+            self.wait = Wait::Room(room);
+        }
     }
 }

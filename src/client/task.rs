@@ -335,6 +335,9 @@ impl Client {
             {
                 self.outlet.wake_at(0);
             }
+            if self.may_read() {
+                self.leave_unread(cx);
+            }
             if !self.may_read()
                 && let Some(end) = self.poll_leaving(cx)
             {

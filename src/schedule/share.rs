@@ -9,8 +9,12 @@ use super::reply_times::blend;
 /// The server's time that one client's requests may be worth.
 const SHARE_MICROS: u64 = 5_000;
 
-/// So many may always be there: who sends no more at once is not measured at all.
-const FEWEST: u32 = 16;
+/// Who sends no more than so many at once is not measured at all, and its share does not matter to it.
+const FEW: u32 = 16;
+
+/// So many may be there however slow they are, so that the server has the next at hand. A request with a megabyte of reply is
+/// as slow as that: sixteen of them stood before everybody else's for 12 milliseconds.
+const FEWEST: u32 = 2;
 
 /// So many before the first of them was answered.
 const FIRST: u32 = 64;
@@ -28,6 +32,15 @@ pub enum Company {
     Alone,
     /// Somebody has.
     Others,
+}
+
+/// Whose requests the server was busy with.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Cause {
+    /// The client's alone.
+    Own,
+    /// Others' too, and what each of them took is not told apart.
+    Mixed,
 }
 
 /// One client's share.
@@ -58,18 +71,20 @@ impl Share {
     /// them, as pools of pipelining clients have, once that many were seen to be quick.
     #[inline]
     pub fn matters(self, outstanding: u32) -> bool {
-        outstanding >= FEWEST && outstanding >= self.window / 4
+        outstanding >= FEW.min(self.window) && outstanding >= self.window / 4
     }
 
     /// `replies` of its requests were answered, for which the server was busy for `spent_micros`. The window follows at
     /// once when it shrinks; it grows by what was answered, so that requests that turn slow are noticed in time. What is
-    /// under way for `round_trip_micros` keeps nobody waiting and comes on top.
+    /// under way for `round_trip_micros` keeps nobody waiting and comes on top. Where others' requests may have been the slow
+    /// ones it does not fall below [`FEW`].
     pub fn answered(
         &mut self,
         replies: u32,
         spent_micros: u64,
         round_trip_micros: u64,
         company: Company,
+        cause: Cause,
     ) {
         let each = spent_micros * 1000 / u64::from(replies.max(1));
         let cost = match self.cost_nanos {
@@ -84,7 +99,11 @@ impl Share {
             };
         let worth = (SHARE_MICROS + round_trip_micros) * 1000 / u64::from(self.cost_nanos);
         let worth = u32::try_from(worth.min(most)).unwrap_or(u32::MAX);
-        self.window = worth.min(self.window.saturating_add(replies)).max(FEWEST);
+        let fewest = match cause {
+            Cause::Own => FEWEST,
+            Cause::Mixed => FEW.min(self.window),
+        };
+        self.window = worth.min(self.window.saturating_add(replies)).max(fewest);
     }
 }
 
@@ -106,7 +125,13 @@ mod tests {
         for _ in 0..rounds {
             let window = share.window();
             most = most.max(u64::from(window) * cost_micros);
-            share.answered(window, u64::from(window) * cost_micros, 0, company);
+            share.answered(
+                window,
+                u64::from(window) * cost_micros,
+                0,
+                company,
+                Cause::Own,
+            );
         }
         most
     }
@@ -115,12 +140,31 @@ mod tests {
     fn slow_requests_are_worth_their_share_of_time() {
         let mut share = Share::default();
         let most = settle(&mut share, 330, Company::Others, 50);
-        assert_eq!(share.window(), FEWEST);
+        assert!((14..=15).contains(&share.window()), "{share:?}");
         assert!(most <= u64::from(FIRST) * 330, "{most} microseconds");
 
         let mut share = Share::default();
         settle(&mut share, 100, Company::Others, 50);
         assert!((45..=50).contains(&share.window()), "{share:?}");
+    }
+
+    #[test]
+    fn very_slow_ones_are_worth_hardly_more_than_one_and_still_measured() {
+        let mut share = Share::default();
+        settle(&mut share, 4_000, Company::Others, 50);
+        assert_eq!(share.window(), FEWEST);
+        assert!(share.matters(FEWEST));
+        settle(&mut share, 1, Company::Others, 500);
+        assert_eq!(share.window(), 256, "it is quick again");
+    }
+
+    #[test]
+    fn who_stands_beside_slow_ones_keeps_a_few() {
+        let mut share = Share::default();
+        for _ in 0..50 {
+            share.answered(16, 40_000, 0, Company::Others, Cause::Mixed);
+        }
+        assert_eq!(share.window(), FEW);
     }
 
     #[test]
@@ -139,7 +183,7 @@ mod tests {
         let most = settle(&mut share, 330, Company::Others, 1);
         assert!(most <= 256 * 330);
         settle(&mut share, 330, Company::Others, 3);
-        assert!(share.window() <= 2 * FEWEST, "{share:?}");
+        assert!(share.window() <= 2 * FEW, "{share:?}");
     }
 
     #[test]
@@ -147,7 +191,13 @@ mod tests {
         let mut share = Share::default();
         for _ in 0..100 {
             let window = share.window();
-            share.answered(window, u64::from(window), 50_000, Company::Others);
+            share.answered(
+                window,
+                u64::from(window),
+                50_000,
+                Company::Others,
+                Cause::Own,
+            );
         }
         assert!(share.window() >= 50_000, "{share:?}");
     }
@@ -155,13 +205,14 @@ mod tests {
     proptest! {
         #[test]
         fn the_window_is_never_too_small_nor_grows_past_what_was_answered(
-            reads in prop::collection::vec((0u32..5_000, 0u64..2_000_000, 0u64..200_000, any::<bool>()), 1..200),
+            reads in prop::collection::vec((0u32..5_000, 0u64..2_000_000, 0u64..200_000, any::<bool>(), any::<bool>()), 1..200),
         ) {
             let mut share = Share::default();
-            for (replies, spent, round_trip, alone) in reads {
+            for (replies, spent, round_trip, alone, own) in reads {
                 let before = share.window();
                 let company = if alone { Company::Alone } else { Company::Others };
-                share.answered(replies, spent, round_trip, company);
+                let cause = if own { Cause::Own } else { Cause::Mixed };
+                share.answered(replies, spent, round_trip, company, cause);
                 prop_assert!(share.window() >= FEWEST);
                 prop_assert!(share.window() <= before.max(FEWEST).saturating_add(replies));
                 prop_assert!(goes_on_at(share.window()) < share.window());

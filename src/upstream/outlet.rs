@@ -12,7 +12,7 @@ use super::traffic::Kind;
 use crate::command::Delays;
 use crate::memory::{Account, Frame, Holding};
 use crate::replies::Replies;
-use crate::schedule::{Company, Share};
+use crate::schedule::{Cause, Company, Share};
 use crate::session::{Protocol, Transaction, Verb};
 use crate::telemetry::Disconnect;
 use crate::transport::Stream;
@@ -124,9 +124,10 @@ impl Outlet {
         spent_micros: u64,
         round_trip_micros: u64,
         company: Company,
+        cause: Cause,
     ) {
         let mut share = self.share.get();
-        share.answered(replies, spent_micros, round_trip_micros, company);
+        share.answered(replies, spent_micros, round_trip_micros, company, cause);
         self.share.set(share);
     }
 

@@ -2,7 +2,7 @@
 
 use super::super::traffic::{Due, Inner};
 use super::Link;
-use crate::schedule::{Company, Load};
+use crate::schedule::{Cause, Company, Load};
 
 /// Bytes that the kernel has not taken weigh as a millisecond each time there are so many of them.
 const BEHIND_BYTES: usize = 64 * 1024;
@@ -61,7 +61,7 @@ impl Inner {
         if replies > 0 {
             let spent = self.times.answered(now, replies as u64, asked_micros);
             if !self.charged.is_empty() {
-                self.charge(now, spent);
+                self.charge(now, spent, replies as u32);
             }
         }
     }
@@ -69,15 +69,19 @@ impl Inner {
     /// Charges those with long pipelines for the time that the server was busy with this read. What each of them has caused
     /// is not told apart: one read holds the replies of many. In equal parts, a client with few slow requests is not
     /// overlooked beside one with many quick ones.
-    fn charge(&mut self, now: u64, spent: u64) {
+    fn charge(&mut self, now: u64, spent: u64, replies: u32) {
         let company = match self.mixed_micros {
             Some(mixed) if now.saturating_sub(mixed) < LATELY_MICROS => Company::Others,
             _ => Company::Alone,
         };
         let round_trip = self.times.round_trip_micros();
         let part = spent / self.charged.len() as u64;
+        let cause = match &self.charged[..] {
+            [(_, own)] if *own == replies => Cause::Own,
+            _ => Cause::Mixed,
+        };
         for (outlet, replies) in self.charged.drain(..) {
-            outlet.charge(replies, part, round_trip, company);
+            outlet.charge(replies, part, round_trip, company, cause);
         }
     }
 }

@@ -2,10 +2,12 @@
 
 use std::io::{self, Read, Write};
 use std::net::TcpStream;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
 use super::{assert_within_twice, rounds, spin, worst_wait};
-use crate::harness::{Client, PATIENCE, Redis, Respool, Value, encode, eventually};
+use crate::harness::{Act, Client, PATIENCE, Redis, Respool, Scripted, Value, encode, eventually};
 
 /// `$200000`, the value, and two line ends.
 const LARGE_REPLY: usize = 200_000 + 11;
@@ -132,4 +134,44 @@ fn another_connection_is_opened_beside_one_with_heavy_work() {
         },
         "another shared connection is open",
     );
+}
+
+#[test]
+fn hardly_more_than_one_of_a_clients_very_slow_requests_stands_before_others() {
+    const SLOW: Duration = Duration::from_millis(8);
+    const ASKED: usize = 25;
+    let served = Arc::new(AtomicUsize::new(0));
+    let counted = Arc::clone(&served);
+    let server = Scripted::start(move |words| match words[0].as_str() {
+        "get" => {
+            // The server's own work on the request.
+            std::thread::park_timeout(SLOW);
+            counted.fetch_add(1, Ordering::SeqCst);
+            Act::Say("$1\r\nv\r\n")
+        }
+        _ => Act::Usual,
+    });
+    let respool = Respool::before(server.addr())
+        .upstream("shared_connections = 1")
+        .top("workers = 1")
+        .start();
+    let mut slow = respool.client();
+    slow.send(encode(&["GET", "k"]).repeat(1_000));
+    // The first window is sent before anything is known of them.
+    eventually(
+        || served.load(Ordering::SeqCst) > 100,
+        "they are known to be slow",
+    );
+    let mut quick = respool.client();
+    let mut before: Vec<usize> = (0..ASKED)
+        .map(|_| {
+            let before = served.load(Ordering::SeqCst);
+            assert_eq!(quick.cmd(&["ECHO", "e"]), Value::bulk("e"));
+            served.load(Ordering::SeqCst) - before
+        })
+        .collect();
+    before.sort_unstable();
+    eprintln!("slow requests served before a quick one: {before:?}");
+    // Half of them at least, for the machine may stand still between the count and the request.
+    assert!(before[ASKED / 2] <= 3, "{before:?}");
 }
