@@ -11,7 +11,7 @@ use proptest::prelude::*;
 use proptest::test_runner::{Config, TestRunner};
 
 use targets::server::{OPTIONS, Server};
-use targets::{configuration, reply, request};
+use targets::{configuration, exchange, reply, request};
 
 /// So many cases, or `PROPTEST_CASES` if that is more.
 fn at_least(cases: u32) -> u32 {
@@ -35,6 +35,11 @@ proptest! {
     #[test]
     fn configuration_is_settings_or_problems(data in bytes()) {
         configuration::check(&data);
+    }
+
+    #[test]
+    fn a_frame_goes_to_whom_it_is_due_or_the_connection_ends(data in bytes()) {
+        exchange::check(&data);
     }
 
     #[test]
