@@ -148,6 +148,9 @@ impl Client {
             self.streaming = Some(false);
             return Next::Used(self.let_go(data.len()));
         }
+        if let Some(next) = self.large_amid_unplaced() {
+            return next;
+        }
         if self.refusing.is_some() {
             let reply = self.refusing.take().unwrap_or_default();
             self.count(1, command);

@@ -4,7 +4,8 @@
 //! own, `queued` what such a connection holds inside MULTI, `tracking` CLIENT TRACKING, `subscribed` subscriptions; `waiting` is
 //! who stands in line with other blocked clients; `local` is what respool answers itself, `login` AUTH and HELLO among it; `held` is
 //! who was rejected; `large` is a request too large to share, `raw` one that may be answered with more than a reply; `leaving`
-//! notices clients that leave while they wait, `timers` those that take too long, and `closes` says why respool closed one.
+//! notices clients that leave while they wait, `unplaced` answers a transaction that a busy server has not been told of, `timers`
+//! closes those that take too long, and `closes` says why respool closed one.
 
 mod again;
 mod closes;
@@ -28,6 +29,7 @@ mod subscribed;
 mod task;
 mod timers;
 mod tracking;
+mod unplaced;
 mod waiting;
 
 pub use eviction::make_room;

@@ -31,7 +31,7 @@ pub(super) const NOT_AMID_MESSAGES: &[u8] =
     b"-ERR respool: this command is not possible while messages are received\r\n";
 
 /// A request that no server queues: it makes EXEC fail, as any error while queueing does.
-const NEVER_QUEUED: &[u8] = b"*1\r\n$3\r\nGET\r\n";
+pub(super) const NEVER_QUEUED: &[u8] = b"*1\r\n$3\r\nGET\r\n";
 
 /// What the client does with the connection lent to it.
 #[derive(Debug, Default)]

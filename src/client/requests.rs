@@ -190,6 +190,7 @@ impl Client {
         self.pin.is_none()
             && !self.is_listening
             && self.refusing.is_none()
+            && self.unplaced.is_none()
             && self.session.reply == crate::session::ReplyMode::On
             && length <= self.site.thread.settings().upstream.max_shared_request
     }
@@ -250,6 +251,11 @@ impl Client {
         {
             return next;
         }
+        if self.unplaced.is_some()
+            && let Some(next) = self.amid_unplaced(request, &routed)
+        {
+            return next;
+        }
         match routed.route {
             Route::Alien => {
                 self.ending = Some(Disconnect::ProtocolError);
@@ -276,6 +282,9 @@ impl Client {
                 }
                 next => next,
             },
+            Route::Transaction(verb) if self.is_answered_busy(verb, request, routed.command) => {
+                Next::Used(length)
+            }
             Route::Transaction(Tx::Multi | Tx::Watch)
                 if self.refusing.is_some() && rest.len() > length =>
             {

@@ -18,7 +18,7 @@ use crate::admission::{Permit, Refusal};
 use crate::identity::{Arrival, CardGuard, Flag, Identity, Peer};
 use crate::resp::RequestScanner;
 use crate::schedule::goes_on_at;
-use crate::session::{Credentials, Protocol, Session};
+use crate::session::{Credentials, Protocol, Session, UnplacedTransaction};
 use crate::telemetry::{Bound, Disconnect};
 use crate::transport::{READ_SIZE, Stream};
 use crate::upstream::{
@@ -141,6 +141,8 @@ pub struct Client {
     pub(super) wait_ready: bool,
     /// The server cannot take the requests that are here: each is answered with this.
     pub(super) refusing: Option<Vec<u8>>,
+    /// Its transaction, of which the busy server has not been told.
+    pub(super) unplaced: Option<Box<UnplacedTransaction>>,
     /// The socket was emptied by the last read.
     pub(super) is_drained: bool,
     /// It will be closed for this once its replies are out.
@@ -224,6 +226,7 @@ impl Client {
             line: None,
             wait_ready: false,
             refusing: None,
+            unplaced: None,
             is_drained: true,
             ending: None,
             rejected: None,

@@ -3,12 +3,14 @@
 mod route;
 mod state;
 mod transaction;
+mod unplaced;
 
 use std::rc::Rc;
 
 pub use route::{Block, READ_ONLY, Route, Routed, Rules, block, route, unknown_command};
 pub use state::{Change, Credentials, Effect, Own, Protocol, State, Step, name_request, steps};
 pub use transaction::{Stream, Tracking, Transaction, Verb};
+pub use unplaced::{Begun, NestedWords, Unplaced, UnplacedTransaction, is_busy};
 
 /// CLIENT REPLY of one client.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]

@@ -6,7 +6,7 @@ use redis_protocol::resp3::types::OwnedFrame;
 use crate::command::Learned;
 use crate::resp::parse_integer;
 use crate::resp::speak::push_header;
-use crate::session::Protocol;
+use crate::session::{NestedWords, Protocol};
 
 /// What one server said of itself at the last connect.
 #[derive(Debug, Default, Clone)]
@@ -14,6 +14,7 @@ pub struct Server {
     hello: [Vec<u8>; 2],
     /// Major, minor.
     version: (u32, u32),
+    is_valkey: bool,
     /// The version as the server writes it.
     pub version_text: String,
     /// `master` or `slave`.
@@ -39,6 +40,7 @@ impl Server {
             match name {
                 b"version" => self.version_text = value,
                 b"role" => self.role = value,
+                b"server" => self.is_valkey = value == "valkey",
                 _ => {}
             }
         }
@@ -76,6 +78,15 @@ impl Server {
     /// command.
     pub fn wait_needs_a_write(&self) -> bool {
         self.version >= (7, 1)
+    }
+
+    /// How it refuses MULTI and WATCH inside MULTI.
+    pub fn nested_words(&self) -> NestedWords {
+        match self.version {
+            (9.., _) if self.is_valkey => NestedWords::Valkey9,
+            (8, 1..) if self.is_valkey => NestedWords::Valkey8,
+            _ => NestedWords::Redis,
+        }
     }
 }
 

@@ -4,3 +4,4 @@ mod busy;
 mod dead;
 mod paused;
 mod script;
+mod transactions;

@@ -15,14 +15,14 @@ fn respool(redis: &Redis) -> Respool {
         .start()
 }
 
-fn script(respool: &Respool) -> Client {
+pub(super) fn script(respool: &Respool) -> Client {
     let mut client = respool.client();
     client.send(encode(&["EVAL", "while true do end", "0"]));
     client
 }
 
 /// Waits until the server answers BUSY, asked directly.
-fn until_busy(redis: &Redis) {
+pub(super) fn until_busy(redis: &Redis) {
     eventually(
         || {
             let mut probe = redis.client();
@@ -156,5 +156,70 @@ fn a_change_of_state_while_a_script_runs_leaves_everybody_in_the_state_they_had(
             Value::bulk("x"),
             "database {database}"
         );
+    }
+}
+
+/// Forms in which a transaction comes while a script runs: what is sent first, and what after a moment.
+fn transactions() -> Vec<(&'static str, Vec<u8>, Vec<u8>)> {
+    let (multi, exec) = (encode(&["MULTI"]), encode(&["EXEC"]));
+    let set = encode(&["SET", "k", "v"]);
+    let large = encode(&["SET", "k", &"v".repeat(200_000)]);
+    let cut = set.len() / 2;
+    vec![
+        ("whole", [&multi[..], &set, &exec].concat(), Vec::new()),
+        ("by line", multi.clone(), [&set[..], &exec].concat()),
+        (
+            "in two pieces",
+            [&multi[..], &set[..cut]].concat(),
+            [&set[cut..], &exec].concat(),
+        ),
+        ("large", [&multi[..], &large].concat(), exec.clone()),
+        (
+            "discarded",
+            [&multi[..], &set].concat(),
+            encode(&["DISCARD"]),
+        ),
+        ("nested", [&multi[..], &multi].concat(), exec),
+    ]
+}
+
+/// The replies to the three requests of a transaction, and to a command behind it.
+fn replies_to(client: &mut Client, first: &[u8], then: &[u8]) -> Vec<Value> {
+    client.send(first);
+    let mut replies = vec![client.reply()];
+    client.send(then);
+    replies.extend((1..3).map(|_| client.reply()));
+    replies.push(client.cmd(&["GET", "k"]));
+    replies
+}
+
+#[test]
+fn a_transaction_that_begins_while_a_script_runs_comes_to_nothing_as_directly() {
+    let redis = Redis::start(&["--lua-time-limit", "100"]);
+    let respool = Respool::start(&redis);
+    let forms = transactions();
+    let in_database_7 = |mut client: Client| {
+        assert_eq!(client.cmd(&["SELECT", "7"]), Value::ok());
+        client
+    };
+    let mut clients: Vec<[Client; 2]> = forms
+        .iter()
+        .map(|_| [redis.client(), respool.client()].map(in_database_7))
+        .collect();
+    let mut caller = script(&respool);
+    until_busy(&redis);
+    for ((form, first, then), pair) in forms.iter().zip(&mut clients) {
+        let [direct, through] = pair;
+        let expected = replies_to(direct, first, then);
+        assert_eq!(replies_to(through, first, then), expected, "{form}");
+    }
+    assert_eq!(redis.cmd(&["SCRIPT", "KILL"]), Value::ok());
+    assert!(caller.reply().is_error());
+    for [direct, through] in &mut clients {
+        for client in [direct, through] {
+            assert!(client.cmd(&["GET", "k"]).is_null(), "nothing of it has run");
+            assert_eq!(client.cmd(&["MULTI"]), Value::ok());
+            assert_eq!(client.cmd(&["EXEC"]), Value::Array(Vec::new()));
+        }
     }
 }

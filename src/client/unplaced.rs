@@ -1,0 +1,135 @@
+//! A transaction of which a busy server has not been told: answered as the server would, and placed on a connection as soon as
+//! one is lent.
+
+use super::local::wrong_arity;
+use super::pinned::NEVER_QUEUED;
+use super::requests::Next;
+use super::task::{Client, Wait};
+use crate::command::{CommandId, Delays, Local, PinReason, Tx};
+use crate::identity::Flag;
+use crate::resp::Request;
+use crate::resp::speak::OK;
+use crate::session::{
+    Begun, NestedWords, Route, Routed, Unplaced, UnplacedTransaction, Verb, is_busy,
+};
+use crate::upstream::{Kind, Show};
+
+const MULTI: &[u8] = b"*1\r\n$5\r\nMULTI\r\n";
+
+impl Client {
+    /// Answers a command of a transaction as the busy server would that has let respool have no connection in the client's state.
+    /// False: it is refused for another reason.
+    pub(super) fn is_answered_busy(
+        &mut self,
+        verb: Tx,
+        request: &Request<'_>,
+        command: Option<CommandId>,
+    ) -> bool {
+        let Some(refusal) = self.refusing.as_ref().filter(|reply| is_busy(reply)) else {
+            return false;
+        };
+        let begun = match wrong_arity(request, command) {
+            Some(wrong) => Begun::Reply(wrong),
+            None => UnplacedTransaction::begin(verb, refusal),
+        };
+        self.count(1, command);
+        match begun {
+            Begun::Reply(reply) => self.answer(&reply),
+            Begun::Ok(unplaced) => {
+                self.unplaced = Some(Box::new(unplaced));
+                self.note_unplaced();
+                self.answer(OK);
+            }
+        }
+        true
+    }
+
+    /// A request of a client whose transaction the server has not been told of. `None`: it is as any other.
+    pub(super) fn amid_unplaced(&mut self, request: &Request<'_>, routed: &Routed) -> Option<Next> {
+        let wrong = wrong_arity(request, routed.command);
+        if wrong.is_none() && routed.route == Route::Local(Local::Reset) {
+            self.unplaced = None;
+            return None;
+        }
+        if let Some(next) = self.place() {
+            return Some(next);
+        }
+        let words = self.nested_words();
+        let unplaced = self.unplaced.as_mut()?;
+        if let Some(refusal) = &self.refusing {
+            unplaced.hear(refusal);
+        }
+        let reply = match unplaced.answer(&routed.route, wrong, words) {
+            Unplaced::Elsewhere => return None,
+            Unplaced::Reply(reply) => reply,
+            Unplaced::Over(reply) => {
+                self.unplaced = None;
+                reply
+            }
+        };
+        self.note_unplaced();
+        self.count(1, routed.command);
+        self.answer(&reply);
+        Some(Next::Used(request.bytes().len()))
+    }
+
+    /// The start of a request too large to share: it is refused as all are in such a transaction. `Some`: not yet.
+    pub(super) fn large_amid_unplaced(&mut self) -> Option<Next> {
+        if let Some(next) = self.place() {
+            return Some(next);
+        }
+        if let Some(unplaced) = self.unplaced.as_mut().filter(|one| one.is_open()) {
+            if let Some(refusal) = &self.refusing {
+                unplaced.hear(refusal);
+            }
+            self.refusing = Some(unplaced.refuse());
+        }
+        None
+    }
+
+    /// Tells the server of the transaction, if it lends a connection now. `Some`: that is waited for.
+    fn place(&mut self) -> Option<Next> {
+        let unplaced = self.unplaced.as_mut()?;
+        if unplaced.is_sent() {
+            if self.outlet.transaction().open {
+                self.unplaced = None;
+            } else {
+                // What follows must not run by itself.
+                unplaced.lose();
+            }
+            return None;
+        }
+        if !unplaced.may_be_placed() || self.refusing.is_some() {
+            return None;
+        }
+        let link = match self.pin_with_room(PinReason::Multi) {
+            Ok(link) => link,
+            Err(next) => return Some(next),
+        };
+        let is_spoilt = self.unplaced.as_mut().is_some_and(|one| one.send());
+        let kind = (Kind::Verb(Verb::Multi), Delays::NONE);
+        link.send(&self.outlet, MULTI, 1, kind, Show::Hide);
+        self.in_multi_after(Verb::Multi);
+        if is_spoilt {
+            let kind = (Kind::Plain, Delays::NONE);
+            link.send(&self.outlet, NEVER_QUEUED, 1, kind, Show::Hide);
+        }
+        // Its answer tells whether the transaction is open there.
+        self.wait = Wait::Answers;
+        Some(Next::Wait)
+    }
+
+    fn nested_words(&self) -> NestedWords {
+        let server = self.site.thread.process.server.load();
+        server
+            .as_ref()
+            .map_or_else(NestedWords::default, |server| server.nested_words())
+    }
+
+    /// Shows on the client's card what such a transaction makes of it.
+    fn note_unplaced(&self) {
+        let is_open = self.unplaced.as_ref().map(|unplaced| unplaced.is_open());
+        self.flag(Flag::Multi, is_open == Some(true));
+        self.flag(Flag::Watching, is_open == Some(false));
+    }
+}

@@ -1,0 +1,283 @@
+//! A transaction, or a watch, that the server has not been told of: it was busy with a script when the client began it, and let
+//! respool have no connection for it.
+//!
+//! A server in which a script does not end takes WATCH and MULTI, refuses what follows, and aborts at EXEC. The client is
+//! answered so here, in the server's words, until the transaction stands at the server after all or is over.
+//!
+//! Invariant: no command runs that was written for such a transaction, unless the server has it and aborts or runs the whole.
+
+use super::route::Route;
+use crate::command::{Local, Tx};
+use crate::resp::speak::{OK, error};
+
+/// How such an error begins.
+const BUSY: &[u8] = b"-BUSY ";
+
+const QUEUED: &[u8] = b"+QUEUED\r\n";
+
+const NOTHING_TO_DISCARD: &[u8] = b"-ERR DISCARD without MULTI\r\n";
+
+/// Whether a server refuses something with `reply` because a script does not end.
+pub fn is_busy(reply: &[u8]) -> bool {
+    reply.starts_with(BUSY)
+}
+
+/// How a kind of server refuses MULTI and WATCH inside MULTI.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum NestedWords {
+    /// Redis, and Valkey up to 8.0: an error that spoils nothing.
+    #[default]
+    Redis,
+    /// Valkey 8.1: an error as any other while commands are queued.
+    Valkey8,
+    /// Valkey from 9.0 on: the same, with the command's name.
+    Valkey9,
+}
+
+impl NestedWords {
+    fn refusal(self, verb: Tx) -> Vec<u8> {
+        let is_watch = verb == Tx::Watch;
+        error(match self {
+            Self::Redis if is_watch => "ERR WATCH inside MULTI is not allowed",
+            Self::Redis => "ERR MULTI calls can not be nested",
+            Self::Valkey8 => "ERR Command not allowed inside a transaction",
+            Self::Valkey9 if is_watch => "ERR Command 'watch' not allowed inside a transaction",
+            Self::Valkey9 => "ERR Command 'multi' not allowed inside a transaction",
+        })
+    }
+}
+
+/// How far it has come.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Stage {
+    /// WATCH was answered, and nobody watches.
+    Watching,
+    /// MULTI was answered, and nothing since that would make EXEC fail.
+    Open,
+    /// MULTI was answered, and something refused since: EXEC aborts.
+    Spoilt,
+    /// MULTI is at the server.
+    Sent,
+    /// It comes to nothing: what its client takes for watched is not, or the server does not open it.
+    Lost,
+}
+
+/// A transaction, or a watch, that the server has not been told of.
+#[derive(Debug)]
+pub struct UnplacedTransaction {
+    /// What the server said last.
+    refusal: Vec<u8>,
+    stage: Stage,
+}
+
+/// What a client gets for a command of a transaction that a busy server refuses outside of MULTI.
+pub enum Begun {
+    /// The reply, and nothing begins.
+    Reply(Vec<u8>),
+    /// `+OK`, and this.
+    Ok(UnplacedTransaction),
+}
+
+/// What a request gets while there is such a transaction.
+#[derive(Debug, PartialEq, Eq)]
+pub enum Unplaced {
+    /// What it would get without.
+    Elsewhere,
+    /// This reply.
+    Reply(Vec<u8>),
+    /// This reply, and it is over.
+    Over(Vec<u8>),
+}
+
+/// What a server answers to EXEC that refuses it with this error.
+fn aborted(refusal: &[u8]) -> Vec<u8> {
+    let reason = refusal.get(1..).unwrap_or_default();
+    // It names the code of an error that has one of its own.
+    let reason = reason.strip_prefix(b"ERR ").unwrap_or(reason);
+    [b"-EXECABORT Transaction discarded because of: ", reason].concat()
+}
+
+impl UnplacedTransaction {
+    /// What `verb` gets, outside of MULTI, that a busy server refuses with `refusal`, which it would not have done on a connection
+    /// in the client's state.
+    pub fn begin(verb: Tx, refusal: &[u8]) -> Begun {
+        let stage = match verb {
+            Tx::Multi => Stage::Open,
+            Tx::Watch => Stage::Watching,
+            Tx::Exec => return Begun::Reply(aborted(refusal)),
+            Tx::Discard => return Begun::Reply(NOTHING_TO_DISCARD.to_vec()),
+            Tx::Unwatch => return Begun::Reply(OK.to_vec()),
+        };
+        let refusal = refusal.to_vec();
+        Begun::Ok(Self { refusal, stage })
+    }
+
+    /// Whether MULTI was answered.
+    pub fn is_open(&self) -> bool {
+        self.stage != Stage::Watching
+    }
+
+    /// Whether the server may be told of it as soon as it lends a connection.
+    pub fn may_be_placed(&self) -> bool {
+        matches!(self.stage, Stage::Open | Stage::Spoilt)
+    }
+
+    /// MULTI is being sent. True: what makes EXEC fail must follow it.
+    pub fn send(&mut self) -> bool {
+        std::mem::replace(&mut self.stage, Stage::Sent) == Stage::Spoilt
+    }
+
+    /// Whether MULTI was sent, and is to be asked about.
+    pub fn is_sent(&self) -> bool {
+        self.stage == Stage::Sent
+    }
+
+    /// The server has not opened it.
+    pub fn lose(&mut self) {
+        self.stage = Stage::Lost;
+    }
+
+    /// The server refuses something with this.
+    pub fn hear(&mut self, refusal: &[u8]) {
+        self.refusal = refusal.to_vec();
+    }
+
+    /// What every command in it is refused with.
+    pub fn refuse(&mut self) -> Vec<u8> {
+        if self.stage == Stage::Open {
+            self.stage = Stage::Spoilt;
+        }
+        self.refusal.clone()
+    }
+
+    /// What a request gets that goes to `route`, or has too few or too many words (`wrong`).
+    pub fn answer(
+        &mut self,
+        route: &Route,
+        wrong: Option<Vec<u8>>,
+        words: NestedWords,
+    ) -> Unplaced {
+        if !self.is_open() {
+            return self.answer_outside(route, wrong.is_some());
+        }
+        if let Some(wrong) = wrong {
+            self.refuse();
+            return match route {
+                Route::Transaction(Tx::Exec) => Unplaced::Over(aborted(&wrong)),
+                _ => Unplaced::Reply(wrong),
+            };
+        }
+        match route {
+            Route::Alien | Route::Local(Local::Quit) => Unplaced::Elsewhere,
+            Route::Transaction(Tx::Exec) => Unplaced::Over(aborted(&self.refusal)),
+            Route::Transaction(Tx::Discard) => Unplaced::Over(OK.to_vec()),
+            Route::Transaction(verb @ (Tx::Multi | Tx::Watch)) => {
+                if words != NestedWords::Redis {
+                    self.refuse();
+                }
+                Unplaced::Reply(words.refusal(*verb))
+            }
+            Route::Transaction(Tx::Unwatch) => {
+                // EXEC would have to answer it.
+                self.refuse();
+                Unplaced::Reply(QUEUED.to_vec())
+            }
+            Route::Refused(reply) => {
+                self.refuse();
+                Unplaced::Reply(reply.clone())
+            }
+            _ => Unplaced::Reply(self.refuse()),
+        }
+    }
+
+    fn answer_outside(&mut self, route: &Route, is_wrong: bool) -> Unplaced {
+        match route {
+            _ if is_wrong => Unplaced::Elsewhere,
+            Route::Transaction(Tx::Multi) => {
+                // It would run as if nobody had touched what is watched.
+                self.stage = Stage::Lost;
+                Unplaced::Reply(OK.to_vec())
+            }
+            Route::Transaction(Tx::Watch) => Unplaced::Reply(OK.to_vec()),
+            Route::Transaction(Tx::Unwatch) => Unplaced::Over(OK.to_vec()),
+            _ => Unplaced::Elsewhere,
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const REFUSAL: &[u8] = b"-BUSY Redis is busy.\r\n";
+    const ABORTED: &[u8] = b"-EXECABORT Transaction discarded because of: BUSY Redis is busy.\r\n";
+
+    fn begun(verb: Tx) -> UnplacedTransaction {
+        match UnplacedTransaction::begin(verb, REFUSAL) {
+            Begun::Ok(begun) => begun,
+            Begun::Reply(reply) => panic!("{}", reply.escape_ascii()),
+        }
+    }
+
+    fn tell(unplaced: &mut UnplacedTransaction, route: &Route) -> Unplaced {
+        unplaced.answer(route, None, NestedWords::Redis)
+    }
+
+    #[test]
+    fn everything_is_refused_up_to_exec() {
+        let mut unplaced = begun(Tx::Multi);
+        assert!(unplaced.may_be_placed());
+        let refused = Unplaced::Reply(REFUSAL.to_vec());
+        assert_eq!(tell(&mut unplaced, &Route::Shared), refused);
+        let nested = tell(&mut unplaced, &Route::Transaction(Tx::Multi));
+        let expected = b"-ERR MULTI calls can not be nested\r\n".to_vec();
+        assert_eq!(nested, Unplaced::Reply(expected));
+        let wrong = b"-ERR wrong number of arguments\r\n".to_vec();
+        let told = unplaced.answer(&Route::Shared, Some(wrong.clone()), NestedWords::Redis);
+        assert_eq!(told, Unplaced::Reply(wrong));
+        let end = tell(&mut unplaced, &Route::Transaction(Tx::Exec));
+        assert_eq!(end, Unplaced::Over(ABORTED.to_vec()));
+    }
+
+    #[test]
+    fn one_that_is_placed_aborts_only_when_something_was_refused() {
+        let mut clean = begun(Tx::Multi);
+        tell(&mut clean, &Route::Transaction(Tx::Multi));
+        assert!(!clean.send(), "Redis forgives a nested MULTI");
+        assert!(clean.is_sent() && !clean.may_be_placed());
+        let mut spoilt = begun(Tx::Multi);
+        spoilt.answer(&Route::Transaction(Tx::Multi), None, NestedWords::Valkey9);
+        assert!(spoilt.send(), "Valkey does not");
+        spoilt.lose();
+        assert!(!spoilt.may_be_placed() && spoilt.is_open());
+    }
+
+    #[test]
+    fn what_nobody_watched_comes_to_nothing() {
+        let mut unplaced = begun(Tx::Watch);
+        assert_eq!(tell(&mut unplaced, &Route::Shared), Unplaced::Elsewhere);
+        let ok = Unplaced::Reply(OK.to_vec());
+        assert_eq!(tell(&mut unplaced, &Route::Transaction(Tx::Watch)), ok);
+        assert_eq!(tell(&mut unplaced, &Route::Transaction(Tx::Multi)), ok);
+        assert!(unplaced.is_open() && !unplaced.may_be_placed());
+        let end = tell(&mut unplaced, &Route::Transaction(Tx::Exec));
+        assert_eq!(end, Unplaced::Over(ABORTED.to_vec()));
+        let mut unplaced = begun(Tx::Watch);
+        let end = tell(&mut unplaced, &Route::Transaction(Tx::Unwatch));
+        assert_eq!(end, Unplaced::Over(OK.to_vec()));
+    }
+
+    #[test]
+    fn outside_of_multi_a_busy_server_still_answers_some() {
+        for (verb, expected) in [
+            (Tx::Exec, ABORTED),
+            (Tx::Discard, b"-ERR DISCARD without MULTI\r\n"),
+            (Tx::Unwatch, OK),
+        ] {
+            match UnplacedTransaction::begin(verb, REFUSAL) {
+                Begun::Reply(reply) => assert_eq!(reply, expected),
+                Begun::Ok(_) => panic!("{verb:?} begins nothing"),
+            }
+        }
+    }
+}
