@@ -455,10 +455,11 @@ impl Link {
                         None => break,
                     }
                 }
-                if buf[at] == b'>' && self.takes_no_push() {
+                let is_written = buf[at] == b'>' && self.takes_no_push();
+                if is_written && !inner.is_distrusted {
                     return Err(inner.surplus());
                 }
-                inner.is_push = buf[at] == b'>' || self.raw.get();
+                inner.is_push = (buf[at] == b'>' && !is_written) || self.raw.get();
                 if !inner.is_push && !inner.judge_end(&buf[at..]) {
                     break;
                 }
@@ -473,7 +474,7 @@ impl Link {
                 self.push(inner, &buf[at..])?
             } else {
                 match inner.due.front() {
-                    None if inner.is_distrusted => Self::drop_surplus(inner, &buf[at..])?,
+                    None if inner.is_distrusted => Self::drop_surplus(inner, &buf[at..]),
                     None => return Err(invalid(unasked(&buf[at..]))),
                     Some(Due::Client {
                         outlet,

@@ -1,12 +1,11 @@
 //! Whether what comes on a connection can be told apart: what a lent one carried before it is lent on, and whose commands have
 //! ended a shared one.
 
-use std::io;
-
 use tokio::sync::oneshot;
 
 use super::Link;
 use crate::exchange::Offence;
+use crate::resp::ReplyScanner;
 use crate::session::Protocol;
 use crate::upstream::traffic::Inner;
 
@@ -58,10 +57,15 @@ impl Link {
         self.is_doubtful() && !self.inner.borrow().scanner.at_boundary()
     }
 
-    /// Bytes of a frame that reaches nobody: what was asked for on this connection has been answered with more than a reply.
-    pub(super) fn drop_surplus(inner: &mut Inner, buf: &[u8]) -> io::Result<(usize, bool)> {
-        let step = inner.advance(buf)?;
-        Ok((step.used, step.complete))
+    /// Bytes that reach nobody, frames or not: what was asked for on this connection has been answered with more than a reply.
+    pub(super) fn drop_surplus(inner: &mut Inner, buf: &[u8]) -> (usize, bool) {
+        match inner.advance(buf) {
+            Ok(step) => (step.used, step.complete),
+            Err(_) => {
+                inner.scanner = ReplyScanner::default();
+                (buf.len(), true)
+            }
+        }
     }
 
     /// A fence was answered, with its number or with a refusal.

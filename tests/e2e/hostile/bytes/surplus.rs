@@ -85,6 +85,27 @@ fn a_connection_that_carried_such_an_error_is_never_lent_again() {
 }
 
 #[test]
+fn such_an_error_that_writes_a_push_is_no_offence_of_everybodys_scripts() {
+    let redis = Redis::start(&[]);
+    if !has_functions(&redis) {
+        return;
+    }
+    let respool = on_one_connection(&redis);
+    let (mut hostile, mut other) = (respool.client(), respool.client());
+    for behind in ["+", ""] {
+        let library =
+            format!("#!lua name=l\nlocal x = 'a' 'b\\r\\n>2\\r\\n+message\\r\\n{behind}'");
+        assert!(hostile.cmd(&["FUNCTION", "LOAD", &library]).is_error());
+        hostile.ping();
+    }
+    let lent = pins(&respool, "raw_error");
+    assert_eq!(other.cmd(&["EVAL", "return 1", "0"]), Value::Int(1));
+    assert_eq!(hostile.cmd(&["EVAL", "return 1", "0"]), Value::Int(1));
+    // They share a connection as before: nobody has to wait for one of his own.
+    assert_eq!(pins(&respool, "raw_error"), lent);
+}
+
+#[test]
 fn such_an_error_inside_a_transaction_reaches_its_own_client_alone() {
     let redis = Redis::start(&[]);
     if !has_functions(&redis) {
