@@ -102,7 +102,10 @@ impl Client {
                 self.answer(OK);
                 self.ending = Some(Disconnect::Quit);
             }
-            Local::Reset => self.reset(),
+            Local::Reset => match self.leave_many_topics() {
+                Some(next) => return next,
+                None => self.reset(),
+            },
             Local::Readonly | Local::Readwrite | Local::Asking => self.answer(NO_CLUSTER),
             Local::NumSub => return self.count_subscribers(Kind::Channel, request, command),
             Local::ShardNumSub => return self.count_subscribers(Kind::Shard, request, command),

@@ -16,6 +16,7 @@ mod leaving;
 mod local;
 mod local_client;
 mod login;
+mod many_topics;
 mod pausing;
 mod pinned;
 mod queued;

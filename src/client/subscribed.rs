@@ -2,6 +2,7 @@
 
 use std::rc::Rc;
 use std::sync::Arc;
+use std::time::Duration;
 
 use redis_protocol::resp3::decode::complete::decode;
 use redis_protocol::resp3::types::OwnedFrame;
@@ -17,9 +18,9 @@ use crate::identity::Flag;
 use crate::resp::Request;
 use crate::resp::speak::{error, push_bulk, push_header};
 use crate::session::{Protocol, Route, Routed};
+use crate::telemetry::Bound;
 use crate::upstream::{OwnReply, PinError, SubscribeResult};
 
-/// What a client gets that would have more subscriptions than it may.
 const TOO_MANY: &str =
     "ERR respool: too many subscriptions of one client (limits.max_client_subscriptions)";
 
@@ -52,6 +53,10 @@ impl Client {
             return self.subscribe(kind, request, command);
         }
         self.count(1, command);
+        if self.means_many_topics(kind, subscribes, request) {
+            self.with_many_topics(kind, subscribes, request);
+            return Next::Used(length);
+        }
         let names = (request.count() > 1).then(|| request.arguments().skip(1));
         let subscriptions = &self.site.upstream.subscriptions;
         let told = subscriptions.unsubscribe(self.card.id(), &self.outlet, kind, names);
@@ -64,8 +69,7 @@ impl Client {
         match told {
             None => self.has_subscribed(Some(Ok(()))),
             Some(told) => {
-                let settings = &self.site.thread.settings().upstream;
-                let limit = settings.queue.timeout.max(settings.borrow_timeout);
+                let limit = self.subscription_limit();
                 let thread = Rc::clone(&self.site.thread);
                 self.wait = Wait::Task(Box::pin(async move {
                     let result = thread.within(limit, told).await;
@@ -73,6 +77,12 @@ impl Client {
                 }));
             }
         }
+    }
+
+    /// How long a subscription waits for a connection, and for the server.
+    pub(super) fn subscription_limit(&self) -> Duration {
+        let settings = &self.site.thread.settings().upstream;
+        settings.queue.timeout.max(settings.borrow_timeout)
     }
 
     fn subscribe(&mut self, kind: Kind, request: &Request<'_>, command: Option<CommandId>) -> Next {
@@ -92,8 +102,15 @@ impl Client {
         self.count(1, command);
         let upstream = &self.site.upstream;
         let names = request.arguments().skip(1);
+        if self.means_many_topics(kind, true, request) {
+            match upstream.may_subscribe_to(self.card.id(), names) {
+                Err(_) => self.answer(&too_many()),
+                Ok(()) => self.with_many_topics(kind, true, request),
+            }
+            return Next::Used(request.bytes().len());
+        }
         match upstream.subscribe(self.card.id(), &self.outlet, kind, names) {
-            Err(_) => self.answer(&error(TOO_MANY)),
+            Err(_) => self.answer(&too_many()),
             Ok(told) => self.confirmed_by(told),
         }
         Next::Used(request.bytes().len())
@@ -106,8 +123,14 @@ impl Client {
             Some(Ok(())) => drop(self.session.take_visible()),
             Some(Err(reply)) => self.reply(&reply),
             None => {
-                self.site.upstream.subscriptions.abandon(self.card.id());
-                self.reply(UNREACHABLE);
+                let subscriptions = &self.site.upstream.subscriptions;
+                subscriptions.abandon(self.card.id());
+                if subscriptions.awaits_place() {
+                    self.site.thread.counters.bound(Bound::BorrowTimeout).add(1);
+                    self.reply(NONE_FREE);
+                } else {
+                    self.reply(UNREACHABLE);
+                }
             }
         }
         self.note_subscriptions();
@@ -184,7 +207,7 @@ impl Client {
 
     /// The client is subscribed to nothing any more.
     pub(super) fn unsubscribe_all(&mut self) {
-        self.site.upstream.subscriptions.leave(self.card.id());
+        while self.site.upstream.subscriptions.leave_some(self.card.id()) {}
         self.note_subscriptions();
     }
 
@@ -211,6 +234,11 @@ impl Client {
         self.answer(&reply);
         Some(Next::Used(request.bytes().len()))
     }
+}
+
+/// What a client gets that would have more subscriptions than it may.
+pub(super) fn too_many() -> Vec<u8> {
+    error(TOO_MANY)
 }
 
 /// The server's answer to PUBSUB NUMSUB with its counts of connections made counts of clients.

@@ -97,6 +97,8 @@ pub(super) enum Done {
     WaitReady(Result<(), &'static [u8]>),
     /// SUBSCRIBE was answered; `None`: the server is away.
     Subscribed(Option<SubscribeResult>),
+    /// It has left so many of its topics that it can leave the rest at once.
+    Unsubscribed,
     /// Whether the client's user may do what the request at hand asks for.
     Permission(Result<Result<(), Vec<u8>>, PinError>),
     /// The stream on the pinned connection has ended for QUIT or RESET; false: with the connection.
@@ -482,6 +484,7 @@ impl Client {
             Done::WaitReady(Ok(())) => self.wait_ready = true,
             Done::WaitReady(Err(reply)) => self.refusing = Some(reply.to_vec()),
             Done::Subscribed(result) => self.has_subscribed(result),
+            Done::Unsubscribed => self.note_subscriptions(),
             Done::Permission(reply) => self.permission_told(reply),
             Done::Unstreamed(true, local) => self.unstreamed(local),
             Done::Unstreamed(false, _) => self.outlet.close(Disconnect::UpstreamLost),

@@ -18,11 +18,7 @@ impl<T: Clone> Fanout<T> {
     ) -> Begun {
         let names: Vec<Rc<[u8]>> = match names {
             Some(names) => names.map(Rc::from).collect(),
-            None => self
-                .subscribers
-                .get(&subscriber)
-                .map(|subscriptions| subscriptions.sets[kind as usize].iter().cloned().collect())
-                .unwrap_or_default(),
+            None => self.some_topics(subscriber, kind, usize::MAX),
         };
         let mut given_up = Vec::new();
         let mut confirmations: Vec<Confirmation> = Vec::with_capacity(names.len().max(1));
@@ -60,11 +56,15 @@ impl<T: Clone> Fanout<T> {
     /// A client is gone, with its subscriptions and the command it may have under way.
     pub fn leave(&mut self, subscriber: SubscriberId) {
         self.abandon(subscriber);
+        self.leave_some(subscriber, usize::MAX);
+    }
+
+    /// A client, whose command is not waited for any more, leaves at most `most` of its topics. True: it is in others still.
+    pub fn leave_some(&mut self, subscriber: SubscriberId, most: usize) -> bool {
+        let mut left = most;
         for kind in PUBSUB_KINDS {
-            let Some(subscriptions) = self.subscribers.get(&subscriber) else {
-                return;
-            };
-            let names: Vec<Rc<[u8]>> = subscriptions.sets[kind as usize].iter().cloned().collect();
+            let names = self.some_topics(subscriber, kind, left);
+            left -= names.len();
             let given_up: Vec<Rc<[u8]>> = names
                 .into_iter()
                 .filter(|name| self.part(subscriber, kind, name))
@@ -73,6 +73,17 @@ impl<T: Clone> Fanout<T> {
                 self.ask(kind, What::Unsubscribe, given_up, None);
             }
         }
+        self.subscribers.contains_key(&subscriber)
+    }
+
+    /// At most `most` of the topics of a kind that a client is subscribed to.
+    pub fn some_topics(&self, subscriber: SubscriberId, kind: Kind, most: usize) -> Vec<Rc<[u8]>> {
+        let subscriptions = self.subscribers.get(&subscriber).into_iter();
+        subscriptions
+            .flat_map(|subscriptions| &subscriptions.sets[kind as usize])
+            .take(most)
+            .cloned()
+            .collect()
     }
 
     /// A client's command is not waited for any more. False: it had none.

@@ -9,6 +9,7 @@ mod audience;
 mod frame;
 mod leaving;
 mod outcome;
+mod pace;
 mod renewal;
 mod topic;
 
@@ -18,6 +19,7 @@ use std::rc::Rc;
 pub use audience::{Audiences, Part};
 pub use frame::{Malformed, Message, Said, read};
 pub use outcome::{Begun, Confirmation, Counts, Settled, SubscriberId};
+pub use pace::Pace;
 pub use topic::{Kind, PUBSUB_KINDS};
 
 use topic::{Phase, Topic};
@@ -92,6 +94,8 @@ pub struct Fanout<T> {
     holds_on: bool,
     /// Requests that the server was too busy for: asked again by [`Self::ask_again`].
     put_off: Vec<PutOff>,
+    /// What is still to be asked for again on this connection, a request's worth at a time.
+    renewals: VecDeque<(Kind, Vec<Rc<[u8]>>)>,
     /// Topics whose subscribers, or whose being subscribed to at the server, have changed.
     changed: HashSet<(Kind, Rc<[u8]>)>,
     /// Most subscriptions of one client.
@@ -113,12 +117,13 @@ impl<T: Clone> Fanout<T> {
             commands: HashMap::new(),
             waiting: BTreeMap::new(),
             asked: VecDeque::new(),
-            next_number: 0,
+            next_number: 1,
             requests: Vec::new(),
             settled: Vec::new(),
             bereft: Vec::new(),
             holds_on: false,
             put_off: Vec::new(),
+            renewals: VecDeque::new(),
             changed: HashSet::new(),
             most,
             most_bytes,
@@ -179,6 +184,19 @@ impl<T: Clone> Fanout<T> {
         found.into_values().cloned().collect()
     }
 
+    /// Whether a client may have all of `names` besides what it has.
+    pub fn has_room<'a>(
+        &self,
+        subscriber: SubscriberId,
+        names: impl Iterator<Item = &'a [u8]>,
+    ) -> bool {
+        let (count, bytes) = names.fold((0_usize, 0_usize), |(count, bytes), name| {
+            (count + 1, bytes.saturating_add(name.len()))
+        });
+        self.counts(subscriber).total().saturating_add(count) <= self.most
+            && self.name_bytes(subscriber).saturating_add(bytes) <= self.most_bytes
+    }
+
     /// A client subscribes to `names`. It has no other command under way.
     pub fn subscribe<'a>(
         &mut self,
@@ -188,10 +206,7 @@ impl<T: Clone> Fanout<T> {
         names: impl Iterator<Item = &'a [u8]>,
     ) -> Begun {
         let names: Vec<&[u8]> = names.collect();
-        let bytes = names.iter().map(|name| name.len()).sum::<usize>();
-        if self.counts(subscriber).total().saturating_add(names.len()) > self.most
-            || self.name_bytes(subscriber).saturating_add(bytes) > self.most_bytes
-        {
+        if !self.has_room(subscriber, names.iter().copied()) {
             return Begun::TooMany;
         }
         let (mut named, mut new, mut until) = (Vec::new(), Vec::new(), None);
@@ -357,9 +372,22 @@ impl<T: Clone> Fanout<T> {
         std::mem::take(&mut self.bereft)
     }
 
-    /// What this worker adds to the topics that have changed since this was called last.
-    pub fn take_changed(&mut self) -> Vec<(Kind, Rc<[u8]>, Part)> {
-        let changed = std::mem::take(&mut self.changed).into_iter();
+    /// Whether topics have changed that [`Self::take_changed`] has not told of.
+    pub fn has_changed(&self) -> bool {
+        !self.changed.is_empty()
+    }
+
+    /// What this worker adds to topics that have changed; to `most` of them, unless there are few more.
+    pub fn take_changed(&mut self, most: usize) -> Vec<(Kind, Rc<[u8]>, Part)> {
+        let changed: Vec<_> = if self.changed.len() <= 2 * most {
+            std::mem::take(&mut self.changed).into_iter().collect()
+        } else {
+            let some: Vec<_> = self.changed.iter().take(most).cloned().collect();
+            for topic in &some {
+                self.changed.remove(topic);
+            }
+            some
+        };
         let part = |kind: Kind, name: &Rc<[u8]>| {
             let topic = self.topics[kind as usize].get(name);
             topic.map_or(Part::default(), |topic| Part {
@@ -368,6 +396,7 @@ impl<T: Clone> Fanout<T> {
             })
         };
         changed
+            .into_iter()
             .map(|(kind, name)| {
                 let part = part(kind, &name);
                 (kind, name, part)
@@ -381,6 +410,7 @@ impl<T: Clone> Fanout<T> {
             return;
         };
         self.settled.extend(asked.parting.take());
+        self.renew_next();
         match asked.what {
             What::Ping => return,
             What::Login => {

@@ -73,7 +73,7 @@ pub(super) struct World {
 
 impl World {
     pub(super) fn new() -> Self {
-        let mut fanout = Fanout::new(1000, 1 << 20);
+        let mut fanout = Fanout::new(10_000, 1 << 20);
         fanout.connected();
         Self {
             fanout,
@@ -118,6 +118,22 @@ impl World {
             Begun::Asked => drop(self.waits.insert(client)),
             Begun::TooMany => unreachable!("the bound is far"),
         }
+    }
+
+    /// Has a client subscribe to channels; those that can be are confirmed.
+    #[cfg(test)]
+    pub(super) fn many(&mut self, client: u64, topics: &[String]) {
+        self.subscribe(client, Kind::Channel, topics);
+        self.send();
+        while !self.server.replies.is_empty() {
+            self.hear();
+        }
+    }
+
+    /// The server has let go of everything.
+    #[cfg(test)]
+    pub(super) fn forget_server(&mut self) {
+        self.server = Server::default();
     }
 
     fn unsubscribe(&mut self, client: u64, kind: Kind, topics: Option<&[String]>) {

@@ -11,8 +11,15 @@ const RESUBSCRIBED_AT_ONCE: usize = 1000;
 /// Most bytes of names in such a request, unless one name is longer: a server's query buffer has a limit of its own.
 const RESUBSCRIBED_BYTES: usize = 256 * 1024;
 
+/// So many such requests are at the server at once: the next is made when one is answered, so that a worker with many topics
+/// does other things meanwhile.
+const RENEWED_AT_ONCE: usize = 2;
+
 /// Stands for the request that a command waits for which is still to be asked again.
 const PUT_OFF: u64 = u64::MAX;
+
+/// Stands for the request that a command waits for of whose topics none is asked for any more.
+const ANSWERED: u64 = 0;
 
 impl<T: Clone> Fanout<T> {
     /// The connection is lost, with what was sent on it. How many were subscribed to something then.
@@ -23,39 +30,71 @@ impl<T: Clone> Fanout<T> {
         self.settled.extend(partings);
         self.requests.clear();
         self.put_off.clear();
+        self.renewals.clear();
         self.holds_on = false;
         self.login = None;
         // Whoever subscribes now waits until the server has confirmed it on the next connection.
         for kind in PUBSUB_KINDS {
             for (name, topic) in &mut self.topics[kind as usize] {
-                topic.phase = Phase::Asked(self.next_number);
+                topic.phase = Phase::Asked(PUT_OFF);
                 self.changed.insert((kind, Rc::clone(name)));
             }
         }
-        self.next_number += 1;
         self.subscribers.len()
     }
 
-    /// There is a new connection: everything is asked for again, before anything else.
+    /// There is a new connection: everything is asked for again, request by request.
     pub fn connected(&mut self) {
         self.is_connected = true;
         self.asked.clear();
         self.requests.clear();
-        let waiting = std::mem::take(&mut self.waiting);
+        self.renewals.clear();
         for kind in PUBSUB_KINDS {
-            let names: Vec<Rc<[u8]>> = self.topics[kind as usize].keys().cloned().collect();
-            for some in pieces(names) {
-                for name in &some {
-                    if let Some(topic) = self.topics[kind as usize].get_mut(name) {
-                        topic.phase = Phase::Asked(self.next_number);
-                    }
-                }
-                self.ask(kind, What::Subscribe, some, None);
+            let topics = &mut self.topics[kind as usize];
+            // Those that were first asked for while there was no connection are told by no number.
+            topics
+                .values_mut()
+                .for_each(|topic| topic.phase = Phase::Asked(PUT_OFF));
+            let names: Vec<Rc<[u8]>> = topics.keys().cloned().collect();
+            let pieces = pieces(names).into_iter().map(|piece| (kind, piece));
+            self.renewals.extend(pieces);
+        }
+        let waiting = std::mem::take(&mut self.waiting);
+        let waiting: Vec<SubscriberId> = waiting.into_values().flatten().collect();
+        for subscriber in &waiting {
+            if let Some(command) = self.commands.get_mut(subscriber) {
+                command.until = PUT_OFF;
             }
         }
-        for subscriber in waiting.into_values().flatten() {
+        if !waiting.is_empty() {
+            self.waiting.insert(PUT_OFF, waiting);
+        }
+        (0..RENEWED_AT_ONCE).for_each(|_| self.renew_next());
+    }
+
+    /// Asks again for the next of what was subscribed to when the connection was lost.
+    pub(super) fn renew_next(&mut self) {
+        let Some((kind, names)) = self.renewals.pop_front() else {
+            return;
+        };
+        for name in &names {
+            if let Some(topic) = self.topics[kind as usize].get_mut(name) {
+                topic.phase = Phase::Asked(self.next_number);
+            }
+        }
+        self.ask(kind, What::Subscribe, names, None);
+        if self.renewals.is_empty() {
+            // Each waits for the last of the requests that its topics are named in.
+            self.wait_for_renewed();
+        }
+    }
+
+    /// Commands that wait for what has just been asked for again. Those of which all has been answered are whole.
+    fn wait_for_renewed(&mut self) {
+        for subscriber in self.waiting.remove(&PUT_OFF).unwrap_or_default() {
             self.wait_anew(subscriber);
         }
+        self.settle(ANSWERED);
     }
 
     /// Asks again for what the server was too busy for (a script runs, it is loading).
@@ -79,9 +118,7 @@ impl<T: Clone> Fanout<T> {
             }
             self.ask(kind, what, topics, None);
         }
-        for subscriber in self.waiting.remove(&PUT_OFF).unwrap_or_default() {
-            self.wait_anew(subscriber);
-        }
+        self.wait_for_renewed();
     }
 
     /// The server cannot renew subscriptions now, for a reason that passes.
@@ -113,7 +150,7 @@ impl<T: Clone> Fanout<T> {
             Phase::Asked(number) => Some(number),
             Phase::Active => None,
         });
-        command.until = number.max().unwrap_or(0);
+        command.until = number.max().unwrap_or(ANSWERED);
         self.waiting
             .entry(command.until)
             .or_default()

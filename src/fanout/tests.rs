@@ -111,6 +111,46 @@ fn everything_is_asked_for_again_after_a_loss() {
 }
 
 #[test]
+fn many_topics_are_asked_for_again_a_part_at_a_time() {
+    let mut world = World::new();
+    let names: Vec<String> = (0..2500).map(|number| format!("{number}")).collect();
+    for some in names.chunks(500) {
+        world.many(1, some);
+    }
+    world.fanout.lost();
+    world.forget_server();
+    // Who subscribes meanwhile is told when all its topics are there, whichever parts they are in.
+    for client in 2..30 {
+        let own = [names[client as usize * 80].clone(), format!("own{client}")];
+        world.many(client, &own);
+    }
+    world.fanout.connected();
+    let asked = words(&world.fanout.take_requests());
+    assert_eq!(asked.len(), 2, "two requests at once");
+    assert!(asked.iter().all(|request| request.len() <= 1001));
+    world.lose();
+    world.settle();
+    assert_eq!(world.told[&1].len(), 2500);
+}
+
+#[test]
+fn a_client_with_many_topics_leaves_them_a_part_at_a_time() {
+    let mut world = World::new();
+    let names: Vec<String> = (0..250).map(|number| format!("{number}")).collect();
+    world.many(1, &names);
+    world.fanout.abandon(1);
+    for left in [150, 50] {
+        assert!(world.fanout.leave_some(1, 100));
+        assert_eq!(world.fanout.counts(1).total(), left);
+    }
+    assert!(!world.fanout.leave_some(1, 100));
+    let asked = words(&world.fanout.take_requests());
+    let lengths: Vec<usize> = asked.iter().map(Vec::len).collect();
+    assert_eq!(lengths, [101, 101, 51]);
+    assert!(world.fanout.is_empty());
+}
+
+#[test]
 fn what_is_refused_after_a_loss_is_subscribed_to_no_more() {
     let mut fanout = Fanout::new(10, 100);
     fanout.connected();

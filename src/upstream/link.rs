@@ -9,6 +9,7 @@ mod load;
 mod room;
 mod through;
 mod trust;
+mod unasked;
 
 pub(super) use ending::{Ended, Leaving, Origin};
 pub use room::RoomWait;
@@ -91,6 +92,8 @@ pub struct Link {
     /// The client, by the address of its outlet, that has waited for room and appends next; 0: none.
     turn: Cell<usize>,
     woken: Cell<bool>,
+    /// Frames have been read that there was no time for in their turn.
+    is_behind: Cell<bool>,
     waker: RefCell<Option<Waker>>,
 }
 
@@ -138,6 +141,7 @@ impl Link {
             passes_to: Cell::new(None),
             turn: Cell::new(0),
             woken: Cell::new(false),
+            is_behind: Cell::new(false),
             waker: RefCell::default(),
         })
     }
@@ -362,12 +366,20 @@ impl Link {
             if let Err(error) = self.write(cx, stream) {
                 return Poll::Ready(self.ended_by(&error));
             }
-            match stream.poll_read_ready(cx) {
-                Poll::Pending => return Poll::Pending,
-                Poll::Ready(Err(error)) => return Poll::Ready(self.ended_by(&error)),
-                Poll::Ready(Ok(())) => {}
+            if self.pushes.borrow().has_unsent() {
+                // It is woken when they have been: the server is not read meanwhile.
+                return Poll::Pending;
             }
-            match self.read(stream) {
+            let read = if self.is_behind.take() {
+                self.catch_up()
+            } else {
+                match stream.poll_read_ready(cx) {
+                    Poll::Pending => return Poll::Pending,
+                    Poll::Ready(Err(error)) => return Poll::Ready(self.ended_by(&error)),
+                    Poll::Ready(Ok(())) => self.read(stream),
+                }
+            };
+            match read {
                 Ok(()) => {}
                 Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
                 Err(error) => {
@@ -382,7 +394,7 @@ impl Link {
             idle(self);
             if self.pushes.borrow().are_fanned_out() {
                 // One read may have gone to thousands: the worker's other tasks have their turn.
-                break;
+                return super::turn::let_others_go_first(cx);
             }
         }
         cx.waker().wake_by_ref();
@@ -421,9 +433,7 @@ impl Link {
         let inner = &mut *self.inner.borrow_mut();
         let carried = inner.carry.len();
         scratch[..carried].copy_from_slice(&inner.carry);
-        let most = self.pushes.borrow().read_size();
-        let end = scratch.len().min(carried + most);
-        let read = stream.try_read(&mut scratch[carried..end])?;
+        let read = stream.try_read(&mut scratch[carried..])?;
         if read == 0 {
             let why = "the server closed the connection";
             return Err(io::Error::new(io::ErrorKind::UnexpectedEof, why));
@@ -494,16 +504,6 @@ impl Link {
             }
         }
         Ok(at)
-    }
-
-    /// Bytes of a frame that answers no request. Returns how many, and whether more frames may follow.
-    fn push(&self, inner: &mut Inner, buf: &[u8]) -> io::Result<(usize, bool)> {
-        let step = inner.advance(buf)?;
-        if step.used > 0 {
-            let mut pushes = self.pushes.borrow_mut();
-            pushes.take(&buf[..step.used], step.complete)?;
-        }
-        Ok((step.used, step.complete))
     }
 
     /// The replies of one client's batch leave in one piece.
@@ -690,7 +690,7 @@ impl Link {
     }
 
     #[inline]
-    fn wake(&self) {
+    pub(super) fn wake(&self) {
         if !self.woken.replace(true)
             && let Some(waker) = &*self.waker.borrow()
         {

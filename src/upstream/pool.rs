@@ -215,6 +215,7 @@ impl Upstream {
         tokio::task::spawn_local(Rc::clone(self).keep_time());
         tokio::task::spawn_local(Rc::clone(self).keep_closing());
         tokio::task::spawn_local(Rc::clone(self).keep_receiving());
+        tokio::task::spawn_local(Rc::clone(self).keep_handing_out());
     }
 
     /// A shared connection that may take requests of `state` now: of those that serve it the one on which the least is to be

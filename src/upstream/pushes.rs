@@ -60,13 +60,16 @@ impl Pushes {
         self.subscribers.is_some()
     }
 
-    /// Most bytes to read at once.
-    #[inline]
-    pub(super) fn read_size(&self) -> usize {
-        match &self.subscribers {
-            None => usize::MAX / 2,
-            Some(subscribers) => subscribers.read_size(),
-        }
+    /// Whether as many messages have been handed out as one turn may take.
+    pub(super) fn is_spent(&self) -> bool {
+        let subscribers = self.subscribers.as_ref();
+        subscribers.is_some_and(|subscribers| subscribers.is_spent())
+    }
+
+    /// Whether messages of an earlier turn have not been handed to sockets yet.
+    pub(super) fn has_unsent(&self) -> bool {
+        let subscribers = self.subscribers.as_ref();
+        subscribers.is_some_and(|subscribers| subscribers.has_unsent())
     }
 
     pub(super) fn forward(&mut self, forward: Forward) {

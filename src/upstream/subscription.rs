@@ -2,30 +2,32 @@
 //!
 //! Invariant: what is subscribed to is asked for again on a new connection before anything else is.
 
+mod turns;
+
+pub use turns::TOPICS_A_TURN;
+
 use std::cell::{Cell, RefCell};
-use std::collections::HashMap;
+use std::collections::{HashMap, VecDeque};
 use std::rc::Rc;
 use std::time::Duration;
 
-use tokio::sync::oneshot;
+use tokio::sync::{Notify, oneshot};
 
 use super::handshake::connect;
 use super::link::Link;
 use super::outlet::Outlet;
 use super::pool::Upstream;
-use super::renewal;
 use super::thread::Thread;
 use crate::budget::Kind as SocketKind;
 use crate::command::Delays;
 use crate::config::OnSubscriptionLoss;
 use crate::fanout::{
-    Begun, Confirmation, Counts, Fanout, Kind, Malformed, Message, Said, SubscriberId, read,
+    Begun, Confirmation, Counts, Fanout, Kind, Malformed, Message, Pace, Said, SubscriberId, read,
 };
 use crate::resp::speak::{push_bulk, push_header};
 use crate::session::{Protocol, State};
 use crate::silence::{Awaited, Limits, Overtaken, Silence, Verdict, judge};
 use crate::telemetry::{Bound, Disconnect, LossCause};
-use crate::transport::READ_SIZE;
 
 /// A connection that has been silent for this long is asked whether it is still there, unless `upstream.ping_interval` asks
 /// sooner: while it is dead and nobody knows, messages are missed.
@@ -33,15 +35,6 @@ const PING_AFTER: Duration = Duration::from_secs(5);
 
 /// How long a connection nobody is subscribed on stays open, unless its place is needed.
 const IDLE_FOR: Duration = Duration::from_secs(10);
-
-/// Bytes placed with subscribers after which they are sent at once, rather than at the end of the turn.
-const PLACED_AT_ONCE: usize = 4 * 1024 * 1024;
-
-/// Messages of this many subscribers halve what is read at once.
-const WIDE: usize = 100;
-
-/// The least that is read at once.
-const SMALLEST_READ: usize = 2 * 1024;
 
 /// How a subscription ended: `Ok` with its confirmations placed, or the server's error.
 pub type SubscribeResult = Result<(), Vec<u8>>;
@@ -60,11 +53,16 @@ pub struct Subscriptions {
     /// The rest of the frame under way is too long for anybody.
     is_skipping: Cell<bool>,
     /// Those who have messages that were not sent yet.
-    touched: RefCell<Vec<Rc<Outlet>>>,
-    /// Bytes placed with subscribers and not sent yet.
-    placed: Cell<usize>,
-    /// Most subscribers of a message in the last turn.
-    width: Cell<usize>,
+    touched: RefCell<VecDeque<Rc<Outlet>>>,
+    /// How much has been done in this turn.
+    pace: RefCell<Pace>,
+    /// Those who are gone, and are still in some of their topics.
+    leaving: RefCell<VecDeque<SubscriberId>>,
+    /// The last turn has left something for the next one.
+    is_behind: Cell<bool>,
+    has_work: Notify,
+    /// A connection is waited for until others give one back.
+    awaits_place: Cell<bool>,
     heard_micros: Cell<u64>,
     /// When the PING was sent that has not been answered.
     pinged_micros: Cell<Option<u64>>,
@@ -87,8 +85,11 @@ impl Subscriptions {
             gathered: RefCell::default(),
             is_skipping: Cell::new(false),
             touched: RefCell::default(),
-            placed: Cell::new(0),
-            width: Cell::new(0),
+            pace: RefCell::default(),
+            leaving: RefCell::default(),
+            is_behind: Cell::new(false),
+            has_work: Notify::new(),
+            awaits_place: Cell::new(false),
             heard_micros: Cell::new(0),
             pinged_micros: Cell::new(None),
             overtaken: Cell::default(),
@@ -143,18 +144,25 @@ impl Subscriptions {
         told
     }
 
-    /// A client is gone.
-    pub fn leave(&self, subscriber: SubscriberId) {
-        self.waiting.borrow_mut().remove(&subscriber);
-        self.fanout.borrow_mut().leave(subscriber);
+    /// A client does not wait any more for its command to be answered.
+    pub fn abandon(&self, subscriber: SubscriberId) {
+        self.abandon_command(subscriber);
         self.turn();
     }
 
-    /// A client does not wait any more for its command to be answered.
-    pub fn abandon(&self, subscriber: SubscriberId) {
+    fn abandon_command(&self, subscriber: SubscriberId) {
         self.waiting.borrow_mut().remove(&subscriber);
         self.fanout.borrow_mut().abandon(subscriber);
-        self.turn();
+    }
+
+    /// Whether what would serve the subscribers waits until others give a connection back.
+    pub fn awaits_place(&self) -> bool {
+        self.awaits_place.get()
+    }
+
+    /// At most `most` of the topics of a kind that a client is subscribed to.
+    pub fn some_topics(&self, subscriber: SubscriberId, kind: Kind, most: usize) -> Vec<Rc<[u8]>> {
+        self.fanout.borrow().some_topics(subscriber, kind, most)
     }
 
     /// Bytes of a frame of the server, whose end they hold if it is `complete`.
@@ -194,17 +202,12 @@ impl Subscriptions {
                 for outlet in fanout.subscribers(kind, topic) {
                     count += 1;
                     if outlet.message(frame, &mut shared) {
-                        self.touched.borrow_mut().push(Rc::clone(outlet));
+                        self.touch(outlet);
                     }
                 }
                 drop(fanout);
                 self.thread.counters.delivered_messages.add(count);
-                let count = count as usize;
-                self.width.set(self.width.get().max(count));
-                self.placed.set(self.placed.get() + count * frame.len());
-                if self.placed.get() > PLACED_AT_ONCE {
-                    self.flush();
-                }
+                self.pace.borrow_mut().placed(count as usize, frame.len());
                 Ok(())
             }
             Said::Confirmed {
@@ -282,54 +285,13 @@ impl Subscriptions {
             }
             push_header(&mut frame, b':', confirmation.count as i64);
             if outlet.message(&frame, &mut None) {
-                self.touched.borrow_mut().push(Rc::clone(outlet));
+                self.touch(outlet);
             }
         }
         self.thread
             .counters
             .delivered_messages
             .add(confirmations.len() as u64);
-    }
-
-    /// Sends what this turn has brought about: requests to the server, messages to clients.
-    pub(super) fn turn(&self) {
-        if let Some(reply) = self.fanout.borrow_mut().take_login()
-            && let Some(link) = &*self.link.borrow()
-        {
-            renewal::answered(&self.thread, link, &reply);
-        }
-        let requests = self.fanout.borrow_mut().take_requests();
-        if let Some(link) = &*self.link.borrow()
-            && !requests.is_empty()
-        {
-            link.send_more(&requests);
-        }
-        let changed = self.fanout.borrow_mut().take_changed();
-        let audiences = &self.thread.process.audiences;
-        for (kind, name, part) in changed {
-            audiences.set(self.thread.index, kind, &name, part);
-        }
-        self.flush();
-        self.thread
-            .counters
-            .subscribed_topics
-            .set(self.fanout.borrow().topics() as u64);
-    }
-
-    /// Sends what has been placed with subscribers.
-    fn flush(&self) {
-        self.placed.set(0);
-        let limit = self.thread.settings().limits.pubsub_buffer;
-        let touched = std::mem::take(&mut *self.touched.borrow_mut());
-        for outlet in touched {
-            outlet.flush_messages(limit);
-        }
-    }
-
-    /// Most bytes to read at once, so that messages of many subscribers leave the others their turn.
-    pub(super) fn read_size(&self) -> usize {
-        let width = self.width.replace(0);
-        (READ_SIZE / (1 + width / WIDE)).max(SMALLEST_READ)
     }
 
     /// The connection is open.
@@ -448,6 +410,27 @@ impl Subscriptions {
 }
 
 impl Upstream {
+    /// Whether a client may subscribe to all of `names`.
+    ///
+    /// # Errors
+    /// The client would have more subscriptions than `limits.max_client_subscriptions`.
+    pub fn may_subscribe_to<'a>(
+        &self,
+        subscriber: SubscriberId,
+        names: impl Iterator<Item = &'a [u8]>,
+    ) -> Result<(), TooManySubscriptions> {
+        if self
+            .subscriptions
+            .fanout
+            .borrow()
+            .has_room(subscriber, names)
+        {
+            return Ok(());
+        }
+        self.thread.counters.bound(Bound::Subscriptions).add(1);
+        Err(TooManySubscriptions)
+    }
+
     /// A client subscribes to `names`. `None`: done, its confirmations are placed. The receiver tells later, and is dropped
     /// unanswered when the client leaves.
     ///
@@ -488,7 +471,9 @@ impl Upstream {
         let subscriptions = &self.subscriptions;
         while !self.is_stopping() {
             self.pause().await;
+            subscriptions.awaits_place.set(true);
             let permit = self.permit(SocketKind::Subscription).await;
+            subscriptions.awaits_place.set(false);
             if subscriptions.fanout.borrow().is_empty() {
                 break;
             }

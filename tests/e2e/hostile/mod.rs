@@ -6,6 +6,7 @@ mod fairness;
 mod leases;
 mod leaving;
 mod memory;
+mod messages;
 mod server_time;
 mod sockets;
 mod timers;

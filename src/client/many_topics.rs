@@ -1,0 +1,133 @@
+//! Commands that name many topics at once, a thousand at a time: the worker's other clients have their turns between them.
+//!
+//! The server sees several commands instead of one. Confirmations are the same, and so is their order; only what the
+//! server refuses (ACL) is refused from there on, not altogether.
+
+use std::rc::Rc;
+use std::time::Duration;
+
+use super::requests::Next;
+use super::subscribed::too_many;
+use super::task::{Client, Done, Wait};
+use crate::fanout::{Kind, SubscriberId};
+use crate::resp::Request;
+use crate::upstream::{Outlet, SubscribeResult, TOPICS_A_TURN, Upstream};
+
+/// Who subscribes, and how long it waits for the server each time.
+struct Subscriber {
+    upstream: Rc<Upstream>,
+    outlet: Rc<Outlet>,
+    id: SubscriberId,
+    limit: Duration,
+}
+
+impl Subscriber {
+    /// Waits for the server's answer, if it was asked. `None`: it is away.
+    async fn confirmed(
+        &self,
+        told: Option<tokio::sync::oneshot::Receiver<SubscribeResult>>,
+    ) -> Option<SubscribeResult> {
+        let result = match told {
+            None => Ok(()),
+            Some(told) => self.upstream.thread.within(self.limit, told).await?.ok()?,
+        };
+        tokio::task::yield_now().await;
+        Some(result)
+    }
+
+    async fn subscribe(self, kind: Kind, request: Vec<u8>) -> Option<SubscribeResult> {
+        let request = Request::new(&request);
+        let mut names = request.arguments().skip(1).peekable();
+        while names.peek().is_some() {
+            let some = names.by_ref().take(TOPICS_A_TURN);
+            let Ok(told) = self.upstream.subscribe(self.id, &self.outlet, kind, some) else {
+                return Some(Err(too_many()));
+            };
+            if let Err(error) = self.confirmed(told).await? {
+                return Some(Err(error));
+            }
+        }
+        Some(Ok(()))
+    }
+
+    async fn unsubscribe(self, kind: Kind, request: Vec<u8>) -> Option<SubscribeResult> {
+        let request = Request::new(&request);
+        let mut names = request.arguments().skip(1).peekable();
+        let is_of_all = names.peek().is_none();
+        let subscriptions = &self.upstream.subscriptions;
+        loop {
+            let told = if is_of_all {
+                let some = subscriptions.some_topics(self.id, kind, TOPICS_A_TURN);
+                if some.is_empty() {
+                    break;
+                }
+                let some = some.iter().map(|name| &**name);
+                subscriptions.unsubscribe(self.id, &self.outlet, kind, Some(some))
+            } else {
+                if names.peek().is_none() {
+                    break;
+                }
+                let some = names.by_ref().take(TOPICS_A_TURN);
+                subscriptions.unsubscribe(self.id, &self.outlet, kind, Some(some))
+            };
+            if let Err(error) = self.confirmed(told).await? {
+                return Some(Err(error));
+            }
+        }
+        Some(Ok(()))
+    }
+}
+
+impl Client {
+    /// Whether a command names, or means, more topics than are looked at in one turn.
+    pub(super) fn means_many_topics(
+        &self,
+        kind: Kind,
+        subscribes: bool,
+        request: &Request<'_>,
+    ) -> bool {
+        if subscribes || request.count() > 1 {
+            return request.count() > TOPICS_A_TURN;
+        }
+        let counts = self.site.upstream.subscriptions.counts(self.card.id());
+        let of_kind = match kind {
+            Kind::Channel => counts.channels,
+            Kind::Pattern => counts.patterns,
+            Kind::Shard => counts.shard_channels,
+        };
+        of_kind > TOPICS_A_TURN
+    }
+
+    /// Begins a command of many topics. It has been looked at, and may run.
+    pub(super) fn with_many_topics(&mut self, kind: Kind, subscribes: bool, request: &Request<'_>) {
+        let subscriber = Subscriber {
+            upstream: Rc::clone(&self.site.upstream),
+            outlet: Rc::clone(&self.outlet),
+            id: self.card.id(),
+            limit: self.subscription_limit(),
+        };
+        let request = request.bytes().to_vec();
+        self.wait = Wait::Task(Box::pin(async move {
+            Done::Subscribed(match subscribes {
+                true => subscriber.subscribe(kind, request).await,
+                false => subscriber.unsubscribe(kind, request).await,
+            })
+        }));
+    }
+
+    /// What ends all subscriptions of the client first ends those that do not fit a turn. `None`: there are few.
+    pub(super) fn leave_many_topics(&mut self) -> Option<Next> {
+        let subscriptions = Rc::clone(&self.site.upstream.subscriptions);
+        let id = self.card.id();
+        if subscriptions.counts(id).total() <= TOPICS_A_TURN {
+            return None;
+        }
+        self.wait = Wait::Task(Box::pin(async move {
+            while subscriptions.leave_some(id) {
+                tokio::task::yield_now().await;
+            }
+            Done::Unsubscribed
+        }));
+        Some(Next::Wait)
+    }
+}

@@ -1,0 +1,4 @@
+//! What one client's subscriptions and messages cost the others: their turns, their messages, their connections.
+
+mod full_pool;
+mod slices;
