@@ -1,6 +1,6 @@
 //! Who is due what a server sends: a reply in whose text somebody else's client has written frames hands nobody else any of them.
 
-use respool::exchange::{Before, Fence, Found, ends_transaction};
+use respool::exchange::{Before, Fence, Found, Proof, Verdict, ends_transaction};
 use respool::resp::{Advance, ReplyScanner};
 
 const FRAGMENTS: &[&[u8]] = &[
@@ -8,6 +8,8 @@ const FRAGMENTS: &[&[u8]] = &[
     b"-EXECABORT ",
     b"-ERR EXEC without MULTI\r\n",
     b"-NOPERM ",
+    b"-BUSY \r\n",
+    b"-ERR unknown command 'respool-",
     b"+QUEUED\r\n",
     b"+OK\r\n",
     b"*-1\r\n",
@@ -31,6 +33,7 @@ pub(crate) fn check(data: &[u8]) {
     let bytes = super::assemble(data, FRAGMENTS);
     an_end_is_told_once(&bytes);
     nothing_but_its_number_answers_a_fence(&bytes);
+    a_proof_counts_frames(&bytes);
 }
 
 /// What is told by the first bytes of an answer to EXEC, more of them do not change; its first line always tells.
@@ -72,7 +75,8 @@ fn nothing_but_its_number_answers_a_fence(reply: &[u8]) {
         let expected = answer.as_bytes().starts_with(&behind[..end]);
         assert_eq!(found == Found::Answer, expected, "{}", sent.escape_ascii());
         if before == Before::Error {
-            let is_known = matches!(found, Found::Answer | Found::Surplus);
+            // That the server is busy is believed only when it is proven.
+            let is_known = found != Found::Refusal;
             assert!(is_known, "{}", sent.escape_ascii());
         }
     }
@@ -80,5 +84,35 @@ fn nothing_but_its_number_answers_a_fence(reply: &[u8]) {
         assert_eq!(fence.judge(behind, before), Found::Answer);
     } else if used < reply.len() && behind.len() >= answer.len() {
         assert!(fence.judge(behind, before) != Found::Answer);
+    }
+}
+
+/// Whatever was written before a proof's number was drawn: it is proven exactly when that is as many frames as are due.
+fn a_proof_counts_frames(written: &[u8]) {
+    let mut scanner = ReplyScanner::default();
+    let (mut at, mut frames) = (0, 0);
+    while at < written.len() {
+        match scanner.advance(&written[at..]) {
+            Ok(step) if step.complete => (at, frames) = (at + step.used, frames + 1),
+            _ => break,
+        }
+    }
+    let is_whole = at == written.len();
+    for due in 0..frames + 2 {
+        let mut proof = Proof::new(NUMBER, due);
+        let answer = format!("-ERR unknown command 'respool-{NUMBER:016x}'\r\n");
+        let mut told = Verdict::Open;
+        for piece in [written, answer.as_bytes()].concat().chunks(7) {
+            if told == Verdict::Open {
+                told = proof.take(piece);
+            }
+        }
+        let expected = is_whole && due == frames;
+        assert_eq!(
+            told == Verdict::Proven,
+            expected,
+            "{}",
+            written.escape_ascii()
+        );
     }
 }

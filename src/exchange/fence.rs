@@ -22,16 +22,12 @@ pub enum Before {
     Answer,
     /// An error, which may have written more.
     Error,
-    /// That the server is busy with another script.
-    Busy,
 }
 
 impl Before {
     /// What the reply is that begins with `bytes`.
     pub fn of(bytes: &[u8]) -> Self {
-        if bytes.starts_with(BUSY) {
-            Self::Busy
-        } else if bytes.starts_with(b"-") {
+        if bytes.starts_with(b"-") {
             Self::Error
         } else {
             Self::Answer
@@ -46,8 +42,8 @@ pub enum Found {
     Answer,
     /// The user may not send it: nothing is known of what stands before it.
     Refusal,
-    /// The server refuses everything just now, or the reply before it says so in its place: nothing is known, and nobody is to
-    /// blame for it.
+    /// The server refuses everything while a script does not end. Behind an error that script may have written it: a
+    /// [`super::Proof`] tells.
     Busy,
     /// They are not.
     Surplus,
@@ -77,7 +73,7 @@ impl Fence {
             Found::Answer
         } else if before == Before::Answer && begins(NOPERM) {
             Found::Refusal
-        } else if before == Before::Busy && begins(BUSY) {
+        } else if begins(BUSY) {
             Found::Busy
         } else {
             Found::Surplus

@@ -6,9 +6,11 @@
 mod block;
 mod distrust;
 mod fence;
+mod proof;
 #[cfg(test)]
 mod tests;
 
 pub use block::ends_transaction;
 pub use distrust::{Distrust, MAX_USERS, Offence};
 pub use fence::{Before, Fence, Found};
+pub use proof::{Proof, Proving, Verdict};

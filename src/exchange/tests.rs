@@ -73,12 +73,10 @@ fn a_fence_is_answered_by_its_own_number_alone() {
     );
     assert_eq!(fence.judge(b"-NO", Before::Answer), Found::Refusal);
     assert_eq!(fence.judge(b"-ERR no\r\n", Before::Answer), Found::Surplus);
-    // A script runs past its time: nobody is to blame.
-    assert_eq!(fence.judge(b"-BUSY Redis\r\n", Before::Busy), Found::Busy);
-    assert_eq!(
-        fence.judge(b"-BUSY Redis\r\n", Before::Error),
-        Found::Surplus
-    );
+    // A script runs past its time, or another has written so: a proof tells.
+    for before in [Before::Error, Before::Answer] {
+        assert_eq!(fence.judge(b"-BUSY Redis\r\n", before), Found::Busy);
+    }
 }
 
 #[test]

@@ -7,6 +7,7 @@ mod ending;
 mod keys;
 mod load;
 mod room;
+mod steps;
 mod through;
 mod trust;
 mod unasked;
@@ -35,7 +36,7 @@ use super::traffic::{
 use crate::budget::Kind as SocketKind;
 use crate::command::Delays;
 use crate::memory::Holding;
-use crate::session::{Effect, State, Step, Stream as SessionStream};
+use crate::session::{State, Step, Stream as SessionStream};
 use crate::telemetry::LossCause;
 use crate::transport::Stream;
 
@@ -456,6 +457,9 @@ impl Link {
     fn dispatch(&self, inner: &mut Inner, buf: &[u8], now: u64) -> io::Result<usize> {
         let mut at = 0;
         while at < buf.len() {
+            if inner.proving.is_under_way() {
+                return self.hold_back(inner, &buf[at..], now).map(|()| buf.len());
+            }
             let starts = inner.scanner.at_boundary();
             if starts {
                 if self.raw.get() && inner.awaits_reset() {
@@ -499,6 +503,7 @@ impl Link {
             };
             at += used;
             inner.check_offence()?;
+            self.prove(inner, now);
             if !goes_on {
                 break;
             }
@@ -621,7 +626,7 @@ impl Link {
                 OwnReply::Tell(sender) => drop(sender.send(bytes)),
                 OwnReply::Pong(asked) => self.thread.ponged(asked),
                 OwnReply::Fence(_) => self.fenced(&bytes),
-                OwnReply::Ignore => {}
+                OwnReply::Proof | OwnReply::Ignore => {}
                 OwnReply::Then(then) => then.tell(bytes),
             }
         }
@@ -634,58 +639,6 @@ impl Link {
                     self.send_own(&request, OwnReply::Ignore);
                 }
             }
-        }
-    }
-
-    fn stepped(&self, effect: &Effect, reply: Vec<u8>) {
-        if !effect.is_answered_by(&reply) {
-            // Whatever this answers, it is not the change: nothing on this connection can be told any more.
-            return self.close("the server answered a change of state with something else");
-        }
-        let refused = reply.first() == Some(&b'-');
-        // What the connection holds is not known any more; or, while a script runs, it stays without its name.
-        let is_lost = match effect {
-            Effect::Reset | Effect::User(None) => refused,
-            Effect::Named => reply.starts_with(b"-BUSY"),
-            _ => false,
-        };
-        if is_lost {
-            self.close("the server refused to reset the connection");
-        }
-        if !refused {
-            if matches!(effect, Effect::User(None)) {
-                let now = self.thread.clock.now_micros();
-                match self.thread.process.login().expires() {
-                    // It may have been opened by a secret that does not.
-                    true => {
-                        let after = self.thread.settings().upstream.reauthenticate_after;
-                        self.renewal.begin(after, now);
-                    }
-                    false => self.renewal.renewed(now),
-                }
-            }
-            effect.apply(&mut self.worn.borrow_mut());
-            if matches!(effect, Effect::Reset) {
-                self.monitors.set(false);
-            }
-        }
-        let done = {
-            let mut inner = self.inner.borrow_mut();
-            let Some(dressing) = inner.dressings.front_mut() else {
-                return;
-            };
-            dressing.left -= 1;
-            // A name that is refused (ACL) does not change what commands do.
-            if refused && dressing.refusal.is_none() && !matches!(effect, Effect::Named) {
-                dressing.refusal = Some(effect.refusal(reply));
-            }
-            if dressing.left > 0 {
-                return;
-            }
-            inner.dressings.pop_front()
-        };
-        if let Some(Dressing { refusal, done, .. }) = done {
-            done(refusal.map_or(Ok(()), Err));
         }
     }
 

@@ -10,7 +10,7 @@ use tokio::sync::oneshot;
 use super::liveness::LinkPulse;
 use super::outlet::{Outlet, Unsent};
 use crate::command::Delays;
-use crate::exchange::{Before, Fence, Found, Offence, ends_transaction};
+use crate::exchange::{Before, Fence, Found, Offence, Proof, Proving, ends_transaction};
 use crate::resp::{Advance, ReplyScanner};
 use crate::schedule::{ReplyTimes, RoomQueue};
 use crate::session::{Effect, Stream, Verb};
@@ -142,6 +142,8 @@ pub enum OwnReply {
     Pong(u64),
     /// It tells whether the reply before it was one frame.
     Fence(Fence),
+    /// It tells whether all replies before it were one frame each.
+    Proof,
     /// Nobody wants it.
     Ignore,
     /// Somebody is called with it.
@@ -177,6 +179,14 @@ pub(super) enum Due {
 }
 
 impl Due {
+    /// How many frames answer it.
+    fn frames(&self) -> usize {
+        match self {
+            Self::Client { count, .. } => *count as usize,
+            Self::Own { reply, .. } => reply.replies(),
+        }
+    }
+
     /// Whether the server may take its time with it.
     pub(super) fn is_blocking(&self) -> bool {
         match self {
@@ -212,7 +222,7 @@ impl Due {
         matches!(
             self,
             Self::Own {
-                reply: OwnReply::Fence(_),
+                reply: OwnReply::Fence(_) | OwnReply::Proof,
                 ..
             }
         )
@@ -268,14 +278,13 @@ pub(super) struct Inner {
     pub(super) mixed_micros: Option<u64>,
     /// What the reply was that the fence at the front stands behind.
     pub(super) before_fence: Before,
+    /// What is done where a fence could not tell.
+    pub(super) proving: Proving,
     /// What comes behind the replies that are due is nobody's, and nobody else is to have the connection.
     pub(super) is_distrusted: bool,
     /// What the connection ends for as soon as the frame under way has ended.
     pub(super) offence: Option<Offence>,
 }
-
-/// What a script's connection ends with while another script runs past its time.
-const BUSY_AT_FENCE: &str = "the server is busy with a script, and what it answered behind another one cannot be told apart";
 
 /// Bytes no server speaks.
 pub(super) const NO_RESP: &str = "the server sent something that is no RESP";
@@ -301,6 +310,7 @@ impl Inner {
         self.out.capacity()
             + self.carry.capacity()
             + self.gathered.as_ref().map_or(0, Vec::capacity)
+            + self.proving.held_bytes()
             + self.due.capacity() * size_of::<Due>()
     }
 
@@ -346,8 +356,11 @@ impl Inner {
         let gathered = self.gathered.as_deref().unwrap_or_default();
         match fence.judge(gathered, self.before_fence) {
             Found::Answer | Found::Refusal => Ok(()),
-            // A script may have written it, but as often no script has run at all.
-            Found::Busy => Err(invalid(BUSY_AT_FENCE.to_owned())),
+            Found::Busy => {
+                // A script may have written it, but as often no script has run at all.
+                self.proving.doubt(self.before_fence);
+                Ok(())
+            }
             Found::Surplus => Err(self.surplus()),
         }
     }
@@ -515,6 +528,9 @@ impl Inner {
                 if let OwnReply::Fence(fence) = *reply {
                     return self.check_fence(fence);
                 }
+                if complete && matches!(reply, OwnReply::Proof) {
+                    self.proving = Proving::Nothing;
+                }
                 if gathered.len() > MAX_OWN_REPLY {
                     return Err(io::Error::new(
                         io::ErrorKind::InvalidData,
@@ -565,6 +581,19 @@ impl Inner {
             sent_micros: now,
             start,
         });
+    }
+
+    /// Sends a proof behind all that is due, and is given nothing to hand on until it is answered.
+    pub(super) fn prove(&mut self, now: u64) {
+        let frames = self.due.iter().map(Due::frames).sum();
+        let proof = Proof::new(rand::random(), frames);
+        let start = self.append(&proof.request());
+        self.due.push_back(Due::Own {
+            reply: OwnReply::Proof,
+            sent_micros: now,
+            start,
+        });
+        self.proving = Proving::UnderWay(proof);
     }
 
     /// Whether all that is awaited is the end of a stream.

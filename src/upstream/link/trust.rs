@@ -1,12 +1,14 @@
 //! Whether what comes on a connection can be told apart: what a lent one carried before it is lent on, and whose commands have
 //! ended a shared one.
 
+use std::io;
+
 use tokio::sync::oneshot;
 
 use super::Link;
-use crate::exchange::Offence;
+use crate::exchange::{Offence, Proving, Verdict};
 use crate::resp::ReplyScanner;
-use crate::session::Protocol;
+use crate::session::{Protocol, is_busy};
 use crate::upstream::traffic::Inner;
 
 impl Link {
@@ -68,10 +70,37 @@ impl Link {
         }
     }
 
+    /// Sends a proof behind all that is due, if a fence could not tell and its answer has been read.
+    #[inline]
+    pub(super) fn prove(&self, inner: &mut Inner, now: u64) {
+        if inner.proving.is_doubtful() && inner.scanner.at_boundary() {
+            inner.prove(now);
+            self.wake();
+        }
+    }
+
+    /// Holds what comes while a proof is under way, and hands it on once it is proven.
+    pub(super) fn hold_back(&self, inner: &mut Inner, bytes: &[u8], now: u64) -> io::Result<()> {
+        let Proving::UnderWay(proof) = &mut inner.proving else {
+            return Ok(());
+        };
+        match proof.take(bytes) {
+            Verdict::Open => {}
+            Verdict::Refuted => return Err(inner.surplus()),
+            Verdict::Proven => {
+                let held = inner.proving.finish();
+                let used = self.dispatch(inner, &held, now)?;
+                inner.carry.extend_from_slice(&held[used..]);
+            }
+        }
+        Ok(())
+    }
+
     /// A fence was answered, with its number or with a refusal.
     pub(super) fn fenced(&self, answer: &[u8]) {
         let is_answered = !answer.starts_with(b"-");
-        if !is_answered {
+        // That it is busy is nobody's offence.
+        if !is_answered && !is_busy(answer) {
             self.distrust_user(Offence::Surplus);
         }
         if let Some(tell) = self.vouching.borrow_mut().take() {

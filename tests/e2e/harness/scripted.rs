@@ -11,7 +11,7 @@ use super::value::Value;
 
 /// What it does with a command.
 pub(crate) enum Act {
-    /// What a server does: the handshake, PING, ECHO, an empty COMMAND; `+OK` to all else.
+    /// What a server does: the handshake, PING, ECHO, an empty COMMAND, an error to what is asked to have one; `+OK` to all else.
     Usual,
     /// Answers this.
     Say(&'static str),
@@ -148,6 +148,9 @@ impl Stage {
             ["command"] => "*0\r\n".into(),
             ["info", ..] => "$0\r\n\r\n".into(),
             ["ping" | "echo", text] => format!("${}\r\n{text}\r\n", text.len()),
+            [unknown] if unknown.starts_with("respool-") => {
+                format!("-ERR unknown command '{unknown}', with args beginning with: \r\n")
+            }
             _ => "+OK\r\n".into(),
         }
     }

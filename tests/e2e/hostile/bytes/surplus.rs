@@ -155,6 +155,10 @@ fn a_script_that_raises_more_than_a_line_ends_its_connection_before_others_read_
         "-ERR x\r\n$16\r\n0123456789abcdef\r\n+ script: f\r\n",
         "-ERR x\r\n$400\r\n",
         "-ERR x\r\n-NOPERM x\r\n",
+        "-ERR x\r\n-BUSY x\r\n",
+        "-BUSY x\r\n-BUSY x\r\n-BUSY x\r\n$8\r\nINJECTED\r\n",
+        "-BUSY x\r\n-BUSY x\r\n$400\r\n",
+        "-BUSY x\r\n-BUSY x\r\n-ERR unknown command 'respool-0123456789abcdef'\r\n",
     ] {
         let (server, open) = server_that_repeats(error);
         let respool = Respool::before(server.addr())

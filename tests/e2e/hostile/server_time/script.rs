@@ -100,6 +100,53 @@ fn an_endless_script_is_answered_with_busy_and_can_be_killed() {
 }
 
 #[test]
+fn scripts_behind_one_that_does_not_end_cost_nobody_a_connection() {
+    let redis = Redis::start(&["--lua-time-limit", "300"]);
+    let respool = Respool::with(&redis)
+        .top("workers = 1")
+        .upstream("shared_connections = 1")
+        .start();
+    let mut pairs: Vec<[Client; 2]> = (0..12)
+        .map(|_| [redis.client(), respool.client()])
+        .collect();
+    pairs.iter_mut().flatten().for_each(Client::ping);
+    let lent = "respool_pins_total{reason=\"raw_error\"}";
+    for _ in 0..3 {
+        let mut endless = redis.client();
+        endless.send(encode(&["EVAL", "while true do end", "0"]));
+        eventually(
+            || {
+                let mut probe = redis.client();
+                probe.send(encode(&["PING"]));
+                probe.reply_within(Duration::from_millis(50)).is_none()
+            },
+            "the script runs",
+        );
+        // Before it says that it is busy, and behind each other on one connection.
+        for (number, client) in pairs.iter_mut().flatten().enumerate() {
+            client.send(match number / 2 % 3 {
+                0 => encode(&["EVAL", "return 1", "0"]),
+                1 => encode(&["GET", "k"]),
+                _ => [encode(&["GET", "k"]), encode(&["EVAL", "return 1", "0"])].concat(),
+            });
+        }
+        for (number, client) in pairs.iter_mut().flatten().enumerate() {
+            for _ in 0..1 + usize::from(number / 2 % 3 == 2) {
+                let reply = client.reply();
+                assert!(is_busy(&reply), "{number}: {reply:?}");
+            }
+        }
+        assert!(is_busy(&pairs[0][1].cmd(&["EVAL", "return 1", "0"])));
+        assert_eq!(redis.cmd(&["SCRIPT", "KILL"]), Value::ok());
+        for client in pairs.iter_mut().flatten() {
+            let mut is_served = || client.cmd(&["EVAL", "return 1", "0"]) == Value::Int(1);
+            eventually(&mut is_served, "scripts run again");
+        }
+    }
+    assert_eq!(respool.metric_or_zero(lent), 0.0);
+}
+
+#[test]
 fn a_script_that_somebody_else_runs_is_heard_of_too() {
     let redis = Redis::start(&["--lua-time-limit", "100"]);
     let respool = respool(&redis);

@@ -1,0 +1,60 @@
+//! What the server answers to the steps of a change of the connection's state.
+
+use super::Link;
+use crate::session::Effect;
+use crate::upstream::traffic::Dressing;
+
+impl Link {
+    /// The server has answered a step.
+    pub(super) fn stepped(&self, effect: &Effect, reply: Vec<u8>) {
+        if !effect.is_answered_by(&reply) {
+            // Whatever this answers, it is not the change: nothing on this connection can be told any more.
+            return self.close("the server answered a change of state with something else");
+        }
+        let refused = reply.first() == Some(&b'-');
+        // What the connection holds is not known any more; or, while a script runs, it stays without its name.
+        let is_lost = match effect {
+            Effect::Reset | Effect::User(None) => refused,
+            Effect::Named => reply.starts_with(b"-BUSY"),
+            _ => false,
+        };
+        if is_lost {
+            self.close("the server refused to reset the connection");
+        }
+        if !refused {
+            if matches!(effect, Effect::User(None)) {
+                let now = self.thread.clock.now_micros();
+                match self.thread.process.login().expires() {
+                    // It may have been opened by a secret that does not.
+                    true => {
+                        let after = self.thread.settings().upstream.reauthenticate_after;
+                        self.renewal.begin(after, now);
+                    }
+                    false => self.renewal.renewed(now),
+                }
+            }
+            effect.apply(&mut self.worn.borrow_mut());
+            if matches!(effect, Effect::Reset) {
+                self.monitors.set(false);
+            }
+        }
+        let done = {
+            let mut inner = self.inner.borrow_mut();
+            let Some(dressing) = inner.dressings.front_mut() else {
+                return;
+            };
+            dressing.left -= 1;
+            // A name that is refused (ACL) does not change what commands do.
+            if refused && dressing.refusal.is_none() && !matches!(effect, Effect::Named) {
+                dressing.refusal = Some(effect.refusal(reply));
+            }
+            if dressing.left > 0 {
+                return;
+            }
+            inner.dressings.pop_front()
+        };
+        if let Some(Dressing { refusal, done, .. }) = done {
+            done(refusal.map_or(Ok(()), Err));
+        }
+    }
+}
