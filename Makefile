@@ -24,7 +24,7 @@ demo: ## a leaky script against a healthy service, direct and through respool; u
 bench: ## CPU time for each command, beside Redis directly; about a minute
 	@scripts/bench
 
-soak: ## the canary test for ten minutes
+soak: ## the canary tests, ten minutes each
 	@scripts/soak
 
 fuzz: ## fuzz what parses and what decides, a minute each; needs a nightly toolchain and cargo-fuzz

@@ -12,11 +12,14 @@ const NO_CONNECTION: [&str; 2] = ["0A", "06"];
 
 /// Connections at the side of whoever listens on `port`: those in use, those it has not accepted yet, and those whose
 /// closing it has not seen.
+///
+/// The table is not read in one moment: a socket that is closed meanwhile may stand in one copy of it together with the one that
+/// is opened in its place. What stands in two copies stood there between them.
 pub(crate) fn sockets_at(port: u16) -> usize {
-    peers_at(port).len()
+    peers_at(port).intersection(&peers_at(port)).count()
 }
 
-/// The other ends of those connections.
+/// The other ends of those connections, in one copy of the table.
 fn peers_at(port: u16) -> HashSet<String> {
     let table = std::fs::read_to_string("/proc/net/tcp").expect("the kernel's table can be read");
     let wanted = format!(":{port:04X}");
@@ -51,7 +54,7 @@ impl SocketWatch {
         let thread = std::thread::spawn({
             let (most, samples, stop) = (most.clone(), samples.clone(), stop.clone());
             move || {
-                // The table is not read in one moment: what stands in two copies of it stood there between them.
+                // As in `sockets_at`: what stands in two copies.
                 let mut last = HashSet::new();
                 while !stop.load(Ordering::Relaxed) {
                     let peers = peers_at(port);
