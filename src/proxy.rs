@@ -228,6 +228,7 @@ fn process(settings: &Arc<Settings>, start: Instant) -> io::Result<Arc<Process>>
         tls: tls.into(),
         queued: Default::default(),
         audiences: Default::default(),
+        weights: Default::default(),
         seats_wanted: Default::default(),
         uncounted: Default::default(),
         passing: Passing::new(settings.workers),

@@ -91,11 +91,15 @@ fn why(reason: Disconnect) -> Option<&'static str> {
              not asked for it"
         }
         Disconnect::PubsubBuffer => {
-            "it left more messages unread than limits.pubsub_buffer, or one message was longer"
+            "it left more messages unread than limits.pubsub_buffer, or one command would bring it more"
         }
         Disconnect::SubscriptionLost => {
             "messages were lost with the connection to the server, or a subscription was refused when it was renewed \
              (upstream.on_subscription_loss)"
+        }
+        Disconnect::ServerBuffer => {
+            "the server ended the connection that brings its messages more than once, most likely since they were more than \
+             the server holds for a subscriber (client-output-buffer-limit pubsub)"
         }
         Disconnect::ProtocolError => {
             "it sent what the protocol, or limits.max_request, does not allow"

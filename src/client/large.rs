@@ -12,7 +12,7 @@ use super::task::{Client, Wait};
 use crate::budget::UploadPace;
 use crate::command::{Delays, Learned, PinReason, lookup, spec, writes};
 use crate::config::Role;
-use crate::resp::{Bounds, Scan, Violation};
+use crate::resp::{Bounds, Request, Scan, Violation};
 use crate::session::READ_ONLY;
 use crate::telemetry::{Bound, Disconnect};
 use crate::transport::READ_SIZE;
@@ -157,6 +157,10 @@ impl Client {
             self.answer(&reply);
             self.streaming = Some(false);
             return Next::Used(self.let_go(data.len()));
+        }
+        let (extent, channel) = (self.scanner.extent(), Request::new(data).argument(1));
+        if let Some(next) = self.announce(command, channel, extent) {
+            return next;
         }
         let Some(link) = self.pinned_link(PinReason::LargeRequest) else {
             return if self.refusing.is_some() {

@@ -3,7 +3,7 @@
 use std::rc::Rc;
 
 use super::local::{client_name, wrong_arity};
-use super::task::{Client, Login, Purpose};
+use super::task::{Client, Purpose};
 use crate::auth::{HELLO_NOAUTH, NO_PASSWORD, NOAUTH, WRONGPASS, is_wrong_password};
 use crate::command::{Local, same_word};
 use crate::config::AuthMode;
@@ -23,6 +23,16 @@ const MOST_SHOWN: usize = 16 * 1024;
 
 /// HELLO's protocol and name.
 type Hello = (Protocol, Option<Box<[u8]>>);
+
+/// What AUTH or HELLO asks for, once its user is acknowledged.
+pub(super) struct Login {
+    /// The user as the server knows it, which is asked.
+    pub(super) user: Option<Rc<Credentials>>,
+    /// The user that respool has verified itself.
+    pub(super) verified: Option<Box<[u8]>>,
+    /// HELLO's protocol and name; `None`: AUTH.
+    pub(super) hello: Option<(Protocol, Option<Box<[u8]>>)>,
+}
 
 impl Client {
     /// Whether the client has to authenticate before anything else.

@@ -54,8 +54,9 @@ impl Subscriber {
         let request = Request::new(&request);
         let mut names = request.arguments().skip(1).peekable();
         let is_of_all = names.peek().is_none();
-        let subscriptions = &self.upstream.subscriptions;
         loop {
+            // It may have been moved.
+            let subscriptions = self.upstream.subscriptions_of(&self.outlet);
             let told = if is_of_all {
                 let some = subscriptions.some_topics(self.id, kind, TOPICS_A_TURN);
                 if some.is_empty() {
@@ -89,7 +90,7 @@ impl Client {
         if subscribes || request.count() > 1 {
             return request.count() > TOPICS_A_TURN;
         }
-        let counts = self.site.upstream.subscriptions.counts(self.card.id());
+        let counts = self.subscriptions().counts(self.card.id());
         let of_kind = match kind {
             Kind::Channel => counts.channels,
             Kind::Pattern => counts.patterns,
@@ -117,7 +118,7 @@ impl Client {
 
     /// What ends all subscriptions of the client first ends those that do not fit a turn. `None`: there are few.
     pub(super) fn leave_many_topics(&mut self) -> Option<Next> {
-        let subscriptions = Rc::clone(&self.site.upstream.subscriptions);
+        let subscriptions = Rc::clone(self.subscriptions());
         let id = self.card.id();
         if subscriptions.counts(id).total() <= TOPICS_A_TURN {
             return None;

@@ -19,6 +19,7 @@ mod login;
 mod many_topics;
 mod pausing;
 mod pinned;
+mod publish;
 mod queued;
 mod raw;
 mod requests;

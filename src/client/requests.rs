@@ -129,7 +129,9 @@ impl Client {
         let name = self.scanner.name();
         let request = Request::new(bytes);
         let routed = self.route(&bytes[name], &request, learned);
-        let shares = routed.route == Route::Shared && self.is_sharing(length);
+        let shares = routed.route == Route::Shared
+            && self.is_sharing(length)
+            && !self.is_weighty(routed.command, length);
         let delays = Delays::of(routed.command);
         if run.count > 0 && delays.may_pause() && !run.delays.may_pause() && self.leaves_lane() {
             self.send_run(data, run);
@@ -219,6 +221,7 @@ impl Client {
     /// Counts requests that are on their way or answered.
     pub(super) fn count(&mut self, count: u32, last: Option<CommandId>) {
         self.pin_use.is_fresh = false;
+        self.is_announced = false;
         self.card.commands.add(u64::from(count));
         self.card
             .last_active_ms
@@ -253,6 +256,11 @@ impl Client {
         }
         if self.unplaced.is_some()
             && let Some(next) = self.amid_unplaced(request, &routed)
+        {
+            return next;
+        }
+        let is_to_run = matches!(routed.route, Route::Shared) && self.refusing.is_none();
+        if is_to_run && let Some(next) = self.announce(routed.command, request.argument(1), length)
         {
             return next;
         }
@@ -381,7 +389,7 @@ impl Client {
                     length,
                     count,
                     delays,
-                } if shares => {
+                } if shares && !self.site.thread.process.weights.may_overwhelm(length) => {
                     let kind = (Kind::Block, delays);
                     return match self.on_shared(&rest[..length], count, command, kind) {
                         Next::Used(_) => Next::Used(length),

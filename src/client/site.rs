@@ -19,7 +19,7 @@ use crate::config::{AuthMode, Group, Settings};
 use crate::identity::{Card, Flag, Registry};
 use crate::session::Credentials;
 use crate::telemetry::Disconnect;
-use crate::upstream::{Link, Outlet, Thread, Upstream, Waiter};
+use crate::upstream::{Announcement, Link, Outlet, Thread, Upstream, Waiter};
 use crate::waits::Unblock;
 
 /// Something to be done to a client by the worker that has it.
@@ -33,6 +33,8 @@ pub enum Errand {
     Invalidate(Arc<Letter>),
     /// Close clients for a reason of respool's own.
     Close(Arc<[u64]>, Disconnect),
+    /// A large message is about to be sent.
+    Announce(Arc<Announcement>),
     /// There is no room: who holds the most goes.
     Shed,
     /// CLIENT UNBLOCK, with an error or as if the time had passed.
@@ -232,6 +234,7 @@ impl Site {
                 }
             }
             Errand::Shed => self.shed(),
+            Errand::Announce(message) => self.upstream.announced(&message),
             Errand::Invalidate(letter) => letter.deliver(self),
             Errand::Unblock(id, with_error, answer) => self.unblock(id, with_error, &answer),
         }

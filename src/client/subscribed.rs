@@ -19,7 +19,7 @@ use crate::resp::Request;
 use crate::resp::speak::{error, push_bulk, push_header};
 use crate::session::{Protocol, Route, Routed};
 use crate::telemetry::Bound;
-use crate::upstream::{OwnReply, PinError, SubscribeResult};
+use crate::upstream::{OwnReply, PinError, SubscribeResult, Subscriptions};
 
 const TOO_MANY: &str =
     "ERR respool: too many subscriptions of one client (limits.max_client_subscriptions)";
@@ -58,7 +58,7 @@ impl Client {
             return Next::Used(length);
         }
         let names = (request.count() > 1).then(|| request.arguments().skip(1));
-        let subscriptions = &self.site.upstream.subscriptions;
+        let subscriptions = self.subscriptions();
         let told = subscriptions.unsubscribe(self.card.id(), &self.outlet, kind, names);
         self.confirmed_by(told);
         Next::Used(length)
@@ -77,6 +77,11 @@ impl Client {
                 }));
             }
         }
+    }
+
+    /// Where the client's subscriptions are.
+    pub(super) fn subscriptions(&self) -> &Rc<Subscriptions> {
+        self.site.upstream.subscriptions_of(&self.outlet)
     }
 
     /// How long a subscription waits for a connection, and for the server.
@@ -101,9 +106,12 @@ impl Client {
         }
         self.count(1, command);
         let upstream = &self.site.upstream;
+        if self.subscriptions().counts(self.card.id()).total() == 0 {
+            upstream.place_subscriber(&self.outlet);
+        }
         let names = request.arguments().skip(1);
         if self.means_many_topics(kind, true, request) {
-            match upstream.may_subscribe_to(self.card.id(), names) {
+            match self.subscriptions().may_subscribe_to(self.card.id(), names) {
                 Err(_) => self.answer(&too_many()),
                 Ok(()) => self.with_many_topics(kind, true, request),
             }
@@ -123,7 +131,7 @@ impl Client {
             Some(Ok(())) => drop(self.session.take_visible()),
             Some(Err(reply)) => self.reply(&reply),
             None => {
-                let subscriptions = &self.site.upstream.subscriptions;
+                let subscriptions = self.subscriptions();
                 subscriptions.abandon(self.card.id());
                 if subscriptions.awaits_place() {
                     self.site.thread.counters.bound(Bound::BorrowTimeout).add(1);
@@ -194,7 +202,7 @@ impl Client {
 
     /// Shows what the client is subscribed to.
     pub(super) fn note_subscriptions(&mut self) {
-        let counts = self.site.upstream.subscriptions.counts(self.card.id());
+        let counts = self.subscriptions().counts(self.card.id());
         let shown = |count: usize| u32::try_from(count).unwrap_or(u32::MAX);
         self.card.channels.set(shown(counts.channels));
         self.card.patterns.set(shown(counts.patterns));
@@ -207,7 +215,7 @@ impl Client {
 
     /// The client is subscribed to nothing any more.
     pub(super) fn unsubscribe_all(&mut self) {
-        while self.site.upstream.subscriptions.leave_some(self.card.id()) {}
+        while self.subscriptions().leave_some(self.card.id()) {}
         self.note_subscriptions();
     }
 

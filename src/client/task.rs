@@ -11,6 +11,7 @@ use std::time::Instant;
 
 use super::held::hold;
 use super::leaving::EndWatch;
+use super::login::Login;
 use super::pinned::PinUse;
 use super::site::{Resident, Site};
 use super::waiting::Line;
@@ -18,7 +19,7 @@ use crate::admission::{Permit, Refusal};
 use crate::identity::{Arrival, CardGuard, Flag, Identity, Peer};
 use crate::resp::RequestScanner;
 use crate::schedule::goes_on_at;
-use crate::session::{Credentials, Protocol, Session, UnplacedTransaction};
+use crate::session::{Session, UnplacedTransaction};
 use crate::telemetry::{Bound, Disconnect};
 use crate::transport::{READ_SIZE, Stream};
 use crate::upstream::{
@@ -78,16 +79,6 @@ pub(super) enum Purpose {
     Hello(Login),
 }
 
-/// What AUTH or HELLO asks for, once its user is acknowledged.
-pub(super) struct Login {
-    /// The user as the server knows it, which is asked.
-    pub(super) user: Option<Rc<Credentials>>,
-    /// The user that respool has verified itself.
-    pub(super) verified: Option<Box<[u8]>>,
-    /// HELLO's protocol and name; `None`: AUTH.
-    pub(super) hello: Option<(Protocol, Option<Box<[u8]>>)>,
-}
-
 /// What a task ended with.
 pub(super) enum Done {
     Pinned(Result<Pin, PinError>, crate::command::PinReason),
@@ -99,6 +90,8 @@ pub(super) enum Done {
     Subscribed(Option<SubscribeResult>),
     /// It has left so many of its topics that it can leave the rest at once.
     Unsubscribed,
+    /// Its message can be sent.
+    Announced,
     /// Whether the client's user may do what the request at hand asks for.
     Permission(Result<Result<(), Vec<u8>>, PinError>),
     /// The stream on the pinned connection has ended for QUIT or RESET; false: with the connection.
@@ -141,6 +134,8 @@ pub struct Client {
     pub(super) line: Option<Box<Line>>,
     /// WAIT was preceded by what it needs.
     pub(super) wait_ready: bool,
+    /// The workers know of the message at hand.
+    pub(super) is_announced: bool,
     /// The server cannot take the requests that are here: each is answered with this.
     pub(super) refusing: Option<Vec<u8>>,
     /// Its transaction, of which the busy server has not been told.
@@ -227,6 +222,7 @@ impl Client {
             permission: None,
             line: None,
             wait_ready: false,
+            is_announced: false,
             refusing: None,
             unplaced: None,
             is_drained: true,
@@ -485,6 +481,7 @@ impl Client {
             Done::WaitReady(Err(reply)) => self.refusing = Some(reply.to_vec()),
             Done::Subscribed(result) => self.has_subscribed(result),
             Done::Unsubscribed => self.note_subscriptions(),
+            Done::Announced => self.is_announced = true,
             Done::Permission(reply) => self.permission_told(reply),
             Done::Unstreamed(true, local) => self.unstreamed(local),
             Done::Unstreamed(false, _) => self.outlet.close(Disconnect::UpstreamLost),
@@ -681,7 +678,7 @@ impl Drop for Client {
                 .disconnect(Disconnect::Panic)
                 .add(1);
         }
-        self.site.upstream.subscriptions.leave(self.card.id());
+        self.subscriptions().leave(self.card.id());
         self.site.uploads.borrow_mut().remove(&self.card.id());
         // In this order: its turn in line, the connections lent to it, its socket, its place.
         self.wait = Wait::Nothing;

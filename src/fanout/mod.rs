@@ -8,11 +8,16 @@
 mod audience;
 mod frame;
 mod leaving;
+mod moving;
 mod outcome;
 mod pace;
+mod pattern;
 mod renewal;
+mod suspicion;
 mod topic;
+mod weight;
 
+use std::cell::Cell;
 use std::collections::{BTreeMap, HashMap, HashSet, VecDeque};
 use std::rc::Rc;
 
@@ -20,9 +25,11 @@ pub use audience::{Audiences, Part};
 pub use frame::{Malformed, Message, Said, read};
 pub use outcome::{Begun, Confirmation, Counts, Settled, SubscriberId};
 pub use pace::Pace;
+pub use suspicion::{Remedy, Side, Suspicion};
 pub use topic::{Kind, PUBSUB_KINDS};
+pub use weight::{Overwhelmed, Weights};
 
-use topic::{Phase, Topic};
+use topic::{Phase, Recent, Topic};
 
 use crate::resp::speak::{OK, encode_request};
 
@@ -50,6 +57,8 @@ enum What {
     Ping,
     /// That it knows respool still.
     Login,
+    /// That it has done all that it was asked before.
+    Mark,
 }
 
 /// A request to be made again.
@@ -104,6 +113,11 @@ pub struct Fanout<T> {
     most_bytes: usize,
     /// The server's answer to [`Self::login`].
     login: Option<Vec<u8>>,
+    /// This second, and what has come not long ago.
+    second: u64,
+    recent: Cell<Recent>,
+    /// Marks that the server has passed.
+    passed_marks: usize,
     /// There is a connection to send requests on.
     is_connected: bool,
 }
@@ -128,6 +142,9 @@ impl<T: Clone> Fanout<T> {
             most,
             most_bytes,
             login: None,
+            second: 0,
+            recent: Cell::default(),
+            passed_marks: 0,
             is_connected: false,
         }
     }
@@ -255,8 +272,8 @@ impl<T: Clone> Fanout<T> {
     /// Those whom a message of `topic` goes to.
     #[inline]
     pub fn subscribers(&self, kind: Kind, topic: &[u8]) -> impl Iterator<Item = &T> {
-        self.topics[kind as usize]
-            .get(topic)
+        let topic = self.topics[kind as usize].get(topic);
+        topic
             .into_iter()
             .flat_map(|topic| topic.subscribers.values())
     }
@@ -305,6 +322,23 @@ impl<T: Clone> Fanout<T> {
         self.login.take()
     }
 
+    /// Asks the server to tell when it has done all that it was asked before; see [`Self::take_marks`]. False: there is no
+    /// connection.
+    pub fn mark(&mut self) -> bool {
+        self.ask_aside(What::Mark, &encode_request(&["PING"]));
+        self.is_connected
+    }
+
+    /// How many marks the server has passed since this was called last.
+    pub fn take_marks(&mut self) -> usize {
+        std::mem::take(&mut self.passed_marks)
+    }
+
+    /// How many patterns there are.
+    pub fn patterns(&self) -> usize {
+        self.topics[Kind::Pattern as usize].len()
+    }
+
     fn ask_aside(&mut self, what: What, request: &[u8]) {
         if self.is_connected {
             self.requests.extend(request);
@@ -327,7 +361,8 @@ impl<T: Clone> Fanout<T> {
     /// [`Malformed`]: it was asked something else before.
     pub fn ponged(&mut self) -> Result<(), Malformed> {
         match self.asked.front() {
-            Some(asked) if matches!(asked.what, What::Ping | What::Login) => {
+            Some(asked) if matches!(asked.what, What::Ping | What::Login | What::Mark) => {
+                self.passed_marks += usize::from(asked.what == What::Mark);
                 if asked.what == What::Login {
                     self.login = Some(OK.to_vec());
                 }
@@ -413,6 +448,10 @@ impl<T: Clone> Fanout<T> {
         self.renew_next();
         match asked.what {
             What::Ping => return,
+            What::Mark => {
+                self.passed_marks += 1;
+                return;
+            }
             What::Login => {
                 self.login = result.err().map(<[u8]>::to_vec);
                 return;

@@ -26,6 +26,8 @@ impl<T: Clone> Fanout<T> {
     pub fn lost(&mut self) -> usize {
         self.is_connected = false;
         // The server has let go of everything.
+        let is_mark = |asked: &&Asked<T>| asked.what == What::Mark;
+        self.passed_marks += self.asked.iter().filter(is_mark).count();
         let partings = self.asked.drain(..).filter_map(|asked| asked.parting);
         self.settled.extend(partings);
         self.requests.clear();

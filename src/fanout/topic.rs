@@ -1,5 +1,7 @@
 //! One channel, pattern or shard channel and who is subscribed to it.
 
+use std::cell::Cell;
+
 use indexmap::IndexMap;
 
 use super::SubscriberId;
@@ -48,11 +50,39 @@ pub(super) enum Phase {
     Active,
 }
 
+/// Bytes that came not long ago: half as many with each second.
+#[derive(Debug, Clone, Copy, Default)]
+pub(super) struct Recent {
+    second: u64,
+    bytes: u64,
+}
+
+impl Recent {
+    /// So many are left in this second.
+    pub(super) fn left(self, second: u64) -> u64 {
+        let since = second.saturating_sub(self.second);
+        self.bytes
+            .checked_shr(u32::try_from(since).unwrap_or(u32::MAX))
+            .unwrap_or(0)
+    }
+
+    /// With so many more that came in this second.
+    pub(super) fn and(self, bytes: usize, second: u64) -> Self {
+        Self {
+            second,
+            bytes: self.left(second).saturating_add(bytes as u64),
+        }
+    }
+}
+
 #[derive(Debug)]
 pub(super) struct Topic<T> {
     pub(super) phase: Phase,
     /// Commands that wait for this or another of their topics.
     pub(super) awaited: usize,
+    /// A message of it has come.
+    pub(super) is_heard: Cell<bool>,
+    pub(super) recent: Cell<Recent>,
     pub(super) subscribers: IndexMap<SubscriberId, T>,
 }
 
@@ -61,6 +91,8 @@ impl<T> Topic<T> {
         Self {
             phase,
             awaited: 0,
+            is_heard: Cell::new(false),
+            recent: Cell::default(),
             subscribers: IndexMap::new(),
         }
     }

@@ -38,6 +38,9 @@ labels! {
         /// Messages were lost with the connection to the server, or the server refused to renew a subscription
         /// (`upstream.on_subscription_loss = "close"`).
         SubscriptionLost => "subscription_lost",
+        /// The server ended the connection of its subscriptions more than once: its messages were more than the server holds
+        /// (`client-output-buffer-limit pubsub`).
+        ServerBuffer => "server_buffer",
         /// It sent what the protocol, or `limits.max_request`, does not allow.
         ProtocolError => "protocol_error",
         /// It was silent for `idle_timeout`.

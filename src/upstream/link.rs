@@ -358,6 +358,9 @@ impl Link {
             *waker = Some(cx.waker().clone());
         }
         drop(waker);
+        if self.pushes.borrow().are_fanned_out() {
+            return self.poll_messages(cx, stream, idle);
+        }
         for _ in 0..READS_A_TURN {
             if let Some(closing) = self.closing.get() {
                 // What was to be sent before it was closed goes out as far as it can: an element that is put back.
@@ -367,20 +370,12 @@ impl Link {
             if let Err(error) = self.write(cx, stream) {
                 return Poll::Ready(self.ended_by(&error));
             }
-            if self.pushes.borrow().has_unsent() {
-                // It is woken when they have been: the server is not read meanwhile.
-                return Poll::Pending;
+            match stream.poll_read_ready(cx) {
+                Poll::Pending => return Poll::Pending,
+                Poll::Ready(Err(error)) => return Poll::Ready(self.ended_by(&error)),
+                Poll::Ready(Ok(())) => {}
             }
-            let read = if self.is_behind.take() {
-                self.catch_up()
-            } else {
-                match stream.poll_read_ready(cx) {
-                    Poll::Pending => return Poll::Pending,
-                    Poll::Ready(Err(error)) => return Poll::Ready(self.ended_by(&error)),
-                    Poll::Ready(Ok(())) => self.read(stream),
-                }
-            };
-            match read {
+            match self.read(stream) {
                 Ok(()) => {}
                 Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
                 Err(error) => {
@@ -393,10 +388,6 @@ impl Link {
             }
             self.react();
             idle(self);
-            if self.pushes.borrow().are_fanned_out() {
-                // One read may have gone to thousands: the worker's other tasks have their turn.
-                return super::turn::let_others_go_first(cx);
-            }
         }
         cx.waker().wake_by_ref();
         Poll::Pending

@@ -49,7 +49,9 @@ pub use pool::{SharedWait, Upstream, WaitError};
 pub use pulse::ServerPulse;
 pub use pushes::broken_redirection;
 pub use server::Server;
-pub use subscription::{SubscribeResult, Subscriptions, TOPICS_A_TURN, TooManySubscriptions};
+pub use subscription::{
+    Announcement, SubscribeResult, Subscriptions, TOPICS_A_TURN, TooManySubscriptions,
+};
 pub use thread::{Process, Queued, Thread};
 pub use traffic::{Kind, OwnReply, Show};
 pub use waiting::{Blocked, Waiter};

@@ -82,7 +82,10 @@ impl Upstream {
     fn all_links(&self) -> Vec<Rc<Link>> {
         let mut all: Vec<Rc<Link>> = self.links.borrow().iter().flatten().cloned().collect();
         all.extend(self.pins.borrow().iter().filter_map(std::rc::Weak::upgrade));
-        all.extend(self.subscriptions.connection());
+        all.extend(
+            self.both_subscriptions()
+                .filter_map(|some| some.connection()),
+        );
         all
     }
 
@@ -128,9 +131,9 @@ impl Upstream {
             .iter()
             .any(|idle| Rc::ptr_eq(idle, link));
         let is_subscription = self
-            .subscriptions
-            .connection()
-            .is_some_and(|other| Rc::ptr_eq(&other, link));
+            .both_subscriptions()
+            .filter_map(|some| some.connection())
+            .any(|other| Rc::ptr_eq(&other, link));
         if is_shared {
             if !link.is_dressing() {
                 self.schedule.borrow_mut().closing(link.slot.get());

@@ -63,6 +63,8 @@ pub struct Outlet {
     message_mark: Cell<u8>,
     /// Messages have come that `flush_messages` has not sent yet.
     has_messages: Cell<bool>,
+    /// Its messages come by the second connection of subscribers.
+    is_apart: Cell<bool>,
 }
 
 impl Outlet {
@@ -85,6 +87,7 @@ impl Outlet {
             bytes_out: Cell::new(0),
             message_mark: Cell::new(b'*'),
             has_messages: Cell::new(false),
+            is_apart: Cell::new(false),
         })
     }
 
@@ -314,6 +317,16 @@ impl Outlet {
         replies.message(self.message_mark.get(), frame, shared, account);
         self.note(&mut replies);
         !self.has_messages.replace(true)
+    }
+
+    /// Whether its messages come by the second connection of subscribers.
+    pub fn is_apart(&self) -> bool {
+        self.is_apart.get()
+    }
+
+    /// Its messages come by this connection from now on.
+    pub fn set_apart(&self, is_apart: bool) {
+        self.is_apart.set(is_apart);
     }
 
     /// What its replies may take before its requests wait.

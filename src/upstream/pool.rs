@@ -21,6 +21,7 @@ use super::waiting::Waiting;
 use crate::budget::{Kind as SocketKind, SocketPermit};
 use crate::command::Learned;
 use crate::config::Address;
+use crate::fanout::{Side, Suspicion};
 use crate::resp::speak::encode_request;
 use crate::schedule::{Action, Schedule, Ticket};
 use crate::session::{Change, State, steps};
@@ -111,6 +112,9 @@ pub struct Upstream {
     pub thread: Rc<Thread>,
     /// What this worker's clients are subscribed to.
     pub subscriptions: Rc<Subscriptions>,
+    /// The same, of those who may cost the others their connection.
+    pub(super) apart: Rc<Subscriptions>,
+    pub(super) suspicion: RefCell<Suspicion>,
     pub(super) schedule: RefCell<Schedule<State, Rc<Waiter>>>,
     pub(super) links: RefCell<Vec<Option<Rc<Link>>>>,
     pub(super) idle_pins: RefCell<Vec<Rc<Link>>>,
@@ -151,7 +155,9 @@ impl Upstream {
     /// The server's side of a worker with `shared` of the shared connections.
     pub fn new(thread: Rc<Thread>, shared: usize) -> Rc<Self> {
         Rc::new(Self {
-            subscriptions: Subscriptions::new(Rc::clone(&thread)),
+            subscriptions: Subscriptions::new(Rc::clone(&thread), Side::Usual),
+            apart: Subscriptions::new(Rc::clone(&thread), Side::Apart),
+            suspicion: RefCell::default(),
             schedule: RefCell::new(Schedule::new(shared)),
             links: RefCell::new(vec![None; shared]),
             idle_pins: RefCell::default(),
@@ -181,7 +187,7 @@ impl Upstream {
 
     /// Goes by the thread's settings, which a reload has changed.
     pub fn reload(self: &Rc<Self>) {
-        self.subscriptions.reload();
+        self.both_subscriptions().for_each(|some| some.reload());
         let address = self.thread.settings().upstream.address.clone();
         if self.address.replace(address.clone()) != address {
             self.forget_server();
@@ -215,7 +221,9 @@ impl Upstream {
         tokio::task::spawn_local(Rc::clone(self).keep_time());
         tokio::task::spawn_local(Rc::clone(self).keep_closing());
         tokio::task::spawn_local(Rc::clone(self).keep_receiving());
-        tokio::task::spawn_local(Rc::clone(self).keep_handing_out());
+        for some in self.both_subscriptions() {
+            tokio::task::spawn_local(Rc::clone(self).keep_handing_out(Rc::clone(some)));
+        }
     }
 
     /// A shared connection that may take requests of `state` now: of those that serve it the one on which the least is to be
@@ -375,7 +383,7 @@ impl Upstream {
         self.ask_for_guests();
         // A borrower may have left with the pin that was kept for it.
         self.give_up_idle();
-        self.subscriptions.tick();
+        self.both_subscriptions().for_each(|some| some.tick());
         self.move_on();
         self.yield_seats();
         self.act();
@@ -387,7 +395,7 @@ impl Upstream {
     /// Closes every connection.
     pub fn stop(&self) {
         self.stopping.set(true);
-        self.subscriptions.stop();
+        self.both_subscriptions().for_each(|some| some.stop());
         self.stop_receiving();
         self.links
             .borrow()
@@ -405,7 +413,7 @@ impl Upstream {
     pub fn is_connected(&self) -> bool {
         self.links.borrow().iter().any(Option::is_some)
             || self.pins.borrow().iter().any(|pin| pin.upgrade().is_some())
-            || self.subscriptions.is_connected()
+            || self.both_subscriptions().any(|some| some.is_connected())
             || !self.thread.closings.is_empty()
     }
 

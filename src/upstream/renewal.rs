@@ -67,7 +67,9 @@ impl Upstream {
         let now = self.thread.clock.now_micros();
         if self.due_links(now).is_empty()
             && self.overdue_seats(now).is_empty()
-            && self.subscriptions.overdue_link(now).is_none()
+            && self
+                .both_subscriptions()
+                .all(|some| some.overdue_link(now).is_none())
         {
             return;
         }
@@ -80,13 +82,13 @@ impl Upstream {
             for link in upstream.due_links(now) {
                 upstream.renew(&link);
             }
-            if let Some(link) = upstream.subscriptions.overdue_link(now)
-                && let Some(Own::User(own)) = upstream.thread.own()
-            {
-                link.renewal.postpone(now);
-                upstream
-                    .subscriptions
-                    .renew_login(&Zeroizing::new(own.request()));
+            for some in upstream.both_subscriptions() {
+                if let Some(link) = some.overdue_link(now)
+                    && let Some(Own::User(own)) = upstream.thread.own()
+                {
+                    link.renewal.postpone(now);
+                    some.renew_login(&Zeroizing::new(own.request()));
+                }
             }
             // Their calls are issued again, and before that their logins renewed.
             for seat in upstream.overdue_seats(now) {

@@ -2,13 +2,17 @@
 //!
 //! Invariant: what is subscribed to is asked for again on a new connection before anything else is.
 
+mod announced;
+mod apart;
 mod turns;
 
+pub use announced::Announcement;
 pub use turns::TOPICS_A_TURN;
 
 use std::cell::{Cell, RefCell};
 use std::collections::{HashMap, VecDeque};
 use std::rc::Rc;
+use std::sync::Arc;
 use std::time::Duration;
 
 use tokio::sync::{Notify, oneshot};
@@ -22,7 +26,8 @@ use crate::budget::Kind as SocketKind;
 use crate::command::Delays;
 use crate::config::OnSubscriptionLoss;
 use crate::fanout::{
-    Begun, Confirmation, Counts, Fanout, Kind, Malformed, Message, Pace, Said, SubscriberId, read,
+    Begun, Confirmation, Counts, Fanout, Kind, Malformed, Message, Pace, Said, Side, SubscriberId,
+    read,
 };
 use crate::resp::speak::{push_bulk, push_header};
 use crate::session::{Protocol, State};
@@ -42,6 +47,7 @@ pub type SubscribeResult = Result<(), Vec<u8>>;
 /// The subscriptions of a worker's clients.
 pub struct Subscriptions {
     thread: Rc<Thread>,
+    side: Side,
     fanout: RefCell<Fanout<Rc<Outlet>>>,
     link: RefCell<Option<Rc<Link>>>,
     /// A connection is wanted and being opened, or open.
@@ -61,6 +67,12 @@ pub struct Subscriptions {
     /// The last turn has left something for the next one.
     is_behind: Cell<bool>,
     has_work: Notify,
+    /// Large messages that wait until the server has let go of those for whom they are too much, in the order of its marks.
+    announced: RefCell<VecDeque<Arc<Announcement>>>,
+    /// Patterns that the other workers know of.
+    patterns: Cell<usize>,
+    /// Topics that are counted.
+    topics: Cell<u64>,
     /// A connection is waited for until others give one back.
     awaits_place: Cell<bool>,
     heard_micros: Cell<u64>,
@@ -73,11 +85,13 @@ pub struct Subscriptions {
 
 impl Subscriptions {
     /// Nobody is subscribed to anything.
-    pub(super) fn new(thread: Rc<Thread>) -> Rc<Self> {
+    pub(super) fn new(thread: Rc<Thread>, side: Side) -> Rc<Self> {
         let limits = &thread.settings().limits;
         let (most, most_bytes) = (limits.max_client_subscriptions, limits.pubsub_buffer / 2);
+        thread.process.weights.set_limit(limits.pubsub_buffer);
         Rc::new(Self {
             thread,
+            side,
             fanout: RefCell::new(Fanout::new(most, most_bytes)),
             link: RefCell::default(),
             is_kept: Cell::new(false),
@@ -89,6 +103,9 @@ impl Subscriptions {
             leaving: RefCell::default(),
             is_behind: Cell::new(false),
             has_work: Notify::new(),
+            announced: RefCell::default(),
+            patterns: Cell::new(0),
+            topics: Cell::new(0),
             awaits_place: Cell::new(false),
             heard_micros: Cell::new(0),
             pinged_micros: Cell::new(None),
@@ -102,6 +119,23 @@ impl Subscriptions {
         let limits = &self.thread.settings().limits;
         let (most, most_bytes) = (limits.max_client_subscriptions, limits.pubsub_buffer / 2);
         self.fanout.borrow_mut().set_bounds(most, most_bytes);
+        self.thread.process.weights.set_limit(limits.pubsub_buffer);
+    }
+
+    /// Whether a client may subscribe to all of `names`.
+    ///
+    /// # Errors
+    /// The client would have more subscriptions than `limits.max_client_subscriptions`.
+    pub fn may_subscribe_to<'a>(
+        &self,
+        subscriber: SubscriberId,
+        names: impl Iterator<Item = &'a [u8]>,
+    ) -> Result<(), TooManySubscriptions> {
+        if self.fanout.borrow().has_room(subscriber, names) {
+            return Ok(());
+        }
+        self.thread.counters.bound(Bound::Subscriptions).add(1);
+        Err(TooManySubscriptions)
     }
 
     /// What a client is subscribed to.
@@ -197,6 +231,7 @@ impl Subscriptions {
         match read(frame)? {
             Said::Message(Message { kind, topic }) => {
                 let fanout = self.fanout.borrow();
+                fanout.heard(kind, topic, frame.len());
                 let mut shared = None;
                 let mut count = 0;
                 for outlet in fanout.subscribers(kind, topic) {
@@ -239,7 +274,9 @@ impl Subscriptions {
     /// A message longer than anybody's buffer may be.
     fn too_long(&self, start: &[u8]) -> Result<(), Malformed> {
         if let Said::Message(Message { kind, topic }) = read(start)? {
-            for outlet in self.fanout.borrow().subscribers(kind, topic) {
+            let fanout = self.fanout.borrow();
+            fanout.heard(kind, topic, start.len());
+            for outlet in fanout.subscribers(kind, topic) {
                 outlet.close(Disconnect::PubsubBuffer);
             }
         }
@@ -308,6 +345,7 @@ impl Subscriptions {
     /// The connection is lost. Returns how many clients may have missed messages.
     fn lost(&self) -> usize {
         *self.link.borrow_mut() = None;
+        self.hear_cut_off();
         self.gathered.borrow_mut().clear();
         self.is_skipping.set(false);
         let subscribers = self.fanout.borrow_mut().lost();
@@ -325,6 +363,8 @@ impl Subscriptions {
 
     /// Does what time has made due: asks a silent connection whether it is there, closes one that is of no use.
     pub(super) fn tick(&self) {
+        let second = self.thread.clock.now_micros() / 1_000_000;
+        self.fanout.borrow_mut().set_second(second);
         let Some(link) = self.link.borrow().clone() else {
             return;
         };
@@ -410,27 +450,6 @@ impl Subscriptions {
 }
 
 impl Upstream {
-    /// Whether a client may subscribe to all of `names`.
-    ///
-    /// # Errors
-    /// The client would have more subscriptions than `limits.max_client_subscriptions`.
-    pub fn may_subscribe_to<'a>(
-        &self,
-        subscriber: SubscriberId,
-        names: impl Iterator<Item = &'a [u8]>,
-    ) -> Result<(), TooManySubscriptions> {
-        if self
-            .subscriptions
-            .fanout
-            .borrow()
-            .has_room(subscriber, names)
-        {
-            return Ok(());
-        }
-        self.thread.counters.bound(Bound::Subscriptions).add(1);
-        Err(TooManySubscriptions)
-    }
-
     /// A client subscribes to `names`. `None`: done, its confirmations are placed. The receiver tells later, and is dropped
     /// unanswered when the client leaves.
     ///
@@ -443,7 +462,7 @@ impl Upstream {
         kind: Kind,
         names: impl Iterator<Item = &'a [u8]>,
     ) -> Result<Option<oneshot::Receiver<SubscribeResult>>, TooManySubscriptions> {
-        let subscriptions = &self.subscriptions;
+        let subscriptions = self.subscriptions_of(outlet);
         let begun = subscriptions
             .fanout
             .borrow_mut()
@@ -460,15 +479,15 @@ impl Upstream {
             Begun::Asked => Some(subscriptions.expect(subscriber)),
         };
         if !subscriptions.is_kept.replace(true) {
-            tokio::task::spawn_local(Rc::clone(self).keep_subscribed());
+            tokio::task::spawn_local(Rc::clone(self).keep_subscribed(Rc::clone(subscriptions)));
         }
         subscriptions.turn();
         Ok(told)
     }
 
     /// Keeps a connection for the subscriptions while there are any.
-    async fn keep_subscribed(self: Rc<Self>) {
-        let subscriptions = &self.subscriptions;
+    async fn keep_subscribed(self: Rc<Self>, subscriptions: Rc<Subscriptions>) {
+        let mut witness: Option<Rc<Link>> = None;
         while !self.is_stopping() {
             self.pause().await;
             subscriptions.awaits_place.set(true);
@@ -483,11 +502,17 @@ impl Upstream {
             match connect(&self.thread, &state, name, permit, None).await {
                 Ok(link) => {
                     self.connected();
+                    if witness.take().is_some_and(|link| link.is_alive()) {
+                        self.suspect_somebody(&subscriptions);
+                    }
                     subscriptions.opened(&link);
-                    let ended = link
-                        .drive(|_| subscriptions.turn(), || self.lost_subscriptions())
-                        .await;
-                    self.lived(&link, &ended);
+                    let lost = || self.lost_subscriptions(&subscriptions);
+                    let ended = link.drive(|_| subscriptions.turn(), lost).await;
+                    witness = self.witness_of(&ended);
+                    if witness.is_none() {
+                        // Otherwise the server is there, and nobody is to wait for it.
+                        self.lived(&link, &ended);
+                    }
                     tracing::debug!(
                         cause = ended.cause.map(LossCause::label),
                         "the subscription connection to the server ended: {}",
@@ -504,10 +529,10 @@ impl Upstream {
         subscriptions.is_kept.set(false);
     }
 
-    fn lost_subscriptions(&self) {
+    fn lost_subscriptions(&self, subscriptions: &Subscriptions) {
         // What came before the end is delivered.
-        self.subscriptions.turn();
-        let subscribers = self.subscriptions.lost();
+        subscriptions.turn();
+        let subscribers = subscriptions.lost();
         if subscribers == 0 || self.is_stopping() {
             return;
         }
@@ -524,7 +549,7 @@ impl Upstream {
              (upstream.on_subscription_loss)"
         );
         if on_loss == OnSubscriptionLoss::Close {
-            self.subscriptions.close_subscribers();
+            subscriptions.close_subscribers();
         }
     }
 }

@@ -18,7 +18,7 @@ use super::whereabouts::Whereabouts;
 use crate::budget::Budget;
 use crate::config::{Role, Settings};
 use crate::exchange::{Distrust, Offence};
-use crate::fanout::Audiences;
+use crate::fanout::{Audiences, Weights};
 use crate::memory::{Account, Memory};
 use crate::session::{Own, State};
 use crate::telemetry::{ServerHealth, WorkerCounters};
@@ -46,6 +46,8 @@ pub struct Process {
     pub seats_wanted: AtomicUsize,
     /// Who is subscribed to what, in all workers.
     pub audiences: Audiences,
+    /// What a message may bring one subscriber.
+    pub weights: Weights,
     /// Sockets at servers that are not the server any more.
     pub uncounted: Uncounted,
     /// How idle connections get from one worker to another.

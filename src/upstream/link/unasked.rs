@@ -1,11 +1,68 @@
 //! Frames that answer no request, handed to whoever gets them.
 
 use std::io;
+use std::rc::Rc;
+use std::task::{Context, Poll};
 
-use super::Link;
+use super::{Ended, Link, READS_A_TURN};
+use crate::transport::Stream;
 use crate::upstream::traffic::Inner;
+use crate::upstream::turn::let_others_go_first;
 
 impl Link {
+    /// A turn of the connection that brings the messages of a worker's subscribers. One read may be for thousands of them: it
+    /// ends when enough has been handed out, and the server is not read while any of that waits for its socket.
+    pub(super) fn poll_messages(
+        self: &Rc<Self>,
+        cx: &mut Context<'_>,
+        stream: &Stream,
+        idle: &mut impl FnMut(&Rc<Self>),
+    ) -> Poll<Ended> {
+        let mut has_read = false;
+        for _ in 0..READS_A_TURN {
+            if let Some(closing) = self.closing.get() {
+                let _ = self.write(cx, stream);
+                return Poll::Ready(closing.into());
+            }
+            if let Err(error) = self.write(cx, stream) {
+                return Poll::Ready(self.ended_by(&error));
+            }
+            if !has_read && self.pushes.borrow().has_unsent() {
+                // It is woken when they have been sent.
+                return Poll::Pending;
+            }
+            let read = if self.is_behind.take() {
+                self.catch_up()
+            } else {
+                match stream.poll_read_ready(cx) {
+                    Poll::Pending if has_read => {
+                        idle(self);
+                        return Poll::Pending;
+                    }
+                    Poll::Pending => return Poll::Pending,
+                    Poll::Ready(Err(error)) => return Poll::Ready(self.ended_by(&error)),
+                    Poll::Ready(Ok(())) => self.read(stream),
+                }
+            };
+            match read {
+                Ok(()) => {}
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
+                Err(error) => {
+                    let ended = self.ended_by(&error);
+                    self.react();
+                    return Poll::Ready(ended);
+                }
+            }
+            has_read = true;
+            self.react();
+            if self.is_behind.get() {
+                break;
+            }
+        }
+        idle(self);
+        let_others_go_first(cx)
+    }
+
     /// Bytes of a frame that answers no request. Returns how many, and whether more frames may follow now.
     pub(super) fn push(&self, inner: &mut Inner, buf: &[u8]) -> io::Result<(usize, bool)> {
         let step = inner.advance(buf)?;

@@ -50,6 +50,8 @@ impl Subscriptions {
         {
             renewal::answered(&self.thread, link, &reply);
         }
+        self.pass_marks();
+        self.tell_patterns();
         let requests = self.fanout.borrow_mut().take_requests();
         if let Some(link) = &*self.link.borrow()
             && !requests.is_empty()
@@ -67,7 +69,7 @@ impl Subscriptions {
         let changed = self.fanout.borrow_mut().take_changed(TOPICS_A_TURN);
         let audiences = &self.thread.process.audiences;
         for (kind, name, part) in changed {
-            audiences.set(self.thread.index, kind, &name, part);
+            audiences.set(self.audience(), kind, &name, part);
         }
         self.let_leave();
         self.flush();
@@ -84,8 +86,7 @@ impl Subscriptions {
         if is_behind {
             self.has_work.notify_one();
         }
-        let topics = self.fanout.borrow().topics();
-        self.thread.counters.subscribed_topics.set(topics as u64);
+        self.count_topics();
     }
 
     /// One of those who are gone is taken out of more of its topics.
@@ -129,13 +130,16 @@ impl Subscriptions {
 
 impl Upstream {
     /// Goes on with what did not fit the turn in which it came up, between the turns of everybody else.
-    pub(in crate::upstream) async fn keep_handing_out(self: Rc<Self>) {
+    pub(in crate::upstream) async fn keep_handing_out(
+        self: Rc<Self>,
+        subscriptions: Rc<Subscriptions>,
+    ) {
         while !self.is_stopping() {
-            self.subscriptions.has_work.notified().await;
+            subscriptions.has_work.notified().await;
             tokio::task::yield_now().await;
-            self.subscriptions.go_on();
+            subscriptions.go_on();
             // Requests of those who were let leave.
-            self.subscriptions.turn();
+            subscriptions.turn();
         }
     }
 }

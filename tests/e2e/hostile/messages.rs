@@ -1,4 +1,6 @@
 //! What one client's subscriptions and messages cost the others: their turns, their messages, their connections.
 
 mod full_pool;
+mod large;
 mod slices;
+mod unannounced;

@@ -1,0 +1,178 @@
+//! Subscribers that go from one connection of a worker to another.
+
+use std::collections::hash_map::DefaultHasher;
+use std::hash::{Hash, Hasher};
+use std::rc::Rc;
+
+use super::suspicion::Candidate;
+use super::topic::{Phase, Topic};
+use super::{Fanout, Kind, PUBSUB_KINDS, SubscriberId, Subscriptions, What};
+
+/// A client with so many patterns may well be sent a message more than once.
+const MANY_PATTERNS: usize = 8;
+
+/// A subscriber that has been taken out, with all that it is subscribed to.
+#[derive(Debug)]
+pub struct Taken<T> {
+    /// Its way out.
+    pub handle: T,
+    topics: Vec<(Kind, Rc<[u8]>)>,
+}
+
+/// From so many bytes on that came not long ago a topic may be what the server held too much of.
+const HEAVY_BYTES: u64 = 1 << 20;
+
+impl<T: Clone> Fanout<T> {
+    /// The time, in seconds.
+    pub fn set_second(&mut self, second: u64) {
+        self.second = second;
+    }
+
+    /// A message of so many bytes has come for a topic.
+    pub fn heard(&self, kind: Kind, topic: &[u8], bytes: usize) {
+        if let Some(topic) = self.topics[kind as usize].get(topic) {
+            topic.is_heard.set(true);
+            topic.recent.set(topic.recent.get().and(bytes, self.second));
+            self.recent.set(self.recent.get().and(bytes, self.second));
+        }
+    }
+
+    /// Whether much of what came not long ago was a topic's.
+    fn is_heavy(&self, topic: &Topic<T>) -> bool {
+        let bytes = topic.recent.get().left(self.second);
+        bytes >= HEAVY_BYTES && bytes >= self.recent.get().left(self.second) / 4
+    }
+
+    /// Everybody who is subscribed to something, as one of those who may have cost the others their connection.
+    pub fn candidates(&self) -> Vec<Candidate> {
+        let candidate = |(&subscriber, subscriptions): (&SubscriberId, &Subscriptions)| {
+            let (mut is_heard, mut is_heavy, mut kin) = (false, false, 0_u64);
+            for kind in PUBSUB_KINDS {
+                for name in &subscriptions.sets[kind as usize] {
+                    let topic = self.topics[kind as usize].get(name);
+                    is_heard |= topic.is_some_and(|topic| topic.is_heard.get());
+                    is_heavy |= topic.is_some_and(|topic| self.is_heavy(topic));
+                    let mut hasher = DefaultHasher::new();
+                    (kind, name).hash(&mut hasher);
+                    // Whatever their order.
+                    kin = kin.wrapping_add(hasher.finish());
+                }
+            }
+            let patterns = subscriptions.sets[Kind::Pattern as usize].len();
+            Candidate {
+                subscriber,
+                is_likely: !is_heard || is_heavy || patterns >= MANY_PATTERNS,
+                kin,
+            }
+        };
+        self.subscribers.iter().map(candidate).collect()
+    }
+
+    /// Takes a subscriber out with all that it is subscribed to. `None`: there is none, or a command of its is under way.
+    pub fn take(&mut self, subscriber: SubscriberId) -> Option<Taken<T>> {
+        let is_parting = |parting: &super::Settled<T>| parting.subscriber == subscriber;
+        let mut partings = self.asked.iter().filter_map(|asked| asked.parting.as_ref());
+        if self.commands.contains_key(&subscriber) || partings.any(is_parting) {
+            return None;
+        }
+        let topics: Vec<(Kind, Rc<[u8]>)> = PUBSUB_KINDS
+            .into_iter()
+            .flat_map(|kind| {
+                let names = self.some_topics(subscriber, kind, usize::MAX);
+                names.into_iter().map(move |name| (kind, name))
+            })
+            .collect();
+        let handle = self.handle(subscriber)?;
+        self.leave_some(subscriber, usize::MAX);
+        Some(Taken { handle, topics })
+    }
+
+    /// The way out of a subscriber.
+    pub fn handle(&self, subscriber: SubscriberId) -> Option<T> {
+        let subscriptions = self.subscribers.get(&subscriber)?;
+        PUBSUB_KINDS.into_iter().find_map(|kind| {
+            let name = subscriptions.sets[kind as usize].iter().next()?;
+            let topic = self.topics[kind as usize].get(name)?;
+            topic.subscribers.get(&subscriber).cloned()
+        })
+    }
+
+    /// Takes in a subscriber that was taken out elsewhere; it is told nothing.
+    pub fn adopt(&mut self, subscriber: SubscriberId, taken: Taken<T>) {
+        for kind in PUBSUB_KINDS {
+            let of_kind = taken.topics.iter().filter(|(of, _)| *of == kind);
+            let mut new = Vec::new();
+            for (_, name) in of_kind {
+                let next = self.next_number;
+                let topics = &mut self.topics[kind as usize];
+                let topic = topics.entry(Rc::clone(name)).or_insert_with(|| {
+                    new.push(Rc::clone(name));
+                    Topic::new(Phase::Asked(next))
+                });
+                topic.subscribers.insert(subscriber, taken.handle.clone());
+                let subscriptions = self.subscribers.entry(subscriber).or_default();
+                if subscriptions.sets[kind as usize].insert(Rc::clone(name)) {
+                    subscriptions.name_bytes += name.len();
+                }
+                self.changed.insert((kind, Rc::clone(name)));
+            }
+            if !new.is_empty() {
+                self.ask(kind, What::Subscribe, new, None);
+            }
+        }
+    }
+
+    /// Everybody who is subscribed to something.
+    pub fn ids(&self) -> Vec<SubscriberId> {
+        self.subscribers.keys().copied().collect()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn who_goes_elsewhere_is_subscribed_there_and_no_longer_here() {
+        let mut here: Fanout<u64> = Fanout::new(100, 1000);
+        let mut there: Fanout<u64> = Fanout::new(100, 1000);
+        here.connected();
+        there.connected();
+        let one = |name: &'static str| std::iter::once(name.as_bytes());
+        for (id, name) in [(1, "a"), (2, "a"), (1, "b")] {
+            here.subscribe(id, &id, Kind::Channel, one(name));
+            if here.is_awaited() {
+                here.confirmed(Kind::Channel, true, Some(name.as_bytes()))
+                    .unwrap();
+            }
+        }
+        here.heard(Kind::Channel, b"a", 10);
+        let mut likely: Vec<(u64, bool)> = here
+            .candidates()
+            .iter()
+            .map(|one| (one.subscriber, one.is_likely))
+            .collect();
+        likely.sort_unstable();
+        assert_eq!(likely, [(1, false), (2, false)], "a message has come");
+        let kin: Vec<u64> = here.candidates().iter().map(|one| one.kin).collect();
+        assert_ne!(kin[0], kin[1]);
+        here.lost();
+        let taken = here.take(1).expect("it is there");
+        there.adopt(1, taken);
+        assert_eq!((here.counts(1).total(), there.counts(1).channels), (0, 2));
+        assert!(there.candidates()[0].is_likely, "nothing has come here yet");
+        assert_eq!(there.subscribers(Kind::Channel, b"b").count(), 1);
+        // Much of what came lately is likely, what came long ago is not.
+        there.heard(Kind::Channel, b"b", 2 << 20);
+        assert!(there.candidates()[0].is_likely);
+        there.set_second(3);
+        assert!(!there.candidates()[0].is_likely);
+        assert_eq!(here.ids(), [2]);
+        let asked = super::super::model::words(&there.take_requests());
+        assert_eq!((asked.len(), asked[0].len()), (1, 3));
+        // A command that is under way is answered where it was sent.
+        here.connected();
+        here.subscribe(2, &2, Kind::Channel, one("c"));
+        assert!(here.take(2).is_none());
+    }
+}

@@ -1,0 +1,249 @@
+//! Who has cost a worker the connection of its subscribers, found by dividing them.
+//!
+//! A server that holds too much for a connection (`client-output-buffer-limit pubsub`) ends it and sends none of that:
+//! nothing tells whose message it was. So those who most likely get such messages go to a second connection, and whoever
+//! is on the one that is not lost next is cleared. Who is found is closed, as the server would have closed it.
+
+use std::collections::HashSet;
+
+use super::SubscriberId;
+
+/// How long it is remembered who has been cleared, after the last loss.
+const REMEMBERED_MICROS: u64 = 600_000_000;
+
+/// Two connections lost within this may have been lost for the same message.
+const AT_ONCE_MICROS: u64 = 1_000_000;
+
+/// One of the two connections for the subscribers of a worker.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Side {
+    /// Where everybody is who was not moved.
+    Usual,
+    /// Where those are who may cost the others their connection.
+    Apart,
+}
+
+/// One of those on a connection that was lost.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Candidate {
+    /// Who.
+    pub subscriber: SubscriberId,
+    /// It has many patterns, or for what it is subscribed to no message has come yet, or much of what came last.
+    pub is_likely: bool,
+    /// The same number for all who are subscribed to the same: they get the same messages.
+    pub kin: u64,
+}
+
+/// What is to be done about a loss, beside connecting anew.
+#[derive(Debug, PartialEq, Eq)]
+pub enum Remedy {
+    /// Nothing.
+    Nothing,
+    /// These go to the other connection.
+    Move(Vec<SubscriberId>),
+    /// It was one of these, who are subscribed to the same.
+    Close(Vec<SubscriberId>),
+}
+
+/// What is known of those who may have been the cause.
+#[derive(Debug, Default)]
+pub struct Suspicion {
+    /// Those who were on the other connection when one was lost.
+    cleared: HashSet<SubscriberId>,
+    /// When each was lost last.
+    lost_micros: [Option<u64>; 2],
+}
+
+impl Suspicion {
+    /// Whether a connection was lost not long ago: who comes now is not trusted either.
+    pub fn is_alarmed(&self, now_micros: u64) -> bool {
+        let since = |at: &u64| now_micros.saturating_sub(*at) < REMEMBERED_MICROS;
+        self.lost_micros.iter().flatten().any(since)
+    }
+
+    /// The server has ended a connection with `here` on it, while `there` are on the other one.
+    pub fn lost(
+        &mut self,
+        side: Side,
+        here: Vec<Candidate>,
+        there: impl IntoIterator<Item = SubscriberId>,
+        now_micros: u64,
+    ) -> Remedy {
+        let is_first = !self.is_alarmed(now_micros);
+        if is_first {
+            self.cleared.clear();
+        }
+        let there: HashSet<SubscriberId> = there.into_iter().collect();
+        let is_here: HashSet<SubscriberId> = here.iter().map(|one| one.subscriber).collect();
+        let is_there = |id: &SubscriberId| there.contains(id) || is_here.contains(id);
+        self.cleared.retain(is_there);
+        let other = self.lost_micros[1 - side as usize];
+        if other.is_none_or(|at| now_micros.saturating_sub(at) > AT_ONCE_MICROS) {
+            self.cleared.extend(there);
+        }
+        self.lost_micros[side as usize] = Some(now_micros);
+        let is_suspect = |one: &Candidate| !self.cleared.contains(&one.subscriber);
+        let mut suspects: Vec<Candidate> = here.iter().copied().filter(is_suspect).collect();
+        if suspects.is_empty() {
+            // There is more than one.
+            here.iter().for_each(|one| {
+                self.cleared.remove(&one.subscriber);
+            });
+            suspects = here;
+        }
+        suspects.sort_by_key(|one| (!one.is_likely, one.kin, one.subscriber));
+        divided(&suspects, side, is_first)
+    }
+}
+
+/// What to do about `suspects`, the likeliest of whom come first.
+fn divided(suspects: &[Candidate], side: Side, is_first: bool) -> Remedy {
+    let ids = |some: &[Candidate]| some.iter().map(|one| one.subscriber).collect::<Vec<_>>();
+    let likely = suspects.iter().filter(|one| one.is_likely).count();
+    let tells = likely > 0 && likely < suspects.len();
+    if is_first && !tells {
+        // A connection may end for once, and nobody stands out.
+        return Remedy::Nothing;
+    }
+    let is_end_of_kin = |&at: &usize| suspects[at - 1].kin != suspects[at].kin;
+    let half = suspects.len() / 2;
+    let at = match tells {
+        true => Some(likely),
+        false => (1..suspects.len())
+            .filter(is_end_of_kin)
+            .min_by_key(|at| at.abs_diff(half)),
+    };
+    match (at, side) {
+        (None, _) if suspects.is_empty() => Remedy::Nothing,
+        (None, _) => Remedy::Close(ids(suspects)),
+        (Some(at), Side::Usual) => Remedy::Move(ids(&suspects[..at])),
+        (Some(at), Side::Apart) => Remedy::Move(ids(&suspects[at..])),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    /// Subscribers on two connections of a server that ends the one with the culprit on it.
+    struct World {
+        suspicion: Suspicion,
+        sides: [Vec<Candidate>; 2],
+        now: u64,
+        closed: Vec<SubscriberId>,
+        losses: std::collections::HashMap<SubscriberId, usize>,
+    }
+
+    impl World {
+        fn new(usual: Vec<Candidate>) -> Self {
+            Self {
+                suspicion: Suspicion::default(),
+                sides: [usual, Vec::new()],
+                now: 0,
+                closed: Vec::new(),
+                losses: Default::default(),
+            }
+        }
+
+        fn strike(&mut self, culprit: SubscriberId) {
+            self.now += 10_000_000;
+            let holds = |side: &Vec<Candidate>| side.iter().any(|one| one.subscriber == culprit);
+            let Some(at) = self.sides.iter().position(holds) else {
+                return;
+            };
+            let side = [Side::Usual, Side::Apart][at];
+            for one in &self.sides[at] {
+                *self.losses.entry(one.subscriber).or_default() += 1;
+            }
+            let there: Vec<_> = self.sides[1 - at]
+                .iter()
+                .map(|one| one.subscriber)
+                .collect();
+            let here = self.sides[at].clone();
+            let remedy = self.suspicion.lost(side, here, there, self.now);
+            let (gone, to) = match remedy {
+                Remedy::Nothing => return,
+                Remedy::Move(ids) => (ids, Some(1 - at)),
+                Remedy::Close(ids) => (ids, None),
+            };
+            let is_gone = |one: &Candidate| gone.contains(&one.subscriber);
+            let moved: Vec<_> = self.sides[at].iter().copied().filter(is_gone).collect();
+            self.sides[at].retain(|one| !is_gone(one));
+            match to {
+                Some(to) => self.sides[to].extend(moved),
+                None => self.closed.extend(gone),
+            }
+        }
+    }
+
+    fn candidate(subscriber: SubscriberId, is_likely: bool) -> Candidate {
+        Candidate {
+            subscriber,
+            is_likely,
+            kin: subscriber,
+        }
+    }
+
+    #[test]
+    fn bystanders_lose_once_what_one_who_stands_out_does_again_and_again() {
+        let all = (1..=20).map(|id| candidate(id, id == 7)).collect();
+        let mut world = World::new(all);
+        (0..5).for_each(|_| world.strike(7));
+        assert_eq!(world.closed, [7]);
+        assert!((1..=20).all(|id| world.losses[&id] == 1 + usize::from(id == 7)));
+        // Those who come next are not trusted, and found at once wherever they are.
+        world.sides[1].push(candidate(30, true));
+        world.strike(30);
+        assert_eq!(world.closed, [7, 30]);
+        world.sides[0].push(candidate(31, true));
+        world.strike(31);
+        assert_eq!(world.closed, [7, 30, 31]);
+    }
+
+    #[test]
+    fn those_who_are_subscribed_to_the_same_go_together() {
+        let kin = |id: u64| Candidate {
+            subscriber: id,
+            is_likely: id < 3,
+            kin: if id < 3 { 0 } else { id },
+        };
+        let mut world = World::new((1..=6).map(kin).collect());
+        (0..2).for_each(|_| world.strike(2));
+        assert_eq!(world.closed, [1, 2]);
+    }
+
+    #[test]
+    fn one_loss_closes_nobody_and_neither_do_losses_far_apart() {
+        let mut world = World::new(vec![candidate(1, true)]);
+        for _ in 0..5 {
+            world.strike(1);
+            world.now += REMEMBERED_MICROS;
+        }
+        assert_eq!((world.closed.len(), world.sides[0].len()), (0, 1));
+        let mut alone = World::new(vec![candidate(1, false)]);
+        (0..2).for_each(|_| alone.strike(1));
+        assert_eq!(alone.closed, [1]);
+    }
+
+    proptest! {
+        #[test]
+        fn the_one_is_found_by_halves_and_nobody_else_is_closed(
+            likely in prop::collection::vec(any::<bool>(), 1..200),
+            chosen in any::<prop::sample::Index>(),
+        ) {
+            let all: Vec<Candidate> = likely
+                .iter()
+                .enumerate()
+                .map(|(id, is_likely)| candidate(id as u64, *is_likely))
+                .collect();
+            let culprit = chosen.index(all.len()) as u64;
+            let halves = all.len().next_power_of_two().ilog2() as usize;
+            let mut world = World::new(all);
+            for _ in 0..halves + 3 {
+                world.strike(culprit);
+            }
+            prop_assert_eq!(&world.closed, &[culprit]);
+        }
+    }
+}

@@ -1,0 +1,82 @@
+//! Large messages of respool's own clients, told to every worker before the server is sent them.
+//!
+//! Invariant: when the last worker lets go of an [`Announcement`] the server has let go of those whom its message is too much
+//! for, and would lose no connection of subscribers by it.
+
+use std::sync::Arc;
+
+use tokio::sync::oneshot;
+
+use super::Subscriptions;
+use crate::fanout::Kind;
+use crate::telemetry::Disconnect;
+use crate::upstream::pool::Upstream;
+
+/// A message that is about to be sent. Who waits for it to be dropped is told by the other end of `_done`.
+#[derive(Debug)]
+pub struct Announcement {
+    /// Of a channel, or a shard channel.
+    pub kind: Kind,
+    /// Its channel.
+    pub channel: Box<[u8]>,
+    /// What it measures.
+    pub bytes: usize,
+    /// Dropped with it.
+    pub _done: oneshot::Sender<()>,
+}
+
+impl Subscriptions {
+    /// A message is about to be sent: those whom it is too much for are closed, as the server would close them.
+    fn announced(&self, announcement: Arc<Announcement>) {
+        let limit = self.thread.settings().limits.pubsub_buffer;
+        let Announcement {
+            kind,
+            channel,
+            bytes,
+            ..
+        } = &*announcement;
+        let overwhelmed = self
+            .fanout
+            .borrow()
+            .overwhelmed(*kind, channel, *bytes, limit);
+        if overwhelmed.is_empty() {
+            return;
+        }
+        for client in overwhelmed {
+            client.handle.close(Disconnect::PubsubBuffer);
+            self.abandon_command(client.subscriber);
+            let mut fanout = self.fanout.borrow_mut();
+            fanout.take_out(client.subscriber, &client.topics);
+        }
+        if self.fanout.borrow_mut().mark() {
+            self.announced.borrow_mut().push_back(announcement);
+        }
+        self.turn();
+    }
+
+    /// Lets go of what the server is ready for.
+    pub(super) fn pass_marks(&self) {
+        let passed = self.fanout.borrow_mut().take_marks();
+        let mut announced = self.announced.borrow_mut();
+        let passed = passed.min(announced.len());
+        announced.drain(..passed);
+    }
+
+    /// Tells the other workers how many patterns there are.
+    pub(super) fn tell_patterns(&self) {
+        let has = self.fanout.borrow().patterns();
+        let had = self.patterns.replace(has);
+        if had != has {
+            self.thread.process.weights.change_patterns(had, has);
+        }
+    }
+}
+
+impl Upstream {
+    /// A client of any worker is about to send a message.
+    pub fn announced(&self, announcement: &Arc<Announcement>) {
+        for some in self.both_subscriptions() {
+            some.announced(Arc::clone(announcement));
+        }
+    }
+}
