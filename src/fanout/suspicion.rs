@@ -4,7 +4,8 @@
 //! nothing tells whose message it was. So those who most likely get such messages go to a second connection, and whoever
 //! is on the one that is not lost next is cleared. Who is found is closed, as the server would have closed it.
 
-use std::collections::HashSet;
+use std::cmp::Reverse;
+use std::collections::{HashMap, HashSet};
 
 use super::SubscriberId;
 
@@ -74,6 +75,7 @@ impl Suspicion {
             self.cleared.clear();
         }
         let there: HashSet<SubscriberId> = there.into_iter().collect();
+        let has_nobody_else = side == Side::Usual && there.is_empty();
         let is_here: HashSet<SubscriberId> = here.iter().map(|one| one.subscriber).collect();
         let is_there = |id: &SubscriberId| there.contains(id) || is_here.contains(id);
         self.cleared.retain(is_there);
@@ -91,8 +93,21 @@ impl Suspicion {
             });
             suspects = here;
         }
-        suspects.sort_by_key(|one| (!one.is_likely, one.kin, one.subscriber));
-        divided(&suspects, side, is_first)
+        let mut newest: HashMap<u64, SubscriberId> = HashMap::new();
+        for one in &suspects {
+            let last = newest.entry(one.kin).or_default();
+            *last = one.subscriber.max(*last);
+        }
+        // Most who do harm do it soon.
+        suspects.sort_by_key(|one| (!one.is_likely, Reverse(newest[&one.kin]), one.subscriber));
+        let remedy = divided(&suspects, side, is_first);
+        match remedy {
+            // Nobody else loses anything by them.
+            Remedy::Close(_) if has_nobody_else && suspects.len() == is_here.len() => {
+                Remedy::Nothing
+            }
+            remedy => remedy,
+        }
     }
 }
 
@@ -202,6 +217,14 @@ mod tests {
     }
 
     #[test]
+    fn where_nobody_stands_out_the_newest_are_looked_at_first() {
+        let mut world = World::new((1..=16).map(|id| candidate(id, false)).collect());
+        (0..6).for_each(|_| world.strike(16));
+        assert_eq!(world.closed, [16]);
+        assert!((1..=8).all(|id| world.losses[&id] == 2));
+    }
+
+    #[test]
     fn those_who_are_subscribed_to_the_same_go_together() {
         let kin = |id: u64| Candidate {
             subscriber: id,
@@ -221,9 +244,13 @@ mod tests {
             world.now += REMEMBERED_MICROS;
         }
         assert_eq!((world.closed.len(), world.sides[0].len()), (0, 1));
+        // Whom it costs nobody anything to keep, is kept.
         let mut alone = World::new(vec![candidate(1, false)]);
-        (0..2).for_each(|_| alone.strike(1));
-        assert_eq!(alone.closed, [1]);
+        (0..3).for_each(|_| alone.strike(1));
+        assert!(alone.closed.is_empty());
+        let mut two = World::new(vec![candidate(1, false), candidate(2, false)]);
+        (0..3).for_each(|_| two.strike(1));
+        assert_eq!(two.closed, [1]);
     }
 
     proptest! {
@@ -238,12 +265,13 @@ mod tests {
                 .map(|(id, is_likely)| candidate(id as u64, *is_likely))
                 .collect();
             let culprit = chosen.index(all.len()) as u64;
+            let closed: Vec<u64> = (all.len() > 1).then_some(culprit).into_iter().collect();
             let halves = all.len().next_power_of_two().ilog2() as usize;
             let mut world = World::new(all);
             for _ in 0..halves + 3 {
                 world.strike(culprit);
             }
-            prop_assert_eq!(&world.closed, &[culprit]);
+            prop_assert_eq!(world.closed, closed);
         }
     }
 }
