@@ -10,7 +10,7 @@ use crate::resp::Request;
 use crate::session::Protocol;
 use crate::telemetry::Disconnect;
 use crate::upstream::Blocked;
-use crate::waits::{Call, Outcome};
+use crate::waits::{Call, Outcome, Whose};
 
 /// What has become of the client's blocking call, whose request is still at hand.
 pub(super) enum Line {
@@ -52,8 +52,11 @@ impl Client {
         self.count(1, command);
         self.flag(Flag::Blocked, true);
         self.resident.may_be_silent.set(true);
-        let group = self.group();
-        let blocked = self.site.upstream.block(&self.session.state, group, call);
+        let whose = Whose {
+            group: self.group(),
+            address: self.card.peer().number(),
+        };
+        let blocked = self.site.upstream.block(&self.session.state, whose, call);
         *self.resident.blocked.borrow_mut() = Some(Rc::clone(blocked.waiter()));
         self.wait = Wait::Blocked(blocked);
         // The request stays at hand: whatever comes of it is told when it is looked at again.

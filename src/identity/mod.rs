@@ -9,7 +9,7 @@ mod line;
 mod registry;
 
 use std::fmt;
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 
 pub use card::{Card, Figure32, Figure64, Flag, NO_COMMAND, Names};
@@ -27,6 +27,20 @@ pub enum Peer {
     Tcp(SocketAddr),
     /// A unix socket, by the path of the listener: its clients have no address of their own.
     Unix(Arc<str>),
+}
+
+impl Peer {
+    /// The same for all clients of one host, as far as the address tells: of an IPv6 address only the network counts, since
+    /// a host has as many of them as it likes.
+    pub fn number(&self) -> u64 {
+        match self {
+            Self::Tcp(address) => match address.ip().to_canonical() {
+                IpAddr::V4(ip) => u64::from(ip.to_bits()),
+                IpAddr::V6(ip) => (ip.to_bits() >> 64) as u64 | 1 << 63,
+            },
+            Self::Unix(_) => u64::MAX,
+        }
+    }
 }
 
 impl fmt::Display for Peer {

@@ -10,15 +10,26 @@ use super::waiting::AROUND_ELEMENTS;
 use crate::waits::{Failure, Sending, TryId};
 
 impl Upstream {
-    pub(super) fn send_try(self: &Rc<Self>, link: &Rc<Link>, attempt: TryId, sending: Sending) {
+    /// Sends a try; `over` is called when it has been answered, or cannot be any more.
+    pub(super) fn send_try(
+        self: &Rc<Self>,
+        link: &Rc<Link>,
+        attempt: TryId,
+        sending: Sending,
+        over: impl FnOnce() + 'static,
+    ) {
         let upstream = Rc::downgrade(self);
         let under_way = UnderWay::new(&self.waiting.under_way);
         let is_transaction = sending.is_transaction();
+        let state = is_transaction.then(|| link.worn().clone());
         let call = move |answer| {
             drop(under_way);
             let Some(upstream) = upstream.upgrade() else {
                 return;
             };
+            if let (Answer::Replies(replies), Some(state)) = (&answer, &state) {
+                upstream.told_of_multi(state, replies);
+            }
             let now = upstream.thread.clock.now_micros();
             let waits = &upstream.waiting.waits;
             match answer {
@@ -32,6 +43,7 @@ impl Upstream {
                 }
             }
             upstream.carry_out();
+            over();
         };
         let limit_bytes = self.limit_bytes(sending.takes);
         let pace = if is_transaction {

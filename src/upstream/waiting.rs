@@ -12,6 +12,7 @@ use std::time::Duration;
 use tokio::sync::{Notify, oneshot};
 use tokio::time::Instant;
 
+use super::apart::{Apart, Asking, WantedTry};
 use super::link::Link;
 use super::pins::{Pin, PinError};
 use super::pool::{Upstream, WaitError};
@@ -25,7 +26,7 @@ use crate::session::State;
 use crate::telemetry::{Bound, LossCause};
 use crate::waits::{
     Action, Call, Failure, Fate, NotSeated, Outcome, Popped, SeatId, Sending, TryId, Unblock,
-    WaiterId, Waits,
+    WaiterId, Waits, Whose,
 };
 
 /// Bytes of a try's replies that are not elements.
@@ -171,6 +172,7 @@ pub(super) struct Waiting {
     lease_waits: Cell<usize>,
     /// When seats were last given back for those of other workers.
     yielded_micros: Cell<u64>,
+    pub(super) apart: Apart,
     /// Calls, tries and elements on their way back.
     pub(super) under_way: Rc<Cell<usize>>,
     /// When the keeper of time wakes next, and how it is told of something earlier.
@@ -179,15 +181,15 @@ pub(super) struct Waiting {
 }
 
 impl Upstream {
-    /// A client of `group` waits in `state` for what `call` asks for.
-    pub fn block(self: &Rc<Self>, state: &State, group: usize, call: Call) -> Blocked {
+    /// A client waits in `state` for what `call` asks for.
+    pub fn block(self: &Rc<Self>, state: &State, whose: Whose, call: Call) -> Blocked {
         let popped = call.popped();
         let now = self.thread.clock.refresh();
         let id = self
             .waiting
             .waits
             .borrow_mut()
-            .arrive(state.clone(), group, call, now);
+            .arrive(state.clone(), whose, call, now);
         let waiter = Rc::new(Waiter {
             upstream: Rc::downgrade(self),
             id,
@@ -282,7 +284,15 @@ impl Upstream {
 
     fn do_one(self: &Rc<Self>, action: Action<State>) {
         match action {
-            Action::Try { attempt, state } => self.find_for(state, Errand::Try(attempt)),
+            Action::Try {
+                attempt,
+                state,
+                group,
+            } => self.send_somewhere(WantedTry {
+                attempt,
+                state,
+                group,
+            }),
             Action::Borrow {
                 seat,
                 state,
@@ -333,7 +343,7 @@ impl Upstream {
 
     fn give_up(&self, errand: Errand, error: WaitError) {
         match errand {
-            Errand::Try(attempt) => {
+            Errand::Try(attempt, _) => {
                 let failure = match error {
                     WaitError::Unreachable => Failure::Unreachable,
                     WaitError::Refused(reply) => Failure::Refused(reply),
@@ -350,7 +360,7 @@ impl Upstream {
 
     fn run(self: &Rc<Self>, errand: Errand, link: &Rc<Link>) {
         match errand {
-            Errand::Try(attempt) => {
+            Errand::Try(attempt, asking) => {
                 let now = self.thread.clock.now_micros();
                 let sending = self.waiting.waits.borrow_mut().begin(attempt, now);
                 if let Some(sending) = sending {
@@ -363,7 +373,7 @@ impl Upstream {
                     }
                     drop(user);
                     let count = sending.replies as u32;
-                    self.send_try(link, attempt, sending);
+                    self.send_try(link, attempt, sending, move || drop(asking));
                     self.served(link, count);
                 }
             }
@@ -496,7 +506,7 @@ impl Upstream {
             self.renew(&seat.link);
         }
         if let Some((attempt, sending)) = ahead {
-            self.send_try(&seat.link, attempt, sending);
+            self.send_try(&seat.link, attempt, sending, || {});
         }
         let upstream = Rc::downgrade(self);
         let under_way = UnderWay::new(&self.waiting.under_way);
@@ -630,7 +640,8 @@ impl Upstream {
 
 /// What is done on a shared connection.
 pub(super) enum Errand {
-    Try(TryId),
+    /// A try, which may be the first of its user.
+    Try(TryId, Option<Asking>),
     PutBack(Returning),
 }
 

@@ -7,7 +7,7 @@ use super::class::{Class, ClassId, Place};
 use super::lines::Line;
 use super::machine::{Status, Waits};
 use super::reply::{Refusal, Said, frames, is_passing, last_entry, transaction};
-use super::{Action, Key, MIN_POLL_MICROS, Outcome, POLL_GAP_MICROS, POLL_MICROS, WaiterId};
+use super::{Action, Key, Outcome, WaiterId};
 use crate::resp::speak::push_request;
 
 /// How long the server may wait where MULTI was refused and the call runs by itself.
@@ -81,7 +81,26 @@ impl<S: Clone + PartialEq> Waits<S> {
             class.attempts += 1;
         }
         let attempt = self.keep(kind);
-        self.actions.push_back(Action::Try { attempt, state });
+        let group = self.group_of(kind);
+        self.actions.push_back(Action::Try {
+            attempt,
+            state,
+            group,
+        });
+    }
+
+    fn group_of(&self, kind: Kind) -> usize {
+        let group = match kind {
+            Kind::Resolve(waiter) | Kind::Newcomer(waiter) => {
+                let waiter = self.waiters.get(&waiter);
+                waiter.map(|waiter| waiter.whose.group)
+            }
+            Kind::Poll(class) | Kind::Chase(class) => {
+                let class = self.classes.get(&class);
+                class.and_then(|class| class.groups.keys().next().copied())
+            }
+        };
+        group.unwrap_or_default()
     }
 
     fn keep(&mut self, kind: Kind) -> TryId {
@@ -144,14 +163,15 @@ impl<S: Clone + PartialEq> Waits<S> {
             return None;
         }
         let mut call = Vec::new();
-        let class = self.classes.get(&id)?;
+        let class = self.classes.get_mut(&id)?;
+        class.sends(&keys);
         class.call.push_over(&mut call, &keys, A_MOMENT);
         Some(self.begun(attempt, id, keys, &call, 1))
     }
 
     fn begin_chase(&mut self, attempt: TryId, id: ClassId) -> Option<Sending> {
         let class = self.classes.get(&id)?;
-        if !matches!(class.place, Place::Queued { .. }) || class.begun > 0 {
+        if !class.wants_seat() || class.begun > 0 {
             return None;
         }
         self.chase_now(attempt, id)
@@ -370,8 +390,7 @@ impl<S: Clone + PartialEq> Waits<S> {
             (Kind::Poll(_), Some((key, bytes))) => class.chase(key, *bytes),
             _ => class.chase = None,
         }
-        let goes_on =
-            matches!(class.place, Place::Queued { .. }) && class.attempts == 0 && class.waiting > 0;
+        let goes_on = class.wants_seat() && class.attempts == 0 && class.waiting > 0;
         let chases = class.chase.as_ref().is_some_and(|chase| {
             let line = class.lines.get(&chase.key);
             line.is_some_and(|line| line.room() > 0)
@@ -523,46 +542,6 @@ impl<S: Clone + PartialEq> Waits<S> {
         if let Some(waiter) = self.waiters.get_mut(&id) {
             waiter.call.resolve(ids);
             self.join(id);
-        }
-    }
-
-    /// When a class is tried next. Many classes are tried one after the other.
-    pub(super) fn next_poll(&mut self, id: ClassId) -> u64 {
-        let round = POLL_MICROS.max(self.polls.len() as u64 * POLL_GAP_MICROS);
-        let windows = self.classes.get(&id).map_or(1, Class::windows);
-        if windows > 1 {
-            return self.now + (round / windows).max(MIN_POLL_MICROS);
-        }
-        let next = self.last_poll + POLL_GAP_MICROS;
-        self.last_poll = next.clamp(self.now + POLL_MICROS, self.now + round);
-        self.last_poll
-    }
-
-    /// Tries the classes whose time it is.
-    pub(super) fn poll(&mut self) {
-        let mut has_polled = false;
-        while let Some(&(at, id)) = self.polls.first()
-            && at <= self.now
-        {
-            self.polls.pop_first();
-            let next = self.next_poll(id);
-            let Some(class) = self.classes.get_mut(&id) else {
-                continue;
-            };
-            let (Place::Queued { poll_at, .. } | Place::Resting { poll_at }) = &mut class.place
-            else {
-                continue;
-            };
-            *poll_at = next;
-            self.polls.insert((next, id));
-            if class.attempts == 0 {
-                let state = class.state.clone();
-                self.attempt(Kind::Poll(id), state);
-            }
-            has_polled = true;
-        }
-        if has_polled {
-            self.borrow();
         }
     }
 }

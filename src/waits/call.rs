@@ -1,6 +1,7 @@
 //! A blocking call as a client sent it: what it waits for, for how long, and how it is asked again.
 
 use super::popped::Popped;
+use super::price::Size;
 use super::{Key, MAX_MERGED};
 use crate::command::PinReason;
 use crate::resp::speak::{encode_request, push_bulk, push_header};
@@ -117,6 +118,11 @@ impl Call {
             Shape::Pops => self.words[0].clone(),
             Shape::Takes | Shape::Reads => encode_request(&self.words).into(),
         }
+    }
+
+    /// How large it is.
+    pub(super) fn size(&self) -> Size {
+        Size::of(self.words.iter().map(AsRef::as_ref))
     }
 
     /// The lines it stands in, each once: its keys, or the one of its equals.

@@ -4,8 +4,10 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use super::call::{Call, Shape};
 use super::lines::Lines;
+use super::owners::{Account, Address};
+use super::price::Size;
 use super::seats::SeatId;
-use super::{Key, MAX_AHEAD, MAX_AHEAD_BYTES, MAX_KEYS, WaiterId};
+use super::{FIRST_POLL_MICROS, Key, MAX_AHEAD, MAX_AHEAD_BYTES, MAX_KEYS, POLL_MICROS, WaiterId};
 
 /// Identifies a class; never used again.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -20,6 +22,8 @@ pub(super) enum Place {
     Queued { turn: u64, poll_at: u64 },
     /// It has this one.
     Seated(SeatId),
+    /// It wants a seat as soon as it may have a call issued again, and is to be tried at this time.
+    Asleep { poll_at: u64 },
     /// The server refuses its calls for a while: it is to be tried at this time, and wants no seat until that succeeds.
     Resting { poll_at: u64 },
 }
@@ -57,6 +61,16 @@ pub(super) struct Class<S> {
     pub(super) members: BTreeSet<WaiterId>,
     /// How many of them are of each client group.
     pub(super) groups: BTreeMap<usize, usize>,
+    /// Who of them comes from each address.
+    pub(super) owners: BTreeMap<Address, BTreeSet<WaiterId>>,
+    /// Where it is counted, as long as it needs something.
+    pub(super) account: Option<Account>,
+    /// When the last of them has come.
+    pub(super) fresh_at: u64,
+    /// When its call may be issued again for no other reason than that a seat is to be had.
+    pub(super) wakes_at: u64,
+    /// How large its last call was.
+    size: Size,
     /// How many of them have tried and found nothing.
     pub(super) waiting: usize,
     /// Newcomers whose try waits until fewer pops are under way: those of others who have left meanwhile.
@@ -88,10 +102,15 @@ impl<S> Class<S> {
         Self {
             state,
             identity: call.identity(),
+            size: call.size(),
             call,
             lines: Lines::default(),
             members: BTreeSet::new(),
             groups: BTreeMap::new(),
+            owners: BTreeMap::new(),
+            account: None,
+            fresh_at: 0,
+            wakes_at: 0,
             waiting: 0,
             held: BTreeSet::new(),
             newcomers: 0,
@@ -121,7 +140,59 @@ impl<S> Class<S> {
 
     /// Whether it is tried from time to time.
     pub(super) fn is_polled(&self) -> bool {
-        matches!(self.place, Place::Queued { .. } | Place::Resting { .. })
+        matches!(
+            self.place,
+            Place::Queued { .. } | Place::Asleep { .. } | Place::Resting { .. }
+        )
+    }
+
+    /// Whether it wants a seat, now or later.
+    pub(super) fn wants_seat(&self) -> bool {
+        matches!(self.place, Place::Queued { .. } | Place::Asleep { .. })
+    }
+
+    /// When it is tried, if it is.
+    pub(super) fn poll_at(&mut self) -> Option<&mut u64> {
+        match &mut self.place {
+            Place::Queued { poll_at, .. }
+            | Place::Asleep { poll_at }
+            | Place::Resting { poll_at } => Some(poll_at),
+            Place::Nowhere | Place::Seated(_) => None,
+        }
+    }
+
+    /// How often it is to be tried: who has waited long may be served a little later.
+    pub(super) fn wanted_every(&self, now: u64) -> u64 {
+        let waited = now.saturating_sub(self.fresh_at);
+        (waited / 4).clamp(FIRST_POLL_MICROS, POLL_MICROS)
+    }
+
+    /// Whether somebody has just come.
+    pub(super) fn is_young(&self, now: u64) -> bool {
+        self.wanted_every(now) < POLL_MICROS
+    }
+
+    /// Whether its waiters may wait for different things: it is one for all of them.
+    pub(super) fn is_plain(&self) -> bool {
+        self.call.shape == Shape::Pops
+    }
+
+    /// How large its next call is, as far as the last one tells.
+    pub(super) fn size(&self) -> Size {
+        if self.is_plain() {
+            let keys = self.lines.awaited().min(self.window);
+            self.size.over(keys + 1)
+        } else {
+            self.size
+        }
+    }
+
+    /// Its call over these keys is about to be sent. Returns how large it is.
+    pub(super) fn sends(&mut self, keys: &[Key]) -> Size {
+        if self.is_plain() {
+            self.size = Size::of(keys.iter().map(AsRef::as_ref));
+        }
+        self.size
     }
 
     /// Whether nothing is left of it.
@@ -155,11 +226,13 @@ impl<S> Class<S> {
         }
     }
 
-    /// The keys the next call asks about.
-    pub(super) fn next_keys(&mut self) -> Vec<Key> {
-        let keys = self.lines.window(self.cursor.as_ref(), self.window);
+    /// The keys the next call asks about: `favoured` ones each time, the others in turn.
+    pub(super) fn next_keys(&mut self, favoured: BTreeSet<Key>) -> BTreeSet<Key> {
+        let mut keys = self.lines.window(self.cursor.as_ref(), self.window);
+        keys.retain(|key| !favoured.contains(key));
+        keys.truncate(self.window.saturating_sub(favoured.len()));
         self.cursor = keys.last().cloned();
-        keys
+        keys.into_iter().chain(favoured).collect()
     }
 
     /// Another waiter of `key` might have been served by the answer, of so many bytes, that came for it.

@@ -108,6 +108,11 @@ impl Lines {
         self.lines.get(key)?.living.first().copied()
     }
 
+    /// Whether this key is.
+    pub(super) fn is_awaited(&self, key: &Key) -> bool {
+        self.awaited.contains(key)
+    }
+
     /// How many keys are awaited.
     pub(super) fn awaited(&self) -> usize {
         self.awaited.len()

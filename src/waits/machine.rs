@@ -5,9 +5,10 @@ use std::collections::{BTreeSet, HashMap, VecDeque};
 use super::attempts::{Attempt, Kind, TryId};
 use super::call::{Call, Shape};
 use super::class::{Class, ClassId, Place};
+use super::owners::Owners;
 use super::popped::Fate;
 use super::seats::Seating;
-use super::{Action, Key, Outcome, Unblock, WaiterId, reply};
+use super::{Action, Key, Outcome, Unblock, WaiterId, Whose, reply};
 
 /// How far a wait is.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -43,7 +44,7 @@ type ByIdentity = HashMap<Box<[u8]>, ClassId>;
 #[derive(Debug)]
 pub(super) struct Waiter<S> {
     pub(super) state: S,
-    pub(super) group: usize,
+    pub(super) whose: Whose,
     pub(super) call: Call,
     /// `None` until the ids it speaks of are known.
     pub(super) class: Option<ClassId>,
@@ -66,7 +67,7 @@ pub struct Waits<S> {
     index: Vec<(S, ByIdentity)>,
     deadlines: BTreeSet<(u64, WaiterId)>,
     pub(super) polls: BTreeSet<(u64, ClassId)>,
-    pub(super) last_poll: u64,
+    pub(super) owners: Owners,
     pub(super) attempts: HashMap<TryId, Attempt>,
     pub(super) seating: Seating<S>,
     pub(super) actions: VecDeque<Action<S>>,
@@ -82,7 +83,7 @@ impl<S> Default for Waits<S> {
             index: Vec::new(),
             deadlines: BTreeSet::new(),
             polls: BTreeSet::new(),
-            last_poll: 0,
+            owners: Owners::default(),
             attempts: HashMap::new(),
             seating: Seating::default(),
             actions: VecDeque::new(),
@@ -101,8 +102,8 @@ impl<S: Clone + PartialEq> Waits<S> {
         self.waiters.len()
     }
 
-    /// A client of `group` makes a blocking call in `state`.
-    pub fn arrive(&mut self, state: S, group: usize, call: Call, now: u64) -> WaiterId {
+    /// A client makes a blocking call in `state`.
+    pub fn arrive(&mut self, state: S, whose: Whose, call: Call, now: u64) -> WaiterId {
         self.now = now;
         let id = WaiterId(self.fresh());
         let deadline = call.timeout_micros().map(|timeout| now + timeout);
@@ -112,7 +113,7 @@ impl<S: Clone + PartialEq> Waits<S> {
         let is_relative = call.is_relative();
         let waiter = Waiter {
             state: state.clone(),
-            group,
+            whose,
             call,
             class: None,
             keys: Vec::new(),
@@ -179,7 +180,7 @@ impl<S: Clone + PartialEq> Waits<S> {
             return;
         };
         let (state, call) = (waiter.state.clone(), waiter.call.clone());
-        let group = waiter.group;
+        let whose = waiter.whose;
         let keys = call.keys();
         let class_id = self.class_of(&state, call);
         if let Some(class) = self.classes.get_mut(&class_id) {
@@ -193,7 +194,8 @@ impl<S: Clone + PartialEq> Waits<S> {
             waiter.keys = keys;
             waiter.status = Status::Trying;
         }
-        self.enter_group(class_id, group);
+        self.enter_group(class_id, whose.group);
+        self.enter_address(class_id, whose.address, id);
         self.attempt(Kind::Newcomer(id), state);
     }
 
@@ -272,14 +274,15 @@ impl<S: Clone + PartialEq> Waits<S> {
 
     /// The keys the next call of a class asks about, as whoever is first in line would ask.
     pub(super) fn next_keys(&mut self, id: ClassId) -> Vec<Key> {
+        let favoured = self.favoured(id);
         let Some(class) = self.classes.get_mut(&id) else {
             return Vec::new();
         };
-        let keys = class.next_keys();
+        let keys = class.next_keys(favoured);
         let firsts = keys.iter().filter_map(|key| class.lines.first(key));
         let firsts: BTreeSet<WaiterId> = firsts.collect();
         let mut ordered = Vec::with_capacity(keys.len());
-        let mut left: BTreeSet<Key> = keys.into_iter().collect();
+        let mut left = keys;
         for waiter in firsts.iter().filter_map(|first| self.waiters.get(first)) {
             let own = waiter.keys.iter().filter(|key| left.remove(*key));
             ordered.extend(own.cloned());
@@ -304,7 +307,7 @@ impl<S: Clone + PartialEq> Waits<S> {
         let class_id = waiter.class.take()?;
         let keys = std::mem::take(&mut waiter.keys);
         let old = std::mem::replace(&mut waiter.status, Status::Resolving);
-        let group = waiter.group;
+        let whose = waiter.whose;
         let class = self.classes.get_mut(&class_id)?;
         let waited = usize::from(old == Status::Waiting);
         class.members.remove(&id);
@@ -314,7 +317,8 @@ impl<S: Clone + PartialEq> Waits<S> {
             line.ending.remove(&id);
             line.waiting -= waited;
         });
-        self.leave_group(class_id, group);
+        self.leave_group(class_id, whose.group);
+        self.leave_address(class_id, whose.address, id);
         Some((class_id, keys))
     }
 
@@ -453,7 +457,13 @@ impl<S: Clone + PartialEq> Waits<S> {
         let wants = class.waiting > 0;
         match class.place {
             Place::Nowhere if wants => self.enqueue(id),
-            Place::Queued { .. } | Place::Resting { .. } if !wants => self.dequeue(id),
+            Place::Queued { .. } | Place::Asleep { .. } | Place::Resting { .. } => {
+                if wants {
+                    self.hasten(id);
+                } else {
+                    self.dequeue(id);
+                }
+            }
             Place::Seated(seat) => self.tend_seat(seat),
             _ => {}
         }

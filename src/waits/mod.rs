@@ -15,9 +15,14 @@ mod call;
 mod class;
 mod lines;
 mod machine;
+mod owners;
+mod polls;
 mod popped;
+mod price;
 mod reply;
 mod seats;
+mod turns;
+mod verdicts;
 
 #[cfg(any(test, fuzzing))]
 pub mod tests;
@@ -27,6 +32,7 @@ pub use call::Call;
 pub use machine::Waits;
 pub use popped::{Fate, Popped};
 pub use seats::SeatId;
+pub use verdicts::{Verdict, Verdicts};
 
 use std::rc::Rc;
 
@@ -38,21 +44,28 @@ const MAX_KEYS: usize = 1024;
 /// Most keys of a call that is made one with others.
 const MAX_MERGED: usize = 64;
 
-/// How often a class without a seat is tried, and how often all of them together: more of them are tried less often. One
-/// that takes several calls is tried the more often, up to a limit.
-const POLL_MICROS: u64 = 250_000;
-const POLL_GAP_MICROS: u64 = 1_000;
+/// How often a class without a seat is tried: soon after somebody has come, and the less often the longer nobody has. Many of
+/// them, and those that ask about many keys, are tried as often as [`price::SHARE`] allows. One that takes several calls is
+/// tried the more often, up to a limit.
+const FIRST_POLL_MICROS: u64 = 5_000;
+const POLL_MICROS: u64 = 100_000;
 const MIN_POLL_MICROS: u64 = 10_000;
 
-/// The least and the longest turn of a class on a seat while others have none, and how long they all take together.
+/// The least and the longest turn of a class on a seat while others have none, and how long they all take together; and
+/// how long the calls take together that ask about all keys of a class.
 const MIN_SLICE_MICROS: u64 = 10_000;
 const MAX_SLICE_MICROS: u64 = 100_000;
 const ROUND_MICROS: u64 = 1_000_000;
+const WINDOWS_MICROS: u64 = 250_000;
+
+/// How long a seat for a class is asked for by one client group alone.
+const ASKING_MICROS: u64 = 250_000;
 
 /// How much longer the server may take to end a call at the end of its turn before it is asked to.
 const GRACE_MICROS: u64 = 5_000;
 
-/// How long a call is left alone though keys are to be added or taken out: at least so long, and a microsecond a key.
+/// How long a call is left alone though keys are to be added or taken out: at least so long, and as long as
+/// [`price::CHANGE_SHARE`] demands.
 const SETTLING_MICROS: u64 = 1_000;
 
 /// Most tries for one key in front of an issued call, and how many bytes their answers may measure together, as far as
@@ -66,6 +79,15 @@ type Key = Rc<[u8]>;
 /// One who waits. Ids grow in order of arrival.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct WaiterId(u64);
+
+/// Whose a wait is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Whose {
+    /// The client group, for which a connection is borrowed.
+    pub group: usize,
+    /// From where the client comes: turns are dealt out by it.
+    pub address: u64,
+}
 
 /// How CLIENT UNBLOCK ends a wait.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -123,6 +145,8 @@ pub enum Action<S> {
         attempt: TryId,
         /// The state it needs.
         state: S,
+        /// A client group of those it is for.
+        group: usize,
     },
     /// Borrow a connection; tell [`Waits::seated`] or [`Waits::not_seated`].
     Borrow {

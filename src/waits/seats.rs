@@ -8,11 +8,9 @@ use super::attempts::Sending;
 use super::call::Patience;
 use super::class::{Class, ClassId, Place};
 use super::machine::Waits;
+use super::price::CHANGE_SHARE;
 use super::reply::{Said, UNBLOCKED, is_passing};
-use super::{
-    Action, GRACE_MICROS, Key, MAX_SLICE_MICROS, MIN_SLICE_MICROS, NotSeated, Outcome, POLL_MICROS,
-    ROUND_MICROS, SETTLING_MICROS,
-};
+use super::{ASKING_MICROS, Action, Key, MAX_SLICE_MICROS, NotSeated, Outcome, SETTLING_MICROS};
 use crate::command::PinReason;
 
 /// Identifies a seat; never used again.
@@ -20,7 +18,7 @@ use crate::command::PinReason;
 pub struct SeatId(u64);
 
 #[derive(Debug)]
-enum Phase {
+pub(super) enum Phase {
     /// For the class with this turn, or whoever is first in its state by then.
     Borrowing { turn: u64 },
     /// Its class waits for a try before its call is issued.
@@ -28,6 +26,8 @@ enum Phase {
     Calling {
         keys: Vec<Key>,
         since: u64,
+        /// When it may be ended only to ask for other keys: those who come and go cost no more than their share.
+        settled_at: u64,
         /// When the server ends it by itself.
         until: Option<u64>,
         is_unblocking: bool,
@@ -40,9 +40,9 @@ pub(super) struct Seat<S> {
     group: usize,
     /// Since when it is lent, or asked for.
     borrowed_at: u64,
-    phase: Phase,
+    pub(super) phase: Phase,
     /// The class that has it, and since when.
-    turn: Option<(ClassId, u64)>,
+    pub(super) turn: Option<(ClassId, u64)>,
     /// It is given back after its call, because others want a connection.
     is_yielding: bool,
 }
@@ -50,9 +50,9 @@ pub(super) struct Seat<S> {
 /// Who has a seat, and who wants one.
 #[derive(Debug)]
 pub(super) struct Seating<S> {
-    seats: BTreeMap<SeatId, Seat<S>>,
-    /// Classes that want a seat, in order of wanting.
-    queue: BTreeMap<u64, ClassId>,
+    pub(super) seats: BTreeMap<SeatId, Seat<S>>,
+    /// Classes that want a seat, in the order in which they get one.
+    pub(super) queue: BTreeMap<u64, ClassId>,
     /// The same for each state, and for each group that a client of the class belongs to.
     of_state: Vec<(S, BTreeSet<u64>)>,
     of_group: BTreeMap<usize, BTreeSet<u64>>,
@@ -88,15 +88,15 @@ impl<S: PartialEq> Seating<S> {
         }
     }
 
-    fn held(&self) -> usize {
+    pub(super) fn held(&self) -> usize {
         self.seats.len() - self.borrowing.len()
     }
 }
 
-/// When a call may be ended only to ask for other keys: those who come and go cost no more than it takes to ask.
-fn settled_at(phase: &Phase) -> Option<u64> {
+/// When a call may be ended only to ask for other keys.
+pub(super) fn settled_at(phase: &Phase) -> Option<u64> {
     match phase {
-        Phase::Calling { keys, since, .. } => Some(since + SETTLING_MICROS.max(keys.len() as u64)),
+        Phase::Calling { settled_at, .. } => Some(*settled_at),
         _ => None,
     }
 }
@@ -209,11 +209,9 @@ impl<S: Clone + PartialEq> Waits<S> {
             return;
         };
         let keys = calling.map(|(_, keys)| keys).unwrap_or_default();
-        if let Some(class) = self.classes.get_mut(&class_id) {
-            class.place = Place::Nowhere;
-            if sent && class.takes() {
-                self.lose(class_id, &keys, 1);
-            }
+        self.set_place(class_id, Place::Nowhere);
+        if sent && self.classes.get(&class_id).is_some_and(Class::takes) {
+            self.lose(class_id, &keys, 1);
         }
         self.tend(class_id, &keys);
         self.borrow();
@@ -257,93 +255,25 @@ impl<S: Clone + PartialEq> Waits<S> {
         self.seating.borrowing.len()
     }
 
-    /// Ends the calls of classes whose turn is over while others want a seat.
-    pub(super) fn turn(&mut self) {
-        for (id, at) in self.turns() {
-            if at <= self.now {
-                self.unblock_seat(id);
-            }
-        }
-    }
-
-    /// When the next turn is over.
-    pub(super) fn next_turn(&self) -> Option<u64> {
-        self.turns().into_iter().map(|(_, at)| at).min()
-    }
-
-    /// Calls that are to be ended, and when: of the classes whose turn is over as many as others want a seat, and those
-    /// that ask for too much or too little.
-    fn turns(&self) -> Vec<(SeatId, u64)> {
-        let (mut turns, mut others, mut unblocking) = (Vec::new(), Vec::new(), 0);
-        for (&id, seat) in &self.seating.seats {
-            let (Phase::Calling { is_unblocking, .. }, Some((class, _))) = (&seat.phase, seat.turn)
-            else {
-                continue;
-            };
-            if *is_unblocking {
-                unblocking += 1;
-                continue;
-            }
-            let settled = settled_at(&seat.phase).filter(|_| self.is_amiss(class));
-            others.extend(settled.map(|at| (id, at)));
-            let windows = self.classes.get(&class).map_or(1, Class::windows);
-            match self.turn_over(seat, class) {
-                Some(at) if windows > 1 => others.push((id, at)),
-                Some(at) => turns.push((id, at)),
-                None => {}
-            }
-        }
-        turns.sort_unstable_by_key(|&(id, at)| (at, id));
-        turns.truncate(self.seating.queue.len().saturating_sub(unblocking));
-        turns.extend(others);
-        turns
-    }
-
-    /// When the turn of the class that has the seat is over. The server may end its call by itself.
-    fn turn_over(&self, seat: &Seat<S>, class: ClassId) -> Option<u64> {
-        let (Phase::Calling { since, until, .. }, Some((_, turn))) = (&seat.phase, seat.turn)
-        else {
-            return None;
-        };
-        let begun = if self.is_contended() { turn } else { *since };
-        let at = begun + self.slice(class)?;
-        let by_itself = until.filter(|until| at + GRACE_MICROS > *until);
-        Some(by_itself.map_or(at, |until| at.max(until + GRACE_MICROS)))
-    }
-
-    /// Whether the call issued for a class asks for keys nobody awaits, or lacks one.
-    fn is_amiss(&self, class: ClassId) -> bool {
-        self.classes.get(&class).is_some_and(|class| {
-            class.lines.has_stale() || (class.lines.has_uncovered() && class.windows() == 1)
-        })
-    }
-
-    /// Whether a class has no seat that wants one.
-    fn is_contended(&self) -> bool {
-        !self.seating.queue.is_empty()
-    }
-
-    /// How long a turn is. `None`: nobody waits for its end.
-    fn slice(&self, class: ClassId) -> Option<u64> {
-        let windows = self.classes.get(&class)?.windows();
-        if !self.is_contended() && windows == 1 {
-            return None;
-        }
-        let held = self.seating.held().max(1) as u64;
-        let classes = self.seating.queue.len() as u64 + held + windows - 1;
-        // Keys about which the call does not ask wait no longer than those of a class without a seat.
-        let slice = (ROUND_MICROS * held / classes).min(POLL_MICROS / windows);
-        Some(slice.clamp(MIN_SLICE_MICROS, MAX_SLICE_MICROS))
-    }
-
-    /// A class wants a seat.
+    /// A class wants a seat. One whose call costs much has it issued again only after a while, and is tried until then.
     pub(super) fn enqueue(&mut self, id: ClassId) {
-        let turn = self.fresh();
-        let poll_at = self.next_poll(id);
+        let now = self.now;
+        if self
+            .classes
+            .get(&id)
+            .is_some_and(|class| class.wakes_at > now)
+        {
+            return self.only_try(id, |poll_at| Place::Asleep { poll_at });
+        }
+        self.only_try(id, |poll_at| Place::Queued { turn: 0, poll_at });
+        let queued = self.next_turn_of(id);
         let Some(class) = self.classes.get_mut(&id) else {
             return;
         };
-        class.place = Place::Queued { turn, poll_at };
+        if let Place::Queued { turn, .. } = &mut class.place {
+            *turn = queued;
+        }
+        let turn = queued;
         let seating = &mut self.seating;
         seating.queue.insert(turn, id);
         for &group in class.groups.keys() {
@@ -359,8 +289,17 @@ impl<S: Clone + PartialEq> Waits<S> {
                 .of_state
                 .push((class.state.clone(), BTreeSet::from([turn]))),
         }
-        self.polls.insert((poll_at, id));
         self.borrow();
+    }
+
+    /// A class is tried from time to time, at a place that tells when.
+    fn only_try(&mut self, id: ClassId, place: impl Fn(u64) -> Place) {
+        self.set_place(id, place(0));
+        let poll_at = self.next_poll(id);
+        if let Some(class) = self.classes.get_mut(&id) {
+            class.place = place(poll_at);
+            self.polls.insert((poll_at, id));
+        }
     }
 
     /// A class wants no seat any more, or gets one.
@@ -370,9 +309,9 @@ impl<S: Clone + PartialEq> Waits<S> {
         };
         let (turn, poll_at) = match std::mem::replace(&mut class.place, Place::Nowhere) {
             Place::Queued { turn, poll_at } => (turn, poll_at),
-            Place::Resting { poll_at } => {
+            Place::Resting { poll_at } | Place::Asleep { poll_at } => {
                 self.polls.remove(&(poll_at, id));
-                return;
+                return self.account(id);
             }
             place => return class.place = place,
         };
@@ -386,16 +325,13 @@ impl<S: Clone + PartialEq> Waits<S> {
         }
         seating.of_state.retain(|(_, turns)| !turns.is_empty());
         self.polls.remove(&(poll_at, id));
+        self.account(id);
     }
 
     /// A class without a seat is only tried from time to time, until the server does what it is asked.
     pub(super) fn rest(&mut self, id: ClassId) {
         self.dequeue(id);
-        let poll_at = self.next_poll(id);
-        if let Some(class) = self.classes.get_mut(&id) {
-            class.place = Place::Resting { poll_at };
-            self.polls.insert((poll_at, id));
-        }
+        self.only_try(id, |poll_at| Place::Resting { poll_at });
     }
 
     /// A client of this group has joined a class.
@@ -433,7 +369,7 @@ impl<S: Clone + PartialEq> Waits<S> {
         let asked = seating.borrowing.values();
         let asked = asked.filter_map(|id| seating.seats.get(id));
         let mut asked: BTreeSet<u64> = asked
-            .filter(|seat| self.now < seat.borrowed_at + POLL_MICROS)
+            .filter(|seat| self.now < seat.borrowed_at + ASKING_MICROS)
             .filter_map(|seat| match seat.phase {
                 Phase::Borrowing { turn } => Some(turn),
                 _ => None,
@@ -480,9 +416,7 @@ impl<S: Clone + PartialEq> Waits<S> {
             return;
         };
         self.dequeue(class_id);
-        if let Some(class) = self.classes.get_mut(&class_id) {
-            class.place = Place::Seated(id);
-        }
+        self.set_place(class_id, Place::Seated(id));
         if let Some(seat) = self.seating.seats.get_mut(&id) {
             seat.turn = Some((class_id, self.now));
         }
@@ -505,7 +439,7 @@ impl<S: Clone + PartialEq> Waits<S> {
         let Some(class) = self.classes.get(&class_id) else {
             return;
         };
-        let is_urgent = class.lines.is_pressed() || class.waiting == 0;
+        let is_urgent = class.waiting == 0;
         let is_settled = settled_at(&seat.phase).is_some_and(|at| at <= self.now);
         match seat.phase {
             Phase::Borrowing { .. } => {}
@@ -519,7 +453,7 @@ impl<S: Clone + PartialEq> Waits<S> {
         }
     }
 
-    fn unblock_seat(&mut self, id: SeatId) {
+    pub(super) fn unblock_seat(&mut self, id: SeatId) {
         let phase = self.seating.seats.get_mut(&id).map(|seat| &mut seat.phase);
         if let Some(Phase::Calling { is_unblocking, .. }) = phase
             && !std::mem::replace(is_unblocking, true)
@@ -545,7 +479,7 @@ impl<S: Clone + PartialEq> Waits<S> {
         class.rests &= !rests;
         let is_waiting_for_a_try = class.begun > 0 || class.lines.awaited() == 0;
         let turn = since + self.slice(class_id).unwrap_or(u64::MAX / 2);
-        let is_over = self.is_contended() && self.now >= turn;
+        let is_over = self.is_contended(class_id) && self.now >= turn;
         if wants && !rests && !is_over && !is_yielding {
             if !is_waiting_for_a_try {
                 self.issue(id, class_id);
@@ -561,9 +495,7 @@ impl<S: Clone + PartialEq> Waits<S> {
         if let Some(seat) = self.seating.seats.get_mut(&id) {
             seat.turn = None;
         }
-        if let Some(class) = self.classes.get_mut(&class_id) {
-            class.place = Place::Nowhere;
-        }
+        self.set_place(class_id, Place::Nowhere);
         if next.is_none() {
             self.release(id);
         }
@@ -596,11 +528,18 @@ impl<S: Clone + PartialEq> Waits<S> {
         let patience = millis.map_or(Patience::Endless, Patience::Millis);
         let mut bytes = Vec::new();
         class.call.push_over(&mut bytes, &keys, patience);
+        let price = class.sends(&keys).issued();
+        if let Some(account) = class.account {
+            let pause = self.owners.repeated(account, price);
+            // Turns themselves see to it that calls over few keys are not issued too often.
+            class.wakes_at = self.now + if pause > MAX_SLICE_MICROS { pause } else { 0 };
+        }
         let ahead = self.ahead(class_id);
         if let Some(seat) = self.seating.seats.get_mut(&id) {
             seat.phase = Phase::Calling {
                 keys,
                 since: self.now,
+                settled_at: self.now + SETTLING_MICROS.max(price * CHANGE_SHARE),
                 until: millis.map(|millis| self.now + millis * 1000),
                 is_unblocking: false,
             };
@@ -614,47 +553,6 @@ impl<S: Clone + PartialEq> Waits<S> {
                 takes,
             },
         });
-    }
-
-    /// The class and the keys of the call on a seat.
-    #[cfg(test)]
-    pub(super) fn issued(&self, id: SeatId) -> (Option<ClassId>, &[Key]) {
-        match self.seating.seats.get(&id) {
-            Some(Seat {
-                turn: Some((class, _)),
-                phase: Phase::Calling { keys, .. },
-                ..
-            }) => (Some(*class), keys),
-            _ => (None, &[]),
-        }
-    }
-
-    /// The seats there are.
-    #[cfg(test)]
-    pub(super) fn seats(&self) -> impl Iterator<Item = SeatId> {
-        self.seating.seats.keys().copied()
-    }
-
-    /// How many pops of each key are under way.
-    #[cfg(test)]
-    pub(super) fn pops(&self, id: ClassId) -> BTreeMap<Key, usize> {
-        let mut pops: BTreeMap<Key, usize> = BTreeMap::new();
-        let tries = self.attempts.values();
-        for attempt in tries.filter(|attempt| attempt.class == Some(id)) {
-            for key in &attempt.keys {
-                *pops.entry(Key::clone(key)).or_default() += attempt.count as usize;
-            }
-        }
-        for seat in self.seating.seats.keys() {
-            if let (Some(class), keys) = self.issued(*seat)
-                && class == id
-            {
-                for key in keys {
-                    *pops.entry(Key::clone(key)).or_default() += 1;
-                }
-            }
-        }
-        pops
     }
 
     /// The call on a seat is over. Returns whose it was, and its keys.

@@ -2,7 +2,10 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
+use crate::waits::class::{ClassId, Place};
 use crate::waits::machine::Status;
+use crate::waits::owners::Lane;
+use crate::waits::seats::{Phase, Seat};
 use crate::waits::{Key, SeatId, TryId, Waits};
 
 impl<S: Clone + PartialEq> Waits<S> {
@@ -35,7 +38,39 @@ impl<S: Clone + PartialEq> Waits<S> {
                 assert_eq!(line.pops, if class.takes() { expected } else { 0 });
             }
             assert!(living.is_empty(), "somebody stands in no line");
+            let from = class.owners.iter().flat_map(|(address, waiters)| {
+                let is_from = |id: &_| self.waiters[id].whose.address == *address;
+                assert!(waiters.iter().all(is_from), "counted for another address");
+                waiters.iter().copied()
+            });
+            assert_eq!(class.members, from.collect());
         }
+        self.check_accounts();
+    }
+
+    /// Each class that needs something is counted once, as it is served, and tried if it has no seat.
+    fn check_accounts(&self) {
+        let mut counts: BTreeMap<_, [u64; 3]> = BTreeMap::new();
+        let mut polls = BTreeSet::new();
+        for (id, class) in &self.classes {
+            let lane = class.account.map(|account| account.lane);
+            match class.place {
+                Place::Nowhere => assert_eq!(lane, None),
+                Place::Seated(_) => assert_eq!(lane, Some(Lane::Seated)),
+                Place::Queued { poll_at, .. }
+                | Place::Asleep { poll_at }
+                | Place::Resting { poll_at } => {
+                    assert!(matches!(lane, Some(Lane::Young | Lane::Old)));
+                    polls.insert((poll_at, *id));
+                }
+            }
+            if let Some(account) = class.account {
+                assert_eq!(account.owner.0, class.is_plain());
+                counts.entry(account.owner).or_default()[account.lane as usize] += 1;
+            }
+        }
+        assert_eq!(self.owners.counts(), counts);
+        assert_eq!(self.polls, polls);
     }
 
     /// No more pops of its keys are under way than waiters stand in line.
@@ -59,12 +94,78 @@ impl<S: Clone + PartialEq> Waits<S> {
         }
     }
 
+    /// The class and the keys of the call on a seat.
+    pub(super) fn issued(&self, id: SeatId) -> (Option<ClassId>, &[Key]) {
+        match self.seating.seats.get(&id) {
+            Some(Seat {
+                turn: Some((class, _)),
+                phase: Phase::Calling { keys, .. },
+                ..
+            }) => (Some(*class), keys),
+            _ => (None, &[]),
+        }
+    }
+
+    /// Where a call is asked to end.
+    pub(super) fn unblocking(&self) -> Vec<SeatId> {
+        let seats = self.seating.seats.iter();
+        let asked = seats.filter(|(_, seat)| {
+            matches!(
+                seat.phase,
+                Phase::Calling {
+                    is_unblocking: true,
+                    ..
+                }
+            )
+        });
+        asked.map(|(id, _)| *id).collect()
+    }
+
+    /// The seats there are.
+    pub(super) fn seats(&self) -> impl Iterator<Item = SeatId> {
+        self.seating.seats.keys().copied()
+    }
+
+    /// How many pops of each key are under way.
+    pub(super) fn pops(&self, id: ClassId) -> BTreeMap<Key, usize> {
+        let mut pops: BTreeMap<Key, usize> = BTreeMap::new();
+        let tries = self.attempts.values();
+        for attempt in tries.filter(|attempt| attempt.class == Some(id)) {
+            for key in &attempt.keys {
+                *pops.entry(Key::clone(key)).or_default() += attempt.count as usize;
+            }
+        }
+        for seat in self.seating.seats.keys() {
+            if let (Some(class), keys) = self.issued(*seat)
+                && class == id
+            {
+                for key in keys {
+                    *pops.entry(Key::clone(key)).or_default() += 1;
+                }
+            }
+        }
+        pops
+    }
+
+    /// Whether the call issued for the class that has this seat is about a key, or is one of equal calls about it.
+    #[cfg(test)]
+    pub(super) fn asks_for(&self, seat: SeatId, key: &str) -> bool {
+        let (class, keys) = self.issued(seat);
+        let call = class.and_then(|class| self.classes.get(&class));
+        let equal = call.is_some_and(|class| {
+            let text = String::from_utf8_lossy(&class.identity).into_owned();
+            text.contains(key)
+        });
+        equal || keys.iter().any(|asked| asked.as_ref() == key.as_bytes())
+    }
+
     /// Nothing is kept.
     pub(super) fn is_empty(&self) -> bool {
         self.waiters.is_empty()
             && self.classes.is_empty()
             && self.attempts.is_empty()
             && self.polls.is_empty()
+            && self.owners.is_empty()
             && self.next_due().is_none()
     }
 }

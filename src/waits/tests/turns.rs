@@ -1,7 +1,7 @@
 //! Which keys are asked about, when, and whose turn ends: each rule by itself.
 
-use super::single::{NULL, Script};
-use crate::waits::SeatId;
+use super::single::{NULL, SECOND, Script};
+use crate::waits::{SeatId, Whose};
 
 /// So many clients that each wait for 60 keys.
 fn crowd(script: &mut Script, clients: usize) -> SeatId {
@@ -35,19 +35,23 @@ fn more_keys_than_one_call_takes_are_asked_for_in_turn() {
 }
 
 #[test]
-fn every_key_is_asked_about_several_times_a_second() {
+fn every_key_is_asked_about_twice_a_second_and_no_more_often_than_they_may_be() {
     let mut script = Script::default();
     let seat = crowd(&mut script, 160);
     let mut asked = std::collections::BTreeSet::new();
-    while script.now <= super::super::POLL_MICROS {
-        for call in script.wants() {
-            asked.extend(call.split(' ').skip(2).map(str::to_owned));
+    let mut spent = 0;
+    while script.now <= SECOND / 2 {
+        for call in script.until_wanted() {
+            let keys: Vec<_> = call.split(' ').skip(2).map(str::to_owned).collect();
+            spent += keys.len();
+            asked.extend(keys);
         }
-        // The server ends it at the end of the slice.
-        script.pass(super::super::POLL_MICROS / 10);
+        assert_eq!(script.until_wanted(), ["unblock"]);
         script.waits.answered(seat, NULL, script.now);
     }
     assert!(asked.len() >= 9_600, "{} of 9600", asked.len());
+    // A microsecond each.
+    assert!(spent <= 20_000, "{spent} keys in half a second");
 }
 
 #[test]
@@ -104,8 +108,7 @@ fn one_class_without_a_seat_ends_one_call() {
     script.wants();
     script.joins("BLMOVE d x LEFT LEFT 0");
     script.wants();
-    script.pass(super::super::MAX_SLICE_MICROS);
-    assert_eq!(script.wants(), ["unblock"]);
+    assert_eq!(script.until_wanted(), ["unblock"]);
     let due = script.waits.next_due();
     assert!(due > Some(script.now), "time stands still: {due:?}");
 }
@@ -137,4 +140,162 @@ fn what_was_refused_once_is_asked_for_together_again() {
         issued = script.wants();
     }
     assert!(answers > 8, "not at once");
+}
+
+/// Seats for as many classes as want one, up to `most`. Returns them.
+fn lend(script: &mut Script, most: usize) -> Vec<SeatId> {
+    let mut seats = Vec::new();
+    script.wants();
+    while seats.len() < most && !script.borrows.is_empty() {
+        let seat = script.borrows.remove(0);
+        script.waits.seated(seat, script.now);
+        seats.push(seat);
+        script.wants();
+    }
+    seats
+}
+
+/// Lets `micros` pass while every call that is to end does, and every try finds nothing. Returns how many keys were asked
+/// about by calls issued and by tries.
+fn idle(script: &mut Script, micros: u64) -> (usize, usize) {
+    let (mut issued, mut tried) = (0, 0);
+    let until = script.now + micros;
+    loop {
+        for want in script.wants() {
+            let words = want.split(' ').count();
+            match want.split(' ').next() {
+                Some("try") => tried += words,
+                Some("issue") => issued += words,
+                _ => {}
+            }
+        }
+        script.find_nothing();
+        for seat in script.waits.unblocking() {
+            script.waits.answered(seat, NULL, script.now);
+        }
+        match script.waits.next_due() {
+            Some(due) if due <= until => script.pass(due.saturating_sub(script.now)),
+            _ => break script.now = until,
+        }
+    }
+    (issued, tried)
+}
+
+#[test]
+fn idle_waits_for_very_many_keys_take_a_small_share_of_the_servers_time() {
+    const SECONDS: usize = 60;
+    let mut script = Script::default();
+    for client in 0..12 {
+        let keys: Vec<_> = (0..50_000).map(|key| format!("{client}:{key}")).collect();
+        script.joins(&format!("BLPOP {} 0", keys.join(" ")));
+    }
+    assert_eq!(lend(&mut script, 6).len(), 6);
+    let (issued, tried) = idle(&mut script, SECONDS as u64 * SECOND);
+    assert!(issued > 0 && tried > 0, "each is looked for");
+    // A microsecond each, and an eighth of one.
+    let spent = issued + tried / 8;
+    assert!(
+        spent <= SECONDS * 1_000_000 / 20,
+        "{spent} µs in {SECONDS} s"
+    );
+}
+
+#[test]
+fn who_has_just_come_is_served_at_once_however_many_have_waited_longer() {
+    let mut script = Script::default();
+    for other in 0..2_000 {
+        script.joins(&format!("BLMOVE k{other} x LEFT LEFT 0"));
+    }
+    let seats = lend(&mut script, 6);
+    idle(&mut script, 10 * SECOND);
+    script.joins("BLMOVE mine x LEFT LEFT 0");
+    let arrived = script.now;
+    let mut waited = 0;
+    while !seats
+        .iter()
+        .any(|seat| script.waits.asks_for(*seat, "mine"))
+    {
+        waited = script.now - arrived;
+        idle(&mut script, 1_000);
+    }
+    assert!(waited <= 20_000, "{waited} µs");
+}
+
+#[test]
+fn another_address_is_looked_for_as_if_the_greedy_one_had_one_wait() {
+    let mut worst = Vec::new();
+    for greedy in [1, 2_000] {
+        let mut script = Script::default();
+        for other in 0..greedy {
+            let whose = Whose {
+                group: 0,
+                address: 9,
+            };
+            script.arrive_from(whose, &format!("BLMOVE k{other} x LEFT LEFT 0"));
+            script.wants();
+            script.tried(&[NULL]);
+        }
+        script.joins("BLMOVE mine x LEFT LEFT 0");
+        idle(&mut script, 10 * SECOND);
+        let (mut last, mut longest) = (script.now, 0);
+        for _ in 0..2_000 {
+            script.pass(1_000);
+            if script.wants().iter().any(|want| want.contains("mine")) {
+                longest = longest.max(script.now - last);
+                last = script.now;
+            }
+            script.find_nothing();
+        }
+        worst.push(longest);
+    }
+    assert!(worst[1] <= worst[0] + 2_000, "{worst:?}");
+}
+
+#[test]
+fn one_call_for_many_is_not_behind_the_others() {
+    let mut script = Script::default();
+    for other in 0..300 {
+        script.joins(&format!("BLMOVE k{other} x LEFT LEFT 0"));
+    }
+    let seats = lend(&mut script, 2);
+    idle(&mut script, 10 * SECOND);
+    script.joins("BLPOP mine 0");
+    idle(&mut script, SECOND / 10);
+    let is_asked = |script: &Script| {
+        let mut seats = seats.iter();
+        seats.any(|seat| script.waits.asks_for(*seat, "mine"))
+    };
+    for _ in 0..100 {
+        assert!(is_asked(&script), "it keeps its seat");
+        idle(&mut script, 10_000);
+    }
+}
+
+#[test]
+fn the_keys_of_who_has_just_come_are_in_every_call() {
+    let mut script = Script::default();
+    let seat = crowd(&mut script, 100);
+    idle(&mut script, SECOND);
+    script.joins("BLPOP mine 0");
+    idle(&mut script, SECOND / 10);
+    for _ in 0..100 {
+        assert!(script.waits.asks_for(seat, "mine"));
+        idle(&mut script, 10_000);
+    }
+}
+
+#[test]
+fn ends_of_waits_do_not_have_a_call_over_many_keys_issued_again_and_again() {
+    let mut script = Script::default();
+    for key in 0..1_000 {
+        script.joins(&format!("BLPOP k{key} 1.{key:03}"));
+    }
+    assert_eq!(lend(&mut script, 1).len(), 1);
+    let (issued, _) = idle(&mut script, 2 * SECOND);
+    // A microsecond each.
+    assert!(
+        issued <= 250_000,
+        "{issued} keys asked about in two seconds"
+    );
+    assert_eq!(script.waits.waiting(), 0, "all are told in time");
 }

@@ -7,7 +7,7 @@ use super::server::{Server, Value, requests};
 use crate::resp::Request;
 use crate::resp::speak::encode_request;
 use crate::waits::{
-    Action, Call, Failure, NotSeated, Outcome, SeatId, TryId, Unblock, WaiterId, Waits,
+    Action, Call, Failure, NotSeated, Outcome, SeatId, TryId, Unblock, WaiterId, Waits, Whose,
 };
 
 /// A reply that is due on a connection.
@@ -223,7 +223,9 @@ impl World {
         let call = Call::parse(&Request::new(&request)).expect("it is understood");
         let deadline = call.timeout_micros().map(|timeout| self.now + timeout);
         let group = usize::from(self.roll(3) == 0);
-        let id = self.waits.arrive(db, group, call, self.now);
+        let address = u64::from(self.roll(3));
+        let whose = Whose { group, address };
+        let id = self.waits.arrive(db, whose, call, self.now);
         let client = Client {
             db,
             name: words[0].clone(),
@@ -580,7 +582,7 @@ impl World {
     fn act(&mut self) {
         while let Some(action) = self.waits.next_action() {
             match action {
-                Action::Try { attempt, state } => self.tries.push((attempt, state)),
+                Action::Try { attempt, state, .. } => self.tries.push((attempt, state)),
                 Action::Borrow { seat, state, .. } => self.borrows.push((seat, state)),
                 Action::Issue { seat, ahead, call } => {
                     let wire = self.seats[&seat];

@@ -11,3 +11,4 @@ mod server_time;
 mod sockets;
 mod timers;
 mod uploads;
+mod waits;

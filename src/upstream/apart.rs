@@ -1,0 +1,161 @@
+//! Tries of users who may not use MULTI: each waits at the server for a moment, so they are sent where nobody stands behind
+//! them, on a connection lent for them.
+//!
+//! Invariant: as long as nothing is known of a user, one of its tries at a time is on a shared connection.
+
+use std::cell::{Cell, RefCell};
+use std::collections::VecDeque;
+use std::rc::{Rc, Weak};
+use std::time::Duration;
+
+use tokio::sync::oneshot;
+
+use super::pins::PinError;
+use super::pool::Upstream;
+use super::waiting::Errand;
+use crate::session::State;
+use crate::waits::{Failure, TryId, Verdict, Verdicts};
+
+/// How long the connection is kept while there are more.
+const TURN: Duration = Duration::from_millis(100);
+
+/// A try that is to be sent.
+pub(super) struct WantedTry {
+    pub(super) attempt: TryId,
+    pub(super) state: State,
+    /// The client group for which a connection would be lent.
+    pub(super) group: usize,
+}
+
+/// What is known of users, and whose tries wait because of it.
+#[derive(Default)]
+pub(super) struct Apart {
+    verdicts: RefCell<Verdicts>,
+    /// Tries of users about whom another one is to tell.
+    undecided: RefCell<Vec<WantedTry>>,
+    /// Tries for the connection lent for them.
+    queue: RefCell<VecDeque<WantedTry>>,
+    is_running: Cell<bool>,
+}
+
+/// A try that tells of a user; its drop lets the others of that user go on.
+pub(super) struct Asking {
+    upstream: Weak<Upstream>,
+    state: State,
+}
+
+impl Drop for Asking {
+    fn drop(&mut self) {
+        let Some(upstream) = self.upstream.upgrade() else {
+            return;
+        };
+        let apart = &upstream.waiting.apart;
+        let user = user(&self.state);
+        apart.verdicts.borrow_mut().asked(user);
+        let undecided = apart.undecided.take();
+        if undecided.is_empty() {
+            return;
+        }
+        // Not amid whatever has ended the try.
+        let upstream = Rc::clone(&upstream);
+        tokio::task::spawn_local(async move {
+            for wanted in undecided {
+                upstream.send_somewhere(wanted);
+            }
+            upstream.carry_out();
+        });
+    }
+}
+
+fn user(state: &State) -> Option<&[u8]> {
+    state.user.as_ref().map(|user| user.user())
+}
+
+impl Upstream {
+    /// Sends a try where it holds up nobody.
+    pub(super) fn send_somewhere(self: &Rc<Self>, wanted: WantedTry) {
+        let apart = &self.waiting.apart;
+        let verdict = apart.verdicts.borrow().of(user(&wanted.state));
+        match verdict {
+            Verdict::Allowed => self.find_for(wanted.state, Errand::Try(wanted.attempt, None)),
+            Verdict::Unknown => {
+                apart.verdicts.borrow_mut().ask(user(&wanted.state));
+                let asking = Asking {
+                    upstream: Rc::downgrade(self),
+                    state: wanted.state.clone(),
+                };
+                self.find_for(wanted.state, Errand::Try(wanted.attempt, Some(asking)));
+            }
+            Verdict::Asked => apart.undecided.borrow_mut().push(wanted),
+            Verdict::Refused => {
+                apart.queue.borrow_mut().push_back(wanted);
+                if !apart.is_running.replace(true) {
+                    tokio::task::spawn_local(Rc::clone(self).send_apart());
+                }
+            }
+        }
+    }
+
+    /// What the server has answered to the MULTI of a try in `state`.
+    pub(super) fn told_of_multi(&self, state: &State, answer: &[u8]) {
+        let apart = &self.waiting.apart;
+        apart.verdicts.borrow_mut().told(user(state), answer);
+    }
+
+    /// Sends tries on a connection lent for them until none is left. It is given back now and then, so that others get it.
+    async fn send_apart(self: Rc<Self>) {
+        loop {
+            let next = self.waiting.apart.queue.borrow_mut().pop_front();
+            let Some(wanted) = next else {
+                break self.waiting.apart.is_running.set(false);
+            };
+            self.send_some_apart(wanted).await;
+            self.carry_out();
+        }
+    }
+
+    /// Sends `first` and what stands behind it of the same user and group.
+    async fn send_some_apart(self: &Rc<Self>, first: WantedTry) {
+        let budget = &self.thread.process.budget;
+        let (state, group) = (first.state, first.group);
+        let lease = budget.wait_lease(group, self.thread.index).await;
+        let limit = self.thread.settings().upstream.queue.timeout;
+        let link = match self.thread.within(limit, self.wearing(&state)).await {
+            Some(Ok(link)) => link,
+            found => {
+                let failure = match found {
+                    Some(Err(PinError::Refused(reply))) => Failure::Refused(reply),
+                    _ => Failure::Unreachable,
+                };
+                let now = self.thread.clock.refresh();
+                let mut waits = self.waiting.waits.borrow_mut();
+                return waits.failed(first.attempt, failure, now);
+            }
+        };
+        let pin = self.lend(Rc::clone(&link), lease, None);
+        let lent = self.thread.clock.refresh();
+        let mut next = Some(first.attempt);
+        while let Some(attempt) = next {
+            let now = self.thread.clock.refresh();
+            let sending = self.waiting.waits.borrow_mut().begin(attempt, now);
+            if let Some(sending) = sending {
+                let (under_way, answered) = oneshot::channel::<()>();
+                self.send_try(&link, attempt, sending, move || drop(under_way));
+                // It ends with an error as soon as the other end is dropped.
+                drop(answered.await);
+            }
+            self.carry_out();
+            let may = link.is_alive() && !self.thread.clock.is_past(lent, TURN);
+            next = may.then(|| self.next_apart(&state, group)).flatten();
+        }
+        pin.give_back_clear();
+    }
+
+    /// The next try, if it is of the same user and group.
+    fn next_apart(&self, state: &State, group: usize) -> Option<TryId> {
+        let mut queue = self.waiting.apart.queue.borrow_mut();
+        let is_alike = |next: &&WantedTry| next.state == *state && next.group == group;
+        queue.front().filter(is_alike)?;
+        queue.pop_front().map(|next| next.attempt)
+    }
+}

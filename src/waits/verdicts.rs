@@ -1,0 +1,110 @@
+//! Whether the server lets a user use MULTI, as far as tries have told.
+//!
+//! Without it a call waits at the server by itself, for a moment, and whoever stands behind it waits too.
+
+/// Most users remembered; the one known longest is forgotten first.
+const MAX_USERS: usize = 64;
+
+/// What is known of one user.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Verdict {
+    /// Nothing.
+    Unknown,
+    /// A try that will tell is under way.
+    Asked,
+    /// It may use MULTI.
+    Allowed,
+    /// It may not.
+    Refused,
+}
+
+/// What is known of the users whose clients wait. `None` among them is respool's own.
+#[derive(Debug, Default)]
+pub struct Verdicts {
+    known: Vec<(Option<Box<[u8]>>, Verdict)>,
+}
+
+impl Verdicts {
+    /// What is known of `user`.
+    pub fn of(&self, user: Option<&[u8]>) -> Verdict {
+        let mut known = self.known.iter();
+        let found = known.find(|(known, _)| known.as_deref() == user);
+        found.map_or(Verdict::Unknown, |(_, verdict)| *verdict)
+    }
+
+    /// A try is sent that will tell.
+    pub fn ask(&mut self, user: Option<&[u8]>) {
+        self.note(user, Verdict::Asked);
+    }
+
+    /// A try that was to tell is over, whether it has told or not.
+    pub fn asked(&mut self, user: Option<&[u8]>) {
+        if self.of(user) == Verdict::Asked {
+            self.note(user, Verdict::Unknown);
+        }
+    }
+
+    /// The server has answered this to MULTI.
+    pub fn told(&mut self, user: Option<&[u8]>, answer: &[u8]) {
+        if answer.starts_with(b"+") {
+            self.note(user, Verdict::Allowed);
+        } else if answer.starts_with(b"-NOPERM") || answer.starts_with(b"-ERR unknown command") {
+            self.note(user, Verdict::Refused);
+        }
+        // Anything else tells of the server's state.
+    }
+
+    fn note(&mut self, user: Option<&[u8]>, verdict: Verdict) {
+        if self.of(user) == verdict {
+            return;
+        }
+        self.known.retain(|(known, _)| known.as_deref() != user);
+        if verdict == Verdict::Unknown {
+            return;
+        }
+        if self.known.len() >= MAX_USERS {
+            self.known.remove(0);
+        }
+        self.known.push((user.map(Into::into), verdict));
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_the_server_says_last_counts() {
+        let mut verdicts = Verdicts::default();
+        let eve = Some(&b"eve"[..]);
+        assert_eq!(verdicts.of(eve), Verdict::Unknown);
+        verdicts.ask(eve);
+        assert_eq!(verdicts.of(eve), Verdict::Asked);
+        verdicts.told(eve, b"-NOPERM no\r\n");
+        verdicts.asked(eve);
+        assert_eq!(verdicts.of(eve), Verdict::Refused);
+        assert_eq!(verdicts.of(None), Verdict::Unknown);
+        verdicts.told(eve, b"+OK\r\n");
+        assert_eq!(verdicts.of(eve), Verdict::Allowed);
+        verdicts.told(eve, b"-LOADING the dataset\r\n");
+        assert_eq!(verdicts.of(eve), Verdict::Allowed);
+    }
+
+    #[test]
+    fn who_was_asked_about_and_nothing_told_is_unknown() {
+        let mut verdicts = Verdicts::default();
+        verdicts.ask(None);
+        verdicts.asked(None);
+        assert_eq!(verdicts.of(None), Verdict::Unknown);
+    }
+
+    #[test]
+    fn not_everybody_is_remembered() {
+        let mut verdicts = Verdicts::default();
+        for user in 0..1_000_u32 {
+            verdicts.told(Some(&user.to_le_bytes()), b"+OK\r\n");
+        }
+        assert_eq!(verdicts.known.len(), MAX_USERS);
+        assert_eq!(verdicts.of(Some(&999_u32.to_le_bytes())), Verdict::Allowed);
+    }
+}

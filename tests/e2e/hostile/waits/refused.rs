@@ -1,0 +1,50 @@
+//! A user who may not use MULTI: each of its tries waits at the server for a moment.
+
+use super::{blocked, calls, waiting};
+use crate::harness::{Client, Redis, Respool, Value, eventually};
+
+/// More classes than can be lent a connection, so that those without one are tried again and again.
+const CROWD: usize = 40;
+
+/// How many connections of the server had a BLPOP or BLMOVE as their last command, and do other things beside.
+fn shared_that_try(redis: &Redis) -> Vec<String> {
+    let list = redis.cmd(&["CLIENT", "LIST"]).text();
+    let is_shared = |line: &&str| line.contains("name=respool") && line.contains("shared");
+    let tries = |line: &&str| line.contains(" cmd=blmove ") || line.contains(" flags=b ");
+    let found = list.lines().filter(is_shared).filter(tries);
+    found.map(str::to_owned).collect()
+}
+
+#[test]
+fn tries_of_who_may_not_use_multi_hold_up_nobody() {
+    let redis = Redis::start(&[]);
+    redis.cmd(&[
+        "ACL", "SETUSER", "eve", "on", ">secret", "~*", "+@all", "-multi",
+    ]);
+    let respool = Respool::with(&redis).top("workers = 1").start();
+    let eve = || {
+        let mut client = respool.client();
+        assert_eq!(client.cmd(&["AUTH", "eve", "secret"]), Value::ok());
+        client
+    };
+    let call = |number: usize| {
+        let words = ["BLMOVE", &format!("k{number}"), "to", "LEFT", "RIGHT", "0"];
+        words.map(str::to_owned).to_vec()
+    };
+    let mut clients: Vec<Client> = waiting(&respool, eve, (0..CROWD).map(call));
+    let tried = calls(&redis, "blmove");
+    let mut seen = 0;
+    eventually(
+        || {
+            seen += shared_that_try(&redis).len();
+            calls(&redis, "blmove") > tried + 4 * CROWD as u64
+        },
+        "they are tried again and again",
+    );
+    assert_eq!(seen, 0, "others would have waited behind them");
+    for (number, client) in clients.iter_mut().enumerate() {
+        redis.cmd(&["RPUSH", &format!("k{number}"), "x"]);
+        assert_eq!(client.reply(), Value::bulk("x"));
+    }
+    assert_eq!(blocked(&respool), 0);
+}
