@@ -3,7 +3,7 @@
 use std::collections::BTreeSet;
 use std::time::{Duration, Instant};
 
-use crate::harness::{Client, Redis, Respool, Value, encode, eventually, show};
+use crate::harness::{Client, Redis, Respool, Value, encode, eventually, is_open_at, show};
 
 /// How many clients of respool are blocked.
 fn blocked(respool: &Respool) -> usize {
@@ -279,9 +279,22 @@ fn an_element_for_who_has_left_goes_back() {
             || redis.info_number("blocked_clients") == 1,
             "the call is issued",
         );
+        let port = client.local_addr().port();
+        // The element and the end of the client stand before respool at once, or it knows of the end already.
+        let is_at_once = round % 2 == 0;
+        if is_at_once {
+            respool.pause();
+        }
         drop(client);
-        // Before respool knows that the client has left, or afterwards.
+        // An element that overtakes the end on its way is the client's, here as at Redis.
+        eventually(
+            || !is_open_at(respool.port(), port),
+            "the end of the client has arrived",
+        );
         redis.cmd(&["RPUSH", "k", &element]);
+        if is_at_once {
+            respool.resume();
+        }
         eventually(
             || redis.cmd(&["LRANGE", "k", "0", "-1"]) == Value::Array(vec![Value::bulk(&element)]),
             "the element is there",

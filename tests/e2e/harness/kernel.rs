@@ -19,6 +19,27 @@ pub(crate) fn sockets_at(port: u16) -> usize {
     peers_at(port).intersection(&peers_at(port)).count()
 }
 
+/// Whether the connection from `peer` to whoever listens on `port` is open on that side: the end of the other one has not
+/// arrived there. What one copy of the table lacks may stand in the next.
+pub(crate) fn is_open_at(port: u16, peer: u16) -> bool {
+    let ends = [
+        format!(":{port:04X}"),
+        format!(":{peer:04X}"),
+        "01".to_owned(),
+    ];
+    let is_it = |line: &str| {
+        let mut fields = line.split_whitespace().skip(1);
+        let mut ends = ends.iter();
+        ends.all(|end| fields.next().is_some_and(|field| field.ends_with(end)))
+    };
+    let is_open = || {
+        let table =
+            std::fs::read_to_string("/proc/net/tcp").expect("the kernel's table can be read");
+        table.lines().skip(1).any(is_it)
+    };
+    is_open() || is_open()
+}
+
 /// The other ends of those connections, in one copy of the table.
 fn peers_at(port: u16) -> HashSet<String> {
     let table = std::fs::read_to_string("/proc/net/tcp").expect("the kernel's table can be read");

@@ -57,7 +57,7 @@ use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 pub(crate) use client::{Client, encode};
-pub(crate) use kernel::{SocketWatch, sockets_at};
+pub(crate) use kernel::{SocketWatch, is_open_at, sockets_at};
 pub(crate) use pipe::Pipe;
 pub(crate) use pki::{Pair, Pki};
 pub(crate) use redis::{ConnectionWatch, Redis};

@@ -84,6 +84,11 @@ impl Respool {
         }
     }
 
+    /// The port of the TCP listener.
+    pub(crate) fn port(&self) -> u16 {
+        self.port
+    }
+
     /// `127.0.0.1:port` of the TCP listener.
     pub(crate) fn addr(&self) -> String {
         format!("127.0.0.1:{}", self.port)
@@ -237,6 +242,16 @@ impl Respool {
     pub(crate) fn reload(&self, settings: &Settings) {
         self.rewrite(settings);
         assert_eq!(self.post_reload(), (200, "reloaded\n".to_owned()));
+    }
+
+    /// Stops its process for a while (SIGSTOP): connections stay, nothing is answered. End it with [`Respool::resume`].
+    pub(crate) fn pause(&self) {
+        self.signal(Signal::STOP);
+    }
+
+    /// Lets a paused process run on.
+    pub(crate) fn resume(&self) {
+        self.signal(Signal::CONT);
     }
 
     /// Sends SIGHUP.
