@@ -3,8 +3,8 @@
 //!
 //! Invariant: as long as nothing is known of a user, one of its tries at a time is on a shared connection.
 
-use std::cell::{Cell, RefCell};
-use std::collections::VecDeque;
+use std::cell::RefCell;
+use std::collections::{BTreeMap, VecDeque};
 use std::rc::{Rc, Weak};
 use std::time::Duration;
 
@@ -18,6 +18,9 @@ use crate::waits::{Failure, TryId, Verdict, Verdicts};
 
 /// How long the connection is kept while there are more.
 const TURN: Duration = Duration::from_millis(100);
+
+/// How many are sent without it each time that none was lent within `upstream.borrow_timeout`.
+const WITHOUT_ONE: usize = 8;
 
 /// A try that is to be sent.
 pub(super) struct WantedTry {
@@ -33,9 +36,37 @@ pub(super) struct Apart {
     verdicts: RefCell<Verdicts>,
     /// Tries of users about whom another one is to tell.
     undecided: RefCell<Vec<WantedTry>>,
-    /// Tries for the connection lent for them.
-    queue: RefCell<VecDeque<WantedTry>>,
-    is_running: Cell<bool>,
+    /// Tries for a connection lent for them, of each client group for which one is being borrowed or is lent: a group that
+    /// gets none holds up no other.
+    queues: RefCell<BTreeMap<usize, VecDeque<WantedTry>>>,
+}
+
+impl Apart {
+    /// True: nobody sends those of its group yet.
+    fn enqueue(&self, wanted: WantedTry) -> bool {
+        let mut queues = self.queues.borrow_mut();
+        let is_first = !queues.contains_key(&wanted.group);
+        queues.entry(wanted.group).or_default().push_back(wanted);
+        is_first
+    }
+
+    /// The next try of a group. `None`: there is none, and nobody sends them any more.
+    fn next(&self, group: usize) -> Option<WantedTry> {
+        let mut queues = self.queues.borrow_mut();
+        let next = queues.get_mut(&group)?.pop_front();
+        if next.is_none() {
+            queues.remove(&group);
+        }
+        next
+    }
+
+    /// The next try of a group, if it is of the same user.
+    fn next_alike(&self, state: &State, group: usize) -> Option<TryId> {
+        let mut queues = self.queues.borrow_mut();
+        let queue = queues.get_mut(&group)?;
+        queue.front().filter(|next| next.state == *state)?;
+        queue.pop_front().map(|next| next.attempt)
+    }
 }
 
 /// A try that tells of a user; its drop lets the others of that user go on.
@@ -88,9 +119,9 @@ impl Upstream {
             }
             Verdict::Asked => apart.undecided.borrow_mut().push(wanted),
             Verdict::Refused => {
-                apart.queue.borrow_mut().push_back(wanted);
-                if !apart.is_running.replace(true) {
-                    tokio::task::spawn_local(Rc::clone(self).send_apart());
+                let group = wanted.group;
+                if apart.enqueue(wanted) {
+                    tokio::task::spawn_local(Rc::clone(self).send_apart(group));
                 }
             }
         }
@@ -102,23 +133,31 @@ impl Upstream {
         apart.verdicts.borrow_mut().told(user(state), answer);
     }
 
-    /// Sends tries on a connection lent for them until none is left. It is given back now and then, so that others get it.
-    async fn send_apart(self: Rc<Self>) {
-        loop {
-            let next = self.waiting.apart.queue.borrow_mut().pop_front();
-            let Some(wanted) = next else {
-                break self.waiting.apart.is_running.set(false);
-            };
+    /// Sends tries of a group on a connection lent for them until none is left. It is given back now and then, so that
+    /// others get it.
+    async fn send_apart(self: Rc<Self>, group: usize) {
+        while let Some(wanted) = self.waiting.apart.next(group) {
             self.send_some_apart(wanted).await;
             self.carry_out();
         }
     }
 
-    /// Sends `first` and what stands behind it of the same user and group.
+    /// Sends `first` and what stands behind it of the same user.
     async fn send_some_apart(self: &Rc<Self>, first: WantedTry) {
         let budget = &self.thread.process.budget;
         let (state, group) = (first.state, first.group);
-        let lease = budget.wait_lease(group, self.thread.index).await;
+        let limit = self.thread.settings().upstream.borrow_timeout;
+        let turn = budget.wait_lease(group, self.thread.index);
+        let Some(lease) = self.thread.within(limit, turn).await else {
+            // Its group may never get one: a few of them go where they hold up others, for a moment each.
+            self.find_for(state.clone(), Errand::Try(first.attempt, None));
+            for _ in 1..WITHOUT_ONE {
+                if let Some(attempt) = self.waiting.apart.next_alike(&state, group) {
+                    self.find_for(state.clone(), Errand::Try(attempt, None));
+                }
+            }
+            return;
+        };
         let limit = self.thread.settings().upstream.queue.timeout;
         let link = match self.thread.within(limit, self.wearing(&state)).await {
             Some(Ok(link)) => link,
@@ -146,16 +185,10 @@ impl Upstream {
             }
             self.carry_out();
             let may = link.is_alive() && !self.thread.clock.is_past(lent, TURN);
-            next = may.then(|| self.next_apart(&state, group)).flatten();
+            next = may
+                .then(|| self.waiting.apart.next_alike(&state, group))
+                .flatten();
         }
         pin.give_back_clear();
-    }
-
-    /// The next try, if it is of the same user and group.
-    fn next_apart(&self, state: &State, group: usize) -> Option<TryId> {
-        let mut queue = self.waiting.apart.queue.borrow_mut();
-        let is_alike = |next: &&WantedTry| next.state == *state && next.group == group;
-        queue.front().filter(is_alike)?;
-        queue.pop_front().map(|next| next.attempt)
     }
 }
