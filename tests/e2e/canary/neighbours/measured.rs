@@ -9,14 +9,14 @@ use super::stage::{Scene, Side, Turn};
 
 /// What a hard total of ten connections may add to twice the direct wait of most, whoever the neighbours are:
 /// transactions and large values take turns on the few that can be lent, where directly each has a connection of its own.
-/// Measured in five runs: 67 to 91 ms for transactions, 97 to 120 for large values, and once some 190.
+/// Measured in seven runs: 67 to 91 ms for transactions, 97 to 120 for large values, and once some 190.
 const TURN: Duration = Duration::from_millis(300);
 
 /// The same of short requests, whose sixteen databases take turns on four connections. Measured: up to 3 ms.
 const QUICK_TURN: Duration = Duration::from_millis(50);
 
 /// The same of the very slowest one of any kind, which may have had several such turns one after the other, or stand behind the
-/// script on its connection: for as long as that lasts, which is twice as long as the server lets wait others. Measured: 110 ms.
+/// script on its connection: for as long as that lasts, which is twice as long as the server lets wait others. Measured: 185 ms.
 const WORST_TURN: Duration = Duration::from_millis(500);
 
 /// Which share of the waits is compared beside the worst.

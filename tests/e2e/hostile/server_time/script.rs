@@ -4,7 +4,11 @@ use std::time::{Duration, Instant};
 
 use crate::harness::{Client, Redis, Respool, Value, encode, eventually, eventually_some};
 
-const BUSY: &str = "BUSY Redis is busy running a script";
+/// What Redis and Valkey say, each in its own name.
+const BUSY: [&str; 2] = [
+    "BUSY Redis is busy running a script",
+    "BUSY Valkey is busy running a script",
+];
 
 /// A respool in which nothing that is silent is waited for longer than a moment.
 fn respool(redis: &Redis) -> Respool {
@@ -35,7 +39,8 @@ pub(super) fn until_busy(redis: &Redis) {
 }
 
 fn is_busy(reply: &Value) -> bool {
-    reply.is_error() && reply.text().starts_with(BUSY)
+    let text = reply.text();
+    reply.is_error() && BUSY.iter().any(|busy| text.starts_with(busy))
 }
 
 #[test]
