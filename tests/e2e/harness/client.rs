@@ -235,6 +235,17 @@ impl Client {
         self.buffer[self.used - bytes..self.used].to_vec()
     }
 
+    /// Whether the connection ends before so many more bytes have come, in the middle of a reply or not.
+    #[track_caller]
+    pub(crate) fn ends_before(&mut self, bytes: usize) -> bool {
+        while self.buffer.len() - self.used < bytes {
+            if self.ended() {
+                return true;
+            }
+        }
+        false
+    }
+
     /// Panics unless the other side ends the connection without another byte.
     #[track_caller]
     pub(crate) fn expect_end(&mut self) {

@@ -1,18 +1,15 @@
 //! A message that respool does not see before it is sent, since a script or somebody else sends it, costs the others one gap
 //! at the most, however often it is sent.
 
-use super::large::{Bystanders, assert_closed, is_too_much};
+use super::large::{Bystanders, assert_closed, bears_large_messages};
 use crate::harness::{Client, Redis, Respool, Value, eventually};
 
 /// Has something publish 34 MB to `attack` again and again.
 #[track_caller]
 fn assert_bystanders_lose_once(attack: impl Fn(&Redis, &mut Client)) {
     let redis = Redis::start(&[]);
-    let (mut direct, mut publisher) = (redis.client(), redis.client());
-    direct.cmd(&["SUBSCRIBE", "attack"]);
-    attack(&redis, &mut publisher);
-    if !is_too_much(direct, 1) {
-        // The server bears it, and so do the connections behind respool.
+    if bears_large_messages(&redis) {
+        // There is no such message.
         return;
     }
     let respool = Respool::with(&redis).top("workers = 1").start();
