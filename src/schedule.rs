@@ -13,7 +13,7 @@ use std::collections::{BTreeMap, VecDeque};
 
 pub use reply_times::{Load, ReplyTimes};
 pub use room::{RoomQueue, RoomTicket};
-pub use share::{Cause, Company, Share, goes_on_at};
+pub use share::{Answered, Cause, Company, Share, goes_on_at};
 
 /// Requests a connection serves in one state while others wait. A change costs one round trip; 256 requests of 1 to 2 µs
 /// each keep that below a third of the time on loopback, and the wait of others below a millisecond.

@@ -29,7 +29,8 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::task::{Context, Poll, Waker};
 
 use ledger::{Effects, Ledger};
-pub use upload::UploadPace;
+use upload::UploadPlaces;
+pub use upload::{UploadPace, UploadPlace};
 
 /// What a socket is for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
@@ -72,6 +73,7 @@ pub struct Budget {
     sockets_wanted: AtomicUsize,
     /// Those who wait for a lease or a subscription socket, as of the same.
     leases_wanted: AtomicUsize,
+    uploads: UploadPlaces,
     reclaimers: Mutex<Vec<Option<Reclaimer>>>,
 }
 
@@ -94,6 +96,7 @@ impl Budget {
             )),
             sockets_wanted: AtomicUsize::new(0),
             leases_wanted: AtomicUsize::new(0),
+            uploads: UploadPlaces::new(max_connections.saturating_sub(shared_connections)),
             reclaimers: Mutex::new(vec![None; workers]),
         })
     }
@@ -114,6 +117,8 @@ impl Budget {
                 effects,
             );
         });
+        let lendable = max_connections.saturating_sub(shared_connections);
+        self.uploads.resize(lendable);
         if self.sockets_wanted() {
             self.reclaim_from_others(usize::MAX);
         }
@@ -216,6 +221,21 @@ impl Budget {
             worker,
             ticket: Some(ticket),
         }
+    }
+
+    /// The right to one upload on a lent connection, if one is to be had now.
+    pub fn try_upload(&self) -> Option<UploadPlace> {
+        self.uploads.try_take()
+    }
+
+    /// Waits for the right to one upload on a lent connection, in order of arrival.
+    pub async fn upload(self: Arc<Self>) -> Option<UploadPlace> {
+        self.uploads.take().await
+    }
+
+    /// How many wait for what an upload holds: its lease or its place.
+    pub fn uploads_in_the_way(&self) -> usize {
+        self.leases_wanted() + self.uploads.waiting()
     }
 
     /// Sockets taken: shared, pinned, for subscriptions.

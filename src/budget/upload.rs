@@ -1,4 +1,9 @@
-//! How an upload on a lent connection keeps up with the time that it has the connection.
+//! Uploads on lent connections: how many there may be at once, and how one keeps up with the time that it has its connection.
+
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
+
+use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
 /// What a second on a connection that others wait for must at least be used for: a megabyte, a byte in a microsecond.
 const BYTES_A_MICROSECOND: u64 = 1;
@@ -44,6 +49,78 @@ impl UploadPace {
     }
 }
 
+/// The right to one upload on a lent connection; given back when it is dropped.
+#[derive(Debug)]
+pub struct UploadPlace {
+    _permit: OwnedSemaphorePermit,
+}
+
+/// Uploads on lent connections: no more than half of what can be lent, for one that goes on may take minutes. Six of 400 MB
+/// at a megabyte in a second had everybody else refused who needed a connection for a moment.
+#[derive(Debug)]
+pub(super) struct UploadPlaces {
+    free: Arc<Semaphore>,
+    /// How many there are, free or taken.
+    places: Mutex<usize>,
+    waiting: AtomicUsize,
+}
+
+/// One who waits for a place.
+struct Waiting<'a>(&'a AtomicUsize);
+
+impl Drop for Waiting<'_> {
+    fn drop(&mut self) {
+        self.0.fetch_sub(1, Ordering::AcqRel);
+    }
+}
+
+/// Places where so many connections can be lent.
+fn places_of(lendable: usize) -> usize {
+    (lendable / 2).max(1)
+}
+
+impl UploadPlaces {
+    /// The places where `lendable` connections can be lent.
+    pub(super) fn new(lendable: usize) -> Self {
+        let places = places_of(lendable);
+        Self {
+            free: Arc::new(Semaphore::new(places)),
+            places: Mutex::new(places),
+            waiting: AtomicUsize::new(0),
+        }
+    }
+
+    /// So many connections can be lent from now on. Places that are taken stay: where there are to be fewer, those that are
+    /// free go now, and the others by the next reload.
+    pub(super) fn resize(&self, lendable: usize) {
+        let wanted = places_of(lendable);
+        let mut places = self.places.lock().unwrap_or_else(PoisonError::into_inner);
+        if wanted > *places {
+            self.free.add_permits(wanted - *places);
+            *places = wanted;
+        } else {
+            *places -= self.free.forget_permits(*places - wanted);
+        }
+    }
+
+    pub(super) fn try_take(&self) -> Option<UploadPlace> {
+        let taken = Arc::clone(&self.free).try_acquire_owned().ok();
+        taken.map(|permit| UploadPlace { _permit: permit })
+    }
+
+    /// Waits for a place, in order of arrival. `None` comes never: the places are not closed.
+    pub(super) async fn take(&self) -> Option<UploadPlace> {
+        self.waiting.fetch_add(1, Ordering::AcqRel);
+        let _waiting = Waiting(&self.waiting);
+        let taken = Arc::clone(&self.free).acquire_owned().await.ok();
+        taken.map(|permit| UploadPlace { _permit: permit })
+    }
+
+    pub(super) fn waiting(&self) -> usize {
+        self.waiting.load(Ordering::Acquire)
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use proptest::prelude::*;
@@ -68,6 +145,31 @@ mod tests {
         assert_eq!(after(4, 1), 199_996);
         assert_eq!(after(1000, 50_000), 0);
         assert_eq!(after(1000, 500_000), 0);
+    }
+
+    #[test]
+    fn half_of_what_can_be_lent_is_for_uploads_and_a_reload_takes_nothing_away() {
+        let places = UploadPlaces::new(6);
+        let mut taken: Vec<_> = (0..3)
+            .map(|_| places.try_take().expect("is free"))
+            .collect();
+        assert!(places.try_take().is_none());
+        places.resize(2);
+        taken.pop();
+        places.resize(2);
+        assert!(places.try_take().is_none(), "two are taken, of one");
+        taken.clear();
+        places.resize(2);
+        let only = places.try_take().expect("is free");
+        assert!(places.try_take().is_none());
+        places.resize(20);
+        let all: Vec<_> = (0..20).map_while(|_| places.try_take()).collect();
+        assert_eq!(all.len(), 9);
+        drop((only, all));
+        assert!(
+            UploadPlaces::new(1).try_take().is_some(),
+            "the only one too"
+        );
     }
 
     #[test]

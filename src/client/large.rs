@@ -5,18 +5,20 @@
 
 use std::io;
 use std::rc::Rc;
+use std::sync::Arc;
 
+use super::pinned::refusal;
 use super::raw::leaves_no_trace;
 use super::requests::Next;
-use super::task::{Client, Wait};
-use crate::budget::UploadPace;
+use super::task::{Client, Done, Wait};
+use crate::budget::{UploadPace, UploadPlace};
 use crate::command::{Delays, Learned, PinReason, lookup, spec, writes};
 use crate::config::Role;
 use crate::resp::{Bounds, Request, Scan, Violation};
 use crate::session::READ_ONLY;
 use crate::telemetry::{Bound, Disconnect};
 use crate::transport::READ_SIZE;
-use crate::upstream::{Kind, Link, RoomWait};
+use crate::upstream::{Kind, Link, PinError, RoomWait};
 
 /// How often `max_shared_request` is gathered of a request before it may be passed on as it arrives: a megabyte. One that
 /// respool must see whole to answer or to route may measure as much.
@@ -153,6 +155,7 @@ impl Client {
         }
         if self.refusing.is_some() {
             let reply = self.refusing.take().unwrap_or_default();
+            self.site.uploads.borrow_mut().remove(&self.card.id());
             self.count(1, command);
             self.answer(&reply);
             self.streaming = Some(false);
@@ -161,6 +164,9 @@ impl Client {
         let (extent, channel) = (self.scanner.extent(), Request::new(data).argument(1));
         if let Some(next) = self.announce(command, channel, extent) {
             return next;
+        }
+        if !self.has_upload_place() {
+            return Next::Wait;
         }
         let Some(link) = self.pinned_link(PinReason::LargeRequest) else {
             return if self.refusing.is_some() {
@@ -177,10 +183,42 @@ impl Client {
         self.doubt_large(&link, command);
         link.set_partial(true);
         self.streaming = Some(true);
-        let pace = UploadPace::new(self.site.thread.clock.now_micros());
-        let id = self.card.id();
-        self.site.uploads.borrow_mut().insert(id, pace);
+        if let Some((pace, _)) = self.site.uploads.borrow_mut().get_mut(&self.card.id()) {
+            *pace = UploadPace::new(self.site.thread.clock.now_micros());
+        }
         Next::Used(self.let_go(data.len()))
+    }
+
+    /// Whether it may use a connection for its upload; if not, that is waited for.
+    fn has_upload_place(&mut self) -> bool {
+        let is_there = self.site.uploads.borrow().contains_key(&self.card.id());
+        // On a connection that it holds anyway it takes nothing from anybody.
+        if is_there || self.pin.is_some() {
+            return true;
+        }
+        let thread = Rc::clone(&self.site.thread);
+        let budget = Arc::clone(&thread.process.budget);
+        if let Some(place) = budget.try_upload() {
+            self.upload_place(Some(place));
+            return true;
+        }
+        self.wait = Wait::Task(Box::pin(async move {
+            let limit = thread.settings().upstream.borrow_timeout;
+            Done::UploadPlace(thread.within(limit, budget.upload()).await.flatten())
+        }));
+        false
+    }
+
+    /// The right to an upload has come, or not in time.
+    pub(super) fn upload_place(&mut self, place: Option<UploadPlace>) {
+        let Some(place) = place else {
+            self.site.thread.counters.bound(Bound::BorrowTimeout).add(1);
+            self.refusing = Some(refusal(PinError::Timeout));
+            return;
+        };
+        let pace = UploadPace::new(self.site.thread.clock.now_micros());
+        let mut uploads = self.site.uploads.borrow_mut();
+        uploads.insert(self.card.id(), (pace, place));
     }
 
     /// Whether a command of this name leaves no trace, whatever its arguments turn out to be: its start may be sent.
@@ -260,7 +298,7 @@ impl Client {
         };
         if let Some(link) = link {
             link.send_more(&data[..used]);
-            if let Some(pace) = self.site.uploads.borrow_mut().get_mut(&self.card.id()) {
+            if let Some((pace, _)) = self.site.uploads.borrow_mut().get_mut(&self.card.id()) {
                 pace.moved(used);
             }
         }

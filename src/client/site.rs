@@ -13,7 +13,7 @@ use super::spares::SpareBuffers;
 use super::tracking::{Letter, Redirection};
 use crate::admission::Admission;
 use crate::auth::Users;
-use crate::budget::UploadPace;
+use crate::budget::{UploadPace, UploadPlace};
 use crate::command::DenySet;
 use crate::config::{AuthMode, Group, Settings};
 use crate::identity::{Card, Flag, Registry};
@@ -146,7 +146,7 @@ pub struct Site {
     /// The clients of this worker.
     pub residents: RefCell<HashMap<u64, Rc<Resident>>>,
     /// The requests that are passed on as they arrive, by client.
-    pub(super) uploads: RefCell<HashMap<u64, UploadPace>>,
+    pub(super) uploads: RefCell<HashMap<u64, (UploadPace, UploadPlace)>>,
     pub(super) closes: CloseLog,
     pub(super) spares: SpareBuffers,
 }

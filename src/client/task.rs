@@ -16,6 +16,7 @@ use super::pinned::PinUse;
 use super::site::{Resident, Site};
 use super::waiting::Line;
 use crate::admission::{Permit, Refusal};
+use crate::budget::UploadPlace;
 use crate::identity::{Arrival, CardGuard, Flag, Identity, Peer};
 use crate::resp::RequestScanner;
 use crate::schedule::goes_on_at;
@@ -82,6 +83,8 @@ pub(super) enum Purpose {
 /// What a task ended with.
 pub(super) enum Done {
     Pinned(Result<Pin, PinError>, crate::command::PinReason),
+    /// The right to an upload; `None`: others had it for too long.
+    UploadPlace(Option<UploadPlace>),
     /// The pinned connection wears what was asked, or the server refused; `None`: it was lost.
     Dressed(Option<Result<(), Vec<u8>>>, Purpose),
     /// WAIT may be sent; or why not.
@@ -474,6 +477,7 @@ impl Client {
     fn done(&mut self, done: Done) {
         match done {
             Done::Pinned(result, reason) => self.pinned(result, reason),
+            Done::UploadPlace(place) => self.upload_place(place),
             Done::Dressed(Some(result), purpose) => self.acknowledged(purpose, result),
             // The client is closed with the connection it was lent.
             Done::Dressed(None, _) => self.outlet.close(Disconnect::UpstreamLost),

@@ -58,7 +58,7 @@ impl Site {
         self.check_unread();
     }
 
-    /// While somebody waits for a lease, ends uploads on lent connections that do not go on: no more than there are waiting,
+    /// While somebody waits for a lease, or for the place of an upload, ends uploads on lent connections that do not go on: no more than there are waiting,
     /// those that are furthest behind.
     fn end_stalled_uploads(&self) {
         let mut uploads = self.uploads.borrow_mut();
@@ -69,7 +69,7 @@ impl Site {
         let residents = self.residents.borrow();
         let patience = self.thread.settings().limits.upload_patience.as_micros() as u64;
         let mut stalled = Vec::new();
-        for (id, pace) in uploads.iter_mut() {
+        for (id, (pace, _)) in uploads.iter_mut() {
             let Some(resident) = residents.get(id) else {
                 continue;
             };
@@ -79,7 +79,7 @@ impl Site {
                 stalled.push((behind, resident));
             }
         }
-        let wanted = self.thread.process.budget.leases_wanted();
+        let wanted = self.thread.process.budget.uploads_in_the_way();
         stalled.sort_by_key(|(behind, _)| std::cmp::Reverse(*behind));
         for (_, resident) in stalled.into_iter().take(wanted) {
             resident.outlet.close(Disconnect::UploadStalled);
@@ -94,7 +94,10 @@ impl Client {
         let (resident, clock) = (&self.resident, &self.site.thread.clock);
         if !is_inside {
             resident.begun_micros.set(0);
-            return resident.is_upload.set(false);
+            if resident.is_upload.replace(false) {
+                self.site.uploads.borrow_mut().remove(&self.card.id());
+            }
+            return;
         }
         // Whoever sends, or is read, is not silent.
         self.card.last_active_ms.set(clock.now_ms());

@@ -43,6 +43,23 @@ pub enum Cause {
     Mixed,
 }
 
+/// What one read of a connection has brought a client with a long pipeline.
+#[derive(Debug, Clone, Copy)]
+pub struct Answered {
+    /// Replies to its requests.
+    pub replies: u32,
+    /// For how many microseconds the server was busy with them.
+    pub spent_micros: u64,
+    /// How long a request and its reply are under way.
+    pub round_trip_micros: u64,
+    /// Requests of all clients that are still due on the connection.
+    pub due: u32,
+    /// Who else uses it.
+    pub company: Company,
+    /// Whose requests the server was busy with.
+    pub cause: Cause,
+}
+
 /// One client's share.
 #[derive(Debug, Clone, Copy)]
 pub struct Share {
@@ -74,36 +91,33 @@ impl Share {
         outstanding >= FEW.min(self.window) && outstanding >= self.window / 4
     }
 
-    /// `replies` of its requests were answered, for which the server was busy for `spent_micros`. The window follows at
-    /// once when it shrinks; it grows by what was answered, so that requests that turn slow are noticed in time. What is
-    /// under way for `round_trip_micros` keeps nobody waiting and comes on top. Where others' requests may have been the slow
-    /// ones it does not fall below [`FEW`].
-    pub fn answered(
-        &mut self,
-        replies: u32,
-        spent_micros: u64,
-        round_trip_micros: u64,
-        company: Company,
-        cause: Cause,
-    ) {
-        let each = spent_micros * 1000 / u64::from(replies.max(1));
+    /// Some of its requests were answered. The window follows at once when it shrinks; it grows by what was answered, so that
+    /// requests that turn slow are noticed in time. What is under way keeps nobody waiting and comes on top. Several with
+    /// long pipelines have a share together: forty of them with one each had others wait for 25 milliseconds. Where others'
+    /// requests may have been the slow ones the window does not fall below [`FEW`].
+    pub fn answered(&mut self, answered: &Answered) {
+        let (replies, spent) = (answered.replies, answered.spent_micros);
+        let round_trip = answered.round_trip_micros;
         let cost = match self.cost_nanos {
-            0 => each,
-            known => blend(u64::from(known), spent_micros, u64::from(replies)),
+            0 => spent * 1000 / u64::from(replies.max(1)),
+            known => blend(u64::from(known), spent, u64::from(replies)),
         };
         self.cost_nanos = u32::try_from(cost.max(1)).unwrap_or(u32::MAX);
-        let most = round_trip_micros
-            + match company {
+        let most = round_trip
+            + match answered.company {
                 Company::Alone => MOST_ALONE,
                 Company::Others => MOST_BESIDE_OTHERS,
             };
-        let worth = (SHARE_MICROS + round_trip_micros) * 1000 / u64::from(self.cost_nanos);
+        // As many as have windows like this one, by what is due.
+        let rivals = u64::from((answered.due / self.window).max(1));
+        let worth = (SHARE_MICROS / rivals + round_trip) * 1000 / u64::from(self.cost_nanos);
         let worth = u32::try_from(worth.min(most)).unwrap_or(u32::MAX);
-        let fewest = match cause {
+        let fewest = match answered.cause {
             Cause::Own => FEWEST,
             Cause::Mixed => FEW.min(self.window),
         };
-        self.window = worth.min(self.window.saturating_add(replies)).max(fewest);
+        let grown = self.window.saturating_add(replies);
+        self.window = worth.min(grown).max(fewest);
     }
 }
 
@@ -119,21 +133,54 @@ mod tests {
     use super::*;
     use proptest::prelude::*;
 
+    /// What a read of `replies` brings where nobody else has anything due.
+    fn read(replies: u32, spent_micros: u64, company: Company) -> Answered {
+        Answered {
+            replies,
+            spent_micros,
+            round_trip_micros: 0,
+            due: 0,
+            company,
+            cause: Cause::Own,
+        }
+    }
+
     /// A client with an endless pipeline of requests that take the server `cost_micros` each: what stands before others.
     fn settle(share: &mut Share, cost_micros: u64, company: Company, rounds: usize) -> u64 {
         let mut most = 0;
         for _ in 0..rounds {
             let window = share.window();
             most = most.max(u64::from(window) * cost_micros);
-            share.answered(
-                window,
-                u64::from(window) * cost_micros,
-                0,
-                company,
-                Cause::Own,
-            );
+            share.answered(&read(window, u64::from(window) * cost_micros, company));
         }
         most
+    }
+
+    #[test]
+    fn many_with_long_pipelines_have_one_share_together() {
+        const COST_MICROS: u64 = 3;
+        let mut shares = [Share::default(); 40];
+        for _ in 0..200 {
+            for at in 0..shares.len() {
+                let window = shares[at].window();
+                let due = shares.iter().map(|share| share.window()).sum();
+                let answered = Answered {
+                    due,
+                    cause: Cause::Mixed,
+                    ..read(window, u64::from(window) * COST_MICROS, Company::Others)
+                };
+                shares[at].answered(&answered);
+            }
+        }
+        let due: u32 = shares.iter().map(|share| share.window()).sum();
+        assert!(
+            u64::from(due) * COST_MICROS <= SHARE_MICROS * 3 / 2,
+            "{shares:?}"
+        );
+        assert!(
+            shares.iter().all(|share| share.window() >= FEW),
+            "{shares:?}"
+        );
     }
 
     #[test]
@@ -162,7 +209,10 @@ mod tests {
     fn who_stands_beside_slow_ones_keeps_a_few() {
         let mut share = Share::default();
         for _ in 0..50 {
-            share.answered(16, 40_000, 0, Company::Others, Cause::Mixed);
+            share.answered(&Answered {
+                cause: Cause::Mixed,
+                ..read(16, 40_000, Company::Others)
+            });
         }
         assert_eq!(share.window(), FEW);
     }
@@ -191,13 +241,10 @@ mod tests {
         let mut share = Share::default();
         for _ in 0..100 {
             let window = share.window();
-            share.answered(
-                window,
-                u64::from(window),
-                50_000,
-                Company::Others,
-                Cause::Own,
-            );
+            share.answered(&Answered {
+                round_trip_micros: 50_000,
+                ..read(window, u64::from(window), Company::Others)
+            });
         }
         assert!(share.window() >= 50_000, "{share:?}");
     }
@@ -205,14 +252,14 @@ mod tests {
     proptest! {
         #[test]
         fn the_window_is_never_too_small_nor_grows_past_what_was_answered(
-            reads in prop::collection::vec((0u32..5_000, 0u64..2_000_000, 0u64..200_000, any::<bool>(), any::<bool>()), 1..200),
+            reads in prop::collection::vec((0u32..5_000, 0u64..2_000_000, 0u64..200_000, 0u32..10_000, any::<bool>(), any::<bool>()), 1..200),
         ) {
             let mut share = Share::default();
-            for (replies, spent, round_trip, alone, own) in reads {
+            for (replies, spent_micros, round_trip_micros, due, alone, own) in reads {
                 let before = share.window();
                 let company = if alone { Company::Alone } else { Company::Others };
                 let cause = if own { Cause::Own } else { Cause::Mixed };
-                share.answered(replies, spent, round_trip, company, cause);
+                share.answered(&Answered { replies, spent_micros, round_trip_micros, due, company, cause });
                 prop_assert!(share.window() >= FEWEST);
                 prop_assert!(share.window() <= before.max(FEWEST).saturating_add(replies));
                 prop_assert!(goes_on_at(share.window()) < share.window());

@@ -12,7 +12,7 @@ use super::traffic::Kind;
 use crate::command::Delays;
 use crate::memory::{Account, Frame, Holding};
 use crate::replies::Replies;
-use crate::schedule::{Cause, Company, Share};
+use crate::schedule::{Answered, Share};
 use crate::session::{Protocol, Transaction, Verb};
 use crate::telemetry::Disconnect;
 use crate::transport::Stream;
@@ -124,17 +124,10 @@ impl Outlet {
         self.share.get().matters(self.outstanding.get())
     }
 
-    /// The server was busy for `spent_micros` with `replies` requests of a long pipeline.
-    pub fn charge(
-        &self,
-        replies: u32,
-        spent_micros: u64,
-        round_trip_micros: u64,
-        company: Company,
-        cause: Cause,
-    ) {
+    /// Requests of its long pipeline were answered.
+    pub fn charge(&self, answered: &Answered) {
         let mut share = self.share.get();
-        share.answered(replies, spent_micros, round_trip_micros, company, cause);
+        share.answered(answered);
         self.share.set(share);
     }
 

@@ -2,7 +2,7 @@
 
 use super::super::traffic::{Due, Inner};
 use super::Link;
-use crate::schedule::{Cause, Company, Load};
+use crate::schedule::{Answered, Cause, Company, Load};
 
 /// Bytes that the kernel has not taken weigh as a millisecond each time there are so many of them.
 const BEHIND_BYTES: usize = 64 * 1024;
@@ -74,14 +74,24 @@ impl Inner {
             Some(mixed) if now.saturating_sub(mixed) < LATELY_MICROS => Company::Others,
             _ => Company::Alone,
         };
-        let round_trip = self.times.round_trip_micros();
-        let part = spent / self.charged.len() as u64;
+        let spent_micros = spent / self.charged.len() as u64;
         let cause = match &self.charged[..] {
             [(_, own)] if *own == replies => Cause::Own,
             _ => Cause::Mixed,
         };
+        let answered = Answered {
+            replies,
+            spent_micros,
+            round_trip_micros: self.times.round_trip_micros(),
+            due: u32::try_from(self.due_count).unwrap_or(u32::MAX),
+            company,
+            cause,
+        };
         for (outlet, replies) in self.charged.drain(..) {
-            outlet.charge(replies, part, round_trip, company, cause);
+            outlet.charge(&Answered {
+                replies,
+                ..answered
+            });
         }
     }
 }

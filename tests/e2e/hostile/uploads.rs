@@ -132,6 +132,39 @@ fn uploads_that_dribble_or_come_again_and_again_do_not_keep_others_waiting() {
 }
 
 #[test]
+fn uploads_that_go_on_for_minutes_leave_connections_for_others() {
+    const PIECE: usize = 150_000;
+    let redis = Redis::start(&[]);
+    let respool = Respool::start(&redis);
+    let is_over = AtomicBool::new(false);
+    let sent = std::sync::atomic::AtomicUsize::new(0);
+    let longest = std::thread::scope(|scope| {
+        for _ in 0..8 {
+            scope.spawn(|| {
+                let mut client = respool.client();
+                let mut piece = begun("going", 400_000_000, 10 * PIECE);
+                // Faster than a connection must be used for, so that nobody ends it.
+                while !is_over.load(Ordering::Relaxed)
+                    && client.try_send(&piece).is_ok()
+                    && client.is_open_after(Duration::from_millis(40))
+                {
+                    sent.fetch_add(1, Ordering::Relaxed);
+                    piece = vec![b'v'; PIECE];
+                }
+            });
+        }
+        let _over = Over(&is_over);
+        eventually(
+            || sent.load(Ordering::Relaxed) > 100,
+            "the uploads are under way",
+        );
+        others_are_served(&respool, &redis)
+    });
+    assert!(longest < QUICKLY, "{longest:?}");
+    assert_eq!(redis.cmd(&["EXISTS", "going"]).int(), 0);
+}
+
+#[test]
 fn a_slow_upload_that_goes_on_succeeds_although_others_wait() {
     let redis = Redis::start(&[]);
     let respool = Respool::start(&redis);
