@@ -1,6 +1,6 @@
 //! Who is due what a server sends: a reply in whose text somebody else's client has written frames hands nobody else any of them.
 
-use respool::exchange::{Before, Fence, Found, Proof, Verdict, ends_transaction};
+use respool::exchange::{Before, Fence, Found, Search, Searched, ends_transaction};
 use respool::resp::{Advance, ReplyScanner};
 
 const FRAGMENTS: &[&[u8]] = &[
@@ -8,8 +8,6 @@ const FRAGMENTS: &[&[u8]] = &[
     b"-EXECABORT ",
     b"-ERR EXEC without MULTI\r\n",
     b"-NOPERM ",
-    b"-BUSY \r\n",
-    b"-ERR unknown command 'respool-",
     b"+QUEUED\r\n",
     b"+OK\r\n",
     b"*-1\r\n",
@@ -28,12 +26,15 @@ const FRAGMENTS: &[&[u8]] = &[
 /// The fence's number, which a client cannot know.
 const NUMBER: u64 = 0x5eed_0000_c0de_1234;
 
+/// The number that comes back even where a fence is refused.
+const LAST: u64 = 0x1a57_0000_c0de_5678;
+
 /// Holds for any bytes.
 pub(crate) fn check(data: &[u8]) {
     let bytes = super::assemble(data, FRAGMENTS);
     an_end_is_told_once(&bytes);
     nothing_but_its_number_answers_a_fence(&bytes);
-    a_proof_counts_frames(&bytes);
+    what_a_script_has_written_ends_at_the_number(&bytes);
 }
 
 /// What is told by the first bytes of an answer to EXEC, more of them do not change; its first line always tells.
@@ -55,7 +56,7 @@ fn an_end_is_told_once(bytes: &[u8]) {
 }
 
 /// A server writes these bytes as the reply to one request, and behind them the answer to the fence. If they are one frame, the
-/// fence is answered; if they are more, the second is no answer to it, and nobody is given any of them.
+/// fence is answered; if they are more, the second is no answer to it.
 fn nothing_but_its_number_answers_a_fence(reply: &[u8]) {
     let fence = Fence::new(NUMBER);
     let answer = format!("$16\r\n{NUMBER:016x}\r\n");
@@ -71,48 +72,54 @@ fn nothing_but_its_number_answers_a_fence(reply: &[u8]) {
     let before = Before::of(&sent);
     let behind = &sent[used..];
     for end in 1..=behind.len() {
-        let found = fence.judge(&behind[..end], before);
-        let expected = answer.as_bytes().starts_with(&behind[..end]);
-        assert_eq!(found == Found::Answer, expected, "{}", sent.escape_ascii());
-        if before == Before::Error {
-            // That the server is busy is believed only when it is proven.
-            let is_known = found != Found::Refusal;
-            assert!(is_known, "{}", sent.escape_ascii());
+        let is_answer = answer.as_bytes().starts_with(&behind[..end]);
+        match fence.judge(&behind[..end], before) {
+            Found::Answer(length) => assert_eq!(&behind[..length], answer.as_bytes()),
+            Found::Start => assert!(is_answer || before == Before::Plain),
+            Found::Refusal(length) => {
+                let is_line = behind[0] == b'-' && behind[..length].ends_with(b"\r\n");
+                assert!(
+                    is_line && before == Before::Plain,
+                    "{}",
+                    sent.escape_ascii()
+                );
+            }
+            Found::Doubt => assert!(!is_answer, "{}", sent.escape_ascii()),
         }
     }
     if used == reply.len() {
-        assert_eq!(fence.judge(behind, before), Found::Answer);
-    } else if used < reply.len() && behind.len() >= answer.len() {
-        assert!(fence.judge(behind, before) != Found::Answer);
+        let found = fence.judge(behind, before);
+        assert_eq!(found, Found::Answer(answer.len()));
     }
 }
 
-/// Whatever was written before a proof's number was drawn: it is proven exactly when that is as many frames as are due.
-fn a_proof_counts_frames(written: &[u8]) {
-    let mut scanner = ReplyScanner::default();
-    let (mut at, mut frames) = (0, 0);
-    while at < written.len() {
-        match scanner.advance(&written[at..]) {
-            Ok(step) if step.complete => (at, frames) = (at + step.used, frames + 1),
-            _ => break,
-        }
-    }
-    let is_whole = at == written.len();
-    for due in 0..frames + 2 {
-        let mut proof = Proof::new(NUMBER, due);
-        let answer = format!("-ERR unknown command 'respool-{NUMBER:016x}'\r\n");
-        let mut told = Verdict::Open;
-        for piece in [written, answer.as_bytes()].concat().chunks(7) {
-            if told == Verdict::Open {
-                told = proof.take(piece);
+/// Whatever it is, the answer to the fence ends it, and what stands behind that is left; where the fence was refused nothing of it
+/// is given to anybody.
+fn what_a_script_has_written_ends_at_the_number(text: &[u8]) {
+    let last = format!("-ERR Syntax error in HELLO option '{LAST:016x}'\r\n");
+    let answered = format!("$16\r\n{NUMBER:016x}\r\n{last}");
+    let refused = format!("-BUSY a script runs\r\n{last}");
+    // Redis ends an error with the name of its script.
+    let text = [text, b" script: f\r\n"].concat();
+    for (behind, is_answered) in [(&answered, true), (&refused, false)] {
+        let sent = [&text, behind.as_bytes()].concat();
+        let mut search = Search::new(Fence::new(NUMBER), Fence::new(LAST), 0);
+        let mut at = 0;
+        for piece in sent.chunks(11) {
+            match search.take(piece, 0) {
+                Searched::Goes => at += piece.len(),
+                Searched::Answered { used } => {
+                    assert!(is_answered, "{}", sent.escape_ascii());
+                    assert_eq!(&sent[at + used..], last.as_bytes());
+                    break;
+                }
+                Searched::Lost { .. } => {
+                    assert!(!is_answered, "{}", sent.escape_ascii());
+                    break;
+                }
+                Searched::Refused { .. } => panic!("{}", sent.escape_ascii()),
             }
         }
-        let expected = is_whole && due == frames;
-        assert_eq!(
-            told == Verdict::Proven,
-            expected,
-            "{}",
-            written.escape_ascii()
-        );
+        assert!(at < sent.len(), "it is told: {}", sent.escape_ascii());
     }
 }

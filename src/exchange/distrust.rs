@@ -1,7 +1,12 @@
 //! Users whose commands have ended a connection that others shared: a second one is not to be lost the same way.
 
+use std::time::Duration;
+
 /// Most users remembered; past it everybody is kept apart.
 pub const MAX_USERS: usize = 64;
+
+/// A user who has not offended for so long is trusted again: what was to blame may have been mended, or its permissions changed.
+pub const FORGOTTEN_AFTER: Duration = Duration::from_secs(3600);
 
 /// What a user's commands have done, or may have done.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -24,8 +29,8 @@ impl Offence {
     /// What is done about it, for people.
     pub fn remedy(self) -> &'static str {
         match self {
-            Self::OpenTransaction => "transactions of this user are lent connections from now on",
-            Self::Surplus => "scripts of this user are lent connections from now on",
+            Self::OpenTransaction => "transactions of this user are lent connections for an hour",
+            Self::Surplus => "scripts of this user are lent connections for an hour",
         }
     }
 }
@@ -33,7 +38,21 @@ impl Offence {
 /// Who is kept apart, and for what. `None` among the users is respool's own.
 #[derive(Debug, Default)]
 pub struct Distrust {
-    users: Vec<(Option<Box<[u8]>>, Offence)>,
+    users: Vec<Known>,
+}
+
+#[derive(Debug)]
+struct Known {
+    user: Option<Box<[u8]>>,
+    offence: Offence,
+    /// When it was seen last.
+    seen_micros: u64,
+}
+
+impl Known {
+    fn counts(&self, now_micros: u64) -> bool {
+        now_micros.saturating_sub(self.seen_micros) < FORGOTTEN_AFTER.as_micros() as u64
+    }
 }
 
 impl Distrust {
@@ -43,21 +62,30 @@ impl Distrust {
         self.users.is_empty()
     }
 
-    /// Remembers `user`. True: it was not known before.
-    pub fn note(&mut self, user: Option<&[u8]>, offence: Offence) -> bool {
-        if self.covers(user, offence) {
+    /// Remembers `user`, and forgets who has not offended for long. True: it was not known before.
+    pub fn note(&mut self, user: Option<&[u8]>, offence: Offence, now_micros: u64) -> bool {
+        self.users.retain(|known| known.counts(now_micros));
+        let is_it = |known: &&mut Known| known.offence == offence && known.user.as_deref() == user;
+        if let Some(known) = self.users.iter_mut().find(is_it) {
+            known.seen_micros = now_micros;
             return false;
         }
-        self.users.push((user.map(Into::into), offence));
+        if self.users.len() >= MAX_USERS {
+            // Everybody is kept apart, and who offends no more makes room.
+            return false;
+        }
+        self.users.push(Known {
+            user: user.map(Into::into),
+            offence,
+            seen_micros: now_micros,
+        });
         true
     }
 
     /// Whether commands of `user` that may do so are kept apart.
-    pub fn covers(&self, user: Option<&[u8]>, offence: Offence) -> bool {
-        self.users.len() >= MAX_USERS
-            || self
-                .users
-                .iter()
-                .any(|(known, what)| *what == offence && known.as_deref() == user)
+    pub fn covers(&self, user: Option<&[u8]>, offence: Offence, now_micros: u64) -> bool {
+        let counting = || self.users.iter().filter(|known| known.counts(now_micros));
+        let is_it = |known: &Known| known.offence == offence && known.user.as_deref() == user;
+        counting().count() >= MAX_USERS || counting().any(is_it)
     }
 }

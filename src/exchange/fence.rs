@@ -1,14 +1,8 @@
-//! A request of respool's own behind one whose reply may be more than one frame: its answer is a number that nobody else knows.
+//! A request of respool's own behind one whose reply may be more than one frame: its answer holds a number that nobody else knows.
 //!
 //! Redis 8.2 writes the text of an error that a script raises as it is, line ends included (`error("a\r\n$1\r\nb\r\n+")`);
-//! 7.0 and Valkey 8.1 and 9.1 do not. Behind such a reply the next frame must be the answer to the fence, or what comes is not what
-//! was asked for, and the connection ends before anybody is given any of it.
-
-/// What a user is told that may not send it.
-const NOPERM: &[u8] = b"-NOPERM ";
-
-/// What everybody is told of every command while a script runs past its time.
-const BUSY: &[u8] = b"-BUSY ";
+//! 6.2, 7.0 and Valkey 8.1 and 9.1 do not. Behind such a reply nothing is taken for a frame until the number has come: what stands
+//! before it is nobody's (see [`super::Search`]).
 
 /// One fence.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -17,37 +11,44 @@ pub struct Fence(u64);
 /// What a reply was that a fence stands behind.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub enum Before {
-    /// No error.
+    /// A number, or a string by its length: nothing can have written more.
+    Plain,
+    /// Text, or what holds some. That of an error may have written more; of what modules answer nothing is known.
     #[default]
-    Answer,
-    /// An error, which may have written more.
-    Error,
+    Text,
 }
 
 impl Before {
     /// What the reply is that begins with `bytes`.
     pub fn of(bytes: &[u8]) -> Self {
-        if bytes.starts_with(b"-") {
-            Self::Error
-        } else {
-            Self::Answer
+        match bytes.first() {
+            Some(b'$' | b':' | b'_' | b'#' | b'=') => Self::Plain,
+            _ => Self::Text,
         }
     }
 }
 
-/// What the first bytes behind a reply say.
+/// What the first bytes behind a reply are.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Found {
-    /// They are the fence's answer, or its start.
-    Answer,
-    /// The user may not send it: nothing is known of what stands before it.
-    Refusal,
-    /// The server refuses everything while a script does not end. Behind an error that script may have written it: a
-    /// [`super::Proof`] tells.
-    Busy,
-    /// They are not.
-    Surplus,
+    /// So many of them are the fence's answer.
+    Answer(usize),
+    /// So many of them are a line in which the server refuses it: its user may not send it, or a script runs past its time.
+    Refusal(usize),
+    /// More of them must tell.
+    Start,
+    /// They may be anybody's text.
+    Doubt,
 }
+
+/// The longest line that a refusal is looked for in.
+const MAX_REFUSAL: usize = 512;
+
+/// The digits of a number.
+pub(super) const DIGITS: usize = 16;
+
+/// The length of an answer.
+const ANSWER: usize = 5 + DIGITS + 2;
 
 impl Fence {
     /// A fence that answers `number`, which nobody can guess.
@@ -55,28 +56,54 @@ impl Fence {
         Self(number)
     }
 
-    /// Its request. Everybody needs PING, a server is asked for it while it may not serve stale data (6.2 refuses ECHO then), and
-    /// who renames commands keeps it.
+    /// Its request. Nearly everybody may send PING, and it leaves no error in the server's statistics.
     pub fn request(self) -> Vec<u8> {
-        format!("*2\r\n$4\r\nPING\r\n$16\r\n{:016x}\r\n", self.0).into_bytes()
+        let mut request = b"*2\r\n$4\r\nPING\r\n$16\r\n".to_vec();
+        request.extend_from_slice(&self.digits());
+        request.extend_from_slice(b"\r\n");
+        request
     }
 
-    /// What `bytes`, which follow on the reply before it, are. An error alone, `before` them, can have
-    /// written them.
+    /// A request that the server refuses with the number in its words whatever becomes of other commands: while a script runs past
+    /// its time, on a replica that may not serve stale data, to users who may send nothing else, and where the command is renamed
+    /// (seen of Redis 6.2, 7.0 and 8.2, Valkey 8.1 and 9.1). It changes nothing.
+    pub fn last_request(self) -> Vec<u8> {
+        let mut request = b"*3\r\n$5\r\nHELLO\r\n$1\r\n2\r\n$16\r\n".to_vec();
+        request.extend_from_slice(&self.digits());
+        request.extend_from_slice(b"\r\n");
+        request
+    }
+
+    /// Its number as it stands in requests and answers.
+    pub(super) fn digits(self) -> [u8; DIGITS] {
+        let mut digits = [0; DIGITS];
+        for (place, digit) in digits.iter_mut().enumerate() {
+            let value = self.0 >> (4 * (DIGITS - 1 - place)) & 0xf;
+            *digit = b"0123456789abcdef"[value as usize];
+        }
+        digits
+    }
+
+    /// What `bytes`, which follow on the reply `before` it, are. Where it cannot have written them a line of the server's is what it
+    /// seems.
     pub fn judge(self, bytes: &[u8], before: Before) -> Found {
-        let expected = format!("$16\r\n{:016x}\r\n", self.0);
-        let begins = |text: &[u8]| {
-            let compared = bytes.len().min(text.len());
-            bytes[..compared] == text[..compared]
-        };
-        if expected.as_bytes().starts_with(bytes) {
-            Found::Answer
-        } else if before == Before::Answer && begins(NOPERM) {
-            Found::Refusal
-        } else if begins(BUSY) {
-            Found::Busy
-        } else {
-            Found::Surplus
+        let mut answer = [0; ANSWER];
+        answer[..5].copy_from_slice(b"$16\r\n");
+        answer[5..5 + DIGITS].copy_from_slice(&self.digits());
+        answer[5 + DIGITS..].copy_from_slice(b"\r\n");
+        if bytes.starts_with(&answer) {
+            return Found::Answer(ANSWER);
+        }
+        if answer.starts_with(bytes) {
+            return Found::Start;
+        }
+        if before == Before::Text || bytes[0] != b'-' {
+            return Found::Doubt;
+        }
+        match memchr::memmem::find(bytes, b"\r\n") {
+            Some(end) => Found::Refusal(end + 2),
+            None if bytes.len() <= MAX_REFUSAL => Found::Start,
+            None => Found::Doubt,
         }
     }
 }

@@ -6,11 +6,11 @@
 mod block;
 mod distrust;
 mod fence;
-mod proof;
+mod search;
 #[cfg(test)]
 mod tests;
 
 pub use block::ends_transaction;
-pub use distrust::{Distrust, MAX_USERS, Offence};
+pub use distrust::{Distrust, FORGOTTEN_AFTER, MAX_USERS, Offence};
 pub use fence::{Before, Fence, Found};
-pub use proof::{Proof, Proving, Verdict};
+pub use search::{Search, Searched};

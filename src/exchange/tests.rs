@@ -3,7 +3,9 @@
 use proptest::prelude::*;
 
 use super::fence::{Before, Found};
-use super::{Distrust, Fence, MAX_USERS, Offence, ends_transaction};
+use super::{
+    Distrust, FORGOTTEN_AFTER, Fence, MAX_USERS, Offence, Search, Searched, ends_transaction,
+};
 
 #[test]
 fn the_proper_end_of_a_transaction_is_known_however_it_is_cut() {
@@ -48,7 +50,11 @@ fn a_fence_is_answered_by_its_own_number_alone() {
     let fence = Fence::new(0x1234);
     let answer = b"$16\r\n0000000000001234\r\n";
     for cut in 1..=answer.len() {
-        assert_eq!(fence.judge(&answer[..cut], Before::Error), Found::Answer);
+        let expected = match cut == answer.len() {
+            true => Found::Answer(cut),
+            false => Found::Start,
+        };
+        assert_eq!(fence.judge(&answer[..cut], Before::Text), expected);
     }
     for bytes in [
         &b"$16\r\n0000000000001235\r\n"[..],
@@ -60,37 +66,141 @@ fn a_fence_is_answered_by_its_own_number_alone() {
         b":1\r\n",
     ] {
         let is_start = b"$1".starts_with(bytes);
-        let expected = if is_start {
-            Found::Answer
-        } else {
-            Found::Surplus
-        };
-        assert_eq!(fence.judge(bytes, Before::Error), expected, "{bytes:?}");
+        let expected = if is_start { Found::Start } else { Found::Doubt };
+        assert_eq!(fence.judge(bytes, Before::Text), expected, "{bytes:?}");
     }
     assert_eq!(
-        fence.judge(b"-NOPERM no\r\n", Before::Answer),
-        Found::Refusal
+        fence.judge(answer, Before::Text),
+        Found::Answer(answer.len())
     );
-    assert_eq!(fence.judge(b"-NO", Before::Answer), Found::Refusal);
-    assert_eq!(fence.judge(b"-ERR no\r\n", Before::Answer), Found::Surplus);
-    // A script runs past its time, or another has written so: a proof tells.
-    for before in [Before::Error, Before::Answer] {
-        assert_eq!(fence.judge(b"-BUSY Redis\r\n", before), Found::Busy);
+    // Behind a reply that cannot have written it a line of the server's is what it seems.
+    let refusal = b"-NOPERM no\r\n";
+    assert_eq!(
+        fence.judge(refusal, Before::Plain),
+        Found::Refusal(refusal.len())
+    );
+    assert_eq!(fence.judge(b"-NO", Before::Plain), Found::Start);
+    assert_eq!(fence.judge(refusal, Before::Text), Found::Doubt);
+    assert_eq!(fence.judge(b"+OK\r\n", Before::Plain), Found::Doubt);
+}
+
+/// What a search comes to that is given `bytes` in pieces of `piece`, and how many of them it leaves.
+fn search(bytes: &[u8], piece: usize, due: usize) -> (Searched, usize) {
+    let mut search = Search::new(Fence::new(1), Fence::new(2), 0);
+    let mut at = 0;
+    for piece in bytes.chunks(piece) {
+        let searched = search.take(piece, due);
+        match searched {
+            Searched::Goes => at += piece.len(),
+            Searched::Answered { used } | Searched::Refused { used, .. } => {
+                return (searched, bytes.len() - at - used);
+            }
+            Searched::Lost { .. } => return (searched, 0),
+        }
     }
+    (Searched::Goes, 0)
+}
+
+const ANSWER: &[u8] = b"$16\r\n0000000000000001\r\n";
+const LAST: &[u8] = b"-ERR Syntax error in HELLO option '0000000000000002'\r\n";
+const BUSY: &[u8] = b"-BUSY Redis is busy running a script.\r\n";
+
+#[test]
+fn replies_are_told_from_a_refusal_of_the_fence_where_nothing_else_was_written() {
+    let two = [BUSY, BUSY].concat();
+    for (bytes, due, is_refused) in [
+        ([BUSY, &two, LAST].concat(), 2, true),
+        ([BUSY, LAST].concat(), 0, true),
+        ([BUSY, b"+OK\r\n:1\r\n", LAST].concat(), 2, true),
+        ([BUSY, b"$1\r\nx\r\n*1\r\n:1\r\n", LAST].concat(), 2, true),
+        // More than is due, less, what has swallowed the refusal and a reply, and nothing.
+        ([BUSY, &two, LAST].concat(), 1, false),
+        ([BUSY, &two, LAST].concat(), 3, false),
+        (
+            [BUSY, b"$20\r\n script\r\n-BUSY x\r\n:1\r\n", LAST].concat(),
+            1,
+            false,
+        ),
+        (
+            [BUSY, b"*3\r\n+ script\r\n-BUSY x\r\n:1\r\n", LAST].concat(),
+            1,
+            false,
+        ),
+        ([BUSY, b"$400\r\n", LAST].concat(), 1, false),
+        ([&b"+OK\r\n"[..], LAST].concat(), 0, false),
+        (LAST.to_vec(), 0, false),
+    ] {
+        for piece in [1, 7, bytes.len()] {
+            let shown = String::from_utf8_lossy(&bytes).into_owned();
+            let (searched, left) = search(&[&bytes, &b"+next\r\n"[..]].concat(), piece, due);
+            let is_known = matches!(searched, Searched::Refused { .. });
+            assert_eq!(is_known, is_refused, "{shown} {due}");
+            if let Searched::Refused {
+                refusal, replies, ..
+            } = searched
+            {
+                assert_eq!(refusal, BUSY);
+                assert_eq!(replies, bytes[BUSY.len()..]);
+                assert_eq!(left, b"+next\r\n".len());
+            }
+        }
+    }
+    let forbidden = [&b"-NOPERM no\r\n"[..], BUSY, BUSY, LAST].concat();
+    assert_eq!(search(&forbidden, 9, 1).0, Searched::Lost { may_not: true });
+}
+
+#[test]
+fn a_search_keeps_little_of_what_goes_on_for_long() {
+    let mut search = Search::new(Fence::new(1), Fence::new(2), 0);
+    let piece = vec![b'x'; 10_000];
+    for _ in 0..1000 {
+        assert_eq!(search.take(&piece, 0), Searched::Goes);
+        assert!(search.held_bytes() <= 200_000);
+    }
+    assert_eq!(
+        search.take(ANSWER, 0),
+        Searched::Answered { used: ANSWER.len() }
+    );
 }
 
 #[test]
 fn users_are_remembered_up_to_a_bound_and_then_all_are() {
     let mut distrust = Distrust::default();
-    assert!(distrust.note(Some(b"u"), Offence::OpenTransaction));
-    assert!(!distrust.note(Some(b"u"), Offence::OpenTransaction));
-    assert!(distrust.covers(Some(b"u"), Offence::OpenTransaction));
-    assert!(!distrust.covers(Some(b"u"), Offence::Surplus));
-    assert!(!distrust.covers(None, Offence::OpenTransaction));
+    assert!(distrust.note(Some(b"u"), Offence::OpenTransaction, 0));
+    assert!(!distrust.note(Some(b"u"), Offence::OpenTransaction, 0));
+    assert!(distrust.covers(Some(b"u"), Offence::OpenTransaction, 0));
+    assert!(!distrust.covers(Some(b"u"), Offence::Surplus, 0));
+    assert!(!distrust.covers(None, Offence::OpenTransaction, 0));
     for number in 0..2 * MAX_USERS {
-        distrust.note(Some(number.to_string().as_bytes()), Offence::Surplus);
+        distrust.note(Some(number.to_string().as_bytes()), Offence::Surplus, 0);
     }
-    assert!(distrust.covers(None, Offence::OpenTransaction));
+    assert!(distrust.covers(None, Offence::OpenTransaction, 0));
+}
+
+#[test]
+fn who_offends_no_more_is_trusted_again() {
+    let long = FORGOTTEN_AFTER.as_micros() as u64;
+    let mut distrust = Distrust::default();
+    for number in 0..MAX_USERS {
+        distrust.note(Some(number.to_string().as_bytes()), Offence::Surplus, 10);
+    }
+    distrust.note(Some(b"0"), Offence::Surplus, 20);
+    let covers = |distrust: &Distrust, user: Option<&[u8]>, now| {
+        distrust.covers(user, Offence::Surplus, now)
+    };
+    assert!(covers(&distrust, None, 9 + long), "all are kept apart");
+    assert!(!covers(&distrust, None, 10 + long));
+    assert!(!covers(&distrust, Some(b"1"), 10 + long));
+    assert!(
+        covers(&distrust, Some(b"0"), 19 + long),
+        "it has offended again"
+    );
+    assert!(!covers(&distrust, Some(b"0"), 20 + long));
+    assert!(
+        distrust.note(None, Offence::Surplus, 20 + long),
+        "there is room"
+    );
+    assert!(covers(&distrust, None, 20 + long));
 }
 
 proptest! {
@@ -99,8 +209,31 @@ proptest! {
         number: u64,
         text in prop::collection::vec(any::<u8>(), 1..64),
     ) {
-        let is_answer = Fence::new(number).judge(&text, Before::Error) == Found::Answer;
-        let expected = format!("$16\r\n{:016x}\r\n", number);
-        prop_assert_eq!(is_answer, expected.as_bytes().starts_with(&text));
+        let expected = format!("$16\r\n{number:016x}\r\n");
+        match Fence::new(number).judge(&text, Before::Text) {
+            Found::Answer(length) => prop_assert_eq!(&text[..length], expected.as_bytes()),
+            Found::Start => prop_assert!(expected.as_bytes().starts_with(&text)),
+            Found::Doubt => prop_assert!(!expected.as_bytes().starts_with(&text)),
+            Found::Refusal(_) => prop_assert!(false, "behind an error nothing is taken for one"),
+        }
+    }
+
+    #[test]
+    fn whatever_a_script_writes_ends_at_the_answer_to_its_fence(
+        text in prop::collection::vec(any::<u8>(), 1..300),
+        piece in 1usize..40,
+        due in 0usize..3,
+    ) {
+        // Redis ends it so.
+        let text = [&text, &b" script: f, on @user_script:1.\r\n"[..]].concat();
+        let answered = [&text, ANSWER, LAST].concat();
+        let (searched, left) = search(&answered, piece, due);
+        let is_answered = matches!(searched, Searched::Answered { .. });
+        prop_assert!(is_answered, "{searched:?}");
+        prop_assert_eq!(left, LAST.len());
+        // Nothing is given out where it was refused.
+        let refused = [&text, BUSY, &BUSY.repeat(due), LAST].concat();
+        let lost = Searched::Lost { may_not: text.starts_with(b"-NOPERM ") };
+        prop_assert_eq!(search(&refused, piece, due).0, lost);
     }
 }

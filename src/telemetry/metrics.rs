@@ -268,6 +268,12 @@ pub const METRICS: &[Metric] = &[
         source: Source::Counter(|s| one(s.totals.orphaned_elements)),
     },
     Metric {
+        name: "respool_dropped_texts_total",
+        labels: &[],
+        help: "Errors of scripts behind which the server had written more of their text, which was dropped.",
+        source: Source::Counter(|s| one(s.totals.dropped_texts)),
+    },
+    Metric {
         name: "respool_subscribed_topics",
         labels: &[],
         help: "Channels, patterns and shard channels subscribed to at the server, summed over the workers.",

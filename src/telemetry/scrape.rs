@@ -211,6 +211,8 @@ pub struct Totals {
     pub returned_elements: u64,
     /// Elements that could not be put back.
     pub orphaned_elements: u64,
+    /// Errors behind which text of a script was dropped.
+    pub dropped_texts: u64,
     /// Topics subscribed to at the server; one that two workers need counts twice.
     pub subscribed_topics: u64,
     /// Messages and confirmations handed to subscribers.
@@ -285,6 +287,7 @@ impl Totals {
         self.unanswered_pings += worker.unanswered_pings.get();
         self.returned_elements += worker.returned_elements.get();
         self.orphaned_elements += worker.orphaned_elements.get();
+        self.dropped_texts += worker.dropped_texts.get();
         self.subscribed_topics += worker.subscribed_topics.get();
         self.delivered_messages += worker.delivered_messages.get();
         self.renewals += worker.renewals.get();

@@ -29,6 +29,8 @@ pub struct WorkerCounters {
     pub returned_elements: Counter,
     /// Elements popped for a client that had left, that could not be put back.
     pub orphaned_elements: Counter,
+    /// Errors behind which the server had written text of a script, which was dropped.
+    pub dropped_texts: Counter,
     /// Channels, patterns and shard channels the worker's clients are subscribed to.
     pub subscribed_topics: Gauge,
     /// Messages and confirmations handed to subscribers.
@@ -76,6 +78,7 @@ impl WorkerCounters {
             unanswered_pings: Counter::default(),
             returned_elements: Counter::default(),
             orphaned_elements: Counter::default(),
+            dropped_texts: Counter::default(),
             subscribed_topics: Gauge::default(),
             delivered_messages: Counter::default(),
             renewals: Counter::default(),

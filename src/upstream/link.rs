@@ -4,6 +4,7 @@
 //! Invariant: nothing is sent behind a change of state until the server has answered it.
 
 mod ending;
+mod fences;
 mod keys;
 mod load;
 mod room;
@@ -448,9 +449,6 @@ impl Link {
     fn dispatch(&self, inner: &mut Inner, buf: &[u8], now: u64) -> io::Result<usize> {
         let mut at = 0;
         while at < buf.len() {
-            if inner.proving.is_under_way() {
-                return self.hold_back(inner, &buf[at..], now).map(|()| buf.len());
-            }
             let starts = inner.scanner.at_boundary();
             if starts {
                 if self.raw.get() && inner.awaits_reset() {
@@ -460,11 +458,7 @@ impl Link {
                         None => break,
                     }
                 }
-                let is_written = buf[at] == b'>' && self.takes_no_push();
-                if is_written && !inner.is_distrusted {
-                    return Err(inner.surplus());
-                }
-                inner.is_push = (buf[at] == b'>' && !is_written) || self.raw.get();
+                inner.is_push = self.is_push(inner, buf[at])?;
                 if !inner.is_push && !inner.judge_end(&buf[at..]) {
                     break;
                 }
@@ -489,12 +483,12 @@ impl Link {
                     }) if outlet.is_plain() && !self.monitors.get() => {
                         self.batch(inner, &buf[at..], now)?
                     }
+                    Some(_) if inner.awaits_fence() => self.at_fence(inner, &buf[at..], now)?,
                     Some(_) => self.single(inner, &buf[at..], starts, now)?,
                 }
             };
             at += used;
             inner.check_offence()?;
-            self.prove(inner, now);
             if !goes_on {
                 break;
             }
@@ -617,7 +611,8 @@ impl Link {
                 OwnReply::Tell(sender) => drop(sender.send(bytes)),
                 OwnReply::Pong(asked) => self.thread.ponged(asked),
                 OwnReply::Fence(_) => self.fenced(&bytes),
-                OwnReply::Proof | OwnReply::Ignore => {}
+                OwnReply::Vouch(_) => self.was_vouched(&bytes),
+                OwnReply::Ignore | OwnReply::Last(_) | OwnReply::Refused => {}
                 OwnReply::Then(then) => then.tell(bytes),
             }
         }

@@ -320,6 +320,12 @@ impl Upstream {
         if !link.is_alive() {
             return None;
         }
+        // What a script has written behind its error, and has not arrived yet, would acknowledge the change. A scrub is vouched for
+        // when it is done.
+        if change != Change::Scrub && !link.vouched().await {
+            link.close("what it carried may have been answered with more than a reply");
+            return None;
+        }
         let Some(own) = self.thread.own() else {
             link.close(NO_SECRET);
             return None;

@@ -21,7 +21,7 @@ use crate::exchange::{Distrust, Offence};
 use crate::fanout::{Audiences, Weights};
 use crate::memory::{Account, Memory};
 use crate::session::{Own, State};
-use crate::telemetry::{ServerHealth, WorkerCounters};
+use crate::telemetry::{ServerHealth, Throttle, WorkerCounters};
 use crate::transport::{Clock, Connector, READ_SIZE};
 
 /// What the workers of the process share.
@@ -130,6 +130,8 @@ pub struct Thread {
     pub(super) closings: Closings,
     /// Users whose commands have ended a connection that others shared.
     pub distrust: RefCell<Distrust>,
+    /// The line that says that text of scripts was dropped.
+    dropped_line: Throttle,
     shown: Shown,
 }
 
@@ -148,6 +150,7 @@ impl Thread {
             scratch: RefCell::new(vec![0; READ_SIZE + 1024].into_boxed_slice()),
             closings: Closings::default(),
             distrust: RefCell::default(),
+            dropped_line: Throttle::default(),
             shown: Shown::default(),
         }
     }
@@ -163,7 +166,20 @@ impl Thread {
         let distrust = self.distrust.borrow();
         !distrust.is_empty() && {
             let user = state.user.as_ref().map(|user| user.user());
-            distrust.covers(user, offence)
+            distrust.covers(user, offence, self.clock.now_micros())
+        }
+    }
+
+    /// The server has written text of a script behind its error on `connection`, which has reached nobody.
+    pub(super) fn dropped_text(&self, connection: &str) {
+        self.counters.dropped_texts.add(1);
+        if let Some(unwritten) = self.dropped_line.write(self.clock.now_micros()) {
+            tracing::warn!(
+                connection,
+                unwritten,
+                "a script raised an error with line ends in it, and the server has written them as they are: what stood behind \
+                 the first of them was dropped"
+            );
         }
     }
 

@@ -10,7 +10,7 @@ use tokio::sync::oneshot;
 use super::liveness::LinkPulse;
 use super::outlet::{Outlet, Unsent};
 use crate::command::Delays;
-use crate::exchange::{Before, Fence, Found, Offence, Proof, Proving, ends_transaction};
+use crate::exchange::{Before, Fence, Offence, Search, ends_transaction};
 use crate::resp::{Advance, ReplyScanner};
 use crate::schedule::{ReplyTimes, RoomQueue};
 use crate::session::{Effect, Stream, Verb};
@@ -140,10 +140,14 @@ pub enum OwnReply {
     Tell(oneshot::Sender<Vec<u8>>),
     /// It tells that the connection is still there; it was asked at this time of the worker's clock.
     Pong(u64),
-    /// It tells whether the reply before it was one frame.
+    /// It tells where the reply before it ends.
     Fence(Fence),
-    /// It tells whether all replies before it were one frame each.
-    Proof,
+    /// It tells whether all replies on a lent connection were one frame each.
+    Vouch(Fence),
+    /// Its number comes back even where a fence is refused.
+    Last(Fence),
+    /// A fence that was refused, as all else was that stood beside it.
+    Refused,
     /// Nobody wants it.
     Ignore,
     /// Somebody is called with it.
@@ -179,14 +183,6 @@ pub(super) enum Due {
 }
 
 impl Due {
-    /// How many frames answer it.
-    fn frames(&self) -> usize {
-        match self {
-            Self::Client { count, .. } => *count as usize,
-            Self::Own { reply, .. } => reply.replies(),
-        }
-    }
-
     /// Whether the server may take its time with it.
     pub(super) fn is_blocking(&self) -> bool {
         match self {
@@ -217,14 +213,14 @@ impl Due {
         }
     }
 
-    /// Whether it is respool's own question whether the reply before it was one frame.
+    /// Whether it is respool's own question about the replies before it, which is not counted among what is due.
     pub(super) fn is_fence(&self) -> bool {
+        let Self::Own { reply, .. } = self else {
+            return false;
+        };
         matches!(
-            self,
-            Self::Own {
-                reply: OwnReply::Fence(_) | OwnReply::Proof,
-                ..
-            }
+            reply,
+            OwnReply::Fence(_) | OwnReply::Vouch(_) | OwnReply::Last(_) | OwnReply::Refused
         )
     }
 
@@ -278,8 +274,8 @@ pub(super) struct Inner {
     pub(super) mixed_micros: Option<u64>,
     /// What the reply was that the fence at the front stands behind.
     pub(super) before_fence: Before,
-    /// What is done where a fence could not tell.
-    pub(super) proving: Proving,
+    /// What comes is searched for the answer to the fence at the front.
+    pub(super) search: Option<Box<Search>>,
     /// What comes behind the replies that are due is nobody's, and nobody else is to have the connection.
     pub(super) is_distrusted: bool,
     /// What the connection ends for as soon as the frame under way has ended.
@@ -310,7 +306,7 @@ impl Inner {
         self.out.capacity()
             + self.carry.capacity()
             + self.gathered.as_ref().map_or(0, Vec::capacity)
-            + self.proving.held_bytes()
+            + self.search.as_ref().map_or(0, |search| search.held_bytes())
             + self.due.capacity() * size_of::<Due>()
     }
 
@@ -348,20 +344,6 @@ impl Inner {
         match self.offence {
             Some(offence) if self.scanner.at_boundary() => Err(invalid(offence.text().to_owned())),
             _ => Ok(()),
-        }
-    }
-
-    /// Whether what was gathered of the answer to a fence tells that the reply before it was one frame.
-    fn check_fence(&mut self, fence: Fence) -> io::Result<()> {
-        let gathered = self.gathered.as_deref().unwrap_or_default();
-        match fence.judge(gathered, self.before_fence) {
-            Found::Answer | Found::Refusal => Ok(()),
-            Found::Busy => {
-                // A script may have written it, but as often no script has run at all.
-                self.proving.doubt(self.before_fence);
-                Ok(())
-            }
-            Found::Surplus => Err(self.surplus()),
         }
     }
 
@@ -449,7 +431,7 @@ impl Inner {
             start,
         });
         if is_fenced {
-            self.fence(now);
+            self.ask(now, OwnReply::Fence);
         }
     }
 
@@ -525,11 +507,8 @@ impl Inner {
                     return Ok(());
                 }
                 gathered.extend_from_slice(bytes);
-                if let OwnReply::Fence(fence) = *reply {
-                    return self.check_fence(fence);
-                }
-                if complete && matches!(reply, OwnReply::Proof) {
-                    self.proving = Proving::Nothing;
+                if let OwnReply::Vouch(fence) = *reply {
+                    return self.check_vouch(fence);
                 }
                 if gathered.len() > MAX_OWN_REPLY {
                     return Err(io::Error::new(
@@ -569,31 +548,6 @@ impl Inner {
             }
         }
         Ok(())
-    }
-
-    /// Sends a fence behind what was sent last. It is not counted among the replies that are due, which tell how quickly the
-    /// server works.
-    pub(super) fn fence(&mut self, now: u64) {
-        let fence = Fence::new(rand::random());
-        let start = self.append(&fence.request());
-        self.due.push_back(Due::Own {
-            reply: OwnReply::Fence(fence),
-            sent_micros: now,
-            start,
-        });
-    }
-
-    /// Sends a proof behind all that is due, and is given nothing to hand on until it is answered.
-    pub(super) fn prove(&mut self, now: u64) {
-        let frames = self.due.iter().map(Due::frames).sum();
-        let proof = Proof::new(rand::random(), frames);
-        let start = self.append(&proof.request());
-        self.due.push_back(Due::Own {
-            reply: OwnReply::Proof,
-            sent_micros: now,
-            start,
-        });
-        self.proving = Proving::UnderWay(proof);
     }
 
     /// Whether all that is awaited is the end of a stream.

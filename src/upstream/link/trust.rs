@@ -6,10 +6,10 @@ use std::io;
 use tokio::sync::oneshot;
 
 use super::Link;
-use crate::exchange::{Offence, Proving, Verdict};
+use crate::exchange::Offence;
 use crate::resp::ReplyScanner;
-use crate::session::{Protocol, is_busy};
-use crate::upstream::traffic::Inner;
+use crate::session::Protocol;
+use crate::upstream::traffic::{Inner, OwnReply};
 
 impl Link {
     /// A reply on it may be more than one frame, and nothing tells: before anybody else has it, a fence must be answered.
@@ -41,16 +41,27 @@ impl Link {
         *self.vouching.borrow_mut() = Some(tell);
         self.inner
             .borrow_mut()
-            .fence(self.thread.clock.now_micros());
+            .ask(self.thread.clock.now_micros(), OwnReply::Vouch);
         self.wake();
         told.await.is_ok_and(|is_answered| is_answered)
     }
 
     /// Whether a push on it can only be text that a script has written: nothing that pushes is ever asked for on a shared
     /// connection, and in RESP2 there are no pushes.
-    pub(super) fn takes_no_push(&self) -> bool {
+    fn takes_no_push(&self) -> bool {
         let is_shared = self.slot.get() != usize::MAX;
         !self.is_raw() && (is_shared || self.worn().protocol == Protocol::Resp2)
+    }
+
+    /// Whether a frame that starts with `first` answers no request. Where the answer to a fence is due it is no frame at all, and on
+    /// a connection that is closed with its loan it is dropped.
+    #[inline]
+    pub(super) fn is_push(&self, inner: &mut Inner, first: u8) -> io::Result<bool> {
+        let is_written = first == b'>' && self.takes_no_push();
+        if is_written && !inner.is_distrusted && !inner.awaits_fence() {
+            return Err(inner.surplus());
+        }
+        Ok((first == b'>' && !is_written) || self.is_raw())
     }
 
     /// Whether what it carried may have been answered with more than a reply, and a frame has begun that has not ended: it may
@@ -70,39 +81,17 @@ impl Link {
         }
     }
 
-    /// Sends a proof behind all that is due, if a fence could not tell and its answer has been read.
-    #[inline]
-    pub(super) fn prove(&self, inner: &mut Inner, now: u64) {
-        if inner.proving.is_doubtful() && inner.scanner.at_boundary() {
-            inner.prove(now);
-            self.wake();
-        }
-    }
-
-    /// Holds what comes while a proof is under way, and hands it on once it is proven.
-    pub(super) fn hold_back(&self, inner: &mut Inner, bytes: &[u8], now: u64) -> io::Result<()> {
-        let Proving::UnderWay(proof) = &mut inner.proving else {
-            return Ok(());
-        };
-        match proof.take(bytes) {
-            Verdict::Open => {}
-            Verdict::Refuted => return Err(inner.surplus()),
-            Verdict::Proven => {
-                let held = inner.proving.finish();
-                let used = self.dispatch(inner, &held, now)?;
-                inner.carry.extend_from_slice(&held[used..]);
-            }
-        }
-        Ok(())
-    }
-
-    /// A fence was answered, with its number or with a refusal.
-    pub(super) fn fenced(&self, answer: &[u8]) {
-        let is_answered = !answer.starts_with(b"-");
-        // That it is busy is nobody's offence.
-        if !is_answered && !is_busy(answer) {
+    /// A fence was answered with its number (nothing is told of that), or refused.
+    pub(super) fn fenced(&self, refusal: &[u8]) {
+        // Refused to everybody, while a script runs past its time, it blames nobody.
+        if refusal.starts_with(b"-NOPERM ") {
             self.distrust_user(Offence::Surplus);
         }
+    }
+
+    /// What a lent connection carried was answered with one frame each, or that cannot be told.
+    pub(super) fn was_vouched(&self, answer: &[u8]) {
+        let is_answered = !answer.starts_with(b"-");
         if let Some(tell) = self.vouching.borrow_mut().take() {
             self.is_doubtful.set(!is_answered);
             // Who asked may have gone.
@@ -114,7 +103,8 @@ impl Link {
     pub(super) fn distrust_user(&self, offence: Offence) {
         let user = self.worn().user.clone();
         let user = user.as_ref().map(|user| user.user());
-        if self.thread.distrust.borrow_mut().note(user, offence) {
+        let now = self.thread.clock.now_micros();
+        if self.thread.distrust.borrow_mut().note(user, offence, now) {
             tracing::warn!(
                 connection = self.name,
                 "{}: {}",

@@ -141,6 +141,9 @@ impl Stage {
             .collect::<Vec<_>>()
             .as_slice()
         {
+            ["hello", "2", option] => {
+                format!("-ERR Syntax error in HELLO option '{option}'\r\n")
+            }
             ["hello", "3", ..] => fields("%4"),
             ["hello", ..] => fields("*8"),
             ["client", "id"] => ":7\r\n".into(),
@@ -148,9 +151,6 @@ impl Stage {
             ["command"] => "*0\r\n".into(),
             ["info", ..] => "$0\r\n\r\n".into(),
             ["ping" | "echo", text] => format!("${}\r\n{text}\r\n", text.len()),
-            [unknown] if unknown.starts_with("respool-") => {
-                format!("-ERR unknown command '{unknown}', with args beginning with: \r\n")
-            }
             _ => "+OK\r\n".into(),
         }
     }

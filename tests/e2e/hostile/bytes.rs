@@ -2,6 +2,7 @@
 
 mod any_bytes;
 mod blocks;
+mod fence;
 mod line_ends;
 mod surplus;
 

@@ -1,9 +1,7 @@
 //! Errors with line ends in them: what comes behind is nobody's.
 
-use std::sync::mpsc::{Sender, channel};
-
 use super::{busy_script, look_on, on_one_connection, others, pins};
-use crate::harness::{Act, Redis, Respool, Scripted, Value, encode, eventually};
+use crate::harness::{Redis, Value, encode, eventually};
 
 /// Libraries whose compile error repeats text of theirs as it is.
 const BROKEN: [&str; 3] = [
@@ -131,90 +129,6 @@ fn such_an_error_inside_a_transaction_reaches_its_own_client_alone() {
     let mut next = respool.client();
     assert_eq!(next.cmd(&["WATCH", "k"]), Value::ok());
     assert_eq!(next.cmd(&["GET", "own:1"]), Value::bulk("own:1"));
-}
-
-/// Answers as Redis 8.2 does to a script that raises an error with line ends in it, once it is let.
-fn server_that_repeats(error: &'static str) -> (Scripted, Sender<()>) {
-    let (open, gate) = channel();
-    let server = Scripted::start(move |words| match words[0].as_str() {
-        "eval" => {
-            // All who ask meanwhile stand behind it.
-            let _ = gate.recv();
-            Act::Say(error)
-        }
-        "get" => Act::Say("$3\r\nown\r\n"),
-        _ => Act::Usual,
-    });
-    (server, open)
-}
-
-#[test]
-fn a_script_that_raises_more_than_a_line_ends_its_connection_before_others_read_from_it() {
-    for error in [
-        "-ERR x\r\n$8\r\nINJECTED\r\n+ script: f, on @user_script:1.\r\n",
-        "-ERR x\r\n$16\r\n0123456789abcdef\r\n+ script: f\r\n",
-        "-ERR x\r\n$400\r\n",
-        "-ERR x\r\n-NOPERM x\r\n",
-        "-ERR x\r\n-BUSY x\r\n",
-        "-BUSY x\r\n-BUSY x\r\n-BUSY x\r\n$8\r\nINJECTED\r\n",
-        "-BUSY x\r\n-BUSY x\r\n$400\r\n",
-        "-BUSY x\r\n-BUSY x\r\n-ERR unknown command 'respool-0123456789abcdef'\r\n",
-    ] {
-        let (server, open) = server_that_repeats(error);
-        let respool = Respool::before(server.addr())
-            .top("workers = 1")
-            .upstream("max_connections = 6\nshared_connections = 1")
-            .start();
-        let commands = || respool.metric_or_zero("respool_client_commands_total");
-        let mut others: Vec<_> = (0..10).map(|_| respool.client()).collect();
-        let mut hostile = respool.client();
-        let before = commands();
-        hostile.send(encode(&["EVAL", "error('x')", "0"]));
-        eventually(|| commands() >= before + 1.0, "the script is sent");
-        others
-            .iter_mut()
-            .for_each(|client| client.send(encode(&["GET", "k"])));
-        eventually(|| commands() >= before + 11.0, "the others' are sent");
-        open.send(()).expect("the server is there");
-        for client in &mut others {
-            let reply = client.try_reply();
-            assert!(
-                reply.is_none() || reply == Some(Value::bulk("own")),
-                "{error:?}: {reply:?}"
-            );
-        }
-        assert!(hostile.try_reply().is_none_or(|reply| reply.is_error()));
-        // Once is enough: scripts of this user have connections of their own from now on.
-        let mut bystander = respool.client();
-        for _ in 0..3 {
-            let mut again = respool.client();
-            open.send(()).expect("the server is there");
-            again.send(encode(&["EVAL", "error('x')", "0"]));
-            assert!(again.try_reply().is_none_or(|reply| reply.is_error()));
-            assert_eq!(bystander.cmd(&["GET", "k"]), Value::bulk("own"));
-        }
-        assert_eq!(pins(&respool, "raw_error"), 3.0);
-    }
-}
-
-#[test]
-fn a_script_that_raises_what_it_likes_never_answers_another() {
-    let redis = Redis::start(&[]);
-    let respool = on_one_connection(&redis);
-    let mut others = others(&respool);
-    for script in [
-        "error('x\\r\\n$8\\r\\nINJECTED\\r\\n+')",
-        "return redis.error_reply('x\\r\\n$8\\r\\nINJECTED\\r\\n+')",
-        "local t = {} t['x\\r\\n$100\\r\\n']()",
-    ] {
-        let (mut slow, mut hostile) = (respool.client(), respool.client());
-        let (wrong, _) = look_on(&mut others, || {
-            slow.send(busy_script());
-            hostile.send(encode(&["EVAL", script, "0"]));
-        });
-        assert_eq!(wrong, 0, "{script}");
-        others = super::others(&respool);
-    }
 }
 
 #[test]
