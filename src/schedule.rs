@@ -8,6 +8,8 @@
 mod reply_times;
 mod room;
 mod share;
+#[cfg(test)]
+mod tests;
 
 use std::collections::{BTreeMap, VecDeque};
 
@@ -192,6 +194,12 @@ impl<S: Clone + PartialEq, T> Schedule<S, T> {
         Some(self.dial(link, state.clone(), false))
     }
 
+    /// Whether there may be another connection than there are.
+    pub fn may_grow(&self) -> bool {
+        let mut used = self.links[..self.used].iter();
+        used.any(|link| matches!(link.phase, Phase::Absent))
+    }
+
     /// Whether connection `link` may be offered to anybody.
     pub fn is_offered(&self, link: usize) -> bool {
         matches!(
@@ -338,6 +346,23 @@ impl<S: Clone + PartialEq, T> Schedule<S, T> {
         taken
     }
 
+    /// Takes off those for whom `fits` holds.
+    pub fn take_each(&mut self, fits: impl Fn(&T) -> bool) -> Vec<T> {
+        let mut taken = Vec::new();
+        for queue in &mut self.queues {
+            let tickets = queue.waiters.iter().filter(|(_, waiter)| fits(waiter));
+            let tickets: Vec<Ticket> = tickets.map(|(&ticket, _)| ticket).collect();
+            taken.extend(
+                tickets
+                    .iter()
+                    .filter_map(|ticket| queue.waiters.remove(ticket)),
+            );
+        }
+        self.queues.retain(|queue| !queue.waiters.is_empty());
+        self.waiting -= taken.len();
+        taken
+    }
+
     /// Connection `link` could not be opened in its state because the server refused that state.
     pub fn refused_and_closed(&mut self, link: usize) -> Vec<T> {
         match std::mem::replace(&mut self.links[link], Link::absent()).phase {
@@ -428,246 +453,5 @@ impl<S: Clone + PartialEq, T> Schedule<S, T> {
             self.queues.push_back(queue);
         }
         taken
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-    use proptest::prelude::*;
-
-    /// A server that answers changes when told to, and clients that each want one request served in their state.
-    struct World {
-        schedule: Schedule<u8, (usize, u8)>,
-        /// What the server has acknowledged on each link, and what it was asked for.
-        worn: Vec<Option<u8>>,
-        asked: Vec<Option<u8>>,
-        in_flight: Vec<usize>,
-        served: Vec<usize>,
-        may_dial: bool,
-    }
-
-    impl World {
-        fn new(links: usize) -> Self {
-            Self {
-                schedule: Schedule::new(links),
-                worn: vec![None; links],
-                asked: vec![None; links],
-                in_flight: vec![0; links],
-                served: Vec::new(),
-                may_dial: true,
-            }
-        }
-
-        fn act(&mut self) {
-            let in_flight = self.in_flight.clone();
-            let may_dial = self.may_dial;
-            while let Some(action) = self.schedule.next(0, |link| in_flight[link], || may_dial) {
-                match action {
-                    Action::Dial { link, state } => {
-                        assert!(!self.schedule.is_surplus(link));
-                        assert!(self.worn[link].is_none() && self.asked[link].is_none());
-                        self.asked[link] = Some(state);
-                    }
-                    Action::Dress { link, state, .. } => {
-                        assert!(self.worn[link].is_some() && self.asked[link].is_none());
-                        self.asked[link] = Some(state);
-                    }
-                }
-            }
-        }
-
-        /// There are to be so many links; those past it are closed when nothing is due on them.
-        fn resize(&mut self, links: usize) {
-            self.schedule.resize(links);
-            self.act();
-        }
-
-        fn settle(&mut self, link: usize) {
-            self.in_flight[link] = 0;
-            if self.schedule.is_surplus(link)
-                && self.asked[link].is_none()
-                && self.worn[link].is_some()
-            {
-                self.schedule.closing(link);
-                self.schedule.lost(link);
-                self.worn[link] = None;
-            }
-            self.act();
-        }
-
-        fn request(&mut self, client: usize, state: u8) {
-            match self
-                .schedule
-                .pick(&state, 0, |link| self.in_flight[link] as u64)
-            {
-                Some((link, _)) => self.serve(link, client, state),
-                None => {
-                    self.schedule.wait(&state, false, (client, state));
-                }
-            }
-            self.act();
-        }
-
-        fn serve(&mut self, link: usize, client: usize, state: u8) {
-            assert_eq!(self.worn[link], Some(state), "served in a state of its own");
-            assert!(!self.schedule.is_surplus(link));
-            assert_eq!(
-                self.asked[link], None,
-                "nothing is sent behind an unanswered change"
-            );
-            self.schedule.served(link, 1, 0, 0);
-            self.in_flight[link] += 1;
-            self.served.push(client);
-        }
-
-        fn acknowledge(&mut self, link: usize) {
-            let Some(state) = self.asked[link].take() else {
-                return;
-            };
-            self.worn[link] = Some(state);
-            for (client, wanted) in self.schedule.dressed(link, &state) {
-                assert_eq!(wanted, state);
-                self.serve(link, client, wanted);
-                self.schedule.settled(link);
-            }
-            self.act();
-        }
-    }
-
-    proptest! {
-        #[test]
-        fn everyone_is_served_in_their_own_state(
-            links in 1usize..4,
-            steps in prop::collection::vec((0u8..6, 0u8..6, 0usize..4), 1..400),
-        ) {
-            const MOST: usize = 4;
-            let mut world = World::new(MOST);
-            world.resize(links);
-            let mut clients = 0;
-            for (what, state, link) in steps {
-                match what {
-                    0 | 1 => { world.request(clients, state); clients += 1; }
-                    2 => world.acknowledge(link),
-                    3 => world.settle(link),
-                    // The first is always opened by its keeper.
-                    4 => world.may_dial = state % 2 == 0 || world.worn[0].is_none(),
-                    _ => world.resize(1 + usize::from(state) % MOST),
-                }
-            }
-            // With a server that answers, nobody is left waiting, if only one of the connections is up.
-            world.may_dial |= (0..MOST).all(|link| {
-                world.schedule.is_surplus(link) || (world.worn[link].is_none() && world.asked[link].is_none())
-            });
-            for _ in 0..clients * 2 + 2 {
-                for link in 0..MOST { world.settle(link); world.acknowledge(link); }
-            }
-            world.served.sort_unstable();
-            prop_assert_eq!(world.served, (0..clients).collect::<Vec<_>>());
-            prop_assert_eq!(world.schedule.waiting(), 0);
-        }
-    }
-
-    #[test]
-    fn a_busy_state_gives_way_after_its_quantum() {
-        let mut world = World::new(1);
-        world.request(0, 1);
-        world.acknowledge(0);
-        world.request(1, 2);
-        assert_eq!(world.asked[0], None, "in flight and within its quantum");
-        let mut sent = 0;
-        while world.asked[0].is_none() {
-            world.request(100 + sent, 1);
-            sent += 1;
-            assert!(sent <= QUANTUM as usize + 1);
-        }
-        assert_eq!(world.asked[0], Some(2));
-        world.acknowledge(0);
-        assert!(world.served.contains(&1));
-    }
-
-    #[test]
-    fn slow_requests_of_a_state_give_way_after_their_time() {
-        let mut schedule: Schedule<u8, &str> = Schedule::new(1);
-        schedule.wait(&1, false, "one");
-        assert!(schedule.next(0, |_| 0, || true).is_some());
-        assert_eq!(schedule.dressed(0, &1), ["one"]);
-        schedule.settled(0);
-        assert!(schedule.serves(0, &1, 1_000_000), "it has not begun yet");
-        schedule.served(0, 1, 1_000_000, 100);
-        schedule.wait(&2, false, "two");
-        let until = 1_000_000 + QUANTUM_MICROS + 300;
-        assert!(schedule.serves(0, &1, until - 1));
-        assert_eq!(schedule.next(until - 1, |_| 3, || true), None);
-        assert!(!schedule.serves(0, &1, until));
-        assert!(schedule.next(until, |_| 3, || true).is_some());
-    }
-
-    #[test]
-    fn a_refused_state_fails_those_who_wait_for_it_and_nobody_else() {
-        let mut schedule: Schedule<u8, &str> = Schedule::new(1);
-        schedule.wait(&1, false, "one");
-        assert_eq!(
-            schedule.next(0, |_| 0, || true),
-            Some(Action::Dial { link: 0, state: 1 })
-        );
-        assert_eq!(schedule.dressed(0, &1), ["one"]);
-        schedule.settled(0);
-        schedule.wait(&99, false, "bad");
-        schedule.wait(&2, false, "good");
-        assert_eq!(
-            schedule.next(0, |_| 0, || true),
-            Some(Action::Dress {
-                link: 0,
-                state: 99,
-                force: false
-            })
-        );
-        assert_eq!(schedule.refused(0, &1), ["bad"]);
-        assert!(schedule.serves(0, &1, 0));
-        assert_eq!(
-            schedule.next(0, |_| 0, || true),
-            Some(Action::Dress {
-                link: 0,
-                state: 2,
-                force: false
-            })
-        );
-        assert_eq!(schedule.dressed(0, &2), ["good"]);
-    }
-
-    #[test]
-    fn a_forced_change_is_asked_of_a_connection_that_wears_the_state() {
-        let mut schedule: Schedule<u8, &str> = Schedule::new(1);
-        schedule.wait(&1, false, "plain");
-        assert!(schedule.next(0, |_| 0, || true).is_some());
-        assert_eq!(schedule.dressed(0, &1), ["plain"]);
-        schedule.settled(0);
-        schedule.wait(&1, true, "verified");
-        assert_eq!(
-            schedule.next(0, |_| 0, || true),
-            Some(Action::Dress {
-                link: 0,
-                state: 1,
-                force: true
-            })
-        );
-        assert!(
-            !schedule.serves(0, &1, 0),
-            "nothing goes behind a change that is not acknowledged"
-        );
-        assert_eq!(schedule.dressed(0, &1), ["verified"]);
-    }
-
-    #[test]
-    fn who_leaves_is_forgotten() {
-        let mut schedule: Schedule<u8, ()> = Schedule::new(1);
-        let ticket = schedule.wait(&1, false, ());
-        assert!(schedule.leave(ticket));
-        assert!(!schedule.leave(ticket));
-        assert_eq!(
-            (schedule.waiting(), schedule.next(0, |_| 0, || true)),
-            (0, None)
-        );
     }
 }

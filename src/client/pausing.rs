@@ -8,6 +8,7 @@ use super::requests::Next;
 use super::task::{Client, Done, Purpose, Wait};
 use crate::command::{CommandId, Delays, same_word};
 use crate::resp::{Request, parse_integer};
+use crate::session::{Route, Routed};
 use crate::upstream::{Link, OwnReply};
 
 /// What a client asks for.
@@ -60,6 +61,14 @@ impl Client {
             return false;
         }
         true
+    }
+
+    /// Whether a request must not follow on a connection that was lent since shared ones are held up: it might keep it, being held
+    /// up itself.
+    pub(super) fn must_leave_stand_in(&self, routed: &Routed) -> bool {
+        let may_follow =
+            || routed.route == Route::Shared && !Delays::of(routed.command).may_pause();
+        self.pin_use.stands_in && self.outlet.outstanding() > 0 && !may_follow()
     }
 
     /// Sends CLIENT PAUSE or UNPAUSE on the connection lent for it.

@@ -46,6 +46,8 @@ pub(super) struct PinUse {
     pub(super) in_multi: bool,
     /// A subscription command was sent behind it.
     pub(super) queues_messages: bool,
+    /// It was lent since the shared connections are held up.
+    pub(super) stands_in: bool,
 }
 
 /// What the client gets that could not be lent a connection.
@@ -100,6 +102,7 @@ impl Client {
                 *self.outlet.transaction() = Default::default();
                 self.pin_use = PinUse {
                     is_fresh: true,
+                    stands_in: reason == PinReason::Stalled,
                     ..PinUse::default()
                 };
                 self.flag(Flag::Pinned, true);

@@ -259,6 +259,10 @@ impl Client {
         {
             return next;
         }
+        if self.must_leave_stand_in(&routed) {
+            self.wait = Wait::Answers;
+            return Next::Wait;
+        }
         let is_to_run = matches!(routed.route, Route::Shared) && self.refusing.is_none();
         if is_to_run && let Some(next) = self.announce(routed.command, request.argument(1), length)
         {
@@ -416,8 +420,8 @@ impl Client {
             return Next::Wait;
         }
         if !self.link_ready(bytes, delays) {
-            // Refused meanwhile: looked at again, and answered.
-            return if self.refusing.is_some() {
+            // Refused meanwhile, or lent a connection: looked at again, and answered or sent there.
+            return if self.refusing.is_some() || self.pin.is_some() {
                 Next::Used(0)
             } else {
                 Next::Wait

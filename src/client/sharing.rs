@@ -6,7 +6,7 @@ use std::task::Context;
 
 use super::requests::UNREACHABLE;
 use super::task::{Client, Purpose, Wait};
-use crate::command::Delays;
+use crate::command::{Delays, PinReason};
 use crate::resp::count_requests;
 use crate::schedule::goes_on_at;
 use crate::telemetry::Bound;
@@ -83,6 +83,10 @@ impl Client {
             return self.has_room_for(held);
         }
         let upstream = &self.site.upstream;
+        if upstream.has_lanes() && upstream.lends_instead(&self.session.state, delays) {
+            self.pinned_link(PinReason::Stalled);
+            return false;
+        }
         // They are counted only where they have to be held: what a client has sent ahead can be long.
         let commands = if upstream.is_away() {
             count_requests(held)
@@ -90,7 +94,10 @@ impl Client {
             1
         };
         match upstream.wait_shared(&self.session.state, false, commands) {
-            Ok(wait) => self.wait = Wait::Shared(wait, Purpose::Traffic),
+            Ok(wait) => {
+                wait.may_be_lent(delays);
+                self.wait = Wait::Shared(wait, Purpose::Traffic);
+            }
             Err(WaitError::Unreachable) => self.refusing = Some(UNREACHABLE.to_vec()),
             Err(WaitError::Refused(reply)) => self.refusing = Some(reply),
         }

@@ -115,11 +115,13 @@ pub enum PinReason {
     RawError,
     /// Neither the table nor the server's own `COMMAND` knows it: it may be any command that was given another name.
     Unlisted,
+    /// The worker's shared connections are held up by paused writes or an endless script, and the server answers on others.
+    Stalled,
 }
 
 impl PinReason {
     /// Every reason, in the order of the enum.
-    pub const ALL: [Self; 16] = [
+    pub const ALL: [Self; 17] = [
         Self::Watch,
         Self::Multi,
         Self::Blocking,
@@ -136,6 +138,7 @@ impl PinReason {
         Self::Subscription,
         Self::RawError,
         Self::Unlisted,
+        Self::Stalled,
     ];
 
     /// The value of the metric's label.
@@ -157,6 +160,7 @@ impl PinReason {
             Self::Subscription => "subscription",
             Self::RawError => "raw_error",
             Self::Unlisted => "unlisted",
+            Self::Stalled => "stalled",
         }
     }
 }

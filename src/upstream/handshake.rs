@@ -324,7 +324,10 @@ async fn introduce(
     talk.send(&request).await?;
     let (three, two) = (talk.reply().await?, talk.reply().await?);
     let (_, id) = (talk.reply().await?, talk.reply().await?);
-    talk.reply().await?;
+    if talk.reply().await?.starts_with(b"-BUSY ") {
+        // Else a script on another connection would be taken for a pause of writes: the server answers here.
+        thread.pulse.heard_busy(thread.clock.refresh());
+    }
     let mut server = Server::default();
     server.guests_are_refused = guests_are_refused;
     if !server.hello(Protocol::Resp2, &two) {

@@ -1,7 +1,8 @@
 //! Where requests go while a connection is stalled, or the server holds writes back: what can pass them by does.
 //!
 //! That writes are held back is known from a `CLIENT PAUSE` that passed through, or seen: a write is not answered, and on
-//! another connection the server has answered what was sent later. Writes then gather where writes stand already.
+//! another connection the server has answered what was sent later. Writes then gather where writes stand already. A worker whose
+//! shared connections are all held up so lends others for what the server does answer, one request of a client at a time.
 //! Invariant: while writes are held back nothing but them, and what its own client sent behind them, is sent on a connection
 //! where one is due.
 
@@ -9,7 +10,8 @@ use std::rc::Rc;
 use std::time::Duration;
 
 use super::link::Link;
-use super::pool::Upstream;
+use super::pool::{Outcome, Upstream, Waiter};
+use super::traffic::Inner;
 use crate::command::Delays;
 use crate::schedule::Action;
 use crate::session::State;
@@ -28,6 +30,8 @@ enum Lane {
     Link(Rc<Link>),
     /// To one that is not there yet.
     Another,
+    /// To one that is lent for it.
+    Lent,
 }
 
 impl Link {
@@ -47,6 +51,16 @@ impl Link {
         let since = inner.silent_since().filter(|_| may_be_held);
         drop(inner);
         since.filter(|_| self.is_stalled())
+    }
+
+    /// Whether it is stalled as it would be by a pause, and by nothing else: a command that the server works on for long is more
+    /// likely to be worked on, and what is sent behind it then waits where others are told BUSY.
+    fn may_be_paused(&self) -> bool {
+        let may_work = |inner: &Inner| {
+            let front = inner.due.front();
+            front.is_some_and(|due| due.delays().may_work())
+        };
+        self.held_since().is_some() && !may_work(&self.inner.borrow())
     }
 }
 
@@ -99,7 +113,68 @@ impl Upstream {
         {
             let state = stalled.worn().clone();
             self.grow(&state);
+            if idle_pins.is_empty() && !self.schedule.borrow().may_grow() {
+                self.open_to_ask();
+            }
         }
+    }
+
+    /// Opens a connection on which the server can be asked where each shared one is stalled, if one may be lent.
+    fn open_to_ask(self: &Rc<Self>) {
+        let budget = &self.thread.process.budget;
+        if self.is_opening_to_ask.get() {
+            return;
+        }
+        // It counts for nobody's group for longer than the connect takes.
+        let Some(lease) = budget.try_lease(0, self.thread.index) else {
+            return;
+        };
+        self.is_opening_to_ask.set(true);
+        let upstream = Rc::clone(self);
+        tokio::task::spawn_local(async move {
+            let limit = upstream.thread.settings().upstream.connect_timeout;
+            let opening = upstream.wearing(&State::INITIAL);
+            if let Ok(Ok(link)) = tokio::time::timeout(limit, opening).await {
+                upstream.keep_idle(link);
+            }
+            drop(lease);
+            upstream.is_opening_to_ask.set(false);
+        });
+    }
+
+    /// Whether the server is known to answer what `delays` may delay, though on none of the shared connections there are or may
+    /// be: a worker that has one has nothing else to send it on.
+    fn is_shut(&self, delays: Delays) -> bool {
+        let is_held = self.are_writes_held();
+        let is_answered = self.is_script_seen.get() || (is_held && !delays.may_pause());
+        if !is_answered || self.is_away() || self.schedule.borrow().may_grow() {
+            return false;
+        }
+        let links = self.links.borrow();
+        let is_held_up = |link: &Rc<Link>| link.is_stalled() || (is_held && link.owes_write());
+        links.iter().flatten().all(is_held_up)
+    }
+
+    /// Ends the waits for a shared connection of those whose requests are better sent on one that is lent for them.
+    pub(super) fn send_elsewhere(&self) {
+        if !self.has_lanes() || self.schedule.borrow().waiting() == 0 {
+            return;
+        }
+        let (reads, writes) = (self.is_shut(Delays::NONE), self.is_shut(Delays::PAUSE));
+        let goes = |waiter: &Rc<Waiter>| match waiter.may_be_lent.get() {
+            Some(delays) if delays.may_pause() => writes,
+            Some(_) => reads,
+            None => false,
+        };
+        let gone = self.schedule.borrow_mut().take_each(goes);
+        for waiter in gone {
+            waiter.settle(Outcome::Taken);
+        }
+    }
+
+    /// Whether a request of `state` that `delays` may delay is better sent on a connection lent for it than waits for a shared one.
+    pub fn lends_instead(&self, state: &State, delays: Delays) -> bool {
+        matches!(self.lane(state, delays), Lane::Lent)
     }
 
     /// Opens another shared connection for `state`, if there may be one.
@@ -144,13 +219,14 @@ impl Upstream {
             true => Some(())
                 .filter(|()| !self.is_script_seen.get())
                 .and_then(|()| {
-                    least(&|link| link.held_since().is_some() || (is_held && link.owes_write()))
+                    least(&|link| link.may_be_paused() || (is_held && link.owes_write()))
                 })
                 .or_else(|| least(&|link| !link.is_stalled())),
             false => least(&|link| !(link.is_stalled() || is_held && link.owes_write())),
         };
         match found {
             Some(link) => Lane::Link(link),
+            None if self.is_shut(delays) => Lane::Lent,
             None if serving.is_empty() => Lane::Any,
             None => Lane::Another,
         }
@@ -163,7 +239,7 @@ impl Upstream {
             Lane::Any => self.shared(state),
             Lane::Link(link) => Some(link),
             // Whoever waits for it has it opened, or another changed.
-            Lane::Another => None,
+            Lane::Another | Lane::Lent => None,
         }
     }
 }

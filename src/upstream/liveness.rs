@@ -291,6 +291,7 @@ impl Upstream {
         }
         drop(idle_pins);
         self.look_for_pause();
+        self.send_elsewhere();
         self.say_of_silence(is_suspected, &limits, now);
     }
 

@@ -19,7 +19,7 @@ use super::thread::{Queued, Thread};
 use super::traffic::OwnReply;
 use super::waiting::Waiting;
 use crate::budget::{Kind as SocketKind, SocketPermit};
-use crate::command::Learned;
+use crate::command::{Delays, Learned};
 use crate::config::Address;
 use crate::fanout::{Side, Suspicion};
 use crate::resp::speak::encode_request;
@@ -53,6 +53,8 @@ pub(super) struct Waiter {
     waker: RefCell<Option<Waker>>,
     pub(super) since_micros: u64,
     pub(super) commands: usize,
+    /// What may delay its request, if that can be sent on a connection lent for it as well.
+    pub(super) may_be_lent: Cell<Option<Delays>>,
     /// Its places among the commands that wait for the server.
     _queued: Option<Queued>,
 }
@@ -74,6 +76,11 @@ pub struct SharedWait {
 }
 
 impl SharedWait {
+    /// It is over, without a connection, as soon as one is better lent for a request that `delays` may delay.
+    pub fn may_be_lent(&self, delays: Delays) {
+        self.waiter.may_be_lent.set(Some(delays));
+    }
+
     /// The connection, or why there is none.
     pub fn poll(&self, cx: &Context<'_>) -> Poll<Result<Option<Rc<Link>>, WaitError>> {
         let mut outcome = self.waiter.outcome.borrow_mut();
@@ -147,6 +154,8 @@ pub struct Upstream {
     pub(super) is_script_seen: Cell<bool>,
     /// A shared connection is stalled.
     pub(super) is_any_stalled: Cell<bool>,
+    /// A connection is being opened to ask the server on.
+    pub(super) is_opening_to_ask: Cell<bool>,
     /// A look at those who wait is on its way.
     will_act: Cell<bool>,
 }
@@ -180,6 +189,7 @@ impl Upstream {
             writes_are_held: Cell::new(false),
             is_script_seen: Cell::new(false),
             is_any_stalled: Cell::new(false),
+            is_opening_to_ask: Cell::new(false),
             will_act: Cell::new(false),
             thread,
         })
@@ -306,6 +316,7 @@ impl Upstream {
             waker: RefCell::default(),
             since_micros: self.thread.clock.now_micros(),
             commands,
+            may_be_lent: Cell::new(None),
             _queued: queued,
         });
         let ticket = self

@@ -99,7 +99,8 @@ fn reads_while_writes_wait(redis: &Redis, respool: &Respool, who: Pauses) -> usi
 
 #[test]
 fn reads_flow_while_writes_are_paused() {
-    for workers in ["workers = 1", "workers = 2"] {
+    // With four workers each has one shared connection.
+    for workers in ["workers = 1", "workers = 2", "workers = 4"] {
         let redis = Redis::start(&[]);
         let answered = reads_while_writes_wait(&redis, &respool(&redis, workers), Pauses::Through);
         assert_eq!(answered, 240, "{workers}");
@@ -108,7 +109,7 @@ fn reads_flow_while_writes_are_paused() {
 
 #[test]
 fn reads_flow_while_somebody_else_has_writes_paused() {
-    for workers in ["workers = 1", "workers = 2"] {
+    for workers in ["workers = 1", "workers = 2", "workers = 4"] {
         let redis = Redis::start(&[]);
         let answered = reads_while_writes_wait(&redis, &respool(&redis, workers), Pauses::Directly);
         assert_eq!(answered, 240, "{workers}");
@@ -190,4 +191,73 @@ fn a_pause_of_everything_cuts_nobody_off() {
         || respool.metric("respool_server_up") == 1.0,
         "the server is up",
     );
+}
+
+#[test]
+fn clients_that_read_and_write_keep_no_lent_connection_from_readers() {
+    let redis = Redis::start(&[]);
+    let respool = respool(&redis, "workers = 4");
+    let mut both: Vec<Client> = (0..24).map(|_| respool.client()).collect();
+    let mut readers: Vec<Client> = (0..12).map(|_| respool.client()).collect();
+    both.iter_mut().chain(&mut readers).for_each(Client::ping);
+    let paused = redis.cmd(&["CLIENT", "PAUSE", PAUSE, "WRITE"]);
+    assert_eq!(paused, Value::ok());
+    for client in &mut both {
+        client.send(encode(&["SET", "w", "1"]));
+    }
+    assert!(both[0].reply_within(Duration::from_millis(300)).is_none());
+    // More of them than there are connections to lend go on with a read, and a write behind it.
+    let mut more: Vec<Client> = (0..12).map(|_| respool.client()).collect();
+    for client in &mut more {
+        client.send([encode(&["GET", "k"]), encode(&["SET", "w", "2"])].concat());
+    }
+    for client in more.iter_mut().chain(&mut readers) {
+        client.send(encode(&["GET", "k"]));
+    }
+    let began = Instant::now();
+    for client in more.iter_mut().chain(&mut readers) {
+        assert!(client.reply().is_null());
+    }
+    let took = began.elapsed();
+    assert!(took < Duration::from_millis(2000), "reads took {took:?}");
+    for client in both.iter_mut().chain(&mut more) {
+        assert_eq!(client.reply(), Value::ok());
+    }
+    for client in &mut more {
+        assert!(client.reply().is_null());
+    }
+}
+
+#[test]
+fn who_leaves_a_blocking_call_while_all_is_paused_does_not_end_the_server() {
+    // Redis 6.2 and 7.0 end with a fault when a client is unblocked whose call they have put off for a pause.
+    let redis = Redis::start(&[]);
+    let respool = respool(&redis, "workers = 2");
+    for pause in ["WRITE", "ALL"] {
+        let mut in_line = respool.client();
+        let mut on_its_own = respool.client();
+        in_line.ping();
+        assert_eq!(on_its_own.cmd(&["WATCH", "k"]), Value::ok());
+        let mut asks = respool.client();
+        let paused = asks.cmd(&["CLIENT", "PAUSE", "1500", pause]);
+        assert_eq!(paused, Value::ok());
+        in_line.send(encode(&["BLPOP", "l", "0"]));
+        on_its_own.send(encode(&["BLPOP", "l", "0"]));
+        assert!(
+            on_its_own
+                .reply_within(Duration::from_millis(200))
+                .is_none()
+        );
+        on_its_own.abort();
+        in_line.abort();
+        eventually(|| respool.clients_of("default") == 1, "they have left");
+        // Answered when the pause is over, if the server is there then.
+        assert_eq!(asks.cmd(&["SET", "k", pause]), Value::ok());
+        eventually(
+            || redis.info_number("blocked_clients") == 0,
+            "nobody waits there any more",
+        );
+        assert_eq!(redis.cmd(&["GET", "k"]), Value::bulk(pause));
+        assert_eq!(redis.cmd(&["EXISTS", "l"]), Value::Int(0));
+    }
 }

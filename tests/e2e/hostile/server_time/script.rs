@@ -12,7 +12,12 @@ const BUSY: [&str; 2] = [
 
 /// A respool in which nothing that is silent is waited for longer than a moment.
 fn respool(redis: &Redis) -> Respool {
+    respool_of(redis, "")
+}
+
+fn respool_of(redis: &Redis, workers: &str) -> Respool {
     Respool::with(redis)
+        .top(workers)
         .upstream(
             "reply_timeout = \"500ms\"\nhealth_interval = \"200ms\"\nping_interval = \"200ms\"",
         )
@@ -273,5 +278,40 @@ fn a_transaction_that_begins_while_a_script_runs_comes_to_nothing_as_directly() 
             assert_eq!(client.cmd(&["MULTI"]), Value::ok());
             assert_eq!(client.cmd(&["EXEC"]), Value::Array(Vec::new()));
         }
+    }
+}
+
+#[test]
+fn a_worker_with_one_connection_hears_busy_beside_a_script_on_it() {
+    // Each of four workers has one of the shared connections.
+    for workers in ["workers = 1", "workers = 4"] {
+        let redis = Redis::start(&["--lua-time-limit", "100"]);
+        let respool = respool_of(&redis, workers);
+        let mut clients: Vec<Client> = (0..12).map(|_| respool.client()).collect();
+        clients.iter_mut().for_each(Client::ping);
+        let mut caller = script(&respool);
+        until_busy(&redis);
+        for round in 0..3 {
+            for client in &mut clients {
+                let (read, write) = (encode(&["GET", "k"]), encode(&["SET", "k", "v"]));
+                client.send(if round == 1 { read } else { write });
+            }
+            for (number, client) in clients.iter_mut().enumerate() {
+                let reply = client.reply_within(Duration::from_secs(20));
+                let is_busy = reply.as_ref().is_some_and(is_busy);
+                assert!(is_busy, "{workers}: {number} in round {round}: {reply:?}");
+            }
+        }
+        let mut killer = respool.client();
+        assert_eq!(killer.cmd(&["SCRIPT", "KILL"]), Value::ok());
+        assert!(caller.reply().is_error());
+        for client in &mut clients {
+            eventually(
+                || client.cmd(&["SET", "k", "v"]) == Value::ok(),
+                "it serves again",
+            );
+        }
+        let lost = "respool_client_disconnects_total{group=\"default\",reason=\"upstream_lost\"}";
+        assert_eq!(respool.metric_or_zero(lost), 0.0);
     }
 }
