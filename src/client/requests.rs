@@ -395,10 +395,7 @@ impl Client {
                     delays,
                 } if shares && !self.site.thread.process.weights.may_overwhelm(length) => {
                     let kind = (Kind::Block, delays);
-                    return match self.on_shared(&rest[..length], count, command, kind) {
-                        Next::Used(_) => Next::Used(length),
-                        next => next,
-                    };
+                    return self.on_shared(&rest[..length], count, command, kind);
                 }
                 // What follows may be in the socket already.
                 Block::Partial if !self.is_drained => return Next::More,

@@ -1,7 +1,7 @@
 //! Transactions that do not end as they should.
 
 use super::{busy_script, look_on, on_one_connection, others, pins, until_busy};
-use crate::harness::{Client, Redis, Value, encode, eventually};
+use crate::harness::{Client, Redis, Respool, Value, encode, eventually};
 
 fn block(commands: &[&[&str]]) -> Vec<u8> {
     let inner = commands.iter().flat_map(|command| encode(command));
@@ -144,5 +144,32 @@ fn who_waits_leaves_no_transaction_open_where_exec_is_refused() {
             client.reply(),
             Value::Array(vec![Value::bulk("q"), Value::bulk("v")])
         );
+    }
+}
+
+#[test]
+fn a_block_for_which_there_is_no_place_is_answered_whole() {
+    let redis = Redis::start(&[]);
+    let respool = Respool::with(&redis)
+        .top("workers = 1")
+        .upstream("queue = { timeout = \"60s\", max_commands = 1 }")
+        .start();
+    let mut waits = respool.client();
+    waits.ping();
+    redis.kill_hard();
+    eventually(
+        || respool.metric("respool_server_up") == 0.0,
+        "it is known to be away",
+    );
+    waits.send(encode(&["GET", "k"]));
+    eventually(
+        || respool.metric("respool_upstream_waiting_requests") >= 1.0,
+        "one waits",
+    );
+    let mut client = respool.client();
+    client.send(block(&[&["SET", "a", "1"]]));
+    for _ in 0..3 {
+        let reply = client.reply();
+        assert!(reply.is_error(), "{reply:?}");
     }
 }
