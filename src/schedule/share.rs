@@ -52,7 +52,7 @@ pub struct Answered {
     pub spent_micros: u64,
     /// How long a request and its reply are under way.
     pub round_trip_micros: u64,
-    /// Requests of all clients that are still due on the connection.
+    /// Requests of all clients that were due on the connection before it.
     pub due: u32,
     /// Who else uses it.
     pub company: Company,

@@ -61,7 +61,7 @@ impl Inner {
         if replies > 0 {
             let spent = self.times.answered(now, replies as u64, asked_micros);
             if !self.charged.is_empty() {
-                self.charge(now, spent, replies as u32);
+                self.charge(now, spent, replies as u32, due);
             }
         }
     }
@@ -69,7 +69,7 @@ impl Inner {
     /// Charges those with long pipelines for the time that the server was busy with this read. What each of them has caused
     /// is not told apart: one read holds the replies of many. In equal parts, a client with few slow requests is not
     /// overlooked beside one with many quick ones.
-    fn charge(&mut self, now: u64, spent: u64, replies: u32) {
+    fn charge(&mut self, now: u64, spent: u64, replies: u32, due: usize) {
         let company = match self.mixed_micros {
             Some(mixed) if now.saturating_sub(mixed) < LATELY_MICROS => Company::Others,
             _ => Company::Alone,
@@ -83,7 +83,7 @@ impl Inner {
             replies,
             spent_micros,
             round_trip_micros: self.times.round_trip_micros(),
-            due: u32::try_from(self.due_count).unwrap_or(u32::MAX),
+            due: u32::try_from(due).unwrap_or(u32::MAX),
             company,
             cause,
         };
