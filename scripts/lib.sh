@@ -94,6 +94,8 @@ need_rust() {
     done
     # rustc links with the C compiler; rustup does not bring one.
     need cc gcc gcc gcc
+    # The allocator is built by its own makefile (docs/decisions/0014).
+    need make make make make
 }
 
 need_redis() {

@@ -7,6 +7,11 @@ use std::process::ExitCode;
 use clap::{Parser, Subcommand};
 use respool::config::{self, Settings};
 
+/// glibc keeps freed buffers of a megabyte for good where the kernel could have them: `limits.max_memory` is of the process.
+#[cfg(all(target_os = "linux", target_env = "gnu"))]
+#[global_allocator]
+static ALLOCATOR: tikv_jemallocator::Jemalloc = tikv_jemallocator::Jemalloc;
+
 /// A connection-limiting, multiplexing proxy for Redis and Valkey.
 #[derive(Parser)]
 #[command(version, about, args_conflicts_with_subcommands = true)]
