@@ -5,9 +5,10 @@
 
 use std::io;
 use std::rc::Rc;
+use std::task::Poll;
 
 use crate::admission::HoldPermit;
-use crate::memory::Holding;
+use crate::memory::Stranger;
 use crate::resp::{Bounds, RequestScanner, Scan};
 use crate::telemetry::Bound;
 use crate::transport::Stream;
@@ -32,7 +33,7 @@ pub async fn hold(
         input,
         scanner: RequestScanner::default(),
         told: 0,
-        holding: Holding::new(&thread.account),
+        stranger: thread.strangers.enter(),
     };
     let ended = tokio::time::timeout_at(permit.until().into(), held.serve()).await;
     if ended.is_err() || held.told >= MOST_COMMANDS {
@@ -50,8 +51,8 @@ struct Held {
     input: Vec<u8>,
     scanner: RequestScanner,
     told: u32,
-    /// What is held of what it sends.
-    holding: Holding,
+    /// Holds what it sends.
+    stranger: Stranger,
 }
 
 impl Held {
@@ -59,14 +60,16 @@ impl Held {
     /// those who were admitted need.
     async fn serve(&mut self) {
         while self.answer() && self.has_room() {
-            let read = std::future::poll_fn(|cx| self.stream.poll_read_ready(cx))
-                .await
-                .and_then(|()| {
-                    let mut scratch = self.thread.scratch.borrow_mut();
-                    let read = self.stream.try_read(&mut scratch[..])?;
-                    self.input.extend_from_slice(&scratch[..read]);
-                    Ok(read)
-                });
+            let ready = std::future::poll_fn(|cx| match self.stranger.poll_told(cx) {
+                Poll::Ready(()) => Poll::Ready(Err(io::ErrorKind::OutOfMemory.into())),
+                Poll::Pending => self.stream.poll_read_ready(cx),
+            });
+            let read = ready.await.and_then(|()| {
+                let mut scratch = self.thread.scratch.borrow_mut();
+                let read = self.stream.try_read(&mut scratch[..])?;
+                self.input.extend_from_slice(&scratch[..read]);
+                Ok(read)
+            });
             match read {
                 Ok(0) => return,
                 Ok(_) => {}
@@ -77,9 +80,8 @@ impl Held {
     }
 
     fn has_room(&self) -> bool {
-        let held = self.input.capacity();
-        self.holding.set(held);
-        held == 0 || !self.holding.account().memory().is_over()
+        self.stranger
+            .hold(self.input.capacity() + self.stream.held_bytes())
     }
 
     /// Answers what has arrived. False: enough.

@@ -88,7 +88,13 @@ impl Client {
                     .spares
                     .keep(std::mem::replace(&mut self.input, spare));
             }
-            None => self.input.reserve_exact(room),
+            None => {
+                // On the account before it is had: old and new are there at once while it grows.
+                self.outlet.hold_input(self.input.capacity() + room);
+                if !self.outlet.is_closed() {
+                    self.input.reserve_exact(room);
+                }
+            }
         }
     }
 

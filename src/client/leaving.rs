@@ -96,7 +96,7 @@ impl Client {
     fn drop_unsent(&mut self) {
         self.wait = Wait::Nothing;
         self.line = None;
-        self.input = Vec::new();
+        self.drop_input();
         drop(self.outlet.take_unsent());
         self.ending = Some(Disconnect::HalfClosed);
     }

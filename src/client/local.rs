@@ -255,6 +255,7 @@ impl Client {
             names.name = Box::default();
             names.user = Box::default();
         }
+        self.note_kept(0);
         for flag in [
             Flag::Pinned,
             Flag::Multi,

@@ -100,6 +100,7 @@ impl Client {
             return self.answer(&error(why));
         }
         self.card.names().name = name.into();
+        self.note_kept(0);
         self.regroup(OK.to_vec());
     }
 
@@ -130,6 +131,7 @@ impl Client {
             };
             *place = value.into();
         }
+        self.note_kept(0);
         self.answer(OK);
     }
 

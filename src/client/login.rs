@@ -284,6 +284,7 @@ impl Client {
         }
         self.is_locked = self.must_authenticate();
         self.note_known();
+        self.note_kept(0);
         if is_renamed {
             self.regroup(reply)
         } else {

@@ -9,7 +9,7 @@ use std::time::Duration;
 use super::requests::Next;
 use super::subscribed::too_many;
 use super::task::{Client, Done, Wait};
-use crate::fanout::{Kind, SubscriberId};
+use crate::fanout::{Kind, SubscriberId, TOPIC_BYTES};
 use crate::resp::Request;
 use crate::upstream::{Outlet, SubscribeResult, TOPICS_A_TURN, Upstream};
 
@@ -107,6 +107,9 @@ impl Client {
             id: self.card.id(),
             limit: self.subscription_limit(),
         };
+        // As if it had them all: they come while nobody looks.
+        let to_come = if subscribes { request.count() } else { 0 };
+        self.note_kept(3 * request.bytes().len() + to_come * TOPIC_BYTES);
         let request = request.bytes().to_vec();
         self.wait = Wait::Task(Box::pin(async move {
             Done::Subscribed(match subscribes {

@@ -11,6 +11,7 @@ mod again;
 mod closes;
 mod eviction;
 mod held;
+mod kept;
 mod large;
 mod leaving;
 mod local;

@@ -10,6 +10,9 @@ use crate::memory::{Holder, Stalls, largest_first};
 use crate::telemetry::{Bound, Disconnect, Throttle};
 use crate::transport::queued_bytes;
 
+/// Who holds no more than this never goes: names, a call over a few keys. `max_clients` of them fit in half of the limit.
+const NEXT_TO_NOTHING: u64 = 4 * 1024;
+
 /// What a worker knows of those who hold too much.
 #[derive(Debug, Default)]
 pub(super) struct Room {
@@ -31,10 +34,16 @@ impl Site {
         }));
     }
 
-    /// Closes the clients that hold most, in order, until there is room; those of other workers that hold more are closed
-    /// by those.
+    /// Makes room: respool's own spare buffers go first, then those who were not admitted, then the clients that hold most,
+    /// in order, until there is room; those of other workers that hold more are closed by those.
     pub(super) fn shed(&self) {
         let memory = self.thread.account.memory();
+        if memory.excess() == 0 {
+            return;
+        }
+        self.spares.clear();
+        self.thread.account.say();
+        self.shed_strangers(memory.excess());
         let excess = memory.excess();
         // When there is hardly time left nobody is asked.
         let is_urgent = memory.is_urgent();
@@ -52,6 +61,7 @@ impl Site {
             id,
             bytes: held.outlet.held_bytes() as u64,
         });
+        let holders = holders.filter(|holder| holder.bytes > NEXT_TO_NOTHING);
         for holder in largest_first(holders.collect(), excess) {
             memory.set_largest(self.thread.index, holder.bytes);
             if !is_urgent && !memory.is_largest(self.thread.index, holder.bytes) {
@@ -70,6 +80,14 @@ impl Site {
             }
         }
         self.thread.account.say();
+    }
+
+    fn shed_strangers(&self, excess: u64) {
+        let told = self.thread.strangers.make_room(excess);
+        if told > 0 {
+            self.thread.counters.bound(Bound::Memory).add(told as u64);
+            self.thread.account.say();
+        }
     }
 
     /// Closes clients for whom nothing has moved for too long while they left more replies unread than they may.
@@ -105,8 +123,13 @@ impl Site {
         for resident in stalled.iter().filter_map(|id| residents.get(id)) {
             resident.outlet.close(Disconnect::OutputBuffer);
         }
+        // Those who were not admitted go before everybody, whatever they hold.
+        let largest = match self.thread.strangers.hold_something() {
+            true => u64::MAX,
+            false => largest as u64,
+        };
         let memory = self.thread.account.memory();
-        memory.set_largest(self.thread.index, largest as u64);
+        memory.set_largest(self.thread.index, largest);
         self.thread.account.say();
         self.room.has_told.set(false);
         drop(residents);

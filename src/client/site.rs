@@ -161,7 +161,9 @@ impl Site {
     ) -> Rc<Self> {
         let thread = Rc::clone(&upstream.thread);
         let settings = thread.settings();
+        let spares = SpareBuffers::new(&thread.account);
         let site = Rc::new(Self {
+            spares,
             users: RefCell::new(users(&settings)),
             guest: guest(&settings),
             auth_failures: Cell::default(),
@@ -176,7 +178,6 @@ impl Site {
             residents: RefCell::default(),
             uploads: RefCell::default(),
             closes: CloseLog::default(),
-            spares: SpareBuffers::default(),
         });
         site.keep_room();
         site

@@ -119,7 +119,11 @@ impl Client {
         }
         match upstream.subscribe(self.card.id(), &self.outlet, kind, names) {
             Err(_) => self.answer(&too_many()),
-            Ok(told) => self.confirmed_by(told),
+            Ok(told) => {
+                // From here on the names are kept, whether the server answers or not.
+                self.note_kept(0);
+                self.confirmed_by(told);
+            }
         }
         Next::Used(request.bytes().len())
     }
@@ -148,6 +152,7 @@ impl Client {
         let upstream = Rc::clone(&self.site.upstream);
         let (group, state) = (self.group(), self.session.state.clone());
         let request = request.bytes().to_vec();
+        self.note_kept(request.len());
         self.wait = Wait::Task(Box::pin(async move {
             Done::Permission(upstream.may_subscribe(group, state, request).await)
         }));
@@ -156,6 +161,7 @@ impl Client {
 
     /// Whether the client's user may do what the request at hand asks for, or why that is not known.
     pub(super) fn permission_told(&mut self, told: Result<Result<(), Vec<u8>>, PinError>) {
+        self.note_kept(0);
         self.permission = Some(Box::new(match told {
             Ok(permission) => permission,
             Err(PinError::Refused(reply)) => Err(reply),
@@ -202,6 +208,7 @@ impl Client {
 
     /// Shows what the client is subscribed to.
     pub(super) fn note_subscriptions(&mut self) {
+        self.note_kept(0);
         let counts = self.subscriptions().counts(self.card.id());
         let shown = |count: usize| u32::try_from(count).unwrap_or(u32::MAX);
         self.card.channels.set(shown(counts.channels));

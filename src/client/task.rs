@@ -247,6 +247,7 @@ impl Client {
     pub async fn run(mut self: Box<Self>) {
         let reason = std::future::poll_fn(|cx| self.poll(cx)).await;
         if reason == Disconnect::ProtocolError {
+            self.drop_input();
             // Boxed, as what follows: an idle client carries neither.
             Box::pin(self.linger()).await;
         }
@@ -271,11 +272,9 @@ impl Client {
         self.stream.finish_writing();
         let emptied = async {
             for _ in 0..LINGER_READS {
-                std::future::poll_fn(|cx| self.stream.poll_read_ready(cx)).await?;
-                match self
-                    .stream
-                    .try_read(&mut self.site.thread.scratch.borrow_mut()[..])
-                {
+                std::future::poll_fn(|cx| self.poll_last_words(cx)).await?;
+                let mut scratch = self.site.thread.scratch.borrow_mut();
+                match self.stream.try_read(&mut scratch[..]) {
                     Ok(0) => break,
                     Ok(_) => {}
                     Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
@@ -347,8 +346,12 @@ impl Client {
             {
                 return Poll::Ready(end);
             }
+            if self.may_read() && self.makes_way(cx) {
+                return Poll::Pending;
+            }
             match self.poll_read(cx) {
                 Poll::Pending => {
+                    self.note_record();
                     self.resident
                         .is_waiting
                         .set(!matches!(self.wait, Wait::Nothing));
@@ -508,7 +511,7 @@ impl Client {
                 // The kernel's buffer tells the client to slow down.
                 Wait::InFlight | Wait::Room(_) => false,
                 // A client that writes all its requests before it reads the first reply is read on, as Redis does.
-                Wait::Unread => self.input.len() < self.outlet.limit_bytes(),
+                Wait::Unread => self.may_send_ahead(),
                 _ => may_wait(self.input.len()),
             }
     }
@@ -614,18 +617,6 @@ impl Client {
     pub(super) fn is_blocked(&self) -> bool {
         matches!(self.wait, Wait::Blocked(_))
             || self.pin.as_ref().is_some_and(|pin| pin.link().is_blocked())
-    }
-
-    /// Shows on the client's card what it is doing, now that `used` more bytes of its requests are done with.
-    fn note_state(&self, used: usize) {
-        self.outlet.hold_input(self.input.capacity());
-        self.card.query_bytes.set(self.input.len() as u64);
-        let unread = self.outlet.held_replies_bytes() as u64;
-        self.card.output_bytes.set(unread);
-        let is_inside = !self.input.is_empty() || self.streaming.is_some();
-        if is_inside || self.resident.begun_micros.get() != 0 {
-            self.note_begun(is_inside, used);
-        }
     }
 
     pub(super) fn flag(&self, flag: Flag, on: bool) {

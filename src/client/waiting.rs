@@ -59,6 +59,7 @@ impl Client {
         let blocked = self.site.upstream.block(&self.session.state, whose, call);
         *self.resident.blocked.borrow_mut() = Some(Rc::clone(blocked.waiter()));
         self.wait = Wait::Blocked(blocked);
+        self.note_kept(0);
         // The request stays at hand: whatever comes of it is told when it is looked at again.
         Some(Next::Wait)
     }
@@ -68,6 +69,7 @@ impl Client {
         self.flag(Flag::Blocked, false);
         self.resident.may_be_silent.set(self.card.has(Flag::Pubsub));
         self.resident.blocked.borrow_mut().take();
+        self.note_kept(0);
         self.line = Some(Box::new(match outcome {
             Outcome::OwnConnection => Line::OwnConnection,
             outcome => Line::Over(blocked, outcome),

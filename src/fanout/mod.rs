@@ -33,6 +33,12 @@ use topic::{Phase, Recent, Topic};
 
 use crate::resp::speak::{OK, encode_request};
 
+/// How often a name is there at most.
+const COPIES: usize = 4;
+
+/// Memory that a subscription takes beside its name.
+pub const TOPIC_BYTES: usize = 320;
+
 /// A request at the server, or on its way there.
 #[derive(Debug)]
 struct Asked<T> {
@@ -182,6 +188,18 @@ impl<T: Clone> Fanout<T> {
         self.subscribers
             .get(&subscriber)
             .map_or(0, |subscriptions| subscriptions.name_bytes)
+    }
+
+    /// Memory that a client's subscriptions take, those included that the server has not confirmed. Each name is kept here and
+    /// among the audiences of the process, and stands in what the server is asked, at once for all in the end.
+    pub fn held_bytes(&self, subscriber: SubscriberId) -> usize {
+        let asked = self
+            .commands
+            .get(&subscriber)
+            .map_or(&[][..], |command| &command.topics);
+        let asked_bytes: usize = asked.iter().map(|name| name.len()).sum();
+        let count = self.counts(subscriber).total() + asked.len();
+        COPIES * (self.name_bytes(subscriber) + asked_bytes) + count * TOPIC_BYTES
     }
 
     /// Whether a client is subscribed to a topic.

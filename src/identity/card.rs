@@ -94,6 +94,13 @@ pub struct Names {
     pub lib_ver: Box<[u8]>,
 }
 
+impl Names {
+    /// Memory that they take; the name and the user may also be what their group counts by.
+    pub fn held_bytes(&self) -> usize {
+        2 * (self.name.len() + self.user.len()) + self.lib_name.len() + self.lib_ver.len()
+    }
+}
+
 /// One client, as the others may see it.
 #[derive(Debug)]
 pub struct Card {

@@ -17,6 +17,8 @@ pub struct Account {
     memory: Arc<Memory>,
     worker: usize,
     held: Cell<u64>,
+    /// What of it those still hold who have been told to go.
+    going: Cell<u64>,
     /// What the other workers know of.
     said: Cell<u64>,
     shed: RefCell<Option<Shed>>,
@@ -29,6 +31,7 @@ impl Account {
             memory,
             worker,
             held: Cell::new(0),
+            going: Cell::new(0),
             said: Cell::new(0),
             shed: RefCell::default(),
         })
@@ -52,7 +55,15 @@ impl Account {
     /// Tells the other workers what this one holds.
     pub fn say(&self) {
         self.said.set(self.held.get());
-        self.memory.set_held(self.worker, self.held.get());
+        self.memory
+            .set_held(self.worker, self.held.get(), self.going.get());
+    }
+
+    /// Whether those who were told to go have to let go before anybody else is read: there is no room until they have. They
+    /// do with their next turn, which comes before anybody else's next one.
+    #[inline]
+    pub fn awaits_room(&self) -> bool {
+        self.going.get() > 0 && self.memory.is_full()
     }
 
     fn changed(&self, from: usize, to: usize) {
@@ -81,8 +92,12 @@ impl std::fmt::Debug for Account {
 #[derive(Debug)]
 pub struct Holding {
     account: Rc<Account>,
+    /// How much that is; with [`GOING`] set when the holder has been told to go.
     bytes: Cell<usize>,
 }
+
+/// Nobody holds so much that it needs this bit: beside it a flag would cost each client eight bytes.
+const GOING: usize = 1 << (usize::BITS - 1);
 
 impl Holding {
     /// A holder that holds nothing yet.
@@ -96,16 +111,34 @@ impl Holding {
     /// It holds this much now.
     #[inline]
     pub fn set(&self, bytes: usize) {
-        let before = self.bytes.replace(bytes);
-        if before != bytes {
-            self.account.changed(before, bytes);
+        let was = self.bytes.get();
+        let before = was & !GOING;
+        if before == bytes {
+            return;
+        }
+        self.bytes.set(bytes | (was & GOING));
+        if was & GOING != 0 {
+            let going = &self.account.going;
+            going.set((going.get() + bytes as u64).saturating_sub(before as u64));
+        }
+        self.account.changed(before, bytes);
+    }
+
+    /// It has been told to go: nobody else goes for what it holds until it has.
+    pub fn go(&self) {
+        let was = self.bytes.get();
+        if was & GOING == 0 {
+            self.bytes.set(was | GOING);
+            self.account
+                .going
+                .set(self.account.going.get() + was as u64);
         }
     }
 
     /// What it holds.
     #[inline]
     pub fn bytes(&self) -> usize {
-        self.bytes.get()
+        self.bytes.get() & !GOING
     }
 
     /// The account it is on.
@@ -152,23 +185,29 @@ mod tests {
     proptest! {
         #[test]
         fn the_account_is_the_sum_of_what_is_held(
-            changes in prop::collection::vec((0usize..5, 0usize..1 << 20, any::<bool>()), 1..100),
+            changes in prop::collection::vec((0usize..5, 0usize..1 << 20, 0u8..4), 1..100),
         ) {
             let memory = Arc::new(Memory::new(1 << 40, 1));
             let account = Account::new(Arc::clone(&memory), 0);
             let mut holders: Vec<Option<Holding>> = (0..5).map(|_| None).collect();
-            for (index, bytes, leaves) in changes {
-                if leaves {
-                    holders[index] = None;
-                } else {
-                    holders[index].get_or_insert_with(|| Holding::new(&account)).set(bytes);
+            let mut goes = [false; 5];
+            for (index, bytes, what) in changes {
+                match what {
+                    0 => (holders[index], goes[index]) = (None, false),
+                    1 if holders[index].is_some() => {
+                        holders[index].iter().for_each(Holding::go);
+                        goes[index] = true;
+                    }
+                    _ => holders[index].get_or_insert_with(|| Holding::new(&account)).set(bytes),
                 }
-                let sum: usize = holders.iter().flatten().map(Holding::bytes).sum();
-                prop_assert_eq!(account.held(), sum as u64);
+                let held = |holder: &Option<Holding>| holder.as_ref().map_or(0, Holding::bytes) as u64;
+                prop_assert_eq!(account.held(), holders.iter().map(held).sum::<u64>());
+                let going = holders.iter().zip(goes).filter(|(_, goes)| *goes);
+                prop_assert_eq!(account.going.get(), going.map(|(holder, _)| held(holder)).sum::<u64>());
                 prop_assert!(memory.held().abs_diff(account.held()) < STEP);
             }
             holders.clear();
-            prop_assert_eq!(account.held(), 0);
+            prop_assert_eq!((account.held(), account.going.get()), (0, 0));
         }
     }
 
@@ -186,6 +225,23 @@ mod tests {
         assert_eq!(calls.get(), 1, "an eighth is kept free");
         holding.set(1 << 20);
         assert_eq!(calls.get(), 1, "nobody goes for what is given back");
+    }
+
+    #[test]
+    fn nobody_else_goes_for_what_those_hold_who_were_told_to_go() {
+        let memory = Arc::new(Memory::new(16 << 20, 1));
+        let account = Account::new(Arc::clone(&memory), 0);
+        let holding = Holding::new(&account);
+        holding.set(15 << 20);
+        assert!(memory.is_over() && !account.awaits_room());
+        holding.go();
+        account.say();
+        assert!(!memory.is_over() && memory.excess() == 0);
+        assert!(account.awaits_room(), "it holds it still");
+        drop(holding);
+        account.say();
+        assert!(!account.awaits_room());
+        assert_eq!(memory.held(), 0);
     }
 
     #[test]

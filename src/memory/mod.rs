@@ -6,8 +6,10 @@ mod account;
 mod order;
 mod room;
 mod stall;
+mod strangers;
 
 pub use account::{Account, Frame, Holding};
 pub use order::{Holder, largest_first};
 pub use room::{Memory, room};
 pub use stall::Stalls;
+pub use strangers::{Stranger, Strangers};

@@ -11,6 +11,7 @@ const SPARE: u64 = 8;
 #[repr(align(128))]
 struct Share {
     held: AtomicU64,
+    going: AtomicU64,
     largest: AtomicU64,
 }
 
@@ -71,23 +72,37 @@ impl Memory {
         self.shares.iter().map(held).sum()
     }
 
-    /// Whether more is held than there is room for.
+    /// What will be held when those have gone who were told to.
+    fn staying(&self) -> u64 {
+        let staying = |share: &Share| {
+            let held = share.held.load(Ordering::Relaxed);
+            held.saturating_sub(share.going.load(Ordering::Relaxed))
+        };
+        self.shares.iter().map(staying).sum()
+    }
+
+    /// Whether more is held than there is room for, by those who have not been told to go.
     pub fn is_over(&self) -> bool {
+        self.staying() > self.room_bytes.load(Ordering::Relaxed)
+    }
+
+    /// Whether more is held than there is room for, by whomever.
+    pub fn is_full(&self) -> bool {
         self.held() > self.room_bytes.load(Ordering::Relaxed)
     }
 
     /// Whether half of what is kept free is used up too.
     pub fn is_urgent(&self) -> bool {
         let room = self.room_bytes.load(Ordering::Relaxed);
-        self.held() > room + self.limit() / (2 * SPARE)
+        self.staying() > room + self.limit() / (2 * SPARE)
     }
 
     /// How much has to go when there is no room: one part in eight more than what is too much, so that it is not looked for
     /// again with the next read. 0: there is room.
     pub fn excess(&self) -> u64 {
-        let (held, room) = (self.held(), self.room_bytes.load(Ordering::Relaxed));
-        if held > room {
-            held - (room - room / SPARE)
+        let (staying, room) = (self.staying(), self.room_bytes.load(Ordering::Relaxed));
+        if staying > room {
+            staying - (room - room / SPARE)
         } else {
             0
         }
@@ -107,9 +122,10 @@ impl Memory {
         }
     }
 
-    pub(super) fn set_held(&self, worker: usize, bytes: u64) {
+    pub(super) fn set_held(&self, worker: usize, bytes: u64, going: u64) {
         if let Some(share) = self.shares.get(worker) {
             share.held.store(bytes, Ordering::Relaxed);
+            share.going.store(going, Ordering::Relaxed);
         }
     }
 }
@@ -139,11 +155,11 @@ mod tests {
         #[test]
         fn what_goes_makes_room(limit in 16 * MIB..1 << 40, held in 0u64..1 << 41, resident in 0u64..1 << 41) {
             let memory = Memory::new(limit, 2);
-            memory.set_held(1, held);
+            memory.set_held(1, held, 0);
             memory.measured(resident);
             let excess = memory.excess();
             prop_assert_eq!(excess > 0, memory.is_over());
-            memory.set_held(1, held - excess);
+            memory.set_held(1, held - excess, 0);
             prop_assert!(!memory.is_over());
         }
     }

@@ -64,6 +64,11 @@ impl Credentials {
         }
     }
 
+    /// Memory that they take.
+    pub fn held_bytes(&self) -> usize {
+        self.username.as_ref().map_or(0, |name| name.len()) + self.password.len()
+    }
+
     /// Whether it is whoever has not authenticated.
     pub fn is_guest(&self) -> bool {
         *self.password == *ANY_PASSWORD && self.user() == b"default"

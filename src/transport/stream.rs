@@ -138,6 +138,19 @@ impl Stream {
         }
     }
 
+    /// Memory that is held beside the kernel's: records that have not been sent, or have not arrived whole.
+    #[inline]
+    pub fn held_bytes(&self) -> usize {
+        self.tls().map_or(0, Tls::held_bytes)
+    }
+
+    /// Lets go of what is held: nothing more can be read or written.
+    pub fn let_go(&self) {
+        if let Some(tls) = self.tls() {
+            tls.let_go();
+        }
+    }
+
     /// Sends what was taken and waits for the socket to take it.
     pub fn poll_flush(&self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         match self {

@@ -3,6 +3,8 @@
 //! Whoever owes the client a reply holds its outlet; the client's task owns the client. When the client is gone the outlet
 //! stays behind, closed, so that the replies still due to it are dropped instead of reaching anybody else.
 
+mod held;
+
 use std::cell::{Cell, RefCell};
 use std::io;
 use std::rc::Rc;
@@ -56,6 +58,10 @@ pub struct Outlet {
     /// Memory that its replies take, and its requests.
     replies_bytes: Cell<usize>,
     input_bytes: Cell<usize>,
+    /// What TLS has not sent yet, and the start of a record that has not arrived whole.
+    stream_bytes: Cell<u32>,
+    /// What else is kept while it is there: names of what it is subscribed to, its blocked call.
+    kept_bytes: Cell<u32>,
     /// What of it is on the worker's account.
     holding: Holding,
     bytes_out: Cell<u64>,
@@ -83,6 +89,8 @@ impl Outlet {
             limit_bytes: Cell::new(limit_bytes),
             replies_bytes: Cell::new(0),
             input_bytes: Cell::new(0),
+            stream_bytes: Cell::new(0),
+            kept_bytes: Cell::new(0),
             holding: Holding::new(account),
             bytes_out: Cell::new(0),
             message_mark: Cell::new(b'*'),
@@ -197,47 +205,7 @@ impl Outlet {
         *self.replies.borrow_mut() = Replies::default();
         self.unsent.borrow_mut().clear();
         self.waker.borrow_mut().take();
-        self.replies_bytes.set(0);
-        self.input_bytes.set(0);
-        self.holding.set(0);
-    }
-
-    /// The client is closed for the room that it takes: what is held for it is given back at once.
-    pub fn shed(&self) {
-        self.close(Disconnect::Memory);
-        // Otherwise they are under way, and given back when they have been looked at.
-        if let Ok(mut replies) = self.replies.try_borrow_mut() {
-            self.drop_replies(&mut replies);
-        }
-    }
-
-    fn drop_replies(&self, replies: &mut Replies) {
-        *replies = Replies::default();
-        self.replies_bytes.set(0);
-        // Its requests are let go of as soon as its task has its turn.
-        self.input_bytes.set(0);
-        self.holding.set(0);
-    }
-
-    /// Memory that is held for the client: its replies and its requests.
-    #[inline]
-    pub fn held_bytes(&self) -> usize {
-        self.replies_bytes.get() + self.input_bytes.get()
-    }
-
-    /// Memory that is held for its replies.
-    #[inline]
-    pub fn held_replies_bytes(&self) -> usize {
-        self.replies_bytes.get()
-    }
-
-    /// The client's task holds so much of what the client has sent.
-    #[inline]
-    pub fn hold_input(&self, bytes: usize) {
-        if self.input_bytes.replace(bytes) != bytes {
-            let own = self.own_bytes(&self.replies.borrow());
-            self.holding.set(own);
-        }
+        self.hold_nothing();
     }
 
     /// Whether more is held for it than it may leave unread: its requests wait.
@@ -542,26 +510,6 @@ impl Outlet {
         }
     }
 
-    /// Puts on the account what is held now.
-    #[inline]
-    fn note(&self, replies: &mut Replies) {
-        let held = replies.held_bytes();
-        if held != self.replies_bytes.replace(held) {
-            self.holding.set(self.own_bytes(replies));
-            if self.end.get() == Some(Disconnect::Memory) {
-                // It was the one that had to go.
-                self.drop_replies(replies);
-            }
-        }
-    }
-
-    /// Memory that is held for this client alone.
-    fn own_bytes(&self, replies: &Replies) -> usize {
-        let unsent = self.unsent.borrow();
-        let unsent: usize = unsent.iter().map(|unsent| unsent.bytes.capacity()).sum();
-        replies.own_bytes() + self.input_bytes.get() + unsent
-    }
-
     /// What nobody asks for no request can hold back: a client that leaves too much of it unread is closed.
     fn check_unasked(&self, replies: &Replies) {
         let limit = self.limit_bytes.get();
@@ -579,6 +527,7 @@ impl Outlet {
             Ok(taken) => {
                 self.bytes_out.set(self.bytes_out.get() + taken as u64);
                 if stream.has_unflushed() {
+                    self.hold_stream(stream);
                     // The client's task waits for the socket.
                     self.wake();
                 }

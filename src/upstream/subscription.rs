@@ -143,6 +143,11 @@ impl Subscriptions {
         self.fanout.borrow().counts(subscriber)
     }
 
+    /// Memory that a client's subscriptions take.
+    pub fn held_bytes(&self, subscriber: SubscriberId) -> usize {
+        self.fanout.borrow().held_bytes(subscriber)
+    }
+
     /// Whether a client is subscribed to a topic.
     pub fn is_subscribed(&self, subscriber: SubscriberId, kind: Kind, name: &[u8]) -> bool {
         self.fanout.borrow().is_subscribed(subscriber, kind, name)

@@ -19,7 +19,7 @@ use crate::budget::Budget;
 use crate::config::{Role, Settings};
 use crate::exchange::{Distrust, Offence};
 use crate::fanout::{Audiences, Weights};
-use crate::memory::{Account, Memory};
+use crate::memory::{Account, Memory, Strangers};
 use crate::session::{Own, State};
 use crate::telemetry::{ServerHealth, Throttle, WorkerCounters};
 use crate::transport::{Clock, Connector, READ_SIZE};
@@ -120,6 +120,8 @@ pub struct Thread {
     pub counters: Arc<WorkerCounters>,
     /// What this worker holds for its clients.
     pub account: Rc<Account>,
+    /// Those who have come and were not admitted, or have not been yet.
+    pub strangers: Rc<Strangers>,
     /// The time of this turn.
     pub clock: Clock,
     /// When this worker has heard the server.
@@ -138,11 +140,13 @@ pub struct Thread {
 impl Thread {
     /// The shared things of worker `index`.
     pub fn new(index: usize, process: Arc<Process>, counters: Arc<WorkerCounters>) -> Self {
+        let account = Account::new(Arc::clone(&process.memory), index);
         Self {
             index,
             settings: RefCell::new(Rc::new(Settings::clone(&process.configured.load()))),
             clock: Clock::new(process.start),
-            account: Account::new(Arc::clone(&process.memory), index),
+            strangers: Strangers::new(&account),
+            account,
             pulse: ThreadPulse::default(),
             process,
             counters,

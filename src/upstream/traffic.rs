@@ -372,6 +372,10 @@ impl Inner {
     #[inline]
     pub(super) fn append(&mut self, bytes: &[u8]) -> u64 {
         let start = self.appended_total;
+        if bytes.len() > READ_SIZE {
+            // Doubled, it would hold as much again for nothing.
+            self.out.reserve_exact(bytes.len());
+        }
         self.out.extend_from_slice(bytes);
         self.appended_total += bytes.len() as u64;
         start

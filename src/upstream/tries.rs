@@ -53,6 +53,7 @@ impl Upstream {
         };
         let then = Then::new(sending.replies, limit_bytes, pace, call);
         link.send_own(&sending.bytes, OwnReply::Then(then));
+        link.note_held();
     }
 
     /// How much the replies to calls may measure of which so many take something away: what was popped is handed on,

@@ -87,9 +87,15 @@ pub struct Blocked {
     waiter: Rc<Waiter>,
     state: State,
     popped: Popped,
+    held_bytes: usize,
 }
 
 impl Blocked {
+    /// Memory that its call takes while it waits.
+    pub fn held_bytes(&self) -> usize {
+        self.held_bytes
+    }
+
     /// How the wait has ended.
     pub fn poll(&self, cx: &Context<'_>) -> Poll<Outcome> {
         match self.waiter.outcome.borrow_mut().take() {
@@ -183,7 +189,7 @@ pub(super) struct Waiting {
 impl Upstream {
     /// A client waits in `state` for what `call` asks for.
     pub fn block(self: &Rc<Self>, state: &State, whose: Whose, call: Call) -> Blocked {
-        let popped = call.popped();
+        let (popped, held_bytes) = (call.popped(), call.held_bytes());
         let now = self.thread.clock.refresh();
         let id = self
             .waiting
@@ -207,6 +213,7 @@ impl Upstream {
             waiter,
             state: state.clone(),
             popped,
+            held_bytes,
         }
     }
 
@@ -527,6 +534,7 @@ impl Upstream {
         let limit_bytes = self.limit_bytes(issued.takes);
         let then = Then::new(issued.replies, limit_bytes, Pace::Blocking, call);
         seat.link.send_own(&issued.bytes, OwnReply::Then(then));
+        seat.link.note_held();
     }
 
     /// The call on a seat was answered; `None`: with more than may be gathered.

@@ -10,6 +10,13 @@ use crate::resp::{Request, parse_integer};
 /// Longest timeout that is told to the second here; the server speaks for itself about longer ones.
 const MAX_TIMEOUT_SECONDS: f64 = 1e9;
 
+/// How often the bytes of a call are there at most.
+const COPIES: usize = 6;
+
+/// Memory that a key takes beside its own bytes where it is a line, and that any word takes.
+const LINE_BYTES: usize = 400;
+const WORD_BYTES: usize = 80;
+
 /// What equal calls have in common.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Shape {
@@ -99,6 +106,17 @@ impl Call {
         self.timeout_micros
     }
 
+    /// Memory that it takes while it waits: its words are kept by its waiter and by its class, are the names of lines, and
+    /// stand in what is sent, a try or a call over the keys of many, which is built, gathered and handed over.
+    pub fn held_bytes(&self) -> usize {
+        let words: usize = self.words.iter().map(|word| word.len()).sum();
+        let beside = match self.shape {
+            Shape::Pops => LINE_BYTES,
+            Shape::Takes | Shape::Reads => WORD_BYTES,
+        };
+        COPIES * words + self.words.len() * beside
+    }
+
     /// What it takes away.
     pub fn popped(&self) -> Popped {
         self.popped
@@ -162,10 +180,12 @@ impl Call {
     fn push_words<'a>(
         &self,
         out: &mut Vec<u8>,
-        words: impl Iterator<Item = &'a [u8]>,
+        words: impl Iterator<Item = &'a [u8]> + Clone,
         count: usize,
         patience: Patience,
     ) {
+        // At once: grown step by step a call of megabytes is there twice for a moment.
+        out.reserve_exact(words.clone().map(|word| word.len() + 16).sum::<usize>() + 64);
         let timeout = match (patience, self.unit) {
             (Patience::Endless, _) => "0".to_owned(),
             (Patience::Millis(millis), Unit::Milliseconds) => millis.to_string(),

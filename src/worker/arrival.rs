@@ -156,7 +156,8 @@ async fn shake(
     stream: Stream,
     limit: Duration,
 ) -> Result<Stream, AcceptError> {
-    let shaken = acceptance.accept(stream, limit).await;
+    let stranger = site.thread.strangers.enter();
+    let shaken = acceptance.accept(stream, limit, &stranger).await;
     let result = match &shaken {
         Ok(stream) => TlsHandshake::of(stream.tls().is_some_and(Tls::is_resumed)),
         Err(_) => TlsHandshake::Failed,
@@ -179,6 +180,7 @@ async fn greet(
     Err(match error {
         AcceptError::Closed => Disconnect::Closed,
         AcceptError::Timeout => Disconnect::HandshakeTimeout,
+        AcceptError::NoRoom => Disconnect::Memory,
         AcceptError::Plain | AcceptError::Failed(_) => Disconnect::TlsHandshake,
     })
 }

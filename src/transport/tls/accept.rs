@@ -1,6 +1,7 @@
 //! TLS from clients: what a listener shows them, and the handshake.
 
 use std::fmt;
+use std::future::poll_fn;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -11,6 +12,7 @@ use rustls::{Error, RootCertStore, ServerConfig};
 
 use super::{Broken, Role, Side, Stream, Tls, explain};
 use crate::config::{ListenerTls, UnixSeconds, provider};
+use crate::memory::Stranger;
 
 /// What one listener shows its clients. It can be replaced while clients come; those that are there keep what they have.
 #[derive(Debug)]
@@ -33,6 +35,8 @@ pub enum AcceptError {
     Closed,
     /// It took too long.
     Timeout,
+    /// What it held was needed for those who were admitted.
+    NoRoom,
     /// What else.
     Failed(String),
 }
@@ -47,6 +51,9 @@ impl fmt::Display for AcceptError {
             Self::Timeout => {
                 f.write_str("its TLS handshake took too long (limits.handshake_timeout)")
             }
+            Self::NoRoom => f.write_str(
+                "limits.max_memory left no room, and who is still in its TLS handshake goes first",
+            ),
             Self::Failed(text) => f.write_str(text),
         }
     }
@@ -120,16 +127,30 @@ impl Acceptance {
         self.not_after
     }
 
-    /// The handshake with a client, for at most `limit`.
+    /// The handshake with a client, for at most `limit`; what it holds is `stranger`'s.
     ///
     /// # Errors
     /// [`AcceptError`]; the connection is closed then.
-    pub async fn accept(&self, socket: Stream, limit: Duration) -> Result<Stream, AcceptError> {
+    pub async fn accept(
+        &self,
+        socket: Stream,
+        limit: Duration,
+        stranger: &Stranger,
+    ) -> Result<Stream, AcceptError> {
         let connection = UnbufferedServerConnection::new(Arc::clone(&self.config))
             .map_err(|error| AcceptError::Failed(format!("no TLS: {error}")))?;
         let tls = Tls::new(socket, Side::Server(connection), Role::TowardsClient);
         let mut first = Vec::new();
-        match tokio::time::timeout(limit, tls.shake_hands(&mut first)).await {
+        let hold = |bytes| {
+            // Whether it may is asked by the other branch.
+            let _ = stranger.hold(bytes);
+        };
+        let shaken = tokio::select! {
+            biased;
+            shaken = tokio::time::timeout(limit, tls.shake_hands(&mut first, hold)) => shaken,
+            () = poll_fn(|cx| stranger.poll_told(cx)) => return Err(AcceptError::NoRoom),
+        };
+        match shaken {
             Ok(Ok(())) => Ok(Stream::Tls(Box::new(tls))),
             Ok(Err(broken)) => Err(why(&broken, &first)),
             Err(_) => Err(AcceptError::Timeout),

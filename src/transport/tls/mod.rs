@@ -163,6 +163,23 @@ impl Tls {
         }
     }
 
+    /// Memory that is held for records and for what was in them.
+    pub(super) fn held_bytes(&self) -> usize {
+        self.session.borrow().held_bytes()
+    }
+
+    /// Bytes of a record that has begun and not ended.
+    pub fn unfinished_bytes(&self) -> usize {
+        self.session.borrow().incoming().len()
+    }
+
+    /// See [`Stream::let_go`].
+    pub(super) fn let_go(&self) {
+        if let Ok(mut session) = self.session.try_borrow_mut() {
+            session.let_go();
+        }
+    }
+
     pub(super) fn has_unflushed(&self) -> bool {
         !self.session.borrow_mut().out().is_empty()
     }
@@ -301,10 +318,11 @@ impl Tls {
         self.session.borrow_mut().out().clear();
     }
 
-    /// The handshake. `first` gets the first bytes of the other side.
-    async fn shake_hands(&self, first: &mut Vec<u8>) -> Result<(), Broken> {
+    /// The handshake. `first` gets the first bytes of the other side; `hold` is told how much memory is held after each read.
+    async fn shake_hands(&self, first: &mut Vec<u8>, hold: impl Fn(usize)) -> Result<(), Broken> {
         self.session.borrow_mut().start().map_err(Broken::Tls)?;
         loop {
+            hold(self.held_bytes());
             std::future::poll_fn(|cx| self.poll_flush(cx))
                 .await
                 .map_err(Broken::Socket)?;

@@ -15,7 +15,8 @@ pub(super) const RECORD: usize = 5 + 16 * 1024 + 2048;
 /// Plain bytes of one record.
 const FRAGMENT: usize = 16 * 1024;
 
-/// Bytes of records kept because they are not whole: a record, or a message of the handshake (64 KiB) in several.
+/// Bytes of records kept because they are not whole: a record, or a message of the handshake (64 KiB) in several. Towards a
+/// client there are none of these once the handshake is over.
 const MOST_INCOMPLETE: usize = 64 * 1024 + RECORD;
 
 /// Plain bytes encrypted at once: a whole read of the other side, with what was carried before it.
@@ -68,6 +69,10 @@ impl Queue {
 
     pub(super) fn push(&mut self, bytes: &[u8]) {
         self.bytes.extend_from_slice(bytes);
+    }
+
+    fn held_bytes(&self) -> usize {
+        self.bytes.capacity()
     }
 
     /// Forgets them all.
@@ -163,6 +168,19 @@ impl Session {
         &self.incoming
     }
 
+    /// Memory that its records take, and what was in them.
+    pub(super) fn held_bytes(&self) -> usize {
+        self.incoming.capacity() + self.plain.held_bytes() + self.out.held_bytes()
+    }
+
+    /// Forgets all records: it is of no further use, and says so to nobody.
+    pub(super) fn let_go(&mut self) {
+        self.incoming = Vec::new();
+        self.plain.clear();
+        self.out.clear();
+        self.is_broken = true;
+    }
+
     /// Takes in records: what was [`Session::incoming`], with what has arrived behind it. Plain bytes fill `into` from
     /// `filled` on, then [`Session::plain`].
     ///
@@ -223,10 +241,17 @@ impl Session {
             self.collect_alert();
             return Err(error);
         }
-        if rest.len() > MOST_INCOMPLETE {
+        let is_open_client =
+            matches!(&self.side, Side::Server(session) if !session.is_handshaking());
+        let most = if is_open_client {
+            RECORD
+        } else {
+            MOST_INCOMPLETE
+        };
+        if rest.len() > most {
             self.is_broken = true;
             return Err(Error::General(
-                "a message of the handshake is too long".to_owned(),
+                "a message of TLS itself is too long".to_owned(),
             ));
         }
         if rest.is_empty() {

@@ -29,6 +29,12 @@ impl Link {
             }
     }
 
+    /// Puts on the account what is held for it now, rather than when it is written: after large requests of respool's own.
+    pub(in super::super) fn note_held(&self) {
+        let held = self.inner.borrow().held_bytes();
+        self.holding.set(held);
+    }
+
     /// The shortest time that a request and its reply were under way on it.
     #[inline]
     pub fn round_trip_micros(&self) -> u64 {

@@ -147,6 +147,25 @@ impl Client {
         }
     }
 
+    /// Drops so many bytes of what comes. False: the connection has ended before.
+    pub(crate) fn drop_bytes(&mut self, bytes: usize) -> bool {
+        while self.buffer.len() - self.used < bytes {
+            if self.ended() {
+                return false;
+            }
+        }
+        self.used += bytes;
+        true
+    }
+
+    /// Sends bytes as they are on the socket below TLS.
+    pub(crate) fn try_send_below_tls(&mut self, bytes: impl AsRef<[u8]>) -> io::Result<()> {
+        match &mut self.stream {
+            Stream::Tls(s) => s.sock.write_all(bytes.as_ref()),
+            Stream::Tcp(_) | Stream::Unix(_) => panic!("this client speaks no TLS"),
+        }
+    }
+
     /// Sends one command and reads one reply.
     #[track_caller]
     pub(crate) fn cmd<A: AsRef<[u8]>>(&mut self, args: &[A]) -> Value {

@@ -1,6 +1,8 @@
 //! What is held for clients that read slowly or not at all, and what it costs the process.
 
+mod kept;
 mod large;
+mod records;
 mod room;
 
 use crate::harness::{Client, Redis, Respool, Value, eventually, eventually_some};

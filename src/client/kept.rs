@@ -1,0 +1,94 @@
+//! What a client holds beside its replies, and what it is in the middle of: shown on its card, put on the account.
+
+use std::io;
+use std::task::{Context, Poll};
+
+use super::task::{Client, Wait};
+use crate::telemetry::Disconnect;
+use crate::transport::READ_SIZE;
+
+impl Client {
+    /// Shows on the client's card what it is doing, now that `used` more bytes of its requests are done with.
+    pub(super) fn note_state(&self, used: usize) {
+        self.outlet.hold_input(self.input.capacity());
+        self.card.query_bytes.set(self.input.len() as u64);
+        let unread = self.outlet.held_replies_bytes() as u64;
+        self.card.output_bytes.set(unread);
+        let is_inside = !self.input.is_empty() || self.streaming.is_some();
+        if is_inside || self.resident.begun_micros.get() != 0 {
+            self.note_begun(is_inside, used);
+        }
+    }
+
+    /// Notes what TLS holds of a record that has not ended: it is the start of a request, and may stall no longer than one.
+    #[inline]
+    pub(super) fn note_record(&self) {
+        if self.stream.tls().is_some() {
+            self.note_unfinished();
+        }
+    }
+
+    fn note_unfinished(&self) {
+        self.outlet.hold_stream(&self.stream);
+        let unfinished = self.stream.tls().map_or(0, |tls| tls.unfinished_bytes());
+        let here = (self.input.len() + unfinished) as u64;
+        if self.card.query_bytes.get() == here {
+            return;
+        }
+        self.card.query_bytes.set(here);
+        let between = self.input.is_empty() && self.streaming.is_none();
+        if unfinished > 0 && between {
+            self.note_begun(true, 0);
+            // The first of all has the time of a handshake.
+            let is_first = self.card.commands.get() == 0;
+            self.resident.is_upload.set(!is_first);
+        } else if between && self.resident.begun_micros.get() != 0 {
+            self.note_begun(false, 0);
+        }
+    }
+
+    /// Puts on the account what is kept for the client elsewhere: what it calls itself, who it has shown to be, the names of
+    /// what it is subscribed to, its blocked call, and `asked` bytes of a request that is at hand and has been copied.
+    pub(super) fn note_kept(&self, asked: usize) {
+        let topics = self.subscriptions().held_bytes(self.card.id());
+        let names = self.card.names().held_bytes() + topics;
+        let user = self.session.state.user.as_ref();
+        let user = user.map_or(0, |user| user.held_bytes());
+        let call = match &self.wait {
+            Wait::Blocked(blocked) => blocked.held_bytes(),
+            _ => 0,
+        };
+        self.outlet.hold_kept(names + user + call + asked);
+    }
+
+    /// Whether it is not read in this turn: those who were told to go let go of their memory first.
+    #[inline]
+    pub(super) fn makes_way(&self, cx: &Context<'_>) -> bool {
+        let makes_way = self.site.thread.account.awaits_room();
+        if makes_way {
+            cx.waker().wake_by_ref();
+        }
+        makes_way
+    }
+
+    /// Whether more is read of a client that leaves too much unread: as much again as it may leave, and no byte more, for
+    /// which all of it would have to be moved.
+    pub(super) fn may_send_ahead(&self) -> bool {
+        self.input.is_empty() || self.input.len() + READ_SIZE <= self.outlet.limit_bytes()
+    }
+
+    /// Waits until a client that is about to be closed has sent something more; no longer than there is room for it.
+    pub(super) fn poll_last_words(&self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        self.outlet.register(cx);
+        match self.outlet.end() {
+            Some(Disconnect::Memory) => Poll::Ready(Err(io::ErrorKind::OutOfMemory.into())),
+            _ => self.stream.poll_read_ready(cx),
+        }
+    }
+
+    /// Lets go of requests that nobody will look at any more.
+    pub(super) fn drop_input(&mut self) {
+        self.input = Vec::new();
+        self.outlet.hold_input(0);
+    }
+}

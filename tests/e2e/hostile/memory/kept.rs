@@ -1,0 +1,89 @@
+//! What is kept for clients as long as they are there: names of subscriptions, blocked calls.
+
+use super::{MIB, disconnects, most_resident};
+use crate::harness::{Client, Redis, Respool, encode};
+
+/// `limits.max_memory` of these tests.
+const LIMIT: usize = 64 * MIB;
+
+fn small(redis: &Redis) -> Respool {
+    Respool::with(redis)
+        .limits("max_memory = \"64MiB\"\nmax_clients = 1000")
+        .start()
+}
+
+fn log_names_the_largest(respool: &Respool) {
+    let log = respool.log_text();
+    assert!(log.contains("it held the most"), "{log}");
+}
+
+#[test]
+fn the_process_stays_within_its_memory_whatever_names_are_subscribed_to() {
+    const COUNT: usize = 30;
+    let redis = Redis::start(&[]);
+    let respool = small(&redis);
+    let mut modest = respool.client();
+    modest.cmd(&["SUBSCRIBE", "news"]);
+    let mut greedy: Vec<Client> = (0..COUNT).map(|_| respool.client()).collect();
+    let mut round = 0;
+    let most = most_resident(
+        &respool,
+        || {
+            for (number, client) in greedy.iter_mut().enumerate() {
+                let name = format!("{round}-{number}-{}", "n".repeat(1_000_000));
+                // Those who were closed take nothing any more.
+                let _ = client
+                    .try_send(encode(&["SUBSCRIBE", &name]))
+                    .is_ok_and(|()| client.drop_bytes(name.len()));
+            }
+            round += 1;
+            round == 5
+        },
+        "all have subscribed",
+    );
+    assert!(most < LIMIT, "{} MiB", most / MIB);
+    assert!(disconnects(&respool, "memory") >= 5.0);
+    log_names_the_largest(&respool);
+    redis.cmd(&["PUBLISH", "news", "hello"]);
+    assert!(modest.reply().items()[2].text() == "hello");
+}
+
+#[test]
+fn the_process_stays_within_its_memory_whatever_blocked_clients_wait_for() {
+    let redis = Redis::start(&[]);
+    let key = "k".repeat(1000);
+    // Calls that are made one with others, and calls that are not.
+    let merged = |number: usize| {
+        let keys: Vec<String> = (0..64).map(|at| format!("{number}-{at}-{key}")).collect();
+        let words = std::iter::once("BLPOP".to_owned()).chain(keys);
+        encode(&words.chain(["0".to_owned()]).collect::<Vec<_>>())
+    };
+    let alone = |number: usize| {
+        let from = format!("{number}-{}", key.repeat(30));
+        encode(&["BLMOVE", &from, &format!("to-{from}"), "LEFT", "LEFT", "0"])
+    };
+    for call in [&merged as &dyn Fn(usize) -> Vec<u8>, &alone] {
+        let respool = small(&redis);
+        let mut modest = respool.client();
+        modest.send(encode(&["BLPOP", "modest", "0"]));
+        let mut greedy: Vec<Client> = (0..600).map(|_| respool.client()).collect();
+        let mut sent = 0;
+        let most = most_resident(
+            &respool,
+            || {
+                for client in greedy.iter_mut().skip(sent).take(10) {
+                    let _ = client.try_send(call(sent));
+                    sent += 1;
+                }
+                sent == greedy.len()
+            },
+            "all have called",
+        );
+        let most = most.max(most_resident(&respool, || true, "they were looked at"));
+        assert!(most < LIMIT, "{} MiB", most / MIB);
+        assert!(disconnects(&respool, "memory") >= 20.0);
+        log_names_the_largest(&respool);
+        redis.cmd(&["RPUSH", "modest", "element"]);
+        assert_eq!(modest.reply().items()[1].text(), "element");
+    }
+}
