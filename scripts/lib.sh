@@ -92,11 +92,19 @@ need_rust() {
         cargo "$component" --version >/dev/null 2>&1 ||
             die "cargo $component is missing; with rustup: rustup component add rustfmt clippy"
     done
-    # rustc links with the C compiler; rustup does not bring one.
-    need cc gcc gcc gcc
+    # rustc links with the C compiler; rustup does not bring one. Debian's comes without the C library's own files.
+    if ! links_c; then
+        needed_commands+=(cc)
+        needed_apt+=(gcc libc6-dev)
+        needed_dnf+=(gcc glibc-devel)
+        needed_brew+=(gcc)
+    fi
     # The allocator is built by its own makefile (docs/decisions/0014).
     need make make make make
 }
+
+# links_c: whether the C compiler is there and links a program.
+links_c() { have cc && echo 'int main(void) { return 0; }' | cc -x c -o /dev/null - 2>/dev/null; }
 
 need_redis() {
     need redis-server redis-server redis redis
