@@ -86,6 +86,18 @@ impl Client {
         }
     }
 
+    /// Keeps the start of a request: most likely a large one, if much of it is here, which is gathered in a spare buffer.
+    #[inline]
+    pub(super) fn keep_rest(&mut self, rest: &[u8]) {
+        if rest.len() >= READ_SIZE / 2
+            && self.input.capacity() == 0
+            && let Some(spare) = self.site.spares.take(rest.len())
+        {
+            self.input = spare;
+        }
+        self.input.extend_from_slice(rest);
+    }
+
     /// Lets go of requests that nobody will look at any more.
     pub(super) fn drop_input(&mut self) {
         self.input = Vec::new();

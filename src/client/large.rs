@@ -89,10 +89,15 @@ impl Client {
                     .keep(std::mem::replace(&mut self.input, spare));
             }
             None => {
-                // On the account before it is had: old and new are there at once while it grows.
-                self.outlet.hold_input(self.input.capacity() + room);
+                // On the account before it is had. Moved by hand: where an allocator makes the old one longer it takes new
+                // pages from the kernel, while those of others that have gone lie about for a moment.
+                let capacity = self.input.len() + room;
+                self.outlet.hold_input(self.input.capacity() + capacity);
                 if !self.outlet.is_closed() {
-                    self.input.reserve_exact(room);
+                    let mut larger = Vec::with_capacity(capacity);
+                    larger.extend_from_slice(&self.input);
+                    self.input = larger;
+                    self.outlet.hold_input(self.input.capacity());
                 }
             }
         }

@@ -551,7 +551,7 @@ impl Client {
         if matches!(self.wait, Wait::Nothing) && self.input.is_empty() {
             // Nearly always: requests are used where they were read, and nothing is kept.
             let used = self.requests(&scratch[..read]);
-            self.input.extend_from_slice(&scratch[used..read]);
+            self.keep_rest(&scratch[used..read]);
             drop(scratch);
             self.outlet.flush();
             self.note_state(used);

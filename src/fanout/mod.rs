@@ -191,7 +191,7 @@ impl<T: Clone> Fanout<T> {
     }
 
     /// Memory that a client's subscriptions take, those included that the server has not confirmed. Each name is kept here and
-    /// among the audiences of the process, and stands in what the server is asked, at once for all in the end.
+    /// among the audiences of the process, and stands in what the server is asked.
     pub fn held_bytes(&self, subscriber: SubscriberId) -> usize {
         let asked = self
             .commands

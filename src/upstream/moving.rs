@@ -79,7 +79,7 @@ impl Upstream {
         }
     }
 
-    fn all_links(&self) -> Vec<Rc<Link>> {
+    pub(super) fn all_links(&self) -> Vec<Rc<Link>> {
         let mut all: Vec<Rc<Link>> = self.links.borrow().iter().flatten().cloned().collect();
         all.extend(self.pins.borrow().iter().filter_map(std::rc::Weak::upgrade));
         all.extend(

@@ -394,6 +394,7 @@ impl Upstream {
         self.ask_for_guests();
         // A borrower may have left with the pin that was kept for it.
         self.give_up_idle();
+        self.all_links().iter().for_each(|link| link.shrink());
         self.both_subscriptions().for_each(|some| some.tick());
         self.move_on();
         self.yield_seats();

@@ -24,6 +24,11 @@ const MAX_OWN_REPLY: usize = 4 * 1024 * 1024;
 /// Places for replies that are due that a connection keeps when it has few: as many as a worker's clients have in a turn.
 const MOST_DUE_KEPT: usize = 4096;
 
+/// Room for requests that a connection keeps from one turn to the next, and from one tick to the next. Memory that is new to
+/// the process costs a page fault for each 4 KiB: SET of 16 KiB by 50 clients 11.9 µs each instead of 9.
+const MOST_OUT_KEPT: usize = 16 * READ_SIZE;
+const MOST_OUT_KEPT_LONG: usize = 4 * READ_SIZE;
+
 /// What a request is, as far as its reply matters to respool.
 #[derive(Debug)]
 pub enum Kind {
@@ -358,13 +363,20 @@ impl Inner {
         if self.written == self.out.len() {
             self.out.clear();
             self.written = 0;
-            if self.out.capacity() > 4 * READ_SIZE {
+            if self.out.capacity() > MOST_OUT_KEPT {
                 self.out = Vec::new();
             }
         } else if self.written > READ_SIZE.max(self.out.len() / 2) {
             // No more is moved than has been written since it was moved last: a full buffer was moved at each write.
             self.out.drain(..self.written);
             self.written = 0;
+        }
+    }
+
+    /// Gives back room that is kept for the next turn: called with each tick.
+    pub(super) fn shrink(&mut self) {
+        if self.out.is_empty() && self.out.capacity() > MOST_OUT_KEPT_LONG {
+            self.out = Vec::new();
         }
     }
 

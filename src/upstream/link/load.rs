@@ -35,6 +35,12 @@ impl Link {
         self.holding.set(held);
     }
 
+    /// Gives back room that it keeps for large requests.
+    pub(in super::super) fn shrink(&self) {
+        self.inner.borrow_mut().shrink();
+        self.note_held();
+    }
+
     /// The shortest time that a request and its reply were under way on it.
     #[inline]
     pub fn round_trip_micros(&self) -> u64 {
