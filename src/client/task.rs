@@ -572,7 +572,7 @@ impl Client {
         if used > 0 {
             input.drain(..used);
         }
-        if input.capacity() > 4 * READ_SIZE && input.len() < input.capacity() / 4 {
+        if input.capacity() > 4 * READ_SIZE && input.len() < input.capacity() / 16 {
             input.shrink_to_fit();
         }
         self.input = input;
