@@ -335,7 +335,7 @@ table! {
     "script|flush" -2, Shared, [NOSCRIPT LONG] [SLOW SCRIPTING] 0 0 0;
     "script|help" 2, Shared, [] [SLOW SCRIPTING] 0 0 0;
     "script|kill" 2, Pinned(Script), [NOSCRIPT] [SLOW SCRIPTING] 0 0 0;
-    "script|load" 3, Shared, [NOSCRIPT LONG MAY_REPLICATE] [SLOW SCRIPTING] 0 0 0;
+    "script|load" 3, Fenced, [NOSCRIPT LONG MAY_REPLICATE] [SLOW SCRIPTING] 0 0 0;
     "script|show" 3, Shared, [NOSCRIPT] [KEYSPACE READ SLOW SCRIPTING] 0 0 0;
     "sdiff" -2, Shared, [READONLY LONG] [READ SET SLOW] 1 -1 1;
     "sdiffstore" -3, Shared, [WRITE LONG] [WRITE SET SLOW] 1 -1 1;

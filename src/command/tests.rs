@@ -239,6 +239,7 @@ fn what_has_a_fence_behind_it() {
             "evalsha_ro",
             "fcall",
             "fcall_ro",
+            "script|load",
         ]
     );
 }

@@ -25,7 +25,7 @@ pub use audience::{Audiences, Part};
 pub use frame::{Malformed, Message, Said, read};
 pub use outcome::{Begun, Confirmation, Counts, Settled, SubscriberId};
 pub use pace::Pace;
-pub use suspicion::{Remedy, Side, Suspicion};
+pub use suspicion::{Presence, Remedy, Side, Suspicion};
 pub use topic::{Kind, PUBSUB_KINDS};
 pub use weight::{Overwhelmed, Weights};
 

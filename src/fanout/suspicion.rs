@@ -35,6 +35,15 @@ pub struct Candidate {
     pub kin: u64,
 }
 
+/// Whether all who can have been the cause of a loss are still there.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Presence {
+    /// They are.
+    All,
+    /// Somebody has left since the connection brought anything last.
+    SomebodyLeft,
+}
+
 /// What is to be done about a loss, beside connecting anew.
 #[derive(Debug, PartialEq, Eq)]
 pub enum Remedy {
@@ -62,10 +71,12 @@ impl Suspicion {
         self.lost_micros.iter().flatten().any(since)
     }
 
-    /// The server has ended a connection with `here` on it, while `there` are on the other one.
+    /// The server has ended a connection with `here` on it, while `there` are on the other one. Where the cause may have left
+    /// nobody is to pay for it: those who were kept apart go back to the others, so that newcomers, who come apart, have
+    /// nobody but their like to cost anything.
     pub fn lost(
         &mut self,
-        side: Side,
+        (side, presence): (Side, Presence),
         here: Vec<Candidate>,
         there: impl IntoIterator<Item = SubscriberId>,
         now_micros: u64,
@@ -84,6 +95,13 @@ impl Suspicion {
             self.cleared.extend(there);
         }
         self.lost_micros[side as usize] = Some(now_micros);
+        if presence == Presence::SomebodyLeft {
+            let back: Vec<_> = here.iter().map(|one| one.subscriber).collect();
+            return match side {
+                Side::Apart if !back.is_empty() => Remedy::Move(back),
+                _ => Remedy::Nothing,
+            };
+        }
         let is_suspect = |one: &Candidate| !self.cleared.contains(&one.subscriber);
         let mut suspects: Vec<Candidate> = here.iter().copied().filter(is_suspect).collect();
         if suspects.is_empty() {
@@ -176,7 +194,8 @@ mod tests {
                 .map(|one| one.subscriber)
                 .collect();
             let here = self.sides[at].clone();
-            let remedy = self.suspicion.lost(side, here, there, self.now);
+            let lost = (side, Presence::All);
+            let remedy = self.suspicion.lost(lost, here, there, self.now);
             let (gone, to) = match remedy {
                 Remedy::Nothing => return,
                 Remedy::Move(ids) => (ids, Some(1 - at)),
@@ -222,6 +241,21 @@ mod tests {
         (0..6).for_each(|_| world.strike(16));
         assert_eq!(world.closed, [16]);
         assert!((1..=8).all(|id| world.losses[&id] == 2));
+    }
+
+    #[test]
+    fn nobody_pays_for_who_has_left() {
+        let mut suspicion = Suspicion::default();
+        let all = vec![candidate(1, true), candidate(2, false)];
+        let gone = |side| (side, Presence::SomebodyLeft);
+        let usual = suspicion.lost(gone(Side::Usual), all, [], 0);
+        assert_eq!(usual, Remedy::Nothing);
+        for now in 1..20 {
+            let apart = suspicion.lost(gone(Side::Apart), vec![candidate(1, true)], [2], now);
+            assert_eq!(apart, Remedy::Move(vec![1]), "back to the others");
+        }
+        let nobody = suspicion.lost(gone(Side::Apart), Vec::new(), [1, 2], 20);
+        assert_eq!(nobody, Remedy::Nothing);
     }
 
     #[test]

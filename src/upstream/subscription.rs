@@ -76,6 +76,8 @@ pub struct Subscriptions {
     /// A connection is waited for until others give one back.
     awaits_place: Cell<bool>,
     heard_micros: Cell<u64>,
+    /// When somebody who was subscribed has left.
+    left_micros: Cell<u64>,
     /// When the PING was sent that has not been answered.
     pinged_micros: Cell<Option<u64>>,
     /// Since when the server is known to have answered elsewhere.
@@ -108,6 +110,7 @@ impl Subscriptions {
             topics: Cell::new(0),
             awaits_place: Cell::new(false),
             heard_micros: Cell::new(0),
+            left_micros: Cell::new(0),
             pinged_micros: Cell::new(None),
             overtaken: Cell::default(),
             needed_micros: Cell::new(0),
@@ -161,6 +164,7 @@ impl Subscriptions {
         kind: Kind,
         names: Option<impl Iterator<Item = &'a [u8]>>,
     ) -> Option<oneshot::Receiver<SubscribeResult>> {
+        self.note_left(subscriber);
         let begun = self
             .fanout
             .borrow_mut()

@@ -6,7 +6,7 @@ use std::rc::Rc;
 
 use super::Subscriptions;
 use crate::budget::Kind as SocketKind;
-use crate::fanout::{Message, Remedy, Said, Side, SubscriberId, read};
+use crate::fanout::{Message, Presence, Remedy, Said, Side, SubscriberId, read};
 use crate::telemetry::{Disconnect, LossCause};
 use crate::upstream::link::{Ended, Link};
 use crate::upstream::outlet::Outlet;
@@ -96,10 +96,14 @@ impl Upstream {
         let here = lost.fanout.borrow().candidates();
         let there = other.fanout.borrow().ids();
         let now = self.thread.clock.now_micros();
+        let presence = match lost.left_micros.get() >= lost.heard_micros.get() {
+            true => Presence::SomebodyLeft,
+            false => Presence::All,
+        };
         let remedy = self
             .suspicion
             .borrow_mut()
-            .lost(lost.side, here, there, now);
+            .lost((lost.side, presence), here, there, now);
         match remedy {
             Remedy::Nothing => {}
             Remedy::Close(those) => lost.close_some(&those),

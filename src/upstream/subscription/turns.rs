@@ -18,6 +18,7 @@ impl Subscriptions {
     /// A client is gone, or is to be subscribed to nothing.
     pub fn leave(&self, subscriber: SubscriberId) {
         self.abandon_command(subscriber);
+        self.note_left(subscriber);
         if self
             .fanout
             .borrow_mut()
@@ -30,12 +31,20 @@ impl Subscriptions {
 
     /// Takes a client that goes on, and has no command under way, out of some of its topics. False: it is in none now.
     pub fn leave_some(&self, subscriber: SubscriberId) -> bool {
+        self.note_left(subscriber);
         let is_left = self
             .fanout
             .borrow_mut()
             .leave_some(subscriber, TOPICS_A_TURN);
         self.turn();
         is_left
+    }
+
+    /// Remembers that somebody has left who was subscribed.
+    pub(super) fn note_left(&self, subscriber: SubscriberId) {
+        if self.fanout.borrow().handle(subscriber).is_some() {
+            self.left_micros.set(self.thread.clock.now_micros());
+        }
     }
 
     /// Has `outlet` sent what was placed with it, now or in the next turn.

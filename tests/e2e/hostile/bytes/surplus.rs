@@ -38,6 +38,51 @@ fn text_of_one_clients_library_never_answers_another() {
     }
 }
 
+/// Scripts whose first line has options that are refused, and repeated as they are.
+const BROKEN_LINES: [&str; 2] = [
+    "#!lua \"x\\r\\n$4\\r\\nEVIL\"\nreturn 1",
+    "#!lua \"x\\r\\n+OK\\r\\n*2\\r\\n:1\"\nreturn 1",
+];
+
+#[test]
+fn text_of_one_clients_script_never_answers_another() {
+    let redis = Redis::start(&[]);
+    let words: [&[&str]; 4] = [
+        &["SCRIPT", "LOAD"],
+        &["script", "Load"],
+        &["EVAL"],
+        &["EVAL_RO"],
+    ];
+    for (script, words) in BROKEN_LINES
+        .iter()
+        .flat_map(|s| words.map(|words| (*s, words)))
+    {
+        let mut request = words.to_vec();
+        request.push(script);
+        if words.len() == 1 {
+            request.push("0");
+        }
+        let respool = on_one_connection(&redis);
+        let mut others = others(&respool);
+        let (mut slow, mut hostile) = (respool.client(), respool.client());
+        let (wrong, lost) = look_on(&mut others, || {
+            slow.send(busy_script());
+            hostile.send(encode(&request));
+        });
+        assert_eq!((wrong, lost), (0, 0), "{request:?}");
+        hostile.reply();
+        assert_eq!(slow.reply(), Value::Int(1));
+        assert_eq!(hostile.cmd(&["SET", "mine", "1"]), Value::ok());
+        assert_eq!(hostile.cmd(&["GET", "mine"]), Value::bulk("1"));
+        let (wrong, lost) = look_on(&mut others, || {
+            slow.send(busy_script());
+            let block = [encode(&["MULTI"]), encode(&request), encode(&["EXEC"])];
+            hostile.send(block.concat());
+        });
+        assert_eq!((wrong, lost), (0, 0), "in a transaction: {request:?}");
+    }
+}
+
 #[test]
 fn a_connection_that_carried_such_an_error_is_never_lent_again() {
     let redis = Redis::start(&[]);
