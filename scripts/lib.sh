@@ -99,7 +99,7 @@ need_rust() {
         needed_dnf+=(gcc glibc-devel)
         needed_brew+=(gcc)
     fi
-    # The allocator is built by its own makefile (docs/decisions/0014).
+    # The allocator is built by its own makefile (docs/decisions/0015).
     need make make make make
 }
 
