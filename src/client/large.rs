@@ -46,8 +46,9 @@ impl Client {
         if here < most {
             return false;
         }
-        // A connection has been borrowed for it.
-        if self.pin_use.is_fresh || here >= GATHERED_SLOWLY * most {
+        // A connection, or the place of an upload, has been borrowed for it.
+        let has_place = || self.site.uploads.borrow().contains_key(&self.card.id());
+        if self.pin_use.is_fresh || has_place() || here >= GATHERED_SLOWLY * most {
             return true;
         }
         let now = self.site.thread.clock.now_micros();
@@ -146,7 +147,8 @@ impl Client {
                 Next::More
             };
         }
-        if !self.may_stream(data.len()) {
+        // A refusal is not forgotten because the wait for it took long.
+        if self.refusing.is_none() && !self.may_stream(data.len()) {
             return Next::More;
         }
         if self.outlet.outstanding() > 0 {

@@ -164,7 +164,6 @@ impl Subscriptions {
         kind: Kind,
         names: Option<impl Iterator<Item = &'a [u8]>>,
     ) -> Option<oneshot::Receiver<SubscribeResult>> {
-        self.note_left(subscriber);
         let begun = self
             .fanout
             .borrow_mut()

@@ -40,8 +40,9 @@ impl Subscriptions {
         is_left
     }
 
-    /// Remembers that somebody has left who was subscribed.
-    pub(super) fn note_left(&self, subscriber: SubscriberId) {
+    /// Remembers that somebody has left who was subscribed. Who only unsubscribes from something has not: it is looked at
+    /// like everybody else.
+    fn note_left(&self, subscriber: SubscriberId) {
         if self.fanout.borrow().handle(subscriber).is_some() {
             self.left_micros.set(self.thread.clock.now_micros());
         }

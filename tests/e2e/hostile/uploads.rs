@@ -165,6 +165,48 @@ fn uploads_that_go_on_for_minutes_leave_connections_for_others() {
 }
 
 #[test]
+fn an_upload_for_which_there_is_no_place_is_told_so_in_time() {
+    const PIECE: usize = 150_000;
+    let redis = Redis::start(&[]);
+    let respool = Respool::with(&redis)
+        .upstream("max_connections = 6\nshared_connections = 4\nborrow_timeout = \"1s\"")
+        // Not even where the machine stands still.
+        .limits("upload_patience = \"30s\"")
+        .start();
+    let is_over = AtomicBool::new(false);
+    let sent = std::sync::atomic::AtomicUsize::new(0);
+    std::thread::scope(|scope| {
+        // It has the only place, and is never behind.
+        scope.spawn(|| {
+            let mut client = respool.client();
+            let mut piece = begun("going", 400_000_000, 10 * PIECE);
+            while !is_over.load(Ordering::Relaxed)
+                && client.try_send(&piece).is_ok()
+                && client.is_open_after(Duration::from_millis(10))
+            {
+                sent.fetch_add(1, Ordering::Relaxed);
+                piece = vec![b'v'; PIECE];
+            }
+        });
+        let _over = Over(&is_over);
+        eventually(
+            || sent.load(Ordering::Relaxed) > 20,
+            "the upload is under way",
+        );
+        let mut client = respool.client();
+        client.send(begun("refused", 8_000_000, 8_000_000));
+        client.send("\r\n");
+        let reply = client.reply();
+        assert!(
+            reply.text().contains("no server connection free"),
+            "{reply:?}"
+        );
+        assert_eq!(client.cmd(&["GET", "going"]), Value::NullBulk);
+    });
+    assert_eq!(redis.cmd(&["EXISTS", "refused"]).int(), 0);
+}
+
+#[test]
 fn a_slow_upload_that_goes_on_succeeds_although_others_wait() {
     let redis = Redis::start(&[]);
     let respool = Respool::start(&redis);
