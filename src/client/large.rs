@@ -33,6 +33,15 @@ const BYTES_A_MICROSECOND: u64 = 1;
 /// Fewer missing bytes than this are read with what comes behind them.
 const SMALLEST_READ: usize = READ_SIZE / 4;
 
+/// A request that is passed on as it arrives, or is about to be.
+#[derive(Debug)]
+pub(super) struct Upload {
+    /// How it keeps up.
+    pub(super) pace: UploadPace,
+    /// The right to a connection for it; `None` on one that its client holds anyway.
+    _place: Option<UploadPlace>,
+}
+
 impl Client {
     /// Bytes that are gathered of any large request.
     fn gathered_bytes(&self) -> usize {
@@ -102,6 +111,14 @@ impl Client {
                 }
             }
         }
+    }
+
+    /// From now on it has to keep up, on whichever connection.
+    fn begin_upload(&self) {
+        let pace = UploadPace::new(self.site.thread.clock.now_micros());
+        let mut uploads = self.site.uploads.borrow_mut();
+        let of_held = Upload { pace, _place: None };
+        uploads.entry(self.card.id()).or_insert(of_held).pace = pace;
     }
 
     fn end_upload(&mut self) {
@@ -196,9 +213,7 @@ impl Client {
         self.doubt_large(&link, command);
         link.set_partial(true);
         self.streaming = Some(true);
-        if let Some((pace, _)) = self.site.uploads.borrow_mut().get_mut(&self.card.id()) {
-            *pace = UploadPace::new(self.site.thread.clock.now_micros());
-        }
+        self.begin_upload();
         Next::Used(self.let_go(data.len()))
     }
 
@@ -230,8 +245,14 @@ impl Client {
             return;
         };
         let pace = UploadPace::new(self.site.thread.clock.now_micros());
-        let mut uploads = self.site.uploads.borrow_mut();
-        uploads.insert(self.card.id(), (pace, place));
+        let upload = Upload {
+            pace,
+            _place: Some(place),
+        };
+        self.site
+            .uploads
+            .borrow_mut()
+            .insert(self.card.id(), upload);
     }
 
     /// Whether a command of this name leaves no trace, whatever its arguments turn out to be: its start may be sent.
@@ -311,8 +332,8 @@ impl Client {
         };
         if let Some(link) = link {
             link.send_more(&data[..used]);
-            if let Some((pace, _)) = self.site.uploads.borrow_mut().get_mut(&self.card.id()) {
-                pace.moved(used);
+            if let Some(upload) = self.site.uploads.borrow_mut().get_mut(&self.card.id()) {
+                upload.pace.moved(used);
             }
         }
         Next::Used(used)

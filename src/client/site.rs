@@ -8,12 +8,12 @@ use std::sync::Arc;
 use tokio::sync::oneshot;
 
 use super::closes::CloseLog;
+use super::large::Upload;
 use super::room::Room;
 use super::spares::SpareBuffers;
 use super::tracking::{Letter, Redirection};
 use crate::admission::Admission;
 use crate::auth::Users;
-use crate::budget::{UploadPace, UploadPlace};
 use crate::command::DenySet;
 use crate::config::{AuthMode, Group, Settings};
 use crate::identity::{Card, Flag, Registry};
@@ -146,7 +146,7 @@ pub struct Site {
     /// The clients of this worker.
     pub residents: RefCell<HashMap<u64, Rc<Resident>>>,
     /// The requests that are passed on as they arrive, by client.
-    pub(super) uploads: RefCell<HashMap<u64, (UploadPace, UploadPlace)>>,
+    pub(super) uploads: RefCell<HashMap<u64, Upload>>,
     pub(super) closes: CloseLog,
     pub(super) spares: SpareBuffers,
 }

@@ -58,8 +58,8 @@ impl Site {
         self.check_unread();
     }
 
-    /// While somebody waits for a lease, or for the place of an upload, ends uploads on lent connections that do not go on: no more than there are waiting,
-    /// those that are furthest behind.
+    /// While somebody waits for a lease, or for the place of an upload, ends uploads on lent connections that do not go on: no
+    /// more than there are waiting, those that are furthest behind.
     fn end_stalled_uploads(&self) {
         let mut uploads = self.uploads.borrow_mut();
         if uploads.is_empty() {
@@ -69,12 +69,12 @@ impl Site {
         let residents = self.residents.borrow();
         let patience = self.thread.settings().limits.upload_patience.as_micros() as u64;
         let mut stalled = Vec::new();
-        for (id, (pace, _)) in uploads.iter_mut() {
+        for (id, upload) in uploads.iter_mut() {
             let Some(resident) = residents.get(id) else {
                 continue;
             };
             // One that is not read waits for the server.
-            let behind = pace.look(now, resident.is_waiting.get());
+            let behind = upload.pace.look(now, resident.is_waiting.get());
             if behind >= patience {
                 stalled.push((behind, resident));
             }

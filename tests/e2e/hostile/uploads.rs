@@ -1,6 +1,6 @@
 //! Requests that do not go on: a connection to the server is borrowed for bytes that are here or keep coming, and for no others.
 
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
 use crate::harness::{Client, Redis, Respool, Value, encode, eventually};
@@ -132,26 +132,43 @@ fn uploads_that_dribble_or_come_again_and_again_do_not_keep_others_waiting() {
 }
 
 #[test]
-fn uploads_that_go_on_for_minutes_leave_connections_for_others() {
-    const PIECE: usize = 150_000;
+fn uploads_that_stall_on_connections_that_their_clients_hold_give_them_up_too() {
     let redis = Redis::start(&[]);
     let respool = Respool::start(&redis);
-    let is_over = AtomicBool::new(false);
-    let sent = std::sync::atomic::AtomicUsize::new(0);
+    let mut clients: Vec<Client> = (0..6).map(|_| respool.client()).collect();
+    for client in &mut clients {
+        assert_eq!(client.cmd(&["WATCH", "watched"]), Value::ok());
+        client.send(begun("watched", 10_000_000, 3_000_000));
+    }
+    let longest = others_are_served(&respool, &redis);
+    assert!(longest < QUICKLY, "{longest:?}");
+    let ended = "respool_client_disconnects_total{reason=\"upload_stalled\"}";
+    assert!(respool.metric_or_zero(ended) > 0.0);
+    assert_eq!(redis.cmd(&["EXISTS", "watched"]).int(), 0);
+}
+
+/// Uploads 400 MB by 150 KB at a time, until it is over or somebody ends it: faster than a connection must be used for.
+fn keep_uploading(respool: &Respool, is_over: &AtomicBool, sent: &AtomicUsize) {
+    const PIECE: usize = 150_000;
+    let mut client = respool.client();
+    let mut piece = begun("going", 400_000_000, 10 * PIECE);
+    while !is_over.load(Ordering::Relaxed)
+        && client.try_send(&piece).is_ok()
+        && client.is_open_after(Duration::from_millis(20))
+    {
+        sent.fetch_add(1, Ordering::Relaxed);
+        piece = vec![b'v'; PIECE];
+    }
+}
+
+#[test]
+fn uploads_that_go_on_for_minutes_leave_connections_for_others() {
+    let redis = Redis::start(&[]);
+    let respool = Respool::start(&redis);
+    let (is_over, sent) = (AtomicBool::new(false), AtomicUsize::new(0));
     let longest = std::thread::scope(|scope| {
         for _ in 0..8 {
-            scope.spawn(|| {
-                let mut client = respool.client();
-                let mut piece = begun("going", 400_000_000, 10 * PIECE);
-                // Faster than a connection must be used for, so that nobody ends it.
-                while !is_over.load(Ordering::Relaxed)
-                    && client.try_send(&piece).is_ok()
-                    && client.is_open_after(Duration::from_millis(40))
-                {
-                    sent.fetch_add(1, Ordering::Relaxed);
-                    piece = vec![b'v'; PIECE];
-                }
-            });
+            scope.spawn(|| keep_uploading(&respool, &is_over, &sent));
         }
         let _over = Over(&is_over);
         eventually(
@@ -166,28 +183,16 @@ fn uploads_that_go_on_for_minutes_leave_connections_for_others() {
 
 #[test]
 fn an_upload_for_which_there_is_no_place_is_told_so_in_time() {
-    const PIECE: usize = 150_000;
     let redis = Redis::start(&[]);
     let respool = Respool::with(&redis)
         .upstream("max_connections = 6\nshared_connections = 4\nborrow_timeout = \"1s\"")
         // Not even where the machine stands still.
         .limits("upload_patience = \"30s\"")
         .start();
-    let is_over = AtomicBool::new(false);
-    let sent = std::sync::atomic::AtomicUsize::new(0);
+    let (is_over, sent) = (AtomicBool::new(false), AtomicUsize::new(0));
     std::thread::scope(|scope| {
         // It has the only place, and is never behind.
-        scope.spawn(|| {
-            let mut client = respool.client();
-            let mut piece = begun("going", 400_000_000, 10 * PIECE);
-            while !is_over.load(Ordering::Relaxed)
-                && client.try_send(&piece).is_ok()
-                && client.is_open_after(Duration::from_millis(10))
-            {
-                sent.fetch_add(1, Ordering::Relaxed);
-                piece = vec![b'v'; PIECE];
-            }
-        });
+        scope.spawn(|| keep_uploading(&respool, &is_over, &sent));
         let _over = Over(&is_over);
         eventually(
             || sent.load(Ordering::Relaxed) > 20,
