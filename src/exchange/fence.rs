@@ -1,8 +1,9 @@
 //! A request of respool's own behind one whose reply may be more than one frame: its answer holds a number that nobody else knows.
 //!
-//! Redis 8.2 writes the text of an error that a script raises as it is, line ends included (`error("a\r\n$1\r\nb\r\n+")`);
-//! and it, 7.0 and Valkey 8.1 and 9.1 so write the options of a script's first line (`#!lua "x\r\n+"`). Behind such a reply nothing is taken for a frame until the number has come: what stands
-//! before it is nobody's (see [`super::Search`]).
+//! Redis 8.2 writes the text of an error that a script raises as it is, line ends included (`error("a\r\n$1\r\nb\r\n+")`). All
+//! but 6.2 (7.0, 8.2, Valkey 8.1 and 9.1) so write the options of a script's first line that they refuse (`#!lua "x\r\n+"`).
+//! Behind such a reply nothing is taken for a frame until the number has come: what stands before it is nobody's (see
+//! [`super::Search`]).
 
 /// One fence.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

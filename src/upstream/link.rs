@@ -363,13 +363,8 @@ impl Link {
             return self.poll_messages(cx, stream, idle);
         }
         for _ in 0..READS_A_TURN {
-            if let Some(closing) = self.closing.get() {
-                // What was to be sent before it was closed goes out as far as it can: an element that is put back.
-                let _ = self.write(cx, stream);
-                return Poll::Ready(closing.into());
-            }
-            if let Err(error) = self.write(cx, stream) {
-                return Poll::Ready(self.ended_by(&error));
+            if let Some(ended) = self.write_or_end(cx, stream) {
+                return Poll::Ready(ended);
             }
             match stream.poll_read_ready(cx) {
                 Poll::Pending => return Poll::Pending,
@@ -380,11 +375,7 @@ impl Link {
                 Ok(()) => {}
                 Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
                 Err(error) => {
-                    // Who was due a reply tells a replica's close from others.
-                    let ended = self.ended_by(&error);
-                    // What was answered before it still counts.
-                    self.react();
-                    return Poll::Ready(ended);
+                    return Poll::Ready(self.ended_amid_replies(&error));
                 }
             }
             self.react();
@@ -392,6 +383,25 @@ impl Link {
         }
         cx.waker().wake_by_ref();
         Poll::Pending
+    }
+
+    /// Sends what there is to be sent. `Some`: the connection has ended, or is to end.
+    fn write_or_end(&self, cx: &mut Context<'_>, stream: &Stream) -> Option<Ended> {
+        if let Some(closing) = self.closing.get() {
+            // What was to be sent before it was closed goes out as far as it can: an element that is put back.
+            let _ = self.write(cx, stream);
+            return Some(closing.into());
+        }
+        let error = self.write(cx, stream).err()?;
+        Some(self.ended_by(&error))
+    }
+
+    /// What it ended with, when reading did. What was answered before that still counts.
+    fn ended_amid_replies(&self, error: &io::Error) -> Ended {
+        // Who was due a reply tells a replica's close from others.
+        let ended = self.ended_by(error);
+        self.react();
+        ended
     }
 
     fn write(&self, cx: &mut Context<'_>, stream: &Stream) -> io::Result<()> {

@@ -384,8 +384,8 @@ impl Inner {
     #[inline]
     pub(super) fn append(&mut self, bytes: &[u8]) -> u64 {
         let start = self.appended_total;
-        if bytes.len() > READ_SIZE {
-            // Doubled, it would hold as much again for nothing.
+        if bytes.len() > READ_SIZE.max(self.out.len()) {
+            // Doubled, it would hold as much again for nothing. What is there already is moved no more often than if it were.
             self.out.reserve_exact(bytes.len());
         }
         self.out.extend_from_slice(bytes);

@@ -20,12 +20,8 @@ impl Link {
     ) -> Poll<Ended> {
         let mut has_read = false;
         for _ in 0..READS_A_TURN {
-            if let Some(closing) = self.closing.get() {
-                let _ = self.write(cx, stream);
-                return Poll::Ready(closing.into());
-            }
-            if let Err(error) = self.write(cx, stream) {
-                return Poll::Ready(self.ended_by(&error));
+            if let Some(ended) = self.write_or_end(cx, stream) {
+                return Poll::Ready(ended);
             }
             if !has_read && self.pushes.borrow().has_unsent() {
                 // It is woken when they have been sent.
@@ -47,11 +43,7 @@ impl Link {
             match read {
                 Ok(()) => {}
                 Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
-                Err(error) => {
-                    let ended = self.ended_by(&error);
-                    self.react();
-                    return Poll::Ready(ended);
-                }
+                Err(error) => return Poll::Ready(self.ended_amid_replies(&error)),
             }
             has_read = true;
             self.react();
