@@ -25,7 +25,6 @@ use std::time::{Duration, Instant};
 use rand::rngs::SmallRng;
 use rand::{Rng as _, SeedableRng as _};
 
-use self::bird::Bird;
 use self::expect::mark;
 use self::flock::{EndOnPanic, Flock};
 use self::species::SPECIES;
@@ -103,15 +102,7 @@ fn fly(users: usize) {
             .iter()
             .flat_map(|species| (0..species.birds).map(move |_| species));
         for (number, species) in kinds.enumerate() {
-            let flock = &flock;
-            thread::Builder::new()
-                .name(format!("canary {number}, {}", species.name))
-                .stack_size(256 * 1024)
-                .spawn_scoped(scope, move || {
-                    let _end = EndOnPanic(flock);
-                    species.fly(&mut Bird::new(flock, number));
-                })
-                .expect("a thread can be started");
+            species.spawn(scope, &flock, number);
         }
         let _end = EndOnPanic(&flock);
         disturb(&redis, &flock, Duration::from_secs(seconds));

@@ -1,9 +1,11 @@
 //! The kinds of canaries: how many there are of each, and what they do.
 
+use std::thread;
+
 use rand::Rng as _;
 
 use super::bird::Bird;
-use super::flock::{End, Next};
+use super::flock::{End, EndOnPanic, Flock, Next};
 use super::neighbours::KindOfWait;
 use super::wire::Gone;
 use super::{lodging, operations, subscribing, waiting};
@@ -64,8 +66,25 @@ pub(super) fn operations() -> impl Iterator<Item = &'static str> {
 }
 
 impl Species {
+    /// One more of its kind, on a thread of its own.
+    pub(super) fn spawn<'scope>(
+        &'static self,
+        scope: &'scope thread::Scope<'scope, '_>,
+        flock: &'scope Flock,
+        number: usize,
+    ) {
+        thread::Builder::new()
+            .name(format!("canary {number}, {}", self.name))
+            .stack_size(256 * 1024)
+            .spawn_scoped(scope, move || {
+                let _end = EndOnPanic(flock);
+                self.fly(&mut Bird::new(flock, number));
+            })
+            .expect("a thread can be started");
+    }
+
     /// Does random things of its kind until the run ends.
-    pub(super) fn fly(&self, bird: &mut Bird<'_>) {
+    fn fly(&self, bird: &mut Bird<'_>) {
         while let Some(next) = bird.flock.next() {
             let operations = match next {
                 Next::Anything => self.operations,

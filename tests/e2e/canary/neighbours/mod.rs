@@ -26,7 +26,7 @@ use std::time::{Duration, Instant};
 use self::measured::{Comparison, Measured};
 use self::neighbour::{KINDS, Life, Neighbour, SCRIPTS, Tally};
 use self::stage::{Side, Turn};
-use super::bird::{Bird, CUT_BESIDE};
+use super::bird::CUT_BESIDE;
 use super::flock::{EndOnPanic, Flock};
 use super::species::{SPECIES, Species};
 use super::{aftermath, mark_databases, number_from, operations, waiting};
@@ -120,14 +120,7 @@ fn canaries() -> impl Iterator<Item = &'static Species> {
 
 fn spawn_flock<'scope>(scope: &'scope thread::Scope<'scope, '_>, flock: &'scope Flock) {
     for (number, species) in canaries().enumerate() {
-        thread::Builder::new()
-            .name(format!("canary {number}, {}", species.name))
-            .stack_size(256 * 1024)
-            .spawn_scoped(scope, move || {
-                let _end = EndOnPanic(flock);
-                species.fly(&mut Bird::new(flock, number));
-            })
-            .expect("a thread can be started");
+        species.spawn(scope, flock, number);
     }
 }
 
