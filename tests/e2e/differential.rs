@@ -20,7 +20,7 @@
 use std::collections::BTreeSet;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 
-use crate::harness::{Client, Pki, Redis, Respool, Value, encode, eventually, show};
+use crate::harness::{Client, Pki, Redis, Respool, Value, encode, eventually, needs, show};
 
 const CORPUS: [&str; 11] = [
     include_str!("corpus/strings.txt"),
@@ -127,6 +127,7 @@ fn resp3_replies_are_the_servers_own() {
 
 #[test]
 fn replies_through_tls_on_both_sides_are_the_servers_own() {
+    needs!("CONFIG GET tls-port");
     let pki = Pki::new();
     let own = pki.issue("server", &["127.0.0.1", "localhost"]);
     let redis = Redis::start_tls(&pki, &own, &[]);

@@ -1,0 +1,128 @@
+//! The server that is tested: which one it is, and which tests are left out because it cannot do what they are about.
+//!
+//! ```text
+//! #[test]
+//! fn libraries_survive() {
+//!     needs!("FUNCTION LIST");                           // left out where the server answers this with an error
+//!     needs!("CONFIG GET tls-port");                     // or with an empty list: the setting, or what it is for, is not there
+//!     ...
+//! ```
+//!
+//! The reason is what the server itself answered. A test that is left out says so on the standard error, past libtest's
+//! capture, and as a line `test TAB reason` in the file that `RESPOOL_LEFT_OUT` names: `scripts/servers` counts those.
+
+use std::fs::File;
+use std::io::Write;
+use std::process::Command;
+use std::sync::LazyLock;
+
+use super::redis::Redis;
+use super::value::Value;
+
+/// Whether the server is Valkey, and its version: `redis-server --version` says it without a start.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct AtHand {
+    pub(crate) is_valkey: bool,
+    pub(crate) version: (u32, u32),
+}
+
+/// The server that every test of this process starts: `$REDIS_SERVER` or `redis-server` of the path.
+pub(crate) static AT_HAND: LazyLock<AtHand> = LazyLock::new(|| {
+    let program = program();
+    let output = Command::new(&program)
+        .arg("--version")
+        .output()
+        .unwrap_or_else(|e| panic!("start {program}: {e} (set REDIS_SERVER)"));
+    AtHand::parse(&String::from_utf8_lossy(&output.stdout))
+});
+
+/// The program of the server.
+pub(crate) fn program() -> String {
+    std::env::var("REDIS_SERVER").unwrap_or_else(|_| "redis-server".to_owned())
+}
+
+impl AtHand {
+    /// Reads `Redis server v=7.0.15 sha=...` or `Valkey server v=9.1.2 sha=...`.
+    #[track_caller]
+    fn parse(line: &str) -> Self {
+        let version = line.split_once(" v=").map(|(_, rest)| rest);
+        let mut numbers = version.unwrap_or_default().split(['.', ' ']);
+        let mut number = || numbers.next().and_then(|n| n.parse().ok());
+        match (number(), number()) {
+            (Some(major), Some(minor)) => Self {
+                is_valkey: line.starts_with("Valkey"),
+                version: (major, minor),
+            },
+            _ => panic!("no version of a server: {line}"),
+        }
+    }
+
+    /// Whether it takes `--enable-debug-command`; Redis before 7.0 has no such setting, and DEBUG is open to everybody.
+    pub(super) fn locks_debug(self) -> bool {
+        self.is_valkey || self.version >= (7, 0)
+    }
+}
+
+/// Leaves the test out where the server answers a command with an error or an empty list. The command's words are
+/// divided by spaces.
+macro_rules! needs {
+    ($command:literal) => {
+        fn here() {}
+        if $crate::harness::is_left_out(std::any::type_name_of_val(&here), $command) {
+            return;
+        }
+    };
+}
+pub(crate) use needs;
+
+/// Whether the test is left out; says so if it is. `here` is the path of an item inside the test.
+pub(crate) fn is_left_out(here: &str, command: &str) -> bool {
+    let Some(reason) = what_is_missing(command) else {
+        return false;
+    };
+    let test = here.trim_end_matches("::here");
+    let test = test.split_once("::").map_or(test, |(_, test)| test);
+    // The macros that print are captured by libtest; a test that did not run is not to be passed over in silence.
+    let _ = writeln!(std::io::stderr(), "left out: {test}: {reason}");
+    if let Some(path) = std::env::var_os("RESPOOL_LEFT_OUT") {
+        let file = File::options().create(true).append(true).open(&path);
+        let line = format!("{test}\t{reason}\n");
+        file.and_then(|mut file| file.write_all(line.as_bytes()))
+            .unwrap_or_else(|e| panic!("{}: {e}", path.display()));
+    }
+    true
+}
+
+/// What the server answers if it has not got what the command is about.
+fn what_is_missing(command: &str) -> Option<String> {
+    let words: Vec<_> = command.split(' ').collect();
+    match Redis::start_plain().cmd(&words) {
+        Value::Array(items) if items.is_empty() => {
+            Some(format!("`{command}` is answered with an empty list"))
+        }
+        answer if answer.is_error() => Some(format!("`{command}` is answered `{}`", answer.text())),
+        _ => None,
+    }
+}
+
+#[test]
+fn a_version_is_read_from_what_the_program_says() {
+    let redis = AtHand::parse("Redis server v=6.2.5 sha=00000000:0 malloc=jemalloc-5.1.0 bits=64");
+    assert!(!redis.is_valkey && redis.version == (6, 2) && !redis.locks_debug());
+    let valkey = AtHand::parse("Valkey server v=9.1.2 sha=00000000:1 malloc=libc bits=64");
+    assert!(valkey.is_valkey && valkey.version == (9, 1) && valkey.locks_debug());
+}
+
+#[test]
+fn what_is_missing_is_what_the_server_says() {
+    assert_eq!(what_is_missing("CONFIG GET maxmemory"), None);
+    assert_eq!(
+        what_is_missing("CONFIG GET nosuch").as_deref(),
+        Some("`CONFIG GET nosuch` is answered with an empty list")
+    );
+    let reason = what_is_missing("NOSUCH a b").expect("no server has it");
+    assert!(
+        reason.starts_with("`NOSUCH a b` is answered `ERR unknown command"),
+        "{reason}"
+    );
+}
