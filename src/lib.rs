@@ -7,6 +7,8 @@ pub mod config;
 
 pub mod resp;
 
+pub mod texts;
+
 pub mod command;
 
 pub mod memory;

@@ -225,6 +225,7 @@ fn process(settings: &Arc<Settings>, start: Instant) -> io::Result<Arc<Process>>
         login: OwnLogin::new(upstream.login.as_ref()).into(),
         health: Arc::new(ServerHealth::new(upstream.address.to_string())),
         server: Default::default(),
+        server_version: Default::default(),
         tls: tls.into(),
         queued: Default::default(),
         audiences: Default::default(),

@@ -350,7 +350,7 @@ pub const METRICS: &[Metric] = &[
     },
     Metric {
         name: "respool_server_info",
-        labels: &["version", "role"],
+        labels: &["server", "version", "role"],
         help: "1, with what the server says of itself as labels; absent until it was reached.",
         source: Source::Gauge(|s| server_info(&s.standing.server)),
     },
@@ -467,7 +467,11 @@ fn server_info(server: &ServerSnapshot) -> Vec<Sample> {
         _ => "other",
     };
     vec![Sample {
-        labels: vec![server.version.chars().take(64).collect(), role.to_owned()],
+        labels: vec![
+            server.product.to_owned(),
+            server.version.chars().take(64).collect(),
+            role.to_owned(),
+        ],
         value: 1.0,
     }]
 }

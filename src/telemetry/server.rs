@@ -4,6 +4,8 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::SystemTime;
 
+use crate::texts::Product;
+
 /// Stands for a number the server has not told.
 const UNKNOWN: u64 = u64::MAX;
 
@@ -25,6 +27,7 @@ pub struct ServerHealth {
 #[derive(Debug, Default)]
 struct Texts {
     address: String,
+    product: &'static str,
     version: String,
     role: String,
     refusal: Option<String>,
@@ -57,6 +60,8 @@ pub struct ServerSnapshot {
     pub blocked_clients: Option<u64>,
     /// Until when the certificate it showed last is good, in seconds since the epoch.
     pub certificate_not_after: Option<u64>,
+    /// `redis` or `valkey`; empty while unknown.
+    pub product: &'static str,
     /// Version as the server tells it; empty while unknown.
     pub version: String,
     /// `master`, `replica` or another word of the server; empty while unknown.
@@ -140,20 +145,19 @@ impl ServerHealth {
             .store(not_after.unwrap_or(UNKNOWN), Ordering::Relaxed);
     }
 
-    /// Who the server says it is; what is empty it does not say, and stays as last known.
-    pub fn set_identity(&self, version: &str, role: &str) {
+    /// Which server it is, and its version as it writes it.
+    pub fn set_version(&self, product: Product, version: &str) {
+        let mut texts = self.texts();
+        texts.product = product.name();
+        texts.version = shortened(version);
+    }
+
+    /// What the server says it is for. What is empty it does not say, and stays as last known.
+    pub fn set_role(&self, role: &str) {
         // INFO has another word for it than HELLO.
         let role = if role == "slave" { "replica" } else { role };
-        let mut texts = self.texts();
-        let Texts {
-            version: known_version,
-            role: known_role,
-            ..
-        } = &mut *texts;
-        for (known, told) in [(known_version, version), (known_role, role)] {
-            if !told.is_empty() {
-                *known = shortened(told);
-            }
+        if !role.is_empty() {
+            self.texts().role = shortened(role);
         }
     }
 
@@ -175,6 +179,7 @@ impl ServerHealth {
             maxclients: known(&self.maxclients),
             blocked_clients: known(&self.blocked_clients),
             certificate_not_after: known(&self.certificate_not_after),
+            product: texts.product,
             version: texts.version.clone(),
             role: texts.role.clone(),
             refusal: texts.refusal.clone(),
@@ -219,15 +224,17 @@ mod tests {
     #[test]
     fn a_recovered_server_keeps_its_last_error_and_a_lost_one_its_identity() {
         let health = ServerHealth::new("127.0.0.1:6379".into());
-        health.set_identity("7.2.4", "master");
+        health.set_version(Product::Valkey, "7.2.4");
+        health.set_role("master");
         health.set_clients(Some(3), Some(100), None);
-        health.set_identity("", "slave");
+        health.set_role("slave");
+        health.set_role("");
         health.failed("connection refused");
         let lost = health.snapshot();
         assert!(!lost.up && lost.connected_clients.is_none());
         assert_eq!(
-            (lost.version.as_str(), lost.role.as_str()),
-            ("7.2.4", "replica")
+            (lost.product, lost.version.as_str(), lost.role.as_str()),
+            ("valkey", "7.2.4", "replica")
         );
         health.answered(10);
         let back = health.snapshot();

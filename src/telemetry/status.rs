@@ -46,6 +46,7 @@ fn server(server: &ServerSnapshot, totals: &Totals) -> Value {
         "latency_ms": server.latency_us.map(|us| us as f64 / 1e3),
         "pings": { "answered": totals.ping_duration.count(), "unanswered": totals.unanswered_pings },
         "last_error": server.last_error.as_ref().map(last_error),
+        "server": known(server.product),
         "version": known(&server.version),
         "role": known(&server.role),
         "connected_clients": server.connected_clients,

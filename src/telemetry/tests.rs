@@ -51,6 +51,7 @@ fn standing() -> Standing {
             maxclients: Some(10_000),
             blocked_clients: Some(3),
             certificate_not_after: None,
+            product: "redis",
             version: "7.2.4".into(),
             role: "master".into(),
             refusal: None,

@@ -7,6 +7,7 @@ use std::sync::Arc;
 use std::time::Instant;
 
 use super::credentials::{Candidate, OwnLogin};
+use super::info::Info;
 use super::link::{Link, Origin};
 use super::server::Server;
 use super::socket::ServerSocket;
@@ -349,15 +350,14 @@ async fn introduce(
     server.hello(Protocol::Resp3, &three);
     let told = server.connection_id();
     let is_replica = matches!(server.role.as_str(), "replica" | "slave");
-    thread
-        .process
-        .health
-        .set_identity(&server.version_text, &server.role);
-    thread.process.server.rcu(|known| {
-        let mut server = server.clone();
-        server.learned = known.as_ref().and_then(|known| known.learned.clone());
-        Some(Arc::new(server))
-    });
+    if server.named().is_none() {
+        // HELLO has another name there, or none.
+        let said = talk.ask(&encode_request(&["INFO", "server"])).await?;
+        if let Some(named) = Info::read(&said).named {
+            server.inform(named);
+        }
+    }
+    thread.process.greeted(&server);
     let number = id
         .strip_prefix(b":")
         .and_then(|line| parse_integer(line.trim_ascii_end()));

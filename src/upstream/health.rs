@@ -96,10 +96,7 @@ impl Upstream {
             info.maxclients,
             info.blocked_clients,
         );
-        health.set_identity(
-            info.version.as_deref().unwrap_or_default(),
-            info.role.as_deref().unwrap_or_default(),
-        );
+        self.thread.process.informed(&info);
         health.set_refusal(info.refusal);
         self.tell_concerns();
     }

@@ -1,6 +1,8 @@
 //! What INFO says of the server, read without trust: sections may be refused, fields missing, doubled or nonsense.
 
+use super::server::Named;
 use crate::resp::ReplyScanner;
+use crate::texts::Product;
 
 /// Longest text taken from a field, in bytes; a longer one counts as missing.
 const LONGEST_WORD: usize = 64;
@@ -11,8 +13,8 @@ const LONGEST_REFUSAL: usize = 200;
 /// What the sections told that were asked for.
 #[derive(Debug, Default, Clone, PartialEq, Eq)]
 pub(super) struct Info {
-    /// The version of Valkey, or of Redis.
-    pub(super) version: Option<String>,
+    /// Which server it is: Valkey by its own version, not by that of the Redis it is compatible with.
+    pub(super) named: Option<Named>,
     /// `master` or `slave`.
     pub(super) role: Option<String>,
     pub(super) connected_clients: Option<u64>,
@@ -26,7 +28,7 @@ impl Info {
     /// Reads whole replies to INFO, of RESP2 or RESP3, one behind the other.
     pub(super) fn read(replies: &[u8]) -> Self {
         let mut info = Self::default();
-        let (mut rest, mut redis_version) = (replies, None);
+        let (mut rest, mut redis, mut valkey) = (replies, None, None);
         while let Ok(frame) = ReplyScanner::default().advance(rest) {
             if !frame.complete || frame.used == 0 {
                 break;
@@ -44,8 +46,8 @@ impl Info {
                 };
                 let (name, value) = (&line[..colon], &line[colon + 1..]);
                 match name {
-                    b"valkey_version" => keep(&mut info.version, word(value)),
-                    b"redis_version" => keep(&mut redis_version, word(value)),
+                    b"valkey_version" => keep(&mut valkey, word(value)),
+                    b"redis_version" => keep(&mut redis, word(value)),
                     b"role" => keep(&mut info.role, word(value)),
                     b"connected_clients" => keep(&mut info.connected_clients, number(value)),
                     b"maxclients" => keep(&mut info.maxclients, number(value)),
@@ -54,7 +56,8 @@ impl Info {
                 }
             }
         }
-        info.version = info.version.or(redis_version);
+        let named = |product, text: Option<String>| Named::of(product, text?);
+        info.named = named(Product::Valkey, valkey).or_else(|| named(Product::Redis, redis));
         info
     }
 }
@@ -105,7 +108,7 @@ mod tests {
             bulk("# Replication\r\nrole:slave\r\nmaster_host:10.0.0.1\r\n"),
         ];
         let whole = Info {
-            version: Some("8.0.1".to_owned()),
+            named: Named::of(Product::Valkey, "8.0.1".to_owned()),
             role: Some("slave".to_owned()),
             connected_clients: Some(7),
             maxclients: Some(9),
@@ -147,7 +150,7 @@ mod tests {
         #[test]
         fn anything_is_read_and_nothing_long_is_kept(bytes in proptest::collection::vec(any::<u8>(), 0..2000)) {
             let info = Info::read(&bytes);
-            prop_assert!(info.version.is_none_or(|text| text.len() <= LONGEST_WORD));
+            prop_assert!(info.named.is_none_or(|named| named.text.len() <= LONGEST_WORD));
             // What is no UTF-8 is replaced, by three bytes each.
             prop_assert!(info.refusal.is_none_or(|text| text.len() <= 3 * LONGEST_REFUSAL));
         }

@@ -1,28 +1,34 @@
 //! What the server says of itself: its HELLO in both protocols, its version, the commands the static table does not know.
 
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+
 use redis_protocol::resp3::decode::complete::decode;
 use redis_protocol::resp3::types::OwnedFrame;
 
+use super::info::Info;
+use super::thread::Process;
 use crate::command::Learned;
 use crate::resp::parse_integer;
 use crate::resp::speak::push_header;
 use crate::session::{NestedWords, Protocol};
+use crate::texts::{Product, ServerVersion};
 
 /// What one server said of itself at the last connect.
 #[derive(Debug, Default, Clone)]
 pub struct Server {
     hello: [Vec<u8>; 2],
-    /// Major, minor.
-    version: (u32, u32),
-    is_valkey: bool,
-    /// The version as the server writes it.
-    pub version_text: String,
+    /// What it called itself in HELLO, where it is known there.
+    greeted: Option<Named>,
+    /// What it called itself in INFO, while it goes on saying the same in HELLO: a Valkey that is configured to be taken for
+    /// Redis says who it is in INFO alone.
+    informed: Option<Named>,
     /// `master` or `slave`.
     pub role: String,
     /// Whether it answers NOAUTH to whoever has not authenticated.
     pub guests_are_refused: bool,
     /// Commands it knows and the static table does not.
-    pub learned: Option<std::sync::Arc<Learned>>,
+    pub learned: Option<Arc<Learned>>,
 }
 
 impl Server {
@@ -35,20 +41,17 @@ impl Server {
         if fields.is_empty() {
             return false;
         }
+        let (mut product, mut version) = (Product::Redis, String::new());
         for (name, value) in fields {
             let value = String::from_utf8_lossy(value).into_owned();
             match name {
-                b"version" => self.version_text = value,
+                b"version" => version = value,
                 b"role" => self.role = value,
-                b"server" => self.is_valkey = value == "valkey",
+                b"server" if value == Product::Valkey.name() => product = Product::Valkey,
                 _ => {}
             }
         }
-        let mut numbers = self
-            .version_text
-            .split('.')
-            .map(|part| part.parse().unwrap_or(0));
-        self.version = (numbers.next().unwrap_or(0), numbers.next().unwrap_or(0));
+        self.greeted = Named::of(product, version);
         self.hello[usize::from(protocol == Protocol::Resp3)] = reply.to_vec();
         true
     }
@@ -77,16 +80,97 @@ impl Server {
     /// Whether WAIT counts only writes of its own connection that were propagated (Redis 7.2, Valkey), rather than any
     /// command.
     pub fn wait_needs_a_write(&self) -> bool {
-        self.version >= (7, 1)
+        self.version().is_from((7, 1))
     }
 
     /// How it refuses MULTI and WATCH inside MULTI.
     pub fn nested_words(&self) -> NestedWords {
-        match self.version {
-            (9.., _) if self.is_valkey => NestedWords::Valkey9,
-            (8, 1..) if self.is_valkey => NestedWords::Valkey8,
+        let version = self.version();
+        match version {
+            _ if version.is_valkey_from((9, 0)) => NestedWords::Valkey9,
+            _ if version.is_valkey_from((8, 1)) => NestedWords::Valkey8,
             _ => NestedWords::Redis,
         }
+    }
+
+    /// Takes in what it calls itself in INFO.
+    pub fn inform(&mut self, named: Named) {
+        self.informed = Some(named);
+    }
+
+    /// Takes over what was learned of the server that `known` is, as far as it can be the same one.
+    pub fn remember(&mut self, known: &Self) {
+        self.learned = known.learned.clone();
+        if self.greeted == known.greeted {
+            self.informed = known.informed.clone();
+        }
+    }
+
+    /// What it calls itself, once it has.
+    pub fn named(&self) -> Option<&Named> {
+        self.informed.as_ref().or(self.greeted.as_ref())
+    }
+
+    /// Which server it is.
+    pub fn version(&self) -> ServerVersion {
+        self.named()
+            .map_or(ServerVersion::UNKNOWN, |named| named.version)
+    }
+}
+
+impl Process {
+    /// A server has introduced itself on a new connection.
+    pub(super) fn greeted(&self, server: &Server) {
+        let knows = |known: &Option<Arc<Server>>| {
+            let mut server = server.clone();
+            if let Some(known) = known {
+                server.remember(known);
+            }
+            Some(Arc::new(server))
+        };
+        self.server.rcu(|known| knows(known));
+        self.health.set_role(&server.role);
+        self.tell_version();
+    }
+
+    /// The server has said in INFO what it is.
+    pub(super) fn informed(&self, info: &Info) {
+        self.health
+            .set_role(info.role.as_deref().unwrap_or_default());
+        let Some(named) = &info.named else { return };
+        self.server.rcu(|known| {
+            let mut server = known.as_deref().cloned()?;
+            server.inform(named.clone());
+            Some(Arc::new(server))
+        });
+        self.tell_version();
+    }
+
+    /// Has everybody speak as the server that is known now.
+    fn tell_version(&self) {
+        let server = self.server.load();
+        if let Some(named) = server.as_ref().and_then(|server| server.named()) {
+            self.server_version
+                .store(named.version.to_bits(), Ordering::Relaxed);
+            self.health.set_version(named.version.product, &named.text);
+        }
+    }
+}
+
+/// What a server calls itself.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Named {
+    /// Which server it is.
+    pub version: ServerVersion,
+    /// The version as the server writes it.
+    pub text: String,
+}
+
+impl Named {
+    /// The `product` whose version is `text`; `None`: that is no version.
+    pub fn of(product: Product, text: String) -> Option<Self> {
+        let version = ServerVersion::parse(product, &text)?;
+        Some(Self { version, text })
     }
 }
 
@@ -125,6 +209,25 @@ mod tests {
     const HELLO_2: &[u8] = b"*14\r\n$6\r\nserver\r\n$5\r\nredis\r\n$7\r\nversion\r\n$6\r\n7.0.15\r\n$5\r\nproto\r\n:2\r\n$2\r\nid\r\n:3\r\n$4\r\nmode\r\n$10\r\nstandalone\r\n$4\r\nrole\r\n$6\r\nmaster\r\n$7\r\nmodules\r\n*0\r\n";
 
     #[test]
+    fn a_valkey_taken_for_redis_is_known_by_its_info_until_another_server_answers() {
+        let mut server = Server::default();
+        assert_eq!(server.version(), ServerVersion::UNKNOWN);
+        let disguised = String::from_utf8_lossy(HELLO_2).replace("$6\r\n7.0.15", "$5\r\n7.2.4");
+        assert!(server.hello(Protocol::Resp2, disguised.as_bytes()));
+        assert_eq!(server.version(), ServerVersion::redis(7, 2, 4));
+        server.inform(Named::of(Product::Valkey, "8.1.8".to_owned()).unwrap());
+        let greeted_by = |reply: &[u8]| {
+            let mut next = Server::default();
+            assert!(next.hello(Protocol::Resp2, reply));
+            next.remember(&server);
+            next.version()
+        };
+        let same = greeted_by(disguised.as_bytes());
+        assert_eq!(same, ServerVersion::valkey(8, 1, 8));
+        assert_eq!(greeted_by(HELLO_2), ServerVersion::redis(7, 0, 15));
+    }
+
+    #[test]
     fn a_client_gets_its_own_id() {
         let mut server = Server::default();
         assert!(server.hello(Protocol::Resp2, HELLO_2));
@@ -133,8 +236,8 @@ mod tests {
         let expected = String::from_utf8_lossy(HELLO_2).replace("id\r\n:3\r\n", "id\r\n:1234\r\n");
         assert_eq!(String::from_utf8_lossy(&reply), expected);
         assert_eq!(
-            (server.version_text.as_str(), server.role.as_str()),
-            ("7.0.15", "master")
+            (server.version(), server.role.as_str()),
+            (ServerVersion::redis(7, 0, 15), "master")
         );
         assert!(!server.wait_needs_a_write());
         assert_eq!(server.hello_reply(Protocol::Resp3, 1), None);

@@ -2,7 +2,7 @@
 
 use std::cell::RefCell;
 use std::rc::Rc;
-use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicU32, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Instant;
 
@@ -22,6 +22,7 @@ use crate::fanout::{Audiences, Weights};
 use crate::memory::{Account, Memory, Strangers};
 use crate::session::{Own, State};
 use crate::telemetry::{ServerHealth, Throttle, WorkerCounters};
+use crate::texts::ServerVersion;
 use crate::transport::{Clock, Connector, READ_SIZE};
 
 /// What the workers of the process share.
@@ -38,6 +39,8 @@ pub struct Process {
     pub health: Arc<ServerHealth>,
     /// What the server said of itself; `None` until it was reached for the first time.
     pub server: ArcSwapOption<Server>,
+    /// Which server it is, as [`ServerVersion::to_bits`], for those who have no time to look it up there.
+    pub server_version: AtomicU32,
     /// Makes TLS of connections to the server; `None`: they are plain.
     pub tls: ArcSwapOption<Connector>,
     /// Commands that wait for the server to come back.
@@ -191,6 +194,12 @@ impl Thread {
     #[inline]
     pub fn settings(&self) -> Rc<Settings> {
         Rc::clone(&self.settings.borrow())
+    }
+
+    /// Which server it is, and so whose words are spoken. It costs what reading a number costs.
+    #[inline]
+    pub fn server_version(&self) -> ServerVersion {
+        ServerVersion::from_bits(self.process.server_version.load(Ordering::Relaxed))
     }
 
     /// What the server is for. Asked of every request, so without a count.

@@ -57,8 +57,9 @@ fn what_the_server_says_of_itself_is_told() {
     assert_eq!(respool.metric("respool_server_up"), 1.0);
     assert_eq!(respool.metric("respool_server_maxclients"), 321.0);
     assert!(respool.metric("respool_server_connected_clients") >= 3.0);
-    let version = redis.info("redis_version");
-    let labels = format!("respool_server_info{{role=\"master\",version=\"{version}\"}}");
+    let (server, version) = name_and_version(&redis);
+    let labels =
+        format!("respool_server_info{{role=\"master\",server=\"{server}\",version=\"{version}\"}}");
     assert_eq!(respool.metric(&labels), 1.0);
     let status = status(&respool);
     assert_eq!(status["server"]["blocked_clients"], 1);
@@ -343,4 +344,14 @@ fn clients_that_wait_are_counted() {
         || respool.metric("respool_blocked_clients") == 2.0,
         "those that still wait",
     );
+}
+
+/// What the server is called, and its own version: of Valkey not the one of the Redis it is compatible with.
+fn name_and_version(redis: &Redis) -> (&'static str, String) {
+    let info = redis.cmd(&["INFO", "server"]).text();
+    let field = |name| info.lines().find_map(|line| line.strip_prefix(name));
+    match field("valkey_version:") {
+        Some(version) => ("valkey", version.to_owned()),
+        None => ("redis", redis.info("redis_version")),
+    }
 }
