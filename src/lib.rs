@@ -49,4 +49,6 @@ pub mod worker;
 
 pub mod admin;
 
+pub mod process;
+
 pub mod proxy;

@@ -6,6 +6,7 @@ use std::process::ExitCode;
 
 use clap::{Parser, Subcommand};
 use respool::config::{self, Settings};
+use respool::process::{self, Logging};
 
 /// glibc keeps freed buffers of a megabyte for good where the kernel could have them: `limits.max_memory` is of the process.
 #[cfg(all(target_os = "linux", target_env = "gnu"))]
@@ -61,10 +62,13 @@ fn run(path: &Path) -> ExitCode {
     let Some(settings) = load(path) else {
         return ExitCode::FAILURE;
     };
-    if let Err(error) = respool::telemetry::log::init(&settings.log) {
-        return fail(&error);
-    }
-    match respool::proxy::run(settings, path, content) {
+    let logging = match Logging::start(&settings.log) {
+        Ok(logging) => logging,
+        Err(error) => return fail(&error),
+    };
+    let ended = respool::proxy::run(settings, path, content);
+    logging.finish();
+    match ended {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => fail(&error.to_string()),
     }
@@ -99,12 +103,12 @@ fn healthcheck(admin: SocketAddr) -> ExitCode {
 
 fn load(path: &Path) -> Option<Settings> {
     config::load(path)
-        .map_err(|problems| eprintln!("{problems}"))
+        .map_err(|problems| process::say(&problems.to_string()))
         .ok()
 }
 
 fn fail(text: &str) -> ExitCode {
-    eprintln!("respool: {text}");
+    process::say(&format!("respool: {text}"));
     ExitCode::FAILURE
 }
 

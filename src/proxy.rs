@@ -78,7 +78,10 @@ pub fn run(settings: Settings, path: &Path, content: u64) -> Result<(), StartErr
         .enable_all()
         .build_local(tokio::runtime::LocalOptions::default())
         .map_err(|error| StartError(format!("no runtime: {error}")))?;
-    runtime.block_on(serve(Arc::new(settings), path, content))
+    let ended = runtime.block_on(serve(Arc::new(settings), path, content));
+    // Not waited for: a name that is being looked up, a file on a device that does not answer.
+    runtime.shutdown_background();
+    ended
 }
 
 async fn serve(settings: Arc<Settings>, path: &Path, content: u64) -> Result<(), StartError> {
@@ -129,11 +132,10 @@ async fn serve(settings: Arc<Settings>, path: &Path, content: u64) -> Result<(),
         };
         tokio::task::spawn_local(admin::serve(listener, endpoint, until(ended.clone())));
     }
-    tracing::info!(
-        "respool {} starts\n{}",
-        env!("CARGO_PKG_VERSION"),
-        crate::config::report(&settings)
-    );
+    tracing::info!("respool {} starts", env!("CARGO_PKG_VERSION"));
+    for line in crate::config::report(&settings).lines() {
+        tracing::info!("{line}");
+    }
     for (bound, listener) in acceptors {
         let of_listener = Arc::clone(&door);
         let listen: Listening = Box::new(move || Box::pin(accept(bound, listener, of_listener)));

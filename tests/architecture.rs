@@ -31,6 +31,7 @@ const ORDER: &[&str] = &[
     "worker",
     "fleet",
     "admin",
+    "process",
     "proxy",
 ];
 

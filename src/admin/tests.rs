@@ -36,6 +36,7 @@ fn scrape() -> Scrape {
         blocked_clients: 0,
         top_clients: Vec::new(),
         memory: Default::default(),
+        process: Default::default(),
         uptime: Duration::from_secs(1),
     };
     Scrape::gather(&[], standing)

@@ -8,8 +8,8 @@ use crate::config::UnixSeconds;
 use crate::failover::Failover;
 use crate::identity::{Card, Flag, Registry, shown_user};
 use crate::telemetry::{
-    CertificateRow, ClientRow, FailoverRow, FailoverRows, GroupRow, LossCause, MemoryRow, Reload,
-    Scrape, ServerHealth, Standing, UpstreamCounts, WorkerCounters,
+    CertificateRow, ClientRow, FailoverRow, FailoverRows, GroupRow, LossCause, MemoryRow, PROCESS,
+    Reload, Scrape, ServerHealth, Standing, UpstreamCounts, WorkerCounters,
 };
 use crate::transport::TlsAcceptor;
 use crate::upstream::Process;
@@ -74,6 +74,7 @@ impl View {
             top_clients: self.top_clients(cards, now_ms),
             warnings: self.warnings(&certificates),
             certificates,
+            process: PROCESS.row(),
             uptime: self.process.start.elapsed(),
         };
         Scrape::gather(&self.counters, standing)

@@ -348,6 +348,7 @@ fn log(file: &File) -> Log {
             Some("json") => LogFormat::Json,
             _ => LogFormat::Text,
         },
+        buffer: bytes(file, "log.buffer"),
     }
 }
 

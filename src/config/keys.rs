@@ -345,6 +345,7 @@ const KEYS: &[Key] = &[
     key("log", Kind::Table, Absent),
     key("log.level", Kind::Choice { of: &["error", "warn", "info", "debug", "trace"], later: &[] }, Is("\"info\"")),
     key("log.format", Kind::Choice { of: &["text", "json"], later: &[] }, Is("\"text\"")),
+    key("log.buffer", size(4 * KIB, 1024 * MIB), Is("\"1MiB\"")),
 ];
 
 #[cfg(test)]

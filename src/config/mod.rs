@@ -436,6 +436,8 @@ pub struct Log {
     pub level: String,
     /// Text or JSON lines.
     pub format: LogFormat,
+    /// Bytes of lines that wait for whoever reads them; past it lines are dropped.
+    pub buffer: usize,
 }
 
 /// Form of the log lines.

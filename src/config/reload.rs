@@ -58,6 +58,7 @@ fn fixed(now: &Settings, next: &Settings, problems: &mut Vec<Problem>) {
     keep("instance", now.instance == next.instance);
     keep("admin.address", now.admin == next.admin);
     keep("log.format", now.log.format == next.log.format);
+    keep("log.buffer", now.log.buffer == next.log.buffer);
     keep(
         "limits.keepalive",
         now.limits.keepalive == next.limits.keepalive,

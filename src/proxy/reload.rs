@@ -129,9 +129,14 @@ impl Reloader {
         };
         match &done {
             Ok(()) => tracing::info!("{asked}: the configuration is reloaded"),
-            Err(text) => tracing::error!(
-                "{asked}: the configuration is not reloaded, the one before stays in force\n{text}"
-            ),
+            Err(text) => {
+                tracing::error!(
+                    "{asked}: the configuration is not reloaded, the one before stays in force"
+                );
+                for line in text.lines() {
+                    tracing::error!("{line}");
+                }
+            }
         }
         *self.last.lock().unwrap_or_else(PoisonError::into_inner) = Reload {
             at: SystemTime::now(),

@@ -1,9 +1,8 @@
-//! Log lines to stderr, as text for people or as one JSON object each.
+//! Log lines, as text for people or as one JSON object each.
 //!
 //! Whoever logs what a client sent logs it with `?`, which escapes line ends; a value logged with `%` is written as it
 //! is.
 
-use std::io::{self, IsTerminal};
 use std::sync::OnceLock;
 
 use tracing::Subscriber;
@@ -13,14 +12,17 @@ use tracing_subscriber::fmt::MakeWriter;
 
 use crate::config::{Log, LogFormat};
 
-/// Sets up logging for the whole process, once.
+/// Sets up logging by `writer` for the whole process, once. Its writers are given each event at once.
 ///
 /// # Errors
 ///
 /// If `log.level` is not a level (or a `tracing` filter such as `info,respool::upstream=debug`), or if logging was set
 /// up before.
-pub fn init(log: &Log) -> Result<(), String> {
-    let (subscriber, change) = subscriber(log, io::stderr, io::stderr().is_terminal())?;
+pub fn init<W>(log: &Log, writer: W, colours: bool) -> Result<(), String>
+where
+    W: for<'a> MakeWriter<'a> + Send + Sync + 'static,
+{
+    let (subscriber, change) = subscriber(log, writer, colours)?;
     tracing::subscriber::set_global_default(subscriber)
         .map_err(|_| "logging is already set up".to_owned())?;
     // Whoever set up the subscriber is the first here.
@@ -51,6 +53,8 @@ where
     let filter = filter(&log.level)?;
     let lines = tracing_subscriber::fmt()
         .with_env_filter(filter)
+        // It would print that a write failed, where nothing can be written.
+        .log_internal_errors(false)
         .with_writer(writer);
     Ok(match log.format {
         LogFormat::Text => {
@@ -90,6 +94,7 @@ fn filter(level: &str) -> Result<EnvFilter, String> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use std::io;
     use std::sync::{Arc, Mutex};
 
     #[derive(Clone, Default)]
@@ -115,6 +120,7 @@ mod tests {
         let log = Log {
             level: level.into(),
             format,
+            buffer: 0,
         };
         let (subscriber, _) =
             subscriber(&log, move || writer.clone(), false).expect("a valid level");
@@ -160,6 +166,7 @@ mod tests {
             let log = Log {
                 level: level.into(),
                 format: LogFormat::Text,
+                buffer: 0,
             };
             let error = subscriber(&log, io::sink, false)
                 .err()

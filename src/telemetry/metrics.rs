@@ -430,6 +430,23 @@ pub const METRICS: &[Metric] = &[
         source: Source::Gauge(|s| one(s.standing.memory.limit)),
     },
     Metric {
+        name: "respool_log_lines_lost_total",
+        labels: &["reason"],
+        help: "Lines of the log that nobody can read: no room in log.buffer (full), or standard error took none (failed).",
+        source: Source::Counter(|s| {
+            by_label([
+                ("full", s.standing.process.lines_dropped),
+                ("failed", s.standing.process.lines_failed),
+            ])
+        }),
+    },
+    Metric {
+        name: "respool_panics_total",
+        labels: &[],
+        help: "Panics of any thread: bugs of respool, which the log names.",
+        source: Source::Counter(|s| one(s.standing.process.panics)),
+    },
+    Metric {
         name: "respool_uptime_seconds",
         labels: &[],
         help: "Time since the process started.",

@@ -11,7 +11,9 @@ mod exposition;
 mod histogram;
 mod labels;
 pub mod log;
+mod log_queue;
 mod metrics;
+mod process;
 mod scrape;
 mod server;
 mod status;
@@ -23,7 +25,9 @@ pub use counter::{Counter, Gauge};
 pub use exposition::{CONTENT_TYPE, render_metrics};
 pub use histogram::{BOUNDS_MICROS, Histogram, HistogramTotals};
 pub use labels::{Bound, ConnectResult, Disconnect, LossCause, TlsHandshake};
+pub use log_queue::LogQueue;
 pub use metrics::{METRICS, Metric, Sample, Source};
+pub use process::{PROCESS, ProcessCounters, ProcessRow};
 pub use scrape::{
     CertificateRow, ClientRow, FailoverRow, FailoverRows, GroupRow, GroupTotals, MemoryRow, Reload,
     Scrape, Standing, Totals, UpstreamCounts,

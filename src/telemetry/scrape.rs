@@ -9,7 +9,7 @@ use serde::Serialize;
 
 use super::{
     Bound, ConnectResult, Counter, Disconnect, GroupCounters, HistogramTotals, LossCause,
-    ServerSnapshot, TlsHandshake, WorkerCounters,
+    ProcessRow, ServerSnapshot, TlsHandshake, WorkerCounters,
 };
 
 /// All there is to tell at one moment.
@@ -48,6 +48,8 @@ pub struct Standing {
     pub certificates: Vec<CertificateRow>,
     /// What is no fault and yet worth a word, one line each.
     pub warnings: Vec<String>,
+    /// The process itself.
+    pub process: ProcessRow,
     /// Since the process started.
     pub uptime: Duration,
 }

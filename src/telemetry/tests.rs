@@ -94,6 +94,7 @@ fn standing() -> Standing {
         }],
         warnings: vec!["upstream.tls.insecure_skip_verify: not verified".into()],
         memory: MEMORY,
+        process: Default::default(),
         uptime: Duration::from_millis(3_600_500),
     }
 }

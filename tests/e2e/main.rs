@@ -13,6 +13,7 @@ mod hostile;
 mod invariants;
 mod lifecycle;
 mod load;
+mod logging;
 mod outage;
 mod protocol;
 mod pubsub;

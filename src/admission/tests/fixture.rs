@@ -33,6 +33,7 @@ pub(super) fn glob(text: &str) -> Option<Glob> {
 
 fn log() -> Log {
     Log {
+        buffer: 0,
         level: "info".to_owned(),
         format: LogFormat::Text,
     }

@@ -65,7 +65,7 @@ pub(crate) use kernel::{SocketWatch, is_open_at, sockets_at};
 pub(crate) use pipe::Pipe;
 pub(crate) use pki::{Pair, Pki};
 pub(crate) use redis::{ConnectionWatch, Redis};
-pub(crate) use respool::Respool;
+pub(crate) use respool::{Respool, Settings};
 pub(crate) use scripted::{Act, Scripted};
 pub(crate) use value::{Unparsed, Value, show};
 

@@ -42,6 +42,8 @@ pub(crate) struct Settings {
     /// Prefix of variables that are taken away, and those that are set.
     without: Option<String>,
     environment: Vec<(String, String)>,
+    /// Where its standard error goes, unless that is the file of its log.
+    stderr: Option<Stdio>,
 }
 
 impl Respool {
@@ -81,6 +83,7 @@ impl Respool {
             tls: None,
             without: None,
             environment: Vec::new(),
+            stderr: None,
         }
     }
 
@@ -373,6 +376,12 @@ impl Settings {
         self
     }
 
+    /// Its standard error goes there instead of to a file.
+    pub(crate) fn stderr(mut self, stderr: impl Into<Stdio>) -> Self {
+        self.stderr = Some(stderr.into());
+        self
+    }
+
     /// Listens on a unix socket too.
     pub(crate) fn unix_listener(mut self) -> Self {
         self.unix = true;
@@ -381,7 +390,7 @@ impl Settings {
 
     /// Writes the configuration, starts respool and waits until it listens. No connection is made to see that.
     #[track_caller]
-    pub(crate) fn start(self) -> Respool {
+    pub(crate) fn start(mut self) -> Respool {
         let dir = tempfile::Builder::new()
             .prefix("respool-")
             .tempdir()
@@ -411,7 +420,7 @@ impl Settings {
             .arg(&config)
             .stdin(Stdio::null())
             .stdout(log.try_clone().expect("a file can be cloned"))
-            .stderr(log)
+            .stderr(self.stderr.take().unwrap_or_else(|| log.into()))
             .spawn()
             .expect("respool can be started");
         let pid = child.id();

@@ -1,0 +1,5 @@
+//! What keeps the process itself alive and seen: its log.
+
+mod logging;
+
+pub use logging::{Logging, say};
