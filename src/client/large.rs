@@ -267,6 +267,8 @@ impl Client {
             }
             Some(id) => {
                 leaves_no_trace(spec(id).way)
+                    // A script under the debugger is gathered: the start of its answer is awaited.
+                    && !self.is_debugging()
                     && !crate::command::is_container(id)
                     && crate::command::transaction(id).is_none()
                     && !deny.is_some_and(|deny| deny.denies(id))

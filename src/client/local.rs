@@ -2,6 +2,7 @@
 
 use std::rc::Rc;
 
+use super::debugging::NOT_WHILE_DEBUGGING;
 use super::eviction::make_room;
 use super::pinned::{NOT_IN_MULTI, refusal};
 use super::requests::{Next, UNREACHABLE};
@@ -102,6 +103,7 @@ impl Client {
                 self.answer(OK);
                 self.ending = Some(Disconnect::Quit);
             }
+            Local::Reset if self.is_debugging() => self.answer(NOT_WHILE_DEBUGGING),
             Local::Reset => match self.leave_many_topics() {
                 Some(next) => return next,
                 None => self.reset(),

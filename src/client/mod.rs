@@ -3,12 +3,13 @@
 //! `task` is one client's life; `requests` cuts what it sent and forwards it, `sharing` to which shared connection; `pinned` is what needs a connection of its
 //! own, `queued` what such a connection holds inside MULTI, `tracking` CLIENT TRACKING, `subscribed` subscriptions; `waiting` is
 //! who stands in line with other blocked clients; `local` is what respool answers itself, `login` AUTH and HELLO among it; `held` is
-//! who was rejected; `large` is a request too large to share, `raw` one that may be answered with more than a reply; `leaving`
+//! who was rejected; `large` is a request too large to share, `raw` one that may be answered with more than a reply, `debugging` a script under the server's debugger; `leaving`
 //! notices clients that leave while they wait, `unplaced` answers a transaction that a busy server has not been told of, `timers`
 //! closes those that take too long, and `closes` says why respool closed one.
 
 mod again;
 mod closes;
+mod debugging;
 mod eviction;
 mod held;
 mod kept;

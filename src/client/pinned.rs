@@ -125,11 +125,11 @@ impl Client {
             self.card.multi.set(transaction.commands);
             self.flag(Flag::Watching, transaction.watching);
             if let Some(stream) = transaction.stream {
-                let flag = match stream {
-                    Stream::Messages => Flag::Pubsub,
-                    Stream::Commands => Flag::Monitor,
-                };
-                self.flag(flag, true);
+                match stream {
+                    Stream::Messages => self.flag(Flag::Pubsub, true),
+                    Stream::Commands => self.flag(Flag::Monitor, true),
+                    Stream::Debugger => {}
+                }
                 self.pin_use.keeps = true;
             }
             transaction.is_clear()
@@ -216,6 +216,7 @@ impl Client {
             PinReason::Pause if !self.pin_use.in_multi => {
                 return self.pause(&link, request, command);
             }
+            PinReason::ScriptDebug => return self.script_debug(&link, request, command),
             PinReason::RawError => return self.raw_error(&link, request, command),
             PinReason::Monitor => {
                 // Its reply tells whether what follows on the connection are the commands of everybody.

@@ -44,6 +44,9 @@ struct Run {
 impl Client {
     /// Passes on what `data` holds. Returns how many bytes are done with.
     pub(super) fn requests(&mut self, data: &[u8]) -> usize {
+        if let Some(link) = self.debugger() {
+            return self.tell_debugger(&link, data);
+        }
         let mut at = 0;
         let mut run = Run {
             most: self.most_in_flight(),
@@ -248,6 +251,9 @@ impl Client {
         let length = request.bytes().len();
         if self.pin.as_ref().is_some_and(|pin| pin.link().is_raw()) {
             return self.amid_messages(request, routed);
+        }
+        if let Some(next) = self.debugged(request, &routed) {
+            return next;
         }
         if self.is_listening
             && let Some(next) = self.amid_subscriptions(request, &routed)

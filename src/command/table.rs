@@ -16,7 +16,8 @@ use super::way::Local::{
     Asking, Auth, Client, Hello, NumSub, Quit, Readonly, Readwrite, Reset, Select, ShardNumSub,
 };
 use super::way::PinReason::{
-    Admin, Blocking, BlockingOption, Monitor, Multi, Pause, RawError, Script, Tracking, Wait, Watch,
+    Admin, Blocking, BlockingOption, Monitor, Multi, Pause, RawError, Script, ScriptDebug,
+    Tracking, Wait, Watch,
 };
 use super::way::Way::{Fenced, Local, Pinned, Refused, Shared, Subscribed};
 
@@ -38,7 +39,7 @@ macro_rules! table {
 // Ways that are not plain from the name:
 // - EXEC, DISCARD and UNWATCH are shared: outside of a transaction they leave no trace; the session asks
 //   `transaction()` first and keeps a transaction on the connection it began on.
-// - SCRIPT DEBUG marks its connection. SCRIPT KILL and FUNCTION KILL must not stand behind the script they are to end:
+// - SCRIPT DEBUG marks its connection, and not even RESET undoes that. SCRIPT KILL and FUNCTION KILL must not stand behind the script they are to end:
 //   the server reads nothing more from the connection that a script runs for.
 // - FUNCTION LOAD answers the text of a compile error as it is, FUNCTION LIST an argument it does not know (Redis 8.2, Valkey).
 //   Scripts do with what they raise on Redis 8.2, and are too many for connections of their own.
@@ -330,7 +331,7 @@ table! {
     "scan" -2, Shared, [READONLY] [KEYSPACE READ SLOW] 0 0 0;
     "scard" 2, Shared, [READONLY] [READ SET FAST] 1 1 1;
     "script" -2, Pinned(Admin), [CONTAINER LONG] [SLOW] 0 0 0;
-    "script|debug" 3, Pinned(Admin), [NOSCRIPT] [SLOW SCRIPTING] 0 0 0;
+    "script|debug" 3, Pinned(ScriptDebug), [NOSCRIPT] [SLOW SCRIPTING] 0 0 0;
     "script|exists" -3, Shared, [NOSCRIPT] [SLOW SCRIPTING] 0 0 0;
     "script|flush" -2, Shared, [NOSCRIPT LONG] [SLOW SCRIPTING] 0 0 0;
     "script|help" 2, Shared, [] [SLOW SCRIPTING] 0 0 0;

@@ -178,7 +178,6 @@ fn what_needs_a_lent_connection() {
                 "pfdebug",
                 "pfselftest",
                 "script",
-                "script|debug",
                 "shutdown",
             ],
         ),
@@ -213,6 +212,7 @@ fn what_needs_a_lent_connection() {
             "script",
             vec!["function|kill", "function|stats", "script|kill"],
         ),
+        ("script_debug", vec!["script|debug"]),
         (
             "tracking",
             vec![

@@ -101,6 +101,8 @@ pub enum PinReason {
     LargeRequest,
     /// One command that may disturb its own connection, or must not stand behind others.
     Admin,
+    /// `SCRIPT DEBUG`: the next script of the connection is run by a debugger, whose session the connection ends with.
+    ScriptDebug,
     /// `SCRIPT KILL`, `FUNCTION KILL` and `FUNCTION STATS`: they must not stand behind the script they are meant for.
     Script,
     /// The server's own `COMMAND` says so of a command that the table does not know; or, where the server takes no
@@ -121,7 +123,7 @@ pub enum PinReason {
 
 impl PinReason {
     /// Every reason, in the order of the enum.
-    pub const ALL: [Self; 17] = [
+    pub const ALL: [Self; 18] = [
         Self::Watch,
         Self::Multi,
         Self::Blocking,
@@ -132,6 +134,7 @@ impl PinReason {
         Self::Pause,
         Self::LargeRequest,
         Self::Admin,
+        Self::ScriptDebug,
         Self::Script,
         Self::Learned,
         Self::ReplicaScript,
@@ -154,6 +157,7 @@ impl PinReason {
             Self::Pause => "pause",
             Self::LargeRequest => "large_request",
             Self::Admin => "admin",
+            Self::ScriptDebug => "script_debug",
             Self::Script => "script",
             Self::Learned => "learned",
             Self::ReplicaScript => "replica_script",

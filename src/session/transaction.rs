@@ -23,6 +23,10 @@ pub enum Verb {
     Subscribe,
     /// MONITOR.
     Monitor,
+    /// SCRIPT DEBUG: on, or off.
+    Debug(bool),
+    /// A script that the server runs under its debugger.
+    Debugged,
     /// Any other command inside MULTI.
     Queue,
 }
@@ -34,6 +38,8 @@ pub enum Stream {
     Messages,
     /// Commands of everybody: MONITOR.
     Commands,
+    /// What a debugger says, until the server closes the connection.
+    Debugger,
 }
 
 /// CLIENT TRACKING that is on.
@@ -67,6 +73,8 @@ pub struct Transaction {
     pub tracking: Option<Tracking>,
     /// An EXEC may have switched it: only the server knows.
     pub tracking_unsure: bool,
+    /// SCRIPT DEBUG is on: the next EVAL begins a session of the debugger.
+    pub debugging: bool,
     queued_tracking: bool,
     queued_messages: bool,
     /// What follows on the connection beside replies.
@@ -101,6 +109,9 @@ impl Transaction {
             Verb::Tracking(_) if is_ok && self.open => self.queued_tracking = true,
             Verb::Tracking(tracking) if is_ok => self.tracking = tracking,
             Verb::Monitor if is_ok && !self.open => self.stream = Some(Stream::Commands),
+            Verb::Debug(on) if is_ok && !self.open => self.debugging = on,
+            // Whatever else goes wrong is said by the debugger.
+            Verb::Debugged if head.first() != Some(&b'-') => self.stream = Some(Stream::Debugger),
             Verb::Subscribe if is_ok && self.open => self.queued_messages = true,
             Verb::Select(database) if is_ok && self.open => {
                 if self.queued.len() < MAX_SELECTS {
@@ -121,6 +132,7 @@ impl Transaction {
             && self.selected.is_empty()
             && self.tracking.is_none()
             && !self.tracking_unsure
+            && !self.debugging
             && self.stream.is_none()
     }
 
@@ -212,6 +224,22 @@ mod tests {
         assert!(tx.is_clear());
         tx.answered(Verb::Monitor, b"+OK\r\n");
         assert_eq!(tx.stream, Some(Stream::Commands));
+    }
+
+    #[test]
+    fn a_debugger_speaks_when_a_script_is_not_refused() {
+        let mut tx = Transaction::default();
+        tx.answered(Verb::Debug(true), b"-ERR Use SCRIPT DEBUG YES/SYNC/NO\r\n");
+        assert!(tx.is_clear());
+        tx.answered(Verb::Debug(true), b"+OK\r\n");
+        assert!(tx.debugging && !tx.is_clear());
+        tx.answered(Verb::Debugged, b"-NOPERM no\r\n");
+        assert!(tx.stream.is_none() && tx.debugging);
+        tx.answered(Verb::Debug(false), b"+OK\r\n");
+        assert!(tx.is_clear());
+        tx.answered(Verb::Debug(true), b"+OK\r\n");
+        tx.answered(Verb::Debugged, b"*2\r\n");
+        assert_eq!(tx.stream, Some(Stream::Debugger));
     }
 
     #[test]

@@ -3,6 +3,7 @@
 //! Invariant: a frame goes to the client whose request it answers, decided by the order of the requests alone.
 //! Invariant: nothing is sent behind a change of state until the server has answered it.
 
+mod debugging;
 mod ending;
 mod fences;
 mod keys;
@@ -67,6 +68,10 @@ pub struct Link {
     raw: Cell<bool>,
     /// Its client sent MONITOR: the commands of everybody come between replies.
     monitors: Cell<bool>,
+    /// Its client debugs a script: every byte is the client's, and the server closes it in the end.
+    debugs: Cell<bool>,
+    /// Its client has sent SCRIPT DEBUG, and that may be on.
+    may_debug: Cell<bool>,
     /// Somebody is about to unblock it: until that is answered it may not be lent on.
     holds: Rc<()>,
     /// The last request was CLIENT CACHING, which is for the next one.
@@ -133,6 +138,8 @@ impl Link {
             pushes: RefCell::default(),
             raw: Cell::new(false),
             monitors: Cell::new(false),
+            debugs: Cell::new(false),
+            may_debug: Cell::new(false),
             holds: Rc::new(()),
             announces: Cell::new(false),
             is_doubtful: Cell::new(false),
@@ -461,6 +468,10 @@ impl Link {
         while at < buf.len() {
             let starts = inner.scanner.at_boundary();
             if starts {
+                if self.raw.get() && self.is_debugging() {
+                    self.pushes.borrow_mut().take(&buf[at..], true)?;
+                    return Ok(buf.len());
+                }
                 if self.raw.get() && inner.awaits_reset() {
                     match ends_stream(&buf[at..]) {
                         Some(true) => self.raw.set(false),
@@ -585,6 +596,7 @@ impl Link {
             // Behind this reply all frames are the client's, in the order in which the server sends them.
             Some(SessionStream::Messages) => self.raw.set(true),
             Some(SessionStream::Commands) => self.monitors.set(true),
+            Some(SessionStream::Debugger) => self.begin_debugging(),
             None => {}
         }
         if step.complete {

@@ -53,6 +53,7 @@ impl Pin {
     /// Gives it back with nothing of the client's left on it.
     pub fn give_back_clear(mut self) {
         self.is_clear = true;
+        self.link.set_may_debug(false);
     }
 }
 
@@ -348,6 +349,14 @@ impl Upstream {
                 && tokio::time::timeout(UNBLOCK_WITHIN, self.unblock(&link))
                     .await
                     .is_err()
+            {
+                return false;
+            }
+            if link.may_debug()
+                && !matches!(
+                    tokio::time::timeout(limit, link.debugs_no_more()).await,
+                    Ok(true)
+                )
             {
                 return false;
             }

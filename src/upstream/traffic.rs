@@ -576,7 +576,7 @@ impl Inner {
         match self.due.front() {
             Some(Due::Client {
                 outlet,
-                kind: Kind::Verb(Verb::Exec | Verb::Monitor),
+                kind: Kind::Verb(Verb::Exec | Verb::Monitor | Verb::Debugged),
                 ..
             }) => outlet.transaction().stream,
             _ => None,

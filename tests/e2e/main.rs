@@ -19,6 +19,7 @@ mod protocol;
 mod pubsub;
 mod reload;
 mod replica;
+mod script_debug;
 mod streams;
 mod tls;
 mod tls_admission;

@@ -7,7 +7,7 @@ use std::time::Duration;
 use super::Link;
 use crate::exchange::Offence;
 use crate::failover::Node;
-use crate::telemetry::LossCause;
+use crate::telemetry::{Disconnect, LossCause};
 use crate::upstream::closing::LINGER;
 use crate::upstream::socket::ServerSocket;
 
@@ -184,6 +184,12 @@ impl Link {
 
     /// What `error` of its socket means.
     pub(super) fn ended_by(&self, error: &io::Error) -> Ended {
+        if self.is_debugging() {
+            return Ended {
+                why: "the session of a debugger is over".to_owned(),
+                ..Ended::default()
+            };
+        }
         let is_replica_close = || {
             let is_due = !self.inner.borrow().due.is_empty();
             self.has_refused_write.get() || (self.origin.is_replica && is_due)
@@ -239,6 +245,12 @@ impl Link {
     pub(super) fn collapse(&self) {
         let inner = std::mem::take(&mut *self.inner.borrow_mut());
         let pinned = self.pushes.borrow_mut().take_client();
+        if self.is_debugging()
+            && let Some(client) = &pinned
+        {
+            // The server ends the session so.
+            client.close(Disconnect::Quit);
+        }
         self.vouching.take();
         let disconnected = inner.collapse(pinned);
         self.thread.process.failovers.disconnected(disconnected);
