@@ -16,7 +16,7 @@ use tokio::sync::{mpsc, watch};
 use crate::admin::{self, View};
 use crate::admission::{Admission, Refusal};
 use crate::budget::Budget;
-use crate::client::{Errand, Errands, make_room};
+use crate::client::{Errand, Errands, make_room, tell_rejection};
 use crate::command::PinReason;
 use crate::config::{Listener, Settings};
 use crate::identity::{Identity, Peer, Registry};
@@ -355,11 +355,11 @@ async fn accept(bound: Bound, listener: Listener, door: Arc<Door>) {
                     door.hand_over(socket, Place::Unknown(permit), identity, laddr)
                         .await
                 }
-                Err(refusal) => door.reject(socket, &refusal).await,
+                Err(refusal) => door.reject(socket, &refusal, &identity).await,
             }
             continue;
         }
-        match door.admission.admit(&identity, Instant::now()) {
+        match door.admission.arrive(&identity, Instant::now()) {
             Ok(permit) => {
                 door.hand_over(socket, Place::Admitted(permit), identity, laddr)
                     .await
@@ -370,7 +370,7 @@ async fn accept(bound: Bound, listener: Listener, door: Arc<Door>) {
                     door.make_room(socket, identity, laddr, refusal).await
                 });
             }
-            Err(refusal) => door.reject(socket, &refusal).await,
+            Err(refusal) => door.reject(socket, &refusal, &identity).await,
         }
     }
 }
@@ -404,14 +404,12 @@ impl Door {
             let place = Place::Admitted(permit);
             return self.hand_over(socket, place, identity, laddr).await;
         }
-        self.reject(socket, &refusal).await;
+        self.reject(socket, &refusal, &identity).await;
     }
 
     /// Turns a client away: held and answered, or, when enough are held, told at once and closed.
-    async fn reject(&self, socket: Accepted, refusal: &Refusal) {
-        if let Some(line) = self.admission.rejected(refusal, Instant::now()) {
-            tracing::warn!("rejected: {refusal}{line}");
-        }
+    async fn reject(&self, socket: Accepted, refusal: &Refusal, identity: &Identity) {
+        tell_rejection(&self.admission, refusal, identity);
         let explain = self.process.configured.load().limits.explain_rejections;
         let text = refusal.client_text(explain);
         let worker = self.workers.iter().min_by_key(|worker| worker.clients());

@@ -32,6 +32,8 @@ fn scrape() -> Scrape {
             error: None,
         },
         handshaking: 0,
+        arriving: 0,
+        operators: 0,
         held_rejected: 0,
         blocked_clients: 0,
         top_clients: Vec::new(),

@@ -8,8 +8,8 @@ use crate::config::UnixSeconds;
 use crate::failover::Failover;
 use crate::identity::{Card, Flag, Registry, shown_user};
 use crate::telemetry::{
-    CertificateRow, ClientRow, FailoverRow, FailoverRows, GroupRow, LossCause, MemoryRow, PROCESS,
-    Reload, Scrape, ServerHealth, Standing, UpstreamCounts, WorkerCounters,
+    Bound, CertificateRow, ClientRow, FailoverRow, FailoverRows, GroupRow, LossCause, MemoryRow,
+    PROCESS, Reload, Scrape, ServerHealth, Standing, UpstreamCounts, WorkerCounters,
 };
 use crate::transport::TlsAcceptor;
 use crate::upstream::Process;
@@ -47,6 +47,7 @@ impl View {
         let (shared, pinned, subscription) = self.process.budget.counts();
         let health: &ServerHealth = &self.process.health;
         let certificates = self.certificates();
+        let crowd = self.admission.crowd();
         let standing = Standing {
             groups: self.groups(&cards, now_ms),
             upstream: UpstreamCounts {
@@ -64,6 +65,8 @@ impl View {
                 .unwrap_or_else(PoisonError::into_inner)
                 .clone(),
             handshaking: self.admission.handshaking() as u64,
+            arriving: crowd.arriving as u64,
+            operators: crowd.operators as u64,
             memory: MemoryRow {
                 held: self.process.memory.held(),
                 resident: self.process.memory.resident(),
@@ -77,7 +80,10 @@ impl View {
             process: PROCESS.row(),
             uptime: self.process.start.elapsed(),
         };
-        Scrape::gather(&self.counters, standing)
+        let mut scrape = Scrape::gather(&self.counters, standing);
+        // Admission counts it: it belongs to no worker.
+        scrape.totals.bounds[Bound::Arriving as usize] += crowd.unheard;
+        scrape
     }
 
     fn failovers(&self) -> FailoverRows {
@@ -235,6 +241,7 @@ fn observed(row: &crate::admission::GroupRow) -> u64 {
 fn state(card: &Card) -> &'static str {
     let states = [
         (Flag::Rejected, "rejected"),
+        (Flag::Arriving, "arriving"),
         (Flag::Monitor, "monitor"),
         (Flag::Pubsub, "subscribed"),
         (Flag::Blocked, "blocked"),

@@ -42,7 +42,8 @@ impl Admission {
 }
 
 impl HandshakePermit {
-    /// Turns it into a place in the group that the client belongs to, now that its certificate is known.
+    /// Turns it into a place in the group that the client belongs to, now that its certificate is known; or among those that
+    /// arrive, where that depends on what they say.
     ///
     /// # Errors
     /// As [`Admission::admit`], but for `limits.max_clients`, under which the client counts already; the permit is handed
@@ -53,19 +54,12 @@ impl HandshakePermit {
         now: Instant,
     ) -> Result<Permit, (Self, Box<Refusal>)> {
         let admission = Arc::clone(&self.admission);
-        let (plan, mut counts, place) = admission.decide(identity);
-        match plan.enter(&mut counts, &place, now) {
-            Ok(entry) => {
-                // Under one lock: nobody else gets the place in between.
-                counts.handshaking -= 1;
-                drop(counts);
+        match admission.take_in(identity, now, true) {
+            Ok(permit) => {
                 self.is_counted = false;
-                Ok(admission.permit(&plan, place, entry))
+                Ok(permit)
             }
-            Err(refusal) => {
-                drop(counts);
-                Err((self, Box::new(refusal)))
-            }
+            Err(refusal) => Err((self, Box::new(refusal))),
         }
     }
 }

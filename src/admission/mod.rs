@@ -4,15 +4,18 @@
 //! refused is a [`Refusal`], which says why in words for the log and in Redis' words for the client.
 //!
 //! Invariants: the counts are exactly the live permits. No group in mode `enforce` and no key of it ever exceeds its
-//! cap, and all groups together never exceed `limits.max_clients`, in mode `observe` too; only a reload can put those
-//! who are there already above a cap ([`Admission::reload`]).
+//! cap, and all groups together, with those in their handshake and those arriving, never exceed `limits.max_clients`, in
+//! mode `observe` too; only a reload can put those who are there already above a cap ([`Admission::reload`]). Past
+//! `limits.max_clients` there are at most `limits.operator_places` more.
 //!
 //! One lock guards the counts. It is taken when a client comes, leaves or changes its name, never for a command. Time
 //! is passed in.
 
+mod arriving;
 mod handshake;
 mod hold;
 mod key;
+mod permit;
 mod refusal;
 mod tally;
 
@@ -25,9 +28,12 @@ use arc_swap::ArcSwap;
 use crate::config::{AtLimit, Group, Match, Mode, Per, Settings};
 use crate::identity::{Identity, Peer};
 
+pub use arriving::Crowd;
+use arriving::Welcome;
 pub use handshake::HandshakePermit;
 pub use hold::HoldPermit;
 use key::Key;
+pub use permit::Permit;
 pub use refusal::{LogLine, Reason, Refusal};
 use tally::{Entry, Shortfall, Tallies};
 
@@ -71,13 +77,7 @@ impl Rule {
 
     fn takes(&self, identity: &Identity) -> bool {
         let wanted = &self.matches;
-        (wanted.address.is_empty()
-            || address_of(&identity.peer)
-                .is_some_and(|ip| wanted.address.iter().any(|net| net.contains(&ip))))
-            && wanted
-                .listener
-                .as_ref()
-                .is_none_or(|glob| glob.0.is_match(&*identity.listener))
+        self.takes_by_origin(identity)
             && wanted
                 .client_name
                 .as_ref()
@@ -86,6 +86,18 @@ impl Rule {
                 .user
                 .as_ref()
                 .is_none_or(|glob| glob.0.is_match(as_path(identity.shown_user())))
+    }
+
+    /// Whether it takes this client as far as that is known when it has connected.
+    fn takes_by_origin(&self, identity: &Identity) -> bool {
+        let wanted = &self.matches;
+        (wanted.address.is_empty()
+            || address_of(&identity.peer)
+                .is_some_and(|ip| wanted.address.iter().any(|net| net.contains(&ip))))
+            && wanted
+                .listener
+                .as_ref()
+                .is_none_or(|glob| glob.0.is_match(&*identity.listener))
             && wanted.certificate_name.as_ref().is_none_or(|glob| {
                 !identity.certificate.is_empty() && glob.0.is_match(&*identity.certificate)
             })
@@ -138,6 +150,7 @@ struct Plan {
     max_clients: usize,
     max_rejected: usize,
     reject_hold: Duration,
+    welcome: Welcome,
     /// Grows with each reload.
     generation: u64,
 }
@@ -148,6 +161,15 @@ struct Counts {
     total: usize,
     /// In a handshake after which they may be admitted.
     handshaking: usize,
+    /// Arriving: they have not asked for anything that a place is needed for.
+    arriving: usize,
+    /// Of those arriving, beyond `limits.max_clients`: in an operator's place until it is known whose they are.
+    beyond: usize,
+    /// Operators in the places kept for them.
+    operators: usize,
+    /// Newcomers that were placed at once because `limits.max_arriving` were arriving.
+    unheard: u64,
+    unheard_lines: tally::Throttle,
     /// Rejected and held.
     held: usize,
     /// Of those held, in a handshake.
@@ -168,6 +190,7 @@ impl Plan {
             max_clients: settings.limits.max_clients,
             max_rejected: settings.limits.max_rejected,
             reject_hold: settings.limits.reject_hold,
+            welcome: Welcome::new(settings),
             generation,
         }
     }
@@ -198,7 +221,7 @@ impl Plan {
 
     /// Whether all groups together have room for one more.
     fn has_room(&self, counts: &Counts, place: &Place) -> Result<(), Refusal> {
-        let count = counts.total + counts.handshaking;
+        let count = counts.below_max_clients();
         if count < self.max_clients {
             return Ok(());
         }
@@ -213,11 +236,22 @@ impl Plan {
 
     /// Takes a place in a group.
     fn enter(&self, counts: &mut Counts, place: &Place, now: Instant) -> Result<Entry, Refusal> {
+        self.move_in(counts, place, now, true)
+    }
+
+    /// As [`Plan::enter`]; without `is_accepted`, for one that was in the group before.
+    fn move_in(
+        &self,
+        counts: &mut Counts,
+        place: &Place,
+        now: Instant,
+        is_accepted: bool,
+    ) -> Result<Entry, Refusal> {
         let entry = counts.groups[place.group.index()]
             .enter(self.rule(place.group), &place.key, now)
             .map_err(|shortfall| self.refusal(place, shortfall))?;
         counts.total += 1;
-        counts.groups[place.group.index()].accepted += 1;
+        counts.groups[place.group.index()].accepted += u64::from(is_accepted);
         Ok(entry)
     }
 }
@@ -232,6 +266,11 @@ impl Admission {
             counts: Mutex::new(Counts {
                 total: 0,
                 handshaking: 0,
+                arriving: 0,
+                beyond: 0,
+                operators: 0,
+                unheard: 0,
+                unheard_lines: tally::Throttle::default(),
                 held: 0,
                 shaking: 0,
                 generation: 0,
@@ -318,13 +357,7 @@ impl Admission {
 
     /// What gives back the place that has been taken.
     fn permit(self: &Arc<Self>, plan: &Plan, place: Place, entry: Entry) -> Permit {
-        let mut permit = Permit {
-            admission: Arc::clone(self),
-            group: place.group,
-            place: None,
-            warning: None,
-            observed: None,
-        };
+        let mut permit = Permit::new(self, place.group, plan.generation);
         permit.take_place(plan, place, entry);
         permit
     }
@@ -350,7 +383,7 @@ impl Admission {
     pub fn full_groups(&self) -> Vec<bool> {
         let plan = self.plan.load();
         let counts = self.counts();
-        let is_full = counts.total + counts.handshaking >= plan.max_clients;
+        let is_full = counts.below_max_clients() >= plan.max_clients;
         let groups = plan.rules.iter().zip(&counts.groups);
         let is_group_full = |(rule, tallies): (&Rule, &Tallies)| {
             rule.cap.is_some_and(|cap| tallies.fullest() >= cap)
@@ -404,126 +437,12 @@ impl Admission {
     }
 }
 
-/// A client's place. Its drop gives the place back.
-#[derive(Debug)]
-pub struct Permit {
-    admission: Arc<Admission>,
-    group: GroupId,
-    /// `None` once the client was refused by a group it moved to: then it counts nowhere.
-    place: Option<Place>,
-    /// Set when this client brought its group to `warn_connections`: a line to log, once.
-    pub warning: Option<String>,
-    /// Set when a group in mode `observe` would have refused this client: a line to log, once.
-    pub observed: Option<String>,
-}
-
-impl Permit {
-    /// The client's group; after a refusal by [`Permit::regroup`] the group that refused it.
-    pub fn group(&self) -> GroupId {
-        self.group
-    }
-
-    /// Whether the client has a place; without one it is rejected for the rest of its life.
-    pub fn has_place(&self) -> bool {
-        self.place.is_some()
-    }
-
-    /// Moves the place after the client's name or user has changed: to another group, or to another key of the same
-    /// one. A move counts against the connect rate where it arrives, and as accepted in a new group. `Ok(None)`: it
-    /// stays where it is, or it has no place any more.
-    ///
-    /// # Errors
-    /// The refusal of the new group; the old place is given back at once and the client has none from then on. When
-    /// `evict` is set the caller may make room and ask [`Admission::admit`] for a new permit.
-    pub fn regroup(
-        &mut self,
-        identity: &Identity,
-        now: Instant,
-    ) -> Result<Option<GroupId>, Refusal> {
-        let Some(old) = &self.place else {
-            return Ok(None);
-        };
-        let old = old.clone();
-        let admission = Arc::clone(&self.admission);
-        let (plan, mut counts, new) = admission.decide(identity);
-        if new.is_at(&old) {
-            counts.settle(&old);
-            drop(counts);
-            self.place = Some(new);
-            return Ok(None);
-        }
-        counts.leave(&old);
-        let rule = plan.rule(new.group);
-        match counts.groups[new.group.index()].enter(rule, &new.key, now) {
-            Ok(entry) => {
-                if new.group != old.group {
-                    counts.groups[new.group.index()].accepted += 1;
-                }
-                drop(counts);
-                self.take_place(&plan, new, entry);
-                Ok(Some(self.group))
-            }
-            Err(shortfall) => {
-                counts.total -= 1;
-                drop(counts);
-                self.place = None;
-                self.group = new.group;
-                Err(plan.refusal(&new, shortfall))
-            }
-        }
-    }
-
-    /// Whether it was given before the last reload.
-    pub fn is_stale(&self) -> bool {
-        let place = self.place.as_ref();
-        place.is_some_and(|place| place.generation != self.admission.plan.load().generation)
-    }
-
-    /// Moves the place to where a reload puts it, whatever the caps say: nobody is dropped by a reload. True: to another
-    /// group. It counts neither as accepted nor against the connect rate.
-    pub fn reseat(&mut self, identity: &Identity) -> bool {
-        let Some(old) = self.place.take() else {
-            return false;
-        };
-        let admission = Arc::clone(&self.admission);
-        let (_, mut counts, new) = admission.decide(identity);
-        if new.is_at(&old) {
-            counts.settle(&old);
-        } else {
-            counts.leave(&old);
-            counts.groups[new.group.index()].force(&new.key);
-        }
-        drop(counts);
-        self.group = new.group;
-        let has_moved = new.group != old.group;
-        self.place = Some(new);
-        has_moved
-    }
-
-    fn take_place(&mut self, plan: &Plan, place: Place, entry: Entry) {
-        let rule = plan.rule(place.group);
-        self.warning = entry
-            .warning
-            .map(|line| refusal::warning(rule, &place.key, &line));
-        self.observed = entry.observed.map(|(shortfall, line)| {
-            refusal::would_reject(&plan.refusal(&place, shortfall), &line)
-        });
-        self.group = place.group;
-        self.place = Some(place);
-    }
-}
-
-impl Drop for Permit {
-    fn drop(&mut self) {
-        if let Some(place) = self.place.take() {
-            let mut counts = self.admission.counts();
-            counts.leave(&place);
-            counts.total -= 1;
-        }
-    }
-}
-
 impl Counts {
+    /// Those who count in `limits.max_clients`.
+    fn below_max_clients(&self) -> usize {
+        self.total + self.handshaking + self.arriving - self.beyond
+    }
+
     /// Gives back `place` in its group; the client still counts among all.
     fn leave(&mut self, place: &Place) {
         self.settle(place);

@@ -288,13 +288,13 @@ impl Bucket {
 
 /// Lets a line pass once in [`LOG_INTERVAL`] and counts the others.
 #[derive(Debug, Default)]
-struct Throttle {
+pub(super) struct Throttle {
     last: Option<Instant>,
     suppressed: u64,
 }
 
 impl Throttle {
-    fn pass(&mut self, now: Instant) -> Option<LogLine> {
+    pub(super) fn pass(&mut self, now: Instant) -> Option<LogLine> {
         if self
             .last
             .is_some_and(|last| now.saturating_duration_since(last) < LOG_INTERVAL)

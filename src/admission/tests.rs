@@ -1,5 +1,6 @@
 //! The rules one by one; `model` has random sequences and threads.
 
+mod arriving;
 mod fixture;
 mod model;
 mod reload;

@@ -7,7 +7,7 @@ use tokio::sync::oneshot;
 
 use super::site::{Errand, Errands};
 use crate::admission::Refusal;
-use crate::identity::{Card, Flag, Registry};
+use crate::identity::{Card, Registry};
 
 /// Candidates asked before the newcomer is rejected: each may have become busy since its figures were read.
 const MOST_CANDIDATES: usize = 4;
@@ -41,8 +41,7 @@ pub async fn make_room(
 fn candidates(registry: &Registry, refusal: &Refusal, now_ms: u64, own: u64) -> Vec<Arc<Card>> {
     let mut cards = registry.list();
     cards.retain(|card| {
-        // Who was refused holds no place any more.
-        let may_go = !card.is_busy() && !card.has(Flag::Rejected);
+        let may_go = !card.is_busy() && card.counts_in_group();
         card.id() != own && refusal.frees(card) && may_go
     });
     cards.sort_by_cached_key(|card| std::cmp::Reverse(card.idle_ms(now_ms)));

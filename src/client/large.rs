@@ -134,7 +134,10 @@ impl Client {
 
     /// The start of a request too large to share: it is gathered, or passed on as it arrives.
     pub(super) fn large(&mut self, data: &[u8], learned: Option<&Learned>) -> Next {
-        if self.is_locked {
+        if self.gate.is_arriving() {
+            return self.take_place();
+        }
+        if self.gate.is_locked() {
             // Bounded, and refused when it is whole.
             return Next::More;
         }

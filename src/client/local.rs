@@ -3,8 +3,8 @@
 use std::rc::Rc;
 
 use super::debugging::NOT_WHILE_DEBUGGING;
-use super::eviction::make_room;
 use super::pinned::{NOT_IN_MULTI, refusal};
+use super::rejection::tell_rejection;
 use super::requests::{Next, UNREACHABLE};
 use super::task::{Client, Done, Purpose, Wait};
 use crate::admission::Refusal;
@@ -242,7 +242,7 @@ impl Client {
         let skips = self.session.reply == ReplyMode::SkipNext;
         self.permission = None;
         self.session = Session::new(self.site.guest.clone());
-        self.is_locked = self.must_authenticate();
+        self.gate.set_locked(self.must_authenticate());
         self.note_known();
         if skips {
             // As in Redis it undoes OFF for its own reply, but not a SKIP.
@@ -282,43 +282,46 @@ impl Client {
                 }
                 self.answer(&reply);
             }
-            Err(refusal) if refusal.evict => {
-                let site = &self.site;
-                let (registry, errands) =
-                    (std::sync::Arc::clone(&site.registry), site.errands.clone());
-                let now_ms = site.thread.clock.now_ms();
-                let own = self.card.id();
-                self.wait = Wait::Task(Box::pin(async move {
-                    let made = make_room(registry, errands, refusal.clone(), now_ms, own).await;
-                    Done::Room(made, reply, refusal)
-                }));
-            }
-            Err(refusal) => self.reject(refusal),
+            Err(refusal) if refusal.evict => self.await_room(refusal, Some(reply)),
+            Err(refusal) => self.reject(refusal, true),
         }
     }
 
     /// Room was made for the client in the group that had none.
-    pub(super) fn regroup_anew(&mut self, reply: &[u8]) {
-        match self.site.admission.admit(&self.card.identity(), self.now()) {
-            Ok(permit) => {
-                self.permit = permit;
-                self.moved();
-                self.reply(reply);
+    pub(super) fn regroup_anew(&mut self, reply: Option<Vec<u8>>) {
+        let identity = self.card.identity();
+        let placed = match self.permit.has_place() {
+            true => self.permit.settle(&identity, self.now()),
+            false => {
+                let admitted = self.site.admission.admit(&identity, self.now());
+                admitted.map(|permit| self.permit = permit)
             }
-            Err(refusal) => self.reject(refusal),
+        };
+        match placed {
+            Ok(()) => {
+                self.moved();
+                if let Some(reply) = reply {
+                    self.reply(&reply);
+                }
+            }
+            Err(refusal) => self.reject(refusal, reply.is_some()),
         }
     }
 
     /// Goes where a reload puts it, whatever the caps say, and by what holds there.
     #[cold]
     pub(super) fn reseat(&mut self) {
+        if self.arrives_for_long() {
+            self.settle_late();
+        }
         self.permit.reseat(&self.card.identity());
         let limits = &self.site.thread.settings().limits;
         self.outlet.set_limit_bytes(limits.max_client_buffer);
         self.moved();
     }
 
-    fn moved(&mut self) {
+    pub(super) fn moved(&mut self) {
+        self.note_arriving();
         let group = self.group();
         self.card.group.set(group as u32);
         self.resident
@@ -327,13 +330,14 @@ impl Client {
         self.log_admission();
     }
 
-    /// The client has no place any more: every command from here on gets the error.
-    pub(super) fn reject(&mut self, refusal: Refusal) {
-        if let Some(line) = self.site.admission.rejected(&refusal, self.now()) {
-            tracing::warn!(client = %self.card.peer(), "rejected: {refusal}{line}");
-        }
+    /// The client has no place any more: every command from here on gets the error, with `is_answered` the one at hand too.
+    pub(super) fn reject(&mut self, refusal: Refusal, is_answered: bool) {
+        tell_rejection(&self.site.admission, &refusal, &self.card.identity());
         self.flag(Flag::Rejected, true);
-        self.reply(&refusal.client_text(self.site.thread.settings().limits.explain_rejections));
+        if is_answered {
+            let explain = self.site.thread.settings().limits.explain_rejections;
+            self.reply(&refusal.client_text(explain));
+        }
         self.rejected = Some(refusal);
         self.ending = Some(Disconnect::Rejected);
     }

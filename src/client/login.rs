@@ -62,13 +62,13 @@ impl Client {
     /// What a request may measure now.
     pub(super) fn bounds(&mut self) -> Bounds {
         let most = self.site.thread.settings().limits.max_request;
-        self.is_locked = self.must_authenticate();
+        self.gate.set_locked(self.must_authenticate());
         let unread = self.site.thread.settings().limits.max_client_buffer;
-        self.outlet.set_limit_bytes(match self.is_locked {
+        self.outlet.set_limit_bytes(match self.gate.is_locked() {
             true => unread.min(MOST_UNREAD),
             false => unread,
         });
-        if self.is_locked {
+        if self.gate.is_locked() {
             Bounds::before_authentication(most)
         } else {
             Bounds::new(most)
@@ -76,7 +76,7 @@ impl Client {
     }
 
     /// Where a request goes that has to wait for its client to authenticate: nowhere, but for those that do so.
-    pub(super) fn gate(request: &Request<'_>, routed: Routed) -> Routed {
+    pub(super) fn locked_out(request: &Request<'_>, routed: Routed) -> Routed {
         let Routed { command, route } = routed;
         let route = match route {
             Route::Local(Local::Auth | Local::Hello | Local::Quit | Local::Reset)
@@ -282,7 +282,7 @@ impl Client {
                 is_renamed = true;
             }
         }
-        self.is_locked = self.must_authenticate();
+        self.gate.set_locked(self.must_authenticate());
         self.note_known();
         self.note_kept(0);
         if is_renamed {

@@ -3,14 +3,17 @@
 //! `task` is one client's life; `requests` cuts what it sent and forwards it, `sharing` to which shared connection; `pinned` is what needs a connection of its
 //! own, `queued` what such a connection holds inside MULTI, `tracking` CLIENT TRACKING, `subscribed` subscriptions; `waiting` is
 //! who stands in line with other blocked clients; `local` is what respool answers itself, `login` AUTH and HELLO among it; `held` is
-//! who was rejected; `large` is a request too large to share, `raw` one that may be answered with more than a reply, `debugging` a script under the server's debugger; `leaving`
+//! who was rejected, `rejection` what is logged of it; `arriving` is who has yet to say who it is, `gate` what stands before a request;
+//! `large` is a request too large to share, `raw` one that may be answered with more than a reply, `debugging` a script under the server's debugger; `leaving`
 //! notices clients that leave while they wait, `unplaced` answers a transaction that a busy server has not been told of, `timers`
 //! closes those that take too long, and `closes` says why respool closed one.
 
 mod again;
+mod arriving;
 mod closes;
 mod debugging;
 mod eviction;
+mod gate;
 mod held;
 mod kept;
 mod large;
@@ -24,6 +27,7 @@ mod pinned;
 mod publish;
 mod queued;
 mod raw;
+mod rejection;
 mod requests;
 mod room;
 mod sharing;
@@ -38,5 +42,6 @@ mod waiting;
 
 pub use eviction::make_room;
 pub use held::hold;
+pub use rejection::tell_rejection;
 pub use site::{Answer, Errand, Errands, Farewell, Resident, Site};
 pub use task::{Arrived, Client};

@@ -66,7 +66,7 @@ impl Client {
                 }
                 continue;
             }
-            if bounds.unauthenticated != self.is_locked {
+            if bounds.unauthenticated != self.gate.is_locked() {
                 bounds = self.bounds();
             }
             match self.scanner.scan(&data[at..], &bounds) {
@@ -174,10 +174,10 @@ impl Client {
     fn route(&self, name: &[u8], request: &Request<'_>, learned: Option<&Learned>) -> Routed {
         let denied = self.site.denied(self.group());
         let routed = route(name, request, &self.rules(denied.as_deref(), learned));
-        if self.is_locked {
-            return Self::gate(request, routed);
+        match self.gate.is_open() {
+            true => routed,
+            false => self.gated(request, routed),
         }
-        routed
     }
 
     fn rules<'a>(&self, deny: Option<&'a DenySet>, learned: Option<&'a Learned>) -> Rules<'a> {
@@ -275,6 +275,7 @@ impl Client {
             return next;
         }
         match routed.route {
+            Route::Unsettled => self.take_place(),
             Route::Alien => {
                 self.ending = Some(Disconnect::ProtocolError);
                 Next::Used(length)

@@ -9,6 +9,7 @@ use std::sync::Arc;
 use std::task::{Context, Poll};
 use std::time::Instant;
 
+use super::gate::Gate;
 use super::held::hold;
 use super::leaving::EndWatch;
 use super::login::Login;
@@ -20,7 +21,7 @@ use crate::budget::UploadPlace;
 use crate::identity::{Arrival, CardGuard, Flag, Identity, Peer};
 use crate::resp::RequestScanner;
 use crate::schedule::goes_on_at;
-use crate::session::{Session, UnplacedTransaction};
+use crate::session::{ReplyMode, Session, UnplacedTransaction};
 use crate::telemetry::{Bound, Disconnect};
 use crate::transport::{READ_SIZE, Stream};
 use crate::upstream::{
@@ -107,8 +108,8 @@ pub(super) enum Done {
     TrackingInfo(Vec<u8>),
     /// A reply of respool's own.
     Reply(Vec<u8>),
-    /// Room was made in the group that refused the client, or not.
-    Room(bool, Vec<u8>, Refusal),
+    /// Room was made in the group that refused the client, or not; the reply, unless it is placed for its next request.
+    Room(bool, Option<Vec<u8>>, Refusal),
 }
 
 /// One client.
@@ -148,8 +149,8 @@ pub struct Client {
     /// It will be closed for this once its replies are out.
     pub(super) ending: Option<Disconnect>,
     pub(super) rejected: Option<Refusal>,
-    /// It has to authenticate before it may do anything else; looked at anew with every batch of requests.
-    pub(super) is_locked: bool,
+    /// What stands between its requests and where they go.
+    pub(super) gate: Gate,
     is_at_end: bool,
     /// Looks for its end while it is not read.
     pub(super) end_watch: Option<EndWatch>,
@@ -231,7 +232,7 @@ impl Client {
             is_drained: true,
             ending: None,
             rejected: None,
-            is_locked: false,
+            gate: Gate::default(),
             is_at_end: false,
             end_watch: None,
             has_left: false,
@@ -240,6 +241,7 @@ impl Client {
         });
         client.log_admission();
         client.note_known();
+        client.note_arriving();
         client
     }
 
@@ -257,7 +259,11 @@ impl Client {
         // Its place is gone; the socket is held and told so.
         let (stream, input) = (Rc::clone(&self.stream), std::mem::take(&mut self.input));
         let explain = self.site.thread.settings().limits.explain_rejections;
-        let text = refusal.client_text(explain);
+        // Not a word to a client that wants none.
+        let text = match self.session.reply {
+            ReplyMode::Off => Vec::new(),
+            _ => refusal.client_text(explain),
+        };
         let site = Rc::clone(&self.site);
         self.leave(reason);
         if let Some(permit) = site.admission.hold(Instant::now()) {
@@ -496,8 +502,8 @@ impl Client {
             Done::Redirection(reply) => self.told_redirection(reply),
             Done::TrackingInfo(reply) => self.tracking_settled(&reply),
             Done::Reply(reply) => self.reply(&reply),
-            Done::Room(true, reply, _) => self.regroup_anew(&reply),
-            Done::Room(false, _, refusal) => self.reject(refusal),
+            Done::Room(true, reply, _) => self.regroup_anew(reply),
+            Done::Room(false, reply, refusal) => self.reject(refusal, reply.is_some()),
         }
     }
 

@@ -6,6 +6,7 @@ use std::cell::OnceCell;
 use super::site::{Resident, Site};
 use super::task::Client;
 use crate::config::{AuthMode, Settings};
+use crate::identity::Flag;
 use crate::telemetry::Disconnect;
 
 /// What one look at all clients goes by.
@@ -48,6 +49,10 @@ impl Site {
             }
             if let Some(redirection) = &*resident.redirection.borrow() {
                 redirection.check(self);
+            }
+            if look.arrives_for_long(resident) {
+                resident.must_reseat.set(true);
+                resident.outlet.wake();
             }
             if let Some(reason) = look.overdue(resident) {
                 resident.outlet.close(reason);
@@ -122,6 +127,14 @@ impl Client {
 }
 
 impl Look<'_> {
+    /// Whether the client has taken as long as it may to say who it is.
+    fn arrives_for_long(&self, resident: &Resident) -> bool {
+        let since = resident.card.created_ms() * 1000;
+        let limit = self.settings.limits.arriving_timeout;
+        let is_past = || limit.is_zero() || self.site.thread.clock.is_past(since, limit);
+        resident.card.has(Flag::Arriving) && is_past()
+    }
+
     /// Why the client is to be closed, if it is.
     fn overdue(&self, resident: &Resident) -> Option<Disconnect> {
         let (clock, limits) = (&self.site.thread.clock, &self.settings.limits);

@@ -4,6 +4,7 @@
 
 mod delays;
 mod deny;
+mod introduction;
 mod learned;
 mod lookup;
 mod spec;
@@ -14,6 +15,7 @@ mod way;
 
 pub use delays::Delays;
 pub use deny::{DenyError, DenySet};
+pub use introduction::keeps_arriving;
 pub use learned::{Learned, NotCommands};
 pub use spec::{Categories, Flags, Keys, Spec};
 pub use way::{ClientSub, Local, PinReason, Tx, Way};

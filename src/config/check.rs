@@ -65,6 +65,10 @@ pub(super) fn settings(file: &File, around: &Surroundings<'_>) -> (Settings, Vec
         groups,
         upstream,
         limits,
+        operators: match file.value("admin.users") {
+            Some(Value::Texts(users)) => users,
+            _ => Vec::new(),
+        },
         admin: match file.value("admin.address") {
             Some(Value::SocketAddress(address)) => Some(address),
             _ => None,
@@ -157,6 +161,10 @@ fn listener(
             .unwrap_or(u32::MAX),
         tls,
         access,
+        admin: matches!(
+            file.value(&format!("{path}.admin")),
+            Some(Value::Flag(true))
+        ),
     }
 }
 
@@ -265,6 +273,9 @@ fn limits(file: &File, machine: &Machine) -> Limits {
         ),
         reject_hold: time(file, "limits.reject_hold"),
         max_rejected: number(file, "limits.max_rejected"),
+        max_arriving: number(file, "limits.max_arriving"),
+        arriving_timeout: time(file, "limits.arriving_timeout"),
+        operator_places: number(file, "limits.operator_places"),
         enforce_on_reload: matches!(
             file.value("limits.enforce_on_reload"),
             Some(Value::Flag(true))

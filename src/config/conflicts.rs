@@ -6,12 +6,12 @@
 mod addresses;
 mod groups;
 
-use super::Settings;
 use super::file::{File, key_of};
 use super::keys::{self, Fallback};
 use super::machine::Machine;
 use super::problem::Problem;
 use super::value::{duration_text, size_text};
+use super::{AuthMode, Settings};
 
 /// What a client costs that is connected and does nothing: 2.3 KiB were measured, without TLS.
 const CLIENT_BYTES: usize = 3 * 1024;
@@ -25,6 +25,7 @@ pub(super) fn find(settings: &Settings, file: &File, machine: &Machine) -> Vec<P
     };
     found.in_the_pool();
     found.in_authentication();
+    found.in_operators();
     found.in_limits();
     found.in_memory();
     found.in_addresses();
@@ -134,6 +135,24 @@ impl Conflicts<'_> {
         }
     }
 
+    /// Users for whom places are kept must be told from others.
+    fn in_operators(&mut self) {
+        let settings = self.settings;
+        if settings.operators.iter().any(|user| user == "default") {
+            self.add(
+                &["admin.users"],
+                "every client is the user \"default\" until it authenticates".to_owned(),
+                "name another user, or give operators a [[listener]] with admin = true".to_owned(),
+            );
+        } else if settings.auth.mode == AuthMode::None && !settings.operators.is_empty() {
+            self.add(
+                &["admin.users", "auth.mode"],
+                "with auth.mode = \"none\" nobody is a user".to_owned(),
+                "give operators a [[listener]] with admin = true instead".to_owned(),
+            );
+        }
+    }
+
     fn in_limits(&mut self) {
         let limits = &self.settings.limits;
         let (shared, request) = (
@@ -203,9 +222,10 @@ impl Conflicts<'_> {
         }
         let (limits, upstream) = (&self.settings.limits, &self.settings.upstream);
         let what = format!(
-            "{needed} file descriptors are needed ({} clients, {} rejected, {} to the server, {} listeners, {} spare), \
+            "{needed} file descriptors are needed ({} clients, {} operators, {} rejected, {} to the server, {} listeners, {} spare), \
              and this process may have {allowed}",
             limits.max_clients,
+            limits.operator_places,
             limits.max_rejected,
             upstream.max_connections,
             self.settings.listeners.len(),

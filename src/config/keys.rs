@@ -41,6 +41,8 @@ pub(super) enum Kind {
     Networks,
     /// A pattern of `*`, `?`, `[...]`, `{a,b}`.
     Glob,
+    /// Names, each any text but the empty one.
+    Names,
     /// Command names, `name|subcommand` or `@category`.
     Commands,
     /// A word of letters, digits and `-_.:/`: it becomes part of logs, metric labels and client names.
@@ -94,6 +96,7 @@ impl Key {
             Kind::SocketAddress => "IP address and port",
             Kind::Networks => "list of networks",
             Kind::Glob => "glob",
+            Kind::Names => "list of names",
             Kind::Commands => "list of commands",
             Kind::Word => "word",
             Kind::Text => "text",
@@ -234,6 +237,7 @@ const KEYS: &[Key] = &[
 
     key("listener", Kind::Tables, Required),
     key("listener.address", Kind::Address, Required),
+    key("listener.admin", Kind::Flag, Is("false")),
     key("listener.backlog", count(1, 65_535), Is("1024")),
     key("listener.mode", Kind::Mode, Absent),
     key("listener.owner", Kind::Text, Absent),
@@ -314,6 +318,9 @@ const KEYS: &[Key] = &[
     key("limits.explain_rejections", Kind::Flag, Is("false")),
     key("limits.reject_hold", time_or_zero(1), Is("\"5s\"")),
     key("limits.max_rejected", count(0, MANY), Is("1000")),
+    key("limits.max_arriving", count(0, MANY), Is("1000")),
+    key("limits.arriving_timeout", time_or_zero(1), Is("\"10s\"")),
+    key("limits.operator_places", count(0, 1000), Is("5")),
     key("limits.enforce_on_reload", Kind::Flag, Is("false")),
 
     key("reload", Kind::Table, Absent),
@@ -341,6 +348,7 @@ const KEYS: &[Key] = &[
 
     key("admin", Kind::Table, Absent),
     key("admin.address", Kind::SocketAddress, Absent),
+    key("admin.users", Kind::Names, Is("[]")),
 
     key("log", Kind::Table, Absent),
     key("log.level", Kind::Choice { of: &["error", "warn", "info", "debug", "trace"], later: &[] }, Is("\"info\"")),

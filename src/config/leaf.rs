@@ -64,6 +64,7 @@ pub(super) fn leaf(kind: Kind, value: &Spanned<DeValue<'_>>) -> Result<Value, Ve
         Kind::Networks => return networks(value).map(Value::Networks),
         Kind::Glob => string(found).and_then(value::glob).map(Value::Glob),
         Kind::Commands => return list(value, value::denied_command).map(Value::Commands),
+        Kind::Names => return names(value).map(Value::Texts),
         Kind::Word => string(found).and_then(value::word).map(Value::Text),
         Kind::Text => non_empty(found).map(|text| Value::Text(text.to_owned())),
         Kind::Secret => non_empty(found).map(|text| Value::Secret(Secret::new(text.to_owned()))),
@@ -239,6 +240,13 @@ fn list<T>(
     } else {
         Err(errors)
     }
+}
+
+fn names(value: &Spanned<DeValue<'_>>) -> Result<Vec<String>, Vec<LeafError>> {
+    list(value, |text| match text {
+        "" => Err(wrong("an empty name", "write a name, or remove it")),
+        text => Ok(text.to_owned()),
+    })
 }
 
 fn networks(value: &Spanned<DeValue<'_>>) -> Result<Vec<IpNet>, Vec<LeafError>> {

@@ -63,6 +63,8 @@ pub struct Settings {
     pub order: Vec<usize>,
     /// The operator's HTTP endpoint.
     pub admin: Option<SocketAddr>,
+    /// Users for whom places are kept at every cap.
+    pub operators: Vec<String>,
     /// How respool logs.
     pub log: Log,
     /// When the configuration is read again.
@@ -90,10 +92,11 @@ impl Settings {
 
     /// File descriptors this process needs when everything it may hold is open.
     ///
-    /// The sum of `limits.max_clients`, `limits.max_rejected`, `upstream.max_connections`, the listeners and
-    /// [`Settings::spare_descriptors`].
+    /// The sum of `limits.max_clients`, `limits.operator_places`, `limits.max_rejected`, `upstream.max_connections`, the
+    /// listeners and [`Settings::spare_descriptors`].
     pub fn descriptors_needed(&self) -> usize {
         self.limits.max_clients
+            + self.limits.operator_places
             + self.limits.max_rejected
             + self.upstream.max_connections
             + self.listeners.len()
@@ -146,6 +149,8 @@ pub struct Listener {
     pub tls: Option<ListenerTls>,
     /// Who may connect, where it is a unix socket.
     pub access: Access,
+    /// Whether its clients are operators.
+    pub admin: bool,
 }
 
 /// The server and the pool of connections to it.
@@ -279,6 +284,12 @@ pub struct Limits {
     pub reject_hold: Duration,
     /// Rejected sockets held at once; past that the text is written at accept and the socket closed.
     pub max_rejected: usize,
+    /// Clients that have yet to say who they are; past that a newcomer is placed by what is known of it.
+    pub max_arriving: usize,
+    /// How long a client may take to say who it is; zero: it is placed when it connects.
+    pub arriving_timeout: Duration,
+    /// Clients of operators that are served past every cap.
+    pub operator_places: usize,
     /// Whether a reload that lowers a cap closes those who are past it; otherwise they stay until they leave.
     pub enforce_on_reload: bool,
 }

@@ -79,6 +79,10 @@ pub enum Flag {
     InFlight = 1 << 11,
     /// Its CLIENT TRACKING is of prefixes (BCAST).
     Broadcast = 1 << 12,
+    /// Has yet to say who it is, and counts in no group.
+    Arriving = 1 << 13,
+    /// Is served in a place kept for operators, and counts in no group.
+    Operator = 1 << 14,
 }
 
 /// What a client calls itself.
@@ -236,6 +240,12 @@ impl Card {
             Flag::InFlight,
         ];
         busy.into_iter().any(|flag| self.has(flag))
+    }
+
+    /// Whether it holds a place in its group: who was refused, who is arriving and who is an operator holds none.
+    pub fn counts_in_group(&self) -> bool {
+        let elsewhere = [Flag::Rejected, Flag::Arriving, Flag::Operator];
+        !elsewhere.into_iter().any(|flag| self.has(flag))
     }
 
     /// Whether it is in the condition `flag`.

@@ -79,6 +79,11 @@ impl Identity {
         }
     }
 
+    /// Its name as text; empty: it has none.
+    pub fn shown_name(&self) -> std::borrow::Cow<'_, str> {
+        String::from_utf8_lossy(&self.name)
+    }
+
     /// The user as Redis would name it.
     pub fn shown_user(&self) -> &[u8] {
         shown_user(&self.user)

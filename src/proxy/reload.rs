@@ -13,7 +13,7 @@ use tokio::sync::{mpsc, oneshot};
 use crate::admission::Admission;
 use crate::client::Errand;
 use crate::config::{self, Login, Settings, UpstreamTls};
-use crate::identity::{Card, Flag, Registry};
+use crate::identity::{Card, Registry};
 use crate::telemetry::{Disconnect, LossCause, Reload, log};
 use crate::transport::{Acceptance, Connector, TlsAcceptor};
 use crate::upstream::{OwnLogin, Process};
@@ -257,8 +257,7 @@ impl Reloader {
         }
         let now_ms = self.process.start.elapsed().as_millis() as u64;
         let mut cards = self.registry.list();
-        // Who was refused holds no place any more.
-        cards.retain(|card| !card.has(Flag::Rejected));
+        cards.retain(|card| card.counts_in_group());
         cards.sort_by_cached_key(|card| {
             let is_busy = card.is_busy();
             (is_busy, std::cmp::Reverse(card.idle_ms(now_ms)), card.id())

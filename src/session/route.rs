@@ -25,6 +25,8 @@ pub enum Route {
     Local(Local),
     /// Answered with this error.
     Refused(Vec<u8>),
+    /// Nowhere before its client has a place: it has yet to say who it is.
+    Unsettled,
     /// What no Redis client sends (`POST`, `Host:`): closed without a word, as Redis does.
     Alien,
 }

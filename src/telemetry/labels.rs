@@ -123,6 +123,8 @@ labels! {
         RejectHold => "reject_hold",
         /// `limits.max_rejected`.
         Rejected => "rejected",
+        /// `limits.max_arriving`: a newcomer was placed before it could say who it is.
+        Arriving => "arriving",
         /// `group.max_pinned`.
         Pinned => "pinned",
         /// `drain_timeout`.

@@ -85,6 +85,18 @@ pub const METRICS: &[Metric] = &[
         source: Source::Gauge(|s| one(s.standing.handshaking)),
     },
     Metric {
+        name: "respool_client_arriving",
+        labels: &[],
+        help: "Clients that have yet to say who they are: they count in limits.max_clients and in no group.",
+        source: Source::Gauge(|s| one(s.standing.arriving)),
+    },
+    Metric {
+        name: "respool_client_operators",
+        labels: &[],
+        help: "Clients in the places kept for operators (limits.operator_places), which count in no group.",
+        source: Source::Gauge(|s| one(s.standing.operators)),
+    },
+    Metric {
         name: "respool_client_rejections_held",
         labels: &[],
         help: "Rejected sockets that are held and answered with the error.",

@@ -36,6 +36,10 @@ pub struct Standing {
     pub last_reload: Reload,
     /// Clients in a TLS handshake after which their certificate decides their group.
     pub handshaking: u64,
+    /// Clients that have yet to say who they are.
+    pub arriving: u64,
+    /// Clients in the places kept for operators.
+    pub operators: u64,
     /// What the process has and holds.
     pub memory: MemoryRow,
     /// Rejected sockets that are held and answered now.

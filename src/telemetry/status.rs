@@ -24,6 +24,8 @@ pub fn status_json(scrape: &Scrape) -> Value {
         "clients": {
             "total": total,
             "handshaking": standing.handshaking,
+            "arriving": standing.arriving,
+            "operators": standing.operators,
             "blocked": standing.blocked_clients,
             "held_rejected": standing.held_rejected,
             "top": standing.top_clients,

@@ -16,26 +16,30 @@ const MEMORY: MemoryRow = MemoryRow {
 
 const PIN_REASONS: &[&str] = &["transaction", "blocking"];
 
+fn group_rows() -> Vec<GroupRow> {
+    vec![
+        GroupRow {
+            name: "test \"scripts\"\n".into(),
+            connections: 20,
+            limit: Some(20),
+            warn: Some(15),
+            accepted_total: 50,
+            rejected: vec![("group_connections", 30), ("max_clients", 0)],
+            observed_total: 2,
+            idle_connections: 19,
+            oldest_idle_seconds: Some(77),
+        },
+        GroupRow {
+            name: "default".into(),
+            connections: 3,
+            ..GroupRow::default()
+        },
+    ]
+}
+
 fn standing() -> Standing {
     Standing {
-        groups: vec![
-            GroupRow {
-                name: "test \"scripts\"\n".into(),
-                connections: 20,
-                limit: Some(20),
-                warn: Some(15),
-                accepted_total: 50,
-                rejected: vec![("group_connections", 30), ("max_clients", 0)],
-                observed_total: 2,
-                idle_connections: 19,
-                oldest_idle_seconds: Some(77),
-            },
-            GroupRow {
-                name: "default".into(),
-                connections: 3,
-                ..GroupRow::default()
-            },
-        ],
+        groups: group_rows(),
         upstream: UpstreamCounts {
             shared: 4,
             pinned: 2,
@@ -79,6 +83,8 @@ fn standing() -> Standing {
             error: None,
         },
         handshaking: 6,
+        arriving: 3,
+        operators: 2,
         held_rejected: 30,
         blocked_clients: 4,
         top_clients: vec![ClientRow {

@@ -9,7 +9,7 @@ use std::time::{Duration, Instant};
 
 use super::{Newcomer, Place, Rejected, Seat};
 use crate::admission::{HandshakePermit, Permit, Refusal};
-use crate::client::{Arrived, Client, Site, hold, make_room};
+use crate::client::{Arrived, Client, Site, hold, make_room, tell_rejection};
 use crate::identity::Identity;
 use crate::telemetry::{Bound, Disconnect, TlsHandshake};
 use crate::transport::{AcceptError, Acceptance, Stream, Tls};
@@ -103,7 +103,7 @@ async fn welcome(
             match admit(site, permit, &identity, &stream).await {
                 Ok(permit) => permit,
                 Err(refusal) => {
-                    turn_away(site, stream, &refusal).await;
+                    turn_away(site, stream, &refusal, &identity).await;
                     return None;
                 }
             }
@@ -232,10 +232,8 @@ async fn admit(
 }
 
 /// The group that the client's certificate gives it is full.
-async fn turn_away(site: &Rc<Site>, stream: Stream, refusal: &Refusal) {
-    if let Some(line) = site.admission.rejected(refusal, Instant::now()) {
-        tracing::warn!("rejected: {refusal}{line}");
-    }
+async fn turn_away(site: &Rc<Site>, stream: Stream, refusal: &Refusal, identity: &Identity) {
+    tell_rejection(&site.admission, refusal, identity);
     let text = refusal.client_text(site.thread.settings().limits.explain_rejections);
     match site.admission.hold(Instant::now()) {
         Some(permit) => {

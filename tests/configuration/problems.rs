@@ -143,14 +143,28 @@ fn pool_and_limits_must_fit_together() {
 }
 
 #[test]
+fn places_for_operators_are_for_users_that_can_be_told_from_others() {
+    one_problem(
+        "[admin]\nusers = ['ops', 'default']\n",
+        "7: admin.users: every client is the user \"default\" until it authenticates",
+    );
+    one_problem(
+        "[auth]\nmode = 'none'\n[admin]\nusers = ['ops']\n",
+        "9: admin.users: with auth.mode = \"none\" nobody is a user",
+    );
+    one_problem("[admin]\nusers = ['']\n", "7: admin.users: an empty name");
+    valid(&minimal_and("[admin]\nusers = ['ops']\n"));
+}
+
+#[test]
 fn file_descriptors_are_counted_against_the_hard_limit() {
     one_problem(
         "[limits]\nmax_clients = 19000\n",
-        "6: limits.max_clients: 20083 file descriptors are needed (19000 clients, 1000 rejected, 10 to the server, \
-         1 listeners, 72 spare), and this process may have 20000; raise the hard limit (ulimit -Hn) to 20083, \
-         or set limits.max_clients to at most 18917",
+        "6: limits.max_clients: 20088 file descriptors are needed (19000 clients, 5 operators, 1000 rejected, 10 to the server, \
+         1 listeners, 72 spare), and this process may have 20000; raise the hard limit (ulimit -Hn) to 20088, \
+         or set limits.max_clients to at most 18912",
     );
-    valid(&minimal_and("[limits]\nmax_clients = 18917\n"));
+    valid(&minimal_and("[limits]\nmax_clients = 18912\n"));
     let small = Machine {
         file_descriptors: 1024,
         ..machine()

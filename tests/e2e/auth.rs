@@ -425,15 +425,19 @@ fn a_user_is_in_its_group_from_its_password_on() {
         .start();
     let mut first = respool.client();
     assert_eq!(first.cmd(&["AUTH", "ann", "pw"]), Value::ok());
+    assert!(first.cmd(&["GET", "k"]).is_null());
     assert_eq!(respool.clients_of("anns"), 1);
     let mut second = respool.client();
-    let reply = second.cmd(&["AUTH", "ann", "pw"]);
+    assert_eq!(second.cmd(&["AUTH", "ann", "pw"]), Value::ok());
+    let reply = second.cmd(&["GET", "k"]);
     assert_eq!(reply, Value::error("ERR max number of clients reached"));
     let mut bob = respool.client();
     assert_eq!(bob.cmd(&["AUTH", "bob", "pw"]), Value::ok());
     assert_eq!(first.cmd(&["RESET"]), Value::simple("RESET"));
     assert_eq!(respool.clients_of("anns"), 0);
-    assert_eq!(respool.client().cmd(&["AUTH", "ann", "pw"]), Value::ok());
+    let mut third = respool.client();
+    assert_eq!(third.cmd(&["AUTH", "ann", "pw"]), Value::ok());
+    assert!(third.cmd(&["GET", "k"]).is_null());
 }
 
 #[test]

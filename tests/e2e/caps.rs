@@ -44,6 +44,14 @@ fn is_served(client: &mut Client) -> bool {
     reply == b"+PONG\r\n"
 }
 
+/// A client that bears this name and has asked for something: it has its place.
+#[track_caller]
+fn placed(mut client: Client, name: &str) -> Client {
+    assert_eq!(client.cmd(&["CLIENT", "SETNAME", name]), Value::ok());
+    assert!(client.cmd(&["GET", "k"]).is_null());
+    client
+}
+
 #[track_caller]
 fn eventually_clients(respool: &Respool, group: &str, count: usize) {
     eventually(
@@ -244,12 +252,16 @@ fn a_cap_for_each_name_counts_each_name() {
     let respool = Respool::with(&redis).section(group).start();
     let mut kept = Vec::new();
     for name in ["app-a", "app-b"] {
-        kept.extend((0..2).map(|_| respool.client_named(name)));
+        kept.extend((0..2).map(|_| placed(respool.client(), name)));
         let mut third = respool.client();
-        third.ping();
+        assert!(third.cmd(&["GET", "k"]).is_null());
         third.send(encode(&["CLIENT", "SETNAME", name]));
         assert_told(&mut third);
         assert_rejected(&mut third);
+        let mut fourth = respool.client_named(name);
+        fourth.send(encode(&["GET", "k"]));
+        assert_told(&mut fourth);
+        assert_rejected(&mut fourth);
     }
     kept.iter_mut().for_each(Client::ping);
     eventually_clients(&respool, "apps", 4);
@@ -268,9 +280,7 @@ fn a_name_moves_the_place_of_its_client() {
     let group =
         "[[group]]\nname = \"jobs\"\nmatch = { client_name = \"job-*\" }\nmax_connections = 2";
     let respool = Respool::with(&redis).section(group).start();
-    let (mut first, mut second) = (respool.client(), respool.client());
-    first.ping();
-    second.ping();
+    let (mut first, mut second) = (placed(respool.client(), "a"), placed(respool.client(), "b"));
     eventually_clients(&respool, "default", 2);
     assert_eq!(first.cmd(&["CLIENT", "SETNAME", "job-1"]), Value::ok());
     assert!(!second.cmd(&["HELLO", "3", "SETNAME", "job-2"]).is_error());
@@ -279,8 +289,7 @@ fn a_name_moves_the_place_of_its_client() {
 
     // In a full group a client may rename itself: it has its place.
     assert_eq!(first.cmd(&["CLIENT", "SETNAME", "job-3"]), Value::ok());
-    let mut third = respool.client();
-    third.ping();
+    let mut third = placed(respool.client(), "c");
     third.send(encode(&["HELLO", "3", "SETNAME", "job-4"]));
     assert_told(&mut third);
     assert_rejected(&mut third);
@@ -290,8 +299,8 @@ fn a_name_moves_the_place_of_its_client() {
     assert_eq!(first.cmd(&["CLIENT", "SETNAME", "other"]), Value::ok());
     eventually_clients(&respool, "default", 1);
     eventually_clients(&respool, "jobs", 1);
-    let mut fourth = respool.client_named("job-5");
-    fourth.ping();
+    let fourth = placed(respool.client(), "job-5");
+    eventually_clients(&respool, "jobs", 2);
     drop((first, second, third, fourth));
     eventually_clients(&respool, "default", 0);
     eventually_clients(&respool, "jobs", 0);
@@ -305,15 +314,12 @@ fn the_first_group_that_matches_takes_the_client() {
         .section("[[group]]\nname = \"address\"\nmatch = { address = [\"127.0.0.2/32\"] }")
         .section("[[group]]\nname = \"name\"\nmatch = { client_name = \"a-*\" }")
         .start();
-    let mut clients = [
-        respool.client_from(LEAKY),
-        respool.client_from(LEAKY),
-        respool.client(),
-        respool.client(),
+    let _clients = [
+        placed(respool.client_from(LEAKY), "a-1"),
+        placed(respool.client_from(LEAKY), "b-1"),
+        placed(respool.client(), "a-1"),
+        placed(respool.client(), "b-1"),
     ];
-    for (client, name) in clients.iter_mut().zip(["a-1", "b-1", "a-1", "b-1"]) {
-        assert_eq!(client.cmd(&["CLIENT", "SETNAME", name]), Value::ok());
-    }
     for group in ["both", "address", "name", "default"] {
         eventually_clients(&respool, group, 1);
     }

@@ -39,6 +39,34 @@ fn log() -> Log {
     }
 }
 
+fn limits(max_clients: usize, max_rejected: usize) -> Limits {
+    let second = Duration::from_secs(1);
+    Limits {
+        max_clients,
+        max_memory: 1,
+        max_client_buffer: 1,
+        reply_stall_timeout: second,
+        pubsub_buffer: 1,
+        max_client_subscriptions: 1,
+        max_client_in_flight: 1,
+        max_client_read_ahead: 1,
+        max_request: 1,
+        idle_timeout: Duration::ZERO,
+        handshake_timeout: Duration::ZERO,
+        half_closed_grace: Duration::ZERO,
+        request_stall_timeout: Duration::ZERO,
+        upload_patience: Duration::ZERO,
+        keepalive: Duration::ZERO,
+        explain_rejections: false,
+        reject_hold: second,
+        max_rejected,
+        max_arriving: 0,
+        arriving_timeout: Duration::ZERO,
+        operator_places: 0,
+        enforce_on_reload: false,
+    }
+}
+
 pub(super) fn settings(
     max_clients: usize,
     max_rejected: usize,
@@ -97,28 +125,9 @@ pub(super) fn settings(
             login: None,
             reauthenticate_after: Duration::ZERO,
         },
-        limits: Limits {
-            max_clients,
-            max_memory: 1,
-            max_client_buffer: 1,
-            reply_stall_timeout: second,
-            pubsub_buffer: 1,
-            max_client_subscriptions: 1,
-            max_client_in_flight: 1,
-            max_client_read_ahead: 1,
-            max_request: 1,
-            idle_timeout: Duration::ZERO,
-            handshake_timeout: Duration::ZERO,
-            half_closed_grace: Duration::ZERO,
-            request_stall_timeout: Duration::ZERO,
-            upload_patience: Duration::ZERO,
-            keepalive: Duration::ZERO,
-            explain_rejections: false,
-            reject_hold: second,
-            max_rejected,
-            enforce_on_reload: false,
-        },
+        limits: limits(max_clients, max_rejected),
         groups,
+        operators: Vec::new(),
         admin: None,
         log: log(),
     }

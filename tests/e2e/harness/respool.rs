@@ -37,6 +37,8 @@ pub(crate) struct Settings {
     upstream: String,
     limits: String,
     sections: String,
+    /// `admin.users`.
+    operators: Vec<String>,
     unix: bool,
     tls: Option<Arc<ClientConfig>>,
     /// Prefix of variables that are taken away, and those that are set.
@@ -79,6 +81,7 @@ impl Respool {
             upstream: String::new(),
             limits: String::new(),
             sections: String::new(),
+            operators: Vec::new(),
             unix: false,
             tls: None,
             without: None,
@@ -356,6 +359,12 @@ impl Settings {
         self
     }
 
+    /// Users for whom places are kept.
+    pub(crate) fn operators(mut self, users: &[&str]) -> Self {
+        self.operators = users.iter().map(ToString::to_string).collect();
+        self
+    }
+
     /// The clients of this test speak no TLS whatever `RESPOOL_TLS` says: they write from two threads, or bytes of their own.
     pub(crate) fn plain_clients(mut self) -> Self {
         if self.tls.take().is_some() {
@@ -453,12 +462,17 @@ impl Settings {
             upstream,
             limits,
             sections,
+            operators,
             ..
         } = self;
         let admin = respool.admin;
+        let users = match operators.is_empty() {
+            true => String::new(),
+            false => format!("users = {operators:?}\n"),
+        };
         format!(
             "{text}[upstream]\naddress = \"{upstream_address}\"\n{upstream}\n[limits]\n{limits}\n\
-             [admin]\naddress = \"127.0.0.1:{admin}\"\n{sections}"
+             [admin]\naddress = \"127.0.0.1:{admin}\"\n{users}{sections}"
         )
     }
 }

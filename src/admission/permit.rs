@@ -1,0 +1,196 @@
+//! A client's place, for as long as it is here.
+//!
+//! Invariant: what a permit holds is counted, and its drop gives it back, once.
+
+use std::sync::Arc;
+use std::time::Instant;
+
+use super::tally::Entry;
+use super::{Admission, GroupId, Place, Plan, Refusal, refusal};
+use crate::identity::Identity;
+
+/// What a permit holds.
+#[derive(Debug)]
+pub(super) enum Holding {
+    /// A place in a group.
+    Place(Place),
+    /// A place among those that arrive; `is_beyond`: past `limits.max_clients`, in an operator's place.
+    Arriving { is_beyond: bool },
+    /// One of the places kept for operators.
+    Operator,
+    /// Nothing: the client was refused by a group that it moved to.
+    Nothing,
+}
+
+/// A client's place. Its drop gives the place back.
+#[derive(Debug)]
+pub struct Permit {
+    pub(super) admission: Arc<Admission>,
+    pub(super) group: GroupId,
+    pub(super) held: Holding,
+    /// That of the plan by which its group was told.
+    generation: u64,
+    /// Set when this client brought its group to `warn_connections`, or had to be placed at once: a line to log, once.
+    pub warning: Option<String>,
+    /// Set when a group in mode `observe` would have refused this client: a line to log, once.
+    pub observed: Option<String>,
+}
+
+impl Permit {
+    /// One that holds nothing yet.
+    pub(super) fn new(admission: &Arc<Admission>, group: GroupId, generation: u64) -> Self {
+        Self {
+            admission: Arc::clone(admission),
+            group,
+            held: Holding::Nothing,
+            generation,
+            warning: None,
+            observed: None,
+        }
+    }
+
+    /// The client's group; while it arrives, the one it would be in; after a refusal, the group that refused it.
+    pub fn group(&self) -> GroupId {
+        self.group
+    }
+
+    /// Whether the client holds a place of any kind; without one it is rejected for the rest of its life.
+    pub fn has_place(&self) -> bool {
+        !matches!(self.held, Holding::Nothing)
+    }
+
+    /// Moves the place after the client's name or user has changed: to another group, to another key of the same one, to or
+    /// from an operator's place. A move counts against the connect rate where it arrives, and as accepted in a new group.
+    /// `Ok(None)`: it stays where it is, or it has no place any more. Who is arriving goes on arriving.
+    ///
+    /// # Errors
+    /// The refusal of the new group; the old place is given back at once and the client has none from then on. When
+    /// `evict` is set the caller may make room and ask [`Admission::admit`] for a new permit.
+    pub fn regroup(
+        &mut self,
+        identity: &Identity,
+        now: Instant,
+    ) -> Result<Option<GroupId>, Refusal> {
+        let admission = Arc::clone(&self.admission);
+        let (plan, mut counts, new) = admission.decide(identity);
+        let is_kept = plan.welcome.is_operator(identity);
+        let is_from_operator = match &self.held {
+            Holding::Nothing => return Ok(None),
+            Holding::Arriving { .. } => return Ok(self.look_at(&plan, &new)),
+            Holding::Operator if is_kept => return Ok(self.look_at(&plan, &new)),
+            Holding::Operator => true,
+            Holding::Place(old) => {
+                if is_kept && plan.has_operator_place(&counts) {
+                    counts.leave(old);
+                    counts.total -= 1;
+                    counts.operators += 1;
+                    self.held = Holding::Operator;
+                    self.look_at(&plan, &new);
+                    return Ok(Some(self.group));
+                }
+                if new.is_at(old) {
+                    counts.settle(old);
+                    self.held = Holding::Place(new);
+                    return Ok(None);
+                }
+                counts.leave(old);
+                false
+            }
+        };
+        if is_from_operator {
+            counts.operators -= 1;
+        } else {
+            counts.total -= 1;
+        }
+        let moves_in = self.group != new.group || is_from_operator;
+        // Whatever comes of it, the old place is given back.
+        self.held = Holding::Nothing;
+        self.look_at(&plan, &new);
+        let entered = match is_from_operator {
+            true => plan.has_room(&counts, &new),
+            false => Ok(()),
+        };
+        let entry = entered.and_then(|()| plan.move_in(&mut counts, &new, now, moves_in))?;
+        drop(counts);
+        self.take_place(&plan, new, entry);
+        Ok(Some(self.group))
+    }
+
+    /// Goes by the group that the client is in by `plan`, without a place of its own there.
+    fn look_at(&mut self, plan: &Plan, place: &Place) -> Option<GroupId> {
+        self.generation = plan.generation;
+        let has_moved = self.group != place.group;
+        self.group = place.group;
+        has_moved.then_some(self.group)
+    }
+
+    /// Whether it was given before the last reload.
+    pub fn is_stale(&self) -> bool {
+        let generation = match &self.held {
+            Holding::Place(place) => place.generation,
+            Holding::Arriving { .. } | Holding::Operator => self.generation,
+            Holding::Nothing => return false,
+        };
+        generation != self.admission.plan.load().generation
+    }
+
+    /// Moves the place to where a reload puts it, whatever the caps say: nobody is dropped by a reload. True: to another
+    /// group. It counts neither as accepted nor against the connect rate. Who is arriving, or in an operator's place, stays
+    /// there.
+    pub fn reseat(&mut self, identity: &Identity) -> bool {
+        let admission = Arc::clone(&self.admission);
+        let (plan, mut counts, new) = admission.decide(identity);
+        match &self.held {
+            Holding::Nothing => return false,
+            Holding::Arriving { .. } => return self.look_at(&plan, &new).is_some(),
+            Holding::Operator if plan.welcome.is_operator(identity) => {
+                return self.look_at(&plan, &new).is_some();
+            }
+            Holding::Operator => {
+                counts.operators -= 1;
+                counts.total += 1;
+                counts.groups[new.group.index()].force(&new.key);
+            }
+            Holding::Place(old) if new.is_at(old) => counts.settle(old),
+            Holding::Place(old) => {
+                counts.leave(old);
+                counts.groups[new.group.index()].force(&new.key);
+            }
+        }
+        drop(counts);
+        let has_moved = self.look_at(&plan, &new).is_some();
+        self.held = Holding::Place(new);
+        has_moved
+    }
+
+    pub(super) fn take_place(&mut self, plan: &Plan, place: Place, entry: Entry) {
+        let rule = plan.rule(place.group);
+        self.warning = entry
+            .warning
+            .map(|line| refusal::warning(rule, &place.key, &line));
+        self.observed = entry.observed.map(|(shortfall, line)| {
+            refusal::would_reject(&plan.refusal(&place, shortfall), &line)
+        });
+        self.group = place.group;
+        self.held = Holding::Place(place);
+    }
+}
+
+impl Drop for Permit {
+    fn drop(&mut self) {
+        let held = std::mem::replace(&mut self.held, Holding::Nothing);
+        if matches!(held, Holding::Nothing) {
+            return;
+        }
+        let mut counts = self.admission.counts();
+        match held {
+            Holding::Place(place) => {
+                counts.leave(&place);
+                counts.total -= 1;
+            }
+            Holding::Arriving { is_beyond } => counts.has_arrived(is_beyond),
+            Holding::Operator => counts.operators -= 1,
+            Holding::Nothing => {}
+        }
+    }
+}

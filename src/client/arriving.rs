@@ -1,0 +1,88 @@
+//! A client that has yet to say who it is: it gets its place with the first request that a place is needed for, or when it
+//! has taken long enough.
+//!
+//! Invariant: nothing but what introduces a client is passed on before its group has a place for it.
+
+use std::sync::Arc;
+
+use super::eviction::make_room;
+use super::requests::Next;
+use super::task::{Client, Done, Wait};
+use crate::admission::Refusal;
+use crate::command::keeps_arriving;
+use crate::identity::Flag;
+use crate::resp::Request;
+use crate::session::{Route, Routed};
+
+impl Client {
+    /// Shows in its figures whether it is arriving, or an operator.
+    pub(super) fn note_arriving(&mut self) {
+        let is_arriving = self.permit.is_arriving();
+        self.gate.set_arriving(is_arriving);
+        self.flag(Flag::Arriving, is_arriving);
+        self.flag(Flag::Operator, self.permit.is_operator());
+    }
+
+    /// Where a request goes that does not simply go where its command leads.
+    #[cold]
+    pub(super) fn gated(&self, request: &Request<'_>, routed: Routed) -> Routed {
+        let is_settled = keeps_arriving(routed.command) || routed.route == Route::Alien;
+        if self.gate.is_arriving() && !is_settled {
+            return Routed {
+                route: Route::Unsettled,
+                ..routed
+            };
+        }
+        match self.gate.is_locked() {
+            true => Self::locked_out(request, routed),
+            false => routed,
+        }
+    }
+
+    /// Gets the client its place, since its next request needs one. [`Next::Used`]: it has one, and the request is looked at
+    /// again; what was not used is answered for it by whoever holds rejected sockets.
+    #[cold]
+    pub(super) fn take_place(&mut self) -> Next {
+        match self.permit.settle(&self.card.identity(), self.now()) {
+            Ok(()) => {
+                self.moved();
+                Next::Used(0)
+            }
+            Err(refusal) if refusal.evict => {
+                self.await_room(refusal, None);
+                Next::Wait
+            }
+            Err(refusal) => {
+                self.reject(refusal, false);
+                Next::Wait
+            }
+        }
+    }
+
+    /// The client has taken long enough to say who it is, and is placed by what is known.
+    pub(super) fn settle_late(&mut self) {
+        // What is waited for may be the answer to who it is; it is looked at again with the next tick.
+        if matches!(self.wait, Wait::Nothing) && self.ending.is_none() {
+            self.take_place();
+        }
+    }
+
+    /// Whether the client has been arriving for as long as it may.
+    pub(super) fn arrives_for_long(&self) -> bool {
+        let since = self.card.created_ms() * 1000;
+        let most = self.site.thread.settings().limits.arriving_timeout;
+        self.gate.is_arriving() && (most.is_zero() || self.site.thread.clock.is_past(since, most))
+    }
+
+    /// Waits until one of the group that is full has been closed; then answers `reply`, or goes on with its next request.
+    pub(super) fn await_room(&mut self, refusal: Refusal, reply: Option<Vec<u8>>) {
+        let site = &self.site;
+        let (registry, errands) = (Arc::clone(&site.registry), Arc::clone(&site.errands));
+        let now_ms = site.thread.clock.now_ms();
+        let own = self.card.id();
+        self.wait = Wait::Task(Box::pin(async move {
+            let made = make_room(registry, errands, refusal.clone(), now_ms, own).await;
+            Done::Room(made, reply, refusal)
+        }));
+    }
+}

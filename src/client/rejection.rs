@@ -1,0 +1,19 @@
+//! What is logged of a client that is turned away: why, and who it is.
+
+use std::time::Instant;
+
+use crate::admission::{Admission, Refusal};
+use crate::identity::Identity;
+
+/// Counts a rejection and logs it, as often as its group's lines may come.
+pub fn tell_rejection(admission: &Admission, refusal: &Refusal, identity: &Identity) {
+    if let Some(line) = admission.rejected(refusal, Instant::now()) {
+        tracing::warn!(
+            client = %identity.peer,
+            listener = %identity.listener,
+            name = ?identity.shown_name(),
+            user = ?String::from_utf8_lossy(identity.shown_user()),
+            "rejected: {refusal}{line}"
+        );
+    }
+}
