@@ -11,6 +11,7 @@ mod failover;
 mod harness;
 mod health;
 mod hostile;
+mod in_multi;
 mod invariants;
 mod lifecycle;
 mod load;
