@@ -23,6 +23,7 @@ mod reload;
 mod replica;
 mod script_debug;
 mod streams;
+mod streams_gone;
 mod tls;
 mod tls_admission;
 mod tls_flow;
