@@ -127,13 +127,12 @@ mod tests {
     use crate::exchange::tests::ELEMENTS;
     use proptest::prelude::*;
 
+    /// What is passed on, and the elements that are taken out, by their numbers.
+    type Parts = Vec<(Option<usize>, Vec<u8>)>;
+
     /// The parts of `reply`, which arrives cut at `cuts`, as a connection hands it over; what is passed on in one piece.
-    fn parts(
-        executed: &mut Executed,
-        reply: &[u8],
-        cuts: &[usize],
-    ) -> Result<Vec<(Option<usize>, Vec<u8>)>, Mismatch> {
-        let mut parts: Vec<(Option<usize>, Vec<u8>)> = Vec::new();
+    fn parts(executed: &mut Executed, reply: &[u8], cuts: &[usize]) -> Result<Parts, Mismatch> {
+        let mut parts = Parts::new();
         let (mut scanner, mut carry, mut from) = (ReplyScanner::default(), Vec::new(), 0);
         let mut ends: Vec<usize> = cuts.iter().map(|cut| cut % (reply.len() + 1)).collect();
         ends.push(reply.len());
