@@ -16,7 +16,7 @@ use tokio::sync::{mpsc, watch};
 use crate::admin::{self, View};
 use crate::admission::{Admission, Refusal};
 use crate::budget::Budget;
-use crate::client::{Errand, Errands, make_room, tell_rejection};
+use crate::client::{Errand, Errands, Evictor, tell_rejection};
 use crate::command::PinReason;
 use crate::config::{Listener, Settings};
 use crate::identity::{Identity, Peer, Registry};
@@ -397,8 +397,12 @@ impl Door {
 
     async fn make_room(&self, socket: Accepted, identity: Identity, laddr: Peer, refusal: Refusal) {
         let now_ms = self.start.elapsed().as_millis() as u64;
-        let (registry, errands) = (Arc::clone(&self.registry), Arc::clone(&self.errands));
-        if make_room(registry, errands, refusal.clone(), now_ms, 0).await
+        let evictor = Evictor {
+            admission: Arc::clone(&self.admission),
+            registry: Arc::clone(&self.registry),
+            errands: Arc::clone(&self.errands),
+        };
+        if evictor.make_room(&refusal, &identity, now_ms, 0).await
             && let Ok(permit) = self.admission.admit(&identity, Instant::now())
         {
             let place = Place::Admitted(permit);

@@ -3,13 +3,13 @@
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::SystemTime;
 
-use crate::admission::Admission;
-use crate::config::UnixSeconds;
+use crate::admission::{Admission, Reason};
+use crate::config::{Mode, Per, UnixSeconds};
 use crate::failover::Failover;
 use crate::identity::{Card, Flag, Registry, shown_user};
 use crate::telemetry::{
     Bound, CertificateRow, ClientRow, FailoverRow, FailoverRows, GroupRow, LossCause, MemoryRow,
-    PROCESS, Reload, Scrape, ServerHealth, Standing, UpstreamCounts, WorkerCounters,
+    PROCESS, Reload, Scrape, ServerHealth, Standing, UpstreamCounts, WorkerCounters, faults,
 };
 use crate::transport::TlsAcceptor;
 use crate::upstream::Process;
@@ -48,6 +48,7 @@ impl View {
         let health: &ServerHealth = &self.process.health;
         let certificates = self.certificates();
         let crowd = self.admission.crowd();
+        let (counted, max_clients) = self.admission.fill();
         let standing = Standing {
             groups: self.groups(&cards, now_ms),
             upstream: UpstreamCounts {
@@ -55,6 +56,7 @@ impl View {
                 pinned: pinned as u64,
                 subscription: subscription as u64,
                 limit: self.process.budget.limit() as u64,
+                lendable: self.lendable(),
                 waiting: self.process.budget.waiting() as u64,
             },
             server: health.snapshot(),
@@ -73,6 +75,9 @@ impl View {
                 limit: self.process.memory.limit(),
             },
             held_rejected: self.admission.held() as u64,
+            counted: counted as u64,
+            max_clients: max_clients as u64,
+            lent: cards.iter().filter(|card| card.has(Flag::Pinned)).count() as u64,
             blocked_clients: blocked(&cards),
             top_clients: self.top_clients(cards, now_ms),
             warnings: self.warnings(&certificates),
@@ -81,9 +86,20 @@ impl View {
             uptime: self.process.start.elapsed(),
         };
         let mut scrape = Scrape::gather(&self.counters, standing);
+        let faults = faults(&scrape.standing);
+        scrape.standing.warnings.splice(0..0, faults);
         // Admission counts it: it belongs to no worker.
         scrape.totals.bounds[Bound::Arriving as usize] += crowd.unheard;
         scrape
+    }
+
+    /// Connections that are not kept for shared traffic.
+    fn lendable(&self) -> u64 {
+        let upstream = &self.process.settings().upstream;
+        let lendable = upstream
+            .max_connections
+            .saturating_sub(upstream.shared_connections);
+        lendable as u64
     }
 
     fn failovers(&self) -> FailoverRows {
@@ -185,8 +201,15 @@ impl View {
             limit: row.limit.map(|limit| limit as u64),
             warn: row.warn.map(|warn| warn as u64),
             accepted_total: row.accepted_total,
-            rejected: rejected(&row),
-            observed_total: observed(&row),
+            rejected: by_reason(&row.rejected_total),
+            observed: by_reason(&row.observed_total),
+            evictions: evictions(&row),
+            is_observed: row.mode == Mode::Observe,
+            per: per(row.per),
+            fullest: row.fullest as u64,
+            fullest_key: row.fullest_key,
+            keys_at_limit: row.keys_at_limit as u64,
+            keys_at_warn: row.keys_at_warn as u64,
             idle_connections,
             oldest_idle_seconds,
         })
@@ -225,17 +248,31 @@ fn blocked(cards: &[Arc<Card>]) -> u64 {
     blocked.count() as u64
 }
 
-/// Rejections by reason; those that `mode = "observe"` would have made have a reason of their own.
-fn rejected(row: &crate::admission::GroupRow) -> Vec<(&'static str, u64)> {
-    let reasons = row
-        .rejected_total
-        .iter()
-        .map(|(reason, total)| (reason.label(), *total));
-    reasons.chain([("observed", observed(row))]).collect()
+fn by_reason(totals: &[(Reason, u64)]) -> Vec<(&'static str, u64)> {
+    let totals = totals.iter();
+    totals
+        .map(|(reason, total)| (reason.label(), *total))
+        .collect()
 }
 
-fn observed(row: &crate::admission::GroupRow) -> u64 {
-    row.observed_total.iter().map(|(_, total)| total).sum()
+/// What became of newcomers for whom another was to be closed.
+fn evictions(row: &crate::admission::GroupRow) -> Vec<(&'static str, u64)> {
+    let damped = row.damped_total.iter();
+    let damped = damped.map(|(damped, total)| (damped.label(), *total));
+    [("evicted", row.evicted_total)]
+        .into_iter()
+        .chain(damped)
+        .collect()
+}
+
+/// As it is written in the configuration.
+fn per(per: Per) -> &'static str {
+    match per {
+        Per::Group => "group",
+        Per::Address => "address",
+        Per::ClientName => "client_name",
+        Per::User => "user",
+    }
 }
 
 fn state(card: &Card) -> &'static str {

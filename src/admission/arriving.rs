@@ -67,7 +67,7 @@ impl Rule {
 
 impl Plan {
     /// Whether the place of this client depends on what it has yet to say.
-    fn depends_on_words(&self, identity: &Identity) -> bool {
+    pub(super) fn depends_on_words(&self, identity: &Identity) -> bool {
         if !self.welcome.operators.is_empty() {
             return true;
         }
@@ -147,7 +147,7 @@ impl Admission {
             counts.unheard += 1;
             unheard = counts.unheard_lines.pass(now);
         }
-        let entry = plan.enter(&mut counts, &place, now)?;
+        let entry = plan.enter(&mut counts, &place, identity, now)?;
         counts.handshaking -= usize::from(has_shaken);
         drop(counts);
         permit.take_place(&plan, place, entry);
@@ -204,7 +204,7 @@ impl Permit {
         if is_beyond {
             plan.has_room(&counts, &place)?;
         }
-        let entry = plan.enter(&mut counts, &place, now)?;
+        let entry = plan.enter(&mut counts, &place, identity, now)?;
         counts.has_arrived(is_beyond);
         drop(counts);
         self.take_place(&plan, place, entry);

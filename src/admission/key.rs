@@ -56,6 +56,6 @@ impl fmt::Display for Key {
     }
 }
 
-fn bounded(name: &[u8]) -> &[u8] {
+pub(super) fn bounded(name: &[u8]) -> &[u8] {
     &name[..name.len().min(MAX_NAME_BYTES)]
 }

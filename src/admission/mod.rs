@@ -12,6 +12,7 @@
 //! is passed in.
 
 mod arriving;
+mod damping;
 mod handshake;
 mod hold;
 mod key;
@@ -30,6 +31,8 @@ use crate::identity::{Identity, Peer};
 
 pub use arriving::Crowd;
 use arriving::Welcome;
+pub use damping::Damped;
+use damping::Damping;
 pub use handshake::HandshakePermit;
 pub use hold::HoldPermit;
 use key::Key;
@@ -58,6 +61,7 @@ struct Rule {
     warn: Option<usize>,
     connects_per_second: Option<u32>,
     at_limit: AtLimit,
+    damping: Damping,
     mode: Mode,
 }
 
@@ -71,6 +75,10 @@ impl Rule {
             warn: group.warn_connections,
             connects_per_second: group.max_connects_per_second,
             at_limit: group.at_limit,
+            damping: Damping {
+                pause: group.evict_pause,
+                per_second: group.max_evictions_per_second,
+            },
             mode: group.mode,
         }
     }
@@ -230,13 +238,20 @@ impl Plan {
             count,
             cap: self.max_clients,
             evict: false,
+            damped: None,
         };
         Err(self.refusal(place, shortfall))
     }
 
     /// Takes a place in a group.
-    fn enter(&self, counts: &mut Counts, place: &Place, now: Instant) -> Result<Entry, Refusal> {
-        self.move_in(counts, place, now, true)
+    fn enter(
+        &self,
+        counts: &mut Counts,
+        place: &Place,
+        identity: &Identity,
+        now: Instant,
+    ) -> Result<Entry, Refusal> {
+        self.move_in(counts, place, (identity, now), true)
     }
 
     /// As [`Plan::enter`]; without `is_accepted`, for one that was in the group before.
@@ -244,11 +259,12 @@ impl Plan {
         &self,
         counts: &mut Counts,
         place: &Place,
-        now: Instant,
+        (identity, now): (&Identity, Instant),
         is_accepted: bool,
     ) -> Result<Entry, Refusal> {
+        let who = || self.returner(identity);
         let entry = counts.groups[place.group.index()]
-            .enter(self.rule(place.group), &place.key, now)
+            .enter(self.rule(place.group), &place.key, now, who)
             .map_err(|shortfall| self.refusal(place, shortfall))?;
         counts.total += 1;
         counts.groups[place.group.index()].accepted += u64::from(is_accepted);
@@ -324,6 +340,7 @@ impl Admission {
                     count,
                     cap,
                     evict: false,
+                    damped: None,
                 };
                 found.push((plan.refusal(&place, shortfall), count - cap));
             }
@@ -350,7 +367,7 @@ impl Admission {
     pub fn admit(self: &Arc<Self>, identity: &Identity, now: Instant) -> Result<Permit, Refusal> {
         let (plan, mut counts, place) = self.decide(identity);
         plan.has_room(&counts, &place)?;
-        let entry = plan.enter(&mut counts, &place, now)?;
+        let entry = plan.enter(&mut counts, &place, identity, now)?;
         drop(counts);
         Ok(self.permit(&plan, place, entry))
     }
@@ -365,7 +382,20 @@ impl Admission {
     /// Counts a refusal that is final, once, and says whether to log it: at most one line for each group in ten
     /// seconds.
     pub fn rejected(&self, refusal: &Refusal, now: Instant) -> Option<LogLine> {
-        self.counts().groups[refusal.group.index()].reject(refusal.reason, now)
+        self.counts().groups[refusal.group.index()].reject(refusal, now)
+    }
+
+    /// Counts an eviction by which `refusal` was averted, of the client that is `victim`, and says whether to log it.
+    pub fn evicted(&self, refusal: &Refusal, victim: &Identity, now: Instant) -> Option<LogLine> {
+        let (plan, mut counts, _) = self.decide(victim);
+        let group = refusal.group;
+        counts.groups[group.index()].evicted(plan.returner(victim), plan.rule(group), now)
+    }
+
+    /// How many clients count in `limits.max_clients`, and how many may.
+    pub fn fill(&self) -> (usize, usize) {
+        let max_clients = self.plan.load().max_clients;
+        (self.counts().below_max_clients(), max_clients)
     }
 
     /// Clients admitted in all groups.
@@ -378,19 +408,12 @@ impl Admission {
         self.counts().held
     }
 
-    /// Which groups have no place left, by their index: all, when there is none in the process; and where places are counted
-    /// by key, those with a key that has none.
-    pub fn full_groups(&self) -> Vec<bool> {
-        let plan = self.plan.load();
-        let counts = self.counts();
-        let is_full = counts.below_max_clients() >= plan.max_clients;
-        let groups = plan.rules.iter().zip(&counts.groups);
-        let is_group_full = |(rule, tallies): (&Rule, &Tallies)| {
-            rule.cap.is_some_and(|cap| tallies.fullest() >= cap)
-        };
-        groups
-            .map(|group| is_full || is_group_full(group))
-            .collect()
+    /// Whether there is no place left where this client is: in the process, in its group or under its key.
+    pub fn is_full(&self, identity: &Identity) -> bool {
+        let (plan, counts, place) = self.decide(identity);
+        let here = counts.groups[place.group.index()].count(&place.key);
+        let cap = plan.rule(place.group).cap;
+        counts.below_max_clients() >= plan.max_clients || cap.is_some_and(|cap| here >= cap)
     }
 
     /// A row for each group, by its index; those that a reload removed have no cap and keep what they counted.
@@ -403,9 +426,17 @@ impl Admission {
             mode: rule.mode,
             connections: tallies.connections,
             fullest: tallies.fullest(),
+            fullest_key: match rule.per {
+                Per::Group => None,
+                _ => tallies.fullest_key().and_then(|(key, _)| key.shown()),
+            },
+            keys_at_limit: rule.cap.map_or(0, |cap| tallies.keys_from(cap)),
+            keys_at_warn: rule.warn.map_or(0, |warn| tallies.keys_from(warn)),
             limit: rule.cap,
             warn: rule.warn,
             accepted_total: tallies.accepted,
+            evicted_total: tallies.evictions.total,
+            damped_total: Damped::ALL.map(|damped| (damped, tallies.damped[damped as usize])),
             rejected_total: Reason::ALL.map(|reason| (reason, tallies.rejected[reason as usize])),
             observed_total: Reason::ALL.map(|reason| (reason, tallies.observed[reason as usize])),
         };
@@ -470,12 +501,22 @@ pub struct GroupRow {
     pub connections: usize,
     /// Clients of the key that has most; the whole group when it is counted as one.
     pub fullest: usize,
+    /// Which key that is, in words; `None`: the group is counted as one, or is empty.
+    pub fullest_key: Option<String>,
+    /// Keys at the cap or past it.
+    pub keys_at_limit: usize,
+    /// Keys at the warning threshold or past it.
+    pub keys_at_warn: usize,
     /// The configured cap of each key.
     pub limit: Option<usize>,
     /// The configured warning threshold of each key.
     pub warn: Option<usize>,
     /// Clients that got a place in it, by connecting or by moving in.
     pub accepted_total: u64,
+    /// Clients closed to make room for others.
+    pub evicted_total: u64,
+    /// Clients refused because nobody was evicted for them, by the reason.
+    pub damped_total: [(Damped, u64); 2],
     /// Clients refused, by reason.
     pub rejected_total: [(Reason, u64); 3],
     /// Clients admitted that mode `enforce` would have refused, by reason.

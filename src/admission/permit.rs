@@ -110,7 +110,8 @@ impl Permit {
             true => plan.has_room(&counts, &new),
             false => Ok(()),
         };
-        let entry = entered.and_then(|()| plan.move_in(&mut counts, &new, now, moves_in))?;
+        let entry =
+            entered.and_then(|()| plan.move_in(&mut counts, &new, (identity, now), moves_in))?;
         drop(counts);
         self.take_place(&plan, new, entry);
         Ok(Some(self.group))

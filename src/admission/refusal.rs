@@ -3,6 +3,7 @@
 use std::fmt;
 use std::sync::Arc;
 
+use super::damping::Damped;
 use super::key::Key;
 use super::tally::Shortfall;
 use super::{GroupId, Place, Rule};
@@ -77,6 +78,8 @@ pub struct Refusal {
     pub key: Option<String>,
     /// The group makes room by closing one of its own: the caller may do so and ask again.
     pub evict: bool,
+    /// Why nobody is closed for it where the group does that.
+    pub damped: Option<Damped>,
     per: Per,
     place_key: Key,
 }
@@ -91,6 +94,7 @@ impl Refusal {
             cap: shortfall.cap,
             key: place.key.shown(),
             evict: shortfall.evict,
+            damped: shortfall.damped,
             per: rule.per,
             place_key: place.key.clone(),
         }
@@ -147,7 +151,8 @@ impl fmt::Display for Refusal {
             Reason::GroupCap => {
                 write!(
                     f,
-                    "group \"{group_name}\" is at its cap{of_key}: {count} of {cap} connections ({setting})"
+                    "group \"{group_name}\" is at its cap{of_key}: {count} of {cap} connections ({setting}){}",
+                    self.damped.map_or("", Damped::text)
                 )
             }
             Reason::ConnectRate => {

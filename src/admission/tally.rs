@@ -7,8 +7,9 @@ use std::collections::HashMap;
 use std::time::{Duration, Instant};
 
 use super::Rule;
+use super::damping::{Damped, Evictions, Returner};
 use super::key::Key;
-use super::refusal::{LogLine, Reason};
+use super::refusal::{LogLine, Reason, Refusal};
 use crate::config::{AtLimit, Mode};
 
 /// Between two lines of a kind about one group.
@@ -24,6 +25,8 @@ pub(super) struct Shortfall {
     pub(super) count: usize,
     pub(super) cap: usize,
     pub(super) evict: bool,
+    /// Why nobody is evicted where the group does that.
+    pub(super) damped: Option<Damped>,
 }
 
 /// A place taken, and what is worth a line in the log about it.
@@ -40,6 +43,9 @@ pub(super) struct Tallies {
     pub(super) accepted: u64,
     pub(super) rejected: [u64; 3],
     pub(super) observed: [u64; 3],
+    pub(super) evictions: Evictions,
+    /// Newcomers rejected because evictions are damped, by [`Damped`].
+    pub(super) damped: [u64; 2],
     by_key: HashMap<Key, Tally>,
     vacant: usize,
     max_vacant: usize,
@@ -47,6 +53,7 @@ pub(super) struct Tallies {
     warnings: Throttle,
     rejections: Throttle,
     observations: Throttle,
+    eviction_lines: Throttle,
 }
 
 /// The count of one key.
@@ -63,6 +70,8 @@ impl Tallies {
             accepted: 0,
             rejected: [0; 3],
             observed: [0; 3],
+            evictions: Evictions::default(),
+            damped: [0; 2],
             by_key: HashMap::new(),
             vacant: 0,
             max_vacant,
@@ -70,15 +79,18 @@ impl Tallies {
             warnings: Throttle::default(),
             rejections: Throttle::default(),
             observations: Throttle::default(),
+            eviction_lines: Throttle::default(),
         }
     }
 
-    /// Takes a place under `key`, or says what is missing and changes nothing.
+    /// Takes a place under `key`, or says what is missing and changes nothing but that one may be evicted for it. `who` says by
+    /// what the newcomer is known again.
     pub(super) fn enter(
         &mut self,
         rule: &Rule,
         key: &Key,
         now: Instant,
+        who: impl FnOnce() -> Returner,
     ) -> Result<Entry, Shortfall> {
         self.sweep(now);
         let tally = self.by_key.get(key);
@@ -94,13 +106,16 @@ impl Tallies {
 
         let shortfall = match (rule.cap, rule.connects_per_second) {
             (Some(cap), _) if count >= cap => {
-                // Nobody is closed for a newcomer that its rate would refuse all the same.
-                let evict = rule.at_limit == AtLimit::EvictIdle && in_time && count > 0;
+                // Nobody is closed for a newcomer that its rate would refuse all the same, or that is only observed.
+                let evicts = rule.at_limit == AtLimit::EvictIdle && in_time && count > 0;
+                let permitted = (evicts && rule.mode == Mode::Enforce)
+                    .then(|| self.evictions.permit(&who(), rule.damping, now));
                 Some(Shortfall {
                     reason: Reason::GroupCap,
                     count,
                     cap,
-                    evict,
+                    evict: permitted == Some(Ok(())),
+                    damped: permitted.and_then(Result::err),
                 })
             }
             (_, Some(rate)) if !in_time => {
@@ -110,6 +125,7 @@ impl Tallies {
                     count: cap,
                     cap,
                     evict: false,
+                    damped: None,
                 })
             }
             _ => None,
@@ -186,9 +202,18 @@ impl Tallies {
     }
 
     /// Counts a refusal.
-    pub(super) fn reject(&mut self, reason: Reason, now: Instant) -> Option<LogLine> {
-        self.rejected[reason as usize] += 1;
+    pub(super) fn reject(&mut self, refusal: &Refusal, now: Instant) -> Option<LogLine> {
+        self.rejected[refusal.reason as usize] += 1;
+        if let Some(damped) = refusal.damped {
+            self.damped[damped as usize] += 1;
+        }
         self.rejections.pass(now)
+    }
+
+    /// Counts an eviction of one that is known again by `who`.
+    pub(super) fn evicted(&mut self, who: Returner, rule: &Rule, now: Instant) -> Option<LogLine> {
+        self.evictions.note(who, rule.damping, now);
+        self.eviction_lines.pass(now)
     }
 
     /// The count of the key that has most.
@@ -198,6 +223,28 @@ impl Tallies {
             .map(|tally| tally.connections)
             .max()
             .unwrap_or(0)
+    }
+
+    /// The key that has most clients; of several the one whose words come first, so that it stays the same.
+    pub(super) fn fullest_key(&self) -> Option<(&Key, usize)> {
+        let most = self.fullest();
+        let fullest = self
+            .by_key
+            .iter()
+            .filter(|(_, tally)| most > 0 && tally.connections == most);
+        let words = fullest.min_by_key(|(key, _)| key.to_string());
+        words.map(|(key, _)| (key, most))
+    }
+
+    /// How many keys have at least so many clients.
+    pub(super) fn keys_from(&self, count: usize) -> usize {
+        let counts = self.by_key.values().map(|tally| tally.connections);
+        counts.filter(|connections| *connections >= count).count()
+    }
+
+    /// How many clients this key has.
+    pub(super) fn count(&self, key: &Key) -> usize {
+        self.by_key.get(key).map_or(0, |tally| tally.connections)
     }
 
     /// Every key that has clients, in words, with its count.
@@ -241,7 +288,7 @@ impl Tallies {
 
 /// A token bucket as large as its rate, refilled continuously. Exact: one token is a thousand million units.
 #[derive(Debug, Clone, Copy)]
-struct Bucket {
+pub(super) struct Bucket {
     rate: u32,
     units: u64,
     at: Instant,
@@ -250,7 +297,7 @@ struct Bucket {
 const UNITS_A_TOKEN: u64 = 1_000_000_000;
 
 impl Bucket {
-    fn full(rate: u32, at: Instant) -> Self {
+    pub(super) fn full(rate: u32, at: Instant) -> Self {
         Self {
             rate,
             units: u64::from(rate) * UNITS_A_TOKEN,
@@ -274,8 +321,13 @@ impl Bucket {
         self.units_at(now) == u64::from(self.rate) * UNITS_A_TOKEN
     }
 
+    /// Whether it has this rate, which a reload may have changed.
+    pub(super) fn is_of(&self, rate: u32) -> bool {
+        self.rate == rate
+    }
+
     /// Takes a token if there is one.
-    fn take(&mut self, now: Instant) -> bool {
+    pub(super) fn take(&mut self, now: Instant) -> bool {
         self.units = self.units_at(now);
         self.at = self.at.max(now);
         let taken = self.units >= UNITS_A_TOKEN;

@@ -3,9 +3,6 @@
 //!
 //! Invariant: nothing but what introduces a client is passed on before its group has a place for it.
 
-use std::sync::Arc;
-
-use super::eviction::make_room;
 use super::requests::Next;
 use super::task::{Client, Done, Wait};
 use crate::admission::Refusal;
@@ -77,11 +74,11 @@ impl Client {
     /// Waits until one of the group that is full has been closed; then answers `reply`, or goes on with its next request.
     pub(super) fn await_room(&mut self, refusal: Refusal, reply: Option<Vec<u8>>) {
         let site = &self.site;
-        let (registry, errands) = (Arc::clone(&site.registry), Arc::clone(&site.errands));
+        let evictor = site.evictor();
         let now_ms = site.thread.clock.now_ms();
-        let own = self.card.id();
+        let (own, identity) = (self.card.id(), self.card.identity());
         self.wait = Wait::Task(Box::pin(async move {
-            let made = make_room(registry, errands, refusal.clone(), now_ms, own).await;
+            let made = evictor.make_room(&refusal, &identity, now_ms, own).await;
             Done::Room(made, reply, refusal)
         }));
     }

@@ -1,13 +1,13 @@
 //! Making room in a full group: `at_limit = "evict-idle"`.
 
 use std::sync::{Arc, Mutex};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use tokio::sync::oneshot;
 
 use super::site::{Errand, Errands};
-use crate::admission::Refusal;
-use crate::identity::{Card, Registry};
+use crate::admission::{Admission, Refusal};
+use crate::identity::{Card, Identity, Registry};
 
 /// Candidates asked before the newcomer is rejected: each may have become busy since its figures were read.
 const MOST_CANDIDATES: usize = 4;
@@ -15,36 +15,68 @@ const MOST_CANDIDATES: usize = 4;
 /// How long one may take to be gone.
 const GONE_WITHIN: Duration = Duration::from_secs(1);
 
-/// Closes the longest-idle client without state whose place `refusal` needs, but not `own`, who asks. False: there is none.
-pub async fn make_room(
-    registry: Arc<Registry>,
-    errands: Errands,
-    refusal: Refusal,
-    now_ms: u64,
-    own: u64,
-) -> bool {
-    for candidate in candidates(&registry, &refusal, now_ms, own) {
-        let (gone, told) = oneshot::channel();
-        errands(Errand::Evict(
-            candidate.id(),
-            Arc::new(Mutex::new(Some(gone))),
-        ));
-        // Dropped unanswered by the client that went, or at once by workers that do not close it.
-        let _ = tokio::time::timeout(GONE_WITHIN, told).await;
-        if registry.find(candidate.id()).is_none() {
-            return true;
-        }
-    }
-    false
+/// What making room in a group takes.
+#[derive(Clone)]
+pub struct Evictor {
+    /// Who may come.
+    pub admission: Arc<Admission>,
+    /// All clients.
+    pub registry: Arc<Registry>,
+    /// Reaches the worker of each.
+    pub errands: Errands,
 }
 
-fn candidates(registry: &Registry, refusal: &Refusal, now_ms: u64, own: u64) -> Vec<Arc<Card>> {
-    let mut cards = registry.list();
-    cards.retain(|card| {
-        let may_go = !card.is_busy() && card.counts_in_group();
-        card.id() != own && refusal.frees(card) && may_go
-    });
-    cards.sort_by_cached_key(|card| std::cmp::Reverse(card.idle_ms(now_ms)));
-    cards.truncate(MOST_CANDIDATES);
-    cards
+impl Evictor {
+    /// Closes the longest-idle client without state whose place `refusal` needs, for `newcomer`, but not the client `own`, who
+    /// asks. False: there is none.
+    pub async fn make_room(
+        &self,
+        refusal: &Refusal,
+        newcomer: &Identity,
+        now_ms: u64,
+        own: u64,
+    ) -> bool {
+        for candidate in self.candidates(refusal, now_ms, own) {
+            let (gone, told) = oneshot::channel();
+            let idle_ms = candidate.idle_ms(now_ms);
+            (self.errands)(Errand::Evict(
+                candidate.id(),
+                Arc::new(Mutex::new(Some(gone))),
+            ));
+            // Dropped unanswered by the client that went, or at once by workers that do not close it.
+            let _ = tokio::time::timeout(GONE_WITHIN, told).await;
+            if self.registry.find(candidate.id()).is_none() {
+                self.tell(refusal, &candidate.identity(), newcomer, idle_ms);
+                return true;
+            }
+        }
+        false
+    }
+
+    /// Counts an eviction and logs it, as often as its group's lines may come.
+    fn tell(&self, refusal: &Refusal, victim: &Identity, newcomer: &Identity, idle_ms: u64) {
+        if let Some(line) = self.admission.evicted(refusal, victim, Instant::now()) {
+            tracing::warn!(
+                client = %victim.peer,
+                listener = %victim.listener,
+                name = ?victim.shown_name(),
+                user = ?String::from_utf8_lossy(victim.shown_user()),
+                idle_seconds = idle_ms / 1000,
+                newcomer = %newcomer.peer,
+                newcomer_name = ?newcomer.shown_name(),
+                "evicted for a newcomer: {refusal}{line}"
+            );
+        }
+    }
+
+    fn candidates(&self, refusal: &Refusal, now_ms: u64, own: u64) -> Vec<Arc<Card>> {
+        let mut cards = self.registry.list();
+        cards.retain(|card| {
+            let may_go = !card.is_busy() && card.counts_in_group();
+            card.id() != own && refusal.frees(card) && may_go
+        });
+        cards.sort_by_cached_key(|card| std::cmp::Reverse(card.idle_ms(now_ms)));
+        cards.truncate(MOST_CANDIDATES);
+        cards
+    }
 }

@@ -8,6 +8,7 @@ use std::sync::Arc;
 use tokio::sync::oneshot;
 
 use super::closes::CloseLog;
+use super::eviction::Evictor;
 use super::large::Upload;
 use super::room::Room;
 use super::spares::SpareBuffers;
@@ -181,6 +182,15 @@ impl Site {
         });
         site.keep_room();
         site
+    }
+
+    /// What makes room in a group.
+    pub fn evictor(&self) -> Evictor {
+        Evictor {
+            admission: Arc::clone(&self.admission),
+            registry: Arc::clone(&self.registry),
+            errands: Arc::clone(&self.errands),
+        }
     }
 
     /// The users of the configuration (`auth.mode = "proxy"`).

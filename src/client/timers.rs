@@ -1,8 +1,6 @@
 //! What time makes due for the clients of a worker: who is silent too long, does not authenticate, or does not end what it
 //! has begun.
 
-use std::cell::OnceCell;
-
 use super::site::{Resident, Site};
 use super::task::Client;
 use crate::config::{AuthMode, Settings};
@@ -14,8 +12,6 @@ struct Look<'a> {
     site: &'a Site,
     settings: &'a Settings,
     demands_authentication: bool,
-    /// Which groups have no place left, once that was asked.
-    full_groups: OnceCell<Vec<bool>>,
 }
 
 impl Site {
@@ -41,7 +37,6 @@ impl Site {
             site: self,
             settings: &settings,
             demands_authentication: self.demands_authentication(),
-            full_groups: OnceCell::new(),
         };
         for resident in self.residents.borrow().values() {
             if resident.outlet.is_closed() {
@@ -177,11 +172,8 @@ impl Look<'_> {
         (is_first && !resident.is_upload.get()).then_some(begun)
     }
 
+    /// Asked of those only that have sent their last byte and wait.
     fn is_full(&self, resident: &Resident) -> bool {
-        let full = self
-            .full_groups
-            .get_or_init(|| self.site.admission.full_groups());
-        let group = resident.card.group.get() as usize;
-        full.get(group).copied().unwrap_or(false)
+        self.site.admission.is_full(&resident.card.identity())
     }
 }

@@ -299,6 +299,8 @@ fn groups(file: &File, idle_timeout: Duration) -> Vec<Group> {
             max_pinned: None,
             idle_timeout,
             at_limit: AtLimit::Reject,
+            evict_pause: Duration::ZERO,
+            max_evictions_per_second: 1,
             mode: Mode::Enforce,
             deny_commands: Vec::new(),
         });
@@ -341,6 +343,10 @@ fn group(file: &File, path: &str, idle_timeout: Duration) -> Group {
             Some("evict-idle") => AtLimit::EvictIdle,
             _ => AtLimit::Reject,
         },
+        evict_pause: time(file, &at("evict_pause")),
+        max_evictions_per_second: file
+            .count(&at("max_evictions_per_second"))
+            .map_or(u32::MAX, |rate| u32::try_from(rate).unwrap_or(u32::MAX)),
         mode: match file.choice(&at("mode")) {
             Some("observe") => Mode::Observe,
             _ => Mode::Enforce,

@@ -343,6 +343,8 @@ const KEYS: &[Key] = &[
     key("group.max_pinned", count(1, MANY), Absent),
     key("group.idle_timeout", time_or_zero(1), From("`limits.idle_timeout`")),
     key("group.at_limit", Kind::Choice { of: &["reject", "evict-idle"], later: &[] }, Is("\"reject\"")),
+    key("group.evict_pause", time_or_zero(1), Is("\"1s\"")),
+    key("group.max_evictions_per_second", count(1, 1_000_000), Is("10")),
     key("group.mode", Kind::Choice { of: &["enforce", "observe"], later: &[] }, Is("\"enforce\"")),
     key("group.deny_commands", Kind::Commands, Is("[]")),
 

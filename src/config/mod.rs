@@ -315,6 +315,10 @@ pub struct Group {
     pub idle_timeout: Duration,
     /// What happens to a newcomer at the cap.
     pub at_limit: AtLimit,
+    /// For how long nobody is evicted for one like a client that was evicted; zero: not at all.
+    pub evict_pause: Duration,
+    /// Evictions a second.
+    pub max_evictions_per_second: u32,
     /// Whether the cap is enforced.
     pub mode: Mode,
     /// Commands refused: lower-case names, `name|subcommand`, or `@category`.

@@ -109,9 +109,10 @@ fn clients_text(auth: &Auth) -> Option<String> {
 
 fn descriptors(settings: &Settings) -> String {
     format!(
-        "{} needed: {} clients + {} rejected + {} to the server + {} listeners + {} spare",
+        "{} needed: {} clients + {} operators + {} rejected + {} to the server + {} listeners + {} spare",
         settings.descriptors_needed(),
         settings.limits.max_clients,
+        settings.limits.operator_places,
         settings.limits.max_rejected,
         settings.upstream.max_connections,
         settings.listeners.len(),

@@ -49,9 +49,21 @@ pub const METRICS: &[Metric] = &[
         source: Source::Gauge(|s| each_group(s, |row, _| Some(row.connections))),
     },
     Metric {
+        name: "respool_client_connections_fullest",
+        labels: &["group"],
+        help: "Clients of the address, name or user that has most, where the group's cap counts those; else all of its clients.",
+        source: Source::Gauge(|s| each_group(s, |row, _| Some(row.fullest))),
+    },
+    Metric {
+        name: "respool_client_keys_at_limit",
+        labels: &["group"],
+        help: "Addresses, names or users of the group that are at its cap; 1 for a group that is counted as one.",
+        source: Source::Gauge(|s| each_group(s, |row, _| Some(row.keys_at_limit))),
+    },
+    Metric {
         name: "respool_client_connections_limit",
         labels: &["group"],
-        help: "Hard cap of the group's clients (group.max_connections); absent without a cap.",
+        help: "Hard cap (group.max_connections) of respool_client_connections_fullest; absent without a cap.",
         source: Source::Gauge(|s| each_group(s, |row, _| row.limit)),
     },
     Metric {
@@ -74,9 +86,15 @@ pub const METRICS: &[Metric] = &[
     },
     Metric {
         name: "respool_client_connections_observed_total",
-        labels: &["group"],
-        help: "Clients admitted that mode \"enforce\" would have rejected.",
-        source: Source::Counter(|s| each_group(s, |row, _| Some(row.observed_total))),
+        labels: &["group", "reason"],
+        help: "Clients admitted that mode \"enforce\" would have rejected, by the limit.",
+        source: Source::Counter(|s| each_group_by(s, |row, _| row.observed.clone())),
+    },
+    Metric {
+        name: "respool_client_evictions_total",
+        labels: &["group", "result"],
+        help: "Newcomers at a cap with at_limit = \"evict-idle\": one was evicted for them, or they were rejected because evictions are damped.",
+        source: Source::Counter(|s| each_group_by(s, |row, _| row.evictions.clone())),
     },
     Metric {
         name: "respool_client_handshakes",

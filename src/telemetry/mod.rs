@@ -8,6 +8,7 @@
 mod concern;
 mod counter;
 mod exposition;
+mod faults;
 mod histogram;
 mod labels;
 pub mod log;
@@ -23,6 +24,7 @@ mod worker;
 pub use concern::Concern;
 pub use counter::{Counter, Gauge};
 pub use exposition::{CONTENT_TYPE, render_metrics};
+pub use faults::faults;
 pub use histogram::{BOUNDS_MICROS, Histogram, HistogramTotals};
 pub use labels::{Bound, ConnectResult, Disconnect, LossCause, TlsHandshake};
 pub use log_queue::LogQueue;

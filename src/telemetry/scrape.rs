@@ -44,6 +44,12 @@ pub struct Standing {
     pub memory: MemoryRow,
     /// Rejected sockets that are held and answered now.
     pub held_rejected: u64,
+    /// Clients that count in `limits.max_clients`.
+    pub counted: u64,
+    /// `limits.max_clients`.
+    pub max_clients: u64,
+    /// Clients that hold a connection to the server.
+    pub lent: u64,
     /// Admitted clients whose call waits at the server, or in line for one that does.
     pub blocked_clients: u64,
     /// The clients worth showing, the most interesting first.
@@ -127,8 +133,22 @@ pub struct GroupRow {
     pub accepted_total: u64,
     /// Clients rejected since the start, by reason; each reason once, also when it is 0.
     pub rejected: Vec<(&'static str, u64)>,
-    /// Clients that would have been rejected, had the group's mode not been `observe`.
-    pub observed_total: u64,
+    /// Clients that would have been rejected, had the group's mode not been `observe`, by reason.
+    pub observed: Vec<(&'static str, u64)>,
+    /// What became of newcomers for whom another was to be closed, by result; each result once.
+    pub evictions: Vec<(&'static str, u64)>,
+    /// Whether its cap is only observed.
+    pub is_observed: bool,
+    /// What its cap counts: `group`, or each `address`, `client_name` or `user`.
+    pub per: &'static str,
+    /// Clients of the key that has most; all of them where the group is counted as one.
+    pub fullest: u64,
+    /// Which key that is, in words; `None`: the group is counted as one.
+    pub fullest_key: Option<String>,
+    /// Keys at the cap or past it.
+    pub keys_at_limit: u64,
+    /// Keys at the warning threshold or past it.
+    pub keys_at_warn: u64,
     /// Admitted clients that are idle now.
     pub idle_connections: u64,
     /// How long the longest idle of them has been idle; `None` when there is none.
@@ -146,6 +166,8 @@ pub struct UpstreamCounts {
     pub subscription: u64,
     /// `upstream.max_connections`.
     pub limit: u64,
+    /// Connections that can be lent: `limit` without the shared ones.
+    pub lendable: u64,
     /// Clients that wait for a connection to pin.
     pub waiting: u64,
 }

@@ -77,7 +77,11 @@ fn pool(scrape: &Scrape) -> Value {
 }
 
 fn group(row: &GroupRow, totals: &GroupTotals, pin_reasons: &'static [&'static str]) -> Value {
-    let (reasons, counts): (Vec<_>, Vec<_>) = row.rejected.iter().copied().unzip();
+    let total = |counts: &[(&str, u64)]| counts.iter().map(|(_, count)| count).sum::<u64>();
+    let by_reason = |counts: &[(&'static str, u64)]| {
+        let (reasons, counts): (Vec<_>, Vec<_>) = counts.iter().copied().unzip();
+        by_label(reasons, &counts)
+    };
     json!({
         "name": row.name,
         "connections": row.connections,
@@ -85,9 +89,16 @@ fn group(row: &GroupRow, totals: &GroupTotals, pin_reasons: &'static [&'static s
         "warn": row.warn,
         "level": level(row),
         "accepted_total": row.accepted_total,
-        "rejected_total": counts.iter().sum::<u64>(),
-        "rejected": by_label(reasons, &counts),
-        "observed_total": row.observed_total,
+        "per": row.per,
+        "fullest": { "key": row.fullest_key, "connections": row.fullest },
+        "keys_at_limit": row.keys_at_limit,
+        "keys_at_warn": row.keys_at_warn,
+        "mode": if row.is_observed { "observe" } else { "enforce" },
+        "rejected_total": total(&row.rejected),
+        "rejected": by_reason(&row.rejected),
+        "evictions": by_reason(&row.evictions),
+        "observed_total": total(&row.observed),
+        "observed": by_reason(&row.observed),
         "idle_connections": row.idle_connections,
         "oldest_idle_seconds": row.oldest_idle_seconds,
         "commands_total": totals.commands,
@@ -98,13 +109,14 @@ fn group(row: &GroupRow, totals: &GroupTotals, pin_reasons: &'static [&'static s
     })
 }
 
-/// How worried the operator should be: `critical` at the cap, `warning` from `warn_connections` on, else `ok`.
+/// How worried the operator should be: `critical` at the cap, `warning` from `warn_connections` on, else `ok`. Where the
+/// cap counts keys it is the fullest that decides, and a cap that is only observed turns nobody away.
 fn level(row: &GroupRow) -> &'static str {
-    let reached = |bound: Option<u64>| bound.is_some_and(|bound| row.connections >= bound);
+    let reached = |bound: Option<u64>| bound.is_some_and(|bound| row.fullest >= bound);
     match (reached(row.limit), reached(row.warn)) {
-        (true, _) => "critical",
-        (false, true) => "warning",
+        (true, _) if !row.is_observed => "critical",
         (false, false) => "ok",
+        _ => "warning",
     }
 }
 

@@ -25,7 +25,14 @@ fn group_rows() -> Vec<GroupRow> {
             warn: Some(15),
             accepted_total: 50,
             rejected: vec![("group_connections", 30), ("max_clients", 0)],
-            observed_total: 2,
+            observed: vec![("group_connections", 2), ("max_clients", 0)],
+            evictions: vec![("evicted", 4), ("returned", 1), ("too_fast", 0)],
+            per: "group",
+            fullest: 20,
+            keys_at_limit: 1,
+            keys_at_warn: 1,
+            fullest_key: None,
+            is_observed: false,
             idle_connections: 19,
             oldest_idle_seconds: Some(77),
         },
@@ -45,6 +52,7 @@ fn standing() -> Standing {
             pinned: 2,
             subscription: 1,
             limit: 10,
+            lendable: 6,
             waiting: 5,
         },
         server: ServerSnapshot {
@@ -86,6 +94,9 @@ fn standing() -> Standing {
         arriving: 3,
         operators: 2,
         held_rejected: 30,
+        counted: 23,
+        max_clients: 100,
+        lent: 2,
         blocked_clients: 4,
         top_clients: vec![ClientRow {
             id: 9,
@@ -358,7 +369,7 @@ fn the_status_tells_the_same() {
 #[test]
 fn the_level_warns_before_the_cap() {
     let mut standing = standing();
-    standing.groups[0].connections = 15;
+    standing.groups[0].fullest = 15;
     let status = status_json(&Scrape::gather(&[], standing));
     assert_eq!(status["groups"][0]["level"], "warning");
 }

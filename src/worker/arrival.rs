@@ -4,12 +4,11 @@
 //! its certificate decides the group, among all clients.
 
 use std::rc::Rc;
-use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use super::{Newcomer, Place, Rejected, Seat};
 use crate::admission::{HandshakePermit, Permit, Refusal};
-use crate::client::{Arrived, Client, Site, hold, make_room, tell_rejection};
+use crate::client::{Arrived, Client, Site, hold, tell_rejection};
 use crate::identity::Identity;
 use crate::telemetry::{Bound, Disconnect, TlsHandshake};
 use crate::transport::{AcceptError, Acceptance, Stream, Tls};
@@ -217,11 +216,11 @@ async fn admit(
     if !refusal.evict {
         return Err(refusal);
     }
-    let (registry, errands) = (Arc::clone(&site.registry), Arc::clone(&site.errands));
+    let evictor = site.evictor();
     let now_ms = site.thread.clock.now_ms();
     // Meanwhile it keeps the place that its handshake had.
     let made = tokio::select! {
-        made = make_room(registry, errands, (*refusal).clone(), now_ms, 0) => made,
+        made = evictor.make_room(&refusal, identity, now_ms, 0) => made,
         // It has left meanwhile.
         () = stream.finished() => false,
     };

@@ -38,7 +38,7 @@ fn the_minimal_file_means_the_defaults_of_the_design() {
     assert!(group.name == "default" && group.matches.is_empty() && group.max_connections.is_none());
     assert_eq!(
         settings.descriptors_needed(),
-        10_000 + 1000 + 10 + 1 + 64 + 2 * 4
+        10_000 + 5 + 1000 + 10 + 1 + 64 + 2 * 4
     );
 }
 

@@ -146,13 +146,13 @@ fn pool_and_limits_must_fit_together() {
 fn places_for_operators_are_for_users_that_can_be_told_from_others() {
     one_problem(
         "[admin]\nusers = ['ops', 'default']\n",
-        "7: admin.users: every client is the user \"default\" until it authenticates",
+        "6: admin.users: every client is the user \"default\" until it authenticates",
     );
     one_problem(
         "[auth]\nmode = 'none'\n[admin]\nusers = ['ops']\n",
-        "9: admin.users: with auth.mode = \"none\" nobody is a user",
+        "8: admin.users: with auth.mode = \"none\" nobody is a user",
     );
-    one_problem("[admin]\nusers = ['']\n", "7: admin.users: an empty name");
+    one_problem("[admin]\nusers = ['']\n", "6: admin.users: an empty name");
     valid(&minimal_and("[admin]\nusers = ['ops']\n"));
 }
 
@@ -173,7 +173,7 @@ fn file_descriptors_are_counted_against_the_hard_limit() {
     assert!(
         refusal
             .to_string()
-            .contains("raise the hard limit (ulimit -Hn) to 11083"),
+            .contains("raise the hard limit (ulimit -Hn) to 11088"),
         "{refusal}"
     );
 }

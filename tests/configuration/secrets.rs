@@ -90,6 +90,6 @@ fn the_report_says_what_a_configuration_means() {
          admin endpoint    off\n\
          group             ci: at most 20, warned of from 15\n\
          group             default: no cap of its own (limits.max_clients 10000)\n\
-         file descriptors  11083 needed: 10000 clients + 1000 rejected + 10 to the server + 1 listeners + 72 spare"
+         file descriptors  11088 needed: 10000 clients + 5 operators + 1000 rejected + 10 to the server + 1 listeners + 72 spare"
     );
 }

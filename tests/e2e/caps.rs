@@ -223,7 +223,10 @@ fn an_observed_group_is_counted_and_served() {
     let mut clients: Vec<_> = (0..10).map(|_| respool.client_from(LEAKY)).collect();
     clients.iter_mut().for_each(Client::ping);
     eventually_clients(&respool, "leaky", 10);
-    assert_eq!(rejected_of(&respool, "leaky"), 7);
+    assert_eq!(rejected_of(&respool, "leaky"), 0, "nobody was rejected");
+    let observed =
+        "respool_client_connections_observed_total{group=\"leaky\",reason=\"group_cap\"}";
+    assert_eq!(respool.metric(observed), 7.0);
     drop(clients);
     eventually_clients(&respool, "leaky", 0);
 }

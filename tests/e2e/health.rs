@@ -136,11 +136,11 @@ fn a_server_that_is_nearly_full_is_warned_of_until_it_is_not() {
         || warnings(&respool, "nearly full").is_empty(),
         "the end of the warning",
     );
-    assert!(
-        respool
-            .log_text()
-            .contains("no longer: the server is nearly full")
-    );
+    let is_over = || {
+        let log = respool.log_text();
+        log.contains("no longer: the server is nearly full")
+    };
+    eventually(is_over, "its end is logged");
     assert_eq!(logged(), 1);
 }
 

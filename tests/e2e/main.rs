@@ -1,5 +1,6 @@
 //! End-to-end tests: the release path of respool against real servers, one binary, a module for each subject.
 
+mod alarms;
 mod arriving;
 mod auth;
 mod canary;
@@ -7,11 +8,11 @@ mod caps;
 mod clients;
 mod credentials;
 mod differential;
+mod evictions;
 mod failover;
 mod harness;
 mod health;
 mod hostile;
-mod in_multi;
 mod invariants;
 mod lifecycle;
 mod load;
@@ -23,7 +24,6 @@ mod reload;
 mod replica;
 mod script_debug;
 mod streams;
-mod streams_gone;
 mod tls;
 mod tls_admission;
 mod tls_flow;

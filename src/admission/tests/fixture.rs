@@ -20,6 +20,8 @@ pub(super) fn group(name: &str) -> Group {
         max_pinned: None,
         idle_timeout: Duration::ZERO,
         at_limit: AtLimit::Reject,
+        evict_pause: Duration::ZERO,
+        max_evictions_per_second: 1_000_000,
         mode: Mode::Enforce,
         deny_commands: Vec::new(),
     }

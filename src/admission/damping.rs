@@ -1,0 +1,236 @@
+//! Evictions, damped: `at_limit = "evict-idle"` must not become a war with libraries that reconnect.
+//!
+//! Whoever is evicted comes back at once where its library does that, and would be admitted by evicting one like it, which
+//! comes back, too: 10,702 evictions were seen in 37 seconds. So an identity one of whose clients was evicted evicts nobody
+//! itself for `group.evict_pause`, and a group evicts at most `group.max_evictions_per_second`. Who comes meanwhile is
+//! rejected and held, as by any cap.
+//!
+//! Pure: told the time. Invariant: what is remembered is bounded by the evictions of one pause.
+
+use std::collections::HashMap;
+use std::net::IpAddr;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use super::Plan;
+use super::key::bounded;
+use super::tally::Bucket;
+use crate::identity::{Identity, Peer};
+
+/// By what one who comes back is known again: not by its port.
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+pub(super) struct Returner {
+    host: Host,
+    name: Box<[u8]>,
+    user: Box<[u8]>,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+enum Host {
+    Address(IpAddr),
+    Socket(Arc<str>),
+}
+
+impl Returner {
+    fn of(identity: &Identity, has_spoken: bool) -> Self {
+        let words = |words: &[u8]| match has_spoken {
+            true => bounded(words).into(),
+            false => Box::default(),
+        };
+        Self {
+            host: match &identity.peer {
+                Peer::Tcp(address) => Host::Address(address.ip().to_canonical()),
+                Peer::Unix(path) => Host::Socket(Arc::clone(path)),
+            },
+            name: words(&identity.name),
+            user: words(&identity.user),
+        }
+    }
+}
+
+impl Plan {
+    /// By what this client would be known again. Where a client is asked for its place when it connects, that is all there is
+    /// to know it by.
+    pub(super) fn returner(&self, identity: &Identity) -> Returner {
+        Returner::of(identity, self.depends_on_words(identity))
+    }
+}
+
+/// Why nobody is evicted for a newcomer.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Damped {
+    /// One like it was evicted a moment ago (`group.evict_pause`).
+    Returned,
+    /// The group has evicted as many as it may in a second (`group.max_evictions_per_second`).
+    TooFast,
+}
+
+impl Damped {
+    /// Both, in the order of their index.
+    pub const ALL: [Self; 2] = [Self::Returned, Self::TooFast];
+
+    /// Its value of the metric label `result`.
+    pub fn label(self) -> &'static str {
+        match self {
+            Self::Returned => "returned",
+            Self::TooFast => "too_fast",
+        }
+    }
+
+    /// What is appended to the line about the rejection.
+    pub(super) fn text(self) -> &'static str {
+        match self {
+            Self::Returned => {
+                "; nobody is evicted for it: one like it was evicted a moment ago (group.evict_pause)"
+            }
+            Self::TooFast => {
+                "; nobody is evicted for it: enough were in this second (group.max_evictions_per_second)"
+            }
+        }
+    }
+}
+
+/// What a group's settings say of evictions.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Damping {
+    pub(super) pause: Duration,
+    pub(super) per_second: u32,
+}
+
+/// The evictions of one group.
+#[derive(Debug, Default)]
+pub(super) struct Evictions {
+    /// When one of each identity was evicted last.
+    recent: HashMap<Returner, Instant>,
+    bucket: Option<Bucket>,
+    /// How many there were.
+    pub(super) total: u64,
+}
+
+impl Evictions {
+    /// Whether one may be evicted for a newcomer that is known again by this; then it counts as one of this second.
+    pub(super) fn permit(
+        &mut self,
+        who: &Returner,
+        damping: Damping,
+        now: Instant,
+    ) -> Result<(), Damped> {
+        let evicted = self.recent.get(who);
+        if evicted.is_some_and(|at| now.saturating_duration_since(*at) < damping.pause) {
+            return Err(Damped::Returned);
+        }
+        let bucket = self
+            .bucket
+            .filter(|bucket| bucket.is_of(damping.per_second));
+        let mut bucket = bucket.unwrap_or_else(|| Bucket::full(damping.per_second, now));
+        let is_permitted = bucket.take(now);
+        self.bucket = Some(bucket);
+        match is_permitted {
+            true => Ok(()),
+            false => Err(Damped::TooFast),
+        }
+    }
+
+    /// A client that is known again by this was evicted.
+    pub(super) fn note(&mut self, who: Returner, damping: Damping, now: Instant) {
+        self.total += 1;
+        self.recent
+            .retain(|_, at| now.saturating_duration_since(*at) < damping.pause);
+        if !damping.pause.is_zero() {
+            self.recent.insert(who, now);
+        }
+    }
+
+    #[cfg(test)]
+    pub(super) fn remembered(&self) -> usize {
+        self.recent.len()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    fn who(number: u8) -> Returner {
+        let address = format!("127.0.0.{number}:5000")
+            .parse()
+            .expect("an address");
+        let identity = Identity::new(Peer::Tcp(address), Arc::from("127.0.0.1:6380"));
+        Returner::of(&identity, true)
+    }
+
+    const DAMPING: Damping = Damping {
+        pause: Duration::from_secs(2),
+        per_second: 3,
+    };
+
+    #[test]
+    fn a_returner_is_known_by_all_but_its_port() {
+        let identity = |peer: &str, name: &str| Identity {
+            name: name.as_bytes().into(),
+            ..Identity::new(
+                Peer::Tcp(peer.parse().expect("an address")),
+                Arc::from("127.0.0.1:6380"),
+            )
+        };
+        let of = |peer, name| Returner::of(&identity(peer, name), true);
+        assert_eq!(of("10.0.0.1:1", "a"), of("10.0.0.1:2", "a"));
+        assert_eq!(of("10.0.0.1:1", "a"), of("[::ffff:10.0.0.1]:2", "a"));
+        assert_ne!(of("10.0.0.1:1", "a"), of("10.0.0.2:1", "a"));
+        assert_ne!(of("10.0.0.1:1", "a"), of("10.0.0.1:1", "b"));
+        let silent = Returner::of(&identity("10.0.0.1:1", "a"), false);
+        assert_eq!(silent, Returner::of(&identity("10.0.0.1:1", "b"), false));
+    }
+
+    #[test]
+    fn one_that_comes_back_at_once_evicts_nobody() {
+        let mut evictions = Evictions::default();
+        let start = Instant::now();
+        let at = |ms| start + Duration::from_millis(ms);
+        assert_eq!(evictions.permit(&who(2), DAMPING, at(0)), Ok(()));
+        evictions.note(who(1), DAMPING, at(0));
+        assert_eq!(
+            evictions.permit(&who(1), DAMPING, at(1)),
+            Err(Damped::Returned)
+        );
+        assert_eq!(
+            evictions.permit(&who(1), DAMPING, at(1999)),
+            Err(Damped::Returned)
+        );
+        assert_eq!(
+            evictions.permit(&who(2), DAMPING, at(1999)),
+            Ok(()),
+            "another may"
+        );
+        assert_eq!(evictions.permit(&who(1), DAMPING, at(2000)), Ok(()));
+    }
+
+    proptest! {
+        /// However newcomers come, and whoever is evicted for them.
+        #[test]
+        fn evictions_are_bounded(steps in proptest::collection::vec((1_u8..9, 1_u8..9, 0_u64..700), 1..200)) {
+            let start = Instant::now();
+            let mut evictions = Evictions::default();
+            let mut now_ms = 0;
+            let mut made: Vec<(u64, u8)> = Vec::new();
+            for (newcomer, victim, pause) in steps {
+                now_ms += pause;
+                let now = start + Duration::from_millis(now_ms);
+                let was_evicted = made.iter().any(|(at, who)| *who == newcomer && now_ms - at < 2000);
+                let permitted = evictions.permit(&who(newcomer), DAMPING, now);
+                prop_assert_eq!(permitted == Err(Damped::Returned), was_evicted);
+                if permitted.is_ok() {
+                    evictions.note(who(victim), DAMPING, now);
+                    made.push((now_ms, victim));
+                }
+                // A second's worth may come at once, and refills within the next.
+                let lately = made.iter().filter(|(at, _)| now_ms - at < 1000).count();
+                prop_assert!(lately <= 6, "{} in a second", lately);
+                prop_assert!(evictions.remembered() <= 8);
+            }
+            prop_assert_eq!(evictions.total, made.len() as u64);
+        }
+    }
+}
