@@ -58,7 +58,12 @@ impl Client {
             Wait::Blocked(blocked) => blocked.held_bytes(),
             _ => 0,
         };
-        self.outlet.hold_kept(names + user + call + asked);
+        let own = self
+            .outlet
+            .transaction()
+            .own()
+            .map_or(0, |own| own.held_bytes());
+        self.outlet.hold_kept(names + user + call + own + asked);
     }
 
     /// Whether it is not read in this turn: those who were told to go let go of their memory first.

@@ -18,7 +18,7 @@ use crate::resp::{Bounds, Request, Scan, Violation};
 use crate::session::READ_ONLY;
 use crate::telemetry::{Bound, Disconnect};
 use crate::transport::READ_SIZE;
-use crate::upstream::{Kind, Link, PinError, RoomWait};
+use crate::upstream::{Link, PinError, RoomWait};
 
 /// How often `max_shared_request` is gathered of a request before it may be passed on as it arrives: a megabyte. One that
 /// respool must see whole to answer or to route may measure as much.
@@ -211,7 +211,7 @@ impl Client {
         self.count(1, command);
         let show = self.show();
         let settled = self.scanner.settled(data.len());
-        let kind = (Kind::Plain, Delays::of(command));
+        let kind = (self.queued_kind(), Delays::of(command));
         link.send_through(&self.outlet, &data[..settled], kind, show);
         self.doubt_large(&link, command);
         link.set_partial(true);

@@ -13,7 +13,7 @@ use crate::fanout::Kind;
 use crate::identity::Flag;
 use crate::resp::speak::{OK, encode_request, error};
 use crate::resp::{Request, parse_integer};
-use crate::session::{Change, ReplyMode, Session, State};
+use crate::session::{Change, OwnCommand, ReplyMode, Session, State};
 use crate::telemetry::Disconnect;
 use crate::upstream::WaitError;
 
@@ -85,14 +85,15 @@ impl Client {
             match local {
                 Local::Quit | Local::Reset => {}
                 Local::Select => return self.queued_select(request, command),
-                Local::Readonly
-                | Local::Readwrite
-                | Local::Asking
-                | Local::NumSub
-                | Local::ShardNumSub => {
+                Local::Readonly | Local::Readwrite | Local::Asking => {
                     return self.on_pin(PinReason::Multi, request, command);
                 }
-                _ => return self.spoil_transaction(request, command, NOT_IN_MULTI),
+                Local::NumSub | Local::ShardNumSub | Local::Client(_) => {
+                    return self.queue_own(OwnCommand::Local(local), request, command);
+                }
+                Local::Hello | Local::Auth => {
+                    return self.spoil_transaction(request, command, NOT_IN_MULTI);
+                }
             }
         }
         match local {
@@ -280,7 +281,10 @@ impl Client {
                 if moved.is_some() {
                     self.moved();
                 }
-                self.answer(&reply);
+                // Inside EXEC it has been answered.
+                if !reply.is_empty() {
+                    self.answer(&reply);
+                }
             }
             Err(refusal) if refusal.evict => self.await_room(refusal, Some(reply)),
             Err(refusal) => self.reject(refusal, true),
@@ -300,7 +304,7 @@ impl Client {
         match placed {
             Ok(()) => {
                 self.moved();
-                if let Some(reply) = reply {
+                if let Some(reply) = reply.filter(|reply| !reply.is_empty()) {
                     self.reply(&reply);
                 }
             }

@@ -6,13 +6,13 @@ use std::time::Duration;
 
 use super::local::{BAD_NAME, client_name};
 use super::requests::Next;
-use super::site::{Errand, Farewell};
+use super::site::{Errand, Farewell, Site};
 use super::task::{Client, Done, Wait};
 use crate::command::{COUNT, ClientSub, same_word, spec};
 use crate::identity::{Card, Flag, KillFilter, ListFilter, client_line};
 use crate::resp::speak::{OK, bulk, encode_request, error, integer};
 use crate::resp::{Request, parse_integer};
-use crate::session::ReplyMode;
+use crate::session::{Protocol, ReplyMode, verbatim};
 use crate::telemetry::Disconnect;
 
 /// How long clients that are killed may take to be gone before CLIENT KILL is answered.
@@ -20,39 +20,55 @@ const KILLED_WITHIN: Duration = Duration::from_secs(1);
 
 const SYNTAX: &[u8] = b"-ERR syntax error\r\n";
 
+/// The clients of respool, as one of them may ask about them and change them.
+pub(super) struct OwnClients<'a> {
+    pub(super) site: &'a Site,
+    /// The client that asks.
+    pub(super) card: &'a Arc<Card>,
+    /// What it speaks.
+    pub(super) protocol: Protocol,
+}
+
+/// What a CLIENT KILL comes to.
+pub(super) struct Kill {
+    /// Who is to be closed beside the client itself.
+    pub(super) others: Vec<u64>,
+    /// Whether it is, too.
+    pub(super) itself: bool,
+    /// What is answered.
+    pub(super) reply: Vec<u8>,
+}
+
+/// What a server says of a subcommand that it does not have.
+pub(super) fn unknown_subcommand(request: &Request<'_>) -> Vec<u8> {
+    let name = request.argument(1).unwrap_or_default();
+    let shown = String::from_utf8_lossy(&name[..name.len().min(128)]);
+    error(&format!(
+        "ERR unknown subcommand '{shown}'. Try CLIENT HELP."
+    ))
+}
+
 impl Client {
+    fn own_clients(&self) -> OwnClients<'_> {
+        OwnClients {
+            site: &self.site,
+            card: self.card.card(),
+            protocol: self.session.state.protocol,
+        }
+    }
+
     /// Answers one of the CLIENT subcommands that are respool's own.
     pub(super) fn client_command(&mut self, sub: ClientSub, request: &Request<'_>) {
         let words: Vec<&[u8]> = request.arguments().skip(2).collect();
         match (sub, words.as_slice()) {
-            (ClientSub::Id, _) => self.answer(&integer(self.card.id() as i64)),
-            (ClientSub::GetName, _) => self.get_name(),
             (ClientSub::SetName, [name]) => self.set_name(name),
-            (ClientSub::SetInfo, [attribute, value]) => self.set_info(attribute, value),
-            (ClientSub::Info, _) => {
-                let text = self.line(&self.card) + "\n";
-                let reply = self.session.verbatim(text.as_bytes());
-                self.answer(&reply);
-            }
-            (ClientSub::List, filters) => self.list(filters),
             (ClientSub::Kill, filters) => self.kill(filters),
             (ClientSub::Reply, [mode]) => self.reply_mode(mode),
-            (ClientSub::NoEvict, [on]) => self.switch(Flag::NoEvict, on),
-            (ClientSub::NoTouch, [on]) => self.switch(Flag::NoTouch, on),
-            (ClientSub::Unblock, [id]) => self.unblock(id, &[]),
-            (ClientSub::Unblock, [id, mode]) => self.unblock(id, &[mode]),
-            (ClientSub::Unblock, _) => {
-                let name =
-                    String::from_utf8_lossy(request.argument(1).unwrap_or_default()).into_owned();
-                let text = "ERR unknown subcommand or wrong number of arguments for";
-                self.answer(&error(&format!("{text} '{name}'. Try CLIENT HELP.")));
-            }
+            (ClientSub::Unblock, words @ ([_] | [_, _])) => self.unblock(words),
             _ => {
-                let name = request.argument(1).unwrap_or_default();
-                let shown = String::from_utf8_lossy(&name[..name.len().min(128)]);
-                self.answer(&error(&format!(
-                    "ERR unknown subcommand '{shown}'. Try CLIENT HELP."
-                )));
+                let reply = self.own_clients().answer(sub, request);
+                self.note_kept(0);
+                self.answer(&reply);
             }
         }
     }
@@ -85,54 +101,141 @@ impl Client {
         }
     }
 
-    fn get_name(&mut self) {
-        let name = self.card.names().name.clone();
-        let reply = if name.is_empty() {
-            self.session.null().to_vec()
-        } else {
-            bulk(&name)
-        };
-        self.answer(&reply);
+    fn set_name(&mut self, name: &[u8]) {
+        match self.own_clients().set_name(name) {
+            Err(reply) => self.answer(&reply),
+            Ok(()) => {
+                self.note_kept(0);
+                self.regroup(OK.to_vec());
+            }
+        }
     }
 
-    fn set_name(&mut self, name: &[u8]) {
-        if let Err(why) = client_name(name) {
-            return self.answer(&error(why));
+    fn kill(&mut self, filters: &[&[u8]]) {
+        let kill = match self.own_clients().kill(filters) {
+            Ok(kill) => kill,
+            Err(reply) => return self.answer(&reply),
+        };
+        let (tell, gone) = tokio::sync::oneshot::channel();
+        let waits = !kill.others.is_empty() && !kill.itself;
+        if !kill.others.is_empty() {
+            (self.site.errands)(Errand::Kill(kill.others.into(), Arc::new(Farewell(tell))));
         }
+        let reply = kill.reply;
+        if waits {
+            self.wait = Wait::Task(Box::pin(async move {
+                // Answered by nobody: the other end is dropped when they are gone. One that hangs is not waited for.
+                let _ = tokio::time::timeout(KILLED_WITHIN, gone).await;
+                Done::Reply(reply)
+            }));
+        } else {
+            self.answer(&reply);
+        }
+        if kill.itself {
+            self.ending = Some(Disconnect::Killed);
+        }
+    }
+
+    fn reply_mode(&mut self, mode: &[u8]) {
+        match ReplyMode::parse(mode) {
+            Some(ReplyMode::On) => {
+                self.session.reply = ReplyMode::On;
+                self.answer(OK);
+            }
+            Some(ReplyMode::SkipNext) if self.session.reply == ReplyMode::Off => {}
+            Some(mode) => self.session.reply = mode,
+            None => self.answer(SYNTAX),
+        }
+    }
+
+    fn unblock(&mut self, words: &[&[u8]]) {
+        let (id, with_error) = match self.own_clients().unblock(words) {
+            Ok(asked) => asked,
+            Err(reply) => return self.answer(&reply),
+        };
+        let (tell, told) = tokio::sync::oneshot::channel();
+        (self.site.errands)(Errand::Unblock(
+            id,
+            with_error,
+            Arc::new(Mutex::new(Some(tell))),
+        ));
+        self.wait = Wait::Task(Box::pin(async move {
+            // Nobody answers when it was not blocked any more.
+            Done::Reply(integer(i64::from(told.await.unwrap_or(false))))
+        }));
+    }
+}
+
+impl OwnClients<'_> {
+    /// Answers a subcommand that does no more than that, or only changes how the client is shown.
+    pub(super) fn answer(&self, sub: ClientSub, request: &Request<'_>) -> Vec<u8> {
+        let words: Vec<&[u8]> = request.arguments().skip(2).collect();
+        match (sub, words.as_slice()) {
+            (ClientSub::Id, _) => integer(self.card.id() as i64),
+            (ClientSub::GetName, _) => self.get_name(),
+            (ClientSub::SetInfo, [attribute, value]) => self.set_info(attribute, value),
+            (ClientSub::Info, _) => {
+                let text = self.line(self.card) + "\n";
+                verbatim(self.protocol, text.as_bytes())
+            }
+            (ClientSub::List, filters) => self.list(filters),
+            (ClientSub::NoEvict, [on]) => self.switch(Flag::NoEvict, on),
+            (ClientSub::NoTouch, [on]) => self.switch(Flag::NoTouch, on),
+            (ClientSub::Unblock, _) => {
+                let name =
+                    String::from_utf8_lossy(request.argument(1).unwrap_or_default()).into_owned();
+                let text = "ERR unknown subcommand or wrong number of arguments for";
+                error(&format!("{text} '{name}'. Try CLIENT HELP."))
+            }
+            _ => unknown_subcommand(request),
+        }
+    }
+
+    fn get_name(&self) -> Vec<u8> {
+        let name = self.card.names().name.clone();
+        if name.is_empty() {
+            self.protocol.null().to_vec()
+        } else {
+            bulk(&name)
+        }
+    }
+
+    /// Names the client, whose group is not looked at.
+    ///
+    /// # Errors
+    /// What it gets otherwise.
+    pub(super) fn set_name(&self, name: &[u8]) -> Result<(), Vec<u8>> {
+        client_name(name).map_err(error)?;
         self.card.names().name = name.into();
-        self.note_kept(0);
-        self.regroup(OK.to_vec());
+        Ok(())
     }
 
     /// CLIENT SETINFO (Redis 7.2).
-    fn set_info(&mut self, attribute: &[u8], value: &[u8]) {
+    fn set_info(&self, attribute: &[u8], value: &[u8]) -> Vec<u8> {
         let which = [&b"lib-name"[..], b"lib-ver"]
             .into_iter()
             .find(|known| same_word(attribute, known));
         let Some(which) = which else {
             let shown = String::from_utf8_lossy(attribute).into_owned();
-            return self.answer(&error(&format!("ERR Unrecognized option '{shown}'")));
+            return error(&format!("ERR Unrecognized option '{shown}'"));
         };
         if let Err(why) = client_name(value) {
             let which = String::from_utf8_lossy(which);
-            return self.answer(&error(&match why {
+            return error(&match why {
                 BAD_NAME => {
                     format!("ERR {which} cannot contain spaces, newlines or special characters.")
                 }
                 too_long => too_long.to_owned(),
-            }));
+            });
         }
-        {
-            let mut names = self.card.names();
-            let place = if which == b"lib-name" {
-                &mut names.lib_name
-            } else {
-                &mut names.lib_ver
-            };
-            *place = value.into();
-        }
-        self.note_kept(0);
-        self.answer(OK);
+        let mut names = self.card.names();
+        let place = if which == b"lib-name" {
+            &mut names.lib_name
+        } else {
+            &mut names.lib_ver
+        };
+        *place = value.into();
+        OK.to_vec()
     }
 
     fn line(&self, card: &Card) -> String {
@@ -143,113 +246,82 @@ impl Client {
         client_line(card, self.site.thread.clock.now_ms(), name)
     }
 
-    fn list(&mut self, filters: &[&[u8]]) {
+    fn list(&self, filters: &[&[u8]]) -> Vec<u8> {
         match ListFilter::parse(filters) {
-            Err(text) => self.answer(&error(&text)),
+            Err(text) => error(&text),
             Ok(filter) => {
                 let mut text = String::new();
                 for card in filter.choose(&self.site.registry) {
                     text.push_str(&self.line(&card));
                     text.push('\n');
                 }
-                let reply = self.session.verbatim(text.as_bytes());
-                self.answer(&reply);
+                verbatim(self.protocol, text.as_bytes())
             }
         }
     }
 
-    fn kill(&mut self, filters: &[&[u8]]) {
-        let filter = match KillFilter::parse(filters) {
-            Ok(filter) => filter,
-            Err(text) => return self.answer(&error(&text)),
-        };
+    /// Whom a CLIENT KILL closes.
+    ///
+    /// # Errors
+    /// What the client gets whose filters nobody understands.
+    pub(super) fn kill(&self, filters: &[&[u8]]) -> Result<Kill, Vec<u8>> {
+        let filter = KillFilter::parse(filters).map_err(|text| error(&text))?;
         let (own, now_ms) = (self.card.id(), self.site.thread.clock.now_ms());
         let cards = self.site.registry.list().into_iter();
-        let mut ids: Vec<u64> = cards
+        let mut others: Vec<u64> = cards
             .filter(|card| filter.selects(card, own, now_ms))
             .map(|card| card.id())
             .collect();
-        let killed = ids.len() as i64;
-        let kills_itself = ids.contains(&own);
-        ids.retain(|&id| id != own);
+        let killed = others.len() as i64;
+        let itself = others.contains(&own);
+        others.retain(|&id| id != own);
         let reply = match (filter.is_old_form(), killed) {
             (true, 0) => error("ERR No such client"),
             (true, _) => OK.to_vec(),
             (false, killed) => integer(killed),
         };
-        let (tell, gone) = tokio::sync::oneshot::channel();
-        if !ids.is_empty() {
-            (self.site.errands)(Errand::Kill(ids.into(), Arc::new(Farewell(tell))));
-        }
-        if killed == 0 || kills_itself {
-            self.answer(&reply);
-        } else {
-            self.wait = Wait::Task(Box::pin(async move {
-                // Answered by nobody: the other end is dropped when they are gone. One that hangs is not waited for.
-                let _ = tokio::time::timeout(KILLED_WITHIN, gone).await;
-                Done::Reply(reply)
-            }));
-        }
-        if kills_itself {
-            self.ending = Some(Disconnect::Killed);
-        }
+        Ok(Kill {
+            others,
+            itself,
+            reply,
+        })
     }
 
-    fn reply_mode(&mut self, mode: &[u8]) {
-        if same_word(mode, b"on") {
-            self.session.reply = ReplyMode::On;
-            self.answer(OK);
-        } else if same_word(mode, b"off") {
-            self.session.reply = ReplyMode::Off;
-        } else if same_word(mode, b"skip") {
-            if self.session.reply != ReplyMode::Off {
-                self.session.reply = ReplyMode::SkipNext;
-            }
-        } else {
-            self.answer(SYNTAX);
-        }
-    }
-
-    fn switch(&mut self, flag: Flag, on: &[u8]) {
+    fn switch(&self, flag: Flag, on: &[u8]) -> Vec<u8> {
         if same_word(on, b"on") {
-            self.flag(flag, true);
+            self.card.raise(flag);
         } else if same_word(on, b"off") {
-            self.flag(flag, false);
+            self.card.lower(flag);
         } else {
-            return self.answer(SYNTAX);
+            return SYNTAX.to_vec();
         }
-        self.answer(OK);
+        OK.to_vec()
     }
 
-    fn unblock(&mut self, id: &[u8], mode: &[&[u8]]) {
-        let with_error = match mode {
-            [] => false,
-            [mode] if same_word(mode, b"timeout") => false,
-            [mode] if same_word(mode, b"error") => true,
-            _ => {
-                return self.answer(&error(
+    /// The client that is to be unblocked, and whether with an error.
+    ///
+    /// # Errors
+    /// What is answered where there is none.
+    pub(super) fn unblock(&self, words: &[&[u8]]) -> Result<(u64, bool), Vec<u8>> {
+        let with_error = match words.get(1) {
+            None => false,
+            Some(mode) if same_word(mode, b"timeout") => false,
+            Some(mode) if same_word(mode, b"error") => true,
+            Some(_) => {
+                return Err(error(
                     "ERR CLIENT UNBLOCK reason should be TIMEOUT or ERROR",
                 ));
             }
         };
-        let Some(id) = parse_integer(id) else {
-            return self.answer(b"-ERR value is not an integer or out of range\r\n");
+        let Some(id) = words.first().copied().and_then(parse_integer) else {
+            return Err(b"-ERR value is not an integer or out of range\r\n".to_vec());
         };
         let blocked = u64::try_from(id)
             .ok()
             .and_then(|id| self.site.registry.find(id));
-        let Some(card) = blocked.filter(|card| card.has(Flag::Blocked)) else {
-            return self.answer(&integer(0));
-        };
-        let (tell, told) = tokio::sync::oneshot::channel();
-        (self.site.errands)(Errand::Unblock(
-            card.id(),
-            with_error,
-            Arc::new(Mutex::new(Some(tell))),
-        ));
-        self.wait = Wait::Task(Box::pin(async move {
-            // Nobody answers when it was not blocked any more.
-            Done::Reply(integer(i64::from(told.await.unwrap_or(false))))
-        }));
+        match blocked.filter(|card| card.has(Flag::Blocked)) {
+            Some(card) => Ok((card.id(), with_error)),
+            None => Err(integer(0)),
+        }
     }
 }

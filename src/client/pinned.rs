@@ -2,6 +2,7 @@
 
 use std::rc::Rc;
 
+use super::in_multi::ExecEffects;
 use super::requests::{Next, UNREACHABLE};
 use super::task::{Client, Done, Purpose, Wait};
 use crate::command::{CommandId, Delays, Local, PinReason, Tx, spec};
@@ -48,6 +49,10 @@ pub(super) struct PinUse {
     pub(super) queues_messages: bool,
     /// It was lent since the shared connections are held up.
     pub(super) stands_in: bool,
+    /// Commands of respool's own were sent behind MULTI.
+    pub(super) queues_own: bool,
+    /// What the EXEC under way changes of the client.
+    pub(super) exec_effects: Option<Rc<ExecEffects>>,
 }
 
 /// What the client gets that could not be lent a connection.
@@ -116,6 +121,9 @@ impl Client {
     pub(super) fn release_pin(&mut self) {
         if self.outlet.outstanding() > 0 || self.streaming.is_some() {
             return;
+        }
+        if self.pin_use.exec_effects.is_some() {
+            self.take_up_exec();
         }
         let Some(pin) = &self.pin else { return };
         self.flag(Flag::Blocked, false);
@@ -292,8 +300,21 @@ impl Client {
             Ok(link) => link,
             Err(next) => return next,
         };
+        let is_exec = verb == Verb::Exec && request.count() == 1;
+        if is_exec && self.pin_use.queues_own && self.outlet.outstanding() > 0 {
+            // Only then is it known which of them were queued.
+            self.wait = Wait::Answers;
+            return Next::Wait;
+        }
         self.count(1, command);
-        let show = self.show();
+        let own = match is_exec && self.pin_use.queues_own {
+            true => self.exec_with_own(),
+            false => None,
+        };
+        let show = match own {
+            Some(executed) => executed,
+            None => self.show(),
+        };
         let kind = (Kind::Verb(verb), Delays::of(command));
         link.send(&self.outlet, request.bytes(), 1, kind, show);
         if request.count() == 1 {

@@ -29,6 +29,7 @@ impl Client {
             Verb::Multi => self.pin_use.in_multi = true,
             Verb::Exec | Verb::Discard => {
                 self.pin_use.in_multi = false;
+                self.pin_use.queues_own = false;
                 if std::mem::take(&mut self.pin_use.queues_messages) {
                     // Only its reply tells whether what follows on the connection are messages.
                     self.wait = Wait::Answers;

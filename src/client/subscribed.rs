@@ -257,7 +257,7 @@ pub(super) fn too_many() -> Vec<u8> {
 }
 
 /// The server's answer to PUBSUB NUMSUB with its counts of connections made counts of clients.
-fn corrected(reply: Vec<u8>, kind: Kind, audiences: &Audiences) -> Vec<u8> {
+pub(super) fn corrected(reply: Vec<u8>, kind: Kind, audiences: &Audiences) -> Vec<u8> {
     let Ok(Some((OwnedFrame::Array { data, .. }, _))) = decode(&reply) else {
         return reply;
     };

@@ -21,7 +21,7 @@ use crate::failover::Node;
 use crate::identity::{Card, Flag};
 use crate::resp::speak::{encode_request, push_header};
 use crate::resp::{ReplyScanner, Request, parse_integer};
-use crate::session::{Protocol, State, Tracking, Verb};
+use crate::session::{OwnCommand, Protocol, State, Tracking, Verb};
 use crate::telemetry::Disconnect;
 use crate::upstream::{Kind, Link, Outlet, OwnReply, Pin, PinError, broken_redirection};
 
@@ -243,7 +243,7 @@ impl Client {
             return Next::Wait;
         }
         if self.outlet.transaction().open {
-            return self.spoil_transaction(request, command, NOT_IN_MULTI);
+            return self.queue_own(OwnCommand::Redirection, request, command);
         }
         self.count(1, command);
         let (tell, told) = tokio::sync::oneshot::channel();
@@ -256,24 +256,11 @@ impl Client {
     }
 
     /// The server's answer to GETREDIR or TRACKINGINFO.
-    pub(super) fn told_redirection(&mut self, mut reply: Vec<u8>) {
-        let names = self
-            .resident
-            .redirection
-            .borrow()
-            .as_ref()
-            .map(|redirection| (redirection.server_id, redirection.to.get()));
-        let field = memchr::memmem::find(&reply, REDIRECT_FIELD);
-        let at = field.map_or(0, |at| at + REDIRECT_FIELD.len());
-        if let Some((server_id, to)) = names
-            && told_id(&reply[at..]) == Some(server_id)
-        {
-            let rest = reply.split_off(at);
-            let end = memchr::memchr(b'\n', &rest).map_or(rest.len(), |end| end + 1);
-            push_header(&mut reply, b':', to as i64);
-            reply.extend_from_slice(&rest[end..]);
-        }
-        self.reply(&reply);
+    pub(super) fn told_redirection(&mut self, reply: Vec<u8>) {
+        let redirection = self.resident.redirection.borrow();
+        let names = redirection.as_ref().map(|redirection| redirection.names());
+        drop(redirection);
+        self.reply(&renamed(reply, names));
     }
 
     /// An EXEC may have switched tracking: asks the server whether it is on.
@@ -338,6 +325,21 @@ impl Client {
     }
 }
 
+/// The server's answer to GETREDIR or TRACKINGINFO with the client's number in the place of the connection's that stands for it.
+pub(super) fn renamed(mut reply: Vec<u8>, names: Option<(i64, u64)>) -> Vec<u8> {
+    let field = memchr::memmem::find(&reply, REDIRECT_FIELD);
+    let at = field.map_or(0, |at| at + REDIRECT_FIELD.len());
+    if let Some((server_id, to)) = names
+        && told_id(&reply[at..]) == Some(server_id)
+    {
+        let rest = reply.split_off(at);
+        let end = memchr::memchr(b'\n', &rest).map_or(rest.len(), |end| end + 1);
+        push_header(&mut reply, b':', to as i64);
+        reply.extend_from_slice(&rest[end..]);
+    }
+    reply
+}
+
 /// The integer this starts with.
 fn told_id(reply: &[u8]) -> Option<i64> {
     let end = memchr::memchr(b'\r', reply)?;
@@ -377,6 +379,11 @@ impl Redirection {
             }
         }));
         redirection
+    }
+
+    /// The number by which the server knows its connection, and that of the client that it stands for.
+    pub(super) fn names(&self) -> (i64, u64) {
+        (self.server_id, self.to.get())
     }
 
     /// The server to which its connection is one; `None`: that has ended.

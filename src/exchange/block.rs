@@ -23,3 +23,11 @@ pub fn ends_transaction(head: &[u8]) -> Option<bool> {
         Some(_) => Some(false),
     }
 }
+
+/// How many elements the array has that begins with `bytes`, and where the first of them stands; `None`: it is none, or null.
+pub(super) fn array_of(bytes: &[u8]) -> Option<(u64, usize)> {
+    let line = bytes.strip_prefix(b"*")?;
+    let end = memchr::memchr(b'\r', line)?;
+    let count = u64::try_from(crate::resp::parse_integer(&line[..end])?).ok()?;
+    Some((count, end + 3))
+}

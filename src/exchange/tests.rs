@@ -7,6 +7,26 @@ use super::{
     Distrust, FORGOTTEN_AFTER, Fence, MAX_USERS, Offence, Search, Searched, ends_transaction,
 };
 
+/// What may stand in an array, nested ones and such with attributes among them.
+pub(super) const ELEMENTS: [&str; 16] = [
+    "+OK\r\n",
+    "-ERR a\nb\rc\r\n",
+    ":12345678901\r\n",
+    "$-1\r\n",
+    "*-1\r\n",
+    "_\r\n",
+    "$0\r\n\r\n",
+    "$12\r\n*2\r\n+a\r\n+b\r\n\r\n",
+    "*0\r\n",
+    "*2\r\n*1\r\n:1\r\n$2\r\nab\r\n",
+    "%2\r\n+a\r\n:1\r\n+b\r\n*1\r\n_\r\n",
+    "~1\r\n,3.14\r\n",
+    "=8\r\ntxt:text\r\n",
+    "|1\r\n+ttl\r\n:3\r\n$2\r\nab\r\n",
+    "#t\r\n",
+    "(123456789012345678901234567890\r\n",
+];
+
 #[test]
 fn the_proper_end_of_a_transaction_is_known_however_it_is_cut() {
     for (reply, is_over) in [

@@ -1,5 +1,7 @@
 //! What the server would remember of one client, and where each of its requests goes.
 
+mod own_elements;
+mod reply_mode;
 mod route;
 mod state;
 mod transaction;
@@ -7,22 +9,12 @@ mod unplaced;
 
 use std::rc::Rc;
 
+pub use own_elements::{OwnCommand, OwnElement, OwnElements, is_refused_late, stand_in_for};
+pub use reply_mode::{ReplyMode, ShownInExec};
 pub use route::{Block, READ_ONLY, Route, Routed, Rules, block, route, unknown_command};
 pub use state::{Change, Credentials, Effect, Own, Protocol, State, Step, name_request, steps};
 pub use transaction::{Stream, Tracking, Transaction, Verb};
 pub use unplaced::{Begun, NestedWords, Unplaced, UnplacedTransaction, is_busy};
-
-/// CLIENT REPLY of one client.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
-pub enum ReplyMode {
-    /// Every request is answered.
-    #[default]
-    On,
-    /// None is.
-    Off,
-    /// The next one is not.
-    SkipNext,
-}
 
 /// What the server would remember of one client.
 #[derive(Debug)]
@@ -68,25 +60,22 @@ impl Session {
 
     /// The null of the session's protocol.
     pub fn null(&self) -> &'static [u8] {
-        match self.state.protocol {
-            Protocol::Resp2 => b"$-1\r\n",
-            Protocol::Resp3 => b"_\r\n",
-        }
+        self.state.protocol.null()
     }
+}
 
-    /// A text reply that RESP3 marks as verbatim, as CLIENT LIST and CLIENT INFO are.
-    pub fn verbatim(&self, text: &[u8]) -> Vec<u8> {
-        use crate::resp::speak::{bulk, push_header};
-        match self.state.protocol {
-            Protocol::Resp2 => bulk(text),
-            Protocol::Resp3 => {
-                let mut out = Vec::with_capacity(text.len() + 24);
-                push_header(&mut out, b'=', text.len() as i64 + 4);
-                out.extend_from_slice(b"txt:");
-                out.extend_from_slice(text);
-                out.extend_from_slice(b"\r\n");
-                out
-            }
+/// A text reply that RESP3 marks as verbatim, as CLIENT LIST and CLIENT INFO are.
+pub fn verbatim(protocol: Protocol, text: &[u8]) -> Vec<u8> {
+    use crate::resp::speak::{bulk, push_header};
+    match protocol {
+        Protocol::Resp2 => bulk(text),
+        Protocol::Resp3 => {
+            let mut out = Vec::with_capacity(text.len() + 24);
+            push_header(&mut out, b'=', text.len() as i64 + 4);
+            out.extend_from_slice(b"txt:");
+            out.extend_from_slice(text);
+            out.extend_from_slice(b"\r\n");
+            out
         }
     }
 }

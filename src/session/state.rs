@@ -23,6 +23,14 @@ impl Protocol {
             Self::Resp3 => 3,
         }
     }
+
+    /// Its null.
+    pub fn null(self) -> &'static [u8] {
+        match self {
+            Self::Resp2 => b"$-1\r\n",
+            Self::Resp3 => b"_\r\n",
+        }
+    }
 }
 
 /// What is shown of a user that has no password. Not the empty one, which clients try.

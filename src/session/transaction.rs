@@ -1,5 +1,6 @@
 //! WATCH, MULTI, EXEC and CLIENT TRACKING of one client on its pinned connection, as the server's answers tell it.
 
+use super::own_elements::{OwnCommand, OwnElements};
 use crate::exchange::ends_transaction;
 
 /// A command that changes the transaction.
@@ -27,6 +28,8 @@ pub enum Verb {
     Debug(bool),
     /// A script that the server runs under its debugger.
     Debugged,
+    /// What stands inside MULTI for a command that respool answers itself.
+    Own,
     /// Any other command inside MULTI.
     Queue,
 }
@@ -77,6 +80,8 @@ pub struct Transaction {
     pub debugging: bool,
     queued_tracking: bool,
     queued_messages: bool,
+    /// What respool itself answers of it, or looks at; boxed, since hardly any transaction has such a command.
+    own: Option<Box<OwnElements>>,
     /// What follows on the connection beside replies.
     pub stream: Option<Stream>,
 }
@@ -113,8 +118,16 @@ impl Transaction {
             // Whatever else goes wrong is said by the debugger.
             Verb::Debugged if head.first() != Some(&b'-') => self.stream = Some(Stream::Debugger),
             Verb::Subscribe if is_ok && self.open => self.queued_messages = true,
+            Verb::Own => {
+                let place = self.commands.wrapping_sub(1);
+                if let Some(own) = &mut self.own {
+                    own.answered((is_ok && self.open).then_some(place));
+                }
+            }
             Verb::Select(database) if is_ok && self.open => {
                 if self.queued.len() < MAX_SELECTS {
+                    let place = self.commands.wrapping_sub(1);
+                    self.own.get_or_insert_default().selected(database, place);
                     self.queued.push(database);
                 } else {
                     self.unknown_database = true;
@@ -141,8 +154,19 @@ impl Transaction {
         self.unknown_database || !self.selected.is_empty()
     }
 
+    /// The server is asked to queue something in the place of this request, as [`Verb::Own`].
+    pub fn ask_own(&mut self, command: OwnCommand, request: &[u8]) {
+        self.own.get_or_insert_default().ask(command, request);
+    }
+
+    /// What respool itself answers of it, or looks at.
+    pub fn own(&self) -> Option<&OwnElements> {
+        self.own.as_deref()
+    }
+
     fn end(&mut self) {
         self.open = false;
+        self.own = None;
         self.watching = false;
         self.queued.clear();
         self.queued_tracking = false;

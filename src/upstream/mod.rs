@@ -9,6 +9,7 @@ mod aws;
 mod closing;
 mod command;
 mod credentials;
+mod executing;
 mod failovers;
 mod fetch;
 mod guests;
@@ -41,6 +42,7 @@ mod whereabouts;
 
 pub use closing::Uncounted;
 pub use credentials::OwnLogin;
+pub use executing::Executing;
 pub use failovers::Failovers;
 pub use link::{Link, RoomWait};
 pub use outlet::{Outlet, Unsent};

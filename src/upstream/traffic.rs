@@ -7,6 +7,7 @@ use std::task::Waker;
 
 use tokio::sync::oneshot;
 
+use super::executing::Executing;
 use super::liveness::LinkPulse;
 use super::outlet::{Outlet, Unsent};
 use crate::command::Delays;
@@ -55,6 +56,8 @@ pub enum Show {
     Hide,
     /// This instead.
     Replace(Rc<[u8]>),
+    /// The reply of an EXEC, in which some elements are respool's own.
+    Executed(Rc<Executing>),
 }
 
 /// What came of requests of respool's own.
@@ -537,9 +540,12 @@ impl Inner {
                 outlet, kind, show, ..
             }) => {
                 if starts {
-                    if let Kind::Verb(verb) = kind {
-                        outlet.transaction_answered(*verb, bytes);
-                    }
+                    let verb = match kind {
+                        Kind::Verb(verb) => *verb,
+                        // Whatever it is, inside MULTI it is queued as everything is.
+                        _ => Verb::Queue,
+                    };
+                    outlet.transaction_answered(verb, bytes);
                     match kind {
                         Kind::Blocking(_) if outlet.is_gone() => self.gathered = Some(Vec::new()),
                         Kind::Fenced => self.before_fence = Before::of(bytes),
@@ -559,6 +565,7 @@ impl Inner {
                     }
                     (None, Show::Pass) => outlet.deliver(bytes, u32::from(complete), !complete),
                     (None, Show::Replace(text)) if complete => outlet.deliver(text, 1, false),
+                    (None, Show::Executed(executing)) => executing.pass(outlet, bytes, complete)?,
                     (None, Show::Hide | Show::Replace(_)) => {}
                 }
             }

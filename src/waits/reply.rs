@@ -37,16 +37,23 @@ pub(super) fn is_passing(error: &[u8]) -> bool {
         b"NOREPLICAS",
         b"LOADING",
         b"MASTERDOWN",
-        // A primary that has become a replica ends all blocked calls with the first and answers the next with the second;
-        // the next primary will serve who has waited.
-        b"UNBLOCKED",
+        // A primary that has become a replica answers the next call with this; the next primary will serve who has waited.
         b"READONLY",
     ];
     let text = error.strip_prefix(b"-").unwrap_or(error);
     let because = b"EXECABORT Transaction discarded because of: ";
     let text = text.strip_prefix(because).unwrap_or(text);
+    if text.starts_with(b"UNBLOCKED ") {
+        return is_forced(text);
+    }
     let code = text.split(|byte| *byte == b' ' || *byte == b'\r').next();
     code.is_some_and(|code| PASSING.contains(&code))
+}
+
+/// Whether a primary that has become a replica has ended a blocked call with this (6.2 to 9.1). Redis 7.0 uses the same code where
+/// the stream of a blocked XREADGROUP is gone, which is what its client waits to hear.
+fn is_forced(text: &[u8]) -> bool {
+    memchr::memmem::find(text, b"instance state changed").is_some()
 }
 
 /// Cuts `bytes` into frames.
@@ -159,11 +166,13 @@ mod tests {
             "-OOM command not allowed when used memory > 'maxmemory'.",
             "-BUSY Redis is busy running a script.",
             "-EXECABORT Transaction discarded because of: MISCONF Redis is configured",
+            "-UNBLOCKED force unblock from blocking operation, instance state changed (master -> replica?)",
         ] {
             assert!(is_passing(error.as_bytes()), "{error}");
         }
         for error in [
             "-WRONGTYPE no",
+            "-UNBLOCKED the stream key no longer exists",
             "-NOPERM LOADING",
             "-BUSYGROUP there is one",
             "-EXECABORT Transaction discarded because of previous errors.",

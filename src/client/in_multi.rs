@@ -1,0 +1,232 @@
+//! Commands that respool answers itself, inside MULTI: something harmless is queued in the place of each, and they run, in that
+//! place, when EXEC has.
+
+use std::cell::Cell;
+use std::rc::Rc;
+use std::sync::Arc;
+
+use super::local_client::OwnClients;
+use super::pinned::NOT_IN_MULTI;
+use super::requests::Next;
+use super::site::{Errand, Farewell, Site};
+use super::subscribed::corrected;
+use super::task::{Client, Wait};
+use super::tracking::renamed;
+use crate::command::{ClientSub, CommandId, Delays, Local, PinReason};
+use crate::exchange::Executed;
+use crate::fanout;
+use crate::identity::Card;
+use crate::resp::Request;
+use crate::resp::speak::{OK, encode_request, error};
+use crate::session::{
+    OwnCommand, OwnElement, Protocol, ReplyMode, ShownInExec, Verb, is_refused_late, stand_in_for,
+};
+use crate::telemetry::{Bound, Disconnect};
+use crate::upstream::{Executing, Kind, Show};
+
+/// What a command gets that would be one too many of respool's own in one transaction.
+const TOO_MANY: &[u8] =
+    b"-ERR respool: too many commands of the proxy's own in one transaction\r\n";
+
+/// What EXEC has changed of the client, which takes it up when EXEC has been answered.
+#[derive(Debug)]
+pub(super) struct ExecEffects {
+    shown: Cell<ShownInExec>,
+    is_renamed: Cell<bool>,
+}
+
+/// Runs what a transaction has of respool's own.
+struct OwnRunner {
+    site: Rc<Site>,
+    card: Arc<Card>,
+    protocol: Protocol,
+    /// The number its invalidations go by, as the server knows it and as it is shown.
+    redirection: Option<(i64, u64)>,
+    elements: Vec<OwnElement>,
+    effects: Rc<ExecEffects>,
+}
+
+impl OwnRunner {
+    fn run(&self, number: usize, element: Vec<u8>) -> Vec<u8> {
+        let Some(own) = self
+            .elements
+            .get(number)
+            .filter(|_| !is_refused_late(&element))
+        else {
+            return element;
+        };
+        let request = Request::new(&own.request);
+        match own.command {
+            OwnCommand::Select(database) => {
+                if element.starts_with(b"+") {
+                    self.card.db.set(database);
+                }
+                element
+            }
+            OwnCommand::Redirection => renamed(element, self.redirection),
+            OwnCommand::Local(Local::NumSub) => self.counted(element, fanout::Kind::Channel),
+            OwnCommand::Local(Local::ShardNumSub) => self.counted(element, fanout::Kind::Shard),
+            OwnCommand::Local(Local::Client(sub)) => self.client_command(sub, &request),
+            OwnCommand::Local(_) => element,
+        }
+    }
+
+    fn counted(&self, element: Vec<u8>, kind: fanout::Kind) -> Vec<u8> {
+        corrected(element, kind, &self.site.thread.process.audiences)
+    }
+
+    fn client_command(&self, sub: ClientSub, request: &Request<'_>) -> Vec<u8> {
+        let clients = OwnClients {
+            site: &self.site,
+            card: &self.card,
+            protocol: self.protocol,
+        };
+        let words: Vec<&[u8]> = request.arguments().skip(2).collect();
+        match (sub, words.as_slice()) {
+            (ClientSub::SetName, [name]) => match clients.set_name(name) {
+                Err(reply) => reply,
+                Ok(()) => {
+                    self.effects.is_renamed.set(true);
+                    OK.to_vec()
+                }
+            },
+            (ClientSub::Reply, [mode]) => match ReplyMode::parse(mode) {
+                None => error("ERR syntax error"),
+                Some(mode) => {
+                    let mut shown = self.effects.shown.get();
+                    shown.switch(mode);
+                    self.effects.shown.set(shown);
+                    match mode {
+                        ReplyMode::On => OK.to_vec(),
+                        ReplyMode::Off | ReplyMode::SkipNext => Vec::new(),
+                    }
+                }
+            },
+            (ClientSub::Kill, filters) => match clients.kill(filters) {
+                Err(reply) => reply,
+                Ok(kill) => {
+                    let (tell, _) = tokio::sync::oneshot::channel();
+                    if !kill.others.is_empty() {
+                        let farewell = Arc::new(Farewell(tell));
+                        (self.site.errands)(Errand::Kill(kill.others.into(), farewell));
+                    }
+                    if kill.itself {
+                        let mut shown = self.effects.shown.get();
+                        shown.close();
+                        self.effects.shown.set(shown);
+                    }
+                    kill.reply
+                }
+            },
+            (ClientSub::Unblock, words @ ([_] | [_, _])) => match clients.unblock(words) {
+                Err(reply) => reply,
+                Ok((id, with_error)) => {
+                    let (tell, _) = tokio::sync::oneshot::channel();
+                    let answer = Arc::new(std::sync::Mutex::new(Some(tell)));
+                    (self.site.errands)(Errand::Unblock(id, with_error, answer));
+                    crate::resp::speak::integer(1)
+                }
+            },
+            _ => clients.answer(sub, request),
+        }
+    }
+}
+
+impl Client {
+    /// A command of respool's own inside MULTI: the server is asked to queue something in its place. Nothing is outstanding.
+    pub(super) fn queue_own(
+        &mut self,
+        own: OwnCommand,
+        request: &Request<'_>,
+        command: Option<CommandId>,
+    ) -> Next {
+        let stand_in = match own {
+            OwnCommand::Local(Local::Client(sub)) => match stand_in_for(sub) {
+                Some(words) => Some(encode_request(words)),
+                None => {
+                    let reply = super::local_client::unknown_subcommand(request);
+                    return self.spoil_transaction(request, command, &reply);
+                }
+            },
+            OwnCommand::Local(Local::NumSub | Local::ShardNumSub) | OwnCommand::Redirection => None,
+            OwnCommand::Local(_) | OwnCommand::Select(_) => {
+                return self.spoil_transaction(request, command, NOT_IN_MULTI);
+            }
+        };
+        let link = match self.pin_with_room(PinReason::Multi) {
+            Ok(link) => link,
+            Err(next) => return next,
+        };
+        if !self.may_queue_own(request.bytes().len()) {
+            self.site.thread.counters.bound(Bound::InFlight).add(1);
+            return self.spoil_transaction(request, command, TOO_MANY);
+        }
+        self.count(1, command);
+        self.pin_use.queues_own = true;
+        self.outlet.transaction().ask_own(own, request.bytes());
+        self.note_kept(0);
+        let show = self.show();
+        let bytes = stand_in.as_deref().unwrap_or(request.bytes());
+        let kind = (Kind::Verb(Verb::Own), Delays::NONE);
+        link.send(&self.outlet, bytes, 1, kind, show);
+        Next::Used(request.bytes().len())
+    }
+
+    /// Whether what is kept of such commands of one transaction stays within what a client may have under way.
+    fn may_queue_own(&self, more_bytes: usize) -> bool {
+        let most_bytes = self.site.thread.settings().upstream.max_shared_request;
+        let transaction = self.outlet.transaction();
+        let (count, bytes) = transaction
+            .own()
+            .map_or((0, 0), |own| (own.queued().len(), own.request_bytes()));
+        count < self.in_flight_limit() as usize && bytes + more_bytes <= most_bytes
+    }
+
+    /// EXEC of a transaction with commands of respool's own. `None`: none of them was queued.
+    pub(super) fn exec_with_own(&mut self) -> Option<Show> {
+        let (commands, elements) = {
+            let transaction = self.outlet.transaction();
+            let elements = transaction.own()?.queued().to_vec();
+            (transaction.commands, elements)
+        };
+        let effects = Rc::new(ExecEffects {
+            shown: Cell::new(ShownInExec::new(self.session.reply)),
+            is_renamed: Cell::new(false),
+        });
+        let places = elements.iter().map(|element| element.place).collect();
+        let redirection = self.resident.redirection.borrow();
+        let runner = OwnRunner {
+            site: Rc::clone(&self.site),
+            card: Arc::clone(self.card.card()),
+            protocol: self.session.state.protocol,
+            redirection: redirection.as_ref().map(|redirection| redirection.names()),
+            elements,
+            effects: Rc::clone(&effects),
+        };
+        drop(redirection);
+        let shown = Rc::clone(&effects);
+        let executing = Executing::new(
+            Executed::new(commands, places),
+            Box::new(move |number, element| runner.run(number, element)),
+            Box::new(move || shown.shown.get().is_shown()),
+        );
+        self.pin_use.exec_effects = Some(effects);
+        self.wait = Wait::Answers;
+        Some(Show::Executed(Rc::new(executing)))
+    }
+
+    /// EXEC has been answered: the client takes up what it has changed.
+    pub(super) fn take_up_exec(&mut self) {
+        let Some(effects) = self.pin_use.exec_effects.take() else {
+            return;
+        };
+        let shown = effects.shown.get();
+        self.session.reply = shown.mode();
+        if shown.is_closing() {
+            self.ending = Some(Disconnect::Killed);
+        } else if effects.is_renamed.get() {
+            self.note_kept(0);
+            self.regroup(Vec::new());
+        }
+    }
+}

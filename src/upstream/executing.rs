@@ -1,0 +1,78 @@
+//! EXEC's reply on its way to a client some of whose commands in the transaction are respool's own: each runs when the elements
+//! before its own have come.
+
+use std::cell::RefCell;
+use std::fmt;
+use std::io;
+
+use super::outlet::Outlet;
+use super::traffic::invalid;
+use crate::exchange::{Executed, Part};
+
+/// Runs what has the place of this number, in which the server has this element. Returns what is put in for it, or the element
+/// itself.
+pub(super) type RunOwn = Box<dyn FnMut(usize, Vec<u8>) -> Vec<u8>>;
+
+/// Whether what comes next is shown: asked behind each own element.
+pub(super) type IsShown = Box<dyn Fn() -> bool>;
+
+/// One EXEC whose reply holds elements of respool's own.
+pub struct Executing {
+    reply: RefCell<Executed>,
+    run: RefCell<RunOwn>,
+    is_shown: IsShown,
+}
+
+impl Executing {
+    /// Has `run` called for each own element of `reply`, in their order.
+    pub fn new(
+        reply: Executed,
+        run: Box<dyn FnMut(usize, Vec<u8>) -> Vec<u8>>,
+        is_shown: Box<dyn Fn() -> bool>,
+    ) -> Self {
+        Self {
+            reply: reply.into(),
+            run: run.into(),
+            is_shown,
+        }
+    }
+
+    /// Passes on bytes of the reply; `complete`: it ends with them.
+    pub(super) fn pass(&self, outlet: &Outlet, bytes: &[u8], complete: bool) -> io::Result<()> {
+        let mut run = self.run.borrow_mut();
+        let deliver = |bytes: &[u8]| {
+            if (self.is_shown)() {
+                outlet.deliver(bytes, 0, true);
+            }
+        };
+        let parts = self.reply.borrow_mut().take(bytes, |part| match part {
+            Part::Pass(bytes) => deliver(bytes),
+            Part::Own(number, element) => {
+                // It may be the one that ends what is shown, and is the last then.
+                let was_shown = (self.is_shown)();
+                let reply = run(number, element);
+                if was_shown || (self.is_shown)() {
+                    outlet.deliver(&reply, 0, true);
+                }
+            }
+        });
+        outlet.deliver(&[], u32::from(complete), !complete);
+        parts.map_err(|_| {
+            invalid("the server answered EXEC with another number of replies".to_owned())
+        })
+    }
+}
+
+impl PartialEq for Executing {
+    fn eq(&self, other: &Self) -> bool {
+        std::ptr::eq(self, other)
+    }
+}
+
+impl Eq for Executing {}
+
+impl fmt::Debug for Executing {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "Executing({:?})", self.reply.borrow())
+    }
+}
