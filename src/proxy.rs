@@ -237,6 +237,7 @@ fn process(settings: &Arc<Settings>, start: Instant) -> io::Result<Arc<Process>>
         passing: Passing::new(settings.workers),
         whereabouts: Default::default(),
         failovers: Default::default(),
+        listing: Default::default(),
         pulse: Default::default(),
         in_force: Default::default(),
         start,

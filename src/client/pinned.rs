@@ -5,14 +5,16 @@ use std::rc::Rc;
 use super::in_multi::ExecEffects;
 use super::requests::{Next, UNREACHABLE};
 use super::task::{Client, Done, Purpose, Wait};
-use crate::command::{CommandId, Delays, Local, PinReason, Tx, spec};
+use crate::command::{
+    CommandId, Delays, Local, PinReason, Tx, changes_modules, is_container, outlasts_reset, spec,
+};
 use crate::identity::Flag;
 use crate::resp::Request;
 use crate::resp::speak::{encode_request, error};
 use crate::session::{Change, Protocol, Route, Routed, State, Stream, Verb};
 use crate::telemetry::Disconnect;
 use crate::transport::READ_SIZE;
-use crate::upstream::{Kind, Link, Pin, PinError, RoomWait, Show};
+use crate::upstream::{Kind, Link, Pin, PinError, RoomWait, Show, Tells};
 use crate::waits::Popped;
 
 /// What a command gets for which no connection became free in time. It was not sent; clients may try again.
@@ -61,6 +63,18 @@ pub(super) fn refusal(error: PinError) -> Vec<u8> {
         PinError::Refused(reply) => reply,
         PinError::Timeout => NONE_FREE.to_vec(),
         PinError::Unreachable => UNREACHABLE.to_vec(),
+    }
+}
+
+/// What the answer to a command tells of the server's commands.
+fn tells(reason: PinReason, request: &Request<'_>, command: Option<CommandId>) -> Option<Tells> {
+    match (reason, command) {
+        (PinReason::Unlisted, None) => Some(Tells::Unlisted {
+            lasts: request.argument(1).is_some_and(outlasts_reset),
+        }),
+        (PinReason::Admin, Some(id)) if changes_modules(id) => Some(Tells::Modules),
+        (PinReason::Admin, Some(id)) if is_container(id) => Some(Tells::Subcommand),
+        _ => None,
     }
 }
 
@@ -214,7 +228,8 @@ impl Client {
                 | PinReason::Learned
                 | PinReason::Unlisted
         );
-        if blocks && self.outlet.outstanding() > 0 {
+        let tells = tells(reason, request, command);
+        if (blocks || tells.is_some()) && self.outlet.outstanding() > 0 {
             // Alone at the front, so that it is seen to block, and is unblocked, when the client leaves.
             self.wait = Wait::Answers;
             return Next::Wait;
@@ -242,8 +257,14 @@ impl Client {
             PinReason::ReplicaScript => link.doubt(),
             _ => {}
         }
+        if let Some(tells) = tells {
+            link.set_tells(tells);
+        }
         let kind = if blocks {
             Kind::Blocking(Popped::by(request.arguments()))
+        } else if tells.is_some() {
+            // Its answer is looked at.
+            Kind::Verb(Verb::Queue)
         } else {
             self.queued_kind()
         };

@@ -20,6 +20,20 @@ const NEEDS_ITS_OWN: [&[u8]; 6] = [
     b"@transaction",
 ];
 
+/// Modules whose commands do not wait for others, by the start of their names: what is asked where the server does not say which do.
+const MODULES_THAT_DO_NOT_WAIT: [&[u8]; 10] = [
+    b"json.",
+    b"ft.",
+    b"bf.",
+    b"cf.",
+    b"cms.",
+    b"topk.",
+    b"tdigest.",
+    b"ts.",
+    b"graph.",
+    b"ai.",
+];
+
 /// Of the commands that the table does not know, those that may not share a connection and those that write.
 ///
 /// What the server does not know either has a connection of its own too. `COMMAND` tells the names that commands were born with
@@ -54,8 +68,10 @@ impl Learned {
     pub fn from_command_reply(frame: &[u8]) -> Result<Self, NotCommands> {
         let mut reply = Walker { rest: frame };
         let (mut pinned, mut names, mut writes) = (Vec::new(), Vec::new(), Vec::new());
+        let mut tells_who_waits = false;
         for _ in 0..reply.aggregate()? {
             let entry = reply.entry(&mut writes)?;
+            tells_who_waits |= entry.waits;
             if lookup_full(entry.name).is_some() {
                 continue;
             }
@@ -66,6 +82,15 @@ impl Learned {
         }
         if !reply.rest.is_empty() {
             return Err(NotCommands);
+        }
+        if !tells_who_waits {
+            // Before Redis 7.0 not even BLPOP is said to: any command of a module may.
+            let may_wait = |name: &&Vec<u8>| {
+                !MODULES_THAT_DO_NOT_WAIT
+                    .iter()
+                    .any(|module| name.starts_with(module))
+            };
+            pinned.extend(names.iter().filter(may_wait).cloned());
         }
         pinned.sort_unstable();
         pinned.dedup();
@@ -115,6 +140,8 @@ impl Learned {
 /// One command of the reply.
 struct Entry<'a> {
     name: &'a [u8],
+    /// It is said to wait for others.
+    waits: bool,
     /// Of the command or one of its subcommands.
     needs_its_own: bool,
 }
@@ -152,6 +179,7 @@ impl<'a> Walker<'a> {
         }
         Ok(Entry {
             name: entry.name,
+            waits: entry.waits,
             needs_its_own: entry.needs_its_own,
         })
     }
@@ -165,6 +193,7 @@ impl<'a> Walker<'a> {
         let mut opened = Opened {
             name: self.text()?,
             arity: 0,
+            waits: false,
             needs_its_own: false,
             writes: false,
             subcommands: 0,
@@ -177,6 +206,7 @@ impl<'a> Walker<'a> {
                     for _ in 0..self.aggregate()? {
                         let word = self.text()?;
                         opened.needs_its_own |= NEEDS_ITS_OWN.contains(&word);
+                        opened.waits |= word == b"blocking";
                         opened.writes |= word == b"write";
                     }
                 }
@@ -254,6 +284,7 @@ impl<'a> Walker<'a> {
 struct Opened<'a> {
     name: &'a [u8],
     arity: i64,
+    waits: bool,
     needs_its_own: bool,
     writes: bool,
     /// Subcommands that stand next.
@@ -330,6 +361,17 @@ mod tests {
         assert_eq!(learned.way(b"bm.pop"), Way::Pinned(PinReason::Learned));
         assert_eq!(learned.way(b"bm.set"), Way::Fenced);
         assert!(learned.writes(b"bm.set", None, 2) && learned.writes(b"bm.pop", None, 2));
+    }
+
+    #[test]
+    fn a_server_that_does_not_say_who_waits_is_trusted_with_known_modules_only() {
+        let frame = b"*3\r\n\
+            *6\r\n$5\r\nblpop\r\n:-3\r\n*2\r\n+write\r\n+noscript\r\n:1\r\n:-2\r\n:1\r\n\
+            *6\r\n$6\r\nbm.pop\r\n:-2\r\n*1\r\n+write\r\n:1\r\n:1\r\n:1\r\n\
+            *6\r\n$8\r\nJSON.GET\r\n:-2\r\n*1\r\n+readonly\r\n:1\r\n:1\r\n:1\r\n";
+        let learned = Learned::from_command_reply(frame).unwrap();
+        assert_eq!(learned.way(b"bm.pop"), Way::Pinned(PinReason::Learned));
+        assert_eq!(learned.way(b"json.get"), Way::Fenced);
     }
 
     #[test]

@@ -7,6 +7,7 @@ mod deny;
 mod introduction;
 mod learned;
 mod lookup;
+mod rereading;
 mod spec;
 mod table;
 #[cfg(test)]
@@ -17,6 +18,7 @@ pub use delays::Delays;
 pub use deny::{DenyError, DenySet};
 pub use introduction::keeps_arriving;
 pub use learned::{Learned, NotCommands};
+pub use rereading::Rereading;
 pub use spec::{Categories, Flags, Keys, Spec};
 pub use way::{ClientSub, Local, PinReason, Tx, Way};
 
@@ -100,6 +102,22 @@ pub fn is_container(id: CommandId) -> bool {
 #[inline]
 pub fn writes(id: CommandId) -> bool {
     spec(id).flags.contains(Flags::WRITE)
+}
+
+/// Whether a command makes the server load a module or let go of one, so that it has other commands afterwards.
+pub fn changes_modules(id: CommandId) -> bool {
+    matches!(
+        spec(id).name,
+        "module|load" | "module|loadex" | "module|unload"
+    )
+}
+
+/// Whether a command that may be any, having another name than it was born with, may leave something on its connection that `RESET`
+/// does not undo, by its second word: `CLIENT NO-EVICT` (7.0), `CLIENT SETINFO`, `CLIENT CAPA` and `SCRIPT DEBUG` do.
+pub fn outlasts_reset(second: &[u8]) -> bool {
+    ["client", "script"]
+        .into_iter()
+        .any(|container| lookup(container.as_bytes()).is_some_and(|id| sub(id, second).is_some()))
 }
 
 /// Whether a command runs a script that may write or not, as it likes.

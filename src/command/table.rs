@@ -43,6 +43,7 @@ macro_rules! table {
 //   the server reads nothing more from the connection that a script runs for.
 // - FUNCTION LOAD answers the text of a compile error as it is, FUNCTION LIST an argument it does not know (Redis 8.2, Valkey).
 //   Scripts do with what they raise on Redis 8.2, and are too many for connections of their own.
+// - MODULE LOAD and its like change which commands there are: their answers are looked at.
 // - CLUSTER SYNCSLOTS makes the connection a replication link.
 table! {
     "acl" -2, Shared, [CONTAINER] [SLOW] 0 0 0;
@@ -100,22 +101,27 @@ table! {
     "client|unblock" -3, Local(Client(Unblock)), [ADMIN NOSCRIPT] [ADMIN SLOW DANGEROUS CONNECTION] 0 0 0;
     "client|unpause" 2, Pinned(Pause), [ADMIN NOSCRIPT] [ADMIN SLOW DANGEROUS CONNECTION] 0 0 0;
     "cluster" -2, Pinned(Admin), [CONTAINER LONG] [SLOW] 0 0 0;
+    "clusterscan" -2, Shared, [READONLY] [KEYSPACE READ SLOW] 1 1 1;
     "cluster|addslots" -3, Shared, [ADMIN] [ADMIN SLOW DANGEROUS] 0 0 0;
     "cluster|addslotsrange" -4, Shared, [ADMIN] [ADMIN SLOW DANGEROUS] 0 0 0;
     "cluster|bumpepoch" 2, Shared, [ADMIN] [ADMIN SLOW DANGEROUS] 0 0 0;
+    "cluster|cancelslotmigrations" 2, Shared, [ADMIN] [ADMIN SLOW DANGEROUS] 0 0 0;
     "cluster|count-failure-reports" 3, Shared, [ADMIN] [ADMIN SLOW DANGEROUS] 0 0 0;
     "cluster|countkeysinslot" 3, Shared, [] [SLOW] 0 0 0;
     "cluster|delslots" -3, Shared, [ADMIN] [ADMIN SLOW DANGEROUS] 0 0 0;
     "cluster|delslotsrange" -4, Shared, [ADMIN] [ADMIN SLOW DANGEROUS] 0 0 0;
     "cluster|failover" -2, Shared, [ADMIN LONG] [ADMIN SLOW DANGEROUS] 0 0 0;
+    "cluster|flushslot" -3, Shared, [WRITE ADMIN LONG] [KEYSPACE WRITE ADMIN SLOW DANGEROUS] 0 0 0;
     "cluster|flushslots" 2, Shared, [ADMIN] [ADMIN SLOW DANGEROUS] 0 0 0;
     "cluster|forget" 3, Shared, [ADMIN] [ADMIN SLOW DANGEROUS] 0 0 0;
     "cluster|getkeysinslot" 4, Shared, [] [SLOW] 0 0 0;
+    "cluster|getslotmigrations" 2, Shared, [ADMIN] [ADMIN SLOW DANGEROUS] 0 0 0;
     "cluster|help" 2, Shared, [] [SLOW] 0 0 0;
     "cluster|info" 2, Shared, [] [SLOW] 0 0 0;
     "cluster|keyslot" 3, Shared, [] [SLOW] 0 0 0;
     "cluster|links" 2, Shared, [] [SLOW] 0 0 0;
     "cluster|meet" -4, Shared, [ADMIN] [ADMIN SLOW DANGEROUS] 0 0 0;
+    "cluster|migrateslots" -4, Shared, [ADMIN] [ADMIN SLOW DANGEROUS] 0 0 0;
     "cluster|migration" -4, Shared, [ADMIN] [ADMIN SLOW DANGEROUS] 0 0 0;
     "cluster|myid" 2, Shared, [] [SLOW] 0 0 0;
     "cluster|myshardid" 2, Shared, [] [SLOW] 0 0 0;
@@ -269,12 +275,12 @@ table! {
     "memory|usage" -3, Shared, [READONLY LONG] [READ SLOW] 2 2 1;
     "mget" -2, Shared, [READONLY] [READ STRING FAST] 1 -1 1;
     "migrate" -6, Shared, [WRITE MOVABLE_KEYS LONG] [KEYSPACE WRITE SLOW DANGEROUS] 3 3 1;
-    "module" -2, Shared, [CONTAINER LONG] [SLOW] 0 0 0;
+    "module" -2, Pinned(Admin), [CONTAINER LONG] [SLOW] 0 0 0;
     "module|help" 2, Shared, [] [SLOW] 0 0 0;
     "module|list" 2, Shared, [ADMIN NOSCRIPT] [ADMIN SLOW DANGEROUS] 0 0 0;
-    "module|load" -3, Shared, [ADMIN NOSCRIPT LONG] [ADMIN SLOW DANGEROUS] 0 0 0;
-    "module|loadex" -3, Shared, [ADMIN NOSCRIPT LONG] [ADMIN SLOW DANGEROUS] 0 0 0;
-    "module|unload" 3, Shared, [ADMIN NOSCRIPT LONG] [ADMIN SLOW DANGEROUS] 0 0 0;
+    "module|load" -3, Pinned(Admin), [ADMIN NOSCRIPT LONG] [ADMIN SLOW DANGEROUS] 0 0 0;
+    "module|loadex" -3, Pinned(Admin), [ADMIN NOSCRIPT LONG] [ADMIN SLOW DANGEROUS] 0 0 0;
+    "module|unload" 3, Pinned(Admin), [ADMIN NOSCRIPT LONG] [ADMIN SLOW DANGEROUS] 0 0 0;
     "monitor" 1, Pinned(Monitor), [ADMIN NOSCRIPT] [ADMIN SLOW DANGEROUS] 0 0 0;
     "move" 3, Shared, [WRITE] [KEYSPACE WRITE FAST] 1 1 1;
     "mset" -3, Shared, [WRITE] [WRITE STRING SLOW] 1 -1 2;
@@ -368,6 +374,7 @@ table! {
     "srem" -3, Shared, [WRITE] [WRITE SET FAST] 1 1 1;
     "sscan" -3, Shared, [READONLY] [READ SET SLOW] 1 1 1;
     "ssubscribe" -2, Subscribed, [PUBSUB NOSCRIPT] [PUBSUB SLOW] 1 -1 1;
+    "stralgo" -2, Shared, [READONLY MOVABLE_KEYS LONG] [READ STRING SLOW] 0 0 0;
     "strlen" 2, Shared, [READONLY] [READ STRING FAST] 1 1 1;
     "subscribe" -2, Subscribed, [PUBSUB NOSCRIPT] [PUBSUB SLOW] 0 0 0;
     "substr" 4, Shared, [READONLY] [READ STRING SLOW] 1 1 1;
@@ -383,6 +390,19 @@ table! {
     "unlink" -2, Shared, [WRITE] [KEYSPACE WRITE FAST] 1 -1 1;
     "unsubscribe" -1, Subscribed, [PUBSUB NOSCRIPT] [PUBSUB SLOW] 0 0 0;
     "unwatch" 1, Shared, [TRANSACTION NOSCRIPT] [FAST TRANSACTION] 0 0 0;
+    "vadd" -1, Shared, [WRITE] [] 1 1 1;
+    "vcard" -1, Shared, [READONLY] [] 1 1 1;
+    "vdim" -1, Shared, [READONLY] [] 1 1 1;
+    "vemb" -1, Shared, [READONLY] [] 1 1 1;
+    "vgetattr" -1, Shared, [READONLY] [] 1 1 1;
+    "vinfo" -1, Shared, [READONLY] [] 1 1 1;
+    "vismember" -1, Shared, [READONLY] [] 1 1 1;
+    "vlinks" -1, Shared, [READONLY] [] 1 1 1;
+    "vrandmember" -1, Shared, [READONLY] [] 1 1 1;
+    "vrange" -1, Shared, [READONLY] [] 1 1 1;
+    "vrem" -1, Shared, [WRITE] [] 1 1 1;
+    "vsetattr" -1, Shared, [WRITE] [] 1 1 1;
+    "vsim" -1, Shared, [READONLY LONG] [] 1 1 1;
     "wait" 3, Pinned(Wait), [BLOCKING NOSCRIPT] [SLOW CONNECTION] 0 0 0;
     "waitaof" 4, Pinned(Wait), [BLOCKING NOSCRIPT] [SLOW BLOCKING CONNECTION] 0 0 0;
     "watch" -2, Pinned(Watch), [TRANSACTION NOSCRIPT] [FAST TRANSACTION] 1 -1 1;

@@ -51,6 +51,9 @@ pub struct Rules<'a> {
     pub role: Role,
 }
 
+/// How a command travels that the table does not know while the server has not told of its commands: it may be any.
+const UNKNOWN: Way = Way::Pinned(PinReason::Unlisted);
+
 /// Redis' text for a write that is sent to a replica (`shared.roslaveerr`).
 pub const READ_ONLY: &[u8] = b"-READONLY You can't write against a read only replica.\r\n";
 
@@ -157,10 +160,7 @@ fn route_unknown(name: &[u8], request: &Request<'_>, rules: &Rules<'_>) -> Route
             Some(_) => {}
         }
     }
-    match rules
-        .learned
-        .map_or(Way::Fenced, |learned| learned.way(name))
-    {
+    match rules.learned.map_or(UNKNOWN, |learned| learned.way(name)) {
         Way::Pinned(reason) => Route::Pinned(reason),
         Way::Refused => Route::Refused(unknown_command(request)),
         _ => Route::Fenced,
@@ -306,7 +306,11 @@ mod tests {
             Route::Local(Local::Client(crate::command::ClientSub::Kill))
         );
         assert_eq!(of("POST / HTTP/1.1"), Route::Alien);
-        assert_eq!(of("json.get k"), Route::Fenced);
+        assert_eq!(
+            of("json.get k"),
+            Route::Pinned(PinReason::Unlisted),
+            "nobody has told what it is"
+        );
         assert_eq!(of("evalsha x 0"), Route::Fenced);
         assert_eq!(of("function LOAD x"), Route::Pinned(PinReason::RawError));
         assert!(matches!(of("PSYNC ? -1"), Route::Refused(_)));
@@ -385,7 +389,8 @@ mod tests {
     #[test]
     fn a_replica_is_sent_no_write_and_no_script_that_may_write_beside_others() {
         let learned = Learned::from_command_reply(
-            b"*1\r\n*7\r\n$5\r\nm.put\r\n:2\r\n*1\r\n+write\r\n:1\r\n:1\r\n:1\r\n*0\r\n",
+            b"*2\r\n*6\r\n$5\r\nblpop\r\n:-3\r\n*1\r\n+blocking\r\n:1\r\n:-2\r\n:1\r\n\
+              *7\r\n$5\r\nm.put\r\n:2\r\n*1\r\n+write\r\n:1\r\n:1\r\n:1\r\n*0\r\n",
         )
         .unwrap();
         let knows = Rules {

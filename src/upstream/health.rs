@@ -15,7 +15,7 @@ use crate::resp::speak::encode_request;
 use crate::telemetry::Concern;
 
 /// Sections asked for, each by itself: servers before Redis 7.0 take one at a time.
-const SECTIONS: [&str; 3] = ["server", "clients", "replication"];
+const SECTIONS: [&str; 4] = ["server", "clients", "replication", "modules"];
 
 /// Longest answer that is read, all sections together; Redis 7 sends about 2 KiB.
 const LONGEST_ANSWER: usize = 64 * 1024;

@@ -1,5 +1,7 @@
 //! What INFO says of the server, read without trust: sections may be refused, fields missing, doubled or nonsense.
 
+use std::hash::{DefaultHasher, Hash as _, Hasher as _};
+
 use super::server::Named;
 use crate::resp::ReplyScanner;
 use crate::texts::Product;
@@ -20,6 +22,8 @@ pub(super) struct Info {
     pub(super) connected_clients: Option<u64>,
     pub(super) maxclients: Option<u64>,
     pub(super) blocked_clients: Option<u64>,
+    /// Which process it is and what modules it has, as one number; `None`: it does not say.
+    pub(super) instance: Option<u64>,
     /// The first error that came instead of a section.
     pub(super) refusal: Option<String>,
 }
@@ -29,6 +33,7 @@ impl Info {
     pub(super) fn read(replies: &[u8]) -> Self {
         let mut info = Self::default();
         let (mut rest, mut redis, mut valkey) = (replies, None, None);
+        let mut instance = Instance::default();
         while let Ok(frame) = ReplyScanner::default().advance(rest) {
             if !frame.complete || frame.used == 0 {
                 break;
@@ -45,6 +50,7 @@ impl Info {
                     continue;
                 };
                 let (name, value) = (&line[..colon], &line[colon + 1..]);
+                instance.note(name, line);
                 match name {
                     b"valkey_version" => keep(&mut valkey, word(value)),
                     b"redis_version" => keep(&mut redis, word(value)),
@@ -56,9 +62,34 @@ impl Info {
                 }
             }
         }
+        info.instance = instance.number();
         let named = |product, text: Option<String>| Named::of(product, text?);
         info.named = named(Product::Valkey, valkey).or_else(|| named(Product::Redis, redis));
         info
+    }
+}
+
+/// Sums up what tells one run of a server, and its modules, from another.
+#[derive(Default)]
+struct Instance {
+    /// Order does not matter: servers list their modules in any.
+    sum: u64,
+    has_run_id: bool,
+}
+
+impl Instance {
+    fn note(&mut self, name: &[u8], line: &[u8]) {
+        let is_run_id = name == b"run_id";
+        if is_run_id || name == b"module" {
+            self.has_run_id |= is_run_id;
+            let mut hasher = DefaultHasher::new();
+            line.hash(&mut hasher);
+            self.sum = self.sum.wrapping_add(hasher.finish());
+        }
+    }
+
+    fn number(self) -> Option<u64> {
+        self.has_run_id.then_some(self.sum)
     }
 }
 

@@ -25,6 +25,7 @@ use std::task::{Context, Poll, Waker};
 use ending::Closing;
 use tokio::sync::oneshot;
 
+use super::listing::Tells;
 use super::liveness::LinkPulse;
 use super::outlet::{Outlet, Unsent};
 use super::pushes::{Forward, Pushes, ends_stream, is_monitored};
@@ -72,6 +73,10 @@ pub struct Link {
     debugs: Cell<bool>,
     /// Its client has sent SCRIPT DEBUG, and that may be on.
     may_debug: Cell<bool>,
+    /// What the answer to the request sent last tells of the server's commands.
+    pub(super) tells: Cell<Option<Tells>>,
+    /// Its client may have left something on it that nothing undoes.
+    pub(super) keeps_traces: Cell<bool>,
     /// Somebody is about to unblock it: until that is answered it may not be lent on.
     holds: Rc<()>,
     /// The last request was CLIENT CACHING, which is for the next one.
@@ -140,6 +145,8 @@ impl Link {
             monitors: Cell::new(false),
             debugs: Cell::new(false),
             may_debug: Cell::new(false),
+            tells: Cell::new(None),
+            keeps_traces: Cell::new(false),
             holds: Rc::new(()),
             announces: Cell::new(false),
             is_doubtful: Cell::new(false),
@@ -590,6 +597,12 @@ impl Link {
         );
         if starts && step.complete && buf[0] == b'-' && !is_poll {
             self.hear_error(&buf[..step.used]);
+            if inner.is_fenced() {
+                self.hear_of_listed(buf);
+            }
+        }
+        if starts && self.tells.get().is_some() {
+            self.hear_of_list(&buf[..step.used]);
         }
         inner.frame(&buf[..step.used], starts, step.complete)?;
         match inner.started_stream() {

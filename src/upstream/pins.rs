@@ -87,6 +87,9 @@ impl Drop for Pin {
         } else if self.link.is_distrusted() {
             self.link
                 .close("what it was lent for may have been answered with more than a reply");
+        } else if self.link.keeps_traces() {
+            self.link
+                .close("its client may have left something on it that nothing undoes");
         } else if self.is_clear
             && !self.link.is_doubtful()
             && self.link.in_flight() == 0

@@ -6,8 +6,6 @@ use std::rc::Rc;
 use std::sync::Arc;
 use std::task::{Context, Poll, Waker};
 
-use tokio::sync::oneshot;
-
 use super::away::Away;
 use super::handshake::{ConnectError, connect};
 use super::health::Watch;
@@ -16,13 +14,11 @@ use super::outlet::Outlet;
 use super::pins::NO_SECRET;
 use super::subscription::Subscriptions;
 use super::thread::{Queued, Thread};
-use super::traffic::OwnReply;
 use super::waiting::Waiting;
 use crate::budget::{Kind as SocketKind, SocketPermit};
-use crate::command::{Delays, Learned};
+use crate::command::Delays;
 use crate::config::Address;
 use crate::fanout::{Side, Suspicion};
-use crate::resp::speak::encode_request;
 use crate::schedule::{Action, Schedule, Ticket};
 use crate::session::{Change, State, steps};
 use crate::telemetry::{Bound, LossCause};
@@ -141,7 +137,7 @@ pub struct Upstream {
     address: RefCell<Address>,
     known_databases: RefCell<HashSet<u32>>,
     /// Connections begun before then tell nothing of the server.
-    known_since: Cell<u64>,
+    pub(super) known_since: Cell<u64>,
     stopping: Cell<bool>,
     pub(super) is_renewing: Cell<bool>,
     /// When it was last asked whether those who have not authenticated are served.
@@ -400,6 +396,7 @@ impl Upstream {
         self.yield_seats();
         self.act();
         self.watch_health();
+        self.learn_again();
         self.watch_closings();
         self.count_waiting();
     }
@@ -656,38 +653,6 @@ impl Upstream {
         for waiter in granted {
             waiter.settle(Outcome::Granted(slot));
         }
-    }
-
-    /// Asks the server once which commands it has that the static table does not know.
-    fn learn(self: &Rc<Self>, link: &Rc<Link>) {
-        let process = Arc::clone(&self.thread.process);
-        if process
-            .server
-            .load()
-            .as_ref()
-            .is_some_and(|server| server.learned.is_some())
-        {
-            return;
-        }
-        let (tell, told) = oneshot::channel();
-        link.send_own(&encode_request(&["COMMAND"]), OwnReply::Tell(tell));
-        let (upstream, begun) = (Rc::downgrade(self), link.origin().begun_micros);
-        tokio::task::spawn_local(async move {
-            let Ok(reply) = told.await else { return };
-            let is_another = |upstream: Rc<Self>| begun < upstream.known_since.get();
-            if upstream.upgrade().is_none_or(is_another) {
-                return;
-            }
-            let Ok(learned) = Learned::from_command_reply(&reply) else {
-                return;
-            };
-            let learned = Arc::new(learned);
-            process.server.rcu(|server| {
-                let mut server = server.as_deref().cloned().unwrap_or_default();
-                server.learned = Some(Arc::clone(&learned));
-                Some(Arc::new(server))
-            });
-        });
     }
 
     fn count_waiting(&self) {

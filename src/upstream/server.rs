@@ -23,6 +23,10 @@ pub struct Server {
     /// What it called itself in INFO, while it goes on saying the same in HELLO: a Valkey that is configured to be taken for
     /// Redis says who it is in INFO alone.
     informed: Option<Named>,
+    /// The modules it has, as it tells in HELLO.
+    modules: Vec<u8>,
+    /// Which process it is, and what modules it has, as it said in INFO.
+    instance: Option<u64>,
     /// `master` or `slave`.
     pub role: String,
     /// Whether it answers NOAUTH to whoever has not authenticated.
@@ -52,6 +56,9 @@ impl Server {
             }
         }
         self.greeted = Named::of(product, version);
+        if protocol == Protocol::Resp2 {
+            self.modules = modules(reply).to_vec();
+        }
         self.hello[usize::from(protocol == Protocol::Resp3)] = reply.to_vec();
         true
     }
@@ -98,9 +105,15 @@ impl Server {
         self.informed = Some(named);
     }
 
+    /// Whether the server that `known` is may have had other commands.
+    fn has_other_commands(&self, known: &Self) -> bool {
+        self.greeted != known.greeted || self.modules != known.modules
+    }
+
     /// Takes over what was learned of the server that `known` is, as far as it can be the same one.
     pub fn remember(&mut self, known: &Self) {
         self.learned = known.learned.clone();
+        self.instance = known.instance;
         if self.greeted == known.greeted {
             self.informed = known.informed.clone();
         }
@@ -128,7 +141,10 @@ impl Process {
             }
             Some(Arc::new(server))
         };
-        self.server.rcu(|known| knows(known));
+        let known = self.server.rcu(|known| knows(known));
+        if known.is_some_and(|known| server.has_other_commands(&known)) {
+            self.listing.outdate(self.now_micros());
+        }
         self.health.set_role(&server.role);
         self.tell_version();
     }
@@ -137,12 +153,18 @@ impl Process {
     pub(super) fn informed(&self, info: &Info) {
         self.health
             .set_role(info.role.as_deref().unwrap_or_default());
-        let Some(named) = &info.named else { return };
-        self.server.rcu(|known| {
+        let known = self.server.rcu(|known| {
             let mut server = known.as_deref().cloned()?;
-            server.inform(named.clone());
+            if let Some(named) = &info.named {
+                server.inform(named.clone());
+            }
+            server.instance = info.instance.or(server.instance);
             Some(Arc::new(server))
         });
+        let before = known.and_then(|known| known.instance);
+        if before.is_some_and(|before| info.instance.is_some_and(|now| now != before)) {
+            self.listing.outdate(self.now_micros());
+        }
         self.tell_version();
     }
 
@@ -172,6 +194,11 @@ impl Named {
         let version = ServerVersion::parse(product, &text)?;
         Some(Self { version, text })
     }
+}
+
+/// What a HELLO reply says of modules, and behind it.
+fn modules(reply: &[u8]) -> &[u8] {
+    memchr::memmem::find(reply, b"$7\r\nmodules\r\n").map_or(b"", |at| &reply[at..])
 }
 
 /// Where the line of the connection's id starts and ends in a HELLO reply.

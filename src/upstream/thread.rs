@@ -11,6 +11,7 @@ use arc_swap::{ArcSwap, ArcSwapOption};
 use super::closing::{Closings, Uncounted};
 use super::credentials::{OwnLogin, Shown};
 use super::failovers::Failovers;
+use super::listing::Listing;
 use super::passing::Passing;
 use super::pulse::{ServerPulse, ThreadPulse};
 use super::server::Server;
@@ -59,6 +60,8 @@ pub struct Process {
     pub whereabouts: Arc<Whereabouts>,
     /// How the server was lost.
     pub failovers: Failovers,
+    /// When the list of the server's commands is read again.
+    pub listing: Listing,
     /// When the server was heard last, and what keeps it from answering.
     pub pulse: ServerPulse,
     /// Held while a reload replaces what connections are opened by.

@@ -573,6 +573,18 @@ impl Inner {
         Ok(())
     }
 
+    /// Whether the reply at the front is of a command behind which a fence stands.
+    pub(super) fn is_fenced(&self) -> bool {
+        let front = self.due.front();
+        matches!(
+            front,
+            Some(Due::Client {
+                kind: Kind::Fenced,
+                ..
+            })
+        )
+    }
+
     /// Whether all that is awaited is the end of a stream.
     pub(super) fn awaits_reset(&self) -> bool {
         matches!(self.due.front(), Some(Due::Own { .. }))

@@ -18,6 +18,7 @@ mod invariants;
 mod lifecycle;
 mod load;
 mod logging;
+mod modules;
 mod outage;
 mod protocol;
 mod pubsub;
