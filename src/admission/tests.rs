@@ -187,14 +187,14 @@ fn each_key_has_a_count_of_its_own() {
     let mapped = tcp("[::ffff:127.0.0.1]:1");
     let cases = [
         (
-            Per::Address,
+            Per::Address { ipv6_prefix: 64 },
             tcp("127.0.0.1:1"),
             mapped,
             tcp("127.0.0.2:1"),
             "address 127.0.0.1",
         ),
         (
-            Per::Address,
+            Per::Address { ipv6_prefix: 64 },
             unix("/a"),
             unix("/a"),
             unix("/b"),

@@ -3,11 +3,13 @@
 //! Pure: what is compared, signed and read here comes from elsewhere, the time too.
 
 mod aws;
+mod permissions;
 mod refusal;
 mod sigv4;
 mod users;
 
 pub use aws::{AwsKeys, from_container, from_environment, from_sts};
+pub use permissions::{Known, Permission, Permissions};
 pub use refusal::{HELLO_NOAUTH, NO_PASSWORD, NOAUTH, WRONGPASS, is_wrong_password, refusal_text};
 pub use sigv4::{escaped, token};
 pub use users::Users;

@@ -1,16 +1,14 @@
 //! CLIENT, speaking of respool's own clients in Redis' own format.
 
-use std::rc::Rc;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use super::local::{BAD_NAME, client_name};
-use super::requests::Next;
 use super::site::{Errand, Farewell, Site};
 use super::task::{Client, Done, Wait};
 use crate::command::{COUNT, ClientSub, same_word, spec};
 use crate::identity::{Card, Flag, KillFilter, ListFilter, client_line};
-use crate::resp::speak::{OK, bulk, encode_request, error, integer};
+use crate::resp::speak::{OK, bulk, error, integer};
 use crate::resp::{Request, parse_integer};
 use crate::session::{Protocol, ReplyMode, verbatim};
 use crate::telemetry::Disconnect;
@@ -69,34 +67,6 @@ impl Client {
                 let reply = self.own_clients().answer(sub, request);
                 self.note_kept(0);
                 self.answer(&reply);
-            }
-        }
-    }
-
-    /// What concerns other clients, asked for nothing, has to be permitted by the server where the client is one of its
-    /// users. `None`: it is.
-    pub(super) fn unpermitted(&mut self, sub: ClientSub, request: &Request<'_>) -> Option<Next> {
-        let probe: &[&str] = match sub {
-            ClientSub::List => &["CLIENT", "LIST", "ID", "0"],
-            ClientSub::Kill => &["CLIENT", "KILL", "ID", "0"],
-            ClientSub::Unblock => &["CLIENT", "UNBLOCK", "0"],
-            _ => return None,
-        };
-        self.session.state.user.as_ref()?;
-        match self.permission.take().map(|permission| *permission) {
-            Some(Ok(())) => None,
-            Some(Err(reply)) => {
-                self.answer(&reply);
-                self.end_if_lost(&reply);
-                Some(Next::Used(request.bytes().len()))
-            }
-            None => {
-                let upstream = Rc::clone(&self.site.upstream);
-                let (state, probe) = (self.session.state.clone(), encode_request(probe));
-                self.wait = Wait::Task(Box::pin(async move {
-                    Done::Permission(upstream.may_run(state, &probe).await)
-                }));
-                Some(Next::Wait)
             }
         }
     }

@@ -24,6 +24,7 @@ mod local_client;
 mod login;
 mod many_topics;
 mod pausing;
+mod permitted;
 mod pinned;
 mod publish;
 mod queued;

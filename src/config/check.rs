@@ -327,7 +327,12 @@ fn group(file: &File, path: &str, idle_timeout: Duration) -> Group {
             certificate_name: file.glob(&at("match.certificate_name")),
         },
         per: match file.choice(&at("per")) {
-            Some("address") => Per::Address,
+            Some("address") => Per::Address {
+                ipv6_prefix: file
+                    .count(&at("per_ipv6_prefix"))
+                    .and_then(|bits| u8::try_from(bits).ok())
+                    .unwrap_or(64),
+            },
             Some("client_name") => Per::ClientName,
             Some("user") => Per::User,
             _ => Per::Group,

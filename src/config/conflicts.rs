@@ -44,6 +44,11 @@ struct Conflicts<'a> {
 }
 
 impl Conflicts<'_> {
+    /// Whether the operator has written `path`.
+    fn is_written(&self, path: &str) -> bool {
+        self.file.line(path).is_some()
+    }
+
     /// A conflict between the values of `keys`, told at the first of them that is written.
     fn add(&mut self, keys: &[&str], what: String, remedy: String) {
         if keys.iter().any(|key| self.is_unknown(key)) {

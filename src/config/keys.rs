@@ -337,6 +337,7 @@ const KEYS: &[Key] = &[
     key("group.match.certificate_name", Kind::Glob, Absent),
     key("group.match.process", Kind::Later("remove it; match by address, listener, client_name, user or certificate_name"), Absent),
     key("group.per", Kind::Choice { of: &["group", "address", "client_name", "user"], later: &["process"] }, Is("\"group\"")),
+    key("group.per_ipv6_prefix", count(1, 128), Is("64")),
     key("group.max_connections", count(1, MANY), Absent),
     key("group.warn_connections", count(1, MANY), Absent),
     key("group.max_connects_per_second", count(1, MANY), Absent),

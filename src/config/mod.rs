@@ -400,7 +400,10 @@ pub enum Per {
     /// The whole group.
     Group,
     /// Each peer IP address.
-    Address,
+    Address {
+        /// Of an IPv6 address only so many bits: whoever has one has the network it is in.
+        ipv6_prefix: u8,
+    },
     /// Each client name.
     ClientName,
     /// Each user.

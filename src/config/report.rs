@@ -123,7 +123,7 @@ fn descriptors(settings: &Settings) -> String {
 fn group_text(group: &Group, max_clients: usize) -> String {
     let each = match group.per {
         Per::Group => "",
-        Per::Address => " for each address",
+        Per::Address { .. } => " for each address",
         Per::ClientName => " for each client name",
         Per::User => " for each user",
     };

@@ -12,14 +12,43 @@ use super::link::Link;
 use super::pins::PinError;
 use super::pool::{Upstream, WaitError};
 use super::traffic::OwnReply;
-use crate::command::Delays;
+use crate::auth::Permission;
+use crate::command::{ClientSub, Delays};
 use crate::resp::speak::encode_request;
 use crate::session::{Protocol, State};
 use crate::telemetry::Bound;
 
 impl Upstream {
-    /// Whether the user of `state` may run a command that respool answers; `probe` is that command, asking for nothing.
-    /// `Ok(Err)`: the server's error.
+    /// Whether the user of `state` may run a subcommand of CLIENT; `question` is that command, asking for nothing. The answer is
+    /// kept for those who come later.
+    ///
+    /// # Errors
+    /// [`PinError`]: it could not be asked.
+    pub async fn ask_permission(
+        self: Rc<Self>,
+        state: State,
+        sub: ClientSub,
+        question: Vec<u8>,
+    ) -> Result<Permission, PinError> {
+        let user = state.user.clone();
+        let thread = Rc::clone(&self.thread);
+        let link = match user {
+            // Whatever database it is in, and protocol it speaks.
+            None => self.own_link().await.ok_or(PinError::Unreachable)?,
+            Some(_) => match self.link_of(&state) {
+                Some(link) => link,
+                None => match self.link_in(&state).await? {
+                    Ok(link) => link,
+                    Err(refusal) => return Ok(Err(refusal)),
+                },
+            },
+        };
+        let permission = self.ask_on(&link, &question).await?;
+        thread.told_permission(user.as_deref(), sub, permission.clone());
+        Ok(permission)
+    }
+
+    /// Whether the user of `state` may run a command; `probe` is that command, asking for nothing. `Ok(Err)`: the server's error.
     ///
     /// # Errors
     /// [`PinError`]: it could not be asked.
@@ -27,32 +56,57 @@ impl Upstream {
         self: Rc<Self>,
         state: State,
         probe: &[u8],
-    ) -> Result<Result<(), Vec<u8>>, PinError> {
-        let link = loop {
-            let found = match self.shared_for(&state, Delays::NONE) {
+    ) -> Result<Permission, PinError> {
+        match self.link_in(&state).await? {
+            Ok(link) => self.ask_on(&link, probe).await,
+            Err(refusal) => Ok(Err(refusal)),
+        }
+    }
+
+    /// A shared connection of the user of `state`, in whatever database.
+    fn link_of(&self, state: &State) -> Option<Rc<Link>> {
+        let links = self.links.borrow();
+        let of_user = links.iter().flatten().filter(|link| {
+            link.is_alive() && !link.is_dressing() && link.worn().user == state.user
+        });
+        of_user
+            .min_by_key(|link| (link.is_stalled(), link.load()))
+            .cloned()
+    }
+
+    /// A shared connection in `state`; `Ok(Err)`: the server refuses that state.
+    async fn link_in(
+        self: &Rc<Self>,
+        state: &State,
+    ) -> Result<Result<Rc<Link>, Vec<u8>>, PinError> {
+        loop {
+            let found = match self.shared_for(state, Delays::NONE) {
                 Some(link) => Ok(Some(link)),
-                None => match self.wait_shared(&state, false, 1) {
+                None => match self.wait_shared(state, false, 1) {
                     Ok(wait) => std::future::poll_fn(|cx| wait.poll(cx)).await,
                     Err(error) => Err(error),
                 },
             };
             match found {
-                Ok(Some(link)) => break link,
+                Ok(Some(link)) => return Ok(Ok(link)),
                 // It ended meanwhile: there is another.
                 Ok(None) => {}
                 Err(WaitError::Refused(reply)) => return Ok(Err(reply)),
                 Err(WaitError::Unreachable) => return Err(PinError::Unreachable),
             }
-        };
-        let (tell, told) = oneshot::channel();
-        link.send_own(probe, OwnReply::Tell(tell));
-        self.served(&link, 1);
-        let answer = told.await.map_err(|_| PinError::Unreachable)?;
-        Ok(if answer.starts_with(b"-NOPERM") {
-            Err(answer)
-        } else {
-            Ok(())
-        })
+        }
+    }
+
+    async fn ask_on(
+        self: &Rc<Self>,
+        link: &Rc<Link>,
+        probe: &[u8],
+    ) -> Result<Permission, PinError> {
+        let answer = reply(link, probe);
+        self.served(link, 1);
+        let answer = answer.await.ok_or(PinError::Unreachable)?;
+        let is_refused = answer.starts_with(b"-NOPERM") || answer.starts_with(b"-NOAUTH");
+        Ok(if is_refused { Err(answer) } else { Ok(()) })
     }
 
     /// Whether the user of `state` may run `request`, a SUBSCRIBE or its like. `Ok(Err)`: the server's error.
@@ -108,8 +162,9 @@ async fn ask(link: &Rc<Link>, request: &[u8]) -> Option<Result<(), Vec<u8>>> {
     })
 }
 
-async fn reply(link: &Rc<Link>, request: &[u8]) -> Option<Vec<u8>> {
+/// Sends at once; the reply comes when it is awaited. `None`: the connection was lost.
+fn reply(link: &Rc<Link>, request: &[u8]) -> impl Future<Output = Option<Vec<u8>>> + use<> {
     let (tell, told) = oneshot::channel();
     link.send_own(request, OwnReply::Tell(tell));
-    told.await.ok()
+    async { told.await.ok() }
 }

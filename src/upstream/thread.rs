@@ -16,12 +16,14 @@ use super::passing::Passing;
 use super::pulse::{ServerPulse, ThreadPulse};
 use super::server::Server;
 use super::whereabouts::Whereabouts;
+use crate::auth::{Known, Permission, Permissions};
 use crate::budget::Budget;
+use crate::command::ClientSub;
 use crate::config::{Role, Settings};
 use crate::exchange::{Distrust, Offence};
 use crate::fanout::{Audiences, Weights};
 use crate::memory::{Account, Memory, Strangers};
-use crate::session::{Own, State};
+use crate::session::{Credentials, Own, State};
 use crate::telemetry::{ServerHealth, Throttle, WorkerCounters};
 use crate::texts::ServerVersion;
 use crate::transport::{Clock, Connector, READ_SIZE};
@@ -138,6 +140,8 @@ pub struct Thread {
     pub(super) closings: Closings,
     /// Users whose commands have ended a connection that others shared.
     pub distrust: RefCell<Distrust>,
+    /// What the server has said users may run of what respool answers itself.
+    permissions: RefCell<Permissions>,
     /// The line that says that text of scripts was dropped.
     dropped_line: Throttle,
     shown: Shown,
@@ -160,6 +164,7 @@ impl Thread {
             scratch: RefCell::new(vec![0; READ_SIZE + 1024].into_boxed_slice()),
             closings: Closings::default(),
             distrust: RefCell::default(),
+            permissions: RefCell::default(),
             dropped_line: Throttle::default(),
             shown: Shown::default(),
         }
@@ -178,6 +183,32 @@ impl Thread {
             let user = state.user.as_ref().map(|user| user.user());
             distrust.covers(user, offence, self.clock.now_micros())
         }
+    }
+
+    /// What is known of whether `user` (`None`: respool's own) may run a subcommand of CLIENT.
+    pub fn permission(&self, user: Option<&Credentials>, sub: ClientSub) -> Known {
+        let user = user.map(Credentials::user);
+        let now = self.clock.now_micros();
+        self.permissions.borrow().of(user, sub, now)
+    }
+
+    /// The server is being asked about it again.
+    pub fn renews_permission(&self, user: Option<&Credentials>, sub: ClientSub) {
+        let user = user.map(Credentials::user);
+        let now = self.clock.now_micros();
+        self.permissions.borrow_mut().renews(user, sub, now);
+    }
+
+    pub(super) fn told_permission(
+        &self,
+        user: Option<&Credentials>,
+        sub: ClientSub,
+        permission: Permission,
+    ) {
+        let user = user.map(Credentials::user);
+        let now = self.clock.refresh();
+        let mut permissions = self.permissions.borrow_mut();
+        permissions.told(user, sub, permission, now);
     }
 
     /// The server has written text of a script behind its error on `connection`, which has reached nobody.

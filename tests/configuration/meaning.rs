@@ -117,3 +117,25 @@ fn sockets_of_files_are_addresses_too() {
     );
     assert_eq!(settings.listeners[0].name, "unix:/run/respool.sock");
 }
+
+#[test]
+fn an_ipv6_address_counts_by_its_network_where_clients_count_by_address() {
+    let group = |lines: &str| minimal_and(&format!("[[group]]\nname = \"g\"\n{lines}\n"));
+    let per = |lines: &str| valid(&group(lines)).groups[0].per;
+    let prefix = |ipv6_prefix| Per::Address { ipv6_prefix };
+    let by_address = "max_connections = 3\nper = \"address\"\n";
+    assert_eq!(per(by_address), prefix(64));
+    for bits in [1, 48, 128] {
+        let lines = format!("{by_address}per_ipv6_prefix = {bits}");
+        assert_eq!(per(&lines), prefix(bits));
+    }
+    for bits in ["0", "129"] {
+        let told = told(&group(&format!("{by_address}per_ipv6_prefix = {bits}")));
+        assert!(told[0].contains("group.per_ipv6_prefix: "), "{told:?}");
+    }
+    let told = told(&group("max_connections = 3\nper_ipv6_prefix = 48"));
+    assert!(
+        told[0].contains("group.per_ipv6_prefix: group \"g\" does not count by address"),
+        "{told:?}"
+    );
+}

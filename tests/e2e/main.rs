@@ -1,5 +1,6 @@
 //! End-to-end tests: the release path of respool against real servers, one binary, a module for each subject.
 
+mod access;
 mod alarms;
 mod arriving;
 mod auth;

@@ -45,7 +45,7 @@ fn model_settings() -> Settings {
                     address,
                     ..Match::default()
                 },
-                per: Per::Address,
+                per: Per::Address { ipv6_prefix: 64 },
                 max_connections: Some(3),
                 max_connects_per_second: Some(2),
                 ..group("address")

@@ -2,7 +2,7 @@
 
 use super::super::check::DEFAULT_GROUP;
 use super::super::value::shown;
-use super::super::{Address, AtLimit, Group, Match, Mode};
+use super::super::{Address, AtLimit, Group, Match, Mode, Per};
 use super::Conflicts;
 
 impl Conflicts<'_> {
@@ -45,6 +45,14 @@ impl Conflicts<'_> {
                 ],
                 format!("{label} can never hold {pinned}: {lent} connections can be pinned"),
                 format!("set max_pinned to at most {lent}, or raise upstream.max_connections"),
+            );
+        }
+        let prefix = key("per_ipv6_prefix");
+        if self.is_written(&prefix) && !matches!(group.per, Per::Address { .. }) {
+            self.add(
+                &[&prefix, &key("per")],
+                format!("{label} does not count by address"),
+                "add per = \"address\", or remove per_ipv6_prefix".to_owned(),
             );
         }
         self.in_cap_behaviour(index, &label);

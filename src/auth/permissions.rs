@@ -1,0 +1,161 @@
+//! What the server has answered when it was asked whether a user may run what respool answers itself.
+//!
+//! An answer holds for a while, so that a busy client pays no round trip for each of its commands, and is asked for again
+//! soon after the server's rules have changed.
+
+use std::collections::HashMap;
+
+use crate::command::ClientSub;
+
+/// How long an answer holds: what an operator changes is heeded within five seconds, the asking included.
+const HOLDS_MICROS: u64 = 3_000_000;
+
+/// The most users whose answers are kept; past it those go whose answers hold no more, and then all.
+const MOST_USERS: usize = 1024;
+
+/// `Err`: the server's refusal.
+pub type Permission = Result<(), Vec<u8>>;
+
+/// What is known of a permission.
+#[derive(Debug, PartialEq, Eq)]
+pub enum Known {
+    /// The server has said so just now.
+    Now(Permission),
+    /// The server has said so, and may say otherwise by now.
+    Before(Permission),
+    /// It was never asked.
+    Nothing,
+}
+
+#[derive(Debug)]
+struct Answer {
+    sub: ClientSub,
+    permission: Permission,
+    micros: u64,
+}
+
+/// The answers of one server, by user.
+#[derive(Debug, Default)]
+pub struct Permissions {
+    /// Of respool's own user.
+    own: Vec<Answer>,
+    users: HashMap<Box<[u8]>, Vec<Answer>>,
+}
+
+impl Permissions {
+    /// What is known at `now` of whether `user` (`None`: respool's own) may run a subcommand of CLIENT.
+    pub fn of(&self, user: Option<&[u8]>, sub: ClientSub, now: u64) -> Known {
+        let answers = match user {
+            None => Some(&self.own),
+            Some(user) => self.users.get(user),
+        };
+        let answer = answers.and_then(|answers| answers.iter().find(|answer| answer.sub == sub));
+        match answer {
+            None => Known::Nothing,
+            Some(answer) if now.saturating_sub(answer.micros) < HOLDS_MICROS => {
+                Known::Now(answer.permission.clone())
+            }
+            Some(answer) => Known::Before(answer.permission.clone()),
+        }
+    }
+
+    /// The server was asked at `micros`, and has answered.
+    pub fn told(
+        &mut self,
+        user: Option<&[u8]>,
+        sub: ClientSub,
+        permission: Permission,
+        micros: u64,
+    ) {
+        let answers = match user {
+            None => &mut self.own,
+            Some(user) => {
+                if !self.users.contains_key(user) {
+                    self.make_room(micros);
+                }
+                self.users.entry(user.into()).or_default()
+            }
+        };
+        answers.retain(|answer| answer.sub != sub);
+        answers.push(Answer {
+            sub,
+            permission,
+            micros,
+        });
+    }
+
+    /// The server is being asked again: what is known holds until it has answered.
+    pub fn renews(&mut self, user: Option<&[u8]>, sub: ClientSub, now: u64) {
+        let answers = match user {
+            None => Some(&mut self.own),
+            Some(user) => self.users.get_mut(user),
+        };
+        let answer =
+            answers.and_then(|answers| answers.iter_mut().find(|answer| answer.sub == sub));
+        if let Some(answer) = answer {
+            answer.micros = now;
+        }
+    }
+
+    fn make_room(&mut self, now: u64) {
+        if self.users.len() < MOST_USERS {
+            return;
+        }
+        let holds = |answer: &Answer| now.saturating_sub(answer.micros) < HOLDS_MICROS;
+        self.users.retain(|_, answers| answers.iter().any(holds));
+        if self.users.len() >= MOST_USERS {
+            self.users.clear();
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn refusal() -> Permission {
+        Err(b"-NOPERM no\r\n".to_vec())
+    }
+
+    #[test]
+    fn an_answer_holds_for_three_seconds_and_is_remembered_after_that() {
+        let mut known = Permissions::default();
+        let sub = ClientSub::List;
+        assert_eq!(known.of(None, sub, 7), Known::Nothing);
+        known.told(None, sub, refusal(), 10);
+        assert_eq!(known.of(None, sub, 2_999_999), Known::Now(refusal()));
+        assert_eq!(known.of(None, sub, 3_000_010), Known::Before(refusal()));
+        known.told(None, sub, Ok(()), 3_000_020);
+        assert_eq!(known.of(None, sub, 3_000_021), Known::Now(Ok(())));
+    }
+
+    #[test]
+    fn an_answer_is_about_one_user_and_one_command() {
+        let mut known = Permissions::default();
+        known.told(Some(b"ann"), ClientSub::Kill, refusal(), 1);
+        assert_eq!(
+            known.of(Some(b"ann"), ClientSub::Kill, 1),
+            Known::Now(refusal())
+        );
+        assert_eq!(known.of(Some(b"ann"), ClientSub::List, 1), Known::Nothing);
+        assert_eq!(known.of(Some(b"bob"), ClientSub::Kill, 1), Known::Nothing);
+        assert_eq!(known.of(None, ClientSub::Kill, 1), Known::Nothing);
+        known.renews(Some(b"ann"), ClientSub::Kill, 9_000_000);
+        assert_eq!(
+            known.of(Some(b"ann"), ClientSub::Kill, 9_000_001),
+            Known::Now(refusal())
+        );
+    }
+
+    #[test]
+    fn users_without_end_are_not_remembered_without_end() {
+        let mut known = Permissions::default();
+        for user in 0..3 * MOST_USERS {
+            let name = user.to_string();
+            known.told(Some(name.as_bytes()), ClientSub::Id, Ok(()), user as u64);
+            assert!(known.users.len() <= MOST_USERS);
+            let told = known.of(Some(name.as_bytes()), ClientSub::Id, user as u64);
+            assert_eq!(told, Known::Now(Ok(())));
+        }
+    }
+}

@@ -1,0 +1,124 @@
+//! Whether the server lets a client's user run the subcommands of CLIENT that respool answers itself.
+//!
+//! Whoever has not authenticated is, to the server, respool's own user, and may do what that user may. What concerns other
+//! clients waits for the server's answer. What concerns the client's own connection alone goes by what is known, and waits
+//! no longer than a moment where nothing is: nobody's connection is held up by a server that is busy or away.
+
+use std::rc::Rc;
+use std::time::Duration;
+
+use super::requests::Next;
+use super::task::{Client, Done, Wait};
+use crate::auth::{Known, Permission};
+use crate::command::ClientSub;
+use crate::resp::Request;
+use crate::resp::speak::encode_request;
+
+/// How long a command that concerns the client's own connection waits for the server's answer.
+const OWN_WAITS: Duration = Duration::from_millis(250);
+
+/// Each command in a form that asks for nothing: the server looks at the permission first, and then refuses what it is
+/// given. `CLIENT KILL ID 0` is none of these: to Redis 6.2 it means everybody.
+fn question(sub: ClientSub) -> Option<&'static [&'static str]> {
+    Some(match sub {
+        ClientSub::List => &["CLIENT", "LIST", "ID", "x"],
+        ClientSub::Kill => &["CLIENT", "KILL", "ID", "x"],
+        ClientSub::Unblock => &["CLIENT", "UNBLOCK", "x"],
+        ClientSub::NoEvict => &["CLIENT", "NO-EVICT", "x"],
+        ClientSub::NoTouch => &["CLIENT", "NO-TOUCH", "x"],
+        ClientSub::Reply => &["CLIENT", "REPLY", "x"],
+        ClientSub::SetName => &["CLIENT", "SETNAME", "a b"],
+        ClientSub::SetInfo => &["CLIENT", "SETINFO", "x", "x"],
+        ClientSub::GetName => &["CLIENT", "GETNAME"],
+        ClientSub::Id => &["CLIENT", "ID"],
+        ClientSub::Info => &["CLIENT", "INFO"],
+        ClientSub::MaintNotifications | ClientSub::Unsupported => return None,
+    })
+}
+
+/// Whether it reaches other clients.
+fn concerns_others(sub: ClientSub) -> bool {
+    matches!(sub, ClientSub::List | ClientSub::Kill | ClientSub::Unblock)
+}
+
+impl Client {
+    /// What becomes of a subcommand of CLIENT that the server does not permit the client's user, or has to be asked about;
+    /// `None`: it is permitted.
+    pub(super) fn unpermitted(&mut self, sub: ClientSub, request: &Request<'_>) -> Option<Next> {
+        let question = question(sub)?;
+        let permission = match self.permission.take() {
+            Some(told) => *told,
+            None => match self.known_permission(sub, question) {
+                Some(known) => known,
+                None => return Some(self.ask_permission_for(sub, question)),
+            },
+        };
+        let reply = permission.err()?;
+        self.answer(&reply);
+        self.end_if_lost(&reply);
+        Some(Next::Used(request.bytes().len()))
+    }
+
+    /// What is known of a permission, as far as that is enough. What has been known for long is asked for again meanwhile.
+    fn known_permission(&self, sub: ClientSub, question: &[&str]) -> Option<Permission> {
+        let upstream = &self.site.upstream;
+        let user = self.session.state.user.as_deref();
+        match self.site.thread.permission(user, sub) {
+            Known::Now(permission) => Some(permission),
+            // It cannot say otherwise now.
+            Known::Before(permission) if upstream.is_away() => Some(permission),
+            Known::Before(permission) if !concerns_others(sub) => {
+                self.site.thread.renews_permission(user, sub);
+                let state = self.session.state.clone();
+                let asking =
+                    Rc::clone(upstream).ask_permission(state, sub, encode_request(question));
+                tokio::task::spawn_local(async move { drop(asking.await) });
+                Some(permission)
+            }
+            Known::Nothing if upstream.is_away() && !concerns_others(sub) => Some(Ok(())),
+            _ => None,
+        }
+    }
+
+    fn ask_permission_for(&mut self, sub: ClientSub, question: &[&str]) -> Next {
+        let upstream = Rc::clone(&self.site.upstream);
+        let state = self.session.state.clone();
+        let asking = upstream.ask_permission(state, sub, encode_request(question));
+        self.wait = Wait::Task(Box::pin(async move {
+            if concerns_others(sub) {
+                return Done::Permission(asking.await);
+            }
+            // What it comes to is for those who come later, too.
+            let asking = tokio::task::spawn_local(asking);
+            let told = tokio::time::timeout(OWN_WAITS, asking).await;
+            let permission = told.ok().and_then(Result::ok).and_then(Result::ok);
+            Done::Permission(Ok(permission.unwrap_or(Ok(()))))
+        }));
+        Next::Wait
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::command::{COUNT, Local, Way, spec};
+
+    #[test]
+    fn every_subcommand_that_respool_answers_is_asked_about_by_its_own_name() {
+        for id in 0..COUNT {
+            let spec = spec(id as u16);
+            let Way::Local(Local::Client(sub)) = spec.way else {
+                continue;
+            };
+            let Some(question) = question(sub) else {
+                continue;
+            };
+            let asked = format!("{}|{}", question[0], question[1]).to_lowercase();
+            assert_eq!(asked, spec.name);
+            // Or the server would look at their number, and not at the permission.
+            let count = question.len() as i64;
+            let arity = i64::from(spec.arity);
+            assert!(count == arity || (arity < 0 && count >= -arity), "{asked}");
+        }
+    }
+}

@@ -1,0 +1,153 @@
+//! What the server forbids a user is forbidden through respool: be it respool's own user, be it a rule of a moment ago.
+
+use crate::harness::{Client, Redis, Respool, Value, eventually};
+
+/// What a subcommand of CLIENT is sent as, where it is permitted.
+const CLIENT_COMMANDS: [&[&str]; 10] = [
+    &["CLIENT", "LIST"],
+    &["CLIENT", "KILL", "TYPE", "normal"],
+    &["CLIENT", "KILL", "127.0.0.1:1"],
+    &["CLIENT", "UNBLOCK", "1"],
+    &["CLIENT", "NO-EVICT", "ON"],
+    &["CLIENT", "SETNAME", "n"],
+    &["CLIENT", "GETNAME"],
+    &["CLIENT", "ID"],
+    &["CLIENT", "INFO"],
+    &["CLIENT", "PAUSE", "1"],
+];
+
+fn set_user(redis: &Redis, name: &str, rules: &[&str]) {
+    let words = [&["ACL", "SETUSER", name][..], rules].concat();
+    assert_eq!(redis.cmd(&words), Value::ok(), "{words:?}");
+}
+
+fn as_user(redis: &Redis, name: &str) -> Client {
+    let mut client = redis.client();
+    assert_eq!(client.cmd(&["AUTH", name, "pw"]), Value::ok());
+    client
+}
+
+/// A server with a user for respool that may use nothing of CLIENT.
+fn without_client() -> Redis {
+    let redis = Redis::start(&[]);
+    set_user(
+        &redis,
+        "own",
+        &["on", ">pw", "~*", "&*", "+@all", "-client"],
+    );
+    redis
+}
+
+const OWN: &str = "username = \"own\"\npassword = \"pw\"";
+
+#[test]
+fn who_has_not_authenticated_may_do_what_respools_own_user_may() {
+    let redis = without_client();
+    let mut direct = as_user(&redis, "own");
+    let ann = "[[auth.user]]\nname = \"ann\"\npassword = \"pw\"";
+    for (mode, users) in [("optional", ""), ("none", ""), ("proxy", ann)] {
+        let respool = Respool::with(&redis)
+            .upstream(OWN)
+            .section(&format!("[auth]\nmode = \"{mode}\"\n{users}"))
+            .start();
+        let (mut bystander, mut stranger) = (respool.client(), respool.client());
+        if mode == "proxy" {
+            for client in [&mut bystander, &mut stranger] {
+                assert_eq!(client.cmd(&["AUTH", "ann", "pw"]), Value::ok());
+            }
+        }
+        bystander.ping();
+        stranger.ping();
+        for words in CLIENT_COMMANDS {
+            let expected = direct.cmd(words);
+            assert!(expected.text().starts_with("NOPERM "), "{expected:?}");
+            assert_eq!(stranger.cmd(words), expected, "{mode} {words:?}");
+            // In RESP3, and once more from what is known by now.
+            assert!(!stranger.cmd(&["HELLO", "3"]).is_error());
+            assert_eq!(stranger.cmd(words), expected, "{mode} {words:?}");
+            assert!(!stranger.cmd(&["HELLO", "2"]).is_error());
+        }
+        // On a connection lent to it.
+        assert_eq!(stranger.cmd(&["WATCH", "k"]), Value::ok());
+        let expected = direct.cmd(&["CLIENT", "LIST"]);
+        assert_eq!(stranger.cmd(&["CLIENT", "LIST"]), expected);
+        bystander.ping();
+    }
+}
+
+#[test]
+fn what_is_granted_and_withdrawn_is_heeded_by_who_goes_on_asking() {
+    let redis = without_client();
+    let respool = Respool::with(&redis).upstream(OWN).start();
+    let (mut client, mut direct) = (respool.client(), as_user(&redis, "own"));
+    let words: &[&str] = &["CLIENT", "LIST"];
+    for _ in 0..2 {
+        let refused = direct.cmd(words);
+        assert!(refused.text().starts_with("NOPERM "), "{refused:?}");
+        eventually(|| client.cmd(words) == refused, "it is refused");
+        set_user(&redis, "own", &["+client"]);
+        for words in [words, &["CLIENT", "GETNAME"], &["CLIENT", "NO-EVICT", "ON"]] {
+            eventually(|| !client.cmd(words).is_error(), "it is permitted");
+        }
+        set_user(&redis, "own", &["-client"]);
+        for words in [words, &["CLIENT", "GETNAME"], &["CLIENT", "NO-EVICT", "ON"]] {
+            eventually(|| client.cmd(words).is_error(), "it is refused again");
+        }
+    }
+}
+
+#[test]
+fn asking_for_permission_costs_a_busy_client_next_to_nothing() {
+    let redis = Redis::start(&[]);
+    set_user(&redis, "ann", &["on", ">pw", "~*", "&*", "+@all"]);
+    let respool = Respool::with(&redis).start();
+    let mut own = respool.client();
+    let mut ann = respool.client();
+    assert_eq!(ann.cmd(&["AUTH", "ann", "pw"]), Value::ok());
+    for client in [&mut own, &mut ann] {
+        let before = redis.info_number("total_commands_processed");
+        for _ in 0..500 {
+            assert!(!client.cmd(&["CLIENT", "LIST"]).is_error());
+            assert!(!client.cmd(&["CLIENT", "GETNAME"]).is_error());
+        }
+        let cost = redis.info_number("total_commands_processed") - before;
+        assert!(cost < 300, "{cost} commands");
+    }
+}
+
+#[test]
+fn asking_for_permission_harms_no_connection() {
+    let redis = Redis::start(&[]);
+    let respool = Respool::with(&redis).start();
+    let mut client = respool.client();
+    client.ping();
+    let opened = respool.metric("respool_upstream_connects_total{result=\"ok\"}");
+    // Redis 6.2 takes the number 0 for everybody.
+    let id = client.cmd(&["CLIENT", "ID"]).int() + 1000;
+    let killed = client.cmd(&["CLIENT", "KILL", "ID", &id.to_string()]);
+    assert_eq!(killed, Value::Int(0));
+    client.ping();
+    let reopened = respool.metric("respool_upstream_connects_total{result=\"ok\"}");
+    assert_eq!(opened, reopened, "no connection was lost");
+}
+
+#[test]
+fn a_client_may_name_itself_and_look_around_while_the_server_is_away() {
+    let redis = Redis::start(&[]);
+    let respool = Respool::with(&redis).start();
+    let mut early = respool.client();
+    assert!(!early.cmd(&["CLIENT", "LIST"]).is_error());
+    redis.kill_hard();
+    eventually(
+        || respool.metric("respool_server_up") == 0.0,
+        "the server is seen to be away",
+    );
+    let mut client = respool.client();
+    for words in [
+        &["CLIENT", "SETNAME", "n"][..],
+        &["CLIENT", "GETNAME"],
+        &["CLIENT", "NO-EVICT", "ON"],
+    ] {
+        assert!(!client.cmd(words).is_error(), "{words:?}");
+    }
+}
