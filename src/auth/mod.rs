@@ -2,14 +2,18 @@
 //!
 //! Pure: what is compared, signed and read here comes from elsewhere, the time too.
 
+mod attempts;
 mod aws;
 mod permissions;
 mod refusal;
+mod rounds;
 mod sigv4;
 mod users;
 
+pub use attempts::{AttemptBounds, Attempts, Outcome, Source, Ticket, Turn};
 pub use aws::{AwsKeys, from_container, from_environment, from_sts};
 pub use permissions::{Known, Permission, Permissions};
 pub use refusal::{HELLO_NOAUTH, NO_PASSWORD, NOAUTH, WRONGPASS, is_wrong_password, refusal_text};
+pub use rounds::UserRounds;
 pub use sigv4::{escaped, token};
 pub use users::Users;

@@ -85,6 +85,7 @@ fn why(reason: Disconnect) -> Option<&'static str> {
         Disconnect::TlsHandshake
         | Disconnect::Rejected
         | Disconnect::Memory
+        | Disconnect::PermissionLost
         | Disconnect::Panic => return None,
         Disconnect::OutputBuffer => {
             "it left more unread than limits.max_client_buffer, and took none of it for limits.reply_stall_timeout or had \

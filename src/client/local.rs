@@ -242,7 +242,7 @@ impl Client {
         self.link = None;
         let skips = self.session.reply == ReplyMode::SkipNext;
         self.permission = None;
-        self.session = Session::new(self.site.guest.clone());
+        self.session = Session::new(self.site.guest());
         self.gate.set_locked(self.must_authenticate());
         self.note_known();
         if skips {
@@ -319,6 +319,7 @@ impl Client {
             self.settle_late();
         }
         self.permit.reseat(&self.card.identity());
+        self.become_guest();
         let limits = &self.site.thread.settings().limits;
         self.outlet.set_limit_bytes(limits.max_client_buffer);
         self.moved();

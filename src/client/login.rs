@@ -2,9 +2,11 @@
 
 use std::rc::Rc;
 
+use super::attempts::{Admitted, Attempt, TOO_MANY};
 use super::local::{client_name, wrong_arity};
-use super::task::{Client, Purpose};
-use crate::auth::{HELLO_NOAUTH, NO_PASSWORD, NOAUTH, WRONGPASS, is_wrong_password};
+use super::site::Site;
+use super::task::{Client, Done, Purpose, Wait};
+use crate::auth::{HELLO_NOAUTH, NO_PASSWORD, NOAUTH, Outcome, WRONGPASS, is_wrong_password};
 use crate::command::{Local, same_word};
 use crate::config::AuthMode;
 use crate::resp::speak::{OK, error};
@@ -31,7 +33,26 @@ pub(super) struct Login {
     /// The user that respool has verified itself.
     pub(super) verified: Option<Box<[u8]>>,
     /// HELLO's protocol and name; `None`: AUTH.
-    pub(super) hello: Option<(Protocol, Option<Box<[u8]>>)>,
+    pub(super) hello: Option<Hello>,
+    /// The attempt, where a password was shown.
+    pub(super) attempt: Option<Attempt>,
+}
+
+/// What a client has shown, and what else it has asked for.
+pub(super) struct Shown(Credentials, Option<Hello>);
+
+impl Site {
+    /// Whether another client is served by what is shown.
+    fn serves(&self, shown: &Credentials) -> bool {
+        match self.thread.settings().auth.mode {
+            AuthMode::Optional | AuthMode::Passthrough => self.taken.borrow().find(shown).is_some(),
+            // Nothing is asked, so nothing can be guessed.
+            AuthMode::None => true,
+            AuthMode::Proxy => self
+                .users()
+                .is_some_and(|users| users.verifies(shown.user(), &shown.password)),
+        }
+    }
 }
 
 impl Client {
@@ -49,8 +70,28 @@ impl Client {
         }
     }
 
+    /// A reload has given respool a secret: whoever has not authenticated is not its own user any more. What holds a connection as
+    /// that user ends.
+    pub(super) fn become_guest(&mut self) {
+        let is_passed_through = self.site.thread.settings().auth.mode == AuthMode::Passthrough;
+        if !is_passed_through || self.session.state.user.is_some() {
+            return;
+        }
+        self.session.state.user = self.site.guest();
+        self.note_user();
+        if self.session.state.user.is_some() && (self.pin.is_some() || self.is_blocked()) {
+            self.outlet.close(Disconnect::AuthenticationLost);
+        }
+    }
+
+    /// Shows as which user the client's commands run.
+    fn note_user(&self) {
+        self.resident.user.set(self.session.state.user.clone());
+    }
+
     /// The client may have become known, or be so no longer: its time to authenticate ends, or begins.
     pub(super) fn note_known(&self) {
+        self.note_user();
         let unknown = &self.resident.unknown_micros;
         if self.is_known() {
             unknown.set(0);
@@ -146,30 +187,54 @@ impl Client {
         self.verify(user, Some((protocol, name)));
     }
 
-    /// Has whoever knows the users look at what was shown, and goes on with it.
+    /// Has whoever knows the users look at what was shown, when its turn has come.
     fn verify(&mut self, shown: Option<Credentials>, hello: Option<Hello>) {
-        let mut login = Login {
-            user: None,
-            verified: None,
-            hello,
-        };
         let Some(shown) = shown else {
             if self.must_authenticate() {
                 return self.answer(HELLO_NOAUTH);
             }
-            return self.log_in(login);
+            return self.log_in(Login {
+                user: None,
+                verified: None,
+                hello,
+                attempt: None,
+            });
         };
         if shown.user().len().max(shown.password.len()) > MOST_SHOWN {
             // A default user without a password would take it, and it would be kept and sent with every change.
             self.count_failure();
             return self.answer(WRONGPASS);
         }
+        let site = Rc::clone(&self.site);
+        let is_served = || site.serves(&shown);
+        let admitted = site.begin_attempt(self.card.peer(), is_served, self.has_failed);
+        let shown = Shown(shown, hello);
+        match admitted {
+            Admitted::Now(attempt) => self.attempt(Some(attempt), shown),
+            Admitted::Refused => self.answer(TOO_MANY),
+            Admitted::Waits(waiting) => {
+                self.wait = Wait::Task(Box::pin(async move {
+                    Done::Attempt(waiting.turn().await, Box::new(shown))
+                }));
+            }
+        }
+    }
+
+    /// Looks at what was shown, or has the server do so. `None`: respool is ending.
+    pub(super) fn attempt(&mut self, attempt: Option<Attempt>, Shown(shown, hello): Shown) {
+        let mut login = Login {
+            user: None,
+            verified: None,
+            hello,
+            attempt,
+        };
         let is_good = match self.site.thread.settings().auth.mode {
             AuthMode::Optional | AuthMode::Passthrough => {
-                login.user = Some(Rc::new(shown));
+                let known = self.site.taken.borrow().find(&shown);
+                login.user = Some(known.unwrap_or_else(|| Rc::new(shown)));
                 return self.log_in(login);
             }
-            AuthMode::None if shown.username.is_none() => return self.answer(NO_PASSWORD),
+            AuthMode::None if shown.username.is_none() => return self.reply(NO_PASSWORD),
             // As a server whose only user, the default one, has no password.
             AuthMode::None => shown.user() == b"default",
             AuthMode::Proxy => {
@@ -181,8 +246,8 @@ impl Client {
             login.verified = Some(shown.user().into());
             self.log_in(login);
         } else {
-            self.count_failure();
-            self.answer(WRONGPASS);
+            self.count_wrong(&login);
+            self.reply(WRONGPASS);
         }
     }
 
@@ -241,6 +306,7 @@ impl Client {
         };
         // It is the user's from here on, whatever becomes of the protocol.
         self.session.state.user.clone_from(&target.user);
+        self.note_user();
         self.dress_pin(target, Change::InPlace, Purpose::Login(login));
     }
 
@@ -262,7 +328,11 @@ impl Client {
         let mut is_renamed = false;
         // What was asked was asked of another user.
         self.permission = None;
+        if let Some(attempt) = &login.attempt {
+            attempt.came_to(Outcome::Taken);
+        }
         if let Some(user) = login.user {
+            let user = self.site.taken.borrow_mut().keep(user);
             self.card.names().user = user.user().into();
             self.session.state.user = Some(user);
             is_renamed = true;
@@ -301,7 +371,7 @@ impl Client {
             return self.end_if_lost(reply);
         }
         if is_wrong_password(reply) {
-            self.count_failure();
+            self.count_wrong(login);
         }
         self.answer(reply);
     }
@@ -312,6 +382,14 @@ impl Client {
         if is_wrong_password(reply) {
             self.ending = Some(Disconnect::AuthenticationLost);
         }
+    }
+
+    fn count_wrong(&mut self, login: &Login) {
+        self.has_failed = true;
+        if let Some(attempt) = &login.attempt {
+            attempt.came_to(Outcome::Wrong);
+        }
+        self.count_failure();
     }
 
     /// Counts a failed attempt, and says so from time to time; what was shown is told nowhere, not even the user, in whose

@@ -10,6 +10,7 @@
 
 mod again;
 mod arriving;
+mod attempts;
 mod closes;
 mod debugging;
 mod eviction;
@@ -40,6 +41,7 @@ mod task;
 mod timers;
 mod tracking;
 mod unplaced;
+mod user_watch;
 mod waiting;
 
 pub use eviction::Evictor;

@@ -8,11 +8,13 @@ use std::rc::Rc;
 use std::time::Duration;
 
 use super::requests::Next;
+use super::site::Site;
 use super::task::{Client, Done, Wait};
 use crate::auth::{Known, Permission};
 use crate::command::ClientSub;
 use crate::resp::Request;
 use crate::resp::speak::encode_request;
+use crate::session::State;
 
 /// How long a command that concerns the client's own connection waits for the server's answer.
 const OWN_WAITS: Duration = Duration::from_millis(250);
@@ -39,6 +41,22 @@ fn question(sub: ClientSub) -> Option<&'static [&'static str]> {
 /// Whether it reaches other clients.
 fn concerns_others(sub: ClientSub) -> bool {
     matches!(sub, ClientSub::List | ClientSub::Kill | ClientSub::Unblock)
+}
+
+impl Site {
+    /// Has the server asked, once, what respool's own user may do to other clients: while it is away that is what is known.
+    pub(super) fn ask_own_permissions(&self) {
+        for sub in [ClientSub::List, ClientSub::Kill, ClientSub::Unblock] {
+            let is_known = self.thread.permission(None, sub) != Known::Nothing;
+            let question = question(sub).filter(|_| !is_known);
+            if let Some(question) = question {
+                let upstream = Rc::clone(&self.upstream);
+                let question = encode_request(question);
+                let asking = upstream.ask_permission(State::INITIAL, sub, question);
+                tokio::task::spawn_local(async move { drop(asking.await) });
+            }
+        }
+    }
 }
 
 impl Client {

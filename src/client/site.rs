@@ -7,18 +7,20 @@ use std::sync::Arc;
 
 use tokio::sync::oneshot;
 
+use super::attempts::AttemptQueue;
 use super::closes::CloseLog;
 use super::eviction::Evictor;
 use super::large::Upload;
 use super::room::Room;
 use super::spares::SpareBuffers;
 use super::tracking::{Letter, Redirection};
+use super::user_watch::UserWatch;
 use crate::admission::Admission;
 use crate::auth::Users;
 use crate::command::DenySet;
 use crate::config::{AuthMode, Group, Settings};
 use crate::identity::{Card, Flag, Registry};
-use crate::session::Credentials;
+use crate::session::{Credentials, TakenCredentials};
 use crate::telemetry::Disconnect;
 use crate::upstream::{Announcement, Link, Outlet, Thread, Upstream, Waiter};
 use crate::waits::Unblock;
@@ -76,6 +78,8 @@ pub struct Resident {
     pub begun_micros: Cell<u64>,
     /// Whether that is too large to share.
     pub is_upload: Cell<bool>,
+    /// The user of the server as which its commands run; `None`: respool's own.
+    pub(super) user: Cell<Option<Rc<Credentials>>>,
     /// The group's idle timeout.
     pub idle_timeout: Cell<std::time::Duration>,
     /// A reload may have changed where it belongs and what holds for it.
@@ -133,7 +137,13 @@ pub struct Site {
     /// The users of the configuration (`auth.mode = "proxy"`).
     users: RefCell<Option<Rc<Users>>>,
     /// Who clients are until they authenticate; `None`: respool's own user.
-    pub guest: Option<Rc<Credentials>>,
+    guest: RefCell<Option<Rc<Credentials>>>,
+    /// Attempts to authenticate.
+    pub(super) attempts: AttemptQueue,
+    /// What clients have shown that the server has taken.
+    pub(super) taken: RefCell<TakenCredentials>,
+    /// What the server says of their users.
+    pub(super) user_watch: UserWatch,
     /// Failed attempts to authenticate since the last line about them, and when that was, in the worker's microseconds.
     pub auth_failures: Cell<(u64, Option<u64>)>,
     /// What each group is denied; `None`: nothing.
@@ -166,7 +176,10 @@ impl Site {
         let site = Rc::new(Self {
             spares,
             users: RefCell::new(users(&settings)),
-            guest: guest(&settings),
+            guest: RefCell::new(guest(&settings)),
+            attempts: AttemptQueue::new(&settings),
+            taken: RefCell::default(),
+            user_watch: UserWatch::default(),
             auth_failures: Cell::default(),
             deny: RefCell::new(deny_sets(&settings)),
             thread,
@@ -196,6 +209,11 @@ impl Site {
     /// The users of the configuration (`auth.mode = "proxy"`).
     pub fn users(&self) -> Option<Rc<Users>> {
         self.users.borrow().clone()
+    }
+
+    /// Who clients are until they authenticate; `None`: respool's own user.
+    pub fn guest(&self) -> Option<Rc<Credentials>> {
+        self.guest.borrow().clone()
     }
 
     /// How long a client of the group with this index may be silent.
@@ -257,6 +275,13 @@ impl Site {
         let settings = self.thread.settings();
         *self.deny.borrow_mut() = deny_sets(&settings);
         *self.users.borrow_mut() = users(&settings);
+        self.attempts.reload(&settings);
+        // Once there has been a secret, connections may be about that were opened by it.
+        let mut of_strangers = self.guest.borrow_mut();
+        if of_strangers.is_none() {
+            *of_strangers = guest(&settings);
+        }
+        drop(of_strangers);
         self.upstream.reload();
     }
 

@@ -104,6 +104,7 @@ impl Client {
                 Some(Ok(())) => {}
             }
         }
+        self.note_subscribes();
         self.count(1, command);
         let upstream = &self.site.upstream;
         if self.subscriptions().counts(self.card.id()).total() == 0 {
@@ -132,7 +133,10 @@ impl Client {
     pub(super) fn has_subscribed(&mut self, result: Option<SubscribeResult>) {
         match result {
             // Confirmations are shown whatever CLIENT REPLY says, as in Redis 7.0.
-            Some(Ok(())) => drop(self.session.take_visible()),
+            Some(Ok(())) => {
+                self.note_subscribes();
+                self.session.take_visible();
+            }
             Some(Err(reply)) => self.reply(&reply),
             None => {
                 let subscriptions = self.subscriptions();
@@ -146,6 +150,13 @@ impl Client {
             }
         }
         self.note_subscriptions();
+    }
+
+    /// What the client's user may have is to be looked at again: it may have changed since the server was asked.
+    fn note_subscribes(&self) {
+        if let Some(user) = &self.session.state.user {
+            self.site.user_watch.subscribes(user);
+        }
     }
 
     fn ask_permission(&mut self, request: &Request<'_>) -> Next {

@@ -2,6 +2,7 @@
 //!
 //! Invariant: a client has its place in its group for exactly as long as its socket is open.
 
+use std::cell::Cell;
 use std::io;
 use std::pin::Pin as Pinned;
 use std::rc::Rc;
@@ -9,10 +10,11 @@ use std::sync::Arc;
 use std::task::{Context, Poll};
 use std::time::Instant;
 
+use super::attempts::Attempt;
 use super::gate::Gate;
 use super::held::hold;
 use super::leaving::EndWatch;
-use super::login::Login;
+use super::login::{Login, Shown};
 use super::pinned::PinUse;
 use super::site::{Resident, Site};
 use super::waiting::Line;
@@ -106,6 +108,8 @@ pub(super) enum Done {
     Redirection(Vec<u8>),
     /// The server's answer to whether an EXEC has switched tracking.
     TrackingInfo(Vec<u8>),
+    /// Its attempt to authenticate is looked at, or (`None`) respool is ending.
+    Attempt(Option<Attempt>, Box<Shown>),
     /// A reply of respool's own.
     Reply(Vec<u8>),
     /// Room was made in the group that refused the client, or not; the reply, unless it is placed for its next request.
@@ -149,6 +153,8 @@ pub struct Client {
     /// It will be closed for this once its replies are out.
     pub(super) ending: Option<Disconnect>,
     pub(super) rejected: Option<Refusal>,
+    /// It has shown a wrong password on this connection.
+    pub(super) has_failed: bool,
     /// What stands between its requests and where they go.
     pub(super) gate: Gate,
     is_at_end: bool,
@@ -198,6 +204,7 @@ impl Client {
             unknown_micros: arrived_micros.max(1).into(),
             begun_micros: 0.into(),
             is_upload: false.into(),
+            user: Cell::new(site.guest()),
             idle_timeout: site.idle_timeout(group as usize).into(),
             must_reseat: permit.is_stale().into(),
             killing: None.into(),
@@ -206,7 +213,7 @@ impl Client {
         site.residents
             .borrow_mut()
             .insert(card.id(), Rc::clone(&resident));
-        let guest = site.guest.clone();
+        let guest = site.guest();
         let mut client = Box::new(Self {
             site,
             stream,
@@ -233,6 +240,7 @@ impl Client {
             ending: None,
             rejected: None,
             gate: Gate::default(),
+            has_failed: false,
             is_at_end: false,
             end_watch: None,
             has_left: false,
@@ -501,6 +509,7 @@ impl Client {
             Done::StandIn(result, id) => self.stands_in(result, id),
             Done::Redirection(reply) => self.told_redirection(reply),
             Done::TrackingInfo(reply) => self.tracking_settled(&reply),
+            Done::Attempt(attempt, shown) => self.attempt(attempt, *shown),
             Done::Reply(reply) => self.reply(&reply),
             Done::Room(true, reply, _) => self.regroup_anew(reply),
             Done::Room(false, reply, refusal) => self.reject(refusal, reply.is_some()),

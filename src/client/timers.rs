@@ -1,6 +1,8 @@
 //! What time makes due for the clients of a worker: who is silent too long, does not authenticate, or does not end what it
 //! has begun.
 
+use std::rc::Rc;
+
 use super::site::{Resident, Site};
 use super::task::Client;
 use crate::config::{AuthMode, Settings};
@@ -31,7 +33,9 @@ impl Site {
     }
 
     /// Does what time has made due.
-    pub fn tick(&self) {
+    pub fn tick(self: &Rc<Self>) {
+        self.release_attempts();
+        self.watch_users();
         let settings = self.thread.settings();
         let look = Look {
             site: self,

@@ -10,7 +10,7 @@ use std::time::Duration;
 use sha2::{Digest as _, Sha256};
 use zeroize::Zeroizing;
 
-use super::check::Surroundings;
+use super::check::{Surroundings, time, to_usize};
 use super::file::{File, key_of};
 use super::leaf::Value;
 use super::load::read_text;
@@ -38,6 +38,16 @@ pub struct Auth {
     pub mode: AuthMode,
     /// Users of [`AuthMode::Proxy`], names unique; else none.
     pub users: Vec<AuthUser>,
+    /// Failed attempts of one address that cost it nothing.
+    pub free_failures: u32,
+    /// The longest time between two attempts of an address that has failed too often; zero: none is held back.
+    pub max_failure_delay: Duration,
+    /// Attempts of one address that the server is asked about at once.
+    pub max_attempts_in_flight: usize,
+    /// Attempts of one address that wait.
+    pub max_attempts_waiting: usize,
+    /// Addresses whose failures each worker remembers.
+    pub max_failing_addresses: usize,
 }
 
 /// A user of the configuration.
@@ -94,6 +104,8 @@ pub struct Login {
     pub username: Option<String>,
     /// Where its secrets come from, at least one, in the order in which they are tried.
     pub sources: Vec<SecretSource>,
+    /// The setting of each source.
+    pub keys: Vec<String>,
 }
 
 impl Login {
@@ -109,8 +121,23 @@ impl Login {
             _ => false,
         };
         self.username == other.username
+            && self.keys == other.keys
             && self.sources.len() == other.sources.len()
             && self.sources.iter().zip(&other.sources).all(is_same)
+    }
+
+    /// The settings that decide what it shows, in words.
+    pub fn settings_text(&self) -> String {
+        let is_written = self.username.is_some() && self.keys != ["upstream.iam"];
+        let user = is_written.then_some("upstream.username");
+        let keys: Vec<&str> = user
+            .into_iter()
+            .chain(self.keys.iter().map(String::as_str))
+            .collect();
+        match keys.as_slice() {
+            [rest @ .., last] if !rest.is_empty() => format!("{} and {last}", rest.join(", ")),
+            keys => keys.join(", "),
+        }
     }
 
     /// Whether what it shows runs out, so that connections have to be authenticated anew.
@@ -206,7 +233,17 @@ pub(super) fn auth(file: &File, around: &Surroundings<'_>) -> (Auth, Vec<Problem
             "set auth.mode = \"proxy\", or remove the users",
         ));
     }
-    (Auth { mode, users }, problems)
+    let count = |name: &str| file.count(name).map_or(0, to_usize);
+    let auth = Auth {
+        mode,
+        users,
+        free_failures: u32::try_from(count("auth.free_failures")).unwrap_or(u32::MAX),
+        max_failure_delay: time(file, "auth.max_failure_delay"),
+        max_attempts_in_flight: count("auth.max_attempts_in_flight"),
+        max_attempts_waiting: count("auth.max_attempts_waiting"),
+        max_failing_addresses: count("auth.max_failing_addresses"),
+    };
+    (auth, problems)
 }
 
 /// One user; `Err`: what is wrong, or nothing where that is told already.
@@ -261,10 +298,14 @@ const PASSWORDS: [[&str; 4]; 2] = [
 /// Who respool is to the server; `None`: nobody.
 pub(super) fn login(file: &File, around: &Surroundings<'_>) -> (Option<Login>, Vec<Problem>) {
     let mut problems = Vec::new();
-    let mut sources = Vec::new();
-    for keys in PASSWORDS {
-        match source(file, around, keys) {
-            Ok(found) => sources.extend(found),
+    let (mut sources, mut keys) = (Vec::new(), Vec::new());
+    for names in PASSWORDS {
+        match source(file, around, names) {
+            Ok(None) => {}
+            Ok(Some((key, found))) => {
+                keys.push(key);
+                sources.push(found);
+            }
             Err(problem) => problems.push(problem),
         }
     }
@@ -289,22 +330,27 @@ pub(super) fn login(file: &File, around: &Surroundings<'_>) -> (Option<Login>, V
                 }
                 username = Some(iam.user.clone());
                 sources = vec![SecretSource::Iam(iam)];
+                keys = vec!["upstream.iam".to_owned()];
             }
             Err(what) => problems.extend(
                 what.map(|(what, remedy)| Problem::new(Some(line), "upstream.iam", what, remedy)),
             ),
         }
     }
-    let login = (!sources.is_empty()).then_some(Login { username, sources });
+    let login = (!sources.is_empty()).then_some(Login {
+        username,
+        sources,
+        keys,
+    });
     (login, problems)
 }
 
-/// The source that one of `names` gives.
+/// The source that one of `names` gives, with its key.
 fn source(
     file: &File,
     around: &Surroundings<'_>,
     names: [&str; 4],
-) -> Result<Option<SecretSource>, Problem> {
+) -> Result<Option<(String, SecretSource)>, Problem> {
     let key = |name: &str| format!("upstream.{name}");
     let written: Vec<&str> = names
         .into_iter()
@@ -324,20 +370,22 @@ fn source(
         }
     };
     if let Some(Value::Texts(argv)) = file.value(&key(name)) {
-        return Ok(Some(SecretSource::Command(SecretCommand {
+        let command = SecretSource::Command(SecretCommand {
             argv,
             timeout: file
                 .duration("upstream.password_command_timeout")
                 .unwrap_or_default(),
-        })));
+        });
+        return Ok(Some((key(name), command)));
     }
     let secret = secret(file, around, &key(name))?;
-    Ok(secret.map(|secret| match file.value(&key(name)) {
+    let source = |secret| match file.value(&key(name)) {
         Some(Value::Text(path)) if name.ends_with("_file") => {
             SecretSource::File(around.dir.join(path), secret)
         }
         _ => SecretSource::Given(secret),
-    }))
+    };
+    Ok(secret.map(|secret| (key(name), source(secret))))
 }
 
 /// The secret under `path`, wherever it is kept; `None`: not written, or refused and told.

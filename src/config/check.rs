@@ -393,6 +393,6 @@ fn bytes(file: &File, path: &str) -> usize {
 }
 
 /// The list of keys bounds every number far below what an address space of 64 bits counts.
-fn to_usize(number: u64) -> usize {
+pub(super) fn to_usize(number: u64) -> usize {
     usize::try_from(number).unwrap_or(usize::MAX)
 }

@@ -228,6 +228,11 @@ const KEYS: &[Key] = &[
 
     key("auth", Kind::Table, Absent),
     key("auth.mode", Kind::Choice { of: &["optional", "none", "proxy", "passthrough"], later: &[] }, Is("\"optional\"")),
+    key("auth.free_failures", count(0, MANY), Is("10")),
+    key("auth.max_failure_delay", time_or_zero(1), Is("\"1s\"")),
+    key("auth.max_attempts_in_flight", count(1, MANY), Is("16")),
+    key("auth.max_attempts_waiting", count(1, MANY), Is("100")),
+    key("auth.max_failing_addresses", count(16, MANY), Is("4096")),
     key("auth.user", Kind::Tables, Absent),
     key("auth.user.name", Kind::Text, Required),
     key("auth.user.password", Kind::Secret, Absent),

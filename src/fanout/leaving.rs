@@ -86,6 +86,14 @@ impl<T: Clone> Fanout<T> {
             .collect()
     }
 
+    /// Whether a client is subscribed to something that is so.
+    pub fn has_topic(&self, subscriber: SubscriberId, is_so: impl Fn(Kind, &[u8]) -> bool) -> bool {
+        let subscriptions = self.subscribers.get(&subscriber).into_iter();
+        subscriptions
+            .flat_map(|subscriptions| PUBSUB_KINDS.into_iter().zip(&subscriptions.sets))
+            .any(|(kind, names)| names.iter().any(|name| is_so(kind, name)))
+    }
+
     /// A client's command is not waited for any more. False: it had none.
     pub fn abandon(&mut self, subscriber: SubscriberId) -> bool {
         for asked in &mut self.asked {

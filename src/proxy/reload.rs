@@ -12,7 +12,7 @@ use tokio::sync::{mpsc, oneshot};
 
 use crate::admission::Admission;
 use crate::client::Errand;
-use crate::config::{self, Login, Settings, UpstreamTls};
+use crate::config::{self, AuthMode, Login, Settings, UpstreamTls};
 use crate::identity::{Card, Registry};
 use crate::telemetry::{Disconnect, LossCause, Reload, log};
 use crate::transport::{Acceptance, Connector, TlsAcceptor};
@@ -186,6 +186,7 @@ impl Reloader {
             false => is_another(before.upstream.tls.as_ref(), upstream.tls.as_ref())
                 .then_some(LossCause::Renewed),
         };
+        let comes = settings.auth.mode == AuthMode::Passthrough && before.upstream.login.is_none();
         for warning in &settings.warnings {
             tracing::warn!("{warning}");
         }
@@ -197,8 +198,8 @@ impl Reloader {
             let limit = settings.limits.max_memory as u64;
             self.process.memory.set_limit(limit);
             self.process.tls.store(connector);
-            if let Some(login) = login {
-                self.process.login.store(login);
+            if !comes && let Some(login) = &login {
+                self.process.login.store(Arc::clone(login));
             }
         }
         for (acceptor, acceptance) in shown {
@@ -218,11 +219,19 @@ impl Reloader {
         // Only now: a worker knows the groups that its clients come in.
         self.admission.reload(&settings);
         self.tell_workers(Message::Reseat).await;
+        if let Some(login) = login.filter(|_| comes) {
+            // Only now: no client that has not authenticated is respool's own user any more.
+            let _whole = self.process.in_force();
+            self.process.login.store(login);
+        }
         self.process.server_moved();
         // Those that were opened by a token end with it.
         let expired = before.upstream.login.as_ref().is_some_and(Login::expires);
         let expires = upstream.login.as_ref().is_some_and(Login::expires);
-        let renews = renews.or((expired && !expires).then_some(LossCause::Renewed));
+        // And those that were opened by none, or by one that is gone, are somebody else's.
+        let is_other = before.upstream.login.is_some() != upstream.login.is_some();
+        let is_over = (expired && !expires) || is_other;
+        let renews = renews.or(is_over.then_some(LossCause::Renewed));
         if let Some(cause) = renews {
             self.process.renew_connections(cause);
             self.process

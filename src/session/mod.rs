@@ -4,6 +4,7 @@ mod own_elements;
 mod reply_mode;
 mod route;
 mod state;
+mod taken;
 mod transaction;
 mod unplaced;
 
@@ -13,6 +14,7 @@ pub use own_elements::{OwnCommand, OwnElement, OwnElements, is_refused_late, sta
 pub use reply_mode::{ReplyMode, ShownInExec};
 pub use route::{Block, READ_ONLY, Route, Routed, Rules, block, route, unknown_command};
 pub use state::{Change, Credentials, Effect, Own, Protocol, State, Step, name_request, steps};
+pub use taken::TakenCredentials;
 pub use transaction::{Stream, Tracking, Transaction, Verb};
 pub use unplaced::{Begun, NestedWords, Unplaced, UnplacedTransaction, is_busy};
 

@@ -72,6 +72,12 @@ impl Credentials {
         }
     }
 
+    /// Whether the server would be sent the same; told without saying where the passwords differ.
+    pub fn is_same(&self, other: &Self) -> bool {
+        use subtle::ConstantTimeEq as _;
+        self.username == other.username && bool::from(self.password.ct_eq(&other.password))
+    }
+
     /// Memory that they take.
     pub fn held_bytes(&self) -> usize {
         self.username.as_ref().map_or(0, |name| name.len()) + self.password.len()

@@ -61,6 +61,8 @@ labels! {
         UpstreamLost => "upstream_lost",
         /// The server no longer takes the password its user had shown.
         AuthenticationLost => "authentication_lost",
+        /// The server has deleted its user, or taken a channel from it that it was subscribed to.
+        PermissionLost => "permission_lost",
         /// `CLIENT KILL`.
         Killed => "killed",
         /// It gave its place in the group to a newcomer (`at_limit = "evict-idle"`).
@@ -91,6 +93,10 @@ labels! {
         ReplyTimeout => "reply_timeout",
         /// `upstream.busy_timeout`.
         BusyTimeout => "busy_timeout",
+        /// `auth.free_failures`: an attempt to authenticate waits for its turn.
+        AuthDelayed => "auth_delayed",
+        /// `auth.max_attempts_waiting`.
+        AuthWaiting => "auth_waiting",
         /// `limits.max_client_read_ahead`.
         ReadAhead => "read_ahead",
         /// `limits.max_client_in_flight`.

@@ -123,7 +123,7 @@ impl OwnLogin {
             return Ok(());
         }
         let why = self.trouble();
-        let why = why.unwrap_or_else(|| "check the sources of upstream.password".to_owned());
+        let why = why.unwrap_or_else(|| format!("check {}", self.settings_text()));
         Err(format!("no secret for the server: {why}"))
     }
 
@@ -189,6 +189,12 @@ impl OwnLogin {
         }
     }
 
+    /// The settings that decide what it shows, in words.
+    pub(super) fn settings_text(&self) -> String {
+        let login = self.login.as_ref();
+        login.map(Login::settings_text).unwrap_or_default()
+    }
+
     /// Why a source gave nothing when it was asked last, in words.
     pub(super) fn trouble(&self) -> Option<String> {
         self.known().trouble.clone()
@@ -239,7 +245,8 @@ impl OwnLogin {
                     self.changed.fetch_add(1, Ordering::Relaxed);
                 }
                 Err(why) => {
-                    let why = format!("{}: {why}", key_of(source));
+                    let key = self.login.as_ref().and_then(|login| login.keys.get(index));
+                    let why = format!("{}: {why}", key.map_or("", String::as_str));
                     // Told once: it is asked with every attempt to connect.
                     if self.known().trouble.as_ref() != Some(&why) {
                         tracing::warn!("no secret for the server from {why}");
@@ -288,16 +295,6 @@ impl Drop for Asking<'_> {
 enum Found {
     Secret(Secret),
     Keys(AwsKeys),
-}
-
-/// The setting of a source.
-fn key_of(source: &SecretSource) -> &'static str {
-    match source {
-        SecretSource::Given(_) => "upstream.password",
-        SecretSource::File(..) => "upstream.password_file",
-        SecretSource::Command(_) => "upstream.password_command",
-        SecretSource::Iam(_) => "upstream.iam",
-    }
 }
 
 fn is_ending(keys: &AwsKeys, now: u64) -> bool {
@@ -358,6 +355,7 @@ mod tests {
     fn login(sources: Vec<SecretSource>) -> Login {
         Login {
             username: None,
+            keys: vec!["upstream.password_file".to_owned(); sources.len()],
             sources,
         }
     }

@@ -282,7 +282,7 @@ async fn authenticate(talk: &mut Talk, login: &Arc<OwnLogin>) -> Result<(), Conn
             }
             answer = refusal_text(&reply);
             if !is_wrong_password(&reply) {
-                return Err(refused_login(&answer, login.trouble()));
+                return Err(refused_login(&answer, login));
             }
             refused.push(candidate);
         }
@@ -290,18 +290,17 @@ async fn authenticate(talk: &mut Talk, login: &Arc<OwnLogin>) -> Result<(), Conn
             login.ask_again(seen).await;
         }
     }
-    Err(refused_login(&answer, login.trouble()))
+    Err(refused_login(&answer, login))
 }
 
-fn refused_login(answer: &str, trouble: Option<String>) -> ConnectError {
-    let text = match (answer, trouble) {
+fn refused_login(answer: &str, login: &OwnLogin) -> ConnectError {
+    let keys = login.settings_text();
+    let text = match (answer, login.trouble()) {
         ("", Some(trouble)) => format!("no secret for the server: {trouble}"),
-        ("", None) => "no secret for the server: check the sources of upstream.password".to_owned(),
+        ("", None) => format!("no secret for the server: check {keys}"),
         (answer, trouble) => {
             let trouble = trouble.map_or_else(String::new, |why| format!("; {why}"));
-            format!(
-                "the server refused respool's own login: {answer}; check upstream.username and upstream.password{trouble}"
-            )
+            format!("the server refused respool's own login: {answer}; check {keys}{trouble}")
         }
     };
     away(text, ConnectResult::HandshakeError)
@@ -373,7 +372,7 @@ async fn wear(
 ) -> Result<(State, Option<Vec<u8>>), ConnectError> {
     let login = thread.process.login();
     let own = thread.own();
-    let own = own.ok_or_else(|| refused_login("", login.trouble()))?;
+    let own = own.ok_or_else(|| refused_login("", &login))?;
     let mut worn = State::INITIAL;
     for step in steps(&State::INITIAL, state, Change::Difference, &own, name) {
         let reply = talk.ask(&step.request).await?;

@@ -7,15 +7,17 @@
 use std::rc::Rc;
 
 use tokio::sync::oneshot;
+use zeroize::Zeroizing;
 
 use super::link::Link;
 use super::pins::PinError;
 use super::pool::{Upstream, WaitError};
 use super::traffic::OwnReply;
-use crate::auth::Permission;
+use crate::auth::{Permission, is_wrong_password};
 use crate::command::{ClientSub, Delays};
+use crate::fanout::Kind;
 use crate::resp::speak::encode_request;
-use crate::session::{Protocol, State};
+use crate::session::{Credentials, Protocol, State};
 use crate::telemetry::Bound;
 
 impl Upstream {
@@ -107,6 +109,54 @@ impl Upstream {
         let answer = answer.await.ok_or(PinError::Unreachable)?;
         let is_refused = answer.starts_with(b"-NOPERM") || answer.starts_with(b"-NOAUTH");
         Ok(if is_refused { Err(answer) } else { Ok(()) })
+    }
+
+    /// Asks something as respool's own user. `None`: that could not be done.
+    pub async fn ask_as_own(self: Rc<Self>, request: &[u8]) -> Option<Vec<u8>> {
+        let link = self.own_link().await?;
+        reply(&link, request).await
+    }
+
+    /// Whether the server still takes what a client has shown; `None`: it has not said so.
+    pub async fn takes(self: Rc<Self>, credentials: Rc<Credentials>) -> Option<bool> {
+        let state = State {
+            user: Some(Rc::clone(&credentials)),
+            ..State::INITIAL
+        };
+        let Some(link) = self.link_of(&state) else {
+            // It is shown as the connection becomes the user's.
+            return match self.link_in(&state).await.ok()? {
+                Ok(_) => Some(true),
+                Err(refusal) => is_wrong_password(&refusal).then_some(false),
+            };
+        };
+        // The connection is the user's already: a refusal leaves it as it is.
+        let answer = reply(&link, &Zeroizing::new(credentials.request())).await?;
+        match answer.starts_with(b"+OK") {
+            true => Some(true),
+            false => is_wrong_password(&answer).then_some(false),
+        }
+    }
+
+    /// Whether a user may still subscribe to all of `topics`; `None`: the server has not said so.
+    pub async fn may_still_subscribe(
+        self: Rc<Self>,
+        group: usize,
+        credentials: &Rc<Credentials>,
+        kind: Kind,
+        topics: &[Rc<[u8]>],
+    ) -> Option<bool> {
+        let mut words: Vec<&[u8]> = vec![kind.verb(true).as_bytes()];
+        words.extend(topics.iter().map(|topic| &topic[..]));
+        let state = State {
+            user: Some(Rc::clone(credentials)),
+            ..State::INITIAL
+        };
+        let asked = self.may_subscribe(group, state, encode_request(&words));
+        match asked.await.ok()? {
+            Ok(()) => Some(true),
+            Err(refusal) => refusal.starts_with(b"-NOPERM").then_some(false),
+        }
     }
 
     /// Whether the user of `state` may run `request`, a SUBSCRIBE or its like. `Ok(Err)`: the server's error.

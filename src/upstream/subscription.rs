@@ -207,6 +207,11 @@ impl Subscriptions {
         self.fanout.borrow().some_topics(subscriber, kind, most)
     }
 
+    /// Whether a client is subscribed to something that is so.
+    pub fn has_topic(&self, subscriber: SubscriberId, is_so: impl Fn(Kind, &[u8]) -> bool) -> bool {
+        self.fanout.borrow().has_topic(subscriber, is_so)
+    }
+
     /// Bytes of a frame of the server, whose end they hold if it is `complete`.
     ///
     /// # Errors

@@ -151,3 +151,116 @@ fn a_client_may_name_itself_and_look_around_while_the_server_is_away() {
         assert!(!client.cmd(words).is_error(), "{words:?}");
     }
 }
+
+/// How often the server was shown a password.
+fn auth_calls(redis: &Redis) -> usize {
+    let text = redis.cmd(&["INFO", "commandstats"]).text();
+    let line = text.lines().find(|line| line.starts_with("cmdstat_auth:"));
+    let calls = line.and_then(|line| line.split(['=', ',']).nth(1));
+    calls.map_or(0, |calls| calls.parse().expect("a number"))
+}
+
+/// A server whose default user has a password.
+fn locked() -> Redis {
+    let redis = Redis::start(&[]);
+    let words = ["CONFIG", "SET", "requirepass", "secret"];
+    assert_eq!(redis.cmd(&words), Value::ok());
+    redis
+}
+
+const SECRET: &str = "password = \"secret\"";
+
+#[test]
+fn wrong_passwords_without_end_are_few_at_the_server_and_hold_up_no_other_address() {
+    let redis = locked();
+    let respool = Respool::with(&redis)
+        .plain_clients()
+        .upstream(SECRET)
+        .section("[auth]\nmode = \"passthrough\"")
+        .start();
+    let mut bystander = respool.client_from("127.0.0.2");
+    assert_eq!(bystander.cmd(&["AUTH", "secret"]), Value::ok());
+    let before = auth_calls(&redis);
+    let (start, respool) = (std::time::Instant::now(), &respool);
+    let is_over = std::sync::atomic::AtomicBool::new(false);
+    std::thread::scope(|scope| {
+        for number in 0..20 {
+            let is_over = &is_over;
+            scope.spawn(move || {
+                let mut client = respool.client_from("127.0.0.3");
+                for attempt in 0.. {
+                    let guess = format!("guess-{number}-{attempt}");
+                    client.send(crate::harness::encode(&["AUTH", &guess]));
+                    loop {
+                        let patience = std::time::Duration::from_millis(20);
+                        match client.reply_within(patience) {
+                            Some(reply) => {
+                                let text = reply.text();
+                                assert!(text.starts_with("WRONGPASS "), "{text}");
+                                break;
+                            }
+                            None if is_over.load(std::sync::atomic::Ordering::Relaxed) => return,
+                            None => {}
+                        }
+                    }
+                    if is_over.load(std::sync::atomic::Ordering::Relaxed) {
+                        return;
+                    }
+                }
+            });
+        }
+        for _ in 0..2000 {
+            assert!(!bystander.cmd(&["GET", "k"]).is_error());
+        }
+        // Others who come with the right password are served, from this address too.
+        for address in ["127.0.0.2", "127.0.0.3"] {
+            let mut client = respool.client_from(address);
+            assert_eq!(client.cmd(&["AUTH", "secret"]), Value::ok());
+            client.ping();
+        }
+        is_over.store(true, std::sync::atomic::Ordering::Relaxed);
+    });
+    let most = 100 + 4 * start.elapsed().as_secs() as usize;
+    let calls = auth_calls(&redis) - before;
+    assert!(calls < most, "{calls} calls of AUTH");
+    let delayed = respool.metric("respool_bounds_reached_total{bound=\"auth_delayed\"}");
+    assert!(delayed >= 1.0, "it is counted");
+    let log = respool.log_text();
+    assert!(log.contains("an address that has shown wrong passwords is slowed"));
+    assert!(!log.contains("guess-"), "what was tried is told nowhere");
+}
+
+#[test]
+fn attempts_past_those_that_may_wait_are_refused_unseen_and_the_rest_are_not_lost() {
+    let redis = locked();
+    let respool = Respool::with(&redis)
+        .top("workers = 1")
+        .upstream(SECRET)
+        .section(
+            "[auth]\nmode = \"passthrough\"\nmax_attempts_in_flight = 1\nmax_attempts_waiting = 1",
+        )
+        .start();
+    respool.client().cmd(&["PING"]);
+    redis.pause();
+    let (mut first, mut second) = (respool.client(), respool.client());
+    let auth = crate::harness::encode(&["AUTH", "secret"]);
+    let delayed = "respool_bounds_reached_total{bound=\"auth_delayed\"}";
+    first.send(&auth);
+    // It is in flight once whoever comes behind it waits.
+    let mut third = respool.client();
+    third.send(&auth);
+    eventually(|| respool.metric_or_zero(delayed) == 1.0, "one waits");
+    second.send(&auth);
+    let refused = "respool_bounds_reached_total{bound=\"auth_waiting\"}";
+    eventually(|| respool.metric_or_zero(refused) == 1.0, "one is refused");
+    redis.resume();
+    let replies = [first.reply(), second.reply(), third.reply()];
+    let taken = replies
+        .iter()
+        .filter(|reply| **reply == Value::ok())
+        .count();
+    let told =
+        "ERR respool: too many failed attempts to authenticate from this address, try again later";
+    let refused = replies.iter().filter(|reply| **reply == Value::error(told));
+    assert_eq!((taken, refused.count()), (2, 1), "{replies:?}");
+}

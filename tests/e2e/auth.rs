@@ -449,7 +449,9 @@ fn failures_are_counted_and_logged_at_a_bounded_rate_without_what_was_tried() {
     ] {
         let respool = Respool::with(&redis)
             .upstream(OWN)
-            .section(&format!("[auth]\nmode = \"{mode}\"\n{users}"))
+            .section(&format!(
+                "[auth]\nmode = \"{mode}\"\nmax_failure_delay = \"0s\"\n{users}"
+            ))
             .start();
         let mut client = respool.client();
         for attempt in 0..50 {
@@ -536,6 +538,7 @@ fn wrong_passwords_open_no_connections_and_long_ones_are_not_even_shown() {
         .upstream(&format!(
             "{OWN}\nmax_connections = 4\nshared_connections = 3"
         ))
+        .section("[auth]\nmax_failure_delay = \"0s\"")
         .start();
     let mut client = respool.client();
     for attempt in 0..30 {

@@ -1,0 +1,186 @@
+//! Attempts to authenticate wait here for their turn, so that an address that shows wrong passwords is slowed and nobody else is.
+
+use std::cell::{Cell, RefCell};
+use std::collections::HashMap;
+use std::rc::{Rc, Weak};
+
+use tokio::sync::oneshot;
+
+use super::site::Site;
+use crate::auth::{AttemptBounds, Attempts, Outcome, Source, Ticket, Turn};
+use crate::config::Settings;
+use crate::telemetry::{Bound, Throttle};
+
+/// What a client gets whose address has more attempts waiting than may wait.
+pub(super) const TOO_MANY: &[u8] =
+    b"-ERR respool: too many failed attempts to authenticate from this address, try again later\r\n";
+
+fn bounds(settings: &Settings) -> AttemptBounds {
+    let auth = &settings.auth;
+    AttemptBounds {
+        free_failures: auth.free_failures,
+        max_delay: auth.max_failure_delay,
+        max_in_flight: auth.max_attempts_in_flight,
+        max_waiting: auth.max_attempts_waiting,
+        max_addresses: auth.max_failing_addresses,
+    }
+}
+
+/// The attempts of one worker's clients.
+pub(super) struct AttemptQueue {
+    attempts: RefCell<Attempts>,
+    waiting: RefCell<HashMap<Ticket, oneshot::Sender<Attempt>>>,
+    /// The lines that say that an address is slowed, or that too many wait.
+    slowed_line: Throttle,
+    refused_line: Throttle,
+}
+
+impl AttemptQueue {
+    pub(super) fn new(settings: &Settings) -> Self {
+        Self {
+            attempts: RefCell::new(Attempts::new(bounds(settings))),
+            waiting: RefCell::default(),
+            slowed_line: Throttle::default(),
+            refused_line: Throttle::default(),
+        }
+    }
+
+    pub(super) fn reload(&self, settings: &Settings) {
+        self.attempts.borrow_mut().set_bounds(bounds(settings));
+    }
+}
+
+/// An attempt that is being looked at, until it is dropped.
+pub(super) struct Attempt {
+    site: Weak<Site>,
+    source: Source,
+    outcome: Cell<Outcome>,
+}
+
+impl Attempt {
+    /// How it has ended.
+    pub(super) fn came_to(&self, outcome: Outcome) {
+        self.outcome.set(outcome);
+    }
+}
+
+impl Drop for Attempt {
+    fn drop(&mut self) {
+        let Some(site) = self.site.upgrade() else {
+            return;
+        };
+        let now = site.thread.clock.now_micros();
+        let mut attempts = site.attempts.attempts.borrow_mut();
+        attempts.ended(self.source, self.outcome.get(), now);
+        drop(attempts);
+        site.release_attempts();
+    }
+}
+
+/// An attempt that waits for its turn.
+pub(super) struct WaitingAttempt {
+    site: Weak<Site>,
+    source: Source,
+    ticket: Ticket,
+    turn: oneshot::Receiver<Attempt>,
+}
+
+impl WaitingAttempt {
+    /// Waits; `None`: respool is ending.
+    pub(super) async fn turn(mut self) -> Option<Attempt> {
+        (&mut self.turn).await.ok()
+    }
+}
+
+impl Drop for WaitingAttempt {
+    fn drop(&mut self) {
+        if let Some(site) = self.site.upgrade() {
+            let queue = &site.attempts;
+            queue.waiting.borrow_mut().remove(&self.ticket);
+            let mut attempts = queue.attempts.borrow_mut();
+            attempts.leave(self.source, self.ticket);
+        }
+    }
+}
+
+/// What becomes of an attempt.
+pub(super) enum Admitted {
+    Now(Attempt),
+    Waits(WaitingAttempt),
+    Refused,
+}
+
+impl Site {
+    /// A client at `peer` shows a password; see [`Attempts::begin`].
+    pub(super) fn begin_attempt(
+        self: &Rc<Self>,
+        peer: &crate::identity::Peer,
+        is_served: impl FnOnce() -> bool,
+        has_failed: bool,
+    ) -> Admitted {
+        let queue = &self.attempts;
+        let (source, now) = (peer.number(), self.thread.clock.now_micros());
+        let mut attempts = queue.attempts.borrow_mut();
+        match attempts.begin(source, is_served, has_failed, now) {
+            Turn::Now => Admitted::Now(self.attempt(source)),
+            Turn::Wait(ticket, is_first) => {
+                self.thread.counters.bound(Bound::AuthDelayed).add(1);
+                if is_first && let Some(unwritten) = queue.slowed_line.write(now) {
+                    tracing::warn!(
+                        client = %peer,
+                        unwritten,
+                        "an address that has shown wrong passwords is slowed: its attempts to authenticate are looked at one \
+                         after another, with up to auth.max_failure_delay between them"
+                    );
+                }
+                let (tell, turn) = oneshot::channel();
+                queue.waiting.borrow_mut().insert(ticket, tell);
+                Admitted::Waits(WaitingAttempt {
+                    site: Rc::downgrade(self),
+                    source,
+                    ticket,
+                    turn,
+                })
+            }
+            Turn::Refused => {
+                self.thread.counters.bound(Bound::AuthWaiting).add(1);
+                if let Some(unwritten) = queue.refused_line.write(now) {
+                    tracing::warn!(
+                        client = %peer,
+                        unwritten,
+                        "an attempt to authenticate is refused: auth.max_attempts_waiting of this address wait already"
+                    );
+                }
+                Admitted::Refused
+            }
+        }
+    }
+
+    fn attempt(self: &Rc<Self>, source: Source) -> Attempt {
+        Attempt {
+            site: Rc::downgrade(self),
+            source,
+            outcome: Cell::new(Outcome::Untold),
+        }
+    }
+
+    /// Has those looked at whose turn has come.
+    pub(super) fn release_attempts(self: &Rc<Self>) {
+        let now = self.thread.clock.now_micros();
+        loop {
+            let released = self.attempts.attempts.borrow_mut().release(now);
+            if released.is_empty() {
+                return;
+            }
+            for (source, ticket) in released {
+                let waiting = self.attempts.waiting.borrow_mut().remove(&ticket);
+                let attempt = self.attempt(source);
+                match waiting {
+                    // Who waited may have left, and the attempt ends with it.
+                    Some(waiting) => drop(waiting.send(attempt)),
+                    None => drop(attempt),
+                }
+            }
+        }
+    }
+}

@@ -1,0 +1,233 @@
+//! Clients whose user the server has deleted, or has taken a channel from that they are subscribed to, are closed, as it would
+//! close them itself: here they share connections of respool's own user, which it leaves alone.
+//!
+//! Each user that clients have shown is looked up every two seconds (`ACL GETUSER`), once however many clients it has. Where
+//! respool's own user may not look, the server is shown what the clients have shown, and asked about their channels as their
+//! user, in slices.
+
+use std::cell::{Cell, RefCell};
+use std::collections::{HashMap, HashSet};
+use std::rc::Rc;
+use std::time::Duration;
+
+use super::site::{Resident, Site};
+use crate::auth::UserRounds;
+use crate::fanout::{ChannelRights, Kind, PUBSUB_KINDS, UserTold};
+use crate::identity::{DEFAULT_USER, Flag};
+use crate::resp::speak::encode_request;
+use crate::session::Credentials;
+use crate::telemetry::{Disconnect, Throttle};
+
+/// How often it is looked who has clients.
+const LOOKED_EVERY: Duration = Duration::from_millis(250);
+
+/// Topics of a slice, as the user whose they are.
+const SLICE: usize = 256;
+
+/// Topics that are looked at before others have their turn.
+const TOPICS_A_TURN: usize = 10_000;
+
+/// What is known of the users of one worker's clients.
+#[derive(Default)]
+pub(super) struct UserWatch {
+    rounds: RefCell<UserRounds>,
+    /// The channels of each, as far as its subscribers were held against them.
+    rights: RefCell<HashMap<Box<[u8]>, ChannelRights>>,
+    looked_micros: Cell<u64>,
+    line: Throttle,
+}
+
+impl UserWatch {
+    /// A client of this user subscribes to something: what is known may have been known before the server permitted it.
+    pub(super) fn subscribes(&self, user: &Credentials) {
+        self.rights.borrow_mut().remove(user.user());
+    }
+}
+
+/// Why clients are closed.
+#[derive(Clone, Copy)]
+enum Lost {
+    User,
+    Channel,
+}
+
+impl Site {
+    /// Looks up the users that are due.
+    pub(super) fn watch_users(self: &Rc<Self>) {
+        let (watch, clock) = (&self.user_watch, &self.thread.clock);
+        if !clock.is_past(watch.looked_micros.get(), LOOKED_EVERY) {
+            return;
+        }
+        let now = clock.now_micros();
+        watch.looked_micros.set(now);
+        if self.upstream.is_away() {
+            return;
+        }
+        self.ask_own_permissions();
+        let users = self.taken.borrow_mut().users();
+        if users.is_empty() && self.guest().is_none() {
+            return;
+        }
+        let guest = self.guest().map(|_| Box::from(DEFAULT_USER));
+        let mut rounds = watch.rounds.borrow_mut();
+        rounds.here(users.into_iter().chain(guest), now);
+        let due = rounds.due(now);
+        drop(rounds);
+        for user in due {
+            tokio::task::spawn_local(Rc::clone(self).look_up(user));
+        }
+    }
+
+    async fn look_up(self: Rc<Self>, user: Box<[u8]>) {
+        let request = encode_request(&[&b"ACL"[..], b"GETUSER", &user]);
+        let limit = self.thread.settings().upstream.reply_timeout;
+        let asking = Rc::clone(&self.upstream).ask_as_own(&request);
+        // What takes longer is asked again in its turn.
+        if let Ok(Some(reply)) = tokio::time::timeout(limit, asking).await {
+            match UserTold::read(&reply) {
+                UserTold::Gone => self.close_user(&user),
+                UserTold::Rights(rights) => self.hold_against(&user, rights).await,
+                UserTold::Nothing => {
+                    let asking = self.ask_as_user(&user);
+                    // As long as that is under way it is not asked again.
+                    let _ = tokio::time::timeout(limit, asking).await;
+                }
+            }
+        }
+        let now = self.thread.clock.refresh();
+        self.user_watch.rounds.borrow_mut().told(&user, now);
+    }
+
+    /// Closes the subscribers of a user that have lost a channel. Nobody has, where nothing has changed since they were last
+    /// looked at.
+    async fn hold_against(&self, user: &[u8], rights: ChannelRights) {
+        let known = self.user_watch.rights.borrow().get(user) == Some(&rights);
+        if known {
+            return;
+        }
+        let mut known = self.user_watch.rights.borrow_mut();
+        known.insert(user.into(), rights.clone());
+        let most = 2 * self.taken.borrow().len() + 64;
+        if known.len() > most {
+            // Of users that have no clients any more.
+            known.clear();
+        }
+        drop(known);
+        if rights.allows_all() {
+            return;
+        }
+        let mut looked_at = 0;
+        for resident in self.subscribers_of(|credentials| credentials.user() == user) {
+            let (id, subscriptions) = (
+                resident.card.id(),
+                self.upstream.subscriptions_of(&resident.outlet),
+            );
+            looked_at += subscriptions.counts(id).total();
+            if subscriptions.has_topic(id, |kind, topic| !rights.allows(kind, topic)) {
+                self.close(&resident, Lost::Channel);
+            }
+            if looked_at > TOPICS_A_TURN {
+                looked_at = 0;
+                tokio::task::yield_now().await;
+            }
+        }
+    }
+
+    /// Where respool's own user may not look a user up, its clients are held against what the server lets them do.
+    async fn ask_as_user(&self, user: &[u8]) {
+        let shown = self.taken.borrow().all_of(user);
+        let guest = self.guest().filter(|guest| guest.user() == user);
+        for credentials in shown {
+            // Whoever has not authenticated is looked after elsewhere.
+            let takes = Rc::clone(&self.upstream).takes(Rc::clone(&credentials));
+            if takes.await == Some(false) {
+                let of_user = self.residents_of(|other| *other == *credentials);
+                of_user.iter().for_each(|one| self.close(one, Lost::User));
+            } else {
+                self.ask_about_topics(&credentials).await;
+            }
+        }
+        if let Some(guest) = guest {
+            self.ask_about_topics(&guest).await;
+        }
+    }
+
+    /// Has the server look at every topic once that clients of a user are subscribed to.
+    async fn ask_about_topics(&self, credentials: &Rc<Credentials>) {
+        let subscribers = self.subscribers_of(|other| *other == **credentials);
+        let Some(group) = subscribers.first().map(|one| one.card.group.get() as usize) else {
+            return;
+        };
+        let mut lost: [HashSet<Rc<[u8]>>; PUBSUB_KINDS.len()] = Default::default();
+        for kind in PUBSUB_KINDS {
+            let mut topics: HashSet<Rc<[u8]>> = HashSet::new();
+            for one in &subscribers {
+                let subscriptions = self.upstream.subscriptions_of(&one.outlet);
+                topics.extend(subscriptions.some_topics(one.card.id(), kind, usize::MAX));
+            }
+            let topics: Vec<Rc<[u8]>> = topics.into_iter().collect();
+            let mut slices: Vec<&[Rc<[u8]>]> = topics.chunks(SLICE).collect();
+            while let Some(slice) = slices.pop() {
+                let upstream = Rc::clone(&self.upstream);
+                let asked = upstream.may_still_subscribe(group, credentials, kind, slice);
+                match (asked.await, slice) {
+                    (Some(false), [topic]) => drop(lost[kind as usize].insert(Rc::clone(topic))),
+                    (Some(false), slice) => {
+                        let (one, other) = slice.split_at(slice.len() / 2);
+                        slices.extend([one, other]);
+                    }
+                    (Some(true), _) => {}
+                    (None, _) => return,
+                }
+            }
+        }
+        if lost.iter().all(HashSet::is_empty) {
+            return;
+        }
+        for one in subscribers {
+            let subscriptions = self.upstream.subscriptions_of(&one.outlet);
+            let is_lost = |kind: Kind, topic: &[u8]| lost[kind as usize].contains(topic);
+            if subscriptions.has_topic(one.card.id(), is_lost) {
+                self.close(&one, Lost::Channel);
+            }
+        }
+    }
+
+    fn residents_of(&self, is_theirs: impl Fn(&Credentials) -> bool) -> Vec<Rc<Resident>> {
+        let residents = self.residents.borrow();
+        let theirs = residents.values().filter(|resident| {
+            let user = resident.user.take();
+            let is_one = user.as_deref().is_some_and(&is_theirs);
+            resident.user.set(user);
+            is_one
+        });
+        theirs.cloned().collect()
+    }
+
+    fn subscribers_of(&self, is_theirs: impl Fn(&Credentials) -> bool) -> Vec<Rc<Resident>> {
+        let mut theirs = self.residents_of(is_theirs);
+        theirs.retain(|one| one.card.has(Flag::Pubsub));
+        theirs
+    }
+
+    fn close_user(&self, user: &[u8]) {
+        let theirs = self.residents_of(|credentials| credentials.user() == user);
+        theirs.iter().for_each(|one| self.close(one, Lost::User));
+    }
+
+    fn close(&self, resident: &Resident, lost: Lost) {
+        if resident.outlet.is_closed() {
+            return;
+        }
+        if let Some(unwritten) = self.user_watch.line.write(self.thread.clock.now_micros()) {
+            let why = match lost {
+                Lost::User => "the server knows its user no more, or takes its password no more",
+                Lost::Channel => {
+                    "the server has taken a channel from its user that it is subscribed to"
+                }
+            };
+            tracing::warn!(client = %resident.card.peer(), unwritten, "a client is closed: {why}");
+        }
+        resident.outlet.close(Disconnect::PermissionLost);
+    }
+}

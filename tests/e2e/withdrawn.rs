@@ -1,0 +1,203 @@
+//! A user that is deleted, or loses a channel: its clients end as they do at the server, whatever they are doing, and nobody
+//! else's.
+
+use std::time::{Duration, Instant};
+
+use crate::harness::{Client, Redis, Respool, Value, encode, eventually, show};
+
+const OWN: &str = "username = \"own\"\npassword = \"pw\"";
+
+const PASSED_THROUGH: &str = "[auth]\nmode = \"passthrough\"";
+
+/// What respool's own user may do: everything, or nothing of ACL.
+const OWN_RIGHTS: [&str; 2] = ["+@all", "-acl"];
+
+fn set_user(redis: &Redis, name: &str, rules: &[&str]) {
+    let words = [&["ACL", "SETUSER", name][..], rules].concat();
+    assert_eq!(redis.cmd(&words), Value::ok(), "{words:?}");
+}
+
+/// A server with users `ann`, `bob` and respool's own.
+fn with_users(own_rights: &str) -> Redis {
+    let redis = Redis::start(&[]);
+    for name in ["ann", "bob", "own"] {
+        set_user(&redis, name, &["on", ">pw", "~*", "&*", "+@all"]);
+    }
+    set_user(&redis, "own", &[own_rights]);
+    redis
+}
+
+fn passed_through(redis: &Redis) -> Respool {
+    Respool::with(redis)
+        .upstream(&format!("{OWN}\nmax_connections = 12"))
+        .section(PASSED_THROUGH)
+        .start()
+}
+
+/// A client of a user that has sent something, whose reply was read if it has one.
+fn doing(mut client: Client, user: &str, words: &[&str]) -> Client {
+    assert_eq!(client.cmd(&["AUTH", user, "pw"]), Value::ok());
+    client.send(encode(words));
+    if words[0] != "BLPOP" {
+        client.reply();
+    }
+    client
+}
+
+const DOINGS: [&[&str]; 6] = [
+    &["SUBSCRIBE", "c"],
+    &["PSUBSCRIBE", "c*"],
+    &["BLPOP", "list", "0"],
+    &["PING"],
+    &["MULTI"],
+    &["WATCH", "k"],
+];
+
+fn assert_ends(client: &mut Client, what: &str) {
+    let rest = client.read_to_end();
+    let is_told = rest.starts_with(b"-WRONGPASS ") || rest.starts_with(b"-UNBLOCKED ");
+    assert!(rest.is_empty() || is_told, "{what}: {}", show(&rest));
+}
+
+fn message(channel: &str, text: &str) -> Value {
+    Value::Array(vec![
+        Value::bulk("message"),
+        Value::bulk(channel),
+        Value::bulk(text),
+    ])
+}
+
+#[test]
+fn the_clients_of_a_user_that_is_deleted_end_whatever_they_do() {
+    for own_rights in OWN_RIGHTS {
+        let redis = with_users(own_rights);
+        let respool = passed_through(&redis);
+        let (mut direct, mut through) = (Vec::new(), Vec::new());
+        for words in DOINGS {
+            direct.push(doing(redis.client(), "ann", words));
+            through.push(doing(respool.client(), "ann", words));
+        }
+        let mut bob = doing(respool.client(), "bob", &["SUBSCRIBE", "c"]);
+        assert_eq!(redis.cmd(&["ACL", "DELUSER", "ann"]), Value::Int(1));
+        for (index, words) in DOINGS.iter().enumerate() {
+            direct[index].expect_end();
+            assert_ends(&mut through[index], &format!("{own_rights} {words:?}"));
+        }
+        redis.cmd(&["PUBLISH", "c", "m"]);
+        assert_eq!(bob.reply(), message("c", "m"));
+        let metric = "respool_client_disconnects_total{reason=\"permission_lost\"}";
+        eventually(|| respool.metric_or_zero(metric) >= 3.0, "it is counted");
+    }
+}
+
+#[test]
+fn subscribers_that_lose_a_channel_end_and_others_of_the_user_do_not() {
+    for own_rights in OWN_RIGHTS {
+        let redis = with_users(own_rights);
+        let respool = passed_through(&redis);
+        let mut stays = doing(respool.client(), "ann", &["SUBSCRIBE", "c"]);
+        let mut idle = doing(respool.client(), "ann", &["PING"]);
+        let mut bob = doing(respool.client(), "bob", &["SUBSCRIBE", "d"]);
+        let mut lose = vec![
+            doing(respool.client(), "ann", &["SUBSCRIBE", "d"]),
+            doing(respool.client(), "ann", &["PSUBSCRIBE", "c*"]),
+        ];
+        // Many topics of a kind are asked about in slices.
+        let mut many = respool.client();
+        assert_eq!(many.cmd(&["AUTH", "ann", "pw"]), Value::ok());
+        let names: Vec<String> = (0..1000).map(|number| format!("many-{number}")).collect();
+        let words = std::iter::once("SUBSCRIBE").chain(names.iter().map(String::as_str));
+        many.send(encode(&words.collect::<Vec<_>>()));
+        for _ in &names {
+            many.reply();
+        }
+        set_user(&redis, "ann", &["resetchannels", "&c", "&many-*"]);
+        for client in &mut lose {
+            assert_ends(client, own_rights);
+        }
+        set_user(
+            &redis,
+            "ann",
+            &["resetchannels", "&c", "&many-?", "&many-??"],
+        );
+        assert_ends(&mut many, own_rights);
+        redis.cmd(&["PUBLISH", "c", "m"]);
+        redis.cmd(&["PUBLISH", "d", "m"]);
+        assert_eq!(stays.reply(), message("c", "m"));
+        assert_eq!(bob.reply(), message("d", "m"));
+        idle.ping();
+        // All at once, as `ACL SETUSER ann reset` does.
+        set_user(&redis, "ann", &["resetchannels", "-@all"]);
+        assert_ends(&mut stays, own_rights);
+    }
+}
+
+/// How often the server was asked about a user.
+fn lookups(redis: &Redis) -> usize {
+    let text = redis.cmd(&["INFO", "commandstats"]).text();
+    let lines = text.lines().filter(|line| {
+        line.starts_with("cmdstat_acl|getuser:") || line.starts_with("cmdstat_acl:")
+    });
+    let calls = lines.filter_map(|line| line.split(['=', ',']).nth(1)?.parse::<usize>().ok());
+    calls.sum()
+}
+
+#[test]
+fn what_leaves_clients_alone_at_the_server_leaves_them_alone_here() {
+    for rules in [&["off"][..], &["<pw", ">other"], &["-@all"]] {
+        let redis = with_users("+@all");
+        let respool = passed_through(&redis);
+        let mut through = doing(respool.client(), "ann", &["SUBSCRIBE", "c"]);
+        let mut direct = doing(redis.client(), "ann", &["SUBSCRIBE", "c"]);
+        set_user(&redis, "ann", rules);
+        let before = lookups(&redis);
+        eventually(
+            || lookups(&redis) >= before + 6,
+            "the server has been asked more than once since",
+        );
+        redis.cmd(&["PUBLISH", "c", "m"]);
+        assert_eq!(direct.reply(), message("c", "m"), "{rules:?}");
+        assert_eq!(through.reply(), message("c", "m"), "{rules:?}");
+    }
+}
+
+#[test]
+fn a_user_costs_the_same_however_many_clients_and_channels_it_has() {
+    let redis = with_users("+@all");
+    let respool = Respool::with(&redis)
+        .top("workers = 1")
+        .upstream(OWN)
+        .section(PASSED_THROUGH)
+        .start();
+    set_user(&redis, "ann", &["resetchannels", "&c-*"]);
+    let clients: Vec<Client> = (0..200)
+        .map(|number| {
+            let channel = format!("c-{number}");
+            doing(respool.client(), "ann", &["SUBSCRIBE", &channel])
+        })
+        .collect();
+    let (before, start) = (lookups(&redis), Instant::now());
+    eventually(|| lookups(&redis) >= before + 4, "it is asked about");
+    let most = 4 + 2 * start.elapsed().as_secs() as usize;
+    let asked = lookups(&redis) - before;
+    assert!(asked <= most, "{asked} questions");
+    drop(clients);
+}
+
+#[test]
+fn subscribers_that_are_respools_own_user_end_when_it_loses_their_channel() {
+    let redis = with_users("+@all");
+    let respool = Respool::with(&redis).upstream(OWN).start();
+    let mut stays = respool.client();
+    stays.cmd(&["SUBSCRIBE", "c"]);
+    let mut loses = respool.client();
+    loses.cmd(&["SUBSCRIBE", "d"]);
+    set_user(&redis, "own", &["resetchannels", "&c"]);
+    assert_ends(&mut loses, "its channel is gone");
+    eventually(
+        || redis.cmd(&["PUBLISH", "c", "m"]).int() == 1,
+        "the other is subscribed again",
+    );
+    let patience = Duration::from_secs(60);
+    assert_eq!(stays.reply_within(patience), Some(message("c", "m")));
+}
