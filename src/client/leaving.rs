@@ -4,6 +4,7 @@
 //! written to it. So who has finished sending is served like anybody whom the server can serve; what waits for a server
 //! that is away, or for a connection that others hold, is dropped unsent. Who has reset its connection is gone at once.
 
+use std::io;
 use std::pin::Pin as Pinned;
 use std::rc::Rc;
 use std::task::{Context, Poll};
@@ -16,7 +17,31 @@ use crate::transport::PeerEnd;
 /// Ends when the client has gone a step further: it has finished sending, or is gone.
 pub(super) type EndWatch = Pinned<Box<dyn Future<Output = ()>>>;
 
+/// How long, and for how many reads, a client that broke the protocol may take to read why it is closed.
+const LINGER: Duration = Duration::from_millis(500);
+const LINGER_READS: usize = 64;
+
 impl Client {
+    /// Lets the client read why it is closed: a socket closed with unread bytes in it takes its last words along.
+    pub(super) async fn linger(&self) {
+        self.stream.finish_writing();
+        let emptied = async {
+            for _ in 0..LINGER_READS {
+                std::future::poll_fn(|cx| self.poll_last_words(cx)).await?;
+                let mut scratch = self.site.thread.scratch.borrow_mut();
+                match self.stream.try_read(&mut scratch[..]) {
+                    Ok(0) => break,
+                    Ok(_) => {}
+                    Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
+                    Err(error) => return Err(error),
+                }
+            }
+            Ok(())
+        };
+        // However it ends, the client is closed.
+        let _ = tokio::time::timeout(LINGER, emptied).await;
+    }
+
     /// Whether the client has finished sending, though it may not have been read up to there.
     pub(super) fn has_finished(&self) -> bool {
         self.resident.finished_micros.get() != 0

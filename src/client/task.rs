@@ -30,10 +30,6 @@ use crate::upstream::{
     Blocked, Link, Outlet, Pin, PinError, RoomWait, SharedWait, SubscribeResult, WaitError,
 };
 
-/// How long, and for how many reads, a client that broke the protocol may take to read why it is closed.
-const LINGER: std::time::Duration = std::time::Duration::from_millis(500);
-const LINGER_READS: usize = 64;
-
 /// A client that has been admitted and not yet begun.
 pub struct Arrived {
     /// Its socket.
@@ -279,26 +275,6 @@ impl Client {
         } else {
             site.thread.counters.bound(Bound::Rejected).add(1);
         }
-    }
-
-    /// Lets the client read why it is closed: a socket closed with unread bytes in it takes its last words along.
-    async fn linger(&self) {
-        self.stream.finish_writing();
-        let emptied = async {
-            for _ in 0..LINGER_READS {
-                std::future::poll_fn(|cx| self.poll_last_words(cx)).await?;
-                let mut scratch = self.site.thread.scratch.borrow_mut();
-                match self.stream.try_read(&mut scratch[..]) {
-                    Ok(0) => break,
-                    Ok(_) => {}
-                    Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
-                    Err(error) => return Err(error),
-                }
-            }
-            Ok(())
-        };
-        // However it ends, the client is closed.
-        let _ = tokio::time::timeout(LINGER, emptied).await;
     }
 
     pub(super) fn group(&self) -> usize {
