@@ -8,56 +8,14 @@ use std::rc::Rc;
 use std::time::Duration;
 
 use super::requests::Next;
-use super::site::Site;
 use super::task::{Client, Done, Wait};
-use crate::auth::{Known, Permission};
+use crate::auth::{Known, Permission, concerns_others, question};
 use crate::command::ClientSub;
 use crate::resp::Request;
 use crate::resp::speak::encode_request;
-use crate::session::State;
 
 /// How long a command that concerns the client's own connection waits for the server's answer.
 const OWN_WAITS: Duration = Duration::from_millis(250);
-
-/// Each command in a form that asks for nothing: the server looks at the permission first, and then refuses what it is
-/// given. `CLIENT KILL ID 0` is none of these: to Redis 6.2 it means everybody.
-fn question(sub: ClientSub) -> Option<&'static [&'static str]> {
-    Some(match sub {
-        ClientSub::List => &["CLIENT", "LIST", "ID", "x"],
-        ClientSub::Kill => &["CLIENT", "KILL", "ID", "x"],
-        ClientSub::Unblock => &["CLIENT", "UNBLOCK", "x"],
-        ClientSub::NoEvict => &["CLIENT", "NO-EVICT", "x"],
-        ClientSub::NoTouch => &["CLIENT", "NO-TOUCH", "x"],
-        ClientSub::Reply => &["CLIENT", "REPLY", "x"],
-        ClientSub::SetName => &["CLIENT", "SETNAME", "a b"],
-        ClientSub::SetInfo => &["CLIENT", "SETINFO", "x", "x"],
-        ClientSub::GetName => &["CLIENT", "GETNAME"],
-        ClientSub::Id => &["CLIENT", "ID"],
-        ClientSub::Info => &["CLIENT", "INFO"],
-        ClientSub::MaintNotifications | ClientSub::Unsupported => return None,
-    })
-}
-
-/// Whether it reaches other clients.
-fn concerns_others(sub: ClientSub) -> bool {
-    matches!(sub, ClientSub::List | ClientSub::Kill | ClientSub::Unblock)
-}
-
-impl Site {
-    /// Has the server asked, once, what respool's own user may do to other clients: while it is away that is what is known.
-    pub(super) fn ask_own_permissions(&self) {
-        for sub in [ClientSub::List, ClientSub::Kill, ClientSub::Unblock] {
-            let is_known = self.thread.permission(None, sub) != Known::Nothing;
-            let question = question(sub).filter(|_| !is_known);
-            if let Some(question) = question {
-                let upstream = Rc::clone(&self.upstream);
-                let question = encode_request(question);
-                let asking = upstream.ask_permission(State::INITIAL, sub, question);
-                tokio::task::spawn_local(async move { drop(asking.await) });
-            }
-        }
-    }
-}
 
 impl Client {
     /// What becomes of a subcommand of CLIENT that the server does not permit the client's user, or has to be asked about;
@@ -113,30 +71,5 @@ impl Client {
             Done::Permission(Ok(permission.unwrap_or(Ok(()))))
         }));
         Next::Wait
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-    use crate::command::{COUNT, Local, Way, spec};
-
-    #[test]
-    fn every_subcommand_that_respool_answers_is_asked_about_by_its_own_name() {
-        for id in 0..COUNT {
-            let spec = spec(id as u16);
-            let Way::Local(Local::Client(sub)) = spec.way else {
-                continue;
-            };
-            let Some(question) = question(sub) else {
-                continue;
-            };
-            let asked = format!("{}|{}", question[0], question[1]).to_lowercase();
-            assert_eq!(asked, spec.name);
-            // Or the server would look at their number, and not at the permission.
-            let count = question.len() as i64;
-            let arity = i64::from(spec.arity);
-            assert!(count == arity || (arity < 0 && count >= -arity), "{asked}");
-        }
     }
 }

@@ -63,7 +63,6 @@ impl Site {
         if self.upstream.is_away() {
             return;
         }
-        self.ask_own_permissions();
         let users = self.taken.borrow_mut().users();
         if users.is_empty() && self.guest().is_none() {
             return;

@@ -13,7 +13,7 @@ use super::link::Link;
 use super::pins::PinError;
 use super::pool::{Upstream, WaitError};
 use super::traffic::OwnReply;
-use crate::auth::{Permission, is_wrong_password};
+use crate::auth::{Known, Permission, is_wrong_password, question};
 use crate::command::{ClientSub, Delays};
 use crate::fanout::Kind;
 use crate::resp::speak::encode_request;
@@ -21,6 +21,29 @@ use crate::session::{Credentials, Protocol, State};
 use crate::telemetry::Bound;
 
 impl Upstream {
+    /// Asks the server what is to be known of it: its commands, and what respool's own user may do to other clients, which holds
+    /// while the server is away.
+    pub(super) fn learn_all(self: &Rc<Self>, link: &Rc<Link>) {
+        self.learn(link);
+        if link.worn().user.is_some() {
+            return;
+        }
+        for sub in [ClientSub::List, ClientSub::Kill, ClientSub::Unblock] {
+            let is_known = self.thread.permission(None, sub) != Known::Nothing;
+            let Some(question) = question(sub).filter(|_| !is_known) else {
+                continue;
+            };
+            let (upstream, link) = (Rc::clone(self), Rc::clone(link));
+            let question = encode_request(question);
+            tokio::task::spawn_local(async move {
+                // What is lost with the connection is asked again when it matters.
+                if let Ok(permission) = upstream.ask_on(&link, &question).await {
+                    upstream.thread.told_permission(None, sub, permission);
+                }
+            });
+        }
+    }
+
     /// Whether the user of `state` may run a subcommand of CLIENT; `question` is that command, asking for nothing. The answer is
     /// kept for those who come later.
     ///

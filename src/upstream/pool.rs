@@ -514,7 +514,7 @@ impl Upstream {
         }
         self.thread.pulse.answered(link.origin().begun_micros);
         self.look_for_pause();
-        self.learn(&link);
+        self.learn_all(&link);
         self.move_on();
         self.act();
         let ended = link
