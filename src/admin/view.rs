@@ -269,7 +269,7 @@ fn evictions(row: &crate::admission::GroupRow) -> Vec<(&'static str, u64)> {
 fn per(per: Per) -> &'static str {
     match per {
         Per::Group => "group",
-        Per::Address => "address",
+        Per::Address { .. } => "address",
         Per::ClientName => "client_name",
         Per::User => "user",
     }

@@ -13,25 +13,6 @@ const HOLDS_MICROS: u64 = 3_000_000;
 /// The most users whose answers are kept; past it those go whose answers hold no more, and then all.
 const MOST_USERS: usize = 1024;
 
-/// Each command in a form that asks for nothing: the server looks at the permission first, and then refuses what it is
-/// given. `CLIENT KILL ID 0` is none of these: to Redis 6.2 it means everybody.
-pub fn question(sub: ClientSub) -> Option<&'static [&'static str]> {
-    Some(match sub {
-        ClientSub::List => &["CLIENT", "LIST", "ID", "x"],
-        ClientSub::Kill => &["CLIENT", "KILL", "ID", "x"],
-        ClientSub::Unblock => &["CLIENT", "UNBLOCK", "x"],
-        ClientSub::NoEvict => &["CLIENT", "NO-EVICT", "x"],
-        ClientSub::NoTouch => &["CLIENT", "NO-TOUCH", "x"],
-        ClientSub::Reply => &["CLIENT", "REPLY", "x"],
-        ClientSub::SetName => &["CLIENT", "SETNAME", "a b"],
-        ClientSub::SetInfo => &["CLIENT", "SETINFO", "x", "x"],
-        ClientSub::GetName => &["CLIENT", "GETNAME"],
-        ClientSub::Id => &["CLIENT", "ID"],
-        ClientSub::Info => &["CLIENT", "INFO"],
-        ClientSub::MaintNotifications | ClientSub::Unsupported => return None,
-    })
-}
-
 /// Whether it reaches other clients.
 pub fn concerns_others(sub: ClientSub) -> bool {
     matches!(sub, ClientSub::List | ClientSub::Kill | ClientSub::Unblock)
@@ -136,7 +117,6 @@ impl Permissions {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::command::{COUNT, Local, Way, spec};
 
     fn refusal() -> Permission {
         Err(b"-NOPERM no\r\n".to_vec())
@@ -181,25 +161,6 @@ mod tests {
             assert!(known.users.len() <= MOST_USERS);
             let told = known.of(Some(name.as_bytes()), ClientSub::Id, user as u64);
             assert_eq!(told, Known::Now(Ok(())));
-        }
-    }
-
-    #[test]
-    fn every_subcommand_that_respool_answers_is_asked_about_by_its_own_name() {
-        for id in 0..COUNT {
-            let spec = spec(id as u16);
-            let Way::Local(Local::Client(sub)) = spec.way else {
-                continue;
-            };
-            let Some(question) = question(sub) else {
-                continue;
-            };
-            let asked = format!("{}|{}", question[0], question[1]).to_lowercase();
-            assert_eq!(asked, spec.name);
-            // Or the server would look at their number, and not at the permission.
-            let count = question.len() as i64;
-            let arity = i64::from(spec.arity);
-            assert!(count == arity || (arity < 0 && count >= -arity), "{asked}");
         }
     }
 }

@@ -9,10 +9,11 @@ use std::time::Duration;
 
 use super::requests::Next;
 use super::task::{Client, Done, Wait};
-use crate::auth::{Known, Permission, concerns_others, question};
+use crate::auth::{Known, Permission, concerns_others};
 use crate::command::ClientSub;
 use crate::resp::Request;
 use crate::resp::speak::encode_request;
+use crate::session::stand_in_for;
 
 /// How long a command that concerns the client's own connection waits for the server's answer.
 const OWN_WAITS: Duration = Duration::from_millis(250);
@@ -21,7 +22,7 @@ impl Client {
     /// What becomes of a subcommand of CLIENT that the server does not permit the client's user, or has to be asked about;
     /// `None`: it is permitted.
     pub(super) fn unpermitted(&mut self, sub: ClientSub, request: &Request<'_>) -> Option<Next> {
-        let question = question(sub)?;
+        let question = stand_in_for(sub)?;
         let permission = match self.permission.take() {
             Some(told) => *told,
             None => match self.known_permission(sub, question) {

@@ -88,12 +88,13 @@ pub fn stand_in_for(sub: ClientSub) -> Option<&'static [&'static str]> {
         ClientSub::SetInfo => &["CLIENT", "SETINFO", "-", "-"],
         ClientSub::Id => &["CLIENT", "ID"],
         ClientSub::Info => &["CLIENT", "INFO"],
-        ClientSub::List => &["CLIENT", "LIST", "ID", "0"],
-        ClientSub::Kill => &["CLIENT", "KILL", "ID", "0"],
+        ClientSub::List => &["CLIENT", "LIST", "ID", "x"],
+        // Not 0: to Redis 6.2 that means everybody.
+        ClientSub::Kill => &["CLIENT", "KILL", "ID", "x"],
         ClientSub::Reply => &["CLIENT", "REPLY", "-"],
         ClientSub::NoEvict => &["CLIENT", "NO-EVICT", "-"],
         ClientSub::NoTouch => &["CLIENT", "NO-TOUCH", "-"],
-        ClientSub::Unblock => &["CLIENT", "UNBLOCK", "0"],
+        ClientSub::Unblock => &["CLIENT", "UNBLOCK", "x"],
         ClientSub::MaintNotifications | ClientSub::Unsupported => return None,
     })
 }
@@ -106,6 +107,7 @@ pub fn is_refused_late(element: &[u8]) -> bool {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::command::{COUNT, Way, spec};
 
     #[test]
     fn only_what_was_queued_has_a_place() {
@@ -118,5 +120,24 @@ mod tests {
         own.answered(Some(5));
         let places: Vec<u32> = own.queued().iter().map(|element| element.place).collect();
         assert_eq!(places, [0, 4]);
+    }
+
+    #[test]
+    fn every_subcommand_that_respool_answers_is_asked_about_by_its_own_name() {
+        for id in 0..COUNT {
+            let spec = spec(id as u16);
+            let Way::Local(Local::Client(sub)) = spec.way else {
+                continue;
+            };
+            let Some(question) = stand_in_for(sub) else {
+                continue;
+            };
+            let asked = format!("{}|{}", question[0], question[1]).to_lowercase();
+            assert_eq!(asked, spec.name);
+            // Or the server would look at their number, and not at the permission.
+            let count = question.len() as i64;
+            let arity = i64::from(spec.arity);
+            assert!(count == arity || (arity < 0 && count >= -arity), "{asked}");
+        }
     }
 }

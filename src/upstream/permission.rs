@@ -13,11 +13,11 @@ use super::link::Link;
 use super::pins::PinError;
 use super::pool::{Upstream, WaitError};
 use super::traffic::OwnReply;
-use crate::auth::{Known, Permission, is_wrong_password, question};
+use crate::auth::{Known, Permission, is_wrong_password};
 use crate::command::{ClientSub, Delays};
 use crate::fanout::Kind;
 use crate::resp::speak::encode_request;
-use crate::session::{Credentials, Protocol, State};
+use crate::session::{Credentials, Protocol, State, stand_in_for};
 use crate::telemetry::Bound;
 
 impl Upstream {
@@ -30,7 +30,7 @@ impl Upstream {
         }
         for sub in [ClientSub::List, ClientSub::Kill, ClientSub::Unblock] {
             let is_known = self.thread.permission(None, sub) != Known::Nothing;
-            let Some(question) = question(sub).filter(|_| !is_known) else {
+            let Some(question) = stand_in_for(sub).filter(|_| !is_known) else {
                 continue;
             };
             let (upstream, link) = (Rc::clone(self), Rc::clone(link));
