@@ -207,7 +207,7 @@ impl Client {
         }
         let site = Rc::clone(&self.site);
         let is_served = || site.serves(&shown);
-        let admitted = site.begin_attempt(self.card.peer(), is_served, self.has_failed);
+        let admitted = site.begin_attempt(self.card.peer(), is_served, self.session.has_failed);
         let shown = Shown(shown, hello);
         match admitted {
             Admitted::Now(attempt) => self.attempt(Some(attempt), shown),
@@ -385,7 +385,7 @@ impl Client {
     }
 
     fn count_wrong(&mut self, login: &Login) {
-        self.has_failed = true;
+        self.session.has_failed = true;
         if let Some(attempt) = &login.attempt {
             attempt.came_to(Outcome::Wrong);
         }

@@ -149,8 +149,6 @@ pub struct Client {
     /// It will be closed for this once its replies are out.
     pub(super) ending: Option<Disconnect>,
     pub(super) rejected: Option<Refusal>,
-    /// It has shown a wrong password on this connection.
-    pub(super) has_failed: bool,
     /// What stands between its requests and where they go.
     pub(super) gate: Gate,
     is_at_end: bool,
@@ -209,15 +207,14 @@ impl Client {
         site.residents
             .borrow_mut()
             .insert(card.id(), Rc::clone(&resident));
-        let guest = site.guest();
         let mut client = Box::new(Self {
+            session: Session::new(site.guest()),
             site,
             stream,
             outlet,
             resident,
             card,
             permit,
-            session: Session::new(guest),
             scanner: RequestScanner::default(),
             input: Vec::new(),
             link: None,
@@ -236,7 +233,6 @@ impl Client {
             ending: None,
             rejected: None,
             gate: Gate::default(),
-            has_failed: false,
             is_at_end: false,
             end_watch: None,
             has_left: false,

@@ -44,6 +44,18 @@ impl UserWatch {
     }
 }
 
+impl UserWatch {
+    /// The subscribers of a user are about to be held against its rights; there are so many users.
+    fn keep(&self, user: &[u8], rights: &ChannelRights, users: usize) {
+        let mut known = self.rights.borrow_mut();
+        if known.len() > 2 * users + 64 {
+            // Of users that have no clients any more.
+            known.clear();
+        }
+        known.insert(user.into(), rights.clone());
+    }
+}
+
 /// Why clients are closed.
 #[derive(Clone, Copy)]
 enum Lost {
@@ -104,14 +116,8 @@ impl Site {
         if known {
             return;
         }
-        let mut known = self.user_watch.rights.borrow_mut();
-        known.insert(user.into(), rights.clone());
-        let most = 2 * self.taken.borrow().len() + 64;
-        if known.len() > most {
-            // Of users that have no clients any more.
-            known.clear();
-        }
-        drop(known);
+        self.user_watch
+            .keep(user, &rights, self.taken.borrow().count());
         if rights.allows_all() {
             return;
         }

@@ -27,6 +27,8 @@ pub struct Session {
     pub reply: ReplyMode,
     /// Respool itself has verified who it is.
     pub is_verified: bool,
+    /// It has shown a wrong password.
+    pub has_failed: bool,
 }
 
 impl Session {
@@ -39,6 +41,7 @@ impl Session {
             },
             reply: ReplyMode::On,
             is_verified: false,
+            has_failed: false,
         }
     }
 

@@ -36,7 +36,7 @@ impl TakenCredentials {
     }
 
     /// How many users there may be.
-    pub fn len(&self) -> usize {
+    pub fn count(&self) -> usize {
         self.by_name.len()
     }
 
@@ -99,7 +99,7 @@ mod tests {
         assert_eq!(taken.all_of(b"ann"), [Rc::clone(&other)]);
         assert_eq!(taken.users(), [Box::from(&b"ann"[..])]);
         drop(other);
-        assert!(taken.users().is_empty() && taken.len() == 0);
+        assert!(taken.users().is_empty() && taken.count() == 0);
     }
 
     #[test]
