@@ -1,17 +1,20 @@
 //! The command line: one match of modes.
 
-use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
+use std::sync::Arc;
 
 use clap::{Parser, Subcommand};
-use respool::config::{self, Settings};
-use respool::process::{self, Logging};
+use respool::config::{self, AdminAddress, Settings};
+use respool::process::{self, Logging, Trial};
 
 /// glibc keeps freed buffers of a megabyte for good where the kernel could have them: `limits.max_memory` is of the process.
 #[cfg(all(target_os = "linux", target_env = "gnu"))]
 #[global_allocator]
 static ALLOCATOR: tikv_jemallocator::Jemalloc = tikv_jemallocator::Jemalloc;
+
+/// Where the admin endpoint is when nobody says so.
+const DEFAULT_ADMIN: &str = "127.0.0.1:9180";
 
 /// A connection-limiting, multiplexing proxy for Redis and Valkey.
 #[derive(Parser)]
@@ -40,9 +43,12 @@ enum Mode {
     },
     /// Ask a running respool whether it lives; for containers without a shell.
     Healthcheck {
-        /// Its admin endpoint.
-        #[arg(long, value_name = "ADDRESS", default_value = "127.0.0.1:9180")]
-        admin: SocketAddr,
+        /// Its admin endpoint: `IP:PORT` or `unix:/path`; without it and --config 127.0.0.1:9180.
+        #[arg(long, value_name = "ADDRESS", conflicts_with = "of")]
+        admin: Option<AdminAddress>,
+        /// Its configuration file, which tells the address.
+        #[arg(long = "config", value_name = "FILE", id = "of")]
+        of: Option<PathBuf>,
     },
 }
 
@@ -51,7 +57,7 @@ fn main() -> ExitCode {
     match (line.mode, line.config) {
         (Some(Mode::Run { config }), _) | (None, Some(config)) => run(&config),
         (Some(Mode::Check { config }), _) => check(&config),
-        (Some(Mode::Healthcheck { admin }), _) => healthcheck(admin),
+        (Some(Mode::Healthcheck { admin, of }), _) => healthcheck(admin, of.as_deref()),
         (None, None) => fail("no configuration: respool run --config FILE"),
     }
 }
@@ -63,28 +69,36 @@ fn run(path: &Path) -> ExitCode {
         return ExitCode::FAILURE;
     };
     let logging = match Logging::start(&settings.log) {
-        Ok(logging) => logging,
+        Ok(logging) => Arc::new(logging),
         Err(error) => return fail(&error),
     };
-    let ended = respool::proxy::run(settings, path, content);
+    let ended = respool::proxy::run(settings, path, content, &logging);
     logging.finish();
     match ended {
         Ok(()) => ExitCode::SUCCESS,
-        Err(error) => fail(&error.to_string()),
+        Err(error) => {
+            fail(&error.to_string());
+            ExitCode::from(error.exit_code())
+        }
     }
 }
 
 fn check(path: &Path) -> ExitCode {
-    match load(path) {
-        None => ExitCode::FAILURE,
-        Some(settings) => {
-            say(&config::report(&settings));
-            for warning in &settings.warnings {
-                say(&warning_text(path, warning));
-            }
-            ExitCode::SUCCESS
-        }
+    let Some(settings) = load(path) else {
+        return ExitCode::FAILURE;
+    };
+    let trial = Trial::of(&settings);
+    for problem in &trial.problems {
+        process::say(&format!("{}: {problem}", path.display()));
     }
+    if !trial.problems.is_empty() {
+        return ExitCode::FAILURE;
+    }
+    say(&config::report(&settings));
+    for warning in settings.warnings.iter().chain(&trial.warnings) {
+        say(&warning_text(path, warning));
+    }
+    ExitCode::SUCCESS
 }
 
 fn warning_text(path: &Path, warning: &config::Problem) -> String {
@@ -94,8 +108,13 @@ fn warning_text(path: &Path, warning: &config::Problem) -> String {
     format!("warning: {}{line}: {warning}", path.display())
 }
 
-fn healthcheck(admin: SocketAddr) -> ExitCode {
-    match respool::admin::healthcheck(admin) {
+fn healthcheck(admin: Option<AdminAddress>, of: Option<&Path>) -> ExitCode {
+    let address = match (admin, of) {
+        (Some(address), _) => Ok(address),
+        (None, Some(path)) => config::health_address(path),
+        (None, None) => DEFAULT_ADMIN.parse(),
+    };
+    match address.and_then(|address| respool::admin::healthcheck(&address)) {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => fail(&error),
     }

@@ -4,16 +4,16 @@ mod reload;
 
 use std::io;
 use std::path::{Path, PathBuf};
-use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, Mutex};
-use std::time::{Duration, Instant, SystemTime};
+use std::sync::atomic::AtomicBool;
+#[cfg(debug_assertions)]
+use std::sync::atomic::Ordering;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::{Instant, SystemTime};
 
 use arc_swap::ArcSwap;
-use tokio::net::TcpListener;
-use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::{mpsc, watch};
 
-use crate::admin::{self, View};
+use crate::admin::{self, Scope, View};
 use crate::admission::{Admission, Refusal};
 use crate::budget::Budget;
 use crate::client::{Errand, Errands, Evictor, tell_rejection};
@@ -21,28 +21,47 @@ use crate::command::PinReason;
 use crate::config::{Listener, Settings};
 use crate::identity::{Identity, Peer, Registry};
 use crate::memory::Memory;
-use crate::telemetry::{self, Reload, ServerHealth, WorkerCounters};
+#[cfg(debug_assertions)]
+use crate::process::Faults;
+use crate::process::{Ending, Logging, Signals, Watch};
+use crate::telemetry::{self, Parts, Reload, ServerHealth, Throttle, WorkerCounters};
 use crate::transport::{
-    Accepted, AcceptedSocket, Bound, Connector, TlsAcceptor, bind, raise_descriptor_limit,
+    Accepted, AcceptedSocket, Acceptor, Bound, Connector, TlsAcceptor, bind, bind_admin,
+    keep_descriptors, raise_descriptor_limit,
 };
 use crate::upstream::{OwnLogin, Passing, Process};
 use reload::{Reloader, Request};
 
 use crate::worker::{Charge, Listening, Message, Newcomer, Place, Rejected, Worker, mailbox};
 
-/// How often a draining process looks whether its workers have ended.
-const DRAIN_POLL: Duration = Duration::from_millis(10);
-
 /// Groups that reloads may add and that are counted by themselves; those past them count as one.
 const SPARE_GROUPS: usize = 64;
 
-/// Why respool did not start.
+/// Why respool does not run.
 #[derive(Debug)]
-pub struct StartError(String);
+pub enum RunError {
+    /// It did not start.
+    Start(String),
+    /// It lost a part without which it cannot go on.
+    Lost(String),
+}
 
-impl std::fmt::Display for StartError {
+impl RunError {
+    /// The exit code that tells one from the other: 70 (`EX_SOFTWARE`) is a bug of respool.
+    pub fn exit_code(&self) -> u8 {
+        match self {
+            Self::Start(_) => 1,
+            Self::Lost(_) => 70,
+        }
+    }
+}
+
+impl std::fmt::Display for RunError {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.write_str(&self.0)
+        match self {
+            Self::Start(why) => f.write_str(why),
+            Self::Lost(part) => write!(f, "{part}: respool cannot go on"),
+        }
     }
 }
 
@@ -66,25 +85,39 @@ struct Door {
     process: Arc<Process>,
     start: Instant,
     draining: Arc<AtomicBool>,
+    parts: Arc<Parts>,
+    /// A test has the accepting task panic with the next client.
+    #[cfg(debug_assertions)]
+    fault: Arc<AtomicBool>,
 }
 
 /// Runs until a signal ends it; a reload reads the configuration at `path` again. `content` is its fingerprint from before
 /// it was read.
 ///
 /// # Errors
-/// [`StartError`] when it cannot start.
-pub fn run(settings: Settings, path: &Path, content: u64) -> Result<(), StartError> {
+/// [`RunError`] when it cannot start, or cannot go on.
+pub fn run(
+    settings: Settings,
+    path: &Path,
+    content: u64,
+    logging: &Arc<Logging>,
+) -> Result<(), RunError> {
     let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_all()
         .build_local(tokio::runtime::LocalOptions::default())
-        .map_err(|error| StartError(format!("no runtime: {error}")))?;
-    let ended = runtime.block_on(serve(Arc::new(settings), path, content));
+        .map_err(|error| RunError::Start(format!("no runtime: {error}")))?;
+    let ended = runtime.block_on(serve(Arc::new(settings), path, content, logging));
     // Not waited for: a name that is being looked up, a file on a device that does not answer.
     runtime.shutdown_background();
     ended
 }
 
-async fn serve(settings: Arc<Settings>, path: &Path, content: u64) -> Result<(), StartError> {
+async fn serve(
+    settings: Arc<Settings>,
+    path: &Path,
+    content: u64,
+    logging: &Arc<Logging>,
+) -> Result<(), RunError> {
     let descriptors = raise_descriptor_limit();
     let needed = settings.descriptors_needed();
     if descriptors < needed as u64 {
@@ -96,18 +129,13 @@ async fn serve(settings: Arc<Settings>, path: &Path, content: u64) -> Result<(),
     }
     let mut acceptors = Vec::new();
     for listener in &settings.listeners {
-        let bound = bind(listener, settings.limits.keepalive)
-            .map_err(|error| StartError(format!("cannot listen on {}: {error}", listener.name)))?;
+        let bound = bind(listener, settings.limits.keepalive).map_err(|error| {
+            RunError::Start(format!("cannot listen on {}: {error}", listener.name))
+        })?;
         acceptors.push((bound, listener.clone()));
     }
-    let admin_listener = match settings.admin {
-        None => None,
-        Some(address) => Some(TcpListener::bind(address).await.map_err(|error| {
-            StartError(format!(
-                "cannot listen on {address} (admin.address): {error}"
-            ))
-        })?),
-    };
+    let admin = bind_endpoint(&settings)?;
+    keep_descriptors(needed, settings.upstream.max_connections);
     let start = Instant::now();
     for warning in &settings.warnings {
         tracing::warn!("{warning}");
@@ -117,20 +145,18 @@ async fn serve(settings: Arc<Settings>, path: &Path, content: u64) -> Result<(),
         .filter_map(|(bound, listener)| Some((listener.name.clone(), Arc::clone(bound.tls()?))))
         .collect();
     let (door, view) = open(&settings, start, shown.clone())
-        .map_err(|error| StartError(format!("cannot start: {error}")))?;
+        .map_err(|error| RunError::Start(format!("cannot start: {error}")))?;
     let reloads = start_reloader(path.to_owned(), &door, &view, (shown, descriptors, content));
     let door = Arc::new(door);
     let (over, ended) = watch::channel(false);
-    if let Some(listener) = admin_listener {
-        let endpoint = admin::Endpoint {
-            view: Arc::new(move || view.scrape()),
-            reload: {
-                let reloads = reloads.clone();
-                Arc::new(move || Box::pin(reload::ask(reloads.clone(), "POST /reload")))
-            },
-            draining: Arc::clone(&door.draining),
-        };
-        tokio::task::spawn_local(admin::serve(listener, endpoint, until(ended.clone())));
+    let endpoint = endpoint(&door, view, &reloads);
+    for (name, acceptor, scope) in admin {
+        let guard = door.parts.guard(name, false);
+        let serving = admin::serve(acceptor, endpoint.clone(), scope, until(ended.clone()));
+        tokio::task::spawn_local(async move {
+            let _guard = guard;
+            serving.await;
+        });
     }
     tracing::info!("respool {} starts", env!("CARGO_PKG_VERSION"));
     for line in crate::config::report(&settings).lines() {
@@ -144,13 +170,80 @@ async fn serve(settings: Arc<Settings>, path: &Path, content: u64) -> Result<(),
             .mailbox()
             .send(Message::Listen(listen))
             .await;
-        sent.map_err(|_| StartError("the first worker has ended".to_owned()))?;
+        sent.map_err(|_| RunError::Start("the first worker has ended".to_owned()))?;
     }
-    let signals = Signals::new(reloads)
-        .map_err(|error| StartError(format!("cannot handle signals: {error}")))?;
-    end(&door, signals).await;
+    let signals = Signals::new()
+        .map_err(|error| RunError::Start(format!("cannot handle signals: {error}")))?;
+    let logging = Arc::clone(logging);
+    let ending = Ending {
+        process: &door.process,
+        admission: &door.admission,
+        workers: &door.workers,
+        draining: &door.draining,
+        watch: Watch::new(
+            Arc::clone(&door.parts),
+            Box::new(move || logging.has_ended()),
+        ),
+        signals,
+        reload: Box::new(|| {
+            tokio::task::spawn_local(reload::ask(reloads.clone(), "SIGHUP"));
+        }),
+    };
+    let ended = ending.run().await;
     let _ = over.send(true);
-    Ok(())
+    ended.map_err(RunError::Lost)
+}
+
+/// Binds the addresses of the operator's door.
+fn bind_endpoint(settings: &Settings) -> Result<Vec<(&'static str, Acceptor, Scope)>, RunError> {
+    let admin = &settings.admin;
+    let addresses = [
+        ("admin", "admin.address", &admin.address, Scope::All),
+        (
+            "health",
+            "admin.health_address",
+            &admin.health_address,
+            Scope::Health,
+        ),
+    ];
+    let mut bound = Vec::new();
+    for (name, key, address, scope) in addresses {
+        let Some(address) = address else {
+            continue;
+        };
+        let acceptor = bind_admin(address, admin.mode).and_then(Bound::open);
+        let acceptor = acceptor.map_err(|error| {
+            RunError::Start(format!("cannot listen on {address} ({key}): {error}"))
+        })?;
+        bound.push((name, acceptor, scope));
+    }
+    Ok(bound)
+}
+
+/// What the operator's door shows and does.
+fn endpoint(door: &Arc<Door>, view: View, reloads: &mpsc::Sender<Request>) -> admin::Endpoint {
+    let reloads = reloads.clone();
+    #[cfg(debug_assertions)]
+    let faults = Faults {
+        workers: door
+            .workers
+            .iter()
+            .map(|worker| worker.mailbox().clone())
+            .collect(),
+        accepting: Arc::clone(&door.fault),
+    };
+    admin::Endpoint {
+        view: Arc::new(move || view.scrape()),
+        reload: Arc::new(move || Box::pin(reload::ask(reloads.clone(), "POST /reload"))),
+        admin: {
+            let process = Arc::clone(&door.process);
+            Arc::new(move || Arc::clone(&process.configured.load().admin))
+        },
+        draining: Arc::clone(&door.draining),
+        parts: Arc::clone(&door.parts),
+        #[cfg(debug_assertions)]
+        fault: Arc::new(move |what| faults.make(what)),
+    }
 }
 
 /// Starts what reloads, and returns how it is asked to.
@@ -173,31 +266,12 @@ fn start_reloader(
         last: Arc::clone(&view.last_reload),
     });
     let (ask, asked) = mpsc::channel(1);
-    tokio::task::spawn_local(reloader.run(asked, seen));
+    let guard = door.parts.guard("reload", false);
+    tokio::task::spawn_local(async move {
+        let _guard = guard;
+        reloader.run(asked, seen).await;
+    });
     ask
-}
-
-/// Waits for a signal, drains, and ends the workers.
-async fn end(door: &Door, mut signals: Signals) {
-    let name = signals.end().await;
-    let drain_timeout = door.process.settings().drain_timeout;
-    tracing::info!("{name}: drains for up to {drain_timeout:?} (drain_timeout)");
-    door.draining.store(true, Ordering::Relaxed);
-    door.tell_all(|| Message::Drain).await;
-    let drained = async {
-        while !door.workers.iter().all(Worker::has_ended) {
-            tokio::time::sleep(DRAIN_POLL).await;
-        }
-    };
-    tokio::select! {
-        () = drained => tracing::info!("drained"),
-        () = tokio::time::sleep(drain_timeout) => tracing::warn!("drain_timeout is over: the rest is closed"),
-        name = signals.end() => tracing::warn!("{name} again: the rest is closed"),
-    }
-    door.tell_all(|| Message::Stop).await;
-    while !door.workers.iter().all(Worker::has_ended) {
-        tokio::time::sleep(DRAIN_POLL).await;
-    }
 }
 
 /// What the workers share.
@@ -285,6 +359,7 @@ fn open(
             mailbox,
         )?);
     }
+    let parts = Arc::new(Parts::default());
     let view = View {
         process: Arc::clone(&process),
         admission: Arc::clone(&charge.admission),
@@ -294,6 +369,7 @@ fn open(
             .map(|worker| Arc::clone(&worker.counters))
             .collect(),
         shown,
+        parts: Arc::clone(&parts),
         last_reload: Arc::new(Mutex::new(Reload {
             at: SystemTime::now(),
             error: None,
@@ -307,16 +383,25 @@ fn open(
         process,
         start,
         draining: Arc::default(),
+        parts,
+        #[cfg(debug_assertions)]
+        fault: Arc::default(),
     };
     Ok((door, view))
 }
 
 /// Tells every worker; the one that has the client acts.
 fn errands(senders: Vec<mpsc::Sender<Message>>) -> Errands {
+    let (start, line) = (Instant::now(), Mutex::new(Throttle::default()));
     Arc::new(move |errand: Errand| {
         for sender in &senders {
-            if sender.try_send(Message::Errand(errand.clone())).is_err() {
+            if sender.try_send(Message::Errand(errand.clone())).is_ok() {
+                continue;
+            }
+            let line = line.lock().unwrap_or_else(PoisonError::into_inner);
+            if let Some(unwritten) = line.write(start.elapsed().as_micros() as u64) {
                 tracing::warn!(
+                    unwritten,
                     "a worker is too far behind to be told of a CLIENT KILL, UNBLOCK or eviction"
                 );
             }
@@ -330,10 +415,16 @@ async fn accept(bound: Bound, listener: Listener, door: Arc<Door>) {
     let own = bound.local_address();
     let mut acceptor = match bound.open() {
         Ok(acceptor) => acceptor,
-        Err(error) => return tracing::error!("cannot accept on {name}: {error}"),
+        Err(error) => {
+            let wrong = format!("cannot accept: {error}");
+            return door.parts.lose(&format!("accepting on {name}"), &wrong);
+        }
     };
+    let _guard = door.parts.guard(&format!("accepting on {name}"), true);
     loop {
         let socket = acceptor.accept().await;
+        #[cfg(debug_assertions)]
+        assert!(!door.fault.load(Ordering::Relaxed), "a test asked for this");
         let (peer, laddr) = match &socket.socket {
             AcceptedSocket::Tcp(stream, peer) => {
                 let laddr = own.unwrap_or_else(|| stream.local_addr().unwrap_or(*peer));
@@ -377,9 +468,18 @@ async fn accept(bound: Bound, listener: Listener, door: Arc<Door>) {
 }
 
 impl Door {
+    /// The worker that takes who comes: of those that live, and read what they are told, the one with the fewest.
+    fn worker(&self) -> Option<&Worker> {
+        let living = || self.workers.iter().filter(|one| one.takes_newcomers());
+        let reading = living().filter(|one| one.mailbox().capacity() > 0);
+        let fewest = reading.min_by_key(|one| one.clients());
+        fewest.or_else(|| living().next())
+    }
+
     /// Hands a client to the worker with the fewest.
     async fn hand_over(&self, socket: Accepted, place: Place, identity: Identity, laddr: Peer) {
-        let Some(worker) = self.workers.iter().min_by_key(|worker| worker.clients()) else {
+        let Some(worker) = self.worker() else {
+            // The process ends: the socket is closed.
             return;
         };
         let newcomer = Newcomer {
@@ -417,7 +517,7 @@ impl Door {
         tell_rejection(&self.admission, refusal, identity);
         let explain = self.process.configured.load().limits.explain_rejections;
         let text = refusal.client_text(explain);
-        let worker = self.workers.iter().min_by_key(|worker| worker.clients());
+        let worker = self.worker();
         let hold = match &socket.tls {
             None => self.admission.hold(Instant::now()),
             Some(_) => self.admission.hold_to_shake(Instant::now()),
@@ -445,48 +545,9 @@ impl Door {
             }
         }
     }
-
-    async fn tell_all(&self, message: impl Fn() -> Message) {
-        for worker in &self.workers {
-            // One that has ended needs no telling.
-            let _ = worker.mailbox().send(message()).await;
-        }
-    }
 }
 
 async fn until(mut ended: watch::Receiver<bool>) {
     // The sender gone means the same.
     let _ = ended.wait_for(|ended| *ended).await;
-}
-
-struct Signals {
-    terminate: tokio::signal::unix::Signal,
-    interrupt: tokio::signal::unix::Signal,
-    hangup: tokio::signal::unix::Signal,
-    reloads: mpsc::Sender<Request>,
-}
-
-impl Signals {
-    fn new(reloads: mpsc::Sender<Request>) -> io::Result<Self> {
-        Ok(Self {
-            terminate: signal(SignalKind::terminate())?,
-            interrupt: signal(SignalKind::interrupt())?,
-            hangup: signal(SignalKind::hangup())?,
-            reloads,
-        })
-    }
-
-    /// Waits for a signal to end.
-    async fn end(&mut self) -> &'static str {
-        loop {
-            tokio::select! {
-                _ = self.terminate.recv() => return "SIGTERM",
-                _ = self.interrupt.recv() => return "SIGINT",
-                _ = self.hangup.recv() => {
-                    // How it goes is logged.
-                    tokio::task::spawn_local(reload::ask(self.reloads.clone(), "SIGHUP"));
-                }
-            }
-        }
-    }
 }

@@ -9,7 +9,7 @@ use std::io;
 use std::pin::Pin;
 use std::rc::Rc;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::thread::JoinHandle;
 use std::time::Duration;
 
@@ -52,6 +52,34 @@ pub enum Message {
     Drain,
     /// End at once.
     Stop,
+    /// Fail, as a test asks.
+    #[cfg(debug_assertions)]
+    Fault(Fault),
+}
+
+/// What a test has a worker do.
+#[cfg(debug_assertions)]
+#[derive(Debug, Clone, Copy)]
+pub enum Fault {
+    /// Panic.
+    Panic,
+    /// Stand still for so long.
+    Hang(Duration),
+}
+
+#[cfg(debug_assertions)]
+impl Fault {
+    fn happen(self) {
+        match self {
+            Self::Panic => panic!("a test asked for this"),
+            Self::Hang(time) => {
+                let begun = std::time::Instant::now();
+                while begun.elapsed() < time {
+                    std::thread::park_timeout(time.saturating_sub(begun.elapsed()));
+                }
+            }
+        }
+    }
 }
 
 /// Starts accepting on the worker it is sent to.
@@ -127,6 +155,8 @@ pub struct Worker {
     clients: Arc<AtomicUsize>,
     /// What it counts.
     pub counters: Arc<WorkerCounters>,
+    /// It has not moved for long: told by whoever looks after it.
+    is_stuck: AtomicBool,
     thread: Option<JoinHandle<()>>,
 }
 
@@ -176,6 +206,7 @@ impl Worker {
             mailbox,
             clients: Arc::default(),
             counters,
+            is_stuck: AtomicBool::new(false),
             thread: Some(thread),
         })
     }
@@ -193,6 +224,16 @@ impl Worker {
     /// Its mailbox.
     pub fn mailbox(&self) -> &mpsc::Sender<Message> {
         &self.mailbox
+    }
+
+    /// Whether it is known to stand still.
+    pub fn set_stuck(&self, is_stuck: bool) {
+        self.is_stuck.store(is_stuck, Ordering::Relaxed);
+    }
+
+    /// Whether clients that come would be served by it.
+    pub fn takes_newcomers(&self) -> bool {
+        !self.is_stuck.load(Ordering::Relaxed) && !self.has_ended()
     }
 
     /// Whether its thread has ended.
@@ -231,6 +272,7 @@ async fn serve(
                 Some(message) => take(&site, message),
             },
             _ = tick.tick() => {
+                site.thread.counters.beats.add(1);
                 site.thread.clock.refresh();
                 memory.measure(&site);
                 site.upstream.tick();
@@ -279,6 +321,8 @@ fn take(site: &Rc<Site>, message: Message) {
         }
         Message::Reclaim => site.upstream.give_up_idle(),
         Message::Drain => site.drain(),
+        #[cfg(debug_assertions)]
+        Message::Fault(fault) => fault.happen(),
         Message::Listen(_) | Message::Stop => {}
     }
 }

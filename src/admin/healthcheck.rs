@@ -1,8 +1,12 @@
 //! `respool healthcheck`: asks a running respool whether it lives, without a runtime.
 
 use std::io::{self, Read, Write};
-use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, TcpStream};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::time::{Duration, Instant};
+
+use socket2::{Domain, SockAddr, Socket, Type};
+
+use crate::config::AdminAddress;
 
 /// Time for the whole check; container runtimes give up after a few seconds themselves.
 const DEADLINE: Duration = Duration::from_secs(3);
@@ -16,9 +20,9 @@ const MAX_ANSWER: usize = 1024;
 /// # Errors
 ///
 /// One line for people: what was asked, and how it failed.
-pub fn healthcheck(address: SocketAddr) -> Result<(), String> {
+pub fn healthcheck(address: &AdminAddress) -> Result<(), String> {
     let address = reachable(address);
-    let answer = ask(address).map_err(|error| format!("admin endpoint {address}: {error}"))?;
+    let answer = ask(&address).map_err(|error| format!("admin endpoint {address}: {error}"))?;
     let status = answer
         .split(|byte| *byte == b'\r')
         .next()
@@ -33,21 +37,33 @@ pub fn healthcheck(address: SocketAddr) -> Result<(), String> {
 }
 
 /// The address to connect to for one that is listened on.
-fn reachable(mut address: SocketAddr) -> SocketAddr {
-    match address.ip() {
-        IpAddr::V4(ip) if ip.is_unspecified() => address.set_ip(Ipv4Addr::LOCALHOST.into()),
-        IpAddr::V6(ip) if ip.is_unspecified() => address.set_ip(Ipv6Addr::LOCALHOST.into()),
-        IpAddr::V4(_) | IpAddr::V6(_) => {}
+fn reachable(address: &AdminAddress) -> AdminAddress {
+    let mut address = address.clone();
+    if let AdminAddress::Tcp(address) = &mut address {
+        match address.ip() {
+            IpAddr::V4(ip) if ip.is_unspecified() => address.set_ip(Ipv4Addr::LOCALHOST.into()),
+            IpAddr::V6(ip) if ip.is_unspecified() => address.set_ip(Ipv6Addr::LOCALHOST.into()),
+            IpAddr::V4(_) | IpAddr::V6(_) => {}
+        }
     }
     address
 }
 
-fn ask(address: SocketAddr) -> io::Result<Vec<u8>> {
+fn ask(address: &AdminAddress) -> io::Result<Vec<u8>> {
     let deadline = Instant::now() + DEADLINE;
-    let mut stream = TcpStream::connect_timeout(&address, DEADLINE)?;
+    let (domain, target) = match address {
+        AdminAddress::Tcp(address) => (Domain::for_address(*address), (*address).into()),
+        AdminAddress::Unix(path) => (Domain::UNIX, SockAddr::unix(path)?),
+    };
+    let mut stream = Socket::new(domain, Type::STREAM, None)?;
+    stream.connect_timeout(&target, DEADLINE)?;
     stream.set_write_timeout(Some(DEADLINE))?;
+    let host = match address {
+        AdminAddress::Tcp(address) => address.to_string(),
+        AdminAddress::Unix(_) => "localhost".to_owned(),
+    };
     stream.write_all(
-        format!("GET /livez HTTP/1.1\r\nHost: {address}\r\nConnection: close\r\n\r\n").as_bytes(),
+        format!("GET /livez HTTP/1.1\r\nHost: {host}\r\nConnection: close\r\n\r\n").as_bytes(),
     )?;
     let mut answer = Vec::new();
     let mut piece = [0; MAX_ANSWER];
@@ -74,7 +90,7 @@ fn ask(address: SocketAddr) -> io::Result<Vec<u8>> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use std::net::TcpListener;
+    use std::net::{SocketAddr, TcpListener};
 
     /// Runs the check against a peer that reads the request and answers with `answer`.
     fn checked(answer: &'static [u8]) -> Result<(), String> {
@@ -91,7 +107,7 @@ mod tests {
             stream.write_all(answer).expect("the check reads");
             request
         });
-        let outcome = healthcheck(address);
+        let outcome = healthcheck(&AdminAddress::Tcp(address));
         let request = peer.join().expect("the peer does not panic");
         assert!(request.starts_with(b"GET /livez HTTP/1.1\r\n"));
         outcome
@@ -119,7 +135,7 @@ mod tests {
             .expect("bound")
             .as_socket()
             .expect("an IP address");
-        let error = healthcheck(address).expect_err("nobody answers");
+        let error = healthcheck(&AdminAddress::Tcp(address)).expect_err("nobody answers");
         assert!(
             error.starts_with(&format!("admin endpoint {address}: ")),
             "{error}"
@@ -130,15 +146,18 @@ mod tests {
     fn an_address_for_all_interfaces_is_asked_on_loopback() {
         let listener = TcpListener::bind("0.0.0.0:0").expect("a free port");
         let any = listener.local_addr().expect("bound");
-        assert_eq!(
-            reachable(any).to_string(),
-            format!("127.0.0.1:{}", any.port())
-        );
-        assert_eq!(
-            reachable("[::]:9180".parse().expect("an address")).to_string(),
-            "[::1]:9180"
-        );
-        let own = "192.0.2.1:9180".parse().expect("an address");
-        assert_eq!(reachable(own), own);
+        let loopback = format!("127.0.0.1:{}", any.port());
+        assert_eq!(reachable(&AdminAddress::Tcp(any)).to_string(), loopback);
+        for (own, asked) in [
+            ("[::]:9180", "[::1]:9180"),
+            ("192.0.2.1:9180", "192.0.2.1:9180"),
+            (
+                "unix:/run/respool/admin.sock",
+                "unix:/run/respool/admin.sock",
+            ),
+        ] {
+            let own = own.parse().expect("an address");
+            assert_eq!(reachable(&own).to_string(), asked);
+        }
     }
 }

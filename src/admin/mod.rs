@@ -1,25 +1,34 @@
 //! The operator's door: a small HTTP server for metrics, health, status and reload.
 //!
 //! It knows nothing of workers or clients; what it shows and does comes in as closures. Whoever reaches it costs it
-//! little: at most [`MAX_CONNECTIONS`] at once, one request each, [`HEADER_TIMEOUT`] for the request's head and
-//! [`CONNECTION_TIMEOUT`] for the whole, bodies of at most [`MAX_BODY`] bytes.
+//! little: at most `admin.max_connections` at once, one request each, [`HEADER_TIMEOUT`] for the request's head and
+//! [`CONNECTION_TIMEOUT`] for the whole, bodies of at most [`MAX_BODY`] bytes. Whoever comes is served: who holds a place
+//! and asks nothing gives it up.
 
+use std::collections::HashMap;
 use std::convert::Infallible;
 use std::fmt;
+use std::io;
 use std::pin::{Pin, pin};
-use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
-use std::time::Duration;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::{Duration, Instant};
 
 use hyper::server::conn::http1;
 use hyper::service::service_fn;
 use hyper_util::rt::{TokioIo, TokioTimer};
-use tokio::net::{TcpListener, TcpStream};
-use tokio::task::{JoinError, JoinSet};
+use tokio::io::{AsyncRead, AsyncWrite};
+use tokio::net::{TcpStream, UnixStream};
+use tokio::task::{AbortHandle, JoinError, JoinSet};
 
-use crate::telemetry::Scrape;
+use crate::config::Admin;
+use crate::telemetry::{AdminRefusal, PROCESS, Parts, Scrape, Throttle};
+use crate::transport::{Accepted, AcceptedSocket, Acceptor};
+use places::{From, Places};
 
+mod access;
 mod healthcheck;
+mod places;
 mod routes;
 #[cfg(test)]
 mod tests;
@@ -28,11 +37,11 @@ mod view;
 pub use healthcheck::healthcheck;
 pub use view::View;
 
-/// Connections served at once; more are closed as they come.
-pub const MAX_CONNECTIONS: usize = 64;
+/// Time for a request's head to arrive: whoever asks has it ready.
+pub const HEADER_TIMEOUT: Duration = Duration::from_secs(2);
 
-/// Time for a request's head to arrive.
-pub const HEADER_TIMEOUT: Duration = Duration::from_secs(5);
+/// Time for a request's body to arrive.
+pub const BODY_TIMEOUT: Duration = Duration::from_secs(2);
 
 /// Time for a whole connection, the reading of the answer included.
 pub const CONNECTION_TIMEOUT: Duration = Duration::from_secs(30);
@@ -42,9 +51,6 @@ pub const MAX_BODY: usize = 4096;
 
 /// Longest request head, in bytes.
 const MAX_HEAD: usize = 16 * 1024;
-
-/// Pause after a failed accept: out of descriptors, trying again at once would only spin.
-const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
 
 /// A reload under way, and how it went.
 pub type Reloading = Pin<Box<dyn Future<Output = Result<(), String>> + Send>>;
@@ -56,8 +62,15 @@ pub struct Endpoint {
     pub view: Arc<dyn Fn() -> Scrape + Send + Sync>,
     /// Reloads the configuration; the error is told to the caller, so it must hold no secret.
     pub reload: Arc<dyn Fn() -> Reloading + Send + Sync>,
+    /// Who may ask, as of the last reload.
+    pub admin: Arc<dyn Fn() -> Arc<Admin> + Send + Sync>,
     /// Whether respool is shutting down: `/readyz` then answers 503.
     pub draining: Arc<AtomicBool>,
+    /// The parts of the process: `/livez` answers 503 while one is not well.
+    pub parts: Arc<Parts>,
+    /// Makes a fault that a test asks for.
+    #[cfg(debug_assertions)]
+    pub fault: Arc<dyn Fn(&str) -> bool + Send + Sync>,
 }
 
 impl fmt::Debug for Endpoint {
@@ -68,47 +81,134 @@ impl fmt::Debug for Endpoint {
     }
 }
 
-/// Serves the door on `listener` until `shutdown` is ready; connections still open then are closed. Must run in a tokio
+/// What is served at an address.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Scope {
+    /// Everything.
+    All,
+    /// `/livez` and `/readyz`.
+    Health,
+}
+
+/// Serves the door by `acceptor` until `shutdown` is ready; connections still open then are closed. Must run in a tokio
 /// runtime with network and time.
-pub async fn serve(listener: TcpListener, endpoint: Endpoint, shutdown: impl Future<Output = ()>) {
+pub async fn serve(
+    mut acceptor: Acceptor,
+    endpoint: Endpoint,
+    scope: Scope,
+    shutdown: impl Future<Output = ()>,
+) {
+    let places = Arc::new(Mutex::new(Places::new(1)));
     let mut connections = JoinSet::new();
-    let mut refusing = false;
+    let mut running: HashMap<u64, AbortHandle> = HashMap::new();
+    let (start, displaced) = (Instant::now(), Throttle::default());
     let mut shutdown = pin!(shutdown);
     loop {
-        tokio::select! {
+        let accepted = tokio::select! {
             () = &mut shutdown => return,
-            Some(ended) = connections.join_next() => tell_panic(ended),
-            accepted = listener.accept() => match accepted {
-                Ok((stream, _)) if connections.len() < MAX_CONNECTIONS => {
-                    refusing = false;
-                    connections.spawn(connection(stream, endpoint.clone()));
-                }
-                Ok((_, peer)) => {
-                    if !refusing {
-                        tracing::warn!(%peer, limit = MAX_CONNECTIONS, "admin: too many connections, closing new ones");
-                    }
-                    refusing = true;
-                }
-                Err(error) => {
-                    tracing::warn!(%error, "admin: cannot accept a connection");
-                    tokio::time::sleep(ACCEPT_PAUSE).await;
-                }
-            },
+            Some(ended) = connections.join_next() => {
+                tell_panic(ended);
+                continue;
+            }
+            accepted = acceptor.accept() => accepted,
+        };
+        let most = (endpoint.admin)().max_connections;
+        let (id, gone) = {
+            let mut places = places.lock().unwrap_or_else(PoisonError::into_inner);
+            places.resize(most);
+            places.take(from(&accepted))
+        };
+        running.retain(|_, connection| !connection.is_finished());
+        if let Some(connection) = gone.and_then(|gone| running.remove(&gone)) {
+            connection.abort();
+            PROCESS.admin_refused(AdminRefusal::Displaced);
+            if let Some(unwritten) = displaced.write(start.elapsed().as_micros() as u64) {
+                tracing::warn!(
+                    limit = most,
+                    unwritten,
+                    "admin: more connections than admin.max_connections, or a quarter of them from one peer: the oldest is closed"
+                );
+            }
         }
+        let place = Place {
+            places: Arc::clone(&places),
+            id,
+        };
+        let connection = connection(accepted, endpoint.clone(), scope, place);
+        running.insert(id, connections.spawn(connection));
+    }
+}
+
+fn from(accepted: &Accepted) -> From {
+    match &accepted.socket {
+        AcceptedSocket::Tcp(_, peer) => From::address(peer.ip()),
+        AcceptedSocket::Unix(_) => From::Unix,
     }
 }
 
 fn tell_panic(ended: Result<(), JoinError>) {
-    if let Err(error) = ended {
-        tracing::error!(%error, "admin: a request panicked; this is a bug of respool");
+    match ended {
+        Err(error) if error.is_panic() => {
+            tracing::error!(%error, "admin: a request panicked; this is a bug of respool");
+        }
+        // It has made room for another.
+        Err(_) | Ok(()) => {}
+    }
+}
+
+/// A connection's place; given back on drop.
+struct Place {
+    places: Arc<Mutex<Places>>,
+    id: u64,
+}
+
+impl Place {
+    fn asked(&self) {
+        self.places
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .asked(self.id);
+    }
+}
+
+impl Drop for Place {
+    fn drop(&mut self) {
+        self.places
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .leave(self.id);
+    }
+}
+
+async fn connection(accepted: Accepted, endpoint: Endpoint, scope: Scope, place: Place) {
+    let served = match accepted.socket {
+        AcceptedSocket::Tcp(socket, _) => match TcpStream::from_std(socket) {
+            Ok(stream) => answer_one(stream, endpoint, scope, place, false).await,
+            Err(error) => Err(error),
+        },
+        AcceptedSocket::Unix(socket) => match UnixStream::from_std(socket) {
+            Ok(stream) => answer_one(stream, endpoint, scope, place, true).await,
+            Err(error) => Err(error),
+        },
+    };
+    if let Err(error) = served {
+        tracing::debug!(%error, "admin: a connection ended early");
     }
 }
 
 /// Answers one request.
-async fn connection(stream: TcpStream, endpoint: Endpoint) {
+async fn answer_one(
+    stream: impl AsyncRead + AsyncWrite + Unpin + Send + 'static,
+    endpoint: Endpoint,
+    scope: Scope,
+    place: Place,
+    is_unix: bool,
+) -> io::Result<()> {
+    let place = Arc::new(place);
     let service = service_fn(move |request| {
+        place.asked();
         let endpoint = endpoint.clone();
-        async move { Ok::<_, Infallible>(routes::answer(request, &endpoint).await) }
+        async move { Ok::<_, Infallible>(routes::answer(request, &endpoint, scope, is_unix).await) }
     });
     let serving = http1::Builder::new()
         .timer(TokioTimer::new())
@@ -118,8 +218,7 @@ async fn connection(stream: TcpStream, endpoint: Endpoint) {
         .keep_alive(false)
         .serve_connection(TokioIo::new(stream), service);
     match tokio::time::timeout(CONNECTION_TIMEOUT, serving).await {
-        Ok(Ok(())) => {}
-        Ok(Err(error)) => tracing::debug!(%error, "admin: a connection ended early"),
-        Err(_) => tracing::debug!("admin: a connection took too long"),
+        Ok(served) => served.map_err(io::Error::other),
+        Err(_) => Err(io::ErrorKind::TimedOut.into()),
     }
 }

@@ -4,11 +4,12 @@ use std::sync::atomic::Ordering;
 
 use http_body_util::{BodyExt, Full, Limited};
 use hyper::body::{Bytes, Incoming};
-use hyper::header::{self, HeaderMap, HeaderName, HeaderValue};
+use hyper::header::{self, HeaderName, HeaderValue};
 use hyper::{Method, Request, Response, StatusCode};
 
-use super::{Endpoint, MAX_BODY};
-use crate::telemetry::{self, render_metrics, status_json};
+use super::access::{self, Refused};
+use super::{BODY_TIMEOUT, Endpoint, MAX_BODY, Scope};
+use crate::telemetry::{self, PROCESS, render_metrics, status_json};
 
 const TEXT: &str = "text/plain; charset=utf-8";
 const HTML: &str = "text/html; charset=utf-8";
@@ -50,6 +51,14 @@ impl Route {
         })
     }
 
+    fn needs(self) -> Needs {
+        match self {
+            Self::Live | Self::Ready => Needs::Nothing,
+            Self::Page | Self::Metrics | Self::Status => Needs::Reading,
+            Self::Reload => Needs::Changing,
+        }
+    }
+
     /// The methods it answers to, as the Allow header lists them.
     fn allow(self) -> &'static str {
         match self {
@@ -59,16 +68,40 @@ impl Route {
     }
 }
 
+/// What a request must show to be answered.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Needs {
+    /// Nothing: it is a probe, or there is nothing to see.
+    Nothing,
+    /// What whoever reads must show.
+    Reading,
+    /// What whoever changes something must show.
+    Changing,
+}
+
 /// Answers one request. hyper leaves the body of an answer to HEAD out.
 pub(super) async fn answer(
     request: Request<Incoming>,
     endpoint: &Endpoint,
+    scope: Scope,
+    is_unix: bool,
 ) -> Response<Full<Bytes>> {
-    let mut response = match Route::of(request.uri().path()) {
-        None => plain(StatusCode::NOT_FOUND, "no such page\n"),
-        Some(route) if !allows(route, request.method()) => not_allowed(route),
-        Some(Route::Reload) => reload(request, endpoint).await,
-        Some(route) => show(route, endpoint),
+    let route = Route::of(request.uri().path())
+        .filter(|route| scope == Scope::All || route.needs() == Needs::Nothing);
+    let needs = route.map_or(Needs::Nothing, Route::needs);
+    let mut response = match (
+        access::check(&request, &(endpoint.admin)(), needs, is_unix),
+        route,
+    ) {
+        (Err(refused), _) => refuse(refused),
+        #[cfg(debug_assertions)]
+        (Ok(()), None) if request.method() == Method::POST && is_fault(&request, endpoint) => {
+            plain(StatusCode::OK, "made\n")
+        }
+        (Ok(()), None) => plain(StatusCode::NOT_FOUND, "no such page\n"),
+        (Ok(()), Some(route)) if !allows(route, request.method()) => not_allowed(route),
+        (Ok(()), Some(Route::Reload)) => reload(request, endpoint).await,
+        (Ok(()), Some(route)) => show(route, endpoint),
     };
     for (name, value) in COMMON_HEADERS {
         response
@@ -76,6 +109,28 @@ pub(super) async fn answer(
             .insert(name, HeaderValue::from_static(value));
     }
     response
+}
+
+fn refuse((why, status, text): Refused) -> Response<Full<Bytes>> {
+    PROCESS.admin_refused(why);
+    let mut response = plain(status, text);
+    if status == StatusCode::UNAUTHORIZED {
+        // A browser asks its user; the token is the password.
+        for scheme in ["Basic realm=\"respool\"", "Bearer"] {
+            let value = HeaderValue::from_static(scheme);
+            response
+                .headers_mut()
+                .append(header::WWW_AUTHENTICATE, value);
+        }
+    }
+    response
+}
+
+/// Whether a test has asked for a fault, and it was made.
+#[cfg(debug_assertions)]
+fn is_fault(request: &Request<Incoming>, endpoint: &Endpoint) -> bool {
+    let asked = request.uri().path().strip_prefix("/debug/");
+    asked.is_some_and(|what| (endpoint.fault)(what))
 }
 
 fn show(route: Route, endpoint: &Endpoint) -> Response<Full<Bytes>> {
@@ -89,28 +144,29 @@ fn show(route: Route, endpoint: &Endpoint) -> Response<Full<Bytes>> {
             JSON,
             format!("{:#}\n", status_json(&(endpoint.view)())).into(),
         ),
+        Route::Live => {
+            let wrong = endpoint.parts.wrong();
+            if !wrong.is_empty() {
+                let text = format!("{}\n", wrong.join("\n"));
+                return respond(StatusCode::SERVICE_UNAVAILABLE, TEXT, text.into());
+            }
+            (TEXT, "ok\n".into())
+        }
         Route::Ready if endpoint.draining.load(Ordering::Relaxed) => {
             return plain(StatusCode::SERVICE_UNAVAILABLE, "draining\n");
         }
-        Route::Live | Route::Ready | Route::Reload => (TEXT, "ok\n".into()),
+        Route::Ready | Route::Reload => (TEXT, "ok\n".into()),
     };
     respond(StatusCode::OK, kind, body)
 }
 
 async fn reload(request: Request<Incoming>, endpoint: &Endpoint) -> Response<Full<Bytes>> {
-    if !same_origin(request.headers()) {
-        return plain(
-            StatusCode::FORBIDDEN,
-            "reload refused: the request comes from another site\n",
-        );
-    }
     // Read to its end, so that closing the connection does not reset it under the answer.
-    if Limited::new(request.into_body(), MAX_BODY)
-        .collect()
-        .await
-        .is_err()
-    {
-        return plain(StatusCode::PAYLOAD_TOO_LARGE, "reload takes no body\n");
+    let body = Limited::new(request.into_body(), MAX_BODY).collect();
+    match tokio::time::timeout(BODY_TIMEOUT, body).await {
+        Ok(Ok(_)) => {}
+        Ok(Err(_)) => return plain(StatusCode::PAYLOAD_TOO_LARGE, "reload takes no body\n"),
+        Err(_) => return plain(StatusCode::REQUEST_TIMEOUT, "the body does not come\n"),
     }
     match (endpoint.reload)().await {
         Ok(()) => plain(StatusCode::OK, "reloaded\n"),
@@ -119,27 +175,6 @@ async fn reload(request: Request<Incoming>, endpoint: &Endpoint) -> Response<Ful
             TEXT,
             format!("{}\n", text.trim_end()).into(),
         ),
-    }
-}
-
-/// Whether a browser, if it is one, was told to do this by our own page: any site could make it POST here.
-fn same_origin(headers: &HeaderMap) -> bool {
-    let text = |name| {
-        headers
-            .get(name)
-            .and_then(|value: &HeaderValue| value.to_str().ok())
-    };
-    match headers.get(header::ORIGIN) {
-        None => true,
-        Some(origin) => {
-            let origin = origin
-                .to_str()
-                .ok()
-                .and_then(|origin| origin.split_once("://"));
-            origin
-                .map(|(_, host)| host)
-                .is_some_and(|host| text(header::HOST) == Some(host))
-        }
     }
 }
 

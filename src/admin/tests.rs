@@ -9,6 +9,12 @@ use tokio::sync::oneshot;
 use tokio::task::JoinHandle;
 
 use super::*;
+use crate::config::{AdminAddress, PasswordDigest};
+use crate::transport::bind_admin;
+
+/// Connections that the door takes.
+const PLACES: usize = 16;
+
 use crate::telemetry::{GroupRow, Reload, ServerHealth, Standing, UpstreamCounts};
 
 fn scrape() -> Scrape {
@@ -63,8 +69,18 @@ impl Door {
     }
 
     async fn showing(view: Arc<dyn Fn() -> Scrape + Send + Sync>) -> Self {
-        let listener = TcpListener::bind("127.0.0.1:0").await.expect("a free port");
-        let address = listener.local_addr().expect("bound");
+        Self::guarded(view, Admin::default()).await
+    }
+
+    async fn guarded(view: Arc<dyn Fn() -> Scrape + Send + Sync>, admin: Admin) -> Self {
+        let admin = Arc::new(Admin {
+            max_connections: PLACES,
+            ..admin
+        });
+        let any = "127.0.0.1:0".parse().expect("an address");
+        let bound = bind_admin(&any, None).expect("a free port");
+        let address = bound.local_address().expect("bound");
+        let acceptor = bound.open().expect("a runtime");
         let (draining, reloads) = (
             Arc::new(AtomicBool::new(false)),
             Arc::new(AtomicU64::new(0)),
@@ -80,10 +96,13 @@ impl Door {
         let endpoint = Endpoint {
             view,
             reload: Arc::new(reload),
+            admin: Arc::new(move || Arc::clone(&admin)),
             draining: Arc::clone(&draining),
+            parts: Arc::default(),
+            fault: Arc::new(|_| false),
         };
         let (close, closed) = oneshot::channel();
-        let serving = tokio::spawn(serve(listener, endpoint, async move {
+        let serving = tokio::spawn(serve(acceptor, endpoint, Scope::All, async move {
             // A dropped sender closes the door too.
             let _ = closed.await;
         }));
@@ -289,33 +308,60 @@ async fn garbage_costs_only_its_connection() {
 }
 
 #[tokio::test]
-async fn connections_past_the_bound_are_closed_and_the_others_served() {
+async fn who_holds_places_and_asks_nothing_keeps_nobody_out() {
     let door = Door::open().await;
-    let mut open = Vec::new();
-    for _ in 0..MAX_CONNECTIONS {
-        let mut stream = door.connect().await;
-        // Waits for its body, past the time bound of the head.
-        stream
-            .write_all(b"POST /reload HTTP/1.1\r\nContent-Length: 2\r\n\r\nx")
-            .await
-            .expect("sent");
-        open.push(stream);
+    let mut held = Vec::new();
+    for half in [
+        &b"GET /livez HTTP/1.1\r\nX-Half: "[..],
+        b"",
+        b"POST /reload HTTP/1.1\r\nContent-Length: 2\r\n\r\nx",
+    ] {
+        for _ in 0..2 * PLACES {
+            let mut stream = door.connect().await;
+            // It may have had to go already.
+            let _ = stream.write_all(half).await;
+            held.push(stream);
+            assert_eq!(status(&door.get("/livez").await), "200");
+        }
     }
-    for _ in 0..10 {
+    assert_eq!(rest(&mut held[0]).await, "", "the oldest had to go");
+    assert_eq!(door.reloads.load(Ordering::Relaxed), 0);
+}
+
+#[tokio::test]
+async fn whoever_changes_something_shows_the_token() {
+    let token = Some(PasswordDigest::of(b"sesame"));
+    let door = Door::guarded(
+        Arc::new(scrape),
+        Admin {
+            token,
+            ..Admin::default()
+        },
+    )
+    .await;
+    let without = door.request("POST", "/reload", "").await;
+    assert_eq!(status(&without), "401");
+    assert!(header(&without, "www-authenticate").is_some());
+    assert_eq!(door.reloads.load(Ordering::Relaxed), 0);
+    let with = "Authorization: Bearer sesame\r\n";
+    assert_eq!(status(&door.request("POST", "/reload", with).await), "200");
+    assert_eq!(status(&door.get("/status").await), "200");
+}
+
+#[tokio::test]
+async fn another_sites_name_is_not_answered() {
+    let door = Door::open().await;
+    for path in ["/", "/status", "/metrics", "/livez", "/nothing", "/reload"] {
+        let request = format!("GET {path} HTTP/1.1\r\nHost: evil.example.com\r\n\r\n");
         assert_eq!(
-            rest(&mut door.connect().await).await,
-            "",
-            "one too many is closed without an answer"
+            status(&door.exchange(request.as_bytes()).await),
+            "403",
+            "{path}"
         );
     }
-    for mut stream in open {
-        stream.write_all(b"x").await.expect("sent");
-        assert!(["200", "409"].contains(&status(&rest(&mut stream).await)));
-    }
-    assert_eq!(door.reloads.load(Ordering::Relaxed), MAX_CONNECTIONS as u64);
-    while status(&door.get("/livez").await) != "200" {
-        tokio::task::yield_now().await;
-    }
+    let request = "POST /reload HTTP/1.1\r\nHost: evil.example.com\r\nOrigin: http://evil.example.com\r\n\r\n";
+    assert_eq!(status(&door.exchange(request.as_bytes()).await), "403");
+    assert_eq!(door.reloads.load(Ordering::Relaxed), 0);
 }
 
 #[tokio::test]
@@ -359,7 +405,7 @@ async fn shutdown_closes_the_door() {
 async fn the_healthcheck_finds_a_living_respool() {
     let door = Door::open().await;
     let address = door.address;
-    let outcome = tokio::task::spawn_blocking(move || healthcheck(address))
+    let outcome = tokio::task::spawn_blocking(move || healthcheck(&AdminAddress::Tcp(address)))
         .await
         .expect("no panic");
     assert_eq!(outcome, Ok(()));

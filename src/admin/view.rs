@@ -4,12 +4,14 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::SystemTime;
 
 use crate::admission::{Admission, Reason};
-use crate::config::{Mode, Per, UnixSeconds};
+use crate::command::Categories;
+use crate::config::{Mode, Per, Settings, UnixSeconds};
 use crate::failover::Failover;
 use crate::identity::{Card, Flag, Registry, shown_user};
 use crate::telemetry::{
     Bound, CertificateRow, ClientRow, FailoverRow, FailoverRows, GroupRow, LossCause, MemoryRow,
-    PROCESS, Reload, Scrape, ServerHealth, Standing, UpstreamCounts, WorkerCounters, faults,
+    PROCESS, Parts, ProcessRow, Reload, Scrape, ServerHealth, Standing, UpstreamCounts,
+    WorkerCounters, faults,
 };
 use crate::transport::TlsAcceptor;
 use crate::upstream::Process;
@@ -35,6 +37,8 @@ pub struct View {
     pub counters: Vec<Arc<WorkerCounters>>,
     /// What listeners show their clients, with their addresses.
     pub shown: Vec<(String, Arc<TlsAcceptor>)>,
+    /// The parts of the process.
+    pub parts: Arc<Parts>,
     /// How the configuration was last loaded; the start counts as once.
     pub last_reload: Arc<Mutex<Reload>>,
 }
@@ -82,7 +86,10 @@ impl View {
             top_clients: self.top_clients(cards, now_ms),
             warnings: self.warnings(&certificates),
             certificates,
-            process: PROCESS.row(),
+            process: ProcessRow {
+                parts: self.parts.rows(),
+                ..PROCESS.row()
+            },
             uptime: self.process.start.elapsed(),
         };
         let mut scrape = Scrape::gather(&self.counters, standing);
@@ -176,10 +183,39 @@ impl View {
                 ));
             }
         }
+        warnings.extend(self.parts.wrong());
+        warnings.extend(self.empty_categories(&settings));
         let server = self.process.health.snapshot();
         let concerns = server.concerns(settings.upstream.role);
         warnings.extend(concerns.into_iter().map(|(_, text)| text));
         warnings
+    }
+
+    /// Categories in `deny_commands` that neither Redis nor the server at hand has: they deny nothing.
+    fn empty_categories(&self, settings: &Settings) -> Vec<String> {
+        let server = self.process.server.load();
+        let Some(learned) = server.as_ref().and_then(|server| server.learned.as_ref()) else {
+            return Vec::new();
+        };
+        let denied = settings.order.iter().flat_map(|&index| {
+            let group = &settings.groups[index];
+            group.deny_commands.iter().map(move |entry| (group, entry))
+        });
+        let is_empty = |entry: &str| {
+            let category = entry.strip_prefix('@').filter(|name| *name != "all");
+            category.is_some_and(|name| {
+                Categories::named(name).is_none() && !learned.has_category(name.as_bytes())
+            })
+        };
+        denied
+            .filter(|(_, entry)| is_empty(entry))
+            .map(|(group, entry)| {
+                format!(
+                    "group.deny_commands of {:?}: the server has no command in {entry}, so that it denies nothing",
+                    group.name
+                )
+            })
+            .collect()
     }
 
     fn groups(&self, cards: &[Arc<Card>], now_ms: u64) -> Vec<GroupRow> {

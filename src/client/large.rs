@@ -264,7 +264,7 @@ impl Client {
         let deny = denied.as_deref();
         match lookup(name) {
             None => {
-                !deny.is_some_and(|deny| deny.denies_unknown(name))
+                !deny.is_some_and(|deny| deny.denies_unknown(name, None, learned))
                     && !name.contains(&0)
                     && learned.is_none_or(|learned| leaves_no_trace(learned.way(name)))
             }

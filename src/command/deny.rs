@@ -2,7 +2,7 @@
 
 use std::fmt;
 
-use super::{COUNT, Categories, CommandId, Flags, lookup_full, spec};
+use super::{COUNT, Categories, CommandId, Flags, Learned, lookup_full, spec};
 
 const WORDS: usize = COUNT.div_ceil(64);
 
@@ -11,6 +11,8 @@ const WORDS: usize = COUNT.div_ceil(64);
 pub struct DenySet {
     known: [u64; WORDS],
     unknown: Unknown,
+    /// Categories that are denied, in lower case: of the commands that only the server knows, it says which are in them.
+    categories: Vec<Vec<u8>>,
 }
 
 /// What is denied of the commands that the table does not know.
@@ -31,7 +33,7 @@ impl Default for Unknown {
 /// An entry of `deny_commands` that means nothing.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum DenyError {
-    /// No ACL category of Redis has this name.
+    /// An ACL category of Redis is meant, and misspelt.
     UnknownCategory(String),
     /// Empty, or no word: it holds a space or a control character.
     NotAName(String),
@@ -42,20 +44,9 @@ impl fmt::Display for DenyError {
         match self {
             Self::UnknownCategory(entry) => {
                 write!(f, "\"{entry}\" is no ACL category of Redis")?;
-                let nearest = Categories::ALL
-                    .iter()
-                    .map(|&(name, _)| {
-                        (
-                            strsim::damerau_levenshtein(name, entry.trim_start_matches('@')),
-                            name,
-                        )
-                    })
-                    .min();
-                match nearest {
-                    Some((distance @ 0..=3, name)) if distance < name.len() => {
-                        write!(f, "; did you mean \"@{name}\"?")
-                    }
-                    _ => write!(f, "; ACL CAT lists them"),
+                match meant(entry.trim_start_matches('@')) {
+                    Some(name) => write!(f, "; did you mean \"@{name}\"?"),
+                    None => write!(f, "; ACL CAT lists them"),
                 }
             }
             Self::NotAName(entry) => {
@@ -69,6 +60,19 @@ impl fmt::Display for DenyError {
 }
 
 impl std::error::Error for DenyError {}
+
+/// The category of Redis that somebody who wrote `name` most likely meant. The categories of modules (`@json`, `@search`)
+/// resemble none.
+fn meant(name: &str) -> Option<&'static str> {
+    let nearest = Categories::ALL.iter().map(|&(known, _)| {
+        let distance = strsim::damerau_levenshtein(known, name);
+        (distance, known)
+    });
+    nearest
+        .min()
+        .filter(|(distance, known)| *distance <= (known.len() / 3).max(1))
+        .map(|(_, known)| known)
+}
 
 impl DenySet {
     /// Reads `deny_commands`: names, `name|subcommand`, `@category` and `@all`, in any case. A container's name denies
@@ -100,13 +104,32 @@ impl DenySet {
         self.known[usize::from(id) / 64] >> (id % 64) & 1 == 1
     }
 
-    /// Whether a command that the table does not know is denied, by its name in any case.
-    pub fn denies_unknown(&self, name: &[u8]) -> bool {
-        match &self.unknown {
+    /// Whether a command that the table does not know is denied, by its name in any case and its second word, which may name
+    /// a subcommand (`None`: whichever); of its categories the server has told, if it was heard.
+    pub fn denies_unknown(
+        &self,
+        name: &[u8],
+        second: Option<&[u8]>,
+        learned: Option<&Learned>,
+    ) -> bool {
+        let is_named = match &self.unknown {
             Unknown::All => true,
             Unknown::Names(names) if names.is_empty() => false,
             Unknown::Names(names) => names.binary_search(&name.to_ascii_lowercase()).is_ok(),
-        }
+        };
+        let is_in = |learned: &Learned| {
+            let mut denied = self.categories.iter();
+            denied.any(|category| learned.is_in(category, name, second))
+        };
+        is_named || (!self.categories.is_empty() && learned.is_some_and(is_in))
+    }
+
+    /// The denied categories that only the server can know.
+    pub fn foreign_categories(&self) -> impl Iterator<Item = &[u8]> {
+        let is_foreign = |category: &&[u8]| {
+            std::str::from_utf8(category).is_ok_and(|name| Categories::named(name).is_none())
+        };
+        self.categories.iter().map(Vec::as_slice).filter(is_foreign)
     }
 
     /// Whether nothing is denied.
@@ -125,10 +148,14 @@ impl DenySet {
                 (0..COUNT as CommandId).for_each(|id| self.deny(id));
                 self.unknown = Unknown::All;
             }
-            Some(name) => match Categories::named(name) {
-                Some(category) => self.deny_category(category),
-                None => return Err(DenyError::UnknownCategory(entry.to_owned())),
-            },
+            Some(name) => {
+                match (Categories::named(name), meant(&name.to_ascii_lowercase())) {
+                    (Some(category), _) => self.deny_category(category),
+                    (None, Some(_)) => return Err(DenyError::UnknownCategory(entry.to_owned())),
+                    (None, None) => {}
+                }
+                self.categories.push(name.to_ascii_lowercase().into_bytes());
+            }
             None => self.deny_name(entry),
         }
         Ok(())
@@ -174,7 +201,7 @@ mod tests {
         let set = DenySet::build::<&str>(&[]).unwrap();
         assert!(set.is_empty());
         assert!((0..COUNT as CommandId).all(|id| !set.denies(id)));
-        assert!(!set.denies_unknown(b"ft.search"));
+        assert!(!set.denies_unknown(b"ft.search", None, None));
     }
 
     #[test]
@@ -203,22 +230,53 @@ mod tests {
             assert_eq!(set.denies(command), dangerous, "{}", spec(command).name);
         }
         assert!(set.denies(id("keys")) && set.denies(id("config|set")) && !set.denies(id("get")));
-        assert!(!set.denies_unknown(b"ft.search"));
+        assert!(!set.denies_unknown(b"ft.search", None, None));
     }
 
     #[test]
     fn all_denies_what_nobody_knows_too() {
         let set = DenySet::build(&["ft.search", "@all", "ft.create"]).unwrap();
         assert!((0..COUNT as CommandId).all(|id| set.denies(id)));
-        assert!(set.denies_unknown(b"anything"));
+        assert!(set.denies_unknown(b"anything", None, None));
     }
 
     #[test]
     fn unknown_names_are_kept() {
         let set = DenySet::build(&["FT.Search", "bf.add", "ft.search"]).unwrap();
-        assert!(set.denies_unknown(b"ft.SEARCH") && set.denies_unknown(b"BF.ADD"));
-        assert!(!set.denies_unknown(b"ft.create"));
+        assert!(
+            set.denies_unknown(b"ft.SEARCH", None, None)
+                && set.denies_unknown(b"BF.ADD", None, None)
+        );
+        assert!(!set.denies_unknown(b"ft.create", None, None));
         assert!(!set.is_empty());
+    }
+
+    #[test]
+    fn categories_reach_what_only_the_server_knows() {
+        let learned = Learned::from_command_reply(
+            b"*2\r\n*7\r\n$9\r\nft.search\r\n:-3\r\n*1\r\n+readonly\r\n:0\r\n:0\r\n:0\r\n*2\r\n+@read\r\n+@search\r\n\
+              *7\r\n$8\r\njson.set\r\n:-3\r\n*1\r\n+write\r\n:0\r\n:0\r\n:0\r\n*2\r\n+@write\r\n+@json\r\n",
+        )
+        .unwrap();
+        let denies = |entry: &str, name: &str| {
+            let set = DenySet::build(&[entry]).unwrap();
+            assert!(!set.is_empty());
+            assert!(
+                !set.denies_unknown(name.as_bytes(), None, None),
+                "not heard yet"
+            );
+            set.denies_unknown(name.as_bytes(), None, Some(&learned))
+        };
+        assert!(denies("@search", "FT.SEARCH") && denies("@Json", "json.set"));
+        assert!(
+            denies("@write", "json.set"),
+            "those of Redis reach modules, too"
+        );
+        assert!(!denies("@write", "ft.search") && !denies("@json", "ft.search"));
+        let set = DenySet::build(&["@search", "@read", "@bloom"]).unwrap();
+        let foreign: Vec<&[u8]> = set.foreign_categories().collect();
+        assert_eq!(foreign, [&b"search"[..], b"bloom"]);
+        assert!(learned.has_category(b"search") && !learned.has_category(b"bloom"));
     }
 
     #[test]
@@ -232,7 +290,6 @@ mod tests {
                 "\"@dangerus\" is no ACL category of Redis; did you mean \"@dangerous\"?",
                 "\"\" names no command; write \"name\", \"name|subcommand\" or \"@category\"",
                 "\"config get\" names no command; write \"name\", \"name|subcommand\" or \"@category\"",
-                "\"@nothing-like-it\" is no ACL category of Redis; ACL CAT lists them",
             ]
         );
     }

@@ -46,6 +46,8 @@ pub struct Learned {
     names: Vec<Vec<u8>>,
     /// With their arity; in lower case, a subcommand as `box|put`, and sorted.
     writes: Vec<(Vec<u8>, i64)>,
+    /// ACL categories without their `@`, each with a name as above; in lower case and sorted.
+    categories: Vec<(Vec<u8>, Vec<u8>)>,
 }
 
 /// The bytes are no whole reply to `COMMAND`: an error, another reply, cut short, or followed by more.
@@ -67,10 +69,11 @@ impl Learned {
     /// [`NotCommands`] when it is none.
     pub fn from_command_reply(frame: &[u8]) -> Result<Self, NotCommands> {
         let mut reply = Walker { rest: frame };
-        let (mut pinned, mut names, mut writes) = (Vec::new(), Vec::new(), Vec::new());
+        let (mut pinned, mut names) = (Vec::new(), Vec::new());
+        let (mut writes, mut categories) = (Vec::new(), Vec::new());
         let mut tells_who_waits = false;
         for _ in 0..reply.aggregate()? {
-            let entry = reply.entry(&mut writes)?;
+            let entry = reply.entry(&mut writes, &mut categories)?;
             tells_who_waits |= entry.waits;
             if lookup_full(entry.name).is_some() {
                 continue;
@@ -98,11 +101,43 @@ impl Learned {
         names.dedup();
         writes.sort_unstable();
         writes.dedup_by(|one, other| one.0 == other.0);
+        categories.sort_unstable();
+        categories.dedup();
         Ok(Self {
             pinned,
             names,
             writes,
+            categories,
         })
+    }
+
+    /// Whether a command, by its name and its second word, which may name a subcommand, is in the ACL category of this name
+    /// in lower case. Without a second word: whether it is with any.
+    pub fn is_in(&self, category: &[u8], name: &[u8], second: Option<&[u8]>) -> bool {
+        let from = self
+            .categories
+            .partition_point(|(known, _)| &known[..] < category);
+        let members = self.categories[from..].iter();
+        let mut members = members.take_while(|(known, _)| known == category);
+        if members.clone().next().is_none() {
+            return false;
+        }
+        let name = name.to_ascii_lowercase();
+        let second = second.map(<[u8]>::to_ascii_lowercase);
+        members.any(|(_, member)| {
+            let sub = member.strip_prefix(&name[..]);
+            let sub = sub.and_then(|rest| rest.strip_prefix(b"|"));
+            *member == name
+                || sub.is_some_and(|sub| second.as_deref().is_none_or(|second| second == sub))
+        })
+    }
+
+    /// Whether there is a command in this category, among those that the table does not know.
+    pub fn has_category(&self, category: &[u8]) -> bool {
+        let found = self
+            .categories
+            .binary_search_by(|(known, _)| known.as_slice().cmp(category));
+        found.is_ok()
     }
 
     /// Whether a request of `words` words writes, by its name and its second word, which may name a subcommand. One with too
@@ -161,15 +196,22 @@ struct Walker<'a> {
 }
 
 impl<'a> Walker<'a> {
-    /// An entry with its subcommands; those that write and that the table does not know are added to `writes`.
-    fn entry(&mut self, writes: &mut Vec<(Vec<u8>, i64)>) -> Result<Entry<'a>, NotCommands> {
+    /// An entry with its subcommands; of those that the table does not know the ones that write are added to `writes`, and
+    /// the categories of all to `categories`.
+    fn entry(
+        &mut self,
+        writes: &mut Vec<(Vec<u8>, i64)>,
+        categories: &mut Vec<(Vec<u8>, Vec<u8>)>,
+    ) -> Result<Entry<'a>, NotCommands> {
         let mut entry = self.entry_alone()?;
         entry.note_write(writes);
+        entry.note_categories(categories);
         // Subcommands of subcommands do not exist; should they come, they are passed over.
         for _ in 0..entry.subcommands {
             let sub = self.entry_alone()?;
             entry.needs_its_own |= sub.needs_its_own;
             sub.note_write(writes);
+            sub.note_categories(categories);
             for _ in 0..sub.subcommands + sub.remaining {
                 self.skip()?;
             }
@@ -196,6 +238,7 @@ impl<'a> Walker<'a> {
             waits: false,
             needs_its_own: false,
             writes: false,
+            categories: Vec::new(),
             subcommands: 0,
             remaining: 0,
         };
@@ -208,6 +251,7 @@ impl<'a> Walker<'a> {
                         opened.needs_its_own |= NEEDS_ITS_OWN.contains(&word);
                         opened.waits |= word == b"blocking";
                         opened.writes |= word == b"write";
+                        opened.categories.extend(word.strip_prefix(b"@"));
                     }
                 }
                 SUBCOMMANDS => {
@@ -287,6 +331,7 @@ struct Opened<'a> {
     waits: bool,
     needs_its_own: bool,
     writes: bool,
+    categories: Vec<&'a [u8]>,
     /// Subcommands that stand next.
     subcommands: u64,
     /// Elements of the entry behind them.
@@ -297,6 +342,14 @@ impl Opened<'_> {
     fn note_write(&self, writes: &mut Vec<(Vec<u8>, i64)>) {
         if self.writes && lookup_full(self.name).is_none() {
             writes.push((self.name.to_ascii_lowercase(), self.arity));
+        }
+    }
+
+    fn note_categories(&self, categories: &mut Vec<(Vec<u8>, Vec<u8>)>) {
+        if lookup_full(self.name).is_none() {
+            let name = self.name.to_ascii_lowercase();
+            let of_category = |category: &&[u8]| (category.to_ascii_lowercase(), name.clone());
+            categories.extend(self.categories.iter().map(of_category));
         }
     }
 }
@@ -350,6 +403,20 @@ mod tests {
         for name in ["get", "ft.search", "mod.sub", "box", "nobody.knows.it", ""] {
             assert!(!learned.writes(name.as_bytes(), Some(b"x"), 3), "{name}");
         }
+    }
+
+    #[test]
+    fn categories_are_known_with_their_commands() {
+        let learned = Learned::from_command_reply(RESP2).unwrap();
+        assert!(learned.is_in(b"read", b"FT.Search", None));
+        assert!(learned.is_in(b"read", b"ft.search", Some(b"index")));
+        assert!(learned.is_in(b"connection", b"box", Some(b"HOLD")));
+        assert!(learned.is_in(b"connection", b"box", None), "with some word");
+        assert!(!learned.is_in(b"connection", b"box", Some(b"put")));
+        assert!(!learned.is_in(b"rea", b"ft.search", None) && !learned.is_in(b"read", b"ft", None));
+        // Commands of the table have the categories of the table.
+        assert!(!learned.is_in(b"read", b"get", None));
+        assert!(learned.has_category(b"read") && !learned.has_category(b"string"));
     }
 
     #[test]

@@ -389,7 +389,11 @@ fn source(
 }
 
 /// The secret under `path`, wherever it is kept; `None`: not written, or refused and told.
-fn secret(file: &File, around: &Surroundings<'_>, path: &str) -> Result<Option<Secret>, Problem> {
+pub(super) fn secret(
+    file: &File,
+    around: &Surroundings<'_>,
+    path: &str,
+) -> Result<Option<Secret>, Problem> {
     if file.line(path).is_none() {
         return Ok(None);
     }

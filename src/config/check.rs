@@ -3,6 +3,7 @@
 //! What contradicts something else is found in `conflicts`, on the settings built here.
 
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 use std::time::Duration;
 
 use super::file::{File, key_of};
@@ -12,9 +13,9 @@ use super::machine::Machine;
 use super::problem::Problem;
 use super::value::word_of_host;
 use super::{
-    Address, AtLimit, Group, Limits, Listener, Log, LogFormat, Login, Match, Mode,
+    Address, AtLimit, Drain, Group, Limits, Listener, Log, LogFormat, Login, Match, Mode,
     OnSubscriptionLoss, Per, Queue, Reconnect, Reload, Role, Settings, Upstream, UpstreamTls,
-    Written, access, auth, tls,
+    Written, access, admin, auth, tls,
 };
 
 /// What stands around the file.
@@ -43,11 +44,15 @@ pub(super) fn settings(file: &File, around: &Surroundings<'_>) -> (Settings, Vec
     let upstream = upstream(file, login, tls, hosts_file);
     let (auth, wrong) = auth::auth(file, around);
     problems.extend(wrong);
+    let (admin, wrong) = admin::admin(file, around);
+    problems.extend(wrong);
     let limits = limits(file, around.machine);
     let listeners: Vec<Listener> = (0..file.tables("listener"))
         .map(|index| listener(file, around, &format!("listener[{index}]"), &mut problems))
         .collect();
     let groups = groups(file, limits.idle_timeout);
+    let mut warnings = tls::warnings(file, upstream.tls.as_ref(), &listeners, around.machine.now);
+    warnings.extend(admin::warnings(file, &admin));
     let settings = Settings {
         written: Written {
             workers: file.line("workers").is_some(),
@@ -57,8 +62,14 @@ pub(super) fn settings(file: &File, around: &Surroundings<'_>) -> (Settings, Vec
         instance: file
             .text("instance")
             .unwrap_or_else(|| word_of_host(&around.machine.host_name)),
+        drain: Drain {
+            delay: time(file, "drain_delay"),
+            until_empty: matches!(file.value("drain_until_empty"), Some(Value::Flag(true))),
+            deadline: time(file, "drain_deadline"),
+        },
         drain_timeout: time(file, "drain_timeout"),
-        warnings: tls::warnings(file, upstream.tls.as_ref(), &listeners, around.machine.now),
+        stall_timeout: time(file, "stall_timeout"),
+        warnings,
         listeners,
         auth,
         order: (0..groups.len()).collect(),
@@ -69,10 +80,7 @@ pub(super) fn settings(file: &File, around: &Surroundings<'_>) -> (Settings, Vec
             Some(Value::Texts(users)) => users,
             _ => Vec::new(),
         },
-        admin: match file.value("admin.address") {
-            Some(Value::SocketAddress(address)) => Some(address),
-            _ => None,
-        },
+        admin: Arc::new(admin),
         log: log(file),
         reload: Reload {
             watch: matches!(file.value("reload.watch"), Some(Value::Flag(true))),

@@ -35,8 +35,10 @@ pub(super) enum Kind {
     },
     /// `host:port` or `unix:/path`.
     Address,
-    /// `ip:port`.
-    SocketAddress,
+    /// `ip:port` or `unix:/path`.
+    AdminAddress,
+    /// Names of hosts.
+    Hosts,
     /// IP addresses and CIDR networks.
     Networks,
     /// A pattern of `*`, `?`, `[...]`, `{a,b}`.
@@ -93,7 +95,8 @@ impl Key {
                 return quoted.join(", ");
             }
             Kind::Address => "address",
-            Kind::SocketAddress => "IP address and port",
+            Kind::AdminAddress => "IP address and port, or `unix:/path`",
+            Kind::Hosts => "list of host names",
             Kind::Networks => "list of networks",
             Kind::Glob => "glob",
             Kind::Names => "list of names",
@@ -224,7 +227,11 @@ use Fallback::{Absent, From, Is, Required};
 const KEYS: &[Key] = &[
     key("workers", count(1, 256), From("one for each core, at most `upstream.shared_connections` and fewer than there are connections to lend")),
     key("instance", Kind::Word, From("the host's name")),
+    key("drain_delay", time_or_zero(1), Is("\"0s\"")),
+    key("drain_until_empty", Kind::Flag, Is("false")),
+    key("drain_deadline", time(), Is("\"20s\"")),
     key("drain_timeout", time_or_zero(1), Is("\"10s\"")),
+    key("stall_timeout", Kind::Duration { min_ms: 500, zero: false }, Is("\"10s\"")),
 
     key("auth", Kind::Table, Absent),
     key("auth.mode", Kind::Choice { of: &["optional", "none", "proxy", "passthrough"], later: &[] }, Is("\"optional\"")),
@@ -355,7 +362,15 @@ const KEYS: &[Key] = &[
     key("group.deny_commands", Kind::Commands, Is("[]")),
 
     key("admin", Kind::Table, Absent),
-    key("admin.address", Kind::SocketAddress, Absent),
+    key("admin.address", Kind::AdminAddress, Absent),
+    key("admin.health_address", Kind::AdminAddress, Absent),
+    key("admin.mode", Kind::Mode, Absent),
+    key("admin.max_connections", count(4, 4096), Is("64")),
+    key("admin.hosts", Kind::Hosts, Is("[]")),
+    key("admin.token", Kind::Secret, Absent),
+    key("admin.token_file", Kind::Text, Absent),
+    key("admin.token_env", Kind::Text, Absent),
+    key("admin.read_token", Kind::Flag, Is("false")),
     key("admin.users", Kind::Names, Is("[]")),
 
     key("log", Kind::Table, Absent),

@@ -1,15 +1,15 @@
 //! One value of the document, read as the kind its key asks for, within its bounds.
 
-use std::net::SocketAddr;
 use std::time::Duration;
 
 use ipnet::IpNet;
 use toml::Spanned;
 use toml::de::DeValue;
 
+use super::admin::{admin_address, host_name};
 use super::keys::{self, Fallback, Kind};
 use super::value::{self, Wrong, shown, wrong};
-use super::{Address, Glob, PasswordDigest, Secret};
+use super::{Address, AdminAddress, Glob, PasswordDigest, Secret};
 
 /// A value of the kind its key asks for.
 #[derive(Debug, Clone)]
@@ -22,7 +22,7 @@ pub(super) enum Value {
     Mode(u32),
     Choice(&'static str),
     Address(Address),
-    SocketAddress(SocketAddr),
+    AdminAddress(AdminAddress),
     Networks(Vec<IpNet>),
     Glob(Glob),
     Commands(Vec<String>),
@@ -58,9 +58,10 @@ pub(super) fn leaf(kind: Kind, value: &Spanned<DeValue<'_>>) -> Result<Value, Ve
         Kind::Mode => mode(found).map(Value::Mode),
         Kind::Choice { of, later } => choice(found, of, later).map(Value::Choice),
         Kind::Address => string(found).and_then(value::address).map(Value::Address),
-        Kind::SocketAddress => string(found)
-            .and_then(value::socket_address)
-            .map(Value::SocketAddress),
+        Kind::AdminAddress => string(found)
+            .and_then(admin_address)
+            .map(Value::AdminAddress),
+        Kind::Hosts => return list(value, host_name).map(Value::Texts),
         Kind::Networks => return networks(value).map(Value::Networks),
         Kind::Glob => string(found).and_then(value::glob).map(Value::Glob),
         Kind::Commands => return list(value, value::denied_command).map(Value::Commands),

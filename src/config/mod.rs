@@ -4,6 +4,7 @@
 //! told at once ([`Problems`]). Invariant: a [`Settings`] that reached a caller has passed every check of this module.
 
 mod access;
+mod admin;
 mod auth;
 mod certificate;
 mod check;
@@ -19,11 +20,12 @@ mod report;
 mod tls;
 mod value;
 
-use std::net::SocketAddr;
 use std::path::PathBuf;
+use std::sync::Arc;
 use std::time::Duration;
 
 pub use access::Access;
+pub use admin::{Admin, AdminAddress, health_address};
 pub use auth::{
     Auth, AuthMode, AuthUser, Iam, Login, PasswordDigest, SecretCommand, SecretSource,
     secret_in_file, trimmed,
@@ -46,8 +48,12 @@ pub struct Settings {
     pub written: Written,
     /// Name of this respool among others, part of the names of its connections at the server.
     pub instance: String,
+    /// What happens between the signal to end and the drain.
+    pub drain: Drain,
     /// How long a drain waits for clients to finish before it closes them.
     pub drain_timeout: Duration,
+    /// How long a worker may stand still before `/livez` says so.
+    pub stall_timeout: Duration,
     /// Where clients connect; at least one.
     pub listeners: Vec<Listener>,
     /// How clients show who they are.
@@ -62,7 +68,7 @@ pub struct Settings {
     /// group that is not among them was removed by a reload.
     pub order: Vec<usize>,
     /// The operator's HTTP endpoint.
-    pub admin: Option<SocketAddr>,
+    pub admin: Arc<Admin>,
     /// Users for whom places are kept at every cap.
     pub operators: Vec<String>,
     /// How respool logs.
@@ -109,6 +115,17 @@ impl Settings {
     pub fn spare_descriptors(&self) -> usize {
         64 + 4 * self.workers
     }
+}
+
+/// What happens between the signal to end and the drain: respool serves on, and says to probes that it ends.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct Drain {
+    /// So long at least.
+    pub delay: Duration,
+    /// And then as long as there are clients.
+    pub until_empty: bool,
+    /// But not longer.
+    pub deadline: Duration,
 }
 
 /// A TCP address or the path of a unix socket.

@@ -56,7 +56,13 @@ fn fixed(now: &Settings, next: &Settings, problems: &mut Vec<Problem>) {
     };
     keep("workers", now.workers == next.workers);
     keep("instance", now.instance == next.instance);
-    keep("admin.address", now.admin == next.admin);
+    let (was, is) = (&now.admin, &next.admin);
+    keep("admin.address", was.address == is.address);
+    keep(
+        "admin.health_address",
+        was.health_address == is.health_address,
+    );
+    keep("admin.mode", was.mode == is.mode);
     keep("log.format", now.log.format == next.log.format);
     keep("log.buffer", now.log.buffer == next.log.buffer);
     keep(
@@ -231,7 +237,10 @@ mod tests {
         next.instance = "b".to_owned();
         next.listeners[0].backlog = 7;
         next.log.format = crate::config::LogFormat::Json;
-        next.admin = Some(([127, 0, 0, 1], 1).into());
+        next.admin = std::sync::Arc::new(super::super::Admin {
+            address: Some("127.0.0.1:1".parse().expect("an address")),
+            ..Default::default()
+        });
         next.limits.keepalive = std::time::Duration::from_secs(7);
         let keys = [
             "workers",

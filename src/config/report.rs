@@ -4,8 +4,8 @@ use std::fmt::Write;
 
 use super::value::duration_text;
 use super::{
-    AtLimit, Auth, AuthMode, Authorities, Group, Listener, Login, Mode, Per, SecretSource,
-    Settings, UpstreamTls, Verification,
+    Admin, AdminAddress, AtLimit, Auth, AuthMode, Authorities, Group, Listener, Login, Mode, Per,
+    SecretSource, Settings, UpstreamTls, Verification,
 };
 
 /// The gist of `settings`, some lines without a newline after the last. Nothing secret is in it.
@@ -37,10 +37,7 @@ pub fn report(settings: &Settings) -> String {
         "memory            at most {} (limits.max_memory)",
         rounded(settings.limits.max_memory)
     );
-    let admin = settings
-        .admin
-        .map_or_else(|| "off".to_owned(), |address| format!("http://{address}"));
-    let _ = writeln!(text, "admin endpoint    {admin}");
+    let _ = writeln!(text, "admin endpoint    {}", admin_text(&settings.admin));
     for group in settings.order.iter().map(|&index| &settings.groups[index]) {
         let _ = writeln!(
             text,
@@ -64,6 +61,24 @@ fn listener_text(listener: &Listener) -> String {
         Some(_) => " (TLS)",
     };
     format!("{}{tls}", listener.name)
+}
+
+fn admin_text(admin: &Admin) -> String {
+    let text = match &admin.address {
+        None => "off".to_owned(),
+        Some(AdminAddress::Tcp(address)) => format!("http://{address}"),
+        Some(address) => address.to_string(),
+    };
+    let token = match (&admin.token, admin.read_token) {
+        (None, _) => "",
+        (Some(_), false) => ", a reload takes a token",
+        (Some(_), true) => ", all but health takes a token",
+    };
+    let health = match &admin.health_address {
+        None => String::new(),
+        Some(address) => format!(", health at {address}"),
+    };
+    format!("{text}{token}{health}")
 }
 
 fn tls_text(tls: &UpstreamTls) -> String {

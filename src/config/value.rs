@@ -341,13 +341,23 @@ pub(super) fn denied_command(text: &str) -> Result<String, Wrong> {
         if CATEGORIES.contains(&category) {
             return Ok(lower);
         }
-        let remedy = match nearest_word(CATEGORIES.into_iter(), category) {
-            Some(near) => format!("did you mean \"@{near}\"?"),
-            None => format!("write one of @{}", CATEGORIES.join(", @")),
-        };
+        if let Some(near) = nearest_word(CATEGORIES.into_iter(), category) {
+            return Err(wrong(
+                format!("{} is no ACL category of Redis", shown(text)),
+                format!("did you mean \"@{near}\"?"),
+            ));
+        }
+        // Modules have categories of their own; the server says what is in them.
+        let is_word = |byte: u8| byte.is_ascii_alphanumeric() || b"-_.".contains(&byte);
+        if category == "all" || (!category.is_empty() && category.bytes().all(is_word)) {
+            return Ok(lower);
+        }
         return Err(wrong(
-            format!("{} is no ACL category of Redis", shown(text)),
-            remedy,
+            format!("{} is no ACL category", shown(text)),
+            format!(
+                "write one of @{}, or one that ACL CAT of the server lists",
+                CATEGORIES.join(", @")
+            ),
         ));
     }
     // Names of modules hold dots, and a module may use any printable character.

@@ -8,6 +8,7 @@ mod bucket;
 mod circuit;
 mod demotion;
 mod record;
+mod silent;
 
 pub use addresses::{Addresses, Node};
 pub use backoff::backoff;
@@ -15,3 +16,4 @@ pub use bucket::Bucket;
 pub use circuit::{Circuit, Turn};
 pub use demotion::Demotion;
 pub use record::{Failover, Record, Standing};
+pub use silent::SilentNodes;

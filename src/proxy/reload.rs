@@ -25,6 +25,9 @@ const SETTLED_WITHIN: Duration = Duration::from_secs(5);
 /// How long reading the configuration may take: files can be on a device that does not answer.
 const READ_WITHIN: Duration = Duration::from_secs(20);
 
+/// How long a worker may take to hear of a reload: one that stands still must not hold up the others for good.
+const HEARD_WITHIN: Duration = Duration::from_secs(10);
+
 /// How often that is looked at.
 const SETTLED_POLL: Duration = Duration::from_millis(5);
 
@@ -248,13 +251,16 @@ impl Reloader {
         let mut told = Vec::new();
         for worker in &self.workers {
             let (done, heard) = oneshot::channel();
-            // One that has ended has nothing to reload.
-            if worker.send(message(done)).await.is_ok() {
+            // One that has ended has nothing to reload; one that stands still has a full mailbox in the end.
+            let sent = tokio::time::timeout(HEARD_WITHIN, worker.send(message(done))).await;
+            if matches!(sent, Ok(Ok(()))) {
                 told.push(heard);
             }
         }
         for heard in told {
-            let _ = heard.await;
+            if tokio::time::timeout(HEARD_WITHIN, heard).await.is_err() {
+                tracing::error!("a worker stands still and has not heard of the reload");
+            }
         }
     }
 

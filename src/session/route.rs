@@ -146,7 +146,7 @@ fn route_unknown(name: &[u8], request: &Request<'_>, rules: &Rules<'_>) -> Route
         return Route::Alien;
     }
     if let Some(deny) = rules.deny
-        && deny.denies_unknown(name)
+        && deny.denies_unknown(name, request.argument(1), rules.learned)
     {
         return denied(&String::from_utf8_lossy(name).to_lowercase());
     }

@@ -145,6 +145,20 @@ labels! {
 }
 
 labels! {
+    /// Why a connection to the operator's endpoint, or a request on it, came to nothing.
+    AdminRefusal {
+        /// The connection made room for another (`admin.max_connections`).
+        Displaced => "displaced",
+        /// It was asked by a name that is none of `admin.hosts`.
+        Host => "host",
+        /// It did not show `admin.token`.
+        Token => "token",
+        /// It came from a page of another site.
+        Origin => "origin",
+    }
+}
+
+labels! {
     /// How an attempt to connect to the server ended.
     ConnectResult {
         /// Connected, and the handshake succeeded.

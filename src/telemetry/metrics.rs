@@ -3,8 +3,8 @@
 use std::time::{SystemTime, UNIX_EPOCH};
 
 use super::{
-    Bound, CertificateRow, ConnectResult, Disconnect, GroupRow, GroupTotals, HistogramTotals,
-    LossCause, Scrape, ServerSnapshot, TlsHandshake,
+    AdminRefusal, Bound, CertificateRow, ConnectResult, Disconnect, GroupRow, GroupTotals,
+    HistogramTotals, LossCause, Scrape, ServerSnapshot, TlsHandshake,
 };
 
 /// One metric family.
@@ -475,6 +475,36 @@ pub const METRICS: &[Metric] = &[
         labels: &[],
         help: "Panics of any thread: bugs of respool, which the log names.",
         source: Source::Counter(|s| one(s.standing.process.panics)),
+    },
+    Metric {
+        name: "respool_admin_refused_total",
+        labels: &["reason"],
+        help: "Connections to the admin endpoint and requests on it that came to nothing, by reason.",
+        source: Source::Counter(|s| {
+            by_label(pairs(
+                AdminRefusal::ALL.map(AdminRefusal::label),
+                &s.standing.process.admin_refused,
+            ))
+        }),
+    },
+    Metric {
+        name: "respool_client_connections_without_descriptor_total",
+        labels: &[],
+        help: "Clients turned away at accept because the process may open no more files.",
+        source: Source::Counter(|s| one(s.standing.process.without_descriptor)),
+    },
+    Metric {
+        name: "respool_part_up",
+        labels: &["part"],
+        help: "1 for each part of the process that does its work; 0 for one that has ended or stands still.",
+        source: Source::Gauge(|s| {
+            let rows = s.standing.process.parts.iter();
+            rows.map(|row| Sample {
+                labels: vec![row.name.clone()],
+                value: f64::from(u8::from(row.wrong.is_none())),
+            })
+            .collect()
+        }),
     },
     Metric {
         name: "respool_uptime_seconds",

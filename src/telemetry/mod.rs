@@ -14,6 +14,7 @@ mod labels;
 pub mod log;
 mod log_queue;
 mod metrics;
+mod parts;
 mod process;
 mod scrape;
 mod server;
@@ -26,9 +27,10 @@ pub use counter::{Counter, Gauge};
 pub use exposition::{CONTENT_TYPE, render_metrics};
 pub use faults::faults;
 pub use histogram::{BOUNDS_MICROS, Histogram, HistogramTotals};
-pub use labels::{Bound, ConnectResult, Disconnect, LossCause, TlsHandshake};
+pub use labels::{AdminRefusal, Bound, ConnectResult, Disconnect, LossCause, TlsHandshake};
 pub use log_queue::LogQueue;
 pub use metrics::{METRICS, Metric, Sample, Source};
+pub use parts::{Heartbeat, PartGuard, PartRow, Parts};
 pub use process::{PROCESS, ProcessCounters, ProcessRow};
 pub use scrape::{
     CertificateRow, ClientRow, FailoverRow, FailoverRows, GroupRow, GroupTotals, MemoryRow, Reload,

@@ -111,7 +111,13 @@ fn standing() -> Standing {
         }],
         warnings: vec!["upstream.tls.insecure_skip_verify: not verified".into()],
         memory: MEMORY,
-        process: Default::default(),
+        process: ProcessRow {
+            parts: vec![PartRow {
+                name: "worker-0".into(),
+                wrong: None,
+            }],
+            ..ProcessRow::default()
+        },
         uptime: Duration::from_millis(3_600_500),
     }
 }

@@ -41,6 +41,8 @@ pub struct WorkerCounters {
     pub renewals_refused: Counter,
     /// Times the subscription connection was lost while somebody was subscribed: messages may be missing.
     pub subscription_losses: Counter,
+    /// Advanced by the worker's own clock: it moves.
+    pub beats: Counter,
 }
 
 /// What one worker counts for one client group.
@@ -84,6 +86,7 @@ impl WorkerCounters {
             renewals: Counter::default(),
             renewals_refused: Counter::default(),
             subscription_losses: Counter::default(),
+            beats: Counter::default(),
         }
     }
 

@@ -2,6 +2,7 @@
 
 use std::fmt;
 use std::io;
+use std::net::SocketAddr;
 use std::time::Duration;
 
 use socket2::{Domain, Protocol, SockRef, Socket, Type};
@@ -9,6 +10,7 @@ use tokio::net::{TcpStream, UnixStream};
 use tokio::time::Instant;
 
 use super::Stream;
+use super::reserve::{Reserve, reserve};
 use crate::failover::Node;
 
 /// Why no connection came about.
@@ -35,8 +37,13 @@ impl fmt::Display for DialError {
     }
 }
 
-/// Opens one connection to the first of `nodes` that takes it, within `limit`; one that is silent leaves the others their
-/// share of it. Whoever awaits this awaits its end: a socket that is dropped on the way is one that nobody counts.
+/// How long an address may take at first while there are others: time for a packet that was lost to be sent again.
+const FIRST_PATIENCE: Duration = Duration::from_millis(1500);
+
+/// Opens one connection to the first of `nodes` that takes it, within `limit`, and tells `was_silent` of those that let it
+/// wait in vain. One that is silent leaves the others their share of the time, and is tried again when all are. One after
+/// the other: two at a time would be a connection more than the budget knows. Whoever awaits this awaits its end: a
+/// socket that is dropped on the way is one that nobody counts.
 ///
 /// # Errors
 /// [`DialError`] says why the last of them did not.
@@ -44,19 +51,36 @@ pub async fn dial(
     nodes: &[Node],
     limit: Duration,
     keepalive: Duration,
+    mut was_silent: impl FnMut(&Node),
 ) -> Result<(Stream, Node), DialError> {
     let deadline = Instant::now() + limit;
     let mut failed = DialError::Timeout(limit);
-    for (at, node) in nodes.iter().enumerate() {
-        let left = deadline.saturating_duration_since(Instant::now());
-        let others = u32::try_from(nodes.len() - at).unwrap_or(u32::MAX);
-        match open(node, left / others).await {
-            Ok(None) => failed = DialError::Timeout(limit),
-            Err(error) => failed = DialError::Io(error),
-            Ok(Some(stream)) => {
-                stream.tune(keepalive);
-                return Ok((stream, node.clone()));
+    let mut to_try: Vec<&Node> = nodes.iter().collect();
+    let first = match to_try.len() {
+        1 => limit,
+        _ => FIRST_PATIENCE,
+    };
+    for most in [first, limit] {
+        let mut silent = Vec::new();
+        for (at, node) in to_try.iter().enumerate() {
+            let left = deadline.saturating_duration_since(Instant::now());
+            let others = u32::try_from(to_try.len() - at).unwrap_or(u32::MAX);
+            match open(node, (left / others).min(most)).await {
+                Ok(None) => {
+                    failed = DialError::Timeout(limit);
+                    was_silent(node);
+                    silent.push(*node);
+                }
+                Err(error) => failed = DialError::Io(error),
+                Ok(Some(stream)) => {
+                    stream.tune(keepalive);
+                    return Ok((stream, (*node).clone()));
+                }
             }
+        }
+        to_try = silent;
+        if Instant::now() >= deadline {
+            break;
         }
     }
     Err(failed)
@@ -66,11 +90,7 @@ pub async fn dial(
 async fn open(node: &Node, limit: Duration) -> io::Result<Option<Stream>> {
     match node {
         Node::Tcp(address) => {
-            let socket = Socket::new(
-                Domain::for_address(*address),
-                Type::STREAM.nonblocking().cloexec(),
-                Some(Protocol::TCP),
-            )?;
+            let socket = tcp_socket(*address)?;
             match socket.connect(&(*address).into()) {
                 Err(error) if !is_under_way(&error) => return Err(error),
                 Ok(()) | Err(_) => {}
@@ -95,6 +115,28 @@ async fn open(node: &Node, limit: Duration) -> io::Result<Option<Stream>> {
     }
 }
 
+/// A socket towards `address`, by a descriptor that was kept back when there is no other.
+fn tcp_socket(address: SocketAddr) -> io::Result<Socket> {
+    let new = || {
+        Socket::new(
+            Domain::for_address(address),
+            Type::STREAM.nonblocking().cloexec(),
+            Some(Protocol::TCP),
+        )
+    };
+    new().or_else(|error| match reserve() {
+        Some(kept) if is_exhausted(&error) && kept.give_up() => new(),
+        _ => Err(error),
+    })
+}
+
+fn is_exhausted(error: &io::Error) -> bool {
+    matches!(
+        rustix::io::Errno::from_io_error(error),
+        Some(rustix::io::Errno::MFILE | rustix::io::Errno::NFILE)
+    )
+}
+
 fn is_under_way(error: &io::Error) -> bool {
     error.raw_os_error() == Some(rustix::io::Errno::INPROGRESS.raw_os_error())
 }
@@ -104,7 +146,12 @@ fn is_under_way(error: &io::Error) -> bool {
     reason = "the one place that dials; its caller holds the budget permit"
 )]
 async fn open_unix(path: &std::path::Path) -> io::Result<UnixStream> {
-    UnixStream::connect(path).await
+    match UnixStream::connect(path).await {
+        Err(error) if is_exhausted(&error) && reserve().is_some_and(Reserve::give_up) => {
+            UnixStream::connect(path).await
+        }
+        connected => connected,
+    }
 }
 
 #[cfg(all(test, target_os = "linux"))]
@@ -116,7 +163,7 @@ mod tests {
     async fn the_kernel_is_told_how_long_bytes_may_stay_unacknowledged() {
         let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
         let node = Node::Tcp(listener.local_addr().unwrap());
-        let (stream, _) = dial(&[node], Duration::from_secs(5), Duration::ZERO)
+        let (stream, _) = dial(&[node], Duration::from_secs(5), Duration::ZERO, |_| {})
             .await
             .unwrap();
         let Stream::Tcp(stream) = &stream else {

@@ -15,11 +15,16 @@ use tokio::io::unix::AsyncFd;
 use tokio::net::{TcpStream, UnixStream};
 
 use super::Stream;
+use super::reserve::{Reserve, reserve};
 use super::tls::{Acceptance, TlsAcceptor};
-use crate::config::{Access, Address, Listener};
+use crate::config::{Access, Address, AdminAddress, Listener};
+use crate::telemetry::PROCESS;
 
 /// Pause after the process ran out of descriptors: long enough for clients to leave, short enough to be back at once.
 const DESCRIPTOR_PAUSE: Duration = Duration::from_millis(100);
+
+/// Connections to the operator's endpoint that the kernel holds until they are accepted.
+const ADMIN_BACKLOG: i32 = 1024;
 
 /// A bound, listening socket, not yet on any runtime.
 #[derive(Debug)]
@@ -27,6 +32,7 @@ pub struct Bound {
     socket: Socket,
     path: Option<SocketFile>,
     tls: Option<Arc<TlsAcceptor>>,
+    is_for_clients: bool,
 }
 
 /// The file of a unix socket, removed when nobody listens on it any more.
@@ -52,6 +58,7 @@ impl Bound {
             spare,
             path: self.path,
             tls: self.tls,
+            is_for_clients: self.is_for_clients,
             exhausted: 0,
         })
     }
@@ -76,6 +83,8 @@ pub struct Acceptor {
     spare: Option<File>,
     path: Option<SocketFile>,
     tls: Option<Arc<TlsAcceptor>>,
+    /// Others may have what is kept back of the process' descriptors.
+    is_for_clients: bool,
     exhausted: u64,
 }
 
@@ -150,7 +159,39 @@ pub fn bind(listener: &Listener, keepalive: Duration) -> io::Result<Bound> {
         socket,
         path: path.map(SocketFile),
         tls,
+        is_for_clients: true,
     })
+}
+
+/// Binds an address of the operator's endpoint; the file of a unix socket gets `mode`.
+///
+/// # Errors
+/// The address is taken, not ours or not permitted.
+pub fn bind_admin(address: &AdminAddress, mode: Option<u32>) -> io::Result<Bound> {
+    let access = Access {
+        mode,
+        ..Access::default()
+    };
+    let (socket, path) = match address {
+        AdminAddress::Tcp(address) => (bind_tcp(std::iter::once(*address))?, None),
+        AdminAddress::Unix(path) => (bind_unix(path, &access)?, Some(path.clone())),
+    };
+    socket.set_nonblocking(true)?;
+    socket.listen(ADMIN_BACKLOG)?;
+    Ok(Bound {
+        socket,
+        path: path.map(SocketFile),
+        tls: None,
+        is_for_clients: false,
+    })
+}
+
+/// Binds `host:port` as [`bind`] would, and gives it back at once without having listened.
+///
+/// # Errors
+/// The address is taken, not ours or not permitted, or the host has none.
+pub fn try_bind(host: &str, port: u16) -> io::Result<()> {
+    bind_tcp((host, port).to_socket_addrs()?).map(drop)
 }
 
 /// Keepalive probes after `idle` of silence, three before the peer is given up; zero: none.
@@ -211,11 +252,6 @@ fn bind_unix(path: &Path, access: &Access) -> io::Result<Socket> {
 }
 
 impl Acceptor {
-    /// Times the process had no descriptor for a client.
-    pub fn exhausted(&self) -> u64 {
-        self.exhausted
-    }
-
     /// Waits for the next client. Cancelling it loses none.
     pub async fn accept(&mut self) -> Accepted {
         loop {
@@ -234,6 +270,12 @@ impl Acceptor {
             };
             match accepted {
                 Ok((socket, peer)) => {
+                    if self.is_for_clients && reserve().is_some_and(|kept| kept.keeps(&socket)) {
+                        self.turn_away(socket);
+                        // However many come: those who are there have their turn.
+                        tokio::task::yield_now().await;
+                        continue;
+                    }
                     if self.spare.is_none() {
                         self.spare = File::open("/dev/null").ok();
                     }
@@ -273,22 +315,39 @@ impl Acceptor {
             // The client itself went away between the kernel's queue and here.
             return;
         }
-        self.exhausted += 1;
-        if self.exhausted.is_power_of_two() {
-            tracing::error!(
-                times = self.exhausted,
-                "no file descriptor for a new client: {error}; raise the limit of open files (ulimit -n) or lower limits.max_clients"
-            );
+        if !self.is_for_clients {
+            // Tried again at once with what was kept back for this.
+            if !reserve().is_some_and(Reserve::give_up) {
+                tokio::time::sleep(DESCRIPTOR_PAUSE).await;
+            }
+            return;
         }
         self.spare = None;
         if let Ok((socket, _)) =
             rustix::net::acceptfrom_with(self.socket.get_ref(), SocketFlags::NONBLOCK)
-            && self.tls.is_none()
         {
-            let _ = rustix::io::write(&socket, b"-ERR max number of clients reached\r\n");
+            self.turn_away(socket);
         }
         self.spare = File::open("/dev/null").ok();
         tokio::time::sleep(DESCRIPTOR_PAUSE).await;
+    }
+
+    /// Tells a client for which there is no descriptor so, as far as that goes without waiting, and closes it.
+    fn turn_away(&mut self, socket: OwnedFd) {
+        self.exhausted += 1;
+        PROCESS.without_descriptor();
+        if self.exhausted.is_power_of_two() {
+            tracing::error!(
+                times = self.exhausted,
+                "no file descriptor for a new client, which is turned away; raise the limit of open files (ulimit -n) or lower \
+                 limits.max_clients"
+            );
+        }
+        // With TLS it would take a handshake.
+        if self.tls.is_none() {
+            let _ = rustix::io::write(&socket, b"-ERR max number of clients reached\r\n");
+            let _ = rustix::net::shutdown(&socket, rustix::net::Shutdown::Write);
+        }
     }
 }
 

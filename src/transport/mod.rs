@@ -5,15 +5,19 @@ mod dial;
 mod listen;
 mod peer;
 mod queued;
+mod reserve;
 mod resolve;
 mod stream;
 mod tls;
 
 pub use clock::Clock;
 pub use dial::{DialError, dial};
-pub use listen::{Accepted, AcceptedSocket, Acceptor, Bound, bind, raise_descriptor_limit};
+pub use listen::{
+    Accepted, AcceptedSocket, Acceptor, Bound, bind, bind_admin, raise_descriptor_limit, try_bind,
+};
 pub use peer::PeerEnd;
 pub use queued::queued_bytes;
+pub use reserve::{keep_descriptors, refill_descriptors};
 pub use resolve::{literal, look_up};
 pub use stream::{DEAD_AFTER, Stream};
 pub use tls::{AcceptError, Acceptance, Connector, HandshakeFailed, Tls, TlsAcceptor};

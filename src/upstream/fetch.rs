@@ -133,7 +133,7 @@ pub(super) async fn fetch(asked: Fetch) -> Result<Body, String> {
 
 async fn answer(asked: Fetch) -> Result<Body, String> {
     let nodes = nodes(&asked.address()).await?;
-    let (stream, _) = dial(&nodes, LIMIT, Duration::ZERO)
+    let (stream, _) = dial(&nodes, LIMIT, Duration::ZERO, |_| {})
         .await
         .map_err(|error| error.to_string())?;
     let stream = match asked.wire {

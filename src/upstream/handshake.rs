@@ -144,13 +144,14 @@ async fn greet(
 ) -> Result<(ServerSocket, Settled), ConnectError> {
     let upstream = &terms.settings.upstream;
     let dialled = async {
-        let mut nodes = thread.process.locate(upstream).await?;
+        let process = &thread.process;
+        let nodes = process.locate(upstream).await?;
+        let mut nodes = process.whereabouts.order(&nodes, process.now_micros());
         if let Some(best) = best
             && let Some(at) = nodes.iter().position(|node| *node == best)
         {
             nodes[..=at].rotate_right(1);
         }
-        let process = &thread.process;
         let is_uncounted = |node| process.uncounted.holds(node);
         if nodes.iter().any(is_uncounted) || process.budget.is_over_total() {
             // An address that was the server's before: what stands there counts first.
@@ -159,7 +160,18 @@ async fn greet(
                     .to_owned(),
             ));
         }
-        dial(&nodes, upstream.connect_timeout, upstream.keepalive).await
+        let has_others = nodes.len() > 1;
+        let was_silent = |node: &Node| {
+            if has_others {
+                process.whereabouts.was_silent(node, process.now_micros());
+            }
+        };
+        let limit = upstream.connect_timeout;
+        let dialled = dial(&nodes, limit, upstream.keepalive, was_silent).await?;
+        if has_others {
+            process.whereabouts.has_answered(&dialled.1);
+        }
+        Ok(dialled)
     };
     let (stream, node) = dialled.await.map_err(|error| {
         let result = match &error {

@@ -10,6 +10,7 @@ use super::pool::Upstream;
 use super::traffic::{Answer, OwnReply, Pace, Then};
 use super::waiting::{AROUND_ELEMENTS, Errand};
 use crate::session::State;
+use crate::telemetry::Throttle;
 
 /// Elements on their way back.
 pub(super) struct Returning {
@@ -21,6 +22,10 @@ pub(super) struct Returning {
 
 /// Counts something that is under way.
 pub(super) struct UnderWay(Rc<Cell<usize>>);
+
+thread_local! {
+    static LINE: Throttle = Throttle::default();
+}
 
 impl UnderWay {
     pub(super) fn new(count: &Rc<Cell<usize>>) -> Self {
@@ -83,9 +88,14 @@ impl Upstream {
     pub(super) fn not_returned(&self, returning: &Returning) {
         let elements = returning.elements;
         self.thread.counters.orphaned_elements.add(elements);
-        tracing::warn!(
-            elements,
-            "elements popped for a client that had left could not be put back"
-        );
+        // Clients can cause this without end.
+        let now = self.thread.clock.now_micros();
+        if let Some(unwritten) = LINE.with(|line| line.write(now)) {
+            tracing::warn!(
+                elements,
+                unwritten,
+                "elements popped for a client that had left could not be put back"
+            );
+        }
     }
 }

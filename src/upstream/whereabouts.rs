@@ -10,7 +10,7 @@ use tokio::sync::watch;
 
 use super::thread::Process;
 use crate::config::{Address, Role, Settings, Upstream};
-use crate::failover::{Addresses, Demotion, Node};
+use crate::failover::{Addresses, Demotion, Node, SilentNodes};
 use crate::telemetry::LossCause;
 use crate::transport::{DialError, literal, look_up};
 
@@ -44,6 +44,7 @@ struct Known {
     /// What the addresses are of.
     address: Option<Address>,
     addresses: Addresses,
+    silent: SilentNodes,
     error: Option<String>,
     left: Vec<Left>,
     demotion: Demotion,
@@ -146,6 +147,29 @@ impl Whereabouts {
         }
         let error = known.error.clone();
         Err(error.unwrap_or_else(|| format!("{address} could not be resolved in time")))
+    }
+
+    /// The addresses in the order in which a connect tries them.
+    pub(super) fn order(&self, nodes: &[Node], now: u64) -> Vec<Node> {
+        match nodes {
+            [_, _, ..] => self.known().silent.order(nodes, now),
+            _ => nodes.to_vec(),
+        }
+    }
+
+    /// `node` let a connect wait in vain, while there are others.
+    pub(super) fn was_silent(&self, node: &Node, now: u64) {
+        if self.known().silent.was_silent(node, now) {
+            tracing::warn!(
+                server = %node,
+                "an address of the server swallows connects: others of its name are tried before it"
+            );
+        }
+    }
+
+    /// `node` took a connection.
+    pub(super) fn has_answered(&self, node: &Node) {
+        self.known().silent.answered(node);
     }
 
     /// Waits until somebody asks, or until `pause` is over. The ticket that an answer now is good for; `None`: nobody asked.

@@ -10,7 +10,7 @@ use super::{Newcomer, Place, Rejected, Seat};
 use crate::admission::{HandshakePermit, Permit, Refusal};
 use crate::client::{Arrived, Client, Site, hold, tell_rejection};
 use crate::identity::Identity;
-use crate::telemetry::{Bound, Disconnect, TlsHandshake};
+use crate::telemetry::{Bound, Disconnect, Throttle, TlsHandshake};
 use crate::transport::{AcceptError, Acceptance, Stream, Tls};
 
 /// How long a handshake may take where `limits.handshake_timeout` is off.
@@ -20,6 +20,7 @@ const LONGEST_HANDSHAKE: Duration = Duration::from_secs(10);
 const LOG_EVERY: Duration = Duration::from_secs(10);
 
 thread_local! {
+    static UNSERVED: Throttle = Throttle::default();
     static LAST_LOGGED: std::cell::Cell<Option<Instant>> = const { std::cell::Cell::new(None) };
     static UNLOGGED: std::cell::Cell<u64> = const { std::cell::Cell::new(0) };
 }
@@ -35,7 +36,13 @@ pub(super) fn arrive(site: &Rc<Site>, newcomer: Newcomer) {
     } = newcomer;
     let (stream, tls) = match socket.open() {
         Ok(opened) => opened,
-        Err(error) => return tracing::warn!("a client could not be served: {error}"),
+        Err(error) => {
+            let now = site.thread.clock.now_micros();
+            if let Some(unwritten) = UNSERVED.with(|line| line.write(now)) {
+                tracing::warn!(unwritten, "a client could not be served: {error}");
+            }
+            return;
+        }
     };
     let arrived_micros = site.thread.clock.now_micros();
     let take_in = move |stream, permit, identity| Arrived {

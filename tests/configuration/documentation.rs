@@ -33,7 +33,7 @@ fn the_sample_of_make_run_is_where_its_users_look() {
     assert_eq!(settings.listeners[0].name, "127.0.0.1:6380");
     assert_eq!(settings.upstream.address.to_string(), "127.0.0.1:6379");
     assert_eq!(
-        settings.admin,
+        settings.admin.address,
         Some("127.0.0.1:9180".parse().expect("an address"))
     );
 }

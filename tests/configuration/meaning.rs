@@ -31,7 +31,7 @@ fn the_minimal_file_means_the_defaults_of_the_design() {
         (10_000, 1000)
     );
     assert_eq!(settings.limits.max_client_buffer, 32 << 20);
-    assert!(!settings.limits.explain_rejections && settings.admin.is_none());
+    assert!(!settings.limits.explain_rejections && settings.admin.address.is_none());
     let [group] = settings.groups.as_slice() else {
         panic!("{:?}", settings.groups)
     };

@@ -1,13 +1,17 @@
 //! End-to-end tests: the release path of respool against real servers, one binary, a module for each subject.
 
 mod access;
+mod admin;
 mod alarms;
 mod arriving;
 mod auth;
 mod canary;
 mod caps;
+mod categories;
+mod checking;
 mod clients;
 mod credentials;
+mod descriptors;
 mod differential;
 mod evictions;
 mod failover;
@@ -21,12 +25,14 @@ mod load;
 mod logging;
 mod modules;
 mod outage;
+mod parts;
 mod protocol;
 mod pubsub;
 mod reload;
 mod replica;
 mod script_debug;
 mod secrets;
+mod silent;
 mod streams;
 mod streams_gone;
 mod tls;

@@ -88,7 +88,9 @@ pub(super) fn settings(
             interval: second,
         },
         instance: "test".to_owned(),
+        drain: Default::default(),
         drain_timeout: second,
+        stall_timeout: second,
         listeners: Vec::new(),
         warnings: Vec::new(),
         auth: Default::default(),
@@ -130,7 +132,7 @@ pub(super) fn settings(
         limits: limits(max_clients, max_rejected),
         groups,
         operators: Vec::new(),
-        admin: None,
+        admin: Default::default(),
         log: log(),
     }
 }

@@ -1,16 +1,12 @@
 //! Addresses that cannot be used at once: listeners, the admin endpoint, the server.
 
-use super::super::{Address, Settings};
+use super::super::Address;
 use super::Conflicts;
 
 impl Conflicts<'_> {
     pub(super) fn in_addresses(&mut self) {
         let settings = self.settings;
         let upstream = &settings.upstream.address;
-        let admin = settings.admin.map(|admin| Address::Tcp {
-            host: admin.ip().to_string(),
-            port: admin.port(),
-        });
         if matches!(upstream, Address::Tcp { port: 0, .. }) {
             self.add(
                 &["upstream.address"],
@@ -40,26 +36,46 @@ impl Conflicts<'_> {
                     );
                 }
             }
-            if admin
-                .as_ref()
-                .is_some_and(|admin| collide(&listener.address, admin))
-            {
+        }
+        self.in_admin();
+    }
+
+    fn in_admin(&mut self) {
+        let settings = self.settings;
+        let admin = &settings.admin;
+        let both = [
+            ("admin.address", &admin.address),
+            ("admin.health_address", &admin.health_address),
+        ];
+        for (key, written) in both {
+            let Some(written) = written else {
+                continue;
+            };
+            let address = written.address();
+            for (index, listener) in settings.listeners.iter().enumerate() {
+                if collide(&listener.address, &address) {
+                    self.add(
+                        &[key, &format!("listener[{index}].address")],
+                        format!("{written} is taken by the listener {}", listener.name),
+                        "give the admin endpoint another port".to_owned(),
+                    );
+                }
+            }
+            if reaches(&address, &settings.upstream.address) {
                 self.add(
-                    &["admin.address", &key],
-                    format!(
-                        "{} is taken by the listener {}",
-                        settings.admin_text(),
-                        listener.name
-                    ),
-                    "give the admin endpoint another port".to_owned(),
+                    &[key, "upstream.address"],
+                    format!("{written} is where the server is"),
+                    "give the admin endpoint another port, or correct upstream.address".to_owned(),
                 );
             }
         }
-        if admin.as_ref().is_some_and(|admin| reaches(admin, upstream)) {
+        if let (Some(all), Some(health)) = (&admin.address, &admin.health_address)
+            && collide(&all.address(), &health.address())
+        {
             self.add(
-                &["admin.address", "upstream.address"],
-                format!("{} is where the server is", settings.admin_text()),
-                "give the admin endpoint another port, or correct upstream.address".to_owned(),
+                &["admin.health_address", "admin.address"],
+                format!("{health} is where everything is served"),
+                "give it another port, or remove it: health is served there, too".to_owned(),
             );
         }
     }
@@ -79,14 +95,6 @@ impl Conflicts<'_> {
                 );
             }
         }
-    }
-}
-
-impl Settings {
-    fn admin_text(&self) -> String {
-        self.admin
-            .map(|admin| admin.to_string())
-            .unwrap_or_default()
     }
 }
 
@@ -114,7 +122,12 @@ fn collide(one: &Address, other: &Address) -> bool {
                 && match (ip_of(one), ip_of(other)) {
                     (Some(one), Some(other)) => {
                         let any = one.is_unspecified() || other.is_unspecified();
-                        one == other || (any && one.is_ipv4() == other.is_ipv4())
+                        // `[::]` takes IPv4 as well.
+                        let takes_both = |ip: std::net::IpAddr| ip.is_ipv6() && ip.is_unspecified();
+                        one == other
+                            || (any && one.is_ipv4() == other.is_ipv4())
+                            || takes_both(one)
+                            || takes_both(other)
                     }
                     _ => one.eq_ignore_ascii_case(other),
                 }
@@ -163,6 +176,9 @@ mod tests {
             ("localhost:1", "127.0.0.1:1"),
             ("[::1]:1", "[0:0:0:0:0:0:0:1]:1"),
             ("Host.example.com:1", "host.example.com:1"),
+            ("0.0.0.0:1", "[::]:1"),
+            ("127.0.0.1:1", "[::]:1"),
+            ("[::1]:1", "[::]:1"),
             ("unix:/a", "unix:/a"),
         ] {
             assert!(
@@ -174,7 +190,7 @@ mod tests {
             ("127.0.0.1:1", "127.0.0.1:2"),
             ("127.0.0.1:1", "127.0.0.2:1"),
             ("127.0.0.1:0", "127.0.0.1:0"),
-            ("0.0.0.0:1", "[::]:1"),
+            ("0.0.0.0:1", "[::1]:1"),
             ("unix:/a", "unix:/b"),
         ] {
             assert!(!collide(&tcp(one), &tcp(other)), "{one} {other}");

@@ -36,6 +36,7 @@ pub(crate) struct Settings {
     listener: String,
     upstream: String,
     limits: String,
+    admin: String,
     sections: String,
     /// `admin.users`.
     operators: Vec<String>,
@@ -80,6 +81,7 @@ impl Respool {
             listener: String::new(),
             upstream: String::new(),
             limits: String::new(),
+            admin: String::new(),
             sections: String::new(),
             operators: Vec::new(),
             unix: false,
@@ -243,6 +245,13 @@ impl Respool {
             .unwrap_or_else(|e| panic!("POST /reload to the admin endpoint: {e}"))
     }
 
+    /// `POST` to any path: status code and text.
+    #[track_caller]
+    pub(crate) fn post(&self, path: &str) -> (u16, String) {
+        self.try_ask("POST", path)
+            .unwrap_or_else(|e| panic!("POST {path} to the admin endpoint: {e}"))
+    }
+
     /// As [`Respool::rewrite`], put in force by `POST /reload`.
     #[track_caller]
     pub(crate) fn reload(&self, settings: &Settings) {
@@ -303,6 +312,11 @@ impl Respool {
         .expect("a child can be signalled");
     }
 
+    /// `127.0.0.1:port` of the admin endpoint.
+    pub(crate) fn admin_addr(&self) -> String {
+        format!("127.0.0.1:{}", self.admin)
+    }
+
     fn try_http(&self, path: &str) -> io::Result<(u16, String)> {
         self.try_ask("GET", path)
     }
@@ -350,6 +364,12 @@ impl Settings {
     /// Lines of `[limits]`.
     pub(crate) fn limits(mut self, lines: &str) -> Self {
         writeln!(self.limits, "{lines}").expect("a String takes everything");
+        self
+    }
+
+    /// Lines of `[admin]`.
+    pub(crate) fn admin(mut self, lines: &str) -> Self {
+        writeln!(self.admin, "{lines}").expect("a String takes everything");
         self
     }
 
@@ -463,6 +483,7 @@ impl Settings {
             limits,
             sections,
             operators,
+            admin: of_admin,
             ..
         } = self;
         let admin = respool.admin;
@@ -472,7 +493,7 @@ impl Settings {
         };
         format!(
             "{text}[upstream]\naddress = \"{upstream_address}\"\n{upstream}\n[limits]\n{limits}\n\
-             [admin]\naddress = \"127.0.0.1:{admin}\"\n{users}{sections}"
+             [admin]\naddress = \"127.0.0.1:{admin}\"\n{users}{of_admin}\n{sections}"
         )
     }
 }

@@ -1,0 +1,313 @@
+//! The operator's endpoint: where it listens, who may ask, and who may change something.
+
+use std::fmt;
+use std::net::SocketAddr;
+use std::path::{Path, PathBuf};
+
+use super::check::Surroundings;
+use super::file::File;
+use super::leaf::Value;
+use super::load::read_text;
+use super::problem::Problem;
+use super::value::{self, Wrong, shown, wrong};
+use super::{Address, PasswordDigest, auth};
+
+/// Where the endpoint listens.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum AdminAddress {
+    /// An IP address and a port.
+    Tcp(SocketAddr),
+    /// The path of a unix socket.
+    Unix(PathBuf),
+}
+
+impl fmt::Display for AdminAddress {
+    /// As it would be written in the file.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Tcp(address) => write!(f, "{address}"),
+            Self::Unix(path) => write!(f, "unix:{}", path.display()),
+        }
+    }
+}
+
+impl std::str::FromStr for AdminAddress {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        admin_address(text).map_err(|wrong| format!("{}: {}", wrong.what, wrong.remedy))
+    }
+}
+
+impl AdminAddress {
+    /// The same as an address of anything else.
+    pub(super) fn address(&self) -> Address {
+        match self {
+            Self::Tcp(address) => Address::Tcp {
+                host: address.ip().to_string(),
+                port: address.port(),
+            },
+            Self::Unix(path) => Address::Unix(path.clone()),
+        }
+    }
+}
+
+/// Reads `ip:port` or `unix:/path`.
+pub(super) fn admin_address(text: &str) -> Result<AdminAddress, Wrong> {
+    match value::address(text) {
+        Ok(Address::Unix(path)) => Ok(AdminAddress::Unix(path)),
+        _ => value::socket_address(text).map(AdminAddress::Tcp),
+    }
+}
+
+/// Reads the name of a host, or `*.` and what it must end in; the result is lower case.
+pub(super) fn host_name(text: &str) -> Result<String, Wrong> {
+    let name = text.strip_prefix("*.").unwrap_or(text);
+    let fits = |byte: u8| byte.is_ascii_alphanumeric() || b"-_.".contains(&byte);
+    if name.is_empty() || text.len() > 253 || !name.bytes().all(fits) || name.starts_with('.') {
+        return Err(wrong(
+            format!("{} is not the name of a host", shown(text)),
+            "write such as \"respool.example.com\" or \"*.svc.cluster.local\", without a port",
+        ));
+    }
+    Ok(text.trim_end_matches('.').to_ascii_lowercase())
+}
+
+/// The operator's endpoint.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Admin {
+    /// Where everything is served.
+    pub address: Option<AdminAddress>,
+    /// Where `/livez` and `/readyz` are served, and nothing else.
+    pub health_address: Option<AdminAddress>,
+    /// Permission bits of the files of unix sockets.
+    pub mode: Option<u32>,
+    /// The most connections at each address.
+    pub max_connections: usize,
+    /// Names by which it is asked, beside IP addresses and `localhost`: lower case, `*.` stands for any labels.
+    pub hosts: Vec<String>,
+    /// What whoever changes something must show.
+    pub token: Option<PasswordDigest>,
+    /// Whether whoever reads must show it, too; probes never must.
+    pub read_token: bool,
+}
+
+impl Admin {
+    /// Whether it may be asked by this name, which a browser takes from the page's own address: another site's name that
+    /// leads here is not one of ours.
+    pub fn is_known_as(&self, host: &str) -> bool {
+        let Some(name) = name_of(host) else {
+            return false;
+        };
+        let name = name.trim_end_matches('.').to_ascii_lowercase();
+        if name == "localhost" || name.parse::<std::net::IpAddr>().is_ok() {
+            return true;
+        }
+        self.hosts
+            .iter()
+            .any(|known| match known.strip_prefix('*') {
+                Some(end) => name.len() > end.len() && name.ends_with(end),
+                None => name == *known,
+            })
+    }
+}
+
+/// The name in a `Host`, without its port and the brackets of an IPv6 address.
+fn name_of(host: &str) -> Option<&str> {
+    let is_port = |port: &str| !port.is_empty() && port.bytes().all(|byte| byte.is_ascii_digit());
+    if let Some(rest) = host.strip_prefix('[') {
+        let (name, port) = rest.split_once(']')?;
+        let is_whole = port.is_empty() || port.strip_prefix(':').is_some_and(is_port);
+        return Some(name).filter(|name| is_whole && name.contains(':'));
+    }
+    match host.split_once(':') {
+        None => Some(host),
+        Some((name, port)) => is_port(port).then_some(name),
+    }
+}
+
+/// The endpoint that `file` means, and what is wrong with it.
+pub(super) fn admin(file: &File, around: &Surroundings<'_>) -> (Admin, Vec<Problem>) {
+    let mut problems = Vec::new();
+    let address = |key: &str| match file.value(key) {
+        Some(Value::AdminAddress(address)) => Some(address),
+        _ => None,
+    };
+    let mut tokens = Vec::new();
+    let token_keys = ["admin.token", "admin.token_file", "admin.token_env"];
+    for key in token_keys {
+        match auth::secret(file, around, key) {
+            Ok(found) => tokens.extend(found),
+            Err(problem) => problems.push(problem),
+        }
+    }
+    let written: Vec<&str> = token_keys
+        .into_iter()
+        .filter(|key| file.line(key).is_some())
+        .collect();
+    let mut wrong = |key: &str, what: &str, remedy: &str| {
+        problems.push(Problem::new(file.line(key), key, what, remedy));
+    };
+    if let [_, second, ..] = written[..] {
+        wrong(second, "there are two tokens", "keep one of them");
+    }
+    let read_token = matches!(file.value("admin.read_token"), Some(Value::Flag(true)));
+    if read_token && written.is_empty() {
+        wrong(
+            "admin.read_token",
+            "there is no token that whoever reads could show",
+            "add token_file = \"...\"",
+        );
+    }
+    let admin = Admin {
+        address: address("admin.address"),
+        health_address: address("admin.health_address"),
+        mode: file.mode("admin.mode"),
+        max_connections: file
+            .count("admin.max_connections")
+            .map_or(usize::MAX, |count| count.try_into().unwrap_or(usize::MAX)),
+        hosts: match file.value("admin.hosts") {
+            Some(Value::Texts(names)) => names,
+            _ => Vec::new(),
+        },
+        token: tokens
+            .first()
+            .map(|token| PasswordDigest::of(token.expose().as_bytes())),
+        read_token,
+    };
+    let listens: Vec<_> = [&admin.address, &admin.health_address]
+        .into_iter()
+        .flatten()
+        .collect();
+    let has_file = listens
+        .iter()
+        .any(|one| matches!(one, AdminAddress::Unix(_)));
+    if admin.mode.is_some() && !has_file {
+        wrong(
+            "admin.mode",
+            "only the file of a unix socket has a mode",
+            "remove it, or write address = \"unix:/path\"",
+        );
+    }
+    if admin.address.is_none() && !written.is_empty() && !file.is_refused("admin.address") {
+        wrong(
+            written[0],
+            "there is no endpoint that would ask for it",
+            "add address = \"...\" to [admin]",
+        );
+    }
+    (admin, problems)
+}
+
+/// What is no mistake and yet worth a word.
+pub(super) fn warnings(file: &File, admin: &Admin) -> Vec<Problem> {
+    let is_far = |address: &AdminAddress| match address {
+        AdminAddress::Tcp(address) => !address.ip().is_loopback(),
+        AdminAddress::Unix(_) => false,
+    };
+    let open = admin.address.as_ref().is_some_and(is_far) && admin.token.is_none();
+    let warning = open.then(|| {
+        Problem::new(
+            file.line("admin.address"),
+            "admin.address",
+            "other hosts reach it, and whoever does may reload",
+            "set admin.token_file, or listen on 127.0.0.1",
+        )
+    });
+    warning.into_iter().collect()
+}
+
+/// The address at which to ask whether the respool of the configuration at `path` lives, whatever else is wrong with it.
+///
+/// # Errors
+/// One line for people: it cannot be read, or there is no such address.
+pub fn health_address(path: &Path) -> Result<AdminAddress, String> {
+    let of_file = |why: String| format!("{}: {why}", path.display());
+    let text = read_text(path).map_err(|why| of_file(format!("cannot be read: {why}")))?;
+    address_of(&text)
+        .map_err(|problem| of_file(problem.to_string()))?
+        .ok_or_else(|| {
+            of_file(
+                "there is no address to ask: add address = \"127.0.0.1:9180\" to [admin]"
+                    .to_owned(),
+            )
+        })
+}
+
+fn address_of(text: &str) -> Result<Option<AdminAddress>, Problem> {
+    let (file, _) = File::read(text)?;
+    let of_key = |key| match file.value(key) {
+        Some(Value::AdminAddress(address)) => Some(address),
+        _ => None,
+    };
+    Ok(of_key("admin.health_address").or_else(|| of_key("admin.address")))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_own_names_are_known() {
+        let admin = Admin {
+            hosts: vec![
+                "respool.example.com".to_owned(),
+                "*.svc.cluster.local".to_owned(),
+            ],
+            ..Admin::default()
+        };
+        for host in [
+            "127.0.0.1",
+            "127.0.0.1:9180",
+            "10.1.2.3:1",
+            "[::1]",
+            "[::1]:9180",
+            "localhost",
+            "LocalHost:9180",
+            "localhost.",
+            "respool.example.com:80",
+            "RESPOOL.example.com.",
+            "a.b.svc.cluster.local:9180",
+        ] {
+            assert!(admin.is_known_as(host), "{host}");
+        }
+        for host in [
+            "",
+            "evil.example.com",
+            "127.0.0.1.evil.example.com",
+            "127.0.0.1:",
+            "127.0.0.1:9180:1",
+            "127.0.0.1:80@evil.example.com",
+            "evil@127.0.0.1",
+            "localhost.evil.com",
+            "svc.cluster.local",
+            ".svc.cluster.local",
+            "xsvc.cluster.local",
+            "[127.0.0.1]",
+            "[::1",
+            "[::1]x",
+            "0x7f.1",
+            "127.1",
+            "respool.example.com.evil.com",
+        ] {
+            assert!(!admin.is_known_as(host), "{host}");
+        }
+    }
+
+    #[test]
+    fn health_is_asked_where_it_is_told_whatever_else_is_wrong() {
+        let own = "wrong = 1\n[admin]\naddress = \"0.0.0.0:1\"\nhealth_address = \"unix:/run/x\"\n";
+        let told = address_of(own).expect("TOML");
+        assert_eq!(
+            told.map(|one| one.to_string()).as_deref(),
+            Some("unix:/run/x")
+        );
+        let told = address_of("[admin]\naddress = \"0.0.0.0:1\"\n").expect("TOML");
+        assert_eq!(
+            told.map(|one| one.to_string()).as_deref(),
+            Some("0.0.0.0:1")
+        );
+        assert!(matches!(address_of("[upstream]\n"), Ok(None)));
+        assert!(address_of("[admin\n").is_err());
+    }
+}
