@@ -2,10 +2,10 @@
 
 SHELL := /bin/bash
 .DEFAULT_GOAL := help
-.PHONY: help run test check clients demo bench soak fuzz
+.PHONY: help run test check clients demo bench soak fuzz sidecar
 
 help: ## this list
-	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  make %-7s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  make %-8s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 
 run: ## install what is missing, build, start Redis if there is none, run respool on 127.0.0.1:6380
 	@scripts/run
@@ -29,3 +29,6 @@ soak: ## the canary tests, ten minutes each
 
 fuzz: ## fuzz what parses and what decides, a minute each; needs a nightly toolchain and cargo-fuzz
 	@scripts/fuzz
+
+sidecar: ## respool as platforms run a sidecar: log closed and blocked, frozen, broken reloads, half-open probes, SIGTERM; an hour
+	@scripts/sidecar
