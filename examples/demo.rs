@@ -54,8 +54,12 @@ fn tell() -> io::Result<Vec<String>> {
     let direct = run_directly(folder.path())?;
     let (through, counts) = run_through(folder.path())?;
     print_table(&direct, &through);
-    print_culprit(&folder.path().join("respool.log"));
-    Ok(judge(&direct, &through, counts))
+    let mut problems = judge(&direct, &through, counts);
+    match culprit(&folder.path().join("respool.log")) {
+        Some(line) => println!("\nrespool logged: {line}"),
+        None => problems.push("respool's log should say who was rejected".to_owned()),
+    }
+    Ok(problems)
 }
 
 /// What one run showed.
@@ -200,11 +204,20 @@ fn print_table(direct: &Run, through: &Run) {
     }
 }
 
-/// The line of the log that names who leaks.
-fn print_culprit(log: &Path) {
-    let text = std::fs::read_to_string(log).unwrap_or_default();
-    if let Some(line) = text.lines().find(|line| line.contains("test-scripts")) {
-        println!("\nrespool logged: {line}");
+/// The line of the log that says who was rejected, and by which cap. The log is written a moment later.
+fn culprit(log: &Path) -> Option<String> {
+    let give_up = Instant::now() + Duration::from_secs(5);
+    loop {
+        let text = std::fs::read_to_string(log).unwrap_or_default();
+        let mut lines = text.lines();
+        let is_proof = |line: &&str| line.contains("rejected: ") && line.contains("test-scripts");
+        if let Some(line) = lines.find(is_proof) {
+            return Some(line.to_owned());
+        }
+        if Instant::now() > give_up {
+            return None;
+        }
+        thread::park_timeout(Duration::from_millis(20));
     }
 }
 

@@ -1,5 +1,6 @@
 //! The process: starts the workers, hands clients to them, drains and ends.
 
+mod listeners;
 mod reload;
 
 use std::io;
@@ -26,13 +27,14 @@ use crate::process::Faults;
 use crate::process::{Ending, Logging, Signals, Watch};
 use crate::telemetry::{self, Parts, Reload, ServerHealth, Throttle, WorkerCounters};
 use crate::transport::{
-    Accepted, AcceptedSocket, Acceptor, Bound, Connector, TlsAcceptor, bind, bind_admin,
+    Accepted, AcceptedSocket, Accepting, Acceptor, Bound, Connector, OpenListeners, bind_admin,
     keep_descriptors, raise_descriptor_limit,
 };
 use crate::upstream::{OwnLogin, Passing, Process};
+use listeners::Opened;
 use reload::{Reloader, Request};
 
-use crate::worker::{Charge, Listening, Message, Newcomer, Place, Rejected, Worker, mailbox};
+use crate::worker::{Charge, Message, Newcomer, Place, Rejected, Worker, mailbox};
 
 /// Groups that reloads may add and that are counted by themselves; those past them count as one.
 const SPARE_GROUPS: usize = 64;
@@ -129,10 +131,8 @@ async fn serve(
     }
     let mut acceptors = Vec::new();
     for listener in &settings.listeners {
-        let bound = bind(listener, settings.limits.keepalive).map_err(|error| {
-            RunError::Start(format!("cannot listen on {}: {error}", listener.name))
-        })?;
-        acceptors.push((bound, listener.clone()));
+        let opened = Opened::new(listener, settings.limits.keepalive).map_err(RunError::Start)?;
+        acceptors.push(opened);
     }
     let admin = bind_endpoint(&settings)?;
     keep_descriptors(needed, settings.upstream.max_connections);
@@ -140,14 +140,12 @@ async fn serve(
     for warning in &settings.warnings {
         tracing::warn!("{warning}");
     }
-    let shown: Vec<_> = acceptors
-        .iter()
-        .filter_map(|(bound, listener)| Some((listener.name.clone(), Arc::clone(bound.tls()?))))
-        .collect();
-    let (door, view) = open(&settings, start, shown.clone())
+    let opened = acceptors.iter().map(|opened| Arc::clone(&opened.listener));
+    let listeners = OpenListeners::new(opened.collect());
+    let (door, view) = open(&settings, start, listeners)
         .map_err(|error| RunError::Start(format!("cannot start: {error}")))?;
-    let reloads = start_reloader(path.to_owned(), &door, &view, (shown, descriptors, content));
     let door = Arc::new(door);
+    let reloads = start_reloader(path.to_owned(), &door, &view, (descriptors, content));
     let (over, ended) = watch::channel(false);
     let endpoint = endpoint(&door, view, &reloads);
     for (name, acceptor, scope) in admin {
@@ -162,15 +160,10 @@ async fn serve(
     for line in crate::config::report(&settings).lines() {
         tracing::info!("{line}");
     }
-    for (bound, listener) in acceptors {
-        let of_listener = Arc::clone(&door);
-        let listen: Listening = Box::new(move || Box::pin(accept(bound, listener, of_listener)));
-        // The first worker accepts: what it keeps for itself needs no hand-over between threads.
-        let sent = door.workers[0]
-            .mailbox()
-            .send(Message::Listen(listen))
-            .await;
-        sent.map_err(|_| RunError::Start("the first worker has ended".to_owned()))?;
+    for opened in acceptors {
+        if !opened.begin(&door).await {
+            return Err(RunError::Start("the first worker has ended".to_owned()));
+        }
     }
     let signals = Signals::new()
         .map_err(|error| RunError::Start(format!("cannot handle signals: {error}")))?;
@@ -249,9 +242,9 @@ fn endpoint(door: &Arc<Door>, view: View, reloads: &mpsc::Sender<Request>) -> ad
 /// Starts what reloads, and returns how it is asked to.
 fn start_reloader(
     path: PathBuf,
-    door: &Door,
+    door: &Arc<Door>,
     view: &View,
-    (shown, descriptors, seen): (Vec<(String, Arc<TlsAcceptor>)>, u64, u64),
+    (descriptors, seen): (u64, u64),
 ) -> mpsc::Sender<Request> {
     let mailboxes = door.workers.iter().map(|worker| worker.mailbox().clone());
     let reloader = Arc::new(Reloader {
@@ -261,7 +254,8 @@ fn start_reloader(
         registry: Arc::clone(&door.registry),
         workers: mailboxes.collect(),
         is_reading: Arc::default(),
-        shown,
+        listeners: Arc::clone(&view.listeners),
+        door: Arc::clone(door),
         descriptors,
         last: Arc::clone(&view.last_reload),
     });
@@ -321,7 +315,7 @@ fn process(settings: &Arc<Settings>, start: Instant) -> io::Result<Arc<Process>>
 fn open(
     settings: &Arc<Settings>,
     start: Instant,
-    shown: Vec<(String, Arc<TlsAcceptor>)>,
+    listeners: Arc<OpenListeners>,
 ) -> io::Result<(Door, View)> {
     let process = process(settings, start)?;
     let (budget, workers) = (&process.budget, settings.workers);
@@ -368,7 +362,7 @@ fn open(
             .iter()
             .map(|worker| Arc::clone(&worker.counters))
             .collect(),
-        shown,
+        listeners,
         parts: Arc::clone(&parts),
         last_reload: Arc::new(Mutex::new(Reload {
             at: SystemTime::now(),
@@ -409,7 +403,7 @@ fn errands(senders: Vec<mpsc::Sender<Message>>) -> Errands {
     })
 }
 
-async fn accept(bound: Bound, listener: Listener, door: Arc<Door>) {
+async fn accept(bound: Bound, mut accepting: Accepting, listener: Listener, door: Arc<Door>) {
     let name: Arc<str> = listener.name.as_str().into();
     // Asked of each client's socket only where the listener has no one address of its own.
     let own = bound.local_address();
@@ -422,7 +416,10 @@ async fn accept(bound: Bound, listener: Listener, door: Arc<Door>) {
     };
     let _guard = door.parts.guard(&format!("accepting on {name}"), true);
     loop {
-        let socket = acceptor.accept().await;
+        let socket = tokio::select! {
+            socket = acceptor.accept() => socket,
+            () = accepting.stopped() => return,
+        };
         #[cfg(debug_assertions)]
         assert!(!door.fault.load(Ordering::Relaxed), "a test asked for this");
         let (peer, laddr) = match &socket.socket {

@@ -13,7 +13,7 @@ use crate::telemetry::{
     PROCESS, Parts, ProcessRow, Reload, Scrape, ServerHealth, Standing, UpstreamCounts,
     WorkerCounters, faults,
 };
-use crate::transport::TlsAcceptor;
+use crate::transport::OpenListeners;
 use crate::upstream::Process;
 
 /// A client silent for this long counts as idle.
@@ -35,8 +35,8 @@ pub struct View {
     pub registry: Arc<Registry>,
     /// What the workers count.
     pub counters: Vec<Arc<WorkerCounters>>,
-    /// What listeners show their clients, with their addresses.
-    pub shown: Vec<(String, Arc<TlsAcceptor>)>,
+    /// The listeners that are open.
+    pub listeners: Arc<OpenListeners>,
     /// The parts of the process.
     pub parts: Arc<Parts>,
     /// How the configuration was last loaded; the start counts as once.
@@ -152,10 +152,13 @@ impl View {
                 }));
             }
         }
-        rows.extend(self.shown.iter().map(|(name, tls)| CertificateRow {
-            role: "listener",
-            name: name.clone(),
-            not_after: tls.current().not_after().0,
+        let listeners = self.listeners.all();
+        rows.extend(listeners.iter().filter_map(|listener| {
+            Some(CertificateRow {
+                role: "listener",
+                name: listener.name().to_owned(),
+                not_after: listener.tls()?.not_after().0,
+            })
         }));
         rows
     }

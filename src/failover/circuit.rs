@@ -22,6 +22,8 @@ pub enum Turn {
 pub struct Circuit {
     /// Since when no connection is up.
     away_since: Option<u64>,
+    /// Attempts that have failed since.
+    failures: u32,
     open: Option<Open>,
 }
 
@@ -41,6 +43,7 @@ impl Circuit {
     /// `after`: how long the server may be away until it counts as down; zero: as long as it likes.
     pub fn failed(&mut self, now: u64, after: Duration, pause: Duration) -> bool {
         let since = *self.away_since.get_or_insert(now);
+        self.failures = self.failures.saturating_add(1);
         let next_probe = now + pause.as_micros() as u64;
         match &mut self.open {
             Some(open) => {
@@ -58,9 +61,16 @@ impl Circuit {
         }
     }
 
+    /// How long the server has been away at `now`, if it was missed: attempts to connect have failed.
+    pub fn missed_for(&self, now: u64) -> Option<Duration> {
+        let since = self.away_since.filter(|_| self.failures > 0)?;
+        Some(Duration::from_micros(now.saturating_sub(since)))
+    }
+
     /// A connection came about. True: the circuit was open.
     pub fn connected(&mut self) -> bool {
         self.away_since = None;
+        self.failures = 0;
         self.open.take().is_some()
     }
 
@@ -114,6 +124,23 @@ mod tests {
         assert_eq!(circuit.turn(2 * SECOND), Turn::Now);
         assert!(circuit.failed(10 * SECOND, AFTER, PAUSE) && circuit.is_open());
         assert!(!circuit.failed(11 * SECOND, AFTER, PAUSE), "told once");
+    }
+
+    #[test]
+    fn it_knows_for_how_long_the_server_was_missed() {
+        let mut circuit = Circuit::default();
+        circuit.lost(SECOND);
+        assert_eq!(
+            circuit.missed_for(2 * SECOND),
+            None,
+            "no attempt has failed"
+        );
+        circuit.failed(2 * SECOND, AFTER, PAUSE);
+        circuit.failed(3 * SECOND, AFTER, PAUSE);
+        let missed = Some(Duration::from_secs(4));
+        assert_eq!(circuit.missed_for(5 * SECOND), missed);
+        circuit.connected();
+        assert_eq!(circuit.missed_for(6 * SECOND), None);
     }
 
     #[test]

@@ -10,12 +10,14 @@ use std::time::{Duration, Instant, SystemTime};
 
 use tokio::sync::{mpsc, oneshot};
 
+use super::Door;
+use super::listeners::Changes;
 use crate::admission::Admission;
 use crate::client::Errand;
 use crate::config::{self, AuthMode, Login, Settings, UpstreamTls};
 use crate::identity::{Card, Registry};
 use crate::telemetry::{Disconnect, LossCause, Reload, log};
-use crate::transport::{Acceptance, Connector, TlsAcceptor};
+use crate::transport::{Connector, OpenListeners};
 use crate::upstream::{OwnLogin, Process};
 use crate::worker::Message;
 
@@ -58,8 +60,10 @@ pub(super) struct Reloader {
     pub(super) admission: Arc<Admission>,
     pub(super) registry: Arc<Registry>,
     pub(super) workers: Vec<mpsc::Sender<Message>>,
-    /// What listeners show their clients, with their names.
-    pub(super) shown: Vec<(String, Arc<TlsAcceptor>)>,
+    /// The listeners that are open.
+    pub(super) listeners: Arc<OpenListeners>,
+    /// What accepting clients needs.
+    pub(super) door: Arc<Door>,
     /// Files the process may have open.
     pub(super) descriptors: u64,
     /// The configuration is being read.
@@ -72,7 +76,7 @@ pub(super) struct Reloader {
 struct Prepared {
     settings: Arc<Settings>,
     connector: Option<Arc<Connector>>,
-    shown: Vec<(Arc<TlsAcceptor>, Acceptance)>,
+    listeners: Changes,
     /// Where it is another than before: who respool is to the server.
     login: Option<Arc<OwnLogin>>,
 }
@@ -123,6 +127,10 @@ impl Reloader {
             Ok(prepared) => is_known(prepared).await,
             Err(text) => Err(text),
         };
+        let prepared = prepared.and_then(|mut prepared| {
+            prepared.listeners.change_access()?;
+            Ok(prepared)
+        });
         let done = match prepared {
             Ok(prepared) => {
                 self.put_in_force(prepared).await;
@@ -155,22 +163,14 @@ impl Reloader {
             .map_err(|problems| problems.to_string())?;
         let upstream = settings.upstream.tls.as_ref();
         let connector = upstream.map(Connector::new).transpose()?.map(Arc::new);
-        let mut shown = Vec::new();
-        for listener in &settings.listeners {
-            let acceptor = self.shown.iter().find(|(name, _)| *name == listener.name);
-            if let (Some((_, acceptor)), Some(tls)) = (acceptor, &listener.tls) {
-                let of_listener = |text| format!("listener {}: {text}", listener.name);
-                let acceptance = Acceptance::new(tls).map_err(of_listener)?;
-                shown.push((Arc::clone(acceptor), acceptance));
-            }
-        }
+        let listeners = Changes::prepare(&self.listeners, &now, &settings)?;
         let login = settings.upstream.login.as_ref();
         let is_same = is_same_login(now.upstream.login.as_ref(), login);
         let login = (!is_same).then(|| OwnLogin::new(login));
         Ok(Prepared {
             settings: Arc::new(settings),
             connector,
-            shown,
+            listeners,
             login,
         })
     }
@@ -179,7 +179,7 @@ impl Reloader {
         let Prepared {
             settings,
             connector,
-            shown,
+            listeners,
             login,
         } = prepared;
         let before = self.process.settings();
@@ -205,9 +205,6 @@ impl Reloader {
                 self.process.login.store(Arc::clone(login));
             }
         }
-        for (acceptor, acceptance) in shown {
-            acceptor.replace(acceptance);
-        }
         let groups: Vec<_> = settings
             .groups
             .iter()
@@ -227,6 +224,7 @@ impl Reloader {
             let _whole = self.process.in_force();
             self.process.login.store(login);
         }
+        listeners.put_in_force(&self.listeners, &self.door).await;
         self.process.server_moved();
         // Those that were opened by a token end with it.
         let expired = before.upstream.login.as_ref().is_some_and(Login::expires);

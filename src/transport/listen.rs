@@ -4,7 +4,7 @@ use std::fs::File;
 use std::io;
 use std::net::{SocketAddr, ToSocketAddrs as _};
 use std::os::fd::OwnedFd;
-use std::os::unix::fs::{FileTypeExt as _, PermissionsExt as _};
+use std::os::unix::fs::FileTypeExt as _;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
@@ -15,6 +15,7 @@ use tokio::io::unix::AsyncFd;
 use tokio::net::{TcpStream, UnixStream};
 
 use super::Stream;
+use super::open::{Accepting, OpenListener, permit};
 use super::reserve::{Reserve, reserve};
 use super::tls::{Acceptance, TlsAcceptor};
 use crate::config::{Access, Address, AdminAddress, Listener};
@@ -29,9 +30,9 @@ const ADMIN_BACKLOG: i32 = 1024;
 /// A bound, listening socket, not yet on any runtime.
 #[derive(Debug)]
 pub struct Bound {
-    socket: Socket,
+    socket: Arc<Socket>,
     path: Option<SocketFile>,
-    tls: Option<Arc<TlsAcceptor>>,
+    tls: Arc<TlsAcceptor>,
     is_for_clients: bool,
 }
 
@@ -63,9 +64,9 @@ impl Bound {
         })
     }
 
-    /// What its clients are shown, if they speak TLS.
-    pub fn tls(&self) -> Option<&Arc<TlsAcceptor>> {
-        self.tls.as_ref()
+    /// By which it is changed and closed while it accepts.
+    pub fn opened(&self, name: String) -> (Arc<OpenListener>, Accepting) {
+        OpenListener::new(name, &self.socket, Arc::clone(&self.tls))
     }
 
     /// The address clients connect to, where there is only one.
@@ -78,11 +79,11 @@ impl Bound {
 /// A listening socket on a runtime.
 #[derive(Debug)]
 pub struct Acceptor {
-    socket: AsyncFd<Socket>,
+    socket: AsyncFd<Arc<Socket>>,
     /// Given up for a moment when descriptors run out, so that the client at hand can be accepted and told.
     spare: Option<File>,
     path: Option<SocketFile>,
-    tls: Option<Arc<TlsAcceptor>>,
+    tls: Arc<TlsAcceptor>,
     /// Others may have what is kept back of the process' descriptors.
     is_for_clients: bool,
     exhausted: u64,
@@ -151,14 +152,13 @@ pub fn bind(listener: &Listener, keepalive: Duration) -> io::Result<Bound> {
         socket.set_tcp_nodelay(true)?;
         set_keepalive(&socket, keepalive)?;
     }
-    let tls = listener.tls.as_ref().map(TlsAcceptor::new).transpose();
-    let tls = tls.map_err(io::Error::other)?.map(Arc::new);
+    let tls = TlsAcceptor::new(listener.tls.as_ref()).map_err(io::Error::other)?;
     socket.set_nonblocking(true)?;
     socket.listen(i32::try_from(listener.backlog).unwrap_or(i32::MAX))?;
     Ok(Bound {
-        socket,
+        socket: Arc::new(socket),
         path: path.map(SocketFile),
-        tls,
+        tls: Arc::new(tls),
         is_for_clients: true,
     })
 }
@@ -179,9 +179,9 @@ pub fn bind_admin(address: &AdminAddress, mode: Option<u32>) -> io::Result<Bound
     socket.set_nonblocking(true)?;
     socket.listen(ADMIN_BACKLOG)?;
     Ok(Bound {
-        socket,
+        socket: Arc::new(socket),
         path: path.map(SocketFile),
-        tls: None,
+        tls: Arc::default(),
         is_for_clients: false,
     })
 }
@@ -210,7 +210,7 @@ pub(super) fn set_keepalive(socket: &Socket, idle: Duration) -> io::Result<()> {
     deprecated,
     reason = "unsound only for descriptors that can be closed meanwhile; the socket is owned"
 )]
-fn register(socket: Socket) -> io::Result<AsyncFd<Socket>> {
+fn register(socket: Arc<Socket>) -> io::Result<AsyncFd<Arc<Socket>>> {
     AsyncFd::new(socket)
 }
 
@@ -242,12 +242,7 @@ fn bind_unix(path: &Path, access: &Access) -> io::Result<Socket> {
     }
     socket.bind(&socket2::SockAddr::unix(path)?)?;
     // Before it listens: until then nobody can connect, whatever the umask allows.
-    if let Some(mode) = access.mode {
-        std::fs::set_permissions(path, std::fs::Permissions::from_mode(mode))?;
-    }
-    if access.owner.is_some() || access.group.is_some() {
-        std::os::unix::fs::chown(path, access.owner, access.group)?;
-    }
+    permit(path, access)?;
     Ok(socket)
 }
 
@@ -262,7 +257,7 @@ impl Acceptor {
                 };
                 let flags = SocketFlags::NONBLOCK | SocketFlags::CLOEXEC;
                 match ready
-                    .try_io(|socket| Ok(rustix::net::acceptfrom_with(socket.get_ref(), flags)?))
+                    .try_io(|socket| Ok(rustix::net::acceptfrom_with(&**socket.get_ref(), flags)?))
                 {
                     Err(_would_block) => continue,
                     Ok(accepted) => accepted,
@@ -295,7 +290,7 @@ impl Acceptor {
         };
         Accepted {
             socket,
-            tls: self.tls.as_ref().map(|tls| tls.current()),
+            tls: self.tls.current(),
         }
     }
 
@@ -324,7 +319,7 @@ impl Acceptor {
         }
         self.spare = None;
         if let Ok((socket, _)) =
-            rustix::net::acceptfrom_with(self.socket.get_ref(), SocketFlags::NONBLOCK)
+            rustix::net::acceptfrom_with(&**self.socket.get_ref(), SocketFlags::NONBLOCK)
         {
             self.turn_away(socket);
         }
@@ -344,7 +339,7 @@ impl Acceptor {
             );
         }
         // With TLS it would take a handshake.
-        if self.tls.is_none() {
+        if self.tls.current().is_none() {
             let _ = rustix::io::write(&socket, b"-ERR max number of clients reached\r\n");
             let _ = rustix::net::shutdown(&socket, rustix::net::Shutdown::Write);
         }

@@ -3,6 +3,7 @@
 mod clock;
 mod dial;
 mod listen;
+mod open;
 mod peer;
 mod queued;
 mod reserve;
@@ -15,12 +16,13 @@ pub use dial::{DialError, dial};
 pub use listen::{
     Accepted, AcceptedSocket, Acceptor, Bound, bind, bind_admin, raise_descriptor_limit, try_bind,
 };
+pub use open::{Accepting, ChangedAccess, OpenListener, OpenListeners};
 pub use peer::PeerEnd;
 pub use queued::queued_bytes;
 pub use reserve::{keep_descriptors, refill_descriptors};
 pub use resolve::{literal, look_up};
 pub use stream::{DEAD_AFTER, Stream};
-pub use tls::{AcceptError, Acceptance, Connector, HandshakeFailed, Tls, TlsAcceptor};
+pub use tls::{AcceptError, Acceptance, Connector, HandshakeFailed, Tls};
 
 /// Bytes read from a socket at once. 64 KiB holds the replies of a whole turn at 2,000 clients, and a larger value travels
 /// in pieces of this size that stay in the processor's cache.

@@ -240,7 +240,7 @@ impl Upstream {
         away.last_logged = None;
         away.is_full = false;
         if failures > 0 {
-            tracing::info!(failures, "connected to the server again");
+            tracing::debug!(failures, "a worker is connected to the server again");
         }
     }
 

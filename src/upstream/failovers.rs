@@ -93,10 +93,16 @@ impl Failovers {
         }
         record.reached(node, can_serve, (origin.begun_micros, origin.opened_micros));
         drop(record);
+        let missed = gate.circuit.missed_for(origin.opened_micros);
         let was_open = gate.circuit.connected();
         self.show(gate);
-        if was_open {
-            tracing::info!(server = %node, "the server is back: commands are sent again");
+        if let Some(missed) = missed {
+            let missed = Duration::from_millis(missed.as_millis() as u64);
+            let circuit = match was_open {
+                true => ": commands are sent again",
+                false => "",
+            };
+            tracing::info!(server = %node, "the server is back after {missed:?}{circuit}");
         }
         self.news.send_modify(|news| news.connects += 1);
     }

@@ -162,6 +162,13 @@ fn a_server_that_is_down_is_warned_of_and_so_is_the_open_circuit() {
     redis.restart();
     eventually_warned(&respool, "the circuit is open", false);
     eventually_warned(&respool, "does not answer", false);
+    eventually(
+        || {
+            let log = respool.log_text();
+            log.contains("the server is back after ") && log.contains(": commands are sent again")
+        },
+        "it is logged for how long the server was away",
+    );
 }
 
 #[test]

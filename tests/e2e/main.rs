@@ -21,6 +21,7 @@ mod hostile;
 mod in_multi;
 mod invariants;
 mod lifecycle;
+mod listeners;
 mod load;
 mod logging;
 mod modules;

@@ -5,7 +5,7 @@ use std::future::poll_fn;
 use std::sync::Arc;
 use std::time::Duration;
 
-use arc_swap::ArcSwap;
+use arc_swap::ArcSwapOption;
 use rustls::server::{NoServerSessionStorage, UnbufferedServerConnection, WebPkiClientVerifier};
 use rustls::sign::SingleCertAndKey;
 use rustls::{Error, RootCertStore, ServerConfig};
@@ -15,8 +15,8 @@ use crate::config::{ListenerTls, UnixSeconds, provider};
 use crate::memory::Stranger;
 
 /// What one listener shows its clients. It can be replaced while clients come; those that are there keep what they have.
-#[derive(Debug)]
-pub struct TlsAcceptor(ArcSwap<Acceptance>);
+#[derive(Debug, Default)]
+pub(crate) struct TlsAcceptor(ArcSwapOption<Acceptance>);
 
 /// What is shown to one client.
 #[derive(Debug)]
@@ -60,21 +60,22 @@ impl fmt::Display for AcceptError {
 }
 
 impl TlsAcceptor {
-    /// Shows what these settings say.
+    /// Shows what these settings say; without them its clients speak no TLS.
     ///
     /// # Errors
     /// What rustls does not take of them, in words.
-    pub fn new(tls: &ListenerTls) -> Result<Self, String> {
-        Ok(Self(ArcSwap::from_pointee(Acceptance::new(tls)?)))
+    pub(crate) fn new(tls: Option<&ListenerTls>) -> Result<Self, String> {
+        let acceptance = tls.map(Acceptance::new).transpose()?;
+        Ok(Self(ArcSwapOption::new(acceptance.map(Arc::new))))
     }
 
     /// Shows something else to all clients that come from now on.
-    pub fn replace(&self, acceptance: Acceptance) {
-        self.0.store(Arc::new(acceptance));
+    pub(crate) fn replace(&self, acceptance: Option<Acceptance>) {
+        self.0.store(acceptance.map(Arc::new));
     }
 
-    /// What the next client is shown.
-    pub fn current(&self) -> Arc<Acceptance> {
+    /// What the next client is shown; `None`: it speaks no TLS.
+    pub(crate) fn current(&self) -> Option<Arc<Acceptance>> {
         self.0.load_full()
     }
 }

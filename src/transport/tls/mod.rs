@@ -16,7 +16,8 @@ use std::task::{Context, Poll};
 
 use rustls::Error;
 
-pub use accept::{AcceptError, Acceptance, TlsAcceptor};
+pub(super) use accept::TlsAcceptor;
+pub use accept::{AcceptError, Acceptance};
 pub use connect::{Connector, HandshakeFailed};
 use session::{MOST_CIPHER, MOST_PLAIN, RECORD, Session, Side};
 

@@ -1,0 +1,189 @@
+//! What becomes of the listeners at a reload: new ones are opened, others closed, the rest changed where they are.
+//!
+//! Invariant: what can fail comes before anything is changed; a listener that is closed keeps its clients.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use super::{Door, accept};
+use crate::config::{Address, Listener, Settings};
+use crate::transport::{
+    Acceptance, Accepting, Bound, ChangedAccess, OpenListener, OpenListeners, bind,
+};
+use crate::worker::{Listening, Message};
+
+/// How long closing a listener may take.
+const CLOSED_WITHIN: Duration = Duration::from_secs(2);
+
+/// A listener that is bound and does not accept yet.
+pub(super) struct Opened {
+    bound: Bound,
+    accepting: Accepting,
+    settings: Listener,
+    pub(super) listener: Arc<OpenListener>,
+}
+
+impl Opened {
+    /// Binds a listener.
+    ///
+    /// # Errors
+    /// Why not, in words.
+    pub(super) fn new(settings: &Listener, keepalive: Duration) -> Result<Self, String> {
+        let name = &settings.name;
+        let bound = bind(settings, keepalive)
+            .map_err(|error| format!("cannot listen on {name}: {error}"))?;
+        let (listener, accepting) = bound.opened(name.clone());
+        Ok(Self {
+            bound,
+            accepting,
+            settings: settings.clone(),
+            listener,
+        })
+    }
+
+    /// Has the first worker accept: what it keeps for itself needs no hand-over between threads. False: it has ended.
+    pub(super) async fn begin(self, door: &Arc<Door>) -> bool {
+        let Self {
+            bound,
+            accepting,
+            settings,
+            ..
+        } = self;
+        let of_listener = Arc::clone(door);
+        let listen: Listening =
+            Box::new(move || Box::pin(accept(bound, accepting, settings, of_listener)));
+        let sent = door.workers[0].mailbox().send(Message::Listen(listen));
+        sent.await.is_ok()
+    }
+}
+
+/// One that stays open, and what it is from now on.
+struct Kept {
+    listener: Arc<OpenListener>,
+    acceptance: Option<Acceptance>,
+    settings: Listener,
+    /// Who may connect changes.
+    is_access_new: bool,
+}
+
+/// What a reload does to the listeners, ready to be done.
+pub(super) struct Changes {
+    opened: Vec<Opened>,
+    kept: Vec<Kept>,
+    closed: Vec<Arc<OpenListener>>,
+    access: ChangedAccess,
+}
+
+impl Changes {
+    /// What leads from those that are open to `next`.
+    ///
+    /// # Errors
+    /// One cannot be opened, or the TLS of one is not taken, in words. Nothing is open then that was not before.
+    pub(super) fn prepare(
+        open: &OpenListeners,
+        now: &Settings,
+        next: &Settings,
+    ) -> Result<Self, String> {
+        let before = open.all();
+        let is_wanted = |one: &&Arc<OpenListener>| {
+            next.listeners
+                .iter()
+                .any(|listener| listener.name == one.name())
+        };
+        let (stay, closed): (Vec<_>, Vec<_>) = before.iter().partition(is_wanted);
+        let mut changes = Self {
+            opened: Vec::new(),
+            kept: Vec::new(),
+            closed: closed.into_iter().map(Arc::clone).collect(),
+            access: ChangedAccess::default(),
+        };
+        for settings in &next.listeners {
+            let Some(listener) = stay.iter().find(|one| one.name() == settings.name) else {
+                let opened = Opened::new(settings, next.limits.keepalive);
+                let opened = opened.map_err(|text| in_the_way(text, settings, &changes.closed))?;
+                changes.opened.push(opened);
+                continue;
+            };
+            let acceptance = settings.tls.as_ref().map(Acceptance::new).transpose();
+            let acceptance =
+                acceptance.map_err(|text| format!("listener {}: {text}", settings.name))?;
+            let earlier = now.listeners.iter().find(|one| one.name == settings.name);
+            changes.kept.push(Kept {
+                listener: Arc::clone(listener),
+                acceptance,
+                settings: settings.clone(),
+                is_access_new: earlier.is_none_or(|earlier| earlier.access != settings.access),
+            });
+        }
+        Ok(changes)
+    }
+
+    /// Changes who may connect to unix sockets: the one change that can still fail.
+    ///
+    /// # Errors
+    /// A file is not ours to change, in words; all are as they were once this is dropped.
+    pub(super) fn change_access(&mut self) -> Result<(), String> {
+        let changed = self.kept.iter().filter(|kept| kept.is_access_new);
+        for kept in changed {
+            self.access.change(&kept.settings)?;
+        }
+        Ok(())
+    }
+
+    /// Puts them in force.
+    pub(super) async fn put_in_force(self, open: &OpenListeners, door: &Arc<Door>) {
+        let Self {
+            opened,
+            kept,
+            closed,
+            access,
+        } = self;
+        access.keep();
+        let mut now = Vec::new();
+        for kept in kept {
+            kept.listener.change(kept.acceptance, kept.settings.backlog);
+            now.push(kept.listener);
+        }
+        for listener in closed {
+            let name = listener.name();
+            if tokio::time::timeout(CLOSED_WITHIN, listener.close())
+                .await
+                .is_err()
+            {
+                tracing::error!("the listener {name} is not closed yet");
+            } else {
+                tracing::info!("listens no longer on {name}; its clients stay until they leave");
+            }
+        }
+        for opened in opened {
+            let listener = Arc::clone(&opened.listener);
+            if opened.begin(door).await {
+                tracing::info!("listens on {}", listener.name());
+                now.push(listener);
+            }
+        }
+        open.replace(now);
+    }
+}
+
+/// Says so where a listener that is to be closed has the port of one that is to be opened.
+fn in_the_way(text: String, settings: &Listener, closed: &[Arc<OpenListener>]) -> String {
+    let port = |address: &Address| match address {
+        Address::Tcp { port, .. } => Some(*port),
+        Address::Unix(_) => None,
+    };
+    let wanted = port(&settings.address).map(|port| format!(":{port}"));
+    let other = closed.iter().find(|one| {
+        wanted
+            .as_ref()
+            .is_some_and(|port| one.name().ends_with(port))
+    });
+    match other {
+        None => text,
+        Some(other) => format!(
+            "{text}; {} has this port: remove it in a reload of its own first, and add {} in the next",
+            other.name(),
+            settings.name
+        ),
+    }
+}
