@@ -11,7 +11,7 @@ use super::requests::Next;
 use super::site::{Errand, Farewell, Site};
 use super::subscribed::corrected;
 use super::task::{Client, Wait};
-use super::tracking::renamed;
+use super::tracking::{RedirectionNames, renamed};
 use crate::command::{ClientSub, CommandId, Delays, Local, PinReason};
 use crate::exchange::Executed;
 use crate::fanout;
@@ -40,8 +40,8 @@ struct OwnRunner {
     site: Rc<Site>,
     card: Arc<Card>,
     protocol: Protocol,
-    /// The number its invalidations go by, as the server knows it and as it is shown.
-    redirection: Option<(i64, u64)>,
+    /// Where its invalidations go.
+    redirection: Option<RedirectionNames>,
     elements: Vec<OwnElement>,
     effects: Rc<ExecEffects>,
 }

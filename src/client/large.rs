@@ -10,12 +10,12 @@ use std::sync::Arc;
 use super::pinned::refusal;
 use super::raw::leaves_no_trace;
 use super::requests::Next;
+use super::subscribed::subscriber_refusal;
 use super::task::{Client, Done, Wait};
 use crate::budget::{UploadPace, UploadPlace};
-use crate::command::{Delays, Learned, PinReason, lookup, spec, writes};
-use crate::config::Role;
+use crate::command::{Delays, Learned, PinReason, is_container, lookup, spec};
 use crate::resp::{Bounds, Request, Scan, Violation};
-use crate::session::READ_ONLY;
+use crate::session::Route;
 use crate::telemetry::{Bound, Disconnect};
 use crate::transport::READ_SIZE;
 use crate::upstream::{Link, PinError, RoomWait};
@@ -160,7 +160,8 @@ impl Client {
                 Next::More
             };
         };
-        if !self.passes_on(name, learned) {
+        let refusal = self.refusal_of_large(name, data, learned);
+        if refusal.is_none() && !self.passes_on(name, learned) {
             return if gathered {
                 self.too_large()
             } else {
@@ -168,7 +169,7 @@ impl Client {
             };
         }
         // A refusal is not forgotten because the wait for it took long.
-        if self.refusing.is_none() && !self.may_stream(data.len()) {
+        if self.refusing.is_none() && refusal.is_none() && !self.may_stream(data.len()) {
             return Next::More;
         }
         if self.outlet.outstanding() > 0 {
@@ -176,10 +177,8 @@ impl Client {
             return Next::Wait;
         }
         let command = lookup(name);
-        if self.site.thread.role() == Role::Replica && command.is_some_and(writes) {
-            // Whether it has as many words as it takes only its end would tell. What the table does not know has a connection
-            // of its own from here on, and the server refuses it.
-            self.refuse(command, READ_ONLY);
+        if let Some(reply) = refusal {
+            self.refuse(command, &reply);
             self.streaming = Some(false);
             return Next::Used(self.let_go(data.len()));
         }
@@ -218,6 +217,31 @@ impl Client {
         self.streaming = Some(true);
         self.begin_upload();
         Next::Used(self.let_go(data.len()))
+    }
+
+    /// What a request is refused with whatever comes of it still: what its group may not use, a write where there are none, anything
+    /// of a subscriber in RESP2. How many words it has stands at its start.
+    fn refusal_of_large(
+        &self,
+        name: &[u8],
+        data: &[u8],
+        learned: Option<&Learned>,
+    ) -> Option<Vec<u8>> {
+        if lookup(name).is_some_and(is_container) {
+            // Its second word may not be here.
+            return None;
+        }
+        let request = Request::new(data);
+        let routed = self.route(name, &request, learned);
+        if self.is_listening
+            && let Some(reply) = subscriber_refusal(&request, &routed)
+        {
+            return Some(reply);
+        }
+        match routed.route {
+            Route::Refused(reply) => Some(reply),
+            _ => None,
+        }
     }
 
     /// Whether it may use a connection for its upload; if not, that is waited for.
@@ -272,7 +296,7 @@ impl Client {
                 leaves_no_trace(spec(id).way)
                     // A script under the debugger is gathered: the start of its answer is awaited.
                     && !self.is_debugging()
-                    && !crate::command::is_container(id)
+                    && !is_container(id)
                     && crate::command::transaction(id).is_none()
                     && !deny.is_some_and(|deny| deny.denies(id))
             }

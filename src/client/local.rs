@@ -116,6 +116,8 @@ impl Client {
                 if let Some(next) = self.unpermitted(sub, request) {
                     return next;
                 }
+                // Its own line shows the command at hand.
+                self.note_command(command);
                 self.client_command(sub, request);
             }
         }

@@ -209,8 +209,13 @@ impl OwnClients<'_> {
     }
 
     fn line(&self, card: &Card) -> String {
+        // Before 7.0 subcommands have no names of their own.
+        let is_full = self.site.thread.server_version().is_from((7, 0));
         let name = |id: u32| match u16::try_from(id) {
-            Ok(id) if usize::from(id) < COUNT => spec(id).name,
+            Ok(id) if usize::from(id) < COUNT => match spec(id).name.split_once('|') {
+                Some((container, _)) if !is_full => container,
+                _ => spec(id).name,
+            },
             _ => "NULL",
         };
         client_line(card, self.site.thread.clock.now_ms(), name)

@@ -220,7 +220,8 @@ impl Client {
             Ok(link) => link,
             Err(next) => return next,
         };
-        self.line = None;
+        // One that has stood in line was counted there.
+        let count = u32::from(self.line.take().is_none());
         let blocks = matches!(
             reason,
             PinReason::Blocking
@@ -268,7 +269,7 @@ impl Client {
         } else {
             self.queued_kind()
         };
-        self.count(1, command);
+        self.count(count, command);
         let show = self.show();
         // What waits for others says nothing of the server.
         let delays = match blocks {

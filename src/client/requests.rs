@@ -6,7 +6,7 @@ use std::sync::Arc;
 
 use super::task::{Client, Wait};
 use crate::command::{CommandId, Delays, DenySet, Learned, Local, PinReason, Tx};
-use crate::identity::NO_COMMAND;
+use crate::identity::{Flag, NO_COMMAND};
 use crate::resp::speak::encode_request;
 use crate::resp::{Request, Scan, Violation, split_inline};
 use crate::session::{Block, Route, Routed, Rules, block, route};
@@ -171,7 +171,12 @@ impl Client {
             .and_then(|server| server.learned.clone())
     }
 
-    fn route(&self, name: &[u8], request: &Request<'_>, learned: Option<&Learned>) -> Routed {
+    pub(super) fn route(
+        &self,
+        name: &[u8],
+        request: &Request<'_>,
+        learned: Option<&Learned>,
+    ) -> Routed {
         let denied = self.site.denied(self.group());
         let routed = route(name, request, &self.rules(denied.as_deref(), learned));
         match self.gate.is_open() {
@@ -193,7 +198,7 @@ impl Client {
     #[inline]
     fn is_sharing(&self, length: usize) -> bool {
         self.pin.is_none()
-            && !self.is_listening
+            && !self.card.has(Flag::Pubsub)
             && self.refusing.is_none()
             && self.unplaced.is_none()
             && self.session.reply == crate::session::ReplyMode::On
@@ -226,18 +231,24 @@ impl Client {
         self.pin_use.is_fresh = false;
         self.is_announced = false;
         self.card.commands.add(u64::from(count));
-        self.card
-            .last_active_ms
-            .set(self.site.thread.clock.now_ms());
-        self.card
-            .last_command
-            .set(last.map_or(NO_COMMAND, u32::from));
+        self.note_command(last);
         self.site
             .thread
             .counters
             .group(self.group())
             .commands
             .add(u64::from(count));
+    }
+
+    /// Shows what the client has sent last, and when.
+    #[inline]
+    pub(super) fn note_command(&self, command: Option<CommandId>) {
+        self.card
+            .last_active_ms
+            .set(self.site.thread.clock.now_ms());
+        self.card
+            .last_command
+            .set(command.map_or(NO_COMMAND, u32::from));
     }
 
     /// One request that does not simply join a run. `rest` starts with it.
@@ -270,6 +281,9 @@ impl Client {
             return Next::Wait;
         }
         let is_to_run = matches!(routed.route, Route::Shared) && self.refusing.is_none();
+        if is_to_run && let Some(next) = self.pings_behind_messages(routed.command) {
+            return next;
+        }
         if is_to_run && let Some(next) = self.announce(routed.command, request.argument(1), length)
         {
             return next;
@@ -344,8 +358,9 @@ impl Client {
     fn refuse_one(&mut self, command: Option<CommandId>, length: usize) -> Next {
         let reply = self.refusing.clone().unwrap_or_default();
         // A blocking call that needed a connection of its own has got none.
-        (self.line, self.permission) = (None, None);
-        self.count(1, command);
+        let count = u32::from(self.line.take().is_none());
+        self.permission = None;
+        self.count(count, command);
         self.answer(&reply);
         Next::Used(length)
     }

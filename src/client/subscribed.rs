@@ -52,6 +52,11 @@ impl Client {
         if subscribes {
             return self.subscribe(kind, request, command);
         }
+        if self.card.has(Flag::Pubsub)
+            && let Some(next) = self.behind_messages()
+        {
+            return next;
+        }
         self.count(1, command);
         if self.means_many_topics(kind, subscribes, request) {
             self.with_many_topics(kind, subscribes, request);
@@ -141,7 +146,8 @@ impl Client {
             None => {
                 let subscriptions = self.subscriptions();
                 subscriptions.abandon(self.card.id());
-                if subscriptions.awaits_place() {
+                // While the server is there, what is waited for is a place, or the turn to connect.
+                if subscriptions.awaits_place() || !self.site.upstream.is_away() {
                     self.site.thread.counters.bound(Bound::BorrowTimeout).add(1);
                     self.reply(NONE_FREE);
                 } else {
@@ -250,16 +256,55 @@ impl Client {
             _ => {}
         }
         // What the table does not know the server answers: nearly always, that it does not know it either.
-        let name = spec(routed.command?).name;
-        self.count(1, routed.command);
-        let reply = match (wrong_arity(request, routed.command), name) {
-            (Some(reply), _) => reply,
-            (None, "ping") => pong(request),
-            (None, name) => cannot_execute(name),
+        let reply = match subscriber_refusal(request, routed) {
+            Some(reply) => reply,
+            None if is_ping(routed.command) => match self.behind_messages() {
+                Some(next) => return Some(next),
+                None => pong(request),
+            },
+            None => return None,
         };
+        self.count(1, routed.command);
         self.answer(&reply);
         Some(Next::Used(request.bytes().len()))
     }
+
+    /// Has a request of a subscriber wait, once, until what the server had sent on the connection of its subscriptions by now has
+    /// been placed with it: what is published before it is seen before its answer, as on one connection. `None`: it has.
+    pub(super) fn behind_messages(&mut self) -> Option<Next> {
+        if std::mem::take(&mut self.is_announced) {
+            return None;
+        }
+        if self.outlet.outstanding() > 0 {
+            self.wait = Wait::Answers;
+            return Some(Next::Wait);
+        }
+        let passed = self.subscriptions().mark_messages()?;
+        self.wait = Wait::Task(Box::pin(async move {
+            // Dropped when the mark has been passed, or is lost with its connection.
+            let _ = passed.await;
+            Done::Announced
+        }));
+        Some(Next::Wait)
+    }
+
+    /// The same for PING of a subscriber in RESP3, which may send anything.
+    pub(super) fn pings_behind_messages(&mut self, command: Option<CommandId>) -> Option<Next> {
+        let is_subscriber = self.card.has(Flag::Pubsub);
+        (is_subscriber && is_ping(command))
+            .then(|| self.behind_messages())
+            .flatten()
+    }
+}
+
+fn is_ping(command: Option<CommandId>) -> bool {
+    command.is_some_and(|id| spec(id).name == "ping")
+}
+
+/// What a subscriber in RESP2 gets for a request that is known and is none of the few that it may send.
+pub(super) fn subscriber_refusal(request: &Request<'_>, routed: &Routed) -> Option<Vec<u8>> {
+    let name = spec(routed.command?).name;
+    wrong_arity(request, routed.command).or_else(|| (name != "ping").then(|| cannot_execute(name)))
 }
 
 /// What a client gets that would have more subscriptions than it may.

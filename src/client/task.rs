@@ -155,7 +155,7 @@ pub struct Client {
     /// Looks for its end while it is not read.
     pub(super) end_watch: Option<EndWatch>,
     has_left: bool,
-    counted_bytes_out: u64,
+    seen_bytes_out: u64,
     /// Dropped last, when its place and its entry in the list are gone: who waits for its place may take it then.
     gone: Option<tokio::sync::oneshot::Sender<bool>>,
 }
@@ -172,11 +172,6 @@ impl Client {
         } = arrived;
         let fd = stream.descriptor();
         let stream = Rc::new(stream);
-        let outlet = Outlet::new(
-            Rc::clone(&stream),
-            site.thread.settings().limits.max_client_buffer,
-            &site.thread.account,
-        );
         let group = permit.group().index() as u32;
         let now_ms = site.thread.clock.now_ms();
         let card = site.registry.register(Arrival {
@@ -186,6 +181,13 @@ impl Client {
             group,
             now_ms,
         });
+        let outlet = Outlet::new(
+            Rc::clone(&stream),
+            site.thread.settings().limits.max_client_buffer,
+            &site.thread.account,
+            Arc::clone(card.card()),
+            Arc::clone(&site.thread.counters),
+        );
         let resident = Rc::new(Resident {
             outlet: Rc::clone(&outlet),
             card: Arc::clone(card.card()),
@@ -236,7 +238,7 @@ impl Client {
             is_at_end: false,
             end_watch: None,
             has_left: false,
-            counted_bytes_out: 0,
+            seen_bytes_out: 0,
             gone: None,
         });
         client.log_admission();
@@ -290,7 +292,7 @@ impl Client {
     fn poll(&mut self, cx: &mut Context<'_>) -> Poll<Disconnect> {
         self.outlet.register(cx);
         self.site.thread.clock.refresh();
-        self.count_bytes_out();
+        self.look_at_bytes_out();
         if self.resident.must_reseat.take() {
             self.reseat();
         }
@@ -614,27 +616,19 @@ impl Client {
         }
     }
 
-    fn count_bytes_out(&mut self) {
+    /// Notes that the client has read more, where it had not read everything.
+    #[inline]
+    fn look_at_bytes_out(&mut self) {
         let written = self.outlet.bytes_out();
-        let more = written - self.counted_bytes_out;
-        if more > 0 {
-            if self.outlet.has_unwritten() {
-                self.note_reading();
-            }
-            self.counted_bytes_out = written;
-            self.card.bytes_out.add(more);
-            self.site
-                .thread
-                .counters
-                .group(self.group())
-                .bytes_out
-                .add(more);
+        if written != std::mem::replace(&mut self.seen_bytes_out, written)
+            && self.outlet.has_unwritten()
+        {
+            self.note_reading();
         }
     }
 
     fn leave(mut self: Box<Self>, reason: Disconnect) {
         self.has_left = true;
-        self.count_bytes_out();
         self.site
             .thread
             .counters

@@ -34,6 +34,21 @@ const INVALIDATE_MESSAGE: &[u8] = b"*3\r\n$7\r\nmessage\r\n$20\r\n__redis__:inva
 /// Where TRACKINGINFO tells the connection to which is redirected.
 const REDIRECT_FIELD: &[u8] = b"$8\r\nredirect\r\n";
 
+/// Where it tells what holds, and that a redirection leads nowhere.
+const FLAGS_FIELD: &[u8] = b"$5\r\nflags\r\n";
+const BROKEN_FLAG: &[u8] = b"$15\r\nbroken_redirect\r\n";
+
+/// What a redirection is called at the server, and here.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct RedirectionNames {
+    /// The connection that stands for the client.
+    server_id: i64,
+    /// The client.
+    to: u64,
+    /// Something was to go to it when it had gone.
+    is_broken: bool,
+}
+
 /// What a request about tracking asks.
 #[derive(Debug, PartialEq, Eq)]
 enum Asked {
@@ -326,18 +341,43 @@ impl Client {
 }
 
 /// The server's answer to GETREDIR or TRACKINGINFO with the client's number in the place of the connection's that stands for it.
-pub(super) fn renamed(mut reply: Vec<u8>, names: Option<(i64, u64)>) -> Vec<u8> {
+pub(super) fn renamed(mut reply: Vec<u8>, names: Option<RedirectionNames>) -> Vec<u8> {
     let field = memchr::memmem::find(&reply, REDIRECT_FIELD);
     let at = field.map_or(0, |at| at + REDIRECT_FIELD.len());
-    if let Some((server_id, to)) = names
-        && told_id(&reply[at..]) == Some(server_id)
+    if let Some(names) = names
+        && told_id(&reply[at..]) == Some(names.server_id)
     {
         let rest = reply.split_off(at);
         let end = memchr::memchr(b'\n', &rest).map_or(rest.len(), |end| end + 1);
-        push_header(&mut reply, b':', to as i64);
+        push_header(&mut reply, b':', names.to as i64);
         reply.extend_from_slice(&rest[end..]);
+        if let Some(field) = field.filter(|_| names.is_broken) {
+            flag_as_broken(&mut reply, field);
+        }
     }
     reply
+}
+
+/// Adds the flag to TRACKINGINFO that the redirection leads nowhere, the last of those that end at `end`, unless it has it.
+fn flag_as_broken(reply: &mut Vec<u8>, end: usize) {
+    let flags = reply[..end].windows(FLAGS_FIELD.len());
+    let Some(at) = flags.into_iter().position(|bytes| bytes == FLAGS_FIELD) else {
+        return;
+    };
+    let count_at = at + FLAGS_FIELD.len();
+    let line = memchr::memchr(b'\r', &reply[count_at..end]).map(|length| count_at + length);
+    let count = line.and_then(|line| parse_integer(&reply[count_at + 1..line]));
+    let (Some(line), Some(count)) = (line, count) else {
+        return;
+    };
+    if reply[..end].ends_with(BROKEN_FLAG) {
+        return;
+    }
+    reply.splice(end..end, BROKEN_FLAG.iter().copied());
+    let kind = reply[count_at];
+    let mut header = Vec::new();
+    push_header(&mut header, kind, count + 1);
+    reply.splice(count_at..line + 2, header);
 }
 
 /// The integer this starts with.
@@ -351,6 +391,8 @@ pub struct Redirection {
     server_id: i64,
     /// The client that gets them.
     to: Cell<u64>,
+    /// Something was to go to it when it had gone.
+    is_broken: Cell<bool>,
     lent: RefCell<Option<Pin>>,
     /// The client whose they are: closed when one of them is lost.
     owner: (Rc<Outlet>, Arc<Card>),
@@ -366,6 +408,7 @@ impl Redirection {
         let redirection = Rc::new(Self {
             server_id: link.server_id,
             to: to.into(),
+            is_broken: false.into(),
             lent: Some(pin).into(),
             owner,
             pending: RefCell::default(),
@@ -382,8 +425,12 @@ impl Redirection {
     }
 
     /// The number by which the server knows its connection, and that of the client that it stands for.
-    pub(super) fn names(&self) -> (i64, u64) {
-        (self.server_id, self.to.get())
+    pub(super) fn names(&self) -> RedirectionNames {
+        RedirectionNames {
+            server_id: self.server_id,
+            to: self.to.get(),
+            is_broken: self.is_broken.get(),
+        }
     }
 
     /// The server to which its connection is one; `None`: that has ended.
@@ -448,6 +495,7 @@ impl Redirection {
             return;
         }
         // As the server does when it finds the connection gone.
+        self.is_broken.set(true);
         let (outlet, card) = &self.owner;
         if card.resp.get() == 3 && self.is_open() {
             outlet.push(&broken_redirection(to));
@@ -594,6 +642,32 @@ mod tests {
         let head = "*3\r\n$7\r\nmessage\r\n$20\r\n__redis__:invalidate\r\n";
         let expected = format!("{head}*2\r\n$1\r\na\r\n$1\r\nb\r\n{head}_\r\n");
         assert_eq!(String::from_utf8_lossy(&as_messages(frames)), expected);
+    }
+
+    #[test]
+    fn what_leads_nowhere_is_flagged_once() {
+        let names = |is_broken| {
+            Some(RedirectionNames {
+                server_id: 12,
+                to: 3,
+                is_broken,
+            })
+        };
+        let told = |flags: &str, id: u64| {
+            format!(
+                "%3\r\n$5\r\nflags\r\n{flags}$8\r\nredirect\r\n:{id}\r\n$8\r\nprefixes\r\n*0\r\n"
+            )
+            .into_bytes()
+        };
+        let (on, broken) = (
+            "~1\r\n$2\r\non\r\n",
+            "~2\r\n$2\r\non\r\n$15\r\nbroken_redirect\r\n",
+        );
+        assert_eq!(renamed(told(on, 12), names(false)), told(on, 3));
+        assert_eq!(renamed(told(on, 12), names(true)), told(broken, 3));
+        assert_eq!(renamed(told(broken, 12), names(true)), told(broken, 3));
+        assert_eq!(renamed(told(on, 11), names(true)), told(on, 11));
+        assert_eq!(renamed(b":12\r\n".to_vec(), names(true)), b":3\r\n");
     }
 
     #[test]

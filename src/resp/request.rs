@@ -375,13 +375,16 @@ impl<'a> Request<'a> {
     pub fn arguments(&self) -> impl Iterator<Item = &'a [u8]> + use<'a> {
         let bytes = self.bytes;
         let mut at = self.after_count;
-        (0..self.count).map_while(move |_| match header(bytes, at) {
-            Header::Line { value, after } => {
-                let end = after + usize::try_from(value).ok()?;
-                at = end + 2;
-                bytes.get(after..end)
+        // Of a request that has not arrived whole they end where its bytes do.
+        (0..self.count).map_while(move |_| {
+            match header((at <= bytes.len()).then_some(bytes)?, at) {
+                Header::Line { value, after } => {
+                    let end = after.checked_add(usize::try_from(value).ok()?)?;
+                    at = end + 2;
+                    bytes.get(after..end)
+                }
+                _ => None,
             }
-            _ => None,
         })
     }
 

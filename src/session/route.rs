@@ -57,6 +57,10 @@ const UNKNOWN: Way = Way::Pinned(PinReason::Unlisted);
 /// Redis' text for a write that is sent to a replica (`shared.roslaveerr`).
 pub const READ_ONLY: &[u8] = b"-READONLY You can't write against a read only replica.\r\n";
 
+/// What a replica gets that takes respool for its primary.
+const NO_REPLICATION: &[u8] =
+    b"-ERR respool: replication does not go through respool, connect to the server itself\r\n";
+
 /// Redis' text for a command that an ACL rule denies (7.0).
 fn denied(name: &str) -> Route {
     Route::Refused(error(&format!(
@@ -107,7 +111,7 @@ pub fn route(name: &[u8], request: &Request<'_>, rules: &Rules<'_>) -> Routed {
         Way::Pinned(reason) => Route::Pinned(reason),
         Way::Subscribed => Route::Subscribed,
         Way::Local(local) => Route::Local(local),
-        Way::Refused => Route::Refused(unknown_command(request)),
+        Way::Refused => Route::Refused(NO_REPLICATION.to_vec()),
     };
     Routed {
         command: Some(id),

@@ -8,15 +8,17 @@ mod held;
 use std::cell::{Cell, RefCell};
 use std::io;
 use std::rc::Rc;
+use std::sync::Arc;
 use std::task::{Context, Poll, Waker};
 
 use super::traffic::Kind;
 use crate::command::Delays;
+use crate::identity::Card;
 use crate::memory::{Account, Frame, Holding};
 use crate::replies::Replies;
 use crate::schedule::{Answered, Share};
 use crate::session::{Protocol, Transaction, Verb};
-use crate::telemetry::Disconnect;
+use crate::telemetry::{Disconnect, WorkerCounters};
 use crate::transport::Stream;
 
 /// Most bytes handed to a socket before others have their turn, as Redis hands over 64 KiB. Of 150 subscribers each took what
@@ -64,7 +66,9 @@ pub struct Outlet {
     kept_bytes: Cell<u32>,
     /// What of it is on the worker's account.
     holding: Holding,
-    bytes_out: Cell<u64>,
+    /// The client's figures, and its group's: what is written counts at once, whoever writes it.
+    card: Arc<Card>,
+    counters: Arc<WorkerCounters>,
     /// First byte of messages: `>` in RESP3, `*` in RESP2.
     message_mark: Cell<u8>,
     /// Messages have come that `flush_messages` has not sent yet.
@@ -75,7 +79,13 @@ pub struct Outlet {
 
 impl Outlet {
     /// The outlet of a client on `stream` whose requests wait while more than `limit_bytes` of replies are held for it.
-    pub fn new(stream: Rc<Stream>, limit_bytes: usize, account: &Rc<Account>) -> Rc<Self> {
+    pub fn new(
+        stream: Rc<Stream>,
+        limit_bytes: usize,
+        account: &Rc<Account>,
+        card: Arc<Card>,
+        counters: Arc<WorkerCounters>,
+    ) -> Rc<Self> {
         Rc::new(Self {
             stream: RefCell::new(Some(stream)),
             replies: RefCell::default(),
@@ -92,7 +102,8 @@ impl Outlet {
             stream_bytes: Cell::new(0),
             kept_bytes: Cell::new(0),
             holding: Holding::new(account),
-            bytes_out: Cell::new(0),
+            card,
+            counters,
             message_mark: Cell::new(b'*'),
             has_messages: Cell::new(false),
             is_apart: Cell::new(false),
@@ -421,7 +432,7 @@ impl Outlet {
 
     /// Bytes written to the client so far.
     pub fn bytes_out(&self) -> u64 {
-        self.bytes_out.get()
+        self.card.bytes_out.get()
     }
 
     /// Requests come back unsent; the client's task sends them again.
@@ -519,13 +530,20 @@ impl Outlet {
     }
 
     #[inline]
+    fn count_out(&self, bytes: u64) {
+        self.card.bytes_out.add(bytes);
+        let group = self.counters.group(self.card.group.get() as usize);
+        group.bytes_out.add(bytes);
+    }
+
+    #[inline]
     fn try_write(&self, stream: &Stream, bytes: &[u8]) -> usize {
         if bytes.is_empty() || self.is_closed_by_socket() {
             return 0;
         }
         match stream.try_write(bytes) {
             Ok(taken) => {
-                self.bytes_out.set(self.bytes_out.get() + taken as u64);
+                self.count_out(taken as u64);
                 if stream.has_unflushed() {
                     self.hold_stream(stream);
                     // The client's task waits for the socket.

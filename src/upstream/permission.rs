@@ -129,7 +129,7 @@ impl Upstream {
     ) -> Result<Permission, PinError> {
         let answer = reply(link, probe);
         self.served(link, 1);
-        let answer = answer.await.ok_or(PinError::Unreachable)?;
+        let answer = answer.await.ok_or_else(|| self.not_in_time())?;
         let is_refused = answer.starts_with(b"-NOPERM") || answer.starts_with(b"-NOAUTH");
         Ok(if is_refused { Err(answer) } else { Ok(()) })
     }
@@ -212,9 +212,9 @@ impl Upstream {
         };
         let Some(asked) = self.thread.within(limit, asking).await else {
             self.thread.counters.bound(Bound::QueueTimeout).add(1);
-            return Err(PinError::Unreachable);
+            return Err(self.not_in_time());
         };
-        asked?.ok_or(PinError::Unreachable)
+        asked?.ok_or_else(|| self.not_in_time())
     }
 }
 

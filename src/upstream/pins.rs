@@ -150,10 +150,22 @@ impl Upstream {
         let limit = upstream.borrow_timeout.max(upstream.queue.timeout);
         let Some(link) = self.thread.within(limit, self.wearing(&state)).await else {
             self.thread.counters.bound(Bound::QueueTimeout).add(1);
-            failovers.failed(1);
-            return Err(PinError::Unreachable);
+            let error = self.not_in_time();
+            if matches!(error, PinError::Unreachable) {
+                failovers.failed(1);
+            }
+            return Err(error);
         };
         Ok(self.lend(link?, lease, Some(&outlet)))
+    }
+
+    /// What a wait for a connection has come to that was too long: the server is away, or it is there and has no more of them to
+    /// give within the bounds on connecting.
+    pub(super) fn not_in_time(&self) -> PinError {
+        match self.is_away() {
+            true => PinError::Unreachable,
+            false => PinError::Timeout,
+        }
     }
 
     /// The database for who needs none: that of the idle pin that would be lent in `state`, so that it need not change.

@@ -7,12 +7,12 @@ mod apart;
 mod turns;
 
 pub use announced::Announcement;
+use announced::Marked;
 pub use turns::TOPICS_A_TURN;
 
 use std::cell::{Cell, RefCell};
 use std::collections::{HashMap, VecDeque};
 use std::rc::Rc;
-use std::sync::Arc;
 use std::time::Duration;
 
 use tokio::sync::{Notify, oneshot};
@@ -67,8 +67,9 @@ pub struct Subscriptions {
     /// The last turn has left something for the next one.
     is_behind: Cell<bool>,
     has_work: Notify,
-    /// Large messages that wait until the server has let go of those for whom they are too much, in the order of its marks.
-    announced: RefCell<VecDeque<Arc<Announcement>>>,
+    /// Large messages that wait until the server has let go of those for whom they are too much, and clients that wait for what has
+    /// come before, in the order of its marks.
+    marked: RefCell<VecDeque<Marked>>,
     /// Patterns that the other workers know of.
     patterns: Cell<usize>,
     /// Topics that are counted.
@@ -105,7 +106,7 @@ impl Subscriptions {
             leaving: RefCell::default(),
             is_behind: Cell::new(false),
             has_work: Notify::new(),
-            announced: RefCell::default(),
+            marked: RefCell::default(),
             patterns: Cell::new(0),
             topics: Cell::new(0),
             awaits_place: Cell::new(false),

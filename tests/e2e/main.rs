@@ -4,6 +4,7 @@ mod access;
 mod admin;
 mod alarms;
 mod arriving;
+mod as_directly;
 mod auth;
 mod canary;
 mod caps;

@@ -12,6 +12,14 @@ use crate::fanout::Kind;
 use crate::telemetry::Disconnect;
 use crate::upstream::pool::Upstream;
 
+/// What waits for the server to pass a mark.
+pub(super) enum Marked {
+    /// A message that is not sent before.
+    Message(#[expect(dead_code, reason = "it is let go of")] Arc<Announcement>),
+    /// A client that is answered behind the messages before the mark.
+    Client(#[expect(dead_code, reason = "its other end learns of its drop")] oneshot::Sender<()>),
+}
+
 /// A message that is about to be sent. Who waits for it to be dropped is told by the other end of `_done`.
 #[derive(Debug)]
 pub struct Announcement {
@@ -49,17 +57,30 @@ impl Subscriptions {
             fanout.take_out(client.subscriber, &client.topics);
         }
         if self.fanout.borrow_mut().mark() {
-            self.announced.borrow_mut().push_back(announcement);
+            let marked = Marked::Message(announcement);
+            self.marked.borrow_mut().push_back(marked);
         }
         self.turn();
+    }
+
+    /// Asks the server for a mark on the connection of messages. The receiver ends when those before it have been placed; `None`:
+    /// there is no connection, and none are under way.
+    pub fn mark_messages(&self) -> Option<oneshot::Receiver<()>> {
+        if !self.fanout.borrow_mut().mark() {
+            return None;
+        }
+        let (told, passed) = oneshot::channel();
+        self.marked.borrow_mut().push_back(Marked::Client(told));
+        self.turn();
+        Some(passed)
     }
 
     /// Lets go of what the server is ready for.
     pub(super) fn pass_marks(&self) {
         let passed = self.fanout.borrow_mut().take_marks();
-        let mut announced = self.announced.borrow_mut();
-        let passed = passed.min(announced.len());
-        announced.drain(..passed);
+        let mut marked = self.marked.borrow_mut();
+        let passed = passed.min(marked.len());
+        marked.drain(..passed);
     }
 
     /// Tells the other workers how many patterns there are.
