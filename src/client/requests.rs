@@ -251,6 +251,14 @@ impl Client {
             .set(command.map_or(NO_COMMAND, u32::from));
     }
 
+    /// What a request that is to run waits for: messages that a subscriber's PING stands behind, workers that are told of a large one.
+    fn before_run(&mut self, request: &Request<'_>, command: Option<CommandId>) -> Option<Next> {
+        if let Some(next) = self.pings_behind_messages(command) {
+            return Some(next);
+        }
+        self.announce(command, request.argument(1), request.bytes().len())
+    }
+
     /// One request that does not simply join a run. `rest` starts with it.
     fn request(
         &mut self,
@@ -281,11 +289,7 @@ impl Client {
             return Next::Wait;
         }
         let is_to_run = matches!(routed.route, Route::Shared) && self.refusing.is_none();
-        if is_to_run && let Some(next) = self.pings_behind_messages(routed.command) {
-            return next;
-        }
-        if is_to_run && let Some(next) = self.announce(routed.command, request.argument(1), length)
-        {
+        if is_to_run && let Some(next) = self.before_run(request, routed.command) {
             return next;
         }
         match routed.route {

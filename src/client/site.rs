@@ -22,6 +22,7 @@ use crate::config::{AuthMode, Group, Settings};
 use crate::identity::{Card, Flag, Registry};
 use crate::session::{Credentials, TakenCredentials};
 use crate::telemetry::Disconnect;
+use crate::transport::Stream;
 use crate::upstream::{Announcement, Link, Outlet, Thread, Upstream, Waiter};
 use crate::waits::Unblock;
 
@@ -204,6 +205,17 @@ impl Site {
             registry: Arc::clone(&self.registry),
             errands: Arc::clone(&self.errands),
         }
+    }
+
+    /// The way out to a client on `stream`.
+    pub(super) fn outlet(&self, stream: &Rc<Stream>, card: &Arc<Card>) -> Rc<Outlet> {
+        let (thread, limit_bytes) = (
+            &self.thread,
+            self.thread.settings().limits.max_client_buffer,
+        );
+        let counters = Arc::clone(&thread.counters);
+        let (stream, card) = (Rc::clone(stream), Arc::clone(card));
+        Outlet::new(stream, limit_bytes, &thread.account, card, counters)
     }
 
     /// The users of the configuration (`auth.mode = "proxy"`).

@@ -181,13 +181,7 @@ impl Client {
             group,
             now_ms,
         });
-        let outlet = Outlet::new(
-            Rc::clone(&stream),
-            site.thread.settings().limits.max_client_buffer,
-            &site.thread.account,
-            Arc::clone(card.card()),
-            Arc::clone(&site.thread.counters),
-        );
+        let outlet = site.outlet(&stream, card.card());
         let resident = Rc::new(Resident {
             outlet: Rc::clone(&outlet),
             card: Arc::clone(card.card()),
