@@ -1,6 +1,6 @@
 //! What a connection lost before any byte of it was sent is sent again, on another.
 
-use super::requests::UNREACHABLE;
+use super::requests::{REFUSED, UNREACHABLE};
 use super::task::{Client, Purpose, Wait};
 use crate::command::Delays;
 
@@ -20,12 +20,10 @@ impl Client {
         }
         let Some(link) = self.link.clone() else {
             let commands = self.outlet.unsent_count();
-            match self
-                .site
-                .upstream
-                .wait_shared(&self.session.state, false, commands)
-            {
+            let upstream = &self.site.upstream;
+            match upstream.wait_shared(&self.session.state, false, commands) {
                 Ok(wait) => self.wait = Wait::Shared(wait, Purpose::Again),
+                Err(_) if upstream.is_refused() => self.outlet.fail_unsent(REFUSED),
                 Err(_) => self.outlet.fail_unsent(UNREACHABLE),
             }
             return;

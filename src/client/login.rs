@@ -64,9 +64,13 @@ impl Client {
     /// Whether the client has shown who it is, or need not.
     fn is_known(&self) -> bool {
         match self.site.thread.settings().auth.mode {
-            AuthMode::Optional | AuthMode::None => true,
+            AuthMode::None => true,
+            // Where respool is nobody, so is whoever has not authenticated.
+            AuthMode::Optional => {
+                self.session.state.user.is_some() || !self.site.thread.was_nobody()
+            }
             AuthMode::Proxy => self.session.is_verified,
-            AuthMode::Passthrough => !self.session.is_guest(),
+            AuthMode::Passthrough => self.session.state.user.is_some() && !self.session.is_guest(),
         }
     }
 

@@ -17,6 +17,10 @@ use crate::upstream::{Kind, Show};
 /// again.
 pub(super) const UNREACHABLE: &[u8] = b"-LOADING respool: server unreachable, command not sent\r\n";
 
+/// The same where the server is there, and does not take respool: its login, or one connection more.
+pub(super) const REFUSED: &[u8] =
+    b"-LOADING respool: the server refuses respool, command not sent\r\n";
+
 /// How the requests at hand go on.
 #[derive(Debug, PartialEq, Eq)]
 pub(super) enum Next {
@@ -472,7 +476,9 @@ impl Client {
     /// Places a reply of respool's own to the request at hand.
     pub(super) fn answer(&mut self, reply: &[u8]) {
         if self.session.take_visible() {
-            self.outlet.own_reply(reply);
+            let is_refused = reply == UNREACHABLE && self.site.upstream.is_refused();
+            self.outlet
+                .own_reply(if is_refused { REFUSED } else { reply });
         }
     }
 

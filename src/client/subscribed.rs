@@ -110,6 +110,8 @@ impl Client {
             }
         }
         self.note_subscribes();
+        self.subscriptions()
+            .is_for(self.session.state.user.as_ref());
         self.count(1, command);
         let upstream = &self.site.upstream;
         if self.subscriptions().counts(self.card.id()).total() == 0 {

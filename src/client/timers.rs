@@ -20,7 +20,8 @@ impl Site {
     /// Whether the server, or the configuration, serves nobody who has not authenticated.
     pub(super) fn demands_authentication(&self) -> bool {
         match self.thread.settings().auth.mode {
-            AuthMode::Optional | AuthMode::None => false,
+            AuthMode::None => false,
+            AuthMode::Optional => self.thread.was_nobody(),
             AuthMode::Proxy => true,
             // Until the server was reached for the first time it is asked with each command.
             AuthMode::Passthrough => {
@@ -36,6 +37,7 @@ impl Site {
     pub fn tick(self: &Rc<Self>) {
         self.release_attempts();
         self.watch_users();
+        self.thread.is_nobody();
         let settings = self.thread.settings();
         let look = Look {
             site: self,

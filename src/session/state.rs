@@ -182,6 +182,8 @@ pub enum Own {
     Unnamed,
     /// This user.
     User(Rc<Credentials>),
+    /// Nobody that the server serves: it wants a password, and respool has none. Connections are their clients' users'.
+    Nobody,
 }
 
 /// How a change of state begins.
@@ -202,6 +204,9 @@ pub enum Change {
 /// Every user may send AUTH, HELLO and RESET, and not every one SELECT: unless a client asks for it, respool's own user
 /// selects the database.
 pub fn steps(worn: &State, target: &State, change: Change, own: &Own, name: &str) -> Vec<Step> {
+    if matches!(own, Own::Nobody) {
+        return steps_of_clients(worn, target, change);
+    }
     let mut steps = Vec::new();
     let mut worn = worn.clone();
     let is_anew = change == Change::Authenticate;
@@ -214,10 +219,7 @@ pub fn steps(worn: &State, target: &State, change: Change, own: &Own, name: &str
         become_own(&mut steps, &mut worn, change, own, name);
     }
     if worn.database != target.database {
-        steps.push(Step {
-            request: encode_request(&["SELECT", &target.database.to_string()]),
-            effect: Effect::Database(target.database),
-        });
+        steps.push(select(target.database));
     }
     if let Some(user) = &target.user
         && (is_anew || worn.user != target.user)
@@ -228,16 +230,52 @@ pub fn steps(worn: &State, target: &State, change: Change, own: &Own, name: &str
         });
     }
     if worn.protocol != target.protocol {
-        let number = match target.protocol {
-            Protocol::Resp2 => "2",
-            Protocol::Resp3 => "3",
-        };
-        steps.push(Step {
-            request: encode_request(&["HELLO", number]),
-            effect: Effect::Protocol(target.protocol),
-        });
+        steps.push(hello(target.protocol));
     }
     steps
+}
+
+/// The same where respool is nobody: the client's user does everything, once it is authenticated.
+fn steps_of_clients(worn: &State, target: &State, change: Change) -> Vec<Step> {
+    let mut steps = Vec::new();
+    let mut worn = worn.clone();
+    let leaves = target.user.is_none() && worn.user.is_some();
+    if change == Change::Scrub || leaves {
+        steps.push(Step {
+            request: encode_request(&["RESET"]),
+            effect: Effect::Reset,
+        });
+        worn = State::INITIAL;
+    }
+    if let Some(user) = &target.user
+        && (change == Change::Authenticate || worn.user != target.user)
+    {
+        steps.push(Step {
+            request: user.request(),
+            effect: Effect::User(target.user.clone()),
+        });
+    }
+    if worn.database != target.database {
+        steps.push(select(target.database));
+    }
+    if worn.protocol != target.protocol {
+        steps.push(hello(target.protocol));
+    }
+    steps
+}
+
+fn select(database: u32) -> Step {
+    Step {
+        request: encode_request(&["SELECT", &database.to_string()]),
+        effect: Effect::Database(database),
+    }
+}
+
+fn hello(protocol: Protocol) -> Step {
+    Step {
+        request: encode_request(&["HELLO", &protocol.number().to_string()]),
+        effect: Effect::Protocol(protocol),
+    }
 }
 
 /// The commands that make a connection respool's own user's.
@@ -459,6 +497,28 @@ mod tests {
             )),
             ["RESET", "CLIENT SETNAME n"]
         );
+    }
+
+    #[test]
+    fn where_respool_is_nobody_clients_do_everything_once_they_are_authenticated() {
+        let of = |name: &str, database| State {
+            user: user(name),
+            database,
+            protocol: Protocol::Resp3,
+        };
+        let from = |worn: &State, target: &State, change| {
+            sent(&steps(worn, target, change, &Own::Nobody, "n"))
+        };
+        let change = Change::Difference;
+        let opened = from(&State::INITIAL, &of("ci", 3), change);
+        assert_eq!(opened, ["AUTH ci secret", "SELECT 3", "HELLO 3"]);
+        let changed = from(&of("ci", 3), &of("ops", 0), change);
+        assert_eq!(changed, ["AUTH ops secret", "SELECT 0"]);
+        assert_eq!(from(&of("ci", 3), &State::INITIAL, change), ["RESET"]);
+        let scrubbed = from(&of("ci", 3), &of("ci", 0), Change::Scrub);
+        assert_eq!(scrubbed, ["RESET", "AUTH ci secret", "HELLO 3"]);
+        let anew = from(&of("ci", 3), &of("ci", 3), Change::Authenticate);
+        assert_eq!(anew, ["AUTH ci secret"]);
     }
 
     #[test]

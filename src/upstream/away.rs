@@ -35,6 +35,8 @@ pub(super) struct Away {
     next_attempt: Option<Instant>,
     /// The server has no place left: that another was given one says nothing.
     is_full: bool,
+    /// The server is there, and did not take respool at the last attempt.
+    is_refused: bool,
     last_logged: Option<Instant>,
 }
 
@@ -181,6 +183,11 @@ impl Upstream {
         self.away.borrow().failures > 0 || self.thread.process.failovers.is_open()
     }
 
+    /// Whether the server is there, and did not take respool at the last attempt.
+    pub fn is_refused(&self) -> bool {
+        self.away.borrow().is_refused
+    }
+
     /// An attempt to connect failed.
     pub(super) fn failed(&self, error: &ConnectError) {
         let process = &self.thread.process;
@@ -194,6 +201,14 @@ impl Upstream {
                 ..
             }
         );
+        away.is_refused = away.is_full
+            || matches!(
+                error,
+                ConnectError::Away {
+                    result: ConnectResult::HandshakeError,
+                    ..
+                }
+            );
         // A server that is full is not helped by being asked often.
         let failures = if away.is_full {
             u32::MAX
@@ -239,6 +254,7 @@ impl Upstream {
         away.next_attempt = None;
         away.last_logged = None;
         away.is_full = false;
+        away.is_refused = false;
         if failures > 0 {
             tracing::debug!(failures, "a worker is connected to the server again");
         }

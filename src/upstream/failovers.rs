@@ -107,6 +107,14 @@ impl Failovers {
         self.news.send_modify(|news| news.connects += 1);
     }
 
+    /// The server has answered, though no connection has come about.
+    pub(super) fn answered(&self) {
+        let mut gate = self.gate();
+        gate.circuit.connected();
+        self.show(gate);
+        self.news.send_modify(|news| news.connects += 1);
+    }
+
     /// A connection for `kind` to `node` has ended; without a `cause` it was of no more use.
     pub(super) fn closed(&self, kind: Kind, node: &Node, cause: Option<LossCause>, now: u64) {
         let mut gate = self.gate();

@@ -6,19 +6,22 @@ use std::rc::Rc;
 use std::sync::Arc;
 use std::time::Instant;
 
+use zeroize::Zeroizing;
+
 use super::credentials::{Candidate, OwnLogin};
 use super::info::Info;
 use super::link::{Link, Origin};
 use super::server::Server;
 use super::socket::ServerSocket;
 use super::thread::{Process, Thread};
-use crate::auth::{is_wrong_password, refusal_text};
+use super::unauthenticated::wants_password;
+use crate::auth::{NOAUTH, is_wrong_password, refusal_text};
 use crate::budget::SocketPermit;
 use crate::config::{AuthMode, Role, Settings};
 use crate::failover::Node;
 use crate::resp::speak::encode_request;
 use crate::resp::{ReplyScanner, parse_integer};
-use crate::session::{Change, Protocol, State, name_request, steps};
+use crate::session::{Change, Credentials, Protocol, State, name_request, steps};
 use crate::telemetry::{ConnectResult, LossCause, TlsHandshake};
 use crate::transport::{Connector, DialError, dial};
 
@@ -36,13 +39,17 @@ pub(super) enum ConnectError {
     /// The server refused the client's user or database with this reply. The connection is as good as any, in the state it
     /// wears.
     Refused(Vec<u8>, Rc<Link>),
+    /// The server wants a password, respool has none, and this is its answer to what the client has shown, or to nothing.
+    Unauthenticated(Vec<u8>),
 }
 
 impl fmt::Display for ConnectError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Away { text, .. } | Self::Unready(_, text) => f.write_str(text),
-            Self::Refused(reply, _) => write!(f, "{}", String::from_utf8_lossy(reply).trim_end()),
+            Self::Refused(reply, _) | Self::Unauthenticated(reply) => {
+                write!(f, "{}", String::from_utf8_lossy(reply).trim_end())
+            }
         }
     }
 }
@@ -101,6 +108,7 @@ pub(super) async fn connect(
             thread.counters.losses(*cause).add(1);
             ConnectResult::Unready
         }
+        Err(ConnectError::Unauthenticated(_)) => ConnectResult::HandshakeError,
         Err(ConnectError::Away { result, .. }) => *result,
     };
     thread.counters.connects(result).add(1);
@@ -226,18 +234,56 @@ async fn settle(
     let started = Instant::now();
     let guests_are_refused = asks_guests(talk, terms).await?;
     authenticate(talk, &terms.login).await?;
-    let (server_id, is_replica) = introduce(talk, thread, name, guests_are_refused).await?;
-    thread
-        .process
-        .health
-        .answered(started.elapsed().as_micros() as u64);
-    let (worn, refusal) = wear(talk, thread, state, name).await?;
+    let introduced = introduce(talk, thread, name, guests_are_refused).await?;
+    let elapsed = || started.elapsed().as_micros() as u64;
+    let (user, (server_id, is_replica)) = match introduced {
+        Some(introduced) => (None, introduced),
+        None => {
+            thread.process.health.answered(elapsed());
+            let user = log_in_as_client(talk, thread, terms, state).await?;
+            let introduced = introduce(talk, thread, name, true).await?;
+            let refused = || ConnectError::Unauthenticated(NOAUTH.to_vec());
+            (Some(user), introduced.ok_or_else(refused)?)
+        }
+    };
+    thread.process.health.answered(elapsed());
+    let worn = State {
+        user,
+        ..State::INITIAL
+    };
+    let (worn, refusal) = wear(talk, thread, (worn, state), name).await?;
     Ok(Settled {
         server_id,
         is_replica,
         worn,
         refusal,
     })
+}
+
+/// Where respool has no secret, the connection is the client's whose state it is to wear.
+async fn log_in_as_client(
+    talk: &mut Talk,
+    thread: &Thread,
+    terms: &Terms,
+    state: &State,
+) -> Result<Rc<Credentials>, ConnectError> {
+    let asks_server = matches!(
+        terms.settings.auth.mode,
+        AuthMode::Optional | AuthMode::Passthrough
+    );
+    if !asks_server || terms.login.is_configured() {
+        let text = "the server wants a password: set upstream.password_file";
+        return Err(away(text, ConnectResult::HandshakeError));
+    }
+    wants_password(thread);
+    let Some(user) = state.user.clone().filter(|user| !user.is_guest()) else {
+        return Err(ConnectError::Unauthenticated(NOAUTH.to_vec()));
+    };
+    let reply = talk.ask(&Zeroizing::new(user.request())).await?;
+    match reply.starts_with(b"+OK") {
+        true => Ok(user),
+        false => Err(ConnectError::Unauthenticated(reply)),
+    }
 }
 
 /// Makes TLS of the connection, where the server speaks it.
@@ -319,13 +365,13 @@ fn refused_login(answer: &str, login: &OwnLogin) -> ConnectError {
 }
 
 /// Learns the server's HELLO in both protocols, the connection's id, and whether the server is a replica; leaves it named
-/// and in RESP2.
+/// and in RESP2. `None`: the server wants a password first.
 async fn introduce(
     talk: &mut Talk,
     thread: &Rc<Thread>,
     name: &str,
     guests_are_refused: bool,
-) -> Result<(i64, bool), ConnectError> {
+) -> Result<Option<(i64, bool)>, ConnectError> {
     // While a script runs HELLO is all that is answered; servers older than it know CLIENT alone.
     let mut request = encode_request(&["HELLO", "3"]);
     request.extend(encode_request(&["HELLO", "2", "SETNAME", name]));
@@ -345,11 +391,7 @@ async fn introduce(
     if !server.hello(Protocol::Resp2, &two) {
         let text = String::from_utf8_lossy(&two).trim_end().to_owned();
         if text.starts_with("-NOAUTH") {
-            let remedy = "the server wants a password: set upstream.password_file";
-            return Err(away(
-                format!("{text}; {remedy}"),
-                ConnectResult::HandshakeError,
-            ));
+            return Ok(None);
         }
         if !text.starts_with("-ERR unknown command") {
             return Err(away(
@@ -372,21 +414,20 @@ async fn introduce(
     let number = id
         .strip_prefix(b":")
         .and_then(|line| parse_integer(line.trim_ascii_end()));
-    Ok((told.or(number).unwrap_or(0), is_replica))
+    Ok(Some((told.or(number).unwrap_or(0), is_replica)))
 }
 
-/// Goes from a fresh connection to `state`, or as far as the server takes it; a refusal is the client's.
+/// Goes from what the connection wears to `state`, or as far as the server takes it; a refusal is the client's.
 async fn wear(
     talk: &mut Talk,
     thread: &Thread,
-    state: &State,
+    (mut worn, state): (State, &State),
     name: &str,
 ) -> Result<(State, Option<Vec<u8>>), ConnectError> {
     let login = thread.process.login();
     let own = thread.own();
     let own = own.ok_or_else(|| refused_login("", &login))?;
-    let mut worn = State::INITIAL;
-    for step in steps(&State::INITIAL, state, Change::Difference, &own, name) {
+    for step in steps(&worn, state, Change::Difference, &own, name) {
         let reply = talk.ask(&step.request).await?;
         if reply.first() == Some(&b'-') {
             return Ok((worn, Some(step.effect.refusal(reply))));

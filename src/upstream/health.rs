@@ -48,7 +48,8 @@ impl Upstream {
         }
         let asked = watch.asked_micros.get();
         let is_due = asked.is_none_or(|asked| self.thread.clock.is_past(asked, interval));
-        if !is_due || self.is_away() || watch.is_asking.replace(true) {
+        let can_ask = !self.is_away() || self.thread.is_nobody();
+        if !is_due || !can_ask || watch.is_asking.replace(true) {
             return;
         }
         watch.asked_micros.set(Some(self.thread.clock.now_micros()));

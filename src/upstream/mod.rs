@@ -37,6 +37,7 @@ mod thread;
 mod traffic;
 mod tries;
 mod turn;
+mod unauthenticated;
 mod waiting;
 mod wanted;
 mod whereabouts;

@@ -244,6 +244,7 @@ impl Upstream {
         let is_own = |link: &Link| link.worn().user.is_none();
         let mut link = self.shared_at(node, is_own);
         if link.is_none()
+            && !self.thread.is_nobody()
             && self
                 .shared_at(node, |link| link.leaving().is_none())
                 .is_some()

@@ -13,7 +13,7 @@ use super::link::Link;
 use super::pins::PinError;
 use super::pool::{Upstream, WaitError};
 use super::traffic::OwnReply;
-use crate::auth::{Known, Permission, is_wrong_password};
+use crate::auth::{Known, NOAUTH, Permission, is_wrong_password};
 use crate::command::{ClientSub, Delays};
 use crate::fanout::Kind;
 use crate::resp::speak::encode_request;
@@ -59,7 +59,11 @@ impl Upstream {
         let thread = Rc::clone(&self.thread);
         let link = match user {
             // Whatever database it is in, and protocol it speaks.
-            None => self.own_link().await.ok_or(PinError::Unreachable)?,
+            None => match self.own_link().await {
+                Some(link) => link,
+                None if thread.is_nobody() => return Ok(Err(NOAUTH.to_vec())),
+                None => return Err(PinError::Unreachable),
+            },
             Some(_) => match self.link_of(&state) {
                 Some(link) => link,
                 None => match self.link_in(&state).await? {

@@ -360,28 +360,6 @@ impl Upstream {
         state.user.is_none() && self.known_databases.borrow().contains(&state.database)
     }
 
-    /// A shared connection that wears respool's own user, changed for it if it must be. `None`: there is none.
-    pub(super) async fn own_link(self: &Rc<Self>) -> Option<Rc<Link>> {
-        loop {
-            let own = {
-                let links = self.links.borrow();
-                let usable = links
-                    .iter()
-                    .flatten()
-                    .filter(|link| link.is_alive() && !link.is_dressing());
-                let own = usable.filter(|link| link.worn().user.is_none());
-                own.min_by_key(|link| (link.is_stalled(), link.load()))
-                    .cloned()
-            };
-            if own.is_some() {
-                return own;
-            }
-            let wait = self.wait_shared(&State::INITIAL, false, 1).ok()?;
-            // Whatever it is given, there is one then.
-            std::future::poll_fn(|cx| wait.poll(cx)).await.ok()?;
-        }
-    }
-
     /// Does what time has made due.
     pub fn tick(self: &Rc<Self>) {
         self.expire();
@@ -477,6 +455,9 @@ impl Upstream {
                 Ok(link) => (link, None),
                 // What a client may not have is no reason to close it.
                 Err(ConnectError::Refused(reply, link)) => (link, Some(reply)),
+                Err(ConnectError::Unauthenticated(reply)) => {
+                    return self.refused_and_closed(slot, &reply);
+                }
                 Err(error) => {
                     self.failed(&error);
                     if slot == 0 {
@@ -571,7 +552,7 @@ impl Upstream {
     }
 
     /// Does what the schedule wants done now.
-    fn act(self: &Rc<Self>) {
+    pub(super) fn act(self: &Rc<Self>) {
         loop {
             let mut permit = None;
             let action = {

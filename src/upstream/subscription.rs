@@ -30,7 +30,7 @@ use crate::fanout::{
     read,
 };
 use crate::resp::speak::{push_bulk, push_header};
-use crate::session::{Protocol, State};
+use crate::session::{Credentials, Protocol, State};
 use crate::silence::{Awaited, Limits, Overtaken, Silence, Verdict, judge};
 use crate::telemetry::{Bound, Disconnect, LossCause};
 
@@ -50,6 +50,8 @@ pub struct Subscriptions {
     side: Side,
     fanout: RefCell<Fanout<Rc<Outlet>>>,
     link: RefCell<Option<Rc<Link>>>,
+    /// As whom the connection is opened where respool is nobody: one of the subscribers.
+    user: RefCell<Option<Rc<Credentials>>>,
     /// A connection is wanted and being opened, or open.
     is_kept: Cell<bool>,
     /// Whose commands wait for the server.
@@ -97,6 +99,7 @@ impl Subscriptions {
             side,
             fanout: RefCell::new(Fanout::new(most, most_bytes)),
             link: RefCell::default(),
+            user: RefCell::default(),
             is_kept: Cell::new(false),
             waiting: RefCell::default(),
             gathered: RefCell::default(),
@@ -124,6 +127,15 @@ impl Subscriptions {
         let (most, most_bytes) = (limits.max_client_subscriptions, limits.pubsub_buffer / 2);
         self.fanout.borrow_mut().set_bounds(most, most_bytes);
         self.thread.process.weights.set_limit(limits.pubsub_buffer);
+    }
+
+    /// A client of this user is about to subscribe.
+    pub fn is_for(&self, user: Option<&Rc<Credentials>>) {
+        if let Some(user) = user
+            && self.thread.is_nobody()
+        {
+            *self.user.borrow_mut() = Some(Rc::clone(user));
+        }
     }
 
     /// Whether a client may subscribe to all of `names`.
@@ -451,6 +463,26 @@ impl Subscriptions {
         self.turn();
     }
 
+    /// In RESP3 a connection that is subscribed can be authenticated anew.
+    fn state(&self) -> State {
+        let process = &self.thread.process;
+        let server = process.server.load();
+        let speaks = server
+            .as_ref()
+            .is_some_and(|server| server.speaks(Protocol::Resp3));
+        let protocol = if speaks && process.login().expires() {
+            Protocol::Resp3
+        } else {
+            Protocol::Resp2
+        };
+        let is_nobody = self.thread.is_nobody();
+        State {
+            user: self.user.borrow().clone().filter(|_| is_nobody),
+            protocol,
+            ..State::INITIAL
+        }
+    }
+
     /// Whether there is a connection, and it is not lost.
     pub(super) fn is_connected(&self) -> bool {
         self.link.borrow().is_some()
@@ -512,7 +544,7 @@ impl Upstream {
             }
             let name = self.name("subscription");
             self.connect_turn(SocketKind::Subscription).await;
-            let state = subscription_state(&self.thread);
+            let state = subscriptions.state();
             match connect(&self.thread, &state, name, permit, None).await {
                 Ok(link) => {
                     self.connected();
@@ -565,23 +597,6 @@ impl Upstream {
         if on_loss == OnSubscriptionLoss::Close {
             subscriptions.close_subscribers();
         }
-    }
-}
-
-/// In RESP3 a connection that is subscribed can be authenticated anew.
-fn subscription_state(thread: &Thread) -> State {
-    let server = thread.process.server.load();
-    let speaks = server
-        .as_ref()
-        .is_some_and(|server| server.speaks(Protocol::Resp3));
-    let protocol = if speaks && thread.process.login().expires() {
-        Protocol::Resp3
-    } else {
-        Protocol::Resp2
-    };
-    State {
-        protocol,
-        ..State::INITIAL
     }
 }
 

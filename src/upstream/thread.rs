@@ -1,6 +1,6 @@
 //! What everything on one worker's thread shares.
 
-use std::cell::RefCell;
+use std::cell::{Cell, RefCell};
 use std::rc::Rc;
 use std::sync::atomic::{AtomicU32, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -142,6 +142,7 @@ pub struct Thread {
     pub distrust: RefCell<Distrust>,
     /// What the server has said users may run of what respool answers itself.
     permissions: RefCell<Permissions>,
+    was_nobody: Cell<bool>,
     /// The line that says that text of scripts was dropped.
     dropped_line: Throttle,
     shown: Shown,
@@ -165,6 +166,7 @@ impl Thread {
             closings: Closings::default(),
             distrust: RefCell::default(),
             permissions: RefCell::default(),
+            was_nobody: Cell::new(false),
             dropped_line: Throttle::default(),
             shown: Shown::default(),
         }
@@ -172,7 +174,25 @@ impl Thread {
 
     /// Respool's own credentials, as the server most likely takes them; `None`: it does not authenticate.
     pub fn own(&self) -> Option<Own> {
+        if self.is_nobody() {
+            return Some(Own::Nobody);
+        }
         self.shown.by(&self.process.login())
+    }
+
+    /// Whether the server wants a password and respool has none: only clients that show one are served.
+    pub fn is_nobody(&self) -> bool {
+        let wants = |server: &Arc<Server>| server.guests_are_refused;
+        let is_nobody = !self.process.login().is_configured()
+            && self.process.server.load().as_ref().is_some_and(wants);
+        self.was_nobody.set(is_nobody);
+        is_nobody
+    }
+
+    /// The same as it was when it was looked at last, at most a tick ago: asked with every batch of requests.
+    #[inline]
+    pub fn was_nobody(&self) -> bool {
+        self.was_nobody.get()
     }
 
     /// Whether commands of the user of `state` that may do so are kept from connections that others share.

@@ -75,6 +75,10 @@ impl Upstream {
                 Ok(link) => (link, None),
                 // What one client may not have is no reason to close it.
                 Err(ConnectError::Refused(reply, link)) => (link, Some(reply)),
+                Err(ConnectError::Unauthenticated(reply)) => {
+                    upstream.connected();
+                    return drop(tell.send(Err(reply)));
+                }
                 Err(error) => return upstream.failed(&error),
             };
             upstream.connected();

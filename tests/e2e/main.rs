@@ -6,6 +6,7 @@ mod alarms;
 mod arriving;
 mod as_directly;
 mod auth;
+mod bare;
 mod canary;
 mod caps;
 mod categories;

@@ -1,0 +1,190 @@
+//! A server that wants a password, and a respool that has none: clients that bring their own are served, and all others are told
+//! what the server tells them.
+
+use crate::harness::{Client, Redis, Respool, Value, encode, eventually};
+
+/// A server whose default user has a password, and a user `ann`.
+fn locked() -> Redis {
+    let redis = Redis::start(&[]);
+    for words in [
+        &["ACL", "SETUSER", "ann", "on", ">pw", "~*", "&*", "+@all"][..],
+        &["CONFIG", "SET", "requirepass", "secret"],
+    ] {
+        assert_eq!(redis.cmd(words), Value::ok());
+    }
+    redis
+}
+
+fn without_secret(redis: &Redis, mode: &str, more: &str) -> Respool {
+    Respool::with(redis)
+        .upstream(more)
+        .section(&format!("[auth]\nmode = \"{mode}\""))
+        .start()
+}
+
+/// What is said on one connection, in order.
+const CONVERSATION: [&str; 26] = [
+    "PING",
+    "GET k",
+    "SUBSCRIBE c",
+    "CLIENT LIST",
+    "AUTH wrong",
+    "PING",
+    "HELLO 3",
+    "AUTH ann wrong",
+    "AUTH ann pw",
+    "ACL WHOAMI",
+    "SELECT 3",
+    "SET k v",
+    "GET k",
+    "AUTH secret",
+    "ACL WHOAMI",
+    "GET k",
+    "WATCH k",
+    "MULTI",
+    "INCR n",
+    "EXEC",
+    "BLPOP none 0.01",
+    "SELECT 0",
+    "GET k",
+    "RESET",
+    "PING",
+    "AUTH ann pw",
+];
+
+fn say(client: &mut Client, line: &str) -> Value {
+    client.cmd(&line.split(' ').collect::<Vec<_>>())
+}
+
+#[test]
+fn a_client_that_brings_its_own_password_needs_none_of_respools() {
+    let (redis, other) = (locked(), locked());
+    for (mode, more) in [
+        ("optional", ""),
+        ("passthrough", ""),
+        ("optional", "max_connections = 3\nshared_connections = 1"),
+    ] {
+        let respool = without_secret(&redis, mode, more);
+        let (mut direct, mut through) = (other.client(), respool.client());
+        for line in CONVERSATION {
+            let expected = say(&mut direct, line);
+            assert_eq!(say(&mut through, line), expected, "{mode}: {line}");
+        }
+        // In RESP3, with the server's own answer to HELLO.
+        let mut ann = respool.client();
+        let told = say(&mut ann, "HELLO 3 AUTH ann pw");
+        assert!(matches!(told, Value::Map(_)), "{told:?}");
+        assert_eq!(say(&mut ann, "ACL WHOAMI"), Value::bulk("ann"));
+        for redis in [&redis, &other] {
+            assert_eq!(redis.cmd(&["FLUSHALL"]), Value::ok());
+        }
+    }
+}
+
+#[test]
+fn two_users_take_turns_on_the_connections_and_neither_is_the_other() {
+    let redis = locked();
+    let respool = without_secret(
+        &redis,
+        "optional",
+        "max_connections = 3\nshared_connections = 1\nborrow_timeout = \"20s\"",
+    );
+    let (mut ann, mut default) = (respool.client(), respool.client());
+    assert_eq!(say(&mut ann, "AUTH ann pw"), Value::ok());
+    assert_eq!(say(&mut default, "AUTH secret"), Value::ok());
+    for round in 0..20 {
+        for (client, name) in [(&mut ann, "ann"), (&mut default, "default")] {
+            assert_eq!(say(client, "ACL WHOAMI"), Value::bulk(name));
+            assert_eq!(
+                say(client, &format!("SELECT {round}")).is_error(),
+                round > 15
+            );
+            assert_eq!(say(client, "MULTI"), Value::ok());
+            assert_eq!(say(client, "ACL WHOAMI"), Value::simple("QUEUED"));
+            let told = say(client, "EXEC");
+            assert_eq!(told, Value::Array(vec![Value::bulk(name)]));
+            let stranger = say(&mut respool.client(), "PING");
+            assert_eq!(stranger, Value::error("NOAUTH Authentication required."));
+        }
+    }
+}
+
+#[test]
+fn its_subscribers_and_blocked_clients_are_served_too() {
+    let redis = locked();
+    let respool = without_secret(&redis, "passthrough", "");
+    let (mut subscriber, mut blocked) = (respool.client(), respool.client());
+    for client in [&mut subscriber, &mut blocked] {
+        assert_eq!(say(client, "AUTH ann pw"), Value::ok());
+    }
+    assert_eq!(
+        say(&mut subscriber, "SUBSCRIBE c").items()[2],
+        Value::Int(1)
+    );
+    assert_eq!(redis.cmd(&["PUBLISH", "c", "m"]), Value::Int(1));
+    assert_eq!(subscriber.reply().items()[2], Value::bulk("m"));
+    blocked.send(encode(&["BLPOP", "list", "0"]));
+    eventually(
+        || redis.info_number("blocked_clients") == 1,
+        "somebody is blocked",
+    );
+    redis.cmd(&["RPUSH", "list", "x"]);
+    assert_eq!(blocked.reply().items()[1], Value::bulk("x"));
+}
+
+#[test]
+fn the_server_counts_as_up_and_the_operator_is_told_what_is_missing() {
+    let redis = locked();
+    let respool = without_secret(&redis, "optional", "health_interval = \"100ms\"");
+    eventually(
+        || respool.metric("respool_server_up") == 1.0,
+        "the server answers",
+    );
+    eventually(
+        || {
+            respool
+                .status()
+                .contains("the server wants a password and respool has none")
+        },
+        "the remedy is shown",
+    );
+    let mut ann = respool.client();
+    assert_eq!(say(&mut ann, "AUTH ann pw"), Value::ok());
+    redis.kill_hard();
+    eventually(|| respool.metric("respool_server_up") == 0.0, "it is gone");
+    redis.restart();
+    for words in [
+        &["ACL", "SETUSER", "ann", "on", ">pw", "~*", "&*", "+@all"][..],
+        &["CONFIG", "SET", "requirepass", "secret"],
+    ] {
+        assert_eq!(redis.cmd(words), Value::ok());
+    }
+    eventually(
+        || {
+            let told = respool.client().try_cmd(&["AUTH", "ann", "pw"]);
+            told == Some(Value::ok())
+        },
+        "clients are served when it is back",
+    );
+}
+
+#[test]
+fn nobody_is_told_that_a_server_cannot_be_reached_that_refuses_respools_login() {
+    let redis = locked();
+    let respool = Respool::with(&redis)
+        .upstream(
+            "password = \"wrong\"\nqueue = { timeout = \"100ms\" }\nborrow_timeout = \"100ms\"",
+        )
+        .start();
+    let told = "LOADING respool: the server refuses respool, command not sent";
+    for line in [
+        "GET k",
+        "WATCH k",
+        "SUBSCRIBE c",
+        "BLPOP list 0",
+        "AUTH ann pw",
+    ] {
+        let mut client = respool.client();
+        assert_eq!(say(&mut client, line), Value::error(told), "{line}");
+    }
+}
