@@ -309,6 +309,10 @@ impl<S: Clone + PartialEq> Waits<S> {
     fn newcomer_tried(&mut self, class: ClassId, id: WaiterId, answer: Said<'_>) {
         match answer {
             Said::Error(error) if self.waits_on(id, error) => {}
+            // It repeats the words of the try, and the timeout among them is not the caller's.
+            Said::Error(error) if error.starts_with(b"-ERR unknown command") => {
+                self.tell(id, Outcome::OwnConnection);
+            }
             Said::Error(error) => self.tell(id, Outcome::reply(error)),
             Said::Element(element) => {
                 self.deliver(class, element, Some(id));

@@ -34,6 +34,10 @@ enum Unit {
     Milliseconds,
 }
 
+/// The shortest timeout in seconds that is sent, in milliseconds. Redis 6.2 cuts off what is less than a millisecond when it
+/// has multiplied `0.001` by a thousand, and what is left of it means for ever.
+const LEAST_OF_SECONDS: u64 = 2;
+
 /// How long the server is asked to wait.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Patience {
@@ -190,6 +194,7 @@ impl Call {
             (Patience::Endless, _) => "0".to_owned(),
             (Patience::Millis(millis), Unit::Milliseconds) => millis.to_string(),
             (Patience::Millis(millis), Unit::Seconds) => {
+                let millis = millis.max(LEAST_OF_SECONDS);
                 format!("{}.{:03}", millis / 1000, millis % 1000)
             }
         };
@@ -352,6 +357,12 @@ mod tests {
             assert_eq!(again(line, Patience::Millis(50)), expected);
         }
         assert_eq!(again("BZPOPMIN z 3", Patience::Endless), "BZPOPMIN z 0");
+        // Redis 6.2 takes 0.001 for 0.
+        assert_eq!(again("BLPOP k 3", Patience::Millis(1)), "BLPOP k 0.002");
+        assert_eq!(
+            again("XREAD BLOCK 9 STREAMS s 0-1", Patience::Millis(1)),
+            "XREAD BLOCK 1 STREAMS s 0-1"
+        );
         let mut out = Vec::new();
         let keys = [Key::from(&b"x"[..]), Key::from(&b"y"[..])];
         call("BRPOP k 3")

@@ -1,6 +1,6 @@
 //! Reader endpoints: `upstream.role = "replica"` refuses writes as a replica does, and none of them reaches it.
 
-use crate::harness::{Client, Redis, Respool, Value, encode, eventually, show};
+use crate::harness::{Client, Redis, Respool, Value, encode, eventually, needs, show};
 
 /// What a replica answers to a write, byte for byte.
 const READ_ONLY: &[u8] = b"-READONLY You can't write against a read only replica.\r\n";
@@ -60,10 +60,15 @@ fn writes_of(redis: &Redis) -> Vec<Vec<String>> {
     };
     let mut writes = Vec::new();
     for entry in entries.iter().map(entry_of) {
-        let Value::Array(subcommands) = &entry[9] else {
-            panic!("{:?}", entry[9])
-        };
-        let subs = subcommands.iter().map(entry_of);
+        // Redis 6.2 tells no subcommands.
+        let subcommands_are_untold = entry.len() <= 9;
+        let subs = entry.get(9).map(|subcommands| {
+            let Value::Array(subcommands) = subcommands else {
+                panic!("{subcommands:?}")
+            };
+            subcommands.iter().map(entry_of)
+        });
+        let subs = subs.into_iter().flatten();
         for command in std::iter::once(entry.clone()).chain(subs) {
             let Value::Array(flags) = &command[2] else {
                 panic!("{:?}", command[2])
@@ -71,13 +76,18 @@ fn writes_of(redis: &Redis) -> Vec<Vec<String>> {
             if flags.contains(&Value::simple("write")) {
                 let name = command[0].text();
                 let mut words: Vec<String> = name.split('|').map(str::to_owned).collect();
+                if subcommands_are_untold && name == "xgroup" {
+                    words = ["xgroup", "create", "k", "g", "$"]
+                        .map(str::to_owned)
+                        .to_vec();
+                }
                 let arity = usize::try_from(command[1].int().abs()).expect("a count");
                 words.resize(arity.max(words.len()), "1".to_owned());
                 writes.push(words);
             }
         }
     }
-    assert!(writes.len() > 100, "only {} writes", writes.len());
+    assert!(writes.len() > 90, "only {} writes", writes.len());
     writes
 }
 
@@ -107,14 +117,6 @@ fn every_write_of_a_real_server_is_refused_here_as_it_is_there() {
 
 #[test]
 fn refusals_stand_among_the_replies_as_a_replica_has_them() {
-    let primary = Redis::start(&[]);
-    primary.cmd(&["SET", "k", "v"]);
-    primary.cmd(&["RPUSH", "l", "3", "1"]);
-    let (replica, direct) = (
-        Redis::start_replica(&primary, &[]),
-        Redis::start_replica(&primary, &[]),
-    );
-    let respool = before(&replica);
     let cases: &[&[&str]] = &[
         &[
             "GET k",
@@ -147,13 +149,32 @@ fn refusals_stand_among_the_replies_as_a_replica_has_them() {
         &["MULTI", "INCR k", "DISCARD", "GET k"],
         &["WATCH k", "SET k w", "MULTI", "GET k", "EXEC"],
         &["SELECT 3", "FLUSHDB", "DBSIZE"],
-        &[
-            "EVAL_RO return{redis.call('get','k')} 0",
-            "FUNCTION LIST",
-            "FUNCTION FLUSH",
-        ],
         &["CLIENT REPLY SKIP", "SET k w", "GET k"],
     ];
+    are_answered_as_by_a_replica(cases);
+}
+
+#[test]
+fn functions_are_refused_as_a_replica_does() {
+    needs!("FUNCTION FLUSH");
+    are_answered_as_by_a_replica(&[&[
+        "EVAL_RO return{redis.call('get','k')} 0",
+        "FUNCTION LIST",
+        "FUNCTION FLUSH",
+    ]]);
+}
+
+/// Compares pipelines with what a replica itself answers, whole and one command at a time.
+#[track_caller]
+fn are_answered_as_by_a_replica(cases: &[&[&str]]) {
+    let primary = Redis::start(&[]);
+    primary.cmd(&["SET", "k", "v"]);
+    primary.cmd(&["RPUSH", "l", "3", "1"]);
+    let (replica, direct) = (
+        Redis::start_replica(&primary, &[]),
+        Redis::start_replica(&primary, &[]),
+    );
+    let respool = before(&replica);
     for lines in cases {
         let (bytes, mut count) = pipeline(lines);
         count -= 2 * usize::from(lines[0].ends_with("SKIP"));
@@ -221,11 +242,14 @@ fn a_script_that_may_write_has_a_connection_of_its_own() {
     let pins = "respool_pins_total{reason=\"replica_script\"}";
     let mut client = respool.client();
     let script = "return redis.call('SET', KEYS[1], 'v')";
+    let mut direct = replica.client();
     let told = client.cmd(&["EVAL", script, "1", "k"]);
-    assert!(told.text().starts_with("READONLY"), "{told:?}");
+    assert!(told.text().contains("READONLY"), "{told:?}");
+    assert_eq!(told, direct.cmd(&["EVAL", script, "1", "k"]));
     assert_eq!(client.cmd(&["EVAL", "return 7", "0"]), Value::Int(7));
     assert_eq!(respool.metric(pins), 2.0);
-    assert_eq!(client.cmd(&["EVAL_RO", "return 7", "0"]), Value::Int(7));
+    let reads = ["EVAL_RO", "return 7", "0"];
+    assert_eq!(client.cmd(&reads), direct.cmd(&reads));
     let (bytes, count) = pipeline(&["MULTI", "EVAL return{1} 0", "EXEC", "PING"]);
     let got = replies(&mut client, &bytes, count);
     assert_eq!(show(&got[2]), show(b"*1\r\n*1\r\n:1\r\n"));

@@ -265,12 +265,21 @@ fn only_whose_own_try_is_refused_learns_of_it() {
     script.waits.answered(seat, WRONGTYPE, script.now);
     assert_eq!(
         script.wants(),
-        ["try BLPOP a 0.001", "try BLPOP b 0.001", "release"]
+        ["try BLPOP a 0.002", "try BLPOP b 0.002", "release"]
     );
     script.tried(&[WRONGTYPE]);
     assert_eq!(script.wants(), ["tell error"]);
     script.tried(&[NULL]);
     assert_eq!(script.wants(), ["borrow"]);
+}
+
+#[test]
+fn a_refusal_that_repeats_the_call_is_told_with_the_callers_own_words() {
+    let mut script = Script::default();
+    script.arrive("BLMPOP 5 1 a LEFT");
+    assert_eq!(script.wants(), ["try BLMPOP 0.002 1 a LEFT"]);
+    script.tried(&[b"-ERR unknown command `BLMPOP`, with args beginning with: `0.002`, `1`, \r\n"]);
+    assert_eq!(script.wants(), ["tell OwnConnection"]);
 }
 
 #[test]
@@ -317,7 +326,7 @@ fn who_might_have_got_what_was_lost_is_told_and_nobody_else() {
     script
         .waits
         .failed(attempt, Failure::Lost { sent: false }, script.now);
-    assert_eq!(script.wants(), ["try BLPOP c 0.001"]);
+    assert_eq!(script.wants(), ["try BLPOP c 0.002"]);
     let (attempt, _) = script.tries.remove(0);
     script
         .waits
@@ -414,15 +423,15 @@ fn without_any_seat_classes_are_tried_from_time_to_time() {
     script.joins("BLPOP b 0");
     assert_eq!(script.borrows.len(), 1);
     script.pass(super::super::POLL_MICROS);
-    assert_eq!(script.wants(), ["try BLPOP a b 0.001"]);
+    assert_eq!(script.wants(), ["try BLPOP a b 0.002"]);
     script.tried(&[&pair("a", "1")]);
     assert_eq!(
         script.wants(),
-        ["tell a 1", "try BLPOP a 0.001"],
+        ["tell a 1", "try BLPOP a 0.002"],
         "there may be more"
     );
     script.tried(&[&pair("a", "2")]);
-    assert_eq!(script.wants(), ["tell a 2", "try BLPOP b 0.001"]);
+    assert_eq!(script.wants(), ["tell a 2", "try BLPOP b 0.002"]);
     script.tried(&[NULL]);
     assert_eq!(script.wants(), [""; 0]);
     // The longer nobody has come, the less often.
@@ -442,9 +451,9 @@ fn a_key_that_is_empty_again_leaves_the_others_to_be_tried() {
     script.tried(&[&pair("a", "1")]);
     script.wants();
     script.tried(&[NULL]);
-    assert_eq!(script.wants(), ["try BLPOP a b 0.001"]);
+    assert_eq!(script.wants(), ["try BLPOP a b 0.002"]);
     script.tried(&[&pair("b", "2")]);
-    assert_eq!(script.wants(), ["tell b 2", "try BLPOP a 0.001"]);
+    assert_eq!(script.wants(), ["tell b 2", "try BLPOP a 0.002"]);
     script.tried(&[NULL]);
     assert_eq!(script.wants(), [""; 0], "nothing was found");
 }
@@ -456,7 +465,7 @@ fn a_newcomer_whose_element_went_to_another_tries_again() {
     script.arrive("BLPOP a b 0");
     script.wants();
     script.tried(&[&pair("a", "1")]);
-    assert_eq!(script.wants(), ["tell a 1", "try BLPOP a b 0.001"]);
+    assert_eq!(script.wants(), ["tell a 1", "try BLPOP a b 0.002"]);
 }
 
 #[test]
@@ -526,7 +535,7 @@ fn who_has_waited_does_not_learn_what_passes() {
     assert_eq!(script.wants(), ["tell error"], "a newcomer learns of it");
     for _ in 0..3 {
         script.pass(super::super::POLL_MICROS);
-        assert_eq!(script.wants(), ["try BLPOP a 0.001"]);
+        assert_eq!(script.wants(), ["try BLPOP a 0.002"]);
         script.tried(&[loading]);
         assert_eq!(script.wants(), [""; 0]);
     }

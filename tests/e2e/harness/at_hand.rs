@@ -3,7 +3,7 @@
 //! ```text
 //! #[test]
 //! fn libraries_survive() {
-//!     needs!("FUNCTION LIST");                           // left out where the server answers this with an error
+//!     needs!("FUNCTION FLUSH");                          // left out where the server answers this with an error
 //!     needs!("CONFIG GET tls-port");                     // or with an empty list: the setting, or what it is for, is not there
 //!     ...
 //! ```

@@ -25,7 +25,7 @@
 //!
 //! let replica = Redis::start_replica(&redis, &[]);       // follows it, and takes no writes
 //!
-//! needs!("FUNCTION LIST");                               // leaves the test out where the server has none; see `at_hand`
+//! needs!("FUNCTION FLUSH");                              // leaves the test out where the server has none; see `at_hand`
 //!
 //! let pki = Pki::new();                                  // an authority; its certificates are files
 //! let pair = pki.issue("redis", &["127.0.0.1"]);

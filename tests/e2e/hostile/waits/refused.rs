@@ -32,6 +32,11 @@ fn tries_of_who_may_not_use_multi_hold_up_nobody() {
         words.map(str::to_owned).to_vec()
     };
     let mut clients: Vec<Client> = waiting(&respool, eve, (0..CROWD).map(call));
+    // One try had to tell that she may not.
+    eventually(
+        || shared_that_try(&redis).is_empty(),
+        "the try that has told is over",
+    );
     let tried = calls(&redis, "blmove");
     let mut seen = 0;
     eventually(
