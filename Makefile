@@ -2,7 +2,7 @@
 
 SHELL := /bin/bash
 .DEFAULT_GOAL := help
-.PHONY: help run test check clients demo bench soak fuzz sidecar
+.PHONY: help run test servers check clients demo bench soak fuzz sidecar
 
 help: ## this list
 	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  make %-8s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -13,7 +13,12 @@ run: ## install what is missing, build, start Redis if there is none, run respoo
 test: ## install what is missing; format, lints, unit, property and end-to-end tests
 	@scripts/test
 
-check: test ## exactly what CI runs
+servers: ## the end-to-end tests on every server: Redis 6.2 to 8.2, Valkey 8.1 and 9.1; some ten minutes
+	@scripts/servers
+
+check: ## exactly what CI runs: all of test, then servers
+	@scripts/test --without-servers
+	@scripts/servers
 
 clients: ## every real client library, directly and through respool, compared (--tls: with TLS on both sides); some minutes
 	@scripts/clients

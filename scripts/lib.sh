@@ -86,7 +86,7 @@ apt_install() (
 
 # need_rust [COMPONENT...]: the toolchain is the one thing that is not installed from here.
 need_rust() {
-    have cargo || die "there is no Rust toolchain; install one (https://rustup.rs), 1.88 or later"
+    have cargo || die "there is no Rust toolchain; install one (https://rustup.rs), $(oldest_rust) or later"
     local component
     for component in "$@"; do
         cargo "$component" --version >/dev/null 2>&1 ||
@@ -101,6 +101,33 @@ need_rust() {
     fi
     # The allocator is built by its own makefile (docs/decisions/0015).
     need make make make make
+}
+
+# oldest_rust: the oldest Rust that Cargo.toml promises to be built by, `1.95`.
+oldest_rust() { sed -n 's/^rust-version = "\(.*\)"/\1/p' Cargo.toml; }
+
+# build_with_oldest_rust: a build with exactly that. Where it is not what is installed, rustup gets it; where that cannot be,
+# CI fails (the promise would be an untested one: docs/decisions/0018), and others are told.
+build_with_oldest_rust() {
+    local oldest installed toolchain
+    oldest=$(oldest_rust)
+    installed=$(rustc --version | cut -d ' ' -f 2)
+    say "Build with Rust $oldest, the oldest that is promised"
+    if [ "${installed%.*}" = "$oldest" ]; then
+        cargo build --locked --bin respool
+        return
+    fi
+    toolchain=$(rustup toolchain list 2>/dev/null | sed -n "s/^\(${oldest}[.-][^ ]*\).*/\1/p" | head -1)
+    if [ -z "$toolchain" ] && rustup toolchain install "$oldest" --profile minimal; then
+        toolchain=$oldest
+    fi
+    if [ -n "$toolchain" ]; then
+        CARGO_TARGET_DIR=$(target_dir)/oldest cargo "+$toolchain" build --locked --bin respool
+    elif [ -n "${CI:-}" ]; then
+        die "Rust $oldest is neither installed (there is $installed) nor to be had: declare in Cargo.toml what CI builds with"
+    else
+        note "NOT BUILT with Rust $oldest: it is neither installed (there is $installed) nor to be had"
+    fi
 }
 
 # links_c: whether the C compiler is there and links a program.

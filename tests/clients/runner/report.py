@@ -52,6 +52,6 @@ def write_page(rows, tls):
         page = file.read()
     before, rest = page.split(begin, 1)
     after = rest.split(END, 1)[1]
-    origin = f"On redis-server {versions.redis_server()}:"
+    origin = f"On {versions.redis_server()}:"
     with open(PAGE, "w", encoding="utf-8") as file:
         file.write(f"{before}{begin}\n\n{origin}\n\n{table(rows)}\n\n{END}{after}")

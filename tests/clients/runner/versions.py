@@ -5,6 +5,8 @@ import os
 import re
 import subprocess
 
+# The server's program.
+SERVER = os.environ.get("REDIS_SERVER", "redis-server")
 CLIENTS = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
 
 
@@ -33,6 +35,6 @@ def ruby(name):
 
 
 def redis_server():
-    """Of the redis-server that is installed."""
-    told = subprocess.run(["redis-server", "--version"], check=True, capture_output=True, text=True).stdout
-    return re.search(r"v=(\S+)", told).group(1)
+    """Which server it is that all speak to, and its version: `Redis 7.0.15`."""
+    told = subprocess.run([SERVER, "--version"], check=True, capture_output=True, text=True).stdout
+    return " ".join(re.match(r"(\w+) server v=(\S+)", told).groups())

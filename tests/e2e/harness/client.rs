@@ -237,6 +237,15 @@ impl Client {
         }
     }
 
+    /// Whether a reply has come, which is kept for whoever reads next, or the connection has ended.
+    pub(crate) fn has_reply(&mut self) -> bool {
+        match self.read_some(Duration::from_millis(1)) {
+            Ok(0) => true,
+            Err(e) if !is_timeout(&e) => true,
+            _ => Value::parse(&self.buffer[self.used..]).is_ok(),
+        }
+    }
+
     /// Everything up to the end of the connection.
     #[track_caller]
     pub(crate) fn read_to_end(&mut self) -> Vec<u8> {
