@@ -16,7 +16,7 @@
 //! | `<` | reads that reply, or one more frame: a message, an invalidation, another confirmation |
 //!
 //! A sequence that would wait for what a server cannot send begins with a line `needs COMMAND`, as tests do: it is left out,
-//! and counted, where the server answers that command with an error.
+//! and counted, where the server answers that command with an error; with a line `needs not COMMAND` where it does not.
 //!
 //! `RESPOOL_CORPUS=text` runs only sequences whose names contain the text.
 
@@ -133,7 +133,7 @@ fn resp3_replies_are_the_servers_own() {
 
 #[test]
 fn replies_through_tls_on_both_sides_are_the_servers_own() {
-    needs!("CONFIG GET tls-port");
+    needs!(tls);
     let pki = Pki::new();
     let own = pki.issue("server", &["127.0.0.1", "localhost"]);
     let redis = Redis::start_tls(&pki, &own, &[]);

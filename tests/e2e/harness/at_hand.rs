@@ -4,7 +4,8 @@
 //! #[test]
 //! fn libraries_survive() {
 //!     needs!("FUNCTION FLUSH");                          // left out where the server answers this with an error
-//!     needs!("CONFIG GET tls-port");                     // or with an empty list: the setting, or what it is for, is not there
+//!     needs!("CONFIG GET maxmemory-clients");            // or with an empty list: there is no such setting
+//!     needs!(tls);                                       // left out where its program was built without
 //!     ...
 //! ```
 //!
@@ -16,6 +17,7 @@ use std::io::Write;
 use std::process::Command;
 use std::sync::LazyLock;
 
+use super::ports::free_port;
 use super::redis::Redis;
 use super::value::Value;
 
@@ -66,6 +68,15 @@ impl AtHand {
 /// Leaves the test out where the server answers a command with an error or an empty list. The command's words are
 /// divided by spaces.
 macro_rules! needs {
+    (tls) => {
+        fn here() {}
+        if $crate::harness::is_left_out(
+            std::any::type_name_of_val(&here),
+            $crate::harness::NEEDS_TLS,
+        ) {
+            return;
+        }
+    };
     ($command:literal) => {
         fn here() {}
         if $crate::harness::is_left_out(std::any::type_name_of_val(&here), $command) {
@@ -75,7 +86,11 @@ macro_rules! needs {
 }
 pub(crate) use needs;
 
-/// Whether the test is left out; says so if it is. `here` is the path of an item inside the test.
+/// What [`needs!`] asks for with `tls`.
+pub(crate) const NEEDS_TLS: &str = "--tls-port";
+
+/// Whether the test is left out; says so if it is. `here` is the path of an item inside the test, `command` what the server
+/// must have: behind `not `, what it must refuse.
 pub(crate) fn is_left_out(here: &str, command: &str) -> bool {
     let Some(reason) = what_is_missing(command) else {
         return false;
@@ -95,14 +110,38 @@ pub(crate) fn is_left_out(here: &str, command: &str) -> bool {
 
 /// What the server answers if it has not got what the command is about.
 fn what_is_missing(command: &str) -> Option<String> {
+    if command == NEEDS_TLS {
+        return tls_is_missing();
+    }
+    let (command, is_refused) = match command.strip_prefix("not ") {
+        Some(command) => (command, true),
+        None => (command, false),
+    };
     let words: Vec<_> = command.split(' ').collect();
     match Redis::start_plain().cmd(&words) {
+        answer if is_refused => {
+            let text = format!("`{command}` is answered `{answer:?}`");
+            (!answer.is_error()).then_some(text)
+        }
         Value::Array(items) if items.is_empty() => {
             Some(format!("`{command}` is answered with an empty list"))
         }
         answer if answer.is_error() => Some(format!("`{command}` is answered `{}`", answer.text())),
         _ => None,
     }
+}
+
+/// What the program says of a port for TLS if it was built without. It ends in any case: no certificate is named.
+fn tls_is_missing() -> Option<String> {
+    let output = Command::new(program())
+        .args(["--port", "0", "--tls-port", &free_port().to_string()])
+        .output()
+        .expect("the server's program starts");
+    let said = [output.stdout, output.stderr].concat();
+    let said = String::from_utf8_lossy(&said);
+    let without = ["Bad directive", "Missing implement of connection type tls"];
+    let found = without.into_iter().find(|text| said.contains(text));
+    found.map(|text| format!("a start with `--tls-port` ends with `{text}`"))
 }
 
 #[test]
@@ -119,6 +158,11 @@ fn what_is_missing_is_what_the_server_says() {
     assert_eq!(
         what_is_missing("CONFIG GET nosuch").as_deref(),
         Some("`CONFIG GET nosuch` is answered with an empty list")
+    );
+    assert_eq!(what_is_missing("not NOSUCH a"), None);
+    assert_eq!(
+        what_is_missing("not GET k").as_deref(),
+        Some("`GET k` is answered `$-1`")
     );
     let reason = what_is_missing("NOSUCH a b").expect("no server has it");
     assert!(
