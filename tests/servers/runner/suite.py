@@ -19,11 +19,19 @@ ELSEWHERE = {
     "tls_admission": "TLS, which no wheel's server has: on the machine's own in `make test`",
     "tls_flow": "TLS, which no wheel's server has: on the machine's own in `make test`",
     "admin": "the admin endpoint, which no server sees",
+    "alarms": "what operators are told, which no server sees",
+    "arriving": "who is admitted, which no server sees",
     "caps": "who is admitted, which no server sees",
+    "checking": "the configuration",
     "credentials": "where secrets come from: what is done with them is in `auth`",
+    "descriptors": "the limits of the process",
+    "evictions": "who is admitted, which no server sees",
     "lifecycle": "start and end of the process",
+    "listeners": "the configuration",
     "load": "figures: how much memory and time, on one server",
+    "logging": "the log",
     "reload": "the configuration",
+    "secrets": "the configuration",
 }
 
 # What differs most between servers; the rest of the suite runs on all of them in `scripts/servers` without --quick.
