@@ -144,7 +144,7 @@ impl fmt::Display for Refusal {
             Reason::MaxClients => {
                 write!(
                     f,
-                    "all groups together are at their cap: {count} of {cap} connections ({setting}); "
+                    "there are as many clients as there may be, {count} of {cap} in all groups and arriving ({setting}); "
                 )?;
                 write!(f, "refused one of group \"{group_name}\"")
             }

@@ -162,7 +162,7 @@ fn all_groups_together_stay_below_max_clients_even_when_observed() {
     assert_eq!(refusal.reason, Reason::MaxClients);
     assert_eq!(
         refusal.to_string(),
-        "all groups together are at their cap: 2 of 2 connections (limits.max_clients); refused one of group \"watched\""
+        "there are as many clients as there may be, 2 of 2 in all groups and arriving (limits.max_clients); refused one of group \"watched\""
     );
     let explained = b"-ERR max number of clients reached (2 of 2, limits.max_clients)\r\n";
     assert_eq!(refusal.client_text(true), explained);

@@ -6,7 +6,7 @@
 use std::cell::RefCell;
 
 use super::site::Site;
-use crate::identity::Peer;
+use crate::identity::Card;
 use crate::telemetry::{Bound, Disconnect};
 
 /// Least microseconds between two lines of a worker with the same reason.
@@ -48,7 +48,7 @@ impl CloseLog {
 
 impl Site {
     /// Counts the bound that respool closed a client for, and logs the close, unless the client did so itself.
-    pub(super) fn closed(&self, peer: &Peer, reason: Disconnect) {
+    pub(super) fn closed(&self, card: &Card, reason: Disconnect) {
         if let Some(bound) = bound(reason) {
             self.thread.counters.bound(bound).add(1);
         }
@@ -58,7 +58,16 @@ impl Site {
             return;
         };
         let reason = reason.label();
-        tracing::warn!(client = %peer, reason, others, "a client was closed: {why}");
+        let identity = card.identity();
+        tracing::warn!(
+            client = %identity.peer,
+            listener = %identity.listener,
+            name = ?identity.shown_name(),
+            user = ?String::from_utf8_lossy(identity.shown_user()),
+            reason,
+            others,
+            "a client was closed: {why}"
+        );
     }
 }
 

@@ -16,6 +16,7 @@ use super::held::hold;
 use super::leaving::EndWatch;
 use super::login::{Login, Shown};
 use super::pinned::PinUse;
+use super::rejection::tell_of;
 use super::site::{Resident, Site};
 use super::waiting::Line;
 use crate::admission::{Permit, Refusal};
@@ -275,11 +276,9 @@ impl Client {
 
     /// Logs what its admission crossed: a warning threshold, or a cap that is only observed.
     pub(super) fn log_admission(&mut self) {
-        if let Some(warning) = self.permit.warning.take() {
-            tracing::warn!("{warning}");
-        }
-        if let Some(observed) = self.permit.observed.take() {
-            tracing::warn!("{observed}");
+        let lines = [self.permit.warning.take(), self.permit.observed.take()];
+        for line in lines.into_iter().flatten() {
+            tell_of(&self.card.identity(), &line);
         }
     }
 
@@ -629,7 +628,7 @@ impl Client {
             .group(self.group())
             .disconnect(reason)
             .add(1);
-        self.site.closed(self.card.peer(), reason);
+        self.site.closed(&self.card, reason);
     }
 
     pub(super) fn now(&self) -> Instant {

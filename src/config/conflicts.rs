@@ -26,6 +26,7 @@ pub(super) fn find(settings: &Settings, file: &File, machine: &Machine) -> Vec<P
     found.in_the_pool();
     found.in_authentication();
     found.in_operators();
+    found.in_operator_places();
     found.in_limits();
     found.in_memory();
     found.in_addresses();
@@ -154,6 +155,29 @@ impl Conflicts<'_> {
                 &["admin.users", "auth.mode"],
                 "with auth.mode = \"none\" nobody is a user".to_owned(),
                 "give operators a [[listener]] with admin = true instead".to_owned(),
+            );
+        }
+    }
+
+    /// Operators that are named must have places.
+    fn in_operator_places(&mut self) {
+        if self.settings.limits.operator_places > 0 {
+            return;
+        }
+        let what = "there are no places for operators (limits.operator_places)";
+        let remedy = "set limits.operator_places to at least 1, or remove this";
+        if !self.settings.operators.is_empty() {
+            let keys = ["admin.users", "limits.operator_places"];
+            self.add(&keys, what.to_owned(), remedy.to_owned());
+        }
+        let listeners = self.settings.listeners.iter();
+        let first = listeners.clone().position(|listener| listener.admin);
+        if let Some(index) = first {
+            let key = format!("listener[{index}].admin");
+            self.add(
+                &[&key, "limits.operator_places"],
+                what.to_owned(),
+                remedy.to_owned(),
             );
         }
     }

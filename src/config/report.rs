@@ -60,7 +60,12 @@ fn listener_text(listener: &Listener) -> String {
         Some(tls) if tls.client_authorities.is_some() => " (TLS, with client certificates)",
         Some(_) => " (TLS)",
     };
-    format!("{}{tls}", listener.name)
+    let operators = if listener.admin {
+        " (for operators)"
+    } else {
+        ""
+    };
+    format!("{}{tls}{operators}", listener.name)
 }
 
 fn admin_text(admin: &Admin) -> String {

@@ -332,7 +332,10 @@ impl Acceptor {
         self.exhausted += 1;
         PROCESS.without_descriptor();
         if self.exhausted.is_power_of_two() {
+            let peer = rustix::net::getpeername(&socket).ok().flatten();
+            let peer = peer.and_then(|peer| SocketAddr::try_from(peer).ok());
             tracing::error!(
+                client = ?peer,
                 times = self.exhausted,
                 "no file descriptor for a new client, which is turned away; raise the limit of open files (ulimit -n) or lower \
                  limits.max_clients"

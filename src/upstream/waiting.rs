@@ -629,7 +629,7 @@ impl Upstream {
             if reply.starts_with(b"-NOPERM") || reply.starts_with(b"-ERR unknown") {
                 tracing::warn!(
                     "the server refuses CLIENT UNBLOCK to respool's own user: blocked clients cannot be served; \
-                     permit it to upstream.username"
+                     permit it (ACL: +client|unblock)"
                 );
                 return seat.link.close("its call cannot be unblocked");
             }

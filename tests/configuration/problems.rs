@@ -154,6 +154,21 @@ fn places_for_operators_are_for_users_that_can_be_told_from_others() {
     );
     one_problem("[admin]\nusers = ['']\n", "6: admin.users: an empty name");
     valid(&minimal_and("[admin]\nusers = ['ops']\n"));
+    one_problem(
+        "[limits]\noperator_places = 0\n[admin]\nusers = ['ops']\n",
+        "8: admin.users: there are no places for operators",
+    );
+}
+
+#[test]
+fn what_damps_evictions_belongs_to_a_group_that_evicts() {
+    one_problem(
+        "[[group]]\nname = 'default'\nmax_connections = 5\nevict_pause = '2s'\n",
+        "8: group.evict_pause: group \"default\" evicts nobody",
+    );
+    valid(&minimal_and(
+        "[[group]]\nname = 'default'\nmax_connections = 5\nat_limit = 'evict-idle'\nmax_evictions_per_second = 2\n",
+    ));
 }
 
 #[test]

@@ -72,6 +72,17 @@ impl Conflicts<'_> {
     fn in_cap_behaviour(&mut self, index: usize, label: &str) {
         let group = &self.settings.groups[index];
         let key = |name: &str| format!("group[{index}].{name}");
+        if group.at_limit != AtLimit::EvictIdle {
+            for name in ["evict_pause", "max_evictions_per_second"] {
+                if self.file.line(&key(name)).is_some() {
+                    self.add(
+                        &[&key(name), &key("at_limit")],
+                        format!("{label} evicts nobody"),
+                        "set at_limit = \"evict-idle\", or remove it".to_owned(),
+                    );
+                }
+            }
+        }
         if group.max_connections.is_some() {
             return;
         }
