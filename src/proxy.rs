@@ -308,6 +308,7 @@ fn process(settings: &Arc<Settings>, start: Instant) -> io::Result<Arc<Process>>
         listing: Default::default(),
         pulse: Default::default(),
         in_force: Default::default(),
+        parts: Arc::default(),
         start,
     }))
 }
@@ -353,7 +354,7 @@ fn open(
             mailbox,
         )?);
     }
-    let parts = Arc::new(Parts::default());
+    let parts = Arc::clone(&process.parts);
     let view = View {
         process: Arc::clone(&process),
         admission: Arc::clone(&charge.admission),

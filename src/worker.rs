@@ -63,14 +63,19 @@ pub enum Message {
 pub enum Fault {
     /// Panic.
     Panic,
+    /// Have a task panic that the worker needs.
+    TaskPanic,
     /// Stand still for so long.
     Hang(Duration),
 }
 
 #[cfg(debug_assertions)]
 impl Fault {
-    fn happen(self) {
+    fn happen(self, site: &Site) {
         match self {
+            Self::TaskPanic => site.thread.keep("does what a test asks", async {
+                panic!("a test asked for this");
+            }),
             Self::Panic => panic!("a test asked for this"),
             Self::Hang(time) => {
                 let begun = std::time::Instant::now();
@@ -322,7 +327,7 @@ fn take(site: &Rc<Site>, message: Message) {
         Message::Reclaim => site.upstream.give_up_idle(),
         Message::Drain => site.drain(),
         #[cfg(debug_assertions)]
-        Message::Fault(fault) => fault.happen(),
+        Message::Fault(fault) => fault.happen(site),
         Message::Listen(_) | Message::Stop => {}
     }
 }

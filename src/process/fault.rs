@@ -18,7 +18,7 @@ pub struct Faults {
 }
 
 impl Faults {
-    /// Makes one: `worker-1/panic`, `worker-1/hang/500` (in milliseconds), `accepting/panic`. False: there is no such.
+    /// Makes one: `worker-1/panic`, `worker-1/task-panic`, `worker-1/hang/500` (in milliseconds), `accepting/panic`. False: there is no such.
     pub fn make(&self, what: &str) -> bool {
         let words: Vec<&str> = what.split('/').collect();
         if words == ["accepting", "panic"] {
@@ -27,6 +27,7 @@ impl Faults {
         }
         let fault = match words[1..] {
             ["panic"] => Some(Fault::Panic),
+            ["task-panic"] => Some(Fault::TaskPanic),
             ["hang", millis] => millis
                 .parse()
                 .ok()

@@ -73,13 +73,30 @@ impl Parts {
             .collect()
     }
 
-    /// Watches a task: it is wrong once the guard is dropped by a panic.
+    /// The part called `name` has ended as it was told to: nobody asks for it any more.
+    fn forget(&self, name: &str) {
+        let mut table = self.table();
+        table
+            .rows
+            .retain(|row| row.name != name || row.wrong.is_some());
+    }
+
+    /// Watches a task that is a part: it is wrong once the guard is dropped by a panic.
     pub fn guard(self: &Arc<Self>, name: &str, is_vital: bool) -> PartGuard {
         self.set(name, None);
         PartGuard {
             parts: Arc::clone(self),
             name: name.to_owned(),
             is_vital,
+        }
+    }
+
+    /// Watches one of many tasks that are a part together, which the process cannot go on without.
+    pub fn guard_one_of(self: &Arc<Self>, name: String) -> PartGuard {
+        PartGuard {
+            parts: Arc::clone(self),
+            name,
+            is_vital: true,
         }
     }
 }
@@ -99,8 +116,7 @@ impl Drop for PartGuard {
         match (std::thread::panicking(), self.is_vital) {
             (true, true) => self.parts.lose(&self.name, PANICKED),
             (true, false) => drop(self.parts.set(&self.name, Some(PANICKED))),
-            // It was told to.
-            (false, _) => {}
+            (false, _) => self.parts.forget(&self.name),
         }
     }
 }

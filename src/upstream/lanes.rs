@@ -186,7 +186,10 @@ impl Upstream {
             permit.is_some()
         });
         if let Some(Action::Dial { link, state }) = grown {
-            tokio::task::spawn_local(Rc::clone(self).open(link, state, permit));
+            self.thread.keep(
+                "keeps connections to the server",
+                Rc::clone(self).open(link, state, permit),
+            );
         }
     }
 

@@ -223,12 +223,20 @@ impl Upstream {
     /// Opens the first shared connection and keeps it open.
     pub fn start(self: &Rc<Self>) {
         self.schedule.borrow_mut().open(0, &State::INITIAL);
-        tokio::task::spawn_local(Rc::clone(self).open(0, State::INITIAL, None));
-        tokio::task::spawn_local(Rc::clone(self).keep_time());
-        tokio::task::spawn_local(Rc::clone(self).keep_closing());
-        tokio::task::spawn_local(Rc::clone(self).keep_receiving());
+        self.thread.keep(
+            "keeps connections to the server",
+            Rc::clone(self).open(0, State::INITIAL, None),
+        );
+        self.thread.keep("keeps time", Rc::clone(self).keep_time());
+        self.thread
+            .keep("closes connections", Rc::clone(self).keep_closing());
+        self.thread
+            .keep("takes connections over", Rc::clone(self).keep_receiving());
         for some in self.both_subscriptions() {
-            tokio::task::spawn_local(Rc::clone(self).keep_handing_out(Rc::clone(some)));
+            self.thread.keep(
+                "hands out messages",
+                Rc::clone(self).keep_handing_out(Rc::clone(some)),
+            );
         }
     }
 
@@ -571,7 +579,10 @@ impl Upstream {
             match action {
                 None => return,
                 Some(Action::Dial { link, state }) => {
-                    tokio::task::spawn_local(Rc::clone(self).open(link, state, permit));
+                    self.thread.keep(
+                        "keeps connections to the server",
+                        Rc::clone(self).open(link, state, permit),
+                    );
                 }
                 Some(Action::Dress { link, state, force }) => self.dress(link, state, force),
             }

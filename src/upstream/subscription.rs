@@ -525,7 +525,10 @@ impl Upstream {
             Begun::Asked => Some(subscriptions.expect(subscriber)),
         };
         if !subscriptions.is_kept.replace(true) {
-            tokio::task::spawn_local(Rc::clone(self).keep_subscribed(Rc::clone(subscriptions)));
+            self.thread.keep(
+                "keeps subscriptions",
+                Rc::clone(self).keep_subscribed(Rc::clone(subscriptions)),
+            );
         }
         subscriptions.turn();
         Ok(told)

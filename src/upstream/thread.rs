@@ -24,7 +24,7 @@ use crate::exchange::{Distrust, Offence};
 use crate::fanout::{Audiences, Weights};
 use crate::memory::{Account, Memory, Strangers};
 use crate::session::{Credentials, Own, State};
-use crate::telemetry::{ServerHealth, Throttle, WorkerCounters};
+use crate::telemetry::{Parts, ServerHealth, Throttle, WorkerCounters};
 use crate::texts::ServerVersion;
 use crate::transport::{Clock, Connector, READ_SIZE};
 
@@ -66,6 +66,8 @@ pub struct Process {
     pub listing: Listing,
     /// When the server was heard last, and what keeps it from answering.
     pub pulse: ServerPulse,
+    /// What the process is made of, and what is wrong with it.
+    pub parts: Arc<Parts>,
     /// Held while a reload replaces what connections are opened by.
     pub in_force: Mutex<()>,
     /// When the process' clock started.
@@ -229,6 +231,17 @@ impl Thread {
         let now = self.clock.refresh();
         let mut permissions = self.permissions.borrow_mut();
         permissions.told(user, sub, permission, now);
+    }
+
+    /// Runs a task that the worker cannot go on without: a panic of it is the loss of the worker, since nothing would do its
+    /// work from then on. `what` it does, in words.
+    pub fn keep(&self, what: &str, task: impl Future<Output = ()> + 'static) {
+        let name = format!("worker-{}, which {what},", self.index);
+        let guard = self.process.parts.guard_one_of(name);
+        tokio::task::spawn_local(async move {
+            let _guard = guard;
+            task.await;
+        });
     }
 
     /// The server has written text of a script behind its error on `connection`, which has reached nobody.

@@ -11,7 +11,7 @@ mod faults {
 
     fn two_workers(redis: &Redis) -> Settings {
         Respool::with(redis)
-            .top("workers = 2\nstall_timeout = \"500ms\"")
+            .top("workers = 2\nstall_timeout = \"1s\"")
             .upstream("reply_timeout = \"60s\"")
     }
 
@@ -63,7 +63,7 @@ mod faults {
             respool
                 .http("/livez")
                 .1
-                .starts_with("worker-1 has not moved for 500ms")
+                .contains("worker-1 has not moved for 1s")
         );
         let mut clients: Vec<Client> = (0..20).map(|_| respool.client()).collect();
         for client in &mut clients {
@@ -80,13 +80,29 @@ mod faults {
     fn a_worker_that_moves_again_is_well() {
         let redis = Redis::start(&[]);
         let respool = two_workers(&redis).start();
-        make(&respool, "worker-1/hang/2000");
+        make(&respool, "worker-1/hang/4000");
         eventually(
             || respool.log_text().contains("worker-1 moves again"),
             "it is over",
         );
-        assert_eq!(respool.http("/livez"), (200, "ok\n".to_owned()));
+        eventually(
+            || respool.http("/livez") == (200, "ok\n".to_owned()),
+            "all is well",
+        );
         respool.assert_alive();
+    }
+
+    #[test]
+    fn a_task_that_a_worker_needs_is_a_part_of_it() {
+        let redis = Redis::start(&[]);
+        let respool = two_workers(&redis).start();
+        let mut there = respool.client();
+        there.ping();
+        make(&respool, "worker-1/task-panic");
+        there.expect_end();
+        assert_eq!(respool.wait().code(), Some(70));
+        let lost = "worker-1, which does what a test asks, has ended by a panic";
+        assert!(respool.log_text().contains(lost));
     }
 
     #[test]
@@ -107,14 +123,14 @@ mod faults {
 fn a_process_that_was_stopped_for_a_while_is_well() {
     let redis = Redis::start(&[]);
     let respool = Respool::with(&redis)
-        .top("workers = 2\nstall_timeout = \"500ms\"")
+        .top("workers = 2\nstall_timeout = \"1s\"")
         .start();
     let mut client = respool.client();
     client.ping();
     respool.pause();
     let begun = Instant::now();
     eventually(
-        || begun.elapsed() > Duration::from_secs(2),
+        || begun.elapsed() > Duration::from_secs(4),
         "four times as long as a worker may stand still",
     );
     respool.resume();

@@ -138,7 +138,10 @@ impl Upstream {
             "the server has ended the connection of the subscriptions: those who may be the cause are kept apart"
         );
         if !to.is_kept.replace(true) {
-            tokio::task::spawn_local(Rc::clone(self).keep_subscribed(Rc::clone(to)));
+            self.thread.keep(
+                "keeps subscriptions",
+                Rc::clone(self).keep_subscribed(Rc::clone(to)),
+            );
         }
         to.turn();
     }
