@@ -13,7 +13,7 @@ mod users;
 pub use attempts::{AttemptBounds, Attempts, Outcome, Source, Ticket, Turn};
 pub use aws::{AwsKeys, from_container, from_environment, from_sts};
 pub use permissions::{Known, Permission, Permissions, concerns_others};
-pub use refusal::{HELLO_NOAUTH, NO_PASSWORD, NOAUTH, WRONGPASS, is_wrong_password, refusal_text};
+pub use refusal::{NO_PASSWORD, NOAUTH, WRONGPASS, is_wrong_password, refusal_text};
 pub use rounds::UserRounds;
 pub use sigv4::{escaped, token};
 pub use users::Users;

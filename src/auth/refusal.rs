@@ -1,11 +1,7 @@
-//! What Redis 7.0 answers those who have not shown who they are.
+//! What every server answers those who have not shown who they are.
 
 /// Any command but those that authenticate.
 pub const NOAUTH: &[u8] = b"-NOAUTH Authentication required.\r\n";
-
-/// HELLO without AUTH among its options.
-pub const HELLO_NOAUTH: &[u8] = b"-NOAUTH HELLO must be called with the client already authenticated, otherwise the HELLO AUTH \
-    <user> <pass> option can be used to authenticate the client and select the RESP protocol version at the same time\r\n";
 
 /// A user that there is not, or whose password is another.
 pub const WRONGPASS: &[u8] = b"-WRONGPASS invalid username-password pair or user is disabled.\r\n";

@@ -30,9 +30,15 @@ impl Client {
                 ..routed
             };
         }
-        match self.gate.is_locked() {
-            true => Self::locked_out(request, routed),
-            false => routed,
+        if self.gate.is_locked() {
+            return Self::locked_out(self.site.thread.server_version(), request, routed);
+        }
+        match routed.route {
+            Route::Denied(name) => Routed {
+                route: Route::Refused(self.not_permitted(&name)),
+                ..routed
+            },
+            _ => routed,
         }
     }
 

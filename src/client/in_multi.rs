@@ -12,16 +12,18 @@ use super::site::{Errand, Farewell, Site};
 use super::subscribed::corrected;
 use super::task::{Client, Wait};
 use super::tracking::{RedirectionNames, renamed};
-use crate::command::{ClientSub, CommandId, Delays, Local, PinReason};
+use crate::command::{ClientSub, CommandId, Delays, Local, Named, PinReason, identify};
 use crate::exchange::Executed;
 use crate::fanout;
 use crate::identity::Card;
 use crate::resp::Request;
 use crate::resp::speak::{OK, encode_request, error};
 use crate::session::{
-    OwnCommand, OwnElement, Protocol, ReplyMode, ShownInExec, Verb, is_refused_late, stand_in_for,
+    OwnCommand, OwnElement, Protocol, ReplyMode, ShownInExec, Verb, is_refused_late, misused,
+    stand_in_for,
 };
 use crate::telemetry::{Bound, Disconnect};
+use crate::texts::unknown_subcommand;
 use crate::upstream::{Executing, Kind, Show};
 
 /// What a command gets that would be one too many of respool's own in one transaction.
@@ -82,6 +84,10 @@ impl OwnRunner {
             protocol: self.protocol,
         };
         let words: Vec<&[u8]> = request.arguments().skip(2).collect();
+        let server = self.site.thread.server_version();
+        if let Some(reply) = misused(server, request, id_of(request)) {
+            return reply;
+        }
         match (sub, words.as_slice()) {
             (ClientSub::SetName, [name]) => match clients.set_name(name) {
                 Err(reply) => reply,
@@ -118,17 +124,34 @@ impl OwnRunner {
                     kill.reply
                 }
             },
-            (ClientSub::Unblock, words @ ([_] | [_, _])) => match clients.unblock(words) {
-                Err(reply) => reply,
-                Ok((id, with_error)) => {
-                    let (tell, _) = tokio::sync::oneshot::channel();
-                    let answer = Arc::new(std::sync::Mutex::new(Some(tell)));
-                    (self.site.errands)(Errand::Unblock(id, with_error, answer));
-                    crate::resp::speak::integer(1)
-                }
-            },
+            (ClientSub::Unblock, words @ [_, ..])
+                if words.len() <= 2 || server.is_valkey_from((8, 1)) =>
+            {
+                self.unblock(clients.unblock(words))
+            }
             _ => clients.answer(sub, request),
         }
+    }
+
+    /// What is answered of a client that is to be unblocked, or of one that is not there.
+    fn unblock(&self, asked: Result<(u64, bool), Vec<u8>>) -> Vec<u8> {
+        match asked {
+            Err(reply) => reply,
+            Ok((id, with_error)) => {
+                let (tell, _) = tokio::sync::oneshot::channel();
+                let answer = Arc::new(std::sync::Mutex::new(Some(tell)));
+                (self.site.errands)(Errand::Unblock(id, with_error, answer));
+                crate::resp::speak::integer(1)
+            }
+        }
+    }
+}
+
+/// The request's place in the command table.
+fn id_of(request: &Request<'_>) -> Option<CommandId> {
+    match identify(request.argument(0)?, request.argument(1)) {
+        Named::Known(id) => Some(id),
+        _ => None,
     }
 }
 
@@ -143,8 +166,12 @@ impl Client {
         let stand_in = match own {
             OwnCommand::Local(Local::Client(sub)) => match stand_in_for(sub) {
                 Some(words) => Some(encode_request(words)),
+                // Before 7.0 a subcommand is looked for when the command runs.
+                None if !self.site.thread.server_version().is_from((7, 0)) => {
+                    Some(encode_request(&["CLIENT", "GETNAME"]))
+                }
                 None => {
-                    let reply = super::local_client::unknown_subcommand(request);
+                    let reply = unknown_subcommand(self.site.thread.server_version(), request);
                     return self.spoil_transaction(request, command, &reply);
                 }
             },

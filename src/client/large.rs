@@ -234,7 +234,8 @@ impl Client {
         let request = Request::new(data);
         let routed = self.route(name, &request, learned);
         if self.is_listening
-            && let Some(reply) = subscriber_refusal(&request, &routed)
+            && let Some(reply) =
+                subscriber_refusal(self.site.thread.server_version(), &request, &routed)
         {
             return Some(reply);
         }

@@ -8,21 +8,19 @@ use super::rejection::tell_rejection;
 use super::requests::{Next, UNREACHABLE};
 use super::task::{Client, Done, Purpose, Wait};
 use crate::admission::Refusal;
-use crate::command::{ClientSub, CommandId, Local, PinReason, spec};
+use crate::command::{ClientSub, CommandId, Local, PinReason};
 use crate::fanout::Kind;
 use crate::identity::Flag;
-use crate::resp::speak::{OK, encode_request, error};
+use crate::resp::speak::{OK, encode_request};
 use crate::resp::{Request, parse_integer};
-use crate::session::{Change, OwnCommand, ReplyMode, Session, State};
+use crate::session::{Change, OwnCommand, ReplyMode, Session, State, malformed, misused};
 use crate::telemetry::Disconnect;
+use crate::texts::{NOT_AN_INT, NOT_AN_INTEGER, asking, readonly, readwrite, takes_readonly};
 use crate::upstream::WaitError;
 
 /// Redis' text for a name that holds what would break CLIENT LIST.
 pub(super) const BAD_NAME: &str =
     "ERR Client names cannot contain spaces, newlines or special characters.";
-
-/// A cluster command on a server without cluster support.
-const NO_CLUSTER: &[u8] = b"-ERR This instance has cluster support disabled\r\n";
 
 const LONG_NAME: &str = "ERR respool: a client name may measure 1 KiB";
 
@@ -43,19 +41,6 @@ pub(super) fn client_name(name: &[u8]) -> Result<(), &'static str> {
     Ok(())
 }
 
-/// Redis' answer to a request with too few or too many words.
-pub(super) fn wrong_arity(request: &Request<'_>, command: Option<CommandId>) -> Option<Vec<u8>> {
-    let spec = command.map(spec)?;
-    let (arity, count) = (i64::from(spec.arity), request.count() as i64);
-    let is_wrong = (arity > 0 && count != arity) || count < arity.abs();
-    is_wrong.then(|| {
-        error(&format!(
-            "ERR wrong number of arguments for '{}' command",
-            spec.name
-        ))
-    })
-}
-
 impl Client {
     /// Answers a request of respool's own. [`Next::Used`]: done with, though the answer may come when what is waited for
     /// has come.
@@ -74,7 +59,11 @@ impl Client {
             return Next::Wait;
         }
         let is_open = self.pin.is_some() && self.outlet.transaction().open;
-        if let Some(reply) = wrong_arity(request, command) {
+        let server = self.site.thread.server_version();
+        if let Some(reply) = malformed(server, request, command) {
+            if local == Local::Client(ClientSub::SetInfo) {
+                self.note_library(request);
+            }
             if is_open {
                 return self.spoil_transaction(request, command, &reply);
             }
@@ -109,7 +98,15 @@ impl Client {
                 Some(next) => return next,
                 None => self.reset(),
             },
-            Local::Readonly | Local::Readwrite | Local::Asking => self.answer(NO_CLUSTER),
+            Local::Readonly => {
+                self.flag(Flag::ReadsReplica, takes_readonly(server));
+                self.answer(readonly(server));
+            }
+            Local::Readwrite => {
+                self.flag(Flag::ReadsReplica, false);
+                self.answer(readwrite(server));
+            }
+            Local::Asking => self.answer(asking()),
             Local::NumSub => return self.count_subscribers(Kind::Channel, request, command),
             Local::ShardNumSub => return self.count_subscribers(Kind::Shard, request, command),
             Local::Client(sub) => {
@@ -118,7 +115,10 @@ impl Client {
                 }
                 // Its own line shows the command at hand.
                 self.note_command(command);
-                self.client_command(sub, request);
+                match misused(server, request, command) {
+                    Some(reply) => self.answer(&reply),
+                    None => self.client_command(sub, request),
+                }
             }
         }
         used
@@ -177,13 +177,12 @@ impl Client {
     }
 
     fn select(&mut self, request: &Request<'_>) {
-        let Some(number) = request
-            .argument(1)
-            .and_then(parse_integer)
-            .filter(|&number| i32::try_from(number).is_ok())
-        else {
-            return self.answer(b"-ERR value is not an integer or out of range\r\n");
+        let Some(number) = request.argument(1).and_then(parse_integer) else {
+            return self.answer(NOT_AN_INTEGER);
         };
+        if i32::try_from(number).is_err() {
+            return self.answer(NOT_AN_INT);
+        }
         let Ok(database) = u32::try_from(number) else {
             return self.answer(b"-ERR DB index is out of range\r\n");
         };
@@ -269,6 +268,7 @@ impl Client {
             Flag::Broadcast,
             Flag::Monitor,
             Flag::Pubsub,
+            Flag::ReadsReplica,
         ] {
             self.flag(flag, false);
         }

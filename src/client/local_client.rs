@@ -12,6 +12,7 @@ use crate::resp::speak::{OK, bulk, error, integer};
 use crate::resp::{Request, parse_integer};
 use crate::session::{Protocol, ReplyMode, verbatim};
 use crate::telemetry::Disconnect;
+use crate::texts::{import_source, senseless_subcommand, unknown_subcommand};
 
 /// How long clients that are killed may take to be gone before CLIENT KILL is answered.
 const KILLED_WITHIN: Duration = Duration::from_secs(1);
@@ -37,15 +38,6 @@ pub(super) struct Kill {
     pub(super) reply: Vec<u8>,
 }
 
-/// What a server says of a subcommand that it does not have.
-pub(super) fn unknown_subcommand(request: &Request<'_>) -> Vec<u8> {
-    let name = request.argument(1).unwrap_or_default();
-    let shown = String::from_utf8_lossy(&name[..name.len().min(128)]);
-    error(&format!(
-        "ERR unknown subcommand '{shown}'. Try CLIENT HELP."
-    ))
-}
-
 impl Client {
     fn own_clients(&self) -> OwnClients<'_> {
         OwnClients {
@@ -58,17 +50,28 @@ impl Client {
     /// Answers one of the CLIENT subcommands that are respool's own.
     pub(super) fn client_command(&mut self, sub: ClientSub, request: &Request<'_>) {
         let words: Vec<&[u8]> = request.arguments().skip(2).collect();
+        let server = self.site.thread.server_version();
         match (sub, words.as_slice()) {
             (ClientSub::SetName, [name]) => self.set_name(name),
             (ClientSub::Kill, filters) => self.kill(filters),
             (ClientSub::Reply, [mode]) => self.reply_mode(mode),
             (ClientSub::Unblock, words @ ([_] | [_, _])) => self.unblock(words),
+            // Valkey looks no further.
+            (ClientSub::Unblock, words @ [_, ..]) if server.is_valkey_from((8, 1)) => {
+                self.unblock(words);
+            }
             _ => {
                 let reply = self.own_clients().answer(sub, request);
                 self.note_kept(0);
                 self.answer(&reply);
             }
         }
+    }
+
+    /// Keeps what a client says of its library to a server that has no CLIENT SETINFO: respool's own lists show it.
+    pub(super) fn note_library(&mut self, request: &Request<'_>) {
+        self.own_clients().answer(ClientSub::SetInfo, request);
+        self.note_kept(0);
     }
 
     fn set_name(&mut self, name: &[u8]) {
@@ -140,6 +143,7 @@ impl OwnClients<'_> {
     /// Answers a subcommand that does no more than that, or only changes how the client is shown.
     pub(super) fn answer(&self, sub: ClientSub, request: &Request<'_>) -> Vec<u8> {
         let words: Vec<&[u8]> = request.arguments().skip(2).collect();
+        let server = self.site.thread.server_version();
         match (sub, words.as_slice()) {
             (ClientSub::Id, _) => integer(self.card.id() as i64),
             (ClientSub::GetName, _) => self.get_name(),
@@ -151,13 +155,10 @@ impl OwnClients<'_> {
             (ClientSub::List, filters) => self.list(filters),
             (ClientSub::NoEvict, [on]) => self.switch(Flag::NoEvict, on),
             (ClientSub::NoTouch, [on]) => self.switch(Flag::NoTouch, on),
-            (ClientSub::Unblock, _) => {
-                let name =
-                    String::from_utf8_lossy(request.argument(1).unwrap_or_default()).into_owned();
-                let text = "ERR unknown subcommand or wrong number of arguments for";
-                error(&format!("{text} '{name}'. Try CLIENT HELP."))
-            }
-            _ => unknown_subcommand(request),
+            (ClientSub::Capa, capabilities) => self.capabilities(capabilities),
+            (ClientSub::ImportSource, [on]) => import_source(same_word(on, b"off")).to_vec(),
+            (ClientSub::Unblock, _) => senseless_subcommand(server, request),
+            _ => unknown_subcommand(server, request),
         }
     }
 
@@ -180,26 +181,32 @@ impl OwnClients<'_> {
         Ok(())
     }
 
+    /// CLIENT CAPA: what is not known is no error.
+    fn capabilities(&self, capabilities: &[&[u8]]) -> Vec<u8> {
+        let redirect = |word: &&[u8]| same_word(word, b"redirect");
+        if capabilities.iter().any(redirect) {
+            self.card.raise(Flag::Redirects);
+        }
+        OK.to_vec()
+    }
+
     /// CLIENT SETINFO (Redis 7.2).
     fn set_info(&self, attribute: &[u8], value: &[u8]) -> Vec<u8> {
-        let which = [&b"lib-name"[..], b"lib-ver"]
-            .into_iter()
-            .find(|known| same_word(attribute, known));
-        let Some(which) = which else {
-            let shown = String::from_utf8_lossy(attribute).into_owned();
+        let is_name = same_word(attribute, b"lib-name");
+        let shown = String::from_utf8_lossy(attribute);
+        if !is_name && !same_word(attribute, b"lib-ver") {
             return error(&format!("ERR Unrecognized option '{shown}'"));
-        };
+        }
         if let Err(why) = client_name(value) {
-            let which = String::from_utf8_lossy(which);
             return error(&match why {
                 BAD_NAME => {
-                    format!("ERR {which} cannot contain spaces, newlines or special characters.")
+                    format!("ERR {shown} cannot contain spaces, newlines or special characters.")
                 }
                 too_long => too_long.to_owned(),
             });
         }
         let mut names = self.card.names();
-        let place = if which == b"lib-name" {
+        let place = if is_name {
             &mut names.lib_name
         } else {
             &mut names.lib_ver
@@ -218,15 +225,17 @@ impl OwnClients<'_> {
             },
             _ => "NULL",
         };
-        client_line(card, self.site.thread.clock.now_ms(), name)
+        let thread = &self.site.thread;
+        client_line(card, thread.clock.now_ms(), thread.server_version(), name)
     }
 
     fn list(&self, filters: &[&[u8]]) -> Vec<u8> {
-        match ListFilter::parse(filters) {
+        let (own, now_ms) = (self.card.id(), self.site.thread.clock.now_ms());
+        match ListFilter::parse(self.site.thread.server_version(), filters) {
             Err(text) => error(&text),
             Ok(filter) => {
                 let mut text = String::new();
-                for card in filter.choose(&self.site.registry) {
+                for card in filter.choose(&self.site.registry, own, now_ms) {
                     text.push_str(&self.line(&card));
                     text.push('\n');
                 }
@@ -240,7 +249,8 @@ impl OwnClients<'_> {
     /// # Errors
     /// What the client gets whose filters nobody understands.
     pub(super) fn kill(&self, filters: &[&[u8]]) -> Result<Kill, Vec<u8>> {
-        let filter = KillFilter::parse(filters).map_err(|text| error(&text))?;
+        let server = self.site.thread.server_version();
+        let filter = KillFilter::parse(server, filters).map_err(|text| error(&text))?;
         let (own, now_ms) = (self.card.id(), self.site.thread.clock.now_ms());
         let cards = self.site.registry.list().into_iter();
         let mut others: Vec<u64> = cards

@@ -3,16 +3,17 @@
 use std::rc::Rc;
 
 use super::attempts::{Admitted, Attempt, TOO_MANY};
-use super::local::{client_name, wrong_arity};
+use super::local::client_name;
 use super::site::Site;
 use super::task::{Client, Done, Purpose, Wait};
-use crate::auth::{HELLO_NOAUTH, NO_PASSWORD, NOAUTH, Outcome, WRONGPASS, is_wrong_password};
+use crate::auth::{NO_PASSWORD, NOAUTH, Outcome, WRONGPASS, is_wrong_password};
 use crate::command::{Local, same_word};
 use crate::config::AuthMode;
 use crate::resp::speak::{OK, error};
 use crate::resp::{Bounds, Request, parse_integer};
-use crate::session::{Change, Credentials, Protocol, Route, Routed, State, unknown_command};
+use crate::session::{Change, Credentials, Protocol, Route, Routed, State, unauthenticated};
 use crate::telemetry::Disconnect;
+use crate::texts::{ServerVersion, hello_without_auth, resets_strangers, unknown_command};
 
 /// Bytes of errors a client may leave unread that has to authenticate.
 const MOST_UNREAD: usize = 256 * 1024;
@@ -121,14 +122,16 @@ impl Client {
     }
 
     /// Where a request goes that has to wait for its client to authenticate: nowhere, but for those that do so.
-    pub(super) fn locked_out(request: &Request<'_>, routed: Routed) -> Routed {
+    pub(super) fn locked_out(
+        server: ServerVersion,
+        request: &Request<'_>,
+        routed: Routed,
+    ) -> Routed {
         let Routed { command, route } = routed;
         let route = match route {
-            Route::Local(Local::Auth | Local::Hello | Local::Quit | Local::Reset)
-            | Route::Alien => route,
-            // In the order in which Redis looks.
-            _ if command.is_none() => Route::Refused(unknown_command(request)),
-            _ => Route::Refused(wrong_arity(request, command).unwrap_or_else(|| NOAUTH.to_vec())),
+            Route::Local(Local::Auth | Local::Hello | Local::Quit) | Route::Alien => route,
+            Route::Local(Local::Reset) if resets_strangers(server) => route,
+            _ => Route::Refused(unauthenticated(server, request, command)),
         };
         Routed { command, route }
     }
@@ -195,7 +198,7 @@ impl Client {
     fn verify(&mut self, shown: Option<Credentials>, hello: Option<Hello>) {
         let Some(shown) = shown else {
             if self.must_authenticate() {
-                return self.answer(HELLO_NOAUTH);
+                return self.answer(hello_without_auth(self.site.thread.server_version()));
             }
             return self.log_in(Login {
                 user: None,
@@ -324,7 +327,8 @@ impl Client {
                     None => {
                         // A server older than HELLO.
                         let request = crate::resp::speak::encode_request(&["HELLO"]);
-                        return self.answer(&unknown_command(&Request::new(&request)));
+                        let server = self.site.thread.server_version();
+                        return self.answer(&unknown_command(server, &Request::new(&request)));
                     }
                 }
             }
@@ -370,7 +374,10 @@ impl Client {
     pub(super) fn login_refused(&mut self, login: &Login, reply: &[u8]) {
         if login.user.is_none() {
             // The user is the one it was before: whoever has not authenticated is told what HELLO tells them.
-            let reply = if reply == NOAUTH { HELLO_NOAUTH } else { reply };
+            let reply = match reply == NOAUTH {
+                true => hello_without_auth(self.site.thread.server_version()),
+                false => reply,
+            };
             self.answer(reply);
             return self.end_if_lost(reply);
         }

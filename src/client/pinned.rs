@@ -10,9 +10,10 @@ use crate::command::{
 };
 use crate::identity::Flag;
 use crate::resp::Request;
-use crate::resp::speak::{encode_request, error};
+use crate::resp::speak::encode_request;
 use crate::session::{Change, Protocol, Route, Routed, State, Stream, Verb};
 use crate::telemetry::Disconnect;
+use crate::texts::subscribers_may_not;
 use crate::transport::READ_SIZE;
 use crate::upstream::{Kind, Link, Pin, PinError, RoomWait, Show, Tells};
 use crate::waits::Popped;
@@ -448,10 +449,8 @@ impl Client {
             }
             Route::Local(_) | Route::Refused(_) if subscribed => {
                 let name = routed.command.map_or("", |id| spec(id).name);
-                self.outlet.own_reply(&error(&format!(
-                    "ERR Can't execute '{name}': only (P|S)SUBSCRIBE / (P|S)UNSUBSCRIBE / PING / QUIT / RESET are \
-                     allowed in this context"
-                )));
+                let server = self.site.thread.server_version();
+                self.outlet.own_reply(&subscribers_may_not(server, name));
             }
             Route::Local(Local::Client(sub)) => {
                 return self.local(Local::Client(sub), request, routed.command);

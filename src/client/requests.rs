@@ -11,6 +11,7 @@ use crate::resp::speak::encode_request;
 use crate::resp::{Request, Scan, Violation, split_inline};
 use crate::session::{Block, Route, Routed, Rules, block, route};
 use crate::telemetry::Disconnect;
+use crate::texts::no_permission;
 use crate::upstream::{Kind, Show};
 
 /// What a command gets that was never sent because the server is away. Client libraries take LOADING for a reason to try
@@ -183,18 +184,36 @@ impl Client {
     ) -> Routed {
         let denied = self.site.denied(self.group());
         let routed = route(name, request, &self.rules(denied.as_deref(), learned));
-        match self.gate.is_open() {
-            true => routed,
-            false => self.gated(request, routed),
+        if self.gate.is_open() && !matches!(routed.route, Route::Denied(_)) {
+            return routed;
         }
+        self.gated(request, routed)
+    }
+
+    fn deny(&mut self, name: &str, command: Option<CommandId>, length: usize) -> Next {
+        let reply = self.not_permitted(name);
+        self.refuse(command, &reply);
+        Next::Used(length)
+    }
+
+    /// What the server would answer the client's user whose rules do not permit the command `name`.
+    #[cold]
+    pub(super) fn not_permitted(&self, name: &str) -> Vec<u8> {
+        let identity = self.card.identity();
+        no_permission(
+            self.site.thread.server_version(),
+            identity.shown_user(),
+            name,
+        )
     }
 
     fn rules<'a>(&self, deny: Option<&'a DenySet>, learned: Option<&'a Learned>) -> Rules<'a> {
-        let role = self.site.thread.role();
+        let thread = &self.site.thread;
         Rules {
             deny,
             learned,
-            role,
+            role: thread.role(),
+            server: thread.server_version(),
         }
     }
 
@@ -311,6 +330,7 @@ impl Client {
                 self.refuse(routed.command, &reply);
                 Next::Used(length)
             }
+            Route::Denied(name) => self.deny(&name, routed.command, length),
             Route::Local(Local::NumSub | Local::ShardNumSub) if self.refusing.is_some() => {
                 self.refuse_one(routed.command, length)
             }

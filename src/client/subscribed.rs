@@ -8,7 +8,6 @@ use redis_protocol::resp3::decode::complete::decode;
 use redis_protocol::resp3::types::OwnedFrame;
 use tokio::sync::oneshot::Receiver;
 
-use super::local::wrong_arity;
 use super::pinned::NONE_FREE;
 use super::requests::{Next, UNREACHABLE};
 use super::task::{Client, Done, Wait};
@@ -17,8 +16,9 @@ use crate::fanout::{Audiences, Kind};
 use crate::identity::Flag;
 use crate::resp::Request;
 use crate::resp::speak::{error, push_bulk, push_header};
-use crate::session::{Protocol, Route, Routed};
+use crate::session::{Protocol, Route, Routed, malformed};
 use crate::telemetry::Bound;
+use crate::texts::{ServerVersion, exec_aborted, subscribers_may_not};
 use crate::upstream::{OwnReply, PinError, SubscribeResult, Subscriptions};
 
 const TOO_MANY: &str =
@@ -40,7 +40,8 @@ impl Client {
             return self.queued_subscription(request, command);
         }
         let length = request.bytes().len();
-        if let Some(reply) = wrong_arity(request, command) {
+        let server = self.site.thread.server_version();
+        if let Some(reply) = malformed(server, request, command) {
             self.count(1, command);
             self.answer(&reply);
             return Next::Used(length);
@@ -258,7 +259,8 @@ impl Client {
             _ => {}
         }
         // What the table does not know the server answers: nearly always, that it does not know it either.
-        let reply = match subscriber_refusal(request, routed) {
+        let server = self.site.thread.server_version();
+        let reply = match subscriber_refusal(server, request, routed) {
             Some(reply) => reply,
             None if is_ping(routed.command) => match self.behind_messages() {
                 Some(next) => return Some(next),
@@ -304,9 +306,14 @@ fn is_ping(command: Option<CommandId>) -> bool {
 }
 
 /// What a subscriber in RESP2 gets for a request that is known and is none of the few that it may send.
-pub(super) fn subscriber_refusal(request: &Request<'_>, routed: &Routed) -> Option<Vec<u8>> {
+pub(super) fn subscriber_refusal(
+    server: ServerVersion,
+    request: &Request<'_>,
+    routed: &Routed,
+) -> Option<Vec<u8>> {
     let name = spec(routed.command?).name;
-    wrong_arity(request, routed.command).or_else(|| (name != "ping").then(|| cannot_execute(name)))
+    let wrong = malformed(server, request, routed.command);
+    wrong.or_else(|| (name != "ping").then(|| may_not(server, name)))
 }
 
 /// What a client gets that would have more subscriptions than it may.
@@ -336,16 +343,13 @@ pub(super) fn corrected(reply: Vec<u8>, kind: Kind, audiences: &Audiences) -> Ve
     corrected
 }
 
-/// Redis' text (7.0).
-fn cannot_execute(name: &str) -> Vec<u8> {
-    let code = match name {
-        "exec" => "EXECABORT Transaction discarded because of:",
-        _ => "ERR",
-    };
-    error(&format!(
-        "{code} Can't execute '{name}': only (P|S)SUBSCRIBE / (P|S)UNSUBSCRIBE / PING / QUIT / RESET are allowed in this \
-         context"
-    ))
+/// What the command `name` gets of a RESP2 subscriber.
+fn may_not(server: ServerVersion, name: &str) -> Vec<u8> {
+    let refusal = subscribers_may_not(server, name);
+    match name {
+        "exec" => exec_aborted(&refusal),
+        _ => refusal,
+    }
 }
 
 /// The answer to PING of a RESP2 subscriber.

@@ -1,7 +1,6 @@
 //! A transaction of which a busy server has not been told: answered as the server would, and placed on a connection as soon as
 //! one is lent.
 
-use super::local::wrong_arity;
 use super::pinned::NEVER_QUEUED;
 use super::requests::Next;
 use super::task::{Client, Wait};
@@ -10,7 +9,7 @@ use crate::identity::Flag;
 use crate::resp::Request;
 use crate::resp::speak::OK;
 use crate::session::{
-    Begun, NestedWords, Route, Routed, Unplaced, UnplacedTransaction, Verb, is_busy,
+    Begun, NestedWords, Route, Routed, Unplaced, UnplacedTransaction, Verb, is_busy, miscounted,
 };
 use crate::upstream::{Kind, Show};
 
@@ -28,7 +27,7 @@ impl Client {
         let Some(refusal) = self.refusing.as_ref().filter(|reply| is_busy(reply)) else {
             return false;
         };
-        let begun = match wrong_arity(request, command) {
+        let begun = match miscounted(self.site.thread.server_version(), request, command) {
             Some(wrong) => Begun::Reply(wrong),
             None => UnplacedTransaction::begin(verb, refusal),
         };
@@ -46,7 +45,8 @@ impl Client {
 
     /// A request of a client whose transaction the server has not been told of. `None`: it is as any other.
     pub(super) fn amid_unplaced(&mut self, request: &Request<'_>, routed: &Routed) -> Option<Next> {
-        let wrong = wrong_arity(request, routed.command);
+        let server = self.site.thread.server_version();
+        let wrong = miscounted(server, request, routed.command);
         if wrong.is_none() && routed.route == Route::Local(Local::Reset) {
             self.unplaced = None;
             return None;

@@ -53,6 +53,8 @@ pub fn keeps_arriving(command: Option<CommandId>) -> bool {
                 | ClientSub::NoEvict
                 | ClientSub::NoTouch
                 | ClientSub::MaintNotifications
+                | ClientSub::Capa
+                | ClientSub::ImportSource
                 | ClientSub::Unsupported
         ),
         _ => ABOUT_THE_SERVER.contains(&spec.name),

@@ -9,8 +9,8 @@
 
 use super::spec::{Categories, Flags, Keys, Spec};
 use super::way::ClientSub::{
-    GetName, Id, Info, Kill, List, MaintNotifications, NoEvict, NoTouch, Reply, SetInfo, SetName,
-    Unblock, Unsupported,
+    Capa, GetName, Id, ImportSource, Info, Kill, List, MaintNotifications, NoEvict, NoTouch, Reply,
+    SetInfo, SetName, Unblock, Unsupported,
 };
 use super::way::Local::{
     Asking, Auth, Client, Hello, NumSub, Quit, Readonly, Readwrite, Reset, Select, ShardNumSub,
@@ -80,12 +80,12 @@ table! {
     "bzpopmin" -3, Pinned(Blocking), [WRITE BLOCKING NOSCRIPT] [WRITE SORTEDSET FAST BLOCKING] 1 -2 1;
     "client" -2, Local(Client(Unsupported)), [CONTAINER] [SLOW] 0 0 0;
     "client|caching" 3, Pinned(Tracking), [NOSCRIPT] [SLOW CONNECTION] 0 0 0;
-    "client|capa" -3, Local(Client(Unsupported)), [NOSCRIPT] [SLOW CONNECTION] 0 0 0;
+    "client|capa" -3, Local(Client(Capa)), [NOSCRIPT] [SLOW CONNECTION] 0 0 0;
     "client|getname" 2, Local(Client(GetName)), [NOSCRIPT] [SLOW CONNECTION] 0 0 0;
     "client|getredir" 2, Pinned(Tracking), [NOSCRIPT] [SLOW CONNECTION] 0 0 0;
     "client|help" 2, Shared, [] [SLOW CONNECTION] 0 0 0;
     "client|id" 2, Local(Client(Id)), [NOSCRIPT] [SLOW CONNECTION] 0 0 0;
-    "client|import-source" 3, Local(Client(Unsupported)), [NOSCRIPT] [SLOW CONNECTION] 0 0 0;
+    "client|import-source" 3, Local(Client(ImportSource)), [NOSCRIPT] [SLOW CONNECTION] 0 0 0;
     "client|info" 2, Local(Client(Info)), [NOSCRIPT] [SLOW CONNECTION] 0 0 0;
     "client|kill" -3, Local(Client(Kill)), [ADMIN NOSCRIPT] [ADMIN SLOW DANGEROUS CONNECTION] 0 0 0;
     "client|list" -2, Local(Client(List)), [ADMIN NOSCRIPT] [ADMIN SLOW DANGEROUS CONNECTION] 0 0 0;

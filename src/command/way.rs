@@ -75,6 +75,10 @@ pub enum ClientSub {
     /// Anything else, answered as a server that does not know it (`ERR unknown subcommand '%.128s'. Try CLIENT HELP.`):
     /// `CAPA`, `IMPORT-SOURCE` and whatever newer servers add would mark a connection that is not this client's.
     Unsupported,
+    /// CLIENT CAPA (Valkey 8.0).
+    Capa,
+    /// CLIENT IMPORT-SOURCE (Valkey 8.1).
+    ImportSource,
 }
 
 /// Why a client needs a connection lent to it; the `reason` of `respool_pins_total`.

@@ -83,6 +83,10 @@ pub enum Flag {
     Arriving = 1 << 13,
     /// Is served in a place kept for operators, and counts in no group.
     Operator = 1 << 14,
+    /// Sent READONLY to a server that takes it outside of a cluster.
+    ReadsReplica = 1 << 15,
+    /// Said by CLIENT CAPA that it would follow a redirection.
+    Redirects = 1 << 16,
 }
 
 /// What a client calls itself.

@@ -1,13 +1,14 @@
-//! The arguments of `CLIENT KILL` and `CLIENT LIST`, parsed as Redis parses them and with its texts.
-//!
-//! Errors are the text of the reply without the leading `-` and without the line end. Accepts the filters of Redis 7.2
-//! and `MAXAGE` of 7.4. Whether a user of `USER` exists is known to the server alone.
+//! Whom a `CLIENT KILL` or a `CLIENT LIST` means. What may be asked for, and how what is wrong with it is said, differs by
+//! server (`parse`).
 
+mod parse;
+
+use std::net::IpAddr;
 use std::sync::Arc;
 
-use super::{Card, Flag, Registry};
-
-const SYNTAX: &str = "ERR syntax error";
+use super::line::letters;
+use super::{Card, Flag, Peer, Registry, shown_user};
+use crate::resp::speak::encode_request;
 
 /// The classes of clients Redis tells apart.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -23,21 +24,6 @@ pub enum ClientType {
 }
 
 impl ClientType {
-    fn parse(name: &[u8]) -> Result<Self, String> {
-        const NAMES: [(&str, ClientType); 5] = [
-            ("normal", ClientType::Normal),
-            ("slave", ClientType::Replica),
-            ("replica", ClientType::Replica),
-            ("pubsub", ClientType::Pubsub),
-            ("master", ClientType::Master),
-        ];
-        NAMES
-            .iter()
-            .find(|(known, _)| is(name, known))
-            .map(|&(_, class)| class)
-            .ok_or_else(|| format!("ERR Unknown client type '{}'", quoted(name)))
-    }
-
     /// The class of a client.
     pub fn of(card: &Card) -> Self {
         if card.has(Flag::Pubsub) {
@@ -48,191 +34,168 @@ impl ClientType {
     }
 }
 
-/// Whom a `CLIENT KILL` means: clients to which all given filters apply.
+/// What a client may be told by. What is not given says nothing of anybody.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
-pub struct KillFilter {
-    id: Option<u64>,
+struct Traits {
+    ids: Option<Vec<u64>>,
     class: Option<ClientType>,
     user: Option<Box<[u8]>>,
     addr: Option<Box<[u8]>>,
     laddr: Option<Box<[u8]>>,
-    max_age_s: Option<u64>,
-    skip_me: bool,
-    old_form: bool,
+    ip: Option<Box<[u8]>>,
+    name: Option<Box<[u8]>>,
+    lib_name: Option<Box<[u8]>>,
+    lib_ver: Option<Box<[u8]>>,
+    /// Letters of `flags`, all of which it must have.
+    flags: Option<Box<[u8]>>,
+    /// Letters of `capa`, all of which it must have.
+    capabilities: Option<Box<[u8]>>,
+    database: Option<u32>,
 }
 
-impl KillFilter {
-    /// Parses what follows `CLIENT KILL`. The last of a filter given twice holds, as in Redis 7.
-    ///
-    /// # Errors
-    /// Redis' text, see the head of this file; the first mistake from the left.
-    pub fn parse(args: &[&[u8]]) -> Result<Self, String> {
-        match args {
-            [] => Err("ERR wrong number of arguments for 'client|kill' command".to_owned()),
-            [addr] => Ok(Self {
-                addr: Some((*addr).into()),
-                old_form: true,
-                ..Self::default()
-            }),
-            filters => Self::parse_filters(filters),
-        }
-    }
-
-    fn parse_filters(args: &[&[u8]]) -> Result<Self, String> {
-        let mut filter = Self {
-            skip_me: true,
-            ..Self::default()
+impl Traits {
+    /// For each that is given, whether it is true of `card`.
+    fn of<'a>(&'a self, card: &'a Card) -> impl Iterator<Item = bool> + 'a {
+        let is =
+            |wanted: &Option<Box<[u8]>>, text: &dyn Fn(&[u8]) -> bool| wanted.as_deref().map(text);
+        let names = card.names();
+        // No name is no text, not even the empty one.
+        let is_named = |wanted: &Option<Box<[u8]>>, name: &[u8]| {
+            is(wanted, &|wanted| !name.is_empty() && wanted == name)
         };
-        for pair in args.chunks(2) {
-            let &[option, value] = pair else {
-                return Err(SYNTAX.to_owned());
-            };
-            if is(option, "id") {
-                let text = "ERR client-id should be greater than 0";
-                filter.id = Some(positive(value, text, text)?);
-            } else if is(option, "maxage") {
-                let not_a_number = "ERR maxage is not an integer or out of range";
-                filter.max_age_s = Some(positive(
-                    value,
-                    not_a_number,
-                    "ERR maxage should be greater than 0",
-                )?);
-            } else if is(option, "type") {
-                filter.class = Some(ClientType::parse(value)?);
-            } else if is(option, "addr") {
-                filter.addr = Some(value.into());
-            } else if is(option, "laddr") {
-                filter.laddr = Some(value.into());
-            } else if is(option, "user") {
-                filter.user = Some(value.into());
-            } else if is(option, "skipme") && is(value, "yes") {
-                filter.skip_me = true;
-            } else if is(option, "skipme") && is(value, "no") {
-                filter.skip_me = false;
-            } else {
-                return Err(SYNTAX.to_owned());
-            }
-        }
-        Ok(filter)
+        let told = [
+            self.ids.as_ref().map(|ids| ids.contains(&card.id())),
+            self.class.map(|class| ClientType::of(card) == class),
+            is(&self.user, &|wanted| wanted == shown_user(&names.user)),
+            is(&self.addr, &|wanted| {
+                wanted == card.peer().to_string().as_bytes()
+            }),
+            is(&self.laddr, &|wanted| {
+                wanted == card.laddr().to_string().as_bytes()
+            }),
+            is(&self.ip, &|wanted| is_host(card.peer(), wanted)),
+            is_named(&self.name, &names.name),
+            is_named(&self.lib_name, &names.lib_name),
+            is_named(&self.lib_ver, &names.lib_ver),
+            is(&self.flags, &|wanted| {
+                let flags = letters(card);
+                wanted.iter().all(|flag| flags.as_bytes().contains(flag))
+            }),
+            is(&self.capabilities, &|wanted| {
+                wanted.iter().all(|_| card.has(Flag::Redirects))
+            }),
+            self.database.map(|database| card.db.get() == database),
+        ];
+        told.into_iter().flatten()
     }
+}
 
-    /// Whether this is `CLIENT KILL addr`, answered by `+OK` or the error `ERR No such client` rather than by a count.
-    pub fn is_old_form(&self) -> bool {
-        self.old_form
+/// Whether the address, without its port, is written so.
+fn is_host(peer: &Peer, wanted: &[u8]) -> bool {
+    match peer {
+        Peer::Tcp(address) => match address.ip() {
+            IpAddr::V4(ip) => ip.to_string().as_bytes() == wanted,
+            IpAddr::V6(ip) => ip.to_string().as_bytes() == wanted,
+        },
+        Peer::Unix(path) => path.as_bytes() == wanted,
     }
+}
 
-    /// The user asked for, if one is.
-    pub fn user(&self) -> Option<&[u8]> {
-        self.user.as_deref()
-    }
+/// Clients to which all given filters apply.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct ClientFilter {
+    is: Traits,
+    is_not: Traits,
+    max_age_s: Option<u64>,
+    idle_s: Option<u64>,
+    skip_me: bool,
+    /// Pairs of words about which the server alone knows whether they are wrong: users and databases that there may not be.
+    unsure: Vec<[Box<[u8]>; 2]>,
+}
 
+impl ClientFilter {
     /// Whether `card` is meant when the client `own_id` asks at `now_ms`.
     pub fn selects(&self, card: &Card, own_id: u64, now_ms: u64) -> bool {
         let age_s = now_ms.saturating_sub(card.created_ms()) / 1000;
         !(self.skip_me && card.id() == own_id)
-            && self.id.is_none_or(|id| card.id() == id)
-            && self.class.is_none_or(|class| ClientType::of(card) == class)
-            && self.max_age_s.is_none_or(|max| age_s >= max)
+            && self.max_age_s.is_none_or(|least| age_s >= least)
             && self
-                .addr
-                .as_deref()
-                .is_none_or(|addr| card.peer().to_string().as_bytes() == addr)
-            && self
-                .laddr
-                .as_deref()
-                .is_none_or(|addr| card.laddr().to_string().as_bytes() == addr)
-            && self.user.as_deref().is_none_or(|user| card.is_user(user))
+                .idle_s
+                .is_none_or(|least| card.idle_ms(now_ms) / 1000 >= least)
+            && self.is.of(card).all(|is| is)
+            && !self.is_not.of(card).any(|is| is)
+    }
+
+    /// The request by which the server says what is wrong with the words about which it alone knows, and which otherwise
+    /// concerns nobody; `None`: there are no such words.
+    fn question(&self, subcommand: &str) -> Option<Vec<u8>> {
+        if self.unsure.is_empty() {
+            return None;
+        }
+        let nobody = i64::MAX.to_string();
+        let mut words = vec![b"CLIENT".as_slice(), subcommand.as_bytes()];
+        words.extend(self.unsure.iter().flatten().map(|word| &**word));
+        words.extend([b"ID".as_slice(), nobody.as_bytes()]);
+        Some(encode_request(&words))
+    }
+}
+
+/// Whom a `CLIENT KILL` means.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct KillFilter {
+    clients: ClientFilter,
+    is_old_form: bool,
+}
+
+impl KillFilter {
+    /// Whether this is `CLIENT KILL addr`, answered by `+OK` or the error `ERR No such client` rather than by a count.
+    pub fn is_old_form(&self) -> bool {
+        self.is_old_form
+    }
+
+    /// Whether `card` is meant when the client `own_id` asks at `now_ms`.
+    pub fn selects(&self, card: &Card, own_id: u64, now_ms: u64) -> bool {
+        self.clients.selects(card, own_id, now_ms)
+    }
+
+    /// What the server is to be asked first, which answers with an error if something is wrong; see [`ListFilter::question`].
+    pub fn question(&self) -> Option<Vec<u8>> {
+        self.clients.question("KILL")
     }
 }
 
 /// Whom a `CLIENT LIST` lists.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum ListFilter {
-    /// Everybody.
-    All,
-    /// One class.
-    Type(ClientType),
-    /// These, in this order, one line for each time it is named; unknown ones are left out.
+    /// These, in this order, one line for each time it is named; unknown ones are left out. So Redis understands `ID`.
     Ids(Vec<i64>),
+    /// These, by their numbers.
+    Clients(Box<ClientFilter>),
 }
 
 impl ListFilter {
-    /// Parses what follows `CLIENT LIST`.
-    ///
-    /// # Errors
-    /// Redis' text, see the head of this file.
-    pub fn parse(args: &[&[u8]]) -> Result<Self, String> {
-        match args {
-            [] => Ok(Self::All),
-            [option, class] if is(option, "type") => ClientType::parse(class).map(Self::Type),
-            [option, ids @ ..] if is(option, "id") && !ids.is_empty() => ids
-                .iter()
-                .map(|id| integer(id).ok_or_else(|| "ERR Invalid client ID".to_owned()))
-                .collect::<Result<_, _>>()
-                .map(Self::Ids),
-            _ => Err(SYNTAX.to_owned()),
-        }
-    }
-
-    /// Whether `card` is listed.
-    pub fn selects(&self, card: &Card, _own_id: u64, _now_ms: u64) -> bool {
-        match self {
-            Self::All => true,
-            Self::Type(class) => ClientType::of(card) == *class,
-            Self::Ids(ids) => ids.iter().any(|&id| u64::try_from(id) == Ok(card.id())),
-        }
-    }
-
-    /// The clients listed, in the order of their lines: by number, or as they were asked for.
-    pub fn choose(&self, registry: &Registry) -> Vec<Arc<Card>> {
+    /// The clients listed when the client `own_id` asks at `now_ms`, in the order of their lines.
+    pub fn choose(&self, registry: &Registry, own_id: u64, now_ms: u64) -> Vec<Arc<Card>> {
         match self {
             Self::Ids(ids) => ids
                 .iter()
                 .filter_map(|&id| u64::try_from(id).ok())
                 .filter_map(|id| registry.find(id))
                 .collect(),
-            Self::All | Self::Type(_) => {
+            Self::Clients(filter) => {
                 let mut cards = registry.list();
-                cards.retain(|card| self.selects(card, 0, 0));
+                cards.retain(|card| filter.selects(card, own_id, now_ms));
                 cards
             }
         }
     }
-}
 
-/// Whether `word` is `name`, in any case.
-fn is(word: &[u8], name: &str) -> bool {
-    word.eq_ignore_ascii_case(name.as_bytes())
-}
-
-fn positive(value: &[u8], not_a_number: &str, too_small: &str) -> Result<u64, String> {
-    let number = integer(value).ok_or_else(|| not_a_number.to_owned())?;
-    u64::try_from(number)
-        .ok()
-        .filter(|&n| n > 0)
-        .ok_or_else(|| too_small.to_owned())
-}
-
-/// A 64-bit integer as Redis' `string2ll` takes it: no sign `+`, no leading zeros, no blanks.
-fn integer(text: &[u8]) -> Option<i64> {
-    let digits = text.strip_prefix(b"-").unwrap_or(text);
-    let plain = match digits {
-        [b'0'] => text.len() == 1,
-        [b'1'..=b'9', rest @ ..] => rest.iter().all(u8::is_ascii_digit),
-        _ => false,
-    };
-    if plain {
-        str::from_utf8(text).ok()?.parse().ok()
-    } else {
-        None
+    /// What the server is to be asked first: it alone knows which users and databases there are. It answers with an error if
+    /// something is wrong.
+    pub fn question(&self) -> Option<Vec<u8>> {
+        match self {
+            Self::Ids(_) => None,
+            Self::Clients(filter) => filter.question("LIST"),
+        }
     }
-}
-
-/// An argument inside an error text, as a C string without line ends.
-fn quoted(argument: &[u8]) -> String {
-    let end = argument
-        .iter()
-        .position(|&b| b == 0)
-        .unwrap_or(argument.len());
-    String::from_utf8_lossy(&argument[..end]).replace(['\r', '\n'], " ")
 }

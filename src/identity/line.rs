@@ -1,89 +1,153 @@
-//! One line of `CLIENT LIST`, field by field as Redis 7.0 writes it, with `lib-name` and `lib-ver` as 7.2 appends them.
+//! One line of `CLIENT LIST`, field by field as the server at hand writes it.
 
 use std::fmt::Write as _;
 
 use super::{Card, Flag, NO_COMMAND, shown_user};
+use crate::texts::ServerVersion;
+
+/// Which fields the server writes beside those that Redis has written since 6.2.
+struct Fields {
+    /// 7.0: `ssub`, `multi-mem`, `rbs`, `rbp`, `resp`; and subcommands are commands with a name of their own.
+    of_7_0: bool,
+    /// 7.2: `lib-name`, `lib-ver`.
+    library: bool,
+    /// Valkey 8.0.
+    capa: bool,
+    /// 7.4 and Valkey 8.0.
+    watch: bool,
+    /// Redis 8.0.
+    io_thread: bool,
+    /// `tot-net-in`, `tot-net-out` and `tot-cmds`: seen in Redis 8.2 and Valkey 8.1.
+    totals: bool,
+}
+
+impl Fields {
+    fn of(server: ServerVersion) -> Self {
+        let capa = server.is_valkey_from((8, 0));
+        Self {
+            of_7_0: server.is_from((7, 0)),
+            library: server.is_from((7, 2)),
+            capa,
+            watch: capa || server.is_from((7, 4)),
+            io_thread: server.is_from((8, 0)),
+            totals: capa || server.is_from((8, 2)),
+        }
+    }
+}
 
 /// The line of `card`, without a newline. `command_name` gives the full name (`client|list`) of an index in the command
-/// table. Figures that only a server has (`qbuf-free`, `argv-mem`, `multi-mem`, `rbs`, `rbp`, `obl`) are 0; all output
-/// waits in one buffer, so `oll` is 0 or 1 and `omem` its bytes.
+/// table. Figures that only a server has (`qbuf-free`, `argv-mem`, `multi-mem`, `rbs`, `rbp`, `obl`, `io-thread`) are 0; all
+/// output waits in one buffer, so `oll` is 0 or 1 and `omem` its bytes. How many keys are watched the server alone knows:
+/// `watch` is 0 or 1.
 pub fn client_line<S: AsRef<str>>(
     card: &Card,
     now_ms: u64,
+    server: ServerVersion,
     command_name: impl Fn(u32) -> S,
 ) -> String {
-    let mut line = String::with_capacity(320);
-    let age = now_ms.saturating_sub(card.created_ms()) / 1000;
-    let idle = card.idle_ms(now_ms) / 1000;
+    let mut line = String::with_capacity(384);
+    let result = write_line(&mut line, card, now_ms, &Fields::of(server), command_name);
+    debug_assert_eq!(result, Ok(()), "a String takes every write");
+    line
+}
+
+fn write_line<S: AsRef<str>>(
+    line: &mut String,
+    card: &Card,
+    now_ms: u64,
+    fields: &Fields,
+    command_name: impl Fn(u32) -> S,
+) -> std::fmt::Result {
+    let names = card.names();
+    write!(
+        line,
+        "id={} addr={} laddr={} fd={} name={} age={} idle={} flags={}",
+        card.id(),
+        card.peer(),
+        card.laddr(),
+        card.fd(),
+        shown(&names.name),
+        now_ms.saturating_sub(card.created_ms()) / 1000,
+        card.idle_ms(now_ms) / 1000,
+        letters(card)
+    )?;
+    if fields.capa {
+        let capa = if card.has(Flag::Redirects) { "r" } else { "" };
+        write!(line, " capa={capa}")?;
+    }
+    let (channels, patterns) = (card.channels.get(), card.patterns.get());
+    write!(line, " db={} sub={channels} psub={patterns}", card.db.get())?;
+    if fields.of_7_0 {
+        write!(line, " ssub={}", card.shard_channels.get())?;
+    }
     let multi = if card.has(Flag::Multi) {
         i64::from(card.multi.get())
     } else {
         -1
     };
+    write!(line, " multi={multi}")?;
+    if fields.watch {
+        write!(line, " watch={}", u8::from(card.has(Flag::Watching)))?;
+    }
+    write_memory(line, card, fields)?;
+    line.push_str(" cmd=");
+    match card.last_command.get() {
+        NO_COMMAND => line.push_str("NULL"),
+        index => {
+            let name = command_name(index);
+            let name = name.as_ref();
+            let container = name.split('|').next().unwrap_or_default();
+            line.push_str(if fields.of_7_0 { name } else { container });
+        }
+    }
     let redirection = if card.has(Flag::Tracking) {
         card.redirect.get() as i64
     } else {
         -1
     };
+    let user = shown(shown_user(&names.user));
+    write!(line, " user={user} redir={redirection}")?;
+    if fields.of_7_0 {
+        write!(line, " resp={}", card.resp.get())?;
+    }
+    if fields.library {
+        let (name, version) = (shown(&names.lib_name), shown(&names.lib_ver));
+        write!(line, " lib-name={name} lib-ver={version}")?;
+    }
+    if fields.io_thread {
+        line.push_str(" io-thread=0");
+    }
+    if fields.totals {
+        write!(
+            line,
+            " tot-net-in={} tot-net-out={} tot-cmds={}",
+            card.bytes_in.get(),
+            card.bytes_out.get(),
+            card.commands.get()
+        )?;
+    }
+    Ok(())
+}
+
+/// The fields from `qbuf` to `events`.
+fn write_memory(line: &mut String, card: &Card, fields: &Fields) -> std::fmt::Result {
     let query = card.query_bytes.get();
     let output = card.output_bytes.get();
     let total = query + output + size_of::<Card>() as u64;
     let (pieces, events) = if output > 0 { (1, "rw") } else { (0, "r") };
-    let names = card.names();
-    let result = (|| {
-        write!(
-            line,
-            "id={} addr={} laddr={} fd={}",
-            card.id(),
-            card.peer(),
-            card.laddr(),
-            card.fd()
-        )?;
-        write!(
-            line,
-            " name={} age={age} idle={idle} flags={}",
-            shown(&names.name),
-            letters(card)
-        )?;
-        write!(line, " db={} sub={}", card.db.get(), card.channels.get())?;
-        write!(
-            line,
-            " psub={} ssub={}",
-            card.patterns.get(),
-            card.shard_channels.get()
-        )?;
-        write!(
-            line,
-            " multi={multi} qbuf={query} qbuf-free=0 argv-mem=0 multi-mem=0 rbs=0 rbp=0"
-        )?;
-        write!(
-            line,
-            " obl=0 oll={pieces} omem={output} tot-mem={total} events={events} cmd="
-        )?;
-        match card.last_command.get() {
-            NO_COMMAND => line.push_str("NULL"),
-            index => line.push_str(command_name(index).as_ref()),
-        }
-        write!(
-            line,
-            " user={} redir={redirection} resp={}",
-            shown(shown_user(&names.user)),
-            card.resp.get()
-        )?;
-        write!(
-            line,
-            " lib-name={} lib-ver={}",
-            shown(&names.lib_name),
-            shown(&names.lib_ver)
-        )
-    })();
-    debug_assert_eq!(result, Ok(()), "a String takes every write");
-    line
+    write!(line, " qbuf={query} qbuf-free=0 argv-mem=0")?;
+    if fields.of_7_0 {
+        line.push_str(" multi-mem=0 rbs=0 rbp=0");
+    }
+    write!(
+        line,
+        " obl=0 oll={pieces} omem={output} tot-mem={total} events={events}"
+    )
 }
 
 /// The letters of `flags=`, in Redis' order.
-fn letters(card: &Card) -> String {
-    const LETTERS: [(Flag, char); 10] = [
+pub(super) fn letters(card: &Card) -> String {
+    const LETTERS: [(Flag, char); 11] = [
         (Flag::Monitor, 'O'),
         (Flag::Pubsub, 'P'),
         (Flag::Multi, 'x'),
@@ -93,12 +157,13 @@ fn letters(card: &Card) -> String {
         // Redis: to be closed after its reply. A rejected client is told and then closed.
         (Flag::Rejected, 'c'),
         (Flag::Killed, 'A'),
+        (Flag::ReadsReplica, 'r'),
         (Flag::NoEvict, 'e'),
         (Flag::NoTouch, 'T'),
     ];
     let mut letters = String::new();
     for (flag, letter) in LETTERS {
-        if flag == Flag::NoEvict && matches!(card.peer(), super::Peer::Unix(_)) {
+        if flag == Flag::ReadsReplica && matches!(card.peer(), super::Peer::Unix(_)) {
             letters.push('U');
         }
         if card.has(flag) {

@@ -13,7 +13,7 @@ use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 
 pub use card::{Card, Figure32, Figure64, Flag, NO_COMMAND, Names};
-pub use filter::{ClientType, KillFilter, ListFilter};
+pub use filter::{ClientFilter, ClientType, KillFilter, ListFilter};
 pub use line::client_line;
 pub use registry::{Arrival, CardGuard, Registry};
 

@@ -1,6 +1,10 @@
 //! Lines and error texts below marked "seen" were taken from redis-server 7.0.15.
 
 use super::*;
+use crate::texts::ServerVersion;
+
+const REDIS: ServerVersion = ServerVersion::redis(7, 0, 15);
+const VALKEY: ServerVersion = ServerVersion::valkey(9, 1, 2);
 
 fn tcp(port: u16) -> Peer {
     Peer::Tcp(SocketAddr::from(([127, 0, 0, 1], port)))
@@ -31,7 +35,7 @@ fn name_of(index: u32) -> &'static str {
 
 /// The line without the fields that hold a server's own memory figures.
 fn comparable(line: &str) -> String {
-    const OWN: [&str; 10] = [
+    const OWN: [&str; 8] = [
         "qbuf=",
         "qbuf-free=",
         "argv-mem=",
@@ -40,8 +44,6 @@ fn comparable(line: &str) -> String {
         "rbp=",
         "tot-mem=",
         "omem=",
-        "lib-name=",
-        "lib-ver=",
     ];
     let kept: Vec<_> = line
         .split(' ')
@@ -66,11 +68,40 @@ const UNIX: &str = "id=1 addr=/run/r.sock:0 laddr=/run/r.sock:0 fd=9 name= age=1
 #[test]
 fn a_fresh_client_is_listed_as_redis_lists_it() {
     let card = Registry::new().register(arrival(53046));
-    let line = client_line(&card, 1_000_999, name_of);
+    let line = client_line(&card, 1_000_999, REDIS, name_of);
     assert_eq!(comparable(&line), comparable(FRESH));
-    let mut expected = fields(FRESH);
-    expected.extend(["lib-name", "lib-ver"]);
-    assert_eq!(fields(&line), expected);
+    assert_eq!(fields(&line), fields(FRESH));
+}
+
+// Seen.
+const ON_6_2: &str = "id=9 addr=127.0.0.1:37404 laddr=127.0.0.1:7791 fd=8 name= age=0 idle=0 flags=N db=0 sub=0 psub=0 multi=-1 qbuf=26 qbuf-free=40928 argv-mem=10 obl=0 oll=0 omem=0 tot-mem=61466 events=r cmd=client user=default redir=-1";
+const ON_8_2: &str = "id=9 addr=127.0.0.1:37404 laddr=127.0.0.1:7791 fd=9 name= age=0 idle=0 flags=N db=0 sub=0 psub=0 ssub=0 multi=-1 watch=0 qbuf=26 qbuf-free=16864 argv-mem=10 multi-mem=0 rbs=16384 rbp=16384 obl=0 oll=0 omem=0 tot-mem=34714 events=r cmd=client|list user=default redir=-1 resp=2 lib-name= lib-ver= io-thread=0 tot-net-in=26 tot-net-out=0 tot-cmds=0";
+const ON_VALKEY: &str = "id=7 addr=127.0.0.1:37404 laddr=127.0.0.1:7791 fd=9 name= age=0 idle=0 flags=N capa= db=0 sub=0 psub=0 ssub=0 multi=-1 watch=0 qbuf=0 qbuf-free=0 argv-mem=11 multi-mem=0 rbs=16384 rbp=16384 obl=0 oll=0 omem=0 tot-mem=17819 events=r cmd=client|list user=default redir=-1 resp=2 lib-name= lib-ver= tot-net-in=26 tot-net-out=0 tot-cmds=0";
+
+#[test]
+fn every_server_has_fields_of_its_own() {
+    let card = Registry::new().register(arrival(37404));
+    card.last_command.set(1);
+    card.bytes_in.set(26);
+    for (server, seen) in [
+        (ServerVersion::redis(6, 2, 5), ON_6_2),
+        (ServerVersion::redis(8, 2, 3), ON_8_2),
+        (ServerVersion::valkey(8, 1, 8), ON_VALKEY),
+        (VALKEY, ON_VALKEY),
+    ] {
+        let line = client_line(&card, 1_000_000, server, name_of);
+        assert_eq!(fields(&line), fields(seen), "{server:?}");
+        let tail = |line: &str| line[line.find(" cmd=").expect("it has one")..].to_owned();
+        assert_eq!(tail(&line), tail(seen), "{server:?}");
+    }
+    let of_7_2 = client_line(&card, 1_000_000, ServerVersion::valkey(7, 2, 4), name_of);
+    assert!(of_7_2.ends_with(" resp=2 lib-name= lib-ver="), "{of_7_2}");
+    card.raise(Flag::Redirects);
+    card.raise(Flag::ReadsReplica);
+    card.raise(Flag::Watching);
+    let line = client_line(&card, 1_000_000, VALKEY, name_of);
+    assert!(line.contains(" flags=r capa=r db=0 "), "{line}");
+    assert!(line.contains(" multi=-1 watch=1 "), "{line}");
 }
 
 #[test]
@@ -83,7 +114,7 @@ fn conditions_are_listed_as_redis_lists_them() {
     card.last_command.set(2);
     card.last_active_ms.set(1_001_000);
     assert_eq!(
-        comparable(&client_line(&card, 1_002_000, name_of)),
+        comparable(&client_line(&card, 1_002_000, REDIS, name_of)),
         comparable(TRACKING)
     );
 
@@ -94,7 +125,7 @@ fn conditions_are_listed_as_redis_lists_them() {
     card.last_command.set(0);
     card.names().name = Box::from(&b"multi"[..]);
     assert_eq!(
-        comparable(&client_line(&card, 1_001_000, name_of)),
+        comparable(&client_line(&card, 1_001_000, REDIS, name_of)),
         comparable(IN_MULTI)
     );
 
@@ -106,14 +137,14 @@ fn conditions_are_listed_as_redis_lists_them() {
     card.last_command.set(3);
     card.last_active_ms.set(1_001_000);
     assert_eq!(
-        comparable(&client_line(&card, 1_001_500, name_of)),
+        comparable(&client_line(&card, 1_001_500, REDIS, name_of)),
         comparable(SUBSCRIBED)
     );
 
     let card = Registry::new().register(on_unix_socket());
     card.last_command.set(1);
     assert_eq!(
-        comparable(&client_line(&card, 1_001_500, name_of)),
+        comparable(&client_line(&card, 1_001_500, REDIS, name_of)),
         comparable(UNIX)
     );
 }
@@ -135,17 +166,18 @@ fn flag_letters_keep_redis_order() {
         Flag::Watching,
         Flag::InFlight,
         Flag::Pinned,
+        Flag::ReadsReplica,
     ];
     for flag in all {
         assert!(!card.has(flag));
         card.raise(flag);
         assert!(card.has(flag));
     }
-    assert!(client_line(&card, 0, name_of).contains(" flags=OPxbtcAUeT db="));
+    assert!(client_line(&card, 0, REDIS, name_of).contains(" flags=OPxbtcAUreT db="));
     for flag in all {
         card.lower(flag);
     }
-    let line = client_line(&card, 0, name_of);
+    let line = client_line(&card, 0, REDIS, name_of);
     assert!(line.contains(" flags=U db="), "{line}");
 }
 
@@ -160,7 +192,7 @@ fn unread_replies_and_names_are_shown_and_cannot_forge_fields() {
         names.lib_name = Box::from(&b"redis-py"[..]);
         names.lib_ver = Box::from(&b"5.2"[..]);
     }
-    let line = client_line(&card, 1_000_000, name_of);
+    let line = client_line(&card, 1_000_000, ServerVersion::redis(7, 2, 4), name_of);
     let total = 107 + size_of::<Card>();
     assert!(line.contains(&format!(" qbuf=7 qbuf-free=0 argv-mem=0 multi-mem=0 rbs=0 rbp=0 obl=0 oll=1 omem=100 tot-mem={total} events=rw ")), "{line}");
     assert!(
@@ -262,11 +294,130 @@ fn figures_add_up_and_the_identity_is_current() {
 }
 
 fn kill(args: &[&str]) -> Result<KillFilter, String> {
-    KillFilter::parse(&args.iter().map(|a| a.as_bytes()).collect::<Vec<_>>())
+    kill_at(ServerVersion::redis(7, 4, 0), args)
+}
+
+fn kill_at(server: ServerVersion, args: &[&str]) -> Result<KillFilter, String> {
+    let words: Vec<_> = args.iter().map(|a| a.as_bytes()).collect();
+    KillFilter::parse(server, &words)
 }
 
 fn list(args: &[&str]) -> Result<ListFilter, String> {
-    ListFilter::parse(&args.iter().map(|a| a.as_bytes()).collect::<Vec<_>>())
+    list_at(REDIS, args)
+}
+
+fn list_at(server: ServerVersion, args: &[&str]) -> Result<ListFilter, String> {
+    let words: Vec<_> = args.iter().map(|a| a.as_bytes()).collect();
+    ListFilter::parse(server, &words)
+}
+
+/// The words of a question to the server.
+fn asked(question: Result<Option<Vec<u8>>, String>) -> String {
+    let bytes = question
+        .expect("the filter is well formed")
+        .unwrap_or_default();
+    let text = String::from_utf8(bytes).expect("it is text");
+    let words: Vec<_> = text
+        .split("\r\n")
+        .filter(|word| !word.starts_with(['*', '$']))
+        .collect();
+    words.join(" ").trim().to_owned()
+}
+
+#[test]
+fn errors_of_kill_are_those_of_the_server_at_hand() {
+    let older = ServerVersion::redis(6, 2, 5);
+    let valkey_8 = ServerVersion::valkey(8, 1, 8);
+    let syntax = "ERR syntax error";
+    let id = "ERR client-id should be greater than 0";
+    // Seen.
+    let of_kill: [(ServerVersion, &[&str], &str); 16] = [
+        (older, &[], syntax),
+        (
+            older,
+            &["ID", "abc"],
+            "ERR value is not an integer or out of range",
+        ),
+        (older, &["MAXAGE", "1"], syntax),
+        (REDIS, &["MAXAGE", "1"], syntax),
+        (REDIS, &["ID", "7", "8"], syntax),
+        (
+            REDIS,
+            &["TYPE", "primary"],
+            "ERR Unknown client type 'primary'",
+        ),
+        (valkey_8, &["ID", "abc"], syntax),
+        (valkey_8, &["ID", "0"], id),
+        (valkey_8, &["ID", "7", "-1"], id),
+        (valkey_8, &["ID", "7", "TYPE"], syntax),
+        (valkey_8, &["IDLE", "1"], syntax),
+        (valkey_8, &["NOT-ID", "1"], syntax),
+        (VALKEY, &["IDLE", "0"], "ERR idle should be greater than 0"),
+        (
+            VALKEY,
+            &["FLAGS", "Nz"],
+            "ERR Unknown flags found in the provided filter: Nz",
+        ),
+        (
+            VALKEY,
+            &["NOT-CAPA", "z"],
+            "ERR Unknown capa found in the NOT-CAPA filter: z",
+        ),
+        (VALKEY, &["NOT-SKIPME", "yes"], syntax),
+    ];
+    for (server, args, text) in of_kill {
+        assert_eq!(
+            kill_at(server, args),
+            Err(text.to_owned()),
+            "{server:?} {args:?}"
+        );
+    }
+}
+
+#[test]
+fn errors_of_list_are_those_of_the_server_at_hand() {
+    let older = ServerVersion::redis(6, 2, 5);
+    let valkey_8 = ServerVersion::valkey(8, 1, 8);
+    let syntax = "ERR syntax error";
+    let id = "ERR client-id should be greater than 0";
+    // Seen.
+    let of_list: [(ServerVersion, &[&str], &str); 12] = [
+        (older, &["ID", "abc"], "ERR Invalid client ID"),
+        (REDIS, &["USER", "x"], syntax),
+        (REDIS, &["TYPE", "pubsub", "TYPE", "normal"], syntax),
+        (valkey_8, &["ID"], syntax),
+        (valkey_8, &["ID", "abc"], syntax),
+        (valkey_8, &["ID", "1", "0"], id),
+        (valkey_8, &["DB", "1"], syntax),
+        (
+            valkey_8,
+            &["MAXAGE", "0"],
+            "ERR maxage should be greater than 0",
+        ),
+        (
+            VALKEY,
+            &["NOT-TYPE", "foo"],
+            "ERR Unknown client type 'foo'",
+        ),
+        (
+            VALKEY,
+            &["NOT-DB", "abc"],
+            "ERR NOT-DB is not an integer or out of range",
+        ),
+        (
+            VALKEY,
+            &["DB", "abc"],
+            "ERR DB is not an integer or out of range",
+        ),
+        (VALKEY, &["NOT-ID"], syntax),
+    ];
+    for (server, args, text) in of_list {
+        assert_eq!(
+            list_at(server, args),
+            Err(text.to_owned()),
+            "{server:?} {args:?}"
+        );
+    }
 }
 
 #[test]
@@ -373,8 +524,12 @@ fn kill_selects_by_every_filter() {
     );
     assert_eq!(selected(&["SKIPME", "yes"]), [2, 3]);
     assert_eq!(
-        kill(&["USER", "ci"]).expect("well formed").user(),
-        Some(&b"ci"[..])
+        asked(kill(&["TYPE", "normal"]).map(|filter| filter.question())),
+        ""
+    );
+    assert_eq!(
+        asked(kill(&["TYPE", "normal", "user", "ci"]).map(|filter| filter.question())),
+        "CLIENT KILL user ci ID 9223372036854775807"
     );
 }
 
@@ -388,7 +543,7 @@ fn list_chooses_by_type_and_in_the_order_of_the_ids() {
     let chosen = |args: &[&str]| {
         let filter = list(args).expect("the filter is well formed");
         filter
-            .choose(&registry)
+            .choose(&registry, 1, 0)
             .iter()
             .map(|c| c.id())
             .collect::<Vec<_>>()
@@ -397,14 +552,79 @@ fn list_chooses_by_type_and_in_the_order_of_the_ids() {
     assert_eq!(chosen(&["type", "pubsub"]), [2]);
     assert_eq!(chosen(&["TYPE", "replica"]), [0; 0]);
     assert_eq!(chosen(&["ID", "3", "999", "-1", "0", "1", "3"]), [3, 1, 3]);
-    assert!(
-        list(&["ID", "3"])
-            .expect("well formed")
-            .selects(&cards[2], 1, 0)
-    );
-    assert!(
-        !list(&["ID", "3"])
-            .expect("well formed")
-            .selects(&cards[0], 1, 0)
+}
+
+#[test]
+fn before_7_0_the_id_0_is_everybodys() {
+    let older = ServerVersion::redis(6, 2, 5);
+    let registry = Registry::new();
+    let cards = [1, 2].map(|port| registry.register(arrival(port)));
+    let killed = |args: &[&str]| {
+        let filter = kill_at(older, args).expect("the filter is well formed");
+        let meant = cards.iter().filter(|card| filter.selects(card, 1, 0));
+        meant.map(|card| card.id()).collect::<Vec<_>>()
+    };
+    assert_eq!(killed(&["ID", "0"]), [2]);
+    assert_eq!(killed(&["ID", "0", "SKIPME", "no"]), [1, 2]);
+    assert_eq!(killed(&["ID", "-5", "SKIPME", "no"]), [0; 0]);
+    assert_eq!(killed(&["ID", "2"]), [2]);
+}
+
+#[test]
+fn valkey_lists_by_many_filters_and_by_what_a_client_is_not() {
+    let registry = Registry::new();
+    let cards: Vec<_> = (1..=4)
+        .map(|port| registry.register(arrival(port)))
+        .collect();
+    cards[0].names().name = Box::from(&b"a"[..]);
+    cards[0].names().lib_name = Box::from(&b"l"[..]);
+    cards[1].raise(Flag::Pubsub);
+    cards[2].db.set(5);
+    cards[2].raise(Flag::Redirects);
+    cards[3].last_active_ms.set(1_009_000);
+    let chosen = |args: &[&str]| {
+        let filter = list_at(VALKEY, args).expect("the filter is well formed");
+        let chosen = filter.choose(&registry, 4, 1_010_000);
+        chosen.iter().map(|card| card.id()).collect::<Vec<_>>()
+    };
+    // Seen, with clients like these.
+    for (args, ids) in [
+        (&[][..], &[1, 2, 3, 4][..]),
+        (&["ID", "3", "1", "3"], &[1, 3]),
+        (&["ID", "3", "ID", "1"], &[1, 3]),
+        (&["TYPE", "normal", "ID"], &[]),
+        (&["TYPE", "normal", "NOT-ID"], &[1, 3, 4]),
+        (&["TYPE", "replica", "TYPE", "normal"], &[1, 3, 4]),
+        (&["TYPE", "primary"], &[]),
+        (&["NOT-TYPE", "pubsub"], &[1, 3, 4]),
+        (&["SKIPME", "yes"], &[1, 2, 3]),
+        (&["IP", "127.0.0.1"], &[1, 2, 3, 4]),
+        (&["NOT-IP", "127.0.0.1"], &[]),
+        (&["NAME", "a"], &[1]),
+        (&["NAME", ""], &[]),
+        (&["NOT-NAME", "a"], &[2, 3, 4]),
+        (&["NOT-NAME", ""], &[1, 2, 3, 4]),
+        (&["NOT-LIB-NAME", "l"], &[2, 3, 4]),
+        (&["FLAGS", "NN"], &[1, 3, 4]),
+        (&["FLAGS", "NP"], &[]),
+        (&["FLAGS", ""], &[1, 2, 3, 4]),
+        (&["NOT-FLAGS", "P"], &[1, 3, 4]),
+        (&["NOT-FLAGS", "NP"], &[1, 2, 3, 4]),
+        (&["NOT-FLAGS", ""], &[]),
+        (&["CAPA", "r"], &[3]),
+        (&["NOT-CAPA", "r"], &[1, 2, 4]),
+        (&["DB", "5"], &[3]),
+        (&["not-db", "5"], &[1, 2, 4]),
+        (&["NOT-USER", "default"], &[]),
+        (&["IDLE", "2"], &[1, 2, 3]),
+        (&["MAXAGE", "10", "NOT-ID", "2", "4"], &[1, 3]),
+    ] {
+        assert_eq!(chosen(args), ids, "{args:?}");
+    }
+    let question = |args| asked(list_at(VALKEY, args).map(|filter| filter.question()));
+    assert_eq!(question(&["NAME", "x"]), "");
+    assert_eq!(
+        question(&["NOT-USER", "u", "NAME", "x", "db", "9"]),
+        "CLIENT LIST NOT-USER u db 9 ID 9223372036854775807"
     );
 }

@@ -1,5 +1,6 @@
 //! What the server would remember of one client, and where each of its requests goes.
 
+mod malformed;
 mod own_elements;
 mod reply_mode;
 mod route;
@@ -10,9 +11,10 @@ mod unplaced;
 
 use std::rc::Rc;
 
+pub use malformed::{malformed, miscounted, misused, unauthenticated};
 pub use own_elements::{OwnCommand, OwnElement, OwnElements, is_refused_late, stand_in_for};
 pub use reply_mode::{ReplyMode, ShownInExec};
-pub use route::{Block, READ_ONLY, Route, Routed, Rules, block, route, unknown_command};
+pub use route::{Block, READ_ONLY, Route, Routed, Rules, block, route};
 pub use state::{Change, Credentials, Effect, Own, Protocol, State, Step, name_request, steps};
 pub use taken::TakenCredentials;
 pub use transaction::{Stream, Tracking, Transaction, Verb};

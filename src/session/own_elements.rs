@@ -95,6 +95,8 @@ pub fn stand_in_for(sub: ClientSub) -> Option<&'static [&'static str]> {
         ClientSub::NoEvict => &["CLIENT", "NO-EVICT", "-"],
         ClientSub::NoTouch => &["CLIENT", "NO-TOUCH", "-"],
         ClientSub::Unblock => &["CLIENT", "UNBLOCK", "x"],
+        ClientSub::Capa => &["CLIENT", "CAPA", "-"],
+        ClientSub::ImportSource => &["CLIENT", "IMPORT-SOURCE", "-"],
         ClientSub::MaintNotifications | ClientSub::Unsupported => return None,
     })
 }

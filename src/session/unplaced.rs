@@ -9,6 +9,7 @@
 use super::route::Route;
 use crate::command::{Local, Tx};
 use crate::resp::speak::{OK, error};
+use crate::texts::exec_aborted;
 
 /// How such an error begins.
 const BUSY: &[u8] = b"-BUSY ";
@@ -89,14 +90,6 @@ pub enum Unplaced {
     Over(Vec<u8>),
 }
 
-/// What a server answers to EXEC that refuses it with this error.
-fn aborted(refusal: &[u8]) -> Vec<u8> {
-    let reason = refusal.get(1..).unwrap_or_default();
-    // It names the code of an error that has one of its own.
-    let reason = reason.strip_prefix(b"ERR ").unwrap_or(reason);
-    [b"-EXECABORT Transaction discarded because of: ", reason].concat()
-}
-
 impl UnplacedTransaction {
     /// What `verb` gets, outside of MULTI, that a busy server refuses with `refusal`, which it would not have done on a connection
     /// in the client's state.
@@ -104,7 +97,7 @@ impl UnplacedTransaction {
         let stage = match verb {
             Tx::Multi => Stage::Open,
             Tx::Watch => Stage::Watching,
-            Tx::Exec => return Begun::Reply(aborted(refusal)),
+            Tx::Exec => return Begun::Reply(exec_aborted(refusal)),
             Tx::Discard => return Begun::Reply(NOTHING_TO_DISCARD.to_vec()),
             Tx::Unwatch => return Begun::Reply(OK.to_vec()),
         };
@@ -163,13 +156,13 @@ impl UnplacedTransaction {
         if let Some(wrong) = wrong {
             self.refuse();
             return match route {
-                Route::Transaction(Tx::Exec) => Unplaced::Over(aborted(&wrong)),
+                Route::Transaction(Tx::Exec) => Unplaced::Over(exec_aborted(&wrong)),
                 _ => Unplaced::Reply(wrong),
             };
         }
         match route {
             Route::Alien | Route::Local(Local::Quit) => Unplaced::Elsewhere,
-            Route::Transaction(Tx::Exec) => Unplaced::Over(aborted(&self.refusal)),
+            Route::Transaction(Tx::Exec) => Unplaced::Over(exec_aborted(&self.refusal)),
             Route::Transaction(Tx::Discard) => Unplaced::Over(OK.to_vec()),
             Route::Transaction(verb @ (Tx::Multi | Tx::Watch)) => {
                 if words != NestedWords::Redis {

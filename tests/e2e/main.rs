@@ -45,3 +45,4 @@ mod tracking;
 mod transactions;
 mod waits;
 mod withdrawn;
+mod words;

@@ -1,0 +1,309 @@
+//! The arguments of `CLIENT KILL` and `CLIENT LIST`, parsed as the server at hand parses them and with its texts.
+//!
+//! Errors are the text of the reply without the leading `-` and without the line end; it is the first mistake from the left.
+//! Redis knows few filters, and other ones for either command. Valkey has had one grammar for both since 8.1, and since 9.0
+//! one with many more words.
+
+use super::{ClientFilter, ClientType, KillFilter, ListFilter, Traits};
+use crate::texts::ServerVersion;
+
+const SYNTAX: &str = "ERR syntax error";
+const BAD_ID: &str = "ERR client-id should be greater than 0";
+
+/// What Valkey 9 knows as letters of `flags`.
+const FLAGS: &[u8] = b"bcdeirtuxABEIMNOPRSTU";
+/// And of `capa`.
+const CAPABILITIES: &[u8] = b"r";
+
+impl KillFilter {
+    /// Parses what follows `CLIENT KILL`.
+    ///
+    /// # Errors
+    /// The server's text, see the head of this file.
+    pub fn parse(server: ServerVersion, args: &[&[u8]]) -> Result<Self, String> {
+        let clients = match args {
+            [] if server.is_from((7, 0)) => {
+                return Err("ERR wrong number of arguments for 'client|kill' command".to_owned());
+            }
+            [] => return Err(SYNTAX.to_owned()),
+            [addr] => {
+                let mut clients = ClientFilter::default();
+                clients.is.addr = Some((*addr).into());
+                return Ok(Self {
+                    clients,
+                    is_old_form: true,
+                });
+            }
+            filters if is_unified(server) => unified(server, filters, true)?,
+            filters => pairs(server, filters)?,
+        };
+        Ok(Self {
+            clients,
+            is_old_form: false,
+        })
+    }
+}
+
+impl ListFilter {
+    /// Parses what follows `CLIENT LIST`.
+    ///
+    /// # Errors
+    /// The server's text, see the head of this file.
+    pub fn parse(server: ServerVersion, args: &[&[u8]]) -> Result<Self, String> {
+        let clients = match args {
+            [] => ClientFilter::default(),
+            [_] => return Err(SYNTAX.to_owned()),
+            filters if is_unified(server) => unified(server, filters, false)?,
+            [option, class] if is(option, "type") => {
+                let mut clients = ClientFilter::default();
+                clients.is.class = Some(class_of(server, class)?);
+                clients
+            }
+            [option, ids @ ..] if is(option, "id") => {
+                let id = |id: &&[u8]| integer(id).ok_or_else(|| "ERR Invalid client ID".to_owned());
+                return ids.iter().map(id).collect::<Result<_, _>>().map(Self::Ids);
+            }
+            _ => return Err(SYNTAX.to_owned()),
+        };
+        Ok(Self::Clients(Box::new(clients)))
+    }
+}
+
+/// Whether KILL and LIST have one grammar.
+fn is_unified(server: ServerVersion) -> bool {
+    server.is_valkey_from((8, 1))
+}
+
+/// The filters of Redis' KILL: the last of one given twice holds.
+fn pairs(server: ServerVersion, args: &[&[u8]]) -> Result<ClientFilter, String> {
+    let mut filter = ClientFilter {
+        skip_me: true,
+        ..ClientFilter::default()
+    };
+    for pair in args.chunks(2) {
+        let &[option, value] = pair else {
+            return Err(SYNTAX.to_owned());
+        };
+        if is(option, "id") {
+            filter.is.ids = ids_of_kill(server, value)?;
+        } else if is(option, "maxage") && server.is_from((7, 4)) {
+            filter.max_age_s = Some(seconds("maxage", value)?);
+        } else {
+            common(server, &mut filter, option, value)?;
+        }
+    }
+    Ok(filter)
+}
+
+/// One pair that every server understands in the same way.
+fn common(
+    server: ServerVersion,
+    filter: &mut ClientFilter,
+    option: &[u8],
+    value: &[u8],
+) -> Result<(), String> {
+    if is(option, "type") {
+        filter.is.class = Some(class_of(server, value)?);
+    } else if is(option, "addr") {
+        filter.is.addr = Some(value.into());
+    } else if is(option, "laddr") {
+        filter.is.laddr = Some(value.into());
+    } else if is(option, "user") {
+        filter.is.user = Some(value.into());
+        filter.unsure.push([option.into(), value.into()]);
+    } else if is(option, "skipme") && is(value, "yes") {
+        filter.skip_me = true;
+    } else if is(option, "skipme") && is(value, "no") {
+        filter.skip_me = false;
+    } else {
+        return Err(SYNTAX.to_owned());
+    }
+    Ok(())
+}
+
+/// The one id of Redis' KILL. Before 7.0 any number will do, and 0 stands for everybody.
+fn ids_of_kill(server: ServerVersion, value: &[u8]) -> Result<Option<Vec<u64>>, String> {
+    let number = integer(value);
+    if server.is_from((7, 0)) {
+        let id = number.and_then(positive).ok_or_else(|| BAD_ID.to_owned())?;
+        return Ok(Some(vec![id]));
+    }
+    match number {
+        None => Err("ERR value is not an integer or out of range".to_owned()),
+        Some(0) => Ok(None),
+        Some(number) => Ok(Some(positive(number).into_iter().collect())),
+    }
+}
+
+/// The filters of Valkey, for KILL and LIST.
+fn unified(server: ServerVersion, args: &[&[u8]], skip_me: bool) -> Result<ClientFilter, String> {
+    let mut filter = ClientFilter {
+        skip_me,
+        ..ClientFilter::default()
+    };
+    let has_more_words = server.is_valkey_from((9, 0));
+    let mut rest = args;
+    while let [option, behind @ ..] = rest {
+        if is(option, "id") {
+            rest = take_ids(&mut filter.is, behind)?;
+            continue;
+        }
+        if is(option, "not-id") && has_more_words {
+            rest = take_ids(&mut filter.is_not, behind)?;
+            continue;
+        }
+        let [value, behind @ ..] = behind else {
+            return Err(SYNTAX.to_owned());
+        };
+        rest = behind;
+        if is(option, "maxage") {
+            filter.max_age_s = Some(seconds("maxage", value)?);
+        } else if is(option, "idle") && has_more_words {
+            filter.idle_s = Some(seconds("idle", value)?);
+        } else if !(has_more_words && take_trait(server, &mut filter, option, value)?) {
+            common(server, &mut filter, option, value)?;
+        }
+    }
+    Ok(filter)
+}
+
+/// All numbers that stand here. Returns what stands behind them.
+fn take_ids<'a, 'b>(
+    traits: &mut Traits,
+    mut words: &'a [&'b [u8]],
+) -> Result<&'a [&'b [u8]], String> {
+    let ids = traits.ids.get_or_insert_default();
+    while let [word, behind @ ..] = words
+        && let Some(number) = integer(word)
+    {
+        ids.push(positive(number).ok_or_else(|| BAD_ID.to_owned())?);
+        words = behind;
+    }
+    Ok(words)
+}
+
+/// A pair of words that came with Valkey 9. False: it is none.
+fn take_trait(
+    server: ServerVersion,
+    filter: &mut ClientFilter,
+    option: &[u8],
+    value: &[u8],
+) -> Result<bool, String> {
+    let (plain, is_not) = match option.split_at_checked(4) {
+        Some((prefix, plain)) if is(prefix, "not-") => (plain, true),
+        _ => (option, false),
+    };
+    let of = |word| is(plain, word);
+    // Whether there is such a user or database is the server's to say.
+    if of("db") || (of("user") && is_not) {
+        filter.unsure.push([option.into(), value.into()]);
+    }
+    let traits = if is_not {
+        &mut filter.is_not
+    } else {
+        &mut filter.is
+    };
+    if of("name") {
+        traits.name = Some(value.into());
+    } else if of("lib-name") {
+        traits.lib_name = Some(value.into());
+    } else if of("lib-ver") {
+        traits.lib_ver = Some(value.into());
+    } else if of("ip") {
+        traits.ip = Some(value.into());
+    } else if of("flags") {
+        let which = if is_not { "NOT-FLAGS" } else { "provided" };
+        traits.flags = Some(all_of("flags", which, value, FLAGS)?);
+    } else if of("capa") {
+        let which = if is_not { "NOT-CAPA" } else { "provided" };
+        traits.capabilities = Some(all_of("capa", which, value, CAPABILITIES)?);
+    } else if of("db") {
+        let which = if is_not { "NOT-DB" } else { "DB" };
+        let number = integer(value).and_then(|number| i32::try_from(number).ok());
+        let number =
+            number.ok_or_else(|| format!("ERR {which} is not an integer or out of range"))?;
+        // One that there cannot be the server refuses.
+        traits.database = Some(u32::try_from(number).unwrap_or(u32::MAX));
+    } else if !is_not {
+        return Ok(false);
+    } else if of("type") {
+        traits.class = Some(class_of(server, value)?);
+    } else if of("addr") {
+        traits.addr = Some(value.into());
+    } else if of("laddr") {
+        traits.laddr = Some(value.into());
+    } else if of("user") {
+        traits.user = Some(value.into());
+    } else {
+        return Ok(false);
+    }
+    Ok(true)
+}
+
+/// Letters, if all of them are known.
+fn all_of(what: &str, which: &str, value: &[u8], known: &[u8]) -> Result<Box<[u8]>, String> {
+    if value.iter().all(|letter| known.contains(letter)) {
+        return Ok(value.into());
+    }
+    let shown = quoted(value);
+    Err(format!(
+        "ERR Unknown {what} found in the {which} filter: {shown}"
+    ))
+}
+
+fn class_of(server: ServerVersion, name: &[u8]) -> Result<ClientType, String> {
+    const NAMES: [(&str, ClientType); 6] = [
+        ("normal", ClientType::Normal),
+        ("slave", ClientType::Replica),
+        ("replica", ClientType::Replica),
+        ("pubsub", ClientType::Pubsub),
+        ("master", ClientType::Master),
+        ("primary", ClientType::Master),
+    ];
+    // The last of them is a word of Valkey's.
+    let known = NAMES.len() - usize::from(!is_unified(server));
+    NAMES[..known]
+        .iter()
+        .find(|(known, _)| is(name, known))
+        .map(|&(_, class)| class)
+        .ok_or_else(|| format!("ERR Unknown client type '{}'", quoted(name)))
+}
+
+/// Whether `word` is `name`, in any case.
+fn is(word: &[u8], name: &str) -> bool {
+    word.eq_ignore_ascii_case(name.as_bytes())
+}
+
+fn seconds(option: &str, value: &[u8]) -> Result<u64, String> {
+    let number =
+        integer(value).ok_or_else(|| format!("ERR {option} is not an integer or out of range"))?;
+    positive(number).ok_or_else(|| format!("ERR {option} should be greater than 0"))
+}
+
+fn positive(number: i64) -> Option<u64> {
+    u64::try_from(number).ok().filter(|&number| number > 0)
+}
+
+/// A 64-bit integer as Redis' `string2ll` takes it: no sign `+`, no leading zeros, no blanks.
+fn integer(text: &[u8]) -> Option<i64> {
+    let digits = text.strip_prefix(b"-").unwrap_or(text);
+    let plain = match digits {
+        [b'0'] => text.len() == 1,
+        [b'1'..=b'9', rest @ ..] => rest.iter().all(u8::is_ascii_digit),
+        _ => false,
+    };
+    if plain {
+        str::from_utf8(text).ok()?.parse().ok()
+    } else {
+        None
+    }
+}
+
+/// An argument inside an error text, as a C string without line ends.
+fn quoted(argument: &[u8]) -> String {
+    let end = argument
+        .iter()
+        .position(|&b| b == 0)
+        .unwrap_or(argument.len());
+    String::from_utf8_lossy(&argument[..end]).replace(['\r', '\n'], " ")
+}
