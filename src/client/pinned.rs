@@ -10,7 +10,6 @@ use crate::command::{
 };
 use crate::identity::Flag;
 use crate::resp::Request;
-use crate::resp::speak::encode_request;
 use crate::session::{Change, Protocol, Route, Routed, State, Stream, Verb};
 use crate::telemetry::Disconnect;
 use crate::texts::subscribers_may_not;
@@ -25,10 +24,6 @@ pub(super) const NONE_FREE: &[u8] =
 /// What a command of respool's own gets inside MULTI, where its answer would have to stand among the server's.
 pub(super) const NOT_IN_MULTI: &[u8] =
     b"-ERR respool: this command is not possible inside MULTI\r\n";
-
-/// Why WAIT would answer a wrong number.
-const WAIT_NOT_PERMITTED: &[u8] =
-    b"-ERR respool: WAIT needs the permission to PUBLISH to the channel respool:wait on this server\r\n";
 
 /// What a change of state gets while messages come in.
 pub(super) const NOT_AMID_MESSAGES: &[u8] =
@@ -172,6 +167,8 @@ impl Client {
         }
         *self.resident.pinned.borrow_mut() = None;
         self.flag(Flag::Pinned, false);
+        // What it has written there is on a connection of the past.
+        self.has_written = true;
         if let Some(pin) = self.pin.take()
             && !self.pin_use.leaves_traces
         {
@@ -290,7 +287,7 @@ impl Client {
     }
 
     /// The requests behind a blocking call wait for its reply, so that they do not run when the client leaves meanwhile.
-    fn block(&mut self) {
+    pub(super) fn block(&mut self) {
         self.flag(Flag::Blocked, true);
         self.resident.may_be_silent.set(true);
         self.wait = Wait::Answers;
@@ -343,62 +340,6 @@ impl Client {
         if request.count() == 1 {
             self.in_multi_after(verb);
         }
-        Next::Used(request.bytes().len())
-    }
-
-    /// WAIT speaks of the writes of its own connection, so that connection is first moved past the client's earlier
-    /// ones: by any command up to Redis 7.0, from 7.2 on by one that is propagated.
-    fn wait_for_replicas(
-        &mut self,
-        link: &Rc<Link>,
-        request: &Request<'_>,
-        command: Option<CommandId>,
-    ) -> Next {
-        if self.outlet.outstanding() > 0 {
-            self.wait = Wait::Answers;
-            return Next::Wait;
-        }
-        let server = self.site.thread.process.server.load_full();
-        let needs_a_write = server.is_some_and(|server| server.wait_needs_a_write());
-        if self.outlet.transaction().open {
-            if needs_a_write {
-                return self.spoil_transaction(request, command, NOT_IN_MULTI);
-            }
-            // MULTI itself has moved the connection.
-            self.wait_ready = true;
-        }
-        if !std::mem::take(&mut self.wait_ready) {
-            self.pin_use.is_fresh = true;
-            let words: &[&str] = if needs_a_write {
-                &["PUBLISH", "respool:wait", ""]
-            } else {
-                &["PING"]
-            };
-            let (tell, told) = tokio::sync::oneshot::channel();
-            link.send_own(
-                &encode_request(words),
-                crate::upstream::OwnReply::Tell(tell),
-            );
-            self.wait = Wait::Task(Box::pin(async move {
-                let refused = told.await.is_ok_and(|reply| reply.starts_with(b"-"));
-                Done::WaitReady(if refused {
-                    Err(WAIT_NOT_PERMITTED)
-                } else {
-                    Ok(())
-                })
-            }));
-            return Next::Wait;
-        }
-        self.count(1, command);
-        let show = self.show();
-        link.send(
-            &self.outlet,
-            request.bytes(),
-            1,
-            (Kind::Blocking(Popped::Nothing), Delays::NONE),
-            show,
-        );
-        self.block();
         Next::Used(request.bytes().len())
     }
 

@@ -241,6 +241,7 @@ impl Client {
                 Show::Pass,
             );
             self.site.upstream.served(&link, run.count);
+            self.has_written |= run.delays.may_pause();
             self.count(run.count, run.last);
         }
         *run = Run {
@@ -480,6 +481,7 @@ impl Client {
         let show = self.show();
         link.send(&self.outlet, bytes, count, (kind, delays), show);
         self.site.upstream.served(&link, count);
+        self.has_written |= delays.may_pause();
         self.count(count, command);
         Next::Used(bytes.len())
     }

@@ -138,7 +138,9 @@ pub struct Client {
     /// What its blocking call has come to.
     pub(super) line: Option<Box<Line>>,
     /// WAIT was preceded by what it needs.
-    pub(super) wait_ready: bool,
+    pub(super) wait_ready: Option<Result<(), &'static [u8]>>,
+    /// It has written on a connection that is not lent to it now.
+    pub(super) has_written: bool,
     /// The workers know of the message at hand.
     pub(super) is_announced: bool,
     /// The server cannot take the requests that are here: each is answered with this.
@@ -222,7 +224,8 @@ impl Client {
             is_listening: false,
             permission: None,
             line: None,
-            wait_ready: false,
+            wait_ready: None,
+            has_written: false,
             is_announced: false,
             refusing: None,
             unplaced: None,
@@ -465,8 +468,7 @@ impl Client {
             Done::Dressed(Some(result), purpose) => self.acknowledged(purpose, result),
             // The client is closed with the connection it was lent.
             Done::Dressed(None, _) => self.outlet.close(Disconnect::UpstreamLost),
-            Done::WaitReady(Ok(())) => self.wait_ready = true,
-            Done::WaitReady(Err(reply)) => self.refusing = Some(reply.to_vec()),
+            Done::WaitReady(result) => self.wait_ready = Some(result),
             Done::Subscribed(result) => self.has_subscribed(result),
             Done::Unsubscribed => self.note_subscriptions(),
             Done::Announced => self.is_announced = true,

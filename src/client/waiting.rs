@@ -32,6 +32,7 @@ impl Client {
         {
             return None;
         }
+        self.has_written = true;
         match self.line.take().map(|line| *line) {
             Some(Line::Over(blocked, outcome)) => {
                 self.end_line(&blocked, outcome);

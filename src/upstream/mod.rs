@@ -2,6 +2,7 @@
 //!
 //! Invariant: every socket to the server holds a permit of the process-wide budget until the server has closed it too.
 
+mod acknowledged;
 mod apart;
 mod aside;
 mod away;

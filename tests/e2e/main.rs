@@ -43,6 +43,7 @@ mod tls_admission;
 mod tls_flow;
 mod tracking;
 mod transactions;
+mod wait_in_multi;
 mod waits;
 mod withdrawn;
 mod words;

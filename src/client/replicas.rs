@@ -1,0 +1,96 @@
+//! WAIT and WAITAOF: they speak of what their own connection has written, and a client's writes were on others.
+
+use std::rc::Rc;
+
+use super::requests::Next;
+use super::task::{Client, Done, Wait};
+use crate::command::{CommandId, Delays, spec};
+use crate::resp::Request;
+use crate::resp::speak::encode_request;
+use crate::session::Verb;
+use crate::upstream::{Kind, Link, OwnReply};
+use crate::waits::Popped;
+
+/// Why WAIT would answer a wrong number.
+const WAIT_NOT_PERMITTED: &[u8] =
+    b"-ERR respool: WAIT needs the permission to PUBLISH to the channel respool:wait on this server\r\n";
+
+/// Why it would inside MULTI.
+const NOT_ACKNOWLEDGED: &[u8] =
+    b"-ERR respool: not all replicas have acknowledged what was written before MULTI, or INFO does not tell\r\n";
+
+impl Client {
+    /// WAIT speaks of the writes of its own connection, so that connection is first moved past the client's earlier
+    /// ones: by any command up to Redis 7.0, from 7.2 on by one that is propagated.
+    pub(super) fn wait_for_replicas(
+        &mut self,
+        link: &Rc<Link>,
+        request: &Request<'_>,
+        command: Option<CommandId>,
+    ) -> Next {
+        if self.outlet.outstanding() > 0 {
+            self.wait = Wait::Answers;
+            return Next::Wait;
+        }
+        let is_open = self.outlet.transaction().open;
+        match self.wait_ready.take() {
+            Some(Ok(())) => {}
+            Some(Err(reply)) => {
+                self.refuse(command, reply);
+                return Next::Used(request.bytes().len());
+            }
+            None => {
+                let server = self.site.thread.process.server.load_full();
+                let needs_a_write = server.is_some_and(|server| server.wait_needs_a_write());
+                // MULTI itself has moved the connection where any command does.
+                let is_moved = is_open && !(needs_a_write && self.has_written);
+                if !is_moved {
+                    self.make_wait_true(link, command, needs_a_write, is_open);
+                    return Next::Wait;
+                }
+            }
+        }
+        if is_open {
+            // It never blocks there.
+            return self.queue(link, request, command, Verb::Queue);
+        }
+        self.count(1, command);
+        let show = self.show();
+        let kind = (Kind::Blocking(Popped::Nothing), Delays::NONE);
+        link.send(&self.outlet, request.bytes(), 1, kind, show);
+        self.block();
+        Next::Used(request.bytes().len())
+    }
+
+    /// Sees to it that what WAIT answers is true of what the client has written. Inside MULTI the connection cannot be moved any
+    /// more, and answers how many replicas there are: that is true once all of them have acknowledged everything.
+    fn make_wait_true(
+        &mut self,
+        link: &Link,
+        command: Option<CommandId>,
+        needs_a_write: bool,
+        is_open: bool,
+    ) {
+        self.pin_use.is_fresh = true;
+        if is_open {
+            let upstream = Rc::clone(&self.site.upstream);
+            let of_files = command.is_some_and(|id| spec(id).name == "waitaof");
+            self.wait = Wait::Task(Box::pin(async move {
+                let is_true = upstream.is_acknowledged_by_all(of_files).await;
+                Done::WaitReady(is_true.then_some(()).ok_or(NOT_ACKNOWLEDGED))
+            }));
+            return;
+        }
+        let words: &[&str] = if needs_a_write {
+            &["PUBLISH", "respool:wait", ""]
+        } else {
+            &["PING"]
+        };
+        let (tell, told) = tokio::sync::oneshot::channel();
+        link.send_own(&encode_request(words), OwnReply::Tell(tell));
+        self.wait = Wait::Task(Box::pin(async move {
+            let refused = told.await.is_ok_and(|reply| reply.starts_with(b"-"));
+            Done::WaitReady((!refused).then_some(()).ok_or(WAIT_NOT_PERMITTED))
+        }));
+    }
+}

@@ -1,0 +1,127 @@
+//! Whether every replica has acknowledged all that was written, as INFO tells: what WAIT answers inside MULTI is true then, whatever
+//! connection it is sent on.
+
+use std::rc::Rc;
+use std::time::Duration;
+
+use tokio::sync::oneshot;
+
+use super::pool::Upstream;
+use super::traffic::{Answer, OwnReply, Pace, Then};
+use crate::resp::parse_integer;
+use crate::resp::speak::encode_request;
+
+/// Longest answer that is read: a line for each replica.
+const LONGEST_ANSWER: usize = 64 * 1024;
+
+/// How long replicas may take: they acknowledge once a second.
+const LIMIT: Duration = Duration::from_secs(3);
+
+/// From one look to the next.
+const PAUSE: Duration = Duration::from_millis(50);
+
+/// What INFO says of replication and of the file of what was written.
+#[derive(Debug, Default, PartialEq, Eq)]
+struct Acknowledged {
+    /// How far the server has written; `None`: it does not say.
+    written: Option<i64>,
+    /// How far each replica that is online has acknowledged it.
+    replicas: Vec<i64>,
+    keeps_file: bool,
+}
+
+impl Acknowledged {
+    /// Reads replies to `INFO replication` and `INFO persistence`.
+    fn read(replies: &[u8]) -> Self {
+        let mut read = Self::default();
+        for line in replies.split(|&byte| byte == b'\n') {
+            let line = line.trim_ascii_end();
+            if let Some(offset) = line.strip_prefix(b"master_repl_offset:") {
+                read.written = parse_integer(offset);
+            } else if line.strip_prefix(b"aof_enabled:") == Some(b"1") {
+                read.keeps_file = true;
+            } else if line.starts_with(b"slave") {
+                let is_online = memchr::memmem::find(line, b"state=online").is_some();
+                let offset = memchr::memmem::find(line, b",offset=").map(|at| &line[at + 8..]);
+                let digits = offset.and_then(|offset| offset.split(|&byte| byte == b',').next());
+                if let Some(offset) = digits.and_then(parse_integer).filter(|_| is_online) {
+                    read.replicas.push(offset);
+                }
+            }
+        }
+        read
+    }
+
+    fn have_all(&self, target: i64) -> bool {
+        self.replicas.iter().all(|&offset| offset >= target)
+    }
+}
+
+impl Upstream {
+    /// Whether all replicas acknowledge within a while what has been written up to now. What is asked of files is known only where
+    /// nobody keeps any.
+    pub async fn is_acknowledged_by_all(self: Rc<Self>, of_files: bool) -> bool {
+        let Some(first) = self.acknowledged().await else {
+            return false;
+        };
+        let Some(target) = first.written else {
+            return false;
+        };
+        if of_files {
+            return first.replicas.is_empty() && !first.keeps_file;
+        }
+        if first.have_all(target) {
+            return true;
+        }
+        let all = async {
+            loop {
+                tokio::time::sleep(PAUSE).await;
+                match self.acknowledged().await {
+                    None => return false,
+                    Some(now) if now.have_all(target) => return true,
+                    Some(_) => {}
+                }
+            }
+        };
+        self.thread.within(LIMIT, all).await == Some(true)
+    }
+
+    async fn acknowledged(self: &Rc<Self>) -> Option<Acknowledged> {
+        // Clients' users may not have the permission that respool's own has.
+        let link = self.own_link().await?;
+        let requests =
+            ["replication", "persistence"].map(|section| encode_request(&["INFO", section]));
+        let (tell, told) = oneshot::channel();
+        // Whoever asked may have gone.
+        let call = move |answer| drop(tell.send(answer));
+        let then = Then::new(requests.len(), LONGEST_ANSWER, Pace::Prompt, call);
+        link.send_own(&requests.concat(), OwnReply::Then(then));
+        match told.await {
+            Ok(Answer::Replies(replies)) => Some(Acknowledged::read(&replies)),
+            _ => None,
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_replicas_have_is_read_from_info() {
+        let info = b"$1\r\n# Replication\r\nrole:master\r\nconnected_slaves:3\r\n\
+            slave0:ip=127.0.0.1,port=1,state=online,offset=120,lag=0,type=replica\r\n\
+            slave1:ip=127.0.0.1,port=2,state=wait_bgsave,offset=0,lag=0\r\n\
+            slave2:ip=127.0.0.1,port=3,state=online,offset=119,lag=1\r\n\
+            master_repl_offset:120\r\n\r\n$1\r\n# Persistence\r\naof_enabled:0\r\n";
+        let read = Acknowledged::read(info);
+        assert_eq!((read.written, read.keeps_file), (Some(120), false));
+        assert_eq!(read.replicas, [120, 119], "who is online");
+        assert!(read.have_all(119) && !read.have_all(120));
+        assert!(Acknowledged::read(b"aof_enabled:1\r\n").keeps_file);
+        assert_eq!(
+            Acknowledged::read(b"-NOPERM x\r\n"),
+            Acknowledged::default()
+        );
+    }
+}
