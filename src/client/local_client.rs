@@ -17,6 +17,10 @@ use crate::texts::{import_source, senseless_subcommand, unknown_subcommand};
 /// How long clients that are killed may take to be gone before CLIENT KILL is answered.
 const KILLED_WITHIN: Duration = Duration::from_secs(1);
 
+/// What CLIENT NO-TOUCH ON gets, rather than an OK behind which keys are touched.
+const NO_TOUCH: &[u8] =
+    b"-ERR respool: CLIENT NO-TOUCH is not possible, since clients share connections to the server\r\n";
+
 const SYNTAX: &[u8] = b"-ERR syntax error\r\n";
 
 /// The clients of respool, as one of them may ask about them and change them.
@@ -154,7 +158,7 @@ impl OwnClients<'_> {
             }
             (ClientSub::List, filters) => self.list(filters),
             (ClientSub::NoEvict, [on]) => self.switch(Flag::NoEvict, on),
-            (ClientSub::NoTouch, [on]) => self.switch(Flag::NoTouch, on),
+            (ClientSub::NoTouch, [on]) => self.no_touch(on, request),
             (ClientSub::Capa, capabilities) => self.capabilities(capabilities),
             (ClientSub::ImportSource, [on]) => import_source(same_word(on, b"off")).to_vec(),
             (ClientSub::Unblock, _) => senseless_subcommand(server, request),
@@ -270,6 +274,21 @@ impl OwnClients<'_> {
             itself,
             reply,
         })
+    }
+
+    /// CLIENT NO-TOUCH (Redis 7.2): the connections to the server are everybody's, and touch keys for everybody.
+    fn no_touch(&self, on: &[u8], request: &Request<'_>) -> Vec<u8> {
+        let server = self.site.thread.server_version();
+        if !server.is_from((7, 2)) {
+            return unknown_subcommand(server, request);
+        }
+        if same_word(on, b"on") {
+            return NO_TOUCH.to_vec();
+        }
+        match same_word(on, b"off") {
+            true => OK.to_vec(),
+            false => SYNTAX.to_vec(),
+        }
     }
 
     fn switch(&self, flag: Flag, on: &[u8]) -> Vec<u8> {

@@ -67,8 +67,6 @@ pub enum Flag {
     Tracking = 1 << 5,
     /// Switched CLIENT NO-EVICT on.
     NoEvict = 1 << 6,
-    /// Switched CLIENT NO-TOUCH on.
-    NoTouch = 1 << 7,
     /// Watches keys; whether one has changed is known to the server alone.
     Watching = 1 << 8,
     /// Was refused by admission and is held to be told so.

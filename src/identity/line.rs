@@ -147,7 +147,7 @@ fn write_memory(line: &mut String, card: &Card, fields: &Fields) -> std::fmt::Re
 
 /// The letters of `flags=`, in Redis' order.
 pub(super) fn letters(card: &Card) -> String {
-    const LETTERS: [(Flag, char); 11] = [
+    const LETTERS: [(Flag, char); 10] = [
         (Flag::Monitor, 'O'),
         (Flag::Pubsub, 'P'),
         (Flag::Multi, 'x'),
@@ -159,7 +159,6 @@ pub(super) fn letters(card: &Card) -> String {
         (Flag::Killed, 'A'),
         (Flag::ReadsReplica, 'r'),
         (Flag::NoEvict, 'e'),
-        (Flag::NoTouch, 'T'),
     ];
     let mut letters = String::new();
     for (flag, letter) in LETTERS {

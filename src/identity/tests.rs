@@ -154,7 +154,6 @@ fn flag_letters_keep_redis_order() {
     let registry = Registry::new();
     let card = registry.register(on_unix_socket());
     let all = [
-        Flag::NoTouch,
         Flag::NoEvict,
         Flag::Killed,
         Flag::Rejected,
@@ -173,7 +172,7 @@ fn flag_letters_keep_redis_order() {
         card.raise(flag);
         assert!(card.has(flag));
     }
-    assert!(client_line(&card, 0, REDIS, name_of).contains(" flags=OPxbtcAUreT db="));
+    assert!(client_line(&card, 0, REDIS, name_of).contains(" flags=OPxbtcAUre db="));
     for flag in all {
         card.lower(flag);
     }

@@ -275,6 +275,29 @@ fn show_of(value: &Value) -> String {
     format!("{value:?}")
 }
 
+/// An OK behind which keys are touched would be worse than none.
+#[test]
+fn no_touch_is_refused_where_the_server_has_it() {
+    let redis = Redis::start(&[]);
+    let respool = Respool::start(&redis);
+    let (mut direct, mut client) = (redis.client(), respool.client());
+    client.ping();
+    for line in ["CLIENT NO-TOUCH OFF", "CLIENT NO-TOUCH MAYBE"] {
+        assert_eq!(client.cmd(&words(line)), direct.cmd(&words(line)), "{line}");
+    }
+    for lines in [
+        &["CLIENT NO-TOUCH ON"][..],
+        &["MULTI", "CLIENT NO-TOUCH ON", "EXEC"],
+    ] {
+        client.send(pipeline(lines));
+        let last = lines.iter().map(|_| client.reply()).last();
+        let told = show_of(&last.expect("a reply"));
+        let is_known = direct.cmd(&["CLIENT", "NO-TOUCH", "OFF"]) == Value::ok();
+        let is_refused = told.contains("CLIENT NO-TOUCH is not possible");
+        assert_eq!(is_refused, is_known, "{lines:?}: {told}");
+    }
+}
+
 #[test]
 fn a_replica_is_told_that_replication_does_not_go_through() {
     let redis = Redis::start(&[]);
