@@ -1,7 +1,7 @@
 //! Commands that respool answers itself, inside MULTI: something harmless is queued in the place of each, and they run, in that
 //! place, when EXEC has.
 
-use std::cell::Cell;
+use std::cell::{Cell, RefCell};
 use std::rc::Rc;
 use std::sync::Arc;
 
@@ -13,14 +13,14 @@ use super::subscribed::corrected;
 use super::task::{Client, Wait};
 use super::tracking::{RedirectionNames, renamed};
 use crate::command::{ClientSub, CommandId, Delays, Local, Named, PinReason, identify};
-use crate::exchange::Executed;
+use crate::exchange::{Executed, Fence};
 use crate::fanout;
-use crate::identity::Card;
+use crate::identity::{Card, Flag};
 use crate::resp::Request;
 use crate::resp::speak::{OK, encode_request, error};
 use crate::session::{
-    OwnCommand, OwnElement, Protocol, ReplyMode, ShownInExec, Verb, is_refused_late, misused,
-    stand_in_for,
+    NextMark, OwnCommand, OwnElement, OwnElements, Protocol, ReplyMode, ShownInExec, StandInAnswer,
+    Verb, misused, stand_in_for,
 };
 use crate::telemetry::{Bound, Disconnect};
 use crate::texts::unknown_subcommand;
@@ -29,6 +29,9 @@ use crate::upstream::{Executing, Kind, Show};
 /// What a command gets that would be one too many of respool's own in one transaction.
 const TOO_MANY: &[u8] =
     b"-ERR respool: too many commands of the proxy's own in one transaction\r\n";
+
+/// What a command gets behind one that may be answered by more than one frame, where the server does not tell where that ends.
+const NO_MARK: &[u8] = b"-ERR respool: this command behind a script inside MULTI needs the permission to PING on this server\r\n";
 
 /// What EXEC has changed of the client, which takes it up when EXEC has been answered.
 #[derive(Debug)]
@@ -46,19 +49,26 @@ struct OwnRunner {
     redirection: Option<RedirectionNames>,
     elements: Vec<OwnElement>,
     effects: Rc<ExecEffects>,
+    /// Whom it has killed, who may not have gone yet.
+    killed: RefCell<Vec<u64>>,
+    /// Whom it has unblocked, who may not know yet.
+    unblocked: RefCell<Vec<u64>>,
 }
 
 impl OwnRunner {
-    fn run(&self, number: usize, element: Vec<u8>) -> Vec<u8> {
-        let Some(own) = self
-            .elements
-            .get(number)
-            .filter(|_| !is_refused_late(&element))
-        else {
-            return element;
-        };
+    /// Runs what has the place of this number, and tells what is put in for the server's `element` there. `None`: that element is not
+    /// what the server says in such a place, and nobody is to see it.
+    fn run(&self, number: usize, element: Vec<u8>) -> Option<Vec<u8>> {
+        let own = self.elements.get(number)?;
         let request = Request::new(&own.request);
-        match own.command {
+        if let OwnCommand::Local(Local::Client(sub)) = own.command {
+            match StandInAnswer::of(sub, &element) {
+                StandInAnswer::Expected => {}
+                StandInAnswer::Refusal => return Some(element),
+                StandInAnswer::Strange => return None,
+            }
+        }
+        Some(match own.command {
             OwnCommand::Select(database) => {
                 if element.starts_with(b"+") {
                     self.card.db.set(database);
@@ -70,7 +80,7 @@ impl OwnRunner {
             OwnCommand::Local(Local::ShardNumSub) => self.counted(element, fanout::Kind::Shard),
             OwnCommand::Local(Local::Client(sub)) => self.client_command(sub, &request),
             OwnCommand::Local(_) => element,
-        }
+        })
     }
 
     fn counted(&self, element: Vec<u8>, kind: fanout::Kind) -> Vec<u8> {
@@ -78,10 +88,12 @@ impl OwnRunner {
     }
 
     fn client_command(&self, sub: ClientSub, request: &Request<'_>) -> Vec<u8> {
+        let killed = self.killed.borrow().clone();
         let clients = OwnClients {
             site: &self.site,
             card: &self.card,
             protocol: self.protocol,
+            gone: &killed,
         };
         let words: Vec<&[u8]> = request.arguments().skip(2).collect();
         let server = self.site.thread.server_version();
@@ -113,6 +125,7 @@ impl OwnRunner {
                 Ok(kill) => {
                     let (tell, _) = tokio::sync::oneshot::channel();
                     if !kill.others.is_empty() {
+                        self.killed.borrow_mut().extend(&kill.others);
                         let farewell = Arc::new(Farewell(tell));
                         (self.site.errands)(Errand::Kill(kill.others.into(), farewell));
                     }
@@ -137,7 +150,9 @@ impl OwnRunner {
     fn unblock(&self, asked: Result<(u64, bool), Vec<u8>>) -> Vec<u8> {
         match asked {
             Err(reply) => reply,
+            Ok((id, _)) if self.unblocked.borrow().contains(&id) => crate::resp::speak::integer(0),
             Ok((id, with_error)) => {
+                self.unblocked.borrow_mut().push(id);
                 let (tell, _) = tokio::sync::oneshot::channel();
                 let answer = Arc::new(std::sync::Mutex::new(Some(tell)));
                 (self.site.errands)(Errand::Unblock(id, with_error, answer));
@@ -156,6 +171,24 @@ fn id_of(request: &Request<'_>) -> Option<CommandId> {
 }
 
 impl Client {
+    /// Whether nobody can tell by counting where the next element of EXEC's reply will stand: a mark must be queued before one that is
+    /// taken out.
+    pub(super) fn needs_mark(&self) -> bool {
+        self.pin_use.queues_unsure || self.outlet.transaction().may_push()
+    }
+
+    /// Asks the server to queue a mark, and waits for its answer.
+    fn queue_mark(&mut self) -> Next {
+        let Some(link) = self.pin.as_ref().map(|pin| Rc::clone(pin.link())) else {
+            return Next::Wait;
+        };
+        let mark = Fence::new(rand::random());
+        let kind = (Kind::Verb(Verb::Mark(mark)), Delays::NONE);
+        link.send(&self.outlet, &mark.request(), 1, kind, Show::Hide);
+        self.wait = Wait::Answers;
+        Next::Wait
+    }
+
     /// A command of respool's own inside MULTI: the server is asked to queue something in its place. Nothing is outstanding.
     pub(super) fn queue_own(
         &mut self,
@@ -184,9 +217,21 @@ impl Client {
             Ok(link) => link,
             Err(next) => return next,
         };
+        if self.pin_use.queues_messages || self.card.has(Flag::Monitor) {
+            // Nobody could tell its place among what comes beside replies.
+            return self.spoil_transaction(request, command, NOT_IN_MULTI);
+        }
         if !self.may_queue_own(request.bytes().len()) {
             self.site.thread.counters.bound(Bound::InFlight).add(1);
             return self.spoil_transaction(request, command, TOO_MANY);
+        }
+        if self.needs_mark() {
+            let next_mark = self.outlet.transaction().own().map(OwnElements::next_mark);
+            match next_mark.unwrap_or_default() {
+                NextMark::None => return self.queue_mark(),
+                NextMark::Refused => return self.spoil_transaction(request, command, NO_MARK),
+                NextMark::Queued(_) => self.pin_use.queues_unsure = false,
+            }
         }
         self.count(1, command);
         self.pin_use.queues_own = true;
@@ -211,16 +256,16 @@ impl Client {
 
     /// EXEC of a transaction with commands of respool's own. `None`: none of them was queued.
     pub(super) fn exec_with_own(&mut self) -> Option<Show> {
-        let (commands, elements) = {
+        let (commands, marks, elements) = {
             let transaction = self.outlet.transaction();
-            let elements = transaction.own()?.queued().to_vec();
-            (transaction.commands, elements)
+            let own = transaction.own()?;
+            (transaction.commands, own.marks(), own.queued().to_vec())
         };
         let effects = Rc::new(ExecEffects {
             shown: Cell::new(ShownInExec::new(self.session.reply)),
             is_renamed: Cell::new(false),
         });
-        let places = elements.iter().map(|element| element.place).collect();
+        let places = elements.iter().map(|element| element.at).collect();
         let redirection = self.resident.redirection.borrow();
         let runner = OwnRunner {
             site: Rc::clone(&self.site),
@@ -229,11 +274,13 @@ impl Client {
             redirection: redirection.as_ref().map(|redirection| redirection.names()),
             elements,
             effects: Rc::clone(&effects),
+            killed: RefCell::default(),
+            unblocked: RefCell::default(),
         };
         drop(redirection);
         let shown = Rc::clone(&effects);
         let executing = Executing::new(
-            Executed::new(commands, places),
+            Executed::new(commands, marks, places),
             Box::new(move |number, element| runner.run(number, element)),
             Box::new(move || shown.shown.get().is_shown()),
         );

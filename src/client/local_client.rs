@@ -30,6 +30,8 @@ pub(super) struct OwnClients<'a> {
     pub(super) card: &'a Arc<Card>,
     /// What it speaks.
     pub(super) protocol: Protocol,
+    /// Whom it has killed in the same transaction: they are gone, as far as it can see.
+    pub(super) gone: &'a [u64],
 }
 
 /// What a CLIENT KILL comes to.
@@ -48,6 +50,7 @@ impl Client {
             site: &self.site,
             card: self.card.card(),
             protocol: self.session.state.protocol,
+            gone: &[],
         }
     }
 
@@ -239,7 +242,8 @@ impl OwnClients<'_> {
             Err(text) => error(&text),
             Ok(filter) => {
                 let mut text = String::new();
-                for card in filter.choose(&self.site.registry, own, now_ms) {
+                let chosen = filter.choose(&self.site.registry, own, now_ms).into_iter();
+                for card in chosen.filter(|card| !self.gone.contains(&card.id())) {
                     text.push_str(&self.line(&card));
                     text.push('\n');
                 }
@@ -260,6 +264,7 @@ impl OwnClients<'_> {
         let mut others: Vec<u64> = cards
             .filter(|card| filter.selects(card, own, now_ms))
             .map(|card| card.id())
+            .filter(|id| !self.gone.contains(id))
             .collect();
         let killed = others.len() as i64;
         let itself = others.contains(&own);
@@ -322,6 +327,7 @@ impl OwnClients<'_> {
         };
         let blocked = u64::try_from(id)
             .ok()
+            .filter(|id| !self.gone.contains(id))
             .and_then(|id| self.site.registry.find(id));
         match blocked.filter(|card| card.has(Flag::Blocked)) {
             Some(card) => Ok((card.id(), with_error)),

@@ -9,6 +9,7 @@
 //! closes those that take too long, and `closes` says why respool closed one.
 
 mod again;
+mod amid_messages;
 mod arriving;
 mod attempts;
 mod closes;

@@ -6,13 +6,12 @@ use super::in_multi::ExecEffects;
 use super::requests::{Next, UNREACHABLE};
 use super::task::{Client, Done, Purpose, Wait};
 use crate::command::{
-    CommandId, Delays, Local, PinReason, Tx, changes_modules, is_container, outlasts_reset, spec,
+    CommandId, Delays, PinReason, Tx, changes_modules, is_container, outlasts_reset,
 };
 use crate::identity::Flag;
 use crate::resp::Request;
-use crate::session::{Change, Protocol, Route, Routed, State, Stream, Verb};
+use crate::session::{Change, State, Stream, Verb};
 use crate::telemetry::Disconnect;
-use crate::texts::subscribers_may_not;
 use crate::transport::READ_SIZE;
 use crate::upstream::{Kind, Link, Pin, PinError, RoomWait, Show, Tells};
 use crate::waits::Popped;
@@ -49,6 +48,8 @@ pub(super) struct PinUse {
     pub(super) stands_in: bool,
     /// Commands of respool's own were sent behind MULTI.
     pub(super) queues_own: bool,
+    /// A command was sent, behind MULTI and the last mark, whose element of EXEC's reply may be more than one frame.
+    pub(super) queues_unsure: bool,
     /// What the EXEC under way changes of the client.
     pub(super) exec_effects: Option<Rc<ExecEffects>>,
 }
@@ -60,6 +61,21 @@ pub(super) fn refusal(error: PinError) -> Vec<u8> {
         PinError::Timeout => NONE_FREE.to_vec(),
         PinError::Unreachable => UNREACHABLE.to_vec(),
     }
+}
+
+/// Whether what goes on a lent connection for this reason is answered by one frame, as the table knows it, also inside MULTI.
+fn is_one_frame(reason: PinReason) -> bool {
+    matches!(
+        reason,
+        PinReason::Watch
+            | PinReason::Multi
+            | PinReason::Blocking
+            | PinReason::BlockingOption
+            | PinReason::Wait
+            | PinReason::Tracking
+            | PinReason::Pause
+            | PinReason::LargeRequest
+    )
 }
 
 /// What the answer to a command tells of the server's commands.
@@ -220,6 +236,7 @@ impl Client {
         };
         // One that has stood in line was counted there.
         let count = u32::from(self.line.take().is_none());
+        self.pin_use.queues_unsure |= !is_one_frame(reason);
         let blocks = matches!(
             reason,
             PinReason::Blocking
@@ -366,44 +383,5 @@ impl Client {
         };
         let kind = (Kind::Plain, Delays::NONE);
         link.send(&self.outlet, NEVER_QUEUED, 1, kind, show);
-    }
-
-    /// A request of a client whose connection carries messages.
-    pub(super) fn amid_messages(&mut self, request: &Request<'_>, routed: Routed) -> Next {
-        let Some(link) = self.pin.as_ref().map(|pin| Rc::clone(pin.link())) else {
-            return Next::Wait;
-        };
-        let subscribed =
-            self.card.has(Flag::Pubsub) && self.session.state.protocol == Protocol::Resp2;
-        if !link.is_alive() {
-            self.outlet.close(Disconnect::UpstreamLost);
-            return Next::Wait;
-        }
-        if !link.has_room(&self.outlet) {
-            self.wait = Wait::Room(RoomWait::new(&link, request.bytes().len()));
-            return Next::Wait;
-        }
-        self.count(1, routed.command);
-        match routed.route {
-            Route::Local(local @ (Local::Quit | Local::Reset)) => {
-                self.leave_stream(&link, local);
-            }
-            Route::Local(_) | Route::Refused(_) if subscribed => {
-                let name = routed.command.map_or("", |id| spec(id).name);
-                let server = self.site.thread.server_version();
-                self.outlet.own_reply(&subscribers_may_not(server, name));
-            }
-            Route::Local(Local::Client(sub)) => {
-                return self.local(Local::Client(sub), request, routed.command);
-            }
-            // A redirection would name a connection of the server's, which may be anybody's.
-            Route::Local(_) | Route::Pinned(PinReason::Tracking) => {
-                self.outlet.own_reply(NOT_AMID_MESSAGES);
-            }
-            Route::Refused(reply) => self.outlet.own_reply(&reply),
-            Route::Alien => self.ending = Some(Disconnect::ProtocolError),
-            _ => link.send_more(request.bytes()),
-        }
-        Next::Used(request.bytes().len())
     }
 }

@@ -9,7 +9,7 @@ use crate::command::{CommandId, Delays, Local, PinReason};
 use crate::identity::Flag;
 use crate::resp::speak::{OK, encode_request};
 use crate::resp::{Request, parse_integer};
-use crate::session::{Change, State, Verb};
+use crate::session::{Change, ReplyMode, State, Verb};
 use crate::telemetry::Disconnect;
 use crate::upstream::{Kind, Link, OwnReply};
 
@@ -26,7 +26,10 @@ impl Client {
     /// A command of a transaction was sent.
     pub(super) fn in_multi_after(&mut self, verb: Verb) {
         match verb {
-            Verb::Multi => self.pin_use.in_multi = true,
+            Verb::Multi => {
+                self.pin_use.in_multi = true;
+                self.pin_use.queues_unsure = false;
+            }
             Verb::Exec | Verb::Discard => {
                 self.pin_use.in_multi = false;
                 self.pin_use.queues_own = false;
@@ -52,12 +55,18 @@ impl Client {
             .argument(1)
             .and_then(parse_integer)
             .and_then(|number| u32::try_from(number).ok());
-        let verb = database.map_or(Verb::Queue, Verb::Select);
+        let has_place = !self.needs_mark();
+        let verb = database.map_or(Verb::Queue, |database| Verb::Select {
+            database,
+            has_place,
+        });
         self.queue(&link, request, command, verb)
     }
 
     /// A subscription command inside MULTI: when EXEC runs it, the connection lent to the client carries its messages from
-    /// then on. Who receives messages already does so elsewhere, and cannot.
+    /// then on. Who receives messages already does so elsewhere, and cannot. Nor can who has commands of respool's own in the same
+    /// transaction, whose places among its confirmations and messages nobody could tell, or wants no replies, since from then on all
+    /// that comes is passed on.
     pub(super) fn queued_subscription(
         &mut self,
         request: &Request<'_>,
@@ -67,7 +76,8 @@ impl Client {
             Ok(link) => link,
             Err(next) => return next,
         };
-        if self.card.has(Flag::Pubsub) {
+        let shows_all = self.session.reply == ReplyMode::On;
+        if self.card.has(Flag::Pubsub) || self.pin_use.queues_own || !shows_all {
             return self.spoil_transaction(request, command, NOT_IN_MULTI);
         }
         self.pin_use.queues_messages = true;

@@ -44,6 +44,7 @@ impl Client {
             Err(next) => return next,
         };
         link.doubt();
+        self.pin_use.queues_unsure = true;
         let kind = (self.queued_kind(), Delays::of(command));
         self.count(1, command);
         let show = self.show();
@@ -81,6 +82,7 @@ impl Client {
         if way != Way::Shared {
             link.doubt();
             self.pin_use.leaves_traces = true;
+            self.pin_use.queues_unsure = true;
         }
     }
 }

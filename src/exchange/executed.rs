@@ -1,9 +1,16 @@
 //! The reply of EXEC, in which some elements are respool's own: the server has answered something else in their places.
 //!
-//! Invariant: an element is taken out of the reply whole, and every other byte is passed on as it came.
+//! Where all commands before such an element are answered by one frame each, frames are counted. Where one of them may be answered
+//! by more (a script writes line ends into its error), a mark is queued right before it, whose answer holds a number that nobody else
+//! knows: what comes is searched for that answer, byte by byte, and the frame behind it is the element.
+//!
+//! Invariant: an element is taken out of the reply whole, and every other byte is passed on as it came, but for marks and their
+//! number. Nothing behind the place of a mark is passed on before the mark has been found.
 
 use super::block::array_of;
+use super::fence::Fence;
 use crate::resp::ReplyScanner;
+use crate::resp::speak::push_header;
 
 /// Most bytes of an element that is taken out. What the server says in such a place is a line, a list of its clients, or the
 /// subscribers of as many channels as one request can name.
@@ -22,24 +29,37 @@ pub enum Part<'a> {
     Own(usize, Vec<u8>),
 }
 
+/// Where an element stands that is taken out.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct OwnPlace {
+    /// Its place among the elements, those of marks included.
+    pub place: u32,
+    /// What was queued right before it.
+    pub mark: Option<Fence>,
+}
+
 /// How far the reply has come.
 #[derive(Debug, PartialEq, Eq)]
 enum Stage {
     /// Its first byte has not.
     Begin,
-    /// It is no array: nothing has run, and all of it is passed on.
+    /// It is no array, so nothing has run; or all elements that are taken out have come. The rest is passed on.
     Through,
     /// The element with this number is next, or under way.
     Element(u32),
+    /// The answer to the next mark is searched for; so many of its bytes have come.
+    Search(usize),
 }
 
 /// The reply of one EXEC, cut anywhere as [`ReplyScanner`] cuts it.
 #[derive(Debug)]
 pub struct Executed {
-    /// How many commands were queued.
-    commands: u32,
+    /// How many elements there are, those of marks included.
+    elements: u32,
+    /// How many of them are the answers to marks.
+    marks: u32,
     /// Which elements are taken out, in ascending order.
-    places: Vec<u32>,
+    places: Vec<OwnPlace>,
     /// The first of them that has not been.
     next: usize,
     stage: Stage,
@@ -48,10 +68,12 @@ pub struct Executed {
 }
 
 impl Executed {
-    /// The reply to EXEC of `commands` commands, of which those at `places` are taken out.
-    pub fn new(commands: u32, places: Vec<u32>) -> Self {
+    /// The reply to EXEC of `commands` commands and `marks` marks, of which the elements at `places` are taken out. A mark that stands
+    /// before none of them makes a mismatch.
+    pub fn new(commands: u32, marks: u32, places: Vec<OwnPlace>) -> Self {
         Self {
-            commands,
+            elements: commands.saturating_add(marks),
+            marks,
             places,
             next: 0,
             stage: Stage::Begin,
@@ -64,42 +86,44 @@ impl Executed {
     ///
     /// # Errors
     /// [`Mismatch`] when nobody can tell which elements are whose.
-    pub fn take<'a>(
-        &mut self,
-        bytes: &'a [u8],
-        mut each: impl FnMut(Part<'a>),
-    ) -> Result<(), Mismatch> {
+    pub fn take(&mut self, bytes: &[u8], mut each: impl FnMut(Part<'_>)) -> Result<(), Mismatch> {
         let (mut from, mut at) = (0, 0);
         if self.stage == Stage::Begin && !bytes.is_empty() {
-            at = self.begin(bytes)?;
+            (from, at) = self.begin(bytes, &mut each)?;
         }
-        while at < bytes.len()
-            && let Stage::Element(number) = self.stage
-        {
-            let is_own = self.places.get(self.next) == Some(&number);
-            let step = self.scanner.advance(&bytes[at..]).map_err(|_| Mismatch)?;
-            if step.used == 0 || number >= self.commands {
-                return Err(Mismatch);
-            }
-            let end = at + step.used;
-            if is_own {
-                if from < at {
-                    each(Part::Pass(&bytes[from..at]));
+        while at < bytes.len() {
+            match self.stage {
+                Stage::Begin | Stage::Through => at = bytes.len(),
+                Stage::Search(matched) => {
+                    if from < at {
+                        each(Part::Pass(&bytes[from..at]));
+                    }
+                    at += self.search(&bytes[at..], matched, &mut each)?;
+                    from = at;
                 }
-                from = end;
-                self.gathered.extend_from_slice(&bytes[at..end]);
-                if self.gathered.len() > MOST_ELEMENT {
-                    return Err(Mismatch);
-                }
-                if step.complete {
-                    each(Part::Own(self.next, std::mem::take(&mut self.gathered)));
-                    self.next += 1;
+                Stage::Element(number) => {
+                    let step = self.scanner.advance(&bytes[at..]).map_err(|_| Mismatch)?;
+                    if step.used == 0 {
+                        return Err(Mismatch);
+                    }
+                    let end = at + step.used;
+                    let is_own = self.places[self.next].place == number;
+                    if is_own {
+                        if from < at {
+                            each(Part::Pass(&bytes[from..at]));
+                        }
+                        from = end;
+                        self.gathered.extend_from_slice(&bytes[at..end]);
+                        if self.gathered.len() > MOST_ELEMENT {
+                            return Err(Mismatch);
+                        }
+                    }
+                    if step.complete {
+                        self.ended(number, is_own, &mut each);
+                    }
+                    at = end;
                 }
             }
-            if step.complete {
-                self.stage = Stage::Element(number + 1);
-            }
-            at = end;
         }
         if from < bytes.len() {
             each(Part::Pass(&bytes[from..]));
@@ -107,17 +131,95 @@ impl Executed {
         Ok(())
     }
 
-    /// Reads the line that tells how many elements there are. Returns where the first of them begins.
-    fn begin(&mut self, bytes: &[u8]) -> Result<usize, Mismatch> {
+    /// Whether every element that is taken out has come, or none will, since nothing has run.
+    pub fn is_whole(&self) -> bool {
+        self.stage == Stage::Through
+    }
+
+    /// Reads the line that tells how many elements there are. Returns from where on bytes are passed on, and are looked at.
+    fn begin(
+        &mut self,
+        bytes: &[u8],
+        each: &mut impl FnMut(Part<'_>),
+    ) -> Result<(usize, usize), Mismatch> {
         let Some((count, length)) = array_of(bytes) else {
             self.stage = Stage::Through;
-            return Ok(0);
+            return Ok((0, 0));
         };
-        if count != u64::from(self.commands) {
+        let marks = self.places.iter().filter(|own| own.mark.is_some()).count();
+        let is_inside = |own: &OwnPlace| own.place < self.elements;
+        let is_known = marks == self.marks as usize && self.places.iter().all(is_inside);
+        if count != u64::from(self.elements) || !is_known {
             return Err(Mismatch);
         }
-        self.stage = Stage::Element(0);
-        Ok(length)
+        self.stage = self.stage_from(0);
+        if self.marks == 0 {
+            return Ok((0, length));
+        }
+        let mut head = Vec::new();
+        push_header(&mut head, b'*', i64::from(self.elements - self.marks));
+        each(Part::Pass(&head));
+        Ok((length, length))
+    }
+
+    /// How the next element that is taken out is found where the one with this number comes next.
+    fn stage_from(&self, number: u32) -> Stage {
+        match self.places.get(self.next) {
+            None => Stage::Through,
+            Some(own) if own.mark.is_some() => Stage::Search(0),
+            Some(_) => Stage::Element(number),
+        }
+    }
+
+    /// An element has ended.
+    fn ended(&mut self, number: u32, is_own: bool, each: &mut impl FnMut(Part<'_>)) {
+        if is_own {
+            each(Part::Own(self.next, std::mem::take(&mut self.gathered)));
+            self.next += 1;
+        }
+        self.stage = match is_own {
+            true => self.stage_from(number + 1),
+            false => Stage::Element(number + 1),
+        };
+    }
+
+    /// Searches `bytes` for the answer to the next mark, of which `matched` bytes have come already. Returns how many of them are
+    /// done with.
+    fn search(
+        &mut self,
+        bytes: &[u8],
+        matched: usize,
+        each: &mut impl FnMut(Part<'_>),
+    ) -> Result<usize, Mismatch> {
+        let own = self.places[self.next];
+        let mark = own.mark.ok_or(Mismatch)?.answer();
+        let missing = &mark[matched..];
+        if bytes.starts_with(missing) {
+            self.stage = Stage::Element(own.place);
+            return Ok(missing.len());
+        }
+        if missing.starts_with(bytes) {
+            self.stage = Stage::Search(matched + bytes.len());
+            return Ok(bytes.len());
+        }
+        if matched > 0 {
+            // Only its first byte is what it begins with: nothing in the part that has come can begin another.
+            each(Part::Pass(&mark[..matched]));
+            self.stage = Stage::Search(0);
+            return Ok(0);
+        }
+        let found = memchr::memmem::find(bytes, &mark);
+        let end = found.unwrap_or_else(|| {
+            let tail = bytes.len().saturating_sub(mark.len() - 1);
+            let begun = memchr::memrchr(mark[0], &bytes[tail..]).map(|at| tail + at);
+            begun
+                .filter(|&at| mark.starts_with(&bytes[at..]))
+                .unwrap_or(bytes.len())
+        });
+        if end > 0 {
+            each(Part::Pass(&bytes[..end]));
+        }
+        Ok(end)
     }
 }
 
@@ -130,8 +232,21 @@ mod tests {
     /// What is passed on, and the elements that are taken out, by their numbers.
     type Parts = Vec<(Option<usize>, Vec<u8>)>;
 
-    /// The parts of `reply`, which arrives cut at `cuts`, as a connection hands it over; what is passed on in one piece.
-    fn parts(executed: &mut Executed, reply: &[u8], cuts: &[usize]) -> Result<Parts, Mismatch> {
+    fn push(parts: &mut Parts, part: Part<'_>) {
+        match (part, parts.last_mut()) {
+            (Part::Own(number, element), _) => parts.push((Some(number), element)),
+            (Part::Pass(bytes), Some((None, before))) => before.extend_from_slice(bytes),
+            (Part::Pass(bytes), _) => parts.push((None, bytes.to_vec())),
+        }
+    }
+
+    /// The parts of `reply`, which arrives cut at `cuts`, as a connection hands it over up to where it takes its end to be; what is passed
+    /// on in one piece. With it whether all has come.
+    fn parts(
+        executed: &mut Executed,
+        reply: &[u8],
+        cuts: &[usize],
+    ) -> (Parts, Result<bool, Mismatch>) {
         let mut parts = Parts::new();
         let (mut scanner, mut carry, mut from) = (ReplyScanner::default(), Vec::new(), 0);
         let mut ends: Vec<usize> = cuts.iter().map(|cut| cut % (reply.len() + 1)).collect();
@@ -140,43 +255,157 @@ mod tests {
         for end in ends {
             carry.extend_from_slice(&reply[from..end]);
             from = end;
-            let used = scanner.advance(&carry).unwrap().used;
-            executed.take(&carry[..used], |part| match part {
-                Part::Own(number, element) => parts.push((Some(number), element)),
-                Part::Pass(bytes) => match parts.last_mut() {
-                    Some((None, before)) => before.extend_from_slice(bytes),
-                    _ => parts.push((None, bytes.to_vec())),
-                },
-            })?;
-            carry.drain(..used);
+            let Ok(step) = scanner.advance(&carry) else {
+                return (parts, Err(Mismatch));
+            };
+            let taken = executed.take(&carry[..step.used], |part| push(&mut parts, part));
+            if let Err(mismatch) = taken {
+                return (parts, Err(mismatch));
+            }
+            carry.drain(..step.used);
+            if step.complete {
+                break;
+            }
         }
-        assert!(carry.is_empty());
-        Ok(parts)
+        (parts, Ok(executed.is_whole()))
+    }
+
+    fn unmarked(place: u32) -> OwnPlace {
+        OwnPlace { place, mark: None }
+    }
+
+    /// What stands in a transaction.
+    #[derive(Debug, Clone)]
+    enum Queued {
+        /// What is answered by this one of [`ELEMENTS`].
+        Plain(usize),
+        /// What respool runs.
+        Own,
+        /// A script, which writes these of [`WRITTEN`].
+        Script(Vec<usize>),
+    }
+
+    /// What a script writes to be taken for replies.
+    const WRITTEN: [&str; 14] = [
+        "-ERR x\r\n",
+        "+OK\r\n",
+        "+injected",
+        "\r\n",
+        ":1\r\n",
+        "_\r\n",
+        "$30\r\n",
+        "$300\r\n",
+        "*2\r\n",
+        "*9\r\n",
+        ">2\r\n",
+        "$16\r\n0000000000000000\r\n",
+        "$16\r\n00000000",
+        "$16\r\n",
+    ];
+
+    fn transactions() -> impl Strategy<Value = Vec<Queued>> {
+        let queued = prop_oneof![
+            2 => (0..ELEMENTS.len()).prop_map(Queued::Plain),
+            3 => Just(Queued::Own),
+            2 => prop::collection::vec(0..WRITTEN.len(), 0..5).prop_map(Queued::Script),
+        ];
+        prop::collection::vec(queued, 0..10)
+    }
+
+    /// What is queued for a transaction, and how its EXEC is answered.
+    struct Answered {
+        executed: Executed,
+        reply: Vec<u8>,
+        expected: Parts,
+    }
+
+    fn said_to(number: usize) -> Vec<u8> {
+        format!("$9\r\nSECRET{number:03}\r\n").into_bytes()
+    }
+
+    /// A mark stands before what respool runs wherever a script stands between it and the one before.
+    fn answered(queued: &[Queued]) -> Answered {
+        let (mut body, mut expected, mut places) = (Vec::new(), Parts::new(), Vec::new());
+        let (mut marks, mut is_unsure) = (0, false);
+        push(
+            &mut expected,
+            Part::Pass(format!("*{}\r\n", queued.len()).as_bytes()),
+        );
+        for (number, queued) in queued.iter().enumerate() {
+            let bytes = match queued {
+                Queued::Plain(element) => ELEMENTS[*element].as_bytes().to_vec(),
+                Queued::Script(written) => {
+                    is_unsure = true;
+                    let text: String = written.iter().map(|&at| WRITTEN[at]).collect();
+                    format!("-ERR {text}\r\n").into_bytes()
+                }
+                Queued::Own => {
+                    let mark = std::mem::take(&mut is_unsure)
+                        .then(|| Fence::new(0x9e37_79b9_7f4a_7c15 ^ number as u64));
+                    marks += u32::from(mark.is_some());
+                    body.extend(mark.iter().flat_map(|mark| mark.answer()));
+                    let place = number as u32 + marks;
+                    let said = said_to(places.len());
+                    body.extend(&said);
+                    push(&mut expected, Part::Own(places.len(), said));
+                    places.push(OwnPlace { place, mark });
+                    continue;
+                }
+            };
+            push(&mut expected, Part::Pass(&bytes));
+            body.extend(bytes);
+        }
+        let commands = queued.len() as u32;
+        let mut reply = format!("*{}\r\n", commands + marks).into_bytes();
+        reply.extend(body);
+        Answered {
+            executed: Executed::new(commands, marks, places),
+            reply,
+            expected,
+        }
     }
 
     proptest! {
         #[test]
         fn own_elements_are_taken_out_whole_however_the_reply_is_cut(
-            elements in prop::collection::vec((0..ELEMENTS.len(), any::<bool>()), 0..12),
+            queued in transactions(),
             cuts in prop::collection::vec(any::<usize>(), 0..30),
         ) {
-            let mut reply = format!("*{}\r\n", elements.len()).into_bytes();
-            let mut expected = vec![(None, reply.clone())];
-            let mut places = Vec::new();
-            for (number, (element, is_own)) in elements.iter().enumerate() {
-                let bytes = ELEMENTS[*element].as_bytes();
-                reply.extend_from_slice(bytes);
-                match expected.last_mut() {
-                    _ if *is_own => {
-                        expected.push((Some(places.len()), bytes.to_vec()));
-                        places.push(number as u32);
+            // Scripts that write nothing but the text of their error.
+            let queued: Vec<Queued> = queued
+                .into_iter()
+                .map(|queued| match queued {
+                    Queued::Script(_) => Queued::Script(Vec::new()),
+                    other => other,
+                })
+                .collect();
+            let Answered { mut executed, reply, expected } = answered(&queued);
+            prop_assert_eq!(parts(&mut executed, &reply, &cuts), (expected, Ok(true)));
+        }
+
+        #[test]
+        fn whatever_scripts_write_only_what_was_said_in_its_place_makes_anything_run(
+            queued in transactions(),
+            cuts in prop::collection::vec(any::<usize>(), 0..30),
+        ) {
+            let Answered { mut executed, reply, .. } = answered(&queued);
+            let owned = queued.iter().filter(|queued| matches!(queued, Queued::Own)).count();
+            let (parts, is_whole) = parts(&mut executed, &reply, &cuts);
+            let mut ran = 0;
+            for (number, bytes) in parts {
+                match number {
+                    Some(number) => {
+                        prop_assert_eq!(number, ran);
+                        prop_assert_eq!(bytes, said_to(number));
+                        ran += 1;
                     }
-                    Some((None, before)) => before.extend_from_slice(bytes),
-                    _ => expected.push((None, bytes.to_vec())),
+                    None => prop_assert!(
+                        memchr::memmem::find(&bytes, b"SECRET").is_none(),
+                        "what the server has said in the place of another command is passed on"
+                    ),
                 }
             }
-            let mut executed = Executed::new(elements.len() as u32, places);
-            prop_assert_eq!(parts(&mut executed, &reply, &cuts), Ok(expected));
+            prop_assert!(is_whole != Ok(true) || ran == owned);
         }
 
         #[test]
@@ -185,16 +414,26 @@ mod tests {
             cuts in prop::collection::vec(any::<usize>(), 0..8),
         ) {
             let reply = [&b"*-1\r\n"[..], b"_\r\n", b"-EXECABORT no\r\n", b"+QUEUED\r\n"][which];
-            let mut executed = Executed::new(3, vec![0, 2]);
-            prop_assert_eq!(parts(&mut executed, reply, &cuts), Ok(vec![(None, reply.to_vec())]));
+            let mark = Some(Fence::new(7));
+            let places = vec![unmarked(0), OwnPlace { place: 3, mark }];
+            let mut executed = Executed::new(3, 1, places);
+            let expected = (vec![(None, reply.to_vec())], Ok(true));
+            prop_assert_eq!(parts(&mut executed, reply, &cuts), expected);
         }
     }
 
     #[test]
     fn another_number_of_elements_is_nobodys_reply() {
-        for (commands, places) in [(1, vec![0]), (3, vec![2])] {
-            let mut executed = Executed::new(commands, places);
-            let told = parts(&mut executed, b"*2\r\n+OK\r\n+OK\r\n", &[]);
+        let mark = Some(Fence::new(7));
+        for (commands, marks, places) in [
+            (1, 0, vec![unmarked(0)]),
+            (3, 0, vec![unmarked(2)]),
+            (2, 0, vec![unmarked(2)]),
+            (1, 1, vec![unmarked(0)]),
+            (2, 0, vec![OwnPlace { place: 1, mark }]),
+        ] {
+            let mut executed = Executed::new(commands, marks, places);
+            let (_, told) = parts(&mut executed, b"*2\r\n+OK\r\n+OK\r\n", &[]);
             assert_eq!(told, Err(Mismatch));
         }
     }

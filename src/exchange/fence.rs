@@ -85,13 +85,19 @@ impl Fence {
         digits
     }
 
-    /// What `bytes`, which follow on the reply `before` it, are. Where it cannot have written them a line of the server's is what it
-    /// seems.
-    pub fn judge(self, bytes: &[u8], before: Before) -> Found {
+    /// What is answered to [`Self::request`] where it is not refused.
+    pub(super) fn answer(self) -> [u8; ANSWER] {
         let mut answer = [0; ANSWER];
         answer[..5].copy_from_slice(b"$16\r\n");
         answer[5..5 + DIGITS].copy_from_slice(&self.digits());
         answer[5 + DIGITS..].copy_from_slice(b"\r\n");
+        answer
+    }
+
+    /// What `bytes`, which follow on the reply `before` it, are. Where it cannot have written them a line of the server's is what it
+    /// seems.
+    pub fn judge(self, bytes: &[u8], before: Before) -> Found {
+        let answer = self.answer();
         if bytes.starts_with(&answer) {
             return Found::Answer(ANSWER);
         }

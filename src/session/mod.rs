@@ -12,7 +12,9 @@ mod unplaced;
 use std::rc::Rc;
 
 pub use malformed::{malformed, miscounted, misused, unauthenticated};
-pub use own_elements::{OwnCommand, OwnElement, OwnElements, is_refused_late, stand_in_for};
+pub use own_elements::{
+    NextMark, OwnCommand, OwnElement, OwnElements, StandInAnswer, stand_in_for,
+};
 pub use reply_mode::{ReplyMode, ShownInExec};
 pub use route::{Block, READ_ONLY, Route, Routed, Rules, block, route};
 pub use state::{Change, Credentials, Effect, Own, Protocol, State, Step, name_request, steps};

@@ -2,6 +2,7 @@
 //! element there is respool's own.
 
 use crate::command::{ClientSub, Local};
+use crate::exchange::{Fence, OwnPlace};
 
 /// A command of a transaction whose element respool looks at, or puts in.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -18,16 +19,32 @@ pub enum OwnCommand {
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct OwnElement {
     /// Its place in EXEC's reply.
-    pub place: u32,
+    pub at: OwnPlace,
     /// What it is.
     pub command: OwnCommand,
     /// The request as the client sent it.
     pub request: Box<[u8]>,
 }
 
+/// What is known of the mark that is to stand right before the next of them.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub enum NextMark {
+    /// None was asked for.
+    #[default]
+    None,
+    /// It is queued.
+    Queued(Fence),
+    /// The server has refused to queue it, and will not run the transaction.
+    Refused,
+}
+
 /// Those of one transaction.
 #[derive(Debug, Default)]
 pub struct OwnElements {
+    /// The mark of the one that is asked for next.
+    next_mark: NextMark,
+    /// How many marks the server has queued.
+    marks: u32,
     /// The server has not answered yet whether it queues this one.
     asked: Option<OwnElement>,
     queued: Vec<OwnElement>,
@@ -36,25 +53,50 @@ pub struct OwnElements {
 impl OwnElements {
     /// The server is asked to queue something in the place of this request.
     pub(super) fn ask(&mut self, command: OwnCommand, request: &[u8]) {
+        let mark = match std::mem::take(&mut self.next_mark) {
+            NextMark::Queued(mark) => Some(mark),
+            NextMark::None | NextMark::Refused => None,
+        };
         self.asked = Some(OwnElement {
-            place: 0,
+            at: OwnPlace { place: 0, mark },
             command,
             request: request.into(),
         });
     }
 
-    /// It has answered; `place`: where it has queued it.
-    pub(super) fn answered(&mut self, place: Option<u32>) {
+    /// The server has answered whether it queues a mark.
+    pub(super) fn marked(&mut self, mark: Fence, is_queued: bool) {
+        self.marks += u32::from(is_queued);
+        self.next_mark = match is_queued {
+            true => NextMark::Queued(mark),
+            false => NextMark::Refused,
+        };
+    }
+
+    /// What is known of the mark of the one that is asked for next.
+    pub fn next_mark(&self) -> NextMark {
+        self.next_mark
+    }
+
+    /// How many marks the server has queued beside the commands of the client.
+    pub fn marks(&self) -> u32 {
+        self.marks
+    }
+
+    /// It has answered; `command`: as which of the client's commands it has queued it.
+    pub(super) fn answered(&mut self, command: Option<u32>) {
         let asked = self.asked.take();
-        if let (Some(element), Some(place)) = (asked, place) {
-            self.queued.push(OwnElement { place, ..element });
+        if let (Some(mut element), Some(command)) = (asked, command) {
+            element.at.place = command + self.marks;
+            self.queued.push(element);
         }
     }
 
-    /// SELECT of this database was queued.
-    pub(super) fn selected(&mut self, database: u32, place: u32) {
+    /// SELECT of this database was queued as this one of the client's commands.
+    pub(super) fn selected(&mut self, database: u32, command: u32) {
+        let place = command + self.marks;
         self.queued.push(OwnElement {
-            place,
+            at: OwnPlace { place, mark: None },
             command: OwnCommand::Select(database),
             request: Box::default(),
         });
@@ -101,9 +143,40 @@ pub fn stand_in_for(sub: ClientSub) -> Option<&'static [&'static str]> {
     })
 }
 
-/// Whether the server has refused an element at EXEC because the user may not send it any more: then nothing is put in for it.
-pub fn is_refused_late(element: &[u8]) -> bool {
-    element.starts_with(b"-NOPERM")
+/// What the server has said in the place of a CLIENT command.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum StandInAnswer {
+    /// What it says to what stands in for the command: the command runs.
+    Expected,
+    /// An error of another kind: the user may not send it any more, say. It is the answer, and the command does not run.
+    Refusal,
+    /// Something that is said to another command.
+    Strange,
+}
+
+impl StandInAnswer {
+    /// What `element` is, which has come in the place of a CLIENT command.
+    pub fn of(sub: ClientSub, element: &[u8]) -> Self {
+        // Those that take no argument say what they always say; to all others the argument is wrong.
+        let expected: &[&[u8]] = match sub {
+            // CLIENT GETNAME stands in for what the server does not have.
+            ClientSub::GetName | ClientSub::MaintNotifications | ClientSub::Unsupported => {
+                &[b"$", b"_"]
+            }
+            ClientSub::Id => &[b":"],
+            // What it does not know it passes over.
+            ClientSub::Capa => &[b"+OK", b"-ERR "],
+            ClientSub::Info => &[b"$", b"="],
+            _ => &[b"-ERR "],
+        };
+        if expected.iter().any(|start| element.starts_with(start)) {
+            Self::Expected
+        } else if element.starts_with(b"-") {
+            Self::Refusal
+        } else {
+            Self::Strange
+        }
+    }
 }
 
 #[cfg(test)]
@@ -120,8 +193,55 @@ mod tests {
         own.ask(OwnCommand::Redirection, b"b");
         own.answered(Some(4));
         own.answered(Some(5));
-        let places: Vec<u32> = own.queued().iter().map(|element| element.place).collect();
+        let places: Vec<u32> = own
+            .queued()
+            .iter()
+            .map(|element| element.at.place)
+            .collect();
         assert_eq!(places, [0, 4]);
+    }
+
+    #[test]
+    fn a_mark_is_of_the_one_behind_it_and_takes_a_place() {
+        let mut own = OwnElements::default();
+        let mark = Fence::new(7);
+        own.marked(mark, true);
+        assert_eq!(own.next_mark(), NextMark::Queued(mark));
+        own.ask(OwnCommand::Redirection, b"a");
+        assert_eq!(own.next_mark(), NextMark::None);
+        own.answered(Some(1));
+        own.selected(3, 2);
+        own.ask(OwnCommand::Redirection, b"b");
+        own.answered(Some(3));
+        own.marked(Fence::new(8), false);
+        assert_eq!((own.next_mark(), own.marks()), (NextMark::Refused, 1));
+        let places: Vec<_> = own
+            .queued()
+            .iter()
+            .map(|own| (own.at.place, own.at.mark))
+            .collect();
+        assert_eq!(places, [(2, Some(mark)), (3, None), (4, None)]);
+    }
+
+    #[test]
+    fn only_what_is_said_to_a_stand_in_makes_its_command_run() {
+        use StandInAnswer::{Expected, Refusal, Strange};
+        for (sub, element, is) in [
+            (ClientSub::GetName, "$-1\r\n", Expected),
+            (ClientSub::GetName, "_\r\n", Expected),
+            (ClientSub::GetName, "-NOPERM no\r\n", Refusal),
+            (ClientSub::GetName, "+inj\r\n", Strange),
+            (ClientSub::Id, ":7\r\n", Expected),
+            (ClientSub::Info, "=8\r\ntxt:id=1\r\n", Expected),
+            (ClientSub::Kill, "-ERR syntax error\r\n", Expected),
+            (ClientSub::Kill, "-NOPERM no\r\n", Refusal),
+            (ClientSub::Kill, "+OK\r\n", Strange),
+            (ClientSub::Reply, "*0\r\n", Strange),
+            (ClientSub::Capa, "+OK\r\n", Expected),
+            (ClientSub::Unsupported, "_\r\n", Expected),
+        ] {
+            assert_eq!(StandInAnswer::of(sub, element.as_bytes()), is, "{element}");
+        }
     }
 
     #[test]

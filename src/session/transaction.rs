@@ -1,7 +1,7 @@
 //! WATCH, MULTI, EXEC and CLIENT TRACKING of one client on its pinned connection, as the server's answers tell it.
 
 use super::own_elements::{OwnCommand, OwnElements};
-use crate::exchange::ends_transaction;
+use crate::exchange::{Fence, ends_transaction};
 
 /// A command that changes the transaction.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -16,8 +16,13 @@ pub enum Verb {
     Watch,
     /// UNWATCH.
     Unwatch,
-    /// SELECT of this database inside MULTI.
-    Select(u32),
+    /// SELECT inside MULTI.
+    Select {
+        /// The database.
+        database: u32,
+        /// Whether all before it are answered by one frame each, so that its place in EXEC's reply is known.
+        has_place: bool,
+    },
     /// CLIENT TRACKING: on, or off.
     Tracking(Option<Tracking>),
     /// A subscription command inside MULTI.
@@ -30,6 +35,8 @@ pub enum Verb {
     Debugged,
     /// What stands inside MULTI for a command that respool answers itself.
     Own,
+    /// A mark right before that, which is no command of the client's.
+    Mark(Fence),
     /// Any other command inside MULTI.
     Queue,
 }
@@ -90,7 +97,7 @@ impl Transaction {
     /// The server answered `verb`; `head` starts with the reply's first line.
     pub fn answered(&mut self, verb: Verb, head: &[u8]) {
         let is_ok = head.first() == Some(&b'+');
-        if is_ok && self.open && !matches!(verb, Verb::Exec | Verb::Discard) {
+        if is_ok && self.open && !matches!(verb, Verb::Exec | Verb::Discard | Verb::Mark(_)) {
             self.commands = self.commands.saturating_add(1);
         }
         match verb {
@@ -118,16 +125,25 @@ impl Transaction {
             // Whatever else goes wrong is said by the debugger.
             Verb::Debugged if head.first() != Some(&b'-') => self.stream = Some(Stream::Debugger),
             Verb::Subscribe if is_ok && self.open => self.queued_messages = true,
+            Verb::Mark(mark) => {
+                let is_queued = is_ok && self.open;
+                self.own.get_or_insert_default().marked(mark, is_queued);
+            }
             Verb::Own => {
-                let place = self.commands.wrapping_sub(1);
+                let command = self.commands.wrapping_sub(1);
                 if let Some(own) = &mut self.own {
-                    own.answered((is_ok && self.open).then_some(place));
+                    own.answered((is_ok && self.open).then_some(command));
                 }
             }
-            Verb::Select(database) if is_ok && self.open => {
+            Verb::Select {
+                database,
+                has_place,
+            } if is_ok && self.open => {
                 if self.queued.len() < MAX_SELECTS {
-                    let place = self.commands.wrapping_sub(1);
-                    self.own.get_or_insert_default().selected(database, place);
+                    if has_place {
+                        let command = self.commands.wrapping_sub(1);
+                        self.own.get_or_insert_default().selected(database, command);
+                    }
                     self.queued.push(database);
                 } else {
                     self.unknown_database = true;
@@ -157,6 +173,11 @@ impl Transaction {
     /// The server is asked to queue something in the place of this request, as [`Verb::Own`].
     pub fn ask_own(&mut self, command: OwnCommand, request: &[u8]) {
         self.own.get_or_insert_default().ask(command, request);
+    }
+
+    /// Whether invalidations may come among the elements of EXEC's reply, as Redis 6.2 sends them to RESP3 clients.
+    pub fn may_push(&self) -> bool {
+        self.tracking.is_some() || self.tracking_unsure || self.queued_tracking
     }
 
     /// What respool itself answers of it, or looks at.
@@ -281,6 +302,10 @@ mod tests {
 
     #[test]
     fn queued_selects_count_only_when_exec_ran() {
+        let select = |database| Verb::Select {
+            database,
+            has_place: true,
+        };
         for (reply, selected) in [
             (&b"*2\r\n"[..], vec![3, 9]),
             (b"*-1\r\n", vec![]),
@@ -289,8 +314,8 @@ mod tests {
         ] {
             let mut tx = Transaction::default();
             tx.answered(Verb::Multi, b"+OK\r\n");
-            tx.answered(Verb::Select(3), b"+QUEUED\r\n");
-            tx.answered(Verb::Select(9), b"+QUEUED\r\n");
+            tx.answered(select(3), b"+QUEUED\r\n");
+            tx.answered(select(9), b"+QUEUED\r\n");
             tx.answered(Verb::Exec, reply);
             assert_eq!(tx.selected, selected);
         }

@@ -10,8 +10,12 @@ use super::traffic::invalid;
 use crate::exchange::{Executed, Part};
 
 /// Runs what has the place of this number, in which the server has this element. Returns what is put in for it, or the element
-/// itself.
-pub(super) type RunOwn = Box<dyn FnMut(usize, Vec<u8>) -> Vec<u8>>;
+/// itself; `None`: it is not what the server says in such a place.
+pub(super) type RunOwn = Box<dyn FnMut(usize, Vec<u8>) -> Option<Vec<u8>>>;
+
+/// What a connection ends with on which the places of EXEC's reply cannot be told.
+const NOT_PLACED: &str =
+    "the reply to EXEC holds more than the replies to the commands that were queued, or others";
 
 /// Whether what comes next is shown: asked behind each own element.
 pub(super) type IsShown = Box<dyn Fn() -> bool>;
@@ -27,7 +31,7 @@ impl Executing {
     /// Has `run` called for each own element of `reply`, in their order.
     pub fn new(
         reply: Executed,
-        run: Box<dyn FnMut(usize, Vec<u8>) -> Vec<u8>>,
+        run: Box<dyn FnMut(usize, Vec<u8>) -> Option<Vec<u8>>>,
         is_shown: Box<dyn Fn() -> bool>,
     ) -> Self {
         Self {
@@ -40,26 +44,32 @@ impl Executing {
     /// Passes on bytes of the reply; `complete`: it ends with them.
     pub(super) fn pass(&self, outlet: &Outlet, bytes: &[u8], complete: bool) -> io::Result<()> {
         let mut run = self.run.borrow_mut();
-        let deliver = |bytes: &[u8]| {
-            if (self.is_shown)() {
-                outlet.deliver(bytes, 0, true);
+        let mut is_strange = false;
+        let mut reply = self.reply.borrow_mut();
+        let parts = reply.take(bytes, |part| match part {
+            _ if is_strange => {}
+            Part::Pass(bytes) => {
+                if (self.is_shown)() {
+                    outlet.deliver(bytes, 0, true);
+                }
             }
-        };
-        let parts = self.reply.borrow_mut().take(bytes, |part| match part {
-            Part::Pass(bytes) => deliver(bytes),
             Part::Own(number, element) => {
                 // It may be the one that ends what is shown, and is the last then.
                 let was_shown = (self.is_shown)();
-                let reply = run(number, element);
-                if was_shown || (self.is_shown)() {
-                    outlet.deliver(&reply, 0, true);
+                match run(number, element) {
+                    None => is_strange = true,
+                    Some(reply) if was_shown || (self.is_shown)() => {
+                        outlet.deliver(&reply, 0, true);
+                    }
+                    Some(_) => {}
                 }
             }
         });
+        if parts.is_err() || is_strange || (complete && !reply.is_whole()) {
+            return Err(invalid(NOT_PLACED.to_owned()));
+        }
         outlet.deliver(&[], u32::from(complete), !complete);
-        parts.map_err(|_| {
-            invalid("the server answered EXEC with another number of replies".to_owned())
-        })
+        Ok(())
     }
 }
 

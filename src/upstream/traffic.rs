@@ -550,6 +550,10 @@ impl Inner {
                         Kind::Blocking(_) if outlet.is_gone() => self.gathered = Some(Vec::new()),
                         Kind::Fenced => self.before_fence = Before::of(bytes),
                         Kind::RawError => self.is_distrusted |= !is_clean(bytes),
+                        // A debugger speaks whatever CLIENT REPLY says.
+                        Kind::Verb(Verb::Debugged) if bytes.first() != Some(&b'-') => {
+                            *show = Show::Pass;
+                        }
                         _ => {}
                     }
                 }

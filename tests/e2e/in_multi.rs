@@ -574,3 +574,37 @@ fn more_of_them_than_a_client_may_have_under_way_are_refused() {
     assert!(aborted.is_error(), "{aborted:?}");
     client.ping();
 }
+
+#[test]
+fn whom_they_have_ended_or_woken_they_do_not_find_again() {
+    let redis = Redis::start(&[]);
+    let respool = Respool::start(&redis);
+    let run = |connect: &dyn Fn() -> Client| {
+        let (mut client, mut victim, mut blocked) = (connect(), connect(), connect());
+        let id = victim.cmd(&["CLIENT", "ID"]).int().to_string();
+        let waiter = blocked.cmd(&["CLIENT", "ID"]).int().to_string();
+        blocked.send(encode(&["BLPOP", "none", "0"]));
+        let is_blocked = |client: &mut Client| {
+            let line = client.cmd(&["CLIENT", "LIST", "ID", &waiter]).text();
+            line.contains(" flags=b ")
+        };
+        eventually(|| is_blocked(&mut client), "it is blocked");
+        client.send(pipeline(&[
+            "MULTI",
+            &format!("CLIENT KILL ID {id}"),
+            &format!("CLIENT KILL ID {id}"),
+            &format!("CLIENT LIST ID {id}"),
+            &format!("CLIENT UNBLOCK {id}"),
+            &format!("CLIENT UNBLOCK {waiter}"),
+            &format!("CLIENT UNBLOCK {waiter}"),
+            "EXEC",
+            "QUIT",
+        ]));
+        victim.expect_end();
+        assert!(blocked.reply().is_null());
+        client.read_to_end()
+    };
+    let direct = run(&|| redis.client());
+    let through = run(&|| respool.client());
+    same(&direct, &through, &"killed and woken");
+}

@@ -3,6 +3,7 @@
 mod access;
 mod admin;
 mod alarms;
+mod amid_messages;
 mod arriving;
 mod as_directly;
 mod auth;
@@ -21,6 +22,7 @@ mod harness;
 mod health;
 mod hostile;
 mod in_multi;
+mod in_multi_unsure;
 mod invariants;
 mod lifecycle;
 mod listeners;

@@ -189,6 +189,28 @@ fn its_odd_forms_are_answered_as_directly() {
     runs_scripts(&respool);
 }
 
+/// The debugger writes past CLIENT REPLY. What the script returns in the end is hidden at the server only.
+#[test]
+fn a_client_without_replies_sees_the_debugger_as_directly() {
+    let redis = Redis::start(&[]);
+    let respool = with_one_pin(&redis);
+    let run = |mut client: Client, mode: &str| {
+        assert_eq!(client.cmd(&["SCRIPT", "DEBUG", "YES"]), Value::ok());
+        client.send(encode(&["CLIENT", "REPLY", mode]));
+        client.send(encode(&["EVAL", SET, "1", "k"]));
+        let mut seen = client.reply_bytes();
+        client.send(encode(&["continue"]));
+        seen.extend(client.read_to_end());
+        show(&seen)
+    };
+    for mode in ["OFF", "SKIP"] {
+        let direct = run(redis.client(), mode);
+        let through = run(respool.client(), mode);
+        assert!(through.starts_with(&direct), "{mode}: {through}, {direct}");
+    }
+    runs_scripts(&respool);
+}
+
 #[test]
 fn redis_cli_debugs_through_respool() {
     let redis = Redis::start(&[]);

@@ -1,0 +1,102 @@
+//! What a client sends whose lent connection carries messages: EXEC has run a SUBSCRIBE. All frames of the connection are passed on as
+//! they come, so nobody sees which of them answers what.
+//!
+//! Invariant: no command that leaves a mark on its connection or on the server, of which the loan keeps account elsewhere, is sent on such
+//! a connection; and nobody else ever gets it.
+
+use std::rc::Rc;
+
+use super::pinned::NOT_AMID_MESSAGES;
+use super::requests::Next;
+use super::task::{Client, Wait};
+use crate::command::{ClientSub, Local, PinReason, Tx, outlasts_reset, spec};
+use crate::identity::Flag;
+use crate::resp::Request;
+use crate::resp::speak::encode_request;
+use crate::session::{Protocol, Route, Routed};
+use crate::telemetry::Disconnect;
+use crate::texts::subscribers_may_not;
+use crate::upstream::{Link, RoomWait};
+
+/// A request in the place of one that is refused inside MULTI: no server has such a command, so it says so, in its place among the
+/// replies, and EXEC fails as after every error while queueing.
+const NOT_QUEUED: &str =
+    "respool: this command is not possible inside MULTI while messages are received";
+
+/// Whether a request that needs a lent connection for this reason may be sent where nobody sees its answer.
+fn may_go_unseen(reason: PinReason, request: &Request<'_>) -> bool {
+    match reason {
+        // A redirection would name a connection of the server's, which may be anybody's. The others change what respool has to know of
+        // the connection or the server, by an answer that nobody looks at.
+        PinReason::Tracking | PinReason::Pause | PinReason::Admin | PinReason::ScriptDebug => false,
+        // It may be one of those that was given another name.
+        PinReason::Unlisted => !request.argument(1).is_some_and(outlasts_reset),
+        _ => true,
+    }
+}
+
+impl Client {
+    /// A request of a client whose connection carries messages.
+    pub(super) fn amid_messages(&mut self, request: &Request<'_>, routed: Routed) -> Next {
+        let Some(link) = self.pin.as_ref().map(|pin| Rc::clone(pin.link())) else {
+            return Next::Wait;
+        };
+        let subscribed =
+            self.card.has(Flag::Pubsub) && self.session.state.protocol == Protocol::Resp2;
+        if !link.is_alive() {
+            self.outlet.close(Disconnect::UpstreamLost);
+            return Next::Wait;
+        }
+        if !link.has_room(&self.outlet) {
+            self.wait = Wait::Room(RoomWait::new(&link, request.bytes().len()));
+            return Next::Wait;
+        }
+        self.count(1, routed.command);
+        match routed.route {
+            Route::Alien => self.ending = Some(Disconnect::ProtocolError),
+            Route::Local(local @ (Local::Quit | Local::Reset)) => {
+                self.leave_stream(&link, local);
+            }
+            Route::Local(_) | Route::Refused(_) if subscribed => {
+                let name = routed.command.map_or("", |id| spec(id).name);
+                let server = self.site.thread.server_version();
+                self.outlet.own_reply(&subscribers_may_not(server, name));
+            }
+            Route::Local(Local::Client(sub))
+                if sub != ClientSub::Reply && !self.pin_use.in_multi =>
+            {
+                return self.local(Local::Client(sub), request, routed.command);
+            }
+            Route::Local(_) => self.refuse_amid_messages(&link, NOT_AMID_MESSAGES),
+            Route::Pinned(reason) if !may_go_unseen(reason, request) => {
+                self.refuse_amid_messages(&link, NOT_AMID_MESSAGES);
+            }
+            Route::Refused(reply) => self.refuse_amid_messages(&link, &reply),
+            Route::Transaction(verb) => {
+                self.note_multi_unseen(verb, request);
+                link.send_more(request.bytes());
+            }
+            _ => link.send_more(request.bytes()),
+        }
+        Next::Used(request.bytes().len())
+    }
+
+    /// Answers with an error; inside MULTI the server does, so that EXEC fails.
+    fn refuse_amid_messages(&mut self, link: &Link, reply: &[u8]) {
+        match self.pin_use.in_multi {
+            true => link.send_more(&encode_request(&[NOT_QUEUED])),
+            false => self.outlet.own_reply(reply),
+        }
+    }
+
+    /// MULTI, or what ends it, is sent. Where the server refuses MULTI, more is refused than need be until EXEC; where it refuses to end
+    /// it, that EXEC will fail.
+    fn note_multi_unseen(&mut self, verb: Tx, request: &Request<'_>) {
+        match verb {
+            _ if request.count() != 1 => {}
+            Tx::Multi => self.pin_use.in_multi = true,
+            Tx::Exec | Tx::Discard => self.pin_use.in_multi = false,
+            Tx::Watch | Tx::Unwatch => {}
+        }
+    }
+}

@@ -1,0 +1,151 @@
+//! A client whose lent connection carries messages, since EXEC has run a SUBSCRIBE: what it sends there leaves nothing behind, and
+//! inside MULTI nothing of respool's own runs before EXEC.
+
+use crate::harness::{Client, Redis, Respool, Value, encode, eventually, show};
+
+const SET: &str = "redis.call('SET', KEYS[1], 'changed') return 'done'";
+
+/// One connection to lend, so that who comes second has that of who came first if anybody has.
+fn with_one_pin(redis: &Redis) -> Respool {
+    Respool::with(redis)
+        .upstream("max_connections = 2\nshared_connections = 1\nborrow_timeout = \"5s\"")
+        .start()
+}
+
+/// Its connection carries messages.
+fn subscribed(mut client: Client) -> Client {
+    client.cmd(&["HELLO", "3"]);
+    assert_eq!(client.cmd(&["MULTI"]), Value::ok());
+    let queued = client.cmd(&["SUBSCRIBE", "c"]);
+    assert_eq!(queued, Value::simple("QUEUED"));
+    client.send(encode(&["EXEC"]));
+    let confirmed = client.reply_bytes();
+    assert!(
+        confirmed.starts_with(b"*1\r\n>3\r\n"),
+        "{}",
+        show(&confirmed)
+    );
+    client
+}
+
+/// Whether a script in a typed transaction, which has the lent connection, is run as scripts are.
+fn runs_scripts(respool: &Respool) {
+    let mut client = respool.client();
+    assert_eq!(client.cmd(&["WATCH", "other"]), Value::ok());
+    assert_eq!(client.cmd(&["MULTI"]), Value::ok());
+    let queued = client.cmd(&["EVAL", SET, "1", "other"]);
+    assert_eq!(queued, Value::simple("QUEUED"));
+    let ran = client.cmd(&["EXEC"]);
+    assert_eq!(ran.items(), [Value::bulk("done")]);
+    assert_eq!(client.cmd(&["GET", "other"]), Value::bulk("changed"));
+}
+
+/// The ids of the connections that are lent, at the server.
+fn lent(redis: &Redis) -> Vec<String> {
+    let list = redis.cmd(&["CLIENT", "LIST"]).text();
+    list.lines()
+        .filter(|line| line.contains(":pinned:"))
+        .map(|line| line.split(' ').next().unwrap_or_default().to_owned())
+        .collect()
+}
+
+#[test]
+fn nobody_is_debugged_on_the_connection_of_one_who_received_messages() {
+    let redis = Redis::start(&[]);
+    let respool = with_one_pin(&redis);
+    for mode in ["yes", "SYNC"] {
+        for leave in ["QUIT", "RESET", "close"] {
+            let mut client = subscribed(respool.client());
+            let refused = client.cmd(&["SCRIPT", "DEBUG", mode]);
+            assert!(refused.is_error(), "{refused:?}");
+            match leave {
+                "QUIT" => assert_eq!(client.cmd(&["QUIT"]), Value::ok()),
+                "RESET" => assert_eq!(client.cmd(&["RESET"]), Value::simple("RESET")),
+                _ => drop(client),
+            }
+            runs_scripts(&respool);
+        }
+    }
+}
+
+#[test]
+fn a_connection_that_has_carried_messages_is_nobodys_ever_after() {
+    let redis = Redis::start(&[]);
+    let respool = with_one_pin(&redis);
+    let mut client = subscribed(respool.client());
+    let before = lent(&redis);
+    assert_eq!(before.len(), 1);
+    assert_eq!(client.cmd(&["RESET"]), Value::simple("RESET"));
+    eventually(|| !lent(&redis).contains(&before[0]), "it is closed");
+    // The same client gets another.
+    runs_scripts(&respool);
+    assert_eq!(client.cmd(&["WATCH", "k"]), Value::ok());
+    assert_ne!(lent(&redis), before);
+    assert_eq!(client.cmd(&["GET", "other"]), Value::bulk("changed"));
+}
+
+#[test]
+fn what_leaves_a_mark_that_nobody_would_see_is_refused_there() {
+    let redis = Redis::start(&["--rename-command", "SCRIPT", "FOO"]);
+    let respool = with_one_pin(&redis);
+    let mut client = subscribed(respool.client());
+    for line in [
+        "FOO DEBUG yes",
+        "CLIENT PAUSE 5000",
+        "CLIENT TRACKING on",
+        "CLIENT REPLY OFF",
+        "CLIENT REPLY SKIP",
+        "MODULE UNLOAD x",
+        "SELECT 3",
+        "HELLO 2",
+    ] {
+        let words: Vec<&str> = line.split(' ').collect();
+        let refused = client.cmd(&words).text();
+        assert!(
+            refused.contains("while messages are received"),
+            "{line}: {refused}"
+        );
+    }
+    assert_eq!(client.cmd(&["SET", "k", "v"]), Value::ok());
+    assert_eq!(client.cmd(&["GET", "k"]), Value::bulk("v"));
+    assert_eq!(client.cmd(&["QUIT"]), Value::ok());
+    runs_scripts(&respool);
+}
+
+#[test]
+fn nothing_of_respools_own_runs_there_before_exec() {
+    let redis = Redis::start(&[]);
+    let respool = Respool::start(&redis);
+    let mut victim = respool.client();
+    let id = victim.cmd(&["CLIENT", "ID"]).int().to_string();
+    for end in ["DISCARD", "EXEC"] {
+        let mut client = subscribed(respool.client());
+        assert_eq!(client.cmd(&["MULTI"]), Value::ok());
+        for words in [
+            &["CLIENT", "SETNAME", "x"][..],
+            &["CLIENT", "KILL", "ID", &id],
+            &["SELECT", "3"],
+            &["CLIENT", "TRACKING", "on"],
+        ] {
+            let refused = client.cmd(words).text();
+            assert!(refused.contains("not possible inside MULTI"), "{refused}");
+        }
+        let queued = client.cmd(&["SET", "k", "v"]);
+        assert_eq!(queued, Value::simple("QUEUED"));
+        let ended = client.cmd(&[end]);
+        match end {
+            "EXEC" => assert!(ended.text().starts_with("EXECABORT"), "{ended:?}"),
+            _ => assert_eq!(ended, Value::ok()),
+        }
+        victim.ping();
+        assert_eq!(redis.cmd(&["EXISTS", "k"]), Value::Int(0));
+        assert!(client.cmd(&["CLIENT", "GETNAME"]).is_null());
+        // Outside of it they go on as before.
+        assert_eq!(client.cmd(&["CLIENT", "SETNAME", "x"]), Value::ok());
+        assert_eq!(client.cmd(&["MULTI"]), Value::ok());
+        let queued = client.cmd(&["INCR", "n"]);
+        assert_eq!(queued, Value::simple("QUEUED"));
+        client.cmd(&["EXEC"]).items();
+    }
+    assert_eq!(redis.cmd(&["GET", "n"]), Value::bulk("2"));
+}

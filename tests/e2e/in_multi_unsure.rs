@@ -1,0 +1,236 @@
+//! Commands of respool's own in transactions whose other commands may be answered by more than one frame each: nothing of respool's own
+//! runs but in its place, and nothing that the server says in such a place reaches anybody.
+
+use crate::harness::{Client, Redis, Respool, Value, encode, eventually, show};
+
+/// Scripts whose errors hold a line end on some server (seen of Redis 7.0 and 8.2, Valkey 8.1 and 9.1).
+const SCRIPTS: [&str; 8] = [
+    "#!lua \"x\\r\\n+injected\"\nreturn 1",
+    "#!lua \"x\\r\\n+injected\\r\\n-NO\"\nreturn 1",
+    "#!lua \"x\\r\\n$60\\r\\n\"\nreturn 1",
+    "error('x\\r\\n+injected')",
+    "error({err='x\\r\\n+injected'})",
+    "return {err='x\\r\\n+injected'}",
+    "return {{err='x\\r\\n$60'}, 1}",
+    "return {ok='x\\r\\n+injected'}",
+];
+
+fn hello(mut client: Client, version: &str) -> Client {
+    client.cmd(&["HELLO", version]);
+    client
+}
+
+fn requests(requests: &[&[&str]]) -> Vec<u8> {
+    requests.iter().flat_map(|words| encode(words)).collect()
+}
+
+/// What comes, up to the end that QUIT makes if nothing else does.
+fn answers(mut client: Client, lines: &[&[&str]]) -> Vec<u8> {
+    client.send(requests(lines));
+    client.send(encode(&["QUIT"]));
+    client.read_to_end()
+}
+
+#[test]
+fn behind_scripts_they_are_answered_as_at_the_server() {
+    let redis = Redis::start(&[]);
+    let respool = Respool::start(&redis);
+    let script = &["EVAL", "return {1, KEYS[1]}", "1", "k"][..];
+    let failing = &["EVAL", "return redis.call('NOSUCH')", "0"][..];
+    let name = &["CLIENT", "GETNAME"][..];
+    let rename = &["CLIENT", "SETNAME", "x"][..];
+    let sequences: [&[&[&str]]; 7] = [
+        &[script, rename, name],
+        &[rename, script, name, failing, name, &["GET", "k"]],
+        &[
+            script,
+            &["SELECT", "3"],
+            name,
+            failing,
+            &["SET", "k", "v"],
+            rename,
+        ],
+        // Redisson's atomic batch without results.
+        &[&["EVALSHA", "0", "0"], script, &["CLIENT", "REPLY", "OFF"]],
+        &[
+            script,
+            &["CLIENT", "REPLY", "OFF"],
+            failing,
+            &["CLIENT", "REPLY", "ON"],
+            script,
+        ],
+        &[
+            script,
+            &["CLIENT", "KILL", "ID", "987654321"],
+            &["PUBSUB", "NUMSUB", "c"],
+        ],
+        &[
+            failing,
+            &["CLIENT", "TRACKING", "on"],
+            name,
+            &["CLIENT", "TRACKING", "off"],
+            name,
+        ],
+    ];
+    for version in ["2", "3"] {
+        for sequence in sequences {
+            for end in [&["EXEC"][..], &["DISCARD"], &["NOSUCH"]] {
+                let run = |client: Client| {
+                    redis.flush();
+                    let mut lines = vec![&["MULTI"][..]];
+                    lines.extend(sequence);
+                    lines.extend([end, &["EXEC"], &["CLIENT", "REPLY", "ON"], name]);
+                    answers(hello(client, version), &lines)
+                };
+                let (direct, through) = (run(redis.client()), run(respool.client()));
+                assert!(
+                    direct == through,
+                    "{version} {sequence:?} {end:?}\n  directly {}\n  through  {}",
+                    show(&direct),
+                    show(&through)
+                );
+            }
+        }
+    }
+}
+
+#[test]
+fn whatever_a_script_writes_nothing_of_the_servers_own_is_shown() {
+    let redis = Redis::start(&[]);
+    let respool = Respool::start(&redis);
+    let name = &["CLIENT", "GETNAME"][..];
+    for version in ["2", "3"] {
+        for script in SCRIPTS {
+            let eval = &["EVAL", script, "0"][..];
+            let list = &["FUNCTION", "LIST", "x\r\n+injected"][..];
+            for unsure in [eval, list] {
+                for own in [name, &["CLIENT", "INFO"]] {
+                    for between in [&["PING", "x"][..], &["SELECT", "3"], name] {
+                        let lines = [
+                            &["MULTI"][..],
+                            name,
+                            unsure,
+                            between,
+                            own,
+                            between,
+                            own,
+                            between,
+                            &["EXEC"],
+                        ];
+                        let seen = answers(hello(respool.client(), version), &lines);
+                        let text = show(&seen);
+                        assert!(!text.contains("respool:"), "{version} {lines:?}: {text}");
+                    }
+                }
+            }
+        }
+    }
+    respool.assert_alive();
+    respool.client().ping();
+}
+
+#[test]
+fn what_the_server_refuses_behind_a_script_does_not_run() {
+    let redis = Redis::start(&[]);
+    let respool = Respool::start(&redis);
+    let user = ["ACL", "SETUSER", "u", "on", ">p", "~*", "&*", "+@all"];
+    let mut victim = respool.client();
+    let id = victim.cmd(&["CLIENT", "ID"]).int().to_string();
+    for script in SCRIPTS {
+        redis.cmd(&user);
+        let mut client = respool.client();
+        assert_eq!(client.cmd(&["AUTH", "u", "p"]), Value::ok());
+        for words in [
+            &["MULTI"][..],
+            &["EVAL", script, "0"],
+            &["CLIENT", "KILL", "ID", &id],
+        ] {
+            assert!(!client.cmd(words).is_error(), "{words:?}");
+        }
+        redis.cmd(&["ACL", "SETUSER", "u", "-client|kill"]);
+        client.send(requests(&[&["EXEC"], &["QUIT"]]));
+        client.read_to_end();
+        victim.ping();
+    }
+}
+
+#[test]
+fn a_subscription_and_they_do_not_stand_in_one_transaction() {
+    let redis = Redis::start(&[]);
+    let respool = Respool::start(&redis);
+    let mut victim = respool.client();
+    let id = victim.cmd(&["CLIENT", "ID"]).int().to_string();
+    let kill = &["CLIENT", "KILL", "ID", &id][..];
+    let name = &["CLIENT", "GETNAME"][..];
+    for version in ["2", "3"] {
+        for lines in [
+            &[&["SUBSCRIBE", "a", "b"][..], kill, name][..],
+            &[&["SUBSCRIBE", "a"], &["PUBLISH", "a", "m"], name, kill],
+            &[name, kill, &["PSUBSCRIBE", "a*"]],
+            &[&["UNSUBSCRIBE", "a", "b"], name, kill],
+            &[name, &["UNSUBSCRIBE"], kill],
+        ] {
+            let mut client = hello(respool.client(), version);
+            assert_eq!(client.cmd(&["MULTI"]), Value::ok());
+            let replies: Vec<Value> = lines.iter().map(|words| client.cmd(words)).collect();
+            assert!(replies.iter().any(Value::is_error), "{replies:?}");
+            let aborted = client.cmd(&["EXEC"]).text();
+            assert!(aborted.starts_with("EXECABORT"), "{aborted}");
+            client.ping();
+            assert!(client.cmd(name).is_null());
+            victim.ping();
+        }
+        // Who wants no replies would get them all.
+        let mut client = hello(respool.client(), version);
+        client.send(requests(&[
+            &["CLIENT", "REPLY", "OFF"],
+            &["MULTI"],
+            &["SUBSCRIBE", "a"],
+            &["EXEC"],
+            &["CLIENT", "REPLY", "ON"],
+        ]));
+        assert_eq!(client.reply(), Value::ok());
+        client.ping();
+    }
+    eventually(
+        || redis.cmd(&["PUBSUB", "CHANNELS"]).items().is_empty(),
+        "nobody is subscribed",
+    );
+}
+
+#[test]
+fn without_the_permission_to_ping_they_are_refused_behind_scripts_only() {
+    let redis = Redis::start(&[]);
+    let user = [
+        "ACL", "SETUSER", "u", "on", ">p", "~*", "&*", "+@all", "-ping",
+    ];
+    redis.cmd(&user);
+    let respool = Respool::start(&redis);
+    let name = &["CLIENT", "GETNAME"][..];
+    let lines = [
+        &["AUTH", "u", "p"][..],
+        &["MULTI"],
+        name,
+        &["EVAL", "return 1", "0"],
+        &["EXEC"],
+    ];
+    let (direct, through) = (
+        answers(redis.client(), &lines),
+        answers(respool.client(), &lines),
+    );
+    assert_eq!(show(&through), show(&direct));
+    let mut client = respool.client();
+    assert_eq!(client.cmd(&["AUTH", "u", "p"]), Value::ok());
+    assert_eq!(client.cmd(&["MULTI"]), Value::ok());
+    assert_eq!(
+        client.cmd(&["EVAL", "return 1", "0"]),
+        Value::simple("QUEUED")
+    );
+    for _ in 0..2 {
+        let refused = client.cmd(name).text();
+        assert!(refused.contains("PING"), "{refused}");
+    }
+    let aborted = client.cmd(&["EXEC"]).text();
+    assert!(aborted.starts_with("EXECABORT"), "{aborted}");
+    assert!(client.cmd(&["GET", "k"]).is_null());
+}
