@@ -8,6 +8,7 @@
 mod audience;
 mod frame;
 mod leaving;
+mod login;
 mod moving;
 mod outcome;
 mod pace;
@@ -31,6 +32,7 @@ pub use suspicion::{Presence, Remedy, Side, Suspicion};
 pub use topic::{Kind, PUBSUB_KINDS};
 pub use weight::{Overwhelmed, Weights};
 
+use login::Login;
 use topic::{Phase, Recent, Topic};
 
 use crate::resp::speak::{OK, encode_request};
@@ -119,8 +121,9 @@ pub struct Fanout<T> {
     most: usize,
     /// Most bytes of the names that one client is subscribed to, and so of any of them.
     most_bytes: usize,
+    login: Login,
     /// The server's answer to [`Self::login`].
-    login: Option<Vec<u8>>,
+    login_answer: Option<Vec<u8>>,
     /// This second, and what has come not long ago.
     second: u64,
     recent: Cell<Recent>,
@@ -149,7 +152,8 @@ impl<T: Clone> Fanout<T> {
             changed: HashSet::new(),
             most,
             most_bytes,
-            login: None,
+            login: Login::Nothing,
+            login_answer: None,
             second: 0,
             recent: Cell::default(),
             passed_marks: 0,
@@ -332,16 +336,6 @@ impl<T: Clone> Fanout<T> {
         self.ask_aside(What::Ping, &encode_request(&["PING"]));
     }
 
-    /// Shows the server who respool is, by an AUTH in RESP3; see [`Self::take_login`].
-    pub fn login(&mut self, request: &[u8]) {
-        self.ask_aside(What::Login, request);
-    }
-
-    /// The server's answer to [`Self::login`], once.
-    pub fn take_login(&mut self) -> Option<Vec<u8>> {
-        self.login.take()
-    }
-
     /// Asks the server to tell when it has done all that it was asked before; see [`Self::take_marks`]. False: there is no
     /// connection.
     pub fn mark(&mut self) -> bool {
@@ -384,7 +378,7 @@ impl<T: Clone> Fanout<T> {
             Some(asked) if matches!(asked.what, What::Ping | What::Login | What::Mark) => {
                 self.passed_marks += usize::from(asked.what == What::Mark);
                 if asked.what == What::Login {
-                    self.login = Some(OK.to_vec());
+                    self.logged_in(OK);
                 }
                 self.asked.pop_front();
                 Ok(())
@@ -410,11 +404,6 @@ impl<T: Clone> Fanout<T> {
     /// Whether somebody waits for the server's confirmation.
     pub fn is_awaited(&self) -> bool {
         !self.commands.is_empty()
-    }
-
-    /// Requests made since this was called last.
-    pub fn take_requests(&mut self) -> Vec<u8> {
-        std::mem::take(&mut self.requests)
     }
 
     /// Commands the server has answered since this was called last.
@@ -473,7 +462,7 @@ impl<T: Clone> Fanout<T> {
                 return;
             }
             What::Login => {
-                self.login = result.err().map(<[u8]>::to_vec);
+                self.logged_in(result.err().unwrap_or(OK));
                 return;
             }
             What::Unsubscribe => {

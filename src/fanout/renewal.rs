@@ -34,7 +34,7 @@ impl<T: Clone> Fanout<T> {
         self.put_off.clear();
         self.renewals.clear();
         self.holds_on = false;
-        self.login = None;
+        self.forget_login();
         // Whoever subscribes now waits until the server has confirmed it on the next connection.
         for kind in PUBSUB_KINDS {
             for (name, topic) in &mut self.topics[kind as usize] {
@@ -50,6 +50,7 @@ impl<T: Clone> Fanout<T> {
         self.is_connected = true;
         self.asked.clear();
         self.requests.clear();
+        self.forget_login();
         self.renewals.clear();
         for kind in PUBSUB_KINDS {
             let topics = &mut self.topics[kind as usize];

@@ -82,6 +82,38 @@ fn whatever_the_server_answers_to_a_ping_it_is_there() {
 }
 
 #[test]
+fn a_login_stands_alone() {
+    let mut world = World::new();
+    world.subscribe(1, Kind::Channel, &["a".into()]);
+    world.send();
+    world.subscribe(2, Kind::Channel, &["b".into()]);
+    world.fanout.login(b"AUTH\r\n");
+    world.subscribe(3, Kind::Channel, &["c".into()]);
+    world.fanout.login(b"AUTH\r\n");
+    // What was asked before it goes, and is answered.
+    world.send();
+    assert!(world.fanout.take_requests().is_empty());
+    world.hear();
+    assert!(world.fanout.take_requests().is_empty());
+    world.hear();
+    assert_eq!(world.fanout.take_requests(), b"AUTH\r\n");
+    world.subscribe(4, Kind::Channel, &["d".into()]);
+    assert!(world.fanout.take_requests().is_empty());
+    world.fanout.refused(b"-WRONGPASS\r\n").unwrap();
+    assert_eq!(world.fanout.take_login().unwrap(), b"-WRONGPASS\r\n");
+    assert_eq!(world.fanout.take_login(), None);
+    let asked = words(&world.fanout.take_requests());
+    assert_eq!(asked, [["subscribe", "c"], ["subscribe", "d"]]);
+    // What was lost with a connection is not said on the next one.
+    world.fanout.login(b"AUTH\r\n");
+    world.lose();
+    let asked = world.fanout.take_requests();
+    assert!(!asked.is_empty() && !asked.starts_with(b"AUTH"));
+    world.fanout.login(b"AUTH\r\n");
+    assert!(world.fanout.take_requests().is_empty());
+}
+
+#[test]
 fn a_second_subscriber_costs_the_server_nothing() {
     let mut world = World::new();
     world.subscribe(1, Kind::Channel, &["a".into()]);

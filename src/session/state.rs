@@ -221,6 +221,14 @@ pub fn steps(worn: &State, target: &State, change: Change, own: &Own, name: &str
     if worn.database != target.database {
         steps.push(select(target.database));
     }
+    // A login stands alone: HELLO travels with what is before it, but where a client shows what may be refused.
+    let greets_first = matches!(change, Change::Difference | Change::Scrub);
+    let greeting = (worn.protocol != target.protocol).then(|| hello(target.protocol));
+    let (before, behind) = match greets_first {
+        true => (greeting, None),
+        false => (None, greeting),
+    };
+    steps.extend(before);
     if let Some(user) = &target.user
         && (is_anew || worn.user != target.user)
     {
@@ -229,9 +237,7 @@ pub fn steps(worn: &State, target: &State, change: Change, own: &Own, name: &str
             effect: Effect::User(target.user.clone()),
         });
     }
-    if worn.protocol != target.protocol {
-        steps.push(hello(target.protocol));
-    }
+    steps.extend(behind);
     steps
 }
 

@@ -25,6 +25,7 @@ use std::task::{Context, Poll, Waker};
 use ending::Closing;
 use tokio::sync::oneshot;
 
+use super::alone::is_login;
 use super::listing::Tells;
 use super::liveness::LinkPulse;
 use super::outlet::{Outlet, Unsent};
@@ -281,6 +282,9 @@ impl Link {
     pub fn send_own(&self, bytes: &[u8], reply: OwnReply) {
         let inner = &mut *self.inner.borrow_mut();
         let start = inner.append(bytes);
+        if is_login(bytes) {
+            inner.logins.add(start..inner.appended_total);
+        }
         inner.due_count += reply.replies();
         let now = self.thread.clock.now_micros();
         if inner.due.is_empty() {
@@ -403,6 +407,7 @@ impl Link {
     fn write_or_end(&self, cx: &mut Context<'_>, stream: &Stream) -> Option<Ended> {
         if let Some(closing) = self.closing.get() {
             // What was to be sent before it was closed goes out as far as it can: an element that is put back.
+            self.inner.borrow_mut().logins.clear();
             let _ = self.write(cx, stream);
             return Some(closing.into());
         }
@@ -420,8 +425,9 @@ impl Link {
 
     fn write(&self, cx: &mut Context<'_>, stream: &Stream) -> io::Result<()> {
         let inner = &mut *self.inner.borrow_mut();
-        while inner.written < inner.out.len() {
-            match stream.try_write(&inner.out[inner.written..]) {
+        let end = inner.sendable();
+        while inner.written < end {
+            match stream.try_write(&inner.out[inner.written..end]) {
                 Ok(taken) => {
                     inner.written += taken;
                     inner.sent_total += taken as u64;

@@ -3,6 +3,7 @@
 //! Invariant: every socket to the server holds a permit of the process-wide budget until the server has closed it too.
 
 mod acknowledged;
+mod alone;
 mod apart;
 mod aside;
 mod away;

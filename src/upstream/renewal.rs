@@ -2,7 +2,7 @@
 //!
 //! ElastiCache ends a connection of an IAM user twelve hours after it was last authenticated. Between six and eleven, each
 //! at a time of its own, AUTH is sent on it, outside of transactions and not while it is blocked. A refusal leaves the
-//! connection as it is, so nothing has to wait for the answer.
+//! connection as it is. What its clients send meanwhile waits for the answer, see `alone.rs`.
 
 use std::cell::Cell;
 use std::rc::Rc;

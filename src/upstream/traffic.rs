@@ -7,6 +7,7 @@ use std::task::Waker;
 
 use tokio::sync::oneshot;
 
+use super::alone::Logins;
 use super::executing::Executing;
 use super::liveness::LinkPulse;
 use super::outlet::{Outlet, Unsent};
@@ -257,6 +258,8 @@ pub(super) struct Inner {
     /// Bytes ever appended and ever taken by the kernel: what was sent is told apart from what was not by them.
     pub(super) appended_total: u64,
     pub(super) sent_total: u64,
+    /// Nothing is sent beside them.
+    pub(super) logins: Logins,
     pub(super) due: VecDeque<Due>,
     pub(super) due_count: usize,
     pub(super) scanner: ReplyScanner,

@@ -28,6 +28,7 @@ mod lifecycle;
 mod listeners;
 mod load;
 mod logging;
+mod logins;
 mod modules;
 mod outage;
 mod parts;

@@ -66,6 +66,8 @@ impl Inner {
         {
             self.search = Some(Box::new(Search::new(fence, *last, now)));
         }
+        // A login would wait for what is behind it.
+        self.put_before_logins();
     }
 
     /// What is due behind the fence at the front, up to the question that was asked last for it.

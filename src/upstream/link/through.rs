@@ -20,7 +20,7 @@ impl Link {
         let inner = &mut *self.inner.borrow_mut();
         let now = self.thread.clock.now_micros();
         let start = inner.appended_total;
-        let taken = if inner.out.is_empty() {
+        let taken = if inner.out.is_empty() && inner.logins.is_empty() {
             self.write_now(bytes)
         } else {
             0

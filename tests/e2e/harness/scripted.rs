@@ -15,6 +15,8 @@ pub(crate) enum Act {
     Usual,
     /// Answers this.
     Say(&'static str),
+    /// Answers this where nothing has arrived with the command, and nothing where something has.
+    SayAlone(&'static str),
     /// Answers this and ends the connection.
     SayAndClose(&'static str),
 }
@@ -100,14 +102,18 @@ impl Stage {
             .expect("a socket takes options");
         let (mut buffer, mut chunk) = (Vec::new(), [0; 16 * 1024]);
         while !self.is_over.load(Ordering::SeqCst) {
+            let mut is_first = true;
             while let Ok((request, length)) = Value::parse(&buffer) {
                 buffer.drain(..length);
+                let is_alone = std::mem::take(&mut is_first) && buffer.is_empty();
                 let Value::Array(words) = request else { return };
                 let words: Vec<String> = words.iter().map(|w| w.text().to_lowercase()).collect();
                 let act = (lock(&self.script))(&words);
                 let (answer, is_last) = match act {
                     Act::Usual => (self.usual(&words), false),
                     Act::Say(text) => (text.to_owned(), false),
+                    Act::SayAlone(text) if is_alone => (text.to_owned(), false),
+                    Act::SayAlone(_) => (String::new(), false),
                     Act::SayAndClose(text) => (text.to_owned(), true),
                 };
                 if stream.write_all(answer.as_bytes()).is_err() || is_last {
@@ -149,6 +155,7 @@ impl Stage {
             ["client", "id"] => ":7\r\n".into(),
             ["ping"] => "+PONG\r\n".into(),
             ["command"] => "*0\r\n".into(),
+            ["reset"] => "+RESET\r\n".into(),
             ["info", ..] => "$0\r\n\r\n".into(),
             ["ping" | "echo", text] => format!("${}\r\n{text}\r\n", text.len()),
             _ => "+OK\r\n".into(),

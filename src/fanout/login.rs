@@ -1,0 +1,76 @@
+//! Showing the server who respool is on a connection that carries subscriptions.
+//!
+//! Invariant: the login is sent when all before it is answered, and what is behind it when it is answered itself: Redis 8.2.3 never
+//! answers one that fails behind another request.
+
+use zeroize::Zeroizing;
+
+use super::{Fanout, What};
+
+/// Where the login is that is to be answered.
+#[derive(Debug, Default)]
+pub(super) enum Login {
+    /// There is none.
+    #[default]
+    Nothing,
+    /// It waits for the answers to what was asked before it.
+    Waits {
+        request: Zeroizing<Vec<u8>>,
+        /// How much of the requests not yet handed over stands before it.
+        before: usize,
+    },
+    /// It is at the server.
+    Sent,
+}
+
+impl<T: Clone> Fanout<T> {
+    /// Shows the server who respool is, by an AUTH in RESP3; see [`Self::take_login`]. One at a time.
+    pub fn login(&mut self, request: &[u8]) {
+        if !self.is_connected || !matches!(self.login, Login::Nothing) {
+            return;
+        }
+        self.login = Login::Waits {
+            request: Zeroizing::new(request.to_vec()),
+            before: self.requests.len(),
+        };
+        self.ask_aside(What::Login, b"");
+    }
+
+    /// The server's answer to [`Self::login`], once.
+    pub fn take_login(&mut self) -> Option<Vec<u8>> {
+        self.login_answer.take()
+    }
+
+    /// The server has answered the login.
+    pub(super) fn logged_in(&mut self, answer: &[u8]) {
+        self.login = Login::Nothing;
+        self.login_answer = Some(answer.to_vec());
+    }
+
+    /// There is no connection any more on which it could be answered.
+    pub(super) fn forget_login(&mut self) {
+        self.login = Login::Nothing;
+        self.login_answer = None;
+    }
+
+    /// Requests made since this was called last, as far as they may be sent.
+    pub fn take_requests(&mut self) -> Vec<u8> {
+        let is_next = self
+            .asked
+            .front()
+            .is_some_and(|asked| asked.what == What::Login);
+        match &mut self.login {
+            Login::Nothing => std::mem::take(&mut self.requests),
+            Login::Sent => Vec::new(),
+            Login::Waits { before, .. } if !is_next => {
+                let behind = self.requests.split_off(std::mem::take(before));
+                std::mem::replace(&mut self.requests, behind)
+            }
+            Login::Waits { request, .. } => {
+                let request = std::mem::take(&mut **request);
+                self.login = Login::Sent;
+                request
+            }
+        }
+    }
+}
