@@ -1,7 +1,7 @@
 //! Who has a connection to the endpoint, and who must go when there are too many: a decision without sockets.
 //!
 //! Whoever comes gets a place, so that nobody who merely holds connections keeps a probe out: a probe asks as it connects,
-//! and is answered before anybody can displace it.
+//! and is answered at once. Only a flood of newcomers, above all from the probe's own address, may displace it before that.
 
 use std::net::IpAddr;
 

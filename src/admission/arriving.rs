@@ -13,7 +13,7 @@ use std::time::Instant;
 
 use super::permit::Holding;
 use super::{Admission, Counts, Permit, Plan, Refusal, Rule};
-use crate::config::{Per, Settings};
+use crate::config::{AtLimit, AuthMode, Per, Settings};
 use crate::identity::Identity;
 
 /// What the settings say of newcomers.
@@ -25,6 +25,8 @@ pub(super) struct Welcome {
     operators: Vec<Box<[u8]>>,
     /// The names of listeners whose clients are operators.
     admin_listeners: Vec<String>,
+    /// Nobody is served who has not authenticated.
+    must_authenticate: bool,
 }
 
 impl Welcome {
@@ -43,6 +45,10 @@ impl Welcome {
                 .filter(|listener| listener.admin)
                 .map(|listener| listener.name.clone())
                 .collect(),
+            must_authenticate: matches!(
+                settings.auth.mode,
+                AuthMode::Proxy | AuthMode::Passthrough
+            ),
         }
     }
 
@@ -75,12 +81,28 @@ impl Plan {
         let mut rules = self.order.iter().map(|&group| self.rule(group));
         rules
             .find(|rule| rule.takes_by_origin(identity))
-            .is_some_and(|rule| rule.listens() || matches!(rule.per, Per::ClientName | Per::User))
+            .is_some_and(|rule| {
+                rule.listens()
+                    || matches!(rule.per, Per::ClientName | Per::User)
+                    // A stranger is to throw out nobody who has authenticated.
+                    || (rule.at_limit == AtLimit::EvictIdle && self.welcome.must_authenticate)
+            })
     }
 
     /// Whether one of the places kept for operators is free.
     pub(super) fn has_operator_place(&self, counts: &Counts) -> bool {
         counts.operators + counts.beyond < self.welcome.operator_places
+    }
+
+    /// Whether one of them is free for somebody who may turn out to be an operator. Where operators have a listener of their
+    /// own, no more than half of the places are for those who say nothing yet: the rest is theirs.
+    fn has_place_beyond(&self, counts: &Counts) -> bool {
+        let welcome = &self.welcome;
+        let most = match welcome.admin_listeners.is_empty() {
+            true => welcome.operator_places,
+            false => welcome.operator_places / 2,
+        };
+        !welcome.operators.is_empty() && counts.beyond < most && self.has_operator_place(counts)
     }
 }
 
@@ -131,7 +153,7 @@ impl Admission {
         if arrives && counts.arriving < welcome.max_arriving {
             // Past the cap of all there is room for who may turn out to be an operator, and only where some are named.
             let is_beyond = room.is_err();
-            if is_beyond && (welcome.operators.is_empty() || !plan.has_operator_place(&counts)) {
+            if is_beyond && !plan.has_place_beyond(&counts) {
                 room?;
             }
             counts.arriving += 1;
@@ -147,7 +169,11 @@ impl Admission {
             counts.unheard += 1;
             unheard = counts.unheard_lines.pass(now);
         }
-        let entry = plan.enter(&mut counts, &place, identity, now)?;
+        let entry = plan.enter(&mut counts, &place, identity, now);
+        let entry = entry.map_err(|mut refusal| {
+            refusal.evict &= !(arrives && welcome.must_authenticate);
+            refusal
+        })?;
         counts.handshaking -= usize::from(has_shaken);
         drop(counts);
         permit.take_place(&plan, place, entry);

@@ -12,7 +12,9 @@ mod users;
 
 pub use attempts::{AttemptBounds, Attempts, Outcome, Source, Ticket, Turn};
 pub use aws::{AwsKeys, from_container, from_environment, from_sts};
-pub use permissions::{Known, Permission, Permissions, concerns_others};
+pub use permissions::{
+    Known, Permission, Permissions, concerns_others, is_refusal, is_unknown_command,
+};
 pub use refusal::{NO_PASSWORD, NOAUTH, WRONGPASS, is_wrong_password, refusal_text};
 pub use rounds::UserRounds;
 pub use sigv4::{escaped, token};

@@ -18,6 +18,50 @@ pub fn concerns_others(sub: ClientSub) -> bool {
     matches!(sub, ClientSub::List | ClientSub::Kill | ClientSub::Unblock)
 }
 
+/// What the errors of a command look like that the server has begun to run, and finds its arguments wrong.
+const ABOUT_ARGUMENTS: [&str; 8] = [
+    "invalid client",
+    "client-id should",
+    "not an integer",
+    "out of range",
+    "syntax error",
+    "no such",
+    "unknown subcommand",
+    "wrong number of arguments",
+];
+
+/// What a server says of a command that it does not have, or has not for anybody.
+const NOT_TO_BE_HAD: [&str; 5] = [
+    "unknown command",
+    "not allowed",
+    "not permitted",
+    "not supported",
+    "disabled",
+];
+
+/// Whether the server has refused a command when it was asked whether it may be run, rather than its arguments. A command
+/// that reaches other clients is permitted by the errors that it is known to answer alone. What the server says with another
+/// word than `ERR`, as that it is busy, it says after it has looked whether the user may.
+pub fn is_refusal(sub: Option<ClientSub>, answer: &[u8]) -> bool {
+    if answer.starts_with(b"-NOPERM") || answer.starts_with(b"-NOAUTH") {
+        return true;
+    }
+    let Some(text) = answer.strip_prefix(b"-ERR ") else {
+        return false;
+    };
+    let text = String::from_utf8_lossy(text).to_ascii_lowercase();
+    let says = |phrases: &[&str]| phrases.iter().any(|phrase| text.contains(phrase));
+    match sub.is_some_and(concerns_others) {
+        true => text.starts_with(NOT_TO_BE_HAD[0]) || !says(&ABOUT_ARGUMENTS),
+        false => says(&NOT_TO_BE_HAD),
+    }
+}
+
+/// Whether it says that there is no such command.
+pub fn is_unknown_command(refusal: &[u8]) -> bool {
+    refusal.starts_with(b"-ERR unknown command")
+}
+
 /// `Err`: the server's refusal.
 pub type Permission = Result<(), Vec<u8>>;
 
@@ -117,6 +161,38 @@ impl Permissions {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn what_the_server_has_not_said_yes_to_is_refused() {
+        let list = Some(ClientSub::List);
+        let name = Some(ClientSub::SetName);
+        for answer in [
+            "-NOPERM no",
+            "-NOAUTH no",
+            "-ERR unknown command 'CLIENT', with args beginning with: 'KILL' 'ID' 'x' ",
+            "-ERR unknown command `CLIENT`, with args beginning with: `syntax error`, ",
+            "-ERR this command is not allowed here",
+        ] {
+            for sub in [list, name, None] {
+                assert!(is_refusal(sub, answer.as_bytes()), "{answer}");
+            }
+        }
+        for answer in [
+            "-ERR Invalid client ID",
+            "-ERR client-id should be greater than 0",
+            "-ERR value is not an integer or out of range",
+            "-ERR syntax error",
+            "-BUSY Redis is busy running a script.",
+            "$0",
+            "+OK",
+        ] {
+            for sub in [list, name, None] {
+                assert!(!is_refusal(sub, answer.as_bytes()), "{answer}");
+            }
+        }
+        let strange = b"-ERR CLIENT is something that nobody has heard of";
+        assert!(is_refusal(list, strange) && !is_refusal(name, strange));
+    }
 
     fn refusal() -> Permission {
         Err(b"-NOPERM no\r\n".to_vec())

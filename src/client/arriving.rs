@@ -23,15 +23,25 @@ impl Client {
     /// Where a request goes that does not simply go where its command leads.
     #[cold]
     pub(super) fn gated(&self, request: &Request<'_>, routed: Routed) -> Routed {
-        let is_settled = keeps_arriving(routed.command) || routed.route == Route::Alien;
-        if self.gate.is_arriving() && !is_settled {
+        let mut routed = routed;
+        if self.gate.is_locked() {
+            // Before it is given a place: who must authenticate and has not takes nobody's.
+            routed = Self::locked_out(self.site.thread.server_version(), request, routed);
+        }
+        let is_answered = match &routed.route {
+            Route::Alien => true,
+            Route::Refused(_) if self.gate.is_locked() => true,
+            _ => keeps_arriving(routed.command),
+        };
+        // Nor is it for ever that it says who it is: the next attempt to authenticate may stand behind the last at all times.
+        if self.gate.is_arriving()
+            && routed.route != Route::Alien
+            && (!is_answered || self.arrives_for_long())
+        {
             return Routed {
                 route: Route::Unsettled,
                 ..routed
             };
-        }
-        if self.gate.is_locked() {
-            return Self::locked_out(self.site.thread.server_version(), request, routed);
         }
         match routed.route {
             Route::Denied(name) => Routed {
@@ -51,7 +61,7 @@ impl Client {
                 self.moved();
                 Next::Used(0)
             }
-            Err(refusal) if refusal.evict => {
+            Err(refusal) if refusal.evict && !self.gate.is_locked() => {
                 self.await_room(refusal, None);
                 Next::Wait
             }

@@ -8,6 +8,7 @@ use std::rc::Rc;
 use std::sync::Arc;
 
 use super::pinned::refusal;
+use super::publish::Message;
 use super::raw::leaves_no_trace;
 use super::requests::Next;
 use super::subscribed::subscriber_refusal;
@@ -38,6 +39,8 @@ const SMALLEST_READ: usize = READ_SIZE / 4;
 pub(super) struct Upload {
     /// How it keeps up.
     pub(super) pace: UploadPace,
+    /// The message that it publishes, where that may be too much for somebody.
+    message: Option<Message>,
     /// The right to a connection for it; `None` on one that its client holds anyway.
     _place: Option<UploadPlace>,
 }
@@ -114,11 +117,23 @@ impl Client {
     }
 
     /// From now on it has to keep up, on whichever connection.
-    fn begin_upload(&self) {
+    fn begin_upload(&self, message: Option<Message>) {
         let pace = UploadPace::new(self.site.thread.clock.now_micros());
         let mut uploads = self.site.uploads.borrow_mut();
-        let of_held = Upload { pace, _place: None };
-        uploads.entry(self.card.id()).or_insert(of_held).pace = pace;
+        let upload = uploads.entry(self.card.id()).or_insert(Upload {
+            pace,
+            message: None,
+            _place: None,
+        });
+        (upload.pace, upload.message) = (pace, message);
+    }
+
+    /// The message that an upload publishes whose last bytes are in `data`. Until it is told of, they are not sent.
+    fn message_of_last(&self, data: &[u8], bounds: &Bounds) -> Option<Message> {
+        let uploads = self.site.uploads.borrow();
+        let message = uploads.get(&self.card.id())?.message.as_ref()?;
+        let found = self.scanner.clone().scan(data, bounds);
+        matches!(found, Scan::Request { .. }).then(|| message.clone())
     }
 
     fn end_upload(&mut self) {
@@ -134,12 +149,12 @@ impl Client {
 
     /// The start of a request too large to share: it is gathered, or passed on as it arrives.
     pub(super) fn large(&mut self, data: &[u8], learned: Option<&Learned>) -> Next {
-        if self.gate.is_arriving() {
-            return self.take_place();
-        }
         if self.gate.is_locked() {
             // Bounded, and refused when it is whole.
             return Next::More;
+        }
+        if self.gate.is_arriving() {
+            return self.take_place();
         }
         self.resident.is_upload.set(true);
         let gathered = self.scanner.extent().max(data.len()) > self.gathered_bytes();
@@ -193,10 +208,6 @@ impl Client {
             self.streaming = Some(false);
             return Next::Used(self.let_go(data.len()));
         }
-        let (extent, channel) = (self.scanner.extent(), Request::new(data).argument(1));
-        if let Some(next) = self.announce(command, channel, extent) {
-            return next;
-        }
         if !self.has_upload_place() {
             return Next::Wait;
         }
@@ -215,7 +226,9 @@ impl Client {
         self.doubt_large(&link, command);
         link.set_partial(true);
         self.streaming = Some(true);
-        self.begin_upload();
+        let request = Request::new(data);
+        let size = (request.count(), self.scanner.extent());
+        self.begin_upload(self.weighty_message(command, request.argument(1), size));
         Next::Used(self.let_go(data.len()))
     }
 
@@ -275,6 +288,7 @@ impl Client {
         let pace = UploadPace::new(self.site.thread.clock.now_micros());
         let upload = Upload {
             pace,
+            message: None,
             _place: Some(place),
         };
         self.site
@@ -333,6 +347,12 @@ impl Client {
         {
             self.wait = Wait::Room(RoomWait::new(link, data.len()));
             return Next::Wait;
+        }
+        if passes_on
+            && let Some(message) = self.message_of_last(data, bounds)
+            && let Some(next) = self.announce_message(message)
+        {
+            return next;
         }
         let found = self.scanner.scan(data, bounds);
         let used = match found {

@@ -9,11 +9,12 @@ use std::time::Duration;
 
 use super::requests::Next;
 use super::task::{Client, Done, Wait};
-use crate::auth::{Known, Permission, concerns_others};
+use crate::auth::{Known, Permission, concerns_others, is_unknown_command};
 use crate::command::ClientSub;
 use crate::resp::Request;
 use crate::resp::speak::encode_request;
 use crate::session::stand_in_for;
+use crate::texts::unknown_command;
 
 /// How long a command that concerns the client's own connection waits for the server's answer.
 const OWN_WAITS: Duration = Duration::from_millis(250);
@@ -30,7 +31,11 @@ impl Client {
                 None => return Some(self.ask_permission_for(sub, question)),
             },
         };
-        let reply = permission.err()?;
+        let mut reply = permission.err()?;
+        if is_unknown_command(&reply) {
+            // It names the words that it was sent.
+            reply = unknown_command(self.site.thread.server_version(), request);
+        }
         self.answer(&reply);
         self.end_if_lost(&reply);
         Some(Next::Used(request.bytes().len()))

@@ -3,6 +3,7 @@
 use std::rc::Rc;
 
 use super::in_multi::ExecEffects;
+use super::publish::QueuedMessages;
 use super::requests::{Next, UNREACHABLE};
 use super::task::{Client, Done, Purpose, Wait};
 use crate::command::{
@@ -50,6 +51,8 @@ pub(super) struct PinUse {
     pub(super) queues_own: bool,
     /// A command was sent, behind MULTI and the last mark, whose element of EXEC's reply may be more than one frame.
     pub(super) queues_unsure: bool,
+    /// What its transaction has queued that may be too much for somebody.
+    pub(super) messages: Option<Box<QueuedMessages>>,
     /// What the EXEC under way changes of the client.
     pub(super) exec_effects: Option<Rc<ExecEffects>>,
 }
@@ -342,6 +345,9 @@ impl Client {
             // Only then is it known which of them were queued.
             self.wait = Wait::Answers;
             return Next::Wait;
+        }
+        if is_exec && let Some(next) = self.announce_queued() {
+            return next;
         }
         self.count(1, command);
         let own = match is_exec && self.pin_use.queues_own {

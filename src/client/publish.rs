@@ -1,18 +1,58 @@
 //! PUBLISH of a message that is too much for some of those who would get it.
 //!
 //! The server closes the connection of a subscriber to whom one command brings more than it may hold for it. All
-//! subscribers of a worker share one, so they are let go of before the message is sent.
+//! subscribers of a worker share one, so they are let go of before the message is sent. That is done to others, so it is done
+//! only for a message that is really going to be sent: the request is here to its end, has as many words as it must, and the
+//! server lets the client's user publish to the channel. What a transaction has queued is looked at when its EXEC comes,
+//! unless that may come to nothing. Where nobody can tell beforehand nobody is closed: `fanout::suspicion` sees to the rest.
 
+use std::rc::Rc;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
 
 use tokio::sync::oneshot;
 
 use super::requests::Next;
-use super::site::Errand;
+use super::site::{Errand, Errands};
 use super::task::{Client, Done, Wait};
 use crate::command::{CommandId, spec};
 use crate::fanout::Kind;
-use crate::upstream::Announcement;
+use crate::resp::Request;
+use crate::upstream::{Announcement, Thread};
+
+/// Words of a request that publishes.
+const WORDS: usize = 3;
+
+/// The longest channel whose name is remembered until its message may be sent: clients subscribe to no longer ones in earnest.
+const LONGEST_CHANNEL: usize = 4096;
+
+/// How many messages of one transaction are remembered.
+const MOST_QUEUED: usize = 64;
+
+/// A message on its way.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) struct Message {
+    kind: Kind,
+    channel: Box<[u8]>,
+    bytes: usize,
+}
+
+/// Messages that a transaction has queued.
+#[derive(Debug, Clone, Default)]
+pub(super) struct QueuedMessages(Vec<Message>);
+
+impl QueuedMessages {
+    /// The largest of each channel is remembered.
+    fn remember(&mut self, message: Message) {
+        let same = |one: &&mut Message| one.kind == message.kind && one.channel == message.channel;
+        if let Some(known) = self.0.iter_mut().find(same) {
+            known.bytes = known.bytes.max(message.bytes);
+        } else if self.0.len() < MOST_QUEUED {
+            self.0.push(message);
+        }
+    }
+}
 
 /// What a command of this name publishes to.
 fn publishes_to(command: Option<CommandId>) -> Option<Kind> {
@@ -23,6 +63,41 @@ fn publishes_to(command: Option<CommandId>) -> Option<Kind> {
     }
 }
 
+/// Reaches all workers with what is to be known of messages.
+struct Workers {
+    errands: Errands,
+    thread: Rc<Thread>,
+    limit: Duration,
+}
+
+impl Workers {
+    /// Whether a message is too much for anybody.
+    async fn weigh(&self, message: &Message) -> bool {
+        let is_heavy = Arc::new(AtomicBool::new(false));
+        self.tell(message, Some(Arc::clone(&is_heavy))).await;
+        is_heavy.load(Ordering::Acquire)
+    }
+
+    /// Has everybody let go of whom a message is too much for.
+    async fn make_ready(&self, message: &Message) {
+        self.tell(message, None).await;
+    }
+
+    async fn tell(&self, message: &Message, weighed: Option<Arc<AtomicBool>>) {
+        let (_done, told) = oneshot::channel();
+        let announcement = Announcement {
+            kind: message.kind,
+            channel: message.channel.clone(),
+            bytes: message.bytes,
+            weighed,
+            _done,
+        };
+        (self.errands)(Errand::Announce(Arc::new(announcement)));
+        // A server that does not answer meanwhile may have lost the connection in question anyhow.
+        let _ = self.thread.within(self.limit, told).await;
+    }
+}
+
 impl Client {
     /// Whether a request of `length` bytes may have to be announced before it is sent.
     #[inline]
@@ -30,32 +105,119 @@ impl Client {
         self.site.thread.process.weights.may_overwhelm(length) && publishes_to(command).is_some()
     }
 
-    /// Tells every worker of the message that a request of `length` bytes publishes, once. `None`: it can be sent.
+    /// The message of a request that is too much for somebody, perhaps, and has the words it must have; `length` is what all of it
+    /// measures, and `words` how many it has.
+    pub(super) fn weighty_message(
+        &self,
+        command: Option<CommandId>,
+        channel: Option<&[u8]>,
+        (words, length): (usize, usize),
+    ) -> Option<Message> {
+        if !self.is_weighty(command, length) || words != WORDS {
+            return None;
+        }
+        let channel = channel.filter(|channel| channel.len() <= LONGEST_CHANNEL)?;
+        Some(Message {
+            kind: publishes_to(command)?,
+            channel: channel.into(),
+            bytes: length,
+        })
+    }
+
+    /// Makes everybody ready for the message that a whole request publishes, once. `None`: it can be sent.
     pub(super) fn announce(
         &mut self,
         command: Option<CommandId>,
-        channel: Option<&[u8]>,
-        length: usize,
+        request: &Request<'_>,
     ) -> Option<Next> {
-        if !self.is_weighty(command, length) || std::mem::take(&mut self.is_announced) {
+        let size = (request.count(), request.bytes().len());
+        self.announce_message(self.weighty_message(command, request.argument(1), size)?)
+    }
+
+    /// The same for a message whose request is here to its end.
+    pub(super) fn announce_message(&mut self, message: Message) -> Option<Next> {
+        if std::mem::take(&mut self.is_announced) {
             return None;
         }
-        let (kind, channel) = (publishes_to(command)?, channel?);
-        let (_done, told) = oneshot::channel();
-        let announcement = Announcement {
-            kind,
-            channel: channel.into(),
-            bytes: length,
-            _done,
-        };
-        (self.site.errands)(Errand::Announce(Arc::new(announcement)));
-        let thread = std::rc::Rc::clone(&self.site.thread);
-        let limit = thread.settings().upstream.queue.timeout;
+        if self.pin.is_some() {
+            if self.outlet.outstanding() > 0 && self.streaming.is_none() {
+                // Only then is it known whether a transaction is open.
+                self.wait = Wait::Answers;
+                return Some(Next::Wait);
+            }
+            if self.outlet.transaction().open {
+                let queued = self.pin_use.messages.get_or_insert_default();
+                queued.remember(message);
+                return None;
+            }
+        }
+        let workers = self.workers();
+        let (upstream, group) = (Rc::clone(&self.site.upstream), self.group());
+        let state = self.session.state.clone();
         self.wait = Wait::Task(Box::pin(async move {
-            // A server that does not answer meanwhile may have lost the connection in question anyhow.
-            let _ = thread.within(limit, told).await;
+            if workers.weigh(&message).await
+                && upstream
+                    .may_publish(group, state, message.kind, &message.channel)
+                    .await
+            {
+                workers.make_ready(&message).await;
+            }
             Done::Announced
         }));
         Some(Next::Wait)
+    }
+
+    /// Makes everybody ready for what an EXEC is about to publish. `None`: it can be sent.
+    pub(super) fn announce_queued(&mut self) -> Option<Next> {
+        self.pin_use.messages.as_ref()?;
+        if self.outlet.outstanding() > 0 {
+            // Only then is it known whether all of it was queued.
+            self.wait = Wait::Answers;
+            return Some(Next::Wait);
+        }
+        let queued = self.pin_use.messages.take()?;
+        if !self.outlet.transaction().is_certain() {
+            return None;
+        }
+        let workers = self.workers();
+        self.wait = Wait::Task(Box::pin(async move {
+            for message in &queued.0 {
+                workers.make_ready(message).await;
+            }
+            Done::Announced
+        }));
+        Some(Next::Wait)
+    }
+
+    fn workers(&self) -> Workers {
+        let thread = Rc::clone(&self.site.thread);
+        Workers {
+            errands: Arc::clone(&self.site.errands),
+            limit: thread.settings().upstream.queue.timeout,
+            thread,
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_largest_message_of_each_channel_is_remembered_and_no_more_than_so_many() {
+        let message = |channel: String, bytes| Message {
+            kind: Kind::Channel,
+            channel: channel.into_bytes().into(),
+            bytes,
+        };
+        let mut queued = QueuedMessages::default();
+        for bytes in [2, 3, 1] {
+            queued.remember(message("one".to_owned(), bytes));
+        }
+        assert_eq!(queued.0, [message("one".to_owned(), 3)]);
+        (0..2 * MOST_QUEUED).for_each(|at| queued.remember(message(at.to_string(), 1)));
+        assert_eq!(queued.0.len(), MOST_QUEUED);
+        queued.remember(message("one".to_owned(), 4));
+        assert_eq!(queued.0[0].bytes, 4);
     }
 }

@@ -32,6 +32,7 @@ impl Client {
             }
             Verb::Exec | Verb::Discard => {
                 self.pin_use.in_multi = false;
+                self.pin_use.messages = None;
                 self.pin_use.queues_own = false;
                 if std::mem::take(&mut self.pin_use.queues_messages) {
                     // Only its reply tells whether what follows on the connection are messages.

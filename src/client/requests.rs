@@ -280,7 +280,7 @@ impl Client {
         if let Some(next) = self.pings_behind_messages(command) {
             return Some(next);
         }
-        self.announce(command, request.argument(1), request.bytes().len())
+        self.announce(command, request)
     }
 
     /// One request that does not simply join a run. `rest` starts with it.

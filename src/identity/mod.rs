@@ -9,6 +9,7 @@ mod line;
 mod registry;
 
 use std::fmt;
+use std::hash::{DefaultHasher, Hash as _, Hasher as _};
 use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 
@@ -31,14 +32,19 @@ pub enum Peer {
 
 impl Peer {
     /// The same for all clients of one host, as far as the address tells: of an IPv6 address only the network counts, since
-    /// a host has as many of them as it likes.
+    /// a host has as many of them as it likes. Clients of a unix socket are told apart by nothing but its path.
     pub fn number(&self) -> u64 {
         match self {
             Self::Tcp(address) => match address.ip().to_canonical() {
                 IpAddr::V4(ip) => u64::from(ip.to_bits()),
                 IpAddr::V6(ip) => (ip.to_bits() >> 64) as u64 | 1 << 63,
             },
-            Self::Unix(_) => u64::MAX,
+            Self::Unix(path) => {
+                // Those of one listener are one source, and those of another are not.
+                let mut hasher = DefaultHasher::new();
+                path.hash(&mut hasher);
+                hasher.finish() | 3 << 62
+            }
         }
     }
 }

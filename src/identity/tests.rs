@@ -627,3 +627,10 @@ fn valkey_lists_by_many_filters_and_by_what_a_client_is_not() {
         "CLIENT LIST NOT-USER u db 9 ID 9223372036854775807"
     );
 }
+
+#[test]
+fn the_clients_of_each_unix_socket_are_one_source() {
+    let number = |path: &str| Peer::Unix(Arc::from(path)).number();
+    assert_eq!(number("/run/a.sock"), number("/run/a.sock"));
+    assert_ne!(number("/run/a.sock"), number("/run/b.sock"));
+}

@@ -145,7 +145,7 @@ pub enum Scan {
 }
 
 /// Finds the end of the next request. Given the same bytes again with more behind them, it goes on where it stood.
-#[derive(Debug, Default)]
+#[derive(Debug, Default, Clone)]
 pub struct RequestScanner {
     /// Where the next unread line starts, from the start of the request; may lie past the bytes that are here.
     next: usize,

@@ -71,6 +71,8 @@ pub struct Transaction {
     pub open: bool,
     /// Commands queued since MULTI.
     pub commands: u32,
+    /// The server has refused a command since MULTI: EXEC runs nothing.
+    spoilt: bool,
     /// Keys are watched.
     pub watching: bool,
     /// Databases selected by queued commands, in order.
@@ -100,8 +102,10 @@ impl Transaction {
         if is_ok && self.open && !matches!(verb, Verb::Exec | Verb::Discard | Verb::Mark(_)) {
             self.commands = self.commands.saturating_add(1);
         }
+        // Redis 6.2 forgives some of them; whoever asks is told then that it is not certain.
+        self.spoilt |= self.open && head.first() == Some(&b'-') && verb != Verb::Exec;
         match verb {
-            Verb::Multi if is_ok => (self.open, self.commands) = (true, 0),
+            Verb::Multi if is_ok => (self.open, self.commands, self.spoilt) = (true, 0, false),
             Verb::Watch if is_ok => self.watching = true,
             // Inside MULTI it is only queued, and EXEC unwatches anyway.
             Verb::Unwatch if is_ok && !self.open => self.watching = false,
@@ -165,6 +169,12 @@ impl Transaction {
             && self.stream.is_none()
     }
 
+    /// Whether an EXEC would run what was queued, as far as can be told before it is sent: nothing was refused, and no key is
+    /// watched that somebody may have changed.
+    pub fn is_certain(&self) -> bool {
+        self.open && !self.spoilt && !self.watching
+    }
+
     /// Whether the database of the connection is not what the session takes it for.
     pub fn is_database_unknown(&self) -> bool {
         self.unknown_database || !self.selected.is_empty()
@@ -187,6 +197,7 @@ impl Transaction {
 
     fn end(&mut self) {
         self.open = false;
+        self.spoilt = false;
         self.own = None;
         self.watching = false;
         self.queued.clear();
@@ -285,6 +296,26 @@ mod tests {
         tx.answered(Verb::Debug(true), b"+OK\r\n");
         tx.answered(Verb::Debugged, b"*2\r\n");
         assert_eq!(tx.stream, Some(Stream::Debugger));
+    }
+
+    #[test]
+    fn an_exec_is_certain_while_nothing_was_refused_or_is_watched() {
+        let mut tx = Transaction::default();
+        assert!(!tx.is_certain());
+        tx.answered(Verb::Multi, b"+OK\r\n");
+        tx.answered(Verb::Queue, b"+QUEUED\r\n");
+        assert!(tx.is_certain());
+        tx.answered(Verb::Queue, b"-NOPERM no\r\n");
+        tx.answered(Verb::Queue, b"+QUEUED\r\n");
+        assert!(!tx.is_certain());
+        tx.answered(Verb::Exec, b"-EXECABORT no\r\n");
+        tx.answered(Verb::Watch, b"+OK\r\n");
+        tx.answered(Verb::Multi, b"+OK\r\n");
+        tx.answered(Verb::Queue, b"+QUEUED\r\n");
+        assert!(!tx.is_certain(), "it may have been changed");
+        tx.answered(Verb::Discard, b"+OK\r\n");
+        tx.answered(Verb::Multi, b"+OK\r\n");
+        assert!(tx.is_certain());
     }
 
     #[test]

@@ -13,7 +13,7 @@ use super::link::Link;
 use super::pins::PinError;
 use super::pool::{Upstream, WaitError};
 use super::traffic::OwnReply;
-use crate::auth::{Known, NOAUTH, Permission, is_wrong_password};
+use crate::auth::{Known, NOAUTH, Permission, is_refusal, is_wrong_password};
 use crate::command::{ClientSub, Delays};
 use crate::fanout::Kind;
 use crate::resp::speak::encode_request;
@@ -37,7 +37,7 @@ impl Upstream {
             let question = encode_request(question);
             tokio::task::spawn_local(async move {
                 // What is lost with the connection is asked again when it matters.
-                if let Ok(permission) = upstream.ask_on(&link, &question).await {
+                if let Ok(permission) = upstream.ask_on(&link, &question, Some(sub)).await {
                     upstream.thread.told_permission(None, sub, permission);
                 }
             });
@@ -72,7 +72,7 @@ impl Upstream {
                 },
             },
         };
-        let permission = self.ask_on(&link, &question).await?;
+        let permission = self.ask_on(&link, &question, Some(sub)).await?;
         thread.told_permission(user.as_deref(), sub, permission.clone());
         Ok(permission)
     }
@@ -87,7 +87,7 @@ impl Upstream {
         probe: &[u8],
     ) -> Result<Permission, PinError> {
         match self.link_in(&state).await? {
-            Ok(link) => self.ask_on(&link, probe).await,
+            Ok(link) => self.ask_on(&link, probe, None).await,
             Err(refusal) => Ok(Err(refusal)),
         }
     }
@@ -130,12 +130,15 @@ impl Upstream {
         self: &Rc<Self>,
         link: &Rc<Link>,
         probe: &[u8],
+        sub: Option<ClientSub>,
     ) -> Result<Permission, PinError> {
         let answer = reply(link, probe);
         self.served(link, 1);
         let answer = answer.await.ok_or_else(|| self.not_in_time())?;
-        let is_refused = answer.starts_with(b"-NOPERM") || answer.starts_with(b"-NOAUTH");
-        Ok(if is_refused { Err(answer) } else { Ok(()) })
+        Ok(match is_refusal(sub, &answer) {
+            true => Err(answer),
+            false => Ok(()),
+        })
     }
 
     /// Asks something as respool's own user. `None`: that could not be done.
@@ -186,6 +189,25 @@ impl Upstream {
         }
     }
 
+    /// Whether the server would let the user of `state` publish to a channel, as far as it says so: what it queues in a
+    /// transaction that never runs, it would run.
+    pub async fn may_publish(
+        self: Rc<Self>,
+        group: usize,
+        state: State,
+        kind: Kind,
+        channel: &[u8],
+    ) -> bool {
+        let verb: &[u8] = match kind {
+            Kind::Shard => b"SPUBLISH",
+            Kind::Channel | Kind::Pattern => b"PUBLISH",
+        };
+        let request = encode_request(&[verb, channel, b""]);
+        let asking = async |link: Rc<Link>| Some(would_queue(&link, &request).await?);
+        let asked = self.on_lent(group, state, asking).await;
+        asked.is_ok_and(|may_run| may_run)
+    }
+
     /// Whether the user of `state` may run `request`, a SUBSCRIBE or its like. `Ok(Err)`: the server's error.
     ///
     /// # Errors
@@ -196,6 +218,17 @@ impl Upstream {
         state: State,
         request: Vec<u8>,
     ) -> Result<Result<(), Vec<u8>>, PinError> {
+        self.on_lent(group, state, async |link| ask(&link, &request).await)
+            .await
+    }
+
+    /// Asks something on a connection of the user of `state` that is lent for it.
+    async fn on_lent<T>(
+        self: &Rc<Self>,
+        group: usize,
+        state: State,
+        question: impl AsyncFnOnce(Rc<Link>) -> Option<T>,
+    ) -> Result<T, PinError> {
         let settings = &self.thread.settings().upstream;
         let budget = &self.thread.process.budget;
         let turn = budget.wait_lease(group, self.thread.index);
@@ -212,7 +245,7 @@ impl Upstream {
         let asking = async {
             let link = self.wearing(&state).await?;
             let pin = self.lend(link, lease, None);
-            Ok(ask(pin.link(), &request).await)
+            Ok(question(Rc::clone(pin.link())).await)
         };
         let Some(asked) = self.thread.within(limit, asking).await else {
             self.thread.counters.bound(Bound::QueueTimeout).add(1);
@@ -237,6 +270,14 @@ async fn ask(link: &Rc<Link>, request: &[u8]) -> Option<Result<(), Vec<u8>>> {
     } else {
         Ok(())
     })
+}
+
+/// Whether the server queues `request`. `None`: the connection was lost.
+async fn would_queue(link: &Rc<Link>, request: &[u8]) -> Option<bool> {
+    let can_queue = reply(link, &encode_request(&["MULTI"]))
+        .await?
+        .starts_with(b"+");
+    Some(can_queue && reply(link, request).await?.starts_with(b"+QUEUED"))
 }
 
 /// Sends at once; the reply comes when it is awaited. `None`: the connection was lost.

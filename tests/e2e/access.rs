@@ -76,6 +76,31 @@ fn who_has_not_authenticated_may_do_what_respools_own_user_may() {
 }
 
 #[test]
+fn a_command_that_the_server_has_not_is_not_to_be_had_from_respool() {
+    let redis = Redis::start(&["--rename-command", "CLIENT", ""]);
+    let respool = Respool::with(&redis).start();
+    let mut victim = respool.client();
+    victim.ping();
+    let (mut client, mut direct) = (respool.client(), redis.client());
+    client.ping();
+    for _ in 0..2 {
+        for words in [
+            &["CLIENT", "LIST"][..],
+            &["CLIENT", "KILL", "TYPE", "normal", "SKIPME", "yes"],
+            &["CLIENT", "UNBLOCK", "1"],
+        ] {
+            let expected = direct.cmd(words);
+            assert!(expected.text().contains("unknown command"), "{expected:?}");
+            assert_eq!(client.cmd(words), expected, "{words:?}");
+        }
+    }
+    assert_eq!(client.cmd(&["MULTI"]), Value::ok());
+    assert!(client.cmd(&["CLIENT", "KILL", "TYPE", "normal"]).is_error());
+    assert!(client.cmd(&["EXEC"]).text().starts_with("EXECABORT"));
+    victim.ping();
+}
+
+#[test]
 fn what_is_granted_and_withdrawn_is_heeded_by_who_goes_on_asking() {
     let redis = without_client();
     let respool = Respool::with(&redis).upstream(OWN).start();

@@ -444,6 +444,46 @@ fn nobody_arrives_for_ever() {
 }
 
 #[test]
+fn nobody_arrives_for_ever_by_trying_passwords() {
+    let redis = Redis::start(&[]);
+    let respool = orders(
+        &redis,
+        "arriving_timeout = \"300ms\"\nreject_hold = \"60s\"",
+    );
+    let full = fill(&respool);
+    let mut guessing = respool.client();
+    guessing.send(encode(&["AUTH", "nobody", "wrong"]).repeat(3000));
+    eventually_crowd(&respool, "arriving", 1);
+    eventually_crowd(&respool, "arriving", 0);
+    let line = rejection_logged(&respool);
+    assert!(line.contains(&guessing.local_addr().to_string()), "{line}");
+    drop(full);
+}
+
+#[test]
+fn silent_strangers_leave_operators_their_listener() {
+    let redis = Redis::start(&[]);
+    let port = crate::harness::free_port();
+    let respool = Respool::with(&redis)
+        .plain_clients()
+        .top(&format!(
+            "[[listener]]\naddress = \"127.0.0.1:{port}\"\nadmin = true"
+        ))
+        .limits("max_clients = 4\noperator_places = 5\nreject_hold = \"60s\"\narriving_timeout = \"60s\"")
+        .operators(&["ops"])
+        .start();
+    let full: Vec<Client> = (0..4).map(|_| respool.client()).collect();
+    eventually_crowd(&respool, "arriving", 4);
+    let silent: Vec<Client> = (0..5).map(|_| respool.client()).collect();
+    eventually_crowd(&respool, "arriving", 6);
+    for _ in 0..3 {
+        let mut operator = Client::connect(format!("127.0.0.1:{port}"));
+        assert!(!operator.cmd(&["CLIENT", "LIST"]).is_error());
+    }
+    drop((full, silent));
+}
+
+#[test]
 fn those_who_arrive_are_bounded_and_count_among_all() {
     let redis = Redis::start(&[]);
     let respool = orders_up_to(

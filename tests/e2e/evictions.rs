@@ -82,6 +82,50 @@ fn one_that_was_evicted_and_comes_back_at_once_is_held_and_evicts_nobody() {
 }
 
 #[test]
+fn who_has_not_authenticated_evicts_nobody() {
+    let redis = Redis::start(&[]);
+    for named in [
+        "",
+        "[[group]]\nname = \"named\"\nmatch = { client_name = \"zz*\" }",
+    ] {
+        let respool = Respool::with(&redis)
+            .limits("arriving_timeout = \"300ms\"")
+            .section("[auth]\nmode = \"proxy\"\n[[auth.user]]\nname = \"ann\"\npassword = \"pw\"")
+            .section(named)
+            .section(
+                "[[group]]\nname = \"default\"\nmax_connections = 2\nat_limit = \"evict-idle\"",
+            )
+            .start();
+        let known = || {
+            let mut client = respool.client();
+            assert_eq!(client.cmd(&["AUTH", "ann", "pw"]), Value::ok());
+            assert!(client.cmd(&["GET", "k"]).is_null());
+            client
+        };
+        let (first, mut second) = (known(), known());
+        for _ in 0..3 {
+            let mut stranger = respool.client();
+            let told = stranger.cmd(&["GET", "k"]);
+            assert!(told.text().starts_with("NOAUTH "), "{told:?}");
+            // Its time is over, and there is no place for it.
+            eventually(
+                || {
+                    let told = stranger.try_cmd(&["PING"]);
+                    told.is_none_or(|told| told.text().starts_with("ERR max number"))
+                },
+                "it is rejected",
+            );
+        }
+        second.ping();
+        assert_eq!(respool.clients_of("default"), 2);
+        // Who has authenticated does.
+        let mut third = known();
+        third.ping();
+        drop(first);
+    }
+}
+
+#[test]
 fn an_eviction_is_for_another_name_where_names_are_known() {
     let redis = Redis::start(&[]);
     let respool = Respool::with(&redis)

@@ -3,6 +3,7 @@
 use proptest::prelude::*;
 
 use super::*;
+use crate::config::{Address, AuthMode, Listener};
 
 /// Group `named` takes names `n*`, at most two; `default` one; four clients in all, three of them arriving.
 fn places() -> Settings {
@@ -26,6 +27,66 @@ fn with_operators() -> Settings {
     settings.operators = vec!["ops".to_owned()];
     settings.limits.operator_places = 2;
     settings
+}
+
+#[test]
+fn silent_strangers_leave_the_places_of_an_admin_listener_alone() {
+    let (mut settings, now) = (with_operators(), Instant::now());
+    settings.limits.operator_places = 5;
+    settings.limits.max_arriving = 20;
+    settings.listeners.push(Listener {
+        address: Address::Tcp {
+            host: "127.0.0.1".to_owned(),
+            port: 7000,
+        },
+        name: "127.0.0.1:7000".to_owned(),
+        backlog: 1,
+        tls: None,
+        access: Default::default(),
+        admin: true,
+    });
+    let admission = Admission::new(&settings);
+    let strangers: Vec<Permit> = (0..20)
+        .filter_map(|_| admission.arrive(&named(""), now).ok())
+        .collect();
+    assert_eq!(strangers.len(), 4 + 2, "those below the cap, and half");
+    let by_listener = Identity::new(named("").peer, Arc::from("127.0.0.1:7000"));
+    let operators: Vec<Permit> = (0..20)
+        .filter_map(|_| admission.arrive(&by_listener, now).ok())
+        .filter(Permit::is_operator)
+        .collect();
+    assert_eq!(operators.len(), 3);
+}
+
+#[test]
+fn a_stranger_evicts_nobody_where_clients_must_authenticate() {
+    for (mode, arrives) in [
+        (AuthMode::Passthrough, true),
+        (AuthMode::Proxy, true),
+        (AuthMode::Optional, false),
+        (AuthMode::None, false),
+    ] {
+        let mut settings = settings(100, 10, Vec::new());
+        let now = Instant::now();
+        settings.auth.mode = mode;
+        settings.limits.max_arriving = 1;
+        settings.limits.arriving_timeout = std::time::Duration::from_secs(1);
+        settings.groups[0].max_connections = Some(1);
+        settings.groups[0].at_limit = AtLimit::EvictIdle;
+        let admission = Admission::new(&settings);
+        let mut first = admission.arrive(&named(""), now).expect("there is room");
+        assert_eq!(first.is_arriving(), arrives);
+        first.settle(&named(""), now).expect("there is room");
+        let second = admission.arrive(&named(""), now);
+        let third = admission.arrive(&named(""), now);
+        assert_eq!(second.is_ok(), arrives);
+        let refusal = third.expect_err("the group is full, and somebody arrives");
+        assert_eq!(refusal.evict, !arrives, "{mode:?}");
+        if let Ok(mut second) = second {
+            let refusal = second.settle(&named(""), now).expect_err("it is full");
+            assert!(refusal.evict, "it has authenticated by now");
+        }
+    }
 }
 
 #[test]

@@ -4,6 +4,7 @@
 //! for, and would lose no connection of subscribers by it.
 
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 
 use tokio::sync::oneshot;
 
@@ -29,6 +30,8 @@ pub struct Announcement {
     pub channel: Box<[u8]>,
     /// What it measures.
     pub bytes: usize,
+    /// Nobody is let go of yet: this is set where the message would be too much for somebody.
+    pub weighed: Option<Arc<AtomicBool>>,
     /// Dropped with it.
     pub _done: oneshot::Sender<()>,
 }
@@ -41,6 +44,7 @@ impl Subscriptions {
             kind,
             channel,
             bytes,
+            weighed,
             ..
         } = &*announcement;
         let overwhelmed = self
@@ -49,6 +53,9 @@ impl Subscriptions {
             .overwhelmed(*kind, channel, *bytes, limit);
         if overwhelmed.is_empty() {
             return;
+        }
+        if let Some(weighed) = weighed {
+            return weighed.store(true, Ordering::Release);
         }
         for client in overwhelmed {
             client.handle.close(Disconnect::PubsubBuffer);

@@ -2,5 +2,6 @@
 
 mod full_pool;
 mod large;
+mod refused;
 mod slices;
 mod unannounced;
