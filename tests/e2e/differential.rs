@@ -64,10 +64,10 @@ const LEFT_OUT: [(&str, &str); 9] = [
 /// After so many sequences that hang or break off, a run ends: each of them costs the harness's whole patience.
 const MOST_BROKEN: usize = 3;
 
-struct Sequence {
-    name: String,
+pub(super) struct Sequence {
+    pub(super) name: String,
     needs: Option<String>,
-    steps: Vec<Step>,
+    pub(super) steps: Vec<Step>,
     cuts: Cuts,
 }
 
@@ -79,13 +79,13 @@ enum Cuts {
     Everywhere,
 }
 
-struct Step {
-    line: String,
-    action: Action,
+pub(super) struct Step {
+    pub(super) line: String,
+    pub(super) action: Action,
     compare: Compare,
 }
 
-enum Action {
+pub(super) enum Action {
     /// Sent and answered by one reply.
     Ask(Vec<u8>),
     /// Sent; nothing comes.
@@ -449,7 +449,7 @@ fn field_names(bytes: &[u8]) -> BTreeSet<String> {
 }
 
 impl Sequence {
-    fn is_left_out(&self) -> bool {
+    pub(super) fn is_left_out(&self) -> bool {
         let command = self.needs.as_ref();
         command.is_some_and(|command| {
             is_left_out(&format!("e2e::differential == {}", self.name), command)
@@ -493,7 +493,7 @@ impl Sequence {
     }
 }
 
-fn corpus() -> Vec<Sequence> {
+pub(super) fn corpus() -> Vec<Sequence> {
     let wanted = std::env::var("RESPOOL_CORPUS").unwrap_or_default();
     let mut sequences: Vec<_> = CORPUS.iter().flat_map(|text| parse(text)).collect();
     sequences.retain(|s| s.name.contains(&wanted));

@@ -44,6 +44,7 @@ mod streams_gone;
 mod tls;
 mod tls_admission;
 mod tls_flow;
+mod traces;
 mod tracking;
 mod transactions;
 mod wait_in_multi;
