@@ -29,11 +29,7 @@ pub struct Executing {
 
 impl Executing {
     /// Has `run` called for each own element of `reply`, in their order.
-    pub fn new(
-        reply: Executed,
-        run: Box<dyn FnMut(usize, Vec<u8>) -> Option<Vec<u8>>>,
-        is_shown: Box<dyn Fn() -> bool>,
-    ) -> Self {
+    pub fn new(reply: Executed, run: RunOwn, is_shown: IsShown) -> Self {
         Self {
             reply: reply.into(),
             run: run.into(),
