@@ -16,7 +16,7 @@ test: ## install what is missing; format, lints, unit, property and end-to-end t
 servers: ## the end-to-end tests on every server: Redis 6.2 to 8.2, Valkey 8.1 and 9.1; some ten minutes
 	@scripts/servers
 
-check: ## exactly what CI runs: all of test, then servers
+check: ## all of test, then servers
 	@scripts/test --without-servers
 	@scripts/servers
 

@@ -14,7 +14,7 @@ use super::requests::Next;
 use super::subscribed::subscriber_refusal;
 use super::task::{Client, Done, Wait};
 use crate::budget::{UploadPace, UploadPlace};
-use crate::command::{Delays, Learned, PinReason, is_container, lookup, spec};
+use crate::command::{Delays, Learned, Local, PinReason, is_container, lookup, spec};
 use crate::resp::{Bounds, Request, Scan, Violation};
 use crate::session::Route;
 use crate::telemetry::{Bound, Disconnect};
@@ -246,7 +246,12 @@ impl Client {
         }
         let request = Request::new(data);
         let routed = self.route(name, &request, learned);
+        let may_subscriber = matches!(
+            routed.route,
+            Route::Subscribed | Route::Alien | Route::Local(Local::Quit | Local::Reset)
+        );
         if self.is_listening
+            && !may_subscriber
             && let Some(reply) =
                 subscriber_refusal(self.site.thread.server_version(), &request, &routed)
         {

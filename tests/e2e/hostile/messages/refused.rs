@@ -99,7 +99,7 @@ fn a_message_that_never_comes_whole_ends_no_subscriber_and_one_that_does_is_told
     let mut subscribers: Vec<Client> = (0..4).map(|_| subscriber(&respool)).collect();
     let mut half = user(&respool, "all");
     let announced = "*3\r\n$7\r\nPUBLISH\r\n$4\r\nnews\r\n$3000000\r\n";
-    half.send([announced.as_bytes(), &[b'x'; 2_900_000]].concat());
+    half.send([announced.as_bytes(), &vec![b'x'; 2_900_000]].concat());
     for _ in 0..3 {
         respool.client().ping();
         assert_are_served(&redis, &mut subscribers, "it is half here");
@@ -115,9 +115,9 @@ fn a_message_that_never_comes_whole_ends_no_subscriber_and_one_that_does_is_told
     // One that is really sent.
     let mut whole = user(&respool, "all");
     whole.send(announced);
-    whole.send([b'x'; 1_500_000]);
+    whole.send(vec![b'x'; 1_500_000]);
     assert_are_served(&redis, &mut subscribers, "half of another is here");
-    whole.send([b'x'; 1_500_000]);
+    whole.send(vec![b'x'; 1_500_000]);
     assert_are_served(&redis, &mut subscribers, "its end is missing");
     whole.send("\r\n");
     whole.reply().int();
