@@ -24,6 +24,9 @@ use crate::upstream::{OwnReply, PinError, SubscribeResult, Subscriptions};
 const TOO_MANY: &str =
     "ERR respool: too many subscriptions of one client (limits.max_client_subscriptions)";
 
+/// How long a subscriber's PING or UNSUBSCRIBE waits for the messages that came before it.
+const MARK_PATIENCE: Duration = Duration::from_secs(2);
+
 impl Client {
     /// A subscription command.
     pub(super) fn subscription(
@@ -285,8 +288,8 @@ impl Client {
         }
         let passed = self.subscriptions().mark_messages()?;
         self.wait = Wait::Task(Box::pin(async move {
-            // Dropped when the mark has been passed, or is lost with its connection.
-            let _ = passed.await;
+            // Dropped when the mark has been passed, or is lost with its connection; nobody waits for longer than this for one.
+            let _ = tokio::time::timeout(MARK_PATIENCE, passed).await;
             Done::Announced
         }));
         Some(Next::Wait)
