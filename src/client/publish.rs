@@ -136,7 +136,7 @@ impl Client {
 
     /// The same for a message whose request is here to its end.
     pub(super) fn announce_message(&mut self, message: Message) -> Option<Next> {
-        if std::mem::take(&mut self.is_announced) {
+        if self.is_announced {
             return None;
         }
         if self.pin.is_some() {

@@ -24,9 +24,6 @@ use crate::upstream::{OwnReply, PinError, SubscribeResult, Subscriptions};
 const TOO_MANY: &str =
     "ERR respool: too many subscriptions of one client (limits.max_client_subscriptions)";
 
-/// How long a subscriber's PING or UNSUBSCRIBE waits for the messages that came before it.
-const MARK_PATIENCE: Duration = Duration::from_secs(2);
-
 impl Client {
     /// A subscription command.
     pub(super) fn subscription(
@@ -277,9 +274,10 @@ impl Client {
     }
 
     /// Has a request of a subscriber wait, once, until what the server had sent on the connection of its subscriptions by now has
-    /// been placed with it: what is published before it is seen before its answer, as on one connection. `None`: it has.
+    /// been placed with it: what is published before it is seen before its answer, as on one connection. `None`: it has, and
+    /// goes on having until the request is counted, whatever else it waits for.
     pub(super) fn behind_messages(&mut self) -> Option<Next> {
-        if std::mem::take(&mut self.is_announced) {
+        if self.is_announced {
             return None;
         }
         if self.outlet.outstanding() > 0 {
@@ -288,8 +286,8 @@ impl Client {
         }
         let passed = self.subscriptions().mark_messages()?;
         self.wait = Wait::Task(Box::pin(async move {
-            // Dropped when the mark has been passed, or is lost with its connection; nobody waits for longer than this for one.
-            let _ = tokio::time::timeout(MARK_PATIENCE, passed).await;
+            // Dropped when the mark has been passed, or is lost with its connection.
+            let _ = passed.await;
             Done::Announced
         }));
         Some(Next::Wait)

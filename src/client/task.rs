@@ -141,7 +141,7 @@ pub struct Client {
     pub(super) wait_ready: Option<Result<(), &'static [u8]>>,
     /// It has written on a connection that is not lent to it now.
     pub(super) has_written: bool,
-    /// The workers know of the message at hand.
+    /// The workers know of the message at hand, or the mark before the request at hand has been passed; until it is counted.
     pub(super) is_announced: bool,
     /// The server cannot take the requests that are here: each is answered with this.
     pub(super) refusing: Option<Vec<u8>>,

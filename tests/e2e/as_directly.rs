@@ -309,3 +309,34 @@ fn a_replica_is_told_that_replication_does_not_go_through() {
         client.ping();
     }
 }
+
+#[test]
+fn a_subscribers_ping_is_marked_once_whatever_else_it_waits_for() {
+    const ROUNDS: i64 = 20;
+    let redis = Redis::start(&[]);
+    let respool = Respool::with(&redis)
+        .top("workers = 1")
+        .upstream("shared_connections = 1\nping_interval = \"1h\"")
+        .start();
+    let mut subscriber = respool.client();
+    subscriber.cmd(&["HELLO", "3"]);
+    assert_eq!(subscriber.cmd(&["SELECT", "5"]), Value::ok());
+    subscriber.send(encode(&["SUBSCRIBE", "news"]));
+    subscriber.reply();
+    let mut other = respool.client();
+    let pings = || -> i64 {
+        let stats = redis.cmd(&["INFO", "commandstats"]).text();
+        let line = stats.lines().find(|line| line.starts_with("cmdstat_ping:"));
+        let calls = line.and_then(|line| line.split("calls=").nth(1)?.split(',').next());
+        calls.map_or(0, |calls| calls.parse().expect("a number"))
+    };
+    let before = pings();
+    for round in 0..ROUNDS {
+        // The one shared connection is in another database when it is asked.
+        other.cmd(&["GET", "key"]);
+        let text = round.to_string();
+        assert_eq!(subscriber.cmd(&["PING", &text]), Value::bulk(&text));
+    }
+    // One is the mark, one its own.
+    assert_eq!(pings() - before, 2 * ROUNDS);
+}
