@@ -11,9 +11,10 @@ use crate::session::Verb;
 use crate::upstream::{Kind, Link, OwnReply};
 use crate::waits::Popped;
 
-/// Why WAIT would answer a wrong number.
-const WAIT_NOT_PERMITTED: &[u8] =
+/// Why WAIT would answer a wrong number, of a user who may not do what stands before it.
+const NEEDS_PUBLISH: &[u8] =
     b"-ERR respool: WAIT needs the permission to PUBLISH to the channel respool:wait on this server\r\n";
+const NEEDS_PING: &[u8] = b"-ERR respool: WAIT needs the permission to PING on this server\r\n";
 
 /// Why it would inside MULTI.
 const NOT_ACKNOWLEDGED: &[u8] =
@@ -36,7 +37,7 @@ impl Client {
         match self.wait_ready.take() {
             Some(Ok(())) => {}
             Some(Err(reply)) => {
-                self.refuse(command, reply);
+                self.refuse(command, &reply);
                 return Next::Used(request.bytes().len());
             }
             None => {
@@ -77,20 +78,51 @@ impl Client {
             let of_files = command.is_some_and(|id| spec(id).name == "waitaof");
             self.wait = Wait::Task(Box::pin(async move {
                 let is_true = upstream.is_acknowledged_by_all(of_files).await;
-                Done::WaitReady(is_true.then_some(()).ok_or(NOT_ACKNOWLEDGED))
+                Done::WaitReady(match is_true {
+                    Ok(true) => Ok(()),
+                    Ok(false) => Err(NOT_ACKNOWLEDGED.into()),
+                    Err(refused) => Err(refused),
+                })
             }));
             return;
         }
-        let words: &[&str] = if needs_a_write {
-            &["PUBLISH", "respool:wait", ""]
+        let (words, needs): (&[&str], _) = if needs_a_write {
+            (&["PUBLISH", "respool:wait", ""], NEEDS_PUBLISH)
         } else {
-            &["PING"]
+            (&["PING"], NEEDS_PING)
         };
         let (tell, told) = tokio::sync::oneshot::channel();
         link.send_own(&encode_request(words), OwnReply::Tell(tell));
         self.wait = Wait::Task(Box::pin(async move {
-            let refused = told.await.is_ok_and(|reply| reply.starts_with(b"-"));
-            Done::WaitReady((!refused).then_some(()).ok_or(WAIT_NOT_PERMITTED))
+            Done::WaitReady(match told.await {
+                Ok(reply) if reply.starts_with(b"-") => Err(refusal_of_wait(&reply, needs)),
+                _ => Ok(()),
+            })
         }));
+    }
+}
+
+/// What WAIT is answered whose way was refused with `reply`: what the server says of itself is what it would say to WAIT, and what
+/// it says of the command that stood before it the client has never sent.
+fn refusal_of_wait(reply: &[u8], needs: &[u8]) -> Box<[u8]> {
+    let is_of_command = reply.starts_with(b"-NOPERM") || reply.starts_with(b"-ERR unknown command");
+    if is_of_command { needs } else { reply }.into()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_what_is_said_of_the_command_before_it_is_put_in_other_words() {
+        for reply in [&b"-BUSY Redis is busy\r\n"[..], b"-LOADING x\r\n"] {
+            assert_eq!(*refusal_of_wait(reply, NEEDS_PUBLISH), *reply);
+        }
+        for reply in [
+            &b"-NOPERM this user has no permissions\r\n"[..],
+            b"-ERR unknown command 'PUBLISH', with args beginning with:\r\n",
+        ] {
+            assert_eq!(*refusal_of_wait(reply, NEEDS_PUBLISH), *NEEDS_PUBLISH);
+        }
     }
 }

@@ -88,7 +88,7 @@ pub(super) enum Done {
     /// The pinned connection wears what was asked, or the server refused; `None`: it was lost.
     Dressed(Option<Result<(), Vec<u8>>>, Purpose),
     /// WAIT may be sent; or why not.
-    WaitReady(Result<(), &'static [u8]>),
+    WaitReady(Result<(), Box<[u8]>>),
     /// SUBSCRIBE was answered; `None`: the server is away.
     Subscribed(Option<SubscribeResult>),
     /// It has left so many of its topics that it can leave the rest at once.
@@ -138,7 +138,7 @@ pub struct Client {
     /// What its blocking call has come to.
     pub(super) line: Option<Box<Line>>,
     /// WAIT was preceded by what it needs.
-    pub(super) wait_ready: Option<Result<(), &'static [u8]>>,
+    pub(super) wait_ready: Option<Result<(), Box<[u8]>>>,
     /// It has written on a connection that is not lent to it now.
     pub(super) has_written: bool,
     /// The workers know of the message at hand, or the mark before the request at hand has been passed; until it is counted.

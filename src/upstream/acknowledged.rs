@@ -28,12 +28,19 @@ struct Acknowledged {
     /// How far each replica that is online has acknowledged it.
     replicas: Vec<i64>,
     keeps_file: bool,
+    /// The server takes no commands for a while, and says this.
+    refused: Option<Box<[u8]>>,
 }
 
 impl Acknowledged {
     /// Reads replies to `INFO replication` and `INFO persistence`.
     fn read(replies: &[u8]) -> Self {
         let mut read = Self::default();
+        if replies.starts_with(b"-BUSY ") || replies.starts_with(b"-LOADING ") {
+            let end = memchr::memchr(b'\n', replies).map_or(replies.len(), |at| at + 1);
+            read.refused = Some(replies[..end].into());
+            return read;
+        }
         for line in replies.split(|&byte| byte == b'\n') {
             let line = line.trim_ascii_end();
             if let Some(offset) = line.strip_prefix(b"master_repl_offset:") {
@@ -60,18 +67,25 @@ impl Acknowledged {
 impl Upstream {
     /// Whether all replicas acknowledge within a while what has been written up to now. What is asked of files is known only where
     /// nobody keeps any.
-    pub async fn is_acknowledged_by_all(self: Rc<Self>, of_files: bool) -> bool {
+    ///
+    /// # Errors
+    ///
+    /// The server is busy, or answers nothing else for another reason that passes: with this.
+    pub async fn is_acknowledged_by_all(self: Rc<Self>, of_files: bool) -> Result<bool, Box<[u8]>> {
         let Some(first) = self.acknowledged().await else {
-            return false;
+            return Ok(false);
         };
+        if let Some(refused) = first.refused {
+            return Err(refused);
+        }
         let Some(target) = first.written else {
-            return false;
+            return Ok(false);
         };
         if of_files {
-            return first.replicas.is_empty() && !first.keeps_file;
+            return Ok(first.replicas.is_empty() && !first.keeps_file);
         }
         if first.have_all(target) {
-            return true;
+            return Ok(true);
         }
         let all = async {
             loop {
@@ -83,7 +97,7 @@ impl Upstream {
                 }
             }
         };
-        self.thread.within(LIMIT, all).await == Some(true)
+        Ok(self.thread.within(LIMIT, all).await == Some(true))
     }
 
     async fn acknowledged(self: &Rc<Self>) -> Option<Acknowledged> {
@@ -119,6 +133,8 @@ mod tests {
         assert_eq!(read.replicas, [120, 119], "who is online");
         assert!(read.have_all(119) && !read.have_all(120));
         assert!(Acknowledged::read(b"aof_enabled:1\r\n").keeps_file);
+        let busy = Acknowledged::read(b"-BUSY x\r\n-BUSY x\r\n");
+        assert_eq!(busy.refused.as_deref(), Some(&b"-BUSY x\r\n"[..]));
         assert_eq!(
             Acknowledged::read(b"-NOPERM x\r\n"),
             Acknowledged::default()

@@ -1,5 +1,5 @@
-//! Tries of users who may not use MULTI: each waits at the server for a moment, so they are sent where nobody stands behind
-//! them, on a connection lent for them.
+//! Tries outside MULTI, of users who may not use it and where the server's memory is full: each waits at the server for a moment,
+//! so they are sent where nobody stands behind them, on a connection lent for them.
 //!
 //! Invariant: as long as nothing is known of a user, one of its tries at a time is on a shared connection.
 
@@ -118,12 +118,15 @@ impl Upstream {
                 self.find_for(wanted.state, Errand::Try(wanted.attempt, Some(asking)));
             }
             Verdict::Asked => apart.undecided.borrow_mut().push(wanted),
-            Verdict::Refused => {
-                let group = wanted.group;
-                if apart.enqueue(wanted) {
-                    tokio::task::spawn_local(Rc::clone(self).send_apart(group));
-                }
-            }
+            Verdict::Refused => self.send_where_nobody_waits(wanted),
+        }
+    }
+
+    /// Sends a try that waits at the server for a moment on a connection lent for such.
+    pub(super) fn send_where_nobody_waits(self: &Rc<Self>, wanted: WantedTry) {
+        let group = wanted.group;
+        if self.waiting.apart.enqueue(wanted) {
+            tokio::task::spawn_local(Rc::clone(self).send_apart(group));
         }
     }
 

@@ -295,11 +295,19 @@ impl Upstream {
                 attempt,
                 state,
                 group,
-            } => self.send_somewhere(WantedTry {
-                attempt,
-                state,
-                group,
-            }),
+                is_bare,
+            } => {
+                let wanted = WantedTry {
+                    attempt,
+                    state,
+                    group,
+                };
+                if is_bare {
+                    self.send_where_nobody_waits(wanted);
+                } else {
+                    self.send_somewhere(wanted);
+                }
+            }
             Action::Borrow {
                 seat,
                 state,

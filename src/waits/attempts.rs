@@ -6,11 +6,11 @@ use super::call::Patience;
 use super::class::{Class, ClassId, Place};
 use super::lines::Line;
 use super::machine::{Status, Waits};
-use super::reply::{Refusal, Said, frames, is_passing, last_entry, transaction};
+use super::reply::{Refusal, Said, frames, is_of_memory, is_passing, last_entry, transaction};
 use super::{Action, Key, Outcome, WaiterId};
 use crate::resp::speak::push_request;
 
-/// How long the server may wait where MULTI was refused and the call runs by itself.
+/// How long the server may wait where the call runs by itself, because MULTI was refused or whatever stands inside it.
 const A_MOMENT: Patience = Patience::Millis(1);
 
 /// Identifies a try.
@@ -66,6 +66,8 @@ pub(super) enum Kind {
 #[derive(Debug)]
 pub(super) struct Attempt {
     kind: Kind,
+    /// Its calls stand outside MULTI, inside which the server has refused them.
+    is_bare: bool,
     /// Once sent: the class, and the keys it may answer with.
     pub(super) class: Option<ClassId>,
     pub(super) keys: Vec<Key>,
@@ -75,17 +77,41 @@ pub(super) struct Attempt {
 impl<S: Clone + PartialEq> Waits<S> {
     /// Wants a try on a shared connection.
     pub(super) fn attempt(&mut self, kind: Kind, state: S) {
+        self.attempt_as(kind, state, false);
+    }
+
+    /// The server has refused a try for want of memory, as it does up to Redis 7.0 with whatever stands inside MULTI: wants it
+    /// outside, where a call that takes something away is served, and waits for a moment otherwise.
+    fn attempt_bare(&mut self, kind: Kind) {
+        let state = match kind {
+            Kind::Resolve(waiter) | Kind::Newcomer(waiter) => {
+                let waiter = self.waiters.get(&waiter);
+                let waiter = waiter.filter(|waiter| waiter.status == Status::Trying);
+                waiter.map(|waiter| waiter.state.clone())
+            }
+            Kind::Poll(class) | Kind::Chase(class) => {
+                let class = self.classes.get(&class);
+                class.map(|class| class.state.clone())
+            }
+        };
+        if let Some(state) = state {
+            self.attempt_as(kind, state, true);
+        }
+    }
+
+    fn attempt_as(&mut self, kind: Kind, state: S, is_bare: bool) {
         if let Kind::Poll(class) | Kind::Chase(class) = kind
             && let Some(class) = self.classes.get_mut(&class)
         {
             class.attempts += 1;
         }
-        let attempt = self.keep(kind);
+        let attempt = self.keep(kind, is_bare);
         let group = self.group_of(kind);
         self.actions.push_back(Action::Try {
             attempt,
             state,
             group,
+            is_bare,
         });
     }
 
@@ -103,10 +129,11 @@ impl<S: Clone + PartialEq> Waits<S> {
         group.unwrap_or_default()
     }
 
-    fn keep(&mut self, kind: Kind) -> TryId {
+    fn keep(&mut self, kind: Kind, is_bare: bool) -> TryId {
         let id = TryId(self.fresh());
         let attempt = Attempt {
             kind,
+            is_bare,
             class: None,
             keys: Vec::new(),
             count: 0,
@@ -197,7 +224,7 @@ impl<S: Clone + PartialEq> Waits<S> {
     pub(super) fn ahead(&mut self, id: ClassId) -> Option<(TryId, Sending)> {
         self.chased(id)?;
         self.classes.get_mut(&id)?.attempts += 1;
-        let attempt = self.keep(Kind::Chase(id));
+        let attempt = self.keep(Kind::Chase(id), false);
         let sending = self.chase_now(attempt, id)?;
         Some((attempt, sending))
     }
@@ -210,7 +237,9 @@ impl<S: Clone + PartialEq> Waits<S> {
         call: &[u8],
         count: u32,
     ) -> Sending {
+        let mut is_bare = false;
         if let Some(attempt) = self.attempts.get_mut(&attempt) {
+            is_bare = attempt.is_bare;
             attempt.class = Some(id);
             attempt.keys = keys.clone();
             attempt.count = count;
@@ -228,14 +257,18 @@ impl<S: Clone + PartialEq> Waits<S> {
         }
         let takes = self.classes.get(&id).is_some_and(Class::takes);
         let mut bytes = Vec::with_capacity(call.len() * count as usize + 32);
-        push_request(&mut bytes, &["MULTI"]);
+        if !is_bare {
+            push_request(&mut bytes, &["MULTI"]);
+        }
         for _ in 0..count {
             bytes.extend_from_slice(call);
         }
-        push_request(&mut bytes, &["EXEC"]);
+        if !is_bare {
+            push_request(&mut bytes, &["EXEC"]);
+        }
         Sending {
             bytes,
-            replies: count as usize + 2,
+            replies: count as usize + if is_bare { 0 } else { 2 },
             takes: if takes { count as usize } else { 0 },
         }
     }
@@ -283,8 +316,17 @@ impl<S: Clone + PartialEq> Waits<S> {
         let Some(class) = attempt.class else {
             return;
         };
-        let answers = transaction(replies, attempt.count as usize);
+        let answers = if attempt.is_bare {
+            Ok(frames(replies))
+        } else {
+            transaction(replies, attempt.count as usize)
+        };
         match (attempt.kind, answers) {
+            (kind @ (Kind::Newcomer(_) | Kind::Poll(_)), Err(Refusal::Call(error)))
+                if is_of_memory(error) && self.may_be_full(class) =>
+            {
+                self.attempt_bare(kind);
+            }
             (Kind::Newcomer(waiter), Ok(answers)) => {
                 let first = answers.first();
                 let answer = first.map_or(Said::Null, |first| Said::by(first));
@@ -304,6 +346,12 @@ impl<S: Clone + PartialEq> Waits<S> {
             (_, Err(_)) => self.retry_all(class, &attempt.keys),
         }
         self.tend(class, &attempt.keys);
+    }
+
+    /// Whether a server whose memory is full lets the calls of a class run outside MULTI.
+    fn may_be_full(&self, class: ClassId) -> bool {
+        let class = self.classes.get(&class);
+        class.is_some_and(|class| !class.call.takes_memory())
     }
 
     fn newcomer_tried(&mut self, class: ClassId, id: WaiterId, answer: Said<'_>) {

@@ -126,6 +126,11 @@ impl Call {
         self.popped
     }
 
+    /// Whether the server refuses it when its memory is full: it puts what it takes away somewhere else.
+    pub(super) fn takes_memory(&self) -> bool {
+        matches!(self.words[0].as_ref(), b"BLMOVE" | b"BRPOPLPUSH")
+    }
+
     /// Why a connection is borrowed for it.
     pub(super) fn reason(&self) -> PinReason {
         match self.unit {

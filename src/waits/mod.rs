@@ -147,6 +147,8 @@ pub enum Action<S> {
         state: S,
         /// A client group of those it is for.
         group: usize,
+        /// It waits at the server for a moment: it goes where nobody stands behind it.
+        is_bare: bool,
     },
     /// Borrow a connection; tell [`Waits::seated`] or [`Waits::not_seated`].
     Borrow {

@@ -50,6 +50,11 @@ pub(super) fn is_passing(error: &[u8]) -> bool {
     code.is_some_and(|code| PASSING.contains(&code))
 }
 
+/// Whether `error` tells that the server's memory is full.
+pub(super) fn is_of_memory(error: &[u8]) -> bool {
+    error.starts_with(b"-OOM ")
+}
+
 /// Whether a primary that has become a replica has ended a blocked call with this (6.2 to 9.1). Redis 7.0 uses the same code where
 /// the stream of a blocked XREADGROUP is gone, which is what its client waits to hear.
 fn is_forced(text: &[u8]) -> bool {

@@ -8,6 +8,8 @@ mod server;
 mod world;
 
 #[cfg(test)]
+mod full_memory;
+#[cfg(test)]
 mod leaving;
 #[cfg(test)]
 mod model;

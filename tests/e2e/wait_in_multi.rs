@@ -1,4 +1,5 @@
-//! WAIT and WAITAOF inside MULTI: answered as directly, and never with a number that is not true.
+//! WAIT and WAITAOF inside MULTI: answered as directly, and never with a number that is not true. What the server refuses of what
+//! stands before them is told as the server says it, inside MULTI and outside.
 
 use crate::harness::{Redis, Respool, Value, encode, eventually, show};
 
@@ -74,4 +75,54 @@ fn it_counts_replicas_that_have_what_was_written_before() {
     );
     replica.resume();
     assert_eq!(client.cmd(&["GET", "k"]), Value::bulk("w"));
+}
+
+#[test]
+fn a_busy_server_says_so() {
+    let redis = Redis::start(&["--lua-time-limit", "50"]);
+    let respool = Respool::start(&redis);
+    let both = || [redis.client(), respool.client()];
+    let (mut fresh, mut written, mut queueing) = (both(), both(), both());
+    for client in written.iter_mut().chain(&mut queueing) {
+        assert_eq!(client.cmd(&["SET", "k", "v"]), Value::ok());
+    }
+    for client in &mut queueing {
+        assert_eq!(client.cmd(&["MULTI"]), Value::ok());
+    }
+    let mut runner = redis.client();
+    runner.send(encode(&["EVAL", "while true do end", "0"]));
+    let mut direct = redis.client();
+    eventually(
+        || direct.cmd(&["GET", "k"]).text().starts_with("BUSY"),
+        "the script runs",
+    );
+    for clients in [&mut fresh, &mut written, &mut queueing] {
+        let answers = clients
+            .each_mut()
+            .map(|client| run(client, &["WAIT 1 10"], false));
+        assert!(answers[0][0].starts_with("-BUSY"), "{answers:?}");
+        assert_eq!(answers[1], answers[0]);
+    }
+    assert_eq!(direct.cmd(&["SCRIPT", "KILL"]), Value::ok());
+    assert!(runner.reply().is_error());
+    let answers = queueing.map(|mut client| run(&mut client, &["EXEC", "GET k"], false));
+    assert_eq!(answers[1], answers[0]);
+    eventually(
+        || run(&mut written[1], &["WAIT 0 10"], false) == [":0\\r\\n"],
+        "it is answered again",
+    );
+}
+
+#[test]
+fn who_may_not_do_what_it_needs_is_told_what_that_is() {
+    let redis = Redis::start(&[]);
+    let user = ["on", ">secret", "~*", "+@all", "-publish", "-ping"];
+    redis.cmd(&[&["ACL", "SETUSER", "eve"][..], &user].concat());
+    let respool = Respool::start(&redis);
+    let mut client = respool.client();
+    assert_eq!(client.cmd(&["AUTH", "eve", "secret"]), Value::ok());
+    assert_eq!(client.cmd(&["SET", "k", "v"]), Value::ok());
+    let told = client.cmd(&["WAIT", "0", "10"]).text();
+    let needs = "ERR respool: WAIT needs the permission to P";
+    assert!(told.starts_with(needs), "{told}");
 }
