@@ -74,6 +74,10 @@ pub fn parse(
 /// dates do not count: a mounted folder swaps links without any content changing.
 pub fn fingerprint(path: &Path) -> u64 {
     let mut hasher = std::hash::DefaultHasher::new();
+    // A pipe can be read once only (`--config <(...)`), and has but one content.
+    if std::fs::metadata(path).is_ok_and(|about| !about.is_file()) {
+        return hasher.finish();
+    }
     let Ok(text) = read_text(path) else {
         return hasher.finish();
     };

@@ -6,7 +6,7 @@ use std::path::Path;
 use rustix::fs::{Access, access};
 
 use crate::config::{Address, AdminAddress, Problem, Settings};
-use crate::transport::{Acceptance, Connector, try_bind};
+use crate::transport::{Acceptance, Connector, is_left_over, try_bind};
 
 /// What keeps a respool with these settings from starting here.
 #[derive(Debug, Default)]
@@ -112,9 +112,7 @@ fn unix_trouble(path: &Path) -> Option<io::Error> {
             Some(io::Error::other("there is a file that is no socket"))
         }
         // One that nobody listens on is removed.
-        Ok(_) if std::os::unix::net::UnixStream::connect(path).is_ok() => {
-            Some(io::ErrorKind::AddrInUse.into())
-        }
+        Ok(_) if !is_left_over(path) => Some(io::ErrorKind::AddrInUse.into()),
         Ok(_) | Err(_) => None,
     }
 }

@@ -4,8 +4,7 @@ use std::fs::File;
 use std::io;
 use std::net::{SocketAddr, ToSocketAddrs as _};
 use std::os::fd::OwnedFd;
-use std::os::unix::fs::FileTypeExt as _;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -17,6 +16,7 @@ use tokio::net::{TcpStream, UnixStream};
 use super::Stream;
 use super::open::{Accepting, OpenListener, permit};
 use super::reserve::{Reserve, reserve};
+use super::socket_file::{SocketFile, is_left_over};
 use super::tls::{Acceptance, TlsAcceptor};
 use crate::config::{Access, Address, AdminAddress, Listener};
 use crate::telemetry::PROCESS;
@@ -34,17 +34,6 @@ pub struct Bound {
     path: Option<SocketFile>,
     tls: Arc<TlsAcceptor>,
     is_for_clients: bool,
-}
-
-/// The file of a unix socket, removed when nobody listens on it any more.
-#[derive(Debug)]
-struct SocketFile(PathBuf);
-
-impl Drop for SocketFile {
-    fn drop(&mut self) {
-        // Gone already, or not ours to remove: nothing is lost.
-        let _ = std::fs::remove_file(&self.0);
-    }
 }
 
 impl Bound {
@@ -157,7 +146,7 @@ pub fn bind(listener: &Listener, keepalive: Duration) -> io::Result<Bound> {
     socket.listen(i32::try_from(listener.backlog).unwrap_or(i32::MAX))?;
     Ok(Bound {
         socket: Arc::new(socket),
-        path: path.map(SocketFile),
+        path: path.map(SocketFile::new),
         tls: Arc::new(tls),
         is_for_clients: true,
     })
@@ -180,7 +169,7 @@ pub fn bind_admin(address: &AdminAddress, mode: Option<u32>) -> io::Result<Bound
     socket.listen(ADMIN_BACKLOG)?;
     Ok(Bound {
         socket: Arc::new(socket),
-        path: path.map(SocketFile),
+        path: path.map(SocketFile::new),
         tls: Arc::default(),
         is_for_clients: false,
     })
@@ -233,11 +222,7 @@ fn bind_tcp(addresses: impl Iterator<Item = SocketAddr>) -> io::Result<Socket> {
 
 fn bind_unix(path: &Path, access: &Access) -> io::Result<Socket> {
     let socket = Socket::new(Domain::UNIX, Type::STREAM, None)?;
-    // A socket file that nobody listens on any more is left over from a process that was killed.
-    if std::fs::metadata(path).is_ok_and(|file| file.file_type().is_socket())
-        && std::os::unix::net::UnixStream::connect(path)
-            .is_err_and(|error| error.kind() == io::ErrorKind::ConnectionRefused)
-    {
+    if is_left_over(path) {
         std::fs::remove_file(path)?;
     }
     socket.bind(&socket2::SockAddr::unix(path)?)?;

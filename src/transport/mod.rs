@@ -8,6 +8,7 @@ mod peer;
 mod queued;
 mod reserve;
 mod resolve;
+mod socket_file;
 mod stream;
 mod tls;
 
@@ -21,6 +22,7 @@ pub use peer::PeerEnd;
 pub use queued::queued_bytes;
 pub use reserve::{keep_descriptors, refill_descriptors};
 pub use resolve::{literal, look_up};
+pub use socket_file::is_left_over;
 pub use stream::{DEAD_AFTER, Stream};
 pub use tls::{AcceptError, Acceptance, Connector, HandshakeFailed, Tls};
 

@@ -608,3 +608,24 @@ fn whom_they_have_ended_or_woken_they_do_not_find_again() {
     let through = run(&|| respool.client());
     same(&direct, &through, &"killed and woken");
 }
+
+#[test]
+fn one_transaction_looks_at_all_clients_so_often_and_no_more() {
+    let redis = Redis::start(&[]);
+    let respool = Respool::start(&redis);
+    let mut client = respool.client();
+    for (asks, is_refused) in [("CLIENT LIST", true), ("CLIENT GETNAME", false)] {
+        assert_eq!(client.cmd(&["MULTI"]), Value::ok());
+        for asked in 0..17 {
+            let told = client.cmd(&words(asks));
+            let is_past = is_refused && asked == 16;
+            assert_eq!(told.is_error(), is_past, "{asks} {asked}: {told:?}");
+        }
+        assert_eq!(client.cmd(&["EXEC"]).is_error(), is_refused);
+    }
+    assert_eq!(client.cmd(&["MULTI"]), Value::ok());
+    for _ in 0..16 {
+        client.cmd(&["CLIENT", "LIST"]);
+    }
+    assert_eq!(client.cmd(&["EXEC"]).items().len(), 16);
+}
