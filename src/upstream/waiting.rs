@@ -2,6 +2,8 @@
 //!
 //! Invariant: a connection is given back, and gets its next call, only when no CLIENT UNBLOCK for it is under way.
 
+mod ending;
+
 use std::cell::{Cell, RefCell};
 use std::collections::HashMap;
 use std::rc::{Rc, Weak};
@@ -190,6 +192,7 @@ impl Upstream {
     /// A client waits in `state` for what `call` asks for.
     pub fn block(self: &Rc<Self>, state: &State, whose: Whose, call: Call) -> Blocked {
         let (popped, held_bytes) = (call.popped(), call.held_bytes());
+        self.note_whether_calls_can_be_ended();
         let now = self.thread.clock.refresh();
         let id = self
             .waiting
@@ -598,54 +601,6 @@ impl Upstream {
             }
             upstream.carry_out();
         });
-    }
-
-    /// Ends the call on a seat. Asked again until it has answered: the call itself may still be on its way, or the server be
-    /// busy. A connection on which it does not end in time is closed.
-    async fn end_call(self: &Rc<Self>, seat: &Seat) {
-        let limit = self.thread.settings().upstream.reply_timeout;
-        if self
-            .thread
-            .within(limit, self.ask_to_end(seat))
-            .await
-            .is_none()
-        {
-            self.thread.counters.bound(Bound::ReplyTimeout).add(1);
-            let why = "its call did not end within upstream.reply_timeout";
-            seat.link.lose(LossCause::Timeout, why);
-        }
-    }
-
-    async fn ask_to_end(self: &Rc<Self>, seat: &Seat) {
-        let server_id = seat.link.server_id.to_string();
-        let request = encode_request(&["CLIENT", "UNBLOCK", &server_id]);
-        let mut pause = Duration::from_millis(1);
-        while seat.is_calling.get() && seat.link.is_alive() {
-            self.pause_is_over().await;
-            // Another server has other clients by the same ids.
-            let asked = self.ask_at(&seat.link.origin().node, &request).await;
-            if let (None, Some(leaving)) = (&asked, seat.link.leaving()) {
-                let why = "its call cannot be ended at a server that has moved";
-                return seat.link.lose(leaving.cause, why);
-            }
-            if asked.is_none() && !seat.takes.get() {
-                // Nothing is lost with it, and nobody else can end it.
-                let why = "its call cannot be ended: no other connection leads to its server";
-                return seat.link.close(why);
-            }
-            let reply = asked.unwrap_or_default();
-            if reply.starts_with(b"-NOPERM") || reply.starts_with(b"-ERR unknown") {
-                tracing::warn!(
-                    "the server refuses CLIENT UNBLOCK to respool's own user: blocked clients cannot be served; \
-                     permit it (ACL: +client|unblock)"
-                );
-                return seat.link.close("its call cannot be unblocked");
-            }
-            if seat.is_calling.get() {
-                tokio::time::sleep(pause).await;
-                pause = (pause * 2).min(LONGEST_PAUSE);
-            }
-        }
     }
 
     /// Whether anything is under way for blocked clients: a call, a try, an element on its way back.

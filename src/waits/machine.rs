@@ -70,6 +70,8 @@ pub struct Waits<S> {
     pub(super) owners: Owners,
     pub(super) attempts: HashMap<TryId, Attempt>,
     pub(super) seating: Seating<S>,
+    /// Calls may be issued without an end, since they can be ended. Otherwise each ends by itself, soon.
+    pub(super) has_endless_calls: bool,
     pub(super) actions: VecDeque<Action<S>>,
 }
 
@@ -86,6 +88,7 @@ impl<S> Default for Waits<S> {
             owners: Owners::default(),
             attempts: HashMap::new(),
             seating: Seating::default(),
+            has_endless_calls: true,
             actions: VecDeque::new(),
         }
     }
@@ -95,6 +98,11 @@ impl<S: Clone + PartialEq> Waits<S> {
     /// The next thing to do; ask until there is nothing.
     pub fn next_action(&mut self) -> Option<Action<S>> {
         self.actions.pop_front()
+    }
+
+    /// Whether the server lets respool end calls that are issued (`CLIENT UNBLOCK`). Returns whether it was thought so before.
+    pub fn can_end_calls(&mut self, can: bool) -> bool {
+        std::mem::replace(&mut self.has_endless_calls, can)
     }
 
     /// How many wait.

@@ -514,6 +514,11 @@ impl<S: Clone + PartialEq> Waits<S> {
 
     fn issue(&mut self, id: SeatId, class_id: ClassId) {
         let slice = self.slice(class_id);
+        let slice = match self.has_endless_calls {
+            true => slice,
+            // Nobody could end it for a newcomer, or for one whose time is over.
+            false => Some(slice.unwrap_or(MAX_SLICE_MICROS).min(MAX_SLICE_MICROS)),
+        };
         let keys = self.next_keys(class_id);
         let Some(class) = self.classes.get_mut(&class_id) else {
             return;

@@ -48,6 +48,7 @@ mod tls_flow;
 mod traces;
 mod tracking;
 mod transactions;
+mod unended_calls;
 mod wait_in_multi;
 mod waits;
 mod withdrawn;

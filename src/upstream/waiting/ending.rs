@@ -1,0 +1,85 @@
+//! Ending calls that are issued for blocked clients, where the server lets respool (`CLIENT UNBLOCK`).
+
+use std::rc::Rc;
+use std::time::Duration;
+
+use super::{LONGEST_PAUSE, Seat};
+use crate::auth::Known;
+use crate::command::ClientSub;
+use crate::resp::speak::encode_request;
+use crate::telemetry::{Bound, LossCause};
+use crate::upstream::pool::Upstream;
+
+impl Upstream {
+    /// Ends the call on a seat. Asked again until it has answered: the call itself may still be on its way, or the server be
+    /// busy. A connection on which it does not end in time is closed.
+    pub(super) async fn end_call(self: &Rc<Self>, seat: &Seat) {
+        let limit = self.thread.settings().upstream.reply_timeout;
+        if self
+            .thread
+            .within(limit, self.ask_to_end(seat))
+            .await
+            .is_none()
+        {
+            self.thread.counters.bound(Bound::ReplyTimeout).add(1);
+            let why = "its call did not end within upstream.reply_timeout";
+            seat.link.lose(LossCause::Timeout, why);
+        }
+    }
+
+    /// The server lets respool end no call: from now on each ends by itself. Returns whether others may be under way that do not.
+    fn calls_end_by_themselves(&self) -> bool {
+        let had_endless = self.waiting.waits.borrow_mut().can_end_calls(false);
+        if had_endless {
+            tracing::warn!(
+                "the server refuses CLIENT UNBLOCK to respool's own user: blocking calls are issued again and again, ten times a \
+                 second, and clients may wait a tenth of a second longer than they asked for; permit it (ACL: +client|unblock)"
+            );
+        }
+        had_endless
+    }
+
+    /// Goes by what the server has said of ending calls.
+    pub(super) fn note_whether_calls_can_be_ended(&self) {
+        match self.thread.permission(None, ClientSub::Unblock) {
+            Known::Now(Ok(())) => {
+                self.waiting.waits.borrow_mut().can_end_calls(true);
+            }
+            Known::Now(Err(_)) | Known::Before(Err(_)) => {
+                self.calls_end_by_themselves();
+            }
+            Known::Before(Ok(())) | Known::Nothing => {}
+        }
+    }
+
+    async fn ask_to_end(self: &Rc<Self>, seat: &Seat) {
+        let server_id = seat.link.server_id.to_string();
+        let request = encode_request(&["CLIENT", "UNBLOCK", &server_id]);
+        let mut pause = Duration::from_millis(1);
+        while seat.is_calling.get() && seat.link.is_alive() {
+            self.pause_is_over().await;
+            // Another server has other clients by the same ids.
+            let asked = self.ask_at(&seat.link.origin().node, &request).await;
+            if let (None, Some(leaving)) = (&asked, seat.link.leaving()) {
+                let why = "its call cannot be ended at a server that has moved";
+                return seat.link.lose(leaving.cause, why);
+            }
+            if asked.is_none() && !seat.takes.get() {
+                // Nothing is lost with it, and nobody else can end it.
+                let why = "its call cannot be ended: no other connection leads to its server";
+                return seat.link.close(why);
+            }
+            let reply = asked.unwrap_or_default();
+            if reply.starts_with(b"-ERR unknown") || reply.starts_with(b"-NOPERM") {
+                if self.calls_end_by_themselves() {
+                    return seat.link.close("its call cannot be ended");
+                }
+                pause = LONGEST_PAUSE;
+            }
+            if seat.is_calling.get() {
+                tokio::time::sleep(pause).await;
+                pause = (pause * 2).min(LONGEST_PAUSE);
+            }
+        }
+    }
+}

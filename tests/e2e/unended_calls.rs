@@ -1,0 +1,65 @@
+//! Where the server does not let respool end a blocking call (`CLIENT UNBLOCK`), blocked clients are served all the same.
+
+use crate::harness::{Client, Redis, Respool, Value, encode, eventually};
+
+/// Each of what a hardened server does not permit respool's own user.
+const DENIED: [&str; 2] = ["-@dangerous", "-client|unblock"];
+
+fn words(line: &str) -> Vec<&str> {
+    line.split(' ').collect()
+}
+
+fn served(denied: &str) -> (Redis, Respool) {
+    let redis = Redis::start(&[]);
+    let user = format!("ACL SETUSER own on >pw ~* &* +@all {denied} +info");
+    assert_eq!(redis.cmd(&words(&user)), Value::ok());
+    let respool = Respool::with(&redis)
+        .upstream("username = \"own\"\npassword = \"pw\"")
+        .start();
+    (redis, respool)
+}
+
+#[test]
+fn whose_time_is_over_is_told_null_and_stays() {
+    for denied in DENIED {
+        let (redis, respool) = served(denied);
+        let (mut client, mut direct) = (respool.client(), redis.client());
+        for line in [
+            "BLPOP q 0.1",
+            "BRPOP q r 0.1",
+            "BZPOPMIN z 0.1",
+            "BLMOVE q r LEFT LEFT 0.1",
+            "BRPOPLPUSH q r 0.1",
+            "XREAD BLOCK 100 STREAMS s $",
+        ] {
+            for _ in 0..2 {
+                let told = client.cmd(&words(line));
+                assert_eq!(told, direct.cmd(&words(line)), "{denied}: {line}");
+            }
+        }
+        client.ping();
+    }
+}
+
+#[test]
+fn who_waits_is_served_beside_those_who_come_and_go() {
+    let (redis, respool) = served("-client|unblock");
+    let mut waiting: Vec<Client> = (0..10).map(|_| respool.client()).collect();
+    for (number, client) in waiting.iter_mut().enumerate() {
+        client.send(encode(&["BLPOP", &format!("q{number}"), "0"]));
+    }
+    eventually(
+        || respool.metric("respool_blocked_clients") == 10.0,
+        "all of them wait",
+    );
+    for number in 0..10 {
+        // Others wait for the same meanwhile, for a while or until they leave.
+        let mut short = respool.client();
+        assert!(short.cmd(&["BLPOP", "other", "0.05"]).is_null());
+        let mut leaves = respool.client();
+        leaves.send(encode(&["BLPOP", "another", "0"]));
+        drop(leaves);
+        redis.cmd(&["RPUSH", &format!("q{number}"), "element"]);
+        assert_eq!(waiting[number].reply().items()[1].text(), "element");
+    }
+}
