@@ -23,9 +23,7 @@ use super::traffic::{Answer, OwnReply, Pace, Then};
 use crate::budget::PinLease;
 use crate::command::{Delays, PinReason};
 use crate::exchange::Offence;
-use crate::resp::speak::encode_request;
 use crate::session::State;
-use crate::telemetry::{Bound, LossCause};
 use crate::waits::{
     Action, Call, Failure, Fate, NotSeated, Outcome, Popped, SeatId, Sending, TryId, Unblock,
     WaiterId, Waits, Whose,
@@ -183,6 +181,8 @@ pub(super) struct Waiting {
     pub(super) apart: Apart,
     /// Calls, tries and elements on their way back.
     pub(super) under_way: Rc<Cell<usize>>,
+    /// It was logged that the server lets respool end no call.
+    has_told_of_ends: Cell<bool>,
     /// When the keeper of time wakes next, and how it is told of something earlier.
     wakes_at: Cell<Option<u64>>,
     earlier: Notify,
@@ -553,6 +553,7 @@ impl Upstream {
         if let Some(seat) = self.seat(id) {
             seat.is_calling.set(false);
         }
+        self.note_whether_calls_can_be_ended();
         let now = self.thread.clock.now_micros();
         let mut waits = self.waiting.waits.borrow_mut();
         match reply {

@@ -30,7 +30,7 @@ impl Upstream {
     /// The server lets respool end no call: from now on each ends by itself. Returns whether others may be under way that do not.
     fn calls_end_by_themselves(&self) -> bool {
         let had_endless = self.waiting.waits.borrow_mut().can_end_calls(false);
-        if had_endless {
+        if !self.waiting.has_told_of_ends.replace(true) {
             tracing::warn!(
                 "the server refuses CLIENT UNBLOCK to respool's own user: blocking calls are issued again and again, ten times a \
                  second, and clients may wait a tenth of a second longer than they asked for; permit it (ACL: +client|unblock)"
@@ -44,11 +44,16 @@ impl Upstream {
         match self.thread.permission(None, ClientSub::Unblock) {
             Known::Now(Ok(())) => {
                 self.waiting.waits.borrow_mut().can_end_calls(true);
+                self.waiting.has_told_of_ends.set(false);
             }
             Known::Now(Err(_)) | Known::Before(Err(_)) => {
                 self.calls_end_by_themselves();
             }
-            Known::Before(Ok(())) | Known::Nothing => {}
+            // It has been asked, and will have said so soon.
+            Known::Nothing => {
+                self.waiting.waits.borrow_mut().can_end_calls(false);
+            }
+            Known::Before(Ok(())) => {}
         }
     }
 
@@ -70,7 +75,8 @@ impl Upstream {
                 return seat.link.close(why);
             }
             let reply = asked.unwrap_or_default();
-            if reply.starts_with(b"-ERR unknown") || reply.starts_with(b"-NOPERM") {
+            let refused: [&[u8]; 3] = [b"-NOPERM", b"-NOAUTH", b"-ERR unknown"];
+            if refused.iter().any(|refused| reply.starts_with(refused)) {
                 if self.calls_end_by_themselves() {
                     return seat.link.close("its call cannot be ended");
                 }

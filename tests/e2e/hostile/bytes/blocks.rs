@@ -123,6 +123,10 @@ fn who_waits_leaves_no_transaction_open_where_exec_is_refused() {
     let mut waiter = respool.client();
     let (wrong, _) = look_on(&mut others, || waiter.send(encode(&["BLPOP", "q", "0"])));
     assert_eq!(wrong, 0);
+    eventually(
+        || respool.log_text().contains("left a transaction open"),
+        "it is noticed",
+    );
     // It happens once: who waits has a connection of its own from now on.
     let mut others = super::others(&respool);
     let mut waiters: Vec<_> = (0..3).map(|_| respool.client()).collect();
