@@ -52,7 +52,7 @@ fn who_waits_is_served_beside_those_who_come_and_go() {
         || respool.metric("respool_blocked_clients") == 10.0,
         "all of them wait",
     );
-    for number in 0..10 {
+    for (number, client) in waiting.iter_mut().enumerate() {
         // Others wait for the same meanwhile, for a while or until they leave.
         let mut short = respool.client();
         assert!(short.cmd(&["BLPOP", "other", "0.05"]).is_null());
@@ -60,6 +60,6 @@ fn who_waits_is_served_beside_those_who_come_and_go() {
         leaves.send(encode(&["BLPOP", "another", "0"]));
         drop(leaves);
         redis.cmd(&["RPUSH", &format!("q{number}"), "element"]);
-        assert_eq!(waiting[number].reply().items()[1].text(), "element");
+        assert_eq!(client.reply().items()[1].text(), "element");
     }
 }
