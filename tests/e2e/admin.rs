@@ -59,6 +59,7 @@ fn half_sent_requests_do_not_blind_probes() {
         }
     }
     assert!(respool.metric("respool_admin_refused_total{reason=\"displaced\"}") > 100.0);
+    respool.eventually_logs("more connections than");
     assert_eq!(
         respool.log_text().matches("more connections than").count(),
         1,

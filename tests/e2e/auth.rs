@@ -466,6 +466,7 @@ fn failures_are_counted_and_logged_at_a_bounded_rate_without_what_was_tried() {
         }
         let metric = "respool_client_auth_failures_total{group=\"default\"}";
         assert_eq!(respool.metric(metric), 50.0, "{mode}");
+        respool.eventually_logs("failed to authenticate");
         let log = respool.log_text();
         assert!(!log.contains("guess-"), "{log}");
         let lines = log.matches("failed to authenticate").count();

@@ -467,7 +467,7 @@ fn without_keys_it_is_said_where_they_could_come_from() {
             .environment(name, value)
             .start();
         eventually(|| respool.status().contains(expected), "/status says it");
-        assert!(respool.log_text().contains(expected));
+        respool.eventually_logs(expected);
     }
 }
 

@@ -130,6 +130,7 @@ fn a_server_that_is_nearly_full_is_warned_of_until_it_is_not() {
     let calls = || redis.info_number("total_commands_processed");
     let before = calls();
     eventually(|| calls() > before + 20, "more answers");
+    respool.eventually_logs("is nearly full:");
     assert_eq!(logged(), 1, "logged when it begins");
     drop(held);
     eventually(
@@ -181,6 +182,7 @@ fn a_server_that_refuses_info_is_up_and_what_is_missing_is_said() {
     };
     let before = denied();
     eventually(|| denied() > before + 20, "more refusals");
+    respool.eventually_logs("does not tell how it is");
     assert_eq!(
         respool
             .log_text()

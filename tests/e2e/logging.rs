@@ -169,6 +169,8 @@ fn what_keeps_respool_from_starting_is_seen_by_whoever_reads() {
 fn the_start_is_told_one_event_a_line() {
     let redis = Redis::start(&[]);
     let respool = settings(&redis).start();
+    // The start's last line.
+    respool.eventually_logs("file descriptors  ");
     let text = respool.log_text();
     for line in text.lines() {
         let level = ["INFO", "WARN", "ERROR"]

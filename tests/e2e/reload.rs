@@ -258,6 +258,7 @@ fn a_watched_file_is_reloaded_when_its_content_changes() {
     symlink("second", dir.join("..next")).expect("a link");
     std::fs::rename(dir.join("..next"), dir.join("..data")).expect("renamed");
     eventually(|| limit() == 7.0, "the swapped content is in force");
+    respool.eventually_logs("the configuration is reloaded");
     let reloads = respool
         .log_text()
         .matches("the configuration is reloaded")
@@ -275,6 +276,7 @@ fn a_watched_file_is_reloaded_when_its_content_changes() {
         || respool.metric("respool_config_last_reload_successful") == 1.0,
         "the right content is taken again",
     );
+    respool.eventually_logs("is not reloaded");
     let refused = respool.log_text().matches("is not reloaded").count();
     assert_eq!(
         refused,
@@ -371,6 +373,7 @@ fn a_file_that_comes_later_is_waited_for() {
             .count()
     };
     respool.reload(&watching(""));
+    respool.eventually_logs("POST /reload: the configuration is reloaded");
     let before = reloads();
     respool.client().ping();
     respool.hang_up();

@@ -300,7 +300,7 @@ fn verification_that_is_switched_off_is_warned_of() {
         .start();
     respool.client().ping();
     let told = "upstream.tls.insecure_skip_verify: the server's certificate is not verified";
-    assert!(respool.log_text().contains(told), "{}", respool.log_text());
+    respool.eventually_logs(told);
     let warnings = status(&respool)["warnings"].to_string();
     assert!(warnings.contains(told), "{warnings}");
     assert!(
@@ -457,11 +457,7 @@ fn a_client_without_an_accepted_certificate_is_refused() {
     let refused = "respool_client_disconnects_total{group=\"default\",reason=\"tls_handshake\"}";
     eventually(|| respool.metric(refused) == 2.0, "both are counted");
     eventually(|| respool.clients_of("default") == 0, "nobody is left");
-    assert!(
-        respool.log_text().contains("it showed no certificate"),
-        "{}",
-        respool.log_text()
-    );
+    respool.eventually_logs("it showed no certificate");
 }
 
 #[test]
@@ -481,13 +477,7 @@ fn plain_bytes_to_tls_and_tls_to_plain_cost_that_connection_only() {
     plain.expect_end();
     let refused = "respool_client_disconnects_total{group=\"default\",reason=\"tls_handshake\"}";
     eventually(|| respool.metric(refused) == 1.0, "it is counted");
-    assert!(
-        respool
-            .log_text()
-            .contains("it sent plain bytes to a listener with TLS"),
-        "{}",
-        respool.log_text()
-    );
+    respool.eventually_logs("it sent plain bytes to a listener with TLS");
     // As Redis does: what looks like the start of a line gets no answer.
     let name = ServerName::try_from("localhost").expect("a name");
     let mut hello = Vec::new();

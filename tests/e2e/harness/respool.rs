@@ -297,7 +297,14 @@ impl Respool {
         status
     }
 
-    /// Everything it wrote to its log so far.
+    /// Waits until its log says `text`: a line is written by another thread, after what it tells of has happened.
+    #[track_caller]
+    pub(crate) fn eventually_logs(&self, text: &str) {
+        let is_said = || self.log_text().contains(text);
+        eventually(is_said, &format!("{text:?} in the log"));
+    }
+
+    /// Everything it wrote to its log so far; see [`Respool::eventually_logs`].
     pub(crate) fn log_text(&self) -> String {
         std::fs::read_to_string(self.dir.path().join("respool.log")).unwrap_or_default()
     }

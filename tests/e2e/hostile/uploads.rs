@@ -92,7 +92,7 @@ fn an_upload_that_stalls_half_way_gives_its_connection_to_who_waits() {
         || respool.metric_or_zero(ended) > 0.0,
         "those that were in the way are counted",
     );
-    assert!(respool.log_text().contains("limits.upload_patience"));
+    respool.eventually_logs("limits.upload_patience");
     // A request sent in part never runs.
     clients.clear();
     eventually(|| respool.clients_of("default") == 0, "all have left");
@@ -274,7 +274,7 @@ fn a_stall_has_a_bound_which_is_counted_and_in_the_log() {
     }
     let stalls = "respool_client_disconnects_total{reason=\"request_stalled\"}";
     eventually(|| respool.metric_or_zero(stalls) == 3.0, "all are counted");
-    assert!(respool.log_text().contains("limits.request_stall_timeout"));
+    respool.eventually_logs("limits.request_stall_timeout");
     assert_eq!(redis.cmd(&["DBSIZE"]).int(), 0);
 }
 

@@ -139,8 +139,7 @@ fn a_client_that_takes_nothing_is_closed_in_time_and_named() {
         respool.metric("respool_bounds_reached_total{bound=\"reply_stall\"}"),
         1.0
     );
-    let log = respool.log_text();
-    assert!(log.contains("limits.reply_stall_timeout"), "{log}");
+    respool.eventually_logs("limits.reply_stall_timeout");
     eventually(
         || respool.metric("respool_memory_bytes") < 2e6,
         "what was held for it is given back",

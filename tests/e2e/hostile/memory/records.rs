@@ -72,8 +72,7 @@ fn the_process_stays_within_its_memory_when_handshakes_do_not_end() {
         other => panic!("{other:?}"),
     }
     assert!(respool.metric("respool_bounds_reached_total{bound=\"memory\"}") >= 300.0);
-    let log = respool.log_text();
-    assert!(log.contains("limits.max_memory left no room"), "{log}");
+    respool.eventually_logs("limits.max_memory left no room");
 }
 
 #[test]

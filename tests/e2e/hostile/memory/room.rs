@@ -42,8 +42,7 @@ fn the_process_stays_within_its_memory_when_large_replies_are_not_read() {
         );
         assert!(most < LIMIT, "{count}: {} MiB", most / MIB);
     }
-    let log = respool.log_text();
-    assert!(log.contains("limits.max_memory left no room"), "{log}");
+    respool.eventually_logs("limits.max_memory left no room");
     assert!(respool.metric("respool_bounds_reached_total{bound=\"memory\"}") >= 48.0);
 }
 

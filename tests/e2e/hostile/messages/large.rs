@@ -107,8 +107,7 @@ fn assert_only_attackers_lose(
         eventually(|| closed() == expected, "the attackers are counted");
     }
     assert_eq!(respool.metric("respool_subscription_losses_total"), 0.0);
-    let log = respool.log_text();
-    assert!(log.contains("pubsub_buffer"), "{log}");
+    respool.eventually_logs("pubsub_buffer");
 }
 
 #[test]

@@ -56,7 +56,7 @@ fn assert_bystanders_lose_once(attack: impl Fn(&Redis, &mut Client)) {
         next.into_iter().for_each(assert_closed);
     }
     bystanders.assert_got_all();
-    assert!(respool.log_text().contains("server_buffer"));
+    respool.eventually_logs("server_buffer");
 }
 
 #[test]
