@@ -26,7 +26,7 @@ pub struct AttemptBounds {
     pub max_delay: Duration,
     /// Attempts of an address that are being looked at.
     pub max_in_flight: usize,
-    /// Attempts of an address that wait.
+    /// Attempts that wait of an address that has failed too often.
     pub max_waiting: usize,
     /// Addresses that are remembered.
     pub max_addresses: usize,
@@ -45,7 +45,7 @@ pub enum Turn {
     Now,
     /// It waits until [`Attempts::release`] names it. True: it is the first of its address that is held back.
     Wait(Ticket, bool),
-    /// Too many wait.
+    /// Too many wait of an address that has failed too often.
     Refused,
 }
 
@@ -142,10 +142,12 @@ impl Attempts {
             record.begin(&bounds, now);
             return Turn::Now;
         }
-        if record.waiting() >= bounds.max_waiting {
+        let is_slowed = record.failures > bounds.free_failures;
+        // Of an address that has not failed everybody waits: after a failover all clients of a machine may come at once.
+        if is_slowed && record.waiting() >= bounds.max_waiting {
             return Turn::Refused;
         }
-        let is_first = record.waiting() == 0 && record.failures > bounds.free_failures;
+        let is_first = record.waiting() == 0 && is_slowed;
         self.tickets += 1;
         let ticket = self.tickets;
         let record = self.record(source, now);
@@ -326,6 +328,25 @@ mod tests {
         let after = fail(&mut attempts, 1, 12, 0);
         // 25 + 50 + ... + 800 ms, and then a second each.
         assert!((3_500_000..6_000_000).contains(&after), "{after}");
+    }
+
+    #[test]
+    fn of_an_address_that_has_not_failed_everybody_waits() {
+        let mut attempts = attempts();
+        for number in 0..500 {
+            let turn = begin(&mut attempts, 1, 0);
+            assert_eq!(turn == Turn::Now, number < BOUNDS.max_in_flight);
+            assert_ne!(turn, Turn::Refused, "attempt {number}");
+        }
+        let (mut taken, mut in_flight) = (0, BOUNDS.max_in_flight);
+        while in_flight > 0 {
+            taken += in_flight;
+            for _ in 0..in_flight {
+                attempts.ended(1, Outcome::Taken, 0);
+            }
+            in_flight = attempts.release(0).len();
+        }
+        assert_eq!((taken, attempts.len()), (500, 0));
     }
 
     #[test]
