@@ -13,7 +13,9 @@ use crate::resp::speak::{OK, error};
 use crate::resp::{Bounds, Request, parse_integer};
 use crate::session::{Change, Credentials, Protocol, Route, Routed, State, unauthenticated};
 use crate::telemetry::Disconnect;
-use crate::texts::{ServerVersion, hello_without_auth, resets_strangers, unknown_command};
+use crate::texts::{
+    ServerVersion, closes_aliens_first, hello_without_auth, resets_strangers, unknown_command,
+};
 
 /// Bytes of errors a client may leave unread that has to authenticate.
 const MOST_UNREAD: usize = 256 * 1024;
@@ -129,7 +131,9 @@ impl Client {
     ) -> Routed {
         let Routed { command, route } = routed;
         let route = match route {
-            Route::Local(Local::Auth | Local::Hello | Local::Quit) | Route::Alien => route,
+            Route::Local(Local::Auth | Local::Hello | Local::Quit) => route,
+            Route::Alien if closes_aliens_first(server) => route,
+            Route::Alien => Route::Refused(NOAUTH.to_vec()),
             Route::Local(Local::Reset) if resets_strangers(server) => route,
             _ => Route::Refused(unauthenticated(server, request, command)),
         };

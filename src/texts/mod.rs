@@ -13,7 +13,8 @@ pub use answers::{
 };
 pub use known::has_command;
 pub use refusals::{
-    asks_authentication_first, exec_aborted, hello_without_auth, no_permission, resets_strangers,
-    senseless_subcommand, subscribers_may_not, unknown_command, unknown_subcommand, wrong_arity,
+    asks_authentication_first, closes_aliens_first, exec_aborted, hello_without_auth,
+    no_permission, resets_strangers, senseless_subcommand, subscribers_may_not, unknown_command,
+    unknown_subcommand, wrong_arity,
 };
 pub use version::{Product, ServerVersion};

@@ -23,6 +23,12 @@ pub fn asks_authentication_first(server: ServerVersion) -> bool {
     server.is_valkey_from((9, 1))
 }
 
+/// Whether what no client sends (`POST`, `Host:`) ends a connection before it is asked whether that has authenticated: up to
+/// Redis 6.2 they are commands like others.
+pub fn closes_aliens_first(server: ServerVersion) -> bool {
+    server.is_from((7, 0))
+}
+
 /// Whether RESET is for those who have not authenticated, too.
 pub fn resets_strangers(server: ServerVersion) -> bool {
     server.is_from((7, 0))

@@ -263,8 +263,11 @@ fn a_server_that_loads_is_waited_for() {
 fn a_replica_that_has_lost_its_primary_is_waited_for() {
     // Nothing listens where its primary should be.
     let redis = Redis::start(&[]);
-    redis.cmd(&["CONFIG", "SET", "replica-serve-stale-data", "no"]);
-    redis.cmd(&["REPLICAOF", "127.0.0.1", "1"]);
+    assert_eq!(
+        redis.cmd(&["CONFIG", "SET", "replica-serve-stale-data", "no"]),
+        Value::ok()
+    );
+    assert_eq!(redis.cmd(&["REPLICAOF", "127.0.0.1", "1"]), Value::ok());
     let respool = Respool::with(&redis)
         .upstream("queue = { timeout = \"60s\", max_commands = 100 }")
         .start();

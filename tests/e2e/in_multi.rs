@@ -1,7 +1,7 @@
 //! Commands that respool answers itself, between MULTI and EXEC: they run when EXEC does, in their place among its replies, as at
 //! the server.
 
-use crate::harness::{Client, Redis, Respool, Value, encode, eventually, show};
+use crate::harness::{Client, Redis, Respool, Value, encode, eventually, needs, show};
 
 fn words(line: &str) -> Vec<&str> {
     line.split(' ').collect()
@@ -451,6 +451,7 @@ fn one_client_ends_others_or_itself_in_its_place() {
 
 #[test]
 fn what_the_server_permits_its_user_decides() {
+    needs!("ACL SETUSER u -client|list");
     let redis = Redis::start(&[]);
     let set = [
         "ACL",
@@ -464,7 +465,7 @@ fn what_the_server_permits_its_user_decides() {
         "-client|list",
         "-client|kill",
     ];
-    redis.cmd(&set);
+    assert_eq!(redis.cmd(&set), Value::ok());
     let respool = Respool::start(&redis);
     let lines = [
         "AUTH u p",

@@ -7,7 +7,7 @@ use std::collections::{BTreeSet, HashMap, HashSet};
 
 use super::ears::Sound;
 use super::expect::{Mismatch, is_bulk};
-use crate::harness::Value;
+use crate::harness::{AT_HAND, Value};
 
 /// Channels that several canaries publish on and subscribe to.
 pub(super) const COMMON_CHANNELS: usize = 6;
@@ -26,7 +26,16 @@ pub(super) enum Kind {
     Shard,
 }
 
-pub(super) const KINDS: [Kind; 3] = [Kind::Channel, Kind::Pattern, Kind::Shard];
+const KINDS: [Kind; 3] = [Kind::Channel, Kind::Pattern, Kind::Shard];
+
+/// Those that the server at hand knows.
+pub(super) fn kinds() -> &'static [Kind] {
+    if AT_HAND.is_7_or_later() {
+        &KINDS
+    } else {
+        &KINDS[..2]
+    }
+}
 
 impl Kind {
     pub(super) fn subscribe(self) -> &'static str {

@@ -12,7 +12,7 @@ use super::operations::commands;
 use super::species::Operation;
 use super::wait::{Call, Handed};
 use super::wire::Gone;
-use crate::harness::{Value, encode};
+use crate::harness::{AT_HAND, Value, encode};
 
 /// The longest a canary waits: long enough for many to wait at once, on few connections to the server.
 const LONGEST_WAIT_MS: u64 = 1500;
@@ -222,6 +222,9 @@ fn move_one(bird: &mut Bird<'_>) -> Result<(), Gone> {
 }
 
 fn pop_several(bird: &mut Bird<'_>) -> Result<(), Gone> {
+    if !AT_HAND.is_7_or_later() {
+        return pop(bird);
+    }
     wait(bird, |bird, limit| {
         let end = ["LEFT", "RIGHT"][bird.rng.random_range(0..2)];
         let most = bird.rng.random_range(1..4);
@@ -230,6 +233,9 @@ fn pop_several(bird: &mut Bird<'_>) -> Result<(), Gone> {
 }
 
 fn pop_several_sorted(bird: &mut Bird<'_>) -> Result<(), Gone> {
+    if !AT_HAND.is_7_or_later() {
+        return pop_sorted(bird);
+    }
     wait(bird, |bird, limit| {
         let end = ["MIN", "MAX"][bird.rng.random_range(0..2)];
         let most = bird.rng.random_range(1..4);

@@ -5,7 +5,9 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
 use super::{assert_undisturbed, idle_clients, last_failover, losses};
-use crate::harness::{Client, Pki, Redis, Respool, Value, encode, eventually, eventually_some};
+use crate::harness::{
+    Client, Pki, Redis, Respool, Value, encode, eventually, eventually_some, needs,
+};
 
 const NAME: &str = "redis.example.com";
 
@@ -432,6 +434,7 @@ fn an_id_of_one_server_is_not_told_to_the_other() {
 
 #[test]
 fn a_reload_of_how_connections_are_opened_drops_nobody() {
+    needs!(tls);
     let pki = Pki::new();
     let redis = Redis::start_tls(&pki, &pki.issue("redis", &["127.0.0.1", "localhost"]), &[]);
     let with = |more: &str| {

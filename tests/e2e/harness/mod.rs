@@ -59,7 +59,7 @@ mod value;
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
-pub(crate) use at_hand::{AT_HAND, NEEDS_TLS, is_left_out, needs};
+pub(crate) use at_hand::{AT_HAND, NEEDS_TLS, is_left_out, leave_out, needs};
 pub(crate) use client::{Client, encode};
 pub(crate) use kernel::{SocketWatch, is_open_at, sockets_at};
 pub(crate) use pipe::Pipe;

@@ -1,6 +1,6 @@
 //! Lent connections stay where they are used: no worker dials what another has just closed.
 
-use crate::harness::{Client, Pki, Redis, Respool, Value, encode};
+use crate::harness::{Client, Pki, Redis, Respool, Value, encode, needs};
 
 /// What a client does over and over, each time with a connection of its own for a while.
 #[derive(Debug, Clone, Copy)]
@@ -113,6 +113,7 @@ fn one_lent_connection_serves_all_workers() {
 
 #[test]
 fn a_connection_with_tls_goes_from_worker_to_worker_as_it_is() {
+    needs!(tls);
     let pki = Pki::new();
     let redis = Redis::start_tls(&pki, &pki.issue("redis", &["127.0.0.1"]), &[]);
     let before = connects(&redis);

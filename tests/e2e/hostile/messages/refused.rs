@@ -8,7 +8,8 @@ use crate::harness::{Client, Redis, Respool, Value, encode};
 const LARGE: usize = 1_500_000;
 
 fn with_users() -> Redis {
-    let redis = Redis::start(&["--client-output-buffer-limit", "pubsub 0 0 0"]);
+    let limit = ["--client-output-buffer-limit", "pubsub", "0", "0", "0"];
+    let redis = Redis::start(&limit);
     for (name, rules) in [
         ("all", &["&*", "+@all"][..]),
         ("elsewhere", &["resetchannels", "&own", "+@all"]),
