@@ -16,9 +16,9 @@ test: ## install what is missing; format, lints, unit, property and end-to-end t
 servers: ## the end-to-end tests on every server: Redis 6.2 to 8.2, Valkey 8.1 and 9.1; some ten minutes
 	@scripts/servers
 
-check: ## all of test, then servers
+check: ## what CI runs: all of test, then the other servers whole
 	@scripts/test --without-servers
-	@scripts/servers
+	@scripts/servers --wheels
 
 clients: ## every real client library, directly and through respool, compared (--tls: with TLS on both sides); some minutes
 	@scripts/clients
