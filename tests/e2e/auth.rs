@@ -100,7 +100,16 @@ fn direct_answer(mut client: Client, mut input: &str) -> Vec<u8> {
 }
 
 fn assert_same_texts(direct: &Redis, respool: &Respool) {
+    // From Redis 6.2.6 on. respool does so before every server.
+    let bounds_strangers = !answer(direct.client(), "*11\r\n").is_empty();
     for input in BEFORE_AUTHENTICATION.iter().chain(&WITH_A_PASSWORD) {
+        if !bounds_strangers
+            && ["*11\r\n", "$16385\r\n"]
+                .iter()
+                .any(|long| input.contains(long))
+        {
+            continue;
+        }
         let expected = direct_answer(direct.client(), input);
         let got = answer(respool.client(), input);
         assert_eq!(show(&got), show(&expected), "{input}");
@@ -620,11 +629,14 @@ fn what_concerns_other_clients_has_to_be_permitted_by_the_server() {
             assert_eq!(low.cmd(words), expected, "{words:?}");
         }
     }
-    // Its own connection is its own business, and others may do what they may.
-    assert_eq!(low.cmd(&["CLIENT", "SETNAME", "n"]), Value::ok());
+    // Its own connection is its own business, but to Redis 6.2, and others may do what they may.
+    let named = direct.cmd(&["CLIENT", "SETNAME", "n"]);
+    assert_eq!(low.cmd(&["CLIENT", "SETNAME", "n"]), named);
     let list = ann.cmd(&["CLIENT", "LIST"]).text();
-    assert!(list.contains(" name=n "), "{list}");
-    let low_id = low.cmd(&["CLIENT", "ID"]).int().to_string();
+    assert_eq!(list.contains(" name=n "), named == Value::ok(), "{list}");
+    let line = list.lines().find(|line| line.contains(" user=low "));
+    let low_id = line.and_then(|line| line.strip_prefix("id=")?.split(' ').next());
+    let low_id = low_id.expect("its line").to_owned();
     assert_eq!(ann.cmd(&["CLIENT", "UNBLOCK", &low_id]), Value::Int(0));
     assert_eq!(ann.cmd(&["CLIENT", "KILL", "ID", &low_id]), Value::Int(1));
     low.expect_end();

@@ -105,7 +105,9 @@ fn is_clean(line: &str) -> bool {
     let flags = field(line, "flags").unwrap_or_default();
     is_named
         && (flags == "N" || (flags == "P" && kind == "subscription"))
-        && ["sub", "psub", "ssub"].iter().all(|count| is(count, "0"))
+        && ["sub", "psub"].iter().all(|count| is(count, "0"))
+        // Told from Redis 7.0 on.
+        && field(line, "ssub").is_none_or(|count| count == "0")
         // Valkey says 0 once there has been a transaction; the flags say that there is none.
         && (is("multi", "-1") || (AT_HAND.is_valkey && is("multi", "0")))
         && is("redir", "-1")
