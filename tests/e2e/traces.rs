@@ -117,7 +117,10 @@ fn run(redis: &Redis, respool: &Respool, sequence: &Sequence, steps: usize) {
             }
             Action::Block(bytes) => {
                 client.send(bytes);
-                eventually(|| redis.info("blocked_clients") != "0", &step.line);
+                eventually(
+                    || redis.info("blocked_clients") != "0" || client.has_reply(),
+                    &step.line,
+                );
                 true
             }
             Action::Read => client.try_reply_bytes().is_some(),
