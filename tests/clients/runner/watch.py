@@ -61,6 +61,9 @@ def leftovers(client, instance):
         wrong.append(f"flags={client['flags']}")
     expected = {"multi": "-1", "sub": "0", "psub": "0", "ssub": "0", "watch": "0", "redir": "-1"}
     for field, value in expected.items():
+        # Valkey, which tells `capa`, says 0 once there has been a transaction; the flags say that there is none.
+        if field == "multi" and "capa" in client and client[field] == "0":
+            continue
         if client.get(field, value) != value:
             wrong.append(f"{field}={client[field]}")
     return wrong
