@@ -5,7 +5,9 @@ mod moving;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
-use crate::harness::{Act, Client, Pipe, Redis, Respool, Scripted, Value, encode, eventually};
+use crate::harness::{
+    AT_HAND, Act, Client, Pipe, Redis, Respool, Scripted, Value, encode, eventually, leave_out,
+};
 
 /// What a command gets that could not be sent, byte for byte.
 const NOT_SENT: &str = "LOADING respool: server unreachable, command not sent";
@@ -261,6 +263,14 @@ fn a_server_that_loads_is_waited_for() {
 
 #[test]
 fn a_replica_that_has_lost_its_primary_is_waited_for() {
+    if !AT_HAND.is_7_or_later() {
+        let reason = "Redis 6.2 answers PING without its primary: nothing is waited for, and who asks is told MASTERDOWN";
+        leave_out(
+            "e2e::failover::a_replica_that_has_lost_its_primary_is_waited_for",
+            reason,
+        );
+        return;
+    }
     // Nothing listens where its primary should be.
     let redis = Redis::start(&[]);
     assert_eq!(
@@ -272,11 +282,10 @@ fn a_replica_that_has_lost_its_primary_is_waited_for() {
         .upstream("queue = { timeout = \"60s\", max_commands = 100 }")
         .start();
     let mut client = respool.client();
-    // A write gets READONLY from Redis 6.2.
-    client.send(encode(&["GET", "a"]));
+    client.send(encode(&["SET", "a", "1"]));
     wait_for_loss(&respool, "masterdown");
     redis.cmd(&["REPLICAOF", "NO", "ONE"]);
-    assert_eq!(client.reply(), Value::NullBulk);
+    assert_eq!(client.reply(), Value::ok());
 }
 
 #[test]
