@@ -17,6 +17,9 @@ class Side:
     """What one scenario did on one side: directly or through respool."""
 
     cases: list = field(default_factory=list)
+    # Those that failed; what that makes wrong stands in `problems` unless they are left out.
+    failed: list = field(default_factory=list)
+    left_out: list = field(default_factory=list)
     problems: list = field(default_factory=list)
     peak: int = 0
     opened: int = 0
