@@ -1,6 +1,6 @@
 //! What a connection lost before any byte of it was sent is sent again, on another.
 
-use super::requests::{REFUSED, UNREACHABLE};
+use super::requests::UNREACHABLE;
 use super::task::{Client, Purpose, Wait};
 use crate::command::Delays;
 
@@ -23,8 +23,7 @@ impl Client {
             let upstream = &self.site.upstream;
             match upstream.wait_shared(&self.session.state, false, commands) {
                 Ok(wait) => self.wait = Wait::Shared(wait, Purpose::Again),
-                Err(_) if upstream.is_refused() => self.outlet.fail_unsent(REFUSED),
-                Err(_) => self.outlet.fail_unsent(UNREACHABLE),
+                Err(_) => self.outlet.fail_unsent(&self.unsent_reply(UNREACHABLE)),
             }
             return;
         };

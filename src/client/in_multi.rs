@@ -5,13 +5,15 @@ use std::cell::{Cell, RefCell};
 use std::rc::Rc;
 use std::sync::Arc;
 
-use super::local_client::OwnClients;
+use super::local_client::{OwnClients, question_of};
+use super::permitted::UNKNOWN_SUBCOMMAND;
 use super::pinned::NOT_IN_MULTI;
+use super::redirection::RedirectionNames;
 use super::requests::Next;
 use super::site::{Errand, Farewell, Site};
 use super::subscribed::corrected;
 use super::task::{Client, Wait};
-use super::tracking::{RedirectionNames, renamed};
+use super::tracking::renamed;
 use crate::command::{ClientSub, CommandId, Delays, Local, Named, PinReason, identify};
 use crate::exchange::{Executed, Fence};
 use crate::fanout;
@@ -20,7 +22,7 @@ use crate::resp::Request;
 use crate::resp::speak::{OK, encode_request, error};
 use crate::session::{
     NextMark, OwnCommand, OwnElement, OwnElements, Protocol, ReplyMode, ShownInExec, StandInAnswer,
-    Verb, misused, stand_in_for,
+    Verb, judged, misused, stand_in_for,
 };
 use crate::telemetry::{Bound, Disconnect};
 use crate::texts::unknown_subcommand;
@@ -42,6 +44,8 @@ const NO_MARK: &[u8] = b"-ERR respool: this command behind a script inside MULTI
 pub(super) struct ExecEffects {
     shown: Cell<ShownInExec>,
     is_renamed: Cell<bool>,
+    /// To whom its invalidations go from then on.
+    redirected: Cell<Option<u64>>,
 }
 
 /// Runs what a transaction has of respool's own.
@@ -50,7 +54,7 @@ struct OwnRunner {
     card: Arc<Card>,
     protocol: Protocol,
     /// Where its invalidations go.
-    redirection: Option<RedirectionNames>,
+    redirection: Cell<Option<RedirectionNames>>,
     elements: Vec<OwnElement>,
     effects: Rc<ExecEffects>,
     /// Whom it has killed, who may not have gone yet.
@@ -65,12 +69,15 @@ impl OwnRunner {
     fn run(&self, number: usize, element: Vec<u8>) -> Option<Vec<u8>> {
         let own = self.elements.get(number)?;
         let request = Request::new(&own.request);
-        if let OwnCommand::Local(Local::Client(sub)) = own.command {
-            match StandInAnswer::of(sub, &element) {
-                StandInAnswer::Expected => {}
-                StandInAnswer::Refusal => return Some(element),
-                StandInAnswer::Strange => return None,
-            }
+        let said = match own.command {
+            OwnCommand::Local(Local::Client(sub)) => StandInAnswer::of(sub, &element),
+            OwnCommand::Judged(_) => judged(&element),
+            _ => StandInAnswer::Expected,
+        };
+        match said {
+            StandInAnswer::Expected => {}
+            StandInAnswer::Refusal => return Some(element),
+            StandInAnswer::Strange => return None,
         }
         Some(match own.command {
             OwnCommand::Select(database) => {
@@ -79,10 +86,21 @@ impl OwnRunner {
                 }
                 element
             }
-            OwnCommand::Redirection => renamed(element, self.redirection),
+            OwnCommand::Redirection => renamed(element, self.redirection.get()),
+            OwnCommand::Redirected(to) => {
+                if element.starts_with(b"+") {
+                    self.effects.redirected.set(Some(to));
+                    let names = self.redirection.get();
+                    self.redirection
+                        .set(names.map(|names| names.leading_to(to)));
+                }
+                element
+            }
             OwnCommand::Local(Local::NumSub) => self.counted(element, fanout::Kind::Channel),
             OwnCommand::Local(Local::ShardNumSub) => self.counted(element, fanout::Kind::Shard),
-            OwnCommand::Local(Local::Client(sub)) => self.client_command(sub, &request),
+            OwnCommand::Local(Local::Client(sub)) | OwnCommand::Judged(sub) => {
+                self.client_command(sub, &request)
+            }
             OwnCommand::Local(_) => element,
         })
     }
@@ -193,6 +211,40 @@ impl Client {
         Next::Wait
     }
 
+    /// What the server is asked to queue in the place of a command of respool's own (`None`: the same), and as what its element is
+    /// looked at.
+    ///
+    /// # Errors
+    /// What the command gets that cannot be queued.
+    fn stand_in_of(
+        &self,
+        own: OwnCommand,
+        request: &Request<'_>,
+    ) -> Result<(OwnCommand, Option<Vec<u8>>), Vec<u8>> {
+        let server = self.site.thread.server_version();
+        match own {
+            OwnCommand::Local(Local::Client(sub)) => {
+                if let Some(question) = question_of(server, sub, request) {
+                    return Ok((OwnCommand::Judged(sub), Some(question)));
+                }
+                match stand_in_for(sub) {
+                    Some(words) => Ok((own, Some(encode_request(words)))),
+                    // Before 7.0 a subcommand is looked for when the command runs.
+                    None if !server.is_from((7, 0)) => {
+                        Ok((own, Some(encode_request(UNKNOWN_SUBCOMMAND))))
+                    }
+                    None => Err(unknown_subcommand(server, request)),
+                }
+            }
+            OwnCommand::Local(Local::NumSub | Local::ShardNumSub)
+            | OwnCommand::Redirection
+            | OwnCommand::Redirected(_) => Ok((own, None)),
+            OwnCommand::Local(_) | OwnCommand::Judged(_) | OwnCommand::Select(_) => {
+                Err(NOT_IN_MULTI.to_vec())
+            }
+        }
+    }
+
     /// A command of respool's own inside MULTI: the server is asked to queue something in its place. Nothing is outstanding.
     pub(super) fn queue_own(
         &mut self,
@@ -200,22 +252,9 @@ impl Client {
         request: &Request<'_>,
         command: Option<CommandId>,
     ) -> Next {
-        let stand_in = match own {
-            OwnCommand::Local(Local::Client(sub)) => match stand_in_for(sub) {
-                Some(words) => Some(encode_request(words)),
-                // Before 7.0 a subcommand is looked for when the command runs.
-                None if !self.site.thread.server_version().is_from((7, 0)) => {
-                    Some(encode_request(&["CLIENT", "GETNAME"]))
-                }
-                None => {
-                    let reply = unknown_subcommand(self.site.thread.server_version(), request);
-                    return self.spoil_transaction(request, command, &reply);
-                }
-            },
-            OwnCommand::Local(Local::NumSub | Local::ShardNumSub) | OwnCommand::Redirection => None,
-            OwnCommand::Local(_) | OwnCommand::Select(_) => {
-                return self.spoil_transaction(request, command, NOT_IN_MULTI);
-            }
+        let (own, stand_in) = match self.stand_in_of(own, request) {
+            Ok(stand_in) => stand_in,
+            Err(reply) => return self.spoil_transaction(request, command, &reply),
         };
         let link = match self.pin_with_room(PinReason::Multi) {
             Ok(link) => link,
@@ -270,6 +309,7 @@ impl Client {
         let effects = Rc::new(ExecEffects {
             shown: Cell::new(ShownInExec::new(self.session.reply)),
             is_renamed: Cell::new(false),
+            redirected: Cell::new(None),
         });
         let places = elements.iter().map(|element| element.at).collect();
         let redirection = self.resident.redirection.borrow();
@@ -277,7 +317,7 @@ impl Client {
             site: Rc::clone(&self.site),
             card: Arc::clone(self.card.card()),
             protocol: self.session.state.protocol,
-            redirection: redirection.as_ref().map(|redirection| redirection.names()),
+            redirection: Cell::new(redirection.as_ref().map(|redirection| redirection.names())),
             elements,
             effects: Rc::clone(&effects),
             killed: RefCell::default(),
@@ -300,6 +340,9 @@ impl Client {
         let Some(effects) = self.pin_use.exec_effects.take() else {
             return;
         };
+        if let Some(to) = effects.redirected.get() {
+            self.exec_redirected(to);
+        }
         let shown = effects.shown.get();
         self.session.reply = shown.mode();
         if shown.is_closing() {

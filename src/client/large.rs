@@ -16,7 +16,7 @@ use super::task::{Client, Done, Wait};
 use crate::budget::{UploadPace, UploadPlace};
 use crate::command::{Delays, Learned, Local, PinReason, is_container, lookup, spec};
 use crate::resp::{Bounds, Request, Scan, Violation};
-use crate::session::Route;
+use crate::session::{Route, malformed};
 use crate::telemetry::{Bound, Disconnect};
 use crate::transport::READ_SIZE;
 use crate::upstream::{Link, PinError, RoomWait};
@@ -232,19 +232,21 @@ impl Client {
         Next::Used(self.let_go(data.len()))
     }
 
-    /// What a request is refused with whatever comes of it still: what its group may not use, a write where there are none, anything
-    /// of a subscriber in RESP2. How many words it has stands at its start.
+    /// What a request is refused with whatever comes of it still: what its group may not use (which `route` tells as a refusal), a write where there are none, anything
+    /// of a subscriber in RESP2; and too few or too many words, where the server is not asked. How many it has stands at its start.
     fn refusal_of_large(
         &self,
         name: &[u8],
         data: &[u8],
         learned: Option<&Learned>,
     ) -> Option<Vec<u8>> {
-        if lookup(name).is_some_and(is_container) {
-            // Its second word may not be here.
+        let request = Request::new(data);
+        let has_second = request.argument(1).is_some() || request.count() == 1;
+        if !has_second && lookup(name).is_none_or(is_container) {
+            // Its second word, which may name a subcommand, is not here.
             return None;
         }
-        let request = Request::new(data);
+        let server = self.site.thread.server_version();
         let routed = self.route(name, &request, learned);
         let may_subscriber = matches!(
             routed.route,
@@ -252,14 +254,16 @@ impl Client {
         );
         if self.is_listening
             && !may_subscriber
-            && let Some(reply) =
-                subscriber_refusal(self.site.thread.server_version(), &request, &routed)
+            && let Some(reply) = subscriber_refusal(server, &request, &routed)
         {
             return Some(reply);
         }
         match routed.route {
             Route::Refused(reply) => Some(reply),
-            _ => None,
+            // What that makes of a transaction the server says.
+            Route::Transaction(_) if self.pin.is_some() => None,
+            _ if routed.command.is_none() || self.passes_on(name, learned) => None,
+            _ => malformed(server, &request, routed.command),
         }
     }
 

@@ -85,6 +85,9 @@ impl Client {
                 }
             }
         }
+        if let Some(next) = self.refused_while_busy(local, request.bytes().len()) {
+            return next;
+        }
         match local {
             Local::Hello => self.hello(request),
             Local::Auth => self.auth(request),
@@ -130,7 +133,7 @@ impl Client {
             (Purpose::Traffic | Purpose::Again, Ok(())) => {}
             (Purpose::Traffic, Err(reply)) => self.refusing = Some(reply),
             (Purpose::Again, Err(reply)) => {
-                self.outlet.fail_unsent(&reply);
+                self.outlet.fail_unsent(&self.unsent_reply(&reply));
                 self.end_if_lost(&reply);
             }
             (Purpose::Select(database), Ok(())) => {

@@ -1,5 +1,6 @@
 //! CLIENT, speaking of respool's own clients in Redis' own format.
 
+use std::rc::Rc;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
@@ -12,7 +13,7 @@ use crate::resp::speak::{OK, bulk, error, integer};
 use crate::resp::{Request, parse_integer};
 use crate::session::{Protocol, ReplyMode, verbatim};
 use crate::telemetry::Disconnect;
-use crate::texts::{import_source, senseless_subcommand, unknown_subcommand};
+use crate::texts::{ServerVersion, import_source, senseless_subcommand, unknown_subcommand};
 
 /// How long clients that are killed may take to be gone before CLIENT KILL is answered.
 const KILLED_WITHIN: Duration = Duration::from_secs(1);
@@ -44,6 +45,20 @@ pub(super) struct Kill {
     pub(super) reply: Vec<u8>,
 }
 
+/// What the server is asked before a CLIENT command is answered that has words of which it alone knows whether they are right.
+pub(super) fn question_of(
+    server: ServerVersion,
+    sub: ClientSub,
+    request: &Request<'_>,
+) -> Option<Vec<u8>> {
+    let filter = || -> Vec<&[u8]> { request.arguments().skip(2).collect() };
+    match sub {
+        ClientSub::Kill => KillFilter::question(server, &filter()),
+        ClientSub::List => ListFilter::question(server, &filter()),
+        _ => None,
+    }
+}
+
 impl Client {
     fn own_clients(&self) -> OwnClients<'_> {
         OwnClients {
@@ -54,8 +69,34 @@ impl Client {
         }
     }
 
-    /// Answers one of the CLIENT subcommands that are respool's own.
+    /// Answers one of the CLIENT subcommands that are respool's own, when the server has judged its words where it alone can.
     pub(super) fn client_command(&mut self, sub: ClientSub, request: &Request<'_>) {
+        let server = self.site.thread.server_version();
+        let question = question_of(server, sub, request);
+        let Some(question) = question.filter(|_| !self.site.upstream.is_away()) else {
+            return self.judged_client_command(sub, request);
+        };
+        let (upstream, state) = (Rc::clone(&self.site.upstream), self.session.state.clone());
+        let asking = upstream.answer_to(state, question);
+        let request: Box<[u8]> = request.bytes().into();
+        self.note_kept(request.len());
+        self.wait = Wait::Task(Box::pin(async move {
+            let wrong = asking.await.ok().filter(|reply| reply.starts_with(b"-"));
+            match wrong {
+                Some(reply) => Done::Reply(reply),
+                None => Done::Judged(sub, request),
+            }
+        }));
+    }
+
+    /// The server finds nothing wrong with the words of a CLIENT command of respool's own, or could not be asked.
+    pub(super) fn judged(&mut self, sub: ClientSub, request: &[u8]) {
+        self.note_kept(0);
+        self.judged_client_command(sub, &Request::new(request));
+        self.outlet.flush();
+    }
+
+    fn judged_client_command(&mut self, sub: ClientSub, request: &Request<'_>) {
         let words: Vec<&[u8]> = request.arguments().skip(2).collect();
         let server = self.site.thread.server_version();
         match (sub, words.as_slice()) {

@@ -19,11 +19,19 @@ use crate::texts::unknown_command;
 /// How long a command that concerns the client's own connection waits for the server's answer.
 const OWN_WAITS: Duration = Duration::from_millis(250);
 
+/// What no server has, as a server before Redis 7.0 is asked for it.
+pub(super) const UNKNOWN_SUBCOMMAND: &[&str] = &["CLIENT", "-"];
+
 impl Client {
     /// What becomes of a subcommand of CLIENT that the server does not permit the client's user, or has to be asked about;
     /// `None`: it is permitted.
     pub(super) fn unpermitted(&mut self, sub: ClientSub, request: &Request<'_>) -> Option<Next> {
-        let question = stand_in_for(sub)?;
+        let question = match stand_in_for(sub) {
+            Some(question) => question,
+            // Before 7.0 a subcommand is looked for when the command runs.
+            None if !self.site.thread.server_version().is_from((7, 0)) => UNKNOWN_SUBCOMMAND,
+            None => return None,
+        };
         let permission = match self.permission.take() {
             Some(told) => *told,
             None => match self.known_permission(sub, question) {
@@ -45,7 +53,15 @@ impl Client {
     fn known_permission(&self, sub: ClientSub, question: &[&str]) -> Option<Permission> {
         let upstream = &self.site.upstream;
         let user = self.session.state.user.as_deref();
-        match self.site.thread.permission(user, sub) {
+        let known = self.site.thread.permission(user, sub);
+        if self.site.thread.says_busy()
+            && !upstream.is_away()
+            && !matches!(known, Known::Now(Err(_)))
+        {
+            // Who may is told that it is busy, as long as it is.
+            return None;
+        }
+        match known {
             Known::Now(permission) => Some(permission),
             // It cannot say otherwise now.
             Known::Before(permission) if upstream.is_away() => Some(permission),

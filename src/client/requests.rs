@@ -498,9 +498,8 @@ impl Client {
     /// Places a reply of respool's own to the request at hand.
     pub(super) fn answer(&mut self, reply: &[u8]) {
         if self.session.take_visible() {
-            let is_refused = reply == UNREACHABLE && self.site.upstream.is_refused();
-            self.outlet
-                .own_reply(if is_refused { REFUSED } else { reply });
+            let reply = self.unsent_reply(reply);
+            self.outlet.own_reply(&reply);
         }
     }
 

@@ -50,6 +50,11 @@ impl Client {
         let Some((kind, subscribes)) = Kind::of_verb(verb.as_bytes()) else {
             return Next::Used(length);
         };
+        // Of a user that is not respool's own a subscription is asked for anyway.
+        let is_asked = subscribes && self.session.state.user.is_some();
+        if !is_asked && let Some(next) = self.is_subscriber_refused(command, length) {
+            return next;
+        }
         if subscribes {
             return self.subscribe(kind, request, command);
         }
@@ -258,19 +263,25 @@ impl Client {
             }
             _ => {}
         }
+        let length = request.bytes().len();
         // What the table does not know the server answers: nearly always, that it does not know it either.
         let server = self.site.thread.server_version();
         let reply = match subscriber_refusal(server, request, routed) {
             Some(reply) => reply,
-            None if is_ping(routed.command) => match self.behind_messages() {
-                Some(next) => return Some(next),
-                None => pong(request),
-            },
+            None if is_ping(routed.command) => {
+                if let Some(next) = self.behind_messages() {
+                    return Some(next);
+                }
+                match self.is_subscriber_refused(routed.command, length) {
+                    Some(next) => return Some(next),
+                    None => pong(request),
+                }
+            }
             None => return None,
         };
         self.count(1, routed.command);
         self.answer(&reply);
-        Some(Next::Used(request.bytes().len()))
+        Some(Next::Used(length))
     }
 
     /// Has a request of a subscriber wait, once, until what the server had sent on the connection of its subscriptions by now has

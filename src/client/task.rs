@@ -109,6 +109,8 @@ pub(super) enum Done {
     Attempt(Option<Attempt>, Box<Shown>),
     /// A reply of respool's own.
     Reply(Vec<u8>),
+    /// The server finds nothing wrong with the words of this CLIENT command, or could not be asked.
+    Judged(crate::command::ClientSub, Box<[u8]>),
     /// Room was made in the group that refused the client, or not; the reply, unless it is placed for its next request.
     Room(bool, Option<Vec<u8>>, Refusal),
 }
@@ -480,6 +482,7 @@ impl Client {
             Done::TrackingInfo(reply) => self.tracking_settled(&reply),
             Done::Attempt(attempt, shown) => self.attempt(attempt, *shown),
             Done::Reply(reply) => self.reply(&reply),
+            Done::Judged(sub, request) => self.judged(sub, &request),
             Done::Room(true, reply, _) => self.regroup_anew(reply),
             Done::Room(false, reply, refusal) => self.reject(refusal, reply.is_some()),
         }

@@ -3,33 +3,21 @@
 //!
 //! The server knows connections, clients know each other by respool's numbers. `REDIRECT id` therefore names, at the server,
 //! a connection that is lent for nothing else: what the server sends there is passed on to client `id`, wherever it is.
-//!
-//! Invariant: a connection that has stood for a client is lent on only when the server has acknowledged that nothing is
-//! redirected to it any more; in every other case it is closed, and its id is never used again.
 
-use std::cell::{Cell, RefCell};
-use std::rc::{Rc, Weak};
+use std::rc::Rc;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 
 use super::pinned::{NOT_IN_MULTI, refusal};
+use super::redirection::{Redirection, RedirectionNames};
 use super::requests::{Next, UNREACHABLE};
-use super::site::{Errand, Resident, Site};
 use super::task::{Client, Done, Wait};
 use crate::command::{CommandId, Delays, PinReason, same_word};
 use crate::failover::Node;
-use crate::identity::{Card, Flag};
+use crate::identity::Flag;
 use crate::resp::speak::{encode_request, push_header};
-use crate::resp::{ReplyScanner, Request, parse_integer};
+use crate::resp::{Request, parse_integer};
 use crate::session::{OwnCommand, Protocol, State, Tracking, Verb};
-use crate::telemetry::Disconnect;
-use crate::upstream::{Kind, Link, Outlet, OwnReply, Pin, PinError, broken_redirection};
-
-/// How the server begins an invalidation in RESP3; an array of keys or a null follows.
-const INVALIDATE: &[u8] = b">2\r\n$10\r\ninvalidate\r\n";
-
-/// How it begins one for a RESP2 client with subscriptions.
-const INVALIDATE_MESSAGE: &[u8] = b"*3\r\n$7\r\nmessage\r\n$20\r\n__redis__:invalidate\r\n";
+use crate::upstream::{Kind, Link, OwnReply, Pin, PinError};
 
 /// Where TRACKINGINFO tells the connection to which is redirected.
 const REDIRECT_FIELD: &[u8] = b"$8\r\nredirect\r\n";
@@ -37,17 +25,6 @@ const REDIRECT_FIELD: &[u8] = b"$8\r\nredirect\r\n";
 /// Where it tells what holds, and that a redirection leads nowhere.
 const FLAGS_FIELD: &[u8] = b"$5\r\nflags\r\n";
 const BROKEN_FLAG: &[u8] = b"$15\r\nbroken_redirect\r\n";
-
-/// What a redirection is called at the server, and here.
-#[derive(Debug, Clone, Copy)]
-pub(super) struct RedirectionNames {
-    /// The connection that stands for the client.
-    server_id: i64,
-    /// The client.
-    to: u64,
-    /// Something was to go to it when it had gone.
-    is_broken: bool,
-}
 
 /// What a request about tracking asks.
 #[derive(Debug, PartialEq, Eq)]
@@ -152,7 +129,9 @@ impl Client {
 
     fn redirects(&self) -> bool {
         let tracking = self.outlet.transaction().tracking;
-        tracking.is_some_and(|tracking| tracking.redirect.is_some())
+        let is_redirected = tracking.is_some_and(|tracking| tracking.redirect.is_some());
+        // Or it is queued.
+        is_redirected || self.resident.redirection.borrow().is_some()
     }
 
     /// CLIENT TRACKING with REDIRECT, its ids replaced by such as the server knows.
@@ -168,8 +147,9 @@ impl Client {
             self.wait = Wait::Answers;
             return Next::Wait;
         }
-        if self.outlet.transaction().open {
-            return self.spoil_transaction(request, command, NOT_IN_MULTI);
+        if let Some(Err(reply)) = self.permission.take().map(|told| *told) {
+            // No connection was lent to stand for the client.
+            return self.spoil_transaction(request, command, &reply);
         }
         let find = |number: i64| {
             u64::try_from(number)
@@ -191,6 +171,9 @@ impl Client {
                 None => return self.not_now(),
                 Some((server_id, node)) if node == link.origin().node => server_id,
                 // The one server does not know the connections of the other, but others by the same ids.
+                Some(_) if self.outlet.transaction().open => {
+                    return self.spoil_transaction(request, command, NOT_IN_MULTI);
+                }
                 Some(_) => {
                     self.resident.end_redirection();
                     self.refusing = Some(UNREACHABLE.to_vec());
@@ -202,6 +185,13 @@ impl Client {
         for (at, id) in known {
             // No connection has the number 0: the server itself says that there is none.
             words[at] = id.map_or(0, |_| exists).to_string().into_bytes();
+        }
+        if let Some(id) = target.filter(|_| self.outlet.transaction().open) {
+            let (own, words) = (OwnCommand::Redirected(id), encode_request(&words));
+            return match self.queue_own(own, &Request::new(&words), command) {
+                Next::Used(used) if used > 0 => Next::Used(request.bytes().len()),
+                next => next,
+            };
         }
         let on = on.map(|on| Tracking {
             redirect: target,
@@ -242,8 +232,20 @@ impl Client {
                 let redirection = Redirection::new(&self.site, owner, pin, id);
                 *self.resident.redirection.borrow_mut() = Some(redirection);
             }
+            // An error there fails the transaction.
+            Err(error) if self.outlet.transaction().open => {
+                self.permission = Some(Box::new(Err(refusal(error))));
+            }
             Err(error) => self.refusing = Some(refusal(error)),
         }
+    }
+
+    /// An EXEC has redirected invalidations to this client: what the server is asked next tells whether that holds still.
+    pub(super) fn exec_redirected(&self, to: u64) {
+        self.outlet.transaction().tracking = Some(Tracking {
+            broadcasts: false,
+            redirect: Some(to),
+        });
     }
 
     /// Asks the server for what holds the id of a connection, and tells the client's number instead.
@@ -307,13 +309,18 @@ impl Client {
         transaction.tracking_unsure = false;
         transaction.tracking = (!has(b"$3\r\noff\r\n")).then(|| Tracking {
             broadcasts: has(b"$5\r\nbcast\r\n"),
-            redirect: known.filter(|_| to.is_some() && to == stand_in),
+            // As long as it does not say otherwise something may be sent there.
+            redirect: known.filter(|_| at.is_none() || (to.is_some() && to == stand_in)),
         });
     }
 
     /// Takes what the server has acknowledged for what is so. Nothing is outstanding.
     pub(super) fn note_tracking(&self) {
-        let tracking = self.outlet.transaction().tracking;
+        let (tracking, is_settled) = {
+            let transaction = self.outlet.transaction();
+            let is_settled = !transaction.open && !transaction.tracking_unsure;
+            (transaction.tracking, is_settled)
+        };
         let redirect = tracking.and_then(|tracking| tracking.redirect);
         self.flag(Flag::Tracking, tracking.is_some());
         self.flag(
@@ -330,6 +337,8 @@ impl Client {
                 redirection.to.set(to);
                 pin.link().stand_for(Some((redirection.server_id, to)));
             }
+            // It may be for what is queued, or was.
+            None if !is_settled => {}
             None => {
                 // Acknowledged: the server sends it nothing any more.
                 redirection.lent.take();
@@ -386,211 +395,6 @@ fn told_id(reply: &[u8]) -> Option<i64> {
     parse_integer(reply[..end].strip_prefix(b":")?)
 }
 
-/// A connection that stands for the client to which another client's invalidations are redirected.
-pub struct Redirection {
-    server_id: i64,
-    /// The client that gets them.
-    to: Cell<u64>,
-    /// Something was to go to it when it had gone.
-    is_broken: Cell<bool>,
-    lent: RefCell<Option<Pin>>,
-    /// The client whose they are: closed when one of them is lost.
-    owner: (Rc<Outlet>, Arc<Card>),
-    /// What this turn has brought.
-    pending: RefCell<Vec<u8>>,
-    post: Arc<Post>,
-    site: Weak<Site>,
-}
-
-impl Redirection {
-    fn new(site: &Rc<Site>, owner: (Rc<Outlet>, Arc<Card>), pin: Pin, to: u64) -> Rc<Self> {
-        let link = Rc::clone(pin.link());
-        let redirection = Rc::new(Self {
-            server_id: link.server_id,
-            to: to.into(),
-            is_broken: false.into(),
-            lent: Some(pin).into(),
-            owner,
-            pending: RefCell::default(),
-            post: Arc::default(),
-            site: Rc::downgrade(site),
-        });
-        let this = Rc::downgrade(&redirection);
-        link.forward_pushes(Box::new(move |frame| {
-            if let Some(this) = this.upgrade() {
-                this.take(frame);
-            }
-        }));
-        redirection
-    }
-
-    /// The number by which the server knows its connection, and that of the client that it stands for.
-    pub(super) fn names(&self) -> RedirectionNames {
-        RedirectionNames {
-            server_id: self.server_id,
-            to: self.to.get(),
-            is_broken: self.is_broken.get(),
-        }
-    }
-
-    /// The server to which its connection is one; `None`: that has ended.
-    fn node(&self) -> Option<Node> {
-        let lent = self.lent.borrow();
-        let link = lent
-            .as_ref()
-            .map(Pin::link)
-            .filter(|link| link.is_alive())?;
-        Some(link.origin().node.clone())
-    }
-
-    fn is_open(&self) -> bool {
-        let lent = self.lent.borrow();
-        lent.as_ref().is_some_and(|pin| pin.link().is_alive())
-    }
-
-    /// Ends it, whatever the server has acknowledged: it closes the connection and marks the redirection as broken.
-    pub fn end(&self) {
-        if let Some(pin) = self.lent.take() {
-            pin.link().lend_to(None);
-            pin.link().close("what was redirected to it ends");
-        }
-    }
-
-    /// Ends it when the client it leads to is gone, and its owner when something was lost on the way.
-    pub fn check(&self, site: &Site) {
-        if site.registry.find(self.to.get()).is_none() {
-            self.end();
-        } else if self.post.has_lost.load(Ordering::Relaxed) {
-            self.owner.0.close(Disconnect::UpstreamLost);
-        }
-    }
-
-    /// One frame of the server. All of one turn go on together.
-    fn take(self: &Rc<Self>, frame: &[u8]) {
-        if !frame.starts_with(INVALIDATE) {
-            return;
-        }
-        let is_first = self.pending.borrow().is_empty();
-        self.pending.borrow_mut().extend_from_slice(frame);
-        if is_first {
-            let this = Rc::clone(self);
-            tokio::task::spawn_local(async move { this.pass_on() });
-        }
-    }
-
-    fn pass_on(&self) {
-        let frames = self.pending.take();
-        let Some(site) = self.site.upgrade() else {
-            return;
-        };
-        let to = self.to.get();
-        if let Some(resident) = site.residents.borrow().get(&to) {
-            return resident.invalidated(&frames);
-        }
-        if site.registry.find(to).is_some() {
-            let most = site.thread.settings().limits.max_client_buffer;
-            if let Some(letter) = Letter::new(to, frames, &self.post, most) {
-                (site.errands)(Errand::Invalidate(Arc::new(letter)));
-            }
-            return;
-        }
-        // As the server does when it finds the connection gone.
-        self.is_broken.set(true);
-        let (outlet, card) = &self.owner;
-        if card.resp.get() == 3 && self.is_open() {
-            outlet.push(&broken_redirection(to));
-        }
-        self.end();
-    }
-}
-
-impl Drop for Redirection {
-    fn drop(&mut self) {
-        self.end();
-    }
-}
-
-/// What is on its way from one redirection to clients of other workers.
-#[derive(Debug, Default)]
-struct Post {
-    bytes: AtomicUsize,
-    has_lost: AtomicBool,
-}
-
-/// Invalidations for a client of another worker. One that nobody takes is noted as lost by its drop.
-#[derive(Debug)]
-pub struct Letter {
-    to: u64,
-    frames: Vec<u8>,
-    post: Arc<Post>,
-    is_delivered: AtomicBool,
-}
-
-impl Letter {
-    /// `None`, and lost: more than `most` bytes are under way.
-    fn new(to: u64, frames: Vec<u8>, post: &Arc<Post>, most: usize) -> Option<Self> {
-        let under_way = post.bytes.fetch_add(frames.len(), Ordering::Relaxed);
-        let letter = Self {
-            to,
-            frames,
-            post: Arc::clone(post),
-            is_delivered: false.into(),
-        };
-        // One alone always goes: the client's own bound judges it.
-        (under_way == 0 || under_way + letter.frames.len() <= most).then_some(letter)
-    }
-
-    /// Hands it to its client if that is one of this worker's.
-    pub fn deliver(&self, site: &Site) {
-        if let Some(resident) = site.residents.borrow().get(&self.to) {
-            self.is_delivered.store(true, Ordering::Relaxed);
-            resident.invalidated(&self.frames);
-        }
-    }
-}
-
-impl Drop for Letter {
-    fn drop(&mut self) {
-        self.post
-            .bytes
-            .fetch_sub(self.frames.len(), Ordering::Relaxed);
-        if !self.is_delivered.load(Ordering::Relaxed) {
-            self.post.has_lost.store(true, Ordering::Relaxed);
-        }
-    }
-}
-
-impl Resident {
-    /// Whether it has a subscription: Redis asks no more of a RESP2 client to which invalidations are redirected, not even
-    /// that it is subscribed to `__redis__:invalidate`.
-    fn is_subscribed(&self) -> bool {
-        self.card.has(Flag::Pubsub)
-    }
-
-    /// Passes on invalidations that were redirected to it.
-    fn invalidated(&self, frames: &[u8]) {
-        if self.card.resp.get() == 3 {
-            self.outlet.push(frames);
-        } else if self.is_subscribed() {
-            self.outlet.push(&as_messages(frames));
-        }
-    }
-}
-
-/// Whole invalidations of RESP3 as the messages that RESP2 has for them.
-fn as_messages(mut frames: &[u8]) -> Vec<u8> {
-    let mut messages = Vec::with_capacity(2 * frames.len());
-    while let Some(value) = frames.strip_prefix(INVALIDATE) {
-        let Ok(end) = ReplyScanner::default().advance(value) else {
-            break;
-        };
-        messages.extend_from_slice(INVALIDATE_MESSAGE);
-        messages.extend_from_slice(&value[..end.used]);
-        frames = &value[end.used..];
-    }
-    messages
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -637,14 +441,6 @@ mod tests {
     }
 
     #[test]
-    fn invalidations_become_messages() {
-        let frames = b">2\r\n$10\r\ninvalidate\r\n*2\r\n$1\r\na\r\n$1\r\nb\r\n>2\r\n$10\r\ninvalidate\r\n_\r\n";
-        let head = "*3\r\n$7\r\nmessage\r\n$20\r\n__redis__:invalidate\r\n";
-        let expected = format!("{head}*2\r\n$1\r\na\r\n$1\r\nb\r\n{head}_\r\n");
-        assert_eq!(String::from_utf8_lossy(&as_messages(frames)), expected);
-    }
-
-    #[test]
     fn what_leads_nowhere_is_flagged_once() {
         let names = |is_broken| {
             Some(RedirectionNames {
@@ -668,22 +464,5 @@ mod tests {
         assert_eq!(renamed(told(broken, 12), names(true)), told(broken, 3));
         assert_eq!(renamed(told(on, 11), names(true)), told(on, 11));
         assert_eq!(renamed(b":12\r\n".to_vec(), names(true)), b":3\r\n");
-    }
-
-    #[test]
-    fn a_letter_nobody_takes_is_lost() {
-        let post = Arc::new(Post::default());
-        let letter = Letter::new(1, vec![0; 10], &post, 15).unwrap();
-        letter.is_delivered.store(true, Ordering::Relaxed);
-        drop(letter);
-        assert!(!post.has_lost.load(Ordering::Relaxed));
-        let waiting = Letter::new(1, vec![0; 10], &post, 15).unwrap();
-        assert!(
-            Letter::new(1, vec![0; 10], &post, 15).is_none(),
-            "too much is under way"
-        );
-        assert!(post.has_lost.load(Ordering::Relaxed));
-        drop(waiting);
-        assert_eq!(post.bytes.load(Ordering::Relaxed), 0);
     }
 }

@@ -157,11 +157,6 @@ impl KillFilter {
     pub fn selects(&self, card: &Card, own_id: u64, now_ms: u64) -> bool {
         self.clients.selects(card, own_id, now_ms)
     }
-
-    /// What the server is to be asked first, which answers with an error if something is wrong; see [`ListFilter::question`].
-    pub fn question(&self) -> Option<Vec<u8>> {
-        self.clients.question("KILL")
-    }
 }
 
 /// Whom a `CLIENT LIST` lists.
@@ -187,15 +182,6 @@ impl ListFilter {
                 cards.retain(|card| filter.selects(card, own_id, now_ms));
                 cards
             }
-        }
-    }
-
-    /// What the server is to be asked first: it alone knows which users and databases there are. It answers with an error if
-    /// something is wrong.
-    pub fn question(&self) -> Option<Vec<u8>> {
-        match self {
-            Self::Ids(_) => None,
-            Self::Clients(filter) => filter.question("LIST"),
         }
     }
 }

@@ -311,10 +311,12 @@ fn list_at(server: ServerVersion, args: &[&str]) -> Result<ListFilter, String> {
 }
 
 /// The words of a question to the server.
-fn asked(question: Result<Option<Vec<u8>>, String>) -> String {
-    let bytes = question
-        .expect("the filter is well formed")
-        .unwrap_or_default();
+fn asked(
+    question: impl FnOnce(ServerVersion, &[&[u8]]) -> Option<Vec<u8>>,
+    args: &[&str],
+) -> String {
+    let words: Vec<_> = args.iter().map(|a| a.as_bytes()).collect();
+    let bytes = question(VALKEY, &words).unwrap_or_default();
     let text = String::from_utf8(bytes).expect("it is text");
     let words: Vec<_> = text
         .split("\r\n")
@@ -522,14 +524,17 @@ fn kill_selects_by_every_filter() {
         "all filters must apply"
     );
     assert_eq!(selected(&["SKIPME", "yes"]), [2, 3]);
-    assert_eq!(
-        asked(kill(&["TYPE", "normal"]).map(|filter| filter.question())),
-        ""
-    );
-    assert_eq!(
-        asked(kill(&["TYPE", "normal", "user", "ci"]).map(|filter| filter.question())),
-        "CLIENT KILL user ci ID 9223372036854775807"
-    );
+    let question = |args: &[&str]| asked(KillFilter::question, args);
+    assert_eq!(question(&["TYPE", "normal"]), "");
+    assert_eq!(question(&["FOO", "bar", "USER", "ci"]), "");
+    for args in [
+        &["TYPE", "normal", "user", "ci"][..],
+        &["user", "ci", "FOO", "bar"],
+        &["user", "ci", "ID", "abc", "USER", "other"],
+    ] {
+        let asked = question(args);
+        assert_eq!(asked, "CLIENT KILL user ci ID 9223372036854775807");
+    }
 }
 
 #[test]
@@ -620,7 +625,7 @@ fn valkey_lists_by_many_filters_and_by_what_a_client_is_not() {
     ] {
         assert_eq!(chosen(args), ids, "{args:?}");
     }
-    let question = |args| asked(list_at(VALKEY, args).map(|filter| filter.question()));
+    let question = |args: &[&str]| asked(ListFilter::question, args);
     assert_eq!(question(&["NAME", "x"]), "");
     assert_eq!(
         question(&["NOT-USER", "u", "NAME", "x", "db", "9"]),

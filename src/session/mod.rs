@@ -13,7 +13,7 @@ use std::rc::Rc;
 
 pub use malformed::{malformed, miscounted, misused, unauthenticated};
 pub use own_elements::{
-    NextMark, OwnCommand, OwnElement, OwnElements, StandInAnswer, stand_in_for,
+    NextMark, OwnCommand, OwnElement, OwnElements, StandInAnswer, judged, stand_in_for,
 };
 pub use reply_mode::{ReplyMode, ShownInExec};
 pub use route::{Block, READ_ONLY, Route, Routed, Rules, block, route};

@@ -9,8 +9,13 @@ use crate::exchange::{Fence, OwnPlace};
 pub enum OwnCommand {
     /// `CLIENT ...` and `PUBSUB NUMSUB`.
     Local(Local),
+    /// `CLIENT KILL` and `CLIENT LIST` with words of which the server alone knows whether they are right: it is asked for them in
+    /// their place.
+    Judged(ClientSub),
     /// `CLIENT GETREDIR` and `CLIENT TRACKINGINFO`, whose answers name a connection.
     Redirection,
+    /// `CLIENT TRACKING` with `REDIRECT` to this client of respool's: the element is the server's own, and tells whether that holds.
+    Redirected(u64),
     /// `SELECT`: the element is the server's own, and tells the database of those behind it.
     Select(u32),
 }
@@ -57,7 +62,7 @@ impl OwnCommand {
     pub fn searches(self) -> bool {
         matches!(
             self,
-            Self::Local(Local::Client(ClientSub::List | ClientSub::Kill))
+            Self::Local(Local::Client(ClientSub::List | ClientSub::Kill)) | Self::Judged(_)
         )
     }
 }
@@ -97,13 +102,13 @@ impl OwnElements {
         self.marks
     }
 
-    /// It has answered; `command`: as which of the client's commands it has queued it.
-    pub(super) fn answered(&mut self, command: Option<u32>) {
-        let asked = self.asked.take();
-        if let (Some(mut element), Some(command)) = (asked, command) {
-            element.at.place = command + self.marks;
-            self.queued.push(element);
-        }
+    /// It has answered; `command`: as which of the client's commands it has queued it. Returns what it has queued.
+    pub(super) fn answered(&mut self, command: Option<u32>) -> Option<OwnCommand> {
+        let (mut element, command) = (self.asked.take()?, command?);
+        element.at.place = command + self.marks;
+        let queued = element.command;
+        self.queued.push(element);
+        Some(queued)
     }
 
     /// SELECT of this database was queued as this one of the client's commands.
@@ -175,10 +180,7 @@ impl StandInAnswer {
     pub fn of(sub: ClientSub, element: &[u8]) -> Self {
         // Those that take no argument say what they always say; to all others the argument is wrong.
         let expected: &[&[u8]] = match sub {
-            // CLIENT GETNAME stands in for what the server does not have.
-            ClientSub::GetName | ClientSub::MaintNotifications | ClientSub::Unsupported => {
-                &[b"$", b"_"]
-            }
+            ClientSub::GetName => &[b"$", b"_"],
             ClientSub::Id => &[b":"],
             // What it does not know it passes over.
             ClientSub::Capa => &[b"+OK", b"-ERR "],
@@ -192,6 +194,18 @@ impl StandInAnswer {
         } else {
             Self::Strange
         }
+    }
+}
+
+/// What the server has said in the place of a CLIENT KILL or LIST whose words it was to judge, and which concerned nobody.
+pub fn judged(element: &[u8]) -> StandInAnswer {
+    let nobody: [&[u8]; 3] = [b":0", b"$", b"="];
+    if element.starts_with(b"-") {
+        StandInAnswer::Refusal
+    } else if nobody.iter().any(|start| element.starts_with(start)) {
+        StandInAnswer::Expected
+    } else {
+        StandInAnswer::Strange
     }
 }
 
@@ -240,6 +254,21 @@ mod tests {
     }
 
     #[test]
+    fn what_the_server_judges_is_wrong_or_concerns_nobody() {
+        for (element, is) in [
+            (":0\r\n", StandInAnswer::Expected),
+            ("$0\r\n\r\n", StandInAnswer::Expected),
+            ("=4\r\ntxt:\r\n", StandInAnswer::Expected),
+            ("-ERR No such user 'x'\r\n", StandInAnswer::Refusal),
+            ("-NOPERM no\r\n", StandInAnswer::Refusal),
+            (":1\r\n", StandInAnswer::Strange),
+            ("+OK\r\n", StandInAnswer::Strange),
+        ] {
+            assert_eq!(judged(element.as_bytes()), is, "{element}");
+        }
+    }
+
+    #[test]
     fn only_what_is_said_to_a_stand_in_makes_its_command_run() {
         use StandInAnswer::{Expected, Refusal, Strange};
         for (sub, element, is) in [
@@ -254,7 +283,11 @@ mod tests {
             (ClientSub::Kill, "+OK\r\n", Strange),
             (ClientSub::Reply, "*0\r\n", Strange),
             (ClientSub::Capa, "+OK\r\n", Expected),
-            (ClientSub::Unsupported, "_\r\n", Expected),
+            (
+                ClientSub::Unsupported,
+                "-ERR Unknown subcommand or wrong number of arguments for '-'. Try CLIENT HELP.\r\n",
+                Expected,
+            ),
         ] {
             assert_eq!(StandInAnswer::of(sub, element.as_bytes()), is, "{element}");
         }

@@ -135,9 +135,9 @@ impl Transaction {
             }
             Verb::Own => {
                 let command = self.commands.wrapping_sub(1);
-                if let Some(own) = &mut self.own {
-                    own.answered((is_ok && self.open).then_some(command));
-                }
+                let queued = (is_ok && self.open).then_some(command);
+                let queued = self.own.as_mut().and_then(|own| own.answered(queued));
+                self.queued_tracking |= matches!(queued, Some(OwnCommand::Redirected(_)));
             }
             Verb::Select {
                 database,

@@ -37,6 +37,8 @@ pub(super) struct Away {
     is_full: bool,
     /// The server is there, and did not take respool at the last attempt.
     is_refused: bool,
+    /// The server is there, and has said with this at the last attempt that it cannot serve now.
+    unready: Option<Box<[u8]>>,
     last_logged: Option<Instant>,
 }
 
@@ -188,6 +190,11 @@ impl Upstream {
         self.away.borrow().is_refused
     }
 
+    /// What the server has said at the last attempt, where it is there and cannot serve now: LOADING, MASTERDOWN.
+    pub fn says_unready(&self) -> Option<Box<[u8]>> {
+        self.away.borrow().unready.clone()
+    }
+
     /// An attempt to connect failed.
     pub(super) fn failed(&self, error: &ConnectError) {
         let process = &self.thread.process;
@@ -209,6 +216,10 @@ impl Upstream {
                     ..
                 }
             );
+        away.unready = match error {
+            ConnectError::Unready(_, reply) => Some(reply.as_slice().into()),
+            _ => None,
+        };
         // A server that is full is not helped by being asked often.
         let failures = if away.is_full {
             u32::MAX
@@ -255,6 +266,7 @@ impl Upstream {
         away.last_logged = None;
         away.is_full = false;
         away.is_refused = false;
+        away.unready = None;
         if failures > 0 {
             tracing::debug!(failures, "a worker is connected to the server again");
         }

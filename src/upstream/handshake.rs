@@ -34,8 +34,8 @@ pub(super) enum ConnectError {
         /// How it is counted.
         result: ConnectResult,
     },
-    /// The server is there, and answers that it cannot serve now: LOADING, MASTERDOWN.
-    Unready(LossCause, String),
+    /// The server is there, and answers with this that it cannot serve now: LOADING, MASTERDOWN.
+    Unready(LossCause, Vec<u8>),
     /// The server refused the client's user or database with this reply. The connection is as good as any, in the state it
     /// wears.
     Refused(Vec<u8>, Rc<Link>),
@@ -46,7 +46,11 @@ pub(super) enum ConnectError {
 impl fmt::Display for ConnectError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            Self::Away { text, .. } | Self::Unready(_, text) => f.write_str(text),
+            Self::Away { text, .. } => f.write_str(text),
+            Self::Unready(_, reply) => {
+                let text = String::from_utf8_lossy(reply);
+                write!(f, "the server said {}", text.trim_end())
+            }
             Self::Refused(reply, _) | Self::Unauthenticated(reply) => {
                 write!(f, "{}", String::from_utf8_lossy(reply).trim_end())
             }
@@ -555,8 +559,7 @@ fn refuse_full(reply: Vec<u8>) -> Result<Vec<u8>, ConnectError> {
         ("-MASTERDOWN ", LossCause::MasterDown),
     ];
     if let Some((_, cause)) = unready.iter().find(|(word, _)| text.starts_with(word)) {
-        let text = format!("the server said {}", text.trim_end());
-        return Err(ConnectError::Unready(*cause, text));
+        return Err(ConnectError::Unready(*cause, reply));
     }
     if text.starts_with("-DENIED") {
         return Err(away(

@@ -17,7 +17,7 @@ use crate::auth::{Known, NOAUTH, Permission, is_refusal, is_wrong_password};
 use crate::command::{ClientSub, Delays};
 use crate::fanout::Kind;
 use crate::resp::speak::encode_request;
-use crate::session::{Credentials, Protocol, State, stand_in_for};
+use crate::session::{Credentials, Protocol, State, is_busy, stand_in_for};
 use crate::telemetry::Bound;
 
 impl Upstream {
@@ -56,25 +56,56 @@ impl Upstream {
         question: Vec<u8>,
     ) -> Result<Permission, PinError> {
         let user = state.user.clone();
-        let thread = Rc::clone(&self.thread);
-        let link = match user {
-            // Whatever database it is in, and protocol it speaks.
-            None => match self.own_link().await {
-                Some(link) => link,
-                None if thread.is_nobody() => return Ok(Err(NOAUTH.to_vec())),
-                None => return Err(PinError::Unreachable),
-            },
-            Some(_) => match self.link_of(&state) {
-                Some(link) => link,
-                None => match self.link_in(&state).await? {
-                    Ok(link) => link,
-                    Err(refusal) => return Ok(Err(refusal)),
-                },
-            },
+        let link = match self.link_for(&state).await? {
+            Ok(link) => link,
+            Err(refusal) => return Ok(Err(refusal)),
         };
-        let permission = self.ask_on(&link, &question, Some(sub)).await?;
-        thread.told_permission(user.as_deref(), sub, permission.clone());
-        Ok(permission)
+        let answer = self.answer_on(&link, &question).await?;
+        let permission = match is_refusal(Some(sub), &answer) {
+            true => Err(answer.clone()),
+            false => Ok(()),
+        };
+        let told = permission.clone();
+        self.thread.told_permission(user.as_deref(), sub, told);
+        // It would say so of the command, too, and not for long.
+        Ok(if is_busy(&answer) {
+            Err(answer)
+        } else {
+            permission
+        })
+    }
+
+    /// The server's answer to a request of the user of `state`, which leaves no trace.
+    ///
+    /// # Errors
+    /// [`PinError`]: it could not be asked.
+    pub async fn answer_to(
+        self: Rc<Self>,
+        state: State,
+        request: Vec<u8>,
+    ) -> Result<Vec<u8>, PinError> {
+        match self.link_for(&state).await? {
+            Ok(link) => self.answer_on(&link, &request).await,
+            Err(refusal) => Ok(refusal),
+        }
+    }
+
+    /// A shared connection of the user of `state`, whatever database it is in, and protocol it speaks; `Ok(Err)`: the server
+    /// refuses that user.
+    async fn link_for(
+        self: &Rc<Self>,
+        state: &State,
+    ) -> Result<Result<Rc<Link>, Vec<u8>>, PinError> {
+        let link = match state.user {
+            None => self.own_link().await,
+            Some(_) => self.link_of(state),
+        };
+        match link {
+            Some(link) => Ok(Ok(link)),
+            None if state.user.is_some() => self.link_in(state).await,
+            None if self.thread.is_nobody() => Ok(Err(NOAUTH.to_vec())),
+            None => Err(PinError::Unreachable),
+        }
     }
 
     /// Whether the user of `state` may run a command; `probe` is that command, asking for nothing. `Ok(Err)`: the server's error.
@@ -132,13 +163,25 @@ impl Upstream {
         probe: &[u8],
         sub: Option<ClientSub>,
     ) -> Result<Permission, PinError> {
-        let answer = reply(link, probe);
-        self.served(link, 1);
-        let answer = answer.await.ok_or_else(|| self.not_in_time())?;
+        let answer = self.answer_on(link, probe).await?;
         Ok(match is_refusal(sub, &answer) {
             true => Err(answer),
             false => Ok(()),
         })
+    }
+
+    async fn answer_on(
+        self: &Rc<Self>,
+        link: &Rc<Link>,
+        request: &[u8],
+    ) -> Result<Vec<u8>, PinError> {
+        let answer = reply(link, request);
+        self.served(link, 1);
+        let answer = answer.await.ok_or_else(|| self.not_in_time())?;
+        if is_busy(&answer) {
+            self.thread.pulse.heard_busy(self.thread.clock.now_micros());
+        }
+        Ok(answer)
     }
 
     /// Asks something as respool's own user. `None`: that could not be done.

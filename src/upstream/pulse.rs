@@ -160,6 +160,12 @@ impl ServerPulse {
             || is_within(busy, BUSY_LATELY, now_micros)
     }
 
+    /// Whether the server has said within a moment that it is busy, to this worker or, up to its last tick, to another.
+    pub fn says_busy(&self, thread: &ThreadPulse, now_micros: u64) -> bool {
+        let told = self.busy_micros.load(Ordering::Relaxed);
+        is_within(told.max(thread.busy_micros()), BUSY_LATELY, now_micros)
+    }
+
     /// Nothing explains the server's silence. True: nobody has said so before.
     pub fn suspect(&self, now_micros: u64) -> bool {
         let suspected = &self.suspected_micros;

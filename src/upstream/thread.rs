@@ -207,6 +207,12 @@ impl Thread {
         }
     }
 
+    /// Whether the server has said within a moment that a script keeps it busy. It may have ended since.
+    pub fn says_busy(&self) -> bool {
+        let now = self.clock.now_micros();
+        self.process.pulse.says_busy(&self.pulse, now)
+    }
+
     /// What is known of whether `user` (`None`: respool's own) may run a subcommand of CLIENT.
     pub fn permission(&self, user: Option<&Credentials>, sub: ClientSub) -> Known {
         let user = user.map(Credentials::user);

@@ -549,7 +549,7 @@ impl Upstream {
     }
 
     /// The call on a seat was answered; `None`: with more than may be gathered.
-    fn seat_answered(&self, id: SeatId, reply: Option<&[u8]>) {
+    fn seat_answered(self: &Rc<Self>, id: SeatId, reply: Option<&[u8]>) {
         if let Some(seat) = self.seat(id) {
             seat.is_calling.set(false);
         }

@@ -321,3 +321,39 @@ fn clients_of_an_address_that_has_not_failed_are_all_let_in() {
     let refused = "respool_bounds_reached_total{bound=\"auth_waiting\"}";
     assert_eq!(respool.metric_or_zero(refused), 0.0);
 }
+
+/// Before Redis 7.0 the server looks at the permission before it looks for the subcommand.
+#[test]
+fn who_may_not_use_client_is_told_so_as_at_the_server() {
+    let redis = Redis::start(&[]);
+    let user = [
+        "ACL", "SETUSER", "own", "on", ">pw", "~*", "&*", "+@all", "-client",
+    ];
+    assert_eq!(redis.cmd(&user), Value::ok());
+    let respool = Respool::with(&redis)
+        .upstream("username = \"own\"\npassword = \"pw\"")
+        .start();
+    let run = |mut client: Client| {
+        let mut told = Vec::new();
+        for line in [
+            "CLIENT NOSUCH",
+            "CLIENT NOSUCH a b",
+            "CLIENT SETINFO a b",
+            "CLIENT NO-EVICT on",
+            "CLIENT SETNAME",
+            "CLIENT MAINT_NOTIFICATIONS on",
+            "CLIENT LIST x",
+            "CLIENT KILL USER nobody",
+        ] {
+            let words: Vec<&str> = line.split(' ').collect();
+            told.push((line, client.cmd(&words)));
+            client.cmd(&["MULTI"]);
+            told.push((line, client.cmd(&words)));
+            told.push(("EXEC", client.cmd(&["EXEC"])));
+        }
+        told
+    };
+    let mut direct = redis.client();
+    assert_eq!(direct.cmd(&["AUTH", "own", "pw"]), Value::ok());
+    assert_eq!(run(respool.client()), run(direct));
+}

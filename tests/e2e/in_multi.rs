@@ -49,7 +49,7 @@ fn same(direct: &[u8], through: &[u8], what: &dyn std::fmt::Debug) {
 }
 
 /// What is sent where the answers hold nothing that only one of the two knows.
-const SEQUENCES: [&[&str]; 24] = [
+const SEQUENCES: [&[&str]; 26] = [
     &[
         "MULTI",
         "CLIENT GETNAME",
@@ -185,6 +185,26 @@ const SEQUENCES: [&[&str]; 24] = [
         "CLIENT LIST TYPE foo",
         "CLIENT UNBLOCK 987654321",
         "CLIENT UNBLOCK x",
+        "EXEC",
+    ],
+    &[
+        "MULTI",
+        "CLIENT KILL USER nobody",
+        "CLIENT KILL USER nobody FOO bar",
+        "CLIENT KILL USER default FOO bar",
+        "CLIENT KILL USER default TYPE pubsub",
+        "CLIENT LIST USER nobody",
+        "CLIENT LIST USER default TYPE pubsub",
+        "SET k v",
+        "EXEC",
+        "GET k",
+    ],
+    &[
+        "MULTI",
+        "CLIENT LIST DB 16",
+        "CLIENT LIST DB 15",
+        "CLIENT KILL DB -1",
+        "CLIENT KILL NOT-DB 99 ID 5",
         "EXEC",
     ],
     &[

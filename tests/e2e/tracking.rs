@@ -492,3 +492,137 @@ fn many_invalidations_at_once_all_arrive() {
     client.ping();
     drop(between);
 }
+
+/// What a client is told whose transactions redirect its invalidations first to one and then to another, and what those hear.
+fn redirected_by_transactions(connect: &dyn Fn() -> Client, redis: &Redis) -> Vec<String> {
+    let mut listeners = [connect(), connect()];
+    let mut ids = Vec::new();
+    for listener in &mut listeners {
+        assert!(!listener.cmd(&["HELLO", "3"]).is_error());
+        ids.push(id_of(listener));
+    }
+    let mut client = connect();
+    let mut told = Vec::new();
+    let mut say = |lines: &[&str]| {
+        for line in lines {
+            let line = line.replace("ONE", &ids[0]).replace("TWO", &ids[1]);
+            let words: Vec<&str> = line.split(' ').collect();
+            let reply = format!("{:?}", client.cmd(&words));
+            told.push(match reply.as_str() {
+                reply if reply == format!(":{}", ids[0]) => "one".to_owned(),
+                reply if reply == format!(":{}", ids[1]) => "two".to_owned(),
+                reply => reply
+                    .replace(&format!(":{},", ids[0]), "one,")
+                    .replace(&format!(":{},", ids[1]), "two,")
+                    .replace(&format!(":{}]", ids[0]), "one]")
+                    .replace(&format!(":{}]", ids[1]), "two]"),
+            });
+        }
+    };
+    say(&[
+        "MULTI",
+        "CLIENT TRACKING ON REDIRECT ONE",
+        "CLIENT GETREDIR",
+        "DISCARD",
+        "CLIENT GETREDIR",
+    ]);
+    say(&[
+        "MULTI",
+        "CLIENT TRACKING ON REDIRECT ONE",
+        "GET",
+        "EXEC",
+        "CLIENT GETREDIR",
+    ]);
+    say(&[
+        "MULTI",
+        "SET k 1",
+        "CLIENT TRACKING ON REDIRECT ONE",
+        "CLIENT GETREDIR",
+        "CLIENT TRACKING ON REDIRECT 987654321",
+        "GET k",
+        "EXEC",
+        "CLIENT GETREDIR",
+        "GET a",
+    ]);
+    redis.cmd(&["SET", "a", "1"]);
+    assert_eq!(listeners[0].reply_bytes(), invalidation("a"));
+    say(&[
+        "MULTI",
+        "CLIENT TRACKING ON REDIRECT ONE",
+        "CLIENT TRACKING ON REDIRECT TWO",
+        "CLIENT GETREDIR",
+        "EXEC",
+        "CLIENT GETREDIR",
+        "GET b",
+    ]);
+    redis.cmd(&["SET", "b", "1"]);
+    assert_eq!(listeners[1].reply_bytes(), invalidation("b"));
+    say(&[
+        "MULTI",
+        "CLIENT TRACKING OFF",
+        "CLIENT GETREDIR",
+        "EXEC",
+        "CLIENT GETREDIR",
+        "GET b",
+    ]);
+    redis.cmd(&["SET", "b", "2"]);
+    for listener in &mut listeners {
+        listener.ping();
+    }
+    redis.cmd(&["DEL", "a", "b", "k"]);
+    told
+}
+
+#[test]
+fn a_transaction_may_redirect() {
+    let redis = Redis::start(&[]);
+    let respool = Respool::with(&redis).top("workers = 2").start();
+    let direct = redirected_by_transactions(&|| redis.client(), &redis);
+    for _ in 0..4 {
+        let through = redirected_by_transactions(&|| respool.client(), &redis);
+        assert_eq!(through, direct);
+    }
+}
+
+#[test]
+fn a_transaction_that_redirects_gives_its_connections_back() {
+    let redis = Redis::start(&[]);
+    let respool = Respool::with(&redis)
+        .upstream("max_connections = 3\nshared_connections = 1\nborrow_timeout = \"100ms\"")
+        .start();
+    let mut listener = resp3(&respool);
+    let id = id_of(&mut listener);
+    let lends_two = || {
+        let mut both = [respool.client(), respool.client()];
+        both.iter_mut()
+            .all(|client| client.cmd(&["WATCH", "k"]) == Value::ok())
+    };
+    let redirect = ["CLIENT", "TRACKING", "ON", "BCAST", "REDIRECT", &id];
+    for ends in ["DISCARD", "left", "RESET", "OFF"] {
+        eventually(lends_two, "two can be lent");
+        let mut client = respool.client();
+        ok(&mut client, "MULTI");
+        assert_eq!(client.cmd(&redirect), Value::simple("QUEUED"));
+        match ends {
+            "DISCARD" => ok(&mut client, "DISCARD"),
+            "RESET" => assert_eq!(client.cmd(&["RESET"]), Value::simple("RESET")),
+            "OFF" => {
+                assert_eq!(client.cmd(&["EXEC"]), Value::Array(vec![Value::ok()]));
+                ok(&mut client, "CLIENT TRACKING OFF");
+            }
+            _ => drop(client),
+        }
+        eventually(lends_two, ends);
+        redis.cmd(&["SET", "k", ends]);
+        listener.ping();
+    }
+    // Without a second connection the transaction fails, as by any error.
+    let mut first = respool.client();
+    ok(&mut first, "WATCH k");
+    let mut client = respool.client();
+    ok(&mut client, "MULTI");
+    let refused = client.cmd(&redirect);
+    assert!(refused.text().starts_with("LOADING"), "{refused:?}");
+    assert!(client.cmd(&["EXEC"]).text().starts_with("EXECABORT"));
+    client.ping();
+}

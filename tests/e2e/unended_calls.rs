@@ -70,3 +70,35 @@ fn who_waits_is_served_beside_those_who_come_and_go() {
         assert_eq!(client.reply().items()[1].text(), "element");
     }
 }
+
+/// For how many seconds the server has blocked the client that has been blocked for longest.
+fn blocked_for(redis: &Redis) -> u64 {
+    let text = redis.cmd(&["CLIENT", "LIST"]).text();
+    let lines = text.lines().filter(|line| line.contains("cmd=blpop"));
+    let idle = lines.filter_map(|line| {
+        line.split(' ')
+            .find_map(|field| field.strip_prefix("idle="))
+    });
+    idle.filter_map(|idle| idle.parse().ok()).max().unwrap_or(0)
+}
+
+#[test]
+fn what_is_permitted_later_is_seen_while_clients_wait() {
+    let (redis, respool) = served("-client");
+    let mut waiting = respool.client();
+    waiting.send(encode(&["BLPOP", "q", "0"]));
+    eventually(
+        || respool.log_text().contains("refuses CLIENT UNBLOCK"),
+        "it is known that calls cannot be ended",
+    );
+    assert_eq!(redis.cmd(&words("ACL SETUSER own +client")), Value::ok());
+    eventually(
+        || blocked_for(&redis) >= 2,
+        "the call is issued once, rather than ten times a second",
+    );
+    assert!(respool.log_text().contains("lets respool end calls"));
+    // And can be ended: somebody else's wait for another key joins it.
+    assert!(respool.client().cmd(&["BLPOP", "other", "0.05"]).is_null());
+    redis.cmd(&["RPUSH", "q", "element"]);
+    assert_eq!(waiting.reply().items()[1].text(), "element");
+}

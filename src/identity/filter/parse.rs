@@ -21,26 +21,20 @@ impl KillFilter {
     /// # Errors
     /// The server's text, see the head of this file.
     pub fn parse(server: ServerVersion, args: &[&[u8]]) -> Result<Self, String> {
-        let clients = match args {
-            [] if server.is_from((7, 0)) => {
-                return Err("ERR wrong number of arguments for 'client|kill' command".to_owned());
-            }
-            [] => return Err(SYNTAX.to_owned()),
-            [addr] => {
-                let mut clients = ClientFilter::default();
-                clients.is.addr = Some((*addr).into());
-                return Ok(Self {
-                    clients,
-                    is_old_form: true,
-                });
-            }
-            filters if is_unified(server) => unified(server, filters, true)?,
-            filters => pairs(server, filters)?,
-        };
+        let mut clients = ClientFilter::default();
+        read_kill(server, args, &mut clients)?;
         Ok(Self {
             clients,
-            is_old_form: false,
+            is_old_form: args.len() == 1,
         })
+    }
+
+    /// What the server is to be asked before what follows `CLIENT KILL` is answered; see [`ListFilter::question`].
+    pub fn question(server: ServerVersion, args: &[&[u8]]) -> Option<Vec<u8>> {
+        let mut clients = ClientFilter::default();
+        // What is wrong further to the right is said only if nothing of this is.
+        let _ = read_kill(server, args, &mut clients);
+        clients.question("KILL")
     }
 }
 
@@ -50,22 +44,68 @@ impl ListFilter {
     /// # Errors
     /// The server's text, see the head of this file.
     pub fn parse(server: ServerVersion, args: &[&[u8]]) -> Result<Self, String> {
-        let clients = match args {
-            [] => ClientFilter::default(),
-            [_] => return Err(SYNTAX.to_owned()),
-            filters if is_unified(server) => unified(server, filters, false)?,
-            [option, class] if is(option, "type") => {
-                let mut clients = ClientFilter::default();
-                clients.is.class = Some(class_of(server, class)?);
-                clients
-            }
-            [option, ids @ ..] if is(option, "id") => {
-                let id = |id: &&[u8]| integer(id).ok_or_else(|| "ERR Invalid client ID".to_owned());
-                return ids.iter().map(id).collect::<Result<_, _>>().map(Self::Ids);
-            }
-            _ => return Err(SYNTAX.to_owned()),
-        };
+        if let [option, ids @ ..] = args
+            && !ids.is_empty()
+            && !is_unified(server)
+            && is(option, "id")
+        {
+            let id = |id: &&[u8]| integer(id).ok_or_else(|| "ERR Invalid client ID".to_owned());
+            return ids.iter().map(id).collect::<Result<_, _>>().map(Self::Ids);
+        }
+        let mut clients = ClientFilter::default();
+        read_list(server, args, &mut clients)?;
         Ok(Self::Clients(Box::new(clients)))
+    }
+
+    /// The request by which the server is asked, before what follows `CLIENT LIST` is answered, for what it alone knows: which
+    /// users and databases there are. It answers with an error if something about those is wrong, and that is the first
+    /// mistake; else it concerns nobody. `None`: there is nothing to ask.
+    pub fn question(server: ServerVersion, args: &[&[u8]]) -> Option<Vec<u8>> {
+        let mut clients = ClientFilter::default();
+        // What is wrong further to the right is said only if nothing of this is.
+        let _ = read_list(server, args, &mut clients);
+        clients.question("LIST")
+    }
+}
+
+fn read_kill(
+    server: ServerVersion,
+    args: &[&[u8]],
+    clients: &mut ClientFilter,
+) -> Result<(), String> {
+    match args {
+        [] if server.is_from((7, 0)) => {
+            Err("ERR wrong number of arguments for 'client|kill' command".to_owned())
+        }
+        [] => Err(SYNTAX.to_owned()),
+        [addr] => {
+            clients.is.addr = Some((*addr).into());
+            Ok(())
+        }
+        filters => {
+            clients.skip_me = true;
+            match is_unified(server) {
+                true => unified(server, filters, clients),
+                false => pairs(server, filters, clients),
+            }
+        }
+    }
+}
+
+fn read_list(
+    server: ServerVersion,
+    args: &[&[u8]],
+    clients: &mut ClientFilter,
+) -> Result<(), String> {
+    match args {
+        [] => Ok(()),
+        [_] => Err(SYNTAX.to_owned()),
+        filters if is_unified(server) => unified(server, filters, clients),
+        [option, class] if is(option, "type") => {
+            clients.is.class = Some(class_of(server, class)?);
+            Ok(())
+        }
+        _ => Err(SYNTAX.to_owned()),
     }
 }
 
@@ -75,11 +115,7 @@ fn is_unified(server: ServerVersion) -> bool {
 }
 
 /// The filters of Redis' KILL: the last of one given twice holds.
-fn pairs(server: ServerVersion, args: &[&[u8]]) -> Result<ClientFilter, String> {
-    let mut filter = ClientFilter {
-        skip_me: true,
-        ..ClientFilter::default()
-    };
+fn pairs(server: ServerVersion, args: &[&[u8]], filter: &mut ClientFilter) -> Result<(), String> {
     for pair in args.chunks(2) {
         let &[option, value] = pair else {
             return Err(SYNTAX.to_owned());
@@ -89,10 +125,10 @@ fn pairs(server: ServerVersion, args: &[&[u8]]) -> Result<ClientFilter, String> 
         } else if is(option, "maxage") && server.is_from((7, 4)) {
             filter.max_age_s = Some(seconds("maxage", value)?);
         } else {
-            common(server, &mut filter, option, value)?;
+            common(server, filter, option, value)?;
         }
     }
-    Ok(filter)
+    Ok(())
 }
 
 /// One pair that every server understands in the same way.
@@ -136,11 +172,7 @@ fn ids_of_kill(server: ServerVersion, value: &[u8]) -> Result<Option<Vec<u64>>, 
 }
 
 /// The filters of Valkey, for KILL and LIST.
-fn unified(server: ServerVersion, args: &[&[u8]], skip_me: bool) -> Result<ClientFilter, String> {
-    let mut filter = ClientFilter {
-        skip_me,
-        ..ClientFilter::default()
-    };
+fn unified(server: ServerVersion, args: &[&[u8]], filter: &mut ClientFilter) -> Result<(), String> {
     let has_more_words = server.is_valkey_from((9, 0));
     let mut rest = args;
     while let [option, behind @ ..] = rest {
@@ -160,11 +192,11 @@ fn unified(server: ServerVersion, args: &[&[u8]], skip_me: bool) -> Result<Clien
             filter.max_age_s = Some(seconds("maxage", value)?);
         } else if is(option, "idle") && has_more_words {
             filter.idle_s = Some(seconds("idle", value)?);
-        } else if !(has_more_words && take_trait(server, &mut filter, option, value)?) {
-            common(server, &mut filter, option, value)?;
+        } else if !(has_more_words && take_trait(server, filter, option, value)?) {
+            common(server, filter, option, value)?;
         }
     }
-    Ok(filter)
+    Ok(())
 }
 
 /// All numbers that stand here. Returns what stands behind them.

@@ -7,6 +7,7 @@ use super::{LONGEST_PAUSE, Seat};
 use crate::auth::Known;
 use crate::command::ClientSub;
 use crate::resp::speak::encode_request;
+use crate::session::{State, stand_in_for};
 use crate::telemetry::{Bound, LossCause};
 use crate::upstream::pool::Upstream;
 
@@ -39,15 +40,23 @@ impl Upstream {
         had_endless
     }
 
-    /// Goes by what the server has said of ending calls.
-    pub(super) fn note_whether_calls_can_be_ended(&self) {
+    /// Goes by what the server has said of ending calls. Where it has refused that, it is asked again while somebody waits.
+    pub(super) fn note_whether_calls_can_be_ended(self: &Rc<Self>) {
         match self.thread.permission(None, ClientSub::Unblock) {
             Known::Now(Ok(())) => {
                 self.waiting.waits.borrow_mut().can_end_calls(true);
-                self.waiting.has_told_of_ends.set(false);
+                if self.waiting.has_told_of_ends.replace(false) {
+                    tracing::info!(
+                        "the server lets respool end calls (CLIENT UNBLOCK): blocking calls are issued once again"
+                    );
+                }
             }
-            Known::Now(Err(_)) | Known::Before(Err(_)) => {
+            Known::Now(Err(_)) => {
                 self.calls_end_by_themselves();
+            }
+            Known::Before(Err(_)) => {
+                self.calls_end_by_themselves();
+                self.ask_whether_calls_can_be_ended();
             }
             // It has been asked, and will have said so soon.
             Known::Nothing => {
@@ -55,6 +64,17 @@ impl Upstream {
             }
             Known::Before(Ok(())) => {}
         }
+    }
+
+    fn ask_whether_calls_can_be_ended(self: &Rc<Self>) {
+        let sub = ClientSub::Unblock;
+        let Some(question) = stand_in_for(sub).filter(|_| !self.is_away()) else {
+            return;
+        };
+        // Once, until it has answered or what it has said before has become old again.
+        self.thread.renews_permission(None, sub);
+        let asking = Rc::clone(self).ask_permission(State::INITIAL, sub, encode_request(question));
+        tokio::task::spawn_local(async move { drop(asking.await) });
     }
 
     async fn ask_to_end(self: &Rc<Self>, seat: &Seat) {
@@ -77,6 +97,8 @@ impl Upstream {
             let reply = asked.unwrap_or_default();
             let refused: [&[u8]; 3] = [b"-NOPERM", b"-NOAUTH", b"-ERR unknown"];
             if refused.iter().any(|refused| reply.starts_with(refused)) {
+                self.thread
+                    .told_permission(None, ClientSub::Unblock, Err(reply));
                 if self.calls_end_by_themselves() {
                     return seat.link.close("its call cannot be ended");
                 }

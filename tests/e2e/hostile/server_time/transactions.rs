@@ -86,7 +86,8 @@ fn others() -> Vec<Form> {
     let large = encode(&["SET", "k", &"v".repeat(200_000)]);
     let larger = encode(&["SET", "k", &"v".repeat(3_000_000)]);
     let silent = |mode: &'static str, replies: usize| Form {
-        before: vec![(commands(&[mode]), 0)],
+        // Its answer tells that what stands behind it in the same write has been looked at, too.
+        before: vec![(commands(&["CLIENT REPLY ON", mode]), 1)],
         meanwhile: vec![(commands(&["MULTI", "SET silent v", "EXEC"]), replies)],
         ..form(mode, Vec::new())
     };
