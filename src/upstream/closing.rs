@@ -1,7 +1,8 @@
 //! Sockets that respool has closed and the server has not: they count as long as it may see them.
 //!
 //! A server that hangs, or is busy, keeps them among its connections, accepted or not, until it comes to read their end; a
-//! reset would not change that. So the only sign is that it closes its side, or that its host does not answer any more.
+//! reset would not change that. So the signs are that it closes its side, that its host does not answer any more, or that it says
+//! so where another process holds the socket open (see [`super::unseen_ends`]).
 
 use std::cell::{Cell, RefCell};
 use std::rc::Rc;
@@ -22,6 +23,9 @@ pub(super) const LINGER: Duration = Duration::from_secs(1);
 /// How long a host may acknowledge nothing, not even a probe of the kernel, until it is taken for gone. What a server that
 /// hangs has not room for is not acknowledged either, so this is longer than most servers hang.
 const GONE_AFTER: Duration = Duration::from_secs(30);
+
+/// How long a server may not close its side before it is worth a line in the log: it may have been asked by then whether it has.
+const TOLD_AFTER: Duration = Duration::from_secs(3);
 
 /// Least time between two log lines about sockets that the server does not close.
 const LOG_EVERY: Duration = Duration::from_secs(10);
@@ -59,6 +63,8 @@ pub(super) struct Closings {
     sockets: RefCell<Vec<Closing>>,
     waker: RefCell<Option<Waker>>,
     logged_micros: Cell<u64>,
+    /// From when on the server may be asked about them; `u64::MAX`: a question is under way.
+    next_question_micros: Cell<u64>,
 }
 
 struct Closing {
@@ -66,21 +72,24 @@ struct Closing {
     kind: Kind,
     /// `None`: its server is not the server any more.
     permit: Option<SocketPermit>,
-    node: Node,
-    /// When its connect began.
-    begun_micros: u64,
+    end: ServerEnd,
     since_micros: u64,
 }
 
+/// The server's end of a socket.
+#[derive(Debug, Clone)]
+pub(super) struct ServerEnd {
+    /// The server's address.
+    pub(super) node: Node,
+    /// When its connect began.
+    pub(super) begun_micros: u64,
+    /// The number that the server gave it; 0: it is not known.
+    pub(super) server_id: i64,
+}
+
 impl Closings {
-    /// Closes a socket to `node` whose connect began at `begun`, and keeps it until the server has closed it too.
-    pub(super) fn add(
-        &self,
-        stream: Stream,
-        permit: SocketPermit,
-        (node, begun_micros): (Node, u64),
-        now: u64,
-    ) {
+    /// Closes a socket, and keeps it until the server has closed it too.
+    pub(super) fn add(&self, stream: Stream, permit: SocketPermit, end: ServerEnd, now: u64) {
         stream.finish_writing();
         let has_ended = stream.poll_end(&mut Context::from_waker(Waker::noop()));
         if has_ended.is_ready() {
@@ -93,8 +102,7 @@ impl Closings {
             stream,
             kind: permit.kind(),
             permit: Some(permit),
-            node,
-            begun_micros,
+            end,
             since_micros: now,
         });
         if let Some(waker) = &*self.waker.borrow() {
@@ -117,7 +125,7 @@ impl Closings {
             sockets.extract_if(.., is_over).collect()
         };
         let uncounted = ended.iter().filter(|closing| closing.permit.is_none());
-        uncounted.for_each(|closing| thread.process.uncounted.remove(&closing.node));
+        uncounted.for_each(|closing| thread.process.uncounted.remove(&closing.end.node));
         let linger = LINGER.as_micros() as u64;
         let is_late = |closing: &Closing| now.saturating_sub(closing.since_micros) > linger;
         match ended.iter().any(is_late) {
@@ -139,18 +147,19 @@ impl Closings {
             if !thread.clock.is_past(closing.since_micros, LINGER) {
                 continue;
             }
-            let left = process
-                .whereabouts
-                .is_to_be_left(&closing.node, closing.begun_micros, now);
+            let ServerEnd {
+                node, begun_micros, ..
+            } = &closing.end;
+            let left = process.whereabouts.is_to_be_left(node, *begun_micros, now);
             match (left, &closing.permit) {
                 (Some(LossCause::Moved), Some(_)) => {
-                    process.uncounted.add(&closing.node);
+                    process.uncounted.add(&closing.end.node);
                     given_back.extend(closing.permit.take());
                 }
                 (Some(LossCause::Moved), None) | (_, Some(_)) => {}
                 (_, None) => {
                     closing.permit = Some(process.budget.count_again(closing.kind));
-                    process.uncounted.remove(&closing.node);
+                    process.uncounted.remove(&closing.end.node);
                 }
             }
         }
@@ -158,11 +167,55 @@ impl Closings {
         self.tell(thread);
     }
 
+    /// Whether the server is to be asked now about some of them; until [`Self::set_next_question`] it is being asked then.
+    pub(super) fn take_question(&self, thread: &Thread) -> bool {
+        let is_due =
+            !self.is_empty() && thread.clock.now_micros() >= self.next_question_micros.get();
+        let asks = is_due
+            && (self.sockets.borrow().iter())
+                .any(|closing| closing.is_overdue(thread, LINGER) && closing.end.server_id > 0);
+        if asks {
+            self.next_question_micros.set(u64::MAX);
+        }
+        asks
+    }
+
+    /// The server may be asked again after a `pause` from `now` on.
+    pub(super) fn set_next_question(&self, now: u64, pause: Duration) {
+        self.next_question_micros
+            .set(now + pause.as_micros() as u64);
+    }
+
+    /// The server's numbers of those at `node` that have waited for long, at most so many: others each time.
+    pub(super) fn overdue_ids(&self, thread: &Thread, node: &Node, most: usize) -> Vec<i64> {
+        let mut sockets = self.sockets.borrow_mut();
+        let middle = most.min(sockets.len());
+        sockets.rotate_left(middle);
+        let asked = sockets.iter().rev().filter(|closing| {
+            closing.is_overdue(thread, LINGER)
+                && closing.end.server_id > 0
+                && closing.end.node == *node
+        });
+        asked
+            .map(|closing| closing.end.server_id)
+            .take(most)
+            .collect()
+    }
+
+    /// Forgets those at `node` that the server says it has closed. Returns how many.
+    pub(super) fn let_go(&self, node: &Node, is_closed: impl Fn(i64) -> bool) -> usize {
+        let is_over = |closing: &mut Closing| {
+            closing.permit.is_some()
+                && closing.end.node == *node
+                && is_closed(closing.end.server_id)
+        };
+        let ended: Vec<Closing> = self.sockets.borrow_mut().extract_if(.., is_over).collect();
+        ended.len()
+    }
+
     fn tell(&self, thread: &Thread) {
         let sockets = self.sockets.borrow();
-        let held = |closing: &&Closing| {
-            closing.permit.is_some() && thread.clock.is_past(closing.since_micros, LINGER)
-        };
+        let held = |closing: &&Closing| closing.is_overdue(thread, TOLD_AFTER);
         let count = sockets.iter().filter(held).count();
         let last = self.logged_micros.get();
         if count > 0 && (last == 0 || thread.clock.is_past(last, LOG_EVERY)) {
@@ -173,6 +226,13 @@ impl Closings {
                 "the server does not close connections that respool has closed, so they count until it does: it hangs or is busy"
             );
         }
+    }
+}
+
+impl Closing {
+    /// Whether it counts, and the server has not closed it for longer than `limit`.
+    fn is_overdue(&self, thread: &Thread, limit: Duration) -> bool {
+        self.permit.is_some() && thread.clock.is_past(self.since_micros, limit)
     }
 }
 
@@ -187,7 +247,8 @@ impl Upstream {
     }
 
     /// Looks at the sockets that are being closed.
-    pub(super) fn watch_closings(&self) {
+    pub(super) fn watch_closings(self: &Rc<Self>) {
         self.thread.closings.tick(&self.thread);
+        self.ask_for_ends();
     }
 }

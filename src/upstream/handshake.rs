@@ -117,7 +117,7 @@ pub(super) async fn connect(
     };
     thread.counters.connects(result).add(1);
     let (
-        socket,
+        mut socket,
         Settled {
             server_id,
             is_replica,
@@ -125,6 +125,7 @@ pub(super) async fn connect(
             refusal,
         },
     ) = greeted?;
+    socket.set_server_id(server_id);
     let upstream = &terms.settings.upstream;
     let origin = Origin {
         node: socket.node().clone(),

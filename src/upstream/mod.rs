@@ -40,6 +40,7 @@ mod traffic;
 mod tries;
 mod turn;
 mod unauthenticated;
+mod unseen_ends;
 mod waiting;
 mod wanted;
 mod whereabouts;

@@ -10,6 +10,7 @@ use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use tokio::sync::Notify;
 
+use super::closing::ServerEnd;
 use super::link::{Link, Origin};
 use super::pool::Upstream;
 use super::renewal::Renewal;
@@ -104,7 +105,8 @@ impl Parcel {
     fn unpack(self, thread: &Rc<Thread>) -> Option<Rc<Link>> {
         let stream = self.stream.rehome().ok()?;
         let (node, begun) = (self.origin.node.clone(), self.origin.begun_micros);
-        let socket = ServerSocket::new(thread, stream, self.permit, node, begun);
+        let mut socket = ServerSocket::new(thread, stream, self.permit, node, begun);
+        socket.set_server_id(self.server_id);
         let state = State {
             user: self.user.map(Rc::new),
             protocol: self.protocol,
@@ -192,11 +194,15 @@ impl Link {
         else {
             return;
         };
-        let node = (self.origin().node.clone(), self.origin().begun_micros);
         if let Some(parcel) = self.thread.process.passing.send(worker, parcel) {
+            let end = ServerEnd {
+                node: parcel.origin.node,
+                begun_micros: parcel.origin.begun_micros,
+                server_id: parcel.server_id,
+            };
             let now = self.thread.clock.now_micros();
             let closings = &self.thread.closings;
-            closings.add(parcel.stream, parcel.permit, node, now);
+            closings.add(parcel.stream, parcel.permit, end, now);
         }
     }
 }

@@ -1,12 +1,12 @@
 //! A socket to the server and its permit, which live and end together.
 //!
-//! Invariant: a permit is given back only when the server has closed its side of the socket, or the kernel knows that the
-//! connection is gone, whatever becomes of whoever wanted the socket.
+//! Invariant: a permit is given back only when the server has closed its side of the socket or says that it has, or the kernel
+//! knows that the connection is gone, whatever becomes of whoever wanted the socket.
 
 use std::ops::Deref;
 use std::rc::Rc;
 
-use super::closing::Closings;
+use super::closing::{Closings, ServerEnd};
 use super::thread::Thread;
 use crate::budget::{Kind, SocketPermit};
 use crate::failover::Node;
@@ -17,9 +17,7 @@ use crate::transport::{Connector, HandshakeFailed, Stream};
 pub(super) struct ServerSocket {
     /// `None` only while it is taken apart.
     parts: Option<(Stream, SocketPermit)>,
-    node: Node,
-    /// When its connect began.
-    begun_micros: u64,
+    end: ServerEnd,
     thread: Rc<Thread>,
 }
 
@@ -34,15 +32,23 @@ impl ServerSocket {
     ) -> Self {
         Self {
             parts: Some((stream, permit)),
-            node,
-            begun_micros,
+            end: ServerEnd {
+                node,
+                begun_micros,
+                server_id: 0,
+            },
             thread: Rc::clone(thread),
         }
     }
 
     /// The address it goes to.
     pub(super) fn node(&self) -> &Node {
-        &self.node
+        &self.end.node
+    }
+
+    /// The server has this number for it.
+    pub(super) fn set_server_id(&mut self, id: i64) {
+        self.end.server_id = id;
     }
 
     /// What it is for.
@@ -91,8 +97,8 @@ impl Drop for ServerSocket {
     fn drop(&mut self) {
         if let Some((stream, permit)) = self.parts.take() {
             let closings: &Closings = &self.thread.closings;
-            let (node, begun) = (self.node.clone(), self.begun_micros);
-            closings.add(stream, permit, (node, begun), self.thread.clock.refresh());
+            let now = self.thread.clock.refresh();
+            closings.add(stream, permit, self.end.clone(), now);
         }
     }
 }

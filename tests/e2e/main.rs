@@ -51,6 +51,7 @@ mod traces;
 mod tracking;
 mod transactions;
 mod unended_calls;
+mod unseen_ends;
 mod wait_in_multi;
 mod waits;
 mod withdrawn;
