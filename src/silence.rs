@@ -17,6 +17,8 @@ pub enum Awaited {
     Wait,
     /// To a command, which may be delayed so.
     Command(Delays),
+    /// The rest of a reply, of which a part has come: the server is done with the command.
+    Rest,
 }
 
 /// The silence of one connection that owes a reply.
@@ -90,8 +92,10 @@ pub enum Verdict {
 
 /// Judges the silence of a connection.
 pub fn judge(silence: &Silence, around: &Around, limits: &Limits, now_micros: u64) -> Verdict {
-    let Awaited::Command(delays) = silence.awaited else {
-        return Verdict::Borne;
+    let delays = match silence.awaited {
+        Awaited::Wait => return Verdict::Borne,
+        Awaited::Command(delays) => delays,
+        Awaited::Rest => Delays::NONE,
     };
     let mut since = silence.since_micros.max(around.all_paused_until);
     if delays.may_pause() {
@@ -104,7 +108,9 @@ pub fn judge(silence: &Silence, around: &Around, limits: &Limits, now_micros: u6
     if elapsed(since) > limits.busy.max(limits.reply) {
         return Verdict::Overdue;
     }
-    if around.may_work {
+    // A server that has answered elsewhere since would have sent the rest, whatever it works on now.
+    let may_send = silence.awaited == Awaited::Rest && silence.overtaken_micros.is_some();
+    if around.may_work && !may_send {
         return Verdict::Borne;
     }
     let unexplained_since = match silence.overtaken_micros {

@@ -97,6 +97,30 @@ fn a_quick_command_that_was_passed_over_is_lost_though_the_server_answers_elsewh
 }
 
 #[test]
+fn the_rest_of_a_reply_is_lost_if_the_server_answers_elsewhere_whatever_it_works_on() {
+    let rest = |overtaken: Option<f64>| Silence {
+        awaited: Awaited::Rest,
+        overtaken_micros: overtaken.map(|after| seconds(100.0 + after)),
+        ..owes(Delays::ANY)
+    };
+    let around = |after: f64| Around {
+        heard_micros: seconds(100.0 + after),
+        may_work: true,
+        ..Around::default()
+    };
+    assert_eq!(at(&rest(Some(1.0)), &around(10.9), 10.9), Verdict::Borne);
+    assert_eq!(
+        at(&rest(Some(1.0)), &around(14.0), 14.0),
+        Verdict::Suspected
+    );
+    assert_eq!(at(&rest(Some(1.0)), &around(15.0), 15.0), Verdict::Lost);
+    // Between two parts of a long reply it may have begun something that takes long.
+    assert_eq!(at(&rest(None), &around(0.0), 599.0), Verdict::Borne);
+    assert_eq!(at(&rest(None), &around(0.0), 600.1), Verdict::Overdue);
+    assert_eq!(at(&rest(None), &unheard(), 13.4), Verdict::Lost);
+}
+
+#[test]
 fn a_pause_is_borne_to_its_end_by_what_it_holds_back() {
     let writes = Around {
         writes_paused_until: seconds(1000.0),

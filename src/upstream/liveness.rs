@@ -116,12 +116,18 @@ impl Inner {
         })
     }
 
+    /// Whether a part of a frame has come, and its rest has not.
+    fn has_begun(&self) -> bool {
+        !self.scanner.at_boundary() || !self.carry.is_empty()
+    }
+
     fn silence(&mut self, around: &Around, now_micros: u64) -> Option<Silence> {
         let since_micros = self.silent_since()?;
         let front = self.due.front()?;
-        let awaited = match front.is_blocking() {
-            true => Awaited::Wait,
-            false => Awaited::Command(front.delays()),
+        let awaited = match (self.has_begun(), front.is_blocking()) {
+            (true, _) => Awaited::Rest,
+            (false, true) => Awaited::Wait,
+            (false, false) => Awaited::Command(front.delays()),
         };
         let overtaken = &mut self.pulse.overtaken;
         Some(Silence {
@@ -183,7 +189,7 @@ impl Link {
     /// The same, of a request too that is still being passed on.
     fn is_unheard_for(&self, limit: Duration) -> bool {
         let inner = self.inner.borrow();
-        let waits = inner.due.front().is_some_and(Due::is_blocking);
+        let waits = !inner.has_begun() && inner.due.front().is_some_and(Due::is_blocking);
         let since = inner.silent_since().filter(|_| !waits);
         self.is_alive() && since.is_some_and(|since| self.thread.clock.is_past(since, limit))
     }
@@ -196,7 +202,11 @@ impl Link {
 
     /// Whether a command is due that the server may work on for long.
     fn may_work(&self) -> bool {
-        self.is_alive() && self.inner.borrow().pulse.may_work > 0
+        let inner = self.inner.borrow();
+        // It is done with a command whose reply has begun.
+        let is_done = inner.has_begun()
+            && matches!(inner.due.front(), Some(Due::Client { count: 1, delays, .. }) if delays.may_work());
+        self.is_alive() && inner.pulse.may_work > u32::from(is_done)
     }
 
     /// Has the kernel bear unacknowledged bytes for as long as a busy server is borne, while so many are on their way that

@@ -25,10 +25,26 @@ fn requests(requests: &[&[&str]]) -> Vec<u8> {
 }
 
 /// What comes, up to the end that QUIT makes if nothing else does.
-fn answers(mut client: Client, lines: &[&[&str]]) -> Vec<u8> {
+fn answers(client: Client, lines: &[&[&str]]) -> Vec<u8> {
+    asked(client, lines).read_to_end()
+}
+
+fn asked(mut client: Client, lines: &[&[&str]]) -> Client {
     client.send(requests(lines));
     client.send(encode(&["QUIT"]));
-    client.read_to_end()
+    client
+}
+
+/// A transaction in which all that matters stands on either side of something else.
+fn mixed<'a>(
+    unsure: &'a [&'a str],
+    own: &'a [&'a str],
+    between: &'a [&'a str],
+) -> [&'a [&'a str]; 9] {
+    let (multi, name, exec) = (&["MULTI"][..], &["CLIENT", "GETNAME"][..], &["EXEC"][..]);
+    [
+        multi, name, unsure, between, own, between, own, between, exec,
+    ]
 }
 
 #[test]
@@ -100,24 +116,14 @@ fn whatever_a_script_writes_nothing_of_the_servers_own_is_shown() {
     let respool = Respool::start(&redis);
     let name = &["CLIENT", "GETNAME"][..];
     for version in ["2", "3"] {
-        // Whoever announces bytes that never come waits for them, here as with any library; its connection is its own.
+        // Whoever announces bytes that never come waits for them; see below.
         for script in SCRIPTS.into_iter().filter(|script| !script.contains("$60")) {
             let eval = &["EVAL", script, "0"][..];
             let list = &["FUNCTION", "LIST", "x\r\n+injected"][..];
             for unsure in [eval, list] {
                 for own in [name, &["CLIENT", "INFO"]] {
                     for between in [&["PING", "x"][..], &["SELECT", "3"], name] {
-                        let lines = [
-                            &["MULTI"][..],
-                            name,
-                            unsure,
-                            between,
-                            own,
-                            between,
-                            own,
-                            between,
-                            &["EXEC"],
-                        ];
+                        let lines = mixed(unsure, own, between);
                         let seen = answers(hello(respool.client(), version), &lines);
                         let text = show(&seen);
                         assert!(!text.contains("respool:"), "{version} {lines:?}: {text}");
@@ -128,6 +134,37 @@ fn whatever_a_script_writes_nothing_of_the_servers_own_is_shown() {
     }
     respool.assert_alive();
     respool.client().ping();
+}
+
+/// Directly they would be waited for as long as the client likes; here its connection is needed by others.
+#[test]
+fn who_is_announced_bytes_that_never_come_does_not_wait_for_ever() {
+    let redis = Redis::start(&[]);
+    let respool = Respool::with(&redis)
+        .upstream("max_connections = 40\nreply_timeout = \"2s\"")
+        .start();
+    let name = &["CLIENT", "GETNAME"][..];
+    let mut waiting = Vec::new();
+    for version in ["2", "3"] {
+        for script in SCRIPTS.into_iter().filter(|script| script.contains("$60")) {
+            for own in [name, &["CLIENT", "INFO"]] {
+                for between in [&["PING", "x"][..], &["SELECT", "3"], name] {
+                    let eval = ["EVAL", script, "0"];
+                    let lines = mixed(&eval, own, between);
+                    let client = hello(respool.client(), version);
+                    waiting.push((asked(client, &lines), format!("{version} {lines:?}")));
+                }
+            }
+        }
+    }
+    let mut bystander = respool.client();
+    for (mut client, lines) in waiting {
+        bystander.ping();
+        let text = show(&client.read_to_end());
+        assert!(!text.contains("respool:"), "{lines}: {text}");
+    }
+    respool.assert_alive();
+    bystander.ping();
 }
 
 #[test]
