@@ -92,10 +92,13 @@ fn frames(bytes: &[u8], piece: usize) -> Frames {
 }
 
 /// A frame that both parsers understand ends where both say. The others end a line at the first CR, and a bulk string without a look
-/// at what stands behind it: where a CR or an LF stands alone they do not judge.
+/// at what stands behind it: where a CR or an LF stands alone they do not judge; nor what an invalidation is inside of a frame.
 fn agree(bytes: &[u8], length: usize) {
     let stands_alone = |pair: &[u8]| (pair[0] == b'\r') != (pair[1] == b'\n');
-    if bytes[..length].windows(2).any(stands_alone) {
+    let invalidation = b"\n>2\r\n";
+    let holds_one =
+        || (bytes[..length].windows(invalidation.len())).any(|part| part == invalidation);
+    if bytes[..length].windows(2).any(stands_alone) || holds_one() {
         return;
     }
     if let Ok(Some((_, used))) = decode_resp2(bytes) {

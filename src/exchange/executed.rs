@@ -16,6 +16,9 @@ use crate::resp::speak::push_header;
 /// subscribers of as many channels as one request can name.
 const MOST_ELEMENT: usize = 1024 * 1024;
 
+/// What Redis 6.2 writes between elements begins so: a push about keys that its client tracks, of two parts.
+const INVALIDATION: &[u8] = b">2\r\n";
+
 /// The server's reply is not of the commands that were queued.
 #[derive(Debug, PartialEq, Eq)]
 pub struct Mismatch;
@@ -64,6 +67,8 @@ pub struct Executed {
     next: usize,
     stage: Stage,
     scanner: ReplyScanner,
+    /// What is under way stands between two elements.
+    is_between: bool,
     gathered: Vec<u8>,
 }
 
@@ -78,6 +83,7 @@ impl Executed {
             next: 0,
             stage: Stage::Begin,
             scanner: ReplyScanner::default(),
+            is_between: false,
             gathered: Vec::new(),
         }
     }
@@ -102,12 +108,15 @@ impl Executed {
                     from = at;
                 }
                 Stage::Element(number) => {
+                    if self.scanner.at_boundary() {
+                        self.is_between = bytes[at..].starts_with(INVALIDATION);
+                    }
                     let step = self.scanner.advance(&bytes[at..]).map_err(|_| Mismatch)?;
                     if step.used == 0 {
                         return Err(Mismatch);
                     }
                     let end = at + step.used;
-                    let is_own = self.places[self.next].place == number;
+                    let is_own = self.places[self.next].place == number && !self.is_between;
                     if is_own {
                         if from < at {
                             each(Part::Pass(&bytes[from..at]));
@@ -118,7 +127,7 @@ impl Executed {
                             return Err(Mismatch);
                         }
                     }
-                    if step.complete {
+                    if step.complete && !self.is_between {
                         self.ended(number, is_own, &mut each);
                     }
                     at = end;
@@ -419,6 +428,24 @@ mod tests {
             let mut executed = Executed::new(3, 1, places);
             let expected = (vec![(None, reply.to_vec())], Ok(true));
             prop_assert_eq!(parts(&mut executed, reply, &cuts), expected);
+        }
+    }
+
+    proptest! {
+        #[test]
+        fn an_invalidation_between_elements_is_none(cuts in prop::collection::vec(any::<usize>(), 0..30)) {
+            let (own, told) = (&b"$6\r\nSECRET\r\n"[..], &b">2\r\n$10\r\ninvalidate\r\n*1\r\n$1\r\nk\r\n"[..]);
+            let reply = [b"*4\r\n", told, told, b"+OK\r\n", told, own, told, own, b":1\r\n"].concat();
+            let passed = |parts: &[&[u8]]| (None, parts.concat());
+            let expected = vec![
+                passed(&[b"*4\r\n", told, told, b"+OK\r\n", told]),
+                (Some(0), own.to_vec()),
+                passed(&[told]),
+                (Some(1), own.to_vec()),
+                passed(&[b":1\r\n"]),
+            ];
+            let mut executed = Executed::new(4, 0, vec![unmarked(1), unmarked(2)]);
+            prop_assert_eq!(parts(&mut executed, &reply, &cuts), (expected, Ok(true)));
         }
     }
 

@@ -10,6 +10,10 @@ use super::{Header, header};
 /// Longest line that announces a length or a count; longer ones are no RESP.
 const MAX_HEADER: usize = 32;
 
+/// What a push to a client that tracks keys consists of: its name and what it is about. All others have more parts, and stand in a
+/// frame only as the reply to a command of a transaction (`SUBSCRIBE`).
+const INVALIDATION_PARTS: u64 = 2;
+
 /// Bytes of the server that are no RESP. The connection they came on is of no further use.
 #[derive(Debug, PartialEq, Eq)]
 pub struct Malformed;
@@ -64,7 +68,7 @@ impl ReplyScanner {
         if fresh {
             self.elements = 1;
         }
-        let step = self.walk(buf)?;
+        let step = self.walk(buf, fresh)?;
         if fresh && step.used == 0 {
             // Not a byte could be used: the frame has not begun.
             self.elements = 0;
@@ -73,7 +77,7 @@ impl ReplyScanner {
     }
 
     #[inline]
-    fn walk(&mut self, buf: &[u8]) -> Result<Advance, Malformed> {
+    fn walk(&mut self, buf: &[u8], fresh: bool) -> Result<Advance, Malformed> {
         let mut at = 0;
         loop {
             if self.body > 0 {
@@ -115,7 +119,7 @@ impl ReplyScanner {
                 }
                 b'$' | b'*' | b'~' | b'>' | b'%' | b'|' | b'=' | b'!' => match header(buf, at) {
                     Header::Line { value, after } if buf[after - 1] == b'\n' => {
-                        self.announced(kind, value)?;
+                        self.announced(kind, value, fresh && at == 0)?;
                         at = after;
                     }
                     Header::Incomplete if buf.len() - at <= MAX_HEADER => {
@@ -175,9 +179,9 @@ impl ReplyScanner {
         None
     }
 
-    /// Takes in an element that announced a length or a count.
+    /// Takes in an element that announced a length or a count; `is_whole`: it is a frame, and stands in no other.
     #[inline]
-    fn announced(&mut self, kind: u8, value: i64) -> Result<(), Malformed> {
+    fn announced(&mut self, kind: u8, value: i64, is_whole: bool) -> Result<(), Malformed> {
         if value == -1 && matches!(kind, b'$' | b'*') {
             self.elements -= 1;
             return Ok(());
@@ -195,6 +199,8 @@ impl ReplyScanner {
             b'|' => value
                 .checked_mul(2)
                 .and_then(|inner| inner.checked_add(self.elements)),
+            // Nor is an invalidation, which Redis 6.2 writes between the elements of its own client's EXEC.
+            b'>' if value == INVALIDATION_PARTS && !is_whole => value.checked_add(self.elements),
             _ => value.checked_add(self.elements - 1),
         };
         self.elements = elements.ok_or(Malformed)?;
@@ -232,6 +238,10 @@ mod tests {
         "|1\r\n+ttl\r\n:3\r\n$2\r\nab\r\n",
         "*2\r\n|1\r\n+k\r\n+v\r\n:1\r\n:2\r\n",
         ">3\r\n+message\r\n+c\r\n+x\r\n",
+        ">2\r\n$10\r\ninvalidate\r\n*1\r\n$1\r\nk\r\n",
+        "*2\r\n+OK\r\n>2\r\n$10\r\ninvalidate\r\n*1\r\n$1\r\nk\r\n:1\r\n",
+        "*1\r\n>2\r\n$10\r\ninvalidate\r\n_\r\n>2\r\n$10\r\ninvalidate\r\n*1\r\n$1\r\nk\r\n+OK\r\n",
+        "*2\r\n>3\r\n$9\r\nsubscribe\r\n$1\r\na\r\n:1\r\n:7\r\n",
     ];
 
     #[test]
