@@ -29,18 +29,13 @@ fn is_debugged(command: Option<CommandId>) -> bool {
 }
 
 impl Client {
-    /// SCRIPT DEBUG on the connection lent to the client.
+    /// SCRIPT DEBUG on the connection lent to the client, on which no reply is due: behind one the server refuses it.
     pub(super) fn script_debug(
         &mut self,
         link: &Rc<Link>,
         request: &Request<'_>,
         command: Option<CommandId>,
     ) -> Next {
-        // The server refuses it behind replies that it has not sent yet.
-        if self.outlet.outstanding() > 0 {
-            self.wait = Wait::Answers;
-            return Next::Wait;
-        }
         if self.outlet.transaction().open {
             // EXEC answers that it must be called outside of a pipeline.
             return self.queue(link, request, command, Verb::Queue);

@@ -71,17 +71,13 @@ impl Client {
         self.pin_use.stands_in && self.outlet.outstanding() > 0 && !may_follow()
     }
 
-    /// Sends CLIENT PAUSE or UNPAUSE on the connection lent for it.
+    /// Sends CLIENT PAUSE or UNPAUSE on the connection lent for it, on which no reply is due.
     pub(super) fn pause(
         &mut self,
         link: &Rc<Link>,
         request: &Request<'_>,
         command: Option<CommandId>,
     ) -> Next {
-        if self.outlet.outstanding() > 0 {
-            self.wait = Wait::Answers;
-            return Next::Wait;
-        }
         self.count(1, command);
         let (tell, told) = tokio::sync::oneshot::channel();
         link.send_own(request.bytes(), OwnReply::Tell(tell));

@@ -248,8 +248,13 @@ impl Client {
                 | PinReason::Unlisted
         );
         let tells = tells(reason, request, command);
-        if (blocks || tells.is_some()) && self.outlet.outstanding() > 0 {
-            // Alone at the front, so that it is seen to block, and is unblocked, when the client leaves.
+        let goes_alone = match reason {
+            PinReason::Wait | PinReason::ScriptDebug => true,
+            PinReason::Pause => !self.pin_use.in_multi,
+            // Seen to block, and unblocked, when the client leaves.
+            _ => blocks || tells.is_some(),
+        };
+        if goes_alone && self.outlet.outstanding() > 0 {
             self.wait = Wait::Answers;
             return Next::Wait;
         }

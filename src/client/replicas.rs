@@ -22,17 +22,13 @@ const NOT_ACKNOWLEDGED: &[u8] =
 
 impl Client {
     /// WAIT speaks of the writes of its own connection, so that connection is first moved past the client's earlier
-    /// ones: by any command up to Redis 7.0, from 7.2 on by one that is propagated.
+    /// ones, which are answered: by any command up to Redis 7.0, from 7.2 on by one that is propagated.
     pub(super) fn wait_for_replicas(
         &mut self,
         link: &Rc<Link>,
         request: &Request<'_>,
         command: Option<CommandId>,
     ) -> Next {
-        if self.outlet.outstanding() > 0 {
-            self.wait = Wait::Answers;
-            return Next::Wait;
-        }
         let is_open = self.outlet.transaction().open;
         match self.wait_ready.take() {
             Some(Ok(())) => {}

@@ -5,6 +5,7 @@ use redis_protocol::resp3::types::OwnedFrame;
 
 use super::pattern::may_match;
 use super::topic::Kind;
+use crate::resp::parts::{pairs, text};
 
 /// The patterns of channels that a user may have.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -92,25 +93,6 @@ fn gather(frame: &OwnedFrame, patterns: &mut Vec<Box<[u8]>>) -> bool {
         }
     }
     has_told
-}
-
-/// The fields of a map, which in RESP2 is a flat array.
-fn pairs(frame: &OwnedFrame) -> Vec<(&OwnedFrame, &OwnedFrame)> {
-    match frame {
-        OwnedFrame::Map { data, .. } => data.iter().collect(),
-        OwnedFrame::Array { data, .. } => data
-            .chunks_exact(2)
-            .map(|pair| (&pair[0], &pair[1]))
-            .collect(),
-        _ => Vec::new(),
-    }
-}
-
-fn text(frame: &OwnedFrame) -> Option<&[u8]> {
-    match frame {
-        OwnedFrame::BlobString { data, .. } | OwnedFrame::SimpleString { data, .. } => Some(data),
-        _ => None,
-    }
 }
 
 #[cfg(test)]

@@ -3,6 +3,7 @@
 //! Invariant: nothing here recurses, allocates by a count a peer announced, or rescans bytes it has seen.
 
 mod inline;
+pub mod parts;
 mod reply;
 mod request;
 pub mod speak;

@@ -10,6 +10,7 @@ use super::info::Info;
 use super::thread::Process;
 use crate::command::Learned;
 use crate::resp::parse_integer;
+use crate::resp::parts::{pairs, text};
 use crate::resp::speak::push_header;
 use crate::session::{NestedWords, Protocol};
 use crate::texts::{Product, ServerVersion};
@@ -207,26 +208,10 @@ fn id_line(reply: &[u8]) -> Option<(usize, usize)> {
     Some((at, at + memchr::memchr(b'\n', &reply[at..])? + 1))
 }
 
-/// The name and text of each text field of a HELLO reply, a map in RESP3 and a flat array in RESP2.
+/// The name and text of each text field of a HELLO reply.
 fn fields(frame: &OwnedFrame) -> Vec<(&[u8], &[u8])> {
-    match frame {
-        OwnedFrame::Map { data, .. } => data
-            .iter()
-            .filter_map(|(name, value)| Some((text(name)?, text(value)?)))
-            .collect(),
-        OwnedFrame::Array { data, .. } => data
-            .chunks_exact(2)
-            .filter_map(|pair| Some((text(&pair[0])?, text(&pair[1])?)))
-            .collect(),
-        _ => Vec::new(),
-    }
-}
-
-fn text(frame: &OwnedFrame) -> Option<&[u8]> {
-    match frame {
-        OwnedFrame::BlobString { data, .. } | OwnedFrame::SimpleString { data, .. } => Some(data),
-        _ => None,
-    }
+    let both = |(name, value)| Some((text(name)?, text(value)?));
+    pairs(frame).into_iter().filter_map(both).collect()
 }
 
 #[cfg(test)]
