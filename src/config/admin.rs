@@ -6,8 +6,8 @@ use std::path::{Path, PathBuf};
 
 use super::check::Surroundings;
 use super::file::File;
+use super::files::read_text;
 use super::leaf::Value;
-use super::load::read_text;
 use super::problem::Problem;
 use super::value::{self, Wrong, shown, wrong};
 use super::{Address, PasswordDigest, auth};

@@ -12,8 +12,8 @@ use zeroize::Zeroizing;
 
 use super::check::{Surroundings, time, to_usize};
 use super::file::{File, key_of};
+use super::files::read_text;
 use super::leaf::Value;
-use super::load::read_text;
 use super::problem::Problem;
 use super::{Secret, keys};
 

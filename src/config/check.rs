@@ -7,6 +7,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use super::file::{File, key_of};
+use super::files::read_hosts;
 use super::keys::{self, Fallback};
 use super::leaf::Value;
 use super::machine::Machine;
@@ -190,12 +191,12 @@ fn hosts_file(file: &File, around: &Surroundings<'_>) -> Result<Option<PathBuf>,
     let Some(path) = file.text(key).map(|path| around.dir.join(path)) else {
         return Ok(None);
     };
-    match std::fs::metadata(&path) {
+    match read_hosts(&path) {
         Ok(_) => Ok(Some(path)),
-        Err(error) => Err(Problem::new(
+        Err(why) => Err(Problem::new(
             file.line(key),
             key,
-            format!("the file cannot be read: {error}"),
+            format!("{} cannot be read: {why}", path.display()),
             "name a file of the form of /etc/hosts, or remove the key",
         )),
     }

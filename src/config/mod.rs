@@ -10,6 +10,7 @@ mod certificate;
 mod check;
 mod conflicts;
 mod file;
+mod files;
 mod keys;
 mod leaf;
 mod load;
@@ -31,6 +32,7 @@ pub use auth::{
     secret_in_file, trimmed,
 };
 pub use certificate::{Certificate, UnixSeconds};
+pub use files::{is_plain_file, read_hosts};
 pub use keys::{Key, keys};
 pub use load::{fingerprint, load, parse};
 pub use machine::Machine;

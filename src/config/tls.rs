@@ -15,8 +15,8 @@ use rustls::sign::CertifiedKey;
 use super::certificate::Certificate;
 use super::check::{Surroundings, time};
 use super::file::File;
+use super::files::read_bytes;
 use super::leaf::Value;
-use super::load::read_bytes;
 use super::problem::Problem;
 use super::{Address, UnixSeconds};
 
@@ -225,10 +225,12 @@ impl Files<'_, '_> {
 
     fn text(&mut self, name: &str) -> Option<zeroize::Zeroizing<Vec<u8>>> {
         let path = self.file.text(&format!("{}.{name}", self.table))?;
-        match read_bytes(&self.around.dir.join(path)) {
+        let path = self.around.dir.join(path);
+        match read_bytes(&path) {
             Ok(bytes) => Some(bytes),
             Err(why) => {
                 let remedy = "name a file that respool's user can read";
+                // Without the path: some paste what is to stand in the file.
                 self.wrong(name, format!("the file cannot be read: {why}"), remedy);
                 None
             }

@@ -4,7 +4,7 @@ use std::io;
 use std::net::{IpAddr, SocketAddr, ToSocketAddrs};
 use std::path::Path;
 
-use crate::config::Address;
+use crate::config::{Address, read_hosts};
 use crate::failover::Node;
 
 /// The address of what needs no lookup: an IP address, a unix socket.
@@ -24,7 +24,7 @@ pub fn literal(address: &Address) -> Option<Node> {
 /// The file cannot be read, or the system has no answer.
 pub fn look_up(host: &str, port: u16, hosts_file: Option<&Path>) -> io::Result<Vec<Node>> {
     let mut addresses = match hosts_file {
-        Some(path) => in_hosts(&std::fs::read_to_string(path)?, host),
+        Some(path) => in_hosts(&read_hosts(path).map_err(io::Error::other)?, host),
         None => Vec::new(),
     };
     if addresses.is_empty() {

@@ -18,6 +18,7 @@ mod descriptors;
 mod differential;
 mod evictions;
 mod failover;
+mod files;
 mod full_memory;
 mod harness;
 mod health;

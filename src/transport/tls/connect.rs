@@ -12,7 +12,7 @@ use rustls::{ClientConfig, RootCertStore};
 
 use super::verify::{Anybody, Explaining};
 use super::{Broken, Role, Side, Stream, Tls, explain};
-use crate::config::{Authorities, UpstreamTls, Verification, provider};
+use crate::config::{Authorities, UpstreamTls, Verification, is_plain_file, provider};
 
 /// Makes TLS of connections to the server. One for all of them: that is how sessions are resumed.
 #[derive(Debug)]
@@ -162,6 +162,9 @@ fn trusted(authorities: &Authorities) -> Result<(RootCertStore, String), String>
             Ok((roots, trust))
         }
         Authorities::System => {
+            if let Some(refusal) = unreadable(std::env::var_os("SSL_CERT_FILE")) {
+                return Err(refusal);
+            }
             let found = rustls_native_certs::load_native_certs();
             for error in &found.errors {
                 tracing::debug!("the system's certificates: {error}");
@@ -182,6 +185,15 @@ fn trusted(authorities: &Authorities) -> Result<(RootCertStore, String), String>
             Ok((roots, trust))
         }
     }
+}
+
+/// Why the file of authorities that the environment names is not opened: reading a pipe can take for ever.
+fn unreadable(named: Option<std::ffi::OsString>) -> Option<String> {
+    let path = named?;
+    let is_other = std::path::Path::new(&path).exists() && !is_plain_file(path.as_ref());
+    is_other.then(|| {
+        format!("SSL_CERT_FILE={path:?} is not a file; correct it, or set upstream.tls.ca_file")
+    })
 }
 
 /// The variables that say where the system's authorities are, as far as they are set.
