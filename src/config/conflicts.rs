@@ -6,6 +6,8 @@
 mod addresses;
 mod groups;
 
+pub use addresses::share_a_port;
+
 use super::file::{File, key_of};
 use super::keys::{self, Fallback};
 use super::machine::Machine;

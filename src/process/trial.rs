@@ -1,11 +1,13 @@
 //! What `respool check` tries out, so that it refuses what `respool run` would: addresses, folders of sockets, TLS.
 
 use std::io;
-use std::path::Path;
+use std::net::{SocketAddr, ToSocketAddrs as _};
+use std::path::{Path, PathBuf};
 
 use rustix::fs::{Access, access};
+use rustix::process::{getegid, geteuid, getgroups};
 
-use crate::config::{Address, AdminAddress, Problem, Settings};
+use crate::config::{Address, AdminAddress, Listener, Problem, Settings, share_a_port};
 use crate::transport::{Acceptance, Connector, is_left_over, try_bind};
 
 /// What keeps a respool with these settings from starting here.
@@ -15,6 +17,29 @@ pub struct Trial {
     pub problems: Vec<Problem>,
     /// It would not start now: an address is in use, as it is when this respool runs already.
     pub warnings: Vec<Problem>,
+    /// Where it would listen by now, and as what that is written.
+    taken: Vec<(Place, String)>,
+}
+
+/// Where a socket listens.
+#[derive(Debug)]
+enum Place {
+    Port(SocketAddr),
+    /// The folder without links, and the name in it.
+    File(PathBuf),
+}
+
+/// What is in the way of an address.
+enum Obstacle {
+    /// What this respool itself would listen on already.
+    Own(String),
+    Other(io::Error),
+}
+
+impl From<io::Error> for Obstacle {
+    fn from(error: io::Error) -> Self {
+        Self::Other(error)
+    }
 }
 
 impl Trial {
@@ -28,12 +53,7 @@ impl Trial {
                 let what = format!("{}: {why}", listener.name);
                 trial.problem("listener.tls", what, "correct the certificate and the key");
             }
-            let owns = listener.access.owner;
-            let me = rustix::process::geteuid();
-            if owns.is_some_and(|owner| !me.is_root() && owner != me.as_raw()) {
-                let what = format!("{}: only root gives files away", listener.name);
-                trial.problem("listener.owner", what, "remove it, or run as root");
-            }
+            trial.owner(listener);
         }
         let admin = &settings.admin;
         let of_admin = [
@@ -56,12 +76,46 @@ impl Trial {
         trial
     }
 
+    /// Whether respool may give the file of the socket to those who are to have it.
+    fn owner(&mut self, listener: &Listener) {
+        let (name, wanted) = (&listener.name, listener.access);
+        let me = geteuid();
+        if me.is_root() {
+            return;
+        }
+        if wanted.owner.is_some_and(|owner| owner != me.as_raw()) {
+            let what = format!("{name}: only root gives files away");
+            self.problem("listener.owner", what, "remove it, or run as root");
+        }
+        let mut groups = getgroups().unwrap_or_default();
+        groups.push(getegid());
+        let is_mine = |group: u32| groups.iter().any(|mine| mine.as_raw() == group);
+        if wanted.group.is_some_and(|group| !is_mine(group)) {
+            let what = format!("{name}: respool's user is not in this group");
+            let remedy = "remove it, or take the user into the group";
+            self.problem("listener.group", what, remedy);
+        }
+    }
+
     fn address(&mut self, key: &str, address: &Address) {
-        let error = match address {
-            Address::Tcp { host, port } => try_bind(host, *port).err(),
-            Address::Unix(path) => unix_trouble(path),
+        let tried = match address {
+            Address::Tcp { host, port } => self.port(host, *port),
+            Address::Unix(path) => self.file(path),
         };
-        let Some(error) = error else { return };
+        let (place, obstacle) = match tried {
+            Ok(place) => (Some(place), None),
+            Err((place, obstacle)) => (place, Some(obstacle)),
+        };
+        self.taken
+            .extend(place.map(|place| (place, address.to_string())));
+        let error = match obstacle {
+            None => return,
+            Some(Obstacle::Own(other)) => {
+                let what = format!("cannot listen on {address}: {other} is the same");
+                return self.problem(key, what, "listen on another port or path");
+            }
+            Some(Obstacle::Other(error)) => error,
+        };
         let what = format!("cannot listen on {address}: {error}");
         if error.kind() == io::ErrorKind::AddrInUse {
             let remedy =
@@ -78,6 +132,62 @@ impl Trial {
         self.problem(key, what, remedy);
     }
 
+    /// Tries the addresses of `host` in their order, as a start does, and says which it is.
+    ///
+    /// # Errors
+    /// None can be had; with the one that is in use, as it is by this respool itself when it runs already.
+    fn port(&self, host: &str, port: u16) -> Result<Place, (Option<Place>, Obstacle)> {
+        let addresses = (host, port).to_socket_addrs();
+        let addresses = addresses.map_err(|error| (None, error.into()))?;
+        let mut last = io::Error::from(io::ErrorKind::AddrNotAvailable).into();
+        let mut in_use = None;
+        for at in addresses {
+            let is_here = |(place, _): &&(Place, String)| match place {
+                Place::Port(other) => share_a_port(*other, at),
+                Place::File(_) => false,
+            };
+            if let Some((_, other)) = self.taken.iter().find(is_here) {
+                last = Obstacle::Own(other.clone());
+                continue;
+            }
+            match try_bind(at) {
+                Ok(()) => return Ok(Place::Port(at)),
+                Err(error) => {
+                    if error.kind() == io::ErrorKind::AddrInUse {
+                        in_use = in_use.or(Some(Place::Port(at)));
+                    }
+                    last = error.into();
+                }
+            }
+        }
+        Err((in_use, last))
+    }
+
+    /// Says which file the socket would have.
+    ///
+    /// # Errors
+    /// There can be none; with the one where somebody listens, as this respool itself does when it runs already.
+    fn file(&self, path: &Path) -> Result<Place, (Option<Place>, Obstacle)> {
+        let folder = folder_of(path);
+        let name = path.file_name().unwrap_or_default();
+        let file = folder.canonicalize().map(|folder| folder.join(name));
+        let file = file.map_err(|error| (None, error.into()))?;
+        let is_here = |(place, _): &&(Place, String)| match place {
+            Place::Port(_) => false,
+            Place::File(other) => *other == file,
+        };
+        if let Some((_, other)) = self.taken.iter().find(is_here) {
+            return Err((None, Obstacle::Own(other.clone())));
+        }
+        match unix_trouble(path) {
+            None => Ok(Place::File(file)),
+            Some(error) => {
+                let is_in_use = error.kind() == io::ErrorKind::AddrInUse;
+                Err((is_in_use.then_some(Place::File(file)), error.into()))
+            }
+        }
+    }
+
     fn problem(&mut self, key: &str, what: String, remedy: &str) {
         self.problems.push(problem(key, what, remedy));
     }
@@ -92,12 +202,16 @@ fn problem(key: &str, what: String, remedy: &str) -> Problem {
     }
 }
 
-/// Why no unix socket can be made at `path`, without making one.
-fn unix_trouble(path: &Path) -> Option<io::Error> {
-    let folder = match path.parent() {
+fn folder_of(path: &Path) -> &Path {
+    match path.parent() {
         Some(folder) if !folder.as_os_str().is_empty() => folder,
         _ => Path::new("."),
-    };
+    }
+}
+
+/// Why no unix socket can be made at `path`, without making one.
+fn unix_trouble(path: &Path) -> Option<io::Error> {
+    let folder = folder_of(path);
     match std::fs::metadata(folder) {
         Err(error) => return Some(error),
         Ok(about) if !about.is_dir() => return Some(io::ErrorKind::NotADirectory.into()),
@@ -154,6 +268,31 @@ mod tests {
             !dir.path().join("new.sock").exists(),
             "nothing is left behind"
         );
+    }
+
+    #[test]
+    fn no_two_sockets_are_in_one_place() {
+        let dir = tempfile::tempdir().expect("a folder");
+        std::fs::create_dir(dir.path().join("inner")).expect("a folder");
+        std::os::unix::fs::symlink(dir.path(), dir.path().join("link")).expect("a link");
+        let file = |path: &str| format!("unix:{}", dir.path().join(path).display());
+        let own = file("own.sock");
+        for other in [file("inner/../own.sock"), file("link/own.sock")] {
+            let two = format!("[[listener]]\naddress = \"{own}\"\n");
+            let two = two + &format!("[[listener]]\naddress = \"{other}\"");
+            assert_eq!(
+                keys(&two),
+                (vec!["listener.address".to_owned()], Vec::new()),
+                "{other}"
+            );
+            let admin =
+                format!("[[listener]]\naddress = \"{own}\"\n[admin]\naddress = \"{other}\"");
+            assert_eq!(
+                keys(&admin),
+                (vec!["admin.address".to_owned()], Vec::new()),
+                "{other}"
+            );
+        }
     }
 
     #[test]

@@ -125,7 +125,7 @@ impl Changes {
     pub(super) fn change_access(&mut self) -> Result<(), String> {
         let changed = self.kept.iter().filter(|kept| kept.is_access_new);
         for kept in changed {
-            self.access.change(&kept.settings)?;
+            self.access.change(&kept.listener, &kept.settings)?;
         }
         Ok(())
     }

@@ -14,7 +14,7 @@ use tokio::io::unix::AsyncFd;
 use tokio::net::{TcpStream, UnixStream};
 
 use super::Stream;
-use super::open::{Accepting, OpenListener, permit};
+use super::open::{Accepting, OpenListener, access_of, permit};
 use super::reserve::{Reserve, reserve};
 use super::socket_file::{SocketFile, is_left_over};
 use super::tls::{Acceptance, TlsAcceptor};
@@ -32,6 +32,8 @@ const ADMIN_BACKLOG: i32 = 1024;
 pub struct Bound {
     socket: Arc<Socket>,
     path: Option<SocketFile>,
+    /// What the file of a unix socket had before the settings were heeded.
+    unset: Access,
     tls: Arc<TlsAcceptor>,
     is_for_clients: bool,
 }
@@ -55,7 +57,7 @@ impl Bound {
 
     /// By which it is changed and closed while it accepts.
     pub fn opened(&self, name: String) -> (Arc<OpenListener>, Accepting) {
-        OpenListener::new(name, &self.socket, Arc::clone(&self.tls))
+        OpenListener::new(name, &self.socket, self.unset, Arc::clone(&self.tls))
     }
 
     /// The address clients connect to, where there is only one.
@@ -132,8 +134,11 @@ impl Accepted {
 /// # Errors
 /// The address is taken, not ours or not permitted; or what rustls does not take of the TLS settings.
 pub fn bind(listener: &Listener, keepalive: Duration) -> io::Result<Bound> {
-    let (socket, path) = match &listener.address {
-        Address::Tcp { host, port } => (bind_tcp((host.as_str(), *port).to_socket_addrs()?)?, None),
+    let ((socket, unset), path) = match &listener.address {
+        Address::Tcp { host, port } => {
+            let socket = bind_tcp((host.as_str(), *port).to_socket_addrs()?)?;
+            ((socket, Access::default()), None)
+        }
         Address::Unix(path) => (bind_unix(path, &listener.access)?, Some(path.clone())),
     };
     if path.is_none() {
@@ -147,6 +152,7 @@ pub fn bind(listener: &Listener, keepalive: Duration) -> io::Result<Bound> {
     Ok(Bound {
         socket: Arc::new(socket),
         path: path.map(SocketFile::new),
+        unset,
         tls: Arc::new(tls),
         is_for_clients: true,
     })
@@ -163,24 +169,25 @@ pub fn bind_admin(address: &AdminAddress, mode: Option<u32>) -> io::Result<Bound
     };
     let (socket, path) = match address {
         AdminAddress::Tcp(address) => (bind_tcp(std::iter::once(*address))?, None),
-        AdminAddress::Unix(path) => (bind_unix(path, &access)?, Some(path.clone())),
+        AdminAddress::Unix(path) => (bind_unix(path, &access)?.0, Some(path.clone())),
     };
     socket.set_nonblocking(true)?;
     socket.listen(ADMIN_BACKLOG)?;
     Ok(Bound {
         socket: Arc::new(socket),
         path: path.map(SocketFile::new),
+        unset: access,
         tls: Arc::default(),
         is_for_clients: false,
     })
 }
 
-/// Binds `host:port` as [`bind`] would, and gives it back at once without having listened.
+/// Binds `address` as [`bind`] would, and gives it back at once without having listened.
 ///
 /// # Errors
-/// The address is taken, not ours or not permitted, or the host has none.
-pub fn try_bind(host: &str, port: u16) -> io::Result<()> {
-    bind_tcp((host, port).to_socket_addrs()?).map(drop)
+/// The address is taken, not ours or not permitted.
+pub fn try_bind(address: SocketAddr) -> io::Result<()> {
+    bind_tcp(std::iter::once(address)).map(drop)
 }
 
 /// Keepalive probes after `idle` of silence, three before the peer is given up; zero: none.
@@ -220,15 +227,17 @@ fn bind_tcp(addresses: impl Iterator<Item = SocketAddr>) -> io::Result<Socket> {
     Err(last)
 }
 
-fn bind_unix(path: &Path, access: &Access) -> io::Result<Socket> {
+/// The socket, and what its file had before `access` was set.
+fn bind_unix(path: &Path, access: &Access) -> io::Result<(Socket, Access)> {
     let socket = Socket::new(Domain::UNIX, Type::STREAM, None)?;
     if is_left_over(path) {
         std::fs::remove_file(path)?;
     }
     socket.bind(&socket2::SockAddr::unix(path)?)?;
+    let unset = access_of(path)?;
     // Before it listens: until then nobody can connect, whatever the umask allows.
     permit(path, access)?;
-    Ok(socket)
+    Ok((socket, unset))
 }
 
 impl Acceptor {

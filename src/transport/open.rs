@@ -39,6 +39,8 @@ pub struct OpenListener {
     name: String,
     /// The socket belongs to whoever accepts.
     socket: Weak<Socket>,
+    /// What the file of a unix socket has where the settings say nothing.
+    unset: Access,
     tls: Arc<TlsAcceptor>,
     stop: watch::Sender<bool>,
     gone: watch::Receiver<()>,
@@ -66,6 +68,7 @@ impl OpenListener {
     pub(super) fn new(
         name: String,
         socket: &Arc<Socket>,
+        unset: Access,
         tls: Arc<TlsAcceptor>,
     ) -> (Arc<Self>, Accepting) {
         let (stop, stopped) = watch::channel(false);
@@ -73,6 +76,7 @@ impl OpenListener {
         let listener = Self {
             name,
             socket: Arc::downgrade(socket),
+            unset,
             tls,
             stop,
             gone,
@@ -121,22 +125,24 @@ pub struct ChangedAccess {
 }
 
 impl ChangedAccess {
-    /// Changes who may connect to `listener`, if it is a unix socket.
+    /// Changes who may connect to `listener`, which is `open`, if it is a unix socket. What the settings say no longer is as
+    /// if they never had.
     ///
     /// # Errors
     /// The file is not ours to change, in words.
-    pub fn change(&mut self, listener: &Listener) -> Result<(), String> {
+    pub fn change(&mut self, open: &OpenListener, listener: &Listener) -> Result<(), String> {
         let Address::Unix(path) = &listener.address else {
             return Ok(());
         };
+        let (wanted, unset) = (listener.access, open.unset);
+        let wanted = Access {
+            mode: wanted.mode.or(unset.mode),
+            owner: wanted.owner.or(unset.owner),
+            group: wanted.group.or(unset.group),
+        };
         let change = || {
-            let file = fs::metadata(path)?;
-            let before = Access {
-                mode: Some(file.mode() & 0o777),
-                owner: Some(file.uid()),
-                group: Some(file.gid()),
-            };
-            permit(path, &listener.access)?;
+            let before = access_of(path)?;
+            permit(path, &wanted)?;
             io::Result::Ok(before)
         };
         let name = &listener.name;
@@ -163,6 +169,16 @@ impl Drop for ChangedAccess {
             let _ = permit(path, access);
         }
     }
+}
+
+/// Who may connect to the unix socket at `path`.
+pub(super) fn access_of(path: &Path) -> io::Result<Access> {
+    let file = fs::metadata(path)?;
+    Ok(Access {
+        mode: Some(file.mode() & 0o777),
+        owner: Some(file.uid()),
+        group: Some(file.gid()),
+    })
 }
 
 /// Sets who may connect to the unix socket at `path`.

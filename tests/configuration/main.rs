@@ -5,6 +5,7 @@ mod authentication;
 mod documentation;
 mod meaning;
 mod problems;
+mod removed;
 mod secrets;
 mod tls;
 

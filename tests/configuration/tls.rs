@@ -9,7 +9,7 @@ use respool::config::{self, Authorities, Problems, Settings, Verification};
 use crate::{machine, minimal_and, told};
 
 /// A folder with an authority (`ca.pem`), a certificate for `cache.example.com` with its key, and one that has expired.
-fn folder() -> tempfile::TempDir {
+pub(crate) fn folder() -> tempfile::TempDir {
     let dir = tempfile::tempdir().expect("a directory");
     let write = |name: &str, text: String| fs::write(dir.path().join(name), text).expect("written");
     let mut parameters = CertificateParams::new(Vec::new()).expect("no names");

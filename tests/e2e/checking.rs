@@ -18,6 +18,8 @@ fn run(mode: &str, toml: &str) -> (Option<i32>, String) {
 fn what_run_refuses_check_refuses() {
     let dir = tempfile::tempdir().expect("a folder");
     std::fs::write(dir.path().join("file"), "").expect("a file");
+    std::fs::create_dir(dir.path().join("inner")).expect("a folder");
+    std::os::unix::fs::symlink(dir.path(), dir.path().join("link")).expect("a link");
     let unix = |name: &str| format!("unix:{}", dir.path().join(name).display());
     let port = {
         let free = std::net::TcpListener::bind("127.0.0.1:0").expect("a port");
@@ -27,6 +29,27 @@ fn what_run_refuses_check_refuses() {
     let cases = [
         listener(&format!("0.0.0.0:{port}")) + &listener(&format!("[::]:{port}")),
         listener(&format!("[::]:{port}")) + &listener(&format!("127.0.0.1:{port}")),
+        listener(&format!("[::ffff:127.0.0.1]:{port}")) + &listener(&format!("127.0.0.1:{port}")),
+        listener(&format!("127.0.0.1:{port}")) + &listener(&format!("[::ffff:127.0.0.1]:{port}")),
+        listener(&format!("[::ffff:127.0.0.1]:{port}")) + &listener(&format!("0.0.0.0:{port}")),
+        listener(&format!("[::ffff:0.0.0.0]:{port}")) + &listener(&format!("127.0.0.1:{port}")),
+        listener(&format!("127.0.0.1:{port}")) + &listener(&format!("LOCALHOST:{port}")),
+        listener(&unix("own.sock")) + &listener(&unix("inner/../own.sock")),
+        listener(&unix("own.sock")) + &listener(&unix("link/own.sock")),
+        listener(&unix("own.sock"))
+            + &format!("[admin]\naddress = \"{}\"\n", unix("link/own.sock")),
+        listener("127.0.0.1:0")
+            + &format!(
+                "[admin]\naddress = \"{}\"\nhealth_address = \"{}\"\n",
+                unix("own.sock"),
+                unix("inner/../own.sock")
+            ),
+        listener(&format!("[::ffff:127.0.0.1]:{port}"))
+            + &format!("[admin]\naddress = \"127.0.0.1:{port}\"\n"),
+        listener("127.0.0.1:0")
+            + &format!(
+                "[admin]\naddress = \"127.0.0.1:{port}\"\nhealth_address = \"[::ffff:127.0.0.1]:{port}\"\n"
+            ),
         listener("192.0.2.77:6380"),
         listener(&unix("nothing/here.sock")),
         listener(&unix("file")),

@@ -1,6 +1,6 @@
 //! Listeners that a reload adds, removes and changes, while the clients of others, and their own, go on.
 
-use std::os::unix::fs::PermissionsExt as _;
+use std::os::unix::fs::{MetadataExt as _, PermissionsExt as _};
 
 use crate::harness::{Client, Pki, Redis, Respool, Settings, Value, eventually, free_port};
 use crate::tls::listener_tls;
@@ -83,23 +83,59 @@ fn a_unix_socket_comes_changes_and_goes_with_its_file() {
             path.display()
         ))
     };
+    let about = || std::fs::metadata(&path).expect("the socket");
+    let mode = || about().permissions().mode() & 0o777;
+    respool.reload(&with(""));
+    let (unset, owner, group) = (mode(), about().uid(), about().gid());
     respool.reload(&with("mode = \"0600\""));
-    let mode = || {
-        std::fs::metadata(&path)
-            .expect("the socket")
-            .permissions()
-            .mode()
-            & 0o777
-    };
     assert_eq!(mode(), 0o600);
     let mut client = Client::connect_unix(&path);
     client.ping();
     respool.reload(&with("mode = \"0660\"\nbacklog = 7"));
     assert_eq!(mode(), 0o660);
     Client::connect_unix(&path).ping();
+    respool.reload(&with(""));
+    assert_eq!(mode(), unset, "as if it had never been written");
+    // Giving files away takes root.
+    if owner == 0 {
+        respool.reload(&with("owner = \"12345\"\ngroup = \"23456\""));
+        assert_eq!((about().uid(), about().gid()), (12345, 23456));
+        respool.reload(&with("mode = \"0600\""));
+        assert_eq!(
+            (mode(), about().uid(), about().gid()),
+            (0o600, owner, group)
+        );
+    }
     respool.reload(&plain());
     assert!(!path.exists(), "the file goes with it");
     client.ping();
+}
+
+#[test]
+fn what_was_set_at_the_start_and_is_removed_is_as_if_it_had_never_been() {
+    let redis = Redis::start(&[]);
+    let plain = || Respool::with(&redis).plain_clients();
+    let dir = tempfile::tempdir().expect("a folder");
+    let path = dir.path().join("other.sock");
+    let with = |lines: &str| {
+        plain().top(&format!(
+            "[[listener]]\naddress = \"unix:{}\"\n{lines}",
+            path.display()
+        ))
+    };
+    let mode = || {
+        let about = std::fs::metadata(&path).expect("the socket");
+        about.permissions().mode() & 0o777
+    };
+    let unset = {
+        let _respool = with("").start();
+        mode()
+    };
+    let respool = with("mode = \"0600\"").start();
+    assert_eq!(mode(), 0o600);
+    respool.reload(&with(""));
+    assert_eq!(mode(), unset);
+    Client::connect_unix(&path).ping();
 }
 
 #[test]

@@ -1,5 +1,7 @@
 //! Addresses that cannot be used at once: listeners, the admin endpoint, the server.
 
+use std::net::{IpAddr, Ipv4Addr, SocketAddr};
+
 use super::super::Address;
 use super::Conflicts;
 
@@ -99,14 +101,29 @@ impl Conflicts<'_> {
 }
 
 /// The address of a host's name or IP, as far as it can be told without asking anyone.
-fn ip_of(host: &str) -> Option<std::net::IpAddr> {
-    match host {
-        "localhost" | "localhost." => Some(std::net::Ipv4Addr::LOCALHOST.into()),
-        host => host.parse().ok(),
+fn ip_of(host: &str) -> Option<IpAddr> {
+    match host.trim_end_matches('.') {
+        name if name.eq_ignore_ascii_case("localhost") => Some(Ipv4Addr::LOCALHOST.into()),
+        _ => host.parse().ok().map(|ip: IpAddr| ip.to_canonical()),
     }
 }
 
-/// Whether the two cannot be listened on at once. Port 0 takes any port that is free.
+/// Whether two sockets cannot listen there at once. Port 0 takes any port that is free.
+pub fn share_a_port(one: SocketAddr, other: SocketAddr) -> bool {
+    // `[::ffff:10.0.0.1]` is that of IPv4, by another name.
+    let (one_ip, other_ip) = (one.ip().to_canonical(), other.ip().to_canonical());
+    let any = one_ip.is_unspecified() || other_ip.is_unspecified();
+    // `[::]` takes IPv4 as well.
+    let takes_both = |ip: IpAddr| ip.is_ipv6() && ip.is_unspecified();
+    one.port() == other.port()
+        && one.port() != 0
+        && (one_ip == other_ip
+            || (any && one_ip.is_ipv4() == other_ip.is_ipv4())
+            || takes_both(one_ip)
+            || takes_both(other_ip))
+}
+
+/// Whether the two cannot be listened on at once, as far as that can be told without asking anyone.
 fn collide(one: &Address, other: &Address) -> bool {
     match (one, other) {
         (Address::Unix(one), Address::Unix(other)) => one == other,
@@ -116,22 +133,13 @@ fn collide(one: &Address, other: &Address) -> bool {
                 host: other,
                 port: other_port,
             },
-        ) => {
-            let same_port = port == other_port && *port != 0;
-            same_port
-                && match (ip_of(one), ip_of(other)) {
-                    (Some(one), Some(other)) => {
-                        let any = one.is_unspecified() || other.is_unspecified();
-                        // `[::]` takes IPv4 as well.
-                        let takes_both = |ip: std::net::IpAddr| ip.is_ipv6() && ip.is_unspecified();
-                        one == other
-                            || (any && one.is_ipv4() == other.is_ipv4())
-                            || takes_both(one)
-                            || takes_both(other)
-                    }
-                    _ => one.eq_ignore_ascii_case(other),
-                }
-        }
+        ) => match (ip_of(one), ip_of(other)) {
+            (Some(one), Some(other)) => share_a_port(
+                SocketAddr::new(one, *port),
+                SocketAddr::new(other, *other_port),
+            ),
+            _ => port == other_port && *port != 0 && one.eq_ignore_ascii_case(other),
+        },
         _ => false,
     }
 }
@@ -179,7 +187,14 @@ mod tests {
             ("0.0.0.0:1", "[::]:1"),
             ("127.0.0.1:1", "[::]:1"),
             ("[::1]:1", "[::]:1"),
+            ("[::ffff:127.0.0.1]:1", "127.0.0.1:1"),
+            ("[::ffff:127.0.0.1]:1", "[::ffff:7f00:1]:1"),
+            ("[::ffff:127.0.0.1]:1", "0.0.0.0:1"),
+            ("[::ffff:127.0.0.1]:1", "[::]:1"),
+            ("[::ffff:127.0.0.1]:1", "LocalHost.:1"),
+            ("[::ffff:0.0.0.0]:1", "127.0.0.1:1"),
             ("unix:/a", "unix:/a"),
+            ("unix:/a/b", "unix:/a//./b"),
         ] {
             assert!(
                 collide(&tcp(one), &tcp(other)) && collide(&tcp(other), &tcp(one)),
@@ -191,6 +206,8 @@ mod tests {
             ("127.0.0.1:1", "127.0.0.2:1"),
             ("127.0.0.1:0", "127.0.0.1:0"),
             ("0.0.0.0:1", "[::1]:1"),
+            ("[::ffff:127.0.0.1]:1", "[::1]:1"),
+            ("[::ffff:0.0.0.0]:1", "[::1]:1"),
             ("unix:/a", "unix:/b"),
         ] {
             assert!(!collide(&tcp(one), &tcp(other)), "{one} {other}");
@@ -201,6 +218,10 @@ mod tests {
     fn a_wildcard_listener_reaches_itself_through_this_host_only() {
         assert!(reaches(&tcp("0.0.0.0:6379"), &tcp("localhost:6379")));
         assert!(reaches(&tcp("[::]:6379"), &tcp("127.0.0.1:6379")));
+        assert!(reaches(
+            &tcp("0.0.0.0:6379"),
+            &tcp("[::ffff:127.0.0.1]:6379")
+        ));
         assert!(!reaches(
             &tcp("0.0.0.0:6379"),
             &tcp("redis.example.com:6379")
