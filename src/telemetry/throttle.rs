@@ -6,18 +6,42 @@ use std::cell::Cell;
 const EVERY_MICROS: u64 = 10_000_000;
 
 /// Lines of one kind: the first is written, and from then on one each ten seconds that says how many it stands for.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub struct Throttle {
-    last_micros: Cell<Option<u64>>,
+    /// When the ten seconds began.
+    since_micros: Cell<Option<u64>>,
+    /// Written since then.
+    written: Cell<u32>,
+    most: u32,
     unwritten: Cell<u64>,
 }
 
+impl Default for Throttle {
+    fn default() -> Self {
+        Self::of(1)
+    }
+}
+
 impl Throttle {
+    /// Lines of which `most` are written in ten seconds: a few say more than one.
+    pub fn of(most: u32) -> Self {
+        Self {
+            since_micros: Cell::default(),
+            written: Cell::default(),
+            most,
+            unwritten: Cell::default(),
+        }
+    }
+
     /// Something happened that is worth a line. `Some`: it is to be written, and so many before it were not.
     pub fn write(&self, now_micros: u64) -> Option<u64> {
-        let is_due = |last| now_micros.saturating_sub(last) >= EVERY_MICROS;
-        if self.last_micros.get().is_none_or(is_due) {
-            self.last_micros.set(Some(now_micros));
+        let is_due = |since| now_micros.saturating_sub(since) >= EVERY_MICROS;
+        if self.since_micros.get().is_none_or(is_due) {
+            self.since_micros.set(Some(now_micros));
+            self.written.set(0);
+        }
+        if self.written.get() < self.most {
+            self.written.set(self.written.get() + 1);
             return Some(self.unwritten.take());
         }
         self.unwritten.set(self.unwritten.get() + 1);
@@ -36,5 +60,17 @@ mod tests {
         assert_eq!(throttle.write(6), None);
         assert_eq!(throttle.write(7), None);
         assert_eq!(throttle.write(5 + EVERY_MICROS), Some(2));
+    }
+
+    #[test]
+    fn a_few_may_be_written_at_once() {
+        let throttle = Throttle::of(2);
+        assert_eq!(throttle.write(5), Some(0));
+        assert_eq!(throttle.write(6), Some(0));
+        assert_eq!(throttle.write(7), None);
+        assert_eq!(throttle.write(4 + EVERY_MICROS), None);
+        assert_eq!(throttle.write(5 + EVERY_MICROS), Some(2));
+        assert_eq!(throttle.write(6 + EVERY_MICROS), Some(0));
+        assert_eq!(throttle.write(7 + EVERY_MICROS), None);
     }
 }

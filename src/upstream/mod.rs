@@ -22,6 +22,7 @@ mod lanes;
 mod link;
 mod listing;
 mod liveness;
+mod loss_lines;
 mod moving;
 mod outlet;
 mod passing;

@@ -526,12 +526,16 @@ impl Upstream {
         }
         self.lived(&link, &ended);
         let (why, cause) = (ended.why, ended.cause.map(LossCause::label));
-        tracing::warn!(
-            connection = link.name,
-            server = %link.origin().node,
-            cause,
-            "a shared connection to the server was lost: {why}"
-        );
+        let now = self.thread.clock.now_micros();
+        if let Some(unwritten) = self.thread.loss_lines.shared.write(now) {
+            tracing::warn!(
+                connection = link.name,
+                server = %link.origin().node,
+                cause,
+                unwritten,
+                "a shared connection to the server was lost: {why}"
+            );
+        }
         if self.is_away() {
             self.thread.process.health.failed(&why);
         }

@@ -591,12 +591,16 @@ impl Upstream {
             OnSubscriptionLoss::Resubscribe => "they are subscribed again",
             OnSubscriptionLoss::Close => "they are closed",
         };
-        tracing::warn!(
-            worker = self.thread.index,
-            subscribers,
-            "the connection of the subscriptions is lost: their clients may miss messages; {what} \
-             (upstream.on_subscription_loss)"
-        );
+        let now = self.thread.clock.now_micros();
+        if let Some(unwritten) = self.thread.loss_lines.subscriptions.write(now) {
+            tracing::warn!(
+                worker = self.thread.index,
+                subscribers,
+                unwritten,
+                "the connection of the subscriptions is lost: their clients may miss messages; {what} \
+                 (upstream.on_subscription_loss)"
+            );
+        }
         if on_loss == OnSubscriptionLoss::Close {
             subscriptions.close_subscribers();
         }

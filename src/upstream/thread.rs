@@ -12,6 +12,7 @@ use super::closing::{Closings, Uncounted};
 use super::credentials::{OwnLogin, Shown};
 use super::failovers::Failovers;
 use super::listing::Listing;
+use super::loss_lines::LossLines;
 use super::passing::Passing;
 use super::pulse::{ServerPulse, ThreadPulse};
 use super::server::Server;
@@ -147,6 +148,8 @@ pub struct Thread {
     was_nobody: Cell<bool>,
     /// The line that says that text of scripts was dropped.
     dropped_line: Throttle,
+    /// The lines that say that connections were lost.
+    pub(super) loss_lines: LossLines,
     shown: Shown,
 }
 
@@ -170,6 +173,7 @@ impl Thread {
             permissions: RefCell::default(),
             was_nobody: Cell::new(false),
             dropped_line: Throttle::default(),
+            loss_lines: LossLines::default(),
             shown: Shown::default(),
         }
     }

@@ -526,3 +526,26 @@ fn denied_commands_do_not_reach_the_server() {
         "another group may"
     );
 }
+
+#[test]
+fn the_connect_rate_of_a_group_is_asked_when_its_clients_have_said_who_they_are() {
+    let redis = Redis::start(&[]);
+    let orders = "[[group]]\nname = \"orders\"\nmatch.client_name = \"orders-*\"\nmax_connects_per_second = 1\n";
+    let respool = Respool::with(&redis).section(orders).start();
+    // Even a slow machine opens thirty in less than thirty seconds.
+    let served = |at: u32| {
+        let mut client = respool.client_named(&format!("orders-{at}"));
+        let served = client.try_cmd(&["GET", "k"]);
+        served.is_some_and(|reply| reply.is_null())
+    };
+    let count = (0..30).filter(|&at| served(at)).count();
+    assert!((1..30).contains(&count), "{count} of 30 were served");
+    let rejected =
+        "respool_client_connections_rejected_total{group=\"orders\",reason=\"connect_rate\"}";
+    assert_eq!(respool.metric(rejected), (30 - count) as f64);
+    // Whoever is of another group is not touched.
+    for _ in 0..10 {
+        assert!(respool.client().cmd(&["GET", "k"]).is_null());
+    }
+    eventually(|| served(30), "another is served after a while");
+}

@@ -30,6 +30,7 @@ mod large_refusals;
 mod lifecycle;
 mod listeners;
 mod load;
+mod log_floods;
 mod logging;
 mod logins;
 mod modules;

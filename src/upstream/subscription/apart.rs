@@ -132,11 +132,15 @@ impl Upstream {
                 to.fanout.borrow_mut().adopt(id, taken);
             }
         }
-        tracing::info!(
-            worker = self.thread.index,
-            subscribers = those.len(),
-            "the server has ended the connection of the subscriptions: those who may be the cause are kept apart"
-        );
+        let now = self.thread.clock.now_micros();
+        if let Some(unwritten) = self.thread.loss_lines.apart.write(now) {
+            tracing::info!(
+                worker = self.thread.index,
+                subscribers = those.len(),
+                unwritten,
+                "the server has ended the connection of the subscriptions: those who may be the cause are kept apart"
+            );
+        }
         if !to.is_kept.replace(true) {
             self.thread.keep(
                 "keeps subscriptions",
