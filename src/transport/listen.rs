@@ -14,7 +14,7 @@ use tokio::io::unix::AsyncFd;
 use tokio::net::{TcpStream, UnixStream};
 
 use super::Stream;
-use super::open::{Accepting, OpenListener, access_of, permit};
+use super::open::{Accepting, OpenListener};
 use super::reserve::{Reserve, reserve};
 use super::socket_file::{SocketFile, is_left_over};
 use super::tls::{Acceptance, TlsAcceptor};
@@ -31,9 +31,7 @@ const ADMIN_BACKLOG: i32 = 1024;
 #[derive(Debug)]
 pub struct Bound {
     socket: Arc<Socket>,
-    path: Option<SocketFile>,
-    /// What the file of a unix socket had before the settings were heeded.
-    unset: Access,
+    file: Option<SocketFile>,
     tls: Arc<TlsAcceptor>,
     is_for_clients: bool,
 }
@@ -48,7 +46,7 @@ impl Bound {
         Ok(Acceptor {
             socket: register(self.socket)?,
             spare,
-            path: self.path,
+            file: self.file,
             tls: self.tls,
             is_for_clients: self.is_for_clients,
             exhausted: 0,
@@ -57,7 +55,8 @@ impl Bound {
 
     /// By which it is changed and closed while it accepts.
     pub fn opened(&self, name: String) -> (Arc<OpenListener>, Accepting) {
-        OpenListener::new(name, &self.socket, self.unset, Arc::clone(&self.tls))
+        let file = self.file.as_ref().map(|file| file.bound().clone());
+        OpenListener::new(name, &self.socket, file, Arc::clone(&self.tls))
     }
 
     /// The address clients connect to, where there is only one.
@@ -73,7 +72,7 @@ pub struct Acceptor {
     socket: AsyncFd<Arc<Socket>>,
     /// Given up for a moment when descriptors run out, so that the client at hand can be accepted and told.
     spare: Option<File>,
-    path: Option<SocketFile>,
+    file: Option<SocketFile>,
     tls: Arc<TlsAcceptor>,
     /// Others may have what is kept back of the process' descriptors.
     is_for_clients: bool,
@@ -134,14 +133,14 @@ impl Accepted {
 /// # Errors
 /// The address is taken, not ours or not permitted; or what rustls does not take of the TLS settings.
 pub fn bind(listener: &Listener, keepalive: Duration) -> io::Result<Bound> {
-    let ((socket, unset), path) = match &listener.address {
+    let (socket, file) = match &listener.address {
         Address::Tcp { host, port } => {
             let socket = bind_tcp((host.as_str(), *port).to_socket_addrs()?)?;
-            ((socket, Access::default()), None)
+            (socket, None)
         }
-        Address::Unix(path) => (bind_unix(path, &listener.access)?, Some(path.clone())),
+        Address::Unix(path) => bind_unix(path, &listener.access)?,
     };
-    if path.is_none() {
+    if file.is_none() {
         // Accepted sockets inherit both: set here once, not by five system calls for each client.
         socket.set_tcp_nodelay(true)?;
         set_keepalive(&socket, keepalive)?;
@@ -151,8 +150,7 @@ pub fn bind(listener: &Listener, keepalive: Duration) -> io::Result<Bound> {
     socket.listen(i32::try_from(listener.backlog).unwrap_or(i32::MAX))?;
     Ok(Bound {
         socket: Arc::new(socket),
-        path: path.map(SocketFile::new),
-        unset,
+        file,
         tls: Arc::new(tls),
         is_for_clients: true,
     })
@@ -167,16 +165,15 @@ pub fn bind_admin(address: &AdminAddress, mode: Option<u32>) -> io::Result<Bound
         mode,
         ..Access::default()
     };
-    let (socket, path) = match address {
+    let (socket, file) = match address {
         AdminAddress::Tcp(address) => (bind_tcp(std::iter::once(*address))?, None),
-        AdminAddress::Unix(path) => (bind_unix(path, &access)?.0, Some(path.clone())),
+        AdminAddress::Unix(path) => bind_unix(path, &access)?,
     };
     socket.set_nonblocking(true)?;
     socket.listen(ADMIN_BACKLOG)?;
     Ok(Bound {
         socket: Arc::new(socket),
-        path: path.map(SocketFile::new),
-        unset: access,
+        file,
         tls: Arc::default(),
         is_for_clients: false,
     })
@@ -227,17 +224,17 @@ fn bind_tcp(addresses: impl Iterator<Item = SocketAddr>) -> io::Result<Socket> {
     Err(last)
 }
 
-/// The socket, and what its file had before `access` was set.
-fn bind_unix(path: &Path, access: &Access) -> io::Result<(Socket, Access)> {
+/// The socket and its file, which goes with it also when something fails from here on.
+fn bind_unix(path: &Path, access: &Access) -> io::Result<(Socket, Option<SocketFile>)> {
     let socket = Socket::new(Domain::UNIX, Type::STREAM, None)?;
     if is_left_over(path) {
         std::fs::remove_file(path)?;
     }
     socket.bind(&socket2::SockAddr::unix(path)?)?;
-    let unset = access_of(path)?;
+    let file = SocketFile::new(path)?;
     // Before it listens: until then nobody can connect, whatever the umask allows.
-    permit(path, access)?;
-    Ok((socket, unset))
+    file.bound().permit(access)?;
+    Ok((socket, Some(file)))
 }
 
 impl Acceptor {
@@ -277,7 +274,7 @@ impl Acceptor {
 
     fn typed(&self, socket: OwnedFd, peer: Option<rustix::net::SocketAddrAny>) -> Accepted {
         let peer = peer.and_then(|peer| SocketAddr::try_from(peer).ok());
-        let socket = match (peer, &self.path) {
+        let socket = match (peer, &self.file) {
             (Some(peer), None) => AcceptedSocket::Tcp(socket.into(), peer),
             (_, Some(_)) => AcceptedSocket::Unix(socket.into()),
             (None, None) => AcceptedSocket::Tcp(socket.into(), SocketAddr::from(([0, 0, 0, 0], 0))),

@@ -1,16 +1,15 @@
 //! The listeners that are open, as a reload finds them: what it may change of one, and how it closes one.
 
-use std::os::unix::fs::{MetadataExt as _, PermissionsExt as _};
-use std::path::{Path, PathBuf};
+use std::io;
 use std::sync::{Arc, Weak};
-use std::{fs, io};
 
 use arc_swap::ArcSwap;
 use socket2::Socket;
 use tokio::sync::watch;
 
+use super::socket_file::BoundFile;
 use super::tls::{Acceptance, TlsAcceptor};
-use crate::config::{Access, Address, Listener};
+use crate::config::{Access, Listener};
 
 /// All that are open, shared by whoever changes and whoever shows them.
 #[derive(Debug, Default)]
@@ -39,8 +38,8 @@ pub struct OpenListener {
     name: String,
     /// The socket belongs to whoever accepts.
     socket: Weak<Socket>,
-    /// What the file of a unix socket has where the settings say nothing.
-    unset: Access,
+    /// That of a unix socket.
+    file: Option<BoundFile>,
     tls: Arc<TlsAcceptor>,
     stop: watch::Sender<bool>,
     gone: watch::Receiver<()>,
@@ -68,7 +67,7 @@ impl OpenListener {
     pub(super) fn new(
         name: String,
         socket: &Arc<Socket>,
-        unset: Access,
+        file: Option<BoundFile>,
         tls: Arc<TlsAcceptor>,
     ) -> (Arc<Self>, Accepting) {
         let (stop, stopped) = watch::channel(false);
@@ -76,7 +75,7 @@ impl OpenListener {
         let listener = Self {
             name,
             socket: Arc::downgrade(socket),
-            unset,
+            file,
             tls,
             stop,
             gone,
@@ -120,7 +119,7 @@ impl OpenListener {
 /// What the files of unix sockets were before a reload changed who may connect: put back unless it is kept.
 #[derive(Debug, Default)]
 pub struct ChangedAccess {
-    before: Vec<(PathBuf, Access)>,
+    before: Vec<(BoundFile, Access)>,
     is_kept: bool,
 }
 
@@ -131,25 +130,25 @@ impl ChangedAccess {
     /// # Errors
     /// The file is not ours to change, in words.
     pub fn change(&mut self, open: &OpenListener, listener: &Listener) -> Result<(), String> {
-        let Address::Unix(path) = &listener.address else {
+        let Some(file) = &open.file else {
             return Ok(());
         };
-        let (wanted, unset) = (listener.access, open.unset);
+        let (wanted, unset) = (listener.access, file.unset());
         let wanted = Access {
             mode: wanted.mode.or(unset.mode),
             owner: wanted.owner.or(unset.owner),
             group: wanted.group.or(unset.group),
         };
         let change = || {
-            let before = access_of(path)?;
-            permit(path, &wanted)?;
+            let before = file.access()?;
+            file.permit(&wanted)?;
             io::Result::Ok(before)
         };
         let name = &listener.name;
         let before = change().map_err(|error| {
             format!("listener {name}: mode, owner or group cannot be changed: {error}")
         })?;
-        self.before.push((path.clone(), before));
+        self.before.push((file.clone(), before));
         Ok(())
     }
 
@@ -164,30 +163,9 @@ impl Drop for ChangedAccess {
         if self.is_kept {
             return;
         }
-        for (path, access) in &self.before {
+        for (file, access) in &self.before {
             // What could be changed can be changed back.
-            let _ = permit(path, access);
+            let _ = file.permit(access);
         }
     }
-}
-
-/// Who may connect to the unix socket at `path`.
-pub(super) fn access_of(path: &Path) -> io::Result<Access> {
-    let file = fs::metadata(path)?;
-    Ok(Access {
-        mode: Some(file.mode() & 0o777),
-        owner: Some(file.uid()),
-        group: Some(file.gid()),
-    })
-}
-
-/// Sets who may connect to the unix socket at `path`.
-pub(super) fn permit(path: &Path, access: &Access) -> io::Result<()> {
-    if let Some(mode) = access.mode {
-        fs::set_permissions(path, fs::Permissions::from_mode(mode))?;
-    }
-    if access.owner.is_some() || access.group.is_some() {
-        std::os::unix::fs::chown(path, access.owner, access.group)?;
-    }
-    Ok(())
 }
