@@ -57,7 +57,8 @@ fn others_are_served(respool: &Respool, redis: &Redis) -> Duration {
         let start = Instant::now();
         let mut subscriber = respool.client();
         assert!(!subscriber.cmd(&["SUBSCRIBE", "news"]).is_error());
-        assert_eq!(redis.cmd(&["PUBLISH", "news", "all"]).int(), 1);
+        // The subscriber of the round before may not have left yet.
+        assert!(redis.cmd(&["PUBLISH", "news", "all"]).int() >= 1);
         assert_eq!(subscriber.reply().items().len(), 3);
         longest = longest.max(start.elapsed());
     }

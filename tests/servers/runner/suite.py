@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 DEADLINE_S = 1200
 # As many as the machine has cores keep it busy: the tests wait for most of their time.
 THREADS = "3"
-# What keeps both cores busy by itself, and compares how long clients wait: one after another, before the others.
+# What keeps both cores busy by itself: one after another, before the others.
 ALONE = ("canary",)
 # Of each canary: long enough for all its kinds of clients to have come and gone.
 CANARY_S = "5"
@@ -34,6 +34,7 @@ ELSEWHERE = {
     "logging": "the log",
     "reload": "the configuration",
     "secrets": "the configuration",
+    "canary::neighbours": "how long clients wait: figures, on the machine's own in `make test`",
 }
 
 # What differs most between servers; the rest of the suite runs on all of them in `scripts/servers` without --quick.
@@ -92,8 +93,9 @@ def choose(tests, quick):
     chosen, elsewhere = [], {}
     for name in names:
         module = name.split("::")[0]
-        if module in ELSEWHERE:
-            elsewhere.setdefault(module, []).append(name)
+        reasons = [elsewhere_at for elsewhere_at in ELSEWHERE if f"{name}::".startswith(f"{elsewhere_at}::")]
+        if reasons:
+            elsewhere.setdefault(reasons[0], []).append(name)
         elif not quick or module in QUICK:
             chosen.append(name)
     if not chosen:
