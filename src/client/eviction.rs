@@ -70,8 +70,7 @@ impl Evictor {
     }
 
     fn candidates(&self, refusal: &Refusal, now_ms: u64, own: u64) -> Vec<Arc<Card>> {
-        let mut cards = self.registry.list();
-        cards.retain(|card| {
+        let mut cards = self.registry.select(|card| {
             let may_go = !card.is_busy() && card.counts_in_group();
             card.id() != own && refusal.frees(card) && may_go
         });

@@ -95,7 +95,8 @@ impl Client {
 
     /// Whether the client has finished sending, and what it waits for is not to be had now: most likely it has left.
     fn is_waiting_in_vain(&self) -> bool {
-        let waits = !matches!(self.wait, Wait::Nothing) && self.outlet.outstanding() == 0;
+        let waits =
+            !matches!(self.wait, Wait::Nothing | Wait::Turn(_)) && self.outlet.outstanding() == 0;
         if !waits || !self.has_finished() {
             return false;
         }

@@ -5,6 +5,7 @@ use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use super::local::{BAD_NAME, client_name};
+use super::searches::LINE_PRICE;
 use super::site::{Errand, Farewell, Site};
 use super::task::{Client, Done, Wait};
 use crate::command::{COUNT, ClientSub, same_word, spec};
@@ -114,6 +115,7 @@ impl Client {
                 self.answer(&reply);
             }
         }
+        self.pause_for_searches();
     }
 
     /// Keeps what a client says of its library to a server that has no CLIENT SETINFO: respool's own lists show it.
@@ -283,7 +285,10 @@ impl OwnClients<'_> {
             Err(text) => error(&text),
             Ok(filter) => {
                 let mut text = String::new();
-                let chosen = filter.choose(&self.site.registry, own, now_ms).into_iter();
+                let chosen = filter.choose(&self.site.registry, own, now_ms);
+                let price = filter.price(&self.site.registry);
+                self.site.searched(price + LINE_PRICE * chosen.len());
+                let chosen = chosen.into_iter();
                 for card in chosen.filter(|card| !self.gone.contains(&card.id())) {
                     text.push_str(&self.line(&card));
                     text.push('\n');
@@ -301,9 +306,10 @@ impl OwnClients<'_> {
         let server = self.site.thread.server_version();
         let filter = KillFilter::parse(server, filters).map_err(|text| error(&text))?;
         let (own, now_ms) = (self.card.id(), self.site.thread.clock.now_ms());
-        let cards = self.site.registry.list().into_iter();
-        let mut others: Vec<u64> = cards
-            .filter(|card| filter.selects(card, own, now_ms))
+        let chosen = filter.choose(&self.site.registry, own, now_ms);
+        self.site.searched(filter.price(&self.site.registry));
+        let mut others: Vec<u64> = chosen
+            .iter()
             .map(|card| card.id())
             .filter(|id| !self.gone.contains(id))
             .collect();

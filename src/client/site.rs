@@ -161,6 +161,8 @@ pub struct Site {
     pub(super) uploads: RefCell<HashMap<u64, Upload>>,
     pub(super) closes: CloseLog,
     pub(super) spares: SpareBuffers,
+    /// Clients that were looked at for others since one of those was last interrupted for it.
+    pub(super) searched: Cell<usize>,
 }
 
 impl Site {
@@ -193,6 +195,7 @@ impl Site {
             residents: RefCell::default(),
             uploads: RefCell::default(),
             closes: CloseLog::default(),
+            searched: Cell::default(),
         });
         site.keep_room();
         site

@@ -58,6 +58,8 @@ pub(super) enum Wait {
     Room(RoomWait),
     /// A shared connection in its state.
     Shared(SharedWait, Purpose),
+    /// That the others have had their turns; true: they were let go first.
+    Turn(bool),
     /// Its turn in a line of blocked clients.
     Blocked(Blocked),
     /// Something that happens seldom.
@@ -393,6 +395,7 @@ impl Client {
         let goes_on_at = goes_on_at(self.most_in_flight());
         match &mut self.wait {
             Wait::Nothing => true,
+            &mut Wait::Turn(is_due) => self.has_its_turn(is_due, cx),
             Wait::Answers if self.outlet.outstanding() > 0 => {
                 self.outlet.wake_at(0);
                 false
@@ -496,7 +499,7 @@ impl Client {
             && match &self.wait {
                 Wait::Nothing => true,
                 // The kernel's buffer tells the client to slow down.
-                Wait::InFlight | Wait::Room(_) => false,
+                Wait::InFlight | Wait::Room(_) | Wait::Turn(_) => false,
                 // A client that writes all its requests before it reads the first reply is read on, as Redis does.
                 Wait::Unread => self.may_send_ahead(),
                 _ => may_wait(self.input.len()),

@@ -3,11 +3,12 @@
 
 mod parse;
 
+use std::fmt::{self, Write as _};
 use std::net::IpAddr;
 use std::sync::Arc;
 
 use super::line::letters;
-use super::{Card, Flag, Peer, Registry, shown_user};
+use super::{Card, Flag, Names, Peer, Registry, shown_user};
 use crate::resp::speak::encode_request;
 
 /// The classes of clients Redis tells apart.
@@ -37,6 +38,7 @@ impl ClientType {
 /// What a client may be told by. What is not given says nothing of anybody.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 struct Traits {
+    /// In their order, none of them twice.
     ids: Option<Vec<u64>>,
     class: Option<ClientType>,
     user: Option<Box<[u8]>>,
@@ -58,25 +60,28 @@ impl Traits {
     fn of<'a>(&'a self, card: &'a Card) -> impl Iterator<Item = bool> + 'a {
         let is =
             |wanted: &Option<Box<[u8]>>, text: &dyn Fn(&[u8]) -> bool| wanted.as_deref().map(text);
-        let names = card.names();
+        let names = self.is_about_names().then(|| card.names());
+        let names = names.as_deref();
         // No name is no text, not even the empty one.
-        let is_named = |wanted: &Option<Box<[u8]>>, name: &[u8]| {
-            is(wanted, &|wanted| !name.is_empty() && wanted == name)
+        let is_named = |wanted: &Option<Box<[u8]>>, name: fn(&Names) -> &[u8]| {
+            is(wanted, &|wanted| {
+                !wanted.is_empty() && names.is_some_and(|names| name(names) == wanted)
+            })
         };
         let told = [
-            self.ids.as_ref().map(|ids| ids.contains(&card.id())),
+            self.ids
+                .as_ref()
+                .map(|ids| ids.binary_search(&card.id()).is_ok()),
             self.class.map(|class| ClientType::of(card) == class),
-            is(&self.user, &|wanted| wanted == shown_user(&names.user)),
-            is(&self.addr, &|wanted| {
-                wanted == card.peer().to_string().as_bytes()
+            is(&self.user, &|wanted| {
+                names.is_some_and(|names| wanted == shown_user(&names.user))
             }),
-            is(&self.laddr, &|wanted| {
-                wanted == card.laddr().to_string().as_bytes()
-            }),
+            is(&self.addr, &|wanted| is_written(card.peer(), wanted)),
+            is(&self.laddr, &|wanted| is_written(card.laddr(), wanted)),
             is(&self.ip, &|wanted| is_host(card.peer(), wanted)),
-            is_named(&self.name, &names.name),
-            is_named(&self.lib_name, &names.lib_name),
-            is_named(&self.lib_ver, &names.lib_ver),
+            is_named(&self.name, |names| &names.name),
+            is_named(&self.lib_name, |names| &names.lib_name),
+            is_named(&self.lib_ver, |names| &names.lib_ver),
             is(&self.flags, &|wanted| {
                 let flags = letters(card);
                 wanted.iter().all(|flag| flags.as_bytes().contains(flag))
@@ -88,17 +93,47 @@ impl Traits {
         ];
         told.into_iter().flatten()
     }
+
+    /// Whether it takes a look at what the client, or somebody else, may be changing: everything else is read for nothing.
+    fn is_about_names(&self) -> bool {
+        [&self.user, &self.name, &self.lib_name, &self.lib_ver]
+            .iter()
+            .any(|wanted| wanted.is_some())
+    }
+
+    /// Ends what there is of numbers.
+    fn order_ids(&mut self) {
+        if let Some(ids) = &mut self.ids {
+            ids.sort_unstable();
+            ids.dedup();
+        }
+    }
 }
 
 /// Whether the address, without its port, is written so.
 fn is_host(peer: &Peer, wanted: &[u8]) -> bool {
     match peer {
         Peer::Tcp(address) => match address.ip() {
-            IpAddr::V4(ip) => ip.to_string().as_bytes() == wanted,
-            IpAddr::V6(ip) => ip.to_string().as_bytes() == wanted,
+            IpAddr::V4(ip) => is_written(ip, wanted),
+            IpAddr::V6(ip) => is_written(ip, wanted),
         },
         Peer::Unix(path) => path.as_bytes() == wanted,
     }
+}
+
+/// Whether `thing` is written so; it is written no further than to where it is not.
+fn is_written(thing: impl fmt::Display, wanted: &[u8]) -> bool {
+    struct Rest<'a>(&'a [u8]);
+
+    impl fmt::Write for Rest<'_> {
+        fn write_str(&mut self, text: &str) -> fmt::Result {
+            self.0 = self.0.strip_prefix(text.as_bytes()).ok_or(fmt::Error)?;
+            Ok(())
+        }
+    }
+
+    let mut rest = Rest(wanted);
+    write!(rest, "{thing}").is_ok() && rest.0.is_empty()
 }
 
 /// Clients to which all given filters apply.
@@ -124,6 +159,26 @@ impl ClientFilter {
                 .is_none_or(|least| card.idle_ms(now_ms) / 1000 >= least)
             && self.is.of(card).all(|is| is)
             && !self.is_not.of(card).any(|is| is)
+    }
+
+    /// Those who are meant, by their numbers.
+    fn choose(&self, registry: &Registry, own_id: u64, now_ms: u64) -> Vec<Arc<Card>> {
+        let is_meant = |card: &Card| self.selects(card, own_id, now_ms);
+        match &self.is.ids {
+            None => registry.select(is_meant),
+            Some(ids) => {
+                let named = ids.iter().filter_map(|&id| registry.find(id));
+                named.filter(|card| is_meant(card)).collect()
+            }
+        }
+    }
+
+    /// How many clients are looked at for that.
+    fn price(&self, registry: &Registry) -> usize {
+        self.is
+            .ids
+            .as_ref()
+            .map_or_else(|| registry.len(), Vec::len)
     }
 
     /// The request by which the server says what is wrong with the words about which it alone knows, and which otherwise
@@ -157,6 +212,16 @@ impl KillFilter {
     pub fn selects(&self, card: &Card, own_id: u64, now_ms: u64) -> bool {
         self.clients.selects(card, own_id, now_ms)
     }
+
+    /// Those who are meant when the client `own_id` asks at `now_ms`, by their numbers.
+    pub fn choose(&self, registry: &Registry, own_id: u64, now_ms: u64) -> Vec<Arc<Card>> {
+        self.clients.choose(registry, own_id, now_ms)
+    }
+
+    /// How many clients are looked at for that.
+    pub fn price(&self, registry: &Registry) -> usize {
+        self.clients.price(registry)
+    }
 }
 
 /// Whom a `CLIENT LIST` lists.
@@ -177,11 +242,15 @@ impl ListFilter {
                 .filter_map(|&id| u64::try_from(id).ok())
                 .filter_map(|id| registry.find(id))
                 .collect(),
-            Self::Clients(filter) => {
-                let mut cards = registry.list();
-                cards.retain(|card| filter.selects(card, own_id, now_ms));
-                cards
-            }
+            Self::Clients(filter) => filter.choose(registry, own_id, now_ms),
+        }
+    }
+
+    /// How many clients are looked at for that.
+    pub fn price(&self, registry: &Registry) -> usize {
+        match self {
+            Self::Ids(ids) => ids.len(),
+            Self::Clients(filter) => filter.price(registry),
         }
     }
 }

@@ -1,11 +1,14 @@
 //! All clients of the process, by number. Touched only when one connects or leaves and when somebody asks for the list.
 
 use std::collections::BTreeMap;
-use std::ops::Deref;
+use std::ops::{Bound, Deref};
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use super::{Card, Identity, Peer};
+
+/// How many clients are looked at before others may come, leave or look.
+const LOOKED_AT_ONCE: usize = 256;
 
 /// What is known of a client when it connects.
 #[derive(Debug, Clone)]
@@ -49,6 +52,26 @@ impl Registry {
     /// All clients in order of their numbers.
     pub fn list(&self) -> Vec<Arc<Card>> {
         self.cards().values().cloned().collect()
+    }
+
+    /// Those whom `is_meant` finds, in order of their numbers. Nothing is done for the others, who are nearly all in most
+    /// searches, and nobody waits at the door for longer than some of them take.
+    pub fn select(&self, is_meant: impl Fn(&Card) -> bool) -> Vec<Arc<Card>> {
+        let mut meant = Vec::new();
+        let mut from = Bound::Unbounded;
+        loop {
+            let cards = self.cards();
+            let mut behind = cards.range((from, Bound::Unbounded));
+            for (_, card) in behind.by_ref().take(LOOKED_AT_ONCE) {
+                if is_meant(card) {
+                    meant.push(Arc::clone(card));
+                }
+                from = Bound::Excluded(card.id());
+            }
+            if behind.next().is_none() {
+                return meant;
+            }
+        }
     }
 
     /// The client with this number, if it is still here.

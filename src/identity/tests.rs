@@ -634,6 +634,42 @@ fn valkey_lists_by_many_filters_and_by_what_a_client_is_not() {
 }
 
 #[test]
+fn whoever_is_meant_is_found_however_many_there_are() {
+    let registry = Registry::new();
+    let cards: Vec<_> = (0..1000)
+        .map(|port| registry.register(arrival(port)))
+        .collect();
+    let numbers = |found: Vec<Arc<Card>>| found.iter().map(|card| card.id()).collect::<Vec<_>>();
+    for (modulus, count) in [(1, 1000), (3, 333), (256, 3), (1001, 0)] {
+        let expected: Vec<_> = (1..=1000).filter(|id| id % modulus == 0).collect();
+        assert_eq!(expected.len(), count);
+        let found = registry.select(|card| card.id() % modulus == 0);
+        assert_eq!(numbers(found), expected);
+    }
+    let chosen = |args: &[&str]| {
+        let filter = kill_at(VALKEY, args).expect("the filter is well formed");
+        (
+            filter.price(&registry),
+            numbers(filter.choose(&registry, 7, 0)),
+        )
+    };
+    assert_eq!(
+        chosen(&["ID", "900", "7", "4000", "3", "900"]),
+        (4, vec![3, 900])
+    );
+    assert_eq!(chosen(&["ADDR", "127.0.0.1:512"]), (1000, vec![513]));
+    // Neither more nor less than the address.
+    assert_eq!(chosen(&["ADDR", "127.0.0.1:51"]), (1000, vec![52]));
+    assert_eq!(chosen(&["ADDR", "127.0.0.1:5120"]), (1000, vec![]));
+    assert_eq!(
+        chosen(&["ADDR", "127.0.0.1:512", "NOT-ID", "9", "513", "9"]),
+        (1000, vec![])
+    );
+    drop(cards);
+    assert_eq!(chosen(&["SKIPME", "no", "SKIPME", "yes"]), (0, vec![]));
+}
+
+#[test]
 fn the_clients_of_each_unix_socket_are_one_source() {
     let number = |path: &str| Peer::Unix(Arc::from(path)).number();
     assert_eq!(number("/run/a.sock"), number("/run/a.sock"));

@@ -64,5 +64,6 @@ pub use subscription::{
 };
 pub use thread::{Process, Queued, Thread};
 pub use traffic::{Kind, OwnReply, Show};
+pub use turn::let_others_go_first;
 pub use waiting::{Blocked, Waiter};
 pub use whereabouts::Whereabouts;

@@ -9,7 +9,7 @@ use std::task::{Context, Poll};
 ///
 /// A task that merely wakes itself may be polled 61 times before the worker looks at its sockets again: with 4 ms of messages
 /// each time the requests of others waited for 450 ms.
-pub(super) fn let_others_go_first<T>(cx: &mut Context<'_>) -> Poll<T> {
+pub fn let_others_go_first<T>(cx: &mut Context<'_>) -> Poll<T> {
     // The first look at it makes it due.
     let _ = pin!(tokio::task::yield_now()).poll(cx);
     Poll::Pending

@@ -196,6 +196,8 @@ fn unified(server: ServerVersion, args: &[&[u8]], filter: &mut ClientFilter) -> 
             common(server, filter, option, value)?;
         }
     }
+    filter.is.order_ids();
+    filter.is_not.order_ids();
     Ok(())
 }
 

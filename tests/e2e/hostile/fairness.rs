@@ -3,6 +3,7 @@
 mod connections;
 mod crowds;
 mod heavy;
+mod searches;
 
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
