@@ -7,10 +7,11 @@ use std::rc::Rc;
 use std::time::Duration;
 
 use super::requests::Next;
-use super::subscribed::too_many;
+use super::subscribed::{in_own_words, too_many};
 use super::task::{Client, Done, Wait};
 use crate::fanout::{Kind, SubscriberId, TOPIC_BYTES};
 use crate::resp::Request;
+use crate::texts::unknown_command;
 use crate::upstream::{Outlet, SubscribeResult, TOPICS_A_TURN, Upstream};
 
 /// Who subscribes, and how long it waits for the server each time.
@@ -43,7 +44,10 @@ impl Subscriber {
             let Ok(told) = self.upstream.subscribe(self.id, &self.outlet, kind, some) else {
                 return Some(Err(too_many()));
             };
-            if let Err(error) = self.confirmed(told).await? {
+            let result = self.confirmed(told).await?;
+            let server = self.upstream.thread.server_version();
+            let result = in_own_words(result, || unknown_command(server, &request));
+            if let Err(error) = result {
                 return Some(Err(error));
             }
         }

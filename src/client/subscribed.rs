@@ -11,6 +11,7 @@ use tokio::sync::oneshot::Receiver;
 use super::pinned::NONE_FREE;
 use super::requests::{Next, UNREACHABLE};
 use super::task::{Client, Done, Wait};
+use crate::auth::is_unknown_command;
 use crate::command::{CommandId, Delays, Local, PinReason, spec};
 use crate::fanout::{Audiences, Kind};
 use crate::identity::Flag;
@@ -18,7 +19,7 @@ use crate::resp::Request;
 use crate::resp::speak::{error, push_bulk, push_header};
 use crate::session::{Protocol, Route, Routed, malformed};
 use crate::telemetry::Bound;
-use crate::texts::{ServerVersion, exec_aborted, subscribers_may_not};
+use crate::texts::{ServerVersion, exec_aborted, subscribers_may_not, unknown_command};
 use crate::upstream::{OwnReply, PinError, SubscribeResult, Subscriptions};
 
 const TOO_MANY: &str =
@@ -71,20 +72,22 @@ impl Client {
         let names = (request.count() > 1).then(|| request.arguments().skip(1));
         let subscriptions = self.subscriptions();
         let told = subscriptions.unsubscribe(self.card.id(), &self.outlet, kind, names);
-        self.confirmed_by(told);
+        self.confirmed_by(told, request);
         Next::Used(length)
     }
 
     /// Waits for the server where its confirmation is needed.
-    fn confirmed_by(&mut self, told: Option<Receiver<SubscribeResult>>) {
+    fn confirmed_by(&mut self, told: Option<Receiver<SubscribeResult>>, request: &Request<'_>) {
         match told {
             None => self.has_subscribed(Some(Ok(()))),
             Some(told) => {
                 let limit = self.subscription_limit();
                 let thread = Rc::clone(&self.site.thread);
+                let unknown = unknown_command(thread.server_version(), request);
                 self.wait = Wait::Task(Box::pin(async move {
                     let result = thread.within(limit, told).await;
-                    Done::Subscribed(result.and_then(Result::ok))
+                    let result = result.and_then(Result::ok);
+                    Done::Subscribed(result.map(|result| in_own_words(result, || unknown)))
                 }));
             }
         }
@@ -136,7 +139,7 @@ impl Client {
             Ok(told) => {
                 // From here on the names are kept, whether the server answers or not.
                 self.note_kept(0);
-                self.confirmed_by(told);
+                self.confirmed_by(told, request);
             }
         }
         Next::Used(request.bytes().len())
@@ -154,8 +157,8 @@ impl Client {
             None => {
                 let subscriptions = self.subscriptions();
                 subscriptions.abandon(self.card.id());
-                // While the server is there, what is waited for is a place, or the turn to connect.
-                if subscriptions.awaits_place() || !self.site.upstream.is_away() {
+                // While the server is there, what is waited for is a place, or the turn to connect; or else its answer.
+                if subscriptions.awaits_connection(self.site.upstream.is_away()) {
                     self.site.thread.counters.bound(Bound::BorrowTimeout).add(1);
                     self.reply(NONE_FREE);
                 } else {
@@ -311,6 +314,17 @@ impl Client {
             .then(|| self.behind_messages())
             .flatten()
     }
+}
+
+/// The server was asked by respool: where it does not know the command it is told in the words of the client's request.
+pub(super) fn in_own_words(
+    result: SubscribeResult,
+    unknown: impl FnOnce() -> Vec<u8>,
+) -> SubscribeResult {
+    result.map_err(|error| match is_unknown_command(&error) {
+        true => unknown(),
+        false => error,
+    })
 }
 
 fn is_ping(command: Option<CommandId>) -> bool {

@@ -13,6 +13,7 @@ mod moving;
 mod outcome;
 mod pace;
 mod pattern;
+mod refusal;
 mod renewal;
 mod rights;
 mod suspicion;
@@ -484,66 +485,9 @@ impl<T: Clone> Fanout<T> {
                 }
                 self.settle(asked.number);
             }
-            Err(error) if asked.by.is_none() && !error.starts_with(b"-NOPERM") => {
-                return self.put_off(asked);
-            }
-            Err(error) => self.refuse(&asked, error),
+            Err(error) => self.refused_for(&mut asked, error),
         }
         self.give_up_unused(asked.kind, &asked.topics);
-    }
-
-    /// A request was refused: which of its topics is to blame is known if it had only one. Of several, the client whose
-    /// command it was gets the error; what others need of them is asked for again, one by one.
-    fn refuse(&mut self, asked: &Asked<T>, error: &[u8]) {
-        let kind = asked.kind;
-        if let [name] = &asked.topics[..] {
-            self.fail(
-                |command| command.kind == kind && command.topics.contains(name),
-                error,
-            );
-            let refused = self.topics[kind as usize].remove(name);
-            if self.holds_on {
-                self.put_off
-                    .push((kind, What::Unsubscribe, vec![Rc::clone(name)]));
-            }
-            // Subscribed to before a loss, and refused when asked for again.
-            for (subscriber, handle) in refused.into_iter().flat_map(|topic| topic.subscribers) {
-                self.forget(subscriber, kind, name);
-                self.bereft.push(handle);
-            }
-            return;
-        }
-        let number = asked.number;
-        if let Some(by) = asked.by
-            && self
-                .commands
-                .get(&by)
-                .is_some_and(|command| command.until >= number)
-        {
-            self.fail_one(by, error);
-        }
-        for name in &asked.topics {
-            let next = self.next_number;
-            let Some(topic) = self.topics[kind as usize].get_mut(name) else {
-                continue;
-            };
-            if topic.phase != Phase::Asked(number) {
-                continue;
-            }
-            if topic.awaited == 0 && topic.subscribers.is_empty() {
-                self.topics[kind as usize].remove(name);
-                if self.holds_on {
-                    self.put_off
-                        .push((kind, What::Unsubscribe, vec![Rc::clone(name)]));
-                }
-            } else {
-                topic.phase = Phase::Asked(next);
-                self.ask(kind, What::Subscribe, vec![Rc::clone(name)], None);
-            }
-        }
-        for subscriber in self.waiting.remove(&number).unwrap_or_default() {
-            self.wait_anew(subscriber);
-        }
     }
 
     fn is_incomplete(&self, subscriber: SubscriberId) -> bool {

@@ -3,7 +3,7 @@
 use std::rc::Rc;
 
 use super::topic::Phase;
-use super::{Asked, Fanout, PUBSUB_KINDS, SubscriberId, What};
+use super::{Asked, Fanout, Kind, PUBSUB_KINDS, SubscriberId, What};
 
 /// Most topics named in one request when respool subscribes anew: replies to one begin to come before the next is read.
 const RESUBSCRIBED_AT_ONCE: usize = 1000;
@@ -125,21 +125,13 @@ impl<T: Clone> Fanout<T> {
     }
 
     /// The server cannot renew subscriptions now, for a reason that passes.
-    pub(super) fn put_off(&mut self, asked: Asked<T>) {
-        for name in &asked.topics {
-            if let Some(topic) = self.topics[asked.kind as usize].get_mut(name)
-                && topic.phase == Phase::Asked(asked.number)
-            {
+    pub(super) fn put_off(&mut self, kind: Kind, names: Vec<Rc<[u8]>>) {
+        for name in &names {
+            if let Some(topic) = self.topics[kind as usize].get_mut(name) {
                 topic.phase = Phase::Asked(PUT_OFF);
             }
         }
-        for subscriber in self.waiting.remove(&asked.number).unwrap_or_default() {
-            if let Some(command) = self.commands.get_mut(&subscriber) {
-                command.until = PUT_OFF;
-                self.waiting.entry(PUT_OFF).or_default().push(subscriber);
-            }
-        }
-        self.put_off.push((asked.kind, asked.what, asked.topics));
+        self.put_off.push((kind, What::Subscribe, names));
     }
 
     /// A client's command waits for the last of the requests that its topics wait for now.

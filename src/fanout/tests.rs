@@ -213,6 +213,92 @@ fn a_refusal_hits_only_the_client_that_named_what_is_forbidden() {
     assert_eq!(world.told[&2].len(), 1);
 }
 
+/// The server answers all that it is asked by an error, until it is asked no more.
+fn refuse_all(fanout: &mut Fanout<u64>, error: &[u8]) -> Vec<(u64, bool)> {
+    let mut failed = Vec::new();
+    while !words(&fanout.take_requests()).is_empty() {
+        while fanout.refused(error).is_ok() {}
+        let settled = fanout.settled().into_iter().map(|settled| {
+            let is_told = settled.result == Err(error.to_vec());
+            (settled.subscriber, is_told)
+        });
+        failed.extend(settled);
+    }
+    failed.sort_unstable();
+    failed
+}
+
+#[test]
+fn who_waits_for_the_connection_gets_what_the_server_says_whatever_it_is() {
+    for error in [
+        &b"-ERR unknown command 'subscribe'\r\n"[..],
+        b"-BUSY\r\n",
+        b"-LOADING\r\n",
+    ] {
+        for kind in PUBSUB_KINDS {
+            let mut fanout: Fanout<u64> = Fanout::new(10, 100);
+            let two = || ["a", "b"].into_iter().map(str::as_bytes);
+            assert_eq!(fanout.subscribe(1, &1, kind, one("a")), Begun::Asked);
+            assert_eq!(fanout.subscribe(2, &2, kind, two()), Begun::Asked);
+            assert_eq!(fanout.subscribe(3, &3, kind, one("c")), Begun::Asked);
+            fanout.connected();
+            let failed = refuse_all(&mut fanout, error);
+            assert_eq!(failed, [(1, true), (2, true), (3, true)]);
+            assert!(fanout.is_empty() && !fanout.is_awaited());
+            fanout.ask_again();
+            assert!(fanout.take_requests().is_empty());
+        }
+    }
+}
+
+#[test]
+fn what_somebody_is_subscribed_to_is_asked_for_again_and_who_comes_meanwhile_is_told() {
+    let mut fanout: Fanout<u64> = Fanout::new(10, 100);
+    fanout.connected();
+    fanout.subscribe(1, &1, Kind::Channel, one("a"));
+    fanout.confirmed(Kind::Channel, true, Some(b"a")).unwrap();
+    fanout.settled();
+    fanout.lost();
+    let both = || ["b", "a"].into_iter().map(str::as_bytes);
+    assert_eq!(
+        fanout.subscribe(2, &2, Kind::Channel, one("a")),
+        Begun::Asked
+    );
+    assert_eq!(fanout.subscribe(3, &3, Kind::Channel, both()), Begun::Asked);
+    fanout.connected();
+    let failed = refuse_all(&mut fanout, b"-BUSY\r\n");
+    assert_eq!(failed, [(2, true), (3, true)]);
+    assert!(fanout.take_bereft().is_empty() && !fanout.is_awaited());
+    assert_eq!((fanout.counts(1).channels, fanout.topics()), (1, 1));
+    // Put off, it is asked for again, and so is who comes before that.
+    assert_eq!(
+        fanout.subscribe(4, &4, Kind::Channel, one("a")),
+        Begun::Asked
+    );
+    fanout.ask_again();
+    assert_eq!(words(&fanout.take_requests()), [["subscribe", "a"]]);
+    fanout.confirmed(Kind::Channel, true, Some(b"a")).unwrap();
+    assert_eq!(fanout.settled().len(), 1);
+    assert_eq!(fanout.subscribers(Kind::Channel, b"a").count(), 2);
+}
+
+#[test]
+fn a_subscriber_that_was_moved_to_what_is_refused_for_now_keeps_it() {
+    let (mut here, mut there): (Fanout<u64>, Fanout<u64>) =
+        (Fanout::new(10, 100), Fanout::new(10, 100));
+    here.connected();
+    there.connected();
+    here.subscribe(1, &1, Kind::Channel, one("a"));
+    here.confirmed(Kind::Channel, true, Some(b"a")).unwrap();
+    // Another has asked for it already.
+    there.subscribe(2, &2, Kind::Channel, one("a"));
+    there.adopt(1, here.take(1).expect("it is there"));
+    there.refused(b"-BUSY\r\n").unwrap();
+    let told: Vec<u64> = there.settled().iter().map(|one| one.subscriber).collect();
+    assert_eq!((told, there.counts(1).channels), (vec![2], 1));
+    assert!(there.take_bereft().is_empty());
+}
+
 #[test]
 fn a_client_has_no_more_subscriptions_than_it_may() {
     let mut fanout = Fanout::new(2, 100);

@@ -215,6 +215,11 @@ impl Subscriptions {
         self.awaits_place.get()
     }
 
+    /// Returns whether a connection to a server that is there is what subscribers wait for, rather than an answer on it.
+    pub fn awaits_connection(&self, is_away: bool) -> bool {
+        self.awaits_place() || (!is_away && !self.is_connected())
+    }
+
     /// At most `most` of the topics of a kind that a client is subscribed to.
     pub fn some_topics(&self, subscriber: SubscriberId, kind: Kind, most: usize) -> Vec<Rc<[u8]>> {
         self.fanout.borrow().some_topics(subscriber, kind, most)

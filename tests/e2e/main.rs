@@ -38,6 +38,7 @@ mod outage;
 mod parts;
 mod protocol;
 mod pubsub;
+mod refused_subscriptions;
 mod reload;
 mod replica;
 mod script_debug;
