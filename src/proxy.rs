@@ -299,6 +299,7 @@ fn process(settings: &Arc<Settings>, start: Instant) -> io::Result<Arc<Process>>
         tls: tls.into(),
         queued: Default::default(),
         audiences: Default::default(),
+        served: Arc::default(),
         weights: Default::default(),
         seats_wanted: Default::default(),
         uncounted: Default::default(),

@@ -2,7 +2,8 @@
 //! of them were wrong, and the more slowly the more there were.
 //!
 //! Addresses that have not failed wait for nothing, and what a client of theirs shows that another is served by waits for
-//! nothing anywhere. Told the time; whoever waits is a number.
+//! nothing anywhere: whoever waits already is asked about again when others are served by something new. Told the time; whoever
+//! waits is a number.
 
 use std::collections::{HashMap, VecDeque};
 use std::time::Duration;
@@ -13,8 +14,8 @@ const FIRST_DELAY_MICROS: u64 = 25_000;
 /// Failures past those that cost nothing that are remembered of an address: how long it takes to be as any other.
 const MOST_PAST: u32 = 12;
 
-/// Looks a second at what others are served by, of an address that has failed too often: else whoever guesses would be told at
-/// once what is right.
+/// Looks a second at what others are served by, of an address that has failed too often, and of all that wait: else whoever guesses
+/// would be told at once what is right.
 const LOOKS_A_SECOND: u64 = 200;
 
 /// The bounds that an operator sets.
@@ -60,6 +61,14 @@ pub enum Outcome {
     Untold,
 }
 
+/// An attempt that waits for its turn.
+#[derive(Debug)]
+struct WaitingTurn {
+    ticket: Ticket,
+    /// What [`Attempts::note_served`] had last been told when it was looked at; 0: it was not.
+    seen: u64,
+}
+
 /// What is known of one address.
 #[derive(Debug, Default)]
 struct Record {
@@ -70,8 +79,10 @@ struct Record {
     next_micros: u64,
     in_flight: usize,
     /// Those who wait: connections that have not failed, and those that have.
-    fresh: VecDeque<Ticket>,
-    again: VecDeque<Ticket>,
+    fresh: VecDeque<WaitingTurn>,
+    again: VecDeque<WaitingTurn>,
+    /// None of them was looked at longer ago than this.
+    seen: u64,
     /// The second in which it has looked at what others are served by, and how often.
     looks: (u64, u64),
 }
@@ -102,6 +113,8 @@ pub struct Attempts {
     bounds: AttemptBounds,
     records: HashMap<Source, Record>,
     tickets: Ticket,
+    /// Grows when clients are served by something new; never 0.
+    news: u64,
 }
 
 impl Attempts {
@@ -111,12 +124,18 @@ impl Attempts {
             bounds,
             records: HashMap::new(),
             tickets: 0,
+            news: 1,
         }
     }
 
     /// Goes by other bounds from now on.
     pub fn set_bounds(&mut self, bounds: AttemptBounds) {
         self.bounds = bounds;
+    }
+
+    /// Clients are served by so many things that nobody was served by before: those who wait are looked at again.
+    pub fn note_served(&mut self, count: u64) {
+        self.news = count.saturating_add(1);
     }
 
     /// A client of `source` shows a password. `is_served` tells whether another client is served by the same;
@@ -132,9 +151,10 @@ impl Attempts {
             self.record(source, now).in_flight += 1;
             return Turn::Now;
         }
-        let bounds = self.bounds;
+        let (bounds, news) = (self.bounds, self.news);
         let record = self.record(source, now);
-        if record.may_look(&bounds, now) && is_served() {
+        let may_look = record.may_look(&bounds, now);
+        if may_look && is_served() {
             record.in_flight += 1;
             return Turn::Now;
         }
@@ -151,28 +171,40 @@ impl Attempts {
         self.tickets += 1;
         let ticket = self.tickets;
         let record = self.record(source, now);
+        let seen = if may_look { news } else { 0 };
+        record.seen = match record.waiting() {
+            0 => seen,
+            _ => record.seen.min(seen),
+        };
         let queue = match has_failed {
             true => &mut record.again,
             false => &mut record.fresh,
         };
-        queue.push_back(ticket);
+        queue.push_back(WaitingTurn { ticket, seen });
         Turn::Wait(ticket, is_first)
     }
 
-    /// Those whose turn has come, who are looked at from here on.
-    pub fn release(&mut self, now: u64) -> Vec<(Source, Ticket)> {
-        let bounds = self.bounds;
+    /// Those whose turn has come, who are looked at from here on. `is_served` tells whether another client is served by the same as
+    /// one that waits.
+    pub fn release(
+        &mut self,
+        is_served: impl Fn(Ticket) -> bool,
+        now: u64,
+    ) -> Vec<(Source, Ticket)> {
+        let (bounds, news) = (self.bounds, self.news);
         let mut released = Vec::new();
         self.records.retain(|source, record| {
             record.forgive(forgiven_every(&bounds), now);
+            let served = record.take_served(news, &is_served, now);
+            released.extend(served.into_iter().map(|ticket| (*source, ticket)));
             while record.waiting() > 0 && record.may_begin(&bounds, now) {
                 let next = record
                     .fresh
                     .pop_front()
                     .or_else(|| record.again.pop_front());
-                if let Some(ticket) = next {
+                if let Some(next) = next {
                     record.begin(&bounds, now);
-                    released.push((*source, ticket));
+                    released.push((*source, next.ticket));
                 }
             }
             !record.is_forgotten()
@@ -183,8 +215,8 @@ impl Attempts {
     /// Whoever waited has left.
     pub fn leave(&mut self, source: Source, ticket: Ticket) {
         if let Some(record) = self.records.get_mut(&source) {
-            record.fresh.retain(|other| *other != ticket);
-            record.again.retain(|other| *other != ticket);
+            record.fresh.retain(|other| other.ticket != ticket);
+            record.again.retain(|other| other.ticket != ticket);
         }
     }
 
@@ -264,12 +296,57 @@ impl Record {
         if self.failures <= bounds.free_failures {
             return true;
         }
+        let has_left = self.looks_left(now) > 0;
+        self.looks.1 += 1;
+        has_left
+    }
+
+    fn looks_left(&mut self, now: u64) -> u64 {
         let second = now / 1_000_000;
         if self.looks.0 != second {
             self.looks = (second, 0);
         }
-        self.looks.1 += 1;
-        self.looks.1 <= LOOKS_A_SECOND
+        LOOKS_A_SECOND.saturating_sub(self.looks.1)
+    }
+
+    /// Takes out those who wait and show what others are served by. As many are looked at as may be, those first that were looked at
+    /// longest ago, so that none is passed over for ever.
+    fn take_served(
+        &mut self,
+        news: u64,
+        is_served: &impl Fn(Ticket) -> bool,
+        now: u64,
+    ) -> Vec<Ticket> {
+        if self.waiting() == 0 || self.seen >= news {
+            return Vec::new();
+        }
+        let left = usize::try_from(self.looks_left(now)).unwrap_or(usize::MAX);
+        if left == 0 {
+            return Vec::new();
+        }
+        let waiting = self.fresh.iter_mut().chain(&mut self.again);
+        let mut due: Vec<&mut WaitingTurn> = waiting.filter(|one| one.seen < news).collect();
+        due.sort_unstable_by_key(|one| (one.seen, one.ticket));
+        if due.len() <= left {
+            self.seen = news;
+        }
+        due.truncate(left);
+        self.looks.1 += due.len() as u64;
+        let mut served = Vec::new();
+        for one in due {
+            one.seen = news;
+            if is_served(one.ticket) {
+                served.push(one.ticket);
+            }
+        }
+        if !served.is_empty() {
+            served.sort_unstable();
+            let is_left = |one: &WaitingTurn| served.binary_search(&one.ticket).is_err();
+            self.fresh.retain(is_left);
+            self.again.retain(is_left);
+            self.in_flight += served.len();
+        }
+        served
     }
 }
 
@@ -282,6 +359,8 @@ fn forgiven_every(bounds: &AttemptBounds) -> u64 {
 
 #[cfg(test)]
 mod tests {
+    use std::cell::Cell;
+
     use super::*;
 
     const BOUNDS: AttemptBounds = AttemptBounds {
@@ -300,13 +379,17 @@ mod tests {
         attempts.begin(source, || false, false, now)
     }
 
+    fn release(attempts: &mut Attempts, now: u64) -> Vec<(Source, Ticket)> {
+        attempts.release(|_| false, now)
+    }
+
     /// Fails so often, one after another, each as soon as it may.
     fn fail(attempts: &mut Attempts, source: Source, times: usize, mut now: u64) -> u64 {
         for _ in 0..times {
             match begin(attempts, source, now) {
                 Turn::Now => {}
                 Turn::Wait(ticket, _) => loop {
-                    if attempts.release(now).contains(&(source, ticket)) {
+                    if release(attempts, now).contains(&(source, ticket)) {
                         break;
                     }
                     now += 1000;
@@ -344,7 +427,7 @@ mod tests {
             for _ in 0..in_flight {
                 attempts.ended(1, Outcome::Taken, 0);
             }
-            in_flight = attempts.release(0).len();
+            in_flight = release(&mut attempts, 0).len();
         }
         assert_eq!((taken, attempts.len()), (500, 0));
     }
@@ -360,7 +443,7 @@ mod tests {
         let mut begun = 0;
         for step in 0..3000 {
             let now = now + step * 1000;
-            for (source, _) in attempts.release(now) {
+            for (source, _) in release(&mut attempts, now) {
                 begun += 1;
                 attempts.ended(source, Outcome::Wrong, now);
             }
@@ -378,9 +461,9 @@ mod tests {
         let Turn::Wait(fresh, _) = begin(&mut attempts, 1, now) else {
             panic!("it waits");
         };
-        assert_eq!(attempts.release(now + 1_000_000), [(1, fresh)]);
+        assert_eq!(release(&mut attempts, now + 1_000_000), [(1, fresh)]);
         attempts.ended(1, Outcome::Taken, now + 1_000_000);
-        assert_eq!(attempts.release(now + 2_100_000), [(1, failed)]);
+        assert_eq!(release(&mut attempts, now + 2_100_000), [(1, failed)]);
     }
 
     #[test]
@@ -397,6 +480,78 @@ mod tests {
         ));
     }
 
+    fn many_wait(attempts: &mut Attempts, many: u64, now: u64) -> Vec<Ticket> {
+        let begun = (0..many).filter_map(|_| match begin(attempts, 1, now) {
+            Turn::Wait(ticket, _) => Some(ticket),
+            _ => None,
+        });
+        begun.collect()
+    }
+
+    #[test]
+    fn who_waits_is_looked_at_again_when_another_is_served() {
+        let mut attempts = Attempts::new(AttemptBounds {
+            max_waiting: 10_000,
+            ..BOUNDS
+        });
+        let now = fail(&mut attempts, 1, 14, 0);
+        let now = (now / 1_000_000 + 2) * 1_000_000;
+        let is_right = |ticket: Ticket| ticket.is_multiple_of(2);
+        let waiting = many_wait(&mut attempts, 1000, now);
+        assert_eq!(waiting.len(), 999, "the first is looked at, and on its way");
+        assert!(release(&mut attempts, now).is_empty());
+        // Some were looked at when they came, the others are now that there are looks again.
+        let mut later = now;
+        for _ in 0..5 {
+            later += 1_000_000;
+            assert!(release(&mut attempts, later).is_empty());
+        }
+        // Something is right that was not: within a few seconds all who show it are served, and no faster than others may look.
+        attempts.note_served(1);
+        let mut served: Vec<Ticket> = Vec::new();
+        for second in 1..=5 {
+            later += 1_000_000;
+            let looks = Cell::new(0);
+            let is_served = |ticket| {
+                looks.set(looks.get() + 1);
+                is_right(ticket)
+            };
+            // However often it is asked within a second.
+            for step in 0..20 {
+                // What becomes right for others meanwhile holds up nobody.
+                attempts.note_served(second * 20 + step);
+                let released = attempts.release(is_served, later + step * 1000);
+                served.extend(released.iter().map(|(_, ticket)| ticket));
+            }
+            assert!(looks.get() <= LOOKS_A_SECOND, "{}", looks.get());
+        }
+        served.sort_unstable();
+        let expected: Vec<Ticket> = waiting.into_iter().filter(|one| is_right(*one)).collect();
+        assert_eq!(served, expected);
+    }
+
+    #[test]
+    fn who_found_no_look_left_is_looked_at_in_the_next_second() {
+        let mut attempts = Attempts::new(AttemptBounds {
+            max_waiting: 10_000,
+            ..BOUNDS
+        });
+        let now = fail(&mut attempts, 1, 14, 0);
+        let now = (now / 1_000_000 + 1) * 1_000_000;
+        let mut waiting = Vec::new();
+        for _ in 0..LOOKS_A_SECOND + 50 {
+            match attempts.begin(1, || true, false, now) {
+                Turn::Wait(ticket, _) => waiting.push(ticket),
+                turn => assert_eq!(turn, Turn::Now),
+            }
+        }
+        assert_eq!(waiting.len(), 50);
+        assert!(attempts.release(|_| true, now).is_empty());
+        let released = attempts.release(|_| true, now + 1_000_000);
+        let released: Vec<Ticket> = released.iter().map(|(_, ticket)| *ticket).collect();
+        assert_eq!(released, waiting);
+    }
+
     #[test]
     fn of_an_address_that_has_not_failed_a_few_at_a_time_are_looked_at() {
         let mut attempts = attempts();
@@ -406,9 +561,9 @@ mod tests {
         let Turn::Wait(ticket, false) = begin(&mut attempts, 1, 0) else {
             panic!("it waits");
         };
-        assert!(attempts.release(0).is_empty());
+        assert!(release(&mut attempts, 0).is_empty());
         attempts.ended(1, Outcome::Taken, 0);
-        assert_eq!(attempts.release(0), [(1, ticket)]);
+        assert_eq!(release(&mut attempts, 0), [(1, ticket)]);
     }
 
     #[test]
@@ -419,9 +574,9 @@ mod tests {
             panic!("it waits");
         };
         attempts.leave(1, ticket);
-        assert!(attempts.release(now + 5_000_000).is_empty());
+        assert!(release(&mut attempts, now + 5_000_000).is_empty());
         let later = now + 60_000_000;
-        assert!(attempts.release(later).is_empty());
+        assert!(release(&mut attempts, later).is_empty());
         assert_eq!(attempts.len(), 0, "nothing is known of it any more");
         for _ in 0..BOUNDS.max_in_flight {
             assert_eq!(begin(&mut attempts, 1, later), Turn::Now);

@@ -9,6 +9,7 @@ use tokio::sync::oneshot;
 use super::site::Site;
 use crate::auth::{AttemptBounds, Attempts, Outcome, Source, Ticket, Turn};
 use crate::config::Settings;
+use crate::session::Credentials;
 use crate::telemetry::{Bound, Throttle};
 
 /// What a client gets whose address has more attempts waiting than may wait.
@@ -29,10 +30,16 @@ fn bounds(settings: &Settings) -> AttemptBounds {
 /// The attempts of one worker's clients.
 pub(super) struct AttemptQueue {
     attempts: RefCell<Attempts>,
-    waiting: RefCell<HashMap<Ticket, oneshot::Sender<Attempt>>>,
+    waiting: RefCell<HashMap<Ticket, TurnAwaited>>,
     /// The lines that say that an address is slowed, or that too many wait.
     slowed_line: Throttle,
     refused_line: Throttle,
+}
+
+/// What an attempt shows that waits for its turn, and where it is told.
+struct TurnAwaited {
+    shown: Rc<Credentials>,
+    tell: oneshot::Sender<Attempt>,
 }
 
 impl AttemptQueue {
@@ -111,17 +118,18 @@ pub(super) enum Admitted {
 }
 
 impl Site {
-    /// A client at `peer` shows a password; see [`Attempts::begin`].
+    /// A client at `peer` shows a user and a password; see [`Attempts::begin`].
     pub(super) fn begin_attempt(
         self: &Rc<Self>,
         peer: &crate::identity::Peer,
-        is_served: impl FnOnce() -> bool,
+        shown: &Rc<Credentials>,
         has_failed: bool,
     ) -> Admitted {
         let queue = &self.attempts;
         let (source, now) = (peer.number(), self.thread.clock.now_micros());
         let mut attempts = queue.attempts.borrow_mut();
-        match attempts.begin(source, is_served, has_failed, now) {
+        attempts.note_served(self.thread.process.served.news());
+        match attempts.begin(source, || self.serves(shown), has_failed, now) {
             Turn::Now => Admitted::Now(self.attempt(source)),
             Turn::Wait(ticket, is_first) => {
                 self.thread.counters.bound(Bound::AuthDelayed).add(1);
@@ -134,7 +142,9 @@ impl Site {
                     );
                 }
                 let (tell, turn) = oneshot::channel();
-                queue.waiting.borrow_mut().insert(ticket, tell);
+                let shown = Rc::clone(shown);
+                let awaited = TurnAwaited { shown, tell };
+                queue.waiting.borrow_mut().insert(ticket, awaited);
                 Admitted::Waits(WaitingAttempt {
                     site: Rc::downgrade(self),
                     source,
@@ -164,11 +174,11 @@ impl Site {
         }
     }
 
-    /// Has those looked at whose turn has come.
+    /// Has those looked at whose turn has come, or who show what others are served by now.
     pub(super) fn release_attempts(self: &Rc<Self>) {
         let now = self.thread.clock.now_micros();
         loop {
-            let released = self.attempts.attempts.borrow_mut().release(now);
+            let released = self.released_attempts(now);
             if released.is_empty() {
                 return;
             }
@@ -177,10 +187,21 @@ impl Site {
                 let attempt = self.attempt(source);
                 match waiting {
                     // Who waited may have left, and the attempt ends with it.
-                    Some(waiting) => drop(waiting.send(attempt)),
+                    Some(waiting) => drop(waiting.tell.send(attempt)),
                     None => drop(attempt),
                 }
             }
         }
+    }
+
+    fn released_attempts(&self, now: u64) -> Vec<(Source, Ticket)> {
+        let waiting = self.attempts.waiting.borrow();
+        let is_served = |ticket| {
+            let awaited = waiting.get(&ticket);
+            awaited.is_some_and(|awaited| self.serves(&awaited.shown))
+        };
+        let mut attempts = self.attempts.attempts.borrow_mut();
+        attempts.note_served(self.thread.process.served.news());
+        attempts.release(is_served, now)
     }
 }

@@ -42,13 +42,13 @@ pub(super) struct Login {
 }
 
 /// What a client has shown, and what else it has asked for.
-pub(super) struct Shown(Credentials, Option<Hello>);
+pub(super) struct Shown(Rc<Credentials>, Option<Hello>);
 
 impl Site {
-    /// Whether another client is served by what is shown.
-    fn serves(&self, shown: &Credentials) -> bool {
+    /// Returns whether another client, of any worker, is served by what is shown.
+    pub(super) fn serves(&self, shown: &Credentials) -> bool {
         match self.thread.settings().auth.mode {
-            AuthMode::Optional | AuthMode::Passthrough => self.taken.borrow().find(shown).is_some(),
+            AuthMode::Optional | AuthMode::Passthrough => self.taken.borrow().serves(shown),
             // Nothing is asked, so nothing can be guessed.
             AuthMode::None => true,
             AuthMode::Proxy => self
@@ -217,8 +217,8 @@ impl Client {
             return self.answer(WRONGPASS);
         }
         let site = Rc::clone(&self.site);
-        let is_served = || site.serves(&shown);
-        let admitted = site.begin_attempt(self.card.peer(), is_served, self.session.has_failed);
+        let shown = Rc::new(shown);
+        let admitted = site.begin_attempt(self.card.peer(), &shown, self.session.has_failed);
         let shown = Shown(shown, hello);
         match admitted {
             Admitted::Now(attempt) => self.attempt(Some(attempt), shown),
@@ -242,7 +242,7 @@ impl Client {
         let is_good = match self.site.thread.settings().auth.mode {
             AuthMode::Optional | AuthMode::Passthrough => {
                 let known = self.site.taken.borrow().find(&shown);
-                login.user = Some(known.unwrap_or_else(|| Rc::new(shown)));
+                login.user = Some(known.unwrap_or(shown));
                 return self.log_in(login);
             }
             AuthMode::None if shown.username.is_none() => return self.reply(NO_PASSWORD),

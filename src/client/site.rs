@@ -181,7 +181,7 @@ impl Site {
             users: RefCell::new(users(&settings)),
             guest: RefCell::new(guest(&settings)),
             attempts: AttemptQueue::new(&settings),
-            taken: RefCell::default(),
+            taken: RefCell::new(TakenCredentials::new(Arc::clone(&thread.process.served))),
             user_watch: UserWatch::default(),
             auth_failures: Cell::default(),
             deny: RefCell::new(deny_sets(&settings)),

@@ -2,8 +2,10 @@
 
 use std::collections::HashMap;
 use std::rc::{Rc, Weak};
+use std::sync::Arc;
 
 use super::state::Credentials;
+use crate::auth::{ServedSecret, ServedSecrets};
 
 /// Entries past which those that nobody is served by any more are looked for, and again at twice as many.
 const LOOKED_AT: usize = 64;
@@ -11,15 +13,39 @@ const LOOKED_AT: usize = 64;
 /// By the user's name: nearly always one password each.
 #[derive(Debug, Default)]
 pub struct TakenCredentials {
-    by_name: HashMap<Box<[u8]>, Vec<Weak<Credentials>>>,
+    by_name: HashMap<Box<[u8]>, Vec<Kept>>,
     looked_at: usize,
+    /// What the clients of all workers are served by.
+    served: Arc<ServedSecrets>,
+}
+
+/// Something that clients of this worker are served by, and that it is known to the others.
+#[derive(Debug)]
+struct Kept {
+    credentials: Weak<Credentials>,
+    _served: ServedSecret,
 }
 
 impl TakenCredentials {
+    /// Nobody of this worker is served by anything yet.
+    pub fn new(served: Arc<ServedSecrets>) -> Self {
+        Self {
+            served,
+            ..Self::default()
+        }
+    }
+
+    /// Returns whether a client of any worker is served by what is shown. How long the answer takes tells no more than lengths. What
+    /// the last client of another worker has left by is known for some seconds more.
+    pub fn serves(&self, shown: &Credentials) -> bool {
+        let served = &self.served;
+        self.find(shown).is_some() || served.is_served(shown.username.as_deref(), &shown.password)
+    }
+
     /// The same as what is shown, if somebody is served by it. How long the answer takes tells no more than lengths.
     pub fn find(&self, shown: &Credentials) -> Option<Rc<Credentials>> {
         let known = self.by_name.get(shown.user())?;
-        let mut served = known.iter().filter_map(Weak::upgrade);
+        let mut served = known.iter().filter_map(Kept::upgrade);
         served.find(|known| known.is_same(shown))
     }
 
@@ -32,7 +58,7 @@ impl TakenCredentials {
     /// All that is shown of one user.
     pub fn all_of(&self, user: &[u8]) -> Vec<Rc<Credentials>> {
         let known = self.by_name.get(user).into_iter().flatten();
-        known.filter_map(Weak::upgrade).collect()
+        known.filter_map(Kept::upgrade).collect()
     }
 
     /// How many users there may be.
@@ -42,7 +68,7 @@ impl TakenCredentials {
 
     fn forget(&mut self) {
         self.by_name.retain(|_, known| {
-            known.retain(|known| known.strong_count() > 0);
+            known.retain(Kept::is_needed);
             !known.is_empty()
         });
     }
@@ -57,9 +83,23 @@ impl TakenCredentials {
             self.looked_at = 2 * self.by_name.len();
         }
         let known = self.by_name.entry(taken.user().into()).or_default();
-        known.retain(|known| known.strong_count() > 0);
-        known.push(Rc::downgrade(&taken));
+        known.retain(Kept::is_needed);
+        let name = taken.username.as_deref();
+        known.push(Kept {
+            credentials: Rc::downgrade(&taken),
+            _served: self.served.serve(name, &taken.password),
+        });
         taken
+    }
+}
+
+impl Kept {
+    fn upgrade(&self) -> Option<Rc<Credentials>> {
+        self.credentials.upgrade()
+    }
+
+    fn is_needed(&self) -> bool {
+        self.credentials.strong_count() > 0
     }
 }
 
@@ -100,6 +140,22 @@ mod tests {
         assert_eq!(taken.users(), [Box::from(&b"ann"[..])]);
         drop(other);
         assert!(taken.users().is_empty() && taken.count() == 0);
+    }
+
+    #[test]
+    fn what_a_client_of_another_worker_is_served_by_is_served() {
+        let served = Arc::new(ServedSecrets::default());
+        let mut here = TakenCredentials::new(Arc::clone(&served));
+        let mut there = TakenCredentials::new(served);
+        let first = there.keep(credentials("ann", "pw"));
+        assert!(here.serves(&first) && here.find(&first).is_none());
+        assert!(!here.serves(&credentials("ann", "wrong")));
+        let second = here.keep(credentials("ann", "pw"));
+        drop(first);
+        assert!(there.users().is_empty() && there.serves(&second));
+        drop(second);
+        assert!(here.users().is_empty());
+        assert!(!there.serves(&credentials("ann", "pw")));
     }
 
     #[test]

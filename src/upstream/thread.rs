@@ -17,7 +17,7 @@ use super::passing::Passing;
 use super::pulse::{ServerPulse, ThreadPulse};
 use super::server::Server;
 use super::whereabouts::Whereabouts;
-use crate::auth::{Known, Permission, Permissions};
+use crate::auth::{Known, Permission, Permissions, ServedSecrets};
 use crate::budget::Budget;
 use crate::command::ClientSub;
 use crate::config::{Role, Settings};
@@ -53,6 +53,8 @@ pub struct Process {
     pub seats_wanted: AtomicUsize,
     /// Who is subscribed to what, in all workers.
     pub audiences: Audiences,
+    /// What clients are served by, in all workers.
+    pub served: Arc<ServedSecrets>,
     /// What a message may bring one subscriber.
     pub weights: Weights,
     /// Sockets at servers that are not the server any more.

@@ -6,6 +6,7 @@ mod alarms;
 mod amid_messages;
 mod arriving;
 mod as_directly;
+mod attempts;
 mod auth;
 mod bare;
 mod canary;
