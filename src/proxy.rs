@@ -5,9 +5,7 @@ mod reload;
 
 use std::io;
 use std::path::{Path, PathBuf};
-use std::sync::atomic::AtomicBool;
-#[cfg(debug_assertions)]
-use std::sync::atomic::Ordering;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Instant, SystemTime};
 
@@ -87,6 +85,8 @@ struct Door {
     process: Arc<Process>,
     start: Instant,
     draining: Arc<AtomicBool>,
+    /// The listeners are closed for good, or about to be.
+    takes_nobody: AtomicBool,
     parts: Arc<Parts>,
     /// A test has the accepting task panic with the next client.
     #[cfg(debug_assertions)]
@@ -173,6 +173,7 @@ async fn serve(
         admission: &door.admission,
         workers: &door.workers,
         draining: &door.draining,
+        takes_nobody: &door.takes_nobody,
         watch: Watch::new(
             Arc::clone(&door.parts),
             Box::new(move || logging.has_ended()),
@@ -379,6 +380,7 @@ fn open(
         process,
         start,
         draining: Arc::default(),
+        takes_nobody: AtomicBool::new(false),
         parts,
         #[cfg(debug_assertions)]
         fault: Arc::default(),
@@ -467,6 +469,11 @@ async fn accept(bound: Bound, mut accepting: Accepting, listener: Listener, door
 }
 
 impl Door {
+    /// Returns whether respool drains: its listeners are closed for good, or about to be.
+    fn takes_nobody(&self) -> bool {
+        self.takes_nobody.load(Ordering::Relaxed)
+    }
+
     /// The worker that takes who comes: of those that live, and read what they are told, the one with the fewest.
     fn worker(&self) -> Option<&Worker> {
         let living = || self.workers.iter().filter(|one| one.takes_newcomers());

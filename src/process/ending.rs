@@ -42,6 +42,8 @@ pub struct Ending<'a> {
     pub workers: &'a [Worker],
     /// Told to probes.
     pub draining: &'a AtomicBool,
+    /// Set when the listeners are closed for good.
+    pub takes_nobody: &'a AtomicBool,
     /// Looks after the parts meanwhile.
     pub watch: Watch,
     /// What it is asked for.
@@ -154,6 +156,7 @@ impl Ending<'_> {
     async fn drain(&mut self) {
         let limit = self.process.settings().drain_timeout;
         tracing::info!("drains for up to {limit:?} (drain_timeout)");
+        self.takes_nobody.store(true, Ordering::Relaxed);
         self.tell_all(|| Message::Drain).await;
         let (workers, ended) = (self.workers, all_ended(self.workers));
         let drained = async {

@@ -67,6 +67,7 @@ struct Kept {
 }
 
 /// What a reload does to the listeners, ready to be done.
+#[derive(Default)]
 pub(super) struct Changes {
     opened: Vec<Opened>,
     kept: Vec<Kept>,
@@ -130,8 +131,14 @@ impl Changes {
         Ok(())
     }
 
-    /// Puts them in force.
+    /// Puts them in force, unless respool drains: what was prepared is undone then as it is dropped.
     pub(super) async fn put_in_force(self, open: &OpenListeners, door: &Arc<Door>) {
+        if door.takes_nobody() {
+            tracing::info!(
+                "no listener is opened or changed: respool drains and takes nobody any more"
+            );
+            return;
+        }
         let Self {
             opened,
             kept,

@@ -163,7 +163,10 @@ impl Reloader {
             .map_err(|problems| problems.to_string())?;
         let upstream = settings.upstream.tls.as_ref();
         let connector = upstream.map(Connector::new).transpose()?.map(Arc::new);
-        let listeners = Changes::prepare(&self.listeners, &now, &settings)?;
+        let listeners = match self.door.takes_nobody() {
+            true => Changes::default(),
+            false => Changes::prepare(&self.listeners, &now, &settings)?,
+        };
         let login = settings.upstream.login.as_ref();
         let is_same = is_same_login(now.upstream.login.as_ref(), login);
         let login = (!is_same).then(|| OwnLogin::new(login));

@@ -247,3 +247,27 @@ fn a_unix_socket_gets_its_mode() {
     assert_eq!(mode & 0o777, 0o660);
     Client::connect_unix(&path).ping();
 }
+
+#[test]
+fn a_reload_amid_a_drain_opens_no_listener_and_says_so() {
+    let redis = Redis::start(&[]);
+    let settings = || Respool::with(&redis).top("drain_timeout = \"60s\"");
+    let respool = settings().start();
+    let mut busy = keep_busy(&redis, &respool, "60");
+    respool.terminate();
+    eventually(
+        || Client::try_connect(&respool.addr()).is_err(),
+        "nobody is accepted any more",
+    );
+    let other = format!("127.0.0.1:{}", crate::harness::free_port());
+    respool.rewrite(&settings().section(&format!("[[listener]]\naddress = \"{other}\"")));
+    respool.hang_up();
+    respool.eventually_logs("SIGHUP: the configuration is reloaded");
+    respool.eventually_logs("no listener is opened or changed: respool drains");
+    assert!(Client::try_connect(&other).is_err());
+    let log = respool.log_text();
+    assert!(!log.contains(&format!("listens on {other}")), "{log}");
+    respool.terminate();
+    respool.wait();
+    busy.expect_end();
+}
