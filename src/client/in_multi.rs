@@ -29,7 +29,7 @@ use crate::texts::unknown_subcommand;
 use crate::upstream::{Executing, Kind, Show};
 
 /// What a command gets that would be one too many of respool's own in one transaction.
-const TOO_MANY: &[u8] =
+pub(super) const TOO_MANY: &[u8] =
     b"-ERR respool: too many commands of the proxy's own in one transaction\r\n";
 
 /// Most commands of one transaction that look at all clients: they run in one turn when EXEC does. 2,000 CLIENT LIST with 3,000
@@ -53,8 +53,8 @@ struct OwnRunner {
     site: Rc<Site>,
     card: Arc<Card>,
     protocol: Protocol,
-    /// Where its invalidations go.
-    redirection: Cell<Option<RedirectionNames>>,
+    /// Where its invalidations may go.
+    redirections: Box<[RedirectionNames]>,
     elements: Vec<OwnElement>,
     effects: Rc<ExecEffects>,
     /// Whom it has killed, who may not have gone yet.
@@ -86,13 +86,10 @@ impl OwnRunner {
                 }
                 element
             }
-            OwnCommand::Redirection => renamed(element, self.redirection.get()),
+            OwnCommand::Redirection => renamed(element, &self.redirections),
             OwnCommand::Redirected(to) => {
                 if element.starts_with(b"+") {
                     self.effects.redirected.set(Some(to));
-                    let names = self.redirection.get();
-                    self.redirection
-                        .set(names.map(|names| names.leading_to(to)));
                 }
                 element
             }
@@ -299,6 +296,25 @@ impl Client {
             && (!command.searches() || own.searches() < MOST_SEARCHES)
     }
 
+    /// Whether a CLIENT KILL that is queued ends this client, as far as can be told before it runs.
+    pub(super) fn is_killed_before(&self, id: u64) -> bool {
+        let transaction = self.outlet.transaction();
+        let queued = transaction.own().map_or(&[][..], OwnElements::queued);
+        let kills = queued.iter().filter(|element| {
+            matches!(
+                element.command,
+                OwnCommand::Local(Local::Client(ClientSub::Kill))
+                    | OwnCommand::Judged(ClientSub::Kill)
+            )
+        });
+        let clients = self.own_clients();
+        kills.into_iter().any(|element| {
+            let request = Request::new(&element.request);
+            let filters: Vec<&[u8]> = request.arguments().skip(2).collect();
+            clients.would_kill(id, &filters)
+        })
+    }
+
     /// EXEC of a transaction with commands of respool's own. `None`: none of them was queued.
     pub(super) fn exec_with_own(&mut self) -> Option<Show> {
         let (commands, marks, elements) = {
@@ -312,18 +328,16 @@ impl Client {
             redirected: Cell::new(None),
         });
         let places = elements.iter().map(|element| element.at).collect();
-        let redirection = self.resident.redirection.borrow();
         let runner = OwnRunner {
             site: Rc::clone(&self.site),
             card: Arc::clone(self.card.card()),
             protocol: self.session.state.protocol,
-            redirection: Cell::new(redirection.as_ref().map(|redirection| redirection.names())),
+            redirections: self.resident.redirection_names(),
             elements,
             effects: Rc::clone(&effects),
             killed: RefCell::default(),
             unblocked: RefCell::default(),
         };
-        drop(redirection);
         let shown = Rc::clone(&effects);
         let executing = Executing::new(
             Executed::new(commands, marks, places),

@@ -238,7 +238,7 @@ impl Client {
             return self.outlet.close(Disconnect::Closed);
         }
         // Whatever the connection lent to it holds is scrubbed with it.
-        self.resident.end_redirection();
+        self.resident.leave_redirections();
         self.pin.take();
         self.resident.pinned.borrow_mut().take();
         self.resident.may_be_silent.set(false);

@@ -61,7 +61,7 @@ pub(super) fn question_of(
 }
 
 impl Client {
-    fn own_clients(&self) -> OwnClients<'_> {
+    pub(super) fn own_clients(&self) -> OwnClients<'_> {
         OwnClients {
             site: &self.site,
             card: self.card.card(),
@@ -326,6 +326,15 @@ impl OwnClients<'_> {
             itself,
             reply,
         })
+    }
+
+    /// Whether CLIENT KILL with these filters ends this other client, which takes no look at all of them.
+    pub(super) fn would_kill(&self, id: u64, filters: &[&[u8]]) -> bool {
+        let filter = KillFilter::parse(self.site.thread.server_version(), filters);
+        let (own, now_ms) = (self.card.id(), self.site.thread.clock.now_ms());
+        let card = self.site.registry.find(id).filter(|_| id != own);
+        card.zip(filter.ok())
+            .is_some_and(|(card, filter)| filter.selects(&card, own, now_ms))
     }
 
     /// CLIENT NO-TOUCH (Redis 7.2): the connections to the server are everybody's, and touch keys for everybody.

@@ -1,20 +1,33 @@
 //! The connection that stands for a client to which another client's invalidations are redirected, and how what the server sends
 //! there comes to that client, wherever it is.
 //!
-//! Invariant: a connection that has stood for a client is lent on only when the server has acknowledged that nothing is
-//! redirected to it any more; in every other case it is closed, and its id is never used again.
+//! Invariant: one stands for one client for as long as it is lent, since nothing orders what comes on it and what the server says
+//! to who redirects. It is given up when the server has answered a PING on it: what it has sent there before has come then. It is
+//! lent on only when the server has also acknowledged that nothing is redirected to it any more; in every other case it is
+//! closed, and its id is never used again.
 
 use std::cell::{Cell, RefCell};
 use std::rc::{Rc, Weak};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::time::Duration;
+
+use tokio::sync::oneshot;
 
 use super::site::{Errand, Resident, Site};
 use crate::failover::Node;
 use crate::identity::{Card, Flag};
 use crate::resp::ReplyScanner;
+use crate::resp::speak::encode_request;
 use crate::telemetry::Disconnect;
-use crate::upstream::{Outlet, Pin, broken_redirection};
+use crate::upstream::{Link, Outlet, OwnReply, Pin, broken_redirection};
+
+/// How long the server may take to answer what tells that everything redirected has come. A server that is held up for longer
+/// is most likely gone, and others wait for the connection.
+const DRAINED_WITHIN: Duration = Duration::from_secs(5);
+
+/// How often what is under way to other workers is looked at.
+const LOOK_EVERY: Duration = Duration::from_millis(10);
 
 /// How the server begins an invalidation in RESP3; an array of keys or a null follows.
 const INVALIDATE: &[u8] = b">2\r\n$10\r\ninvalidate\r\n";
@@ -33,27 +46,18 @@ pub(super) struct RedirectionNames {
     pub(super) is_broken: bool,
 }
 
-impl RedirectionNames {
-    /// The same connection, standing for another client.
-    pub(super) fn leading_to(self, to: u64) -> Self {
-        Self {
-            to,
-            is_broken: false,
-            ..self
-        }
-    }
-}
-
 /// A connection that stands for the client to which another client's invalidations are redirected.
 pub struct Redirection {
     pub(super) server_id: i64,
     /// The client that gets them.
-    pub(super) to: Cell<u64>,
+    pub(super) to: u64,
     /// Something was to go to it when it had gone.
     is_broken: Cell<bool>,
-    pub(super) lent: RefCell<Option<Pin>>,
-    /// The client whose they are: closed when one of them is lost.
-    owner: (Rc<Outlet>, Arc<Card>),
+    /// Nothing is redirected to it any more; what was may still come.
+    is_over: Cell<bool>,
+    lent: RefCell<Option<Pin>>,
+    /// The client whose they are: closed when one of them is lost. `None`: it has left, or has forgotten what it tracked.
+    owner: RefCell<Option<(Rc<Outlet>, Arc<Card>)>>,
     /// What this turn has brought.
     pending: RefCell<Vec<u8>>,
     post: Arc<Post>,
@@ -70,10 +74,11 @@ impl Redirection {
         let link = Rc::clone(pin.link());
         let redirection = Rc::new(Self {
             server_id: link.server_id,
-            to: to.into(),
+            to,
             is_broken: false.into(),
+            is_over: false.into(),
             lent: Some(pin).into(),
-            owner,
+            owner: Some(owner).into(),
             pending: RefCell::default(),
             post: Arc::default(),
             site: Rc::downgrade(site),
@@ -91,7 +96,7 @@ impl Redirection {
     pub(super) fn names(&self) -> RedirectionNames {
         RedirectionNames {
             server_id: self.server_id,
-            to: self.to.get(),
+            to: self.to,
             is_broken: self.is_broken.get(),
         }
     }
@@ -121,11 +126,71 @@ impl Redirection {
 
     /// Ends it when the client it leads to is gone, and its owner when something was lost on the way.
     pub fn check(&self, site: &Site) {
-        if site.registry.find(self.to.get()).is_none() {
+        if site.registry.find(self.to).is_none() {
             self.end();
-        } else if self.post.has_lost.load(Ordering::Relaxed) {
-            self.owner.0.close(Disconnect::UpstreamLost);
+        } else if self.post.has_lost.load(Ordering::Acquire) {
+            self.close_owner();
         }
+    }
+
+    fn close_owner(&self) {
+        if let Some((outlet, _)) = &*self.owner.borrow() {
+            outlet.close(Disconnect::UpstreamLost);
+        }
+    }
+
+    /// Whether there is something to wait for, and somebody who could.
+    fn may_drain(&self) -> bool {
+        let site = self.site.upgrade();
+        self.is_open() && site.is_some_and(|site| !site.upstream.is_stopping())
+    }
+
+    /// The server has acknowledged that nothing is redirected to it any more. What it has sent there before goes on to its client;
+    /// then the connection may be lent on.
+    pub(super) fn finish(self: Rc<Self>) {
+        self.is_over.set(true);
+        if !self.may_drain() {
+            return self.end();
+        }
+        tokio::task::spawn_local(async move {
+            match tokio::time::timeout(DRAINED_WITHIN, self.drained()).await {
+                Ok(true) => drop(self.lent.take()),
+                Ok(false) => self.end(),
+                Err(_) => {
+                    self.end();
+                    self.close_owner();
+                }
+            }
+            let delivered = async {
+                while self.post.bytes.load(Ordering::Acquire) > 0 {
+                    tokio::time::sleep(LOOK_EVERY).await;
+                }
+            };
+            let is_late = tokio::time::timeout(DRAINED_WITHIN, delivered).await;
+            if is_late.is_err() || self.post.has_lost.load(Ordering::Acquire) {
+                self.close_owner();
+            }
+        });
+    }
+
+    /// Its owner has left, or has forgotten what it tracked: nobody minds any more what is lost.
+    fn forget_owner(&self) {
+        self.is_over.set(true);
+        self.owner.take();
+        if let Some(pin) = &*self.lent.borrow() {
+            pin.link().forget_client();
+        }
+    }
+
+    /// Whether the server has answered on the connection: what it has sent there before has come then, and gone on.
+    async fn drained(&self) -> bool {
+        let link = self.lent.borrow().as_ref().map(|pin| Rc::clone(pin.link()));
+        let Some(link) = link.filter(|link| link.is_alive()) else {
+            return false;
+        };
+        let is_answered = all_answered(&link).await.is_ok();
+        self.pass_on();
+        is_answered
     }
 
     /// One frame of the server. All of one turn go on together.
@@ -143,10 +208,10 @@ impl Redirection {
 
     fn pass_on(&self) {
         let frames = self.pending.take();
-        let Some(site) = self.site.upgrade() else {
+        let Some(site) = self.site.upgrade().filter(|_| !frames.is_empty()) else {
             return;
         };
-        let to = self.to.get();
+        let to = self.to;
         if let Some(resident) = site.residents.borrow().get(&to) {
             return resident.invalidated(&frames);
         }
@@ -157,11 +222,15 @@ impl Redirection {
             }
             return;
         }
-        // As the server does when it finds the connection gone.
-        self.is_broken.set(true);
-        let (outlet, card) = &self.owner;
-        if card.resp.get() == 3 && self.is_open() {
-            outlet.push(&broken_redirection(to));
+        if !self.is_over.get() {
+            // As the server does when it finds the connection gone.
+            self.is_broken.set(true);
+            if let Some((outlet, card)) = &*self.owner.borrow()
+                && card.resp.get() == 3
+                && self.is_open()
+            {
+                outlet.push(&broken_redirection(to));
+            }
         }
         self.end();
     }
@@ -171,6 +240,13 @@ impl Drop for Redirection {
     fn drop(&mut self) {
         self.end();
     }
+}
+
+/// Asks for an answer that comes behind all others, and behind what the server has sent unasked until then.
+fn all_answered(link: &Link) -> oneshot::Receiver<Vec<u8>> {
+    let (tell, told) = oneshot::channel();
+    link.send_own(&encode_request(&["PING"]), OwnReply::Tell(tell));
+    told
 }
 
 /// What is on its way from one redirection to clients of other workers.
@@ -214,16 +290,73 @@ impl Letter {
 
 impl Drop for Letter {
     fn drop(&mut self) {
+        // In this order: who sees nothing under way any more sees what was lost.
+        if !self.is_delivered.load(Ordering::Relaxed) {
+            self.post.has_lost.store(true, Ordering::Release);
+        }
         self.post
             .bytes
-            .fetch_sub(self.frames.len(), Ordering::Relaxed);
-        if !self.is_delivered.load(Ordering::Relaxed) {
-            self.post.has_lost.store(true, Ordering::Relaxed);
-        }
+            .fetch_sub(self.frames.len(), Ordering::Release);
     }
 }
 
 impl Resident {
+    /// What the connections are called to which its invalidations are redirected, or may be by what is queued.
+    pub(super) fn redirection_names(&self) -> Box<[RedirectionNames]> {
+        let all = self.redirections.borrow();
+        all.iter().map(|redirection| redirection.names()).collect()
+    }
+
+    pub(super) fn add_redirection(&self, redirection: Rc<Redirection>) {
+        let mut all = self.redirections.take().into_vec();
+        all.push(redirection);
+        self.redirections.replace(all.into());
+    }
+
+    /// Takes out those that are not to be kept.
+    pub(super) fn keep_redirections(
+        &self,
+        keeps: impl Fn(&Redirection) -> bool,
+    ) -> Vec<Rc<Redirection>> {
+        let all = self.redirections.take().into_vec();
+        let (kept, others): (Vec<_>, Vec<_>) = all.into_iter().partition(|one| keeps(one));
+        self.redirections.replace(kept.into());
+        others
+    }
+
+    /// It tracks nothing any more, as it leaves or is reset: what the server has sent, or sends for what it has been asked, still
+    /// goes to whom it was redirected to. The server has acknowledged nothing, so that the connections are closed then.
+    pub fn leave_redirections(&self) {
+        let all = self.redirections.take();
+        if all.is_empty() {
+            return;
+        }
+        all.iter()
+            .for_each(|redirection| redirection.forget_owner());
+        if !all.iter().any(|redirection| redirection.may_drain()) {
+            return all.iter().for_each(|redirection| redirection.end());
+        }
+        let own = self.pinned.borrow().clone();
+        let asked = own
+            .filter(|link| link.is_alive() && link.in_flight() > 0)
+            .filter(|link| !link.is_raw() && !link.is_partial())
+            .map(|link| all_answered(&link));
+        tokio::task::spawn_local(async move {
+            let drained = async {
+                if let Some(answered) = asked {
+                    // Lost with the connection there is nothing to wait for either.
+                    let _ = answered.await;
+                }
+                for redirection in &all {
+                    redirection.drained().await;
+                }
+            };
+            // However it ends, they are closed.
+            let _ = tokio::time::timeout(DRAINED_WITHIN, drained).await;
+            all.iter().for_each(|redirection| redirection.end());
+        });
+    }
+
     /// Whether it has a subscription: Redis asks no more of a RESP2 client to which invalidations are redirected, not even
     /// that it is subscribed to `__redis__:invalidate`.
     fn is_subscribed(&self) -> bool {

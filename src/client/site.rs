@@ -63,8 +63,8 @@ pub struct Resident {
     pub card: Arc<Card>,
     /// The connection lent to it.
     pub pinned: RefCell<Option<Rc<Link>>>,
-    /// What stands for the client to which its invalidations are redirected.
-    pub redirection: RefCell<Option<Rc<Redirection>>>,
+    /// What stands for the client to which its invalidations are redirected, and for those to which they may be by what is queued.
+    pub redirections: RefCell<Box<[Rc<Redirection>]>>,
     /// Its place in a line of blocked clients.
     pub blocked: RefCell<Option<Rc<Waiter>>>,
     /// Whether it may be silent as long as it likes: blocked, subscribed.
@@ -95,13 +95,6 @@ impl Resident {
     /// Whether nothing it asked for is under way.
     pub(super) fn is_idle(&self) -> bool {
         self.outlet.outstanding() == 0 && !self.outlet.has_unsent() && !self.is_waiting.get()
-    }
-
-    /// Its invalidations are redirected to nobody any more.
-    pub fn end_redirection(&self) {
-        if let Some(redirection) = self.redirection.take() {
-            redirection.end();
-        }
     }
 }
 

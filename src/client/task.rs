@@ -193,7 +193,7 @@ impl Client {
             outlet: Rc::clone(&outlet),
             card: Arc::clone(card.card()),
             pinned: None.into(),
-            redirection: None.into(),
+            redirections: Default::default(),
             blocked: None.into(),
             may_be_silent: false.into(),
             is_waiting: false.into(),
@@ -662,7 +662,7 @@ impl Drop for Client {
         if let Some(Line::Over(blocked, outcome)) = self.line.take().map(|line| *line) {
             blocked.refuse(outcome);
         }
-        self.resident.end_redirection();
+        self.resident.leave_redirections();
         self.pin.take();
         self.outlet.leave(Disconnect::Closed);
         self.site.residents.borrow_mut().remove(&self.card.id());

@@ -48,7 +48,7 @@ impl Site {
             if resident.outlet.is_closed() {
                 continue;
             }
-            if let Some(redirection) = &*resident.redirection.borrow() {
+            for redirection in &resident.redirections.borrow()[..] {
                 redirection.check(self);
             }
             if look.arrives_for_long(resident) {

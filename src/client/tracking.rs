@@ -1,5 +1,5 @@
-//! CLIENT TRACKING: a connection lent for as long as it is on, and a second one that stands for the client to which its
-//! invalidations are redirected.
+//! CLIENT TRACKING: a connection lent for as long as it is on, and another one for each client to which its invalidations are
+//! redirected, or may be by what is queued.
 //!
 //! The server knows connections, clients know each other by respool's numbers. `REDIRECT id` therefore names, at the server,
 //! a connection that is lent for nothing else: what the server sends there is passed on to client `id`, wherever it is.
@@ -7,6 +7,7 @@
 use std::rc::Rc;
 use std::sync::Arc;
 
+use super::in_multi::TOO_MANY;
 use super::pinned::{NOT_IN_MULTI, refusal};
 use super::redirection::{Redirection, RedirectionNames};
 use super::requests::{Next, UNREACHABLE};
@@ -17,6 +18,7 @@ use crate::identity::Flag;
 use crate::resp::speak::{encode_request, push_header};
 use crate::resp::{Request, parse_integer};
 use crate::session::{OwnCommand, Protocol, State, Tracking, Verb};
+use crate::telemetry::Bound;
 use crate::upstream::{Kind, Link, OwnReply, Pin, PinError};
 
 /// Where TRACKINGINFO tells the connection to which is redirected.
@@ -25,6 +27,9 @@ const REDIRECT_FIELD: &[u8] = b"$8\r\nredirect\r\n";
 /// Where it tells what holds, and that a redirection leads nowhere.
 const FLAGS_FIELD: &[u8] = b"$5\r\nflags\r\n";
 const BROKEN_FLAG: &[u8] = b"$15\r\nbroken_redirect\r\n";
+
+/// Most clients to which one transaction may redirect: a connection is lent to stand for each.
+const MOST_STAND_INS: usize = 4;
 
 /// What a request about tracking asks.
 #[derive(Debug, PartialEq, Eq)]
@@ -131,7 +136,7 @@ impl Client {
         let tracking = self.outlet.transaction().tracking;
         let is_redirected = tracking.is_some_and(|tracking| tracking.redirect.is_some());
         // Or it is queued.
-        is_redirected || self.resident.redirection.borrow().is_some()
+        is_redirected || !self.resident.redirections.borrow().is_empty()
     }
 
     /// CLIENT TRACKING with REDIRECT, its ids replaced by such as the server knows.
@@ -151,11 +156,11 @@ impl Client {
             // No connection was lent to stand for the client.
             return self.spoil_transaction(request, command, &reply);
         }
-        let find = |number: i64| {
-            u64::try_from(number)
-                .ok()
-                .filter(|&id| self.site.registry.find(id).is_some())
+        let is_open = self.outlet.transaction().open;
+        let is_there = |id: u64| {
+            self.site.registry.find(id).is_some() && !(is_open && self.is_killed_before(id))
         };
+        let find = |number: i64| u64::try_from(number).ok().filter(|&id| is_there(id));
         let known: Vec<(usize, Option<u64>)> = targets
             .iter()
             .filter_map(|&at| Some((at, find(parse_integer(request.argument(at)?)?))))
@@ -164,6 +169,12 @@ impl Client {
             [(_, id)] if on.is_some() && targets.len() == 1 => *id,
             _ => None,
         };
+        if let Some(id) = target.filter(|_| is_open)
+            && self.has_too_many_besides(id)
+        {
+            self.site.thread.counters.bound(Bound::InFlight).add(1);
+            return self.spoil_transaction(request, command, TOO_MANY);
+        }
         let exists = match target {
             // Where nothing is redirected in the end any connection will do.
             None => link.server_id,
@@ -171,11 +182,11 @@ impl Client {
                 None => return self.not_now(),
                 Some((server_id, node)) if node == link.origin().node => server_id,
                 // The one server does not know the connections of the other, but others by the same ids.
-                Some(_) if self.outlet.transaction().open => {
+                Some(_) if is_open => {
                     return self.spoil_transaction(request, command, NOT_IN_MULTI);
                 }
                 Some(_) => {
-                    self.resident.end_redirection();
+                    self.resident.keep_redirections(|other| other.to != id);
                     self.refusing = Some(UNREACHABLE.to_vec());
                     return Next::Used(0);
                 }
@@ -186,7 +197,7 @@ impl Client {
             // No connection has the number 0: the server itself says that there is none.
             words[at] = id.map_or(0, |_| exists).to_string().into_bytes();
         }
-        if let Some(id) = target.filter(|_| self.outlet.transaction().open) {
+        if let Some(id) = target.filter(|_| is_open) {
             let (own, words) = (OwnCommand::Redirected(id), encode_request(&words));
             return match self.queue_own(own, &Request::new(&words), command) {
                 Next::Used(used) if used > 0 => Next::Used(request.bytes().len()),
@@ -203,12 +214,20 @@ impl Client {
         Next::Used(request.bytes().len())
     }
 
+    /// Whether connections stand for as many other clients as one transaction may redirect to.
+    fn has_too_many_besides(&self, id: u64) -> bool {
+        let all = self.resident.redirections.borrow();
+        all.len() >= MOST_STAND_INS && all.iter().all(|redirection| redirection.to != id)
+    }
+
     /// The id of a connection that stands for client `id`, and the server to which it is one. `None`: one is being lent.
     fn stand_in(&mut self, id: u64) -> Option<(i64, Node)> {
-        if let Some(redirection) = &*self.resident.redirection.borrow()
-            && let Some(node) = redirection.node()
-        {
-            return Some((redirection.server_id, node));
+        let all = self.resident.redirections.borrow();
+        let mut its = all.iter().filter(|redirection| redirection.to == id);
+        let standing = its.find_map(|one| Some((one.server_id, one.node()?)));
+        drop(all);
+        if standing.is_some() {
+            return standing;
         }
         let state = State {
             // The server sends invalidations as pushes then, whoever else is subscribed to what.
@@ -230,7 +249,7 @@ impl Client {
                 counters.pin(PinReason::Tracking as usize).add(1);
                 let owner = (Rc::clone(&self.outlet), Arc::clone(self.card.card()));
                 let redirection = Redirection::new(&self.site, owner, pin, id);
-                *self.resident.redirection.borrow_mut() = Some(redirection);
+                self.resident.add_redirection(redirection);
             }
             // An error there fails the transaction.
             Err(error) if self.outlet.transaction().open => {
@@ -274,10 +293,8 @@ impl Client {
 
     /// The server's answer to GETREDIR or TRACKINGINFO.
     pub(super) fn told_redirection(&mut self, reply: Vec<u8>) {
-        let redirection = self.resident.redirection.borrow();
-        let names = redirection.as_ref().map(|redirection| redirection.names());
-        drop(redirection);
-        self.reply(&renamed(reply, names));
+        let reply = renamed(reply, &self.resident.redirection_names());
+        self.reply(&reply);
     }
 
     /// An EXEC may have switched tracking: asks the server whether it is on.
@@ -300,17 +317,18 @@ impl Client {
         let to = at.and_then(|at| told_id(&reply[at + REDIRECT_FIELD.len()..]));
         let mut transaction = self.outlet.transaction();
         let known = transaction.tracking.and_then(|tracking| tracking.redirect);
-        let stand_in = self
-            .resident
-            .redirection
-            .borrow()
-            .as_ref()
-            .map(|redirection| redirection.server_id);
+        let all = self.resident.redirections.borrow();
+        let told = all
+            .iter()
+            .find(|redirection| Some(redirection.server_id) == to);
         transaction.tracking_unsure = false;
         transaction.tracking = (!has(b"$3\r\noff\r\n")).then(|| Tracking {
             broadcasts: has(b"$5\r\nbcast\r\n"),
             // As long as it does not say otherwise something may be sent there.
-            redirect: known.filter(|_| at.is_none() || (to.is_some() && to == stand_in)),
+            redirect: match at {
+                None => known,
+                Some(_) => told.map(|redirection| redirection.to),
+            },
         });
     }
 
@@ -328,34 +346,43 @@ impl Client {
             tracking.is_some_and(|tracking| tracking.broadcasts),
         );
         self.card.redirect.set(redirect.unwrap_or(0));
-        let mut place = self.resident.redirection.borrow_mut();
-        let (Some(redirection), Some(pin)) = (&*place, &self.pin) else {
+        let all = self.resident.redirections.borrow();
+        let Some(pin) = self.pin.as_ref().filter(|_| !all.is_empty()) else {
             return;
         };
-        match redirect {
-            Some(to) => {
-                redirection.to.set(to);
-                pin.link().stand_for(Some((redirection.server_id, to)));
-            }
-            // It may be for what is queued, or was.
-            None if !is_settled => {}
-            None => {
-                // Acknowledged: the server sends it nothing any more.
-                redirection.lent.take();
-                pin.link().stand_for(None);
-                place.take();
+        let current = all
+            .iter()
+            .rfind(|redirection| Some(redirection.to) == redirect)
+            .cloned();
+        let count = all.len();
+        drop(all);
+        if current.is_some() || is_settled {
+            let names = current
+                .as_ref()
+                .map(|current| (current.server_id, current.to));
+            pin.link().stand_for(names);
+        }
+        // The others may be for what is queued, or was.
+        if is_settled && count > usize::from(current.is_some()) {
+            let is_current = |one: &Redirection| {
+                current
+                    .as_ref()
+                    .is_some_and(|current| std::ptr::eq(one, &raw const **current))
+            };
+            // Acknowledged: the server sends them nothing any more.
+            for redirection in self.resident.keep_redirections(is_current) {
+                redirection.finish();
             }
         }
     }
 }
 
 /// The server's answer to GETREDIR or TRACKINGINFO with the client's number in the place of the connection's that stands for it.
-pub(super) fn renamed(mut reply: Vec<u8>, names: Option<RedirectionNames>) -> Vec<u8> {
+pub(super) fn renamed(mut reply: Vec<u8>, known: &[RedirectionNames]) -> Vec<u8> {
     let field = memchr::memmem::find(&reply, REDIRECT_FIELD);
     let at = field.map_or(0, |at| at + REDIRECT_FIELD.len());
-    if let Some(names) = names
-        && told_id(&reply[at..]) == Some(names.server_id)
-    {
+    let told = told_id(&reply[at..]);
+    if let Some(names) = known.iter().find(|names| Some(names.server_id) == told) {
         let rest = reply.split_off(at);
         let end = memchr::memchr(b'\n', &rest).map_or(rest.len(), |end| end + 1);
         push_header(&mut reply, b':', names.to as i64);
@@ -443,11 +470,17 @@ mod tests {
     #[test]
     fn what_leads_nowhere_is_flagged_once() {
         let names = |is_broken| {
-            Some(RedirectionNames {
+            let other = RedirectionNames {
+                server_id: 10,
+                to: 4,
+                is_broken: true,
+            };
+            let names = RedirectionNames {
                 server_id: 12,
                 to: 3,
                 is_broken,
-            })
+            };
+            [other, names]
         };
         let told = |flags: &str, id: u64| {
             format!(
@@ -459,10 +492,10 @@ mod tests {
             "~1\r\n$2\r\non\r\n",
             "~2\r\n$2\r\non\r\n$15\r\nbroken_redirect\r\n",
         );
-        assert_eq!(renamed(told(on, 12), names(false)), told(on, 3));
-        assert_eq!(renamed(told(on, 12), names(true)), told(broken, 3));
-        assert_eq!(renamed(told(broken, 12), names(true)), told(broken, 3));
-        assert_eq!(renamed(told(on, 11), names(true)), told(on, 11));
-        assert_eq!(renamed(b":12\r\n".to_vec(), names(true)), b":3\r\n");
+        assert_eq!(renamed(told(on, 12), &names(false)), told(on, 3));
+        assert_eq!(renamed(told(on, 12), &names(true)), told(broken, 3));
+        assert_eq!(renamed(told(broken, 12), &names(true)), told(broken, 3));
+        assert_eq!(renamed(told(on, 11), &names(true)), told(on, 11));
+        assert_eq!(renamed(b":12\r\n".to_vec(), &names(true)), b":3\r\n");
     }
 }

@@ -196,6 +196,11 @@ impl Link {
         self.pushes.borrow_mut().forward(forward);
     }
 
+    /// The client it was lent to has left; what is forwarded still is.
+    pub fn forget_client(&self) {
+        self.pushes.borrow_mut().forget_client();
+    }
+
     /// The server tells the client it is lent to of a connection by an id; the client knows whom that stands for.
     pub fn stand_for(&self, names: Option<(i64, u64)>) {
         self.pushes.borrow_mut().stand_for(names);

@@ -13,7 +13,7 @@ use std::task::{Context, Poll, Waker};
 
 use super::traffic::Kind;
 use crate::command::Delays;
-use crate::identity::Card;
+use crate::identity::{Card, Flag};
 use crate::memory::{Account, Frame, Holding};
 use crate::replies::Replies;
 use crate::schedule::{Answered, Share};
@@ -205,6 +205,11 @@ impl Outlet {
             self.end.set(Some(reason));
             self.wake();
         }
+    }
+
+    /// A subscription of the client is confirmed: what is only for clients that have one may follow at once.
+    pub(super) fn note_subscribed(&self) {
+        self.card.raise(Flag::Pubsub);
     }
 
     /// The client is gone: its socket is closed as soon as its task lets go of it.

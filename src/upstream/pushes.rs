@@ -85,6 +85,11 @@ impl Pushes {
         self.client.as_ref()
     }
 
+    /// The client it was lent to has left. What has come of a frame stays.
+    pub(super) fn forget_client(&mut self) {
+        self.client = None;
+    }
+
     /// The client it is lent to; from here on nobody gets anything.
     pub(super) fn take_client(&mut self) -> Option<Rc<Outlet>> {
         std::mem::take(self).client

@@ -356,6 +356,9 @@ impl Subscriptions {
                 self.touch(outlet);
             }
         }
+        if subscribes && !confirmations.is_empty() {
+            outlet.note_subscribed();
+        }
         self.thread
             .counters
             .delivered_messages

@@ -39,6 +39,7 @@ mod outage;
 mod parts;
 mod protocol;
 mod pubsub;
+mod redirections;
 mod refused_subscriptions;
 mod reload;
 mod replica;
