@@ -8,7 +8,7 @@ use redis_protocol::resp3::decode::complete::decode;
 use redis_protocol::resp3::types::OwnedFrame;
 use tokio::sync::oneshot::Receiver;
 
-use super::pinned::NONE_FREE;
+use super::pinned::refusal;
 use super::requests::{Next, UNREACHABLE};
 use super::task::{Client, Done, Wait};
 use crate::auth::is_unknown_command;
@@ -157,13 +157,19 @@ impl Client {
             None => {
                 let subscriptions = self.subscriptions();
                 subscriptions.abandon(self.card.id());
-                // While the server is there, what is waited for is a place, or the turn to connect; or else its answer.
-                if subscriptions.awaits_connection(self.site.upstream.is_away()) {
+                // While the server is there and takes respool, what is waited for is a place, or the turn to connect; or else its
+                // answer.
+                let upstream = &self.site.upstream;
+                let awaits_connection = subscriptions.awaits_connection(upstream.is_away());
+                let error = match (subscriptions.awaits_place(), awaits_connection) {
+                    (true, _) => PinError::Timeout,
+                    (false, true) => upstream.not_in_time(),
+                    (false, false) => PinError::Unreachable,
+                };
+                if matches!(error, PinError::Timeout) {
                     self.site.thread.counters.bound(Bound::BorrowTimeout).add(1);
-                    self.reply(NONE_FREE);
-                } else {
-                    self.reply(UNREACHABLE);
                 }
+                self.reply(&refusal(error));
             }
         }
         self.note_subscriptions();
@@ -192,9 +198,7 @@ impl Client {
         self.note_kept(0);
         self.permission = Some(Box::new(match told {
             Ok(permission) => permission,
-            Err(PinError::Refused(reply)) => Err(reply),
-            Err(PinError::Timeout) => Err(NONE_FREE.to_vec()),
-            Err(PinError::Unreachable) => Err(UNREACHABLE.to_vec()),
+            Err(error) => Err(refusal(error)),
         }));
     }
 

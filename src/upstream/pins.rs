@@ -29,9 +29,9 @@ pub(super) const NO_SECRET: &str = "no secret of respool's own is known to chang
 pub enum PinError {
     /// None became free within `upstream.borrow_timeout`.
     Timeout,
-    /// The server is away.
+    /// The server is away, or does not take respool.
     Unreachable,
-    /// The server refused the client's state with this reply.
+    /// The server refused the client's state with this reply, or every connect, as it cannot serve now.
     Refused(Vec<u8>),
 }
 
@@ -150,22 +150,35 @@ impl Upstream {
         let limit = upstream.borrow_timeout.max(upstream.queue.timeout);
         let Some(link) = self.thread.within(limit, self.wearing(&state)).await else {
             self.thread.counters.bound(Bound::QueueTimeout).add(1);
-            let error = self.not_in_time();
-            if matches!(error, PinError::Unreachable) {
+            if self.is_away() {
                 failovers.failed(1);
             }
-            return Err(error);
+            return Err(self.not_in_time());
         };
         Ok(self.lend(link?, lease, Some(&outlet)))
     }
 
-    /// What a wait for a connection has come to that was too long: the server is away, or it is there and has no more of them to
-    /// give within the bounds on connecting.
-    pub(super) fn not_in_time(&self) -> PinError {
-        match self.is_away() {
-            true => PinError::Unreachable,
-            false => PinError::Timeout,
+    /// What a wait for a connection has come to that was too long: the server is away or takes no more connections, it says at
+    /// each connect that it cannot serve now, or it is there and has no more of them to give within the bounds on connecting.
+    pub fn not_in_time(&self) -> PinError {
+        if self.is_away() || self.is_refused() {
+            return PinError::Unreachable;
         }
+        match self.says_unready() {
+            Some(said) => PinError::Refused(said.into()),
+            None => PinError::Timeout,
+        }
+    }
+
+    /// What the server said at the last connect, after which the next is not due yet, where it cannot serve now. Those whose
+    /// commands go on shared connections that are still up hear so from it at once; who waits for another one need not wait in vain.
+    /// While none is up everybody waits alike, for a server that may be about to be ready.
+    fn unready_meanwhile(&self) -> Option<PinError> {
+        if self.is_away() || !self.is_pausing() {
+            return None;
+        }
+        self.says_unready()
+            .map(|said| PinError::Refused(said.into()))
     }
 
     /// The database for who needs none: that of the idle pin that would be lent in `state`, so that it need not change.
@@ -263,6 +276,9 @@ impl Upstream {
                     Some(result) => return result,
                     None => continue,
                 }
+            }
+            if let Some(unready) = self.unready_meanwhile() {
+                return Err(unready);
             }
             self.pause().await;
             // From here to the wait for a place nothing is awaited: no pin falls idle unseen.

@@ -5,7 +5,7 @@ use std::collections::BTreeSet;
 use super::call::Patience;
 use super::class::{Class, ClassId, Place};
 use super::lines::Line;
-use super::machine::{Status, Waits};
+use super::machine::{Ending, Status, Waits};
 use super::reply::{Refusal, Said, frames, is_of_memory, is_passing, last_entry, transaction};
 use super::{Action, Key, Outcome, WaiterId};
 use crate::resp::speak::push_request;
@@ -65,7 +65,7 @@ pub(super) enum Kind {
 
 #[derive(Debug)]
 pub(super) struct Attempt {
-    kind: Kind,
+    pub(super) kind: Kind,
     /// Its calls stand outside MULTI, inside which the server has refused them.
     is_bare: bool,
     /// Once sent: the class, and the keys it may answer with.
@@ -373,6 +373,9 @@ impl<S: Clone + PartialEq> Waits<S> {
                 };
                 if waiter.status != Status::Trying {
                     return;
+                }
+                if waiter.is_late(self.now) {
+                    return self.set_status(id, Status::Ending(Ending::Null));
                 }
                 if waiter.call.is_relative() {
                     // The key was no stream when it was asked about, and is none that answers an error now.

@@ -56,6 +56,13 @@ pub(super) struct Waiter<S> {
     pub(super) has_waited: bool,
 }
 
+impl<S> Waiter<S> {
+    /// Whether its time has passed.
+    pub(super) fn is_late(&self, now: u64) -> bool {
+        self.deadline.is_some_and(|deadline| deadline <= now)
+    }
+}
+
 /// Everybody who waits on one worker. `S` is the state of a connection; times are microseconds.
 #[derive(Debug)]
 pub struct Waits<S> {
@@ -171,7 +178,7 @@ impl<S: Clone + PartialEq> Waits<S> {
             && at <= now
         {
             self.deadlines.pop_first();
-            self.end(waiter, Ending::Null);
+            self.time_out(waiter);
         }
         self.poll();
         self.turn();
@@ -239,6 +246,14 @@ impl<S: Clone + PartialEq> Waits<S> {
             if self.index[at].1.is_empty() {
                 self.index.swap_remove(at);
             }
+        }
+    }
+
+    /// The time of a wait has passed. The server itself looks before it waits: who is not yet told by an answer that there is
+    /// nothing ends with the first one that says so, however late a slow server gives it.
+    fn time_out(&mut self, id: WaiterId) {
+        if self.waiters.get(&id).is_some_and(|w| w.has_waited) {
+            self.end(id, Ending::Null);
         }
     }
 

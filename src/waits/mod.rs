@@ -9,6 +9,7 @@
 //! Invariant: an element goes to the first in line for its key who is still there, and to nobody else.
 //! Invariant: no more pops that may answer with a key are sent than living waiters stand in line for it.
 //! Invariant: nobody is told null while an element might still come that nobody else could take.
+//! Invariant: nobody is told null because its time has passed before a try of its own was answered with nothing.
 
 mod attempts;
 mod call;

@@ -10,6 +10,8 @@ mod world;
 #[cfg(test)]
 mod full_memory;
 #[cfg(test)]
+mod late;
+#[cfg(test)]
 mod leaving;
 #[cfg(test)]
 mod model;

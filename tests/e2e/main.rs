@@ -28,6 +28,7 @@ mod in_multi;
 mod in_multi_unsure;
 mod invariants;
 mod large_refusals;
+mod late;
 mod lifecycle;
 mod listeners;
 mod load;

@@ -201,3 +201,32 @@ fn a_server_that_loads_says_so_where_respool_is_not_connected() {
     is_loading.store(false, Ordering::SeqCst);
     eventually(|| told(&mut client) == b"+OK\r\n", "it has loaded");
 }
+
+#[test]
+fn a_replica_without_its_primary_says_so_to_who_waits_for_a_connection_of_its_own() {
+    let redis = Redis::start(&[]);
+    for line in ["MULTI", "WATCH k", "SUBSCRIBE c", "MONITOR"] {
+        // With connections of its own still up, respool is told so only where it opens another.
+        let respool = Respool::with(&redis)
+            .top("workers = 1")
+            .upstream("borrow_timeout = \"300ms\"")
+            .upstream("queue = { timeout = \"300ms\", max_commands = 100 }")
+            .start();
+        let mut client = respool.client();
+        client.ping();
+        for line in [
+            "CONFIG SET replica-serve-stale-data no",
+            "REPLICAOF 127.0.0.1 1",
+        ] {
+            assert_eq!(redis.cmd(&words(line)), Value::ok());
+        }
+        let direct = redis.cmd(&["GET", "k"]);
+        assert!(direct.text().starts_with("MASTERDOWN"), "{direct:?}");
+        assert_eq!(client.cmd(&words(line)), direct, "{line}");
+        assert_eq!(redis.cmd(&["REPLICAOF", "NO", "ONE"]), Value::ok());
+        eventually(
+            || !respool.client().cmd(&words(line)).is_error(),
+            "it has no primary and needs none",
+        );
+    }
+}

@@ -2,11 +2,12 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
+use crate::waits::attempts::Kind;
 use crate::waits::class::{ClassId, Place};
 use crate::waits::machine::Status;
 use crate::waits::owners::Lane;
 use crate::waits::seats::{Phase, Seat};
-use crate::waits::{Key, SeatId, TryId, Waits};
+use crate::waits::{Key, SeatId, TryId, WaiterId, Waits};
 
 impl<S: Clone + PartialEq> Waits<S> {
     /// Everything that is counted is as many as there are.
@@ -91,6 +92,14 @@ impl<S: Clone + PartialEq> Waits<S> {
         };
         for line in keys.iter().filter_map(|key| class.lines.get(key)) {
             assert!(line.pops <= line.living.len(), "one pop too many");
+        }
+    }
+
+    /// Whose own call a try is.
+    pub(super) fn newcomer(&self, attempt: TryId) -> Option<WaiterId> {
+        match self.attempts.get(&attempt)?.kind {
+            Kind::Newcomer(waiter) => Some(waiter),
+            _ => None,
         }
     }
 

@@ -48,6 +48,8 @@ pub(super) struct Client {
     unblocked: Option<Unblock>,
     /// It has tried and found nothing.
     pub(super) has_waited: bool,
+    /// The server has answered a try of its own.
+    was_tried: bool,
 }
 
 pub(super) struct World {
@@ -237,6 +239,7 @@ impl World {
             deadline,
             unblocked: None,
             has_waited: false,
+            was_tried: false,
         };
         self.clients.insert(id, client);
         self.act();
@@ -403,7 +406,13 @@ impl World {
         match wire.due.pop_front().expect("it is due").0 {
             Due::Try {
                 attempt, replies, ..
-            } => self.waits.tried(attempt, &replies, self.now),
+            } => {
+                let newcomer = self.waits.newcomer(attempt);
+                if let Some(client) = newcomer.and_then(|id| self.clients.get_mut(&id)) {
+                    client.was_tried = true;
+                }
+                self.waits.tried(attempt, &replies, self.now);
+            }
             Due::Call(seat) => {
                 self.unblocking.remove(&seat);
                 self.waits.answered(seat, &reply, self.now);
@@ -656,6 +665,7 @@ impl World {
                 let is_late = client.deadline.is_some_and(|deadline| deadline <= self.now);
                 let is_unblocked = client.unblocked == Some(Unblock::Timeout);
                 assert!(is_late || is_unblocked, "null before the time");
+                assert!(client.was_tried || is_unblocked, "null before an answer");
                 "null"
             }
             Outcome::Unblocked => {
