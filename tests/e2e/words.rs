@@ -110,6 +110,9 @@ fn answers(mut client: Client, mode: Mode, protocol: Protocol, line: &Line) -> V
     if !behind.is_empty() && client.try_send(encode(behind)).is_ok() {
         answers.push(client.try_reply_bytes());
     }
+    // Whoever asks next is to find nobody to count or kill.
+    client.finish_sending();
+    client.read_to_end();
     let ended = || b"(the connection ended)".to_vec();
     answers
         .into_iter()
