@@ -222,11 +222,12 @@ fn a_replica_without_its_primary_says_so_to_who_waits_for_a_connection_of_its_ow
         }
         let direct = redis.cmd(&["GET", "k"]);
         assert!(direct.text().starts_with("MASTERDOWN"), "{direct:?}");
-        assert_eq!(client.cmd(&words(line)), direct, "{line}");
+        // Redis 6.2 takes a new connection all the same: it is lent, and answers as directly.
+        let answers = [direct, redis.client().cmd(&words(line))];
+        let told = client.cmd(&words(line));
+        assert!(answers.contains(&told), "{line}: {told:?}");
         assert_eq!(redis.cmd(&["REPLICAOF", "NO", "ONE"]), Value::ok());
-        eventually(
-            || !respool.client().cmd(&words(line)).is_error(),
-            "it has no primary and needs none",
-        );
+        let served = || !respool.client().cmd(&words(line)).is_error();
+        eventually(served, "it has no primary and needs none");
     }
 }
