@@ -34,6 +34,8 @@ ELSEWHERE = {
     "logging": "the log",
     "reload": "the configuration",
     "secrets": "the configuration",
+    "hostile::memory": "what the process holds, which no server sees",
+    "hostile::fairness::crowds": "figures: what a command costs respool, on one server",
     "canary::neighbours": "how long clients wait: figures, on the machine's own in `make test`",
 }
 
