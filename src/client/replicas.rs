@@ -5,8 +5,8 @@ use std::rc::Rc;
 use super::requests::Next;
 use super::task::{Client, Done, Wait};
 use crate::command::{CommandId, Delays, spec};
-use crate::resp::Request;
 use crate::resp::speak::encode_request;
+use crate::resp::{Request, parse_integer};
 use crate::session::Verb;
 use crate::upstream::{Kind, Link, OwnReply};
 use crate::waits::Popped;
@@ -41,7 +41,7 @@ impl Client {
                 let needs_a_write = server.is_some_and(|server| server.wait_needs_a_write());
                 // MULTI itself has moved the connection where any command does.
                 let is_moved = is_open && !(needs_a_write && self.has_written);
-                if !is_moved {
+                if !is_moved && is_accepted(request, command) {
                     self.make_wait_true(link, command, needs_a_write, is_open);
                     return Next::Wait;
                 }
@@ -96,6 +96,15 @@ impl Client {
             })
         }));
     }
+}
+
+/// Whether every server takes the words of WAIT and WAITAOF. What is refused for its words needs nothing to be true: the error is
+/// the server's, as it is without respool.
+fn is_accepted(request: &Request<'_>, command: Option<CommandId>) -> bool {
+    let of_files = command.is_some_and(|id| spec(id).name == "waitaof");
+    let words = if of_files { 3 } else { 2 };
+    let numbers: Option<Vec<i64>> = request.arguments().skip(1).map(parse_integer).collect();
+    numbers.is_some_and(|numbers| numbers.len() == words && numbers.last() >= Some(&0))
 }
 
 /// What WAIT is answered whose way was refused with `reply`: what the server says of itself is what it would say to WAIT, and what

@@ -134,3 +134,43 @@ fn who_may_not_do_what_it_needs_is_told_what_that_is() {
     let needs = "ERR respool: WAIT needs the permission to P";
     assert!(told.starts_with(needs), "{told}");
 }
+
+#[test]
+fn what_is_refused_for_its_words_needs_nothing() {
+    let redis = Redis::start(&[]);
+    let user = ["on", ">secret", "~*", "+@all", "-publish", "-ping"];
+    redis.cmd(&[&["ACL", "SETUSER", "eve"][..], &user].concat());
+    let respool = Respool::start(&redis);
+    let mut clients = [redis.client(), respool.client()];
+    for client in &mut clients {
+        assert_eq!(client.cmd(&["AUTH", "eve", "secret"]), Value::ok());
+        assert_eq!(client.cmd(&["SET", "k", "v"]), Value::ok());
+    }
+    let lines = [
+        "WAIT",
+        "WAIT 0",
+        "WAIT 0 10 1",
+        "WAIT a 10",
+        "WAIT 0 b",
+        "WAIT 0 01",
+        "WAIT 0 -1",
+        "WAIT 0 99999999999999999999",
+        "WAITAOF 0 0",
+        "WAITAOF 0 x 10",
+        "WAITAOF 0 0 -1",
+    ];
+    for within in [false, true] {
+        for line in lines {
+            let asked: Vec<&str> = match within {
+                false => vec![line],
+                true => vec!["MULTI", line, "EXEC"],
+            };
+            let [direct, through] = clients.each_mut().map(|client| run(client, &asked, false));
+            assert_eq!(through, direct, "{line}");
+            assert!(
+                direct.iter().any(|answer| answer.contains("-ERR ")),
+                "{line}: {direct:?}"
+            );
+        }
+    }
+}

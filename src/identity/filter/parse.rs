@@ -5,6 +5,7 @@
 //! one with many more words.
 
 use super::{ClientFilter, ClientType, KillFilter, ListFilter, Traits};
+use crate::resp::parse_integer;
 use crate::texts::ServerVersion;
 
 const SYNTAX: &str = "ERR syntax error";
@@ -49,7 +50,8 @@ impl ListFilter {
             && !is_unified(server)
             && is(option, "id")
         {
-            let id = |id: &&[u8]| integer(id).ok_or_else(|| "ERR Invalid client ID".to_owned());
+            let id =
+                |id: &&[u8]| parse_integer(id).ok_or_else(|| "ERR Invalid client ID".to_owned());
             return ids.iter().map(id).collect::<Result<_, _>>().map(Self::Ids);
         }
         let mut clients = ClientFilter::default();
@@ -159,7 +161,7 @@ fn common(
 
 /// The one id of Redis' KILL. Before 7.0 any number will do, and 0 stands for everybody.
 fn ids_of_kill(server: ServerVersion, value: &[u8]) -> Result<Option<Vec<u64>>, String> {
-    let number = integer(value);
+    let number = parse_integer(value);
     if server.is_from((7, 0)) {
         let id = number.and_then(positive).ok_or_else(|| BAD_ID.to_owned())?;
         return Ok(Some(vec![id]));
@@ -208,7 +210,7 @@ fn take_ids<'a, 'b>(
 ) -> Result<&'a [&'b [u8]], String> {
     let ids = traits.ids.get_or_insert_default();
     while let [word, behind @ ..] = words
-        && let Some(number) = integer(word)
+        && let Some(number) = parse_integer(word)
     {
         ids.push(positive(number).ok_or_else(|| BAD_ID.to_owned())?);
         words = behind;
@@ -253,7 +255,7 @@ fn take_trait(
         traits.capabilities = Some(all_of("capa", which, value, CAPABILITIES)?);
     } else if of("db") {
         let which = if is_not { "NOT-DB" } else { "DB" };
-        let number = integer(value).and_then(|number| i32::try_from(number).ok());
+        let number = parse_integer(value).and_then(|number| i32::try_from(number).ok());
         let number =
             number.ok_or_else(|| format!("ERR {which} is not an integer or out of range"))?;
         // One that there cannot be the server refuses.
@@ -309,28 +311,13 @@ fn is(word: &[u8], name: &str) -> bool {
 }
 
 fn seconds(option: &str, value: &[u8]) -> Result<u64, String> {
-    let number =
-        integer(value).ok_or_else(|| format!("ERR {option} is not an integer or out of range"))?;
+    let number = parse_integer(value)
+        .ok_or_else(|| format!("ERR {option} is not an integer or out of range"))?;
     positive(number).ok_or_else(|| format!("ERR {option} should be greater than 0"))
 }
 
 fn positive(number: i64) -> Option<u64> {
     u64::try_from(number).ok().filter(|&number| number > 0)
-}
-
-/// A 64-bit integer as Redis' `string2ll` takes it: no sign `+`, no leading zeros, no blanks.
-fn integer(text: &[u8]) -> Option<i64> {
-    let digits = text.strip_prefix(b"-").unwrap_or(text);
-    let plain = match digits {
-        [b'0'] => text.len() == 1,
-        [b'1'..=b'9', rest @ ..] => rest.iter().all(u8::is_ascii_digit),
-        _ => false,
-    };
-    if plain {
-        str::from_utf8(text).ok()?.parse().ok()
-    } else {
-        None
-    }
 }
 
 /// An argument inside an error text, as a C string without line ends.
