@@ -26,6 +26,15 @@ const SHORT_LIFE: Duration = Duration::from_secs(1);
 /// When another worker has reached the server this one tries within so long.
 const FOLLOW_WITHIN: Duration = Duration::from_millis(50);
 
+/// A server that cannot serve yet is asked again within so long by who needs a connection while others are up.
+const ASK_UNREADY_AFTER: Duration = Duration::from_millis(100);
+
+/// What a server that is there has said instead of serving.
+struct Unready {
+    said: Box<[u8]>,
+    at: Instant,
+}
+
 /// Back-off while the server is away.
 #[derive(Default)]
 pub(super) struct Away {
@@ -38,7 +47,7 @@ pub(super) struct Away {
     /// The server is there, and did not take respool at the last attempt.
     is_refused: bool,
     /// The server is there, and has said with this at the last attempt that it cannot serve now.
-    unready: Option<Box<[u8]>>,
+    unready: Option<Unready>,
     last_logged: Option<Instant>,
 }
 
@@ -192,7 +201,15 @@ impl Upstream {
 
     /// What the server has said at the last attempt, where it is there and cannot serve now: LOADING, MASTERDOWN.
     pub fn says_unready(&self) -> Option<Box<[u8]>> {
-        self.away.borrow().unready.clone()
+        let away = self.away.borrow();
+        away.unready.as_ref().map(|unready| unready.said.clone())
+    }
+
+    /// The same, where it was said after `needed`: of who began to need a connection then it is true.
+    pub(super) fn says_unready_since(&self, needed: Instant) -> Option<Box<[u8]>> {
+        let away = self.away.borrow();
+        let unready = away.unready.as_ref().filter(|said| said.at >= needed);
+        unready.map(|unready| unready.said.clone())
     }
 
     /// An attempt to connect failed.
@@ -216,8 +233,12 @@ impl Upstream {
                     ..
                 }
             );
+        let now = Instant::now();
         away.unready = match error {
-            ConnectError::Unready(_, reply) => Some(reply.as_slice().into()),
+            ConnectError::Unready(_, reply) => Some(Unready {
+                said: reply.as_slice().into(),
+                at: now,
+            }),
             _ => None,
         };
         // A server that is full is not helped by being asked often.
@@ -228,7 +249,12 @@ impl Upstream {
         };
         let chance = rand::rng().random::<f64>();
         let delay = backoff(upstream.reconnect, failures, chance);
-        let now = Instant::now();
+        let serves_others = away.unready.is_some() && !self.is_away();
+        let delay = if serves_others {
+            delay.min(ASK_UNREADY_AFTER)
+        } else {
+            delay
+        };
         away.failures = away.failures.saturating_add(1);
         away.next_attempt = Some(now + delay);
         if away.last_logged.is_none_or(|last| now - last >= LOG_EVERY) {

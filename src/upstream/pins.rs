@@ -8,6 +8,7 @@ use std::rc::Rc;
 use std::time::Duration;
 
 use tokio::sync::oneshot;
+use tokio::time::Instant;
 
 use super::link::Link;
 use super::outlet::Outlet;
@@ -170,14 +171,14 @@ impl Upstream {
         }
     }
 
-    /// What the server said at the last connect, after which the next is not due yet, where it cannot serve now. Those whose
-    /// commands go on shared connections that are still up hear so from it at once; who waits for another one need not wait in vain.
-    /// While none is up everybody waits alike, for a server that may be about to be ready.
-    fn unready_meanwhile(&self) -> Option<PinError> {
-        if self.is_away() || !self.is_pausing() {
+    /// What the server said at a connect since `needed`, where it cannot serve now. Those whose commands go on shared connections
+    /// that are still up hear so from it at once; who waits for another one need not wait in vain, and is not told what may have
+    /// been true only before it asked. While none is up everybody waits alike, for a server that may be about to be ready.
+    fn unready_since(&self, needed: Instant) -> Option<PinError> {
+        if self.is_away() {
             return None;
         }
-        self.says_unready()
+        self.says_unready_since(needed)
             .map(|said| PinError::Refused(said.into()))
     }
 
@@ -267,6 +268,7 @@ impl Upstream {
     /// A connection in `state` that nobody uses: an idle one, changed if it must be, or a new one. Whoever stops waiting for
     /// it ends neither: what becomes of it is kept as an idle one.
     pub(super) async fn wearing(self: &Rc<Self>, state: &State) -> Result<Rc<Link>, PinError> {
+        let needed = Instant::now();
         loop {
             if let Some(link) = self.take_idle(state) {
                 if *link.worn() == *state {
@@ -277,7 +279,7 @@ impl Upstream {
                     None => continue,
                 }
             }
-            if let Some(unready) = self.unready_meanwhile() {
+            if let Some(unready) = self.unready_since(needed) {
                 return Err(unready);
             }
             self.pause().await;
@@ -289,6 +291,10 @@ impl Upstream {
                 continue;
             };
             self.connect_turn(SocketKind::Pinned).await;
+            if self.unready_since(needed).is_some() {
+                // Another has asked meanwhile.
+                continue;
+            }
             if let Some(result) = self.opened(state, permit).await {
                 return result;
             }
