@@ -187,6 +187,7 @@ impl View {
             }
         }
         warnings.extend(self.parts.wrong());
+        warnings.extend(self.process.unresolved());
         warnings.extend(self.empty_categories(&settings));
         let server = self.process.health.snapshot();
         let concerns = server.concerns(settings.upstream.role);

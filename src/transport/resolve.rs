@@ -21,10 +21,16 @@ pub fn literal(address: &Address) -> Option<Node> {
 /// The addresses of `host`, in the order in which they are told, each once. Blocks for as long as the system likes.
 ///
 /// # Errors
-/// The file cannot be read, or the system has no answer.
+/// The file cannot be read, which is told with its key and path, or the system has no answer.
 pub fn look_up(host: &str, port: u16, hosts_file: Option<&Path>) -> io::Result<Vec<Node>> {
     let mut addresses = match hosts_file {
-        Some(path) => in_hosts(&read_hosts(path).map_err(io::Error::other)?, host),
+        Some(path) => {
+            let told = |why| {
+                let path = path.display();
+                io::Error::other(format!("upstream.hosts_file {path} cannot be read: {why}"))
+            };
+            in_hosts(&read_hosts(path).map_err(told)?, host)
+        }
         None => Vec::new(),
     };
     if addresses.is_empty() {

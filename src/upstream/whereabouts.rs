@@ -11,7 +11,7 @@ use tokio::sync::watch;
 use super::thread::Process;
 use crate::config::{Address, Role, Settings, Upstream};
 use crate::failover::{Addresses, Demotion, Node, SilentNodes};
-use crate::telemetry::LossCause;
+use crate::telemetry::{LossCause, Throttle};
 use crate::transport::{DialError, literal, look_up};
 
 /// How often the name is resolved after a server was seen to be demoted: the name may move any moment.
@@ -46,8 +46,21 @@ struct Known {
     addresses: Addresses,
     silent: SilentNodes,
     error: Option<String>,
+    /// The log has the error.
+    is_error_logged: bool,
+    error_line: ErrorLine,
     left: Vec<Left>,
     demotion: Demotion,
+}
+
+/// A file that is written all the time fails in one way and in another: a few lines say it.
+#[derive(Debug)]
+struct ErrorLine(Throttle);
+
+impl Default for ErrorLine {
+    fn default() -> Self {
+        Self(Throttle::of(4))
+    }
 }
 
 /// Connections opened before a moment are to be left.
@@ -116,9 +129,28 @@ impl Whereabouts {
         }
         let has_lost = known.addresses.answered(nodes, now);
         known.error = None;
+        if std::mem::take(&mut known.is_error_logged) {
+            tracing::info!("{address} is resolved again");
+        }
         drop(known);
         if has_lost || is_other {
             self.changes.fetch_add(1, Ordering::AcqRel);
+        }
+    }
+
+    /// The addresses of `address` could not be told. Where they are known the connections go on, so that nothing else would
+    /// say so; where they are not, every connect fails with it.
+    fn not_told(&self, address: &Address, error: String, now: u64) {
+        let mut known = self.known();
+        let is_other = known.error.as_ref() != Some(&error);
+        known.error = Some(error);
+        known.is_error_logged &= !is_other;
+        let Some(text) = known.unresolved(address).filter(|_| !known.is_error_logged) else {
+            return;
+        };
+        if let Some(more) = known.error_line.0.write(now) {
+            known.is_error_logged = true;
+            tracing::warn!(more, "{text}");
         }
     }
 
@@ -193,7 +225,27 @@ impl Whereabouts {
     }
 }
 
+impl Known {
+    /// Why the addresses of `address`, which are known from before, are not known anew, and what that means.
+    fn unresolved(&self, address: &Address) -> Option<String> {
+        let is_known =
+            self.address.as_ref() == Some(address) && !self.addresses.current().is_empty();
+        let error = self.error.as_ref().filter(|_| is_known)?;
+        Some(format!(
+            "{error}; the addresses that are known stay in use, and that the server has moved is not seen: put it right"
+        ))
+    }
+}
+
 impl Process {
+    /// Why the server's name cannot be resolved any more, while its addresses from before are in use.
+    pub fn unresolved(&self) -> Option<String> {
+        let settings = self.settings();
+        self.whereabouts
+            .known()
+            .unresolved(&settings.upstream.address)
+    }
+
     /// Microseconds since the process' clock started.
     pub fn now_micros(&self) -> u64 {
         self.start.elapsed().as_micros() as u64
@@ -350,7 +402,7 @@ fn resolve(process: &Weak<Process>, whereabouts: &Whereabouts) {
                 Err(error) => {
                     let text = format!("{host} could not be resolved: {error}");
                     tracing::debug!("{text}");
-                    whereabouts.known().error = Some(text);
+                    whereabouts.not_told(&upstream.address, text, alive.now_micros());
                 }
             }
         }
@@ -405,5 +457,38 @@ mod tests {
             whereabouts.is_to_be_left(&node(1), 5, 9),
             Some(LossCause::Moved)
         );
+    }
+    #[test]
+    fn a_name_that_is_not_resolved_any_more_is_told_as_long_as_that_lasts() {
+        let whereabouts = Whereabouts::default();
+        let (old, new) = (name("old.example.com"), name("new.example.com"));
+        let role = Role::Primary;
+        let told = |address: &Address| whereabouts.known().unresolved(address);
+        whereabouts.not_told(&old, "no answer".to_owned(), 0);
+        assert_eq!(told(&old), None, "every connect says so");
+        assert!(!whereabouts.known().is_error_logged);
+        whereabouts.told((&old, role), || true, &[node(1)], 1);
+        assert_eq!(told(&old), None);
+        whereabouts.not_told(&old, "the file is gone".to_owned(), 2);
+        let text = told(&old).expect("told");
+        assert!(
+            text.starts_with("the file is gone; the addresses"),
+            "{text}"
+        );
+        assert!(whereabouts.known().is_error_logged);
+        assert_eq!(whereabouts.of(&old), Ok(vec![node(1)]), "they stay in use");
+        assert_eq!(told(&new), None, "of another nothing is known");
+        // Each way of failing is logged, but not any number of them.
+        for at in 3..6 {
+            whereabouts.not_told(&old, format!("{at}"), at);
+            assert!(whereabouts.known().is_error_logged);
+        }
+        whereabouts.not_told(&old, "6".to_owned(), 6);
+        assert!(!whereabouts.known().is_error_logged, "later");
+        whereabouts.not_told(&old, "6".to_owned(), 20_000_000);
+        assert!(whereabouts.known().is_error_logged, "now");
+        whereabouts.told((&old, role), || true, &[node(1)], 20_000_001);
+        assert_eq!(told(&old), None, "it is over");
+        assert!(!whereabouts.known().is_error_logged);
     }
 }

@@ -24,6 +24,7 @@ mod full_memory;
 mod harness;
 mod health;
 mod hostile;
+mod hosts_file;
 mod in_multi;
 mod in_multi_unsure;
 mod invariants;
