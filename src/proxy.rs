@@ -273,7 +273,8 @@ fn start_reloader(
 fn process(settings: &Arc<Settings>, start: Instant) -> io::Result<Arc<Process>> {
     let upstream = &settings.upstream;
     let tls = upstream.tls.as_ref().map(Connector::new).transpose();
-    let tls = tls.map_err(io::Error::other)?.map(Arc::new);
+    let tls = tls.map_err(|why| io::Error::other(String::from(why)))?;
+    let tls = tls.map(Arc::new);
     let max_pinned = settings
         .groups
         .iter()

@@ -18,6 +18,9 @@ const LONGEST_FILE: u64 = 1 << 20;
 /// No file of hosts is; those that block advertisements take some 5 MiB.
 const LONGEST_HOSTS: u64 = 32 << 20;
 
+/// No file of authorities is; those of a system take some 220 KiB.
+const LONGEST_AUTHORITIES: u64 = 16 << 20;
+
 /// A pipe that has nothing yet is looked at so often.
 const PAUSE: Duration = Duration::from_millis(10);
 
@@ -42,10 +45,25 @@ pub(super) fn read_text(path: &Path) -> Result<Zeroizing<String>, String> {
 /// # Errors
 /// Why it cannot be read, in one line.
 pub fn read_hosts(path: &Path) -> Result<Zeroizing<String>, String> {
-    if std::fs::metadata(path).is_ok_and(|about| about.file_type().is_fifo()) {
+    if is_pipe(path) {
         return Err("it is a pipe, which can be read only once".to_owned());
     }
     text_of(&read_within(path, LONGEST_HOSTS, PAUSES)?)
+}
+
+/// The bytes of a file of authorities that the environment names. It is read again at every reload.
+///
+/// # Errors
+/// Why it cannot be read, in one line.
+pub fn read_authorities(path: &Path) -> Result<Zeroizing<Vec<u8>>, String> {
+    if is_pipe(path) {
+        return Err("it is a pipe, not a file".to_owned());
+    }
+    read_within(path, LONGEST_AUTHORITIES, PAUSES)
+}
+
+fn is_pipe(path: &Path) -> bool {
+    std::fs::metadata(path).is_ok_and(|about| about.file_type().is_fifo())
 }
 
 /// Whether a plain file stands there, which has the same content however often it is read.
@@ -90,6 +108,11 @@ fn read_to_end(
     pauses: u32,
 ) -> Result<Zeroizing<Vec<u8>>, String> {
     let is_pipe = about.file_type().is_fifo();
+    let too_long = || Err(format!("longer than {} MiB", most >> 20));
+    if !is_pipe && about.len() > most {
+        // Not read in vain, again and again.
+        return too_long();
+    }
     // As large as it will be: what a vector leaves behind when it grows is not wiped. A pipe does not say.
     let length = if is_pipe { most } else { about.len().min(most) };
     let mut bytes = Zeroizing::new(Vec::with_capacity(length as usize + 1));
@@ -98,13 +121,15 @@ fn read_to_end(
         let left = most + 1 - bytes.len() as u64;
         let read = file.by_ref().take(left).read_to_end(&mut bytes);
         let has_writer = match read {
-            _ if bytes.len() as u64 > most => {
-                return Err(format!("longer than {} MiB", most >> 20));
-            }
+            _ if bytes.len() as u64 > most => return too_long(),
             Ok(_) if !is_pipe || !bytes.is_empty() => return Ok(bytes),
             // Its writer has not come yet, or never will.
             Ok(_) => false,
-            Err(error) if error.kind() == ErrorKind::WouldBlock => true,
+            Err(error) if error.kind() == ErrorKind::WouldBlock && is_pipe => true,
+            // As of the kernel's log, which it shows as a plain file.
+            Err(error) if error.kind() == ErrorKind::WouldBlock => {
+                return Err("it has no end, as a file has".to_owned());
+            }
             Err(error) => return Err(error.to_string()),
         };
         if !has_writer && paused >= PAUSES_FOR_A_WRITER {

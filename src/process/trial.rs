@@ -71,7 +71,7 @@ impl Trial {
             }
         }
         if let Some(Err(why)) = settings.upstream.tls.as_ref().map(Connector::new) {
-            trial.problem("upstream.tls", why, "correct it");
+            trial.problem("upstream.tls", why.what, why.remedy);
         }
         trial
     }

@@ -24,7 +24,7 @@ pub use reserve::{keep_descriptors, refill_descriptors};
 pub use resolve::{literal, look_up};
 pub use socket_file::is_left_over;
 pub use stream::{DEAD_AFTER, Stream};
-pub use tls::{AcceptError, Acceptance, Connector, HandshakeFailed, Tls};
+pub use tls::{AcceptError, Acceptance, Connector, HandshakeFailed, Tls, Untrusting};
 
 /// Bytes read from a socket at once. 64 KiB holds the replies of a whole turn at 2,000 clients, and a larger value travels
 /// in pieces of this size that stay in the processor's cache.

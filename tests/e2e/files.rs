@@ -180,18 +180,35 @@ fn authorities_that_the_environment_names_may_be_anything_and_are_told() {
         "respool.toml",
         "[[listener]]\naddress = \"127.0.0.1:0\"\n[upstream]\naddress = \"127.0.0.1:1\"\ntls = { enabled = true }\n",
     );
-    for mode in ["check", "run"] {
-        let mut command = Command::new(env!("CARGO_BIN_EXE_respool"));
-        let (code, told) = ended(
-            command
-                .args([mode, "--config", &file])
-                .env("SSL_CERT_FILE", &fifo),
-        );
-        assert_eq!(code, Some(1), "{mode}: {told}");
-        assert!(
-            told.contains("SSL_CERT_FILE") && told.contains("not a file"),
-            "{mode}: {told}"
-        );
+    let long = dir.path().join("long");
+    let sparse = std::fs::File::create(&long).expect("a file");
+    sparse.set_len(3 << 30).expect("sparse");
+    let folder = dir.path().to_owned();
+    for (place, why) in [
+        (fifo, "it is a pipe, not a file"),
+        (folder, "it is a folder, not a file"),
+        ("/dev/zero".into(), "it is a device, not a file"),
+        (long, "longer than 16 MiB"),
+    ] {
+        for mode in ["check", "run"] {
+            let mut command = Command::new(env!("CARGO_BIN_EXE_respool"));
+            let (code, told) = ended(
+                command
+                    .args([mode, "--config", &file])
+                    .env_remove("SSL_CERT_DIR")
+                    .env("SSL_CERT_FILE", &place),
+            );
+            assert_eq!(code, Some(1), "{mode}: {told}");
+            assert!(
+                told.contains("SSL_CERT_FILE") && told.contains(why),
+                "{mode}: {told}"
+            );
+            assert!(
+                told.trim_end()
+                    .ends_with("; correct it, or set upstream.tls.ca_file"),
+                "one remedy: {mode}: {told}"
+            );
+        }
     }
 }
 

@@ -4,15 +4,16 @@ use std::fmt;
 use std::sync::Arc;
 use std::time::Duration;
 
+use rustls::ClientConfig;
 use rustls::client::danger::ServerCertVerifier;
 use rustls::client::{ResolvesClientCert, UnbufferedClientConnection, WebPkiServerVerifier};
 use rustls::pki_types::ServerName;
 use rustls::sign::SingleCertAndKey;
-use rustls::{ClientConfig, RootCertStore};
 
+use super::authorities::{Untrusting, trusted};
 use super::verify::{Anybody, Explaining};
 use super::{Broken, Role, Side, Stream, Tls, explain};
-use crate::config::{Authorities, UpstreamTls, Verification, is_plain_file, provider};
+use crate::config::{UpstreamTls, Verification, provider};
 
 /// Makes TLS of connections to the server. One for all of them: that is how sessions are resumed.
 #[derive(Debug)]
@@ -38,7 +39,7 @@ impl Connector {
     ///
     /// # Errors
     /// There is nobody who could vouch for the server.
-    pub fn new(tls: &UpstreamTls) -> Result<Self, String> {
+    pub fn new(tls: &UpstreamTls) -> Result<Self, Untrusting> {
         let provider = provider();
         let verifier: Arc<dyn ServerCertVerifier> = match tls.verification {
             Verification::Skipped => Arc::new(Anybody {
@@ -51,13 +52,19 @@ impl Connector {
                     Arc::clone(&provider),
                 )
                 .build()
-                .map_err(|error| format!("no verification of the server: {error}"))?;
+                .map_err(|error| Untrusting {
+                    what: format!("no verification of the server: {error}"),
+                    remedy: "correct upstream.tls.ca_file",
+                })?;
                 Arc::new(Explaining { verifier, trust })
             }
         };
         let builder = ClientConfig::builder_with_provider(provider)
             .with_protocol_versions(&[&rustls::version::TLS13, &rustls::version::TLS12])
-            .map_err(|error| format!("no TLS: {error}"))?
+            .map_err(|error| Untrusting {
+                what: format!("no TLS: {error}"),
+                remedy: "correct upstream.tls",
+            })?
             .dangerous()
             .with_custom_certificate_verifier(verifier);
         let config = match &tls.identity {
@@ -151,73 +158,3 @@ impl Connector {
 
 const CLOSED: &str = "the server closed the connection when asked for TLS: if it speaks no TLS on this port, remove \
                       upstream.tls or set upstream.address to its TLS port; a Redis that has reached its maxclients does this too";
-
-/// Who may vouch for the server, and in words where they come from.
-fn trusted(authorities: &Authorities) -> Result<(RootCertStore, String), String> {
-    let mut roots = RootCertStore::empty();
-    match authorities {
-        Authorities::Given(list) => {
-            roots.add_parsable_certificates(list.iter().cloned());
-            let trust = format!("the {} in upstream.tls.ca_file", list.len());
-            Ok((roots, trust))
-        }
-        Authorities::System => {
-            if let Some(refusal) = unreadable(std::env::var_os("SSL_CERT_FILE")) {
-                return Err(refusal);
-            }
-            let found = rustls_native_certs::load_native_certs();
-            for error in &found.errors {
-                tracing::debug!("the system's certificates: {error}");
-            }
-            let (added, _) = roots.add_parsable_certificates(found.certs);
-            if added > 0 {
-                return Ok((roots, format!("the {added} authorities of this system")));
-            }
-            if let Some(refusal) = none_found(&found.errors, &named_by()) {
-                return Err(refusal);
-            }
-            // An empty container image has none.
-            roots.extend(webpki_roots::TLS_SERVER_ROOTS.iter().cloned());
-            let trust = format!(
-                "the {} authorities built in, since this system has none",
-                roots.len()
-            );
-            Ok((roots, trust))
-        }
-    }
-}
-
-/// Why the file of authorities that the environment names is not opened: reading a pipe can take for ever.
-fn unreadable(named: Option<std::ffi::OsString>) -> Option<String> {
-    let path = named?;
-    let is_other = std::path::Path::new(&path).exists() && !is_plain_file(path.as_ref());
-    is_other.then(|| {
-        format!("SSL_CERT_FILE={path:?} is not a file; correct it, or set upstream.tls.ca_file")
-    })
-}
-
-/// The variables that say where the system's authorities are, as far as they are set.
-fn named_by() -> Vec<String> {
-    ["SSL_CERT_FILE", "SSL_CERT_DIR"]
-        .into_iter()
-        .filter_map(|name| Some(format!("{name}={:?}", std::env::var_os(name)?)))
-        .collect()
-}
-
-/// Why no authority was found where some should be: whoever named a place trusts those there and no others. `None`: the
-/// system has none, and says of none.
-fn none_found(errors: &[rustls_native_certs::Error], named: &[String]) -> Option<String> {
-    let place = match named {
-        [] if errors.is_empty() => return None,
-        [] => "this system's authorities cannot be read".to_owned(),
-        named => format!("there is no authority to be read from {}", named.join(", ")),
-    };
-    let why = errors
-        .first()
-        .map_or_else(String::new, |error| format!(": {error}"));
-    let remedy = match named {
-        [] => "set upstream.tls.ca_file",
-        _ => "correct it, or set upstream.tls.ca_file",
-    };
-    Some(format!("{place}{why}; {remedy}"))
-}

@@ -5,6 +5,7 @@
 //! taken of them yet is [`Tls::has_unflushed`], at most what became of one call, and goes before anything else.
 
 mod accept;
+mod authorities;
 mod connect;
 mod explain;
 mod session;
@@ -18,6 +19,7 @@ use rustls::Error;
 
 pub(super) use accept::TlsAcceptor;
 pub use accept::{AcceptError, Acceptance};
+pub use authorities::Untrusting;
 pub use connect::{Connector, HandshakeFailed};
 use session::{MOST_CIPHER, MOST_PLAIN, RECORD, Session, Side};
 
