@@ -205,9 +205,9 @@ fn bind_endpoint(settings: &Settings) -> Result<Vec<(&'static str, Acceptor, Sco
         let Some(address) = address else {
             continue;
         };
-        let acceptor = bind_admin(address, admin.mode).and_then(Bound::open);
-        let acceptor = acceptor.map_err(|error| {
-            RunError::Start(format!("cannot listen on {address} ({key}): {error}"))
+        let acceptor = bind_admin(key, address, admin.mode).map_err(RunError::Start)?;
+        let acceptor = acceptor.open().map_err(|error| {
+            RunError::Start(format!("{key}: cannot listen on {address}: {error}"))
         })?;
         bound.push((name, acceptor, scope));
     }

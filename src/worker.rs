@@ -265,7 +265,7 @@ async fn serve(
     let upstream = Upstream::new(thread, shared);
     upstream.start();
     let site = Site::new(upstream, charge.admission, charge.registry, charge.errands);
-    let memory = resident::Resident::of_this_process();
+    let memory = resident::Resident::of_this_process(index == 0);
     let mut listening = Vec::new();
     let mut tick = tokio::time::interval(TICK);
     tick.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);

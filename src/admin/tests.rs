@@ -78,7 +78,7 @@ impl Door {
             ..admin
         });
         let any = "127.0.0.1:0".parse().expect("an address");
-        let bound = bind_admin(&any, None).expect("a free port");
+        let bound = bind_admin("admin.address", &any, None).expect("a free port");
         let address = bound.local_address().expect("bound");
         let acceptor = bound.open().expect("a runtime");
         let (draining, reloads) = (

@@ -24,6 +24,8 @@ pub(super) fn access(file: &File, path: &str) -> (Access, Vec<Problem>) {
             let accounts = std::fs::read_to_string(list).unwrap_or_default();
             id_of(&accounts, &text)
         });
+        // Which the kernel takes for "leave it as it is".
+        let found = found.filter(|id| *id != u32::MAX);
         if found.is_none() {
             problems.push(Problem::new(
                 file.line(&key),

@@ -8,7 +8,9 @@ use rustix::fs::{Access, access};
 use rustix::process::{getegid, geteuid, getgroups};
 
 use crate::config::{Address, AdminAddress, Listener, Problem, Settings, share_a_port};
-use crate::transport::{Acceptance, Connector, is_left_over, try_bind};
+use crate::transport::{
+    Acceptance, Connector, folder_of, is_left_over, mode_trouble, remedy, try_bind,
+};
 
 /// What keeps a respool with these settings from starting here.
 #[derive(Debug, Default)]
@@ -54,6 +56,9 @@ impl Trial {
                 trial.problem("listener.tls", what, "correct the certificate and the key");
             }
             trial.owner(listener);
+            if let Address::Unix(path) = &listener.address {
+                trial.mode("listener.mode", path, listener.access.mode);
+            }
         }
         let admin = &settings.admin;
         let of_admin = [
@@ -66,7 +71,10 @@ impl Trial {
                     let (host, port) = (address.ip().to_string(), address.port());
                     trial.address(key, &Address::Tcp { host, port });
                 }
-                Some(AdminAddress::Unix(path)) => trial.address(key, &Address::Unix(path.clone())),
+                Some(AdminAddress::Unix(path)) => {
+                    trial.address(key, &Address::Unix(path.clone()));
+                    trial.mode("admin.mode", path, admin.mode);
+                }
                 None => {}
             }
         }
@@ -80,11 +88,12 @@ impl Trial {
     fn owner(&mut self, listener: &Listener) {
         let (name, wanted) = (&listener.name, listener.access);
         let me = geteuid();
-        if me.is_root() {
+        let status = std::fs::read_to_string("/proc/self/status").unwrap_or_default();
+        if gives_files_away(&status).unwrap_or(me.is_root()) {
             return;
         }
         if wanted.owner.is_some_and(|owner| owner != me.as_raw()) {
-            let what = format!("{name}: only root gives files away");
+            let what = format!("{name}: only root, or who has CAP_CHOWN, gives files away");
             self.problem("listener.owner", what, "remove it, or run as root");
         }
         let mut groups = getgroups().unwrap_or_default();
@@ -94,6 +103,14 @@ impl Trial {
             let what = format!("{name}: respool's user is not in this group");
             let remedy = "remove it, or take the user into the group";
             self.problem("listener.group", what, remedy);
+        }
+    }
+
+    /// Whether the mode of the socket's file can be set here.
+    fn mode(&mut self, key: &str, path: &Path, mode: Option<u32>) {
+        if let Some((what, remedy)) = mode.and_then(|_| mode_trouble(path)) {
+            let what = format!("unix:{}: {what}", path.display());
+            self.problem(key, what, remedy);
         }
     }
 
@@ -118,18 +135,10 @@ impl Trial {
         };
         let what = format!("cannot listen on {address}: {error}");
         if error.kind() == io::ErrorKind::AddrInUse {
-            let remedy =
-                "fine if this respool runs already; else free the address, or take another";
-            return self.warnings.push(problem(key, what, remedy));
+            let remedy = format!("fine if this respool runs already; else {}", remedy(&error));
+            return self.warnings.push(problem(key, what, &remedy));
         }
-        let remedy = match error.kind() {
-            io::ErrorKind::AddrNotAvailable => "listen on an address of this host",
-            io::ErrorKind::PermissionDenied => {
-                "take what respool's user may have, or permit it: CAP_NET_BIND_SERVICE for ports below 1024, writing for folders"
-            }
-            _ => "correct the address",
-        };
-        self.problem(key, what, remedy);
+        self.problem(key, what, remedy(&error));
     }
 
     /// Tries the addresses of `host` in their order, as a start does, and says which it is.
@@ -193,19 +202,22 @@ impl Trial {
     }
 }
 
+/// Whether a process of which `/proc/self/status` reads so has CAP_CHOWN, which root may lack in a container.
+fn gives_files_away(status: &str) -> Option<bool> {
+    let line = status
+        .lines()
+        .find_map(|line| line.strip_prefix("CapEff:"))?;
+    let effective = u64::from_str_radix(line.trim(), 16).ok()?;
+    // CAP_CHOWN is the first of all.
+    Some(effective & 1 != 0)
+}
+
 fn problem(key: &str, what: String, remedy: &str) -> Problem {
     Problem {
         line: None,
         key: key.to_owned(),
         what,
         remedy: remedy.to_owned(),
-    }
-}
-
-fn folder_of(path: &Path) -> &Path {
-    match path.parent() {
-        Some(folder) if !folder.as_os_str().is_empty() => folder,
-        _ => Path::new("."),
     }
 }
 
@@ -220,15 +232,8 @@ fn unix_trouble(path: &Path) -> Option<io::Error> {
     if let Err(error) = access(folder, Access::WRITE_OK | Access::EXEC_OK) {
         return Some(error.into());
     }
-    use std::os::unix::fs::FileTypeExt as _;
-    match std::fs::symlink_metadata(path) {
-        Ok(about) if !about.file_type().is_socket() => {
-            Some(io::Error::other("there is a file that is no socket"))
-        }
-        // One that nobody listens on is removed.
-        Ok(_) if !is_left_over(path) => Some(io::ErrorKind::AddrInUse.into()),
-        Ok(_) | Err(_) => None,
-    }
+    // One that nobody listens on is removed.
+    is_left_over(path).err()
 }
 
 #[cfg(test)]
@@ -268,6 +273,16 @@ mod tests {
             !dir.path().join("new.sock").exists(),
             "nothing is left behind"
         );
+    }
+
+    #[test]
+    fn who_gives_files_away_is_seen_by_the_rights_of_the_process() {
+        let status =
+            |rights: &str| format!("Name:\trespool\nCapPrm:\t{rights}\nCapEff:\t{rights}\n");
+        assert_eq!(gives_files_away(&status("000001ffffffffff")), Some(true));
+        assert_eq!(gives_files_away(&status("00000000a80425fa")), Some(false));
+        assert_eq!(gives_files_away(&status("0000000000000001")), Some(true));
+        assert_eq!(gives_files_away("Name:\trespool\n"), None);
     }
 
     #[test]

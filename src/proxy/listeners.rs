@@ -29,10 +29,8 @@ impl Opened {
     /// # Errors
     /// Why not, in words.
     pub(super) fn new(settings: &Listener, keepalive: Duration) -> Result<Self, String> {
-        let name = &settings.name;
-        let bound = bind(settings, keepalive)
-            .map_err(|error| format!("cannot listen on {name}: {error}"))?;
-        let (listener, accepting) = bound.opened(name.clone());
+        let bound = bind(settings, keepalive)?;
+        let (listener, accepting) = bound.opened(settings.name.clone());
         Ok(Self {
             bound,
             accepting,
@@ -62,7 +60,7 @@ struct Kept {
     listener: Arc<OpenListener>,
     acceptance: Option<Acceptance>,
     settings: Listener,
-    /// Who may connect changes.
+    /// Who may connect is another in the settings.
     is_access_new: bool,
 }
 
@@ -124,9 +122,10 @@ impl Changes {
     /// # Errors
     /// A file is not ours to change, in words; all are as they were once this is dropped.
     pub(super) fn change_access(&mut self) -> Result<(), String> {
-        let changed = self.kept.iter().filter(|kept| kept.is_access_new);
-        for kept in changed {
-            self.access.change(&kept.listener, &kept.settings)?;
+        // All of them: the file may be another than the settings in force say.
+        for kept in &self.kept {
+            self.access
+                .change(&kept.listener, &kept.settings, kept.is_access_new)?;
         }
         Ok(())
     }

@@ -1,5 +1,6 @@
 //! Listening: bound sockets, and an acceptor that never spins when descriptors run out.
 
+use std::fmt::Display;
 use std::fs::File;
 use std::io;
 use std::net::{SocketAddr, ToSocketAddrs as _};
@@ -14,9 +15,10 @@ use tokio::io::unix::AsyncFd;
 use tokio::net::{TcpStream, UnixStream};
 
 use super::Stream;
+use super::occupant::{remedy, remove_left_over};
 use super::open::{Accepting, OpenListener};
 use super::reserve::{Reserve, reserve};
-use super::socket_file::{SocketFile, is_left_over};
+use super::socket_file::SocketFile;
 use super::tls::{Acceptance, TlsAcceptor};
 use crate::config::{Access, Address, AdminAddress, Listener};
 use crate::telemetry::PROCESS;
@@ -131,23 +133,33 @@ impl Accepted {
 /// Binds `listener`.
 ///
 /// # Errors
-/// The address is taken, not ours or not permitted; or what rustls does not take of the TLS settings.
-pub fn bind(listener: &Listener, keepalive: Duration) -> io::Result<Bound> {
+/// The address is taken, not ours or not permitted; or what rustls does not take of the TLS settings: in words, with the
+/// setting and what to do.
+pub fn bind(listener: &Listener, keepalive: Duration) -> Result<Bound, String> {
+    let name = &listener.name;
+    let told = |error: io::Error| cannot_listen("listener.address", name, &error);
     let (socket, file) = match &listener.address {
         Address::Tcp { host, port } => {
-            let socket = bind_tcp((host.as_str(), *port).to_socket_addrs()?)?;
-            (socket, None)
+            let addresses = (host.as_str(), *port).to_socket_addrs().map_err(told)?;
+            (bind_tcp(addresses).map_err(told)?, None)
         }
-        Address::Unix(path) => bind_unix(path, &listener.access)?,
+        Address::Unix(path) => {
+            let (socket, file) = bind_unix(path).map_err(told)?;
+            // Before it listens: until then nobody can connect, whatever the umask allows.
+            let permitted = file.permit(&listener.access, "listener");
+            permitted.map_err(|why| format!("cannot listen on {name}: {why}"))?;
+            (socket, Some(file))
+        }
     };
+    let tls = TlsAcceptor::new(listener.tls.as_ref());
+    let tls = tls.map_err(|why| format!("cannot listen on {name}: listener.tls: {why}"))?;
     if file.is_none() {
         // Accepted sockets inherit both: set here once, not by five system calls for each client.
-        socket.set_tcp_nodelay(true)?;
-        set_keepalive(&socket, keepalive)?;
+        socket.set_tcp_nodelay(true).map_err(told)?;
+        set_keepalive(&socket, keepalive).map_err(told)?;
     }
-    let tls = TlsAcceptor::new(listener.tls.as_ref()).map_err(io::Error::other)?;
-    socket.set_nonblocking(true)?;
-    socket.listen(i32::try_from(listener.backlog).unwrap_or(i32::MAX))?;
+    let backlog = i32::try_from(listener.backlog).unwrap_or(i32::MAX);
+    listen(&socket, file.as_ref(), backlog).map_err(told)?;
     Ok(Bound {
         socket: Arc::new(socket),
         file,
@@ -156,27 +168,54 @@ pub fn bind(listener: &Listener, keepalive: Duration) -> io::Result<Bound> {
     })
 }
 
-/// Binds an address of the operator's endpoint; the file of a unix socket gets `mode`.
+/// Binds an address of the operator's endpoint, which is `key` in the settings; the file of a unix socket gets `mode`.
 ///
 /// # Errors
-/// The address is taken, not ours or not permitted.
-pub fn bind_admin(address: &AdminAddress, mode: Option<u32>) -> io::Result<Bound> {
-    let access = Access {
-        mode,
-        ..Access::default()
-    };
+/// The address is taken, not ours or not permitted: in words, with the setting and what to do.
+pub fn bind_admin(key: &str, address: &AdminAddress, mode: Option<u32>) -> Result<Bound, String> {
+    let told = |error: io::Error| cannot_listen(key, address, &error);
     let (socket, file) = match address {
-        AdminAddress::Tcp(address) => (bind_tcp(std::iter::once(*address))?, None),
-        AdminAddress::Unix(path) => bind_unix(path, &access)?,
+        AdminAddress::Tcp(address) => {
+            let socket = bind_tcp(std::iter::once(*address)).map_err(told)?;
+            (socket, None)
+        }
+        AdminAddress::Unix(path) => {
+            let (socket, file) = bind_unix(path).map_err(told)?;
+            let access = Access {
+                mode,
+                ..Access::default()
+            };
+            let permitted = file.permit(&access, "admin");
+            permitted.map_err(|why| format!("cannot listen on {address}: {why}"))?;
+            (socket, Some(file))
+        }
     };
-    socket.set_nonblocking(true)?;
-    socket.listen(ADMIN_BACKLOG)?;
+    listen(&socket, file.as_ref(), ADMIN_BACKLOG).map_err(told)?;
     Ok(Bound {
         socket: Arc::new(socket),
         file,
         tls: Arc::default(),
         is_for_clients: false,
     })
+}
+
+fn cannot_listen(key: &str, address: &dyn Display, error: &io::Error) -> String {
+    let remedy = remedy(error);
+    format!("{key}: cannot listen on {address}: {error}; {remedy}")
+}
+
+/// From here on clients can connect.
+fn listen(socket: &Socket, file: Option<&SocketFile>, backlog: i32) -> io::Result<()> {
+    socket.set_nonblocking(true)?;
+    socket.listen(backlog)?;
+    match file.map(|file| file.bound().open()) {
+        // What is bound and does not listen yet looks like left over to somebody else that starts.
+        Some(Err(_)) => Err(io::Error::new(
+            io::ErrorKind::AddrInUse,
+            "the file of the socket that was bound there just now is gone: another process that starts has taken its place",
+        )),
+        _ => Ok(()),
+    }
 }
 
 /// Binds `address` as [`bind`] would, and gives it back at once without having listened.
@@ -225,16 +264,12 @@ fn bind_tcp(addresses: impl Iterator<Item = SocketAddr>) -> io::Result<Socket> {
 }
 
 /// The socket and its file, which goes with it also when something fails from here on.
-fn bind_unix(path: &Path, access: &Access) -> io::Result<(Socket, Option<SocketFile>)> {
+fn bind_unix(path: &Path) -> io::Result<(Socket, SocketFile)> {
     let socket = Socket::new(Domain::UNIX, Type::STREAM, None)?;
-    if is_left_over(path) {
-        std::fs::remove_file(path)?;
-    }
+    remove_left_over(path)?;
     socket.bind(&socket2::SockAddr::unix(path)?)?;
     let file = SocketFile::new(path)?;
-    // Before it listens: until then nobody can connect, whatever the umask allows.
-    file.bound().permit(access)?;
-    Ok((socket, Some(file)))
+    Ok((socket, file))
 }
 
 impl Acceptor {

@@ -3,11 +3,13 @@
 mod clock;
 mod dial;
 mod listen;
+mod occupant;
 mod open;
 mod peer;
 mod queued;
 mod reserve;
 mod resolve;
+mod socket_access;
 mod socket_file;
 mod stream;
 mod tls;
@@ -17,12 +19,13 @@ pub use dial::{DialError, dial};
 pub use listen::{
     Accepted, AcceptedSocket, Acceptor, Bound, bind, bind_admin, raise_descriptor_limit, try_bind,
 };
+pub use occupant::{is_left_over, remedy};
 pub use open::{Accepting, ChangedAccess, OpenListener, OpenListeners};
 pub use peer::PeerEnd;
 pub use queued::queued_bytes;
 pub use reserve::{keep_descriptors, refill_descriptors};
 pub use resolve::{literal, look_up};
-pub use socket_file::is_left_over;
+pub use socket_access::{folder_of, mode_trouble};
 pub use stream::{DEAD_AFTER, Stream};
 pub use tls::{AcceptError, Acceptance, Connector, HandshakeFailed, Tls, Untrusting};
 

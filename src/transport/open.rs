@@ -1,15 +1,15 @@
 //! The listeners that are open, as a reload finds them: what it may change of one, and how it closes one.
 
-use std::io;
 use std::sync::{Arc, Weak};
 
 use arc_swap::ArcSwap;
 use socket2::Socket;
 use tokio::sync::watch;
 
+use super::socket_access::FileAccess;
 use super::socket_file::BoundFile;
 use super::tls::{Acceptance, TlsAcceptor};
-use crate::config::{Access, Listener};
+use crate::config::Listener;
 
 /// All that are open, shared by whoever changes and whoever shows them.
 #[derive(Debug, Default)]
@@ -119,37 +119,47 @@ impl OpenListener {
 /// What the files of unix sockets were before a reload changed who may connect: put back unless it is kept.
 #[derive(Debug, Default)]
 pub struct ChangedAccess {
-    before: Vec<(BoundFile, Access)>,
+    before: Vec<(String, BoundFile, FileAccess)>,
     is_kept: bool,
 }
 
 impl ChangedAccess {
-    /// Changes who may connect to `listener`, which is `open`, if it is a unix socket. What the settings say no longer is as
-    /// if they never had.
+    /// Changes who may connect to `listener`, which is `open`, if it is a unix socket, to what the settings say, whatever its
+    /// file is like. What they say no longer is as if they never had.
     ///
     /// # Errors
-    /// The file is not ours to change, in words.
-    pub fn change(&mut self, open: &OpenListener, listener: &Listener) -> Result<(), String> {
+    /// The file is not ours to change, in words. One that is not there is an error only where the settings are new
+    /// (`is_new`): nobody can connect by it, whatever they say.
+    pub fn change(
+        &mut self,
+        open: &OpenListener,
+        listener: &Listener,
+        is_new: bool,
+    ) -> Result<(), String> {
         let Some(file) = &open.file else {
             return Ok(());
         };
-        let (wanted, unset) = (listener.access, file.unset());
-        let wanted = Access {
-            mode: wanted.mode.or(unset.mode),
-            owner: wanted.owner.or(unset.owner),
-            group: wanted.group.or(unset.group),
-        };
-        let change = || {
-            let before = file.access()?;
-            file.permit(&wanted)?;
-            io::Result::Ok(before)
-        };
         let name = &listener.name;
-        let before = change().map_err(|error| {
-            format!("listener {name}: mode, owner or group cannot be changed: {error}")
-        })?;
-        self.before.push((file.clone(), before));
-        Ok(())
+        let before = match file.access() {
+            Ok(before) => before,
+            Err(error) if is_new => {
+                return Err(format!(
+                    "listener {name}: its mode, owner or group cannot be changed: {error}"
+                ));
+            }
+            Err(error) => {
+                tracing::warn!("listener {name}: nobody can connect to it any more: {error}");
+                return Ok(());
+            }
+        };
+        let next = file.wanted(&listener.access, before);
+        if next == before {
+            return Ok(());
+        }
+        // Before it is tried: of what is refused a part may have been done.
+        self.before.push((name.clone(), file.clone(), before));
+        let changed = file.permit(next, TABLE);
+        changed.map_err(|error| format!("listener {name}: {error}"))
     }
 
     /// The reload has been done.
@@ -158,14 +168,20 @@ impl ChangedAccess {
     }
 }
 
+/// Where the settings of who may connect are.
+const TABLE: &str = "listener";
+
 impl Drop for ChangedAccess {
     fn drop(&mut self) {
         if self.is_kept {
             return;
         }
-        for (file, access) in &self.before {
-            // What could be changed can be changed back.
-            let _ = file.permit(access);
+        for (name, file, before) in &self.before {
+            if let Err(error) = file.put_back(*before, TABLE) {
+                tracing::error!(
+                    "listener {name}: who may connect to it is not as it was before the reload that failed: {error}"
+                );
+            }
         }
     }
 }

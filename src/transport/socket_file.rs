@@ -1,17 +1,18 @@
-//! The files of unix sockets: who may connect by them, whether somebody listens there, and removing one's own.
+//! The files of unix sockets: which one was bound, who may connect by it, and removing one's own.
 //!
 //! Invariant: of what stands at a listener's path only the file that was bound there is ever changed or removed. Whoever may
 //! write in its folder can put another, or a link to another, in its place.
 
-use std::fs::{self, Permissions};
+use std::fs;
 use std::io;
-use std::os::fd::{AsRawFd as _, OwnedFd};
-use std::os::unix::fs::{FileTypeExt as _, MetadataExt as _, PermissionsExt as _};
+use std::os::fd::{AsFd as _, OwnedFd};
+use std::os::unix::fs::{FileTypeExt as _, MetadataExt as _};
 use std::path::{Path, PathBuf};
+use std::sync::{Arc, Mutex, PoisonError};
 
-use rustix::fs::{AtFlags, FileType, Gid, Mode, OFlags, Uid};
-use socket2::{Domain, SockAddr, Socket, Type};
+use rustix::fs::{FileType, Mode, OFlags};
 
+use super::socket_access::{Changing, FileAccess};
 use crate::config::Access;
 
 /// The file of a unix socket that was bound just now, removed when nobody listens on it any more.
@@ -24,7 +25,9 @@ pub(super) struct BoundFile {
     path: PathBuf,
     /// Device and inode.
     id: (u64, u64),
-    unset: Access,
+    unset: FileAccess,
+    /// What respool itself made of it that is not as it was bound.
+    given: Arc<Mutex<Access>>,
 }
 
 impl SocketFile {
@@ -40,16 +43,26 @@ impl SocketFile {
         Ok(Self(BoundFile {
             path: path.to_owned(),
             id: (about.dev(), about.ino()),
-            unset: Access {
-                mode: Some(about.mode() & 0o777),
-                owner: Some(about.uid()),
-                group: Some(about.gid()),
+            unset: FileAccess {
+                mode: about.mode() & 0o777,
+                owner: about.uid(),
+                group: about.gid(),
             },
+            given: Arc::default(),
         }))
     }
 
     pub(super) fn bound(&self) -> &BoundFile {
         &self.0
+    }
+
+    /// Sets who may connect by it, as the settings in `table` say.
+    ///
+    /// # Errors
+    /// It is not there any more, or not ours to change, in words.
+    pub(super) fn permit(&self, wanted: &Access, table: &str) -> Result<(), String> {
+        let now = self.0.access().map_err(|error| error.to_string())?;
+        self.0.permit(now.overlaid(wanted), table)
     }
 }
 
@@ -64,49 +77,76 @@ impl Drop for SocketFile {
 }
 
 impl BoundFile {
-    /// What it had before anything was set.
-    pub(super) fn unset(&self) -> Access {
-        self.unset
-    }
-
     /// Who may connect by it now.
     ///
     /// # Errors
-    /// Another file stands there.
-    pub(super) fn access(&self) -> io::Result<Access> {
-        let about = rustix::fs::fstat(self.open()?)?;
-        Ok(Access {
-            mode: Some(about.st_mode & 0o777),
-            owner: Some(about.st_uid),
-            group: Some(about.st_gid),
-        })
+    /// Another file stands there, or none.
+    pub(super) fn access(&self) -> io::Result<FileAccess> {
+        Ok(FileAccess::of(&rustix::fs::fstat(self.open()?)?))
+    }
+
+    /// Who may connect by it when the settings are `wanted` and it is as `now`. What they say no longer is as if they never
+    /// had; what somebody else made of it, and they say nothing of, stays.
+    pub(super) fn wanted(&self, wanted: &Access, now: FileAccess) -> FileAccess {
+        let given = *self.given.lock().unwrap_or_else(PoisonError::into_inner);
+        let unset = Access {
+            mode: given.mode.and(Some(self.unset.mode)),
+            owner: given.owner.and(Some(self.unset.owner)),
+            group: given.group.and(Some(self.unset.group)),
+        };
+        now.overlaid(&unset).overlaid(wanted)
     }
 
     /// Sets who may connect by it.
     ///
     /// # Errors
-    /// Another file stands there, or this one is not ours to change.
-    pub(super) fn permit(&self, access: &Access) -> io::Result<()> {
-        let file = self.open()?;
-        if let Some(mode) = access.mode {
-            // There is no call for the mode of a file that is opened by its path only.
-            let itself = format!("/proc/self/fd/{}", file.as_raw_fd());
-            fs::set_permissions(itself, Permissions::from_mode(mode))?;
-        }
-        if access.owner.is_some() || access.group.is_some() {
-            let (owner, group) = (
-                access.owner.map(Uid::from_raw),
-                access.group.map(Gid::from_raw),
-            );
-            rustix::fs::chownat(&file, "", owner, group, AtFlags::EMPTY_PATH)?;
-        }
-        Ok(())
+    /// Another file stands there, or this one is not ours to change, in words: it may be changed in part. `table` has the
+    /// settings.
+    pub(super) fn permit(&self, next: FileAccess, table: &str) -> Result<(), String> {
+        let before = self.access().map_err(|error| error.to_string())?;
+        let done = self.changing(|changing| changing.change(next, table));
+        self.remember(before, next);
+        done
+    }
+
+    /// Sets who may connect by it as it was before, as far as that goes.
+    ///
+    /// # Errors
+    /// What could not be put back, in words.
+    pub(super) fn put_back(&self, before: FileAccess, table: &str) -> Result<(), String> {
+        self.changing(|changing| changing.put_back(before, table))
+    }
+
+    fn changing(
+        &self,
+        change: impl FnOnce(&Changing<'_>) -> Result<(), String>,
+    ) -> Result<(), String> {
+        let file = self.open().map_err(|error| error.to_string())?;
+        change(&Changing {
+            file: file.as_fd(),
+            path: &self.path,
+        })
+    }
+
+    /// Respool has made `next` of what was `before`, or may have.
+    fn remember(&self, before: FileAccess, next: FileAccess) {
+        let mut given = self.given.lock().unwrap_or_else(PoisonError::into_inner);
+        let (made, other) = (next.unlike(before), next.unlike(self.unset));
+        given.mode = other.mode.and(made.mode.or(given.mode));
+        given.owner = other.owner.and(made.owner.or(given.owner));
+        given.group = other.group.and(made.group.or(given.group));
     }
 
     /// The file itself, whatever is put in its place meanwhile.
-    fn open(&self) -> io::Result<OwnedFd> {
+    ///
+    /// # Errors
+    /// Another file stands there, or none.
+    pub(super) fn open(&self) -> io::Result<OwnedFd> {
         let flags = OFlags::PATH | OFlags::NOFOLLOW | OFlags::CLOEXEC;
-        let file = rustix::fs::open(&self.path, flags, Mode::empty())?;
+        let file = match rustix::fs::open(&self.path, flags, Mode::empty()) {
+            Err(rustix::io::Errno::NOENT) => return Err(gone()),
+            opened => opened?,
+        };
         let about = rustix::fs::fstat(&file)?;
         let is_socket = FileType::from_raw_mode(about.st_mode) == FileType::Socket;
         match is_socket && (about.st_dev, about.st_ino) == self.id {
@@ -117,54 +157,27 @@ impl BoundFile {
 }
 
 fn not_ours() -> io::Error {
-    io::Error::other("another file stands there by now: remove it, and close and open the listener")
+    io::Error::other(
+        "another file stands in the place of its socket by now; remove that file and the listener, reload, and add it again",
+    )
 }
 
-/// Whether there is the file of a socket on which nobody listens any more: left over from a process that was killed. Whoever
-/// listens and does not accept, its backlog full, is not waited for.
-pub fn is_left_over(path: &Path) -> bool {
-    fs::metadata(path).is_ok_and(|file| file.file_type().is_socket())
-        && connect(path).is_err_and(|error| error.kind() == io::ErrorKind::ConnectionRefused)
-}
-
-fn connect(path: &Path) -> io::Result<()> {
-    let socket = Socket::new(Domain::UNIX, Type::STREAM, None)?;
-    socket.set_nonblocking(true)?;
-    socket.connect(&SockAddr::unix(path)?)
+fn gone() -> io::Error {
+    let text =
+        "the file of its socket has been removed; remove the listener, reload, and add it again";
+    io::Error::new(io::ErrorKind::NotFound, text)
 }
 
 #[cfg(test)]
 mod tests {
+    use std::fs::Permissions;
+    use std::os::unix::fs::PermissionsExt as _;
     use std::os::unix::net::UnixListener;
 
     use super::*;
 
     fn folder() -> tempfile::TempDir {
         tempfile::tempdir().expect("a folder")
-    }
-
-    #[test]
-    fn nobody_waits_for_a_listener_that_does_not_accept() {
-        let folder = folder();
-        let path = folder.path().join("socket");
-        let listener = Socket::new(Domain::UNIX, Type::STREAM, None).expect("a socket");
-        let address = SockAddr::unix(&path).expect("an address");
-        listener.bind(&address).expect("bound");
-        listener.listen(0).expect("it listens");
-        let mut held = Vec::new();
-        // Until its backlog is full.
-        loop {
-            let socket = Socket::new(Domain::UNIX, Type::STREAM, None).expect("a socket");
-            socket.set_nonblocking(true).expect("set");
-            match socket.connect(&address) {
-                Ok(()) => held.push(socket),
-                Err(error) => break assert_eq!(error.kind(), io::ErrorKind::WouldBlock),
-            }
-            assert!(held.len() < 100, "it takes everybody");
-        }
-        assert!(!is_left_over(&path), "somebody listens");
-        drop((listener, held));
-        assert!(is_left_over(&path), "nobody does");
     }
 
     #[test]
@@ -186,36 +199,68 @@ mod tests {
         let folder = folder();
         let path = folder.path().join("socket");
         let mode = |path: &Path| fs::metadata(path).expect("a file").mode() & 0o777;
-        let strict = Access {
-            mode: Some(0o600),
-            ..Access::default()
-        };
-        let open = Access {
-            mode: Some(0o666),
-            ..Access::default()
-        };
         let _bound = UnixListener::bind(&path).expect("bound");
         let file = SocketFile::new(&path).expect("it is there");
-        file.bound().permit(&strict).expect("ours");
-        assert_eq!(mode(&path), 0o600);
-        assert_eq!(
-            file.bound().access().expect("ours").mode,
-            Some(0o600),
-            "as it is"
+        let now = file.bound().access().expect("ours");
+        let (strict, open) = (
+            FileAccess { mode: 0o600, ..now },
+            FileAccess { mode: 0o666, ..now },
         );
+        file.bound().permit(strict, "listener").expect("ours");
+        assert_eq!(mode(&path), 0o600);
+        assert_eq!(file.bound().access().expect("ours").mode, 0o600, "as it is");
         // A link to a file of somebody's, and another's socket.
         let secret = folder.path().join("secret");
         fs::write(&secret, "x").expect("written");
         fs::set_permissions(&secret, Permissions::from_mode(0o600)).expect("set");
         fs::rename(&path, folder.path().join("aside")).expect("put aside");
         std::os::unix::fs::symlink(&secret, &path).expect("linked");
-        file.bound().permit(&open).expect_err("not ours");
+        file.bound().permit(open, "listener").expect_err("not ours");
         file.bound().access().expect_err("not ours");
         assert_eq!(mode(&secret), 0o600);
         fs::remove_file(&path).expect("removed");
         let _other = UnixListener::bind(&path).expect("bound by another");
         fs::set_permissions(&path, Permissions::from_mode(0o600)).expect("set");
-        file.bound().permit(&open).expect_err("not ours");
+        file.bound().permit(open, "listener").expect_err("not ours");
         assert_eq!(mode(&path), 0o600);
+    }
+    #[test]
+    fn what_is_set_no_longer_is_as_it_was_bound_and_what_somebody_else_set_stays() {
+        let folder = folder();
+        let path = folder.path().join("socket");
+        let _bound = UnixListener::bind(&path).expect("bound");
+        let file = SocketFile::new(&path).expect("it is there");
+        let file = file.bound();
+        let unset = file.unset;
+        let of = |mode: u32| FileAccess { mode, ..unset };
+        let nothing = Access::default();
+        assert_eq!(file.wanted(&nothing, of(0o607)), of(0o607), "by hand");
+        let strict = Access {
+            mode: Some(0o600),
+            ..nothing
+        };
+        assert_eq!(file.wanted(&strict, of(0o607)), of(0o600));
+        file.permit(of(0o600), "listener").expect("ours");
+        assert_eq!(file.wanted(&nothing, of(0o600)), unset);
+        file.permit(unset, "listener").expect("ours");
+        assert_eq!(file.wanted(&nothing, of(0o607)), of(0o607), "by hand");
+        // Another owner that was tried in vain is not wanted later on.
+        let other = FileAccess {
+            owner: unset.owner + 1,
+            ..unset
+        };
+        file.remember(unset, other);
+        assert_eq!(file.wanted(&nothing, other), unset);
+        assert_eq!(
+            file.wanted(
+                &nothing,
+                FileAccess {
+                    mode: 0o607,
+                    ..other
+                }
+            ),
+            of(0o607),
+            "only what respool changed"
+        );
     }
 }

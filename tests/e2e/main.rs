@@ -49,6 +49,7 @@ mod script_debug;
 mod secrets;
 mod server_says;
 mod silent;
+mod socket_files;
 mod streams;
 mod streams_gone;
 mod tls;

@@ -1,9 +1,10 @@
 //! The respool binary, started with a configuration written for the test.
 
 use std::fmt::Write as _;
-use std::fs::File;
+use std::fs::{File, Permissions};
 use std::io::{self, Read, Write as _};
 use std::net::TcpStream;
+use std::os::unix::fs::PermissionsExt as _;
 use std::path::PathBuf;
 use std::process::{Child, Command, ExitStatus, Stdio};
 use std::sync::{Arc, Mutex};
@@ -47,6 +48,8 @@ pub(crate) struct Settings {
     environment: Vec<(String, String)>,
     /// Where its standard error goes, unless that is the file of its log.
     stderr: Option<Stdio>,
+    /// A command that becomes respool, and its arguments.
+    through: Vec<String>,
 }
 
 impl Respool {
@@ -89,6 +92,7 @@ impl Respool {
             without: None,
             environment: Vec::new(),
             stderr: None,
+            through: Vec::new(),
         }
     }
 
@@ -418,6 +422,12 @@ impl Settings {
         self
     }
 
+    /// Is started by this command, such as `setpriv`, which becomes respool itself; as another user it can read its files.
+    pub(crate) fn through(mut self, command: &[String]) -> Self {
+        self.through = command.to_vec();
+        self
+    }
+
     /// Listens on a unix socket too.
     pub(crate) fn unix_listener(mut self) -> Self {
         self.unix = true;
@@ -441,7 +451,14 @@ impl Settings {
         respool.rewrite(&self);
         let config = respool.config();
         let log = File::create(respool.dir.path().join("respool.log")).expect("a log file");
-        let mut command = Command::new(env!("CARGO_BIN_EXE_respool"));
+        let mut line = self.through.clone();
+        line.push(env!("CARGO_BIN_EXE_respool").to_owned());
+        if line.len() > 1 {
+            let all = Permissions::from_mode(0o755);
+            std::fs::set_permissions(respool.dir.path(), all).expect("one's own folder");
+        }
+        let mut command = Command::new(&line[0]);
+        command.args(&line[1..]);
         if let Some(prefix) = &self.without {
             let names = std::env::vars_os().map(|(name, _)| name);
             let names = names.filter(|name| name.to_string_lossy().starts_with(prefix));

@@ -1,0 +1,318 @@
+//! The files of unix sockets in the hands of a respool that may not do everything: what a reload that fails leaves, what is
+//! left over from a process that was killed, and what is in the way.
+
+use std::fs::{self, Permissions};
+use std::os::unix::fs::{MetadataExt as _, PermissionsExt as _, chown, symlink};
+use std::os::unix::net::UnixListener;
+use std::path::{Path, PathBuf};
+use std::process::{Command, Stdio};
+
+use rustix::process::{Pid, Signal, geteuid, kill_process};
+use tempfile::TempDir;
+
+use crate::harness::{Client, Respool, Settings, eventually, leave_out};
+
+/// A user and a group that nobody else is.
+const NOBODY: u32 = 65534;
+
+/// A folder for sockets, of the user that respool runs as.
+struct Place {
+    dir: TempDir,
+    /// The command that becomes a respool of that user.
+    through: Vec<String>,
+}
+
+impl Place {
+    /// `None`: here nobody without rights can run respool.
+    fn new(here: &str) -> Option<Self> {
+        Self::with_rights(here, &[])
+    }
+
+    /// As [`Place::new`], with arguments of `setpriv` for rights of root's that it keeps.
+    fn with_rights(here: &str, rights: &[&str]) -> Option<Self> {
+        let dir = tempfile::tempdir().expect("a folder");
+        if !geteuid().is_root() {
+            let is_out = !rights.is_empty() && leave_out(here, "only root can give rights");
+            let through = Vec::new();
+            return (!is_out).then_some(Self { dir, through });
+        }
+        let user = [
+            "setpriv",
+            "--reuid=65534",
+            "--regid=65534",
+            "--clear-groups",
+        ];
+        let through: Vec<String> = user.iter().chain(rights).map(ToString::to_string).collect();
+        let can_run = Command::new(&through[0])
+            .args(&through[1..])
+            .args([env!("CARGO_BIN_EXE_respool"), "--version"])
+            .stdout(Stdio::null())
+            .stderr(Stdio::null())
+            .status();
+        if !can_run.is_ok_and(|status| status.success())
+            && leave_out(here, "nobody else may run respool where it was built")
+        {
+            return None;
+        }
+        chown(dir.path(), Some(NOBODY), Some(NOBODY)).expect("root gives it away");
+        Some(Self { dir, through })
+    }
+
+    fn path(&self, name: &str) -> PathBuf {
+        self.dir.path().join(name)
+    }
+
+    /// A respool that listens there too.
+    fn listening(&self, listeners: &[(&str, &str)]) -> Settings {
+        let settings = Respool::before("127.0.0.1:1").through(&self.through);
+        listeners.iter().fold(settings, |settings, (name, lines)| {
+            let path = self.path(name);
+            settings.top(&format!(
+                "[[listener]]\naddress = \"unix:{}\"\n{lines}",
+                path.display()
+            ))
+        })
+    }
+}
+
+/// Its mode and owner.
+#[track_caller]
+fn about(path: &Path) -> (u32, u32, u32) {
+    let about = fs::symlink_metadata(path).expect("a file");
+    (about.mode() & 0o777, about.uid(), about.gid())
+}
+
+/// Kills it, so that its files stay.
+fn kill(respool: &Respool) {
+    let pid = Pid::from_raw(respool.pid().cast_signed()).expect("a process");
+    kill_process(pid, Signal::KILL).expect("a child can be signalled");
+    respool.wait();
+}
+
+#[test]
+fn a_reload_that_may_not_give_the_file_away_opens_it_to_nobody() {
+    let Some(place) = Place::new(
+        "e2e::socket_files::a_reload_that_may_not_give_the_file_away_opens_it_to_nobody",
+    ) else {
+        return;
+    };
+    let with = |lines: &str| place.listening(&[("x.sock", lines)]);
+    let respool = with("mode = \"0600\"").start();
+    let path = place.path("x.sock");
+    let before = about(&path);
+    assert_eq!(before.0, 0o600);
+    for (setting, lines) in [("group", "group = \"0\""), ("owner", "owner = \"0\"")] {
+        respool.rewrite(&with(&format!("mode = \"0666\"\n{lines}")));
+        let (code, text) = respool.post_reload();
+        assert_eq!(code, 409, "{text}");
+        let key = format!("listener.{setting}: its file cannot be given to");
+        assert!(
+            text.contains(&key) && text.contains("; remove the key"),
+            "{text}"
+        );
+        assert_eq!(about(&path), before, "{setting}");
+        respool.reload(&with("mode = \"0600\""));
+        assert_eq!(about(&path), before, "{setting}");
+    }
+}
+
+#[test]
+fn after_a_reload_a_file_is_as_the_settings_say_whatever_it_was() {
+    let Some(place) = Place::new(
+        "e2e::socket_files::after_a_reload_a_file_is_as_the_settings_say_whatever_it_was",
+    ) else {
+        return;
+    };
+    let with = |lines: &str| place.listening(&[("x.sock", lines)]);
+    let respool = with("mode = \"0600\"").start();
+    let path = place.path("x.sock");
+    fs::set_permissions(&path, Permissions::from_mode(0o666)).expect("by hand");
+    respool.reload(&with("mode = \"0600\""));
+    assert_eq!(about(&path).0, 0o600);
+    // Removed by somebody: other settings go on, and new ones of it are refused.
+    fs::remove_file(&path).expect("by hand");
+    respool.reload(&with("mode = \"0600\""));
+    respool.eventually_logs("the file of its socket has been removed");
+    respool.rewrite(&with("mode = \"0660\""));
+    let (code, text) = respool.post_reload();
+    assert_eq!(code, 409, "{text}");
+    assert!(
+        text.contains("has been removed; remove the listener, reload, and add it again"),
+        "{text}"
+    );
+    respool.reload(&place.listening(&[]));
+    respool.reload(&with("mode = \"0660\""));
+    assert_eq!(about(&path).0, 0o660);
+}
+
+#[test]
+fn who_may_give_files_away_and_not_change_them_takes_them_back() {
+    let here = "e2e::socket_files::who_may_give_files_away_and_not_change_them_takes_them_back";
+    let rights = ["--inh-caps=+chown", "--ambient-caps=+chown"];
+    let Some(place) = Place::with_rights(here, &rights) else {
+        return;
+    };
+    let with = |first: &str, second: &str| {
+        let lines = |lines: &str| format!("mode = {lines}");
+        let (first, second) = (lines(first), lines(second));
+        place.listening(&[("x.sock", first.as_str()), ("y.sock", second.as_str())])
+    };
+    let respool = with("\"0600\"", "\"0600\"").start();
+    let path = place.path("x.sock");
+    let before = about(&path);
+    // The first can be had, the second cannot.
+    fs::remove_file(place.path("y.sock")).expect("by hand");
+    respool.rewrite(&with("\"0660\"\nowner = \"1\"\ngroup = \"1\"", "\"0660\""));
+    let (code, text) = respool.post_reload();
+    assert_eq!(code, 409, "{text}");
+    assert_eq!(about(&path), before);
+    respool
+        .reload(&place.listening(&[("x.sock", "mode = \"0660\"\nowner = \"1\"\ngroup = \"1\"")]));
+    assert_eq!(about(&path), (0o660, 1, 1));
+    respool.reload(&place.listening(&[("x.sock", "mode = \"0600\"")]));
+    assert_eq!(about(&path), before);
+}
+
+#[test]
+fn a_socket_left_over_that_its_owner_may_not_connect_to_is_replaced() {
+    let Some(place) = Place::new(
+        "e2e::socket_files::a_socket_left_over_that_its_owner_may_not_connect_to_is_replaced",
+    ) else {
+        return;
+    };
+    let settings = || place.listening(&[("x.sock", "mode = \"0060\"")]);
+    let path = place.path("x.sock");
+    let respool = settings().start();
+    // Somebody listens: it is not taken from it.
+    let toml = respool.config();
+    let second = place.path("second.toml");
+    let text = fs::read_to_string(toml).expect("text");
+    let free = text.replace(&respool.addr(), "127.0.0.1:0");
+    let free = free.replace(&respool.admin_addr(), "127.0.0.1:0");
+    fs::write(&second, free).expect("written");
+    let (code, told) = ended(&place.through, "run", &second);
+    assert_eq!(code, Some(1), "{told}");
+    assert!(
+        told.contains("listener.address") && told.contains("; free the address"),
+        "{told}"
+    );
+    assert_eq!(about(&path).0, 0o060, "as it was");
+    kill(&respool);
+    let _again = settings().start();
+    assert_eq!(about(&path).0, 0o060);
+    fs::set_permissions(&path, Permissions::from_mode(0o600)).expect("by hand");
+    Client::connect_unix(&path);
+}
+
+#[test]
+fn a_socket_left_over_from_somebody_else_in_ones_own_folder_is_replaced() {
+    let here =
+        "e2e::socket_files::a_socket_left_over_from_somebody_else_in_ones_own_folder_is_replaced";
+    let Some(place) = Place::new(here) else {
+        return;
+    };
+    if !geteuid().is_root() && leave_out(here, "only root is somebody else") {
+        return;
+    }
+    let path = place.path("of-somebody-else.sock");
+    let of_root = UnixListener::bind(&path).expect("bound");
+    fs::set_permissions(&path, Permissions::from_mode(0o600)).expect("one's own");
+    let name = "of-somebody-else.sock";
+    let file = place.path("respool.toml");
+    let toml = format!(
+        "[[listener]]\naddress = \"unix:{}\"\n[upstream]\naddress = \"127.0.0.1:1\"\n",
+        path.display()
+    );
+    fs::write(&file, toml).expect("written");
+    let (code, told) = ended(&place.through, "run", &file);
+    assert_eq!(code, Some(1), "{told}");
+    assert!(
+        told.contains("may not connect to") && told.contains("; free the address"),
+        "{told}"
+    );
+    drop(of_root);
+    let _respool = place.listening(&[(name, "")]).start();
+    Client::connect_unix(&path);
+    assert_eq!(about(&path).1, NOBODY);
+}
+
+/// The code and all that is told by respool of that user.
+#[track_caller]
+fn ended(through: &[String], mode: &str, config: &Path) -> (Option<i32>, String) {
+    let mut line = through.to_vec();
+    line.push(env!("CARGO_BIN_EXE_respool").to_owned());
+    let log = tempfile::NamedTempFile::new().expect("a file");
+    let mut child = Command::new(&line[0])
+        .args(&line[1..])
+        .args([mode, "--config"])
+        .arg(config)
+        .stdin(Stdio::null())
+        .stdout(log.reopen().expect("it opens"))
+        .stderr(log.reopen().expect("it opens"))
+        .spawn()
+        .expect("it starts");
+    let mut status = None;
+    let text = || fs::read_to_string(log.path()).expect("text");
+    let is_over = || {
+        status = child.try_wait().expect("a child");
+        // It runs, and was not to.
+        status.is_some() || text().contains("respool::proxy: respool")
+    };
+    eventually(is_over, "it ends or starts");
+    if status.is_none() {
+        child.kill().expect("a child");
+        child.wait().expect("a child");
+    }
+    (status.and_then(|status| status.code()), text())
+}
+
+#[test]
+fn what_stands_in_the_way_of_a_socket_is_told_by_run_as_by_check() {
+    let dir = tempfile::tempdir().expect("a folder");
+    let at = |name: &str| dir.path().join(name);
+    fs::write(at("file"), "x").expect("written");
+    fs::create_dir(at("folder")).expect("made");
+    drop(UnixListener::bind(at("stale")).expect("bound"));
+    symlink(at("stale"), at("link")).expect("linked");
+    symlink(at("self"), at("self")).expect("linked");
+    let config = at("respool.toml");
+    for (name, what) in [
+        ("file", "there is a file"),
+        ("folder", "there is a folder"),
+        ("link", "there is a link"),
+        ("self", "there is a link"),
+    ] {
+        for (key, toml) in [
+            ("listener.address", "[[listener]]\naddress = \"%\"\n"),
+            (
+                "admin.address",
+                "[[listener]]\naddress = \"127.0.0.1:0\"\n[admin]\naddress = \"%\"\n",
+            ),
+        ] {
+            let address = format!("unix:{}", at(name).display());
+            let toml = toml.replace('%', &address) + "[upstream]\naddress = \"127.0.0.1:1\"\n";
+            fs::write(&config, toml).expect("written");
+            let wanted = format!("{key}: cannot listen on {address}: {what}");
+            for mode in ["check", "run"] {
+                let (code, told) = ended(&[], mode, &config);
+                assert_eq!(code, Some(1), "{mode}: {told}");
+                assert!(
+                    told.contains(&wanted) && told.contains("; remove it, or take another path"),
+                    "{mode}: {told}"
+                );
+                assert!(fs::symlink_metadata(at(name)).is_ok(), "{name} stays");
+            }
+        }
+    }
+    let id = "[[listener]]\naddress = \"unix:%\"\n[upstream]\naddress = \"127.0.0.1:1\"\n";
+    for key in ["owner", "group"] {
+        let new = at("new.sock").display().to_string();
+        let toml = id.replace("%\"\n", &format!("{new}\"\n{key} = \"4294967295\"\n"));
+        fs::write(&config, toml).expect("written");
+        for mode in ["check", "run"] {
+            let (code, told) = ended(&[], mode, &config);
+            assert_eq!(code, Some(1), "{mode}: {told}");
+            assert!(told.contains(&format!("listener.{key}")), "{mode}: {told}");
+        }
+    }
+}
