@@ -18,6 +18,6 @@ pub use permissions::{
 };
 pub use refusal::{NO_PASSWORD, NOAUTH, WRONGPASS, is_wrong_password, refusal_text};
 pub use rounds::UserRounds;
-pub use served::{ServedSecret, ServedSecrets};
+pub use served::{AwaitedSecret, SecretHash, SecretsListener, ServedSecret, ServedSecrets};
 pub use sigv4::{escaped, token};
 pub use users::Users;

@@ -3,12 +3,16 @@
 use std::cell::{Cell, RefCell};
 use std::collections::HashMap;
 use std::rc::{Rc, Weak};
+use std::sync::Arc;
 
 use tokio::sync::oneshot;
 
 use super::site::Site;
-use crate::auth::{AttemptBounds, Attempts, Outcome, Source, Ticket, Turn};
-use crate::config::Settings;
+use crate::auth::{
+    AttemptBounds, Attempts, AwaitedSecret, Outcome, SecretHash, SecretsListener, ServedSecrets,
+    Source, Ticket, Turn, Users,
+};
+use crate::config::{AuthMode, Settings};
 use crate::session::Credentials;
 use crate::telemetry::{Bound, Throttle};
 
@@ -31,6 +35,8 @@ fn bounds(settings: &Settings) -> AttemptBounds {
 pub(super) struct AttemptQueue {
     attempts: RefCell<Attempts>,
     waiting: RefCell<HashMap<Ticket, TurnAwaited>>,
+    /// What the clients of all workers are served by.
+    served: SecretsListener,
     /// The lines that say that an address is slowed, or that too many wait.
     slowed_line: Throttle,
     refused_line: Throttle,
@@ -40,20 +46,30 @@ pub(super) struct AttemptQueue {
 struct TurnAwaited {
     shown: Rc<Credentials>,
     tell: oneshot::Sender<Attempt>,
+    /// While it lives it is told when somebody is served by the same.
+    _awaited: Option<AwaitedSecret>,
+}
+
+/// Whether others are served by what is shown.
+enum Look {
+    Served,
+    /// Nobody is, and it is told when somebody is, where that is for the server to say.
+    Unserved(Option<AwaitedSecret>),
 }
 
 impl AttemptQueue {
-    pub(super) fn new(settings: &Settings) -> Self {
+    pub(super) fn new(settings: &Settings, served: &Arc<ServedSecrets>) -> Self {
         Self {
             attempts: RefCell::new(Attempts::new(bounds(settings))),
             waiting: RefCell::default(),
+            served: served.listener(),
             slowed_line: Throttle::default(),
             refused_line: Throttle::default(),
         }
     }
 
     pub(super) fn reload(&self, settings: &Settings) {
-        self.attempts.borrow_mut().set_bounds(bounds(settings));
+        self.attempts.borrow_mut().reload(bounds(settings));
     }
 }
 
@@ -118,6 +134,32 @@ pub(super) enum Admitted {
 }
 
 impl Site {
+    /// Looks whether another client, of any worker, is served by what is shown.
+    fn look(&self, shown: &Credentials, hash: impl FnOnce() -> SecretHash) -> Look {
+        match self.thread.settings().auth.mode {
+            AuthMode::Optional | AuthMode::Passthrough => match self.attempts.served.look(hash()) {
+                None => Look::Served,
+                awaited => Look::Unserved(awaited),
+            },
+            // Nothing is asked, so nothing can be guessed.
+            AuthMode::None => Look::Served,
+            AuthMode::Proxy => {
+                let users = self.users();
+                let verifies = |users: &Users| users.verifies(shown.user(), &shown.password);
+                match users.as_deref().is_some_and(verifies) {
+                    true => Look::Served,
+                    // Only a reload makes it right.
+                    false => Look::Unserved(None),
+                }
+            }
+        }
+    }
+
+    fn hash_of(&self, shown: &Credentials) -> SecretHash {
+        let name = shown.username.as_deref();
+        self.attempts.served.hash(name, &shown.password)
+    }
+
     /// A client at `peer` shows a user and a password; see [`Attempts::begin`].
     pub(super) fn begin_attempt(
         self: &Rc<Self>,
@@ -127,9 +169,17 @@ impl Site {
     ) -> Admitted {
         let queue = &self.attempts;
         let (source, now) = (peer.number(), self.thread.clock.now_micros());
+        let hash = self.hash_of(shown);
+        let mut awaited = None;
+        let is_served = || match self.look(shown, || hash) {
+            Look::Served => true,
+            Look::Unserved(unserved) => {
+                awaited = unserved;
+                false
+            }
+        };
         let mut attempts = queue.attempts.borrow_mut();
-        attempts.note_served(self.thread.process.served.news());
-        match attempts.begin(source, || self.serves(shown), has_failed, now) {
+        match attempts.begin(source, hash, is_served, has_failed, now) {
             Turn::Now => Admitted::Now(self.attempt(source)),
             Turn::Wait(ticket, is_first) => {
                 self.thread.counters.bound(Bound::AuthDelayed).add(1);
@@ -143,7 +193,11 @@ impl Site {
                 }
                 let (tell, turn) = oneshot::channel();
                 let shown = Rc::clone(shown);
-                let awaited = TurnAwaited { shown, tell };
+                let awaited = TurnAwaited {
+                    shown,
+                    tell,
+                    _awaited: awaited,
+                };
                 queue.waiting.borrow_mut().insert(ticket, awaited);
                 Admitted::Waits(WaitingAttempt {
                     site: Rc::downgrade(self),
@@ -195,13 +249,26 @@ impl Site {
     }
 
     fn released_attempts(&self, now: u64) -> Vec<(Source, Ticket)> {
-        let waiting = self.attempts.waiting.borrow();
+        let queue = &self.attempts;
+        let mut attempts = queue.attempts.borrow_mut();
+        let mut released = Vec::new();
+        for hash in queue.served.come() {
+            released.extend(attempts.served(hash));
+        }
+        let mut waiting = queue.waiting.borrow_mut();
         let is_served = |ticket| {
-            let awaited = waiting.get(&ticket);
-            awaited.is_some_and(|awaited| self.serves(&awaited.shown))
+            let Some(waiting) = waiting.get_mut(&ticket) else {
+                return false;
+            };
+            match self.look(&waiting.shown, || self.hash_of(&waiting.shown)) {
+                Look::Served => true,
+                Look::Unserved(awaited) => {
+                    waiting._awaited = awaited;
+                    false
+                }
+            }
         };
-        let mut attempts = self.attempts.attempts.borrow_mut();
-        attempts.note_served(self.thread.process.served.news());
-        attempts.release(is_served, now)
+        released.extend(attempts.release(is_served, now));
+        released
     }
 }

@@ -48,22 +48,27 @@ impl Client {
     }
 
     /// Puts on the account what is kept for the client elsewhere: what it calls itself, who it has shown to be, the names of
-    /// what it is subscribed to, its blocked call, and `asked` bytes of a request that is at hand and has been copied.
+    /// what it is subscribed to, its blocked call, what it has shown and nobody has looked at yet, the channels that its transaction
+    /// publishes to, and `asked` bytes of a request that a task holds.
     pub(super) fn note_kept(&self, asked: usize) {
         let topics = self.subscriptions().held_bytes(self.card.id());
         let names = self.card.names().held_bytes() + topics;
         let user = self.session.state.user.as_ref();
         let user = user.map_or(0, |user| user.held_bytes());
-        let call = match &self.wait {
+        let awaited = match &self.wait {
             Wait::Blocked(blocked) => blocked.held_bytes(),
+            Wait::Shared(_, purpose) => purpose.held_bytes(),
             _ => 0,
         };
+        let messages = self.pin_use.messages.as_ref();
+        let messages = messages.map_or(0, |messages| messages.held_bytes());
         let own = self
             .outlet
             .transaction()
             .own()
             .map_or(0, |own| own.held_bytes());
-        self.outlet.hold_kept(names + user + call + own + asked);
+        self.outlet
+            .hold_kept(names + user + awaited + messages + own + asked);
     }
 
     /// Whether it is not read in this turn: those who were told to go let go of their memory first.

@@ -78,9 +78,9 @@ impl Client {
             return self.judged_client_command(sub, request);
         };
         let (upstream, state) = (Rc::clone(&self.site.upstream), self.session.state.clone());
-        let asking = upstream.answer_to(state, question);
         let request: Box<[u8]> = request.bytes().into();
-        self.note_kept(request.len());
+        self.note_kept(request.len() + question.len());
+        let asking = upstream.answer_to(state, question);
         self.wait = Wait::Task(Box::pin(async move {
             let wrong = asking.await.ok().filter(|reply| reply.starts_with(b"-"));
             match wrong {

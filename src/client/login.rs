@@ -4,7 +4,6 @@ use std::rc::Rc;
 
 use super::attempts::{Admitted, Attempt, TOO_MANY};
 use super::local::client_name;
-use super::site::Site;
 use super::task::{Client, Done, Purpose, Wait};
 use crate::auth::{NO_PASSWORD, NOAUTH, Outcome, WRONGPASS, is_wrong_password};
 use crate::command::{Local, same_word};
@@ -41,21 +40,28 @@ pub(super) struct Login {
     pub(super) attempt: Option<Attempt>,
 }
 
+impl Login {
+    /// Memory that it takes while it is waited for.
+    pub(super) fn held_bytes(&self) -> usize {
+        let user = self.user.as_ref().map_or(0, |user| user.held_bytes());
+        let verified = self.verified.as_ref().map_or(0, |user| user.len());
+        user + verified + name_bytes(self.hello.as_ref())
+    }
+}
+
 /// What a client has shown, and what else it has asked for.
 pub(super) struct Shown(Rc<Credentials>, Option<Hello>);
 
-impl Site {
-    /// Returns whether another client, of any worker, is served by what is shown.
-    pub(super) fn serves(&self, shown: &Credentials) -> bool {
-        match self.thread.settings().auth.mode {
-            AuthMode::Optional | AuthMode::Passthrough => self.taken.borrow().serves(shown),
-            // Nothing is asked, so nothing can be guessed.
-            AuthMode::None => true,
-            AuthMode::Proxy => self
-                .users()
-                .is_some_and(|users| users.verifies(shown.user(), &shown.password)),
-        }
+impl Shown {
+    fn held_bytes(&self) -> usize {
+        self.0.held_bytes() + name_bytes(self.1.as_ref())
     }
+}
+
+/// Memory that the name takes which HELLO gives.
+fn name_bytes(hello: Option<&Hello>) -> usize {
+    let name = hello.and_then(|(_, name)| name.as_ref());
+    name.map_or(0, |name| name.len())
 }
 
 impl Client {
@@ -224,6 +230,7 @@ impl Client {
             Admitted::Now(attempt) => self.attempt(Some(attempt), shown),
             Admitted::Refused => self.answer(TOO_MANY),
             Admitted::Waits(waiting) => {
+                self.note_kept(shown.held_bytes());
                 self.wait = Wait::Task(Box::pin(async move {
                     Done::Attempt(waiting.turn().await, Box::new(shown))
                 }));
@@ -290,6 +297,7 @@ impl Client {
             self.logged_in(login);
         } else {
             self.ask_shared(&target, authenticates, Purpose::Login(login));
+            self.note_kept(0);
         }
     }
 
@@ -376,6 +384,7 @@ impl Client {
 
     /// The server refused what AUTH or HELLO asked for.
     pub(super) fn login_refused(&mut self, login: &Login, reply: &[u8]) {
+        self.note_kept(0);
         if login.user.is_none() {
             // The user is the one it was before: whoever has not authenticated is told what HELLO tells them.
             let reply = match reply == NOAUTH {

@@ -199,6 +199,10 @@ impl Client {
     pub(super) fn dress_pin(&mut self, target: State, change: Change, purpose: Purpose) {
         let Some(pin) = &self.pin else { return };
         let (upstream, link) = (Rc::clone(&self.site.upstream), Rc::clone(pin.link()));
+        let asked = purpose.held_bytes();
+        if asked > 0 {
+            self.note_kept(asked);
+        }
         self.wait = Wait::Task(Box::pin(async move {
             Done::Dressed(upstream.change(&link, &target, change).await, purpose)
         }));

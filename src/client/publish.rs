@@ -52,6 +52,12 @@ impl QueuedMessages {
             self.0.push(message);
         }
     }
+
+    /// Memory that they take.
+    pub(super) fn held_bytes(&self) -> usize {
+        let each = |message: &Message| size_of::<Message>() + message.channel.len();
+        self.0.iter().map(each).sum()
+    }
 }
 
 /// What a command of this name publishes to.
@@ -148,6 +154,7 @@ impl Client {
             if self.outlet.transaction().open {
                 let queued = self.pin_use.messages.get_or_insert_default();
                 queued.remember(message);
+                self.note_kept(0);
                 return None;
             }
         }
@@ -177,6 +184,7 @@ impl Client {
         }
         let queued = self.pin_use.messages.take()?;
         if !self.outlet.transaction().is_certain() {
+            self.note_kept(0);
             return None;
         }
         let workers = self.workers();

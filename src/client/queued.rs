@@ -32,7 +32,9 @@ impl Client {
             }
             Verb::Exec | Verb::Discard => {
                 self.pin_use.in_multi = false;
-                self.pin_use.messages = None;
+                if self.pin_use.messages.take().is_some() {
+                    self.note_kept(0);
+                }
                 self.pin_use.queues_own = false;
                 if std::mem::take(&mut self.pin_use.queues_messages) {
                     // Only its reply tells whether what follows on the connection are messages.

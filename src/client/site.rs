@@ -173,7 +173,7 @@ impl Site {
             spares,
             users: RefCell::new(users(&settings)),
             guest: RefCell::new(guest(&settings)),
-            attempts: AttemptQueue::new(&settings),
+            attempts: AttemptQueue::new(&settings, &thread.process.served),
             taken: RefCell::new(TakenCredentials::new(Arc::clone(&thread.process.served))),
             user_watch: UserWatch::default(),
             auth_failures: Cell::default(),

@@ -82,6 +82,16 @@ pub(super) enum Purpose {
     Hello(Login),
 }
 
+impl Purpose {
+    /// Memory that it takes of what the client has sent.
+    pub(super) fn held_bytes(&self) -> usize {
+        match self {
+            Self::Login(login) | Self::Hello(login) => login.held_bytes(),
+            Self::Traffic | Self::Again | Self::Select(_) | Self::Settle(_) => 0,
+        }
+    }
+}
+
 /// What a task ended with.
 pub(super) enum Done {
     Pinned(Result<Pin, PinError>, crate::command::PinReason),
@@ -476,15 +486,26 @@ impl Client {
             Done::WaitReady(result) => self.wait_ready = Some(result),
             Done::Subscribed(result) => self.has_subscribed(result),
             Done::Unsubscribed => self.note_subscriptions(),
-            Done::Announced => self.is_announced = true,
+            Done::Announced => {
+                self.is_announced = true;
+                self.note_kept(0);
+            }
             Done::Permission(reply) => self.permission_told(reply),
             Done::Unstreamed(true, local) => self.unstreamed(local),
             Done::Unstreamed(false, _) => self.outlet.close(Disconnect::UpstreamLost),
             Done::StandIn(result, id) => self.stands_in(result, id),
             Done::Redirection(reply) => self.told_redirection(reply),
             Done::TrackingInfo(reply) => self.tracking_settled(&reply),
-            Done::Attempt(attempt, shown) => self.attempt(attempt, *shown),
-            Done::Reply(reply) => self.reply(&reply),
+            Done::Attempt(attempt, shown) => {
+                self.note_kept(0);
+                self.attempt(attempt, *shown);
+                // Where respool knows the users itself it is answered at once.
+                self.outlet.flush();
+            }
+            Done::Reply(reply) => {
+                self.note_kept(0);
+                self.reply(&reply);
+            }
             Done::Judged(sub, request) => self.judged(sub, &request),
             Done::Room(true, reply, _) => self.regroup_anew(reply),
             Done::Room(false, reply, refusal) => self.reject(refusal, reply.is_some()),

@@ -142,24 +142,52 @@ impl Site {
     async fn ask_as_user(&self, user: &[u8]) {
         let shown = self.taken.borrow().all_of(user);
         let guest = self.guest().filter(|guest| guest.user() == user);
+        // Once for all of them: of a user without a password each client may show one of its own.
+        let mut clients = self.clients_by_what_they_show(user);
         for credentials in shown {
+            let of_user = clients.remove(&Rc::as_ptr(&credentials));
+            let of_user = of_user.unwrap_or_default();
             // Whoever has not authenticated is looked after elsewhere.
             let takes = Rc::clone(&self.upstream).takes(Rc::clone(&credentials));
             if takes.await == Some(false) {
-                let of_user = self.residents_of(|other| *other == *credentials);
                 of_user.iter().for_each(|one| self.close(one, Lost::User));
             } else {
-                self.ask_about_topics(&credentials).await;
+                self.ask_about_topics(&credentials, of_user).await;
             }
         }
         if let Some(guest) = guest {
-            self.ask_about_topics(&guest).await;
+            let guests = clients.remove(&Rc::as_ptr(&guest));
+            self.ask_about_topics(&guest, guests.unwrap_or_default())
+                .await;
         }
     }
 
-    /// Has the server look at every topic once that clients of a user are subscribed to.
-    async fn ask_about_topics(&self, credentials: &Rc<Credentials>) {
-        let subscribers = self.subscribers_of(|other| *other == **credentials);
+    /// The clients of a user, by what they have shown, which is kept once for all that show the same.
+    fn clients_by_what_they_show(
+        &self,
+        user: &[u8],
+    ) -> HashMap<*const Credentials, Vec<Rc<Resident>>> {
+        let mut clients: HashMap<_, Vec<Rc<Resident>>> = HashMap::new();
+        for resident in self.residents_of(|credentials| credentials.user() == user) {
+            let shown = resident.user.take();
+            if let Some(shown) = &shown {
+                clients
+                    .entry(Rc::as_ptr(shown))
+                    .or_default()
+                    .push(Rc::clone(&resident));
+            }
+            resident.user.set(shown);
+        }
+        clients
+    }
+
+    /// Has the server look at every topic once that these clients of a user are subscribed to.
+    async fn ask_about_topics(
+        &self,
+        credentials: &Rc<Credentials>,
+        mut subscribers: Vec<Rc<Resident>>,
+    ) {
+        subscribers.retain(|one| one.card.has(Flag::Pubsub));
         let Some(group) = subscribers.first().map(|one| one.card.group.get() as usize) else {
             return;
         };

@@ -5,15 +5,18 @@ use std::rc::{Rc, Weak};
 use std::sync::Arc;
 
 use super::state::Credentials;
-use crate::auth::{ServedSecret, ServedSecrets};
+use crate::auth::{SecretHash, ServedSecret, ServedSecrets};
 
 /// Entries past which those that nobody is served by any more are looked for, and again at twice as many.
 const LOOKED_AT: usize = 64;
 
-/// By the user's name: nearly always one password each.
+/// By the user's name, and by a keyed hash: nearly always one password each, but of a user without a password each client may show
+/// one of its own, and nobody is to pay for the others'.
 #[derive(Debug, Default)]
 pub struct TakenCredentials {
-    by_name: HashMap<Box<[u8]>, Vec<Kept>>,
+    by_name: HashMap<Box<[u8]>, HashMap<SecretHash, Kept>>,
+    /// How many are kept, of all users.
+    kept: usize,
     looked_at: usize,
     /// What the clients of all workers are served by.
     served: Arc<ServedSecrets>,
@@ -35,18 +38,20 @@ impl TakenCredentials {
         }
     }
 
-    /// Returns whether a client of any worker is served by what is shown. How long the answer takes tells no more than lengths. What
-    /// the last client of another worker has left by is known for some seconds more.
-    pub fn serves(&self, shown: &Credentials) -> bool {
-        let served = &self.served;
-        self.find(shown).is_some() || served.is_served(shown.username.as_deref(), &shown.password)
-    }
-
     /// The same as what is shown, if somebody is served by it. How long the answer takes tells no more than lengths.
     pub fn find(&self, shown: &Credentials) -> Option<Rc<Credentials>> {
-        let known = self.by_name.get(shown.user())?;
-        let mut served = known.iter().filter_map(Kept::upgrade);
-        served.find(|known| known.is_same(shown))
+        self.find_as(self.hash_of(shown), shown)
+    }
+
+    fn find_as(&self, hash: SecretHash, shown: &Credentials) -> Option<Rc<Credentials>> {
+        let of_user = self.by_name.get(shown.user())?;
+        let known = of_user.get(&hash)?.credentials.upgrade()?;
+        known.is_same(shown).then_some(known)
+    }
+
+    fn hash_of(&self, shown: &Credentials) -> SecretHash {
+        let name = shown.username.as_deref();
+        self.served.hash(name, &shown.password)
     }
 
     /// The users that somebody is.
@@ -57,8 +62,10 @@ impl TakenCredentials {
 
     /// All that is shown of one user.
     pub fn all_of(&self, user: &[u8]) -> Vec<Rc<Credentials>> {
-        let known = self.by_name.get(user).into_iter().flatten();
-        known.filter_map(Kept::upgrade).collect()
+        let known = self.by_name.get(user).into_iter().flat_map(HashMap::values);
+        known
+            .filter_map(|kept| kept.credentials.upgrade())
+            .collect()
     }
 
     /// How many users there may be.
@@ -67,39 +74,33 @@ impl TakenCredentials {
     }
 
     fn forget(&mut self) {
+        self.kept = 0;
         self.by_name.retain(|_, known| {
-            known.retain(Kept::is_needed);
+            known.retain(|_, kept| kept.credentials.strong_count() > 0);
+            self.kept += known.len();
             !known.is_empty()
         });
     }
 
     /// The server has taken it. Returns what is kept of it.
     pub fn keep(&mut self, taken: Rc<Credentials>) -> Rc<Credentials> {
-        if let Some(known) = self.find(&taken) {
+        let hash = self.hash_of(&taken);
+        if let Some(known) = self.find_as(hash, &taken) {
             return known;
         }
-        if self.by_name.len() >= self.looked_at.max(LOOKED_AT) {
+        if self.kept >= self.looked_at.max(LOOKED_AT) {
             self.forget();
-            self.looked_at = 2 * self.by_name.len();
+            self.looked_at = 2 * self.kept;
         }
-        let known = self.by_name.entry(taken.user().into()).or_default();
-        known.retain(Kept::is_needed);
-        let name = taken.username.as_deref();
-        known.push(Kept {
+        let kept = Kept {
             credentials: Rc::downgrade(&taken),
-            _served: self.served.serve(name, &taken.password),
-        });
+            _served: self.served.serve(hash),
+        };
+        let of_user = self.by_name.entry(taken.user().into()).or_default();
+        if of_user.insert(hash, kept).is_none() {
+            self.kept += 1;
+        }
         taken
-    }
-}
-
-impl Kept {
-    fn upgrade(&self) -> Option<Rc<Credentials>> {
-        self.credentials.upgrade()
-    }
-
-    fn is_needed(&self) -> bool {
-        self.credentials.strong_count() > 0
     }
 }
 
@@ -146,16 +147,38 @@ mod tests {
     fn what_a_client_of_another_worker_is_served_by_is_served() {
         let served = Arc::new(ServedSecrets::default());
         let mut here = TakenCredentials::new(Arc::clone(&served));
-        let mut there = TakenCredentials::new(served);
+        let mut there = TakenCredentials::new(Arc::clone(&served));
+        let listener = served.listener();
+        let is_served = |shown: &Credentials| {
+            let name = shown.username.as_deref();
+            let hash = served.hash(name, &shown.password);
+            listener.look(hash).is_none()
+        };
         let first = there.keep(credentials("ann", "pw"));
-        assert!(here.serves(&first) && here.find(&first).is_none());
-        assert!(!here.serves(&credentials("ann", "wrong")));
+        assert!(is_served(&first) && here.find(&first).is_none());
+        assert!(!is_served(&credentials("ann", "wrong")));
         let second = here.keep(credentials("ann", "pw"));
         drop(first);
-        assert!(there.users().is_empty() && there.serves(&second));
+        assert!(there.users().is_empty() && is_served(&second));
         drop(second);
         assert!(here.users().is_empty());
-        assert!(!there.serves(&credentials("ann", "pw")));
+        assert!(!is_served(&credentials("ann", "pw")));
+    }
+
+    #[test]
+    fn of_one_user_thousands_of_passwords_are_told_apart_and_forgotten() {
+        let mut taken = TakenCredentials::default();
+        let number = |number: usize| credentials("ann", &number.to_string());
+        let stay: Vec<Rc<Credentials>> = (0..5000).map(|one| taken.keep(number(one))).collect();
+        for (at, known) in stay.iter().enumerate() {
+            assert!(Rc::ptr_eq(&taken.keep(number(at)), known));
+        }
+        assert!(taken.find(&number(5000)).is_none());
+        for one in 5000..30_000 {
+            drop(taken.keep(number(one)));
+            assert!(taken.kept <= 2 * 5000, "{one}: {}", taken.kept);
+        }
+        assert_eq!(taken.all_of(b"ann").len(), 5000);
     }
 
     #[test]

@@ -63,3 +63,98 @@ fn who_waits_with_what_another_is_served_by_since_then_waits_no_longer() {
         assert_eq!(is_told, [false; 2], "what is shown is told nowhere");
     }
 }
+
+/// A respool whose clients from [`SLOWED`] have shown so many wrong passwords that nobody's turn comes for most of a minute, and those
+/// of them that wait, as many as may.
+fn with_many_waiting(redis: &Redis, workers: usize) -> (Respool, Vec<Client>) {
+    let respool = Respool::with(redis)
+        .top(&format!("workers = {workers}"))
+        .section(
+            "[auth]\nfree_failures = 0\nmax_failure_delay = \"1h\"\nmax_attempts_in_flight = 12",
+        )
+        .start();
+    respool.client_from("127.0.0.2").cmd(&["PING"]);
+    redis.pause();
+    let mut wrong: Vec<Client> = (0..130 * workers)
+        .map(|_| respool.client_from(SLOWED))
+        .collect();
+    for (number, client) in wrong.iter_mut().enumerate() {
+        client.send(encode(&["AUTH", "app", &format!("old-{number}")]));
+    }
+    let delayed = || respool.metric_or_zero("respool_bounds_reached_total{bound=\"auth_delayed\"}");
+    eventually(
+        || delayed() >= (100 * workers) as f64,
+        "a hundred of each worker wait",
+    );
+    redis.resume();
+    let mut told = || {
+        let told = wrong.iter_mut().map(Client::has_reply);
+        told.filter(|told| *told).count()
+    };
+    eventually(|| told() >= 12 * workers, "twelve of each worker are told");
+    (respool, wrong)
+}
+
+#[test]
+fn what_others_are_served_by_holds_up_nobody_of_an_address_where_many_wait() {
+    let redis = Redis::start(&[]);
+    let app = [
+        "ACL",
+        "SETUSER",
+        "app",
+        "on",
+        &format!(">{RIGHT}"),
+        "+@all",
+        "~*",
+    ];
+    assert_eq!(redis.cmd(&app), Value::ok());
+    for workers in [1, 2] {
+        let (respool, _wrong) = with_many_waiting(&redis, workers);
+        let mut served = respool.client_from("127.0.0.2");
+        assert_eq!(served.cmd(&["AUTH", "app", RIGHT]), Value::ok());
+        // Another address, whose user takes any password, is served by something new again and again; and one comes and goes.
+        let mut busy = respool.client_from("127.0.0.9");
+        for number in 0..60 {
+            let any = format!("any-{number}");
+            assert_eq!(busy.cmd(&["AUTH", "default", &any]), Value::ok());
+            let mut other = respool.client_from("127.0.0.8");
+            assert_eq!(other.cmd(&["AUTH", "default", "same"]), Value::ok());
+            drop(other);
+            let mut newcomer = respool.client_from(SLOWED);
+            assert_eq!(
+                newcomer.cmd(&["AUTH", "app", RIGHT]),
+                Value::ok(),
+                "{number}"
+            );
+        }
+    }
+}
+
+#[test]
+fn who_waits_is_looked_at_again_when_a_reload_knows_its_password() {
+    let redis = Redis::start(&[]);
+    let with = |passwords: &str| {
+        Respool::with(&redis)
+            .top("workers = 1")
+            .section("[auth]\nmode = \"proxy\"\nfree_failures = 0\nmax_failure_delay = \"1h\"")
+            .section(&format!("[[auth.user]]\nname = \"app\"\n{passwords}"))
+    };
+    let respool = with("password = \"old\"").start();
+    let mut clients: Vec<Client> = (0..90).map(|_| respool.client_from(SLOWED)).collect();
+    for client in &mut clients {
+        client.send(encode(&["AUTH", "app", "new"]));
+    }
+    let delayed = || respool.metric_or_zero("respool_bounds_reached_total{bound=\"auth_delayed\"}");
+    eventually(|| delayed() >= 80.0, "nearly all wait");
+    respool.reload(&with("password = \"new\""));
+    // In turn it would take minutes.
+    eventually(
+        || clients.iter_mut().all(Client::has_reply),
+        "all are answered",
+    );
+    let taken = clients
+        .iter_mut()
+        .map(|client| client.reply() == Value::ok());
+    let taken = taken.filter(|taken| *taken).count();
+    assert!(taken >= 60, "{taken}");
+}

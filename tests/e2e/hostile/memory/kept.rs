@@ -1,7 +1,8 @@
-//! What is kept for clients as long as they are there: names of subscriptions, blocked calls.
+//! What is kept for clients as long as they are there: names of subscriptions, blocked calls, what they have shown and nobody has
+//! looked at.
 
 use super::{MIB, disconnects, most_resident};
-use crate::harness::{Client, Redis, Respool, encode};
+use crate::harness::{Client, Redis, Respool, encode, eventually};
 
 /// `limits.max_memory` of these tests.
 const LIMIT: usize = 64 * MIB;
@@ -85,4 +86,37 @@ fn the_process_stays_within_its_memory_whatever_blocked_clients_wait_for() {
         redis.cmd(&["RPUSH", "modest", "element"]);
         assert_eq!(modest.reply().items()[1].text(), "element");
     }
+}
+
+#[test]
+fn what_is_shown_and_not_looked_at_yet_is_counted_until_it_is() {
+    const COUNT: usize = 300;
+    let redis = Redis::start(&[]);
+    let respool = Respool::with(&redis)
+        .section("[auth]\nfree_failures = 1000")
+        .start();
+    respool.client().cmd(&["PING"]);
+    let held = || respool.metric("respool_memory_bytes");
+    let before = held();
+    let (name, called) = ("a".repeat(16_000), "n".repeat(1000));
+    let mut strangers: Vec<Client> = (0..COUNT).map(|_| respool.client()).collect();
+    redis.pause();
+    for (number, client) in strangers.iter_mut().enumerate() {
+        let password = format!("{number:0>16000}");
+        client.send(encode(&[
+            "HELLO", "3", "AUTH", &name, &password, "SETNAME", &called,
+        ]));
+    }
+    let shown = (COUNT * 33_000) as f64;
+    // Each worker says what it holds to within 64 KiB.
+    eventually(
+        || held() - before >= shown * 0.9,
+        "what they show is counted",
+    );
+    redis.resume();
+    eventually(
+        || strangers.iter_mut().all(Client::has_reply),
+        "they are answered",
+    );
+    eventually(|| held() - before < shown / 10.0, "and no longer");
 }

@@ -1,0 +1,226 @@
+//! What is known of one address that tries to authenticate.
+
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
+
+use super::{AttemptBounds, SecretHash, Ticket};
+
+/// The first delay, which doubles from failure to failure.
+const FIRST_DELAY_MICROS: u64 = 25_000;
+
+/// Failures past those that cost nothing that are remembered of an address: how long it takes to be as any other.
+const MOST_PAST: u32 = 12;
+
+/// Different secrets that nobody is served by of which an address that has failed too often learns that in a second: else whoever
+/// guesses would be told at once what is right.
+pub(super) const LOOKS_A_SECOND: u64 = 200;
+
+/// Secrets that are remembered of those that an address has learned that of: clients that go on showing an old password cost it
+/// nothing more.
+pub(super) const REMEMBERED: usize = 16;
+
+const SECOND_MICROS: u64 = 1_000_000;
+
+/// Where an address stands among the others.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Standing {
+    /// Nothing is to be done before an attempt ends.
+    Busy,
+    /// Some of those who wait may have their turn then.
+    Due(u64),
+    /// Nobody is there; its failures are forgotten then.
+    Idle(u64),
+    /// Nothing is known of it.
+    Unknown,
+}
+
+/// What is known of one address.
+#[derive(Debug)]
+pub(super) struct Record {
+    pub(super) failures: u32,
+    /// When one of them was forgotten last, or the first of them happened.
+    forgiven_micros: u64,
+    /// Before then nothing more is looked at.
+    next_micros: u64,
+    pub(super) in_flight: usize,
+    /// Those who wait, and what they show: connections that have not failed, and those that have.
+    fresh: BTreeMap<Ticket, SecretHash>,
+    again: BTreeMap<Ticket, SecretHash>,
+    /// Those of them for which there was no look.
+    unlooked: BTreeSet<Ticket>,
+    /// A second, and how many looks it has cost in it.
+    looks: (u64, u64),
+    /// What it has learned last that nobody was served by.
+    wrong: VecDeque<SecretHash>,
+    /// Where it is listed.
+    pub(super) standing: Standing,
+}
+
+impl Default for Record {
+    fn default() -> Self {
+        Self {
+            failures: 0,
+            forgiven_micros: 0,
+            next_micros: 0,
+            in_flight: 0,
+            fresh: BTreeMap::new(),
+            again: BTreeMap::new(),
+            unlooked: BTreeSet::new(),
+            looks: (0, 0),
+            wrong: VecDeque::new(),
+            standing: Standing::Busy,
+        }
+    }
+}
+
+impl Record {
+    pub(super) fn waiting(&self) -> usize {
+        self.fresh.len() + self.again.len()
+    }
+
+    pub(super) fn is_slowed(&self, bounds: &AttemptBounds) -> bool {
+        self.failures > bounds.free_failures
+    }
+
+    /// Where it stands by what is known now.
+    pub(super) fn stands(&self, bounds: &AttemptBounds) -> Standing {
+        if self.waiting() == 0 {
+            return match (self.in_flight, self.failures) {
+                (0, 0) => Standing::Unknown,
+                (0, failures) => {
+                    let every = bounds.forgiven_every_micros();
+                    let passes = every.saturating_mul(u64::from(failures));
+                    Standing::Idle(self.forgiven_micros.saturating_add(passes))
+                }
+                _ => Standing::Busy,
+            };
+        }
+        let begins = (self.in_flight < self.most_in_flight(bounds)).then_some(self.next_micros);
+        let looks = (!self.unlooked.is_empty()).then(|| (self.looks.0 + 1) * SECOND_MICROS);
+        match begins.into_iter().chain(looks).min() {
+            Some(at) => Standing::Due(at),
+            None => Standing::Busy,
+        }
+    }
+
+    /// Forgets the failures that time has made good.
+    pub(super) fn forgive(&mut self, bounds: &AttemptBounds, now: u64) {
+        let every = bounds.forgiven_every_micros();
+        let passed = now.saturating_sub(self.forgiven_micros) / every;
+        if passed > 0 {
+            let passed_failures = u32::try_from(passed).unwrap_or(u32::MAX);
+            self.failures = self.failures.saturating_sub(passed_failures);
+            self.forgiven_micros += passed * every;
+        }
+    }
+
+    /// A password was wrong.
+    pub(super) fn fail(&mut self, bounds: &AttemptBounds, now: u64) {
+        if self.failures == 0 {
+            self.forgiven_micros = now;
+        }
+        let most = bounds.free_failures.saturating_add(MOST_PAST);
+        self.failures = self.failures.saturating_add(1).min(most);
+        let delay = self.delay_micros(bounds);
+        self.next_micros = self.next_micros.max(now + delay);
+    }
+
+    /// The time between two attempts, by what has failed.
+    fn delay_micros(&self, bounds: &AttemptBounds) -> u64 {
+        let past = self.failures.saturating_sub(bounds.free_failures);
+        if past == 0 {
+            return 0;
+        }
+        let most = u64::try_from(bounds.max_delay.as_micros()).unwrap_or(u64::MAX);
+        let doubled = FIRST_DELAY_MICROS.checked_shl(past - 1);
+        doubled.unwrap_or(u64::MAX).min(most)
+    }
+
+    fn most_in_flight(&self, bounds: &AttemptBounds) -> usize {
+        // One at a time where each is to wait for what the one before has come to.
+        match self.is_slowed(bounds) {
+            true => 1,
+            false => bounds.max_in_flight,
+        }
+    }
+
+    pub(super) fn may_begin(&self, bounds: &AttemptBounds, now: u64) -> bool {
+        self.in_flight < self.most_in_flight(bounds) && now >= self.next_micros
+    }
+
+    pub(super) fn begin(&mut self, bounds: &AttemptBounds, now: u64) {
+        self.in_flight += 1;
+        self.next_micros = self.next_micros.max(now + self.delay_micros(bounds));
+    }
+
+    /// Whether it may be looked whether others are served by this. What it has learned before it may learn again.
+    pub(super) fn may_look(&mut self, hash: SecretHash, bounds: &AttemptBounds, now: u64) -> bool {
+        let second = now / SECOND_MICROS;
+        if self.looks.0 != second {
+            self.looks = (second, 0);
+        }
+        !self.is_slowed(bounds) || self.looks.1 < LOOKS_A_SECOND || self.wrong.contains(&hash)
+    }
+
+    /// Nobody is served by what was looked at. What somebody is served by costs nothing: whoever is told so need not guess any more.
+    pub(super) fn learns_wrong(&mut self, hash: SecretHash, bounds: &AttemptBounds) {
+        if !self.is_slowed(bounds) || self.wrong.contains(&hash) {
+            return;
+        }
+        self.looks.1 += 1;
+        if self.wrong.len() >= REMEMBERED {
+            self.wrong.pop_front();
+        }
+        self.wrong.push_back(hash);
+    }
+
+    /// Somebody waits from now on.
+    pub(super) fn wait(&mut self, ticket: Ticket, hash: SecretHash, failed: bool, looked: bool) {
+        match failed {
+            true => self.again.insert(ticket, hash),
+            false => self.fresh.insert(ticket, hash),
+        };
+        if !looked {
+            self.unlooked.insert(ticket);
+        }
+    }
+
+    /// Somebody waits no longer. Returns what it showed.
+    pub(super) fn take_out(&mut self, ticket: Ticket) -> Option<SecretHash> {
+        self.unlooked.remove(&ticket);
+        let fresh = self.fresh.remove(&ticket);
+        fresh.or_else(|| self.again.remove(&ticket))
+    }
+
+    /// The first of those who wait.
+    pub(super) fn first_waiting(&self) -> Option<Ticket> {
+        let first = self
+            .fresh
+            .keys()
+            .next()
+            .or_else(|| self.again.keys().next());
+        first.copied()
+    }
+
+    /// The first for whom there was no look, and what it shows.
+    pub(super) fn first_unlooked(&self) -> Option<(Ticket, SecretHash)> {
+        let ticket = *self.unlooked.first()?;
+        Some((ticket, self.shown_by(ticket)?))
+    }
+
+    /// It has been looked at.
+    pub(super) fn looked_at(&mut self, ticket: Ticket) {
+        self.unlooked.remove(&ticket);
+    }
+
+    /// What one who waits shows.
+    pub(super) fn shown_by(&self, ticket: Ticket) -> Option<SecretHash> {
+        let fresh = self.fresh.get(&ticket);
+        fresh.or_else(|| self.again.get(&ticket)).copied()
+    }
+
+    /// Those who wait and have been looked at, those first who go first.
+    pub(super) fn looked(&self) -> impl Iterator<Item = Ticket> {
+        let waiting = self.fresh.keys().chain(self.again.keys()).copied();
+        waiting.filter(|ticket| !self.unlooked.contains(ticket))
+    }
+}
