@@ -15,7 +15,8 @@ use super::subscribed::subscriber_refusal;
 use super::task::{Client, Done, Wait};
 use crate::budget::{UploadPace, UploadPlace};
 use crate::command::{Delays, Learned, Local, PinReason, is_container, lookup, spec};
-use crate::resp::{Bounds, Request, Scan, Violation};
+use crate::resp::speak::error;
+use crate::resp::{Bounds, Request, Scan};
 use crate::session::{Route, malformed};
 use crate::telemetry::{Bound, Disconnect};
 use crate::transport::READ_SIZE;
@@ -327,9 +328,13 @@ impl Client {
         }
     }
 
+    /// A request that has to be seen whole measures more than is gathered of it.
     fn too_large(&mut self) -> Next {
         self.site.thread.counters.bound(Bound::Request).add(1);
-        self.violate(Violation::BulkLength);
+        let most = self.gathered_bytes();
+        self.end_for_protocol(&error(&format!(
+            "ERR respool: a request of this command may measure {most} bytes, {GATHERED} times upstream.max_shared_request"
+        )));
         Next::Wait
     }
 

@@ -527,9 +527,14 @@ impl Client {
     }
 
     pub(super) fn violate(&mut self, violation: Violation) {
+        self.end_for_protocol(&violation.reply());
+    }
+
+    /// Ends the client behind `reply`, which says what is wrong with what it has sent.
+    pub(super) fn end_for_protocol(&mut self, reply: &[u8]) {
         // Like Redis, not a word to a client that wants none.
         if self.session.reply != crate::session::ReplyMode::Off {
-            self.outlet.own_reply(&violation.reply());
+            self.outlet.own_reply(reply);
         }
         self.ending = Some(Disconnect::ProtocolError);
     }

@@ -107,3 +107,33 @@ fn too_many_words_are_too_many_however_large() {
         client.ping();
     }
 }
+
+#[test]
+fn what_must_be_seen_whole_says_how_large_it_may_be() {
+    let redis = Redis::start(&[]);
+    let respool = Respool::start(&redis);
+    let list_of = |count: usize| {
+        let ids = (0..count).map(|at| (1_000_000 + at).to_string());
+        let words = ["CLIENT", "LIST", "ID"].map(str::to_owned);
+        encode(&words.into_iter().chain(ids).collect::<Vec<_>>())
+    };
+    let (mut direct, mut client) = (redis.client(), respool.client());
+    // 0.9 and 1.3 MB.
+    for (count, fits) in [(70_000, true), (100_000, false)] {
+        for one in [&mut direct, &mut client] {
+            one.send(list_of(count));
+        }
+        let expected = direct.reply();
+        assert_eq!(expected.text(), "");
+        let told = client.reply();
+        if fits {
+            assert_eq!(told, expected);
+        } else {
+            assert_eq!(
+                told.text(),
+                "ERR respool: a request of this command may measure 1048576 bytes, 16 times upstream.max_shared_request"
+            );
+        }
+    }
+    assert!(client.read_to_end().is_empty());
+}
