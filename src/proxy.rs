@@ -305,6 +305,7 @@ fn process(settings: &Arc<Settings>, start: Instant) -> io::Result<Arc<Process>>
         weights: Default::default(),
         seats_wanted: Default::default(),
         uncounted: Default::default(),
+        unseen_ends: Default::default(),
         passing: Passing::new(settings.workers),
         whereabouts: Default::default(),
         failovers: Default::default(),

@@ -37,10 +37,12 @@ pub struct Silence {
 pub struct Overtaken(Option<(u64, u64)>);
 
 impl Overtaken {
-    /// Looks again at the silence that has lasted since then.
+    /// Looks again at the silence that has lasted since then. While the server works on something long it is to answer nobody: what
+    /// is due here has its turn anew after that.
     pub fn look(&mut self, since_micros: u64, around: &Around, now_micros: u64) -> Option<u64> {
-        if self.0.is_none_or(|(since, _)| since != since_micros) {
-            let is_overtaken = around.heard_micros > since_micros;
+        let is_at_work = around.is_at_work(now_micros);
+        if is_at_work || self.0.is_none_or(|(since, _)| since != since_micros) {
+            let is_overtaken = around.heard_micros > since_micros && !is_at_work;
             self.0 = is_overtaken.then_some((since_micros, now_micros));
         }
         self.0.map(|(_, at)| at)
@@ -58,6 +60,17 @@ pub struct Around {
     pub all_paused_until: u64,
     /// Until when it holds back writes, as far as is known.
     pub writes_paused_until: u64,
+}
+
+/// A server that works on nothing is heard within so long by whoever asks it each second.
+const HEARD_WITHIN: Duration = Duration::from_secs(2);
+
+impl Around {
+    /// Whether it answers nobody, and may be working on something long.
+    fn is_at_work(&self, now_micros: u64) -> bool {
+        let unheard = Duration::from_micros(now_micros.saturating_sub(self.heard_micros));
+        self.may_work && unheard > HEARD_WITHIN
+    }
 }
 
 /// How long a silence is borne.
@@ -82,7 +95,8 @@ impl Limits {
 pub enum Verdict {
     /// Nothing.
     Borne,
-    /// It has lasted for `reply_timeout`, and nothing explains it: the server is asked anew, and the operator told.
+    /// The server has sent nothing on any connection for `reply_timeout`, and nothing explains it: it is asked anew, and the
+    /// operator told.
     Suspected,
     /// The connection is of no more use: nothing has come within `reply_timeout`, nor to the new question.
     Lost,
@@ -113,16 +127,18 @@ pub fn judge(silence: &Silence, around: &Around, limits: &Limits, now_micros: u6
     if around.may_work && !may_send {
         return Verdict::Borne;
     }
+    let silent_since = since.max(around.heard_micros);
     let unexplained_since = match silence.overtaken_micros {
         // A quick command is answered in its turn, and its turn has passed.
         Some(overtaken) if delays == Delays::NONE => since.max(overtaken),
         // The server lives: the command is long, blocked or held back.
-        _ => since.max(around.heard_micros),
+        _ => silent_since,
     };
-    let unexplained = elapsed(unexplained_since);
-    if unexplained > limits.reply + limits.confirm() {
+    // That one connection is silent says nothing of a server that answers on others.
+    let is_silent = !around.may_work && elapsed(silent_since) > limits.reply;
+    if elapsed(unexplained_since) > limits.reply + limits.confirm() {
         Verdict::Lost
-    } else if unexplained > limits.reply {
+    } else if elapsed(unexplained_since) > limits.reply && is_silent {
         Verdict::Suspected
     } else {
         Verdict::Borne

@@ -200,6 +200,18 @@ impl Ledger {
         self.sockets[kind as usize] += 1;
     }
 
+    /// A socket that was lent carries multiplexed traffic from now on, beyond what is reserved for that: its place is lent
+    /// again when one of the others is given back.
+    pub(super) fn share_lent(&mut self, kind: Kind) {
+        self.sockets[kind as usize] -= 1;
+        self.sockets[Kind::Shared as usize] += 1;
+    }
+
+    /// How many more sockets carry multiplexed traffic than are reserved for it.
+    pub(super) fn shared_beyond(&self) -> usize {
+        self.sockets[Kind::Shared as usize].saturating_sub(self.shared_max)
+    }
+
     pub(super) fn return_socket(&mut self, kind: Kind, effects: &mut Effects) {
         self.sockets[kind as usize] -= 1;
         self.serve(None, effects);
@@ -424,8 +436,10 @@ impl Ledger {
         self.leases + subscription + self.line(Kind::Subscription).len() < self.pinned_max()
     }
 
+    /// What may be lent: whatever is not for multiplexed traffic, or taken by it beyond that.
     fn pinned_max(&self) -> usize {
-        self.max - self.shared_max
+        let shared = self.shared_max.max(self.sockets[Kind::Shared as usize]);
+        self.max.saturating_sub(shared)
     }
 
     fn line(&self, kind: Kind) -> &Line {

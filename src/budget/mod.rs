@@ -6,7 +6,8 @@
 //!
 //! Invariants:
 //! - Sockets never exceed `max_connections`; shared ones never exceed `shared_connections`, pinned ones and those for
-//!   subscriptions together never the rest.
+//!   subscriptions together never the rest. A worker whose shared ones are held up takes one of the rest for multiplexed traffic, as
+//!   any holder of a lease would: the rest is smaller by it until one of the others is given back.
 //! - Leases and subscription sockets together never exceed that rest. So once idle pins are given up, every holder of a
 //!   lease finds a socket.
 //! - A reload that lowers these numbers takes nothing away: nothing more is lent until enough was given back, and idle
@@ -141,6 +142,11 @@ impl Budget {
             budget: Arc::clone(self),
             kind,
         })
+    }
+
+    /// How many more sockets carry multiplexed traffic than are reserved for it.
+    pub fn shared_beyond(&self) -> usize {
+        self.ledger().shared_beyond()
     }
 
     /// Counts a socket that is there and had given its permit back, even beyond the total: its server is the server again.
@@ -319,6 +325,15 @@ impl SocketPermit {
     /// What the socket is for.
     pub fn kind(&self) -> Kind {
         self.kind
+    }
+
+    /// The right to a lent socket becomes that to one for multiplexed traffic, in place of one that is held up. `lease` is the right
+    /// to it, and is given back.
+    pub fn share(mut self, lease: PinLease) -> Self {
+        self.budget.change(|ledger, _| ledger.share_lent(self.kind));
+        self.kind = Kind::Shared;
+        drop(lease);
+        self
     }
 }
 

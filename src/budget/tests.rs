@@ -94,6 +94,34 @@ fn sockets_go_to_waiters_in_order_of_arrival() {
 }
 
 #[test]
+fn what_is_lent_to_multiplexed_traffic_is_lent_again_when_a_place_of_its_own_is_given_back() {
+    let budget = Budget::new(4, 1, vec![None], 2, standing);
+    let held_up = budget.try_socket(Kind::Shared).expect("it is reserved");
+    let lease = budget.try_lease(0, 0).expect("none is lent");
+    let lent = budget.try_socket(Kind::Pinned).expect("it has a lease");
+    let lent = lent.share(lease);
+    assert_eq!((budget.counts(), budget.leases()), ((2, 0, 0), 0));
+    assert_eq!((lent.kind(), budget.shared_beyond()), (Kind::Shared, 1));
+    assert!(!budget.is_exceeded());
+    // Two are left to lend, and every lease finds its socket.
+    let leases: Vec<_> = std::iter::from_fn(|| budget.try_lease(0, 0)).collect();
+    let pins: Vec<_> = std::iter::from_fn(|| budget.try_socket(Kind::Pinned)).collect();
+    assert_eq!((leases.len(), pins.len()), (2, 2));
+    assert!(budget.try_socket(Kind::Shared).is_none());
+    let mut lease = budget.wait_lease(0, 1);
+    assert!(now_ready(&mut lease).is_none());
+    drop(held_up);
+    assert_eq!((budget.counts(), budget.shared_beyond()), ((1, 2, 0), 0));
+    let _lease = now_ready(&mut lease).expect("the third is lent again");
+    let _pin = budget.try_socket(Kind::Pinned).expect("its socket");
+    // Whichever of them ends, the other is in the place that is reserved.
+    drop(lent);
+    assert_eq!(budget.counts(), (0, 3, 0));
+    assert!(budget.try_socket(Kind::Pinned).is_none());
+    assert!(budget.try_socket(Kind::Shared).is_some());
+}
+
+#[test]
 fn a_granted_socket_that_nobody_claims_goes_to_the_next() {
     let budget = Budget::new(2, 1, vec![None], 1, standing);
     for kind in [Kind::Shared, Kind::Pinned, Kind::Subscription] {

@@ -92,7 +92,9 @@ fn a_quick_command_that_was_passed_over_is_lost_though_the_server_answers_elsewh
         ..Around::default()
     };
     assert_eq!(at(&silence, &around(10.9), 10.9), Verdict::Borne);
-    assert_eq!(at(&silence, &around(14.0), 14.0), Verdict::Suspected);
+    // Its silence is its own: the server is not suspected.
+    assert_eq!(at(&silence, &around(14.0), 14.0), Verdict::Borne);
+    assert_eq!(at(&silence, &around(3.9), 14.0), Verdict::Suspected);
     assert_eq!(at(&silence, &around(15.0), 15.0), Verdict::Lost);
 }
 
@@ -109,15 +111,41 @@ fn the_rest_of_a_reply_is_lost_if_the_server_answers_elsewhere_whatever_it_works
         ..Around::default()
     };
     assert_eq!(at(&rest(Some(1.0)), &around(10.9), 10.9), Verdict::Borne);
-    assert_eq!(
-        at(&rest(Some(1.0)), &around(14.0), 14.0),
-        Verdict::Suspected
-    );
+    assert_eq!(at(&rest(Some(1.0)), &around(14.0), 14.0), Verdict::Borne);
     assert_eq!(at(&rest(Some(1.0)), &around(15.0), 15.0), Verdict::Lost);
     // Between two parts of a long reply it may have begun something that takes long.
     assert_eq!(at(&rest(None), &around(0.0), 599.0), Verdict::Borne);
     assert_eq!(at(&rest(None), &around(0.0), 600.1), Verdict::Overdue);
     assert_eq!(at(&rest(None), &unheard(), 13.4), Verdict::Lost);
+}
+
+/// The server writes at most 64 KiB to a client before it goes on to others.
+#[test]
+fn the_rest_of_a_reply_has_its_time_anew_when_something_long_was_run_before_it() {
+    let mut overtaken = Overtaken::default();
+    let around = |heard: f64, may_work: bool| Around {
+        heard_micros: seconds(100.0 + heard),
+        may_work,
+        ..Around::default()
+    };
+    let mut verdict = |around: &Around, after: f64| {
+        let (since_micros, now) = (seconds(100.0), seconds(100.0 + after));
+        let silence = Silence {
+            since_micros,
+            awaited: Awaited::Rest,
+            overtaken_micros: overtaken.look(since_micros, around, now),
+        };
+        judge(&silence, around, &LIMITS, now)
+    };
+    // Somebody is answered after the last part, and then a script is run for long.
+    assert_eq!(verdict(&around(0.1, true), 0.2), Verdict::Borne);
+    for after in [3.0, 9.0, 14.0, 60.0] {
+        assert_eq!(verdict(&around(0.1, true), after), Verdict::Borne);
+    }
+    // It has ended, and others were read first.
+    assert_eq!(verdict(&around(60.1, false), 60.2), Verdict::Borne);
+    assert_eq!(verdict(&around(70.0, true), 70.0), Verdict::Borne);
+    assert_eq!(verdict(&around(73.6, true), 73.6), Verdict::Lost);
 }
 
 #[test]

@@ -7,6 +7,7 @@ use rand::Rng as _;
 use tokio::sync::watch;
 use tokio::time::Instant;
 
+use super::closing::LINGER;
 use super::failovers::{News, Probe};
 use super::handshake::ConnectError;
 use super::link::{Ended, Link};
@@ -309,18 +310,59 @@ impl Upstream {
         process.failovers.stirred(process.now_micros());
     }
 
-    /// The right to the shared connection that is kept open. `None`: sockets that the server does not close hold them all,
+    /// The right to the shared connection that is kept open. `None`: sockets whose end at the server is not seen hold them all,
     /// which is an attempt that failed.
     pub(super) async fn first_permit(&self) -> Option<SocketPermit> {
         let limit = self.thread.settings().upstream.connect_timeout;
-        let permit = tokio::time::timeout(limit, self.permit(Kind::Shared)).await;
+        let any = async {
+            let mut reserved = std::pin::pin!(self.permit(Kind::Shared));
+            // Most servers have closed theirs by then.
+            let waited = tokio::time::timeout(LINGER.min(limit / 2), &mut reserved).await;
+            match waited {
+                Ok(permit) => permit,
+                Err(_) => tokio::select! {
+                    biased;
+                    permit = reserved => permit,
+                    permit = self.lendable() => permit,
+                },
+            }
+        };
+        let permit = tokio::time::timeout(limit, any).await;
         if permit.is_err() && !self.is_stopping() {
             self.failed(&ConnectError::Away {
-                text: "the server does not close the connections that respool has closed: it hangs or is busy".to_owned(),
+                text: "as many connections as upstream.max_connections allows are in use, or were closed by respool and it does not \
+                       see that the server has closed them too"
+                    .to_owned(),
                 result: ConnectResult::Timeout,
             });
         }
         permit.ok()
+    }
+
+    /// One of those that are for lending, in place of a shared one whose end is not seen. No worker needs more than one: at a server
+    /// that hangs what is opened is held up in its turn.
+    async fn lendable(&self) -> SocketPermit {
+        let settings = self.thread.settings();
+        let budget = &self.thread.process.budget;
+        if budget.shared_beyond() >= settings.workers {
+            return std::future::pending().await;
+        }
+        // It is in no group.
+        let group = settings.groups.len();
+        let lease = budget.wait_lease(group, self.thread.index).await;
+        let permit = loop {
+            if let Some(permit) = budget.try_socket(Kind::Pinned) {
+                break permit;
+            }
+            // What falls idle meanwhile is closed in its turn.
+            if let Some(link) = self.idle_pins.borrow_mut().pop() {
+                link.close("its place in the budget is needed");
+            }
+            if let Ok(Some(permit)) = tokio::time::timeout(LINGER, self.place()).await {
+                break permit;
+            }
+        };
+        permit.share(lease)
     }
 
     /// A connection has ended; one that lived for a moment only is an attempt that failed.

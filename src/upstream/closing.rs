@@ -6,12 +6,13 @@
 
 use std::cell::{Cell, RefCell};
 use std::rc::Rc;
-use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::task::{Context, Poll, Waker};
 use std::time::Duration;
 
 use super::pool::Upstream;
 use super::thread::Thread;
+use super::unseen_ends::{ServerId, UnseenEnd};
 use crate::budget::{Kind, SocketPermit};
 use crate::failover::Node;
 use crate::telemetry::LossCause;
@@ -63,8 +64,8 @@ pub(super) struct Closings {
     sockets: RefCell<Vec<Closing>>,
     waker: RefCell<Option<Waker>>,
     logged_micros: Cell<u64>,
-    /// From when on the server may be asked about them; `u64::MAX`: a question is under way.
-    next_question_micros: Cell<u64>,
+    /// From when on this worker may ask the server about such; `u64::MAX`: a question is under way.
+    pub(super) next_question_micros: Cell<u64>,
 }
 
 struct Closing {
@@ -74,6 +75,8 @@ struct Closing {
     permit: Option<SocketPermit>,
     end: ServerEnd,
     since_micros: u64,
+    /// The server is being asked about it.
+    unseen: Option<Arc<UnseenEnd>>,
 }
 
 /// The server's end of a socket.
@@ -83,8 +86,8 @@ pub(super) struct ServerEnd {
     pub(super) node: Node,
     /// When its connect began.
     pub(super) begun_micros: u64,
-    /// The number that the server gave it; 0: it is not known.
-    pub(super) server_id: i64,
+    /// Which of its connections it is to the server; `None`: it is not known.
+    pub(super) id: Option<ServerId>,
 }
 
 impl Closings {
@@ -104,6 +107,7 @@ impl Closings {
             permit: Some(permit),
             end,
             since_micros: now,
+            unseen: None,
         });
         if let Some(waker) = &*self.waker.borrow() {
             waker.wake_by_ref();
@@ -164,50 +168,32 @@ impl Closings {
             }
         }
         drop(given_back);
+        self.note_unseen(thread);
         self.tell(thread);
     }
 
-    /// Whether the server is to be asked now about some of them; until [`Self::set_next_question`] it is being asked then.
-    pub(super) fn take_question(&self, thread: &Thread) -> bool {
-        let is_due =
-            !self.is_empty() && thread.clock.now_micros() >= self.next_question_micros.get();
-        let asks = is_due
-            && (self.sockets.borrow().iter())
-                .any(|closing| closing.is_overdue(thread, LINGER) && closing.end.server_id > 0);
-        if asks {
-            self.next_question_micros.set(u64::MAX);
+    /// Has the server asked about those that have waited for long, by whichever worker can.
+    fn note_unseen(&self, thread: &Thread) {
+        for closing in &mut *self.sockets.borrow_mut() {
+            if closing.permit.is_none() {
+                closing.unseen = None;
+            } else if closing.unseen.is_none()
+                && closing.is_overdue(thread, LINGER)
+                && let Some(id) = closing.end.id
+            {
+                let unseen = UnseenEnd::new(&closing.end.node, id, thread);
+                closing.unseen = Some(thread.process.unseen_ends.add(unseen));
+            }
         }
-        asks
     }
 
-    /// The server may be asked again after a `pause` from `now` on.
-    pub(super) fn set_next_question(&self, now: u64, pause: Duration) {
-        self.next_question_micros
-            .set(now + pause.as_micros() as u64);
-    }
-
-    /// The server's numbers of those at `node` that have waited for long, at most so many: others each time.
-    pub(super) fn overdue_ids(&self, thread: &Thread, node: &Node, most: usize) -> Vec<i64> {
-        let mut sockets = self.sockets.borrow_mut();
-        let middle = most.min(sockets.len());
-        sockets.rotate_left(middle);
-        let asked = sockets.iter().rev().filter(|closing| {
-            closing.is_overdue(thread, LINGER)
-                && closing.end.server_id > 0
-                && closing.end.node == *node
-        });
-        asked
-            .map(|closing| closing.end.server_id)
-            .take(most)
-            .collect()
-    }
-
-    /// Forgets those at `node` that the server says it has closed. Returns how many.
-    pub(super) fn let_go(&self, node: &Node, is_closed: impl Fn(i64) -> bool) -> usize {
+    /// Forgets those that the server says it has closed. Returns how many.
+    pub(super) fn let_go(&self) -> usize {
         let is_over = |closing: &mut Closing| {
-            closing.permit.is_some()
-                && closing.end.node == *node
-                && is_closed(closing.end.server_id)
+            closing
+                .unseen
+                .as_ref()
+                .is_some_and(|unseen| unseen.is_gone())
         };
         let ended: Vec<Closing> = self.sockets.borrow_mut().extract_if(.., is_over).collect();
         ended.len()
@@ -223,7 +209,8 @@ impl Closings {
             tracing::warn!(
                 worker = thread.index,
                 count,
-                "the server does not close connections that respool has closed, so they count until it does: it hangs or is busy"
+                "connections that respool has closed count still, since it does not see that the server has closed them too: it hangs, \
+                 is busy, or has forked a process that holds them open"
             );
         }
     }

@@ -221,6 +221,7 @@ mod tests {
         let failovers = Failovers::default();
         let origin = Origin {
             node: Node::Tcp(std::net::SocketAddr::from(([127, 0, 0, 1], 6379))),
+            run: None,
             is_replica: false,
             begun_micros: 0,
             opened_micros: 0,

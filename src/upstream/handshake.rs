@@ -119,16 +119,21 @@ pub(super) async fn connect(
     let (
         mut socket,
         Settled {
-            server_id,
-            is_replica,
+            introduced:
+                Introduced {
+                    server_id,
+                    run,
+                    is_replica,
+                },
             worn,
             refusal,
         },
     ) = greeted?;
-    socket.set_server_id(server_id);
+    socket.set_server_id(server_id, run);
     let upstream = &terms.settings.upstream;
     let origin = Origin {
         node: socket.node().clone(),
+        run,
         is_replica,
         begun_micros: terms.begun_micros,
         opened_micros: thread.process.now_micros(),
@@ -219,13 +224,21 @@ async fn greet(
 
 /// What was told before a connection carries traffic.
 struct Settled {
-    server_id: i64,
-    /// The server calls itself a replica.
-    is_replica: bool,
+    introduced: Introduced,
     /// The wanted state, or as far on the way to it as the server took the connection.
     worn: State,
     /// What the server answered to the state of a client.
     refusal: Option<Vec<u8>>,
+}
+
+/// What the server has said of itself and of the connection.
+struct Introduced {
+    /// The connection's number there; 0: it is not known.
+    server_id: i64,
+    /// Which process of a server it is; `None`: it does not say.
+    run: Option<u64>,
+    /// The server calls itself a replica.
+    is_replica: bool,
 }
 
 /// What is said before a connection carries traffic.
@@ -239,14 +252,14 @@ async fn settle(
     let started = Instant::now();
     let guests_are_refused = asks_guests(talk, terms).await?;
     authenticate(talk, &terms.login).await?;
-    let introduced = introduce(talk, thread, name, guests_are_refused).await?;
+    let introduced = introduce(talk, (thread, terms), name, guests_are_refused).await?;
     let elapsed = || started.elapsed().as_micros() as u64;
-    let (user, (server_id, is_replica)) = match introduced {
+    let (user, introduced) = match introduced {
         Some(introduced) => (None, introduced),
         None => {
             thread.process.health.answered(elapsed());
             let user = log_in_as_client(talk, thread, terms, state).await?;
-            let introduced = introduce(talk, thread, name, true).await?;
+            let introduced = introduce(talk, (thread, terms), name, true).await?;
             let refused = || ConnectError::Unauthenticated(NOAUTH.to_vec());
             (Some(user), introduced.ok_or_else(refused)?)
         }
@@ -258,8 +271,7 @@ async fn settle(
     };
     let (worn, refusal) = wear(talk, thread, (worn, state), name).await?;
     Ok(Settled {
-        server_id,
-        is_replica,
+        introduced,
         worn,
         refusal,
     })
@@ -369,14 +381,14 @@ fn refused_login(answer: &str, login: &OwnLogin) -> ConnectError {
     away(text, ConnectResult::HandshakeError)
 }
 
-/// Learns the server's HELLO in both protocols, the connection's id, and whether the server is a replica; leaves it named
+/// Learns the server's HELLO in both protocols, the connection's id, and which server it is; leaves it named
 /// and in RESP2. `None`: the server wants a password first.
 async fn introduce(
     talk: &mut Talk,
-    thread: &Rc<Thread>,
+    (thread, terms): (&Rc<Thread>, &Terms),
     name: &str,
     guests_are_refused: bool,
-) -> Result<Option<(i64, bool)>, ConnectError> {
+) -> Result<Option<Introduced>, ConnectError> {
     // While a script runs HELLO is all that is answered; servers older than it know CLIENT alone.
     let mut request = encode_request(&["HELLO", "3"]);
     request.extend(encode_request(&["HELLO", "2", "SETNAME", name]));
@@ -384,10 +396,20 @@ async fn introduce(
     request.extend(encode_request(&["CLIENT", "ID"]));
     // A server that is loading, or a replica that may not serve stale data, answers all of these but PING.
     request.extend(encode_request(&["PING"]));
+    // Where the operator has switched INFO off it is not known.
+    let asks_run = !terms.settings.upstream.health_interval.is_zero();
+    if asks_run {
+        request.extend(encode_request(&["INFO", "server"]));
+    }
     talk.send(&request).await?;
     let (three, two) = (talk.reply().await?, talk.reply().await?);
     let (_, id) = (talk.reply().await?, talk.reply().await?);
-    if talk.reply().await?.starts_with(b"-BUSY ") {
+    let ping = talk.reply().await?;
+    let run = match asks_run {
+        true => Info::read(&talk.reply().await?).instance,
+        false => None,
+    };
+    if ping.starts_with(b"-BUSY ") {
         // Else a script on another connection would be taken for a pause of writes: the server answers here.
         thread.pulse.heard_busy(thread.clock.refresh());
     }
@@ -419,7 +441,11 @@ async fn introduce(
     let number = id
         .strip_prefix(b":")
         .and_then(|line| parse_integer(line.trim_ascii_end()));
-    Ok(Some((told.or(number).unwrap_or(0), is_replica)))
+    Ok(Some(Introduced {
+        server_id: told.or(number).unwrap_or(0),
+        run,
+        is_replica,
+    }))
 }
 
 /// Goes from what the connection wears to `state`, or as far as the server takes it; a refusal is the client's.

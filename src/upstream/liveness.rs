@@ -328,7 +328,9 @@ impl Upstream {
         let process = &self.thread.process;
         if process.pulse.is_cleared() {
             process.health.heard_again();
-            tracing::info!("the server answers again");
+            if process.pulse.is_suspicion_told() {
+                tracing::info!("the server answers again");
+            }
         }
         if is_suspected && process.pulse.suspect(now) {
             let text = format!(
@@ -338,7 +340,9 @@ impl Upstream {
                 limits.confirm()
             );
             process.health.failed(&text);
-            tracing::warn!("{text}");
+            if process.pulse.tells_suspicion(now) {
+                tracing::warn!("{text}");
+            }
         }
     }
 }

@@ -16,6 +16,7 @@ use super::pool::Upstream;
 use super::renewal::Renewal;
 use super::socket::ServerSocket;
 use super::thread::Thread;
+use super::unseen_ends::ServerId;
 use crate::budget::{SocketPermit, Wanted};
 use crate::session::{Credentials, Protocol, State};
 use crate::transport::Stream;
@@ -106,7 +107,7 @@ impl Parcel {
         let stream = self.stream.rehome().ok()?;
         let (node, begun) = (self.origin.node.clone(), self.origin.begun_micros);
         let mut socket = ServerSocket::new(thread, stream, self.permit, node, begun);
-        socket.set_server_id(self.server_id);
+        socket.set_server_id(self.server_id, self.origin.run);
         let state = State {
             user: self.user.map(Rc::new),
             protocol: self.protocol,
@@ -198,7 +199,7 @@ impl Link {
             let end = ServerEnd {
                 node: parcel.origin.node,
                 begun_micros: parcel.origin.begun_micros,
-                server_id: parcel.server_id,
+                id: ServerId::of(parcel.server_id, parcel.origin.run),
             };
             let now = self.thread.clock.now_micros();
             let closings = &self.thread.closings;

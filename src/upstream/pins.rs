@@ -256,7 +256,7 @@ impl Upstream {
     }
 
     /// A place for a new connection, or (`None`) one of this worker's own that fell idle meanwhile.
-    async fn place(&self) -> Option<SocketPermit> {
+    pub(super) async fn place(&self) -> Option<SocketPermit> {
         let _waiting = Borrower::new(&self.borrowers);
         tokio::select! {
             biased;

@@ -3,7 +3,7 @@
 //! Each worker notes what it hears in cells of its own and tells the others with every tick: the data path shares nothing.
 
 use std::cell::Cell;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::Duration;
 
 use crate::silence::Around;
@@ -13,6 +13,9 @@ const SEEN_LATELY: Duration = Duration::from_secs(1);
 
 /// A server that has said BUSY within so long is still busy: it is asked again each second at least.
 const BUSY_LATELY: Duration = Duration::from_secs(2);
+
+/// Least time between two log lines that say that the server is silent.
+const TOLD_EVERY: Duration = Duration::from_secs(10);
 
 /// What the workers know together.
 #[derive(Debug, Default)]
@@ -29,6 +32,10 @@ pub struct ServerPulse {
     gone_micros: AtomicU64,
     /// When its silence was suspected first; 0: it is not.
     suspected_micros: AtomicU64,
+    /// When the log was told last that it is silent; 0: never.
+    told_micros: AtomicU64,
+    /// The log has been told of the latest suspicion, and not of its end.
+    is_told: AtomicBool,
 }
 
 /// What one worker has heard.
@@ -172,6 +179,22 @@ impl ServerPulse {
         suspected
             .compare_exchange(0, now_micros, Ordering::Relaxed, Ordering::Relaxed)
             .is_ok()
+    }
+
+    /// Whether a suspicion that has just come up is worth a line in the log.
+    pub fn tells_suspicion(&self, now_micros: u64) -> bool {
+        let told = self.told_micros.load(Ordering::Relaxed);
+        let tells = !is_within(told, TOLD_EVERY, now_micros);
+        if tells {
+            self.told_micros.store(now_micros, Ordering::Relaxed);
+            self.is_told.store(true, Ordering::Relaxed);
+        }
+        tells
+    }
+
+    /// Whether the log was told of the suspicion that has ended, once.
+    pub fn is_suspicion_told(&self) -> bool {
+        self.is_told.swap(false, Ordering::Relaxed)
     }
 
     /// Whether the server was heard again after it was suspected, once.

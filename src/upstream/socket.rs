@@ -8,6 +8,7 @@ use std::rc::Rc;
 
 use super::closing::{Closings, ServerEnd};
 use super::thread::Thread;
+use super::unseen_ends::ServerId;
 use crate::budget::{Kind, SocketPermit};
 use crate::failover::Node;
 use crate::transport::{Connector, HandshakeFailed, Stream};
@@ -35,7 +36,7 @@ impl ServerSocket {
             end: ServerEnd {
                 node,
                 begun_micros,
-                server_id: 0,
+                id: None,
             },
             thread: Rc::clone(thread),
         }
@@ -46,9 +47,9 @@ impl ServerSocket {
         &self.end.node
     }
 
-    /// The server has this number for it.
-    pub(super) fn set_server_id(&mut self, id: i64) {
-        self.end.server_id = id;
+    /// The server has this number for it, in this run.
+    pub(super) fn set_server_id(&mut self, number: i64, run: Option<u64>) {
+        self.end.id = ServerId::of(number, run);
     }
 
     /// What it is for.

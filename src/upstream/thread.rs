@@ -16,6 +16,7 @@ use super::loss_lines::LossLines;
 use super::passing::Passing;
 use super::pulse::{ServerPulse, ThreadPulse};
 use super::server::Server;
+use super::unseen_ends::UnseenEnds;
 use super::whereabouts::Whereabouts;
 use crate::auth::{Known, Permission, Permissions, ServedSecrets};
 use crate::budget::Budget;
@@ -59,6 +60,8 @@ pub struct Process {
     pub weights: Weights,
     /// Sockets at servers that are not the server any more.
     pub uncounted: Uncounted,
+    /// Sockets whose end at the server is not seen.
+    pub unseen_ends: UnseenEnds,
     /// How idle connections get from one worker to another.
     pub passing: Passing,
     /// Where the server is.

@@ -1,19 +1,28 @@
 //! Connections that the server has closed, and respool does not see it: another process holds them open.
 //!
-//! A server that forks hands the child every connection that it has. What it closes from then on ends for the other side only
-//! when the child has ended too: the session of a script debugger lasts as long as somebody likes. The server itself counts
-//! such a connection no more, so it is asked.
+//! A server that forks hands the child every connection that it has: Redis up to 7.0 does so for a BGSAVE too. What it closes from
+//! then on ends for the other side only when the child has ended too: the session of a script debugger lasts as long as somebody
+//! likes. The server itself counts such a connection no more, so it is asked, by whichever worker has a connection to it.
+//!
+//! Invariant: only an answer of the same run of the server says anything of a connection. Another one at the same address (behind
+//! a balancer, or at an address that has moved) has other clients by the same numbers, or none.
 
 use std::collections::HashSet;
 use std::rc::Rc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 use std::time::Duration;
 
 use tokio::sync::oneshot;
 
+use super::info::Info;
+use super::link::Link;
 use super::pool::Upstream;
+use super::thread::Thread;
 use super::traffic::{Answer, OwnReply, Pace, Then};
-use crate::resp::parse_integer;
+use crate::failover::Node;
 use crate::resp::speak::encode_request;
+use crate::resp::{ReplyScanner, parse_integer};
 
 /// How many connections are asked about at once: a line of some 400 bytes is answered for each that is there still.
 const MOST_ASKED: usize = 256;
@@ -21,22 +30,122 @@ const MOST_ASKED: usize = 256;
 /// Longest answer that is read; a server may be told names and users of its clients of any length.
 const LONGEST_ANSWER: usize = 1024 * 1024;
 
-/// From one question to the next.
+/// From one question of a worker to the next.
 const ASK_EVERY: Duration = Duration::from_secs(1);
 
 /// From one question to the next while the answers tell nothing: respool's user may not list clients, or the server cannot.
 /// Each such question may leave a line in the server's ACL log.
 const ASK_IN_VAIN_EVERY: Duration = Duration::from_secs(60);
 
+/// The worker whose connection it was is the first to ask about it; it may have none on which it can.
+const OTHERS_AFTER: Duration = Duration::from_secs(2);
+
+/// Which connection it is to a server.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) struct ServerId {
+    /// Which process of a server.
+    run: u64,
+    /// The number that it gave the connection.
+    number: i64,
+}
+
+impl ServerId {
+    /// `None`: the server has not said one of them.
+    pub(super) fn of(number: i64, run: Option<u64>) -> Option<Self> {
+        let run = run.filter(|_| number > 0)?;
+        Some(Self { run, number })
+    }
+}
+
+/// The end of a connection that is awaited for long.
+#[derive(Debug)]
+pub(super) struct UnseenEnd {
+    node: Node,
+    id: ServerId,
+    worker: usize,
+    since_micros: u64,
+    /// The server says that it has closed it.
+    is_gone: AtomicBool,
+}
+
+impl UnseenEnd {
+    /// That of a connection to `node` of this worker, which is asked about from now on.
+    pub(super) fn new(node: &Node, id: ServerId, thread: &Thread) -> Self {
+        Self {
+            node: node.clone(),
+            id,
+            worker: thread.index,
+            since_micros: thread.clock.now_micros(),
+            is_gone: AtomicBool::new(false),
+        }
+    }
+
+    /// Whether the server says that it has closed it.
+    pub(super) fn is_gone(&self) -> bool {
+        self.is_gone.load(Ordering::Relaxed)
+    }
+
+    /// Whether it is worker `worker` that asks about it now.
+    fn is_asked_by(&self, worker: usize, now_micros: u64) -> bool {
+        let passed = Duration::from_micros(now_micros.saturating_sub(self.since_micros));
+        self.worker == worker || passed >= OTHERS_AFTER
+    }
+
+    /// Whether the server at the other end of `link` is the one that knows.
+    fn is_known_at(&self, link: &Link) -> bool {
+        let origin = link.origin();
+        origin.node == self.node && origin.run == Some(self.id.run)
+    }
+}
+
+/// Those of all workers.
+#[derive(Debug, Default)]
+pub struct UnseenEnds(Mutex<Vec<Weak<UnseenEnd>>>);
+
+impl UnseenEnds {
+    /// Has it asked about, for as long as somebody keeps it.
+    pub(super) fn add(&self, end: UnseenEnd) -> Arc<UnseenEnd> {
+        let end = Arc::new(end);
+        let mut ends = self.ends();
+        ends.retain(|end| end.strong_count() > 0);
+        ends.push(Arc::downgrade(&end));
+        end
+    }
+
+    /// Those that worker `worker` asks about now.
+    fn asked_by(&self, worker: usize, now_micros: u64) -> Vec<Arc<UnseenEnd>> {
+        let ends = self.ends();
+        let ends = ends.iter().filter_map(Weak::upgrade);
+        ends.filter(|end| !end.is_gone() && end.is_asked_by(worker, now_micros))
+            .collect()
+    }
+
+    /// Those behind the first `count` come first next time.
+    fn turn(&self, count: usize) {
+        let mut ends = self.ends();
+        let middle = count.min(ends.len());
+        ends.rotate_left(middle);
+    }
+
+    fn ends(&self) -> MutexGuard<'_, Vec<Weak<UnseenEnd>>> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
 /// What the server's answer to a question about clients tells.
 #[derive(Debug, PartialEq, Eq)]
 struct Listed(HashSet<i64>);
 
 impl Listed {
-    /// Reads an answer to `CLIENT LIST ID`. `None`: it does not name `asker`, the connection on which it was asked about too, so
-    /// that it tells nothing of the others either.
-    fn read(answer: &[u8], asker: i64) -> Option<Self> {
-        let listed: HashSet<i64> = answer
+    /// Reads the answers to `INFO server` and `CLIENT LIST ID`. `None`: they are not of the `run` that is asked, or do not name
+    /// `asker`, the connection on which it was asked about too, so that they tell nothing of the others either.
+    fn read(answers: &[u8], (run, asker): (Option<u64>, i64)) -> Option<Self> {
+        let info = ReplyScanner::default().advance(answers).ok()?;
+        let (info, list) = answers.split_at(info.used);
+        if run.is_none() || Info::read(info).instance != run {
+            return None;
+        }
+        let listed: HashSet<i64> = list
             .split(|&byte| byte == b'\n')
             .filter_map(|line| {
                 // A verbatim string says first that it is text.
@@ -58,66 +167,109 @@ impl Upstream {
     /// Asks the server whether it still has the connections whose end is awaited for long, and lets go of those that it has
     /// closed.
     pub(super) fn ask_for_ends(self: &Rc<Self>) {
+        self.let_go_of_ends();
         let closings = &self.thread.closings;
-        if self.is_away() || !closings.take_question(&self.thread) {
+        let now = self.thread.clock.now_micros();
+        let is_due = now >= closings.next_question_micros.get() && !self.is_away();
+        if !is_due {
             return;
         }
+        let ends = self
+            .thread
+            .process
+            .unseen_ends
+            .asked_by(self.thread.index, now);
+        if ends.is_empty() {
+            return;
+        }
+        closings.next_question_micros.set(u64::MAX);
         let upstream = Rc::clone(self);
         tokio::task::spawn_local(async move {
-            let pause = match upstream.ask_for_some_ends().await {
+            let pause = match upstream.ask_for(ends).await {
                 Some(false) => ASK_IN_VAIN_EVERY,
                 Some(true) | None => ASK_EVERY,
             };
-            let now = upstream.thread.clock.refresh();
-            upstream.thread.closings.set_next_question(now, pause);
+            upstream.let_go_of_ends();
+            let next = upstream.thread.clock.refresh() + pause.as_micros() as u64;
+            upstream.thread.closings.next_question_micros.set(next);
         });
     }
 
     /// Whether the answer told anything; `None`: there was none.
-    async fn ask_for_some_ends(self: &Rc<Self>) -> Option<bool> {
-        // Clients' users may not have the permission that respool's own has.
-        let link = self.own_link().await?;
-        let closings = &self.thread.closings;
-        // Another server has other clients by the same ids.
-        let node = &link.origin().node;
-        let ids = closings.overdue_ids(&self.thread, node, MOST_ASKED);
-        if ids.is_empty() {
+    async fn ask_for(self: &Rc<Self>, mut ends: Vec<Arc<UnseenEnd>>) -> Option<bool> {
+        let link = self.link_that_knows(&ends).await?;
+        ends.retain(|end| end.is_known_at(&link));
+        ends.truncate(MOST_ASKED);
+        if ends.is_empty() {
             return None;
         }
+        self.thread.process.unseen_ends.turn(ends.len());
         let mut words = ["CLIENT", "LIST", "ID"].map(str::to_owned).to_vec();
-        words.extend(ids.iter().map(i64::to_string));
+        words.extend(ends.iter().map(|end| end.id.number.to_string()));
         words.push(link.server_id.to_string());
+        // In one write, so that both are of one server whatever stands between.
+        let mut request = encode_request(&["INFO", "server"]);
+        request.extend(encode_request(&words));
         let (tell, told) = oneshot::channel();
         // Whoever asked may have ended with the process.
         let call = move |answer| drop(tell.send(answer));
-        let then = Then::new(1, LONGEST_ANSWER, Pace::Prompt, call);
-        link.send_own(&encode_request(&words), OwnReply::Then(then));
+        let then = Then::new(2, LONGEST_ANSWER, Pace::Prompt, call);
+        link.send_own(&request, OwnReply::Then(then));
         let answer = match told.await {
             Ok(Answer::Replies(answer)) => answer,
             Ok(Answer::TooLarge) => return Some(false),
             Ok(Answer::Lost { .. }) | Err(_) => return None,
         };
-        let Some(listed) = Listed::read(&answer, link.server_id) else {
+        let Some(listed) = Listed::read(&answer, (link.origin().run, link.server_id)) else {
             let passes = answer.starts_with(b"-BUSY ") || answer.starts_with(b"-LOADING ");
             return Some(passes);
         };
-        let is_closed = |id: i64| ids.contains(&id) && !listed.names(id);
-        let let_go = closings.let_go(node, is_closed);
-        if let_go > 0 {
+        let gone = ends.iter().filter(|end| !listed.names(end.id.number));
+        gone.for_each(|end| end.is_gone.store(true, Ordering::Relaxed));
+        Some(true)
+    }
+
+    /// A connection of respool's own user on which some of them can be asked about; clients' users may not have the permission.
+    async fn link_that_knows(self: &Rc<Self>, ends: &[Arc<UnseenEnd>]) -> Option<Rc<Link>> {
+        let is_nobody = self.thread.is_nobody();
+        let knows = |link: &&Rc<Link>| {
+            let is_usable = link.is_alive() && !link.is_dressing() && !link.is_stalled();
+            let is_own = is_nobody || link.worn().user.is_none();
+            is_usable && is_own && ends.iter().any(|end| end.is_known_at(link))
+        };
+        let found = self.links.borrow().iter().flatten().find(knows).cloned();
+        match found {
+            Some(link) => Some(link),
+            None => self.own_link().await,
+        }
+    }
+
+    /// Gives back the permits of those that the server says it has closed.
+    fn let_go_of_ends(&self) {
+        let count = self.thread.closings.let_go();
+        if count > 0 {
             tracing::info!(
                 worker = self.thread.index,
-                count = let_go,
-                "the server has closed connections, and another process holds them open (one that it has forked, as for the \
-                 debugger of a script): they count no more"
+                count,
+                "the server has closed connections, and another process holds them open (one that it has forked, as for a BGSAVE or \
+                 the debugger of a script): they count no more"
             );
         }
-        Some(true)
     }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    fn info(run: &str) -> Vec<u8> {
+        let text = format!("# Server\r\nredis_version:7.0.15\r\nrun_id:{run}\r\nid=1 \r\n");
+        format!("${}\r\n{text}\r\n", text.len()).into_bytes()
+    }
+
+    fn run(run: &str) -> Option<u64> {
+        Info::read(&info(run)).instance
+    }
 
     #[test]
     fn who_is_not_listed_is_gone_only_where_the_asker_is() {
@@ -126,12 +278,16 @@ mod tests {
         let plain = format!("${}\r\n{text}\r\n", text.len());
         let verbatim = format!("={}\r\ntxt:{text}\r\n", text.len() + 4);
         for answer in [plain, verbatim] {
-            let listed = Listed::read(answer.as_bytes(), 5).expect("it names the asker");
+            let answer = [info("a"), answer.into_bytes()].concat();
+            let listed = Listed::read(&answer, (run("a"), 5)).expect("it names the asker");
             for id in [7, 12, 5] {
-                assert!(listed.names(id), "{answer}");
+                assert!(listed.names(id));
             }
             assert!(!listed.names(1) && !listed.names(127));
-            assert_eq!(Listed::read(answer.as_bytes(), 6), None, "{answer}");
+            assert_eq!(Listed::read(&answer, (run("a"), 6)), None);
+            // Another server, and one that is not known.
+            assert_eq!(Listed::read(&answer, (run("b"), 5)), None);
+            assert_eq!(Listed::read(&answer, (None, 5)), None);
         }
         for answer in [
             "$0\r\n\r\n",
@@ -139,7 +295,46 @@ mod tests {
             "-ERR syntax error\r\n",
             "",
         ] {
-            assert_eq!(Listed::read(answer.as_bytes(), 5), None, "{answer}");
+            let behind = [info("a"), answer.as_bytes().to_vec()].concat();
+            assert_eq!(Listed::read(&behind, (run("a"), 5)), None, "{answer}");
+            let alone = [answer.as_bytes(), line(5).as_bytes()].concat();
+            assert_eq!(Listed::read(&alone, (run("a"), 5)), None, "{answer}");
+            assert_eq!(Listed::read(&alone, (None, 5)), None, "{answer}");
         }
+    }
+
+    #[test]
+    fn others_ask_about_it_later_and_nobody_once_it_is_gone() {
+        let ends = UnseenEnds::default();
+        let end = |number: i64, worker: usize| {
+            ends.add(UnseenEnd {
+                node: Node::Tcp(std::net::SocketAddr::from(([127, 0, 0, 1], 6379))),
+                id: ServerId::of(number, Some(1)).expect("both are known"),
+                worker,
+                since_micros: 1_000_000,
+                is_gone: AtomicBool::new(false),
+            })
+        };
+        let (first, second) = (end(1, 0), end(2, 1));
+        let asked = |worker: usize, now: u64| -> Vec<i64> {
+            let asked = ends.asked_by(worker, now);
+            asked.iter().map(|end| end.id.number).collect()
+        };
+        assert_eq!(
+            (asked(0, 1_000_000), asked(1, 2_999_999)),
+            (vec![1], vec![2])
+        );
+        assert_eq!(
+            (asked(0, 3_000_000), asked(2, 3_000_000)),
+            (vec![1, 2], vec![1, 2])
+        );
+        ends.turn(1);
+        assert_eq!(asked(0, 3_000_000), [2, 1]);
+        first.is_gone.store(true, Ordering::Relaxed);
+        assert_eq!(asked(0, 3_000_000), [2]);
+        drop(second);
+        assert!(asked(0, 3_000_000).is_empty());
+        assert_eq!(ServerId::of(0, Some(1)), None);
+        assert_eq!(ServerId::of(1, None), None);
     }
 }

@@ -167,6 +167,39 @@ fn who_is_announced_bytes_that_never_come_does_not_wait_for_ever() {
     bystander.ping();
 }
 
+/// One client's connection that is of no more use is no sign of a server that is down.
+#[test]
+fn who_is_announced_bytes_that_never_come_makes_nobody_doubt_the_server() {
+    let redis = Redis::start(&[]);
+    let respool = Respool::with(&redis)
+        .upstream("reply_timeout = \"6s\"")
+        .start();
+    let script = SCRIPTS.into_iter().find(|script| script.contains("$60"));
+    let eval = ["EVAL", script.expect("one of them"), "0"];
+    let mut nasty = asked(
+        respool.client(),
+        &mixed(&eval, &["CLIENT", "GETNAME"], &["PING", "x"]),
+    );
+    let mut bystander = respool.client();
+    let is_over = std::sync::atomic::AtomicBool::new(false);
+    let is_down = std::thread::scope(|scope| {
+        let looking = scope.spawn(|| {
+            let mut is_down = false;
+            while !is_over.load(std::sync::atomic::Ordering::SeqCst) {
+                bystander.ping();
+                is_down |= respool.metric("respool_server_up") == 0.0;
+            }
+            is_down
+        });
+        nasty.read_to_end();
+        is_over.store(true, std::sync::atomic::Ordering::SeqCst);
+        looking.join().expect("it looks")
+    });
+    assert!(!is_down, "the server counts as down");
+    let log = respool.log_text();
+    assert!(!log.contains("answered nobody"), "{log}");
+}
+
 #[test]
 fn what_the_server_refuses_behind_a_script_does_not_run() {
     let redis = Redis::start(&[]);

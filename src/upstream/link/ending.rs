@@ -16,6 +16,8 @@ use crate::upstream::socket::ServerSocket;
 pub struct Origin {
     /// The server's address.
     pub node: Node,
+    /// Which process of a server answers there; `None`: it has not said.
+    pub run: Option<u64>,
     /// The server called itself a replica when it was opened.
     pub is_replica: bool,
     /// When its connect began: what it goes by is of that moment.

@@ -2,7 +2,7 @@
 
 use std::io::{ErrorKind, Read, Write};
 use std::net::{Shutdown, TcpListener, TcpStream};
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
@@ -21,6 +21,10 @@ struct State {
     /// Connections with a number below this are over.
     over_below: AtomicU64,
     next: AtomicU64,
+    /// An end is passed on as it is: the other direction goes on.
+    ends_apart: AtomicBool,
+    /// Where later connections lead.
+    target: Mutex<String>,
     /// The ends towards respool, to be reset.
     ends: Mutex<Vec<TcpStream>>,
 }
@@ -35,14 +39,25 @@ impl Pipe {
             .set_nonblocking(true)
             .expect("a socket takes options");
         let state = Arc::new(State::default());
+        *lock(&state.target) = target;
         let of_listener = Arc::clone(&state);
-        std::thread::spawn(move || of_listener.listen(&listener, &target));
+        std::thread::spawn(move || of_listener.listen(&listener));
         Self { address, state }
     }
 
     /// Where it listens.
     pub(crate) fn addr(&self) -> &str {
         &self.address
+    }
+
+    /// An end that comes from one side is passed on to the other from now on, which ends the connection when it ends itself.
+    pub(crate) fn end_apart(&self) {
+        self.state.ends_apart.store(true, Ordering::SeqCst);
+    }
+
+    /// Later connections lead to the server at `target`, as behind a balancer.
+    pub(crate) fn turn_to(&self, target: String) {
+        *lock(&self.state.target) = target;
     }
 
     /// The connections there are stay open and pass nothing on from now on; later ones do.
@@ -70,12 +85,13 @@ impl Drop for Pipe {
 }
 
 impl State {
-    fn listen(self: &Arc<Self>, listener: &TcpListener, target: &str) {
+    fn listen(self: &Arc<Self>, listener: &TcpListener) {
         while self.over_below.load(Ordering::SeqCst) < u64::MAX {
             let Ok((near, _)) = listener.accept() else {
                 std::thread::park_timeout(Duration::from_millis(2));
                 continue;
             };
+            let target = lock(&self.target).clone();
             let Ok(far) = TcpStream::connect(target) else {
                 continue;
             };
@@ -106,6 +122,10 @@ impl State {
         let mut chunk = [0; 16 * 1024];
         while number >= self.over_below.load(Ordering::SeqCst) {
             match from.read(&mut chunk) {
+                Ok(0) if self.ends_apart.load(Ordering::SeqCst) => {
+                    let _ = to.shutdown(Shutdown::Write);
+                    return;
+                }
                 Ok(0) => break,
                 Ok(_) if number < self.frozen_below.load(Ordering::SeqCst) => {}
                 Ok(read) if to.write_all(&chunk[..read]).is_err() => break,
