@@ -90,7 +90,8 @@ fn one_worker_asks_for_all_on_a_connection_that_is_there_anyway() {
     let mut asked = 0;
     while asked < 9 {
         let line = monitor.reply().text();
-        if line.contains("\"INFO\"") {
+        // Each connection asks once which server it is to, with INFO server.
+        if line.contains("\"INFO\" \"clients\"") {
             asked += 1;
             askers.insert(line.split(['[', ']']).nth(1).map(str::to_owned));
         }
