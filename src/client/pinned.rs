@@ -163,9 +163,9 @@ impl Client {
             self.flag(Flag::Watching, transaction.watching);
             if let Some(stream) = transaction.stream {
                 match stream {
-                    Stream::Messages => self.flag(Flag::Pubsub, true),
                     Stream::Commands => self.flag(Flag::Monitor, true),
-                    Stream::Debugger => {}
+                    // Whether it is subscribed its confirmations say.
+                    Stream::Messages | Stream::Debugger => {}
                 }
                 self.pin_use.keeps = true;
             }

@@ -158,7 +158,7 @@ impl Redirection {
                 Ok(false) => self.end(),
                 Err(_) => {
                     self.end();
-                    self.close_owner();
+                    self.note_loss();
                 }
             }
             let delivered = async {
@@ -168,9 +168,17 @@ impl Redirection {
             };
             let is_late = tokio::time::timeout(DRAINED_WITHIN, delivered).await;
             if is_late.is_err() || self.post.has_lost.load(Ordering::Acquire) {
-                self.close_owner();
+                self.note_loss();
             }
         });
+    }
+
+    /// Something did not reach its client: the owner is closed, unless that client has left, to whom nothing would come directly either.
+    fn note_loss(&self) {
+        let site = self.site.upgrade();
+        if site.is_some_and(|site| site.registry.find(self.to).is_some()) {
+            self.close_owner();
+        }
     }
 
     /// Its owner has left, or has forgotten what it tracked: nobody minds any more what is lost.
@@ -357,8 +365,8 @@ impl Resident {
         });
     }
 
-    /// Whether it has a subscription: Redis asks no more of a RESP2 client to which invalidations are redirected, not even
-    /// that it is subscribed to `__redis__:invalidate`.
+    /// Whether it has a subscription, by the last confirmation that was placed with it: Redis asks no more of a RESP2 client to which
+    /// invalidations are redirected, not even that it is subscribed to `__redis__:invalidate`.
     fn is_subscribed(&self) -> bool {
         self.card.has(Flag::Pubsub)
     }

@@ -283,8 +283,8 @@ impl Client {
         self.announce(command, request)
     }
 
-    /// One request that does not simply join a run. `rest` starts with it.
-    fn request(
+    /// One request by itself. `rest` starts with it.
+    pub(super) fn request_alone(
         &mut self,
         request: &Request<'_>,
         routed: Routed,

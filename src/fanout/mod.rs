@@ -6,6 +6,7 @@
 //! Invariant: a subscriber is named for the messages of a topic from its confirmation on until it unsubscribes.
 
 mod audience;
+mod confirmed;
 mod frame;
 mod leaving;
 mod login;
@@ -25,6 +26,7 @@ use std::collections::{BTreeMap, HashMap, HashSet, VecDeque};
 use std::rc::Rc;
 
 pub use audience::{Audiences, Part};
+pub use confirmed::ConfirmedSubscriptions;
 pub use frame::{Malformed, Message, Said, read};
 pub use outcome::{Begun, Confirmation, Counts, Settled, SubscriberId};
 pub use pace::Pace;

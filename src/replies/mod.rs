@@ -101,6 +101,14 @@ impl Replies {
         }
     }
 
+    /// Forgets what waits for the end of the frame under way.
+    pub fn drop_amid(&mut self) {
+        if let Some(held) = &mut self.held {
+            held.amid = Out::default();
+        }
+        self.let_go();
+    }
+
     /// Bytes have been passed on that nobody asked for.
     pub fn passed_unasked(&mut self, bytes: usize) {
         if let Some(held) = &mut self.held {

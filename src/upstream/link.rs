@@ -3,8 +3,10 @@
 //! Invariant: a frame goes to the client whose request it answers, decided by the order of the requests alone.
 //! Invariant: nothing is sent behind a change of state until the server has answered it.
 
+mod announcing;
 mod debugging;
 mod ending;
+mod exempt;
 mod fences;
 mod keys;
 mod load;
@@ -204,11 +206,6 @@ impl Link {
     /// The server tells the client it is lent to of a connection by an id; the client knows whom that stands for.
     pub fn stand_for(&self, names: Option<(i64, u64)>) {
         self.pushes.borrow_mut().stand_for(names);
-    }
-
-    /// The request sent last, CLIENT CACHING, is for the next one: none of respool's own may come between.
-    pub fn set_announcing(&self) {
-        self.announces.set(true);
     }
 
     /// Says whether a request has been sent in part.
@@ -622,6 +619,8 @@ impl Link {
                 self.raw.set(true);
                 // What is sent on it from here on has answers that nobody looks at.
                 self.keeps_traces.set(true);
+                let bytes = &buf[..step.used];
+                self.pushes.borrow_mut().heed(bytes, step.complete);
             }
             Some(SessionStream::Commands) => self.monitors.set(true),
             Some(SessionStream::Debugger) => self.begin_debugging(),

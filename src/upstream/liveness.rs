@@ -224,7 +224,7 @@ impl Link {
 
     /// Asks the server whether it is still there, when nothing has come or gone for `interval` and nothing is due. Its
     /// answer is awaited as any reply is.
-    fn ping_if_idle(&self, interval: Duration) {
+    pub(super) fn ping_if_idle(&self, interval: Duration) {
         let is_idle = {
             let inner = self.inner.borrow();
             let last = inner.pulse.heard_micros.max(inner.pulse.written_micros);
@@ -293,6 +293,7 @@ impl Upstream {
         idle_pins
             .iter()
             .for_each(|link| link.ping_if_idle(upstream.ping_interval));
+        pins.iter().for_each(|link| link.keep_from_timeout());
         // Often enough to be answered before anything is suspected, however short that is.
         let after = ASKED_AFTER.min(limits.reply / 4);
         if is_unheard(after) && all().any(|link| link.is_unheard_for(after)) {

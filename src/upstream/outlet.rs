@@ -207,9 +207,34 @@ impl Outlet {
         }
     }
 
-    /// A subscription of the client is confirmed: what is only for clients that have one may follow at once.
-    pub(super) fn note_subscribed(&self) {
-        self.card.raise(Flag::Pubsub);
+    /// A confirmation for the client has said whether it is subscribed: what is only for clients that are may follow from here on, or
+    /// not any more.
+    pub(super) fn note_subscribed(&self, is_subscribed: bool) {
+        if is_subscribed {
+            self.card.raise(Flag::Pubsub);
+        } else {
+            self.card.lower(Flag::Pubsub);
+        }
+    }
+
+    /// Whether it is subscribed, as the server's confirmations say.
+    pub(super) fn is_subscribed(&self) -> bool {
+        self.card.has(Flag::Pubsub)
+    }
+
+    /// When the client has last sent a command.
+    pub(super) fn last_active_ms(&self) -> u64 {
+        self.card.last_active_ms.get()
+    }
+
+    /// In RESP2 what was to follow the frame under way, unasked for, is not for the client any more.
+    pub(super) fn drop_amid(&self) {
+        if self.message_mark.get() == b'>' {
+            return;
+        }
+        let mut replies = self.replies.borrow_mut();
+        replies.drop_amid();
+        self.note(&mut replies);
     }
 
     /// The client is gone: its socket is closed as soon as its task lets go of it.

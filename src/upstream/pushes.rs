@@ -5,10 +5,12 @@
 
 use std::io;
 use std::rc::Rc;
+use std::time::Duration;
 
 use super::outlet::Outlet;
 use super::subscription::Subscriptions;
 use super::traffic::{NO_SUBSCRIPTION, invalid};
+use crate::fanout::ConfirmedSubscriptions;
 use crate::resp::speak::push_header;
 
 /// How Redis tells a client that what it redirects to is gone; the id follows.
@@ -32,6 +34,8 @@ pub(super) struct Pushes {
     /// The subscribers of the worker, who get whole frames as they come.
     subscribers: Option<Rc<Subscriptions>>,
     forward: Option<Forward>,
+    /// What the connection says of the subscriptions of the client it is lent to, since an EXEC has run a command about them.
+    confirmed: Option<Box<ConfirmedSubscriptions>>,
     /// The id of a connection at the server, and of the client it stands for.
     stands_for: Option<(i64, u64)>,
     /// The frame under way, as far as it may have to be changed or is forwarded.
@@ -80,6 +84,31 @@ impl Pushes {
         self.stands_for = names;
     }
 
+    /// More bytes of a frame of a connection on which its client's own subscriptions are confirmed.
+    pub(super) fn heed(&mut self, bytes: &[u8], complete: bool) {
+        let Some(client) = &self.client else { return };
+        let is_subscribed = self.confirmed.get_or_insert_default().take(bytes, complete);
+        if client.is_subscribed() != is_subscribed {
+            client.note_subscribed(is_subscribed);
+            if !is_subscribed {
+                // What has come since the frame began that says so.
+                client.drop_amid();
+            }
+        }
+    }
+
+    /// Whether the server's `timeout` would not end the client's own connection: it stands for another client, its client is subscribed,
+    /// elsewhere, or has sent something not long ago that the server has not seen.
+    pub(super) fn is_exempt(&self, now_ms: u64, silent_for: Duration) -> bool {
+        let is_active = |client: &Outlet| {
+            let silent_ms = now_ms.saturating_sub(client.last_active_ms());
+            u128::from(silent_ms) < silent_for.as_millis()
+        };
+        let client = self.client.as_ref();
+        self.forward.is_some()
+            || client.is_some_and(|client| client.is_subscribed() || is_active(client))
+    }
+
     /// The client it is lent to.
     pub(super) fn client(&self) -> Option<&Rc<Outlet>> {
         self.client.as_ref()
@@ -111,6 +140,9 @@ impl Pushes {
                 forward(&std::mem::take(&mut self.gathered));
             }
             return Ok(());
+        }
+        if self.confirmed.is_some() {
+            self.heed(bytes, complete);
         }
         let Some(client) = &self.client else {
             return Ok(());

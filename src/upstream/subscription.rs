@@ -183,7 +183,7 @@ impl Subscriptions {
             .unsubscribe(subscriber, outlet, kind, names);
         let told = match begun {
             Begun::Confirmed(confirmations) => {
-                self.confirm(outlet, kind, false, &confirmations);
+                self.confirm(subscriber, outlet, (kind, false), &confirmations);
                 None
             }
             Begun::Asked | Begun::TooMany => Some(self.expect(subscriber)),
@@ -319,12 +319,8 @@ impl Subscriptions {
         let settled = self.fanout.borrow_mut().settled();
         for settled in settled {
             let result = settled.result.map(|confirmations| {
-                self.confirm(
-                    &settled.handle,
-                    settled.kind,
-                    settled.subscribes,
-                    &confirmations,
-                );
+                let verb = (settled.kind, settled.subscribes);
+                self.confirm(settled.subscriber, &settled.handle, verb, &confirmations);
             });
             if let Some(waiting) = self.waiting.borrow_mut().remove(&settled.subscriber) {
                 // Who asked may have gone.
@@ -338,9 +334,9 @@ impl Subscriptions {
 
     fn confirm(
         &self,
+        subscriber: SubscriberId,
         outlet: &Rc<Outlet>,
-        kind: Kind,
-        subscribes: bool,
+        (kind, subscribes): (Kind, bool),
         confirmations: &[Confirmation],
     ) {
         for confirmation in confirmations {
@@ -356,8 +352,9 @@ impl Subscriptions {
                 self.touch(outlet);
             }
         }
-        if subscribes && !confirmations.is_empty() {
-            outlet.note_subscribed();
+        if !confirmations.is_empty() {
+            // Redirected invalidations may come before its task looks.
+            outlet.note_subscribed(self.counts(subscriber).total() > 0);
         }
         self.thread
             .counters
@@ -527,7 +524,7 @@ impl Upstream {
                 return Err(TooManySubscriptions);
             }
             Begun::Confirmed(confirmations) => {
-                subscriptions.confirm(outlet, kind, true, &confirmations);
+                subscriptions.confirm(subscriber, outlet, (kind, true), &confirmations);
                 None
             }
             Begun::Asked => Some(subscriptions.expect(subscriber)),

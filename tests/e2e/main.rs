@@ -41,6 +41,7 @@ mod outage;
 mod parts;
 mod protocol;
 mod pubsub;
+mod redirected_to;
 mod redirections;
 mod refused_subscriptions;
 mod reload;

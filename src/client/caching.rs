@@ -1,0 +1,65 @@
+//! CLIENT CACHING ends with the next command of its client, whoever answers that.
+
+use std::rc::Rc;
+
+use super::requests::Next;
+use super::task::Client;
+use crate::command::{CommandId, Learned, spec};
+use crate::resp::Request;
+use crate::session::Routed;
+use crate::upstream::Link;
+
+/// Whether the server lets CLIENT CACHING outlive this command: all of CLIENT, of which it is one itself.
+fn leaves_caching(command: Option<CommandId>) -> bool {
+    command.is_some_and(|id| spec(id).name.split('|').next() == Some("client"))
+}
+
+impl Client {
+    /// One request that does not simply join a run. `rest` starts with it.
+    pub(super) fn request(
+        &mut self,
+        request: &Request<'_>,
+        routed: Routed,
+        rest: &[u8],
+        learned: Option<&Learned>,
+    ) -> Next {
+        let announcing = self.announcing();
+        let command = routed.command;
+        let next = self.request_alone(request, routed, rest, learned);
+        if let (Some(link), Next::Used(1..)) = (announcing, &next) {
+            self.end_caching(&link, command);
+        }
+        next
+    }
+
+    /// The connection on which CLIENT CACHING was sent last.
+    fn announcing(&self) -> Option<Rc<Link>> {
+        let link = self.pin.as_ref()?.link();
+        link.is_announcing().then(|| Rc::clone(link))
+    }
+
+    /// The command behind CLIENT CACHING has been sent, or answered.
+    fn end_caching(&self, link: &Link, command: Option<CommandId>) {
+        if leaves_caching(command) {
+            link.set_announcing();
+        } else if link.is_announcing() && !self.pin_use.in_multi {
+            link.end_announcing();
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::command::lookup;
+
+    #[test]
+    fn only_client_leaves_it() {
+        assert!(leaves_caching(lookup(b"client")));
+        for name in ["get", "select", "hello", "readonly", "subscribe", "auth"] {
+            assert!(lookup(name.as_bytes()).is_some(), "{name}");
+            assert!(!leaves_caching(lookup(name.as_bytes())), "{name}");
+        }
+        assert!(!leaves_caching(None));
+    }
+}

@@ -1,0 +1,26 @@
+//! CLIENT CACHING, which is for the next command of its client: none of respool's own may come between, and it must end with that command
+//! though the server may never see it.
+
+use super::Link;
+use crate::resp::speak::encode_request;
+use crate::upstream::traffic::OwnReply;
+
+impl Link {
+    /// The request sent last, CLIENT CACHING, is for the next one.
+    pub fn set_announcing(&self) {
+        self.announces.set(true);
+    }
+
+    /// Whether it waits for the next request.
+    pub fn is_announcing(&self) -> bool {
+        self.announces.get()
+    }
+
+    /// The next command has been answered without the server: another one takes its place there.
+    pub fn end_announcing(&self) {
+        self.announces.set(false);
+        if self.is_alive() && !self.is_raw() && !self.is_partial() {
+            self.send_own(&encode_request(&["PING"]), OwnReply::Ignore);
+        }
+    }
+}

@@ -1,0 +1,31 @@
+//! Lent connections that the server's own `timeout` must not end: nothing is sent on them, while directly the server would spare their
+//! client, or would have heard from it.
+
+use std::time::Duration;
+
+use super::Link;
+
+/// How long such a connection may be silent. The server counts whole seconds, and its shortest `timeout` is one: what is silent for
+/// less than a second it never ends.
+const SILENT_FOR: Duration = Duration::from_millis(500);
+
+impl Link {
+    /// Asks the server whether it is there, where nothing else is said on a connection that is to stay open.
+    pub(in super::super) fn keep_from_timeout(&self) {
+        let now_ms = self.thread.clock.now_ms();
+        let is_exempt = self.pushes.borrow().is_exempt(now_ms, SILENT_FOR);
+        if is_exempt && self.takes_own_amid() {
+            self.ping_if_idle(SILENT_FOR);
+        }
+    }
+
+    /// Whether a request of respool's own would change nothing for the client it is lent to: it would neither be queued, nor use up
+    /// what the client's next command needs.
+    fn takes_own_amid(&self) -> bool {
+        let pushes = self.pushes.borrow();
+        let is_open = pushes
+            .client()
+            .is_some_and(|client| client.transaction().open);
+        !is_open && !self.announces.get() && !self.monitors.get()
+    }
+}
