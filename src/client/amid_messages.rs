@@ -8,7 +8,7 @@ use std::rc::Rc;
 
 use super::pinned::NOT_AMID_MESSAGES;
 use super::requests::Next;
-use super::task::{Client, Wait};
+use super::task::{Client, Done, Wait};
 use crate::command::{ClientSub, Local, PinReason, Tx, outlasts_reset, spec};
 use crate::identity::Flag;
 use crate::resp::Request;
@@ -35,6 +35,16 @@ fn may_go_unseen(reason: PinReason, request: &Request<'_>) -> bool {
     }
 }
 
+/// Whether respool answers a request that goes this way, and not the server.
+fn is_answered_here(route: &Route, request: &Request<'_>) -> bool {
+    match route {
+        Route::Local(local) => !matches!(local, Local::Quit | Local::Reset),
+        Route::Pinned(reason) => !may_go_unseen(*reason, request),
+        Route::Refused(_) => true,
+        _ => false,
+    }
+}
+
 impl Client {
     /// A request of a client whose connection carries messages.
     pub(super) fn amid_messages(&mut self, request: &Request<'_>, routed: Routed) -> Next {
@@ -49,6 +59,15 @@ impl Client {
         }
         if !link.has_room(&self.outlet) {
             self.wait = Wait::Room(RoomWait::new(&link, request.bytes().len()));
+            return Next::Wait;
+        }
+        // What is answered here has its place behind what the server has still to answer, and by then it is known whether the client
+        // is subscribed. Inside MULTI the server answers.
+        if is_answered_here(&routed.route, request)
+            && (subscribed || !self.pin_use.in_multi)
+            && let Some(told) = link.ask_for_place()
+        {
+            self.wait = Wait::Task(Box::pin(async move { Done::Placed(told.await.is_ok()) }));
             return Next::Wait;
         }
         self.count(1, routed.command);

@@ -111,6 +111,8 @@ pub(super) enum Done {
     Permission(Result<Result<(), Vec<u8>>, PinError>),
     /// The stream on the pinned connection has ended for QUIT or RESET; false: with the connection.
     Unstreamed(bool, crate::command::Local),
+    /// What it sent amid a stream has been answered; false: the connection was lost.
+    Placed(bool),
     /// A connection to stand for this client, or none.
     StandIn(Result<Pin, PinError>, u64),
     /// The server's answer to GETREDIR or TRACKINGINFO.
@@ -492,7 +494,10 @@ impl Client {
             }
             Done::Permission(reply) => self.permission_told(reply),
             Done::Unstreamed(true, local) => self.unstreamed(local),
-            Done::Unstreamed(false, _) => self.outlet.close(Disconnect::UpstreamLost),
+            Done::Placed(true) => {}
+            Done::Unstreamed(false, _) | Done::Placed(false) => {
+                self.outlet.close(Disconnect::UpstreamLost);
+            }
             Done::StandIn(result, id) => self.stands_in(result, id),
             Done::Redirection(reply) => self.told_redirection(reply),
             Done::TrackingInfo(reply) => self.tracking_settled(&reply),

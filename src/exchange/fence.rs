@@ -75,6 +75,28 @@ impl Fence {
         request
     }
 
+    /// A request that every server refuses with the number in its words where nothing else has an answer of its own: to a RESP2
+    /// client that is subscribed. No server has such a command, and each says so before it looks at anything else (seen of Redis 6.2,
+    /// 7.0 and 8.2, Valkey 8.1 and 9.1). Inside MULTI it has EXEC fail.
+    pub fn unknown_request(self) -> Vec<u8> {
+        let mut request = b"*1\r\n$24\r\nrespool:".to_vec();
+        request.extend_from_slice(&self.digits());
+        request.extend_from_slice(b"\r\n");
+        request
+    }
+
+    /// Whether the frame that begins with `frame` is the answer to [`Self::unknown_request`]; `None`: more bytes must tell.
+    pub fn is_unknown(self, frame: &[u8]) -> Option<bool> {
+        if frame.first() != Some(&b'-') {
+            return Some(false);
+        }
+        match memchr::memmem::find(frame, b"\r\n") {
+            Some(end) => Some(memchr::memmem::find(&frame[..end], &self.digits()).is_some()),
+            None if frame.len() <= MAX_REFUSAL => None,
+            None => Some(false),
+        }
+    }
+
     /// Its number as it stands in requests and answers.
     pub(super) fn digits(self) -> [u8; DIGITS] {
         let mut digits = [0; DIGITS];

@@ -3,6 +3,7 @@
 //! Invariant: a frame goes to the client whose request it answers, decided by the order of the requests alone.
 //! Invariant: nothing is sent behind a change of state until the server has answered it.
 
+mod amid_stream;
 mod announcing;
 mod debugging;
 mod ending;
@@ -31,7 +32,7 @@ use super::alone::is_login;
 use super::listing::Tells;
 use super::liveness::LinkPulse;
 use super::outlet::{Outlet, Unsent};
-use super::pushes::{Forward, Pushes, ends_stream, is_monitored};
+use super::pushes::{Forward, Pushes, is_monitored};
 use super::renewal::Renewal;
 use super::socket::ServerSocket;
 use super::subscription::Subscriptions;
@@ -72,6 +73,8 @@ pub struct Link {
     raw: Cell<bool>,
     /// Its client sent MONITOR: the commands of everybody come between replies.
     monitors: Cell<bool>,
+    /// Requests have been sent whose answers come amid a stream.
+    has_unplaced: Cell<bool>,
     /// Its client debugs a script: every byte is the client's, and the server closes it in the end.
     debugs: Cell<bool>,
     /// Its client has sent SCRIPT DEBUG, and that may be on.
@@ -146,6 +149,7 @@ impl Link {
             pushes: RefCell::default(),
             raw: Cell::new(false),
             monitors: Cell::new(false),
+            has_unplaced: Cell::new(false),
             debugs: Cell::new(false),
             may_debug: Cell::new(false),
             tells: Cell::new(None),
@@ -271,12 +275,6 @@ impl Link {
         };
         let kind = (unsent.kind, unsent.delays);
         inner.due_for(outlet, unsent.count, kind, show, start, now);
-        self.wake();
-    }
-
-    /// More bytes of a request that is already due: one that is streamed.
-    pub fn send_more(&self, bytes: &[u8]) {
-        self.inner.borrow_mut().append(bytes);
         self.wake();
     }
 
@@ -487,14 +485,10 @@ impl Link {
                     self.pushes.borrow_mut().take(&buf[at..], true)?;
                     return Ok(buf.len());
                 }
-                if self.raw.get() && inner.awaits_reset() {
-                    match ends_stream(&buf[at..]) {
-                        Some(true) => self.raw.set(false),
-                        Some(false) => {}
-                        None => break,
-                    }
-                }
-                inner.is_push = self.is_push(inner, buf[at])?;
+                let Some(is_own) = self.is_own_amid_stream(inner, &buf[at..]) else {
+                    break;
+                };
+                inner.is_push = !is_own && self.is_push(inner, buf[at])?;
                 if !inner.is_push && !inner.judge_end(&buf[at..]) {
                     break;
                 }
@@ -657,7 +651,7 @@ impl Link {
             match reply {
                 OwnReply::Step(effect) => self.stepped(&effect, bytes),
                 // Who asked may have gone.
-                OwnReply::Tell(sender) => drop(sender.send(bytes)),
+                OwnReply::Tell(sender) | OwnReply::Place(_, sender) => drop(sender.send(bytes)),
                 OwnReply::Pong(asked) => self.thread.ponged(asked),
                 OwnReply::Fence(_) => self.fenced(&bytes),
                 OwnReply::Vouch(_) => self.was_vouched(&bytes),

@@ -147,6 +147,8 @@ pub enum OwnReply {
     Step(Effect),
     /// Somebody waits for it.
     Tell(oneshot::Sender<Vec<u8>>),
+    /// It tells that all before it has come, amid frames that nobody counts.
+    Place(Fence, oneshot::Sender<Vec<u8>>),
     /// It tells that the connection is still there; it was asked at this time of the worker's clock.
     Pong(u64),
     /// It tells where the reply before it ends.
@@ -592,9 +594,12 @@ impl Inner {
         )
     }
 
-    /// Whether all that is awaited is the end of a stream.
-    pub(super) fn awaits_reset(&self) -> bool {
-        matches!(self.due.front(), Some(Due::Own { .. }))
+    /// What is awaited amid a stream: its end, or what tells how far it is.
+    pub(super) fn own_due(&self) -> Option<&OwnReply> {
+        match self.due.front() {
+            Some(Due::Own { reply, .. }) => Some(reply),
+            _ => None,
+        }
     }
 
     /// What comes behind the reply at the front beside replies.

@@ -149,3 +149,66 @@ fn nothing_of_respools_own_runs_there_before_exec() {
     }
     assert_eq!(redis.cmd(&["GET", "n"]), Value::bulk("2"));
 }
+
+#[test]
+fn what_respool_answers_has_its_place_among_what_the_server_answers() {
+    let redis = Redis::start(&[]);
+    let respool = with_one_pin(&redis);
+    for protocol in ["2", "3"] {
+        let mut answers = Vec::new();
+        for mut client in [redis.client(), respool.client()] {
+            client.cmd(&["HELLO", protocol]);
+            let mut sent = Vec::new();
+            for line in [
+                "CLIENT SETNAME here",
+                "MULTI",
+                "SUBSCRIBE c",
+                "EXEC",
+                "CLIENT GETNAME",
+                "SUBSCRIBE d",
+                "CLIENT GETNAME",
+                "ECHO a",
+                "CLIENT GETNAME",
+                "CLIENT GETNAME",
+                "PING b",
+                "UNSUBSCRIBE c d",
+                "CLIENT GETNAME",
+                "ECHO c",
+                "MULTI",
+                "SUBSCRIBE e",
+                "EXEC",
+                "CLIENT GETNAME",
+                "QUIT",
+            ] {
+                sent.extend(encode(&line.split(' ').collect::<Vec<_>>()));
+            }
+            client.send(&sent);
+            let mut answered = Vec::new();
+            while let Some(answer) = client.try_reply_bytes() {
+                answered.push(show(&answer));
+            }
+            answers.push(answered);
+        }
+        assert_eq!(answers[1], answers[0], "RESP{protocol}");
+    }
+}
+
+#[test]
+fn what_is_denied_is_denied() {
+    let redis = Redis::start(&[]);
+    let respool = Respool::with(&redis)
+        .section("[[group]]\nname = \"default\"\ndeny_commands = [\"flushall\", \"get\"]")
+        .start();
+    assert_eq!(redis.cmd(&["SET", "k", "v"]), Value::ok());
+    let mut client = subscribed(respool.client());
+    let reply = client.cmd(&["GET", "k"]).text();
+    assert!(reply.starts_with("NOPERM"), "{reply}");
+    assert_eq!(client.cmd(&["MULTI"]), Value::ok());
+    for denied in [&["FLUSHALL"][..], &["GET", "k"]] {
+        assert!(client.cmd(denied).is_error());
+    }
+    let failed = client.cmd(&["EXEC"]).text();
+    assert!(failed.starts_with("EXECABORT"), "{failed}");
+    assert_eq!(redis.cmd(&["GET", "k"]), Value::bulk("v"));
+    assert_eq!(client.cmd(&["ECHO", "a"]), Value::bulk("a"));
+}
