@@ -188,6 +188,8 @@ impl View {
         }
         warnings.extend(self.parts.wrong());
         warnings.extend(self.process.unresolved());
+        let listeners = self.listeners.all();
+        warnings.extend(listeners.iter().filter_map(|listener| listener.trouble()));
         warnings.extend(self.empty_categories(&settings));
         let server = self.process.health.snapshot();
         let concerns = server.concerns(settings.upstream.role);

@@ -1,12 +1,15 @@
 //! What stands where the file of a unix socket is to be: nothing, what a process that was killed has left there, or what is
 //! not ours to remove.
 //!
-//! Invariant: a socket on which somebody may listen is not removed; nor is a link, whatever it points to.
+//! Invariant: a socket on which somebody may listen is not removed; nor is a link, whatever it points to. Whether somebody
+//! listens is told by connecting alone: the kernel's list of sockets has the name that each was bound under, and a file can
+//! be renamed.
 
+use std::error::Error;
+use std::fmt;
 use std::fs::{self, FileType, Metadata};
 use std::io;
 use std::os::fd::AsFd as _;
-use std::os::unix::ffi::OsStrExt as _;
 use std::os::unix::fs::{FileTypeExt as _, MetadataExt as _};
 use std::path::Path;
 
@@ -14,10 +17,7 @@ use rustix::fs::{Mode, OFlags};
 use rustix::process::geteuid;
 use socket2::{Domain, SockAddr, Socket, Type};
 
-use super::socket_access::{folder_of, set_mode};
-
-/// The kernel's table of unix sockets.
-const TABLE: &str = "/proc/self/net/unix";
+use super::socket_access::set_mode;
 
 /// The right of a file's owner to write to it, and thus to connect by it.
 const OWNER_WRITES: u32 = 0o200;
@@ -60,6 +60,13 @@ pub(super) fn remove_left_over(path: &Path) -> io::Result<()> {
 /// What helps against an error of binding, if not what its text says.
 pub fn remedy(error: &io::Error) -> &'static str {
     match error.kind() {
+        io::ErrorKind::AddrInUse
+            if error
+                .get_ref()
+                .is_some_and(<dyn Error + Send + Sync>::is::<Unreachable>) =>
+        {
+            "remove it by hand if nobody listens on it, or take another path"
+        }
         io::ErrorKind::AddrInUse => "free the address, or take another",
         io::ErrorKind::AlreadyExists => "remove it, or take another path",
         io::ErrorKind::AddrNotAvailable => "listen on an address of this host",
@@ -80,26 +87,36 @@ fn kind(file: FileType) -> &'static str {
     }
 }
 
-/// As [`is_left_over`], of a socket that respool's user may not connect to.
+/// There is a socket of which respool's user cannot tell whether somebody listens on it.
+#[derive(Debug)]
+struct Unreachable {
+    owner: u32,
+}
+
+impl fmt::Display for Unreachable {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let owner = self.owner;
+        write!(
+            f,
+            "there is a socket of user {owner} that respool's user may not connect to, and somebody may listen on it"
+        )
+    }
+}
+
+impl Error for Unreachable {}
+
+/// As [`is_left_over`], of a socket that respool's user may not connect to: of one of its own, connecting by force tells.
 fn unreachable(path: &Path, about: &Metadata) -> io::Result<bool> {
-    let unknown =
-        "there is a socket that respool's user may not connect to, and somebody may listen on it";
-    let unknown = || io::Error::new(io::ErrorKind::AddrInUse, unknown);
-    let me = geteuid().as_raw();
-    if about.uid() == me && about.mode() & OWNER_WRITES == 0 {
-        return match connect_as_owner(path, about) {
-            Err(error) if error.kind() == io::ErrorKind::ConnectionRefused => Ok(true),
-            Ok(()) => Err(io::ErrorKind::AddrInUse.into()),
-            Err(_) => Err(unknown()),
-        };
+    let owner = about.uid();
+    if owner == geteuid().as_raw() && about.mode() & OWNER_WRITES == 0 {
+        match connect_as_owner(path, about) {
+            Err(error) if error.kind() == io::ErrorKind::ConnectionRefused => return Ok(true),
+            Ok(()) => return Err(io::ErrorKind::AddrInUse.into()),
+            Err(_) => {}
+        }
     }
-    // The table has no sockets of another network namespace: it is believed only of respool's own folder.
-    let folder = fs::metadata(folder_of(path))?;
-    let name = path.file_name().unwrap_or_default();
-    match fs::read(TABLE) {
-        Ok(table) if folder.uid() == me && !is_bound(&table, name.as_bytes()) => Ok(true),
-        _ => Err(unknown()),
-    }
+    let unknown = Unreachable { owner };
+    Err(io::Error::new(io::ErrorKind::AddrInUse, unknown))
 }
 
 /// Connects by a file of one's own whose mode lets its owner do that for a moment.
@@ -115,15 +132,6 @@ fn connect_as_owner(path: &Path, about: &Metadata) -> io::Result<()> {
     let connected = connect(path);
     set_mode(file.as_fd(), path, mode)?;
     connected
-}
-
-/// Whether the kernel's table has a socket that was bound under this name, in whatever folder: it may be mounted elsewhere.
-fn is_bound(table: &[u8], name: &[u8]) -> bool {
-    table.split(|byte| *byte == b'\n').skip(1).any(|row| {
-        // The last of eight columns; a name may have blanks in it.
-        let path = row.rsplit(|byte| *byte == b'/').next().unwrap_or_default();
-        path == name || row.ends_with(&[b" ", name].concat())
-    })
 }
 
 fn connect(path: &Path) -> io::Result<()> {
@@ -211,27 +219,21 @@ mod tests {
     }
 
     #[test]
-    fn the_table_tells_who_is_bound_under_a_name() {
-        let table = b"Num       RefCount Protocol Flags    Type St Inode Path\n\
-            0000000014dbb98f: 00000003 00000000 00000000 0001 03 40695367\n\
-            0000000014dbb990: 00000002 00000000 00010000 0001 01 40695368 /run/own.sock\n\
-            0000000014dbb991: 00000002 00000000 00010000 0001 01 40695369 bare.sock\n\
-            0000000014dbb992: 00000002 00000000 00010000 0001 01 40695370 /run/with blank.sock\n";
-        for bound in ["own.sock", "bare.sock", "with blank.sock"] {
-            assert!(is_bound(table, bound.as_bytes()), "{bound}");
-        }
-        for free in ["wn.sock", "other.sock", "run"] {
-            assert!(!is_bound(table, free.as_bytes()), "{free}");
-        }
+    fn what_cannot_be_told_is_for_somebody_to_remove() {
         let folder = folder();
-        let path = folder.path().join("listed.sock");
-        let listed = || {
-            let table = fs::read(TABLE).expect("a table");
-            is_bound(&table, b"listed.sock")
-        };
+        let path = folder.path().join("socket");
         let listener = UnixListener::bind(&path).expect("bound");
-        assert!(listed());
+        let about = fs::symlink_metadata(&path).expect("a file");
+        // Its owner may write to it, and something else hinders.
+        let told = unreachable(&path, &about).expect_err("unknown");
+        let owner = format!("a socket of user {} that", about.uid());
+        assert!(told.to_string().contains(&owner), "{told}");
+        assert!(remedy(&told).starts_with("remove it by hand if nobody"));
         drop(listener);
-        assert!(!listed());
+        unreachable(&path, &about).expect_err("unknown");
+        let other = folder.path().join("other");
+        let _listener = UnixListener::bind(&other).expect("bound");
+        let told = is_left_over(&other).expect_err("somebody listens");
+        assert_eq!(remedy(&told), "free the address, or take another");
     }
 }

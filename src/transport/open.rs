@@ -1,13 +1,13 @@
 //! The listeners that are open, as a reload finds them: what it may change of one, and how it closes one.
 
+use std::io;
 use std::sync::{Arc, Weak};
 
 use arc_swap::ArcSwap;
 use socket2::Socket;
 use tokio::sync::watch;
 
-use super::socket_access::FileAccess;
-use super::socket_file::BoundFile;
+use super::socket_file::{BoundFile, Earlier};
 use super::tls::{Acceptance, TlsAcceptor};
 use crate::config::Listener;
 
@@ -97,6 +97,12 @@ impl OpenListener {
         self.tls.current()
     }
 
+    /// What is wrong with it now, if its file is gone or another's.
+    pub fn trouble(&self) -> Option<String> {
+        let error = self.file.as_ref()?.access().err()?;
+        Some(unreachable(&self.name, &error))
+    }
+
     /// Clients that come from now on are shown this, or speak no TLS; and as many of them as the settings say wait in the
     /// kernel's queue.
     pub fn change(&self, acceptance: Option<Acceptance>, backlog: u32) {
@@ -116,11 +122,34 @@ impl OpenListener {
     }
 }
 
+/// Where the settings of who may connect are.
+const TABLE: &str = "listener";
+
 /// What the files of unix sockets were before a reload changed who may connect: put back unless it is kept.
 #[derive(Debug, Default)]
 pub struct ChangedAccess {
-    before: Vec<(String, BoundFile, FileAccess)>,
+    before: Vec<Before>,
     is_kept: bool,
+}
+
+/// What one was.
+#[derive(Debug)]
+struct Before {
+    listener: String,
+    file: BoundFile,
+    earlier: Earlier,
+}
+
+impl Before {
+    /// As far as that goes; what cannot be put back is logged.
+    fn put_back(&self) {
+        if let Err(error) = self.file.put_back(self.earlier, TABLE) {
+            let name = &self.listener;
+            tracing::error!(
+                "listener {name}: who may connect to it is not as it was before the reload: {error}"
+            );
+        }
+    }
 }
 
 impl ChangedAccess {
@@ -128,8 +157,8 @@ impl ChangedAccess {
     /// file is like. What they say no longer is as if they never had.
     ///
     /// # Errors
-    /// The file is not ours to change, in words. One that is not there is an error only where the settings are new
-    /// (`is_new`): nobody can connect by it, whatever they say.
+    /// The file is not there, or not ours to change, in words: only where the settings are new (`is_new`). What somebody
+    /// else has done to it is no fault of a reload that changes something else: it is logged, and the file left as it is.
     pub fn change(
         &mut self,
         open: &OpenListener,
@@ -140,26 +169,43 @@ impl ChangedAccess {
             return Ok(());
         };
         let name = &listener.name;
-        let before = match file.access() {
-            Ok(before) => before,
+        let earlier = match file.earlier() {
+            Ok(earlier) => earlier,
             Err(error) if is_new => {
                 return Err(format!(
                     "listener {name}: its mode, owner or group cannot be changed: {error}"
                 ));
             }
             Err(error) => {
-                tracing::warn!("listener {name}: nobody can connect to it any more: {error}");
+                tracing::warn!("{}", unreachable(name, &error));
                 return Ok(());
             }
         };
-        let next = file.wanted(&listener.access, before);
-        if next == before {
+        let now = earlier.access;
+        let next = file.wanted(&listener.access, now);
+        if next == now {
             return Ok(());
         }
-        // Before it is tried: of what is refused a part may have been done.
-        self.before.push((name.clone(), file.clone(), before));
-        let changed = file.permit(next, TABLE);
-        changed.map_err(|error| format!("listener {name}: {error}"))
+        let before = Before {
+            listener: name.clone(),
+            file: file.clone(),
+            earlier,
+        };
+        match file.permit(next, TABLE) {
+            Err(why) if !is_new => {
+                before.put_back();
+                tracing::warn!(
+                    "listener {name}: somebody else has changed its file, which stays as it is with {now}; by the settings it \
+                     had {next}: {why}; or set it by hand (chmod, chown)"
+                );
+                Ok(())
+            }
+            // Of what is refused a part may have been done.
+            done => {
+                self.before.push(before);
+                done.map_err(|why| format!("listener {name}: {why}"))
+            }
+        }
     }
 
     /// The reload has been done.
@@ -168,20 +214,15 @@ impl ChangedAccess {
     }
 }
 
-/// Where the settings of who may connect are.
-const TABLE: &str = "listener";
-
 impl Drop for ChangedAccess {
     fn drop(&mut self) {
-        if self.is_kept {
-            return;
-        }
-        for (name, file, before) in &self.before {
-            if let Err(error) = file.put_back(*before, TABLE) {
-                tracing::error!(
-                    "listener {name}: who may connect to it is not as it was before the reload that failed: {error}"
-                );
-            }
+        if !self.is_kept {
+            self.before.iter().for_each(Before::put_back);
         }
     }
+}
+
+/// What to say of a listener whose file is gone, or another's.
+fn unreachable(listener: &str, error: &io::Error) -> String {
+    format!("listener {listener}: nobody can connect to it any more: {error}")
 }

@@ -191,12 +191,12 @@ fn set_mode_by(open_files: &str, file: BorrowedFd<'_>, path: &Path, mode: u32) -
 fn set_mode_by_name(file: BorrowedFd<'_>, path: &Path, mode: u32) -> io::Result<()> {
     let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC;
     let folder = rustix::fs::open(folder_of(path), flags, Mode::empty())?;
-    if !is_ours_alone(&rustix::fs::fstat(&folder)?) {
+    let wanted = rustix::fs::fstat(file)?;
+    if !is_ours_alone(&rustix::fs::fstat(&folder)?, wanted.st_uid) {
         let (what, remedy) = NO_PROC;
         return Err(io::Error::other(format!("{what}; {remedy}")));
     }
     let name = path.file_name().unwrap_or_default();
-    let wanted = rustix::fs::fstat(file)?;
     let is_it = || -> io::Result<bool> {
         let found = rustix::fs::statat(&folder, name, AtFlags::SYMLINK_NOFOLLOW)?;
         Ok((found.st_dev, found.st_ino) == (wanted.st_dev, wanted.st_ino))
@@ -217,11 +217,12 @@ const NO_PROC: (&str, &str) = (
     "mount /proc, or take the right to write in the folder from all others",
 );
 
-/// Whether only root and respool's own user can give a name in this folder to another file.
-fn is_ours_alone(folder: &Stat) -> bool {
-    let is_ours = folder.st_uid == 0 || folder.st_uid == geteuid().as_raw();
+/// Whether only root and respool's own user can give the name of this user's file in the folder to another file.
+fn is_ours_alone(folder: &Stat, owner: u32) -> bool {
+    let is_ours = |owner: u32| owner == 0 || owner == geteuid().as_raw();
     // In a sticky folder a file is its owner's.
-    is_ours && (folder.st_mode & 0o022 == 0 || folder.st_mode & 0o1000 != 0)
+    let is_owners = folder.st_mode & 0o1000 != 0;
+    is_ours(folder.st_uid) && (folder.st_mode & 0o022 == 0 || is_owners && is_ours(owner))
 }
 
 /// Why the mode of a file in the folder of `path` could not be set here, if it could not, and what to do.
@@ -230,7 +231,8 @@ pub fn mode_trouble(path: &Path) -> Option<(&'static str, &'static str)> {
         return None;
     }
     let folder = rustix::fs::stat(folder_of(path)).ok()?;
-    (!is_ours_alone(&folder)).then_some(NO_PROC)
+    // It is set before the file is given away.
+    (!is_ours_alone(&folder, geteuid().as_raw())).then_some(NO_PROC)
 }
 
 /// The folder in which `path` stands.
@@ -343,6 +345,10 @@ mod tests {
         assert!(why.contains("mount /proc"), "{why}");
         fs::set_permissions(folder.path(), Permissions::from_mode(0o1777)).expect("set");
         set(0o600).expect("in a sticky folder it is one's own");
+        let me = geteuid().as_raw();
+        let sticky = rustix::fs::stat(folder.path()).expect("a folder");
+        assert!(is_ours_alone(&sticky, me) && is_ours_alone(&sticky, 0));
+        assert!(!is_ours_alone(&sticky, me + 1), "its owner may rename it");
         // A link to a file of somebody's in its place.
         let secret = folder.path().join("secret");
         fs::write(&secret, "x").expect("written");

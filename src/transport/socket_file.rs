@@ -30,6 +30,13 @@ pub(super) struct BoundFile {
     given: Arc<Mutex<Access>>,
 }
 
+/// What a file was before it was changed, and what of that respool had made of it.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Earlier {
+    pub(super) access: FileAccess,
+    given: Access,
+}
+
 impl SocketFile {
     /// That of a socket which was bound at `path` just now.
     ///
@@ -85,6 +92,16 @@ impl BoundFile {
         Ok(FileAccess::of(&rustix::fs::fstat(self.open()?)?))
     }
 
+    /// As [`BoundFile::access`], to be put back.
+    ///
+    /// # Errors
+    /// Another file stands there, or none.
+    pub(super) fn earlier(&self) -> io::Result<Earlier> {
+        let access = self.access()?;
+        let given = *self.given.lock().unwrap_or_else(PoisonError::into_inner);
+        Ok(Earlier { access, given })
+    }
+
     /// Who may connect by it when the settings are `wanted` and it is as `now`. What they say no longer is as if they never
     /// had; what somebody else made of it, and they say nothing of, stays.
     pub(super) fn wanted(&self, wanted: &Access, now: FileAccess) -> FileAccess {
@@ -113,8 +130,19 @@ impl BoundFile {
     ///
     /// # Errors
     /// What could not be put back, in words.
-    pub(super) fn put_back(&self, before: FileAccess, table: &str) -> Result<(), String> {
-        self.changing(|changing| changing.put_back(before, table))
+    pub(super) fn put_back(&self, before: Earlier, table: &str) -> Result<(), String> {
+        let done = self.changing(|changing| changing.put_back(before.access, table));
+        // What could not be put back is respool's doing still; by a file that is gone nobody connects.
+        let left = self.access().unwrap_or(before.access).unlike(before.access);
+        let mut given = self.given.lock().unwrap_or_else(PoisonError::into_inner);
+        let or_as_before =
+            |left: Option<u32>, given, before| if left.is_some() { given } else { before };
+        *given = Access {
+            mode: or_as_before(left.mode, given.mode, before.given.mode),
+            owner: or_as_before(left.owner, given.owner, before.given.owner),
+            group: or_as_before(left.group, given.group, before.given.group),
+        };
+        done
     }
 
     fn changing(
@@ -224,6 +252,29 @@ mod tests {
         file.bound().permit(open, "listener").expect_err("not ours");
         assert_eq!(mode(&path), 0o600);
     }
+
+    #[test]
+    fn what_is_remembered_is_put_back_with_the_rest() {
+        let folder = folder();
+        let path = folder.path().join("socket");
+        let _bound = UnixListener::bind(&path).expect("bound");
+        let file = SocketFile::new(&path).expect("it is there");
+        let file = file.bound();
+        let of = |mode: u32| FileAccess { mode, ..file.unset };
+        let nothing = Access::default();
+        fs::set_permissions(&path, Permissions::from_mode(0o607)).expect("by hand");
+        let before = file.earlier().expect("ours");
+        file.permit(of(0o660), "listener").expect("ours");
+        file.put_back(before, "listener").expect("ours");
+        assert_eq!(file.wanted(&nothing, of(0o607)), of(0o607), "by hand");
+        // What respool had made of it before is so still.
+        file.permit(of(0o600), "listener").expect("ours");
+        let before = file.earlier().expect("ours");
+        file.permit(file.unset, "listener").expect("ours");
+        file.put_back(before, "listener").expect("ours");
+        assert_eq!(file.wanted(&nothing, of(0o600)), file.unset);
+    }
+
     #[test]
     fn what_is_set_no_longer_is_as_it_was_bound_and_what_somebody_else_set_stays() {
         let folder = folder();

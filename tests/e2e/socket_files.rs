@@ -3,7 +3,7 @@
 
 use std::fs::{self, Permissions};
 use std::os::unix::fs::{MetadataExt as _, PermissionsExt as _, chown, symlink};
-use std::os::unix::net::UnixListener;
+use std::os::unix::net::{UnixListener, UnixStream};
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 
@@ -131,8 +131,10 @@ fn after_a_reload_a_file_is_as_the_settings_say_whatever_it_was() {
     assert_eq!(about(&path).0, 0o600);
     // Removed by somebody: other settings go on, and new ones of it are refused.
     fs::remove_file(&path).expect("by hand");
+    let gone = "nobody can connect to it any more: the file of its socket has been removed";
+    assert!(respool.status().contains(gone), "{}", respool.status());
     respool.reload(&with("mode = \"0600\""));
-    respool.eventually_logs("the file of its socket has been removed");
+    respool.eventually_logs(gone);
     respool.rewrite(&with("mode = \"0660\""));
     let (code, text) = respool.post_reload();
     assert_eq!(code, 409, "{text}");
@@ -143,6 +145,7 @@ fn after_a_reload_a_file_is_as_the_settings_say_whatever_it_was() {
     respool.reload(&place.listening(&[]));
     respool.reload(&with("mode = \"0660\""));
     assert_eq!(about(&path).0, 0o660);
+    assert!(!respool.status().contains("nobody can connect"));
 }
 
 #[test]
@@ -205,35 +208,115 @@ fn a_socket_left_over_that_its_owner_may_not_connect_to_is_replaced() {
 }
 
 #[test]
-fn a_socket_left_over_from_somebody_else_in_ones_own_folder_is_replaced() {
-    let here =
-        "e2e::socket_files::a_socket_left_over_from_somebody_else_in_ones_own_folder_is_replaced";
+fn a_socket_of_somebody_else_that_respool_may_not_connect_to_stays() {
+    let here = "e2e::socket_files::a_socket_of_somebody_else_that_respool_may_not_connect_to_stays";
     let Some(place) = Place::new(here) else {
         return;
     };
     if !geteuid().is_root() && leave_out(here, "only root is somebody else") {
         return;
     }
+    // No other test binds this name.
     let path = place.path("of-somebody-else.sock");
-    let of_root = UnixListener::bind(&path).expect("bound");
-    fs::set_permissions(&path, Permissions::from_mode(0o600)).expect("one's own");
-    let name = "of-somebody-else.sock";
+    let set = |path: &Path, mode| fs::set_permissions(path, Permissions::from_mode(mode));
     let file = place.path("respool.toml");
     let toml = format!(
         "[[listener]]\naddress = \"unix:{}\"\n[upstream]\naddress = \"127.0.0.1:1\"\n",
         path.display()
     );
     fs::write(&file, toml).expect("written");
-    let (code, told) = ended(&place.through, "run", &file);
-    assert_eq!(code, Some(1), "{told}");
-    assert!(
-        told.contains("may not connect to") && told.contains("; free the address"),
-        "{told}"
-    );
+    // The kernel knows it by the name that it was bound under.
+    let first = place.path(".x.tmp");
+    let of_root = UnixListener::bind(&first).expect("bound");
+    set(&first, 0o600).expect("one's own");
+    fs::rename(&first, &path).expect("one's own");
+    let is_refused = |mode: &str, is_error: bool| {
+        let (code, told) = ended(&place.through, mode, &file);
+        assert_eq!(code, Some(i32::from(is_error)), "{told}");
+        let wanted = format!(
+            "listener.address: cannot listen on unix:{}: there is a socket of user 0 that respool's user may not connect to",
+            path.display()
+        );
+        let remedy = "remove it by hand if nobody listens on it, or take another path";
+        assert!(told.contains(&wanted) && told.contains(remedy), "{told}");
+        assert_eq!(about(&path), (0o600, 0, 0));
+    };
+    is_refused("run", true);
+    // It may be this respool's, which runs.
+    is_refused("check", false);
+    UnixStream::connect(&path).expect("its owner reaches who listens");
     drop(of_root);
-    let _respool = place.listening(&[(name, "")]).start();
+    is_refused("run", true);
+    // Whoever may connect sees that nobody listens.
+    set(&path, 0o666).expect("one's own");
+    let _respool = place.listening(&[("of-somebody-else.sock", "")]).start();
     Client::connect_unix(&path);
     assert_eq!(about(&path).1, NOBODY);
+}
+
+#[test]
+fn what_was_done_by_hand_outlives_reloads_that_fail() {
+    let here = "e2e::socket_files::what_was_done_by_hand_outlives_reloads_that_fail";
+    let Some(place) = Place::new(here) else {
+        return;
+    };
+    let with =
+        |first: &str, second: &str| place.listening(&[("x.sock", first), ("y.sock", second)]);
+    let respool = with("", "").start();
+    let path = place.path("x.sock");
+    fs::set_permissions(&path, Permissions::from_mode(0o600)).expect("by hand");
+    let before = about(&path);
+    respool.reload(&with("", ""));
+    assert_eq!(about(&path), before);
+    let fails = |settings: &Settings, why: &str| {
+        respool.rewrite(settings);
+        let (code, text) = respool.post_reload();
+        assert_eq!(code, 409, "{text}");
+        assert!(text.contains(why), "{text}");
+        assert_eq!(about(&path), before, "put back");
+        respool.reload(&with("", ""));
+        assert_eq!(about(&path), before, "and not respool's doing");
+    };
+    // Of its own, and of a listener behind it.
+    fails(
+        &with("mode = \"0660\"\ngroup = \"0\"", ""),
+        "listener.group",
+    );
+    fs::remove_file(place.path("y.sock")).expect("by hand");
+    fails(
+        &with("mode = \"0660\"", "mode = \"0660\""),
+        "has been removed",
+    );
+}
+
+#[test]
+fn a_file_that_somebody_else_has_changed_hinders_no_reload_of_something_else() {
+    let here = "e2e::socket_files::a_file_that_somebody_else_has_changed_hinders_no_reload_of_something_else";
+    let Some(place) = Place::new(here) else {
+        return;
+    };
+    if !geteuid().is_root() && leave_out(here, "only root is somebody else") {
+        return;
+    }
+    let with = |mode: &str| place.listening(&[("x.sock", &format!("mode = \"{mode}\""))]);
+    let respool = with("0660").start();
+    let path = place.path("x.sock");
+    let own = about(&path);
+    chown(&path, Some(0), Some(1)).expect("root takes it");
+    fs::set_permissions(&path, Permissions::from_mode(0o666)).expect("root's");
+    respool.reload(&with("0660").upstream("max_connections = 20\n"));
+    respool
+        .eventually_logs("somebody else has changed its file, which stays as it is with mode 0666");
+    assert_eq!(about(&path), (0o666, 0, 1));
+    // Another mode is what this reload is about.
+    respool.rewrite(&with("0600"));
+    let (code, text) = respool.post_reload();
+    assert_eq!(code, 409, "{text}");
+    assert!(text.contains("listener.mode: its file cannot"), "{text}");
+    assert_eq!(about(&path), (0o666, 0, 1));
+    chown(&path, Some(own.1), Some(own.2)).expect("root gives it back");
+    respool.reload(&with("0660"));
+    assert_eq!(about(&path), own);
 }
 
 /// The code and all that is told by respool of that user.
