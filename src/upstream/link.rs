@@ -655,7 +655,7 @@ impl Link {
                 OwnReply::Pong(asked) => self.thread.ponged(asked),
                 OwnReply::Fence(_) => self.fenced(&bytes),
                 OwnReply::Vouch(_) => self.was_vouched(&bytes),
-                OwnReply::Ignore | OwnReply::Last(_) | OwnReply::Refused => {}
+                OwnReply::Ignore | OwnReply::KeepAlive | OwnReply::Last(_) | OwnReply::Refused => {}
                 OwnReply::Then(then) => then.tell(bytes),
             }
         }

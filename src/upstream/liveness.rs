@@ -104,16 +104,24 @@ impl LinkPulse {
 impl Inner {
     /// When the oldest unanswered request was sent, or the last byte came: whichever was later. `None`: nothing is due.
     pub(super) fn silent_since(&self) -> Option<u64> {
-        let front = self.due.front()?;
+        let (at, front) = self.missed()?;
         let pulse = &self.pulse;
         let since = front.sent_micros().max(pulse.heard_micros);
         let since = since.max(pulse.whole_micros);
-        let end = self.due.get(1).map_or(self.appended_total, Due::start);
+        let end = (self.due.get(at + 1)).map_or(self.appended_total, Due::start);
         // What the server has not got whole it cannot answer; it is to take it, though.
         Some(match end <= self.sent_total {
             true => since,
             false => since.max(pulse.written_micros),
         })
+    }
+
+    /// The first that is due and would be missed, and its place: a connection that was idle is no less than it was for what keeps it
+    /// from the server's `timeout`.
+    fn missed(&self) -> Option<(usize, &Due)> {
+        let keeps_alive = |due: &Due| matches!(due, Due::Own { reply, .. } if matches!(reply, OwnReply::KeepAlive));
+        let mut dues = self.due.iter().enumerate();
+        dues.find(|(_, due)| !keeps_alive(due))
     }
 
     /// Whether a part of a frame has come, and its rest has not.
@@ -123,7 +131,7 @@ impl Inner {
 
     fn silence(&mut self, around: &Around, now_micros: u64) -> Option<Silence> {
         let since_micros = self.silent_since()?;
-        let front = self.due.front()?;
+        let (_, front) = self.missed()?;
         let awaited = match (self.has_begun(), front.is_blocking()) {
             (true, _) => Awaited::Rest,
             (false, true) => Awaited::Wait,
@@ -151,8 +159,8 @@ impl Link {
         };
         let verdict = judge(&silence, around, limits, now);
         // What respool asks by itself it asks of connections that are idle.
-        let cause = match inner.due.front() {
-            Some(Due::Own { .. }) => LossCause::HalfOpen,
+        let cause = match inner.missed() {
+            Some((_, Due::Own { .. })) => LossCause::HalfOpen,
             _ => LossCause::Timeout,
         };
         let is_ping = matches!(
@@ -189,7 +197,7 @@ impl Link {
     /// The same, of a request too that is still being passed on.
     fn is_unheard_for(&self, limit: Duration) -> bool {
         let inner = self.inner.borrow();
-        let waits = !inner.has_begun() && inner.due.front().is_some_and(Due::is_blocking);
+        let waits = !inner.has_begun() && inner.missed().is_some_and(|(_, due)| due.is_blocking());
         let since = inner.silent_since().filter(|_| !waits);
         self.is_alive() && since.is_some_and(|since| self.thread.clock.is_past(since, limit))
     }
@@ -224,7 +232,14 @@ impl Link {
 
     /// Asks the server whether it is still there, when nothing has come or gone for `interval` and nothing is due. Its
     /// answer is awaited as any reply is.
-    pub(super) fn ping_if_idle(&self, interval: Duration) {
+    fn ping_if_idle(&self, interval: Duration) {
+        if self.is_idle_for(interval) {
+            self.ping();
+        }
+    }
+
+    /// Whether nothing has come or gone for so long, nothing is due, and a request of respool's own can be sent.
+    pub(super) fn is_idle_for(&self, interval: Duration) -> bool {
         let is_idle = {
             let inner = self.inner.borrow();
             let last = inner.pulse.heard_micros.max(inner.pulse.written_micros);
@@ -232,9 +247,7 @@ impl Link {
                 && inner.written == inner.out.len()
                 && self.thread.clock.is_past(last, interval)
         };
-        if is_idle && self.takes_question() {
-            self.ping();
-        }
+        is_idle && self.takes_question()
     }
 
     /// Whether a PING can be sent on it, and nothing stands before it.

@@ -151,6 +151,8 @@ pub enum OwnReply {
     Place(Fence, oneshot::Sender<Vec<u8>>),
     /// It tells that the connection is still there; it was asked at this time of the worker's clock.
     Pong(u64),
+    /// It is asked for so that the server hears something: nobody misses it, however long it takes.
+    KeepAlive,
     /// It tells where the reply before it ends.
     Fence(Fence),
     /// It tells whether all replies on a lent connection were one frame each.

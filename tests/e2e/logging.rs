@@ -162,7 +162,7 @@ fn what_keeps_respool_from_starting_is_seen_by_whoever_reads() {
     let text = told(&format!(
         "[[listener]]\naddress = \"127.0.0.1:0\"\n[upstream]\naddress = \"127.0.0.1:1\"\n[admin]\naddress = \"{taken}\"\n"
     ));
-    assert!(text.contains("(admin.address)"), "{text}");
+    assert!(text.contains("admin.address: cannot listen on"), "{text}");
 }
 
 #[test]

@@ -4,7 +4,7 @@
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
-use crate::harness::{Client, Redis, Respool, Value, encode};
+use crate::harness::{Client, Redis, Respool, Value, encode, eventually};
 
 /// What a client sends, and how many frames come for it.
 type Sent = (&'static str, usize);
@@ -228,6 +228,32 @@ fn the_servers_timeout_ends_nobody_whom_it_would_spare_directly() {
     all.iter_mut().for_each(Spared::go_on);
     redis.cmd(&["SET", "k", "1"]);
     all.iter_mut().for_each(Spared::hear);
+}
+
+#[test]
+fn a_server_that_stands_still_loses_none_of_them() {
+    let redis = Redis::start(&[]);
+    let respool = Respool::with(&redis)
+        .upstream("max_connections = 20\nreply_timeout = \"500ms\"")
+        .start();
+    let mut all = Spared::new(&|| respool.client());
+    all.go_on();
+    redis.pause();
+    // Those on which something is due are given up, one after the other.
+    for lost in 1..=3 {
+        respool.client().send(encode(&["GET", "k"]));
+        let bound = "respool_bounds_reached_total{bound=\"reply_timeout\"}";
+        eventually(
+            || respool.metric_or_zero(bound) >= f64::from(lost),
+            "a connection is given up",
+        );
+    }
+    redis.resume();
+    eventually(
+        || !respool.client().cmd(&["SET", "k", "1"]).is_error(),
+        "the server is back",
+    );
+    all.hear();
 }
 
 /// Whether a client that tracks so is told that a key has changed which it has read behind these requests.

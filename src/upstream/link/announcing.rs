@@ -20,7 +20,8 @@ impl Link {
     pub fn end_announcing(&self) {
         self.announces.set(false);
         if self.is_alive() && !self.is_raw() && !self.is_partial() {
-            self.send_own(&encode_request(&["PING"]), OwnReply::Ignore);
+            // No user's rules forbid it.
+            self.send_own(&encode_request(&["HELLO"]), OwnReply::Ignore);
         }
     }
 }

@@ -26,6 +26,10 @@ fn respool_of(redis: &Redis, workers: &str) -> Respool {
 
 pub(super) fn script(respool: &Respool) -> Client {
     let mut client = respool.client();
+    // One whose connection has answered quickly: of a slow one it is not seen as soon that it does not.
+    for _ in 0..20 {
+        client.cmd(&["GET", "k"]);
+    }
     client.send(encode(&["EVAL", "while true do end", "0"]));
     client
 }
