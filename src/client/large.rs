@@ -281,7 +281,7 @@ impl Client {
             self.upload_place(Some(place));
             return true;
         }
-        self.wait = Wait::Task(Box::pin(async move {
+        self.wait = Wait::Others(Box::pin(async move {
             let limit = thread.settings().upstream.borrow_timeout;
             Done::UploadPlace(thread.within(limit, budget.upload()).await.flatten())
         }));

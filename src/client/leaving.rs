@@ -2,7 +2,8 @@
 //!
 //! A socket that was closed looks like one whose client has only finished sending (`printf ... | nc`), until something is
 //! written to it. So who has finished sending is served like anybody whom the server can serve; what waits for a server
-//! that is away, or for a connection that others hold, is dropped unsent. Who has reset its connection is gone at once.
+//! that is away, for a connection that others hold, or for its turn behind others, is dropped unsent. Who has reset its
+//! connection is gone at once.
 
 use std::io;
 use std::pin::Pin as Pinned;
@@ -115,7 +116,12 @@ impl Client {
             return Some(if is_in_sight { grace } else { Duration::ZERO });
         }
         let is_pool_full = || self.site.thread.process.budget.waiting() > 0;
-        (matches!(self.wait, Wait::Task(_)) && is_pool_full()).then_some(grace)
+        let waits_for_others = match self.wait {
+            Wait::Others(_) => true,
+            Wait::Task(_) => is_pool_full(),
+            _ => false,
+        };
+        waits_for_others.then_some(grace)
     }
 
     /// What has not been sent never will be; the replies that are due are still written.

@@ -3,6 +3,7 @@
 use std::rc::Rc;
 
 use super::attempts::{Admitted, Attempt, TOO_MANY};
+use super::changing_user::LoginUnderWay;
 use super::local::client_name;
 use super::task::{Client, Done, Purpose, Wait};
 use crate::auth::{NO_PASSWORD, NOAUTH, Outcome, WRONGPASS, is_wrong_password};
@@ -38,6 +39,8 @@ pub(super) struct Login {
     pub(super) hello: Option<Hello>,
     /// The attempt, where a password was shown.
     pub(super) attempt: Option<Attempt>,
+    /// That such a one is under way, until it is answered.
+    _under_way: Option<LoginUnderWay>,
 }
 
 impl Login {
@@ -50,7 +53,7 @@ impl Login {
 }
 
 /// What a client has shown, and what else it has asked for.
-pub(super) struct Shown(Rc<Credentials>, Option<Hello>);
+pub(super) struct Shown(Rc<Credentials>, Option<Hello>, LoginUnderWay);
 
 impl Shown {
     fn held_bytes(&self) -> usize {
@@ -215,6 +218,7 @@ impl Client {
                 verified: None,
                 hello,
                 attempt: None,
+                _under_way: None,
             });
         };
         if shown.user().len().max(shown.password.len()) > MOST_SHOWN {
@@ -225,13 +229,14 @@ impl Client {
         let site = Rc::clone(&self.site);
         let shown = Rc::new(shown);
         let admitted = site.begin_attempt(self.card.peer(), &shown, self.session.has_failed);
-        let shown = Shown(shown, hello);
+        let under_way = LoginUnderWay::begin(&site, &self.resident);
+        let shown = Shown(shown, hello, under_way);
         match admitted {
             Admitted::Now(attempt) => self.attempt(Some(attempt), shown),
             Admitted::Refused => self.answer(TOO_MANY),
             Admitted::Waits(waiting) => {
                 self.note_kept(shown.held_bytes());
-                self.wait = Wait::Task(Box::pin(async move {
+                self.wait = Wait::Others(Box::pin(async move {
                     Done::Attempt(waiting.turn().await, Box::new(shown))
                 }));
             }
@@ -239,12 +244,14 @@ impl Client {
     }
 
     /// Looks at what was shown, or has the server do so. `None`: respool is ending.
-    pub(super) fn attempt(&mut self, attempt: Option<Attempt>, Shown(shown, hello): Shown) {
+    pub(super) fn attempt(&mut self, attempt: Option<Attempt>, shown: Shown) {
+        let Shown(shown, hello, under_way) = shown;
         let mut login = Login {
             user: None,
             verified: None,
             hello,
             attempt,
+            _under_way: Some(under_way),
         };
         let is_good = match self.site.thread.settings().auth.mode {
             AuthMode::Optional | AuthMode::Passthrough => {
@@ -325,6 +332,7 @@ impl Client {
         };
         // It is the user's from here on, whatever becomes of the protocol.
         self.session.state.user.clone_from(&target.user);
+        self.resident.login.is_taken();
         self.note_user();
         self.dress_pin(target, Change::InPlace, Purpose::Login(login));
     }
@@ -350,6 +358,7 @@ impl Client {
         self.permission = None;
         if let Some(attempt) = &login.attempt {
             attempt.came_to(Outcome::Taken);
+            self.resident.login.is_taken();
         }
         if let Some(user) = login.user {
             let user = self.site.taken.borrow_mut().keep(user);

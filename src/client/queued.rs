@@ -129,7 +129,10 @@ impl Client {
     /// After an EXEC, asks the server for what only it knows: which of the selected databases the connection is in (the last
     /// that exists), and whether CLIENT TRACKING is on.
     pub(super) fn settle(&mut self) {
-        if matches!(self.wait, Wait::Task(_) | Wait::Shared(..)) {
+        if matches!(
+            self.wait,
+            Wait::Task(_) | Wait::Others(_) | Wait::Shared(..)
+        ) {
             return;
         }
         let (selected, tracking_unsure) = {

@@ -8,6 +8,7 @@ use std::sync::Arc;
 use tokio::sync::oneshot;
 
 use super::attempts::AttemptQueue;
+use super::changing_user::LoginCell;
 use super::closes::CloseLog;
 use super::eviction::Evictor;
 use super::large::Upload;
@@ -81,6 +82,8 @@ pub struct Resident {
     pub is_upload: Cell<bool>,
     /// The user of the server as which its commands run; `None`: respool's own.
     pub(super) user: Cell<Option<Rc<Credentials>>>,
+    /// Whether it is showing another.
+    pub(super) login: LoginCell,
     /// The group's idle timeout.
     pub idle_timeout: Cell<std::time::Duration>,
     /// A reload may have changed where it belongs and what holds for it.
@@ -92,6 +95,43 @@ pub struct Resident {
 }
 
 impl Resident {
+    /// A client that has connected at `arrived_micros`, whose commands run as `user`.
+    pub(super) fn new(
+        outlet: Rc<Outlet>,
+        card: Arc<Card>,
+        arrived_micros: u64,
+        user: Option<Rc<Credentials>>,
+        idle_timeout: std::time::Duration,
+    ) -> Self {
+        Self {
+            outlet,
+            card,
+            pinned: None.into(),
+            redirections: Default::default(),
+            blocked: None.into(),
+            may_be_silent: false.into(),
+            is_waiting: false.into(),
+            finished_micros: 0.into(),
+            unknown_micros: arrived_micros.max(1).into(),
+            begun_micros: 0.into(),
+            is_upload: false.into(),
+            user: Cell::new(user),
+            login: LoginCell::default(),
+            idle_timeout: idle_timeout.into(),
+            must_reseat: false.into(),
+            killing: None.into(),
+            evicting: None.into(),
+        }
+    }
+
+    /// Whether its commands run as a user of whom `is_it` is true.
+    pub(super) fn is_user(&self, is_it: impl FnOnce(&Rc<Credentials>) -> bool) -> bool {
+        let user = self.user.take();
+        let is_user = user.as_ref().is_some_and(is_it);
+        self.user.set(user);
+        is_user
+    }
+
     /// Whether nothing it asked for is under way.
     pub(super) fn is_idle(&self) -> bool {
         self.outlet.outstanding() == 0 && !self.outlet.has_unsent() && !self.is_waiting.get()

@@ -2,7 +2,6 @@
 //!
 //! Invariant: a client has its place in its group for exactly as long as its socket is open.
 
-use std::cell::Cell;
 use std::io;
 use std::pin::Pin as Pinned;
 use std::rc::Rc;
@@ -62,8 +61,10 @@ pub(super) enum Wait {
     Turn(bool),
     /// Its turn in a line of blocked clients.
     Blocked(Blocked),
-    /// Something that happens seldom.
+    /// Something that happens seldom: the server's answer, or a connection.
     Task(Pinned<Box<dyn Future<Output = Done>>>),
+    /// Its turn behind others, which is seldom, too: until then nobody does anything for it.
+    Others(Pinned<Box<dyn Future<Output = Done>>>),
 }
 
 /// What a shared connection is waited for.
@@ -201,24 +202,14 @@ impl Client {
             now_ms,
         });
         let outlet = site.outlet(&stream, card.card());
-        let resident = Rc::new(Resident {
-            outlet: Rc::clone(&outlet),
-            card: Arc::clone(card.card()),
-            pinned: None.into(),
-            redirections: Default::default(),
-            blocked: None.into(),
-            may_be_silent: false.into(),
-            is_waiting: false.into(),
-            finished_micros: 0.into(),
-            unknown_micros: arrived_micros.max(1).into(),
-            begun_micros: 0.into(),
-            is_upload: false.into(),
-            user: Cell::new(site.guest()),
-            idle_timeout: site.idle_timeout(group as usize).into(),
-            must_reseat: permit.is_stale().into(),
-            killing: None.into(),
-            evicting: None.into(),
-        });
+        let resident = Rc::new(Resident::new(
+            Rc::clone(&outlet),
+            Arc::clone(card.card()),
+            arrived_micros,
+            site.guest(),
+            site.idle_timeout(group as usize),
+        ));
+        resident.must_reseat.set(permit.is_stale());
         site.residents
             .borrow_mut()
             .insert(card.id(), Rc::clone(&resident));
@@ -450,7 +441,7 @@ impl Client {
                     true
                 }
             },
-            Wait::Task(task) => {
+            Wait::Task(task) | Wait::Others(task) => {
                 let mut cx = Context::from_waker(cx.waker());
                 match task.as_mut().poll(&mut cx) {
                     Poll::Pending => false,

@@ -122,7 +122,12 @@ impl Site {
             return;
         }
         let mut looked_at = 0;
-        for resident in self.subscribers_of(|credentials| credentials.user() == user) {
+        let is_theirs = |credentials: &Rc<Credentials>| credentials.user() == user;
+        for resident in self.subscribers_of(is_theirs) {
+            // While others had their turn it may have become another user's.
+            if !resident.is_user(is_theirs) {
+                continue;
+            }
             let (id, subscriptions) = (
                 resident.card.id(),
                 self.upstream.subscriptions_of(&resident.outlet),
@@ -150,7 +155,7 @@ impl Site {
             // Whoever has not authenticated is looked after elsewhere.
             let takes = Rc::clone(&self.upstream).takes(Rc::clone(&credentials));
             if takes.await == Some(false) {
-                of_user.iter().for_each(|one| self.close(one, Lost::User));
+                self.close_those_without_password(&of_user, &credentials);
             } else {
                 self.ask_about_topics(&credentials, of_user).await;
             }
@@ -160,6 +165,21 @@ impl Site {
             self.ask_about_topics(&guest, guests.unwrap_or_default())
                 .await;
         }
+    }
+
+    /// Closes those of the clients that show still what the server takes no more: since it was asked they may have shown the
+    /// password that holds now, or be about to.
+    fn close_those_without_password(&self, clients: &[Rc<Resident>], shown: &Rc<Credentials>) {
+        for one in clients {
+            if one.is_user(|user| Rc::ptr_eq(user, shown)) && one.login.is_lost_now() {
+                self.close(one, Lost::User);
+            }
+        }
+    }
+
+    /// Closes a client that has shown nothing that the server takes, although it has had another try.
+    pub(super) fn close_without_password(&self, resident: &Resident) {
+        self.close(resident, Lost::User);
     }
 
     /// The clients of a user, by what they have shown, which is kept once for all that show the same.
@@ -220,24 +240,24 @@ impl Site {
         for one in subscribers {
             let subscriptions = self.upstream.subscriptions_of(&one.outlet);
             let is_lost = |kind: Kind, topic: &[u8]| lost[kind as usize].contains(topic);
-            if subscriptions.has_topic(one.card.id(), is_lost) {
+            // Since the server was asked it may have become another user's.
+            if one.is_user(|user| Rc::ptr_eq(user, credentials))
+                && subscriptions.has_topic(one.card.id(), is_lost)
+            {
                 self.close(&one, Lost::Channel);
             }
         }
     }
 
-    fn residents_of(&self, is_theirs: impl Fn(&Credentials) -> bool) -> Vec<Rc<Resident>> {
+    fn residents_of(&self, is_theirs: impl Fn(&Rc<Credentials>) -> bool) -> Vec<Rc<Resident>> {
         let residents = self.residents.borrow();
-        let theirs = residents.values().filter(|resident| {
-            let user = resident.user.take();
-            let is_one = user.as_deref().is_some_and(&is_theirs);
-            resident.user.set(user);
-            is_one
-        });
+        let theirs = residents
+            .values()
+            .filter(|resident| resident.is_user(&is_theirs));
         theirs.cloned().collect()
     }
 
-    fn subscribers_of(&self, is_theirs: impl Fn(&Credentials) -> bool) -> Vec<Rc<Resident>> {
+    fn subscribers_of(&self, is_theirs: impl Fn(&Rc<Credentials>) -> bool) -> Vec<Rc<Resident>> {
         let mut theirs = self.residents_of(is_theirs);
         theirs.retain(|one| one.card.has(Flag::Pubsub));
         theirs

@@ -2,6 +2,10 @@
 
 use crate::harness::{Client, Redis, Respool, Value, encode, eventually};
 
+const DELAYED: &str = "respool_bounds_reached_total{bound=\"auth_delayed\"}";
+
+const REFUSED: &str = "respool_bounds_reached_total{bound=\"auth_waiting\"}";
+
 /// Clients of this address wait for most of a minute between two of their attempts.
 const SLOWED: &str = "127.0.0.3";
 
@@ -157,4 +161,93 @@ fn who_waits_is_looked_at_again_when_a_reload_knows_its_password() {
         .map(|client| client.reply() == Value::ok());
     let taken = taken.filter(|taken| *taken).count();
     assert!(taken >= 60, "{taken}");
+}
+
+/// So many clients of [`SLOWED`] that have shown something nobody has looked at yet, and `but` that have been answered.
+fn waiting_of_slowed(respool: &Respool, count: usize, but: usize) -> Vec<Client> {
+    let before = respool.metric_or_zero(DELAYED);
+    let mut clients: Vec<Client> = (0..count).map(|_| respool.client_from(SLOWED)).collect();
+    for (number, client) in clients.iter_mut().enumerate() {
+        client.send(encode(&[
+            "AUTH",
+            "app",
+            &format!("{}-{number}", "x".repeat(8_000)),
+        ]));
+    }
+    eventually(
+        || respool.metric_or_zero(DELAYED) >= before + (count - but) as f64,
+        "they wait",
+    );
+    clients
+}
+
+#[test]
+fn who_has_left_gives_up_its_turn_to_those_who_are_there() {
+    let redis = Redis::start(&[]);
+    let with = |passwords: &str| {
+        Respool::with(&redis)
+            .top("workers = 1")
+            .section("[auth]\nmode = \"proxy\"\nfree_failures = 0\nmax_failure_delay = \"1h\"")
+            .section(&format!("[[auth.user]]\nname = \"app\"\n{passwords}"))
+    };
+    let respool = with("password = \"old\"").start();
+    // From the first, which is wrong, on the turns of the others come ever later.
+    for end in [drop as fn(Client), Client::abort, drop] {
+        waiting_of_slowed(&respool, 95, 5).into_iter().for_each(end);
+        eventually(
+            || respool.clients_of("default") == 0,
+            "those who left while they waited are gone",
+        );
+    }
+    // So that nobody of another 95 is refused, nor who comes behind them.
+    let _stay = waiting_of_slowed(&respool, 95, 5);
+    let before = respool.metric(DELAYED);
+    let mut right = respool.client_from(SLOWED);
+    right.send(encode(&["AUTH", "app", "new"]));
+    eventually(|| respool.metric(DELAYED) > before, "it waits");
+    assert_eq!(respool.metric_or_zero(REFUSED), 0.0);
+    respool.reload(&with("password = \"new\""));
+    assert_eq!(right.reply(), Value::ok());
+}
+
+#[test]
+fn who_leaves_behind_attempts_that_a_stalled_server_does_not_answer_is_gone() {
+    let redis = Redis::start(&[]);
+    let respool = Respool::with(&redis)
+        .top("workers = 1")
+        .upstream("reply_timeout = \"60s\"")
+        .section("[auth]\nmax_attempts_in_flight = 4")
+        .start();
+    respool.client().ping();
+    redis.pause();
+    let waiting = waiting_of_slowed(&respool, 200, 4);
+    drop(waiting);
+    eventually(
+        || respool.clients_of("default") <= 4,
+        "only whose attempt is at the server is waited for",
+    );
+    redis.resume();
+    eventually(|| respool.clients_of("default") == 0, "nobody is left");
+    assert_eq!(respool.metric_or_zero(REFUSED), 0.0);
+}
+
+#[test]
+fn who_has_only_finished_sending_has_its_turn_within_the_grace() {
+    let redis = Redis::start(&[]);
+    let with = |passwords: &str| {
+        Respool::with(&redis)
+            .top("workers = 1")
+            .limits("half_closed_grace = \"10m\"")
+            .section("[auth]\nmode = \"proxy\"\nfree_failures = 0\nmax_failure_delay = \"1h\"")
+            .section(&format!("[[auth.user]]\nname = \"app\"\n{passwords}"))
+    };
+    let respool = with("password = \"old\"").start();
+    let _others = waiting_of_slowed(&respool, 60, 10);
+    let before = respool.metric_or_zero(DELAYED);
+    let mut finished = respool.client_from(SLOWED);
+    finished.send([encode(&["AUTH", "app", "new"]), encode(&["PING"])].concat());
+    finished.finish_sending();
+    eventually(|| respool.metric_or_zero(DELAYED) > before, "it waits");
+    respool.reload(&with("password = \"new\""));
+    assert_eq!(finished.read_to_end(), b"+OK\r\n+PONG\r\n");
 }

@@ -1,9 +1,13 @@
 //! A user that is deleted, or loses a channel: its clients end as they do at the server, whatever they are doing, and nobody
 //! else's.
 
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
-use crate::harness::{Client, Redis, Respool, Value, encode, eventually, needs, show};
+use crate::harness::{
+    Act, Client, Redis, Respool, Scripted, Value, encode, eventually, needs, show,
+};
 
 const OWN: &str = "username = \"own\"\npassword = \"pw\"";
 
@@ -202,4 +206,122 @@ fn subscribers_that_are_respools_own_user_end_when_it_loses_their_channel() {
     );
     let patience = Duration::from_secs(60);
     assert_eq!(stays.reply_within(patience), Some(message("c", "m")));
+}
+
+const WRONG: &str = "-WRONGPASS invalid username-password pair or user is disabled.\r\n";
+
+/// A server that tells respool nothing of its users. When `is_changed`, it takes `ann one` no more.
+struct Changing {
+    server: Scripted,
+    is_changed: Arc<AtomicBool>,
+    /// It is asked about `ann one` since, and answers when it is let.
+    asked: Arc<AtomicUsize>,
+    may_answer: Arc<AtomicBool>,
+    /// It answers `ann two` and `ann three` when it is let: that one is right, and the other wrong.
+    may_judge: Arc<AtomicBool>,
+}
+
+impl Changing {
+    fn start() -> Self {
+        let flag = || Arc::new(AtomicBool::new(false));
+        let (is_changed, may_answer, may_judge) = (flag(), flag(), flag());
+        let asked = Arc::new(AtomicUsize::new(0));
+        let its = (
+            Arc::clone(&is_changed),
+            Arc::clone(&asked),
+            Arc::clone(&may_answer),
+            Arc::clone(&may_judge),
+        );
+        let server = Scripted::start(move |words| {
+            let (is_changed, asked, may_answer, may_judge) = &its;
+            let words: Vec<&str> = words.iter().map(String::as_str).collect();
+            match words.as_slice() {
+                ["acl", ..] => Act::Say("-NOPERM this user has no permissions\r\n"),
+                ["auth", "ann", "one"] if is_changed.load(Ordering::SeqCst) => {
+                    asked.fetch_add(1, Ordering::SeqCst);
+                    Act::SayWhen(Arc::clone(may_answer), WRONG)
+                }
+                ["auth", "ann", "two"] => Act::SayWhen(Arc::clone(may_judge), "+OK\r\n"),
+                ["auth", "ann", "three"] => Act::SayWhen(Arc::clone(may_judge), WRONG),
+                _ => Act::Usual,
+            }
+        });
+        Self {
+            server,
+            is_changed,
+            asked,
+            may_answer,
+            may_judge,
+        }
+    }
+
+    fn respool(&self) -> Respool {
+        Respool::before(self.server.addr())
+            .top("workers = 1")
+            .upstream(&format!("{OWN}\nmax_connections = 12"))
+            .section(PASSED_THROUGH)
+            .start()
+    }
+
+    /// From here on `ann one` is wrong, and the server has just been asked about it.
+    fn change(&self) {
+        self.is_changed.store(true, Ordering::SeqCst);
+        self.is_asked(1);
+    }
+
+    fn is_asked(&self, times: usize) {
+        let asked = || self.asked.load(Ordering::SeqCst);
+        eventually(|| asked() >= times, "the server is asked");
+    }
+}
+
+/// What the watch of users closes is counted.
+const CLOSED: &str =
+    "respool_client_disconnects_total{group=\"default\",reason=\"permission_lost\"}";
+
+#[test]
+fn who_has_shown_the_password_that_holds_before_the_old_one_is_judged_stays() {
+    let ann = Changing::start();
+    let respool = ann.respool();
+    let mut client = respool.client();
+    let mut other = respool.client();
+    for client in [&mut client, &mut other] {
+        assert_eq!(client.cmd(&["AUTH", "ann", "one"]), Value::ok());
+    }
+    ann.change();
+    ann.may_judge.store(true, Ordering::SeqCst);
+    assert_eq!(client.cmd(&["AUTH", "ann", "two"]), Value::ok());
+    ann.may_answer.store(true, Ordering::SeqCst);
+    // Who has not is closed by the same look.
+    assert_ends(&mut other, "it shows the old one");
+    assert_eq!(respool.metric(CLOSED), 1.0);
+    client.ping();
+}
+
+#[test]
+fn who_is_about_to_show_the_password_that_holds_is_closed_only_if_it_is_not_taken() {
+    for (shown, is_taken) in [("two", true), ("three", false)] {
+        let ann = Changing::start();
+        let respool = ann.respool();
+        let mut client = respool.client();
+        assert_eq!(client.cmd(&["AUTH", "ann", "one"]), Value::ok());
+        ann.change();
+        client.send(encode(&["AUTH", "ann", shown]));
+        eventually(
+            || respool.metric("respool_client_commands_total") >= 2.0,
+            "it is on its way",
+        );
+        ann.may_answer.store(true, Ordering::SeqCst);
+        // By the second question the answer to the first has been gone by.
+        ann.is_asked(2);
+        assert_eq!(respool.metric_or_zero(CLOSED), 0.0);
+        ann.may_judge.store(true, Ordering::SeqCst);
+        if is_taken {
+            assert_eq!(client.reply(), Value::ok());
+            client.ping();
+        } else {
+            assert_eq!(show(&client.read_to_end()), show(WRONG.as_bytes()));
+            eventually(|| respool.metric_or_zero(CLOSED) >= 1.0, "it is counted");
+        }
+    }
 }

@@ -17,6 +17,8 @@ pub(crate) enum Act {
     Say(&'static str),
     /// Answers this where nothing has arrived with the command, and nothing where something has.
     SayAlone(&'static str),
+    /// Answers this once the flag is up.
+    SayWhen(Arc<AtomicBool>, &'static str),
     /// Answers this and ends the connection.
     SayAndClose(&'static str),
 }
@@ -114,6 +116,12 @@ impl Stage {
                     Act::Say(text) => (text.to_owned(), false),
                     Act::SayAlone(text) if is_alone => (text.to_owned(), false),
                     Act::SayAlone(_) => (String::new(), false),
+                    Act::SayWhen(flag, text) => {
+                        while !flag.load(Ordering::SeqCst) && !self.is_over.load(Ordering::SeqCst) {
+                            std::thread::park_timeout(Duration::from_millis(2));
+                        }
+                        (text.to_owned(), false)
+                    }
                     Act::SayAndClose(text) => (text.to_owned(), true),
                 };
                 if stream.write_all(answer.as_bytes()).is_err() || is_last {

@@ -285,3 +285,29 @@ fn who_has_only_finished_sending_is_served_when_a_busy_server_has_time() {
     assert_eq!(replies, b"+OK\r\n+OK\r\n+OK\r\n$1\r\n2\r\n");
     assert_eq!(busy.reply(), Value::ok());
 }
+
+#[test]
+fn an_upload_whose_client_left_while_others_had_all_places_for_uploads_never_runs() {
+    let redis = Redis::start(&[]);
+    let respool = Respool::with(&redis)
+        .upstream(&format!(
+            "borrow_timeout = \"{LONG}\"\nmax_connections = 4\nshared_connections = 1\nmax_shared_request = \"1KiB\""
+        ))
+        .limits("upload_patience = \"1h\"\nrequest_stall_timeout = \"0s\"\nmax_client_read_ahead = \"1MiB\"")
+        .start();
+    // There is one place for an upload: this one takes it and goes no further. More than is gathered even where it comes slowly.
+    let large = "x".repeat(400_000);
+    let upload = encode(&["APPEND", "counted", &large]);
+    let mut holder = respool.client();
+    holder.send(&upload[..300_000]);
+    eventually(
+        || respool.metric_or_zero("respool_pins_total{reason=\"large_request\"}") >= 1.0,
+        "the upload has begun",
+    );
+    for end in [Client::abort as fn(Client), drop] {
+        end(waiting(&respool, &upload));
+    }
+    all_places_are_back(&respool, 1);
+    holder.send(&upload[300_000..]);
+    assert_eq!(holder.reply(), Value::Int(400_000), "nobody else's has run");
+}

@@ -1,0 +1,96 @@
+//! A client that authenticates anew while the server is asked whether it takes what the client has shown before: the answer is
+//! about a password that the client may just be leaving behind, and closes it only where the new one is not taken.
+
+use std::cell::Cell;
+use std::rc::Rc;
+
+use super::site::{Resident, Site};
+
+/// Where a client stands that shows a user and a password.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub(super) enum LoginState {
+    /// It shows nothing now.
+    #[default]
+    Settled,
+    /// It has shown something that nobody has judged yet.
+    UnderWay,
+    /// The same, and the server takes no more what it has shown before.
+    LastHope,
+}
+
+/// The state of one client's login.
+#[derive(Debug, Default)]
+pub(super) struct LoginCell(Cell<LoginState>);
+
+impl LoginCell {
+    /// The server takes no more what the client has shown before. True: it is closed now; else, when it shows something that is
+    /// not taken either.
+    pub(super) fn is_lost_now(&self) -> bool {
+        let is_settled = self.0.get() == LoginState::Settled;
+        if !is_settled {
+            self.0.set(LoginState::LastHope);
+        }
+        is_settled
+    }
+
+    fn begin(&self) {
+        self.0.set(LoginState::UnderWay);
+    }
+
+    /// What the client has shown is taken.
+    pub(super) fn is_taken(&self) {
+        self.0.set(LoginState::Settled);
+    }
+
+    /// The login is over, whatever came of it. True: it was the client's last hope.
+    fn end(&self) -> bool {
+        self.0.take() == LoginState::LastHope
+    }
+}
+
+/// A login, until it is dropped: from the moment in which it is shown to the one in which its reply is written.
+pub(super) struct LoginUnderWay {
+    site: Rc<Site>,
+    resident: Rc<Resident>,
+}
+
+impl LoginUnderWay {
+    /// The client shows a user and a password.
+    pub(super) fn begin(site: &Rc<Site>, resident: &Rc<Resident>) -> Self {
+        resident.login.begin();
+        Self {
+            site: Rc::clone(site),
+            resident: Rc::clone(resident),
+        }
+    }
+}
+
+impl Drop for LoginUnderWay {
+    fn drop(&mut self) {
+        if self.resident.login.end() {
+            self.site.close_without_password(&self.resident);
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn who_shows_another_password_meanwhile_is_lost_only_with_that() {
+        let login = LoginCell::default();
+        assert!(login.is_lost_now(), "it shows nothing else");
+        assert!(!login.end());
+        login.begin();
+        assert!(!login.is_lost_now() && !login.is_lost_now());
+        assert!(login.end(), "the other one was not taken");
+        assert!(!login.end());
+        login.begin();
+        assert!(!login.is_lost_now());
+        login.is_taken();
+        assert!(!login.end(), "the other one holds");
+        login.begin();
+        assert!(!login.end(), "nobody has asked");
+    }
+}
