@@ -12,6 +12,33 @@ const SLOWED: &str = "127.0.0.3";
 /// The password that the server takes.
 const RIGHT: &str = "right-314";
 
+/// Clients from [`SLOWED`], so many of each worker, that show wrong passwords at once. Twelve of each worker are on their way before
+/// anything is known of any of them, and are told; of the rest a hundred may wait.
+fn slowed_by(
+    redis: &Redis,
+    respool: &Respool,
+    (workers, each): (usize, usize),
+    shows: impl Fn(usize) -> Vec<u8>,
+) -> Vec<Client> {
+    redis.pause();
+    let mut wrong: Vec<Client> = (0..each * workers)
+        .map(|_| respool.client_from(SLOWED))
+        .collect();
+    for (number, client) in wrong.iter_mut().enumerate() {
+        client.send(shows(number));
+    }
+    let waiting = (each - 12).min(100) * workers;
+    let delayed = || respool.metric_or_zero("respool_bounds_reached_total{bound=\"auth_delayed\"}");
+    eventually(|| delayed() >= waiting as f64, "the rest wait");
+    redis.resume();
+    let mut told = || {
+        let told = wrong.iter_mut().map(Client::has_reply);
+        told.filter(|told| *told).count()
+    };
+    eventually(|| told() >= 12 * workers, "twelve of each worker are told");
+    wrong
+}
+
 #[test]
 fn who_waits_with_what_another_is_served_by_since_then_waits_no_longer() {
     let redis = Redis::start(&[]);
@@ -26,26 +53,11 @@ fn who_waits_with_what_another_is_served_by_since_then_waits_no_longer() {
             )
             .start();
         respool.client_from("127.0.0.2").cmd(&["PING"]);
-        // Twelve of each worker are on their way before anything is known of any of them, and the rest wait.
-        redis.pause();
-        let mut wrong: Vec<Client> = (0..20 * workers)
-            .map(|_| respool.client_from(SLOWED))
-            .collect();
-        for (number, client) in wrong.iter_mut().enumerate() {
-            client.send(encode(&["AUTH", &format!("guess-{number}")]));
-        }
+        let _wrong = slowed_by(&redis, &respool, (workers, 20), |number| {
+            encode(&["AUTH", &format!("guess-{number}")])
+        });
         let delayed =
             || respool.metric_or_zero("respool_bounds_reached_total{bound=\"auth_delayed\"}");
-        eventually(|| delayed() >= (8 * workers) as f64, "the rest wait");
-        redis.resume();
-        let mut told = || {
-            wrong
-                .iter_mut()
-                .map(Client::has_reply)
-                .filter(|told| *told)
-                .count()
-        };
-        eventually(|| told() >= 12 * workers, "twelve of each worker are told");
         let mut right: Vec<Client> = (0..54).map(|_| respool.client_from(SLOWED)).collect();
         for client in &mut right {
             client.send(encode(&["AUTH", RIGHT]));
@@ -78,24 +90,9 @@ fn with_many_waiting(redis: &Redis, workers: usize) -> (Respool, Vec<Client>) {
         )
         .start();
     respool.client_from("127.0.0.2").cmd(&["PING"]);
-    redis.pause();
-    let mut wrong: Vec<Client> = (0..130 * workers)
-        .map(|_| respool.client_from(SLOWED))
-        .collect();
-    for (number, client) in wrong.iter_mut().enumerate() {
-        client.send(encode(&["AUTH", "app", &format!("old-{number}")]));
-    }
-    let delayed = || respool.metric_or_zero("respool_bounds_reached_total{bound=\"auth_delayed\"}");
-    eventually(
-        || delayed() >= (100 * workers) as f64,
-        "a hundred of each worker wait",
-    );
-    redis.resume();
-    let mut told = || {
-        let told = wrong.iter_mut().map(Client::has_reply);
-        told.filter(|told| *told).count()
-    };
-    eventually(|| told() >= 12 * workers, "twelve of each worker are told");
+    let wrong = slowed_by(redis, &respool, (workers, 130), |number| {
+        encode(&["AUTH", "app", &format!("old-{number}")])
+    });
     (respool, wrong)
 }
 

@@ -143,6 +143,19 @@ fn who_is_refused_by_a_busy_server_is_as_it_was() {
     assert_eq!(client.cmd(&["CLIENT", "GETNAME"]).text(), expected);
 }
 
+/// Makes the server a replica without its primary, which may not serve stale data. Returns what it answers to a GET from then on.
+fn loses_its_primary(redis: &Redis) -> Value {
+    for line in [
+        "CONFIG SET replica-serve-stale-data no",
+        "REPLICAOF 127.0.0.1 1",
+    ] {
+        assert_eq!(redis.cmd(&words(line)), Value::ok());
+    }
+    let direct = redis.cmd(&["GET", "k"]);
+    assert!(direct.text().starts_with("MASTERDOWN"), "{direct:?}");
+    direct
+}
+
 #[test]
 fn a_replica_without_its_primary_says_so_where_respool_is_not_connected() {
     let redis = Redis::start(&[]);
@@ -152,14 +165,7 @@ fn a_replica_without_its_primary_says_so_where_respool_is_not_connected() {
         .start();
     let mut client = respool.client();
     client.ping();
-    for line in [
-        "CONFIG SET replica-serve-stale-data no",
-        "REPLICAOF 127.0.0.1 1",
-    ] {
-        assert_eq!(redis.cmd(&words(line)), Value::ok());
-    }
-    let direct = redis.cmd(&["GET", "k"]);
-    assert!(direct.text().starts_with("MASTERDOWN"), "{direct:?}");
+    let direct = loses_its_primary(&redis);
     // New connections of respool's are told so, too.
     let killed = redis.cmd(&["CLIENT", "KILL", "TYPE", "normal", "SKIPME", "yes"]);
     assert!(killed.int() > 0);
@@ -215,14 +221,7 @@ fn a_replica_without_its_primary_says_so_to_who_waits_for_a_connection_of_its_ow
             .start();
         let mut client = respool.client();
         client.ping();
-        for line in [
-            "CONFIG SET replica-serve-stale-data no",
-            "REPLICAOF 127.0.0.1 1",
-        ] {
-            assert_eq!(redis.cmd(&words(line)), Value::ok());
-        }
-        let direct = redis.cmd(&["GET", "k"]);
-        assert!(direct.text().starts_with("MASTERDOWN"), "{direct:?}");
+        let direct = loses_its_primary(&redis);
         // Redis 6.2 takes a new connection all the same: it is lent, and answers as directly.
         let answers = [direct, redis.client().cmd(&words(line))];
         let told = client.cmd(&words(line));

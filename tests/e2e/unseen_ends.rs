@@ -63,22 +63,23 @@ fn a_debugger_that_idles_keeps_nobody_from_being_lent_a_connection() {
     assert_eq!(redis.cmd(&["EXISTS", "k"]), Value::Int(0));
 }
 
-#[test]
-fn whoever_may_not_list_clients_waits_for_the_debugger_to_leave() {
-    needs!("ACL SETUSER somebody -client|list");
-    let redis = Redis::start(&[]);
+/// One whose own user may not list clients, and the file of its password.
+fn that_may_not_list(redis: &Redis, upstream: &str) -> (Respool, tempfile::NamedTempFile) {
     let user = "ACL SETUSER own on >secret ~* &* +@all -client|list";
     let user: Vec<&str> = user.split(' ').collect();
     assert_eq!(redis.cmd(&user), Value::ok());
     let mut password = tempfile::NamedTempFile::new().expect("a file");
     password.write_all(b"secret").expect("it is written");
-    let respool = with_two_pins(
-        &redis,
-        &format!(
-            "borrow_timeout = \"4s\"\nusername = \"own\"\npassword_file = {:?}",
-            password.path()
-        ),
-    );
+    let path = password.path();
+    let own = format!("{upstream}\nusername = \"own\"\npassword_file = {path:?}");
+    (with_two_pins(redis, &own), password)
+}
+
+#[test]
+fn whoever_may_not_list_clients_waits_for_the_debugger_to_leave() {
+    needs!("ACL SETUSER somebody -client|list");
+    let redis = Redis::start(&[]);
+    let (respool, _password) = that_may_not_list(&redis, "borrow_timeout = \"4s\"");
     open_both(&respool);
     let idle = debugging(redis.client()).expect("directly");
     for _ in 0..2 {
@@ -199,17 +200,9 @@ fn a_worker_that_has_no_connection_left_is_helped_by_another() {
 fn whoever_may_not_list_clients_is_served_by_what_may_be_lent() {
     needs!("ACL SETUSER somebody -client|list");
     let redis = Redis::start(&[]);
-    let user = "ACL SETUSER own on >secret ~* &* +@all -client|list";
-    let user: Vec<&str> = user.split(' ').collect();
-    assert_eq!(redis.cmd(&user), Value::ok());
-    let mut password = tempfile::NamedTempFile::new().expect("a file");
-    password.write_all(b"secret").expect("it is written");
-    let respool = with_two_pins(
+    let (respool, _password) = that_may_not_list(
         &redis,
-        &format!(
-            "reply_timeout = \"500ms\"\nping_interval = \"100ms\"\nusername = \"own\"\npassword_file = {:?}",
-            password.path()
-        ),
+        "reply_timeout = \"500ms\"\nping_interval = \"100ms\"",
     );
     respool.client().ping();
     let saving = Saving::start(&redis);
