@@ -38,9 +38,8 @@ fn may_go_unseen(reason: PinReason, request: &Request<'_>) -> bool {
 /// Whether respool answers a request that goes this way, and not the server.
 fn is_answered_here(route: &Route, request: &Request<'_>) -> bool {
     match route {
-        Route::Local(local) => !matches!(local, Local::Quit | Local::Reset),
+        Route::Local(_) | Route::Refused(_) => true,
         Route::Pinned(reason) => !may_go_unseen(*reason, request),
-        Route::Refused(_) => true,
         _ => false,
     }
 }
@@ -62,12 +61,12 @@ impl Client {
             return Next::Wait;
         }
         // What is answered here has its place behind what the server has still to answer, and by then it is known whether the client
-        // is subscribed. Inside MULTI the server answers.
+        // is subscribed. Inside MULTI the server answers, but to what ends it.
+        let ends_multi = matches!(routed.route, Route::Local(Local::Quit | Local::Reset));
         if is_answered_here(&routed.route, request)
-            && (subscribed || !self.pin_use.in_multi)
-            && let Some(told) = link.ask_for_place()
+            && (subscribed || !self.pin_use.in_multi || ends_multi)
+            && self.waits_for_place()
         {
-            self.wait = Wait::Task(Box::pin(async move { Done::Placed(told.await.is_ok()) }));
             return Next::Wait;
         }
         self.count(1, routed.command);
@@ -98,6 +97,17 @@ impl Client {
             _ => link.send_more(request.bytes()),
         }
         Next::Used(request.bytes().len())
+    }
+
+    /// Whether the server has still to answer what was sent amid messages, before which nothing of respool's own may come: that is
+    /// waited for then, however long it takes, and the request at hand is looked at again.
+    pub(super) fn waits_for_place(&mut self) -> bool {
+        let link = self.pin.as_ref().map(|pin| pin.link());
+        let Some(told) = link.and_then(|link| link.ask_for_place()) else {
+            return false;
+        };
+        self.wait = Wait::Task(Box::pin(async move { Done::Placed(told.await.is_ok()) }));
+        true
     }
 
     /// Answers with an error; inside MULTI the server does, so that EXEC fails.

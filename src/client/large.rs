@@ -330,6 +330,9 @@ impl Client {
 
     /// A request that has to be seen whole measures more than is gathered of it.
     fn too_large(&mut self) -> Next {
+        if self.waits_for_place() {
+            return Next::Wait;
+        }
         self.site.thread.counters.bound(Bound::Request).add(1);
         let most = self.gathered_bytes();
         self.end_for_protocol(&error(&format!(

@@ -96,6 +96,9 @@ impl Client {
                 Scan::Violation(violation) => {
                     self.send_run(data, &mut run);
                     self.violate(violation);
+                    if self.ending.is_none() {
+                        break;
+                    }
                     at = data.len();
                 }
                 Scan::Incomplete => {
@@ -507,7 +510,10 @@ impl Client {
     fn inline(&mut self, text: &[u8], learned: Option<&Learned>) -> Next {
         let Ok(words) = split_inline(text) else {
             self.violate(Violation::UnbalancedQuotes);
-            return Next::Used(0);
+            return match self.ending {
+                Some(_) => Next::Used(0),
+                None => Next::Wait,
+            };
         };
         let Some(name) = words.first() else {
             return Next::Used(0);
@@ -530,8 +536,12 @@ impl Client {
         self.end_for_protocol(&violation.reply());
     }
 
-    /// Ends the client behind `reply`, which says what is wrong with what it has sent.
+    /// Ends the client behind `reply`, which says what is wrong with what it has sent; not yet where the server has still to answer
+    /// what stands before that.
     pub(super) fn end_for_protocol(&mut self, reply: &[u8]) {
+        if self.waits_for_place() {
+            return;
+        }
         // Like Redis, not a word to a client that wants none.
         if self.session.reply != crate::session::ReplyMode::Off {
             self.outlet.own_reply(reply);

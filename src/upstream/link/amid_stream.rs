@@ -17,9 +17,9 @@ impl Link {
     }
 
     /// Asks to be told when all has come that answers what was sent amid the stream. `None`: nothing that was sent since the server
-    /// last told so is unanswered. Not to be used inside MULTI, which fails by it.
+    /// last told so is unanswered, or the connection carries no stream any more. An open MULTI fails by it.
     pub fn ask_for_place(&self) -> Option<oneshot::Receiver<Vec<u8>>> {
-        if !self.has_unplaced.take() {
+        if !self.has_unplaced.take() || !self.is_raw() || !self.is_alive() {
             return None;
         }
         let (tell, told) = oneshot::channel();
