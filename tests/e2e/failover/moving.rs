@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 
 use super::{assert_undisturbed, idle_clients, last_failover, losses};
 use crate::harness::{
-    Client, Pki, Redis, Respool, Value, encode, eventually, eventually_some, needs,
+    Client, Pki, Redis, Respool, Value, encode, eventually, eventually_some, free_port_where, needs,
 };
 
 const NAME: &str = "redis.example.com";
@@ -51,16 +51,14 @@ impl Names {
 
 /// Two servers on the same port of two addresses.
 fn two() -> (Redis, Redis) {
-    loop {
-        let port = rand::random_range(10_000..32_000);
-        let is_free = |host: &str| std::net::TcpListener::bind((host, port)).is_ok();
-        if is_free("127.0.0.1") && is_free("127.0.0.2") {
-            return (
-                Redis::start_at("127.0.0.1", port, &[]),
-                Redis::start_at("127.0.0.2", port, &[]),
-            );
-        }
-    }
+    let hosts = ["127.0.0.1", "127.0.0.2"];
+    let is_free = |port| {
+        let listens = |host: &str| std::net::TcpListener::bind((host, port)).is_ok();
+        hosts.into_iter().all(listens)
+    };
+    let port = free_port_where(is_free);
+    let [first, second] = hosts.map(|host| Redis::start_at(host, port, &[]));
+    (first, second)
 }
 
 fn connections_of_respool(redis: &Redis) -> usize {

@@ -64,7 +64,7 @@ pub(crate) use client::{Client, encode};
 pub(crate) use kernel::{SocketWatch, is_open_at, sockets_at};
 pub(crate) use pipe::Pipe;
 pub(crate) use pki::{Pair, Pki};
-pub(crate) use ports::free_port;
+pub(crate) use ports::{free_port, free_port_where};
 pub(crate) use redis::{ConnectionWatch, Redis};
 pub(crate) use respool::{Respool, Settings};
 pub(crate) use scripted::{Act, Scripted};
