@@ -11,7 +11,7 @@ use rustls::pki_types::pem::PemObject as _;
 use rustls::pki_types::{CertificateDer, PrivateKeyDer};
 use rustls::{ServerConfig, ServerConnection, StreamOwned};
 
-use crate::harness::{Client, Pki, Redis, Respool, Value, encode, eventually, lock};
+use crate::harness::{Client, Pki, Redis, Respool, Value, encode, eventually, lock, uninterrupted};
 
 /// A server on which respool is the user `respool` with these passwords, and `ann` is a client's.
 fn server(passwords: &[&str]) -> Redis {
@@ -352,7 +352,7 @@ fn request_of(stream: &mut dyn ReadWrite) -> String {
                 return text;
             }
         }
-        match stream.read(&mut piece) {
+        match uninterrupted(|| stream.read(&mut piece)) {
             Ok(0) | Err(_) => return text,
             Ok(read) => request.extend_from_slice(&piece[..read]),
         }

@@ -11,7 +11,7 @@ use rustls::pki_types::pem::PemObject as _;
 use rustls::pki_types::{CertificateDer, PrivateKeyDer, ServerName};
 use rustls::{ClientConfig, ClientConnection, ServerConfig, ServerConnection};
 
-use crate::harness::{Client, Pair, Pki, Redis, Respool, Value, encode, eventually};
+use crate::harness::{Client, Pair, Pki, Redis, Respool, Value, encode, eventually, uninterrupted};
 
 /// `upstream.tls` with the test's authority and `more`.
 pub(crate) fn upstream_tls(pki: &Pki, more: &str) -> String {
@@ -184,7 +184,7 @@ fn a_server_that_answers_tls_with_plain_bytes_is_quoted() {
     let address = scripted(|mut socket| {
         let _ = socket.write_all(b"-ERR max number of clients reached\r\n");
         let _ = socket.shutdown(Shutdown::Write);
-        let _ = socket.read(&mut [0; 4096]);
+        let _ = uninterrupted(|| socket.read(&mut [0; 4096]));
     });
     let pki = Pki::new();
     let text = refused(&address, &upstream_tls(&pki, ""), "plain bytes");
@@ -198,7 +198,7 @@ fn a_server_that_answers_tls_with_plain_bytes_is_quoted() {
 #[test]
 fn a_server_that_hangs_up_on_tls_is_said_to() {
     let address = scripted(|mut socket| {
-        let _ = socket.read(&mut [0; 4096]);
+        let _ = uninterrupted(|| socket.read(&mut [0; 4096]));
     });
     let pki = Pki::new();
     let text = refused(
@@ -231,7 +231,10 @@ fn a_server_that_is_silent_behind_tls_is_told_from_one_without() {
             }
         }
         // Reads and says nothing.
-        while !matches!(socket.read(&mut [0; 4096]), Ok(0) | Err(_)) {}
+        while !matches!(
+            uninterrupted(|| socket.read(&mut [0; 4096])),
+            Ok(0) | Err(_)
+        ) {}
     });
     let more = "handshake_timeout = \"60s\"";
     let upstream = format!(

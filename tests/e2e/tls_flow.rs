@@ -9,7 +9,7 @@ use std::sync::{Arc, Condvar, Mutex};
 use rustls::ClientConnection;
 use rustls::pki_types::ServerName;
 
-use crate::harness::{PATIENCE, Pki, Redis, Respool, Value, encode, eventually};
+use crate::harness::{PATIENCE, Pki, Redis, Respool, Value, encode, eventually, uninterrupted};
 use crate::tls::{both_sides, listener_tls, upstream_tls};
 
 #[test]
@@ -38,7 +38,7 @@ fn records_may_come_byte_by_byte() {
         }
         let mut byte = [0];
         assert_eq!(
-            socket.read(&mut byte).expect("an answer"),
+            uninterrupted(|| socket.read(&mut byte)).expect("an answer"),
             1,
             "the connection ended"
         );
@@ -153,7 +153,10 @@ fn a_drain_says_goodbye_through_tls() {
     let mut shaking = respool.client();
     respool.terminate();
     // An end without a goodbye would be an error here.
-    assert_eq!(tls.read(&mut [0; 1]).expect("a goodbye"), 0);
+    assert_eq!(
+        uninterrupted(|| tls.read(&mut [0; 1])).expect("a goodbye"),
+        0
+    );
     shaking.expect_end();
     assert!(respool.wait().success());
 }
@@ -240,7 +243,7 @@ fn bridge(path: &Path, address: String, gate: &Arc<Gate>) {
                 let mut piece = [0; 4096];
                 loop {
                     gate.pass();
-                    let Ok(read @ 1..) = forth.0.read(&mut piece) else {
+                    let Ok(read @ 1..) = uninterrupted(|| forth.0.read(&mut piece)) else {
                         return;
                     };
                     if forth.1.write_all(&piece[..read]).is_err() {

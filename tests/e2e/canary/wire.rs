@@ -5,7 +5,7 @@ use std::net::{SocketAddr, TcpStream};
 use std::time::Duration;
 
 use super::bird::is_refusal;
-use crate::harness::{PATIENCE, Unparsed, Value, encode, show};
+use crate::harness::{PATIENCE, Unparsed, Value, encode, show, uninterrupted};
 
 /// The connection ended.
 #[derive(Debug)]
@@ -105,7 +105,7 @@ impl Wire {
             self.used = 0;
         }
         let mut chunk = [0; 16 * 1024];
-        match self.stream.read(&mut chunk) {
+        match uninterrupted(|| self.stream.read(&mut chunk)) {
             Ok(0) => Err(Gone),
             Ok(count) => {
                 self.buffer.extend_from_slice(&chunk[..count]);
@@ -135,7 +135,7 @@ impl Wire {
     pub(super) fn read_within(&mut self, limit: Duration) -> Result<(), Gone> {
         self.set_read_timeout(limit);
         let mut byte = [0];
-        let peeked = self.stream.peek(&mut byte);
+        let peeked = uninterrupted(|| self.stream.peek(&mut byte));
         self.set_read_timeout(PATIENCE);
         match peeked {
             Err(e) if is_timeout(&e) => Ok(()),

@@ -11,8 +11,8 @@ use rustls::pki_types::ServerName;
 use rustls::{ClientConfig, ClientConnection, HandshakeKind, StreamOwned};
 use socket2::{Domain, Socket, Type};
 
-use super::PATIENCE;
 use super::value::{Unparsed, Value, show};
+use super::{PATIENCE, uninterrupted};
 
 /// One connection, direct or through respool.
 ///
@@ -370,11 +370,11 @@ impl Client {
         self.stream.set_read_timeout(wait)?;
         // On the stack, so that thousands of idle clients cost the test little.
         let mut chunk = [0; 16 * 1024];
-        let count = match &mut self.stream {
-            Stream::Tcp(s) => s.read(&mut chunk)?,
-            Stream::Unix(s) => s.read(&mut chunk)?,
-            Stream::Tls(s) => s.read(&mut chunk)?,
-        };
+        let count = uninterrupted(|| match &mut self.stream {
+            Stream::Tcp(s) => s.read(&mut chunk),
+            Stream::Unix(s) => s.read(&mut chunk),
+            Stream::Tls(s) => s.read(&mut chunk),
+        })?;
         self.buffer.extend_from_slice(&chunk[..count]);
         Ok(count)
     }

@@ -40,6 +40,8 @@
 //! ```
 //!
 //! - **No hangs**: every read, write and wait gives up after [`PATIENCE`] with a panic that says what was awaited.
+//! - **No signals**: a process that is stopped and goes on, or frozen with its machine, takes nothing for the end of a
+//!   connection; see [`uninterrupted`].
 //! - **No sleeps**: wait for a condition with [`eventually`]; it is the only place that sleeps.
 //! - **Nothing left behind**: processes end on drop, by their own id; logs are printed when a test panics.
 //! - **Threads**: `Redis` and `Respool` are `Sync` (use `std::thread::scope`); a `Client` belongs to one thread.
@@ -56,6 +58,7 @@ mod scripted;
 mod tests;
 mod value;
 
+use std::io;
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
@@ -114,6 +117,19 @@ pub(crate) fn keep_busy(redis: &Redis, respool: &Respool, seconds: &str) -> Clie
         "the server is busy",
     );
     client
+}
+
+/// Does again what was broken off by a signal, which no test waits for.
+///
+/// The kernel goes on with a read by itself after most signals, but not where a socket has a limit of time and the process was stopped
+/// meanwhile (signal(7), "Interruption of system calls and library functions by stop signals"), or frozen with its machine.
+pub(crate) fn uninterrupted<T>(mut act: impl FnMut() -> io::Result<T>) -> io::Result<T> {
+    loop {
+        match act() {
+            Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+            done => return done,
+        }
+    }
 }
 
 /// Locks although another thread may have panicked with it: what the harness holds stays usable.

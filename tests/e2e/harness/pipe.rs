@@ -6,7 +6,7 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
-use super::lock;
+use super::{lock, uninterrupted};
 
 /// Passes bytes on between whoever connects to it and a server, until it is dropped.
 pub(crate) struct Pipe {
@@ -121,7 +121,7 @@ impl State {
     fn pass_on(&self, number: u64, mut from: TcpStream, mut to: TcpStream) {
         let mut chunk = [0; 16 * 1024];
         while number >= self.over_below.load(Ordering::SeqCst) {
-            match from.read(&mut chunk) {
+            match uninterrupted(|| from.read(&mut chunk)) {
                 Ok(0) if self.ends_apart.load(Ordering::SeqCst) => {
                     let _ = to.shutdown(Shutdown::Write);
                     return;

@@ -6,8 +6,8 @@ use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
-use super::lock;
 use super::value::Value;
+use super::{lock, uninterrupted};
 
 /// What it does with a command.
 pub(crate) enum Act {
@@ -128,7 +128,7 @@ impl Stage {
                     return;
                 }
             }
-            match stream.read(&mut chunk) {
+            match uninterrupted(|| stream.read(&mut chunk)) {
                 Ok(0) => return,
                 Ok(read) => buffer.extend_from_slice(&chunk[..read]),
                 Err(e) if matches!(e.kind(), ErrorKind::WouldBlock | ErrorKind::TimedOut) => {}

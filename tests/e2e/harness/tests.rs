@@ -1,5 +1,6 @@
 //! The harness tried on itself: what it says about servers and bytes is what the other tests believe.
 
+use std::process::Command;
 use std::time::Duration;
 
 use super::respool::find_metric;
@@ -117,4 +118,26 @@ fn metrics_are_summed_over_the_labels_not_given() {
     assert_eq!(find_metric(text, "a_total"), Some(15.0));
     assert_eq!(find_metric(text, "b"), Some(0.5));
     assert_eq!(find_metric(text, "c"), None);
+}
+
+#[test]
+fn a_process_that_was_stopped_goes_on_waiting() {
+    let redis = Redis::start(&[]);
+    let mut client = redis.client();
+    client.send(encode(&["BLPOP", "queue", "0"]));
+    eventually(|| redis.info("blocked_clients") == "1", "it waits");
+    // It is in the read nearly all of the time in which a shell stops it fifty times.
+    let stops = "for _ in $(seq 50); do kill -STOP $1 && kill -CONT $1; sleep .002; done";
+    let own = std::process::id().to_string();
+    let mut shell = Command::new("sh")
+        .args(["-c", stops, "sh", &own])
+        .spawn()
+        .expect("a shell starts");
+    assert_eq!(client.reply_within(Duration::from_secs(1)), None);
+    assert!(shell.wait().expect("it ends").success());
+    assert_eq!(redis.cmd(&["RPUSH", "queue", "x"]), Value::Int(1));
+    assert_eq!(
+        client.reply(),
+        Value::Array(vec![Value::bulk("queue"), Value::bulk("x")])
+    );
 }

@@ -4,6 +4,8 @@ use std::io::{ErrorKind, Read, Write};
 use std::net::TcpStream;
 use std::time::Duration;
 
+use crate::harness::uninterrupted;
+
 /// How long one attempt to send or to read may take.
 const ATTEMPT: Duration = Duration::from_millis(20);
 
@@ -36,7 +38,7 @@ impl Rough {
     }
 
     pub(super) fn send(&mut self, bytes: &[u8]) -> Attempt {
-        of(self.0.write(bytes))
+        of(uninterrupted(|| self.0.write(bytes)))
     }
 
     /// Sends what is taken at once, or until nothing more is taken. False: the connection has ended.
@@ -52,7 +54,7 @@ impl Rough {
     }
 
     pub(super) fn read(&mut self, buffer: &mut [u8]) -> Attempt {
-        match of(self.0.read(buffer)) {
+        match of(uninterrupted(|| self.0.read(buffer))) {
             Attempt::Some(0) => Attempt::Ended,
             other => other,
         }
@@ -64,7 +66,7 @@ impl Rough {
         if self.0.set_nonblocking(true).is_err() {
             return true;
         }
-        let peeked = of(self.0.peek(&mut byte));
+        let peeked = of(uninterrupted(|| self.0.peek(&mut byte)));
         let _ = self.0.set_nonblocking(false);
         matches!(peeked, Attempt::Some(0) | Attempt::Ended)
     }
@@ -80,7 +82,6 @@ fn of(result: std::io::Result<usize>) -> Attempt {
         Err(e) if matches!(e.kind(), ErrorKind::WouldBlock | ErrorKind::TimedOut) => {
             Attempt::Nothing
         }
-        Err(e) if e.kind() == ErrorKind::Interrupted => Attempt::Nothing,
         Err(_) => Attempt::Ended,
     }
 }

@@ -8,7 +8,7 @@ use std::time::Duration;
 use proptest::prelude::*;
 use proptest::test_runner::{Config, TestRunner};
 
-use crate::harness::{Client, Respool, Value, encode};
+use crate::harness::{Client, Respool, Value, encode, uninterrupted};
 
 /// A server that answers the handshake, gathers what else it is asked, and writes what the test tells it to.
 struct Puppet {
@@ -103,10 +103,10 @@ fn serve(
             // Nothing more comes: whoever is still due something loses the connection.
             let _ = stream.shutdown(std::net::Shutdown::Write);
             stream.set_read_timeout(None).expect("a socket takes it");
-            while matches!(stream.read(&mut chunk), Ok(read) if read > 0) {}
+            while matches!(uninterrupted(|| stream.read(&mut chunk)), Ok(read) if read > 0) {}
             return;
         }
-        match stream.read(&mut chunk) {
+        match uninterrupted(|| stream.read(&mut chunk)) {
             Ok(0) => return,
             Ok(read) => buffer.extend_from_slice(&chunk[..read]),
             Err(error)
