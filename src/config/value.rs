@@ -198,7 +198,9 @@ const ADDRESS_FORM: &str =
 const LONGEST_UNIX_PATH: usize = 107;
 
 fn unix_address(path: &str) -> Result<Address, Wrong> {
-    if !path.starts_with('/') || path.ends_with('/') || path.chars().any(char::is_control) {
+    let name = path.rsplit('/').next().unwrap_or_default();
+    let is_folder = ["", ".", ".."].contains(&name);
+    if !path.starts_with('/') || is_folder || path.chars().any(char::is_control) {
         let what = format!("{} is not the absolute path of a socket", shown(path));
         return Err(wrong(
             what,

@@ -4,12 +4,10 @@ use std::io;
 use std::net::{SocketAddr, ToSocketAddrs as _};
 use std::path::{Path, PathBuf};
 
-use rustix::fs::{Access, access};
-use rustix::process::{getegid, geteuid, getgroups};
-
 use crate::config::{Address, AdminAddress, Listener, Problem, Settings, share_a_port};
 use crate::transport::{
-    Acceptance, Connector, folder_of, is_left_over, mode_trouble, remedy, try_bind,
+    Acceptance, Connector, Hindrance, folder_of, is_full, is_to_be_cleared, is_to_stay,
+    mode_trouble, remedy, try_bind, ungiven,
 };
 
 /// What keeps a respool with these settings from starting here.
@@ -17,7 +15,7 @@ use crate::transport::{
 pub struct Trial {
     /// It would not start.
     pub problems: Vec<Problem>,
-    /// It would not start now: an address is in use, as it is when this respool runs already.
+    /// It starts, or would but for an address that is in use, as it is when this respool runs already.
     pub warnings: Vec<Problem>,
     /// Where it would listen by now, and as what that is written.
     taken: Vec<(Place, String)>,
@@ -84,26 +82,21 @@ impl Trial {
         trial
     }
 
-    /// Whether respool may give the file of the socket to those who are to have it.
+    /// Whether respool may give the file of the socket to those who are to have it, and remove it in the end.
     fn owner(&mut self, listener: &Listener) {
-        let (name, wanted) = (&listener.name, listener.access);
-        let me = geteuid();
-        let status = std::fs::read_to_string("/proc/self/status").unwrap_or_default();
-        if gives_files_away(&status).unwrap_or(me.is_root()) {
+        let Address::Unix(path) = &listener.address else {
             return;
+        };
+        let told = |why: Hindrance| {
+            let key = format!("listener.{}", why.key);
+            problem(&key, format!("{}: {}", listener.name, why.what), why.remedy)
+        };
+        let ungiven = ungiven(path, &listener.access).map(told);
+        if ungiven.is_none() {
+            let stays = is_to_stay(path, &listener.access);
+            self.warnings.extend(stays.map(told));
         }
-        if wanted.owner.is_some_and(|owner| owner != me.as_raw()) {
-            let what = format!("{name}: only root, or who has CAP_CHOWN, gives files away");
-            self.problem("listener.owner", what, "remove it, or run as root");
-        }
-        let mut groups = getgroups().unwrap_or_default();
-        groups.push(getegid());
-        let is_mine = |group: u32| groups.iter().any(|mine| mine.as_raw() == group);
-        if wanted.group.is_some_and(|group| !is_mine(group)) {
-            let what = format!("{name}: respool's user is not in this group");
-            let remedy = "remove it, or take the user into the group";
-            self.problem("listener.group", what, remedy);
-        }
+        self.problems.extend(ungiven);
     }
 
     /// Whether the mode of the socket's file can be set here.
@@ -202,16 +195,6 @@ impl Trial {
     }
 }
 
-/// Whether a process of which `/proc/self/status` reads so has CAP_CHOWN, which root may lack in a container.
-fn gives_files_away(status: &str) -> Option<bool> {
-    let line = status
-        .lines()
-        .find_map(|line| line.strip_prefix("CapEff:"))?;
-    let effective = u64::from_str_radix(line.trim(), 16).ok()?;
-    // CAP_CHOWN is the first of all.
-    Some(effective & 1 != 0)
-}
-
 fn problem(key: &str, what: String, remedy: &str) -> Problem {
     Problem {
         line: None,
@@ -223,17 +206,11 @@ fn problem(key: &str, what: String, remedy: &str) -> Problem {
 
 /// Why no unix socket can be made at `path`, without making one.
 fn unix_trouble(path: &Path) -> Option<io::Error> {
-    let folder = folder_of(path);
-    match std::fs::metadata(folder) {
-        Err(error) => return Some(error),
-        Ok(about) if !about.is_dir() => return Some(io::ErrorKind::NotADirectory.into()),
-        Ok(_) => {}
+    match is_to_be_cleared(path) {
+        Err(error) => Some(error),
+        Ok(_) if is_full(path) => Some(rustix::io::Errno::NOSPC.into()),
+        Ok(_) => None,
     }
-    if let Err(error) = access(folder, Access::WRITE_OK | Access::EXEC_OK) {
-        return Some(error.into());
-    }
-    // One that nobody listens on is removed.
-    is_left_over(path).err()
 }
 
 #[cfg(test)]
@@ -273,16 +250,6 @@ mod tests {
             !dir.path().join("new.sock").exists(),
             "nothing is left behind"
         );
-    }
-
-    #[test]
-    fn who_gives_files_away_is_seen_by_the_rights_of_the_process() {
-        let status =
-            |rights: &str| format!("Name:\trespool\nCapPrm:\t{rights}\nCapEff:\t{rights}\n");
-        assert_eq!(gives_files_away(&status("000001ffffffffff")), Some(true));
-        assert_eq!(gives_files_away(&status("00000000a80425fa")), Some(false));
-        assert_eq!(gives_files_away(&status("0000000000000001")), Some(true));
-        assert_eq!(gives_files_away("Name:\trespool\n"), None);
     }
 
     #[test]

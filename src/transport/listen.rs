@@ -15,7 +15,9 @@ use tokio::io::unix::AsyncFd;
 use tokio::net::{TcpStream, UnixStream};
 
 use super::Stream;
-use super::occupant::{remedy, remove_left_over};
+use super::foreseen::{clear, ungiven};
+use super::named::Named;
+use super::occupant::remedy;
 use super::open::{Accepting, OpenListener};
 use super::reserve::{Reserve, reserve};
 use super::socket_file::SocketFile;
@@ -32,8 +34,7 @@ const ADMIN_BACKLOG: i32 = 1024;
 /// A bound, listening socket, not yet on any runtime.
 #[derive(Debug)]
 pub struct Bound {
-    socket: Arc<Socket>,
-    file: Option<SocketFile>,
+    named: Named<Arc<Socket>>,
     tls: Arc<TlsAcceptor>,
     is_for_clients: bool,
 }
@@ -46,9 +47,8 @@ impl Bound {
     pub fn open(self) -> io::Result<Acceptor> {
         let spare = File::open("/dev/null").ok();
         Ok(Acceptor {
-            socket: register(self.socket)?,
+            named: self.named.try_map(register)?,
             spare,
-            file: self.file,
             tls: self.tls,
             is_for_clients: self.is_for_clients,
             exhausted: 0,
@@ -57,13 +57,14 @@ impl Bound {
 
     /// By which it is changed and closed while it accepts.
     pub fn opened(&self, name: String) -> (Arc<OpenListener>, Accepting) {
-        let file = self.file.as_ref().map(|file| file.bound().clone());
-        OpenListener::new(name, &self.socket, file, Arc::clone(&self.tls))
+        let Named { file, socket } = &self.named;
+        let file = file.as_ref().map(|file| file.bound().clone());
+        OpenListener::new(name, socket, file, Arc::clone(&self.tls))
     }
 
     /// The address clients connect to, where there is only one.
     pub fn local_address(&self) -> Option<SocketAddr> {
-        let bound = self.socket.local_addr().ok()?.as_socket()?;
+        let bound = self.named.socket.local_addr().ok()?.as_socket()?;
         Some(bound).filter(|address| !address.ip().is_unspecified())
     }
 }
@@ -71,10 +72,9 @@ impl Bound {
 /// A listening socket on a runtime.
 #[derive(Debug)]
 pub struct Acceptor {
-    socket: AsyncFd<Arc<Socket>>,
+    named: Named<AsyncFd<Arc<Socket>>>,
     /// Given up for a moment when descriptors run out, so that the client at hand can be accepted and told.
     spare: Option<File>,
-    file: Option<SocketFile>,
     tls: Arc<TlsAcceptor>,
     /// Others may have what is kept back of the process' descriptors.
     is_for_clients: bool,
@@ -144,10 +144,14 @@ pub fn bind(listener: &Listener, keepalive: Duration) -> Result<Bound, String> {
             (bind_tcp(addresses).map_err(told)?, None)
         }
         Address::Unix(path) => {
+            let refused = |why: &dyn Display| format!("cannot listen on {name}: {why}");
+            if let Some(why) = ungiven(path, &listener.access) {
+                return Err(refused(&why));
+            }
             let (socket, file) = bind_unix(path).map_err(told)?;
             // Before it listens: until then nobody can connect, whatever the umask allows.
             let permitted = file.permit(&listener.access, "listener");
-            permitted.map_err(|why| format!("cannot listen on {name}: {why}"))?;
+            permitted.map_err(|why| refused(&why))?;
             (socket, Some(file))
         }
     };
@@ -160,9 +164,9 @@ pub fn bind(listener: &Listener, keepalive: Duration) -> Result<Bound, String> {
     }
     let backlog = i32::try_from(listener.backlog).unwrap_or(i32::MAX);
     listen(&socket, file.as_ref(), backlog).map_err(told)?;
+    let socket = Arc::new(socket);
     Ok(Bound {
-        socket: Arc::new(socket),
-        file,
+        named: Named { file, socket },
         tls: Arc::new(tls),
         is_for_clients: true,
     })
@@ -191,9 +195,9 @@ pub fn bind_admin(key: &str, address: &AdminAddress, mode: Option<u32>) -> Resul
         }
     };
     listen(&socket, file.as_ref(), ADMIN_BACKLOG).map_err(told)?;
+    let socket = Arc::new(socket);
     Ok(Bound {
-        socket: Arc::new(socket),
-        file,
+        named: Named { file, socket },
         tls: Arc::default(),
         is_for_clients: false,
     })
@@ -266,7 +270,7 @@ fn bind_tcp(addresses: impl Iterator<Item = SocketAddr>) -> io::Result<Socket> {
 /// The socket and its file, which goes with it also when something fails from here on.
 fn bind_unix(path: &Path) -> io::Result<(Socket, SocketFile)> {
     let socket = Socket::new(Domain::UNIX, Type::STREAM, None)?;
-    remove_left_over(path)?;
+    clear(path)?;
     socket.bind(&socket2::SockAddr::unix(path)?)?;
     let file = SocketFile::new(path)?;
     Ok((socket, file))
@@ -277,7 +281,7 @@ impl Acceptor {
     pub async fn accept(&mut self) -> Accepted {
         loop {
             let accepted = {
-                let Ok(mut ready) = self.socket.readable().await else {
+                let Ok(mut ready) = self.named.socket.readable().await else {
                     tokio::time::sleep(DESCRIPTOR_PAUSE).await;
                     continue;
                 };
@@ -309,7 +313,7 @@ impl Acceptor {
 
     fn typed(&self, socket: OwnedFd, peer: Option<rustix::net::SocketAddrAny>) -> Accepted {
         let peer = peer.and_then(|peer| SocketAddr::try_from(peer).ok());
-        let socket = match (peer, &self.file) {
+        let socket = match (peer, &self.named.file) {
             (Some(peer), None) => AcceptedSocket::Tcp(socket.into(), peer),
             (_, Some(_)) => AcceptedSocket::Unix(socket.into()),
             (None, None) => AcceptedSocket::Tcp(socket.into(), SocketAddr::from(([0, 0, 0, 0], 0))),
@@ -345,7 +349,7 @@ impl Acceptor {
         }
         self.spare = None;
         if let Ok((socket, _)) =
-            rustix::net::acceptfrom_with(&**self.socket.get_ref(), SocketFlags::NONBLOCK)
+            rustix::net::acceptfrom_with(&**self.named.socket.get_ref(), SocketFlags::NONBLOCK)
         {
             self.turn_away(socket);
         }

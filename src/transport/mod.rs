@@ -2,13 +2,16 @@
 
 mod clock;
 mod dial;
+mod foreseen;
 mod listen;
+mod named;
 mod occupant;
 mod open;
 mod peer;
 mod queued;
 mod reserve;
 mod resolve;
+mod rights;
 mod socket_access;
 mod socket_file;
 mod stream;
@@ -16,10 +19,11 @@ mod tls;
 
 pub use clock::Clock;
 pub use dial::{DialError, dial};
+pub use foreseen::{Hindrance, is_full, is_to_be_cleared, is_to_stay, ungiven};
 pub use listen::{
     Accepted, AcceptedSocket, Acceptor, Bound, bind, bind_admin, raise_descriptor_limit, try_bind,
 };
-pub use occupant::{is_left_over, remedy};
+pub use occupant::remedy;
 pub use open::{Accepting, ChangedAccess, OpenListener, OpenListeners};
 pub use peer::PeerEnd;
 pub use queued::queued_bytes;

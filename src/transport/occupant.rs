@@ -27,7 +27,7 @@ const OWNER_WRITES: u32 = 0o200;
 ///
 /// # Errors
 /// Something else is: another kind of file, or a socket on which somebody listens, or may.
-pub fn is_left_over(path: &Path) -> io::Result<bool> {
+pub(super) fn is_left_over(path: &Path) -> io::Result<bool> {
     let Ok(about) = fs::symlink_metadata(path) else {
         return Ok(false);
     };
@@ -43,20 +43,6 @@ pub fn is_left_over(path: &Path) -> io::Result<bool> {
     }
 }
 
-/// Removes what [`is_left_over`].
-///
-/// # Errors
-/// What is there is something else, or not ours to remove.
-pub(super) fn remove_left_over(path: &Path) -> io::Result<()> {
-    if !is_left_over(path)? {
-        return Ok(());
-    }
-    fs::remove_file(path).map_err(|error| {
-        let text = format!("the socket that was left over there cannot be removed: {error}");
-        io::Error::new(error.kind(), text)
-    })
-}
-
 /// What helps against an error of binding, if not what its text says.
 pub fn remedy(error: &io::Error) -> &'static str {
     match error.kind() {
@@ -69,6 +55,19 @@ pub fn remedy(error: &io::Error) -> &'static str {
         }
         io::ErrorKind::AddrInUse => "free the address, or take another",
         io::ErrorKind::AlreadyExists => "remove it, or take another path",
+        io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded => {
+            "remove files there (df -i counts them), or take a path on another file system"
+        }
+        io::ErrorKind::ReadOnlyFilesystem => {
+            "have the file system mounted so that it can be written, or take a path on another"
+        }
+        io::ErrorKind::PermissionDenied
+            if error
+                .get_ref()
+                .is_some_and(<dyn Error + Send + Sync>::is::<Unremovable>) =>
+        {
+            "remove it by hand, or take another path"
+        }
         io::ErrorKind::AddrNotAvailable => "listen on an address of this host",
         io::ErrorKind::PermissionDenied => {
             "take what respool's user may have, or permit it: CAP_NET_BIND_SERVICE for ports below 1024, writing for folders"
@@ -104,6 +103,26 @@ impl fmt::Display for Unreachable {
 }
 
 impl Error for Unreachable {}
+
+/// There is a socket that nobody listens on, and respool may not remove it.
+#[derive(Debug)]
+pub(super) struct Unremovable {
+    pub(super) owner: u32,
+    pub(super) folder: u32,
+}
+
+impl fmt::Display for Unremovable {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self { owner, folder } = self;
+        write!(
+            f,
+            "there is a socket of user {owner} on which nobody listens, in a sticky folder of user {folder}, from which respool \
+             may not remove it"
+        )
+    }
+}
+
+impl Error for Unremovable {}
 
 /// As [`is_left_over`], of a socket that respool's user may not connect to: of one of its own, connecting by force tells.
 fn unreachable(path: &Path, about: &Metadata) -> io::Result<bool> {
@@ -143,7 +162,7 @@ fn connect(path: &Path) -> io::Result<()> {
 #[cfg(test)]
 mod tests {
     use std::fs::Permissions;
-    use std::os::unix::fs::{PermissionsExt as _, symlink};
+    use std::os::unix::fs::PermissionsExt as _;
     use std::os::unix::net::UnixListener;
 
     use super::*;
@@ -175,31 +194,6 @@ mod tests {
         assert_eq!(told.kind(), io::ErrorKind::AddrInUse);
         drop((listener, held));
         assert!(is_left_over(&path).expect("nobody does"));
-    }
-
-    #[test]
-    fn what_is_no_socket_stays_and_is_named() {
-        let folder = folder();
-        let at = |name: &str| folder.path().join(name);
-        fs::write(at("file"), "x").expect("written");
-        fs::create_dir(at("folder")).expect("made");
-        drop(UnixListener::bind(at("stale")).expect("bound"));
-        symlink(at("stale"), at("link")).expect("linked");
-        symlink(at("nothing"), at("dangling")).expect("linked");
-        for (name, what) in [
-            ("file", "a file"),
-            ("folder", "a folder"),
-            ("link", "a link"),
-            ("dangling", "a link"),
-        ] {
-            let told = remove_left_over(&at(name)).expect_err(name);
-            assert!(told.to_string().contains(what), "{name}: {told}");
-            assert_eq!(remedy(&told), "remove it, or take another path");
-            assert!(fs::symlink_metadata(at(name)).is_ok(), "{name} stays");
-        }
-        remove_left_over(&at("nothing")).expect("nothing is there");
-        remove_left_over(&at("stale")).expect("nobody listens");
-        assert!(!at("stale").exists());
     }
 
     #[test]

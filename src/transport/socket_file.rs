@@ -12,6 +12,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 
 use rustix::fs::{FileType, Mode, OFlags};
 
+use super::foreseen::is_to_stay;
 use super::socket_access::{Changing, FileAccess};
 use crate::config::Access;
 
@@ -75,10 +76,19 @@ impl SocketFile {
 
 impl Drop for SocketFile {
     fn drop(&mut self) {
-        let is_ours = |about: fs::Metadata| (about.dev(), about.ino()) == self.0.id;
-        if fs::symlink_metadata(&self.0.path).is_ok_and(is_ours) {
-            // Gone already, or not ours to remove: nothing is lost.
-            let _ = fs::remove_file(&self.0.path);
+        let BoundFile { path, id, .. } = &self.0;
+        let found = fs::symlink_metadata(path);
+        let Some(about) = found.ok().filter(|about| (about.dev(), about.ino()) == *id) else {
+            return;
+        };
+        match fs::remove_file(path) {
+            Err(error) if error.kind() != io::ErrorKind::NotFound => tracing::warn!(
+                "the file of the socket unix:{} stays, and is of the user {}: it cannot be removed: {error}; remove it by hand, or \
+                 no start can take its place",
+                path.display(),
+                about.uid()
+            ),
+            _ => {}
         }
     }
 }
@@ -123,6 +133,9 @@ impl BoundFile {
         let before = self.access().map_err(|error| error.to_string())?;
         let done = self.changing(|changing| changing.change(next, table));
         self.remember(before, next);
+        if done.is_ok() && next.owner != before.owner {
+            self.tell_if_it_stays(next.owner);
+        }
         done
     }
 
@@ -154,6 +167,16 @@ impl BoundFile {
             file: file.as_fd(),
             path: &self.path,
         })
+    }
+
+    fn tell_if_it_stays(&self, owner: u32) {
+        let given = Access {
+            owner: Some(owner),
+            ..Access::default()
+        };
+        if let Some(why) = is_to_stay(&self.path, &given) {
+            tracing::warn!("unix:{}: {why}", self.path.display());
+        }
     }
 
     /// Respool has made `next` of what was `before`, or may have.

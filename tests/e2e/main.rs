@@ -51,6 +51,7 @@ mod secrets;
 mod server_says;
 mod silent;
 mod socket_files;
+mod socket_foreseen;
 mod streams;
 mod streams_gone;
 mod tls;

@@ -13,23 +13,23 @@ use tempfile::TempDir;
 use crate::harness::{Client, Respool, Settings, eventually, leave_out};
 
 /// A user and a group that nobody else is.
-const NOBODY: u32 = 65534;
+pub(crate) const NOBODY: u32 = 65534;
 
 /// A folder for sockets, of the user that respool runs as.
-struct Place {
-    dir: TempDir,
+pub(crate) struct Place {
+    pub(crate) dir: TempDir,
     /// The command that becomes a respool of that user.
-    through: Vec<String>,
+    pub(crate) through: Vec<String>,
 }
 
 impl Place {
     /// `None`: here nobody without rights can run respool.
-    fn new(here: &str) -> Option<Self> {
+    pub(crate) fn new(here: &str) -> Option<Self> {
         Self::with_rights(here, &[])
     }
 
     /// As [`Place::new`], with arguments of `setpriv` for rights of root's that it keeps.
-    fn with_rights(here: &str, rights: &[&str]) -> Option<Self> {
+    pub(crate) fn with_rights(here: &str, rights: &[&str]) -> Option<Self> {
         let dir = tempfile::tempdir().expect("a folder");
         if !geteuid().is_root() {
             let is_out = !rights.is_empty() && leave_out(here, "only root can give rights");
@@ -58,12 +58,12 @@ impl Place {
         Some(Self { dir, through })
     }
 
-    fn path(&self, name: &str) -> PathBuf {
+    pub(crate) fn path(&self, name: &str) -> PathBuf {
         self.dir.path().join(name)
     }
 
     /// A respool that listens there too.
-    fn listening(&self, listeners: &[(&str, &str)]) -> Settings {
+    pub(crate) fn listening(&self, listeners: &[(&str, &str)]) -> Settings {
         let settings = Respool::before("127.0.0.1:1").through(&self.through);
         listeners.iter().fold(settings, |settings, (name, lines)| {
             let path = self.path(name);
@@ -77,7 +77,7 @@ impl Place {
 
 /// Its mode and owner.
 #[track_caller]
-fn about(path: &Path) -> (u32, u32, u32) {
+pub(crate) fn about(path: &Path) -> (u32, u32, u32) {
     let about = fs::symlink_metadata(path).expect("a file");
     (about.mode() & 0o777, about.uid(), about.gid())
 }
@@ -321,7 +321,7 @@ fn a_file_that_somebody_else_has_changed_hinders_no_reload_of_something_else() {
 
 /// The code and all that is told by respool of that user.
 #[track_caller]
-fn ended(through: &[String], mode: &str, config: &Path) -> (Option<i32>, String) {
+pub(crate) fn ended(through: &[String], mode: &str, config: &Path) -> (Option<i32>, String) {
     let mut line = through.to_vec();
     line.push(env!("CARGO_BIN_EXE_respool").to_owned());
     let log = tempfile::NamedTempFile::new().expect("a file");

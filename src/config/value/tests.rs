@@ -88,6 +88,8 @@ fn addresses_are_tcp_or_unix() {
         "unix:",
         "unix:relative",
         "unix:/dir/",
+        "unix:/dir/.",
+        "unix:/dir/..",
         "a..b:1",
         "ü:1",
         long.as_str(),

@@ -1,0 +1,218 @@
+//! What would hinder the file of a unix socket, told before there is one. `respool check` and a start ask the same, so that
+//! they decide alike.
+
+use std::fmt;
+use std::fs;
+use std::io;
+use std::os::unix::fs::MetadataExt as _;
+use std::path::Path;
+
+use rustix::fs::{Access as Wanted, AtFlags, CWD};
+use rustix::io::Errno;
+
+use super::occupant::{Unremovable, is_left_over};
+use super::rights::{Folder, Rights, Ungiven};
+use super::socket_access::folder_of;
+use crate::config::Access;
+
+/// What is wrong with a setting of a unix socket.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Hindrance {
+    /// The setting, without its table.
+    pub key: &'static str,
+    /// What is wrong.
+    pub what: String,
+    /// What to do about it.
+    pub remedy: &'static str,
+}
+
+impl fmt::Display for Hindrance {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self { key, what, remedy } = self;
+        write!(f, "listener.{key}: {what}; {remedy}")
+    }
+}
+
+/// Whether a socket can be made at `path` once what is left over there is removed. False: nothing is left over.
+///
+/// # Errors
+/// None can be made: the folder is not there or not to be written in, or what stands there stays.
+pub fn is_to_be_cleared(path: &Path) -> io::Result<bool> {
+    let (folder, about) = folder(path)?;
+    if !about.is_dir() {
+        return Err(io::ErrorKind::NotADirectory.into());
+    }
+    let rights = Rights::now();
+    may_write(folder, &rights)?;
+    if !is_left_over(path)? {
+        return Ok(false);
+    }
+    let owner = fs::symlink_metadata(path)?.uid();
+    if rights.removes(owner, as_folder(&about)) {
+        return Ok(true);
+    }
+    let folder = about.uid();
+    let stays = Unremovable { owner, folder };
+    Err(io::Error::new(io::ErrorKind::PermissionDenied, stays))
+}
+
+/// Removes what [`is_to_be_cleared`].
+///
+/// # Errors
+/// No socket can be made at `path`, or what is there could not be removed.
+pub(super) fn clear(path: &Path) -> io::Result<()> {
+    if !is_to_be_cleared(path)? {
+        return Ok(());
+    }
+    fs::remove_file(path).map_err(|error| {
+        let text = format!("the socket that was left over there cannot be removed: {error}");
+        io::Error::new(error.kind(), text)
+    })
+}
+
+/// Whether the file system of `path` has no room for another file, where that can be told without making one.
+pub fn is_full(path: &Path) -> bool {
+    // Where files are not counted there are none in all.
+    let is_full = |about: rustix::fs::StatVfs| about.f_files > 0 && about.f_favail == 0;
+    fs::symlink_metadata(path).is_err() && rustix::fs::statvfs(folder_of(path)).is_ok_and(is_full)
+}
+
+/// Why the file of a socket at `path` cannot be given to those who are to have it.
+pub fn ungiven(path: &Path, wanted: &Access) -> Option<Hindrance> {
+    let (_, folder) = folder(path).ok()?;
+    let why = Rights::now().ungiven(wanted, as_folder(&folder))?;
+    let of_user = |owner| format!("its file cannot be given to the user {owner}");
+    let of_group = |group| format!("its file cannot be given to the group {group}");
+    let unmapped = "write one that is there, or map it where the namespace is made";
+    let (key, what, remedy) = match why {
+        Ungiven::Owner(owner) => (
+            "owner",
+            format!(
+                "{}: only root, or who has CAP_CHOWN, gives files away",
+                of_user(owner)
+            ),
+            "remove the key, or run respool as root or with CAP_CHOWN",
+        ),
+        Ungiven::Group(group) => (
+            "group",
+            format!("{}: respool's user is not in it", of_group(group)),
+            "remove the key, or take respool's user into the group",
+        ),
+        Ungiven::OwnerUnmapped(owner) => (
+            "owner",
+            format!(
+                "{}: in respool's user namespace (/proc/self/uid_map) there is none of this number",
+                of_user(owner)
+            ),
+            unmapped,
+        ),
+        Ungiven::GroupUnmapped(group) => (
+            "group",
+            format!(
+                "{}: in respool's user namespace (/proc/self/gid_map) there is none of this number",
+                of_group(group)
+            ),
+            unmapped,
+        ),
+    };
+    Some(Hindrance { key, what, remedy })
+}
+
+/// Says so where respool may not remove the file of a socket at `path` any more once it is given away.
+pub fn is_to_stay(path: &Path, wanted: &Access) -> Option<Hindrance> {
+    let owner = wanted.owner?;
+    let (_, folder) = folder(path).ok()?;
+    if Rights::now().removes(owner, as_folder(&folder)) {
+        return None;
+    }
+    let other = folder.uid();
+    Some(Hindrance {
+        key: "owner",
+        what: format!(
+            "its file is given to the user {owner} in a sticky folder of user {other}, from which respool may not remove it then: \
+             it stays after the end, and no start takes its place until it is removed by hand"
+        ),
+        remedy: "take a folder of respool's user, or one that is not sticky",
+    })
+}
+
+fn folder(path: &Path) -> io::Result<(&Path, fs::Metadata)> {
+    let folder = folder_of(path);
+    Ok((folder, fs::metadata(folder)?))
+}
+
+fn as_folder(about: &fs::Metadata) -> Folder {
+    Folder {
+        mode: about.mode(),
+        owner: about.uid(),
+        group: about.gid(),
+    }
+}
+
+/// # Errors
+/// This process may not make files in the folder.
+fn may_write(folder: &Path, rights: &Rights) -> io::Result<()> {
+    let wanted = Wanted::WRITE_OK | Wanted::EXEC_OK;
+    match rustix::fs::accessat(CWD, folder, wanted, AtFlags::EACCESS) {
+        // Old kernels ask for a user who is not root as if it had no rights.
+        Err(Errno::ACCESS) if rights.writes_everywhere() && !rights.is_root() => Ok(()),
+        // As where a container's filter does not know the call.
+        Err(Errno::PERM | Errno::NOSYS | Errno::INVAL) => Ok(rustix::fs::access(folder, wanted)?),
+        asked => Ok(asked?),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::fs::Permissions;
+    use std::os::unix::fs::{PermissionsExt as _, symlink};
+    use std::os::unix::net::UnixListener;
+
+    use super::super::occupant::remedy;
+    use super::*;
+
+    fn folder() -> tempfile::TempDir {
+        tempfile::tempdir().expect("a folder")
+    }
+
+    #[test]
+    fn what_is_no_socket_stays_and_is_named() {
+        let folder = folder();
+        let at = |name: &str| folder.path().join(name);
+        fs::write(at("file"), "x").expect("written");
+        fs::create_dir(at("folder")).expect("made");
+        drop(UnixListener::bind(at("stale")).expect("bound"));
+        symlink(at("stale"), at("link")).expect("linked");
+        symlink(at("nothing"), at("dangling")).expect("linked");
+        for (name, what) in [
+            ("file", "a file"),
+            ("folder", "a folder"),
+            ("link", "a link"),
+            ("dangling", "a link"),
+        ] {
+            let told = clear(&at(name)).expect_err(name);
+            assert!(told.to_string().contains(what), "{name}: {told}");
+            assert_eq!(remedy(&told), "remove it, or take another path");
+            assert!(fs::symlink_metadata(at(name)).is_ok(), "{name} stays");
+        }
+        clear(&at("nothing")).expect("nothing is there");
+        clear(&at("stale")).expect("nobody listens");
+        assert!(!at("stale").exists());
+    }
+
+    #[test]
+    fn the_group_of_a_folder_that_gives_its_group_is_no_hindrance() {
+        let folder = folder();
+        let path = folder.path().join("socket");
+        let about = fs::metadata(folder.path()).expect("a folder");
+        fs::set_permissions(folder.path(), Permissions::from_mode(0o2755)).expect("set");
+        let wanted = Access {
+            group: Some(about.gid()),
+            owner: Some(about.uid()),
+            ..Access::default()
+        };
+        assert_eq!(ungiven(&path, &wanted), None);
+        assert_eq!(is_to_stay(&path, &wanted), None, "one's own folder");
+        assert!(!is_full(&path));
+    }
+}

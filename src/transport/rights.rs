@@ -1,0 +1,255 @@
+//! What the kernel lets this process do with the files of its sockets: whom they may be given to, and whether they can be
+//! removed.
+
+use std::fs;
+
+use rustix::process::{getegid, geteuid, getgroups};
+
+use crate::config::Access;
+
+/// Numbers of capabilities, as in `capabilities(7)`.
+const CHOWN: u32 = 0;
+const DAC_OVERRIDE: u32 = 1;
+const FOWNER: u32 = 3;
+
+/// The bit of a folder whose files only their owners remove.
+const STICKY: u32 = 0o1000;
+
+/// The bit of a folder whose files get its group.
+const SET_GROUP: u32 = 0o2000;
+
+/// As whom the kernel shows whoever has no number in a user namespace.
+const OVERFLOW: u32 = 65_534;
+
+/// A folder, as far as it decides about its files.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Folder {
+    pub(super) mode: u32,
+    pub(super) owner: u32,
+    pub(super) group: u32,
+}
+
+/// Why a file is not given to somebody.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Ungiven {
+    /// The number of this owner stands for nobody in the user namespace.
+    OwnerUnmapped(u32),
+    /// Giving it to this owner takes a right.
+    Owner(u32),
+    /// The number of this group stands for none in the user namespace.
+    GroupUnmapped(u32),
+    /// Giving it to this group takes being in it.
+    Group(u32),
+}
+
+/// Numbers that a user namespace knows, each with how many follow it; `None`: all of them, as far as is known.
+#[derive(Debug, Clone, Default)]
+struct Mapped(Option<Vec<(u32, u32)>>);
+
+/// The rights of this process.
+#[derive(Debug, Clone)]
+pub(super) struct Rights {
+    user: u32,
+    groups: Vec<u32>,
+    /// One bit for each capability.
+    effective: u64,
+    users_mapped: Mapped,
+    groups_mapped: Mapped,
+}
+
+impl Rights {
+    /// Those that it has now.
+    pub(super) fn now() -> Self {
+        let user = geteuid();
+        let status = fs::read_to_string("/proc/self/status").unwrap_or_default();
+        // Without /proc: root is taken to have all of them.
+        let unknown = if user.is_root() { u64::MAX } else { 0 };
+        let mapped = |file: &str| Mapped::of(&fs::read_to_string(file).unwrap_or_default());
+        let groups = getgroups().unwrap_or_default().into_iter();
+        Self {
+            user: user.as_raw(),
+            groups: groups.chain([getegid()]).map(|one| one.as_raw()).collect(),
+            effective: effective(&status).unwrap_or(unknown),
+            users_mapped: mapped("/proc/self/uid_map"),
+            groups_mapped: mapped("/proc/self/gid_map"),
+        }
+    }
+
+    pub(super) fn is_root(&self) -> bool {
+        self.user == 0
+    }
+
+    fn has(&self, capability: u32) -> bool {
+        self.effective >> capability & 1 != 0
+    }
+
+    /// Whether it writes in every folder, whatever the mode says.
+    pub(super) fn writes_everywhere(&self) -> bool {
+        self.has(DAC_OVERRIDE)
+    }
+
+    /// Whether it removes a file of `owner` from a folder in which it may write.
+    pub(super) fn removes(&self, owner: u32, folder: Folder) -> bool {
+        folder.mode & STICKY == 0
+            || [owner, folder.owner].contains(&self.user)
+            // Not of those whom the namespace does not know.
+            || self.has(FOWNER) && (owner != OVERFLOW || self.users_mapped.has(OVERFLOW))
+    }
+
+    /// Why a file that it makes in the folder cannot be given to those who are to have it.
+    pub(super) fn ungiven(&self, wanted: &Access, folder: Folder) -> Option<Ungiven> {
+        let owner = wanted.owner.filter(|owner| *owner != self.user);
+        let is_folders = folder.mode & SET_GROUP != 0;
+        // What it has as it is made is not given to it.
+        let group = wanted
+            .group
+            .filter(|group| !is_folders || *group != folder.group);
+        let (chowns, is_in) = (self.has(CHOWN), |group| self.groups.contains(&group));
+        match (owner, group) {
+            (Some(owner), _) if !self.users_mapped.has(owner) => {
+                Some(Ungiven::OwnerUnmapped(owner))
+            }
+            (Some(owner), _) if !chowns => Some(Ungiven::Owner(owner)),
+            (_, Some(group)) if !self.groups_mapped.has(group) => {
+                Some(Ungiven::GroupUnmapped(group))
+            }
+            (_, Some(group)) if !chowns && !is_in(group) => Some(Ungiven::Group(group)),
+            _ => None,
+        }
+    }
+}
+
+impl Mapped {
+    /// Reads `/proc/self/uid_map` or its like.
+    fn of(text: &str) -> Self {
+        let range = |line: &str| {
+            let mut numbers = line.split_ascii_whitespace();
+            let first = numbers.next()?.parse().ok()?;
+            Some((first, numbers.nth(1)?.parse().ok()?))
+        };
+        let ranges: Option<Vec<_>> = text.lines().map(range).collect();
+        Self(ranges.filter(|ranges| !ranges.is_empty()))
+    }
+
+    fn has(&self, number: u32) -> bool {
+        let is_in = |(first, count): &(u32, u32)| {
+            number.checked_sub(*first).is_some_and(|past| past < *count)
+        };
+        self.0
+            .as_ref()
+            .is_none_or(|ranges| ranges.iter().any(is_in))
+    }
+}
+
+/// The capabilities of a process of which `/proc/self/status` reads so. Root may lack some, as in a container.
+fn effective(status: &str) -> Option<u64> {
+    let line = status
+        .lines()
+        .find_map(|line| line.strip_prefix("CapEff:"))?;
+    u64::from_str_radix(line.trim(), 16).ok()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const PLAIN: Folder = Folder {
+        mode: 0o755,
+        owner: 0,
+        group: 7,
+    };
+
+    fn rights(effective: u64) -> Rights {
+        Rights {
+            user: 1,
+            groups: vec![1, 2],
+            effective,
+            users_mapped: Mapped::default(),
+            groups_mapped: Mapped::default(),
+        }
+    }
+
+    fn wanted(owner: Option<u32>, group: Option<u32>) -> Access {
+        Access {
+            owner,
+            group,
+            ..Access::default()
+        }
+    }
+
+    #[test]
+    fn capabilities_are_read() {
+        let status =
+            |rights: &str| format!("Name:\trespool\nCapPrm:\t{rights}\nCapEff:\t{rights}\n");
+        assert_eq!(effective(&status("00000000a80425fa")), Some(0xa804_25fa));
+        assert_eq!(effective("Name:\trespool\n"), None);
+        let all = rights(effective(&status("000001ffffffffff")).expect("a number"));
+        assert!(all.has(CHOWN) && all.has(FOWNER) && all.writes_everywhere());
+        assert!(!rights(0xa804_25fa).has(CHOWN) && rights(0xa804_25fa).has(FOWNER));
+    }
+
+    #[test]
+    fn giving_away_takes_a_right_and_a_group_that_one_is_in_takes_none() {
+        let (none, root) = (rights(0), rights(1 << CHOWN));
+        let own = [(Some(1), Some(2)), (None, Some(1)), (None, None)];
+        for (owner, group) in own {
+            assert_eq!(none.ungiven(&wanted(owner, group), PLAIN), None);
+        }
+        let other = wanted(Some(3), None);
+        assert_eq!(none.ungiven(&other, PLAIN), Some(Ungiven::Owner(3)));
+        assert_eq!(root.ungiven(&other, PLAIN), None);
+        let other = wanted(None, Some(7));
+        assert_eq!(none.ungiven(&other, PLAIN), Some(Ungiven::Group(7)));
+        assert_eq!(root.ungiven(&other, PLAIN), None);
+        let gives_its_group = Folder {
+            mode: 0o2755,
+            ..PLAIN
+        };
+        assert_eq!(none.ungiven(&other, gives_its_group), None);
+        let third = wanted(None, Some(8));
+        assert_eq!(
+            none.ungiven(&third, gives_its_group),
+            Some(Ungiven::Group(8))
+        );
+    }
+
+    #[test]
+    fn nothing_is_given_to_whom_the_namespace_does_not_know() {
+        let known =
+            Mapped::of("         0       1000          1\n         5     100000         10\n");
+        for (number, is_known) in [(0, true), (1, false), (5, true), (14, true), (15, false)] {
+            assert_eq!(known.has(number), is_known, "{number}");
+        }
+        let all = Mapped::of("         0          0 4294967295\n");
+        assert!(all.has(0) && all.has(OVERFLOW) && Mapped::of("").has(5));
+        let root = Rights {
+            user: 0,
+            users_mapped: known.clone(),
+            groups_mapped: known,
+            ..rights(u64::MAX)
+        };
+        let ungiven = |owner, group| root.ungiven(&wanted(owner, group), PLAIN);
+        assert_eq!(ungiven(Some(15), None), Some(Ungiven::OwnerUnmapped(15)));
+        assert_eq!(ungiven(Some(5), Some(1)), Some(Ungiven::GroupUnmapped(1)));
+        assert_eq!(ungiven(Some(5), Some(5)), None);
+        let sticky = Folder {
+            mode: 0o1777,
+            owner: 5,
+            group: 5,
+        };
+        assert!(root.removes(6, sticky) && !root.removes(OVERFLOW, sticky));
+    }
+
+    #[test]
+    fn a_sticky_folder_keeps_the_files_of_others() {
+        let sticky = Folder {
+            mode: 0o1777,
+            ..PLAIN
+        };
+        let own = Folder { owner: 1, ..sticky };
+        assert!(rights(0).removes(1, sticky) && !rights(0).removes(2, sticky));
+        assert!(rights(0).removes(2, own) && rights(0).removes(2, PLAIN));
+        assert!(rights(1 << FOWNER).removes(2, sticky));
+        assert!(!rights(1 << CHOWN | 1 << DAC_OVERRIDE).removes(2, sticky));
+    }
+}
