@@ -25,8 +25,8 @@ use crate::process::Faults;
 use crate::process::{Ending, Logging, Signals, Watch};
 use crate::telemetry::{self, Parts, Reload, ServerHealth, Throttle, WorkerCounters};
 use crate::transport::{
-    Accepted, AcceptedSocket, Accepting, Acceptor, Bound, Connector, OpenListeners, bind_admin,
-    keep_descriptors, raise_descriptor_limit,
+    Accepted, AcceptedSocket, Accepting, Acceptor, Bound, Connector, EndpointFile, OpenListeners,
+    bind_admin, keep_descriptors, raise_descriptor_limit,
 };
 use crate::upstream::{OwnLogin, Passing, Process};
 use listeners::Opened;
@@ -134,7 +134,7 @@ async fn serve(
         let opened = Opened::new(listener, settings.limits.keepalive).map_err(RunError::Start)?;
         acceptors.push(opened);
     }
-    let admin = bind_endpoint(&settings)?;
+    let (admin, endpoint_files) = bind_endpoint(&settings)?;
     keep_descriptors(needed, settings.upstream.max_connections);
     let start = Instant::now();
     for warning in &settings.warnings {
@@ -142,7 +142,7 @@ async fn serve(
     }
     let opened = acceptors.iter().map(|opened| Arc::clone(&opened.listener));
     let listeners = OpenListeners::new(opened.collect());
-    let (door, view) = open(&settings, start, listeners)
+    let (door, view) = open(&settings, start, listeners, endpoint_files)
         .map_err(|error| RunError::Start(format!("cannot start: {error}")))?;
     let door = Arc::new(door);
     let reloads = start_reloader(path.to_owned(), &door, &view, (descriptors, content));
@@ -188,8 +188,11 @@ async fn serve(
     ended.map_err(RunError::Lost)
 }
 
+/// What accepts at the addresses of the operator's door, and the files of those that are unix sockets.
+type BoundEndpoint = (Vec<(&'static str, Acceptor, Scope)>, Arc<[EndpointFile]>);
+
 /// Binds the addresses of the operator's door.
-fn bind_endpoint(settings: &Settings) -> Result<Vec<(&'static str, Acceptor, Scope)>, RunError> {
+fn bind_endpoint(settings: &Settings) -> Result<BoundEndpoint, RunError> {
     let admin = &settings.admin;
     let addresses = [
         ("admin", "admin.address", &admin.address, Scope::All),
@@ -200,7 +203,7 @@ fn bind_endpoint(settings: &Settings) -> Result<Vec<(&'static str, Acceptor, Sco
             Scope::Health,
         ),
     ];
-    let mut bound = Vec::new();
+    let (mut bound, mut files) = (Vec::new(), Vec::new());
     for (name, key, address, scope) in addresses {
         let Some(address) = address else {
             continue;
@@ -209,9 +212,10 @@ fn bind_endpoint(settings: &Settings) -> Result<Vec<(&'static str, Acceptor, Sco
         let acceptor = acceptor.open().map_err(|error| {
             RunError::Start(format!("{key}: cannot listen on {address}: {error}"))
         })?;
+        files.extend(acceptor.endpoint_file(key));
         bound.push((name, acceptor, scope));
     }
-    Ok(bound)
+    Ok((bound, files.into()))
 }
 
 /// What the operator's door shows and does.
@@ -256,6 +260,7 @@ fn start_reloader(
         workers: mailboxes.collect(),
         is_reading: Arc::default(),
         listeners: Arc::clone(&view.listeners),
+        endpoint_files: Arc::clone(&view.endpoint_files),
         door: Arc::clone(door),
         descriptors,
         last: Arc::clone(&view.last_reload),
@@ -321,6 +326,7 @@ fn open(
     settings: &Arc<Settings>,
     start: Instant,
     listeners: Arc<OpenListeners>,
+    endpoint_files: Arc<[EndpointFile]>,
 ) -> io::Result<(Door, View)> {
     let process = process(settings, start)?;
     let (budget, workers) = (&process.budget, settings.workers);
@@ -368,6 +374,7 @@ fn open(
             .map(|worker| Arc::clone(&worker.counters))
             .collect(),
         listeners,
+        endpoint_files,
         parts: Arc::clone(&parts),
         last_reload: Arc::new(Mutex::new(Reload {
             at: SystemTime::now(),

@@ -13,7 +13,7 @@ use crate::telemetry::{
     PROCESS, Parts, ProcessRow, Reload, Scrape, ServerHealth, Standing, UpstreamCounts,
     WorkerCounters, faults,
 };
-use crate::transport::OpenListeners;
+use crate::transport::{EndpointFile, OpenListeners};
 use crate::upstream::Process;
 
 /// A client silent for this long counts as idle.
@@ -37,6 +37,8 @@ pub struct View {
     pub counters: Vec<Arc<WorkerCounters>>,
     /// The listeners that are open.
     pub listeners: Arc<OpenListeners>,
+    /// The files of the endpoint's own unix sockets.
+    pub endpoint_files: Arc<[EndpointFile]>,
     /// The parts of the process.
     pub parts: Arc<Parts>,
     /// How the configuration was last loaded; the start counts as once.
@@ -190,6 +192,8 @@ impl View {
         warnings.extend(self.process.unresolved());
         let listeners = self.listeners.all();
         warnings.extend(listeners.iter().filter_map(|listener| listener.trouble()));
+        let of_endpoint = self.endpoint_files.iter();
+        warnings.extend(of_endpoint.filter_map(EndpointFile::trouble));
         warnings.extend(self.empty_categories(&settings));
         let server = self.process.health.snapshot();
         let concerns = server.concerns(settings.upstream.role);

@@ -17,7 +17,7 @@ use crate::client::Errand;
 use crate::config::{self, AuthMode, Login, Settings, UpstreamTls};
 use crate::identity::{Card, Registry};
 use crate::telemetry::{Disconnect, LossCause, Reload, log};
-use crate::transport::{Connector, OpenListeners};
+use crate::transport::{Connector, EndpointFile, OpenListeners};
 use crate::upstream::{OwnLogin, Process};
 use crate::worker::Message;
 
@@ -62,6 +62,8 @@ pub(super) struct Reloader {
     pub(super) workers: Vec<mpsc::Sender<Message>>,
     /// The listeners that are open.
     pub(super) listeners: Arc<OpenListeners>,
+    /// The files of the endpoint's own unix sockets.
+    pub(super) endpoint_files: Arc<[EndpointFile]>,
     /// What accepting clients needs.
     pub(super) door: Arc<Door>,
     /// Files the process may have open.
@@ -228,6 +230,9 @@ impl Reloader {
             self.process.login.store(login);
         }
         listeners.put_in_force(&self.listeners, &self.door).await;
+        for trouble in self.endpoint_files.iter().filter_map(EndpointFile::trouble) {
+            tracing::warn!("{trouble}");
+        }
         self.process.server_moved();
         // Those that were opened by a token end with it.
         let expired = before.upstream.login.as_ref().is_some_and(Login::expires);

@@ -15,6 +15,7 @@ use tokio::io::unix::AsyncFd;
 use tokio::net::{TcpStream, UnixStream};
 
 use super::Stream;
+use super::endpoint_file::EndpointFile;
 use super::foreseen::{clear, ungiven};
 use super::named::Named;
 use super::occupant::remedy;
@@ -79,6 +80,14 @@ pub struct Acceptor {
     /// Others may have what is kept back of the process' descriptors.
     is_for_clients: bool,
     exhausted: u64,
+}
+
+impl Acceptor {
+    /// The file of the operator's unix socket, whose address is `key` in the settings.
+    pub fn endpoint_file(&self, key: &'static str) -> Option<EndpointFile> {
+        let file = self.named.file.as_ref()?;
+        Some(EndpointFile::new(key, file.bound().clone()))
+    }
 }
 
 /// A client that has connected, not yet on any worker.

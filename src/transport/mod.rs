@@ -2,6 +2,7 @@
 
 mod clock;
 mod dial;
+mod endpoint_file;
 mod foreseen;
 mod listen;
 mod named;
@@ -19,6 +20,7 @@ mod tls;
 
 pub use clock::Clock;
 pub use dial::{DialError, dial};
+pub use endpoint_file::EndpointFile;
 pub use foreseen::{Hindrance, is_full, is_to_be_cleared, is_to_stay, ungiven};
 pub use listen::{
     Accepted, AcceptedSocket, Acceptor, Bound, bind, bind_admin, raise_descriptor_limit, try_bind,

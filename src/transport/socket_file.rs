@@ -94,6 +94,10 @@ impl Drop for SocketFile {
 }
 
 impl BoundFile {
+    pub(super) fn path(&self) -> &Path {
+        &self.path
+    }
+
     /// Who may connect by it now.
     ///
     /// # Errors
@@ -207,15 +211,20 @@ impl BoundFile {
     }
 }
 
+/// What to say of one that is not there any more.
+pub(super) const GONE: &str = "the file of its socket has been removed";
+
+/// What to say where another is.
+pub(super) const REPLACED: &str = "another file stands in the place of its socket by now";
+
 fn not_ours() -> io::Error {
-    io::Error::other(
-        "another file stands in the place of its socket by now; remove that file and the listener, reload, and add it again",
-    )
+    io::Error::other(format!(
+        "{REPLACED}; remove that file and the listener, reload, and add it again"
+    ))
 }
 
 fn gone() -> io::Error {
-    let text =
-        "the file of its socket has been removed; remove the listener, reload, and add it again";
+    let text = format!("{GONE}; remove the listener, reload, and add it again");
     io::Error::new(io::ErrorKind::NotFound, text)
 }
 

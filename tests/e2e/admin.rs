@@ -142,6 +142,29 @@ fn a_token_is_asked_for_and_can_be_replaced_by_a_reload() {
 }
 
 #[test]
+fn a_file_of_the_endpoint_that_is_gone_is_told_of() {
+    let dir = tempfile::tempdir().expect("a folder");
+    let path = dir.path().join("health.sock");
+    let address = format!("unix:{}", path.display());
+    let line = format!("health_address = \"{address}\"");
+    let settings = || Respool::before("127.0.0.1:1").admin(&line);
+    let respool = settings().start();
+    let trouble = format!("admin.health_address: nobody can connect to {address} any more: ");
+    assert!(!respool.status().contains(&trouble));
+    std::fs::rename(&path, dir.path().join("aside")).expect("by hand");
+    let gone = format!("{trouble}the file of its socket has been removed; restart respool");
+    assert!(respool.status().contains(&gone), "{}", respool.status());
+    respool.reload(&settings());
+    respool.eventually_logs(&gone);
+    std::fs::write(&path, "").expect("written");
+    let other =
+        format!("{trouble}another file stands in the place of its socket by now; remove that file");
+    assert!(respool.status().contains(&other), "{}", respool.status());
+    std::fs::rename(dir.path().join("aside"), &path).expect("by hand");
+    assert!(!respool.status().contains(&trouble));
+}
+
+#[test]
 fn the_endpoint_may_be_a_unix_socket_with_health_apart() {
     let redis = Redis::start(&[]);
     let dir = tempfile::tempdir().expect("a folder");
