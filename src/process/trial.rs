@@ -91,12 +91,12 @@ impl Trial {
             let key = format!("listener.{}", why.key);
             problem(&key, format!("{}: {}", listener.name, why.what), why.remedy)
         };
-        let ungiven = ungiven(path, &listener.access).map(told);
-        if ungiven.is_none() {
+        let ungiven = ungiven(path, &listener.access);
+        if ungiven.is_empty() {
             let stays = is_to_stay(path, &listener.access);
             self.warnings.extend(stays.map(told));
         }
-        self.problems.extend(ungiven);
+        self.problems.extend(ungiven.into_iter().map(told));
     }
 
     /// Whether the mode of the socket's file can be set here.

@@ -1,5 +1,5 @@
-//! What would hinder the file of a unix socket, told before there is one. `respool check` and a start ask the same, so that
-//! they decide alike.
+//! What would hinder the file of a unix socket, told before there is one. `respool check` goes by it; a start tries, since a
+//! file system may allow more than can be seen, and says of what the kernel refuses what is said here.
 
 use std::fmt;
 use std::fs;
@@ -56,17 +56,19 @@ pub fn is_to_be_cleared(path: &Path) -> io::Result<bool> {
     Err(io::Error::new(io::ErrorKind::PermissionDenied, stays))
 }
 
-/// Removes what [`is_to_be_cleared`].
+/// Removes a socket that is left over at `path`.
 ///
 /// # Errors
-/// No socket can be made at `path`, or what is there could not be removed.
+/// What stands there stays; why, as [`is_to_be_cleared`] says it.
 pub(super) fn clear(path: &Path) -> io::Result<()> {
-    if !is_to_be_cleared(path)? {
+    if !is_left_over(path)? {
         return Ok(());
     }
     fs::remove_file(path).map_err(|error| {
-        let text = format!("the socket that was left over there cannot be removed: {error}");
-        io::Error::new(error.kind(), text)
+        is_to_be_cleared(path).err().unwrap_or_else(|| {
+            let text = format!("the socket that was left over there cannot be removed: {error}");
+            io::Error::new(error.kind(), text)
+        })
     })
 }
 
@@ -78,9 +80,25 @@ pub fn is_full(path: &Path) -> bool {
 }
 
 /// Why the file of a socket at `path` cannot be given to those who are to have it.
-pub fn ungiven(path: &Path, wanted: &Access) -> Option<Hindrance> {
-    let (_, folder) = folder(path).ok()?;
-    let why = Rights::now().ungiven(wanted, as_folder(&folder))?;
+pub fn ungiven(path: &Path, wanted: &Access) -> Vec<Hindrance> {
+    let Ok((_, folder)) = folder(path) else {
+        return Vec::new();
+    };
+    let why = Rights::now().ungiven(wanted, as_folder(&folder));
+    why.into_iter().map(hindrance).collect()
+}
+
+/// What to say where the kernel has refused to give it away: `refused`, or what is known of the setting that it tells of.
+pub(super) fn explained(path: &Path, wanted: &Access, refused: String) -> String {
+    let known = ungiven(path, wanted);
+    let is_told = |why: &&Hindrance| refused.starts_with(&format!("listener.{}:", why.key));
+    match known.iter().find(is_told) {
+        Some(why) => why.to_string(),
+        None => refused,
+    }
+}
+
+fn hindrance(why: Ungiven) -> Hindrance {
     let of_user = |owner| format!("its file cannot be given to the user {owner}");
     let of_group = |group| format!("its file cannot be given to the group {group}");
     let unmapped = "write one that is there, or map it where the namespace is made";
@@ -115,7 +133,7 @@ pub fn ungiven(path: &Path, wanted: &Access) -> Option<Hindrance> {
             unmapped,
         ),
     };
-    Some(Hindrance { key, what, remedy })
+    Hindrance { key, what, remedy }
 }
 
 /// Says so where respool may not remove the file of a socket at `path` any more once it is given away.
@@ -211,7 +229,7 @@ mod tests {
             owner: Some(about.uid()),
             ..Access::default()
         };
-        assert_eq!(ungiven(&path, &wanted), None);
+        assert_eq!(ungiven(&path, &wanted), []);
         assert_eq!(is_to_stay(&path, &wanted), None, "one's own folder");
         assert!(!is_full(&path));
     }

@@ -16,7 +16,7 @@ use tokio::net::{TcpStream, UnixStream};
 
 use super::Stream;
 use super::endpoint_file::EndpointFile;
-use super::foreseen::{clear, ungiven};
+use super::foreseen::{clear, explained};
 use super::named::Named;
 use super::occupant::remedy;
 use super::open::{Accepting, OpenListener};
@@ -153,14 +153,13 @@ pub fn bind(listener: &Listener, keepalive: Duration) -> Result<Bound, String> {
             (bind_tcp(addresses).map_err(told)?, None)
         }
         Address::Unix(path) => {
-            let refused = |why: &dyn Display| format!("cannot listen on {name}: {why}");
-            if let Some(why) = ungiven(path, &listener.access) {
-                return Err(refused(&why));
-            }
             let (socket, file) = bind_unix(path).map_err(told)?;
             // Before it listens: until then nobody can connect, whatever the umask allows.
             let permitted = file.permit(&listener.access, "listener");
-            permitted.map_err(|why| refused(&why))?;
+            permitted.map_err(|why| {
+                let why = explained(path, &listener.access, why);
+                format!("cannot listen on {name}: {why}")
+            })?;
             (socket, Some(file))
         }
     };

@@ -97,25 +97,22 @@ impl Rights {
     }
 
     /// Why a file that it makes in the folder cannot be given to those who are to have it.
-    pub(super) fn ungiven(&self, wanted: &Access, folder: Folder) -> Option<Ungiven> {
+    pub(super) fn ungiven(&self, wanted: &Access, folder: Folder) -> Vec<Ungiven> {
         let owner = wanted.owner.filter(|owner| *owner != self.user);
-        let is_folders = folder.mode & SET_GROUP != 0;
         // What it has as it is made is not given to it.
-        let group = wanted
-            .group
-            .filter(|group| !is_folders || *group != folder.group);
-        let (chowns, is_in) = (self.has(CHOWN), |group| self.groups.contains(&group));
-        match (owner, group) {
-            (Some(owner), _) if !self.users_mapped.has(owner) => {
-                Some(Ungiven::OwnerUnmapped(owner))
-            }
-            (Some(owner), _) if !chowns => Some(Ungiven::Owner(owner)),
-            (_, Some(group)) if !self.groups_mapped.has(group) => {
-                Some(Ungiven::GroupUnmapped(group))
-            }
-            (_, Some(group)) if !chowns && !is_in(group) => Some(Ungiven::Group(group)),
-            _ => None,
-        }
+        let is_folders = |group: u32| folder.mode & SET_GROUP != 0 && group == folder.group;
+        let group = wanted.group.filter(|group| !is_folders(*group));
+        let chowns = self.has(CHOWN);
+        let of_owner = |owner| match self.users_mapped.has(owner) {
+            false => Some(Ungiven::OwnerUnmapped(owner)),
+            true => (!chowns).then_some(Ungiven::Owner(owner)),
+        };
+        let of_group = |group| match self.groups_mapped.has(group) {
+            false => Some(Ungiven::GroupUnmapped(group)),
+            true => (!chowns && !self.groups.contains(&group)).then_some(Ungiven::Group(group)),
+        };
+        let owner = owner.and_then(of_owner);
+        owner.into_iter().chain(group.and_then(of_group)).collect()
     }
 }
 
@@ -193,24 +190,21 @@ mod tests {
         let (none, root) = (rights(0), rights(1 << CHOWN));
         let own = [(Some(1), Some(2)), (None, Some(1)), (None, None)];
         for (owner, group) in own {
-            assert_eq!(none.ungiven(&wanted(owner, group), PLAIN), None);
+            assert_eq!(none.ungiven(&wanted(owner, group), PLAIN), []);
         }
         let other = wanted(Some(3), None);
-        assert_eq!(none.ungiven(&other, PLAIN), Some(Ungiven::Owner(3)));
-        assert_eq!(root.ungiven(&other, PLAIN), None);
+        assert_eq!(none.ungiven(&other, PLAIN), [Ungiven::Owner(3)]);
+        assert_eq!(root.ungiven(&other, PLAIN), []);
         let other = wanted(None, Some(7));
-        assert_eq!(none.ungiven(&other, PLAIN), Some(Ungiven::Group(7)));
-        assert_eq!(root.ungiven(&other, PLAIN), None);
+        assert_eq!(none.ungiven(&other, PLAIN), [Ungiven::Group(7)]);
+        assert_eq!(root.ungiven(&other, PLAIN), []);
         let gives_its_group = Folder {
             mode: 0o2755,
             ..PLAIN
         };
-        assert_eq!(none.ungiven(&other, gives_its_group), None);
+        assert_eq!(none.ungiven(&other, gives_its_group), []);
         let third = wanted(None, Some(8));
-        assert_eq!(
-            none.ungiven(&third, gives_its_group),
-            Some(Ungiven::Group(8))
-        );
+        assert_eq!(none.ungiven(&third, gives_its_group), [Ungiven::Group(8)]);
     }
 
     #[test]
@@ -229,9 +223,11 @@ mod tests {
             ..rights(u64::MAX)
         };
         let ungiven = |owner, group| root.ungiven(&wanted(owner, group), PLAIN);
-        assert_eq!(ungiven(Some(15), None), Some(Ungiven::OwnerUnmapped(15)));
-        assert_eq!(ungiven(Some(5), Some(1)), Some(Ungiven::GroupUnmapped(1)));
-        assert_eq!(ungiven(Some(5), Some(5)), None);
+        assert_eq!(ungiven(Some(15), None), [Ungiven::OwnerUnmapped(15)]);
+        assert_eq!(ungiven(Some(5), Some(1)), [Ungiven::GroupUnmapped(1)]);
+        assert_eq!(ungiven(Some(5), Some(5)), []);
+        let both = [Ungiven::OwnerUnmapped(15), Ungiven::GroupUnmapped(1)];
+        assert_eq!(ungiven(Some(15), Some(1)), both);
         let sticky = Folder {
             mode: 0o1777,
             owner: 5,
