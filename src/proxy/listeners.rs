@@ -117,15 +117,15 @@ impl Changes {
         Ok(changes)
     }
 
-    /// Changes who may connect to unix sockets: the one change that can still fail.
+    /// Begins to change who may connect to unix sockets: the one change that can still fail. It takes away only.
     ///
     /// # Errors
     /// A file is not ours to change, in words; all are as they were once this is dropped.
-    pub(super) fn change_access(&mut self) -> Result<(), String> {
+    pub(super) fn begin_access(&mut self) -> Result<(), String> {
         // All of them: the file may be another than the settings in force say.
         for kept in &self.kept {
             self.access
-                .change(&kept.listener, &kept.settings, kept.is_access_new)?;
+                .begin(&kept.listener, &kept.settings, kept.is_access_new)?;
         }
         Ok(())
     }
@@ -144,12 +144,13 @@ impl Changes {
             closed,
             access,
         } = self;
-        access.keep();
         let mut now = Vec::new();
         for kept in kept {
             kept.listener.change(kept.acceptance, kept.settings.backlog);
             now.push(kept.listener);
         }
+        // Only now: whoever it lets in is met by all that the reload is about.
+        access.finish();
         for listener in closed {
             let name = listener.name();
             if tokio::time::timeout(CLOSED_WITHIN, listener.close())

@@ -130,7 +130,7 @@ impl Reloader {
             Err(text) => Err(text),
         };
         let prepared = prepared.and_then(|mut prepared| {
-            prepared.listeners.change_access()?;
+            prepared.listeners.begin_access()?;
             Ok(prepared)
         });
         let done = match prepared {

@@ -1,5 +1,6 @@
 //! Sockets and the clock: streams to clients and to the server, with TLS or without, listening, dialling.
 
+mod access_steps;
 mod clock;
 mod dial;
 mod endpoint_file;

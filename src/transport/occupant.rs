@@ -128,7 +128,7 @@ impl Error for Unremovable {}
 fn unreachable(path: &Path, about: &Metadata) -> io::Result<bool> {
     let owner = about.uid();
     if owner == geteuid().as_raw() && about.mode() & OWNER_WRITES == 0 {
-        match connect_as_owner(path, about) {
+        match connect_as_owner(path, about, || connect(path)) {
             Err(error) if error.kind() == io::ErrorKind::ConnectionRefused => return Ok(true),
             Ok(()) => return Err(io::ErrorKind::AddrInUse.into()),
             Err(_) => {}
@@ -139,7 +139,11 @@ fn unreachable(path: &Path, about: &Metadata) -> io::Result<bool> {
 }
 
 /// Connects by a file of one's own whose mode lets its owner do that for a moment.
-fn connect_as_owner(path: &Path, about: &Metadata) -> io::Result<()> {
+fn connect_as_owner(
+    path: &Path,
+    about: &Metadata,
+    connect: impl FnOnce() -> io::Result<()>,
+) -> io::Result<()> {
     let flags = OFlags::PATH | OFlags::NOFOLLOW | OFlags::CLOEXEC;
     let file = rustix::fs::open(path, flags, Mode::empty())?;
     let found = rustix::fs::fstat(&file)?;
@@ -148,8 +152,12 @@ fn connect_as_owner(path: &Path, about: &Metadata) -> io::Result<()> {
     }
     let mode = found.st_mode & 0o777;
     set_mode(file.as_fd(), path, mode | OWNER_WRITES)?;
-    let connected = connect(path);
-    set_mode(file.as_fd(), path, mode)?;
+    let connected = connect();
+    let now = rustix::fs::fstat(&file)?.st_mode & 0o777;
+    // Another that whoever listens has set meanwhile, as at a reload, holds.
+    if now == mode | OWNER_WRITES {
+        set_mode(file.as_fd(), path, mode)?;
+    }
     connected
 }
 
@@ -204,12 +212,32 @@ mod tests {
         let listener = UnixListener::bind(&path).expect("bound");
         fs::set_permissions(&path, Permissions::from_mode(0o060)).expect("set");
         let about = fs::symlink_metadata(&path).expect("a file");
-        connect_as_owner(&path, &about).expect("somebody listens");
+        let connect_as_owner = || connect_as_owner(&path, &about, || connect(&path));
+        connect_as_owner().expect("somebody listens");
         assert_eq!(mode(), 0o060, "as it was");
         drop(listener);
-        let error = connect_as_owner(&path, &about).expect_err("nobody does");
+        let error = connect_as_owner().expect_err("nobody does");
         assert_eq!(error.kind(), io::ErrorKind::ConnectionRefused);
         assert_eq!(mode(), 0o060, "as it was");
+    }
+
+    #[test]
+    fn a_mode_that_is_set_while_its_owner_connects_holds() {
+        let folder = folder();
+        let path = folder.path().join("socket");
+        let set = |mode| fs::set_permissions(&path, Permissions::from_mode(mode)).expect("set");
+        let _listener = UnixListener::bind(&path).expect("bound");
+        set(0o066);
+        let about = fs::symlink_metadata(&path).expect("a file");
+        let meanwhile = || {
+            let now = fs::metadata(&path).expect("a file").mode() & 0o777;
+            assert_eq!(now, 0o266, "its owner may connect");
+            set(0o060);
+            Ok(())
+        };
+        connect_as_owner(&path, &about, meanwhile).expect("somebody listens");
+        let mode = fs::metadata(&path).expect("a file").mode() & 0o777;
+        assert_eq!(mode, 0o060);
     }
 
     #[test]

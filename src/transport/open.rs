@@ -7,7 +7,8 @@ use arc_swap::ArcSwap;
 use socket2::Socket;
 use tokio::sync::watch;
 
-use super::socket_file::{BoundFile, Earlier};
+use super::socket_access::{AccessKeys, BY_HAND};
+use super::socket_file::{BegunChange, BoundFile};
 use super::tls::{Acceptance, TlsAcceptor};
 use crate::config::Listener;
 
@@ -97,10 +98,19 @@ impl OpenListener {
         self.tls.current()
     }
 
-    /// What is wrong with it now, if its file is gone or another's.
+    /// What is wrong with it now, if its file is gone, or another's, or a reload could not make it what it is to be.
     pub fn trouble(&self) -> Option<String> {
-        let error = self.file.as_ref()?.access().err()?;
-        Some(unreachable(&self.name, &error))
+        let file = self.file.as_ref()?;
+        match file.access() {
+            Err(error) => Some(unreachable(&self.name, &error)),
+            Ok(now) => {
+                let (name, left) = (&self.name, file.left(now)?);
+                Some(format!(
+                    "listener {name}: who may connect to it is not what the settings say: a reload could make no more of its \
+                     file, which has {left}; {BY_HAND}"
+                ))
+            }
+        }
     }
 
     /// Clients that come from now on are shown this, or speak no TLS; and as many of them as the settings say wait in the
@@ -125,41 +135,19 @@ impl OpenListener {
 /// Where the settings of who may connect are.
 const TABLE: &str = "listener";
 
-/// What the files of unix sockets were before a reload changed who may connect: put back unless it is kept.
+/// What a reload has begun to change of who may connect by the files of unix sockets: undone unless it is finished. Until
+/// then it lets in nobody whom it did not let in before.
 #[derive(Debug, Default)]
-pub struct ChangedAccess {
-    before: Vec<Before>,
-    is_kept: bool,
-}
-
-/// What one was.
-#[derive(Debug)]
-struct Before {
-    listener: String,
-    file: BoundFile,
-    earlier: Earlier,
-}
-
-impl Before {
-    /// As far as that goes; what cannot be put back is logged.
-    fn put_back(&self) {
-        if let Err(error) = self.file.put_back(self.earlier, TABLE) {
-            let name = &self.listener;
-            tracing::error!(
-                "listener {name}: who may connect to it is not as it was before the reload: {error}"
-            );
-        }
-    }
-}
+pub struct ChangedAccess(Vec<(String, BegunChange)>);
 
 impl ChangedAccess {
-    /// Changes who may connect to `listener`, which is `open`, if it is a unix socket, to what the settings say, whatever its
-    /// file is like. What they say no longer is as if they never had.
+    /// Begins to change who may connect to `listener`, which is `open`, if it is a unix socket, to what the settings say,
+    /// whatever its file is like. What they say no longer is as if they never had.
     ///
     /// # Errors
     /// The file is not there, or not ours to change, in words: only where the settings are new (`is_new`). What somebody
     /// else has done to it is no fault of a reload that changes something else: it is logged, and the file left as it is.
-    pub fn change(
+    pub fn begin(
         &mut self,
         open: &OpenListener,
         listener: &Listener,
@@ -169,8 +157,8 @@ impl ChangedAccess {
             return Ok(());
         };
         let name = &listener.name;
-        let earlier = match file.earlier() {
-            Ok(earlier) => earlier,
+        let now = match file.access() {
+            Ok(now) => now,
             Err(error) if is_new => {
                 return Err(format!(
                     "listener {name}: its mode, owner or group cannot be changed: {error}"
@@ -181,45 +169,67 @@ impl ChangedAccess {
                 return Ok(());
             }
         };
-        let now = earlier.access;
         let next = file.wanted(&listener.access, now);
         if next == now {
+            file.settle(now);
             return Ok(());
         }
-        let before = Before {
-            listener: name.clone(),
-            file: file.clone(),
-            earlier,
+        let keys = AccessKeys {
+            table: TABLE,
+            written: listener.access,
         };
-        match file.permit(next, TABLE) {
-            Err(why) if !is_new => {
-                before.put_back();
-                tracing::warn!(
-                    "listener {name}: somebody else has changed its file, which stays as it is with {now}; by the settings it \
-                     had {next}: {why}; or set it by hand (chmod, chown)"
-                );
-                Ok(())
+        let left = file.left(now);
+        let refused = match file.begin(now, next, keys) {
+            Ok(begun) => {
+                self.0.push((name.clone(), begun));
+                return Ok(());
             }
-            // Of what is refused a part may have been done.
-            done => {
-                self.before.push(before);
-                done.map_err(|why| format!("listener {name}: {why}"))
-            }
+            Err(refused) => refused,
+        };
+        if let Some(error) = refused.not_undone {
+            not_undone(name, &error);
         }
+        let why = refused.why;
+        if is_new {
+            return Err(format!("listener {name}: {why}"));
+        }
+        let who = match left {
+            Some(_) => "an earlier reload could make no more of its file",
+            None => "somebody else has changed its file",
+        };
+        tracing::warn!(
+            "listener {name}: {who}, which stays as it is with {now}; by the settings it had {next}: {why}; or set it by hand \
+             (chmod, chown)"
+        );
+        Ok(())
     }
 
-    /// The reload has been done.
-    pub fn keep(mut self) {
-        self.is_kept = true;
+    /// The reload can be refused no more: lets in who may connect from now on. What is refused all the same is logged.
+    pub fn finish(mut self) {
+        for (name, begun) in std::mem::take(&mut self.0) {
+            if let Err(error) = begun.finish() {
+                tracing::error!(
+                    "listener {name}: fewer may connect to it than the settings say: {error}"
+                );
+            }
+        }
     }
 }
 
 impl Drop for ChangedAccess {
     fn drop(&mut self) {
-        if !self.is_kept {
-            self.before.iter().for_each(Before::put_back);
+        for (name, begun) in std::mem::take(&mut self.0) {
+            if let Err(error) = begun.undo() {
+                not_undone(&name, &error);
+            }
         }
     }
+}
+
+fn not_undone(listener: &str, error: &str) {
+    tracing::error!(
+        "listener {listener}: who may connect to it is not as it was before the reload, but fewer: {error}"
+    );
 }
 
 /// What to say of a listener whose file is gone, or another's.

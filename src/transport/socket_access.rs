@@ -1,176 +1,197 @@
-//! Changing who may connect by the file of a socket: in which order, by which calls, and what to say when one is refused.
-//!
-//! Invariant: at no moment may anybody connect who may neither before nor after, but for the file's owners, who could let
-//! themselves in anyway.
+//! Changing who may connect by the file of a socket: by which calls, and what to say when one is refused.
 
-use std::fmt;
 use std::fs::{self, Permissions};
 use std::io;
-use std::os::fd::{AsFd, AsRawFd as _, BorrowedFd};
+use std::os::fd::{AsFd, AsRawFd as _, BorrowedFd, OwnedFd};
 use std::os::unix::fs::PermissionsExt as _;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use rustix::fs::{AtFlags, Gid, Mode, OFlags, Stat, Uid};
 use rustix::process::geteuid;
 
+use super::access_steps::{FileAccess, Plan, Step, outright};
 use crate::config::Access;
 
 /// Where the kernel shows the files that a process has open.
 const OPEN_FILES: &str = "/proc/self/fd";
 
-/// Mode and owners of a file.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) struct FileAccess {
-    pub(super) mode: u32,
-    pub(super) owner: u32,
-    pub(super) group: u32,
+/// The mode and the owners that a file has.
+pub(super) fn access_of(about: &Stat) -> FileAccess {
+    FileAccess {
+        mode: about.st_mode & 0o777,
+        owner: about.st_uid,
+        group: about.st_gid,
+    }
 }
 
-impl FileAccess {
-    pub(super) fn of(about: &Stat) -> Self {
+/// The settings of who may connect by a file.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct AccessKeys {
+    /// The table in which they stand.
+    pub(super) table: &'static str,
+    /// Those that are written.
+    pub(super) written: Access,
+}
+
+/// A file that is open, and how it is changed who may connect by it.
+#[derive(Debug)]
+pub(super) struct Changing {
+    file: OwnedFd,
+    /// Where it was opened.
+    path: PathBuf,
+    plan: Plan,
+    keys: AccessKeys,
+}
+
+impl Changing {
+    /// Of a `file` from `now` to `next`.
+    pub(super) fn new(
+        file: OwnedFd,
+        path: &Path,
+        (now, next): (FileAccess, FileAccess),
+        keys: AccessKeys,
+    ) -> Self {
+        let me = geteuid().as_raw();
+        // Who may set it as it is may set it otherwise.
+        let may_set_mode = now.owner == me || set_mode(file.as_fd(), path, now.mode).is_ok();
         Self {
-            mode: about.st_mode & 0o777,
-            owner: about.st_uid,
-            group: about.st_gid,
+            file,
+            path: path.to_owned(),
+            plan: Plan::new(now, next, me, may_set_mode),
+            keys,
         }
     }
 
-    /// What `wanted` says, and as it is here where that says nothing.
-    pub(super) fn overlaid(self, wanted: &Access) -> Self {
-        Self {
-            mode: wanted.mode.unwrap_or(self.mode),
-            owner: wanted.owner.unwrap_or(self.owner),
-            group: wanted.group.unwrap_or(self.group),
-        }
+    pub(super) fn plan(&self) -> &Plan {
+        &self.plan
     }
 
-    /// Where it is another than `other`; the rest is `None`.
-    pub(super) fn unlike(self, other: Self) -> Access {
-        let only = |mine: u32, other: u32| Some(mine).filter(|mine| *mine != other);
-        Access {
-            mode: only(self.mode, other.mode),
-            owner: only(self.owner, other.owner),
-            group: only(self.group, other.group),
-        }
-    }
-}
-
-impl fmt::Display for FileAccess {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let (owner, group) = (self.owner, self.group);
-        write!(f, "mode {:04o}, owner {owner}, group {group}", self.mode)
-    }
-}
-
-/// One call that changes a file.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Step {
-    Mode(u32),
-    Owner(u32),
-    Group(u32),
-}
-
-/// The steps from `now` to `next`, when `me` takes them. As long as another group is to come the file allows no more than
-/// both; it is given away last and taken first, since only its owner changes its mode.
-pub(super) fn steps(now: FileAccess, next: FileAccess, me: u32) -> Vec<Step> {
-    let mut steps = Vec::new();
-    let owner = (next.owner != now.owner).then_some(Step::Owner(next.owner));
-    let is_taken = next.owner == me;
-    steps.extend(owner.filter(|_| is_taken));
-    let mut mode = now.mode;
-    if next.group != now.group {
-        if now.mode & next.mode != mode {
-            mode = now.mode & next.mode;
-            steps.push(Step::Mode(mode));
-        }
-        steps.push(Step::Group(next.group));
-    }
-    if mode != next.mode {
-        steps.push(Step::Mode(next.mode));
-    }
-    steps.extend(owner.filter(|_| !is_taken));
-    steps
-}
-
-/// A file that is open, changed in steps.
-pub(super) struct Changing<'a> {
-    pub(super) file: BorrowedFd<'a>,
-    pub(super) path: &'a Path,
-}
-
-impl Changing<'_> {
-    /// Makes `next` of it.
+    /// Changes all of it at once: nobody can connect by it yet.
     ///
     /// # Errors
-    /// The first step that is refused, in words: those before it have been taken. `table` has the settings.
-    pub(super) fn change(&self, next: FileAccess, table: &str) -> Result<(), String> {
-        let now = self.now().map_err(|error| error.to_string())?;
-        for step in steps(now, next, geteuid().as_raw()) {
-            self.take(step)
-                .map_err(|error| refused(step, &error, table))?;
-        }
-        Ok(())
+    /// The first step that is refused, in words.
+    pub(super) fn outright(&self) -> Result<(), String> {
+        let mut steps = outright(self.plan.before, self.plan.next).into_iter();
+        steps.try_for_each(|step| self.take(step).map_err(|error| self.refused(step, &error)))
     }
 
-    /// Makes `before` of it again, as far as that goes: each step by itself.
+    /// See [`Plan::begin`].
     ///
     /// # Errors
-    /// What is still another, in words.
-    pub(super) fn put_back(&self, before: FileAccess, table: &str) -> Result<(), String> {
+    /// What is refused, in words, with its setting and what to do.
+    pub(super) fn begin(&self) -> Result<(), String> {
+        let begun = self.plan.begin(|step| self.take(step));
+        begun.map_err(|(step, error)| self.refused(self.plan.wanted_by(step), &error))
+    }
+
+    /// See [`Plan::finish`].
+    ///
+    /// # Errors
+    /// What the file has, and is not to have, in words.
+    pub(super) fn finish(&self) -> Result<(), String> {
+        let wrong = self.plan.finish(|step| self.take(step));
+        let told = |left| {
+            let (path, next) = (self.path.display(), self.plan.next);
+            format!("{path} has {left} now and is to have {next}")
+        };
+        self.told(self.plan.next, &wrong, told)
+    }
+
+    /// See [`Plan::undo`].
+    ///
+    /// # Errors
+    /// What is still another than before, in words.
+    pub(super) fn undo(&self) -> Result<(), String> {
         let now = self.now().map_err(|error| error.to_string())?;
-        let mut wrong = Vec::new();
-        for step in steps(now, before, geteuid().as_raw()) {
-            let step = match step {
-                // A mode that was for others is not for those who are still there.
-                Step::Mode(mode) if !wrong.is_empty() => Step::Mode(mode & now.mode),
-                step => step,
-            };
-            if let Err(error) = self.take(step) {
-                wrong.push(refused(step, &error, table));
-            }
-        }
-        if wrong.is_empty() {
+        let wrong = self.plan.undo(now, |step| self.take(step));
+        let told = |left| {
+            let (path, before) = (self.path.display(), self.plan.before);
+            format!("{path} has {left} now and had {before} before")
+        };
+        self.told(self.plan.before, &wrong, told)
+    }
+
+    fn told(
+        &self,
+        wanted: FileAccess,
+        wrong: &[(Step, io::Error)],
+        told: impl FnOnce(FileAccess) -> String,
+    ) -> Result<(), String> {
+        let left = self.now().map_err(|error| error.to_string())?;
+        if left == wanted {
             return Ok(());
         }
-        let left = self.now().unwrap_or(now);
-        let (path, wrong) = (self.path.display(), wrong.join("; "));
-        Err(format!(
-            "{path} has {left} now and had {before} before: {wrong}; set it by hand (chmod, chown), or close the listener and \
-             open it again"
-        ))
+        let wrong = wrong.iter().map(|(step, error)| match step {
+            Step::Mode(mode) => format!("its mode cannot be set to {mode:04o}: {error}"),
+            Step::Owner(owner) => format!("it cannot be given to the user {owner}: {error}"),
+            Step::Group(group) => format!("it cannot be given to the group {group}: {error}"),
+        });
+        let wrong: Vec<String> = wrong.collect();
+        let (told, wrong) = (told(left), wrong.join("; "));
+        Err(format!("{told}: {wrong}; {BY_HAND}"))
     }
 
-    fn now(&self) -> io::Result<FileAccess> {
-        Ok(FileAccess::of(&rustix::fs::fstat(self.file)?))
+    /// What it has now.
+    ///
+    /// # Errors
+    /// The kernel does not tell.
+    pub(super) fn now(&self) -> io::Result<FileAccess> {
+        Ok(access_of(&rustix::fs::fstat(&self.file)?))
     }
 
     fn take(&self, step: Step) -> io::Result<()> {
         let (owner, group) = match step {
-            Step::Mode(mode) => return set_mode(self.file, self.path, mode),
+            Step::Mode(mode) => return set_mode(self.file.as_fd(), &self.path, mode),
             Step::Owner(owner) => (Some(Uid::from_raw(owner)), None),
             Step::Group(group) => (None, Some(Gid::from_raw(group))),
         };
-        rustix::fs::chownat(self.file, "", owner, group, AtFlags::EMPTY_PATH)?;
+        rustix::fs::chownat(&self.file, "", owner, group, AtFlags::EMPTY_PATH)?;
         Ok(())
+    }
+
+    /// What to say when the step that sets a key is refused. A key that is not written is set to what the file was bound
+    /// with: there is nothing to remove.
+    fn refused(&self, step: Step, error: &io::Error) -> String {
+        let (before, written) = (self.plan.before, self.keys.written);
+        let (key, is_written, what, has, remedy) = match step {
+            Step::Mode(mode) => (
+                "mode",
+                written.mode.is_some(),
+                format!("the mode {mode:04o}"),
+                format!("{:04o}", before.mode),
+                "run respool as the owner of the file or with CAP_FOWNER",
+            ),
+            Step::Owner(owner) => (
+                "owner",
+                written.owner.is_some(),
+                format!("to the user {owner}"),
+                before.owner.to_string(),
+                "run respool as root or with CAP_CHOWN",
+            ),
+            Step::Group(group) => (
+                "group",
+                written.group.is_some(),
+                format!("to the group {group}"),
+                before.group.to_string(),
+                "take respool's user into the group",
+            ),
+        };
+        let table = self.keys.table;
+        if is_written {
+            return format!(
+                "{table}.{key}: its file cannot be given {what}: {error}; remove the key, or {remedy}"
+            );
+        }
+        format!(
+            "{table}.{key}: the key is not written, and its file cannot be given back {what} that it was bound with: {error}; \
+             write {key} = \"{has}\", which it has, or {remedy}, or remove the listener, reload, and add it again"
+        )
     }
 }
 
-fn refused(step: Step, error: &io::Error, table: &str) -> String {
-    match step {
-        Step::Mode(mode) => format!(
-            "{table}.mode: its file cannot be given the mode {mode:04o}: {error}; remove the key, or run respool as the owner of \
-             the file or with CAP_FOWNER"
-        ),
-        Step::Owner(owner) => format!(
-            "{table}.owner: its file cannot be given to the user {owner}: {error}; remove the key, or run respool as root or \
-             with CAP_CHOWN"
-        ),
-        Step::Group(group) => format!(
-            "{table}.group: its file cannot be given to the group {group}: {error}; remove the key, or take respool's user \
-             into the group"
-        ),
-    }
-}
+/// What helps where respool can do no more.
+pub(super) const BY_HAND: &str =
+    "set it by hand (chmod, chown), or remove the listener, reload, and add it again";
 
 /// Sets the mode of a file that is opened by its path only; there is no call for that before Linux 6.6. `path` is where
 /// it was opened.
@@ -250,85 +271,6 @@ mod tests {
 
     use super::*;
 
-    /// Somebody who is none of the file's owners.
-    struct Stranger {
-        is_in_old: bool,
-        is_in_new: bool,
-    }
-
-    impl Stranger {
-        fn may_connect(&self, at: FileAccess, old: u32) -> bool {
-            let is_in = if at.group == old {
-                self.is_in_old
-            } else {
-                self.is_in_new
-            };
-            at.mode & if is_in { 0o020 } else { 0o002 } != 0
-        }
-    }
-
-    /// What each of the steps leaves.
-    fn stations(now: FileAccess, next: FileAccess, me: u32) -> Vec<FileAccess> {
-        let mut at = now;
-        let taken = steps(now, next, me).into_iter().map(|step| {
-            match step {
-                Step::Mode(mode) => at.mode = mode,
-                Step::Owner(owner) => at.owner = owner,
-                Step::Group(group) => at.group = group,
-            }
-            at
-        });
-        taken.collect()
-    }
-
-    #[test]
-    fn nobody_may_connect_meanwhile_who_may_neither_before_nor_after() {
-        let modes = [
-            0o600, 0o660, 0o606, 0o666, 0o620, 0o602, 0o000, 0o060, 0o777,
-        ];
-        let file = |mode, owner, group| FileAccess { mode, owner, group };
-        for (before, after) in modes
-            .iter()
-            .flat_map(|one| modes.map(|other| (*one, other)))
-        {
-            for (owner, group, me) in [(1, 1, 1), (2, 1, 1), (1, 2, 1), (2, 2, 1), (2, 2, 2)] {
-                let (now, next) = (file(before, 1, 1), file(after, owner, group));
-                let stations = stations(now, next, me);
-                assert_eq!(stations.last().copied().unwrap_or(now), next);
-                for (is_in_old, is_in_new) in [(false, false), (true, false), (false, true)] {
-                    let stranger = Stranger {
-                        is_in_old,
-                        is_in_new,
-                    };
-                    let may = |at| stranger.may_connect(at, 1);
-                    let is_fine = |at: &FileAccess| !may(*at) || may(now) || may(next);
-                    assert!(
-                        stations.iter().all(is_fine),
-                        "{now} to {next} by way of {stations:?}"
-                    );
-                }
-            }
-        }
-    }
-
-    #[test]
-    fn a_file_is_given_away_last_and_taken_first() {
-        let mine = FileAccess {
-            mode: 0o600,
-            owner: 1,
-            group: 1,
-        };
-        let given = FileAccess {
-            mode: 0o660,
-            owner: 2,
-            group: 1,
-        };
-        let (mode, owner) = (Step::Mode, Step::Owner);
-        assert_eq!(steps(mine, given, 1), [mode(0o660), owner(2)]);
-        assert_eq!(steps(given, mine, 1), [owner(1), mode(0o600)]);
-        assert_eq!(steps(mine, mine, 1), []);
-    }
-
     #[test]
     fn without_proc_a_mode_is_set_by_name_where_nobody_else_may_write() {
         let folder = tempfile::tempdir().expect("a folder");
@@ -360,25 +302,63 @@ mod tests {
     }
 
     #[test]
-    fn what_cannot_be_put_back_hinders_nothing_else() {
+    fn what_is_begun_is_narrow_until_it_is_finished_or_undone() {
         let folder = tempfile::tempdir().expect("a folder");
         let path = folder.path().join("socket");
         let _bound = UnixListener::bind(&path).expect("bound");
+        fs::set_permissions(&path, Permissions::from_mode(0o606)).expect("set");
+        let changing = |mode| changing(&path, mode, Access::default());
+        let file = changing(0o660);
+        let before = file.now().expect("it is there");
+        let is = |mode| {
+            assert_eq!(
+                file.now().expect("it is there"),
+                FileAccess { mode, ..before }
+            )
+        };
+        file.begin().expect("one's own");
+        is(0o600);
+        file.undo().expect("one's own");
+        is(0o606);
+        file.begin().expect("one's own");
+        file.finish().expect("one's own");
+        is(0o660);
+    }
+
+    fn changing(path: &Path, mode: u32, written: Access) -> Changing {
         let flags = OFlags::PATH | OFlags::NOFOLLOW;
-        let file = rustix::fs::open(&path, flags, Mode::empty()).expect("it opens");
-        let changing = Changing {
-            file: file.as_fd(),
-            path: &path,
+        let file = rustix::fs::open(path, flags, Mode::empty()).expect("it opens");
+        let now = access_of(&rustix::fs::fstat(&file).expect("a file"));
+        let keys = AccessKeys {
+            table: "listener",
+            written,
         };
-        set_mode(file.as_fd(), &path, 0o600).expect("set");
-        let before = changing.now().expect("it is there");
-        let wider = FileAccess {
-            mode: 0o666,
-            ..before
+        Changing::new(file, path, (now, FileAccess { mode, ..now }), keys)
+    }
+
+    #[test]
+    fn a_key_that_is_not_written_is_not_told_to_be_removed() {
+        let folder = tempfile::tempdir().expect("a folder");
+        let path = folder.path().join("socket");
+        let _bound = UnixListener::bind(&path).expect("bound");
+        fs::set_permissions(&path, Permissions::from_mode(0o640)).expect("set");
+        let all = Access {
+            mode: Some(0o600),
+            owner: Some(7),
+            group: Some(8),
         };
-        changing.change(wider, "listener").expect("one's own");
-        assert_eq!(changing.now().expect("it is there"), wider);
-        changing.put_back(before, "listener").expect("one's own");
-        assert_eq!(changing.now().expect("it is there"), before);
+        let error = io::Error::from(io::ErrorKind::PermissionDenied);
+        for step in [Step::Mode(0o600), Step::Owner(7), Step::Group(8)] {
+            let told = |written| changing(&path, 0o600, written).refused(step, &error);
+            let (written, removed) = (told(all), told(Access::default()));
+            assert!(written.contains("; remove the key, or "), "{written}");
+            assert!(!removed.contains("remove the key"), "{removed}");
+            assert!(removed.contains("the key is not written, and"), "{removed}");
+        }
+        let told = changing(&path, 0o600, Access::default()).refused(Step::Mode(0o600), &error);
+        assert!(
+            told.contains("; write mode = \"0640\", which it has"),
+            "{told}"
+        );
     }
 }

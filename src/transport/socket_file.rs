@@ -5,15 +5,16 @@
 
 use std::fs;
 use std::io;
-use std::os::fd::{AsFd as _, OwnedFd};
+use std::os::fd::OwnedFd;
 use std::os::unix::fs::{FileTypeExt as _, MetadataExt as _};
 use std::path::{Path, PathBuf};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use rustix::fs::{FileType, Mode, OFlags};
 
+use super::access_steps::FileAccess;
 use super::foreseen::is_to_stay;
-use super::socket_access::{Changing, FileAccess};
+use super::socket_access::{AccessKeys, Changing, access_of};
 use crate::config::Access;
 
 /// The file of a unix socket that was bound just now, removed when nobody listens on it any more.
@@ -27,15 +28,31 @@ pub(super) struct BoundFile {
     /// Device and inode.
     id: (u64, u64),
     unset: FileAccess,
-    /// What respool itself made of it that is not as it was bound.
-    given: Arc<Mutex<Access>>,
+    made: Arc<Mutex<Made>>,
 }
 
-/// What a file was before it was changed, and what of that respool had made of it.
-#[derive(Debug, Clone, Copy)]
-pub(super) struct Earlier {
-    pub(super) access: FileAccess,
+/// What respool itself has made of a file.
+#[derive(Debug, Clone, Copy, Default)]
+struct Made {
+    /// What of it is not as it was bound.
     given: Access,
+    /// What a reload has left it with that could do no more.
+    left: Option<FileAccess>,
+}
+
+/// A change of who may connect by a file that is begun: to be finished, or undone.
+#[derive(Debug)]
+pub(super) struct BegunChange {
+    file: BoundFile,
+    changing: Changing,
+}
+
+/// Why a change could not be begun.
+#[derive(Debug)]
+pub(super) struct Refused {
+    pub(super) why: String,
+    /// Why it could not be undone either, if it could not.
+    pub(super) not_undone: Option<String>,
 }
 
 impl SocketFile {
@@ -56,7 +73,7 @@ impl SocketFile {
                 owner: about.uid(),
                 group: about.gid(),
             },
-            given: Arc::default(),
+            made: Arc::default(),
         }))
     }
 
@@ -64,13 +81,21 @@ impl SocketFile {
         &self.0
     }
 
-    /// Sets who may connect by it, as the settings in `table` say.
+    /// Sets who may connect by it, as the settings in `table` say, before anybody can.
     ///
     /// # Errors
     /// It is not there any more, or not ours to change, in words.
-    pub(super) fn permit(&self, wanted: &Access, table: &str) -> Result<(), String> {
+    pub(super) fn permit(&self, wanted: &Access, table: &'static str) -> Result<(), String> {
         let now = self.0.access().map_err(|error| error.to_string())?;
-        self.0.permit(now.overlaid(wanted), table)
+        let next = now.overlaid(wanted);
+        let keys = AccessKeys {
+            table,
+            written: *wanted,
+        };
+        self.0.changing(now, next, keys)?.outright()?;
+        self.0.remember(now, next, next);
+        self.0.tell_if_it_stays(now, next);
+        Ok(())
     }
 }
 
@@ -103,23 +128,13 @@ impl BoundFile {
     /// # Errors
     /// Another file stands there, or none.
     pub(super) fn access(&self) -> io::Result<FileAccess> {
-        Ok(FileAccess::of(&rustix::fs::fstat(self.open()?)?))
-    }
-
-    /// As [`BoundFile::access`], to be put back.
-    ///
-    /// # Errors
-    /// Another file stands there, or none.
-    pub(super) fn earlier(&self) -> io::Result<Earlier> {
-        let access = self.access()?;
-        let given = *self.given.lock().unwrap_or_else(PoisonError::into_inner);
-        Ok(Earlier { access, given })
+        Ok(access_of(&rustix::fs::fstat(self.open()?)?))
     }
 
     /// Who may connect by it when the settings are `wanted` and it is as `now`. What they say no longer is as if they never
     /// had; what somebody else made of it, and they say nothing of, stays.
     pub(super) fn wanted(&self, wanted: &Access, now: FileAccess) -> FileAccess {
-        let given = *self.given.lock().unwrap_or_else(PoisonError::into_inner);
+        let given = self.made().given;
         let unset = Access {
             mode: given.mode.and(Some(self.unset.mode)),
             owner: given.owner.and(Some(self.unset.owner)),
@@ -128,54 +143,59 @@ impl BoundFile {
         now.overlaid(&unset).overlaid(wanted)
     }
 
-    /// Sets who may connect by it.
+    /// Begins to make `next` of it, which is as `now`.
     ///
     /// # Errors
-    /// Another file stands there, or this one is not ours to change, in words: it may be changed in part. `table` has the
-    /// settings.
-    pub(super) fn permit(&self, next: FileAccess, table: &str) -> Result<(), String> {
-        let before = self.access().map_err(|error| error.to_string())?;
-        let done = self.changing(|changing| changing.change(next, table));
-        self.remember(before, next);
-        if done.is_ok() && next.owner != before.owner {
-            self.tell_if_it_stays(next.owner);
+    /// Another file stands there, or this one is not ours to change: it is as before, as far as that goes.
+    pub(super) fn begin(
+        &self,
+        now: FileAccess,
+        next: FileAccess,
+        keys: AccessKeys,
+    ) -> Result<BegunChange, Refused> {
+        let unbegun = |why| Refused {
+            why,
+            not_undone: None,
+        };
+        let changing = self.changing(now, next, keys).map_err(unbegun)?;
+        let done = changing.begin();
+        let change = BegunChange {
+            file: self.clone(),
+            changing,
+        };
+        match done {
+            Ok(()) => Ok(change),
+            Err(why) => Err(Refused {
+                why,
+                not_undone: change.undo().err(),
+            }),
         }
-        done
     }
 
-    /// Sets who may connect by it as it was before, as far as that goes.
-    ///
-    /// # Errors
-    /// What could not be put back, in words.
-    pub(super) fn put_back(&self, before: Earlier, table: &str) -> Result<(), String> {
-        let done = self.changing(|changing| changing.put_back(before.access, table));
-        // What could not be put back is respool's doing still; by a file that is gone nobody connects.
-        let left = self.access().unwrap_or(before.access).unlike(before.access);
-        let mut given = self.given.lock().unwrap_or_else(PoisonError::into_inner);
-        let or_as_before =
-            |left: Option<u32>, given, before| if left.is_some() { given } else { before };
-        *given = Access {
-            mode: or_as_before(left.mode, given.mode, before.given.mode),
-            owner: or_as_before(left.owner, given.owner, before.given.owner),
-            group: or_as_before(left.group, given.group, before.given.group),
-        };
-        done
+    /// What a reload has left it with that could do no more, where it has that still.
+    pub(super) fn left(&self, now: FileAccess) -> Option<FileAccess> {
+        self.made().left.filter(|left| *left == now)
+    }
+
+    /// It is as it is to be, which is as `now`.
+    pub(super) fn settle(&self, now: FileAccess) {
+        self.made().left = None;
+        self.remember(now, now, now);
     }
 
     fn changing(
         &self,
-        change: impl FnOnce(&Changing<'_>) -> Result<(), String>,
-    ) -> Result<(), String> {
+        now: FileAccess,
+        next: FileAccess,
+        keys: AccessKeys,
+    ) -> Result<Changing, String> {
         let file = self.open().map_err(|error| error.to_string())?;
-        change(&Changing {
-            file: file.as_fd(),
-            path: &self.path,
-        })
+        Ok(Changing::new(file, &self.path, (now, next), keys))
     }
 
-    fn tell_if_it_stays(&self, owner: u32) {
+    fn tell_if_it_stays(&self, before: FileAccess, made: FileAccess) {
         let given = Access {
-            owner: Some(owner),
+            owner: made.unlike(before).owner,
             ..Access::default()
         };
         if let Some(why) = is_to_stay(&self.path, &given) {
@@ -183,13 +203,23 @@ impl BoundFile {
         }
     }
 
-    /// Respool has made `next` of what was `before`, or may have.
-    fn remember(&self, before: FileAccess, next: FileAccess) {
-        let mut given = self.given.lock().unwrap_or_else(PoisonError::into_inner);
-        let (made, other) = (next.unlike(before), next.unlike(self.unset));
-        given.mode = other.mode.and(made.mode.or(given.mode));
-        given.owner = other.owner.and(made.owner.or(given.owner));
-        given.group = other.group.and(made.group.or(given.group));
+    /// Respool was to make `wanted` of what was `before`, and has made `made` of it.
+    fn remember(&self, before: FileAccess, made: FileAccess, wanted: FileAccess) {
+        let mut memory = self.made();
+        let (new, other) = (made.unlike(before), made.unlike(self.unset));
+        let given = memory.given;
+        memory.given = Access {
+            mode: other.mode.and(new.mode.or(given.mode)),
+            owner: other.owner.and(new.owner.or(given.owner)),
+            group: other.group.and(new.group.or(given.group)),
+        };
+        if made != wanted {
+            memory.left = Some(made);
+        }
+    }
+
+    fn made(&self) -> MutexGuard<'_, Made> {
+        self.made.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// The file itself, whatever is put in its place meanwhile.
@@ -208,6 +238,34 @@ impl BoundFile {
             true => Ok(file),
             false => Err(not_ours()),
         }
+    }
+}
+
+impl BegunChange {
+    /// Lets in who may connect from now on.
+    ///
+    /// # Errors
+    /// What the file has, and is not to have, in words: it lets in fewer.
+    pub(super) fn finish(self) -> Result<(), String> {
+        let done = self.changing.finish();
+        let plan = self.changing.plan();
+        let made = self.changing.now().unwrap_or(plan.next);
+        self.file.made().left = None;
+        self.file.remember(plan.before, made, plan.next);
+        self.file.tell_if_it_stays(plan.before, made);
+        done
+    }
+
+    /// Makes it what it was, as far as that goes.
+    ///
+    /// # Errors
+    /// What is still another than before, in words: it lets in fewer.
+    pub(super) fn undo(self) -> Result<(), String> {
+        let done = self.changing.undo();
+        let before = self.changing.plan().before;
+        let made = self.changing.now().unwrap_or(before);
+        self.file.remember(before, made, before);
+        done
     }
 }
 
@@ -240,6 +298,21 @@ mod tests {
         tempfile::tempdir().expect("a folder")
     }
 
+    fn begin(file: &BoundFile, now: FileAccess, next: FileAccess) -> Result<BegunChange, Refused> {
+        let keys = AccessKeys {
+            table: "listener",
+            written: Access::default(),
+        };
+        file.begin(now, next, keys)
+    }
+
+    /// As a reload does it that is not refused.
+    fn set(file: &BoundFile, next: FileAccess) -> Result<(), String> {
+        let now = file.access().expect("ours");
+        let begun = begin(file, now, next);
+        begun.expect("one's own").finish()
+    }
+
     #[test]
     fn the_file_of_another_process_stays() {
         let folder = folder();
@@ -266,7 +339,7 @@ mod tests {
             FileAccess { mode: 0o600, ..now },
             FileAccess { mode: 0o666, ..now },
         );
-        file.bound().permit(strict, "listener").expect("ours");
+        set(file.bound(), strict).expect("ours");
         assert_eq!(mode(&path), 0o600);
         assert_eq!(file.bound().access().expect("ours").mode, 0o600, "as it is");
         // A link to a file of somebody's, and another's socket.
@@ -275,13 +348,13 @@ mod tests {
         fs::set_permissions(&secret, Permissions::from_mode(0o600)).expect("set");
         fs::rename(&path, folder.path().join("aside")).expect("put aside");
         std::os::unix::fs::symlink(&secret, &path).expect("linked");
-        file.bound().permit(open, "listener").expect_err("not ours");
+        begin(file.bound(), now, open).expect_err("not ours");
         file.bound().access().expect_err("not ours");
         assert_eq!(mode(&secret), 0o600);
         fs::remove_file(&path).expect("removed");
         let _other = UnixListener::bind(&path).expect("bound by another");
         fs::set_permissions(&path, Permissions::from_mode(0o600)).expect("set");
-        file.bound().permit(open, "listener").expect_err("not ours");
+        begin(file.bound(), now, open).expect_err("not ours");
         assert_eq!(mode(&path), 0o600);
     }
 
@@ -295,16 +368,47 @@ mod tests {
         let of = |mode: u32| FileAccess { mode, ..file.unset };
         let nothing = Access::default();
         fs::set_permissions(&path, Permissions::from_mode(0o607)).expect("by hand");
-        let before = file.earlier().expect("ours");
-        file.permit(of(0o660), "listener").expect("ours");
-        file.put_back(before, "listener").expect("ours");
+        let begun = begin(file, of(0o607), of(0o660)).expect("ours");
+        assert_eq!(file.access().expect("ours"), of(0o600), "meanwhile");
+        begun.undo().expect("ours");
+        assert_eq!(file.access().expect("ours"), of(0o607), "put back");
         assert_eq!(file.wanted(&nothing, of(0o607)), of(0o607), "by hand");
         // What respool had made of it before is so still.
-        file.permit(of(0o600), "listener").expect("ours");
-        let before = file.earlier().expect("ours");
-        file.permit(file.unset, "listener").expect("ours");
-        file.put_back(before, "listener").expect("ours");
+        set(file, of(0o600)).expect("ours");
+        let begun = begin(file, of(0o600), file.unset).expect("ours");
+        begun.undo().expect("ours");
         assert_eq!(file.wanted(&nothing, of(0o600)), file.unset);
+    }
+
+    #[test]
+    fn what_a_reload_leaves_is_known_for_its_doing_until_it_is_as_it_is_to_be() {
+        let folder = folder();
+        let path = folder.path().join("socket");
+        let _bound = UnixListener::bind(&path).expect("bound");
+        let file = SocketFile::new(&path).expect("it is there");
+        let file = file.bound();
+        let unset = file.unset;
+        let of = |mode: u32, group| FileAccess {
+            mode,
+            group,
+            ..unset
+        };
+        let (before, left) = (of(0o660, unset.group), of(0o600, unset.group + 1));
+        let nothing = Access::default();
+        file.remember(before, left, before);
+        assert_eq!(file.left(left), Some(left));
+        assert_eq!(file.left(before), None, "somebody else's doing");
+        assert_eq!(
+            file.wanted(&nothing, left),
+            unset,
+            "all of it is its own doing"
+        );
+        // Another reload in vain.
+        file.remember(left, left, left);
+        assert_eq!(file.left(left), Some(left));
+        file.settle(unset);
+        assert_eq!(file.left(left), None);
+        assert_eq!(file.wanted(&nothing, left), left, "by hand");
     }
 
     #[test]
@@ -323,16 +427,16 @@ mod tests {
             ..nothing
         };
         assert_eq!(file.wanted(&strict, of(0o607)), of(0o600));
-        file.permit(of(0o600), "listener").expect("ours");
+        set(file, of(0o600)).expect("ours");
         assert_eq!(file.wanted(&nothing, of(0o600)), unset);
-        file.permit(unset, "listener").expect("ours");
+        set(file, unset).expect("ours");
         assert_eq!(file.wanted(&nothing, of(0o607)), of(0o607), "by hand");
         // Another owner that was tried in vain is not wanted later on.
         let other = FileAccess {
             owner: unset.owner + 1,
             ..unset
         };
-        file.remember(unset, other);
+        file.remember(unset, other, other);
         assert_eq!(file.wanted(&nothing, other), unset);
         assert_eq!(
             file.wanted(

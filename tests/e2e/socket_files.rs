@@ -1,6 +1,8 @@
 //! The files of unix sockets in the hands of a respool that may not do everything: what a reload that fails leaves, what is
 //! left over from a process that was killed, and what is in the way.
 
+mod access;
+
 use std::fs::{self, Permissions};
 use std::os::unix::fs::{MetadataExt as _, PermissionsExt as _, chown, symlink};
 use std::os::unix::net::{UnixListener, UnixStream};
@@ -172,6 +174,10 @@ fn who_may_give_files_away_and_not_change_them_takes_them_back() {
     respool
         .reload(&place.listening(&[("x.sock", "mode = \"0660\"\nowner = \"1\"\ngroup = \"1\"")]));
     assert_eq!(about(&path), (0o660, 1, 1));
+    // What is another's is taken meanwhile.
+    respool
+        .reload(&place.listening(&[("x.sock", "mode = \"0606\"\nowner = \"1\"\ngroup = \"2\"")]));
+    assert_eq!(about(&path), (0o606, 1, 2));
     respool.reload(&place.listening(&[("x.sock", "mode = \"0600\"")]));
     assert_eq!(about(&path), before);
 }

@@ -1,0 +1,135 @@
+//! Who may connect by the file of a unix socket while a reload changes it, and after one that could not.
+
+use std::fs::{self, Permissions};
+use std::os::unix::fs::{PermissionsExt as _, chown};
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::thread;
+
+use rustix::process::geteuid;
+
+use super::{NOBODY, Place, about};
+use crate::harness::{Respool, Settings, leave_out};
+
+/// A group that respool's user is not in.
+const OTHERS: u32 = 1;
+
+/// Has `settings` refused.
+#[track_caller]
+fn refuse(respool: &Respool, settings: &Settings) -> String {
+    respool.rewrite(settings);
+    let (code, text) = respool.post_reload();
+    assert_eq!(code, 409, "{text}");
+    text
+}
+
+/// A folder whose files are of [`OTHERS`], whoever makes them.
+fn place_of_others(here: &str) -> Option<Place> {
+    let place = Place::new(here)?;
+    if !geteuid().is_root() && leave_out(here, "only root makes a folder of another group") {
+        return None;
+    }
+    let dir = place.dir.path();
+    chown(dir, Some(0), Some(OTHERS)).expect("root's");
+    fs::set_permissions(dir, Permissions::from_mode(0o2777)).expect("root's");
+    Some(place)
+}
+
+#[test]
+fn a_reload_that_is_refused_opens_a_file_at_no_moment() {
+    let here = "e2e::socket_files::access::a_reload_that_is_refused_opens_a_file_at_no_moment";
+    let Some(place) = Place::new(here) else {
+        return;
+    };
+    let with =
+        |first: &str, second: &str| place.listening(&[("x.sock", first), ("y.sock", second)]);
+    let respool = with("mode = \"0600\"", "").start();
+    let path = place.path("x.sock");
+    // Of its own, and of a listener behind it.
+    let in_vain = [
+        with("mode = \"0666\"\nowner = \"0\"", ""),
+        with("mode = \"0666\"", "owner = \"0\""),
+    ];
+    for settings in in_vain {
+        let is_over = AtomicBool::new(false);
+        let seen = thread::scope(|scope| {
+            let watcher = scope.spawn(|| {
+                let mut seen = 0;
+                while !is_over.load(Ordering::Relaxed) {
+                    seen |= about(&path).0;
+                }
+                seen
+            });
+            for _ in 0..60 {
+                let text = refuse(&respool, &settings);
+                assert!(text.contains("listener.owner: its file cannot"), "{text}");
+            }
+            is_over.store(true, Ordering::Relaxed);
+            watcher.join().expect("it watches")
+        });
+        assert_eq!(seen, 0o600, "of all modes that it had: {seen:o}");
+    }
+}
+
+#[test]
+fn what_cannot_be_put_back_lets_in_nobody_and_is_told_until_it_is_mended() {
+    let here = "e2e::socket_files::access::what_cannot_be_put_back_lets_in_nobody_and_is_told_until_it_is_mended";
+    let Some(place) = place_of_others(here) else {
+        return;
+    };
+    let with =
+        |first: &str, second: &str| place.listening(&[("x.sock", first), ("y.sock", second)]);
+    let path = place.path("x.sock");
+    let before = || with("mode = \"0660\"", "");
+    let respool = before().start();
+    assert_eq!(about(&path), (0o660, NOBODY, OTHERS));
+    let own = format!("mode = \"0666\"\ngroup = \"{NOBODY}\"");
+    refuse(&respool, &with(&own, "owner = \"0\""));
+    let left = (0o600, NOBODY, NOBODY);
+    assert_eq!(about(&path), left, "no wider than it was");
+    respool.eventually_logs("is not as it was before the reload, but fewer");
+    let told = "a reload could make no more of its file, which has mode 0600";
+    assert!(respool.status().contains(told), "{}", respool.status());
+    for connections in ["20", "21"] {
+        respool.reload(&before().upstream(&format!("max_connections = {connections}\n")));
+        assert_eq!(about(&path), left);
+    }
+    respool.eventually_logs("an earlier reload could make no more of its file, which stays");
+    let log = respool.log_text();
+    assert!(!log.contains("somebody else has changed"), "{log}");
+    assert!(log.contains("group = \"65534\", which it has"), "{log}");
+    // By hand, as is told.
+    chown(&path, None, Some(OTHERS)).expect("root's");
+    fs::set_permissions(&path, Permissions::from_mode(0o660)).expect("root's");
+    assert!(!respool.status().contains(told), "{}", respool.status());
+    respool.reload(&before());
+    assert_eq!(about(&path), (0o660, NOBODY, OTHERS));
+}
+
+#[test]
+fn a_key_that_was_removed_in_vain_is_not_told_to_be_removed() {
+    let here =
+        "e2e::socket_files::access::a_key_that_was_removed_in_vain_is_not_told_to_be_removed";
+    let Some(place) = place_of_others(here) else {
+        return;
+    };
+    let with = |lines: &str| place.listening(&[("x.sock", lines)]);
+    let path = place.path("x.sock");
+    let grouped = format!("mode = \"0660\"\ngroup = \"{NOBODY}\"");
+    let respool = with(&grouped).start();
+    let before = about(&path);
+    assert_eq!(before, (0o660, NOBODY, NOBODY));
+    let text = refuse(&respool, &with("mode = \"0660\""));
+    assert!(!text.contains("remove the key"), "{text}");
+    let told = "listener.group: the key is not written, and its file cannot be given back to the group 1 that it was bound with";
+    assert!(text.contains(told), "{text}");
+    assert!(
+        text.contains("; write group = \"65534\", which it has, or"),
+        "{text}"
+    );
+    assert_eq!(about(&path), before);
+    // As is told.
+    respool.reload(&with(&grouped));
+    respool.reload(&place.listening(&[]));
+    respool.reload(&with("mode = \"0660\""));
+    assert_eq!(about(&path), (0o660, NOBODY, OTHERS));
+}
