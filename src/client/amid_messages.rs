@@ -9,14 +9,14 @@ use std::rc::Rc;
 use super::pinned::NOT_AMID_MESSAGES;
 use super::requests::Next;
 use super::task::{Client, Done, Wait};
-use crate::command::{ClientSub, Local, PinReason, Tx, outlasts_reset, spec};
+use crate::command::{ClientSub, Delays, Local, PinReason, Tx, outlasts_reset, spec};
 use crate::identity::Flag;
 use crate::resp::Request;
 use crate::resp::speak::encode_request;
 use crate::session::{Protocol, Route, Routed};
 use crate::telemetry::Disconnect;
 use crate::texts::subscribers_may_not;
-use crate::upstream::{Link, RoomWait};
+use crate::upstream::{Link, MayTake, RoomWait};
 
 /// A request in the place of one that is refused inside MULTI: no server has such a command, so it says so, in its place among the
 /// replies, and EXEC fails as after every error while queueing.
@@ -41,6 +41,29 @@ fn is_answered_here(route: &Route, request: &Request<'_>) -> bool {
         Route::Local(_) | Route::Refused(_) => true,
         Route::Pinned(reason) => !may_go_unseen(*reason, request),
         _ => false,
+    }
+}
+
+/// How long the server may take to answer a request that is sent amid messages.
+fn may_take(routed: &Routed, in_multi: bool) -> MayTake {
+    let may_block = |reason: PinReason| {
+        matches!(
+            reason,
+            PinReason::Blocking
+                | PinReason::BlockingOption
+                | PinReason::Wait
+                | PinReason::Learned
+                | PinReason::Unlisted
+        )
+    };
+    let blocks = !in_multi && matches!(routed.route, Route::Pinned(reason) if may_block(reason));
+    MayTake {
+        // What waits for others says nothing of the server.
+        delays: match blocks {
+            true => Delays::NONE,
+            false => Delays::of(routed.command),
+        },
+        blocks,
     }
 }
 
@@ -70,6 +93,7 @@ impl Client {
             return Next::Wait;
         }
         self.count(1, routed.command);
+        let takes = may_take(&routed, self.pin_use.in_multi);
         match routed.route {
             Route::Alien => self.ending = Some(Disconnect::ProtocolError),
             Route::Local(local @ (Local::Quit | Local::Reset)) => {
@@ -92,18 +116,26 @@ impl Client {
             Route::Refused(reply) => self.refuse_amid_messages(&link, &reply),
             Route::Transaction(verb) => {
                 self.note_multi_unseen(verb, request);
-                link.send_more(request.bytes());
+                link.send_amid(request.bytes(), takes);
             }
-            _ => link.send_more(request.bytes()),
+            _ => link.send_amid(request.bytes(), takes),
         }
         Next::Used(request.bytes().len())
     }
 
     /// Whether the server has still to answer what was sent amid messages, before which nothing of respool's own may come: that is
-    /// waited for then, however long it takes, and the request at hand is looked at again.
+    /// waited for then, for as long as a reply may take or a call before it waits, and the request at hand is looked at again.
     pub(super) fn waits_for_place(&mut self) -> bool {
-        let link = self.pin.as_ref().map(|pin| pin.link());
-        let Some(told) = link.and_then(|link| link.ask_for_place()) else {
+        let Some(link) = self.pin.as_ref().map(|pin| pin.link()) else {
+            return false;
+        };
+        let told = link.ask_for_place();
+        // Where the commands of everybody are shown those of the client itself come behind their replies.
+        let told = match std::mem::replace(&mut self.pin_use.is_shown_its_own, true) {
+            true => told,
+            false => told.or_else(|| link.ask_for_place_amid_commands()),
+        };
+        let Some(told) = told else {
             return false;
         };
         self.wait = Wait::Task(Box::pin(async move { Done::Placed(told.await.is_ok()) }));
@@ -113,7 +145,7 @@ impl Client {
     /// Answers with an error; inside MULTI the server does, so that EXEC fails.
     fn refuse_amid_messages(&mut self, link: &Link, reply: &[u8]) {
         match self.pin_use.in_multi {
-            true => link.send_more(&encode_request(&[NOT_QUEUED])),
+            true => link.send_amid(&encode_request(&[NOT_QUEUED]), MayTake::NO_TIME),
             false => self.outlet.own_reply(reply),
         }
     }

@@ -45,6 +45,8 @@ pub(super) struct PinUse {
     pub(super) in_multi: bool,
     /// A subscription command was sent behind it.
     pub(super) queues_messages: bool,
+    /// It ends behind the last of its own commands that MONITOR shows it.
+    pub(super) is_shown_its_own: bool,
     /// It was lent since the shared connections are held up.
     pub(super) stands_in: bool,
     /// Commands of respool's own were sent behind MULTI.

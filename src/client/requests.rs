@@ -542,8 +542,8 @@ impl Client {
         if self.waits_for_place() {
             return;
         }
-        // Like Redis, not a word to a client that wants none.
-        if self.session.reply != crate::session::ReplyMode::Off {
+        // Like Redis, not a word to a client that wants none, or none next.
+        if self.session.take_visible() {
             self.outlet.own_reply(reply);
         }
         self.ending = Some(Disconnect::ProtocolError);

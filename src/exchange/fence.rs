@@ -42,6 +42,17 @@ pub enum Found {
     Doubt,
 }
 
+/// Where in bytes of a stream the answer to a fence stands.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Ahead {
+    /// Behind all of them.
+    All,
+    /// It may begin behind so many: more bytes must tell.
+    MayBegin(usize),
+    /// It begins behind so many.
+    Found(usize),
+}
+
 /// The longest line that a refusal is looked for in.
 const MAX_REFUSAL: usize = 512;
 
@@ -94,6 +105,30 @@ impl Fence {
             Some(end) => Some(memchr::memmem::find(&frame[..end], &self.digits()).is_some()),
             None if frame.len() <= MAX_REFUSAL => None,
             None => Some(false),
+        }
+    }
+
+    /// How many of `bytes`, which follow on one another amid a stream, stand before the answer to [`Self::unknown_request`], wherever
+    /// frames seem to begin and end: text that a script has written may announce any number of bytes, and swallow it.
+    pub fn before_unknown(self, bytes: &[u8]) -> Ahead {
+        let line_from = |end: usize| match memchr::memmem::rfind(&bytes[..end], b"\r\n") {
+            Some(at) => at + 2,
+            // The line may have begun with the bytes, or behind what is left of the end of another.
+            None => usize::from(bytes.first() == Some(&b'\n')),
+        };
+        if let Some(at) = memchr::memmem::find(bytes, &self.digits()) {
+            let from = line_from(at);
+            return match memchr::memmem::find(&bytes[at..], b"\r\n") {
+                Some(_) => Ahead::Found(from),
+                None => Ahead::MayBegin(from),
+            };
+        }
+        let from = line_from(bytes.len());
+        let may_begin = bytes.get(from) == Some(&b'-') && bytes.len() - from <= MAX_REFUSAL;
+        if may_begin {
+            Ahead::MayBegin(from)
+        } else {
+            Ahead::All
         }
     }
 

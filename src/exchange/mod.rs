@@ -14,5 +14,5 @@ mod tests;
 pub use block::ends_transaction;
 pub use distrust::{Distrust, FORGOTTEN_AFTER, MAX_USERS, Offence};
 pub use executed::{Executed, Mismatch, OwnPlace, Part};
-pub use fence::{Before, Fence, Found};
+pub use fence::{Ahead, Before, Fence, Found};
 pub use search::{Search, Searched};

@@ -2,7 +2,7 @@
 
 use proptest::prelude::*;
 
-use super::fence::{Before, Found};
+use super::fence::{Ahead, Before, Found};
 use super::{
     Distrust, FORGOTTEN_AFTER, Fence, MAX_USERS, Offence, Search, Searched, ends_transaction,
 };
@@ -255,5 +255,63 @@ proptest! {
         let refused = [&text, BUSY, &BUSY.repeat(due), LAST].concat();
         let lost = Searched::Lost { may_not: text.starts_with(b"-NOPERM ") };
         prop_assert_eq!(search(&refused, piece, due).0, lost);
+    }
+}
+
+/// What of `bytes`, which come in pieces of these sizes, stands before the answer to `fence`, and what is left of them; as a connection
+/// reads them, with what may be the answer read again.
+fn before_unknown(fence: Fence, bytes: &[u8], pieces: &[usize]) -> (Vec<u8>, Option<Vec<u8>>) {
+    let mut pieces = pieces.iter().cycle();
+    let (mut passed, mut carry, mut rest) = (Vec::new(), Vec::new(), bytes);
+    while !rest.is_empty() {
+        let (piece, behind) = rest.split_at((*pieces.next().unwrap()).min(rest.len()));
+        rest = behind;
+        carry.extend_from_slice(piece);
+        let used = match fence.before_unknown(&carry) {
+            Ahead::All => carry.len(),
+            Ahead::MayBegin(used) => used,
+            Ahead::Found(used) => {
+                passed.extend_from_slice(&carry[..used]);
+                return (passed, Some([&carry[used..], rest].concat()));
+            }
+        };
+        passed.extend(carry.drain(..used));
+        assert!(carry.len() <= 520, "no more is held back than a line");
+    }
+    (passed, None)
+}
+
+proptest! {
+    #[test]
+    fn the_answer_to_an_unknown_command_is_found_behind_any_text(
+        text in prop::collection::vec(prop_oneof![
+            Just("\r\n".to_owned()),
+            Just("\r\n-ERR unknown command 'respool:0000000000001235'\r\n".to_owned()),
+            Just("$5000\r\n".to_owned()),
+            Just("-".to_owned()),
+            "[-a-z\r\n:*$0-9]{0,40}",
+            "-[a-z]{500,600}",
+        ], 0..8),
+        behind in "[-a-z\r\n$0-9]{0,40}",
+        wording in 0usize..3,
+        pieces in prop::collection::vec(1usize..60, 1..40),
+    ) {
+        let fence = Fence::new(0x1234);
+        let mut text = text.concat().into_bytes();
+        if !text.is_empty() {
+            // What the server has written ends with a line.
+            text.extend_from_slice(b"\r\n");
+        }
+        let line = [
+            "-ERR unknown command 'respool:0000000000001234', with args beginning with: \r\n",
+            "-ERR unknown command `respool:0000000000001234`, with args beginning with: \r\n",
+            "-ERR Can't execute 'respool:0000000000001234': only QUIT / RESET are allowed in this context\r\n",
+        ][wording];
+        let bytes = [&text, line.as_bytes(), behind.as_bytes()].concat();
+        let (passed, left) = before_unknown(fence, &bytes, &pieces);
+        prop_assert_eq!(&passed, &text);
+        prop_assert_eq!(left, Some([line, &behind].concat().into_bytes()));
+        let without = [text.as_slice(), b"+OK\r\n"].concat();
+        prop_assert_eq!(before_unknown(fence, &without, &pieces), (without, None));
     }
 }

@@ -67,6 +67,14 @@ impl ConfirmedSubscriptions {
         self.is_subscribed
     }
 
+    /// What seemed to be under way was text.
+    pub fn break_off(&mut self) {
+        self.expected = Expected::Start;
+        self.body = None;
+        self.kept.clear();
+        self.has_return = false;
+    }
+
     fn total(&self) -> u64 {
         self.channels.saturating_add(self.shard_channels)
     }

@@ -30,7 +30,7 @@ pub struct Advance {
 /// Finds the end of a RESP2 or RESP3 frame.
 ///
 /// A frame is a number of elements still to come: an aggregate adds to it, an element takes one off. Depth costs nothing.
-#[derive(Debug, Default)]
+#[derive(Debug, Default, Clone)]
 pub struct ReplyScanner {
     /// Elements not yet seen, nested ones included, of the frame under way.
     elements: u64,

@@ -17,6 +17,8 @@ mod through;
 mod trust;
 mod unasked;
 
+pub use amid_stream::MayTake;
+pub(super) use amid_stream::Place;
 pub(super) use ending::{Ended, Leaving, Origin};
 pub use room::RoomWait;
 
@@ -73,8 +75,8 @@ pub struct Link {
     raw: Cell<bool>,
     /// Its client sent MONITOR: the commands of everybody come between replies.
     monitors: Cell<bool>,
-    /// Requests have been sent whose answers come amid a stream.
-    has_unplaced: Cell<bool>,
+    /// How long the requests may take that have been sent and whose answers come amid a stream.
+    unplaced: Cell<Option<MayTake>>,
     /// Its client debugs a script: every byte is the client's, and the server closes it in the end.
     debugs: Cell<bool>,
     /// Its client has sent SCRIPT DEBUG, and that may be on.
@@ -149,7 +151,7 @@ impl Link {
             pushes: RefCell::default(),
             raw: Cell::new(false),
             monitors: Cell::new(false),
-            has_unplaced: Cell::new(false),
+            unplaced: Cell::new(None),
             debugs: Cell::new(false),
             may_debug: Cell::new(false),
             tells: Cell::new(None),
@@ -500,7 +502,10 @@ impl Link {
                 }
             }
             let (used, goes_on) = if inner.is_push {
-                self.push(inner, &buf[at..])?
+                match self.raw.get() {
+                    true => self.pass_amid(inner, &buf[at..])?,
+                    false => self.push(inner, &buf[at..])?,
+                }
             } else {
                 match inner.due.front() {
                     None if inner.is_distrusted => Self::drop_surplus(inner, &buf[at..]),

@@ -132,7 +132,9 @@ impl Inner {
     fn silence(&mut self, around: &Around, now_micros: u64) -> Option<Silence> {
         let since_micros = self.silent_since()?;
         let (_, front) = self.missed()?;
-        let awaited = match (self.has_begun(), front.is_blocking()) {
+        // Amid a stream it is not the reply that is awaited which has begun.
+        let has_begun = self.has_begun() && !front.is_place();
+        let awaited = match (has_begun, front.may_wait()) {
             (true, _) => Awaited::Rest,
             (false, true) => Awaited::Wait,
             (false, false) => Awaited::Command(front.delays()),
@@ -149,7 +151,8 @@ impl Inner {
 impl Link {
     /// Judges its silence, and closes it when nothing more is to be expected of it.
     fn check_silence(&self, around: &Around, limits: &Limits) -> Verdict {
-        if self.is_raw() || self.is_partial() || !self.is_alive() {
+        let is_stream = self.is_raw() && !self.is_awaited_amid_stream();
+        if is_stream || self.is_partial() || !self.is_alive() {
             return Verdict::Borne;
         }
         let now = self.thread.clock.now_micros();
@@ -160,7 +163,7 @@ impl Link {
         let verdict = judge(&silence, around, limits, now);
         // What respool asks by itself it asks of connections that are idle.
         let cause = match inner.missed() {
-            Some((_, Due::Own { .. })) => LossCause::HalfOpen,
+            Some((_, due @ Due::Own { .. })) if !due.is_place() => LossCause::HalfOpen,
             _ => LossCause::Timeout,
         };
         let is_ping = matches!(

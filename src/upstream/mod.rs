@@ -50,7 +50,7 @@ pub use closing::Uncounted;
 pub use credentials::OwnLogin;
 pub use executing::Executing;
 pub use failovers::Failovers;
-pub use link::{Link, RoomWait};
+pub use link::{Link, MayTake, RoomWait};
 pub use listing::{Listing, Tells};
 pub use outlet::{Outlet, Unsent};
 pub use passing::Passing;

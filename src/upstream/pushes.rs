@@ -109,6 +109,15 @@ impl Pushes {
             || client.is_some_and(|client| client.is_subscribed() || is_active(client))
     }
 
+    /// The last bytes of what seemed to be a frame, or several, and was text.
+    pub(super) fn break_off(&mut self, bytes: &[u8]) -> io::Result<()> {
+        self.take(bytes, true)?;
+        if let Some(confirmed) = &mut self.confirmed {
+            confirmed.break_off();
+        }
+        Ok(())
+    }
+
     /// The client it is lent to.
     pub(super) fn client(&self) -> Option<&Rc<Outlet>> {
         self.client.as_ref()

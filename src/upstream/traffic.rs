@@ -9,6 +9,7 @@ use tokio::sync::oneshot;
 
 use super::alone::Logins;
 use super::executing::Executing;
+use super::link::Place;
 use super::liveness::LinkPulse;
 use super::outlet::{Outlet, Unsent};
 use crate::command::Delays;
@@ -148,7 +149,7 @@ pub enum OwnReply {
     /// Somebody waits for it.
     Tell(oneshot::Sender<Vec<u8>>),
     /// It tells that all before it has come, amid frames that nobody counts.
-    Place(Fence, oneshot::Sender<Vec<u8>>),
+    Place(Place, oneshot::Sender<Vec<u8>>),
     /// It tells that the connection is still there; it was asked at this time of the worker's clock.
     Pong(u64),
     /// It is asked for so that the server hears something: nobody misses it, however long it takes.
@@ -214,6 +215,7 @@ impl Due {
                 OwnReply::Then(then) if matches!(then.pace, Pace::Writing | Pace::Transaction) => {
                     Delays::PAUSE
                 }
+                OwnReply::Place(place, _) => place.before.delays,
                 _ => Delays::NONE,
             },
         }
@@ -594,14 +596,6 @@ impl Inner {
                 ..
             })
         )
-    }
-
-    /// What is awaited amid a stream: its end, or what tells how far it is.
-    pub(super) fn own_due(&self) -> Option<&OwnReply> {
-        match self.due.front() {
-            Some(Due::Own { reply, .. }) => Some(reply),
-            _ => None,
-        }
     }
 
     /// What comes behind the reply at the front beside replies.

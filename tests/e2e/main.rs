@@ -4,6 +4,7 @@ mod access;
 mod admin;
 mod alarms;
 mod amid_messages;
+mod amid_text;
 mod arriving;
 mod as_directly;
 mod attempts;

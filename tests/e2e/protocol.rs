@@ -506,3 +506,28 @@ fn a_tls_hello_on_the_plain_port_harms_nobody() {
     drop(client);
     assert_undisturbed(&respool, bystander);
 }
+
+#[test]
+fn who_wants_no_reply_to_the_next_request_is_told_nothing_of_what_is_none() {
+    let redis = Redis::start(&[]);
+    let respool = Respool::start(&redis);
+    for violation in FEW_VIOLATIONS {
+        for mode in ["SKIP", "OFF"] {
+            let mut client = respool.client();
+            client.send(
+                [
+                    &encode(&["CLIENT", "REPLY", mode])[..],
+                    violation.as_bytes(),
+                ]
+                .concat(),
+            );
+            // Directly it is left open, and not a word is said.
+            assert_eq!(show(&client.read_to_end()), "", "{mode}: {violation:?}");
+        }
+        let mut client = respool.client();
+        let skips = encode(&["CLIENT", "REPLY", "SKIP"]);
+        client.send([&skips[..], &encode(&["PING"]), violation.as_bytes()].concat());
+        let told = show(&client.read_to_end());
+        assert!(told.starts_with("-ERR Protocol error"), "{told}");
+    }
+}

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use crate::harness::{Client, Redis, Respool, Value, encode, eventually, needs};
+use crate::harness::{Client, Redis, Respool, Value, encode, eventually, needs, show};
 
 fn line_with(client: &mut Client, text: &str) -> String {
     loop {
@@ -303,4 +303,30 @@ fn silenced_clients_get_nothing_on_any_connection() {
     assert_eq!(client.reply(), Value::Array(vec![Value::bulk("three")]));
     client.ping();
     assert_eq!(redis.cmd(&["GET", "a"]), Value::bulk("2"));
+}
+
+#[test]
+fn what_is_no_request_comes_behind_what_a_monitor_is_shown_of_its_own() {
+    let redis = Redis::start(&[]);
+    let respool = Respool::start(&redis);
+    for violation in [&b"*1\r\n$abc\r\n"[..], b"ECHO \"a\r\n"] {
+        let [direct, through] = [redis.client(), respool.client()].map(|mut monitor| {
+            monitor.send(
+                [
+                    &encode(&["MONITOR"])[..],
+                    &encode(&["ECHO", "m"]),
+                    violation,
+                ]
+                .concat(),
+            );
+            let told = show(&monitor.read_to_end());
+            // When, and whose connection it was.
+            let lines = told.split("\\r\\n").map(|line| match line.find("\"ECHO") {
+                Some(at) => line[at..].to_owned(),
+                None => line.to_owned(),
+            });
+            lines.collect::<Vec<_>>()
+        });
+        assert_eq!(through, direct);
+    }
 }

@@ -1,40 +1,133 @@
 //! A connection all of whose frames are its client's, so that nobody sees which of them answers what: where an answer of respool's own
 //! has its place among them.
+//!
+//! Invariant: what answers the question for a place never reaches the client, and what stands before it does, byte for byte.
+
+use std::io;
 
 use tokio::sync::oneshot;
 
 use super::Link;
-use crate::exchange::Fence;
+use crate::command::Delays;
+use crate::exchange::{Ahead, Fence};
+use crate::resp::ReplyScanner;
 use crate::upstream::pushes::ends_stream;
-use crate::upstream::traffic::{Inner, OwnReply};
+use crate::upstream::traffic::{Due, Inner, OwnReply};
+
+/// How long requests may take that are sent amid a stream.
+#[derive(Debug, Clone, Copy)]
+pub struct MayTake {
+    /// What may delay them.
+    pub delays: Delays,
+    /// One of them may wait for as long as its client likes.
+    pub blocks: bool,
+}
+
+impl MayTake {
+    /// Nothing that the server does not answer at once.
+    pub const NO_TIME: Self = Self {
+        delays: Delays::NONE,
+        blocks: false,
+    };
+
+    fn and(self, other: Self) -> Self {
+        Self {
+            delays: self.delays.and(other.delays),
+            blocks: self.blocks || other.blocks,
+        }
+    }
+}
+
+/// A question whose answer tells that all before it has come.
+#[derive(Debug, Clone, Copy)]
+pub struct Place {
+    fence: Fence,
+    /// What stands before it.
+    pub(in super::super) before: MayTake,
+}
+
+impl Due {
+    /// The place that is asked for here.
+    fn place(&self) -> Option<Place> {
+        match self {
+            Self::Own {
+                reply: OwnReply::Place(place, _),
+                ..
+            } => Some(*place),
+            _ => None,
+        }
+    }
+
+    /// Whether a place is asked for here.
+    pub(in super::super) fn is_place(&self) -> bool {
+        self.place().is_some()
+    }
+
+    /// Whether what it answers, or what stands before it, may wait for as long as a client likes.
+    pub(in super::super) fn may_wait(&self) -> bool {
+        self.is_blocking() || self.place().is_some_and(|place| place.before.blocks)
+    }
+}
+
+impl Inner {
+    /// The question whose answer is due next, if that tells a place.
+    fn fence_of_place(&self) -> Option<Fence> {
+        self.due
+            .front()
+            .and_then(Due::place)
+            .map(|place| place.fence)
+    }
+}
 
 impl Link {
-    /// More bytes of a request that is already due, one that is streamed; or a request whose answer comes amid a stream.
+    /// More bytes of a request that is already due, one that is streamed.
     pub fn send_more(&self, bytes: &[u8]) {
-        self.has_unplaced.set(self.is_raw() && !self.is_debugging());
         self.inner.borrow_mut().append(bytes);
         self.wake();
+    }
+
+    /// A request whose answer comes amid a stream.
+    pub fn send_amid(&self, bytes: &[u8], takes: MayTake) {
+        let before = self.unplaced.get().unwrap_or(MayTake::NO_TIME);
+        self.unplaced.set(Some(before.and(takes)));
+        self.send_more(bytes);
     }
 
     /// Asks to be told when all has come that answers what was sent amid the stream. `None`: nothing that was sent since the server
     /// last told so is unanswered, or the connection carries no stream any more. An open MULTI fails by it.
     pub fn ask_for_place(&self) -> Option<oneshot::Receiver<Vec<u8>>> {
-        if !self.has_unplaced.take() || !self.is_raw() || !self.is_alive() {
-            return None;
-        }
+        let before = self.unplaced.take()?;
+        (self.is_raw() && self.is_alive()).then(|| self.ask_place_behind(before))
+    }
+
+    /// The same of a connection on which the commands of everybody come between replies: those of its client come behind its replies.
+    pub fn ask_for_place_amid_commands(&self) -> Option<oneshot::Receiver<Vec<u8>>> {
+        let asks = self.monitors.get() && !self.is_raw() && self.is_alive();
+        asks.then(|| self.ask_place_behind(MayTake::NO_TIME))
+    }
+
+    fn ask_place_behind(&self, before: MayTake) -> oneshot::Receiver<Vec<u8>> {
         let (tell, told) = oneshot::channel();
         let fence = Fence::new(rand::random());
-        self.send_own(&fence.unknown_request(), OwnReply::Place(fence, tell));
-        Some(told)
+        let place = Place { fence, before };
+        self.send_own(&fence.unknown_request(), OwnReply::Place(place, tell));
+        told
+    }
+
+    /// Whether its silence is the server's, though its frames are its client's: a place was asked for, or the reply is under way behind
+    /// which they are.
+    pub(in super::super) fn is_awaited_amid_stream(&self) -> bool {
+        let is_awaited = |due: &Due| due.is_place() || matches!(due, Due::Client { .. });
+        !self.is_debugging() && self.inner.borrow().due.front().is_some_and(is_awaited)
     }
 
     /// Whether the frame that begins with `frame` is not the client's, though all are: it ends the stream, or tells how far it is. `None`:
     /// more bytes must tell.
     pub(super) fn is_own_amid_stream(&self, inner: &Inner, frame: &[u8]) -> Option<bool> {
-        let Some(reply) = inner.own_due().filter(|_| self.is_raw()) else {
+        if !self.is_raw() || !matches!(inner.due.front(), Some(Due::Own { .. })) {
             return Some(false);
-        };
-        if let OwnReply::Place(fence, _) = reply {
+        }
+        if let Some(fence) = inner.fence_of_place() {
             return fence.is_unknown(frame);
         }
         let ends = ends_stream(frame)?;
@@ -42,5 +135,46 @@ impl Link {
             self.raw.set(false);
         }
         Some(ends)
+    }
+
+    /// Bytes that are the client's, up to the answer that tells a place: it stands between two replies, so whatever frame seemed to be
+    /// under way was none. What is no RESP is text that a script has written. Returns how many, and whether more may follow now.
+    pub(super) fn pass_amid(&self, inner: &mut Inner, buf: &[u8]) -> io::Result<(usize, bool)> {
+        let Some(fence) = inner.fence_of_place() else {
+            return match self.push(inner, buf) {
+                Err(_) if !self.pushes.borrow().are_fanned_out() => self.break_off(inner, buf),
+                passed => passed,
+            };
+        };
+        let before = inner.scanner.clone();
+        let step = inner.scanner.advance(buf);
+        let used = step.as_ref().map_or(buf.len(), |step| step.used);
+        match (fence.before_unknown(&buf[..used]), step) {
+            (Ahead::Found(from), _) => self.break_off(inner, &buf[..from]),
+            (Ahead::MayBegin(from), Err(_)) => {
+                let (used, _) = self.break_off(inner, &buf[..from])?;
+                Ok((used, false))
+            }
+            (Ahead::MayBegin(from), Ok(_)) => {
+                inner.scanner = before;
+                let (used, _) = self.push(inner, &buf[..from])?;
+                Ok((used, false))
+            }
+            (Ahead::All, Err(_)) => self.break_off(inner, buf),
+            (Ahead::All, Ok(step)) => {
+                if step.used > 0 {
+                    let mut pushes = self.pushes.borrow_mut();
+                    pushes.take(&buf[..step.used], step.complete)?;
+                }
+                Ok((step.used, step.complete))
+            }
+        }
+    }
+
+    /// Passes on `bytes`, behind which no frame is under way, whatever seemed to be.
+    fn break_off(&self, inner: &mut Inner, bytes: &[u8]) -> io::Result<(usize, bool)> {
+        inner.scanner = ReplyScanner::default();
+        self.pushes.borrow_mut().break_off(bytes)?;
+        Ok((bytes.len(), true))
     }
 }
