@@ -56,6 +56,7 @@ impl AdminAddress {
 pub(super) fn admin_address(text: &str) -> Result<AdminAddress, Wrong> {
     match value::address(text) {
         Ok(Address::Unix(path)) => Ok(AdminAddress::Unix(path)),
+        Err(wrong) if text.starts_with("unix:") => Err(wrong),
         _ => value::socket_address(text).map(AdminAddress::Tcp),
     }
 }
@@ -292,6 +293,20 @@ mod tests {
         ] {
             assert!(!admin.is_known_as(host), "{host}");
         }
+    }
+
+    #[test]
+    fn a_path_that_is_no_sockets_is_told_of_as_one() {
+        for path in ["unix:relative", "unix:/run/x/.", "unix:/run/"] {
+            let told = admin_address(path).expect_err(path);
+            assert!(
+                told.what.contains("absolute path of a socket"),
+                "{path}: {}",
+                told.what
+            );
+        }
+        let told = admin_address("localhost:1").expect_err("a name");
+        assert!(told.what.contains("not an IP address"), "{}", told.what);
     }
 
     #[test]
