@@ -7,6 +7,7 @@ use arc_swap::ArcSwap;
 use socket2::Socket;
 use tokio::sync::watch;
 
+use super::foreseen::explained;
 use super::socket_access::{AccessKeys, BY_HAND};
 use super::socket_file::{BegunChange, BoundFile};
 use super::tls::{Acceptance, TlsAcceptor};
@@ -189,7 +190,7 @@ impl ChangedAccess {
         if let Some(error) = refused.not_undone {
             not_undone(name, &error);
         }
-        let why = refused.why;
+        let why = explained(file.path(), &listener.access, refused.why);
         if is_new {
             return Err(format!("listener {name}: {why}"));
         }

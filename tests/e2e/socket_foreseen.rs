@@ -9,7 +9,7 @@ use std::process::{Command, Stdio};
 
 use rustix::process::geteuid;
 
-use crate::harness::{Client, leave_out};
+use crate::harness::{Client, Respool, leave_out};
 use crate::socket_files::{NOBODY, Place, about, ended};
 
 /// A user that nobody else is, and who runs nothing here.
@@ -177,6 +177,28 @@ fn who_has_no_number_in_the_user_namespace_is_given_nothing() {
         are_refused(&through, &path, &format!("{key} = \"1234\""), &wanted);
     }
     assert!(!path.exists(), "none was made");
+    // A reload says it in the same words.
+    let with = |lines: &str| {
+        Respool::before("127.0.0.1:1")
+            .through(&through)
+            .top(&format!(
+                "[[listener]]\naddress = \"unix:{}\"\n{lines}",
+                path.display()
+            ))
+    };
+    let respool = with("").start();
+    let before = about(&path);
+    for (key, map) in [("owner", "uid_map"), ("group", "gid_map")] {
+        respool.rewrite(&with(&format!("{key} = \"1234\"")));
+        let (code, told) = respool.post_reload();
+        assert_eq!(code, 409, "{told}");
+        let wanted = format!("(/proc/self/{map}) there is none of this number; write one");
+        assert!(
+            told.contains(&format!("listener.{key}: ")) && told.contains(&wanted),
+            "{told}"
+        );
+        assert_eq!(about(&path), before);
+    }
 }
 
 #[test]
