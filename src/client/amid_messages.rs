@@ -92,7 +92,12 @@ impl Client {
         {
             return Next::Wait;
         }
+        let is_sent = !is_answered_here(&routed.route, request) && routed.route != Route::Alien;
+        if is_sent && self.is_kept_apart(&link, request, &routed, subscribed) {
+            return Next::Wait;
+        }
         self.count(1, routed.command);
+        let has_room = !is_sent || self.note_sent_amid(&link, request, &routed);
         let takes = may_take(&routed, self.pin_use.in_multi);
         match routed.route {
             Route::Alien => self.ending = Some(Disconnect::ProtocolError),
@@ -114,6 +119,7 @@ impl Client {
                 self.refuse_amid_messages(&link, NOT_AMID_MESSAGES);
             }
             Route::Refused(reply) => self.refuse_amid_messages(&link, &reply),
+            _ if !has_room => self.refuse_amid_messages(&link, NOT_AMID_MESSAGES),
             Route::Transaction(verb) => {
                 self.note_multi_unseen(verb, request);
                 link.send_amid(request.bytes(), takes);
@@ -150,12 +156,12 @@ impl Client {
         }
     }
 
-    /// MULTI, or what ends it, is sent. Where the server refuses MULTI, more is refused than need be until EXEC; where it refuses to end
-    /// it, that EXEC will fail.
+    /// MULTI, or what ends it, is sent. Where the server refuses MULTI, though the client is not subscribed, more is refused than need be
+    /// until EXEC; where it refuses to end it, that EXEC will fail.
     fn note_multi_unseen(&mut self, verb: Tx, request: &Request<'_>) {
         match verb {
             _ if request.count() != 1 => {}
-            Tx::Multi => self.pin_use.in_multi = true,
+            Tx::Multi => self.pin_use.in_multi = self.begins_amid(),
             Tx::Exec | Tx::Discard => self.pin_use.in_multi = false,
             Tx::Watch | Tx::Unwatch => {}
         }

@@ -5,6 +5,7 @@ use std::rc::Rc;
 use super::in_multi::ExecEffects;
 use super::publish::QueuedMessages;
 use super::requests::{Next, UNREACHABLE};
+use super::sent_amid::SentAmid;
 use super::task::{Client, Done, Purpose, Wait};
 use crate::command::{
     CommandId, Delays, PinReason, Tx, changes_modules, is_container, outlasts_reset,
@@ -43,6 +44,8 @@ pub(super) struct PinUse {
     pub(super) is_fresh: bool,
     /// MULTI was sent, and neither EXEC nor DISCARD since.
     pub(super) in_multi: bool,
+    /// What was sent amid messages, or behind the MULTI that may bring them.
+    pub(super) sent_amid: Option<Box<SentAmid>>,
     /// A subscription command was sent behind it.
     pub(super) queues_messages: bool,
     /// It ends behind the last of its own commands that MONITOR shows it.

@@ -37,6 +37,7 @@ impl Client {
                 }
                 self.pin_use.queues_own = false;
                 if std::mem::take(&mut self.pin_use.queues_messages) {
+                    self.take_queued(verb == Verb::Exec);
                     // Only its reply tells whether what follows on the connection are messages.
                     self.wait = Wait::Answers;
                 }
@@ -81,6 +82,9 @@ impl Client {
         };
         let shows_all = self.session.reply == ReplyMode::On;
         if self.card.has(Flag::Pubsub) || self.pin_use.queues_own || !shows_all {
+            return self.spoil_transaction(request, command, NOT_IN_MULTI);
+        }
+        if !self.note_queued(request, command) {
             return self.spoil_transaction(request, command, NOT_IN_MULTI);
         }
         self.pin_use.queues_messages = true;

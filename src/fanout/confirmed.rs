@@ -1,5 +1,11 @@
 //! Whether a client is subscribed whose own connection says so, amid everything else that comes on it: the count in each confirmation
-//! of the server, wherever that stands.
+//! of the server.
+//!
+//! Data may look like a confirmation. So one is believed only where a subscription command is due, which the caller says: it does not
+//! send others beside those before all has come that they are answered by, or tells their places in a transaction.
+//! Invariant: what the server confirms is counted, and nothing that only looks like it.
+
+use std::collections::VecDeque;
 
 use super::Kind;
 use crate::resp::parse_integer;
@@ -7,24 +13,86 @@ use crate::resp::parse_integer;
 /// Bytes of a line or a string that are kept: the longest word that a confirmation begins with, and more digits than a count has.
 const MOST_KEPT: usize = 24;
 
+/// What begins messages, which may stand between the elements of an EXEC of Redis 6.2 that receives its own.
+const MESSAGES: [&[u8]; 3] = [b"message\r\n", b"pmessage\r\n", b"smessage\r\n"];
+
+/// A subscription command that was queued.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct QueuedSubscription {
+    /// Its place among the commands of its transaction.
+    pub place: u32,
+    /// What it is about.
+    pub kind: Kind,
+    /// Whether it subscribes.
+    pub subscribes: bool,
+    /// How many topics it names; none: it leaves all.
+    pub topics: u32,
+}
+
+/// What is sent from now on, where all has come that answers what was sent before.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum SentNow {
+    /// No subscription commands.
+    Others,
+    /// Nothing else.
+    Subscriptions,
+    /// One transaction.
+    Transaction,
+}
+
+/// Where confirmations stand.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Stage {
+    /// Nowhere.
+    Nowhere,
+    /// Each stands by itself, and all that looks like one is one.
+    Alone,
+    /// In the reply to EXEC, which has not come; MULTI's has, or not.
+    Transaction { is_begun: bool },
+    /// Among so many elements, of which this one is next or under way; so many confirmations are left in it, if that is known.
+    Elements {
+        place: u32,
+        of: u32,
+        left: Option<u64>,
+    },
+}
+
 /// What a confirmation still needs.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Expected {
     /// Its first line: an array or a push of three.
     Start,
-    /// The command that it confirms.
-    Verb,
+    /// The command that it confirms, in a frame of so many parts.
+    Verb(i64),
     /// The channel, or a null.
-    Topic(Kind),
+    Topic(Kind, bool),
     /// How many the client is subscribed to.
-    Count(Kind),
+    Count(Kind, bool),
 }
 
-/// Reads confirmations from a stream of frames in which they may stand by themselves or inside the reply to EXEC.
+/// What a frame, or an element of EXEC's reply, is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Unit {
+    /// Its first byte.
+    Other(u8),
+    Message,
+    Confirmation {
+        kind: Kind,
+        subscribes: bool,
+        count: u64,
+    },
+}
+
+/// Reads confirmations from a stream of frames.
 ///
 /// Within one frame it may be over and begin again. What comes between two frames sees the frame's end.
 #[derive(Debug)]
 pub struct ConfirmedSubscriptions {
+    stage: Stage,
+    queued: VecDeque<QueuedSubscription>,
+    unit: Unit,
+    /// Elements of it that have not come, nested ones included.
+    missing: u64,
     expected: Expected,
     /// Bytes of a string that have not come, its line end included; `None`: a line is under way.
     body: Option<u64>,
@@ -33,25 +101,46 @@ pub struct ConfirmedSubscriptions {
     /// What Redis counts apart from each other: channels with patterns, and shard channels.
     channels: u64,
     shard_channels: u64,
+    /// How many of `channels` are patterns.
+    patterns: u64,
     /// What holds for what comes behind the frame under way.
     is_subscribed: bool,
 }
 
-impl Default for ConfirmedSubscriptions {
-    fn default() -> Self {
+impl ConfirmedSubscriptions {
+    /// At the reply to an EXEC that has run these commands, of a client that is not subscribed.
+    pub fn executed(queued: Vec<QueuedSubscription>) -> Self {
         Self {
+            stage: Stage::Transaction { is_begun: true },
+            queued: queued.into(),
+            unit: Unit::Other(0),
+            missing: 0,
             expected: Expected::Start,
             body: None,
             kept: Vec::with_capacity(MOST_KEPT),
             has_return: false,
             channels: 0,
             shard_channels: 0,
+            patterns: 0,
             is_subscribed: false,
         }
     }
-}
 
-impl ConfirmedSubscriptions {
+    /// All has come that answers what was sent before, and this is sent from now on.
+    pub fn sent_now(&mut self, sent: SentNow) {
+        self.queued.clear();
+        self.stage = match sent {
+            SentNow::Others => Stage::Nowhere,
+            SentNow::Subscriptions => Stage::Alone,
+            SentNow::Transaction => Stage::Transaction { is_begun: false },
+        };
+    }
+
+    /// The transaction that is sent now holds this command, too.
+    pub fn queue(&mut self, queued: QueuedSubscription) {
+        self.queued.push_back(queued);
+    }
+
     /// Reads more of what the server has sent, which ends a frame if it is `complete`. Returns whether the client is subscribed: no more
     /// from the confirmation on that says so, and again only from the end of a frame on.
     pub fn take(&mut self, mut bytes: &[u8], complete: bool) -> bool {
@@ -69,6 +158,7 @@ impl ConfirmedSubscriptions {
 
     /// What seemed to be under way was text.
     pub fn break_off(&mut self) {
+        self.missing = 0;
         self.expected = Expected::Start;
         self.body = None;
         self.kept.clear();
@@ -77,6 +167,15 @@ impl ConfirmedSubscriptions {
 
     fn total(&self) -> u64 {
         self.channels.saturating_add(self.shard_channels)
+    }
+
+    /// How many of its topics there are.
+    fn of_kind(&self, kind: Kind) -> u64 {
+        match kind {
+            Kind::Channel => self.channels.saturating_sub(self.patterns),
+            Kind::Pattern => self.patterns,
+            Kind::Shard => self.shard_channels,
+        }
     }
 
     fn keep(&mut self, bytes: &[u8]) {
@@ -95,15 +194,22 @@ impl ConfirmedSubscriptions {
             self.body = None;
             let text = std::mem::take(&mut self.kept);
             self.expected = match self.expected {
-                Expected::Verb => {
-                    let verb = text.strip_suffix(b"\r\n").and_then(Kind::of_verb);
-                    verb.map_or(Expected::Start, |(kind, _)| Expected::Topic(kind))
+                Expected::Verb(_) if MESSAGES.contains(&text.as_slice()) => {
+                    self.unit = Unit::Message;
+                    Expected::Start
                 }
-                Expected::Topic(kind) => Expected::Count(kind),
+                Expected::Verb(3) => {
+                    let verb = text.strip_suffix(b"\r\n").and_then(Kind::of_verb);
+                    verb.map_or(Expected::Start, |(kind, subscribes)| {
+                        Expected::Topic(kind, subscribes)
+                    })
+                }
+                Expected::Topic(kind, subscribes) => Expected::Count(kind, subscribes),
                 _ => Expected::Start,
             };
             self.kept = text;
             self.kept.clear();
+            self.element();
         }
         &bytes[here..]
     }
@@ -133,18 +239,26 @@ impl ConfirmedSubscriptions {
         self.keep(&bytes[..end]);
         self.has_return = false;
         let line = std::mem::take(&mut self.kept);
-        self.ended(line.strip_suffix(b"\r\n").unwrap_or_default());
+        self.ended(&line);
         self.kept = line;
         self.kept.clear();
         &bytes[end..]
     }
 
-    /// A line has ended; empty: it was too long to be a part of a confirmation.
+    /// A line has ended, of which the first bytes are here: all of them, if it can be a part of a confirmation.
     fn ended(&mut self, line: &[u8]) {
-        let (mark, number) = line
-            .split_first()
-            .map_or((0, None), |(mark, rest)| (*mark, parse_integer(rest)));
+        let mark = line.first().copied().unwrap_or_default();
+        let number = line
+            .strip_suffix(b"\r\n")
+            .and_then(|line| parse_integer(&line[1..]));
         let length = number.and_then(|number| u64::try_from(number).ok());
+        let begins = self.missing == 0;
+        if begins {
+            if self.begins_exec(mark, number) {
+                return;
+            }
+            (self.missing, self.unit, self.expected) = (1, Unit::Other(mark), Expected::Start);
+        }
         if let (b'$' | b'=' | b'!', Some(length)) = (mark, length) {
             // What it is for is seen when it is whole.
             self.body = Some(length.saturating_add(2));
@@ -154,147 +268,148 @@ impl ConfirmedSubscriptions {
             return;
         }
         self.expected = match (self.expected, mark, number) {
-            (_, b'*' | b'>', Some(3)) => Expected::Verb,
-            (Expected::Topic(kind), b'$', Some(-1)) => Expected::Count(kind),
-            (Expected::Topic(kind), b'_', _) => Expected::Count(kind),
-            (Expected::Count(kind), b':', Some(_)) => {
-                let counted = match kind {
-                    Kind::Channel | Kind::Pattern => &mut self.channels,
-                    Kind::Shard => &mut self.shard_channels,
+            (_, b'*' | b'>', Some(parts @ (3 | 4))) if begins => Expected::Verb(parts),
+            (Expected::Topic(kind, subscribes), b'$', Some(-1)) => {
+                Expected::Count(kind, subscribes)
+            }
+            (Expected::Topic(kind, subscribes), b'_', _) => Expected::Count(kind, subscribes),
+            (Expected::Count(kind, subscribes), b':', Some(_)) => {
+                let count = length.unwrap_or(0);
+                self.unit = Unit::Confirmation {
+                    kind,
+                    subscribes,
+                    count,
                 };
-                *counted = length.unwrap_or(0);
-                self.is_subscribed &= self.total() > 0;
                 Expected::Start
             }
             _ => Expected::Start,
         };
+        let parts = match mark {
+            b'*' | b'~' | b'>' => length,
+            b'%' | b'|' => length.map(|pairs| pairs.saturating_mul(2)),
+            _ => None,
+        };
+        let parts = parts.unwrap_or(0);
+        // Neither an attribute is an element, nor what Redis 6.2 says of keys between those of its client's EXEC.
+        let is_none = mark == b'|' || (mark == b'>' && parts == 2 && !begins);
+        self.missing = self.missing.saturating_add(parts);
+        if !is_none {
+            self.element();
+        }
+    }
+
+    /// Whether a line is the first of EXEC's reply: what follows it are the elements.
+    fn begins_exec(&mut self, mark: u8, number: Option<i64>) -> bool {
+        let Stage::Transaction { is_begun: true } = self.stage else {
+            return false;
+        };
+        if mark != b'*' {
+            return false;
+        }
+        let of = number.and_then(|number| u32::try_from(number).ok());
+        self.stage = match of {
+            None | Some(0) => Stage::Nowhere,
+            Some(of) => Stage::Elements {
+                place: 0,
+                of,
+                left: None,
+            },
+        };
+        true
+    }
+
+    /// An element of what is under way has ended.
+    fn element(&mut self) {
+        self.missing = self.missing.saturating_sub(1);
+        if self.missing > 0 {
+            return;
+        }
+        let unit = self.unit;
+        match (self.stage, unit) {
+            (
+                Stage::Alone,
+                Unit::Confirmation {
+                    kind,
+                    subscribes,
+                    count,
+                },
+            ) => self.confirmed(kind, subscribes, count),
+            // Messages to a client that is subscribed.
+            (Stage::Transaction { .. }, Unit::Message | Unit::Other(b'>')) => {}
+            // It was refused: what was to be queued has run.
+            (Stage::Transaction { is_begun: false }, Unit::Other(b'-')) => {
+                self.stage = Stage::Alone;
+            }
+            (Stage::Transaction { .. }, _) => self.stage = Stage::Transaction { is_begun: true },
+            (Stage::Elements { place, of, left }, unit) => {
+                self.stage = self.in_exec(unit, (place, of), left);
+            }
+            (Stage::Nowhere | Stage::Alone, _) => {}
+        }
+    }
+
+    /// What follows on `unit` of EXEC's reply.
+    fn in_exec(&mut self, unit: Unit, (place, of): (u32, u32), left: Option<u64>) -> Stage {
+        let due = self.queued.front().copied();
+        let due = due.filter(|queued| queued.place == place);
+        let same = |left| Stage::Elements { place, of, left };
+        match (due, unit) {
+            // A message of its own, or one about keys, stands between two.
+            (_, Unit::Message) if self.total() > 0 => return same(left),
+            (_, Unit::Other(b'>')) => return same(left),
+            (None, _) => {}
+            (Some(_), Unit::Other(b'-')) if left.is_none() => {
+                self.queued.pop_front();
+            }
+            (
+                Some(due),
+                Unit::Confirmation {
+                    kind,
+                    subscribes,
+                    count,
+                },
+            ) if (kind, subscribes) == (due.kind, due.subscribes) => {
+                let all = match due.topics {
+                    0 => self.of_kind(kind).max(1),
+                    topics => u64::from(topics),
+                };
+                self.confirmed(kind, subscribes, count);
+                let left = left.unwrap_or(all) - 1;
+                if left > 0 {
+                    return same(Some(left));
+                }
+                self.queued.pop_front();
+            }
+            // Text of a script before it has made more elements than there are.
+            (Some(_), _) => return same(left),
+        }
+        match place + 1 == of {
+            true => Stage::Nowhere,
+            false => Stage::Elements {
+                place: place + 1,
+                of,
+                left: None,
+            },
+        }
+    }
+
+    /// The server has said how many there are now.
+    fn confirmed(&mut self, kind: Kind, subscribes: bool, count: u64) {
+        match kind {
+            Kind::Shard => self.shard_channels = count,
+            Kind::Channel | Kind::Pattern => {
+                let before = std::mem::replace(&mut self.channels, count);
+                let patterns = match (kind, subscribes) {
+                    (Kind::Pattern, true) if count > before => self.patterns + 1,
+                    (Kind::Pattern, false) if count < before => self.patterns.saturating_sub(1),
+                    _ => self.patterns,
+                };
+                self.patterns = patterns.min(count);
+            }
+        }
+        self.is_subscribed &= self.total() > 0;
     }
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-    use proptest::prelude::*;
-
-    fn confirmation(verb: &str, topic: Option<&str>, count: usize) -> String {
-        let topic = topic.map_or("$-1\r\n".to_owned(), |topic| {
-            format!("${}\r\n{topic}\r\n", topic.len())
-        });
-        format!("*3\r\n${}\r\n{verb}\r\n{topic}:{count}\r\n", verb.len())
-    }
-
-    /// What holds after each of these frames.
-    fn after(frames: &[String]) -> Vec<bool> {
-        let mut confirmed = ConfirmedSubscriptions::default();
-        let mut after = |frame: &String| confirmed.take(frame.as_bytes(), true);
-        frames.iter().map(&mut after).collect()
-    }
-
-    #[test]
-    fn the_counts_of_the_server_hold() {
-        let one = |verb, count| confirmation(verb, Some("c"), count);
-        assert_eq!(
-            after(&[
-                one("subscribe", 1),
-                one("psubscribe", 2),
-                one("unsubscribe", 1),
-                one("punsubscribe", 0),
-                one("ssubscribe", 1),
-                one("subscribe", 1),
-                one("sunsubscribe", 0),
-                one("unsubscribe", 0),
-                confirmation("unsubscribe", None, 0),
-                confirmation("unsubscribe", None, 0).replace("$-1", "_"),
-                one("subscribe", 1).replace('*', ">"),
-                one("unsubscribe", 0).replace('*', ">"),
-            ]),
-            [
-                true, true, true, false, true, true, true, false, false, false, true, false
-            ]
-        );
-    }
-
-    #[test]
-    fn confirmations_stand_inside_exec_too() {
-        let inside = |parts: &[String]| format!("*{}\r\n{}", parts.len(), parts.concat());
-        let subscribed = confirmation("subscribe", Some("c"), 1);
-        let left = confirmation("unsubscribe", Some("c"), 0);
-        let error = "-ERR SSUBSCRIBE isn't allowed for a DENY BLOCKING client\r\n".to_owned();
-        assert_eq!(after(&[inside(std::slice::from_ref(&subscribed))]), [true]);
-        assert_eq!(after(&[inside(&[error])]), [false]);
-        assert_eq!(after(&[inside(std::slice::from_ref(&left))]), [false]);
-        let both = inside(&[subscribed.clone(), ":3\r\n".into(), left.clone()]);
-        assert_eq!(after(&[both]), [false]);
-        let again = inside(&[left, "$3\r\nabc\r\n".into(), subscribed]);
-        assert_eq!(after(&[again]), [true]);
-    }
-
-    #[test]
-    fn what_only_looks_like_one_is_none() {
-        let real = confirmation("subscribe", Some("c"), 1);
-        let quoted = format!("${}\r\n{real}\r\n", real.len());
-        for frame in [
-            quoted.clone(),
-            format!("*2\r\n$1\r\na\r\n{quoted}"),
-            format!("*3\r\n$7\r\nmessage\r\n$1\r\nc\r\n{quoted}"),
-            "*3\r\n$9\r\nsubscribe\r\n$1\r\nc\r\n$1\r\n1\r\n".into(),
-            "*3\r\n+subscribe\r\n$1\r\nc\r\n:1\r\n".into(),
-            "*3\r\n$9\r\nsubscribe\r\n:1\r\n:1\r\n".into(),
-            "*3\r\n$10\r\nsubscribed\r\n$1\r\nc\r\n:1\r\n".into(),
-            "-ERR *3\n$9\n\r$9\r subscribe :1\r\n".into(),
-            format!("+{}\r\n", "x".repeat(100)),
-            format!("={}\r\ntxt:{real}\r\n", real.len() + 4),
-        ] {
-            assert_eq!(after(std::slice::from_ref(&frame)), [false], "{frame}");
-            assert_eq!(after(&[real.clone(), frame.clone()]), [true, true]);
-            assert_eq!(after(&[frame, real.clone()]), [false, true]);
-        }
-    }
-
-    #[test]
-    fn it_ends_amid_a_frame_and_begins_at_its_end() {
-        let frame = format!(
-            "*3\r\n{}{}$1\r\nx\r\n",
-            confirmation("unsubscribe", Some("c"), 0),
-            confirmation("subscribe", Some("c"), 1)
-        );
-        let mut confirmed = ConfirmedSubscriptions::default();
-        assert!(confirmed.take(confirmation("subscribe", Some("c"), 1).as_bytes(), true));
-        let mut bytes = frame.bytes().peekable();
-        let mut seen = Vec::new();
-        while let Some(byte) = bytes.next() {
-            seen.push(confirmed.take(&[byte], bytes.peek().is_none()));
-        }
-        seen.dedup();
-        assert_eq!(seen, [true, false, true]);
-    }
-
-    proptest! {
-        #[test]
-        fn it_is_read_however_it_is_cut(
-            counts in prop::collection::vec((0usize..6, 0usize..3, "[a-z\r\n:*$0-9]{0,40}"), 1..12),
-            cuts in prop::collection::vec(1usize..30, 200),
-        ) {
-            let frames: Vec<String> = counts
-                .iter()
-                .map(|(verb, count, topic)| {
-                    let (kind, subscribes) = (crate::fanout::PUBSUB_KINDS[verb / 2], verb % 2 == 0);
-                    confirmation(kind.verb(subscribes), Some(topic), *count)
-                })
-                .collect();
-            let expected = after(&frames);
-            let mut cuts = cuts.into_iter().cycle();
-            let mut confirmed = ConfirmedSubscriptions::default();
-            for (frame, expected) in frames.iter().zip(expected) {
-                let mut rest = frame.as_bytes();
-                let mut told = false;
-                while !rest.is_empty() {
-                    let (piece, behind) = rest.split_at(cuts.next().unwrap().min(rest.len()));
-                    told = confirmed.take(piece, behind.is_empty());
-                    rest = behind;
-                }
-                prop_assert_eq!(told, expected);
-            }
-        }
-    }
-}
+mod tests;

@@ -26,7 +26,7 @@ use std::collections::{BTreeMap, HashMap, HashSet, VecDeque};
 use std::rc::Rc;
 
 pub use audience::{Audiences, Part};
-pub use confirmed::ConfirmedSubscriptions;
+pub use confirmed::{ConfirmedSubscriptions, QueuedSubscription, SentNow};
 pub use frame::{Malformed, Message, Said, read};
 pub use outcome::{Begun, Confirmation, Counts, Settled, SubscriberId};
 pub use pace::Pace;

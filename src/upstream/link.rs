@@ -613,11 +613,8 @@ impl Link {
         }
         inner.frame(&buf[..step.used], starts, step.complete)?;
         match inner.started_stream() {
-            // Behind this reply all frames are the client's, in the order in which the server sends them.
             Some(SessionStream::Messages) => {
-                self.raw.set(true);
-                // What is sent on it from here on has answers that nobody looks at.
-                self.keeps_traces.set(true);
+                self.begin_messages();
                 let bytes = &buf[..step.used];
                 self.pushes.borrow_mut().heed(bytes, step.complete);
             }

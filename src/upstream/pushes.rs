@@ -10,7 +10,7 @@ use std::time::Duration;
 use super::outlet::Outlet;
 use super::subscription::Subscriptions;
 use super::traffic::{NO_SUBSCRIPTION, invalid};
-use crate::fanout::ConfirmedSubscriptions;
+use crate::fanout::{ConfirmedSubscriptions, QueuedSubscription};
 use crate::resp::speak::push_header;
 
 /// How Redis tells a client that what it redirects to is gone; the id follows.
@@ -84,10 +84,23 @@ impl Pushes {
         self.stands_for = names;
     }
 
+    /// An EXEC is sent that may run these commands of its client.
+    pub(super) fn expect(&mut self, queued: Vec<QueuedSubscription>) {
+        self.confirmed = Some(Box::new(ConfirmedSubscriptions::executed(queued)));
+    }
+
+    /// What its client has said of its subscriptions, since an EXEC has run a command about them.
+    pub(super) fn confirmed(&mut self) -> Option<&mut ConfirmedSubscriptions> {
+        self.confirmed.as_deref_mut()
+    }
+
     /// More bytes of a frame of a connection on which its client's own subscriptions are confirmed.
     pub(super) fn heed(&mut self, bytes: &[u8], complete: bool) {
         let Some(client) = &self.client else { return };
-        let is_subscribed = self.confirmed.get_or_insert_default().take(bytes, complete);
+        let Some(confirmed) = &mut self.confirmed else {
+            return;
+        };
+        let is_subscribed = confirmed.take(bytes, complete);
         if client.is_subscribed() != is_subscribed {
             client.note_subscribed(is_subscribed);
             if !is_subscribed {

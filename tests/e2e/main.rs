@@ -3,6 +3,7 @@
 mod access;
 mod admin;
 mod alarms;
+mod amid_confirmations;
 mod amid_messages;
 mod amid_text;
 mod arriving;

@@ -10,6 +10,7 @@ use tokio::sync::oneshot;
 use super::Link;
 use crate::command::Delays;
 use crate::exchange::{Ahead, Fence};
+use crate::fanout::{QueuedSubscription, SentNow};
 use crate::resp::ReplyScanner;
 use crate::upstream::pushes::ends_stream;
 use crate::upstream::traffic::{Due, Inner, OwnReply};
@@ -84,6 +85,34 @@ impl Link {
     pub fn send_more(&self, bytes: &[u8]) {
         self.inner.borrow_mut().append(bytes);
         self.wake();
+    }
+
+    /// Behind the reply under way all frames are the client's, in the order in which the server sends them.
+    pub(super) fn begin_messages(&self) {
+        self.raw.set(true);
+        // What is sent on it from here on has answers that nobody looks at.
+        self.keeps_traces.set(true);
+        // Which may be several frames.
+        self.unplaced.set(Some(MayTake::NO_TIME));
+    }
+
+    /// An EXEC is sent that may run these commands, and make all frames the client's.
+    pub fn expect_confirmations(&self, queued: Vec<QueuedSubscription>) {
+        self.pushes.borrow_mut().expect(queued);
+    }
+
+    /// What is sent amid the messages from now on, where all has come that was asked for before.
+    pub fn sent_now(&self, sent: SentNow) {
+        if let Some(confirmed) = self.pushes.borrow_mut().confirmed() {
+            confirmed.sent_now(sent);
+        }
+    }
+
+    /// The transaction that is sent amid the messages holds this command, too.
+    pub fn queue_subscription(&self, queued: QueuedSubscription) {
+        if let Some(confirmed) = self.pushes.borrow_mut().confirmed() {
+            confirmed.queue(queued);
+        }
     }
 
     /// A request whose answer comes amid a stream.
