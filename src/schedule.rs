@@ -3,7 +3,9 @@
 //! A pure state machine: the caller tells it what happened and carries out the actions it returns.
 //! Invariant: a connection is offered only for the state the server has acknowledged on it.
 //! Invariant: a connection past the number there are to be is offered to nobody, and not opened.
-//! Invariant: while a state is waited for, another is served for at most a quantum, then the one that has waited longest.
+//! Invariant: while a state is waited for, another is served for at most a quantum, then the one that has waited longest; those
+//! who log in and those whose commands wait have their turns by turns, so that neither hold up the others.
+//! Invariant: those who log in have one turn for each address, and an address that has failed comes behind those that have not.
 
 mod reply_times;
 mod room;
@@ -24,6 +26,19 @@ pub const QUANTUM: u32 = 256;
 /// The longest that a connection takes requests of one state while others wait, from the first of them on; round trips come
 /// on top. Requests that take the server 10 ms each would else keep others waiting for two and a half seconds.
 pub const QUANTUM_MICROS: u64 = 5_000;
+
+/// Who stands behind so many others of its address logs in as if it had come so many times this number of turns later: behind
+/// the first attempts of many addresses, and before newcomers without end.
+const TURNS_BEHIND: u64 = 64;
+
+/// The place of one who logs in among the others.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum LoginPlace {
+    /// Others are served by what it shows: it stands behind nobody's guesses.
+    First,
+    /// Its address has so many attempts before this one that are on their way or have failed.
+    Behind(u64),
+}
 
 /// What the caller has to do.
 #[derive(Debug, PartialEq, Eq)]
@@ -95,6 +110,8 @@ struct Queue<S, T> {
     state: S,
     /// The state must be acknowledged anew, even by a connection that wears it (AUTH).
     force: bool,
+    /// Before which turn of those who log in it has its own, by what is known of its address.
+    turn: u64,
     waiters: BTreeMap<Ticket, T>,
 }
 
@@ -106,6 +123,12 @@ pub struct Schedule<S, T> {
     used: usize,
     /// In order of waiting: the first has waited longest.
     queues: VecDeque<Queue<S, T>>,
+    /// Those who log in, in the order of their turns.
+    logins: VecDeque<Queue<S, T>>,
+    /// Turns of those who log in so far.
+    login_turns: u64,
+    /// The last turn was that of one who logs in.
+    was_login: bool,
     next_ticket: u64,
     waiting: usize,
 }
@@ -117,6 +140,9 @@ impl<S: Clone + PartialEq, T> Schedule<S, T> {
             links: (0..links).map(|_| Link::absent()).collect(),
             used: links,
             queues: VecDeque::new(),
+            logins: VecDeque::new(),
+            login_turns: 0,
+            was_login: false,
             next_ticket: 0,
             waiting: 0,
         }
@@ -208,38 +234,63 @@ impl<S: Clone + PartialEq, T> Schedule<S, T> {
         )
     }
 
-    /// Somebody waits for a connection in `state`. With `force` the state must be acknowledged anew.
-    pub fn wait(&mut self, state: &S, force: bool, waiter: T) -> Ticket {
+    /// Somebody waits for a connection in `state`.
+    pub fn wait(&mut self, state: &S, waiter: T) -> Ticket {
+        let ticket = self.ticket();
+        match self.queues.iter_mut().find(|queue| queue.state == *state) {
+            Some(queue) => drop(queue.waiters.insert(ticket, waiter)),
+            None => self.queues.push_back(Queue {
+                state: state.clone(),
+                force: false,
+                turn: 0,
+                waiters: BTreeMap::from([(ticket, waiter)]),
+            }),
+        }
+        ticket
+    }
+
+    /// Somebody waits for `state` to be acknowledged anew.
+    pub fn log_in(&mut self, state: &S, place: LoginPlace, waiter: T) -> Ticket {
+        let ticket = self.ticket();
+        let mut turn = match place {
+            LoginPlace::First => 0,
+            LoginPlace::Behind(others) => self
+                .login_turns
+                .saturating_add(1)
+                .saturating_add(others.saturating_mul(TURNS_BEHIND)),
+        };
+        let mut waiters = BTreeMap::from([(ticket, waiter)]);
+        let same = self.logins.iter().position(|queue| queue.state == *state);
+        if let Some(mut queue) = same.and_then(|at| self.logins.remove(at)) {
+            turn = turn.min(queue.turn);
+            waiters.append(&mut queue.waiters);
+        }
+        let at = self.logins.partition_point(|queue| queue.turn <= turn);
+        let queue = Queue {
+            state: state.clone(),
+            force: true,
+            turn,
+            waiters,
+        };
+        self.logins.insert(at, queue);
+        ticket
+    }
+
+    fn ticket(&mut self) -> Ticket {
         let ticket = Ticket(self.next_ticket);
         self.next_ticket += 1;
         self.waiting += 1;
-        let queue = self
-            .queues
-            .iter_mut()
-            .find(|queue| queue.state == *state && queue.force == force);
-        match queue {
-            Some(queue) => {
-                queue.waiters.insert(ticket, waiter);
-            }
-            None => {
-                let waiters = BTreeMap::from([(ticket, waiter)]);
-                self.queues.push_back(Queue {
-                    state: state.clone(),
-                    force,
-                    waiters,
-                });
-            }
-        }
         ticket
     }
 
     /// One who waited left. False: the ticket was not waiting any more.
     pub fn leave(&mut self, ticket: Ticket) -> bool {
-        for index in 0..self.queues.len() {
-            if self.queues[index].waiters.remove(&ticket).is_some() {
+        for queues in [&mut self.queues, &mut self.logins] {
+            let waited = |queue: &mut Queue<S, T>| queue.waiters.remove(&ticket).is_some();
+            if let Some(at) = queues.iter_mut().position(waited) {
                 self.waiting -= 1;
-                if self.queues[index].waiters.is_empty() {
-                    self.queues.remove(index);
+                if queues[at].waiters.is_empty() {
+                    queues.remove(at);
                 }
                 return true;
             }
@@ -259,7 +310,7 @@ impl<S: Clone + PartialEq, T> Schedule<S, T> {
         if self.waiting == 0 {
             return None;
         }
-        let waited = self.queues.iter().find(|queue| !self.is_cared_for(queue))?;
+        let waited = self.next_queue()?;
         let (state, force) = (waited.state.clone(), waited.force);
         let mut used = self.links[..self.used].iter();
         let absent = |link: &Link<S>| matches!(link.phase, Phase::Absent);
@@ -267,6 +318,7 @@ impl<S: Clone + PartialEq, T> Schedule<S, T> {
         if let Some(link) = used.clone().position(absent)
             && may_dial()
         {
+            self.takes_turn(force);
             return Some(self.dial(link, state, force));
         }
         let free = |link: &Link<S>| matches!(link.phase, Phase::Wears(_)) && link.promised == 0;
@@ -280,6 +332,7 @@ impl<S: Clone + PartialEq, T> Schedule<S, T> {
             })
             .map(|(in_flight, _, index)| (in_flight, index))
             .min()?;
+        self.takes_turn(force);
         self.links[link].phase = Phase::Changing {
             target: state.clone(),
             force,
@@ -332,7 +385,7 @@ impl<S: Clone + PartialEq, T> Schedule<S, T> {
     /// Takes off who has waited too long: in each queue those at the front for whom `late` holds.
     pub fn take_while(&mut self, late: impl Fn(&T) -> bool) -> Vec<T> {
         let mut taken = Vec::new();
-        for queue in &mut self.queues {
+        for queue in self.queues.iter_mut().chain(&mut self.logins) {
             while let Some(entry) = queue
                 .waiters
                 .first_entry()
@@ -341,7 +394,7 @@ impl<S: Clone + PartialEq, T> Schedule<S, T> {
                 taken.push(entry.remove());
             }
         }
-        self.queues.retain(|queue| !queue.waiters.is_empty());
+        self.forget_empty();
         self.waiting -= taken.len();
         taken
     }
@@ -349,7 +402,7 @@ impl<S: Clone + PartialEq, T> Schedule<S, T> {
     /// Takes off those for whom `fits` holds.
     pub fn take_each(&mut self, fits: impl Fn(&T) -> bool) -> Vec<T> {
         let mut taken = Vec::new();
-        for queue in &mut self.queues {
+        for queue in self.queues.iter_mut().chain(&mut self.logins) {
             let tickets = queue.waiters.iter().filter(|(_, waiter)| fits(waiter));
             let tickets: Vec<Ticket> = tickets.map(|(&ticket, _)| ticket).collect();
             taken.extend(
@@ -358,7 +411,7 @@ impl<S: Clone + PartialEq, T> Schedule<S, T> {
                     .filter_map(|ticket| queue.waiters.remove(ticket)),
             );
         }
-        self.queues.retain(|queue| !queue.waiters.is_empty());
+        self.forget_empty();
         self.waiting -= taken.len();
         taken
     }
@@ -369,6 +422,27 @@ impl<S: Clone + PartialEq, T> Schedule<S, T> {
             Phase::Changing { target, force } => self.take(&target, force, usize::MAX),
             _ => Vec::new(),
         }
+    }
+
+    /// The server refused the state that connection `link` was opened for. Returns those who waited for that, and for whom it is
+    /// to be tried next; `None`: nobody waits, and it is to be closed (see [`Self::refused_and_closed`]).
+    pub fn refused_and_open(&mut self, link: usize) -> (Vec<T>, Option<S>) {
+        let Phase::Changing { target, force } = &self.links[link].phase else {
+            return (Vec::new(), None);
+        };
+        let (target, force) = (target.clone(), *force);
+        let refused = self.take(&target, force, usize::MAX);
+        let next = match self.is_surplus(link) {
+            true => None,
+            false => self.next_queue(),
+        };
+        let next = next.map(|queue| (queue.state.clone(), queue.force));
+        if let Some((state, force)) = &next {
+            self.takes_turn(*force);
+            let (target, force) = (state.clone(), *force);
+            self.links[link].phase = Phase::Changing { target, force };
+        }
+        (refused, next.map(|(state, _)| state))
     }
 
     /// Connection `link` is lost; those who waited for it wait on. Its place is free after [`Self::lost`].
@@ -406,14 +480,35 @@ impl<S: Clone + PartialEq, T> Schedule<S, T> {
         self.waiting = 0;
         std::mem::take(&mut self.queues)
             .into_iter()
+            .chain(std::mem::take(&mut self.logins))
             .flat_map(|queue| queue.waiters.into_values())
             .collect()
     }
 
     fn others_wait(&self, state: &S) -> bool {
-        self.queues
-            .iter()
-            .any(|queue| queue.state != *state || queue.force)
+        !self.logins.is_empty() || self.queues.iter().any(|queue| queue.state != *state)
+    }
+
+    /// Those whose turn is next, of those for whom nothing is done yet.
+    fn next_queue(&self) -> Option<&Queue<S, T>> {
+        let is_left = |queue: &&Queue<S, T>| !self.is_cared_for(queue);
+        let commands = || self.queues.iter().find(is_left);
+        let logins = || self.logins.iter().find(is_left);
+        match self.was_login {
+            true => commands().or_else(logins),
+            false => logins().or_else(commands),
+        }
+    }
+
+    fn takes_turn(&mut self, is_login: bool) {
+        self.was_login = is_login;
+        self.login_turns += u64::from(is_login);
+    }
+
+    fn forget_empty(&mut self) {
+        for queues in [&mut self.queues, &mut self.logins] {
+            queues.retain(|queue| !queue.waiters.is_empty());
+        }
     }
 
     /// Whether a connection is being opened or changed for `queue`, or already serves it.
@@ -435,11 +530,12 @@ impl<S: Clone + PartialEq, T> Schedule<S, T> {
 
     /// Takes up to `most` waiters off the queue; those left queue up again at the end.
     fn take(&mut self, state: &S, force: bool, most: usize) -> Vec<T> {
-        let found = self
-            .queues
-            .iter()
-            .position(|queue| queue.state == *state && queue.force == force);
-        let Some(mut queue) = found.and_then(|index| self.queues.remove(index)) else {
+        let queues = match force {
+            true => &mut self.logins,
+            false => &mut self.queues,
+        };
+        let found = queues.iter().position(|queue| queue.state == *state);
+        let Some(mut queue) = found.and_then(|index| queues.remove(index)) else {
             return Vec::new();
         };
         let mut taken = Vec::new();
@@ -450,7 +546,7 @@ impl<S: Clone + PartialEq, T> Schedule<S, T> {
         }
         self.waiting -= taken.len();
         if !queue.waiters.is_empty() {
-            self.queues.push_back(queue);
+            queues.push_back(queue);
         }
         taken
     }

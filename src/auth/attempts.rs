@@ -298,6 +298,14 @@ impl Attempts {
         self.list(source);
     }
 
+    /// How many of the address are being looked at or have failed, but for the one that has begun last.
+    pub fn before_last(&self, source: Source) -> u64 {
+        let record = self.records.get(&source);
+        record.map_or(0, |record| {
+            record.in_flight.saturating_sub(1) as u64 + u64::from(record.failures)
+        })
+    }
+
     /// The address' record; where there is no room for another the one goes that would have been forgotten first.
     fn record(&mut self, source: Source, now: u64) -> &mut Record {
         if !self.records.contains_key(&source)

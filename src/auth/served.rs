@@ -117,6 +117,11 @@ impl SecretsListener {
         self.secrets.hash(user, password)
     }
 
+    /// Whether somebody is served by it now.
+    pub fn is_served(&self, hash: SecretHash) -> bool {
+        self.secrets.table().served.contains_key(&hash)
+    }
+
     /// `None`: somebody is served by it. Otherwise [`Self::come`] tells when somebody is, as long as the value returned lives.
     pub fn look(&self, hash: SecretHash) -> Option<AwaitedSecret> {
         let mut table = self.secrets.table();

@@ -21,7 +21,7 @@ impl Client {
         let Some(link) = self.link.clone() else {
             let commands = self.outlet.unsent_count();
             let upstream = &self.site.upstream;
-            match upstream.wait_shared(&self.session.state, false, commands) {
+            match upstream.wait_shared(&self.session.state, commands) {
                 Ok(wait) => self.wait = Wait::Shared(wait, Purpose::Again),
                 Err(_) => self.outlet.fail_unsent(&self.unsent_reply(UNREACHABLE)),
             }

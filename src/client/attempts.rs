@@ -7,12 +7,14 @@ use std::sync::Arc;
 
 use tokio::sync::oneshot;
 
+use super::login::Login;
 use super::site::Site;
 use crate::auth::{
     AttemptBounds, Attempts, AwaitedSecret, Outcome, SecretHash, SecretsListener, ServedSecrets,
     Source, Ticket, Turn, Users,
 };
 use crate::config::{AuthMode, Settings};
+use crate::schedule::LoginPlace;
 use crate::session::Credentials;
 use crate::telemetry::{Bound, Throttle};
 
@@ -218,6 +220,18 @@ impl Site {
                 Admitted::Refused
             }
         }
+    }
+
+    /// Where one who logs in stands among the others who wait for the server to say whether they may.
+    pub(super) fn login_place(&self, login: &Login) -> LoginPlace {
+        let served = &self.attempts.served;
+        let is_served = |user: &Rc<Credentials>| served.is_served(self.hash_of(user));
+        if login.user.as_ref().is_some_and(is_served) {
+            return LoginPlace::First;
+        }
+        let attempts = self.attempts.attempts.borrow();
+        let source = login.attempt.as_ref().map(|attempt| attempt.source);
+        LoginPlace::Behind(source.map_or(0, |source| attempts.before_last(source)))
     }
 
     fn attempt(self: &Rc<Self>, source: Source) -> Attempt {

@@ -13,6 +13,7 @@ use crate::fanout::Kind;
 use crate::identity::Flag;
 use crate::resp::speak::{OK, encode_request};
 use crate::resp::{Request, parse_integer};
+use crate::schedule::LoginPlace;
 use crate::session::{Change, OwnCommand, ReplyMode, Session, State, malformed, misused};
 use crate::telemetry::Disconnect;
 use crate::texts::{NOT_AN_INT, NOT_AN_INTEGER, asking, readonly, readwrite, takes_readonly};
@@ -204,7 +205,7 @@ impl Client {
         } else if target.user.is_some() {
             self.ask_to_select(target);
         } else {
-            self.ask_shared(&target, false, Purpose::Select(database));
+            self.ask_shared(&target, None, Purpose::Select(database));
         }
     }
 
@@ -222,10 +223,20 @@ impl Client {
         }));
     }
 
-    /// Waits for a shared connection on which the server has acknowledged `target`.
-    pub(super) fn ask_shared(&mut self, target: &State, force: bool, purpose: Purpose) {
+    /// Waits for a shared connection on which the server has acknowledged `target`; anew, for one who logs in.
+    pub(super) fn ask_shared(
+        &mut self,
+        target: &State,
+        login: Option<LoginPlace>,
+        purpose: Purpose,
+    ) {
         self.link = None;
-        match self.site.upstream.wait_shared(target, force, 1) {
+        let upstream = &self.site.upstream;
+        let wait = match login {
+            Some(place) => upstream.log_in(target, place),
+            None => upstream.wait_shared(target, 1),
+        };
+        match wait {
             Ok(wait) => self.wait = Wait::Shared(wait, purpose),
             Err(WaitError::Unreachable) => self.acknowledged(purpose, Err(UNREACHABLE.to_vec())),
             Err(WaitError::Refused(reply)) => self.acknowledged(purpose, Err(reply)),

@@ -303,7 +303,8 @@ impl Client {
         } else if is_settled {
             self.logged_in(login);
         } else {
-            self.ask_shared(&target, authenticates, Purpose::Login(login));
+            let place = authenticates.then(|| self.site.login_place(&login));
+            self.ask_shared(&target, place, Purpose::Login(login));
             self.note_kept(0);
         }
     }

@@ -93,7 +93,7 @@ impl Client {
         } else {
             1
         };
-        match upstream.wait_shared(&self.session.state, false, commands) {
+        match upstream.wait_shared(&self.session.state, commands) {
             Ok(wait) => {
                 wait.may_be_lent(delays);
                 self.wait = Wait::Shared(wait, Purpose::Traffic);

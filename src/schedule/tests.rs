@@ -68,7 +68,7 @@ impl World {
         {
             Some((link, _)) => self.serve(link, client, state),
             None => {
-                self.schedule.wait(&state, false, (client, state));
+                self.schedule.wait(&state, (client, state));
             }
         }
         self.act();
@@ -154,13 +154,13 @@ fn a_busy_state_gives_way_after_its_quantum() {
 #[test]
 fn slow_requests_of_a_state_give_way_after_their_time() {
     let mut schedule: Schedule<u8, &str> = Schedule::new(1);
-    schedule.wait(&1, false, "one");
+    schedule.wait(&1, "one");
     assert!(schedule.next(0, |_| 0, || true).is_some());
     assert_eq!(schedule.dressed(0, &1), ["one"]);
     schedule.settled(0);
     assert!(schedule.serves(0, &1, 1_000_000), "it has not begun yet");
     schedule.served(0, 1, 1_000_000, 100);
-    schedule.wait(&2, false, "two");
+    schedule.wait(&2, "two");
     let until = 1_000_000 + QUANTUM_MICROS + 300;
     assert!(schedule.serves(0, &1, until - 1));
     assert_eq!(schedule.next(until - 1, |_| 3, || true), None);
@@ -171,15 +171,15 @@ fn slow_requests_of_a_state_give_way_after_their_time() {
 #[test]
 fn a_refused_state_fails_those_who_wait_for_it_and_nobody_else() {
     let mut schedule: Schedule<u8, &str> = Schedule::new(1);
-    schedule.wait(&1, false, "one");
+    schedule.wait(&1, "one");
     assert_eq!(
         schedule.next(0, |_| 0, || true),
         Some(Action::Dial { link: 0, state: 1 })
     );
     assert_eq!(schedule.dressed(0, &1), ["one"]);
     schedule.settled(0);
-    schedule.wait(&99, false, "bad");
-    schedule.wait(&2, false, "good");
+    schedule.wait(&99, "bad");
+    schedule.wait(&2, "good");
     assert_eq!(
         schedule.next(0, |_| 0, || true),
         Some(Action::Dress {
@@ -204,11 +204,11 @@ fn a_refused_state_fails_those_who_wait_for_it_and_nobody_else() {
 #[test]
 fn a_forced_change_is_asked_of_a_connection_that_wears_the_state() {
     let mut schedule: Schedule<u8, &str> = Schedule::new(1);
-    schedule.wait(&1, false, "plain");
+    schedule.wait(&1, "plain");
     assert!(schedule.next(0, |_| 0, || true).is_some());
     assert_eq!(schedule.dressed(0, &1), ["plain"]);
     schedule.settled(0);
-    schedule.wait(&1, true, "verified");
+    schedule.log_in(&1, LoginPlace::Behind(0), "verified");
     assert_eq!(
         schedule.next(0, |_| 0, || true),
         Some(Action::Dress {
@@ -228,7 +228,7 @@ fn a_forced_change_is_asked_of_a_connection_that_wears_the_state() {
 fn who_goes_elsewhere_is_waited_for_no_more() {
     let mut schedule: Schedule<u8, &str> = Schedule::new(1);
     for (state, who) in [(1, "stays"), (1, "goes"), (2, "goes")] {
-        schedule.wait(&state, false, who);
+        schedule.wait(&state, who);
     }
     assert_eq!(schedule.take_each(|who| *who == "goes"), ["goes", "goes"]);
     assert_eq!(schedule.waiting(), 1);
@@ -239,11 +239,106 @@ fn who_goes_elsewhere_is_waited_for_no_more() {
 #[test]
 fn who_leaves_is_forgotten() {
     let mut schedule: Schedule<u8, ()> = Schedule::new(1);
-    let ticket = schedule.wait(&1, false, ());
+    let ticket = schedule.wait(&1, ());
     assert!(schedule.leave(ticket));
     assert!(!schedule.leave(ticket));
     assert_eq!(
         (schedule.waiting(), schedule.next(0, |_| 0, || true)),
         (0, None)
     );
+}
+
+/// Those who log in on one connection that refuses all of them, in the order of their turns.
+fn order(schedule: &mut Schedule<u8, u8>) -> Vec<u8> {
+    let Some(Action::Dial { link, .. }) = schedule.next(0, |_| 0, || true) else {
+        panic!("somebody waits");
+    };
+    let mut order = Vec::new();
+    loop {
+        let (refused, next) = schedule.refused_and_open(link);
+        order.extend(refused);
+        if next.is_none() {
+            break;
+        }
+        assert_eq!(
+            schedule.next(0, |_| 0, || true),
+            None,
+            "it is taken care of"
+        );
+    }
+    assert!(schedule.refused_and_closed(link).is_empty());
+    order
+}
+
+#[test]
+fn each_address_that_logs_in_has_one_turn_and_who_has_failed_comes_behind() {
+    let mut schedule: Schedule<u8, u8> = Schedule::new(1);
+    // Ten attempts of each of three addresses, and one of an address that has failed twice.
+    for address in 0..3 {
+        for attempt in 0..10 {
+            let who = address * 10 + attempt;
+            schedule.log_in(&who, LoginPlace::Behind(attempt.into()), who);
+        }
+    }
+    schedule.log_in(&99, LoginPlace::Behind(2), 99);
+    schedule.log_in(&100, LoginPlace::Behind(0), 100);
+    schedule.log_in(&101, LoginPlace::First, 101);
+    let order = order(&mut schedule);
+    assert_eq!(order[..11], [101, 0, 10, 20, 100, 1, 11, 21, 2, 12, 22]);
+    assert_eq!((order[11], order.len()), (99, 33));
+    assert_eq!(schedule.waiting(), 0);
+}
+
+#[test]
+fn who_comes_first_of_those_who_show_the_same_has_the_turn_for_all() {
+    let mut schedule: Schedule<u8, u8> = Schedule::new(1);
+    schedule.log_in(&1, LoginPlace::Behind(5), 1);
+    schedule.log_in(&2, LoginPlace::Behind(1), 2);
+    let left = schedule.log_in(&3, LoginPlace::Behind(0), 3);
+    schedule.log_in(&1, LoginPlace::Behind(0), 4);
+    assert!(schedule.leave(left));
+    assert_eq!(order(&mut schedule), [1, 4, 2]);
+}
+
+#[test]
+fn newcomers_without_end_keep_nobody_waiting_for_ever() {
+    let mut schedule: Schedule<u16, u16> = Schedule::new(1);
+    schedule.log_in(&0, LoginPlace::Behind(3), 0);
+    schedule.log_in(&1, LoginPlace::Behind(0), 1);
+    assert!(schedule.next(0, |_| 0, || true).is_some());
+    for newcomer in 2..=3 * TURNS_BEHIND as u16 + 2 {
+        schedule.log_in(&newcomer, LoginPlace::Behind(0), newcomer);
+        let (refused, _) = schedule.refused_and_open(0);
+        if refused == [0] {
+            return;
+        }
+    }
+    panic!("it still waits");
+}
+
+#[test]
+fn those_who_log_in_and_those_who_have_take_turns() {
+    let mut schedule: Schedule<u8, u8> = Schedule::new(1);
+    for guess in 10..20 {
+        schedule.log_in(&guess, LoginPlace::Behind(0), guess);
+    }
+    for served in 1..3 {
+        schedule.wait(&served, served);
+    }
+    assert_eq!(order(&mut schedule)[..6], [10, 1, 11, 2, 12, 13]);
+}
+
+#[test]
+fn a_connection_that_is_to_be_closed_is_tried_for_nobody_else() {
+    let mut schedule: Schedule<u8, u8> = Schedule::new(2);
+    for (who, link) in [(1, 0), (2, 1)] {
+        schedule.log_in(&who, LoginPlace::Behind(0), who);
+        let dial = Action::Dial { link, state: who };
+        assert_eq!(schedule.next(0, |_| 0, || true), Some(dial));
+    }
+    schedule.log_in(&3, LoginPlace::Behind(0), 3);
+    schedule.resize(1);
+    assert_eq!(schedule.refused_and_open(1), (vec![2], None));
+    assert_eq!(schedule.refused_and_open(0), (vec![1], Some(3)));
+    assert_eq!(schedule.dressed(0, &3), [3]);
 }

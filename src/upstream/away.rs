@@ -116,9 +116,11 @@ impl Upstream {
         }
         let away = self.away_since_micros.get().unwrap_or(now);
         self.away_since_micros.set(Some(away));
+        let refused = self.refused_micros.get();
         let limit = self.thread.settings().upstream.queue.timeout;
         let late = |waiter: &Rc<Waiter>| {
-            let since = waiter.since_micros.max(away);
+            // A server that refuses others is there.
+            let since = waiter.since_micros.max(away).max(refused);
             self.thread.clock.is_past(since, limit)
         };
         let expired = self.schedule.borrow_mut().take_while(late);

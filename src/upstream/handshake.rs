@@ -41,6 +41,8 @@ pub(super) enum ConnectError {
     Refused(Vec<u8>, Rc<Link>),
     /// The server wants a password, respool has none, and this is its answer to what the client has shown, or to nothing.
     Unauthenticated(Vec<u8>),
+    /// The server has refused what others showed, whom that was told, and ended the connection before it answered the next.
+    EndedBehindRefusal,
 }
 
 impl fmt::Display for ConnectError {
@@ -50,6 +52,9 @@ impl fmt::Display for ConnectError {
             Self::Unready(_, reply) => {
                 let text = String::from_utf8_lossy(reply);
                 write!(f, "the server said {}", text.trim_end())
+            }
+            Self::EndedBehindRefusal => {
+                f.write_str("the server ends connections on which it refuses a password")
             }
             Self::Refused(reply, _) | Self::Unauthenticated(reply) => {
                 write!(f, "{}", String::from_utf8_lossy(reply).trim_end())
@@ -92,6 +97,13 @@ impl Terms {
     }
 }
 
+/// What a connection is to become. The server may refuse it, where respool has no secret: told what it says to one state, this names
+/// the next one to be tried.
+struct Wanted<'a> {
+    state: State,
+    next: &'a dyn Fn(&[u8]) -> Option<State>,
+}
+
 /// Opens a connection that wears `state` and is called `name` at the server, to `best` where that is one of it. It is awaited
 /// to its end, by a task that no client can end.
 ///
@@ -104,15 +116,43 @@ pub(super) async fn connect(
     permit: SocketPermit,
     best: Option<Node>,
 ) -> Result<Rc<Link>, ConnectError> {
+    let (state, next) = (state.clone(), &|_: &[u8]| None);
+    open(thread, Wanted { state, next }, name, (permit, best)).await
+}
+
+/// The same, for one of several who wait: where the server refuses what one has shown, `next` is told what it says, and names whose
+/// it is to become instead.
+///
+/// # Errors
+/// As [`connect`].
+pub(super) async fn connect_for_one(
+    thread: &Rc<Thread>,
+    state: State,
+    next: impl Fn(&[u8]) -> Option<State>,
+    name: String,
+    permit: SocketPermit,
+) -> Result<Rc<Link>, ConnectError> {
+    let next = &next;
+    open(thread, Wanted { state, next }, name, (permit, None)).await
+}
+
+async fn open(
+    thread: &Rc<Thread>,
+    wanted: Wanted<'_>,
+    name: String,
+    (permit, best): (SocketPermit, Option<Node>),
+) -> Result<Rc<Link>, ConnectError> {
     let terms = Terms::of(&thread.process).await;
-    let greeted = greet(thread, &terms, state, &name, (permit, best)).await;
+    let greeted = greet(thread, &terms, wanted, &name, (permit, best)).await;
     let result = match &greeted {
         Ok(_) | Err(ConnectError::Refused(..)) => ConnectResult::Ok,
         Err(ConnectError::Unready(cause, _)) => {
             thread.counters.losses(*cause).add(1);
             ConnectResult::Unready
         }
-        Err(ConnectError::Unauthenticated(_)) => ConnectResult::HandshakeError,
+        Err(ConnectError::Unauthenticated(_) | ConnectError::EndedBehindRefusal) => {
+            ConnectResult::HandshakeError
+        }
         Err(ConnectError::Away { result, .. }) => *result,
     };
     thread.counters.connects(result).add(1);
@@ -156,7 +196,7 @@ pub(super) async fn connect(
 async fn greet(
     thread: &Rc<Thread>,
     terms: &Terms,
-    state: &State,
+    wanted: Wanted<'_>,
     name: &str,
     (permit, best): (SocketPermit, Option<Node>),
 ) -> Result<(ServerSocket, Settled), ConnectError> {
@@ -210,7 +250,7 @@ async fn greet(
         has_heard: false,
     };
     let limit = upstream.connect_timeout;
-    let settling = settle(&mut talk, thread, terms, state, name);
+    let settling = settle(&mut talk, thread, terms, wanted, name);
     let settled = thread.within(limit, settling).await.unwrap_or_else(|| {
         Err(away(
             format!(
@@ -246,30 +286,31 @@ async fn settle(
     talk: &mut Talk,
     thread: &Rc<Thread>,
     terms: &Terms,
-    state: &State,
+    mut wanted: Wanted<'_>,
     name: &str,
 ) -> Result<Settled, ConnectError> {
-    let started = Instant::now();
+    let mut started = Instant::now();
     let guests_are_refused = asks_guests(talk, terms).await?;
     authenticate(talk, &terms.login).await?;
     let introduced = introduce(talk, (thread, terms), name, guests_are_refused).await?;
-    let elapsed = || started.elapsed().as_micros() as u64;
+    let elapsed = |started: Instant| started.elapsed().as_micros() as u64;
     let (user, introduced) = match introduced {
         Some(introduced) => (None, introduced),
         None => {
-            thread.process.health.answered(elapsed());
-            let user = log_in_as_client(talk, thread, terms, state).await?;
+            thread.process.health.answered(elapsed(started));
+            let user = log_in_as_client(talk, thread, terms, &mut wanted).await?;
+            started = Instant::now();
             let introduced = introduce(talk, (thread, terms), name, true).await?;
             let refused = || ConnectError::Unauthenticated(NOAUTH.to_vec());
             (Some(user), introduced.ok_or_else(refused)?)
         }
     };
-    thread.process.health.answered(elapsed());
+    thread.process.health.answered(elapsed(started));
     let worn = State {
         user,
         ..State::INITIAL
     };
-    let (worn, refusal) = wear(talk, thread, (worn, state), name).await?;
+    let (worn, refusal) = wear(talk, thread, (worn, &wanted.state), name).await?;
     Ok(Settled {
         introduced,
         worn,
@@ -277,12 +318,13 @@ async fn settle(
     })
 }
 
-/// Where respool has no secret, the connection is the client's whose state it is to wear.
+/// Where respool has no secret, the connection is the client's whose state it is to wear: the first one's whose user the server takes,
+/// who are asked for one after another.
 async fn log_in_as_client(
     talk: &mut Talk,
     thread: &Thread,
     terms: &Terms,
-    state: &State,
+    wanted: &mut Wanted<'_>,
 ) -> Result<Rc<Credentials>, ConnectError> {
     let asks_server = matches!(
         terms.settings.auth.mode,
@@ -293,13 +335,33 @@ async fn log_in_as_client(
         return Err(away(text, ConnectResult::HandshakeError));
     }
     wants_password(thread);
-    let Some(user) = state.user.clone().filter(|user| !user.is_guest()) else {
-        return Err(ConnectError::Unauthenticated(NOAUTH.to_vec()));
-    };
-    let reply = talk.ask(&Zeroizing::new(user.request())).await?;
-    match reply.starts_with(b"+OK") {
-        true => Ok(user),
-        false => Err(ConnectError::Unauthenticated(reply)),
+    let begun = Instant::now();
+    let mut has_refused = false;
+    loop {
+        let user = wanted.state.user.clone().filter(|user| !user.is_guest());
+        let reply = match &user {
+            None => NOAUTH.to_vec(),
+            Some(user) => match talk.ask(&Zeroizing::new(user.request())).await {
+                Err(ConnectError::Away { result, .. })
+                    if has_refused && result == ConnectResult::Error =>
+                {
+                    return Err(ConnectError::EndedBehindRefusal);
+                }
+                answer => answer?,
+            },
+        };
+        if let Some(user) = user
+            && reply.starts_with(b"+OK")
+        {
+            return Ok(user);
+        }
+        // The time that is left is the last one's alone.
+        let has_time = begun.elapsed() < terms.settings.upstream.connect_timeout / 4;
+        let Some(next) = has_time.then(|| (wanted.next)(&reply)).flatten() else {
+            return Err(ConnectError::Unauthenticated(reply));
+        };
+        wanted.state = next;
+        has_refused = true;
     }
 }
 

@@ -249,7 +249,7 @@ impl Upstream {
                 .shared_at(node, |link| link.leaving().is_none())
                 .is_some()
         {
-            let wait = self.wait_shared(&State::INITIAL, false, 1).ok()?;
+            let wait = self.wait_shared(&State::INITIAL, 1).ok()?;
             // Whatever it is given, there is one then.
             std::future::poll_fn(|cx| wait.poll(cx)).await.ok()?;
             link = self.shared_at(node, is_own);

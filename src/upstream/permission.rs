@@ -142,7 +142,7 @@ impl Upstream {
         loop {
             let found = match self.shared_for(state, Delays::NONE) {
                 Some(link) => Ok(Some(link)),
-                None => match self.wait_shared(state, false, 1) {
+                None => match self.wait_shared(state, 1) {
                     Ok(wait) => std::future::poll_fn(|cx| wait.poll(cx)).await,
                     Err(error) => Err(error),
                 },

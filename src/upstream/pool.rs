@@ -7,7 +7,7 @@ use std::sync::Arc;
 use std::task::{Context, Poll, Waker};
 
 use super::away::Away;
-use super::handshake::{ConnectError, connect};
+use super::handshake::{ConnectError, connect_for_one};
 use super::health::Watch;
 use super::link::Link;
 use super::outlet::Outlet;
@@ -19,7 +19,7 @@ use crate::budget::{Kind as SocketKind, SocketPermit};
 use crate::command::Delays;
 use crate::config::Address;
 use crate::fanout::{Side, Suspicion};
-use crate::schedule::{Action, Schedule, Ticket};
+use crate::schedule::{Action, LoginPlace, Schedule, Ticket};
 use crate::session::{Change, State, steps};
 use crate::telemetry::{Bound, LossCause};
 
@@ -109,6 +109,8 @@ impl Drop for SharedWait {
     }
 }
 
+type WorkersSchedule = Schedule<State, Rc<Waiter>>;
+
 /// The server's side of one worker.
 pub struct Upstream {
     /// What everything on this thread shares.
@@ -118,7 +120,7 @@ pub struct Upstream {
     /// The same, of those who may cost the others their connection.
     pub(super) apart: Rc<Subscriptions>,
     pub(super) suspicion: RefCell<Suspicion>,
-    pub(super) schedule: RefCell<Schedule<State, Rc<Waiter>>>,
+    pub(super) schedule: RefCell<WorkersSchedule>,
     pub(super) links: RefCell<Vec<Option<Rc<Link>>>>,
     pub(super) idle_pins: RefCell<Vec<Rc<Link>>>,
     pub(super) pins: RefCell<Vec<std::rc::Weak<Link>>>,
@@ -142,6 +144,8 @@ pub struct Upstream {
     pub(super) is_renewing: Cell<bool>,
     /// When it was last asked whether those who have not authenticated are served.
     pub(super) guests_asked_micros: Cell<u64>,
+    /// When the server has last refused what a client showed on a connection that had nobody's user yet; 0: never.
+    pub(super) refused_micros: Cell<u64>,
     /// When a silent server was last asked anew.
     pub(super) asked_anew_micros: Cell<u64>,
     /// Writes were seen to be held back by the server.
@@ -181,6 +185,7 @@ impl Upstream {
             stopping: Cell::new(false),
             is_renewing: Cell::new(false),
             guests_asked_micros: Cell::new(0),
+            refused_micros: Cell::new(0),
             asked_anew_micros: Cell::new(0),
             writes_are_held: Cell::new(false),
             is_script_seen: Cell::new(false),
@@ -288,18 +293,38 @@ impl Upstream {
         }
     }
 
-    /// Waits for a shared connection in `state`; with `force` one on which the user has been authenticated anew.
-    /// `commands` are held back meanwhile.
+    /// Waits for a shared connection in `state`. `commands` are held back meanwhile.
     ///
     /// # Errors
     /// [`WaitError::Unreachable`] when the server is away and too many commands wait for it already.
     pub fn wait_shared(
         self: &Rc<Self>,
         state: &State,
-        force: bool,
         commands: usize,
     ) -> Result<SharedWait, WaitError> {
-        let queued = if self.is_away() {
+        let join = |schedule: &mut WorkersSchedule, waiter| schedule.wait(state, waiter);
+        self.wait(commands, join)
+    }
+
+    /// Waits for a shared connection on which the user of `state` has been authenticated anew.
+    ///
+    /// # Errors
+    /// As [`Self::wait_shared`].
+    pub fn log_in(
+        self: &Rc<Self>,
+        state: &State,
+        place: LoginPlace,
+    ) -> Result<SharedWait, WaitError> {
+        let join = |schedule: &mut WorkersSchedule, waiter| schedule.log_in(state, place, waiter);
+        self.wait(1, join)
+    }
+
+    fn wait(
+        self: &Rc<Self>,
+        commands: usize,
+        join: impl FnOnce(&mut WorkersSchedule, Rc<Waiter>) -> Ticket,
+    ) -> Result<SharedWait, WaitError> {
+        let queued = if self.is_away() && !self.refuses_others() {
             let failovers = &self.thread.process.failovers;
             if failovers.is_open() {
                 failovers.failed(commands);
@@ -323,10 +348,7 @@ impl Upstream {
             may_be_lent: Cell::new(None),
             _queued: queued,
         });
-        let ticket = self
-            .schedule
-            .borrow_mut()
-            .wait(state, force, Rc::clone(&waiter));
+        let ticket = join(&mut self.schedule.borrow_mut(), Rc::clone(&waiter));
         self.act();
         self.count_waiting();
         Ok(SharedWait {
@@ -459,12 +481,26 @@ impl Upstream {
             };
             self.connect_turn(SocketKind::Shared).await;
             let name = self.name("shared");
-            let (link, refusal) = match connect(&self.thread, &state, name, permit, None).await {
+            // Whom it was opened for the server may refuse: it is the next one's then.
+            let wanted = RefCell::new(state);
+            let next = |reply: &[u8]| {
+                let next = self.refused_and_open(slot, reply)?;
+                wanted.replace(next.clone());
+                Some(next)
+            };
+            let first = wanted.borrow().clone();
+            let connected = connect_for_one(&self.thread, first, next, name, permit).await;
+            state = wanted.into_inner();
+            let (link, refusal) = match connected {
                 Ok(link) => (link, None),
                 // What a client may not have is no reason to close it.
                 Err(ConnectError::Refused(reply, link)) => (link, Some(reply)),
                 Err(ConnectError::Unauthenticated(reply)) => {
                     return self.refused_and_closed(slot, &reply);
+                }
+                Err(ConnectError::EndedBehindRefusal) => {
+                    self.schedule.borrow_mut().lost(slot);
+                    return self.act();
                 }
                 Err(error) => {
                     self.failed(&error);

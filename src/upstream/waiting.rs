@@ -343,7 +343,7 @@ impl Upstream {
         if let Some(link) = self.shared_for(&state, Delays::PAUSE) {
             return self.run(errand, &link);
         }
-        match self.wait_shared(&state, false, 1) {
+        match self.wait_shared(&state, 1) {
             Err(error) => self.give_up(errand, error),
             Ok(wait) => {
                 let upstream = Rc::clone(self);

@@ -23,6 +23,7 @@ mod evictions;
 mod failover;
 mod files;
 mod full_memory;
+mod guesses;
 mod harness;
 mod health;
 mod hostile;
