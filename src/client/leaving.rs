@@ -4,6 +4,9 @@
 //! written to it. So who has finished sending is served like anybody whom the server can serve; what waits for a server
 //! that is away, for a connection that others hold, or for its turn behind others, is dropped unsent. Who has reset its
 //! connection is gone at once.
+//!
+//! Invariant: who has finished sending is due every answer of the server to what was sent for it, counted or not; a call that waits at
+//! the server ends with its client, as the server ends it.
 
 use std::io;
 use std::pin::Pin as Pinned;
@@ -82,7 +85,7 @@ impl Client {
                 Some(Poll::Ready(())) => self.note_finished(),
             }
         }
-        if self.has_finished() && self.is_blocked() {
+        if self.leaves_its_call() {
             return Some(Disconnect::Closed);
         }
         if self.is_waiting_in_vain() {
@@ -92,6 +95,26 @@ impl Client {
             }
         }
         None
+    }
+
+    /// Whether the client, which has read all that is counted and is about to end so, is due more: that is waited for first.
+    pub(super) fn is_due_more(&mut self, end: Disconnect) -> bool {
+        end == Disconnect::Closed && matches!(self.wait, Wait::Nothing) && self.waits_for_place()
+    }
+
+    /// Whether the client has finished sending while it waits in a call that waits at the server. One that takes nothing away may yet be
+    /// answered at once, and has the time for that; of one that takes an element the element stays for those who are there.
+    pub(super) fn leaves_its_call(&self) -> bool {
+        if !self.has_finished() || !self.is_blocked() {
+            return false;
+        }
+        let takes = match &self.wait {
+            Wait::Blocked(blocked) => blocked.takes(),
+            _ => self.pin.as_ref().is_some_and(|pin| pin.link().takes()),
+        };
+        let since = self.resident.finished_micros.get();
+        let grace = self.site.thread.settings().limits.half_closed_grace;
+        takes || self.site.thread.clock.is_past(since, grace)
     }
 
     /// Whether the client has finished sending, and what it waits for is not to be had now: most likely it has left.
@@ -110,6 +133,11 @@ impl Client {
     /// How long what is waited for is worth waiting for; `None`: as long as the server, which is there, takes.
     fn patience(&self) -> Option<Duration> {
         let grace = self.site.thread.settings().limits.half_closed_grace;
+        let link = self.pin.as_ref().map(|pin| pin.link());
+        if let Some(before) = link.and_then(|link| link.place_asked()) {
+            // The client's own connection, whose silence is judged as any. A call that waits there ends with its client.
+            return before.blocks.then_some(grace);
+        }
         let upstream = &self.site.upstream;
         if upstream.is_away() {
             let is_in_sight = !upstream.is_failing();
@@ -118,7 +146,7 @@ impl Client {
         let is_pool_full = || self.site.thread.process.budget.waiting() > 0;
         let waits_for_others = match self.wait {
             Wait::Others(_) => true,
-            Wait::Task(_) => is_pool_full(),
+            Wait::Loan(_) => is_pool_full(),
             _ => false,
         };
         waits_for_others.then_some(grace)

@@ -115,7 +115,7 @@ impl Client {
         let to_come = if subscribes { request.count() } else { 0 };
         self.note_kept(3 * request.bytes().len() + to_come * TOPIC_BYTES);
         let request = request.bytes().to_vec();
-        self.wait = Wait::Task(Box::pin(async move {
+        self.wait_subscribed(Box::pin(async move {
             Done::Subscribed(match subscribes {
                 true => subscriber.subscribe(kind, request).await,
                 false => subscriber.unsubscribe(kind, request).await,

@@ -125,7 +125,7 @@ impl Client {
             return self.pin.as_ref().map(|pin| Rc::clone(pin.link()));
         }
         let borrowing = Rc::clone(&self.site.upstream).pin(group, state, Rc::clone(&self.outlet));
-        self.wait = Wait::Task(Box::pin(
+        self.wait = Wait::Loan(Box::pin(
             async move { Done::Pinned(borrowing.await, reason) },
         ));
         None
@@ -249,7 +249,7 @@ impl Client {
         // One that has stood in line was counted there.
         let count = u32::from(self.line.take().is_none());
         self.pin_use.queues_unsure |= !is_one_frame(reason);
-        let blocks = matches!(
+        let may_block = matches!(
             reason,
             PinReason::Blocking
                 | PinReason::BlockingOption
@@ -261,12 +261,14 @@ impl Client {
             PinReason::Wait | PinReason::ScriptDebug => true,
             PinReason::Pause => !self.pin_use.in_multi,
             // Seen to block, and unblocked, when the client leaves.
-            _ => blocks || tells.is_some(),
+            _ => may_block || tells.is_some(),
         };
         if goes_alone && self.outlet.outstanding() > 0 {
             self.wait = Wait::Answers;
             return Next::Wait;
         }
+        // By now it is known whether MULTI only queues it: then nobody waits at the server.
+        let blocks = may_block && !self.outlet.transaction().open;
         match reason {
             PinReason::Wait => return self.wait_for_replicas(&link, request, command),
             PinReason::Pause if !self.pin_use.in_multi => {
@@ -316,6 +318,8 @@ impl Client {
         }
         if blocks {
             self.block();
+        } else if may_block {
+            self.wait = Wait::Answers;
         }
         Next::Used(request.bytes().len())
     }

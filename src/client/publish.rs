@@ -161,7 +161,7 @@ impl Client {
         let workers = self.workers();
         let (upstream, group) = (Rc::clone(&self.site.upstream), self.group());
         let state = self.session.state.clone();
-        self.wait = Wait::Task(Box::pin(async move {
+        self.wait = Wait::Loan(Box::pin(async move {
             if workers.weigh(&message).await
                 && upstream
                     .may_publish(group, state, message.kind, &message.channel)

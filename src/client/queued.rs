@@ -135,7 +135,7 @@ impl Client {
     pub(super) fn settle(&mut self) {
         if matches!(
             self.wait,
-            Wait::Task(_) | Wait::Others(_) | Wait::Shared(..)
+            Wait::Task(_) | Wait::Loan(_) | Wait::Others(_) | Wait::Shared(..)
         ) {
             return;
         }

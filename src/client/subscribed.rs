@@ -1,5 +1,6 @@
 //! Subscriptions of one client, served by the worker's subscription connection.
 
+use std::pin::Pin as Pinned;
 use std::rc::Rc;
 use std::sync::Arc;
 use std::time::Duration;
@@ -84,13 +85,22 @@ impl Client {
                 let limit = self.subscription_limit();
                 let thread = Rc::clone(&self.site.thread);
                 let unknown = unknown_command(thread.server_version(), request);
-                self.wait = Wait::Task(Box::pin(async move {
+                self.wait_subscribed(Box::pin(async move {
                     let result = thread.within(limit, told).await;
                     let result = result.and_then(Result::ok);
                     Done::Subscribed(result.map(|result| in_own_words(result, || unknown)))
                 }));
             }
         }
+    }
+
+    /// Waits for what a subscription comes to: for the server, where the connection of subscribers is there.
+    pub(super) fn wait_subscribed(&mut self, task: Pinned<Box<dyn Future<Output = Done>>>) {
+        let is_there = self.subscriptions().is_connected();
+        self.wait = match is_there {
+            true => Wait::Task(task),
+            false => Wait::Loan(task),
+        };
     }
 
     /// Where the client's subscriptions are.
@@ -187,7 +197,7 @@ impl Client {
         let (group, state) = (self.group(), self.session.state.clone());
         let request = request.bytes().to_vec();
         self.note_kept(request.len());
-        self.wait = Wait::Task(Box::pin(async move {
+        self.wait = Wait::Loan(Box::pin(async move {
             Done::Permission(upstream.may_subscribe(group, state, request).await)
         }));
         Next::Wait

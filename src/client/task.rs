@@ -61,8 +61,10 @@ pub(super) enum Wait {
     Turn(bool),
     /// Its turn in a line of blocked clients.
     Blocked(Blocked),
-    /// Something that happens seldom: the server's answer, or a connection.
+    /// Something that happens seldom: nearly always the server's answer.
     Task(Pinned<Box<dyn Future<Output = Done>>>),
+    /// A connection, or leave to use one, for which others may have to give one back first.
+    Loan(Pinned<Box<dyn Future<Output = Done>>>),
     /// Its turn behind others, which is seldom, too: until then nobody does anything for it.
     Others(Pinned<Box<dyn Future<Output = Done>>>),
 }
@@ -313,6 +315,9 @@ impl Client {
             }
             let moved = self.resume(cx);
             if let Some(end) = self.has_ended() {
+                if self.is_due_more(end) {
+                    continue;
+                }
                 return Poll::Ready(end);
             }
             if moved {
@@ -441,7 +446,7 @@ impl Client {
                     true
                 }
             },
-            Wait::Task(task) | Wait::Others(task) => {
+            Wait::Task(task) | Wait::Loan(task) | Wait::Others(task) => {
                 let mut cx = Context::from_waker(cx.waker());
                 match task.as_mut().poll(&mut cx) {
                     Poll::Pending => false,
@@ -587,9 +592,7 @@ impl Client {
 
     /// Whether it is time to close, and why.
     fn has_ended(&self) -> Option<Disconnect> {
-        if (self.is_at_end && self.streaming.is_some())
-            || (self.has_finished() && self.is_blocked())
-        {
+        if (self.is_at_end && self.streaming.is_some()) || self.leaves_its_call() {
             return Some(Disconnect::Closed);
         }
         if matches!(self.wait, Wait::Blocked(_)) {

@@ -237,7 +237,7 @@ impl Client {
         let upstream = Rc::clone(&self.site.upstream);
         let borrowing = upstream.pin(self.group(), state, Rc::clone(&self.outlet));
         self.pin_use.is_fresh = true;
-        self.wait = Wait::Task(Box::pin(async move { Done::StandIn(borrowing.await, id) }));
+        self.wait = Wait::Loan(Box::pin(async move { Done::StandIn(borrowing.await, id) }));
         None
     }
 

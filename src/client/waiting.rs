@@ -80,7 +80,7 @@ impl Client {
     fn end_line(&mut self, blocked: &Blocked, outcome: Outcome) {
         match outcome {
             Outcome::Reply(reply) => {
-                if self.outlet.has_hung_up() {
+                if blocked.takes() && self.outlet.has_hung_up() {
                     // It would not see it any more.
                     blocked.refuse(Outcome::Reply(reply));
                     return self.outlet.close(Disconnect::Closed);

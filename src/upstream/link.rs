@@ -341,6 +341,11 @@ impl Link {
         self.inner.borrow().due.iter().any(Due::is_blocking)
     }
 
+    /// Whether a blocking call is due that takes something away.
+    pub fn takes(&self) -> bool {
+        self.inner.borrow().due.iter().any(Due::takes)
+    }
+
     /// Serves the connection until it ends, then closes it. Returns why it ended.
     ///
     /// `idle` is called after every read, `lost` once, before the clients learn of the loss.

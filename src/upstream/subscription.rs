@@ -489,7 +489,7 @@ impl Subscriptions {
     }
 
     /// Whether there is a connection, and it is not lost.
-    pub(super) fn is_connected(&self) -> bool {
+    pub fn is_connected(&self) -> bool {
         self.link.borrow().is_some()
     }
 

@@ -207,6 +207,14 @@ impl Due {
         }
     }
 
+    /// Whether it is a call of a client's that takes something away.
+    pub(super) fn takes(&self) -> bool {
+        let Self::Client { kind, .. } = self else {
+            return false;
+        };
+        matches!(kind, Kind::Blocking(popped) if *popped != Popped::Nothing)
+    }
+
     /// What may keep the server from answering it, though it does not wait for others.
     pub(super) fn delays(&self) -> Delays {
         match self {

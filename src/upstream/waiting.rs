@@ -96,6 +96,11 @@ impl Blocked {
         self.held_bytes
     }
 
+    /// Whether its call takes something away.
+    pub fn takes(&self) -> bool {
+        self.popped != Popped::Nothing
+    }
+
     /// How the wait has ended.
     pub fn poll(&self, cx: &Context<'_>) -> Poll<Outcome> {
         match self.waiter.outcome.borrow_mut().take() {

@@ -24,6 +24,7 @@ mod failover;
 mod files;
 mod full_memory;
 mod guesses;
+mod half_closed;
 mod harness;
 mod health;
 mod hostile;

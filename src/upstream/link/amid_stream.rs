@@ -135,6 +135,13 @@ impl Link {
         asks.then(|| self.ask_place_behind(MayTake::NO_TIME))
     }
 
+    /// Where a place is asked for and not told yet: how long what stands before it may take.
+    pub fn place_asked(&self) -> Option<MayTake> {
+        let inner = self.inner.borrow();
+        let place = inner.due.iter().find_map(Due::place);
+        place.map(|place| place.before)
+    }
+
     fn ask_place_behind(&self, before: MayTake) -> oneshot::Receiver<Vec<u8>> {
         let (tell, told) = oneshot::channel();
         let fence = Fence::new(rand::random());

@@ -1,0 +1,237 @@
+//! Clients that say that they send nothing more: they are due every answer to what they have asked, whatever state they are in.
+
+use crate::harness::{Client, Redis, Respool, Value, encode, eventually, show};
+
+/// Takes longer than the shortest grace here, and less than any reply may.
+const SLOW: &str = "local t = 0 for i = 1, 3e7 do t = t + i end return 'slow'";
+
+fn requests(lines: &[&str]) -> Vec<u8> {
+    let words = |line: &&str| match line.strip_prefix("SLOW") {
+        Some(_) => encode(&["EVAL", SLOW, "0"]),
+        None => encode(&line.split(' ').collect::<Vec<_>>()),
+    };
+    lines.iter().flat_map(words).collect()
+}
+
+/// The client has been answered `lines`, one after the other.
+fn prepared(mut client: Client, lines: &[&str]) -> Client {
+    for line in lines {
+        client.send(requests(&[line]));
+        client.reply_bytes();
+    }
+    client
+}
+
+/// Sends `lines` in one write, says that nothing more will come, and reads everything.
+fn half_closed(mut client: Client, lines: &[&str]) -> String {
+    client.send(requests(lines));
+    client.finish_sending();
+    show(&client.read_to_end())
+}
+
+/// In RESP2 it is not subscribed any more, and may send anything; its connection carries messages all the same.
+fn amid_messages(protocol: &str) -> Vec<String> {
+    let mut lines = vec![format!("HELLO {protocol}")];
+    lines.extend(["MULTI", "SUBSCRIBE c", "EXEC"].map(str::to_owned));
+    if protocol == "2" {
+        lines.push("UNSUBSCRIBE c".to_owned());
+    }
+    lines
+}
+
+/// All of `cases` are answered as directly, behind each of `states`.
+fn are_answered_as_directly(
+    redis: &Redis,
+    respool: &Respool,
+    states: &[Vec<String>],
+    cases: &[&[&str]],
+) {
+    for state in states {
+        let state: Vec<&str> = state.iter().map(String::as_str).collect();
+        for lines in cases {
+            redis.flush();
+            let direct = half_closed(prepared(redis.client(), &state), lines);
+            redis.flush();
+            let through = half_closed(prepared(respool.client(), &state), lines);
+            assert_eq!(through, direct, "{state:?}: {lines:?}");
+        }
+    }
+}
+
+#[test]
+fn what_was_sent_amid_messages_is_answered() {
+    let redis = Redis::start(&[]);
+    let respool = Respool::with(&redis)
+        .limits("half_closed_grace = \"2s\"")
+        .start();
+    let popped: &[&str] = &["RPUSH l x", "LPOP l"];
+    let states = ["2", "3"].map(amid_messages);
+    are_answered_as_directly(
+        &redis,
+        &respool,
+        &states,
+        &[
+            popped,
+            popped,
+            popped,
+            popped,
+            &["SLOW", "RPUSH l x", "LPOP l"],
+            &["MULTI", "SLOW", "RPUSH l x", "LPOP l", "EXEC", "ECHO a"],
+            &["MULTI", "RPUSH l x", "LPOP l"],
+            &["SUBSCRIBE d", "UNSUBSCRIBE d", "RPUSH l x", "LPOP l"],
+            &["RPUSH l x", "BLPOP l 0", "ECHO a"],
+            &["RPUSH l x", "LPOP l", "BLPOP none 0"],
+        ],
+    );
+    // In the same write as what makes it so.
+    let begun = &["MULTI", "SUBSCRIBE c", "EXEC", "UNSUBSCRIBE c"];
+    let lines: Vec<&str> = [begun, &["SLOW", "RPUSH l x", "LPOP l"][..]].concat();
+    are_answered_as_directly(
+        &redis,
+        &respool,
+        &[vec!["HELLO 3".to_owned()]],
+        &[&lines, &lines],
+    );
+    // More than a socket takes at once.
+    redis.cmd(&["SETRANGE", "large", "3000000", "x"]);
+    for state in &states {
+        let state: Vec<&str> = state.iter().map(String::as_str).collect();
+        let mut client = prepared(respool.client(), &state);
+        client.send(requests(&["GET large"]));
+        client.finish_sending();
+        assert_eq!(
+            client.read_to_end().len(),
+            3_000_001 + "$3000001\r\n\r\n".len()
+        );
+    }
+}
+
+#[test]
+fn a_call_that_multi_has_queued_does_not_end_with_its_client() {
+    let redis = Redis::start(&[]);
+    let respool = Respool::start(&redis);
+    let states = [
+        vec![],
+        vec!["WATCH k".to_owned()],
+        vec!["HELLO 3".to_owned(), "CLIENT TRACKING ON".to_owned()],
+    ];
+    are_answered_as_directly(
+        &redis,
+        &respool,
+        &states,
+        &[
+            &["MULTI", "INCR n", "BLPOP none 0", "EXEC"],
+            &["MULTI", "BRPOPLPUSH a b 0", "EXEC", "ECHO a"],
+            &["MULTI", "XREAD BLOCK 0 STREAMS s 0", "EXEC", "ECHO a"],
+            &["MULTI", "FOO.BAR x", "ECHO a", "DISCARD", "ECHO b"],
+            &["MULTI", "BLPOP none 0", "DISCARD", "ECHO a"],
+            &[
+                "CLIENT REPLY SKIP",
+                "RPUSH l x",
+                "MULTI",
+                "BLPOP l 0",
+                "EXEC",
+            ],
+        ],
+    );
+    // It is none of those that are shown as blocked, nor can it be unblocked.
+    let mut client = prepared(respool.client(), &["MULTI"]);
+    assert_eq!(client.cmd(&["BLPOP", "none", "0"]), Value::simple("QUEUED"));
+    let list = respool.client().cmd(&["CLIENT", "LIST"]).text();
+    assert!(list.contains(" multi=1 "), "{list}");
+    assert!(!list.contains("flags=b"), "{list}");
+    assert_eq!(client.cmd(&["EXEC"]).items().len(), 1);
+}
+
+#[test]
+fn a_call_that_takes_nothing_and_need_not_wait_is_answered() {
+    let redis = Redis::start(&[]);
+    let respool = Respool::with(&redis)
+        .limits("half_closed_grace = \"20s\"")
+        .start();
+    let states = [vec![], vec!["WATCH k".to_owned()]];
+    are_answered_as_directly(
+        &redis,
+        &respool,
+        &states,
+        &[
+            &["SET k v", "WAIT 0 0", "ECHO a"],
+            &["WAIT a 0", "ECHO a"],
+            &["XADD s 1-1 a b", "XREAD BLOCK 0 STREAMS s 0", "ECHO a"],
+        ],
+    );
+}
+
+#[test]
+fn who_waits_for_the_server_is_not_taken_for_one_who_waits_for_others() {
+    let redis = Redis::start(&[]);
+    let respool = Respool::with(&redis)
+        .upstream("max_connections = 4\nshared_connections = 1\nborrow_timeout = \"60s\"")
+        .limits("half_closed_grace = \"50ms\"")
+        .start();
+    // The connection of subscribers is there, and there are two to lend.
+    let _subscriber = prepared(respool.client(), &["SUBSCRIBE c"]);
+    let state = amid_messages("2");
+    let state: Vec<&str> = state.iter().map(String::as_str).collect();
+    for end in ["QUIT", "RESET", "CLIENT GETNAME", "ECHO b"] {
+        let lines = ["RPUSH l x", "LPOP l", "SLOW", "ECHO a", end];
+        let direct = half_closed(prepared(redis.client(), &state), &lines);
+        let client = prepared(respool.client(), &state);
+        let _holder = prepared(respool.client(), &["WATCH k"]);
+        let mut other = respool.client();
+        other.send(encode(&["WATCH", "k"]));
+        let waits = other.reply_within(std::time::Duration::from_millis(100));
+        assert_eq!(waits, None, "none is left to be lent");
+        assert_eq!(half_closed(client, &lines), direct, "{end}");
+        assert_eq!(other.reply(), Value::ok());
+    }
+}
+
+#[test]
+fn what_is_not_to_be_had_amid_messages_is_not_waited_for_without_end() {
+    let redis = Redis::start(&[]);
+    let respool = Respool::with(&redis)
+        .upstream("reply_timeout = \"500ms\"\nbusy_timeout = \"500ms\"")
+        .limits("half_closed_grace = \"50ms\"")
+        .start();
+    let state = amid_messages("2");
+    let state: Vec<&str> = state.iter().map(String::as_str).collect();
+    let leaves = |line: &str| {
+        let mut client = prepared(respool.client(), &state);
+        client.send(requests(&[line]));
+        client.finish_sending();
+        client
+    };
+    // A call that waits ends with its client.
+    let mut client = leaves("BLPOP list 0");
+    assert_eq!(show(&client.read_to_end()), "");
+    eventually(|| respool.clients_of("default") == 0, "its place is back");
+    eventually(
+        || redis.info_number("blocked_clients") == 0,
+        "the server waits for nobody",
+    );
+    assert_eq!(redis.cmd(&["RPUSH", "list", "x"]), Value::Int(1));
+    assert_eq!(redis.cmd(&["LPOP", "list"]), Value::bulk("x"));
+    // A server that says nothing.
+    let prepared = prepared(respool.client(), &state);
+    redis.pause();
+    let mut client = prepared;
+    client.send(requests(&["ECHO a"]));
+    client.finish_sending();
+    eventually(|| respool.clients_of("default") == 0, "its place is back");
+    redis.resume();
+    assert_eq!(show(&client.read_to_end()), "");
+}
+
+#[test]
+fn what_is_shown_of_its_own_commands_is_due_to_a_monitor() {
+    let redis = Redis::start(&[]);
+    let respool = Respool::start(&redis);
+    for mut client in [redis.client(), respool.client(), respool.client()] {
+        client.send(requests(&["MONITOR", "ECHO m"]));
+        client.finish_sending();
+        let all = String::from_utf8(client.read_to_end()).expect("text");
+        assert!(all.contains("\"ECHO\" \"m\"\r\n"), "{all}");
+        assert!(all.contains("$1\r\nm\r\n"), "{all}");
+    }
+}
