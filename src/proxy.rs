@@ -120,6 +120,9 @@ async fn serve(
     content: u64,
     logging: &Arc<Logging>,
 ) -> Result<(), RunError> {
+    // Before there is a file of a socket: what ends respool has it removed.
+    let signals = Signals::new()
+        .map_err(|error| RunError::Start(format!("cannot handle signals: {error}")))?;
     let descriptors = raise_descriptor_limit();
     let needed = settings.descriptors_needed();
     if descriptors < needed as u64 {
@@ -165,8 +168,6 @@ async fn serve(
             return Err(RunError::Start("the first worker has ended".to_owned()));
         }
     }
-    let signals = Signals::new()
-        .map_err(|error| RunError::Start(format!("cannot handle signals: {error}")))?;
     let logging = Arc::clone(logging);
     let ending = Ending {
         process: &door.process,

@@ -127,7 +127,7 @@ impl Changes {
             self.access
                 .begin(&kept.listener, &kept.settings, kept.is_access_new)?;
         }
-        Ok(())
+        self.access.regroup()
     }
 
     /// Puts them in force, unless respool drains: what was prepared is undone then as it is dropped.

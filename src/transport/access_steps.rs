@@ -52,6 +52,17 @@ pub(super) enum Step {
     Group(u32),
 }
 
+impl Step {
+    /// What of a file that is `at` becomes by it.
+    fn of(self, at: FileAccess) -> FileAccess {
+        match self {
+            Self::Mode(mode) => FileAccess { mode, ..at },
+            Self::Owner(owner) => FileAccess { owner, ..at },
+            Self::Group(group) => FileAccess { group, ..at },
+        }
+    }
+}
+
 /// The steps from `now` to `next` for a file by which nobody can connect yet. It is given away last, since only its owner
 /// changes its mode.
 pub(super) fn outright(now: FileAccess, next: FileAccess) -> Vec<Step> {
@@ -88,8 +99,8 @@ impl Plan {
         }
     }
 
-    /// The steps that let in nobody who might not connect before. What could be refused later on is tried here: a file is
-    /// given to its owner to be, and taken back, since no mode is set of another's file.
+    /// The steps that let in nobody who might not connect before, and can be undone. What could be refused later on is tried
+    /// here: a file is given to its owner to be, and taken back, since no mode is set of another's file.
     fn first(&self) -> Vec<Step> {
         let (before, next) = (self.before, self.next);
         let mut steps = Vec::new();
@@ -99,13 +110,23 @@ impl Plan {
         if self.narrow != before.mode {
             steps.push(Step::Mode(self.narrow));
         }
-        if next.group != before.group {
-            steps.push(Step::Group(next.group));
-        }
         if next.owner != self.holder && next.owner != before.owner {
             steps.extend([Step::Owner(next.owner), Step::Owner(self.holder)]);
         }
         steps
+    }
+
+    /// The step that gives it to its group to be, if that is another. It comes after the rest of all files: who may give a
+    /// file to a group that it is in may not give it back to one that it is not in.
+    fn group(&self) -> Option<Step> {
+        let changed = self.next.unlike(self.before);
+        changed.group.map(Step::Group)
+    }
+
+    /// From which group to which it is given, if to another, and who owns it then.
+    pub(super) fn regrouped(&self) -> Option<(u32, u32, u32)> {
+        let (from, to) = (self.before.group, self.next.group);
+        (from != to).then_some((from, to, self.holder))
     }
 
     /// The steps that let in who may connect from now on.
@@ -115,15 +136,27 @@ impl Plan {
         mode.into_iter().chain(owner).collect()
     }
 
-    /// Takes away what is to be taken away, and tries whether the rest can be done.
+    /// Takes away what is to be taken away, and tries whether it can be given to its owner to be.
     ///
     /// # Errors
-    /// The step that was refused: those before it have been taken, and are to be undone.
+    /// The step that was refused: those before it have been taken, and can be undone.
     pub(super) fn begin<E>(
         &self,
         mut take: impl FnMut(Step) -> Result<(), E>,
     ) -> Result<(), (Step, E)> {
         let mut steps = self.first().into_iter();
+        steps.try_for_each(|step| take(step).map_err(|error| (step, error)))
+    }
+
+    /// Gives it to its group to be.
+    ///
+    /// # Errors
+    /// The step that was refused: what was begun is to be undone.
+    pub(super) fn regroup<E>(
+        &self,
+        mut take: impl FnMut(Step) -> Result<(), E>,
+    ) -> Result<(), (Step, E)> {
+        let mut steps = self.group().into_iter();
         steps.try_for_each(|step| take(step).map_err(|error| (step, error)))
     }
 
@@ -134,34 +167,40 @@ impl Plan {
     }
 
     /// Makes it what it was before, as far as that goes: it is `at` now, and not finished. Returns the steps that were
-    /// refused; then it lets in fewer than before.
+    /// refused; then it lets in fewer than before, and its owner as before where that is in its hands.
     pub(super) fn undo<E>(
         &self,
         at: FileAccess,
         mut take: impl FnMut(Step) -> Result<(), E>,
     ) -> Vec<(Step, E)> {
-        let mut refused = Vec::new();
-        if at == self.before {
+        let (before, mut refused, mut now) = (self.before, Vec::new(), at);
+        if at == before {
             return refused;
         }
-        let mut try_to = |step, is_due: bool| {
-            let error = is_due.then(|| take(step).err()).flatten();
-            refused.extend(error.map(|error| (step, error)));
-            refused.is_empty()
+        let mut try_to = |step: Step| {
+            let is_due = step.of(now) != now;
+            match is_due.then(|| take(step)) {
+                Some(Ok(())) => now = step.of(now),
+                Some(Err(error)) => refused.push((step, error)),
+                None => {}
+            }
+            now
         };
-        try_to(Step::Owner(self.holder), at.owner != self.holder);
-        let is_as_before = try_to(
-            Step::Group(self.before.group),
-            at.group != self.before.group,
-        );
-        let mode = match is_as_before {
-            true => self.before.mode,
-            false => at.mode & self.narrow,
-        };
-        try_to(Step::Mode(mode), at.mode != mode);
-        let owner = self.before.owner;
-        try_to(Step::Owner(owner), owner != self.holder);
+        try_to(Step::Owner(self.holder));
+        let grouped = try_to(Step::Group(before.group));
+        try_to(Step::Mode(self.kept(grouped)));
+        if before.owner != self.holder {
+            try_to(Step::Owner(before.owner));
+        }
         refused
+    }
+
+    /// What the mode may be of a file that is `at` while it is undone: all that it was before, but for classes that others
+    /// may be in than before.
+    fn kept(&self, at: FileAccess) -> u32 {
+        let before = self.before;
+        let is_in_hand = at.owner == before.owner || at.owner == self.holder;
+        before.mode & of_classes(before.mode, !is_in_hand, at.group != before.group)
     }
 
     /// Which setting `step` was taken for.
@@ -180,20 +219,26 @@ impl Plan {
     }
 }
 
-/// What of a mode may stay while the file changes hands: whoever comes to be in another class than before was let in there
-/// as well.
+/// What of a mode may stay while the file changes hands.
 fn narrow(before: FileAccess, next: FileAccess, holder: u32) -> u32 {
-    let class = |shift: u32| before.mode >> shift & 0o7;
+    let is_owner_new = next.owner != before.owner || holder != before.owner;
+    before.mode & next.mode & of_classes(before.mode, is_owner_new, next.group != before.group)
+}
+
+/// Of `mode`, what lets in nobody else where the owner or the group is another: whoever comes to be in another class than
+/// before was let in there as well.
+fn of_classes(mode: u32, is_owner_new: bool, is_group_new: bool) -> u32 {
+    let class = |shift: u32| mode >> shift & 0o7;
     let (members, others) = (class(3), class(0));
     let (mut of_owner, mut of_members, mut of_others) = (0o7, 0o7, 0o7);
-    if next.owner != before.owner || holder != before.owner {
+    if is_owner_new {
         of_owner = members & others;
     }
-    if next.group != before.group {
+    if is_group_new {
         of_members = others;
         of_others = members;
     }
-    before.mode & next.mode & (of_owner << 6 | of_members << 3 | of_others)
+    of_owner << 6 | of_members << 3 | of_others
 }
 
 #[cfg(test)]
@@ -212,25 +257,42 @@ mod tests {
         (0..8).map(move |bits| bit(bits, 1, 0o600) | bit(bits, 2, 0o060) | bit(bits, 4, 0o006))
     }
 
-    /// Every change of one file by [`ME`], who may change the mode of others' files or may not.
-    fn plans() -> Vec<Plan> {
-        let mut plans = Vec::new();
+    /// Every change of one file.
+    fn changes() -> Vec<(FileAccess, FileAccess)> {
+        let mut changes = Vec::new();
         for (mode, next_mode) in modes().flat_map(|one| modes().map(move |other| (one, other))) {
             for (owner, next_owner) in [(1, 1), (1, 3), (2, 2), (2, 1), (2, 3)] {
                 for group in GROUPS {
                     let file = |mode, owner, group| FileAccess { mode, owner, group };
-                    let (before, next) = (
+                    changes.push((
                         file(mode, owner, GROUPS[0]),
                         file(next_mode, next_owner, group),
-                    );
-                    plans.push(Plan::new(before, next, ME, true));
-                    if owner != ME {
-                        plans.push(Plan::new(before, next, ME, false));
-                    }
+                    ));
                 }
             }
         }
-        plans
+        changes
+    }
+
+    /// All of them by [`ME`], who may change the mode of others' files or may not.
+    fn plans() -> Vec<Plan> {
+        let plans_of = |(before, next): (FileAccess, FileAccess)| {
+            let plan = move |may_set_mode| Plan::new(before, next, ME, may_set_mode);
+            let other = (before.owner != ME).then(|| plan(false));
+            [plan(true)].into_iter().chain(other)
+        };
+        changes().into_iter().flat_map(plans_of).collect()
+    }
+
+    /// Begins all of it.
+    fn begin<E>(plan: &Plan, mut take: impl FnMut(Step) -> Result<(), E>) -> Result<(), (Step, E)> {
+        plan.begin(&mut take)?;
+        plan.regroup(&mut take)
+    }
+
+    /// How many steps [`begin`] takes.
+    fn steps_of(plan: &Plan) -> u32 {
+        (plan.first().len() + plan.group().iter().len()) as u32
     }
 
     /// Who is neither respool nor an owner of the file before.
@@ -286,11 +348,7 @@ mod tests {
             if self.refused >> (self.steps - 1) & 1 != 0 {
                 return Err(());
             }
-            match step {
-                Step::Mode(mode) => self.at.mode = mode,
-                Step::Owner(owner) => self.at.owner = owner,
-                Step::Group(group) => self.at.group = group,
-            }
+            self.at = step.of(self.at);
             self.was.push(self.at);
             Ok(())
         }
@@ -312,7 +370,7 @@ mod tests {
     #[test]
     fn whatever_is_refused_lets_in_nobody_who_might_not_connect_before() {
         for plan in plans() {
-            let first = plan.first().len();
+            let first = steps_of(&plan);
             // None of its own, as where another file's is: all is undone then.
             for begun in 0..=first {
                 // Undoing takes four steps at most.
@@ -320,7 +378,7 @@ mod tests {
                     let of_its_own = if begun < first { 1 << begun } else { 0 };
                     let refused = of_its_own | undone << (begun + 1).min(first);
                     let mut file = Changed::new(plan.before, refused);
-                    let done = plan.begin(|step| file.take(step));
+                    let done = begin(&plan, |step| file.take(step));
                     assert_eq!(done.is_ok(), begun == first);
                     let at = file.at;
                     let wrong = plan.undo(at, |step| file.take(step));
@@ -331,12 +389,91 @@ mod tests {
         }
     }
 
+    /// What the kernel lets [`ME`] do.
+    #[derive(Debug, Clone, Copy)]
+    struct Kernel {
+        gives_away: bool,
+        sets_modes: bool,
+        /// Whether it is in each of [`GROUPS`].
+        is_in: [bool; 2],
+    }
+
+    impl Kernel {
+        fn all() -> impl Iterator<Item = Self> {
+            (0..16).map(|bits: u32| Self {
+                gives_away: bits & 1 != 0,
+                sets_modes: bits & 2 != 0,
+                is_in: [bits & 4 != 0, bits & 8 != 0],
+            })
+        }
+
+        fn take(self, at: &mut FileAccess, step: Step) -> Result<(), ()> {
+            let (is_ours, is_same) = (at.owner == ME, step.of(*at) == *at);
+            let is_in = |wanted: u32| {
+                GROUPS
+                    .into_iter()
+                    .zip(self.is_in)
+                    .any(|one| one == (wanted, true))
+            };
+            let may = match step {
+                Step::Mode(_) => is_ours || self.sets_modes,
+                Step::Owner(_) => self.gives_away || is_ours && is_same,
+                Step::Group(group) => self.gives_away || is_ours && (is_same || is_in(group)),
+            };
+            may.then(|| *at = step.of(*at)).ok_or(())
+        }
+
+        /// Whether nothing hinders that a file that is `at` becomes `next`.
+        fn lets(self, at: FileAccess, next: FileAccess) -> bool {
+            let changed = next.unlike(at);
+            let (mode, owner) = (changed.mode.map(Step::Mode), changed.owner.map(Step::Owner));
+            let steps = [mode, changed.group.map(Step::Group), owner];
+            let alone = |step| self.take(&mut at.clone(), step).is_ok();
+            steps.into_iter().flatten().all(alone)
+        }
+
+        fn plan(self, before: FileAccess, next: FileAccess) -> Plan {
+            Plan::new(before, next, ME, before.owner == ME || self.sets_modes)
+        }
+    }
+
+    #[test]
+    fn a_refused_reload_leaves_respools_own_user_as_it_was_whenever_the_kernel_lets_it() {
+        let with_kernel = |change| Kernel::all().map(move |kernel| (change, kernel));
+        for ((before, next), kernel) in changes().into_iter().flat_map(with_kernel) {
+            let plan = kernel.plan(before, next);
+            let mut at = before;
+            let begun = begin(&plan, |step| kernel.take(&mut at, step));
+            let now = at;
+            let wrong = plan.undo(now, |step| kernel.take(&mut at, step));
+            let told = || format!("{kernel:?}: {plan:?}: {at:?}");
+            // Of its own nothing is refused after what cannot be undone; of another file something may be.
+            assert!(begun.is_ok() || at == before, "{}", told());
+            assert_eq!(wrong.is_empty(), at == before, "{}", told());
+            let is_given_back = kernel.gives_away || kernel.is_in[0] || next.group == before.group;
+            assert!(!is_given_back || at == before, "{}", told());
+            assert_eq!(at.owner, before.owner, "{}", told());
+            assert_eq!(at.mode & 0o700, before.mode & 0o700, "{}", told());
+            // And what is written next is had.
+            let group = at.group;
+            for next in [next, FileAccess { group, ..before }] {
+                let (mut at, plan) = (at, kernel.plan(at, next));
+                if at != next && kernel.lets(at, next) {
+                    let begun = begin(&plan, |step| kernel.take(&mut at, step));
+                    let wrong = plan.finish(|step| kernel.take(&mut at, step));
+                    assert!(begun.is_ok() && wrong.is_empty(), "{kernel:?}: {plan:?}");
+                    assert_eq!(at, next, "{kernel:?}: {plan:?}");
+                }
+            }
+        }
+    }
+
     #[test]
     fn nobody_is_let_in_who_may_neither_before_nor_after() {
         for plan in plans() {
             for refused in 0..4 {
-                let mut file = Changed::new(plan.before, refused << plan.first().len());
-                plan.begin(|step| file.take(step)).expect("not refused");
+                let mut file = Changed::new(plan.before, refused << steps_of(&plan));
+                begin(&plan, |step| file.take(step)).expect("not refused");
                 assert_lets_in_only(&file.was, &[plan.before], &plan);
                 let wrong = plan.finish(|step| file.take(step));
                 assert_eq!(wrong.is_empty(), file.at == plan.next, "{plan:?}");
@@ -356,7 +493,7 @@ mod tests {
                 assert!(is_ours || !matches!(step, Step::Mode(_)), "{plan:?}");
                 file.take(step)
             };
-            plan.begin(&mut take).expect("not refused");
+            begin(&plan, &mut take).expect("not refused");
             plan.finish(&mut take);
         }
     }
@@ -368,7 +505,7 @@ mod tests {
                 && plan.before.owner == plan.next.owner
                 && plan.holder == plan.before.owner;
             let mut file = Changed::new(plan.before, 0);
-            plan.begin(|step| file.take(step)).expect("not refused");
+            begin(&plan, |step| file.take(step)).expect("not refused");
             plan.finish(|step| file.take(step));
             for somebody in Somebody::all().filter(|_| is_in_hand) {
                 let may = |at| somebody.may_connect(at);

@@ -7,9 +7,11 @@ use arc_swap::ArcSwap;
 use socket2::Socket;
 use tokio::sync::watch;
 
+use super::access_steps::FileAccess;
 use super::foreseen::explained;
+use super::rights::Rights;
 use super::socket_access::{AccessKeys, BY_HAND};
-use super::socket_file::{BegunChange, BoundFile};
+use super::socket_file::{BegunChange, BoundFile, Refused};
 use super::tls::{Acceptance, TlsAcceptor};
 use crate::config::Listener;
 
@@ -133,17 +135,34 @@ impl OpenListener {
     }
 }
 
+/// The bits of a mode that are the owner's.
+const OF_OWNER: u32 = 0o700;
+
 /// Where the settings of who may connect are.
 const TABLE: &str = "listener";
 
 /// What a reload has begun to change of who may connect by the files of unix sockets: undone unless it is finished. Until
 /// then it lets in nobody whom it did not let in before.
 #[derive(Debug, Default)]
-pub struct ChangedAccess(Vec<(String, BegunChange)>);
+pub struct ChangedAccess(Vec<(Asked, BegunChange)>);
+
+/// What a reload asks of the file of one listener.
+#[derive(Debug)]
+struct Asked {
+    /// The listener's name.
+    name: String,
+    file: BoundFile,
+    keys: AccessKeys,
+    /// Whether the settings are new.
+    is_new: bool,
+    next: FileAccess,
+    /// What an earlier reload has left it with that could do no more.
+    left: Option<FileAccess>,
+}
 
 impl ChangedAccess {
     /// Begins to change who may connect to `listener`, which is `open`, if it is a unix socket, to what the settings say,
-    /// whatever its file is like. What they say no longer is as if they never had.
+    /// whatever its file is like. What they say no longer is as if they never had. All that is done can be undone.
     ///
     /// # Errors
     /// The file is not there, or not ours to change, in words: only where the settings are new (`is_new`). What somebody
@@ -175,40 +194,49 @@ impl ChangedAccess {
             file.settle(now);
             return Ok(());
         }
-        let keys = AccessKeys {
-            table: TABLE,
-            written: listener.access,
+        let asked = Asked {
+            name: name.clone(),
+            file: file.clone(),
+            keys: AccessKeys {
+                table: TABLE,
+                written: listener.access,
+            },
+            is_new,
+            next,
+            left: file.left(now),
         };
-        let left = file.left(now);
-        let refused = match file.begin(now, next, keys) {
-            Ok(begun) => {
-                self.0.push((name.clone(), begun));
-                return Ok(());
-            }
-            Err(refused) => refused,
-        };
-        if let Some(error) = refused.not_undone {
-            not_undone(name, &error);
+        match file.begin(now, next, asked.keys) {
+            Ok(begun) => self.0.push((asked, begun)),
+            Err(refused) => self.0.extend(asked.refused(refused)?),
         }
-        let why = explained(file.path(), &listener.access, refused.why);
-        if is_new {
-            return Err(format!("listener {name}: {why}"));
+        Ok(())
+    }
+
+    /// Goes on with all that is begun, where it may be that it cannot be undone: what will be refused as far as can be seen
+    /// comes first, and what cannot be given back last.
+    ///
+    /// # Errors
+    /// As those of [`Self::begin`].
+    pub fn regroup(&mut self) -> Result<(), String> {
+        let rights = Rights::now();
+        self.0.sort_by_key(|(_, begun)| begun.stake(&rights));
+        let mut at = 0;
+        while let Some((_, begun)) = self.0.get(at) {
+            let Err(why) = begun.regroup() else {
+                at += 1;
+                continue;
+            };
+            let (asked, begun) = self.0.remove(at);
+            self.0.extend(asked.refused(begun.refused(why))?);
         }
-        let who = match left {
-            Some(_) => "an earlier reload could make no more of its file",
-            None => "somebody else has changed its file",
-        };
-        tracing::warn!(
-            "listener {name}: {who}, which stays as it is with {now}; by the settings it had {next}: {why}; or set it by hand \
-             (chmod, chown)"
-        );
         Ok(())
     }
 
     /// The reload can be refused no more: lets in who may connect from now on. What is refused all the same is logged.
     pub fn finish(mut self) {
-        for (name, begun) in std::mem::take(&mut self.0) {
+        for (asked, begun) in std::mem::take(&mut self.0) {
             if let Err(error) = begun.finish() {
+                let name = asked.name;
                 tracing::error!(
                     "listener {name}: fewer may connect to it than the settings say: {error}"
                 );
@@ -219,11 +247,56 @@ impl ChangedAccess {
 
 impl Drop for ChangedAccess {
     fn drop(&mut self) {
-        for (name, begun) in std::mem::take(&mut self.0) {
+        for (asked, begun) in std::mem::take(&mut self.0) {
             if let Err(error) = begun.undo() {
-                not_undone(&name, &error);
+                not_undone(&asked.name, &error);
             }
         }
+    }
+}
+
+impl Asked {
+    /// It could not be had. Returns what is begun instead, if it is no fault of the reload: the right of the owner is as the
+    /// settings say.
+    ///
+    /// # Errors
+    /// Why not, in words, where the settings are new.
+    fn refused(self, refused: Refused) -> Result<Option<(Self, BegunChange)>, String> {
+        let Self {
+            name, file, next, ..
+        } = &self;
+        if let Some(error) = refused.not_undone {
+            not_undone(name, &error);
+        }
+        let why = explained(file.path(), &self.keys.written, refused.why);
+        if self.is_new {
+            return Err(format!("listener {name}: {why}"));
+        }
+        let who = match self.left {
+            Some(_) => "an earlier reload could make no more of its file",
+            None => "somebody else has changed its file",
+        };
+        let now = file.access().map_err(|error| unreachable(name, &error));
+        let Ok(now) = now.inspect_err(|error| tracing::warn!("{error}")) else {
+            return Ok(None);
+        };
+        let mode = now.mode & !OF_OWNER | next.mode & OF_OWNER;
+        let nearest = match now.owner == next.owner {
+            true => FileAccess { mode, ..now },
+            false => now,
+        };
+        let begun = (nearest != now)
+            .then(|| file.begin(now, nearest, self.keys).ok())
+            .flatten();
+        let stays = match &begun {
+            None => format!("which stays as it is with {now}"),
+            Some(_) => format!("which has {nearest} from now on"),
+        };
+        tracing::warn!(
+            "listener {name}: {who}, {stays}; by the settings it had {next}: {why}; or set it by hand (chmod, chown)"
+        );
+        let next = self.next;
+        Ok(begun.map(|begun| (self, begun.instead_of(next))))
     }
 }
 

@@ -96,6 +96,13 @@ impl Rights {
             || self.has(FOWNER) && (owner != OVERFLOW || self.users_mapped.has(OVERFLOW))
     }
 
+    /// Whether it gives a file of `owner` and the group `from` to the group `to`.
+    pub(super) fn regroups(&self, owner: u32, from: u32, to: u32) -> bool {
+        let is_mapped = self.users_mapped.has(owner) && self.groups_mapped.has(from);
+        self.groups_mapped.has(to)
+            && (self.has(CHOWN) && is_mapped || self.user == owner && self.groups.contains(&to))
+    }
+
     /// Why a file that it makes in the folder cannot be given to those who are to have it.
     pub(super) fn ungiven(&self, wanted: &Access, folder: Folder) -> Vec<Ungiven> {
         let owner = wanted.owner.filter(|owner| *owner != self.user);

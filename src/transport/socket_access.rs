@@ -10,6 +10,7 @@ use rustix::fs::{AtFlags, Gid, Mode, OFlags, Stat, Uid};
 use rustix::process::geteuid;
 
 use super::access_steps::{FileAccess, Plan, Step, outright};
+use super::rights::Rights;
 use crate::config::Access;
 
 /// Where the kernel shows the files that a process has open.
@@ -82,6 +83,25 @@ impl Changing {
     pub(super) fn begin(&self) -> Result<(), String> {
         let begun = self.plan.begin(|step| self.take(step));
         begun.map_err(|(step, error)| self.refused(self.plan.wanted_by(step), &error))
+    }
+
+    /// See [`Plan::regroup`].
+    ///
+    /// # Errors
+    /// As those of [`Self::begin`].
+    pub(super) fn regroup(&self) -> Result<(), String> {
+        let done = self.plan.regroup(|step| self.take(step));
+        done.map_err(|(step, error)| self.refused(self.plan.wanted_by(step), &error))
+    }
+
+    /// What is at stake as it is given to its group to be, by what can be seen of the rights: the more, the later. First
+    /// whether it is given, then whether it can not be given back.
+    pub(super) fn stake(&self, rights: &Rights) -> (bool, bool) {
+        let Some((from, to, owner)) = self.plan.regrouped() else {
+            return (false, false);
+        };
+        let is_given = rights.regroups(owner, from, to);
+        (is_given, is_given && !rights.regroups(owner, to, from))
     }
 
     /// See [`Plan::finish`].
@@ -321,6 +341,7 @@ mod tests {
         file.undo().expect("one's own");
         is(0o606);
         file.begin().expect("one's own");
+        file.regroup().expect("one's own");
         file.finish().expect("one's own");
         is(0o660);
     }

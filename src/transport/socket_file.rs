@@ -14,6 +14,7 @@ use rustix::fs::{FileType, Mode, OFlags};
 
 use super::access_steps::FileAccess;
 use super::foreseen::is_to_stay;
+use super::rights::Rights;
 use super::socket_access::{AccessKeys, Changing, access_of};
 use crate::config::Access;
 
@@ -45,6 +46,8 @@ struct Made {
 pub(super) struct BegunChange {
     file: BoundFile,
     changing: Changing,
+    /// What it was to have: no more than this can be made of it.
+    wanted: FileAccess,
 }
 
 /// Why a change could not be begun.
@@ -162,13 +165,11 @@ impl BoundFile {
         let change = BegunChange {
             file: self.clone(),
             changing,
+            wanted: next,
         };
         match done {
             Ok(()) => Ok(change),
-            Err(why) => Err(Refused {
-                why,
-                not_undone: change.undo().err(),
-            }),
+            Err(why) => Err(change.refused(why)),
         }
     }
 
@@ -242,6 +243,30 @@ impl BoundFile {
 }
 
 impl BegunChange {
+    /// It is as much of `wanted` as can be had.
+    pub(super) fn instead_of(self, wanted: FileAccess) -> Self {
+        Self { wanted, ..self }
+    }
+
+    /// What is at stake as it goes on: the more, the later.
+    pub(super) fn stake(&self, rights: &Rights) -> (bool, bool) {
+        self.changing.stake(rights)
+    }
+
+    /// Gives it to the group that it is to have, which it may be that nobody can undo.
+    ///
+    /// # Errors
+    /// It is not ours to give, in words: it is to be undone.
+    pub(super) fn regroup(&self) -> Result<(), String> {
+        self.changing.regroup()
+    }
+
+    /// Makes it what it was: it goes on no further, because of `why`.
+    pub(super) fn refused(self, why: String) -> Refused {
+        let not_undone = self.undo().err();
+        Refused { why, not_undone }
+    }
+
     /// Lets in who may connect from now on.
     ///
     /// # Errors
@@ -251,7 +276,7 @@ impl BegunChange {
         let plan = self.changing.plan();
         let made = self.changing.now().unwrap_or(plan.next);
         self.file.made().left = None;
-        self.file.remember(plan.before, made, plan.next);
+        self.file.remember(plan.before, made, self.wanted);
         self.file.tell_if_it_stays(plan.before, made);
         done
     }
@@ -309,8 +334,9 @@ mod tests {
     /// As a reload does it that is not refused.
     fn set(file: &BoundFile, next: FileAccess) -> Result<(), String> {
         let now = file.access().expect("ours");
-        let begun = begin(file, now, next);
-        begun.expect("one's own").finish()
+        let begun = begin(file, now, next).expect("one's own");
+        begun.regroup()?;
+        begun.finish()
     }
 
     #[test]

@@ -11,11 +11,11 @@ use super::{NOBODY, Place, about};
 use crate::harness::{Respool, Settings, leave_out};
 
 /// A group that respool's user is not in.
-const OTHERS: u32 = 1;
+pub(super) const OTHERS: u32 = 1;
 
 /// Has `settings` refused.
 #[track_caller]
-fn refuse(respool: &Respool, settings: &Settings) -> String {
+pub(super) fn refuse(respool: &Respool, settings: &Settings) -> String {
     respool.rewrite(settings);
     let (code, text) = respool.post_reload();
     assert_eq!(code, 409, "{text}");
@@ -23,7 +23,7 @@ fn refuse(respool: &Respool, settings: &Settings) -> String {
 }
 
 /// A folder whose files are of [`OTHERS`], whoever makes them.
-fn place_of_others(here: &str) -> Option<Place> {
+pub(super) fn place_of_others(here: &str) -> Option<Place> {
     let place = Place::new(here)?;
     if !geteuid().is_root() && leave_out(here, "only root makes a folder of another group") {
         return None;
@@ -68,41 +68,6 @@ fn a_reload_that_is_refused_opens_a_file_at_no_moment() {
         });
         assert_eq!(seen, 0o600, "of all modes that it had: {seen:o}");
     }
-}
-
-#[test]
-fn what_cannot_be_put_back_lets_in_nobody_and_is_told_until_it_is_mended() {
-    let here = "e2e::socket_files::access::what_cannot_be_put_back_lets_in_nobody_and_is_told_until_it_is_mended";
-    let Some(place) = place_of_others(here) else {
-        return;
-    };
-    let with =
-        |first: &str, second: &str| place.listening(&[("x.sock", first), ("y.sock", second)]);
-    let path = place.path("x.sock");
-    let before = || with("mode = \"0660\"", "");
-    let respool = before().start();
-    assert_eq!(about(&path), (0o660, NOBODY, OTHERS));
-    let own = format!("mode = \"0666\"\ngroup = \"{NOBODY}\"");
-    refuse(&respool, &with(&own, "owner = \"0\""));
-    let left = (0o600, NOBODY, NOBODY);
-    assert_eq!(about(&path), left, "no wider than it was");
-    respool.eventually_logs("is not as it was before the reload, but fewer");
-    let told = "a reload could make no more of its file, which has mode 0600";
-    assert!(respool.status().contains(told), "{}", respool.status());
-    for connections in ["20", "21"] {
-        respool.reload(&before().upstream(&format!("max_connections = {connections}\n")));
-        assert_eq!(about(&path), left);
-    }
-    respool.eventually_logs("an earlier reload could make no more of its file, which stays");
-    let log = respool.log_text();
-    assert!(!log.contains("somebody else has changed"), "{log}");
-    assert!(log.contains("group = \"65534\", which it has"), "{log}");
-    // By hand, as is told.
-    chown(&path, None, Some(OTHERS)).expect("root's");
-    fs::set_permissions(&path, Permissions::from_mode(0o660)).expect("root's");
-    assert!(!respool.status().contains(told), "{}", respool.status());
-    respool.reload(&before());
-    assert_eq!(about(&path), (0o660, NOBODY, OTHERS));
 }
 
 #[test]
