@@ -17,6 +17,7 @@ use crate::session::{Protocol, Route, Routed};
 use crate::telemetry::Disconnect;
 use crate::texts::subscribers_may_not;
 use crate::upstream::{Link, MayTake, RoomWait};
+use crate::waits::Popped;
 
 /// A request in the place of one that is refused inside MULTI: no server has such a command, so it says so, in its place among the
 /// replies, and EXEC fails as after every error while queueing.
@@ -45,7 +46,7 @@ fn is_answered_here(route: &Route, request: &Request<'_>) -> bool {
 }
 
 /// How long the server may take to answer a request that is sent amid messages.
-fn may_take(routed: &Routed, in_multi: bool) -> MayTake {
+fn may_take(request: &Request<'_>, routed: &Routed, in_multi: bool) -> MayTake {
     let may_block = |reason: PinReason| {
         matches!(
             reason,
@@ -64,6 +65,7 @@ fn may_take(routed: &Routed, in_multi: bool) -> MayTake {
             false => Delays::of(routed.command),
         },
         blocks,
+        takes: blocks && Popped::by(request.arguments()) != Popped::Nothing,
     }
 }
 
@@ -98,7 +100,7 @@ impl Client {
         }
         self.count(1, routed.command);
         let has_room = !is_sent || self.note_sent_amid(&link, request, &routed);
-        let takes = may_take(&routed, self.pin_use.in_multi);
+        let takes = may_take(request, &routed, self.pin_use.in_multi);
         match routed.route {
             Route::Alien => self.ending = Some(Disconnect::ProtocolError),
             Route::Local(local @ (Local::Quit | Local::Reset)) => {

@@ -88,6 +88,10 @@ impl Client {
         if self.leaves_its_call() {
             return Some(Disconnect::Closed);
         }
+        if self.leaves_its_call_amid_messages() {
+            // The server tells its end and its answers.
+            cx.waker().wake_by_ref();
+        }
         if self.is_waiting_in_vain() {
             self.drop_unsent();
             if !self.outlet.has_unwritten() {
@@ -99,7 +103,32 @@ impl Client {
 
     /// Whether the client, which has read all that is counted and is about to end so, is due more: that is waited for first.
     pub(super) fn is_due_more(&mut self, end: Disconnect) -> bool {
-        end == Disconnect::Closed && matches!(self.wait, Wait::Nothing) && self.waits_for_place()
+        // Behind a part of a request a question would be taken for its rest.
+        let is_between = matches!(self.wait, Wait::Nothing) && self.streaming.is_none();
+        end == Disconnect::Closed && is_between && self.waits_for_place()
+    }
+
+    /// The same of a call that was sent amid messages, where nobody sees whether it waits: the server is told that nothing more comes, so it
+    /// ends the call if that waits, runs nothing behind it, and answers else. Behind one that takes nothing away the rest of what the client
+    /// has sent has its time; behind one that takes an element it is dropped. True: what is waited for has changed.
+    fn leaves_its_call_amid_messages(&mut self) -> bool {
+        let Some(link) = self.pin.as_ref().map(|pin| Rc::clone(pin.link())) else {
+            return false;
+        };
+        let may_finish = self.has_finished() && link.is_raw() && !link.is_finishing();
+        if !may_finish || self.streaming.is_some() {
+            return false;
+        }
+        let has_sent_all = self.is_at_end && self.input.is_empty();
+        let sent = link.unanswered_amid();
+        if !sent.blocks || !(sent.takes || has_sent_all) {
+            return false;
+        }
+        self.is_at_end = true;
+        self.drop_input();
+        self.waits_for_place();
+        link.finish_sending();
+        true
     }
 
     /// Whether the client has finished sending while it waits in a call that waits at the server. One that takes nothing away may yet be

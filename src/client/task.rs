@@ -173,7 +173,7 @@ pub struct Client {
     pub(super) rejected: Option<Refusal>,
     /// What stands between its requests and where they go.
     pub(super) gate: Gate,
-    is_at_end: bool,
+    pub(super) is_at_end: bool,
     /// Looks for its end while it is not read.
     pub(super) end_watch: Option<EndWatch>,
     has_left: bool,

@@ -173,6 +173,14 @@ impl Stream {
         drop(done);
     }
 
+    /// Ends the socket's own direction and nothing else: what comes is still read, with TLS too, which says no goodbye here.
+    pub fn finish_socket(&self) {
+        match self {
+            Self::Tls(stream) => stream.socket().finish_writing(),
+            plain => plain.finish_writing(),
+        }
+    }
+
     /// Waits until the peer has closed its socket too, or the kernel knows the connection to be gone; what comes until then
     /// is dropped unread. The peer's goodbye in TLS is not its end: the socket below is what it still holds.
     pub fn poll_end(&self, cx: &mut Context<'_>) -> Poll<()> {

@@ -9,6 +9,7 @@ mod debugging;
 mod ending;
 mod exempt;
 mod fences;
+mod finishing;
 mod keys;
 mod load;
 mod room;
@@ -28,6 +29,7 @@ use std::rc::Rc;
 use std::task::{Context, Poll, Waker};
 
 use ending::Closing;
+use finishing::Finishing;
 use tokio::sync::oneshot;
 
 use super::alone::is_login;
@@ -100,6 +102,8 @@ pub struct Link {
     /// Where it goes to, and since when.
     origin: Origin,
     closing: Cell<Option<Closing>>,
+    /// Whether nothing more is to be sent on it.
+    finishing: Cell<Finishing>,
     /// The worker that gets its socket when it ends.
     passes_to: Cell<Option<usize>>,
     leaving: Cell<Option<Leaving>>,
@@ -163,6 +167,7 @@ impl Link {
             partial: Cell::new(false),
             renewal: Renewal::default(),
             closing: Cell::new(None),
+            finishing: Cell::default(),
             passes_to: Cell::new(None),
             turn: Cell::new(0),
             woken: Cell::new(false),
@@ -418,8 +423,11 @@ impl Link {
             let _ = self.write(cx, stream);
             return Some(closing.into());
         }
-        let error = self.write(cx, stream).err()?;
-        Some(self.ended_by(&error))
+        if let Err(error) = self.write(cx, stream) {
+            return Some(self.ended_by(&error));
+        }
+        self.finish_if_asked(cx, stream);
+        None
     }
 
     /// What it ended with, when reading did. What was answered before that still counts.

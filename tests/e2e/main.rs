@@ -34,6 +34,7 @@ mod in_multi_unsure;
 mod invariants;
 mod large_refusals;
 mod late;
+mod leaving_amid_messages;
 mod lifecycle;
 mod listeners;
 mod load;

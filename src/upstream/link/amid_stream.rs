@@ -22,6 +22,8 @@ pub struct MayTake {
     pub delays: Delays,
     /// One of them may wait for as long as its client likes.
     pub blocks: bool,
+    /// One of those takes something away.
+    pub takes: bool,
 }
 
 impl MayTake {
@@ -29,12 +31,14 @@ impl MayTake {
     pub const NO_TIME: Self = Self {
         delays: Delays::NONE,
         blocks: false,
+        takes: false,
     };
 
     fn and(self, other: Self) -> Self {
         Self {
             delays: self.delays.and(other.delays),
             blocks: self.blocks || other.blocks,
+            takes: self.takes || other.takes,
         }
     }
 }
@@ -140,6 +144,13 @@ impl Link {
         let inner = self.inner.borrow();
         let place = inner.due.iter().find_map(Due::place);
         place.map(|place| place.before)
+    }
+
+    /// How long that may take which was sent amid the stream and is not known to be answered.
+    pub fn unanswered_amid(&self) -> MayTake {
+        let none = MayTake::NO_TIME;
+        let asked = self.place_asked().unwrap_or(none);
+        asked.and(self.unplaced.get().unwrap_or(none))
     }
 
     fn ask_place_behind(&self, before: MayTake) -> oneshot::Receiver<Vec<u8>> {

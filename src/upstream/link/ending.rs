@@ -192,6 +192,12 @@ impl Link {
                 ..Ended::default()
             };
         }
+        if self.is_finishing() {
+            return Ended {
+                why: "its client has finished sending".to_owned(),
+                ..Ended::default()
+            };
+        }
         let is_replica_close = || {
             let is_due = !self.inner.borrow().due.is_empty();
             self.has_refused_write.get() || (self.origin.is_replica && is_due)
@@ -252,6 +258,12 @@ impl Link {
         {
             // The server ends the session so.
             client.close(Disconnect::Quit);
+        }
+        if self.is_finishing()
+            && let Some(client) = &pinned
+        {
+            // As the server closes whoever has finished sending.
+            client.close(Disconnect::Closed);
         }
         self.vouching.take();
         let disconnected = inner.collapse(pinned);

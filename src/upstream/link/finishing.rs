@@ -1,0 +1,50 @@
+//! A connection that goes the way of its client: nothing more is sent on it, and what the server still answers is passed on.
+//!
+//! Amid a stream nobody sees whether the server answers a call or lets it wait. The server knows: told that nothing more comes it ends a
+//! call that waits, and runs nothing behind it, and it answers one that need not wait.
+
+use std::task::{Context, Poll};
+
+use super::Link;
+use crate::transport::Stream;
+
+/// Whether nothing more is sent on a connection.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub(super) enum Finishing {
+    #[default]
+    No,
+    /// The server is told so when it has been sent everything.
+    Asked,
+    /// It has been told.
+    Told,
+}
+
+impl Link {
+    /// Nothing is sent behind what has been sent up to now: the server is told so, and closes when it has answered, at once where it lets
+    /// a call wait.
+    pub fn finish_sending(&self) {
+        if !self.is_finishing() {
+            self.finishing.set(Finishing::Asked);
+            self.wake();
+        }
+    }
+
+    /// Whether nothing more is sent on it.
+    pub fn is_finishing(&self) -> bool {
+        self.finishing.get() != Finishing::No
+    }
+
+    /// Tells the server that nothing more comes, if that is asked for and everything is with the socket.
+    #[inline]
+    pub(super) fn finish_if_asked(&self, cx: &mut Context<'_>, stream: &Stream) {
+        if self.finishing.get() != Finishing::Asked {
+            return;
+        }
+        let inner = self.inner.borrow();
+        let is_written = inner.written == inner.out.len();
+        if is_written && matches!(stream.poll_flush(cx), Poll::Ready(Ok(()))) {
+            self.finishing.set(Finishing::Told);
+            stream.finish_socket();
+        }
+    }
+}
