@@ -306,6 +306,7 @@ fn process(settings: &Arc<Settings>, start: Instant) -> io::Result<Arc<Process>>
         server_version: Default::default(),
         tls: tls.into(),
         queued: Default::default(),
+        queued_logins: Default::default(),
         audiences: Default::default(),
         served: Arc::default(),
         weights: Default::default(),

@@ -252,7 +252,7 @@ impl<S: Clone + PartialEq, T> Schedule<S, T> {
     /// Somebody waits for `state` to be acknowledged anew.
     pub fn log_in(&mut self, state: &S, place: LoginPlace, waiter: T) -> Ticket {
         let ticket = self.ticket();
-        let mut turn = match place {
+        let turn = match place {
             LoginPlace::First => 0,
             LoginPlace::Behind(others) => self
                 .login_turns
@@ -260,10 +260,15 @@ impl<S: Clone + PartialEq, T> Schedule<S, T> {
                 .saturating_add(others.saturating_mul(TURNS_BEHIND)),
         };
         let mut waiters = BTreeMap::from([(ticket, waiter)]);
-        let same = self.logins.iter().position(|queue| queue.state == *state);
-        if let Some(mut queue) = same.and_then(|at| self.logins.remove(at)) {
-            turn = turn.min(queue.turn);
+        if let Some(at) = self.logins.iter().position(|queue| queue.state == *state) {
+            let queue = &mut self.logins[at];
+            if queue.turn <= turn {
+                // It stays where it stands, before whoever has come behind it since.
+                queue.waiters.append(&mut waiters);
+                return ticket;
+            }
             waiters.append(&mut queue.waiters);
+            self.logins.remove(at);
         }
         let at = self.logins.partition_point(|queue| queue.turn <= turn);
         let queue = Queue {
@@ -422,27 +427,6 @@ impl<S: Clone + PartialEq, T> Schedule<S, T> {
             Phase::Changing { target, force } => self.take(&target, force, usize::MAX),
             _ => Vec::new(),
         }
-    }
-
-    /// The server refused the state that connection `link` was opened for. Returns those who waited for that, and for whom it is
-    /// to be tried next; `None`: nobody waits, and it is to be closed (see [`Self::refused_and_closed`]).
-    pub fn refused_and_open(&mut self, link: usize) -> (Vec<T>, Option<S>) {
-        let Phase::Changing { target, force } = &self.links[link].phase else {
-            return (Vec::new(), None);
-        };
-        let (target, force) = (target.clone(), *force);
-        let refused = self.take(&target, force, usize::MAX);
-        let next = match self.is_surplus(link) {
-            true => None,
-            false => self.next_queue(),
-        };
-        let next = next.map(|queue| (queue.state.clone(), queue.force));
-        if let Some((state, force)) = &next {
-            self.takes_turn(*force);
-            let (target, force) = (state.clone(), *force);
-            self.links[link].phase = Phase::Changing { target, force };
-        }
-        (refused, next.map(|(state, _)| state))
     }
 
     /// Connection `link` is lost; those who waited for it wait on. Its place is free after [`Self::lost`].

@@ -248,26 +248,22 @@ fn who_leaves_is_forgotten() {
     );
 }
 
-/// Those who log in on one connection that refuses all of them, in the order of their turns.
+/// Those who wait for one connection on which all are refused, in the order of their turns: each refusal ends it, and its place
+/// comes back a while later.
 fn order(schedule: &mut Schedule<u8, u8>) -> Vec<u8> {
-    let Some(Action::Dial { link, .. }) = schedule.next(0, |_| 0, || true) else {
-        panic!("somebody waits");
-    };
     let mut order = Vec::new();
     loop {
-        let (refused, next) = schedule.refused_and_open(link);
-        order.extend(refused);
-        if next.is_none() {
-            break;
-        }
+        assert_eq!(schedule.next(0, |_| 0, || false), None, "no place yet");
+        let Some(Action::Dial { link, .. }) = schedule.next(0, |_| 0, || true) else {
+            return order;
+        };
         assert_eq!(
             schedule.next(0, |_| 0, || true),
             None,
             "it is taken care of"
         );
+        order.extend(schedule.refused_and_closed(link));
     }
-    assert!(schedule.refused_and_closed(link).is_empty());
-    order
 }
 
 #[test]
@@ -304,12 +300,10 @@ fn who_comes_first_of_those_who_show_the_same_has_the_turn_for_all() {
 fn newcomers_without_end_keep_nobody_waiting_for_ever() {
     let mut schedule: Schedule<u16, u16> = Schedule::new(1);
     schedule.log_in(&0, LoginPlace::Behind(3), 0);
-    schedule.log_in(&1, LoginPlace::Behind(0), 1);
-    assert!(schedule.next(0, |_| 0, || true).is_some());
-    for newcomer in 2..=3 * TURNS_BEHIND as u16 + 2 {
+    for newcomer in 1..=3 * TURNS_BEHIND as u16 + 2 {
         schedule.log_in(&newcomer, LoginPlace::Behind(0), newcomer);
-        let (refused, _) = schedule.refused_and_open(0);
-        if refused == [0] {
+        assert!(schedule.next(0, |_| 0, || true).is_some());
+        if schedule.refused_and_closed(0) == [0] {
             return;
         }
     }
@@ -329,16 +323,36 @@ fn those_who_log_in_and_those_who_have_take_turns() {
 }
 
 #[test]
-fn a_connection_that_is_to_be_closed_is_tried_for_nobody_else() {
-    let mut schedule: Schedule<u8, u8> = Schedule::new(2);
-    for (who, link) in [(1, 0), (2, 1)] {
+fn who_joins_others_that_show_the_same_leaves_them_where_they_stand() {
+    let mut schedule: Schedule<u8, u8> = Schedule::new(1);
+    for who in 1..6 {
         schedule.log_in(&who, LoginPlace::Behind(0), who);
-        let dial = Action::Dial { link, state: who };
-        assert_eq!(schedule.next(0, |_| 0, || true), Some(dial));
     }
-    schedule.log_in(&3, LoginPlace::Behind(0), 3);
-    schedule.resize(1);
-    assert_eq!(schedule.refused_and_open(1), (vec![2], None));
-    assert_eq!(schedule.refused_and_open(0), (vec![1], Some(3)));
-    assert_eq!(schedule.dressed(0, &3), [3]);
+    // Of the same turn, of a later one, and one that brings an earlier.
+    schedule.log_in(&2, LoginPlace::Behind(0), 12);
+    schedule.log_in(&3, LoginPlace::Behind(7), 13);
+    schedule.log_in(&5, LoginPlace::First, 15);
+    schedule.log_in(&6, LoginPlace::First, 6);
+    schedule.log_in(&5, LoginPlace::First, 25);
+    let expected = [5, 15, 25, 6, 1, 2, 12, 3, 13, 4];
+    assert_eq!(order(&mut schedule), expected);
+}
+
+#[test]
+fn commands_have_their_turn_though_each_login_between_is_refused() {
+    let mut schedule: Schedule<u8, u8> = Schedule::new(1);
+    schedule.wait(&1, 1);
+    let mut before = Vec::new();
+    for guess in 10..20 {
+        schedule.log_in(&guess, LoginPlace::First, guess);
+        let dial = schedule.next(0, |_| 0, || true);
+        let Some(Action::Dial { state: 1, .. }) = dial else {
+            before.extend(schedule.refused_and_closed(0));
+            continue;
+        };
+        assert_eq!(schedule.dressed(0, &1), [1]);
+        assert_eq!(before.len(), 1, "behind one login: {before:?}");
+        return;
+    }
+    panic!("it still waits");
 }

@@ -21,7 +21,7 @@ use crate::config::{AuthMode, Role, Settings};
 use crate::failover::Node;
 use crate::resp::speak::encode_request;
 use crate::resp::{ReplyScanner, parse_integer};
-use crate::session::{Change, Credentials, Protocol, State, name_request, steps};
+use crate::session::{Change, Credentials, Effect, Protocol, State, name_request, steps};
 use crate::telemetry::{ConnectResult, LossCause, TlsHandshake};
 use crate::transport::{Connector, DialError, dial};
 
@@ -41,8 +41,6 @@ pub(super) enum ConnectError {
     Refused(Vec<u8>, Rc<Link>),
     /// The server wants a password, respool has none, and this is its answer to what the client has shown, or to nothing.
     Unauthenticated(Vec<u8>),
-    /// The server has refused what others showed, whom that was told, and ended the connection before it answered the next.
-    EndedBehindRefusal,
 }
 
 impl fmt::Display for ConnectError {
@@ -52,9 +50,6 @@ impl fmt::Display for ConnectError {
             Self::Unready(_, reply) => {
                 let text = String::from_utf8_lossy(reply);
                 write!(f, "the server said {}", text.trim_end())
-            }
-            Self::EndedBehindRefusal => {
-                f.write_str("the server ends connections on which it refuses a password")
             }
             Self::Refused(reply, _) | Self::Unauthenticated(reply) => {
                 write!(f, "{}", String::from_utf8_lossy(reply).trim_end())
@@ -97,13 +92,6 @@ impl Terms {
     }
 }
 
-/// What a connection is to become. The server may refuse it, where respool has no secret: told what it says to one state, this names
-/// the next one to be tried.
-struct Wanted<'a> {
-    state: State,
-    next: &'a dyn Fn(&[u8]) -> Option<State>,
-}
-
 /// Opens a connection that wears `state` and is called `name` at the server, to `best` where that is one of it. It is awaited
 /// to its end, by a task that no client can end.
 ///
@@ -116,43 +104,15 @@ pub(super) async fn connect(
     permit: SocketPermit,
     best: Option<Node>,
 ) -> Result<Rc<Link>, ConnectError> {
-    let (state, next) = (state.clone(), &|_: &[u8]| None);
-    open(thread, Wanted { state, next }, name, (permit, best)).await
-}
-
-/// The same, for one of several who wait: where the server refuses what one has shown, `next` is told what it says, and names whose
-/// it is to become instead.
-///
-/// # Errors
-/// As [`connect`].
-pub(super) async fn connect_for_one(
-    thread: &Rc<Thread>,
-    state: State,
-    next: impl Fn(&[u8]) -> Option<State>,
-    name: String,
-    permit: SocketPermit,
-) -> Result<Rc<Link>, ConnectError> {
-    let next = &next;
-    open(thread, Wanted { state, next }, name, (permit, None)).await
-}
-
-async fn open(
-    thread: &Rc<Thread>,
-    wanted: Wanted<'_>,
-    name: String,
-    (permit, best): (SocketPermit, Option<Node>),
-) -> Result<Rc<Link>, ConnectError> {
     let terms = Terms::of(&thread.process).await;
-    let greeted = greet(thread, &terms, wanted, &name, (permit, best)).await;
+    let greeted = greet(thread, &terms, state, &name, (permit, best)).await;
     let result = match &greeted {
         Ok(_) | Err(ConnectError::Refused(..)) => ConnectResult::Ok,
         Err(ConnectError::Unready(cause, _)) => {
             thread.counters.losses(*cause).add(1);
             ConnectResult::Unready
         }
-        Err(ConnectError::Unauthenticated(_) | ConnectError::EndedBehindRefusal) => {
-            ConnectResult::HandshakeError
-        }
+        Err(ConnectError::Unauthenticated(_)) => ConnectResult::HandshakeError,
         Err(ConnectError::Away { result, .. }) => *result,
     };
     thread.counters.connects(result).add(1);
@@ -196,7 +156,7 @@ async fn open(
 async fn greet(
     thread: &Rc<Thread>,
     terms: &Terms,
-    wanted: Wanted<'_>,
+    state: &State,
     name: &str,
     (permit, best): (SocketPermit, Option<Node>),
 ) -> Result<(ServerSocket, Settled), ConnectError> {
@@ -250,7 +210,7 @@ async fn greet(
         has_heard: false,
     };
     let limit = upstream.connect_timeout;
-    let settling = settle(&mut talk, thread, terms, wanted, name);
+    let settling = settle(&mut talk, thread, terms, state, name);
     let settled = thread.within(limit, settling).await.unwrap_or_else(|| {
         Err(away(
             format!(
@@ -286,31 +246,31 @@ async fn settle(
     talk: &mut Talk,
     thread: &Rc<Thread>,
     terms: &Terms,
-    mut wanted: Wanted<'_>,
+    state: &State,
     name: &str,
 ) -> Result<Settled, ConnectError> {
-    let mut started = Instant::now();
+    let started = Instant::now();
     let guests_are_refused = asks_guests(talk, terms).await?;
     authenticate(talk, &terms.login).await?;
     let introduced = introduce(talk, (thread, terms), name, guests_are_refused).await?;
-    let elapsed = |started: Instant| started.elapsed().as_micros() as u64;
+    let elapsed = || started.elapsed().as_micros() as u64;
     let (user, introduced) = match introduced {
         Some(introduced) => (None, introduced),
         None => {
-            thread.process.health.answered(elapsed(started));
-            let user = log_in_as_client(talk, thread, terms, &mut wanted).await?;
-            started = Instant::now();
+            thread.process.health.answered(elapsed());
+            let user = log_in_as_client(talk, thread, terms, state).await?;
             let introduced = introduce(talk, (thread, terms), name, true).await?;
             let refused = || ConnectError::Unauthenticated(NOAUTH.to_vec());
             (Some(user), introduced.ok_or_else(refused)?)
         }
     };
-    thread.process.health.answered(elapsed(started));
+    thread.process.health.answered(elapsed());
     let worn = State {
         user,
         ..State::INITIAL
     };
-    let (worn, refusal) = wear(talk, thread, (worn, &wanted.state), name).await?;
+    let (worn, refusal) = wear(talk, thread, (worn, state), name).await?;
+    talk.nothing_is_left()?;
     Ok(Settled {
         introduced,
         worn,
@@ -318,13 +278,12 @@ async fn settle(
     })
 }
 
-/// Where respool has no secret, the connection is the client's whose state it is to wear: the first one's whose user the server takes,
-/// who are asked for one after another.
+/// Where respool has no secret, the connection is the client's whose state it is to wear.
 async fn log_in_as_client(
     talk: &mut Talk,
     thread: &Thread,
     terms: &Terms,
-    wanted: &mut Wanted<'_>,
+    state: &State,
 ) -> Result<Rc<Credentials>, ConnectError> {
     let asks_server = matches!(
         terms.settings.auth.mode,
@@ -335,33 +294,13 @@ async fn log_in_as_client(
         return Err(away(text, ConnectResult::HandshakeError));
     }
     wants_password(thread);
-    let begun = Instant::now();
-    let mut has_refused = false;
-    loop {
-        let user = wanted.state.user.clone().filter(|user| !user.is_guest());
-        let reply = match &user {
-            None => NOAUTH.to_vec(),
-            Some(user) => match talk.ask(&Zeroizing::new(user.request())).await {
-                Err(ConnectError::Away { result, .. })
-                    if has_refused && result == ConnectResult::Error =>
-                {
-                    return Err(ConnectError::EndedBehindRefusal);
-                }
-                answer => answer?,
-            },
-        };
-        if let Some(user) = user
-            && reply.starts_with(b"+OK")
-        {
-            return Ok(user);
-        }
-        // The time that is left is the last one's alone.
-        let has_time = begun.elapsed() < terms.settings.upstream.connect_timeout / 4;
-        let Some(next) = has_time.then(|| (wanted.next)(&reply)).flatten() else {
-            return Err(ConnectError::Unauthenticated(reply));
-        };
-        wanted.state = next;
-        has_refused = true;
+    let Some(user) = state.user.clone().filter(|user| !user.is_guest()) else {
+        return Err(ConnectError::Unauthenticated(NOAUTH.to_vec()));
+    };
+    let reply = talk.ask(&Zeroizing::new(user.request())).await?;
+    match reply.starts_with(b"+OK") {
+        true => Ok(user),
+        false => Err(ConnectError::Unauthenticated(reply)),
     }
 }
 
@@ -465,12 +404,16 @@ async fn introduce(
     }
     talk.send(&request).await?;
     let (three, two) = (talk.reply().await?, talk.reply().await?);
-    let (_, id) = (talk.reply().await?, talk.reply().await?);
+    let (named, id) = (talk.reply().await?, talk.reply().await?);
     let ping = talk.reply().await?;
-    let run = match asks_run {
-        true => Info::read(&talk.reply().await?).instance,
+    let info = match asks_run {
+        true => Some(talk.reply().await?),
         false => None,
     };
+    let run = info.as_ref().and_then(|info| Info::read(info).instance);
+    if !are_in_place([&three, &two], &named, &id, &ping, info.as_deref()) {
+        return Err(out_of_place());
+    }
     if ping.starts_with(b"-BUSY ") {
         // Else a script on another connection would be taken for a pause of writes: the server answers here.
         thread.pulse.heard_busy(thread.clock.refresh());
@@ -510,6 +453,30 @@ async fn introduce(
     }))
 }
 
+/// Whether each answer of an introduction is an error, or what its command is answered with: a line too many before them would
+/// else move all of them by one, and what answers one command be taken for the answer to the next.
+fn are_in_place(
+    hello: [&[u8]; 2],
+    named: &[u8],
+    id: &[u8],
+    ping: &[u8],
+    info: Option<&[u8]>,
+) -> bool {
+    let is_greeting = |reply: &[u8]| matches!(reply.first(), Some(b'%' | b'*' | b'-'));
+    hello.into_iter().all(is_greeting)
+        && Effect::Named.is_answered_by(named)
+        && matches!(id.first(), Some(b':' | b'-'))
+        && (ping == b"+PONG\r\n" || ping.first() == Some(&b'-'))
+        && info.is_none_or(|info| matches!(info.first(), Some(b'$' | b'=' | b'-')))
+}
+
+fn out_of_place() -> ConnectError {
+    away(
+        "the server answered respool's first commands with something else than they are answered with",
+        ConnectResult::HandshakeError,
+    )
+}
+
 /// Goes from what the connection wears to `state`, or as far as the server takes it; a refusal is the client's.
 async fn wear(
     talk: &mut Talk,
@@ -524,6 +491,9 @@ async fn wear(
         let reply = talk.ask(&step.request).await?;
         if reply.first() == Some(&b'-') {
             return Ok((worn, Some(step.effect.refusal(reply))));
+        }
+        if !step.effect.is_answered_by(&reply) {
+            return Err(out_of_place());
         }
         step.effect.apply(&mut worn);
     }
@@ -544,7 +514,16 @@ impl Talk {
         self.reply().await
     }
 
+    /// Whatever the server has sent answers what it was asked; an error where more has come.
+    fn nothing_is_left(&self) -> Result<(), ConnectError> {
+        match self.buffer.is_empty() {
+            true => Ok(()),
+            false => Err(out_of_place()),
+        }
+    }
+
     async fn send(&mut self, mut request: &[u8]) -> Result<(), ConnectError> {
+        self.nothing_is_left()?;
         while !request.is_empty() {
             std::future::poll_fn(|cx| self.socket.poll_write_ready(cx))
                 .await
@@ -657,4 +636,53 @@ fn refuse_full(reply: Vec<u8>) -> Result<Vec<u8>, ConnectError> {
         ));
     }
     Ok(reply)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// What a server answers to an introduction, without what is not asked.
+    const USUAL: [&str; 6] = [
+        "%1\r\n+proto\r\n:3\r\n",
+        "*2\r\n+proto\r\n:2\r\n",
+        "+OK\r\n",
+        ":7\r\n",
+        "+PONG\r\n",
+        "$0\r\n\r\n",
+    ];
+
+    fn fit(replies: &[&str]) -> bool {
+        let reply = |at: usize| replies[at].as_bytes();
+        let info = replies.get(5).map(|info| info.as_bytes());
+        are_in_place([reply(0), reply(1)], reply(2), reply(3), reply(4), info)
+    }
+
+    #[test]
+    fn answers_in_their_places_are_told_from_those_that_a_surplus_line_has_moved() {
+        let refused = |at: &[usize], with: &'static str| {
+            let mut replies = USUAL;
+            at.iter().for_each(|&at| replies[at] = with);
+            replies
+        };
+        // Servers before HELLO, users who may not run what they are asked, a script that runs.
+        let real = [
+            USUAL,
+            refused(&[0, 1], "-ERR unknown command `HELLO`\r\n"),
+            refused(&[4], "-NOPERM this user has no permissions\r\n"),
+            refused(&[2, 3, 4, 5], "-BUSY Redis is busy\r\n"),
+        ];
+        for replies in real {
+            assert!(fit(&replies), "{replies:?}");
+            assert!(fit(&replies[..5]), "{replies:?}");
+        }
+        for surplus in ["-ERR more\r\n", "+OK\r\n", "+PONG\r\n", ":7\r\n", "$-1\r\n"] {
+            for replies in &real[..3] {
+                let mut moved = vec![surplus];
+                moved.extend(&replies[..5]);
+                assert!(!fit(&moved), "{moved:?}");
+            }
+        }
+        assert!(!fit(&refused(&[4], "+OK\r\n")));
+    }
 }

@@ -7,13 +7,13 @@ use std::sync::Arc;
 use std::task::{Context, Poll, Waker};
 
 use super::away::Away;
-use super::handshake::{ConnectError, connect_for_one};
+use super::handshake::{ConnectError, connect};
 use super::health::Watch;
 use super::link::Link;
 use super::outlet::Outlet;
 use super::pins::NO_SECRET;
 use super::subscription::Subscriptions;
-use super::thread::{Queued, Thread};
+use super::thread::{Queued, Queueing, Thread};
 use super::waiting::Waiting;
 use crate::budget::{Kind as SocketKind, SocketPermit};
 use crate::command::Delays;
@@ -144,7 +144,7 @@ pub struct Upstream {
     pub(super) is_renewing: Cell<bool>,
     /// When it was last asked whether those who have not authenticated are served.
     pub(super) guests_asked_micros: Cell<u64>,
-    /// When the server has last refused what a client showed on a connection that had nobody's user yet; 0: never.
+    /// When the server has last refused whom a connection was opened for; 0: never.
     pub(super) refused_micros: Cell<u64>,
     /// When a silent server was last asked anew.
     pub(super) asked_anew_micros: Cell<u64>,
@@ -303,7 +303,7 @@ impl Upstream {
         commands: usize,
     ) -> Result<SharedWait, WaitError> {
         let join = |schedule: &mut WorkersSchedule, waiter| schedule.wait(state, waiter);
-        self.wait(commands, join)
+        self.wait(Queueing::Commands(commands), join)
     }
 
     /// Waits for a shared connection on which the user of `state` has been authenticated anew.
@@ -316,21 +316,22 @@ impl Upstream {
         place: LoginPlace,
     ) -> Result<SharedWait, WaitError> {
         let join = |schedule: &mut WorkersSchedule, waiter| schedule.log_in(state, place, waiter);
-        self.wait(1, join)
+        self.wait(Queueing::Login, join)
     }
 
     fn wait(
         self: &Rc<Self>,
-        commands: usize,
+        queueing: Queueing,
         join: impl FnOnce(&mut WorkersSchedule, Rc<Waiter>) -> Ticket,
     ) -> Result<SharedWait, WaitError> {
-        let queued = if self.is_away() && !self.refuses_others() {
+        let commands = queueing.commands();
+        let queued = if self.is_away() {
             let failovers = &self.thread.process.failovers;
             if failovers.is_open() {
                 failovers.failed(commands);
                 return Err(WaitError::Unreachable);
             }
-            let Some(queued) = self.thread.process.queue(commands) else {
+            let Some(queued) = self.thread.process.queue(queueing) else {
                 self.thread.counters.bound(Bound::QueueFull).add(1);
                 failovers.failed(commands);
                 return Err(WaitError::Unreachable);
@@ -481,26 +482,12 @@ impl Upstream {
             };
             self.connect_turn(SocketKind::Shared).await;
             let name = self.name("shared");
-            // Whom it was opened for the server may refuse: it is the next one's then.
-            let wanted = RefCell::new(state);
-            let next = |reply: &[u8]| {
-                let next = self.refused_and_open(slot, reply)?;
-                wanted.replace(next.clone());
-                Some(next)
-            };
-            let first = wanted.borrow().clone();
-            let connected = connect_for_one(&self.thread, first, next, name, permit).await;
-            state = wanted.into_inner();
-            let (link, refusal) = match connected {
+            let (link, refusal) = match connect(&self.thread, &state, name, permit, None).await {
                 Ok(link) => (link, None),
                 // What a client may not have is no reason to close it.
                 Err(ConnectError::Refused(reply, link)) => (link, Some(reply)),
                 Err(ConnectError::Unauthenticated(reply)) => {
                     return self.refused_and_closed(slot, &reply);
-                }
-                Err(ConnectError::EndedBehindRefusal) => {
-                    self.schedule.borrow_mut().lost(slot);
-                    return self.act();
                 }
                 Err(error) => {
                     self.failed(&error);

@@ -50,6 +50,8 @@ pub struct Process {
     pub tls: ArcSwapOption<Connector>,
     /// Commands that wait for the server to come back.
     pub queued: AtomicUsize,
+    /// Those who authenticate meanwhile, counted apart: strangers' guesses take no command's place.
+    pub queued_logins: AtomicUsize,
     /// Waits for a lease on behalf of blocked clients, in all workers.
     pub seats_wanted: AtomicUsize,
     /// Who is subscribed to what, in all workers.
@@ -80,10 +82,36 @@ pub struct Process {
     pub start: Instant,
 }
 
-/// A place among the commands that wait for the server; given back on drop.
+/// Who waits for the server.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Queueing {
+    /// So many commands.
+    Commands(usize),
+    /// One who authenticates.
+    Login,
+}
+
+impl Queueing {
+    /// How many commands are held back.
+    pub fn commands(self) -> usize {
+        match self {
+            Self::Commands(commands) => commands,
+            Self::Login => 1,
+        }
+    }
+
+    fn count(self, process: &Process) -> &AtomicUsize {
+        match self {
+            Self::Commands(_) => &process.queued,
+            Self::Login => &process.queued_logins,
+        }
+    }
+}
+
+/// A place among those that wait for the server; given back on drop.
 pub struct Queued {
     process: Arc<Process>,
-    commands: usize,
+    queueing: Queueing,
 }
 
 impl Process {
@@ -102,25 +130,26 @@ impl Process {
         self.login.load_full()
     }
 
-    /// Places for `commands` among those that wait for the server; `None`: `upstream.queue.max_commands` is reached.
-    pub fn queue(self: &Arc<Self>, commands: usize) -> Option<Queued> {
+    /// Places among those that wait for the server; `None`: `upstream.queue.max_commands` is reached.
+    pub fn queue(self: &Arc<Self>, queueing: Queueing) -> Option<Queued> {
         let most = self.configured.load().upstream.queue.max_commands;
+        let commands = queueing.commands();
         let fits = |held: usize| held.checked_add(commands).filter(|&held| held <= most);
-        self.queued
+        let count = queueing.count(self);
+        count
             .fetch_update(Ordering::Relaxed, Ordering::Relaxed, fits)
             .ok()?;
         Some(Queued {
             process: Arc::clone(self),
-            commands,
+            queueing,
         })
     }
 }
 
 impl Drop for Queued {
     fn drop(&mut self) {
-        self.process
-            .queued
-            .fetch_sub(self.commands, Ordering::Relaxed);
+        let count = self.queueing.count(&self.process);
+        count.fetch_sub(self.queueing.commands(), Ordering::Relaxed);
     }
 }
 

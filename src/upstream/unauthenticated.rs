@@ -29,34 +29,11 @@ pub(super) fn wants_password(thread: &Thread) {
 }
 
 impl Upstream {
-    /// Whether no connection is up because the server refuses what clients show: it is there, and whoever waits has its turn.
-    pub(super) fn refuses_others(&self) -> bool {
-        let last = self.refused_micros.get();
-        let limit = self.thread.settings().upstream.queue.timeout;
-        let is_long_ago = last == 0 || self.thread.clock.is_past(last, limit);
-        !is_long_ago && !self.is_failing() && self.thread.is_nobody()
-    }
-
-    fn note_refusal(&self) {
+    /// Connection `slot` could not be opened for whoever waits for it: the server answers `reply` to them.
+    pub(super) fn refused_and_closed(self: &Rc<Self>, slot: usize, reply: &[u8]) {
         self.refused_micros.set(self.thread.clock.refresh());
         self.connected();
         self.thread.process.failovers.answered();
-    }
-
-    /// Connection `slot`, which has nobody's user yet, could not become that of whoever it was opened for: the server answers `reply`
-    /// to them. Returns what it is to become next; `None`: it is to be closed, by [`Self::refused_and_closed`].
-    pub(super) fn refused_and_open(&self, slot: usize, reply: &[u8]) -> Option<State> {
-        self.note_refusal();
-        let (refused, next) = self.schedule.borrow_mut().refused_and_open(slot);
-        for waiter in refused {
-            waiter.settle(Outcome::Failed(WaitError::Refused(reply.to_vec())));
-        }
-        next
-    }
-
-    /// Connection `slot` could not be opened for whoever waits for it: the server answers `reply` to them.
-    pub(super) fn refused_and_closed(self: &Rc<Self>, slot: usize, reply: &[u8]) {
-        self.note_refusal();
         let refused = self.schedule.borrow_mut().refused_and_closed(slot);
         for waiter in refused {
             waiter.settle(Outcome::Failed(WaitError::Refused(reply.to_vec())));

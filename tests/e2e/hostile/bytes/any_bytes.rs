@@ -87,6 +87,7 @@ fn serve(
                 "command" => "*0\r\n",
                 "info" => "$0\r\n\r\n",
                 "ping" => "+PONG\r\n",
+                "client" if request.items()[1].text().eq_ignore_ascii_case("id") => ":7\r\n",
                 _ => "+OK\r\n",
             };
             if stream.write_all(answer.as_bytes()).is_err() {
