@@ -47,12 +47,17 @@ pub fn is_to_be_cleared(path: &Path) -> io::Result<bool> {
     if !is_left_over(path)? {
         return Ok(false);
     }
-    let owner = fs::symlink_metadata(path)?.uid();
-    if rights.removes(owner, as_folder(&about)) {
+    let file = fs::symlink_metadata(path)?;
+    let (owner, group) = (file.uid(), file.gid());
+    if rights.removes((owner, group), as_folder(&about)) {
         return Ok(true);
     }
     let folder = about.uid();
-    let stays = Unremovable { owner, folder };
+    let stays = Unremovable {
+        owner,
+        group,
+        folder,
+    };
     Err(io::Error::new(io::ErrorKind::PermissionDenied, stays))
 }
 
@@ -98,6 +103,13 @@ pub(super) fn explained(path: &Path, wanted: &Access, refused: String) -> String
     }
 }
 
+/// Why nobody gives a file away, with whatever rights.
+const AMID_UNMAPPED: &str = "its folder gives it a group that has no number in respool's user namespace (/proc/self/gid_map), \
+     and no right there is one over such a file";
+
+/// What to do then.
+const REMAP: &str = "remove the key, take a folder of another group or without the setgid bit, or map the group where the namespace is made";
+
 fn hindrance(why: Ungiven) -> Hindrance {
     let of_user = |owner| format!("its file cannot be given to the user {owner}");
     let of_group = |group| format!("its file cannot be given to the group {group}");
@@ -115,6 +127,16 @@ fn hindrance(why: Ungiven) -> Hindrance {
             "group",
             format!("{}: respool's user is not in it", of_group(group)),
             "remove the key, or take respool's user into the group",
+        ),
+        Ungiven::OwnerAmidUnmapped(owner) => (
+            "owner",
+            format!("{}: {AMID_UNMAPPED}", of_user(owner)),
+            REMAP,
+        ),
+        Ungiven::GroupAmidUnmapped(group) => (
+            "group",
+            format!("{}: {AMID_UNMAPPED}", of_group(group)),
+            REMAP,
         ),
         Ungiven::OwnerUnmapped(owner) => (
             "owner",
@@ -140,7 +162,9 @@ fn hindrance(why: Ungiven) -> Hindrance {
 pub fn is_to_stay(path: &Path, wanted: &Access) -> Option<Hindrance> {
     let owner = wanted.owner?;
     let (_, folder) = folder(path).ok()?;
-    if Rights::now().removes(owner, as_folder(&folder)) {
+    let (rights, as_folder) = (Rights::now(), as_folder(&folder));
+    let group = wanted.group.unwrap_or(rights.group_in(as_folder));
+    if rights.removes((owner, group), as_folder) {
         return None;
     }
     let other = folder.uid();

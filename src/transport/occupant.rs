@@ -108,15 +108,20 @@ impl Error for Unreachable {}
 #[derive(Debug)]
 pub(super) struct Unremovable {
     pub(super) owner: u32,
+    pub(super) group: u32,
     pub(super) folder: u32,
 }
 
 impl fmt::Display for Unremovable {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Self { owner, folder } = self;
+        let Self {
+            owner,
+            group,
+            folder,
+        } = self;
         write!(
             f,
-            "there is a socket of user {owner} on which nobody listens, in a sticky folder of user {folder}, from which respool \
+            "there is a socket of user {owner} and group {group} on which nobody listens, in a sticky folder of user {folder}, from which respool \
              may not remove it"
         )
     }

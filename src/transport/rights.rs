@@ -18,9 +18,6 @@ const STICKY: u32 = 0o1000;
 /// The bit of a folder whose files get its group.
 const SET_GROUP: u32 = 0o2000;
 
-/// As whom the kernel shows whoever has no number in a user namespace.
-const OVERFLOW: u32 = 65_534;
-
 /// A folder, as far as it decides about its files.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Folder {
@@ -40,6 +37,10 @@ pub(super) enum Ungiven {
     GroupUnmapped(u32),
     /// Giving it to this group takes being in it.
     Group(u32),
+    /// It is given to this owner by nobody: it gets a group of its folder that stands for none in the user namespace.
+    OwnerAmidUnmapped(u32),
+    /// To this group by nobody who is not in it: as with the owner.
+    GroupAmidUnmapped(u32),
 }
 
 /// Numbers that a user namespace knows, each with how many follow it; `None`: all of them, as far as is known.
@@ -50,6 +51,9 @@ struct Mapped(Option<Vec<(u32, u32)>>);
 #[derive(Debug, Clone)]
 pub(super) struct Rights {
     user: u32,
+    /// Which a file gets that it makes.
+    group: u32,
+    /// All that it is in.
     groups: Vec<u32>,
     /// One bit for each capability.
     effective: u64,
@@ -68,6 +72,7 @@ impl Rights {
         let groups = getgroups().unwrap_or_default().into_iter();
         Self {
             user: user.as_raw(),
+            group: getegid().as_raw(),
             groups: groups.chain([getegid()]).map(|one| one.as_raw()).collect(),
             effective: effective(&status).unwrap_or(unknown),
             users_mapped: mapped("/proc/self/uid_map"),
@@ -88,38 +93,57 @@ impl Rights {
         self.has(DAC_OVERRIDE)
     }
 
-    /// Whether it removes a file of `owner` from a folder in which it may write.
-    pub(super) fn removes(&self, owner: u32, folder: Folder) -> bool {
+    /// Whether `capability` is one over a file of `owner` and `group`: not over those whom the namespace does not know,
+    /// neither the one nor the other. They are
+    /// shown as somebody whom it mostly does not know either, 65534.
+    fn has_over(&self, capability: u32, owner: u32, group: u32) -> bool {
+        self.has(capability) && self.users_mapped.has(owner) && self.groups_mapped.has(group)
+    }
+
+    /// The group of a file that it makes in the folder.
+    pub(super) fn group_in(&self, folder: Folder) -> u32 {
+        match folder.mode & SET_GROUP {
+            0 => self.group,
+            _ => folder.group,
+        }
+    }
+
+    /// Whether it removes a file of `owner` and `group` from a folder in which it may write.
+    pub(super) fn removes(&self, (owner, group): (u32, u32), folder: Folder) -> bool {
         folder.mode & STICKY == 0
             || [owner, folder.owner].contains(&self.user)
-            // Not of those whom the namespace does not know.
-            || self.has(FOWNER) && (owner != OVERFLOW || self.users_mapped.has(OVERFLOW))
+            || self.has_over(FOWNER, owner, group)
     }
 
     /// Whether it gives a file of `owner` and the group `from` to the group `to`.
     pub(super) fn regroups(&self, owner: u32, from: u32, to: u32) -> bool {
-        let is_mapped = self.users_mapped.has(owner) && self.groups_mapped.has(from);
-        self.groups_mapped.has(to)
-            && (self.has(CHOWN) && is_mapped || self.user == owner && self.groups.contains(&to))
+        let is_member = self.user == owner && self.groups.contains(&to);
+        self.groups_mapped.has(to) && (is_member || self.has_over(CHOWN, owner, from))
     }
 
     /// Why a file that it makes in the folder cannot be given to those who are to have it.
     pub(super) fn ungiven(&self, wanted: &Access, folder: Folder) -> Vec<Ungiven> {
         let owner = wanted.owner.filter(|owner| *owner != self.user);
         // What it has as it is made is not given to it.
-        let is_folders = |group: u32| folder.mode & SET_GROUP != 0 && group == folder.group;
-        let group = wanted.group.filter(|group| !is_folders(*group));
-        let chowns = self.has(CHOWN);
-        let of_owner = |owner| match self.users_mapped.has(owner) {
-            false => Some(Ungiven::OwnerUnmapped(owner)),
-            true => (!chowns).then_some(Ungiven::Owner(owner)),
+        let made = self.group_in(folder);
+        let group = wanted.group.filter(|group| *group != made);
+        let is_known = |group| self.groups_mapped.has(group);
+        let of_group = |group| match (is_known(group), self.has(CHOWN)) {
+            (false, _) => Some(Ungiven::GroupUnmapped(group)),
+            _ if self.groups.contains(&group) || self.regroups(self.user, made, group) => None,
+            (true, false) => Some(Ungiven::Group(group)),
+            (true, true) => Some(Ungiven::GroupAmidUnmapped(group)),
         };
-        let of_group = |group| match self.groups_mapped.has(group) {
-            false => Some(Ungiven::GroupUnmapped(group)),
-            true => (!chowns && !self.groups.contains(&group)).then_some(Ungiven::Group(group)),
+        let ungrouped = group.and_then(of_group);
+        // It is given to its group first.
+        let has = group.filter(|_| ungrouped.is_none()).unwrap_or(made);
+        let of_owner = |owner| match (self.users_mapped.has(owner), self.has(CHOWN)) {
+            (false, _) => Some(Ungiven::OwnerUnmapped(owner)),
+            (true, false) => Some(Ungiven::Owner(owner)),
+            (true, true) => (!is_known(has)).then_some(Ungiven::OwnerAmidUnmapped(owner)),
         };
         let owner = owner.and_then(of_owner);
-        owner.into_iter().chain(group.and_then(of_group)).collect()
+        owner.into_iter().chain(ungrouped).collect()
     }
 }
 
@@ -157,6 +181,9 @@ fn effective(status: &str) -> Option<u64> {
 mod tests {
     use super::*;
 
+    /// As whom the kernel shows whoever has no number in a user namespace.
+    const OVERFLOW: u32 = 65_534;
+
     const PLAIN: Folder = Folder {
         mode: 0o755,
         owner: 0,
@@ -166,6 +193,7 @@ mod tests {
     fn rights(effective: u64) -> Rights {
         Rights {
             user: 1,
+            group: 1,
             groups: vec![1, 2],
             effective,
             users_mapped: Mapped::default(),
@@ -225,6 +253,7 @@ mod tests {
         assert!(all.has(0) && all.has(OVERFLOW) && Mapped::of("").has(5));
         let root = Rights {
             user: 0,
+            group: 0,
             users_mapped: known.clone(),
             groups_mapped: known,
             ..rights(u64::MAX)
@@ -240,7 +269,30 @@ mod tests {
             owner: 5,
             group: 5,
         };
-        assert!(root.removes(6, sticky) && !root.removes(OVERFLOW, sticky));
+        let removes = |owner, group| root.removes((owner, group), sticky);
+        assert!(removes(6, 6) && !removes(OVERFLOW, 6) && !removes(6, OVERFLOW));
+        // A folder that gives its files a group which the namespace does not know.
+        let of_unknown = |root: &Rights, owner, group| {
+            let folder = Folder {
+                mode: 0o2755,
+                owner: 5,
+                group: OVERFLOW,
+            };
+            root.ungiven(&wanted(owner, group), folder)
+        };
+        let refused = of_unknown(&root, Some(6), None);
+        assert_eq!(refused, [Ungiven::OwnerAmidUnmapped(6)]);
+        let refused = of_unknown(&root, None, Some(6));
+        assert_eq!(refused, [Ungiven::GroupAmidUnmapped(6)]);
+        assert_eq!(of_unknown(&root, Some(0), None), [], "its own");
+        // Of a group that it is in it can be, and is known then.
+        let member = Rights {
+            groups: vec![0, 6],
+            ..root.clone()
+        };
+        assert_eq!(of_unknown(&member, Some(6), Some(6)), []);
+        assert!(member.regroups(0, OVERFLOW, 6) && !member.regroups(0, 6, OVERFLOW));
+        assert!(!root.regroups(0, OVERFLOW, 6) && root.regroups(0, 6, 5));
     }
 
     #[test]
@@ -250,9 +302,9 @@ mod tests {
             ..PLAIN
         };
         let own = Folder { owner: 1, ..sticky };
-        assert!(rights(0).removes(1, sticky) && !rights(0).removes(2, sticky));
-        assert!(rights(0).removes(2, own) && rights(0).removes(2, PLAIN));
-        assert!(rights(1 << FOWNER).removes(2, sticky));
-        assert!(!rights(1 << CHOWN | 1 << DAC_OVERRIDE).removes(2, sticky));
+        assert!(rights(0).removes((1, 7), sticky) && !rights(0).removes((2, 7), sticky));
+        assert!(rights(0).removes((2, 7), own) && rights(0).removes((2, 7), PLAIN));
+        assert!(rights(1 << FOWNER).removes((2, 7), sticky));
+        assert!(!rights(1 << CHOWN | 1 << DAC_OVERRIDE).removes((2, 7), sticky));
     }
 }

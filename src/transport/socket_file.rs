@@ -197,7 +197,8 @@ impl BoundFile {
     fn tell_if_it_stays(&self, before: FileAccess, made: FileAccess) {
         let given = Access {
             owner: made.unlike(before).owner,
-            ..Access::default()
+            group: Some(made.group),
+            mode: None,
         };
         if let Some(why) = is_to_stay(&self.path, &given) {
             tracing::warn!("unix:{}: {why}", self.path.display());

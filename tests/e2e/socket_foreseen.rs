@@ -44,7 +44,26 @@ fn are_refused(through: &[String], path: &Path, lines: &str, wanted: &[&str]) {
 /// Whether respool can be run as root of namespaces of its own by these commands of a shell, and the words that do it.
 fn in_namespaces(here: &str, options: &str, before: &str) -> Option<Vec<String>> {
     let script = format!("{before} && exec \"$0\" \"$@\"");
-    let words = ["unshare", options, "sh", "-c", &script].map(str::to_owned);
+    can_run(here, ["unshare", options, "sh", "-c", &script])
+}
+
+/// Whether respool can be run as root of a user namespace that knows the users below 2000 and the groups below 100, and the
+/// words that do it.
+fn in_a_namespace_of_some(here: &str) -> Option<Vec<String>> {
+    if !geteuid().is_root() && leave_out(here, "only root makes such namespaces") {
+        return None;
+    }
+    // Its numbers are written from without.
+    let script = r#"unshare -U sh -c 'until grep -q . /proc/self/gid_map; do :; done; exec "$0" "$@"' "$0" "$@" &
+until echo 0 0 2000 2>&- >/proc/$!/uid_map; do kill -0 $! || exit; done
+until echo 0 0 100 2>&- >/proc/$!/gid_map; do kill -0 $! || exit; done
+wait $!"#;
+    can_run(here, ["sh", "-c", script])
+}
+
+/// Whether respool can be run by these words, and the words.
+fn can_run<const N: usize>(here: &str, words: [&str; N]) -> Option<Vec<String>> {
+    let words = words.map(str::to_owned);
     let can_run = Command::new(&words[0])
         .args(&words[1..])
         .args([env!("CARGO_BIN_EXE_respool"), "--version"])
@@ -72,7 +91,7 @@ fn a_socket_of_somebody_else_in_a_sticky_folder_is_to_be_removed_by_hand() {
     chown(&path, Some(STRANGER), None).expect("root gives it away");
     let wanted = [
         "listener.address: cannot listen on unix:",
-        "there is a socket of user 1234 on which nobody listens, in a sticky folder of user 0",
+        "there is a socket of user 1234 and group 0 on which nobody listens, in a sticky folder of user 0",
         "; remove it by hand, or take another path",
     ];
     are_refused(&place.through, &path, "", &wanted);
@@ -114,7 +133,7 @@ fn a_file_that_is_given_away_for_good_is_told_of_before_and_after() {
     );
     respool.eventually_logs(&told);
     let wanted = [
-        "there is a socket of user 1234 on which nobody listens",
+        "there is a socket of user 1234 and group 65534 on which nobody listens",
         "; remove it by hand",
     ];
     are_refused(&place.through, &path, lines, &wanted);
@@ -199,6 +218,47 @@ fn who_has_no_number_in_the_user_namespace_is_given_nothing() {
         );
         assert_eq!(about(&path), before);
     }
+}
+
+#[test]
+fn who_has_no_number_in_the_user_namespace_has_files_that_no_right_is_over() {
+    let here = "e2e::socket_foreseen::who_has_no_number_in_the_user_namespace_has_files_that_no_right_is_over";
+    let Some(through) = in_a_namespace_of_some(here) else {
+        return;
+    };
+    let dir = tempfile::tempdir().expect("a folder");
+    let path = dir.path().join("x.sock");
+    let of = |owner, group, mode| {
+        chown(dir.path(), Some(owner), Some(group)).expect("root gives it away");
+        fs::set_permissions(dir.path(), Permissions::from_mode(mode)).expect("root's");
+    };
+    of(0, 5000, 0o2777);
+    let unknown = "its folder gives it a group that has no number in respool's user namespace (/proc/self/gid_map)";
+    for (lines, key, whom) in [
+        ("owner = \"1000\"", "owner", "user 1000"),
+        ("group = \"50\"", "group", "group 50"),
+    ] {
+        let told = format!("its file cannot be given to the {whom}: {unknown}");
+        let wanted = [
+            &*format!("listener.{key}: "),
+            &told,
+            "; remove the key, take a folder",
+        ];
+        are_refused(&through, &path, lines, &wanted);
+        assert!(!path.exists(), "none was made");
+    }
+    // A socket that was left over there.
+    of(1234, 0, 0o1777);
+    drop(UnixListener::bind(&path).expect("bound"));
+    fs::set_permissions(&path, Permissions::from_mode(0o666)).expect("one's own");
+    chown(&path, Some(1000), Some(5000)).expect("root gives it away");
+    let wanted = [
+        "listener.address: cannot listen on unix:",
+        "there is a socket of user 1000 and group 65534 on which nobody listens, in a sticky folder of user 1234",
+        "; remove it by hand, or take another path",
+    ];
+    are_refused(&through, &path, "", &wanted);
+    assert_eq!(about(&path), (0o666, 1000, 5000), "it stays");
 }
 
 #[test]
