@@ -4,6 +4,7 @@ mod listeners;
 mod reload;
 
 use std::io;
+use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
@@ -26,7 +27,7 @@ use crate::process::{Ending, Logging, Signals, Watch};
 use crate::telemetry::{self, Parts, Reload, ServerHealth, Throttle, WorkerCounters};
 use crate::transport::{
     Accepted, AcceptedSocket, Accepting, Acceptor, Bound, Connector, EndpointFile, OpenListeners,
-    bind_admin, keep_descriptors, raise_descriptor_limit,
+    Queued, Told, bind_admin, keep_descriptors, raise_descriptor_limit,
 };
 use crate::upstream::{OwnLogin, Passing, Process};
 use listeners::Opened;
@@ -431,50 +432,20 @@ async fn accept(bound: Bound, mut accepting: Accepting, listener: Listener, door
     };
     let _guard = door.parts.guard(&format!("accepting on {name}"), true);
     loop {
-        let socket = tokio::select! {
-            socket = acceptor.accept() => socket,
-            () = accepting.stopped() => return,
+        let told = tokio::select! {
+            socket = acceptor.accept() => {
+                door.receive(socket, &name, own).await;
+                continue;
+            }
+            told = accepting.told() => told,
         };
-        #[cfg(debug_assertions)]
-        assert!(!door.fault.load(Ordering::Relaxed), "a test asked for this");
-        let (peer, laddr) = match &socket.socket {
-            AcceptedSocket::Tcp(stream, peer) => {
-                let laddr = own.unwrap_or_else(|| stream.local_addr().unwrap_or(*peer));
-                (Peer::Tcp(*peer), Peer::Tcp(laddr))
+        match told {
+            Told::Stop => return,
+            Told::TakeQueued { most, done } => {
+                let is_done = door.take_queued(&mut acceptor, most, &name, own).await;
+                // Whoever asked has given up.
+                let _ = done.send(is_done);
             }
-            AcceptedSocket::Unix(_) => {
-                let path: Arc<str> = name.strip_prefix("unix:").unwrap_or(&name).into();
-                (Peer::Unix(Arc::clone(&path)), Peer::Unix(path))
-            }
-        };
-        let identity = Identity::new(peer, Arc::clone(&name));
-        if socket
-            .tls
-            .as_ref()
-            .is_some_and(|tls| tls.asks_for_certificate())
-        {
-            // Which group it belongs to is known after its handshake.
-            match door.admission.begin(&identity) {
-                Ok(permit) => {
-                    door.hand_over(socket, Place::Unknown(permit), identity, laddr)
-                        .await
-                }
-                Err(refusal) => door.reject(socket, &refusal, &identity).await,
-            }
-            continue;
-        }
-        match door.admission.arrive(&identity, Instant::now()) {
-            Ok(permit) => {
-                door.hand_over(socket, Place::Admitted(permit), identity, laddr)
-                    .await
-            }
-            Err(refusal) if refusal.evict => {
-                let door = Arc::clone(&door);
-                tokio::task::spawn_local(async move {
-                    door.make_room(socket, identity, laddr, refusal).await
-                });
-            }
-            Err(refusal) => door.reject(socket, &refusal, &identity).await,
         }
     }
 }
@@ -483,6 +454,69 @@ impl Door {
     /// Returns whether respool drains: its listeners are closed for good, or about to be.
     fn takes_nobody(&self) -> bool {
         self.takes_nobody.load(Ordering::Relaxed)
+    }
+
+    /// Accepts those who wait in the kernel's queue, of whom there are `most` at most. Whether it has.
+    async fn take_queued(
+        self: &Arc<Self>,
+        acceptor: &mut Acceptor,
+        most: u32,
+        name: &Arc<str>,
+        own: Option<SocketAddr>,
+    ) -> bool {
+        for _ in 0..most {
+            match acceptor.take_queued() {
+                Queued::Client(socket) => self.receive(socket, name, own).await,
+                Queued::Away => {}
+                Queued::Nobody => return true,
+                Queued::Stuck => return false,
+            }
+            // However many come: those who are there have their turn.
+            tokio::task::yield_now().await;
+        }
+        true
+    }
+
+    /// Takes in who has connected to the listener `name`, with `own` address, or turns it away.
+    async fn receive(self: &Arc<Self>, socket: Accepted, name: &Arc<str>, own: Option<SocketAddr>) {
+        #[cfg(debug_assertions)]
+        assert!(!self.fault.load(Ordering::Relaxed), "a test asked for this");
+        let (peer, laddr) = match &socket.socket {
+            AcceptedSocket::Tcp(stream, peer) => {
+                let laddr = own.unwrap_or_else(|| stream.local_addr().unwrap_or(*peer));
+                (Peer::Tcp(*peer), Peer::Tcp(laddr))
+            }
+            AcceptedSocket::Unix(_) => {
+                let path: Arc<str> = name.strip_prefix("unix:").unwrap_or(name).into();
+                (Peer::Unix(Arc::clone(&path)), Peer::Unix(path))
+            }
+        };
+        let identity = Identity::new(peer, Arc::clone(name));
+        let tls = socket.tls.as_ref();
+        if tls.is_some_and(|tls| tls.asks_for_certificate()) {
+            // Which group it belongs to is known after its handshake.
+            match self.admission.begin(&identity) {
+                Ok(permit) => {
+                    self.hand_over(socket, Place::Unknown(permit), identity, laddr)
+                        .await
+                }
+                Err(refusal) => self.reject(socket, &refusal, &identity).await,
+            }
+            return;
+        }
+        match self.admission.arrive(&identity, Instant::now()) {
+            Ok(permit) => {
+                self.hand_over(socket, Place::Admitted(permit), identity, laddr)
+                    .await
+            }
+            Err(refusal) if refusal.evict => {
+                let door = Arc::clone(self);
+                tokio::task::spawn_local(async move {
+                    door.make_room(socket, identity, laddr, refusal).await
+                });
+            }
+            Err(refusal) => self.reject(socket, &refusal, &identity).await,
+        }
     }
 
     /// The worker that takes who comes: of those that live, and read what they are told, the one with the fewest.

@@ -117,15 +117,23 @@ impl Changes {
         Ok(changes)
     }
 
-    /// Begins to change who may connect to unix sockets: the one change that can still fail. It takes away only.
+    /// Begins to change who may connect to unix sockets: the one change that can still fail. It takes away only; and who has
+    /// come by what was until now is accepted by the settings until now: the kernel has asked who may connect, and asks no
+    /// more.
     ///
     /// # Errors
-    /// A file is not ours to change, in words; all are as they were once this is dropped.
-    pub(super) fn begin_access(&mut self) -> Result<(), String> {
+    /// A file is not ours to change, or those who have come are not accepted, in words; all files are as they were once this
+    /// is dropped.
+    pub(super) async fn begin_access(&mut self) -> Result<(), String> {
         // All of them: the file may be another than the settings in force say.
         for kept in &self.kept {
             self.access
                 .begin(&kept.listener, &kept.settings, kept.is_access_new)?;
+        }
+        for kept in &self.kept {
+            if self.access.changes(kept.listener.name()) {
+                kept.listener.take_queued().await?;
+            }
         }
         self.access.regroup()
     }

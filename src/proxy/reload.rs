@@ -129,10 +129,13 @@ impl Reloader {
             Ok(prepared) => is_known(prepared).await,
             Err(text) => Err(text),
         };
-        let prepared = prepared.and_then(|mut prepared| {
-            prepared.listeners.begin_access()?;
-            Ok(prepared)
-        });
+        let prepared = match prepared {
+            Ok(mut prepared) => {
+                let begun = prepared.listeners.begin_access().await;
+                begun.map(|()| prepared)
+            }
+            Err(text) => Err(text),
+        };
         let done = match prepared {
             Ok(prepared) => {
                 self.put_in_force(prepared).await;

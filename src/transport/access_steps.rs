@@ -80,7 +80,8 @@ pub(super) struct Plan {
     pub(super) next: FileAccess,
     /// Who owns it until it is given away for good, so that its mode can be changed.
     holder: u32,
-    /// Its mode until then: it lets in nobody whom `before` does not, whichever of the owners and groups it has.
+    /// Its mode until then: it lets in nobody whom `before` does not, nor whom `next` does not, whichever of the owners and
+    /// groups it has.
     narrow: u32,
 }
 
@@ -219,10 +220,11 @@ impl Plan {
     }
 }
 
-/// What of a mode may stay while the file changes hands.
+/// What of a mode may stay while the file changes hands: it lets in nobody who may not before as well as after.
 fn narrow(before: FileAccess, next: FileAccess, holder: u32) -> u32 {
     let is_owner_new = next.owner != before.owner || holder != before.owner;
-    before.mode & next.mode & of_classes(before.mode, is_owner_new, next.group != before.group)
+    let kept = |mode: u32| mode & of_classes(mode, is_owner_new, next.group != before.group);
+    kept(before.mode) & kept(next.mode)
 }
 
 /// Of `mode`, what lets in nobody else where the owner or the group is another: whoever comes to be in another class than
@@ -478,6 +480,24 @@ mod tests {
                 let wrong = plan.finish(|step| file.take(step));
                 assert_eq!(wrong.is_empty(), file.at == plan.next, "{plan:?}");
                 assert_lets_in_only(&file.was, &[plan.before, plan.next], &plan);
+            }
+        }
+    }
+
+    #[test]
+    fn who_connects_once_it_is_begun_may_before_and_after() {
+        for plan in plans() {
+            let mut file = Changed::new(plan.before, 0);
+            plan.begin(|step| file.take(step)).expect("not refused");
+            let begun = file.at;
+            plan.regroup(|step| file.take(step)).expect("not refused");
+            for at in [begun, file.at] {
+                assert_lets_in_only(&[at], &[plan.before], &plan);
+                let owns = |one: &Somebody| one.user == plan.before.owner;
+                for one in Somebody::all().filter(|one| !owns(one) && one.user != plan.next.owner) {
+                    let may = |at| one.may_connect(at);
+                    assert!(!may(at) || may(plan.next), "{one:?}: {plan:?}");
+                }
             }
         }
     }

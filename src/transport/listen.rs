@@ -9,6 +9,7 @@ use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
+use rustix::io::Errno;
 use rustix::net::SocketFlags;
 use socket2::{Domain, Protocol, Socket, Type};
 use tokio::io::unix::AsyncFd;
@@ -38,6 +39,7 @@ pub struct Bound {
     named: Named<Arc<Socket>>,
     tls: Arc<TlsAcceptor>,
     is_for_clients: bool,
+    backlog: u32,
 }
 
 impl Bound {
@@ -60,7 +62,7 @@ impl Bound {
     pub fn opened(&self, name: String) -> (Arc<OpenListener>, Accepting) {
         let Named { file, socket } = &self.named;
         let file = file.as_ref().map(|file| file.bound().clone());
-        OpenListener::new(name, socket, file, Arc::clone(&self.tls))
+        OpenListener::new(name, socket, file, Arc::clone(&self.tls), self.backlog)
     }
 
     /// The address clients connect to, where there is only one.
@@ -97,6 +99,19 @@ pub struct Accepted {
     pub socket: AcceptedSocket,
     /// What it is to be shown, on a listener with TLS.
     pub tls: Option<Arc<Acceptance>>,
+}
+
+/// Who was next in the kernel's queue.
+#[derive(Debug)]
+pub enum Queued {
+    /// Nobody.
+    Nobody,
+    /// A client.
+    Client(Accepted),
+    /// Somebody who has gone, or was turned away for want of descriptors.
+    Away,
+    /// Somebody who cannot even be turned away.
+    Stuck,
 }
 
 /// A client's socket.
@@ -177,6 +192,7 @@ pub fn bind(listener: &Listener, keepalive: Duration) -> Result<Bound, String> {
         named: Named { file, socket },
         tls: Arc::new(tls),
         is_for_clients: true,
+        backlog: listener.backlog,
     })
 }
 
@@ -208,6 +224,7 @@ pub fn bind_admin(key: &str, address: &AdminAddress, mode: Option<u32>) -> Resul
         named: Named { file, socket },
         tls: Arc::default(),
         is_for_clients: false,
+        backlog: ADMIN_BACKLOG.unsigned_abs(),
     })
 }
 
@@ -319,6 +336,25 @@ impl Acceptor {
         }
     }
 
+    /// Accepts one who waits in the kernel's queue, without waiting for anybody or for descriptors.
+    pub fn take_queued(&mut self) -> Queued {
+        let flags = SocketFlags::NONBLOCK | SocketFlags::CLOEXEC;
+        match rustix::net::acceptfrom_with(&**self.named.socket.get_ref(), flags) {
+            Err(Errno::AGAIN) => Queued::Nobody,
+            Ok((socket, _)) if reserve().is_some_and(|kept| kept.keeps(&socket)) => {
+                self.turn_away(socket);
+                Queued::Away
+            }
+            Ok((socket, peer)) => Queued::Client(self.typed(socket, peer)),
+            Err(error) if is_exhausted(error) => match self.turn_next_away() {
+                true => Queued::Away,
+                false => Queued::Stuck,
+            },
+            // The client itself went away, as below.
+            Err(_) => Queued::Away,
+        }
+    }
+
     fn typed(&self, socket: OwnedFd, peer: Option<rustix::net::SocketAddrAny>) -> Accepted {
         let peer = peer.and_then(|peer| SocketAddr::try_from(peer).ok());
         let socket = match (peer, &self.named.file) {
@@ -335,15 +371,7 @@ impl Acceptor {
     /// Without descriptors the kernel reports the same client again at once: turn that client away with the descriptor
     /// kept for this, then pause.
     async fn failed(&mut self, error: &io::Error) {
-        let exhausted = matches!(
-            rustix::io::Errno::from_io_error(error),
-            Some(
-                rustix::io::Errno::MFILE
-                    | rustix::io::Errno::NFILE
-                    | rustix::io::Errno::NOBUFS
-                    | rustix::io::Errno::NOMEM
-            )
-        );
+        let exhausted = Errno::from_io_error(error).is_some_and(is_exhausted);
         if !exhausted {
             // The client itself went away between the kernel's queue and here.
             return;
@@ -355,14 +383,18 @@ impl Acceptor {
             }
             return;
         }
-        self.spare = None;
-        if let Ok((socket, _)) =
-            rustix::net::acceptfrom_with(&**self.named.socket.get_ref(), SocketFlags::NONBLOCK)
-        {
-            self.turn_away(socket);
-        }
-        self.spare = File::open("/dev/null").ok();
+        self.turn_next_away();
         tokio::time::sleep(DESCRIPTOR_PAUSE).await;
+    }
+
+    /// Accepts the next with the descriptor kept for this, and turns it away. False: not even that can be done.
+    fn turn_next_away(&mut self) -> bool {
+        self.spare = None;
+        let next =
+            rustix::net::acceptfrom_with(&**self.named.socket.get_ref(), SocketFlags::NONBLOCK);
+        let is_away = next.map(|(socket, _)| self.turn_away(socket)).is_ok();
+        self.spare = File::open("/dev/null").ok();
+        is_away
     }
 
     /// Tells a client for which there is no descriptor so, as far as that goes without waiting, and closes it.
@@ -385,6 +417,13 @@ impl Acceptor {
             let _ = rustix::net::shutdown(&socket, rustix::net::Shutdown::Write);
         }
     }
+}
+
+fn is_exhausted(error: Errno) -> bool {
+    matches!(
+        error,
+        Errno::MFILE | Errno::NFILE | Errno::NOBUFS | Errno::NOMEM
+    )
 }
 
 /// Raises the soft limit of open files to the hard one. Returns the limit now in force.

@@ -24,10 +24,11 @@ pub use dial::{DialError, dial};
 pub use endpoint_file::EndpointFile;
 pub use foreseen::{Hindrance, is_full, is_to_be_cleared, is_to_stay, ungiven};
 pub use listen::{
-    Accepted, AcceptedSocket, Acceptor, Bound, bind, bind_admin, raise_descriptor_limit, try_bind,
+    Accepted, AcceptedSocket, Acceptor, Bound, Queued, bind, bind_admin, raise_descriptor_limit,
+    try_bind,
 };
 pub use occupant::remedy;
-pub use open::{Accepting, ChangedAccess, OpenListener, OpenListeners};
+pub use open::{Accepting, ChangedAccess, OpenListener, OpenListeners, Told};
 pub use peer::PeerEnd;
 pub use queued::queued_bytes;
 pub use reserve::{keep_descriptors, refill_descriptors};

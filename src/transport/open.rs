@@ -1,11 +1,13 @@
 //! The listeners that are open, as a reload finds them: what it may change of one, and how it closes one.
 
 use std::io;
+use std::sync::atomic::{AtomicU32, Ordering};
 use std::sync::{Arc, Weak};
+use std::time::Duration;
 
 use arc_swap::ArcSwap;
 use socket2::Socket;
-use tokio::sync::watch;
+use tokio::sync::{mpsc, oneshot, watch};
 
 use super::access_steps::FileAccess;
 use super::foreseen::explained;
@@ -45,6 +47,9 @@ pub struct OpenListener {
     /// That of a unix socket.
     file: Option<BoundFile>,
     tls: Arc<TlsAcceptor>,
+    /// The most clients for whom there ever was room in the kernel's queue.
+    backlog: AtomicU32,
+    take: mpsc::Sender<Told>,
     stop: watch::Sender<bool>,
     gone: watch::Receiver<()>,
 }
@@ -52,17 +57,44 @@ pub struct OpenListener {
 /// The other end of an [`OpenListener`], kept by whoever accepts.
 #[derive(Debug)]
 pub struct Accepting {
+    take: mpsc::Receiver<Told>,
     stop: watch::Receiver<bool>,
     /// Its drop tells that the socket is closed.
     _gone: watch::Sender<()>,
 }
 
+/// What whoever accepts is told to do.
+#[derive(Debug)]
+pub enum Told {
+    /// Close the listener.
+    Stop,
+    /// Accept all who wait in the kernel's queue by now.
+    TakeQueued {
+        /// There are no more than these.
+        most: u32,
+        /// Told whether that is done.
+        done: oneshot::Sender<bool>,
+    },
+}
+
 impl Accepting {
-    /// Waits until the listener is to be closed.
-    pub async fn stopped(&mut self) {
-        // Whoever could stop it has gone: it goes on for as long as the process does.
-        if self.stop.wait_for(|is_stopped| *is_stopped).await.is_err() {
-            std::future::pending::<()>().await;
+    /// Waits for what is to be done. Cancelling it loses nothing.
+    pub async fn told(&mut self) -> Told {
+        // Whoever could tell has gone: it goes on for as long as the process does.
+        let stopped = async {
+            if self.stop.wait_for(|is_stopped| *is_stopped).await.is_err() {
+                std::future::pending::<()>().await;
+            }
+        };
+        let taking = async {
+            match self.take.recv().await {
+                Some(told) => told,
+                None => std::future::pending().await,
+            }
+        };
+        tokio::select! {
+            () = stopped => Told::Stop,
+            told = taking => told,
         }
     }
 }
@@ -73,7 +105,9 @@ impl OpenListener {
         socket: &Arc<Socket>,
         file: Option<BoundFile>,
         tls: Arc<TlsAcceptor>,
+        backlog: u32,
     ) -> (Arc<Self>, Accepting) {
+        let (take, taken) = mpsc::channel(1);
         let (stop, stopped) = watch::channel(false);
         let (told, gone) = watch::channel(());
         let listener = Self {
@@ -81,10 +115,13 @@ impl OpenListener {
             socket: Arc::downgrade(socket),
             file,
             tls,
+            backlog: backlog.into(),
+            take,
             stop,
             gone,
         };
         let accepting = Accepting {
+            take: taken,
             stop: stopped,
             _gone: told,
         };
@@ -120,9 +157,36 @@ impl OpenListener {
     /// kernel's queue.
     pub fn change(&self, acceptance: Option<Acceptance>, backlog: u32) {
         self.tls.replace(acceptance);
+        self.backlog.fetch_max(backlog, Ordering::Relaxed);
         if let Some(socket) = self.socket.upgrade() {
             // It listens already: the kernel only takes the other number.
             let _ = socket.listen(i32::try_from(backlog).unwrap_or(i32::MAX));
+        }
+    }
+
+    /// Has those accepted who wait in the kernel's queue by now, so that they go by what is in force. Returns once they are,
+    /// whoever comes meanwhile.
+    ///
+    /// # Errors
+    /// They are not, in words.
+    pub async fn take_queued(&self) -> Result<(), String> {
+        let (done, is_done) = oneshot::channel();
+        // The kernel takes one more than it is told.
+        let most = self.backlog.load(Ordering::Relaxed).saturating_add(1);
+        let taken = async {
+            // Where nobody accepts any more nobody is let in by anything.
+            match self.take.send(Told::TakeQueued { most, done }).await {
+                Ok(()) => is_done.await.unwrap_or(true),
+                Err(_) => true,
+            }
+        };
+        match tokio::time::timeout(QUEUED_TAKEN_WITHIN, taken).await {
+            Ok(true) => Ok(()),
+            _ => Err(format!(
+                "listener {}: who may connect to it cannot be changed: those who have connected already and wait to be accepted \
+                 are not accepted yet, and would go by the new settings; reload again when respool is less busy",
+                self.name
+            )),
         }
     }
 
@@ -134,6 +198,9 @@ impl OpenListener {
         while gone.changed().await.is_ok() {}
     }
 }
+
+/// How long it may take to accept all who wait in the kernel's queue.
+const QUEUED_TAKEN_WITHIN: Duration = Duration::from_secs(5);
 
 /// The bits of a mode that are the owner's.
 const OF_OWNER: u32 = 0o700;
@@ -230,6 +297,11 @@ impl ChangedAccess {
             self.0.extend(asked.refused(begun.refused(why))?);
         }
         Ok(())
+    }
+
+    /// Whether it changes who may connect to the listener of this name.
+    pub fn changes(&self, listener: &str) -> bool {
+        self.0.iter().any(|(asked, _)| asked.name == listener)
     }
 
     /// The reload can be refused no more: lets in who may connect from now on. What is refused all the same is logged.

@@ -2,6 +2,7 @@
 //! left over from a process that was killed, and what is in the way.
 
 mod access;
+mod queued;
 mod refused;
 
 use std::fs::{self, Permissions};
