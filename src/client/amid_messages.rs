@@ -126,6 +126,7 @@ impl Client {
                 self.note_multi_unseen(verb, request);
                 link.send_amid(request.bytes(), takes);
             }
+            _ if takes.blocks => link.send_call_amid(request.bytes(), takes),
             _ => link.send_amid(request.bytes(), takes),
         }
         Next::Used(request.bytes().len())

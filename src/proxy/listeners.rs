@@ -6,7 +6,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use super::{Door, accept};
-use crate::config::{Address, Listener, Settings};
+use crate::config::{Address, Listener, ListenerTls, Settings};
 use crate::transport::{
     Acceptance, Accepting, Bound, ChangedAccess, OpenListener, OpenListeners, bind,
 };
@@ -62,6 +62,9 @@ struct Kept {
     settings: Listener,
     /// Who may connect is another in the settings.
     is_access_new: bool,
+    /// It is a unix socket, and its clients may have to show less from now on. Whether the file changes says nothing: who may
+    /// connect is narrowed by hand, too, or by its folder.
+    asks_less: bool,
 }
 
 /// What a reload does to the listeners, ready to be done.
@@ -112,6 +115,8 @@ impl Changes {
                 acceptance,
                 settings: settings.clone(),
                 is_access_new: earlier.is_none_or(|earlier| earlier.access != settings.access),
+                asks_less: matches!(settings.address, Address::Unix(_))
+                    && earlier.is_none_or(|earlier| may_ask_less(earlier, settings)),
             });
         }
         Ok(changes)
@@ -130,10 +135,8 @@ impl Changes {
             self.access
                 .begin(&kept.listener, &kept.settings, kept.is_access_new)?;
         }
-        for kept in &self.kept {
-            if self.access.changes(kept.listener.name()) {
-                kept.listener.take_queued().await?;
-            }
+        for kept in self.kept.iter().filter(|kept| kept.asks_less) {
+            kept.listener.take_queued().await?;
         }
         self.access.regroup()
     }
@@ -179,6 +182,14 @@ impl Changes {
         }
         open.replace(now);
     }
+}
+
+/// Whether clients may have to show less than earlier, or be more: operators.
+fn may_ask_less(earlier: &Listener, next: &Listener) -> bool {
+    let authorities = |tls: &ListenerTls| tls.client_authorities.clone();
+    let is_other_tls = earlier.tls.is_some()
+        && earlier.tls.as_ref().map(authorities) != next.tls.as_ref().map(authorities);
+    is_other_tls || earlier.admin != next.admin
 }
 
 /// Says so where a listener that is to be closed has the port of one that is to be opened.

@@ -299,11 +299,6 @@ impl ChangedAccess {
         Ok(())
     }
 
-    /// Whether it changes who may connect to the listener of this name.
-    pub fn changes(&self, listener: &str) -> bool {
-        self.0.iter().any(|(asked, _)| asked.name == listener)
-    }
-
     /// The reload can be refused no more: lets in who may connect from now on. What is refused all the same is logged.
     pub fn finish(mut self) {
         for (asked, begun) in std::mem::take(&mut self.0) {

@@ -12,6 +12,10 @@ const CHOWN: u32 = 0;
 const DAC_OVERRIDE: u32 = 1;
 const FOWNER: u32 = 3;
 
+/// As whom the kernel shows whoever has no number in a user namespace: `/proc/sys/kernel/overflowuid`, unless it was changed.
+/// Where all numbers are known, it is one of them; where some are, nobody can tell.
+const OVERFLOW: u32 = 65_534;
+
 /// The bit of a folder whose files only their owners remove.
 const STICKY: u32 = 0o1000;
 
@@ -93,11 +97,13 @@ impl Rights {
         self.has(DAC_OVERRIDE)
     }
 
-    /// Whether `capability` is one over a file of `owner` and `group`: not over those whom the namespace does not know,
-    /// neither the one nor the other. They are
-    /// shown as somebody whom it mostly does not know either, 65534.
+    /// Whether `capability` is one over a file that is shown as of `owner` and `group`: not over those whom the namespace does
+    /// not know, neither the one nor the other.
     fn has_over(&self, capability: u32, owner: u32, group: u32) -> bool {
-        self.has(capability) && self.users_mapped.has(owner) && self.groups_mapped.has(group)
+        // Its own are those of the files that it makes.
+        let knows_owner = owner == self.user || self.users_mapped.is_surely(owner);
+        let knows_group = group == self.group || self.groups_mapped.is_surely(group);
+        self.has(capability) && knows_owner && knows_group
     }
 
     /// The group of a file that it makes in the folder.
@@ -140,7 +146,12 @@ impl Rights {
         let of_owner = |owner| match (self.users_mapped.has(owner), self.has(CHOWN)) {
             (false, _) => Some(Ungiven::OwnerUnmapped(owner)),
             (true, false) => Some(Ungiven::Owner(owner)),
-            (true, true) => (!is_known(has)).then_some(Ungiven::OwnerAmidUnmapped(owner)),
+            (true, true) => {
+                // Its own, or what it has been given, it has surely.
+                let is_sure = has != made || has == self.group;
+                let is_known = is_sure || self.groups_mapped.is_surely(has);
+                (!is_known).then_some(Ungiven::OwnerAmidUnmapped(owner))
+            }
         };
         let owner = owner.and_then(of_owner);
         owner.into_iter().chain(ungrouped).collect()
@@ -157,6 +168,11 @@ impl Mapped {
         };
         let ranges: Option<Vec<_>> = text.lines().map(range).collect();
         Self(ranges.filter(|ranges| !ranges.is_empty()))
+    }
+
+    /// Whether a file that is shown as of this number is of it.
+    fn is_surely(&self, number: u32) -> bool {
+        self.has(number) && (number != OVERFLOW || self.0.is_none() || self.has(u32::MAX - 1))
     }
 
     fn has(&self, number: u32) -> bool {
@@ -180,9 +196,6 @@ fn effective(status: &str) -> Option<u64> {
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    /// As whom the kernel shows whoever has no number in a user namespace.
-    const OVERFLOW: u32 = 65_534;
 
     const PLAIN: Folder = Folder {
         mode: 0o755,
@@ -250,7 +263,23 @@ mod tests {
             assert_eq!(known.has(number), is_known, "{number}");
         }
         let all = Mapped::of("         0          0 4294967295\n");
-        assert!(all.has(0) && all.has(OVERFLOW) && Mapped::of("").has(5));
+        assert!(all.has(0) && all.is_surely(OVERFLOW) && Mapped::of("").is_surely(OVERFLOW));
+        // That of most containers whose root is nobody outside of them: it may be its own nobody, or anybody outside.
+        let most = Mapped::of("         0     100000      65536\n");
+        assert!(most.has(OVERFLOW) && !most.is_surely(OVERFLOW) && most.is_surely(5));
+        let contained = Rights {
+            user: 0,
+            users_mapped: most.clone(),
+            groups_mapped: most,
+            ..rights(u64::MAX)
+        };
+        let shared = Folder {
+            mode: 0o1777,
+            ..PLAIN
+        };
+        assert!(contained.removes((5, 5), Folder { owner: 6, ..shared }));
+        assert!(!contained.removes((OVERFLOW, 5), Folder { owner: 6, ..shared }));
+        assert!(!contained.removes((5, OVERFLOW), Folder { owner: 6, ..shared }));
         let root = Rights {
             user: 0,
             group: 0,

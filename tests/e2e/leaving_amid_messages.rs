@@ -185,6 +185,67 @@ fn a_call_that_need_not_wait_is_answered_over_tls() {
 }
 
 #[test]
+fn a_call_that_has_been_answered_waits_no_more() {
+    let redis = Redis::start(&[]);
+    let respool = Respool::with(&redis)
+        .limits("half_closed_grace = \"60s\"")
+        .start();
+    let tails: [&[&str]; 3] = [
+        &["SET a 1", "MULTI", "SET b 1", "EXEC", "SET after 1"],
+        &["SET a 1", "CLIENT GETNAME", "SET after 1"],
+        &["SET a 1", "SUBSCRIBE d", "UNSUBSCRIBE d", "SET after 1"],
+    ];
+    for protocol in ["2", "3"] {
+        for tail in tails {
+            let [direct, through] = [redis.client(), respool.client()].map(|client| {
+                redis.flush();
+                redis.cmd(&["RPUSH", "l", "x"]);
+                let mut client = amid_messages(client, protocol);
+                // Whoever has the second answer has had all that came before it.
+                for line in ["BLPOP l 0", "ECHO a"] {
+                    client.send(requests(&[line]));
+                    client.reply_bytes();
+                }
+                client.send(requests(tail));
+                client.finish_sending();
+                let read = show(&client.read_to_end());
+                (read, redis.cmd(&["EXISTS", "after"]))
+            });
+            assert_eq!(through, direct, "RESP{protocol}, {tail:?}");
+            assert_eq!(direct.1, Value::Int(1), "RESP{protocol}, {tail:?}");
+        }
+    }
+}
+
+#[test]
+fn what_respool_answers_comes_behind_a_call_that_has_been_sent() {
+    let redis = Redis::start(&[]);
+    let respool = Respool::start(&redis);
+    for protocol in ["2", "3"] {
+        let [direct, through] = [redis.client(), respool.client()].map(|client| {
+            redis.flush();
+            let mut client = amid_messages(client, protocol);
+            let calls = [
+                "BLPOP l 0",
+                "CLIENT GETNAME",
+                "BLPOP l 0",
+                "BLPOP l 0",
+                "CLIENT GETNAME",
+                "QUIT",
+            ];
+            client.send(requests(&calls));
+            for element in ["a", "b", "c"] {
+                eventually(|| redis.info_number("blocked_clients") == 1, "it waits");
+                redis.cmd(&["RPUSH", "l", element]);
+                eventually(|| redis.cmd(&["LLEN", "l"]) == Value::Int(0), "it is taken");
+            }
+            show(&client.read_to_end())
+        });
+        assert_eq!(through, direct, "RESP{protocol}");
+    }
+}
+
+#[test]
 fn nothing_is_asked_amid_a_part_of_a_request() {
     let redis = Redis::start(&[]);
     let respool = Respool::start(&redis);

@@ -129,8 +129,16 @@ impl Link {
     /// Asks to be told when all has come that answers what was sent amid the stream. `None`: nothing that was sent since the server
     /// last told so is unanswered, or the connection carries no stream any more. An open MULTI fails by it.
     pub fn ask_for_place(&self) -> Option<oneshot::Receiver<Vec<u8>>> {
-        let before = self.unplaced.take()?;
+        let behind_another = || self.place_asked().map(|_| MayTake::NO_TIME);
+        let before = self.unplaced.take().or_else(behind_another)?;
         (self.is_raw() && self.is_alive()).then(|| self.ask_place_behind(before))
+    }
+
+    /// A request that may wait for as long as its client likes, and what tells that it has been answered: until then it counts as one
+    /// that waits, and no longer.
+    pub fn send_call_amid(&self, bytes: &[u8], takes: MayTake) {
+        self.send_amid(bytes, takes);
+        drop(self.ask_for_place());
     }
 
     /// The same of a connection on which the commands of everybody come between replies: those of its client come behind its replies.
@@ -139,7 +147,7 @@ impl Link {
         asks.then(|| self.ask_place_behind(MayTake::NO_TIME))
     }
 
-    /// Where a place is asked for and not told yet: how long what stands before it may take.
+    /// Where a place is asked for and not told yet: how long what stands before the first may take.
     pub fn place_asked(&self) -> Option<MayTake> {
         let inner = self.inner.borrow();
         let place = inner.due.iter().find_map(Due::place);
@@ -148,9 +156,10 @@ impl Link {
 
     /// How long that may take which was sent amid the stream and is not known to be answered.
     pub fn unanswered_amid(&self) -> MayTake {
-        let none = MayTake::NO_TIME;
-        let asked = self.place_asked().unwrap_or(none);
-        asked.and(self.unplaced.get().unwrap_or(none))
+        let inner = self.inner.borrow();
+        let asked = inner.due.iter().filter_map(Due::place);
+        let before = asked.map(|place| place.before).chain(self.unplaced.get());
+        before.fold(MayTake::NO_TIME, MayTake::and)
     }
 
     fn ask_place_behind(&self, before: MayTake) -> oneshot::Receiver<Vec<u8>> {

@@ -1,5 +1,7 @@
 //! Who has connected to a unix socket, and is not accepted yet, while a reload changes who may.
 
+use std::fs::Permissions;
+use std::os::unix::fs::PermissionsExt as _;
 use std::path::Path;
 
 use super::about;
@@ -66,17 +68,47 @@ fn whoever_waits_to_be_accepted_goes_by_the_settings_it_came_under() {
 
 #[cfg(debug_assertions)]
 #[test]
+fn a_reload_that_asks_the_same_of_clients_waits_for_nobody() {
+    let (redis, pki) = (Redis::start(&[]), Pki::new());
+    let dir = tempfile::tempdir().expect("a folder");
+    let path = dir.path().join("x.sock");
+    let closed = listening(&redis, &path, "mode = \"0600\"");
+    let respool = closed.start();
+    let (code, text) = respool.post("/debug/worker-0/hang/60000");
+    assert_eq!(code, 200, "{text}");
+    eventually(|| respool.http("/livez").0 == 503, "it stands still");
+    respool.reload(&listening(&redis, &path, "mode = \"0666\""));
+    assert_eq!(about(&path).0, 0o666);
+    respool.reload(&open_with_certificates(&redis, &pki, &path));
+}
+
+#[cfg(debug_assertions)]
+#[test]
 fn a_reload_is_refused_while_those_who_came_under_other_settings_are_not_accepted() {
+    is_refused_while_they_wait(|_| {});
+}
+
+#[cfg(debug_assertions)]
+#[test]
+fn so_it_is_where_the_file_was_narrowed_by_hand() {
+    is_refused_while_they_wait(|path| {
+        std::fs::set_permissions(path, Permissions::from_mode(0o600)).expect("it is ours");
+    });
+}
+
+#[cfg(debug_assertions)]
+fn is_refused_while_they_wait(narrow: impl Fn(&Path)) {
     let (redis, pki) = (Redis::start(&[]), Pki::new());
     let dir = tempfile::tempdir().expect("a folder");
     let path = dir.path().join("x.sock");
     let respool = open_with_certificates(&redis, &pki, &path).start();
-    let before = about(&path);
     // The worker that accepts stands still, for longer than it is waited for.
     let (code, text) = respool.post("/debug/worker-0/hang/15000");
     assert_eq!(code, 200, "{text}");
     eventually(|| respool.http("/livez").0 == 503, "it stands still");
     let strangers = strangers(&path);
+    narrow(&path);
+    let before = about(&path);
     respool.rewrite(&listening(&redis, &path, "mode = \"0600\""));
     let (code, text) = respool.post_reload();
     assert_eq!(code, 409, "{text}");
