@@ -98,9 +98,12 @@ impl Client {
         if is_sent && self.is_kept_apart(&link, request, &routed, subscribed) {
             return Next::Wait;
         }
+        let takes = may_take(request, &routed, self.pin_use.in_multi);
+        if takes.blocks && link.has_many_calls_amid() && self.waits_for_place() {
+            return Next::Wait;
+        }
         self.count(1, routed.command);
         let has_room = !is_sent || self.note_sent_amid(&link, request, &routed);
-        let takes = may_take(request, &routed, self.pin_use.in_multi);
         match routed.route {
             Route::Alien => self.ending = Some(Disconnect::ProtocolError),
             Route::Local(local @ (Local::Quit | Local::Reset)) => {

@@ -246,6 +246,34 @@ fn what_respool_answers_comes_behind_a_call_that_has_been_sent() {
 }
 
 #[test]
+fn of_many_calls_some_are_sent_and_all_are_answered() {
+    const CALLS: usize = 500;
+    let redis = Redis::start(&[]);
+    let respool = Respool::with(&redis).top("workers = 1").start();
+    let mut client = amid_messages(respool.client(), "3");
+    let read = || respool.metric("respool_client_bytes_total{direction=\"in\"}") as usize;
+    let before = read();
+    let calls = requests(&["BLPOP l 0"]).repeat(CALLS);
+    client.send(&calls);
+    eventually(|| read() >= before + calls.len(), "all are read");
+    // Asked of the same worker, behind them.
+    respool.client().ping();
+    eventually(|| redis.info_number("blocked_clients") == 1, "one waits");
+    let list = redis.cmd(&["CLIENT", "LIST"]).text();
+    let waits = list.lines().find(|line| line.contains("cmd=blpop"));
+    let unread = waits.and_then(|line| line.split(" qbuf=").nth(1));
+    let unread = unread.and_then(|rest| rest.split(' ').next());
+    let unread: usize = unread.expect("it waits").parse().expect("a number");
+    assert!(unread < calls.len() / 2, "{unread} of {}", calls.len());
+    for number in 0..CALLS {
+        let number = number.to_string();
+        redis.cmd(&["RPUSH", "l", &number]);
+        let answer = Value::Array(vec![Value::bulk("l"), Value::bulk(&number)]);
+        assert_eq!(client.reply(), answer);
+    }
+}
+
+#[test]
 fn nothing_is_asked_amid_a_part_of_a_request() {
     let redis = Redis::start(&[]);
     let respool = Respool::start(&redis);

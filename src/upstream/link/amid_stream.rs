@@ -15,6 +15,9 @@ use crate::resp::ReplyScanner;
 use crate::upstream::pushes::ends_stream;
 use crate::upstream::traffic::{Due, Inner, OwnReply};
 
+/// Most calls that may wait, sent amid a stream and not known to be answered.
+const MOST_CALLS: usize = 32;
+
 /// How long requests may take that are sent amid a stream.
 #[derive(Debug, Clone, Copy)]
 pub struct MayTake {
@@ -132,6 +135,12 @@ impl Link {
         let behind_another = || self.place_asked().map(|_| MayTake::NO_TIME);
         let before = self.unplaced.take().or_else(behind_another)?;
         (self.is_raw() && self.is_alive()).then(|| self.ask_place_behind(before))
+    }
+
+    /// Whether so many calls that may wait are sent that the next has to wait here: for each of them something is kept.
+    pub fn has_many_calls_amid(&self) -> bool {
+        let inner = self.inner.borrow();
+        inner.due.iter().filter(|due| due.is_place()).count() >= MOST_CALLS
     }
 
     /// A request that may wait for as long as its client likes, and what tells that it has been answered: until then it counts as one
