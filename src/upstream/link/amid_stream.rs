@@ -16,7 +16,7 @@ use crate::upstream::pushes::ends_stream;
 use crate::upstream::traffic::{Due, Inner, OwnReply};
 
 /// Most calls that may wait, sent amid a stream and not known to be answered.
-const MOST_CALLS: usize = 32;
+const MOST_CALLS: usize = 1024;
 
 /// How long requests may take that are sent amid a stream.
 #[derive(Debug, Clone, Copy)]
