@@ -1,7 +1,7 @@
 //! Subscriptions that the server refuses for everybody, as with `rename-command SUBSCRIBE ""`: its words come at once, also for those
 //! who have the connection of the subscriptions opened.
 
-use crate::harness::{AT_HAND, Client, Redis, Respool, Value, encode};
+use crate::harness::{AT_HAND, Client, Redis, Respool, Value, encode, eventually};
 
 /// A server that knows no command to subscribe, whatever its version.
 fn without_subscriptions() -> Redis {
@@ -11,6 +11,16 @@ fn without_subscriptions() -> Redis {
         options.extend(["--rename-command", "SSUBSCRIBE", ""]);
     }
     Redis::start(&options)
+}
+
+/// One that knows whose words to use.
+fn before(redis: &Redis) -> Respool {
+    let respool = Respool::with(redis).top("workers = 1").start();
+    eventually(
+        || respool.metric_or_zero("respool_server_info") == 1.0,
+        "the server's version is known",
+    );
+    respool
 }
 
 #[test]
@@ -33,7 +43,7 @@ fn who_opens_the_connection_is_told_what_the_server_says() {
         let expected = direct.cmd(words);
         assert!(expected.is_error(), "{expected:?}");
         // Each is the first of its process; the next finds the connection open.
-        let respool = Respool::with(&redis).top("workers = 1").start();
+        let respool = before(&redis);
         for _ in 0..2 {
             let mut client = respool.client();
             assert_eq!(client.cmd(words), expected, "{words:?}");
@@ -47,7 +57,7 @@ fn who_opens_the_connection_is_told_what_the_server_says() {
 #[test]
 fn many_who_wait_for_the_connection_are_told_each_for_itself() {
     let redis = without_subscriptions();
-    let respool = Respool::with(&redis).top("workers = 1").start();
+    let respool = before(&redis);
     let mut clients: Vec<Client> = (0..60).map(|_| respool.client()).collect();
     let words = |number: usize| {
         let verb = ["SUBSCRIBE", "PSUBSCRIBE"][number % 2];
