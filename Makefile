@@ -10,7 +10,7 @@ help: ## this list
 run: ## install what is missing, build, start Redis if there is none, run respool on 127.0.0.1:6380
 	@scripts/run
 
-test: ## install what is missing; format, lints, unit, property and end-to-end tests
+test: ## install what is missing; format, lints, unit, property and end-to-end tests, the demo
 	@scripts/test
 
 servers: ## the end-to-end tests on every server: Redis 6.2 to 8.2, Valkey 8.1 and 9.1; some ten minutes

@@ -213,8 +213,8 @@ fn what_is_denied_is_denied() {
     assert_eq!(client.cmd(&["ECHO", "a"]), Value::bulk("a"));
 }
 
-/// What is answered behind a SUBSCRIBE that EXEC has run, and an UNSUBSCRIBE, to all of `bytes` in one write.
-fn answered(mut client: Client, protocol: &str, bytes: &[u8]) -> String {
+/// Its connection carries messages, of which it receives none any more.
+pub(crate) fn amid_messages(mut client: Client, protocol: &str) -> Client {
     client.cmd(&["HELLO", protocol]);
     for line in [
         &["MULTI"][..],
@@ -225,6 +225,12 @@ fn answered(mut client: Client, protocol: &str, bytes: &[u8]) -> String {
         client.send(encode(line));
         client.reply_bytes();
     }
+    client
+}
+
+/// What is answered amid messages to all of `bytes` in one write.
+fn answered(client: Client, protocol: &str, bytes: &[u8]) -> String {
+    let mut client = amid_messages(client, protocol);
     client.send(bytes);
     show(&client.read_to_end())
 }

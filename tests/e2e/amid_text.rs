@@ -1,7 +1,8 @@
 //! What a script has written amid messages (Redis 8.2 writes the line ends of its error as they are): whatever it announces, what ends
 //! its client, or is answered by respool, comes in its place; and nobody waits for a place for ever.
 
-use crate::harness::{Client, Redis, Respool, Value, encode, eventually, show};
+use crate::amid_messages::amid_messages;
+use crate::harness::{Redis, Respool, Value, encode, eventually, show};
 
 /// One connection to lend, so that who comes second has that of who came first if anybody has.
 fn with_one_pin(redis: &Redis) -> Respool {
@@ -9,21 +10,6 @@ fn with_one_pin(redis: &Redis) -> Respool {
         .upstream("max_connections = 2\nshared_connections = 1\nborrow_timeout = \"5s\"")
         .upstream("reply_timeout = \"500ms\"")
         .start()
-}
-
-/// Its connection carries messages, of which it receives none any more.
-fn amid_messages(mut client: Client, protocol: &str) -> Client {
-    client.cmd(&["HELLO", protocol]);
-    for line in [
-        &["MULTI"][..],
-        &["SUBSCRIBE", "c"],
-        &["EXEC"],
-        &["UNSUBSCRIBE", "c"],
-    ] {
-        client.send(encode(line));
-        client.reply_bytes();
-    }
-    client
 }
 
 /// Whether the one connection that can be lent is free.
