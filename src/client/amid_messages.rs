@@ -99,7 +99,10 @@ impl Client {
             return Next::Wait;
         }
         let takes = may_take(request, &routed, self.pin_use.in_multi);
-        if takes.blocks && link.has_many_calls_amid() && self.waits_for_place() {
+        // Of one that sends nothing more all goes there at once, as it has sent it: nothing has to find its place behind that.
+        let is_to_wait = takes.blocks && !self.is_at_end && link.has_many_calls_amid();
+        self.pin_use.waits_for_calls = is_to_wait && self.waits_for_place();
+        if self.pin_use.waits_for_calls {
             return Next::Wait;
         }
         self.count(1, routed.command);
@@ -129,7 +132,7 @@ impl Client {
                 self.note_multi_unseen(verb, request);
                 link.send_amid(request.bytes(), takes);
             }
-            _ if takes.blocks => link.send_call_amid(request.bytes(), takes),
+            _ if takes.blocks && !self.is_at_end => link.send_call_amid(request.bytes(), takes),
             _ => link.send_amid(request.bytes(), takes),
         }
         Next::Used(request.bytes().len())

@@ -75,6 +75,7 @@ impl Site {
 fn bound(reason: Disconnect) -> Option<Bound> {
     Some(match reason {
         Disconnect::OutputBuffer => Bound::ReplyStall,
+        Disconnect::QueryBuffer => Bound::QueryBuffer,
         Disconnect::Memory => Bound::Memory,
         Disconnect::PubsubBuffer => Bound::PubsubBuffer,
         Disconnect::HandshakeTimeout => Bound::HandshakeTimeout,
@@ -99,6 +100,9 @@ fn why(reason: Disconnect) -> Option<&'static str> {
         Disconnect::OutputBuffer => {
             "it left more unread than limits.max_client_buffer, and took none of it for limits.reply_stall_timeout or had \
              not asked for it"
+        }
+        Disconnect::QueryBuffer => {
+            "it sent more than limits.max_client_query_buffer behind a call that waits at the server"
         }
         Disconnect::PubsubBuffer => {
             "it left more messages unread than limits.pubsub_buffer, or one command would bring it more"

@@ -10,11 +10,13 @@ use crate::transport::READ_SIZE;
 impl Client {
     /// Shows on the client's card what it is doing, now that `used` more bytes of its requests are done with.
     pub(super) fn note_state(&self, used: usize) {
-        self.outlet.hold_input(self.input.capacity());
-        self.card.query_bytes.set(self.input.len() as u64);
+        self.outlet
+            .hold_input(self.input.capacity() + self.ahead_held_bytes());
+        let here = self.input.len() + self.ahead_bytes();
+        self.card.query_bytes.set(here as u64);
         let unread = self.outlet.held_replies_bytes() as u64;
         self.card.output_bytes.set(unread);
-        let is_inside = !self.input.is_empty() || self.streaming.is_some();
+        let is_inside = !self.has_used_all() || self.streaming.is_some();
         if is_inside || self.resident.begun_micros.get() != 0 {
             self.note_begun(is_inside, used);
         }
@@ -31,12 +33,12 @@ impl Client {
     fn note_unfinished(&self) {
         self.outlet.hold_stream(&self.stream);
         let unfinished = self.stream.tls().map_or(0, |tls| tls.unfinished_bytes());
-        let here = (self.input.len() + unfinished) as u64;
+        let here = (self.input.len() + self.ahead_bytes() + unfinished) as u64;
         if self.card.query_bytes.get() == here {
             return;
         }
         self.card.query_bytes.set(here);
-        let between = self.input.is_empty() && self.streaming.is_none();
+        let between = self.has_used_all() && self.streaming.is_none();
         if unfinished > 0 && between {
             self.note_begun(true, 0);
             // The first of all has the time of a handshake.
@@ -96,9 +98,31 @@ impl Client {
         }
     }
 
+    /// Goes on with what was read. Returns how much of it is done with; `None`: nothing is looked at now.
+    #[inline]
+    pub(super) fn use_read(&mut self, read: &[u8]) -> Option<usize> {
+        if matches!(self.wait, Wait::Nothing) && self.input.is_empty() {
+            // Nearly always: requests are used where they were read, and nothing is kept.
+            let used = self.requests(read);
+            self.keep_rest(&read[used..]);
+            return Some(used);
+        }
+        self.input.extend_from_slice(read);
+        None
+    }
+
+    /// Writes what came of that, and shows what is left.
+    #[inline]
+    pub(super) fn settle_read(&mut self, used: Option<usize>) {
+        if used.is_some() {
+            self.outlet.flush();
+        }
+        self.note_state(used.unwrap_or(0));
+    }
+
     /// Keeps the start of a request: most likely a large one, if much of it is here, which is gathered in a spare buffer.
     #[inline]
-    pub(super) fn keep_rest(&mut self, rest: &[u8]) {
+    fn keep_rest(&mut self, rest: &[u8]) {
         if rest.len() >= READ_SIZE / 2
             && self.input.capacity() == 0
             && let Some(spare) = self.site.spares.take(rest.len())
@@ -111,6 +135,7 @@ impl Client {
     /// Lets go of requests that nobody will look at any more.
     pub(super) fn drop_input(&mut self) {
         self.input = Vec::new();
+        self.sent_ahead = None;
         self.outlet.hold_input(0);
     }
 }

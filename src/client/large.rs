@@ -106,12 +106,14 @@ impl Client {
                 // On the account before it is had. Moved by hand: where an allocator makes the old one longer it takes new
                 // pages from the kernel, while those of others that have gone lie about for a moment.
                 let capacity = self.input.len() + room;
-                self.outlet.hold_input(self.input.capacity() + capacity);
+                let ahead = self.ahead_held_bytes();
+                self.outlet
+                    .hold_input(self.input.capacity() + capacity + ahead);
                 if !self.outlet.is_closed() {
                     let mut larger = Vec::with_capacity(capacity);
                     larger.extend_from_slice(&self.input);
                     self.input = larger;
-                    self.outlet.hold_input(self.input.capacity());
+                    self.outlet.hold_input(self.input.capacity() + ahead);
                 }
             }
         }

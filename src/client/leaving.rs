@@ -46,6 +46,25 @@ impl Client {
         let _ = tokio::time::timeout(LINGER, emptied).await;
     }
 
+    /// Has what the client has sent read, as far as it is here, before its socket is closed: else the client would lose the answers that
+    /// it has not read yet.
+    pub(super) fn empty_socket(&self, reason: Disconnect) {
+        let is_due_answers = matches!(
+            reason,
+            Disconnect::Closed
+                | Disconnect::Quit
+                | Disconnect::HalfClosed
+                | Disconnect::TlsKeys
+                | Disconnect::Drained
+        );
+        if self.is_at_end || !is_due_answers {
+            return;
+        }
+        let mut scratch = self.site.thread.scratch.borrow_mut();
+        let mut reads = 0..LINGER_READS;
+        while reads.next().is_some() && matches!(self.stream.try_read(&mut scratch[..]), Ok(1..)) {}
+    }
+
     /// Whether the client has finished sending, though it may not have been read up to there.
     pub(super) fn has_finished(&self) -> bool {
         self.resident.finished_micros.get() != 0
@@ -88,8 +107,8 @@ impl Client {
         if self.leaves_its_call() {
             return Some(Disconnect::Closed);
         }
-        if self.leaves_its_call_amid_messages() {
-            // The server tells its end and its answers.
+        if self.sends_the_rest() || self.leaves_its_call_amid_messages() {
+            // Sent with the next turn; or the server tells its end and its answers.
             cx.waker().wake_by_ref();
         }
         if self.is_waiting_in_vain() {
@@ -108,6 +127,16 @@ impl Client {
         end == Disconnect::Closed && is_between && self.waits_for_place()
     }
 
+    /// Whether a call that was held back behind many, sent amid messages, is to be sent now with all that is behind it: its client sends
+    /// nothing more, and what then waits at the server ends with it.
+    fn sends_the_rest(&mut self) -> bool {
+        if !self.is_at_end || !std::mem::take(&mut self.pin_use.waits_for_calls) {
+            return false;
+        }
+        self.wait = Wait::Nothing;
+        true
+    }
+
     /// The same of a call that was sent amid messages, where nobody sees whether it waits: the server is told that nothing more comes, so it
     /// ends the call if that waits, runs nothing behind it, and answers else. Behind one that takes nothing away the rest of what the client
     /// has sent has its time; behind one that takes an element it is dropped. True: what is waited for has changed.
@@ -116,10 +145,16 @@ impl Client {
             return false;
         };
         let may_finish = self.has_finished() && link.is_raw() && !link.is_finishing();
-        if !may_finish || self.streaming.is_some() {
+        // What is here is sent while the connection takes it.
+        let is_sent = match self.wait {
+            Wait::Nothing => self.streaming.is_some() || self.sent_ahead.is_some(),
+            Wait::Room(_) => true,
+            _ => self.streaming.is_some(),
+        };
+        if !may_finish || is_sent || self.may_read() {
             return false;
         }
-        let has_sent_all = self.is_at_end && self.input.is_empty();
+        let has_sent_all = self.is_at_end && self.has_used_all();
         let sent = link.unanswered_amid();
         if !sent.blocks || !(sent.takes || has_sent_all) {
             return false;
@@ -134,7 +169,8 @@ impl Client {
     /// Whether the client has finished sending while it waits in a call that waits at the server. One that takes nothing away may yet be
     /// answered at once, and has the time for that; of one that takes an element the element stays for those who are there.
     pub(super) fn leaves_its_call(&self) -> bool {
-        if !self.has_finished() || !self.is_blocked() {
+        // All that it has sent is read first: a socket closed with unread bytes in it takes answers along.
+        if !self.has_finished() || self.may_read() || !self.is_blocked() {
             return false;
         }
         let takes = match &self.wait {

@@ -40,6 +40,7 @@ mod replicas;
 mod requests;
 mod room;
 mod searches;
+mod sent_ahead;
 mod sent_amid;
 mod server_says;
 mod sharing;

@@ -46,6 +46,8 @@ pub(super) struct PinUse {
     pub(super) in_multi: bool,
     /// What was sent amid messages, or behind the MULTI that may bring them.
     pub(super) sent_amid: Option<Box<SentAmid>>,
+    /// The call at hand waits for others that were sent amid messages, since these are many.
+    pub(super) waits_for_calls: bool,
     /// A subscription command was sent behind it.
     pub(super) queues_messages: bool,
     /// It ends behind the last of its own commands that MONITOR shows it.

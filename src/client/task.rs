@@ -16,6 +16,7 @@ use super::leaving::EndWatch;
 use super::login::{Login, Shown};
 use super::pinned::PinUse;
 use super::rejection::tell_of;
+use super::sent_ahead::SentAhead;
 use super::site::{Resident, Site};
 use super::waiting::Line;
 use crate::admission::{Permit, Refusal};
@@ -144,6 +145,8 @@ pub struct Client {
     pub(super) scanner: RequestScanner,
     /// What has been read and not used.
     pub(super) input: Vec<u8>,
+    /// What has been read behind that while a call waits.
+    pub(super) sent_ahead: Option<Box<SentAhead>>,
     pub(super) link: Option<Rc<Link>>,
     pub(super) pin: Option<Pin>,
     pub(super) pin_use: PinUse,
@@ -225,6 +228,7 @@ impl Client {
             permit,
             scanner: RequestScanner::default(),
             input: Vec::new(),
+            sent_ahead: None,
             link: None,
             pin: None,
             pin_use: PinUse::default(),
@@ -263,10 +267,11 @@ impl Client {
             Box::pin(self.linger()).await;
         }
         let Some(refusal) = self.rejected.take() else {
+            self.empty_socket(reason);
             return self.leave(reason);
         };
         // Its place is gone; the socket is held and told so.
-        let (stream, input) = (Rc::clone(&self.stream), std::mem::take(&mut self.input));
+        let (stream, input) = (Rc::clone(&self.stream), self.take_input());
         let explain = self.site.thread.settings().limits.explain_rejections;
         // Not a word to a client that wants none.
         let text = match self.session.reply {
@@ -513,26 +518,15 @@ impl Client {
         }
     }
 
-    /// Whether more of what the client sends is wanted now.
-    fn may_read(&self) -> bool {
-        let may_wait = |here| here < self.site.thread.settings().limits.max_client_read_ahead;
-        !self.is_at_end
-            && self.ending.is_none()
-            && match &self.wait {
-                Wait::Nothing => true,
-                // The kernel's buffer tells the client to slow down.
-                Wait::InFlight | Wait::Room(_) | Wait::Turn(_) => false,
-                // A client that writes all its requests before it reads the first reply is read on, as Redis does.
-                Wait::Unread => self.may_send_ahead(),
-                _ => may_wait(self.input.len()),
-            }
-    }
-
     fn poll_read(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<usize>> {
+        if let Some(taken) = self.use_ahead() {
+            return Poll::Ready(Ok(taken));
+        }
         if !self.may_read() {
             return Poll::Pending;
         }
         self.end_watch = None;
+        let reads_ahead = self.reads_ahead();
         let site = Rc::clone(&self.site);
         let mut scratch = site.thread.scratch.borrow_mut();
         let mut is_gathered;
@@ -541,7 +535,7 @@ impl Client {
                 Poll::Pending => return Poll::Pending,
                 Poll::Ready(ready) => ready?,
             }
-            let gathered = self.read_on();
+            let gathered = if reads_ahead { None } else { self.read_on() };
             is_gathered = gathered.is_some();
             match gathered.unwrap_or_else(|| self.stream.try_read(&mut scratch[..READ_SIZE])) {
                 Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
@@ -560,19 +554,15 @@ impl Client {
             .group(self.group())
             .bytes_in
             .add(read as u64);
-        if matches!(self.wait, Wait::Nothing) && self.input.is_empty() {
-            // Nearly always: requests are used where they were read, and nothing is kept.
-            let used = self.requests(&scratch[..read]);
-            self.keep_rest(&scratch[used..read]);
-            drop(scratch);
-            self.outlet.flush();
-            self.note_state(used);
+        let used = if reads_ahead {
+            self.keep_ahead(&scratch[..read])
+        } else if is_gathered {
+            None
         } else {
-            if !is_gathered {
-                self.input.extend_from_slice(&scratch[..read]);
-            }
-            self.note_state(0);
-        }
+            self.use_read(&scratch[..read])
+        };
+        drop(scratch);
+        self.settle_read(used);
         Poll::Ready(Ok(read))
     }
 
@@ -592,7 +582,8 @@ impl Client {
 
     /// Whether it is time to close, and why.
     fn has_ended(&self) -> Option<Disconnect> {
-        if (self.is_at_end && self.streaming.is_some()) || self.leaves_its_call() {
+        let is_cut_off = self.is_at_end && self.sent_ahead.is_none() && self.streaming.is_some();
+        if is_cut_off || self.leaves_its_call() {
             return Some(Disconnect::Closed);
         }
         if matches!(self.wait, Wait::Blocked(_)) {
@@ -610,10 +601,10 @@ impl Client {
         if !matches!(self.wait, Wait::Nothing) {
             return None;
         }
-        if self.is_at_end {
+        if self.is_at_end && self.sent_ahead.is_none() {
             return Some(Disconnect::Closed);
         }
-        let between = self.input.is_empty() && self.streaming.is_none();
+        let between = self.has_used_all() && self.streaming.is_none();
         if !between || !self.outlet.transaction().is_clear() {
             return None;
         }

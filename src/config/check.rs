@@ -269,6 +269,7 @@ fn limits(file: &File, machine: &Machine) -> Limits {
         max_client_subscriptions: number(file, "limits.max_client_subscriptions"),
         max_client_in_flight: number(file, "limits.max_client_in_flight"),
         max_client_read_ahead: bytes(file, "limits.max_client_read_ahead"),
+        max_client_query_buffer: bytes(file, "limits.max_client_query_buffer"),
         max_request: bytes(file, "limits.max_request"),
         idle_timeout: time(file, "limits.idle_timeout"),
         handshake_timeout: time(file, "limits.handshake_timeout"),

@@ -320,6 +320,7 @@ const KEYS: &[Key] = &[
     key("limits.max_client_subscriptions", count(1, MANY), Is("100000")),
     key("limits.max_client_in_flight", count(1, MANY), Is("10000")),
     key("limits.max_client_read_ahead", size(KIB, 1024 * MIB), Is("\"64KiB\"")),
+    key("limits.max_client_query_buffer", size(64 * KIB, TIB), Is("\"1GiB\"")),
     key("limits.max_request", size(KIB, TIB), Is("\"512MiB\"")),
     key("limits.idle_timeout", time_or_zero(1), Is("\"0s\"")),
     key("limits.handshake_timeout", time_or_zero(1), Is("\"10s\"")),

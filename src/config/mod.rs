@@ -283,6 +283,9 @@ pub struct Limits {
     pub max_client_in_flight: usize,
     /// Bytes of one client's requests read ahead while it waits or is blocked.
     pub max_client_read_ahead: usize,
+    /// Bytes that one client may send behind a call that waits at the server; past it the client is closed, as the server closes it past
+    /// its own `client-query-buffer-limit`.
+    pub max_client_query_buffer: usize,
     /// Bytes of one request, all arguments together.
     pub max_request: usize,
     /// A client silent for this long is closed; zero: never. Spares blocked and subscribed clients.

@@ -31,6 +31,8 @@ labels! {
         /// It left more replies unread than `limits.max_client_buffer` and took none for `limits.reply_stall_timeout`, or as
         /// much of what nobody asks for (MONITOR, invalidations).
         OutputBuffer => "output_buffer",
+        /// It sent more than `limits.max_client_query_buffer` behind a call that waits.
+        QueryBuffer => "query_buffer",
         /// `limits.max_memory` left no room, and it was the largest holder.
         Memory => "memory",
         /// It left more messages unread than `limits.pubsub_buffer`.
@@ -97,8 +99,10 @@ labels! {
         AuthDelayed => "auth_delayed",
         /// `auth.max_attempts_waiting`.
         AuthWaiting => "auth_waiting",
-        /// `limits.max_client_read_ahead`.
+        /// `limits.max_client_read_ahead`: what a client sends behind a call that waits is kept apart.
         ReadAhead => "read_ahead",
+        /// `limits.max_client_query_buffer`.
+        QueryBuffer => "query_buffer",
         /// `limits.max_client_in_flight`.
         InFlight => "in_flight",
         /// A client's share of a shared connection: 5 ms of the server's time.

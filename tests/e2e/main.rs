@@ -53,6 +53,7 @@ mod reload;
 mod replica;
 mod script_debug;
 mod secrets;
+mod sent_ahead;
 mod server_says;
 mod silent;
 mod socket_files;

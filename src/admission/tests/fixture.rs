@@ -52,6 +52,7 @@ fn limits(max_clients: usize, max_rejected: usize) -> Limits {
         max_client_subscriptions: 1,
         max_client_in_flight: 1,
         max_client_read_ahead: 1,
+        max_client_query_buffer: 1,
         max_request: 1,
         idle_timeout: Duration::ZERO,
         handshake_timeout: Duration::ZERO,

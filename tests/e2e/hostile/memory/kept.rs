@@ -120,3 +120,34 @@ fn what_is_shown_and_not_looked_at_yet_is_counted_until_it_is() {
     );
     eventually(|| held() - before < shown / 10.0, "and no longer");
 }
+
+#[test]
+fn the_process_stays_within_its_memory_whatever_is_sent_behind_a_call_that_waits() {
+    let redis = Redis::start(&[]);
+    let respool = small(&redis);
+    let mut modest = respool.client();
+    modest.send(encode(&["BLPOP", "modest", "0"]));
+    let mut greedy: Vec<Client> = (0..4).map(|_| respool.client()).collect();
+    for client in &mut greedy {
+        client.send(encode(&["BLPOP", "q", "0"]));
+    }
+    let piece = encode(&["ECHO", &"x".repeat(1000)]).repeat(1000);
+    let mut sent = 0;
+    let most = most_resident(
+        &respool,
+        || {
+            for client in &mut greedy {
+                // Those who were closed take nothing any more.
+                let _ = client.try_send(&piece);
+            }
+            sent += 1;
+            sent == 60
+        },
+        "all have sent",
+    );
+    assert!(most < LIMIT, "{} MiB", most / MIB);
+    assert!(disconnects(&respool, "memory") >= 3.0);
+    log_names_the_largest(&respool);
+    redis.cmd(&["RPUSH", "modest", "hello"]);
+    assert_eq!(modest.reply().items()[1].text(), "hello");
+}
