@@ -161,6 +161,12 @@ impl Ledger {
         leases.sum::<usize>() + self.line(Kind::Subscription).len() + beyond
     }
 
+    /// Whether somebody waits who could have a lease that `group` gives back.
+    pub(super) fn is_lease_wanted(&self, group: usize) -> bool {
+        let waits = |group: &GroupLeases| group.waiting() > 0;
+        self.leases_wanted() > 0 || self.groups.get(group).is_some_and(waits)
+    }
+
     /// All who wait.
     pub(super) fn waiting(&self) -> usize {
         let for_sockets = self.socket_lines.iter().map(BTreeMap::len).sum::<usize>();

@@ -204,6 +204,11 @@ impl Budget {
         self.leases_wanted.load(Ordering::Acquire)
     }
 
+    /// Whether somebody waits who could have a lease that `group` gives back, be it one of a group that is full.
+    pub fn is_lease_wanted(&self, group: usize) -> bool {
+        self.ledger().is_lease_wanted(group)
+    }
+
     /// A lease if one is to be had now: some are left, the group is below its `max_pinned`, and nobody else is waiting
     /// who could be served. It is for a client of worker `worker`.
     pub fn try_lease(self: &Arc<Self>, group: usize, worker: usize) -> Option<PinLease> {

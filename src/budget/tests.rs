@@ -370,6 +370,17 @@ fn a_smaller_budget_takes_nothing_away_and_lends_nothing_more() {
 }
 
 #[test]
+fn a_full_group_wants_its_own_leases_only() {
+    let budget = Budget::new(9, 1, vec![Some(1), None], 1, standing);
+    let _held = budget.try_lease(0, 0).expect("the group's only one");
+    assert!(!budget.is_lease_wanted(0) && !budget.is_lease_wanted(1));
+    let mut wait = std::pin::pin!(budget.wait_lease(0, 0));
+    let mut cx = std::task::Context::from_waker(std::task::Waker::noop());
+    assert!(wait.as_mut().poll(&mut cx).is_pending());
+    assert!(budget.is_lease_wanted(0) && !budget.is_lease_wanted(1));
+}
+
+#[test]
 fn a_larger_budget_serves_who_waits() {
     let budget = Budget::new(2, 1, vec![None], 1, standing);
     let _first = budget.try_lease(0, 0).expect("one is left");

@@ -322,6 +322,7 @@ impl Client {
             let own = transaction.own()?;
             (transaction.commands, own.marks(), own.queued().to_vec())
         };
+        self.resident.use_redirections(None);
         let effects = Rc::new(ExecEffects {
             shown: Cell::new(ShownInExec::new(self.session.reply)),
             is_renamed: Cell::new(false),

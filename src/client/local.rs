@@ -280,6 +280,7 @@ impl Client {
             Flag::Watching,
             Flag::Tracking,
             Flag::Broadcast,
+            Flag::BrokenRedirection,
             Flag::Monitor,
             Flag::Pubsub,
             Flag::ReadsReplica,

@@ -5,6 +5,10 @@
 //! to who redirects. It is given up when the server has answered a PING on it: what it has sent there before has come then. It is
 //! lent on only when the server has also acknowledged that nothing is redirected to it any more; in every other case it is
 //! closed, and its id is never used again.
+//!
+//! Invariant: while the server may redirect to it, it stays open though its client has left. The server would go on writing to one
+//! that is closed until it sees that, and nobody would know. Each invalidation that reaches nobody is told to whom it was redirected by,
+//! as the server does, or that client is closed.
 
 use std::cell::{Cell, RefCell};
 use std::rc::{Rc, Weak};
@@ -53,6 +57,8 @@ pub struct Redirection {
     pub(super) to: u64,
     /// Something was to go to it when it had gone.
     is_broken: Cell<bool>,
+    /// The server has been asked to redirect to it, and may do so.
+    is_in_use: Cell<bool>,
     /// Nothing is redirected to it any more; what was may still come.
     is_over: Cell<bool>,
     lent: RefCell<Option<Pin>>,
@@ -76,6 +82,7 @@ impl Redirection {
             server_id: link.server_id,
             to,
             is_broken: false.into(),
+            is_in_use: false.into(),
             is_over: false.into(),
             lent: Some(pin).into(),
             owner: Some(owner).into(),
@@ -124,13 +131,40 @@ impl Redirection {
         }
     }
 
-    /// Ends it when the client it leads to is gone, and its owner when something was lost on the way.
-    pub fn check(&self, site: &Site) {
-        if site.registry.find(self.to).is_none() {
-            self.end();
-        } else if self.post.has_lost.load(Ordering::Acquire) {
-            self.close_owner();
+    /// The server is about to be asked to redirect to it.
+    pub(super) fn note_in_use(&self) {
+        self.is_in_use.set(true);
+    }
+
+    /// Whether the client it leads to takes nothing any more.
+    fn leads_nowhere(&self, site: &Site) -> bool {
+        match site.residents.borrow().get(&self.to) {
+            Some(resident) => resident.outlet.is_closed(),
+            None => site.registry.find(self.to).is_none(),
         }
+    }
+
+    /// Tells of what was lost on the way to another worker. Ends it when it leads nowhere, where the server does not redirect to it yet and
+    /// is to find nobody there, and where somebody waits for a connection: nobody knows then what was still to come on it.
+    pub fn check(&self, site: &Site) {
+        if self.post.has_lost.swap(false, Ordering::AcqRel) {
+            self.note_loss();
+        }
+        if !self.is_open() || !self.leads_nowhere(site) {
+            return;
+        }
+        if !self.is_in_use.get() {
+            self.end();
+        } else if site.thread.process.budget.is_lease_wanted(self.group()) {
+            self.tell_broken(1);
+            self.end();
+        }
+    }
+
+    /// The group that holds its lease.
+    fn group(&self) -> usize {
+        let lent = self.lent.borrow();
+        lent.as_ref().map_or(0, Pin::group)
     }
 
     fn close_owner(&self) {
@@ -173,11 +207,33 @@ impl Redirection {
         });
     }
 
-    /// Something did not reach its client: the owner is closed, unless that client has left, to whom nothing would come directly either.
+    /// Something did not reach its client: the owner is told, where that client has left, and closed where it has not.
     fn note_loss(&self) {
-        let site = self.site.upgrade();
-        if site.is_some_and(|site| site.registry.find(self.to).is_some()) {
+        let Some(site) = self.site.upgrade() else {
+            return;
+        };
+        if self.leads_nowhere(&site) {
+            self.tell_broken(1);
+        } else {
             self.close_owner();
+        }
+    }
+
+    /// So many invalidations were for a client that has left: the owner is told as the server tells it when it finds the connection gone.
+    fn tell_broken(&self, times: usize) {
+        let owner = self.owner.borrow();
+        let Some((outlet, card)) = &*owner else {
+            return;
+        };
+        if !self.is_over.get() {
+            self.is_broken.set(true);
+            card.raise(Flag::BrokenRedirection);
+        } else if !card.has(Flag::Tracking) {
+            // It remembers nothing any more that could be outdated.
+            return;
+        }
+        if card.resp.get() == 3 {
+            outlet.push(&broken_redirection(self.to).repeat(times));
         }
     }
 
@@ -219,28 +275,16 @@ impl Redirection {
         let Some(site) = self.site.upgrade().filter(|_| !frames.is_empty()) else {
             return;
         };
-        let to = self.to;
-        if let Some(resident) = site.residents.borrow().get(&to) {
+        if self.leads_nowhere(&site) {
+            return self.tell_broken(values(&frames).count());
+        }
+        if let Some(resident) = site.residents.borrow().get(&self.to) {
             return resident.invalidated(&frames);
         }
-        if site.registry.find(to).is_some() {
-            let most = site.thread.settings().limits.max_client_buffer;
-            if let Some(letter) = Letter::new(to, frames, &self.post, most) {
-                (site.errands)(Errand::Invalidate(Arc::new(letter)));
-            }
-            return;
+        let most = site.thread.settings().limits.max_client_buffer;
+        if let Some(letter) = Letter::new(self.to, frames, &self.post, most) {
+            (site.errands)(Errand::Invalidate(Arc::new(letter)));
         }
-        if !self.is_over.get() {
-            // As the server does when it finds the connection gone.
-            self.is_broken.set(true);
-            if let Some((outlet, card)) = &*self.owner.borrow()
-                && card.resp.get() == 3
-                && self.is_open()
-            {
-                outlet.push(&broken_redirection(to));
-            }
-        }
-        self.end();
     }
 }
 
@@ -287,9 +331,11 @@ impl Letter {
         (under_way == 0 || under_way + letter.frames.len() <= most).then_some(letter)
     }
 
-    /// Hands it to its client if that is one of this worker's.
+    /// Hands it to its client if that is one of this worker's, and takes anything still.
     pub fn deliver(&self, site: &Site) {
-        if let Some(resident) = site.residents.borrow().get(&self.to) {
+        let residents = site.residents.borrow();
+        let resident = residents.get(&self.to);
+        if let Some(resident) = resident.filter(|resident| !resident.outlet.is_closed()) {
             self.is_delivered.store(true, Ordering::Relaxed);
             resident.invalidated(&self.frames);
         }
@@ -313,6 +359,14 @@ impl Resident {
     pub(super) fn redirection_names(&self) -> Box<[RedirectionNames]> {
         let all = self.redirections.borrow();
         all.iter().map(|redirection| redirection.names()).collect()
+    }
+
+    /// The server is about to be asked to redirect to `to`, or (`None`) to any of those that may be queued.
+    pub(super) fn use_redirections(&self, to: Option<u64>) {
+        let all = self.redirections.borrow();
+        all.iter()
+            .filter(|redirection| to.is_none_or(|to| redirection.to == to))
+            .for_each(|redirection| redirection.note_in_use());
     }
 
     pub(super) fn add_redirection(&self, redirection: Rc<Redirection>) {
@@ -381,16 +435,23 @@ impl Resident {
     }
 }
 
+/// What each of these whole invalidations of RESP3 says to be invalid.
+fn values(mut frames: &[u8]) -> impl Iterator<Item = &[u8]> {
+    std::iter::from_fn(move || {
+        let rest = frames.strip_prefix(INVALIDATE)?;
+        let end = ReplyScanner::default().advance(rest).ok()?;
+        let (value, behind) = rest.split_at(end.used);
+        frames = behind;
+        Some(value)
+    })
+}
+
 /// Whole invalidations of RESP3 as the messages that RESP2 has for them.
-fn as_messages(mut frames: &[u8]) -> Vec<u8> {
+fn as_messages(frames: &[u8]) -> Vec<u8> {
     let mut messages = Vec::with_capacity(2 * frames.len());
-    while let Some(value) = frames.strip_prefix(INVALIDATE) {
-        let Ok(end) = ReplyScanner::default().advance(value) else {
-            break;
-        };
+    for value in values(frames) {
         messages.extend_from_slice(INVALIDATE_MESSAGE);
-        messages.extend_from_slice(&value[..end.used]);
-        frames = &value[end.used..];
+        messages.extend_from_slice(value);
     }
     messages
 }
@@ -405,6 +466,7 @@ mod tests {
         let head = "*3\r\n$7\r\nmessage\r\n$20\r\n__redis__:invalidate\r\n";
         let expected = format!("{head}*2\r\n$1\r\na\r\n$1\r\nb\r\n{head}_\r\n");
         assert_eq!(String::from_utf8_lossy(&as_messages(frames)), expected);
+        assert_eq!(values(frames).count(), 2, "each is told as broken");
     }
 
     #[test]

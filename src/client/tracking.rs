@@ -208,6 +208,9 @@ impl Client {
             redirect: target,
             ..on
         });
+        if target.is_some() {
+            self.resident.use_redirections(target);
+        }
         self.switch_tracking(link, &encode_request(&words), command, on);
         // One at a time: what is redirected where is settled by the answer.
         self.wait = Wait::Answers;
@@ -347,13 +350,17 @@ impl Client {
         );
         self.card.redirect.set(redirect.unwrap_or(0));
         let all = self.resident.redirections.borrow();
-        let Some(pin) = self.pin.as_ref().filter(|_| !all.is_empty()) else {
-            return;
-        };
         let current = all
             .iter()
             .rfind(|redirection| Some(redirection.to) == redirect)
             .cloned();
+        let is_broken = current
+            .as_ref()
+            .is_some_and(|current| current.names().is_broken);
+        self.flag(Flag::BrokenRedirection, is_broken);
+        let Some(pin) = self.pin.as_ref().filter(|_| !all.is_empty()) else {
+            return;
+        };
         let count = all.len();
         drop(all);
         if current.is_some() || is_settled {

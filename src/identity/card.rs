@@ -85,6 +85,8 @@ pub enum Flag {
     ReadsReplica = 1 << 15,
     /// Said by CLIENT CAPA that it would follow a redirection.
     Redirects = 1 << 16,
+    /// Redirects what it tracks to a client for which something came when it had left.
+    BrokenRedirection = 1 << 17,
 }
 
 /// What a client calls itself.

@@ -147,12 +147,13 @@ fn write_memory(line: &mut String, card: &Card, fields: &Fields) -> std::fmt::Re
 
 /// The letters of `flags=`, in Redis' order.
 pub(super) fn letters(card: &Card) -> String {
-    const LETTERS: [(Flag, char); 10] = [
+    const LETTERS: [(Flag, char); 11] = [
         (Flag::Monitor, 'O'),
         (Flag::Pubsub, 'P'),
         (Flag::Multi, 'x'),
         (Flag::Blocked, 'b'),
         (Flag::Tracking, 't'),
+        (Flag::BrokenRedirection, 'R'),
         (Flag::Broadcast, 'B'),
         // Redis: to be closed after its reply. A rejected client is told and then closed.
         (Flag::Rejected, 'c'),

@@ -51,6 +51,11 @@ impl Pin {
         &self.link
     }
 
+    /// Index of the group that holds its lease.
+    pub fn group(&self) -> usize {
+        self.lease.as_ref().map_or(0, PinLease::group)
+    }
+
     /// Gives it back with nothing of the client's left on it.
     pub fn give_back_clear(mut self) {
         self.is_clear = true;

@@ -47,6 +47,7 @@ mod parts;
 mod protocol;
 mod pubsub;
 mod redirected_to;
+mod redirected_to_nobody;
 mod redirections;
 mod refused_subscriptions;
 mod reload;

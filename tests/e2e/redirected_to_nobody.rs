@@ -1,0 +1,273 @@
+//! CLIENT TRACKING REDIRECT to a client that has left: whoever redirects is told of each invalidation that reached nobody, as directly.
+
+use crate::harness::{Client, Redis, Respool, Value, encode, eventually};
+
+fn words(line: &str) -> Vec<u8> {
+    encode(&line.split(' ').collect::<Vec<_>>())
+}
+
+#[track_caller]
+fn ok(client: &mut Client, line: &str) {
+    client.send(words(line));
+    assert_eq!(client.reply(), Value::ok(), "{line}");
+}
+
+/// A client of RESP3, and its number.
+fn resp3(connect: &dyn Fn() -> Client) -> (Client, String) {
+    let mut client = connect();
+    assert!(!client.cmd(&["HELLO", "3"]).is_error());
+    let id = client.cmd(&["CLIENT", "ID"]).int().to_string();
+    (client, id)
+}
+
+fn broken(id: &str) -> Vec<u8> {
+    format!(">2\r\n$21\r\ntracking-redir-broken\r\n:{id}\r\n").into_bytes()
+}
+
+/// What is told to a client that redirects to another one, which `leaves` ends, around which two keys are written that are tracked.
+fn told(
+    connect: &dyn Fn() -> Client,
+    redis: &Redis,
+    hello: &str,
+    leaves: &dyn Fn(Client, &str, &mut Client),
+) -> Vec<String> {
+    let (mut target, mut owner) = (connect(), connect());
+    owner.cmd(&hello.split(' ').collect::<Vec<_>>());
+    let id = target.cmd(&["CLIENT", "ID"]).int().to_string();
+    ok(&mut owner, &format!("CLIENT TRACKING ON REDIRECT {id}"));
+    for key in ["k", "l"] {
+        owner.cmd(&["GET", key]);
+        // It has a place in its group from then on.
+        target.cmd(&["GET", key]);
+    }
+    let mut writer = redis.client();
+    writer.ping();
+    leaves(target, &id, &mut writer);
+    for _ in 0..2 {
+        assert_eq!(writer.reply(), Value::ok());
+    }
+    let shown =
+        |bytes: &[u8]| String::from_utf8_lossy(bytes).replace(&format!(":{id}\r\n"), ":its id\r\n");
+    let mut told = Vec::new();
+    let pushes = usize::from(hello == "HELLO 3");
+    told.extend((0..2 * pushes).map(|_| shown(&owner.reply_bytes())));
+    let mut info = String::new();
+    eventually(
+        || {
+            owner.send(words("CLIENT TRACKINGINFO"));
+            info = shown(&owner.reply_bytes());
+            info.contains("broken_redirect")
+        },
+        "it is told",
+    );
+    told.push(info);
+    // And each time anew.
+    for value in ["2", "3"] {
+        owner.send(words("GET k"));
+        told.push(shown(&owner.reply_bytes()));
+        redis.cmd(&["SET", "k", value]);
+        told.extend((0..pushes).map(|_| shown(&owner.reply_bytes())));
+    }
+    let line = owner.cmd(&["CLIENT", "INFO"]).text();
+    let flags = line.split(' ').find(|field| field.starts_with("flags="));
+    told.push(flags.expect("its flags").to_owned());
+    told
+}
+
+/// With a group whose clients show that time has passed.
+fn with_brief(redis: &Redis) -> Respool {
+    Respool::with(redis)
+        .top("workers = 1")
+        .section(
+            "[[group]]\nname = \"brief\"\nmatch = { client_name = \"brief\" }\n\
+             idle_timeout = \"300ms\"",
+        )
+        .start()
+}
+
+/// One of so many clients has left, and respool has done since what time makes due.
+fn has_been_seen(respool: &Respool, clients: usize) {
+    eventually(
+        || respool.clients_of("default") < clients,
+        "the target is gone",
+    );
+    // All are looked at when this one is found to be idle.
+    respool.client_named("brief").expect_end();
+}
+
+#[test]
+fn what_was_for_a_client_that_has_left_is_told_as_broken() {
+    let redis = Redis::start(&[]);
+    let respool = with_brief(&redis);
+    let write = |writer: &mut Client| writer.send([words("SET k 1"), words("SET l 1")].concat());
+    for hello in ["HELLO 2", "HELLO 3"] {
+        let direct = told(&|| redis.client(), &redis, hello, &|target, id, writer| {
+            drop(target);
+            eventually(
+                || redis.cmd(&["CLIENT", "LIST", "ID", id]).text().is_empty(),
+                "the target is gone",
+            );
+            write(writer);
+        });
+        // The server has sent what it invalidates before it can see anything of what respool does about it.
+        let through = told(&|| respool.client(), &redis, hello, &|target, _, writer| {
+            let before = respool.clients_of("default");
+            redis.pause();
+            write(writer);
+            drop(target);
+            has_been_seen(&respool, before);
+            redis.resume();
+        });
+        assert_eq!(through, direct, "{hello}");
+        redis.flush();
+    }
+}
+
+#[test]
+fn what_was_for_it_is_told_though_a_transaction_moves_the_redirection() {
+    let redis = Redis::start(&[]);
+    let respool = with_brief(&redis);
+    let connect = || respool.client();
+    for round in 0..4 {
+        let ((mut one, one_id), (mut two, two_id)) = (resp3(&connect), resp3(&connect));
+        let (mut owner, _) = resp3(&connect);
+        one.cmd(&["GET", "k"]);
+        ok(&mut owner, &format!("CLIENT TRACKING ON REDIRECT {one_id}"));
+        owner.cmd(&["GET", "k"]);
+        ok(&mut owner, "MULTI");
+        owner.send(words(&format!("CLIENT TRACKING ON REDIRECT {two_id}")));
+        assert_eq!(owner.reply(), Value::simple("QUEUED"));
+        let mut writer = redis.client();
+        writer.ping();
+        let before = respool.clients_of("default");
+        redis.pause();
+        writer.send(words(&format!("SET k {round}")));
+        drop(one);
+        has_been_seen(&respool, before);
+        owner.send(words("EXEC"));
+        redis.resume();
+        assert_eq!(writer.reply(), Value::ok());
+        // They come on two connections.
+        let mut told = [owner.reply_bytes(), owner.reply_bytes()];
+        told.sort();
+        assert_eq!(told, [b"*1\r\n+OK\r\n".to_vec(), broken(&one_id)]);
+        let info = format!("{:?}", owner.cmd(&["CLIENT", "TRACKINGINFO"]));
+        assert!(!info.contains("broken"), "{info}");
+        let line = owner.cmd(&["CLIENT", "INFO"]).text();
+        assert!(line.contains(" flags=t "), "{line}");
+        owner.cmd(&["GET", "k"]);
+        redis.cmd(&["SET", "k", "moved"]);
+        assert!(format!("{:?}", two.reply()).contains("invalidate"));
+    }
+}
+
+#[test]
+fn a_transaction_redirects_to_nobody_who_has_left_before_it_runs() {
+    let redis = Redis::start(&[]);
+    let respool = with_brief(&redis);
+    let run = |connect: &dyn Fn() -> Client, has_left: &dyn Fn(&str)| {
+        let (target, id) = resp3(connect);
+        let mut owner = connect();
+        ok(&mut owner, "MULTI");
+        owner.send(words(&format!("CLIENT TRACKING ON REDIRECT {id}")));
+        assert_eq!(owner.reply(), Value::simple("QUEUED"));
+        drop(target);
+        has_left(&id);
+        owner.cmd(&["EXEC"])
+    };
+    let direct = run(&|| redis.client(), &|id| {
+        eventually(
+            || redis.cmd(&["CLIENT", "LIST", "ID", id]).text().is_empty(),
+            "the target is gone",
+        );
+    });
+    assert!(format!("{direct:?}").contains("does not exist"));
+    // The server has to see it too, before the EXEC.
+    let through = || {
+        run(&|| respool.client(), &|id| {
+            let mut other = respool.client();
+            eventually(
+                || other.cmd(&["CLIENT", "LIST", "ID", id]).text().is_empty(),
+                "the target is gone",
+            );
+            respool.client_named("brief").expect_end();
+        })
+    };
+    eventually(|| through() == direct, "there is nobody");
+}
+
+#[test]
+fn the_connection_that_leads_to_nobody_is_given_to_who_waits_for_one() {
+    let redis = Redis::start(&[]);
+    for (bounds, group) in [
+        ("max_connections = 3\nshared_connections = 1", ""),
+        (
+            "max_connections = 9\nshared_connections = 1",
+            "[[group]]\nname = \"few\"\nmatch = { client_name = \"few\" }\nmax_pinned = 2",
+        ),
+    ] {
+        let respool = Respool::with(&redis)
+            .top("workers = 1")
+            .upstream(bounds)
+            .section(group)
+            .start();
+        let connect = || respool.client_named("few");
+        let (target, id) = resp3(&connect);
+        let (mut owner, _) = resp3(&connect);
+        let (mut next, next_id) = resp3(&connect);
+        ok(&mut owner, &format!("CLIENT TRACKING ON REDIRECT {id}"));
+        owner.cmd(&["GET", "k"]);
+        drop(target);
+        eventually(
+            || owner.cmd(&["CLIENT", "LIST", "ID", &id]).text().is_empty(),
+            "the target is gone",
+        );
+        // Another one, which may miss what invalidates from then on.
+        let mut other = connect();
+        ok(&mut other, "WATCH k");
+        assert_eq!(owner.reply_bytes(), broken(&id));
+        let info = format!("{:?}", owner.cmd(&["CLIENT", "TRACKINGINFO"]));
+        assert!(info.contains("broken_redirect"), "{info}");
+        eventually(
+            || {
+                owner.cmd(&["GET", "k"]);
+                let list = redis.cmd(&["CLIENT", "LIST"]).text();
+                let fields: Vec<&str> = list.split([' ', '\n']).collect();
+                let to = fields
+                    .iter()
+                    .filter_map(|field| field.strip_prefix("redir="))
+                    .find(|to| *to != "-1");
+                to.is_some_and(|to| !fields.contains(&format!("id={to}").as_str()))
+            },
+            "the server has seen that it is closed",
+        );
+        redis.cmd(&["SET", "k", "1"]);
+        assert_eq!(owner.reply_bytes(), broken(&id), "the server says so");
+        ok(&mut other, "UNWATCH");
+        // Who redirects itself, to one that is there.
+        ok(
+            &mut owner,
+            &format!("CLIENT TRACKING ON REDIRECT {next_id}"),
+        );
+        owner.cmd(&["GET", "k"]);
+        redis.cmd(&["SET", "k", "2"]);
+        assert!(format!("{:?}", next.reply()).contains("invalidate"));
+        drop(next);
+        let (mut last, last_id) = resp3(&connect);
+        eventually(
+            || {
+                last.cmd(&["CLIENT", "LIST", "ID", &next_id])
+                    .text()
+                    .is_empty()
+            },
+            "it is gone too",
+        );
+        owner.send(words(&format!("CLIENT TRACKING ON REDIRECT {last_id}")));
+        assert_eq!(owner.reply_bytes(), broken(&next_id));
+        assert_eq!(owner.reply(), Value::ok());
+        owner.cmd(&["GET", "k"]);
+        redis.cmd(&["SET", "k", "3"]);
+        assert!(format!("{:?}", last.reply()).contains("invalidate"));
+        redis.flush();
+    }
+}
