@@ -13,6 +13,13 @@ pub const NOT_AN_INTEGER: &[u8] = b"-ERR value is not an integer or out of range
 pub const NOT_AN_INT: &[u8] =
     b"-ERR value is out of range, value must between -2147483648 and 2147483647\r\n";
 
+/// What a Redis from 7.0 to 7.1 tells who is blocked in XREADGROUP when the stream is no stream any more.
+pub const STREAM_GONE: &[u8] = b"-UNBLOCKED the stream key no longer exists\r\n";
+
+/// What a Redis up to 7.1 tells who is blocked in XREADGROUP when the stream is there and the group is not.
+pub const GROUP_GONE: &[u8] =
+    b"-NOGROUP the consumer group this client was blocked on no longer exists\r\n";
+
 /// Whether READONLY is taken outside of a cluster: Valkey's replicas go by it where a client follows redirections.
 pub fn takes_readonly(server: ServerVersion) -> bool {
     server.is_valkey_from((8, 0))

@@ -9,7 +9,8 @@ mod refusals;
 mod version;
 
 pub use answers::{
-    NOT_AN_INT, NOT_AN_INTEGER, asking, import_source, readonly, readwrite, takes_readonly,
+    GROUP_GONE, NOT_AN_INT, NOT_AN_INTEGER, STREAM_GONE, asking, import_source, readonly,
+    readwrite, takes_readonly,
 };
 pub use known::has_command;
 pub use refusals::{

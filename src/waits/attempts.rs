@@ -5,7 +5,7 @@ use std::collections::BTreeSet;
 use super::call::Patience;
 use super::class::{Class, ClassId, Place};
 use super::lines::Line;
-use super::machine::{Ending, Status, Waits};
+use super::machine::{Ending, Status, Waiter, Waits};
 use super::reply::{Refusal, Said, frames, is_of_memory, is_passing, last_entry, transaction};
 use super::{Action, Key, Outcome, WaiterId};
 use crate::resp::speak::push_request;
@@ -72,6 +72,8 @@ pub(super) struct Attempt {
     pub(super) class: Option<ClassId>,
     pub(super) keys: Vec<Key>,
     pub(super) count: u32,
+    /// So many requests for the kinds of keys stand in front of the calls.
+    pub(super) kinds: usize,
 }
 
 impl<S: Clone + PartialEq> Waits<S> {
@@ -137,6 +139,7 @@ impl<S: Clone + PartialEq> Waits<S> {
             class: None,
             keys: Vec::new(),
             count: 0,
+            kinds: 0,
         };
         self.attempts.insert(id, attempt);
         id
@@ -237,7 +240,7 @@ impl<S: Clone + PartialEq> Waits<S> {
         call: &[u8],
         count: u32,
     ) -> Sending {
-        let mut is_bare = false;
+        let (mut is_bare, mut kinds) = (false, (Vec::new(), 0));
         if let Some(attempt) = self.attempts.get_mut(&attempt) {
             is_bare = attempt.is_bare;
             attempt.class = Some(id);
@@ -253,13 +256,19 @@ impl<S: Clone + PartialEq> Waits<S> {
                     Kind::Newcomer(_) => class.newcomers += 1,
                     _ => class.begun += 1,
                 }
+                if matches!(attempt.kind, Kind::Poll(_)) {
+                    kinds = class.ask_kinds();
+                }
             }
+            attempt.kinds = kinds.1;
         }
         let takes = self.classes.get(&id).is_some_and(Class::takes);
-        let mut bytes = Vec::with_capacity(call.len() * count as usize + 32);
+        let (kinds, asked) = kinds;
+        let mut bytes = Vec::with_capacity(kinds.len() + call.len() * count as usize + 32);
         if !is_bare {
             push_request(&mut bytes, &["MULTI"]);
         }
+        bytes.extend_from_slice(&kinds);
         for _ in 0..count {
             bytes.extend_from_slice(call);
         }
@@ -268,7 +277,7 @@ impl<S: Clone + PartialEq> Waits<S> {
         }
         Sending {
             bytes,
-            replies: count as usize + if is_bare { 0 } else { 2 },
+            replies: asked + count as usize + if is_bare { 0 } else { 2 },
             takes: if takes { count as usize } else { 0 },
         }
     }
@@ -319,7 +328,7 @@ impl<S: Clone + PartialEq> Waits<S> {
         let answers = if attempt.is_bare {
             Ok(frames(replies))
         } else {
-            transaction(replies, attempt.count as usize)
+            transaction(replies, attempt.kinds + attempt.count as usize)
         };
         match (attempt.kind, answers) {
             (kind @ (Kind::Newcomer(_) | Kind::Poll(_)), Err(Refusal::Call(error)))
@@ -341,8 +350,12 @@ impl<S: Clone + PartialEq> Waits<S> {
                     self.tell(waiter, Outcome::OwnConnection);
                 }
             }
-            (_, Ok(answers)) => self.class_tried(class, &attempt, &answers),
+            (_, Ok(answers)) => {
+                let (kinds, answers) = answers.split_at(attempt.kinds.min(answers.len()));
+                self.class_tried(class, &attempt, kinds, answers);
+            }
             (_, Err(refusal)) if refusal.is_passing() => {}
+            (_, Err(_)) if attempt.kinds > 0 => self.kinds_refused(class, &attempt.keys),
             (_, Err(_)) => self.retry_all(class, &attempt.keys),
         }
         self.tend(class, &attempt.keys);
@@ -386,10 +399,17 @@ impl<S: Clone + PartialEq> Waits<S> {
         }
     }
 
-    /// One who has waited already does not learn of what makes the server refuse calls that arrive: it waits on.
+    /// One who has waited already does not learn of what makes the server refuse calls that arrive: it waits on, until its class
+    /// has found out what is due.
     fn waits_on(&mut self, id: WaiterId, error: &[u8]) -> bool {
         let waiter = self.waiters.get(&id);
-        let Some(waiter) = waiter.filter(|waiter| waiter.has_waited && is_passing(error)) else {
+        let is_of_arrival = |waiter: &Waiter<S>| {
+            let class = waiter.class;
+            class.is_some_and(|class| self.is_of_arrival(class, error))
+        };
+        let Some(waiter) = waiter
+            .filter(|waiter| waiter.has_waited && (is_passing(error) || is_of_arrival(waiter)))
+        else {
             return false;
         };
         if waiter.status == Status::Trying {
@@ -408,13 +428,17 @@ impl<S: Clone + PartialEq> Waits<S> {
     }
 
     /// What the server answered to tries for a class without asking anybody in particular.
-    fn class_tried(&mut self, id: ClassId, attempt: &Attempt, answers: &[&[u8]]) {
+    fn class_tried(&mut self, id: ClassId, attempt: &Attempt, kinds: &[&[u8]], answers: &[&[u8]]) {
         let (mut hit, mut is_refused, mut is_passed_over) = (None, false, false);
         let mut missed = answers.is_empty();
         for answer in answers {
             match Said::by(answer) {
                 Said::Null => missed = true,
                 Said::Error(error) if is_passing(error) => (missed, is_passed_over) = (true, true),
+                Said::Error(error) if self.is_of_arrival(id, error) => {
+                    (missed, is_passed_over) = (true, true);
+                    self.refused_on_arrival(id, attempt, error, kinds);
+                }
                 Said::Error(_) => is_refused = true,
                 Said::Element(element) => {
                     let key = self.deliver(id, element, None);
@@ -426,10 +450,11 @@ impl<S: Clone + PartialEq> Waits<S> {
             self.retry_all(id, &attempt.keys);
         }
         if !is_passed_over
-            && let Some(class) = self.classes.get(&id)
+            && let Some(class) = self.classes.get_mut(&id)
             && matches!(class.place, Place::Resting { .. })
         {
             // The server does what it is asked again.
+            class.is_doubted &= is_refused;
             self.dequeue(id);
         }
         let Some(class) = self.classes.get_mut(&id) else {

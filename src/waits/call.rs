@@ -131,6 +131,46 @@ impl Call {
         matches!(self.words[0].as_ref(), b"BLMOVE" | b"BRPOPLPUSH")
     }
 
+    /// Whether the server knows a group that it reads for.
+    pub(super) fn is_of_group(&self) -> bool {
+        self.words[0].as_ref() == b"XREADGROUP"
+    }
+
+    /// The keys it waits for, in its own order.
+    pub(super) fn awaited(&self) -> Vec<&[u8]> {
+        let mut words: Vec<&[u8]> = self.words.iter().map(AsRef::as_ref).collect();
+        words.insert(self.timeout_at, b"0");
+        let (first, count) = match words[0] {
+            b"XREAD" | b"XREADGROUP" => match streams(&words) {
+                Some(streams) => (streams.first, streams.count),
+                None => return Vec::new(),
+            },
+            b"BLMPOP" | b"BZMPOP" => {
+                let count = parse_integer(words[2]).and_then(|count| usize::try_from(count).ok());
+                (3, count.unwrap_or(0))
+            }
+            b"BLMOVE" | b"BRPOPLPUSH" => (1, 1),
+            _ => (1, words.len() - 2),
+        };
+        let keys = words.get(first..first.saturating_add(count));
+        keys.map(<[&[u8]]>::to_vec).unwrap_or_default()
+    }
+
+    /// What TYPE answers about a key that has what it waits for.
+    pub(super) fn kind(&self) -> &'static [u8] {
+        match self.words[0].as_ref() {
+            [b'X', ..] => b"+stream\r\n",
+            [b'B', b'Z', ..] => b"+zset\r\n",
+            _ => b"+list\r\n",
+        }
+    }
+
+    /// The requests that tell of what kind its keys are.
+    pub(super) fn ask_kinds(&self) -> Vec<u8> {
+        let ask = |key: &[u8]| encode_request(&[&b"TYPE"[..], key]);
+        self.awaited().into_iter().flat_map(ask).collect()
+    }
+
     /// Why a connection is borrowed for it.
     pub(super) fn reason(&self) -> PinReason {
         match self.unit {
@@ -450,6 +490,31 @@ mod tests {
             format!("{line} 0.050")
         );
         assert_eq!(many.popped(), Popped::Left);
+    }
+
+    #[test]
+    fn the_keys_a_call_waits_for_are_told_from_its_other_words() {
+        for (line, keys, kind) in [
+            (
+                "XREADGROUP GROUP g STREAMS BLOCK 0 STREAMS a b > >",
+                "a b",
+                "stream",
+            ),
+            ("XREAD COUNT 1 BLOCK 9 STREAMS a 0", "a", "stream"),
+            ("BLMOVE a b LEFT RIGHT 0", "a", "list"),
+            ("BRPOPLPUSH a b 0", "a", "list"),
+            ("BLMPOP 0 2 a b LEFT COUNT 3", "a b", "list"),
+            ("BZMPOP 0 1 a MIN", "a", "zset"),
+            ("BZMPOP 0 9 a MIN", "", "zset"),
+            ("BLPOP a b 0", "a b", "list"),
+            ("BZPOPMAX a 0", "a", "zset"),
+        ] {
+            let call = call(line).unwrap();
+            let words = keys.split(' ').filter(|key| !key.is_empty());
+            let keys: Vec<&[u8]> = words.map(str::as_bytes).collect();
+            assert_eq!(call.awaited(), keys, "{line}");
+            assert_eq!(call.kind(), format!("+{kind}\r\n").as_bytes());
+        }
     }
 
     #[test]

@@ -90,6 +90,10 @@ pub(super) struct Class<S> {
     pub(super) chase: Option<Chase>,
     /// The last call was refused because of the server's state: it is not issued again at once.
     pub(super) rests: bool,
+    /// The last call was refused as one that arrives: tries ask for the kinds of the keys first.
+    pub(super) is_doubted: bool,
+    /// The user may not ask for them.
+    pub(super) hides_kinds: bool,
     /// Calls over several keys that were refused one after the other.
     refusals: u32,
     /// Calls that were not refused since the window has changed, and how many it takes to widen it again.
@@ -122,6 +126,8 @@ impl<S> Class<S> {
             cursor: None,
             chase: None,
             rests: false,
+            is_doubted: false,
+            hides_kinds: false,
             refusals: 0,
             accepted: 0,
             widens_after: WIDENS_AFTER,
@@ -206,6 +212,7 @@ impl<S> Class<S> {
     /// A call was not refused.
     pub(super) fn accepted(&mut self) {
         self.refusals = 0;
+        self.is_doubted = false;
         if self.window < MAX_KEYS {
             self.accepted += 1;
             if self.accepted >= self.widens_after {

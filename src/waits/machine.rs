@@ -9,6 +9,7 @@ use super::owners::Owners;
 use super::popped::Fate;
 use super::seats::Seating;
 use super::{Action, Key, Outcome, Unblock, WaiterId, Whose, reply};
+use crate::texts::ServerVersion;
 
 /// How far a wait is.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -79,6 +80,8 @@ pub struct Waits<S> {
     pub(super) seating: Seating<S>,
     /// Calls may be issued without an end, since they can be ended. Otherwise each ends by itself, soon.
     pub(super) has_endless_calls: bool,
+    /// Which server it is.
+    pub(super) server: ServerVersion,
     pub(super) actions: VecDeque<Action<S>>,
 }
 
@@ -96,6 +99,7 @@ impl<S> Default for Waits<S> {
             attempts: HashMap::new(),
             seating: Seating::default(),
             has_endless_calls: true,
+            server: ServerVersion::UNKNOWN,
             actions: VecDeque::new(),
         }
     }
@@ -110,6 +114,11 @@ impl<S: Clone + PartialEq> Waits<S> {
     /// Whether the server lets respool end calls that are issued (`CLIENT UNBLOCK`). Returns whether it was thought so before.
     pub fn can_end_calls(&mut self, can: bool) -> bool {
         std::mem::replace(&mut self.has_endless_calls, can)
+    }
+
+    /// The calls are made to this server.
+    pub fn served_by(&mut self, server: ServerVersion) {
+        self.server = server;
     }
 
     /// How many wait.

@@ -15,6 +15,9 @@ pub(super) const CHANGE_SHARE: u64 = 16;
 /// What the server takes to end a call over few keys and to begin another.
 pub(super) const TURN_MICROS: u64 = 20;
 
+/// What it takes to tell of what kind a key is, inside a try.
+pub(super) const KIND_MICROS: u64 = 2;
+
 const TRY_MICROS: u64 = 8;
 const ISSUE_MICROS: u64 = 16;
 const KEYS_TRIED_A_MICRO: u64 = 8;

@@ -170,6 +170,10 @@ impl<S: Clone + PartialEq> Waits<S> {
                     class.rests = true;
                 }
             }
+            Said::Error(error) if self.is_of_arrival(class_id, error) => {
+                refused = true;
+                self.doubt(class_id);
+            }
             Said::Error(error) => {
                 refused = true;
                 self.refused(class_id, &keys, error);

@@ -8,6 +8,8 @@ mod server;
 mod world;
 
 #[cfg(test)]
+mod arrivals;
+#[cfg(test)]
 mod full_memory;
 #[cfg(test)]
 mod late;

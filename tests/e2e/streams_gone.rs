@@ -30,13 +30,14 @@ fn transactions(redis: &Redis) -> u64 {
 }
 
 /// What each of `waiting`, which block on a stream, gets when it goes away by `way`. They wait when the server has run so many
-/// transactions, so many are blocked there, and `settle` has returned.
+/// transactions, so many are blocked there, and `settle` has returned; `gone` is called when the stream is.
 fn told(
     redis: &Redis,
     mut waiting: Vec<Client>,
     way: &[&str],
     (tried, blocked): (u64, u64),
     settle: &mut dyn FnMut(),
+    gone: &dyn Fn(),
 ) -> Vec<Vec<u8>> {
     redis.flush();
     redis.cmd(&["CONFIG", "RESETSTAT"]);
@@ -61,22 +62,43 @@ fn told(
     for line in way {
         killer.cmd(&words(line));
     }
-    // Where the server looks for keys that have expired only now and then.
-    killer.cmd(&["EXISTS", "s"]);
+    if way[0].starts_with("PEXPIRE") {
+        // The server looks for keys that have expired only now and then.
+        eventually(|| killer.cmd(&["TYPE", "s"]).text() == "none", "it expires");
+    }
+    gone();
     waiting.iter_mut().map(Client::reply_bytes).collect()
 }
 
-#[test]
-fn who_waits_for_a_stream_that_goes_is_told_as_by_the_server() {
-    if !AT_HAND.is_7_or_later() {
-        let reason =
-            "Redis 6.2 has who waits for a stream that has gone wait until the time is over";
-        leave_out(
-            "e2e::streams_gone::who_waits_for_a_stream_that_goes_is_told_as_by_the_server",
-            reason,
-        );
-        return;
-    }
+/// Stops respool when every call that is blocked for it at the server has been answered null: what goes next goes between two calls.
+fn stop_between_calls(redis: &Redis, respool: &Respool) {
+    respool.pause();
+    let are_over = || {
+        let list = redis.cmd(&["CLIENT", "LIST"]).text();
+        for line in list.lines().filter(|line| line.contains(" flags=b ")) {
+            let id = line
+                .strip_prefix("id=")
+                .and_then(|rest| rest.split(' ').next());
+            redis.cmd(&["CLIENT", "UNBLOCK", id.expect("an id")]);
+        }
+        // One that respool has sent and the server has not read when it is asked for the list has been read by now.
+        redis.info_number("blocked_clients") == 0
+    };
+    eventually(are_over, "no call is blocked");
+}
+
+/// How often the server has run a command.
+fn calls(redis: &Redis, name: &str) -> u64 {
+    let text = redis.cmd(&["INFO", "commandstats"]).text();
+    let line = text
+        .lines()
+        .find_map(|line| line.strip_prefix(&format!("cmdstat_{name}:calls=")));
+    let count = line.and_then(|line| line.split(',').next());
+    count.map_or(0, |count| count.parse().expect("a number"))
+}
+
+/// Compares for all ways in which a stream goes; `between`: it goes while respool has the answer to one call and has not made the next.
+fn compare(between: bool) {
     let redis = Redis::start(&[]);
     let respool = Respool::with(&redis)
         .top("workers = 1")
@@ -92,13 +114,24 @@ fn who_waits_for_a_stream_that_goes_is_told_as_by_the_server() {
                 });
                 named.collect()
             };
-            let direct = told(&redis, clients(&|| redis.client()), way, (0, 4), &mut || {});
+            let direct = clients(&|| redis.client());
+            let direct = told(&redis, direct, way, (0, 4), &mut || {}, &|| {});
             // Each tries without waiting first; equal ones stand in line behind one call. What the tries are answered
             // comes before the answer to PING.
             let mut other = respool.client();
-            let settle = &mut || other.ping();
+            let settle = &mut || {
+                other.ping();
+                if between {
+                    stop_between_calls(&redis, &respool);
+                }
+            };
+            let gone = || {
+                if between {
+                    respool.resume();
+                }
+            };
             let clients = clients(&|| respool.client());
-            let through = told(&redis, clients, way, (4, 3), settle);
+            let through = told(&redis, clients, way, (4, 3), settle, &gone);
             for (number, (direct, through)) in direct.iter().zip(&through).enumerate() {
                 assert!(
                     direct == through,
@@ -108,5 +141,107 @@ fn who_waits_for_a_stream_that_goes_is_told_as_by_the_server() {
                 );
             }
         }
+    }
+}
+
+const LEFT_OUT: &str =
+    "Redis 6.2 has who waits for a stream that has gone wait until the time is over";
+
+#[test]
+fn who_waits_for_a_stream_that_goes_is_told_as_by_the_server() {
+    if !AT_HAND.is_7_or_later() {
+        leave_out(
+            "e2e::streams_gone::who_waits_for_a_stream_that_goes_is_told_as_by_the_server",
+            LEFT_OUT,
+        );
+        return;
+    }
+    compare(false);
+}
+
+#[test]
+fn who_waits_for_a_stream_that_goes_between_two_calls_is_told_as_by_the_server() {
+    if !AT_HAND.is_7_or_later() {
+        leave_out(
+            "e2e::streams_gone::who_waits_for_a_stream_that_goes_between_two_calls_is_told_as_by_the_server",
+            LEFT_OUT,
+        );
+        return;
+    }
+    compare(true);
+}
+
+/// What a client gets that waits in `call` while its key is changed by `before`, and later by `after`.
+fn got(
+    redis: &Redis,
+    mut client: Client,
+    call: &str,
+    (before, after): (&str, &[&str]),
+    respool: Option<&Respool>,
+) -> Vec<u8> {
+    redis.flush();
+    redis.cmd(&["CONFIG", "RESETSTAT"]);
+    redis.cmd(&words("XGROUP CREATE s g $ MKSTREAM"));
+    client.send(encode(&words(call)));
+    eventually(
+        || redis.info_number("blocked_clients") == 1,
+        "it is blocked",
+    );
+    let name = call.split(' ').next().expect("a name").to_lowercase();
+    if let Some(respool) = respool {
+        stop_between_calls(redis, respool);
+    }
+    redis.cmd(&words(before));
+    if let Some(respool) = respool {
+        let ran = calls(redis, &name);
+        respool.resume();
+        // The call that is issued again is refused, and so is another: unless the client has been told by then.
+        eventually(
+            || client.has_reply() || calls(redis, &name) >= ran + 2,
+            "it is asked for again",
+        );
+    }
+    for line in after {
+        redis.cmd(&words(line));
+    }
+    client.reply_bytes()
+}
+
+#[test]
+fn who_waits_gets_what_comes_when_a_key_was_in_the_way_between_two_calls() {
+    let redis = Redis::start(&[]);
+    let respool = Respool::with(&redis)
+        .top("workers = 1")
+        .upstream("max_connections = 4\nshared_connections = 1")
+        .start();
+    let stream: &[&str] = &["DEL s", "XGROUP CREATE s g 0 MKSTREAM", "XADD s 9-9 a 1"];
+    let list: &[&str] = &["DEL k", "RPUSH k v"];
+    let mut cases = vec![
+        ("XREADGROUP GROUP g c BLOCK 0 STREAMS s >", "DEL s", stream),
+        (
+            "XREADGROUP GROUP g c BLOCK 0 STREAMS s >",
+            "SET s x",
+            stream,
+        ),
+        ("XREAD BLOCK 0 STREAMS s 0", "SET s x", stream),
+        ("BLMOVE k d LEFT LEFT 0", "SET k x", list),
+        ("BRPOPLPUSH k d 0", "SADD k x", list),
+        // What it takes has nowhere to go.
+        ("BRPOPLPUSH k s 0", "SET k x", list),
+    ];
+    if AT_HAND.is_7_or_later() {
+        cases.push(("BLMPOP 0 1 k LEFT", "SET k x", list));
+        cases.push(("BZMPOP 0 1 k MIN", "SET k x", &["DEL k", "ZADD k 1 m"]));
+    }
+    for (call, before, after) in cases {
+        let direct = got(&redis, redis.client(), call, (before, after), None);
+        let client = respool.client();
+        let through = got(&redis, client, call, (before, after), Some(&respool));
+        assert!(
+            direct == through,
+            "{call}, {before}\n  directly {}\n  through  {}",
+            show(&direct),
+            show(&through)
+        );
     }
 }

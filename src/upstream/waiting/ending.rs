@@ -42,6 +42,8 @@ impl Upstream {
 
     /// Goes by what the server has said of ending calls. Where it has refused that, it is asked again while somebody waits.
     pub(super) fn note_whether_calls_can_be_ended(self: &Rc<Self>) {
+        let server = self.thread.server_version();
+        self.waiting.waits.borrow_mut().served_by(server);
         match self.thread.permission(None, ClientSub::Unblock) {
             Known::Now(Ok(())) => {
                 self.waiting.waits.borrow_mut().can_end_calls(true);

@@ -239,6 +239,13 @@ impl Server {
                 }
                 Some(_) => WRONGTYPE.to_vec(),
             }),
+            b"TYPE" => Some(match self.keys.get(&of(&words[1])) {
+                None => b"+none\r\n".to_vec(),
+                Some(Value::List(_)) => b"+list\r\n".to_vec(),
+                Some(Value::Sorted(_)) => b"+zset\r\n".to_vec(),
+                Some(Value::Stream(_)) => b"+stream\r\n".to_vec(),
+                Some(Value::Text) => b"+string\r\n".to_vec(),
+            }),
             _ => Some(self.write(db, words)),
         }
     }

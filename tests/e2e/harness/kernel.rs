@@ -1,4 +1,5 @@
-//! The kernel's own table of TCP sockets: what stands at a server, whatever anybody says of it.
+//! What the kernel itself says: its table of TCP sockets, which tells what stands at a server whatever anybody says of it, and whether a
+//! process has stopped.
 
 use std::collections::HashSet;
 use std::sync::Arc;
@@ -38,6 +39,19 @@ pub(crate) fn is_open_at(port: u16, peer: u16) -> bool {
         table.lines().skip(1).any(is_it)
     };
     is_open() || is_open()
+}
+
+/// Whether every thread of a process has stopped. One that waits for a core when SIGSTOP is sent may run on for a while.
+pub(crate) fn has_stopped(pid: u32) -> bool {
+    let Ok(threads) = std::fs::read_dir(format!("/proc/{pid}/task")) else {
+        return false;
+    };
+    threads.flatten().all(|thread| {
+        let stat = std::fs::read_to_string(thread.path().join("stat")).unwrap_or_default();
+        // The state stands behind the name, in which any byte may stand.
+        stat.rsplit_once(") ")
+            .is_some_and(|(_, rest)| rest.starts_with('T'))
+    })
 }
 
 /// The other ends of those connections, in one copy of the table.

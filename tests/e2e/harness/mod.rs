@@ -64,7 +64,7 @@ use std::time::{Duration, Instant};
 
 pub(crate) use at_hand::{AT_HAND, NEEDS_TLS, is_left_out, leave_out, needs};
 pub(crate) use client::{Client, encode};
-pub(crate) use kernel::{SocketWatch, is_open_at, sockets_at};
+pub(crate) use kernel::{SocketWatch, has_stopped, is_open_at, sockets_at};
 pub(crate) use pipe::Pipe;
 pub(crate) use pki::{Pair, Pki};
 pub(crate) use ports::{free_port, free_port_where};

@@ -15,7 +15,7 @@ use super::client::Client;
 use super::pki::{Everywhere, Pair, Pki};
 use super::ports::free_port;
 use super::value::Value;
-use super::{eventually, eventually_some, lock};
+use super::{eventually, eventually_some, has_stopped, lock};
 
 /// A server that lives as long as this value. The binary is `$REDIS_SERVER` or `redis-server` of the path.
 pub(crate) struct Redis {
@@ -178,8 +178,11 @@ impl Redis {
     }
 
     /// Stops its process for a while (SIGSTOP): connections stay, nothing is answered. End it with [`Redis::resume`].
+    #[track_caller]
     pub(crate) fn pause(&self) {
         self.signal(Signal::STOP);
+        let pid = lock(&self.child).as_ref().expect("the server runs").id();
+        eventually(|| has_stopped(pid), "it has stopped");
     }
 
     /// Lets a paused process run on.

@@ -17,7 +17,7 @@ use tempfile::TempDir;
 use super::client::Client;
 use super::ports::free_port;
 use super::redis::{Redis, last_lines};
-use super::{PATIENCE, eventually, eventually_some, lock};
+use super::{PATIENCE, eventually, eventually_some, has_stopped, lock};
 
 /// A running respool; gets SIGTERM on drop, SIGKILL if that is not enough.
 pub(crate) struct Respool {
@@ -264,8 +264,11 @@ impl Respool {
     }
 
     /// Stops its process for a while (SIGSTOP): connections stay, nothing is answered. End it with [`Respool::resume`].
+    #[track_caller]
     pub(crate) fn pause(&self) {
         self.signal(Signal::STOP);
+        let pid = self.pid();
+        eventually(|| has_stopped(pid), "it has stopped");
     }
 
     /// Lets a paused process run on.

@@ -1,0 +1,125 @@
+//! Who has waited is told of keys that are gone or of another kind as whoever the server has blocked.
+
+use super::single::{NULL, Script};
+use crate::texts::{GROUP_GONE, STREAM_GONE, ServerVersion};
+use crate::waits::{Action, Outcome};
+
+const NOGROUP: &[u8] =
+    b"-NOGROUP No such key 's' or consumer group 'g' in XREADGROUP with GROUP option\r\n";
+const WRONGTYPE: &[u8] = b"-WRONGTYPE Operation against a key holding the wrong kind of value\r\n";
+const NOPERM: &[u8] = b"-NOPERM this user has no permissions to run the 'type' command\r\n";
+
+const OF_GROUP: &str = "XREADGROUP GROUP g c BLOCK 0 STREAMS s >";
+
+/// The errors told. There is nothing else to be done.
+fn told(script: &mut Script) -> Vec<Vec<u8>> {
+    let mut all = Vec::new();
+    while let Some(action) = script.waits.next_action() {
+        if let Action::Tell { outcome, .. } = action {
+            let Outcome::Reply(reply) = outcome else {
+                panic!("{outcome:?}");
+            };
+            all.push(reply.to_vec());
+        }
+    }
+    all
+}
+
+/// Two wait, and their call, issued again, is refused with `error`. What is tried then.
+fn refused(server: ServerVersion, line: &str, error: &[u8]) -> (Script, Vec<String>) {
+    let mut script = Script::default();
+    script.waits.served_by(server);
+    let (_, seat) = script.blocked(line);
+    script.joins(line);
+    script.waits.answered(seat, NULL, script.now);
+    script.wants();
+    script.waits.answered(seat, error, script.now);
+    let wants = script.wants();
+    (script, wants)
+}
+
+#[test]
+fn a_stream_that_goes_between_two_calls_is_told_of_as_to_the_blocked() {
+    let old = ServerVersion::redis(7, 0, 15);
+    for (error, kind, due) in [
+        (NOGROUP, "+none\r\n", STREAM_GONE),
+        (NOGROUP, "+stream\r\n", GROUP_GONE),
+        (WRONGTYPE, "+string\r\n", STREAM_GONE),
+    ] {
+        let (mut script, wants) = refused(old, OF_GROUP, error);
+        assert_eq!(wants, ["try TYPE s", "release"]);
+        script.tried(&[kind.as_bytes(), error]);
+        assert_eq!(told(&mut script), [due, due]);
+        assert_eq!(script.waits.waiting(), 0);
+    }
+    // From 7.2 on who is blocked is told what one that arrives is.
+    for server in [
+        ServerVersion::redis(7, 2, 0),
+        ServerVersion::valkey(8, 1, 0),
+    ] {
+        let (_, wants) = refused(server, OF_GROUP, NOGROUP);
+        assert_eq!(wants, ["tell error", "tell error", "release"]);
+    }
+}
+
+#[test]
+fn redis_6_has_who_is_blocked_wait_for_a_stream_that_is_gone() {
+    let (mut script, wants) = refused(ServerVersion::redis(6, 2, 5), OF_GROUP, NOGROUP);
+    assert_eq!(wants, ["try TYPE s", "release"]);
+    for _ in 0..3 {
+        script.tried(&[b"+none\r\n", NOGROUP]);
+        assert_eq!(script.wants(), [""; 0], "it is not issued again");
+        script.pass(super::super::POLL_MICROS);
+        assert_eq!(script.wants(), ["try TYPE s"]);
+    }
+    script.tried(&[b"+stream\r\n", NULL]);
+    assert_eq!(script.wants(), ["borrow"], "it is there again");
+    script.pass(super::super::POLL_MICROS);
+    assert_eq!(
+        script.wants(),
+        ["try XREADGROUP GROUP g c BLOCK 1 STREAMS s >"]
+    );
+    script.tried(&[NOGROUP]);
+    assert_eq!(script.wants(), ["try TYPE s"]);
+    script.tried(&[b"+stream\r\n", NOGROUP]);
+    assert_eq!(told(&mut script), [GROUP_GONE, GROUP_GONE]);
+}
+
+#[test]
+fn who_may_not_ask_for_kinds_is_told_what_is_likely() {
+    let (mut script, _) = refused(ServerVersion::redis(7, 0, 15), OF_GROUP, NOGROUP);
+    let (attempt, _) = script.tries.remove(0);
+    let mut refusal = b"+OK\r\n".to_vec();
+    refusal.extend_from_slice(NOPERM);
+    refusal.extend_from_slice(b"+QUEUED\r\n-EXECABORT Transaction discarded\r\n");
+    script.waits.tried(attempt, &refusal, script.now);
+    assert_eq!(
+        script.wants(),
+        ["try XREADGROUP GROUP g c BLOCK 1 STREAMS s >"]
+    );
+    script.tried(&[NOGROUP]);
+    assert_eq!(told(&mut script), [STREAM_GONE, STREAM_GONE]);
+}
+
+#[test]
+fn who_has_waited_is_not_told_that_its_key_is_of_another_kind() {
+    for (line, key, kind) in [
+        ("BLMOVE k d LEFT LEFT 0", "k", "+list\r\n"),
+        ("BZMPOP 0 1 k MIN", "k", "+zset\r\n"),
+        ("XREAD BLOCK 0 STREAMS k 0", "k", "+stream\r\n"),
+    ] {
+        let (mut script, wants) = refused(ServerVersion::valkey(9, 1, 0), line, WRONGTYPE);
+        assert_eq!(wants, [&format!("try TYPE {key}"), "release"]);
+        script.tried(&[b"+hash\r\n", WRONGTYPE]);
+        assert_eq!(script.wants(), [""; 0], "it waits on");
+        script.arrive(line);
+        script.wants();
+        script.tried(&[WRONGTYPE]);
+        assert_eq!(script.wants(), ["tell error"], "a newcomer learns of it");
+        script.pass(super::super::POLL_MICROS);
+        assert_eq!(script.wants(), [format!("try TYPE {key}")]);
+        // What it waited for is there, and has nowhere to go.
+        script.tried(&[kind.as_bytes(), WRONGTYPE]);
+        assert_eq!(script.wants(), ["tell error", "tell error"]);
+    }
+}
