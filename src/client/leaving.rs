@@ -174,7 +174,8 @@ impl Client {
             return false;
         }
         let takes = match &self.wait {
-            Wait::Blocked(blocked) => blocked.takes(),
+            // One that need not wait is answered by the server, too.
+            Wait::Blocked(blocked) => blocked.takes() && blocked.has_waited(),
             _ => self.pin.as_ref().is_some_and(|pin| pin.link().takes()),
         };
         let since = self.resident.finished_micros.get();

@@ -9,6 +9,7 @@ use crate::identity::Flag;
 use crate::resp::Request;
 use crate::session::Protocol;
 use crate::telemetry::Disconnect;
+use crate::transport::PeerEnd;
 use crate::upstream::Blocked;
 use crate::waits::{Call, Outcome, Whose};
 
@@ -80,8 +81,13 @@ impl Client {
     fn end_line(&mut self, blocked: &Blocked, outcome: Outcome) {
         match outcome {
             Outcome::Reply(reply) => {
-                if blocked.takes() && self.outlet.has_hung_up() {
-                    // It would not see it any more.
+                let would_not_see_it = match self.outlet.peer_end() {
+                    PeerEnd::Open => false,
+                    // The server answers who need not wait, and ends the wait of who has finished sending.
+                    PeerEnd::Finished => blocked.has_waited(),
+                    PeerEnd::Gone => true,
+                };
+                if blocked.takes() && would_not_see_it {
                     blocked.refuse(Outcome::Reply(reply));
                     return self.outlet.close(Disconnect::Closed);
                 }

@@ -28,11 +28,6 @@ impl Stream {
         }
     }
 
-    /// Whether the peer has closed its end, whatever is still to be read.
-    pub fn has_hung_up(&self) -> bool {
-        self.peer_end() != PeerEnd::Open
-    }
-
     /// Waits until the peer has finished sending, or is gone.
     pub async fn finished(&self) {
         // Beside urgent bytes, which nobody sends, this tells of the end alone.

@@ -19,7 +19,7 @@ use crate::replies::Replies;
 use crate::schedule::{Answered, Share};
 use crate::session::{Protocol, Transaction, Verb};
 use crate::telemetry::{Disconnect, WorkerCounters};
-use crate::transport::Stream;
+use crate::transport::{PeerEnd, Stream};
 
 /// Most bytes handed to a socket before others have their turn, as Redis hands over 64 KiB. Of 150 subscribers each took what
 /// its socket had room for, and a request of another client waited for 150 ms.
@@ -176,12 +176,12 @@ impl Outlet {
         self.end.get().is_some()
     }
 
-    /// Whether the client has closed its end, though it may not have been read up to there.
-    pub fn has_hung_up(&self) -> bool {
-        self.stream
-            .borrow()
+    /// How far the client has gone, though it may not have been read up to there.
+    pub fn peer_end(&self) -> PeerEnd {
+        let stream = self.stream.borrow();
+        stream
             .as_ref()
-            .is_some_and(|stream| stream.has_hung_up())
+            .map_or(PeerEnd::Gone, |stream| stream.peer_end())
     }
 
     /// The number by which the kernel's tables know its socket.

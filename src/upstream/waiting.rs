@@ -43,6 +43,8 @@ pub struct Waiter {
     upstream: Weak<Upstream>,
     id: WaiterId,
     outcome: RefCell<Option<Outcome>>,
+    /// Of one whose wait is over: it had found nothing before.
+    has_waited: Cell<bool>,
     waker: RefCell<Option<Waker>>,
     /// Who has asked to unblock it.
     asked: RefCell<Option<oneshot::Sender<bool>>>,
@@ -99,6 +101,12 @@ impl Blocked {
     /// Whether its call takes something away.
     pub fn takes(&self) -> bool {
         self.popped != Popped::Nothing
+    }
+
+    /// Whether it has found nothing at its first try, so that the server would have blocked it.
+    pub fn has_waited(&self) -> bool {
+        let waits = &self.upstream.waiting.waits;
+        self.waiter.has_waited.get() || waits.borrow().has_waited(self.waiter.id)
     }
 
     /// How the wait has ended.
@@ -208,6 +216,7 @@ impl Upstream {
             upstream: Rc::downgrade(self),
             id,
             outcome: RefCell::default(),
+            has_waited: Cell::default(),
             waker: RefCell::default(),
             asked: RefCell::default(),
         });
@@ -333,9 +342,14 @@ impl Upstream {
                 elements,
             } => self.put_back(state, request, elements),
             Action::Orphaned(elements) => self.thread.counters.orphaned_elements.add(elements),
-            Action::Tell { waiter, outcome } => {
+            Action::Tell {
+                waiter,
+                outcome,
+                has_waited,
+            } => {
                 let told = self.waiting.waiters.borrow_mut().remove(&waiter);
                 if let Some(waiter) = told {
+                    waiter.has_waited.set(has_waited);
                     waiter.settle(outcome);
                 }
             }

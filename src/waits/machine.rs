@@ -160,6 +160,13 @@ impl<S: Clone + PartialEq> Waits<S> {
         self.remove_and_tend(waiter);
     }
 
+    /// Whether one whose wait is not over has once tried and found nothing: the server would have blocked it.
+    pub fn has_waited(&self, waiter: WaiterId) -> bool {
+        self.waiters
+            .get(&waiter)
+            .is_some_and(|waiter| waiter.has_waited)
+    }
+
     /// CLIENT UNBLOCK of one who waits. False: its wait is over already.
     pub fn unblock(&mut self, waiter: WaiterId, mode: Unblock, now: u64) -> bool {
         self.now = now;
@@ -362,11 +369,13 @@ impl<S: Clone + PartialEq> Waits<S> {
 
     /// Tells one who waits how the wait has ended. Its class is to be tended afterwards.
     pub(super) fn tell(&mut self, id: WaiterId, outcome: Outcome) {
-        if self.waiters.contains_key(&id) {
+        if let Some(waiter) = self.waiters.get(&id) {
+            let has_waited = waiter.has_waited;
             self.remove(id);
             self.actions.push_back(Action::Tell {
                 waiter: id,
                 outcome,
+                has_waited,
             });
         }
     }

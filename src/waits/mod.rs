@@ -200,5 +200,7 @@ pub enum Action<S> {
         waiter: WaiterId,
         /// How.
         outcome: Outcome,
+        /// It had once tried and found nothing: the server would have blocked it.
+        has_waited: bool,
     },
 }

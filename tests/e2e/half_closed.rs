@@ -235,3 +235,50 @@ fn what_is_shown_of_its_own_commands_is_due_to_a_monitor() {
         assert!(all.contains("$1\r\nm\r\n"), "{all}");
     }
 }
+
+#[test]
+fn a_call_that_takes_an_element_which_is_there_is_answered() {
+    let redis = Redis::start(&[]);
+    let respool = Respool::start(&redis);
+    let cases: &[&[&str]] = &[
+        &["RPUSH l x", "BLPOP l 0", "ECHO a"],
+        &["RPUSH l x", "BRPOP l 0"],
+        &[
+            "RPUSH l x y",
+            "BLPOP l 0",
+            "BLPOP l 0",
+            "INCR n",
+            "BLPOP none 0",
+            "INCR n",
+        ],
+        &["RPUSH l x", "BLMOVE l m LEFT RIGHT 0", "LRANGE m 0 -1"],
+        &["RPUSH l x", "BRPOPLPUSH l m 0", "BRPOP m 0"],
+        &["ZADD z 1 x", "BZPOPMIN z 0", "EXISTS z"],
+        &["ZADD z 1 x", "BZPOPMAX none z 0", "EXISTS z"],
+        &[
+            "XGROUP CREATE s g $ MKSTREAM",
+            "XADD s 1-1 a b",
+            "XREADGROUP GROUP g c BLOCK 0 STREAMS s >",
+            "ECHO a",
+        ],
+        &["SELECT 3", "RPUSH l x", "BLPOP l 0", "SELECT 0", "EXISTS l"],
+        &["SET l x", "BLPOP l 0", "ECHO a"],
+        &["RPUSH 0 x", "BLPOP l 0 1", "ECHO a"],
+    ];
+    are_answered_as_directly(
+        &redis,
+        &respool,
+        &[vec![], vec!["HELLO 3".to_owned()]],
+        cases,
+    );
+    // Who has waited leaves what comes later to others.
+    let mut client = respool.client();
+    client.send(requests(&["BLPOP q 0", "INCR after"]));
+    eventually(|| redis.info_number("blocked_clients") == 1, "it waits");
+    client.finish_sending();
+    assert!(client.read_to_end().is_empty());
+    eventually(|| redis.info_number("blocked_clients") == 0, "nobody waits");
+    assert_eq!(redis.cmd(&["RPUSH", "q", "x"]), Value::Int(1));
+    assert_eq!(redis.cmd(&["LLEN", "q"]), Value::Int(1));
+    assert_eq!(redis.cmd(&["EXISTS", "after"]), Value::Int(0));
+}

@@ -625,7 +625,9 @@ impl World {
                     }
                 }
                 Action::Orphaned(count) => self.orphaned += count,
-                Action::Tell { waiter, outcome } => self.tell(waiter, &outcome),
+                Action::Tell {
+                    waiter, outcome, ..
+                } => self.tell(waiter, &outcome),
             }
         }
         self.waits.check();
