@@ -154,17 +154,25 @@ impl Ledger {
     /// Those who wait for a lease or a subscription socket, and would get it if one were given back: nobody whose group is
     /// full. Leases beyond what a reload has left count as wanted.
     pub(super) fn leases_wanted(&self) -> usize {
+        self.own_leases_wanted() + self.line(Kind::Subscription).len()
+    }
+
+    /// The same without those who wait for a subscription socket.
+    fn own_leases_wanted(&self) -> usize {
         let groups = self.groups.iter().filter(|group| !group.is_full());
         let leases = groups.map(GroupLeases::waiting);
         let [_, _, subscription] = self.sockets;
         let beyond = (self.leases + subscription).saturating_sub(self.pinned_max());
-        leases.sum::<usize>() + self.line(Kind::Subscription).len() + beyond
+        leases.sum::<usize>() + beyond
     }
 
-    /// Whether somebody waits who could have a lease that `group` gives back.
-    pub(super) fn is_lease_wanted(&self, group: usize) -> bool {
+    /// Whether somebody waits who could have a lease that `group` gives back. Whoever waits for a subscription socket is to have one
+    /// of the `closing` sockets first that the server has not closed yet: others get a lease as soon as it is given back.
+    pub(super) fn is_lease_wanted(&self, group: usize, closing: usize) -> bool {
         let waits = |group: &GroupLeases| group.waiting() > 0;
-        self.leases_wanted() > 0 || self.groups.get(group).is_some_and(waits)
+        self.own_leases_wanted() > 0
+            || self.line(Kind::Subscription).len() > closing
+            || self.groups.get(group).is_some_and(waits)
     }
 
     /// All who wait.

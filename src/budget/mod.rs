@@ -204,9 +204,10 @@ impl Budget {
         self.leases_wanted.load(Ordering::Acquire)
     }
 
-    /// Whether somebody waits who could have a lease that `group` gives back, be it one of a group that is full.
-    pub fn is_lease_wanted(&self, group: usize) -> bool {
-        self.ledger().is_lease_wanted(group)
+    /// Whether somebody waits who could have a lease that `group` gives back, be it one of a group that is full, while so many sockets
+    /// are `closing`.
+    pub fn is_lease_wanted(&self, group: usize, closing: usize) -> bool {
+        self.ledger().is_lease_wanted(group, closing)
     }
 
     /// A lease if one is to be had now: some are left, the group is below its `max_pinned`, and nobody else is waiting

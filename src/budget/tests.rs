@@ -242,6 +242,7 @@ fn subscriptions_leave_fewer_leases_and_wait_for_one_to_end() {
     // The holder has no socket yet, but the one that is free is its own.
     let mut second = budget.wait_socket(Kind::Subscription, 0);
     assert!(now_ready(&mut second).is_none());
+    assert!(budget.is_lease_wanted(0, 0) && !budget.is_lease_wanted(0, 1));
     let pin = budget.try_socket(Kind::Pinned).expect("the holder's own");
     let mut next_lease = budget.wait_lease(0, 0);
     drop(lease);
@@ -373,11 +374,11 @@ fn a_smaller_budget_takes_nothing_away_and_lends_nothing_more() {
 fn a_full_group_wants_its_own_leases_only() {
     let budget = Budget::new(9, 1, vec![Some(1), None], 1, standing);
     let _held = budget.try_lease(0, 0).expect("the group's only one");
-    assert!(!budget.is_lease_wanted(0) && !budget.is_lease_wanted(1));
+    assert!(!budget.is_lease_wanted(0, 0) && !budget.is_lease_wanted(1, 0));
     let mut wait = std::pin::pin!(budget.wait_lease(0, 0));
     let mut cx = std::task::Context::from_waker(std::task::Waker::noop());
     assert!(wait.as_mut().poll(&mut cx).is_pending());
-    assert!(budget.is_lease_wanted(0) && !budget.is_lease_wanted(1));
+    assert!(budget.is_lease_wanted(0, 1) && !budget.is_lease_wanted(1, 0));
 }
 
 #[test]

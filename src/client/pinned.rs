@@ -366,6 +366,12 @@ impl Client {
             self.wait = Wait::Answers;
             return Next::Wait;
         }
+        if is_exec
+            && self.pin_use.queues_own
+            && let Some(next) = self.end_queued_redirections()
+        {
+            return next;
+        }
         if is_exec && let Some(next) = self.announce_queued() {
             return next;
         }

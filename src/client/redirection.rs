@@ -8,7 +8,8 @@
 //!
 //! Invariant: while the server may redirect to it, it stays open though its client has left. The server would go on writing to one
 //! that is closed until it sees that, and nobody would know. Each invalidation that reaches nobody is told to whom it was redirected by,
-//! as the server does, or that client is closed.
+//! as the server does, or that client is closed. Where it ends all the same, as somebody waits for a connection, or an EXEC that may
+//! redirect to it is to find nobody there, that client is told beforehand.
 
 use std::cell::{Cell, RefCell};
 use std::rc::{Rc, Weak};
@@ -18,13 +19,16 @@ use std::time::Duration;
 
 use tokio::sync::oneshot;
 
+use super::requests::Next;
 use super::site::{Errand, Resident, Site};
+use super::task::{Client, Done, Wait};
 use crate::failover::Node;
 use crate::identity::{Card, Flag};
 use crate::resp::ReplyScanner;
 use crate::resp::speak::encode_request;
+use crate::session::OwnCommand;
 use crate::telemetry::Disconnect;
-use crate::upstream::{Link, Outlet, OwnReply, Pin, broken_redirection};
+use crate::upstream::{Forward, Link, Outlet, OwnReply, Pin, SocketEnd, broken_redirection};
 
 /// How long the server may take to answer what tells that everything redirected has come. A server that is held up for longer
 /// is most likely gone, and others wait for the connection.
@@ -32,6 +36,9 @@ const DRAINED_WITHIN: Duration = Duration::from_secs(5);
 
 /// How often what is under way to other workers is looked at.
 const LOOK_EVERY: Duration = Duration::from_millis(10);
+
+/// How often it is looked at whether the server has closed a connection, for which an EXEC waits. It does so as soon as it sees the end.
+const LOOK_FOR_END_EVERY: Duration = Duration::from_millis(1);
 
 /// How the server begins an invalidation in RESP3; an array of keys or a null follows.
 const INVALIDATE: &[u8] = b">2\r\n$10\r\ninvalidate\r\n";
@@ -62,6 +69,8 @@ pub struct Redirection {
     /// Nothing is redirected to it any more; what was may still come.
     is_over: Cell<bool>,
     lent: RefCell<Option<Pin>>,
+    /// Of the connection, since it was ended here.
+    closing: RefCell<SocketEnd>,
     /// The client whose they are: closed when one of them is lost. `None`: it has left, or has forgotten what it tracked.
     owner: RefCell<Option<(Rc<Outlet>, Arc<Card>)>>,
     /// What this turn has brought.
@@ -85,17 +94,13 @@ impl Redirection {
             is_in_use: false.into(),
             is_over: false.into(),
             lent: Some(pin).into(),
+            closing: RefCell::default(),
             owner: Some(owner).into(),
             pending: RefCell::default(),
             post: Arc::default(),
             site: Rc::downgrade(site),
         });
-        let this = Rc::downgrade(&redirection);
-        link.forward_pushes(Box::new(move |frame| {
-            if let Some(this) = this.upgrade() {
-                this.take(frame);
-            }
-        }));
+        link.forward_pushes(Box::new(Rc::downgrade(&redirection)));
         redirection
     }
 
@@ -126,6 +131,7 @@ impl Redirection {
     /// Ends it, whatever the server has acknowledged: it closes the connection and marks the redirection as broken.
     pub fn end(&self) {
         if let Some(pin) = self.lent.take() {
+            self.closing.replace(pin.link().socket_end());
             pin.link().lend_to(None);
             pin.link().close("what was redirected to it ends");
         }
@@ -144,33 +150,38 @@ impl Redirection {
         }
     }
 
-    /// Tells of what was lost on the way to another worker. Ends it when it leads nowhere, where the server does not redirect to it yet and
-    /// is to find nobody there, and where somebody waits for a connection: nobody knows then what was still to come on it.
-    pub fn check(&self, site: &Site) {
+    /// Tells of what was lost on the way to another worker, and ends it when it leads nowhere and the server does not redirect to it yet.
+    /// True: it leads nowhere, and stays until somebody waits for a connection.
+    pub(super) fn check(&self, site: &Site) -> bool {
         if self.post.has_lost.swap(false, Ordering::AcqRel) {
             self.note_loss();
         }
         if !self.is_open() || !self.leads_nowhere(site) {
-            return;
+            return false;
         }
         if !self.is_in_use.get() {
             self.end();
-        } else if site.thread.process.budget.is_lease_wanted(self.group()) {
-            self.tell_broken(1);
-            self.end();
         }
+        self.is_open()
+    }
+
+    /// Ends one that leads nowhere: nobody knows then what was still to come on it.
+    fn give_up(&self) {
+        if self.is_in_use.get() {
+            self.tell_broken(1);
+        }
+        self.end();
+    }
+
+    /// Whether it was ended, and the server has not closed it yet.
+    pub(super) fn is_closing(&self) -> bool {
+        !self.closing.borrow().is_over()
     }
 
     /// The group that holds its lease.
     fn group(&self) -> usize {
         let lent = self.lent.borrow();
         lent.as_ref().map_or(0, Pin::group)
-    }
-
-    fn close_owner(&self) {
-        if let Some((outlet, _)) = &*self.owner.borrow() {
-            outlet.close(Disconnect::UpstreamLost);
-        }
     }
 
     /// Whether there is something to wait for, and somebody who could.
@@ -209,14 +220,27 @@ impl Redirection {
 
     /// Something did not reach its client: the owner is told, where that client has left, and closed where it has not.
     fn note_loss(&self) {
-        let Some(site) = self.site.upgrade() else {
-            return;
-        };
-        if self.leads_nowhere(&site) {
-            self.tell_broken(1);
-        } else {
-            self.close_owner();
+        if self.must_close_owner()
+            && let Some((outlet, _)) = &*self.owner.borrow()
+        {
+            outlet.close(Disconnect::UpstreamLost);
         }
+    }
+
+    /// Something did not reach its client: the owner is told, where that client has left. True: it is to be closed.
+    fn must_close_owner(&self) -> bool {
+        let site = self.site.upgrade();
+        if site.is_some_and(|site| self.leads_nowhere(&site)) {
+            self.tell_broken(1);
+            return false;
+        }
+        let owner = self.owner.borrow();
+        owner.as_ref().is_some_and(|(_, card)| self.is_minded(card))
+    }
+
+    /// Whether its owner remembers anything that could be outdated.
+    fn is_minded(&self, owner: &Card) -> bool {
+        !self.is_over.get() || owner.has(Flag::Tracking)
     }
 
     /// So many invalidations were for a client that has left: the owner is told as the server tells it when it finds the connection gone.
@@ -225,12 +249,12 @@ impl Redirection {
         let Some((outlet, card)) = &*owner else {
             return;
         };
+        if !self.is_minded(card) {
+            return;
+        }
         if !self.is_over.get() {
             self.is_broken.set(true);
             card.raise(Flag::BrokenRedirection);
-        } else if !card.has(Flag::Tracking) {
-            // It remembers nothing any more that could be outdated.
-            return;
         }
         if card.resp.get() == 3 {
             outlet.push(&broken_redirection(self.to).repeat(times));
@@ -285,6 +309,27 @@ impl Redirection {
         if let Some(letter) = Letter::new(self.to, frames, &self.post, most) {
             (site.errands)(Errand::Invalidate(Arc::new(letter)));
         }
+    }
+}
+
+impl Forward for Weak<Redirection> {
+    fn take(&self, frame: &[u8]) {
+        if let Some(this) = self.upgrade() {
+            this.take(frame);
+        }
+    }
+
+    fn lost(&self) -> bool {
+        let Some(this) = self.upgrade() else {
+            return false;
+        };
+        this.pass_on();
+        let closes = this.must_close_owner();
+        if !closes {
+            // Others may have its lease.
+            this.end();
+        }
+        closes
     }
 }
 
@@ -354,6 +399,64 @@ impl Drop for Letter {
     }
 }
 
+/// What one look at all clients of a worker finds of redirections.
+#[derive(Default)]
+pub(super) struct RedirectionLook {
+    leading_nowhere: Vec<Rc<Redirection>>,
+    /// So many have ended, and the server has not closed them yet.
+    closing: usize,
+}
+
+impl RedirectionLook {
+    /// Looks at those of one client.
+    pub(super) fn check(&mut self, resident: &Resident, site: &Site) {
+        for redirection in &resident.redirections.borrow()[..] {
+            if redirection.check(site) {
+                self.leading_nowhere.push(Rc::clone(redirection));
+            }
+            self.closing += usize::from(redirection.is_closing());
+        }
+    }
+
+    /// Of those that lead nowhere ends as many as others wait for.
+    pub(super) fn end(mut self, site: &Site) {
+        let budget = &site.thread.process.budget;
+        for redirection in self.leading_nowhere {
+            if budget.is_lease_wanted(redirection.group(), self.closing) {
+                redirection.give_up();
+                self.closing += 1;
+            }
+        }
+    }
+}
+
+impl Client {
+    /// Ends what stands for clients that have left to whom the EXEC at hand may redirect: the server is to find nobody there. `Some`: it has
+    /// not closed all of that yet, and nothing orders what it gets on different connections.
+    pub(super) fn end_queued_redirections(&mut self) -> Option<Next> {
+        let queued: Vec<u64> = {
+            let transaction = self.outlet.transaction();
+            let queued = transaction.own()?.queued().iter();
+            let to = queued.filter_map(|element| match element.command {
+                OwnCommand::Redirected(to) => Some(to),
+                _ => None,
+            });
+            to.collect()
+        };
+        let closing = self.resident.end_leading_nowhere(&queued, &self.site);
+        if closing.is_empty() {
+            return None;
+        }
+        self.wait = Wait::Task(Box::pin(async move {
+            while closing.iter().any(|redirection| redirection.is_closing()) {
+                tokio::time::sleep(LOOK_FOR_END_EVERY).await;
+            }
+            Done::Ended
+        }));
+        Some(Next::Wait)
+    }
+}
+
 impl Resident {
     /// What the connections are called to which its invalidations are redirected, or may be by what is queued.
     pub(super) fn redirection_names(&self) -> Box<[RedirectionNames]> {
@@ -373,6 +476,21 @@ impl Resident {
         let mut all = self.redirections.take().into_vec();
         all.push(redirection);
         self.redirections.replace(all.into());
+    }
+
+    /// Ends those that stand for one of these clients and lead nowhere. Returns those of them that the server has not closed yet.
+    fn end_leading_nowhere(&self, to: &[u64], site: &Site) -> Vec<Rc<Redirection>> {
+        let all = self.redirections.borrow();
+        let those = all.iter().filter(|one| to.contains(&one.to));
+        those
+            .filter(|one| {
+                if one.is_open() && one.leads_nowhere(site) {
+                    one.give_up();
+                }
+                one.is_closing()
+            })
+            .cloned()
+            .collect()
     }
 
     /// Takes out those that are not to be kept.

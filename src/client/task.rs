@@ -111,6 +111,8 @@ pub(super) enum Done {
     Unsubscribed,
     /// Its message can be sent.
     Announced,
+    /// Connections have ended that nothing is to be redirected to.
+    Ended,
     /// Whether the client's user may do what the request at hand asks for.
     Permission(Result<Result<(), Vec<u8>>, PinError>),
     /// The stream on the pinned connection has ended for QUIT or RESET; false: with the connection.
@@ -495,7 +497,7 @@ impl Client {
             }
             Done::Permission(reply) => self.permission_told(reply),
             Done::Unstreamed(true, local) => self.unstreamed(local),
-            Done::Placed(true) => {}
+            Done::Placed(true) | Done::Ended => {}
             Done::Unstreamed(false, _) | Done::Placed(false) => {
                 self.outlet.close(Disconnect::UpstreamLost);
             }

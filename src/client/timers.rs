@@ -3,6 +3,7 @@
 
 use std::rc::Rc;
 
+use super::redirection::RedirectionLook;
 use super::site::{Resident, Site};
 use super::task::Client;
 use crate::config::{AuthMode, Settings};
@@ -44,13 +45,12 @@ impl Site {
             settings: &settings,
             demands_authentication: self.demands_authentication(),
         };
+        let mut redirections = RedirectionLook::default();
         for resident in self.residents.borrow().values() {
             if resident.outlet.is_closed() {
                 continue;
             }
-            for redirection in &resident.redirections.borrow()[..] {
-                redirection.check(self);
-            }
+            redirections.check(resident, self);
             if look.arrives_for_long(resident) {
                 resident.must_reseat.set(true);
                 resident.outlet.wake();
@@ -59,6 +59,7 @@ impl Site {
                 resident.outlet.close(reason);
             }
         }
+        redirections.end(self);
         self.end_stalled_uploads();
         self.spares.shrink();
         self.check_unread();

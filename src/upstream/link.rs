@@ -20,6 +20,7 @@ mod unasked;
 
 pub use amid_stream::MayTake;
 pub(super) use amid_stream::Place;
+pub use ending::SocketEnd;
 pub(super) use ending::{Ended, Leaving, Origin};
 pub use room::RoomWait;
 
@@ -203,9 +204,8 @@ impl Link {
         self.set_raw();
     }
 
-    /// From here on frames that answer no request are forwarded instead, whole; the client it is lent to is still closed
-    /// with it.
-    pub fn forward_pushes(&self, forward: Forward) {
+    /// From here on frames that answer no request are forwarded instead, whole.
+    pub fn forward_pushes(&self, forward: Box<dyn Forward>) {
         self.pushes.borrow_mut().forward(forward);
     }
 

@@ -50,14 +50,14 @@ pub use closing::Uncounted;
 pub use credentials::OwnLogin;
 pub use executing::Executing;
 pub use failovers::Failovers;
-pub use link::{Link, MayTake, RoomWait};
+pub use link::{Link, MayTake, RoomWait, SocketEnd};
 pub use listing::{Listing, Tells};
 pub use outlet::{Outlet, Unsent};
 pub use passing::Passing;
 pub use pins::{Pin, PinError};
 pub use pool::{SharedWait, Upstream, WaitError};
 pub use pulse::ServerPulse;
-pub use pushes::broken_redirection;
+pub use pushes::{Forward, broken_redirection};
 pub use server::Server;
 pub use subscription::{
     Announcement, SubscribeResult, Subscriptions, TOPICS_A_TURN, TooManySubscriptions,

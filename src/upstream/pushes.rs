@@ -23,8 +23,13 @@ const MAX_GATHERED: usize = 32 * 1024 * 1024;
 /// Bytes of the longest id and its line end.
 const LONGEST_ID: usize = 24;
 
-/// Takes one whole frame.
-pub(super) type Forward = Box<dyn Fn(&[u8])>;
+/// Whoever gets what is forwarded.
+pub trait Forward {
+    /// One whole frame.
+    fn take(&self, frame: &[u8]);
+    /// The connection is lost. Whether the client that it is lent to is closed with it.
+    fn lost(&self) -> bool;
+}
 
 /// Who gets the frames of a connection that answer no request.
 #[derive(Default)]
@@ -33,7 +38,7 @@ pub(super) struct Pushes {
     client: Option<Rc<Outlet>>,
     /// The subscribers of the worker, who get whole frames as they come.
     subscribers: Option<Rc<Subscriptions>>,
-    forward: Option<Forward>,
+    forward: Option<Box<dyn Forward>>,
     /// What the connection says of the subscriptions of the client it is lent to, since an EXEC has run a command about them.
     confirmed: Option<Box<ConfirmedSubscriptions>>,
     /// The id of a connection at the server, and of the client it stands for.
@@ -76,7 +81,7 @@ impl Pushes {
         subscribers.is_some_and(|subscribers| subscribers.has_unsent())
     }
 
-    pub(super) fn forward(&mut self, forward: Forward) {
+    pub(super) fn forward(&mut self, forward: Box<dyn Forward>) {
         self.forward = Some(forward);
     }
 
@@ -141,9 +146,10 @@ impl Pushes {
         self.client = None;
     }
 
-    /// The client it is lent to; from here on nobody gets anything.
-    pub(super) fn take_client(&mut self) -> Option<Rc<Outlet>> {
-        std::mem::take(self).client
+    /// The connection is lost: the client that is closed with it.
+    pub(super) fn lost(self) -> Option<Rc<Outlet>> {
+        let closes = self.forward.is_none_or(|forward| forward.lost());
+        self.client.filter(|_| closes)
     }
 
     /// More bytes of a frame; `complete`: its last.
@@ -159,7 +165,7 @@ impl Pushes {
             }
             self.gathered.extend_from_slice(bytes);
             if complete {
-                forward(&std::mem::take(&mut self.gathered));
+                forward.take(&std::mem::take(&mut self.gathered));
             }
             return Ok(());
         }
@@ -294,16 +300,25 @@ mod tests {
         assert_eq!(renamed(other.clone(), 12, 3), other);
     }
 
+    struct Seen(Rc<std::cell::RefCell<Vec<Vec<u8>>>>);
+
+    impl Forward for Seen {
+        fn take(&self, frame: &[u8]) {
+            self.0.borrow_mut().push(frame.to_vec());
+        }
+
+        fn lost(&self) -> bool {
+            true
+        }
+    }
+
     #[test]
     fn forwarded_frames_are_whole_however_they_arrive() {
         let frame = b">2\r\n$10\r\ninvalidate\r\n*1\r\n$1\r\nk\r\n";
         for cut in 1..frame.len() {
             let seen = Rc::new(std::cell::RefCell::new(Vec::new()));
             let mut pushes = Pushes::default();
-            let into = Rc::clone(&seen);
-            pushes.forward(Box::new(move |frame| {
-                into.borrow_mut().push(frame.to_vec())
-            }));
+            pushes.forward(Box::new(Seen(Rc::clone(&seen))));
             for _ in 0..2 {
                 pushes.take(&frame[..cut], false).unwrap();
                 pushes.take(&frame[cut..], true).unwrap();

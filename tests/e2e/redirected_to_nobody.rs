@@ -1,6 +1,9 @@
 //! CLIENT TRACKING REDIRECT to a client that has left: whoever redirects is told of each invalidation that reached nobody, as directly.
 
-use crate::harness::{Client, Redis, Respool, Value, encode, eventually};
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex};
+
+use crate::harness::{Act, Client, Redis, Respool, Scripted, Value, encode, eventually};
 
 fn words(line: &str) -> Vec<u8> {
     encode(&line.split(' ').collect::<Vec<_>>())
@@ -161,39 +164,187 @@ fn what_was_for_it_is_told_though_a_transaction_moves_the_redirection() {
     }
 }
 
+/// No client has this number any more, as one that `connect` makes is told.
+fn has_left(connect: &dyn Fn() -> Client, id: &str) {
+    let mut other = connect();
+    eventually(
+        || other.cmd(&["CLIENT", "LIST", "ID", id]).text().is_empty(),
+        "the target is gone",
+    );
+}
+
 #[test]
 fn a_transaction_redirects_to_nobody_who_has_left_before_it_runs() {
     let redis = Redis::start(&[]);
-    let respool = with_brief(&redis);
-    let run = |connect: &dyn Fn() -> Client, has_left: &dyn Fn(&str)| {
-        let (target, id) = resp3(connect);
-        let mut owner = connect();
+    let respool = Respool::with(&redis).top("workers = 2").start();
+    let run = |connect: &dyn Fn() -> Client, hello: &str, before: &str, queued: &[&str]| {
+        let (mut owner, mut target) = (connect(), connect());
+        owner.cmd(&hello.split(' ').collect::<Vec<_>>());
+        let id = target.cmd(&["CLIENT", "ID"]).int().to_string();
+        if !before.is_empty() {
+            ok(&mut owner, &before.replace("ID", &id));
+            owner.cmd(&["GET", "k"]);
+        }
         ok(&mut owner, "MULTI");
-        owner.send(words(&format!("CLIENT TRACKING ON REDIRECT {id}")));
-        assert_eq!(owner.reply(), Value::simple("QUEUED"));
+        for line in queued {
+            owner.send(words(&line.replace("ID", &id)));
+            assert_eq!(owner.reply(), Value::simple("QUEUED"));
+        }
         drop(target);
-        has_left(&id);
-        owner.cmd(&["EXEC"])
-    };
-    let direct = run(&|| redis.client(), &|id| {
-        eventually(
-            || redis.cmd(&["CLIENT", "LIST", "ID", id]).text().is_empty(),
-            "the target is gone",
+        has_left(connect, &id);
+        owner.send(words("EXEC"));
+        let mut reply = owner.reply_bytes();
+        if reply == broken(&id) {
+            // Respool cannot know whether something was to go there still.
+            assert!(!before.is_empty(), "nothing was redirected there yet");
+            reply = owner.reply_bytes();
+        }
+        let reply = String::from_utf8_lossy(&reply).into_owned();
+        assert!(
+            reply.contains("does not exist"),
+            "{hello}, {before:?}, {queued:?}: {reply}"
         );
-    });
-    assert!(format!("{direct:?}").contains("does not exist"));
-    // The server has to see it too, before the EXEC.
-    let through = || {
-        run(&|| respool.client(), &|id| {
-            let mut other = respool.client();
-            eventually(
-                || other.cmd(&["CLIENT", "LIST", "ID", id]).text().is_empty(),
-                "the target is gone",
-            );
-            respool.client_named("brief").expect_end();
-        })
+        let mut info = String::new();
+        let ends = if queued[0].ends_with("OFF") || before.is_empty() {
+            "off"
+        } else {
+            redis.cmd(&["SET", "k", "1"]);
+            "broken_redirect"
+        };
+        eventually(
+            || {
+                owner.send(words("CLIENT TRACKINGINFO"));
+                info = String::from_utf8_lossy(&owner.reply_bytes())
+                    .replace(&format!(":{id}\r\n"), ":its id\r\n");
+                info.contains(ends)
+            },
+            "it is told what holds",
+        );
+        (reply, info)
     };
-    eventually(|| through() == direct, "there is nobody");
+    let on = "CLIENT TRACKING ON REDIRECT ID";
+    for hello in ["HELLO 2", "HELLO 3"] {
+        for before in ["", on] {
+            for queued in [&[on][..], &["CLIENT TRACKING OFF", on], &[on, "SET l 1"]] {
+                let direct = run(&|| redis.client(), hello, before, queued);
+                for _ in 0..4 {
+                    let through = run(&|| respool.client(), hello, before, queued);
+                    assert_eq!(through, direct, "{hello}, {before:?}, {queued:?}");
+                }
+            }
+        }
+    }
+}
+
+/// The numbers of the server's connections to which something is redirected.
+fn redirected_to(redis: &Redis) -> Vec<String> {
+    let list = redis.cmd(&["CLIENT", "LIST"]).text();
+    let fields = list.split([' ', '\n']);
+    let to = fields.filter_map(|field| field.strip_prefix("redir="));
+    to.filter(|to| !["-1", "0"].contains(to))
+        .map(str::to_owned)
+        .collect()
+}
+
+#[test]
+fn who_redirects_to_nobody_is_told_when_the_server_ends_that_connection() {
+    let redis = Redis::start(&[]);
+    let respool = Respool::with(&redis).top("workers = 2").start();
+    for hello in ["HELLO 2", "HELLO 3"] {
+        let (mut owner, mut target) = (respool.client(), respool.client());
+        owner.cmd(&hello.split(' ').collect::<Vec<_>>());
+        let id = target.cmd(&["CLIENT", "ID"]).int().to_string();
+        ok(&mut owner, &format!("CLIENT TRACKING ON REDIRECT {id}"));
+        owner.cmd(&["GET", "k"]);
+        drop(target);
+        has_left(&|| respool.client(), &id);
+        let to = redirected_to(&redis);
+        assert_eq!(to.len(), 1, "{to:?}");
+        assert_eq!(redis.cmd(&["CLIENT", "KILL", "ID", &to[0]]).int(), 1);
+        let is_told = |owner: &mut Client| {
+            if hello == "HELLO 3" {
+                assert_eq!(owner.reply_bytes(), broken(&id));
+            }
+            eventually(
+                || {
+                    let info = owner.cmd(&["CLIENT", "TRACKINGINFO"]);
+                    format!("{info:?}").contains("broken_redirect")
+                },
+                "it is told",
+            );
+        };
+        is_told(&mut owner);
+        // The server says so from now on.
+        redis.cmd(&["SET", "k", hello]);
+        is_told(&mut owner);
+        ok(&mut owner, "CLIENT TRACKING OFF");
+        owner.ping();
+    }
+}
+
+/// Whoever tracks nothing any more misses nothing that the connection was to bring still.
+#[test]
+fn who_has_switched_tracking_off_stays_when_the_server_ends_that_connection() {
+    let is_ended = Arc::new(AtomicBool::new(false));
+    let ends = Arc::clone(&is_ended);
+    // The connection that has switched it off: each is served by a thread.
+    let switched = Mutex::new(None);
+    let server = Scripted::start(move |words| {
+        let this = Some(std::thread::current().id());
+        let mut switched = switched.lock().expect("no test panics here");
+        if words.starts_with(&["client", "tracking", "off"].map(str::to_owned)) {
+            *switched = this;
+        }
+        let is_asked = words == ["ping"] && switched.is_some() && *switched != this;
+        if is_asked && !ends.swap(true, Ordering::SeqCst) {
+            return Act::SayAndClose("");
+        }
+        Act::Usual
+    });
+    let respool = Respool::before(server.addr())
+        .top("workers = 1")
+        .upstream("health_interval = \"0s\"\nping_interval = \"0s\"")
+        .start();
+    let (mut owner, mut target) = (respool.client(), respool.client());
+    let id = target.cmd(&["CLIENT", "ID"]).int().to_string();
+    ok(&mut owner, &format!("CLIENT TRACKING ON REDIRECT {id}"));
+    ok(&mut owner, "CLIENT TRACKING OFF");
+    eventually(
+        || respool.metric("respool_upstream_losses_total{cause=\"closed\"}") > 0.0,
+        "the connection is lost",
+    );
+    assert!(is_ended.load(Ordering::SeqCst));
+    ok(&mut owner, "GET k");
+    ok(&mut target, "GET k");
+}
+
+#[test]
+fn of_several_that_lead_to_nobody_no_more_end_than_are_waited_for() {
+    let redis = Redis::start(&[]);
+    let respool = Respool::with(&redis)
+        .top("workers = 1")
+        .upstream("max_connections = 7\nshared_connections = 1")
+        .start();
+    let mut owners: Vec<Client> = (0..3)
+        .map(|_| {
+            let (mut owner, mut target) = (respool.client(), respool.client());
+            let id = target.cmd(&["CLIENT", "ID"]).int().to_string();
+            ok(&mut owner, &format!("CLIENT TRACKING ON REDIRECT {id}"));
+            drop(target);
+            has_left(&|| respool.client(), &id);
+            owner
+        })
+        .collect();
+    // It takes a socket of its own.
+    let mut subscriber = respool.client();
+    assert!(!subscriber.cmd(&["SUBSCRIBE", "channel"]).is_error());
+    let broken = owners.iter_mut().filter_map(|owner| {
+        let info = owner.cmd(&["CLIENT", "TRACKINGINFO"]);
+        format!("{info:?}")
+            .contains("broken_redirect")
+            .then_some(())
+    });
+    assert_eq!(broken.count(), 1);
 }
 
 #[test]

@@ -1,7 +1,7 @@
 //! How a connection ends, and what becomes of what was under way on it.
 
 use std::io;
-use std::rc::Rc;
+use std::rc::{Rc, Weak};
 use std::time::Duration;
 
 use super::Link;
@@ -70,6 +70,17 @@ pub struct Ended {
     pub cause: Option<LossCause>,
     /// What a command of its user has done to it.
     pub offence: Option<Offence>,
+}
+
+/// The end of a connection's socket.
+#[derive(Debug, Default)]
+pub struct SocketEnd(Weak<ServerSocket>);
+
+impl SocketEnd {
+    /// Whether the server has closed it too, or takes longer for that than servers do.
+    pub fn is_over(&self) -> bool {
+        self.0.strong_count() == 0
+    }
 }
 
 impl From<Closing> for Ended {
@@ -252,7 +263,9 @@ impl Link {
     /// The connection is lost: see [`Inner::collapse`].
     pub(super) fn collapse(&self) {
         let inner = std::mem::take(&mut *self.inner.borrow_mut());
-        let pinned = self.pushes.borrow_mut().take_client();
+        // Not borrowed any more: whoever is told may give it back.
+        let pushes = self.pushes.take();
+        let pinned = pushes.lost();
         if self.is_debugging()
             && let Some(client) = &pinned
         {
@@ -268,6 +281,12 @@ impl Link {
         self.vouching.take();
         let disconnected = inner.collapse(pinned);
         self.thread.process.failovers.disconnected(disconnected);
+    }
+
+    /// The socket it has, for whoever is to see that end.
+    pub fn socket_end(&self) -> SocketEnd {
+        let socket = self.socket.borrow();
+        SocketEnd(socket.as_ref().map(Rc::downgrade).unwrap_or_default())
     }
 
     /// Closes, and waits for the server to do so too as long as servers usually take. One that takes longer has the socket,
