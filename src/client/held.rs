@@ -7,6 +7,7 @@ use std::io;
 use std::rc::Rc;
 use std::task::Poll;
 
+use super::sent_ahead::SentAhead;
 use crate::admission::HoldPermit;
 use crate::memory::Stranger;
 use crate::resp::{Bounds, RequestScanner, Scan};
@@ -17,20 +18,21 @@ use crate::upstream::Thread;
 /// Commands answered before the socket is closed.
 const MOST_COMMANDS: u32 = 64;
 
-/// Answers every command on `stream` with `text` until the permit's time (`limits.reject_hold`) or 64 commands are over. `input` is what the
-/// client has sent already.
+/// Answers every command on `stream` with `text` until the permit's time (`limits.reject_hold`) or 64 commands are over. `sent` is what the
+/// client has sent already: what is at hand, and what was read behind that.
 pub async fn hold(
     thread: Rc<Thread>,
     stream: Rc<Stream>,
     text: Vec<u8>,
-    input: Vec<u8>,
+    sent: (Vec<u8>, Option<Box<SentAhead>>),
     permit: HoldPermit,
 ) {
     let mut held = Held {
         thread: Rc::clone(&thread),
         stream,
         text,
-        input,
+        input: sent.0,
+        sent_ahead: sent.1,
         scanner: RequestScanner::default(),
         told: 0,
         stranger: thread.strangers.enter(),
@@ -49,6 +51,8 @@ struct Held {
     stream: Rc<Stream>,
     text: Vec<u8>,
     input: Vec<u8>,
+    /// What comes behind that, before anything in the socket.
+    sent_ahead: Option<Box<SentAhead>>,
     scanner: RequestScanner,
     told: u32,
     /// Holds what it sends.
@@ -60,6 +64,13 @@ impl Held {
     /// those who were admitted need.
     async fn serve(&mut self) {
         while self.answer() && self.has_room() {
+            if let Some(piece) = self.sent_ahead.as_mut().and_then(|ahead| ahead.pop()) {
+                self.input.extend_from_slice(&piece);
+                // The others have their turns in between.
+                tokio::task::yield_now().await;
+                continue;
+            }
+            self.sent_ahead = None;
             let ready = std::future::poll_fn(|cx| match self.stranger.poll_told(cx) {
                 Poll::Ready(()) => Poll::Ready(Err(io::ErrorKind::OutOfMemory.into())),
                 Poll::Pending => self.stream.poll_read_ready(cx),
@@ -80,8 +91,10 @@ impl Held {
     }
 
     fn has_room(&self) -> bool {
+        let ahead = self.sent_ahead.as_ref();
+        let ahead = ahead.map_or(0, |ahead| ahead.held_bytes());
         self.stranger
-            .hold(self.input.capacity() + self.stream.held_bytes())
+            .hold(self.input.capacity() + ahead + self.stream.held_bytes())
     }
 
     /// Answers what has arrived. False: enough.

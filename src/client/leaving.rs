@@ -174,8 +174,10 @@ impl Client {
             return false;
         }
         let takes = match &self.wait {
-            // One that need not wait is answered by the server, too.
-            Wait::Blocked(blocked) => blocked.takes() && blocked.has_waited(),
+            // One that need not wait is answered by the server, too; one that is put off for a pause waits.
+            Wait::Blocked(blocked) => {
+                blocked.takes() && (blocked.has_waited() || self.site.upstream.is_paused())
+            }
             _ => self.pin.as_ref().is_some_and(|pin| pin.link().takes()),
         };
         let since = self.resident.finished_micros.get();

@@ -11,7 +11,7 @@ use crate::transport::READ_SIZE;
 
 /// Bytes in the order in which they came, in pieces: however many there are, none is moved for another.
 #[derive(Debug, Default)]
-pub(super) struct SentAhead {
+pub struct SentAhead {
     pieces: VecDeque<Vec<u8>>,
     bytes: usize,
 }
@@ -33,14 +33,14 @@ impl SentAhead {
     }
 
     /// The first bytes that are kept.
-    fn pop(&mut self) -> Option<Vec<u8>> {
+    pub(super) fn pop(&mut self) -> Option<Vec<u8>> {
         let piece = self.pieces.pop_front()?;
         self.bytes -= piece.len();
         Some(piece)
     }
 
     /// Memory that it takes.
-    fn held_bytes(&self) -> usize {
+    pub(super) fn held_bytes(&self) -> usize {
         let list = self.pieces.capacity() * size_of::<Vec<u8>>();
         self.pieces.len() * READ_SIZE + list + size_of::<Self>()
     }
@@ -146,15 +146,6 @@ impl Client {
         let used = self.use_read(&piece);
         self.settle_read(used);
         Some(piece.len())
-    }
-
-    /// All that the client has sent and that was not used.
-    pub(super) fn take_input(&mut self) -> Vec<u8> {
-        let mut input = std::mem::take(&mut self.input);
-        for piece in self.sent_ahead.take().unwrap_or_default().pieces {
-            input.extend_from_slice(&piece);
-        }
-        input
     }
 }
 

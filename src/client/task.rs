@@ -273,7 +273,8 @@ impl Client {
             return self.leave(reason);
         };
         // Its place is gone; the socket is held and told so.
-        let (stream, input) = (Rc::clone(&self.stream), self.take_input());
+        let sent = (std::mem::take(&mut self.input), self.sent_ahead.take());
+        let stream = Rc::clone(&self.stream);
         let explain = self.site.thread.settings().limits.explain_rejections;
         // Not a word to a client that wants none.
         let text = match self.session.reply {
@@ -283,7 +284,7 @@ impl Client {
         let site = Rc::clone(&self.site);
         self.leave(reason);
         if let Some(permit) = site.admission.hold(Instant::now()) {
-            Box::pin(hold(Rc::clone(&site.thread), stream, text, input, permit)).await;
+            Box::pin(hold(Rc::clone(&site.thread), stream, text, sent, permit)).await;
         } else {
             site.thread.counters.bound(Bound::Rejected).add(1);
         }

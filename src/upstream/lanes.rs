@@ -79,13 +79,17 @@ impl Upstream {
     /// Waits until no pause is known to be in force. Redis 6.2 and 7.0 end with a fault when a client is unblocked whose call they
     /// have put off for a pause.
     pub(super) async fn pause_is_over(&self) {
-        let is_paused = || {
-            let now = self.thread.clock.refresh();
-            self.are_writes_held() || self.thread.process.pulse.is_all_paused(now)
-        };
-        while is_paused() {
+        self.thread.clock.refresh();
+        while self.is_paused() {
             tokio::time::sleep(PAUSE_LINGERS).await;
+            self.thread.clock.refresh();
         }
+    }
+
+    /// Whether a pause is known to be in force: blocking calls are put off as long as it is.
+    pub fn is_paused(&self) -> bool {
+        let now = self.thread.clock.now_micros();
+        self.are_writes_held() || self.thread.process.pulse.is_all_paused(now)
     }
 
     /// Whether it matters on which connection a client goes on that has nothing due.

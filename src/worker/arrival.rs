@@ -142,7 +142,7 @@ pub(super) async fn reject(site: Rc<Site>, rejected: Rejected) {
     };
     permit.has_shaken();
     let thread = Rc::clone(&site.thread);
-    hold(thread, Rc::new(stream), text, Vec::new(), permit).await;
+    hold(thread, Rc::new(stream), text, Default::default(), permit).await;
     drop(seat);
 }
 
@@ -244,7 +244,7 @@ async fn turn_away(site: &Rc<Site>, stream: Stream, refusal: &Refusal, identity:
     match site.admission.hold(Instant::now()) {
         Some(permit) => {
             let thread = Rc::clone(&site.thread);
-            hold(thread, Rc::new(stream), text, Vec::new(), permit).await;
+            hold(thread, Rc::new(stream), text, Default::default(), permit).await;
         }
         None => {
             site.thread.counters.bound(Bound::Rejected).add(1);

@@ -282,3 +282,35 @@ fn a_call_that_takes_an_element_which_is_there_is_answered() {
     assert_eq!(redis.cmd(&["LLEN", "q"]), Value::Int(1));
     assert_eq!(redis.cmd(&["EXISTS", "after"]), Value::Int(0));
 }
+
+#[test]
+fn a_call_that_is_put_off_for_a_pause_ends_with_its_client() {
+    let redis = Redis::start(&[]);
+    // So long that no test waits for it.
+    let respool = Respool::with(&redis)
+        .limits("half_closed_grace = \"60s\"")
+        .start();
+    let mut other = respool.client();
+    other.cmd(&["RPUSH", "q", "a"]);
+    assert_eq!(
+        other.cmd(&["CLIENT", "PAUSE", "60000", "WRITE"]),
+        Value::ok()
+    );
+    let mut client = respool.client();
+    client.send(requests(&["BLPOP q 0"]));
+    eventually(
+        || respool.metric("respool_blocked_clients") == 1.0,
+        "the call is under way",
+    );
+    drop(client);
+    eventually(
+        || respool.clients_of("default") == 1,
+        "nobody is left but the other",
+    );
+    assert_eq!(other.cmd(&["CLIENT", "UNPAUSE"]), Value::ok());
+    // What was popped by then goes back.
+    eventually(
+        || other.cmd(&["LLEN", "q"]) == Value::Int(1),
+        "the element is there",
+    );
+}

@@ -219,16 +219,22 @@ impl Respool {
     /// Resident memory in bytes.
     #[track_caller]
     pub(crate) fn resident_bytes(&self) -> u64 {
+        self.memory_bytes("VmRSS:")
+    }
+
+    /// The most memory that the process has had at any time.
+    pub(crate) fn most_resident_bytes(&self) -> u64 {
+        self.memory_bytes("VmHWM:")
+    }
+
+    fn memory_bytes(&self, label: &str) -> u64 {
         let text = std::fs::read_to_string(format!("/proc/{}/status", self.pid()))
             .expect("a process has a status");
-        let kib = text.lines().find_map(|l| {
-            l.strip_prefix("VmRSS:")?
-                .trim()
-                .strip_suffix(" kB")?
-                .parse::<u64>()
-                .ok()
+        let kib = text.lines().find_map(|line| {
+            let number = line.strip_prefix(label)?.trim().strip_suffix(" kB")?;
+            number.parse::<u64>().ok()
         });
-        kib.expect("a running process has VmRSS") * 1024
+        kib.expect("a running process has memory") * 1024
     }
 
     /// Writes another configuration, for the same ports, in place of the one it was started with.

@@ -151,3 +151,40 @@ fn the_process_stays_within_its_memory_whatever_is_sent_behind_a_call_that_waits
     redis.cmd(&["RPUSH", "modest", "hello"]);
     assert_eq!(modest.reply().items()[1].text(), "hello");
 }
+
+#[test]
+fn the_process_stays_within_its_memory_whatever_a_client_had_sent_that_is_rejected() {
+    let redis = Redis::start(&[]);
+    let group =
+        "[[group]]\nname = \"full\"\nmatch = { client_name = \"full-*\" }\nmax_connections = 1";
+    let respool = Respool::with(&redis)
+        .limits("max_memory = \"128MiB\"\nmax_clients = 1000")
+        .section(group)
+        .start();
+    let mut first = respool.client_named("full-1");
+    // Placed with what serves it.
+    first.cmd(&["GET", "k"]);
+    // Commands, and what is none: of those no number tells when it is enough.
+    for filling in [encode(&["PING"]), b"*0\r\n".to_vec()] {
+        let mut client = respool.client();
+        client.send(encode(&["BLPOP", "q", "0"]));
+        client.send(encode(&["CLIENT", "SETNAME", "full-2"]));
+        for _ in 0..76 {
+            client.send(filling.repeat(MIB / filling.len()));
+        }
+        eventually(
+            || respool.metric("respool_memory_bytes") >= 75.0 * MIB as f64,
+            "all of it is here",
+        );
+        redis.cmd(&["RPUSH", "q", "a"]);
+        eventually(
+            || respool.metric("respool_memory_bytes") < MIB as f64,
+            "nothing of it is held any more",
+        );
+        let most = respool.most_resident_bytes() as usize;
+        assert!(most < 2 * LIMIT, "{} MiB", most / MIB);
+        assert_eq!(client.reply().items()[1].text(), "a");
+        assert!(client.reply().is_error());
+    }
+    first.ping();
+}
