@@ -61,6 +61,8 @@ pub(super) enum Kind {
     Poll(ClassId),
     /// One key that has just answered.
     Chase(ClassId),
+    /// Asks for the kinds of keys of a class that are left out of its calls.
+    Look(ClassId),
 }
 
 #[derive(Debug)]
@@ -91,7 +93,7 @@ impl<S: Clone + PartialEq> Waits<S> {
                 let waiter = waiter.filter(|waiter| waiter.status == Status::Trying);
                 waiter.map(|waiter| waiter.state.clone())
             }
-            Kind::Poll(class) | Kind::Chase(class) => {
+            Kind::Poll(class) | Kind::Chase(class) | Kind::Look(class) => {
                 let class = self.classes.get(&class);
                 class.map(|class| class.state.clone())
             }
@@ -123,7 +125,7 @@ impl<S: Clone + PartialEq> Waits<S> {
                 let waiter = self.waiters.get(&waiter);
                 waiter.map(|waiter| waiter.whose.group)
             }
-            Kind::Poll(class) | Kind::Chase(class) => {
+            Kind::Poll(class) | Kind::Chase(class) | Kind::Look(class) => {
                 let class = self.classes.get(&class);
                 class.and_then(|class| class.groups.keys().next().copied())
             }
@@ -160,6 +162,7 @@ impl<S: Clone + PartialEq> Waits<S> {
             Kind::Newcomer(waiter) => self.begin_newcomer(attempt, waiter),
             Kind::Poll(class) => self.begin_poll(attempt, class),
             Kind::Chase(class) => self.begin_chase(attempt, class),
+            Kind::Look(class) => self.begin_look(attempt, class),
         };
         if sending.is_none() {
             self.drop_attempt(attempt);
@@ -286,13 +289,14 @@ impl<S: Clone + PartialEq> Waits<S> {
     fn drop_attempt(&mut self, id: TryId) -> Option<Attempt> {
         let attempt = self.attempts.remove(&id)?;
         let of = match attempt.kind {
-            Kind::Poll(class) | Kind::Chase(class) => Some(class),
+            Kind::Poll(class) | Kind::Chase(class) | Kind::Look(class) => Some(class),
             _ => attempt.class,
         };
         if let Some(class) = of.and_then(|class| self.classes.get_mut(&class)) {
             let is_begun = attempt.class.is_some();
             match attempt.kind {
                 Kind::Newcomer(_) => class.newcomers -= 1,
+                Kind::Look(_) => class.is_looking = false,
                 _ => {
                     class.attempts -= 1;
                     class.begun -= usize::from(is_begun);
@@ -325,6 +329,9 @@ impl<S: Clone + PartialEq> Waits<S> {
         let Some(class) = attempt.class else {
             return;
         };
+        if let Kind::Look(_) = attempt.kind {
+            return self.looked(class, &attempt.keys, replies);
+        }
         let answers = if attempt.is_bare {
             Ok(frames(replies))
         } else {
@@ -394,7 +401,9 @@ impl<S: Clone + PartialEq> Waits<S> {
                     // The key was no stream when it was asked about, and is none that answers an error now.
                     return self.resolve_again(id);
                 }
+                let keys = waiter.keys.clone();
                 self.set_status(id, Status::Waiting);
+                self.unbar(class, &keys);
             }
         }
     }
@@ -405,15 +414,19 @@ impl<S: Clone + PartialEq> Waits<S> {
         let waiter = self.waiters.get(&id);
         let is_of_arrival = |waiter: &Waiter<S>| {
             let class = waiter.class;
-            class.is_some_and(|class| self.is_of_arrival(class, error))
+            class.is_some_and(|class| self.is_of_arrival(class, error) || self.bars(class, error))
         };
         let Some(waiter) = waiter
             .filter(|waiter| waiter.has_waited && (is_passing(error) || is_of_arrival(waiter)))
         else {
             return false;
         };
+        let (class, keys) = (waiter.class, waiter.keys.clone());
         if waiter.status == Status::Trying {
             self.set_status(id, Status::Waiting);
+        }
+        if let Some(class) = class.filter(|class| self.bars(*class, error)) {
+            self.bar(class, &keys);
         }
         true
     }
@@ -439,6 +452,10 @@ impl<S: Clone + PartialEq> Waits<S> {
                     (missed, is_passed_over) = (true, true);
                     self.refused_on_arrival(id, attempt, error, kinds);
                 }
+                Said::Error(error) if self.bars(id, error) => {
+                    missed = true;
+                    self.bar(id, &attempt.keys);
+                }
                 Said::Error(_) => is_refused = true,
                 Said::Element(element) => {
                     let key = self.deliver(id, element, None);
@@ -460,6 +477,7 @@ impl<S: Clone + PartialEq> Waits<S> {
         let Some(class) = self.classes.get_mut(&id) else {
             return;
         };
+        class.hides_kinds &= is_refused || is_passed_over;
         match (attempt.kind, &hit) {
             (Kind::Chase(_), Some((key, bytes))) if !missed && !is_refused => {
                 class.chase(key, *bytes);
@@ -499,6 +517,7 @@ impl<S: Clone + PartialEq> Waits<S> {
         };
         match attempt.kind {
             Kind::Resolve(waiter) => self.tell(waiter, outcome),
+            Kind::Look(class) => self.look_failed(class, Some((&outcome, &refusal))),
             Kind::Newcomer(id) if self.waits_on(id, &refusal) => {}
             Kind::Newcomer(id) => {
                 let Some(waiter) = self.waiters.get(&id) else {
@@ -521,6 +540,9 @@ impl<S: Clone + PartialEq> Waits<S> {
     }
 
     fn try_lost(&mut self, attempt: &Attempt, sent: bool) {
+        if let Kind::Look(class) = attempt.kind {
+            return self.look_failed(class, None);
+        }
         let Some(class_id) = attempt.class else {
             if let Kind::Resolve(waiter) = attempt.kind {
                 self.resolve_again(waiter);
@@ -544,6 +566,7 @@ impl<S: Clone + PartialEq> Waits<S> {
     fn try_too_large(&mut self, attempt: &Attempt) {
         match (attempt.kind, attempt.class) {
             (Kind::Resolve(waiter), _) => self.tell(waiter, Outcome::OwnConnection),
+            (Kind::Look(class), _) => self.look_failed(class, None),
             (_, None) => {}
             (kind, Some(class)) => {
                 let newcomer = match kind {

@@ -171,6 +171,15 @@ impl Call {
         self.awaited().into_iter().flat_map(ask).collect()
     }
 
+    /// The request that tells whether one of its keys is of another kind: its answer is a number where it is not.
+    pub(super) fn ask_kind(&self, key: &[u8]) -> Vec<u8> {
+        let name = match self.words[0].as_ref() {
+            [b'B', b'Z', ..] => &b"ZCARD"[..],
+            _ => b"LLEN",
+        };
+        encode_request(&[name, key])
+    }
+
     /// Why a connection is borrowed for it.
     pub(super) fn reason(&self) -> PinReason {
         match self.unit {

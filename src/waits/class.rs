@@ -16,7 +16,7 @@ pub(super) struct ClassId(pub(super) u64);
 /// Where a class stands with the server.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Place {
-    /// It needs nothing.
+    /// It needs nothing, or waits for keys alone that are of another kind.
     Nowhere,
     /// It wants a seat since this turn, and is to be tried at this time.
     Queued { turn: u64, poll_at: u64 },
@@ -94,6 +94,10 @@ pub(super) struct Class<S> {
     pub(super) is_doubted: bool,
     /// The user may not ask for them.
     pub(super) hides_kinds: bool,
+    /// The server is being asked for the kinds of keys that are left out, or is when; and the last key of the time before.
+    pub(super) is_looking: bool,
+    pub(super) look_at: Option<u64>,
+    pub(super) look_cursor: Option<Key>,
     /// Calls over several keys that were refused one after the other.
     refusals: u32,
     /// Calls that were not refused since the window has changed, and how many it takes to widen it again.
@@ -128,6 +132,9 @@ impl<S> Class<S> {
             rests: false,
             is_doubted: false,
             hides_kinds: false,
+            is_looking: false,
+            look_at: None,
+            look_cursor: None,
             refusals: 0,
             accepted: 0,
             widens_after: WIDENS_AFTER,
@@ -155,6 +162,11 @@ impl<S> Class<S> {
     /// Whether it wants a seat, now or later.
     pub(super) fn wants_seat(&self) -> bool {
         matches!(self.place, Place::Queued { .. } | Place::Asleep { .. })
+    }
+
+    /// Whether a call is to be issued for it: somebody who has found nothing waits for a key that is not left out.
+    pub(super) fn wants_call(&self) -> bool {
+        self.lines.is_wanted()
     }
 
     /// When it is tried, if it is.
@@ -206,6 +218,7 @@ impl<S> Class<S> {
         self.members.is_empty()
             && self.newcomers == 0
             && self.attempts == 0
+            && !self.is_looking
             && self.place == Place::Nowhere
     }
 
@@ -213,6 +226,7 @@ impl<S> Class<S> {
     pub(super) fn accepted(&mut self) {
         self.refusals = 0;
         self.is_doubted = false;
+        self.hides_kinds = false;
         if self.window < MAX_KEYS {
             self.accepted += 1;
             if self.accepted >= self.widens_after {

@@ -4,6 +4,17 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use super::{Key, WaiterId};
 
+/// Whether a key is left out of calls because of its kind.
+#[derive(Debug, Default, Clone, Copy, PartialEq, Eq)]
+enum Bar {
+    #[default]
+    None,
+    /// One of the keys of a call that was refused: it is not known which.
+    Doubted,
+    /// It is.
+    LeftOut,
+}
+
 /// Who waits for one key.
 #[derive(Debug, Default)]
 pub(super) struct Line {
@@ -17,17 +28,27 @@ pub(super) struct Line {
     pub(super) is_issued: bool,
     /// Those whose wait is over, who are not told yet.
     pub(super) ending: BTreeSet<WaiterId>,
+    /// The key is of another kind, or may be: it is asked about when it is known not to be.
+    bar: Bar,
 }
 
 impl Line {
     /// Somebody waits for an element, and another pop would not be one too many.
     fn is_awaited(&self) -> bool {
         let others = self.pops.saturating_sub(usize::from(self.is_issued));
-        self.waiting > 0 && others < self.living.len()
+        self.is_wanted() && others < self.living.len()
+    }
+
+    /// Somebody waits for an element, and the key may be asked about.
+    fn is_wanted(&self) -> bool {
+        self.waiting > 0 && self.bar == Bar::None
     }
 
     /// How many more pops would each have somebody of their own who has tried and found nothing.
     pub(super) fn room(&self) -> usize {
+        if self.bar != Bar::None {
+            return 0;
+        }
         let waiting = self.waiting - usize::from(self.is_issued).min(self.waiting);
         waiting.min(self.living.len().saturating_sub(self.pops))
     }
@@ -61,6 +82,10 @@ pub(super) struct Lines {
     lines: BTreeMap<Key, Line>,
     /// Keys for which somebody stands in line who has found nothing, and of which one more may be asked for.
     awaited: BTreeSet<Key>,
+    /// Keys that are left out because of their kind, known or not, for which somebody stands in line who has found nothing.
+    doubted: BTreeSet<Key>,
+    left_out: BTreeSet<Key>,
+    wanted: usize,
     uncovered: usize,
     stale: usize,
     pressed: usize,
@@ -83,8 +108,15 @@ impl Lines {
         let (uncovered, stale) = (line.is_uncovered(), line.is_stale());
         let pressed = line.is_pressed();
         let was_awaited = line.is_awaited();
+        let (was_wanted, was_barred) = (line.is_wanted(), line.bar);
         change(line);
+        if line.waiting == 0 {
+            // Whoever comes finds out for itself.
+            line.bar = Bar::None;
+        }
         let is_awaited = line.is_awaited();
+        let bar = line.bar;
+        self.wanted = self.wanted + usize::from(line.is_wanted()) - usize::from(was_wanted);
         self.uncovered = self.uncovered + usize::from(line.is_uncovered()) - usize::from(uncovered);
         self.stale = self.stale + usize::from(line.is_stale()) - usize::from(stale);
         self.pressed = self.pressed + usize::from(line.is_pressed()) - usize::from(pressed);
@@ -96,11 +128,67 @@ impl Lines {
             (true, false) => drop(self.awaited.remove(key)),
             _ => {}
         }
+        if bar != was_barred {
+            match was_barred {
+                Bar::None => {}
+                Bar::Doubted => drop(self.doubted.remove(key)),
+                Bar::LeftOut => drop(self.left_out.remove(key)),
+            }
+            match bar {
+                Bar::None => {}
+                Bar::Doubted => drop(self.doubted.insert(Key::clone(key))),
+                Bar::LeftOut => drop(self.left_out.insert(Key::clone(key))),
+            }
+        }
     }
 
     /// Changes the lines of several keys.
     pub(super) fn change_each(&mut self, keys: &[Key], mut change: impl FnMut(&mut Line)) {
         keys.iter().for_each(|key| self.change(key, &mut change));
+    }
+
+    /// One of `keys` is of another kind.
+    pub(super) fn doubt(&mut self, keys: &[Key]) {
+        self.change_each(keys, |line| line.bar = Bar::Doubted);
+    }
+
+    /// A key that is left out, or in doubt, is of another kind, as far as is known.
+    pub(super) fn leave_out(&mut self, key: &Key) {
+        self.change(key, |line| {
+            if line.bar == Bar::Doubted {
+                line.bar = Bar::LeftOut;
+            }
+        });
+    }
+
+    /// A key is not of another kind.
+    pub(super) fn unbar(&mut self, key: &Key) {
+        self.change(key, |line| line.bar = Bar::None);
+    }
+
+    /// Whether nothing is known of the kinds of some keys but that one is of another.
+    pub(super) fn has_doubted(&self) -> bool {
+        !self.doubted.is_empty()
+    }
+
+    /// Up to `most` of these.
+    pub(super) fn doubted(&self, most: usize) -> Vec<Key> {
+        self.doubted.iter().take(most).cloned().collect()
+    }
+
+    /// Up to `most` keys that are known to be left out: those behind `after` first, then from the beginning.
+    pub(super) fn left_out(&self, after: Option<&Key>, most: usize) -> Vec<Key> {
+        round(&self.left_out, after, most)
+    }
+
+    /// How many keys are not asked about because of their kinds.
+    pub(super) fn barred(&self) -> usize {
+        self.doubted.len() + self.left_out.len()
+    }
+
+    /// Whether somebody who has found nothing stands in line for a key that may be asked about.
+    pub(super) fn is_wanted(&self) -> bool {
+        self.wanted > 0
     }
 
     /// The first in line for `key` who is still there.
@@ -135,16 +223,7 @@ impl Lines {
 
     /// Up to `most` awaited keys: those behind `after` first, then from the beginning.
     pub(super) fn window(&self, after: Option<&Key>, most: usize) -> Vec<Key> {
-        if self.awaited.len() <= most {
-            return self.awaited.iter().cloned().collect();
-        }
-        let Some(after) = after else {
-            return self.awaited.iter().take(most).cloned().collect();
-        };
-        use std::ops::Bound::{Excluded, Included, Unbounded};
-        let behind = self.awaited.range::<Key, _>((Excluded(after), Unbounded));
-        let before = self.awaited.range::<Key, _>((Unbounded, Included(after)));
-        behind.chain(before).take(most).cloned().collect()
+        round(&self.awaited, after, most)
     }
 
     /// Everybody in line for one of `keys`, each once, in order of arrival.
@@ -164,6 +243,20 @@ impl Lines {
         let lines = keys.iter().filter_map(|key| self.lines.get(key));
         lines.into_iter().any(Line::is_needed)
     }
+}
+
+/// Up to `most` of `keys`: those behind `after` first, then from the beginning.
+fn round(keys: &BTreeSet<Key>, after: Option<&Key>, most: usize) -> Vec<Key> {
+    if keys.len() <= most {
+        return keys.iter().cloned().collect();
+    }
+    let Some(after) = after else {
+        return keys.iter().take(most).cloned().collect();
+    };
+    use std::ops::Bound::{Excluded, Included, Unbounded};
+    let behind = keys.range::<Key, _>((Excluded(after), Unbounded));
+    let before = keys.range::<Key, _>((Unbounded, Included(after)));
+    behind.chain(before).take(most).cloned().collect()
 }
 
 #[cfg(test)]

@@ -75,6 +75,8 @@ pub struct Waits<S> {
     index: Vec<(S, ByIdentity)>,
     deadlines: BTreeSet<(u64, WaiterId)>,
     pub(super) polls: BTreeSet<(u64, ClassId)>,
+    /// When keys that are left out are looked at again.
+    pub(super) looks: BTreeSet<(u64, ClassId)>,
     pub(super) owners: Owners,
     pub(super) attempts: HashMap<TryId, Attempt>,
     pub(super) seating: Seating<S>,
@@ -95,6 +97,7 @@ impl<S> Default for Waits<S> {
             index: Vec::new(),
             deadlines: BTreeSet::new(),
             polls: BTreeSet::new(),
+            looks: BTreeSet::new(),
             owners: Owners::default(),
             attempts: HashMap::new(),
             seating: Seating::default(),
@@ -181,7 +184,8 @@ impl<S: Clone + PartialEq> Waits<S> {
     pub fn next_due(&self) -> Option<u64> {
         let deadline = self.deadlines.first().map(|&(at, _)| at);
         let poll = self.polls.first().map(|&(at, _)| at);
-        [deadline, poll, self.next_turn()]
+        let look = self.looks.first().map(|&(at, _)| at);
+        [deadline, poll, look, self.next_turn()]
             .into_iter()
             .flatten()
             .min()
@@ -196,6 +200,7 @@ impl<S: Clone + PartialEq> Waits<S> {
             self.deadlines.pop_first();
             self.time_out(waiter);
         }
+        self.look_again();
         self.poll();
         self.turn();
     }
@@ -253,6 +258,9 @@ impl<S: Clone + PartialEq> Waits<S> {
         let Some(class) = self.classes.remove(&id) else {
             return;
         };
+        if let Some(at) = class.look_at {
+            self.looks.remove(&(at, id));
+        }
         let at = self
             .index
             .iter()
@@ -495,7 +503,7 @@ impl<S: Clone + PartialEq> Waits<S> {
         let Some(class) = self.classes.get(&id) else {
             return;
         };
-        let wants = class.waiting > 0;
+        let wants = class.wants_call();
         match class.place {
             Place::Nowhere if wants => self.enqueue(id),
             Place::Queued { .. } | Place::Asleep { .. } | Place::Resting { .. } => {

@@ -10,10 +10,12 @@
 //! Invariant: no more pops that may answer with a key are sent than living waiters stand in line for it.
 //! Invariant: nobody is told null while an element might still come that nobody else could take.
 //! Invariant: nobody is told null because its time has passed before a try of its own was answered with nothing.
-//! Invariant: who has tried and found nothing is told of a key that is gone or of another kind as whoever the server has blocked.
+//! Invariant: who has tried and found nothing is told of a key that is gone or of another kind as whoever the server has blocked;
+//! keys of another kind are left out of a call for many, and whoever may not ask for kinds is told as one that arrives.
 
 mod arrivals;
 mod attempts;
+mod barred;
 mod call;
 mod class;
 mod lines;

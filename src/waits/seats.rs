@@ -443,7 +443,7 @@ impl<S: Clone + PartialEq> Waits<S> {
         let Some(class) = self.classes.get(&class_id) else {
             return;
         };
-        let is_urgent = class.waiting == 0;
+        let is_urgent = !class.wants_call();
         let is_settled = settled_at(&seat.phase).is_some_and(|at| at <= self.now);
         match seat.phase {
             Phase::Borrowing { .. } => {}
@@ -478,14 +478,16 @@ impl<S: Clone + PartialEq> Waits<S> {
         let Some(class) = self.classes.get_mut(&class_id) else {
             return;
         };
-        let wants = class.waiting > 0;
+        let wants = class.wants_call();
+        // Which of the keys of its call are in the way is known soon.
+        let is_looking = class.is_looking && class.waiting > 0;
         let rests = wants && class.rests;
         class.rests &= !rests;
         let is_waiting_for_a_try = class.begun > 0 || class.lines.awaited() == 0;
         let turn = since + self.slice(class_id).unwrap_or(u64::MAX / 2);
         let is_over = self.is_contended(class_id) && self.now >= turn;
-        if wants && !rests && !is_over && !is_yielding {
-            if !is_waiting_for_a_try {
+        if (wants || is_looking) && !rests && !is_over && !is_yielding {
+            if wants && !is_waiting_for_a_try {
                 self.issue(id, class_id);
             }
             return;
@@ -583,13 +585,18 @@ impl<S: Clone + PartialEq> Waits<S> {
     /// The server refused an issued call. Over several keys it may mean one of them, and each waiter asks for itself; what
     /// is refused again and again, though nobody alone is, is asked for over fewer keys.
     fn refused(&mut self, class_id: ClassId, keys: &[Key], error: &[u8]) {
-        let Some(class) = self.classes.get_mut(&class_id) else {
+        let Some(class) = self.classes.get(&class_id) else {
             return;
         };
         if class.call.shape != super::call::Shape::Pops {
             return self.tell_seated_out(class_id, keys, error);
         }
-        class.refused(keys.len());
+        if self.bars(class_id, error) {
+            return self.bar(class_id, keys);
+        }
+        if let Some(class) = self.classes.get_mut(&class_id) {
+            class.refused(keys.len());
+        }
         self.retry_all(class_id, keys);
     }
 

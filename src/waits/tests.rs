@@ -10,6 +10,8 @@ mod world;
 #[cfg(test)]
 mod arrivals;
 #[cfg(test)]
+mod barred;
+#[cfg(test)]
 mod full_memory;
 #[cfg(test)]
 mod late;

@@ -42,6 +42,7 @@ mod log_floods;
 mod logging;
 mod logins;
 mod modules;
+mod other_kinds;
 mod outage;
 mod parts;
 mod protocol;

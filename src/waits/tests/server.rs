@@ -239,6 +239,11 @@ impl Server {
                 }
                 Some(_) => WRONGTYPE.to_vec(),
             }),
+            b"LLEN" | b"ZCARD" => Some(match (words[0][0], self.keys.get(&of(&words[1]))) {
+                (_, None) => b":0\r\n".to_vec(),
+                (b'L', Some(Value::List(_))) | (b'Z', Some(Value::Sorted(_))) => b":1\r\n".to_vec(),
+                _ => WRONGTYPE.to_vec(),
+            }),
             b"TYPE" => Some(match self.keys.get(&of(&words[1])) {
                 None => b"+none\r\n".to_vec(),
                 Some(Value::List(_)) => b"+list\r\n".to_vec(),

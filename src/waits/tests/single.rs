@@ -7,7 +7,7 @@ use crate::waits::{
 };
 
 pub(super) const NULL: &[u8] = b"*-1\r\n";
-const WRONGTYPE: &[u8] = b"-WRONGTYPE no\r\n";
+const NOPERM: &[u8] = b"-NOPERM no\r\n";
 pub(super) const SECOND: u64 = 1_000_000;
 
 /// Tells the machine what happens and shows what it wants as text.
@@ -42,8 +42,11 @@ impl Script {
                         self.tries
                             .push((attempt, sending.replies.saturating_sub(2)));
                         let calls = super::server::requests(&sending.bytes);
-                        let call = calls.get(1).unwrap_or(&calls[0]);
-                        all.push(format!("try {}", words(call)));
+                        let all_calls: Vec<_> = calls.iter().map(|call| words(call)).collect();
+                        all.push(match all_calls[0].split(' ').next() {
+                            Some("LLEN" | "ZCARD") => all_calls.join(", "),
+                            _ => format!("try {}", all_calls.get(1).unwrap_or(&all_calls[0])),
+                        });
                     }
                 }
                 Action::Borrow { seat, .. } => {
@@ -262,12 +265,12 @@ fn only_whose_own_try_is_refused_learns_of_it() {
     script.joins("BLPOP b 0");
     script.waits.answered(seat, NULL, script.now);
     script.wants();
-    script.waits.answered(seat, WRONGTYPE, script.now);
+    script.waits.answered(seat, NOPERM, script.now);
     assert_eq!(
         script.wants(),
         ["try BLPOP a 0.002", "try BLPOP b 0.002", "release"]
     );
-    script.tried(&[WRONGTYPE]);
+    script.tried(&[NOPERM]);
     assert_eq!(script.wants(), ["tell error"]);
     script.tried(&[NULL]);
     assert_eq!(script.wants(), ["borrow"]);
@@ -361,7 +364,7 @@ fn the_last_entry_is_resolved_before_the_first_try() {
     script.arrive("XREAD BLOCK 0 STREAMS s $");
     script.wants();
     let (attempt, _) = script.tries.remove(1);
-    script.waits.tried(attempt, b"-NOPERM no\r\n", script.now);
+    script.waits.tried(attempt, NOPERM, script.now);
     assert_eq!(script.wants(), ["tell OwnConnection"]);
 }
 
@@ -547,7 +550,7 @@ fn who_has_waited_does_not_learn_what_passes() {
     script.waits.seated(seat, script.now);
     script.wants();
     // Each asks for itself: the server is as busy as before.
-    script.waits.answered(seat, WRONGTYPE, script.now);
+    script.waits.answered(seat, NOPERM, script.now);
     script.wants();
     let (attempt, _) = script.tries.pop().expect("a try for itself");
     let busy = b"+OK\r\n+QUEUED\r\n-EXECABORT Transaction discarded because of: BUSY no\r\n";

@@ -626,8 +626,18 @@ impl World {
                 }
                 Action::Orphaned(count) => self.orphaned += count,
                 Action::Tell {
-                    waiter, outcome, ..
-                } => self.tell(waiter, &outcome),
+                    waiter,
+                    outcome,
+                    has_waited,
+                } => {
+                    if let Outcome::Reply(reply) = &outcome
+                        && reply.starts_with(b"-WRONGTYPE")
+                        && self.clients[&waiter].line.len() == 1
+                    {
+                        assert!(!has_waited, "told that a key is of another kind");
+                    }
+                    self.tell(waiter, &outcome);
+                }
             }
         }
         self.waits.check();

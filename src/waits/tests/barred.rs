@@ -1,0 +1,188 @@
+//! Keys of another kind are left out of the one call for many, and who waits for them is told nothing of it.
+
+use super::single::{NULL, SECOND, Script};
+use crate::waits::{Failure, SeatId};
+
+const WRONGTYPE: &[u8] = b"-WRONGTYPE Operation against a key holding the wrong kind of value\r\n";
+const NOPERM: &[u8] = b"-NOPERM this user has no permissions to run the 'llen' command\r\n";
+
+/// The answers to the oldest look.
+fn looked(script: &mut Script, answers: &[&[u8]]) {
+    let (attempt, _) = script.tries.remove(0);
+    script.waits.tried(attempt, &answers.concat(), script.now);
+}
+
+/// One waits for each of `lines`, and the call for all, issued again, is refused.
+fn refused(lines: &[&str]) -> (Script, SeatId) {
+    let mut script = Script::default();
+    let (_, seat) = script.blocked(lines[0]);
+    for line in &lines[1..] {
+        script.joins(line);
+    }
+    script.waits.answered(seat, NULL, script.now);
+    script.wants();
+    script.waits.answered(seat, WRONGTYPE, script.now);
+    (script, seat)
+}
+
+#[test]
+fn a_key_of_another_kind_is_left_out_until_it_is_none() {
+    let (mut script, seat) = refused(&["BLPOP k 0", "BLPOP j k 0"]);
+    assert_eq!(script.wants(), ["LLEN j, LLEN k"]);
+    looked(&mut script, &[b":0\r\n", WRONGTYPE]);
+    assert_eq!(script.wants(), ["issue BLPOP j 0"]);
+    for _ in 0..3 {
+        script.pass(super::super::POLL_MICROS);
+        assert_eq!(script.wants(), ["LLEN k"]);
+        looked(&mut script, &[WRONGTYPE]);
+        assert_eq!(script.wants(), [""; 0], "they wait on");
+    }
+    script.arrive("BLPOP k 0");
+    script.wants();
+    script.tried(&[WRONGTYPE]);
+    assert_eq!(script.wants(), ["tell error"], "a newcomer learns of it");
+    script.pass(super::super::POLL_MICROS);
+    assert_eq!(script.wants(), ["LLEN k"]);
+    looked(&mut script, &[b":1\r\n"]);
+    assert_eq!(script.wants(), ["unblock"]);
+    script.waits.answered(seat, NULL, script.now);
+    assert_eq!(script.wants(), ["issue BLPOP k j 0"]);
+    let popped = crate::resp::speak::encode_request(&["k", "v"]);
+    script.waits.answered(seat, &popped, script.now);
+    assert_eq!(script.wants()[0], "tell k v");
+    assert_eq!(script.waits.waiting(), 1, "the first in line has it");
+}
+
+#[test]
+fn who_waits_for_such_keys_alone_has_no_connection() {
+    for (line, look) in [("BRPOP k 0", "LLEN k"), ("BZPOPMIN k 0", "ZCARD k")] {
+        let (mut script, _) = refused(&[line]);
+        assert_eq!(script.wants(), [look]);
+        looked(&mut script, &[WRONGTYPE]);
+        assert_eq!(script.wants(), ["release"]);
+        for _ in 0..20 {
+            script.pass(super::super::POLL_MICROS);
+            assert_eq!(script.wants(), [look]);
+            looked(&mut script, &[WRONGTYPE]);
+        }
+        script.pass(super::super::POLL_MICROS);
+        script.wants();
+        looked(&mut script, &[b":0\r\n"]);
+        assert_eq!(script.wants(), ["borrow"]);
+    }
+}
+
+#[test]
+fn who_comes_is_not_held_up_by_such_keys() {
+    let (mut script, _) = refused(&["BLPOP k 0"]);
+    script.wants();
+    looked(&mut script, &[WRONGTYPE]);
+    assert_eq!(script.wants(), ["release"]);
+    script.joins("BLPOP other 0");
+    assert_eq!(script.wants(), ["borrow"], "at once");
+    let seat = script.borrows.remove(0);
+    script.waits.seated(seat, script.now);
+    assert_eq!(script.wants(), ["issue BLPOP other 0"]);
+    // One that has found nothing has found that it is not in the way.
+    script.joins("BLPOP k 0");
+    script.pass(super::super::SETTLING_MICROS);
+    assert_eq!(script.wants(), ["unblock"]);
+    script.waits.answered(seat, NULL, script.now);
+    assert_eq!(script.wants(), ["issue BLPOP k other 0"]);
+}
+
+#[test]
+fn a_try_that_is_refused_leaves_keys_out_as_well() {
+    let mut script = Script::default();
+    script.joins("BLPOP a 0");
+    script.joins("BLPOP b 0");
+    script.wants();
+    script.pass(super::super::FIRST_POLL_MICROS);
+    assert_eq!(script.wants(), ["try BLPOP a b 0.002"]);
+    script.tried(&[WRONGTYPE]);
+    assert_eq!(script.wants(), ["LLEN a, LLEN b"]);
+    looked(&mut script, &[b":0\r\n", WRONGTYPE]);
+    script.wants();
+    let seat = script.borrows.pop().expect("it is wanted again");
+    script.waits.seated(seat, script.now);
+    assert_eq!(script.wants(), ["issue BLPOP a 0"]);
+}
+
+#[test]
+fn whose_time_passes_is_told_null_though_its_key_is_left_out() {
+    let (mut script, _) = refused(&["BLPOP k 1"]);
+    script.wants();
+    looked(&mut script, &[WRONGTYPE]);
+    assert_eq!(script.wants(), ["release"]);
+    script.pass(SECOND);
+    assert_eq!(script.wants()[0], "tell Null");
+    assert_eq!(script.waits.waiting(), 0);
+    while !script.tries.is_empty() {
+        looked(&mut script, &[b":0\r\n"]);
+    }
+    assert_eq!(script.waits.next_due(), None, "nothing is left");
+}
+
+#[test]
+fn who_may_not_look_is_told_what_one_that_arrives_is() {
+    let (mut script, _) = refused(&["BLPOP k 0", "BLPOP j 0"]);
+    assert_eq!(script.wants(), ["LLEN j, LLEN k"]);
+    looked(&mut script, &[NOPERM, NOPERM]);
+    let mut wants = script.wants();
+    wants.retain(|want| want.starts_with("try"));
+    assert_eq!(wants, ["try BLPOP k 0.002", "try BLPOP j 0.002"]);
+    script.tried(&[WRONGTYPE]);
+    script.tried(&[NULL]);
+    assert!(script.wants().contains(&"tell error".to_owned()));
+    assert_eq!(script.waits.waiting(), 1);
+}
+
+#[test]
+fn a_look_that_is_lost_is_made_again_and_a_server_that_is_away_is_told_of() {
+    let (mut script, _) = refused(&["BLPOP k 0"]);
+    script.wants();
+    let (look, _) = script.tries.remove(0);
+    let lost = Failure::Lost { sent: true };
+    script.waits.failed(look, lost, script.now);
+    assert_eq!(script.wants(), ["release"]);
+    script.pass(super::super::POLL_MICROS);
+    assert_eq!(script.wants(), ["LLEN k"]);
+    let (look, _) = script.tries.remove(0);
+    script.waits.failed(look, Failure::Unreachable, script.now);
+    assert_eq!(script.wants(), ["tell Unreachable"]);
+}
+
+#[test]
+fn looks_take_a_small_share_of_the_servers_time() {
+    let mut script = Script::default();
+    let (_, seat) = script.blocked("BLPOP first 0");
+    for client in 0..40 {
+        let keys: Vec<_> = (0..50).map(|key| format!("{client}:{key}")).collect();
+        script.joins(&format!("BLPOP {} 0", keys.join(" ")));
+    }
+    script.waits.answered(seat, NULL, script.now);
+    script.wants();
+    let (mut looks, mut issued, mut refusals) = (0, 0, 0);
+    while script.now < 20 * SECOND {
+        // Every key but the first is of another kind.
+        for want in script.wants() {
+            issued += usize::from(want.starts_with("issue"));
+        }
+        while let Some((attempt, calls)) = script.tries.first().copied() {
+            script.tries.remove(0);
+            looks += calls + 2;
+            let answers = WRONGTYPE.repeat(calls + 2);
+            script.waits.tried(attempt, &answers, script.now);
+        }
+        if script.waits.unblocking().contains(&seat) {
+            script.waits.answered(seat, NULL, script.now);
+        } else if refusals < 3 {
+            refusals += 1;
+            script.waits.answered(seat, WRONGTYPE, script.now);
+        }
+        script.pass(1_000);
+    }
+    // Two microseconds each.
+    assert!((2_000..=200_000).contains(&looks), "{looks} in 20 s");
+    assert!(issued < 50, "{issued}");
+}

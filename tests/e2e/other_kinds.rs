@@ -1,0 +1,104 @@
+//! Keys that become ones of another kind under clients that wait for them: nobody is told so whom the server would have blocked.
+
+use crate::harness::{Client, Redis, Respool, encode, eventually, show};
+
+fn words(line: &str) -> Vec<&str> {
+    line.split(' ').collect()
+}
+
+/// How often the server has run a command.
+fn calls(redis: &Redis, name: &str) -> u64 {
+    let text = redis.cmd(&["INFO", "commandstats"]).text();
+    let line = text
+        .lines()
+        .find_map(|line| line.strip_prefix(&format!("cmdstat_{name}:calls=")));
+    let count = line.and_then(|line| line.split(',').next());
+    count.map_or(0, |count| count.parse().expect("a number"))
+}
+
+/// A popping call, how its keys are filled, and what tells of their kind.
+const POPS: [(&str, &str, &str); 4] = [
+    ("BLPOP", "RPUSH", "llen"),
+    ("BRPOP", "RPUSH", "llen"),
+    ("BZPOPMIN", "ZADD", "zcard"),
+    ("BZPOPMAX", "ZADD", "zcard"),
+];
+
+/// What clients get that wait for a key while it is one of another kind, and others that wait for others. Through respool one call is
+/// blocked for all of them.
+fn got(
+    redis: &Redis,
+    connect: &dyn Fn() -> Client,
+    (pop, push, look): (&str, &str, &str),
+    through: bool,
+) -> Vec<Vec<u8>> {
+    redis.flush();
+    redis.cmd(&["CONFIG", "RESETSTAT"]);
+    let push = |key: &str, elements: [&str; 2]| {
+        let [first, second] = elements;
+        match push {
+            "ZADD" => redis.cmd(&[push, key, "1", first, "2", second]),
+            _ => redis.cmd(&[push, key, first, second]),
+        };
+    };
+    let wait = |keys: &str| {
+        let mut client = connect();
+        client.send(encode(&words(&format!("{pop} {keys} 0"))));
+        client
+    };
+    let mut waiting = Vec::new();
+    for (at, keys) in ["k", "k", "j k"].into_iter().enumerate() {
+        waiting.push(wait(keys));
+        let blocked = if through { 1 } else { at as u64 + 1 };
+        // Each has tried in a transaction, and what the tries are answered comes before the answer to PING.
+        let are_waiting = || {
+            redis.info_number("blocked_clients") == blocked
+                && (!through || calls(redis, "exec") > at as u64)
+        };
+        eventually(are_waiting, "it waits");
+        connect().ping();
+    }
+    redis.cmd(&["SET", "k", "x"]);
+    waiting.push(wait("other"));
+    let have_learnt = || match through {
+        // The call for all has been refused, and the key has been found in the way more than once.
+        true => calls(redis, look) >= 8 && redis.info_number("blocked_clients") == 1,
+        false => redis.info_number("blocked_clients") == 4,
+    };
+    eventually(
+        || have_learnt() || waiting.iter_mut().any(Client::has_reply),
+        "the call for all is made again",
+    );
+    let mut all = vec![wait("k").reply_bytes()];
+    push("j", ["a", "b"]);
+    all.push(waiting[2].reply_bytes());
+    push("other", ["c", "d"]);
+    all.push(waiting[3].reply_bytes());
+    redis.cmd(&["DEL", "k"]);
+    push("k", ["e", "f"]);
+    all.push(waiting[0].reply_bytes());
+    all.push(waiting[1].reply_bytes());
+    all.push(format!("{:?}", redis.cmd(&["EXISTS", "k", "j", "other"])).into());
+    all
+}
+
+#[test]
+fn who_waits_for_keys_is_not_told_when_one_becomes_one_of_another_kind() {
+    let redis = Redis::start(&[]);
+    let respool = Respool::with(&redis)
+        .top("workers = 1")
+        .upstream("max_connections = 4\nshared_connections = 1")
+        .start();
+    for pop in POPS {
+        let direct = got(&redis, &|| redis.client(), pop, false);
+        let through = got(&redis, &|| respool.client(), pop, true);
+        for (at, (direct, through)) in direct.iter().zip(&through).enumerate() {
+            assert!(
+                direct == through,
+                "{pop:?}, {at}\n  directly {}\n  through  {}",
+                show(direct),
+                show(through)
+            );
+        }
+    }
+}
