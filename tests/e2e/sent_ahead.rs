@@ -114,7 +114,10 @@ fn all_kinds(pop: &str) -> Vec<u8> {
 #[test]
 fn what_was_sent_behind_a_call_runs_in_its_order_when_the_call_is_answered() {
     let redis = Redis::start(&[]);
-    let respool = Respool::start(&redis);
+    // On a busy machine a connection to lend may take its time.
+    let respool = Respool::with(&redis)
+        .limits("half_closed_grace = \"60s\"")
+        .start();
     let prepare = || {
         let mut other = redis.client();
         other.cmd(&["FLUSHALL"]);
