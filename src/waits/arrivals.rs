@@ -5,6 +5,8 @@
 //! what the server does with whoever it has blocked meanwhile. That depends on the kinds of the keys, which are asked for by a try
 //! that makes the call once more behind them, in one transaction.
 
+use std::borrow::Cow;
+
 use super::attempts::{Attempt, Kind};
 use super::call::{Call, Shape};
 use super::class::{Class, ClassId, Place};
@@ -16,6 +18,21 @@ use crate::texts::{GROUP_GONE, STREAM_GONE, ServerVersion};
 /// arrives is.
 const MAX_KINDS: usize = 64;
 const MAX_KINDS_BYTES: usize = 64 * 1024;
+
+/// What every server answers where a key is of another kind.
+pub(super) const OTHER_KIND: &[u8] =
+    b"-WRONGTYPE Operation against a key holding the wrong kind of value\r\n";
+
+/// What the kinds of its keys tell of a try for a class in doubt.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Fewer {
+    /// It was about every key, or none of those it left out is of another kind.
+    None,
+    /// It left out those that are of another kind.
+    Same,
+    /// It was to leave out others: another one does.
+    Others,
+}
 
 /// What is due to who has waited, where the server refuses a call that arrives.
 #[derive(Debug, PartialEq, Eq)]
@@ -45,7 +62,8 @@ fn is_of_arrival(call: &Call, server: ServerVersion, error: &[u8]) -> bool {
 }
 
 /// What is due to who has waited with this call, which `server` refuses with `error` while its keys are of these `kinds`, the answers to
-/// TYPE. Without kinds it cannot be known, and the wait ends: a stream is sooner gone than left without its group.
+/// TYPE. Without kinds it cannot be known: a stream is sooner gone than left without its group, and the one key of a call sooner in the way
+/// than the other end without a place.
 fn due<'a>(call: &Call, server: ServerVersion, error: &'a [u8], kinds: &[&[u8]]) -> Due<'a> {
     let right = kinds.iter().filter(|kind| **kind == call.kind()).count();
     let is_known = !kinds.is_empty() && kinds.iter().all(|kind| kind.starts_with(b"+"));
@@ -56,7 +74,8 @@ fn due<'a>(call: &Call, server: ServerVersion, error: &'a [u8], kinds: &[&[u8]])
     if call.is_of_group() && server.is_from((7, 0)) {
         return Due::Told(STREAM_GONE);
     }
-    match is_known && right == 0 {
+    let hides_one = kinds.is_empty() && call.awaited().len() == 1;
+    match hides_one || (is_known && right == 0) {
         true => Due::Wait,
         // One of its keys may have what it waits for while another is in the way, or what it takes has nowhere to go.
         false => Due::Told(error),
@@ -76,6 +95,7 @@ impl<S: Clone + PartialEq> Waits<S> {
             return;
         };
         class.is_doubted = true;
+        class.omitted.clear();
         match class.place {
             Place::Seated(_) => class.rests = true,
             Place::Queued { .. } | Place::Asleep { .. } => self.rest(id),
@@ -97,7 +117,7 @@ impl<S: Clone + PartialEq> Waits<S> {
         id: ClassId,
         attempt: &Attempt,
         error: &[u8],
-        kinds: &[&[u8]],
+        (fewer, kinds): (Fewer, &[&[u8]]),
     ) {
         let Some(class) = self.classes.get(&id) else {
             return;
@@ -105,11 +125,50 @@ impl<S: Clone + PartialEq> Waits<S> {
         if attempt.kinds == 0 && !class.hides_kinds {
             return self.doubt(id);
         }
+        if fewer == Fewer::Others {
+            return self.ask_kinds(id);
+        }
         if let Due::Told(error) = due(&class.call, self.server, error, kinds) {
             let outcome = Outcome::reply(error);
             let all = self.seated_out(id, &attempt.keys);
             self.tell_all(all, &outcome);
         }
+    }
+
+    /// The kinds of the keys of a class are known: the next try leaves out those that are of another one, where the server serves who is
+    /// blocked from the rest. From Redis 7.2 on it runs the call again when something has come: one that reads is refused then, as
+    /// soon as the rest has something, and one that takes is refused or served by the order of its keys, as one that arrives.
+    pub(super) fn sort_out(&mut self, id: ClassId, kinds: &[&[u8]]) -> Fewer {
+        let server = self.server;
+        let Some(class) = self.classes.get_mut(&id) else {
+            return Fewer::None;
+        };
+        if kinds.is_empty() || (class.takes() && server.is_from((7, 2))) {
+            return Fewer::None;
+        }
+        let is_other = |kind: &[u8]| kind.starts_with(b"+") && kind != b"+none\r\n";
+        let others = kinds.iter().enumerate();
+        let others = others.filter(|(_, kind)| is_other(kind) && **kind != class.call.kind());
+        let others = others.map(|(place, _)| place).collect();
+        if class.call.without(&others).is_none() {
+            class.omitted.clear();
+            return Fewer::None;
+        }
+        match class.omitted == others {
+            true => Fewer::Same,
+            false => {
+                class.omitted = others;
+                Fewer::Others
+            }
+        }
+    }
+
+    /// Whether the server, where it has blocked somebody, answers what a try over fewer keys has found with an error.
+    pub(super) fn ends_with_error(&self, id: ClassId, fewer: Fewer) -> bool {
+        let class = self.classes.get(&id);
+        fewer != Fewer::None
+            && self.server.is_from((7, 2))
+            && class.is_some_and(|class| !class.takes())
     }
 
     /// A try that asks for kinds was refused as a whole: its user may not ask for them. What is due is found out without.
@@ -130,6 +189,13 @@ impl<S> Class<S> {
             true => self.call.awaited().len(),
             false => 0,
         }
+    }
+
+    /// The call that its next try makes: over the keys that are not known to be of another kind.
+    pub(super) fn tried_call(&self) -> Cow<'_, Call> {
+        let fewer = Some(&self.omitted).filter(|_| self.kinds_wanted() > 0);
+        let fewer = fewer.and_then(|omitted| self.call.without(omitted));
+        fewer.map_or(Cow::Borrowed(&self.call), Cow::Owned)
     }
 
     /// The requests that ask for them, and how many.

@@ -2,6 +2,7 @@
 
 use std::collections::BTreeSet;
 
+use super::arrivals::{Fewer, OTHER_KIND};
 use super::call::Patience;
 use super::class::{Class, ClassId, Place};
 use super::lines::Line;
@@ -198,7 +199,7 @@ impl<S: Clone + PartialEq> Waits<S> {
         let mut call = Vec::new();
         let class = self.classes.get_mut(&id)?;
         class.sends(&keys);
-        class.call.push_over(&mut call, &keys, A_MOMENT);
+        class.tried_call().push_over(&mut call, &keys, A_MOMENT);
         Some(self.begun(attempt, id, keys, &call, 1))
     }
 
@@ -362,7 +363,9 @@ impl<S: Clone + PartialEq> Waits<S> {
                 self.class_tried(class, &attempt, kinds, answers);
             }
             (_, Err(refusal)) if refusal.is_passing() => {}
-            (_, Err(_)) if attempt.kinds > 0 => self.kinds_refused(class, &attempt.keys),
+            (_, Err(refusal)) if attempt.kinds > 0 && refusal.is_of_rights() => {
+                self.kinds_refused(class, &attempt.keys);
+            }
             (_, Err(_)) => self.retry_all(class, &attempt.keys),
         }
         self.tend(class, &attempt.keys);
@@ -444,13 +447,18 @@ impl<S: Clone + PartialEq> Waits<S> {
     fn class_tried(&mut self, id: ClassId, attempt: &Attempt, kinds: &[&[u8]], answers: &[&[u8]]) {
         let (mut hit, mut is_refused, mut is_passed_over) = (None, false, false);
         let mut missed = answers.is_empty();
+        let fewer = self.sort_out(id, kinds);
         for answer in answers {
             match Said::by(answer) {
-                Said::Null => missed = true,
+                // Nothing is known of the keys that were left out.
+                Said::Null => (missed, is_passed_over) = (true, fewer != Fewer::None),
                 Said::Error(error) if is_passing(error) => (missed, is_passed_over) = (true, true),
                 Said::Error(error) if self.is_of_arrival(id, error) => {
                     (missed, is_passed_over) = (true, true);
-                    self.refused_on_arrival(id, attempt, error, kinds);
+                    self.refused_on_arrival(id, attempt, error, (fewer, kinds));
+                }
+                Said::Element(_) if self.ends_with_error(id, fewer) => {
+                    self.tell_seated_out(id, &attempt.keys, OTHER_KIND);
                 }
                 Said::Error(error) if self.bars(id, error) => {
                     missed = true;
@@ -458,6 +466,7 @@ impl<S: Clone + PartialEq> Waits<S> {
                 }
                 Said::Error(_) => is_refused = true,
                 Said::Element(element) => {
+                    is_passed_over = fewer != Fewer::None;
                     let key = self.deliver(id, element, None);
                     hit = key.map(|key| (key, element.len())).or(hit);
                 }
@@ -494,6 +503,9 @@ impl<S: Clone + PartialEq> Waits<S> {
             line.is_some_and(|line| line.room() > 0)
         });
         let state = class.state.clone();
+        if fewer != Fewer::None && hit.is_some() && class.attempts == 0 && class.waiting > 0 {
+            return self.attempt(Kind::Poll(id), state);
+        }
         // Where something was, there may be more, under this key or another.
         let may_be_more = hit.is_some() || matches!(attempt.kind, Kind::Chase(_));
         match (goes_on, chases, may_be_more) {

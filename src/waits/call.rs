@@ -1,5 +1,7 @@
 //! A blocking call as a client sent it: what it waits for, for how long, and how it is asked again.
 
+use std::collections::BTreeSet;
+
 use super::popped::Popped;
 use super::price::Size;
 use super::{Key, MAX_MERGED};
@@ -154,6 +156,34 @@ impl Call {
         };
         let keys = words.get(first..first.saturating_add(count));
         keys.map(<[&[u8]]>::to_vec).unwrap_or_default()
+    }
+
+    /// The same call over fewer keys: without those at these places among [`Self::awaited`]. `None`: none would be left, or it is no
+    /// call that can be made over fewer.
+    pub(super) fn without(&self, places: &BTreeSet<usize>) -> Option<Self> {
+        let count = self.awaited().len();
+        let (first, is_stream) = match self.words[0].as_ref() {
+            // The timeout, which stands before the keys, is not among the words.
+            b"BLMPOP" | b"BZMPOP" => (2, false),
+            b"XREAD" => (self.words.len().checked_sub(2 * count)?, true),
+            _ => return None,
+        };
+        if places.is_empty() || places.len() >= count {
+            return None;
+        }
+        let mut fewer = self.clone();
+        for place in places.iter().rev() {
+            if is_stream {
+                fewer.words.remove(first + count + place);
+            }
+        }
+        for place in places.iter().rev() {
+            fewer.words.remove(first + place);
+        }
+        if !is_stream {
+            fewer.words[1] = (count - places.len()).to_string().into_bytes().into();
+        }
+        Some(fewer)
     }
 
     /// What TYPE answers about a key that has what it waits for.
@@ -387,6 +417,36 @@ mod tests {
         let words: Vec<_> = request.arguments().map(String::from_utf8_lossy).collect();
         assert_eq!(words.len(), request.count());
         words.join(" ")
+    }
+
+    #[test]
+    fn a_call_is_made_over_fewer_keys() {
+        let fewer = |line: &str, places: &[usize]| {
+            let places = places.iter().copied().collect();
+            let call = call(line).expect("it is understood").without(&places)?;
+            let mut out = Vec::new();
+            call.push(&mut out, Patience::Endless);
+            let words: Vec<String> = Request::new(&out)
+                .arguments()
+                .map(|word| String::from_utf8_lossy(word).into_owned())
+                .collect();
+            Some(words.join(" "))
+        };
+        let line = "XREAD COUNT 2 BLOCK 5 STREAMS a b c 1 2 3";
+        let expected = "XREAD COUNT 2 BLOCK 0 STREAMS a c 1 3";
+        assert_eq!(fewer(line, &[1]).as_deref(), Some(expected));
+        let expected = "XREAD COUNT 2 BLOCK 0 STREAMS b 2";
+        assert_eq!(fewer(line, &[0, 2]).as_deref(), Some(expected));
+        let line = "BLMPOP 5 3 a b c LEFT COUNT 2";
+        let expected = "BLMPOP 0 1 b LEFT COUNT 2";
+        assert_eq!(fewer(line, &[0, 2]).as_deref(), Some(expected));
+        assert_eq!(fewer(line, &[0, 1, 2]), None);
+        assert_eq!(fewer(line, &[]), None);
+        assert_eq!(fewer("BLMOVE a b LEFT LEFT 0", &[0]), None);
+        assert_eq!(
+            fewer("XREADGROUP GROUP g c BLOCK 0 STREAMS a b > >", &[0]),
+            None
+        );
     }
 
     #[test]

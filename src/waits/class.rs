@@ -92,6 +92,8 @@ pub(super) struct Class<S> {
     pub(super) rests: bool,
     /// The last call was refused as one that arrives: tries ask for the kinds of the keys first.
     pub(super) is_doubted: bool,
+    /// Places of keys that are of another kind: a try that asks for the kinds leaves them out, where that can be.
+    pub(super) omitted: BTreeSet<usize>,
     /// The user may not ask for them.
     pub(super) hides_kinds: bool,
     /// The server is being asked for the kinds of keys that are left out, or is when; and the last key of the time before.
@@ -131,6 +133,7 @@ impl<S> Class<S> {
             chase: None,
             rests: false,
             is_doubted: false,
+            omitted: BTreeSet::new(),
             hides_kinds: false,
             is_looking: false,
             look_at: None,

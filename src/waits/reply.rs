@@ -92,6 +92,12 @@ impl Refusal<'_> {
         let (Self::Call(error) | Self::Exec(error)) = self;
         is_passing(error)
     }
+
+    /// Whether it tells that a user may not use a command, or that there is none such.
+    pub(super) fn is_of_rights(&self) -> bool {
+        let (Self::Call(error) | Self::Exec(error)) = self;
+        error.starts_with(b"-NOPERM ") || error.starts_with(b"-ERR unknown command")
+    }
 }
 
 /// What the server answered to MULTI, `count` calls and EXEC: one answer for each call.

@@ -600,7 +600,7 @@ impl<S: Clone + PartialEq> Waits<S> {
         self.retry_all(class_id, keys);
     }
 
-    fn tell_seated_out(&mut self, class: ClassId, keys: &[Key], error: &[u8]) {
+    pub(super) fn tell_seated_out(&mut self, class: ClassId, keys: &[Key], error: &[u8]) {
         let all = self.seated_out(class, keys);
         self.tell_all(all, &Outcome::reply(error));
     }

@@ -85,14 +85,98 @@ fn redis_6_has_who_is_blocked_wait_for_a_stream_that_is_gone() {
     assert_eq!(told(&mut script), [GROUP_GONE, GROUP_GONE]);
 }
 
-#[test]
-fn who_may_not_ask_for_kinds_is_told_what_is_likely() {
-    let (mut script, _) = refused(ServerVersion::redis(7, 0, 15), OF_GROUP, NOGROUP);
+/// The user of the oldest try may not ask for kinds.
+fn forbidden(script: &mut Script) {
     let (attempt, _) = script.tries.remove(0);
     let mut refusal = b"+OK\r\n".to_vec();
     refusal.extend_from_slice(NOPERM);
     refusal.extend_from_slice(b"+QUEUED\r\n-EXECABORT Transaction discarded\r\n");
     script.waits.tried(attempt, &refusal, script.now);
+}
+
+#[test]
+fn who_may_not_ask_for_kinds_waits_on_for_the_one_key_that_is_in_the_way() {
+    let (mut script, _) = refused(ServerVersion::redis(6, 2, 5), OF_GROUP, NOGROUP);
+    forbidden(&mut script);
+    script.wants();
+    script.tried(&[NOGROUP]);
+    assert_eq!(script.wants(), [""; 0], "6.2 has it wait for its stream");
+    let line = "BLMOVE k d LEFT LEFT 0";
+    let (mut script, _) = refused(ServerVersion::valkey(9, 1, 0), line, WRONGTYPE);
+    forbidden(&mut script);
+    for _ in 0..3 {
+        assert_eq!(script.wants(), ["try BLMOVE k d LEFT LEFT 0.002"]);
+        script.tried(&[WRONGTYPE]);
+        assert_eq!(script.wants(), [""; 0], "it waits on");
+        script.pass(super::super::POLL_MICROS);
+    }
+    script.wants();
+    script.tried(&[NULL]);
+    assert_eq!(script.wants(), ["borrow"]);
+    let seat = script.borrows.remove(0);
+    script.waits.seated(seat, script.now);
+    script.wants();
+    script.waits.answered(seat, NULL, script.now);
+    script.wants();
+    script.waits.answered(seat, WRONGTYPE, script.now);
+    assert_eq!(script.wants(), ["try TYPE k", "release"], "it may by now");
+}
+
+#[test]
+fn a_stream_in_the_way_of_another_is_left_out() {
+    let line = "XREAD BLOCK 0 STREAMS a b 0 0";
+    let found = b"*1\r\n$1\r\nx\r\n";
+    for (server, told) in [
+        (ServerVersion::redis(6, 2, 5), "tell x"),
+        (ServerVersion::redis(7, 0, 15), "tell x"),
+        // It runs the call again, over both.
+        (ServerVersion::redis(8, 2, 3), "tell error"),
+        (ServerVersion::valkey(9, 1, 0), "tell error"),
+    ] {
+        let (mut script, wants) = refused(server, line, WRONGTYPE);
+        assert_eq!(wants, ["try TYPE a", "release"]);
+        let kinds: [&[u8]; 2] = [b"+stream\r\n", b"+string\r\n"];
+        script.tried(&[kinds[0], kinds[1], WRONGTYPE]);
+        for _ in 0..3 {
+            assert_eq!(script.wants(), ["try TYPE a"], "over the other one");
+            script.tried(&[kinds[0], kinds[1], NULL]);
+            assert_eq!(script.wants(), [""; 0], "they wait on");
+            script.pass(super::super::POLL_MICROS);
+        }
+        script.wants();
+        script.tried(&[kinds[0], kinds[1], found]);
+        assert_eq!(script.wants(), [told, told]);
+    }
+}
+
+#[test]
+fn a_key_in_the_way_of_another_is_left_out_where_the_server_passes_over_it() {
+    let line = "BLMPOP 0 2 k j LEFT";
+    let kinds: [&[u8]; 2] = [b"+string\r\n", b"+list\r\n"];
+    let (mut script, _) = refused(ServerVersion::redis(7, 0, 15), line, WRONGTYPE);
+    script.tried(&[kinds[0], b"+none\r\n", WRONGTYPE]);
+    assert_eq!(script.wants(), ["try TYPE k"]);
+    script.tried(&[kinds[0], kinds[1], b"*1\r\n$1\r\nx\r\n"]);
+    assert_eq!(
+        script.wants(),
+        ["tell x", "try TYPE k"],
+        "the first in line has it, and there may be more"
+    );
+    script.tried(&[b"+none\r\n", kinds[1], NULL]);
+    assert_eq!(script.wants(), ["borrow"], "nothing is in the way");
+    let (mut script, _) = refused(ServerVersion::redis(8, 2, 3), line, WRONGTYPE);
+    script.tried(&[kinds[0], b"+none\r\n", WRONGTYPE]);
+    assert_eq!(script.wants(), [""; 0], "they wait on");
+    script.pass(super::super::POLL_MICROS);
+    script.wants();
+    script.tried(&[kinds[0], kinds[1], WRONGTYPE]);
+    assert_eq!(script.wants(), ["tell error", "tell error"]);
+}
+
+#[test]
+fn who_may_not_ask_for_kinds_is_told_what_is_likely() {
+    let (mut script, _) = refused(ServerVersion::redis(7, 0, 15), OF_GROUP, NOGROUP);
+    forbidden(&mut script);
     assert_eq!(
         script.wants(),
         ["try XREADGROUP GROUP g c BLOCK 1 STREAMS s >"]
