@@ -25,6 +25,9 @@ pub(super) type EndWatch = Pinned<Box<dyn Future<Output = ()>>>;
 const LINGER: Duration = Duration::from_millis(500);
 const LINGER_READS: usize = 64;
 
+/// After this part of its grace a call that a pause seems to put off ends with its client.
+const PUT_OFF: u32 = 4;
+
 impl Client {
     /// Lets the client read why it is closed: a socket closed with unread bytes in it takes its last words along.
     pub(super) async fn linger(&self) {
@@ -173,15 +176,20 @@ impl Client {
         if !self.has_finished() || self.may_read() || !self.is_blocked() {
             return false;
         }
+        let since = self.resident.finished_micros.get();
+        let grace = self.site.thread.settings().limits.half_closed_grace;
         let takes = match &self.wait {
-            // One that need not wait is answered by the server, too; one that is put off for a pause waits.
+            // One that need not wait is answered by the server, too; one that is put off for a pause waits. A pause may be over without
+            // respool's knowing: then the answer comes at once.
             Wait::Blocked(blocked) => {
-                blocked.takes() && (blocked.has_waited() || self.site.upstream.is_paused())
+                let is_put_off = || {
+                    self.site.upstream.is_paused()
+                        && self.site.thread.clock.is_past(since, grace / PUT_OFF)
+                };
+                blocked.takes() && (blocked.has_waited() || is_put_off())
             }
             _ => self.pin.as_ref().is_some_and(|pin| pin.link().takes()),
         };
-        let since = self.resident.finished_micros.get();
-        let grace = self.site.thread.settings().limits.half_closed_grace;
         takes || self.site.thread.clock.is_past(since, grace)
     }
 

@@ -62,9 +62,12 @@ fn is_of_arrival(call: &Call, server: ServerVersion, error: &[u8]) -> bool {
 }
 
 /// What is due to who has waited with this call, which `server` refuses with `error` while its keys are of these `kinds`, the answers to
-/// TYPE. Without kinds it cannot be known: a stream is sooner gone than left without its group, and the one key of a call sooner in the way
-/// than the other end without a place.
+/// TYPE. Without kinds it cannot be known: a stream is sooner gone than left without its group. One that takes from one key alone has
+/// nothing else to be refused for; where what it takes also has to go somewhere it would wait for ever for a place, so it is told.
 fn due<'a>(call: &Call, server: ServerVersion, error: &'a [u8], kinds: &[&[u8]]) -> Due<'a> {
+    // A user who may not use MULTI either is refused TYPE by itself.
+    let is_refused = kinds.iter().any(|kind| kind.starts_with(b"-"));
+    let kinds = if is_refused { &[] } else { kinds };
     let right = kinds.iter().filter(|kind| **kind == call.kind()).count();
     let is_known = !kinds.is_empty() && kinds.iter().all(|kind| kind.starts_with(b"+"));
     let are_all_right = is_known && right == kinds.len();
@@ -74,7 +77,7 @@ fn due<'a>(call: &Call, server: ServerVersion, error: &'a [u8], kinds: &[&[u8]])
     if call.is_of_group() && server.is_from((7, 0)) {
         return Due::Told(STREAM_GONE);
     }
-    let hides_one = kinds.is_empty() && call.awaited().len() == 1;
+    let hides_one = kinds.is_empty() && call.awaited().len() == 1 && !call.has_destination();
     match hides_one || (is_known && right == 0) {
         true => Due::Wait,
         // One of its keys may have what it waits for while another is in the way, or what it takes has nowhere to go.

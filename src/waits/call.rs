@@ -158,6 +158,11 @@ impl Call {
         keys.map(<[&[u8]]>::to_vec).unwrap_or_default()
     }
 
+    /// Whether what it takes goes to another key.
+    pub(super) fn has_destination(&self) -> bool {
+        matches!(self.words[0].as_ref(), b"BLMOVE" | b"BRPOPLPUSH")
+    }
+
     /// The same call over fewer keys: without those at these places among [`Self::awaited`]. `None`: none would be left, or it is no
     /// call that can be made over fewer.
     pub(super) fn without(&self, places: &BTreeSet<usize>) -> Option<Self> {

@@ -286,9 +286,8 @@ fn a_call_that_takes_an_element_which_is_there_is_answered() {
 #[test]
 fn a_call_that_is_put_off_for_a_pause_ends_with_its_client() {
     let redis = Redis::start(&[]);
-    // So long that no test waits for it.
     let respool = Respool::with(&redis)
-        .limits("half_closed_grace = \"60s\"")
+        .limits("half_closed_grace = \"2s\"")
         .start();
     let mut other = respool.client();
     other.cmd(&["RPUSH", "q", "a"]);
@@ -313,4 +312,24 @@ fn a_call_that_is_put_off_for_a_pause_ends_with_its_client() {
         || other.cmd(&["LLEN", "q"]) == Value::Int(1),
         "the element is there",
     );
+}
+
+#[test]
+fn a_call_is_answered_where_a_pause_is_over_without_respools_knowing() {
+    let redis = Redis::start(&[]);
+    // So long that no test waits for it.
+    let respool = Respool::with(&redis)
+        .limits("half_closed_grace = \"60s\"")
+        .start();
+    let mut other = respool.client();
+    other.cmd(&["RPUSH", "q", "a", "b"]);
+    assert_eq!(
+        other.cmd(&["CLIENT", "PAUSE", "60000", "WRITE"]),
+        Value::ok()
+    );
+    assert_eq!(redis.cmd(&["CLIENT", "UNPAUSE"]), Value::ok());
+    for element in ["a", "b"] {
+        let read = half_closed(respool.client(), &["BLPOP q 0"]);
+        assert!(read.ends_with(&format!("{element}\\r\\n")), "{read}");
+    }
 }

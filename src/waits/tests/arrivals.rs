@@ -101,11 +101,11 @@ fn who_may_not_ask_for_kinds_waits_on_for_the_one_key_that_is_in_the_way() {
     script.wants();
     script.tried(&[NOGROUP]);
     assert_eq!(script.wants(), [""; 0], "6.2 has it wait for its stream");
-    let line = "BLMOVE k d LEFT LEFT 0";
+    let line = "BLMPOP 0 1 k LEFT";
     let (mut script, _) = refused(ServerVersion::valkey(9, 1, 0), line, WRONGTYPE);
     forbidden(&mut script);
     for _ in 0..3 {
-        assert_eq!(script.wants(), ["try BLMOVE k d LEFT LEFT 0.002"]);
+        assert_eq!(script.wants(), ["try BLMPOP 0.002 1 k LEFT"]);
         script.tried(&[WRONGTYPE]);
         assert_eq!(script.wants(), [""; 0], "it waits on");
         script.pass(super::super::POLL_MICROS);
@@ -120,6 +120,27 @@ fn who_may_not_ask_for_kinds_waits_on_for_the_one_key_that_is_in_the_way() {
     script.wants();
     script.waits.answered(seat, WRONGTYPE, script.now);
     assert_eq!(script.wants(), ["try TYPE k", "release"], "it may by now");
+}
+
+#[test]
+fn who_may_not_ask_for_kinds_does_not_wait_for_ever_for_a_place() {
+    for line in ["BLMOVE k d LEFT LEFT 0", "BRPOPLPUSH k d 0"] {
+        let (mut script, _) = refused(ServerVersion::valkey(9, 1, 0), line, WRONGTYPE);
+        forbidden(&mut script);
+        script.wants();
+        script.tried(&[WRONGTYPE]);
+        assert_eq!(script.wants(), ["tell error", "tell error"]);
+    }
+}
+
+#[test]
+fn who_may_not_ask_for_kinds_nor_use_a_transaction_waits_on_too() {
+    let line = "XREAD BLOCK 0 STREAMS k 0";
+    let (mut script, _) = refused(ServerVersion::valkey(9, 1, 0), line, WRONGTYPE);
+    let (attempt, _) = script.tries.remove(0);
+    let refusals = [NOPERM, NOPERM, WRONGTYPE, NOPERM].concat();
+    script.waits.tried(attempt, &refusals, script.now);
+    assert_eq!(script.wants(), [""; 0], "it waits on");
 }
 
 #[test]
