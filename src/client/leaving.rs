@@ -140,9 +140,9 @@ impl Client {
         true
     }
 
-    /// The same of a call that was sent amid messages, where nobody sees whether it waits: the server is told that nothing more comes, so it
-    /// ends the call if that waits, runs nothing behind it, and answers else. Behind one that takes nothing away the rest of what the client
-    /// has sent has its time; behind one that takes an element it is dropped. True: what is waited for has changed.
+    /// Whether a call ends with its client that was sent amid messages, where nobody sees whether it waits: the server is told that nothing
+    /// more comes, so it ends the call if that waits, runs nothing behind it, and answers else. Behind one that takes nothing away the rest
+    /// of what the client has sent has its time; behind one that takes an element it is dropped. True: what is waited for has changed.
     fn leaves_its_call_amid_messages(&mut self) -> bool {
         let Some(link) = self.pin.as_ref().map(|pin| Rc::clone(pin.link())) else {
             return false;

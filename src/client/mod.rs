@@ -5,7 +5,7 @@
 //! who stands in line with other blocked clients; `local` is what respool answers itself, `login` AUTH and HELLO among it, `changing_user` who does so anew, `searches` what it costs to look for other clients; `held` is
 //! who was rejected, `rejection` what is logged of it; `arriving` is who has yet to say who it is, `gate` what stands before a request;
 //! `large` is a request too large to share, `raw` one that may be answered with more than a reply, `debugging` a script under the server's debugger; `leaving`
-//! notices clients that leave while they wait, `unplaced` answers a transaction that a busy server has not been told of, `server_says` is
+//! notices clients that leave while they wait, `sent_ahead` keeps what they send meanwhile, `unplaced` answers a transaction that a busy server has not been told of, `server_says` is
 //! what a server that serves nobody for now says for itself, `timers`
 //! closes those that take too long, and `closes` says why respool closed one.
 

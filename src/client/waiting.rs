@@ -82,9 +82,10 @@ impl Client {
         match outcome {
             Outcome::Reply(reply) => {
                 let would_not_see_it = match self.outlet.peer_end() {
-                    PeerEnd::Open => false,
+                    // Below TLS nobody sees it, unless it has been read.
+                    PeerEnd::Open if !self.is_at_end => false,
                     // The server answers who need not wait, and ends the wait of who has finished sending.
-                    PeerEnd::Finished => blocked.has_waited(),
+                    PeerEnd::Open | PeerEnd::Finished => blocked.has_waited(),
                     PeerEnd::Gone => true,
                 };
                 if blocked.takes() && would_not_see_it {

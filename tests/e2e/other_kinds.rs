@@ -6,16 +6,6 @@ fn words(line: &str) -> Vec<&str> {
     line.split(' ').collect()
 }
 
-/// How often the server has run a command.
-fn calls(redis: &Redis, name: &str) -> u64 {
-    let text = redis.cmd(&["INFO", "commandstats"]).text();
-    let line = text
-        .lines()
-        .find_map(|line| line.strip_prefix(&format!("cmdstat_{name}:calls=")));
-    let count = line.and_then(|line| line.split(',').next());
-    count.map_or(0, |count| count.parse().expect("a number"))
-}
-
 /// A popping call, how its keys are filled, and what tells of their kind.
 const POPS: [(&str, &str, &str); 4] = [
     ("BLPOP", "RPUSH", "llen"),
@@ -53,7 +43,7 @@ fn got(
         // Each has tried in a transaction, and what the tries are answered comes before the answer to PING.
         let are_waiting = || {
             redis.info_number("blocked_clients") == blocked
-                && (!through || calls(redis, "exec") > at as u64)
+                && (!through || redis.calls("exec") > at as u64)
         };
         eventually(are_waiting, "it waits");
         connect().ping();
@@ -62,7 +52,7 @@ fn got(
     waiting.push(wait("other"));
     let have_learnt = || match through {
         // The call for all has been refused, and the key has been found in the way more than once.
-        true => calls(redis, look) >= 8 && redis.info_number("blocked_clients") == 1,
+        true => redis.calls(look) >= 8 && redis.info_number("blocked_clients") == 1,
         false => redis.info_number("blocked_clients") == 4,
     };
     eventually(

@@ -19,16 +19,6 @@ fn words(line: &str) -> Vec<&str> {
     line.split(' ').collect()
 }
 
-/// How many transactions the server has run.
-fn transactions(redis: &Redis) -> u64 {
-    let text = redis.cmd(&["INFO", "commandstats"]).text();
-    let line = text
-        .lines()
-        .find_map(|line| line.strip_prefix("cmdstat_exec:calls="));
-    let count = line.and_then(|line| line.split(',').next());
-    count.map_or(0, |count| count.parse().expect("a number"))
-}
-
 /// What each of `waiting`, which block on a stream, gets when it goes away by `way`. They wait when the server has run so many
 /// transactions, so many are blocked there, and `settle` has returned; `gone` is called when the stream is.
 fn told(
@@ -54,7 +44,7 @@ fn told(
         client.send(encode(&words(line)));
     }
     eventually(
-        || transactions(redis) >= tried && redis.info_number("blocked_clients") == blocked,
+        || redis.calls("exec") >= tried && redis.info_number("blocked_clients") == blocked,
         "they are blocked",
     );
     settle();
@@ -85,16 +75,6 @@ fn stop_between_calls(redis: &Redis, respool: &Respool) {
         redis.info_number("blocked_clients") == 0
     };
     eventually(are_over, "no call is blocked");
-}
-
-/// How often the server has run a command.
-fn calls(redis: &Redis, name: &str) -> u64 {
-    let text = redis.cmd(&["INFO", "commandstats"]).text();
-    let line = text
-        .lines()
-        .find_map(|line| line.strip_prefix(&format!("cmdstat_{name}:calls=")));
-    let count = line.and_then(|line| line.split(',').next());
-    count.map_or(0, |count| count.parse().expect("a number"))
 }
 
 /// Compares for all ways in which a stream goes; `between`: it goes while respool has the answer to one call and has not made the next.
@@ -193,11 +173,11 @@ fn got(
     }
     redis.cmd(&words(before));
     if let Some(respool) = respool {
-        let ran = calls(redis, &name);
+        let ran = redis.calls(&name);
         respool.resume();
         // The call that is issued again is refused, and so are others: unless the client has been told by then.
         eventually(
-            || client.has_reply() || calls(redis, &name) >= ran + 4,
+            || client.has_reply() || redis.calls(&name) >= ran + 4,
             "it is asked for again and again",
         );
         if name != "xreadgroup" {

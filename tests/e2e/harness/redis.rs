@@ -251,6 +251,16 @@ impl Redis {
         self.info(field).parse().expect("the field is a number")
     }
 
+    /// How often the server was asked to run a command.
+    #[track_caller]
+    pub(crate) fn calls(&self, command: &str) -> u64 {
+        let stats = self.cmd(&["INFO", "commandstats"]).text();
+        let head = format!("cmdstat_{command}:calls=");
+        let found = stats.lines().find_map(|line| line.strip_prefix(&head));
+        let number = found.and_then(|rest| rest.split(',').next());
+        number.map_or(0, |number| number.parse().expect("calls are counted"))
+    }
+
     /// Connections at the server, without the test's own that asks. Other direct clients of the test count.
     #[track_caller]
     pub(crate) fn connected_clients(&self) -> usize {

@@ -4,7 +4,7 @@ mod crowds;
 mod idle;
 mod refused;
 
-use crate::harness::{Client, Redis, Respool, encode, eventually};
+use crate::harness::{Client, Respool, encode, eventually};
 
 /// How many clients of respool are blocked.
 fn blocked(respool: &Respool) -> usize {
@@ -30,13 +30,4 @@ fn waiting(
     let all = before + clients.len();
     eventually(|| blocked(respool) == all, "all are blocked");
     clients
-}
-
-/// How often the server was asked to run a command.
-fn calls(redis: &Redis, command: &str) -> u64 {
-    let stats = redis.cmd(&["INFO", "commandstats"]).text();
-    let line = format!("cmdstat_{command}:calls=");
-    let found = stats.lines().find_map(|known| known.strip_prefix(&line));
-    let number = found.and_then(|rest| rest.split(',').next());
-    number.map_or(0, |number| number.parse().expect("calls are counted"))
 }

@@ -21,15 +21,6 @@ fn of_all(verb: &str) -> Vec<u8> {
     encode(&words)
 }
 
-/// How often the server was asked for this.
-fn calls(redis: &Redis, command: &str) -> usize {
-    let stats = redis.cmd(&["INFO", "commandstats"]).text();
-    let head = format!("cmdstat_{command}:calls=");
-    let line = stats.lines().find_map(|line| line.strip_prefix(&head));
-    let count = line.and_then(|line| line.split(',').next());
-    count.map_or(0, |count| count.parse().expect("a number"))
-}
-
 /// The confirmations, in the order of the words, with the counts from `first` on.
 #[track_caller]
 fn assert_confirmed(client: &mut Client, verb: &str) {
@@ -51,7 +42,7 @@ fn a_command_of_many_topics_leaves_the_others_their_turns() {
     one.send(of_all("SUBSCRIBE"));
     assert_confirmed(&mut one, "subscribe");
     assert!(
-        calls(&redis, "subscribe") >= TOPICS / A_TURN,
+        redis.calls("subscribe") >= (TOPICS / A_TURN) as u64,
         "asked for altogether"
     );
     // Subscribed to already: the server is not asked.
@@ -68,17 +59,17 @@ fn a_command_of_many_topics_leaves_the_others_their_turns() {
         assert_eq!(two.reply().items()[2], Value::Int(left as i64));
     }
     assert_eq!(two.cmd(&["PING"]), Value::simple("PONG"));
-    assert_eq!(calls(&redis, "unsubscribe"), 0, "one needs them still");
+    assert_eq!(redis.calls("unsubscribe"), 0, "one needs them still");
     one.send(encode(&["RESET"]));
     assert_eq!(one.reply(), Value::simple("RESET"));
     let subscribed = || respool.metric("respool_subscribed_topics");
     eventually(|| subscribed() == 0.0, "nobody is subscribed to anything");
     // The server may not have been told yet.
     eventually(
-        || calls(&redis, "unsubscribe") >= TOPICS / A_TURN,
+        || redis.calls("unsubscribe") >= (TOPICS / A_TURN) as u64,
         "they are left a part at a time",
     );
-    let reset = calls(&redis, "unsubscribe");
+    let reset = redis.calls("unsubscribe");
     one.send(of_all("SUBSCRIBE"));
     assert_confirmed(&mut one, "subscribe");
     drop(one);
@@ -86,7 +77,7 @@ fn a_command_of_many_topics_leaves_the_others_their_turns() {
         || redis.cmd(&["PUBSUB", "CHANNELS"]).items().is_empty(),
         "who has left is subscribed to nothing",
     );
-    assert!(calls(&redis, "unsubscribe") >= reset + TOPICS / A_TURN);
+    assert!(redis.calls("unsubscribe") >= reset + (TOPICS / A_TURN) as u64);
 }
 
 #[test]
@@ -108,5 +99,5 @@ fn many_topics_are_asked_for_again_a_part_at_a_time() {
         );
         assert_eq!(client.reply().items()[1], Value::bulk(topic));
     }
-    assert!(calls(&redis, "subscribe") >= 2 * TOPICS / A_TURN);
+    assert!(redis.calls("subscribe") >= (2 * TOPICS / A_TURN) as u64);
 }

@@ -2,7 +2,7 @@
 
 use std::time::{Duration, Instant};
 
-use super::{calls, waiting};
+use super::waiting;
 use crate::harness::{Redis, Respool, Value, eventually};
 
 /// How many keys a second the server looks at for idle clients: those of calls that begin to wait count whole, those of
@@ -10,8 +10,8 @@ use crate::harness::{Redis, Respool, Value, eventually};
 fn keys_a_second(redis: &Redis, keys_of_a_call: u64) -> f64 {
     const WATCHED: Duration = Duration::from_secs(5);
     let looked_at = || {
-        let tries = calls(redis, "exec");
-        let issued = calls(redis, "blpop").saturating_sub(tries);
+        let tries = redis.calls("exec");
+        let issued = redis.calls("blpop").saturating_sub(tries);
         (issued + tries / 8) * keys_of_a_call
     };
     let (start, before) = (Instant::now(), looked_at());
@@ -33,7 +33,7 @@ fn calls_over_very_many_keys_take_little_of_the_servers_time_while_nothing_comes
     let mut clients = waiting(&respool, || respool.client(), (0..CLIENTS).map(call));
     // Each has been tried, and has waited at the server once.
     eventually(
-        || calls(&redis, "blpop") >= 2 * CLIENTS as u64,
+        || redis.calls("blpop") >= 2 * CLIENTS as u64,
         "each has had its turn",
     );
     let looked_at = keys_a_second(&redis, KEYS as u64);
@@ -58,8 +58,8 @@ fn waits_that_end_at_different_times_have_the_others_asked_about_seldom() {
     let _clients = waiting(&respool, || respool.client(), idle);
     // Transactions are counted first: each of them holds a call that was counted before it.
     let issued = || {
-        let tried = calls(&redis, "exec");
-        calls(&redis, "blpop") - tried
+        let tried = redis.calls("exec");
+        redis.calls("blpop") - tried
     };
     let before = issued();
     let start = Instant::now();

@@ -1,6 +1,6 @@
 //! A user who may not use MULTI: each of its tries waits at the server for a moment.
 
-use super::{blocked, calls, waiting};
+use super::{blocked, waiting};
 use crate::harness::{Client, Redis, Respool, Value, eventually};
 
 /// More classes than can be lent a connection, so that those without one are tried again and again.
@@ -37,12 +37,12 @@ fn tries_of_who_may_not_use_multi_hold_up_nobody() {
         || shared_that_try(&redis).is_empty(),
         "the try that has told is over",
     );
-    let tried = calls(&redis, "blmove");
+    let tried = redis.calls("blmove");
     let mut seen = 0;
     eventually(
         || {
             seen += shared_that_try(&redis).len();
-            calls(&redis, "blmove") > tried + 4 * CROWD as u64
+            redis.calls("blmove") > tried + 4 * CROWD as u64
         },
         "they are tried again and again",
     );
