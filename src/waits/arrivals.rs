@@ -62,20 +62,28 @@ fn is_of_arrival(call: &Call, server: ServerVersion, error: &[u8]) -> bool {
 }
 
 /// What is due to who has waited with this call, which `server` refuses with `error` while its keys are of these `kinds`, the answers to
-/// TYPE. Without kinds it cannot be known: a stream is sooner gone than left without its group. One that takes from one key alone has
-/// nothing else to be refused for; where what it takes also has to go somewhere it would wait for ever for a place, so it is told.
+/// TYPE; those in the way are left out where that can be. Without kinds it cannot be known: a stream is sooner gone than left without its
+/// group. One that takes from one key alone has nothing else to be refused for; where what it takes also has to go somewhere it would wait
+/// for ever for a place, so it is told.
 fn due<'a>(call: &Call, server: ServerVersion, error: &'a [u8], kinds: &[&[u8]]) -> Due<'a> {
     // A user who may not use MULTI either is refused TYPE by itself.
     let is_refused = kinds.iter().any(|kind| kind.starts_with(b"-"));
     let kinds = if is_refused { &[] } else { kinds };
     let right = kinds.iter().filter(|kind| **kind == call.kind()).count();
     let is_known = !kinds.is_empty() && kinds.iter().all(|kind| kind.starts_with(b"+"));
-    let are_all_right = is_known && right == kinds.len();
-    if call.is_of_group() && are_all_right {
-        return Due::Told(GROUP_GONE);
-    }
-    if call.is_of_group() && server.is_from((7, 0)) {
-        return Due::Told(STREAM_GONE);
+    if call.is_of_group() {
+        // Redis 7.0 tells of any stream that is gone, 6.2 of groups alone.
+        let needed = if server.is_from((7, 0)) {
+            kinds.len()
+        } else {
+            1
+        };
+        if is_known && right >= needed {
+            return Due::Told(GROUP_GONE);
+        }
+        if server.is_from((7, 0)) {
+            return Due::Told(STREAM_GONE);
+        }
     }
     let hides_one = kinds.is_empty() && call.awaited().len() == 1 && !call.has_destination();
     match hides_one || (is_known && right == 0) {
@@ -140,16 +148,20 @@ impl<S: Clone + PartialEq> Waits<S> {
 
     /// The kinds of the keys of a class are known: the next try leaves out those that are of another one, where the server serves who is
     /// blocked from the rest. From Redis 7.2 on it runs the call again when something has come: one that reads is refused then, as
-    /// soon as the rest has something, and one that takes is refused or served by the order of its keys, as one that arrives.
+    /// soon as the rest has something, and one that takes is refused or served by the order of its keys, as one that arrives. One that
+    /// reads for a group is served from the rest by Redis 6.2 alone, where a stream that is gone is in the way as well.
     pub(super) fn sort_out(&mut self, id: ClassId, kinds: &[&[u8]]) -> Fewer {
         let server = self.server;
         let Some(class) = self.classes.get_mut(&id) else {
             return Fewer::None;
         };
-        if kinds.is_empty() || (class.takes() && server.is_from((7, 2))) {
+        let is_of_group = class.call.is_of_group();
+        let ends = if is_of_group { (7, 0) } else { (7, 2) };
+        if kinds.is_empty() || (class.takes() && server.is_from(ends)) {
             return Fewer::None;
         }
-        let is_other = |kind: &[u8]| kind.starts_with(b"+") && kind != b"+none\r\n";
+        let is_there = |kind: &[u8]| is_of_group || kind != b"+none\r\n";
+        let is_other = |kind: &[u8]| kind.starts_with(b"+") && is_there(kind);
         let others = kinds.iter().enumerate();
         let others = others.filter(|(_, kind)| is_other(kind) && **kind != class.call.kind());
         let others = others.map(|(place, _)| place).collect();

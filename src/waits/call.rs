@@ -170,7 +170,7 @@ impl Call {
         let (first, is_stream) = match self.words[0].as_ref() {
             // The timeout, which stands before the keys, is not among the words.
             b"BLMPOP" | b"BZMPOP" => (2, false),
-            b"XREAD" => (self.words.len().checked_sub(2 * count)?, true),
+            b"XREAD" | b"XREADGROUP" => (self.words.len().checked_sub(2 * count)?, true),
             _ => return None,
         };
         if places.is_empty() || places.len() >= count {
@@ -448,10 +448,9 @@ mod tests {
         assert_eq!(fewer(line, &[0, 1, 2]), None);
         assert_eq!(fewer(line, &[]), None);
         assert_eq!(fewer("BLMOVE a b LEFT LEFT 0", &[0]), None);
-        assert_eq!(
-            fewer("XREADGROUP GROUP g c BLOCK 0 STREAMS a b > >", &[0]),
-            None
-        );
+        let line = "XREADGROUP GROUP g c NOACK BLOCK 7 STREAMS a b c > 0 >";
+        let expected = "XREADGROUP GROUP g c NOACK BLOCK 0 STREAMS b 0";
+        assert_eq!(fewer(line, &[0, 2]).as_deref(), Some(expected));
     }
 
     #[test]

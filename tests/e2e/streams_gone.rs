@@ -161,7 +161,9 @@ fn got(
 ) -> Vec<u8> {
     redis.flush();
     redis.cmd(&["CONFIG", "RESETSTAT"]);
-    redis.cmd(&words("XGROUP CREATE s g $ MKSTREAM"));
+    for key in ["s", "other"] {
+        redis.cmd(&["XGROUP", "CREATE", key, "g", "$", "MKSTREAM"]);
+    }
     client.send(encode(&words(call)));
     eventually(
         || redis.info_number("blocked_clients") == 1,
@@ -223,6 +225,22 @@ fn who_waits_gets_what_comes_when_a_key_was_in_the_way_between_two_calls() {
         // What it takes has nowhere to go.
         ("BRPOPLPUSH k s 0", "SET k x", list),
     ];
+    // One of several streams goes, or all do.
+    let several = [
+        "XREADGROUP GROUP g c BLOCK 0 STREAMS s other > >",
+        "XREADGROUP GROUP g c BLOCK 0 STREAMS other s > >",
+    ];
+    let other: &[&str] = &["XADD other 9-9 a 1"];
+    for call in several {
+        for way in ["DEL s", "SET s x", "RENAME s t"] {
+            cases.push((call, way, other));
+            cases.push((call, way, stream));
+            cases.push((call, way, &["XGROUP DESTROY other g"]));
+        }
+        cases.push((call, "XGROUP DESTROY s g", other));
+        cases.push((call, "DEL s other", stream));
+        cases.push((call, "FLUSHALL", other));
+    }
     if AT_HAND.is_7_or_later() {
         cases.push(("BLMPOP 0 1 k LEFT", "SET k x", list));
         cases.push(("BZMPOP 0 1 k MIN", "SET k x", &["DEL k", "ZADD k 1 m"]));

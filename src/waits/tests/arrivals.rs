@@ -85,6 +85,47 @@ fn redis_6_has_who_is_blocked_wait_for_a_stream_that_is_gone() {
     assert_eq!(told(&mut script), [GROUP_GONE, GROUP_GONE]);
 }
 
+#[test]
+fn redis_6_serves_who_is_blocked_from_the_other_streams() {
+    let server = ServerVersion::redis(6, 2, 5);
+    let line = "XREADGROUP GROUP g c BLOCK 0 STREAMS a b > >";
+    let stream: &[u8] = b"+stream\r\n";
+    let found = b"*1\r\n$1\r\nx\r\n";
+    for (gone, error) in [(&b"+none\r\n"[..], NOGROUP), (b"+string\r\n", WRONGTYPE)] {
+        let (mut script, wants) = refused(server, line, error);
+        assert_eq!(wants, ["try TYPE a", "release"]);
+        script.tried(&[gone, stream, error]);
+        for _ in 0..3 {
+            assert_eq!(script.wants(), ["try TYPE a"], "over the other one");
+            script.tried(&[gone, stream, NULL]);
+            assert_eq!(script.wants(), [""; 0], "they wait on");
+            script.pass(super::super::POLL_MICROS);
+        }
+        script.wants();
+        script.tried(&[gone, stream, found]);
+        assert_eq!(
+            script.wants(),
+            ["tell x", "try TYPE a"],
+            "and for the next in line there may be more"
+        );
+        // The one that is there has lost its group.
+        script.tried(&[gone, stream, NOGROUP]);
+        assert_eq!(told(&mut script), [GROUP_GONE]);
+    }
+    // None is there.
+    let (mut script, _) = refused(server, line, NOGROUP);
+    script.tried(&[b"+none\r\n", b"+string\r\n", NOGROUP]);
+    assert_eq!(script.wants(), [""; 0], "they wait on");
+    script.pass(super::super::POLL_MICROS);
+    script.wants();
+    script.tried(&[stream, stream, NULL]);
+    assert_eq!(script.wants(), ["borrow"], "both are there again");
+    // Redis 7.0 tells of the one that is gone.
+    let (mut script, _) = refused(ServerVersion::redis(7, 0, 15), line, NOGROUP);
+    script.tried(&[stream, b"+none\r\n", NOGROUP]);
+    assert_eq!(told(&mut script), [STREAM_GONE, STREAM_GONE]);
+}
+
 /// The user of the oldest try may not ask for kinds.
 fn forbidden(script: &mut Script) {
     let (attempt, _) = script.tries.remove(0);
