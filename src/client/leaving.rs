@@ -17,6 +17,7 @@ use std::time::Duration;
 use super::task::{Client, Wait};
 use crate::telemetry::Disconnect;
 use crate::transport::PeerEnd;
+use crate::upstream::Blocked;
 
 /// Ends when the client has gone a step further: it has finished sending, or is gone.
 pub(super) type EndWatch = Pinned<Box<dyn Future<Output = ()>>>;
@@ -176,21 +177,31 @@ impl Client {
         if !self.has_finished() || self.may_read() || !self.is_blocked() {
             return false;
         }
-        let since = self.resident.finished_micros.get();
-        let grace = self.site.thread.settings().limits.half_closed_grace;
-        let takes = match &self.wait {
-            // One that need not wait is answered by the server, too; one that is put off for a pause waits. A pause may be over without
-            // respool's knowing: then the answer comes at once.
-            Wait::Blocked(blocked) => {
-                let is_put_off = || {
-                    self.site.upstream.is_paused()
-                        && self.site.thread.clock.is_past(since, grace / PUT_OFF)
-                };
-                blocked.takes() && (blocked.has_waited() || is_put_off())
-            }
-            _ => self.pin.as_ref().is_some_and(|pin| pin.link().takes()),
+        let is_past_grace = || {
+            let since = self.resident.finished_micros.get();
+            let grace = self.site.thread.settings().limits.half_closed_grace;
+            self.site.thread.clock.is_past(since, grace)
         };
-        takes || self.site.thread.clock.is_past(since, grace)
+        match &self.wait {
+            // One that need not wait is answered by the server, however slow that is; one that is put off for a pause waits.
+            Wait::Blocked(blocked) if blocked.has_waited() => blocked.takes() || is_past_grace(),
+            Wait::Blocked(blocked) => self.is_put_off(blocked),
+            _ => self.pin.as_ref().is_some_and(|pin| pin.link().takes()) || is_past_grace(),
+        }
+    }
+
+    /// Whether a call that the server has not answered yet is put off for a pause. That one is in force is known, or seen; one of which
+    /// respool is told may be over without its knowing, and then the answer comes as soon as the server gives any.
+    fn is_put_off(&self, blocked: &Blocked) -> bool {
+        let (thread, upstream) = (&self.site.thread, &self.site.upstream);
+        let since = self.resident.finished_micros.get();
+        let grace = thread.settings().limits.half_closed_grace;
+        let writes = blocked.takes();
+        let is_known = upstream.puts_off(writes);
+        let is_seen = || writes && upstream.sees_writes_held() || upstream.has_answered(since);
+        is_known
+            && thread.clock.is_past(since, grace / PUT_OFF)
+            && (is_seen() || thread.clock.is_past(since, grace))
     }
 
     /// Whether the client has finished sending, and what it waits for is not to be had now: most likely it has left.

@@ -9,7 +9,7 @@ use super::task::{Client, Done, Purpose, Wait};
 use crate::command::{CommandId, Delays, same_word};
 use crate::resp::{Request, parse_integer};
 use crate::session::{Route, Routed};
-use crate::upstream::{Link, OwnReply};
+use crate::upstream::{Link, OwnReply, Taken};
 
 /// What a client asks for.
 #[derive(Debug, PartialEq, Eq)]
@@ -82,21 +82,24 @@ impl Client {
         let (tell, told) = tokio::sync::oneshot::channel();
         link.send_own(request.bytes(), OwnReply::Tell(tell));
         let process = Arc::clone(&self.site.thread.process);
-        let asked = Pause::asked(request);
+        let (asked, asked_micros) = (Pause::asked(request), process.now_micros());
         self.wait = Wait::Task(Box::pin(async move {
             let Ok(reply) = told.await else {
                 // The client is closed with the connection it was lent.
                 return Done::Dressed(None, Purpose::Traffic);
             };
             if reply.starts_with(b"+OK") {
-                let until = |millis: u64| {
-                    let micros = millis.saturating_mul(1000);
-                    process.now_micros().saturating_add(micros)
+                let taken_micros = process.now_micros();
+                let taken = |millis: u64| Taken {
+                    asked_micros,
+                    taken_micros,
+                    until_micros: taken_micros.saturating_add(millis.saturating_mul(1000)),
                 };
+                let pauses = &process.pulse.pauses;
                 match asked {
-                    Some(Pause::All(millis)) => process.pulse.all_paused(until(millis)),
-                    Some(Pause::Writes(millis)) => process.pulse.writes_paused(until(millis)),
-                    Some(Pause::Over) => process.pulse.unpaused(),
+                    Some(Pause::All(millis)) => pauses.all(&taken(millis)),
+                    Some(Pause::Writes(millis)) => pauses.writes(&taken(millis)),
+                    Some(Pause::Over) => pauses.over(),
                     None => {}
                 }
             }

@@ -126,6 +126,14 @@ impl Client {
             self.pinned(Ok(pin), reason);
             return self.pin.as_ref().map(|pin| Rc::clone(pin.link()));
         }
+        let upstream = &self.site.upstream;
+        if reason == PinReason::Pause
+            && !upstream.may_lend(group)
+            && let Some(link) = upstream.shared_for(&state, Delays::NONE)
+        {
+            // What ends a pause does not wait for those who wait for its end.
+            return Some(link);
+        }
         let borrowing = Rc::clone(&self.site.upstream).pin(group, state, Rc::clone(&self.outlet));
         self.wait = Wait::Loan(Box::pin(
             async move { Done::Pinned(borrowing.await, reason) },

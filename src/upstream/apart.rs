@@ -12,7 +12,8 @@ use tokio::sync::oneshot;
 
 use super::pins::PinError;
 use super::pool::Upstream;
-use super::waiting::Errand;
+use super::tries::Errand;
+use crate::command::Delays;
 use crate::session::State;
 use crate::waits::{Failure, TryId, Verdict, Verdicts};
 
@@ -28,6 +29,7 @@ pub(super) struct WantedTry {
     pub(super) state: State,
     /// The client group for which a connection would be lent.
     pub(super) group: usize,
+    pub(super) delays: Delays,
 }
 
 /// What is known of users, and whose tries wait because of it.
@@ -61,11 +63,11 @@ impl Apart {
     }
 
     /// The next try of a group, if it is of the same user.
-    fn next_alike(&self, state: &State, group: usize) -> Option<TryId> {
+    fn next_alike(&self, state: &State, group: usize) -> Option<WantedTry> {
         let mut queues = self.queues.borrow_mut();
         let queue = queues.get_mut(&group)?;
         queue.front().filter(|next| next.state == *state)?;
-        queue.pop_front().map(|next| next.attempt)
+        queue.pop_front()
     }
 }
 
@@ -108,17 +110,34 @@ impl Upstream {
         let apart = &self.waiting.apart;
         let verdict = apart.verdicts.borrow().of(user(&wanted.state));
         match verdict {
-            Verdict::Allowed => self.find_for(wanted.state, Errand::Try(wanted.attempt, None)),
+            Verdict::Allowed => self.find_for(wanted.state.clone(), Errand::Try(wanted, None)),
             Verdict::Unknown => {
                 apart.verdicts.borrow_mut().ask(user(&wanted.state));
                 let asking = Asking {
                     upstream: Rc::downgrade(self),
                     state: wanted.state.clone(),
                 };
-                self.find_for(wanted.state, Errand::Try(wanted.attempt, Some(asking)));
+                self.find_for(wanted.state.clone(), Errand::Try(wanted, Some(asking)));
             }
-            Verdict::Asked => apart.undecided.borrow_mut().push(wanted),
+            Verdict::Asked => {
+                apart.undecided.borrow_mut().push(wanted);
+                self.send_undecided_reads();
+            }
             Verdict::Refused => self.send_where_nobody_waits(wanted),
+        }
+    }
+
+    /// While writes are held back, the try that is to tell of a user may be one: tries that are none do not wait for it.
+    pub(super) fn send_undecided_reads(self: &Rc<Self>) {
+        if !self.are_writes_held() {
+            return;
+        }
+        let mut undecided = self.waiting.apart.undecided.borrow_mut();
+        let is_read = |wanted: &mut WantedTry| !wanted.delays.may_pause();
+        let reads: Vec<WantedTry> = undecided.extract_if(.., is_read).collect();
+        drop(undecided);
+        for wanted in reads {
+            self.send_where_nobody_waits(wanted);
         }
     }
 
@@ -148,15 +167,16 @@ impl Upstream {
     /// Sends `first` and what stands behind it of the same user.
     async fn send_some_apart(self: &Rc<Self>, first: WantedTry) {
         let budget = &self.thread.process.budget;
-        let (state, group) = (first.state, first.group);
+        let (state, group) = (first.state.clone(), first.group);
         let limit = self.thread.settings().upstream.borrow_timeout;
         let turn = budget.wait_lease(group, self.thread.index);
         let Some(lease) = self.thread.within(limit, turn).await else {
             // Its group may never get one: a few of them go where they hold up others, for a moment each.
-            self.find_for(state.clone(), Errand::Try(first.attempt, None));
+            let send = |wanted| self.find_for(state.clone(), Errand::Try(wanted, None));
+            send(first);
             for _ in 1..WITHOUT_ONE {
-                if let Some(attempt) = self.waiting.apart.next_alike(&state, group) {
-                    self.find_for(state.clone(), Errand::Try(attempt, None));
+                if let Some(next) = self.waiting.apart.next_alike(&state, group) {
+                    send(next);
                 }
             }
             return;
@@ -190,7 +210,8 @@ impl Upstream {
             let may = link.is_alive() && !self.thread.clock.is_past(lent, TURN);
             next = may
                 .then(|| self.waiting.apart.next_alike(&state, group))
-                .flatten();
+                .flatten()
+                .map(|wanted| wanted.attempt);
         }
         pin.give_back_clear();
     }

@@ -47,7 +47,9 @@ impl Upstream {
             return;
         }
         let asked = watch.asked_micros.get();
-        let is_due = asked.is_none_or(|asked| self.thread.clock.is_past(asked, interval));
+        let is_due = asked.is_none_or(|asked| {
+            self.thread.clock.is_past(asked, interval) || self.may_be_another_run(asked)
+        });
         let can_ask = !self.is_away() || self.thread.is_nobody();
         if !is_due || !can_ask || watch.is_asking.replace(true) {
             return;
@@ -58,6 +60,22 @@ impl Upstream {
             upstream.ask_health().await;
             upstream.health.is_asking.set(false);
         });
+    }
+
+    /// Whether every connection is younger than a pause that is believed to be in force, and the server was not asked since: it may have
+    /// been started anew, and then holds nothing back.
+    fn may_be_another_run(&self, asked_micros: u64) -> bool {
+        let now = self.thread.clock.now_micros();
+        let taken = self.thread.process.pulse.pauses.taken_micros(now);
+        let links = self.links.borrow();
+        let begun = links
+            .iter()
+            .flatten()
+            .map(|link| link.origin().begun_micros);
+        let (Some(taken), Some(oldest)) = (taken, begun.min()) else {
+            return false;
+        };
+        oldest > taken && asked_micros < oldest
     }
 
     async fn ask_health(self: &Rc<Self>) {

@@ -24,6 +24,8 @@ pub(super) struct Info {
     pub(super) blocked_clients: Option<u64>,
     /// Which process it is and what modules it has, as one number; `None`: it does not say.
     pub(super) instance: Option<u64>,
+    /// Which process it is, as one number; `None`: it does not say.
+    pub(super) run: Option<u64>,
     /// The first error that came instead of a section.
     pub(super) refusal: Option<String>,
 }
@@ -62,6 +64,7 @@ impl Info {
                 }
             }
         }
+        info.run = instance.run;
         info.instance = instance.number();
         let named = |product, text: Option<String>| Named::of(product, text?);
         info.named = named(Product::Valkey, valkey).or_else(|| named(Product::Redis, redis));
@@ -74,22 +77,25 @@ impl Info {
 struct Instance {
     /// Order does not matter: servers list their modules in any.
     sum: u64,
-    has_run_id: bool,
+    run: Option<u64>,
 }
 
 impl Instance {
     fn note(&mut self, name: &[u8], line: &[u8]) {
         let is_run_id = name == b"run_id";
         if is_run_id || name == b"module" {
-            self.has_run_id |= is_run_id;
             let mut hasher = DefaultHasher::new();
             line.hash(&mut hasher);
-            self.sum = self.sum.wrapping_add(hasher.finish());
+            let number = hasher.finish();
+            self.sum = self.sum.wrapping_add(number);
+            if is_run_id {
+                self.run = Some(number);
+            }
         }
     }
 
     fn number(self) -> Option<u64> {
-        self.has_run_id.then_some(self.sum)
+        self.run.map(|_| self.sum)
     }
 }
 

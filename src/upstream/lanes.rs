@@ -10,17 +10,16 @@ use std::rc::Rc;
 use std::time::Duration;
 
 use super::link::Link;
+use super::pauses::COMES_FIRST;
 use super::pool::{Outcome, Upstream, Waiter};
 use super::traffic::Inner;
 use crate::command::Delays;
+use crate::failover::Node;
 use crate::schedule::Action;
 use crate::session::State;
 
 /// How often at most the server is asked whether it holds a write back.
 const ASKED_EVERY: Duration = Duration::from_millis(100);
-
-/// How long after its time a pause may still be in force: the server looks ten times a second by default.
-const PAUSE_LINGERS: Duration = Duration::from_millis(200);
 
 /// Where a request is to go that need not stay where its client is.
 enum Lane {
@@ -76,20 +75,44 @@ impl Upstream {
                 .are_writes_paused(self.thread.clock.now_micros())
     }
 
-    /// Waits until no pause is known to be in force. Redis 6.2 and 7.0 end with a fault when a client is unblocked whose call they
-    /// have put off for a pause.
-    pub(super) async fn pause_is_over(&self) {
-        self.thread.clock.refresh();
-        while self.is_paused() {
-            tokio::time::sleep(PAUSE_LINGERS).await;
-            self.thread.clock.refresh();
-        }
+    /// Whether a pause keeps the server at `node` from answering anything of respool's own, on every shared connection to it.
+    pub(super) fn holds_up_questions(&self, node: &Node) -> bool {
+        let is_held_up = |link: &Link| link.is_stalled() || link.owes_write();
+        let may_answer = || self.shared_at(node, |link| !is_held_up(link)).is_some();
+        self.puts_off(false) || self.are_writes_held() && !may_answer()
     }
 
-    /// Whether a pause is known to be in force: blocking calls are put off as long as it is.
-    pub fn is_paused(&self) -> bool {
+    /// Whether a connection can be lent to a group now.
+    pub fn may_lend(&self, group: usize) -> bool {
+        let budget = &self.thread.process.budget;
+        budget.try_lease(group, self.thread.index).is_some()
+    }
+
+    /// Whether something has been answered that was sent later than then.
+    pub fn has_answered(&self, since_micros: u64) -> bool {
+        self.thread.pulse.answered_micros() > since_micros
+    }
+
+    /// Whether a pause is seen to hold writes back: one is not answered, and what was sent later is.
+    pub fn sees_writes_held(&self) -> bool {
+        self.writes_are_held.get()
+    }
+
+    /// Whether the server puts off a call that is sent now, as far as is known; `writes`: it is a write.
+    pub fn puts_off(&self, writes: bool) -> bool {
         let now = self.thread.clock.now_micros();
-        self.are_writes_held() || self.thread.process.pulse.is_all_paused(now)
+        writes && self.are_writes_held() || self.thread.process.pulse.is_all_paused(now)
+    }
+
+    /// Whether the server may have put off a call that was sent then, instead of having it wait. Redis 6.2 and 7.0 end with a
+    /// fault when a client is unblocked whose call they have put off.
+    pub(super) fn may_be_put_off(&self, sent_micros: u64, writes: bool) -> bool {
+        let now = self.thread.clock.refresh();
+        let is_done =
+            self.thread.pulse.written_micros() > sent_micros + COMES_FIRST.as_micros() as u64;
+        let is_seen = writes && self.writes_are_held.get() && !is_done;
+        let pauses = &self.thread.process.pulse.pauses;
+        is_seen || pauses.may_put_off(sent_micros, writes, now)
     }
 
     /// Whether it matters on which connection a client goes on that has nothing due.

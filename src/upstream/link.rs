@@ -667,7 +667,7 @@ impl Link {
                 OwnReply::Step(effect) => self.stepped(&effect, bytes),
                 // Who asked may have gone.
                 OwnReply::Tell(sender) | OwnReply::Place(_, sender) => drop(sender.send(bytes)),
-                OwnReply::Pong(asked) => self.thread.ponged(asked),
+                OwnReply::Pong(asked) => self.thread.ponged(asked, &bytes),
                 OwnReply::Fence(_) => self.fenced(&bytes),
                 OwnReply::Vouch(_) => self.was_vouched(&bytes),
                 OwnReply::Ignore | OwnReply::KeepAlive | OwnReply::Last(_) | OwnReply::Refused => {}

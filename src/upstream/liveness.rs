@@ -319,6 +319,7 @@ impl Upstream {
         drop(idle_pins);
         self.look_for_pause();
         self.send_elsewhere();
+        self.send_undecided_reads();
         self.say_of_silence(is_suspected, &limits, now);
     }
 

@@ -233,8 +233,10 @@ impl Upstream {
             .filter(|link| link.is_alive() && !link.is_dressing() && link.origin().node == *node);
         let fitting = usable.filter(|link| fits(link));
         // Not behind what the server does not answer.
+        let is_held = self.are_writes_held();
+        let is_held_up = |link: &Link| link.is_stalled() || is_held && link.owes_write();
         fitting
-            .min_by_key(|link| (link.is_stalled(), link.load()))
+            .min_by_key(|link| (is_held_up(link), link.load()))
             .cloned()
     }
 

@@ -6,6 +6,7 @@ use std::cell::Cell;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::Duration;
 
+use super::pauses::Pauses;
 use crate::silence::Around;
 
 /// What another worker has seen with one of its last ticks still holds.
@@ -26,8 +27,8 @@ pub struct ServerPulse {
     /// When the server was seen last to owe a reply and to answer nobody.
     quiet_micros: AtomicU64,
     busy_micros: AtomicU64,
-    all_paused_until: AtomicU64,
-    writes_paused_until: AtomicU64,
+    /// What it holds back at somebody's wish.
+    pub pauses: Pauses,
     /// When the kernel has found that its host acknowledges nothing.
     gone_micros: AtomicU64,
     /// When its silence was suspected first; 0: it is not.
@@ -45,6 +46,8 @@ pub struct ThreadPulse {
     busy_micros: Cell<u64>,
     /// When the latest of the requests was sent that have been answered.
     answered_micros: Cell<u64>,
+    /// When the latest of the tries of blocked clients was sent that the server has done and that are writes.
+    written_micros: Cell<u64>,
 }
 
 impl ThreadPulse {
@@ -59,6 +62,17 @@ impl ThreadPulse {
     /// When the latest of the requests was sent that have been answered.
     pub fn answered_micros(&self) -> u64 {
         self.answered_micros.get()
+    }
+
+    /// The server has done a write that was sent then.
+    pub fn written(&self, sent_micros: u64) {
+        let latest = self.written_micros.get().max(sent_micros);
+        self.written_micros.set(latest);
+    }
+
+    /// When the latest write was sent of which is known that the server has done it.
+    pub fn written_micros(&self) -> u64 {
+        self.written_micros.get()
     }
 
     /// The server has sent something.
@@ -117,33 +131,15 @@ impl ServerPulse {
         self.gone_micros.load(Ordering::Relaxed) > self.heard_micros.load(Ordering::Relaxed)
     }
 
-    /// The server has taken a client's CLIENT PAUSE of every command. The longest holds, as there.
-    pub fn all_paused(&self, until_micros: u64) {
-        let until = &self.all_paused_until;
-        until.fetch_max(until_micros, Ordering::Relaxed);
-    }
-
-    /// The server has taken a client's CLIENT PAUSE of writes.
-    pub fn writes_paused(&self, until_micros: u64) {
-        let until = &self.writes_paused_until;
-        until.fetch_max(until_micros, Ordering::Relaxed);
-    }
-
-    /// The server has taken a client's CLIENT UNPAUSE.
-    pub fn unpaused(&self) {
-        self.all_paused_until.store(0, Ordering::Relaxed);
-        self.writes_paused_until.store(0, Ordering::Relaxed);
-    }
-
     /// Whether writes are held back now, as far as is known.
     #[inline]
     pub fn are_writes_paused(&self, now_micros: u64) -> bool {
-        self.writes_paused_until.load(Ordering::Relaxed) > now_micros
+        self.pauses.writes_until() > now_micros
     }
 
     /// Whether every command is held back now, as far as is known.
     pub fn is_all_paused(&self, now_micros: u64) -> bool {
-        self.all_paused_until.load(Ordering::Relaxed) > now_micros
+        self.pauses.all_until() > now_micros
     }
 
     /// What is known of the server beside one connection.
@@ -152,8 +148,8 @@ impl ServerPulse {
         Around {
             heard_micros: self.heard_micros.load(Ordering::Relaxed),
             may_work: is_within(working, SEEN_LATELY, now_micros) && !self.is_host_gone(),
-            all_paused_until: self.all_paused_until.load(Ordering::Relaxed),
-            writes_paused_until: self.writes_paused_until.load(Ordering::Relaxed),
+            all_paused_until: self.pauses.all_until(),
+            writes_paused_until: self.pauses.writes_until(),
         }
     }
 

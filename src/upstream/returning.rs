@@ -8,7 +8,8 @@ use std::rc::Rc;
 use super::link::Link;
 use super::pool::Upstream;
 use super::traffic::{Answer, OwnReply, Pace, Then};
-use super::waiting::{AROUND_ELEMENTS, Errand};
+use super::tries::Errand;
+use super::waiting::AROUND_ELEMENTS;
 use crate::session::State;
 use crate::telemetry::Throttle;
 

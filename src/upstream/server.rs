@@ -28,6 +28,8 @@ pub struct Server {
     modules: Vec<u8>,
     /// Which process it is, and what modules it has, as it said in INFO.
     instance: Option<u64>,
+    /// Which process it is, as it said in INFO.
+    run: Option<u64>,
     /// `master` or `slave`.
     pub role: String,
     /// Whether it answers NOAUTH to whoever has not authenticated.
@@ -115,6 +117,7 @@ impl Server {
     pub fn remember(&mut self, known: &Self) {
         self.learned = known.learned.clone();
         self.instance = known.instance;
+        self.run = known.run;
         if self.greeted == known.greeted {
             self.informed = known.informed.clone();
         }
@@ -160,8 +163,17 @@ impl Process {
                 server.inform(named.clone());
             }
             server.instance = info.instance.or(server.instance);
+            server.run = info.run.or(server.run);
             Some(Arc::new(server))
         });
+        let run_before = known.as_ref().and_then(|known| known.run);
+        if info
+            .run
+            .is_some_and(|run| run_before.is_some_and(|before| run != before))
+        {
+            // Nobody has told this one to hold anything back.
+            self.pulse.pauses.over();
+        }
         let before = known.and_then(|known| known.instance);
         if before.is_some_and(|before| info.instance.is_some_and(|now| now != before)) {
             self.listing.outdate(self.now_micros());

@@ -295,7 +295,7 @@ impl Subscriptions {
             Said::Pong => {
                 self.fanout.borrow_mut().ponged()?;
                 if let Some(asked) = self.pinged_micros.take() {
-                    self.thread.ponged(asked);
+                    self.thread.ponged(asked, b"+PONG");
                 }
                 Ok(())
             }

@@ -320,8 +320,12 @@ impl Thread {
     }
 
     /// The server answered a PING that was sent at this time of the worker's clock, which has been read since.
-    pub fn ponged(&self, asked_micros: u64) {
-        let took = self.clock.now_micros().saturating_sub(asked_micros);
+    pub fn ponged(&self, asked_micros: u64, reply: &[u8]) {
+        let now = self.clock.now_micros();
+        if reply.starts_with(b"+PONG") {
+            self.process.pulse.pauses.answered(asked_micros, now);
+        }
+        let took = now.saturating_sub(asked_micros);
         self.counters.ping_duration.record_micros(took, 1);
         self.process.health.answered(took);
     }

@@ -86,7 +86,10 @@ pub enum Pace {
     /// It may take its time.
     Blocking,
     /// It does, and its last reply must tell that the transaction is over that the first began.
-    Transaction,
+    Transaction {
+        /// While writes are paused it does not.
+        writes: bool,
+    },
 }
 
 /// Requests of respool's own whose replies, or their loss, somebody is told of by a call.
@@ -220,7 +223,12 @@ impl Due {
         match self {
             Self::Client { delays, .. } => *delays,
             Self::Own { reply, .. } => match reply {
-                OwnReply::Then(then) if matches!(then.pace, Pace::Writing | Pace::Transaction) => {
+                OwnReply::Then(then)
+                    if matches!(
+                        then.pace,
+                        Pace::Writing | Pace::Transaction { writes: true }
+                    ) =>
+                {
                     Delays::PAUSE
                 }
                 OwnReply::Place(place, _) => place.before.delays,
@@ -347,7 +355,7 @@ impl Inner {
             Some(Due::Own {
                 reply: OwnReply::Then(then),
                 ..
-            }) if then.pace == Pace::Transaction && then.replies == 1 => true,
+            }) if matches!(then.pace, Pace::Transaction { .. }) && then.replies == 1 => true,
             // On a connection of its own it may be left open.
             Some(Due::Client {
                 kind: Kind::Verb(Verb::Exec),
@@ -473,7 +481,8 @@ impl Inner {
 
     /// The connection is lost: requests never sent go back to their clients, who sent others are closed after the
     /// replies they got, and so is the client it is lent to. Returns how many that closes.
-    pub(super) fn collapse(self, pinned: Option<Rc<Outlet>>) -> u64 {
+    /// `may_have_run`: what was sent may be done, though not answered.
+    pub(super) fn collapse(self, pinned: Option<Rc<Outlet>>, may_have_run: bool) -> u64 {
         let first = self.sent_total - self.written as u64;
         let mut dues = self.due.into_iter().peekable();
         let mut own = Vec::new();
@@ -498,7 +507,7 @@ impl Inner {
                     start,
                     ..
                 } => {
-                    own.push((then.call, start < self.sent_total));
+                    own.push((then.call, may_have_run && start < self.sent_total));
                     continue;
                 }
                 Due::Own { .. } => continue,

@@ -2,12 +2,31 @@
 
 use std::rc::Rc;
 
+use super::apart::{Asking, WantedTry};
 use super::link::Link;
 use super::pool::Upstream;
-use super::returning::UnderWay;
+use super::returning::{Returning, UnderWay};
 use super::traffic::{Answer, OwnReply, Pace, Then};
 use super::waiting::AROUND_ELEMENTS;
-use crate::waits::{Failure, Sending, TryId};
+use crate::command::Delays;
+use crate::waits::{Failure, Sending, TryId, has_run};
+
+/// What is done on a shared connection.
+pub(super) enum Errand {
+    /// A try, which may be the first of its user.
+    Try(WantedTry, Option<Asking>),
+    PutBack(Returning),
+}
+
+impl Errand {
+    /// What may delay it: what is put back is written.
+    pub(super) fn delays(&self) -> Delays {
+        match self {
+            Self::Try(wanted, _) => wanted.delays,
+            Self::PutBack(_) => Delays::PAUSE,
+        }
+    }
+}
 
 impl Upstream {
     /// Sends a try; `over` is called when it has been answered, or cannot be any more.
@@ -22,6 +41,8 @@ impl Upstream {
         let under_way = UnderWay::new(&self.waiting.under_way);
         let is_transaction = sending.is_transaction();
         let state = is_transaction.then(|| link.worn().clone());
+        let sent_micros = self.thread.clock.now_micros();
+        let takes = sending.takes > 0;
         let call = move |answer| {
             drop(under_way);
             let Some(upstream) = upstream.upgrade() else {
@@ -31,6 +52,14 @@ impl Upstream {
                 upstream.told_of_multi(state, replies);
             }
             let now = upstream.thread.clock.now_micros();
+            if let Answer::Replies(replies) = &answer
+                && takes
+                && has_run(replies, is_transaction)
+            {
+                let pauses = &upstream.thread.process.pulse.pauses;
+                pauses.written(sent_micros, now);
+                upstream.thread.pulse.written(sent_micros);
+            }
             let waits = &upstream.waiting.waits;
             match answer {
                 Answer::Replies(replies) => {
@@ -46,10 +75,10 @@ impl Upstream {
             over();
         };
         let limit_bytes = self.limit_bytes(sending.takes);
-        let pace = if is_transaction {
-            Pace::Transaction
-        } else {
-            Pace::Writing
+        let pace = match (is_transaction, takes) {
+            (true, writes) => Pace::Transaction { writes },
+            (false, true) => Pace::Writing,
+            (false, false) => Pace::Prompt,
         };
         let then = Then::new(sending.replies, limit_bytes, pace, call);
         link.send_own(&sending.bytes, OwnReply::Then(then));

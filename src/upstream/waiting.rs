@@ -14,14 +14,15 @@ use std::time::Duration;
 use tokio::sync::{Notify, oneshot};
 use tokio::time::Instant;
 
-use super::apart::{Apart, Asking, WantedTry};
+use super::apart::{Apart, WantedTry};
 use super::link::Link;
 use super::pins::{Pin, PinError};
 use super::pool::{Upstream, WaitError};
-use super::returning::{Returning, UnderWay};
+use super::returning::UnderWay;
 use super::traffic::{Answer, OwnReply, Pace, Then};
+use super::tries::Errand;
 use crate::budget::PinLease;
-use crate::command::{Delays, PinReason};
+use crate::command::PinReason;
 use crate::exchange::Offence;
 use crate::session::State;
 use crate::waits::{
@@ -170,6 +171,8 @@ pub(super) struct Seat {
     pub(super) link: Rc<Link>,
     pin: RefCell<Option<Pin>>,
     is_calling: Cell<bool>,
+    /// When its latest call was sent.
+    called_micros: Cell<u64>,
     /// What it is called for takes elements away.
     takes: Cell<bool>,
     /// CLIENT UNBLOCK is under way, or about to be repeated.
@@ -313,11 +316,13 @@ impl Upstream {
                 state,
                 group,
                 is_bare,
+                delays,
             } => {
                 let wanted = WantedTry {
                     attempt,
                     state,
                     group,
+                    delays,
                 };
                 if is_bare {
                     self.send_where_nobody_waits(wanted);
@@ -358,18 +363,20 @@ impl Upstream {
 
     /// Does an errand on a shared connection in `state`, as soon as there is one.
     pub(super) fn find_for(self: &Rc<Self>, state: State, errand: Errand) {
-        // Tries and what is put back are writes.
-        if let Some(link) = self.shared_for(&state, Delays::PAUSE) {
+        if let Some(link) = self.shared_for(&state, errand.delays()) {
             return self.run(errand, &link);
         }
         match self.wait_shared(&state, 1) {
             Err(error) => self.give_up(errand, error),
             Ok(wait) => {
+                if !errand.delays().may_pause() {
+                    wait.may_be_lent(errand.delays());
+                }
                 let upstream = Rc::clone(self);
                 tokio::task::spawn_local(async move {
                     match std::future::poll_fn(|cx| wait.poll(cx)).await {
                         Ok(Some(link)) => upstream.run(errand, &link),
-                        Ok(None) => upstream.find_for(state, errand),
+                        Ok(None) => upstream.find_again(state, errand),
                         Err(error) => upstream.give_up(errand, error),
                     }
                     upstream.carry_out();
@@ -378,9 +385,20 @@ impl Upstream {
         }
     }
 
+    /// The connection that was waited for is not to be had for an errand now.
+    fn find_again(self: &Rc<Self>, state: State, errand: Errand) {
+        match errand {
+            // The server answers it on another connection than those that are held up.
+            Errand::Try(wanted, _) if self.lends_instead(&state, wanted.delays) => {
+                self.send_where_nobody_waits(wanted);
+            }
+            errand => self.find_for(state, errand),
+        }
+    }
+
     fn give_up(&self, errand: Errand, error: WaitError) {
         match errand {
-            Errand::Try(attempt, _) => {
+            Errand::Try(WantedTry { attempt, .. }, _) => {
                 let failure = match error {
                     WaitError::Unreachable => Failure::Unreachable,
                     WaitError::Refused(reply) => Failure::Refused(reply),
@@ -397,7 +415,7 @@ impl Upstream {
 
     fn run(self: &Rc<Self>, errand: Errand, link: &Rc<Link>) {
         match errand {
-            Errand::Try(attempt, asking) => {
+            Errand::Try(WantedTry { attempt, .. }, asking) => {
                 let now = self.thread.clock.now_micros();
                 let sending = self.waiting.waits.borrow_mut().begin(attempt, now);
                 if let Some(sending) = sending {
@@ -442,6 +460,7 @@ impl Upstream {
                     link,
                     pin: RefCell::new(Some(pin)),
                     is_calling: Cell::new(false),
+                    called_micros: Cell::default(),
                     takes: Cell::new(false),
                     is_unblocking: Cell::new(false),
                     next: RefCell::default(),
@@ -528,17 +547,15 @@ impl Upstream {
         issued: &Sending,
     ) {
         if !seat.link.is_alive() {
-            if let Some((attempt, _)) = ahead {
-                let now = self.thread.clock.now_micros();
-                let failure = Failure::Lost { sent: false };
-                self.waiting
-                    .waits
-                    .borrow_mut()
-                    .failed(attempt, failure, now);
-            }
+            self.not_sent(ahead);
             return self.seat_lost(id, false);
         }
         let now = self.thread.clock.now_micros();
+        let writes = issued.takes > 0;
+        if self.puts_off(writes) {
+            self.not_sent(ahead);
+            return self.waiting.waits.borrow_mut().put_off(id, now);
+        }
         if seat.link.renewal.is_due(now) && seat.link.takes_login() {
             self.renew(&seat.link);
         }
@@ -560,11 +577,22 @@ impl Upstream {
             upstream.carry_out();
         };
         seat.is_calling.set(true);
-        seat.takes.set(issued.takes > 0);
+        seat.called_micros.set(now);
+        seat.takes.set(writes);
         let limit_bytes = self.limit_bytes(issued.takes);
         let then = Then::new(issued.replies, limit_bytes, Pace::Blocking, call);
         seat.link.send_own(&issued.bytes, OwnReply::Then(then));
         seat.link.note_held();
+    }
+
+    /// What was to stand ahead of a call is not sent.
+    fn not_sent(&self, ahead: Option<(TryId, Sending)>) {
+        if let Some((attempt, _)) = ahead {
+            let now = self.thread.clock.now_micros();
+            let failure = Failure::Lost { sent: false };
+            let mut waits = self.waiting.waits.borrow_mut();
+            waits.failed(attempt, failure, now);
+        }
     }
 
     /// The call on a seat was answered; `None`: with more than may be gathered.
@@ -627,13 +655,6 @@ impl Upstream {
     pub fn has_waits_under_way(&self) -> bool {
         self.waiting.under_way.get() > 0
     }
-}
-
-/// What is done on a shared connection.
-pub(super) enum Errand {
-    /// A try, which may be the first of its user.
-    Try(TryId, Option<Asking>),
-    PutBack(Returning),
 }
 
 /// Counts a seat that waits for a lease, while it does.

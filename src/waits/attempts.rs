@@ -9,6 +9,7 @@ use super::lines::Line;
 use super::machine::{Ending, Status, Waiter, Waits};
 use super::reply::{Refusal, Said, frames, is_of_memory, is_passing, last_entry, transaction};
 use super::{Action, Key, Outcome, WaiterId};
+use crate::command::Delays;
 use crate::resp::speak::push_request;
 
 /// How long the server may wait where the call runs by itself, because MULTI was refused or whatever stands inside it.
@@ -111,13 +112,28 @@ impl<S: Clone + PartialEq> Waits<S> {
             class.attempts += 1;
         }
         let attempt = self.keep(kind, is_bare);
-        let group = self.group_of(kind);
+        let (group, delays) = (self.group_of(kind), self.delays_of(kind));
         self.actions.push_back(Action::Try {
             attempt,
             state,
             group,
             is_bare,
+            delays,
         });
+    }
+
+    /// What may delay a try: it is a write where its call takes something away.
+    fn delays_of(&self, kind: Kind) -> Delays {
+        let class = match kind {
+            Kind::Resolve(_) | Kind::Look(_) => None,
+            Kind::Newcomer(waiter) => self.waiters.get(&waiter).and_then(|waiter| waiter.class),
+            Kind::Poll(class) | Kind::Chase(class) => Some(class),
+        };
+        let class = class.and_then(|class| self.classes.get(&class));
+        match class.is_some_and(Class::takes) {
+            true => Delays::PAUSE,
+            false => Delays::NONE,
+        }
     }
 
     fn group_of(&self, kind: Kind) -> usize {

@@ -36,12 +36,13 @@ pub use attempts::{Failure, Sending, TryId};
 pub use call::Call;
 pub use machine::Waits;
 pub use popped::{Fate, Popped};
+pub use reply::has_run;
 pub use seats::SeatId;
 pub use verdicts::{Verdict, Verdicts};
 
 use std::rc::Rc;
 
-use crate::command::PinReason;
+use crate::command::{Delays, PinReason};
 
 /// Most keys of one issued call; more are asked for in turn.
 const MAX_KEYS: usize = 1024;
@@ -154,6 +155,8 @@ pub enum Action<S> {
         group: usize,
         /// It waits at the server for a moment: it goes where nobody stands behind it.
         is_bare: bool,
+        /// What it may be delayed by: a pause of writes where it takes something away.
+        delays: Delays,
     },
     /// Borrow a connection; tell [`Waits::seated`] or [`Waits::not_seated`].
     Borrow {

@@ -122,6 +122,19 @@ pub(super) fn transaction(bytes: &[u8], count: usize) -> Result<Vec<&[u8]>, Refu
     }
 }
 
+/// Whether the server has done what it was asked for in a try with these replies, one that takes something away. Whoever is refused it has
+/// not come to where a pause of writes would have put it off.
+pub fn has_run(replies: &[u8], is_transaction: bool) -> bool {
+    let all = frames(replies);
+    match (all.first(), all.last()) {
+        (Some(first), Some(last)) if is_transaction => {
+            first.starts_with(b"+") && last.starts_with(b"*")
+        }
+        (_, Some(last)) => !matches!(last.first(), Some(b'-' | b'!')),
+        _ => false,
+    }
+}
+
 /// The key a popped element came from.
 pub(super) fn key(element: &[u8]) -> Option<&[u8]> {
     Request::new(element).argument(0)

@@ -204,6 +204,18 @@ impl<S: Clone + PartialEq> Waits<S> {
         }
     }
 
+    /// A call was not sent, since a pause would put it off: its class is only tried until one of the tries is answered.
+    pub fn put_off(&mut self, id: SeatId, now: u64) {
+        self.now = now;
+        let Some((class_id, keys)) = self.stop_calling(id) else {
+            return;
+        };
+        if let Some(class) = self.classes.get_mut(&class_id) {
+            class.rests = true;
+        }
+        self.tend(class_id, &keys);
+    }
+
     /// A connection was lost; `sent`: the call issued on it, if any, may have run.
     pub fn lost(&mut self, id: SeatId, sent: bool, now: u64) {
         self.now = now;

@@ -204,6 +204,7 @@ impl Link {
             };
         }
         if self.is_finishing() {
+            self.note_finished(error);
             return Ended {
                 why: "its client has finished sending".to_owned(),
                 ..Ended::default()
@@ -279,7 +280,7 @@ impl Link {
             client.close(Disconnect::Closed);
         }
         self.vouching.take();
-        let disconnected = inner.collapse(pinned);
+        let disconnected = inner.collapse(pinned, !self.has_finished());
         self.thread.process.failovers.disconnected(disconnected);
     }
 

@@ -3,6 +3,7 @@
 //! Amid a stream nobody sees whether the server answers a call or lets it wait. The server knows: told that nothing more comes it ends a
 //! call that waits, and runs nothing behind it, and it answers one that need not wait.
 
+use std::io;
 use std::task::{Context, Poll};
 
 use super::Link;
@@ -17,6 +18,8 @@ pub(super) enum Finishing {
     Asked,
     /// It has been told.
     Told,
+    /// It has closed in answer.
+    Done,
 }
 
 impl Link {
@@ -32,6 +35,18 @@ impl Link {
     /// Whether nothing more is sent on it.
     pub fn is_finishing(&self) -> bool {
         self.finishing.get() != Finishing::No
+    }
+
+    /// Whether the server has closed in answer, so that what it has not answered it has not done.
+    pub(super) fn has_finished(&self) -> bool {
+        self.finishing.get() == Finishing::Done
+    }
+
+    /// The connection has ended so.
+    pub(super) fn note_finished(&self, error: &io::Error) {
+        if self.finishing.get() == Finishing::Told && error.kind() == io::ErrorKind::UnexpectedEof {
+            self.finishing.set(Finishing::Done);
+        }
     }
 
     /// Tells the server that nothing more comes, if that is asked for and everything is with the socket.

@@ -35,6 +35,13 @@ impl Link {
         self.holding.set(held);
     }
 
+    /// When the latest blocking call was sent that is due.
+    pub fn blocked_micros(&self) -> Option<u64> {
+        let inner = self.inner.borrow();
+        let blocking = inner.due.iter().filter(|due| due.is_blocking());
+        blocking.map(Due::sent_micros).max()
+    }
+
     /// Gives back room that it keeps for large requests.
     pub(in super::super) fn shrink(&self) {
         self.inner.borrow_mut().shrink();

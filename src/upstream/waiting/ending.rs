@@ -16,16 +16,49 @@ impl Upstream {
     /// busy. A connection on which it does not end in time is closed.
     pub(super) async fn end_call(self: &Rc<Self>, seat: &Seat) {
         let limit = self.thread.settings().upstream.reply_timeout;
-        if self
-            .thread
-            .within(limit, self.ask_to_end(seat))
-            .await
-            .is_none()
-        {
+        let ending = async {
+            let is_over = {
+                let mut asking = std::pin::pin!(self.ask_to_end(seat));
+                tokio::select! {
+                    biased;
+                    () = self.cannot_be_asked(seat) => false,
+                    () = &mut asking => true,
+                }
+            };
+            if !is_over {
+                self.finish_call(seat).await;
+            }
+        };
+        if self.thread.within(limit, ending).await.is_none() {
             self.thread.counters.bound(Bound::ReplyTimeout).add(1);
             let why = "its call did not end within upstream.reply_timeout";
             seat.link.lose(LossCause::Timeout, why);
         }
+    }
+
+    /// Ends as soon as the server must not, or cannot, be asked to end the call on a seat: a pause may have put the call off, or holds up
+    /// whatever is asked on any connection to its server.
+    async fn cannot_be_asked(&self, seat: &Seat) {
+        let cannot = || {
+            self.may_be_put_off(seat.called_micros.get(), seat.takes.get())
+                || self.holds_up_questions(&seat.link.origin().node)
+        };
+        while !cannot() {
+            tokio::time::sleep(LONGEST_PAUSE).await;
+        }
+    }
+
+    /// Has the server forget the call on a seat, as that of a client that leaves: it is told that nothing more comes on the
+    /// connection. It answers, if it has served the call, and closes.
+    async fn finish_call(&self, seat: &Seat) {
+        seat.link.finish_sending();
+        let mut pause = Duration::from_millis(1);
+        while seat.is_calling.get() && seat.link.is_alive() {
+            tokio::time::sleep(pause).await;
+            pause = (pause * 2).min(LONGEST_PAUSE);
+        }
+        // Answered meanwhile, it is of no use either.
+        seat.link.close("its call was ended with it");
     }
 
     /// The server lets respool end no call: from now on each ends by itself. Returns whether others may be under way that do not.
@@ -84,7 +117,6 @@ impl Upstream {
         let request = encode_request(&["CLIENT", "UNBLOCK", &server_id]);
         let mut pause = Duration::from_millis(1);
         while seat.is_calling.get() && seat.link.is_alive() {
-            self.pause_is_over().await;
             // Another server has other clients by the same ids.
             let asked = self.ask_at(&seat.link.origin().node, &request).await;
             if let (None, Some(leaving)) = (&asked, seat.link.leaving()) {

@@ -4,6 +4,7 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use super::server::Value;
 use super::world::{Client, World};
+use crate::waits::{Failure, SeatId, TryId};
 
 impl World {
     /// Lets everything go on until nothing does, for so long.
@@ -104,5 +105,25 @@ impl World {
         self.calm(1_000_000);
         assert!(self.server.blocked_calls().is_empty() && self.seats.is_empty());
         assert!(self.waits.is_empty(), "something is kept of nobody");
+    }
+}
+
+impl World {
+    /// A pause is believed to be in force, so that a call is not sent, nor what stands ahead of it.
+    pub(super) fn put_off(&mut self, seat: SeatId, ahead: Option<TryId>) {
+        if let Some(attempt) = ahead {
+            let failure = Failure::Lost { sent: false };
+            self.waits.failed(attempt, failure, self.now);
+        }
+        self.waits.put_off(seat, self.now);
+    }
+
+    /// The server unblocks a call that nobody asked it to unblock.
+    pub(super) fn stray_unblock(&mut self) {
+        let blocked = self.server.blocked_calls();
+        if !blocked.is_empty() {
+            let at = self.roll(blocked.len() as u32) as usize;
+            self.server.unblock(blocked[at].0);
+        }
     }
 }

@@ -487,15 +487,6 @@ impl World {
         self.server.unblock(self.seats[&seat]);
     }
 
-    /// The server unblocks a call that nobody asked it to unblock.
-    pub(super) fn stray_unblock(&mut self) {
-        let blocked = self.server.blocked_calls();
-        if !blocked.is_empty() {
-            let at = self.roll(blocked.len() as u32) as usize;
-            self.server.unblock(blocked[at].0);
-        }
-    }
-
     pub(super) fn lose(&mut self) {
         let ids: Vec<u64> = self.wires.keys().copied().collect();
         if !ids.is_empty() {
@@ -596,6 +587,10 @@ impl World {
                 Action::Issue { seat, ahead, call } => {
                     let wire = self.seats[&seat];
                     self.waits.check_issued(seat);
+                    if call.takes > 0 && self.roll(16) == 0 {
+                        self.put_off(seat, ahead.map(|(attempt, _)| attempt));
+                        continue;
+                    }
                     if let Some((attempt, sending)) = ahead {
                         self.send_try(wire, attempt, &sending.bytes, sending.replies);
                     }

@@ -2,6 +2,7 @@
 
 mod busy;
 mod dead;
+mod pause_over;
 mod paused;
 mod script;
 mod transactions;
