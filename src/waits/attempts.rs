@@ -545,7 +545,9 @@ impl<S: Clone + PartialEq> Waits<S> {
         };
         match attempt.kind {
             Kind::Resolve(waiter) => self.tell(waiter, outcome),
-            Kind::Look(class) => self.look_failed(class, Some((&outcome, &refusal))),
+            Kind::Look(class) => {
+                self.look_failed(class, &attempt.keys, Some((&outcome, &refusal)));
+            }
             Kind::Newcomer(id) if self.waits_on(id, &refusal) => {}
             Kind::Newcomer(id) => {
                 let Some(waiter) = self.waiters.get(&id) else {
@@ -569,7 +571,7 @@ impl<S: Clone + PartialEq> Waits<S> {
 
     fn try_lost(&mut self, attempt: &Attempt, sent: bool) {
         if let Kind::Look(class) = attempt.kind {
-            return self.look_failed(class, None);
+            return self.look_failed(class, &attempt.keys, None);
         }
         let Some(class_id) = attempt.class else {
             if let Kind::Resolve(waiter) = attempt.kind {
@@ -594,7 +596,7 @@ impl<S: Clone + PartialEq> Waits<S> {
     fn try_too_large(&mut self, attempt: &Attempt) {
         match (attempt.kind, attempt.class) {
             (Kind::Resolve(waiter), _) => self.tell(waiter, Outcome::OwnConnection),
-            (Kind::Look(class), _) => self.look_failed(class, None),
+            (Kind::Look(class), _) => self.look_failed(class, &attempt.keys, None),
             (_, None) => {}
             (kind, Some(class)) => {
                 let newcomer = match kind {

@@ -1,19 +1,19 @@
-//! Keys of another kind than the one call for many waits for: they are left out of it, and looked at again now and then.
+//! Keys of another kind than the one call for many waits for: they are left out of it, and looked at again now and then (`looks.rs`).
 //!
 //! The server passes over such a key where it has blocked somebody, and refuses a call over it that arrives. Whoever has waited is told
 //! nothing: the keys of a refused call are not asked about before the server has told which of them are in the way, and those that are
 //! not before it has told that they are no longer. They are looked at by LLEN or ZCARD, which take nothing away.
 
-use super::attempts::{Kind, Sending, TryId};
-use super::class::{Class, ClassId, Place};
-use super::machine::Waits;
-use super::price::{KIND_MICROS, SHARE};
-use super::reply::{frames, is_passing};
-use super::{Key, MAX_KEYS, MIN_POLL_MICROS, Outcome, POLL_MICROS};
+use std::collections::HashMap;
 
-/// Most keys that are looked at again at once, and how many bytes of keys stand in one look.
-const MAX_AGAIN: usize = 64;
-const MAX_LOOK_BYTES: usize = 64 * 1024;
+use super::attempts::{Kind, Sending, TryId};
+use super::class::{ClassId, Place};
+use super::lines::Line;
+use super::looks::{MAX_AGAIN, MAX_LOOK_BYTES};
+use super::machine::{Waiter, Waits};
+use super::owners::Address;
+use super::reply::{frames, is_passing};
+use super::{Key, MAX_KEYS, Outcome, WaiterId};
 
 /// Whether the server says that a key is of another kind.
 pub(super) fn is_of_kind(error: &[u8]) -> bool {
@@ -37,60 +37,71 @@ impl<S: Clone + PartialEq> Waits<S> {
         }
     }
 
-    /// Looks at the keys that are left out, unless that is under way.
+    /// Looks at keys that are in doubt or due, unless that is under way.
     fn look(&mut self, id: ClassId) {
         if let Some(class) = self.classes.get_mut(&id)
             && !std::mem::replace(&mut class.is_looking, true)
         {
-            let (state, look_at) = (class.state.clone(), class.look_at.take());
-            if let Some(at) = look_at {
-                self.looks.remove(&(at, id));
-            }
+            let state = class.state.clone();
             self.attempt(Kind::Look(id), state);
         }
     }
 
     /// Looks where it is time to.
     pub(super) fn look_again(&mut self) {
-        while let Some(&(at, id)) = self.looks.first()
-            && at <= self.now
-        {
-            self.looks.pop_first();
-            let class = self.classes.get_mut(&id);
-            let is_needed = class.is_some_and(|class| {
-                class.look_at = None;
-                class.lines.barred() > 0
-            });
-            if is_needed {
-                self.look(id);
-            }
+        for id in self.looks.fall_due(self.now) {
+            self.look(id);
         }
     }
 
-    /// Keys that are left out are to be looked at after a while, in which all such looks take no more than their share.
-    fn look_later(&mut self, id: ClassId) {
-        let (now, classes) = (self.now, self.looks.len() as u64 + 1);
+    /// Sees to it that every key that is left out is looked at for somebody who waits for it, and no other is.
+    pub(super) fn share_looks(&mut self, id: ClassId) {
         let Some(class) = self.classes.get_mut(&id) else {
             return;
         };
-        if class.is_looking || class.look_at.is_some() || class.lines.barred() == 0 {
-            return;
+        let mut new = Vec::new();
+        for key in class.lines.take_turned() {
+            let is_left_out = class.lines.is_left_out(&key);
+            let line = class.lines.get(&key).filter(|_| is_left_out);
+            match (line, self.looks.payer(id, &key)) {
+                (None, _) => self.looks.leave(id, &key),
+                (Some(line), Some(payer)) if line.living.contains(&payer) => {}
+                (Some(line), payer) => {
+                    self.looks.pay(id, &key, line_of(line, &self.waiters));
+                    if payer.is_none() {
+                        new.push(key);
+                    }
+                }
+            }
         }
-        let keys = class.lines.barred().min(MAX_AGAIN);
-        let looks = class.lines.barred().div_ceil(MAX_AGAIN) as u64;
-        let price = class.size().over(keys + 1).tried() + keys as u64 * KIND_MICROS;
-        let wanted = (POLL_MICROS / looks).max(MIN_POLL_MICROS);
-        let at = now + wanted.max(price * SHARE * classes);
-        class.look_at = Some(at);
-        self.looks.insert((at, id));
+        self.look_later(id, &new, self.looks.count(id).min(MAX_AGAIN));
+    }
+
+    /// These keys are to be looked at again, so many of them in one go.
+    fn look_later(&mut self, id: ClassId, keys: &[Key], together: usize) {
+        for key in keys {
+            self.looks.look_later(id, key, together, self.now);
+        }
+    }
+
+    /// The same of keys that have been looked at, each for whom that is best by now.
+    fn looked_at(&mut self, id: ClassId, keys: &[Key]) {
+        let Some(class) = self.classes.get(&id) else {
+            return;
+        };
+        for key in keys {
+            if let Some(line) = class.lines.get(key)
+                && self.looks.payer(id, key).is_some()
+            {
+                self.looks.pay(id, key, line_of(line, &self.waiters));
+            }
+        }
+        self.look_later(id, keys, keys.len());
     }
 
     pub(super) fn begin_look(&mut self, attempt: TryId, id: ClassId) -> Option<Sending> {
-        let class = self.classes.get_mut(&id)?;
-        let keys = class.next_look();
-        if keys.is_empty() {
-            return None;
-        }
+        let keys = self.next_look(id)?;
+        let class = self.classes.get(&id)?;
         let bytes = keys.iter().flat_map(|key| class.call.ask_kind(key));
         let (bytes, replies) = (bytes.collect(), keys.len());
         if let Some(attempt) = self.attempts.get_mut(&attempt) {
@@ -102,6 +113,29 @@ impl<S: Clone + PartialEq> Waits<S> {
             replies,
             takes: 0,
         })
+    }
+
+    /// The keys the next look is at: those in doubt first, then those that are due.
+    fn next_look(&mut self, id: ClassId) -> Option<Vec<Key>> {
+        let class = self.classes.get(&id)?;
+        if class.lines.has_doubted() {
+            let mut bytes = 0;
+            let mut keys = class.lines.doubted(MAX_KEYS);
+            keys.retain(|key| {
+                let is_first = bytes == 0;
+                bytes += key.len() + 1;
+                is_first || bytes <= MAX_LOOK_BYTES
+            });
+            return Some(keys);
+        }
+        while self.looks.is_due(id) {
+            let mut keys = self.looks.take(id);
+            keys.retain(|key| class.lines.is_left_out(key));
+            if !keys.is_empty() {
+                return Some(keys);
+            }
+        }
+        None
     }
 
     /// The server has answered of what kind `keys` are.
@@ -126,15 +160,22 @@ impl<S: Clone + PartialEq> Waits<S> {
             // Its user may not look: each asks for itself, and is told what one that arrives is.
             self.retry_all(id, keys);
         }
-        if self.classes.get(&id).is_some_and(|c| c.lines.has_doubted()) {
+        self.share_looks(id);
+        self.looked_at(id, keys);
+        let has_doubted = self.classes.get(&id).is_some_and(|c| c.lines.has_doubted());
+        if has_doubted || self.looks.is_due(id) {
             self.look(id);
         }
-        self.look_later(id);
         self.tend(id, keys);
     }
 
-    /// A look has no answer: it is repeated, or nobody of the class can be served.
-    pub(super) fn look_failed(&mut self, id: ClassId, failed: Option<(&Outcome, &[u8])>) {
+    /// A look at `keys`, if it was sent, has no answer: it is repeated, or nobody of the class can be served.
+    pub(super) fn look_failed(
+        &mut self,
+        id: ClassId,
+        keys: &[Key],
+        failed: Option<(&Outcome, &[u8])>,
+    ) {
         let class = self.classes.get(&id);
         let is_served = class.is_some_and(|class| matches!(class.place, Place::Seated(_)));
         match failed {
@@ -143,34 +184,34 @@ impl<S: Clone + PartialEq> Waits<S> {
             }
             _ => {}
         }
-        self.look_later(id);
+        if let Some(class) = self.classes.get_mut(&id) {
+            class.lines.leave_out_doubted();
+        }
+        self.share_looks(id);
+        self.looked_at(id, keys);
+        while let due = self.looks.take(id)
+            && !due.is_empty()
+        {
+            self.looked_at(id, &due);
+        }
         self.tend(id, &[]);
     }
 
     /// One found nothing under `keys`: none of them is in the way.
     pub(super) fn unbar(&mut self, id: ClassId, keys: &[Key]) {
         if let Some(class) = self.classes.get_mut(&id)
-            && class.lines.barred() > 0
+            && (class.lines.left_out() > 0 || class.lines.has_doubted())
         {
             keys.iter().for_each(|key| class.lines.unbar(key));
         }
     }
 }
 
-impl<S> Class<S> {
-    /// The keys the next look is at: those of which nothing is known first, the others in turn.
-    fn next_look(&mut self) -> Vec<Key> {
-        let mut keys = match self.lines.has_doubted() {
-            true => self.lines.doubted(MAX_KEYS),
-            false => self.lines.left_out(self.look_cursor.as_ref(), MAX_AGAIN),
-        };
-        let mut bytes = 0;
-        keys.retain(|key| {
-            let is_first = bytes == 0;
-            bytes += key.len() + 1;
-            is_first || bytes <= MAX_LOOK_BYTES
-        });
-        self.look_cursor = keys.last().cloned();
-        keys
-    }
+/// Who waits in a line, in order of arrival, and from where.
+fn line_of<'a, S>(
+    line: &'a Line,
+    waiters: &'a HashMap<WaiterId, Waiter<S>>,
+) -> impl Iterator<Item = (WaiterId, Address)> + 'a {
+    let address = |id: &WaiterId| Some((*id, waiters.get(id)?.whose.address));
+    line.living.iter().filter_map(address)
 }

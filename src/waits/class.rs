@@ -96,10 +96,8 @@ pub(super) struct Class<S> {
     pub(super) omitted: BTreeSet<usize>,
     /// The user may not ask for them.
     pub(super) hides_kinds: bool,
-    /// The server is being asked for the kinds of keys that are left out, or is when; and the last key of the time before.
+    /// The server is being asked for the kinds of keys that are left out.
     pub(super) is_looking: bool,
-    pub(super) look_at: Option<u64>,
-    pub(super) look_cursor: Option<Key>,
     /// Calls over several keys that were refused one after the other.
     refusals: u32,
     /// Calls that were not refused since the window has changed, and how many it takes to widen it again.
@@ -136,8 +134,6 @@ impl<S> Class<S> {
             omitted: BTreeSet::new(),
             hides_kinds: false,
             is_looking: false,
-            look_at: None,
-            look_cursor: None,
             refusals: 0,
             accepted: 0,
             widens_after: WIDENS_AFTER,

@@ -82,9 +82,12 @@ pub(super) struct Lines {
     lines: BTreeMap<Key, Line>,
     /// Keys for which somebody stands in line who has found nothing, and of which one more may be asked for.
     awaited: BTreeSet<Key>,
-    /// Keys that are left out because of their kind, known or not, for which somebody stands in line who has found nothing.
+    /// Keys of which one is of another kind, for which somebody stands in line who has found nothing.
     doubted: BTreeSet<Key>,
-    left_out: BTreeSet<Key>,
+    /// How many are left out because it is known of them.
+    left_out: usize,
+    /// Those that are left out, or no longer, since these were last asked for.
+    turned: Vec<Key>,
     wanted: usize,
     uncovered: usize,
     stale: usize,
@@ -132,12 +135,15 @@ impl Lines {
             match was_barred {
                 Bar::None => {}
                 Bar::Doubted => drop(self.doubted.remove(key)),
-                Bar::LeftOut => drop(self.left_out.remove(key)),
+                Bar::LeftOut => self.left_out -= 1,
             }
             match bar {
                 Bar::None => {}
                 Bar::Doubted => drop(self.doubted.insert(Key::clone(key))),
-                Bar::LeftOut => drop(self.left_out.insert(Key::clone(key))),
+                Bar::LeftOut => self.left_out += 1,
+            }
+            if was_barred == Bar::LeftOut || bar == Bar::LeftOut {
+                self.turned.push(Key::clone(key));
             }
         }
     }
@@ -176,14 +182,35 @@ impl Lines {
         self.doubted.iter().take(most).cloned().collect()
     }
 
-    /// Up to `most` keys that are known to be left out: those behind `after` first, then from the beginning.
-    pub(super) fn left_out(&self, after: Option<&Key>, most: usize) -> Vec<Key> {
-        round(&self.left_out, after, most)
+    /// Nothing was learnt of these: each is of another kind, as far as is known.
+    pub(super) fn leave_out_doubted(&mut self) {
+        for key in std::mem::take(&mut self.doubted) {
+            self.leave_out(&key);
+        }
     }
 
-    /// How many keys are not asked about because of their kinds.
-    pub(super) fn barred(&self) -> usize {
-        self.doubted.len() + self.left_out.len()
+    /// How many keys are known to be left out.
+    pub(super) fn left_out(&self) -> usize {
+        self.left_out
+    }
+
+    /// Whether this one is.
+    pub(super) fn is_left_out(&self, key: &[u8]) -> bool {
+        self.lines
+            .get(key)
+            .is_some_and(|line| line.bar == Bar::LeftOut)
+    }
+
+    /// Somebody has left the lines of `keys`: who they are looked at for may be another.
+    pub(super) fn review(&mut self, keys: &[Key]) {
+        let left_out = keys.iter().filter(|key| self.is_left_out(key)).cloned();
+        let left_out: Vec<Key> = left_out.collect();
+        self.turned.extend(left_out);
+    }
+
+    /// The keys that are left out, or no longer, or for whom others wait, since this was last asked.
+    pub(super) fn take_turned(&mut self) -> Vec<Key> {
+        std::mem::take(&mut self.turned)
     }
 
     /// Whether somebody who has found nothing stands in line for a key that may be asked about.

@@ -5,6 +5,7 @@ use std::collections::{BTreeSet, HashMap, VecDeque};
 use super::attempts::{Attempt, Kind, TryId};
 use super::call::{Call, Shape};
 use super::class::{Class, ClassId, Place};
+use super::looks::Looks;
 use super::owners::Owners;
 use super::popped::Fate;
 use super::seats::Seating;
@@ -76,7 +77,7 @@ pub struct Waits<S> {
     deadlines: BTreeSet<(u64, WaiterId)>,
     pub(super) polls: BTreeSet<(u64, ClassId)>,
     /// When keys that are left out are looked at again.
-    pub(super) looks: BTreeSet<(u64, ClassId)>,
+    pub(super) looks: Looks,
     pub(super) owners: Owners,
     pub(super) attempts: HashMap<TryId, Attempt>,
     pub(super) seating: Seating<S>,
@@ -97,7 +98,7 @@ impl<S> Default for Waits<S> {
             index: Vec::new(),
             deadlines: BTreeSet::new(),
             polls: BTreeSet::new(),
-            looks: BTreeSet::new(),
+            looks: Looks::default(),
             owners: Owners::default(),
             attempts: HashMap::new(),
             seating: Seating::default(),
@@ -184,8 +185,7 @@ impl<S: Clone + PartialEq> Waits<S> {
     pub fn next_due(&self) -> Option<u64> {
         let deadline = self.deadlines.first().map(|&(at, _)| at);
         let poll = self.polls.first().map(|&(at, _)| at);
-        let look = self.looks.first().map(|&(at, _)| at);
-        [deadline, poll, look, self.next_turn()]
+        [deadline, poll, self.looks.next_at(), self.next_turn()]
             .into_iter()
             .flatten()
             .min()
@@ -258,9 +258,6 @@ impl<S: Clone + PartialEq> Waits<S> {
         let Some(class) = self.classes.remove(&id) else {
             return;
         };
-        if let Some(at) = class.look_at {
-            self.looks.remove(&(at, id));
-        }
         let at = self
             .index
             .iter()
@@ -364,6 +361,7 @@ impl<S: Clone + PartialEq> Waits<S> {
             line.ending.remove(&id);
             line.waiting -= waited;
         });
+        class.lines.review(&keys);
         self.leave_group(class_id, whose.group);
         self.leave_address(class_id, whose.address, id);
         Some((class_id, keys))
@@ -500,6 +498,7 @@ impl<S: Clone + PartialEq> Waits<S> {
         self.put_back(id);
         self.settle(id, keys);
         self.let_try(id);
+        self.share_looks(id);
         let Some(class) = self.classes.get(&id) else {
             return;
         };

@@ -19,6 +19,7 @@ mod barred;
 mod call;
 mod class;
 mod lines;
+mod looks;
 mod machine;
 mod owners;
 mod polls;

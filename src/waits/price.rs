@@ -55,6 +55,11 @@ impl Size {
     }
 }
 
+/// Microseconds that the server takes to tell of what kind one key is, of so many `together`.
+pub(super) fn look(together: usize) -> u64 {
+    KIND_MICROS + TRY_MICROS.div_ceil(together.max(1) as u64)
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

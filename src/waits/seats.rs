@@ -492,7 +492,7 @@ impl<S: Clone + PartialEq> Waits<S> {
         };
         let wants = class.wants_call();
         // Which of the keys of its call are in the way is known soon.
-        let is_looking = class.is_looking && class.waiting > 0;
+        let is_looking = class.lines.has_doubted();
         let rests = wants && class.rests;
         class.rests &= !rests;
         let is_waiting_for_a_try = class.begun > 0 || class.lines.awaited() == 0;

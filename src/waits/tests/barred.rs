@@ -1,7 +1,7 @@
 //! Keys of another kind are left out of the one call for many, and who waits for them is told nothing of it.
 
 use super::single::{NULL, SECOND, Script};
-use crate::waits::{Failure, SeatId};
+use crate::waits::{Failure, SeatId, Whose};
 
 const WRONGTYPE: &[u8] = b"-WRONGTYPE Operation against a key holding the wrong kind of value\r\n";
 const NOPERM: &[u8] = b"-NOPERM this user has no permissions to run the 'llen' command\r\n";
@@ -185,4 +185,71 @@ fn looks_take_a_small_share_of_the_servers_time() {
     // Two microseconds each.
     assert!((2_000..=200_000).contains(&looks), "{looks} in 20 s");
     assert!(issued < 50, "{issued}");
+}
+
+/// One waits for 60 keys, from `address`, in `state`.
+fn waits_for_many(script: &mut Script, client: usize, address: u64, state: u8) {
+    let keys: Vec<_> = (0..60).map(|key| format!("{client}:{key}")).collect();
+    waits_from(
+        script,
+        address,
+        state,
+        &format!("BLPOP {} 0", keys.join(" ")),
+    );
+}
+
+fn waits_from(script: &mut Script, address: u64, state: u8, line: &str) {
+    let whose = Whose { group: 0, address };
+    script.arrive_in(state, whose, line);
+    script.wants();
+    script.tried(&[NULL]);
+}
+
+/// How long the key `mine` is not looked at, at most, while it and every other key is of another kind.
+fn longest_unseen(script: &mut Script) -> u64 {
+    script.wants();
+    script.borrows.clear();
+    let (mut longest, mut seen) = (0, None);
+    while script.now < 8 * SECOND {
+        let due = script.waits.next_due().expect("something is due");
+        script.pass(due.saturating_sub(script.now).max(1));
+        loop {
+            let mut wants = script.wants();
+            wants.retain(|want| want.starts_with("LLEN") || want.starts_with("try"));
+            if wants.is_empty() {
+                break;
+            }
+            for want in wants {
+                if want.starts_with("try") {
+                    script.tried(&[WRONGTYPE]);
+                    continue;
+                }
+                let keys = want.split(", ").count();
+                looked(script, &vec![WRONGTYPE; keys]);
+                if want.split(", ").any(|look| look == "LLEN mine") {
+                    longest = longest.max(script.now - seen.unwrap_or(script.now));
+                    seen = Some(script.now);
+                }
+            }
+        }
+    }
+    longest.max(script.now - seen.expect("it is looked at"))
+}
+
+#[test]
+fn a_key_is_looked_at_soon_however_many_of_others_are_of_another_kind() {
+    let bound = 2 * super::super::POLL_MICROS;
+    for others in [0, 1, 20, 100] {
+        for (address, classes) in [(1, 1), (2, 1), (2, 50)] {
+            let mut script = Script::default();
+            for client in 0..others {
+                let state = (client % classes) as u8;
+                waits_for_many(&mut script, client, 1, state);
+            }
+            waits_from(&mut script, address, 0, "BLPOP mine 0");
+            let longest = longest_unseen(&mut script);
+            let of = format!("{others} clients, {classes} classes, from {address}");
+            assert!(longest <= bound, "{of}: {longest} µs");
+        }
+    }
 }

@@ -72,6 +72,27 @@ impl<S: Clone + PartialEq> Waits<S> {
         }
         assert_eq!(self.owners.counts(), counts);
         assert_eq!(self.polls, polls);
+        self.check_looks();
+    }
+
+    /// Every key that is left out is looked at for somebody who waits for it.
+    fn check_looks(&self) {
+        let mut counts: BTreeMap<_, BTreeMap<_, u64>> = BTreeMap::new();
+        for (id, class) in &self.classes {
+            let left_out = class.lines.all();
+            let left_out = left_out.filter(|(key, _)| class.lines.is_left_out(key));
+            let mut count = 0;
+            for (key, line) in left_out {
+                let payer = self.looks.payer(*id, key).expect("it is looked at");
+                assert!(line.living.contains(&payer), "for one who has left");
+                let address = self.waiters[&payer].whose.address;
+                *counts.entry(address).or_default().entry(payer).or_default() += 1;
+                count += 1;
+            }
+            assert_eq!(class.lines.left_out(), count);
+            assert_eq!(self.looks.count(*id), count);
+        }
+        assert_eq!(self.looks.counts(), counts);
     }
 
     /// No more pops of its keys are under way than waiters stand in line.
@@ -175,6 +196,7 @@ impl<S: Clone + PartialEq> Waits<S> {
             && self.attempts.is_empty()
             && self.polls.is_empty()
             && self.owners.is_empty()
+            && self.looks.is_empty()
             && self.next_due().is_none()
     }
 }

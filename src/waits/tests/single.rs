@@ -84,10 +84,14 @@ impl Script {
     }
 
     pub(super) fn arrive_from(&mut self, whose: Whose, line: &str) -> WaiterId {
+        self.arrive_in(0, whose, line)
+    }
+
+    pub(super) fn arrive_in(&mut self, state: u8, whose: Whose, line: &str) -> WaiterId {
         let words: Vec<&str> = line.split(' ').collect();
         let request = encode_request(&words);
         let call = Call::parse(&Request::new(&request)).expect("it is understood");
-        self.waits.arrive(0, whose, call, self.now)
+        self.waits.arrive(state, whose, call, self.now)
     }
 
     /// Answers the oldest try.
