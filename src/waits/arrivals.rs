@@ -11,6 +11,7 @@ use super::attempts::{Attempt, Kind};
 use super::call::{Call, Shape};
 use super::class::{Class, ClassId, Place};
 use super::machine::Waits;
+use super::price::kinds;
 use super::{Key, Outcome};
 use crate::texts::{GROUP_GONE, STREAM_GONE, ServerVersion};
 
@@ -203,6 +204,17 @@ impl<S> Class<S> {
         match self.is_doubted && !self.hides_kinds {
             true => self.call.awaited().len(),
             false => 0,
+        }
+    }
+
+    /// Microseconds that the server takes to tell of them.
+    pub(super) fn kinds_price(&self) -> u64 {
+        match self.kinds_wanted() {
+            0 => 0,
+            wanted => kinds(
+                wanted,
+                self.call.awaited().iter().map(|key| key.len()).sum(),
+            ),
         }
     }
 

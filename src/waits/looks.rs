@@ -145,7 +145,7 @@ impl Looks {
             return;
         };
         let keys = payers.keys.get(&looked_at.payer).copied().unwrap_or(1);
-        let step = look(together) * SHARE * addresses;
+        let step = look(key.len(), together) * SHARE * addresses;
         let round = step * payers.keys.len() as u64 * keys;
         // What was looked at a little early, with others, is not looked at more often for that.
         let from = now.max(looked_at.was_due);
@@ -273,9 +273,10 @@ mod tests {
 
     use super::*;
 
-    /// A key that stays one of another kind.
+    /// A key that stays one of another kind, with a name of so many bytes.
     #[derive(Debug, Clone)]
     struct Bad {
+        bytes: usize,
         class: u64,
         waiter: u64,
         address: Address,
@@ -283,7 +284,11 @@ mod tests {
 
     /// When each of `bad` is looked at within `micros`, and what the server spends on it.
     fn looks(bad: &[Bad], micros: u64) -> (Vec<Vec<u64>>, u64) {
-        let name = |at: usize| Key::from(&at.to_be_bytes()[..]);
+        let name = |at: usize| {
+            let mut name = at.to_be_bytes().to_vec();
+            name.resize(bad[at].bytes, b'k');
+            Key::from(name)
+        };
         let of = |bad: &Bad| (WaiterId(bad.waiter), bad.address);
         let mut looks = Looks::default();
         for (at, bad) in bad.iter().enumerate() {
@@ -297,9 +302,12 @@ mod tests {
             for class in looks.fall_due(now) {
                 while looks.is_due(class) {
                     let keys = looks.take(class);
-                    spent += look(keys.len()) * keys.len() as u64;
+                    spent += keys
+                        .iter()
+                        .map(|key| look(key.len(), keys.len()))
+                        .sum::<u64>();
                     for key in &keys {
-                        let at = usize::from_be_bytes(key[..].try_into().expect("a number"));
+                        let at = usize::from_be_bytes(key[..8].try_into().expect("a number"));
                         times[at].push(now);
                         looks.pay(class, key, std::iter::once(of(&bad[at])));
                         looks.look_later(class, key, keys.len(), now);
@@ -311,12 +319,14 @@ mod tests {
     }
 
     fn some() -> impl Strategy<Value = Vec<Bad>> {
-        let one = (0u64..5, 0u64..40, 1usize..60);
+        let bytes = prop_oneof![9 => 8usize..100, 1 => 8usize..40_000];
+        let one = (0u64..5, 0u64..40, 1usize..60, bytes);
         let clients = prop::collection::vec(one, 1..40);
         clients.prop_map(|clients| {
             let mut all = Vec::new();
-            for (class, waiter, keys) in clients {
+            for (class, waiter, keys, bytes) in clients {
                 let bad = Bad {
+                    bytes,
                     class,
                     waiter,
                     // Each comes from one address.
@@ -336,22 +346,41 @@ mod tests {
             let micros = 10_000_000;
             let (times, spent) = looks(&bad, micros);
             // One each comes on top: the first.
-            let first = bad.len() as u64 * look(1);
+            let first: u64 = bad.iter().map(|bad| look(bad.bytes, 1)).sum();
             prop_assert!(spent <= (micros + MIN_POLL_MICROS) / SHARE + first, "{spent} of {micros}");
-            prop_assert!(times.iter().all(|times| !times.is_empty()), "one is not looked at");
+            let are_short = bad.iter().all(|bad| bad.bytes < 100);
+            let is_looked_at = |times: &Vec<u64>| !times.is_empty();
+            prop_assert!(!are_short || times.iter().all(is_looked_at));
         }
 
         #[test]
         fn nobody_is_looked_for_less_often_for_what_another_address_waits_for(
             mut bad in some(), class in 0u64..6,
         ) {
-            bad.push(Bad { class, waiter: 1_000, address: 4 });
+            bad.push(Bad { bytes: 8, class, waiter: 1_000, address: 4 });
             let (times, _) = looks(&bad, 2_000_000);
             let mine = times.last().expect("there is one");
             let gaps = mine.windows(2).map(|pair| pair[1] - pair[0]);
             let longest = gaps.max().expect("it is looked at again");
             prop_assert!(longest <= POLL_MICROS + MIN_POLL_MICROS, "{longest}");
         }
+    }
+
+    #[test]
+    fn keys_with_long_names_are_looked_at_seldom() {
+        let bytes = 700_000;
+        let one = |waiter| Bad {
+            bytes,
+            class: 1,
+            waiter,
+            address: 1,
+        };
+        let bad: Vec<Bad> = (0..10).map(one).collect();
+        let (times, _) = looks(&bad, 60_000_000);
+        let looks: usize = times.iter().map(Vec::len).sum();
+        // Half a gigabyte in a second is all that the server reads.
+        let most = 500_000_000 / SHARE as usize * 60 / bytes;
+        assert!((most / 4..=most + bad.len()).contains(&looks), "{looks}");
     }
 
     #[test]

@@ -4,7 +4,6 @@ use super::attempts::Kind;
 use super::class::{ClassId, Place};
 use super::machine::Waits;
 use super::owners::{Account, Address, Lane};
-use super::price::KIND_MICROS;
 use super::{MIN_POLL_MICROS, POLL_MICROS};
 
 /// Most addresses of a class that are looked at.
@@ -78,7 +77,7 @@ impl<S: Clone + PartialEq> Waits<S> {
             1 => wanted,
             windows => (wanted / windows).max(MIN_POLL_MICROS),
         };
-        let price = class.size().tried() + class.kinds_wanted() as u64 * KIND_MICROS;
+        let price = class.size().tried() + class.kinds_price();
         match class.account {
             Some(account) => self.owners.next_try(account, price, wanted, now),
             None => now + wanted,

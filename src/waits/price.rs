@@ -16,7 +16,7 @@ pub(super) const CHANGE_SHARE: u64 = 16;
 pub(super) const TURN_MICROS: u64 = 20;
 
 /// What it takes to tell of what kind a key is, inside a try.
-pub(super) const KIND_MICROS: u64 = 2;
+const KIND_MICROS: u64 = 2;
 
 const TRY_MICROS: u64 = 8;
 const ISSUE_MICROS: u64 = 16;
@@ -55,9 +55,14 @@ impl Size {
     }
 }
 
-/// Microseconds that the server takes to tell of what kind one key is, of so many `together`.
-pub(super) fn look(together: usize) -> u64 {
-    KIND_MICROS + TRY_MICROS.div_ceil(together.max(1) as u64)
+/// Microseconds that the server takes to tell of what kinds so many keys are, whose names have so many bytes, inside a try.
+pub(super) fn kinds(keys: usize, bytes: usize) -> u64 {
+    keys as u64 * KIND_MICROS + bytes as u64 / BYTES_A_MICRO
+}
+
+/// The same of one key with a name of so many bytes that is looked at `together` with others, itself among them.
+pub(super) fn look(bytes: usize, together: usize) -> u64 {
+    kinds(1, bytes) + TRY_MICROS.div_ceil(together.max(1) as u64)
 }
 
 #[cfg(test)]
@@ -78,5 +83,7 @@ mod tests {
         let long = vec![b'k'; 1 << 20];
         let size = Size::of([&long[..]].into_iter());
         assert!(size.tried() > 2_000 && size.issued() > 2_000);
+        assert!(look(1, 1) < 20 && look(long.len(), 1) > 2_000);
+        assert!(kinds(2, 2) < 10 && kinds(2, 2 * long.len()) > 4_000);
     }
 }

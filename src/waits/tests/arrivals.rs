@@ -1,6 +1,6 @@
 //! Who has waited is told of keys that are gone or of another kind as whoever the server has blocked.
 
-use super::single::{NULL, Script};
+use super::single::{NULL, SECOND, Script};
 use crate::texts::{GROUP_GONE, STREAM_GONE, ServerVersion};
 use crate::waits::{Action, Outcome};
 
@@ -268,4 +268,38 @@ fn who_has_waited_is_not_told_that_its_key_is_of_another_kind() {
         script.tried(&[kind.as_bytes(), WRONGTYPE]);
         assert_eq!(script.wants(), ["tell error", "tell error"]);
     }
+}
+
+#[test]
+fn tries_that_ask_for_the_kinds_of_long_keys_take_their_share_and_no_more() {
+    const SECONDS: u64 = 30;
+    let (calls, bytes) = (60, 60_000);
+    let mut script = Script::default();
+    script.waits.served_by(ServerVersion::redis(6, 2, 5));
+    for call in 0..calls {
+        let key = format!("{call:0bytes$}");
+        script.joins(&format!("XREADGROUP GROUP g c BLOCK 0 STREAMS {key} >"));
+    }
+    script.wants();
+    script.borrows.clear();
+    let mut asked = 0;
+    while script.now < SECONDS * SECOND {
+        let due = script.waits.next_due().expect("they are tried");
+        script.pass(due.saturating_sub(script.now).max(1));
+        loop {
+            script.wants();
+            match script.tries.first() {
+                Some((_, 1)) => script.tried(&[NOGROUP]),
+                Some(_) => {
+                    asked += 1;
+                    script.tried(&[b"+none\r\n", NOGROUP]);
+                }
+                None => break,
+            }
+        }
+    }
+    // Each reads the name twice, half a gigabyte in a second, and may do so for a fiftieth of the time.
+    let most = 500_000_000 / 50 * SECONDS as usize / (2 * bytes);
+    assert!(asked > most / 4, "{asked}");
+    assert!(asked <= most + calls, "{asked} of {most}");
 }
