@@ -265,7 +265,11 @@ async fn serve(
     let upstream = Upstream::new(thread, shared);
     upstream.start();
     let site = Site::new(upstream, charge.admission, charge.registry, charge.errands);
-    let memory = resident::Resident::of_this_process(index == 0);
+    let resident = Rc::new(resident::Resident::of_this_process(index == 0));
+    site.thread.account.on_growth({
+        let (resident, process) = (Rc::clone(&resident), charge.process);
+        Rc::new(move || resident.measure(&process.memory))
+    });
     let mut listening = Vec::new();
     let mut tick = tokio::time::interval(TICK);
     tick.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
@@ -279,7 +283,9 @@ async fn serve(
             _ = tick.tick() => {
                 site.thread.counters.beats.add(1);
                 site.thread.clock.refresh();
-                memory.measure(&site);
+                if index == 0 {
+                    resident.measure(site.thread.account.memory());
+                }
                 site.upstream.tick();
                 site.tick();
             }

@@ -75,7 +75,12 @@ impl Held {
                 Poll::Ready(()) => Poll::Ready(Err(io::ErrorKind::OutOfMemory.into())),
                 Poll::Pending => self.stream.poll_read_ready(cx),
             });
-            let read = ready.await.and_then(|()| {
+            let ready = ready.await;
+            if self.stranger.makes_way() {
+                tokio::task::yield_now().await;
+                continue;
+            }
+            let read = ready.and_then(|()| {
                 let mut scratch = self.thread.scratch.borrow_mut();
                 let read = self.stream.try_read(&mut scratch[..])?;
                 self.input.extend_from_slice(&scratch[..read]);

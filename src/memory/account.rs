@@ -9,8 +9,8 @@ use super::Memory;
 /// A worker says what it holds when that has changed by so much: the others know it to within this.
 const STEP: u64 = 64 * 1024;
 
-/// Called when more is held than there is room for.
-type Shed = Rc<dyn Fn()>;
+/// Called when more is held than there is room for, or than was when the process was measured.
+type Act = Rc<dyn Fn()>;
 
 /// What one worker holds for its clients.
 pub struct Account {
@@ -21,7 +21,8 @@ pub struct Account {
     going: Cell<u64>,
     /// What the other workers know of.
     said: Cell<u64>,
-    shed: RefCell<Option<Shed>>,
+    measure: RefCell<Option<Act>>,
+    shed: RefCell<Option<Act>>,
 }
 
 impl Account {
@@ -33,13 +34,19 @@ impl Account {
             held: Cell::new(0),
             going: Cell::new(0),
             said: Cell::new(0),
+            measure: RefCell::default(),
             shed: RefCell::default(),
         })
     }
 
     /// From now on `shed` is called at the very byte past which there is no room, and with every [`STEP`] from there on.
-    pub fn on_excess(&self, shed: Shed) {
+    pub fn on_excess(&self, shed: Act) {
         *self.shed.borrow_mut() = Some(shed);
+    }
+
+    /// From now on `measure` is called whenever the process [is to be measured](Memory::is_to_be_measured).
+    pub fn on_growth(&self, measure: Act) {
+        *self.measure.borrow_mut() = Some(measure);
     }
 
     /// The memory of the process.
@@ -73,11 +80,21 @@ impl Account {
             return;
         }
         self.say();
-        if to > from && self.memory.is_over() {
-            let shed = self.shed.borrow().clone();
-            if let Some(shed) = shed {
-                shed();
-            }
+        if to <= from {
+            return;
+        }
+        if self.memory.is_to_be_measured() {
+            Self::act(&self.measure);
+        }
+        if self.memory.is_over() {
+            Self::act(&self.shed);
+        }
+    }
+
+    fn act(act: &RefCell<Option<Act>>) {
+        let act = act.borrow().clone();
+        if let Some(act) = act {
+            act();
         }
     }
 }
@@ -225,6 +242,30 @@ mod tests {
         assert_eq!(calls.get(), 1, "an eighth is kept free");
         holding.set(1 << 20);
         assert_eq!(calls.get(), 1, "nobody goes for what is given back");
+    }
+
+    #[test]
+    fn what_else_there_is_is_known_before_too_much_is_held() {
+        let memory = Arc::new(Memory::new(64 << 20, 1));
+        let account = Account::new(Arc::clone(&memory), 0);
+        let measured = Arc::clone(&memory);
+        // As much again as is held is on no account.
+        account.on_growth(Rc::new(move || measured.measured(2 * measured.held())));
+        let calls = Rc::new(Cell::new(0));
+        let counted = Rc::clone(&calls);
+        account.on_excess(Rc::new(move || counted.set(counted.get() + 1)));
+        let holding = Holding::new(&account);
+        for kib in (0..27 << 10).step_by(64) {
+            holding.set(kib << 10);
+        }
+        assert_eq!(calls.get(), 0);
+        for kib in (27 << 10..30 << 10).step_by(64) {
+            holding.set(kib << 10);
+        }
+        assert!(
+            calls.get() > 0,
+            "an eighth is kept free, and half is not theirs"
+        );
     }
 
     #[test]

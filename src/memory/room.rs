@@ -6,6 +6,9 @@ use std::sync::atomic::{AtomicU64, Ordering};
 /// allocator keeps.
 const SPARE: u64 = 8;
 
+/// One part in this many of the limit may be held beyond what was held when the process was last measured.
+const UNMEASURED: u64 = 64;
+
 /// What one worker has last said. Aligned so that no two workers write the same cache line.
 #[derive(Debug, Default)]
 #[repr(align(128))]
@@ -21,6 +24,8 @@ pub struct Memory {
     limit_bytes: AtomicU64,
     room_bytes: AtomicU64,
     resident_bytes: AtomicU64,
+    /// What was held when the process was last measured.
+    measured_bytes: AtomicU64,
     shares: Box<[Share]>,
 }
 
@@ -39,6 +44,7 @@ impl Memory {
             limit_bytes: AtomicU64::new(limit_bytes),
             room_bytes: AtomicU64::new(room(limit_bytes, 0, 0)),
             resident_bytes: AtomicU64::new(0),
+            measured_bytes: AtomicU64::new(0),
             shares: (0..workers.max(1)).map(|_| Share::default()).collect(),
         }
     }
@@ -51,9 +57,18 @@ impl Memory {
 
     /// The process was seen to have `resident` bytes.
     pub fn measured(&self, resident: u64) {
-        let room = room(self.limit(), resident, self.held());
+        let held = self.held();
+        let room = room(self.limit(), resident, held);
+        self.measured_bytes.store(held, Ordering::Relaxed);
         self.resident_bytes.store(resident, Ordering::Relaxed);
         self.room_bytes.store(room, Ordering::Relaxed);
+    }
+
+    /// Whether so much has come since the process was last measured that it is to be measured again: what is on no account grows
+    /// with what is, and a worker that gets no time measures nothing.
+    pub fn is_to_be_measured(&self) -> bool {
+        let measured = self.measured_bytes.load(Ordering::Relaxed);
+        self.held() > measured.saturating_add(self.limit() / UNMEASURED)
     }
 
     /// `limits.max_memory`.
@@ -162,6 +177,22 @@ mod tests {
             memory.set_held(1, held - excess, 0);
             prop_assert!(!memory.is_over());
         }
+    }
+
+    #[test]
+    fn the_process_is_measured_by_what_has_come_since() {
+        let memory = Memory::new(64 * MIB, 2);
+        memory.measured(10 * MIB);
+        assert!(!memory.is_to_be_measured());
+        memory.set_held(0, MIB / 2, 0);
+        memory.set_held(1, MIB / 2, 0);
+        assert!(!memory.is_to_be_measured());
+        memory.set_held(1, MIB, 0);
+        assert!(memory.is_to_be_measured(), "whichever worker it came to");
+        memory.measured(12 * MIB);
+        assert!(!memory.is_to_be_measured());
+        memory.set_held(1, 0, 0);
+        assert!(!memory.is_to_be_measured(), "what is given back is not");
     }
 
     #[test]

@@ -91,6 +91,11 @@ impl Stranger {
         !self.place.is_told.get()
     }
 
+    /// Whether nothing is read of it in this turn: those who were told to go let go of their memory first.
+    pub fn makes_way(&self) -> bool {
+        self.place.holding.account().awaits_room()
+    }
+
     /// Waits until it is told to go.
     pub fn poll_told(&self, cx: &Context<'_>) -> Poll<()> {
         if self.place.is_told.get() {

@@ -3,7 +3,7 @@
 use std::fs::File;
 use std::os::unix::fs::FileExt as _;
 
-use crate::client::Site;
+use crate::memory::Memory;
 
 /// The kernel's figures of this process.
 pub(super) struct Resident {
@@ -25,18 +25,16 @@ impl Resident {
         }
     }
 
-    /// Has the first worker tell the process what it has; it looks with every tick, the others go by what it saw.
-    pub(super) fn measure(&self, site: &Site) {
-        if site.thread.index != 0 {
-            return;
-        }
+    /// Tells the process what it has: the first worker does with every tick, and whoever comes to hold more in between. The others
+    /// go by what was seen.
+    pub(super) fn measure(&self, memory: &Memory) {
         let mut text = [0; 128];
         let read = self.figures.as_ref().map(|file| file.read_at(&mut text, 0));
         if let Some(Ok(length)) = read
             && let Some(pages) = resident_pages(&text[..length])
         {
             let bytes = pages * rustix::param::page_size() as u64;
-            site.thread.process.memory.measured(bytes);
+            memory.measured(bytes);
         }
     }
 }

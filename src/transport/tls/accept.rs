@@ -145,6 +145,7 @@ impl Acceptance {
         let hold = |bytes| {
             // Whether it may is asked by the other branch.
             let _ = stranger.hold(bytes);
+            !stranger.makes_way()
         };
         let shaken = tokio::select! {
             biased;

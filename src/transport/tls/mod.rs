@@ -321,8 +321,13 @@ impl Tls {
         self.session.borrow_mut().out().clear();
     }
 
-    /// The handshake. `first` gets the first bytes of the other side; `hold` is told how much memory is held after each read.
-    async fn shake_hands(&self, first: &mut Vec<u8>, hold: impl Fn(usize)) -> Result<(), Broken> {
+    /// The handshake. `first` gets the first bytes of the other side; `hold` is told how much memory is held after each read, and says
+    /// whether there is room for another: until there is, others have their turns.
+    async fn shake_hands(
+        &self,
+        first: &mut Vec<u8>,
+        hold: impl Fn(usize) -> bool,
+    ) -> Result<(), Broken> {
         self.session.borrow_mut().start().map_err(Broken::Tls)?;
         loop {
             hold(self.held_bytes());
@@ -335,6 +340,9 @@ impl Tls {
             std::future::poll_fn(|cx| self.socket.poll_read_ready(cx))
                 .await
                 .map_err(Broken::Socket)?;
+            while !hold(self.held_bytes()) {
+                tokio::task::yield_now().await;
+            }
             if let Err(broken) = self.receive(&mut [], &mut 0, Some(first)) {
                 if explain::looks_like_tls(first) {
                     // The alert, as far as it goes.

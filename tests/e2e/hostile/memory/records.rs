@@ -75,6 +75,33 @@ fn the_process_stays_within_its_memory_when_handshakes_do_not_end() {
     respool.eventually_logs("limits.max_memory left no room");
 }
 
+/// All that it has yet to accept, read and let go of is there at once when it goes on.
+#[test]
+fn the_process_stays_within_its_memory_when_it_had_no_time_for_handshakes() {
+    // As many as `listener.backlog` lets wait.
+    const COUNT: usize = 1000;
+    let (pki, redis) = (Pki::new(), Redis::start(&[]));
+    let limits = "max_memory = \"64MiB\"\nmax_clients = 2000\nhandshake_timeout = \"60s\"";
+    let respool = behind_tls(&pki, &redis, limits);
+    let half = half_a_handshake();
+    respool.pause();
+    let _strangers: Vec<Client> = (0..COUNT)
+        .map(|_| {
+            let mut stranger = Client::connect(respool.addr());
+            stranger.send(&half);
+            stranger
+        })
+        .collect();
+    respool.resume();
+    eventually(
+        || disconnects(&respool, "memory") >= 300.0,
+        "strangers have gone",
+    );
+    respool.unix_client().ping();
+    let most = respool.most_resident_bytes() as usize;
+    assert!(most < LIMIT, "{} MiB", most / MIB);
+}
+
 #[test]
 fn the_process_stays_within_its_memory_when_records_do_not_end() {
     const COUNT: usize = 1800;
