@@ -4,7 +4,7 @@ use std::collections::HashMap;
 use std::thread;
 use std::time::Duration;
 
-use crate::harness::{Client, Redis, Respool, Value, encode, eventually, keep_busy, show};
+use crate::harness::{Client, Redis, Respool, Value, encode, eventually, hold_up, show};
 
 /// The most connections seen at the server, the test's own not among them.
 #[track_caller]
@@ -451,13 +451,14 @@ fn invariant_7_every_bound_reached_is_counted_and_logged() {
 
     // More requests than may be under way for one client.
     assert_eq!(lent.cmd(&["EXEC"]), Value::Array(Vec::new()));
-    let mut busy = keep_busy(&redis, &respool, "1");
+    let mut busy = hold_up(&redis, &respool);
     let mut eager = respool.client();
     eager.send(encode(&["PING"]).repeat(100));
     eventually(
         || bound("in_flight") >= 1.0,
         "the bound of requests under way is reached",
     );
+    redis.resume();
     assert_eq!(busy.reply(), Value::ok());
     for _ in 0..100 {
         assert_eq!(eager.reply(), Value::simple("PONG"));

@@ -1,20 +1,21 @@
 //! Clients that are slow, silent or gone, the sockets they come by, and the end of the process.
 
-use crate::harness::{Client, Redis, Respool, Value, encode, eventually, keep_busy};
+use crate::harness::{Client, Redis, Respool, Value, encode, eventually, hold_up, keep_busy};
 
 #[test]
 fn termination_finishes_replies_and_exits_with_0() {
     let redis = Redis::start(&[]);
-    let respool = Respool::with(&redis).top("drain_timeout = \"15s\"").start();
+    let respool = Respool::with(&redis).top("drain_timeout = \"10m\"").start();
     let mut idle = respool.client();
     idle.ping();
-    let mut busy = keep_busy(&redis, &respool, "1");
+    let mut busy = hold_up(&redis, &respool);
     respool.terminate();
     eventually(
         || Client::try_connect(&respool.addr()).is_err(),
         "nobody is accepted any more",
     );
     idle.expect_end();
+    redis.resume();
     assert_eq!(busy.reply(), Value::ok(), "what was in flight is answered");
     busy.expect_end();
     let status = respool.wait();

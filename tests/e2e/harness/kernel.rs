@@ -1,10 +1,11 @@
-//! What the kernel itself says: its table of TCP sockets, which tells what stands at a server whatever anybody says of it, and whether a
-//! process has stopped.
+//! What the kernel itself says: its table of TCP sockets, which tells what stands at a server whatever anybody says of it; whether a
+//! process has stopped, and how long it has been at work.
 
 use std::collections::HashSet;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::thread::JoinHandle;
+use std::time::Duration;
 
 use super::eventually;
 
@@ -52,6 +53,21 @@ pub(crate) fn has_stopped(pid: u32) -> bool {
         stat.rsplit_once(") ")
             .is_some_and(|(_, rest)| rest.starts_with('T'))
     })
+}
+
+/// Processor time that these processes have used, to within 10 ms for each: a clock that stands while others have the machine.
+pub(crate) fn worked(pids: &[u32]) -> Duration {
+    /// The kernel counts so for every process to read, whatever its own clock does.
+    const TICK: Duration = Duration::from_millis(10);
+    let ticks = |pid: &u32| {
+        let stat = std::fs::read_to_string(format!("/proc/{pid}/stat")).unwrap_or_default();
+        let (_, rest) = stat.rsplit_once(") ").unwrap_or_default();
+        // For its own code, and for the kernel's.
+        let used = rest.split_whitespace().skip(11).take(2);
+        used.map(|ticks| ticks.parse::<u32>().expect("a number"))
+            .sum::<u32>()
+    };
+    pids.iter().map(ticks).sum::<u32>() * TICK
 }
 
 /// The other ends of those connections, in one copy of the table.

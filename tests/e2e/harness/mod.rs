@@ -19,6 +19,7 @@
 //! assert_eq!(client.try_reply(), None);                  // None: the connection ended
 //!
 //! let busy = keep_busy(&redis, &respool, "60");          // a client whose command is sent and not answered
+//! let held = hold_up(&redis, &respool);                  // the same for as long as the test likes: until redis.resume()
 //! let watch = redis.watch_connections();                 // watch.most(): the most connections the server held
 //! redis.kill_hard();                                     // kill -9; pause() and resume() only stop it for a while
 //! redis.restart();                                       // the same port
@@ -64,7 +65,7 @@ use std::time::{Duration, Instant};
 
 pub(crate) use at_hand::{AT_HAND, NEEDS_TLS, is_left_out, leave_out, needs};
 pub(crate) use client::{Client, encode};
-pub(crate) use kernel::{SocketWatch, has_stopped, is_open_at, sockets_at};
+pub(crate) use kernel::{SocketWatch, has_stopped, is_open_at, sockets_at, worked};
 pub(crate) use pipe::Pipe;
 pub(crate) use pki::{Pair, Pki};
 pub(crate) use ports::{free_port, free_port_where};
@@ -116,6 +117,21 @@ pub(crate) fn keep_busy(redis: &Redis, respool: &Respool, seconds: &str) -> Clie
         },
         "the server is busy",
     );
+    client
+}
+
+/// Keeps the server from answering anybody until [`Redis::resume`]; a client is returned whose command, through respool, waits for that.
+#[track_caller]
+pub(crate) fn hold_up(redis: &Redis, respool: &Respool) -> Client {
+    // Of such a command it is no wonder that it takes long, and it needs no connection that has to be opened.
+    let command = ["EVAL", "return redis.status_reply('OK')", "0"];
+    let mut client = respool.client();
+    assert_eq!(client.cmd(&command), Value::ok());
+    let asked = || respool.metric("respool_client_commands_total");
+    let before = asked();
+    redis.pause();
+    client.send(encode(&command));
+    eventually(|| asked() > before, "the command is under way");
     client
 }
 

@@ -181,8 +181,14 @@ impl Redis {
     #[track_caller]
     pub(crate) fn pause(&self) {
         self.signal(Signal::STOP);
-        let pid = lock(&self.child).as_ref().expect("the server runs").id();
+        let pid = self.pid();
         eventually(|| has_stopped(pid), "it has stopped");
+    }
+
+    /// Its process id.
+    #[track_caller]
+    pub(crate) fn pid(&self) -> u32 {
+        lock(&self.child).as_ref().expect("the server runs").id()
     }
 
     /// Lets a paused process run on.

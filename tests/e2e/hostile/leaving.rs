@@ -1,27 +1,18 @@
 //! Clients that leave while their commands wait: what was not sent never runs, and their places are given back; who has only
 //! finished sending still gets every reply.
 
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use crate::harness::{Client, Redis, Respool, Value, encode, eventually};
 
-/// What is waited for takes at least this long, so that places given back sooner were given back for the clients' leaving.
-const LONG: &str = "30s";
-
-/// Half of [`LONG`]: generous beside the quarter of a second that leaving may take to be noticed.
-const SOON: Duration = Duration::from_secs(15);
+/// What is waited for takes longer than any test: places that are given back are given back for the clients' leaving.
+const LONG: &str = "10m";
 
 #[track_caller]
 fn all_places_are_back(respool: &Respool, but: usize) {
-    let start = Instant::now();
     eventually(
         || respool.clients_of("default") == but,
         "the places of those who left are given back",
-    );
-    let took = start.elapsed();
-    assert!(
-        took < SOON,
-        "their places came back only with the end of the wait: {took:?}"
     );
 }
 
@@ -142,7 +133,9 @@ fn a_command_whose_client_left_while_all_connections_were_lent_never_runs() {
 fn a_reset_is_noticed_although_nothing_is_read_of_its_client() {
     let redis = Redis::start(&[]);
     let respool = Respool::with(&redis)
-        .upstream("reply_timeout = \"60s\"\nmax_write_buffer = \"64KiB\"")
+        .upstream(&format!(
+            "reply_timeout = \"{LONG}\"\nmax_write_buffer = \"64KiB\""
+        ))
         .limits("max_client_in_flight = 10")
         .start();
     respool.client().ping();
@@ -168,12 +161,11 @@ fn a_reset_is_noticed_although_nothing_is_read_of_its_client() {
 fn who_has_left_gives_up_its_place_when_it_is_needed() {
     let redis = Redis::start(&[]);
     let respool = Respool::with(&redis)
-        .upstream("reply_timeout = \"60s\"")
+        .upstream(&format!("reply_timeout = \"{LONG}\""))
         .limits("max_clients = 4")
         .start();
     respool.client().ping();
     redis.pause();
-    let start = Instant::now();
     for _ in 0..4 {
         // A reset would be noticed anyway; these look like clients that have only finished sending.
         drop(waiting(&respool, &encode(&["GET", "key"])));
@@ -187,9 +179,7 @@ fn who_has_left_gives_up_its_place_when_it_is_needed() {
         },
         "a newcomer is served",
     );
-    let took = start.elapsed();
     redis.resume();
-    assert!(took < SOON, "{took:?}");
 }
 
 /// Sends `requests`, says that nothing more will come, and reads everything.

@@ -61,6 +61,7 @@ fn another_database_has_its_turn_in_time_however_long_the_pipelines_in_the_first
             .for_each(|client| client.send(spin(&rounds).repeat(4_000)));
     };
     let directly = worst_wait(
+        (&redis, None),
         || in_database_1(redis.client()),
         || neighbours(&|| redis.client()),
     );
@@ -69,6 +70,7 @@ fn another_database_has_its_turn_in_time_however_long_the_pipelines_in_the_first
         .top("workers = 2")
         .start();
     let through = worst_wait(
+        (&redis, Some(&respool)),
         || in_database_1(respool.client()),
         || neighbours(&|| respool.client()),
     );
@@ -100,6 +102,7 @@ fn another_database_has_its_turn_among_slow_requests() {
         });
     };
     let directly = worst_wait(
+        (&redis, None),
         || in_database_1(redis.client()),
         || neighbours(&|| redis.client()),
     );
@@ -108,6 +111,7 @@ fn another_database_has_its_turn_among_slow_requests() {
         .top("workers = 1")
         .start();
     let through = worst_wait(
+        (&redis, Some(&respool)),
         || in_database_1(respool.client()),
         || neighbours(&|| respool.client()),
     );

@@ -51,11 +51,13 @@ fn scripts_of_one_client_that_leaves_hold_others_up_no_longer_than_directly() {
     let redis = redis();
     let rounds = rounds(&redis, SCRIPT);
     let directly = worst_wait(
+        (&redis, None),
         || redis.client(),
         || send_scripts_and_leave(redis.client(), &rounds),
     );
     let respool = Respool::start(&redis);
     let through = worst_wait(
+        (&redis, Some(&respool)),
         || respool.client(),
         || send_scripts_and_leave(respool.client(), &rounds),
     );
@@ -73,9 +75,13 @@ fn scripts_behind_quick_requests_hold_others_up_no_longer_than_directly() {
         }
         send_scripts_and_leave(client, &rounds);
     };
-    let directly = worst_wait(|| redis.client(), || trick(redis.client()));
+    let directly = worst_wait((&redis, None), || redis.client(), || trick(redis.client()));
     let respool = Respool::start(&redis);
-    let through = worst_wait(|| respool.client(), || trick(respool.client()));
+    let through = worst_wait(
+        (&redis, Some(&respool)),
+        || respool.client(),
+        || trick(respool.client()),
+    );
     assert_within_twice(through, directly);
 }
 
@@ -84,13 +90,21 @@ fn large_replies_to_one_client_hold_others_up_no_longer_than_directly() {
     const COUNT: usize = 5_000;
     let redis = redis();
     redis.cmd(&["SETRANGE", "large", "199999", "x"]);
-    let directly = worst_wait(|| redis.client(), || read_large(&redis.addr(), COUNT));
+    let directly = worst_wait(
+        (&redis, None),
+        || redis.client(),
+        || read_large(&redis.addr(), COUNT),
+    );
     let respool = Respool::before(&redis.addr())
         .upstream("shared_connections = 1")
         .limits("max_client_buffer = \"1GiB\"")
         .top("workers = 1")
         .start();
-    let through = worst_wait(|| respool.client(), || read_large(&respool.addr(), COUNT));
+    let through = worst_wait(
+        (&redis, Some(&respool)),
+        || respool.client(),
+        || read_large(&respool.addr(), COUNT),
+    );
     assert_within_twice(through, directly);
 }
 

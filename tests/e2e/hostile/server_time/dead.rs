@@ -33,15 +33,9 @@ fn a_stopped_server_is_noticed_while_others_send() {
     client.ping();
     redis.pause();
     client.send(encode(&["GET", "k"]));
-    let asked = Instant::now();
     let lost = "respool_upstream_losses_total{cause=\"timeout\"}";
     keep_sending(&respool, || respool.metric_or_zero(lost) > 0.0);
-    let noticed = asked.elapsed();
     client.expect_end();
-    assert!(
-        noticed < Duration::from_secs(10),
-        "noticed after {noticed:?}"
-    );
     assert_eq!(respool.metric("respool_server_up"), 0.0);
     redis.resume();
     eventually(
@@ -157,16 +151,10 @@ fn a_dead_host_is_noticed_by_bytes_that_nobody_acknowledges() {
     let mut lent = respool.client();
     lent.cmd(&["WATCH", "k"]);
     far.die();
-    let asked = Instant::now();
     client.send(encode(&["GET", "k"]));
     lent.send(encode(&["GET", "k"]));
     let lost = "respool_upstream_losses_total{cause=\"half_open\"}";
     keep_sending(&respool, || respool.metric_or_zero(lost) >= 2.0);
-    let noticed = asked.elapsed();
     client.expect_end();
     lent.expect_end();
-    assert!(
-        noticed < Duration::from_secs(20),
-        "noticed after {noticed:?}"
-    );
 }

@@ -4,8 +4,14 @@ use std::time::{Duration, Instant};
 
 use crate::harness::{Client, Redis, Respool, Value, encode, eventually};
 
-/// How long the pause is, in milliseconds: six times as long as a silence is waited for.
+/// How long a pause is that nothing ends but its time, in milliseconds: six times as long as a silence is waited for.
 const PAUSE: &str = "3000";
+
+/// The same of a pause that the test ends, which is to last for as long as the machine may take for what is seen meanwhile.
+const UNENDED: &str = "600000";
+
+/// How long such a pause lasts at least.
+const HELD: Duration = Duration::from_millis(3000);
 
 fn respool(redis: &Redis, workers: &str) -> Respool {
     Respool::with(redis)
@@ -21,8 +27,42 @@ enum Pauses {
     Directly,
 }
 
-/// Writers wait for the pause to end while readers read on; returns how many reads were answered meanwhile.
-fn reads_while_writes_wait(redis: &Redis, respool: &Respool, who: Pauses) -> usize {
+/// Waits until the server holds back a write, beside the calls that were `blocked` there before.
+fn until_held(redis: &Redis, blocked: u64) {
+    let is_held = || redis.info_number("blocked_clients") > blocked;
+    eventually(is_held, "the server holds a write back");
+}
+
+/// Waits until it has been seen that writes are held back: whoever reads is answered. Who has asked before that, and may stand
+/// behind a write, is replaced by another and returned.
+fn until_reads_flow(respool: &Respool, readers: &mut [Client], value: &Value) -> Vec<Client> {
+    let mut stuck = Vec::new();
+    let all_are_answered = || {
+        readers.iter_mut().all(|reader| {
+            reader.send(encode(&["GET", "k"]));
+            let reply = reader.reply_within(Duration::from_millis(500));
+            if let Some(reply) = &reply {
+                assert_eq!(reply, value);
+            } else {
+                stuck.push(std::mem::replace(reader, respool.client()));
+            }
+            reply.is_some()
+        })
+    };
+    eventually(all_are_answered, "readers pass the writes by");
+    stuck
+}
+
+/// Ends a pause that began then, by the one who asked for it, when it has lasted long enough.
+fn end(began: Instant, unpause: impl FnOnce(&[&str]) -> Value) {
+    eventually(|| began.elapsed() > HELD, "it has lasted long enough");
+    assert_eq!(unpause(&["CLIENT", "UNPAUSE"]), Value::ok());
+}
+
+/// Writers wait for the end of a pause while readers read on.
+fn reads_flow_while_writes_wait(workers: &str, who: Pauses) {
+    let redis = Redis::start(&[]);
+    let respool = respool(&redis, workers);
     assert_eq!(redis.cmd(&["SET", "k", "v"]), Value::ok());
     let connect = || {
         let mut client = respool.client();
@@ -35,11 +75,13 @@ fn reads_while_writes_wait(redis: &Redis, respool: &Respool, who: Pauses) -> usi
     subscriber.cmd(&["SUBSCRIBE", "c"]);
     let mut blocked = connect();
     blocked.send(encode(&["BLPOP", "list", "0"]));
+    eventually(|| redis.info("blocked_clients") == "1", "it is blocked");
     let mut asks = match who {
         Pauses::Through => connect(),
         Pauses::Directly => redis.client(),
     };
-    assert_eq!(asks.cmd(&["CLIENT", "PAUSE", PAUSE, "WRITE"]), Value::ok());
+    let pause = ["CLIENT", "PAUSE", UNENDED, "WRITE"];
+    assert_eq!(asks.cmd(&pause), Value::ok());
     let began = Instant::now();
     let words: [&[&str]; 6] = [
         &["SET", "w", "1"],
@@ -52,37 +94,30 @@ fn reads_while_writes_wait(redis: &Redis, respool: &Respool, who: Pauses) -> usi
     for (writer, words) in writers.iter_mut().zip(words.iter().cycle()) {
         writer.send(encode(words));
     }
-    // They are at the server, or wait: whichever, the reads of others come a moment later.
-    assert!(
-        readers[0]
-            .reply_within(Duration::from_millis(300))
-            .is_none()
-    );
-    let mut answered = 0;
+    until_held(&redis, 1);
+    let value = Value::bulk("v");
+    // A pause that went through respool is known before anybody reads.
+    let stuck = match who {
+        Pauses::Through => Vec::new(),
+        Pauses::Directly => until_reads_flow(&respool, &mut readers, &value),
+    };
     for _ in 0..20 {
         for reader in &mut readers {
-            reader.send(encode(&["GET", "k"]));
-            let reply = reader.reply_within(Duration::from_millis(500));
-            answered += usize::from(reply.is_some());
-            if reply.is_none() {
-                return answered;
-            }
+            assert_eq!(reader.cmd(&["GET", "k"]), value, "{workers}");
         }
     }
-    let took = began.elapsed();
-    assert!(
-        took < Duration::from_millis(2500),
-        "{answered} reads took {took:?}"
-    );
-    for writer in &mut writers {
-        assert!(
-            writer.reply_within(Duration::from_millis(1)).is_none(),
-            "writes wait"
-        );
-    }
+    let answered = writers.iter_mut().filter_map(|writer| {
+        let reply = writer.reply_within(Duration::from_millis(1));
+        reply.map(|reply| reply.text())
+    });
+    assert_eq!(answered.collect::<Vec<_>>(), [""; 0], "writes wait");
+    end(began, |words| asks.cmd(words));
     for writer in &mut writers {
         let reply = writer.reply();
         assert!(!reply.is_error(), "{reply:?}");
+    }
+    for mut reader in stuck {
+        assert_eq!(reader.reply(), value);
     }
     writers
         .iter_mut()
@@ -94,25 +129,22 @@ fn reads_while_writes_wait(redis: &Redis, respool: &Respool, who: Pauses) -> usi
     assert_eq!(blocked.reply().items()[1], Value::bulk("x"));
     let lost = "respool_client_disconnects_total{group=\"default\",reason=\"upstream_lost\"}";
     assert_eq!(respool.metric_or_zero(lost), 0.0);
-    answered
 }
+
+/// With four workers each has one shared connection.
+const WORKERS: [&str; 3] = ["workers = 1", "workers = 2", "workers = 4"];
 
 #[test]
 fn reads_flow_while_writes_are_paused() {
-    // With four workers each has one shared connection.
-    for workers in ["workers = 1", "workers = 2", "workers = 4"] {
-        let redis = Redis::start(&[]);
-        let answered = reads_while_writes_wait(&redis, &respool(&redis, workers), Pauses::Through);
-        assert_eq!(answered, 240, "{workers}");
+    for workers in WORKERS {
+        reads_flow_while_writes_wait(workers, Pauses::Through);
     }
 }
 
 #[test]
 fn reads_flow_while_somebody_else_has_writes_paused() {
-    for workers in ["workers = 1", "workers = 2", "workers = 4"] {
-        let redis = Redis::start(&[]);
-        let answered = reads_while_writes_wait(&redis, &respool(&redis, workers), Pauses::Directly);
-        assert_eq!(answered, 240, "{workers}");
+    for workers in WORKERS {
+        reads_flow_while_writes_wait(workers, Pauses::Directly);
     }
 }
 
@@ -122,10 +154,10 @@ fn a_client_whose_write_is_paused_keeps_its_order() {
     let respool = respool(&redis, "workers = 1");
     let mut clients: Vec<Client> = (0..6).map(|_| respool.client()).collect();
     clients.iter_mut().for_each(Client::ping);
-    assert_eq!(
-        respool.client().cmd(&["CLIENT", "PAUSE", "1500", "WRITE"]),
-        Value::ok()
-    );
+    let mut asks = respool.client();
+    let pause = ["CLIENT", "PAUSE", UNENDED, "WRITE"];
+    assert_eq!(asks.cmd(&pause), Value::ok());
+    let began = Instant::now();
     for (number, client) in clients.iter_mut().enumerate() {
         let key = format!("k{number}");
         for words in [
@@ -140,12 +172,15 @@ fn a_client_whose_write_is_paused_keeps_its_order() {
     }
     for client in &mut clients {
         assert!(
-            client
-                .reply_within(Duration::from_millis(1000))
-                .is_some_and(|reply| reply.is_null()),
+            client.reply().is_null(),
             "what stands before the write is answered at once"
         );
     }
+    for client in &mut clients {
+        let next = client.reply_within(Duration::from_millis(1));
+        assert_eq!(next, None, "the write waits");
+    }
+    end(began, |words| asks.cmd(words));
     for client in &mut clients {
         assert_eq!(client.reply(), Value::ok());
         assert_eq!(client.reply(), Value::bulk("1"));
@@ -200,12 +235,15 @@ fn clients_that_read_and_write_keep_no_lent_connection_from_readers() {
     let mut both: Vec<Client> = (0..24).map(|_| respool.client()).collect();
     let mut readers: Vec<Client> = (0..12).map(|_| respool.client()).collect();
     both.iter_mut().chain(&mut readers).for_each(Client::ping);
-    let paused = redis.cmd(&["CLIENT", "PAUSE", PAUSE, "WRITE"]);
-    assert_eq!(paused, Value::ok());
+    let pause = ["CLIENT", "PAUSE", UNENDED, "WRITE"];
+    assert_eq!(redis.cmd(&pause), Value::ok());
+    let began = Instant::now();
     for client in &mut both {
         client.send(encode(&["SET", "w", "1"]));
     }
-    assert!(both[0].reply_within(Duration::from_millis(300)).is_none());
+    until_held(&redis, 0);
+    // They are with all workers: each of these has seen it then.
+    let stuck = until_reads_flow(&respool, &mut readers, &Value::NullBulk);
     // More of them than there are connections to lend go on with a read, and a write behind it.
     let mut more: Vec<Client> = (0..12).map(|_| respool.client()).collect();
     for client in &mut more {
@@ -214,12 +252,13 @@ fn clients_that_read_and_write_keep_no_lent_connection_from_readers() {
     for client in more.iter_mut().chain(&mut readers) {
         client.send(encode(&["GET", "k"]));
     }
-    let began = Instant::now();
     for client in more.iter_mut().chain(&mut readers) {
         assert!(client.reply().is_null());
     }
-    let took = began.elapsed();
-    assert!(took < Duration::from_millis(2000), "reads took {took:?}");
+    end(began, |words| redis.cmd(words));
+    for mut reader in stuck {
+        assert!(reader.reply().is_null());
+    }
     for client in both.iter_mut().chain(&mut more) {
         assert_eq!(client.reply(), Value::ok());
     }
