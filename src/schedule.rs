@@ -61,6 +61,15 @@ pub enum Action<S> {
     },
 }
 
+/// What a connection owes, the least first.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, PartialOrd, Ord)]
+pub struct Owed {
+    /// Something that the server may work on for long: a change behind it may wait as long as that.
+    pub may_work: bool,
+    /// Replies.
+    pub replies: usize,
+}
+
 /// Identifies one who waits.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub struct Ticket(u64);
@@ -303,13 +312,13 @@ impl<S: Clone + PartialEq, T> Schedule<S, T> {
         false
     }
 
-    /// The next thing to do for those who wait, if anything can be done now. `in_flight` tells how many replies a
-    /// connection still owes, or `usize::MAX` where none come, `may_dial` whether another may be opened; call again after every change until it returns
+    /// The next thing to do for those who wait, if anything can be done now. `owed` tells what a
+    /// connection still owes, `None` where no reply comes, `may_dial` whether another may be opened; call again after every change until it returns
     /// nothing, and from time to time.
     pub fn next(
         &mut self,
         now_micros: u64,
-        in_flight: impl Fn(usize) -> usize,
+        owed: impl Fn(usize) -> Option<Owed>,
         may_dial: impl FnOnce() -> bool,
     ) -> Option<Action<S>> {
         if self.waiting == 0 {
@@ -331,11 +340,9 @@ impl<S: Clone + PartialEq, T> Schedule<S, T> {
             .by_ref()
             .enumerate()
             .filter(|(_, link)| free(link))
-            .map(|(index, link)| (in_flight(index), link.is_done(now_micros), index))
-            .filter(|&(in_flight, is_done, _)| {
-                in_flight == 0 || (is_done && in_flight < usize::MAX)
-            })
-            .map(|(in_flight, _, index)| (in_flight, index))
+            .filter_map(|(index, link)| Some((owed(index)?, link.is_done(now_micros), index)))
+            .filter(|&(owed, is_done, _)| owed.replies == 0 || is_done)
+            .map(|(owed, _, index)| (owed, index))
             .min()?;
         self.takes_turn(force);
         self.links[link].phase = Phase::Changing {

@@ -8,7 +8,7 @@ use super::rejection::tell_rejection;
 use super::requests::{Next, UNREACHABLE};
 use super::task::{Client, Done, Purpose, Wait};
 use crate::admission::Refusal;
-use crate::command::{ClientSub, CommandId, Local, PinReason};
+use crate::command::{ClientSub, CommandId, Delays, Local, PinReason};
 use crate::fanout::Kind;
 use crate::identity::Flag;
 use crate::resp::speak::{OK, encode_request};
@@ -214,10 +214,10 @@ impl Client {
     fn ask_to_select(&mut self, target: State) {
         self.link = None;
         let upstream = Rc::clone(&self.site.upstream);
-        let database = target.database;
+        let (database, group) = (target.database, self.group());
         let probe = encode_request(&["SELECT", &database.to_string()]);
         self.wait = Wait::Task(Box::pin(async move {
-            let told = upstream.may_run(target, &probe).await;
+            let told = upstream.may_run((target, group), &probe).await;
             let told = told.unwrap_or_else(|error| Err(refusal(error)));
             Done::Dressed(Some(told), Purpose::Select(database))
         }));
@@ -237,10 +237,37 @@ impl Client {
             None => upstream.wait_shared(target, 1),
         };
         match wait {
-            Ok(wait) => self.wait = Wait::Shared(wait, purpose),
+            Ok(wait) => {
+                if matches!(purpose, Purpose::Select(_)) {
+                    wait.may_be_lent(Delays::NONE);
+                }
+                self.wait = Wait::Shared(wait, purpose);
+            }
             Err(WaitError::Unreachable) => self.acknowledged(purpose, Err(UNREACHABLE.to_vec())),
             Err(WaitError::Refused(reply)) => self.acknowledged(purpose, Err(reply)),
         }
+    }
+
+    /// Whether a change of database that had no shared connection goes on on one that is lent for it: none of those there may be is
+    /// answered on.
+    pub(super) fn selects_elsewhere(&mut self, purpose: &Purpose) -> bool {
+        let Purpose::Select(database) = *purpose else {
+            return false;
+        };
+        let target = State {
+            database,
+            ..self.session.state.clone()
+        };
+        let upstream = Rc::clone(&self.site.upstream);
+        if !upstream.lends_instead(&target, Delays::NONE) {
+            return false;
+        }
+        let group = self.group();
+        self.wait = Wait::Task(Box::pin(async move {
+            let told = upstream.leads_to(group, target).await.map_err(refusal);
+            Done::Dressed(Some(told), Purpose::Select(database))
+        }));
+        true
     }
 
     pub(super) fn reset(&mut self) {

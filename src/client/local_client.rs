@@ -77,10 +77,10 @@ impl Client {
         let Some(question) = question.filter(|_| !self.site.upstream.is_away()) else {
             return self.judged_client_command(sub, request);
         };
-        let (upstream, state) = (Rc::clone(&self.site.upstream), self.session.state.clone());
+        let upstream = Rc::clone(&self.site.upstream);
         let request: Box<[u8]> = request.bytes().into();
         self.note_kept(request.len() + question.len());
-        let asking = upstream.answer_to(state, question);
+        let asking = upstream.answer_to(self.asker(), question);
         self.wait = Wait::Task(Box::pin(async move {
             let wrong = asking.await.ok().filter(|reply| reply.starts_with(b"-"));
             match wrong {

@@ -67,9 +67,8 @@ impl Client {
             Known::Before(permission) if upstream.is_away() => Some(permission),
             Known::Before(permission) if !concerns_others(sub) => {
                 self.site.thread.renews_permission(user, sub);
-                let state = self.session.state.clone();
-                let asking =
-                    Rc::clone(upstream).ask_permission(state, sub, encode_request(question));
+                let upstream = Rc::clone(upstream);
+                let asking = upstream.ask_permission(self.asker(), sub, encode_request(question));
                 tokio::task::spawn_local(async move { drop(asking.await) });
                 Some(permission)
             }
@@ -80,8 +79,7 @@ impl Client {
 
     fn ask_permission_for(&mut self, sub: ClientSub, question: &[&str]) -> Next {
         let upstream = Rc::clone(&self.site.upstream);
-        let state = self.session.state.clone();
-        let asking = upstream.ask_permission(state, sub, encode_request(question));
+        let asking = upstream.ask_permission(self.asker(), sub, encode_request(question));
         self.wait = Wait::Task(Box::pin(async move {
             if concerns_others(sub) {
                 return Done::Permission(asking.await);

@@ -8,7 +8,7 @@ use super::requests::{Next, REFUSED, UNREACHABLE};
 use super::task::{Client, Done, Wait};
 use crate::command::{CommandId, Local};
 use crate::resp::speak::encode_request;
-use crate::session::is_busy;
+use crate::session::{State, is_busy};
 
 /// What every server refuses while it is busy, and that changes nothing.
 const ECHO: &[&str] = &["ECHO", ""];
@@ -55,13 +55,18 @@ impl Client {
         if !self.site.thread.says_busy() || upstream.is_away() {
             return None;
         }
-        let (upstream, state) = (Rc::clone(upstream), self.session.state.clone());
-        let asking = upstream.answer_to(state, encode_request(question));
+        let upstream = Rc::clone(upstream);
+        let asking = upstream.answer_to(self.asker(), encode_request(question));
         self.wait = Wait::Task(Box::pin(async move {
             let told = asking.await.ok().filter(|reply| is_busy(reply));
             Done::Permission(Ok(told.map_or(Ok(()), Err)))
         }));
         Some(Next::Wait)
+    }
+
+    /// For whom the server is asked something, and which group lends a connection for it.
+    pub(super) fn asker(&self) -> (State, Option<usize>) {
+        (self.session.state.clone(), Some(self.group()))
     }
 
     /// What is said for `reply`, a reason why a command was not sent, to whoever sent it: the server's own words where it has

@@ -470,6 +470,7 @@ impl Client {
 
     fn waited(&mut self, outcome: Result<Option<Rc<Link>>, WaitError>, purpose: Purpose) {
         match outcome {
+            Ok(None) if self.selects_elsewhere(&purpose) => {}
             Ok(link) => {
                 // Acknowledged, even if the connection has been lost since: the next request asks for another.
                 self.link = link;

@@ -3,6 +3,14 @@
 use super::*;
 use proptest::prelude::*;
 
+/// So many replies, and nothing that works.
+fn owes(replies: usize) -> Option<Owed> {
+    Some(Owed {
+        may_work: false,
+        replies,
+    })
+}
+
 /// A server that answers changes when told to, and clients that each want one request served in their state.
 struct World {
     schedule: Schedule<u8, (usize, u8)>,
@@ -29,7 +37,10 @@ impl World {
     fn act(&mut self) {
         let in_flight = self.in_flight.clone();
         let may_dial = self.may_dial;
-        while let Some(action) = self.schedule.next(0, |link| in_flight[link], || may_dial) {
+        while let Some(action) = self
+            .schedule
+            .next(0, |link| owes(in_flight[link]), || may_dial)
+        {
             match action {
                 Action::Dial { link, state } => {
                     assert!(!self.schedule.is_surplus(link));
@@ -155,7 +166,7 @@ fn a_busy_state_gives_way_after_its_quantum() {
 fn slow_requests_of_a_state_give_way_after_their_time() {
     let mut schedule: Schedule<u8, &str> = Schedule::new(1);
     schedule.wait(&1, "one");
-    assert!(schedule.next(0, |_| 0, || true).is_some());
+    assert!(schedule.next(0, |_| owes(0), || true).is_some());
     assert_eq!(schedule.dressed(0, &1), ["one"]);
     schedule.settled(0);
     assert!(schedule.serves(0, &1, 1_000_000), "it has not begun yet");
@@ -163,9 +174,9 @@ fn slow_requests_of_a_state_give_way_after_their_time() {
     schedule.wait(&2, "two");
     let until = 1_000_000 + QUANTUM_MICROS + 300;
     assert!(schedule.serves(0, &1, until - 1));
-    assert_eq!(schedule.next(until - 1, |_| 3, || true), None);
+    assert_eq!(schedule.next(until - 1, |_| owes(3), || true), None);
     assert!(!schedule.serves(0, &1, until));
-    assert!(schedule.next(until, |_| 3, || true).is_some());
+    assert!(schedule.next(until, |_| owes(3), || true).is_some());
 }
 
 #[test]
@@ -173,7 +184,7 @@ fn a_refused_state_fails_those_who_wait_for_it_and_nobody_else() {
     let mut schedule: Schedule<u8, &str> = Schedule::new(1);
     schedule.wait(&1, "one");
     assert_eq!(
-        schedule.next(0, |_| 0, || true),
+        schedule.next(0, |_| owes(0), || true),
         Some(Action::Dial { link: 0, state: 1 })
     );
     assert_eq!(schedule.dressed(0, &1), ["one"]);
@@ -181,7 +192,7 @@ fn a_refused_state_fails_those_who_wait_for_it_and_nobody_else() {
     schedule.wait(&99, "bad");
     schedule.wait(&2, "good");
     assert_eq!(
-        schedule.next(0, |_| 0, || true),
+        schedule.next(0, |_| owes(0), || true),
         Some(Action::Dress {
             link: 0,
             state: 99,
@@ -191,7 +202,7 @@ fn a_refused_state_fails_those_who_wait_for_it_and_nobody_else() {
     assert_eq!(schedule.refused(0, &1), ["bad"]);
     assert!(schedule.serves(0, &1, 0));
     assert_eq!(
-        schedule.next(0, |_| 0, || true),
+        schedule.next(0, |_| owes(0), || true),
         Some(Action::Dress {
             link: 0,
             state: 2,
@@ -205,12 +216,12 @@ fn a_refused_state_fails_those_who_wait_for_it_and_nobody_else() {
 fn a_forced_change_is_asked_of_a_connection_that_wears_the_state() {
     let mut schedule: Schedule<u8, &str> = Schedule::new(1);
     schedule.wait(&1, "plain");
-    assert!(schedule.next(0, |_| 0, || true).is_some());
+    assert!(schedule.next(0, |_| owes(0), || true).is_some());
     assert_eq!(schedule.dressed(0, &1), ["plain"]);
     schedule.settled(0);
     schedule.log_in(&1, LoginPlace::Behind(0), "verified");
     assert_eq!(
-        schedule.next(0, |_| 0, || true),
+        schedule.next(0, |_| owes(0), || true),
         Some(Action::Dress {
             link: 0,
             state: 1,
@@ -232,7 +243,7 @@ fn who_goes_elsewhere_is_waited_for_no_more() {
     }
     assert_eq!(schedule.take_each(|who| *who == "goes"), ["goes", "goes"]);
     assert_eq!(schedule.waiting(), 1);
-    assert!(schedule.next(0, |_| 0, || true).is_some());
+    assert!(schedule.next(0, |_| owes(0), || true).is_some());
     assert_eq!(schedule.dressed(0, &1), ["stays"]);
 }
 
@@ -243,7 +254,7 @@ fn who_leaves_is_forgotten() {
     assert!(schedule.leave(ticket));
     assert!(!schedule.leave(ticket));
     assert_eq!(
-        (schedule.waiting(), schedule.next(0, |_| 0, || true)),
+        (schedule.waiting(), schedule.next(0, |_| owes(0), || true)),
         (0, None)
     );
 }
@@ -253,12 +264,16 @@ fn who_leaves_is_forgotten() {
 fn order(schedule: &mut Schedule<u8, u8>) -> Vec<u8> {
     let mut order = Vec::new();
     loop {
-        assert_eq!(schedule.next(0, |_| 0, || false), None, "no place yet");
-        let Some(Action::Dial { link, .. }) = schedule.next(0, |_| 0, || true) else {
+        assert_eq!(
+            schedule.next(0, |_| owes(0), || false),
+            None,
+            "no place yet"
+        );
+        let Some(Action::Dial { link, .. }) = schedule.next(0, |_| owes(0), || true) else {
             return order;
         };
         assert_eq!(
-            schedule.next(0, |_| 0, || true),
+            schedule.next(0, |_| owes(0), || true),
             None,
             "it is taken care of"
         );
@@ -302,7 +317,7 @@ fn newcomers_without_end_keep_nobody_waiting_for_ever() {
     schedule.log_in(&0, LoginPlace::Behind(3), 0);
     for newcomer in 1..=3 * TURNS_BEHIND as u16 + 2 {
         schedule.log_in(&newcomer, LoginPlace::Behind(0), newcomer);
-        assert!(schedule.next(0, |_| 0, || true).is_some());
+        assert!(schedule.next(0, |_| owes(0), || true).is_some());
         if schedule.refused_and_closed(0) == [0] {
             return;
         }
@@ -345,7 +360,7 @@ fn commands_have_their_turn_though_each_login_between_is_refused() {
     let mut before = Vec::new();
     for guess in 10..20 {
         schedule.log_in(&guess, LoginPlace::First, guess);
-        let dial = schedule.next(0, |_| 0, || true);
+        let dial = schedule.next(0, |_| owes(0), || true);
         let Some(Action::Dial { state: 1, .. }) = dial else {
             before.extend(schedule.refused_and_closed(0));
             continue;
@@ -355,4 +370,31 @@ fn commands_have_their_turn_though_each_login_between_is_refused() {
         return;
     }
     panic!("it still waits");
+}
+
+#[test]
+fn a_change_stands_behind_what_may_work_only_where_nothing_else_is_left() {
+    let script = Owed {
+        may_work: true,
+        replies: 1,
+    };
+    // Two connections that have served their state for as long as they may while others wait.
+    let chosen = |owed: [Option<Owed>; 2]| {
+        let mut schedule: Schedule<u8, u8> = Schedule::new(2);
+        for link in 0..2 {
+            schedule.open(link, &0);
+            schedule.dressed(link, &0);
+            schedule.served(link, QUANTUM, 0, 0);
+        }
+        schedule.wait(&1, 0);
+        match schedule.next(0, |link| owed[link], || false) {
+            Some(Action::Dress { link, .. }) => Some(link),
+            _ => None,
+        }
+    };
+    assert_eq!(chosen([Some(script), owes(100)]), Some(1));
+    assert_eq!(chosen([owes(100), Some(script)]), Some(0));
+    assert_eq!(chosen([owes(100), owes(99)]), Some(1));
+    assert_eq!(chosen([Some(script), None]), Some(0), "no reply comes");
+    assert_eq!(chosen([None, None]), None);
 }

@@ -182,6 +182,41 @@ impl Upstream {
         links.iter().flatten().all(is_held_up)
     }
 
+    /// Whether what is sent on `link` now may stand behind what the server does not answer though it answers elsewhere. A command
+    /// that may work is due from the moment on that it is sent: it is not told yet whether it is the script that keeps a server
+    /// busy.
+    pub(super) fn is_held_up(&self, link: &Link) -> bool {
+        link.is_stalled()
+            || (self.are_writes_held() && link.owes_write())
+            || (self.thread.says_busy() && link.may_work())
+    }
+
+    /// Whether that is so of every shared connection there is or may be, or is being opened.
+    pub(super) fn are_all_held_up(&self) -> bool {
+        let schedule = self.schedule.borrow();
+        let links = self.links.borrow();
+        let is_held_up = |(slot, link): (usize, &Option<Rc<Link>>)| match link {
+            Some(link) => self.is_held_up(link),
+            None => !schedule.is_offered(slot),
+        };
+        !schedule.may_grow() && links.iter().enumerate().all(is_held_up)
+    }
+
+    /// Whether the server is known to answer a question, though on none of the shared connections.
+    pub(super) fn answers_elsewhere(&self) -> bool {
+        self.are_all_held_up() && (self.thread.says_busy() || self.is_shut(Delays::NONE))
+    }
+
+    /// That of `links` on which a request of respool's own waits for the least.
+    pub(super) fn least_held_up<'a>(
+        &self,
+        links: impl Iterator<Item = &'a Rc<Link>>,
+    ) -> Option<Rc<Link>> {
+        links
+            .min_by_key(|link| (self.is_held_up(link), link.may_work(), link.load()))
+            .cloned()
+    }
+
     /// Ends the waits for a shared connection of those whose requests are better sent on one that is lent for them.
     pub(super) fn send_elsewhere(&self) {
         if !self.has_lanes() || self.schedule.borrow().waiting() == 0 {

@@ -10,6 +10,7 @@ use super::thread::Thread;
 use super::traffic::{Due, Inner, OwnReply};
 use crate::command::Delays;
 use crate::resp::speak::encode_request;
+use crate::schedule::Owed;
 use crate::silence::{Around, Awaited, Limits, Overtaken, Silence, Verdict, judge};
 use crate::telemetry::{Bound, LossCause};
 
@@ -212,12 +213,20 @@ impl Link {
     }
 
     /// Whether a command is due that the server may work on for long.
-    fn may_work(&self) -> bool {
+    pub(super) fn may_work(&self) -> bool {
         let inner = self.inner.borrow();
         // It is done with a command whose reply has begun.
         let is_done = inner.has_begun()
             && matches!(inner.due.front(), Some(Due::Client { count: 1, delays, .. }) if delays.may_work());
         self.is_alive() && inner.pulse.may_work > u32::from(is_done)
+    }
+
+    /// What a change of its state would stand behind.
+    pub(super) fn owes(&self) -> Owed {
+        Owed {
+            may_work: self.may_work(),
+            replies: self.in_flight(),
+        }
     }
 
     /// Has the kernel bear unacknowledged bytes for as long as a busy server is borne, while so many are on their way that

@@ -231,13 +231,7 @@ impl Upstream {
             .iter()
             .flatten()
             .filter(|link| link.is_alive() && !link.is_dressing() && link.origin().node == *node);
-        let fitting = usable.filter(|link| fits(link));
-        // Not behind what the server does not answer.
-        let is_held = self.are_writes_held();
-        let is_held_up = |link: &Link| link.is_stalled() || is_held && link.owes_write();
-        fitting
-            .min_by_key(|link| (is_held_up(link), link.load()))
-            .cloned()
+        self.least_held_up(usable.filter(|link| fits(link)))
     }
 
     /// Asks the server at `node` something, as respool's own user where that can be had: a client's may not have the

@@ -10,8 +10,8 @@ use tokio::sync::oneshot;
 use zeroize::Zeroizing;
 
 use super::link::Link;
-use super::pins::PinError;
-use super::pool::{Upstream, WaitError};
+use super::pins::{Pin, PinError};
+use super::pool::{SharedWait, Upstream, WaitError};
 use super::traffic::OwnReply;
 use crate::auth::{Known, NOAUTH, Permission, is_refusal, is_wrong_password};
 use crate::command::{ClientSub, Delays};
@@ -51,22 +51,18 @@ impl Upstream {
     /// [`PinError`]: it could not be asked.
     pub async fn ask_permission(
         self: Rc<Self>,
-        state: State,
+        (state, group): (State, Option<usize>),
         sub: ClientSub,
         question: Vec<u8>,
     ) -> Result<Permission, PinError> {
-        let user = state.user.clone();
-        let link = match self.link_for(&state).await? {
-            Ok(link) => link,
+        let answer = match self.answer_for(&state, group, &question).await? {
+            Ok(answer) => answer,
             Err(refusal) => return Ok(Err(refusal)),
         };
-        let answer = self.answer_on(&link, &question).await?;
-        let permission = match is_refusal(Some(sub), &answer) {
-            true => Err(answer.clone()),
-            false => Ok(()),
-        };
+        let permission = permission(Some(sub), answer.clone());
         let told = permission.clone();
-        self.thread.told_permission(user.as_deref(), sub, told);
+        self.thread
+            .told_permission(state.user.as_deref(), sub, told);
         // It would say so of the command, too, and not for long.
         Ok(if is_busy(&answer) {
             Err(answer)
@@ -81,31 +77,87 @@ impl Upstream {
     /// [`PinError`]: it could not be asked.
     pub async fn answer_to(
         self: Rc<Self>,
-        state: State,
+        (state, group): (State, Option<usize>),
         request: Vec<u8>,
     ) -> Result<Vec<u8>, PinError> {
-        match self.link_for(&state).await? {
-            Ok(link) => self.answer_on(&link, &request).await,
-            Err(refusal) => Ok(refusal),
-        }
+        let told = self.answer_for(&state, group, &request).await?;
+        Ok(told.unwrap_or_else(|refusal| refusal))
     }
 
-    /// A shared connection of the user of `state`, whatever database it is in, and protocol it speaks; `Ok(Err)`: the server
-    /// refuses that user.
-    async fn link_for(
+    /// The server's answer to a question that leaves no trace, asked on a shared connection of the user of `state`, whatever database
+    /// that is in, and protocol it speaks: on none that is held up as long as another may be had. Where all are, and the server is known to
+    /// answer elsewhere, one is lent for it, for a client of `group`. `Ok(Err)`: the server refuses that user.
+    async fn answer_for(
         self: &Rc<Self>,
         state: &State,
-    ) -> Result<Result<Rc<Link>, Vec<u8>>, PinError> {
-        let link = match state.user {
-            None => self.own_link().await,
-            Some(_) => self.link_of(state),
+        group: Option<usize>,
+        question: &[u8],
+    ) -> Result<Result<Vec<u8>, Vec<u8>>, PinError> {
+        let anywhere = State {
+            user: state.user.clone(),
+            ..State::INITIAL
         };
-        match link {
-            Some(link) => Ok(Ok(link)),
-            None if state.user.is_some() => self.link_in(state).await,
-            None if self.thread.is_nobody() => Ok(Err(NOAUTH.to_vec())),
-            None => Err(PinError::Unreachable),
-        }
+        let link = loop {
+            let near = match state.user {
+                None => self.own_link().await,
+                Some(_) => self.link_of(state),
+            };
+            match near {
+                Some(link) if !self.is_held_up(&link) => break link,
+                // What is not stalled may be done with its work in a moment.
+                Some(link) if self.are_all_held_up() && !link.is_stalled() => break link,
+                None if state.user.is_none() && self.thread.is_nobody() => {
+                    return Ok(Err(NOAUTH.to_vec()));
+                }
+                None if state.user.is_none() => return Err(PinError::Unreachable),
+                near if self.answers_elsewhere() => {
+                    let told = match group {
+                        Some(group) => self.answer_on_lent(group, anywhere, question).await,
+                        None => Err(PinError::Timeout),
+                    };
+                    match (told, near) {
+                        // It waits no longer there than for one that can be lent.
+                        (Err(PinError::Timeout), Some(link)) => break link,
+                        (told, _) => return told.map(Ok),
+                    }
+                }
+                _ => match self.granted_or_lent(&anywhere).await? {
+                    Ok(Some(link)) => break link,
+                    Ok(None) => {}
+                    Err(refusal) => return Ok(Err(refusal)),
+                },
+            }
+        };
+        self.answer_on(&link, question).await.map(Ok)
+    }
+
+    /// The same of a connection that is lent for the question.
+    async fn answer_on_lent(
+        self: &Rc<Self>,
+        group: usize,
+        state: State,
+        question: &[u8],
+    ) -> Result<Vec<u8>, PinError> {
+        let asking = async |pin: Pin| {
+            let answer = reply(pin.link(), question).await;
+            pin.give_back_clear();
+            answer
+        };
+        let answer = self.on_lent(group, state, asking).await?;
+        self.hear_of_script(&answer);
+        Ok(answer)
+    }
+
+    /// Whether the server takes a client to `state`, where no shared connection can be asked: one is lent for it, and keeps the state.
+    ///
+    /// # Errors
+    /// [`PinError`]: it could not be asked, or refuses that.
+    pub async fn leads_to(self: Rc<Self>, group: usize, state: State) -> Result<(), PinError> {
+        let keep = async |pin: Pin| {
+            pin.give_back_clear();
+            Some(())
+        };
+        self.on_lent(group, state, keep).await
     }
 
     /// Whether the user of `state` may run a command; `probe` is that command, asking for nothing. `Ok(Err)`: the server's error.
@@ -114,12 +166,22 @@ impl Upstream {
     /// [`PinError`]: it could not be asked.
     pub async fn may_run(
         self: Rc<Self>,
-        state: State,
+        (state, group): (State, usize),
         probe: &[u8],
     ) -> Result<Permission, PinError> {
-        match self.link_in(&state).await? {
-            Ok(link) => self.ask_on(&link, probe, None).await,
-            Err(refusal) => Ok(Err(refusal)),
+        loop {
+            if let Some(link) = self.shared_for(&state, Delays::NONE) {
+                return self.ask_on(&link, probe, None).await;
+            }
+            if self.lends_instead(&state, Delays::NONE) {
+                let answer = self.answer_on_lent(group, state, probe).await?;
+                return Ok(permission(None, answer));
+            }
+            match self.granted_or_lent(&state).await? {
+                Ok(Some(link)) => return self.ask_on(&link, probe, None).await,
+                Ok(None) => {}
+                Err(refusal) => return Ok(Err(refusal)),
+            }
         }
     }
 
@@ -129,9 +191,7 @@ impl Upstream {
         let of_user = links.iter().flatten().filter(|link| {
             link.is_alive() && !link.is_dressing() && link.worn().user == state.user
         });
-        of_user
-            .min_by_key(|link| (link.is_stalled(), link.load()))
-            .cloned()
+        self.least_held_up(of_user)
     }
 
     /// A shared connection in `state`; `Ok(Err)`: the server refuses that state.
@@ -140,21 +200,29 @@ impl Upstream {
         state: &State,
     ) -> Result<Result<Rc<Link>, Vec<u8>>, PinError> {
         loop {
-            let found = match self.shared_for(state, Delays::NONE) {
-                Some(link) => Ok(Some(link)),
-                None => match self.wait_shared(state, 1) {
-                    Ok(wait) => std::future::poll_fn(|cx| wait.poll(cx)).await,
-                    Err(error) => Err(error),
-                },
-            };
-            match found {
+            if let Some(link) = self.shared_for(state, Delays::NONE) {
+                return Ok(Ok(link));
+            }
+            match granted(self.wait_shared(state, 1)).await? {
                 Ok(Some(link)) => return Ok(Ok(link)),
                 // It ended meanwhile: there is another.
                 Ok(None) => {}
-                Err(WaitError::Refused(reply)) => return Ok(Err(reply)),
-                Err(WaitError::Unreachable) => return Err(PinError::Unreachable),
+                Err(refusal) => return Ok(Err(refusal)),
             }
         }
+    }
+
+    /// The shared connection in `state` that is given to a question which waits for one. `Ok(Ok(None))`: it has ended meanwhile, or
+    /// the question is better asked on a connection lent for it; `Ok(Err)`: the server refuses that state.
+    async fn granted_or_lent(
+        self: &Rc<Self>,
+        state: &State,
+    ) -> Result<Result<Option<Rc<Link>>, Vec<u8>>, PinError> {
+        let wait = self.wait_shared(state, 1);
+        if let Ok(wait) = &wait {
+            wait.may_be_lent(Delays::NONE);
+        }
+        granted(wait).await
     }
 
     async fn ask_on(
@@ -163,11 +231,7 @@ impl Upstream {
         probe: &[u8],
         sub: Option<ClientSub>,
     ) -> Result<Permission, PinError> {
-        let answer = self.answer_on(link, probe).await?;
-        Ok(match is_refusal(sub, &answer) {
-            true => Err(answer),
-            false => Ok(()),
-        })
+        Ok(permission(sub, self.answer_on(link, probe).await?))
     }
 
     async fn answer_on(
@@ -178,10 +242,14 @@ impl Upstream {
         let answer = reply(link, request);
         self.served(link, 1);
         let answer = answer.await.ok_or_else(|| self.not_in_time())?;
-        if is_busy(&answer) {
+        self.hear_of_script(&answer);
+        Ok(answer)
+    }
+
+    fn hear_of_script(&self, answer: &[u8]) {
+        if is_busy(answer) {
             self.thread.pulse.heard_busy(self.thread.clock.now_micros());
         }
-        Ok(answer)
     }
 
     /// Asks something as respool's own user. `None`: that could not be done.
@@ -246,7 +314,7 @@ impl Upstream {
             Kind::Channel | Kind::Pattern => b"PUBLISH",
         };
         let request = encode_request(&[verb, channel, b""]);
-        let asking = async |link: Rc<Link>| Some(would_queue(&link, &request).await?);
+        let asking = async |pin: Pin| would_queue(pin.link(), &request).await;
         let asked = self.on_lent(group, state, asking).await;
         asked.is_ok_and(|may_run| may_run)
     }
@@ -261,8 +329,8 @@ impl Upstream {
         state: State,
         request: Vec<u8>,
     ) -> Result<Result<(), Vec<u8>>, PinError> {
-        self.on_lent(group, state, async |link| ask(&link, &request).await)
-            .await
+        let asking = async |pin: Pin| ask(pin.link(), &request).await;
+        self.on_lent(group, state, asking).await
     }
 
     /// Asks something on a connection of the user of `state` that is lent for it.
@@ -270,7 +338,7 @@ impl Upstream {
         self: &Rc<Self>,
         group: usize,
         state: State,
-        question: impl AsyncFnOnce(Rc<Link>) -> Option<T>,
+        question: impl AsyncFnOnce(Pin) -> Option<T>,
     ) -> Result<T, PinError> {
         let settings = &self.thread.settings().upstream;
         let budget = &self.thread.process.budget;
@@ -287,14 +355,37 @@ impl Upstream {
         };
         let asking = async {
             let link = self.wearing(&state).await?;
-            let pin = self.lend(link, lease, None);
-            Ok(question(Rc::clone(pin.link())).await)
+            Ok(question(self.lend(link, lease, None)).await)
         };
         let Some(asked) = self.thread.within(limit, asking).await else {
             self.thread.counters.bound(Bound::QueueTimeout).add(1);
             return Err(self.not_in_time());
         };
         asked?.ok_or_else(|| self.not_in_time())
+    }
+}
+
+/// What an answer says of a permission.
+fn permission(sub: Option<ClientSub>, answer: Vec<u8>) -> Permission {
+    match is_refusal(sub, &answer) {
+        true => Err(answer),
+        false => Ok(()),
+    }
+}
+
+/// What a wait for a shared connection comes to. `Ok(Ok(None))`: none, and it is to be looked for anew; `Ok(Err)`: the server refuses
+/// what the connection was to be.
+async fn granted(
+    wait: Result<SharedWait, WaitError>,
+) -> Result<Result<Option<Rc<Link>>, Vec<u8>>, PinError> {
+    let found = match wait {
+        Ok(wait) => std::future::poll_fn(|cx| wait.poll(cx)).await,
+        Err(error) => Err(error),
+    };
+    match found {
+        Ok(link) => Ok(Ok(link)),
+        Err(WaitError::Refused(reply)) => Ok(Err(reply)),
+        Err(WaitError::Unreachable) => Err(PinError::Unreachable),
     }
 }
 

@@ -592,13 +592,13 @@ impl Upstream {
             let mut permit = None;
             let action = {
                 let links = self.links.borrow();
-                let in_flight = |slot: usize| match &links[slot] {
+                let owed = |slot: usize| match &links[slot] {
                     // A change would stand behind what the server does not answer.
-                    Some(link) if link.is_stalled() => usize::MAX,
-                    link => link.as_ref().map_or(0, |link| link.in_flight()),
+                    Some(link) if link.is_stalled() => None,
+                    link => Some(link.as_ref().map(|link| link.owes()).unwrap_or_default()),
                 };
                 let now = self.thread.clock.now_micros();
-                self.schedule.borrow_mut().next(now, in_flight, || {
+                self.schedule.borrow_mut().next(now, owed, || {
                     permit = self.spare_permit();
                     permit.is_some()
                 })

@@ -53,8 +53,7 @@ impl Upstream {
                     .flatten()
                     .filter(|link| link.is_alive() && !link.is_dressing());
                 let own = usable.filter(|link| is_nobody || link.worn().user.is_none());
-                own.min_by_key(|link| (link.is_stalled(), link.load()))
-                    .cloned()
+                self.least_held_up(own)
             };
             if own.is_some() {
                 return own;

@@ -108,7 +108,8 @@ impl Upstream {
         };
         // Once, until it has answered or what it has said before has become old again.
         self.thread.renews_permission(None, sub);
-        let asking = Rc::clone(self).ask_permission(State::INITIAL, sub, encode_request(question));
+        let asker = (State::INITIAL, None);
+        let asking = Rc::clone(self).ask_permission(asker, sub, encode_request(question));
         tokio::task::spawn_local(async move { drop(asking.await) });
     }
 

@@ -325,3 +325,69 @@ fn a_worker_with_one_connection_hears_busy_beside_a_script_on_it() {
         assert_eq!(respool.metric_or_zero(lost), 0.0);
     }
 }
+
+/// A respool whose one worker has one shared connection, and a client of each kind: nobody, and one with a user of its own.
+fn with_one_connection(redis: &Redis) -> (Respool, [Client; 2]) {
+    redis.cmd(&[
+        "ACL", "SETUSER", "own", "on", ">secret", "~*", "&*", "+@all",
+    ]);
+    let respool = Respool::with(redis)
+        .top("workers = 1")
+        .upstream("shared_connections = 1")
+        .start();
+    let mut clients = [respool.client(), respool.client()];
+    assert_eq!(clients[1].cmd(&["AUTH", "own", "secret"]), Value::ok());
+    clients.iter_mut().for_each(Client::ping);
+    (respool, clients)
+}
+
+#[test]
+fn what_respool_answers_itself_is_refused_beside_a_script_on_the_only_connection() {
+    let redis = Redis::start(&["--lua-time-limit", "100"]);
+    let (respool, mut clients) = with_one_connection(&redis);
+    let mut caller = script(&respool);
+    until_busy(&redis);
+    for client in &mut clients {
+        let heard = client.cmd(&["GET", "k"]);
+        assert!(is_busy(&heard), "{heard:?}");
+    }
+    let mut direct = redis.client();
+    for request in ["SELECT 5", "READONLY", "CLIENT LIST", "SUBSCRIBE c"] {
+        let words: Vec<&str> = request.split(' ').collect();
+        let expected = direct.cmd(&words);
+        for (number, client) in clients.iter_mut().enumerate() {
+            let told = client.cmd(&words);
+            let same = is_busy(&told) == is_busy(&expected);
+            assert!(same, "{number}: {request}: {told:?}, not {expected:?}");
+        }
+    }
+    assert_eq!(respool.client().cmd(&["SCRIPT", "KILL"]), Value::ok());
+    assert!(caller.reply().is_error());
+}
+
+#[test]
+fn a_database_is_selected_or_refused_beside_a_script_that_nobody_has_called_endless_yet() {
+    let redis = Redis::start(&["--lua-time-limit", "1000"]);
+    let (respool, clients) = with_one_connection(&redis);
+    let mut caller = script(&respool);
+    eventually(
+        || {
+            let mut probe = redis.client();
+            probe.send(encode(&["PING"]));
+            probe.reply_within(Duration::from_millis(50)).is_none()
+        },
+        "the script runs",
+    );
+    let [own, users] = clients;
+    let mut clients = [redis.client(), own, users];
+    for client in &mut clients {
+        client.send(encode(&["SELECT", "5"]));
+    }
+    let told: Vec<Value> = clients.iter_mut().map(Client::reply).collect();
+    assert!(told.iter().all(|reply| *reply == told[0]), "{told:?}");
+    assert_eq!(respool.client().cmd(&["SCRIPT", "KILL"]), Value::ok());
+    assert!(caller.reply().is_error());
+    for client in &mut clients {
+        eventually(|| client.cmd(&["GET", "k"]).is_null(), "it serves again");
+    }
+}
