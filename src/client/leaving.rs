@@ -17,7 +17,7 @@ use std::time::Duration;
 use super::task::{Client, Wait};
 use crate::telemetry::Disconnect;
 use crate::transport::PeerEnd;
-use crate::upstream::Blocked;
+use crate::upstream::{Blocked, Pin};
 
 /// Ends when the client has gone a step further: it has finished sending, or is gone.
 pub(super) type EndWatch = Pinned<Box<dyn Future<Output = ()>>>;
@@ -170,6 +170,20 @@ impl Client {
         true
     }
 
+    /// Whether the server is told, on a connection lent to the client, that nothing more comes: where a call that may wait is the last that
+    /// the client has sent. It answers that call or, where it lets it wait, ends it; and closes.
+    fn leaves_it_to_the_server(&self) -> bool {
+        let Some(link) = self.pin.as_ref().map(Pin::link) else {
+            return false;
+        };
+        let is_last = self.has_finished() && !self.may_read() && self.has_used_all();
+        if !is_last || link.is_raw() || !link.is_blocked() || self.streaming.is_some() {
+            return false;
+        }
+        link.finish_sending();
+        true
+    }
+
     /// Whether the client has finished sending while it waits in a call that waits at the server. One that takes nothing away may yet be
     /// answered at once, and has the time for that; of one that takes an element the element stays for those who are there.
     pub(super) fn leaves_its_call(&self) -> bool {
@@ -186,6 +200,7 @@ impl Client {
             // One that need not wait is answered by the server, however slow that is; one that is put off for a pause waits.
             Wait::Blocked(blocked) if blocked.has_waited() => blocked.takes() || is_past_grace(),
             Wait::Blocked(blocked) => self.is_put_off(blocked),
+            _ if self.leaves_it_to_the_server() => false,
             _ => self.pin.as_ref().is_some_and(|pin| pin.link().takes()) || is_past_grace(),
         }
     }
@@ -198,10 +213,12 @@ impl Client {
         let grace = thread.settings().limits.half_closed_grace;
         let writes = blocked.takes();
         let is_known = upstream.puts_off(writes);
-        let is_seen = || writes && upstream.sees_writes_held() || upstream.has_answered(since);
-        is_known
-            && thread.clock.is_past(since, grace / PUT_OFF)
-            && (is_seen() || thread.clock.is_past(since, grace))
+        // Of a pause of everything nothing can be seen.
+        let is_seen = || match upstream.puts_off(false) {
+            true => thread.clock.is_past(since, grace),
+            false => upstream.sees_writes_held() || upstream.has_answered(since),
+        };
+        is_known && thread.clock.is_past(since, grace / PUT_OFF) && is_seen()
     }
 
     /// Whether the client has finished sending, and what it waits for is not to be had now: most likely it has left.
@@ -236,6 +253,11 @@ impl Client {
             Wait::Loan(_) => is_pool_full(),
             _ => false,
         };
+        let is_silent = || !upstream.has_answered(self.resident.finished_micros.get());
+        if waits_for_others && upstream.is_stalled() && is_silent() {
+            // Who has what is waited for can give it back only when the server answers.
+            self.note_progress_of_finished();
+        }
         waits_for_others.then_some(grace)
     }
 

@@ -89,6 +89,12 @@ impl ServerVersion {
         self.is_valkey() && self.line() >= valkey
     }
 
+    /// Whether it ends with a fault when a client is unblocked whose call it has put off for a pause (Redis 6.2 and 7.0; 7.2 and every
+    /// Valkey answer that there is none to unblock).
+    pub fn faults_on_unblock(self) -> bool {
+        !self.is_from((7, 2))
+    }
+
     fn line(self) -> (u8, u8) {
         (self.numbers.0, self.numbers.1)
     }

@@ -137,7 +137,7 @@ impl Upstream {
         let reads: Vec<WantedTry> = undecided.extract_if(.., is_read).collect();
         drop(undecided);
         for wanted in reads {
-            self.send_where_nobody_waits(wanted);
+            self.find_for(wanted.state.clone(), Errand::Try(wanted, None));
         }
     }
 

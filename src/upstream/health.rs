@@ -67,15 +67,20 @@ impl Upstream {
     fn may_be_another_run(&self, asked_micros: u64) -> bool {
         let now = self.thread.clock.now_micros();
         let taken = self.thread.process.pulse.pauses.taken_micros(now);
+        let (Some(taken), Some(oldest)) = (taken, self.oldest_link()) else {
+            return false;
+        };
+        oldest > taken && asked_micros < oldest
+    }
+
+    /// When the oldest of the shared connections was begun.
+    fn oldest_link(&self) -> Option<u64> {
         let links = self.links.borrow();
         let begun = links
             .iter()
             .flatten()
             .map(|link| link.origin().begun_micros);
-        let (Some(taken), Some(oldest)) = (taken, begun.min()) else {
-            return false;
-        };
-        oldest > taken && asked_micros < oldest
+        begun.min()
     }
 
     async fn ask_health(self: &Rc<Self>) {
@@ -115,7 +120,10 @@ impl Upstream {
             info.maxclients,
             info.blocked_clients,
         );
-        self.thread.process.informed(&info);
+        let is_another = self.thread.process.informed(&info);
+        if let Some(oldest) = self.oldest_link().filter(|_| is_another) {
+            self.thread.process.pulse.pauses.another_run(oldest);
+        }
         health.set_refusal(info.refusal);
         self.tell_concerns();
     }

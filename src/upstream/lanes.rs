@@ -10,7 +10,7 @@ use std::rc::Rc;
 use std::time::Duration;
 
 use super::link::Link;
-use super::pauses::COMES_FIRST;
+use super::pauses::comes_first;
 use super::pool::{Outcome, Upstream, Waiter};
 use super::traffic::Inner;
 use crate::command::Delays;
@@ -88,6 +88,11 @@ impl Upstream {
         budget.try_lease(group, self.thread.index).is_some()
     }
 
+    /// Whether a shared connection owes an answer for longer than servers take.
+    pub fn is_stalled(&self) -> bool {
+        self.is_any_stalled.get()
+    }
+
     /// Whether something has been answered that was sent later than then.
     pub fn has_answered(&self, since_micros: u64) -> bool {
         self.thread.pulse.answered_micros() > since_micros
@@ -108,8 +113,7 @@ impl Upstream {
     /// fault when a client is unblocked whose call they have put off.
     pub(super) fn may_be_put_off(&self, sent_micros: u64, writes: bool) -> bool {
         let now = self.thread.clock.refresh();
-        let is_done =
-            self.thread.pulse.written_micros() > sent_micros + COMES_FIRST.as_micros() as u64;
+        let is_done = self.thread.pulse.written_micros() > comes_first(sent_micros);
         let is_seen = writes && self.writes_are_held.get() && !is_done;
         let pauses = &self.thread.process.pulse.pauses;
         is_seen || pauses.may_put_off(sent_micros, writes, now)
@@ -119,6 +123,16 @@ impl Upstream {
     #[inline]
     pub fn has_lanes(&self) -> bool {
         self.is_any_stalled.get() || self.are_writes_held()
+    }
+
+    /// The server has done a write of respool's own that was sent then: it holds nothing back.
+    pub(super) fn note_written(&self, sent_micros: u64) {
+        let now = self.thread.clock.now_micros();
+        self.thread.process.pulse.pauses.written(sent_micros, now);
+        self.thread.pulse.written(sent_micros);
+        if sent_micros >= self.held_since_micros.get() {
+            self.writes_are_held.set(false);
+        }
     }
 
     /// Looks whether the server holds writes back, and asks it where that cannot be told.
@@ -131,6 +145,7 @@ impl Upstream {
         let is_seen = held.is_some_and(|since| answered > since) && !is_script;
         self.is_script_seen.set(is_script);
         self.writes_are_held.set(is_seen);
+        self.held_since_micros.set(held.unwrap_or_default());
         if held.is_none() || is_seen {
             return;
         }

@@ -9,7 +9,12 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 /// What was sent so long before something else, on another connection, came to the server before it.
-pub(super) const COMES_FIRST: Duration = Duration::from_millis(10);
+const COMES_FIRST: Duration = Duration::from_millis(10);
+
+/// From when on something has to be sent to come surely behind what was sent then on another connection.
+pub(super) const fn comes_first(sent_micros: u64) -> u64 {
+    sent_micros.saturating_add(COMES_FIRST.as_micros() as u64)
+}
 
 /// How long after its time a pause may still be in force: the server looks ten times a second by default.
 const LINGERS: Duration = Duration::from_millis(200);
@@ -75,25 +80,40 @@ impl Belief {
         let asked = self.asked_micros.load(Ordering::Relaxed);
         until.saturating_add(LINGERS.as_micros() as u64) > now_micros
             && until > 0
-            && sent_micros.saturating_add(COMES_FIRST.as_micros() as u64) > asked
+            && comes_first(sent_micros) > asked
     }
 }
 
 impl Pauses {
-    /// The server holds back every command.
+    /// The server holds back every command: for as long as it would hold back writes, if that is longer.
     pub fn all(&self, taken: &Taken) {
-        self.all.take(taken);
+        self.all.take(&Taken {
+            until_micros: taken.until_micros.max(self.writes.until()),
+            ..*taken
+        });
     }
 
-    /// It holds back writes.
+    /// It holds back writes; or everything for so long, if it does that already.
     pub fn writes(&self, taken: &Taken) {
         self.writes.take(taken);
+        if self.all.until() > taken.taken_micros {
+            self.all.take(taken);
+        }
     }
 
-    /// It holds back nothing: CLIENT UNPAUSE was taken, or it is another run of the server.
+    /// It holds back nothing: CLIENT UNPAUSE was taken.
     pub fn over(&self) {
         self.all.end();
         self.writes.end();
+    }
+
+    /// It is another run of the server than before, to which the oldest connection was begun then: what was taken earlier is over.
+    pub fn another_run(&self, oldest_micros: u64) {
+        for belief in [&self.all, &self.writes] {
+            if belief.taken_micros.load(Ordering::Relaxed) < oldest_micros {
+                belief.end();
+            }
+        }
     }
 
     /// Until when every command is held back, as far as is known; 0: none is.
@@ -170,6 +190,25 @@ mod tests {
         assert_eq!((pauses.writes_until(), pauses.all_until()), (2000, 0));
         pauses.over();
         assert_eq!(pauses.taken_micros(700), None);
+        // What another run has taken is its own.
+        pauses.writes(&taken(800, 810, 2000));
+        pauses.another_run(805);
+        assert_eq!(pauses.writes_until(), 2000);
+        pauses.another_run(811);
+        assert_eq!(pauses.writes_until(), 0);
+    }
+
+    #[test]
+    fn two_kinds_of_pause_are_one_at_the_server() {
+        let pauses = Pauses::default();
+        pauses.writes(&taken(100, 110, 5000));
+        pauses.all(&taken(200, 210, 300));
+        assert_eq!(pauses.all_until(), 5000);
+        pauses.writes(&taken(300, 310, 9000));
+        assert_eq!((pauses.all_until(), pauses.writes_until()), (9000, 9000));
+        pauses.over();
+        pauses.writes(&taken(400, 410, 5000));
+        assert_eq!(pauses.all_until(), 0);
     }
 
     #[test]

@@ -150,6 +150,8 @@ pub struct Upstream {
     pub(super) asked_anew_micros: Cell<u64>,
     /// Writes were seen to be held back by the server.
     pub(super) writes_are_held: Cell<bool>,
+    /// Since when the write has not been answered by which that was seen.
+    pub(super) held_since_micros: Cell<u64>,
     /// A script runs past its time, and stands before what is due on a connection that is stalled.
     pub(super) is_script_seen: Cell<bool>,
     /// A shared connection is stalled.
@@ -188,6 +190,7 @@ impl Upstream {
             refused_micros: Cell::new(0),
             asked_anew_micros: Cell::new(0),
             writes_are_held: Cell::new(false),
+            held_since_micros: Cell::default(),
             is_script_seen: Cell::new(false),
             is_any_stalled: Cell::new(false),
             is_opening_to_ask: Cell::new(false),

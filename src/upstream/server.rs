@@ -153,8 +153,8 @@ impl Process {
         self.tell_version();
     }
 
-    /// The server has said in INFO what it is.
-    pub(super) fn informed(&self, info: &Info) {
+    /// The server has said in INFO what it is. Returns whether it is another run than the one that had said so before.
+    pub(super) fn informed(&self, info: &Info) -> bool {
         self.health
             .set_role(info.role.as_deref().unwrap_or_default());
         let known = self.server.rcu(|known| {
@@ -167,18 +167,13 @@ impl Process {
             Some(Arc::new(server))
         });
         let run_before = known.as_ref().and_then(|known| known.run);
-        if info
-            .run
-            .is_some_and(|run| run_before.is_some_and(|before| run != before))
-        {
-            // Nobody has told this one to hold anything back.
-            self.pulse.pauses.over();
-        }
+        let is_another = run_before.is_some_and(|before| info.run.is_some_and(|run| run != before));
         let before = known.and_then(|known| known.instance);
         if before.is_some_and(|before| info.instance.is_some_and(|now| now != before)) {
             self.listing.outdate(self.now_micros());
         }
         self.tell_version();
+        is_another
     }
 
     /// Has everybody speak as the server that is known now.

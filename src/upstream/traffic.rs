@@ -480,16 +480,17 @@ impl Inner {
     }
 
     /// The connection is lost: requests never sent go back to their clients, who sent others are closed after the
-    /// replies they got, and so is the client it is lent to. Returns how many that closes.
-    /// `may_have_run`: what was sent may be done, though not answered.
-    pub(super) fn collapse(self, pinned: Option<Rc<Outlet>>, may_have_run: bool) -> u64 {
+    /// replies they got, and so is the client it is lent to: as told by `end`; but for a loss nothing was done that is not answered.
+    /// Returns how many a loss closes.
+    pub(super) fn collapse(self, pinned: Option<Rc<Outlet>>, end: Disconnect) -> u64 {
         let first = self.sent_total - self.written as u64;
         let mut dues = self.due.into_iter().peekable();
         let mut own = Vec::new();
         let mut disconnected = 0;
+        let is_lost = end == Disconnect::UpstreamLost;
         let mut disconnect = |outlet: &Outlet| {
-            disconnected += u64::from(!outlet.is_closed());
-            outlet.close(Disconnect::UpstreamLost);
+            disconnected += u64::from(is_lost && !outlet.is_closed());
+            outlet.close(end);
         };
         while let Some(due) = dues.next() {
             let (outlet, count, kind, show, delays, start) = match due {
@@ -507,7 +508,7 @@ impl Inner {
                     start,
                     ..
                 } => {
-                    own.push((then.call, may_have_run && start < self.sent_total));
+                    own.push((then.call, is_lost && start < self.sent_total));
                     continue;
                 }
                 Due::Own { .. } => continue,

@@ -56,9 +56,7 @@ impl Upstream {
                 && takes
                 && has_run(replies, is_transaction)
             {
-                let pauses = &upstream.thread.process.pulse.pauses;
-                pauses.written(sent_micros, now);
-                upstream.thread.pulse.written(sent_micros);
+                upstream.note_written(sent_micros);
             }
             let waits = &upstream.waiting.waits;
             match answer {

@@ -197,6 +197,7 @@ pub(super) struct Waiting {
     pub(super) apart: Apart,
     /// Calls, tries and elements on their way back.
     pub(super) under_way: Rc<Cell<usize>>,
+    probe: ending::Probe,
     /// It was logged that the server lets respool end no call.
     has_told_of_ends: Cell<bool>,
     /// When the keeper of time wakes next, and how it is told of something earlier.
@@ -369,30 +370,16 @@ impl Upstream {
         match self.wait_shared(&state, 1) {
             Err(error) => self.give_up(errand, error),
             Ok(wait) => {
-                if !errand.delays().may_pause() {
-                    wait.may_be_lent(errand.delays());
-                }
                 let upstream = Rc::clone(self);
                 tokio::task::spawn_local(async move {
                     match std::future::poll_fn(|cx| wait.poll(cx)).await {
                         Ok(Some(link)) => upstream.run(errand, &link),
-                        Ok(None) => upstream.find_again(state, errand),
+                        Ok(None) => upstream.find_for(state, errand),
                         Err(error) => upstream.give_up(errand, error),
                     }
                     upstream.carry_out();
                 });
             }
-        }
-    }
-
-    /// The connection that was waited for is not to be had for an errand now.
-    fn find_again(self: &Rc<Self>, state: State, errand: Errand) {
-        match errand {
-            // The server answers it on another connection than those that are held up.
-            Errand::Try(wanted, _) if self.lends_instead(&state, wanted.delays) => {
-                self.send_where_nobody_waits(wanted);
-            }
-            errand => self.find_for(state, errand),
         }
     }
 
@@ -638,7 +625,7 @@ impl Upstream {
         }
         let upstream = Rc::clone(self);
         tokio::task::spawn_local(async move {
-            upstream.end_call(&seat).await;
+            upstream.end_call(id, &seat).await;
             seat.is_unblocking.set(false);
             let next = seat.next.borrow_mut().take();
             if let Some(next) = next {

@@ -216,6 +216,13 @@ impl<S: Clone + PartialEq> Waits<S> {
         self.tend(class_id, &keys);
     }
 
+    /// Whether nobody is there any more for whom the call on a seat is under way.
+    pub fn is_left(&self, id: SeatId) -> bool {
+        let turn = self.seating.seats.get(&id).and_then(|seat| seat.turn);
+        let class = turn.and_then(|(class, _)| self.classes.get(&class));
+        class.is_none_or(|class| class.members.is_empty())
+    }
+
     /// A connection was lost; `sent`: the call issued on it, if any, may have run.
     pub fn lost(&mut self, id: SeatId, sent: bool, now: u64) {
         self.now = now;

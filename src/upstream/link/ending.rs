@@ -280,7 +280,11 @@ impl Link {
             client.close(Disconnect::Closed);
         }
         self.vouching.take();
-        let disconnected = inner.collapse(pinned, !self.has_finished());
+        let end = match self.has_finished() {
+            true => Disconnect::Closed,
+            false => Disconnect::UpstreamLost,
+        };
+        let disconnected = inner.collapse(pinned, end);
         self.thread.process.failovers.disconnected(disconnected);
     }
 

@@ -1,64 +1,203 @@
 //! Ending calls that are issued for blocked clients, where the server lets respool (`CLIENT UNBLOCK`).
 
+use std::cell::Cell;
 use std::rc::Rc;
 use std::time::Duration;
 
 use super::{LONGEST_PAUSE, Seat};
 use crate::auth::Known;
+use crate::budget::PinLease;
 use crate::command::ClientSub;
+use crate::failover::Node;
 use crate::resp::speak::encode_request;
 use crate::session::{State, stand_in_for};
 use crate::telemetry::{Bound, LossCause};
+use crate::upstream::link::Link;
+use crate::upstream::pauses::comes_first;
 use crate::upstream::pool::Upstream;
+use crate::upstream::traffic::{Answer, OwnReply, Pace, Then};
+use crate::waits::SeatId;
+
+/// A server that has not done a write for so long may hold it back.
+const PROBED_WITHIN: Duration = Duration::from_millis(200);
+
+/// Bytes of an answer to PFCOUNT, or of an error.
+const PROBE_ANSWER: usize = 4 * 1024;
+
+/// How long a server that has refused PFCOUNT is not sent another: each is a line of its ACL LOG.
+const REFUSED_FOR: Duration = Duration::from_secs(600);
+
+/// After so many answers that there is nobody to unblock, a call that is of no use any more ends with its connection; and the pause between
+/// two questions grows beyond [`LONGEST_PAUSE`], up to this.
+const UNHEEDED: u32 = 4;
+const LONGEST_UNHEEDED: Duration = Duration::from_millis(500);
+
+/// The write that tells whether a pause is in force.
+#[derive(Default)]
+pub(super) struct Probe {
+    /// When the one that is under way was sent; 0: there is none.
+    sent_micros: Cell<u64>,
+    /// When the server has refused one; 0: it has not.
+    refused_micros: Cell<u64>,
+}
+
+/// Whether the server can be asked to end a call.
+enum MayAsk {
+    Yes,
+    /// That a pause has put the call off is neither known nor can it be ruled out.
+    Perhaps,
+    /// Not now; it will be known whether.
+    Soon,
+    /// Not as long as a pause is in force.
+    No,
+}
 
 impl Upstream {
-    /// Ends the call on a seat. Asked again until it has answered: the call itself may still be on its way, or the server be
-    /// busy. A connection on which it does not end in time is closed.
-    pub(super) async fn end_call(self: &Rc<Self>, seat: &Seat) {
-        let limit = self.thread.settings().upstream.reply_timeout;
-        let ending = async {
-            let is_over = {
-                let mut asking = std::pin::pin!(self.ask_to_end(seat));
-                tokio::select! {
-                    biased;
-                    () = self.cannot_be_asked(seat) => false,
-                    () = &mut asking => true,
-                }
-            };
-            if !is_over {
-                self.finish_call(seat).await;
+    /// Ends the call on a seat. The server is asked until it has answered: the call itself may still be on its way, the server be busy, or
+    /// a pause be in force, which who waits for the call sits out. A call for which nobody is there any more does not outlast a pause.
+    pub(super) async fn end_call(self: &Rc<Self>, id: SeatId, seat: &Seat) {
+        let is_left = || self.waiting.waits.borrow().is_left(id);
+        let (mut pause, mut unheeded) = (Duration::from_millis(1), 0);
+        while seat.is_calling.get() && seat.link.is_alive() {
+            match self.may_ask_to_end(seat) {
+                MayAsk::Perhaps | MayAsk::No if is_left() => return self.finish_call(seat).await,
+                MayAsk::Yes | MayAsk::Perhaps => match self.ask_to_end(seat, is_left).await {
+                    Asked::Over => return,
+                    Asked::Left => return self.finish_call(seat).await,
+                    Asked::Refused => pause = LONGEST_PAUSE,
+                    Asked::Unheeded => unheeded += 1,
+                    Asked::Heard => unheeded = 0,
+                },
+                MayAsk::Soon | MayAsk::No => {}
             }
-        };
-        if self.thread.within(limit, ending).await.is_none() {
-            self.thread.counters.bound(Bound::ReplyTimeout).add(1);
-            let why = "its call did not end within upstream.reply_timeout";
-            seat.link.lose(LossCause::Timeout, why);
-        }
-    }
-
-    /// Ends as soon as the server must not, or cannot, be asked to end the call on a seat: a pause may have put the call off, or holds up
-    /// whatever is asked on any connection to its server.
-    async fn cannot_be_asked(&self, seat: &Seat) {
-        let cannot = || {
-            self.may_be_put_off(seat.called_micros.get(), seat.takes.get())
-                || self.holds_up_questions(&seat.link.origin().node)
-        };
-        while !cannot() {
-            tokio::time::sleep(LONGEST_PAUSE).await;
+            if unheeded >= UNHEEDED && is_left() {
+                return self.finish_call(seat).await;
+            }
+            if seat.is_calling.get() {
+                tokio::time::sleep(pause).await;
+                let longest = match unheeded {
+                    0..UNHEEDED => LONGEST_PAUSE,
+                    _ => LONGEST_UNHEEDED,
+                };
+                pause = (pause * 2).min(longest);
+            }
         }
     }
 
     /// Has the server forget the call on a seat, as that of a client that leaves: it is told that nothing more comes on the
-    /// connection. It answers, if it has served the call, and closes.
+    /// connection.
     async fn finish_call(&self, seat: &Seat) {
         seat.link.finish_sending();
-        let mut pause = Duration::from_millis(1);
-        while seat.is_calling.get() && seat.link.is_alive() {
-            tokio::time::sleep(pause).await;
-            pause = (pause * 2).min(LONGEST_PAUSE);
-        }
-        // Answered meanwhile, it is of no use either.
+        let limit = self.thread.settings().upstream.reply_timeout;
+        let ended = async {
+            let mut pause = Duration::from_millis(1);
+            while seat.is_calling.get() && seat.link.is_alive() {
+                tokio::time::sleep(pause).await;
+                pause = (pause * 2).min(LONGEST_PAUSE);
+            }
+        };
+        // However it ends, nothing is sent on it any more.
+        let _ = tokio::time::timeout(limit, ended).await;
         seat.link.close("its call was ended with it");
+    }
+
+    /// Whether the server may be asked to end the call on a seat. A pause may have put the call off, of which respool need not have been told, and
+    /// some servers do not bear that it is unblocked: there a write must have been done that was sent later.
+    fn may_ask_to_end(self: &Rc<Self>, seat: &Seat) -> MayAsk {
+        let (called, writes) = (seat.called_micros.get(), seat.takes.get());
+        let node = &seat.link.origin().node;
+        if self.may_be_put_off(called, writes) || self.holds_up_questions(node) {
+            return MayAsk::No;
+        }
+        let may_fault = self.thread.server_version().faults_on_unblock();
+        // One that has become another's replica, or is gone, pauses nobody.
+        let is_left = seat.link.leaving().is_some();
+        if !may_fault
+            || !writes
+            || is_left
+            || self.thread.pulse.written_micros() > comes_first(called)
+        {
+            return MayAsk::Yes;
+        }
+        let (now, probe) = (self.thread.clock.now_micros(), &self.waiting.probe);
+        let (sent, refused) = (probe.sent_micros.get(), probe.refused_micros.get());
+        let is_past = |since, limit| self.thread.clock.is_past(since, limit);
+        if refused > 0 && !is_past(refused, REFUSED_FOR) {
+            return MayAsk::Perhaps;
+        }
+        if sent == 0 && now > comes_first(called) {
+            self.send_probe(node);
+        }
+        match sent > 0 && is_past(sent, PROBED_WITHIN) {
+            true => MayAsk::No,
+            false => MayAsk::Soon,
+        }
+    }
+
+    /// Sends a write that changes nothing, and that a pause of writes holds back: where nobody stands behind it, if a connection can be lent
+    /// for it.
+    fn send_probe(self: &Rc<Self>, node: &Node) {
+        let now = self.thread.clock.now_micros();
+        self.waiting.probe.sent_micros.set(now);
+        match self.thread.process.budget.try_lease(0, self.thread.index) {
+            Some(lease) => {
+                tokio::task::spawn_local(Rc::clone(self).probe_apart(lease));
+            }
+            None => {
+                let is_own = |link: &Link| link.worn().user.is_none();
+                let link = self.shared_at(node, is_own);
+                match link.or_else(|| self.shared_at(node, |_| true)) {
+                    Some(link) => self.probe(&link, || {}),
+                    None => self.waiting.probe.sent_micros.set(0),
+                }
+            }
+        }
+    }
+
+    async fn probe_apart(self: Rc<Self>, lease: PinLease) {
+        let limit = self.thread.settings().upstream.connect_timeout;
+        match self
+            .thread
+            .within(limit, self.wearing(&State::INITIAL))
+            .await
+        {
+            Some(Ok(link)) => {
+                let pin = self.lend(Rc::clone(&link), lease, None);
+                self.probe(&link, move || pin.give_back_clear());
+            }
+            _ => self.waiting.probe.sent_micros.set(0),
+        }
+    }
+
+    fn probe(self: &Rc<Self>, link: &Rc<Link>, over: impl FnOnce() + 'static) {
+        let sent_micros = self.thread.clock.refresh();
+        self.waiting.probe.sent_micros.set(sent_micros);
+        let upstream = Rc::downgrade(self);
+        let call = move |answer| {
+            if let Some(upstream) = upstream.upgrade() {
+                upstream.probed(sent_micros, &answer);
+            }
+            over();
+        };
+        let then = Then::new(1, PROBE_ANSWER, Pace::Writing, call);
+        let request = encode_request(&["PFCOUNT", "respool"]);
+        link.send_own(&request, OwnReply::Then(then));
+    }
+
+    fn probed(&self, sent_micros: u64, answer: &Answer) {
+        let probe = &self.waiting.probe;
+        probe.sent_micros.set(0);
+        match answer {
+            Answer::Replies(reply)
+                if reply.starts_with(b":") || reply.starts_with(b"-WRONGTYPE") =>
+            {
+                self.note_written(sent_micros);
+            }
+            Answer::Replies(reply) if reply.starts_with(b"-NO") || reply.starts_with(b"-ERR") => {
+                probe.refused_micros.set(self.thread.clock.now_micros());
+            }
+            _ => {}
+        }
     }
 
     /// The server lets respool end no call: from now on each ends by itself. Returns whether others may be under way that do not.
@@ -113,36 +252,72 @@ impl Upstream {
         tokio::task::spawn_local(async move { drop(asking.await) });
     }
 
-    async fn ask_to_end(self: &Rc<Self>, seat: &Seat) {
+    /// Asks the server to end the call on a seat.
+    async fn ask_to_end(self: &Rc<Self>, seat: &Seat, is_left: impl Fn() -> bool) -> Asked {
+        let node = &seat.link.origin().node;
         let server_id = seat.link.server_id.to_string();
         let request = encode_request(&["CLIENT", "UNBLOCK", &server_id]);
-        let mut pause = Duration::from_millis(1);
-        while seat.is_calling.get() && seat.link.is_alive() {
-            // Another server has other clients by the same ids.
-            let asked = self.ask_at(&seat.link.origin().node, &request).await;
-            if let (None, Some(leaving)) = (&asked, seat.link.leaving()) {
-                let why = "its call cannot be ended at a server that has moved";
-                return seat.link.lose(leaving.cause, why);
+        let limit = self.thread.settings().upstream.reply_timeout;
+        let mut since = self.thread.clock.refresh();
+        // Another server has other clients by the same ids.
+        let mut asking = std::pin::pin!(self.ask_at(node, &request));
+        let asked = loop {
+            tokio::select! {
+                biased;
+                asked = &mut asking => break asked,
+                () = tokio::time::sleep(LONGEST_PAUSE) => {}
             }
-            if asked.is_none() && !seat.takes.get() {
-                // Nothing is lost with it, and nobody else can end it.
-                let why = "its call cannot be ended: no other connection leads to its server";
-                return seat.link.close(why);
-            }
-            let reply = asked.unwrap_or_default();
-            let refused: [&[u8]; 3] = [b"-NOPERM", b"-NOAUTH", b"-ERR unknown"];
-            if refused.iter().any(|refused| reply.starts_with(refused)) {
-                self.thread
-                    .told_permission(None, ClientSub::Unblock, Err(reply));
-                if self.calls_end_by_themselves() {
-                    return seat.link.close("its call cannot be ended");
+            if self.holds_up_questions(node) {
+                if is_left() {
+                    return Asked::Left;
                 }
-                pause = LONGEST_PAUSE;
+                since = self.thread.clock.now_micros();
+            } else if self.thread.clock.is_past(since, limit) {
+                self.thread.counters.bound(Bound::ReplyTimeout).add(1);
+                let why = "its call did not end within upstream.reply_timeout";
+                seat.link.lose(LossCause::Timeout, why);
+                return Asked::Over;
             }
-            if seat.is_calling.get() {
-                tokio::time::sleep(pause).await;
-                pause = (pause * 2).min(LONGEST_PAUSE);
+        };
+        if let (None, Some(leaving)) = (&asked, seat.link.leaving()) {
+            let why = "its call cannot be ended at a server that has moved";
+            seat.link.lose(leaving.cause, why);
+            return Asked::Over;
+        }
+        if asked.is_none() && !seat.takes.get() {
+            // Nothing is lost with it, and nobody else can end it.
+            let why = "its call cannot be ended: no other connection leads to its server";
+            seat.link.close(why);
+            return Asked::Over;
+        }
+        let reply = asked.unwrap_or_default();
+        let refused: [&[u8]; 3] = [b"-NOPERM", b"-NOAUTH", b"-ERR unknown"];
+        if refused.iter().any(|refused| reply.starts_with(refused)) {
+            self.thread
+                .told_permission(None, ClientSub::Unblock, Err(reply));
+            if self.calls_end_by_themselves() {
+                seat.link.close("its call cannot be ended");
+                return Asked::Over;
             }
+            return Asked::Refused;
+        }
+        match reply.starts_with(b":0") {
+            true => Asked::Unheeded,
+            false => Asked::Heard,
         }
     }
+}
+
+/// What has come of a CLIENT UNBLOCK.
+enum Asked {
+    /// There is no such call any more.
+    Over,
+    /// Nobody is there any more for whom it is, and a pause keeps the server from ending it.
+    Left,
+    /// The server lets respool end none.
+    Refused,
+    /// It has found nobody to unblock: the call is on its way, has been answered, or is put off.
+    Unheeded,
+    /// It has answered something else.
+    Heard,
 }

@@ -1,7 +1,5 @@
 //! A pause that is over without respool's having been told, and what ends one: nobody waits longer than the server has him wait.
 
-use std::time::Duration;
-
 use crate::harness::{Client, Redis, Respool, Value, encode, eventually};
 
 /// Longer than any test waits.
@@ -27,9 +25,16 @@ fn blocked(respool: &Respool, calls: &[&str]) -> Vec<Client> {
     clients
 }
 
-fn wait_at_the_server(redis: &Redis, count: u64) {
+/// Whether so many calls wait at the server, or are put off there, beside what respool finds out by itself whether they are.
+fn are_at_the_server(redis: &Redis, count: usize) -> bool {
+    let list = redis.cmd(&["CLIENT", "LIST"]).text();
+    let waits = |line: &&str| line.contains(" flags=b") && !line.contains(" cmd=pfcount");
+    list.lines().filter(waits).count() == count
+}
+
+fn wait_at_the_server(redis: &Redis, count: usize) {
     eventually(
-        || redis.info_number("blocked_clients") == count,
+        || are_at_the_server(redis, count),
         &format!("{count} calls wait at the server"),
     );
 }
@@ -88,7 +93,9 @@ fn calls_end_with_their_clients_where_the_server_was_started_anew() {
         || respool.metric("respool_server_up") == 1.0,
         "the server is seen again",
     );
-    drop(blocked(&respool, &TAKE));
+    let clients = blocked(&respool, &TAKE);
+    wait_at_the_server(&redis, 2);
+    drop(clients);
     wait_at_the_server(&redis, 0);
     nothing_is_taken(&redis);
 }
@@ -126,13 +133,6 @@ fn what_ends_a_pause_is_not_held_up_by_blocked_clients() {
         "all that can be lent is lent to them",
     );
     pause(&mut other);
-    // Who comes now stands on the shared connection, and holds up whatever is behind.
-    let mut late = respool.client();
-    late.send(encode(&["BLMOVE", "late", "to", "LEFT", "LEFT", "0"]));
-    eventually(
-        || respool.metric("respool_blocked_clients") == 7.0,
-        "it is under way",
-    );
     assert_eq!(other.cmd(&["WATCH", "k"]), Value::ok());
     assert_eq!(other.cmd(&["UNWATCH"]), Value::ok());
     assert_eq!(other.cmd(&["CLIENT", "UNPAUSE"]), Value::ok());
@@ -148,11 +148,11 @@ fn a_call_that_reads_is_answered_while_writes_are_paused() {
     redis.cmd(&["XADD", "s", "1-1", "f", "v"]);
     let respool = Respool::with(&redis)
         .top("workers = 1")
-        .upstream("max_connections = 4\nshared_connections = 1")
+        .upstream("max_connections = 5\nshared_connections = 2")
         .start();
     let mut other = respool.client();
     pause(&mut other);
-    // Its try is put off, on the only shared connection.
+    // Its try is put off, on one of the two shared connections.
     let taker = blocked(&respool, &["BLMOVE from to LEFT LEFT 0"]);
     let mut reader = respool.client();
     let entries = reader.cmd(&["XREAD", "BLOCK", "0", "STREAMS", "s", "0"]);
@@ -161,28 +161,121 @@ fn a_call_that_reads_is_answered_while_writes_are_paused() {
     drop(taker);
 }
 
+/// The client sends its last call to a server that has stopped, which goes on when the client's grace is long over.
+fn send_to_a_slow_server(redis: &Redis, respool: &Respool, client: &mut Client, call: &[&str]) {
+    // Each ends as soon as its grace is over, for it waits.
+    let waits = ["one", "other"].map(|stream| {
+        let mut client = respool.client();
+        client.send(encode(&["XREAD", "BLOCK", "0", "STREAMS", stream, "$"]));
+        client
+    });
+    wait_at_the_server(redis, 2);
+    redis.pause();
+    client.send(encode(call));
+    client.finish_sending();
+    for mut client in waits {
+        client.finish_sending();
+        assert!(client.read_to_end().is_empty());
+    }
+    redis.resume();
+}
+
 #[test]
 fn who_has_finished_sending_is_answered_however_slow_the_server_is() {
+    for believes_a_pause in [false, true] {
+        let redis = Redis::start(&[]);
+        let respool = Respool::with(&redis)
+            .limits("half_closed_grace = \"50ms\"")
+            .start();
+        if believes_a_pause {
+            pause(&mut respool.client());
+            assert_eq!(redis.cmd(&["CLIENT", "UNPAUSE"]), Value::ok());
+        }
+        for state in [&["PING"][..], &["WATCH", "k"]] {
+            for call in [
+                &["BLMOVE", "from", "to", "LEFT", "LEFT", "0"][..],
+                &["BLPOP", "from", "0"],
+                &["NO.SUCH", "x"],
+            ] {
+                redis.cmd(&["RPUSH", "from", "x"]);
+                let mut client = respool.client();
+                client.cmd(state);
+                let mut direct = redis.client();
+                direct.send(encode(call));
+                let answer = direct.reply();
+                redis.cmd(&["DEL", "from"]);
+                redis.cmd(&["RPUSH", "from", "x"]);
+                send_to_a_slow_server(&redis, &respool, &mut client, call);
+                assert_eq!(client.reply(), answer, "{state:?} {call:?}");
+                assert_eq!(client.try_reply(), None);
+            }
+        }
+    }
+}
+
+#[test]
+fn no_call_is_unblocked_that_a_pause_of_somebody_else_puts_off() {
     let redis = Redis::start(&[]);
-    redis.cmd(&["RPUSH", "from", "x"]);
-    let respool = Respool::with(&redis)
-        .limits("half_closed_grace = \"50ms\"")
-        .start();
-    // Ends as soon as its grace is over, for it waits.
-    let mut waits = blocked(&respool, &["XREAD BLOCK 0 STREAMS s $"]).remove(0);
+    let respool = Respool::with(&redis).top("workers = 1").start();
+    let mut watches = respool.client();
+    assert_eq!(watches.cmd(&["WATCH", "k"]), Value::ok());
+    // One call for the three.
+    let mut clients = blocked(&respool, &["BLPOP a 0", "BLPOP b 0", "BLPOP c 0"]);
     wait_at_the_server(&redis, 1);
-    redis.pause();
-    let mut client = respool.client();
-    client.send(encode(&["BLMOVE", "from", "to", "LEFT", "LEFT", "0"]));
-    client.finish_sending();
+    assert_eq!(redis.cmd(&["CLIENT", "PAUSE", LONG, "WRITE"]), Value::ok());
+    watches.send(encode(&["BLPOP", "d", "0"]));
+    wait_at_the_server(&redis, 2);
+    drop(watches);
+    // Each that leaves has the call for the others issued anew, and that is put off.
+    while let Some(client) = clients.pop() {
+        drop(client);
+        eventually(
+            || respool.metric("respool_blocked_clients") == clients.len() as f64,
+            "it has left",
+        );
+    }
+    wait_at_the_server(&redis, 0);
+    assert_eq!(redis.cmd(&["CLIENT", "UNPAUSE"]), Value::ok());
+    for key in ["a", "b", "c", "d"] {
+        redis.cmd(&["RPUSH", key, "x"]);
+        assert_eq!(redis.cmd(&["LLEN", key]), Value::Int(1));
+    }
+}
+
+#[test]
+fn who_stays_outlasts_a_pause_of_somebody_else_though_others_leave() {
+    let redis = Redis::start(&[]);
+    let respool = Respool::with(&redis)
+        .top("workers = 1")
+        .upstream("max_connections = 4\nshared_connections = 1\nreply_timeout = \"500ms\"")
+        .start();
+    let calls = "abcdefgh".chars().map(|key| format!("BLPOP {key} 0"));
+    let calls: Vec<String> = calls.collect();
+    let calls: Vec<&str> = calls.iter().map(String::as_str).collect();
+    let mut clients = blocked(&respool, &calls);
+    wait_at_the_server(&redis, 1);
+    assert_eq!(redis.cmd(&["CLIENT", "PAUSE", LONG, "WRITE"]), Value::ok());
+    // The first has the call issued anew, which is put off.
+    while clients.len() > 2 {
+        drop(clients.pop());
+        eventually(
+            || respool.metric("respool_blocked_clients") == clients.len() as f64,
+            "it has left",
+        );
+        respool.client().ping();
+    }
+    // Longer than a call may take to end: a read is answered every time, through a client that comes and goes.
+    let began = std::time::Instant::now();
     eventually(
-        || respool.metric("respool_blocked_clients") == 2.0,
-        "it has been read",
+        || {
+            respool.client().ping();
+            began.elapsed() > std::time::Duration::from_millis(1500)
+        },
+        "three times the timeout has passed",
     );
-    waits.finish_sending();
-    assert!(waits.read_to_end().is_empty());
-    assert!(client.reply_within(Duration::from_millis(1)).is_none());
-    redis.resume();
-    assert_eq!(client.reply(), Value::bulk("x"));
-    assert_eq!(client.try_reply(), None);
+    assert_eq!(redis.cmd(&["CLIENT", "UNPAUSE"]), Value::ok());
+    for (client, key) in clients.iter_mut().zip(["a", "b"]) {
+        redis.cmd(&["RPUSH", key, "x"]);
+        assert_eq!(client.reply().items()[1], Value::bulk("x"));
+    }
 }
