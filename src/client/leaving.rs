@@ -239,8 +239,10 @@ impl Client {
         let grace = self.site.thread.settings().limits.half_closed_grace;
         let link = self.pin.as_ref().map(|pin| pin.link());
         if let Some(before) = link.and_then(|link| link.place_asked()) {
-            // The client's own connection, whose silence is judged as any. A call that waits there ends with its client.
-            return before.blocks.then_some(grace);
+            // The client's own connection, whose silence is judged as any. A call that waits there ends with its client; none does while
+            // answers come, or have yet to be taken.
+            let may_wait = link.is_some_and(|link| link.is_quiet_for(grace));
+            return (before.blocks && may_wait && !self.outlet.has_unwritten()).then_some(grace);
         }
         let upstream = &self.site.upstream;
         if upstream.is_away() {

@@ -206,6 +206,13 @@ impl Link {
         self.is_alive() && since.is_some_and(|since| self.thread.clock.is_past(since, limit))
     }
 
+    /// Whether nothing has come or been sent on it for so long.
+    pub fn is_quiet_for(&self, limit: Duration) -> bool {
+        let inner = self.inner.borrow();
+        let last = inner.pulse.heard_micros.max(inner.pulse.written_micros);
+        self.thread.clock.is_past(last, limit)
+    }
+
     /// Whether replies are due, and none has come for longer than usual.
     pub(super) fn is_stalled(&self) -> bool {
         let quickest = Duration::from_micros(self.inner.borrow().pulse.quickest_micros);
