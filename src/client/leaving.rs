@@ -256,7 +256,8 @@ impl Client {
             _ => false,
         };
         let is_silent = || !upstream.has_answered(self.resident.finished_micros.get());
-        if waits_for_others && upstream.is_stalled() && is_silent() {
+        let is_loan = matches!(self.wait, Wait::Loan(_));
+        if is_loan && waits_for_others && upstream.is_stalled() && is_silent() {
             // Who has what is waited for can give it back only when the server answers.
             self.note_progress_of_finished();
         }

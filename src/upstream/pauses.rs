@@ -9,7 +9,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 /// What was sent so long before something else, on another connection, came to the server before it.
-const COMES_FIRST: Duration = Duration::from_millis(10);
+pub(super) const COMES_FIRST: Duration = Duration::from_millis(10);
 
 /// From when on something has to be sent to come surely behind what was sent then on another connection.
 pub(super) const fn comes_first(sent_micros: u64) -> u64 {

@@ -570,6 +570,9 @@ impl Upstream {
         let then = Then::new(issued.replies, limit_bytes, Pace::Blocking, call);
         seat.link.send_own(&issued.bytes, OwnReply::Then(then));
         seat.link.note_held();
+        if writes {
+            self.plan_probe();
+        }
     }
 
     /// What was to stand ahead of a call is not sent.

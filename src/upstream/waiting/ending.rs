@@ -13,7 +13,7 @@ use crate::resp::speak::encode_request;
 use crate::session::{State, stand_in_for};
 use crate::telemetry::{Bound, LossCause};
 use crate::upstream::link::Link;
-use crate::upstream::pauses::comes_first;
+use crate::upstream::pauses::{COMES_FIRST, comes_first};
 use crate::upstream::pool::Upstream;
 use crate::upstream::traffic::{Answer, OwnReply, Pace, Then};
 use crate::waits::SeatId;
@@ -39,6 +39,8 @@ pub(super) struct Probe {
     sent_micros: Cell<u64>,
     /// When the server has refused one; 0: it has not.
     refused_micros: Cell<u64>,
+    /// One is to be sent soon for calls that have just been sent.
+    is_planned: Cell<bool>,
 }
 
 /// Whether the server can be asked to end a call.
@@ -131,6 +133,47 @@ impl Upstream {
         match sent > 0 && is_past(sent, PROBED_WITHIN) {
             true => MayAsk::No,
             false => MayAsk::Soon,
+        }
+    }
+
+    /// A call was sent that takes something away: that it waits, rather than is put off, is known before it is to be ended.
+    pub(super) fn plan_probe(self: &Rc<Self>) {
+        let may_fault = self.thread.server_version().faults_on_unblock();
+        if !may_fault || self.waiting.probe.is_planned.replace(true) {
+            return;
+        }
+        let upstream = Rc::clone(self);
+        tokio::task::spawn_local(async move {
+            tokio::time::sleep(COMES_FIRST * 2).await;
+            upstream.waiting.probe.is_planned.set(false);
+            upstream.probe_for_seats();
+        });
+    }
+
+    fn probe_for_seats(self: &Rc<Self>) {
+        let now = self.thread.clock.refresh();
+        let written = self.thread.pulse.written_micros();
+        let seats = self.waiting.seats.borrow();
+        let is_unknown = |seat: &&Rc<Seat>| {
+            let called = seat.called_micros.get();
+            let waits = seat.is_calling.get() && seat.takes.get() && seat.link.is_alive();
+            waits && comes_first(called) < now && written <= comes_first(called)
+        };
+        let node = seats.values().find(is_unknown);
+        let node = node.map(|seat| seat.link.origin().node.clone());
+        drop(seats);
+        let probe = &self.waiting.probe;
+        let is_refused = probe.refused_micros.get() > 0
+            && !self
+                .thread
+                .clock
+                .is_past(probe.refused_micros.get(), REFUSED_FOR);
+        if let Some(node) = node
+            && probe.sent_micros.get() == 0
+            && !is_refused
+            && !self.puts_off(true)
+        {
+            self.send_probe(&node);
         }
     }
 
