@@ -127,11 +127,11 @@ impl Client {
             return self.pin.as_ref().map(|pin| Rc::clone(pin.link()));
         }
         let upstream = &self.site.upstream;
-        if reason == PinReason::Pause
+        if matches!(reason, PinReason::Pause | PinReason::Script)
             && !upstream.may_lend(group)
             && let Some(link) = upstream.shared_for(&state, Delays::NONE)
         {
-            // What ends a pause does not wait for those who wait for its end.
+            // What ends a pause, or a script, does not wait for those who wait for its end.
             return Some(link);
         }
         let borrowing = Rc::clone(&self.site.upstream).pin(group, state, Rc::clone(&self.outlet));
@@ -284,6 +284,7 @@ impl Client {
             PinReason::Pause if !self.pin_use.in_multi => {
                 return self.pause(&link, request, command);
             }
+            PinReason::Script if self.pin.is_none() => return self.pause(&link, request, command),
             PinReason::ScriptDebug => return self.script_debug(&link, request, command),
             PinReason::RawError => return self.raw_error(&link, request, command),
             PinReason::Monitor => {

@@ -52,6 +52,15 @@ impl Link {
         since.filter(|_| self.is_stalled())
     }
 
+    /// Since when what it owes next has not been answered, if it is stalled by what the server may work on: a script may be read-only.
+    fn worked_on_since(&self) -> Option<u64> {
+        let inner = self.inner.borrow();
+        let may_work = inner.due.front().is_some_and(|due| due.delays().may_work());
+        let since = inner.silent_since().filter(|_| may_work);
+        drop(inner);
+        since.filter(|_| self.is_stalled())
+    }
+
     /// Whether it is stalled as it would be by a pause, and by nothing else: a command that the server works on for long is more
     /// likely to be worked on, and what is sent behind it then waits where others are told BUSY.
     fn may_be_paused(&self) -> bool {
@@ -141,12 +150,14 @@ impl Upstream {
         let held = links.iter().filter_map(|link| link.held_since()).min();
         let answered = self.thread.pulse.answered_micros();
         // While a script runs past its time all that is answered elsewhere is BUSY: what is due is behind it, and not paused.
-        let is_script = held.is_some_and(|since| self.thread.pulse.busy_micros() > since);
+        let worked_on = links.iter().filter_map(|link| link.worked_on_since()).min();
+        let since = held.or(worked_on);
+        let is_script = since.is_some_and(|since| self.thread.pulse.busy_micros() > since);
         let is_seen = held.is_some_and(|since| answered > since) && !is_script;
         self.is_script_seen.set(is_script);
         self.writes_are_held.set(is_seen);
         self.held_since_micros.set(held.unwrap_or_default());
-        if held.is_none() || is_seen {
+        if since.is_none() || is_seen {
             return;
         }
         let idle_pins = self.idle_pins.borrow().clone();

@@ -4,6 +4,8 @@ use std::cell::Cell;
 use std::rc::Rc;
 use std::time::Duration;
 
+use tokio::sync::oneshot;
+
 use super::{LONGEST_PAUSE, Seat};
 use crate::auth::Known;
 use crate::budget::PinLease;
@@ -20,6 +22,13 @@ use crate::waits::SeatId;
 
 /// A server that has not done a write for so long may hold it back.
 const PROBED_WITHIN: Duration = Duration::from_millis(200);
+
+/// For so long a pause is believed to be in force that has held one back.
+const HELD_FOR: Duration = Duration::from_secs(1);
+
+/// How answers begin to a PFCOUNT that was done, whatever the key holds; and of a server that does nothing now.
+const DONE: [&[u8]; 3] = [b":", b"-WRONGTYPE", b"-INVALIDOBJ"];
+const LATER: [&[u8]; 3] = [b"-BUSY", b"-LOADING", b"-MASTERDOWN"];
 
 /// Bytes of an answer to PFCOUNT, or of an error.
 const PROBE_ANSWER: usize = 4 * 1024;
@@ -39,6 +48,8 @@ pub(super) struct Probe {
     sent_micros: Cell<u64>,
     /// When the server has refused one; 0: it has not.
     refused_micros: Cell<u64>,
+    /// When one was given up that was held back; 0: none was.
+    held_micros: Cell<u64>,
     /// One is to be sent soon for calls that have just been sent.
     is_planned: Cell<bool>,
 }
@@ -52,6 +63,8 @@ enum MayAsk {
     Soon,
     /// Not as long as a pause is in force.
     No,
+    /// It is not known, and will not be.
+    Never,
 }
 
 impl Upstream {
@@ -61,7 +74,8 @@ impl Upstream {
         let is_left = || self.waiting.waits.borrow().is_left(id);
         let (mut pause, mut unheeded) = (Duration::from_millis(1), 0);
         while seat.is_calling.get() && seat.link.is_alive() {
-            match self.may_ask_to_end(seat) {
+            match self.may_ask_to_end(seat, is_left()) {
+                MayAsk::Never => return self.finish_call(seat).await,
                 MayAsk::Perhaps | MayAsk::No if is_left() => return self.finish_call(seat).await,
                 MayAsk::Yes | MayAsk::Perhaps => match self.ask_to_end(seat, is_left).await {
                     Asked::Over => return,
@@ -105,21 +119,19 @@ impl Upstream {
 
     /// Whether the server may be asked to end the call on a seat. A pause may have put the call off, of which respool need not have been told, and
     /// some servers do not bear that it is unblocked: there a write must have been done that was sent later.
-    fn may_ask_to_end(self: &Rc<Self>, seat: &Seat) -> MayAsk {
+    fn may_ask_to_end(self: &Rc<Self>, seat: &Seat, is_left: bool) -> MayAsk {
         let (called, writes) = (seat.called_micros.get(), seat.takes.get());
         let node = &seat.link.origin().node;
         if self.may_be_put_off(called, writes) || self.holds_up_questions(node) {
             return MayAsk::No;
         }
         let may_fault = self.thread.server_version().faults_on_unblock();
-        // One that has become another's replica, or is gone, pauses nobody.
-        let is_left = seat.link.leaving().is_some();
-        if !may_fault
-            || !writes
-            || is_left
-            || self.thread.pulse.written_micros() > comes_first(called)
-        {
+        if !may_fault || !writes || self.thread.pulse.written_micros() > comes_first(called) {
             return MayAsk::Yes;
+        }
+        if seat.link.leaving().is_some() {
+            // What is done elsewhere tells nothing of the server that is left.
+            return MayAsk::Never;
         }
         let (now, probe) = (self.thread.clock.now_micros(), &self.waiting.probe);
         let (sent, refused) = (probe.sent_micros.get(), probe.refused_micros.get());
@@ -127,8 +139,12 @@ impl Upstream {
         if refused > 0 && !is_past(refused, REFUSED_FOR) {
             return MayAsk::Perhaps;
         }
-        if sent == 0 && now > comes_first(called) {
-            self.send_probe(node);
+        let held = probe.held_micros.get();
+        if held > 0 && !is_past(held, HELD_FOR) {
+            return MayAsk::No;
+        }
+        if sent == 0 && now > comes_first(called) && !self.send_probe(node, !is_left) {
+            return MayAsk::No;
         }
         match sent > 0 && is_past(sent, PROBED_WITHIN) {
             true => MayAsk::No,
@@ -173,42 +189,50 @@ impl Upstream {
             && !is_refused
             && !self.puts_off(true)
         {
-            self.send_probe(&node);
+            self.send_probe(&node, false);
         }
     }
 
-    /// Sends a write that changes nothing, and that a pause of writes holds back: where nobody stands behind it, if a connection can be lent
-    /// for it.
-    fn send_probe(self: &Rc<Self>, node: &Node) {
-        let now = self.thread.clock.now_micros();
-        self.waiting.probe.sent_micros.set(now);
-        match self.thread.process.budget.try_lease(0, self.thread.index) {
-            Some(lease) => {
-                tokio::task::spawn_local(Rc::clone(self).probe_apart(lease));
-            }
-            None => {
-                let is_own = |link: &Link| link.worn().user.is_none();
-                let link = self.shared_at(node, is_own);
-                match link.or_else(|| self.shared_at(node, |_| true)) {
-                    Some(link) => self.probe(&link, || {}),
-                    None => self.waiting.probe.sent_micros.set(0),
-                }
-            }
+    /// Sends a write that changes nothing, and that a pause of writes holds back: on a connection lent for it, where nobody stands behind it, or
+    /// else on a shared one, if it may. False: it is not sent.
+    fn send_probe(self: &Rc<Self>, node: &Node, may_be_shared: bool) -> bool {
+        let lease = self.thread.process.budget.try_lease(0, self.thread.index);
+        if let Some(lease) = lease {
+            let now = self.thread.clock.now_micros();
+            self.waiting.probe.sent_micros.set(now);
+            tokio::task::spawn_local(Rc::clone(self).probe_apart(lease));
+            return true;
         }
+        let is_own = |link: &Link| link.worn().user.is_none();
+        let link = self.shared_at(node, is_own);
+        let link = link.or_else(|| self.shared_at(node, |_| true));
+        let Some(link) = link.filter(|_| may_be_shared) else {
+            return false;
+        };
+        self.probe(&link, || {});
+        true
     }
 
+    /// Probes on a connection lent for it, which it does not keep for as long as a pause is.
     async fn probe_apart(self: Rc<Self>, lease: PinLease) {
         let limit = self.thread.settings().upstream.connect_timeout;
-        match self
-            .thread
-            .within(limit, self.wearing(&State::INITIAL))
-            .await
-        {
-            Some(Ok(link)) => {
-                let pin = self.lend(Rc::clone(&link), lease, None);
-                self.probe(&link, move || pin.give_back_clear());
+        let wearing = self.wearing(&State::INITIAL);
+        let Some(Ok(link)) = self.thread.within(limit, wearing).await else {
+            return self.waiting.probe.sent_micros.set(0);
+        };
+        let pin = self.lend(Rc::clone(&link), lease, None);
+        let (tell, told) = oneshot::channel::<()>();
+        self.probe(&link, move || drop(tell));
+        // It ends with an error as soon as the other end is dropped.
+        match tokio::time::timeout(PROBED_WITHIN, told).await {
+            Ok(_) => pin.give_back_clear(),
+            Err(_) => {
+                self.waiting
+                    .probe
+                    .held_micros
+                    .set(self.thread.clock.refresh());
+                link.close("a pause holds back what asks whether one is in force");
             }
-            _ => self.waiting.probe.sent_micros.set(0),
         }
     }
 
@@ -231,12 +255,10 @@ impl Upstream {
         let probe = &self.waiting.probe;
         probe.sent_micros.set(0);
         match answer {
-            Answer::Replies(reply)
-                if reply.starts_with(b":") || reply.starts_with(b"-WRONGTYPE") =>
-            {
+            Answer::Replies(reply) if DONE.iter().any(|done| reply.starts_with(done)) => {
                 self.note_written(sent_micros);
             }
-            Answer::Replies(reply) if reply.starts_with(b"-NO") || reply.starts_with(b"-ERR") => {
+            Answer::Replies(reply) if !LATER.iter().any(|later| reply.starts_with(later)) => {
                 probe.refused_micros.set(self.thread.clock.now_micros());
             }
             _ => {}

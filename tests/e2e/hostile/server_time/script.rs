@@ -2,6 +2,7 @@
 
 use std::time::{Duration, Instant};
 
+use crate::harness::needs;
 use crate::harness::{Client, Redis, Respool, Value, encode, eventually, eventually_some};
 
 /// What Redis and Valkey say, each in its own name.
@@ -390,4 +391,43 @@ fn a_database_is_selected_or_refused_beside_a_script_that_nobody_has_called_endl
     for client in &mut clients {
         eventually(|| client.cmd(&["GET", "k"]).is_null(), "it serves again");
     }
+}
+
+#[test]
+fn a_script_is_killed_though_all_that_can_be_lent_is() {
+    let redis = Redis::start(&["--lua-time-limit", "100"]);
+    let respool = Respool::with(&redis)
+        .top("workers = 1")
+        .upstream("max_connections = 4\nshared_connections = 2")
+        .start();
+    let mut holders = [respool.client(), respool.client()];
+    for holder in &mut holders {
+        assert_eq!(holder.cmd(&["WATCH", "k"]), Value::ok());
+    }
+    let mut caller = script(&respool);
+    until_busy(&redis);
+    // By now the connection on which it runs is known to be stalled.
+    let mut other = respool.client();
+    eventually(|| is_busy(&other.cmd(&["GET", "k"])), "the server is busy");
+    assert_eq!(respool.client().cmd(&["SCRIPT", "KILL"]), Value::ok());
+    assert!(caller.reply().is_error());
+}
+
+#[test]
+fn a_script_that_only_reads_is_one_too() {
+    needs!("EVAL_RO return 0");
+    let redis = Redis::start(&["--lua-time-limit", "100"]);
+    let respool = Respool::with(&redis)
+        .top("workers = 1")
+        .upstream("max_connections = 4\nshared_connections = 1")
+        .start();
+    let mut caller = respool.client();
+    caller.send(encode(&["EVAL_RO", "while true do end", "0"]));
+    until_busy(&redis);
+    for words in [&["GET", "k"][..], &["SELECT", "3"]] {
+        let reply = respool.client().cmd(words);
+        assert!(is_busy(&reply) || reply == Value::ok(), "{reply:?}");
+    }
+    assert_eq!(respool.client().cmd(&["SCRIPT", "KILL"]), Value::ok());
+    assert!(caller.reply().is_error());
 }
