@@ -186,7 +186,13 @@ mod tests {
         assert_eq!(pauses.writes_until(), 0);
         pauses.all(&taken(600, 610, 2000));
         pauses.writes(&taken(620, 630, 2000));
-        pauses.answered(611, 700);
+        pauses.answered(630, 700);
+        assert_eq!(
+            pauses.all_until(),
+            2000,
+            "the second may have made it longer"
+        );
+        pauses.answered(631, 700);
         assert_eq!((pauses.writes_until(), pauses.all_until()), (2000, 0));
         pauses.over();
         assert_eq!(pauses.taken_micros(700), None);
