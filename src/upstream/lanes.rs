@@ -86,8 +86,10 @@ impl Upstream {
 
     /// Whether a pause keeps the server at `node` from answering anything of respool's own, on every shared connection to it.
     pub(super) fn holds_up_questions(&self, node: &Node) -> bool {
-        let is_held_up = |link: &Link| link.is_stalled() || link.owes_write();
-        let may_answer = || self.shared_at(node, |link| !is_held_up(link)).is_some();
+        let may_answer = || {
+            self.shared_at(node, |link| !self.is_held_up(link))
+                .is_some()
+        };
         self.puts_off(false) || self.are_writes_held() && !may_answer()
     }
 

@@ -105,6 +105,7 @@ pub struct Link {
     closing: Cell<Option<Closing>>,
     /// Whether nothing more is to be sent on it.
     finishing: Cell<Finishing>,
+    finishing_micros: Cell<u64>,
     /// The worker that gets its socket when it ends.
     passes_to: Cell<Option<usize>>,
     leaving: Cell<Option<Leaving>>,
@@ -169,6 +170,7 @@ impl Link {
             renewal: Renewal::default(),
             closing: Cell::new(None),
             finishing: Cell::default(),
+            finishing_micros: Cell::default(),
             passes_to: Cell::new(None),
             turn: Cell::new(0),
             woken: Cell::new(false),

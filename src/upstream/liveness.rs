@@ -158,9 +158,10 @@ impl Link {
         }
         let now = self.thread.clock.now_micros();
         let mut inner = self.inner.borrow_mut();
-        let Some(silence) = inner.silence(around, now) else {
+        let Some(mut silence) = inner.silence(around, now) else {
             return Verdict::Borne;
         };
+        self.judged_as_finishing(&mut silence);
         let verdict = judge(&silence, around, limits, now);
         // What respool asks by itself it asks of connections that are idle.
         let cause = match inner.missed() {

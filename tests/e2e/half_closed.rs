@@ -333,3 +333,24 @@ fn a_call_is_answered_where_a_pause_is_over_without_respools_knowing() {
         assert!(read.ends_with(&format!("{element}\\r\\n")), "{read}");
     }
 }
+
+#[test]
+fn a_server_that_says_nothing_keeps_nobody_who_has_finished_sending() {
+    let redis = Redis::start(&[]);
+    let respool = Respool::with(&redis)
+        .upstream("reply_timeout = \"500ms\"\nbusy_timeout = \"500ms\"")
+        .start();
+    for call in [&["BLPOP", "none", "0"][..], &["NO.SUCH", "x"]] {
+        let mut client = prepared(respool.client(), &["WATCH k"]);
+        redis.pause();
+        client.send(encode(call));
+        client.finish_sending();
+        assert!(client.read_to_end().is_empty(), "{call:?}");
+        eventually(|| respool.clients_of("default") == 0, "its place is back");
+        redis.resume();
+        eventually(
+            || respool.metric("respool_server_up") == 1.0,
+            "the server is seen again",
+        );
+    }
+}

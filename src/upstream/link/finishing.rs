@@ -7,6 +7,8 @@ use std::io;
 use std::task::{Context, Poll};
 
 use super::Link;
+use crate::command::Delays;
+use crate::silence::{Awaited, Silence};
 use crate::transport::Stream;
 
 /// Whether nothing more is sent on a connection.
@@ -28,6 +30,7 @@ impl Link {
     pub fn finish_sending(&self) {
         if !self.is_finishing() {
             self.finishing.set(Finishing::Asked);
+            self.finishing_micros.set(self.thread.clock.now_micros());
             self.wake();
         }
     }
@@ -35,6 +38,14 @@ impl Link {
     /// Whether nothing more is sent on it.
     pub fn is_finishing(&self) -> bool {
         self.finishing.get() != Finishing::No
+    }
+
+    /// A server that has been told so has no call wait: its silence is judged as that behind any command, from then on.
+    pub(in super::super) fn judged_as_finishing(&self, silence: &mut Silence) {
+        if self.is_finishing() && silence.awaited == Awaited::Wait {
+            silence.awaited = Awaited::Command(Delays::NONE);
+            silence.since_micros = silence.since_micros.max(self.finishing_micros.get());
+        }
     }
 
     /// Whether the server has closed in answer, so that what it has not answered it has not done.

@@ -14,7 +14,7 @@ use crate::failover::Node;
 use crate::resp::speak::encode_request;
 use crate::session::{State, stand_in_for};
 use crate::telemetry::{Bound, LossCause};
-use crate::upstream::link::Link;
+use crate::upstream::link::{Leaving, Link};
 use crate::upstream::pauses::{COMES_FIRST, comes_first};
 use crate::upstream::pool::Upstream;
 use crate::upstream::traffic::{Answer, OwnReply, Pace, Then};
@@ -126,12 +126,14 @@ impl Upstream {
             return MayAsk::No;
         }
         let may_fault = self.thread.server_version().faults_on_unblock();
-        if !may_fault || !writes || self.thread.pulse.written_micros() > comes_first(called) {
-            return MayAsk::Yes;
-        }
-        if seat.link.leaving().is_some() {
+        let is_same =
+            |leaving: Leaving| matches!(leaving.cause, LossCause::TlsKeys | LossCause::Renewed);
+        if may_fault && writes && !seat.link.leaving().is_none_or(is_same) {
             // What is done elsewhere tells nothing of the server that is left.
             return MayAsk::Never;
+        }
+        if !may_fault || !writes || self.thread.pulse.written_micros() > comes_first(called) {
+            return MayAsk::Yes;
         }
         let (now, probe) = (self.thread.clock.now_micros(), &self.waiting.probe);
         let (sent, refused) = (probe.sent_micros.get(), probe.refused_micros.get());
