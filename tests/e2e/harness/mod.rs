@@ -109,15 +109,21 @@ pub(crate) fn eventually_some<T>(mut look: impl FnMut() -> Option<T>, what: &str
 pub(crate) fn keep_busy(redis: &Redis, respool: &Respool, seconds: &str) -> Client {
     let mut client = respool.client();
     client.send(encode(&["DEBUG", "SLEEP", seconds]));
+    until_silent(redis, Duration::from_millis(300));
+    client
+}
+
+/// Waits until the server answers nobody for so long.
+#[track_caller]
+pub(crate) fn until_silent(redis: &Redis, silence: Duration) {
     eventually(
         || {
             let mut probe = redis.client();
             probe.send(encode(&["PING"]));
-            probe.reply_within(Duration::from_millis(300)).is_none()
+            probe.reply_within(silence).is_none()
         },
-        "the server is busy",
+        "the server answers nobody",
     );
-    client
 }
 
 /// Keeps the server from answering anybody until [`Redis::resume`]; a client is returned whose command, through respool, waits for that.

@@ -2,8 +2,9 @@
 
 use std::time::{Duration, Instant};
 
-use crate::harness::needs;
-use crate::harness::{Client, Redis, Respool, Value, encode, eventually, eventually_some};
+use crate::harness::{
+    Client, Redis, Respool, Value, encode, eventually, eventually_some, needs, until_silent,
+};
 
 /// What Redis and Valkey say, each in its own name.
 const BUSY: [&str; 2] = [
@@ -135,14 +136,7 @@ fn scripts_behind_one_that_does_not_end_cost_nobody_a_connection() {
     for _ in 0..3 {
         let mut endless = redis.client();
         endless.send(encode(&["EVAL", "while true do end", "0"]));
-        eventually(
-            || {
-                let mut probe = redis.client();
-                probe.send(encode(&["PING"]));
-                probe.reply_within(Duration::from_millis(50)).is_none()
-            },
-            "the script runs",
-        );
+        until_silent(&redis, Duration::from_millis(50));
         // Before it says that it is busy, and behind each other on one connection.
         for (number, client) in pairs.iter_mut().flatten().enumerate() {
             client.send(match number / 2 % 3 {
@@ -371,14 +365,7 @@ fn a_database_is_selected_or_refused_beside_a_script_that_nobody_has_called_endl
     let redis = Redis::start(&["--lua-time-limit", "1000"]);
     let (respool, clients) = with_one_connection(&redis);
     let mut caller = script(&respool);
-    eventually(
-        || {
-            let mut probe = redis.client();
-            probe.send(encode(&["PING"]));
-            probe.reply_within(Duration::from_millis(50)).is_none()
-        },
-        "the script runs",
-    );
+    until_silent(&redis, Duration::from_millis(50));
     let [own, users] = clients;
     let mut clients = [redis.client(), own, users];
     for client in &mut clients {
