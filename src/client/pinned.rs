@@ -15,7 +15,7 @@ use crate::resp::Request;
 use crate::session::{Change, State, Stream, Verb};
 use crate::telemetry::Disconnect;
 use crate::transport::READ_SIZE;
-use crate::upstream::{Kind, Link, Pin, PinError, RoomWait, Show, Tells};
+use crate::upstream::{Ends, Kind, Link, Pin, PinError, RoomWait, Show, Tells};
 use crate::waits::Popped;
 
 /// What a command gets for which no connection became free in time. It was not sent; clients may try again.
@@ -73,6 +73,15 @@ pub(super) fn refusal(error: PinError) -> Vec<u8> {
     }
 }
 
+/// What a command ends that goes on a lent connection for this reason.
+fn ends(reason: PinReason) -> Option<Ends> {
+    match reason {
+        PinReason::Script => Some(Ends::Script),
+        PinReason::Pause => Some(Ends::Pause),
+        _ => None,
+    }
+}
+
 /// Whether what goes on a lent connection for this reason is answered by one frame, as the table knows it, also inside MULTI.
 fn is_one_frame(reason: PinReason) -> bool {
     matches!(
@@ -117,27 +126,34 @@ impl Client {
         }
         self.link = None;
         let group = self.group();
-        let mut state = self.session.state.clone();
-        if reason == PinReason::Script {
-            // While a script runs the server refuses to change the database.
-            state.database = self.site.upstream.any_database(&state);
-        }
-        if let Some(pin) = self.site.upstream.try_pin(group, &state, &self.outlet) {
+        let ends = ends(reason);
+        let upstream = Rc::clone(&self.site.upstream);
+        let state = match ends {
+            None => self.session.state.clone(),
+            Some(_) => upstream.in_any_database(&self.session.state),
+        };
+        if let Some(pin) = upstream.try_pin(group, &state, &self.outlet) {
             self.pinned(Ok(pin), reason);
             return self.pin.as_ref().map(|pin| Rc::clone(pin.link()));
         }
-        let upstream = &self.site.upstream;
-        if matches!(reason, PinReason::Pause | PinReason::Script)
-            && !upstream.may_lend(group)
-            && let Some(link) = upstream.shared_for(&state, Delays::NONE)
+        if let Some(ends) = ends
+            && let Some(link) = upstream.bypass(group, &state, ends)
         {
-            // What ends a pause, or a script, does not wait for those who wait for its end.
             return Some(link);
         }
-        let borrowing = Rc::clone(&self.site.upstream).pin(group, state, Rc::clone(&self.outlet));
-        self.wait = Wait::Loan(Box::pin(
-            async move { Done::Pinned(borrowing.await, reason) },
-        ));
+        let outlet = Rc::clone(&self.outlet);
+        self.wait = Wait::Loan(Box::pin(async move {
+            let Some(ends) = ends else {
+                return Done::Pinned(upstream.pin(group, state, outlet).await, reason);
+            };
+            let borrowing = Rc::clone(&upstream).pin_anywhere(group, state.clone(), outlet);
+            tokio::select! {
+                biased;
+                result = borrowing => Done::Pinned(result, reason),
+                // Looked at again, it is sent there.
+                () = upstream.until_bypass(group, &state, ends) => Done::Ended,
+            }
+        }));
         None
     }
 

@@ -33,6 +33,18 @@ enum Lane {
     Lent,
 }
 
+/// How often it is looked whether a shared connection takes what ends a script or a pause.
+const LOOKED_EVERY: Duration = Duration::from_millis(10);
+
+/// What a command ends that keeps the server from answering others.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Ends {
+    /// A script without end.
+    Script,
+    /// A pause.
+    Pause,
+}
+
 impl Link {
     /// Whether something is due on it that a pause of writes holds back.
     #[inline]
@@ -97,6 +109,31 @@ impl Upstream {
     pub fn may_lend(&self, group: usize) -> bool {
         let budget = &self.thread.process.budget;
         budget.try_lease(group, self.thread.index).is_some()
+    }
+
+    /// Where none can be lent to a group, a shared connection for what ends a script or a pause, which does not wait for those who wait for
+    /// its end: for the user of `state`, in any database, for it needs none, and a server that runs a script changes to none. It must
+    /// not stand behind what it is to end.
+    pub fn bypass(&self, group: usize, state: &State, ends: Ends) -> Option<Rc<Link>> {
+        if self.may_lend(group) {
+            return None;
+        }
+        let fits = |link: &&Rc<Link>| {
+            let worn = link.worn();
+            let is_wearer = worn.user == state.user && worn.protocol == state.protocol;
+            let is_free = link.is_alive() && link.leaving().is_none() && !link.is_dressing();
+            let may_be_it = ends == Ends::Script && link.may_work();
+            is_wearer && is_free && !may_be_it && !self.is_held_up(link)
+        };
+        let links = self.links.borrow();
+        self.least_held_up(links.iter().flatten().filter(fits))
+    }
+
+    /// Waits until there is such a connection.
+    pub async fn until_bypass(&self, group: usize, state: &State, ends: Ends) {
+        while self.bypass(group, state, ends).is_none() {
+            tokio::time::sleep(LOOKED_EVERY).await;
+        }
     }
 
     /// Whether a shared connection owes an answer for longer than servers take.

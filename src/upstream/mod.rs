@@ -51,6 +51,7 @@ pub use closing::Uncounted;
 pub use credentials::OwnLogin;
 pub use executing::Executing;
 pub use failovers::Failovers;
+pub use lanes::Ends;
 pub use link::{Link, MayTake, RoomWait, SocketEnd};
 pub use listing::{Listing, Tells};
 pub use outlet::{Outlet, Unsent};

@@ -139,6 +139,30 @@ impl Upstream {
         state: State,
         outlet: Rc<Outlet>,
     ) -> Result<Pin, PinError> {
+        self.pin_as(group, || state.clone(), outlet).await
+    }
+
+    /// The same in any database, for who needs none: a server that a script keeps busy changes to none.
+    ///
+    /// # Errors
+    /// [`PinError`].
+    pub async fn pin_anywhere(
+        self: Rc<Self>,
+        group: usize,
+        state: State,
+        outlet: Rc<Outlet>,
+    ) -> Result<Pin, PinError> {
+        self.pin_as(group, || self.in_any_database(&state), outlet)
+            .await
+    }
+
+    /// Lends a connection in the state that `wanted` names, when the group's turn comes.
+    async fn pin_as(
+        self: &Rc<Self>,
+        group: usize,
+        wanted: impl Fn() -> State,
+        outlet: Rc<Outlet>,
+    ) -> Result<Pin, PinError> {
         let failovers = &self.thread.process.failovers;
         if failovers.is_open() && self.is_away() {
             failovers.failed(1);
@@ -154,7 +178,8 @@ impl Upstream {
         };
         // From here on the wait is for the server, not for other clients.
         let limit = upstream.borrow_timeout.max(upstream.queue.timeout);
-        let Some(link) = self.thread.within(limit, self.wearing(&state)).await else {
+        let wearing = self.wearing_as(wanted);
+        let Some(link) = self.thread.within(limit, wearing).await else {
             self.thread.counters.bound(Bound::QueueTimeout).add(1);
             if self.is_away() {
                 failovers.failed(1);
@@ -187,8 +212,8 @@ impl Upstream {
             .map(|said| PinError::Refused(said.into()))
     }
 
-    /// The database for who needs none: that of the idle pin that would be lent in `state`, so that it need not change.
-    pub fn any_database(&self, state: &State) -> u32 {
+    /// `state` for who needs no database: in that of the idle pin that would be lent, so that it need not change.
+    pub fn in_any_database(&self, state: &State) -> State {
         let idle = self.idle_pins.borrow();
         let fits = |link: &&Rc<Link>| {
             let database = link.worn().database;
@@ -198,10 +223,11 @@ impl Upstream {
             };
             link.is_alive() && *link.worn() == state
         };
-        idle.iter()
-            .find(fits)
-            .or(idle.last())
-            .map_or(0, |link| link.worn().database)
+        let lent = idle.iter().find(fits).or(idle.last());
+        State {
+            database: lent.map_or(0, |link| link.worn().database),
+            ..state.clone()
+        }
     }
 
     /// Gives an idle pin to a worker that waits for one, or closes it when somebody waits for its place.
@@ -273,13 +299,19 @@ impl Upstream {
     /// A connection in `state` that nobody uses: an idle one, changed if it must be, or a new one. Whoever stops waiting for
     /// it ends neither: what becomes of it is kept as an idle one.
     pub(super) async fn wearing(self: &Rc<Self>, state: &State) -> Result<Rc<Link>, PinError> {
+        self.wearing_as(|| state.clone()).await
+    }
+
+    /// The same in the state that `wanted` names, which may depend on what idle ones there are.
+    async fn wearing_as(self: &Rc<Self>, wanted: impl Fn() -> State) -> Result<Rc<Link>, PinError> {
         let needed = Instant::now();
         loop {
-            if let Some(link) = self.take_idle(state) {
-                if *link.worn() == *state {
+            let state = wanted();
+            if let Some(link) = self.take_idle(&state) {
+                if *link.worn() == state {
                     return Ok(link);
                 }
-                match self.changed(link, state).await {
+                match self.changed(link, &state).await {
                     Some(result) => return result,
                     None => continue,
                 }
@@ -300,7 +332,7 @@ impl Upstream {
                 // Another has asked meanwhile.
                 continue;
             }
-            if let Some(result) = self.opened(state, permit).await {
+            if let Some(result) = self.opened(&state, permit).await {
                 return result;
             }
         }

@@ -1,5 +1,6 @@
 //! A pause that is over without respool's having been told, and what ends one: nobody waits longer than the server has him wait.
 
+use super::script::take_every_shared_connection;
 use crate::harness::{Client, Redis, Respool, Value, encode, eventually};
 
 /// Longer than any test waits.
@@ -278,4 +279,22 @@ fn who_stays_outlasts_a_pause_of_somebody_else_though_others_leave() {
         redis.cmd(&["RPUSH", key, "x"]);
         assert_eq!(client.reply().items()[1], Value::bulk("x"));
     }
+}
+
+#[test]
+fn a_pause_is_ended_from_a_database_in_which_no_connection_is() {
+    let redis = Redis::start(&[]);
+    let respool = Respool::with(&redis)
+        .top("workers = 1")
+        .upstream("max_connections = 4\nshared_connections = 2")
+        .start();
+    let mut holders = [respool.client(), respool.client()];
+    for holder in &mut holders {
+        assert_eq!(holder.cmd(&["WATCH", "k"]), Value::ok());
+    }
+    let _others = take_every_shared_connection(&redis, &respool, 2);
+    let mut client = respool.client();
+    pause(&mut client);
+    assert_eq!(client.cmd(&["CLIENT", "UNPAUSE"]), Value::ok());
+    assert_eq!(redis.cmd(&["SET", "k", "v"]), Value::ok());
 }

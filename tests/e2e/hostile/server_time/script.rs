@@ -400,6 +400,102 @@ fn a_script_is_killed_though_all_that_can_be_lent_is() {
     assert!(caller.reply().is_error());
 }
 
+/// Clients in databases of their own, so many as there are shared connections: none of these is in database 0 after that.
+pub(super) fn take_every_shared_connection(
+    redis: &Redis,
+    respool: &Respool,
+    count: usize,
+) -> Vec<Client> {
+    let in_database = |number: usize| {
+        let mut client = respool.client();
+        let select = ["SELECT", &(number + 1).to_string()];
+        assert_eq!(client.cmd(&select), Value::ok());
+        client
+    };
+    let mut clients: Vec<Client> = (0..count).map(in_database).collect();
+    eventually(
+        || {
+            for client in &mut clients {
+                assert!(client.cmd(&["GET", "k"]).is_null());
+            }
+            let list = redis.cmd(&["CLIENT", "LIST"]).text();
+            let shared = list.lines().filter(|line| line.contains(":shared:"));
+            shared.filter(|line| !line.contains(" db=0 ")).count() == count
+        },
+        "each has a connection of its own",
+    );
+    clients
+}
+
+#[test]
+fn a_script_is_killed_from_a_database_in_which_no_connection_is() {
+    let redis = Redis::start(&["--lua-time-limit", "100"]);
+    let respool = Respool::with(&redis)
+        .top("workers = 1")
+        .upstream("max_connections = 4\nshared_connections = 2")
+        .start();
+    let mut holders = [respool.client(), respool.client()];
+    for holder in &mut holders {
+        assert_eq!(holder.cmd(&["WATCH", "k"]), Value::ok());
+    }
+    let mut clients = take_every_shared_connection(&redis, &respool, 2);
+    clients[0].send(encode(&["EVAL", "while true do end", "0"]));
+    until_busy(&redis);
+    eventually(
+        || is_busy(&clients[1].cmd(&["GET", "k"])),
+        "the server is busy",
+    );
+    assert_eq!(respool.client().cmd(&["SCRIPT", "KILL"]), Value::ok());
+    assert!(clients[0].reply().is_error());
+}
+
+#[test]
+fn what_kills_a_script_is_not_sent_behind_it() {
+    let redis = Redis::start(&["--lua-time-limit", "100"]);
+    let respool = Respool::with(&redis)
+        .top("workers = 1")
+        .upstream("max_connections = 4\nshared_connections = 2")
+        .start();
+    let mut holders = [respool.client(), respool.client()];
+    for holder in &mut holders {
+        assert_eq!(holder.cmd(&["WATCH", "k"]), Value::ok());
+    }
+    let mut killer = respool.client();
+    killer.ping();
+    let asked = || respool.metric("respool_client_commands_total");
+    let before = asked();
+    let mut caller = respool.client();
+    caller.send(encode(&["EVAL", "while true do end", "0"]));
+    eventually(|| asked() > before, "the script is under way");
+    // Long before anybody is told that the server is busy.
+    assert_eq!(killer.cmd(&["SCRIPT", "KILL"]), Value::ok());
+    assert!(caller.reply().is_error());
+}
+
+/// A server that is busy with a script changes no database.
+#[test]
+fn a_script_is_killed_on_a_connection_that_is_in_any_database() {
+    let redis = Redis::start(&["--lua-time-limit", "100"]);
+    let respool = Respool::with(&redis)
+        .top("workers = 1")
+        .upstream("max_connections = 2\nshared_connections = 1")
+        .start();
+    let mut holder = respool.client();
+    for words in [["SELECT", "5"], ["WATCH", "k"]] {
+        assert_eq!(holder.cmd(&words), Value::ok());
+    }
+    let mut caller = script(&respool);
+    until_busy(&redis);
+    let mut killer = respool.client();
+    killer.send(encode(&["SCRIPT", "KILL"]));
+    let waiting = || respool.metric("respool_upstream_waiting_pins");
+    eventually(|| waiting() > 0.0, "it waits for a connection");
+    // What the holder had is given to who waits for it.
+    holder.send(encode(&["UNWATCH"]));
+    assert_eq!(killer.reply(), Value::ok());
+    assert!(caller.reply().is_error());
+}
+
 #[test]
 fn a_script_that_only_reads_is_one_too() {
     needs!("EVAL_RO return 0");
