@@ -7,6 +7,7 @@ use std::io;
 use std::rc::Rc;
 use std::task::Poll;
 
+use super::kept::standing_bytes;
 use super::sent_ahead::SentAhead;
 use crate::admission::HoldPermit;
 use crate::memory::Stranger;
@@ -27,6 +28,7 @@ pub async fn hold(
     sent: (Vec<u8>, Option<Box<SentAhead>>),
     permit: HoldPermit,
 ) {
+    let stranger = thread.strangers.enter(standing_bytes(&stream));
     let mut held = Held {
         thread: Rc::clone(&thread),
         stream,
@@ -35,7 +37,7 @@ pub async fn hold(
         sent_ahead: sent.1,
         scanner: RequestScanner::default(),
         told: 0,
-        stranger: thread.strangers.enter(),
+        stranger,
     };
     let ended = tokio::time::timeout_at(permit.until().into(), held.serve()).await;
     if ended.is_err() || held.told >= MOST_COMMANDS {

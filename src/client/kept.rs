@@ -4,8 +4,17 @@ use std::io;
 use std::task::{Context, Poll};
 
 use super::task::{Client, Wait};
+use crate::config::{CLIENT_BYTES, TLS_CLIENT_BYTES};
 use crate::telemetry::Disconnect;
-use crate::transport::READ_SIZE;
+use crate::transport::{READ_SIZE, Stream};
+
+/// What a client on `stream` takes whatever it does.
+pub(super) fn standing_bytes(stream: &Stream) -> usize {
+    match stream.tls() {
+        Some(_) => TLS_CLIENT_BYTES,
+        None => CLIENT_BYTES,
+    }
+}
 
 impl Client {
     /// Shows on the client's card what it is doing, now that `used` more bytes of its requests are done with.

@@ -6,11 +6,11 @@ use std::rc::Rc;
 use super::site::Site;
 use super::task::{Client, Wait};
 use crate::identity::Card;
-use crate::memory::{Holder, Stalls, largest_first};
+use crate::memory::{Holder, Stalls, who_goes};
 use crate::telemetry::{Bound, Disconnect, Throttle};
 use crate::transport::queued_bytes;
 
-/// Who holds no more than this never goes: names, a call over a few keys. `max_clients` of them fit in half of the limit.
+/// Who holds no more than this goes only where many do: names, a call over a few keys.
 const NEXT_TO_NOTHING: u64 = 4 * 1024;
 
 /// What a worker knows of those who hold too much.
@@ -61,8 +61,8 @@ impl Site {
             id,
             bytes: held.outlet.held_bytes() as u64,
         });
-        let holders = holders.filter(|holder| holder.bytes > NEXT_TO_NOTHING);
-        for holder in largest_first(holders.collect(), excess) {
+        let most = memory.next_to_nothing();
+        for holder in who_goes(holders.collect(), excess, NEXT_TO_NOTHING, most) {
             memory.set_largest(self.thread.index, holder.bytes);
             if !is_urgent && !memory.is_largest(self.thread.index, holder.bytes) {
                 self.room.has_told.set(true);

@@ -12,6 +12,7 @@ use std::time::Instant;
 use super::attempts::Attempt;
 use super::gate::Gate;
 use super::held::hold;
+use super::kept::standing_bytes;
 use super::leaving::EndWatch;
 use super::login::{Login, Shown};
 use super::pinned::PinUse;
@@ -208,6 +209,7 @@ impl Client {
             group,
             now_ms,
         });
+        site.thread.account.enter(standing_bytes(&stream));
         let outlet = site.outlet(&stream, card.card());
         let resident = Rc::new(Resident::new(
             Rc::clone(&outlet),
@@ -677,6 +679,7 @@ impl Drop for Client {
         if let Some(Line::Over(blocked, outcome)) = self.line.take().map(|line| *line) {
             blocked.refuse(outcome);
         }
+        self.site.thread.account.leave(standing_bytes(&self.stream));
         self.resident.leave_redirections();
         self.pin.take();
         self.outlet.leave(Disconnect::Closed);

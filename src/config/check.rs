@@ -54,6 +54,8 @@ pub(super) fn settings(file: &File, around: &Surroundings<'_>) -> (Settings, Vec
     let groups = groups(file, limits.idle_timeout);
     let mut warnings = tls::warnings(file, upstream.tls.as_ref(), &listeners, around.machine.now);
     warnings.extend(admin::warnings(file, &admin));
+    let has_tls = listeners.iter().any(|listener| listener.tls.is_some());
+    warnings.extend(super::conflicts::memory_warnings(file, &limits, has_tls));
     let settings = Settings {
         written: Written {
             workers: file.line("workers").is_some(),

@@ -32,7 +32,7 @@ pub use auth::{
     secret_in_file, trimmed,
 };
 pub use certificate::{Certificate, UnixSeconds};
-pub use conflicts::share_a_port;
+pub use conflicts::{CLIENT_BYTES, PROCESS_BYTES, TLS_CLIENT_BYTES, memory_for, share_a_port};
 pub use files::{is_plain_file, read_authorities, read_hosts};
 pub use keys::{Key, keys};
 pub use load::{fingerprint, load, parse};

@@ -19,6 +19,8 @@ pub struct Account {
     held: Cell<u64>,
     /// What of it those still hold who have been told to go.
     going: Cell<u64>,
+    /// What its clients take that are there, whatever they do.
+    standing: Cell<u64>,
     /// What the other workers know of.
     said: Cell<u64>,
     measure: RefCell<Option<Act>>,
@@ -33,6 +35,7 @@ impl Account {
             worker,
             held: Cell::new(0),
             going: Cell::new(0),
+            standing: Cell::new(0),
             said: Cell::new(0),
             measure: RefCell::default(),
             shed: RefCell::default(),
@@ -57,6 +60,21 @@ impl Account {
     /// What the worker holds.
     pub fn held(&self) -> u64 {
         self.held.get()
+    }
+
+    /// Somebody has come who takes so much, whatever they do.
+    pub fn enter(&self, bytes: usize) {
+        self.stand(self.standing.get() + bytes as u64);
+    }
+
+    /// They have gone.
+    pub fn leave(&self, bytes: usize) {
+        self.stand(self.standing.get().saturating_sub(bytes as u64));
+    }
+
+    fn stand(&self, bytes: u64) {
+        self.standing.set(bytes);
+        self.memory.set_standing(self.worker, bytes);
     }
 
     /// Tells the other workers what this one holds.
@@ -250,7 +268,7 @@ mod tests {
         let account = Account::new(Arc::clone(&memory), 0);
         let measured = Arc::clone(&memory);
         // As much again as is held is on no account.
-        account.on_growth(Rc::new(move || measured.measured(2 * measured.held())));
+        account.on_growth(Rc::new(move || measured.measured(2 * measured.held(), 0)));
         let calls = Rc::new(Cell::new(0));
         let counted = Rc::clone(&calls);
         account.on_excess(Rc::new(move || counted.set(counted.get() + 1)));

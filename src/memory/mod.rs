@@ -9,7 +9,7 @@ mod stall;
 mod strangers;
 
 pub use account::{Account, Frame, Holding};
-pub use order::{Holder, largest_first};
+pub use order::{Holder, largest_first, who_goes};
 pub use room::{Memory, room};
 pub use stall::Stalls;
 pub use strangers::{Stranger, Strangers};

@@ -25,6 +25,20 @@ pub fn largest_first(mut holders: Vec<Holder>, excess: u64) -> Vec<Holder> {
     gone
 }
 
+/// Who goes so that `excess` bytes are given back: those first who hold more than `little`, the largest first. Who holds less goes only
+/// for what all of those hold together beyond `most`: one of them gives hardly anything back, and may be there for nothing but a name.
+pub fn who_goes(holders: Vec<Holder>, excess: u64, little: u64, most: u64) -> Vec<Holder> {
+    let (large, small): (Vec<_>, Vec<_>) = holders
+        .into_iter()
+        .partition(|holder| holder.bytes > little);
+    let sum = |holders: &[Holder]| holders.iter().map(|holder| holder.bytes).sum::<u64>();
+    let mut gone = largest_first(large, excess);
+    let left = excess.saturating_sub(sum(&gone));
+    let beyond = sum(&small).saturating_sub(most);
+    gone.extend(largest_first(small, left.min(beyond)));
+    gone
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -46,6 +60,25 @@ mod tests {
             prop_assert!(back >= excess || holders.iter().filter(stays).all(|holder| holder.bytes == 0));
             if let Some(last) = gone.last() {
                 prop_assert!(back - last.bytes < excess);
+            }
+        }
+
+        #[test]
+        fn who_holds_little_goes_last_and_only_where_many_do(
+            sizes in prop::collection::vec(0u64..100, 0..50),
+            excess in 0u64..5000,
+            most in 0u64..1000,
+        ) {
+            const LITTLE: u64 = 50;
+            let holders: Vec<_> = sizes.iter().enumerate()
+                .map(|(id, &bytes)| Holder { id: id as u64, bytes }).collect();
+            let gone = who_goes(holders.clone(), excess, LITTLE, most);
+            let sum = |holders: &[Holder]| holders.iter().map(|holder| holder.bytes).sum::<u64>();
+            let stay: Vec<_> = holders.into_iter().filter(|holder| !gone.contains(holder)).collect();
+            let (large, small): (Vec<_>, Vec<_>) = stay.into_iter().partition(|holder| holder.bytes > LITTLE);
+            prop_assert!(sum(&gone) >= excess || (large.is_empty() && sum(&small) <= most));
+            if gone.iter().any(|holder| holder.bytes <= LITTLE) {
+                prop_assert!(large.is_empty() && sum(&small) + LITTLE >= most);
             }
         }
     }

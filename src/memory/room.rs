@@ -9,6 +9,9 @@ const SPARE: u64 = 8;
 /// One part in this many of the limit may be held beyond what was held when the process was last measured.
 const UNMEASURED: u64 = 64;
 
+/// One part in this many of the limit may be held whatever else there is: names, a call over a few keys.
+const LEAST: u64 = 16;
+
 /// What one worker has last said. Aligned so that no two workers write the same cache line.
 #[derive(Debug, Default)]
 #[repr(align(128))]
@@ -16,6 +19,7 @@ struct Share {
     held: AtomicU64,
     going: AtomicU64,
     largest: AtomicU64,
+    standing: AtomicU64,
 }
 
 /// The memory of the process: what its workers hold for clients, and how much they may.
@@ -24,17 +28,23 @@ pub struct Memory {
     limit_bytes: AtomicU64,
     room_bytes: AtomicU64,
     resident_bytes: AtomicU64,
+    /// What of that is a file's: code.
+    mapped_bytes: AtomicU64,
     /// What was held when the process was last measured.
     measured_bytes: AtomicU64,
     shares: Box<[Share]>,
 }
 
 /// How much may be held for clients when the process has `resident` bytes of which `held` are held for them. What else it
-/// has (its code, its tables, what the allocator has not given back) is not theirs; it is taken for at most half of the
-/// limit, so that an allocator that keeps what was freed can never cost every client its replies.
-pub fn room(limit: u64, resident: u64, held: u64) -> u64 {
-    let other = resident.saturating_sub(held).min(limit / 2);
-    limit - limit / SPARE - other
+/// has (its code, its tables, what the allocator has not given back) is not theirs. An allocator that keeps what was freed must never
+/// cost every client its replies: what else there is is taken for at most half of the limit, or for an eighth more than is known
+/// to be no allocator's where that is more, which is `fixed`: code, and what the clients take that are there.
+pub fn room(limit: u64, resident: u64, held: u64, fixed: u64) -> u64 {
+    let most = (limit / 2).max(fixed.saturating_add(limit / SPARE));
+    let other = resident.saturating_sub(held).min(most);
+    (limit - limit / SPARE)
+        .saturating_sub(other)
+        .max(limit / LEAST)
 }
 
 impl Memory {
@@ -42,8 +52,9 @@ impl Memory {
     pub fn new(limit_bytes: u64, workers: usize) -> Self {
         Self {
             limit_bytes: AtomicU64::new(limit_bytes),
-            room_bytes: AtomicU64::new(room(limit_bytes, 0, 0)),
+            room_bytes: AtomicU64::new(room(limit_bytes, 0, 0, 0)),
             resident_bytes: AtomicU64::new(0),
+            mapped_bytes: AtomicU64::new(0),
             measured_bytes: AtomicU64::new(0),
             shares: (0..workers.max(1)).map(|_| Share::default()).collect(),
         }
@@ -52,13 +63,14 @@ impl Memory {
     /// The process may have this much from now on.
     pub fn set_limit(&self, limit_bytes: u64) {
         self.limit_bytes.store(limit_bytes, Ordering::Relaxed);
-        self.measured(self.resident());
+        self.measured(self.resident(), self.mapped_bytes.load(Ordering::Relaxed));
     }
 
-    /// The process was seen to have `resident` bytes.
-    pub fn measured(&self, resident: u64) {
+    /// The process was seen to have `resident` bytes, `mapped` of which are a file's.
+    pub fn measured(&self, resident: u64, mapped: u64) {
         let held = self.held();
-        let room = room(self.limit(), resident, held);
+        let room = room(self.limit(), resident, held, mapped + self.standing());
+        self.mapped_bytes.store(mapped, Ordering::Relaxed);
         self.measured_bytes.store(held, Ordering::Relaxed);
         self.resident_bytes.store(resident, Ordering::Relaxed);
         self.room_bytes.store(room, Ordering::Relaxed);
@@ -85,6 +97,18 @@ impl Memory {
     pub fn held(&self) -> u64 {
         let held = |share: &Share| share.held.load(Ordering::Relaxed);
         self.shares.iter().map(held).sum()
+    }
+
+    /// What the clients take that are there, whatever they do.
+    fn standing(&self) -> u64 {
+        let standing = |share: &Share| share.standing.load(Ordering::Relaxed);
+        self.shares.iter().map(standing).sum()
+    }
+
+    /// How much those of one worker may hold together who hold next to nothing each, before any of them goes: if all workers have as
+    /// much, half of what there is room for.
+    pub fn next_to_nothing(&self) -> u64 {
+        self.room_bytes.load(Ordering::Relaxed) / (2 * self.shares.len() as u64)
     }
 
     /// What will be held when those have gone who were told to.
@@ -137,6 +161,12 @@ impl Memory {
         }
     }
 
+    pub(super) fn set_standing(&self, worker: usize, bytes: u64) {
+        if let Some(share) = self.shares.get(worker) {
+            share.standing.store(bytes, Ordering::Relaxed);
+        }
+    }
+
     pub(super) fn set_held(&self, worker: usize, bytes: u64, going: u64) {
         if let Some(share) = self.shares.get(worker) {
             share.held.store(bytes, Ordering::Relaxed);
@@ -148,6 +178,7 @@ impl Memory {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::config;
     use proptest::prelude::*;
 
     const MIB: u64 = 1 << 20;
@@ -158,20 +189,39 @@ mod tests {
             limit in 16 * MIB..1 << 40,
             resident in 0u64..1 << 41,
             held in 0u64..1 << 41,
+            fixed in 0u64..1 << 41,
         ) {
-            let room = room(limit, resident, held);
-            prop_assert!(room >= limit / 4);
+            let room = room(limit, resident, held, fixed);
+            prop_assert!(room >= limit / LEAST);
             let other = resident.saturating_sub(held);
-            if other <= limit / 2 {
+            if other <= (fixed + limit / SPARE).max(limit / 2) && other <= limit * 3 / 4 {
                 prop_assert!(room + other <= limit - limit / SPARE + 1);
             }
+            if fixed <= limit / 4 {
+                prop_assert!(room >= limit / 4, "what an allocator keeps is nobody's fault");
+            }
+        }
+
+        #[test]
+        fn whatever_is_configured_fits(
+            limit in 16 * MIB..1 << 40,
+            kept in 0u64..1 << 41,
+            clients in 0usize..1 << 24,
+        ) {
+            let (limit, process) = (limit as usize, config::PROCESS_BYTES as u64);
+            prop_assume!(config::memory_for(clients, config::CLIENT_BYTES) <= limit);
+            let standing = (clients * config::CLIENT_BYTES) as u64;
+            let limit = limit as u64;
+            // What an allocator keeps is in the way as far as it is believed.
+            let room = room(limit, process + standing + kept.min(limit / SPARE), 0, process + standing);
+            prop_assert!(room + process + standing <= limit - limit / SPARE);
         }
 
         #[test]
         fn what_goes_makes_room(limit in 16 * MIB..1 << 40, held in 0u64..1 << 41, resident in 0u64..1 << 41) {
             let memory = Memory::new(limit, 2);
             memory.set_held(1, held, 0);
-            memory.measured(resident);
+            memory.measured(resident, 0);
             let excess = memory.excess();
             prop_assert_eq!(excess > 0, memory.is_over());
             memory.set_held(1, held - excess, 0);
@@ -182,17 +232,39 @@ mod tests {
     #[test]
     fn the_process_is_measured_by_what_has_come_since() {
         let memory = Memory::new(64 * MIB, 2);
-        memory.measured(10 * MIB);
+        memory.measured(10 * MIB, 0);
         assert!(!memory.is_to_be_measured());
         memory.set_held(0, MIB / 2, 0);
         memory.set_held(1, MIB / 2, 0);
         assert!(!memory.is_to_be_measured());
         memory.set_held(1, MIB, 0);
         assert!(memory.is_to_be_measured(), "whichever worker it came to");
-        memory.measured(12 * MIB);
+        memory.measured(12 * MIB, 0);
         assert!(!memory.is_to_be_measured());
         memory.set_held(1, 0, 0);
         assert!(!memory.is_to_be_measured(), "what is given back is not");
+    }
+
+    #[test]
+    fn what_clients_take_that_are_there_is_no_allocators() {
+        let memory = Memory::new(16 * MIB, 2);
+        let room = |memory: &Memory| memory.room_bytes.load(Ordering::Relaxed);
+        memory.measured(11 * MIB, 7 * MIB);
+        assert_eq!(
+            room(&memory),
+            5 * MIB,
+            "an eighth beyond what is code is believed"
+        );
+        memory.set_standing(0, MIB);
+        memory.set_standing(1, 2 * MIB);
+        memory.measured(11 * MIB, 7 * MIB);
+        assert_eq!(room(&memory), 3 * MIB);
+        memory.measured(20 * MIB, 7 * MIB);
+        assert_eq!(room(&memory), 2 * MIB);
+        memory.set_standing(1, 20 * MIB);
+        memory.measured(30 * MIB, 7 * MIB);
+        assert_eq!(room(&memory), MIB, "names are nobody's fault either");
+        assert_eq!(memory.next_to_nothing(), MIB / 4);
     }
 
     #[test]

@@ -29,6 +29,8 @@ pub struct Stranger {
     strangers: Rc<Strangers>,
     key: usize,
     place: Rc<Place>,
+    /// What it takes, whatever it does.
+    standing: usize,
 }
 
 impl Strangers {
@@ -40,8 +42,9 @@ impl Strangers {
         })
     }
 
-    /// Somebody has come, and holds nothing yet.
-    pub fn enter(self: &Rc<Self>) -> Stranger {
+    /// Somebody has come who takes `standing` bytes whatever they do, and holds nothing yet.
+    pub fn enter(self: &Rc<Self>, standing: usize) -> Stranger {
+        self.account.enter(standing);
         let place = Rc::new(Place {
             holding: Holding::new(&self.account),
             is_told: Cell::new(false),
@@ -52,6 +55,7 @@ impl Strangers {
             strangers: Rc::clone(self),
             key,
             place,
+            standing,
         }
     }
 
@@ -109,6 +113,7 @@ impl Stranger {
 impl Drop for Stranger {
     fn drop(&mut self) {
         self.place.holding.set(0);
+        self.strangers.account.leave(self.standing);
         self.strangers.places.borrow_mut().remove(self.key);
     }
 }
@@ -126,7 +131,7 @@ mod tests {
         let account = Account::new(Arc::clone(&memory), 0);
         let strangers = Strangers::new(&account);
         let sizes = [70_000, 10_000, 90_000, 0];
-        let comers: Vec<_> = sizes.iter().map(|_| strangers.enter()).collect();
+        let comers: Vec<_> = sizes.iter().map(|_| strangers.enter(0)).collect();
         for (comer, bytes) in comers.iter().zip(sizes) {
             assert!(comer.hold(bytes));
         }
@@ -148,7 +153,7 @@ mod tests {
     fn who_is_told_is_woken() {
         let account = Account::new(Arc::new(Memory::new(16 << 20, 1)), 0);
         let strangers = Strangers::new(&account);
-        let stranger = strangers.enter();
+        let stranger = strangers.enter(0);
         stranger.hold(1);
         let cx = Context::from_waker(Waker::noop());
         assert!(stranger.poll_told(&cx).is_pending());

@@ -9,6 +9,7 @@ use std::time::{Duration, Instant};
 use super::{Newcomer, Place, Rejected, Seat};
 use crate::admission::{HandshakePermit, Permit, Refusal};
 use crate::client::{Arrived, Client, Site, hold, tell_rejection};
+use crate::config::TLS_CLIENT_BYTES;
 use crate::identity::Identity;
 use crate::telemetry::{Bound, Disconnect, Throttle, TlsHandshake};
 use crate::transport::{AcceptError, Acceptance, Stream, Tls};
@@ -162,7 +163,7 @@ async fn shake(
     stream: Stream,
     limit: Duration,
 ) -> Result<Stream, AcceptError> {
-    let stranger = site.thread.strangers.enter();
+    let stranger = site.thread.strangers.enter(TLS_CLIENT_BYTES);
     let shaken = acceptance.accept(stream, limit, &stranger).await;
     let result = match &shaken {
         Ok(stream) => TlsHandshake::of(stream.tls().is_some_and(Tls::is_resumed)),

@@ -31,18 +31,20 @@ impl Resident {
         let mut text = [0; 128];
         let read = self.figures.as_ref().map(|file| file.read_at(&mut text, 0));
         if let Some(Ok(length)) = read
-            && let Some(pages) = resident_pages(&text[..length])
+            && let Some((resident, mapped)) = pages(&text[..length])
         {
-            let bytes = pages * rustix::param::page_size() as u64;
-            memory.measured(bytes);
+            let page = rustix::param::page_size() as u64;
+            memory.measured(resident * page, mapped * page);
         }
     }
 }
 
-/// The second figure of `/proc/self/statm`.
-fn resident_pages(statm: &[u8]) -> Option<u64> {
+/// The second figure of `/proc/self/statm`, what is resident, and the third, what of that is a file's.
+fn pages(statm: &[u8]) -> Option<(u64, u64)> {
     let text = std::str::from_utf8(statm).ok()?;
-    text.split_ascii_whitespace().nth(1)?.parse().ok()
+    let mut figures = text.split_ascii_whitespace().skip(1);
+    let mut next = || figures.next()?.parse().ok();
+    Some((next()?, next()?))
 }
 
 #[cfg(test)]
@@ -50,8 +52,9 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_second_figure_is_what_is_resident() {
-        assert_eq!(resident_pages(b"2500 1723 900 300 0 500 0\n"), Some(1723));
-        assert_eq!(resident_pages(b""), None);
+    fn the_second_figure_is_what_is_resident_and_the_third_is_mapped() {
+        assert_eq!(pages(b"2500 1723 900 300 0 500 0\n"), Some((1723, 900)));
+        assert_eq!(pages(b"2500 1723"), None);
+        assert_eq!(pages(b""), None);
     }
 }

@@ -172,6 +172,49 @@ fn what_damps_evictions_belongs_to_a_group_that_evicts() {
 }
 
 #[test]
+fn memory_has_room_for_respool_and_all_clients() {
+    one_problem(
+        "[limits]\nmax_memory = '16MiB'\nmax_clients = 1025\n",
+        "6: limits.max_memory: 16MiB is too little for 1025 clients (limits.max_clients) of 3KiB each, which have half of it, and with \
+         respool's own 9MiB three quarters; set max_memory to at least \"17MiB\", or max_clients to at most 1024",
+    );
+    one_problem(
+        "[limits]\nmax_memory = '64MiB'\nmax_clients = 10923\n",
+        "6: limits.max_memory: 64MiB is too little for 10923 clients",
+    );
+    for (memory, clients) in [(16, 1024), (17, 1280), (64, 10922), (65, 11093)] {
+        valid(&minimal_and(&format!(
+            "[limits]\nmax_memory = '{memory}MiB'\nmax_clients = {clients}\n"
+        )));
+    }
+}
+
+#[test]
+fn memory_that_may_not_be_kept_is_warned_of() {
+    let told = |more: &str, memory: usize| {
+        let machine = Machine {
+            memory: memory << 20,
+            ..machine()
+        };
+        let settings = config::parse(&minimal_and(more), root(), &machine, &|_| None);
+        let settings = settings.expect("it is valid");
+        let warnings = settings.warnings.iter();
+        warnings.map(ToString::to_string).collect::<Vec<_>>()
+    };
+    assert_eq!(told("", 80), [""; 0]);
+    let small = told("", 64);
+    assert!(
+        small.len() == 1
+            && small[0].contains("limits.max_memory: 48MiB is too little for 10000 clients"),
+        "{small:?}"
+    );
+    assert!(
+        small[0].contains("set max_memory to at least \"59MiB\", or max_clients to at most 8192"),
+        "{small:?}"
+    );
+}
+
+#[test]
 fn file_descriptors_are_counted_against_the_hard_limit() {
     one_problem(
         "[limits]\nmax_clients = 19000\n",

@@ -2,6 +2,7 @@
 
 mod kept;
 mod large;
+mod many;
 mod records;
 mod room;
 
