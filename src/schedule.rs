@@ -235,6 +235,14 @@ impl<S: Clone + PartialEq, T> Schedule<S, T> {
         used.any(|link| matches!(link.phase, Phase::Absent))
     }
 
+    /// What connection `link` is being changed to.
+    pub fn target(&self, link: usize) -> Option<&S> {
+        match &self.links.get(link)?.phase {
+            Phase::Changing { target, .. } => Some(target),
+            _ => None,
+        }
+    }
+
     /// Whether connection `link` may be offered to anybody.
     pub fn is_offered(&self, link: usize) -> bool {
         matches!(

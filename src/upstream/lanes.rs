@@ -73,6 +73,14 @@ impl Link {
         since.filter(|_| self.is_stalled())
     }
 
+    /// Whether it owes something that may be the script which keeps the server busy: the server has said so since then, and has begun no
+    /// other since. `None`: it does not say so.
+    fn may_owe_script(&self, busy_since: Option<u64>) -> bool {
+        let inner = self.inner.borrow();
+        let mut works = inner.due.iter().filter(|due| due.delays().may_work());
+        works.any(|due| busy_since.is_none_or(|since| due.sent_micros() <= since))
+    }
+
     /// Whether it is stalled as it would be by a pause, and by nothing else: a command that the server works on for long is more
     /// likely to be worked on, and what is sent behind it then waits where others are told BUSY.
     fn may_be_paused(&self) -> bool {
@@ -118,12 +126,16 @@ impl Upstream {
         if self.may_lend(group) {
             return None;
         }
+        let is_alike = |one: &State| one.user == state.user && one.protocol == state.protocol;
+        let schedule = self.schedule.borrow();
         let fits = |link: &&Rc<Link>| {
-            let worn = link.worn();
-            let is_wearer = worn.user == state.user && worn.protocol == state.protocol;
-            let is_free = link.is_alive() && link.leaving().is_none() && !link.is_dressing();
-            let may_be_it = ends == Ends::Script && link.may_work();
-            is_wearer && is_free && !may_be_it && !self.is_held_up(link)
+            let stays = || schedule.target(link.slot.get()).is_none_or(is_alike);
+            let is_free = link.is_alive() && link.leaving().is_none();
+            let is_behind = match ends {
+                Ends::Script => link.may_owe_script(self.thread.busy_since()),
+                Ends::Pause => self.is_held_up(link),
+            };
+            is_free && is_alike(&link.worn()) && stays() && !is_behind
         };
         let links = self.links.borrow();
         self.least_held_up(links.iter().flatten().filter(fits))

@@ -44,6 +44,8 @@ pub struct ServerPulse {
 pub struct ThreadPulse {
     heard_micros: Cell<u64>,
     busy_micros: Cell<u64>,
+    /// When it was answered BUSY first of those times that followed each other closely.
+    busy_since_micros: Cell<u64>,
     /// When the latest of the requests was sent that have been answered.
     answered_micros: Cell<u64>,
     /// When the latest of the tries of blocked clients was sent that the server has done and that are writes.
@@ -93,7 +95,16 @@ impl ThreadPulse {
 
     /// The server has answered BUSY.
     pub fn heard_busy(&self, now_micros: u64) {
+        if self.busy_since(now_micros).is_none() {
+            self.busy_since_micros.set(now_micros);
+        }
         self.busy_micros.set(now_micros);
+    }
+
+    /// Since when the server answers this worker BUSY, if it has done so within a moment.
+    pub fn busy_since(&self, now_micros: u64) -> Option<u64> {
+        let is_busy = is_within(self.busy_micros.get(), BUSY_LATELY, now_micros);
+        is_busy.then(|| self.busy_since_micros.get())
     }
 }
 

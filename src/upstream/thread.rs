@@ -251,6 +251,11 @@ impl Thread {
         self.process.pulse.says_busy(&self.pulse, now)
     }
 
+    /// Since when the server says so to this worker.
+    pub fn busy_since(&self) -> Option<u64> {
+        self.pulse.busy_since(self.clock.now_micros())
+    }
+
     /// What is known of whether `user` (`None`: respool's own) may run a subcommand of CLIENT.
     pub fn permission(&self, user: Option<&Credentials>, sub: ClientSub) -> Known {
         let user = user.map(Credentials::user);

@@ -5,7 +5,7 @@ use std::time::{Duration, Instant};
 use super::neighbour::Neighbour;
 use super::rough::Rough;
 use super::stage::Scene;
-use crate::harness::{Client, Value, encode};
+use crate::harness::{Client, PATIENCE, Value, encode};
 
 /// How long a script lasts until the operator kills it. The server refuses what others ask of it only from half that time on
 /// (`lua-time-limit`): until then they wait.
@@ -16,8 +16,8 @@ pub(super) const BUSY_FROM_MS: &str = "1000";
 /// The operator was not heard: the script was killed over a direct connection.
 pub(super) const UNHEARD: &str = "SCRIPT KILL not heard";
 
-/// How long the operator tries.
-const TRIES: Duration = Duration::from_secs(5);
+/// How long the operator tries: less than others bear, however long that takes on a busy machine.
+const TRIES: Duration = Duration::from_secs(PATIENCE.as_secs() / 2);
 
 pub(super) fn begin_and_kill(neighbour: &mut Neighbour<'_>) {
     let mut standing: Option<Client> = None;

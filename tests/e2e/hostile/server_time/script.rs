@@ -1,5 +1,6 @@
 //! An endless script: the server says BUSY to everybody else, and ends it when it is told to.
 
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
 use crate::harness::{
@@ -469,6 +470,53 @@ fn what_kills_a_script_is_not_sent_behind_it() {
     eventually(|| asked() > before, "the script is under way");
     // Long before anybody is told that the server is busy.
     assert_eq!(killer.cmd(&["SCRIPT", "KILL"]), Value::ok());
+    assert!(caller.reply().is_error());
+}
+
+#[test]
+fn a_script_is_killed_though_others_go_on_calling_scripts() {
+    let redis = Redis::start(&["--lua-time-limit", "100"]);
+    let respool = Respool::with(&redis)
+        .top("workers = 1")
+        .upstream("max_connections = 4\nshared_connections = 2")
+        .start();
+    let mut holders = [respool.client(), respool.client()];
+    for holder in &mut holders {
+        assert_eq!(holder.cmd(&["WATCH", "k"]), Value::ok());
+    }
+    let mut clients = take_every_shared_connection(&redis, &respool, 2);
+    let mut other = clients.pop().expect("there are two");
+    let mut caller = clients.pop().expect("there are two");
+    caller.send(encode(&["EVAL", "while true do end", "0"]));
+    until_busy(&redis);
+    eventually(|| is_busy(&other.cmd(&["GET", "k"])), "the server is busy");
+    // Whenever it is looked, some are under way on the only connection that is left.
+    let mut others: Vec<Client> = (0..8).map(|_| respool.client()).collect();
+    let calls = encode(&["EVAL", "return 1", "0"]).repeat(50);
+    let mut killer = respool.client();
+    let is_killed = AtomicBool::new(false);
+    let rounds = AtomicUsize::new(0);
+    std::thread::scope(|scope| {
+        for other in &mut others {
+            scope.spawn(|| {
+                other.send(encode(&["SELECT", "2"]));
+                other.reply();
+                while !is_killed.load(Ordering::SeqCst) {
+                    other.send(&calls);
+                    (0..50).for_each(|_| drop(other.reply()));
+                    rounds.fetch_add(1, Ordering::SeqCst);
+                }
+            });
+        }
+        eventually(|| rounds.load(Ordering::SeqCst) > 100, "they are at it");
+        let before = rounds.load(Ordering::SeqCst);
+        let reply = killer.cmd(&["SCRIPT", "KILL"]);
+        let meanwhile = rounds.load(Ordering::SeqCst) - before;
+        is_killed.store(true, Ordering::SeqCst);
+        eprintln!("{meanwhile} times fifty scripts were answered before");
+        assert_eq!(reply, Value::ok());
+        assert!(meanwhile <= BEFORE_KILL, "{meanwhile}");
+    });
     assert!(caller.reply().is_error());
 }
 
