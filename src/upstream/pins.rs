@@ -86,6 +86,9 @@ impl Drop for Pin {
         if !self.link.is_alive() {
             return;
         }
+        if self.link.is_finishing() {
+            return self.link.close("its client has finished sending");
+        }
         let is_amid = self.link.is_raw() || self.link.is_partial() || self.link.may_never_end();
         if is_amid || self.upstream.is_stopping() {
             self.link
