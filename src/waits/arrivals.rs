@@ -10,15 +10,16 @@ use std::borrow::Cow;
 use super::attempts::{Attempt, Kind};
 use super::call::{Call, Shape};
 use super::class::{Class, ClassId, Place};
+use super::looks::MAX_LOOK_BYTES;
 use super::machine::Waits;
 use super::price::kinds;
-use super::{Key, Outcome};
+use super::{Key, MAX_KEYS, Outcome};
 use crate::texts::{GROUP_GONE, STREAM_GONE, ServerVersion};
 
-/// Most keys whose kinds are asked for, and how many bytes they may measure together: whoever waits for more is told what one that
-/// arrives is.
-const MAX_KINDS: usize = 64;
-const MAX_KINDS_BYTES: usize = 64 * 1024;
+/// Most keys whose kinds are asked for, as many as one look at keys that are left out is at, and how many bytes several may measure
+/// together: whoever waits for more waits on without that being known.
+const MAX_KINDS: usize = MAX_KEYS;
+const MAX_KINDS_BYTES: usize = MAX_LOOK_BYTES;
 
 /// What every server answers where a key is of another kind.
 pub(super) const OTHER_KIND: &[u8] =
@@ -49,22 +50,27 @@ enum Due<'a> {
 fn is_of_arrival(call: &Call, server: ServerVersion, error: &[u8]) -> bool {
     let is_other_kind = error.starts_with(b"-WRONGTYPE ");
     let is_missing = error.starts_with(b"-NOGROUP No such key ");
-    let is_meant = match call.is_of_group() {
+    match call.is_of_group() {
         true => (is_other_kind || is_missing) && !server.is_from((7, 2)),
         // A call over the keys of many may be refused for one of them: each asks for itself then.
         false => is_other_kind && call.shape != Shape::Pops,
-    };
-    if !is_meant {
-        return false;
     }
+}
+
+/// Of how many keys the kinds are asked for: all of the call, or none where that would be too many.
+fn asked(call: &Call) -> usize {
     let keys = call.awaited();
     let bytes: usize = keys.iter().map(|key| key.len()).sum();
-    (1..=MAX_KINDS).contains(&keys.len()) && bytes <= MAX_KINDS_BYTES
+    match keys.len() {
+        1 => 1,
+        2..=MAX_KINDS if bytes <= MAX_KINDS_BYTES => keys.len(),
+        _ => 0,
+    }
 }
 
 /// What is due to who has waited with this call, which `server` refuses with `error` while its keys are of these `kinds`, the answers to
 /// TYPE; those in the way are left out where that can be. Without kinds it cannot be known: a stream is sooner gone than left without its
-/// group. One that takes from one key alone has nothing else to be refused for; where what it takes also has to go somewhere it would wait
+/// group. Where there are too many keys to ask it is not known either, and nobody is told what may not be so. One that takes from one key alone has nothing else to be refused for; where what it takes also has to go somewhere it would wait
 /// for ever for a place, so it is told.
 fn due<'a>(call: &Call, server: ServerVersion, error: &'a [u8], kinds: &[&[u8]]) -> Due<'a> {
     // A user who may not use MULTI either is refused TYPE by itself.
@@ -87,7 +93,8 @@ fn due<'a>(call: &Call, server: ServerVersion, error: &'a [u8], kinds: &[&[u8]])
         }
     }
     let hides_one = kinds.is_empty() && call.awaited().len() == 1 && !call.has_destination();
-    match hides_one || (is_known && right == 0) {
+    let are_too_many = !call.is_of_group() && asked(call) == 0;
+    match hides_one || are_too_many || (is_known && right == 0) {
         true => Due::Wait,
         // One of its keys may have what it waits for while another is in the way, or what it takes has nowhere to go.
         false => Due::Told(error),
@@ -134,7 +141,7 @@ impl<S: Clone + PartialEq> Waits<S> {
         let Some(class) = self.classes.get(&id) else {
             return;
         };
-        if attempt.kinds == 0 && !class.hides_kinds {
+        if attempt.kinds == 0 && !class.hides_kinds && asked(&class.call) > 0 {
             return self.doubt(id);
         }
         if fewer == Fewer::Others {
@@ -202,7 +209,7 @@ impl<S> Class<S> {
     /// For how many kinds of keys its next try asks.
     pub(super) fn kinds_wanted(&self) -> usize {
         match self.is_doubted && !self.hides_kinds {
-            true => self.call.awaited().len(),
+            true => asked(&self.call),
             false => 0,
         }
     }

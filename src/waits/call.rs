@@ -167,26 +167,38 @@ impl Call {
     /// call that can be made over fewer.
     pub(super) fn without(&self, places: &BTreeSet<usize>) -> Option<Self> {
         let count = self.awaited().len();
-        let (first, is_stream) = match self.words[0].as_ref() {
+        let is_counted = matches!(self.words[0].as_ref(), b"BLMPOP" | b"BZMPOP");
+        let first = match self.words[0].as_ref() {
             // The timeout, which stands before the keys, is not among the words.
-            b"BLMPOP" | b"BZMPOP" => (2, false),
-            b"XREAD" | b"XREADGROUP" => (self.words.len().checked_sub(2 * count)?, true),
+            b"BLMPOP" | b"BZMPOP" => 2,
+            b"XREAD" | b"XREADGROUP" => self.words.len().checked_sub(2 * count)?,
+            b"BLPOP" | b"BRPOP" | b"BZPOPMIN" | b"BZPOPMAX" => 1,
             _ => return None,
         };
         if places.is_empty() || places.len() >= count {
             return None;
         }
+        // Of a stream the key and the id behind all keys.
+        let copies = if self.words[0].starts_with(b"X") {
+            2
+        } else {
+            1
+        };
+        let is_left_out = |at: usize| {
+            let place = at.checked_sub(first).filter(|at| *at < copies * count);
+            place.is_some_and(|place| places.contains(&(place % count)))
+        };
         let mut fewer = self.clone();
-        for place in places.iter().rev() {
-            if is_stream {
-                fewer.words.remove(first + count + place);
-            }
-        }
-        for place in places.iter().rev() {
-            fewer.words.remove(first + place);
-        }
-        if !is_stream {
+        let mut at = 0;
+        fewer.words.retain(|_| {
+            at += 1;
+            !is_left_out(at - 1)
+        });
+        if is_counted {
             fewer.words[1] = (count - places.len()).to_string().into_bytes().into();
+        }
+        if self.timeout_at == self.words.len() {
+            fewer.timeout_at = fewer.words.len();
         }
         Some(fewer)
     }
@@ -448,6 +460,15 @@ mod tests {
         assert_eq!(fewer(line, &[0, 1, 2]), None);
         assert_eq!(fewer(line, &[]), None);
         assert_eq!(fewer("BLMOVE a b LEFT LEFT 0", &[0]), None);
+        assert_eq!(
+            fewer("BLPOP a b c 5", &[0, 2]).as_deref(),
+            Some("BLPOP b 0")
+        );
+        let keys = |keys: &[usize]| keys.iter().map(|key| format!(" {key}")).collect::<String>();
+        let all: Vec<usize> = (0..=MAX_MERGED).collect();
+        let line = format!("BZPOPMAX{} 5", keys(&all));
+        let expected = format!("BZPOPMAX{} 0", keys(&all[2..]));
+        assert_eq!(fewer(&line, &[0, 1]), Some(expected));
         let line = "XREADGROUP GROUP g c NOACK BLOCK 7 STREAMS a b c > 0 >";
         let expected = "XREADGROUP GROUP g c NOACK BLOCK 0 STREAMS b 0";
         assert_eq!(fewer(line, &[0, 2]).as_deref(), Some(expected));

@@ -92,3 +92,54 @@ fn who_waits_for_keys_is_not_told_when_one_becomes_one_of_another_kind() {
         }
     }
 }
+
+/// More calls over very many keys, each with keys of its own, than connections can be lent: whoever waits goes on while all of its keys
+/// are of another kind, and is served when one is a list again.
+#[test]
+fn who_waits_for_very_many_keys_waits_on_while_all_are_of_another_kind() {
+    const CLIENTS: usize = 6;
+    let redis = Redis::start(&[]);
+    let respool = Respool::with(&redis)
+        .top("workers = 1")
+        .upstream("max_connections = 4\nshared_connections = 1")
+        .start();
+    // Whose kinds are asked for, and more than those.
+    for count in [65, 1100] {
+        redis.flush();
+        redis.cmd(&["CONFIG", "RESETSTAT"]);
+        let keys_of = |client: usize| (0..count).map(move |at| format!("{client}-{at}"));
+        let mut waiting: Vec<Client> = (0..CLIENTS)
+            .map(|number| {
+                let keys = keys_of(number);
+                let words = std::iter::once("BLPOP".to_owned()).chain(keys);
+                let mut client = respool.client();
+                client.send(encode(&words.chain(["0".to_owned()]).collect::<Vec<_>>()));
+                client
+            })
+            .collect();
+        // Each has tried in a transaction, and what the tries are answered comes before the answer to PING.
+        eventually(|| redis.calls("exec") >= CLIENTS as u64, "all wait");
+        respool.client().ping();
+        for client in 0..CLIENTS {
+            let pairs = keys_of(client).flat_map(|key| [key, "x".to_owned()]);
+            let words = std::iter::once("MSET".to_owned()).chain(pairs);
+            redis.cmd(&words.collect::<Vec<_>>());
+        }
+        // Whose call stays at the server is not refused: the others are tried again and again.
+        let before = redis.calls("blpop");
+        let have_tried = || redis.calls("blpop") >= before + 4 * CLIENTS as u64;
+        eventually(
+            || have_tried() || waiting.iter_mut().any(Client::has_reply),
+            "they are tried again",
+        );
+        for client in &mut waiting {
+            assert!(!client.has_reply(), "{}", show(&client.reply_bytes()));
+        }
+        for (number, client) in waiting.iter_mut().enumerate() {
+            let key = format!("{number}-0");
+            redis.cmd(&["DEL", &key]);
+            redis.cmd(&["RPUSH", &key, "element"]);
+            assert_eq!(client.reply_bytes(), encode(&[&key, "element"]));
+        }
+    }
+}

@@ -235,6 +235,65 @@ fn a_key_in_the_way_of_another_is_left_out_where_the_server_passes_over_it() {
     assert_eq!(script.wants(), ["tell error", "tell error"]);
 }
 
+/// A BLPOP over so many keys, and which they are.
+fn over(count: usize) -> String {
+    let keys: Vec<String> = (0..count).map(|at| format!("k{at}")).collect();
+    format!("BLPOP {} 0", keys.join(" "))
+}
+
+#[test]
+fn who_waits_for_very_many_keys_is_not_told_of_them_either() {
+    for count in [65, 1024] {
+        for server in [
+            ServerVersion::redis(7, 0, 15),
+            ServerVersion::redis(8, 2, 3),
+        ] {
+            let (mut script, wants) = refused(server, &over(count), WRONGTYPE);
+            assert_eq!(wants, ["try TYPE k0", "release"]);
+            let mut kinds = vec![&b"+string\r\n"[..]; count];
+            kinds.push(WRONGTYPE);
+            for _ in 0..3 {
+                script.tried(&kinds);
+                assert_eq!(script.wants(), [""; 0], "they wait on");
+                script.pass(super::super::POLL_MICROS * 2);
+                assert_eq!(script.wants(), ["try TYPE k0"]);
+            }
+            // The last is a list again: the server has it served, or refuses the call that it makes again.
+            kinds[count - 1] = b"+list\r\n";
+            script.tried(&kinds);
+            if server.is_from((7, 2)) {
+                assert_eq!(script.wants(), ["tell error", "tell error"]);
+                continue;
+            }
+            assert_eq!(script.wants(), ["try TYPE k0"], "over that one");
+            kinds[count] = b"*1\r\n$1\r\nx\r\n";
+            script.tried(&kinds);
+            assert_eq!(script.wants(), ["tell x", "try TYPE k0"]);
+        }
+    }
+}
+
+#[test]
+fn where_there_are_too_many_keys_to_ask_they_wait_until_none_is_in_the_way() {
+    let line = over(1025);
+    let call = line.replace(" 0", " 0.002");
+    for server in [
+        ServerVersion::redis(7, 0, 15),
+        ServerVersion::valkey(9, 1, 0),
+    ] {
+        let (mut script, wants) = refused(server, &line, WRONGTYPE);
+        assert_eq!(wants, [format!("try {call}"), "release".to_owned()]);
+        for _ in 0..3 {
+            script.tried(&[WRONGTYPE]);
+            assert_eq!(script.wants(), [""; 0], "they wait on");
+            script.pass(super::super::POLL_MICROS * 2);
+            assert_eq!(script.wants(), [format!("try {call}")]);
+        }
+        script.tried(&[NULL]);
+        assert_eq!(script.wants(), ["borrow"]);
+    }
+}
+
 #[test]
 fn who_may_not_ask_for_kinds_is_told_what_is_likely() {
     let (mut script, _) = refused(ServerVersion::redis(7, 0, 15), OF_GROUP, NOGROUP);
