@@ -20,7 +20,7 @@ use crate::command::Delays;
 use crate::config::Address;
 use crate::fanout::{Side, Suspicion};
 use crate::schedule::{Action, LoginPlace, Schedule, Ticket};
-use crate::session::{Change, State, steps};
+use crate::session::{Change, State, is_busy, steps};
 use crate::telemetry::{Bound, LossCause};
 
 /// Databases remembered to exist, so that SELECT is answered without asking again.
@@ -648,6 +648,9 @@ impl Upstream {
                     // Respool's own login was refused: whoever waits for the state gets it on the connection that
                     // takes this one's place.
                     Err(_) if !link.is_alive() => {}
+                    Err(reply) if force && is_busy(&reply) && link.is_logged_in(&target) => {
+                        upstream.settle_refused(slot, &link, || Outcome::Taken);
+                    }
                     Err(reply) => upstream.refuse(slot, &link, &reply),
                 }
             }),
@@ -656,9 +659,14 @@ impl Upstream {
 
     /// The server refused what the connection was to wear: whoever waits for that is told so.
     fn refuse(&self, slot: usize, link: &Link, reply: &[u8]) {
+        let refused = || Outcome::Failed(WaitError::Refused(reply.to_vec()));
+        self.settle_refused(slot, link, refused);
+    }
+
+    fn settle_refused(&self, slot: usize, link: &Link, outcome: impl Fn() -> Outcome) {
         let refused = self.schedule.borrow_mut().refused(slot, &link.worn());
         for waiter in refused {
-            waiter.settle(Outcome::Failed(WaitError::Refused(reply.to_vec())));
+            waiter.settle(outcome());
         }
     }
 

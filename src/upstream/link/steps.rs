@@ -1,10 +1,17 @@
 //! What the server answers to the steps of a change of the connection's state.
 
 use super::Link;
-use crate::session::Effect;
+use crate::session::{Effect, State, is_busy};
 use crate::upstream::traffic::Dressing;
 
 impl Link {
+    /// Whether it wears `target` but for its database, which a busy server does not change: a login is not about that, and the next
+    /// command is told that the server is busy.
+    pub(in super::super) fn is_logged_in(&self, target: &State) -> bool {
+        let worn = self.worn();
+        worn.user == target.user && worn.protocol == target.protocol
+    }
+
     /// The server has answered a step.
     pub(super) fn stepped(&self, effect: &Effect, reply: Vec<u8>) {
         if !effect.is_answered_by(&reply) {
@@ -45,7 +52,10 @@ impl Link {
             };
             dressing.left -= 1;
             // A name that is refused (ACL) does not change what commands do.
-            if refused && dressing.refusal.is_none() && !matches!(effect, Effect::Named) {
+            // What a busy server refuses is told only where nothing else is refused: it takes logins.
+            let is_told = |first: &Vec<u8>| !is_busy(first);
+            let has_told = dressing.refusal.as_ref().is_some_and(is_told);
+            if refused && !has_told && !matches!(effect, Effect::Named) {
                 dressing.refusal = Some(effect.refusal(reply));
             }
             if dressing.left > 0 {

@@ -562,3 +562,39 @@ fn a_script_that_only_reads_is_one_too() {
     assert_eq!(respool.client().cmd(&["SCRIPT", "KILL"]), Value::ok());
     assert!(caller.reply().is_error());
 }
+
+#[test]
+fn who_logs_in_while_the_server_is_busy_is_told_of_the_login_alone() {
+    let redis = Redis::start(&["--lua-time-limit", "100"]);
+    redis.cmd(&["ACL", "SETUSER", "app", "on", ">secret", "~*", "+@all"]);
+    let respool = Respool::with(&redis)
+        .top("workers = 1")
+        .upstream("shared_connections = 1")
+        .start();
+    let mut clients: Vec<Client> = (0..4).map(|_| respool.client()).collect();
+    for client in &mut clients {
+        assert_eq!(client.cmd(&["SELECT", "3"]), Value::ok());
+    }
+    // On a connection of its own, and the shared one is in another database than those who log in.
+    let mut caller = respool.client();
+    assert_eq!(caller.cmd(&["WATCH", "k"]), Value::ok());
+    respool.client().ping();
+    caller.send(encode(&["EVAL", "while true do end", "0"]));
+    until_busy(&redis);
+    let login = |password| ["AUTH", "app", password];
+    for (number, client) in clients.iter_mut().enumerate() {
+        let wrong = client.cmd(&login("wrong"));
+        assert!(wrong.text().starts_with("WRONGPASS"), "{number}: {wrong:?}");
+        assert_eq!(client.cmd(&login("secret")), Value::ok(), "{number}");
+        let reply = client.cmd(&["GET", "k"]);
+        assert!(is_busy(&reply), "{number}: {reply:?}");
+    }
+    let mut direct = redis.client();
+    assert_eq!(direct.cmd(&["SCRIPT", "KILL"]), Value::ok());
+    assert!(caller.reply().is_error());
+    for client in &mut clients {
+        eventually(|| client.cmd(&["SET", "k", "v"]) == Value::ok(), "served");
+    }
+    direct.cmd(&["SELECT", "3"]);
+    assert_eq!(direct.cmd(&["GET", "k"]), Value::bulk("v"));
+}
