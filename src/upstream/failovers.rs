@@ -214,6 +214,7 @@ impl Process {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::texts::ServerVersion;
 
     /// Whoever sees the circuit under its lock sees what everybody is told.
     #[test]
@@ -223,6 +224,7 @@ mod tests {
             node: Node::Tcp(std::net::SocketAddr::from(([127, 0, 0, 1], 6379))),
             run: None,
             is_replica: false,
+            version: ServerVersion::UNKNOWN,
             begun_micros: 0,
             opened_micros: 0,
         };

@@ -23,6 +23,7 @@ use crate::resp::speak::encode_request;
 use crate::resp::{ReplyScanner, parse_integer};
 use crate::session::{Change, Credentials, Effect, Protocol, State, name_request, steps};
 use crate::telemetry::{ConnectResult, LossCause, TlsHandshake};
+use crate::texts::ServerVersion;
 use crate::transport::{Connector, DialError, dial};
 
 /// Why no connection in the wanted state came about.
@@ -124,6 +125,7 @@ pub(super) async fn connect(
                     server_id,
                     run,
                     is_replica,
+                    version,
                 },
             worn,
             refusal,
@@ -135,6 +137,7 @@ pub(super) async fn connect(
         node: socket.node().clone(),
         run,
         is_replica,
+        version,
         begun_micros: terms.begun_micros,
         opened_micros: thread.process.now_micros(),
     };
@@ -239,6 +242,8 @@ struct Introduced {
     run: Option<u64>,
     /// The server calls itself a replica.
     is_replica: bool,
+    /// Which server it is.
+    version: ServerVersion,
 }
 
 /// What is said before a connection carries traffic.
@@ -450,6 +455,7 @@ async fn introduce(
         server_id: told.or(number).unwrap_or(0),
         run,
         is_replica,
+        version: server.version(),
     }))
 }
 

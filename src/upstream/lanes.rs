@@ -10,7 +10,6 @@ use std::rc::Rc;
 use std::time::Duration;
 
 use super::link::Link;
-use super::pauses::comes_first;
 use super::pool::{Outcome, Upstream, Waiter};
 use super::traffic::Inner;
 use crate::command::Delays;
@@ -104,12 +103,11 @@ impl Upstream {
                 .are_writes_paused(self.thread.clock.now_micros())
     }
 
-    /// Whether a pause keeps the server at `node` from answering anything of respool's own, on every shared connection to it.
+    /// Whether a pause keeps the server at `node` from answering anything of respool's own, on every shared connection to it, and on one lent
+    /// for it.
     pub(super) fn holds_up_questions(&self, node: &Node) -> bool {
-        let may_answer = || {
-            self.shared_at(node, |link| !self.is_held_up(link))
-                .is_some()
-        };
+        let is_free = |link: &Link| !self.is_held_up(link);
+        let may_answer = || self.shared_at(node, is_free).is_some() || self.may_lend(0);
         self.puts_off(false) || self.are_writes_held() && !may_answer()
     }
 
@@ -173,7 +171,7 @@ impl Upstream {
     /// fault when a client is unblocked whose call they have put off.
     pub(super) fn may_be_put_off(&self, sent_micros: u64, writes: bool) -> bool {
         let now = self.thread.clock.refresh();
-        let is_done = self.thread.pulse.written_micros() > comes_first(sent_micros);
+        let is_done = self.thread.pulse.has_written_behind(sent_micros);
         let is_seen = writes && self.writes_are_held.get() && !is_done;
         let pauses = &self.thread.process.pulse.pauses;
         is_seen || pauses.may_put_off(sent_micros, writes, now)
@@ -185,11 +183,12 @@ impl Upstream {
         self.is_any_stalled.get() || self.are_writes_held()
     }
 
-    /// The server has done a write of respool's own that was sent then: it holds nothing back.
-    pub(super) fn note_written(&self, sent_micros: u64) {
+    /// The server has done a write of respool's own that was sent then: it holds nothing back. `answered_micros`: the latest that had
+    /// been sent and answered then.
+    pub(super) fn note_written(&self, sent_micros: u64, answered_micros: u64) {
         let now = self.thread.clock.now_micros();
         self.thread.process.pulse.pauses.written(sent_micros, now);
-        self.thread.pulse.written(sent_micros);
+        self.thread.pulse.written(answered_micros);
         if sent_micros >= self.held_since_micros.get() {
             self.writes_are_held.set(false);
         }

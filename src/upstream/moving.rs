@@ -9,6 +9,7 @@ use std::time::Duration;
 use tokio::sync::oneshot;
 
 use super::link::{Leaving, Link};
+use super::pins::Pin;
 use super::pool::Upstream;
 use super::traffic::OwnReply;
 use crate::config::Role;
@@ -238,6 +239,25 @@ impl Upstream {
     /// permissions. `None`: there is no connection to it, or it was lost.
     pub async fn ask_at(self: &Rc<Self>, node: &Node, request: &[u8]) -> Option<Vec<u8>> {
         let is_own = |link: &Link| link.worn().user.is_none();
+        if self.has_lanes()
+            && self
+                .shared_at(node, |link| is_own(link) && !self.is_held_up(link))
+                .is_none()
+            && self.may_lend(0)
+        {
+            let asked = self.on_lent(0, State::INITIAL, async |pin: Pin| {
+                let is_there = pin.link().origin().node == *node;
+                let answer = match is_there {
+                    true => ask(pin.link(), request).await,
+                    false => None,
+                };
+                pin.give_back_clear();
+                answer
+            });
+            if let Ok(answer) = asked.await {
+                return Some(answer);
+            }
+        }
         let mut link = self.shared_at(node, is_own);
         if link.is_none()
             && !self.thread.is_nobody()

@@ -334,7 +334,7 @@ impl Upstream {
     }
 
     /// Asks something on a connection of the user of `state` that is lent for it.
-    async fn on_lent<T>(
+    pub(super) async fn on_lent<T>(
         self: &Rc<Self>,
         group: usize,
         state: State,

@@ -455,7 +455,7 @@ impl Upstream {
         let request = encode_request(&["CLIENT", "UNBLOCK", &link.server_id.to_string()]);
         let mut pause = Duration::from_millis(1);
         while link.is_alive() && link.is_blocked() {
-            let may_fault = self.thread.server_version().faults_on_unblock();
+            let may_fault = link.origin().version.faults_on_unblock();
             let sent_micros = link.blocked_micros();
             if may_fault || sent_micros.is_some_and(|sent| self.may_be_put_off(sent, true)) {
                 // The server forgets it as that of any client that leaves: a pause may have put it off.

@@ -6,7 +6,7 @@ use std::cell::Cell;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::Duration;
 
-use super::pauses::Pauses;
+use super::pauses::{Pauses, comes_first};
 use crate::silence::Around;
 
 /// What another worker has seen with one of its last ticks still holds.
@@ -48,8 +48,8 @@ pub struct ThreadPulse {
     busy_since_micros: Cell<u64>,
     /// When the latest of the requests was sent that have been answered.
     answered_micros: Cell<u64>,
-    /// When the latest of the tries of blocked clients was sent that the server has done and that are writes.
-    written_micros: Cell<u64>,
+    /// The latest of what had been sent and answered when a write was sent that the server has done.
+    done_behind_micros: Cell<u64>,
 }
 
 impl ThreadPulse {
@@ -66,15 +66,17 @@ impl ThreadPulse {
         self.answered_micros.get()
     }
 
-    /// The server has done a write that was sent then.
-    pub fn written(&self, sent_micros: u64) {
-        let latest = self.written_micros.get().max(sent_micros);
-        self.written_micros.set(latest);
+    /// The server has done a write; `answered_micros`: [`Self::answered_micros`] when it was sent.
+    pub fn written(&self, answered_micros: u64) {
+        let latest = self.done_behind_micros.get().max(answered_micros);
+        self.done_behind_micros.set(latest);
     }
 
-    /// When the latest write was sent of which is known that the server has done it.
-    pub fn written_micros(&self) -> u64 {
-        self.written_micros.get()
+    /// Whether the server has done a write that came to it in a later turn than what was sent then on another connection. Of what it reads in
+    /// one turn any may come first, and its turn may last; but what is sent behind an answer is read in a later turn than what was answered, and
+    /// what was sent [`COMES_FIRST`](super::pauses::COMES_FIRST) before that in no later one.
+    pub fn has_written_behind(&self, sent_micros: u64) -> bool {
+        self.done_behind_micros.get() > comes_first(sent_micros)
     }
 
     /// The server has sent something.
@@ -218,5 +220,110 @@ impl ServerPulse {
             swapped.is_ok()
         };
         is_heard && cleared()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+    use crate::upstream::pauses::COMES_FIRST;
+
+    /// What happens next: time passes, respool sends something on a connection of its own, somebody else has the server hold writes back or no
+    /// longer, or the server reads all that has come, in this order.
+    #[derive(Debug, Clone)]
+    enum Event {
+        Passes { millis: u64 },
+        Calls,
+        Writes,
+        Reads,
+        Pauses,
+        Unpauses,
+        Turn { from: usize, back: bool },
+    }
+
+    fn event() -> impl Strategy<Value = Event> {
+        prop_oneof![
+            3 => (1_u64..40).prop_map(|millis| Event::Passes { millis }),
+            2 => Just(Event::Calls),
+            3 => Just(Event::Writes),
+            1 => Just(Event::Reads),
+            1 => Just(Event::Pauses),
+            1 => Just(Event::Unpauses),
+            4 => (any::<usize>(), any::<bool>()).prop_map(|(from, back)| Event::Turn { from, back }),
+        ]
+    }
+
+    proptest! {
+        /// Whatever order the server reads in what has come to it since its last turn: no call is taken for one that waits which a pause
+        /// has put off.
+        #[test]
+        fn no_call_that_is_put_off_is_taken_for_one_that_waits(
+            events in prop::collection::vec(event(), 1..80),
+        ) {
+            let pulse = ThreadPulse::default();
+            let (mut now, mut is_paused) = (1_u64, false);
+            let (mut arrived, mut held, mut put_off) = (Vec::new(), Vec::new(), Vec::new());
+            for event in events {
+                match event {
+                    Event::Passes { millis } => now += millis * 1000,
+                    Event::Calls | Event::Writes | Event::Reads | Event::Pauses | Event::Unpauses => {
+                        arrived.push((event, now, pulse.answered_micros()));
+                    }
+                    Event::Turn { from, back } => {
+                        let mut turn = std::mem::take(&mut arrived);
+                        let length = turn.len().max(1);
+                        turn.rotate_left(from % length);
+                        if back {
+                            turn.reverse();
+                        }
+                        let mut answered = Vec::new();
+                        for (event, sent, then) in turn {
+                            match event {
+                                Event::Calls if is_paused => put_off.push(sent),
+                                Event::Writes if is_paused => held.push((sent, then)),
+                                Event::Writes => answered.push((sent, Some(then))),
+                                Event::Reads => answered.push((sent, None)),
+                                Event::Pauses => is_paused = true,
+                                Event::Unpauses => {
+                                    is_paused = false;
+                                    put_off.clear();
+                                    answered.extend(held.drain(..).map(|(sent, then)| (sent, Some(then))));
+                                }
+                                _ => {}
+                            }
+                        }
+                        for (sent, then) in answered {
+                            pulse.answered(sent);
+                            if let Some(then) = then {
+                                pulse.written(then);
+                            }
+                        }
+                    }
+                }
+                now += 1;
+                for sent in &put_off {
+                    prop_assert!(!pulse.has_written_behind(*sent), "{sent}");
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn a_call_waits_once_a_write_is_done_that_was_sent_behind_an_answer() {
+        let pulse = ThreadPulse::default();
+        let called = 1000;
+        let later = called + COMES_FIRST.as_micros() as u64 + 1;
+        pulse.answered(called);
+        pulse.written(pulse.answered_micros());
+        assert!(!pulse.has_written_behind(called));
+        // Read in the same turn as the call, perhaps.
+        let sent_with = pulse.answered_micros();
+        pulse.answered(later);
+        pulse.written(sent_with);
+        assert!(!pulse.has_written_behind(called));
+        pulse.written(pulse.answered_micros());
+        assert!(pulse.has_written_behind(called));
     }
 }

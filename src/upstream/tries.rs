@@ -42,6 +42,7 @@ impl Upstream {
         let is_transaction = sending.is_transaction();
         let state = is_transaction.then(|| link.worn().clone());
         let sent_micros = self.thread.clock.now_micros();
+        let answered_micros = self.thread.pulse.answered_micros();
         let takes = sending.takes > 0;
         let call = move |answer| {
             drop(under_way);
@@ -56,7 +57,7 @@ impl Upstream {
                 && takes
                 && has_run(replies, is_transaction)
             {
-                upstream.note_written(sent_micros);
+                upstream.note_written(sent_micros, answered_micros);
             }
             let waits = &upstream.waiting.waits;
             match answer {

@@ -571,7 +571,7 @@ impl Upstream {
         seat.link.send_own(&issued.bytes, OwnReply::Then(then));
         seat.link.note_held();
         if writes {
-            self.plan_probe();
+            self.plan_probe(&seat.link);
         }
     }
 

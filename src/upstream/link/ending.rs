@@ -8,6 +8,7 @@ use super::Link;
 use crate::exchange::Offence;
 use crate::failover::Node;
 use crate::telemetry::{Disconnect, LossCause};
+use crate::texts::ServerVersion;
 use crate::upstream::closing::LINGER;
 use crate::upstream::socket::ServerSocket;
 
@@ -20,6 +21,8 @@ pub struct Origin {
     pub run: Option<u64>,
     /// The server called itself a replica when it was opened.
     pub is_replica: bool,
+    /// Which server it is: by another connection it may be another by now.
+    pub version: ServerVersion,
     /// When its connect began: what it goes by is of that moment.
     pub begun_micros: u64,
     /// When it was opened.

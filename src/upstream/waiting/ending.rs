@@ -119,20 +119,25 @@ impl Upstream {
 
     /// Whether the server may be asked to end the call on a seat. A pause may have put the call off, of which respool need not have been told, and
     /// some servers do not bear that it is unblocked: there a write must have been done that was sent later.
-    fn may_ask_to_end(self: &Rc<Self>, seat: &Seat, is_left: bool) -> MayAsk {
+    fn may_ask_to_end(self: &Rc<Self>, seat: &Seat, is_for_nobody: bool) -> MayAsk {
         let (called, writes) = (seat.called_micros.get(), seat.takes.get());
         let node = &seat.link.origin().node;
-        if self.may_be_put_off(called, writes) || self.holds_up_questions(node) {
+        let may_fault = seat.link.origin().version.faults_on_unblock();
+        // Where it faults at nothing it says itself whether it has put the call off.
+        if may_fault && self.may_be_put_off(called, writes) || self.holds_up_questions(node) {
             return MayAsk::No;
         }
-        let may_fault = self.thread.server_version().faults_on_unblock();
         let is_same =
             |leaving: Leaving| matches!(leaving.cause, LossCause::TlsKeys | LossCause::Renewed);
-        if may_fault && writes && !seat.link.leaving().is_none_or(is_same) {
+        let is_left = seat.link.leaving().is_some_and(|leaving| {
+            let stays = |link: &Link| link.leaving().is_none();
+            !is_same(leaving) || self.shared_at(node, stays).is_none()
+        });
+        if may_fault && writes && is_left {
             // What is done elsewhere tells nothing of the server that is left.
             return MayAsk::Never;
         }
-        if !may_fault || !writes || self.thread.pulse.written_micros() > comes_first(called) {
+        if !may_fault || !writes || self.thread.pulse.has_written_behind(called) {
             return MayAsk::Yes;
         }
         let (now, probe) = (self.thread.clock.now_micros(), &self.waiting.probe);
@@ -145,7 +150,7 @@ impl Upstream {
         if held > 0 && !is_past(held, HELD_FOR) {
             return MayAsk::No;
         }
-        if sent == 0 && now > comes_first(called) && !self.send_probe(node, !is_left) {
+        if sent == 0 && now > comes_first(called) && !self.send_probe(node, !is_for_nobody) {
             return MayAsk::No;
         }
         match sent > 0 && is_past(sent, PROBED_WITHIN) {
@@ -155,8 +160,8 @@ impl Upstream {
     }
 
     /// A call was sent that takes something away: that it waits, rather than is put off, is known before it is to be ended.
-    pub(super) fn plan_probe(self: &Rc<Self>) {
-        let may_fault = self.thread.server_version().faults_on_unblock();
+    pub(super) fn plan_probe(self: &Rc<Self>, link: &Link) {
+        let may_fault = link.origin().version.faults_on_unblock();
         if !may_fault || self.waiting.probe.is_planned.replace(true) {
             return;
         }
@@ -170,12 +175,13 @@ impl Upstream {
 
     fn probe_for_seats(self: &Rc<Self>) {
         let now = self.thread.clock.refresh();
-        let written = self.thread.pulse.written_micros();
         let seats = self.waiting.seats.borrow();
         let is_unknown = |seat: &&Rc<Seat>| {
             let called = seat.called_micros.get();
             let waits = seat.is_calling.get() && seat.takes.get() && seat.link.is_alive();
-            waits && comes_first(called) < now && written <= comes_first(called)
+            let may_fault = seat.link.origin().version.faults_on_unblock();
+            let is_known = self.thread.pulse.has_written_behind(called);
+            waits && may_fault && comes_first(called) < now && !is_known
         };
         let node = seats.values().find(is_unknown);
         let node = node.map(|seat| seat.link.origin().node.clone());
@@ -240,11 +246,12 @@ impl Upstream {
 
     fn probe(self: &Rc<Self>, link: &Rc<Link>, over: impl FnOnce() + 'static) {
         let sent_micros = self.thread.clock.refresh();
+        let answered_micros = self.thread.pulse.answered_micros();
         self.waiting.probe.sent_micros.set(sent_micros);
         let upstream = Rc::downgrade(self);
         let call = move |answer| {
             if let Some(upstream) = upstream.upgrade() {
-                upstream.probed(sent_micros, &answer);
+                upstream.probed(sent_micros, answered_micros, &answer);
             }
             over();
         };
@@ -253,12 +260,14 @@ impl Upstream {
         link.send_own(&request, OwnReply::Then(then));
     }
 
-    fn probed(&self, sent_micros: u64, answer: &Answer) {
+    fn probed(self: &Rc<Self>, sent_micros: u64, answered_micros: u64, answer: &Answer) {
         let probe = &self.waiting.probe;
         probe.sent_micros.set(0);
         match answer {
             Answer::Replies(reply) if DONE.iter().any(|done| reply.starts_with(done)) => {
-                self.note_written(sent_micros);
+                self.note_written(sent_micros, answered_micros);
+                // Where nothing else was answered since the calls were sent, the next is behind the answer to this one.
+                self.probe_for_seats();
             }
             Answer::Replies(reply) if !LATER.iter().any(|later| reply.starts_with(later)) => {
                 probe.refused_micros.set(self.thread.clock.now_micros());

@@ -1,7 +1,7 @@
 //! A pause that is over without respool's having been told, and what ends one: nobody waits longer than the server has him wait.
 
 use super::script::take_every_shared_connection;
-use crate::harness::{Client, Redis, Respool, Value, encode, eventually};
+use crate::harness::{Act, Client, Pipe, Redis, Respool, Scripted, Value, encode, eventually};
 
 /// Longer than any test waits.
 const LONG: &str = "600000";
@@ -243,6 +243,54 @@ fn no_call_is_unblocked_that_a_pause_of_somebody_else_puts_off() {
     }
 }
 
+/// A server that says it is a later one than that in which a pause is.
+fn a_later_server() -> Scripted {
+    Scripted::start(|words| {
+        let words: Vec<&str> = words.iter().map(String::as_str).collect();
+        match words[..] {
+            ["hello"] | ["hello", "2"] => Act::Say(
+                "*8\r\n$6\r\nserver\r\n$5\r\nredis\r\n$7\r\nversion\r\n$5\r\n8.2.3\r\n$2\r\nid\r\n:7\r\n$4\r\nrole\r\n$6\r\nmaster\r\n",
+            ),
+            ["hello", "3", ..] => Act::Say(
+                "%4\r\n$6\r\nserver\r\n$5\r\nredis\r\n$7\r\nversion\r\n$5\r\n8.2.3\r\n$2\r\nid\r\n:7\r\n$4\r\nrole\r\n$6\r\nmaster\r\n",
+            ),
+            _ => Act::Usual,
+        }
+    })
+}
+
+#[test]
+fn a_call_is_ended_as_the_server_bears_it_at_which_it_is() {
+    let redis = Redis::start(&[]);
+    let later = a_later_server();
+    let pipe = Pipe::to(redis.addr().to_owned());
+    let respool = Respool::before(pipe.addr()).top("workers = 1").start();
+    let mut watches = respool.client();
+    assert_eq!(watches.cmd(&["WATCH", "k"]), Value::ok());
+    let mut clients = blocked(&respool, &["BLPOP a 0", "BLPOP b 0"]);
+    wait_at_the_server(&redis, 1);
+    assert_eq!(redis.cmd(&["CLIENT", "PAUSE", LONG, "WRITE"]), Value::ok());
+    watches.send(encode(&["BLPOP", "d", "0"]));
+    wait_at_the_server(&redis, 2);
+    pipe.turn_to(later.addr().to_owned());
+    let mut others = Vec::new();
+    while later.connections() == 0 {
+        let mut other = respool.client();
+        assert_eq!(other.cmd(&["WATCH", "k"]), Value::ok());
+        others.push(other);
+    }
+    drop(watches);
+    while let Some(client) = clients.pop() {
+        drop(client);
+        eventually(
+            || respool.metric("respool_blocked_clients") == clients.len() as f64,
+            "it has left",
+        );
+    }
+    wait_at_the_server(&redis, 0);
+    assert_eq!(redis.cmd(&["CLIENT", "UNPAUSE"]), Value::ok());
+}
+
 #[test]
 fn who_stays_outlasts_a_pause_of_somebody_else_though_others_leave() {
     let redis = Redis::start(&[]);
@@ -297,4 +345,34 @@ fn a_pause_is_ended_from_a_database_in_which_no_connection_is() {
     pause(&mut client);
     assert_eq!(client.cmd(&["CLIENT", "UNPAUSE"]), Value::ok());
     assert_eq!(redis.cmd(&["SET", "k", "v"]), Value::ok());
+}
+
+#[test]
+fn whose_time_is_over_amid_a_pause_is_told_so() {
+    let redis = Redis::start(&[]);
+    let respool = Respool::with(&redis).top("workers = 1").start();
+    // One call for the first two: what it is issued anew as, for the one that stays, is put off.
+    let calls = [("BLPOP d 0", 1), ("BLPOP a 1", 1), ("BZPOPMIN b 1.2", 2)];
+    let mut clients = Vec::new();
+    for (call, at_the_server) in calls {
+        let mut client = respool.client();
+        client.send(encode(&call.split(' ').collect::<Vec<_>>()));
+        clients.push(client);
+        eventually(
+            || respool.metric("respool_blocked_clients") == clients.len() as f64,
+            "it waits",
+        );
+        // One by one, or they would take turns.
+        wait_at_the_server(&redis, at_the_server);
+    }
+    // Ended once it is known that it waits, and so that those do which were called before it.
+    assert!(respool.client().cmd(&["BZPOPMAX", "w", "0.2"]).is_null());
+    wait_at_the_server(&redis, 2);
+    pause(&mut respool.client());
+    for client in &mut clients[1..] {
+        assert!(client.reply().is_null());
+    }
+    assert_eq!(redis.cmd(&["CLIENT", "UNPAUSE"]), Value::ok());
+    redis.cmd(&["RPUSH", "d", "x"]);
+    assert_eq!(clients[0].reply().items()[1], Value::bulk("x"));
 }
