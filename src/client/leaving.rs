@@ -9,7 +9,6 @@
 //! the server ends with its client, as the server ends it.
 
 use std::io;
-use std::mem::take;
 use std::pin::Pin as Pinned;
 use std::rc::Rc;
 use std::task::{Context, Poll};
@@ -18,7 +17,7 @@ use std::time::Duration;
 use super::task::{Client, Wait};
 use crate::telemetry::Disconnect;
 use crate::transport::PeerEnd;
-use crate::upstream::{Blocked, Link};
+use crate::upstream::{Blocked, Pin};
 
 /// Ends when the client has gone a step further: it has finished sending, or is gone.
 pub(super) type EndWatch = Pinned<Box<dyn Future<Output = ()>>>;
@@ -112,10 +111,7 @@ impl Client {
         if self.leaves_its_call() {
             return Some(Disconnect::Closed);
         }
-        if self.sends_the_rest()
-            || self.leaves_its_call_amid_messages()
-            || self.leaves_it_to_the_server()
-        {
+        if self.sends_the_rest() || self.leaves_its_call_amid_messages() {
             // Sent with the next turn; or the server tells its end and its answers.
             cx.waker().wake_by_ref();
         }
@@ -128,19 +124,6 @@ impl Client {
         None
     }
 
-    /// Something is sent behind such a call of which respool takes no account: all that is left goes there, and nobody else gets the
-    /// connection.
-    pub(super) fn leave_to_server(&mut self, link: &Link) {
-        link.keep_traces();
-        self.pin_use.keeps = true;
-        self.pin_use.sends_all = true;
-    }
-
-    /// The same where no MULTI is under way, so that what respool answers itself has its place behind what is under way.
-    pub(super) fn sends_all_outside_multi(&self) -> bool {
-        self.sends_all() && !self.pin_use.in_multi
-    }
-
     /// Whether the client, which has read all that is counted and is about to end so, is due more: that is waited for first.
     pub(super) fn is_due_more(&mut self, end: Disconnect) -> bool {
         // Behind a part of a request a question would be taken for its rest.
@@ -148,32 +131,14 @@ impl Client {
         end == Disconnect::Closed && is_between && self.waits_for_place()
     }
 
-    /// Whether what was held back behind a call is to be sent now, with all that is behind it: its client sends nothing more, and what
-    /// then waits at the server ends with it.
+    /// Whether a call that was held back behind many, sent amid messages, is to be sent now with all that is behind it: its client sends
+    /// nothing more, and what then waits at the server ends with it.
     fn sends_the_rest(&mut self) -> bool {
-        let is_held = match self.sends_all() {
-            true => {
-                let is_behind_call = matches!(self.wait, Wait::Answers) && self.ending.is_none();
-                is_behind_call && !self.has_used_all() && take(&mut self.pin_use.holds_rest)
-            }
-            // Behind many that were sent amid messages.
-            false => self.is_at_end && take(&mut self.pin_use.waits_for_calls),
-        };
-        if is_held {
-            self.wait = Wait::Nothing;
+        if !self.is_at_end || !std::mem::take(&mut self.pin_use.waits_for_calls) {
+            return false;
         }
-        is_held
-    }
-
-    /// Whether what stands behind a call on the connection lent to the client goes there without waiting for the answer, as it has been
-    /// sent: it is all there is, and the server, told so, runs nothing behind a call that waits.
-    pub(super) fn sends_all(&self) -> bool {
-        let link = self.pin.as_ref().map(|pin| pin.link());
-        let is_of_call = |link: &Link| {
-            let has_had_its_time = || link.is_blocked() && self.is_past_grace();
-            self.pin_use.sends_all || link.takes() || has_had_its_time()
-        };
-        self.is_at_end && link.is_some_and(|link| !link.is_raw() && is_of_call(link))
+        self.wait = Wait::Nothing;
+        true
     }
 
     /// Whether a call ends with its client that was sent amid messages, where nobody sees whether it waits: the server is told that nothing
@@ -205,29 +170,16 @@ impl Client {
         true
     }
 
-    /// Whether the server is told, on a connection lent to the client, that nothing more comes, since a call that may wait is under way
-    /// there: it answers what need not wait and, at a call that it lets wait, closes. What cannot be sent behind the call, for it has to
-    /// be answered before, is dropped: at once where the call takes an element, else when it has had its time. True: it has been told.
-    fn leaves_it_to_the_server(&mut self) -> bool {
-        let Some(link) = self.pin.as_ref().map(|pin| Rc::clone(pin.link())) else {
+    /// Whether the server is told, on a connection lent to the client, that nothing more comes: where a call that may wait is the last that
+    /// the client has sent. It answers that call or, where it lets it wait, ends it; and closes.
+    fn leaves_it_to_the_server(&self) -> bool {
+        let Some(link) = self.pin.as_ref().map(Pin::link) else {
             return false;
         };
-        let may_finish = self.has_finished() && !link.is_raw() && !link.is_finishing();
-        if !may_finish || !link.is_blocked() || self.may_read() || self.streaming.is_some() {
+        let is_last = self.has_finished() && !self.may_read() && self.has_used_all();
+        if !is_last || link.is_raw() || !link.is_blocked() || self.streaming.is_some() {
             return false;
         }
-        let is_held = match self.wait {
-            // Of what was looked at only the beginning of a request is left.
-            Wait::Nothing if self.sent_ahead.is_none() => false,
-            Wait::Answers => !self.has_used_all(),
-            // It goes on by itself.
-            _ => return false,
-        };
-        if is_held && !link.takes() && !self.is_past_grace() {
-            return false;
-        }
-        self.is_at_end = true;
-        self.drop_input();
         link.finish_sending();
         true
     }
@@ -239,24 +191,18 @@ impl Client {
         if !self.has_finished() || self.may_read() || !self.is_blocked() {
             return false;
         }
+        let is_past_grace = || {
+            let since = self.resident.finished_micros.get();
+            let grace = self.site.thread.settings().limits.half_closed_grace;
+            self.site.thread.clock.is_past(since, grace)
+        };
         match &self.wait {
             // One that need not wait is answered by the server, however slow that is; one that is put off for a pause waits.
-            Wait::Blocked(blocked) if blocked.has_waited() => {
-                blocked.takes() || self.is_past_grace()
-            }
+            Wait::Blocked(blocked) if blocked.has_waited() => blocked.takes() || is_past_grace(),
             Wait::Blocked(blocked) => self.is_put_off(blocked),
-            _ => {
-                let link = self.pin.as_ref().map(|pin| pin.link());
-                // Elsewhere the server is left to end it.
-                link.is_some_and(|link| link.is_raw() && (link.takes() || self.is_past_grace()))
-            }
+            _ if self.leaves_it_to_the_server() => false,
+            _ => self.pin.as_ref().is_some_and(|pin| pin.link().takes()) || is_past_grace(),
         }
-    }
-
-    fn is_past_grace(&self) -> bool {
-        let since = self.resident.finished_micros.get();
-        let grace = self.site.thread.settings().limits.half_closed_grace;
-        self.site.thread.clock.is_past(since, grace)
     }
 
     /// Whether a call that the server has not answered yet is put off for a pause. That one is in force is known, or seen; one of which

@@ -42,24 +42,6 @@ pub(super) fn client_name(name: &[u8]) -> Result<(), &'static str> {
     Ok(())
 }
 
-/// Whether it asks and changes nothing but what respool knows of clients, or how its own is answered.
-fn is_of_client_alone(local: Local) -> bool {
-    let Local::Client(sub) = local else {
-        return false;
-    };
-    matches!(
-        sub,
-        ClientSub::Id
-            | ClientSub::GetName
-            | ClientSub::Info
-            | ClientSub::List
-            | ClientSub::Reply
-            | ClientSub::SetInfo
-            | ClientSub::NoEvict
-            | ClientSub::NoTouch
-    )
-}
-
 impl Client {
     /// Answers a request of respool's own. [`Next::Used`]: done with, though the answer may come when what is waited for
     /// has come.
@@ -72,12 +54,7 @@ impl Client {
         let used = Next::Used(request.bytes().len());
         let changes_state = !matches!(local, Local::Client(sub) if sub != ClientSub::SetName);
         let is_raw = self.pin.as_ref().is_some_and(|pin| pin.link().is_raw());
-        if matches!(local, Local::Quit | Local::Select) && self.sends_all() {
-            self.left_to_server(local, request);
-            return used;
-        }
-        let goes_ahead = is_raw || is_of_client_alone(local) && self.sends_all_outside_multi();
-        if (changes_state || self.pin.is_some()) && self.outlet.outstanding() > 0 && !goes_ahead {
+        if (changes_state || self.pin.is_some()) && self.outlet.outstanding() > 0 && !is_raw {
             // What was sent before runs in the state that was; and only then is it known whether a transaction is open.
             self.wait = Wait::Answers;
             return Next::Wait;
@@ -149,22 +126,6 @@ impl Client {
             }
         }
         used
-    }
-
-    /// QUIT or SELECT behind a call that may wait, of a client that sends nothing more: the server answers it where the call is answered,
-    /// and nobody else gets the connection.
-    fn left_to_server(&mut self, local: Local, request: &Request<'_>) {
-        let Some(link) = self.pin.as_ref().map(|pin| Rc::clone(pin.link())) else {
-            return;
-        };
-        let kind = (self.queued_kind(), Delays::NONE);
-        let show = self.show();
-        link.send(&self.outlet, request.bytes(), 1, kind, show);
-        self.leave_to_server(&link);
-        if local == Local::Quit && request.count() == 1 {
-            link.finish_sending();
-            self.ending = Some(Disconnect::Quit);
-        }
     }
 
     /// What was waited for is acknowledged, or refused with this reply.

@@ -1,5 +1,6 @@
 //! What needs a connection of its own: transactions, blocking calls, WAIT, streams of messages, large requests.
 
+use std::cell::Cell;
 use std::rc::Rc;
 
 use super::in_multi::ExecEffects;
@@ -48,10 +49,6 @@ pub(super) struct PinUse {
     pub(super) sent_amid: Option<Box<SentAmid>>,
     /// The call at hand waits for others that were sent amid messages, since these are many.
     pub(super) waits_for_calls: bool,
-    /// What is behind its blocking call waits for the answer.
-    pub(super) holds_rest: bool,
-    /// All that is left goes there: the server has been left to do what respool keeps account of.
-    pub(super) sends_all: bool,
     /// A subscription command was sent behind it.
     pub(super) queues_messages: bool,
     /// It ends behind the last of its own commands that MONITOR shows it.
@@ -113,14 +110,6 @@ fn tells(reason: PinReason, request: &Request<'_>, command: Option<CommandId>) -
     }
 }
 
-/// Whether what goes on a lent connection for this reason may wait at the server.
-fn may_block(reason: PinReason) -> bool {
-    matches!(
-        reason,
-        PinReason::Blocking | PinReason::BlockingOption | PinReason::Learned | PinReason::Unlisted
-    )
-}
-
 impl Client {
     /// The connection lent to the client. `None`: what to wait for has been set, or every request at hand is refused.
     pub(super) fn pinned_link(&mut self, reason: PinReason) -> Option<Rc<Link>> {
@@ -158,12 +147,14 @@ impl Client {
             let Some(ends) = ends else {
                 return Done::Pinned(upstream.pin(group, state, outlet).await, reason);
             };
-            let borrowing = Rc::clone(&upstream).pin_anywhere(group, state.clone(), outlet);
+            // What is being opened for it is no reason to go elsewhere.
+            let has_turn = Cell::new(false);
+            let borrowing = upstream.pin_anywhere((group, &state), outlet, &has_turn);
             tokio::select! {
                 biased;
                 result = borrowing => Done::Pinned(result, reason),
                 // Looked at again, it is sent there.
-                () = upstream.until_bypass(group, &state, ends) => Done::Ended,
+                () = upstream.until_bypass((group, &state), ends, &has_turn) => Done::Ended,
             }
         }));
         None
@@ -260,7 +251,7 @@ impl Client {
             self.wait = Wait::Room(RoomWait::new(&link, self.input.len()));
             return Err(Next::Wait);
         }
-        if self.outlet.outstanding() >= self.in_flight_limit() && !self.sends_all() {
+        if self.outlet.outstanding() >= self.in_flight_limit() {
             self.wait = Wait::InFlight;
             return Err(Next::Wait);
         }
@@ -287,22 +278,26 @@ impl Client {
         // One that has stood in line was counted there.
         let count = u32::from(self.line.take().is_none());
         self.pin_use.queues_unsure |= !is_one_frame(reason);
-        let may_block = may_block(reason);
-        let sends_all = self.sends_all();
-        let mut tells = tells(reason, request, command);
-        if sends_all && matches!(tells, Some(Tells::Unlisted { .. })) {
-            // Whatever it does, nobody gets the connection.
-            self.leave_to_server(&link);
-            tells = None;
-        }
-        let is_alone = self.goes_alone(reason) || tells.is_some();
-        if is_alone && self.outlet.outstanding() > 0 {
+        let may_block = matches!(
+            reason,
+            PinReason::Blocking
+                | PinReason::BlockingOption
+                | PinReason::Learned
+                | PinReason::Unlisted
+        );
+        let tells = tells(reason, request, command);
+        let goes_alone = match reason {
+            PinReason::Wait | PinReason::ScriptDebug => true,
+            PinReason::Pause => !self.pin_use.in_multi,
+            // Seen to block, and unblocked, when the client leaves.
+            _ => may_block || tells.is_some(),
+        };
+        if goes_alone && self.outlet.outstanding() > 0 {
             self.wait = Wait::Answers;
             return Next::Wait;
         }
-        // By now it is known whether MULTI only queues it: then nobody waits at the server. Or it has just been sent.
-        let is_queued = self.outlet.transaction().open || sends_all && self.pin_use.in_multi;
-        let blocks = may_block && !is_queued;
+        // By now it is known whether MULTI only queues it: then nobody waits at the server.
+        let blocks = may_block && !self.outlet.transaction().open;
         match reason {
             PinReason::Wait => return self.wait_for_replicas(&link, request, command),
             PinReason::Pause if !self.pin_use.in_multi => {
@@ -353,32 +348,17 @@ impl Client {
         }
         if blocks {
             self.block();
-        } else if may_block && !sends_all {
+        } else if may_block {
             self.wait = Wait::Answers;
         }
         Next::Used(request.bytes().len())
     }
 
-    /// Whether what goes on a lent connection for this reason waits until all before it is answered.
-    fn goes_alone(&self, reason: PinReason) -> bool {
-        match reason {
-            PinReason::Wait => !self.may_wait_at_once(),
-            PinReason::ScriptDebug => true,
-            PinReason::Pause => !self.pin_use.in_multi,
-            // Seen to block, and unblocked, when the client leaves.
-            _ => may_block(reason) && !self.sends_all(),
-        }
-    }
-
-    /// The requests behind a blocking call wait for its reply, so that they do not run when the client leaves meanwhile; but those of a
-    /// client that sends nothing more.
+    /// The requests behind a blocking call wait for its reply, so that they do not run when the client leaves meanwhile.
     pub(super) fn block(&mut self) {
         self.flag(Flag::Blocked, true);
         self.resident.may_be_silent.set(true);
-        if !self.sends_all() {
-            self.wait = Wait::Answers;
-            self.pin_use.holds_rest = true;
-        }
+        self.wait = Wait::Answers;
     }
 
     pub(super) fn not_now(&self) -> Next {

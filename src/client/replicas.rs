@@ -41,9 +41,7 @@ impl Client {
                 let needs_a_write = server.is_some_and(|server| server.wait_needs_a_write());
                 // MULTI itself has moved the connection where any command does.
                 let is_moved = is_open && !(needs_a_write && self.has_written);
-                if self.may_wait_at_once() {
-                    link.send_own(&encode_request(&["PING"]), OwnReply::Ignore);
-                } else if !is_moved && is_accepted(request, command) {
+                if !is_moved && is_accepted(request, command) {
                     self.make_wait_true(link, command, needs_a_write, is_open);
                     return Next::Wait;
                 }
@@ -59,13 +57,6 @@ impl Client {
         link.send(&self.outlet, request.bytes(), 1, kind, show);
         self.block();
         Next::Used(request.bytes().len())
-    }
-
-    /// Whether WAIT goes with all that the client has sent: what moves its connection, if that is needed, is not refused but for PING.
-    pub(super) fn may_wait_at_once(&self) -> bool {
-        let server = self.site.thread.process.server.load_full();
-        let needs_a_write = server.is_some_and(|server| server.wait_needs_a_write());
-        self.sends_all() && !self.pin_use.in_multi && !(needs_a_write && self.has_written)
     }
 
     /// Sees to it that what WAIT answers is true of what the client has written. Inside MULTI the connection cannot be moved any

@@ -325,7 +325,7 @@ impl Client {
                 self.ending = Some(Disconnect::ProtocolError);
                 Next::Used(length)
             }
-            Route::Refused(_) if self.may_spoil_unseen() => {
+            Route::Refused(_) if self.pin.is_some() && self.outlet.outstanding() > 0 => {
                 // Only then is it known whether a transaction is open, which the refusal would spoil.
                 self.wait = Wait::Answers;
                 Next::Wait
@@ -375,11 +375,6 @@ impl Client {
             Route::Pinned(reason) => self.on_pin(reason, request, routed.command),
             Route::Subscribed => self.subscription(request, routed.command),
         }
-    }
-
-    /// Whether an answer has yet to come that tells whether a transaction is open.
-    fn may_spoil_unseen(&self) -> bool {
-        self.pin.is_some() && self.outlet.outstanding() > 0 && !self.sends_all_outside_multi()
     }
 
     /// Answers a request with an error, which spoils an open transaction. What was sent before has been answered.

@@ -6,6 +6,7 @@
 //! Invariant: while writes are held back nothing but them, and what its own client sent behind them, is sent on a connection
 //! where one is due.
 
+use std::cell::Cell;
 use std::rc::Rc;
 use std::time::Duration;
 
@@ -107,7 +108,9 @@ impl Upstream {
     /// for it.
     pub(super) fn holds_up_questions(&self, node: &Node) -> bool {
         let is_free = |link: &Link| !self.is_held_up(link);
-        let may_answer = || self.shared_at(node, is_free).is_some() || self.may_lend(0);
+        let may_answer = || {
+            self.shared_at(node, is_free).is_some() || !self.thread.is_nobody() && self.may_lend(0)
+        };
         self.puts_off(false) || self.are_writes_held() && !may_answer()
     }
 
@@ -139,9 +142,14 @@ impl Upstream {
         self.least_held_up(links.iter().flatten().filter(fits))
     }
 
-    /// Waits until there is such a connection.
-    pub async fn until_bypass(&self, group: usize, state: &State, ends: Ends) {
-        while self.bypass(group, state, ends).is_none() {
+    /// Waits until there is such a connection, for as long as who waits for a loan has not got its turn.
+    pub async fn until_bypass(
+        &self,
+        (group, state): (usize, &State),
+        ends: Ends,
+        has_turn: &Cell<bool>,
+    ) {
+        while has_turn.get() || self.bypass(group, state, ends).is_none() {
             tokio::time::sleep(LOOKED_EVERY).await;
         }
     }

@@ -30,7 +30,7 @@ use std::rc::Rc;
 use std::task::{Context, Poll, Waker};
 
 use ending::Closing;
-use finishing::Finishing;
+use finishing::{Finishing, Returns};
 use tokio::sync::oneshot;
 
 use super::alone::is_login;
@@ -106,6 +106,7 @@ pub struct Link {
     /// Whether nothing more is to be sent on it.
     finishing: Cell<Finishing>,
     finishing_micros: Cell<u64>,
+    returns: Returns,
     /// The worker that gets its socket when it ends.
     passes_to: Cell<Option<usize>>,
     leaving: Cell<Option<Leaving>>,
@@ -171,6 +172,7 @@ impl Link {
             closing: Cell::new(None),
             finishing: Cell::default(),
             finishing_micros: Cell::default(),
+            returns: Returns::default(),
             passes_to: Cell::new(None),
             turn: Cell::new(0),
             woken: Cell::new(false),
@@ -407,7 +409,7 @@ impl Link {
                 Ok(()) => {}
                 Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
                 Err(error) => {
-                    return Poll::Ready(self.ended_amid_replies(&error));
+                    return Poll::Ready(self.ended_amid_replies(&error, idle));
                 }
             }
             self.react();
@@ -430,14 +432,6 @@ impl Link {
         }
         self.finish_if_asked(cx, stream);
         None
-    }
-
-    /// What it ended with, when reading did. What was answered before that still counts.
-    fn ended_amid_replies(&self, error: &io::Error) -> Ended {
-        // Who was due a reply tells a replica's close from others.
-        let ended = self.ended_by(error);
-        self.react();
-        ended
     }
 
     fn write(&self, cx: &mut Context<'_>, stream: &Stream) -> io::Result<()> {
@@ -680,10 +674,7 @@ impl Link {
             match popped.give_back(&bytes) {
                 crate::waits::Fate::Nothing => {}
                 crate::waits::Fate::Orphaned => self.thread.counters.orphaned_elements.add(1),
-                crate::waits::Fate::Return(request, elements) => {
-                    self.thread.counters.returned_elements.add(elements);
-                    self.send_own(&request, OwnReply::Ignore);
-                }
+                crate::waits::Fate::Return(request, elements) => self.put_back(request, elements),
             }
         }
     }

@@ -172,11 +172,6 @@ impl Link {
         }
     }
 
-    /// Its client leaves something on it that respool does not undo.
-    pub fn keep_traces(&self) {
-        self.keeps_traces.set(true);
-    }
-
     /// Whether its client may have left something on it that nothing undoes.
     pub(super) fn keeps_traces(&self) -> bool {
         let is_open = matches!(

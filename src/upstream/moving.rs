@@ -175,6 +175,11 @@ impl Upstream {
     /// Heeds what a read has brought: that the server is no primary, or the last reply of a connection that is being left.
     #[inline]
     pub(super) fn heed(self: &Rc<Self>, link: &Rc<Link>) {
+        if link.is_finishing() {
+            for (request, elements) in link.take_returns() {
+                self.put_back(link.worn().clone(), request, elements);
+            }
+        }
         if let Some(cause) = link.take_alarm() {
             self.suspect(link, cause);
         }
@@ -240,6 +245,7 @@ impl Upstream {
     pub async fn ask_at(self: &Rc<Self>, node: &Node, request: &[u8]) -> Option<Vec<u8>> {
         let is_own = |link: &Link| link.worn().user.is_none();
         if self.has_lanes()
+            && !self.thread.is_nobody()
             && self
                 .shared_at(node, |link| is_own(link) && !self.is_held_up(link))
                 .is_none()

@@ -86,9 +86,6 @@ impl Drop for Pin {
         if !self.link.is_alive() {
             return;
         }
-        if self.link.is_finishing() {
-            return self.link.close("its client has finished sending");
-        }
         let is_amid = self.link.is_raw() || self.link.is_partial() || self.link.may_never_end();
         if is_amid || self.upstream.is_stopping() {
             self.link
@@ -145,18 +142,22 @@ impl Upstream {
         self.pin_as(group, || state.clone(), outlet).await
     }
 
-    /// The same in any database, for who needs none: a server that a script keeps busy changes to none.
+    /// The same in any database, for who needs none: a server that a script keeps busy changes to none. `has_turn`: from then on the wait is
+    /// for the server alone.
     ///
     /// # Errors
     /// [`PinError`].
     pub async fn pin_anywhere(
-        self: Rc<Self>,
-        group: usize,
-        state: State,
+        self: &Rc<Self>,
+        (group, state): (usize, &State),
         outlet: Rc<Outlet>,
+        has_turn: &Cell<bool>,
     ) -> Result<Pin, PinError> {
-        self.pin_as(group, || self.in_any_database(&state), outlet)
-            .await
+        let wanted = || {
+            has_turn.set(true);
+            self.in_any_database(state)
+        };
+        self.pin_as(group, wanted, outlet).await
     }
 
     /// Lends a connection in the state that `wanted` names, when the group's turn comes.
@@ -458,7 +459,8 @@ impl Upstream {
             let may_fault = link.origin().version.faults_on_unblock();
             let sent_micros = link.blocked_micros();
             if may_fault || sent_micros.is_some_and(|sent| self.may_be_put_off(sent, true)) {
-                // The server forgets it as that of any client that leaves: a pause may have put it off.
+                // The server forgets it as that of any client that leaves: a pause may have put it off. What it has answered before goes back.
+                self.until_finished(link).await;
                 return link.close("its client has left amid a blocking call");
             }
             // Another server has other clients by the same ids.

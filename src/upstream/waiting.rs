@@ -3,6 +3,7 @@
 //! Invariant: a connection is given back, and gets its next call, only when no CLIENT UNBLOCK for it is under way.
 
 mod ending;
+mod unread;
 
 use std::cell::{Cell, RefCell};
 use std::collections::HashMap;
@@ -13,6 +14,8 @@ use std::time::Duration;
 
 use tokio::sync::{Notify, oneshot};
 use tokio::time::Instant;
+
+use unread::Unread;
 
 use super::apart::{Apart, WantedTry};
 use super::link::Link;
@@ -173,6 +176,8 @@ pub(super) struct Seat {
     is_calling: Cell<bool>,
     /// When its latest call was sent.
     called_micros: Cell<u64>,
+    /// What is known of the server's reading it.
+    unread: Cell<Unread>,
     /// What it is called for takes elements away.
     takes: Cell<bool>,
     /// CLIENT UNBLOCK is under way, or about to be repeated.
@@ -448,6 +453,7 @@ impl Upstream {
                     pin: RefCell::new(Some(pin)),
                     is_calling: Cell::new(false),
                     called_micros: Cell::default(),
+                    unread: Cell::default(),
                     takes: Cell::new(false),
                     is_unblocking: Cell::new(false),
                     next: RefCell::default(),
@@ -546,6 +552,8 @@ impl Upstream {
         if seat.link.renewal.is_due(now) && seat.link.takes_login() {
             self.renew(&seat.link);
         }
+        let ahead_bytes = ahead.as_ref().map_or(0, |(_, sending)| sending.bytes.len());
+        let unread = Unread::of(ahead_bytes + issued.bytes.len(), now);
         if let Some((attempt, sending)) = ahead {
             self.send_try(&seat.link, attempt, sending, || {});
         }
@@ -565,6 +573,7 @@ impl Upstream {
         };
         seat.is_calling.set(true);
         seat.called_micros.set(now);
+        seat.unread.set(unread);
         seat.takes.set(writes);
         let limit_bytes = self.limit_bytes(issued.takes);
         let then = Then::new(issued.replies, limit_bytes, Pace::Blocking, call);

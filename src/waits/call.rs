@@ -19,6 +19,9 @@ const COPIES: usize = 6;
 const LINE_BYTES: usize = 400;
 const WORD_BYTES: usize = 80;
 
+/// Memory of a class of its own: what is kept of its seat, its lines and its owner.
+const CLASS_BYTES: usize = 4 * 1024;
+
 /// What equal calls have in common.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Shape {
@@ -120,7 +123,12 @@ impl Call {
             Shape::Pops => LINE_BYTES,
             Shape::Takes | Shape::Reads => WORD_BYTES,
         };
-        COPIES * words + self.words.len() * beside
+        // Few others make the same call.
+        let class = match self.shape {
+            Shape::Pops => 0,
+            Shape::Takes | Shape::Reads => CLASS_BYTES,
+        };
+        COPIES * words + self.words.len() * beside + class
     }
 
     /// What it takes away.

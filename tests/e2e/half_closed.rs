@@ -283,88 +283,6 @@ fn a_call_that_takes_an_element_which_is_there_is_answered() {
     assert_eq!(redis.cmd(&["EXISTS", "after"]), Value::Int(0));
 }
 
-/// What is sent in one write, and what is done of it: up to the first call that waits.
-const UP_TO_A_CALL_THAT_WAITS: [&str; 13] = [
-    "RPUSH q x, BLPOP q 0, GET k, BLPOP q2 0",
-    "RPUSH q x, BLPOP q 0, GET k, BLPOP q2 0, INCR n, LPUSH q2 y",
-    "RPUSH q x y, BLPOP q 0, BLPOP q 0, GET k, BRPOP q 0, INCR n",
-    "RPUSH q x, BLMOVE q q3 LEFT LEFT 0, LLEN q3, BLMOVE q q3 LEFT LEFT 0, INCR n",
-    "XADD s 1-1 a b, XREAD BLOCK 0 STREAMS s 0, GET k, BLPOP q2 0, INCR n",
-    "RPUSH q x, BLPOP q 0, XREAD BLOCK 0 STREAMS s 1-1, INCR n",
-    "RPUSH q x, WAIT 0 0, BLPOP q 0, WAIT 0 0, GET k, BLPOP q2 0",
-    "RPUSH q x, BLPOP q 0, MULTI, INCR n, BLPOP q2 0, EXEC, GET n",
-    "RPUSH q x, BLPOP q 0, MULTI, INCR n, DISCARD, BLPOP q2 0, INCR n",
-    "RPUSH q x, BLPOP q 0, MULTI, INCR n, BLPOP q2 0",
-    "MULTI, RPUSH q x, BLPOP q 0, EXEC, GET k, BLPOP q2 0, INCR n",
-    "RPUSH q x, BLPOP q 0, EVAL return(1) 0, GET k, BLPOP q2 0, INCR n",
-    "BLPOP q2 0, INCR n",
-];
-
-/// The same with what respool answers itself, or sees to.
-const WITH_RESPOOLS_OWN: [&str; 7] = [
-    "RPUSH q x, BLPOP q 0, CLIENT REPLY SKIP, INCR n, CLIENT GETNAME, GET k",
-    "RPUSH q x, BLPOP q 0, NO.SUCH command, INCR n",
-    "RPUSH q x, BLPOP q 0, SELECT 3, INCR n, SELECT 99, BLPOP q2 0",
-    "RPUSH q x, BLPOP q 0, SELECT 3, INCR n, SELECT 0, INCR n, GET n, SELECT 3, GET n",
-    "RPUSH q x, BLPOP q 0, GET k, QUIT, INCR n",
-    "RPUSH q x, BLPOP q 0, MULTI, INCR n, QUIT, INCR n",
-    "BLPOP q2 0, GET k, CLIENT GETNAME, QUIT, INCR n",
-];
-
-#[test]
-fn what_was_sent_behind_calls_is_answered_up_to_the_first_that_waits() {
-    let redis = Redis::start(&[]);
-    let respool = Respool::start(&redis);
-    let answers = |client: Client, state: &[&str], lines: &[&str]| {
-        redis.flush();
-        redis.cmd(&["SET", "k", "v"]);
-        let read = half_closed(prepared(client, state), lines);
-        eventually(|| redis.info_number("blocked_clients") == 0, "nobody waits");
-        let left = ["n", "q", "q2", "q3"].map(|key| redis.cmd(&["EXISTS", key]));
-        (read, left)
-    };
-    let are_as_directly = |state: &[&str], lines: &[&str]| {
-        let direct = answers(redis.client(), state, lines);
-        let through = answers(respool.client(), state, lines);
-        assert_eq!(through, direct, "{state:?}: {lines:?}");
-    };
-    let states: [&[&str]; 4] = [
-        &["WATCH w"],
-        &["HELLO 3", "WATCH w"],
-        &["HELLO 3", "CLIENT TRACKING ON"],
-        &[],
-    ];
-    let amid_messages = ["2", "3"].map(amid_messages);
-    let amid_messages = amid_messages.each_ref().map(|state| {
-        let state: Vec<&str> = state.iter().map(String::as_str).collect();
-        state
-    });
-    for lines in UP_TO_A_CALL_THAT_WAITS {
-        let lines: Vec<&str> = lines.split(", ").collect();
-        // What has its turn only behind the call is dropped there.
-        let has_turns = lines[1..].contains(&"MULTI");
-        let amid_messages = amid_messages.iter().filter(|_| !has_turns);
-        let amid_messages = amid_messages.map(Vec::as_slice);
-        for state in states.into_iter().chain(amid_messages) {
-            are_as_directly(state, &lines);
-        }
-    }
-    for lines in WITH_RESPOOLS_OWN {
-        let lines: Vec<&str> = lines.split(", ").collect();
-        for state in states {
-            are_as_directly(state, &lines);
-        }
-    }
-    // More than may be under way of a client that goes on.
-    let many = [
-        &["RPUSH q x", "BLPOP q 0"],
-        &["GET k"; 5000][..],
-        &["BLPOP q2 0", "INCR n"],
-    ];
-    are_as_directly(&["WATCH w"], &many.concat());
-    eventually(|| respool.clients_of("default") == 0, "all places are back");
-}
-
 #[test]
 fn a_call_that_is_put_off_for_a_pause_ends_with_its_client() {
     let redis = Redis::start(&[]);
@@ -434,5 +352,25 @@ fn a_server_that_says_nothing_keeps_nobody_who_has_finished_sending() {
             || respool.metric("respool_server_up") == 1.0,
             "the server is seen again",
         );
+    }
+}
+
+#[test]
+fn an_element_is_not_lost_for_who_has_finished_sending() {
+    let redis = Redis::start(&[]);
+    let respool = Respool::with(&redis).start();
+    for state in ["WATCH w", "CLIENT TRACKING ON"] {
+        let mut client = prepared(respool.client(), &[state]);
+        let lines = ["RPUSH q a b", "BLPOP q 0", "LRANGE q 0 -1"];
+        let words = |line: &&str| encode(&line.split(' ').collect::<Vec<_>>());
+        client.send(lines.iter().flat_map(words).collect::<Vec<u8>>());
+        client.finish_sending();
+        let read = client.read_to_end();
+        let is_told = read.windows(3).any(|bytes| bytes == b"\r\na");
+        eventually(
+            || redis.cmd(&["LLEN", "q"]) == Value::Int(2 - i64::from(is_told)),
+            "it is told, or back",
+        );
+        redis.flush();
     }
 }

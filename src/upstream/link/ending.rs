@@ -97,6 +97,21 @@ impl From<Closing> for Ended {
 }
 
 impl Link {
+    /// What it ended with, when reading did. What was answered before that still counts.
+    pub(super) fn ended_amid_replies(
+        self: &Rc<Self>,
+        error: &io::Error,
+        idle: &mut impl FnMut(&Rc<Self>),
+    ) -> Ended {
+        // Who was due a reply tells a replica's close from others.
+        let ended = self.ended_by(error);
+        self.react();
+        if self.is_finishing() {
+            idle(self);
+        }
+        ended
+    }
+
     /// Where it goes to, and since when.
     pub fn origin(&self) -> &Origin {
         &self.origin

@@ -3,6 +3,7 @@
 //! Amid a stream nobody sees whether the server answers a call or lets it wait. The server knows: told that nothing more comes it ends a
 //! call that waits, and runs nothing behind it, and it answers one that need not wait.
 
+use std::cell::RefCell;
 use std::io;
 use std::task::{Context, Poll};
 
@@ -10,6 +11,7 @@ use super::Link;
 use crate::command::Delays;
 use crate::silence::{Awaited, Silence};
 use crate::transport::Stream;
+use crate::upstream::traffic::OwnReply;
 
 /// Whether nothing more is sent on a connection.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
@@ -24,7 +26,24 @@ pub(super) enum Finishing {
     Done,
 }
 
+/// Requests that put elements back, and how many each, which are to be sent elsewhere.
+pub(super) type Returns = RefCell<Vec<(Vec<u8>, u64)>>;
+
 impl Link {
+    /// Elements that came for a client that has left go back: from a connection on which nothing more is sent by way of another.
+    pub(super) fn put_back(&self, request: Vec<u8>, elements: u64) {
+        if self.is_finishing() {
+            return self.returns.borrow_mut().push((request, elements));
+        }
+        self.thread.counters.returned_elements.add(elements);
+        self.send_own(&request, OwnReply::Ignore);
+    }
+
+    /// What is to be put back by way of another connection.
+    pub(in super::super) fn take_returns(&self) -> Vec<(Vec<u8>, u64)> {
+        self.returns.take()
+    }
+
     /// Nothing is sent behind what has been sent up to now: the server is told so, and closes when it has answered, at once where it lets
     /// a call wait.
     pub fn finish_sending(&self) {

@@ -43,7 +43,7 @@ impl Link {
             match read {
                 Ok(()) => {}
                 Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
-                Err(error) => return Poll::Ready(self.ended_amid_replies(&error)),
+                Err(error) => return Poll::Ready(self.ended_amid_replies(&error, idle)),
             }
             has_read = true;
             self.react();

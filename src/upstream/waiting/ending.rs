@@ -103,18 +103,24 @@ impl Upstream {
     /// Has the server forget the call on a seat, as that of a client that leaves: it is told that nothing more comes on the
     /// connection.
     async fn finish_call(&self, seat: &Seat) {
-        seat.link.finish_sending();
+        self.until_finished(&seat.link).await;
+        seat.link.close("its call was ended with it");
+    }
+
+    /// Tells the server that nothing more comes on `link`, and waits until it has answered what need not wait, and closed; or has not within
+    /// `upstream.reply_timeout`. Nothing is to be sent on it any more.
+    pub(in super::super) async fn until_finished(&self, link: &Link) {
+        link.finish_sending();
         let limit = self.thread.settings().upstream.reply_timeout;
         let ended = async {
             let mut pause = Duration::from_millis(1);
-            while seat.is_calling.get() && seat.link.is_alive() {
+            while link.is_alive() && link.in_flight() > 0 {
                 tokio::time::sleep(pause).await;
                 pause = (pause * 2).min(LONGEST_PAUSE);
             }
         };
-        // However it ends, nothing is sent on it any more.
+        // However it ends, the connection goes.
         let _ = tokio::time::timeout(limit, ended).await;
-        seat.link.close("its call was ended with it");
     }
 
     /// Whether the server may be asked to end the call on a seat. A pause may have put the call off, of which respool need not have been told, and
@@ -137,7 +143,7 @@ impl Upstream {
             // What is done elsewhere tells nothing of the server that is left.
             return MayAsk::Never;
         }
-        if !may_fault || !writes || self.thread.pulse.has_written_behind(called) {
+        if !may_fault || !writes || self.has_come_to_wait(seat) {
             return MayAsk::Yes;
         }
         let (now, probe) = (self.thread.clock.now_micros(), &self.waiting.probe);
@@ -157,6 +163,14 @@ impl Upstream {
             true => MayAsk::No,
             false => MayAsk::Soon,
         }
+    }
+
+    /// Whether the call on a seat is known to wait, rather than to be put off.
+    fn has_come_to_wait(&self, seat: &Seat) -> bool {
+        let (pulse, now) = (&self.thread.pulse, self.thread.clock.now_micros());
+        let unread = seat.unread.get().by(pulse, now);
+        seat.unread.set(unread);
+        unread.is_over(pulse)
     }
 
     /// A call was sent that takes something away: that it waits, rather than is put off, is known before it is to be ended.
@@ -180,8 +194,7 @@ impl Upstream {
             let called = seat.called_micros.get();
             let waits = seat.is_calling.get() && seat.takes.get() && seat.link.is_alive();
             let may_fault = seat.link.origin().version.faults_on_unblock();
-            let is_known = self.thread.pulse.has_written_behind(called);
-            waits && may_fault && comes_first(called) < now && !is_known
+            waits && may_fault && comes_first(called) < now && !self.has_come_to_wait(seat)
         };
         let node = seats.values().find(is_unknown);
         let node = node.map(|seat| seat.link.origin().node.clone());
@@ -197,15 +210,17 @@ impl Upstream {
             && !is_refused
             && !self.puts_off(true)
         {
-            self.send_probe(&node, false);
+            // A try has just gone there for each call, and is a write as well.
+            self.send_probe(&node, true);
         }
     }
 
     /// Sends a write that changes nothing, and that a pause of writes holds back: on a connection lent for it, where nobody stands behind it, or
     /// else on a shared one, if it may. False: it is not sent.
     fn send_probe(self: &Rc<Self>, node: &Node, may_be_shared: bool) -> bool {
-        let lease = self.thread.process.budget.try_lease(0, self.thread.index);
-        if let Some(lease) = lease {
+        let lend = || self.thread.process.budget.try_lease(0, self.thread.index);
+        let lease = Some(()).filter(|()| !self.thread.is_nobody());
+        if let Some(lease) = lease.and_then(|()| lend()) {
             let now = self.thread.clock.now_micros();
             self.waiting.probe.sent_micros.set(now);
             tokio::task::spawn_local(Rc::clone(self).probe_apart(lease));

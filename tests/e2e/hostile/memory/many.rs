@@ -17,9 +17,15 @@ fn least(redis: &Redis) -> usize {
     ((own + COUNT * CLIENT_BYTES) / 3 * 4).next_multiple_of(MIB)
 }
 
-/// Lets [`COUNT`] clients in who call themselves something, and then has nearly all send `half`, the start of a request.
+/// The same where each sends `half`, the start of a request.
 #[track_caller]
 fn the_process_stays_within_its_memory(half: &[u8]) {
+    the_process_stays_within_its_memory_where(|_| half.to_vec());
+}
+
+/// Lets [`COUNT`] clients in who call themselves something, and then has nearly all send what `sent` makes of their number.
+#[track_caller]
+fn the_process_stays_within_its_memory_where(sent: impl Fn(usize) -> Vec<u8>) {
     let redis = Redis::start(&[]);
     let limit = least(&redis);
     let limits = format!(
@@ -33,13 +39,13 @@ fn the_process_stays_within_its_memory(half: &[u8]) {
         .collect();
     assert_eq!(disconnects(&respool, "memory"), 0.0, "for a name");
     let mut named = clients.split_off(COUNT - 10);
-    let mut silent = clients.iter_mut();
+    let mut silent = clients.iter_mut().enumerate();
     let most = most_resident(
         &respool,
         || {
-            for client in silent.by_ref().take(100) {
+            for (number, client) in silent.by_ref().take(100) {
                 // It may be the one that goes.
-                let _ = client.try_send(half);
+                let _ = client.try_send(sent(number));
             }
             silent.len() == 0
         },
@@ -80,4 +86,12 @@ fn the_process_stays_within_its_memory_when_no_array_ends() {
     let head = b"*1000\r\n".as_slice();
     let elements = &whole[b"*550\r\n".len()..];
     the_process_stays_within_its_memory(&[head, elements].concat());
+}
+
+#[test]
+fn the_process_stays_within_its_memory_when_each_waits_for_something_else() {
+    the_process_stays_within_its_memory_where(|number| {
+        let (source, target) = (format!("from-{number}"), format!("to-{number}"));
+        encode(&["BLMOVE", &source, &target, "LEFT", "LEFT", "0"])
+    });
 }

@@ -134,9 +134,34 @@ fn what_ends_a_pause_is_not_held_up_by_blocked_clients() {
         "all that can be lent is lent to them",
     );
     pause(&mut other);
-    assert_eq!(other.cmd(&["WATCH", "k"]), Value::ok());
-    assert_eq!(other.cmd(&["UNWATCH"]), Value::ok());
     assert_eq!(other.cmd(&["CLIENT", "UNPAUSE"]), Value::ok());
+    for (number, client) in clients.iter_mut().enumerate() {
+        redis.cmd(&["RPUSH", &format!("from{number}"), "x"]);
+        assert_eq!(client.reply(), Value::bulk("x"));
+    }
+}
+
+#[test]
+fn who_waited_before_a_pause_gives_way_to_others_amid_it() {
+    let redis = Redis::start(&[]);
+    let respool = Respool::with(&redis)
+        .top("workers = 1")
+        .upstream("max_connections = 4\nshared_connections = 1")
+        .start();
+    let calls = ["BLMOVE from0 to LEFT LEFT 0", "BLMOVE from1 to LEFT LEFT 0"];
+    let mut clients = blocked(&respool, &calls);
+    wait_at_the_server(&redis, 2);
+    // Ended once it is known that it waits, and so that those do which were called before it.
+    let mut other = respool.client();
+    let call = ["BLMOVE", "from2", "to", "LEFT", "LEFT", "0.3"];
+    assert!(other.cmd(&call).is_null());
+    pause(&mut other);
+    let mut watching = [other, respool.client(), respool.client()];
+    for client in &mut watching {
+        assert_eq!(client.cmd(&["WATCH", "k"]), Value::ok());
+    }
+    assert_eq!(redis.cmd(&["CLIENT", "UNPAUSE"]), Value::ok());
+    drop(watching);
     for (number, client) in clients.iter_mut().enumerate() {
         redis.cmd(&["RPUSH", &format!("from{number}"), "x"]);
         assert_eq!(client.reply(), Value::bulk("x"));

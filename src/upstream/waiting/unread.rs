@@ -1,0 +1,68 @@
+//! Whether the server has read a call: of each connection it reads so much in one turn, and what else it has done meanwhile says nothing of the rest.
+
+use crate::upstream::pulse::ThreadPulse;
+
+/// What a server reads of a connection in one turn at most (`PROTO_IOBUF_LEN`).
+const READ_A_TURN: usize = 16 * 1024;
+
+/// How much of a call the server may not have read yet.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub(super) struct Unread {
+    /// When that began which it reads in its next turn.
+    since_micros: u64,
+    /// How many turns it has yet to take behind that one.
+    turns: usize,
+}
+
+impl Unread {
+    /// A call of `bytes`, with what is sent ahead of it.
+    pub(super) fn of(bytes: usize, now_micros: u64) -> Self {
+        Self {
+            since_micros: now_micros,
+            turns: bytes / READ_A_TURN,
+        }
+    }
+
+    /// The same as far as is known now.
+    pub(super) fn by(mut self, pulse: &ThreadPulse, now_micros: u64) -> Self {
+        if self.turns > 0 && pulse.has_written_behind(self.since_micros) {
+            self.turns -= 1;
+            self.since_micros = now_micros;
+        }
+        self
+    }
+
+    /// Whether the server has done a write since it has read all of the call: that waits, and was not put off for a pause.
+    pub(super) fn is_over(self, pulse: &ThreadPulse) -> bool {
+        self.turns == 0 && pulse.has_written_behind(self.since_micros)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_long_call_takes_as_many_turns_more() {
+        let pulse = ThreadPulse::default();
+        let mut now = 1_000_000;
+        for (bytes, turns) in [
+            (100, 0),
+            (READ_A_TURN - 1, 0),
+            (READ_A_TURN, 1),
+            (60_000, 3),
+        ] {
+            let mut unread = Unread::of(bytes, now);
+            let mut taken = 0;
+            while !unread.is_over(&pulse) {
+                now += 20_000;
+                pulse.answered(now);
+                pulse.written(pulse.answered_micros());
+                unread = unread.by(&pulse, now);
+                taken += 1;
+            }
+            assert_eq!(taken, turns + 1, "{bytes}");
+            assert_eq!(unread.by(&pulse, now), unread);
+        }
+    }
+}
