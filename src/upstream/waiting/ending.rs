@@ -15,7 +15,7 @@ use crate::resp::speak::encode_request;
 use crate::session::{State, stand_in_for};
 use crate::telemetry::{Bound, LossCause};
 use crate::upstream::link::{Leaving, Link};
-use crate::upstream::pauses::{COMES_FIRST, comes_first};
+use crate::upstream::pauses::COMES_FIRST;
 use crate::upstream::pool::Upstream;
 use crate::upstream::traffic::{Answer, OwnReply, Pace, Then};
 use crate::waits::SeatId;
@@ -156,7 +156,8 @@ impl Upstream {
         if held > 0 && !is_past(held, HELD_FOR) {
             return MayAsk::No;
         }
-        if sent == 0 && now > comes_first(called) && !self.send_probe(node, !is_for_nobody) {
+        let is_due = seat.unread.get().may_be_proven(now);
+        if sent == 0 && is_due && !self.send_probe(node, !is_for_nobody) {
             return MayAsk::No;
         }
         match sent > 0 && is_past(sent, PROBED_WITHIN) {
@@ -191,13 +192,18 @@ impl Upstream {
         let now = self.thread.clock.refresh();
         let seats = self.waiting.seats.borrow();
         let is_unknown = |seat: &&Rc<Seat>| {
-            let called = seat.called_micros.get();
             let waits = seat.is_calling.get() && seat.takes.get() && seat.link.is_alive();
             let may_fault = seat.link.origin().version.faults_on_unblock();
-            waits && may_fault && comes_first(called) < now && !self.has_come_to_wait(seat)
+            waits && may_fault && !self.has_come_to_wait(seat)
         };
-        let node = seats.values().find(is_unknown);
-        let node = node.map(|seat| seat.link.origin().node.clone());
+        let is_due = |seat: &&Rc<Seat>| is_unknown(seat) && seat.unread.get().may_be_proven(now);
+        let due = seats.values().find(is_due);
+        if due.is_none()
+            && let Some(later) = seats.values().find(is_unknown)
+        {
+            self.plan_probe(&later.link);
+        }
+        let node = due.map(|seat| seat.link.origin().node.clone());
         drop(seats);
         let probe = &self.waiting.probe;
         let is_refused = probe.refused_micros.get() > 0

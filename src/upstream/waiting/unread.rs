@@ -1,5 +1,6 @@
 //! Whether the server has read a call: of each connection it reads so much in one turn, and what else it has done meanwhile says nothing of the rest.
 
+use crate::upstream::pauses::comes_first;
 use crate::upstream::pulse::ThreadPulse;
 
 /// What a server reads of a connection in one turn at most (`PROTO_IOBUF_LEN`).
@@ -32,6 +33,11 @@ impl Unread {
         self
     }
 
+    /// Whether something that is sent now may prove a turn: it comes to the server behind what that is about.
+    pub(super) fn may_be_proven(self, now_micros: u64) -> bool {
+        comes_first(self.since_micros) < now_micros
+    }
+
     /// Whether the server has done a write since it has read all of the call: that waits, and was not put off for a pause.
     pub(super) fn is_over(self, pulse: &ThreadPulse) -> bool {
         self.turns == 0 && pulse.has_written_behind(self.since_micros)
@@ -55,7 +61,9 @@ mod tests {
             let mut unread = Unread::of(bytes, now);
             let mut taken = 0;
             while !unread.is_over(&pulse) {
+                assert!(!unread.may_be_proven(now));
                 now += 20_000;
+                assert!(unread.may_be_proven(now));
                 pulse.answered(now);
                 pulse.written(pulse.answered_micros());
                 unread = unread.by(&pulse, now);
