@@ -175,10 +175,8 @@ impl Upstream {
     /// Heeds what a read has brought: that the server is no primary, or the last reply of a connection that is being left.
     #[inline]
     pub(super) fn heed(self: &Rc<Self>, link: &Rc<Link>) {
-        if link.is_finishing() {
-            for (request, elements) in link.take_returns() {
-                self.put_back(link.worn().clone(), request, elements);
-            }
+        for (request, elements) in link.take_returns() {
+            self.put_back(link.worn().clone(), request, elements);
         }
         if let Some(cause) = link.take_alarm() {
             self.suspect(link, cause);

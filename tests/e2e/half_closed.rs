@@ -374,3 +374,32 @@ fn an_element_is_not_lost_for_who_has_finished_sending() {
         redis.flush();
     }
 }
+
+#[test]
+fn an_element_goes_back_that_its_client_may_not_put_back() {
+    let redis = Redis::start(&[]);
+    let user = [
+        "ACL", "SETUSER", "pops", "on", ">secret", "~*", "&*", "+@all", "-lpush", "-rpush",
+    ];
+    assert_eq!(redis.cmd(&user), Value::ok());
+    let respool = Respool::with(&redis).start();
+    let mut told = Vec::new();
+    while respool.metric_or_zero("respool_returned_elements_total") < 20.0 {
+        let key = format!("q{}", told.len());
+        redis.cmd(&["RPUSH", &key, "a"]);
+        let mut client = prepared(respool.client(), &["AUTH pops secret", "WATCH w"]);
+        let call = [format!("BLPOP {key} 0"), format!("LLEN {key}")];
+        client.send(requests(&call.each_ref().map(String::as_str)));
+        client.finish_sending();
+        let read = client.read_to_end();
+        told.push(read.windows(3).any(|bytes| bytes == b"\r\na"));
+        assert!(told.len() < 20_000, "it never comes for one who has left");
+    }
+    for (number, is_told) in told.into_iter().enumerate() {
+        let there = Value::Int(i64::from(!is_told));
+        eventually(
+            || redis.cmd(&["LLEN", &format!("q{number}")]) == there,
+            "it is told, or back",
+        );
+    }
+}

@@ -106,7 +106,7 @@ impl Link {
         // Who was due a reply tells a replica's close from others.
         let ended = self.ended_by(error);
         self.react();
-        if self.is_finishing() {
+        if self.has_returns() {
             idle(self);
         }
         ended

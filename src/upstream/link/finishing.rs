@@ -11,7 +11,6 @@ use super::Link;
 use crate::command::Delays;
 use crate::silence::{Awaited, Silence};
 use crate::transport::Stream;
-use crate::upstream::traffic::OwnReply;
 
 /// Whether nothing more is sent on a connection.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
@@ -26,17 +25,19 @@ pub(super) enum Finishing {
     Done,
 }
 
-/// Requests that put elements back, and how many each, which are to be sent elsewhere.
+/// Requests that put elements back, and how many each.
 pub(super) type Returns = RefCell<Vec<(Vec<u8>, u64)>>;
 
 impl Link {
-    /// Elements that came for a client that has left go back: from a connection on which nothing more is sent by way of another.
+    /// Elements that came for a client that has left go back by way of a shared connection: nothing more may be sent on this one, and whether
+    /// the server takes them has to be seen.
     pub(super) fn put_back(&self, request: Vec<u8>, elements: u64) {
-        if self.is_finishing() {
-            return self.returns.borrow_mut().push((request, elements));
-        }
-        self.thread.counters.returned_elements.add(elements);
-        self.send_own(&request, OwnReply::Ignore);
+        self.returns.borrow_mut().push((request, elements));
+    }
+
+    /// Whether there are such.
+    pub(super) fn has_returns(&self) -> bool {
+        !self.returns.borrow().is_empty()
     }
 
     /// What is to be put back by way of another connection.
