@@ -186,9 +186,15 @@ impl Client {
 
     /// Whether the client has finished sending while it waits in a call that waits at the server. One that takes nothing away may yet be
     /// answered at once, and has the time for that; of one that takes an element the element stays for those who are there.
+    #[inline]
     pub(super) fn leaves_its_call(&self) -> bool {
+        self.has_finished() && self.leaves_what_it_is_blocked_in()
+    }
+
+    /// The same of one that has finished sending.
+    fn leaves_what_it_is_blocked_in(&self) -> bool {
         // All that it has sent is read first: a socket closed with unread bytes in it takes answers along.
-        if !self.has_finished() || self.may_read() || !self.is_blocked() {
+        if self.may_read() || !self.is_blocked() {
             return false;
         }
         let is_past_grace = || {

@@ -147,8 +147,8 @@ impl Client {
             }
             // The one selected before it is asked for next.
             (Purpose::Settle(_), Err(_)) => {}
-            (Purpose::Hello(login), Ok(())) => self.greet_on_pin(login),
-            (Purpose::Login(login), Ok(())) => self.logged_in(login),
+            (Purpose::Hello(login), Ok(())) => self.greet_on_pin(*login),
+            (Purpose::Login(login), Ok(())) => self.logged_in(*login),
             (Purpose::Select(_), Err(reply)) => {
                 self.answer(&reply);
                 self.end_if_lost(&reply);
@@ -387,7 +387,7 @@ impl Client {
             let explain = self.site.thread.settings().limits.explain_rejections;
             self.reply(&refusal.client_text(explain));
         }
-        self.rejected = Some(refusal);
+        self.rejected = Some(Box::new(refusal));
         self.ending = Some(Disconnect::Rejected);
     }
 }

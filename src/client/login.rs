@@ -298,13 +298,13 @@ impl Client {
             if authenticates {
                 self.log_in_on_pin(target, login);
             } else {
-                self.dress_pin(target, Change::InPlace, Purpose::Login(login));
+                self.dress_pin(target, Change::InPlace, Purpose::Login(Box::new(login)));
             }
         } else if is_settled {
             self.logged_in(login);
         } else {
             let place = authenticates.then(|| self.site.login_place(&login));
-            self.ask_shared(&target, place, Purpose::Login(login));
+            self.ask_shared(&target, place, Purpose::Login(Box::new(login)));
             self.note_kept(0);
         }
     }
@@ -314,8 +314,8 @@ impl Client {
         let Some(pin) = &self.pin else { return };
         let worn = pin.link().worn().clone();
         let purpose = match worn.protocol == target.protocol {
-            true => Purpose::Login(login),
-            false => Purpose::Hello(login),
+            true => Purpose::Login(Box::new(login)),
+            false => Purpose::Hello(Box::new(login)),
         };
         let user = target.user;
         self.dress_pin(State { user, ..worn }, Change::Authenticate, purpose);
@@ -335,7 +335,7 @@ impl Client {
         self.session.state.user.clone_from(&target.user);
         self.resident.login.is_taken();
         self.note_user();
-        self.dress_pin(target, Change::InPlace, Purpose::Login(login));
+        self.dress_pin(target, Change::InPlace, Purpose::Login(Box::new(login)));
     }
 
     pub(super) fn logged_in(&mut self, login: Login) {

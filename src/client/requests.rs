@@ -216,7 +216,7 @@ impl Client {
             deny,
             learned,
             role: thread.role(),
-            server: thread.server_version(),
+            server: thread.packed_version(),
         }
     }
 

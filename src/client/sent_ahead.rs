@@ -85,9 +85,18 @@ impl Client {
         self.site.thread.settings().limits.max_client_read_ahead
     }
 
-    /// Whether the client is read.
+    /// Whether the client is read. Asked several times in each turn, so what is nearly always so is seen where it is asked.
+    #[inline]
     pub(super) fn may_read(&self) -> bool {
-        !self.is_at_end && (self.sent_ahead.is_none() && self.may_use() || self.is_read_on())
+        let waits_for_nothing = matches!(self.wait, Wait::Nothing);
+        let is_free = waits_for_nothing && self.ending.is_none() && self.sent_ahead.is_none();
+        !self.is_at_end && (is_free || self.may_read_amid_a_wait())
+    }
+
+    /// Whether the client is read that waits for something, or has sent more than is looked at now.
+    #[inline(never)]
+    fn may_read_amid_a_wait(&self) -> bool {
+        self.sent_ahead.is_none() && self.may_use() || self.is_read_on()
     }
 
     /// Whether the client is read though no request of it is wanted: it waits in a call that may wait for as long as it likes, which

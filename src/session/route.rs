@@ -8,7 +8,9 @@ use crate::command::{
 };
 use crate::config::Role;
 use crate::resp::{Bounds, Request, RequestScanner, Scan};
-use crate::texts::{ServerVersion, has_command, unknown_command, unknown_subcommand};
+use crate::texts::{
+    PackedVersion, ServerVersion, has_command, unknown_command, unknown_subcommand,
+};
 
 /// Where a request goes.
 #[derive(Debug, PartialEq, Eq)]
@@ -54,7 +56,7 @@ pub struct Rules<'a> {
     /// What the server is for.
     pub role: Role,
     /// Which server it is.
-    pub server: ServerVersion,
+    pub server: PackedVersion,
 }
 
 /// How a command travels that the table does not know while the server has not told of its commands: it may be any.
@@ -74,7 +76,7 @@ pub fn route(name: &[u8], request: &Request<'_>, rules: &Rules<'_>) -> Routed {
         Some(id) if !is_container(id) => id,
         _ => match identify(name, request.argument(1)) {
             Named::Known(id) => id,
-            Named::Torn => return torn(name, request, rules.server),
+            Named::Torn => return torn(name, request, rules.server.version()),
             Named::Unknown => return unknown(route_unknown(name, request, rules)),
         },
     };
@@ -108,8 +110,8 @@ pub fn route(name: &[u8], request: &Request<'_>, rules: &Rules<'_>) -> Routed {
             None => Route::Shared,
         },
         Way::Pinned(reason) => Route::Pinned(reason),
-        Way::Subscribed if has_command(rules.server, spec(id).name) => Route::Subscribed,
-        Way::Subscribed => Route::Refused(unknown_command(rules.server, request)),
+        Way::Subscribed if has_command(rules.server.version(), spec(id).name) => Route::Subscribed,
+        Way::Subscribed => Route::Refused(unknown_command(rules.server.version(), request)),
         Way::Local(local) => Route::Local(local),
         Way::Refused => Route::Refused(NO_REPLICATION.to_vec()),
     };
@@ -180,7 +182,7 @@ fn route_unknown(name: &[u8], request: &Request<'_>, rules: &Rules<'_>) -> Route
     }
     match rules.learned.map_or(UNKNOWN, |learned| learned.way(name)) {
         Way::Pinned(reason) => Route::Pinned(reason),
-        Way::Refused => Route::Refused(unknown_command(rules.server, request)),
+        Way::Refused => Route::Refused(unknown_command(rules.server.version(), request)),
         _ => Route::Fenced,
     }
 }

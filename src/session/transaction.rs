@@ -158,6 +158,7 @@ impl Transaction {
     }
 
     /// Whether the connection holds nothing of this client's.
+    #[inline]
     pub fn is_clear(&self) -> bool {
         !self.open
             && !self.watching

@@ -18,4 +18,4 @@ pub use refusals::{
     no_permission, resets_strangers, senseless_subcommand, subscribers_may_not, unknown_command,
     unknown_subcommand, wrong_arity,
 };
-pub use version::{Product, ServerVersion};
+pub use version::{PackedVersion, Product, ServerVersion};

@@ -121,6 +121,24 @@ impl ServerVersion {
     }
 }
 
+/// A version as threads share it: what each request carries along, and few look at.
+#[derive(Debug, Clone, Copy, Default)]
+pub struct PackedVersion(u32);
+
+impl PackedVersion {
+    /// That of these [`ServerVersion::to_bits`].
+    #[inline]
+    pub fn of_bits(bits: u32) -> Self {
+        Self(bits)
+    }
+
+    /// Which server it is.
+    #[inline]
+    pub fn version(self) -> ServerVersion {
+        ServerVersion::from_bits(self.0)
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

@@ -27,7 +27,7 @@ use crate::fanout::{Audiences, Weights};
 use crate::memory::{Account, Memory, Strangers};
 use crate::session::{Credentials, Own, State};
 use crate::telemetry::{Parts, ServerHealth, Throttle, WorkerCounters};
-use crate::texts::ServerVersion;
+use crate::texts::{PackedVersion, ServerVersion};
 use crate::transport::{Clock, Connector, READ_SIZE};
 
 /// What the workers of the process share.
@@ -315,7 +315,13 @@ impl Thread {
     /// Which server it is, and so whose words are spoken. It costs what reading a number costs.
     #[inline]
     pub fn server_version(&self) -> ServerVersion {
-        ServerVersion::from_bits(self.process.server_version.load(Ordering::Relaxed))
+        self.packed_version().version()
+    }
+
+    /// The same, for those who mostly do not look at it.
+    #[inline]
+    pub fn packed_version(&self) -> PackedVersion {
+        PackedVersion::of_bits(self.process.server_version.load(Ordering::Relaxed))
     }
 
     /// What the server is for. Asked of every request, so without a count.
