@@ -273,6 +273,7 @@ impl Client {
     /// What has not been sent never will be; the replies that are due are still written.
     fn drop_unsent(&mut self) {
         self.wait = Wait::Nothing;
+        self.outlet.hold_wait(0);
         self.line = None;
         self.drop_input();
         drop(self.outlet.take_unsent());

@@ -459,8 +459,12 @@ impl Client {
             Wait::Task(task) | Wait::Loan(task) | Wait::Others(task) => {
                 let mut cx = Context::from_waker(cx.waker());
                 match task.as_mut().poll(&mut cx) {
-                    Poll::Pending => false,
+                    Poll::Pending => {
+                        self.outlet.hold_wait(size_of_val(&**task));
+                        false
+                    }
                     Poll::Ready(done) => {
+                        self.outlet.hold_wait(0);
                         self.wait = Wait::Nothing;
                         self.done(done);
                         matches!(self.wait, Wait::Nothing) || self.poll_wait(&cx)

@@ -64,6 +64,8 @@ pub struct Outlet {
     stream_bytes: Cell<u32>,
     /// What else is kept while it is there: names of what it is subscribed to, its blocked call.
     kept_bytes: Cell<u32>,
+    /// What it takes to wait for what it waits for.
+    wait_bytes: Cell<u32>,
     /// What of it is on the worker's account.
     holding: Holding,
     /// The client's figures, and its group's: what is written counts at once, whoever writes it.
@@ -101,6 +103,7 @@ impl Outlet {
             input_bytes: Cell::new(0),
             stream_bytes: Cell::new(0),
             kept_bytes: Cell::new(0),
+            wait_bytes: Cell::new(0),
             holding: Holding::new(account),
             card,
             counters,

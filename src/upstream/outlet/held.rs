@@ -35,6 +35,7 @@ impl Outlet {
         self.input_bytes.set(0);
         self.stream_bytes.set(0);
         self.kept_bytes.set(0);
+        self.wait_bytes.set(0);
         self.holding.set(0);
     }
 
@@ -54,8 +55,9 @@ impl Outlet {
     /// Memory that is held for it beside its replies.
     #[inline]
     fn beside_replies(&self) -> usize {
-        let kept = self.kept_bytes.get() as usize + self.stream_bytes.get() as usize;
-        self.input_bytes.get() + kept
+        let small = [&self.kept_bytes, &self.wait_bytes, &self.stream_bytes];
+        let small: usize = small.iter().map(|bytes| bytes.get() as usize).sum();
+        self.input_bytes.get() + small
     }
 
     /// The client's task holds so much of what the client has sent.
@@ -70,6 +72,13 @@ impl Outlet {
         let bytes = u32::try_from(bytes).unwrap_or(u32::MAX);
         let before = self.kept_bytes.replace(bytes);
         self.changed(before as usize, bytes as usize);
+    }
+
+    /// It takes so much to wait for what the client waits for; 0: it does not wait.
+    #[inline]
+    pub fn hold_wait(&self, bytes: usize) {
+        let before = self.wait_bytes.replace(bytes as u32);
+        self.changed(before as usize, bytes);
     }
 
     /// TLS holds something else now.

@@ -95,3 +95,24 @@ fn the_process_stays_within_its_memory_when_each_waits_for_something_else() {
         encode(&["BLMOVE", &source, &target, "LEFT", "LEFT", "0"])
     });
 }
+
+/// Which takes most of what such a client takes.
+#[test]
+fn what_it_takes_to_wait_is_on_the_account() {
+    const WAITING: usize = 500;
+    let redis = Redis::start(&[]);
+    let respool = Respool::with(&redis)
+        .upstream("max_connections = 4\nborrow_timeout = \"60s\"")
+        .start();
+    let held = || respool.metric("respool_memory_bytes") as usize;
+    let mut clients: Vec<Client> = (0..WAITING).map(|_| respool.client()).collect();
+    clients.iter_mut().for_each(Client::ping);
+    let before = held();
+    for client in &mut clients {
+        client.send(encode(&["WATCH", "key"]));
+    }
+    let waiting = (WAITING - 4) * 1024;
+    eventually(|| held() > before + waiting, "what they wait with counts");
+    drop(clients);
+    eventually(|| held() < before + waiting / 8, "nobody waits any more");
+}
