@@ -149,7 +149,6 @@ impl Client {
             };
             // What is being opened for it is no reason to go elsewhere.
             let has_turn = Cell::new(false);
-            let _counted = upstream.waits_to_end(ends);
             let borrowing = upstream.pin_anywhere((group, &state), outlet, &has_turn);
             tokio::select! {
                 biased;

@@ -12,7 +12,6 @@ use std::time::Duration;
 
 use super::link::Link;
 use super::pool::{Outcome, Upstream, Waiter};
-use super::returning::UnderWay;
 use super::traffic::Inner;
 use crate::command::Delays;
 use crate::failover::Node;
@@ -141,12 +140,6 @@ impl Upstream {
         };
         let links = self.links.borrow();
         self.least_held_up(links.iter().flatten().filter(fits))
-    }
-
-    /// Counts one that waits to end a pause, while it does: blocked clients give way to it though their calls cannot be unblocked.
-    pub fn waits_to_end(&self, ends: Ends) -> Option<UnderWay> {
-        let count = &self.waiting.pause_enders;
-        (ends == Ends::Pause).then(|| UnderWay::new(count))
     }
 
     /// Waits until there is such a connection, for as long as who waits for a loan has not got its turn.

@@ -22,7 +22,7 @@ pub(super) struct Returning {
 }
 
 /// Counts something that is under way.
-pub struct UnderWay(Rc<Cell<usize>>);
+pub(super) struct UnderWay(Rc<Cell<usize>>);
 
 thread_local! {
     static LINE: Throttle = Throttle::default();

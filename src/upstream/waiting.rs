@@ -199,8 +199,6 @@ pub(super) struct Waiting {
     lease_waits: Cell<usize>,
     /// When seats were last given back for those of other workers.
     yielded_micros: Cell<u64>,
-    /// How many wait for a connection on which they end a pause.
-    pub(super) pause_enders: Rc<Cell<usize>>,
     pub(super) apart: Apart,
     /// Calls, tries and elements on their way back.
     pub(super) under_way: Rc<Cell<usize>>,

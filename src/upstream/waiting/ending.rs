@@ -77,8 +77,6 @@ impl Upstream {
             match self.may_ask_to_end(seat, is_left()) {
                 MayAsk::Never => return self.finish_call(seat).await,
                 MayAsk::Perhaps | MayAsk::No if is_left() => return self.finish_call(seat).await,
-                // The pause keeps from it what it waits for, so that it loses nothing.
-                MayAsk::No if self.is_to_end_pause(seat) => return self.finish_call(seat).await,
                 MayAsk::Yes | MayAsk::Perhaps => match self.ask_to_end(seat, is_left).await {
                     Asked::Over => return,
                     Asked::Left => return self.finish_call(seat).await,
@@ -166,12 +164,6 @@ impl Upstream {
             true => MayAsk::No,
             false => MayAsk::Soon,
         }
-    }
-
-    /// Whether somebody waits for the connection of a seat to end a pause on it, which holds up every shared connection.
-    fn is_to_end_pause(&self, seat: &Seat) -> bool {
-        let is_wanted = self.waiting.pause_enders.get() > 0;
-        is_wanted && seat.takes.get() && self.puts_off(true) && self.are_all_held_up()
     }
 
     /// Whether the call on a seat is known to wait, rather than to be put off.
