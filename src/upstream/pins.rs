@@ -466,7 +466,11 @@ impl Upstream {
             // Another server has other clients by the same ids.
             match self.ask_at(&link.origin().node, &request).await {
                 Some(_) => {}
-                None => return link.close("no connection left to unblock it with"),
+                None => {
+                    // Nor one on which it could be seen whether it has been answered.
+                    self.until_finished(link).await;
+                    return link.close("no connection left to unblock it with");
+                }
             }
             tokio::time::sleep(pause).await;
             pause = (pause * 2).min(Duration::from_millis(50));

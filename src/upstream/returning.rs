@@ -65,13 +65,13 @@ impl Upstream {
     }
 
     /// The server has answered, or not, the request that puts elements back.
-    fn returned(self: &Rc<Self>, mut returning: Returning, answer: Answer) {
+    pub(super) fn returned(self: &Rc<Self>, mut returning: Returning, answer: Answer) {
         let counters = &self.thread.counters;
         match answer {
             Answer::Replies(reply) if !reply.starts_with(b"-") => {
                 counters.returned_elements.add(returning.elements);
             }
-            // A client may be allowed to pop and not to push: respool's own user tries.
+            // A client may be allowed to pop and not to push, or not be let in any more: respool's own user tries.
             Answer::Replies(_) if returning.state.user.take().is_some() => {
                 let state = returning.state.clone();
                 self.find_for(state, Errand::PutBack(returning));

@@ -388,7 +388,7 @@ impl Upstream {
         }
     }
 
-    fn give_up(&self, errand: Errand, error: WaitError) {
+    fn give_up(self: &Rc<Self>, errand: Errand, error: WaitError) {
         match errand {
             Errand::Try(WantedTry { attempt, .. }, _) => {
                 let failure = match error {
@@ -401,7 +401,11 @@ impl Upstream {
                     .borrow_mut()
                     .failed(attempt, failure, now);
             }
-            Errand::PutBack(returning) => self.not_returned(&returning),
+            Errand::PutBack(returning) => match error {
+                WaitError::Unreachable => self.not_returned(&returning),
+                // As if it had refused the request: another user may be let in.
+                WaitError::Refused(reply) => self.returned(returning, Answer::Replies(reply)),
+            },
         }
     }
 

@@ -375,19 +375,30 @@ fn an_element_is_not_lost_for_who_has_finished_sending() {
     }
 }
 
-#[test]
-fn an_element_goes_back_that_its_client_may_not_put_back() {
-    let redis = Redis::start(&[]);
-    let user = [
-        "ACL", "SETUSER", "pops", "on", ">secret", "~*", "&*", "+@all", "-lpush", "-rpush",
-    ];
-    assert_eq!(redis.cmd(&user), Value::ok());
-    let respool = Respool::with(&redis).start();
+/// Has one client after the other leave behind a call that takes an element, as `pops` whose password is the number of it; `meanwhile` is done
+/// when it has logged in. As often as 20 of the elements have come for one who had left: each is back, and counted so.
+#[track_caller]
+fn elements_of_those_who_have_left_go_back(
+    (redis, respool): (&Redis, &Respool),
+    user: &[&str],
+    mut meanwhile: impl FnMut(),
+) {
     let mut told = Vec::new();
-    while respool.metric_or_zero("respool_returned_elements_total") < 20.0 {
-        let key = format!("q{}", told.len());
+    let count = |what| respool.metric_or_zero(&format!("respool_{what}_elements_total"));
+    while count("returned") + count("orphaned") < 20.0 {
+        let number = told.len();
+        let key = format!("q{number}");
+        let login = format!("AUTH pops {number}");
+        let secret = format!(">{number}");
+        let user = [
+            &["ACL", "SETUSER", "pops", "on", "resetpass", &secret],
+            user,
+        ]
+        .concat();
+        assert_eq!(redis.cmd(&user), Value::ok());
         redis.cmd(&["RPUSH", &key, "a"]);
-        let mut client = prepared(respool.client(), &["AUTH pops secret", "WATCH w"]);
+        let mut client = prepared(respool.client(), &[&login, "WATCH w"]);
+        meanwhile();
         let call = [format!("BLPOP {key} 0"), format!("LLEN {key}")];
         client.send(requests(&call.each_ref().map(String::as_str)));
         client.finish_sending();
@@ -402,4 +413,28 @@ fn an_element_goes_back_that_its_client_may_not_put_back() {
             "it is told, or back",
         );
     }
+    assert_eq!(count("orphaned"), 0.0);
+}
+
+#[test]
+fn an_element_goes_back_that_its_client_may_not_put_back() {
+    let redis = Redis::start(&[]);
+    let respool = Respool::with(&redis).start();
+    let user = ["~*", "&*", "+@all", "-lpush", "-rpush"];
+    elements_of_those_who_have_left_go_back((&redis, &respool), &user, || ());
+}
+
+#[test]
+fn an_element_goes_back_whose_user_may_not_log_in_any_more() {
+    let redis = Redis::start(&[]);
+    let respool = Respool::with(&redis)
+        .upstream("max_connections = 4\nshared_connections = 1")
+        .start();
+    let mut others = respool.client();
+    elements_of_those_who_have_left_go_back((&redis, &respool), &["~*", "&*", "+@all"], || {
+        // The shared connection is not its user's.
+        let off = ["ACL", "SETUSER", "pops", "resetpass", ">other"];
+        assert_eq!(redis.cmd(&off), Value::ok());
+        assert!(!others.cmd(&["GET", "none"]).is_error());
+    });
 }

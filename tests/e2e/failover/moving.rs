@@ -487,3 +487,35 @@ fn a_new_address_is_not_kept_waiting_for_the_old() {
     respool.reload(&at(&new));
     assert_eq!(client.reply(), Value::simple("PONG"));
 }
+
+#[test]
+fn an_element_of_a_server_that_is_left_is_not_lost_with_its_client() {
+    let (old, new) = two();
+    let names = Names::of(&old);
+    let respool = names.respool(&old, "resolve_interval = \"100ms\"\nmove_timeout = \"10m\"");
+    let mut clients: Vec<Client> = (0..4).map(|_| respool.client()).collect();
+    for client in &mut clients {
+        assert_eq!(client.cmd(&["WATCH", "k"]), Value::ok());
+    }
+    names.point_to(&new);
+    eventually(
+        || connections_of_respool(&old) == clients.len(),
+        "the others have left",
+    );
+    for (number, mut client) in clients.into_iter().enumerate() {
+        let key = format!("q{number}");
+        assert_eq!(old.cmd(&["RPUSH", &key, "a"]), Value::Int(1));
+        client.send([encode(&["BLPOP", &key, "0"]), encode(&["LLEN", &key])].concat());
+        client.finish_sending();
+        let read = client.read_to_end();
+        let is_told = read.windows(3).any(|bytes| bytes == b"\r\na");
+        let there = || -> i64 {
+            let servers = [&old, &new].into_iter();
+            servers.map(|redis| redis.cmd(&["LLEN", &key]).int()).sum()
+        };
+        eventually(
+            || there() == i64::from(!is_told),
+            "it is told, or at one of the servers",
+        );
+    }
+}
