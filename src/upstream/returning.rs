@@ -17,7 +17,7 @@ use crate::telemetry::Throttle;
 pub(super) struct Returning {
     state: State,
     request: Vec<u8>,
-    elements: u64,
+    pub(super) elements: u64,
     _under_way: UnderWay,
 }
 
@@ -81,13 +81,13 @@ impl Upstream {
                 self.find_for(state, Errand::PutBack(returning));
             }
             Answer::Replies(_) | Answer::Lost { sent: true } | Answer::TooLarge => {
-                self.not_returned(&returning);
+                self.orphaned(returning.elements);
             }
         }
     }
 
-    pub(super) fn not_returned(&self, returning: &Returning) {
-        let elements = returning.elements;
+    /// So many elements cannot go back.
+    pub(super) fn orphaned(&self, elements: u64) {
         self.thread.counters.orphaned_elements.add(elements);
         // Clients can cause this without end.
         let now = self.thread.clock.now_micros();

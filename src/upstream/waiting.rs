@@ -402,7 +402,7 @@ impl Upstream {
                     .failed(attempt, failure, now);
             }
             Errand::PutBack(returning) => match error {
-                WaitError::Unreachable => self.not_returned(&returning),
+                WaitError::Unreachable => self.orphaned(returning.elements),
                 // As if it had refused the request: another user may be let in.
                 WaitError::Refused(reply) => self.returned(returning, Answer::Replies(reply)),
             },
