@@ -176,11 +176,7 @@ impl Upstream {
     #[inline]
     pub(super) fn heed(self: &Rc<Self>, link: &Rc<Link>) {
         for (request, elements) in link.take_returns() {
-            match link.leaving() {
-                // Where its data is served now it may be there still, for others, as it was before it was popped.
-                Some(leaving) if !leaving.is_patient() => self.orphaned(elements),
-                _ => self.put_back(link.worn().clone(), request, elements),
-            }
+            self.put_back(link.worn().clone(), request, elements, Some(link.origin()));
         }
         if let Some(cause) = link.take_alarm() {
             self.suspect(link, cause);

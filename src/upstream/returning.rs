@@ -5,11 +5,12 @@
 use std::cell::Cell;
 use std::rc::Rc;
 
-use super::link::Link;
+use super::link::{Link, Origin};
 use super::pool::Upstream;
 use super::traffic::{Answer, OwnReply, Pace, Then};
 use super::tries::Errand;
 use super::waiting::AROUND_ELEMENTS;
+use crate::failover::Node;
 use crate::session::State;
 use crate::telemetry::Throttle;
 
@@ -18,6 +19,8 @@ pub(super) struct Returning {
     state: State,
     request: Vec<u8>,
     pub(super) elements: u64,
+    /// The server that gave them out; `None`: any that is there now.
+    from: Option<(Node, Option<u64>)>,
     _under_way: UnderWay,
 }
 
@@ -41,12 +44,32 @@ impl Drop for UnderWay {
     }
 }
 
+impl Returning {
+    /// Whether they may go to the server at `origin`: at another they may be still, for others, as they were before they were popped.
+    pub(super) fn may_go_to(&self, origin: &Origin) -> bool {
+        self.from
+            .as_ref()
+            .is_none_or(|(node, run)| match (run, origin.run) {
+                (Some(run), Some(its)) => *run == its,
+                _ => *node == origin.node,
+            })
+    }
+}
+
 impl Upstream {
-    pub(super) fn put_back(self: &Rc<Self>, state: State, request: Vec<u8>, elements: u64) {
+    /// Sends elements back where they came from: to the server at `from`, or nowhere.
+    pub(super) fn put_back(
+        self: &Rc<Self>,
+        state: State,
+        request: Vec<u8>,
+        elements: u64,
+        from: Option<&Origin>,
+    ) {
         let returning = Returning {
             state: state.clone(),
             request,
             elements,
+            from: from.map(|origin| (origin.node.clone(), origin.run)),
             _under_way: UnderWay::new(&self.waiting.under_way),
         };
         self.find_for(state, Errand::PutBack(returning));

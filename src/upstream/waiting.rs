@@ -137,7 +137,7 @@ impl Blocked {
                 Fate::Orphaned => self.upstream.thread.counters.orphaned_elements.add(1),
                 Fate::Return(request, elements) => {
                     self.upstream
-                        .put_back(self.state.clone(), request, elements);
+                        .put_back(self.state.clone(), request, elements, None);
                 }
             }
         }
@@ -351,7 +351,7 @@ impl Upstream {
                 state,
                 request,
                 elements,
-            } => self.put_back(state, request, elements),
+            } => self.put_back(state, request, elements, None),
             Action::Orphaned(elements) => self.thread.counters.orphaned_elements.add(elements),
             Action::Tell {
                 waiter,
@@ -427,6 +427,9 @@ impl Upstream {
                     self.send_try(link, attempt, sending, move || drop(asking));
                     self.served(link, count);
                 }
+            }
+            Errand::PutBack(returning) if !returning.may_go_to(link.origin()) => {
+                self.orphaned(returning.elements);
             }
             Errand::PutBack(returning) => self.send_back(link, returning),
         }

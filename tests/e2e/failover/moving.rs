@@ -488,6 +488,16 @@ fn a_new_address_is_not_kept_waiting_for_the_old() {
     assert_eq!(client.reply(), Value::simple("PONG"));
 }
 
+/// Has a client leave behind a call that takes an element which is there; whether it is told.
+fn leaves_behind_an_element(mut client: Client, redis: &Redis, number: usize) -> bool {
+    let key = format!("q{number}");
+    assert_eq!(redis.cmd(&["RPUSH", &key, "a"]), Value::Int(1));
+    client.send([encode(&["BLPOP", &key, "0"]), encode(&["LLEN", &key])].concat());
+    client.finish_sending();
+    let read = client.read_to_end();
+    read.windows(3).any(|bytes| bytes == b"\r\na")
+}
+
 /// It stays where it was, or is counted: at the next server others may have had it.
 #[test]
 fn an_element_of_a_server_that_is_left_goes_to_no_other() {
@@ -505,13 +515,8 @@ fn an_element_of_a_server_that_is_left_goes_to_no_other() {
     );
     let count = clients.len() as i64;
     let mut told = 0;
-    for (number, mut client) in clients.into_iter().enumerate() {
-        let key = format!("q{number}");
-        assert_eq!(old.cmd(&["RPUSH", &key, "a"]), Value::Int(1));
-        client.send([encode(&["BLPOP", &key, "0"]), encode(&["LLEN", &key])].concat());
-        client.finish_sending();
-        let read = client.read_to_end();
-        told += i64::from(read.windows(3).any(|bytes| bytes == b"\r\na"));
+    for (number, client) in clients.into_iter().enumerate() {
+        told += i64::from(leaves_behind_an_element(client, &old, number));
     }
     let elements = |what| respool.metric_or_zero(&format!("respool_{what}_elements_total")) as i64;
     let there = || old.cmd(&["DBSIZE"]).int();
@@ -521,4 +526,44 @@ fn an_element_of_a_server_that_is_left_goes_to_no_other() {
     );
     assert_eq!(new.cmd(&["DBSIZE"]), Value::Int(0));
     assert_eq!(elements("returned"), 0);
+}
+
+/// The connections are left for others to the same server.
+#[test]
+fn an_element_goes_back_to_its_server_by_another_name() {
+    let redis = Redis::start(&[]);
+    let (_, port) = redis.host_and_port();
+    let names = Names::of(&redis);
+    let (host, _) = redis.host_and_port();
+    let both = format!("{host} {NAME}\n{host} other.example.com\n");
+    std::fs::write(names.path(), both).expect("a file can be written");
+    let at = |name: &str| {
+        Respool::before(&format!("{name}:{port}")).upstream(&format!(
+            "hosts_file = \"{}\"\nmove_timeout = \"10m\"",
+            names.path().display()
+        ))
+    };
+    let respool = at(NAME).start();
+    let mut clients: Vec<Client> = (0..4).map(|_| respool.client()).collect();
+    for client in &mut clients {
+        assert_eq!(client.cmd(&["WATCH", "k"]), Value::ok());
+    }
+    respool.reload(&at("other.example.com"));
+    eventually(
+        || respool.log_text().matches(":pinned:").count() >= clients.len(),
+        "their connections are left",
+    );
+    let count = clients.len() as i64;
+    let mut told = 0;
+    for (number, client) in clients.into_iter().enumerate() {
+        told += i64::from(leaves_behind_an_element(client, &redis, number));
+    }
+    eventually(
+        || told + redis.cmd(&["DBSIZE"]).int() == count,
+        "each is told, or back",
+    );
+    assert_eq!(
+        respool.metric_or_zero("respool_orphaned_elements_total"),
+        0.0
+    );
 }
