@@ -23,7 +23,7 @@ pub mod budget;
 
 pub mod auth;
 
-pub mod exchange;
+pub mod fences;
 
 pub mod session;
 
@@ -34,6 +34,8 @@ pub mod schedule;
 pub mod fanout;
 
 pub mod waits;
+
+pub mod exchange;
 
 pub mod telemetry;
 

@@ -2,7 +2,7 @@
 //! bytes at random in every run of the tests.
 
 pub(crate) mod configuration;
-pub(crate) mod exchange;
+pub(crate) mod fences;
 pub(crate) mod reply;
 pub(crate) mod request;
 pub(crate) mod server;

@@ -89,3 +89,48 @@ impl Distrust {
         counting().count() >= MAX_USERS || counting().any(is_it)
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn users_are_remembered_up_to_a_bound_and_then_all_are() {
+        let mut distrust = Distrust::default();
+        assert!(distrust.note(Some(b"u"), Offence::OpenTransaction, 0));
+        assert!(!distrust.note(Some(b"u"), Offence::OpenTransaction, 0));
+        assert!(distrust.covers(Some(b"u"), Offence::OpenTransaction, 0));
+        assert!(!distrust.covers(Some(b"u"), Offence::Surplus, 0));
+        assert!(!distrust.covers(None, Offence::OpenTransaction, 0));
+        for number in 0..2 * MAX_USERS {
+            distrust.note(Some(number.to_string().as_bytes()), Offence::Surplus, 0);
+        }
+        assert!(distrust.covers(None, Offence::OpenTransaction, 0));
+    }
+
+    #[test]
+    fn who_offends_no_more_is_trusted_again() {
+        let long = FORGOTTEN_AFTER.as_micros() as u64;
+        let mut distrust = Distrust::default();
+        for number in 0..MAX_USERS {
+            distrust.note(Some(number.to_string().as_bytes()), Offence::Surplus, 10);
+        }
+        distrust.note(Some(b"0"), Offence::Surplus, 20);
+        let covers = |distrust: &Distrust, user: Option<&[u8]>, now| {
+            distrust.covers(user, Offence::Surplus, now)
+        };
+        assert!(covers(&distrust, None, 9 + long), "all are kept apart");
+        assert!(!covers(&distrust, None, 10 + long));
+        assert!(!covers(&distrust, Some(b"1"), 10 + long));
+        assert!(
+            covers(&distrust, Some(b"0"), 19 + long),
+            "it has offended again"
+        );
+        assert!(!covers(&distrust, Some(b"0"), 20 + long));
+        assert!(
+            distrust.note(None, Offence::Surplus, 20 + long),
+            "there is room"
+        );
+        assert!(covers(&distrust, None, 20 + long));
+    }
+}

@@ -2,7 +2,7 @@
 //! element there is respool's own.
 
 use crate::command::{ClientSub, Local};
-use crate::exchange::{Fence, OwnPlace};
+use crate::fences::{Fence, OwnPlace};
 
 /// A command of a transaction whose element respool looks at, or puts in.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

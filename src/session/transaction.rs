@@ -1,7 +1,7 @@
 //! WATCH, MULTI, EXEC and CLIENT TRACKING of one client on its pinned connection, as the server's answers tell it.
 
 use super::own_elements::{OwnCommand, OwnElements};
-use crate::exchange::{Fence, ends_transaction};
+use crate::fences::{Fence, ends_transaction};
 
 /// A command that changes the transaction.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

@@ -7,7 +7,7 @@ use std::io;
 
 use super::outlet::Outlet;
 use super::traffic::invalid;
-use crate::exchange::{Executed, Part};
+use crate::fences::{Executed, Part};
 
 /// Runs what has the place of this number, in which the server has this element. Returns what is put in for it, or the element
 /// itself; `None`: it is not what the server says in such a place.

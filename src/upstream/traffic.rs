@@ -13,7 +13,8 @@ use super::link::Place;
 use super::liveness::LinkPulse;
 use super::outlet::{Outlet, Unsent};
 use crate::command::Delays;
-use crate::exchange::{Before, Fence, Offence, Search, ends_transaction};
+use crate::exchange::Offence;
+use crate::fences::{Before, Fence, Search, ends_transaction};
 use crate::resp::{Advance, ReplyScanner};
 use crate::schedule::{ReplyTimes, RoomQueue};
 use crate::session::{Effect, Stream, Verb};
@@ -557,10 +558,7 @@ impl Inner {
                     return self.check_vouch(fence);
                 }
                 if gathered.len() > MAX_OWN_REPLY {
-                    return Err(io::Error::new(
-                        io::ErrorKind::InvalidData,
-                        "a reply to respool itself is too large",
-                    ));
+                    return Err(invalid("a reply to respool itself is too large".to_owned()));
                 }
             }
             Some(Due::Client {

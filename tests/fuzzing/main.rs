@@ -11,7 +11,7 @@ use proptest::prelude::*;
 use proptest::test_runner::{Config, TestRunner};
 
 use targets::server::{OPTIONS, Server};
-use targets::{configuration, exchange, reply, request};
+use targets::{configuration, fences, reply, request};
 
 /// So many cases, or `PROPTEST_CASES` if that is more.
 fn at_least(cases: u32) -> u32 {
@@ -39,7 +39,7 @@ proptest! {
 
     #[test]
     fn a_frame_goes_to_whom_it_is_due_or_the_connection_ends(data in bytes()) {
-        exchange::check(&data);
+        fences::check(&data);
     }
 
     #[test]

@@ -9,8 +9,8 @@ use tokio::sync::oneshot;
 
 use super::Link;
 use crate::command::Delays;
-use crate::exchange::{Ahead, Fence};
 use crate::fanout::{QueuedSubscription, SentNow};
+use crate::fences::{Ahead, Fence};
 use crate::resp::ReplyScanner;
 use crate::upstream::pushes::ends_stream;
 use crate::upstream::traffic::{Due, Inner, OwnReply};

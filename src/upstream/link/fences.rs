@@ -6,7 +6,7 @@
 use std::io;
 
 use super::Link;
-use crate::exchange::{Before, Fence, Found, Search, Searched};
+use crate::fences::{Before, Fence, Found, Search, Searched};
 use crate::upstream::traffic::{Due, Inner, OwnReply, invalid};
 
 /// What a connection ends with on which the server refuses to tell where what a script has written ends.

@@ -1,6 +1,6 @@
 //! Who is due what a server sends: a reply in whose text somebody else's client has written frames hands nobody else any of them.
 
-use respool::exchange::{Before, Fence, Found, Search, Searched, ends_transaction};
+use respool::fences::{Before, Fence, Found, Search, Searched, ends_transaction};
 use respool::resp::{Advance, ReplyScanner};
 
 const FRAGMENTS: &[&[u8]] = &[

@@ -7,8 +7,8 @@
 //! Invariant: an element is taken out of the reply whole, and every other byte is passed on as it came, but for marks and their
 //! number. Nothing behind the place of a mark is passed on before the mark has been found.
 
-use super::block::array_of;
 use super::fence::Fence;
+use super::transaction_end::array_of;
 use crate::resp::ReplyScanner;
 use crate::resp::speak::push_header;
 
@@ -235,7 +235,7 @@ impl Executed {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::exchange::tests::ELEMENTS;
+    use crate::fences::tests::ELEMENTS;
     use proptest::prelude::*;
 
     /// What is passed on, and the elements that are taken out, by their numbers.

@@ -1,4 +1,4 @@
-//! Fuzzes who is due what a server sends.
+//! Fuzzes where replies end among what a server sends.
 
 #![no_main]
 #![allow(
@@ -9,4 +9,4 @@
 #[path = "../targets/mod.rs"]
 mod targets;
 
-libfuzzer_sys::fuzz_target!(|data: &[u8]| targets::exchange::check(data));
+libfuzzer_sys::fuzz_target!(|data: &[u8]| targets::fences::check(data));

@@ -3,9 +3,7 @@
 use proptest::prelude::*;
 
 use super::fence::{Ahead, Before, Found};
-use super::{
-    Distrust, FORGOTTEN_AFTER, Fence, MAX_USERS, Offence, Search, Searched, ends_transaction,
-};
+use super::{Fence, Search, Searched, ends_transaction};
 
 /// What may stand in an array, nested ones and such with attributes among them.
 pub(super) const ELEMENTS: [&str; 16] = [
@@ -181,46 +179,6 @@ fn a_search_keeps_little_of_what_goes_on_for_long() {
         search.take(ANSWER, 0),
         Searched::Answered { used: ANSWER.len() }
     );
-}
-
-#[test]
-fn users_are_remembered_up_to_a_bound_and_then_all_are() {
-    let mut distrust = Distrust::default();
-    assert!(distrust.note(Some(b"u"), Offence::OpenTransaction, 0));
-    assert!(!distrust.note(Some(b"u"), Offence::OpenTransaction, 0));
-    assert!(distrust.covers(Some(b"u"), Offence::OpenTransaction, 0));
-    assert!(!distrust.covers(Some(b"u"), Offence::Surplus, 0));
-    assert!(!distrust.covers(None, Offence::OpenTransaction, 0));
-    for number in 0..2 * MAX_USERS {
-        distrust.note(Some(number.to_string().as_bytes()), Offence::Surplus, 0);
-    }
-    assert!(distrust.covers(None, Offence::OpenTransaction, 0));
-}
-
-#[test]
-fn who_offends_no_more_is_trusted_again() {
-    let long = FORGOTTEN_AFTER.as_micros() as u64;
-    let mut distrust = Distrust::default();
-    for number in 0..MAX_USERS {
-        distrust.note(Some(number.to_string().as_bytes()), Offence::Surplus, 10);
-    }
-    distrust.note(Some(b"0"), Offence::Surplus, 20);
-    let covers = |distrust: &Distrust, user: Option<&[u8]>, now| {
-        distrust.covers(user, Offence::Surplus, now)
-    };
-    assert!(covers(&distrust, None, 9 + long), "all are kept apart");
-    assert!(!covers(&distrust, None, 10 + long));
-    assert!(!covers(&distrust, Some(b"1"), 10 + long));
-    assert!(
-        covers(&distrust, Some(b"0"), 19 + long),
-        "it has offended again"
-    );
-    assert!(!covers(&distrust, Some(b"0"), 20 + long));
-    assert!(
-        distrust.note(None, Offence::Surplus, 20 + long),
-        "there is room"
-    );
-    assert!(covers(&distrust, None, 20 + long));
 }
 
 proptest! {

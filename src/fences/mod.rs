@@ -1,0 +1,16 @@
+//! What proves where a reply of the server ends and whose it is: fences and the search for their answers, the end of a transaction,
+//! the elements of EXEC's reply that are respool's own.
+//!
+//! Invariant: what is decided here is decided by bytes that only the server can have chosen.
+
+mod executed;
+mod fence;
+mod search;
+#[cfg(test)]
+mod tests;
+mod transaction_end;
+
+pub use executed::{Executed, Mismatch, OwnPlace, Part};
+pub use fence::{Ahead, Before, Fence, Found};
+pub use search::{Search, Searched};
+pub use transaction_end::ends_transaction;
