@@ -43,6 +43,8 @@ pub mod failover;
 
 pub mod transport;
 
+pub mod login;
+
 pub mod upstream;
 
 pub mod client;

@@ -20,6 +20,7 @@ use crate::client::{Errand, Errands, Evictor, tell_rejection};
 use crate::command::PinReason;
 use crate::config::{Listener, Settings};
 use crate::identity::{Identity, Peer, Registry};
+use crate::login::OwnLogin;
 use crate::memory::Memory;
 #[cfg(debug_assertions)]
 use crate::process::Faults;
@@ -29,7 +30,7 @@ use crate::transport::{
     Accepted, AcceptedSocket, Accepting, Acceptor, Bound, Connector, EndpointFile, OpenListeners,
     Queued, Told, bind_admin, keep_descriptors, raise_descriptor_limit,
 };
-use crate::upstream::{OwnLogin, Passing, Process};
+use crate::upstream::{Passing, Process};
 use listeners::Opened;
 use reload::{Reloader, Request};
 

@@ -27,6 +27,7 @@ const ORDER: &[&str] = &[
     "telemetry",
     "failover",
     "transport",
+    "login",
     "upstream",
     "client",
     "worker",

@@ -16,9 +16,10 @@ use crate::admission::Admission;
 use crate::client::Errand;
 use crate::config::{self, AuthMode, Login, Settings, UpstreamTls};
 use crate::identity::{Card, Registry};
+use crate::login::OwnLogin;
 use crate::telemetry::{Disconnect, LossCause, Reload, log};
 use crate::transport::{Connector, EndpointFile, OpenListeners};
-use crate::upstream::{OwnLogin, Process};
+use crate::upstream::Process;
 use crate::worker::Message;
 
 /// How long clients may take to be where a reload puts them, before those past a cap are looked for.

@@ -8,7 +8,6 @@ use std::time::Instant;
 
 use zeroize::Zeroizing;
 
-use super::credentials::{Candidate, OwnLogin};
 use super::info::Info;
 use super::link::{Link, Origin};
 use super::server::Server;
@@ -19,6 +18,7 @@ use crate::auth::{NOAUTH, is_wrong_password, refusal_text};
 use crate::budget::SocketPermit;
 use crate::config::{AuthMode, Role, Settings};
 use crate::failover::Node;
+use crate::login::{LoginCandidate, OwnLogin};
 use crate::resp::speak::encode_request;
 use crate::resp::{ReplyScanner, parse_integer};
 use crate::session::{Change, Credentials, Effect, Protocol, State, name_request, steps};
@@ -347,12 +347,12 @@ async fn authenticate(talk: &mut Talk, login: &Arc<OwnLogin>) -> Result<(), Conn
     if !login.is_configured() {
         return Ok(());
     }
-    let mut refused: Vec<Candidate> = Vec::new();
+    let mut refused: Vec<LoginCandidate> = Vec::new();
     let mut answer = String::new();
     for is_last in [false, true] {
         let seen = login.times_asked();
         for candidate in login.candidates() {
-            let is_same = |other: &Candidate| other.credentials == candidate.credentials;
+            let is_same = |other: &LoginCandidate| other.credentials == candidate.credentials;
             if refused.iter().any(is_same) {
                 continue;
             }

@@ -5,15 +5,10 @@
 mod acknowledged;
 mod alone;
 mod apart;
-mod aside;
 mod away;
-mod aws;
 mod closing;
-mod command;
-mod credentials;
 mod executing;
 mod failovers;
-mod fetch;
 mod guests;
 mod handshake;
 mod health;
@@ -48,7 +43,6 @@ mod wanted;
 mod whereabouts;
 
 pub use closing::Uncounted;
-pub use credentials::OwnLogin;
 pub use executing::Executing;
 pub use failovers::Failovers;
 pub use lanes::Ends;

@@ -9,7 +9,6 @@ use std::time::Instant;
 use arc_swap::{ArcSwap, ArcSwapOption};
 
 use super::closing::{Closings, Uncounted};
-use super::credentials::{OwnLogin, Shown};
 use super::failovers::Failovers;
 use super::listing::Listing;
 use super::loss_lines::LossLines;
@@ -24,6 +23,7 @@ use crate::command::ClientSub;
 use crate::config::{Role, Settings};
 use crate::exchange::{Distrust, Offence};
 use crate::fanout::{Audiences, Weights};
+use crate::login::{LikelyLogin, OwnLogin};
 use crate::memory::{Account, Memory, Strangers};
 use crate::session::{Credentials, Own, State};
 use crate::telemetry::{Parts, ServerHealth, Throttle, WorkerCounters};
@@ -184,7 +184,7 @@ pub struct Thread {
     dropped_line: Throttle,
     /// The lines that say that connections were lost.
     pub(super) loss_lines: LossLines,
-    shown: Shown,
+    likely_login: LikelyLogin,
 }
 
 impl Thread {
@@ -208,7 +208,7 @@ impl Thread {
             was_nobody: Cell::new(false),
             dropped_line: Throttle::default(),
             loss_lines: LossLines::default(),
-            shown: Shown::default(),
+            likely_login: LikelyLogin::default(),
         }
     }
 
@@ -217,7 +217,7 @@ impl Thread {
         if self.is_nobody() {
             return Some(Own::Nobody);
         }
-        self.shown.by(&self.process.login())
+        self.likely_login.of(&self.process.login())
     }
 
     /// Whether the server wants a password and respool has none: only clients that show one are served.

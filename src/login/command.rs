@@ -1,4 +1,4 @@
-//! A command that prints a secret.
+//! A command of the operator that prints a secret (`upstream.password_command`).
 
 use std::process::Stdio;
 
@@ -9,13 +9,13 @@ use zeroize::Zeroizing;
 
 use crate::config::{Secret, SecretCommand, trimmed};
 
-/// Most bytes a secret may have.
+/// A secret has less than so many bytes.
 const LONGEST_SECRET: u64 = 64 * 1024;
 
 /// Runs the command and returns what it printed, without the line end.
 ///
 /// # Errors
-/// Why there is no secret, without anything of what was printed.
+/// The text says why there is no secret, and holds nothing of what was printed.
 pub(super) async fn output(command: &SecretCommand) -> Result<Secret, String> {
     let limit = command.timeout;
     match tokio::time::timeout(limit, printed(command)).await {
@@ -41,7 +41,7 @@ async fn printed(command: &SecretCommand) -> Result<Secret, String> {
         .process_group(0)
         .spawn()
         .map_err(|error| format!("the command cannot be run: {error}"))?;
-    let mut group = Group(child.id());
+    let mut group = ProcessGroup(child.id());
     let mut text = Zeroizing::new(Vec::with_capacity(LONGEST_SECRET as usize));
     let Some(stdout) = child.stdout.take() else {
         return Err("the command has no output".to_owned());
@@ -75,10 +75,10 @@ async fn printed(command: &SecretCommand) -> Result<Secret, String> {
     }
 }
 
-/// The processes of a command that has not ended by itself; ended on drop.
-struct Group(Option<u32>);
+/// The processes of a command that has not ended by itself. The drop ends them.
+struct ProcessGroup(Option<u32>);
 
-impl Drop for Group {
+impl Drop for ProcessGroup {
     fn drop(&mut self) {
         let leader = self.0.and_then(|id| i32::try_from(id).ok());
         if let Some(leader) = leader.and_then(Pid::from_raw) {

@@ -1,4 +1,4 @@
-//! One small HTTP request to somebody who is not the server: an endpoint that hands out keys, plain or by TLS.
+//! One small HTTP request to an endpoint that hands out keys, in plain text or by TLS.
 
 use std::io;
 use std::pin::{Pin, pin};
@@ -12,65 +12,65 @@ use hyper::client::conn::http1::handshake;
 use hyper::header::{AUTHORIZATION, CONTENT_TYPE, HOST, HeaderValue};
 use hyper::rt::ReadBufCursor;
 use rustls::pki_types::ServerName;
-use tokio::sync::oneshot;
 use zeroize::Zeroizing;
 
+use super::on_thread::on_thread;
 use crate::config::{Address, Authorities, Secret, UpstreamTls, Verification};
 use crate::failover::Node;
 use crate::transport::{Connector, Stream, dial, literal, look_up};
 
-/// How long the whole of it may take.
+/// The whole of it may take so long.
 const LIMIT: Duration = Duration::from_secs(5);
 
-/// Most bytes of an answer.
+/// An answer has at most so many bytes.
 const LONGEST_ANSWER: usize = 64 * 1024;
 
-/// How whoever is asked is known.
+/// Says how the endpoint is known.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Wire {
-    /// Not at all.
+pub(super) enum HttpScheme {
+    /// It is not known at all.
     Plain,
-    /// By a certificate for its name, signed by an authority of this system.
+    /// It shows a certificate for its name, signed by an authority of this system.
     Tls,
 }
 
-/// A request.
-pub(super) struct Fetch {
-    /// How.
-    pub(super) wire: Wire,
-    /// Whom.
+/// A request that has not been sent.
+pub(super) struct HttpRequest {
+    pub(super) scheme: HttpScheme,
     pub(super) host: String,
-    /// Where.
     pub(super) port: u16,
-    /// What, with the query.
+    /// The query stands behind the path.
     pub(super) path: String,
-    /// The fields of a form, which make it a POST.
+    /// The fields of a form make it a POST.
     pub(super) form: Option<Zeroizing<String>>,
-    /// Shown as it is.
+    /// The header is sent as it stands here.
     pub(super) authorization: Option<Secret>,
 }
 
-/// An answer.
-pub(super) struct Body {
-    /// Its status, in words.
+/// The answer to an [`HttpRequest`].
+pub(super) struct HttpAnswer {
+    /// The status is for people: number and words.
     pub(super) status: String,
-    /// Its body, which may hold secrets.
+    /// The body may hold secrets.
     pub(super) bytes: Zeroizing<Vec<u8>>,
 }
 
-impl Fetch {
-    /// The GET that a URI means; `None`: it is no URI of HTTP, or has a user.
+impl HttpRequest {
+    /// Returns the GET that a URI means; `None`: it is no URI of HTTP, or has a user.
     pub(super) fn of(uri: &str) -> Option<Self> {
-        let (wire, rest) = match uri.split_once("://")? {
-            ("http", rest) => (Wire::Plain, rest),
-            ("https", rest) => (Wire::Tls, rest),
+        let (scheme, rest) = match uri.split_once("://")? {
+            ("http", rest) => (HttpScheme::Plain, rest),
+            ("https", rest) => (HttpScheme::Tls, rest),
             _ => return None,
         };
         let (authority, path) = match rest.find(['/', '?', '#']) {
             Some(at) => rest.split_at(at),
             None => (rest, "/"),
         };
-        let default = if wire == Wire::Tls { "443" } else { "80" };
+        let default = match scheme {
+            HttpScheme::Plain => "80",
+            HttpScheme::Tls => "443",
+        };
         let (host, port) = match authority.strip_prefix('[') {
             Some(v6) => {
                 let (host, port) = v6.split_once(']')?;
@@ -82,7 +82,7 @@ impl Fetch {
         let is_name = |byte: u8| byte.is_ascii_alphanumeric() || b"-._:".contains(&byte);
         (!host.is_empty() && host.bytes().all(is_name)).then_some(())?;
         Some(Self {
-            wire,
+            scheme,
             host: host.to_owned(),
             port: port.parse().ok()?,
             path: path.to_owned(),
@@ -98,7 +98,18 @@ impl Fetch {
         }
     }
 
-    fn request(self) -> Result<Request<Full<Bytes>>, String> {
+    /// Sends it, and waits for the whole answer.
+    ///
+    /// # Errors
+    /// The text says why there is none, and holds nothing of what was sent or received.
+    pub(super) async fn send(self) -> Result<HttpAnswer, String> {
+        let address = self.address();
+        let answer = tokio::time::timeout(LIMIT, answer(self)).await;
+        let answer = answer.unwrap_or_else(|_| Err(format!("no answer within {LIMIT:?}")));
+        answer.map_err(|why| format!("the endpoint at {address}: {why}"))
+    }
+
+    fn encoded(self) -> Result<Request<Full<Bytes>>, String> {
         let builder = Request::builder()
             .uri(&self.path)
             .header(HOST, self.address().to_string());
@@ -120,28 +131,17 @@ impl Fetch {
     }
 }
 
-/// Asks, and waits for the whole answer.
-///
-/// # Errors
-/// Why there is none; nothing of what was sent or received.
-pub(super) async fn fetch(asked: Fetch) -> Result<Body, String> {
-    let address = asked.address();
-    let answer = tokio::time::timeout(LIMIT, answer(asked)).await;
-    let answer = answer.unwrap_or_else(|_| Err(format!("no answer within {LIMIT:?}")));
-    answer.map_err(|why| format!("the endpoint at {address}: {why}"))
-}
-
-async fn answer(asked: Fetch) -> Result<Body, String> {
+async fn answer(asked: HttpRequest) -> Result<HttpAnswer, String> {
     let nodes = nodes(&asked.address()).await?;
     let (stream, _) = dial(&nodes, LIMIT, Duration::ZERO, |_| {})
         .await
         .map_err(|error| error.to_string())?;
-    let stream = match asked.wire {
-        Wire::Plain => stream,
-        Wire::Tls => secure(stream, &asked.host).await?,
+    let stream = match asked.scheme {
+        HttpScheme::Plain => stream,
+        HttpScheme::Tls => secure(stream, &asked.host).await?,
     };
-    let request = asked.request()?;
-    let (mut sender, connection) = handshake(Socket(stream))
+    let request = asked.encoded()?;
+    let (mut sender, connection) = handshake(HttpStream(stream))
         .await
         .map_err(|error| error.to_string())?;
     let mut connection = pin!(connection);
@@ -156,7 +156,7 @@ async fn answer(asked: Fetch) -> Result<Body, String> {
             .await
             .map_err(|_| "the answer was cut or too long".to_owned())?;
         let bytes = Zeroizing::new(body.to_bytes().to_vec());
-        Ok(Body { status, bytes })
+        Ok(HttpAnswer { status, bytes })
     };
     let mut exchange = pin!(exchange);
     tokio::select! {
@@ -167,18 +167,14 @@ async fn answer(asked: Fetch) -> Result<Body, String> {
     }
 }
 
-/// Where whoever is asked is. A lookup blocks: it has a thread of its own, of which there is one for each fetch.
+/// Resolves the endpoint's name. A lookup blocks: it has a thread of its own, of which there is one for each request.
 async fn nodes(address: &Address) -> Result<Vec<Node>, String> {
     let (host, port) = match (literal(address), address) {
         (Some(node), _) => return Ok(vec![node]),
         (None, Address::Tcp { host, port }) => (host.clone(), *port),
         (None, Address::Unix(_)) => return Err("its address is no name".to_owned()),
     };
-    let (tell, told) = oneshot::channel();
-    std::thread::Builder::new()
-        .name("resolver".to_owned())
-        // Whoever asked may have given up.
-        .spawn(move || drop(tell.send(look_up(&host, port, None))))
+    let told = on_thread("resolver", move || look_up(&host, port, None))
         .map_err(|error| format!("no thread to resolve its name on: {error}"))?;
     let found = told
         .await
@@ -186,7 +182,7 @@ async fn nodes(address: &Address) -> Result<Vec<Node>, String> {
     found.map_err(|error| format!("its name could not be resolved: {error}"))
 }
 
-/// Makes TLS of the connection.
+/// Makes TLS of a connection to `host`.
 async fn secure(stream: Stream, host: &str) -> Result<Stream, String> {
     let tls = UpstreamTls {
         server_name: ServerName::try_from(host.to_owned())
@@ -197,11 +193,7 @@ async fn secure(stream: Stream, host: &str) -> Result<Stream, String> {
         handshake_timeout: LIMIT,
     };
     // Reads the system's authorities, some hundred files or one that is long: on a thread, for others wait for this one.
-    let (tell, told) = oneshot::channel();
-    let read = move || drop(tell.send(Connector::new(&tls)));
-    std::thread::Builder::new()
-        .name("authorities".to_owned())
-        .spawn(read)
+    let told = on_thread("authorities", move || Connector::new(&tls))
         .map_err(|error| format!("no thread to read the authorities: {error}"))?;
     let connector = told.await.map_err(|_| "reading the authorities failed")??;
     connector.connect(stream).await.map_err(|error| {
@@ -209,10 +201,10 @@ async fn secure(stream: Stream, host: &str) -> Result<Stream, String> {
     })
 }
 
-/// A stream as hyper wants it.
-struct Socket(Stream);
+/// Reads and writes a stream as hyper wants it.
+struct HttpStream(Stream);
 
-impl hyper::rt::Read for Socket {
+impl hyper::rt::Read for HttpStream {
     fn poll_read(
         self: Pin<&mut Self>,
         cx: &mut Context<'_>,
@@ -233,7 +225,7 @@ impl hyper::rt::Read for Socket {
     }
 }
 
-impl hyper::rt::Write for Socket {
+impl hyper::rt::Write for HttpStream {
     fn poll_write(
         self: Pin<&mut Self>,
         cx: &mut Context<'_>,

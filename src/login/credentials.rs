@@ -1,7 +1,9 @@
-//! Who respool itself is to the server: which secrets are tried, and where they are looked for again.
+//! Who respool itself is to the server: which secrets are shown, and when they are looked for again.
 //!
 //! Secrets change while respool runs. New connections use whichever of them the server takes; those that are open stay
-//! authenticated, as Redis keeps them. Invariant: nothing told here holds a secret.
+//! authenticated, as Redis keeps them.
+//!
+//! Invariant: no text that is told here holds a secret.
 
 use std::cell::RefCell;
 use std::rc::Rc;
@@ -11,13 +13,13 @@ use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use tokio::sync::watch;
 
-use super::aside::aside;
-use super::{aws, command};
-use crate::auth::{AwsKeys, token};
+use super::on_thread::read_on_thread;
+use super::sigv4::{AwsKeys, token};
+use super::{command, keys};
 use crate::config::{Login, Secret, SecretSource, secret_in_file};
 use crate::session::{Credentials, Own};
 
-/// What a command has printed is shown to the server for this long before the command is asked again.
+/// What a command has printed is shown to the server for this long before the command is run again.
 const PRINTED_LASTS: Duration = Duration::from_secs(5 * 60);
 
 /// The sources are asked once in this time at most, however many connections are refused.
@@ -30,10 +32,10 @@ const KEYS_ASKED_EVERY: Duration = Duration::from_secs(30);
 /// longer than it takes to connect.
 const MARGIN_SECONDS: u64 = 5 * 60;
 
-/// Who respool is to the server, for all workers.
+/// Holds who respool is to the server, for all workers.
 pub struct OwnLogin {
     login: Option<Login>,
-    known: Mutex<Known>,
+    known: Mutex<KnownSecrets>,
     /// Counts the times the sources were asked.
     asked: watch::Sender<u64>,
     /// Counts the times another secret than before was found or taken by the server.
@@ -41,36 +43,37 @@ pub struct OwnLogin {
 }
 
 #[derive(Default)]
-struct Known {
-    /// By source; `None`: nothing has come from there yet.
+struct KnownSecrets {
+    /// There is one place for each source; `None`: nothing has come from there yet.
     secrets: Vec<Option<Secret>>,
-    /// The source whose secret the server took last.
+    /// The server took the secret of this source last.
     best: usize,
     keys: Option<AwsKeys>,
-    /// When the sources were last asked, if ever.
+    /// The sources were last asked then, if ever.
     asked_at: Option<Instant>,
     is_asking: bool,
-    /// Why a source gave nothing when it was asked last.
+    /// A source gave nothing when it was asked last, for this reason.
     trouble: Option<String>,
 }
 
-/// One secret to be tried.
-pub(super) struct Candidate {
+/// A secret that the server may take.
+pub struct LoginCandidate {
     source: usize,
-    pub(super) credentials: Rc<Credentials>,
+    /// It is shown to the server as these.
+    pub credentials: Rc<Credentials>,
 }
 
 impl OwnLogin {
-    /// As configured, with the secrets that were there at the start.
+    /// Begins with the secrets that are there at the start.
     pub fn new(login: Option<&Login>) -> Arc<Self> {
         let at_start = |source: &SecretSource| match source {
             SecretSource::Given(secret) | SecretSource::File(_, secret) => Some(secret.clone()),
             SecretSource::Command(_) | SecretSource::Iam(_) => None,
         };
         let sources = login.map_or(&[][..], |login| &login.sources);
-        let known = Known {
+        let known = KnownSecrets {
             secrets: sources.iter().map(at_start).collect(),
-            ..Known::default()
+            ..KnownSecrets::default()
         };
         Arc::new(Self {
             login: login.cloned(),
@@ -80,12 +83,12 @@ impl OwnLogin {
         })
     }
 
-    /// Whether respool authenticates at all.
+    /// Tells whether respool authenticates at all.
     pub fn is_configured(&self) -> bool {
         self.login.is_some()
     }
 
-    /// Whether connections have to be authenticated anew from time to time.
+    /// Tells whether connections have to be authenticated anew from time to time.
     pub fn expires(&self) -> bool {
         self.login.as_ref().is_some_and(Login::expires)
     }
@@ -99,7 +102,7 @@ impl OwnLogin {
 
     /// Asks for keys anew that are about to end, be it that nobody connects: what is open comes back from its clients' users
     /// by tokens that they sign.
-    pub(super) fn keep_keys(self: &Arc<Self>) {
+    pub fn keep_keys(self: &Arc<Self>) {
         let is_due = {
             let known = self.known();
             let is_recent = |at: Instant| at.elapsed() < KEYS_ASKED_EVERY;
@@ -114,10 +117,10 @@ impl OwnLogin {
         }
     }
 
-    /// Whether there is a secret to show the server, where it wants one.
+    /// Tells whether there is a secret to show the server, where respool authenticates.
     ///
     /// # Errors
-    /// Why there is none.
+    /// The text says why there is none.
     pub fn is_ready(&self) -> Result<(), String> {
         if !self.is_configured() || !self.candidates().is_empty() {
             return Ok(());
@@ -127,14 +130,14 @@ impl OwnLogin {
         Err(format!("no secret for the server: {why}"))
     }
 
-    /// How often the sources have been asked. By value: the channel is locked while its content is borrowed.
-    pub(super) fn times_asked(&self) -> u64 {
+    /// Counts how often the sources have been asked. By value: the channel is locked while its content is borrowed.
+    pub fn times_asked(&self) -> u64 {
         *self.asked.borrow()
     }
 
     /// Asks the sources, unless somebody has since they had been asked `seen` times. Whoever comes while they are being
     /// asked waits for the same answer.
-    pub(super) async fn ask_again(self: &Arc<Self>, seen: u64) {
+    pub async fn ask_again(self: &Arc<Self>, seen: u64) {
         let mut asked = self.asked.subscribe();
         {
             let mut known = self.known();
@@ -152,8 +155,8 @@ impl OwnLogin {
         let _ = asked.wait_for(|times| *times != seen).await;
     }
 
-    /// The secrets to be tried, that which the server took last before the others.
-    pub(super) fn candidates(&self) -> Vec<Candidate> {
+    /// Returns the secrets to be tried, that which the server took last before the others.
+    pub fn candidates(&self) -> Vec<LoginCandidate> {
         let Some(login) = &self.login else {
             return Vec::new();
         };
@@ -170,7 +173,7 @@ impl OwnLogin {
                     username: login.username.as_ref().map(|name| name.as_bytes().into()),
                     password: secret.expose().as_bytes().into(),
                 });
-                Some(Candidate {
+                Some(LoginCandidate {
                     source,
                     credentials,
                 })
@@ -178,8 +181,8 @@ impl OwnLogin {
             .collect()
     }
 
-    /// The server took this one.
-    pub(super) fn taken(&self, candidate: &Candidate) {
+    /// Remembers that the server took this one.
+    pub fn taken(&self, candidate: &LoginCandidate) {
         let mut known = self.known();
         if known.best != candidate.source {
             known.best = candidate.source;
@@ -189,14 +192,14 @@ impl OwnLogin {
         }
     }
 
-    /// The settings that decide what it shows, in words.
-    pub(super) fn settings_text(&self) -> String {
+    /// Names the settings that decide what respool shows, for people.
+    pub fn settings_text(&self) -> String {
         let login = self.login.as_ref();
         login.map(Login::settings_text).unwrap_or_default()
     }
 
-    /// Why a source gave nothing when it was asked last, in words.
-    pub(super) fn trouble(&self) -> Option<String> {
+    /// Says why a source gave nothing when it was asked last.
+    pub fn trouble(&self) -> Option<String> {
         self.known().trouble.clone()
     }
 
@@ -223,7 +226,7 @@ impl OwnLogin {
     /// Asks every source. What one gave before stays when it gives nothing now.
     async fn ask(self: Arc<Self>) {
         let sources = self.login.as_ref().map_or(&[][..], |login| &login.sources);
-        let mut asking = Asking {
+        let mut asking = AskingSources {
             login: &self,
             trouble: None,
         };
@@ -232,15 +235,17 @@ impl OwnLogin {
                 SecretSource::Given(_) => continue,
                 SecretSource::File(path, _) => {
                     let path = path.clone();
-                    let read = aside(move || secret_in_file(&path)).await;
-                    read.and_then(|found| found).map(Found::Secret)
+                    let read = read_on_thread(move || secret_in_file(&path)).await;
+                    read.and_then(|found| found).map(FoundSecret::Secret)
                 }
-                SecretSource::Command(command) => command::output(command).await.map(Found::Secret),
-                SecretSource::Iam(iam) => aws::keys(iam).await.map(Found::Keys),
+                SecretSource::Command(command) => {
+                    command::output(command).await.map(FoundSecret::Secret)
+                }
+                SecretSource::Iam(iam) => keys::keys(iam).await.map(FoundSecret::Keys),
             };
             match found {
-                Ok(Found::Secret(secret)) => self.found(index, secret),
-                Ok(Found::Keys(keys)) => {
+                Ok(FoundSecret::Secret(secret)) => self.found(index, secret),
+                Ok(FoundSecret::Keys(keys)) => {
                     self.known().keys = Some(keys);
                     self.changed.fetch_add(1, Ordering::Relaxed);
                 }
@@ -268,19 +273,19 @@ impl OwnLogin {
         }
     }
 
-    /// Everything in it is replaced whole, so what a thread that panicked has left is as good as any.
-    fn known(&self) -> MutexGuard<'_, Known> {
+    /// Locks what is known. Everything in it is replaced whole, so what a thread that panicked has left is as good as any.
+    fn known(&self) -> MutexGuard<'_, KnownSecrets> {
         self.known.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
-/// The sources are being asked; on drop, be it that the worker which asks ends, whoever waits for them goes on.
-struct Asking<'a> {
+/// Lives while the sources are being asked. On drop, be it that the worker which asks ends, whoever waits for them goes on.
+struct AskingSources<'a> {
     login: &'a OwnLogin,
     trouble: Option<String>,
 }
 
-impl Drop for Asking<'_> {
+impl Drop for AskingSources<'_> {
     fn drop(&mut self) {
         {
             let mut known = self.login.known();
@@ -292,7 +297,7 @@ impl Drop for Asking<'_> {
     }
 }
 
-enum Found {
+enum FoundSecret {
     Secret(Secret),
     Keys(AwsKeys),
 }
@@ -301,45 +306,45 @@ fn is_ending(keys: &AwsKeys, now: u64) -> bool {
     keys.expires.is_some_and(|end| end < now + MARGIN_SECONDS)
 }
 
-/// The time by the clock on the wall, which is what AWS compares.
+/// Returns the time by the clock on the wall, which is what AWS compares.
 fn unix_seconds() -> u64 {
     SystemTime::now()
         .duration_since(UNIX_EPOCH)
         .map_or(0, |since| since.as_secs())
 }
 
-/// What one worker shows the server when it comes back from another user, kept while it holds good.
+/// Keeps what one worker shows the server where a connection comes back from another user, while it holds good.
 #[derive(Default)]
-pub(super) struct Shown {
-    credentials: RefCell<Option<Best>>,
+pub struct LikelyLogin {
+    kept: RefCell<Option<LikelySecret>>,
 }
 
 /// The secret that the server most likely takes.
-struct Best {
+struct LikelySecret {
     credentials: Rc<Credentials>,
-    /// Of whom, and after how many changes.
+    /// It is of this login, after so many changes.
     of: (Arc<OwnLogin>, u64),
     since: Instant,
 }
 
-impl Shown {
-    /// Who respool is, with the secret that the server most likely takes; `None`: no secret is known yet.
-    pub(super) fn by(&self, own: &Arc<OwnLogin>) -> Option<Own> {
+impl LikelyLogin {
+    /// Returns who respool is, with the secret that the server most likely takes; `None`: no secret is known yet.
+    pub fn of(&self, own: &Arc<OwnLogin>) -> Option<Own> {
         if !own.is_configured() {
             return Some(Own::Unnamed);
         }
         let changed = own.changed.load(Ordering::Relaxed);
-        let mut shown = self.credentials.borrow_mut();
+        let mut kept = self.kept.borrow_mut();
         let lasts = Duration::from_secs(MARGIN_SECONDS);
-        let holds = |best: &&Best| {
+        let holds = |best: &&LikelySecret| {
             let (login, of) = &best.of;
             Arc::ptr_eq(login, own) && *of == changed && best.since.elapsed() < lasts
         };
-        if let Some(best) = shown.as_ref().filter(holds) {
+        if let Some(best) = kept.as_ref().filter(holds) {
             return Some(Own::User(Rc::clone(&best.credentials)));
         }
         let credentials = own.candidates().into_iter().next()?.credentials;
-        *shown = Some(Best {
+        *kept = Some(LikelySecret {
             credentials: Rc::clone(&credentials),
             of: (Arc::clone(own), changed),
             since: Instant::now(),
@@ -365,7 +370,7 @@ mod tests {
     }
 
     fn passwords(own: &OwnLogin) -> Vec<String> {
-        let text = |candidate: Candidate| {
+        let text = |candidate: LoginCandidate| {
             String::from_utf8_lossy(&candidate.credentials.password).into_owned()
         };
         own.candidates().into_iter().map(text).collect()
@@ -382,12 +387,12 @@ mod tests {
     fn what_the_server_took_is_tried_first() {
         let given = ["old", "new"].map(|text| SecretSource::Given(secret(text)));
         let own = OwnLogin::new(Some(&login(given.to_vec())));
-        let shown = Shown::default();
+        let likely = LikelyLogin::default();
         assert_eq!(passwords(&own), ["old", "new"]);
-        assert_eq!(password(shown.by(&own)), "old");
+        assert_eq!(password(likely.of(&own)), "old");
         own.taken(&own.candidates()[1]);
         assert_eq!(passwords(&own), ["new", "old"]);
-        assert_eq!(password(shown.by(&own)), "new");
+        assert_eq!(password(likely.of(&own)), "new");
         assert!(!own.expires() && !own.has_run_out());
     }
 
@@ -395,7 +400,10 @@ mod tests {
     fn nobody_has_nothing_to_show() {
         let own = OwnLogin::new(None);
         assert!(!own.is_configured() && !own.has_run_out() && own.candidates().is_empty());
-        assert!(matches!(Shown::default().by(&own), Some(Own::Unnamed)));
+        assert!(matches!(
+            LikelyLogin::default().of(&own),
+            Some(Own::Unnamed)
+        ));
         assert_eq!(own.is_ready(), Ok(()));
     }
 
@@ -406,7 +414,7 @@ mod tests {
             timeout: Duration::from_secs(1),
         });
         let own = OwnLogin::new(Some(&login(vec![command])));
-        assert!(Shown::default().by(&own).is_none());
+        assert!(LikelyLogin::default().of(&own).is_none());
         assert!(own.is_ready().is_err());
     }
 

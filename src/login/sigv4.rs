@@ -1,19 +1,32 @@
 //! The token by which ElastiCache knows a user of IAM: a presigned request (AWS Signature Version 4) without its scheme.
+//!
+//! Pure: the keys and the time come from elsewhere.
 
 use hmac::{Hmac, KeyInit, Mac};
 use sha2::{Digest, Sha256};
 
-use super::AwsKeys;
 use crate::config::{Iam, Secret};
 
-/// How long a token may be shown after it was signed: the most that ElastiCache takes.
+/// A token may be shown for so long after it was signed: the most that ElastiCache takes.
 const EXPIRES_SECONDS: u32 = 900;
 
 const ALGORITHM: &str = "AWS4-HMAC-SHA256";
 const SERVICE: &str = "elasticache";
 
-/// A token for the user of `iam`, signed by `keys` at `now`, in seconds since the epoch.
-pub fn token(iam: &Iam, keys: &AwsKeys, now: u64) -> Secret {
+/// Keys that sign in the name of a role or user of AWS.
+#[derive(Debug, Clone)]
+pub(super) struct AwsKeys {
+    /// The access key's id is no secret.
+    pub(super) id: String,
+    pub(super) secret: Secret,
+    /// Only keys that are lent for a while have a session token.
+    pub(super) session: Option<Secret>,
+    /// They end at this second since the epoch; `None`: not by themselves.
+    pub(super) expires: Option<u64>,
+}
+
+/// Returns a token for the user of `iam`, signed by `keys` at `now`, in seconds since the epoch.
+pub(super) fn token(iam: &Iam, keys: &AwsKeys, now: u64) -> Secret {
     let (date, time) = date_and_time(now);
     let stamp = format!("{date}T{time}Z");
     let scope = format!("{date}/{}/{SERVICE}/aws4_request", iam.region);
@@ -36,7 +49,7 @@ pub fn token(iam: &Iam, keys: &AwsKeys, now: u64) -> Secret {
     ))
 }
 
-/// The query without its signature, in the order of its names, in which it is signed.
+/// Writes the query without its signature, in the order of its names, in which it is signed.
 fn query(iam: &Iam, keys: &AwsKeys, stamp: &str, scope: &str) -> String {
     let credential = format!("{}/{scope}", keys.id);
     let expires = EXPIRES_SECONDS.to_string();
@@ -59,8 +72,8 @@ fn query(iam: &Iam, keys: &AwsKeys, stamp: &str, scope: &str) -> String {
     written.join("&")
 }
 
-/// As RFC 3986 has it, and as a signature needs it.
-pub fn escaped(text: &str) -> String {
+/// Escapes `text` as RFC 3986 has it, which is what a signature needs.
+pub(super) fn escaped(text: &str) -> String {
     let mut out = String::with_capacity(text.len());
     for byte in text.bytes() {
         if byte.is_ascii_alphanumeric() || b"-_.~".contains(&byte) {
@@ -83,7 +96,7 @@ fn hex(bytes: &[u8]) -> String {
     bytes.iter().map(|byte| format!("{byte:02x}")).collect()
 }
 
-/// `20260102` and `030405` of a time in seconds since the epoch.
+/// Writes a time in seconds since the epoch as `20260102` and `030405`.
 fn date_and_time(now: u64) -> (String, String) {
     let (days, second) = (now / 86_400, now % 86_400);
     let (year, month, day) = date(days);
@@ -96,7 +109,7 @@ fn date_and_time(now: u64) -> (String, String) {
     (format!("{year:04}{month:02}{day:02}"), time)
 }
 
-/// The civil date of a day since the epoch, counted in years that begin in March, so that the leap day is a year's last.
+/// Returns the civil date of a day since the epoch. It counts in years that begin in March, so that the leap day is a year's last.
 fn date(days: u64) -> (u64, u64, u64) {
     let days = days + 719_468;
     let (era, day_of_era) = (days / 146_097, days % 146_097);
@@ -109,7 +122,7 @@ fn date(days: u64) -> (u64, u64, u64) {
     (year, month, day)
 }
 
-/// Seconds since the epoch of `2026-01-02T03:04:05Z`, as AWS writes times; parts of a second are dropped.
+/// Reads `2026-01-02T03:04:05Z`, as AWS writes times, into seconds since the epoch; parts of a second are dropped.
 pub(super) fn seconds_of(text: &str) -> Option<u64> {
     let number = |from: usize, to: usize| text.get(from..to)?.parse::<u64>().ok();
     let (year, month, day) = (number(0, 4)?, number(5, 7)?, number(8, 10)?);
