@@ -9,7 +9,9 @@ use std::rc::Rc;
 use super::pinned::NOT_AMID_MESSAGES;
 use super::requests::Next;
 use super::task::{Client, Done, Wait};
-use crate::command::{ClientSub, Delays, Local, PinReason, Tx, outlasts_reset, spec};
+use crate::command::{
+    ClientSub, Delays, Local, PinReason, TransactionCommand, outlasts_reset, spec,
+};
 use crate::identity::Flag;
 use crate::resp::Request;
 use crate::resp::speak::encode_request;
@@ -167,12 +169,12 @@ impl Client {
 
     /// MULTI, or what ends it, is sent. Where the server refuses MULTI, though the client is not subscribed, more is refused than need be
     /// until EXEC; where it refuses to end it, that EXEC will fail.
-    fn note_multi_unseen(&mut self, verb: Tx, request: &Request<'_>) {
+    fn note_multi_unseen(&mut self, verb: TransactionCommand, request: &Request<'_>) {
         match verb {
             _ if request.count() != 1 => {}
-            Tx::Multi => self.pin_use.in_multi = self.begins_amid(),
-            Tx::Exec | Tx::Discard => self.pin_use.in_multi = false,
-            Tx::Watch | Tx::Unwatch => {}
+            TransactionCommand::Multi => self.pin_use.in_multi = self.begins_amid(),
+            TransactionCommand::Exec | TransactionCommand::Discard => self.pin_use.in_multi = false,
+            TransactionCommand::Watch | TransactionCommand::Unwatch => {}
         }
     }
 }

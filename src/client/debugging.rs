@@ -10,7 +10,7 @@ use super::requests::Next;
 use super::task::{Client, Wait};
 use crate::command::{CommandId, PinReason, lookup, same_word, spec};
 use crate::resp::Request;
-use crate::session::{Route, Routed, Verb};
+use crate::session::{PinnedCommand, Route, Routed};
 use crate::telemetry::Disconnect;
 use crate::upstream::{Link, RoomWait};
 
@@ -38,7 +38,7 @@ impl Client {
     ) -> Next {
         if self.outlet.transaction().open {
             // EXEC answers that it must be called outside of a pipeline.
-            return self.queue(link, request, command, Verb::Queue);
+            return self.queue(link, request, command, PinnedCommand::Queue);
         }
         let is_off = request
             .argument(2)
@@ -48,7 +48,7 @@ impl Client {
         }
         // What follows goes by its answer.
         self.wait = Wait::Answers;
-        self.queue(link, request, command, Verb::Debug(!is_off))
+        self.queue(link, request, command, PinnedCommand::Debug(!is_off))
     }
 
     /// Whether SCRIPT DEBUG is on.
@@ -78,7 +78,7 @@ impl Client {
         }
         // The start of its answer tells whether a debugger speaks from here on.
         self.wait = Wait::Answers;
-        Some(self.queue(&link, request, routed.command, Verb::Debugged))
+        Some(self.queue(&link, request, routed.command, PinnedCommand::Debugged))
     }
 
     /// The connection that carries the session of a debugger, if one does.

@@ -21,8 +21,8 @@ use crate::identity::{Card, Flag};
 use crate::resp::Request;
 use crate::resp::speak::{OK, encode_request, error};
 use crate::session::{
-    NextMark, OwnCommand, OwnElement, OwnElements, Protocol, ReplyMode, ShownInExec, StandInAnswer,
-    Verb, judged, misused, stand_in_for,
+    NextMark, OwnCommand, OwnElement, OwnElements, PinnedCommand, Protocol, ReplyMode, ShownInExec,
+    StandInAnswer, judged, misused, stand_in_for,
 };
 use crate::telemetry::{Bound, Disconnect};
 use crate::texts::unknown_subcommand;
@@ -202,7 +202,7 @@ impl Client {
             return Next::Wait;
         };
         let mark = Fence::new(rand::random());
-        let kind = (Kind::Verb(Verb::Mark(mark)), Delays::NONE);
+        let kind = (Kind::Pinned(PinnedCommand::Mark(mark)), Delays::NONE);
         link.send(&self.outlet, &mark.request(), 1, kind, Show::Hide);
         self.wait = Wait::Answers;
         Next::Wait
@@ -279,7 +279,7 @@ impl Client {
         self.note_kept(0);
         let show = self.show();
         let bytes = stand_in.as_deref().unwrap_or(request.bytes());
-        let kind = (Kind::Verb(Verb::Own), Delays::NONE);
+        let kind = (Kind::Pinned(PinnedCommand::Own), Delays::NONE);
         link.send(&self.outlet, bytes, 1, kind, show);
         Next::Used(request.bytes().len())
     }

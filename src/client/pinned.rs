@@ -9,11 +9,11 @@ use super::requests::{Next, UNREACHABLE};
 use super::sent_amid::SentAmid;
 use super::task::{Client, Done, Purpose, Wait};
 use crate::command::{
-    CommandId, Delays, PinReason, Tx, changes_modules, is_container, outlasts_reset,
+    CommandId, Delays, PinReason, TransactionCommand, changes_modules, is_container, outlasts_reset,
 };
 use crate::identity::Flag;
 use crate::resp::Request;
-use crate::session::{Change, State, Stream, Verb};
+use crate::session::{Change, PinnedCommand, State, Stream};
 use crate::telemetry::Disconnect;
 use crate::transport::READ_SIZE;
 use crate::upstream::{Ends, Kind, Link, Pin, PinError, RoomWait, Show, Tells};
@@ -309,7 +309,7 @@ impl Client {
             PinReason::Monitor => {
                 // Its reply tells whether what follows on the connection are the commands of everybody.
                 self.wait = Wait::Answers;
-                return self.queue(&link, request, command, Verb::Monitor);
+                return self.queue(&link, request, command, PinnedCommand::Monitor);
             }
             PinReason::Script => {
                 // The connection may be in another database: nothing else may follow on it.
@@ -329,7 +329,7 @@ impl Client {
             Kind::Blocking(Popped::by(request.arguments()))
         } else if tells.is_some() {
             // Its answer is looked at.
-            Kind::Verb(Verb::Queue)
+            Kind::Pinned(PinnedCommand::Queue)
         } else {
             self.queued_kind()
         };
@@ -373,22 +373,19 @@ impl Client {
     /// MULTI, EXEC, DISCARD, WATCH or UNWATCH on a connection lent to the client.
     pub(super) fn verb(
         &mut self,
-        verb: Tx,
+        verb: TransactionCommand,
         request: &Request<'_>,
         command: Option<CommandId>,
     ) -> Next {
-        let (verb, reason) = match verb {
-            Tx::Multi => (Verb::Multi, PinReason::Multi),
-            Tx::Exec => (Verb::Exec, PinReason::Multi),
-            Tx::Discard => (Verb::Discard, PinReason::Multi),
-            Tx::Watch => (Verb::Watch, PinReason::Watch),
-            Tx::Unwatch => (Verb::Unwatch, PinReason::Watch),
+        let reason = match verb {
+            TransactionCommand::Watch | TransactionCommand::Unwatch => PinReason::Watch,
+            _ => PinReason::Multi,
         };
         let link = match self.pin_with_room(reason) {
             Ok(link) => link,
             Err(next) => return next,
         };
-        let is_exec = verb == Verb::Exec && request.count() == 1;
+        let is_exec = verb == TransactionCommand::Exec && request.count() == 1;
         if is_exec && self.pin_use.queues_own && self.outlet.outstanding() > 0 {
             // Only then is it known which of them were queued.
             self.wait = Wait::Answers;
@@ -412,7 +409,8 @@ impl Client {
             Some(executed) => executed,
             None => self.show(),
         };
-        let kind = (Kind::Verb(verb), Delays::of(command));
+        let kind = Kind::Pinned(PinnedCommand::Transaction(verb));
+        let kind = (kind, Delays::of(command));
         link.send(&self.outlet, request.bytes(), 1, kind, show);
         if request.count() == 1 {
             self.in_multi_after(verb);

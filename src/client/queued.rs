@@ -5,11 +5,11 @@ use std::rc::Rc;
 use super::pinned::NOT_IN_MULTI;
 use super::requests::Next;
 use super::task::{Client, Done, Purpose, Wait};
-use crate::command::{CommandId, Delays, Local, PinReason};
+use crate::command::{CommandId, Delays, Local, PinReason, TransactionCommand};
 use crate::identity::Flag;
 use crate::resp::speak::{OK, encode_request};
 use crate::resp::{Request, parse_integer};
-use crate::session::{Change, ReplyMode, State, Verb};
+use crate::session::{Change, PinnedCommand, ReplyMode, State};
 use crate::telemetry::Disconnect;
 use crate::upstream::{Kind, Link, OwnReply};
 
@@ -17,32 +17,32 @@ impl Client {
     /// What a plain request on the pinned connection is: inside MULTI the server queues it.
     pub(super) fn queued_kind(&self) -> Kind {
         if self.pin_use.in_multi || self.outlet.transaction().open {
-            Kind::Verb(Verb::Queue)
+            Kind::Pinned(PinnedCommand::Queue)
         } else {
             Kind::Plain
         }
     }
 
     /// A command of a transaction was sent.
-    pub(super) fn in_multi_after(&mut self, verb: Verb) {
+    pub(super) fn in_multi_after(&mut self, verb: TransactionCommand) {
         match verb {
-            Verb::Multi => {
+            TransactionCommand::Multi => {
                 self.pin_use.in_multi = true;
                 self.pin_use.queues_unsure = false;
             }
-            Verb::Exec | Verb::Discard => {
+            TransactionCommand::Exec | TransactionCommand::Discard => {
                 self.pin_use.in_multi = false;
                 if self.pin_use.messages.take().is_some() {
                     self.note_kept(0);
                 }
                 self.pin_use.queues_own = false;
                 if std::mem::take(&mut self.pin_use.queues_messages) {
-                    self.take_queued(verb == Verb::Exec);
+                    self.take_queued(verb == TransactionCommand::Exec);
                     // Only its reply tells whether what follows on the connection are messages.
                     self.wait = Wait::Answers;
                 }
             }
-            _ => {}
+            TransactionCommand::Watch | TransactionCommand::Unwatch => {}
         }
     }
 
@@ -60,7 +60,7 @@ impl Client {
             .and_then(parse_integer)
             .and_then(|number| u32::try_from(number).ok());
         let has_place = !self.needs_mark();
-        let verb = database.map_or(Verb::Queue, |database| Verb::Select {
+        let verb = database.map_or(PinnedCommand::Queue, |database| PinnedCommand::Select {
             database,
             has_place,
         });
@@ -88,7 +88,7 @@ impl Client {
             return self.spoil_transaction(request, command, NOT_IN_MULTI);
         }
         self.pin_use.queues_messages = true;
-        self.queue(&link, request, command, Verb::Subscribe)
+        self.queue(&link, request, command, PinnedCommand::Subscribe)
     }
 
     /// Sends what the answer to is more than a reply.
@@ -97,11 +97,11 @@ impl Client {
         link: &Rc<Link>,
         request: &Request<'_>,
         command: Option<CommandId>,
-        verb: Verb,
+        verb: PinnedCommand,
     ) -> Next {
         self.count(1, command);
         let show = self.show();
-        let kind = (Kind::Verb(verb), Delays::of(command));
+        let kind = (Kind::Pinned(verb), Delays::of(command));
         link.send(&self.outlet, request.bytes(), 1, kind, show);
         Next::Used(request.bytes().len())
     }

@@ -7,7 +7,7 @@ use super::task::{Client, Done, Wait};
 use crate::command::{CommandId, Delays, spec};
 use crate::resp::speak::encode_request;
 use crate::resp::{Request, parse_integer};
-use crate::session::Verb;
+use crate::session::PinnedCommand;
 use crate::upstream::{Kind, Link, OwnReply};
 use crate::waits::Popped;
 
@@ -49,7 +49,7 @@ impl Client {
         }
         if is_open {
             // It never blocks there.
-            return self.queue(link, request, command, Verb::Queue);
+            return self.queue(link, request, command, PinnedCommand::Queue);
         }
         self.count(1, command);
         let show = self.show();

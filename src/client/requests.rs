@@ -5,7 +5,7 @@
 use std::sync::Arc;
 
 use super::task::{Client, Wait};
-use crate::command::{CommandId, Delays, DenySet, Learned, Local, PinReason, Tx};
+use crate::command::{CommandId, Delays, DenySet, Learned, Local, PinReason, TransactionCommand};
 use crate::identity::{Flag, NO_COMMAND};
 use crate::resp::speak::encode_request;
 use crate::resp::{Request, Scan, Violation, split_inline};
@@ -350,7 +350,7 @@ impl Client {
             Route::Transaction(verb) if self.is_answered_busy(verb, request, routed.command) => {
                 Next::Used(length)
             }
-            Route::Transaction(Tx::Multi | Tx::Watch)
+            Route::Transaction(TransactionCommand::Multi | TransactionCommand::Watch)
                 if self.refusing.is_some() && rest.len() > length =>
             {
                 self.refuse_transaction(routed.command, rest, learned);
@@ -419,13 +419,14 @@ impl Client {
 
     fn transaction(
         &mut self,
-        verb: Tx,
+        verb: TransactionCommand,
         request: &Request<'_>,
         rest: &[u8],
         command: Option<CommandId>,
         learned: Option<&Learned>,
     ) -> Next {
-        let is_opening = matches!(verb, Tx::Watch) || (verb == Tx::Multi && request.count() == 1);
+        let is_opening = matches!(verb, TransactionCommand::Watch)
+            || (verb == TransactionCommand::Multi && request.count() == 1);
         if self.pin.is_some() {
             return self.verb(verb, request, command);
         }
@@ -433,7 +434,7 @@ impl Client {
             // Without a transaction these leave no trace.
             return self.on_shared(request.bytes(), 1, command, (Kind::Plain, Delays::NONE));
         }
-        if verb == Tx::Multi {
+        if verb == TransactionCommand::Multi {
             let most_bytes = self.site.thread.settings().upstream.max_shared_request;
             let most = self
                 .in_flight_limit()

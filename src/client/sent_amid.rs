@@ -2,7 +2,7 @@
 //! other commands and transactions are sent one after the other, each kind when all before it has been answered.
 
 use super::task::Client;
-use crate::command::{CommandId, Tx, spec};
+use crate::command::{CommandId, TransactionCommand, spec};
 use crate::fanout::{Kind, QueuedSubscription, SentNow};
 use crate::resp::Request;
 use crate::session::{Route, Routed};
@@ -70,7 +70,7 @@ impl Client {
             return false;
         }
         // The server refuses MULTI to who is subscribed.
-        let begins = matches!(routed.route, Route::Transaction(Tx::Multi))
+        let begins = matches!(routed.route, Route::Transaction(TransactionCommand::Multi))
             && request.count() == 1
             && !subscribed;
         let now = match routed.route {
@@ -105,7 +105,7 @@ impl Client {
             return true;
         };
         match routed.route {
-            Route::Transaction(Tx::Exec | Tx::Discard) => {
+            Route::Transaction(TransactionCommand::Exec | TransactionCommand::Discard) => {
                 if request.count() == 1 && sent.queued.is_empty() {
                     sent.now = Some(SentNow::Others);
                     link.sent_now(SentNow::Others);
@@ -113,7 +113,9 @@ impl Client {
                 return true;
             }
             // They run at once, and are refused.
-            Route::Transaction(Tx::Multi | Tx::Watch) => return true,
+            Route::Transaction(TransactionCommand::Multi | TransactionCommand::Watch) => {
+                return true;
+            }
             Route::Subscribed if sent.queued.len() == MOST_QUEUED => return false,
             Route::Subscribed => {
                 let queued = queued(request, routed.command, sent.commands);

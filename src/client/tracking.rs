@@ -17,7 +17,7 @@ use crate::failover::Node;
 use crate::identity::Flag;
 use crate::resp::speak::{encode_request, push_header};
 use crate::resp::{Request, parse_integer};
-use crate::session::{OwnCommand, Protocol, State, Tracking, Verb};
+use crate::session::{OwnCommand, PinnedCommand, Protocol, State, Tracking};
 use crate::telemetry::Bound;
 use crate::upstream::{Kind, Link, OwnReply, Pin, PinError};
 
@@ -128,7 +128,7 @@ impl Client {
         self.pin_use.leaves_traces = true;
         self.count(1, command);
         let show = self.show();
-        let kind = (Kind::Verb(Verb::Tracking(on)), Delays::NONE);
+        let kind = (Kind::Pinned(PinnedCommand::Tracking(on)), Delays::NONE);
         link.send(&self.outlet, bytes, 1, kind, show);
     }
 

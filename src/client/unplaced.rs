@@ -4,12 +4,13 @@
 use super::pinned::NEVER_QUEUED;
 use super::requests::Next;
 use super::task::{Client, Wait};
-use crate::command::{CommandId, Delays, Local, PinReason, Tx};
+use crate::command::{CommandId, Delays, Local, PinReason, TransactionCommand};
 use crate::identity::Flag;
 use crate::resp::Request;
 use crate::resp::speak::OK;
 use crate::session::{
-    Begun, NestedWords, Route, Routed, Unplaced, UnplacedTransaction, Verb, is_busy, miscounted,
+    Begun, NestedWords, PinnedCommand, Route, Routed, Unplaced, UnplacedTransaction, is_busy,
+    miscounted,
 };
 use crate::upstream::{Kind, Show};
 
@@ -20,7 +21,7 @@ impl Client {
     /// False: it is refused for another reason.
     pub(super) fn is_answered_busy(
         &mut self,
-        verb: Tx,
+        verb: TransactionCommand,
         request: &Request<'_>,
         command: Option<CommandId>,
     ) -> bool {
@@ -107,9 +108,11 @@ impl Client {
             Err(next) => return Some(next),
         };
         let is_spoilt = self.unplaced.as_mut().is_some_and(|one| one.send());
-        let kind = (Kind::Verb(Verb::Multi), Delays::NONE);
+        let multi = TransactionCommand::Multi;
+        let kind = Kind::Pinned(PinnedCommand::Transaction(multi));
+        let kind = (kind, Delays::NONE);
         link.send(&self.outlet, MULTI, 1, kind, Show::Hide);
-        self.in_multi_after(Verb::Multi);
+        self.in_multi_after(multi);
         if is_spoilt {
             let kind = (Kind::Plain, Delays::NONE);
             link.send(&self.outlet, NEVER_QUEUED, 1, kind, Show::Hide);

@@ -20,7 +20,7 @@ pub use introduction::keeps_arriving;
 pub use learned::{Learned, NotCommands};
 pub use rereading::Rereading;
 pub use spec::{Categories, Flags, Keys, Spec};
-pub use way::{ClientSub, Local, PinReason, Tx, Way};
+pub use way::{ClientSub, Local, PinReason, TransactionCommand, Way};
 
 use memchr::memchr;
 
@@ -138,17 +138,17 @@ fn arity_allows(arity: i64, words: usize) -> bool {
 
 /// Which of the transaction commands this is, if one.
 #[inline]
-pub fn transaction(id: CommandId) -> Option<Tx> {
+pub fn transaction(id: CommandId) -> Option<TransactionCommand> {
     let spec = spec(id);
     if !spec.flags.contains(Flags::TRANSACTION) {
         return None;
     }
     match spec.name {
-        "multi" => Some(Tx::Multi),
-        "exec" => Some(Tx::Exec),
-        "discard" => Some(Tx::Discard),
-        "watch" => Some(Tx::Watch),
-        "unwatch" => Some(Tx::Unwatch),
+        "multi" => Some(TransactionCommand::Multi),
+        "exec" => Some(TransactionCommand::Exec),
+        "discard" => Some(TransactionCommand::Discard),
+        "watch" => Some(TransactionCommand::Watch),
+        "unwatch" => Some(TransactionCommand::Unwatch),
         _ => None,
     }
 }

@@ -96,11 +96,11 @@ fn transactions_are_told() {
     assert_eq!(
         told,
         [
-            ("discard", Tx::Discard),
-            ("exec", Tx::Exec),
-            ("multi", Tx::Multi),
-            ("unwatch", Tx::Unwatch),
-            ("watch", Tx::Watch),
+            ("discard", TransactionCommand::Discard),
+            ("exec", TransactionCommand::Exec),
+            ("multi", TransactionCommand::Multi),
+            ("unwatch", TransactionCommand::Unwatch),
+            ("watch", TransactionCommand::Watch),
         ]
     );
 }

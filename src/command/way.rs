@@ -173,9 +173,9 @@ impl PinReason {
     }
 }
 
-/// The five commands that open, close or guard a transaction.
+/// Lists the five commands that open, close or guard a transaction.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Tx {
+pub enum TransactionCommand {
     /// `MULTI`
     Multi,
     /// `EXEC`

@@ -19,7 +19,7 @@ pub use reply_mode::{ReplyMode, ShownInExec};
 pub use route::{Block, READ_ONLY, Route, Routed, Rules, block, route};
 pub use state::{Change, Credentials, Effect, Own, Protocol, State, Step, name_request, steps};
 pub use taken::TakenCredentials;
-pub use transaction::{Stream, Tracking, Transaction, Verb};
+pub use transaction::{PinnedCommand, Stream, Tracking, Transaction};
 pub use unplaced::{Begun, NestedWords, Unplaced, UnplacedTransaction, is_busy};
 
 /// What the server would remember of one client.

@@ -3,8 +3,9 @@
 use std::borrow::Cow;
 
 use crate::command::{
-    CommandId, Delays, DenySet, Learned, Local, Named, PinReason, Tx, Way, asks_to_block, identify,
-    is_container, lookup, runs_script, spec, takes_words, transaction, writes,
+    CommandId, Delays, DenySet, Learned, Local, Named, PinReason, TransactionCommand, Way,
+    asks_to_block, identify, is_container, lookup, runs_script, spec, takes_words, transaction,
+    writes,
 };
 use crate::config::Role;
 use crate::resp::{Bounds, Request, RequestScanner, Scan};
@@ -20,7 +21,7 @@ pub enum Route {
     /// As `Shared`, but with a fence behind it: its reply may be more than one frame.
     Fenced,
     /// A command of a transaction: to the pinned connection, or, for a MULTI that arrived whole, to a shared one.
-    Transaction(Tx),
+    Transaction(TransactionCommand),
     /// To a connection lent to the client.
     Pinned(PinReason),
     /// A subscription command.
@@ -223,9 +224,10 @@ pub fn block(buf: &[u8], most_bytes: usize, most: u32, rules: &Rules<'_>) -> Blo
         at += length;
         count += 1;
         match routed.route {
-            Route::Transaction(Tx::Multi) if count == 1 && request.count() == 1 => {}
+            Route::Transaction(TransactionCommand::Multi) if count == 1 && request.count() == 1 => {
+            }
             // A user without DISCARD would leave the connection in MULTI; EXEC ends it even when it is refused (6.2 to 9.1).
-            Route::Transaction(Tx::Exec) if request.count() == 1 => {
+            Route::Transaction(TransactionCommand::Exec) if request.count() == 1 => {
                 return Block::Whole {
                     length: at,
                     count,
@@ -289,8 +291,8 @@ mod tests {
             Route::Pinned(PinReason::BlockingOption)
         );
         assert_eq!(of("BLPOP k 0"), Route::Pinned(PinReason::Blocking));
-        assert_eq!(of("WATCH k"), Route::Transaction(Tx::Watch));
-        assert_eq!(of("exec"), Route::Transaction(Tx::Exec));
+        assert_eq!(of("WATCH k"), Route::Transaction(TransactionCommand::Watch));
+        assert_eq!(of("exec"), Route::Transaction(TransactionCommand::Exec));
         assert_eq!(
             of("client kill x"),
             Route::Local(Local::Client(crate::command::ClientSub::Kill))

@@ -1,21 +1,14 @@
 //! WATCH, MULTI, EXEC and CLIENT TRACKING of one client on its pinned connection, as the server's answers tell it.
 
 use super::own_elements::{OwnCommand, OwnElements};
+use crate::command::TransactionCommand;
 use crate::fences::{Fence, ends_transaction};
 
-/// A command that changes the transaction.
+/// Names what a request on a lent connection is to the client's transaction and to what the connection carries.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Verb {
-    /// MULTI.
-    Multi,
-    /// EXEC.
-    Exec,
-    /// DISCARD.
-    Discard,
-    /// WATCH.
-    Watch,
-    /// UNWATCH.
-    Unwatch,
+pub enum PinnedCommand {
+    /// It is one of the five commands of a transaction.
+    Transaction(TransactionCommand),
     /// SELECT inside MULTI.
     Select {
         /// The database.
@@ -39,6 +32,11 @@ pub enum Verb {
     Mark(Fence),
     /// Any other command inside MULTI.
     Queue,
+}
+
+impl PinnedCommand {
+    /// Ends a transaction and runs it.
+    pub const EXEC: Self = Self::Transaction(TransactionCommand::Exec);
 }
 
 /// What a connection carries beside replies, until it is reset or closed.
@@ -96,50 +94,38 @@ pub struct Transaction {
 }
 
 impl Transaction {
-    /// The server answered `verb`; `head` starts with the reply's first line.
-    pub fn answered(&mut self, verb: Verb, head: &[u8]) {
+    /// Takes the server's answer to `command`; `head` starts with the reply's first line.
+    pub fn answered(&mut self, command: PinnedCommand, head: &[u8]) {
         let is_ok = head.first() == Some(&b'+');
-        if is_ok && self.open && !matches!(verb, Verb::Exec | Verb::Discard | Verb::Mark(_)) {
+        let is_exec = command == PinnedCommand::EXEC;
+        let is_last = is_exec || command == PinnedCommand::Transaction(TransactionCommand::Discard);
+        if is_ok && self.open && !is_last && !matches!(command, PinnedCommand::Mark(_)) {
             self.commands = self.commands.saturating_add(1);
         }
         // Redis 6.2 forgives some of them; whoever asks is told then that it is not certain.
-        self.spoilt |= self.open && head.first() == Some(&b'-') && verb != Verb::Exec;
-        match verb {
-            Verb::Multi if is_ok => (self.open, self.commands, self.spoilt) = (true, 0, false),
-            Verb::Watch if is_ok => self.watching = true,
-            // Inside MULTI it is only queued, and EXEC unwatches anyway.
-            Verb::Unwatch if is_ok && !self.open => self.watching = false,
-            Verb::Discard if is_ok => self.end(),
-            // Outside of one only the error is new. What EXEC itself has not said ends none: it is renamed, say.
-            Verb::Exec if self.open && ends_transaction(head) == Some(true) => {
-                let queued = std::mem::take(&mut self.queued);
-                if head.starts_with(b"*") && !head.starts_with(b"*-1") {
-                    self.selected = queued;
-                    self.tracking_unsure |= self.queued_tracking;
-                    if self.queued_messages {
-                        self.stream = Some(Stream::Messages);
-                    }
-                }
-                self.end();
-            }
-            Verb::Tracking(_) if is_ok && self.open => self.queued_tracking = true,
-            Verb::Tracking(tracking) if is_ok => self.tracking = tracking,
-            Verb::Monitor if is_ok && !self.open => self.stream = Some(Stream::Commands),
-            Verb::Debug(on) if is_ok && !self.open => self.debugging = on,
+        self.spoilt |= self.open && head.first() == Some(&b'-') && !is_exec;
+        match command {
+            PinnedCommand::Transaction(command) => self.control_answered(command, is_ok, head),
+            PinnedCommand::Tracking(_) if is_ok && self.open => self.queued_tracking = true,
+            PinnedCommand::Tracking(tracking) if is_ok => self.tracking = tracking,
+            PinnedCommand::Monitor if is_ok && !self.open => self.stream = Some(Stream::Commands),
+            PinnedCommand::Debug(on) if is_ok && !self.open => self.debugging = on,
             // Whatever else goes wrong is said by the debugger.
-            Verb::Debugged if head.first() != Some(&b'-') => self.stream = Some(Stream::Debugger),
-            Verb::Subscribe if is_ok && self.open => self.queued_messages = true,
-            Verb::Mark(mark) => {
+            PinnedCommand::Debugged if head.first() != Some(&b'-') => {
+                self.stream = Some(Stream::Debugger)
+            }
+            PinnedCommand::Subscribe if is_ok && self.open => self.queued_messages = true,
+            PinnedCommand::Mark(mark) => {
                 let is_queued = is_ok && self.open;
                 self.own.get_or_insert_default().marked(mark, is_queued);
             }
-            Verb::Own => {
+            PinnedCommand::Own => {
                 let command = self.commands.wrapping_sub(1);
                 let queued = (is_ok && self.open).then_some(command);
                 let queued = self.own.as_mut().and_then(|own| own.answered(queued));
                 self.queued_tracking |= matches!(queued, Some(OwnCommand::Redirected(_)));
             }
-            Verb::Select {
+            PinnedCommand::Select {
                 database,
                 has_place,
             } if is_ok && self.open => {
@@ -152,6 +138,32 @@ impl Transaction {
                 } else {
                     self.unknown_database = true;
                 }
+            }
+            _ => {}
+        }
+    }
+
+    /// Takes the answer to one of the five commands of a transaction.
+    fn control_answered(&mut self, command: TransactionCommand, is_ok: bool, head: &[u8]) {
+        match command {
+            TransactionCommand::Multi if is_ok => {
+                (self.open, self.commands, self.spoilt) = (true, 0, false);
+            }
+            TransactionCommand::Watch if is_ok => self.watching = true,
+            // Inside MULTI it is only queued, and EXEC unwatches anyway.
+            TransactionCommand::Unwatch if is_ok && !self.open => self.watching = false,
+            TransactionCommand::Discard if is_ok => self.end(),
+            // Outside of one only the error is new. What EXEC itself has not said ends none: it is renamed, say.
+            TransactionCommand::Exec if self.open && ends_transaction(head) == Some(true) => {
+                let queued = std::mem::take(&mut self.queued);
+                if head.starts_with(b"*") && !head.starts_with(b"*-1") {
+                    self.selected = queued;
+                    self.tracking_unsure |= self.queued_tracking;
+                    if self.queued_messages {
+                        self.stream = Some(Stream::Messages);
+                    }
+                }
+                self.end();
             }
             _ => {}
         }
@@ -181,7 +193,7 @@ impl Transaction {
         self.unknown_database || !self.selected.is_empty()
     }
 
-    /// The server is asked to queue something in the place of this request, as [`Verb::Own`].
+    /// The server is asked to queue something in the place of this request, as [`PinnedCommand::Own`].
     pub fn ask_own(&mut self, command: OwnCommand, request: &[u8]) {
         self.own.get_or_insert_default().ask(command, request);
     }
@@ -211,24 +223,30 @@ impl Transaction {
 mod tests {
     use super::*;
 
+    const MULTI: PinnedCommand = PinnedCommand::Transaction(TransactionCommand::Multi);
+    const EXEC: PinnedCommand = PinnedCommand::EXEC;
+    const DISCARD: PinnedCommand = PinnedCommand::Transaction(TransactionCommand::Discard);
+    const WATCH: PinnedCommand = PinnedCommand::Transaction(TransactionCommand::Watch);
+    const UNWATCH: PinnedCommand = PinnedCommand::Transaction(TransactionCommand::Unwatch);
+
     #[test]
     fn answers_drive_the_state() {
         let mut tx = Transaction::default();
-        tx.answered(Verb::Watch, b"+OK\r\n");
+        tx.answered(WATCH, b"+OK\r\n");
         assert!(tx.watching && !tx.is_clear());
-        tx.answered(Verb::Multi, b"+OK\r\n");
-        tx.answered(Verb::Multi, b"-ERR MULTI calls can not be nested\r\n");
+        tx.answered(MULTI, b"+OK\r\n");
+        tx.answered(MULTI, b"-ERR MULTI calls can not be nested\r\n");
         assert!(tx.open);
-        tx.answered(Verb::Unwatch, b"+QUEUED\r\n");
+        tx.answered(UNWATCH, b"+QUEUED\r\n");
         assert!(tx.watching);
-        tx.answered(Verb::Exec, b"*-1\r\n");
+        tx.answered(EXEC, b"*-1\r\n");
         assert!(tx.is_clear());
-        tx.answered(Verb::Watch, b"-ERR wrong number of arguments\r\n");
+        tx.answered(WATCH, b"-ERR wrong number of arguments\r\n");
         assert!(tx.is_clear());
-        tx.answered(Verb::Watch, b"+OK\r\n");
-        tx.answered(Verb::Exec, b"-ERR EXEC without MULTI\r\n");
+        tx.answered(WATCH, b"+OK\r\n");
+        tx.answered(EXEC, b"-ERR EXEC without MULTI\r\n");
         assert!(tx.watching, "EXEC outside of MULTI leaves the watch");
-        tx.answered(Verb::Unwatch, b"+OK\r\n");
+        tx.answered(UNWATCH, b"+OK\r\n");
         assert!(tx.is_clear());
     }
 
@@ -239,13 +257,13 @@ mod tests {
             broadcasts: true,
             redirect: Some(7),
         });
-        tx.answered(Verb::Tracking(on), b"-ERR syntax error\r\n");
+        tx.answered(PinnedCommand::Tracking(on), b"-ERR syntax error\r\n");
         assert!(tx.is_clear());
-        tx.answered(Verb::Tracking(on), b"+OK\r\n");
+        tx.answered(PinnedCommand::Tracking(on), b"+OK\r\n");
         assert!(tx.tracking == on && !tx.is_clear());
-        tx.answered(Verb::Tracking(None), b"-ERR syntax error\r\n");
+        tx.answered(PinnedCommand::Tracking(None), b"-ERR syntax error\r\n");
         assert_eq!(tx.tracking, on);
-        tx.answered(Verb::Tracking(None), b"+OK\r\n");
+        tx.answered(PinnedCommand::Tracking(None), b"+OK\r\n");
         assert!(tx.is_clear());
     }
 
@@ -258,12 +276,12 @@ mod tests {
             (b"-EXECABORT no\r\n", false),
         ] {
             let mut tx = Transaction::default();
-            tx.answered(Verb::Multi, b"+OK\r\n");
-            tx.answered(Verb::Tracking(None), b"+QUEUED\r\n");
-            tx.answered(Verb::Subscribe, b"+QUEUED\r\n");
+            tx.answered(MULTI, b"+OK\r\n");
+            tx.answered(PinnedCommand::Tracking(None), b"+QUEUED\r\n");
+            tx.answered(PinnedCommand::Subscribe, b"+QUEUED\r\n");
             assert!(!tx.tracking_unsure && tx.stream.is_none());
             assert_eq!(tx.commands, 2);
-            tx.answered(Verb::Exec, reply);
+            tx.answered(EXEC, reply);
             let stream = unsure.then_some(Stream::Messages);
             assert_eq!((tx.tracking_unsure, tx.stream), (unsure, stream));
             assert_eq!(tx.is_clear(), !unsure);
@@ -273,29 +291,32 @@ mod tests {
     #[test]
     fn monitor_is_on_when_the_server_says_so_and_never_by_exec() {
         let mut tx = Transaction::default();
-        tx.answered(Verb::Monitor, b"-NOPERM this user\r\n");
+        tx.answered(PinnedCommand::Monitor, b"-NOPERM this user\r\n");
         assert!(tx.is_clear());
-        tx.answered(Verb::Multi, b"+OK\r\n");
-        tx.answered(Verb::Monitor, b"+QUEUED\r\n");
-        tx.answered(Verb::Exec, b"*1\r\n");
+        tx.answered(MULTI, b"+OK\r\n");
+        tx.answered(PinnedCommand::Monitor, b"+QUEUED\r\n");
+        tx.answered(EXEC, b"*1\r\n");
         assert!(tx.is_clear());
-        tx.answered(Verb::Monitor, b"+OK\r\n");
+        tx.answered(PinnedCommand::Monitor, b"+OK\r\n");
         assert_eq!(tx.stream, Some(Stream::Commands));
     }
 
     #[test]
     fn a_debugger_speaks_when_a_script_is_not_refused() {
         let mut tx = Transaction::default();
-        tx.answered(Verb::Debug(true), b"-ERR Use SCRIPT DEBUG YES/SYNC/NO\r\n");
+        tx.answered(
+            PinnedCommand::Debug(true),
+            b"-ERR Use SCRIPT DEBUG YES/SYNC/NO\r\n",
+        );
         assert!(tx.is_clear());
-        tx.answered(Verb::Debug(true), b"+OK\r\n");
+        tx.answered(PinnedCommand::Debug(true), b"+OK\r\n");
         assert!(tx.debugging && !tx.is_clear());
-        tx.answered(Verb::Debugged, b"-NOPERM no\r\n");
+        tx.answered(PinnedCommand::Debugged, b"-NOPERM no\r\n");
         assert!(tx.stream.is_none() && tx.debugging);
-        tx.answered(Verb::Debug(false), b"+OK\r\n");
+        tx.answered(PinnedCommand::Debug(false), b"+OK\r\n");
         assert!(tx.is_clear());
-        tx.answered(Verb::Debug(true), b"+OK\r\n");
-        tx.answered(Verb::Debugged, b"*2\r\n");
+        tx.answered(PinnedCommand::Debug(true), b"+OK\r\n");
+        tx.answered(PinnedCommand::Debugged, b"*2\r\n");
         assert_eq!(tx.stream, Some(Stream::Debugger));
     }
 
@@ -303,38 +324,38 @@ mod tests {
     fn an_exec_is_certain_while_nothing_was_refused_or_is_watched() {
         let mut tx = Transaction::default();
         assert!(!tx.is_certain());
-        tx.answered(Verb::Multi, b"+OK\r\n");
-        tx.answered(Verb::Queue, b"+QUEUED\r\n");
+        tx.answered(MULTI, b"+OK\r\n");
+        tx.answered(PinnedCommand::Queue, b"+QUEUED\r\n");
         assert!(tx.is_certain());
-        tx.answered(Verb::Queue, b"-NOPERM no\r\n");
-        tx.answered(Verb::Queue, b"+QUEUED\r\n");
+        tx.answered(PinnedCommand::Queue, b"-NOPERM no\r\n");
+        tx.answered(PinnedCommand::Queue, b"+QUEUED\r\n");
         assert!(!tx.is_certain());
-        tx.answered(Verb::Exec, b"-EXECABORT no\r\n");
-        tx.answered(Verb::Watch, b"+OK\r\n");
-        tx.answered(Verb::Multi, b"+OK\r\n");
-        tx.answered(Verb::Queue, b"+QUEUED\r\n");
+        tx.answered(EXEC, b"-EXECABORT no\r\n");
+        tx.answered(WATCH, b"+OK\r\n");
+        tx.answered(MULTI, b"+OK\r\n");
+        tx.answered(PinnedCommand::Queue, b"+QUEUED\r\n");
         assert!(!tx.is_certain(), "it may have been changed");
-        tx.answered(Verb::Discard, b"+OK\r\n");
-        tx.answered(Verb::Multi, b"+OK\r\n");
+        tx.answered(DISCARD, b"+OK\r\n");
+        tx.answered(MULTI, b"+OK\r\n");
         assert!(tx.is_certain());
     }
 
     #[test]
     fn a_discard_that_failed_leaves_the_transaction_open() {
         let mut tx = Transaction::default();
-        tx.answered(Verb::Multi, b"+OK\r\n");
+        tx.answered(MULTI, b"+OK\r\n");
         tx.answered(
-            Verb::Discard,
+            DISCARD,
             b"-ERR wrong number of arguments for 'discard' command\r\n",
         );
         assert!(tx.open);
-        tx.answered(Verb::Discard, b"+OK\r\n");
+        tx.answered(DISCARD, b"+OK\r\n");
         assert!(tx.is_clear());
     }
 
     #[test]
     fn queued_selects_count_only_when_exec_ran() {
-        let select = |database| Verb::Select {
+        let select = |database| PinnedCommand::Select {
             database,
             has_place: true,
         };
@@ -345,10 +366,10 @@ mod tests {
             (b"-EXECABORT no\r\n", vec![]),
         ] {
             let mut tx = Transaction::default();
-            tx.answered(Verb::Multi, b"+OK\r\n");
+            tx.answered(MULTI, b"+OK\r\n");
             tx.answered(select(3), b"+QUEUED\r\n");
             tx.answered(select(9), b"+QUEUED\r\n");
-            tx.answered(Verb::Exec, reply);
+            tx.answered(EXEC, reply);
             assert_eq!(tx.selected, selected);
         }
     }

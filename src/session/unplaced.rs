@@ -7,7 +7,7 @@
 //! Invariant: no command runs that was written for such a transaction, unless the server has it and aborts or runs the whole.
 
 use super::route::Route;
-use crate::command::{Local, Tx};
+use crate::command::{Local, TransactionCommand};
 use crate::resp::speak::{OK, error};
 use crate::texts::exec_aborted;
 
@@ -36,8 +36,8 @@ pub enum NestedWords {
 }
 
 impl NestedWords {
-    fn refusal(self, verb: Tx) -> Vec<u8> {
-        let is_watch = verb == Tx::Watch;
+    fn refusal(self, verb: TransactionCommand) -> Vec<u8> {
+        let is_watch = verb == TransactionCommand::Watch;
         error(match self {
             Self::Redis if is_watch => "ERR WATCH inside MULTI is not allowed",
             Self::Redis => "ERR MULTI calls can not be nested",
@@ -93,13 +93,13 @@ pub enum Unplaced {
 impl UnplacedTransaction {
     /// What `verb` gets, outside of MULTI, that a busy server refuses with `refusal`, which it would not have done on a connection
     /// in the client's state.
-    pub fn begin(verb: Tx, refusal: &[u8]) -> Begun {
+    pub fn begin(verb: TransactionCommand, refusal: &[u8]) -> Begun {
         let stage = match verb {
-            Tx::Multi => Stage::Open,
-            Tx::Watch => Stage::Watching,
-            Tx::Exec => return Begun::Reply(exec_aborted(refusal)),
-            Tx::Discard => return Begun::Reply(NOTHING_TO_DISCARD.to_vec()),
-            Tx::Unwatch => return Begun::Reply(OK.to_vec()),
+            TransactionCommand::Multi => Stage::Open,
+            TransactionCommand::Watch => Stage::Watching,
+            TransactionCommand::Exec => return Begun::Reply(exec_aborted(refusal)),
+            TransactionCommand::Discard => return Begun::Reply(NOTHING_TO_DISCARD.to_vec()),
+            TransactionCommand::Unwatch => return Begun::Reply(OK.to_vec()),
         };
         let refusal = refusal.to_vec();
         Begun::Ok(Self { refusal, stage })
@@ -156,21 +156,25 @@ impl UnplacedTransaction {
         if let Some(wrong) = wrong {
             self.refuse();
             return match route {
-                Route::Transaction(Tx::Exec) => Unplaced::Over(exec_aborted(&wrong)),
+                Route::Transaction(TransactionCommand::Exec) => {
+                    Unplaced::Over(exec_aborted(&wrong))
+                }
                 _ => Unplaced::Reply(wrong),
             };
         }
         match route {
             Route::Alien | Route::Local(Local::Quit) => Unplaced::Elsewhere,
-            Route::Transaction(Tx::Exec) => Unplaced::Over(exec_aborted(&self.refusal)),
-            Route::Transaction(Tx::Discard) => Unplaced::Over(OK.to_vec()),
-            Route::Transaction(verb @ (Tx::Multi | Tx::Watch)) => {
+            Route::Transaction(TransactionCommand::Exec) => {
+                Unplaced::Over(exec_aborted(&self.refusal))
+            }
+            Route::Transaction(TransactionCommand::Discard) => Unplaced::Over(OK.to_vec()),
+            Route::Transaction(verb @ (TransactionCommand::Multi | TransactionCommand::Watch)) => {
                 if words != NestedWords::Redis {
                     self.refuse();
                 }
                 Unplaced::Reply(words.refusal(*verb))
             }
-            Route::Transaction(Tx::Unwatch) => {
+            Route::Transaction(TransactionCommand::Unwatch) => {
                 // EXEC would have to answer it.
                 self.refuse();
                 Unplaced::Reply(QUEUED.to_vec())
@@ -186,13 +190,13 @@ impl UnplacedTransaction {
     fn answer_outside(&mut self, route: &Route, is_wrong: bool) -> Unplaced {
         match route {
             _ if is_wrong => Unplaced::Elsewhere,
-            Route::Transaction(Tx::Multi) => {
+            Route::Transaction(TransactionCommand::Multi) => {
                 // It would run as if nobody had touched what is watched.
                 self.stage = Stage::Lost;
                 Unplaced::Reply(OK.to_vec())
             }
-            Route::Transaction(Tx::Watch) => Unplaced::Reply(OK.to_vec()),
-            Route::Transaction(Tx::Unwatch) => Unplaced::Over(OK.to_vec()),
+            Route::Transaction(TransactionCommand::Watch) => Unplaced::Reply(OK.to_vec()),
+            Route::Transaction(TransactionCommand::Unwatch) => Unplaced::Over(OK.to_vec()),
             _ => Unplaced::Elsewhere,
         }
     }
@@ -205,7 +209,7 @@ mod tests {
     const REFUSAL: &[u8] = b"-BUSY Redis is busy.\r\n";
     const ABORTED: &[u8] = b"-EXECABORT Transaction discarded because of: BUSY Redis is busy.\r\n";
 
-    fn begun(verb: Tx) -> UnplacedTransaction {
+    fn begun(verb: TransactionCommand) -> UnplacedTransaction {
         match UnplacedTransaction::begin(verb, REFUSAL) {
             Begun::Ok(begun) => begun,
             Begun::Reply(reply) => panic!("{}", reply.escape_ascii()),
@@ -218,28 +222,35 @@ mod tests {
 
     #[test]
     fn everything_is_refused_up_to_exec() {
-        let mut unplaced = begun(Tx::Multi);
+        let mut unplaced = begun(TransactionCommand::Multi);
         assert!(unplaced.may_be_placed());
         let refused = Unplaced::Reply(REFUSAL.to_vec());
         assert_eq!(tell(&mut unplaced, &Route::Shared), refused);
-        let nested = tell(&mut unplaced, &Route::Transaction(Tx::Multi));
+        let nested = tell(
+            &mut unplaced,
+            &Route::Transaction(TransactionCommand::Multi),
+        );
         let expected = b"-ERR MULTI calls can not be nested\r\n".to_vec();
         assert_eq!(nested, Unplaced::Reply(expected));
         let wrong = b"-ERR wrong number of arguments\r\n".to_vec();
         let told = unplaced.answer(&Route::Shared, Some(wrong.clone()), NestedWords::Redis);
         assert_eq!(told, Unplaced::Reply(wrong));
-        let end = tell(&mut unplaced, &Route::Transaction(Tx::Exec));
+        let end = tell(&mut unplaced, &Route::Transaction(TransactionCommand::Exec));
         assert_eq!(end, Unplaced::Over(ABORTED.to_vec()));
     }
 
     #[test]
     fn one_that_is_placed_aborts_only_when_something_was_refused() {
-        let mut clean = begun(Tx::Multi);
-        tell(&mut clean, &Route::Transaction(Tx::Multi));
+        let mut clean = begun(TransactionCommand::Multi);
+        tell(&mut clean, &Route::Transaction(TransactionCommand::Multi));
         assert!(!clean.send(), "Redis forgives a nested MULTI");
         assert!(clean.is_sent() && !clean.may_be_placed());
-        let mut spoilt = begun(Tx::Multi);
-        spoilt.answer(&Route::Transaction(Tx::Multi), None, NestedWords::Valkey9);
+        let mut spoilt = begun(TransactionCommand::Multi);
+        spoilt.answer(
+            &Route::Transaction(TransactionCommand::Multi),
+            None,
+            NestedWords::Valkey9,
+        );
         assert!(spoilt.send(), "Valkey does not");
         spoilt.lose();
         assert!(!spoilt.may_be_placed() && spoilt.is_open());
@@ -247,25 +258,43 @@ mod tests {
 
     #[test]
     fn what_nobody_watched_comes_to_nothing() {
-        let mut unplaced = begun(Tx::Watch);
+        let mut unplaced = begun(TransactionCommand::Watch);
         assert_eq!(tell(&mut unplaced, &Route::Shared), Unplaced::Elsewhere);
         let ok = Unplaced::Reply(OK.to_vec());
-        assert_eq!(tell(&mut unplaced, &Route::Transaction(Tx::Watch)), ok);
-        assert_eq!(tell(&mut unplaced, &Route::Transaction(Tx::Multi)), ok);
+        assert_eq!(
+            tell(
+                &mut unplaced,
+                &Route::Transaction(TransactionCommand::Watch)
+            ),
+            ok
+        );
+        assert_eq!(
+            tell(
+                &mut unplaced,
+                &Route::Transaction(TransactionCommand::Multi)
+            ),
+            ok
+        );
         assert!(unplaced.is_open() && !unplaced.may_be_placed());
-        let end = tell(&mut unplaced, &Route::Transaction(Tx::Exec));
+        let end = tell(&mut unplaced, &Route::Transaction(TransactionCommand::Exec));
         assert_eq!(end, Unplaced::Over(ABORTED.to_vec()));
-        let mut unplaced = begun(Tx::Watch);
-        let end = tell(&mut unplaced, &Route::Transaction(Tx::Unwatch));
+        let mut unplaced = begun(TransactionCommand::Watch);
+        let end = tell(
+            &mut unplaced,
+            &Route::Transaction(TransactionCommand::Unwatch),
+        );
         assert_eq!(end, Unplaced::Over(OK.to_vec()));
     }
 
     #[test]
     fn outside_of_multi_a_busy_server_still_answers_some() {
         for (verb, expected) in [
-            (Tx::Exec, ABORTED),
-            (Tx::Discard, b"-ERR DISCARD without MULTI\r\n"),
-            (Tx::Unwatch, OK),
+            (TransactionCommand::Exec, ABORTED),
+            (
+                TransactionCommand::Discard,
+                b"-ERR DISCARD without MULTI\r\n",
+            ),
+            (TransactionCommand::Unwatch, OK),
         ] {
             match UnplacedTransaction::begin(verb, REFUSAL) {
                 Begun::Reply(reply) => assert_eq!(reply, expected),

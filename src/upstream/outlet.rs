@@ -17,7 +17,7 @@ use crate::identity::{Card, Flag};
 use crate::memory::{Account, Frame, Holding};
 use crate::replies::Replies;
 use crate::schedule::{Answered, Share};
-use crate::session::{Protocol, Transaction, Verb};
+use crate::session::{PinnedCommand, Protocol, Transaction};
 use crate::telemetry::{Disconnect, WorkerCounters};
 use crate::transport::{PeerEnd, Stream};
 
@@ -367,7 +367,7 @@ impl Outlet {
     }
 
     /// The server answered a command of a transaction.
-    pub fn transaction_answered(&self, verb: Verb, head: &[u8]) {
+    pub fn transaction_answered(&self, verb: PinnedCommand, head: &[u8]) {
         self.transaction.borrow_mut().answered(verb, head);
     }
 

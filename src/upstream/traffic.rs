@@ -17,7 +17,7 @@ use crate::exchange::Offence;
 use crate::fences::{Before, Fence, Search, ends_transaction};
 use crate::resp::{Advance, ReplyScanner};
 use crate::schedule::{ReplyTimes, RoomQueue};
-use crate::session::{Effect, Stream, Verb};
+use crate::session::{Effect, PinnedCommand, Stream};
 use crate::telemetry::Disconnect;
 use crate::transport::READ_SIZE;
 use crate::waits::Popped;
@@ -38,8 +38,8 @@ const MOST_OUT_KEPT_LONG: usize = 4 * READ_SIZE;
 pub enum Kind {
     /// Nothing but a reply to pass on.
     Plain,
-    /// It changes the client's transaction.
-    Verb(Verb),
+    /// It changes the client's transaction, or what its connection carries.
+    Pinned(PinnedCommand),
     /// It may wait at the server for as long as it likes, and take an element away.
     Blocking(Popped),
     /// The requests of a transaction that has arrived whole: the last reply must tell that it is over.
@@ -359,7 +359,7 @@ impl Inner {
             }) if matches!(then.pace, Pace::Transaction { .. }) && then.replies == 1 => true,
             // On a connection of its own it may be left open.
             Some(Due::Client {
-                kind: Kind::Verb(Verb::Exec),
+                kind: Kind::Pinned(PinnedCommand::EXEC),
                 ..
             }) => false,
             _ => return true,
@@ -566,9 +566,9 @@ impl Inner {
             }) => {
                 if starts {
                     let verb = match kind {
-                        Kind::Verb(verb) => *verb,
+                        Kind::Pinned(verb) => *verb,
                         // Whatever it is, inside MULTI it is queued as everything is.
-                        _ => Verb::Queue,
+                        _ => PinnedCommand::Queue,
                     };
                     outlet.transaction_answered(verb, bytes);
                     match kind {
@@ -576,7 +576,7 @@ impl Inner {
                         Kind::Fenced => self.before_fence = Before::of(bytes),
                         Kind::RawError => self.is_distrusted |= !is_clean(bytes),
                         // A debugger speaks whatever CLIENT REPLY says.
-                        Kind::Verb(Verb::Debugged) if bytes.first() != Some(&b'-') => {
+                        Kind::Pinned(PinnedCommand::Debugged) if bytes.first() != Some(&b'-') => {
                             *show = Show::Pass;
                         }
                         _ => {}
@@ -619,7 +619,8 @@ impl Inner {
         match self.due.front() {
             Some(Due::Client {
                 outlet,
-                kind: Kind::Verb(Verb::Exec | Verb::Monitor | Verb::Debugged),
+                kind:
+                    Kind::Pinned(PinnedCommand::EXEC | PinnedCommand::Monitor | PinnedCommand::Debugged),
                 ..
             }) => outlet.transaction().stream,
             _ => None,
