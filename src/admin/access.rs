@@ -5,12 +5,22 @@ use hyper::header::{self, HeaderMap, HeaderValue};
 use hyper::{Request, StatusCode};
 use subtle::ConstantTimeEq as _;
 
-use super::routes::Needs;
 use crate::config::{Admin, PasswordDigest};
 use crate::telemetry::AdminRefusal;
 
 /// Longest credentials that are looked at, in bytes.
 const LONGEST: usize = 4096;
+
+/// What a request must show to be answered.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Needs {
+    /// Nothing: it is a probe, or there is nothing to see.
+    Nothing,
+    /// What whoever reads must show.
+    Reading,
+    /// What whoever changes something must show.
+    Changing,
+}
 
 /// Why a request is refused: what is counted, and what it is told.
 pub(super) type Refused = (AdminRefusal, StatusCode, &'static str);

@@ -7,7 +7,7 @@ use hyper::body::{Bytes, Incoming};
 use hyper::header::{self, HeaderName, HeaderValue};
 use hyper::{Method, Request, Response, StatusCode};
 
-use super::access::{self, Refused};
+use super::access::{self, Needs, Refused};
 use super::{BODY_TIMEOUT, Endpoint, MAX_BODY, Scope};
 use crate::telemetry::{self, PROCESS, render_metrics, status_json};
 
@@ -66,17 +66,6 @@ impl Route {
             Self::Page | Self::Metrics | Self::Status | Self::Live | Self::Ready => "GET, HEAD",
         }
     }
-}
-
-/// What a request must show to be answered.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Needs {
-    /// Nothing: it is a probe, or there is nothing to see.
-    Nothing,
-    /// What whoever reads must show.
-    Reading,
-    /// What whoever changes something must show.
-    Changing,
 }
 
 /// Answers one request. hyper leaves the body of an answer to HEAD out.

@@ -13,8 +13,8 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use super::Plan;
+use super::bucket::RateBucket;
 use super::key::bounded;
-use super::tally::Bucket;
 use crate::identity::{Identity, Peer};
 
 /// By what one who comes back is known again: not by its port.
@@ -102,7 +102,7 @@ pub(super) struct Damping {
 pub(super) struct Evictions {
     /// When one of each identity was evicted last.
     recent: HashMap<Returner, Instant>,
-    bucket: Option<Bucket>,
+    bucket: Option<RateBucket>,
     /// How many there were.
     pub(super) total: u64,
 }
@@ -122,7 +122,7 @@ impl Evictions {
         let bucket = self
             .bucket
             .filter(|bucket| bucket.is_of(damping.per_second));
-        let mut bucket = bucket.unwrap_or_else(|| Bucket::full(damping.per_second, now));
+        let mut bucket = bucket.unwrap_or_else(|| RateBucket::full(damping.per_second, now));
         let is_permitted = bucket.take(now);
         self.bucket = Some(bucket);
         match is_permitted {

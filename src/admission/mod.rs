@@ -12,10 +12,12 @@
 //! is passed in.
 
 mod arriving;
+mod bucket;
 mod damping;
 mod handshake;
 mod hold;
 mod key;
+mod log_line;
 mod permit;
 mod refusal;
 mod tally;
@@ -36,9 +38,12 @@ use damping::Damping;
 pub use handshake::HandshakePermit;
 pub use hold::HoldPermit;
 use key::Key;
+use log_line::LineThrottle;
+pub use log_line::LogLine;
 pub use permit::Permit;
-pub use refusal::{LogLine, Reason, Refusal};
-use tally::{Entry, Shortfall, Tallies};
+use refusal::Shortfall;
+pub use refusal::{Reason, Refusal};
+use tally::{Entry, Tallies};
 
 /// A group, by its place in the configuration.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
@@ -177,7 +182,7 @@ struct Counts {
     operators: usize,
     /// Newcomers that were placed at once because `limits.max_arriving` were arriving.
     unheard: u64,
-    unheard_lines: tally::Throttle,
+    unheard_lines: LineThrottle,
     /// Rejected and held.
     held: usize,
     /// Of those held, in a handshake.
@@ -286,7 +291,7 @@ impl Admission {
                 beyond: 0,
                 operators: 0,
                 unheard: 0,
-                unheard_lines: tally::Throttle::default(),
+                unheard_lines: LineThrottle::default(),
                 held: 0,
                 shaking: 0,
                 generation: 0,

@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use super::damping::Damped;
 use super::key::Key;
-use super::tally::Shortfall;
+use super::log_line::LogLine;
 use super::{GroupId, Place, Rule};
 use crate::config::Per;
 use crate::identity::Card;
@@ -43,22 +43,15 @@ impl Reason {
     }
 }
 
-/// A line worth logging.
+/// What was missing for a place.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct LogLine {
-    /// How many of the kind were not logged since the last one that was.
-    pub suppressed: u64,
-}
-
-impl fmt::Display for LogLine {
-    /// Empty, or ` (7 more not logged)`, to be appended to a message.
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        if self.suppressed == 0 {
-            Ok(())
-        } else {
-            write!(f, " ({} more not logged)", self.suppressed)
-        }
-    }
+pub(super) struct Shortfall {
+    pub(super) reason: Reason,
+    pub(super) count: usize,
+    pub(super) cap: usize,
+    pub(super) evict: bool,
+    /// Why nobody is evicted where the group does that.
+    pub(super) damped: Option<Damped>,
 }
 
 /// A client that may not come. Shown, it says what is full, how full, and by which setting.

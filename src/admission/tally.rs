@@ -4,30 +4,15 @@
 //! at most a second, and at most `max_vacant` such keys stay: the table is bounded whatever addresses or names come.
 
 use std::collections::HashMap;
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
 use super::Rule;
-use super::damping::{Damped, Evictions, Returner};
+use super::bucket::{BUCKET_FULL_AFTER, RateBucket};
+use super::damping::{Evictions, Returner};
 use super::key::Key;
-use super::refusal::{LogLine, Reason, Refusal};
+use super::log_line::{LineThrottle, LogLine};
+use super::refusal::{Reason, Refusal, Shortfall};
 use crate::config::{AtLimit, Mode};
-
-/// Between two lines of a kind about one group.
-const LOG_INTERVAL: Duration = Duration::from_secs(10);
-
-/// The longest a bucket needs to be full again.
-const BUCKET_FULL_AFTER: Duration = Duration::from_secs(1);
-
-/// What was missing for a place.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) struct Shortfall {
-    pub(super) reason: Reason,
-    pub(super) count: usize,
-    pub(super) cap: usize,
-    pub(super) evict: bool,
-    /// Why nobody is evicted where the group does that.
-    pub(super) damped: Option<Damped>,
-}
 
 /// A place taken, and what is worth a line in the log about it.
 #[derive(Debug)]
@@ -44,23 +29,23 @@ pub(super) struct Tallies {
     pub(super) rejected: [u64; 3],
     pub(super) observed: [u64; 3],
     pub(super) evictions: Evictions,
-    /// Newcomers rejected because evictions are damped, by [`Damped`].
+    /// Counts the newcomers rejected because evictions are damped, by the reason.
     pub(super) damped: [u64; 2],
     by_key: HashMap<Key, Tally>,
     vacant: usize,
     max_vacant: usize,
     swept: Option<Instant>,
-    warnings: Throttle,
-    rejections: Throttle,
-    observations: Throttle,
-    eviction_lines: Throttle,
+    warnings: LineThrottle,
+    rejections: LineThrottle,
+    observations: LineThrottle,
+    eviction_lines: LineThrottle,
 }
 
 /// The count of one key.
 #[derive(Debug, Default)]
 struct Tally {
     connections: usize,
-    bucket: Option<Bucket>,
+    bucket: Option<RateBucket>,
 }
 
 impl Tallies {
@@ -76,10 +61,10 @@ impl Tallies {
             vacant: 0,
             max_vacant,
             swept: None,
-            warnings: Throttle::default(),
-            rejections: Throttle::default(),
-            observations: Throttle::default(),
-            eviction_lines: Throttle::default(),
+            warnings: LineThrottle::default(),
+            rejections: LineThrottle::default(),
+            observations: LineThrottle::default(),
+            eviction_lines: LineThrottle::default(),
         }
     }
 
@@ -99,8 +84,8 @@ impl Tallies {
             tally
                 .and_then(|tally| tally.bucket)
                 // A reload may have changed the rate.
-                .filter(|bucket| bucket.rate == rate)
-                .unwrap_or_else(|| Bucket::full(rate, now))
+                .filter(|bucket| bucket.is_of(rate))
+                .unwrap_or_else(|| RateBucket::full(rate, now))
         });
         let in_time = bucket.as_mut().is_none_or(|bucket| bucket.take(now));
 
@@ -283,80 +268,5 @@ impl Tallies {
             .count();
         assert_eq!((self.vacant, vacant <= self.max_vacant), (vacant, true));
         self.by_key.len()
-    }
-}
-
-/// A token bucket as large as its rate, refilled continuously. Exact: one token is a thousand million units.
-#[derive(Debug, Clone, Copy)]
-pub(super) struct Bucket {
-    rate: u32,
-    units: u64,
-    at: Instant,
-}
-
-const UNITS_A_TOKEN: u64 = 1_000_000_000;
-
-impl Bucket {
-    pub(super) fn full(rate: u32, at: Instant) -> Self {
-        Self {
-            rate,
-            units: u64::from(rate) * UNITS_A_TOKEN,
-            at,
-        }
-    }
-
-    /// Its content at `now`; a `now` read earlier on another thread adds nothing.
-    fn units_at(&self, now: Instant) -> u64 {
-        let gained = now
-            .saturating_duration_since(self.at)
-            .as_nanos()
-            .saturating_mul(u128::from(self.rate));
-        let gained = u64::try_from(gained).unwrap_or(u64::MAX);
-        self.units
-            .saturating_add(gained)
-            .min(u64::from(self.rate) * UNITS_A_TOKEN)
-    }
-
-    fn is_full(&self, now: Instant) -> bool {
-        self.units_at(now) == u64::from(self.rate) * UNITS_A_TOKEN
-    }
-
-    /// Whether it has this rate, which a reload may have changed.
-    pub(super) fn is_of(&self, rate: u32) -> bool {
-        self.rate == rate
-    }
-
-    /// Takes a token if there is one.
-    pub(super) fn take(&mut self, now: Instant) -> bool {
-        self.units = self.units_at(now);
-        self.at = self.at.max(now);
-        let taken = self.units >= UNITS_A_TOKEN;
-        if taken {
-            self.units -= UNITS_A_TOKEN;
-        }
-        taken
-    }
-}
-
-/// Lets a line pass once in [`LOG_INTERVAL`] and counts the others.
-#[derive(Debug, Default)]
-pub(super) struct Throttle {
-    last: Option<Instant>,
-    suppressed: u64,
-}
-
-impl Throttle {
-    pub(super) fn pass(&mut self, now: Instant) -> Option<LogLine> {
-        if self
-            .last
-            .is_some_and(|last| now.saturating_duration_since(last) < LOG_INTERVAL)
-        {
-            self.suppressed += 1;
-            return None;
-        }
-        self.last = Some(now);
-        Some(LogLine {
-            suppressed: std::mem::take(&mut self.suppressed),
-        })
     }
 }

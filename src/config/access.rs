@@ -1,6 +1,6 @@
 //! Who may connect to a unix socket: the mode and owner of its file.
 
-use super::file::File;
+use super::file::WrittenFile;
 use super::problem::Problem;
 
 /// What is set on the file of a unix socket before anybody can connect.
@@ -15,7 +15,7 @@ pub struct Access {
 }
 
 /// The access of the listener at `path`, and what is wrong with it.
-pub(super) fn access(file: &File, path: &str) -> (Access, Vec<Problem>) {
+pub(super) fn access(file: &WrittenFile, path: &str) -> (Access, Vec<Problem>) {
     let mut problems = Vec::new();
     let mut id = |name: &str, list: &str| {
         let key = format!("{path}.{name}");

@@ -1,78 +1,12 @@
 //! The operator's endpoint: where it listens, who may ask, and who may change something.
 
-use std::fmt;
-use std::net::SocketAddr;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 
-use super::check::Surroundings;
-use super::file::File;
+use super::file::WrittenFile;
 use super::files::read_text;
-use super::leaf::Value;
+use super::machine::FileSurroundings;
 use super::problem::Problem;
-use super::value::{self, Wrong, shown, wrong};
-use super::{Address, PasswordDigest, auth};
-
-/// Where the endpoint listens.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub enum AdminAddress {
-    /// An IP address and a port.
-    Tcp(SocketAddr),
-    /// The path of a unix socket.
-    Unix(PathBuf),
-}
-
-impl fmt::Display for AdminAddress {
-    /// As it would be written in the file.
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self {
-            Self::Tcp(address) => write!(f, "{address}"),
-            Self::Unix(path) => write!(f, "unix:{}", path.display()),
-        }
-    }
-}
-
-impl std::str::FromStr for AdminAddress {
-    type Err = String;
-
-    fn from_str(text: &str) -> Result<Self, String> {
-        admin_address(text).map_err(|wrong| format!("{}: {}", wrong.what, wrong.remedy))
-    }
-}
-
-impl AdminAddress {
-    /// The same as an address of anything else.
-    pub(super) fn address(&self) -> Address {
-        match self {
-            Self::Tcp(address) => Address::Tcp {
-                host: address.ip().to_string(),
-                port: address.port(),
-            },
-            Self::Unix(path) => Address::Unix(path.clone()),
-        }
-    }
-}
-
-/// Reads `ip:port` or `unix:/path`.
-pub(super) fn admin_address(text: &str) -> Result<AdminAddress, Wrong> {
-    match value::address(text) {
-        Ok(Address::Unix(path)) => Ok(AdminAddress::Unix(path)),
-        Err(wrong) if text.starts_with("unix:") => Err(wrong),
-        _ => value::socket_address(text).map(AdminAddress::Tcp),
-    }
-}
-
-/// Reads the name of a host, or `*.` and what it must end in; the result is lower case.
-pub(super) fn host_name(text: &str) -> Result<String, Wrong> {
-    let name = text.strip_prefix("*.").unwrap_or(text);
-    let fits = |byte: u8| byte.is_ascii_alphanumeric() || b"-_.".contains(&byte);
-    if name.is_empty() || text.len() > 253 || !name.bytes().all(fits) || name.starts_with('.') {
-        return Err(wrong(
-            format!("{} is not the name of a host", shown(text)),
-            "write such as \"respool.example.com\" or \"*.svc.cluster.local\", without a port",
-        ));
-    }
-    Ok(text.trim_end_matches('.').to_ascii_lowercase())
-}
+use super::{AdminAddress, PasswordDigest, auth};
 
 /// The operator's endpoint.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
@@ -128,12 +62,8 @@ fn name_of(host: &str) -> Option<&str> {
 }
 
 /// The endpoint that `file` means, and what is wrong with it.
-pub(super) fn admin(file: &File, around: &Surroundings<'_>) -> (Admin, Vec<Problem>) {
+pub(super) fn admin(file: &WrittenFile, around: &FileSurroundings<'_>) -> (Admin, Vec<Problem>) {
     let mut problems = Vec::new();
-    let address = |key: &str| match file.value(key) {
-        Some(Value::AdminAddress(address)) => Some(address),
-        _ => None,
-    };
     let mut tokens = Vec::new();
     let token_keys = ["admin.token", "admin.token_file", "admin.token_env"];
     for key in token_keys {
@@ -152,7 +82,7 @@ pub(super) fn admin(file: &File, around: &Surroundings<'_>) -> (Admin, Vec<Probl
     if let [_, second, ..] = written[..] {
         wrong(second, "there are two tokens", "keep one of them");
     }
-    let read_token = matches!(file.value("admin.read_token"), Some(Value::Flag(true)));
+    let read_token = file.flag("admin.read_token");
     if read_token && written.is_empty() {
         wrong(
             "admin.read_token",
@@ -161,16 +91,13 @@ pub(super) fn admin(file: &File, around: &Surroundings<'_>) -> (Admin, Vec<Probl
         );
     }
     let admin = Admin {
-        address: address("admin.address"),
-        health_address: address("admin.health_address"),
+        address: file.admin_address("admin.address"),
+        health_address: file.admin_address("admin.health_address"),
         mode: file.mode("admin.mode"),
         max_connections: file
             .count("admin.max_connections")
             .map_or(usize::MAX, |count| count.try_into().unwrap_or(usize::MAX)),
-        hosts: match file.value("admin.hosts") {
-            Some(Value::Texts(names)) => names,
-            _ => Vec::new(),
-        },
+        hosts: file.texts("admin.hosts"),
         token: tokens
             .first()
             .map(|token| PasswordDigest::of(token.expose().as_bytes())),
@@ -201,7 +128,7 @@ pub(super) fn admin(file: &File, around: &Surroundings<'_>) -> (Admin, Vec<Probl
 }
 
 /// What is no mistake and yet worth a word.
-pub(super) fn warnings(file: &File, admin: &Admin) -> Vec<Problem> {
+pub(super) fn warnings(file: &WrittenFile, admin: &Admin) -> Vec<Problem> {
     let is_far = |address: &AdminAddress| match address {
         AdminAddress::Tcp(address) => !address.ip().is_loopback(),
         AdminAddress::Unix(_) => false,
@@ -236,12 +163,9 @@ pub fn health_address(path: &Path) -> Result<AdminAddress, String> {
 }
 
 fn address_of(text: &str) -> Result<Option<AdminAddress>, Problem> {
-    let (file, _) = File::read(text)?;
-    let of_key = |key| match file.value(key) {
-        Some(Value::AdminAddress(address)) => Some(address),
-        _ => None,
-    };
-    Ok(of_key("admin.health_address").or_else(|| of_key("admin.address")))
+    let (file, _) = WrittenFile::read(text)?;
+    let health = file.admin_address("admin.health_address");
+    Ok(health.or_else(|| file.admin_address("admin.address")))
 }
 
 #[cfg(test)]
@@ -293,20 +217,6 @@ mod tests {
         ] {
             assert!(!admin.is_known_as(host), "{host}");
         }
-    }
-
-    #[test]
-    fn a_path_that_is_no_sockets_is_told_of_as_one() {
-        for path in ["unix:relative", "unix:/run/x/.", "unix:/run/"] {
-            let told = admin_address(path).expect_err(path);
-            assert!(
-                told.what.contains("absolute path of a socket"),
-                "{path}: {}",
-                told.what
-            );
-        }
-        let told = admin_address("localhost:1").expect_err("a name");
-        assert!(told.what.contains("not an IP address"), "{}", told.what);
     }
 
     #[test]

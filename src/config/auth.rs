@@ -7,15 +7,14 @@ use std::fmt;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use sha2::{Digest as _, Sha256};
 use zeroize::Zeroizing;
 
-use super::check::{Surroundings, time, to_usize};
-use super::file::{File, key_of};
+use super::file::{WrittenFile, key_of};
 use super::files::read_text;
-use super::leaf::Value;
+use super::machine::FileSurroundings;
 use super::problem::Problem;
-use super::{Secret, keys};
+use super::typed_value::TypedValue;
+use super::{PasswordDigest, Secret, keys};
 
 /// How clients show who they are.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
@@ -62,38 +61,6 @@ pub struct AuthUser {
 impl fmt::Debug for AuthUser {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "AuthUser({:?})", self.name)
-    }
-}
-
-/// The SHA-256 of a password, as Redis keeps it in its ACLs.
-#[derive(Clone, PartialEq, Eq)]
-pub struct PasswordDigest(pub [u8; 32]);
-
-impl PasswordDigest {
-    /// The digest of `password`.
-    pub fn of(password: &[u8]) -> Self {
-        Self(Sha256::digest(password).into())
-    }
-
-    /// Reads 64 hexadecimal digits, which may stand behind the `#` of an ACL rule.
-    pub(super) fn from_hex(text: &str) -> Option<Self> {
-        let digits = text.strip_prefix('#').unwrap_or(text).as_bytes();
-        let mut bytes = [0; 32];
-        let pairs = digits.chunks_exact(2);
-        if digits.len() != 64 {
-            return None;
-        }
-        for (byte, pair) in bytes.iter_mut().zip(pairs) {
-            let digit = |digit: u8| char::from(digit).to_digit(16);
-            *byte = (digit(pair[0])? * 16 + digit(pair[1])?) as u8;
-        }
-        Some(Self(bytes))
-    }
-}
-
-impl fmt::Debug for PasswordDigest {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str("<digest>")
     }
 }
 
@@ -192,7 +159,7 @@ pub struct Iam {
 }
 
 /// What the `[auth]` of `file` means, and what is wrong with it.
-pub(super) fn auth(file: &File, around: &Surroundings<'_>) -> (Auth, Vec<Problem>) {
+pub(super) fn auth(file: &WrittenFile, around: &FileSurroundings<'_>) -> (Auth, Vec<Problem>) {
     let mode = match file.choice("auth.mode") {
         Some("none") => AuthMode::None,
         Some("proxy") => AuthMode::Proxy,
@@ -233,28 +200,31 @@ pub(super) fn auth(file: &File, around: &Surroundings<'_>) -> (Auth, Vec<Problem
             "set auth.mode = \"proxy\", or remove the users",
         ));
     }
-    let count = |name: &str| file.count(name).map_or(0, to_usize);
     let auth = Auth {
         mode,
         users,
-        free_failures: u32::try_from(count("auth.free_failures")).unwrap_or(u32::MAX),
-        max_failure_delay: time(file, "auth.max_failure_delay"),
-        max_attempts_in_flight: count("auth.max_attempts_in_flight"),
-        max_attempts_waiting: count("auth.max_attempts_waiting"),
-        max_failing_addresses: count("auth.max_failing_addresses"),
+        free_failures: u32::try_from(file.number("auth.free_failures")).unwrap_or(u32::MAX),
+        max_failure_delay: file.time("auth.max_failure_delay"),
+        max_attempts_in_flight: file.number("auth.max_attempts_in_flight"),
+        max_attempts_waiting: file.number("auth.max_attempts_waiting"),
+        max_failing_addresses: file.number("auth.max_failing_addresses"),
     };
     (auth, problems)
 }
 
 /// One user; `Err`: what is wrong, or nothing where that is told already.
-fn user(file: &File, around: &Surroundings<'_>, path: &str) -> Result<AuthUser, Option<Problem>> {
+fn user(
+    file: &WrittenFile,
+    around: &FileSurroundings<'_>,
+    path: &str,
+) -> Result<AuthUser, Option<Problem>> {
     let at = |name: &str| format!("{path}.{name}");
     let mut passwords = Vec::new();
     for name in ["password", "password_file", "password_env"] {
         let found = secret(file, around, &at(name)).map_err(Some)?;
         passwords.extend(found.map(|secret| PasswordDigest::of(secret.expose().as_bytes())));
     }
-    if let Some(Value::Digests(digests)) = file.value(&at("password_sha256")) {
+    if let Some(TypedValue::Digests(digests)) = file.value(&at("password_sha256")) {
         passwords.extend(digests);
     }
     let keys = [
@@ -296,7 +266,10 @@ const PASSWORDS: [[&str; 4]; 2] = [
 ];
 
 /// Who respool is to the server; `None`: nobody.
-pub(super) fn login(file: &File, around: &Surroundings<'_>) -> (Option<Login>, Vec<Problem>) {
+pub(super) fn login(
+    file: &WrittenFile,
+    around: &FileSurroundings<'_>,
+) -> (Option<Login>, Vec<Problem>) {
     let mut problems = Vec::new();
     let (mut sources, mut keys) = (Vec::new(), Vec::new());
     for names in PASSWORDS {
@@ -347,8 +320,8 @@ pub(super) fn login(file: &File, around: &Surroundings<'_>) -> (Option<Login>, V
 
 /// The source that one of `names` gives, with its key.
 fn source(
-    file: &File,
-    around: &Surroundings<'_>,
+    file: &WrittenFile,
+    around: &FileSurroundings<'_>,
     names: [&str; 4],
 ) -> Result<Option<(String, SecretSource)>, Problem> {
     let key = |name: &str| format!("upstream.{name}");
@@ -369,7 +342,7 @@ fn source(
             ));
         }
     };
-    if let Some(Value::Texts(argv)) = file.value(&key(name)) {
+    if let Some(TypedValue::Texts(argv)) = file.value(&key(name)) {
         let command = SecretSource::Command(SecretCommand {
             argv,
             timeout: file
@@ -380,7 +353,7 @@ fn source(
     }
     let secret = secret(file, around, &key(name))?;
     let source = |secret| match file.value(&key(name)) {
-        Some(Value::Text(path)) if name.ends_with("_file") => {
+        Some(TypedValue::Text(path)) if name.ends_with("_file") => {
             SecretSource::File(around.dir.join(path), secret)
         }
         _ => SecretSource::Given(secret),
@@ -390,8 +363,8 @@ fn source(
 
 /// The secret under `path`, wherever it is kept; `None`: not written, or refused and told.
 pub(super) fn secret(
-    file: &File,
-    around: &Surroundings<'_>,
+    file: &WrittenFile,
+    around: &FileSurroundings<'_>,
     path: &str,
 ) -> Result<Option<Secret>, Problem> {
     if file.line(path).is_none() {
@@ -400,8 +373,8 @@ pub(super) fn secret(
     let refused =
         |what: String, remedy: &str| Problem::new(file.line(path), key_of(path), what, remedy);
     let text = match file.value(path) {
-        Some(Value::Secret(secret)) => return Ok(Some(secret)),
-        Some(Value::Text(place)) if path.ends_with("_file") => {
+        Some(TypedValue::Secret(secret)) => return Ok(Some(secret)),
+        Some(TypedValue::Text(place)) if path.ends_with("_file") => {
             return secret_in_file(&around.dir.join(place))
                 .map(Some)
                 .map_err(|why| {
@@ -411,7 +384,7 @@ pub(super) fn secret(
                     )
                 });
         }
-        Some(Value::Text(name)) => (around.environment)(&name).map(Zeroizing::new),
+        Some(TypedValue::Text(name)) => (around.environment)(&name).map(Zeroizing::new),
         _ => return Ok(None),
     };
     let Some(text) = text else {
@@ -447,8 +420,8 @@ pub fn trimmed(text: &str) -> &str {
 
 /// `Err(None)`: something in it was refused and told.
 fn iam(
-    file: &File,
-    around: &Surroundings<'_>,
+    file: &WrittenFile,
+    around: &FileSurroundings<'_>,
 ) -> Result<Iam, Option<(&'static str, &'static str)>> {
     if keys::in_table("upstream.iam").any(|key| file.is_refused(key.path()))
         || file.is_refused("upstream.iam")
@@ -476,33 +449,6 @@ fn iam(
         region,
         cluster: cluster.to_ascii_lowercase(),
         user,
-        serverless: matches!(
-            file.value("upstream.iam.serverless"),
-            Some(Value::Flag(true))
-        ),
+        serverless: file.flag("upstream.iam.serverless"),
     })
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn digests_are_read_as_redis_writes_them() {
-        let hex = "2bb80d537b1da3e38bd30361aa855686bde0eacd7162fef6a25fe97bf527a25b";
-        let secret = PasswordDigest::of(b"secret");
-        assert!(PasswordDigest::from_hex(hex).as_ref() == Some(&secret));
-        assert!(PasswordDigest::from_hex(&format!("#{hex}")).as_ref() == Some(&secret));
-        assert!(PasswordDigest::from_hex(&hex.to_uppercase()).as_ref() == Some(&secret));
-        for wrong in [
-            "",
-            "#",
-            &hex[1..],
-            &format!("{hex}0"),
-            &hex.replace('2', "g"),
-        ] {
-            assert!(PasswordDigest::from_hex(wrong).is_none(), "{wrong}");
-        }
-        assert!(!format!("{secret:?}").contains("2b"));
-    }
 }

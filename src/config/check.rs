@@ -2,37 +2,32 @@
 //!
 //! What contradicts something else is found in `conflicts`, on the settings built here.
 
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
-use super::file::{File, key_of};
+use super::file::{WrittenFile, key_of, to_usize};
 use super::files::read_hosts;
 use super::keys::{self, Fallback};
-use super::leaf::Value;
-use super::machine::Machine;
+use super::machine::{FileSurroundings, Machine};
+use super::memory::memory_warnings;
 use super::problem::Problem;
+use super::typed_value::TypedValue;
 use super::value::word_of_host;
 use super::{
-    Address, AtLimit, Drain, Group, Limits, Listener, Log, LogFormat, Login, Match, Mode,
-    OnSubscriptionLoss, Per, Queue, Reconnect, Reload, Role, Settings, Upstream, UpstreamTls,
+    Address, AtLimit, DEFAULT_GROUP, Drain, Group, Limits, Listener, Log, LogFormat, Login, Match,
+    Mode, OnSubscriptionLoss, Per, Queue, Reconnect, Reload, Role, Settings, Upstream, UpstreamTls,
     Written, access, admin, auth, tls,
 };
-
-/// What stands around the file.
-pub(super) struct Surroundings<'a> {
-    /// Where relative paths start.
-    pub(super) dir: &'a Path,
-    pub(super) machine: &'a Machine,
-    /// The value of an environment variable.
-    pub(super) environment: &'a dyn Fn(&str) -> Option<String>,
-}
 
 /// The settings that `file` means, and what is missing or cannot be had.
 ///
 /// When there is any problem, of this or of reading, stand-ins may be in the place of what was refused: the caller
 /// looks for conflicts in them and then drops them.
-pub(super) fn settings(file: &File, around: &Surroundings<'_>) -> (Settings, Vec<Problem>) {
+pub(super) fn settings(
+    file: &WrittenFile,
+    around: &FileSurroundings<'_>,
+) -> (Settings, Vec<Problem>) {
     let mut problems = missing(file);
     let (login, wrong) = auth::login(file, around);
     problems.extend(wrong);
@@ -55,7 +50,7 @@ pub(super) fn settings(file: &File, around: &Surroundings<'_>) -> (Settings, Vec
     let mut warnings = tls::warnings(file, upstream.tls.as_ref(), &listeners, around.machine.now);
     warnings.extend(admin::warnings(file, &admin));
     let has_tls = listeners.iter().any(|listener| listener.tls.is_some());
-    warnings.extend(super::conflicts::memory_warnings(file, &limits, has_tls));
+    warnings.extend(memory_warnings(file, &limits, has_tls));
     let settings = Settings {
         written: Written {
             workers: file.line("workers").is_some(),
@@ -66,12 +61,12 @@ pub(super) fn settings(file: &File, around: &Surroundings<'_>) -> (Settings, Vec
             .text("instance")
             .unwrap_or_else(|| word_of_host(&around.machine.host_name)),
         drain: Drain {
-            delay: time(file, "drain_delay"),
-            until_empty: matches!(file.value("drain_until_empty"), Some(Value::Flag(true))),
-            deadline: time(file, "drain_deadline"),
+            delay: file.time("drain_delay"),
+            until_empty: file.flag("drain_until_empty"),
+            deadline: file.time("drain_deadline"),
         },
-        drain_timeout: time(file, "drain_timeout"),
-        stall_timeout: time(file, "stall_timeout"),
+        drain_timeout: file.time("drain_timeout"),
+        stall_timeout: file.time("stall_timeout"),
         warnings,
         listeners,
         auth,
@@ -79,22 +74,19 @@ pub(super) fn settings(file: &File, around: &Surroundings<'_>) -> (Settings, Vec
         groups,
         upstream,
         limits,
-        operators: match file.value("admin.users") {
-            Some(Value::Texts(users)) => users,
-            _ => Vec::new(),
-        },
+        operators: file.texts("admin.users"),
         admin: Arc::new(admin),
         log: log(file),
         reload: Reload {
-            watch: matches!(file.value("reload.watch"), Some(Value::Flag(true))),
-            interval: time(file, "reload.interval"),
+            watch: file.flag("reload.watch"),
+            interval: file.time("reload.interval"),
         },
     };
     (settings, problems)
 }
 
 /// Required keys that are not there, in every table that is.
-fn missing(file: &File) -> Vec<Problem> {
+fn missing(file: &WrittenFile) -> Vec<Problem> {
     let required = keys::keys()
         .iter()
         .filter(|key| matches!(key.default, Fallback::Required));
@@ -140,7 +132,7 @@ fn missing(file: &File) -> Vec<Problem> {
     problems
 }
 
-fn workers(file: &File, machine: &Machine, upstream: &Upstream) -> usize {
+fn workers(file: &WrittenFile, machine: &Machine, upstream: &Upstream) -> usize {
     // More workers than shared connections cannot be had, and each takes another for subscriptions: the default gives way;
     // a number that is written does not.
     let shared = upstream.shared_connections;
@@ -154,8 +146,8 @@ fn workers(file: &File, machine: &Machine, upstream: &Upstream) -> usize {
 }
 
 fn listener(
-    file: &File,
-    around: &Surroundings<'_>,
+    file: &WrittenFile,
+    around: &FileSurroundings<'_>,
     path: &str,
     problems: &mut Vec<Problem>,
 ) -> Listener {
@@ -167,28 +159,29 @@ fn listener(
     Listener {
         name: address.to_string(),
         address,
-        backlog: number(file, &format!("{path}.backlog"))
+        backlog: file
+            .number(&format!("{path}.backlog"))
             .try_into()
             .unwrap_or(u32::MAX),
         tls,
         access,
-        admin: matches!(
-            file.value(&format!("{path}.admin")),
-            Some(Value::Flag(true))
-        ),
+        admin: file.flag(&format!("{path}.admin")),
     }
 }
 
 /// Two of five: the rest must do for a subscription connection of each worker and for what is lent out.
-fn shared_connections(file: &File) -> usize {
-    let total = number(file, "upstream.max_connections");
+fn shared_connections(file: &WrittenFile) -> usize {
+    let total = file.number("upstream.max_connections");
     let default = (total * 2 / 5).clamp(1, 4);
     file.count("upstream.shared_connections")
         .map_or(default, to_usize)
 }
 
 /// The file that names are looked up in; it is read again at every lookup.
-fn hosts_file(file: &File, around: &Surroundings<'_>) -> Result<Option<PathBuf>, Problem> {
+fn hosts_file(
+    file: &WrittenFile,
+    around: &FileSurroundings<'_>,
+) -> Result<Option<PathBuf>, Problem> {
     let key = "upstream.hosts_file";
     let Some(path) = file.text(key).map(|path| around.dir.join(path)) else {
         return Ok(None);
@@ -208,12 +201,12 @@ fn hosts_file(file: &File, around: &Surroundings<'_>) -> Result<Option<PathBuf>,
 const CIRCUIT_AFTER: Duration = Duration::from_secs(10);
 
 fn upstream(
-    file: &File,
+    file: &WrittenFile,
     login: Option<Login>,
     tls: Option<UpstreamTls>,
     hosts_file: Option<PathBuf>,
 ) -> Upstream {
-    let queue_timeout = time(file, "upstream.queue.timeout");
+    let queue_timeout = file.time("upstream.queue.timeout");
     Upstream {
         address: address(file, "upstream.address"),
         role: match file.choice("upstream.role") {
@@ -221,19 +214,19 @@ fn upstream(
             _ => Role::Primary,
         },
         hosts_file,
-        resolve_interval: time(file, "upstream.resolve_interval"),
-        move_timeout: time(file, "upstream.move_timeout"),
-        max_connections: number(file, "upstream.max_connections"),
+        resolve_interval: file.time("upstream.resolve_interval"),
+        move_timeout: file.time("upstream.move_timeout"),
+        max_connections: file.number("upstream.max_connections"),
         shared_connections: shared_connections(file),
-        connect_timeout: time(file, "upstream.connect_timeout"),
-        reply_timeout: time(file, "upstream.reply_timeout"),
-        busy_timeout: time(file, "upstream.busy_timeout"),
-        keepalive: time(file, "upstream.keepalive"),
-        ping_interval: time(file, "upstream.ping_interval"),
-        health_interval: time(file, "upstream.health_interval"),
+        connect_timeout: file.time("upstream.connect_timeout"),
+        reply_timeout: file.time("upstream.reply_timeout"),
+        busy_timeout: file.time("upstream.busy_timeout"),
+        keepalive: file.time("upstream.keepalive"),
+        ping_interval: file.time("upstream.ping_interval"),
+        health_interval: file.time("upstream.health_interval"),
         reconnect: Reconnect {
-            initial: time(file, "upstream.reconnect.initial"),
-            max: time(file, "upstream.reconnect.max"),
+            initial: file.time("upstream.reconnect.initial"),
+            max: file.time("upstream.reconnect.max"),
         },
         max_connects_per_second: file
             .count("upstream.max_connects_per_second")
@@ -243,60 +236,54 @@ fn upstream(
             .unwrap_or(CIRCUIT_AFTER.max(queue_timeout)),
         queue: Queue {
             timeout: queue_timeout,
-            max_commands: number(file, "upstream.queue.max_commands"),
+            max_commands: file.number("upstream.queue.max_commands"),
         },
-        borrow_timeout: time(file, "upstream.borrow_timeout"),
-        max_write_buffer: bytes(file, "upstream.max_write_buffer"),
-        max_shared_request: bytes(file, "upstream.max_shared_request"),
+        borrow_timeout: file.time("upstream.borrow_timeout"),
+        max_write_buffer: file.bytes("upstream.max_write_buffer"),
+        max_shared_request: file.bytes("upstream.max_shared_request"),
         on_subscription_loss: match file.choice("upstream.on_subscription_loss") {
             Some("close") => OnSubscriptionLoss::Close,
             _ => OnSubscriptionLoss::Resubscribe,
         },
         tls,
         login,
-        reauthenticate_after: time(file, "upstream.reauthenticate_after"),
+        reauthenticate_after: file.time("upstream.reauthenticate_after"),
     }
 }
 
-fn limits(file: &File, machine: &Machine) -> Limits {
+fn limits(file: &WrittenFile, machine: &Machine) -> Limits {
     Limits {
-        max_clients: number(file, "limits.max_clients"),
+        max_clients: file.number("limits.max_clients"),
         max_memory: match file.value("limits.max_memory") {
-            Some(Value::Size(bytes)) => to_usize(bytes),
+            Some(TypedValue::Size(bytes)) => to_usize(bytes),
             _ => machine.memory / 4 * 3,
         },
-        max_client_buffer: bytes(file, "limits.max_client_buffer"),
-        reply_stall_timeout: time(file, "limits.reply_stall_timeout"),
-        pubsub_buffer: bytes(file, "limits.pubsub_buffer"),
-        max_client_subscriptions: number(file, "limits.max_client_subscriptions"),
-        max_client_in_flight: number(file, "limits.max_client_in_flight"),
-        max_client_read_ahead: bytes(file, "limits.max_client_read_ahead"),
-        max_client_query_buffer: bytes(file, "limits.max_client_query_buffer"),
-        max_request: bytes(file, "limits.max_request"),
-        idle_timeout: time(file, "limits.idle_timeout"),
-        handshake_timeout: time(file, "limits.handshake_timeout"),
-        half_closed_grace: time(file, "limits.half_closed_grace"),
-        request_stall_timeout: time(file, "limits.request_stall_timeout"),
-        upload_patience: time(file, "limits.upload_patience"),
-        keepalive: time(file, "limits.keepalive"),
-        explain_rejections: matches!(
-            file.value("limits.explain_rejections"),
-            Some(Value::Flag(true))
-        ),
-        reject_hold: time(file, "limits.reject_hold"),
-        max_rejected: number(file, "limits.max_rejected"),
-        max_arriving: number(file, "limits.max_arriving"),
-        arriving_timeout: time(file, "limits.arriving_timeout"),
-        operator_places: number(file, "limits.operator_places"),
-        enforce_on_reload: matches!(
-            file.value("limits.enforce_on_reload"),
-            Some(Value::Flag(true))
-        ),
+        max_client_buffer: file.bytes("limits.max_client_buffer"),
+        reply_stall_timeout: file.time("limits.reply_stall_timeout"),
+        pubsub_buffer: file.bytes("limits.pubsub_buffer"),
+        max_client_subscriptions: file.number("limits.max_client_subscriptions"),
+        max_client_in_flight: file.number("limits.max_client_in_flight"),
+        max_client_read_ahead: file.bytes("limits.max_client_read_ahead"),
+        max_client_query_buffer: file.bytes("limits.max_client_query_buffer"),
+        max_request: file.bytes("limits.max_request"),
+        idle_timeout: file.time("limits.idle_timeout"),
+        handshake_timeout: file.time("limits.handshake_timeout"),
+        half_closed_grace: file.time("limits.half_closed_grace"),
+        request_stall_timeout: file.time("limits.request_stall_timeout"),
+        upload_patience: file.time("limits.upload_patience"),
+        keepalive: file.time("limits.keepalive"),
+        explain_rejections: file.flag("limits.explain_rejections"),
+        reject_hold: file.time("limits.reject_hold"),
+        max_rejected: file.number("limits.max_rejected"),
+        max_arriving: file.number("limits.max_arriving"),
+        arriving_timeout: file.time("limits.arriving_timeout"),
+        operator_places: file.number("limits.operator_places"),
+        enforce_on_reload: file.flag("limits.enforce_on_reload"),
     }
 }
 
 /// The groups as written, and `default` behind them unless the operator wrote it.
-fn groups(file: &File, idle_timeout: Duration) -> Vec<Group> {
+fn groups(file: &WrittenFile, idle_timeout: Duration) -> Vec<Group> {
     let mut groups: Vec<Group> = (0..file.tables("group"))
         .map(|index| group(file, &format!("group[{index}]"), idle_timeout))
         .collect();
@@ -320,17 +307,14 @@ fn groups(file: &File, idle_timeout: Duration) -> Vec<Group> {
     groups
 }
 
-/// The name of the group that takes whom no other takes.
-pub(super) const DEFAULT_GROUP: &str = "default";
-
-fn group(file: &File, path: &str, idle_timeout: Duration) -> Group {
+fn group(file: &WrittenFile, path: &str, idle_timeout: Duration) -> Group {
     let at = |name: &str| format!("{path}.{name}");
     let cap = |name: &str| file.count(&at(name)).map(to_usize);
     Group {
         name: file.text(&at("name")).unwrap_or_default(),
         matches: Match {
             address: match file.value(&at("match.address")) {
-                Some(Value::Networks(networks)) => networks,
+                Some(TypedValue::Networks(networks)) => networks,
                 _ => Vec::new(),
             },
             listener: file.glob(&at("match.listener")),
@@ -360,7 +344,7 @@ fn group(file: &File, path: &str, idle_timeout: Duration) -> Group {
             Some("evict-idle") => AtLimit::EvictIdle,
             _ => AtLimit::Reject,
         },
-        evict_pause: time(file, &at("evict_pause")),
+        evict_pause: file.time(&at("evict_pause")),
         max_evictions_per_second: file
             .count(&at("max_evictions_per_second"))
             .map_or(u32::MAX, |rate| u32::try_from(rate).unwrap_or(u32::MAX)),
@@ -369,42 +353,25 @@ fn group(file: &File, path: &str, idle_timeout: Duration) -> Group {
             _ => Mode::Enforce,
         },
         deny_commands: match file.value(&at("deny_commands")) {
-            Some(Value::Commands(commands)) => commands,
+            Some(TypedValue::Commands(commands)) => commands,
             _ => Vec::new(),
         },
     }
 }
 
-fn log(file: &File) -> Log {
+fn log(file: &WrittenFile) -> Log {
     Log {
         level: file.choice("log.level").unwrap_or("info").to_owned(),
         format: match file.choice("log.format") {
             Some("json") => LogFormat::Json,
             _ => LogFormat::Text,
         },
-        buffer: bytes(file, "log.buffer"),
+        buffer: file.bytes("log.buffer"),
     }
 }
 
-/// The address under `path`, or a stand-in that no socket has where it was refused or is missing.
-fn address(file: &File, path: &str) -> Address {
+/// Returns the address under `path`, or a stand-in that no socket has where it was refused or is missing.
+fn address(file: &WrittenFile, path: &str) -> Address {
     file.address(path)
         .unwrap_or(Address::Unix(std::path::PathBuf::new()))
-}
-
-pub(super) fn time(file: &File, path: &str) -> Duration {
-    file.duration(path).unwrap_or_default()
-}
-
-fn number(file: &File, path: &str) -> usize {
-    file.count(path).map_or(0, to_usize)
-}
-
-fn bytes(file: &File, path: &str) -> usize {
-    file.size(path).map_or(0, to_usize)
-}
-
-/// The list of keys bounds every number far below what an address space of 64 bits counts.
-pub(super) fn to_usize(number: u64) -> usize {
-    usize::try_from(number).unwrap_or(usize::MAX)
 }

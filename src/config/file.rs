@@ -10,27 +10,28 @@ use toml::Spanned;
 use toml::de::{DeTable, DeValue};
 
 use super::keys::{self, Fallback, Kind};
-use super::leaf::{LeafError, Value, default_value, kind_of, leaf};
+
 use super::problem::Problem;
+use super::typed_value::{TypedValue, ValueError, default_value, kind_of, typed_value};
 use super::value::{Wrong, shown, wrong};
-use super::{Address, Glob};
+use super::{Address, AdminAddress, Glob};
 
 /// What stands in the file under one key.
 #[derive(Debug)]
 struct Entry {
     line: usize,
     /// `None`: refused, and the problem is already told.
-    value: Option<Value>,
+    value: Option<TypedValue>,
 }
 
 /// A configuration file in which every key that was not refused holds a value of its kind.
 #[derive(Debug, Default)]
-pub(super) struct File {
+pub(super) struct WrittenFile {
     /// By path; the tables of a `[[table]]` are `table[0]`, `table[1]`...
     entries: BTreeMap<String, Entry>,
 }
 
-impl File {
+impl WrittenFile {
     /// Reads `text` and says everything that is wrong with single keys. `Err`: the text is not TOML at all.
     pub(super) fn read(text: &str) -> Result<(Self, Vec<Problem>), Problem> {
         let lines = Lines::of(text);
@@ -54,7 +55,7 @@ impl File {
     }
 
     /// The value under `path`, or else the default of its key.
-    pub(super) fn value(&self, path: &str) -> Option<Value> {
+    pub(super) fn value(&self, path: &str) -> Option<TypedValue> {
         if let Some(Entry {
             value: Some(value), ..
         }) = self.entries.get(path)
@@ -74,7 +75,7 @@ impl File {
             .iter()
             .filter(move |(path, _)| path.ends_with(end));
         named.filter_map(|(_, entry)| match &entry.value {
-            Some(Value::Text(text)) => Some(text.as_str()),
+            Some(TypedValue::Text(text)) => Some(text.as_str()),
             _ => None,
         })
     }
@@ -112,62 +113,103 @@ impl File {
 
     pub(super) fn count(&self, path: &str) -> Option<u64> {
         match self.value(path)? {
-            Value::Count(count) => Some(count),
+            TypedValue::Count(count) => Some(count),
             _ => None,
         }
     }
 
     pub(super) fn duration(&self, path: &str) -> Option<Duration> {
         match self.value(path)? {
-            Value::Duration(duration) => Some(duration),
+            TypedValue::Duration(duration) => Some(duration),
             _ => None,
         }
     }
 
     pub(super) fn size(&self, path: &str) -> Option<u64> {
         match self.value(path)? {
-            Value::Size(bytes) => Some(bytes),
+            TypedValue::Size(bytes) => Some(bytes),
             _ => None,
         }
     }
 
+    /// Returns the count under `path`, or 0.
+    pub(super) fn number(&self, path: &str) -> usize {
+        self.count(path).map_or(0, to_usize)
+    }
+
+    /// Returns the size under `path`, or 0.
+    pub(super) fn bytes(&self, path: &str) -> usize {
+        self.size(path).map_or(0, to_usize)
+    }
+
+    /// Returns the duration under `path`, or zero.
+    pub(super) fn time(&self, path: &str) -> Duration {
+        self.duration(path).unwrap_or_default()
+    }
+
+    /// Tells whether `true` holds under `path`.
+    pub(super) fn flag(&self, path: &str) -> bool {
+        matches!(self.value(path), Some(TypedValue::Flag(true)))
+    }
+
     pub(super) fn text(&self, path: &str) -> Option<String> {
         match self.value(path)? {
-            Value::Text(text) => Some(text),
+            TypedValue::Text(text) => Some(text),
             _ => None,
         }
     }
 
     pub(super) fn mode(&self, path: &str) -> Option<u32> {
         match self.value(path)? {
-            Value::Mode(mode) => Some(mode),
+            TypedValue::Mode(mode) => Some(mode),
             _ => None,
         }
     }
 
     pub(super) fn choice(&self, path: &str) -> Option<&'static str> {
         match self.value(path)? {
-            Value::Choice(word) => Some(word),
+            TypedValue::Choice(word) => Some(word),
             _ => None,
         }
     }
 
     pub(super) fn address(&self, path: &str) -> Option<Address> {
         match self.value(path)? {
-            Value::Address(address) => Some(address),
+            TypedValue::Address(address) => Some(address),
             _ => None,
+        }
+    }
+
+    pub(super) fn admin_address(&self, path: &str) -> Option<AdminAddress> {
+        match self.value(path)? {
+            TypedValue::AdminAddress(address) => Some(address),
+            _ => None,
+        }
+    }
+
+    /// Returns the list of texts under `path`, empty where there is none.
+    pub(super) fn texts(&self, path: &str) -> Vec<String> {
+        match self.value(path) {
+            Some(TypedValue::Texts(texts)) => texts,
+            _ => Vec::new(),
         }
     }
 
     pub(super) fn glob(&self, path: &str) -> Option<Glob> {
         match self.value(path)? {
-            Value::Glob(glob) => Some(glob),
+            TypedValue::Glob(glob) => Some(glob),
             _ => None,
         }
     }
 }
 
-/// Whether `path` is the list of all `[[table]]` rather than one of them.
+/// Makes a count or size of the file one of this machine: the list of keys bounds every number far below what an address space of
+/// 64 bits counts.
+pub(super) fn to_usize(number: u64) -> usize {
+    usize::try_from(number).unwrap_or(usize::MAX)
+}
+
+/// Tells whether `path` is the list of all `[[table]]` rather than one of them.
 fn keys_of_many(table: &str, path: &str) -> bool {
     table == path && keys::find(table).is_some_and(|key| matches!(key.kind, Kind::Tables))
 }
@@ -203,7 +245,7 @@ impl Lines {
 }
 
 struct Walk {
-    file: File,
+    file: WrittenFile,
     lines: Lines,
     problems: Vec<Problem>,
 }
@@ -235,7 +277,7 @@ impl Walk {
                 self.refuse(key, path, line, wrong("not in this version", remedy))
             }
             (Kind::Table, DeValue::Table(table)) => {
-                self.keep(path, line, Value::Table);
+                self.keep(path, line, TypedValue::Table);
                 self.table(table, key, path);
             }
             (Kind::Table, DeValue::Array(_)) => {
@@ -268,10 +310,10 @@ impl Walk {
                     wrong("there can be several of these", remedy),
                 );
             }
-            (kind, _) => match leaf(kind, value) {
+            (kind, _) => match typed_value(kind, value) {
                 Ok(value) => self.keep(path, line, value),
                 Err(errors) => {
-                    for LeafError { at, wrong } in errors {
+                    for ValueError { at, wrong } in errors {
                         // In a list of many lines the line of the element helps more than that of the key.
                         let element = at.map(|offset| self.lines.at(offset));
                         self.refuse(key, path, element.unwrap_or(line), wrong);
@@ -282,12 +324,12 @@ impl Walk {
     }
 
     fn tables(&mut self, tables: &[Spanned<DeValue<'_>>], key: &str, path: &str, line: usize) {
-        self.keep(path, line, Value::Table);
+        self.keep(path, line, TypedValue::Table);
         for (index, table) in tables.iter().enumerate() {
             let line = self.lines.at(table.span().start);
             let path = format!("{path}[{index}]");
             if let DeValue::Table(inner) = table.get_ref() {
-                self.keep(&path, line, Value::Table);
+                self.keep(&path, line, TypedValue::Table);
                 self.table(inner, key, &path);
             } else {
                 let what = format!("{} where a table is expected", kind_of(table.get_ref()));
@@ -329,7 +371,7 @@ impl Walk {
             .push(Problem::new(Some(line), key, "unknown key", remedy));
     }
 
-    fn keep(&mut self, path: &str, line: usize, value: Value) {
+    fn keep(&mut self, path: &str, line: usize, value: TypedValue) {
         self.file.entries.insert(
             path.to_owned(),
             Entry {
@@ -388,7 +430,7 @@ mod tests {
     #[test]
     fn what_was_refused_is_known_with_all_that_stands_in_it() {
         let (file, problems) =
-            File::read("upstream = 1\n[[group]]\nname = 5\nper = \"user\"\n").expect("TOML");
+            WrittenFile::read("upstream = 1\n[[group]]\nname = 5\nper = \"user\"\n").expect("TOML");
         assert_eq!(problems.len(), 2);
         assert!(file.is_refused("upstream.address") && file.is_refused("group[0].name"));
         assert!(!file.is_refused("group[0].per") && !file.is_refused("limits.max_clients"));

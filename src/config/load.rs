@@ -6,9 +6,9 @@ use std::path::Path;
 use super::Settings;
 use super::check;
 use super::conflicts;
-use super::file::File;
+use super::file::WrittenFile;
 use super::files::{is_plain_file, read_bytes, read_text};
-use super::machine::Machine;
+use super::machine::{FileSurroundings, Machine};
 use super::problem::{Problem, Problems};
 
 /// Reads and checks the file at `path` against this machine and this process' environment.
@@ -46,10 +46,11 @@ pub fn parse(
     machine: &Machine,
     environment: &dyn Fn(&str) -> Option<String>,
 ) -> Result<Settings, Problems> {
-    let (file, mut problems) = File::read(text).map_err(|problem| Problems::new(vec![problem]))?;
+    let (file, mut problems) =
+        WrittenFile::read(text).map_err(|problem| Problems::new(vec![problem]))?;
     let (settings, more) = check::settings(
         &file,
-        &check::Surroundings {
+        &FileSurroundings {
             dir,
             machine,
             environment,
@@ -79,7 +80,9 @@ pub fn fingerprint(path: &Path) -> u64 {
     text.as_bytes().hash(&mut hasher);
     let dir = path.parent().unwrap_or(Path::new("."));
     // A text that is no TOML names none.
-    let file = File::read(&text).map(|(file, _)| file).unwrap_or_default();
+    let file = WrittenFile::read(&text)
+        .map(|(file, _)| file)
+        .unwrap_or_default();
     for path in file.texts_of("_file") {
         let path = dir.join(path);
         let bytes = is_plain_file(&path).then(|| read_bytes(&path).ok());

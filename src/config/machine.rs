@@ -39,6 +39,16 @@ impl Machine {
     }
 }
 
+/// Tells what a file means beyond its own text.
+pub(super) struct FileSurroundings<'a> {
+    /// Relative paths in the file start here.
+    pub(super) dir: &'a Path,
+    /// The settings are for this machine.
+    pub(super) machine: &'a Machine,
+    /// Returns the value of an environment variable.
+    pub(super) environment: &'a dyn Fn(&str) -> Option<String>,
+}
+
 /// Where control groups are found.
 const CONTROL_GROUPS: &str = "/sys/fs/cgroup";
 

@@ -4,6 +4,7 @@
 //! told at once ([`Problems`]). Invariant: a [`Settings`] that reached a caller has passed every check of this module.
 
 mod access;
+mod address;
 mod admin;
 mod auth;
 mod certificate;
@@ -12,13 +13,15 @@ mod conflicts;
 mod file;
 mod files;
 mod keys;
-mod leaf;
 mod load;
 mod machine;
+mod memory;
 mod problem;
 mod reload;
 mod report;
+mod secret;
 mod tls;
+mod typed_value;
 mod value;
 
 use std::path::PathBuf;
@@ -26,20 +29,22 @@ use std::sync::Arc;
 use std::time::Duration;
 
 pub use access::Access;
-pub use admin::{Admin, AdminAddress, health_address};
+pub use address::{Address, AdminAddress};
+pub use admin::{Admin, health_address};
 pub use auth::{
-    Auth, AuthMode, AuthUser, Iam, Login, PasswordDigest, SecretCommand, SecretSource,
-    secret_in_file, trimmed,
+    Auth, AuthMode, AuthUser, Iam, Login, SecretCommand, SecretSource, secret_in_file, trimmed,
 };
 pub use certificate::{Certificate, UnixSeconds};
-pub use conflicts::{CLIENT_BYTES, PROCESS_BYTES, TLS_CLIENT_BYTES, memory_for, share_a_port};
+pub use conflicts::share_a_port;
 pub use files::{is_plain_file, read_authorities, read_hosts};
 pub use keys::{Key, keys};
 pub use load::{fingerprint, load, parse};
 pub use machine::Machine;
+pub use memory::{CLIENT_BYTES, PROCESS_BYTES, TLS_CLIENT_BYTES, memory_for};
 pub use problem::{Problem, Problems};
 pub use reload::{MOST_GROUPS, succeed};
 pub use report::report;
+pub use secret::{PasswordDigest, Secret};
 pub use tls::{Authorities, ListenerTls, Pair, UpstreamTls, Verification, provider};
 
 /// Everything respool runs by. Built only by the checks of this module, so that every value in it is usable as it is.
@@ -129,31 +134,6 @@ pub struct Drain {
     pub until_empty: bool,
     /// But not longer.
     pub deadline: Duration,
-}
-
-/// A TCP address or the path of a unix socket.
-#[derive(Debug, Clone, PartialEq, Eq, Hash)]
-pub enum Address {
-    /// `host:port`; the host may be a name, resolved at every connect.
-    Tcp {
-        /// Host name or IP address, without brackets.
-        host: String,
-        /// TCP port.
-        port: u16,
-    },
-    /// `unix:/path`.
-    Unix(PathBuf),
-}
-
-impl std::fmt::Display for Address {
-    /// As it would be written in the file.
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        match self {
-            Self::Tcp { host, port } if host.contains(':') => write!(f, "[{host}]:{port}"),
-            Self::Tcp { host, port } => write!(f, "{host}:{port}"),
-            Self::Unix(path) => write!(f, "unix:{}", path.display()),
-        }
-    }
 }
 
 /// One listening socket.
@@ -316,6 +296,9 @@ pub struct Limits {
     /// Whether a reload that lowers a cap closes those who are past it; otherwise they stay until they leave.
     pub enforce_on_reload: bool,
 }
+
+/// The group of this name takes whom no other takes.
+const DEFAULT_GROUP: &str = "default";
 
 /// A client group.
 #[derive(Debug, Clone)]
@@ -488,26 +471,4 @@ pub enum LogFormat {
     Text,
     /// One JSON object a line.
     Json,
-}
-
-/// A secret: wiped on drop, never printed.
-#[derive(Clone, zeroize::Zeroize, zeroize::ZeroizeOnDrop)]
-pub struct Secret(String);
-
-impl Secret {
-    /// Wraps `text`.
-    pub fn new(text: String) -> Self {
-        Self(text)
-    }
-
-    /// The secret itself, for the one place that sends it.
-    pub fn expose(&self) -> &str {
-        &self.0
-    }
-}
-
-impl std::fmt::Debug for Secret {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.write_str("<secret>")
-    }
 }

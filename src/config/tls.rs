@@ -13,10 +13,9 @@ use rustls::pki_types::{CertificateDer, PrivateKeyDer, ServerName};
 use rustls::sign::CertifiedKey;
 
 use super::certificate::Certificate;
-use super::check::{Surroundings, time};
-use super::file::File;
+use super::file::WrittenFile;
 use super::files::read_bytes;
-use super::leaf::Value;
+use super::machine::FileSurroundings;
 use super::problem::Problem;
 use super::{Address, UnixSeconds};
 
@@ -93,8 +92,8 @@ pub fn provider() -> Arc<CryptoProvider> {
 
 /// What was read of `upstream.tls`, and what is wrong with it.
 pub(super) fn upstream(
-    file: &File,
-    around: &Surroundings<'_>,
+    file: &WrittenFile,
+    around: &FileSurroundings<'_>,
     address: &Address,
 ) -> (Option<UpstreamTls>, Vec<Problem>) {
     let table = "upstream.tls";
@@ -111,7 +110,7 @@ pub(super) fn upstream(
             "add enabled = true, or enabled = false",
         ));
     }
-    let is_on = matches!(file.value(&enabled), Some(Value::Flag(true)));
+    let is_on = file.flag(&enabled);
     let mut files = Files {
         file,
         around,
@@ -122,10 +121,7 @@ pub(super) fn upstream(
     let authorities = files.authorities("ca_file");
     let identity = files.pair();
     let server_name = files.server_name(address, is_on);
-    let skipped = matches!(
-        file.value(&format!("{table}.insecure_skip_verify")),
-        Some(Value::Flag(true))
-    );
+    let skipped = file.flag(&format!("{table}.insecure_skip_verify"));
     let tls = server_name
         .filter(|_| is_on)
         .map(|server_name| UpstreamTls {
@@ -137,15 +133,15 @@ pub(super) fn upstream(
             } else {
                 Verification::Full
             },
-            handshake_timeout: time(file, &format!("{table}.handshake_timeout")),
+            handshake_timeout: file.time(&format!("{table}.handshake_timeout")),
         });
     (tls, problems)
 }
 
 /// What was read of the `tls` of the listener at `path`, and what is wrong with it.
 pub(super) fn listener(
-    file: &File,
-    around: &Surroundings<'_>,
+    file: &WrittenFile,
+    around: &FileSurroundings<'_>,
     path: &str,
 ) -> (Option<ListenerTls>, Vec<Problem>) {
     let table = format!("{path}.tls");
@@ -169,7 +165,7 @@ pub(super) fn listener(
 
 /// What is no mistake and yet worth a word: TLS that does not verify, certificates that are not good now.
 pub(super) fn warnings(
-    file: &File,
+    file: &WrittenFile,
     upstream: Option<&UpstreamTls>,
     listeners: &[super::Listener],
     now: UnixSeconds,
@@ -209,8 +205,8 @@ pub(super) fn warnings(
 
 /// Reads the files that one table names.
 struct Files<'a, 'b> {
-    file: &'a File,
-    around: &'a Surroundings<'b>,
+    file: &'a WrittenFile,
+    around: &'a FileSurroundings<'b>,
     table: &'a str,
     problems: &'a mut Vec<Problem>,
 }

@@ -1,15 +1,14 @@
-//! Text to value and back: durations, sizes, addresses, networks, globs, commands.
+//! Text to value and back: durations, sizes, networks, globs, commands.
 //!
 //! Pure; every refusal says what was found and what to write instead, and never shows what may hold a secret.
 
-use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
-use std::path::PathBuf;
+use std::net::IpAddr;
 use std::time::Duration;
 
 use ipnet::IpNet;
 
+use super::Glob;
 use super::keys::nearest_word;
-use super::{Address, Glob};
 
 /// Why a value was refused.
 #[derive(Debug, PartialEq, Eq)]
@@ -146,106 +145,6 @@ fn split_number(text: &str) -> (&str, &str) {
         .find(|c: char| !c.is_ascii_digit())
         .unwrap_or(text.len());
     text.split_at(end)
-}
-
-/// Reads `host:port`, `[ipv6]:port` or `unix:/path`.
-pub(super) fn address(text: &str) -> Result<Address, Wrong> {
-    // A URL may carry a password: what is written here must not be shown.
-    if text.contains('@') || text.contains("://") {
-        return Err(wrong(
-            "this is a URL, not an address",
-            "write \"host:port\" or \"unix:/path\"; user and password have keys of their own",
-        ));
-    }
-    if let Some(path) = text.strip_prefix("unix:") {
-        return unix_address(path);
-    }
-    let not_an_address = || wrong(format!("{} is not an address", shown(text)), ADDRESS_FORM);
-    let (host, port) = text.rsplit_once(':').ok_or_else(not_an_address)?;
-    if port.is_empty() || !port.bytes().all(|byte| byte.is_ascii_digit()) {
-        return Err(not_an_address());
-    }
-    let port = port.parse::<u16>().map_err(|_| {
-        wrong(
-            format!("{} has no possible port", shown(text)),
-            "write a port up to 65535",
-        )
-    })?;
-    let bracketed = host
-        .strip_prefix('[')
-        .and_then(|rest| rest.strip_suffix(']'));
-    let host = match bracketed {
-        Some(inner) if inner.parse::<Ipv6Addr>().is_ok() => inner,
-        None if host.contains(':') && host.parse::<Ipv6Addr>().is_ok() => {
-            return Err(wrong(
-                format!("{} is an IPv6 address without brackets", shown(text)),
-                format!("write \"[{host}]:{port}\""),
-            ));
-        }
-        None if is_host(host) => host,
-        _ => return Err(not_an_address()),
-    };
-    Ok(Address::Tcp {
-        host: host.to_owned(),
-        port,
-    })
-}
-
-const ADDRESS_FORM: &str =
-    "write \"host:port\" such as \"127.0.0.1:6380\", \"[::1]:6380\", or \"unix:/path\"";
-
-/// The kernel's `sun_path` holds 108 bytes with the one that ends it.
-const LONGEST_UNIX_PATH: usize = 107;
-
-fn unix_address(path: &str) -> Result<Address, Wrong> {
-    let name = path.rsplit('/').next().unwrap_or_default();
-    let is_folder = ["", ".", ".."].contains(&name);
-    if !path.starts_with('/') || is_folder || path.chars().any(char::is_control) {
-        let what = format!("{} is not the absolute path of a socket", shown(path));
-        return Err(wrong(
-            what,
-            "write such as \"unix:/run/respool/redis.sock\"",
-        ));
-    }
-    if path.len() > LONGEST_UNIX_PATH {
-        let what = format!(
-            "a path of {} bytes is too long for a unix socket",
-            path.len()
-        );
-        return Err(wrong(
-            what,
-            format!("choose one of at most {LONGEST_UNIX_PATH} bytes"),
-        ));
-    }
-    Ok(Address::Unix(PathBuf::from(path)))
-}
-
-fn is_host(host: &str) -> bool {
-    let numeric = host
-        .bytes()
-        .all(|byte| byte.is_ascii_digit() || byte == b'.');
-    if numeric {
-        return host.parse::<Ipv4Addr>().is_ok();
-    }
-    host.len() <= 253
-        && host
-            .strip_suffix('.')
-            .unwrap_or(host)
-            .split('.')
-            .all(|label| {
-                (1..=63).contains(&label.len())
-                    && label
-                        .bytes()
-                        .all(|byte| byte.is_ascii_alphanumeric() || byte == b'-' || byte == b'_')
-            })
-}
-
-/// Reads `ip:port`; a name would have to be resolved before anything could be told.
-pub(super) fn socket_address(text: &str) -> Result<SocketAddr, Wrong> {
-    text.parse().map_err(|_| {
-        let what = format!("{} is not an IP address and a port", shown(text));
-        wrong(what, "write such as \"127.0.0.1:9180\" or \"[::1]:9180\"")
-    })
 }
 
 /// Reads an IP address or a CIDR network; bits past the prefix are cleared, IPv4 in IPv6 becomes IPv4.

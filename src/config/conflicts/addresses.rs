@@ -169,11 +169,11 @@ fn reaches(listening: &Address, target: &Address) -> bool {
 
 #[cfg(test)]
 mod tests {
-    use super::super::super::value;
+    use super::super::super::address;
     use super::*;
 
     fn tcp(text: &str) -> Address {
-        value::address(text).expect("an address")
+        address::address(text).expect("an address")
     }
 
     #[test]

@@ -1,8 +1,7 @@
 //! Groups that can never match, or never come to their caps.
 
-use super::super::check::DEFAULT_GROUP;
 use super::super::value::shown;
-use super::super::{Address, AtLimit, Group, Match, Mode, Per};
+use super::super::{Address, AtLimit, DEFAULT_GROUP, Group, Match, Mode, Per};
 use super::Conflicts;
 
 impl Conflicts<'_> {

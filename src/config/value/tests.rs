@@ -3,13 +3,7 @@
 use proptest::prelude::*;
 
 use super::*;
-
-fn tcp(host: &str, port: u16) -> Address {
-    Address::Tcp {
-        host: host.to_owned(),
-        port,
-    }
-}
+use crate::config::address::{address, socket_address};
 
 #[test]
 fn durations_need_a_unit_and_an_end() {
@@ -57,55 +51,6 @@ fn sizes_have_exact_units() {
     }
     assert_eq!(size("32mib").unwrap_err().remedy, "did you mean \"32MiB\"?");
     assert_eq!(size("32m").unwrap_err().remedy, "did you mean \"32MiB\"?");
-}
-
-#[test]
-fn addresses_are_tcp_or_unix() {
-    assert_eq!(address("127.0.0.1:6379"), Ok(tcp("127.0.0.1", 6379)));
-    assert_eq!(address("[::1]:6379"), Ok(tcp("::1", 6379)));
-    assert_eq!(
-        address("redis.example.com:0"),
-        Ok(tcp("redis.example.com", 0))
-    );
-    assert_eq!(
-        address("unix:/run/r.sock"),
-        Ok(Address::Unix(PathBuf::from("/run/r.sock")))
-    );
-    let long = format!("unix:/{}", "x".repeat(107));
-    for text in [
-        "",
-        "6379",
-        ":6379",
-        "localhost",
-        "localhost:",
-        "localhost:+1",
-        "localhost:65536",
-        "127.0.0.256:1",
-        "a b:1",
-        "::1:6379",
-        "[::1]",
-        "[zz]:1",
-        "unix:",
-        "unix:relative",
-        "unix:/dir/",
-        "unix:/dir/.",
-        "unix:/dir/..",
-        "a..b:1",
-        "ü:1",
-        long.as_str(),
-    ] {
-        assert!(address(text).is_err(), "{text}");
-    }
-    assert_eq!(
-        address("fe80::1:6379").unwrap_err().remedy,
-        "write \"[fe80::1]:6379\""
-    );
-}
-
-#[test]
-fn a_password_in_a_url_is_not_repeated() {
-    let refusal = address("redis://:hunter2@127.0.0.1:6379").unwrap_err();
-    assert!(!format!("{refusal:?}").contains("hunter2"));
 }
 
 #[test]

@@ -6,14 +6,14 @@ use ipnet::IpNet;
 use toml::Spanned;
 use toml::de::DeValue;
 
-use super::admin::{admin_address, host_name};
+use super::address::{self, admin_address, host_name};
 use super::keys::{self, Fallback, Kind};
 use super::value::{self, Wrong, shown, wrong};
 use super::{Address, AdminAddress, Glob, PasswordDigest, Secret};
 
 /// A value of the kind its key asks for.
 #[derive(Debug, Clone)]
-pub(super) enum Value {
+pub(super) enum TypedValue {
     Table,
     Count(u64),
     Duration(Duration),
@@ -33,47 +33,54 @@ pub(super) enum Value {
 }
 
 /// Why a value was refused, and which element of a list it was.
-pub(super) struct LeafError {
+pub(super) struct ValueError {
     pub(super) at: Option<usize>,
     pub(super) wrong: Wrong,
 }
 
-impl LeafError {
+impl ValueError {
     fn of_all(wrong: Wrong) -> Vec<Self> {
         vec![Self { at: None, wrong }]
     }
 }
 
 /// The value, or everything that is wrong with it.
-pub(super) fn leaf(kind: Kind, value: &Spanned<DeValue<'_>>) -> Result<Value, Vec<LeafError>> {
+pub(super) fn typed_value(
+    kind: Kind,
+    value: &Spanned<DeValue<'_>>,
+) -> Result<TypedValue, Vec<ValueError>> {
     let found = value.get_ref();
     let read = match kind {
-        Kind::Count { min, max } => count(found, min, max).map(Value::Count),
-        Kind::Duration { min_ms, zero } => duration(found, min_ms, zero).map(Value::Duration),
-        Kind::Size { min, max } => size(found, min, max).map(Value::Size),
+        Kind::Count { min, max } => count(found, min, max).map(TypedValue::Count),
+        Kind::Duration { min_ms, zero } => duration(found, min_ms, zero).map(TypedValue::Duration),
+        Kind::Size { min, max } => size(found, min, max).map(TypedValue::Size),
         Kind::Flag => match found {
-            DeValue::Boolean(flag) => Ok(Value::Flag(*flag)),
+            DeValue::Boolean(flag) => Ok(TypedValue::Flag(*flag)),
             other => Err(mismatch(other, "true or false without quotes")),
         },
-        Kind::Mode => mode(found).map(Value::Mode),
-        Kind::Choice { of, later } => choice(found, of, later).map(Value::Choice),
-        Kind::Address => string(found).and_then(value::address).map(Value::Address),
+        Kind::Mode => mode(found).map(TypedValue::Mode),
+        Kind::Choice { of, later } => choice(found, of, later).map(TypedValue::Choice),
+        Kind::Address => string(found)
+            .and_then(address::address)
+            .map(TypedValue::Address),
         Kind::AdminAddress => string(found)
             .and_then(admin_address)
-            .map(Value::AdminAddress),
-        Kind::Hosts => return list(value, host_name).map(Value::Texts),
-        Kind::Networks => return networks(value).map(Value::Networks),
-        Kind::Glob => string(found).and_then(value::glob).map(Value::Glob),
-        Kind::Commands => return list(value, value::denied_command).map(Value::Commands),
-        Kind::Names => return names(value).map(Value::Texts),
-        Kind::Word => string(found).and_then(value::word).map(Value::Text),
-        Kind::Text => non_empty(found).map(|text| Value::Text(text.to_owned())),
-        Kind::Secret => non_empty(found).map(|text| Value::Secret(Secret::new(text.to_owned()))),
-        Kind::Digests => return digests(value).map(Value::Digests),
-        Kind::Argv => return argv(value).map(Value::Texts),
-        Kind::Table | Kind::Tables | Kind::Later(_) => Ok(Value::Table),
+            .map(TypedValue::AdminAddress),
+        Kind::Hosts => return list(value, host_name).map(TypedValue::Texts),
+        Kind::Networks => return networks(value).map(TypedValue::Networks),
+        Kind::Glob => string(found).and_then(value::glob).map(TypedValue::Glob),
+        Kind::Commands => return list(value, value::denied_command).map(TypedValue::Commands),
+        Kind::Names => return names(value).map(TypedValue::Texts),
+        Kind::Word => string(found).and_then(value::word).map(TypedValue::Text),
+        Kind::Text => non_empty(found).map(|text| TypedValue::Text(text.to_owned())),
+        Kind::Secret => {
+            non_empty(found).map(|text| TypedValue::Secret(Secret::new(text.to_owned())))
+        }
+        Kind::Digests => return digests(value).map(TypedValue::Digests),
+        Kind::Argv => return argv(value).map(TypedValue::Texts),
+        Kind::Table | Kind::Tables | Kind::Later(_) => Ok(TypedValue::Table),
     };
-    read.map_err(LeafError::of_all)
+    read.map_err(ValueError::of_all)
 }
 
 fn mismatch(found: &DeValue<'_>, expected: &str) -> Wrong {
@@ -218,9 +225,9 @@ fn choice(
 fn list<T>(
     value: &Spanned<DeValue<'_>>,
     read: impl Fn(&str) -> Result<T, Wrong>,
-) -> Result<Vec<T>, Vec<LeafError>> {
+) -> Result<Vec<T>, Vec<ValueError>> {
     let DeValue::Array(elements) = value.get_ref() else {
-        return Err(LeafError::of_all(mismatch(
+        return Err(ValueError::of_all(mismatch(
             value.get_ref(),
             "a list such as [\"...\", \"...\"]",
         )));
@@ -230,7 +237,7 @@ fn list<T>(
     for element in elements {
         match string(element.get_ref()).and_then(&read) {
             Ok(value) => values.push(value),
-            Err(wrong) => errors.push(LeafError {
+            Err(wrong) => errors.push(ValueError {
                 at: Some(element.span().start),
                 wrong,
             }),
@@ -243,17 +250,17 @@ fn list<T>(
     }
 }
 
-fn names(value: &Spanned<DeValue<'_>>) -> Result<Vec<String>, Vec<LeafError>> {
+fn names(value: &Spanned<DeValue<'_>>) -> Result<Vec<String>, Vec<ValueError>> {
     list(value, |text| match text {
         "" => Err(wrong("an empty name", "write a name, or remove it")),
         text => Ok(text.to_owned()),
     })
 }
 
-fn networks(value: &Spanned<DeValue<'_>>) -> Result<Vec<IpNet>, Vec<LeafError>> {
+fn networks(value: &Spanned<DeValue<'_>>) -> Result<Vec<IpNet>, Vec<ValueError>> {
     let networks = list(value, value::network)?;
     if networks.is_empty() {
-        return Err(LeafError::of_all(wrong(
+        return Err(ValueError::of_all(wrong(
             "an empty list matches nobody",
             "name an address, or remove the key",
         )));
@@ -262,7 +269,7 @@ fn networks(value: &Spanned<DeValue<'_>>) -> Result<Vec<IpNet>, Vec<LeafError>> 
 }
 
 /// Digests of passwords; not even one that is wrong is shown.
-fn digests(value: &Spanned<DeValue<'_>>) -> Result<Vec<PasswordDigest>, Vec<LeafError>> {
+fn digests(value: &Spanned<DeValue<'_>>) -> Result<Vec<PasswordDigest>, Vec<ValueError>> {
     list(value, |text| {
         PasswordDigest::from_hex(text).ok_or_else(|| {
             wrong(
@@ -273,13 +280,13 @@ fn digests(value: &Spanned<DeValue<'_>>) -> Result<Vec<PasswordDigest>, Vec<Leaf
     })
 }
 
-fn argv(value: &Spanned<DeValue<'_>>) -> Result<Vec<String>, Vec<LeafError>> {
+fn argv(value: &Spanned<DeValue<'_>>) -> Result<Vec<String>, Vec<ValueError>> {
     let words = list(value, |text| match text.contains('\0') {
         true => Err(wrong("no argument can hold a NUL", "remove it")),
         false => Ok(text.to_owned()),
     })?;
     if words.first().is_none_or(String::is_empty) {
-        return Err(LeafError::of_all(wrong(
+        return Err(ValueError::of_all(wrong(
             "no program",
             "write its path and its arguments, such as [\"/usr/local/bin/redis-password\", \"production\"]",
         )));
@@ -301,12 +308,12 @@ pub(super) fn kind_of(value: &DeValue<'_>) -> &'static str {
 }
 
 /// The default of `key` as a value; a test holds that every default in the list is one.
-pub(super) fn default_value(key: &keys::Key) -> Option<Value> {
+pub(super) fn default_value(key: &keys::Key) -> Option<TypedValue> {
     let Fallback::Is(toml) = key.default else {
         return None;
     };
     let document = DeValue::parse(toml).ok()?;
-    leaf(key.kind, &document).ok()
+    typed_value(key.kind, &document).ok()
 }
 
 #[cfg(test)]

@@ -1,0 +1,50 @@
+//! What is worth a line in the log, and how often.
+//!
+//! Pure: told the time.
+
+use std::fmt;
+use std::time::{Duration, Instant};
+
+/// Between two lines of a kind about one group.
+const LOG_INTERVAL: Duration = Duration::from_secs(10);
+
+/// A line worth logging.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct LogLine {
+    /// How many of the kind were not logged since the last one that was.
+    pub suppressed: u64,
+}
+
+impl fmt::Display for LogLine {
+    /// Empty, or ` (7 more not logged)`, to be appended to a message.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        if self.suppressed == 0 {
+            Ok(())
+        } else {
+            write!(f, " ({} more not logged)", self.suppressed)
+        }
+    }
+}
+
+/// Lets a line pass once in [`LOG_INTERVAL`] and counts the others.
+#[derive(Debug, Default)]
+pub(super) struct LineThrottle {
+    last: Option<Instant>,
+    suppressed: u64,
+}
+
+impl LineThrottle {
+    pub(super) fn pass(&mut self, now: Instant) -> Option<LogLine> {
+        if self
+            .last
+            .is_some_and(|last| now.saturating_duration_since(last) < LOG_INTERVAL)
+        {
+            self.suppressed += 1;
+            return None;
+        }
+        self.last = Some(now);
+        Some(LogLine {
+            suppressed: std::mem::take(&mut self.suppressed),
+        })
+    }
+}
