@@ -1,7 +1,7 @@
 //! respool: a connection-limiting, multiplexing proxy for Redis and Valkey.
 //!
 //! The modules stand in the order in which they may import each other: a file imports only from modules above its own.
-//! `tests/architecture.rs` holds that order.
+//! `tests/architecture` holds that order.
 
 pub mod config;
 
