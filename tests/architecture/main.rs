@@ -16,13 +16,16 @@ use source::{SourceFile, read, rust_files, source_files};
 
 /// Lowest first. `lib.rs` and `main.rs` see everything.
 const ORDER: &[&str] = &[
+    "config",
     "resp",
     "texts",
     "command",
     "memory",
     "replies",
     "identity",
+    "admission",
     "budget",
+    "auth",
     "fences",
     "session",
     "silence",
@@ -38,6 +41,7 @@ const ORDER: &[&str] = &[
     "client",
     "worker",
     "fleet",
+    "admin",
     "process",
     "proxy",
 ];
