@@ -11,15 +11,25 @@
     reason = "it prints a table"
 )]
 
+#[path = "../tests/harness/mod.rs"]
+#[expect(
+    dead_code,
+    unused_imports,
+    unused_macros,
+    reason = "the tests need more of it than the benchmark does"
+)]
+mod harness;
+
 use std::fs;
 use std::io::{self, Read, Write};
-use std::net::{TcpListener, TcpStream};
-use std::path::Path;
-use std::process::{Child, Command, ExitCode, Stdio};
+use std::net::TcpStream;
+use std::process::ExitCode;
 use std::sync::Barrier;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::thread;
 use std::time::{Duration, Instant};
+
+use harness::{Redis, Respool};
 
 const ROUNDS: usize = 5;
 const CLIENTS: usize = 50;
@@ -61,9 +71,9 @@ struct Sample {
 }
 
 fn measure() -> io::Result<Vec<Cell>> {
-    let folder = tempfile::tempdir()?;
-    let (redis, redis_port) = start_redis(folder.path())?;
-    let (respool, port) = start_respool(folder.path(), redis_port)?;
+    let redis = Redis::start_plain(&[]);
+    let respool = Respool::start(&redis);
+    let pids = (respool.pid(), redis.pid());
     let mut cells: Vec<Cell> = PIPELINES
         .map(|pipeline| Cell {
             pipeline,
@@ -75,18 +85,18 @@ fn measure() -> io::Result<Vec<Cell>> {
         println!("round {round} of {ROUNDS}");
         for cell in &mut cells {
             cell.direct
-                .push(window(redis_port, cell.pipeline, &respool, &redis)?);
+                .push(window(&redis.addr(), cell.pipeline, pids)?);
             cell.through
-                .push(window(port, cell.pipeline, &respool, &redis)?);
+                .push(window(&respool.addr(), cell.pipeline, pids)?);
         }
     }
     Ok(cells)
 }
 
-/// Runs all clients against `port` and measures after the warm-up.
-fn window(port: u16, pipeline: usize, respool: &Process, redis: &Process) -> io::Result<Sample> {
+/// Runs all clients against `address` and measures after the warm-up; `pids` are respool's and the server's.
+fn window(address: &str, pipeline: usize, pids: (u32, u32)) -> io::Result<Sample> {
     let clients: Vec<TcpStream> = (0..CLIENTS)
-        .map(|_| connect(port))
+        .map(|_| connect(address))
         .collect::<io::Result<_>>()?;
     let (commands, stop, start) = (
         AtomicU64::new(0),
@@ -110,8 +120,8 @@ fn window(port: u16, pipeline: usize, respool: &Process, redis: &Process) -> io:
             io::Result::Ok((
                 Instant::now(),
                 commands.load(Ordering::Relaxed),
-                respool.cpu()?,
-                redis.cpu()?,
+                cpu(pids.0)?,
+                cpu(pids.1)?,
             ))
         };
         pass(WARM_UP);
@@ -203,8 +213,8 @@ fn closed_loop(
     Ok(())
 }
 
-fn connect(port: u16) -> io::Result<TcpStream> {
-    let stream = TcpStream::connect(("127.0.0.1", port))?;
+fn connect(address: &str) -> io::Result<TcpStream> {
+    let stream = TcpStream::connect(address)?;
     stream.set_nodelay(true)?;
     stream.set_read_timeout(Some(Duration::from_secs(10)))?;
     Ok(stream)
@@ -259,90 +269,16 @@ fn pass(time: Duration) {
     thread::sleep(time);
 }
 
-fn start_redis(folder: &Path) -> io::Result<(Process, u16)> {
-    let port = free_port()?;
-    let mut command = Command::new("redis-server");
-    command.args([
-        "--port",
-        &port.to_string(),
-        "--bind",
-        "127.0.0.1",
-        "--save",
-        "",
-        "--appendonly",
-        "no",
-    ]);
-    command.arg("--dir").arg(folder).stdout(Stdio::null());
-    Ok((Process::start(command, port)?, port))
-}
-
-/// respool with its defaults.
-fn start_respool(folder: &Path, redis_port: u16) -> io::Result<(Process, u16)> {
-    let port = free_port()?;
-    let config = folder.join("respool.toml");
-    let text = format!(
-        "[[listener]]\naddress = \"127.0.0.1:{port}\"\n\n[upstream]\naddress = \"127.0.0.1:{redis_port}\"\n"
-    );
-    fs::write(&config, text)?;
-    let mut command = Command::new(env!("CARGO_BIN_EXE_respool"));
-    command
-        .args(["run", "--config"])
-        .arg(&config)
-        .stdout(Stdio::null());
-    Ok((Process::start(command, port)?, port))
-}
-
-/// A child that ends with its owner.
-struct Process(Child);
-
-impl Process {
-    /// Starts the command and waits until it listens on `port`.
-    fn start(mut command: Command, port: u16) -> io::Result<Self> {
-        let program = command.get_program().to_string_lossy().into_owned();
-        let child = command.stdin(Stdio::null()).spawn();
-        let mut process =
-            Self(child.map_err(|error| io::Error::other(format!("{program}: {error}")))?);
-        let deadline = Instant::now() + Duration::from_secs(20);
-        while connect(port).is_err() {
-            if let Some(status) = process.0.try_wait()? {
-                return Err(io::Error::other(format!(
-                    "{program} ended at once with {status}"
-                )));
-            }
-            if Instant::now() > deadline {
-                return Err(io::Error::other(format!(
-                    "{program} does not listen on 127.0.0.1:{port}"
-                )));
-            }
-            pass(Duration::from_millis(10));
-        }
-        Ok(process)
+/// Tells the CPU time of all threads of a process so far. A thread that ended takes its time along; neither process ends any.
+fn cpu(pid: u32) -> io::Result<Duration> {
+    let mut nanoseconds = 0;
+    for thread in fs::read_dir(format!("/proc/{pid}/task"))? {
+        let schedstat = fs::read_to_string(thread?.path().join("schedstat"))?;
+        let on_cpu = schedstat
+            .split_whitespace()
+            .next()
+            .and_then(|field| field.parse::<u64>().ok());
+        nanoseconds += on_cpu.ok_or_else(|| io::Error::other("schedstat has another form here"))?;
     }
-
-    /// CPU time of all its threads so far. A thread that ended takes its time along; neither process ends any.
-    fn cpu(&self) -> io::Result<Duration> {
-        let mut nanoseconds = 0;
-        for thread in fs::read_dir(format!("/proc/{}/task", self.0.id()))? {
-            let schedstat = fs::read_to_string(thread?.path().join("schedstat"))?;
-            let on_cpu = schedstat
-                .split_whitespace()
-                .next()
-                .and_then(|field| field.parse::<u64>().ok());
-            nanoseconds +=
-                on_cpu.ok_or_else(|| io::Error::other("schedstat has another form here"))?;
-        }
-        Ok(Duration::from_nanos(nanoseconds))
-    }
-}
-
-impl Drop for Process {
-    fn drop(&mut self) {
-        let _ended_already = self.0.kill();
-        let _reaped = self.0.wait();
-    }
-}
-
-/// A free port of 127.0.0.1, as far as one can know.
-fn free_port() -> io::Result<u16> {
-    Ok(TcpListener::bind(("127.0.0.1", 0))?.local_addr()?.port())
+    Ok(Duration::from_nanos(nanoseconds))
 }

@@ -1,6 +1,6 @@
 //! What the server forbids a user is forbidden through respool: be it respool's own user, be it a rule of a moment ago.
 
-use crate::harness::{AT_HAND, Client, Redis, Respool, Value, eventually};
+use crate::harness::{Client, Redis, Respool, TESTED_SERVER, Value, eventually, words};
 
 /// What a subcommand of CLIENT is sent as, where it is permitted.
 const CLIENT_COMMANDS: [&[&str]; 10] = [
@@ -107,7 +107,7 @@ fn own_business() -> impl Iterator<Item = &'static [&'static str]> {
         &["CLIENT", "GETNAME"],
         &["CLIENT", "NO-EVICT", "ON"],
     ];
-    let known = if AT_HAND.is_7_or_later() { 3 } else { 2 };
+    let known = if TESTED_SERVER.is_7_or_later() { 3 } else { 2 };
     WORDS.into_iter().take(known)
 }
 
@@ -345,7 +345,7 @@ fn who_may_not_use_client_is_told_so_as_at_the_server() {
             "CLIENT LIST x",
             "CLIENT KILL USER nobody",
         ] {
-            let words: Vec<&str> = line.split(' ').collect();
+            let words = words(line);
             told.push((line, client.cmd(&words)));
             client.cmd(&["MULTI"]);
             told.push((line, client.cmd(&words)));

@@ -4,9 +4,8 @@ use std::io::Write as _;
 use std::net::TcpStream;
 use std::os::unix::fs::PermissionsExt as _;
 use std::os::unix::net::UnixStream;
-use std::process::Command;
 
-use crate::harness::{PATIENCE, Redis, Respool};
+use crate::harness::{PATIENCE, Redis, Respool, run_respool};
 
 /// Sends a request and reads what comes until the end.
 fn exchange(stream: &mut (impl std::io::Read + std::io::Write), request: &str) -> String {
@@ -28,13 +27,7 @@ fn code(answer: &str) -> &str {
 }
 
 fn healthcheck(arguments: &[&str]) -> (Option<i32>, String) {
-    let output = Command::new(env!("CARGO_BIN_EXE_respool"))
-        .arg("healthcheck")
-        .args(arguments)
-        .output()
-        .expect("it runs");
-    let text = String::from_utf8(output.stderr).expect("text");
-    (output.status.code(), text)
+    run_respool(&[&["healthcheck"], arguments].concat())
 }
 
 #[test]

@@ -2,31 +2,19 @@
 
 use crate::harness::{Client, Redis, Respool, Value, encode, eventually};
 
-fn status(respool: &Respool) -> serde_json::Value {
-    serde_json::from_str(&respool.status()).expect("/status is JSON")
-}
-
 /// The group of this name in `/status`.
 #[track_caller]
 fn group(respool: &Respool, name: &str) -> serde_json::Value {
-    let status = status(respool);
+    let status = respool.status_json();
     let groups = status["groups"].as_array().expect("a list");
     let found = groups.iter().find(|group| group["name"] == name);
     found.expect("the group is there").clone()
 }
 
-/// The warnings that hold this text.
-fn warnings(respool: &Respool, part: &str) -> Vec<String> {
-    let status = status(respool);
-    let lines = status["warnings"].as_array().expect("a list").iter();
-    let texts = lines.map(|line| line.as_str().expect("text").to_owned());
-    texts.filter(|text| text.contains(part)).collect()
-}
-
 #[track_caller]
 fn eventually_warned(respool: &Respool, part: &str, is_warned: bool) {
     let what = format!("warned of {part:?}: {is_warned}");
-    eventually(|| warnings(respool, part).is_empty() != is_warned, &what);
+    eventually(|| respool.warnings(part).is_empty() != is_warned, &what);
 }
 
 fn named(respool: &Respool, name: &str) -> Client {
@@ -57,7 +45,7 @@ fn a_cap_of_each_name_alarms_by_the_fullest_name() {
         (&apps["keys_at_limit"], &apps["keys_at_warn"]),
         (&0.into(), &0.into())
     );
-    assert!(warnings(&respool, "apps").is_empty());
+    assert!(respool.warnings("apps").is_empty());
 
     clients.push(named(&respool, "app-7"));
     let apps = group(&respool, "apps");
@@ -82,7 +70,7 @@ fn a_cap_of_each_name_alarms_by_the_fullest_name() {
     assert_eq!(of_group("respool_client_connections_fullest"), 3.0);
     assert_eq!(of_group("respool_client_connections_limit"), 3.0);
     assert_eq!(of_group("respool_client_keys_at_limit"), 1.0);
-    let told = warnings(&respool, "apps");
+    let told = respool.warnings("apps");
     assert!(told.len() == 1 && told[0].contains("app-7"), "{told:?}");
     drop(clients);
     eventually_warned(&respool, "apps", false);
@@ -116,7 +104,7 @@ fn what_is_only_observed_is_told_apart() {
         (&default["mode"], &default["level"]),
         (&"observe".into(), &"warning".into())
     );
-    let told = warnings(&respool, "newcomers are served");
+    let told = respool.warnings("newcomers are served");
     assert_eq!(told.len(), 1, "{told:?}");
 }
 
@@ -129,17 +117,17 @@ fn a_full_group_and_a_full_process_are_warned_of_while_they_are() {
         .start();
     let mut leaks: Vec<Client> = (0..2).map(|_| respool.client_from("127.0.0.2")).collect();
     leaks.iter_mut().for_each(Client::ping);
-    let told = warnings(&respool, "\"leaky\" is at its cap: 2 of 2");
+    let told = respool.warnings("\"leaky\" is at its cap: 2 of 2");
     assert!(
         told.len() == 1 && told[0].contains("CLIENT LIST"),
         "{told:?}"
     );
     let mut others: Vec<Client> = (0..2).map(|_| respool.client()).collect();
     others.iter_mut().for_each(Client::ping);
-    assert_eq!(warnings(&respool, "4 of 4 (limits.max_clients)").len(), 1);
+    assert_eq!(respool.warnings("4 of 4 (limits.max_clients)").len(), 1);
     drop((leaks, others));
     eventually(
-        || status(&respool)["warnings"] == serde_json::json!([]),
+        || respool.status_json()["warnings"] == serde_json::json!([]),
         "all is well again",
     );
 }
@@ -158,7 +146,7 @@ fn a_server_that_is_down_is_warned_of_and_so_is_the_open_circuit() {
     let mut client = respool.client();
     client.send(encode(&["GET", "k"]));
     eventually_warned(&respool, "does not answer", true);
-    let told = warnings(&respool, "does not answer").remove(0);
+    let told = respool.warnings("does not answer").remove(0);
     assert!(told.contains("upstream.address"), "{told}");
     eventually_warned(&respool, "the circuit is open", true);
     redis.restart();
@@ -179,13 +167,13 @@ fn a_reload_that_failed_is_warned_of_until_one_succeeds() {
     let respool = Respool::start(&redis);
     respool.rewrite(&Respool::with(&redis).limits("max_clients = 0"));
     assert_eq!(respool.post_reload().0, 409);
-    let told = warnings(&respool, "was not reloaded");
+    let told = respool.warnings("was not reloaded");
     assert!(
         told.len() == 1 && told[0].contains("limits.max_clients"),
         "{told:?}"
     );
     respool.reload(&Respool::with(&redis));
-    assert!(warnings(&respool, "was not reloaded").is_empty());
+    assert!(respool.warnings("was not reloaded").is_empty());
 }
 
 #[test]

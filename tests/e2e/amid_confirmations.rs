@@ -1,19 +1,15 @@
 //! Whether a client is subscribed whose lent connection carries messages: data that looks like the server's confirmations says nothing.
 
-use crate::harness::{Client, Redis, Respool, encode, show};
+use crate::harness::{Client, Redis, Respool, encode, encode_all, show};
 
 const ON: &str = "return {'subscribe', 'c', 1}";
 const OFF: &str = "return {'unsubscribe', 'd', 0}";
-
-fn requests(lines: &[&[&str]]) -> Vec<u8> {
-    lines.iter().flat_map(|words| encode(words)).collect()
-}
 
 /// All that is answered to `bytes`, sent at once, and then to what shows whether the client is subscribed.
 fn answered(mut client: Client, protocol: &str, bytes: &[u8]) -> String {
     client.cmd(&["HELLO", protocol]);
     client.send(bytes);
-    client.send(requests(&[
+    client.send(encode_all(&[
         &["CLIENT", "GETNAME"],
         &["ECHO", "x"],
         &["QUIT"],
@@ -26,7 +22,7 @@ fn what_looks_like_a_confirmation_changes_nothing() {
     let redis = Redis::start(&[]);
     let respool = Respool::start(&redis);
     redis.cmd(&["MSET", "fa", "subscribe", "fb", "c"]);
-    let begun = requests(&[&["MULTI"], &["SUBSCRIBE", "c"], &["EXEC"]]);
+    let begun = encode_all(&[&["MULTI"], &["SUBSCRIBE", "c"], &["EXEC"]]);
     let begins: [&[&str]; 2] = [&["UNSUBSCRIBE", "c"], &["ECHO", "subscribed"]];
     let cases: [&[&[&str]]; 12] = [
         &[&["EVAL", ON, "0"]],
@@ -96,7 +92,7 @@ fn what_looks_like_a_confirmation_changes_nothing() {
     for protocol in ["2", "3"] {
         for begin in begins {
             for lines in cases {
-                let bytes = [begun.clone(), encode(begin), requests(lines)].concat();
+                let bytes = [begun.clone(), encode(begin), encode_all(lines)].concat();
                 let direct = answered(redis.client(), protocol, &bytes);
                 let through = answered(respool.client(), protocol, &bytes);
                 assert_eq!(through, direct, "RESP{protocol}: {begin:?} {lines:?}");
@@ -129,7 +125,7 @@ fn what_looks_like_one_in_the_exec_that_subscribes_changes_nothing() {
     ];
     for protocol in ["2", "3"] {
         for lines in cases {
-            let bytes = [encode(&["MULTI"]), requests(lines), encode(&["EXEC"])].concat();
+            let bytes = [encode(&["MULTI"]), encode_all(lines), encode(&["EXEC"])].concat();
             let direct = answered(redis.client(), protocol, &bytes);
             let through = answered(respool.client(), protocol, &bytes);
             assert_eq!(through, direct, "RESP{protocol}: {lines:?}");

@@ -1,16 +1,12 @@
 //! A client whose lent connection carries messages, since EXEC has run a SUBSCRIBE: what it sends there leaves nothing behind, and
 //! inside MULTI nothing of respool's own runs before EXEC.
 
-use crate::harness::{AT_HAND, Client, Redis, Respool, Value, encode, eventually, leave_out, show};
+use crate::harness::{
+    Client, Redis, Respool, TESTED_SERVER, Value, encode, encode_line, eventually, leave_out, show,
+    words,
+};
 
 const SET: &str = "redis.call('SET', KEYS[1], 'changed') return 'done'";
-
-/// One connection to lend, so that who comes second has that of who came first if anybody has.
-fn with_one_pin(redis: &Redis) -> Respool {
-    Respool::with(redis)
-        .upstream("max_connections = 2\nshared_connections = 1\nborrow_timeout = \"5s\"")
-        .start()
-}
 
 /// Its connection carries messages.
 fn subscribed(mut client: Client) -> Client {
@@ -52,7 +48,7 @@ fn lent(redis: &Redis) -> Vec<String> {
 #[test]
 fn nobody_is_debugged_on_the_connection_of_one_who_received_messages() {
     let redis = Redis::start(&[]);
-    let respool = with_one_pin(&redis);
+    let respool = Respool::lending_one(&redis, "5s").start();
     for mode in ["yes", "SYNC"] {
         for leave in ["QUIT", "RESET", "close"] {
             let mut client = subscribed(respool.client());
@@ -71,7 +67,7 @@ fn nobody_is_debugged_on_the_connection_of_one_who_received_messages() {
 #[test]
 fn a_connection_that_has_carried_messages_is_nobodys_ever_after() {
     let redis = Redis::start(&[]);
-    let respool = with_one_pin(&redis);
+    let respool = Respool::lending_one(&redis, "5s").start();
     let mut client = subscribed(respool.client());
     let before = lent(&redis);
     assert_eq!(before.len(), 1);
@@ -87,7 +83,7 @@ fn a_connection_that_has_carried_messages_is_nobodys_ever_after() {
 #[test]
 fn what_leaves_a_mark_that_nobody_would_see_is_refused_there() {
     let redis = Redis::start(&["--rename-command", "SCRIPT", "FOO"]);
-    let respool = with_one_pin(&redis);
+    let respool = Respool::lending_one(&redis, "5s").start();
     let mut client = subscribed(respool.client());
     for line in [
         "FOO DEBUG yes",
@@ -99,7 +95,7 @@ fn what_leaves_a_mark_that_nobody_would_see_is_refused_there() {
         "SELECT 3",
         "HELLO 2",
     ] {
-        let words: Vec<&str> = line.split(' ').collect();
+        let words = words(line);
         let refused = client.cmd(&words).text();
         assert!(
             refused.contains("while messages are received"),
@@ -153,7 +149,7 @@ fn nothing_of_respools_own_runs_there_before_exec() {
 #[test]
 fn what_respool_answers_has_its_place_among_what_the_server_answers() {
     let redis = Redis::start(&[]);
-    let respool = with_one_pin(&redis);
+    let respool = Respool::lending_one(&redis, "5s").start();
     for protocol in ["2", "3"] {
         let mut answers = Vec::new();
         for mut client in [redis.client(), respool.client()] {
@@ -180,7 +176,7 @@ fn what_respool_answers_has_its_place_among_what_the_server_answers() {
                 "CLIENT GETNAME",
                 "QUIT",
             ] {
-                sent.extend(encode(&line.split(' ').collect::<Vec<_>>()));
+                sent.extend(encode_line(line));
             }
             client.send(&sent);
             let mut answered = Vec::new();
@@ -259,7 +255,7 @@ fn what_ends_a_client_has_its_place_behind_what_was_asked_before() {
         .concat(),
     ];
     let here = "amid_messages == BLPOP and what is no request";
-    let is_seen_late = AT_HAND.name() == "Redis 8.2"
+    let is_seen_late = TESTED_SERVER.name() == "Redis 8.2"
         && leave_out(
             here,
             "Redis 8.2 looks at what is behind a call that has blocked only when more comes",

@@ -6,8 +6,7 @@ use crate::harness::{Redis, Respool, Value, encode, eventually, show};
 
 /// One connection to lend, so that who comes second has that of who came first if anybody has.
 fn with_one_pin(redis: &Redis) -> Respool {
-    Respool::with(redis)
-        .upstream("max_connections = 2\nshared_connections = 1\nborrow_timeout = \"5s\"")
+    Respool::lending_one(redis, "5s")
         .upstream("reply_timeout = \"500ms\"")
         .start()
 }

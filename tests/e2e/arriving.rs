@@ -1,10 +1,9 @@
 //! Clients that have yet to say who they are: what they may ask meanwhile, when they get their place, and who is served
 //! when everything is full.
 
-use crate::harness::{Client, Redis, Respool, Value, encode, eventually, eventually_some, show};
-
-/// What a rejected client gets for each command, byte for byte.
-const REJECTION: &[u8] = b"-ERR max number of clients reached\r\n";
+use crate::harness::{
+    Client, REJECTION, Redis, Respool, Value, encode, eventually, eventually_some, show,
+};
 
 /// What a client of this library sends when it connects: `NAME` stands for the client's name, and a request that holds it is
 /// sent by those only that have one.

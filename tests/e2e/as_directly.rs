@@ -1,14 +1,8 @@
 //! Small things that a client sees, or an operator reads, as they are directly at the server.
 
-use crate::harness::{Client, Redis, Respool, Value, encode, eventually, show};
-
-fn words(line: &str) -> Vec<&str> {
-    line.split(' ').collect()
-}
-
-fn pipeline(lines: &[&str]) -> Vec<u8> {
-    lines.iter().flat_map(|line| encode(&words(line))).collect()
-}
+use crate::harness::{
+    Client, Redis, Respool, Value, encode, encode_line, encode_lines, eventually, show, words,
+};
 
 #[track_caller]
 fn same(direct: &[u8], through: &[u8], what: &str) {
@@ -87,7 +81,7 @@ fn a_large_request_is_held_against_the_same_rules() {
     let run = |mut client: Client| {
         let mut bytes = Vec::new();
         for line in ["AUTH u p", "MULTI", "GET k"] {
-            client.send(encode(&words(line)));
+            client.send(encode_line(line));
             bytes.extend(client.reply_bytes());
         }
         for line in [
@@ -99,12 +93,12 @@ fn a_large_request_is_held_against_the_same_rules() {
             client.send(encode(line));
             bytes.extend(client.reply_bytes());
         }
-        client.send(pipeline(&["CLIENT REPLY OFF"]));
+        client.send(encode_lines(&["CLIENT REPLY OFF"]));
         client.send(encode(&["SET", "k", &long]));
         client.send(encode(&["SETEX", "k", "100", &long]));
-        client.send(pipeline(&["CLIENT REPLY ON", "STRLEN k", "MULTI"]));
+        client.send(encode_lines(&["CLIENT REPLY ON", "STRLEN k", "MULTI"]));
         client.send(encode(&["APPEND", "k", &long]));
-        client.send(pipeline(&["CLIENT GETNAME", "EXEC", "QUIT"]));
+        client.send(encode_lines(&["CLIENT GETNAME", "EXEC", "QUIT"]));
         bytes.extend(client.read_to_end());
         bytes
     };
@@ -131,7 +125,7 @@ fn what_has_been_written_to_a_client_is_counted_when_it_is() {
     let mut client = respool.client();
     let mut read = client.cmd(&["CLIENT", "SETNAME", "x"]).text().len() + 3;
     for line in ["GET k", "PING", "GET k"] {
-        client.send(encode(&words(line)));
+        client.send(encode_line(line));
         read += client.reply_bytes().len();
     }
     // It has sent nothing since, and never does.
@@ -289,7 +283,7 @@ fn no_touch_is_refused_where_the_server_has_it() {
         &["CLIENT NO-TOUCH ON"][..],
         &["MULTI", "CLIENT NO-TOUCH ON", "EXEC"],
     ] {
-        client.send(pipeline(lines));
+        client.send(encode_lines(lines));
         let last = lines.iter().map(|_| client.reply()).last();
         let told = show_of(&last.expect("a reply"));
         let is_known = direct.cmd(&["CLIENT", "NO-TOUCH", "OFF"]) == Value::ok();

@@ -2,7 +2,7 @@
 
 use std::thread;
 
-use crate::harness::{AT_HAND, Client, Redis, Respool, Value, encode, eventually, show};
+use crate::harness::{Client, Redis, Respool, TESTED_SERVER, Value, encode, eventually, show};
 
 /// What a client may send before it has authenticated, and what breaks the rules for those who have not.
 const BEFORE_AUTHENTICATION: [&str; 38] = [
@@ -86,7 +86,7 @@ fn answer(mut client: Client, input: &str) -> Vec<u8> {
 /// The same of the server itself: a line at a time where it does not answer every login of a write.
 fn direct_answer(mut client: Client, mut input: &str) -> Vec<u8> {
     let mut bytes = Vec::new();
-    while !AT_HAND.answers_every_login()
+    while !TESTED_SERVER.answers_every_login()
         && input.contains("AUTH")
         && !input.starts_with('*')
         && let Some((line, rest)) = input.split_once("\r\n")

@@ -1,7 +1,7 @@
 //! A server that wants a password, and a respool that has none: clients that bring their own are served, and all others are told
 //! what the server tells them.
 
-use crate::harness::{Client, Redis, Respool, Value, encode, eventually};
+use crate::harness::{Client, Redis, Respool, Value, encode, eventually, words};
 
 /// A server whose default user has a password, and a user `ann`.
 fn locked() -> Redis {
@@ -52,7 +52,7 @@ const CONVERSATION: [&str; 25] = [
 ];
 
 fn say(client: &mut Client, line: &str) -> Value {
-    client.cmd(&line.split(' ').collect::<Vec<_>>())
+    client.cmd(&words(line))
 }
 
 #[test]

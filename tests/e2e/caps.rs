@@ -2,10 +2,7 @@
 //!
 //! Groups are told apart by source address here: all of 127.0.0.0/8 is this machine.
 
-use crate::harness::{Client, Redis, Respool, Value, encode, eventually, show};
-
-/// What a rejected client gets for each command, byte for byte.
-const REJECTION: &[u8] = b"-ERR max number of clients reached\r\n";
+use crate::harness::{Client, REJECTION, Redis, Respool, Value, encode, eventually};
 
 /// Clients from 127.0.0.2 are the leaky group.
 const LEAKY: &str = "127.0.0.2";
@@ -17,18 +14,6 @@ fn leaky_group(settings: &str) -> String {
 fn rejected_of(respool: &Respool, group: &str) -> usize {
     let name = format!("respool_client_connections_rejected_total{{group=\"{group}\"}}");
     respool.metric_or_zero(&name) as usize
-}
-
-#[track_caller]
-fn assert_rejected(client: &mut Client) {
-    client.send(encode(&["PING"]));
-    assert_told(client);
-}
-
-/// The next reply is the rejection.
-#[track_caller]
-fn assert_told(client: &mut Client) {
-    assert_eq!(show(&client.reply_bytes()), show(REJECTION));
 }
 
 /// Whether a PING is served; everything else must be the rejection.
@@ -90,7 +75,7 @@ fn a_leaky_group_is_held_at_its_cap_and_told_so() {
         ];
         for command in commands {
             client.send(encode(command));
-            assert_told(client);
+            client.assert_told_rejection();
         }
         client.send("PING\r\n\r\nGET k\r\n");
         assert_eq!(
@@ -139,17 +124,17 @@ fn a_place_given_back_is_taken_by_the_next() {
     first.ping();
     second.ping();
     let mut third = respool.client_from(LEAKY);
-    assert_rejected(&mut third);
+    third.assert_rejected();
     for leave in [Client::abort, drop::<Client>] {
         // It is told before the place is free; whoever comes after gets it.
         let mut replacement = respool.client_from(LEAKY);
-        assert_rejected(&mut replacement);
+        replacement.assert_rejected();
         leave(std::mem::replace(&mut first, replacement));
         eventually_clients(&respool, "leaky", 1);
         first = respool.client_from(LEAKY);
         first.ping();
     }
-    assert_rejected(&mut third);
+    third.assert_rejected();
     second.ping();
 }
 
@@ -187,7 +172,7 @@ fn the_longest_idle_client_without_state_gives_way() {
     for client in &mut clients {
         assert_eq!(client.cmd(&["MULTI"]), Value::ok());
     }
-    assert_rejected(&mut respool.client_from(LEAKY));
+    respool.client_from(LEAKY).assert_rejected();
     for client in &mut clients {
         assert_eq!(client.cmd(&["DISCARD"]), Value::ok());
     }
@@ -206,7 +191,7 @@ fn a_blocked_client_is_not_evicted() {
         || redis.info("blocked_clients") == "1",
         "the client is blocked",
     );
-    assert_rejected(&mut respool.client_from(LEAKY));
+    respool.client_from(LEAKY).assert_rejected();
     redis.cmd(&["RPUSH", "list", "x"]);
     assert_eq!(
         blocked.reply(),
@@ -241,7 +226,7 @@ fn a_cap_for_each_address_counts_each_address() {
     for source in ["127.0.0.2", "127.0.0.3", "127.0.0.4"] {
         kept.extend((0..2).map(|_| respool.client_from(source)));
         kept.iter_mut().for_each(Client::ping);
-        assert_rejected(&mut respool.client_from(source));
+        respool.client_from(source).assert_rejected();
     }
     eventually_clients(&respool, "each", 6);
     assert_eq!(rejected_of(&respool, "each"), 3);
@@ -259,19 +244,19 @@ fn a_cap_for_each_name_counts_each_name() {
         let mut third = respool.client();
         assert!(third.cmd(&["GET", "k"]).is_null());
         third.send(encode(&["CLIENT", "SETNAME", name]));
-        assert_told(&mut third);
-        assert_rejected(&mut third);
+        third.assert_told_rejection();
+        third.assert_rejected();
         let mut fourth = respool.client_named(name);
         fourth.send(encode(&["GET", "k"]));
-        assert_told(&mut fourth);
-        assert_rejected(&mut fourth);
+        fourth.assert_told_rejection();
+        fourth.assert_rejected();
     }
     kept.iter_mut().for_each(Client::ping);
     eventually_clients(&respool, "apps", 4);
     eventually_clients(&respool, "default", 0);
     // From one name to the other within the group: full too. To a third: free.
     kept[0].send(encode(&["CLIENT", "SETNAME", "app-b"]));
-    assert_told(&mut kept[0]);
+    kept[0].assert_told_rejection();
     assert_eq!(kept[1].cmd(&["CLIENT", "SETNAME", "app-c"]), Value::ok());
     drop(kept);
     eventually_clients(&respool, "apps", 0);
@@ -294,8 +279,8 @@ fn a_name_moves_the_place_of_its_client() {
     assert_eq!(first.cmd(&["CLIENT", "SETNAME", "job-3"]), Value::ok());
     let mut third = placed(respool.client(), "c");
     third.send(encode(&["HELLO", "3", "SETNAME", "job-4"]));
-    assert_told(&mut third);
-    assert_rejected(&mut third);
+    third.assert_told_rejection();
+    third.assert_rejected();
     eventually_clients(&respool, "default", 0);
 
     // Out of the group again, and the place is free.
@@ -362,10 +347,10 @@ fn rejected_sockets_beyond_their_bound_are_told_at_once() {
     let mut served = respool.client_from(LEAKY);
     served.ping();
     let mut held = [respool.client_from(LEAKY), respool.client_from(LEAKY)];
-    held.iter_mut().for_each(assert_rejected);
+    held.iter_mut().for_each(Client::assert_rejected);
     let mut told = respool.client_from(LEAKY);
     assert_eq!(told.read_to_end(), REJECTION);
-    held.iter_mut().for_each(assert_rejected);
+    held.iter_mut().for_each(Client::assert_rejected);
     eventually_clients(&respool, "leaky", 1);
     // A held one that leaves makes room for another.
     drop(held);
@@ -398,9 +383,9 @@ fn a_rejected_client_is_closed_after_64_commands() {
     let mut rejected = respool.client();
     rejected.send(encode(&["PING"]).repeat(63));
     for _ in 0..63 {
-        assert_told(&mut rejected);
+        rejected.assert_told_rejection();
     }
-    assert_rejected(&mut rejected);
+    rejected.assert_rejected();
     rejected.expect_end();
 }
 
@@ -462,8 +447,8 @@ fn all_groups_together_are_bounded() {
         respool.client_from(LEAKY),
     ];
     clients.iter_mut().for_each(Client::ping);
-    assert_rejected(&mut respool.client());
-    assert_rejected(&mut respool.client_from(LEAKY));
+    respool.client().assert_rejected();
+    respool.client_from(LEAKY).assert_rejected();
     eventually_clients(&respool, "leaky", 2);
     eventually_clients(&respool, "default", 2);
 }

@@ -1,6 +1,6 @@
 //! `deny_commands` by categories that only the server knows: those of modules.
 
-use crate::harness::{Act, Respool, Scripted, Value, eventually};
+use crate::harness::{Respool, ScriptedAct, ScriptedServer, Value, eventually};
 
 /// `COMMAND` of a server with a module.
 const COMMANDS: &str = "*2\r\n\
@@ -15,9 +15,9 @@ fn denied(name: &str) -> Value {
 
 #[test]
 fn categories_of_modules_are_denied_as_the_server_tells_them() {
-    let server = Scripted::start(|words| match words[0].as_str() {
-        "command" => Act::Say(COMMANDS),
-        _ => Act::Usual,
+    let server = ScriptedServer::start(|words| match words[0].as_str() {
+        "command" => ScriptedAct::Say(COMMANDS),
+        _ => ScriptedAct::Usual,
     });
     let group =
         "[[group]]\nname = \"default\"\ndeny_commands = [\"@search\", \"@write\", \"@bloom\"]";

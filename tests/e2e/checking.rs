@@ -1,17 +1,11 @@
 //! `respool check` refuses what `respool run` refuses, and nothing else.
 
-use std::process::Command;
+use crate::harness::run_respool;
 
 fn run(mode: &str, toml: &str) -> (Option<i32>, String) {
     let file = tempfile::NamedTempFile::new().expect("a file");
     std::fs::write(file.path(), toml).expect("a file can be written");
-    let output = Command::new(env!("CARGO_BIN_EXE_respool"))
-        .args([mode, "--config"])
-        .arg(file.path())
-        .output()
-        .expect("it runs");
-    let text = [output.stdout, output.stderr].concat();
-    (output.status.code(), String::from_utf8(text).expect("text"))
+    run_respool(&[mode, "--config", &file.path().display().to_string()])
 }
 
 #[test]

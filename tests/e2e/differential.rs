@@ -25,8 +25,8 @@ use std::collections::BTreeSet;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 
 use crate::harness::{
-    AT_HAND, Client, Pki, Redis, Respool, Value, encode, eventually, is_left_out, leave_out, needs,
-    show,
+    Client, Pki, Redis, Respool, TESTED_SERVER, Value, encode, eventually, is_left_out, leave_out,
+    needs, show,
 };
 
 const CORPUS: [&str; 12] = [
@@ -171,7 +171,7 @@ fn two_direct_runs_do_not_differ() {
     let redis = Redis::start(&[]);
     let mut sequences = corpus();
     // In one write such a server differs from itself.
-    sequences.retain(|sequence| AT_HAND.answers_every_login() || !sequence.logs_in());
+    sequences.retain(|sequence| TESTED_SERVER.answers_every_login() || !sequence.logs_in());
     for protocol in [Protocol::Resp2, Protocol::Resp3] {
         compare_all(&redis, &|| redis.client(), protocol, &sequences);
     }
@@ -283,7 +283,7 @@ fn compare(
 ) {
     // However it is cut, the answer is that to the whole.
     let direct_pieces = match pieces {
-        _ if sequence.logs_in() && !AT_HAND.answers_every_login() => Pieces::Steps,
+        _ if sequence.logs_in() && !TESTED_SERVER.answers_every_login() => Pieces::Steps,
         Pieces::SplitAt(_) => Pieces::One,
         pieces => pieces,
     };
@@ -460,8 +460,9 @@ impl Sequence {
         let here = format!("e2e::differential == {}", self.name);
         let except = self.except.as_ref();
         let needs = self.needs.as_ref();
-        except.is_some_and(|(server, reason)| *server == AT_HAND.name() && leave_out(&here, reason))
-            || needs.is_some_and(|command| is_left_out(&here, command))
+        except.is_some_and(|(server, reason)| {
+            *server == TESTED_SERVER.name() && leave_out(&here, reason)
+        }) || needs.is_some_and(|command| is_left_out(&here, command))
     }
 
     /// Empties the server. A new script engine costs it milliseconds, so only for those that need it.

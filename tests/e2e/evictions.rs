@@ -3,10 +3,7 @@
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
-use crate::harness::{Client, Redis, Respool, Value, encode, eventually, eventually_some, show};
-
-/// What a rejected client gets for each command, byte for byte.
-const REJECTION: &[u8] = b"-ERR max number of clients reached\r\n";
+use crate::harness::{Redis, Respool, Value, eventually, eventually_some};
 
 /// All of 127.0.0.0/8 in one group of `cap`.
 fn evicting(redis: &Redis, cap: usize, lines: &str) -> Respool {
@@ -23,12 +20,6 @@ fn evictions(respool: &Respool, result: &str) -> usize {
     respool.metric(&format!("{metric}{{group=\"local\",result=\"{result}\"}}")) as usize
 }
 
-#[track_caller]
-fn assert_rejected(client: &mut Client) {
-    client.send(encode(&["PING"]));
-    assert_eq!(show(&client.reply_bytes()), show(REJECTION));
-}
-
 #[test]
 fn one_that_was_evicted_and_comes_back_at_once_is_held_and_evicts_nobody() {
     let redis = Redis::start(&[]);
@@ -42,7 +33,7 @@ fn one_that_was_evicted_and_comes_back_at_once_is_held_and_evicts_nobody() {
     let victim = first.local_addr().to_string();
     first.expect_end();
     for _ in 0..3 {
-        assert_rejected(&mut respool.client_from("127.0.0.2"));
+        respool.client_from("127.0.0.2").assert_rejected();
     }
     second.ping();
     third.ping();

@@ -6,7 +6,8 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
 use crate::harness::{
-    AT_HAND, Act, Client, Pipe, Redis, Respool, Scripted, Value, encode, eventually, leave_out,
+    Client, NetworkPipe, Redis, Respool, ScriptedAct, ScriptedServer, TESTED_SERVER, Value, encode,
+    eventually, leave_out,
 };
 
 /// What a command gets that could not be sent, byte for byte.
@@ -30,8 +31,7 @@ fn wait_for_loss(respool: &Respool, cause: &str) {
 }
 
 fn last_failover(respool: &Respool) -> serde_json::Value {
-    let status: serde_json::Value =
-        serde_json::from_str(&respool.status()).expect("/status is JSON");
+    let status = respool.status_json();
     status["last_failover"].clone()
 }
 
@@ -175,7 +175,7 @@ fn a_server_killed_and_restarted_under_load_costs_nobody_idle_anything() {
 #[test]
 fn a_hang_a_reset_and_a_close_are_told_apart() {
     let redis = Redis::start(&[]);
-    let pipe = Pipe::to(redis.addr());
+    let pipe = NetworkPipe::to(redis.addr());
     let respool = Respool::before(pipe.addr())
         // One connection, and nothing on it but what the clients send: the loss that is seen is that of theirs.
         .top("workers = 1")
@@ -203,7 +203,7 @@ fn a_hang_a_reset_and_a_close_are_told_apart() {
 #[test]
 fn a_half_open_connection_is_noticed_though_nobody_uses_it() {
     let redis = Redis::start(&[]);
-    let pipe = Pipe::to(redis.addr());
+    let pipe = NetworkPipe::to(redis.addr());
     let respool = Respool::before(pipe.addr())
         // So that the client's connection is the one that is asked.
         .top("workers = 1")
@@ -220,12 +220,12 @@ fn a_half_open_connection_is_noticed_though_nobody_uses_it() {
 fn a_server_that_loads_is_waited_for() {
     let is_loading = std::sync::Arc::new(AtomicBool::new(true));
     let says = std::sync::Arc::clone(&is_loading);
-    let server = Scripted::start(move |words| match words[0].as_str() {
-        "hello" | "client" | "command" | "info" => Act::Usual,
+    let server = ScriptedServer::start(move |words| match words[0].as_str() {
+        "hello" | "client" | "command" | "info" => ScriptedAct::Usual,
         _ if says.load(Ordering::SeqCst) => {
-            Act::Say("-LOADING Redis is loading the dataset in memory\r\n")
+            ScriptedAct::Say("-LOADING Redis is loading the dataset in memory\r\n")
         }
-        _ => Act::Usual,
+        _ => ScriptedAct::Usual,
     });
     let respool = Respool::before(server.addr())
         // So that the client's connection is the only one.
@@ -263,7 +263,7 @@ fn a_server_that_loads_is_waited_for() {
 
 #[test]
 fn a_replica_that_has_lost_its_primary_is_waited_for() {
-    if !AT_HAND.is_7_or_later() {
+    if !TESTED_SERVER.is_7_or_later() {
         let reason = "Redis 6.2 answers PING without its primary: nothing is waited for, and who asks is told MASTERDOWN";
         leave_out(
             "e2e::failover::a_replica_that_has_lost_its_primary_is_waited_for",
@@ -372,9 +372,11 @@ fn a_script_that_says_what_a_replica_says_moves_nobody() {
 
 #[test]
 fn a_replica_that_closes_at_a_write_is_known_by_that() {
-    let server = Scripted::start(|words| match words[0].as_str() {
-        "set" => Act::SayAndClose("-READONLY You can't write against a read only replica.\r\n"),
-        _ => Act::Usual,
+    let server = ScriptedServer::start(|words| match words[0].as_str() {
+        "set" => {
+            ScriptedAct::SayAndClose("-READONLY You can't write against a read only replica.\r\n")
+        }
+        _ => ScriptedAct::Usual,
     });
     server.call_itself_replica(true);
     let respool = Respool::before(server.addr()).start();

@@ -1,45 +1,12 @@
 //! What is no plain file holds nothing up, wherever its path is written.
 
 use std::path::{Path, PathBuf};
-use std::process::{Child, Command, Stdio};
+use std::process::Command;
 use std::thread;
 
 use tempfile::TempDir;
 
-use crate::harness::{Pki, Redis, Respool, Value, eventually_some};
-
-/// A child that does not outlive its test.
-struct Ending(Child);
-
-impl Drop for Ending {
-    fn drop(&mut self) {
-        // It has ended, as a rule.
-        let _ = self.0.kill();
-        let _ = self.0.wait();
-    }
-}
-
-/// The code and all that is told by respool with these arguments.
-#[track_caller]
-fn told(arguments: &[&str]) -> (Option<i32>, String) {
-    let mut command = Command::new(env!("CARGO_BIN_EXE_respool"));
-    ended(command.args(arguments))
-}
-
-#[track_caller]
-fn ended(command: &mut Command) -> (Option<i32>, String) {
-    let log = tempfile::NamedTempFile::new().expect("a file");
-    let into = || log.reopen().expect("it opens");
-    let child = command
-        .stdin(Stdio::null())
-        .stdout(into())
-        .stderr(into())
-        .spawn();
-    let mut child = Ending(child.expect("it starts"));
-    let status = eventually_some(|| child.0.try_wait().expect("a child"), "it ends");
-    let text = std::fs::read_to_string(log.path()).expect("text");
-    (status.code(), text)
-}
+use crate::harness::{Pki, Redis, Respool, Value, respool_program, run_respool, run_to_end};
 
 fn pipe(dir: &TempDir, name: &str) -> PathBuf {
     let path = dir.path().join(name);
@@ -129,7 +96,7 @@ fn every_path_of_a_configuration_may_be_anything_and_is_told() {
         let kind = place.file_name().unwrap_or_default().display();
         let file = config(&dir, &format!("{key}-{kind}.toml"), &text);
         for mode in ["check", "run"] {
-            let (code, told) = told(&[mode, "--config", &file]);
+            let (code, told) = run_respool(&[mode, "--config", &file]);
             assert_eq!(code, Some(1), "{mode} {text}\n{told}");
             assert!(
                 told.contains(key) && told.contains(why) && told.contains("; "),
@@ -161,7 +128,7 @@ fn every_path_of_a_configuration_may_be_anything_and_is_told() {
     ] {
         let path = place.display().to_string();
         for mode in ["check", "run", "healthcheck"] {
-            let (code, told) = told(&[mode, "--config", &path]);
+            let (code, told) = run_respool(&[mode, "--config", &path]);
             assert_eq!(code, Some(1), "{mode} {path}: {told}");
             assert!(
                 told.contains(&path) && told.contains(why),
@@ -191,8 +158,8 @@ fn authorities_that_the_environment_names_may_be_anything_and_are_told() {
         (long, "longer than 16 MiB"),
     ] {
         for mode in ["check", "run"] {
-            let mut command = Command::new(env!("CARGO_BIN_EXE_respool"));
-            let (code, told) = ended(
+            let mut command = Command::new(respool_program());
+            let (code, told) = run_to_end(
                 command
                     .args([mode, "--config", &file])
                     .env_remove("SSL_CERT_DIR")
@@ -223,7 +190,7 @@ fn pipes_with_a_writer_are_read() {
     thread::scope(|scope| {
         scope.spawn(|| std::fs::write(&whole, toml).expect("written"));
         scope.spawn(|| std::fs::write(&password, "secret\n").expect("written"));
-        let (code, told) = told(&["check", "--config", &whole.display().to_string()]);
+        let (code, told) = run_respool(&["check", "--config", &whole.display().to_string()]);
         assert_eq!(code, Some(0), "{told}");
     });
     let plain = config(
@@ -231,13 +198,13 @@ fn pipes_with_a_writer_are_read() {
         "plain.toml",
         "[[listener]]\naddress = \"127.0.0.1:0\"\n[upstream]\naddress = \"127.0.0.1:1\"\npassword_file = \"/dev/fd/8\"\n",
     );
-    let (code, told) = ended(
+    let (code, told) = run_to_end(
         Command::new("bash")
             .args([
                 "-c",
                 "\"$1\" check --config <(cat \"$2\") 8< <(sleep 0.3; echo secret)",
             ])
-            .args(["bash", env!("CARGO_BIN_EXE_respool"), &plain]),
+            .args(["bash", respool_program(), &plain]),
     );
     assert_eq!(code, Some(0), "{told}");
 }

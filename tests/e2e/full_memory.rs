@@ -1,13 +1,9 @@
 //! A server whose memory is full serves whoever takes something away, and lets them wait: so does respool. Up to Redis 7.0 such
 //! a server refuses everything inside MULTI, where respool asks for a client that may have to wait.
 
-use crate::harness::{Client, Redis, Respool, Value, encode, eventually, show};
+use crate::harness::{Client, Redis, Respool, Value, encode_line, eventually, show};
 
 const FULL: &[&str] = &["CONFIG", "SET", "maxmemory", "1"];
-
-fn words(line: &str) -> Vec<u8> {
-    encode(&line.split(' ').collect::<Vec<_>>())
-}
 
 /// A server with something in it, as which `full` makes it refuse whatever takes memory.
 fn filled() -> Redis {
@@ -23,7 +19,7 @@ fn filled() -> Redis {
         "XGROUP CREATE stream group 0",
         "SET text x",
     ] {
-        client.send(words(line));
+        client.send(encode_line(line));
         assert!(!client.reply().is_error(), "{line}");
     }
     redis
@@ -75,7 +71,7 @@ fn it_answers_as_directly() {
             "ZCARD sorted",
         ] {
             let answers = [&mut direct, &mut ours].map(|client| {
-                client.send(words(line));
+                client.send(encode_line(line));
                 show(&client.reply_bytes())
             });
             assert_eq!(answers[1], answers[0], "RESP{protocol}: {line}");
@@ -85,16 +81,13 @@ fn it_answers_as_directly() {
 
 /// A client that waits, seen to do so at the server or at respool.
 fn waiting(respool: &Respool, line: &str) -> Client {
-    let blocked = || {
-        let list = respool.client().cmd(&["CLIENT", "LIST"]).text();
-        list.lines()
-            .filter(|line| line.contains(" flags=b"))
-            .count()
-    };
-    let before = blocked();
+    let before = respool.blocked_clients();
     let mut client = respool.client();
-    client.send(words(line));
-    eventually(|| blocked() > before, "the client is blocked");
+    client.send(encode_line(line));
+    eventually(
+        || respool.blocked_clients() > before,
+        "the client is blocked",
+    );
     client
 }
 
@@ -108,7 +101,7 @@ fn who_waits_is_served(respool: &Respool, redis: &Redis) {
     let mut sorted = waiting(respool, "BZPOPMIN sorted:later 0");
     let mut reader = waiting(respool, "XREAD BLOCK 0 STREAMS stream:later $");
     let mut wrong = respool.client();
-    wrong.send(words("BLPOP text 0"));
+    wrong.send(encode_line("BLPOP text 0"));
     let told = wrong.reply();
     assert!(told.text().starts_with("WRONGTYPE"), "{told:?}");
     // RENAME takes no memory.
@@ -127,7 +120,7 @@ fn who_waits_is_served(respool: &Respool, redis: &Redis) {
     assert!(show(&reader.reply_bytes()).contains("late"));
     // What is there already.
     let mut client = respool.client();
-    client.send(words("BLPOP list 0"));
+    client.send(encode_line("BLPOP list 0"));
     assert_eq!(client.reply().items()[1], Value::bulk("1"));
 }
 

@@ -4,7 +4,9 @@ use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
-use crate::harness::{Act, Client, Redis, Respool, Scripted, Settings, Value, encode, eventually};
+use crate::harness::{
+    Client, Redis, Respool, RespoolSettings, ScriptedAct, ScriptedServer, Value, encode, eventually,
+};
 
 const WRONGPASS: &str = "-WRONGPASS invalid username-password pair or user is disabled.\r\n";
 
@@ -16,7 +18,7 @@ const STRANGERS: usize = 12;
 const EACH: usize = 8;
 
 /// One worker with one connection for all, and without a secret.
-fn without_secret(settings: Settings) -> Settings {
+fn without_secret(settings: RespoolSettings) -> RespoolSettings {
     settings
         .top("workers = 1")
         .upstream("max_connections = 4\nshared_connections = 1\nconnect_timeout = \"60s\"")
@@ -46,23 +48,25 @@ fn all_are_refused(clients: &mut [Client]) {
 }
 
 /// A server that wants [`RIGHT`] of whoever connects, does this with any other password, and says what it was shown.
-fn guarded(mut wrong: impl FnMut() -> Act + Send + 'static) -> (Scripted, Arc<Mutex<Vec<String>>>) {
+fn guarded(
+    mut wrong: impl FnMut() -> ScriptedAct + Send + 'static,
+) -> (ScriptedServer, Arc<Mutex<Vec<String>>>) {
     let shown = Arc::new(Mutex::new(Vec::new()));
     let (seen, mut is_open) = (Arc::clone(&shown), false);
-    let server = Scripted::start(move |words| {
+    let server = ScriptedServer::start(move |words| {
         if words[0] == "auth" {
             let password = words[words.len() - 1].clone();
             is_open |= password == RIGHT;
             let is_right = password == RIGHT;
             seen.lock().expect("nobody panics with it").push(password);
             return match is_right {
-                true => Act::Say("+OK\r\n"),
+                true => ScriptedAct::Say("+OK\r\n"),
                 false => wrong(),
             };
         }
         match is_open {
-            true => Act::Usual,
-            false => Act::Say("-NOAUTH Authentication required.\r\n"),
+            true => ScriptedAct::Usual,
+            false => ScriptedAct::Say("-NOAUTH Authentication required.\r\n"),
         }
     });
     (server, shown)
@@ -72,7 +76,7 @@ fn guarded(mut wrong: impl FnMut() -> Act + Send + 'static) -> (Scripted, Arc<Mu
 fn a_newcomer_stands_behind_one_guess_of_each_stranger() {
     let goes_on = Arc::new(AtomicBool::new(false));
     let flag = Arc::clone(&goes_on);
-    let (server, shown) = guarded(move || Act::SayWhen(Arc::clone(&flag), WRONGPASS));
+    let (server, shown) = guarded(move || ScriptedAct::SayWhen(Arc::clone(&flag), WRONGPASS));
     let respool = without_secret(Respool::before(server.addr())).start();
     let mut wrong = strangers(&respool);
     eventually_wait(&respool, STRANGERS * EACH);
@@ -92,7 +96,7 @@ fn a_newcomer_stands_behind_one_guess_of_each_stranger() {
 
 #[test]
 fn a_server_that_ends_connections_with_its_refusal_is_asked_for_everybody() {
-    let (server, shown) = guarded(|| Act::SayAndClose(WRONGPASS));
+    let (server, shown) = guarded(|| ScriptedAct::SayAndClose(WRONGPASS));
     let respool = without_secret(Respool::before(server.addr())).start();
     let mut wrong = strangers(&respool);
     all_are_refused(&mut wrong);
@@ -112,7 +116,7 @@ fn who_waits_behind_guesses_is_not_told_that_the_server_cannot_be_reached() {
     let slowly = move || {
         count.fetch_add(1, Ordering::SeqCst);
         std::thread::park_timeout(Duration::from_millis(60));
-        Act::Say(WRONGPASS)
+        ScriptedAct::Say(WRONGPASS)
     };
     let (server, _) = guarded(slowly);
     let respool = without_secret(Respool::before(server.addr()))
@@ -170,10 +174,10 @@ fn what_was_refused_leaves_nothing_behind_for_whoever_is_served_next() {
 fn a_line_too_many_behind_a_refusal_answers_nobody_else() {
     let mut is_first = true;
     let wrong = move || match std::mem::take(&mut is_first) {
-        true => Act::Say(
+        true => ScriptedAct::Say(
             "-WRONGPASS invalid username-password pair or user is disabled.\r\n-ERR second line\r\n",
         ),
-        false => Act::Say(WRONGPASS),
+        false => ScriptedAct::Say(WRONGPASS),
     };
     let (server, _) = guarded(wrong);
     let respool = without_secret(Respool::before(server.addr())).start();
@@ -197,12 +201,12 @@ fn a_line_too_many_behind_a_refusal_answers_nobody_else() {
 #[test]
 fn a_connection_whose_first_answers_have_moved_by_a_line_serves_nobody() {
     let mut is_first = true;
-    let server = Scripted::start(move |words| match words[0].as_str() {
-        "hello" if std::mem::take(&mut is_first) => Act::Say(
+    let server = ScriptedServer::start(move |words| match words[0].as_str() {
+        "hello" if std::mem::take(&mut is_first) => ScriptedAct::Say(
             "-ERR a line too many\r\n%2\r\n$7\r\nversion\r\n$6\r\n7.0.15\r\n$2\r\nid\r\n:7\r\n",
         ),
-        "echo" => Act::Say("$4\r\nmine\r\n"),
-        _ => Act::Usual,
+        "echo" => ScriptedAct::Say("$4\r\nmine\r\n"),
+        _ => ScriptedAct::Usual,
     });
     let respool = Respool::before(server.addr())
         .top("workers = 1")

@@ -1,6 +1,6 @@
 //! Clients that say that they send nothing more: they are due every answer to what they have asked, whatever state they are in.
 
-use crate::harness::{Client, Redis, Respool, Value, encode, eventually, show};
+use crate::harness::{Client, Redis, Respool, Value, encode, encode_line, eventually, show};
 
 /// Takes longer than the shortest grace here, and less than any reply may.
 const SLOW: &str = "local t = 0 for i = 1, 3e7 do t = t + i end return 'slow'";
@@ -8,7 +8,7 @@ const SLOW: &str = "local t = 0 for i = 1, 3e7 do t = t + i end return 'slow'";
 fn requests(lines: &[&str]) -> Vec<u8> {
     let words = |line: &&str| match line.strip_prefix("SLOW") {
         Some(_) => encode(&["EVAL", SLOW, "0"]),
-        None => encode(&line.split(' ').collect::<Vec<_>>()),
+        None => encode_line(line),
     };
     lines.iter().flat_map(words).collect()
 }
@@ -362,7 +362,7 @@ fn an_element_is_not_lost_for_who_has_finished_sending() {
     for state in ["WATCH w", "CLIENT TRACKING ON"] {
         let mut client = prepared(respool.client(), &[state]);
         let lines = ["RPUSH q a b", "BLPOP q 0", "LRANGE q 0 -1"];
-        let words = |line: &&str| encode(&line.split(' ').collect::<Vec<_>>());
+        let words = |line: &&str| encode_line(line);
         client.send(lines.iter().flat_map(words).collect::<Vec<u8>>());
         client.finish_sending();
         let read = client.read_to_end();

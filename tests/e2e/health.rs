@@ -4,19 +4,9 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
-use crate::harness::{Client, Redis, Respool, Value, encode, eventually, eventually_some};
-
-fn status(respool: &Respool) -> serde_json::Value {
-    serde_json::from_str(&respool.status()).expect("/status is JSON")
-}
-
-/// The lines of `/status` that warn of something, and hold `part`.
-fn warnings(respool: &Respool, part: &str) -> Vec<String> {
-    let status = status(respool);
-    let lines = status["warnings"].as_array().expect("a list").iter();
-    let lines = lines.filter_map(|line| line.as_str().map(str::to_owned));
-    lines.filter(|line| line.contains(part)).collect()
-}
+use crate::harness::{
+    Client, Redis, Respool, Value, encode, encode_line, eventually, eventually_some,
+};
 
 /// The last command of each of respool's connections, by the connection's name at the server.
 fn last_commands(redis: &Redis) -> BTreeMap<String, String> {
@@ -61,7 +51,7 @@ fn what_the_server_says_of_itself_is_told() {
     let labels =
         format!("respool_server_info{{role=\"master\",server=\"{server}\",version=\"{version}\"}}");
     assert_eq!(respool.metric(&labels), 1.0);
-    let status = status(&respool);
+    let status = respool.status_json();
     assert_eq!(status["server"]["blocked_clients"], 1);
     assert_eq!(status["server"]["version"], version.as_str());
     assert!(
@@ -115,11 +105,11 @@ fn a_server_that_is_nearly_full_is_warned_of_until_it_is_not() {
         || respool.metric_or_zero("respool_server_maxclients") == 30.0,
         "the first answer",
     );
-    assert!(warnings(&respool, "nearly full").is_empty());
+    assert!(respool.warnings("nearly full").is_empty());
     let connected = redis.info_number("connected_clients") as usize;
     let held: Vec<Client> = (connected..28).map(|_| redis.client()).collect();
     let lines = eventually_some(
-        || Some(warnings(&respool, "nearly full")).filter(|lines| !lines.is_empty()),
+        || Some(respool.warnings("nearly full")).filter(|lines| !lines.is_empty()),
         "a warning",
     );
     assert!(
@@ -135,7 +125,7 @@ fn a_server_that_is_nearly_full_is_warned_of_until_it_is_not() {
     assert_eq!(logged(), 1, "logged when it begins");
     drop(held);
     eventually(
-        || warnings(&respool, "nearly full").is_empty(),
+        || respool.warnings("nearly full").is_empty(),
         "the end of the warning",
     );
     let is_over = || {
@@ -157,7 +147,7 @@ fn a_server_that_refuses_info_is_up_and_what_is_missing_is_said() {
         .upstream("health_interval = \"100ms\"\nusername = \"ops\"\npassword = \"any\"")
         .start();
     let lines = eventually_some(
-        || Some(warnings(&respool, "NOPERM")).filter(|lines| !lines.is_empty()),
+        || Some(respool.warnings("NOPERM")).filter(|lines| !lines.is_empty()),
         "a warning",
     );
     assert!(
@@ -196,7 +186,7 @@ fn a_server_that_refuses_info_is_up_and_what_is_missing_is_said() {
         || respool.metric_or_zero("respool_server_maxclients") > 0.0,
         "what was missing",
     );
-    assert!(warnings(&respool, "NOPERM").is_empty());
+    assert!(respool.warnings("NOPERM").is_empty());
 }
 
 #[test]
@@ -233,7 +223,7 @@ fn every_idle_connection_is_asked_whether_it_is_there() {
     for kind in [":shared:", ":pinned:", ":subscription:"] {
         eventually(|| are_pinged(&redis, kind), kind);
     }
-    let status = status(&respool);
+    let status = respool.status_json();
     assert!(status["server"]["pings"]["answered"].as_u64() > Some(0));
     assert_eq!(status["server"]["pings"]["unanswered"], 0);
     let count = respool.metric("respool_server_ping_seconds_count");
@@ -334,13 +324,13 @@ fn clients_that_wait_are_counted() {
         "BLMOVE a b LEFT LEFT 0",
         "XREAD BLOCK 0 STREAMS s $",
     ]) {
-        client.send(encode(&call.split(' ').collect::<Vec<_>>()));
+        client.send(encode_line(call));
     }
     eventually(
         || respool.metric("respool_blocked_clients") == 5.0,
         "all five",
     );
-    assert_eq!(status(&respool)["clients"]["blocked"], 5);
+    assert_eq!(respool.status_json()["clients"]["blocked"], 5);
     drop(clients.pop());
     redis.cmd(&["RPUSH", "l", "x", "y"]);
     for client in &mut clients[..2] {

@@ -7,17 +7,6 @@ use std::process::Command;
 
 use crate::harness::{Redis, Respool, Value, eventually};
 
-/// Warnings of `/status` about it.
-#[track_caller]
-fn warnings(respool: &Respool) -> Vec<String> {
-    let status: serde_json::Value =
-        serde_json::from_str(&respool.status()).expect("/status is JSON");
-    let all = status["warnings"].as_array().expect("a list");
-    let texts = all.iter().filter_map(|text| text.as_str());
-    let texts = texts.filter(|text| text.contains("upstream.hosts_file"));
-    texts.map(ToOwned::to_owned).collect()
-}
-
 fn remove(path: &Path) {
     let is_folder = fs::symlink_metadata(path).is_ok_and(|about| about.is_dir());
     let removed = match is_folder {
@@ -44,7 +33,7 @@ fn a_hosts_file_that_cannot_be_read_is_told_as_long_as_that_lasts() {
         .start();
     let mut client = respool.client();
     assert_eq!(client.cmd(&["SET", "k", "v"]), Value::ok());
-    assert_eq!(warnings(&respool), [""; 0]);
+    assert_eq!(respool.warnings("upstream.hosts_file"), [""; 0]);
     let path = hosts.display().to_string();
     let make = |kind: &str| match kind {
         "removed" => {}
@@ -72,7 +61,7 @@ fn a_hosts_file_that_cannot_be_read_is_told_as_long_as_that_lasts() {
         remove(&hosts);
         make(kind);
         let is_told = || {
-            let warnings = warnings(&respool);
+            let warnings = respool.warnings("upstream.hosts_file");
             let is_it = |text: &String| text.contains(&path) && text.contains(why);
             warnings.len() == 1 && warnings.iter().all(is_it)
         };
@@ -86,7 +75,10 @@ fn a_hosts_file_that_cannot_be_read_is_told_as_long_as_that_lasts() {
             remove(&hosts);
         }
         fs::write(&hosts, good).expect("written");
-        eventually(|| warnings(&respool).is_empty(), "it is over");
+        eventually(
+            || respool.warnings("upstream.hosts_file").is_empty(),
+            "it is over",
+        );
     }
     respool.eventually_logs("is resolved again");
     let log = respool.log_text();

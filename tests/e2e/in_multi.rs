@@ -1,20 +1,15 @@
 //! Commands that respool answers itself, between MULTI and EXEC: they run when EXEC does, in their place among its replies, as at
 //! the server.
 
-use crate::harness::{Client, Redis, Respool, Value, encode, eventually, needs, show};
-
-fn words(line: &str) -> Vec<&str> {
-    line.split(' ').collect()
-}
-
-fn pipeline(lines: &[&str]) -> Vec<u8> {
-    lines.iter().flat_map(|line| encode(&words(line))).collect()
-}
+use crate::harness::{
+    Client, Redis, Respool, Value, encode, encode_line, encode_lines, eventually, needs, show,
+    words,
+};
 
 /// Sends each of `writes` in one piece and tells every byte that comes, up to the end that QUIT makes.
 fn bytes_of(mut client: Client, writes: &[&[&str]]) -> Vec<u8> {
     for write in writes {
-        client.send(pipeline(write));
+        client.send(encode_lines(write));
     }
     client.send(encode(&["QUIT"]));
     client.read_to_end()
@@ -28,7 +23,7 @@ fn typed_bytes_of(mut client: Client, lines: &[&str]) -> Vec<u8> {
             Some(line) => (line, false),
             None => (*line, true),
         };
-        client.send(encode(&words(line)));
+        client.send(encode_line(line));
         if is_answered {
             bytes.extend(client.reply_bytes());
         }
@@ -350,13 +345,17 @@ fn an_atomic_batch_without_results_is_answered_as_at_the_server() {
     let redis = Redis::start(&[]);
     let respool = Respool::start(&redis);
     let batch = |mut client: Client| {
-        client.send(pipeline(&["MULTI", "SET a 1", "SET b 2"]));
+        client.send(encode_lines(&["MULTI", "SET a 1", "SET b 2"]));
         let mut bytes = Vec::new();
         for _ in 0..3 {
             bytes.extend(client.reply_bytes());
         }
-        client.send(pipeline(&["CLIENT REPLY OFF", "EXEC", "CLIENT REPLY ON"]));
-        client.send(pipeline(&["GET a", "QUIT"]));
+        client.send(encode_lines(&[
+            "CLIENT REPLY OFF",
+            "EXEC",
+            "CLIENT REPLY ON",
+        ]));
+        client.send(encode_lines(&["GET a", "QUIT"]));
         bytes.extend(client.read_to_end());
         bytes
     };
@@ -374,13 +373,13 @@ fn what_a_failed_watch_holds_back_does_not_happen() {
         client.cmd(&["SET", "k", "1"]);
         client.cmd(&["WATCH", "k"]);
         redis.cmd(&["SET", "k", "2"]);
-        client.send(pipeline(&[
+        client.send(encode_lines(&[
             "MULTI",
             "CLIENT SETNAME x",
             "CLIENT REPLY OFF",
             "EXEC",
         ]));
-        client.send(pipeline(&["CLIENT REPLY ON", "CLIENT GETNAME", "QUIT"]));
+        client.send(encode_lines(&["CLIENT REPLY ON", "CLIENT GETNAME", "QUIT"]));
         client.read_to_end()
     };
     same(&run(redis.client()), &run(respool.client()), &"the watch");
@@ -409,7 +408,7 @@ fn the_clients_are_respools_own_and_their_lines_are_of_that_moment() {
         "EXEC",
     ];
     let run = |client: &mut Client| {
-        client.send(pipeline(&lines));
+        client.send(encode_lines(&lines));
         let replies: Vec<Value> = lines.iter().map(|_| client.reply()).collect();
         replies[lines.len() - 1].items().to_vec()
     };
@@ -429,7 +428,7 @@ fn the_clients_are_respools_own_and_their_lines_are_of_that_moment() {
     // A job queue that asks who its workers are.
     let mut worker = respool.client_named("worker");
     worker.ping();
-    client.send(pipeline(&["MULTI", "CLIENT list", "EXEC"]));
+    client.send(encode_lines(&["MULTI", "CLIENT list", "EXEC"]));
     let replies: Vec<Value> = (0..3).map(|_| client.reply()).collect();
     let list = replies[2].items()[0].text();
     assert!(list.contains("name=worker "), "{list}");
@@ -443,12 +442,12 @@ fn one_client_ends_others_or_itself_in_its_place() {
     let mut victim = respool.client();
     let id = victim.cmd(&["CLIENT", "ID"]).int().to_string();
     let kill = format!("CLIENT KILL ID {id}");
-    killer.send(pipeline(&["MULTI", "SET a 1", &kill, "DISCARD"]));
+    killer.send(encode_lines(&["MULTI", "SET a 1", &kill, "DISCARD"]));
     for _ in 0..4 {
         killer.reply();
     }
     victim.ping();
-    killer.send(pipeline(&["MULTI", "SET a 1", &kill, "GET a", "EXEC"]));
+    killer.send(encode_lines(&["MULTI", "SET a 1", &kill, "GET a", "EXEC"]));
     let replies: Vec<Value> = (0..5).map(|_| killer.reply()).collect();
     let expected = vec![Value::ok(), Value::Int(1), Value::bulk("1")];
     assert_eq!(replies[4].items(), expected);
@@ -458,7 +457,7 @@ fn one_client_ends_others_or_itself_in_its_place() {
     let suicide = |mut client: Client| {
         let id = client.cmd(&["CLIENT", "ID"]).int();
         let kill = format!("CLIENT KILL ID {id} SKIPME no");
-        client.send(pipeline(&[
+        client.send(encode_lines(&[
             "MULTI", "SET a 1", &kill, "SET a 2", "EXEC", "PING",
         ]));
         client.read_to_end()
@@ -503,13 +502,18 @@ fn what_the_server_permits_its_user_decides() {
     // What is taken from it before EXEC it has not in EXEC.
     let late = |mut client: Client| {
         redis.cmd(&["ACL", "SETUSER", "u", "+client|list"]);
-        client.send(pipeline(&["AUTH u p", "MULTI", "CLIENT LIST", "SET k v"]));
+        client.send(encode_lines(&[
+            "AUTH u p",
+            "MULTI",
+            "CLIENT LIST",
+            "SET k v",
+        ]));
         let mut bytes = Vec::new();
         for _ in 0..4 {
             bytes.extend(client.reply_bytes());
         }
         redis.cmd(&["ACL", "SETUSER", "u", "-client|list"]);
-        client.send(pipeline(&["EXEC", "QUIT"]));
+        client.send(encode_lines(&["EXEC", "QUIT"]));
         bytes.extend(client.read_to_end());
         bytes
     };
@@ -561,7 +565,7 @@ fn a_client_that_leaves_behind_exec_leaves_nothing_behind() {
         .start();
     for _ in 0..20 {
         let mut client = respool.client();
-        client.send(pipeline(&[
+        client.send(encode_lines(&[
             "MULTI",
             "CLIENT GETNAME",
             "CLIENT REPLY OFF",
@@ -572,7 +576,12 @@ fn a_client_that_leaves_behind_exec_leaves_nothing_behind() {
     }
     eventually(|| respool.clients_of("default") == 0, "everybody has left");
     let mut client = respool.client();
-    client.send(pipeline(&["WATCH n", "MULTI", "CLIENT GETNAME", "EXEC"]));
+    client.send(encode_lines(&[
+        "WATCH n",
+        "MULTI",
+        "CLIENT GETNAME",
+        "EXEC",
+    ]));
     for _ in 0..3 {
         client.reply();
     }
@@ -610,7 +619,7 @@ fn whom_they_have_ended_or_woken_they_do_not_find_again() {
             line.contains(" flags=b ")
         };
         eventually(|| is_blocked(&mut client), "it is blocked");
-        client.send(pipeline(&[
+        client.send(encode_lines(&[
             "MULTI",
             &format!("CLIENT KILL ID {id}"),
             &format!("CLIENT KILL ID {id}"),

@@ -1,7 +1,9 @@
 //! Commands of respool's own in transactions whose other commands may be answered by more than one frame each: nothing of respool's own
 //! runs but in its place, and nothing that the server says in such a place reaches anybody.
 
-use crate::harness::{AT_HAND, Client, Redis, Respool, Value, encode, eventually, show};
+use crate::harness::{
+    Client, Redis, Respool, TESTED_SERVER, Value, encode, encode_all, eventually, show,
+};
 
 /// Scripts whose errors hold a line end on some server (seen of Redis 7.0 and 8.2, Valkey 8.1 and 9.1).
 const SCRIPTS: [&str; 8] = [
@@ -20,17 +22,13 @@ fn hello(mut client: Client, version: &str) -> Client {
     client
 }
 
-fn requests(requests: &[&[&str]]) -> Vec<u8> {
-    requests.iter().flat_map(|words| encode(words)).collect()
-}
-
 /// What comes, up to the end that QUIT makes if nothing else does.
 fn answers(client: Client, lines: &[&[&str]]) -> Vec<u8> {
     asked(client, lines).read_to_end()
 }
 
 fn asked(mut client: Client, lines: &[&[&str]]) -> Client {
-    client.send(requests(lines));
+    client.send(encode_all(lines));
     client.send(encode(&["QUIT"]));
     client
 }
@@ -219,13 +217,13 @@ fn what_the_server_refuses_behind_a_script_does_not_run() {
             assert!(!client.cmd(words).is_error(), "{words:?}");
         }
         // Redis 6.2 permits a command or does not.
-        let less = if AT_HAND.is_7_or_later() {
+        let less = if TESTED_SERVER.is_7_or_later() {
             "-client|kill"
         } else {
             "-client"
         };
         assert_eq!(redis.cmd(&["ACL", "SETUSER", "u", less]), Value::ok());
-        client.send(requests(&[&["EXEC"], &["QUIT"]]));
+        client.send(encode_all(&[&["EXEC"], &["QUIT"]]));
         client.read_to_end();
         victim.ping();
     }
@@ -259,7 +257,7 @@ fn a_subscription_and_they_do_not_stand_in_one_transaction() {
         }
         // Who wants no replies would get them all.
         let mut client = hello(respool.client(), version);
-        client.send(requests(&[
+        client.send(encode_all(&[
             &["CLIENT", "REPLY", "OFF"],
             &["MULTI"],
             &["SUBSCRIBE", "a"],

@@ -1,6 +1,6 @@
 //! A request of megabytes that is refused is refused as a small one is: its rest is passed over as it comes, and its client stays.
 
-use crate::harness::{AT_HAND, Client, Redis, Respool, Value, encode};
+use crate::harness::{Client, Redis, Respool, TESTED_SERVER, Value, encode};
 
 /// A megabyte is gathered of a request that has to be seen whole; none of these has to be.
 const LARGE: usize = 8 * 1024 * 1024;
@@ -95,7 +95,7 @@ fn too_many_words_are_too_many_however_large() {
     let respool = Respool::start(&redis);
     let (mut direct, mut client) = (redis.client(), respool.client());
     let mut lines = vec!["SELECT 1", "MULTI", "RESET", "PUBLISH c x", "SETT k"];
-    if AT_HAND.is_valkey || AT_HAND.version >= (7, 0) {
+    if TESTED_SERVER.is_valkey || TESTED_SERVER.version >= (7, 0) {
         // Before that the subcommand itself says so.
         lines.extend(["CLIENT SETNAME x", "CLIENT ID", "CLIENT NOSUCH"]);
     }

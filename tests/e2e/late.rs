@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use crate::harness::{Client, Redis, Respool, Value, encode};
+use crate::harness::{Client, Redis, Respool, Value, encode_line, words};
 
 /// Far longer than each of the calls may wait.
 const STILL_NOTHING: Duration = Duration::from_millis(200);
@@ -22,10 +22,6 @@ const CALLS: [&str; 12] = [
     "XREAD BLOCK 10 STREAMS x $",
     "BLPOP nothing 0.01",
 ];
-
-fn words(line: &str) -> Vec<&str> {
-    line.split(' ').collect()
-}
 
 fn seed(redis: &Redis) {
     redis.flush();
@@ -55,7 +51,7 @@ fn told(
     }
     hold();
     for (client, line) in clients.iter_mut().zip(CALLS) {
-        client.send(encode(&words(line)));
+        client.send(encode_line(line));
     }
     let early = clients[0].reply_within(STILL_NOTHING);
     release();

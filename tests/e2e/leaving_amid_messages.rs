@@ -1,13 +1,8 @@
 //! Clients that leave a call that waits, on a connection that carries messages: the call ends with them, as it does at the server.
 
-use crate::harness::{Client, Pki, Redis, Respool, Value, encode, eventually, needs, show};
+use crate::harness::{Client, Pki, Redis, Respool, Value, encode_lines, eventually, needs, show};
 
 use super::tls::upstream_tls;
-
-fn requests(lines: &[&str]) -> Vec<u8> {
-    let words = |line: &&str| encode(&line.split(' ').collect::<Vec<_>>());
-    lines.iter().flat_map(words).collect()
-}
 
 /// In RESP2 it is not subscribed any more, and may send anything; its connection carries messages all the same.
 fn amid_messages(mut client: Client, protocol: &str) -> Client {
@@ -17,7 +12,7 @@ fn amid_messages(mut client: Client, protocol: &str) -> Client {
         _ => &["MULTI", "SUBSCRIBE c", "EXEC"],
     };
     for line in begun {
-        client.send(requests(&[line]));
+        client.send(encode_lines(&[line]));
         client.reply_bytes();
     }
     client
@@ -37,7 +32,7 @@ fn left(
     let mut other = redis.client();
     other.cmd(&["FLUSHALL"]);
     other.cmd(&["XGROUP", "CREATE", "s", "g", "$", "MKSTREAM"]);
-    client.send(requests(lines));
+    client.send(encode_lines(lines));
     eventually(|| redis.info_number("blocked_clients") == 1, "it waits");
     let read = match is_half_closed {
         true => {
@@ -51,7 +46,7 @@ fn left(
     };
     eventually(|| redis.info_number("blocked_clients") == 0, "nobody waits");
     for line in ["RPUSH l a", "ZADD z 1 a", "XADD s 1-1 a a"] {
-        other.send(requests(&[line]));
+        other.send(encode_lines(&[line]));
         other.reply_bytes();
     }
     let mut there: Vec<Value> = KEYS.iter().map(|key| other.cmd(&["EXISTS", key])).collect();
@@ -145,7 +140,7 @@ fn are_answered(redis: &Redis, respool: &Respool) {
             let [direct, through] = [redis.client(), respool.client()].map(|client| {
                 redis.flush();
                 let mut client = amid_messages(client, protocol);
-                client.send(requests(lines));
+                client.send(encode_lines(lines));
                 client.finish_sending();
                 show(&client.read_to_end())
             });
@@ -203,10 +198,10 @@ fn a_call_that_has_been_answered_waits_no_more() {
                 let mut client = amid_messages(client, protocol);
                 // Whoever has the second answer has had all that came before it.
                 for line in ["BLPOP l 0", "ECHO a"] {
-                    client.send(requests(&[line]));
+                    client.send(encode_lines(&[line]));
                     client.reply_bytes();
                 }
-                client.send(requests(tail));
+                client.send(encode_lines(tail));
                 client.finish_sending();
                 let read = show(&client.read_to_end());
                 (read, redis.cmd(&["EXISTS", "after"]))
@@ -233,7 +228,7 @@ fn what_respool_answers_comes_behind_a_call_that_has_been_sent() {
                 "CLIENT GETNAME",
                 "QUIT",
             ];
-            client.send(requests(&calls));
+            client.send(encode_lines(&calls));
             for element in ["a", "b", "c"] {
                 eventually(|| redis.info_number("blocked_clients") == 1, "it waits");
                 redis.cmd(&["RPUSH", "l", element]);
@@ -253,7 +248,7 @@ fn of_many_calls_some_are_sent_and_all_are_answered() {
     let mut client = amid_messages(respool.client(), "3");
     let read = || respool.metric("respool_client_bytes_total{direction=\"in\"}") as usize;
     let before = read();
-    let calls = requests(&["BLPOP l 0"]).repeat(CALLS);
+    let calls = encode_lines(&["BLPOP l 0"]).repeat(CALLS);
     client.send(&calls);
     eventually(|| read() >= before + calls.len(), "all are read");
     // Asked of the same worker, behind them.
@@ -283,7 +278,7 @@ fn nothing_is_asked_amid_a_part_of_a_request() {
         if begun == "MONITOR" {
             client = respool.client();
         }
-        client.send(requests(&[begun]));
+        client.send(encode_lines(&[begun]));
         client.reply_bytes();
         // Fewer bytes are missing than a question has.
         let mut upload = b"*3\r\n$3\r\nSET\r\n$1\r\nk\r\n$3000000\r\n".to_vec();

@@ -2,11 +2,11 @@
 
 use std::os::unix::fs::{MetadataExt as _, PermissionsExt as _};
 
-use crate::harness::{Client, Pki, Redis, Respool, Settings, Value, eventually, free_port};
+use crate::harness::{Client, Pki, Redis, Respool, RespoolSettings, Value, eventually, free_port};
 use crate::tls::listener_tls;
 
 /// A listener at this port of 127.0.0.1, before the one of the harness.
-fn at(settings: Settings, port: u16, lines: &str) -> Settings {
+fn at(settings: RespoolSettings, port: u16, lines: &str) -> RespoolSettings {
     settings.top(&format!(
         "[[listener]]\naddress = \"127.0.0.1:{port}\"\n{lines}"
     ))

@@ -2,7 +2,7 @@
 
 use std::process::{Command, Stdio};
 
-use crate::harness::{Client, ConnectionWatch, Pki, Redis, Respool, Value, encode, eventually};
+use crate::harness::{Client, PeakWatch, Pki, Redis, Respool, Value, encode, eventually};
 
 #[test]
 fn metrics_pass_promtool_under_load() {
@@ -98,8 +98,7 @@ fn the_status_is_json_and_the_doors_are_open() {
     let redis = Redis::start(&[]);
     let respool = Respool::start(&redis);
     respool.client().ping();
-    let status: serde_json::Value =
-        serde_json::from_str(&respool.status()).expect("/status is JSON");
+    let status = respool.status_json();
     assert!(status.is_object());
     for (path, code) in [
         ("/livez", 200),
@@ -214,7 +213,7 @@ fn be_stateful(client: &mut Client, number: usize) {
 }
 
 #[track_caller]
-fn assert_within(watch: ConnectionWatch, limit: usize) {
+fn assert_within(watch: PeakWatch, limit: usize) {
     let most = watch.most();
     assert!(
         (1..=limit).contains(&most),

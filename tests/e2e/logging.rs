@@ -4,13 +4,15 @@ use std::io::{BufRead as _, BufReader, PipeReader, PipeWriter};
 use std::process::{Command, Stdio};
 use std::time::Instant;
 
-use crate::harness::{PATIENCE, Redis, Respool, Settings, Value, eventually};
+use crate::harness::{
+    PATIENCE, Redis, Respool, RespoolSettings, Value, eventually, respool_program, run_respool,
+};
 
 /// A small buffer, so that it is soon full.
 const SMALL: &str = "[log]\nbuffer = \"4KiB\"\n";
 
 /// More than one worker: the first of them accepts.
-fn settings(redis: &Redis) -> Settings {
+fn settings(redis: &Redis) -> RespoolSettings {
     Respool::with(redis).top("workers = 2\ndrain_timeout = \"5s\"")
 }
 
@@ -25,7 +27,7 @@ fn lost(respool: &Respool, reason: &str) -> f64 {
 }
 
 /// Writes lines until `enough`: each configuration that is refused says so once for each of its problems.
-fn log_until(respool: &Respool, broken: &Settings, enough: impl Fn() -> bool) {
+fn log_until(respool: &Respool, broken: &RespoolSettings, enough: impl Fn() -> bool) {
     respool.rewrite(broken);
     eventually(
         || {
@@ -36,7 +38,7 @@ fn log_until(respool: &Respool, broken: &Settings, enough: impl Fn() -> bool) {
     );
 }
 
-fn broken(redis: &Redis) -> Settings {
+fn broken(redis: &Redis) -> RespoolSettings {
     let problems: String = (0..100).map(|at| format!("nonsense_{at} = 1\n")).collect();
     settings(redis).section(&format!("[log]\n{problems}"))
 }
@@ -107,7 +109,7 @@ fn exit_code(
     let file = tempfile::NamedTempFile::new().expect("a file");
     std::fs::write(file.path(), lines).expect("a file can be written");
     let begun = Instant::now();
-    let status = Command::new(env!("CARGO_BIN_EXE_respool"))
+    let status = Command::new(respool_program())
         .args([mode, "--config"])
         .arg(file.path())
         .stdin(Stdio::null())
@@ -150,13 +152,9 @@ fn what_keeps_respool_from_starting_is_seen_by_whoever_reads() {
     let taken = taken.local_addr().expect("bound");
     let told = |lines: &str| {
         std::fs::write(file.path(), lines).expect("a file can be written");
-        let output = Command::new(env!("CARGO_BIN_EXE_respool"))
-            .args(["run", "--config"])
-            .arg(file.path())
-            .output()
-            .expect("it runs");
-        assert_eq!(output.status.code(), Some(1));
-        String::from_utf8(output.stderr).expect("text")
+        let (code, text) = run_respool(&["run", "--config", &file.path().display().to_string()]);
+        assert_eq!(code, Some(1));
+        text
     };
     assert!(told("wrokers = 2\n").contains("did you mean \"workers\"?"));
     let text = told(&format!(

@@ -3,7 +3,9 @@
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
-use crate::harness::{Act, Client, Redis, Respool, Scripted, Value, encode, eventually};
+use crate::harness::{
+    Client, Redis, Respool, ScriptedAct, ScriptedServer, Value, encode, eventually,
+};
 
 const WRONG: &str = "WRONGPASS invalid username-password pair or user is disabled.";
 
@@ -12,20 +14,20 @@ const OWN: &str = "username = \"respool\"\npassword = \"own\"";
 const REFUSED: &str = "respool_upstream_reauthentications_total{result=\"refused\"}";
 
 /// A server that takes the password `own`, while it is let, and `pw`, and answers others only where they stand alone.
-fn server() -> (Scripted, Arc<AtomicBool>) {
+fn server() -> (ScriptedServer, Arc<AtomicBool>) {
     let takes_own = Arc::new(AtomicBool::new(true));
     let of_server = Arc::clone(&takes_own);
-    let server = Scripted::start(move |words| {
+    let server = ScriptedServer::start(move |words| {
         let is_good = match words.last().map(String::as_str) {
             Some("own") => of_server.load(Ordering::SeqCst),
             Some(password) => password == "pw",
             None => false,
         };
         match words[0].as_str() {
-            "auth" if !is_good => {
-                Act::SayAlone("-WRONGPASS invalid username-password pair or user is disabled.\r\n")
-            }
-            _ => Act::Usual,
+            "auth" if !is_good => ScriptedAct::SayAlone(
+                "-WRONGPASS invalid username-password pair or user is disabled.\r\n",
+            ),
+            _ => ScriptedAct::Usual,
         }
     });
     (server, takes_own)
@@ -77,7 +79,7 @@ fn refused_logins_are_told(respool: &Respool) {
 }
 
 /// The bound of a reply that is missing is far beyond the test's patience.
-fn on_one_connection(settings: crate::harness::Settings) -> Respool {
+fn on_one_connection(settings: crate::harness::RespoolSettings) -> Respool {
     settings
         .top("workers = 1")
         .upstream("max_connections = 4\nshared_connections = 1\nreply_timeout = \"5m\"")

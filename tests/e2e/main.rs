@@ -25,6 +25,7 @@ mod files;
 mod full_memory;
 mod guesses;
 mod half_closed;
+#[path = "../harness/mod.rs"]
 mod harness;
 mod health;
 mod hostile;

@@ -5,7 +5,9 @@ use std::process::Command;
 
 use tempfile::TempDir;
 
-use crate::harness::{AT_HAND, Act, Redis, Respool, Scripted, Value, encode, eventually};
+use crate::harness::{
+    Redis, Respool, ScriptedAct, ScriptedServer, TESTED_SERVER, Value, encode, eventually,
+};
 
 /// A module with a command that waits until another one is called, and one that answers at once.
 const SOURCE: &str = r#"
@@ -91,30 +93,11 @@ fn server() -> Redis {
 }
 
 fn start(options: &[&str]) -> Redis {
-    let allowed: &[&str] = match is_from_seven() {
+    let allowed: &[&str] = match TESTED_SERVER.is_7_or_later() {
         true => &["--enable-module-command", "local"],
         false => &[],
     };
     Redis::start(&[options, allowed].concat())
-}
-
-/// From Redis 7.0 on a server says which of its commands wait for others; before, no command of a module shares a connection.
-fn is_from_seven() -> bool {
-    AT_HAND.is_valkey || AT_HAND.version >= (7, 0)
-}
-
-/// How often the server was asked for its commands.
-fn lists_read(redis: &Redis) -> u64 {
-    let stats = redis.cmd(&["INFO", "commandstats"]).text();
-    let calls = stats.split("cmdstat_command:calls=").nth(1);
-    calls.map_or(0, |calls| {
-        let digits = calls.split(',').next().unwrap_or_default();
-        digits.parse().expect("a number of calls")
-    })
-}
-
-fn pins(respool: &Respool, reason: &str) -> f64 {
-    respool.metric_or_zero(&format!("respool_pins_total{{reason=\"{reason}\"}}"))
 }
 
 /// Waits until the server's list is known as it is: `canary.quick` then shares a connection where it is known not to wait.
@@ -122,10 +105,10 @@ fn until_known(respool: &Respool) {
     let mut client = respool.client();
     eventually(
         || {
-            let before = (pins(respool, "unlisted"), pins(respool, "learned"));
+            let before = (respool.pins("unlisted"), respool.pins("learned"));
             assert_eq!(client.cmd(&["CANARY.QUICK"]), Value::Int(7));
-            let after = (pins(respool, "unlisted"), pins(respool, "learned"));
-            after.0 == before.0 && (after.1 == before.1) == is_from_seven()
+            let after = (respool.pins("unlisted"), respool.pins("learned"));
+            after.0 == before.0 && (after.1 == before.1) == TESTED_SERVER.is_7_or_later()
         },
         "the module's commands are known",
     );
@@ -133,12 +116,12 @@ fn until_known(respool: &Respool) {
 
 /// Whoever waits in the module holds up nobody, and is released.
 fn waits_alone(respool: &Respool) {
-    let before = pins(respool, "learned");
+    let before = respool.pins("learned");
     let mut waiting = respool.client();
     waiting.send(encode(&["CANARY.HOLD"]));
     let mut other = respool.client();
     eventually(
-        || pins(respool, "learned") == before + 1.0,
+        || respool.pins("learned") == before + 1.0,
         "a connection of its own",
     );
     for _ in 0..20 {
@@ -178,9 +161,9 @@ fn a_module_that_a_client_loads_is_known() {
     assert!(unknown.text().starts_with("ERR unknown command"));
     eventually(
         || {
-            let before = pins(&respool, "unlisted");
+            let before = respool.pins("unlisted");
             client.cmd(&["CANARY.QUICK"]);
-            pins(&respool, "unlisted") > before
+            respool.pins("unlisted") > before
         },
         "its commands are known to be gone",
     );
@@ -210,11 +193,14 @@ fn a_module_that_somebody_else_loads_is_known_by_the_health_check() {
     );
     let path = module.path();
     assert_eq!(redis.cmd(&["MODULE", "LOAD", text(&path)]), Value::ok());
-    eventually(|| lists_read(&redis) >= 2, "its commands were read again");
-    let unlisted = pins(&respool, "unlisted");
+    eventually(
+        || redis.calls("command") >= 2,
+        "its commands were read again",
+    );
+    let unlisted = respool.pins("unlisted");
     waits_alone(&respool);
     assert_eq!(client.cmd(&["CANARY.QUICK"]), Value::Int(7));
-    assert_eq!(pins(&respool, "unlisted"), unlisted, "they are known");
+    assert_eq!(respool.pins("unlisted"), unlisted, "they are known");
 }
 
 #[test]
@@ -238,25 +224,31 @@ fn a_server_that_comes_back_with_a_module_is_known() {
         },
         "the server is back",
     );
-    eventually(|| lists_read(&redis) >= 1, "its commands were read again");
-    let unlisted = pins(&respool, "unlisted");
+    eventually(
+        || redis.calls("command") >= 1,
+        "its commands were read again",
+    );
+    let unlisted = respool.pins("unlisted");
     waits_alone(&respool);
     assert_eq!(client.cmd(&["CANARY.QUICK"]), Value::Int(7));
-    assert_eq!(pins(&respool, "unlisted"), unlisted, "they are known");
+    assert_eq!(respool.pins("unlisted"), unlisted, "they are known");
 }
 
 /// A server whose list is empty, and which knows every command all the same.
-fn knows_more_than_it_lists() -> (Scripted, std::sync::Arc<std::sync::atomic::AtomicUsize>) {
+fn knows_more_than_it_lists() -> (
+    ScriptedServer,
+    std::sync::Arc<std::sync::atomic::AtomicUsize>,
+) {
     use std::sync::Arc;
     use std::sync::atomic::{AtomicUsize, Ordering};
     let lists = Arc::new(AtomicUsize::new(0));
     let counted = Arc::clone(&lists);
-    let server = Scripted::start(move |words| match words[0].to_lowercase().as_str() {
+    let server = ScriptedServer::start(move |words| match words[0].to_lowercase().as_str() {
         "command" => {
             counted.fetch_add(1, Ordering::Relaxed);
-            Act::Say("*0\r\n")
+            ScriptedAct::Say("*0\r\n")
         }
-        _ => Act::Usual,
+        _ => ScriptedAct::Usual,
     });
     (server, lists)
 }

@@ -1,10 +1,6 @@
 //! Keys that become ones of another kind under clients that wait for them: nobody is told so whom the server would have blocked.
 
-use crate::harness::{Client, Redis, Respool, encode, eventually, show};
-
-fn words(line: &str) -> Vec<&str> {
-    line.split(' ').collect()
-}
+use crate::harness::{Client, Redis, Respool, encode, encode_line, eventually, show};
 
 /// A popping call, how its keys are filled, and what tells of their kind.
 const POPS: [(&str, &str, &str); 4] = [
@@ -33,7 +29,7 @@ fn got(
     };
     let wait = |keys: &str| {
         let mut client = connect();
-        client.send(encode(&words(&format!("{pop} {keys} 0"))));
+        client.send(encode_line(&format!("{pop} {keys} 0")));
         client
     };
     let mut waiting = Vec::new();

@@ -2,14 +2,14 @@
 
 use std::time::{Duration, Instant};
 
-use crate::harness::{Client, Redis, Respool, Settings, Value, encode, eventually};
+use crate::harness::{Client, Redis, Respool, RespoolSettings, Value, encode, eventually};
 
 /// Faults are made by a hook that a release does not have.
 #[cfg(debug_assertions)]
 mod faults {
     use super::*;
 
-    fn two_workers(redis: &Redis) -> Settings {
+    fn two_workers(redis: &Redis) -> RespoolSettings {
         Respool::with(redis)
             .top("workers = 2\nstall_timeout = \"1s\"")
             .upstream("reply_timeout = \"60s\"")

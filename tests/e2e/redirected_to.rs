@@ -4,14 +4,10 @@
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
-use crate::harness::{Client, Redis, Respool, Value, encode, eventually};
+use crate::harness::{Client, Redis, Respool, Value, encode, encode_line, eventually};
 
 /// What a client sends, and how many frames come for it.
 type Sent = (&'static str, usize);
-
-fn words(line: &str) -> Vec<u8> {
-    encode(&line.split(' ').collect::<Vec<_>>())
-}
 
 fn id_of(client: &mut Client) -> String {
     client.cmd(&["CLIENT", "ID"]).int().to_string()
@@ -21,7 +17,7 @@ fn id_of(client: &mut Client) -> String {
 fn transcript(client: &mut Client, sent: &[Sent]) -> Vec<Vec<u8>> {
     let mut told = Vec::new();
     for (line, frames) in sent {
-        client.send(words(line));
+        client.send(encode_line(line));
         told.extend((0..*frames).map(|_| client.reply_bytes()));
     }
     told
@@ -108,7 +104,7 @@ fn who_is_subscribed_the_servers_counts_say() {
 /// Writes keys until told to stop.
 fn write_on(mut writer: Client, stops: &AtomicBool) {
     let some: Vec<u8> = (0..20)
-        .flat_map(|n| words(&format!("SET k{n} 1")))
+        .flat_map(|n| encode_line(&format!("SET k{n} 1")))
         .collect();
     while !stops.load(Ordering::Relaxed) {
         writer.send(&some);
@@ -143,12 +139,12 @@ fn come_and_go(target: &mut Client, round: usize) {
         1 => ("PSUBSCRIBE z", "PUNSUBSCRIBE z"),
         _ => ("SUBSCRIBE z", "RESET"),
     };
-    target.send(words(comes));
+    target.send(encode_line(comes));
     if round.is_multiple_of(2) {
         // Amid invalidations.
         while !is_invalidation(&target.reply()) {}
     }
-    target.send([words(leaves), words("ECHO marker")].concat());
+    target.send([encode_line(leaves), encode_line("ECHO marker")].concat());
     let ended = |told: &Value| match told {
         Value::Simple(text) => text == b"RESET",
         told => told.items()[0] == Value::bulk(leaves.split(' ').next().unwrap().to_lowercase()),
@@ -264,17 +260,17 @@ fn is_told(
     between: &str,
 ) -> bool {
     for line in ["CLIENT TRACKING OFF", &format!("CLIENT TRACKING ON {mode}")] {
-        client.send(words(line));
+        client.send(encode_line(line));
         assert_eq!(client.reply(), Value::ok(), "{line}");
     }
     let lines = between.split(';').filter(|line| !line.is_empty());
     let caching = format!("CLIENT CACHING {caching}");
     for line in [&*caching].into_iter().chain(lines).chain(["GET k"]) {
-        client.send(words(line));
+        client.send(encode_line(line));
         client.reply_bytes();
     }
     redis.cmd(&["INCR", "k"]);
-    client.send(words("ECHO told"));
+    client.send(encode_line("ECHO told"));
     let first = client.reply();
     let is_told = is_invalidation(&first);
     let last = if is_told { client.reply() } else { first };

@@ -3,15 +3,13 @@
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex};
 
-use crate::harness::{Act, Client, Redis, Respool, Scripted, Value, encode, eventually};
-
-fn words(line: &str) -> Vec<u8> {
-    encode(&line.split(' ').collect::<Vec<_>>())
-}
+use crate::harness::{
+    Client, Redis, Respool, ScriptedAct, ScriptedServer, Value, encode_line, eventually, words,
+};
 
 #[track_caller]
 fn ok(client: &mut Client, line: &str) {
-    client.send(words(line));
+    client.send(encode_line(line));
     assert_eq!(client.reply(), Value::ok(), "{line}");
 }
 
@@ -35,7 +33,7 @@ fn told(
     leaves: &dyn Fn(Client, &str, &mut Client),
 ) -> Vec<String> {
     let (mut target, mut owner) = (connect(), connect());
-    owner.cmd(&hello.split(' ').collect::<Vec<_>>());
+    owner.cmd(&words(hello));
     let id = target.cmd(&["CLIENT", "ID"]).int().to_string();
     ok(&mut owner, &format!("CLIENT TRACKING ON REDIRECT {id}"));
     for key in ["k", "l"] {
@@ -57,7 +55,7 @@ fn told(
     let mut info = String::new();
     eventually(
         || {
-            owner.send(words("CLIENT TRACKINGINFO"));
+            owner.send(encode_line("CLIENT TRACKINGINFO"));
             info = shown(&owner.reply_bytes());
             info.contains("broken_redirect")
         },
@@ -66,7 +64,7 @@ fn told(
     told.push(info);
     // And each time anew.
     for value in ["2", "3"] {
-        owner.send(words("GET k"));
+        owner.send(encode_line("GET k"));
         told.push(shown(&owner.reply_bytes()));
         redis.cmd(&["SET", "k", value]);
         told.extend((0..pushes).map(|_| shown(&owner.reply_bytes())));
@@ -102,7 +100,9 @@ fn has_been_seen(respool: &Respool, clients: usize) {
 fn what_was_for_a_client_that_has_left_is_told_as_broken() {
     let redis = Redis::start(&[]);
     let respool = with_brief(&redis);
-    let write = |writer: &mut Client| writer.send([words("SET k 1"), words("SET l 1")].concat());
+    let write = |writer: &mut Client| {
+        writer.send([encode_line("SET k 1"), encode_line("SET l 1")].concat())
+    };
     for hello in ["HELLO 2", "HELLO 3"] {
         let direct = told(&|| redis.client(), &redis, hello, &|target, id, writer| {
             drop(target);
@@ -138,16 +138,18 @@ fn what_was_for_it_is_told_though_a_transaction_moves_the_redirection() {
         ok(&mut owner, &format!("CLIENT TRACKING ON REDIRECT {one_id}"));
         owner.cmd(&["GET", "k"]);
         ok(&mut owner, "MULTI");
-        owner.send(words(&format!("CLIENT TRACKING ON REDIRECT {two_id}")));
+        owner.send(encode_line(&format!(
+            "CLIENT TRACKING ON REDIRECT {two_id}"
+        )));
         assert_eq!(owner.reply(), Value::simple("QUEUED"));
         let mut writer = redis.client();
         writer.ping();
         let before = respool.clients_of("default");
         redis.pause();
-        writer.send(words(&format!("SET k {round}")));
+        writer.send(encode_line(&format!("SET k {round}")));
         drop(one);
         has_been_seen(&respool, before);
-        owner.send(words("EXEC"));
+        owner.send(encode_line("EXEC"));
         redis.resume();
         assert_eq!(writer.reply(), Value::ok());
         // They come on two connections.
@@ -179,7 +181,7 @@ fn a_transaction_redirects_to_nobody_who_has_left_before_it_runs() {
     let respool = Respool::with(&redis).top("workers = 2").start();
     let run = |connect: &dyn Fn() -> Client, hello: &str, before: &str, queued: &[&str]| {
         let (mut owner, mut target) = (connect(), connect());
-        owner.cmd(&hello.split(' ').collect::<Vec<_>>());
+        owner.cmd(&words(hello));
         let id = target.cmd(&["CLIENT", "ID"]).int().to_string();
         if !before.is_empty() {
             ok(&mut owner, &before.replace("ID", &id));
@@ -187,12 +189,12 @@ fn a_transaction_redirects_to_nobody_who_has_left_before_it_runs() {
         }
         ok(&mut owner, "MULTI");
         for line in queued {
-            owner.send(words(&line.replace("ID", &id)));
+            owner.send(encode_line(&line.replace("ID", &id)));
             assert_eq!(owner.reply(), Value::simple("QUEUED"));
         }
         drop(target);
         has_left(connect, &id);
-        owner.send(words("EXEC"));
+        owner.send(encode_line("EXEC"));
         let mut reply = owner.reply_bytes();
         if reply == broken(&id) {
             // Respool cannot know whether something was to go there still.
@@ -213,7 +215,7 @@ fn a_transaction_redirects_to_nobody_who_has_left_before_it_runs() {
         };
         eventually(
             || {
-                owner.send(words("CLIENT TRACKINGINFO"));
+                owner.send(encode_line("CLIENT TRACKINGINFO"));
                 info = String::from_utf8_lossy(&owner.reply_bytes())
                     .replace(&format!(":{id}\r\n"), ":its id\r\n");
                 info.contains(ends)
@@ -252,7 +254,7 @@ fn who_redirects_to_nobody_is_told_when_the_server_ends_that_connection() {
     let respool = Respool::with(&redis).top("workers = 2").start();
     for hello in ["HELLO 2", "HELLO 3"] {
         let (mut owner, mut target) = (respool.client(), respool.client());
-        owner.cmd(&hello.split(' ').collect::<Vec<_>>());
+        owner.cmd(&words(hello));
         let id = target.cmd(&["CLIENT", "ID"]).int().to_string();
         ok(&mut owner, &format!("CLIENT TRACKING ON REDIRECT {id}"));
         owner.cmd(&["GET", "k"]);
@@ -289,7 +291,7 @@ fn who_has_switched_tracking_off_stays_when_the_server_ends_that_connection() {
     let ends = Arc::clone(&is_ended);
     // The connection that has switched it off: each is served by a thread.
     let switched = Mutex::new(None);
-    let server = Scripted::start(move |words| {
+    let server = ScriptedServer::start(move |words| {
         let this = Some(std::thread::current().id());
         let mut switched = switched.lock().expect("no test panics here");
         if words.starts_with(&["client", "tracking", "off"].map(str::to_owned)) {
@@ -297,9 +299,9 @@ fn who_has_switched_tracking_off_stays_when_the_server_ends_that_connection() {
         }
         let is_asked = words == ["ping"] && switched.is_some() && *switched != this;
         if is_asked && !ends.swap(true, Ordering::SeqCst) {
-            return Act::SayAndClose("");
+            return ScriptedAct::SayAndClose("");
         }
-        Act::Usual
+        ScriptedAct::Usual
     });
     let respool = Respool::before(server.addr())
         .top("workers = 1")
@@ -413,7 +415,9 @@ fn the_connection_that_leads_to_nobody_is_given_to_who_waits_for_one() {
             },
             "it is gone too",
         );
-        owner.send(words(&format!("CLIENT TRACKING ON REDIRECT {last_id}")));
+        owner.send(encode_line(&format!(
+            "CLIENT TRACKING ON REDIRECT {last_id}"
+        )));
         assert_eq!(owner.reply_bytes(), broken(&next_id));
         assert_eq!(owner.reply(), Value::ok());
         owner.cmd(&["GET", "k"]);

@@ -1,6 +1,7 @@
 //! CLIENT TRACKING REDIRECT that is moved, or ends, while invalidations are under way: each comes to whom it would come to directly.
 
 use super::harness::{Client, Redis, Respool, Value, encode, eventually};
+use crate::harness::encode_line;
 
 /// Who redirects, and two to whom it does.
 struct Clients {
@@ -27,7 +28,7 @@ impl Clients {
         let line = line
             .replace("ONE", &self.ids[0])
             .replace("TWO", &self.ids[1]);
-        encode(&line.split(' ').collect::<Vec<_>>())
+        encode_line(&line)
     }
 
     fn ok(&mut self, line: &str) {

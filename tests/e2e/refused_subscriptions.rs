@@ -1,13 +1,13 @@
 //! Subscriptions that the server refuses for everybody, as with `rename-command SUBSCRIBE ""`: its words come at once, also for those
 //! who have the connection of the subscriptions opened.
 
-use crate::harness::{AT_HAND, Client, Redis, Respool, Value, encode, eventually};
+use crate::harness::{Client, Redis, Respool, TESTED_SERVER, Value, encode, eventually};
 
 /// A server that knows no command to subscribe, whatever its version.
 fn without_subscriptions() -> Redis {
     let mut options = vec!["--rename-command", "SUBSCRIBE", ""];
     options.extend(["--rename-command", "PSUBSCRIBE", ""]);
-    if AT_HAND.is_valkey || AT_HAND.version >= (7, 0) {
+    if TESTED_SERVER.is_valkey || TESTED_SERVER.version >= (7, 0) {
         options.extend(["--rename-command", "SSUBSCRIBE", ""]);
     }
     Redis::start(&options)

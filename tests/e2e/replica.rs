@@ -1,6 +1,6 @@
 //! Reader endpoints: `upstream.role = "replica"` refuses writes as a replica does, and none of them reaches it.
 
-use crate::harness::{Client, Redis, Respool, Value, encode, eventually, needs, show};
+use crate::harness::{Client, Redis, Respool, Value, encode, encode_line, eventually, needs, show};
 
 /// What a replica answers to a write, byte for byte.
 const READ_ONLY: &[u8] = b"-READONLY You can't write against a read only replica.\r\n";
@@ -11,13 +11,9 @@ fn before(redis: &Redis) -> Respool {
     Respool::with(redis).upstream("role = \"replica\"").start()
 }
 
-fn status(respool: &Respool) -> serde_json::Value {
-    serde_json::from_str(&respool.status()).expect("/status is JSON")
-}
-
 /// Whether `/status` warns with a line that holds `part`.
 fn warns(respool: &Respool, part: &str) -> bool {
-    let status = status(respool);
+    let status = respool.status_json();
     let warnings = status["warnings"].as_array().expect("a list").iter();
     warnings
         .filter_map(|line| line.as_str())
@@ -35,9 +31,7 @@ fn refused_by(redis: &Redis) -> u64 {
 
 /// Requests, one a line, and how many replies they have together.
 fn pipeline(lines: &[&str]) -> (Vec<u8>, usize) {
-    let encoded = lines
-        .iter()
-        .flat_map(|line| encode(&line.split(' ').collect::<Vec<_>>()));
+    let encoded = lines.iter().flat_map(|line| encode_line(line));
     (encoded.collect(), lines.len())
 }
 

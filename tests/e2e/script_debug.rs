@@ -4,23 +4,9 @@
 use std::io::Write;
 use std::process::{Command, Stdio};
 
-use crate::harness::{Client, Redis, Respool, Value, encode, show};
+use crate::harness::{Client, Redis, Respool, Value, encode, encode_line, show};
 
 const SET: &str = "redis.call('SET', KEYS[1], 'changed') return 'done'";
-
-/// One connection to lend, so that who comes second has that of who came first.
-fn with_one_pin(redis: &Redis) -> Respool {
-    Respool::with(redis)
-        .upstream("max_connections = 2\nshared_connections = 1\nborrow_timeout = \"100ms\"")
-        .start()
-}
-
-fn is_free(respool: &Respool) -> bool {
-    let mut other = respool.client();
-    let lent = other.cmd(&["WATCH", "k"]) == Value::ok();
-    assert_eq!(other.cmd(&["RESET"]), Value::simple("RESET"));
-    lent
-}
 
 /// Whether a script in a typed transaction, which has the lent connection, is run as scripts are.
 fn runs_scripts(respool: &Respool) {
@@ -43,7 +29,7 @@ fn session(mut client: Client, mode: &str, script: &str, commands: &[&str]) -> S
     let mut seen = Vec::new();
     for command in commands {
         seen.extend(client.reply_bytes());
-        client.send(encode(&command.split(' ').collect::<Vec<_>>()));
+        client.send(encode_line(command));
     }
     seen.extend(client.read_to_end());
     String::from_utf8_lossy(&seen).into_owned()
@@ -52,7 +38,7 @@ fn session(mut client: Client, mode: &str, script: &str, commands: &[&str]) -> S
 #[test]
 fn a_debugged_script_changes_nothing_and_its_session_is_the_servers() {
     let redis = Redis::start(&[]);
-    let respool = with_one_pin(&redis);
+    let respool = Respool::lending_one(&redis, "100ms").start();
     for (script, commands) in [
         (SET, &["continue"][..]),
         (SET, &["step", "print"]),
@@ -85,7 +71,7 @@ fn a_debugged_script_changes_nothing_and_its_session_is_the_servers() {
 #[test]
 fn a_script_that_is_debugged_in_step_changes_what_it_changes_directly() {
     let redis = Redis::start(&[]);
-    let respool = with_one_pin(&redis);
+    let respool = Respool::lending_one(&redis, "100ms").start();
     let direct = session(redis.client(), "sync", SET, &["continue"]);
     assert_eq!(redis.cmd(&["GET", "k"]), Value::bulk("changed"));
     let through = session(respool.client(), "SYNC", SET, &["continue"]);
@@ -97,7 +83,7 @@ fn a_script_that_is_debugged_in_step_changes_what_it_changes_directly() {
 #[test]
 fn a_long_script_is_debugged_too() {
     let redis = Redis::start(&[]);
-    let respool = with_one_pin(&redis);
+    let respool = Respool::lending_one(&redis, "100ms").start();
     let script = format!("{}{SET}", "-- a line of some length\n".repeat(10_000));
     // The server itself debugs another script than one so long, and each time another: what it says of it cannot be compared.
     for mut client in [redis.client(), respool.client()] {
@@ -113,7 +99,7 @@ fn a_long_script_is_debugged_too() {
 #[test]
 fn whoever_gets_the_connection_next_is_not_debugged() {
     let redis = Redis::start(&[]);
-    let respool = with_one_pin(&redis);
+    let respool = Respool::lending_one(&redis, "100ms").start();
     for leave in ["QUIT", "close", "session"] {
         let mut client = respool.client();
         assert_eq!(client.cmd(&["SCRIPT", "DEBUG", "YES"]), Value::ok());
@@ -134,12 +120,12 @@ fn whoever_gets_the_connection_next_is_not_debugged() {
 #[test]
 fn the_connection_is_the_clients_until_it_switches_debugging_off() {
     let redis = Redis::start(&[]);
-    let respool = with_one_pin(&redis);
+    let respool = Respool::lending_one(&redis, "100ms").start();
     let mut client = respool.client();
     assert_eq!(client.cmd(&["SCRIPT", "DEBUG", "NO"]), Value::ok());
-    assert!(is_free(&respool));
+    assert!(respool.can_lend());
     assert_eq!(client.cmd(&["SCRIPT", "DEBUG", "YES"]), Value::ok());
-    assert!(!is_free(&respool));
+    assert!(!respool.can_lend());
     // It cannot be lost without a word: the script would then change what it promised not to.
     assert!(client.cmd(&["RESET"]).is_error());
     assert_eq!(client.cmd(&["MULTI"]), Value::ok());
@@ -149,7 +135,7 @@ fn the_connection_is_the_clients_until_it_switches_debugging_off() {
     assert!(client.cmd(&["EVALSHA", "0", "0"]).is_error());
     assert_eq!(client.cmd(&["SCRIPT", "debug", "no"]), Value::ok());
     assert_eq!(client.cmd(&["SELECT", "0"]), Value::ok());
-    assert!(is_free(&respool));
+    assert!(respool.can_lend());
     assert_eq!(client.cmd(&["EVAL", SET, "1", "k"]), Value::bulk("done"));
     assert_eq!(client.cmd(&["GET", "k"]), Value::bulk("changed"));
     assert_eq!(client.cmd(&["RESET"]), Value::simple("RESET"));
@@ -158,7 +144,7 @@ fn the_connection_is_the_clients_until_it_switches_debugging_off() {
 #[test]
 fn its_odd_forms_are_answered_as_directly() {
     let redis = Redis::start(&[]);
-    let respool = with_one_pin(&redis);
+    let respool = Respool::lending_one(&redis, "100ms").start();
     let forms: &[&[&[u8]]] = &[
         &[b"SCRIPT", b"DEBUG"],
         &[b"script", b"Debug", b"maybe"],
@@ -193,7 +179,7 @@ fn its_odd_forms_are_answered_as_directly() {
 #[test]
 fn a_client_without_replies_sees_the_debugger_as_directly() {
     let redis = Redis::start(&[]);
-    let respool = with_one_pin(&redis);
+    let respool = Respool::lending_one(&redis, "100ms").start();
     let run = |mut client: Client, mode: &str| {
         assert_eq!(client.cmd(&["SCRIPT", "DEBUG", "YES"]), Value::ok());
         client.send(encode(&["CLIENT", "REPLY", mode]));
@@ -214,7 +200,7 @@ fn a_client_without_replies_sees_the_debugger_as_directly() {
 #[test]
 fn redis_cli_debugs_through_respool() {
     let redis = Redis::start(&[]);
-    let respool = with_one_pin(&redis);
+    let respool = Respool::lending_one(&redis, "100ms").start();
     let file = tempfile::NamedTempFile::new().expect("a file for the script");
     std::fs::write(file.path(), SET).expect("the script is written");
     let debug = |port: u16| {

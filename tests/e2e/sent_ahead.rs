@@ -1,18 +1,13 @@
 //! Clients that send much behind a call that waits: their end stands behind it, and is seen all the same; what they have sent is kept
 //! within a bound, and runs in its order when the call has been answered.
 
-use crate::harness::{Client, Redis, Respool, Value, encode, eventually, show};
+use crate::harness::{Client, Redis, Respool, Value, encode, encode_lines, eventually, show};
 
 const MIB: usize = 1024 * 1024;
 
-fn requests(lines: &[&str]) -> Vec<u8> {
-    let words = |line: &&str| encode(&line.split(' ').collect::<Vec<_>>());
-    lines.iter().flat_map(words).collect()
-}
-
 /// `lines` and more of the same call behind them than the kernel keeps on its own, then a write.
 fn much_behind(lines: &[&str]) -> Vec<u8> {
-    let mut sent = requests(lines);
+    let mut sent = encode_lines(lines);
     let filling = encode(&["BLPOP", &"k".repeat(2000), "0"]);
     sent.extend(filling.repeat(12 * MIB / filling.len()));
     sent.extend(encode(&["SET", "after", "1"]));
@@ -87,7 +82,7 @@ fn a_call_ends_with_its_client_however_much_was_sent_behind_it() {
     eventually(|| respool.clients_of("default") == 0, "all places are back");
     let mut next = respool.client();
     for line in ["WATCH k", "MULTI", "GET k", "EXEC"] {
-        next.send(requests(&[line]));
+        next.send(encode_lines(&[line]));
         next.reply_bytes();
     }
 }
@@ -100,12 +95,14 @@ fn all_kinds(pop: &str) -> Vec<u8> {
         let text = format!("{number}-{}", "e".repeat(number % 1500));
         sent.extend(encode(&["ECHO", &text]));
         if number % 10 == 0 {
-            sent.extend(requests(&["MULTI", "INCR n", "GET n", "EXEC", "INCR n"]));
+            sent.extend(encode_lines(&[
+                "MULTI", "INCR n", "GET n", "EXEC", "INCR n",
+            ]));
         }
         if number % 500 == 0 {
             sent.extend(encode(&["SET", "large", &large]));
-            sent.extend(requests(&["STRLEN large", pop, "NOSUCH", "SELECT 3"]));
-            sent.extend(requests(&["SET n 0", "SELECT 0"]));
+            sent.extend(encode_lines(&["STRLEN large", pop, "NOSUCH", "SELECT 3"]));
+            sent.extend(encode_lines(&["SET n 0", "SELECT 0"]));
         }
     }
     sent
@@ -126,7 +123,7 @@ fn what_was_sent_behind_a_call_runs_in_its_order_when_the_call_is_answered() {
         other.cmd(&words.chain(elements).collect::<Vec<_>>());
         other
     };
-    let sent = [requests(&["BLPOP q 0"]), all_kinds("BLPOP l 0")].concat();
+    let sent = [encode_lines(&["BLPOP q 0"]), all_kinds("BLPOP l 0")].concat();
     let answers = |mut client: Client, sent: &[u8]| {
         let mut other = prepare();
         client.send(sent);
@@ -135,14 +132,14 @@ fn what_was_sent_behind_a_call_runs_in_its_order_when_the_call_is_answered() {
             "the call waits",
         );
         other.cmd(&["RPUSH", "q", "a"]);
-        client.send(requests(&["QUIT"]));
+        client.send(encode_lines(&["QUIT"]));
         client.read_to_end()
     };
     let direct = answers(redis.client(), &sent);
     assert!(direct.len() > 4 * MIB, "{}", direct.len());
     assert!(answers(respool.client(), &sent) == direct);
     // The server itself drops answers of who has finished sending and does not read as fast.
-    let sent = [requests(&["BRPOP q 0"]), all_kinds("LPOP l")].concat();
+    let sent = [encode_lines(&["BRPOP q 0"]), all_kinds("LPOP l")].concat();
     let direct = answers(redis.client(), &sent);
     let mut other = prepare();
     let mut client = respool.client();
@@ -168,8 +165,8 @@ fn who_finishes_sending_behind_many_calls_amid_messages_gets_all_answers() {
         for count in [1024, 1025, 3000, 20_000] {
             let hello = format!("HELLO {protocol}");
             let calls = [
-                requests(&["BLPOP l 0"]).repeat(count),
-                requests(&["ECHO last"]),
+                encode_lines(&["BLPOP l 0"]).repeat(count),
+                encode_lines(&["ECHO last"]),
             ]
             .concat();
             let mut other = redis.client();
@@ -184,7 +181,7 @@ fn who_finishes_sending_behind_many_calls_amid_messages_gets_all_answers() {
                 &[]
             };
             for line in [&[hello.as_str()], begin.as_slice(), unsubscribed].concat() {
-                client.send(requests(&[line]));
+                client.send(encode_lines(&[line]));
                 client.reply_bytes();
             }
             let mut writer = client.writer();
@@ -213,7 +210,7 @@ fn who_sends_more_than_it_may_behind_a_call_is_disconnected() {
         .start();
     let mut client = respool.client();
     let piece = encode(&["ECHO", &"x".repeat(1000)]);
-    client.send(requests(&["BLPOP l 0"]));
+    client.send(encode_lines(&["BLPOP l 0"]));
     client.send(piece.repeat(900));
     eventually(
         || {
@@ -226,7 +223,7 @@ fn who_sends_more_than_it_may_behind_a_call_is_disconnected() {
     redis.cmd(&["RPUSH", "l", "a"]);
     assert_eq!(client.reply().items()[1].text(), "a");
     assert!(client.drop_bytes(900 * "$1000\r\n\r\n".len() + 900_000));
-    client.send(requests(&["BLPOP l 0"]));
+    client.send(encode_lines(&["BLPOP l 0"]));
     let is_cut_off = (0..64).any(|_| client.try_send(piece.repeat(1000)).is_err());
     assert!(is_cut_off || client.read_to_end().is_empty());
     eventually(

@@ -4,11 +4,9 @@
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
-use crate::harness::{Act, Client, Redis, Respool, Scripted, Value, encode, eventually};
-
-fn words(line: &str) -> Vec<&str> {
-    line.split(' ').collect()
-}
+use crate::harness::{
+    Client, Redis, Respool, ScriptedAct, ScriptedServer, Value, encode, eventually, words,
+};
 
 /// What respool answers itself, and what it would be mistaken for.
 const ANSWERED_HERE: [&str; 33] = [
@@ -181,10 +179,10 @@ fn a_server_that_loads_says_so_where_respool_is_not_connected() {
     const LOADING: &str = "-LOADING Redis is loading the dataset in memory\r\n";
     let is_loading = Arc::new(AtomicBool::new(true));
     let says = Arc::clone(&is_loading);
-    let server = Scripted::start(move |words| match words[0].as_str() {
-        "hello" | "client" | "command" | "info" => Act::Usual,
-        _ if says.load(Ordering::SeqCst) => Act::Say(LOADING),
-        _ => Act::Usual,
+    let server = ScriptedServer::start(move |words| match words[0].as_str() {
+        "hello" | "client" | "command" | "info" => ScriptedAct::Usual,
+        _ if says.load(Ordering::SeqCst) => ScriptedAct::Say(LOADING),
+        _ => ScriptedAct::Usual,
     });
     let respool = Respool::before(server.addr())
         .upstream("queue = { timeout = \"300ms\", max_commands = 100 }")

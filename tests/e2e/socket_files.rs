@@ -14,7 +14,9 @@ use std::process::{Command, Stdio};
 use rustix::process::{Pid, Signal, geteuid, kill_process};
 use tempfile::TempDir;
 
-use crate::harness::{Client, Respool, Settings, eventually, leave_out};
+use crate::harness::{
+    ChildProcess, Client, Respool, RespoolSettings, eventually, leave_out, respool_program,
+};
 
 /// A user and a group that nobody else is.
 pub(crate) const NOBODY: u32 = 65534;
@@ -49,7 +51,7 @@ impl Place {
         let through: Vec<String> = user.iter().chain(rights).map(ToString::to_string).collect();
         let can_run = Command::new(&through[0])
             .args(&through[1..])
-            .args([env!("CARGO_BIN_EXE_respool"), "--version"])
+            .args([respool_program(), "--version"])
             .stdout(Stdio::null())
             .stderr(Stdio::null())
             .status();
@@ -67,7 +69,7 @@ impl Place {
     }
 
     /// A respool that listens there too.
-    pub(crate) fn listening(&self, listeners: &[(&str, &str)]) -> Settings {
+    pub(crate) fn listening(&self, listeners: &[(&str, &str)]) -> RespoolSettings {
         let settings = Respool::before("127.0.0.1:1").through(&self.through);
         listeners.iter().fold(settings, |settings, (name, lines)| {
             let path = self.path(name);
@@ -276,7 +278,7 @@ fn what_was_done_by_hand_outlives_reloads_that_fail() {
     let before = about(&path);
     respool.reload(&with("", ""));
     assert_eq!(about(&path), before);
-    let fails = |settings: &Settings, why: &str| {
+    let fails = |settings: &RespoolSettings, why: &str| {
         respool.rewrite(settings);
         let (code, text) = respool.post_reload();
         assert_eq!(code, 409, "{text}");
@@ -331,30 +333,24 @@ fn a_file_that_somebody_else_has_changed_hinders_no_reload_of_something_else() {
 #[track_caller]
 pub(crate) fn ended(through: &[String], mode: &str, config: &Path) -> (Option<i32>, String) {
     let mut line = through.to_vec();
-    line.push(env!("CARGO_BIN_EXE_respool").to_owned());
+    line.push(respool_program().to_owned());
     let log = tempfile::NamedTempFile::new().expect("a file");
-    let mut child = Command::new(&line[0])
-        .args(&line[1..])
-        .args([mode, "--config"])
-        .arg(config)
-        .stdin(Stdio::null())
-        .stdout(log.reopen().expect("it opens"))
-        .stderr(log.reopen().expect("it opens"))
-        .spawn()
-        .expect("it starts");
-    let mut status = None;
+    let process = ChildProcess::default();
+    process.start(
+        Command::new(&line[0])
+            .args(&line[1..])
+            .args([mode, "--config"])
+            .arg(config)
+            .stdout(log.reopen().expect("it opens"))
+            .stderr(log.reopen().expect("it opens")),
+    );
     let text = || fs::read_to_string(log.path()).expect("text");
-    let is_over = || {
-        status = child.try_wait().expect("a child");
-        // It runs, and was not to.
-        status.is_some() || text().contains("respool::proxy: respool")
-    };
-    eventually(is_over, "it ends or starts");
-    if status.is_none() {
-        child.kill().expect("a child");
-        child.wait().expect("a child");
-    }
-    (status.and_then(|status| status.code()), text())
+    // It runs, and was not to.
+    let runs = || text().contains("respool::proxy: respool");
+    eventually(|| process.status().is_some() || runs(), "it ends or starts");
+    let code = process.status().and_then(|status| status.code());
+    process.kill();
+    (code, text())
 }
 
 #[test]

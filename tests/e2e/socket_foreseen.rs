@@ -9,7 +9,7 @@ use std::process::{Command, Stdio};
 
 use rustix::process::geteuid;
 
-use crate::harness::{Client, Respool, leave_out};
+use crate::harness::{Client, Respool, leave_out, respool_program};
 use crate::socket_files::{NOBODY, Place, about, ended};
 
 /// A user that nobody else is, and who runs nothing here.
@@ -66,7 +66,7 @@ fn can_run<const N: usize>(here: &str, words: [&str; N]) -> Option<Vec<String>> 
     let words = words.map(str::to_owned);
     let can_run = Command::new(&words[0])
         .args(&words[1..])
-        .args([env!("CARGO_BIN_EXE_respool"), "--version"])
+        .args([respool_program(), "--version"])
         .stdout(Stdio::null())
         .stderr(Stdio::null())
         .status();

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use crate::harness::{Client, Redis, Respool, Value, encode, eventually, needs, show};
+use crate::harness::{Client, Redis, Respool, Value, encode, encode_line, eventually, needs, show};
 
 fn line_with(client: &mut Client, text: &str) -> String {
     loop {
@@ -294,7 +294,7 @@ fn silenced_clients_get_nothing_on_any_connection() {
         "GET a",
         "EXEC",
     ] {
-        requests.extend(encode(&line.split(' ').collect::<Vec<_>>()));
+        requests.extend(encode_line(line));
     }
     client.send(requests);
     assert_eq!(client.reply(), Value::ok());

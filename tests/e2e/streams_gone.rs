@@ -1,6 +1,8 @@
 //! A stream, or its group, that goes away under a blocked XREADGROUP: whoever waits is told what the server tells them.
 
-use crate::harness::{AT_HAND, Client, Redis, Respool, encode, eventually, leave_out, show};
+use crate::harness::{
+    Client, Redis, Respool, TESTED_SERVER, encode_line, eventually, leave_out, show, words,
+};
 
 const WAYS: [&[&str]; 10] = [
     &["DEL s"],
@@ -14,10 +16,6 @@ const WAYS: [&[&str]; 10] = [
     &["XADD o 1-1 a 1", "RENAME o s"],
     &["PEXPIRE s 1"],
 ];
-
-fn words(line: &str) -> Vec<&str> {
-    line.split(' ').collect()
-}
 
 /// What each of `waiting`, which block on a stream, gets when it goes away by `way`. They wait when the server has run so many
 /// transactions, so many are blocked there, and `settle` has returned; `gone` is called when the stream is.
@@ -41,7 +39,7 @@ fn told(
             2 => "XREADGROUP GROUP g d BLOCK 60000 COUNT 1 STREAMS s >",
             _ => "XREADGROUP GROUP g c BLOCK 60000 STREAMS other s > >",
         };
-        client.send(encode(&words(line)));
+        client.send(encode_line(line));
     }
     eventually(
         || redis.calls("exec") >= tried && redis.info_number("blocked_clients") == blocked,
@@ -129,7 +127,7 @@ const LEFT_OUT: &str =
 
 #[test]
 fn who_waits_for_a_stream_that_goes_is_told_as_by_the_server() {
-    if !AT_HAND.is_7_or_later() {
+    if !TESTED_SERVER.is_7_or_later() {
         leave_out(
             "e2e::streams_gone::who_waits_for_a_stream_that_goes_is_told_as_by_the_server",
             LEFT_OUT,
@@ -141,7 +139,7 @@ fn who_waits_for_a_stream_that_goes_is_told_as_by_the_server() {
 
 #[test]
 fn who_waits_for_a_stream_that_goes_between_two_calls_is_told_as_by_the_server() {
-    if !AT_HAND.is_7_or_later() {
+    if !TESTED_SERVER.is_7_or_later() {
         leave_out(
             "e2e::streams_gone::who_waits_for_a_stream_that_goes_between_two_calls_is_told_as_by_the_server",
             LEFT_OUT,
@@ -164,7 +162,7 @@ fn got(
     for key in ["s", "other"] {
         redis.cmd(&["XGROUP", "CREATE", key, "g", "$", "MKSTREAM"]);
     }
-    client.send(encode(&words(call)));
+    client.send(encode_line(call));
     eventually(
         || redis.info_number("blocked_clients") == 1,
         "it is blocked",
@@ -241,7 +239,7 @@ fn who_waits_gets_what_comes_when_a_key_was_in_the_way_between_two_calls() {
         cases.push((call, "DEL s other", stream));
         cases.push((call, "FLUSHALL", other));
     }
-    if AT_HAND.is_7_or_later() {
+    if TESTED_SERVER.is_7_or_later() {
         cases.push(("BLMPOP 0 1 k LEFT", "SET k x", list));
         cases.push(("BZMPOP 0 1 k MIN", "SET k x", &["DEL k", "ZADD k 1 m"]));
         cases.push(("BLMPOP 0 2 k j LEFT", "SET k x", &["RPUSH j v"]));

@@ -3,7 +3,6 @@
 
 use std::io::{Read, Write};
 use std::net::{Shutdown, TcpListener, TcpStream};
-use std::process::Command;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -11,7 +10,10 @@ use rustls::pki_types::pem::PemObject as _;
 use rustls::pki_types::{CertificateDer, PrivateKeyDer, ServerName};
 use rustls::{ClientConfig, ClientConnection, ServerConfig, ServerConnection};
 
-use crate::harness::{Client, Pair, Pki, Redis, Respool, Value, encode, eventually, uninterrupted};
+use crate::harness::{
+    CertificatePair, Client, Pki, Redis, Respool, Value, encode, eventually, run_respool,
+    uninterrupted,
+};
 
 /// `upstream.tls` with the test's authority and `more`.
 pub(crate) fn upstream_tls(pki: &Pki, more: &str) -> String {
@@ -21,7 +23,7 @@ pub(crate) fn upstream_tls(pki: &Pki, more: &str) -> String {
     )
 }
 
-pub(crate) fn listener_tls(own: &Pair, more: &str) -> String {
+pub(crate) fn listener_tls(own: &CertificatePair, more: &str) -> String {
     format!("tls = {{ {}{more} }}", own.toml())
 }
 
@@ -36,15 +38,11 @@ pub(crate) fn both_sides(pki: &Pki) -> (Redis, Respool) {
     (redis, respool)
 }
 
-fn status(respool: &Respool) -> serde_json::Value {
-    serde_json::from_str(&respool.status()).expect("/status is JSON")
-}
-
 /// The last error of the server's, once there is one that holds `part`.
 #[track_caller]
 fn last_error(respool: &Respool, part: &str) -> String {
     let text = || {
-        let error = &status(respool)["server"]["last_error"]["text"];
+        let error = &respool.status_json()["server"]["last_error"]["text"];
         error.as_str().unwrap_or_default().to_owned()
     };
     eventually(|| text().contains(part), part);
@@ -96,7 +94,7 @@ fn commands_run_with_tls_on_both_sides() {
         respool.metric("respool_tls_handshakes_total{side=\"client\",result=\"full\"}"),
         1.0
     );
-    assert_eq!(status(&respool)["warnings"], serde_json::json!([]));
+    assert_eq!(respool.status_json()["warnings"], serde_json::json!([]));
 }
 
 #[test]
@@ -276,7 +274,7 @@ fn a_server_that_asks_for_a_certificate_gets_it() {
         text.contains("set upstream.tls.cert_file and key_file"),
         "{text}"
     );
-    let with = |pair: &Pair| upstream_tls(&pki, &format!(", {}", pair.toml()));
+    let with = |pair: &CertificatePair| upstream_tls(&pki, &format!(", {}", pair.toml()));
     let other = Pki::new();
     let unknown = other.issue("respool", &[]);
     let text = refused(&redis.tls_addr(), &with(&unknown), "does not accept");
@@ -304,7 +302,7 @@ fn verification_that_is_switched_off_is_warned_of() {
     respool.client().ping();
     let told = "upstream.tls.insecure_skip_verify: the server's certificate is not verified";
     respool.eventually_logs(told);
-    let warnings = status(&respool)["warnings"].to_string();
+    let warnings = respool.status_json()["warnings"].to_string();
     assert!(warnings.contains(told), "{warnings}");
     assert!(
         warnings.contains("the certificate of the server \\\"127.0.0.1\\\" expired at 2020-12-31"),
@@ -322,13 +320,8 @@ fn check_tells_warnings_and_passes() {
         listener_tls(&own, "")
     );
     std::fs::write(&file, text).expect("a file can be written");
-    let output = Command::new(env!("CARGO_BIN_EXE_respool"))
-        .args(["check", "--config"])
-        .arg(&file)
-        .output()
-        .expect("respool can be started");
-    let said = String::from_utf8_lossy(&output.stdout);
-    assert!(output.status.success(), "{said}");
+    let (code, said) = run_respool(&["check", "--config", &file.display().to_string()]);
+    assert_eq!(code, Some(0), "{said}");
     let warning = format!(
         "warning: {}:3: listener.tls.cert_file: the certificate expired at 2020-12-31T00:00:00Z; renew it",
         file.display()

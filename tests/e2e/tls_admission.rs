@@ -1,8 +1,10 @@
 //! Who gets a place on a listener with TLS, when, and what those are told who get none.
 
-use std::process::{Child, Command, Stdio};
+use std::process::Command;
 
-use crate::harness::{Client, Pair, Pki, Redis, Respool, Value, eventually, eventually_some};
+use crate::harness::{
+    CertificatePair, Client, Pki, Redis, Respool, Value, eventually, respool_program, run_to_end,
+};
 use crate::tls::listener_tls;
 
 const FULL: &str = "ERR max number of clients reached";
@@ -10,7 +12,7 @@ const FULL: &str = "ERR max number of clients reached";
 /// Clients must show a certificate; `billing-*` have a group of their own, and all others have `rest`.
 fn mutual(
     pki: &Pki,
-    own: &Pair,
+    own: &CertificatePair,
     redis: &Redis,
     (limits, billing, rest): (&str, &str, &str),
 ) -> Respool {
@@ -206,16 +208,6 @@ fn who_is_to_be_held_for_no_time_is_closed_before_a_handshake() {
     served.ping();
 }
 
-/// Killed on drop.
-struct Killed(Child);
-
-impl Drop for Killed {
-    fn drop(&mut self) {
-        let _ = self.0.kill();
-        let _ = self.0.wait();
-    }
-}
-
 #[test]
 fn authorities_that_were_named_and_cannot_be_read_end_the_start() {
     let dir = tempfile::tempdir().expect("a temporary directory");
@@ -232,22 +224,16 @@ fn authorities_that_were_named_and_cannot_be_read_end_the_start() {
         ("SSL_CERT_FILE", dir.path().join("empty.pem")),
         ("SSL_CERT_DIR", dir.path().join("nowhere")),
     ] {
-        let log = dir.path().join("log");
-        let out = std::fs::File::create(&log).expect("a file can be written");
-        let mut child = Command::new(env!("CARGO_BIN_EXE_respool"));
-        child.args(["run", "--config"]).arg(&file);
-        child
-            .env_remove("SSL_CERT_FILE")
-            .env_remove("SSL_CERT_DIR")
-            .env(name, &place);
-        child.stdout(Stdio::null()).stderr(out);
-        let mut child = Killed(child.spawn().expect("respool can be started"));
-        let status = eventually_some(
-            || child.0.try_wait().expect("a child can be asked"),
-            "respool ends",
+        let mut command = Command::new(respool_program());
+        let (code, said) = run_to_end(
+            command
+                .args(["run", "--config"])
+                .arg(&file)
+                .env_remove("SSL_CERT_FILE")
+                .env_remove("SSL_CERT_DIR")
+                .env(name, &place),
         );
-        let said = std::fs::read_to_string(&log).expect("a log");
-        assert!(!status.success(), "{said}");
+        assert_ne!(code, Some(0), "{said}");
         let named = format!("{name}={place:?}");
         assert!(
             said.contains(&named) && said.contains("set upstream.tls.ca_file"),

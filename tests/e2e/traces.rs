@@ -8,7 +8,9 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use crate::differential::{Action, Sequence, corpus};
-use crate::harness::{AT_HAND, Client, Redis, Respool, Value, encode, eventually, leave_out};
+use crate::harness::{
+    Client, Redis, Respool, TESTED_SERVER, Value, encode, encode_line, eventually, leave_out,
+};
 
 /// What `CLIENT LIST` shows of a connection that holds nothing of anybody's. Databases, users and protocols are respool's to keep.
 const CLEAN: [(&str, &[&str]); 11] = [
@@ -240,13 +242,13 @@ fn commands_by_other_names_leave_nothing_on_the_connections_of_others() {
         "R2",
     ] {
         let is_debug = line.to_uppercase().starts_with("S2 DEBUG");
-        if is_debug && AT_HAND.name() == "Valkey 9.1" {
+        if is_debug && TESTED_SERVER.name() == "Valkey 9.1" {
             let reason = "a client that leaves after SCRIPT DEBUG has the server itself debug the next one's script, or end";
             leave_out(&format!("e2e::traces == {line}"), reason);
             continue;
         }
         let mut client = respool.client();
-        client.send(encode(&line.split(' ').collect::<Vec<_>>()));
+        client.send(encode_line(line));
         if !line.contains("REPLY") {
             client.reply();
         }

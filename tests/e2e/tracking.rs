@@ -2,14 +2,7 @@
 
 use std::time::Duration;
 
-use crate::harness::{Client, Redis, Respool, Value, encode, eventually, show};
-
-/// One connection to lend, so that a second borrower shows whether the first still has it.
-fn with_one_pin(redis: &Redis) -> Respool {
-    Respool::with(redis)
-        .upstream("max_connections = 2\nshared_connections = 1\nborrow_timeout = \"100ms\"")
-        .start()
-}
+use crate::harness::{Client, Redis, Respool, Value, encode, eventually, show, words};
 
 fn resp3(respool: &Respool) -> Client {
     let mut client = respool.client();
@@ -19,7 +12,7 @@ fn resp3(respool: &Respool) -> Client {
 
 #[track_caller]
 fn ok(client: &mut Client, line: &str) {
-    let words: Vec<&str> = line.split(' ').collect();
+    let words = words(line);
     assert_eq!(client.cmd(&words), Value::ok(), "{line}");
 }
 
@@ -32,47 +25,35 @@ fn invalidation_message(value: &str) -> Vec<u8> {
     format!("*3\r\n$7\r\nmessage\r\n$20\r\n__redis__:invalidate\r\n{value}").into_bytes()
 }
 
-/// Whether the only connection there is to lend is free.
-fn is_free(respool: &Respool) -> bool {
-    let mut other = respool.client();
-    let lent = other.cmd(&["WATCH", "k"]) == Value::ok();
-    assert_eq!(other.try_cmd(&["RESET"]), Some(Value::simple("RESET")));
-    lent
-}
-
-fn pins(respool: &Respool) -> f64 {
-    respool.metric_or_zero("respool_pins_total{reason=\"tracking\"}")
-}
-
 #[test]
 fn a_connection_is_lent_from_on_to_off() {
     let redis = Redis::start(&[]);
-    let respool = with_one_pin(&redis);
+    let respool = Respool::lending_one(&redis, "100ms").start();
     let mut client = resp3(&respool);
     for options in ["", " BCAST PREFIX a PREFIX b", " OPTIN", " OPTOUT NOLOOP"] {
-        let before = pins(&respool);
+        let before = respool.pins("tracking");
         ok(&mut client, &format!("CLIENT TRACKING ON{options}"));
-        assert_eq!(pins(&respool), before + 1.0, "{options}");
-        assert!(!is_free(&respool), "lent while tracking is on{options}");
+        assert_eq!(respool.pins("tracking"), before + 1.0, "{options}");
+        assert!(!respool.can_lend(), "lent while tracking is on{options}");
         ok(&mut client, "CLIENT TRACKING OFF");
-        eventually(|| is_free(&respool), "given back when tracking is off");
+        eventually(|| respool.can_lend(), "given back when tracking is off");
         client.ping();
     }
     // What ends with RESET and with the client.
     ok(&mut client, "CLIENT TRACKING ON");
-    assert!(!is_free(&respool));
+    assert!(!respool.can_lend());
     assert_eq!(client.cmd(&["RESET"]), Value::simple("RESET"));
-    eventually(|| is_free(&respool), "given back by RESET");
+    eventually(|| respool.can_lend(), "given back by RESET");
     ok(&mut client, "CLIENT TRACKING ON");
-    assert!(!is_free(&respool));
+    assert!(!respool.can_lend());
     drop(client);
-    eventually(|| is_free(&respool), "given back when its client has left");
+    eventually(|| respool.can_lend(), "given back when its client has left");
 }
 
 #[test]
 fn what_is_refused_or_only_asks_keeps_no_connection() {
     let redis = Redis::start(&[]);
-    let respool = with_one_pin(&redis);
+    let respool = Respool::lending_one(&redis, "100ms").start();
     let mut client = resp3(&respool);
     for line in [
         "CLIENT TRACKINGINFO",
@@ -83,10 +64,10 @@ fn what_is_refused_or_only_asks_keeps_no_connection() {
         "CLIENT TRACKING OFF FOO",
         "CLIENT TRACKING",
     ] {
-        let words: Vec<&str> = line.split(' ').collect();
+        let words = words(line);
         client.cmd(&words);
-        assert_eq!(pins(&respool), 0.0, "{line}");
-        assert!(is_free(&respool), "{line}");
+        assert_eq!(respool.pins("tracking"), 0.0, "{line}");
+        assert!(respool.can_lend(), "{line}");
     }
     for line in [
         "CLIENT TRACKING ON FOO",
@@ -97,21 +78,21 @@ fn what_is_refused_or_only_asks_keeps_no_connection() {
         "CLIENT TRACKING ON REDIRECT abc",
         "CLIENT TRACKING ON REDIRECT",
     ] {
-        let words: Vec<&str> = line.split(' ').collect();
+        let words = words(line);
         assert!(client.cmd(&words).is_error(), "{line}");
-        eventually(|| is_free(&respool), line);
+        eventually(|| respool.can_lend(), line);
     }
 }
 
 #[test]
 fn the_next_user_of_the_connection_sees_nothing_of_it() {
     let redis = Redis::start(&[]);
-    let respool = with_one_pin(&redis);
+    let respool = Respool::lending_one(&redis, "100ms").start();
     for ends in ["CLIENT TRACKING OFF", "RESET", ""] {
         let mut client = resp3(&respool);
         ok(&mut client, "CLIENT TRACKING ON BCAST");
         if !ends.is_empty() {
-            client.cmd(&ends.split(' ').collect::<Vec<_>>());
+            client.cmd(&words(ends));
         }
         drop(client);
         let mut next = resp3(&respool);
@@ -178,7 +159,7 @@ fn the_protocol_may_change_while_tracking_is_on() {
 #[test]
 fn tracking_switched_by_a_transaction_is_settled_with_the_server() {
     let redis = Redis::start(&[]);
-    let respool = with_one_pin(&redis);
+    let respool = Respool::lending_one(&redis, "100ms").start();
     let mut client = resp3(&respool);
     ok(&mut client, "MULTI");
     let queued = Value::simple("QUEUED");
@@ -190,13 +171,13 @@ fn tracking_switched_by_a_transaction_is_settled_with_the_server() {
     );
     redis.cmd(&["SET", "k", "1"]);
     assert_eq!(client.reply_bytes(), invalidation("k"));
-    assert!(!is_free(&respool));
+    assert!(!respool.can_lend());
     let info = client.cmd(&["CLIENT", "INFO"]).text();
     assert!(info.contains(" flags=t "), "{info}");
     ok(&mut client, "MULTI");
     assert_eq!(client.cmd(&["CLIENT", "TRACKING", "OFF"]), queued);
     assert_eq!(client.cmd(&["EXEC"]), Value::Array(vec![Value::ok()]));
-    eventually(|| is_free(&respool), "given back after that EXEC");
+    eventually(|| respool.can_lend(), "given back after that EXEC");
 }
 
 #[test]
@@ -371,7 +352,7 @@ fn respools_own_numbers_are_all_a_client_sees() {
         assert!(line.contains(" flags=t "), "{line}");
         let twice = format!("CLIENT TRACKING ON REDIRECT {id} REDIRECT {id}");
         assert_eq!(
-            client.cmd(&twice.split(' ').collect::<Vec<_>>()),
+            client.cmd(&words(&twice)),
             Value::error("ERR A client can only redirect to a single other client")
         );
         let nobody = ["CLIENT", "TRACKING", "ON", "REDIRECT", "40"];
@@ -474,7 +455,7 @@ fn redirections_give_their_connections_back() {
         let mut client = respool.client();
         let redirect = ["CLIENT", "TRACKING", "ON", "BCAST", "REDIRECT", &id];
         eventually(|| client.cmd(&redirect) == Value::ok(), "both are lent");
-        let before = pins(&respool);
+        let before = respool.pins("tracking");
         assert!(before >= 2.0, "both are counted: {before}");
         let mut other = respool.client();
         assert!(other.cmd(&["WATCH", "k"]).is_error(), "nothing is left");
@@ -549,7 +530,7 @@ fn redirected_by_transactions(connect: &dyn Fn() -> Client, redis: &Redis) -> Ve
     let mut say = |lines: &[&str]| {
         for line in lines {
             let line = line.replace("ONE", &ids[0]).replace("TWO", &ids[1]);
-            let words: Vec<&str> = line.split(' ').collect();
+            let words = words(&line);
             let reply = format!("{:?}", client.cmd(&words));
             told.push(match reply.as_str() {
                 reply if reply == format!(":{}", ids[0]) => "one".to_owned(),

@@ -1,42 +1,16 @@
 //! Transactions: what becomes of them with the client, and the connection they need for exactly as long as they do.
 
-use crate::harness::{Client, Redis, Respool, Value, encode, eventually};
-
-/// One connection to lend, so that a second borrower shows whether the first still has it.
-fn with_one_pin(redis: &Redis) -> Respool {
-    Respool::with(redis)
-        .upstream("max_connections = 2\nshared_connections = 1\nborrow_timeout = \"100ms\"")
-        .start()
-}
-
-fn pins(respool: &Respool, reason: &str) -> f64 {
-    respool.metric_or_zero(&format!("respool_pins_total{{reason=\"{reason}\"}}"))
-}
-
-/// Whether the only connection there is to lend is free.
-fn is_free(respool: &Respool) -> bool {
-    let mut other = respool.client();
-    let lent = other.cmd(&["WATCH", "k"]) == Value::ok();
-    assert_eq!(other.try_cmd(&["RESET"]), Some(Value::simple("RESET")));
-    lent
-}
-
-fn pipeline(lines: &[&str]) -> Vec<u8> {
-    lines
-        .iter()
-        .flat_map(|line| encode(&line.split(' ').collect::<Vec<_>>()))
-        .collect()
-}
+use crate::harness::{Client, Redis, Respool, Value, encode_lines, eventually};
 
 fn run(client: &mut Client, lines: &[&str]) -> Vec<Value> {
-    client.send(pipeline(lines));
+    client.send(encode_lines(lines));
     lines.iter().map(|_| client.reply()).collect()
 }
 
 #[test]
 fn a_whole_transaction_needs_no_connection_of_its_own() {
     let redis = Redis::start(&[]);
-    let respool = with_one_pin(&redis);
+    let respool = Respool::lending_one(&redis, "100ms").start();
     let mut client = respool.client();
     for _ in 0..3 {
         run(
@@ -47,17 +21,17 @@ fn a_whole_transaction_needs_no_connection_of_its_own() {
         );
     }
     assert_eq!(client.cmd(&["GET", "a"]), Value::bulk("3"));
-    assert_eq!(pins(&respool, "multi"), 0.0);
+    assert_eq!(respool.pins("multi"), 0.0);
     // A user without DISCARD would leave a shared connection in MULTI.
     run(&mut client, &["MULTI", "INCR a", "DISCARD", "GET a"]);
-    assert_eq!(pins(&respool, "multi"), 1.0);
-    assert_eq!(pins(&respool, "watch"), 0.0);
+    assert_eq!(respool.pins("multi"), 1.0);
+    assert_eq!(respool.pins("watch"), 0.0);
 }
 
 #[test]
 fn the_connection_is_lent_for_as_long_as_it_must_be() {
     let redis = Redis::start(&[]);
-    let respool = with_one_pin(&redis);
+    let respool = Respool::lending_one(&redis, "100ms").start();
     let mut client = respool.client();
     // What was sent, whether the connection is kept behind it, and what it was lent for.
     let (mut multi, mut watch) = (0.0, 0.0);
@@ -97,13 +71,13 @@ fn the_connection_is_lent_for_as_long_as_it_must_be() {
             _ => {}
         }
         if keeps {
-            assert!(!is_free(&respool), "kept behind {lines:?}");
+            assert!(!respool.can_lend(), "kept behind {lines:?}");
         } else {
-            eventually(|| is_free(&respool), &format!("free behind {lines:?}"));
+            eventually(|| respool.can_lend(), &format!("free behind {lines:?}"));
         }
-        assert_eq!(pins(&respool, "multi"), multi, "behind {lines:?}");
+        assert_eq!(respool.pins("multi"), multi, "behind {lines:?}");
         // Those that looked whether it was free asked for it too.
-        assert!(pins(&respool, "watch") >= watch, "behind {lines:?}");
+        assert!(respool.pins("watch") >= watch, "behind {lines:?}");
     }
     client.ping();
 }
@@ -111,9 +85,9 @@ fn the_connection_is_lent_for_as_long_as_it_must_be() {
 #[test]
 fn a_client_that_dies_in_the_middle_leaves_nothing() {
     let redis = Redis::start(&[]);
-    let respool = with_one_pin(&redis);
+    let respool = Respool::lending_one(&redis, "100ms").start();
     redis.cmd(&["SET", "k", "kept"]);
-    let whole = pipeline(&[
+    let whole = encode_lines(&[
         "WATCH w",
         "MULTI",
         "SET k lost",
@@ -121,7 +95,7 @@ fn a_client_that_dies_in_the_middle_leaves_nothing() {
         "SET k lost",
         "EXEC",
     ]);
-    let exec = pipeline(&["EXEC"]).len();
+    let exec = encode_lines(&["EXEC"]).len();
     // Cut anywhere before the last byte of EXEC.
     for cut in (1..whole.len() - exec).step_by(7).chain([whole.len() - 1]) {
         let mut client = respool.client();
@@ -200,14 +174,14 @@ fn transactions_of_many_clients_at_once_are_each_their_own() {
 #[test]
 fn a_subscription_made_by_a_transaction_is_the_clients_own() {
     let redis = Redis::start(&[]);
-    let respool = with_one_pin(&redis);
+    let respool = Respool::lending_one(&redis, "100ms").start();
     let mut client = respool.client();
     let queued = Value::simple("QUEUED");
     assert_eq!(
         run(&mut client, &["MULTI", "SUBSCRIBE a b", "SET k v"]),
         [Value::ok(), queued.clone(), queued.clone()]
     );
-    client.send(pipeline(&["EXEC", "PING"]));
+    client.send(encode_lines(&["EXEC", "PING"]));
     let confirmed = |channel: &str, count: i64| {
         Value::Array(vec![
             Value::bulk("subscribe"),
@@ -222,34 +196,34 @@ fn a_subscription_made_by_a_transaction_is_the_clients_own() {
     );
     assert_eq!(client.reply(), Value::ok());
     assert_eq!(client.reply().items()[0], Value::bulk("pong"));
-    assert!(!is_free(&respool), "it keeps the connection");
+    assert!(!respool.can_lend(), "it keeps the connection");
     assert_eq!(redis.cmd(&["PUBLISH", "b", "m"]), Value::Int(1));
     assert_eq!(client.reply().items()[2], Value::bulk("m"));
     let mut other = respool.client();
     let list = other.cmd(&["CLIENT", "LIST", "TYPE", "pubsub"]).text();
     assert_eq!(list.lines().count(), 1, "{list}");
     // All that was asked before is answered before it.
-    client.send(pipeline(&["PING x", "UNSUBSCRIBE a", "RESET", "GET k"]));
+    client.send(encode_lines(&["PING x", "UNSUBSCRIBE a", "RESET", "GET k"]));
     assert_eq!(client.reply().items()[1], Value::bulk("x"));
     assert_eq!(client.reply().items()[0], Value::bulk("unsubscribe"));
     assert_eq!(client.reply(), Value::simple("RESET"));
     assert_eq!(client.reply(), Value::bulk("v"));
-    eventually(|| is_free(&respool), "RESET gives it back");
+    eventually(|| respool.can_lend(), "RESET gives it back");
     assert_eq!(redis.cmd(&["PUBLISH", "b", "m"]), Value::Int(0));
 
     for ends in ["QUIT", "left"] {
         let mut client = respool.client();
         run(&mut client, &["MULTI", "SUBSCRIBE a"]);
-        client.send(pipeline(&["EXEC"]));
+        client.send(encode_lines(&["EXEC"]));
         assert_eq!(client.reply(), Value::Array(vec![confirmed("a", 1)]));
         if ends == "QUIT" {
-            client.send(pipeline(&["PING x", "QUIT"]));
+            client.send(encode_lines(&["PING x", "QUIT"]));
             assert_eq!(client.reply().items()[1], Value::bulk("x"));
             assert_eq!(client.reply(), Value::ok());
             client.expect_end();
         }
         drop(client);
-        eventually(|| is_free(&respool), ends);
+        eventually(|| respool.can_lend(), ends);
         assert_eq!(redis.cmd(&["PUBLISH", "a", "m"]), Value::Int(0));
     }
 }

@@ -1,19 +1,15 @@
 //! Where the server does not let respool end a blocking call (`CLIENT UNBLOCK`), blocked clients are served all the same.
 
-use crate::harness::{AT_HAND, Client, Redis, Respool, Value, encode, eventually};
+use crate::harness::{Client, Redis, Respool, TESTED_SERVER, Value, encode, eventually, words};
 
 /// Each of what a hardened server does not permit respool's own user.
 fn denied() -> &'static [&'static str] {
     // Redis 6.2 permits a command or does not.
-    if AT_HAND.is_7_or_later() {
+    if TESTED_SERVER.is_7_or_later() {
         &["-@dangerous", "-client|unblock"]
     } else {
         &["-@dangerous", "-client"]
     }
-}
-
-fn words(line: &str) -> Vec<&str> {
-    line.split(' ').collect()
 }
 
 fn served(denied: &str) -> (Redis, Respool) {

@@ -3,7 +3,9 @@
 
 use std::io::Write;
 
-use crate::harness::{Client, Pipe, Redis, Respool, SocketWatch, Value, encode, eventually, needs};
+use crate::harness::{
+    Client, NetworkPipe, Redis, Respool, Value, encode, eventually, needs, watch_sockets_beyond,
+};
 
 /// A client at the prompt of the debugger; `None`: no connection was lent to it.
 fn debugging(mut client: Client) -> Option<Client> {
@@ -219,7 +221,7 @@ fn what_one_server_holds_counts_whatever_another_says() {
     for _ in 0..30 {
         other.client().ping();
     }
-    let pipe = Pipe::to(other.server_addr());
+    let pipe = NetworkPipe::to(other.server_addr());
     pipe.end_apart();
     let respool = Respool::before(pipe.addr())
         .top("workers = 1")
@@ -230,7 +232,7 @@ fn what_one_server_holds_counts_whatever_another_says() {
     let mut client = respool.client();
     client.ping();
     let port = pipe.addr().rsplit(':').next().expect("a port");
-    let watch = SocketWatch::beyond(0, port.parse().expect("a number"));
+    let watch = watch_sockets_beyond(0, port.parse().expect("a number"));
     pipe.turn_to(hangs.server_addr());
     let mut lent = [respool.client(), respool.client()];
     for client in &mut lent {

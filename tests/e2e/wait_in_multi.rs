@@ -1,11 +1,11 @@
 //! WAIT and WAITAOF inside MULTI: answered as directly, and never with a number that is not true. What the server refuses of what
 //! stands before them is told as the server says it, inside MULTI and outside.
 
-use crate::harness::{AT_HAND, Redis, Respool, Value, encode, eventually, show};
+use crate::harness::{Redis, Respool, TESTED_SERVER, Value, encode, encode_line, eventually, show};
 
 /// What comes for the lines, sent as one or one after the other.
 fn run(client: &mut crate::harness::Client, lines: &[&str], as_one: bool) -> Vec<String> {
-    let words = |line: &str| encode(&line.split(' ').collect::<Vec<_>>());
+    let words = |line: &str| encode_line(line);
     if as_one {
         client.send(
             lines
@@ -72,7 +72,7 @@ fn it_counts_replicas_that_have_what_was_written_before() {
     });
     let (mut client, through) = through;
     assert_eq!(direct.1[2], "*1\\r\\n:0\\r\\n");
-    match AT_HAND.is_valkey || AT_HAND.version >= (7, 2) {
+    match TESTED_SERVER.is_valkey || TESTED_SERVER.version >= (7, 2) {
         false => assert_eq!(through, direct.1),
         // It would count for a connection that has written nothing, which everybody has acknowledged.
         true => {

@@ -5,19 +5,15 @@ use std::time::{Duration, Instant};
 
 use crate::harness::{Client, Redis, Respool, Value, encode, eventually, is_open_at, show};
 
-/// How many clients of respool are blocked.
-fn blocked(respool: &Respool) -> usize {
-    let list = respool.client().cmd(&["CLIENT", "LIST"]).text();
-    let is_blocked = |line: &&str| line.contains(" flags=b");
-    list.lines().filter(is_blocked).count()
-}
-
 /// A client in a blocking call, seen to be blocked. Its try has been answered where there is one shared connection.
 fn waiting(respool: &Respool, call: &[&str]) -> Client {
-    let before = blocked(respool);
+    let before = respool.blocked_clients();
     let mut client = respool.client();
     client.send(encode(call));
-    eventually(|| blocked(respool) > before, "the client is blocked");
+    eventually(
+        || respool.blocked_clients() > before,
+        "the client is blocked",
+    );
     respool.client().ping();
     client
 }
@@ -75,7 +71,7 @@ fn thousands_of_blocked_clients_fit_six_connections() {
             block(&["XREAD", "BLOCK", "0", "STREAMS", &stream, "$"])
         })
         .collect();
-    eventually(|| blocked(&respool) == 2_700, "all are blocked");
+    eventually(|| respool.blocked_clients() == 2_700, "all are blocked");
     // Nobody has found anything, so the ids that `$` stands for are known once all calls have been tried.
     eventually(
         || redis.info_number("blocked_clients") > 0,
@@ -112,7 +108,7 @@ fn thousands_of_blocked_clients_fit_six_connections() {
     // The control connection of the test and the producer are two.
     let most = watch.most();
     assert!(most <= 6 + 2, "{most} connections");
-    assert_eq!(blocked(&respool), 0);
+    assert_eq!(respool.blocked_clients(), 0);
     assert_eq!(
         respool.metric_or_zero("respool_returned_elements_total"),
         0.0
@@ -345,7 +341,7 @@ fn who_leaves_changes_nothing_for_the_others() {
     clients.remove(0).abort();
     drop(clients.pop());
     drop(clients.remove(3));
-    eventually(|| blocked(&respool) == 6, "three have left");
+    eventually(|| respool.blocked_clients() == 6, "three have left");
     for n in 0..6 {
         redis.cmd(&["RPUSH", "k", &number(n)]);
     }
@@ -373,9 +369,12 @@ fn client_unblock_ends_a_wait() {
         assert_eq!(unblock(&mut other, &[]), Value::Int(0));
         let mut beside = Some(beside);
         for mode in [&["ERROR"][..], &["TIMEOUT"], &[], &["ERROR"], &[]] {
-            let before = blocked(&respool);
+            let before = respool.blocked_clients();
             client.send(encode(call));
-            eventually(|| blocked(&respool) > before, "the client is blocked");
+            eventually(
+                || respool.blocked_clients() > before,
+                "the client is blocked",
+            );
             assert_eq!(unblock(&mut other, mode), Value::Int(1), "{call:?}");
             let expected = match mode {
                 ["ERROR"] => "-UNBLOCKED client unblocked via CLIENT UNBLOCK\r\n",
@@ -385,7 +384,7 @@ fn client_unblock_ends_a_wait() {
             assert_eq!(unblock(&mut other, mode), Value::Int(0));
             if mode == ["TIMEOUT"] {
                 drop(beside.take());
-                eventually(|| blocked(&respool) == 0, "the other has left");
+                eventually(|| respool.blocked_clients() == 0, "the other has left");
             }
         }
     }
@@ -543,7 +542,7 @@ fn databases_and_users_wait_apart() {
     bob.send(encode(&["BLPOP", "bob:k", "0"]));
     let mut eve = as_user("eve");
     eve.send(encode(&["BLPOP", "eve:k", "0"]));
-    eventually(|| blocked(&respool) == 8, "all are blocked");
+    eventually(|| respool.blocked_clients() == 8, "all are blocked");
     let mut producer = redis.client();
     for n in (0..6).rev() {
         producer.cmd(&["SELECT", &number(n)]);
@@ -569,7 +568,7 @@ fn without_a_connection_to_lend_they_are_served_too() {
         .map(|_| waiting(&respool, &["BLPOP", "k", "0"]))
         .collect();
     let mut moved = waiting(&respool, &["BLMOVE", "from", "to", "LEFT", "LEFT", "0"]);
-    eventually(|| blocked(&respool) == 21, "all are blocked");
+    eventually(|| respool.blocked_clients() == 21, "all are blocked");
     for n in 0..20 {
         redis.cmd(&["RPUSH", "k", &number(n)]);
     }
@@ -612,7 +611,7 @@ fn what_is_behind_a_blocking_call_waits_for_it() {
     ];
     client.send(pipeline.map(encode).concat());
     assert_eq!(client.reply(), Value::ok());
-    eventually(|| blocked(&respool) == 1, "the client is blocked");
+    eventually(|| respool.blocked_clients() == 1, "the client is blocked");
     assert!(redis.cmd(&["GET", "behind"]).is_null());
     redis.cmd(&["RPUSH", "k", "1", "2"]);
     assert_eq!(client.reply().items()[1], Value::bulk("1"));
@@ -623,7 +622,7 @@ fn what_is_behind_a_blocking_call_waits_for_it() {
     client.send(encode(&["CLIENT", "REPLY", "SKIP"]));
     client.send(encode(&["BLPOP", "k", "0"]));
     client.send(encode(&["ECHO", "here"]));
-    eventually(|| blocked(&respool) == 1, "the client is blocked");
+    eventually(|| respool.blocked_clients() == 1, "the client is blocked");
     redis.cmd(&["RPUSH", "k", "3"]);
     assert_eq!(client.reply(), Value::bulk("here"));
     assert_eq!(redis.cmd(&["LLEN", "k"]), Value::Int(0));

@@ -6,7 +6,7 @@ use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
 use crate::harness::{
-    Act, Client, Redis, Respool, Scripted, Value, encode, eventually, needs, show,
+    Client, Redis, Respool, ScriptedAct, ScriptedServer, Value, encode, eventually, needs, show,
 };
 
 const OWN: &str = "username = \"own\"\npassword = \"pw\"";
@@ -212,7 +212,7 @@ const WRONG: &str = "-WRONGPASS invalid username-password pair or user is disabl
 
 /// A server that tells respool nothing of its users. When `is_changed`, it takes `ann one` no more.
 struct Changing {
-    server: Scripted,
+    server: ScriptedServer,
     is_changed: Arc<AtomicBool>,
     /// It is asked about `ann one` since, and answers when it is let.
     asked: Arc<AtomicUsize>,
@@ -232,18 +232,18 @@ impl Changing {
             Arc::clone(&may_answer),
             Arc::clone(&may_judge),
         );
-        let server = Scripted::start(move |words| {
+        let server = ScriptedServer::start(move |words| {
             let (is_changed, asked, may_answer, may_judge) = &its;
             let words: Vec<&str> = words.iter().map(String::as_str).collect();
             match words.as_slice() {
-                ["acl", ..] => Act::Say("-NOPERM this user has no permissions\r\n"),
+                ["acl", ..] => ScriptedAct::Say("-NOPERM this user has no permissions\r\n"),
                 ["auth", "ann", "one"] if is_changed.load(Ordering::SeqCst) => {
                     asked.fetch_add(1, Ordering::SeqCst);
-                    Act::SayWhen(Arc::clone(may_answer), WRONG)
+                    ScriptedAct::SayWhen(Arc::clone(may_answer), WRONG)
                 }
-                ["auth", "ann", "two"] => Act::SayWhen(Arc::clone(may_judge), "+OK\r\n"),
-                ["auth", "ann", "three"] => Act::SayWhen(Arc::clone(may_judge), WRONG),
-                _ => Act::Usual,
+                ["auth", "ann", "two"] => ScriptedAct::SayWhen(Arc::clone(may_judge), "+OK\r\n"),
+                ["auth", "ann", "three"] => ScriptedAct::SayWhen(Arc::clone(may_judge), WRONG),
+                _ => ScriptedAct::Usual,
             }
         });
         Self {

@@ -7,7 +7,7 @@
 
 use respool::resp::split_inline;
 
-use crate::harness::{AT_HAND, Client, Redis, Respool, Value, encode, show};
+use crate::harness::{Client, Redis, Respool, TESTED_SERVER, Value, encode, show};
 
 const REQUESTS: &str = include_str!("words/requests.txt");
 
@@ -189,7 +189,7 @@ fn same_words(mode: Mode, protocol: Protocol) {
     assert!(
         differences.is_empty(),
         "{:?} {mode:?} {protocol:?}: {} of the answers differ:\n{}",
-        *AT_HAND,
+        *TESTED_SERVER,
         differences.len(),
         differences.join("\n")
     );

@@ -4,7 +4,7 @@ use super::bird::KILLED;
 use super::flock::Flock;
 use super::ledger::{Balance, Holds, Leftovers, Place};
 use super::{MAX_CONNECTIONS, field, waiting};
-use crate::harness::{AT_HAND, Client, Redis, Respool, Value, eventually};
+use crate::harness::{Client, Redis, Respool, TESTED_SERVER, Value, eventually};
 
 /// Every count is back to 0.
 pub(super) fn assert_counts_are_back(respool: &Respool) {
@@ -109,7 +109,7 @@ fn is_clean(line: &str) -> bool {
         // Told from Redis 7.0 on.
         && field(line, "ssub").is_none_or(|count| count == "0")
         // Valkey says 0 once there has been a transaction; the flags say that there is none.
-        && (is("multi", "-1") || (AT_HAND.is_valkey && is("multi", "0")))
+        && (is("multi", "-1") || (TESTED_SERVER.is_valkey && is("multi", "0")))
         && is("redir", "-1")
         // Told from Redis 7.4 on.
         && field(line, "watch").is_none_or(|watched| watched == "0")

@@ -14,7 +14,7 @@ use super::subscriptions::{
     COMMON_CHANNELS, Delivery, Kind, OWN_CHANNELS, Subscriptions, Voice, kinds, names,
 };
 use super::wire::Gone;
-use crate::harness::{AT_HAND, PATIENCE, Value, encode};
+use crate::harness::{PATIENCE, TESTED_SERVER, Value, encode};
 
 /// Messages heard, and messages that had to be heard and were, in the notes of the flock.
 pub(super) const HEARD: &str = "messages heard";
@@ -189,7 +189,11 @@ fn ping(bird: &mut Bird<'_>) -> Result<(), Gone> {
 /// Ordinary commands with large replies, or their refusal.
 fn commands(bird: &mut Bird<'_>) -> Result<(), Gone> {
     if is_listening(bird) {
-        let of = if AT_HAND.is_7_or_later() { "P|S" } else { "P" };
+        let of = if TESTED_SERVER.is_7_or_later() {
+            "P|S"
+        } else {
+            "P"
+        };
         let text = format!(
             "ERR Can't execute 'get': only ({of})SUBSCRIBE / ({of})UNSUBSCRIBE / PING / QUIT / RESET are allowed in this context"
         );

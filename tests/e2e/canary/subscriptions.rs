@@ -7,7 +7,7 @@ use std::collections::{BTreeSet, HashMap, HashSet};
 
 use super::ears::Sound;
 use super::expect::{Mismatch, is_bulk};
-use crate::harness::{AT_HAND, Value};
+use crate::harness::{TESTED_SERVER, Value, words};
 
 /// Channels that several canaries publish on and subscribe to.
 pub(super) const COMMON_CHANNELS: usize = 6;
@@ -30,7 +30,7 @@ const KINDS: [Kind; 3] = [Kind::Channel, Kind::Pattern, Kind::Shard];
 
 /// Those that the server at hand knows.
 pub(super) fn kinds() -> &'static [Kind] {
-    if AT_HAND.is_7_or_later() {
+    if TESTED_SERVER.is_7_or_later() {
         &KINDS
     } else {
         &KINDS[..2]
@@ -317,7 +317,7 @@ fn is_matched(pattern: &str, channel: &str) -> bool {
 fn spoken<'a>(kind: Kind, channel: &str, said: &'a str) -> Result<(&'a str, u64), Mismatch> {
     let not = || Mismatch("not a message of this channel".into());
     let (first, _) = said.split_once(';').ok_or_else(not)?;
-    let words: Vec<&str> = first.split(' ').collect();
+    let words = words(first);
     let [verb, on, publisher, sequence] = words[..] else {
         return Err(not());
     };

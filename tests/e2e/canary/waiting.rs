@@ -12,7 +12,7 @@ use super::operations::commands;
 use super::species::Operation;
 use super::wait::{Call, Handed};
 use super::wire::Gone;
-use crate::harness::{AT_HAND, Value, encode};
+use crate::harness::{TESTED_SERVER, Value, encode};
 
 /// The longest a canary waits: long enough for many to wait at once, on few connections to the server.
 const LONGEST_WAIT_MS: u64 = 1500;
@@ -222,7 +222,7 @@ fn move_one(bird: &mut Bird<'_>) -> Result<(), Gone> {
 }
 
 fn pop_several(bird: &mut Bird<'_>) -> Result<(), Gone> {
-    if !AT_HAND.is_7_or_later() {
+    if !TESTED_SERVER.is_7_or_later() {
         return pop(bird);
     }
     wait(bird, |bird, limit| {
@@ -233,7 +233,7 @@ fn pop_several(bird: &mut Bird<'_>) -> Result<(), Gone> {
 }
 
 fn pop_several_sorted(bird: &mut Bird<'_>) -> Result<(), Gone> {
-    if !AT_HAND.is_7_or_later() {
+    if !TESTED_SERVER.is_7_or_later() {
         return pop_sorted(bird);
     }
     wait(bird, |bird, limit| {

@@ -55,10 +55,6 @@ fn busy_script() -> Vec<u8> {
     encode(&["EVAL", script, "0"])
 }
 
-fn pins(respool: &Respool, reason: &str) -> f64 {
-    respool.metric_or_zero(&format!("respool_pins_total{{reason=\"{reason}\"}}"))
-}
-
 /// Waits until the server has somebody's command under way.
 fn until_busy(redis: &Redis) {
     eventually(

@@ -8,7 +8,7 @@ mod searches;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
-use crate::harness::{Client, Redis, Respool, Value, encode, eventually, worked};
+use crate::harness::{Client, Redis, Respool, Value, encode, eventually, processor_time};
 
 /// A script that takes as long as it is told to.
 const SPIN: &str = "local s = 0 for i = 1, tonumber(ARGV[1]) do s = s + i end return s";
@@ -56,10 +56,10 @@ fn worst_wait(
         client.cmd(&["GET", "k"]);
         begun.fetch_add(1, Ordering::SeqCst);
         while left > 0 {
-            let (start, before) = (Instant::now(), worked(&pids));
+            let (start, before) = (Instant::now(), processor_time(&pids));
             let reply = client.cmd(&["GET", "k"]);
             // Together they may work more than the time that passes.
-            worst = worst.max((worked(&pids) - before).min(start.elapsed()));
+            worst = worst.max((processor_time(&pids) - before).min(start.elapsed()));
             assert_eq!(reply, Value::bulk("v"));
             if has_ended.load(Ordering::SeqCst) {
                 left -= 1;

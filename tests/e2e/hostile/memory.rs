@@ -51,9 +51,3 @@ fn most_resident(respool: &Respool, mut work: impl FnMut() -> bool, what: &str) 
     );
     most
 }
-
-fn disconnects(respool: &Respool, reason: &str) -> f64 {
-    respool.metric_or_zero(&format!(
-        "respool_client_disconnects_total{{reason=\"{reason}\"}}"
-    ))
-}

@@ -3,7 +3,10 @@
 use std::net::TcpListener;
 use std::time::Duration;
 
-use crate::harness::{Client, Redis, Respool, SocketWatch, Value, encode, eventually, sockets_at};
+use crate::harness::{
+    Client, Redis, Respool, Value, encode, eventually, sockets_at, watch_sockets,
+    watch_sockets_beyond,
+};
 
 /// The default `upstream.max_connections`.
 const TOTAL: usize = 10;
@@ -76,7 +79,7 @@ fn a_client_that_resets_while_its_connection_is_dialled_gives_no_place_back() {
         let respool = Respool::start(&redis);
         respool.client().ping();
         let port = port_of(&redis.server_addr());
-        let watch = SocketWatch::beyond(0, port);
+        let watch = watch_sockets_beyond(0, port);
         let own = usize::from(redis.cmd(&["PING"]) == Value::simple("PONG"));
         redis.pause();
         reset_in_the_middle(&respool, &bytes, 20);
@@ -110,7 +113,7 @@ fn what_times_out_at_a_hung_server_still_counts() {
         )
         .start();
     respool.client().ping();
-    let watch = SocketWatch::beyond(0, port_of(&redis.server_addr()));
+    let watch = watch_sockets_beyond(0, port_of(&redis.server_addr()));
     redis.pause();
     let not_sent = |args: &[&str]| {
         let mut client = respool.client();
@@ -138,7 +141,7 @@ fn a_tls_handshake_that_hangs_holds_its_place() {
     // The kernel takes the connections; nobody ever does anything with them.
     let silent = TcpListener::bind("127.0.0.1:0").expect("a free port");
     let address = silent.local_addr().expect("it is bound").to_string();
-    let watch = SocketWatch::start(port_of(&address));
+    let watch = watch_sockets(port_of(&address));
     let respool = Respool::before(&address)
         .upstream(
             "tls = { enabled = true, insecure_skip_verify = true, handshake_timeout = \"50ms\" }\n\
@@ -159,7 +162,7 @@ fn reloads_while_connections_are_dialled_give_no_place_back() {
     let with = |lines: &str| Respool::with(&redis).upstream(lines);
     let respool = with("").start();
     respool.client().ping();
-    let watch = SocketWatch::beyond(0, port_of(&redis.server_addr()));
+    let watch = watch_sockets_beyond(0, port_of(&redis.server_addr()));
     redis.pause();
     for round in 0..6 {
         reset_in_the_middle(&respool, &encode(&["MULTI"]), 3);
@@ -185,7 +188,7 @@ fn a_server_that_hangs_is_left_for_another_and_counts_when_it_is_the_server_agai
     let (one, two) = (Redis::start(&[]), Redis::start(&[]));
     let respool = Respool::with(&one).start();
     respool.client().ping();
-    let watch = SocketWatch::beyond(0, port_of(&one.server_addr()));
+    let watch = watch_sockets_beyond(0, port_of(&one.server_addr()));
     one.pause();
     for _ in 0..3 {
         reset_in_the_middle(&respool, &encode(&["MULTI"]), 5);
@@ -211,7 +214,7 @@ fn a_server_that_is_killed_while_it_hangs_is_connected_to_again() {
     let respool = Respool::start(&redis);
     respool.client().ping();
     let port = port_of(&redis.server_addr());
-    let watch = SocketWatch::beyond(0, port);
+    let watch = watch_sockets_beyond(0, port);
     redis.pause();
     reset_in_the_middle(&respool, &encode(&["MULTI"]), 20);
     redis.kill_hard();

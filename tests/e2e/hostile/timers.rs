@@ -7,12 +7,6 @@ use crate::harness::{Client, Redis, Respool, Value, encode, eventually};
 /// Many times the timers of these tests.
 const WHILE: Duration = Duration::from_secs(1);
 
-fn disconnects(respool: &Respool, reason: &str) -> f64 {
-    respool.metric_or_zero(&format!(
-        "respool_client_disconnects_total{{reason=\"{reason}\"}}"
-    ))
-}
-
 #[track_caller]
 fn is_in_the_log(respool: &Respool, what: &str) {
     eventually(
@@ -32,7 +26,7 @@ fn a_pool_that_connects_ahead_and_is_silent_stays_connected() {
         assert_eq!(client.reply_within(WHILE / 5), None);
     }
     pool.iter_mut().for_each(Client::ping);
-    assert_eq!(disconnects(&respool, "handshake_timeout"), 0.0);
+    assert_eq!(respool.disconnects("handshake_timeout"), 0.0);
 }
 
 #[test]
@@ -79,7 +73,7 @@ fn a_first_request_that_does_not_end_is_closed_counted_and_in_the_log() {
         client.send(start);
         client.expect_end();
     }
-    assert_eq!(disconnects(&respool, "handshake_timeout"), 4.0);
+    assert_eq!(respool.disconnects("handshake_timeout"), 4.0);
     is_in_the_log(&respool, "limits.handshake_timeout");
 }
 
@@ -113,7 +107,7 @@ fn who_has_to_authenticate_and_does_not_gives_its_place_back() {
     assert_eq!(known.cmd(&["AUTH", "app", "word"]), Value::ok());
     assert_eq!(known.reply_within(WHILE), None);
     known.ping();
-    assert_eq!(disconnects(&respool, "handshake_timeout"), 19.0);
+    assert_eq!(respool.disconnects("handshake_timeout"), 19.0);
     is_in_the_log(&respool, "limits.handshake_timeout");
 }
 
@@ -153,7 +147,7 @@ fn silence_does_not_close_who_is_answered_and_every_close_of_it_is_in_the_log() 
     open.expect_end();
     respool.client().expect_end();
     eventually(
-        || disconnects(&respool, "idle_timeout") >= 2.0,
+        || respool.disconnects("idle_timeout") >= 2.0,
         "both are counted",
     );
     is_in_the_log(&respool, "idle_timeout");

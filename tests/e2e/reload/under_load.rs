@@ -3,7 +3,7 @@
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::thread;
 
-use crate::harness::{Client, Pair, Pki, Redis, Respool, Value, encode, eventually};
+use crate::harness::{CertificatePair, Client, Pki, Redis, Respool, Value, encode, eventually};
 
 /// Clients that work while something is reloaded.
 const BUSY: usize = 12;
@@ -202,7 +202,7 @@ fn certificates_are_replaced_under_load() {
     let (first, second) = (Pki::new(), Pki::new());
     let own = first.issue("redis", &["127.0.0.1"]);
     let redis = Redis::start_tls(&first, &own, &[]);
-    let showing = |pair: &Pair| {
+    let showing = |pair: &CertificatePair| {
         Respool::before(&redis.tls_addr())
             .upstream(&format!(
                 "tls = {{ enabled = true, ca_file = \"{}\" }}",
@@ -234,7 +234,7 @@ fn certificates_are_replaced_under_load() {
         let old = Client::try_connect_tls(&respool.addr(), &of_first);
         assert!(old.is_err(), "the old one is not shown any more");
         // A key that is not the certificate's is refused, and nothing changes.
-        let torn = Pair {
+        let torn = CertificatePair {
             key: own.key.clone(),
             ..next.clone()
         };

@@ -8,14 +8,14 @@ use std::thread;
 use rustix::process::geteuid;
 
 use super::{NOBODY, Place, about};
-use crate::harness::{Respool, Settings, leave_out};
+use crate::harness::{Respool, RespoolSettings, leave_out};
 
 /// A group that respool's user is not in.
 pub(super) const OTHERS: u32 = 1;
 
 /// Has `settings` refused.
 #[track_caller]
-pub(super) fn refuse(respool: &Respool, settings: &Settings) -> String {
+pub(super) fn refuse(respool: &Respool, settings: &RespoolSettings) -> String {
     respool.rewrite(settings);
     let (code, text) = respool.post_reload();
     assert_eq!(code, 409, "{text}");

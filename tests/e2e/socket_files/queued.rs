@@ -5,10 +5,10 @@ use std::os::unix::fs::PermissionsExt as _;
 use std::path::Path;
 
 use super::about;
-use crate::harness::{Client, Pki, Redis, Respool, Settings, eventually};
+use crate::harness::{Client, Pki, Redis, Respool, RespoolSettings, eventually};
 
 /// A listener at `path` that everybody may connect to, and who has no certificate gets nothing from.
-fn open_with_certificates(redis: &Redis, pki: &Pki, path: &Path) -> Settings {
+fn open_with_certificates(redis: &Redis, pki: &Pki, path: &Path) -> RespoolSettings {
     let pair = pki.issue("respool", &["localhost"]);
     let ca = pki.ca_file();
     let lines = format!(
@@ -19,7 +19,7 @@ fn open_with_certificates(redis: &Redis, pki: &Pki, path: &Path) -> Settings {
     listening(redis, path, &lines)
 }
 
-fn listening(redis: &Redis, path: &Path, lines: &str) -> Settings {
+fn listening(redis: &Redis, path: &Path, lines: &str) -> RespoolSettings {
     Respool::before(&redis.addr()).top(&format!(
         "stall_timeout = \"1s\"\n[[listener]]\naddress = \"unix:{}\"\n{lines}",
         path.display()

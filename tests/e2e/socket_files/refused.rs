@@ -3,14 +3,14 @@
 
 use std::fs::{self, Permissions};
 use std::os::unix::fs::{PermissionsExt as _, chown};
-use std::process::{Command, Stdio};
+use std::process::Command;
 use std::thread;
 
-use rustix::process::{Pid, Signal, geteuid, kill_process};
+use rustix::process::{Signal, geteuid};
 
 use super::access::{OTHERS, place_of_others, refuse};
 use super::{NOBODY, about};
-use crate::harness::{PATIENCE, eventually, leave_out};
+use crate::harness::{ChildProcess, PATIENCE, leave_out, respool_program};
 
 #[test]
 fn an_owner_that_is_refused_leaves_the_file_as_it_was_whatever_its_group_is() {
@@ -116,30 +116,23 @@ fn an_end_that_is_asked_for_amid_the_start_leaves_no_file() {
     fs::write(&config, toml).expect("written");
     for signal in [Signal::TERM, Signal::INT].repeat(10) {
         let log = tempfile::NamedTempFile::new().expect("a file");
-        let mut child = Command::new(env!("CARGO_BIN_EXE_respool"))
-            .args(["run", "--config"])
-            .arg(&config)
-            .stdin(Stdio::null())
-            .stdout(log.reopen().expect("it opens"))
-            .stderr(log.reopen().expect("it opens"))
-            .spawn()
-            .expect("it starts");
+        let process = ChildProcess::default();
+        process.start(
+            Command::new(respool_program())
+                .args(["run", "--config"])
+                .arg(&config)
+                .stdout(log.reopen().expect("it opens"))
+                .stderr(log.reopen().expect("it opens")),
+        );
         // As soon as there is a file: `eventually` looks too seldom.
         let since = std::time::Instant::now();
         while fs::symlink_metadata(&path).is_err() {
             assert!(since.elapsed() < PATIENCE, "there is no socket");
             thread::yield_now();
         }
-        let pid = Pid::from_raw(child.id().cast_signed()).expect("a process");
-        kill_process(pid, signal).expect("a child can be signalled");
-        let mut status = None;
-        let has_ended = || {
-            status = child.try_wait().expect("a child");
-            status.is_some()
-        };
-        eventually(has_ended, "it ends");
+        process.signal(signal);
+        let status = process.wait("it ends");
         let told = fs::read_to_string(log.path()).expect("text");
-        let status = status.expect("it has ended");
         assert_eq!(status.code(), Some(0), "{signal:?}: {status}: {told}");
         assert!(!path.exists(), "{signal:?}: {told}");
     }

@@ -30,7 +30,9 @@ use super::bird::CUT_BESIDE;
 use super::flock::{EndOnPanic, Flock};
 use super::species::{SPECIES, Species};
 use super::{aftermath, mark_databases, number_from, operations, waiting};
-use crate::harness::{Client, PATIENCE, Redis, Respool, SocketWatch, Value, eventually};
+use crate::harness::{
+    Client, PATIENCE, PeakWatch, Redis, Respool, Value, eventually, watch_sockets_beyond,
+};
 
 pub(crate) use self::measured::{KindOfWait, Wait};
 pub(crate) use self::stage::{Part, Scene};
@@ -172,7 +174,7 @@ struct Run<'a> {
     seed: u64,
     most_resident: AtomicU64,
     /// What stands at the server behind respool, in the kernel's table.
-    sockets: SocketWatch,
+    sockets: PeakWatch,
 }
 
 impl<'a> Run<'a> {
@@ -201,7 +203,7 @@ impl<'a> Run<'a> {
             tally: Tally::default(),
             seed,
             most_resident: AtomicU64::new(0),
-            sockets: SocketWatch::beyond(OWN_CONNECTIONS, servers[1].host_and_port().1),
+            sockets: watch_sockets_beyond(OWN_CONNECTIONS, servers[1].host_and_port().1),
         }
     }
 

@@ -1,6 +1,6 @@
 //! Transactions that do not end as they should.
 
-use super::{busy_script, look_on, on_one_connection, others, pins, until_busy};
+use super::{busy_script, look_on, on_one_connection, others, until_busy};
 use crate::harness::{Client, Redis, Respool, Value, encode, eventually};
 
 fn block(commands: &[&[&str]]) -> Vec<u8> {
@@ -36,7 +36,7 @@ fn nobody_is_answered_queued_in_anothers_transaction() {
         assert_eq!(ended, (0, 0), "round {round}");
         assert_eq!(hostile.reply(), Value::ok());
     }
-    assert!(pins(&respool, "multi") >= 5.0);
+    assert!(respool.pins("multi") >= 5.0);
 }
 
 #[test]
@@ -87,7 +87,7 @@ fn a_block_ends_properly_however_it_is_refused() {
             assert_eq!(through.reply(), direct.reply(), "{rules}");
         }
     }
-    assert_eq!(pins(&respool, "multi"), 0.0);
+    assert_eq!(respool.pins("multi"), 0.0);
 }
 
 #[test]

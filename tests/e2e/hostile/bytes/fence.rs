@@ -5,8 +5,10 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::mpsc::{Sender, channel};
 use std::time::Duration;
 
-use super::{busy_script, look_on, on_one_connection, others, pins};
-use crate::harness::{Act, Client, Redis, Respool, Scripted, Value, encode, eventually};
+use super::{busy_script, look_on, on_one_connection, others};
+use crate::harness::{
+    Client, Redis, Respool, ScriptedAct, ScriptedServer, Value, encode, eventually,
+};
 
 const LOST: &str = "respool_client_disconnects_total{group=\"default\",reason=\"upstream_lost\"}";
 
@@ -14,30 +16,30 @@ const BUSY: &str = "-BUSY Redis is busy running a script. You can only call SCRI
 
 /// A server whose scripts answer what `script` says, as soon as they are let; its GET answers `own`. It answers BUSY to whatever
 /// comes behind a script while the flag is up.
-fn server(script: &'static str) -> (Scripted, Sender<()>, Arc<AtomicBool>) {
+fn server(script: &'static str) -> (ScriptedServer, Sender<()>, Arc<AtomicBool>) {
     let (open, gate) = channel();
     let is_busy = Arc::new(AtomicBool::new(false));
     let of_server = Arc::clone(&is_busy);
-    let server = Scripted::start(move |words| {
+    let server = ScriptedServer::start(move |words| {
         let is_busy = of_server.load(Ordering::SeqCst);
         match words[0].as_str() {
             "eval" => {
                 // All who ask meanwhile stand behind it.
                 let _ = gate.recv();
-                Act::Say(script)
+                ScriptedAct::Say(script)
             }
-            "hello" => Act::Usual,
-            _ if is_busy => Act::Say(BUSY),
-            "get" => Act::Say("$3\r\nown\r\n"),
+            "hello" => ScriptedAct::Usual,
+            _ if is_busy => ScriptedAct::Say(BUSY),
+            "get" => ScriptedAct::Say("$3\r\nown\r\n"),
             // A stale replica of 6.2 says so.
-            "echo" => Act::Say("-MASTERDOWN Link with MASTER is down.\r\n"),
-            _ => Act::Usual,
+            "echo" => ScriptedAct::Say("-MASTERDOWN Link with MASTER is down.\r\n"),
+            _ => ScriptedAct::Usual,
         }
     });
     (server, open, is_busy)
 }
 
-fn before(server: &Scripted) -> Respool {
+fn before(server: &ScriptedServer) -> Respool {
     Respool::before(server.addr())
         .top("workers = 1")
         .upstream("max_connections = 6\nshared_connections = 1")
@@ -91,7 +93,7 @@ fn text_that_a_script_raises_reaches_nobody_and_cuts_off_nobody() {
             assert_eq!(dropped, f64::from(round), "{error:?}");
         }
         assert_eq!(respool.metric_or_zero(LOST), 0.0, "{error:?}");
-        assert_eq!(pins(&respool, "raw_error"), 0.0, "scripts share on");
+        assert_eq!(respool.pins("raw_error"), 0.0, "scripts share on");
     }
 }
 
@@ -131,7 +133,7 @@ fn a_script_raises_what_it_likes_on_a_real_server_too() {
         assert!(hostile.reply().is_error());
     }
     assert_eq!(respool.metric_or_zero(LOST), 0.0);
-    assert_eq!(pins(&respool, "raw_error"), 0.0);
+    assert_eq!(respool.pins("raw_error"), 0.0);
 }
 
 #[test]
@@ -157,7 +159,7 @@ fn a_script_and_its_fence_that_are_answered_busy_cut_off_nobody() {
             }
         }
         assert_eq!(respool.metric_or_zero(LOST), 0.0);
-        assert_eq!(pins(&respool, "raw_error"), 0.0, "nobody is to blame");
+        assert_eq!(respool.pins("raw_error"), 0.0, "nobody is to blame");
     }
 }
 
@@ -214,7 +216,7 @@ fn scripts_that_stand_behind_an_endless_one_cut_off_nobody() {
         );
     }
     assert_eq!(respool.metric_or_zero(LOST), 0.0);
-    assert_eq!(pins(&respool, "raw_error"), 0.0);
+    assert_eq!(respool.pins("raw_error"), 0.0);
 }
 
 #[test]
@@ -231,7 +233,7 @@ fn scripts_share_connections_where_echo_is_refused() {
             }
             assert_eq!(scripts.reply().is_error(), script.starts_with('-'));
         }
-        assert_eq!(pins(&respool, "raw_error"), 0.0);
+        assert_eq!(respool.pins("raw_error"), 0.0);
     }
     // By its name, too.
     let redis = Redis::start(&["--rename-command", "ECHO", ""]);
@@ -245,7 +247,7 @@ fn scripts_share_connections_where_echo_is_refused() {
         assert_eq!(ended, (0, 0), "{script}");
         scripts.reply();
     }
-    assert_eq!(pins(&respool, "raw_error"), 0.0);
+    assert_eq!(respool.pins("raw_error"), 0.0);
 }
 
 #[test]
@@ -268,7 +270,7 @@ fn scripts_of_a_user_who_may_not_ping_are_lent_connections() {
         assert_eq!(scripts.reply(), Value::Int(1));
     }
     // The first has told, and costs nobody anything.
-    assert_eq!(pins(&respool, "raw_error"), 2.0);
+    assert_eq!(respool.pins("raw_error"), 2.0);
     let error = "error('x\\r\\n-NOPERM no\\r\\n+')";
     let ended = look_on(&mut others, || {
         scripts.send(encode(&["EVAL", error, "0"]));
@@ -280,10 +282,10 @@ fn scripts_of_a_user_who_may_not_ping_are_lent_connections() {
 #[test]
 fn a_push_that_nobody_asked_for_ends_its_connection_at_once() {
     // It would swallow what a thousand requests are answered.
-    let server = Scripted::start(|words| match words[0].as_str() {
-        "get" if words[1] == "odd" => Act::Say(">1000\r\n"),
-        "get" => Act::Say("$3\r\nown\r\n"),
-        _ => Act::Usual,
+    let server = ScriptedServer::start(|words| match words[0].as_str() {
+        "get" if words[1] == "odd" => ScriptedAct::Say(">1000\r\n"),
+        "get" => ScriptedAct::Say("$3\r\nown\r\n"),
+        _ => ScriptedAct::Usual,
     });
     let respool = before(&server);
     let protocol = "respool_upstream_losses_total{cause=\"protocol\"}";
@@ -306,9 +308,9 @@ fn a_push_that_nobody_asked_for_ends_its_connection_at_once() {
 
 #[test]
 fn frames_that_never_end_do_not_keep_lent_connections() {
-    let server = Scripted::start(|words| match words[0].as_str() {
-        "eval" => Act::Say("-ERR x\r\n$400\r\n"),
-        _ => Act::Usual,
+    let server = ScriptedServer::start(|words| match words[0].as_str() {
+        "eval" => ScriptedAct::Say("-ERR x\r\n$400\r\n"),
+        _ => ScriptedAct::Usual,
     });
     let respool = Respool::before(server.addr())
         .top("workers = 1")
@@ -341,10 +343,10 @@ fn frames_that_never_end_do_not_keep_lent_connections() {
 #[test]
 fn what_a_script_has_written_answers_no_question_of_respools_own() {
     // What has arrived by the time of the next question is its answer, and not that of the SELECT behind it.
-    let server = Scripted::start(|words| match (words[0].as_str(), words.len()) {
-        ("eval", _) => Act::Say("-ERR x\r\n"),
-        ("ping", 2) => Act::Say("+OK\r\n"),
-        _ => Act::Usual,
+    let server = ScriptedServer::start(|words| match (words[0].as_str(), words.len()) {
+        ("eval", _) => ScriptedAct::Say("-ERR x\r\n"),
+        ("ping", 2) => ScriptedAct::Say("+OK\r\n"),
+        _ => ScriptedAct::Usual,
     });
     let respool = before(&server);
     for request in [&["SELECT", "5"][..], &["HELLO", "3"], &["AUTH", "u", "p"]] {

@@ -1,6 +1,6 @@
 //! Errors with line ends in them: what comes behind is nobody's.
 
-use super::{busy_script, look_on, on_one_connection, others, pins};
+use super::{busy_script, look_on, on_one_connection, others};
 use crate::harness::{Redis, Value, encode, eventually};
 
 /// Libraries whose compile error repeats text of theirs as it is.
@@ -34,7 +34,7 @@ fn text_of_one_clients_library_never_answers_another() {
         // Its client goes on, and only with what is its own.
         assert_eq!(hostile.cmd(&["SET", "mine", "1"]), Value::ok());
         assert_eq!(hostile.cmd(&["GET", "mine"]), Value::bulk("1"));
-        assert!(pins(&respool, "raw_error") >= 1.0);
+        assert!(respool.pins("raw_error") >= 1.0);
     }
 }
 
@@ -141,11 +141,11 @@ fn such_an_error_that_writes_a_push_is_no_offence_of_everybodys_scripts() {
         assert!(hostile.cmd(&["FUNCTION", "LOAD", &library]).is_error());
         hostile.ping();
     }
-    let lent = pins(&respool, "raw_error");
+    let lent = respool.pins("raw_error");
     assert_eq!(other.cmd(&["EVAL", "return 1", "0"]), Value::Int(1));
     assert_eq!(hostile.cmd(&["EVAL", "return 1", "0"]), Value::Int(1));
     // They share a connection as before: nobody has to wait for one of his own.
-    assert_eq!(pins(&respool, "raw_error"), lent);
+    assert_eq!(respool.pins("raw_error"), lent);
 }
 
 #[test]
@@ -170,7 +170,7 @@ fn such_an_error_inside_a_transaction_reaches_its_own_client_alone() {
     assert_eq!(hostile.reply(), Value::ok());
     assert_eq!(hostile.reply(), Value::simple("QUEUED"));
     assert!(hostile.reply().items()[0].is_error());
-    assert_eq!(pins(&respool, "multi"), 1.0);
+    assert_eq!(respool.pins("multi"), 1.0);
     let mut next = respool.client();
     assert_eq!(next.cmd(&["WATCH", "k"]), Value::ok());
     assert_eq!(next.cmd(&["GET", "own:1"]), Value::bulk("own:1"));
@@ -198,5 +198,5 @@ fn a_command_that_the_server_does_not_list_leaves_nothing_on_a_shared_connection
     assert_eq!(hostile.reply(), Value::ok());
     assert_eq!((wrong, lost), (0, 0));
     assert_eq!(look_on(&mut others, || ()), (0, 0));
-    assert_eq!(pins(&respool, "unlisted"), 1.0);
+    assert_eq!(respool.pins("unlisted"), 1.0);
 }

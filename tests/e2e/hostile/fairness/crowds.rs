@@ -1,18 +1,18 @@
 //! What a command costs respool when very many clients want the same: the same as when few do.
 
-use crate::harness::{Client, Redis, Respool, Value, encode, eventually, worked};
+use crate::harness::{Client, Redis, Respool, Value, encode, eventually, processor_time};
 
 /// Processor time of one request, in seconds, when all of `clients` send `request` at once, again and again.
 fn cost(respool: &Respool, clients: &mut [Client], request: &[u8], operations: usize) -> f64 {
     let rounds = operations.div_ceil(clients.len());
-    let before = worked(&[respool.pid()]);
+    let before = processor_time(&[respool.pid()]);
     for _ in 0..rounds {
         clients.iter_mut().for_each(|client| client.send(request));
         for client in &mut *clients {
             assert_eq!(client.reply(), Value::ok());
         }
     }
-    (worked(&[respool.pid()]) - before).as_secs_f64() / (rounds * clients.len()) as f64
+    (processor_time(&[respool.pid()]) - before).as_secs_f64() / (rounds * clients.len()) as f64
 }
 
 #[test]

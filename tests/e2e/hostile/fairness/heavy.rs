@@ -7,7 +7,9 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
 use super::{assert_within_twice, rounds, spin, worst_wait};
-use crate::harness::{Act, Client, PATIENCE, Redis, Respool, Scripted, Value, encode, eventually};
+use crate::harness::{
+    Client, PATIENCE, Redis, Respool, ScriptedAct, ScriptedServer, Value, encode, eventually,
+};
 
 /// `$200000`, the value, and two line ends.
 const LARGE_REPLY: usize = 200_000 + 11;
@@ -156,14 +158,14 @@ fn hardly_more_than_one_of_a_clients_very_slow_requests_stands_before_others() {
     const ASKED: usize = 25;
     let served = Arc::new(AtomicUsize::new(0));
     let counted = Arc::clone(&served);
-    let server = Scripted::start(move |words| match words[0].as_str() {
+    let server = ScriptedServer::start(move |words| match words[0].as_str() {
         "get" => {
             // The server's own work on the request.
             std::thread::park_timeout(SLOW);
             counted.fetch_add(1, Ordering::SeqCst);
-            Act::Say("$1\r\nv\r\n")
+            ScriptedAct::Say("$1\r\nv\r\n")
         }
-        _ => Act::Usual,
+        _ => ScriptedAct::Usual,
     });
     let respool = Respool::before(server.addr())
         .upstream("shared_connections = 1")

@@ -1,7 +1,7 @@
 //! What is kept for clients as long as they are there: names of subscriptions, blocked calls, what they have shown and nobody has
 //! looked at.
 
-use super::{MIB, disconnects, most_resident};
+use super::{MIB, most_resident};
 use crate::harness::{Client, Redis, Respool, encode, eventually};
 
 /// `limits.max_memory` of these tests.
@@ -42,7 +42,7 @@ fn the_process_stays_within_its_memory_whatever_names_are_subscribed_to() {
         "all have subscribed",
     );
     assert!(most < LIMIT, "{} MiB", most / MIB);
-    assert!(disconnects(&respool, "memory") >= 5.0);
+    assert!(respool.disconnects("memory") >= 5.0);
     log_names_the_largest(&respool);
     redis.cmd(&["PUBLISH", "news", "hello"]);
     assert!(modest.reply().items()[2].text() == "hello");
@@ -81,7 +81,7 @@ fn the_process_stays_within_its_memory_whatever_blocked_clients_wait_for() {
         );
         let most = most.max(most_resident(&respool, || true, "they were looked at"));
         assert!(most < LIMIT, "{} MiB", most / MIB);
-        assert!(disconnects(&respool, "memory") >= 20.0);
+        assert!(respool.disconnects("memory") >= 20.0);
         log_names_the_largest(&respool);
         redis.cmd(&["RPUSH", "modest", "element"]);
         assert_eq!(modest.reply().items()[1].text(), "element");
@@ -146,7 +146,7 @@ fn the_process_stays_within_its_memory_whatever_is_sent_behind_a_call_that_waits
         "all have sent",
     );
     assert!(most < LIMIT, "{} MiB", most / MIB);
-    assert!(disconnects(&respool, "memory") >= 3.0);
+    assert!(respool.disconnects("memory") >= 3.0);
     log_names_the_largest(&respool);
     redis.cmd(&["RPUSH", "modest", "hello"]);
     assert_eq!(modest.reply().items()[1].text(), "hello");

@@ -2,7 +2,7 @@
 
 use std::time::{Duration, Instant};
 
-use super::{MIB, disconnects, is_served, put, until_sent};
+use super::{MIB, is_served, put, until_sent};
 use crate::harness::{Client, Redis, Respool, Value, encode, eventually};
 
 /// Reads one reply that is due and says how long it is.
@@ -29,7 +29,7 @@ fn a_reply_of_60_mb_comes_whole_to_a_client_that_pauses_first() {
         assert_eq!(bulk_length(&mut slow), 60 * MIB);
         is_served(&mut slow);
     }
-    assert_eq!(disconnects(&respool, "output_buffer"), 0.0);
+    assert_eq!(respool.disconnects("output_buffer"), 0.0);
     drop(other);
     eventually(
         || respool.metric("respool_memory_bytes") < 2e6,
@@ -115,7 +115,7 @@ fn a_client_that_takes_a_little_now_and_then_is_served_to_the_end() {
     }
     slow.take(30 * MIB + "$31457280\r\n\r\n".len() - taken);
     is_served(&mut slow);
-    assert_eq!(disconnects(&respool, "output_buffer"), 0.0);
+    assert_eq!(respool.disconnects("output_buffer"), 0.0);
 }
 
 #[test]
@@ -131,7 +131,7 @@ fn a_client_that_takes_nothing_is_closed_in_time_and_named() {
     eventually(
         || {
             is_served(&mut other);
-            disconnects(&respool, "output_buffer") == 1.0
+            respool.disconnects("output_buffer") == 1.0
         },
         "who takes nothing is closed",
     );

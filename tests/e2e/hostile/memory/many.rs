@@ -1,6 +1,6 @@
 //! Many clients, each of which holds so little that it counts only beside the others, and what is there for each whatever it does.
 
-use super::{MIB, disconnects, most_resident};
+use super::{MIB, most_resident};
 use crate::harness::{Client, Redis, Respool, encode, eventually};
 
 const COUNT: usize = 4000;
@@ -37,7 +37,7 @@ fn the_process_stays_within_its_memory_where(sent: impl Fn(usize) -> Vec<u8>) {
     let mut clients: Vec<Client> = (0..COUNT)
         .map(|number| respool.client_named(&format!("client-{number}")))
         .collect();
-    assert_eq!(disconnects(&respool, "memory"), 0.0, "for a name");
+    assert_eq!(respool.disconnects("memory"), 0.0, "for a name");
     let mut named = clients.split_off(COUNT - 10);
     let mut silent = clients.iter_mut().enumerate();
     let most = most_resident(
@@ -52,7 +52,7 @@ fn the_process_stays_within_its_memory_where(sent: impl Fn(usize) -> Vec<u8>) {
         "all have sent",
     );
     eventually(
-        || disconnects(&respool, "memory") > 0.0,
+        || respool.disconnects("memory") > 0.0,
         "those who hold most are closed",
     );
     let most = most.max(respool.most_resident_bytes() as usize);

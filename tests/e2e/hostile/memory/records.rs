@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use super::{MIB, disconnects, is_served, put};
+use super::{MIB, is_served, put};
 use crate::harness::{Client, Pki, Redis, Respool, Value, encode, eventually};
 use crate::tls::listener_tls;
 
@@ -64,7 +64,7 @@ fn the_process_stays_within_its_memory_when_handshakes_do_not_end() {
     });
     assert!(most < LIMIT, "{} MiB", most / MIB);
     eventually(
-        || disconnects(&respool, "memory") >= 300.0,
+        || respool.disconnects("memory") >= 300.0,
         "strangers have gone",
     );
     match modest.reply() {
@@ -94,7 +94,7 @@ fn the_process_stays_within_its_memory_when_it_had_no_time_for_handshakes() {
         .collect();
     respool.resume();
     eventually(
-        || disconnects(&respool, "memory") >= 300.0,
+        || respool.disconnects("memory") >= 300.0,
         "strangers have gone",
     );
     respool.unix_client().ping();
@@ -122,7 +122,7 @@ fn the_process_stays_within_its_memory_when_records_do_not_end() {
     });
     assert!(most < 48 * MIB, "{} MiB", most / MIB);
     eventually(
-        || disconnects(&respool, "memory") >= 1.0,
+        || respool.disconnects("memory") >= 1.0,
         "those who hold most are closed",
     );
 }
@@ -163,8 +163,8 @@ fn a_record_that_does_not_end_has_the_time_of_a_request() {
         .expect("it is open");
     eventually(
         || {
-            disconnects(&respool, "request_stalled") == 1.0
-                && disconnects(&respool, "handshake_timeout") == 1.0
+            respool.disconnects("request_stalled") == 1.0
+                && respool.disconnects("handshake_timeout") == 1.0
         },
         "both are closed",
     );
@@ -173,5 +173,5 @@ fn a_record_that_does_not_end_has_the_time_of_a_request() {
     first.expect_end();
     // One that has ended is a request like any other.
     idle.ping();
-    assert_eq!(disconnects(&respool, "idle_timeout"), 0.0);
+    assert_eq!(respool.disconnects("idle_timeout"), 0.0);
 }

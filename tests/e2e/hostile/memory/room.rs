@@ -2,7 +2,7 @@
 
 use std::thread;
 
-use super::{MIB, disconnects, is_served, most_resident, put};
+use super::{MIB, is_served, most_resident, put};
 use crate::harness::{Client, Redis, Respool, Value, encode, eventually, keep_busy};
 
 /// `limits.max_memory` of these tests; the process is to stay below it whatever happens.
@@ -31,13 +31,13 @@ fn the_process_stays_within_its_memory_when_large_replies_are_not_read() {
     for (count, size, gone) in [(12, 20 * MIB, 8), (60, 8 * MIB, 40)] {
         put(&redis, "big", size);
         let mut greedy = clients(&respool, count);
-        let before = disconnects(&respool, "memory");
+        let before = respool.disconnects("memory");
         for client in &mut greedy {
             client.send(encode(&["GET", "big"]));
         }
         let most = most_resident(
             &respool,
-            || disconnects(&respool, "memory") - before >= f64::from(gone),
+            || respool.disconnects("memory") - before >= f64::from(gone),
             "those who hold most are closed",
         );
         assert!(most < LIMIT, "{count}: {} MiB", most / MIB);
@@ -63,7 +63,7 @@ fn who_holds_the_most_goes_first() {
         client.send(encode(&["GET", "large"]));
     }
     eventually(
-        || disconnects(&respool, "memory") >= 2.0,
+        || respool.disconnects("memory") >= 2.0,
         "the largest are closed",
     );
     match modest.reply() {
@@ -121,7 +121,7 @@ fn the_process_stays_within_its_memory_when_requests_are_half_sent() {
             if let Some(client) = silent.next() {
                 let _ = client.try_send(&half_sent);
             }
-            disconnects(&respool, "memory") >= 50.0
+            respool.disconnects("memory") >= 50.0
         },
         "those who hold most are closed",
     );
@@ -145,7 +145,7 @@ fn the_process_stays_within_its_memory_when_messages_are_not_read() {
             for _ in 0..100 {
                 publisher.reply();
             }
-            disconnects(&respool, "memory") >= 10.0
+            respool.disconnects("memory") >= 10.0
         },
         "those who hold most are closed",
     );
@@ -167,7 +167,7 @@ fn the_process_stays_within_its_memory_when_own_replies_are_not_read() {
             for client in &mut greedy {
                 let _ = client.try_send(encode(&["CLIENT", "LIST"]).repeat(10));
             }
-            disconnects(&respool, "memory") >= 20.0
+            respool.disconnects("memory") >= 20.0
         },
         "those who hold most are closed",
     );

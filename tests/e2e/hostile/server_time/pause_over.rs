@@ -1,7 +1,10 @@
 //! A pause that is over without respool's having been told, and what ends one: nobody waits longer than the server has him wait.
 
 use super::script::take_every_shared_connection;
-use crate::harness::{Act, Client, Pipe, Redis, Respool, Scripted, Value, encode, eventually};
+use crate::harness::{
+    Client, NetworkPipe, Redis, Respool, ScriptedAct, ScriptedServer, Value, encode, encode_line,
+    eventually,
+};
 
 /// Longer than any test waits.
 const LONG: &str = "600000";
@@ -15,7 +18,7 @@ fn pause(through: &mut Client) {
 fn blocked(respool: &Respool, calls: &[&str]) -> Vec<Client> {
     let call = |line: &&str| {
         let mut client = respool.client();
-        client.send(encode(&line.split(' ').collect::<Vec<_>>()));
+        client.send(encode_line(line));
         client
     };
     let clients = calls.iter().map(call).collect();
@@ -267,17 +270,17 @@ fn no_call_is_unblocked_that_a_pause_of_somebody_else_puts_off() {
 }
 
 /// A server that says it is a later one than that in which a pause is.
-fn a_later_server() -> Scripted {
-    Scripted::start(|words| {
+fn a_later_server() -> ScriptedServer {
+    ScriptedServer::start(|words| {
         let words: Vec<&str> = words.iter().map(String::as_str).collect();
         match words[..] {
-            ["hello"] | ["hello", "2"] => Act::Say(
+            ["hello"] | ["hello", "2"] => ScriptedAct::Say(
                 "*8\r\n$6\r\nserver\r\n$5\r\nredis\r\n$7\r\nversion\r\n$5\r\n8.2.3\r\n$2\r\nid\r\n:7\r\n$4\r\nrole\r\n$6\r\nmaster\r\n",
             ),
-            ["hello", "3", ..] => Act::Say(
+            ["hello", "3", ..] => ScriptedAct::Say(
                 "%4\r\n$6\r\nserver\r\n$5\r\nredis\r\n$7\r\nversion\r\n$5\r\n8.2.3\r\n$2\r\nid\r\n:7\r\n$4\r\nrole\r\n$6\r\nmaster\r\n",
             ),
-            _ => Act::Usual,
+            _ => ScriptedAct::Usual,
         }
     })
 }
@@ -286,7 +289,7 @@ fn a_later_server() -> Scripted {
 fn a_call_is_ended_as_the_server_bears_it_at_which_it_is() {
     let redis = Redis::start(&[]);
     let later = a_later_server();
-    let pipe = Pipe::to(redis.addr().to_owned());
+    let pipe = NetworkPipe::to(redis.addr().to_owned());
     let respool = Respool::before(pipe.addr()).top("workers = 1").start();
     let mut watches = respool.client();
     assert_eq!(watches.cmd(&["WATCH", "k"]), Value::ok());
@@ -379,7 +382,7 @@ fn whose_time_is_over_amid_a_pause_is_told_so() {
     let mut clients = Vec::new();
     for (call, at_the_server) in calls {
         let mut client = respool.client();
-        client.send(encode(&call.split(' ').collect::<Vec<_>>()));
+        client.send(encode_line(call));
         clients.push(client);
         eventually(
             || respool.metric("respool_blocked_clients") == clients.len() as f64,

@@ -4,7 +4,7 @@ use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
 use crate::harness::{
-    Client, Redis, Respool, Value, encode, eventually, eventually_some, needs, until_silent,
+    Client, Redis, Respool, Value, encode, eventually, eventually_some, needs, until_silent, words,
 };
 
 /// What Redis and Valkey say, each in its own name.
@@ -349,7 +349,7 @@ fn what_respool_answers_itself_is_refused_beside_a_script_on_the_only_connection
     }
     let mut direct = redis.client();
     for request in ["SELECT 5", "READONLY", "CLIENT LIST", "SUBSCRIBE c"] {
-        let words: Vec<&str> = request.split(' ').collect();
+        let words = words(request);
         let expected = direct.cmd(&words);
         for (number, client) in clients.iter_mut().enumerate() {
             let told = client.cmd(&words);

@@ -1,7 +1,7 @@
 //! A transaction that begins while a script does not end: answered as directly, whatever it holds and however it arrives.
 
 use super::script::{script, until_busy};
-use crate::harness::{Client, Redis, Respool, Value, encode};
+use crate::harness::{Client, Redis, Respool, Value, encode, encode_lines};
 
 /// What a client sends in one go, and how many replies it awaits before it goes on.
 type Step = (Vec<u8>, usize);
@@ -14,23 +14,17 @@ struct Form {
     after: Vec<Step>,
 }
 
-/// Commands, each written as one word or several with spaces between.
-fn commands(lines: &[&str]) -> Vec<u8> {
-    let encoded = lines.iter().map(|line| {
-        let words: Vec<&str> = line.split(' ').collect();
-        encode(&words)
-    });
-    encoded.collect::<Vec<_>>().concat()
-}
-
 /// All at once.
 fn pipelined(lines: &[&str]) -> Vec<Step> {
-    vec![(commands(lines), lines.len())]
+    vec![(encode_lines(lines), lines.len())]
 }
 
 /// One by one.
 fn typed(lines: &[&str]) -> Vec<Step> {
-    lines.iter().map(|line| (commands(&[line]), 1)).collect()
+    lines
+        .iter()
+        .map(|line| (encode_lines(&[line]), 1))
+        .collect()
 }
 
 fn form(name: &'static str, meanwhile: Vec<Step>) -> Form {
@@ -79,16 +73,16 @@ fn held() -> Vec<Form> {
 
 /// Transactions that arrive in parts, and clients that want fewer replies.
 fn others() -> Vec<Form> {
-    let set = commands(&["SET k v"]);
+    let set = encode_lines(&["SET k v"]);
     let (first, rest) = set.split_at(set.len() / 2);
-    let multi = commands(&["MULTI"]);
-    let exec = commands(&["EXEC"]);
+    let multi = encode_lines(&["MULTI"]);
+    let exec = encode_lines(&["EXEC"]);
     let large = encode(&["SET", "k", &"v".repeat(200_000)]);
     let larger = encode(&["SET", "k", &"v".repeat(3_000_000)]);
     let silent = |mode: &'static str, replies: usize| Form {
         // Its answer tells that what stands behind it in the same write has been looked at, too.
-        before: vec![(commands(&["CLIENT REPLY ON", mode]), 1)],
-        meanwhile: vec![(commands(&["MULTI", "SET silent v", "EXEC"]), replies)],
+        before: vec![(encode_lines(&["CLIENT REPLY ON", mode]), 1)],
+        meanwhile: vec![(encode_lines(&["MULTI", "SET silent v", "EXEC"]), replies)],
         ..form(mode, Vec::new())
     };
     vec![
@@ -110,7 +104,7 @@ fn others() -> Vec<Form> {
         ),
         silent("CLIENT REPLY SKIP", 2),
         Form {
-            after: vec![(commands(&["CLIENT REPLY ON"]), 1)],
+            after: vec![(encode_lines(&["CLIENT REPLY ON"]), 1)],
             ..silent("CLIENT REPLY OFF", 0)
         },
     ]
@@ -118,9 +112,9 @@ fn others() -> Vec<Form> {
 
 /// Transactions that end, or begin to be meant, when the script has been killed.
 fn half_arrived() -> Vec<Form> {
-    let set = commands(&["SET k v"]);
+    let set = encode_lines(&["SET k v"]);
     let (first, rest) = set.split_at(set.len() / 2);
-    let multi = commands(&["MULTI"]);
+    let multi = encode_lines(&["MULTI"]);
     let halves = |name, meanwhile: &[&str], after: &[&str]| {
         let after_all = [after, &["GET k", "DEL k", "EXEC"]].concat();
         [typed(&after_all), pipelined(&after_all)].map(|after| Form {
@@ -146,8 +140,8 @@ fn half_arrived() -> Vec<Form> {
     .collect();
     forms.push(Form {
         after: vec![
-            ([rest, &commands(&["EXEC"])[..]].concat(), 2),
-            (commands(&["DEL k"]), 1),
+            ([rest, &encode_lines(&["EXEC"])[..]].concat(), 2),
+            (encode_lines(&["DEL k"]), 1),
         ],
         ..form("cut in the middle", vec![([&multi, first].concat(), 1)])
     });
@@ -237,7 +231,7 @@ fn a_client_that_quits_inside_such_a_transaction_is_told_so() {
     let _caller = script(&respool);
     until_busy(&redis);
     for mut client in clients {
-        client.send(commands(&["MULTI", "GET k", "QUIT"]));
+        client.send(encode_lines(&["MULTI", "GET k", "QUIT"]));
         assert_eq!(client.reply(), Value::ok());
         assert!(client.reply().text().starts_with("BUSY "));
         assert_eq!(client.reply(), Value::ok());
@@ -266,7 +260,7 @@ fn what_a_busy_server_did_not_watch_is_never_taken_for_watched() {
     for client in &mut clients {
         writer.cmd(&["SET", "k", "another's"]);
         assert_eq!(client.cmd(&["GET", "k"]), Value::bulk("another's"));
-        client.send(commands(&["MULTI", "SET k mine", "EXEC"]));
+        client.send(encode_lines(&["MULTI", "SET k mine", "EXEC"]));
         assert_eq!(client.reply(), Value::ok());
         client.reply();
         let executed = client.reply();

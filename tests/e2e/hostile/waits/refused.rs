@@ -1,6 +1,6 @@
 //! A user who may not use MULTI: each of its tries waits at the server for a moment.
 
-use super::{blocked, waiting};
+use super::waiting;
 use crate::harness::{Client, Redis, Respool, Value, eventually};
 
 /// More classes than can be lent a connection, so that those without one are tried again and again.
@@ -51,5 +51,5 @@ fn tries_of_who_may_not_use_multi_hold_up_nobody() {
         redis.cmd(&["RPUSH", &format!("k{number}"), "x"]);
         assert_eq!(client.reply(), Value::bulk("x"));
     }
-    assert_eq!(blocked(&respool), 0);
+    assert_eq!(respool.blocked_clients(), 0);
 }

@@ -21,29 +21,29 @@ use super::ports::free_port;
 use super::redis::Redis;
 use super::value::Value;
 
-/// Whether the server is Valkey, and its version: `redis-server --version` says it without a start.
+/// Says whether the server is Valkey, and its version: `redis-server --version` tells it without a start.
 #[derive(Clone, Copy, Debug)]
-pub(crate) struct AtHand {
+pub(crate) struct TestedServer {
     pub(crate) is_valkey: bool,
     pub(crate) version: (u32, u32),
 }
 
-/// The server that every test of this process starts: `$REDIS_SERVER` or `redis-server` of the path.
-pub(crate) static AT_HAND: LazyLock<AtHand> = LazyLock::new(|| {
+/// Is the server that every test of this process starts: `$REDIS_SERVER` or `redis-server` of the path.
+pub(crate) static TESTED_SERVER: LazyLock<TestedServer> = LazyLock::new(|| {
     let program = program();
     let output = Command::new(&program)
         .arg("--version")
         .output()
         .unwrap_or_else(|e| panic!("start {program}: {e} (set REDIS_SERVER)"));
-    AtHand::parse(&String::from_utf8_lossy(&output.stdout))
+    TestedServer::parse(&String::from_utf8_lossy(&output.stdout))
 });
 
-/// The program of the server.
+/// Names the program of the server.
 pub(crate) fn program() -> String {
     std::env::var("REDIS_SERVER").unwrap_or_else(|_| "redis-server".to_owned())
 }
 
-impl AtHand {
+impl TestedServer {
     /// Reads `Redis server v=7.0.15 sha=...` or `Valkey server v=9.1.2 sha=...`.
     #[track_caller]
     fn parse(line: &str) -> Self {
@@ -59,25 +59,25 @@ impl AtHand {
         }
     }
 
-    /// `Redis 6.2`, as the corpus and the documents call it.
+    /// Names it as the corpus and the documents do, `Redis 6.2`.
     pub(crate) fn name(self) -> String {
         let kind = if self.is_valkey { "Valkey" } else { "Redis" };
         let (major, minor) = self.version;
         format!("{kind} {major}.{minor}")
     }
 
-    /// Whether it has what Redis 7.0 brought: shard channels, `BLMPOP` and `BZMPOP`, subcommands as commands of their own.
+    /// Tells whether it has what Redis 7.0 brought: shard channels, `BLMPOP` and `BZMPOP`, subcommands as commands of their own.
     pub(crate) fn is_7_or_later(self) -> bool {
         self.is_valkey || self.version >= (7, 0)
     }
 
-    /// Whether it answers a login that fails wherever it stands in a write. Redis 8.2.3 gives no reply to one that another
+    /// Tells whether it answers a login that fails wherever it stands in a write. Redis 8.2.3 gives no reply to one that another
     /// request stands before: docs/servers.md.
     pub(crate) fn answers_every_login(self) -> bool {
         self.is_valkey || self.version != (8, 2)
     }
 
-    /// Whether it takes `--enable-debug-command`; Redis before 7.0 has no such setting, and DEBUG is open to everybody.
+    /// Tells whether it takes `--enable-debug-command`; Redis before 7.0 has no such setting, and DEBUG is open to everybody.
     pub(super) fn locks_debug(self) -> bool {
         self.is_7_or_later()
     }
@@ -104,16 +104,16 @@ macro_rules! needs {
 }
 pub(crate) use needs;
 
-/// What [`needs!`] asks for with `tls`.
+/// Stands for what [`needs!`] asks for with `tls`.
 pub(crate) const NEEDS_TLS: &str = "--tls-port";
 
-/// Whether the test is left out; says so if it is. `here` is the path of an item inside the test, `command` what the server
+/// Tells whether the test is left out, and says so if it is. `here` is the path of an item inside the test, `command` what the server
 /// must have: behind `not `, what it must refuse.
 pub(crate) fn is_left_out(here: &str, command: &str) -> bool {
     what_is_missing(command).is_some_and(|reason| leave_out(here, &reason))
 }
 
-/// Says and counts that the test is left out, which is always true.
+/// Says and counts that the test is left out; always true.
 pub(crate) fn leave_out(here: &str, reason: &str) -> bool {
     let test = here.trim_end_matches("::here");
     let test = test.split_once("::").map_or(test, |(_, test)| test);
@@ -128,7 +128,7 @@ pub(crate) fn leave_out(here: &str, reason: &str) -> bool {
     true
 }
 
-/// What the server answers if it has not got what the command is about.
+/// Tells what the server answers if it has not got what the command is about.
 fn what_is_missing(command: &str) -> Option<String> {
     if command == NEEDS_TLS {
         return tls_is_missing();
@@ -138,7 +138,7 @@ fn what_is_missing(command: &str) -> Option<String> {
         None => (command, false),
     };
     let words: Vec<_> = command.split(' ').collect();
-    match Redis::start_plain().cmd(&words) {
+    match Redis::start_plain(&[]).cmd(&words) {
         answer if is_refused => {
             let text = format!("`{command}` is answered `{answer:?}`");
             (!answer.is_error()).then_some(text)
@@ -151,7 +151,7 @@ fn what_is_missing(command: &str) -> Option<String> {
     }
 }
 
-/// What the program says of a port for TLS if it was built without. It ends in any case: no certificate is named.
+/// Tells what the program says of a port for TLS if it was built without. It ends in any case: no certificate is named.
 fn tls_is_missing() -> Option<String> {
     let output = Command::new(program())
         .args(["--port", "0", "--tls-port", &free_port().to_string()])
@@ -166,10 +166,11 @@ fn tls_is_missing() -> Option<String> {
 
 #[test]
 fn a_version_is_read_from_what_the_program_says() {
-    let redis = AtHand::parse("Redis server v=6.2.5 sha=00000000:0 malloc=jemalloc-5.1.0 bits=64");
+    let redis =
+        TestedServer::parse("Redis server v=6.2.5 sha=00000000:0 malloc=jemalloc-5.1.0 bits=64");
     assert!(!redis.is_valkey && redis.version == (6, 2) && !redis.locks_debug());
     assert_eq!(redis.name(), "Redis 6.2");
-    let valkey = AtHand::parse("Valkey server v=9.1.2 sha=00000000:1 malloc=libc bits=64");
+    let valkey = TestedServer::parse("Valkey server v=9.1.2 sha=00000000:1 malloc=libc bits=64");
     assert!(valkey.is_valkey && valkey.version == (9, 1) && valkey.locks_debug());
 }
 

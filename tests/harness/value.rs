@@ -2,82 +2,82 @@
 
 use std::fmt;
 
-/// One reply. Doubles, big numbers and verbatim strings keep their text.
+/// Holds one reply. Doubles, big numbers and verbatim strings keep their text.
 #[derive(Clone, PartialEq, Eq)]
 pub(crate) enum Value {
-    /// `+`
+    /// Is a simple string, behind `+`.
     Simple(Vec<u8>),
-    /// `-`, and `!` of RESP3, without the sign.
+    /// Is an error, behind `-` or, in RESP3, `!`.
     Error(Vec<u8>),
-    /// `:`
+    /// Is an integer, behind `:`.
     Int(i64),
-    /// `$`
+    /// Is a bulk string, behind `$`.
     Bulk(Vec<u8>),
-    /// `$-1`
+    /// Is a null of RESP2 that stands as `$-1`.
     NullBulk,
-    /// `*-1`
+    /// Is a null of RESP2 that stands as `*-1`.
     NullArray,
-    /// `_`
+    /// Is the null of RESP3, which stands as `_`.
     Null,
-    /// `#`
+    /// Is a boolean, behind `#`.
     Bool(bool),
-    /// `,`
+    /// Is a double, behind `,`.
     Double(Vec<u8>),
-    /// `(`
+    /// Is a big number, behind `(`.
     BigNumber(Vec<u8>),
-    /// `=`, with its three letters and colon.
+    /// Is a verbatim string, behind `=`; its three letters and the colon are kept.
     Verbatim(Vec<u8>),
-    /// `*`
+    /// Is an array, behind `*`.
     Array(Vec<Value>),
-    /// `%`
+    /// Is a map, behind `%`.
     Map(Vec<(Value, Value)>),
-    /// `~`
+    /// Is a set, behind `~`.
     Set(Vec<Value>),
-    /// `>`
+    /// Is a push, behind `>`.
     Push(Vec<Value>),
 }
 
-/// Why no value stands at the start of the bytes.
+/// Tells why no value stands at the start of the bytes.
 #[derive(Debug, PartialEq, Eq)]
 pub(crate) enum Unparsed {
-    /// At least so many bytes, counted from the start, are needed before another attempt is worth while.
+    /// So many bytes at least, counted from the start, are needed before another attempt is worth while.
     NeedAtLeast(usize),
     /// These bytes are not RESP.
     NotResp(String),
 }
 
 impl Value {
-    /// `+OK`
+    /// Makes the simple string `OK`.
     pub(crate) fn ok() -> Self {
         Self::simple("OK")
     }
 
-    /// `+text`
+    /// Makes a simple string.
     pub(crate) fn simple(text: &str) -> Self {
         Self::Simple(text.into())
     }
 
-    /// A bulk string.
+    /// Makes a bulk string.
     pub(crate) fn bulk(bytes: impl AsRef<[u8]>) -> Self {
         Self::Bulk(bytes.as_ref().to_vec())
     }
 
-    /// An error, without the leading `-`.
+    /// Makes an error; its text is without the leading `-`.
     pub(crate) fn error(text: &str) -> Self {
         Self::Error(text.into())
     }
 
-    /// Whether it is an error.
+    /// Tells whether it is an error.
     pub(crate) fn is_error(&self) -> bool {
         matches!(self, Self::Error(_))
     }
 
-    /// Whether it is a null of any protocol and kind.
+    /// Tells whether it is a null of any protocol and kind.
     pub(crate) fn is_null(&self) -> bool {
         matches!(self, Self::Null | Self::NullBulk | Self::NullArray)
     }
 
-    /// The text of a string or an error; empty for everything else.
+    /// Tells the text of a string or an error; it is empty for everything else.
     pub(crate) fn text(&self) -> String {
         match self {
             Self::Simple(b)
@@ -92,7 +92,7 @@ impl Value {
         }
     }
 
-    /// The number of an integer reply; panics on everything else.
+    /// Tells the number of an integer reply; panics on everything else.
     #[track_caller]
     pub(crate) fn int(&self) -> i64 {
         match self {
@@ -101,7 +101,7 @@ impl Value {
         }
     }
 
-    /// The elements of an array, a set or a push; panics on everything else.
+    /// Tells the elements of an array, a set or a push; panics on everything else.
     #[track_caller]
     pub(crate) fn items(&self) -> &[Value] {
         match self {
@@ -110,7 +110,7 @@ impl Value {
         }
     }
 
-    /// The value at the start of `bytes` and its length.
+    /// Reads the value at the start of `bytes`, and tells its length.
     pub(crate) fn parse(bytes: &[u8]) -> Result<(Self, usize), Unparsed> {
         let mut cursor = Cursor { bytes, at: 0 };
         let value = cursor.value()?;
@@ -119,7 +119,7 @@ impl Value {
 }
 
 impl fmt::Debug for Value {
-    /// As redis-cli would show it, long strings cut.
+    /// Shows it as redis-cli would, with long strings cut.
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Simple(b) => write!(f, "+{}", show(b)),
@@ -144,7 +144,7 @@ impl fmt::Debug for Value {
     }
 }
 
-/// Bytes as people read them, at most 300 of them.
+/// Shows bytes as people read them, at most 300 of them.
 pub(crate) fn show(bytes: &[u8]) -> String {
     const SHOWN: usize = 300;
     let mut text = bytes[..bytes.len().min(SHOWN)].escape_ascii().to_string();

@@ -11,39 +11,40 @@ use rustls::pki_types::ServerName;
 use rustls::{ClientConfig, ClientConnection, HandshakeKind, StreamOwned};
 use socket2::{Domain, Socket, Type};
 
+use super::request::encode;
 use super::value::{Unparsed, Value, show};
-use super::{PATIENCE, uninterrupted};
+use super::{PATIENCE, REJECTION, uninterrupted};
 
-/// One connection, direct or through respool.
+/// Holds one connection, direct or through respool.
 ///
-/// Methods named `try_...` tell the end of the connection as `None` or an error; the others panic at it.
+/// Methods named `try_...` tell the end of the connection by `None` or an error; the others panic at it.
 pub(crate) struct Client {
-    stream: Stream,
+    stream: ClientStream,
     buffer: Vec<u8>,
-    /// How much of `buffer` has been handed out.
+    /// So much of `buffer` has been handed out.
     used: usize,
     patience: Duration,
 }
 
-enum Stream {
+enum ClientStream {
     Tcp(TcpStream),
     Unix(UnixStream),
     Tls(Box<StreamOwned<ClientConnection, TcpStream>>),
 }
 
 impl Client {
-    /// Connects by TCP.
+    /// Connects to an address by TCP.
     #[track_caller]
     pub(crate) fn connect(address: impl AsRef<str>) -> Self {
         let address = address.as_ref();
         Self::try_connect(address).unwrap_or_else(|e| panic!("connect to {address}: {e}"))
     }
 
-    /// Connects by TCP.
+    /// Connects to an address by TCP, if somebody listens there.
     pub(crate) fn try_connect(address: &str) -> io::Result<Self> {
         let stream = TcpStream::connect(address)?;
         stream.set_nodelay(true)?;
-        Self::new(Stream::Tcp(stream))
+        Self::new(ClientStream::Tcp(stream))
     }
 
     /// Connects by TCP and shakes hands, as `localhost`.
@@ -53,7 +54,7 @@ impl Client {
 
     /// Shakes hands on a TCP connection that has not been used.
     pub(crate) fn with_tls(self, config: &Arc<ClientConfig>) -> io::Result<Self> {
-        let Stream::Tcp(mut socket) = self.stream else {
+        let ClientStream::Tcp(mut socket) = self.stream else {
             return Err(io::Error::other("no TCP connection"));
         };
         socket.set_read_timeout(Some(PATIENCE))?;
@@ -63,14 +64,16 @@ impl Client {
         while session.is_handshaking() {
             session.complete_io(&mut socket)?;
         }
-        Self::new(Stream::Tls(Box::new(StreamOwned::new(session, socket))))
+        Self::new(ClientStream::Tls(Box::new(StreamOwned::new(
+            session, socket,
+        ))))
     }
 
-    /// Whether TLS spared its handshake by an earlier one.
+    /// Tells whether TLS spared its handshake by an earlier one.
     #[track_caller]
     pub(crate) fn is_resumed(&self) -> bool {
         match &self.stream {
-            Stream::Tls(s) => s.conn.handshake_kind() == Some(HandshakeKind::Resumed),
+            ClientStream::Tls(s) => s.conn.handshake_kind() == Some(HandshakeKind::Resumed),
             _ => panic!("this client speaks no TLS"),
         }
     }
@@ -85,7 +88,7 @@ impl Client {
             socket.bind(&source.into())?;
             socket.connect(&address.into())?;
             socket.set_tcp_nodelay(true)?;
-            Self::new(Stream::Tcp(socket.into()))
+            Self::new(ClientStream::Tcp(socket.into()))
         };
         connect().unwrap_or_else(|e| panic!("connect from {source} to {address}: {e}"))
     }
@@ -95,10 +98,10 @@ impl Client {
     pub(crate) fn connect_unix(path: &Path) -> Self {
         let stream = UnixStream::connect(path)
             .unwrap_or_else(|e| panic!("connect to {}: {e}", path.display()));
-        Self::new(Stream::Unix(stream)).expect("timeouts can be set on a unix socket")
+        Self::new(ClientStream::Unix(stream)).expect("timeouts can be set on a unix socket")
     }
 
-    fn new(stream: Stream) -> io::Result<Self> {
+    fn new(stream: ClientStream) -> io::Result<Self> {
         stream.set_write_timeout(PATIENCE)?;
         Ok(Self {
             stream,
@@ -108,12 +111,16 @@ impl Client {
         })
     }
 
-    /// A second handle on the same connection, for writing from another thread.
+    /// Makes a second handle on the same connection, for writing from another thread.
     pub(crate) fn writer(&self) -> Self {
         let stream = match &self.stream {
-            Stream::Tcp(s) => Stream::Tcp(s.try_clone().expect("a socket can be cloned")),
-            Stream::Unix(s) => Stream::Unix(s.try_clone().expect("a socket can be cloned")),
-            Stream::Tls(_) => panic!("TLS has one end for both ways"),
+            ClientStream::Tcp(s) => {
+                ClientStream::Tcp(s.try_clone().expect("a socket can be cloned"))
+            }
+            ClientStream::Unix(s) => {
+                ClientStream::Unix(s.try_clone().expect("a socket can be cloned"))
+            }
+            ClientStream::Tls(_) => panic!("TLS has one end for both ways"),
         };
         Self {
             stream,
@@ -123,12 +130,12 @@ impl Client {
         }
     }
 
-    /// The client's own TCP address, as respool and CLIENT LIST know it.
+    /// Tells the client's own TCP address, as respool and CLIENT LIST know it.
     pub(crate) fn local_addr(&self) -> SocketAddr {
         match &self.stream {
-            Stream::Tcp(s) => s.local_addr().expect("a connected socket has an address"),
-            Stream::Unix(_) => panic!("a unix socket has no TCP address"),
-            Stream::Tls(s) => s.sock.local_addr().expect("it has an address"),
+            ClientStream::Tcp(s) => s.local_addr().expect("a connected socket has an address"),
+            ClientStream::Unix(_) => panic!("a unix socket has no TCP address"),
+            ClientStream::Tls(s) => s.sock.local_addr().expect("it has an address"),
         }
     }
 
@@ -141,13 +148,13 @@ impl Client {
     /// Sends bytes as they are.
     pub(crate) fn try_send(&mut self, bytes: impl AsRef<[u8]>) -> io::Result<()> {
         match &mut self.stream {
-            Stream::Tcp(s) => s.write_all(bytes.as_ref()),
-            Stream::Unix(s) => s.write_all(bytes.as_ref()),
-            Stream::Tls(s) => s.write_all(bytes.as_ref()).and_then(|()| s.flush()),
+            ClientStream::Tcp(s) => s.write_all(bytes.as_ref()),
+            ClientStream::Unix(s) => s.write_all(bytes.as_ref()),
+            ClientStream::Tls(s) => s.write_all(bytes.as_ref()).and_then(|()| s.flush()),
         }
     }
 
-    /// Drops so many bytes of what comes. False: the connection has ended before.
+    /// Drops so many bytes of what comes; false when the connection has ended before.
     pub(crate) fn drop_bytes(&mut self, bytes: usize) -> bool {
         while self.buffer.len() - self.used < bytes {
             if self.ended() {
@@ -161,8 +168,8 @@ impl Client {
     /// Sends bytes as they are on the socket below TLS.
     pub(crate) fn try_send_below_tls(&mut self, bytes: impl AsRef<[u8]>) -> io::Result<()> {
         match &mut self.stream {
-            Stream::Tls(s) => s.sock.write_all(bytes.as_ref()),
-            Stream::Tcp(_) | Stream::Unix(_) => panic!("this client speaks no TLS"),
+            ClientStream::Tls(s) => s.sock.write_all(bytes.as_ref()),
+            ClientStream::Tcp(_) | ClientStream::Unix(_) => panic!("this client speaks no TLS"),
         }
     }
 
@@ -179,6 +186,19 @@ impl Client {
         assert_eq!(self.cmd(&["PING"]), Value::simple("PONG"));
     }
 
+    /// Sends a PING; panics unless it gets the rejection.
+    #[track_caller]
+    pub(crate) fn assert_rejected(&mut self) {
+        self.send(encode(&["PING"]));
+        self.assert_told_rejection();
+    }
+
+    /// Panics unless the next reply is the rejection.
+    #[track_caller]
+    pub(crate) fn assert_told_rejection(&mut self) {
+        assert_eq!(show(&self.reply_bytes()), show(REJECTION));
+    }
+
     /// Sends one command and reads one reply; `None` when the connection ended instead.
     #[track_caller]
     pub(crate) fn try_cmd<A: AsRef<[u8]>>(&mut self, args: &[A]) -> Option<Value> {
@@ -186,33 +206,33 @@ impl Client {
         self.try_reply()
     }
 
-    /// The next reply.
+    /// Reads the next reply.
     #[track_caller]
     pub(crate) fn reply(&mut self) -> Value {
         self.try_reply()
             .unwrap_or_else(|| panic!("the connection ended where a reply was awaited"))
     }
 
-    /// The next reply as the bytes it came in.
+    /// Reads the next reply as the bytes it came in.
     #[track_caller]
     pub(crate) fn reply_bytes(&mut self) -> Vec<u8> {
         self.try_reply_bytes()
             .unwrap_or_else(|| panic!("the connection ended where a reply was awaited"))
     }
 
-    /// The next reply as the bytes it came in; `None` when the connection ended instead.
+    /// Reads the next reply as the bytes it came in; `None` when the connection ended instead.
     #[track_caller]
     pub(crate) fn try_reply_bytes(&mut self) -> Option<Vec<u8>> {
         self.next().map(|(_, bytes)| bytes)
     }
 
-    /// The next reply; `None` when the connection ended instead.
+    /// Reads the next reply; `None` when the connection ended instead.
     #[track_caller]
     pub(crate) fn try_reply(&mut self) -> Option<Value> {
         self.next().map(|(value, _)| value)
     }
 
-    /// The next reply if it comes within `wait`, to see that none does. Panics at the end of the connection.
+    /// Reads the next reply if it comes within `wait`, to see that none does. Panics at the end of the connection.
     #[track_caller]
     pub(crate) fn reply_within(&mut self, wait: Duration) -> Option<Value> {
         loop {
@@ -229,7 +249,7 @@ impl Client {
         }
     }
 
-    /// Reads for as long as `wait`; false: the connection ended meanwhile.
+    /// Reads for as long as `wait`; false when the connection ended meanwhile.
     pub(crate) fn is_open_after(&mut self, wait: Duration) -> bool {
         match self.read_some(wait) {
             Ok(read) => read > 0,
@@ -237,7 +257,7 @@ impl Client {
         }
     }
 
-    /// Whether a reply has come, which is kept for whoever reads next, or the connection has ended.
+    /// Tells whether a reply has come, which is kept for whoever reads next, or the connection has ended.
     pub(crate) fn has_reply(&mut self) -> bool {
         match self.read_some(Duration::from_millis(1)) {
             Ok(0) => true,
@@ -246,14 +266,14 @@ impl Client {
         }
     }
 
-    /// Everything up to the end of the connection.
+    /// Reads everything up to the end of the connection.
     #[track_caller]
     pub(crate) fn read_to_end(&mut self) -> Vec<u8> {
         while !self.ended() {}
         self.buffer.split_off(self.used)
     }
 
-    /// The next so many bytes, whatever they are part of.
+    /// Reads so many bytes, whatever they are part of.
     #[track_caller]
     pub(crate) fn take(&mut self, bytes: usize) -> Vec<u8> {
         while self.buffer.len() - self.used < bytes {
@@ -263,7 +283,7 @@ impl Client {
         self.buffer[self.used - bytes..self.used].to_vec()
     }
 
-    /// Whether the connection ends before so many more bytes have come, in the middle of a reply or not.
+    /// Tells whether the connection ends before so many more bytes have come, in the middle of a reply or not.
     #[track_caller]
     pub(crate) fn ends_before(&mut self, bytes: usize) -> bool {
         while self.buffer.len() - self.used < bytes {
@@ -288,9 +308,9 @@ impl Client {
     /// Says that nothing more will be sent; replies can still be read.
     pub(crate) fn finish_sending(&mut self) {
         let _ = match &mut self.stream {
-            Stream::Tcp(s) => s.shutdown(Shutdown::Write),
-            Stream::Unix(s) => s.shutdown(Shutdown::Write),
-            Stream::Tls(s) => {
+            ClientStream::Tcp(s) => s.shutdown(Shutdown::Write),
+            ClientStream::Unix(s) => s.shutdown(Shutdown::Write),
+            ClientStream::Tls(s) => {
                 s.conn.send_close_notify();
                 s.flush()
             }
@@ -300,16 +320,16 @@ impl Client {
     /// Ends the connection by a reset instead of an orderly close.
     pub(crate) fn abort(self) {
         let socket = match &self.stream {
-            Stream::Tcp(s) => socket2::SockRef::from(s),
-            Stream::Tls(s) => socket2::SockRef::from(&s.sock),
-            Stream::Unix(_) => return,
+            ClientStream::Tcp(s) => socket2::SockRef::from(s),
+            ClientStream::Tls(s) => socket2::SockRef::from(&s.sock),
+            ClientStream::Unix(_) => return,
         };
         socket
             .set_linger(Some(Duration::ZERO))
             .expect("SO_LINGER can be set");
     }
 
-    /// How long this client waits for a reply before it panics.
+    /// Sets how long this client waits for a reply before it panics.
     pub(crate) fn set_patience(&mut self, patience: Duration) {
         self.patience = patience;
     }
@@ -317,9 +337,9 @@ impl Client {
     /// Makes the kernel hold few unread bytes for this client, so that a slow reader is soon felt at the other end.
     pub(crate) fn shrink_receive_buffer(&mut self, bytes: usize) {
         let socket = match &self.stream {
-            Stream::Tcp(s) => socket2::SockRef::from(s),
-            Stream::Tls(s) => socket2::SockRef::from(&s.sock),
-            Stream::Unix(_) => return,
+            ClientStream::Tcp(s) => socket2::SockRef::from(s),
+            ClientStream::Tls(s) => socket2::SockRef::from(&s.sock),
+            ClientStream::Unix(_) => return,
         };
         socket
             .set_recv_buffer_size(bytes)
@@ -371,16 +391,16 @@ impl Client {
         // On the stack, so that thousands of idle clients cost the test little.
         let mut chunk = [0; 16 * 1024];
         let count = uninterrupted(|| match &mut self.stream {
-            Stream::Tcp(s) => s.read(&mut chunk),
-            Stream::Unix(s) => s.read(&mut chunk),
-            Stream::Tls(s) => s.read(&mut chunk),
+            ClientStream::Tcp(s) => s.read(&mut chunk),
+            ClientStream::Unix(s) => s.read(&mut chunk),
+            ClientStream::Tls(s) => s.read(&mut chunk),
         })?;
         self.buffer.extend_from_slice(&chunk[..count]);
         Ok(count)
     }
 }
 
-impl Stream {
+impl ClientStream {
     fn set_read_timeout(&self, wait: Duration) -> io::Result<()> {
         match self {
             Self::Tcp(s) => s.set_read_timeout(Some(wait)),
@@ -400,16 +420,4 @@ impl Stream {
 
 fn is_timeout(e: &io::Error) -> bool {
     matches!(e.kind(), ErrorKind::WouldBlock | ErrorKind::TimedOut)
-}
-
-/// One command as a multibulk request.
-pub(crate) fn encode<A: AsRef<[u8]>>(args: &[A]) -> Vec<u8> {
-    let mut bytes = format!("*{}\r\n", args.len()).into_bytes();
-    for arg in args {
-        let arg = arg.as_ref();
-        bytes.extend_from_slice(format!("${}\r\n", arg.len()).as_bytes());
-        bytes.extend_from_slice(arg);
-        bytes.extend_from_slice(b"\r\n");
-    }
-    bytes
 }

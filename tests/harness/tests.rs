@@ -3,7 +3,7 @@
 use std::process::Command;
 use std::time::Duration;
 
-use super::respool::find_metric;
+use super::metrics::find_metric;
 use super::value::Unparsed;
 use super::*;
 

@@ -1,8 +1,25 @@
-//! What the end-to-end tests stand on: a real `redis-server`, the respool binary and a client that speaks bytes.
+//! What the end-to-end tests, the benchmark and the demo stand on: a real `redis-server`, the respool binary and a client that
+//! speaks bytes.
+//!
+//! It starts everything itself, on free ports and in private folders, and ends it: nothing has to run before. Three programs
+//! include it by its path, `tests/e2e`, `benches/proxy.rs` and `examples/demo.rs`.
+//!
+//! ```text
+//! cargo test --test e2e waits::                          # one module of the tests
+//! cargo test --test e2e a_waiter_that_leaves             # those whose name holds this
+//! REDIS_SERVER=/opt/valkey-9.1/valkey-server cargo test --test e2e waits::
+//! ```
+//!
+//! | variable | says |
+//! | --- | --- |
+//! | `REDIS_SERVER` | which server is started: a path or a name; `redis-server` of the path without it |
+//! | `RESPOOL_BIN` | which respool is started; the one that cargo has built beside the test without it |
+//! | `RESPOOL_TLS` | with `server` respool speaks TLS to its server, with `both` its clients do too: see [`pki`] |
+//! | `RESPOOL_LEFT_OUT` | a file that gets a line for each test that is left out: see [`tested_server`] |
 //!
 //! ```text
 //! let redis = Redis::start(&[]);                         // private, free port, nothing persisted; ends on drop
-//! let respool = Respool::start(&redis);                  // 10 upstream connections, 4 of them shared
+//! let respool = Respool::start(&redis);                  // everything by default
 //! let respool = Respool::with(&redis)                    // or with settings, each given as lines of TOML:
 //!     .upstream("max_connections = 5\nshared_connections = 2")
 //!     .limits("max_clients = 100")
@@ -15,6 +32,7 @@
 //! assert_eq!(client.cmd(&["SET", "k", "v"]), Value::ok());
 //! client.send(b"*1\r\n$4\r\nPING\r\n");                  // raw bytes
 //! assert_eq!(client.reply(), Value::simple("PONG"));     // RESP2 and RESP3
+//! client.send(encode_lines(&["MULTI", "GET k", "EXEC"]));
 //! assert_eq!(client.try_cmd(&["QUIT"]), Some(Value::ok()));
 //! assert_eq!(client.try_reply(), None);                  // None: the connection ended
 //!
@@ -25,8 +43,11 @@
 //! redis.restart();                                       // the same port
 //!
 //! let replica = Redis::start_replica(&redis, &[]);       // follows it, and takes no writes
+//! let server = ScriptedServer::start(|words| ...);       // answers what no real server answers on demand
+//! let pipe = NetworkPipe::to(redis.addr());              // a network that can be cut, or swallow what it is given
+//! let (code, text) = run_respool(&["check", "--config", "respool.toml"]);
 //!
-//! needs!("FUNCTION FLUSH");                              // leaves the test out where the server has none; see `at_hand`
+//! needs!("FUNCTION FLUSH");                              // leaves the test out where the server has none; see `tested_server`
 //!
 //! let pki = Pki::new();                                  // an authority; its certificates are files
 //! let pair = pki.issue("redis", &["127.0.0.1"]);
@@ -36,7 +57,6 @@
 //!     .listener(&format!("tls = {{ {} }}", pair.toml())) // the TCP listener speaks TLS
 //!     .start();
 //! let mut client = respool.tls_client(&pki.client(None));
-//! // RESPOOL_TLS=server, RESPOOL_TLS=both: the whole suite with TLS, see `pki::Everywhere`
 //! eventually(|| respool.metric("respool_server_up") == 1.0, "the server is seen again");
 //! ```
 //!
@@ -47,15 +67,21 @@
 //! - **Nothing left behind**: processes end on drop, by their own id; logs are printed when a test panics.
 //! - **Threads**: `Redis` and `Respool` are `Sync` (use `std::thread::scope`); a `Client` belongs to one thread.
 
-mod at_hand;
 mod client;
 mod kernel;
-mod pipe;
+mod metrics;
+mod network_pipe;
+mod peak_watch;
 mod pki;
 mod ports;
+mod process;
 mod redis;
+mod request;
 mod respool;
-mod scripted;
+mod respool_settings;
+mod scripted_server;
+mod tested_server;
+#[cfg(test)]
 mod tests;
 mod value;
 
@@ -63,19 +89,30 @@ use std::io;
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
-pub(crate) use at_hand::{AT_HAND, NEEDS_TLS, is_left_out, leave_out, needs};
-pub(crate) use client::{Client, encode};
-pub(crate) use kernel::{SocketWatch, has_stopped, is_open_at, sockets_at, worked};
-pub(crate) use pipe::Pipe;
-pub(crate) use pki::{Pair, Pki};
+use tempfile::TempDir;
+
+pub(crate) use client::Client;
+pub(crate) use kernel::{
+    has_stopped, is_open_at, processor_time, sockets_at, watch_sockets, watch_sockets_beyond,
+};
+pub(crate) use network_pipe::NetworkPipe;
+pub(crate) use peak_watch::PeakWatch;
+pub(crate) use pki::{CertificatePair, Pki};
 pub(crate) use ports::{free_port, free_port_where};
-pub(crate) use redis::{ConnectionWatch, Redis};
-pub(crate) use respool::{Respool, Settings};
-pub(crate) use scripted::{Act, Scripted};
+pub(crate) use process::{ChildProcess, respool_program, run_respool, run_to_end};
+pub(crate) use redis::Redis;
+pub(crate) use request::{encode, encode_all, encode_line, encode_lines, words};
+pub(crate) use respool::Respool;
+pub(crate) use respool_settings::RespoolSettings;
+pub(crate) use scripted_server::{ScriptedAct, ScriptedServer};
+pub(crate) use tested_server::{NEEDS_TLS, TESTED_SERVER, is_left_out, leave_out, needs};
 pub(crate) use value::{Unparsed, Value, show};
 
-/// How long anything may take before the test fails: generous, so that only a hang reaches it.
+/// Anything may take so long before the test fails: generous, so that only a hang reaches it.
 pub(crate) const PATIENCE: Duration = Duration::from_secs(60);
+
+/// Is what Redis tells a client too many, and respool a client over its cap, byte for byte.
+pub(crate) const REJECTION: &[u8] = b"-ERR max number of clients reached\r\n";
 
 /// Waits until `condition` holds, at most [`PATIENCE`]; then panics, naming `what`.
 #[track_caller]
@@ -103,8 +140,8 @@ pub(crate) fn eventually_some<T>(mut look: impl FnMut() -> Option<T>, what: &str
     }
 }
 
-/// Keeps the server from answering anybody for some seconds; the client that asked for it, through respool, is returned:
-/// its command is surely sent and not answered.
+/// Keeps the server from answering anybody for some seconds, and returns the client that asked for it, through respool: its
+/// command is surely sent and not answered.
 #[track_caller]
 pub(crate) fn keep_busy(redis: &Redis, respool: &Respool, seconds: &str) -> Client {
     let mut client = respool.client();
@@ -126,7 +163,8 @@ pub(crate) fn until_silent(redis: &Redis, silence: Duration) {
     );
 }
 
-/// Keeps the server from answering anybody until [`Redis::resume`]; a client is returned whose command, through respool, waits for that.
+/// Keeps the server from answering anybody until [`Redis::resume`], and returns a client whose command, through respool, waits for
+/// that.
 #[track_caller]
 pub(crate) fn hold_up(redis: &Redis, respool: &Respool) -> Client {
     // Of such a command it is no wonder that it takes long, and it needs no connection that has to be opened.
@@ -157,4 +195,10 @@ pub(crate) fn uninterrupted<T>(mut act: impl FnMut() -> io::Result<T>) -> io::Re
 /// Locks although another thread may have panicked with it: what the harness holds stays usable.
 pub(crate) fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+/// Makes a folder of the caller's own, which goes with what it returns.
+fn private_folder(prefix: &str) -> TempDir {
+    let folder = tempfile::Builder::new().prefix(prefix).tempdir();
+    folder.expect("a temporary directory")
 }

@@ -9,11 +9,11 @@ use std::time::Duration;
 use super::value::Value;
 use super::{lock, uninterrupted};
 
-/// What it does with a command.
-pub(crate) enum Act {
-    /// What a server does: the handshake, PING, ECHO, an empty COMMAND, an error to what is asked to have one; `+OK` to all else.
+/// Says what the server does with a command.
+pub(crate) enum ScriptedAct {
+    /// Does what a server does: the handshake, PING, ECHO, an empty COMMAND, an error to what is asked to have one; `+OK` to all else.
     Usual,
-    /// Answers this.
+    /// Answers with this text.
     Say(&'static str),
     /// Answers this where nothing has arrived with the command, and nothing where something has.
     SayAlone(&'static str),
@@ -23,28 +23,28 @@ pub(crate) enum Act {
     SayAndClose(&'static str),
 }
 
-type Script = dyn FnMut(&[String]) -> Act + Send;
+type Script = dyn FnMut(&[String]) -> ScriptedAct + Send;
 
-/// Runs until it is dropped.
-pub(crate) struct Scripted {
+/// Serves until it is dropped.
+pub(crate) struct ScriptedServer {
     address: String,
-    stage: Arc<Stage>,
+    state: Arc<ScriptedState>,
 }
 
-struct Stage {
+struct ScriptedState {
     script: Mutex<Box<Script>>,
     connections: AtomicUsize,
     is_replica: AtomicBool,
     is_over: AtomicBool,
 }
 
-impl Scripted {
+impl ScriptedServer {
     /// Starts it; `script` decides about each command of each connection, its words in lower case.
     #[track_caller]
-    pub(crate) fn start(script: impl FnMut(&[String]) -> Act + Send + 'static) -> Self {
+    pub(crate) fn start(script: impl FnMut(&[String]) -> ScriptedAct + Send + 'static) -> Self {
         let listener = TcpListener::bind("127.0.0.1:0").expect("a free port");
         let address = listener.local_addr().expect("it is bound").to_string();
-        let stage = Arc::new(Stage {
+        let state = Arc::new(ScriptedState {
             script: Mutex::new(Box::new(script)),
             connections: AtomicUsize::new(0),
             is_replica: AtomicBool::new(false),
@@ -53,41 +53,41 @@ impl Scripted {
         listener
             .set_nonblocking(true)
             .expect("a socket takes options");
-        let of_listener = Arc::clone(&stage);
+        let of_listener = Arc::clone(&state);
         std::thread::spawn(move || of_listener.listen(&listener));
-        Self { address, stage }
+        Self { address, state }
     }
 
-    /// Where it listens.
+    /// Tells the address where it listens.
     pub(crate) fn addr(&self) -> &str {
         &self.address
     }
 
-    /// How many connections it has taken.
+    /// Tells how many connections it has taken.
     pub(crate) fn connections(&self) -> usize {
-        self.stage.connections.load(Ordering::SeqCst)
+        self.state.connections.load(Ordering::SeqCst)
     }
 
-    /// What its HELLO says from now on.
+    /// Sets the role that its HELLO tells from now on.
     pub(crate) fn call_itself_replica(&self, is_replica: bool) {
-        self.stage.is_replica.store(is_replica, Ordering::SeqCst);
+        self.state.is_replica.store(is_replica, Ordering::SeqCst);
     }
 }
 
-impl Drop for Scripted {
+impl Drop for ScriptedServer {
     fn drop(&mut self) {
-        self.stage.is_over.store(true, Ordering::SeqCst);
+        self.state.is_over.store(true, Ordering::SeqCst);
     }
 }
 
-impl Stage {
+impl ScriptedState {
     fn listen(self: &Arc<Self>, listener: &TcpListener) {
         while !self.is_over.load(Ordering::SeqCst) {
             match listener.accept() {
                 Ok((stream, _)) => {
                     self.connections.fetch_add(1, Ordering::SeqCst);
-                    let stage = Arc::clone(self);
-                    std::thread::spawn(move || stage.serve(stream));
+                    let state = Arc::clone(self);
+                    std::thread::spawn(move || state.serve(stream));
                 }
                 Err(_) => std::thread::park_timeout(Duration::from_millis(2)),
             }
@@ -112,17 +112,17 @@ impl Stage {
                 let words: Vec<String> = words.iter().map(|w| w.text().to_lowercase()).collect();
                 let act = (lock(&self.script))(&words);
                 let (answer, is_last) = match act {
-                    Act::Usual => (self.usual(&words), false),
-                    Act::Say(text) => (text.to_owned(), false),
-                    Act::SayAlone(text) if is_alone => (text.to_owned(), false),
-                    Act::SayAlone(_) => (String::new(), false),
-                    Act::SayWhen(flag, text) => {
+                    ScriptedAct::Usual => (self.usual(&words), false),
+                    ScriptedAct::Say(text) => (text.to_owned(), false),
+                    ScriptedAct::SayAlone(text) if is_alone => (text.to_owned(), false),
+                    ScriptedAct::SayAlone(_) => (String::new(), false),
+                    ScriptedAct::SayWhen(flag, text) => {
                         while !flag.load(Ordering::SeqCst) && !self.is_over.load(Ordering::SeqCst) {
                             std::thread::park_timeout(Duration::from_millis(2));
                         }
                         (text.to_owned(), false)
                     }
-                    Act::SayAndClose(text) => (text.to_owned(), true),
+                    ScriptedAct::SayAndClose(text) => (text.to_owned(), true),
                 };
                 if stream.write_all(answer.as_bytes()).is_err() || is_last {
                     return;

@@ -9,14 +9,15 @@ use std::os::linux::net::SocketAddrExt as _;
 use std::os::unix::net::{SocketAddr, UnixListener};
 use std::sync::{Mutex, PoisonError};
 
-/// The first port that is given, and how many are taken at once.
+/// No port below this one is given.
 const FIRST: u16 = 10_000;
+/// A process takes a block of so many ports at once.
 const AT_ONCE: u16 = 20;
 
-/// How many times so many there are.
+/// There are so many blocks.
 const BLOCKS: u16 = 1_100;
 
-/// The ports that this process has taken and not given yet, and what keeps them and those before.
+/// Holds the ports that this process has taken and not given yet, and what keeps them and those before.
 ///
 /// Each block is kept by a socket with its number for a name: no file is left, the kernel gives it to one process alone, and takes it back
 /// when that ends. Tests run in processes of their own, side by side: else the port that one has found is taken, or just tried, by
@@ -24,12 +25,12 @@ const BLOCKS: u16 = 1_100;
 /// still connects to it.
 static TAKEN: Mutex<(Range<u16>, Vec<UnixListener>)> = Mutex::new((0..0, Vec::new()));
 
-/// A port on which nothing listens and that no other test was given, of this process or of one beside it.
+/// Finds a port on which nothing listens and that no other test was given, of this process or of one beside it.
 pub(crate) fn free_port() -> u16 {
     free_port_where(|port| TcpListener::bind((Ipv4Addr::LOCALHOST, port)).is_ok())
 }
 
-/// The same, of those of which `is_free` is true.
+/// Finds such a port among those of which `is_free` is true.
 pub(crate) fn free_port_where(is_free: impl Fn(u16) -> bool) -> u16 {
     let (ports, kept) = &mut *TAKEN.lock().unwrap_or_else(PoisonError::into_inner);
     loop {

@@ -12,7 +12,9 @@ use rustls::pki_types::{CertificateDer, PrivateKeyDer};
 use rustls::{ClientConfig, RootCertStore};
 use tempfile::TempDir;
 
-/// An authority.
+use super::private_folder;
+
+/// Holds an authority and its files.
 pub(crate) struct Pki {
     dir: TempDir,
     issuer: Issuer<'static, KeyPair>,
@@ -20,14 +22,14 @@ pub(crate) struct Pki {
 
 /// With `RESPOOL_TLS=server` every respool speaks TLS to its server, with `RESPOOL_TLS=both` its clients do too: the whole
 /// suite sees then what it sees without.
-pub(crate) struct Everywhere {
+pub(crate) struct TlsEverywhere {
     pub(crate) pki: Pki,
-    pub(crate) pair: Pair,
+    pub(crate) pair: CertificatePair,
     pub(crate) clients_too: bool,
 }
 
-impl Everywhere {
-    /// What the environment asks for.
+impl TlsEverywhere {
+    /// Reads what the environment asks for.
     pub(super) fn asked() -> Option<Self> {
         let sides = std::env::var("RESPOOL_TLS").ok()?;
         assert!(
@@ -43,15 +45,15 @@ impl Everywhere {
     }
 }
 
-/// A certificate with its key, both in PEM files.
+/// Names a certificate and its key, both in PEM files.
 #[derive(Clone)]
-pub(crate) struct Pair {
+pub(crate) struct CertificatePair {
     pub(crate) cert: PathBuf,
     pub(crate) key: PathBuf,
 }
 
-impl Pair {
-    /// `cert_file` and `key_file` of a TOML table.
+impl CertificatePair {
+    /// Writes `cert_file` and `key_file` of a TOML table.
     pub(crate) fn toml(&self) -> String {
         format!(
             "cert_file = \"{}\", key_file = \"{}\"",
@@ -62,11 +64,9 @@ impl Pair {
 }
 
 impl Pki {
+    /// Makes an authority, whose certificate is a file.
     pub(crate) fn new() -> Self {
-        let dir = tempfile::Builder::new()
-            .prefix("respool-pki-")
-            .tempdir()
-            .expect("a temporary directory");
+        let dir = private_folder("respool-pki-");
         let mut params = CertificateParams::new(Vec::new()).expect("no names");
         params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
         params.key_usages = vec![KeyUsagePurpose::KeyCertSign, KeyUsagePurpose::CrlSign];
@@ -82,18 +82,23 @@ impl Pki {
         }
     }
 
-    /// The authority's own certificate.
+    /// Tells the file of the authority's own certificate.
     pub(crate) fn ca_file(&self) -> PathBuf {
         self.dir.path().join("ca.pem")
     }
 
-    /// A certificate with this common name, good for these names until the end of 2090.
-    pub(crate) fn issue(&self, common_name: &str, names: &[&str]) -> Pair {
+    /// Issues a certificate with this common name, good for these names until the end of 2090.
+    pub(crate) fn issue(&self, common_name: &str, names: &[&str]) -> CertificatePair {
         self.issue_until(common_name, names, 2090)
     }
 
-    /// A certificate that ends on the last day of `year`.
-    pub(crate) fn issue_until(&self, common_name: &str, names: &[&str], year: i32) -> Pair {
+    /// Issues a certificate that ends on the last day of `year`.
+    pub(crate) fn issue_until(
+        &self,
+        common_name: &str,
+        names: &[&str],
+        year: i32,
+    ) -> CertificatePair {
         let names: Vec<String> = names.iter().map(|&name| name.to_owned()).collect();
         let mut params = CertificateParams::new(names).expect("names");
         params.not_after = date_time_ymd(year, 12, 31);
@@ -102,7 +107,7 @@ impl Pki {
             .push(DnType::CommonName, common_name);
         let key = KeyPair::generate().expect("a key");
         let cert = params.signed_by(&key, &self.issuer).expect("a certificate");
-        let pair = Pair {
+        let pair = CertificatePair {
             cert: self.dir.path().join(format!("{common_name}-{year}.pem")),
             key: self.dir.path().join(format!("{common_name}-{year}.key")),
         };
@@ -111,9 +116,9 @@ impl Pki {
         pair
     }
 
-    /// A client's configuration that trusts this authority alone, and shows `own`. Sessions are resumed among the clients
+    /// Makes a client's configuration that trusts this authority alone, and shows `own`. Sessions are resumed among the clients
     /// of one configuration.
-    pub(crate) fn client(&self, own: Option<&Pair>) -> Arc<ClientConfig> {
+    pub(crate) fn client(&self, own: Option<&CertificatePair>) -> Arc<ClientConfig> {
         let mut roots = RootCertStore::empty();
         let ca = CertificateDer::from_pem_file(self.ca_file()).expect("a certificate");
         roots.add(ca).expect("an authority");

@@ -9,28 +9,28 @@ use std::time::Duration;
 use super::{lock, uninterrupted};
 
 /// Passes bytes on between whoever connects to it and a server, until it is dropped.
-pub(crate) struct Pipe {
+pub(crate) struct NetworkPipe {
     address: String,
-    state: Arc<State>,
+    state: Arc<PipeState>,
 }
 
 #[derive(Default)]
-struct State {
+struct PipeState {
     /// Connections with a number below this pass nothing on any more.
     frozen_below: AtomicU64,
     /// Connections with a number below this are over.
     over_below: AtomicU64,
     next: AtomicU64,
-    /// An end is passed on as it is: the other direction goes on.
+    /// Is true when an end is passed on as it is: the other direction goes on.
     ends_apart: AtomicBool,
-    /// Where later connections lead.
+    /// Is the address to which later connections lead.
     target: Mutex<String>,
-    /// The ends towards respool, to be reset.
+    /// Holds the ends towards respool, to be reset.
     ends: Mutex<Vec<TcpStream>>,
 }
 
-impl Pipe {
-    /// A pipe to the server at `target`.
+impl NetworkPipe {
+    /// Opens a pipe to the server at `target`.
     #[track_caller]
     pub(crate) fn to(target: String) -> Self {
         let listener = TcpListener::bind("127.0.0.1:0").expect("a free port");
@@ -38,29 +38,29 @@ impl Pipe {
         listener
             .set_nonblocking(true)
             .expect("a socket takes options");
-        let state = Arc::new(State::default());
+        let state = Arc::new(PipeState::default());
         *lock(&state.target) = target;
         let of_listener = Arc::clone(&state);
         std::thread::spawn(move || of_listener.listen(&listener));
         Self { address, state }
     }
 
-    /// Where it listens.
+    /// Tells the address where it listens.
     pub(crate) fn addr(&self) -> &str {
         &self.address
     }
 
-    /// An end that comes from one side is passed on to the other from now on, which ends the connection when it ends itself.
+    /// Passes on an end from one side to the other from now on, which ends the connection when it ends itself.
     pub(crate) fn end_apart(&self) {
         self.state.ends_apart.store(true, Ordering::SeqCst);
     }
 
-    /// Later connections lead to the server at `target`, as behind a balancer.
+    /// Leads later connections to the server at `target`, as a balancer does.
     pub(crate) fn turn_to(&self, target: String) {
         *lock(&self.state.target) = target;
     }
 
-    /// The connections there are stay open and pass nothing on from now on; later ones do.
+    /// Lets the connections there are stay open and pass nothing on from now on; later ones do.
     pub(crate) fn freeze(&self) {
         let next = self.state.next.load(Ordering::SeqCst);
         self.state.frozen_below.store(next, Ordering::SeqCst);
@@ -78,13 +78,13 @@ impl Pipe {
     }
 }
 
-impl Drop for Pipe {
+impl Drop for NetworkPipe {
     fn drop(&mut self) {
         self.state.over_below.store(u64::MAX, Ordering::SeqCst);
     }
 }
 
-impl State {
+impl PipeState {
     fn listen(self: &Arc<Self>, listener: &TcpListener) {
         while self.over_below.load(Ordering::SeqCst) < u64::MAX {
             let Ok((near, _)) = listener.accept() else {
