@@ -5,7 +5,7 @@ use respool::config;
 
 use crate::parse;
 
-/// Text that is TOML often enough to get far: known and unknown keys with values of every kind.
+/// Makes text that is TOML often enough to get far: known and unknown keys with values of every kind.
 fn lines_of_toml() -> impl Strategy<Value = String> {
     let paths: Vec<&str> = config::keys().iter().map(config::Key::path).collect();
     let key = prop_oneof![

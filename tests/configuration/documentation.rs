@@ -38,7 +38,7 @@ fn the_sample_of_make_run_is_where_its_users_look() {
     );
 }
 
-/// Type and default of every key in the tables of the documentation, by path.
+/// Reads the type and the default of every key in the tables of the documentation, by path.
 fn documented() -> BTreeMap<String, (String, String)> {
     let page = std::fs::read_to_string(root().join("docs/configuration.md"))
         .expect("docs/configuration.md");

@@ -33,7 +33,7 @@ fn parse(text: &str) -> Result<Settings, Problems> {
     config::parse(text, root(), &machine(), &environment)
 }
 
-/// The least that works, with more at its end.
+/// Writes the least that works, with more at its end.
 fn minimal_and(more: &str) -> String {
     format!(
         "[[listener]]\naddress = \"127.0.0.1:6380\"\n[upstream]\naddress = \"127.0.0.1:6379\"\n{more}"
@@ -44,7 +44,7 @@ fn valid(text: &str) -> Settings {
     parse(text).unwrap_or_else(|problems| panic!("{problems}\n{text}"))
 }
 
-/// The problems of `text` as `line key: what; remedy`.
+/// Tells the problems of `text` as `line key: what; remedy`.
 fn told(text: &str) -> Vec<String> {
     match parse(text) {
         Ok(_) => Vec::new(),

@@ -7,7 +7,7 @@ use respool::config::{self, Problems, Settings};
 use crate::machine;
 use crate::tls::folder;
 
-/// Keys that cannot be removed, or that no reload changes.
+/// Lists the keys that cannot be removed, or that no reload changes.
 const KEPT: [&str; 20] = [
     "workers",
     "instance",
@@ -33,7 +33,7 @@ const KEPT: [&str; 20] = [
     "listener.proxy_protocol_from",
 ];
 
-/// What is written where a value of the key's kind alone does not do.
+/// Says what is written where a value of the key's kind alone does not do.
 const WRITTEN: &[(&str, &str)] = &[
     ("auth.user.password", "password = 'other'"),
     ("auth.user.password_file", "password_file = 'own.pem'"),
@@ -135,7 +135,7 @@ const WRITTEN: &[(&str, &str)] = &[
 
 const IAM: &str = "tls = { enabled = true }\niam = { region = 'r', cluster = 'c', user = 'u', serverless = true }";
 
-/// A configuration with these lines in this table.
+/// Writes a configuration with these lines in this table.
 fn text(table: &str, lines: &str) -> String {
     let at = |name: &str| if name == table { lines } else { "" };
     let password = match lines.starts_with("password") && table == "auth.user" {
@@ -165,7 +165,7 @@ fn settings(dir: &Path, text: &str) -> Result<Settings, Problems> {
     config::parse(text, dir, &machine(), &environment)
 }
 
-/// The table whose lines hold the key, and the key as it is written there.
+/// Tells the table whose lines hold the key, and the key as it is written there.
 fn place(path: &str) -> (&str, &str) {
     let tables = [
         "auth.user",

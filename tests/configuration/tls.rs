@@ -8,7 +8,7 @@ use respool::config::{self, Authorities, Problems, Settings, Verification};
 
 use crate::{machine, minimal_and, told};
 
-/// A folder with an authority (`ca.pem`), a certificate for `cache.example.com` with its key, and one that has expired.
+/// Makes a folder with an authority (`ca.pem`), a certificate for `cache.example.com` with its key, and one that has expired.
 pub(crate) fn folder() -> tempfile::TempDir {
     let dir = tempfile::tempdir().expect("a directory");
     let write = |name: &str, text: String| fs::write(dir.path().join(name), text).expect("written");

@@ -2,7 +2,7 @@
 
 use crate::harness::{Client, Redis, Respool, Value, encode, eventually};
 
-/// The group of this name in `/status`.
+/// Reads the group of this name in `/status`.
 #[track_caller]
 fn group(respool: &Respool, name: &str) -> serde_json::Value {
     let status = respool.status_json();

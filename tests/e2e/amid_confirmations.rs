@@ -5,7 +5,7 @@ use crate::harness::{Client, Redis, Respool, encode, encode_all, show};
 const ON: &str = "return {'subscribe', 'c', 1}";
 const OFF: &str = "return {'unsubscribe', 'd', 0}";
 
-/// All that is answered to `bytes`, sent at once, and then to what shows whether the client is subscribed.
+/// Tells all that is answered to `bytes`, sent at once, and then to what shows whether the client is subscribed.
 fn answered(mut client: Client, protocol: &str, bytes: &[u8]) -> String {
     client.cmd(&["HELLO", protocol]);
     client.send(bytes);

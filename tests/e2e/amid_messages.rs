@@ -8,7 +8,7 @@ use crate::harness::{
 
 const SET: &str = "redis.call('SET', KEYS[1], 'changed') return 'done'";
 
-/// Its connection carries messages.
+/// Subscribes the client in a transaction, so that its connection carries messages.
 fn subscribed(mut client: Client) -> Client {
     client.cmd(&["HELLO", "3"]);
     assert_eq!(client.cmd(&["MULTI"]), Value::ok());
@@ -24,7 +24,7 @@ fn subscribed(mut client: Client) -> Client {
     client
 }
 
-/// Whether a script in a typed transaction, which has the lent connection, is run as scripts are.
+/// Checks that a script in a typed transaction, which has the lent connection, is run as scripts are.
 fn runs_scripts(respool: &Respool) {
     let mut client = respool.client();
     assert_eq!(client.cmd(&["WATCH", "other"]), Value::ok());
@@ -36,7 +36,7 @@ fn runs_scripts(respool: &Respool) {
     assert_eq!(client.cmd(&["GET", "other"]), Value::bulk("changed"));
 }
 
-/// The ids of the connections that are lent, at the server.
+/// Tells the ids of the connections that are lent, at the server.
 fn lent(redis: &Redis) -> Vec<String> {
     let list = redis.cmd(&["CLIENT", "LIST"]).text();
     list.lines()
@@ -209,7 +209,7 @@ fn what_is_denied_is_denied() {
     assert_eq!(client.cmd(&["ECHO", "a"]), Value::bulk("a"));
 }
 
-/// Its connection carries messages, of which it receives none any more.
+/// Lets the client's connection carry messages, of which it receives none any more.
 pub(crate) fn amid_messages(mut client: Client, protocol: &str) -> Client {
     client.cmd(&["HELLO", protocol]);
     for line in [
@@ -224,7 +224,7 @@ pub(crate) fn amid_messages(mut client: Client, protocol: &str) -> Client {
     client
 }
 
-/// What is answered amid messages to all of `bytes` in one write.
+/// Tells what is answered amid messages to all of `bytes` in one write.
 fn answered(client: Client, protocol: &str, bytes: &[u8]) -> String {
     let mut client = amid_messages(client, protocol);
     client.send(bytes);

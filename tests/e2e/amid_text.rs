@@ -4,14 +4,14 @@
 use crate::amid_messages::amid_messages;
 use crate::harness::{Redis, Respool, Value, encode, eventually, show};
 
-/// One connection to lend, so that who comes second has that of who came first if anybody has.
+/// Starts a respool with one connection to lend, so that who comes second has that of who came first if anybody has.
 fn with_one_pin(redis: &Redis) -> Respool {
     Respool::lending_one(redis, "5s")
         .upstream("reply_timeout = \"500ms\"")
         .start()
 }
 
-/// Whether the one connection that can be lent is free.
+/// Checks that the one connection that can be lent is free.
 fn is_lent_on(respool: &Respool) {
     let mut client = respool.client();
     let watches = || client.cmd(&["WATCH", "k"]) == Value::ok();

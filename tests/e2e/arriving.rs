@@ -5,7 +5,7 @@ use crate::harness::{
     Client, REJECTION, Redis, Respool, Value, encode, eventually, eventually_some, show,
 };
 
-/// What a client of this library sends when it connects: `NAME` stands for the client's name, and a request that holds it is
+/// Holds what a client of this library sends when it connects: `NAME` stands for the client's name, and a request that holds it is
 /// sent by those only that have one.
 struct Library {
     name: &'static str,
@@ -141,7 +141,7 @@ const LIBRARIES: &[Library] = &[
 ];
 
 impl Library {
-    /// What a client of this name sends, or one without.
+    /// Tells what a client of this name sends, or one without.
     fn requests(&self, name: Option<&str>) -> Vec<Vec<String>> {
         let of_name = |words: &[&str]| -> Option<Vec<String>> {
             let words = match (name, words.iter().position(|word| *word == "SETNAME")) {
@@ -162,7 +162,7 @@ impl Library {
     }
 }
 
-/// `orders-*` have a group of their own, and everybody else is one of `default`, which takes two.
+/// Starts a respool in which `orders-*` have a group of their own, and everybody else is one of `default`, which takes two.
 fn orders(redis: &Redis, limits: &str) -> Respool {
     orders_up_to(redis, 40, limits)
 }
@@ -193,7 +193,7 @@ fn assert_rejected(client: &mut Client, request: &[&str]) {
     assert_eq!(show(&client.reply_bytes()), show(REJECTION), "{request:?}");
 }
 
-/// The line of the log about a rejection, which comes a moment later.
+/// Tells the line of the log about a rejection, which comes a moment later.
 #[track_caller]
 fn rejection_logged(respool: &Respool) -> String {
     let line = || {
@@ -215,7 +215,7 @@ fn eventually_crowd(respool: &Respool, metric: &str, count: usize) {
     );
 }
 
-/// Whether respool answers as the server does. What it answers whatever the server knows must only not be the rejection.
+/// Checks that respool answers as the server does. What it answers whatever the server knows must only not be the rejection.
 #[track_caller]
 fn assert_same(library: &Library, request: &[String], here: &Value, there: &Value) {
     assert_ne!(
@@ -232,7 +232,7 @@ fn assert_same(library: &Library, request: &[String], here: &Value, there: &Valu
     }
 }
 
-/// The kind of a reply, and the text of an error: what a library goes by.
+/// Tells the kind of a reply, and the text of an error: what a library goes by.
 fn gist(reply: &Value) -> String {
     match reply {
         Value::Error(_) => reply.text(),

@@ -4,7 +4,7 @@ use std::thread;
 
 use crate::harness::{Client, Redis, Respool, TESTED_SERVER, Value, encode, eventually, show};
 
-/// What a client may send before it has authenticated, and what breaks the rules for those who have not.
+/// Lists what a client may send before it has authenticated, and what breaks the rules for those who have not.
 const BEFORE_AUTHENTICATION: [&str; 38] = [
     "PING\r\n",
     "GET k\r\n",
@@ -46,7 +46,7 @@ const BEFORE_AUTHENTICATION: [&str; 38] = [
     "*10\r\n$4\r\nPING\r\n",
 ];
 
-/// What is said with the right password. HELLO's answer holds an id and is left out.
+/// Lists what is said with the right password. HELLO's answer holds an id and is left out.
 const WITH_A_PASSWORD: [&str; 8] = [
     "AUTH secret\r\nPING\r\n",
     "AUTH default secret\r\nSET k v\r\nGET k\r\n",
@@ -58,7 +58,7 @@ const WITH_A_PASSWORD: [&str; 8] = [
     "PING\r\nAUTH ann pw\r\n*11\r\n$6\r\nCONFIG\r\n",
 ];
 
-/// A server with a password of its default user, a user `ann` and one for respool.
+/// Starts a server with a password of its default user, a user `ann` and one for respool.
 fn guarded() -> Redis {
     let redis = Redis::start(&[]);
     for command in [
@@ -76,14 +76,14 @@ fn guarded() -> Redis {
 
 const OWN: &str = "username = \"respool\"\npassword = \"own\"";
 
-/// Everything a new connection answers to `input`, up to its end.
+/// Tells everything a new connection answers to `input`, up to its end.
 fn answer(mut client: Client, input: &str) -> Vec<u8> {
     client.send(input);
     client.finish_sending();
     client.read_to_end()
 }
 
-/// The same of the server itself: a line at a time where it does not answer every login of a write.
+/// Tells the same of the server itself: a line at a time where it does not answer every login of a write.
 fn direct_answer(mut client: Client, mut input: &str) -> Vec<u8> {
     let mut bytes = Vec::new();
     while !TESTED_SERVER.answers_every_login()
@@ -232,22 +232,22 @@ fn who_has_not_authenticated_is_the_servers_default_user_and_never_respools_own(
         ))
         .section("[auth]\nmode = \"passthrough\"")
         .start();
-    let (mut guest, mut ann) = (respool.client(), respool.client());
+    let (mut nameless, mut ann) = (respool.client(), respool.client());
     let (whoami, shut) = (&["ACL", "WHOAMI"], &["GET", "shut"]);
     assert_eq!(ann.cmd(&["AUTH", "ann", "pw"]), Value::ok());
     for _ in 0..3 {
-        assert_eq!(guest.cmd(&["SET", "open:k", "v"]), Value::ok());
+        assert_eq!(nameless.cmd(&["SET", "open:k", "v"]), Value::ok());
         for words in [&["GET", "shut"][..], &["FLUSHALL"], &["CLIENT", "NO-SUCH"]] {
             let expected = redis.client().cmd(words);
-            assert_eq!(guest.cmd(words), expected, "{words:?}");
+            assert_eq!(nameless.cmd(words), expected, "{words:?}");
         }
-        assert_eq!(guest.cmd(whoami), redis.client().cmd(whoami));
+        assert_eq!(nameless.cmd(whoami), redis.client().cmd(whoami));
         assert_eq!(ann.cmd(whoami), Value::bulk("ann"));
         assert_eq!(ann.cmd(&["GET", "shut"]), Value::NullBulk);
         // On a connection of its own too.
-        assert_eq!(guest.cmd(&["MULTI"]), Value::ok());
-        assert_eq!(guest.cmd(shut), redis.client().cmd(shut));
-        assert!(guest.cmd(&["EXEC"]).text().starts_with("EXECABORT"));
+        assert_eq!(nameless.cmd(&["MULTI"]), Value::ok());
+        assert_eq!(nameless.cmd(shut), redis.client().cmd(shut));
+        assert!(nameless.cmd(&["EXEC"]).text().starts_with("EXECABORT"));
     }
     assert_eq!(ann.cmd(&["RESET"]), Value::simple("RESET"));
     assert_eq!(ann.cmd(shut), redis.client().cmd(shut));

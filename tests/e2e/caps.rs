@@ -16,7 +16,7 @@ fn rejected_of(respool: &Respool, group: &str) -> usize {
     respool.metric_or_zero(&name) as usize
 }
 
-/// Whether a PING is served; everything else must be the rejection.
+/// Tells whether a PING is served; everything else must be the rejection.
 #[track_caller]
 fn is_served(client: &mut Client) -> bool {
     client.send(encode(&["PING"]));
@@ -29,7 +29,7 @@ fn is_served(client: &mut Client) -> bool {
     reply == b"+PONG\r\n"
 }
 
-/// A client that bears this name and has asked for something: it has its place.
+/// Names the client and lets it ask for something: it has its place then.
 #[track_caller]
 fn placed(mut client: Client, name: &str) -> Client {
     assert_eq!(client.cmd(&["CLIENT", "SETNAME", name]), Value::ok());

@@ -2,7 +2,7 @@
 
 use crate::harness::{Respool, ScriptedAct, ScriptedServer, Value, eventually};
 
-/// `COMMAND` of a server with a module.
+/// Is what a server answers to `COMMAND` that has a module.
 const COMMANDS: &str = "*2\r\n\
     *7\r\n$9\r\nft.search\r\n:-3\r\n*1\r\n+readonly\r\n:0\r\n:0\r\n:0\r\n*2\r\n+@read\r\n+@search\r\n\
     *7\r\n$8\r\njson.set\r\n:-3\r\n*1\r\n+write\r\n:0\r\n:0\r\n:0\r\n*2\r\n+@write\r\n+@json\r\n";

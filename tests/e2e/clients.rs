@@ -2,7 +2,7 @@
 
 use crate::harness::{Client, Redis, Respool, Value, encode, eventually};
 
-/// A field of the line that CLIENT LIST has for a client.
+/// Finds a field of the line that CLIENT LIST has for a client.
 fn field<'a>(line: &'a str, name: &str) -> &'a str {
     let found = line
         .split(' ')

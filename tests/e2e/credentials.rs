@@ -13,7 +13,7 @@ use rustls::{ServerConfig, ServerConnection, StreamOwned};
 
 use crate::harness::{Client, Pki, Redis, Respool, Value, encode, eventually, lock, uninterrupted};
 
-/// A server on which respool is the user `respool` with these passwords, and `ann` is a client's.
+/// Starts a server on which respool is the user `respool` with these passwords, and `ann` is a client's.
 fn server(passwords: &[&str]) -> Redis {
     let redis = Redis::start(&[]);
     let rules: Vec<String> = passwords.iter().map(|text| format!(">{text}")).collect();
@@ -29,12 +29,12 @@ fn server(passwords: &[&str]) -> Redis {
     redis
 }
 
-/// A program that prints what is in a file, or fails when there is none.
+/// Writes a program that prints what is in a file, or fails when there is none.
 fn printing(path: &Path) -> String {
     format!("password_command = [\"/bin/cat\", \"{}\"]", path.display())
 }
 
-/// Clients of two users that ask all the time, on shared and lent connections, until they are told to stop.
+/// Runs clients of two users that ask all the time, on shared and lent connections, until they are told to stop.
 struct Load {
     stop: Arc<AtomicBool>,
     rounds: Arc<AtomicUsize>,
@@ -242,7 +242,7 @@ fn a_reload_of_the_secrets_source_leaves_no_connection_to_the_servers_default_us
     (0..3).for_each(|_| nobody_is_the_default_user());
 }
 
-/// Whose next command is tracked.
+/// Turns tracking on for the client's next command.
 fn announced(mut client: Client) -> Client {
     assert!(matches!(client.cmd(&["HELLO", "3"]), Value::Map(_)));
     let on = client.cmd(&["CLIENT", "TRACKING", "ON", "OPTIN"]);
@@ -336,7 +336,7 @@ fn open_connections_are_authenticated_anew_and_nobody_notices() {
     plain.ping();
 }
 
-/// The head and the body of a request of HTTP; what came if it ended early.
+/// Reads the head and the body of a request of HTTP, or what came if it ended early.
 fn request_of(stream: &mut dyn ReadWrite) -> String {
     let mut request = Vec::new();
     let mut piece = [0; 1024];
@@ -359,7 +359,8 @@ fn request_of(stream: &mut dyn ReadWrite) -> String {
     }
 }
 
-/// An endpoint that answers every request with `body`, by TLS if it has a certificate. Its port, and what it was asked.
+/// Starts an endpoint that answers every request with `body`, by TLS if it has a certificate. Returns its port, and what it
+/// was asked.
 fn endpoint(body: &'static str, tls: Option<Arc<ServerConfig>>) -> (u16, Arc<Mutex<Vec<String>>>) {
     let listener = TcpListener::bind("127.0.0.1:0").expect("a free port");
     let address = listener.local_addr().expect("it is bound");

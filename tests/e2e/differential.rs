@@ -44,7 +44,7 @@ const CORPUS: [&str; 12] = [
     include_str!("corpus/newer.txt"),
 ];
 
-/// Commands of the servers that no sequence can hold, and why.
+/// Lists the commands of the servers that no sequence can hold, and why.
 const LEFT_OUT: [(&str, &str); 9] = [
     ("sync", "refused: respool is no replica"),
     ("psync", "refused: respool is no replica"),
@@ -69,13 +69,13 @@ const MOST_BROKEN: usize = 3;
 pub(super) struct Sequence {
     pub(super) name: String,
     needs: Option<String>,
-    /// A server that it is left out on, and why.
+    /// Names a server that it is left out on, and why.
     except: Option<(String, String)>,
     pub(super) steps: Vec<Step>,
     cuts: Cuts,
 }
 
-/// How finely a sequence is cut besides being sent as one.
+/// Says how finely a sequence is cut besides being sent as one.
 #[derive(Clone, Copy, PartialEq)]
 enum Cuts {
     None,
@@ -90,13 +90,13 @@ pub(super) struct Step {
 }
 
 pub(super) enum Action {
-    /// Sent and answered by one reply.
+    /// It is sent, and one reply is read.
     Ask(Vec<u8>),
-    /// Sent; nothing comes.
+    /// It is sent, and nothing comes.
     Tell(Vec<u8>),
-    /// Sent and answered on the second connection.
+    /// It is sent on the second connection, and one reply is read there.
     AskOther(Vec<u8>),
-    /// Sent; the reply is read by a later [`Action::Read`].
+    /// It is sent, and the reply is read by a later [`Action::Read`].
     Block(Vec<u8>),
     Read,
 }
@@ -114,7 +114,7 @@ enum Protocol {
     Resp3,
 }
 
-/// In what pieces a sequence is written.
+/// Says in what pieces a sequence is written.
 #[derive(Clone, Copy, Debug, PartialEq)]
 enum Pieces {
     Steps,
@@ -123,7 +123,7 @@ enum Pieces {
     SplitAt(usize),
 }
 
-/// What came for one step.
+/// Holds what came for one step.
 struct Got {
     line: String,
     compare: Compare,
@@ -213,7 +213,7 @@ fn the_corpus_holds_every_command_of_the_server() {
     );
 }
 
-/// The name of an entry of `COMMAND` and, from Redis 7.0 on, those of its subcommands.
+/// Tells the name of an entry of `COMMAND` and, from Redis 7.0 on, those of its subcommands.
 fn names_of(entry: &Value) -> Vec<String> {
     let entry = entry.items();
     let subcommands = entry.get(9).map(Value::items).unwrap_or_default();
@@ -429,7 +429,7 @@ impl Got {
     }
 }
 
-/// HELLO tells the id of the connection, which is respool's own.
+/// Masks the id that HELLO tells of the connection, which is respool's own.
 fn masked(bytes: &[u8]) -> Vec<u8> {
     const ID: &[u8] = b"$2\r\nid\r\n:";
     let Some(start) = bytes
@@ -479,7 +479,7 @@ impl Sequence {
         }
     }
 
-    /// Whether it holds an AUTH, of HELLO's too.
+    /// Tells whether it holds an AUTH, of HELLO's too.
     fn logs_in(&self) -> bool {
         self.steps.iter().any(|step| step.line.contains("AUTH"))
     }
@@ -490,7 +490,7 @@ impl Sequence {
             .all(|s| matches!(s.action, Action::Ask(_) | Action::Tell(_) | Action::Read))
     }
 
-    /// All of it with a QUIT at the end, so that the end of the replies is seen.
+    /// Encodes all of it with a QUIT at the end, so that the end of the replies is seen.
     fn bytes(&self) -> Vec<u8> {
         let mut all = Vec::new();
         for step in &self.steps {
@@ -582,7 +582,7 @@ fn parse_step(line: &str) -> Step {
     }
 }
 
-/// Arguments as redis-cli reads them: blanks between, `"..."` with escapes.
+/// Reads arguments as redis-cli does: blanks between, `"..."` with escapes.
 fn split_arguments(line: &str) -> Vec<Vec<u8>> {
     let mut bytes = line.bytes().peekable();
     let mut arguments = Vec::new();
@@ -625,7 +625,7 @@ fn unescape(bytes: &mut impl Iterator<Item = u8>) -> u8 {
     }
 }
 
-/// `config` and `config|get` of `CONFIG GET x`.
+/// Tells the names of a step's command: `config` and `config|get` of `CONFIG GET x`.
 fn command_names(step: &Step) -> Vec<String> {
     let (Action::Ask(bytes) | Action::Tell(bytes) | Action::AskOther(bytes) | Action::Block(bytes)) =
         &step.action

@@ -5,7 +5,7 @@ use std::time::{Duration, Instant};
 
 use crate::harness::{Redis, Respool, Value, eventually, eventually_some};
 
-/// All of 127.0.0.0/8 in one group of `cap`.
+/// Starts a respool with all of 127.0.0.0/8 in one group of `cap`.
 fn evicting(redis: &Redis, cap: usize, lines: &str) -> Respool {
     Respool::with(redis)
         .section(&format!(
@@ -152,7 +152,7 @@ fn an_eviction_is_for_another_name_where_names_are_known() {
     );
 }
 
-/// Each of these opens a connection whenever the one it had has ended, as libraries do.
+/// Runs clients each of which opens a connection whenever the one it had has ended, as libraries do.
 fn war(respool: &Respool, lasts: Duration) -> Duration {
     let is_over = AtomicBool::new(false);
     let began = Instant::now();

@@ -10,10 +10,10 @@ use crate::harness::{
     eventually, leave_out,
 };
 
-/// What a command gets that could not be sent, byte for byte.
+/// Is what a command gets that could not be sent, byte for byte.
 const NOT_SENT: &str = "LOADING respool: server unreachable, command not sent";
 
-/// What a replica answers to a write, byte for byte.
+/// Is what a replica answers to a write, byte for byte.
 const READONLY: &[u8] = b"-READONLY You can't write against a read only replica.\r\n";
 
 fn losses(respool: &Respool, cause: &str) -> f64 {
@@ -35,11 +35,11 @@ fn last_failover(respool: &Respool) -> serde_json::Value {
     status["last_failover"].clone()
 }
 
-/// What one client that counts has seen.
+/// Holds what one client that counts has seen.
 #[derive(Default)]
 struct Counted {
     acknowledged: Vec<i64>,
-    /// Sent, and the connection ended before the reply.
+    /// They were sent, and the connection ended before the reply.
     unknown: usize,
     not_sent: usize,
     first_after: Option<Duration>,
@@ -74,7 +74,7 @@ fn count(
     counted
 }
 
-/// Clients with names that do nothing.
+/// Connects clients with names that do nothing.
 fn idle_clients(respool: &Respool) -> Vec<Client> {
     (0..30)
         .map(|i| respool.client_named(&format!("idle-{i}")))
@@ -90,7 +90,7 @@ fn assert_undisturbed(idle: &mut [Client]) {
     }
 }
 
-/// What clients see that count while the server is killed and started again.
+/// Tells what clients see that count while the server is killed and started again.
 fn count_through_a_restart(redis: &Redis, respool: &Respool) -> Vec<Counted> {
     let (is_over, restarted) = (AtomicBool::new(false), std::sync::OnceLock::new());
     let counted_so_far = || redis.cmd(&["GET", "n"]).text().parse().unwrap_or(0);

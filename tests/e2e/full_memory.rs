@@ -5,7 +5,7 @@ use crate::harness::{Client, Redis, Respool, Value, encode_line, eventually, sho
 
 const FULL: &[&str] = &["CONFIG", "SET", "maxmemory", "1"];
 
-/// A server with something in it, as which `full` makes it refuse whatever takes memory.
+/// Starts a server with something in it, as which `full` makes it refuse whatever takes memory.
 fn filled() -> Redis {
     let redis = Redis::start(&["--maxmemory-policy", "noeviction"]);
     let mut client = redis.client();
@@ -79,7 +79,7 @@ fn it_answers_as_directly() {
     }
 }
 
-/// A client that waits, seen to do so at the server or at respool.
+/// Starts a client that waits, seen to do so at the server or at respool.
 fn waiting(respool: &Respool, line: &str) -> Client {
     let before = respool.blocked_clients();
     let mut client = respool.client();
@@ -91,7 +91,8 @@ fn waiting(respool: &Respool, line: &str) -> Client {
     client
 }
 
-/// Clients come and wait on a full server, are served by what appears there, and one whose key is of another kind is told so.
+/// Checks that clients who come and wait on a full server are served by what appears there, and that one whose key is of another kind
+/// is told so.
 #[track_caller]
 fn who_waits_is_served(respool: &Respool, redis: &Redis) {
     full(redis);

@@ -13,7 +13,7 @@ fn requests(lines: &[&str]) -> Vec<u8> {
     lines.iter().flat_map(words).collect()
 }
 
-/// The client has been answered `lines`, one after the other.
+/// Lets the client be answered `lines`, one after the other.
 fn prepared(mut client: Client, lines: &[&str]) -> Client {
     for line in lines {
         client.send(requests(&[line]));
@@ -29,7 +29,8 @@ fn half_closed(mut client: Client, lines: &[&str]) -> String {
     show(&client.read_to_end())
 }
 
-/// In RESP2 it is not subscribed any more, and may send anything; its connection carries messages all the same.
+/// Lists what makes a client's connection carry messages. In RESP2 it is not subscribed any more, and may send anything; its
+/// connection carries messages all the same.
 fn amid_messages(protocol: &str) -> Vec<String> {
     let mut lines = vec![format!("HELLO {protocol}")];
     lines.extend(["MULTI", "SUBSCRIBE c", "EXEC"].map(str::to_owned));
@@ -39,7 +40,7 @@ fn amid_messages(protocol: &str) -> Vec<String> {
     lines
 }
 
-/// All of `cases` are answered as directly, behind each of `states`.
+/// Checks that all of `cases` are answered as directly, behind each of `states`.
 fn are_answered_as_directly(
     redis: &Redis,
     respool: &Respool,
@@ -375,8 +376,9 @@ fn an_element_is_not_lost_for_who_has_finished_sending() {
     }
 }
 
-/// Has one client after the other leave behind a call that takes an element, as `pops` whose password is the number of it; `meanwhile` is done
-/// when it has logged in. As often as 20 of the elements have come for one who had left: each is back, and counted so.
+/// Has one client after the other leave behind a call that takes an element, as `pops` whose password is the number of it;
+/// `meanwhile` is done when it has logged in. As often as 20 of the elements have come for one who had left: each is back, and
+/// counted so.
 #[track_caller]
 fn elements_of_those_who_have_left_go_back(
     (redis, respool): (&Redis, &Respool),

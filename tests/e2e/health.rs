@@ -8,7 +8,7 @@ use crate::harness::{
     Client, Redis, Respool, Value, encode, encode_line, eventually, eventually_some,
 };
 
-/// The last command of each of respool's connections, by the connection's name at the server.
+/// Tells the last command of each of respool's connections, by the connection's name at the server.
 fn last_commands(redis: &Redis) -> BTreeMap<String, String> {
     let list = redis.cmd(&["CLIENT", "LIST"]).text();
     let field = |line: &str, name: &str| {
@@ -22,7 +22,7 @@ fn last_commands(redis: &Redis) -> BTreeMap<String, String> {
         .collect()
 }
 
-/// Whether every connection of this kind was sent a PING last, and there is one.
+/// Tells whether every connection of this kind was sent a PING last, and there is one.
 fn are_pinged(redis: &Redis, kind: &str) -> bool {
     let commands = last_commands(redis);
     let mut of_kind = commands
@@ -342,7 +342,7 @@ fn clients_that_wait_are_counted() {
     );
 }
 
-/// What the server is called, and its own version: of Valkey not the one of the Redis it is compatible with.
+/// Tells what the server is called, and its own version: of Valkey not the one of the Redis it is compatible with.
 fn name_and_version(redis: &Redis) -> (&'static str, String) {
     let info = redis.cmd(&["INFO", "server"]).text();
     let field = |name| info.lines().find_map(|line| line.strip_prefix(name));

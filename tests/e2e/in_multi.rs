@@ -15,7 +15,7 @@ fn bytes_of(mut client: Client, writes: &[&[&str]]) -> Vec<u8> {
     client.read_to_end()
 }
 
-/// The same, one line after the other; those that begin with `~` have no reply.
+/// Tells the same, one line after the other; those that begin with `~` have no reply.
 fn typed_bytes_of(mut client: Client, lines: &[&str]) -> Vec<u8> {
     let mut bytes = Vec::new();
     for line in lines {
@@ -43,7 +43,7 @@ fn same(direct: &[u8], through: &[u8], what: &dyn std::fmt::Debug) {
     );
 }
 
-/// What is sent where the answers hold nothing that only one of the two knows.
+/// Lists what is sent where the answers hold nothing that only one of the two knows.
 const SEQUENCES: [&[&str]; 26] = [
     &[
         "MULTI",
@@ -267,7 +267,7 @@ fn they_run_with_exec_and_answer_as_at_the_server() {
     respool.assert_alive();
 }
 
-/// Lines that are sent one by one, each when the one before it has been answered.
+/// Lists lines that are sent one by one, each when the one before it has been answered.
 const TYPED: [&[&str]; 6] = [
     &[
         "MULTI",
@@ -385,7 +385,7 @@ fn what_a_failed_watch_holds_back_does_not_happen() {
     same(&run(redis.client()), &run(respool.client()), &"the watch");
 }
 
-/// The fields that are a client's own, wherever it is connected.
+/// Tells the fields that are a client's own, wherever it is connected.
 fn shown(line: &str) -> Vec<&str> {
     let wanted = ["name", "flags", "db", "multi", "cmd", "user", "sub", "resp"];
     line.trim_end()

@@ -5,7 +5,7 @@ use crate::harness::{
     Client, Redis, Respool, TESTED_SERVER, Value, encode, encode_all, eventually, show,
 };
 
-/// Scripts whose errors hold a line end on some server (seen of Redis 7.0 and 8.2, Valkey 8.1 and 9.1).
+/// Lists scripts whose errors hold a line end on some server (seen of Redis 7.0 and 8.2, Valkey 8.1 and 9.1).
 const SCRIPTS: [&str; 8] = [
     "#!lua \"x\\r\\n+injected\"\nreturn 1",
     "#!lua \"x\\r\\n+injected\\r\\n-NO\"\nreturn 1",
@@ -22,7 +22,7 @@ fn hello(mut client: Client, version: &str) -> Client {
     client
 }
 
-/// What comes, up to the end that QUIT makes if nothing else does.
+/// Reads what comes, up to the end that QUIT makes if nothing else does.
 fn answers(client: Client, lines: &[&[&str]]) -> Vec<u8> {
     asked(client, lines).read_to_end()
 }
@@ -33,7 +33,7 @@ fn asked(mut client: Client, lines: &[&[&str]]) -> Client {
     client
 }
 
-/// A transaction in which all that matters stands on either side of something else.
+/// Writes a transaction in which all that matters stands on either side of something else.
 fn mixed<'a>(
     unsure: &'a [&'a str],
     own: &'a [&'a str],

@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use crate::harness::{Client, Redis, Respool, Value, encode, eventually, hold_up, show};
 
-/// The most connections seen at the server, the test's own not among them.
+/// Checks the most connections seen at the server, the test's own not among them.
 #[track_caller]
 fn assert_never_above(most: usize, limit: usize) {
     assert!(
@@ -257,7 +257,7 @@ fn invariant_4_a_command_is_sent_at_most_once() {
     assert!(cut > 0, "no client was ever cut off, so nothing was shown");
 }
 
-/// Counters of live sockets are 0.
+/// Waits until the counters of live sockets are 0.
 #[track_caller]
 fn eventually_nobody(respool: &Respool) {
     for name in [

@@ -5,7 +5,7 @@ use crate::harness::{Client, Redis, Respool, TESTED_SERVER, Value, encode};
 /// A megabyte is gathered of a request that has to be seen whole; none of these has to be.
 const LARGE: usize = 8 * 1024 * 1024;
 
-/// What is denied here and there.
+/// Lists what is denied here and there.
 const DENIED: [&str; 4] = ["set", "append", "config", "getset"];
 
 fn with_value<'a>(line: &'a str, value: &'a str) -> Vec<&'a str> {
@@ -14,7 +14,7 @@ fn with_value<'a>(line: &'a str, value: &'a str) -> Vec<&'a str> {
     words
 }
 
-/// Two servers: of one the rules deny commands to everybody, the other is behind a respool that does.
+/// Starts two servers: of one the rules deny commands to everybody, the other is behind a respool that does.
 fn denying() -> (Redis, Redis, Respool) {
     let (direct, behind) = (Redis::start(&[]), Redis::start(&[]));
     let rules: Vec<String> = DENIED.iter().map(|name| format!("-{name}")).collect();

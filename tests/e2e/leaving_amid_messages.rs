@@ -4,7 +4,8 @@ use crate::harness::{Client, Pki, Redis, Respool, Value, encode_lines, eventuall
 
 use super::tls::upstream_tls;
 
-/// In RESP2 it is not subscribed any more, and may send anything; its connection carries messages all the same.
+/// Lets the client's connection carry messages. In RESP2 it is not subscribed any more, and may send anything; its connection
+/// carries messages all the same.
 fn amid_messages(mut client: Client, protocol: &str) -> Client {
     client.cmd(&["HELLO", protocol]);
     let begun: &[&str] = match protocol {
@@ -18,10 +19,10 @@ fn amid_messages(mut client: Client, protocol: &str) -> Client {
     client
 }
 
-/// What calls take from, and what stands behind them.
+/// Lists what calls take from, and what stands behind them.
 const KEYS: [&str; 5] = ["l", "m", "z", "s", "after"];
 
-/// A client sends `lines`, the first of which waits, and leaves; then others bring what it waited for. Returns what it has read, and
+/// Lets a client send `lines`, the first of which waits, and leaves; then others bring what it waited for. Returns what it has read, and
 /// what is there in the end.
 fn left(
     redis: &Redis,
@@ -126,7 +127,7 @@ fn what_waits_behind_a_call_is_not_sent_when_its_client_leaves() {
     }
 }
 
-/// What is answered at once is answered though its client says in the same breath that it sends nothing more.
+/// Checks that what is answered at once is answered though its client says in the same breath that it sends nothing more.
 fn are_answered(redis: &Redis, respool: &Respool) {
     let cases: [&[&str]; 5] = [
         &["RPUSH l x", "BLPOP l 0", "ECHO a"],

@@ -5,7 +5,7 @@ use std::os::unix::fs::{MetadataExt as _, PermissionsExt as _};
 use crate::harness::{Client, Pki, Redis, Respool, RespoolSettings, Value, eventually, free_port};
 use crate::tls::listener_tls;
 
-/// A listener at this port of 127.0.0.1, before the one of the harness.
+/// Adds a listener at this port of 127.0.0.1, before the one of the harness.
 fn at(settings: RespoolSettings, port: u16, lines: &str) -> RespoolSettings {
     settings.top(&format!(
         "[[listener]]\naddress = \"127.0.0.1:{port}\"\n{lines}"
@@ -16,7 +16,7 @@ fn local(port: u16) -> String {
     format!("127.0.0.1:{port}")
 }
 
-/// One that is served, with something that no reload may disturb.
+/// Connects a client that is served, with something that no reload may disturb.
 fn in_transaction(address: &str) -> Client {
     let mut client = Client::connect(address);
     assert_eq!(client.cmd(&["MULTI"]), Value::ok());

@@ -8,10 +8,10 @@ use crate::harness::{
     PATIENCE, Redis, Respool, RespoolSettings, Value, eventually, respool_program, run_respool,
 };
 
-/// A small buffer, so that it is soon full.
+/// Sets a small buffer, so that it is soon full.
 const SMALL: &str = "[log]\nbuffer = \"4KiB\"\n";
 
-/// More than one worker: the first of them accepts.
+/// Begins settings with more than one worker: the first of them accepts.
 fn settings(redis: &Redis) -> RespoolSettings {
     Respool::with(redis).top("workers = 2\ndrain_timeout = \"5s\"")
 }
@@ -43,7 +43,7 @@ fn broken(redis: &Redis) -> RespoolSettings {
     settings(redis).section(&format!("[log]\n{problems}"))
 }
 
-/// Everything that does not concern the log.
+/// Checks everything that does not concern the log.
 fn serves(respool: &Respool, redis: &Redis) {
     for _ in 0..20 {
         let mut client = respool.client();

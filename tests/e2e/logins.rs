@@ -13,7 +13,7 @@ const OWN: &str = "username = \"respool\"\npassword = \"own\"";
 
 const REFUSED: &str = "respool_upstream_reauthentications_total{result=\"refused\"}";
 
-/// A server that takes the password `own`, while it is let, and `pw`, and answers others only where they stand alone.
+/// Starts a server that takes the password `own`, while it is let, and `pw`, and answers others only where they stand alone.
 fn server() -> (ScriptedServer, Arc<AtomicBool>) {
     let takes_own = Arc::new(AtomicBool::new(true));
     let of_server = Arc::clone(&takes_own);
@@ -39,7 +39,7 @@ fn log_in(respool: &Respool) -> Client {
     client
 }
 
-/// What a client is answered whose login is refused amid others of its own, all sent at once.
+/// Checks what a client is answered whose login is refused amid others of its own, all sent at once.
 fn amid_others(client: &mut Client) {
     let requests = [
         &["ECHO", "one"][..],
@@ -55,7 +55,7 @@ fn amid_others(client: &mut Client) {
     }
 }
 
-/// Logins that are refused on shared connections in other databases, on lent ones, and between requests of others.
+/// Checks logins that are refused on shared connections in other databases, on lent ones, and between requests of others.
 fn refused_logins_are_told(respool: &Respool) {
     let mut neighbour = log_in(respool);
     for round in 0..20 {
@@ -78,7 +78,7 @@ fn refused_logins_are_told(respool: &Respool) {
     }
 }
 
-/// The bound of a reply that is missing is far beyond the test's patience.
+/// Starts a respool whose bound of a reply that is missing is far beyond the test's patience.
 fn on_one_connection(settings: crate::harness::RespoolSettings) -> Respool {
     settings
         .top("workers = 1")

@@ -9,7 +9,7 @@ use crate::harness::{
     Redis, Respool, ScriptedAct, ScriptedServer, TESTED_SERVER, Value, encode, eventually,
 };
 
-/// A module with a command that waits until another one is called, and one that answers at once.
+/// Is a module with a command that waits until another one is called, and one that answers at once.
 const SOURCE: &str = r#"
 #include <stddef.h>
 #include <string.h>
@@ -56,7 +56,7 @@ int RedisModule_OnLoad(void *ctx, void **argv, int argc) {
 int RedisModule_OnUnload(void *ctx) { return REDISMODULE_OK; }
 "#;
 
-/// The module, compiled.
+/// Holds the module, compiled, and its folder.
 struct Module {
     dir: TempDir,
 }
@@ -87,7 +87,7 @@ fn text(path: &Path) -> &str {
     path.to_str().expect("a path of letters")
 }
 
-/// A server that loads modules while it runs.
+/// Starts a server that loads modules while it runs.
 fn server() -> Redis {
     start(&[])
 }
@@ -114,7 +114,7 @@ fn until_known(respool: &Respool) {
     );
 }
 
-/// Whoever waits in the module holds up nobody, and is released.
+/// Checks that whoever waits in the module holds up nobody, and is released.
 fn waits_alone(respool: &Respool) {
     let before = respool.pins("learned");
     let mut waiting = respool.client();
@@ -134,7 +134,7 @@ fn waits_alone(respool: &Respool) {
     assert_eq!(waiting.reply(), Value::simple("RELEASED"));
 }
 
-/// One shared connection.
+/// Starts a respool with one shared connection.
 fn respool(redis: &Redis, health_interval: &str) -> Respool {
     Respool::with(redis)
         .upstream(&format!(
@@ -234,7 +234,7 @@ fn a_server_that_comes_back_with_a_module_is_known() {
     assert_eq!(respool.pins("unlisted"), unlisted, "they are known");
 }
 
-/// A server whose list is empty, and which knows every command all the same.
+/// Starts a server whose list is empty, and which knows every command all the same.
 fn knows_more_than_it_lists() -> (
     ScriptedServer,
     std::sync::Arc<std::sync::atomic::AtomicUsize>,

@@ -2,7 +2,7 @@
 
 use crate::harness::{Client, Redis, Respool, encode, encode_line, eventually, show};
 
-/// A popping call, how its keys are filled, and what tells of their kind.
+/// Lists popping calls, how their keys are filled, and what tells of their kind.
 const POPS: [(&str, &str, &str); 4] = [
     ("BLPOP", "RPUSH", "llen"),
     ("BRPOP", "RPUSH", "llen"),
@@ -10,7 +10,7 @@ const POPS: [(&str, &str, &str); 4] = [
     ("BZPOPMAX", "ZADD", "zcard"),
 ];
 
-/// What clients get that wait for a key while it is one of another kind, and others that wait for others. Through respool one call is
+/// Tells what clients get that wait for a key while it is one of another kind, and others that wait for others. Through respool one call is
 /// blocked for all of them.
 fn got(
     redis: &Redis,

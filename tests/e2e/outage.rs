@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use crate::harness::{Client, Redis, Respool, Value, encode, eventually, keep_busy};
 
-/// What a command gets that could not be sent for too long, byte for byte.
+/// Is what a command gets that could not be sent for too long, byte for byte.
 const NOT_SENT: &[u8] = b"-LOADING respool: server unreachable, command not sent\r\n";
 
 #[track_caller]

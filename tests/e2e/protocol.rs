@@ -9,7 +9,7 @@ use crate::harness::{Client, PATIENCE, Redis, Respool, Value, encode, eventually
 /// Redis refuses a line that has not ended after so many bytes.
 const LONGEST_LINE: usize = 64 * 1024;
 
-/// Inputs after which Redis closes the connection by itself.
+/// Makes inputs after which Redis closes the connection by itself.
 fn violations() -> Vec<Vec<u8>> {
     let counts = [
         "*+1",
@@ -86,7 +86,7 @@ fn violations() -> Vec<Vec<u8>> {
     inputs
 }
 
-/// Quotes that something follows, or that stand behind a backslash: unbalanced to all but the newest servers.
+/// Lists quotes that something follows, or that stand behind a backslash: unbalanced to all but the newest servers.
 const OPEN_QUOTES: [&str; 4] = [
     "GET \"a\"b\r\n",
     "GET 'a'b\r\n",
@@ -94,7 +94,7 @@ const OPEN_QUOTES: [&str; 4] = [
     "SET a 'b\\'\r\n",
 ];
 
-/// Inputs that are odd and allowed; each is sent with a QUIT after it.
+/// Lists inputs that are odd and allowed; each is sent with a QUIT after it.
 const ODDITIES: [&str; 21] = [
     "*0\r\n",
     "*-1\r\n",
@@ -119,7 +119,7 @@ const ODDITIES: [&str; 21] = [
     "NOSUCH a b\r\nGET\r\nGET a b c\r\n",
 ];
 
-/// Some that are tried behind other things.
+/// Lists some that are tried behind other things.
 const FEW_VIOLATIONS: [&str; 5] = [
     "*1\r\n:5\r\n",
     "*1\r\n$+4\r\n",
@@ -128,7 +128,7 @@ const FEW_VIOLATIONS: [&str; 5] = [
     "*1\r\n$-1\r\n",
 ];
 
-/// A client that works on the same respool through everything, a pipeline always in flight.
+/// Works on the same respool through everything, a pipeline always in flight.
 struct Bystander {
     client: Client,
     next: u64,
@@ -162,7 +162,7 @@ impl Bystander {
     }
 }
 
-/// Everything that comes back for these bytes until the other side closes.
+/// Tells everything that comes back for these bytes until the other side closes.
 fn exchange(mut client: Client, bytes: &[u8]) -> Vec<u8> {
     // What the other side closed upon may well leave it no reader for the rest.
     let _ = client.try_send(bytes);

@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use crate::harness::{Client, PATIENCE, Redis, Respool, Value, encode, eventually, needs};
 
-/// A message as RESP2 subscribers get it.
+/// Makes a message as RESP2 subscribers get it.
 fn message(channel: &str, payload: &str) -> Value {
     Value::Array(vec![
         Value::bulk("message"),
@@ -24,7 +24,7 @@ fn resp3(respool: &Respool) -> Client {
     client
 }
 
-/// Lines of the server's CLIENT LIST that stand for subscription connections.
+/// Reads the lines of the server's CLIENT LIST that stand for subscription connections.
 fn subscription_lines(redis: &Redis) -> Vec<String> {
     let list = redis.cmd(&["CLIENT", "LIST"]).text();
     let lines = list.lines().map(str::to_owned);
@@ -334,7 +334,7 @@ fn another_user_subscribes_to_what_it_may() {
     redis.cmd(&[
         "ACL",
         "SETUSER",
-        "guest",
+        "limited",
         "on",
         ">pw",
         "+@all",
@@ -343,26 +343,26 @@ fn another_user_subscribes_to_what_it_may() {
         "&open*",
     ]);
     let respool = Respool::start(&redis);
-    let mut guest = respool.client();
-    assert_eq!(guest.cmd(&["AUTH", "guest", "pw"]), Value::ok());
+    let mut limited = respool.client();
+    assert_eq!(limited.cmd(&["AUTH", "limited", "pw"]), Value::ok());
     let mut direct = redis.client();
-    direct.cmd(&["AUTH", "guest", "pw"]);
+    direct.cmd(&["AUTH", "limited", "pw"]);
     for words in [
         &["SUBSCRIBE", "secret"][..],
         &["SUBSCRIBE", "open1", "secret"],
         &["PSUBSCRIBE", "*"],
     ] {
-        let reply = guest.cmd(words);
+        let reply = limited.cmd(words);
         assert!(reply.is_error(), "{reply:?}");
         assert_eq!(reply, direct.cmd(words), "{words:?}");
     }
     assert_eq!(
-        guest.cmd(&["SUBSCRIBE", "open1"]),
+        limited.cmd(&["SUBSCRIBE", "open1"]),
         Value::Array(confirmation("subscribe", "open1", 1))
     );
     redis.cmd(&["PUBLISH", "secret", "x"]);
     redis.cmd(&["PUBLISH", "open1", "y"]);
-    assert_eq!(guest.reply(), message("open1", "y"));
+    assert_eq!(limited.reply(), message("open1", "y"));
 }
 
 #[test]
@@ -462,7 +462,7 @@ fn churn(client: &mut Client, seed: usize) {
     }
 }
 
-/// How many subscribers the test of many has; `RESPOOL_SUBSCRIBERS` asks for more.
+/// Tells how many subscribers the test of many has; `RESPOOL_SUBSCRIBERS` asks for more.
 fn many() -> usize {
     std::env::var("RESPOOL_SUBSCRIBERS")
         .ok()

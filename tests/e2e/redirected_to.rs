@@ -6,14 +6,14 @@ use std::time::Duration;
 
 use crate::harness::{Client, Redis, Respool, Value, encode, encode_line, eventually};
 
-/// What a client sends, and how many frames come for it.
+/// Is what a client sends, and how many frames come for it.
 type Sent = (&'static str, usize);
 
 fn id_of(client: &mut Client) -> String {
     client.cmd(&["CLIENT", "ID"]).int().to_string()
 }
 
-/// What it is told for all of it.
+/// Reads what the client is told for all of it.
 fn transcript(client: &mut Client, sent: &[Sent]) -> Vec<Vec<u8>> {
     let mut told = Vec::new();
     for (line, frames) in sent {
@@ -153,7 +153,7 @@ fn come_and_go(target: &mut Client, round: usize) {
     assert_eq!(target.reply(), Value::bulk("marker"), "{leaves}");
 }
 
-/// Those who directly are no idle clients, whatever the server's `timeout`.
+/// Holds those who directly are no idle clients, whatever the server's `timeout`.
 struct Spared {
     target: Client,
     owner: Client,
@@ -192,7 +192,7 @@ impl Spared {
         assert_eq!(self.asking.cmd(&["SELECT", "0"]), Value::ok());
     }
 
-    /// All that was tracked is told.
+    /// Reads all that was tracked, which has to be told.
     fn hear(&mut self) {
         for client in [&mut self.target, &mut self.tracking, &mut self.asking] {
             assert!(is_invalidation(&client.reply()));
@@ -252,7 +252,7 @@ fn a_server_that_stands_still_loses_none_of_them() {
     all.hear();
 }
 
-/// Whether a client that tracks so is told that a key has changed which it has read behind these requests.
+/// Tells whether a client that tracks so is told that a key has changed which it has read behind these requests.
 fn is_told(
     client: &mut Client,
     redis: &Redis,

@@ -13,7 +13,7 @@ fn ok(client: &mut Client, line: &str) {
     assert_eq!(client.reply(), Value::ok(), "{line}");
 }
 
-/// A client of RESP3, and its number.
+/// Connects a client of RESP3, and tells its number.
 fn resp3(connect: &dyn Fn() -> Client) -> (Client, String) {
     let mut client = connect();
     assert!(!client.cmd(&["HELLO", "3"]).is_error());
@@ -25,7 +25,7 @@ fn broken(id: &str) -> Vec<u8> {
     format!(">2\r\n$21\r\ntracking-redir-broken\r\n:{id}\r\n").into_bytes()
 }
 
-/// What is told to a client that redirects to another one, which `leaves` ends, around which two keys are written that are tracked.
+/// Tells what is told to a client that redirects to another one, which `leaves` ends, around which two keys are written that are tracked.
 fn told(
     connect: &dyn Fn() -> Client,
     redis: &Redis,
@@ -75,7 +75,7 @@ fn told(
     told
 }
 
-/// With a group whose clients show that time has passed.
+/// Starts a respool with a group whose clients show that time has passed.
 fn with_brief(redis: &Redis) -> Respool {
     Respool::with(redis)
         .top("workers = 1")
@@ -86,7 +86,7 @@ fn with_brief(redis: &Redis) -> Respool {
         .start()
 }
 
-/// One of so many clients has left, and respool has done since what time makes due.
+/// Waits until one of so many clients has left, and respool has done since what time makes due.
 fn has_been_seen(respool: &Respool, clients: usize) {
     eventually(
         || respool.clients_of("default") < clients,
@@ -166,7 +166,7 @@ fn what_was_for_it_is_told_though_a_transaction_moves_the_redirection() {
     }
 }
 
-/// No client has this number any more, as one that `connect` makes is told.
+/// Checks that no client has this number any more, as one that `connect` makes is told.
 fn has_left(connect: &dyn Fn() -> Client, id: &str) {
     let mut other = connect();
     eventually(
@@ -238,7 +238,7 @@ fn a_transaction_redirects_to_nobody_who_has_left_before_it_runs() {
     }
 }
 
-/// The numbers of the server's connections to which something is redirected.
+/// Tells the numbers of the server's connections to which something is redirected.
 fn redirected_to(redis: &Redis) -> Vec<String> {
     let list = redis.cmd(&["CLIENT", "LIST"]).text();
     let fields = list.split([' ', '\n']);

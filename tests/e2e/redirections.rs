@@ -3,7 +3,7 @@
 use super::harness::{Client, Redis, Respool, Value, encode, eventually};
 use crate::harness::encode_line;
 
-/// Who redirects, and two to whom it does.
+/// Holds who redirects, and two to whom it does.
 struct Clients {
     owner: Client,
     listeners: [Client; 2],
@@ -38,7 +38,7 @@ impl Clients {
         assert!(!reply.is_error(), "{line}: {reply:?}");
     }
 
-    /// The next thing that listener hears is that `k` is invalid, and the other hears nothing.
+    /// Checks that the next thing that listener hears is that `k` is invalid, and the other hears nothing.
     fn only_hears(&mut self, which: usize, how: &str) {
         let heard = self.listeners[which].reply();
         assert!(

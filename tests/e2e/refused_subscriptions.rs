@@ -3,7 +3,7 @@
 
 use crate::harness::{Client, Redis, Respool, TESTED_SERVER, Value, encode, eventually};
 
-/// A server that knows no command to subscribe, whatever its version.
+/// Starts a server that knows no command to subscribe, whatever its version.
 fn without_subscriptions() -> Redis {
     let mut options = vec!["--rename-command", "SUBSCRIBE", ""];
     options.extend(["--rename-command", "PSUBSCRIBE", ""]);
@@ -13,7 +13,7 @@ fn without_subscriptions() -> Redis {
     Redis::start(&options)
 }
 
-/// One that knows whose words to use.
+/// Starts a respool that knows whose words to use.
 fn before(redis: &Redis) -> Respool {
     let respool = Respool::with(redis).top("workers = 1").start();
     eventually(

@@ -15,7 +15,7 @@ fn assert_served(client: &mut Client) {
     assert_eq!(client.cmd(&["PING"]), Value::simple("PONG"));
 }
 
-/// The clients that still have their connection, each asked.
+/// Tells the clients that still have their connection, each asked.
 fn alive(clients: &mut [Client]) -> Vec<usize> {
     let answers = |client: &mut Client| client.try_cmd(&["PING"]) == Some(Value::simple("PONG"));
     let asked = clients.iter_mut().enumerate();

@@ -2,7 +2,7 @@
 
 use crate::harness::{Client, Redis, Respool, Value, encode, encode_line, eventually, needs, show};
 
-/// What a replica answers to a write, byte for byte.
+/// Is what a replica answers to a write, byte for byte.
 const READ_ONLY: &[u8] = b"-READONLY You can't write against a read only replica.\r\n";
 
 const EXEC_ABORT: &[u8] = b"-EXECABORT Transaction discarded because of previous errors.\r\n";
@@ -11,7 +11,7 @@ fn before(redis: &Redis) -> Respool {
     Respool::with(redis).upstream("role = \"replica\"").start()
 }
 
-/// Whether `/status` warns with a line that holds `part`.
+/// Tells whether `/status` warns with a line that holds `part`.
 fn warns(respool: &Respool, part: &str) -> bool {
     let status = respool.status_json();
     let warnings = status["warnings"].as_array().expect("a list").iter();
@@ -20,7 +20,7 @@ fn warns(respool: &Respool, part: &str) -> bool {
         .any(|line| line.contains(part))
 }
 
-/// How many commands the server itself has refused as writes.
+/// Tells how many commands the server itself has refused as writes.
 fn refused_by(redis: &Redis) -> u64 {
     let text = redis.cmd(&["INFO", "errorstats"]).text();
     let line = text
@@ -29,7 +29,7 @@ fn refused_by(redis: &Redis) -> u64 {
     line.map_or(0, |count| count.parse().expect("a number"))
 }
 
-/// Requests, one a line, and how many replies they have together.
+/// Encodes requests, one a line, and tells how many replies they have together.
 fn pipeline(lines: &[&str]) -> (Vec<u8>, usize) {
     let encoded = lines.iter().flat_map(|line| encode_line(line));
     (encoded.collect(), lines.len())
@@ -41,7 +41,7 @@ fn replies(client: &mut Client, bytes: &[u8], count: usize) -> Vec<Vec<u8>> {
     (0..count).map(|_| client.reply_bytes()).collect()
 }
 
-/// Every write of the server, by its own flags, as a request with as many words as it takes.
+/// Lists every write of the server, by its own flags, as a request with as many words as it takes.
 fn writes_of(redis: &Redis) -> Vec<Vec<String>> {
     let entry_of = |entry: &Value| {
         let Value::Array(fields) = entry else {

@@ -8,7 +8,7 @@ use crate::harness::{Client, Redis, Respool, Value, encode, encode_line, show};
 
 const SET: &str = "redis.call('SET', KEYS[1], 'changed') return 'done'";
 
-/// Whether a script in a typed transaction, which has the lent connection, is run as scripts are.
+/// Checks that a script in a typed transaction, which has the lent connection, is run as scripts are.
 fn runs_scripts(respool: &Respool) {
     let mut client = respool.client();
     assert_eq!(client.cmd(&["MULTI"]), Value::ok());
@@ -19,7 +19,7 @@ fn runs_scripts(respool: &Respool) {
     assert_eq!(client.cmd(&["GET", "other"]), Value::bulk("changed"));
 }
 
-/// What the client sees from SCRIPT DEBUG to the end of the connection.
+/// Tells what the client sees from SCRIPT DEBUG to the end of the connection.
 fn session(mut client: Client, mode: &str, script: &str, commands: &[&str]) -> String {
     assert_eq!(client.cmd(&["SET", "k", "before"]), Value::ok());
     assert_eq!(client.cmd(&["SCRIPT", "DEBUG", mode]), Value::ok());

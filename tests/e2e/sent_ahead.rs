@@ -5,7 +5,7 @@ use crate::harness::{Client, Redis, Respool, Value, encode, encode_lines, eventu
 
 const MIB: usize = 1024 * 1024;
 
-/// `lines` and more of the same call behind them than the kernel keeps on its own, then a write.
+/// Encodes `lines` and more of the same call behind them than the kernel keeps on its own, then a write.
 fn much_behind(lines: &[&str]) -> Vec<u8> {
     let mut sent = encode_lines(lines);
     let filling = encode(&["BLPOP", &"k".repeat(2000), "0"]);
@@ -14,7 +14,7 @@ fn much_behind(lines: &[&str]) -> Vec<u8> {
     sent
 }
 
-/// A client that has sent all of it leaves. Returns what it has read, and what others find then of what they bring.
+/// Lets a client leave that has sent all of it. Returns what it has read, and what others find then of what they bring.
 fn left(redis: &Redis, mut client: Client, sent: &[u8], end: &str) -> (String, Vec<Value>) {
     let mut other = redis.client();
     other.cmd(&["FLUSHALL"]);
@@ -87,7 +87,7 @@ fn a_call_ends_with_its_client_however_much_was_sent_behind_it() {
     }
 }
 
-/// What a busy client may send, of every size; `pop` stands among it.
+/// Encodes what a busy client may send, of every size; `pop` stands among it.
 fn all_kinds(pop: &str) -> Vec<u8> {
     let large = "x".repeat(300_000);
     let mut sent = Vec::new();

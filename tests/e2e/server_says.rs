@@ -8,7 +8,7 @@ use crate::harness::{
     Client, Redis, Respool, ScriptedAct, ScriptedServer, Value, encode, eventually, words,
 };
 
-/// What respool answers itself, and what it would be mistaken for.
+/// Lists what respool answers itself, and what it would be mistaken for.
 const ANSWERED_HERE: [&str; 33] = [
     "SELECT 1",
     "SELECT x",
@@ -45,7 +45,7 @@ const ANSWERED_HERE: [&str; 33] = [
     "PUNSUBSCRIBE",
 ];
 
-/// What two answers are compared by: an error's text, and the kind of anything else, which may hold a number of its own.
+/// Tells what two answers are compared by: an error's text, and the kind of anything else, which may hold a number of its own.
 fn said(answer: &Value) -> String {
     match answer.is_error() {
         true => answer.text(),
@@ -53,7 +53,7 @@ fn said(answer: &Value) -> String {
     }
 }
 
-/// What a client is told behind a command that the busy server refuses: whoever answers it has heard so just now.
+/// Tells what a client is told behind a command that the busy server refuses: whoever answers it has heard so just now.
 fn told(client: &mut Client, line: &[&str]) -> Value {
     client.cmd(&["GET", "k"]);
     client.send([encode(&["GET", "k"]), encode(line)].concat());
@@ -62,7 +62,7 @@ fn told(client: &mut Client, line: &[&str]) -> Value {
     client.reply()
 }
 
-/// A script that does not end by itself.
+/// Starts a script that does not end by itself.
 fn start_script(redis: &Redis) -> Client {
     assert_eq!(
         redis.cmd(&["CONFIG", "SET", "lua-time-limit", "5"]),

@@ -18,23 +18,23 @@ use crate::harness::{
     ChildProcess, Client, Respool, RespoolSettings, eventually, leave_out, respool_program,
 };
 
-/// A user and a group that nobody else is.
+/// Is a user and a group that nobody else is.
 pub(crate) const NOBODY: u32 = 65534;
 
-/// A folder for sockets, of the user that respool runs as.
+/// Is a folder for sockets, of the user that respool runs as.
 pub(crate) struct Place {
     pub(crate) dir: TempDir,
-    /// The command that becomes a respool of that user.
+    /// Is the command that becomes a respool of that user.
     pub(crate) through: Vec<String>,
 }
 
 impl Place {
-    /// `None`: here nobody without rights can run respool.
+    /// Makes one; none where nobody without rights can run respool.
     pub(crate) fn new(here: &str) -> Option<Self> {
         Self::with_rights(here, &[])
     }
 
-    /// As [`Place::new`], with arguments of `setpriv` for rights of root's that it keeps.
+    /// Does as [`Place::new`], with arguments of `setpriv` for rights of root's that it keeps.
     pub(crate) fn with_rights(here: &str, rights: &[&str]) -> Option<Self> {
         let dir = tempfile::tempdir().expect("a folder");
         if !geteuid().is_root() {
@@ -68,7 +68,7 @@ impl Place {
         self.dir.path().join(name)
     }
 
-    /// A respool that listens there too.
+    /// Begins settings of a respool that listens there too.
     pub(crate) fn listening(&self, listeners: &[(&str, &str)]) -> RespoolSettings {
         let settings = Respool::before("127.0.0.1:1").through(&self.through);
         listeners.iter().fold(settings, |settings, (name, lines)| {
@@ -81,7 +81,7 @@ impl Place {
     }
 }
 
-/// Its mode and owner.
+/// Tells the mode and the owner of a file.
 #[track_caller]
 pub(crate) fn about(path: &Path) -> (u32, u32, u32) {
     let about = fs::symlink_metadata(path).expect("a file");
@@ -329,7 +329,7 @@ fn a_file_that_somebody_else_has_changed_hinders_no_reload_of_something_else() {
     assert_eq!(about(&path), own);
 }
 
-/// The code and all that is told by respool of that user.
+/// Tells the code and all that is told by respool of that user.
 #[track_caller]
 pub(crate) fn ended(through: &[String], mode: &str, config: &Path) -> (Option<i32>, String) {
     let mut line = through.to_vec();

@@ -12,7 +12,7 @@ use rustix::process::geteuid;
 use crate::harness::{Client, Respool, leave_out, respool_program};
 use crate::socket_files::{NOBODY, Place, about, ended};
 
-/// A user that nobody else is, and who runs nothing here.
+/// Is a user that nobody else is, and who runs nothing here.
 const STRANGER: u32 = 1234;
 
 /// Gives the folder to root, and lets everybody write in it.
@@ -22,7 +22,7 @@ fn of_root(place: &Place, mode: u32) {
     fs::set_permissions(place.dir.path(), Permissions::from_mode(mode)).expect("root's");
 }
 
-/// `check` and `run` with these lines for the listener at `path`: each ends with 1 and tells of the setting in these words.
+/// Checks `check` and `run` with these lines for the listener at `path`: each ends with 1 and tells of the setting in these words.
 #[track_caller]
 fn are_refused(through: &[String], path: &Path, lines: &str, wanted: &[&str]) {
     let toml = format!(
@@ -41,13 +41,13 @@ fn are_refused(through: &[String], path: &Path, lines: &str, wanted: &[&str]) {
     }
 }
 
-/// Whether respool can be run as root of namespaces of its own by these commands of a shell, and the words that do it.
+/// Tells whether respool can be run as root of namespaces of its own by these commands of a shell, and the words that do it.
 fn in_namespaces(here: &str, options: &str, before: &str) -> Option<Vec<String>> {
     let script = format!("{before} && exec \"$0\" \"$@\"");
     can_run(here, ["unshare", options, "sh", "-c", &script])
 }
 
-/// Whether respool can be run as root of a user namespace that knows the users below 2000 and the groups below 100, and the
+/// Tells whether respool can be run as root of a user namespace that knows the users below 2000 and the groups below 100, and the
 /// words that do it.
 fn in_a_namespace_of_some(here: &str) -> Option<Vec<String>> {
     if !geteuid().is_root() && leave_out(here, "only root makes such namespaces") {
@@ -61,7 +61,7 @@ wait $!"#;
     can_run(here, ["sh", "-c", script])
 }
 
-/// Whether respool can be run by these words, and the words.
+/// Tells the words, if respool can be run by them.
 fn can_run<const N: usize>(here: &str, words: [&str; N]) -> Option<Vec<String>> {
     let words = words.map(str::to_owned);
     let can_run = Command::new(&words[0])

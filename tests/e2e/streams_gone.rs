@@ -17,7 +17,7 @@ const WAYS: [&[&str]; 10] = [
     &["PEXPIRE s 1"],
 ];
 
-/// What each of `waiting`, which block on a stream, gets when it goes away by `way`. They wait when the server has run so many
+/// Tells what each of `waiting`, which block on a stream, gets when it goes away by `way`. They wait when the server has run so many
 /// transactions, so many are blocked there, and `settle` has returned; `gone` is called when the stream is.
 fn told(
     redis: &Redis,
@@ -149,7 +149,7 @@ fn who_waits_for_a_stream_that_goes_between_two_calls_is_told_as_by_the_server()
     compare(true);
 }
 
-/// What a client gets that waits in `call` while its key is changed by `before`, and later by `after`.
+/// Tells what a client gets that waits in `call` while its key is changed by `before`, and later by `after`.
 fn got(
     redis: &Redis,
     mut client: Client,

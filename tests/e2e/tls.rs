@@ -15,7 +15,7 @@ use crate::harness::{
     uninterrupted,
 };
 
-/// `upstream.tls` with the test's authority and `more`.
+/// Writes `upstream.tls` with the test's authority and `more`.
 pub(crate) fn upstream_tls(pki: &Pki, more: &str) -> String {
     format!(
         "tls = {{ enabled = true, ca_file = \"{}\"{more} }}",
@@ -27,7 +27,7 @@ pub(crate) fn listener_tls(own: &CertificatePair, more: &str) -> String {
     format!("tls = {{ {}{more} }}", own.toml())
 }
 
-/// A server and a respool with TLS between them and to the clients.
+/// Starts a server and a respool with TLS between them and to the clients.
 pub(crate) fn both_sides(pki: &Pki) -> (Redis, Respool) {
     let own = pki.issue("server", &["127.0.0.1", "localhost"]);
     let redis = Redis::start_tls(pki, &own, &[]);
@@ -38,7 +38,7 @@ pub(crate) fn both_sides(pki: &Pki) -> (Redis, Respool) {
     (redis, respool)
 }
 
-/// The last error of the server's, once there is one that holds `part`.
+/// Tells the last error of the server, once there is one that holds `part`.
 #[track_caller]
 fn last_error(respool: &Respool, part: &str) -> String {
     let text = || {
@@ -165,7 +165,7 @@ fn a_server_without_tls_is_silent_and_said_to_be() {
     );
 }
 
-/// A server that does `act` with each connection.
+/// Starts a server that does `act` with each connection.
 fn scripted(act: impl Fn(TcpStream) + Send + 'static) -> String {
     let listener = TcpListener::bind("127.0.0.1:0").expect("a free port");
     let address = listener.local_addr().expect("it is bound").to_string();

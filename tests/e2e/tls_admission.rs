@@ -9,7 +9,7 @@ use crate::tls::listener_tls;
 
 const FULL: &str = "ERR max number of clients reached";
 
-/// Clients must show a certificate; `billing-*` have a group of their own, and all others have `rest`.
+/// Starts a respool whose clients must show a certificate; `billing-*` have a group of their own, and all others have `rest`.
 fn mutual(
     pki: &Pki,
     own: &CertificatePair,

@@ -161,7 +161,7 @@ fn a_drain_says_goodbye_through_tls() {
     assert!(respool.wait().success());
 }
 
-/// Sizes around what a unix socket holds, closer to each other than what respool encrypts at once: with one of them the end
+/// Tells sizes around what a unix socket holds, closer to each other than what respool encrypts at once: with one of them the end
 /// of the bytes is encrypted and not sent when all of them have been taken.
 fn sizes() -> impl Iterator<Item = usize> {
     (1..=16).map(|n| n * 24 * 1024)
@@ -202,7 +202,7 @@ fn the_end_of_a_reply_does_not_wait_for_another() {
     }
 }
 
-/// Whether what respool sends is read.
+/// Says whether what respool sends is read.
 #[derive(Default)]
 struct Gate {
     is_open: Mutex<bool>,
@@ -221,7 +221,7 @@ impl Gate {
     }
 }
 
-/// A unix socket that leads to `address`; respool's bytes pass while the gate is open.
+/// Makes a unix socket that leads to `address`; respool's bytes pass while the gate is open.
 fn bridge(path: &Path, address: String, gate: &Arc<Gate>) {
     let listener = UnixListener::bind(path).expect("a path of its own");
     let gate = Arc::clone(gate);

@@ -12,7 +12,7 @@ use crate::harness::{
     Client, Redis, Respool, TESTED_SERVER, Value, encode, encode_line, eventually, leave_out,
 };
 
-/// What `CLIENT LIST` shows of a connection that holds nothing of anybody's. Databases, users and protocols are respool's to keep.
+/// Is what `CLIENT LIST` shows of a connection that holds nothing of anybody's. Databases, users and protocols are respool's to keep.
 const CLEAN: [(&str, &[&str]); 11] = [
     ("flags", &["N"]),
     ("sub", &["0"]),
@@ -28,7 +28,7 @@ const CLEAN: [(&str, &[&str]); 11] = [
     ("tracking", &["off"]),
 ];
 
-/// A connection to lend beside the shared one, and that of a worker's subscribers.
+/// Starts a respool with a connection to lend beside the shared one, and that of a worker's subscribers.
 fn respool(redis: &Redis, connections: usize) -> Respool {
     Respool::with(redis)
         .top("workers = 1")
@@ -38,7 +38,7 @@ fn respool(redis: &Redis, connections: usize) -> Respool {
         .start()
 }
 
-/// What is wrong with respool's connections by what the server shows.
+/// Tells what is wrong with respool's connections by what the server shows.
 fn shown(redis: &Redis) -> Vec<String> {
     let list = redis.cmd(&["CLIENT", "LIST"]).text();
     let mut wrong = Vec::new();
@@ -63,7 +63,7 @@ fn shown(redis: &Redis) -> Vec<String> {
     wrong
 }
 
-/// What is wrong with the connections that another client gets: it is in database 0, speaks RESP2, and is the default user.
+/// Tells what is wrong with the connections that another client gets: it is in database 0, speaks RESP2, and is the default user.
 fn tried(redis: &Redis, client: &mut Client) -> Vec<String> {
     let mut wrong = Vec::new();
     let mut expect = |client: &mut Client, line: &[&str], expected: &[u8]| {
@@ -133,7 +133,7 @@ fn run(redis: &Redis, respool: &Respool, sequence: &Sequence, steps: usize) {
     }
 }
 
-/// What the server is left like that other sequences go by.
+/// Restores what the server is left like that other sequences go by.
 fn tidy(redis: &Redis) {
     redis.cmd(&["CLIENT", "UNPAUSE"]);
     redis.flush();
@@ -172,7 +172,7 @@ fn nothing_is_left(connections: usize, takes: impl Fn(&Sequence) -> bool) {
     respool.assert_alive();
 }
 
-/// The command that the first `steps` of a sequence end with, its first argument, and whether a transaction was begun before.
+/// Tells the command that the first `steps` of a sequence end with, its first argument, and whether a transaction was begun before.
 fn ends_with(sequence: &Sequence, steps: usize) -> (String, bool) {
     let is_multi = |line: &str| line.to_uppercase().ends_with("MULTI");
     let words = sequence.steps[steps - 1].line.to_uppercase();
@@ -185,7 +185,7 @@ fn ends_with(sequence: &Sequence, steps: usize) -> (String, bool) {
     )
 }
 
-/// What needs more than one connection beside the shared one: redirections, and who is subscribed and blocked.
+/// Tells what needs more than one connection beside the shared one: redirections, and who is subscribed and blocked.
 fn needs_more(sequence: &Sequence) -> bool {
     let needs = |word: &str| {
         sequence
@@ -277,7 +277,7 @@ fn commands_by_other_names_leave_nothing_on_the_connections_of_others() {
     }
 }
 
-/// Whether a line of `CLIENT LIST` shows a trace.
+/// Tells whether a line of `CLIENT LIST` shows a trace.
 fn is_marked(line: &str) -> bool {
     let fields: BTreeMap<_, _> =
         (line.split(' ').filter_map(|field| field.split_once('='))).collect();

@@ -229,12 +229,11 @@ fn what_a_transaction_invalidates_of_its_own_comes_where_it_does_directly() {
     }
 }
 
-/// Two clients of different workers: arrivals are dealt out evenly.
 fn id_of(client: &mut Client) -> String {
     client.cmd(&["CLIENT", "ID"]).int().to_string()
 }
 
-/// Whether a connection at the server redirects.
+/// Tells whether a connection at the server redirects.
 fn redirects(redis: &Redis) -> bool {
     let list = redis.cmd(&["CLIENT", "LIST"]).text();
     let fields = list.split([' ', '\n']);
@@ -517,7 +516,7 @@ fn many_invalidations_at_once_all_arrive() {
     drop(between);
 }
 
-/// What a client is told whose transactions redirect its invalidations first to one and then to another, and what those hear.
+/// Tells what a client is told whose transactions redirect its invalidations first to one and then to another, and what those hear.
 fn redirected_by_transactions(connect: &dyn Fn() -> Client, redis: &Redis) -> Vec<String> {
     let mut listeners = [connect(), connect()];
     let mut ids = Vec::new();

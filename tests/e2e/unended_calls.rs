@@ -2,7 +2,7 @@
 
 use crate::harness::{Client, Redis, Respool, TESTED_SERVER, Value, encode, eventually, words};
 
-/// Each of what a hardened server does not permit respool's own user.
+/// Lists what a hardened server does not permit respool's own user.
 fn denied() -> &'static [&'static str] {
     // Redis 6.2 permits a command or does not.
     if TESTED_SERVER.is_7_or_later() {
@@ -67,7 +67,7 @@ fn who_waits_is_served_beside_those_who_come_and_go() {
     }
 }
 
-/// For how many seconds the server has blocked the client that has been blocked for longest.
+/// Tells for how many seconds the server has blocked the client that has been blocked for longest.
 fn blocked_for(redis: &Redis) -> u64 {
     let text = redis.cmd(&["CLIENT", "LIST"]).text();
     let lines = text.lines().filter(|line| line.contains("cmd=blpop"));

@@ -7,7 +7,7 @@ use crate::harness::{
     Client, NetworkPipe, Redis, Respool, Value, encode, eventually, needs, watch_sockets_beyond,
 };
 
-/// A client at the prompt of the debugger; `None`: no connection was lent to it.
+/// Brings the client to the prompt of the debugger, if a connection was lent to it.
 fn debugging(mut client: Client) -> Option<Client> {
     if client.cmd(&["SCRIPT", "DEBUG", "YES"]) != Value::ok() {
         return None;
@@ -38,7 +38,7 @@ fn open_both(respool: &Respool) {
     }
 }
 
-/// What the server has of respool's connections.
+/// Tells what the server has of respool's connections.
 fn connections(redis: &Redis) -> usize {
     let list = redis.cmd(&["CLIENT", "LIST"]).text();
     list.matches(" name=respool:").count()
@@ -65,7 +65,7 @@ fn a_debugger_that_idles_keeps_nobody_from_being_lent_a_connection() {
     assert_eq!(redis.cmd(&["EXISTS", "k"]), Value::Int(0));
 }
 
-/// One whose own user may not list clients, and the file of its password.
+/// Starts a respool whose own user may not list clients, and the file of its password.
 fn that_may_not_list(redis: &Redis, upstream: &str) -> (Respool, tempfile::NamedTempFile) {
     let user = "ACL SETUSER own on >secret ~* &* +@all -client|list";
     let user: Vec<&str> = user.split(' ').collect();
@@ -97,7 +97,7 @@ fn whoever_may_not_list_clients_waits_for_the_debugger_to_leave() {
     );
 }
 
-/// The server saves in the background until this is dropped.
+/// Lets the server save in the background until it is dropped.
 struct Saving<'a>(&'a Redis);
 
 impl<'a> Saving<'a> {
@@ -127,7 +127,7 @@ impl Drop for Saving<'_> {
     }
 }
 
-/// The server closes every connection but the one that says so.
+/// Lets the server close every connection but the one that says so.
 #[track_caller]
 fn kill_all(redis: &Redis) {
     assert!(redis.cmd(&["CLIENT", "KILL", "TYPE", "normal"]).int() > 0);

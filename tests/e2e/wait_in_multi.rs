@@ -3,7 +3,7 @@
 
 use crate::harness::{Redis, Respool, TESTED_SERVER, Value, encode, encode_line, eventually, show};
 
-/// What comes for the lines, sent as one or one after the other.
+/// Tells what comes for the lines, sent as one or one after the other.
 fn run(client: &mut crate::harness::Client, lines: &[&str], as_one: bool) -> Vec<String> {
     let words = |line: &str| encode_line(line);
     if as_one {

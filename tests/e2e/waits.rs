@@ -5,7 +5,7 @@ use std::time::{Duration, Instant};
 
 use crate::harness::{Client, Redis, Respool, Value, encode, eventually, is_open_at, show};
 
-/// A client in a blocking call, seen to be blocked. Its try has been answered where there is one shared connection.
+/// Starts a client in a blocking call, seen to be blocked. Its try has been answered where there is one shared connection.
 fn waiting(respool: &Respool, call: &[&str]) -> Client {
     let before = respool.blocked_clients();
     let mut client = respool.client();
@@ -22,7 +22,7 @@ fn number(value: usize) -> String {
     value.to_string()
 }
 
-/// A respool with so many connections, of which so many are shared.
+/// Starts a respool with so many connections, of which so many are shared.
 fn sized(redis: &Redis, most: usize, shared: usize) -> Respool {
     Respool::with(redis)
         .upstream(&format!(
@@ -31,7 +31,7 @@ fn sized(redis: &Redis, most: usize, shared: usize) -> Respool {
         .start()
 }
 
-/// The elements that were answered to BLPOP and its like, none twice.
+/// Tells the elements that were answered to BLPOP and its like, none twice.
 fn elements(clients: &mut [Client]) -> BTreeSet<String> {
     let mut all = BTreeSet::new();
     for client in clients {

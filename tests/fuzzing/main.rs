@@ -13,12 +13,12 @@ use proptest::test_runner::{Config, TestRunner};
 use targets::server::{OPTIONS, Server};
 use targets::{configuration, fences, reply, request};
 
-/// So many cases, or `PROPTEST_CASES` if that is more.
+/// Tells how many cases are tried: so many, or `PROPTEST_CASES` if that is more.
 fn at_least(cases: u32) -> u32 {
     cases.max(Config::default().cases)
 }
 
-/// Bytes that are fragments as often as not.
+/// Makes bytes that are fragments as often as not.
 fn bytes() -> impl Strategy<Value = Vec<u8>> {
     let small = prop_oneof![3 => 0_u8..40, 1 => any::<u8>()];
     prop_oneof![
@@ -48,7 +48,7 @@ proptest! {
     }
 }
 
-/// A server of its own that ends with the test.
+/// Runs a server of its own, which ends with the test.
 struct Started {
     child: Child,
     dir: tempfile::TempDir,

@@ -6,7 +6,7 @@ use super::ledger::{Balance, Holds, Leftovers, Place};
 use super::{MAX_CONNECTIONS, field, waiting};
 use crate::harness::{Client, Redis, Respool, TESTED_SERVER, Value, eventually};
 
-/// Every count is back to 0.
+/// Checks that every count is back to 0.
 pub(super) fn assert_counts_are_back(respool: &Respool) {
     for name in [
         "respool_client_connections",
@@ -32,7 +32,7 @@ pub(super) fn assert_counts_are_back(respool: &Respool) {
     }
 }
 
-/// Every count is back to 0, and nobody was sent away for a reason that did not exist.
+/// Checks that every count is back to 0, and nobody was sent away for a reason that did not exist.
 pub(super) fn assert_all_left(respool: &Respool, flock: &Flock) {
     assert_counts_are_back(respool);
     for reason in [
@@ -65,7 +65,7 @@ fn left(respool: &Respool) -> String {
     respool.client().cmd(&["CLIENT", "LIST"]).text()
 }
 
-/// At the server there are only connections of respool, as many as it says, named by it and without any state that a client has
+/// Checks that at the server there are only connections of respool, as many as it says, named by it and without any state that a client has
 /// left on them.
 pub(super) fn assert_clean_connections(redis: &Redis, respool: &Respool) {
     let own = redis.cmd(&["CLIENT", "ID"]).int().to_string();
@@ -115,8 +115,9 @@ fn is_clean(line: &str) -> bool {
         && field(line, "watch").is_none_or(|watched| watched == "0")
 }
 
-/// Every element pushed since the last restart was handed to one canary, is still at the server, or was taken by one that ended while
-/// it waited or by a connection that was killed. That none was handed out twice was held against the ledger each time.
+/// Checks that every element pushed since the last restart was handed to one canary, is still at the server, or was taken by one
+/// that ended while it waited or by a connection that was killed. That none was handed out twice was held against the ledger each
+/// time.
 pub(super) fn assert_every_element_accounted_for(redis: &Redis, flock: &Flock) {
     let phase = flock.phase();
     let mut looks = 0;
@@ -147,7 +148,7 @@ pub(super) fn assert_every_element_accounted_for(redis: &Redis, flock: &Flock) {
     );
 }
 
-/// How many more elements are lost than went with clients, and the balance of each place.
+/// Tells how many more elements are lost than went with clients, and the balance of each place.
 fn overdue(redis: &Redis, flock: &Flock, phase: usize) -> (usize, Vec<(Place, Balance)>) {
     let mut client = redis.client();
     let moved: Vec<_> = (0..waiting::DATABASES)

@@ -14,21 +14,21 @@ use super::subscriptions::Voice;
 use super::wire::{Gone, Leave, Wire};
 use crate::harness::{Value, encode, show};
 
-/// How many of its own values a canary remembers.
+/// A canary remembers so many of its own values.
 const REMEMBERED: usize = 16;
 
-/// What values of the server's own memory live for; long past anything a test reads again.
+/// Values of the server's own memory live for so many seconds; long past anything a test reads again.
 const EXPIRY_SECONDS: &str = "100";
 
 const BIG_BYTES: usize = 100 * 1024;
 
-/// Clients that were killed, or may have been, in the notes of the flock.
+/// Counts clients that were killed, or may have been, in the notes of the flock.
 pub(super) const KILLED: &str = "clients killed";
 
-/// Connections that ended while a canary greeted, and second connections that ended, in the notes of the flock.
+/// Counts connections that ended while a canary greeted, and second connections that ended, in the notes of the flock.
 pub(super) const CUT_BESIDE: &str = "cut while greeting, or beside";
 
-/// Requests that are sent together, with what each must be answered.
+/// Holds requests that are sent together, with what each must be answered.
 #[derive(Default)]
 pub(super) struct Batch {
     pub(super) bytes: Vec<u8>,
@@ -54,17 +54,17 @@ pub(super) struct Bird<'a> {
     pub(super) rng: SmallRng,
     pub(super) wire: Wire,
     pub(super) session: Session,
-    /// What it listens to beside the replies to its requests.
+    /// Holds what it listens to beside the replies to its requests.
     pub(super) ears: Ears,
-    /// Itself as a publisher.
+    /// Is the first connection as a publisher.
     pub(super) voice: Voice,
-    /// Its second connection, in the database of the first.
+    /// Is its second connection, in the database of the first.
     other: Option<Wire>,
-    /// The second connection as a publisher.
+    /// Is the second connection as a publisher.
     pub(super) other_voice: Voice,
     pub(super) kept: VecDeque<Kept>,
     sequence: u64,
-    /// What kind of wait its next exchanges are.
+    /// Says what kind of wait its next exchanges are.
     pub(super) kind_of_wait: KindOfWait,
 }
 
@@ -107,14 +107,14 @@ impl<'a> Bird<'a> {
         self.greet_or_note();
     }
 
-    /// If the server's end cuts this short, the next round finds out.
+    /// Greets; if the server's end cuts this short, the next round finds out.
     fn greet_or_note(&mut self) {
         if self.greet().is_err() {
             self.flock.note(CUT_BESIDE, 1);
         }
     }
 
-    /// What libraries send when they connect, in one write or several.
+    /// Sends what libraries send when they connect, in one write or several.
     fn greet(&mut self) -> Result<(), Gone> {
         let mut batch = Batch::default();
         let database = (self.number as u32 + self.rng.random_range(0..3)) % super::DATABASES;
@@ -133,13 +133,13 @@ impl<'a> Bird<'a> {
         self.exchange(batch)
     }
 
-    /// A token that nobody else has and this client never had before.
+    /// Makes a token that nobody else has and this client never had before.
     pub(super) fn token(&mut self) -> String {
         self.sequence += 1;
         format!("c{}.{};", self.number, self.sequence)
     }
 
-    /// A value made of one token, mostly short, sometimes of 100 KiB.
+    /// Makes a value made of one token, mostly short, sometimes of 100 KiB.
     pub(super) fn value(&mut self) -> String {
         let token = self.token();
         match self.rng.random_range(0..12) {
@@ -180,7 +180,7 @@ impl<'a> Bird<'a> {
         Ok(())
     }
 
-    /// The next reply; what comes unasked before it is heard.
+    /// Reads the next reply; what comes unasked before it is heard.
     pub(super) fn reply(&mut self) -> Result<Value, Gone> {
         loop {
             let frame = self.wire.reply()?;
@@ -219,7 +219,7 @@ impl<'a> Bird<'a> {
         }
     }
 
-    /// The connection ends now; until then only what comes unasked may come.
+    /// Waits for the end of the connection, which comes now; until then only what comes unasked may come.
     pub(super) fn await_the_end(&mut self) {
         if let Ok(reply) = self.reply() {
             self.wrong("a reply of a connection that was to end", &reply);
@@ -227,7 +227,7 @@ impl<'a> Bird<'a> {
         self.reconnect();
     }
 
-    /// Is killed by respool, asked over the second connection.
+    /// Has itself killed by respool, asked over the second connection.
     pub(super) fn be_killed(&mut self) {
         let Some(id) = self.session.id() else {
             return self.reconnect();
@@ -242,7 +242,7 @@ impl<'a> Bird<'a> {
         }
     }
 
-    /// What CLIENT KILL of its own id was answered; `None`: unknown.
+    /// Notes what CLIENT KILL of its own id was answered, if that is known.
     pub(super) fn note_kill(&self, killed: Option<Value>) {
         match killed {
             // None was left with this id: the connection has ended before.
@@ -273,7 +273,7 @@ impl<'a> Bird<'a> {
         Ok(rest)
     }
 
-    /// One request and its reply.
+    /// Sends one request and reads its reply.
     pub(super) fn one<A: AsRef<[u8]>>(&mut self, args: &[A], expected: Expect) -> Result<(), Gone> {
         let mut batch = Batch::default();
         batch.add(args, expected);
@@ -310,7 +310,7 @@ impl<'a> Bird<'a> {
         )
     }
 
-    /// One request on the second connection, in the database of the first. `None`: unknown whether it ran.
+    /// Sends one request on the second connection, in the database of the first. `None`: unknown whether it ran.
     pub(super) fn beside<A: AsRef<[u8]>>(&mut self, args: &[A]) -> Option<Value> {
         let address = &self.flock.address;
         let user = self.flock.user_of(self.number);
@@ -345,12 +345,12 @@ impl<'a> Bird<'a> {
     }
 }
 
-/// What respool may always answer to a command that it did not send, and a server in which a script does not end.
+/// Tells whether respool may always answer this to a command that it did not send, and a server in which a script does not end.
 pub(super) fn is_refusal(reply: &Value) -> bool {
     matches!(reply, Value::Error(text) if text.starts_with(b"LOADING respool:")) || is_busy(reply)
 }
 
-/// What a server answers while a script does not end.
+/// Tells whether a server answers this while a script does not end.
 pub(super) fn is_busy(reply: &Value) -> bool {
     const BUSY: [&[u8]; 2] = [
         b"BUSY ",

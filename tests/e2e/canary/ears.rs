@@ -4,20 +4,20 @@ use super::expect::{Mismatch, is_bulk};
 use super::subscriptions::Subscriptions;
 use crate::harness::Value;
 
-/// What a canary listens to.
+/// Says what a canary listens to.
 #[derive(Debug)]
 pub(super) enum Ears {
-    /// Nothing: every frame is the reply to a request.
+    /// It listens to nothing: every frame is the reply to a request.
     Closed,
-    /// Messages of its subscriptions.
+    /// It hears the messages of its subscriptions.
     Subscribed(Subscriptions),
-    /// Invalidations of the keys it tracks.
+    /// It hears the invalidations of the keys it tracks.
     Tracking(Tracking),
-    /// What the server is asked by anybody.
+    /// It hears what the server is asked by anybody.
     Monitoring(Monitoring),
 }
 
-/// What one frame is.
+/// Says what one frame is.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Sound {
     Reply,
@@ -42,7 +42,7 @@ impl Ears {
         matches!(self, Self::Closed)
     }
 
-    /// What it knows as a subscriber; panics when it is none.
+    /// Tells what it knows as a subscriber; panics when it is none.
     #[track_caller]
     pub(super) fn subscriptions(&mut self) -> &mut Subscriptions {
         match self {
@@ -51,7 +51,7 @@ impl Ears {
         }
     }
 
-    /// Whether it has heard that this key of its own is invalid, or the request with this text, since it awaits it.
+    /// Tells whether it has heard that this key of its own is invalid, or the request with this text, since it awaits it.
     pub(super) fn has_heard_awaited(&self) -> bool {
         match self {
             Self::Tracking(tracking) => tracking.awaited.is_none(),
@@ -60,7 +60,7 @@ impl Ears {
         }
     }
 
-    /// From now on it awaits this key, or this text.
+    /// Lets it await this key, or this text, from now on.
     pub(super) fn await_text(&mut self, text: &str) {
         match self {
             Self::Tracking(tracking) => tracking.awaited = Some(text.to_owned()),
@@ -70,10 +70,10 @@ impl Ears {
     }
 }
 
-/// Of a client with CLIENT TRACKING.
+/// Is what a client with CLIENT TRACKING may hear.
 #[derive(Debug)]
 pub(super) struct Tracking {
-    /// What all its own keys start with.
+    /// Holds what all its own keys start with.
     prefix: String,
     awaited: Option<String>,
 }
@@ -106,7 +106,7 @@ impl Tracking {
     }
 }
 
-/// Of a client that sent MONITOR.
+/// Is what a client that sent MONITOR may hear.
 #[derive(Debug, Default)]
 pub(super) struct Monitoring {
     awaited: Option<String>,
@@ -129,7 +129,7 @@ impl Monitoring {
     }
 }
 
-/// Whether this is `1700000000.123456 [0 127.0.0.1:1234] "GET" "k"`.
+/// Tells whether this is `1700000000.123456 [0 127.0.0.1:1234] "GET" "k"`.
 fn is_line(line: &[u8]) -> bool {
     let Some(space) = line.iter().position(|&b| b == b' ') else {
         return false;

@@ -5,68 +5,68 @@ use std::time::{Duration, Instant};
 use super::bird::is_refusal;
 use crate::harness::{Value, show};
 
-/// How old a value may get before its expiry excuses its absence.
+/// A value may get so old before its expiry excuses its absence.
 const FRESH: Duration = Duration::from_secs(60);
 
-/// A value of the client's own at the server.
+/// Is a value of the client's own at the server.
 #[derive(Debug, Clone)]
 pub(super) struct Kept {
     pub(super) key: String,
     pub(super) value: String,
     pub(super) database: u32,
-    /// The phase of the server when it was written: a restart takes all values.
+    /// Is the phase of the server when it was written: a restart takes all values.
     pub(super) phase: usize,
     pub(super) at: Instant,
 }
 
-/// What one reply must be.
+/// Says what one reply must be.
 #[derive(Debug)]
 pub(super) enum Expect {
-    /// This and nothing else.
+    /// It is this and nothing else.
     Is(Value),
-    /// This, of a command that respool answers without the server: never refused.
+    /// It is this, of a command that respool answers without the server: never refused.
     Local(Value),
-    /// `+OK`; from then on the value can be read.
+    /// It is `+OK`; from then on the value can be read.
     Stored(Kept),
-    /// This value.
+    /// It is this value, or nothing where it may be gone.
     Kept(Kept),
-    /// The mark of the database in which the client is.
+    /// It is the mark of the database in which the client is.
     Mark,
-    /// A counter of this batch, incremented.
+    /// It is a counter of this batch, incremented.
     Count,
-    /// `+OK`, and the client is in this database.
+    /// It is `+OK`, and the client is in this database.
     Select(u32),
-    /// The reply to HELLO.
+    /// It is the reply to HELLO.
     Hello { resp3: bool, name: Option<String> },
-    /// `+OK`, and this is the client's name.
+    /// It is `+OK`, and this is the client's name.
     SetName(String),
-    /// The client's name.
+    /// It is the client's name.
     Name,
-    /// The client's user at the server.
+    /// It is the client's user at the server.
     User,
-    /// The client's id, the same for as long as the connection lives.
+    /// It is the client's id, the same for as long as the connection lives.
     Id,
-    /// `+RESET`, and the client is as a new one.
+    /// It is `+RESET`, and the client is as a new one.
     Reset,
-    /// A hash: a map in RESP3, an array in RESP2.
+    /// It is a hash: a map in RESP3, an array in RESP2.
     Hash(String),
-    /// `+QUEUED`, of a command with its reply.
+    /// It is `+QUEUED`, of a command with its reply.
     Queued,
-    /// The replies to the commands of a transaction.
+    /// It holds the replies to the commands of a transaction.
     Exec(Vec<Expect>),
-    /// EXEC of a transaction whose watched key was changed.
+    /// It is a null, of the EXEC of a transaction whose watched key was changed.
     Aborted,
-    /// An integer; how many keys were there is not known after a restart.
+    /// It is an integer; how many keys were there is not known after a restart.
     Number,
-    /// DISCARD, whether there is a transaction or not.
+    /// It answers DISCARD, whether there is a transaction or not.
     Discarded,
 }
 
-/// Why a reply cannot be this client's.
+/// Says why a reply cannot be this client's.
 #[derive(Debug)]
 pub(super) struct Mismatch(pub(super) String);
 
-/// What the client knows of its own connection.
+/// Holds what the client knows of its own connection.
 #[derive(Debug)]
 pub(super) struct Session {
     number: usize,
@@ -75,11 +75,11 @@ pub(super) struct Session {
     name: Option<String>,
     user: Option<String>,
     id: Option<i64>,
-    /// What the counter of this batch was last.
+    /// Is the last value of the counter of this batch.
     counted: i64,
-    /// A command of this batch was refused, so those that build on it find nothing.
+    /// Is true when a command of this batch was refused, so those that build on it find nothing.
     pub(super) refused: bool,
-    /// The server's phase when this batch was sent.
+    /// Is the server's phase when this batch was sent.
     phase: usize,
 }
 
@@ -98,12 +98,12 @@ impl Session {
         }
     }
 
-    /// The client's id, once respool has told it.
+    /// Tells the client's id, once respool has told it.
     pub(super) fn id(&self) -> Option<i64> {
         self.id
     }
 
-    /// A batch is sent in this phase of the server.
+    /// Begins a batch, which is sent in this phase of the server.
     pub(super) fn begin(&mut self, phase: usize) {
         (self.counted, self.refused, self.phase) = (0, false, phase);
     }
@@ -278,7 +278,7 @@ impl Session {
         }
     }
 
-    /// Whether every string in it is of this client's making.
+    /// Tells whether every string in it is of this client's making.
     fn is_own(&self, reply: &Value) -> bool {
         match reply {
             Value::Bulk(bytes) => {
@@ -293,7 +293,7 @@ impl Session {
     }
 }
 
-/// What every database says of itself.
+/// Tells what every database says of itself.
 pub(super) fn mark(database: u32) -> String {
     format!("database {database}")
 }
@@ -302,7 +302,7 @@ pub(super) fn is_bulk(reply: &Value, text: &str) -> bool {
     matches!(reply, Value::Bulk(bytes) if bytes == text.as_bytes())
 }
 
-/// All strings of a reply, in order.
+/// Tells all strings of a reply, in order.
 pub(super) fn strings(reply: &Value) -> Vec<String> {
     match reply {
         Value::Bulk(bytes) => vec![String::from_utf8_lossy(bytes).into_owned()],

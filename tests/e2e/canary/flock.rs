@@ -11,28 +11,28 @@ use super::subscriptions::Voice;
 pub(super) struct Flock {
     pub(super) address: String,
     pub(super) seed: u64,
-    /// How many users of the server they are; 0: none authenticates.
+    /// They are so many users of the server; with 0 none authenticates.
     users: usize,
-    /// Even: the server runs and every database has its mark. Odd: it is being killed, started and marked.
+    /// Is even while the server runs and every database has its mark. Odd: it is being killed, started and marked.
     phase: AtomicUsize,
-    /// Odd: a subscription connection is being killed; even: so many halves of kills are done.
+    /// Is odd while a subscription connection is being killed, and even when so many halves of kills are done.
     subscription_kills: AtomicUsize,
-    /// Connections that published, so that none is taken for another.
+    /// Counts connections that published, so that none is taken for another.
     voices: AtomicUsize,
-    /// A client that keeps a connection to the server for itself.
+    /// Is held by a client that keeps a connection to the server for itself.
     lodger: Mutex<()>,
-    /// Elements that all canaries push and pop.
+    /// Accounts for the elements that all canaries push and pop.
     pub(super) ledger: Ledger,
     ended: AtomicBool,
-    /// What else is worth telling, or asserting, at the end.
+    /// Holds what else is worth telling, or asserting, at the end.
     notes: Mutex<BTreeMap<&'static str, usize>>,
-    /// Operations finished, cut short by the end of the connection, and refused.
+    /// Counts operations finished, cut short by the end of the connection, and refused.
     done: Mutex<BTreeMap<&'static str, [usize; 3]>>,
-    /// Its part in a run in which two flocks take turns; `None`: it is alone.
+    /// Is its part in a run in which two flocks take turns; it has none when it is alone.
     part: Option<Part>,
 }
 
-/// What canaries may do next.
+/// Says what canaries may do next.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Next {
     Anything,
@@ -40,7 +40,7 @@ pub(super) enum Next {
     WhatMayBeRefused,
 }
 
-/// How an operation ended.
+/// Says how an operation ended.
 #[derive(Debug, Clone, Copy)]
 pub(super) enum End {
     Finished,
@@ -66,7 +66,7 @@ impl Flock {
         }
     }
 
-    /// A flock that takes turns with another one.
+    /// Makes a flock that takes turns with another one.
     pub(super) fn with_part(address: String, seed: u64, part: Part) -> Self {
         Self {
             part: Some(part),
@@ -95,7 +95,7 @@ impl Flock {
         }
     }
 
-    /// The longest rest of a canary between two things that it does, in milliseconds.
+    /// Tells the longest rest of a canary between two things that it does, in milliseconds.
     pub(super) fn longest_rest(&self) -> u64 {
         if self.part.is_some() { 100 } else { 15 }
     }
@@ -110,7 +110,7 @@ impl Flock {
         }
     }
 
-    /// The user that a canary authenticates as.
+    /// Tells the user that a canary authenticates as.
     pub(super) fn user_of(&self, number: usize) -> Option<String> {
         (self.users > 0).then(|| super::user(number % self.users))
     }
@@ -130,14 +130,14 @@ impl Flock {
         self.subscription_kills.fetch_add(1, Ordering::SeqCst);
     }
 
-    /// If the server runs and no subscription connection is being killed: which moment this is. Another one later means that
-    /// messages may have been lost in between.
+    /// Tells which moment this is, if the server runs and no subscription connection is being killed. Another one later means
+    /// that messages may have been lost in between.
     pub(super) fn quiet_moment(&self) -> Option<[usize; 2]> {
         let moment = [&self.phase, &self.subscription_kills].map(|n| n.load(Ordering::SeqCst));
         moment.iter().all(|n| n.is_multiple_of(2)).then_some(moment)
     }
 
-    /// A connection of a client as a publisher.
+    /// Makes a connection of a client as a publisher.
     pub(super) fn voice(&self, number: usize) -> Voice {
         Voice::new(number, self.voices.fetch_add(1, Ordering::SeqCst))
     }
@@ -178,7 +178,7 @@ impl Flock {
         done.entry(operation).or_default()[end as usize] += 1;
     }
 
-    /// Finished, cut and refused by operation.
+    /// Tells how many were finished, cut and refused, by operation.
     pub(super) fn counts(&self) -> BTreeMap<&'static str, [usize; 3]> {
         self.done.lock().expect("counting does not panic").clone()
     }

@@ -6,18 +6,18 @@ use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use super::expect::Mismatch;
 
-/// What a key holds.
+/// Says what a key holds.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub(super) enum Holds {
     List,
     Sorted,
-    /// A stream of which everybody may have every element.
+    /// It is a stream of which everybody may have every element.
     Stream,
-    /// A stream whose elements are shared out among the consumers of a group.
+    /// It is a stream whose elements are shared out among the consumers of a group.
     Group,
 }
 
-/// Where an element was put.
+/// Says where an element was put.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub(super) struct Place {
     pub(super) holds: Holds,
@@ -25,7 +25,7 @@ pub(super) struct Place {
     pub(super) key: String,
 }
 
-/// How an element was handed out.
+/// Says how an element was handed out.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Way {
     Popped,
@@ -33,7 +33,7 @@ pub(super) enum Way {
     Moved,
 }
 
-/// What came of the command that pushed an element.
+/// Says what came of the command that pushed an element.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Pushed {
     Unknown,
@@ -45,7 +45,7 @@ enum Pushed {
 #[derive(Debug)]
 struct Element {
     place: Place,
-    /// The phase of the server when it was sent: a restart takes all.
+    /// Is the phase of the server when it was sent: a restart takes all.
     phase: usize,
     pushed: Pushed,
     received: Option<(Way, usize)>,
@@ -54,23 +54,23 @@ struct Element {
 #[derive(Debug, Default)]
 struct Entries {
     elements: Vec<Element>,
-    /// Elements that may have gone to clients that ended while they waited, by phase and place.
+    /// Counts elements that may have gone to clients that ended while they waited, by phase and place.
     taken: HashMap<(usize, Place), usize>,
-    /// Elements that may have gone down with a connection to the server, by phase.
+    /// Counts elements that may have gone down with a connection to the server, by phase.
     sunk: HashMap<usize, usize>,
 }
 
 #[derive(Debug, Default)]
 pub(super) struct Ledger(Mutex<Entries>);
 
-/// How many elements of a place there are, by what became of them.
+/// Says how many elements of a place there are, by what became of them.
 #[derive(Debug, Default, Clone, Copy)]
 pub(super) struct Balance {
     pub(super) pushed: usize,
     pub(super) received: usize,
     pub(super) left: usize,
     pub(super) lost: usize,
-    /// How many may be lost here.
+    /// So many may be lost here.
     pub(super) allowed: usize,
 }
 
@@ -86,16 +86,16 @@ impl Balance {
     }
 }
 
-/// What the server still has of a place.
+/// Holds what the server still has of a place.
 #[derive(Debug, Default)]
 pub(super) struct Leftovers {
     pub(super) elements: Vec<String>,
-    /// Of [`Holds::Group`]: those handed to a consumer and not acknowledged.
+    /// Holds those of [`Holds::Group`] that were handed to a consumer and not acknowledged.
     pub(super) pending: Vec<String>,
 }
 
 impl Ledger {
-    /// The text of a new element, before it is sent.
+    /// Registers a new element before it is sent, and tells its text.
     pub(super) fn register(&self, place: &Place, phase: usize) -> String {
         let mut entries = self.entries();
         entries.elements.push(Element {
@@ -107,12 +107,12 @@ impl Ledger {
         text(entries.elements.len() - 1, place)
     }
 
-    /// The server has it.
+    /// Notes that the server has it.
     pub(super) fn pushed(&self, element: &str) {
         self.settle(element, Pushed::Yes);
     }
 
-    /// It was never sent, so nobody may ever have it.
+    /// Notes that it was never sent, so nobody may ever have it.
     pub(super) fn refused(&self, element: &str) {
         self.settle(element, Pushed::No);
     }
@@ -128,7 +128,7 @@ impl Ledger {
         found.pushed = pushed;
     }
 
-    /// A client was handed this element of a place, as the only one.
+    /// Notes that a client was handed this element of a place, as the only one.
     pub(super) fn received(
         &self,
         element: &str,
@@ -154,7 +154,7 @@ impl Ledger {
         Ok(())
     }
 
-    /// A client has read this element of a stream, as others do.
+    /// Notes that a client has read this element of a stream, as others do.
     pub(super) fn seen(&self, element: &str, place: &Place) -> Result<(), Mismatch> {
         let mut entries = self.entries();
         let found = entries.find(element)?;
@@ -164,7 +164,7 @@ impl Ledger {
         Ok(())
     }
 
-    /// A client is gone, or will be, that may have taken so many elements of this place with it.
+    /// Notes that a client is gone, or will be, that may have taken so many elements of this place with it.
     pub(super) fn taken(&self, place: &Place, phase: usize, most: usize) {
         *self
             .entries()
@@ -173,17 +173,17 @@ impl Ledger {
             .or_default() += most;
     }
 
-    /// A connection to the server was killed that may have had so many elements on it.
+    /// Notes that a connection to the server was killed that may have had so many elements on it.
     pub(super) fn sunk(&self, phase: usize, most: usize) {
         *self.entries().sunk.entry(phase).or_default() += most;
     }
 
-    /// How many elements may have gone down with connections to the server.
+    /// Tells how many elements may have gone down with connections to the server.
     pub(super) fn sunk_in(&self, phase: usize) -> usize {
         self.entries().sunk.get(&phase).copied().unwrap_or(0)
     }
 
-    /// Every place into which something was put in this phase.
+    /// Lists every place into which something was put in this phase.
     pub(super) fn places(&self, phase: usize) -> Vec<Place> {
         let entries = self.entries();
         let elements = entries
@@ -277,7 +277,7 @@ impl Ledger {
         found
     }
 
-    /// How many elements of this phase were received.
+    /// Tells how many elements of this phase were received.
     pub(super) fn received_in(&self, phase: usize) -> usize {
         let entries = self.entries();
         let of_phase = entries
@@ -290,7 +290,7 @@ impl Ledger {
             .count()
     }
 
-    /// Pushed, and received, over all phases.
+    /// Tells how many were pushed, and received, over all phases.
     pub(super) fn totals(&self) -> BTreeMap<&'static str, usize> {
         let entries = self.entries();
         let count = |which: fn(&&Element) -> bool| entries.elements.iter().filter(which).count();

@@ -12,10 +12,10 @@ use super::species::Operation;
 use super::wire::Gone;
 use crate::harness::{PATIENCE, Value, encode};
 
-/// How many track keys.
+/// So many of them track keys.
 pub(super) const TRACKERS: usize = 4;
 
-/// How many send MONITOR.
+/// So many of them send MONITOR.
 pub(super) const MONITORS: usize = 2;
 
 pub(super) const TRACKING: [(&str, u32, Operation); 2] = [
@@ -115,7 +115,7 @@ fn track(bird: &mut Bird<'_>) -> Result<(), Gone> {
     Ok(())
 }
 
-/// CLIENT TRACKING OFF, after which a change of what was tracked is not told any more.
+/// Sends CLIENT TRACKING OFF, after which a change of what was tracked is not told any more.
 fn stop_tracking(bird: &mut Bird<'_>) -> Result<(), Gone> {
     let key = bird.token();
     bird.wire.send(&encode(&["GET", &key]))?;
@@ -169,7 +169,7 @@ fn be_killed(bird: &mut Bird<'_>) -> Result<(), Gone> {
     Ok(())
 }
 
-/// RESET, after which nothing comes unasked.
+/// Sends RESET, after which nothing comes unasked.
 fn reset(bird: &mut Bird<'_>) -> Result<(), Gone> {
     bird.wire.send(&encode(&["RESET"]))?;
     bird.answer(Expect::Reset)?;

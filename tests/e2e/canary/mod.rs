@@ -30,27 +30,27 @@ use self::flock::{EndOnPanic, Flock};
 use self::species::SPECIES;
 use crate::harness::{PATIENCE, Redis, Respool, Value, encode};
 
-/// How long the server is disturbed; what is under way then comes to its end after it.
+/// The server is disturbed for so long; what is under way then comes to its end after it.
 const SECONDS: u64 = 8;
 
-/// So many times as long at most, until everything has happened once: a busy machine has less time for it.
+/// The run takes so many times as long at most, until everything has happened once: a busy machine has less time for it.
 const MOST_ROUNDS: usize = 6;
 
-/// How many elements are handed out at least since the last restart.
+/// So many elements are handed out at least since the last restart.
 const RECEIVED: usize = 50;
 
-/// Respool's own user, where there are users.
+/// Is respool's own user, where there are users.
 const RESPOOL: &str = "respool";
 
 const DATABASES: u32 = 16;
 
-/// The pool through which they all go.
+/// Is the pool through which they all go.
 const MAX_CONNECTIONS: usize = 8;
 
-/// Direct connections of the test itself, beside the watch: the one that kills and marks.
+/// Counts the direct connections of the test itself, beside the watch: the one that kills and marks.
 const OWN_CONNECTIONS: usize = 1;
 
-/// A server killed once, or each half minute of a long run.
+/// The server is killed once, or each half minute of a long run.
 const SECONDS_FOR_EACH_RESTART: u64 = 30;
 
 #[test]
@@ -64,12 +64,12 @@ fn canaries_of_twenty_users_are_never_another() {
     fly(20);
 }
 
-/// The name of a user, which is its password too.
+/// Tells the name of a user, which is its password too.
 fn user(number: usize) -> String {
     format!("user{number}")
 }
 
-/// Options of a server with these users, and one for respool.
+/// Writes the options of a server with these users, and one for respool.
 fn options_with(users: usize) -> Vec<String> {
     let names = (0..users).map(user).chain([RESPOOL.to_owned()]);
     let rules = names.flat_map(|name| {
@@ -132,7 +132,7 @@ fn fly(users: usize) {
     aftermath::assert_every_element_accounted_for(&redis, &flock);
 }
 
-/// Something that no canary has done to its end yet.
+/// Names something that no canary has done to its end yet.
 fn never(flock: &Flock) -> Option<&'static str> {
     let counts = flock.counts();
     species::operations().find(|name| {
@@ -209,7 +209,7 @@ fn kill(redis: &Redis, id: &str) -> String {
     redis.cmd(&["EXEC"]).items()[0].text()
 }
 
-/// How many elements may have been taken for this connection and not have arrived: none while it is blocked.
+/// Tells how many elements may have been taken for this connection and not have arrived: none while it is blocked.
 fn elements_on_their_way(line: &str) -> usize {
     let is_blocked = field(line, "flags").is_some_and(|flags| flags.contains('b'));
     match field(line, "cmd").unwrap_or_default() {
@@ -220,7 +220,7 @@ fn elements_on_their_way(line: &str) -> usize {
     }
 }
 
-/// A field of a line of CLIENT LIST.
+/// Finds a field of a line of CLIENT LIST.
 fn field<'a>(line: &'a str, name: &str) -> Option<&'a str> {
     line.split(' ')
         .find_map(|field| field.strip_prefix(name)?.strip_prefix('='))

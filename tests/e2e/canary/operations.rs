@@ -8,7 +8,7 @@ use super::species::Operation;
 use super::wire::Gone;
 use crate::harness::{Value, encode};
 
-/// What a client of no special kind does.
+/// Lists what a client of no special kind does.
 pub(super) const OPERATIONS: [(&str, u32, Operation); 20] = [
     ("pipeline", 20, pipeline),
     ("hash", 4, hash),
@@ -32,7 +32,7 @@ pub(super) const OPERATIONS: [(&str, u32, Operation); 20] = [
     ("quit", 1, quit),
 ];
 
-/// What such a client does while the server may refuse anything but to begin and to end a transaction.
+/// Lists what such a client does while the server may refuse anything but to begin and to end a transaction.
 pub(super) const REFUSABLE: [(&str, u32, Operation); 5] = [
     ("server's commands", 12, servers_commands),
     ("script", 2, script),
@@ -80,7 +80,7 @@ impl Bird<'_> {
         batch
     }
 
-    /// What a transaction holds, with the replies of its EXEC.
+    /// Adds what a transaction holds, with the replies of its EXEC.
     fn add_queued(&mut self, batch: &mut Batch) -> Vec<Expect> {
         let mut inner = Batch::default();
         let counter = self.token();
@@ -98,7 +98,7 @@ impl Bird<'_> {
         inner.expected.into()
     }
 
-    /// After a transaction of which a part was refused: nothing of it is left.
+    /// Checks that nothing is left of a transaction of which a part was refused.
     fn settle(&mut self) -> Result<(), Gone> {
         if self.session.refused {
             self.one(&["DISCARD"], Expect::Discarded)?;
@@ -113,7 +113,7 @@ impl Bird<'_> {
     }
 }
 
-/// What clients of other kinds do between.
+/// Does what clients of other kinds do between.
 pub(super) fn commands(bird: &mut Bird<'_>) -> Result<(), Gone> {
     if bird.rng.random_range(0..3) == 0 {
         hello(bird)
@@ -127,7 +127,7 @@ fn pipeline(bird: &mut Bird<'_>) -> Result<(), Gone> {
     bird.exchange(batch)
 }
 
-/// Only commands that respool leaves to the server.
+/// Sends only commands that respool leaves to the server.
 fn servers_commands(bird: &mut Bird<'_>) -> Result<(), Gone> {
     let mut batch = Batch::default();
     let counter = bird.token();
@@ -267,7 +267,7 @@ fn interactive_transaction(bird: &mut Bird<'_>) -> Result<(), Gone> {
     finish_transaction(bird, Expect::Exec(inner))
 }
 
-/// EXEC of an open transaction, then a look at the database.
+/// Sends EXEC of an open transaction, then a look at the database.
 fn finish_transaction(bird: &mut Bird<'_>, executed: Expect) -> Result<(), Gone> {
     let refused = bird.session.refused;
     let phase = bird.flock.phase();
@@ -320,12 +320,12 @@ fn watched(bird: &mut Bird<'_>, conflict: bool) -> Result<(), Gone> {
     finish_transaction(bird, executed)
 }
 
-/// A blocking call with what feeds it and what it then answers.
+/// Holds a blocking call with what feeds it and what it then answers.
 struct Blocking {
     is_fed: bool,
     call: Vec<String>,
     feed: Vec<String>,
-    /// The strings of its reply; an empty one stands for anything.
+    /// Holds the strings of its reply; an empty one stands for anything.
     answer: Vec<String>,
     length: [String; 2],
     keys: [String; 2],
@@ -335,7 +335,7 @@ fn words(line: &[&str]) -> Vec<String> {
     line.iter().map(|&word| word.to_owned()).collect()
 }
 
-/// Whether a blocking call is to be fed, and how long it waits, in seconds: what nobody feeds holds its connection.
+/// Draws whether a blocking call is to be fed, and how long it waits, in seconds: what nobody feeds holds its connection.
 fn draw_fed(bird: &mut Bird<'_>) -> (bool, &'static str) {
     if bird.rng.random_range(0..6) > 0 {
         (true, "1")
@@ -511,7 +511,7 @@ pub(super) fn quit(bird: &mut Bird<'_>) -> Result<(), Gone> {
     Ok(())
 }
 
-/// A fresh client finds every database in order, in both protocols.
+/// Checks that a fresh client finds every database in order, in both protocols.
 pub(super) fn inspect(client: &mut crate::harness::Client) {
     for protocol in ["2", "3"] {
         assert!(!client.cmd(&["HELLO", protocol]).is_error());

@@ -13,16 +13,16 @@ use super::{lodging, operations, subscribing, waiting};
 /// Ends with the connection as it was found, or as a new one.
 pub(super) type Operation = fn(&mut Bird<'_>) -> Result<(), Gone>;
 
-/// Canaries of one kind.
+/// Is one kind of canaries.
 pub(super) struct Species {
     pub(super) name: &'static str,
     pub(super) birds: usize,
     operations: Operations,
-    /// What it does while the server may refuse anything.
+    /// Lists what it does while the server may refuse anything.
     refusable: Operations,
 }
 
-/// Name, how often it is chosen, what is done.
+/// Lists operations: the name, how often it is chosen, and what is done.
 type Operations = &'static [(&'static str, u32, Operation)];
 
 pub(super) const SPECIES: [Species; 5] = [
@@ -58,7 +58,7 @@ pub(super) const SPECIES: [Species; 5] = [
     },
 ];
 
-/// The names of everything that is done.
+/// Lists the names of everything that is done.
 pub(super) fn operations() -> impl Iterator<Item = &'static str> {
     SPECIES
         .iter()
@@ -66,7 +66,7 @@ pub(super) fn operations() -> impl Iterator<Item = &'static str> {
 }
 
 impl Species {
-    /// One more of its kind, on a thread of its own.
+    /// Starts one more of its kind, on a thread of its own.
     pub(super) fn spawn<'scope>(
         &'static self,
         scope: &'scope thread::Scope<'scope, '_>,

@@ -16,7 +16,7 @@ use super::subscriptions::{
 use super::wire::Gone;
 use crate::harness::{PATIENCE, TESTED_SERVER, Value, encode};
 
-/// Messages heard, and messages that had to be heard and were, in the notes of the flock.
+/// Counts messages heard, and messages that had to be heard and were, in the notes of the flock.
 pub(super) const HEARD: &str = "messages heard";
 pub(super) const OWED: &str = "messages owed and heard";
 
@@ -34,7 +34,7 @@ pub(super) const OPERATIONS: [(&str, u32, Operation); 7] = [
     ("QUIT of a former subscriber", 1, quit),
 ];
 
-/// A subscriber's life up to its end: subscriptions that change, and everything a subscriber may do.
+/// Lives a subscriber's life up to its end: subscriptions that change, and everything a subscriber may do.
 fn live(bird: &mut Bird<'_>) -> Result<(), Gone> {
     bird.ears = Ears::Subscribed(Subscriptions::new(bird.number));
     let mut refused = false;
@@ -60,7 +60,7 @@ fn live(bird: &mut Bird<'_>) -> Result<(), Gone> {
     Ok(())
 }
 
-/// Whether it may do little but subscribe.
+/// Tells whether it may do little but subscribe.
 fn is_listening(bird: &mut Bird<'_>) -> bool {
     !bird.session.resp3 && bird.ears.subscriptions().any()
 }
@@ -134,7 +134,7 @@ fn unsubscribe_from(bird: &mut Bird<'_>, kind: Kind) -> Result<(), Gone> {
     Ok(())
 }
 
-/// Publishes a new message of this voice; and its number.
+/// Encodes a new message of this voice, and tells its number.
 fn message(voice: &mut Voice, kind: Kind, channel: &str, length: usize) -> ([String; 3], u64) {
     let (said, sequence) = voice.say(kind, channel, length);
     (
@@ -186,7 +186,7 @@ fn ping(bird: &mut Bird<'_>) -> Result<(), Gone> {
     bird.one(&["PING", &token], Expect::Is(Value::bulk(&token)))
 }
 
-/// Ordinary commands with large replies, or their refusal.
+/// Sends ordinary commands with large replies, or their refusal.
 fn commands(bird: &mut Bird<'_>) -> Result<(), Gone> {
     if is_listening(bird) {
         let of = if TESTED_SERVER.is_7_or_later() {
@@ -207,7 +207,7 @@ fn commands(bird: &mut Bird<'_>) -> Result<(), Gone> {
     bird.exchange(batch)
 }
 
-/// To the other protocol, if the one it is in lets it.
+/// Changes to the other protocol, if the one it is in lets it.
 fn switch_protocol(bird: &mut Bird<'_>) -> Result<(), Gone> {
     if is_listening(bird) {
         return Ok(());

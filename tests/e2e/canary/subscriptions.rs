@@ -9,16 +9,16 @@ use super::ears::Sound;
 use super::expect::{Mismatch, is_bulk};
 use crate::harness::{TESTED_SERVER, Value, words};
 
-/// Channels that several canaries publish on and subscribe to.
+/// So many channels several canaries publish on and subscribe to.
 pub(super) const COMMON_CHANNELS: usize = 6;
 
-/// How many channels are one canary's own.
+/// So many channels are one canary's own.
 pub(super) const OWN_CHANNELS: usize = 4;
 
-/// Patterns on the common channels.
+/// Lists patterns on the common channels.
 const COMMON_PATTERNS: [&str; 3] = ["common.*", "common.[0-2]", "comm?n.5"];
 
-/// What a topic is: the same names are used for all, so that one taken for another shows.
+/// Says what a topic is: the same names are used for all, so that one taken for another shows.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub(super) enum Kind {
     Channel,
@@ -28,7 +28,7 @@ pub(super) enum Kind {
 
 const KINDS: [Kind; 3] = [Kind::Channel, Kind::Pattern, Kind::Shard];
 
-/// Those that the server at hand knows.
+/// Lists those that the tested server knows.
 pub(super) fn kinds() -> &'static [Kind] {
     if TESTED_SERVER.is_7_or_later() {
         &KINDS
@@ -46,7 +46,7 @@ impl Kind {
         ["unsubscribe", "punsubscribe", "sunsubscribe"][self as usize]
     }
 
-    /// The command whose messages reach its subscribers.
+    /// Tells the command whose messages reach its subscribers.
     pub(super) fn publish(self) -> &'static str {
         match self {
             Self::Channel | Self::Pattern => "PUBLISH",
@@ -61,10 +61,10 @@ impl Kind {
     }
 }
 
-/// One connection as a publisher: its messages are numbered, and run in the order of their numbers.
+/// Is one connection as a publisher: its messages are numbered, and run in the order of their numbers.
 #[derive(Debug)]
 pub(super) struct Voice {
-    /// The client's number and which of its connections it is.
+    /// Is the client's number and which of its connections it is.
     pub(super) name: String,
     said: u64,
 }
@@ -77,7 +77,7 @@ impl Voice {
         }
     }
 
-    /// The next message, repeated to about this length, and its number.
+    /// Writes the next message, repeated to about this length, and tells its number.
     pub(super) fn say(&mut self, kind: Kind, channel: &str, length: usize) -> (String, u64) {
         self.said += 1;
         let said = format!("{} {channel} {} {};", kind.publish(), self.name, self.said);
@@ -85,16 +85,16 @@ impl Voice {
     }
 }
 
-/// One delivery that is owed: kind and topic of the subscription, publisher, number.
+/// Is one delivery that is owed: kind and topic of the subscription, publisher, number.
 pub(super) type Delivery = (Kind, String, String, u64);
 
 #[derive(Debug)]
 pub(super) struct Subscriptions {
     number: usize,
     topics: [BTreeSet<String>; 3],
-    /// The last number heard through each topic of each publisher.
+    /// Is the last number heard through each topic of each publisher.
     by_topic: HashMap<(Kind, String, String), u64>,
-    /// The last number heard of each publisher.
+    /// Is the last number heard of each publisher.
     by_publisher: HashMap<String, u64>,
     pub(super) owed: HashSet<Delivery>,
     pub(super) heard: usize,
@@ -116,12 +116,12 @@ impl Subscriptions {
         &self.topics[kind as usize]
     }
 
-    /// Whether it is subscribed to anything.
+    /// Tells whether it is subscribed to anything.
     pub(super) fn any(&self) -> bool {
         self.topics.iter().any(|topics| !topics.is_empty())
     }
 
-    /// How many subscriptions a confirmation of this kind tells.
+    /// Tells how many subscriptions a confirmation of this kind tells.
     fn count(&self, kind: Kind) -> i64 {
         let [channels, patterns, shards] = self.topics.each_ref().map(BTreeSet::len);
         let count = match kind {
@@ -131,7 +131,7 @@ impl Subscriptions {
         count as i64
     }
 
-    /// A confirmation that this topic is subscribed to.
+    /// Takes in a confirmation that this topic is subscribed to.
     pub(super) fn subscribed(
         &mut self,
         kind: Kind,
@@ -142,7 +142,7 @@ impl Subscriptions {
         self.is_confirmation(reply, kind.subscribe(), Some(topic), kind)
     }
 
-    /// A confirmation that this topic is not subscribed to any more.
+    /// Takes in a confirmation that this topic is not subscribed to any more.
     pub(super) fn unsubscribed(
         &mut self,
         kind: Kind,
@@ -153,7 +153,7 @@ impl Subscriptions {
         self.is_confirmation(reply, kind.unsubscribe(), Some(topic), kind)
     }
 
-    /// One of the confirmations of unsubscribing from everything of a kind, which come in any order.
+    /// Takes in one of the confirmations of unsubscribing from everything of a kind, which come in any order.
     pub(super) fn unsubscribed_any(&mut self, kind: Kind, reply: &Value) -> Result<(), Mismatch> {
         let items = parts(reply)?;
         let topic = items.get(1).map(Value::text).unwrap_or_default();
@@ -248,7 +248,7 @@ impl Subscriptions {
         Ok(())
     }
 
-    /// Whether a later message came the same way as one that is owed: it was left out, or went down with a connection.
+    /// Tells whether a later message came the same way as one that is owed: it was left out, or went down with a connection.
     pub(super) fn has_left_out(&self) -> bool {
         self.owed.iter().any(|(kind, topic, publisher, sequence)| {
             let way = (*kind, topic.clone(), publisher.clone());
@@ -256,7 +256,7 @@ impl Subscriptions {
         })
     }
 
-    /// The subscriptions through which a message published on this channel comes.
+    /// Tells the subscriptions through which a message published on this channel comes.
     pub(super) fn ways(&self, kind: Kind, channel: &str) -> Vec<(Kind, String)> {
         let named = |kind: Kind| {
             self.topics(kind)
@@ -277,7 +277,7 @@ impl Subscriptions {
     }
 }
 
-/// The names that a canary may subscribe to: its own before those it has in common with others.
+/// Lists the names that a canary may subscribe to: its own before those it has in common with others.
 pub(super) fn names(kind: Kind, number: usize) -> Vec<String> {
     let channels = (0..OWN_CHANNELS)
         .map(|own| format!("c{number}.{own}"))
@@ -291,7 +291,7 @@ pub(super) fn names(kind: Kind, number: usize) -> Vec<String> {
     }
 }
 
-/// Whether one of the patterns of [`names`] matches a channel.
+/// Tells whether one of the patterns of [`names`] matches a channel.
 fn is_matched(pattern: &str, channel: &str) -> bool {
     let common = |digits: &[&str]| {
         channel
@@ -313,7 +313,7 @@ fn is_matched(pattern: &str, channel: &str) -> bool {
     }
 }
 
-/// By whom and as which number this was said, if it is one whole message of this channel.
+/// Tells by whom and as which number this was said, if it is one whole message of this channel.
 fn spoken<'a>(kind: Kind, channel: &str, said: &'a str) -> Result<(&'a str, u64), Mismatch> {
     let not = || Mismatch("not a message of this channel".into());
     let (first, _) = said.split_once(';').ok_or_else(not)?;

@@ -6,20 +6,20 @@ use super::expect::Mismatch;
 use super::ledger::{Holds, Place};
 use crate::harness::Value;
 
-/// How a reply tells what it hands out.
+/// Says how a reply tells what it hands out.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Form {
-    /// Key and element.
+    /// It is the key and the element.
     Pair,
-    /// Key, element and score.
+    /// It is the key, the element and its score.
     Scored,
-    /// The element.
+    /// It is the element alone.
     Bare,
-    /// Key and elements.
+    /// It is the key and the elements.
     Several,
-    /// Key and elements, each with its score.
+    /// It is the key and the elements, each with its score.
     SeveralScored,
-    /// Streams with their entries.
+    /// It is the streams with their entries.
     Entries,
 }
 
@@ -28,25 +28,25 @@ pub(super) struct Call {
     pub(super) args: Vec<String>,
     pub(super) places: Vec<Place>,
     pub(super) limit: Duration,
-    /// The most elements it takes.
+    /// Is the most elements it takes.
     pub(super) most: usize,
-    /// What it takes goes to the list of moved elements.
+    /// Is true when what it takes goes to the list of moved elements.
     pub(super) moves: bool,
     form: Form,
 }
 
-/// One element that a reply hands out.
+/// Is one element that a reply hands out.
 #[derive(Debug)]
 pub(super) struct Handed {
     pub(super) place: Place,
     pub(super) element: String,
     pub(super) score: Option<String>,
-    /// Its id in a stream.
+    /// Is its id in a stream.
     pub(super) id: Option<String>,
 }
 
 impl Call {
-    /// BLPOP, BRPOP, BZPOPMIN, BZPOPMAX.
+    /// Makes a call of BLPOP, BRPOP, BZPOPMIN or BZPOPMAX.
     pub(super) fn pop(verb: &str, places: Vec<Place>, limit: Duration) -> Self {
         let mut args = vec![verb.to_owned()];
         args.extend(places.iter().map(|place| place.key.clone()));
@@ -58,7 +58,7 @@ impl Call {
         Self::new(args, places, limit, form)
     }
 
-    /// BLMOVE.
+    /// Makes a call of BLMOVE.
     pub(super) fn relocate(place: Place, to: &str, ends: [&str; 2], limit: Duration) -> Self {
         let args = ["BLMOVE", &place.key, to, ends[0], ends[1], &seconds(limit)];
         Self {
@@ -67,7 +67,7 @@ impl Call {
         }
     }
 
-    /// BRPOPLPUSH.
+    /// Makes a call of BRPOPLPUSH.
     pub(super) fn rotate(place: Place, to: &str, limit: Duration) -> Self {
         let args = ["BRPOPLPUSH", &place.key, to, &seconds(limit)];
         Self {
@@ -76,7 +76,7 @@ impl Call {
         }
     }
 
-    /// BLMPOP, BZMPOP.
+    /// Makes a call of BLMPOP or BZMPOP.
     pub(super) fn pop_several(
         verb: &str,
         places: Vec<Place>,
@@ -97,7 +97,7 @@ impl Call {
         }
     }
 
-    /// XREAD.
+    /// Makes a call of XREAD.
     pub(super) fn read(place: Place, after: &str, most: usize, limit: Duration) -> Self {
         let (most_text, block) = (most.to_string(), limit.as_millis().to_string());
         let args = [
@@ -109,7 +109,7 @@ impl Call {
         }
     }
 
-    /// XREADGROUP.
+    /// Makes a call of XREADGROUP.
     pub(super) fn read_in_group(
         place: Place,
         group: &str,
@@ -139,7 +139,7 @@ impl Call {
         }
     }
 
-    /// What this reply hands out, at least one element.
+    /// Tells what this reply hands out, at least one element.
     pub(super) fn handed(&self, reply: &Value, resp3: bool) -> Result<Vec<Handed>, Mismatch> {
         let handed = self.read_reply(reply, resp3)?;
         if handed.is_empty() || handed.len() > self.most {
@@ -188,7 +188,7 @@ impl Call {
         }
     }
 
-    /// The place of which a reply speaks; it must be one that was asked for.
+    /// Tells the place of which a reply speaks; it must be one that was asked for.
     fn place(&self, key: &Value) -> Result<Place, Mismatch> {
         let key = key.text();
         let found = self.places.iter().find(|place| place.key == key);

@@ -14,22 +14,22 @@ use super::wait::{Call, Handed};
 use super::wire::Gone;
 use crate::harness::{TESTED_SERVER, Value, encode};
 
-/// The longest a canary waits: long enough for many to wait at once, on few connections to the server.
+/// Is the longest a canary waits: long enough for many to wait at once, on few connections to the server.
 const LONGEST_WAIT_MS: u64 = 1500;
 
-/// How long one waits that is to be unblocked.
+/// Who is to be unblocked waits so long.
 const UNBLOCKED_WITHIN: Duration = Duration::from_secs(2);
 
-/// By how much a server's clock may tell the end of a wait too early: it counts in whole milliseconds.
+/// A server's clock may tell the end of a wait too early: it counts in whole milliseconds.
 const CLOCK: Duration = Duration::from_millis(5);
 
-/// Waits that ended with nothing, in the notes of the flock.
+/// Counts waits that ended with nothing, in the notes of the flock.
 pub(super) const NOTHING: &str = "waits that ended with nothing";
 
-/// Databases that have elements.
+/// So many databases have elements.
 pub(super) const DATABASES: u32 = 2;
 
-/// Where moved elements go, in each of them.
+/// Is where moved elements go, in each of them.
 pub(super) const MOVED: &str = "common.moved";
 
 pub(super) const GROUP: &str = "flock";
@@ -48,7 +48,7 @@ pub(super) const OPERATIONS: [(&str, u32, Operation); 11] = [
     ("commands of a waiter", 3, commands),
 ];
 
-/// The stream of a database whose elements are shared out in a group.
+/// Names the stream of a database whose elements are shared out in a group.
 pub(super) fn group_stream(database: u32) -> Place {
     place(Holds::Group, database, "common.g")
 }
@@ -61,7 +61,7 @@ fn place(holds: Holds, database: u32, key: &str) -> Place {
     }
 }
 
-/// A key that holds such elements: a common one, or, of those that are popped, one of its own.
+/// Draws a key that holds such elements: a common one, or, of those that are popped, one of its own.
 fn draw_place(bird: &mut Bird<'_>, holds: Holds) -> Place {
     let own = bird.rng.random_range(0..3) == 0;
     let common = bird.rng.random_range(0..3);
@@ -85,7 +85,7 @@ fn draw_places(bird: &mut Bird<'_>, holds: Holds) -> Vec<Place> {
     places
 }
 
-/// Goes to one of the databases with elements. False: refused.
+/// Goes to one of the databases with elements; false when that was refused.
 fn settle_down(bird: &mut Bird<'_>) -> Result<bool, Gone> {
     if bird.session.database >= DATABASES {
         let database = bird.rng.random_range(0..DATABASES);
@@ -94,7 +94,7 @@ fn settle_down(bird: &mut Bird<'_>) -> Result<bool, Gone> {
     Ok(!bird.session.refused)
 }
 
-/// One command that pushes some new elements, and these.
+/// Makes one command that pushes some new elements, and these.
 fn pushing(bird: &mut Bird<'_>, place: &Place, phase: usize) -> (Vec<String>, Vec<String>) {
     let count = match place.holds {
         Holds::List | Holds::Sorted => bird.rng.random_range(1..4),
@@ -119,7 +119,7 @@ fn pushing(bird: &mut Bird<'_>, place: &Place, phase: usize) -> (Vec<String>, Ve
     (args, elements)
 }
 
-/// The score of an element is its number.
+/// Tells the score of an element, which is its number.
 fn score(element: &str) -> String {
     element
         .chars()
@@ -257,7 +257,7 @@ fn read_in_group(bird: &mut Bird<'_>) -> Result<(), Gone> {
     })
 }
 
-/// A wait that ends with what is handed to this client and to nobody else, or at its time.
+/// Waits until it ends with what is handed to this client and to nobody else, or at its time.
 fn wait(bird: &mut Bird<'_>, draw: fn(&mut Bird<'_>, Duration) -> Call) -> Result<(), Gone> {
     if !settle_down(bird)? {
         return Ok(());
@@ -302,7 +302,7 @@ fn wait_for(bird: &mut Bird<'_>, call: &Call, phase: usize) -> Result<(), Gone> 
     Ok(())
 }
 
-/// What the reply hands out. `None`: it is an error that may be.
+/// Tells what the reply hands out; `None` for an error that may be.
 fn handed(bird: &mut Bird<'_>, call: &Call, phase: usize, reply: &Value) -> Option<Vec<Handed>> {
     if is_refusal(reply) {
         bird.session.refused = true;
@@ -338,7 +338,7 @@ fn receive(bird: &Bird<'_>, call: &Call, handed: &[Handed], reply: &Value) {
     }
 }
 
-/// The null of its protocol, and not before its time.
+/// Checks for the null of its protocol, and not before its time.
 fn ended_with_nothing(bird: &Bird<'_>, call: &Call, start: Instant, reply: &Value) {
     is_exact_null(bird, call, reply);
     if start.elapsed() + CLOCK < call.limit {
@@ -407,7 +407,7 @@ fn read(bird: &mut Bird<'_>) -> Result<(), Gone> {
     Ok(())
 }
 
-/// Between what was asked for and the last that was read, the stream holds what was read and nothing else.
+/// Checks that between what was asked for and the last that was read, the stream holds what was read and nothing else.
 fn nothing_left_out(
     bird: &mut Bird<'_>,
     after: &str,

@@ -7,11 +7,11 @@ use std::time::Duration;
 use super::bird::is_refusal;
 use crate::harness::{PATIENCE, Unparsed, Value, encode, show, uninterrupted};
 
-/// The connection ended.
+/// Says that the connection has ended.
 #[derive(Debug)]
 pub(super) struct Gone;
 
-/// How a client leaves.
+/// Says how a client leaves.
 #[derive(Debug, Clone, Copy)]
 pub(super) enum Leave {
     /// It closes its socket.
@@ -20,15 +20,15 @@ pub(super) enum Leave {
     Abrupt,
 }
 
-/// How many bytes that were handed out may stand before others that are not.
+/// So many bytes that were handed out may stand before others that are not.
 const USED_AT_MOST: usize = 256 * 1024;
 
 pub(super) struct Wire {
     stream: TcpStream,
     buffer: Vec<u8>,
-    /// How much of `buffer` has been handed out.
+    /// So much of `buffer` has been handed out.
     used: usize,
-    /// Who it is at the server; `None`: it has not authenticated.
+    /// Says who it is at the server, once it has authenticated.
     pub(super) user: Option<String>,
 }
 
@@ -62,7 +62,7 @@ impl Wire {
         Ok(reply == Value::ok())
     }
 
-    /// The client's own address, as respool knows it.
+    /// Tells the client's own address, as respool knows it.
     pub(super) fn local_address(&self) -> Option<SocketAddr> {
         self.stream.local_addr().ok()
     }
@@ -78,7 +78,7 @@ impl Wire {
         })
     }
 
-    /// The next reply. Panics when none comes within [`PATIENCE`], and at bytes that are no RESP.
+    /// Reads the next reply. Panics when none comes within [`PATIENCE`], and at bytes that are no RESP.
     pub(super) fn reply(&mut self) -> Result<Value, Gone> {
         loop {
             let wanted = match Value::parse(&self.buffer[self.used..]) {
@@ -119,7 +119,7 @@ impl Wire {
         }
     }
 
-    /// The next frame that has come already.
+    /// Reads the next frame that has come already.
     pub(super) fn buffered(&mut self) -> Option<Value> {
         match Value::parse(&self.buffer[self.used..]) {
             Ok((value, length)) => {

@@ -11,7 +11,7 @@ use crate::harness::{
 
 const NAME: &str = "redis.example.com";
 
-/// What the server's name stands for.
+/// Holds what the server's name stands for.
 struct Names {
     dir: tempfile::TempDir,
 }
@@ -29,7 +29,7 @@ impl Names {
         self.dir.path().join("hosts")
     }
 
-    /// From now on the name stands for this server.
+    /// Lets the name stand for this server from now on.
     fn point_to(&self, redis: &Redis) {
         let (host, _) = redis.host_and_port();
         let new = self.dir.path().join("new");
@@ -49,7 +49,7 @@ impl Names {
     }
 }
 
-/// Two servers on the same port of two addresses.
+/// Starts two servers on the same port of two addresses.
 fn two() -> (Redis, Redis) {
     let hosts = ["127.0.0.1", "127.0.0.2"];
     let is_free = |port| {
@@ -488,7 +488,7 @@ fn a_new_address_is_not_kept_waiting_for_the_old() {
     assert_eq!(client.reply(), Value::simple("PONG"));
 }
 
-/// Has a client leave behind a call that takes an element which is there; whether it is told.
+/// Has a client leave behind a call that takes an element which is there, and tells whether it is told.
 fn leaves_behind_an_element(mut client: Client, redis: &Redis, number: usize) -> bool {
     let key = format!("q{number}");
     assert_eq!(redis.cmd(&["RPUSH", &key, "a"]), Value::Int(1));

@@ -8,10 +8,10 @@ mod surplus;
 
 use crate::harness::{Client, Redis, Respool, Value, encode, eventually};
 
-/// How many other clients look on.
+/// So many other clients look on.
 const OTHERS: usize = 30;
 
-/// A pool whose plain traffic shares one connection, so that whatever one client does to it is met by the others.
+/// Starts a respool whose plain traffic shares one connection, so that whatever one client does to it is met by the others.
 fn on_one_connection(redis: &Redis) -> Respool {
     Respool::with(redis)
         .top("workers = 1")
@@ -19,7 +19,7 @@ fn on_one_connection(redis: &Redis) -> Respool {
         .start()
 }
 
-/// Clients that have each a key of their own, with its name as its value.
+/// Connects clients that have each a key of their own, with its name as its value.
 fn others(respool: &Respool) -> Vec<Client> {
     (0..OTHERS)
         .map(|number| {
@@ -31,7 +31,7 @@ fn others(respool: &Respool) -> Vec<Client> {
         .collect()
 }
 
-/// Each asks for its own key while `hostile` has something under way. Returns how many got something else, and how many lost
+/// Lets each ask for its own key while `hostile` has something under way. Returns how many got something else, and how many lost
 /// their connection.
 fn look_on(others: &mut [Client], hostile: impl FnOnce()) -> (usize, usize) {
     hostile();
@@ -49,7 +49,7 @@ fn look_on(others: &mut [Client], hostile: impl FnOnce()) -> (usize, usize) {
     (wrong, lost)
 }
 
-/// A script that keeps the server for a while (some 100 ms), so that what is sent behind it is answered together.
+/// Makes a script that keeps the server for a while (some 100 ms), so that what is sent behind it is answered together.
 fn busy_script() -> Vec<u8> {
     let script = "local sum = 0 for i = 1, 10000000 do sum = sum + i end return 1";
     encode(&["EVAL", script, "0"])

@@ -10,10 +10,10 @@ use std::time::{Duration, Instant};
 
 use crate::harness::{Client, Redis, Respool, Value, encode, eventually, processor_time};
 
-/// A script that takes as long as it is told to.
+/// Is a script that takes as long as it is told to.
 const SPIN: &str = "local s = 0 for i = 1, tonumber(ARGV[1]) do s = s + i end return s";
 
-/// How many rounds of [`SPIN`] take the server about `wanted`, as quick as it is here.
+/// Tells how many rounds of [`SPIN`] take the server about `wanted`, as quick as it is here.
 fn rounds(redis: &Redis, wanted: Duration) -> String {
     const TRIED: u32 = 20_000;
     let mut client = redis.client();
@@ -29,12 +29,12 @@ fn rounds(redis: &Redis, wanted: Duration) -> String {
     format!("{}", rounds.max(1.0) as u64)
 }
 
-/// One request of [`SPIN`].
+/// Encodes one request of [`SPIN`].
 fn spin(rounds: &str) -> Vec<u8> {
     encode(&["EVAL", SPIN, "0", rounds])
 }
 
-/// The longest that a GET of others takes while `neighbour` is at work and right after, by how much the server, and respool before
+/// Tells the longest that a GET of others takes while `neighbour` is at work and right after, by how much the server, and respool before
 /// it, have worked in the meantime: what else the machine does counts for nobody.
 ///
 /// Each of the others asks again and again, one request at a time, and goes on for some requests after the neighbour has

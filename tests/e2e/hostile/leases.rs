@@ -2,21 +2,21 @@
 
 use crate::harness::{Client, Pki, Redis, Respool, Value, encode, needs};
 
-/// What a client does over and over, each time with a connection of its own for a while.
+/// Says what a client does over and over, each time with a connection of its own for a while.
 #[derive(Debug, Clone, Copy)]
 enum Use {
-    /// A transaction, typed.
+    /// It is a transaction, typed.
     Multi,
-    /// WATCH, and UNWATCH later.
+    /// It is WATCH, and UNWATCH later.
     Watch,
-    /// A request too large to be sent with those of others.
+    /// It is a request too large to be sent with those of others.
     LargeSet,
-    /// A transaction in RESP3.
+    /// It is a transaction in RESP3.
     Resp3,
 }
 
 impl Use {
-    /// Once, in the client's own database; counts there.
+    /// Does it once, in the client's own database, and counts there.
     #[track_caller]
     fn once(self, client: &mut Client) {
         match self {
@@ -40,7 +40,7 @@ impl Use {
     }
 }
 
-/// So many clients at once, each in one of so many databases.
+/// Lets so many clients do it at once, each in one of so many databases.
 #[track_caller]
 fn crowd(respool: &Respool, uses: &[Use], databases: usize, clients: usize, rounds: usize) {
     std::thread::scope(|scope| {
@@ -62,7 +62,7 @@ fn crowd(respool: &Respool, uses: &[Use], databases: usize, clients: usize, roun
     });
 }
 
-/// How often each database was counted in.
+/// Tells how often each database was counted in.
 fn counted(redis: &Redis, databases: usize) -> Vec<i64> {
     let mut direct = redis.client();
     let count = |database: usize| {
@@ -73,7 +73,7 @@ fn counted(redis: &Redis, databases: usize) -> Vec<i64> {
     (0..databases).map(count).collect()
 }
 
-/// Connections that the server has ever taken.
+/// Counts the connections that the server has ever taken.
 fn connects(redis: &Redis) -> u64 {
     redis.info_number("total_connections_received")
 }

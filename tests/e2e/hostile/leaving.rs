@@ -25,7 +25,7 @@ fn server_is_away(redis: &Redis, respool: &Respool) {
     );
 }
 
-/// A client that has sent `requests` and waits.
+/// Connects a client that has sent `requests` and waits.
 #[track_caller]
 fn waiting(respool: &Respool, requests: &[u8]) -> Client {
     let mut client = respool.client();

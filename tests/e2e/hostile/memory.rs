@@ -30,13 +30,13 @@ fn until_sent(redis: &Redis, before: u64, bytes: usize) {
     );
 }
 
-/// What others see: answers, within a time that only a hang exceeds.
+/// Checks what others see: answers, within a time that only a hang exceeds.
 #[track_caller]
 fn is_served(other: &mut Client) {
     other.ping();
 }
 
-/// The most memory the process has while `work` goes on, with an honest client beside it.
+/// Tells the most memory the process has while `work` goes on, with an honest client beside it.
 #[track_caller]
 fn most_resident(respool: &Respool, mut work: impl FnMut() -> bool, what: &str) -> usize {
     let mut honest = respool.client();

@@ -8,10 +8,10 @@ use crate::harness::{
     watch_sockets_beyond,
 };
 
-/// The default `upstream.max_connections`.
+/// Is the default `upstream.max_connections`.
 const TOTAL: usize = 10;
 
-/// Whatever a client may be in the middle of when it resets.
+/// Lists whatever a client may be in the middle of when it resets.
 fn unfinished() -> Vec<(&'static str, Vec<u8>)> {
     let mut partial = b"*3\r\n$3\r\nSET\r\n$5\r\nlarge\r\n$300000\r\n".to_vec();
     partial.resize(150_000, b'x');
@@ -41,7 +41,7 @@ fn port_of(address: &str) -> u16 {
     port.parse().expect("a port is a number")
 }
 
-/// Eight clients at a time send this and reset while it is under way.
+/// Lets eight clients at a time send this and reset while it is under way.
 #[track_caller]
 fn reset_in_the_middle(respool: &Respool, bytes: &[u8], rounds: usize) {
     for _ in 0..rounds {
@@ -56,7 +56,7 @@ fn reset_in_the_middle(respool: &Respool, bytes: &[u8], rounds: usize) {
     }
 }
 
-/// Plain and lent connections serve again.
+/// Checks that plain and lent connections serve again.
 #[track_caller]
 fn assert_serves(respool: &Respool) {
     eventually(

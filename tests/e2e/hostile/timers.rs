@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use crate::harness::{Client, Redis, Respool, Value, encode, eventually};
 
-/// Many times the timers of these tests.
+/// Lasts many times as long as the timers of these tests.
 const WHILE: Duration = Duration::from_secs(1);
 
 #[track_caller]

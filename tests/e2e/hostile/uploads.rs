@@ -5,7 +5,8 @@ use std::time::Duration;
 
 use crate::harness::{Client, Redis, Respool, Value, encode, eventually};
 
-/// Who needs a connection waits, and a request that stalls may stay, for longer than any test: who is served is served beside it.
+/// Starts a respool in which who needs a connection waits, and a request that stalls may stay, for longer than any test: who is
+/// served is served beside it.
 fn patient(redis: &Redis) -> Respool {
     Respool::with(redis)
         .upstream("borrow_timeout = \"10m\"")
@@ -13,7 +14,7 @@ fn patient(redis: &Redis) -> Respool {
         .start()
 }
 
-/// The start of `SET key` with a value of `announced` bytes, of which `here` are here.
+/// Encodes the start of `SET key` with a value of `announced` bytes, of which `here` are here.
 fn begun(key: &str, announced: usize, here: usize) -> Vec<u8> {
     let mut request = format!(
         "*3\r\n$3\r\nSET\r\n${}\r\n{key}\r\n${announced}\r\n",
@@ -43,7 +44,7 @@ fn stalled(respool: &Respool, count: usize, here: usize) -> Vec<Client> {
     (0..count).map(start).collect()
 }
 
-/// Everything that needs a connection of its own, or used to. Panics unless it succeeds.
+/// Does everything that needs a connection of its own, or used to. Panics unless it succeeds.
 #[track_caller]
 fn others_are_served(respool: &Respool, redis: &Redis) {
     let large = "l".repeat(70_000);

@@ -6,7 +6,7 @@ mod refused;
 
 use crate::harness::{Client, Respool, encode, eventually};
 
-/// Clients that are blocked in these calls, one each.
+/// Connects clients that are blocked in these calls, one each.
 fn waiting(
     respool: &Respool,
     connect: impl Fn() -> Client,

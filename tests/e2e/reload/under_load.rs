@@ -5,7 +5,7 @@ use std::thread;
 
 use crate::harness::{CertificatePair, Client, Pki, Redis, Respool, Value, encode, eventually};
 
-/// Clients that work while something is reloaded.
+/// So many clients work while something is reloaded.
 const BUSY: usize = 12;
 
 /// Runs `work` in `BUSY` threads, again and again, while `meanwhile` runs; each is called at least once after it too.
@@ -31,7 +31,7 @@ fn while_busy(work: impl Fn(usize) + Sync, meanwhile: impl FnOnce(&AtomicUsize))
     });
 }
 
-/// The threads end, also when what they work beside panics.
+/// Lets the threads end, also when what they work beside panics.
 struct Over<'a>(&'a AtomicBool);
 
 impl Drop for Over<'_> {
@@ -40,7 +40,7 @@ impl Drop for Over<'_> {
     }
 }
 
-/// Some work has been done since.
+/// Waits until some work has been done.
 #[track_caller]
 fn some_rounds(rounds: &AtomicUsize) {
     let before = rounds.load(Ordering::Relaxed);

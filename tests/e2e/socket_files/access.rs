@@ -10,10 +10,10 @@ use rustix::process::geteuid;
 use super::{NOBODY, Place, about};
 use crate::harness::{Respool, RespoolSettings, leave_out};
 
-/// A group that respool's user is not in.
+/// Is a group that respool's user is not in.
 pub(super) const OTHERS: u32 = 1;
 
-/// Has `settings` refused.
+/// Puts `settings` in force, which has to be refused.
 #[track_caller]
 pub(super) fn refuse(respool: &Respool, settings: &RespoolSettings) -> String {
     respool.rewrite(settings);
@@ -22,7 +22,7 @@ pub(super) fn refuse(respool: &Respool, settings: &RespoolSettings) -> String {
     text
 }
 
-/// A folder whose files are of [`OTHERS`], whoever makes them.
+/// Makes a folder whose files are of [`OTHERS`], whoever makes them.
 pub(super) fn place_of_others(here: &str) -> Option<Place> {
     let place = Place::new(here)?;
     if !geteuid().is_root() && leave_out(here, "only root makes a folder of another group") {

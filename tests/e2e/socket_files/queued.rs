@@ -7,7 +7,7 @@ use std::path::Path;
 use super::about;
 use crate::harness::{Client, Pki, Redis, Respool, RespoolSettings, eventually};
 
-/// A listener at `path` that everybody may connect to, and who has no certificate gets nothing from.
+/// Begins settings with a listener at `path` that everybody may connect to, and who has no certificate gets nothing from.
 fn open_with_certificates(redis: &Redis, pki: &Pki, path: &Path) -> RespoolSettings {
     let pair = pki.issue("respool", &["localhost"]);
     let ca = pki.ca_file();
@@ -26,7 +26,7 @@ fn listening(redis: &Redis, path: &Path, lines: &str) -> RespoolSettings {
     ))
 }
 
-/// Some who connect, and ask in plain text.
+/// Connects some who ask in plain text.
 fn strangers(path: &Path) -> Vec<Client> {
     let connect = |_| {
         let mut stranger = Client::connect_unix(path);
@@ -36,7 +36,7 @@ fn strangers(path: &Path) -> Vec<Client> {
     (0..200).map(connect).collect()
 }
 
-/// Nobody has been answered as if there were no TLS.
+/// Checks that nobody has been answered as if there were no TLS.
 #[track_caller]
 fn assert_unanswered(strangers: Vec<Client>) {
     for mut stranger in strangers {

@@ -24,23 +24,23 @@ ELSEWHERE = {
     "alarms": "what operators are told, which no server sees",
     "arriving": "who is admitted, which no server sees",
     "caps": "who is admitted, which no server sees",
-    "checking": "the configuration",
+    "check": "the configuration",
     "credentials": "where secrets come from: what is done with them is in `auth`",
     "descriptors": "the limits of the process",
     "evictions": "who is admitted, which no server sees",
     "lifecycle": "start and end of the process",
     "listeners": "the configuration",
-    "load": "figures: how much memory and time, on one server",
     "logging": "the log",
+    "many_clients": "figures: how much memory and time, on one server",
+    "own_secrets": "the configuration",
     "reload": "the configuration",
-    "secrets": "the configuration",
     "hostile::memory": "what the process holds, which no server sees",
     "hostile::fairness::crowds": "figures: what a command costs respool, on one server",
     "canary::neighbours": "how long clients wait: figures, on the machine's own in `make test`",
 }
 
 # What differs most between servers; the rest of the suite runs on all of them in `scripts/servers` without --quick.
-QUICK = ("auth", "clients", "differential", "protocol", "pubsub", "streams", "tracking", "transactions", "waits")
+QUICK = ("auth", "clients", "differential", "endless_commands", "protocol", "pubsub", "tracking", "transactions", "waits")
 
 
 @dataclass(frozen=True)

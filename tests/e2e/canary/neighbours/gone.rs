@@ -19,7 +19,7 @@ pub(super) fn reset_while_dialling(neighbour: &mut Neighbour<'_>) {
     }
 }
 
-/// What a client waits for, in whole and in part.
+/// Encodes what a client waits for, in whole and in part.
 fn waits(number: u64) -> Vec<u8> {
     let large = "v".repeat(100_000);
     let typed = |commands: &[&[&str]]| -> Vec<u8> {

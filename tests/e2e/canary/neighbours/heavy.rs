@@ -9,10 +9,10 @@ use crate::harness::encode;
 /// So many requests go in one pipeline.
 const SCRIPTS: usize = 10_000;
 
-/// Of values of 200 KB; the server itself holds all of them for a client that does not read.
+/// So many values of 200 KB are asked for; the server itself holds all of them for a client that does not read.
 const LARGE_REPLIES: usize = 2_000;
 
-/// Turns of a loop that take the server about a third of a millisecond.
+/// Is a loop whose turns take the server about a third of a millisecond.
 const LOOP: &str = "for i = 1, 30000 do end";
 
 /// Sends as much of a pipeline as is taken while its turn lasts, reads nothing, waits a moment and is gone.
@@ -60,7 +60,7 @@ pub(super) fn pipe_large_replies(neighbour: &mut Neighbour<'_>) {
     );
 }
 
-/// Commands that respool answers itself, many more than it reads replies.
+/// Sends commands that respool answers itself, many more than it reads replies.
 pub(super) fn flood(neighbour: &mut Neighbour<'_>) {
     let name = "f".repeat(1_000);
     let mut bytes = encode(&["CLIENT", "SETNAME", &name]);
@@ -80,7 +80,7 @@ pub(super) fn flood(neighbour: &mut Neighbour<'_>) {
     }
 }
 
-/// Messages for those that do not read them.
+/// Publishes messages for those that do not read them.
 pub(super) fn publish(neighbour: &mut Neighbour<'_>) {
     let message = "m".repeat(50_000);
     let request = encode(&["PUBLISH", "flood", &message]);

@@ -22,7 +22,7 @@ fn hold(neighbour: &mut Neighbour<'_>, bytes: &[u8], prepare: fn(&Rough)) {
     }
 }
 
-/// The head of a SET of 10 MB and 80 KB of it.
+/// Sends the head of a SET of 10 MB and 80 KB of it.
 pub(super) fn stall_in_an_upload(neighbour: &mut Neighbour<'_>) {
     let key = format!("upload {}", neighbour.number);
     let mut bytes = format!(
@@ -57,7 +57,7 @@ pub(super) fn stay_watching(neighbour: &mut Neighbour<'_>) {
     hold(neighbour, &encode(&["WATCH", "whoami"]), |_| {});
 }
 
-/// A name as long as a book's chapter, and a flood of requests for it.
+/// Sends a name as long as a book's chapter, and a flood of requests for it.
 pub(super) fn bear_a_large_name(neighbour: &mut Neighbour<'_>) {
     let name = "n".repeat(NAME_BYTES);
     let mut bytes = encode(&["CLIENT", "SETNAME", &name]);

@@ -7,37 +7,37 @@ use std::time::{Duration, Instant};
 
 use super::stage::{Scene, Side, Turn};
 
-/// What a hard total of ten connections may add to twice the direct wait of most, whoever the neighbours are:
+/// Is what a hard total of ten connections may add to twice the direct wait of most, whoever the neighbours are:
 /// transactions and large values take turns on the few that can be lent, where directly each has a connection of its own.
 /// Measured in seven runs: 67 to 91 ms for transactions, 97 to 120 for large values, and once some 190.
 const TURN: Duration = Duration::from_millis(300);
 
-/// The same of short requests, whose sixteen databases take turns on four connections. Measured: up to 3 ms.
+/// Is the same of short requests, whose sixteen databases take turns on four connections. Measured: up to 3 ms.
 const QUICK_TURN: Duration = Duration::from_millis(50);
 
-/// The same of the very slowest one of any kind, which may have had several such turns one after the other, or stand behind the
+/// Is the same of the very slowest one of any kind, which may have had several such turns one after the other, or stand behind the
 /// script on its connection: for as long as that lasts, which is twice as long as the server lets wait others. Measured: 185 ms.
 const WORST_TURN: Duration = Duration::from_millis(500);
 
-/// Which share of the waits is compared beside the worst.
+/// This share of the waits is compared beside the worst.
 const MOST: f64 = 0.9;
 
-/// The same where a script keeps the server: everybody is caught by its beginning once, directly too, and what share of all waits
+/// Is the same where a script keeps the server: everybody is caught by its beginning once, directly too, and what share of all waits
 /// that is depends on how many follow.
 const MOST_BESIDE_SCRIPTS: f64 = 0.75;
 
-/// How often a wait through respool depends on somebody being given the processor: the worker, the server, the worker, the canary.
+/// Says how often a wait through respool depends on somebody being given the processor: the worker, the server, the worker, the canary.
 /// How late that is on the machine as it is, the run measures itself, by the rests of a thread that does nothing else.
 const HANDOVERS: u32 = 4;
 
-/// What a canary waits for: kinds that travel in different ways through respool.
+/// Says what a canary waits for: kinds that travel in different ways through respool.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub(crate) enum KindOfWait {
-    /// The replies to short requests.
+    /// It waits for the replies to short requests.
     Quick,
-    /// The same with a value of 100 KiB among the requests.
+    /// It waits for replies with a value of 100 KiB among the requests.
     Large,
-    /// What a transaction typed by hand, or WATCH, needs.
+    /// It waits for what a transaction typed by hand, or WATCH, needs.
     Transaction,
 }
 
@@ -45,7 +45,7 @@ pub(crate) enum KindOfWait {
 const LARGE: usize = 64 * 1024;
 
 impl KindOfWait {
-    /// What the exchanges of an operation of this name are.
+    /// Tells what the exchanges of an operation of this name are.
     pub(crate) fn of_operation(name: &str) -> Self {
         match name {
             "interactive transaction" | "watch" | "watch with conflict" => Self::Transaction,
@@ -53,7 +53,7 @@ impl KindOfWait {
         }
     }
 
-    /// What a turn among connections may add to most waits.
+    /// Tells what a turn among connections may add to most waits.
     fn turn(self) -> Duration {
         match self {
             Self::Quick => QUICK_TURN,
@@ -61,13 +61,13 @@ impl KindOfWait {
         }
     }
 
-    /// What an exchange of so many bytes is.
+    /// Tells what an exchange of so many bytes is.
     pub(crate) fn of(self, bytes: usize) -> Self {
         if bytes >= LARGE { Self::Large } else { self }
     }
 }
 
-/// A wait that has begun.
+/// Is a wait that has begun.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Wait {
     turn: Turn,
@@ -85,10 +85,10 @@ impl Wait {
     }
 }
 
-/// What is compared: the waits of one kind in one scene.
+/// Is what is compared: the waits of one kind in one scene.
 type Cell = (Scene, KindOfWait);
 
-/// The waits of one round, directly and through respool, and how late a thread was woken meanwhile.
+/// Holds the waits of one round, directly and through respool, and how late a thread was woken meanwhile.
 #[derive(Debug, Default, Clone)]
 struct Round {
     direct: Vec<Duration>,
@@ -96,10 +96,10 @@ struct Round {
     late: Vec<Duration>,
 }
 
-/// How late a thread was woken while the flock through respool had its turn, by scene and round.
+/// Says how late a thread was woken while the flock through respool had its turn, by scene and round.
 type Lateness = BTreeMap<(Scene, usize), Vec<Duration>>;
 
-/// Every wait of a run.
+/// Holds every wait of a run.
 #[derive(Debug, Default)]
 pub(crate) struct Measured {
     cells: Mutex<BTreeMap<Cell, BTreeMap<usize, Round>>>,
@@ -129,7 +129,7 @@ impl Measured {
         }
     }
 
-    /// What the waits say, cell by cell.
+    /// Tells what the waits say, cell by cell.
     pub(super) fn compare(&self) -> Vec<Comparison> {
         let cells = self.cells.lock().unwrap_or_else(PoisonError::into_inner);
         let late = self.late.lock().unwrap_or_else(PoisonError::into_inner);
@@ -152,13 +152,13 @@ impl Measured {
     }
 }
 
-/// The waits of one kind in one scene, round by round.
+/// Holds the waits of one kind in one scene, round by round.
 pub(super) struct Comparison {
     cell: Cell,
     rounds: Vec<Figures>,
 }
 
-/// How many waits, half of them, most of them, and all of them at most.
+/// Says how many waits, half of them, most of them, and all of them at most.
 #[derive(Debug, Clone, Copy)]
 struct Waits {
     count: usize,
@@ -207,7 +207,7 @@ impl Figures {
         }
     }
 
-    /// How many times longer than allowed the waits through respool were; allowed is twice the direct wait, and what it takes to
+    /// Tells how many times longer than allowed the waits through respool were; allowed is twice the direct wait, and what it takes to
     /// have a turn on a machine as busy as this one.
     fn excess(&self) -> f64 {
         let share = |through: Duration, direct: Duration, turn: Duration, late: Duration| {
@@ -221,14 +221,14 @@ impl Figures {
 }
 
 impl Comparison {
-    /// Whether the flock through respool waited too long in most of the rounds: what befell the machine in one of them does not
+    /// Tells whether the flock through respool waited too long in most of the rounds: what befell the machine in one of them does not
     /// count, and what befalls a flock each time does.
     pub(super) fn is_too_long(&self) -> bool {
         let too_long = |figures: &&Figures| figures.excess() > 1.0;
         2 * self.rounds.iter().filter(too_long).count() > self.rounds.len()
     }
 
-    /// Whether there is anything to compare.
+    /// Tells whether there is anything to compare.
     pub(super) fn is_empty(&self) -> bool {
         let both = |figures: &Figures| figures.direct.count > 0 && figures.through.count > 0;
         !self.rounds.iter().any(both)

@@ -40,38 +40,38 @@ pub(crate) use self::stage::{Part, Scene};
 /// The pool is the default one.
 const MAX_CONNECTIONS: usize = 10;
 
-/// What respool may use in all; the neighbours ask for some hundred times of it.
+/// Is what respool may use in all; the neighbours ask for some hundred times of it.
 const MAX_MEMORY_MIB: u64 = 256;
 
-/// Connections of the test itself at the server behind respool: the one that looks and marks.
+/// Counts the connections of the test itself at the server behind respool: the one that looks and marks.
 const OWN_CONNECTIONS: usize = 1;
 
-/// What one round plays, and how long each side plays it.
+/// Is what one round plays, and how long each side plays it.
 const SCENES: [(Scene, Duration); 3] = [
     (Scene::Everyday, Duration::from_millis(2_000)),
     (Scene::Pipelines, Duration::from_millis(3_000)),
     (Scene::EndlessScript, Duration::from_millis(3_000)),
 ];
 
-/// More rounds for a run whose waits were too long in its first.
+/// So many more rounds are played in a run whose waits were too long in its first.
 const MORE_ROUNDS: usize = 2;
 
-/// A value that takes a slow reader several seconds.
+/// Is a value that takes a slow reader several seconds.
 const LARGE_KEY: &str = "large";
 const LARGE_VALUE_BYTES: usize = 16 * 1024 * 1024;
 
-/// A value of which a pipeline asks many.
+/// Is a value of which a pipeline asks many.
 const MIDDLING_KEY: &str = "middling";
 const MIDDLING_VALUE_BYTES: usize = 200_000;
 
 const NAME_BYTES: usize = 16 * 1024;
 
-/// Byte of the large value at this place.
+/// Tells the byte of the large value at this place.
 fn large_value_byte(at: usize) -> u8 {
     b'a' + (at % 23) as u8
 }
 
-/// Of each kind of canary, so many of how many there are in a flock that is alone.
+/// A flock has of each kind of canary one of so many that are in a flock that is alone.
 const SHARE: usize = 5;
 
 #[test]
@@ -100,7 +100,7 @@ fn canaries_among_hostile_neighbours_wait_no_longer_than_directly() {
     run.look_around();
 }
 
-/// A server with the values that neighbours read.
+/// Starts a server with the values that neighbours read.
 fn start_server() -> Redis {
     let redis = Redis::start(&["--lua-time-limit", scripts::BUSY_FROM_MS]);
     mark_databases(&redis);
@@ -163,7 +163,7 @@ fn stays_away(name: &str) -> bool {
     without.split(',').any(|one| one == name)
 }
 
-/// Two servers, respool before one of them, and who lives there.
+/// Holds two servers, respool before one of them, and who lives there.
 struct Run<'a> {
     servers: &'a [Redis; 2],
     respool: &'a Respool,
@@ -173,7 +173,7 @@ struct Run<'a> {
     tally: Tally,
     seed: u64,
     most_resident: AtomicU64,
-    /// What stands at the server behind respool, in the kernel's table.
+    /// Holds what stands at the server behind respool, in the kernel's table.
     sockets: PeakWatch,
 }
 
@@ -347,7 +347,7 @@ impl<'a> Run<'a> {
         );
     }
 
-    /// All have left: nothing of them is left, and whoever comes is served at once, whatever he asks.
+    /// Checks, when all have left, that nothing of them is left, and whoever comes is served at once, whatever they ask.
     fn look_around(&self) {
         aftermath::assert_counts_are_back(self.respool);
         operations::inspect(&mut self.respool.client());
@@ -364,10 +364,10 @@ impl<'a> Run<'a> {
     }
 }
 
-/// Requests that respool says it did not send, in the notes of a flock.
+/// Counts requests that respool says it did not send, in the notes of a flock.
 pub(crate) const NOT_SENT: &str = "requests not sent";
 
-/// Operations that the end of a connection cut short.
+/// Counts the operations that the end of a connection cut short.
 fn cut(flock: &Flock) -> Vec<(&'static str, usize)> {
     which(flock, 1)
 }
@@ -382,7 +382,7 @@ fn which(flock: &Flock, end: usize) -> Vec<(&'static str, usize)> {
     counts.filter(|(_, count)| *count > 0).collect()
 }
 
-/// As many as the pool can lend hold a transaction open at the same time, while others use whatever there is.
+/// Lets as many as the pool can lend hold a transaction open at the same time, while others use whatever there is.
 fn everything_at_once(respool: &Respool) {
     let mut typed: Vec<Client> = (0..4).map(|_| respool.client()).collect();
     for client in &mut typed {

@@ -11,10 +11,10 @@ use super::rough::Rough;
 use super::stage::{Scene, Side, Stage};
 use super::{gone, heavy, idle, nonsense, scripts, slow};
 
-/// What one kind of neighbour does until the run ends.
+/// Is what one kind of neighbour does until the run ends.
 pub(super) type Life = fn(&mut Neighbour<'_>);
 
-/// Name, how many there are on each side, what they do.
+/// Lists each kind's name, how many there are on each side, what they do.
 pub(super) const KINDS: [(&str, usize, Life); 19] = [
     ("stalled upload", 8, idle::stall_in_an_upload),
     ("dribbled upload", 2, slow::dribble),
@@ -37,10 +37,10 @@ pub(super) const KINDS: [(&str, usize, Life); 19] = [
     ("pipeline of large replies", 2, heavy::pipe_large_replies),
 ];
 
-/// The one that begins scripts without end, and kills them as an operator would.
+/// Is the one that begins scripts without end, and kills them as an operator would.
 pub(super) const SCRIPTS: (&str, Life) = ("script without end", scripts::begin_and_kill);
 
-/// What neighbours did how often, by side.
+/// Counts what neighbours did how often, by side.
 #[derive(Debug, Default)]
 pub(super) struct Tally(Mutex<BTreeMap<(&'static str, Side), usize>>);
 
@@ -55,7 +55,7 @@ impl Tally {
         counts.get(&(what, side)).copied().unwrap_or(0)
     }
 
-    /// Directly and through respool, by what was done.
+    /// Tells how often things were done, directly and through respool, by name.
     pub(super) fn by_name(&self) -> BTreeMap<&'static str, [usize; 2]> {
         let counts = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         let mut table: BTreeMap<&'static str, [usize; 2]> = BTreeMap::new();
@@ -110,7 +110,7 @@ impl<'a> Neighbour<'a> {
         self.stage.turn_of(self.side).is_some()
     }
 
-    /// Waits; false: its turn is over.
+    /// Waits; false when its turn is over.
     pub(super) fn rest(&self, milliseconds: u64) -> bool {
         self.stage
             .rest(self.side, Duration::from_millis(milliseconds))
@@ -135,7 +135,7 @@ impl<'a> Neighbour<'a> {
         self.tally.add(what, self.side);
     }
 
-    /// It has done what it is there for.
+    /// Notes that it has done what it is there for.
     pub(super) fn done(&self) {
         self.note(self.name);
     }

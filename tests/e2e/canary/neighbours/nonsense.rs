@@ -40,7 +40,7 @@ pub(super) fn send_nonsense(neighbour: &mut Neighbour<'_>) {
     }
 }
 
-/// It never succeeds.
+/// Guesses passwords, which never succeeds.
 pub(super) fn guess_passwords(neighbour: &mut Neighbour<'_>) {
     let mut buffer = [0; 4096];
     while neighbour.await_turn() {
@@ -57,7 +57,7 @@ pub(super) fn guess_passwords(neighbour: &mut Neighbour<'_>) {
     }
 }
 
-/// Libraries whose compile errors quote line ends, which a server writes as they are.
+/// Loads libraries whose compile errors quote line ends, which a server writes as they are.
 pub(super) fn load_functions(neighbour: &mut Neighbour<'_>) {
     const LIBRARIES: [&str; 4] = [
         "#!lua name=l\nlocal x = 'a' 'b\\r\\n$8\\r\\nINJECTED\\r\\n+'",

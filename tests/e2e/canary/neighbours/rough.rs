@@ -6,24 +6,24 @@ use std::time::Duration;
 
 use crate::harness::uninterrupted;
 
-/// How long one attempt to send or to read may take.
+/// One attempt to send or to read may take so long.
 const ATTEMPT: Duration = Duration::from_millis(20);
 
 pub(super) struct Rough(TcpStream);
 
-/// What became of an attempt.
+/// Says what became of an attempt.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Attempt {
-    /// So many bytes went.
+    /// So many bytes were sent or read.
     Some(usize),
-    /// None went in time.
+    /// No byte was sent or read in time.
     Nothing,
     /// The connection has ended.
     Ended,
 }
 
 impl Rough {
-    /// `None`: it was not accepted.
+    /// Connects, if that is accepted.
     pub(super) fn connect(address: &str) -> Option<Self> {
         let stream = TcpStream::connect(address).ok()?;
         stream.set_nodelay(true).ok()?;
@@ -32,7 +32,7 @@ impl Rough {
         Some(Self(stream))
     }
 
-    /// The kernel holds few unread bytes for it.
+    /// Lets the kernel hold few unread bytes for it.
     pub(super) fn read_little(&self) {
         let _ = socket2::SockRef::from(&self.0).set_recv_buffer_size(16 * 1024);
     }
@@ -60,7 +60,7 @@ impl Rough {
         }
     }
 
-    /// Whether the other side has ended it, seen without waiting or taking anything.
+    /// Tells whether the other side has ended it, seen without waiting or taking anything.
     pub(super) fn has_ended(&self) -> bool {
         let mut byte = [0];
         if self.0.set_nonblocking(true).is_err() {

@@ -7,16 +7,16 @@ use super::rough::Rough;
 use super::stage::Scene;
 use crate::harness::{Client, PATIENCE, Value, encode};
 
-/// How long a script lasts until the operator kills it. The server refuses what others ask of it only from half that time on
+/// A script lasts so long until the operator kills it. The server refuses what others ask of it only from half that time on
 /// (`lua-time-limit`): until then they wait.
 const LASTS: Duration = Duration::from_secs(2);
 
 pub(super) const BUSY_FROM_MS: &str = "1000";
 
-/// The operator was not heard: the script was killed over a direct connection.
+/// Counts scripts whose operator was not heard: they were killed over a direct connection.
 pub(super) const UNHEARD: &str = "SCRIPT KILL not heard";
 
-/// How long the operator tries: less than others bear, however long that takes on a busy machine.
+/// The operator tries for so long: less than others bear, however long that takes on a busy machine.
 const TRIES: Duration = Duration::from_secs(PATIENCE.as_secs() / 2);
 
 pub(super) fn begin_and_kill(neighbour: &mut Neighbour<'_>) {
@@ -42,7 +42,7 @@ pub(super) fn begin_and_kill(neighbour: &mut Neighbour<'_>) {
     }
 }
 
-/// One script in a turn.
+/// Ends a turn in which one script has run.
 fn end(neighbour: &Neighbour<'_>, rough: Rough) {
     while neighbour.rest(1_000) {}
     drop(rough);

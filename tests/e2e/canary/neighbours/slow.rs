@@ -5,7 +5,7 @@ use super::rough::Attempt;
 use super::{LARGE_KEY, LARGE_VALUE_BYTES, large_value_byte};
 use crate::harness::encode;
 
-/// Slow readers that were cut off though they went on reading.
+/// Counts slow readers that were cut off though they went on reading.
 pub(super) const CUT: &str = "slow readers cut off";
 
 /// Uploads a value of 200 KB by 100 bytes at a time.

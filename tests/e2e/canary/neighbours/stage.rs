@@ -6,25 +6,25 @@ use std::time::{Duration, Instant};
 
 use super::measured::{KindOfWait, Measured, Wait};
 
-/// Which way a flock goes.
+/// Says which way a flock goes.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub(crate) enum Side {
     Direct,
     Through,
 }
 
-/// Who is busy beside the flock.
+/// Says who is busy beside the flock.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub(crate) enum Scene {
-    /// Those of every scene: the stalled, the slow, the silent, those that reset and those that send nonsense.
+    /// Those of every scene are busy: the stalled, the slow, the silent, those that reset and those that send nonsense.
     Everyday,
-    /// And pipelines of scripts and of large replies, of clients that leave before they are answered.
+    /// There are pipelines too, of scripts and of large replies, of clients that leave before they are answered.
     Pipelines,
-    /// And a script without end, which is killed after two seconds.
+    /// There is a script without end too, which is killed after two seconds.
     EndlessScript,
 }
 
-/// One turn of one side.
+/// Is one turn of one side.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) struct Turn {
     pub(super) side: Side,
@@ -36,7 +36,7 @@ pub(super) struct Turn {
 struct Now {
     turn: Option<Turn>,
     ended: bool,
-    /// How many canaries of each side await their turn.
+    /// Counts the canaries of each side that await their turn.
     resting: [usize; 2],
 }
 
@@ -53,7 +53,7 @@ impl Stage {
         self.changed.notify_all();
     }
 
-    /// Nobody's turn, until the next one begins.
+    /// Lets it be nobody's turn, until the next one begins.
     pub(super) fn clear(&self) {
         self.now().turn = None;
         self.changed.notify_all();
@@ -68,7 +68,7 @@ impl Stage {
         self.now().ended
     }
 
-    /// The turn of this side, if it is its turn.
+    /// Tells the turn of this side, if it is its turn.
     pub(super) fn turn_of(&self, side: Side) -> Option<Turn> {
         turn_of(&self.now(), side)
     }
@@ -91,7 +91,7 @@ impl Stage {
         }
     }
 
-    /// As [`Stage::await_turn`], of a canary: it is counted meanwhile.
+    /// Does as [`Stage::await_turn`], of a canary: it is counted meanwhile.
     fn await_turn_resting(&self, side: Side) -> Option<Turn> {
         self.now().resting[side as usize] += 1;
         let turn = self.await_turn(side, &[]);
@@ -99,7 +99,7 @@ impl Stage {
         turn
     }
 
-    /// How many canaries of a side await their turn.
+    /// Tells how many canaries of a side await their turn.
     pub(super) fn resting(&self, side: Side) -> usize {
         self.now().resting[side as usize]
     }
@@ -142,7 +142,7 @@ fn turn_of(now: &Now, side: Side) -> Option<Turn> {
     now.turn.filter(|turn| turn.side == side && !now.ended)
 }
 
-/// The part of one flock.
+/// Is the part of one flock.
 pub(crate) struct Part {
     pub(crate) stage: Arc<Stage>,
     pub(super) side: Side,
@@ -161,7 +161,7 @@ impl Part {
         self.stage.sit_out(self.side);
     }
 
-    /// A canary waits from now on; what it does between two turns is not measured.
+    /// Begins a canary's wait; what it does between two turns is not measured.
     pub(crate) fn begin_wait(&self, kind: KindOfWait) -> Option<Wait> {
         let turn = self.stage.turn_of(self.side)?;
         Some(Wait::begin(turn, kind))

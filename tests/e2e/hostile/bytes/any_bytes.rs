@@ -10,14 +10,14 @@ use proptest::test_runner::{Config, TestRunner};
 
 use crate::harness::{Client, Respool, Value, encode, uninterrupted};
 
-/// A server that answers the handshake, gathers what else it is asked, and writes what the test tells it to.
+/// Is a server that answers the handshake, gathers what else it is asked, and writes what the test tells it to.
 struct Puppet {
     address: String,
     orders: Sender<Order>,
     asked: Receiver<String>,
 }
 
-/// What it is to write on the connection on which it was asked last, in pieces of so many bytes.
+/// Says what is to be written on the connection on which it was asked last, in pieces of so many bytes.
 struct Order {
     bytes: Vec<u8>,
     piece: usize,
@@ -120,7 +120,7 @@ fn serve(
     }
 }
 
-/// Where the first frame of `bytes` ends, by the letter of RESP; `None`: there is none that is whole.
+/// Tells where the first frame of `bytes` ends, by the letter of RESP, if one is whole.
 fn frame_end(bytes: &[u8]) -> Option<usize> {
     let (mut at, mut left) = (0, 1usize);
     while left > 0 {
@@ -155,7 +155,7 @@ fn frame_end(bytes: &[u8]) -> Option<usize> {
     Some(at)
 }
 
-/// Mostly frames, some of them cut, spoiled or with line ends of their own.
+/// Makes mostly frames, some of them cut, spoiled or with line ends of their own.
 fn replies() -> impl Strategy<Value = Vec<u8>> {
     let piece = prop_oneof![
         6 => prop::sample::select(vec![
@@ -171,12 +171,12 @@ fn replies() -> impl Strategy<Value = Vec<u8>> {
     prop::collection::vec(piece, 0..12).prop_map(|pieces| pieces.concat())
 }
 
-/// What each of the clients asks for: so many values one behind the other, or a block around so many.
+/// Makes what each of the clients asks for: so many values one behind the other, or a block around so many.
 fn asks() -> impl Strategy<Value = Vec<(usize, bool)>> {
     prop::collection::vec((1usize..4, prop::bool::weighted(0.3)), 1..5)
 }
 
-/// The frames due to each client by the order in which they asked, `own` of respool's own before each; what follows a block
+/// Tells the frames due to each client by the order in which they asked, `own` of respool's own before each; what follows a block
 /// that has not ended is nobody's.
 fn due(asks: &[(usize, bool)], own: &[usize], mut bytes: &[u8]) -> Vec<Vec<u8>> {
     let mut open = true;

@@ -14,7 +14,7 @@ const LOST: &str = "respool_client_disconnects_total{group=\"default\",reason=\"
 
 const BUSY: &str = "-BUSY Redis is busy running a script. You can only call SCRIPT KILL.\r\n";
 
-/// A server whose scripts answer what `script` says, as soon as they are let; its GET answers `own`. It answers BUSY to whatever
+/// Starts a server whose scripts answer what `script` says, as soon as they are let; its GET answers `own`. It answers BUSY to whatever
 /// comes behind a script while the flag is up.
 fn server(script: &'static str) -> (ScriptedServer, Sender<()>, Arc<AtomicBool>) {
     let (open, gate) = channel();

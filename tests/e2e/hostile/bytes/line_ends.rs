@@ -3,10 +3,10 @@
 use super::{busy_script, look_on, on_one_connection, others, until_busy};
 use crate::harness::{Redis, Respool, Value, encode};
 
-/// What Valkey answers to a line or an argument that does not end with CRLF, and closes.
+/// Is what Valkey answers to a line or an argument that does not end with CRLF, and closes.
 const NO_LINE_END: &str = "ERR Protocol error: invalid CRLF in request";
 
-/// Requests that some of the servers respool stands before close their connection for.
+/// Lists requests that some of the servers respool stands before close their connection for.
 const MALFORMED: &[(&[u8], &str)] = &[
     (b"*1\r\n$4\r\nPINGxx", NO_LINE_END),
     (b"*1\r\n$4\r\nPING\n\n", NO_LINE_END),

@@ -3,7 +3,7 @@
 use super::{busy_script, look_on, on_one_connection, others};
 use crate::harness::{Redis, Value, encode, eventually};
 
-/// Libraries whose compile error repeats text of theirs as it is.
+/// Lists libraries whose compile error repeats text of theirs as it is.
 const BROKEN: [&str; 3] = [
     "#!lua name=l\nlocal x = 'a' 'b\\r\\n$8\\r\\nINJECTED\\r\\n+'",
     "#!lua name=l\nlocal x = 'a' [[b\n+INJECTED\n+]]",
@@ -38,7 +38,7 @@ fn text_of_one_clients_library_never_answers_another() {
     }
 }
 
-/// Scripts whose first line has options that are refused, and repeated as they are.
+/// Lists scripts whose first line has options that are refused, and repeated as they are.
 const BROKEN_LINES: [&str; 2] = [
     "#!lua \"x\\r\\n$4\\r\\nEVIL\"\nreturn 1",
     "#!lua \"x\\r\\n+OK\\r\\n*2\\r\\n:1\"\nreturn 1",

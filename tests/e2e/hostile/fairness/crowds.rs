@@ -2,7 +2,7 @@
 
 use crate::harness::{Client, Redis, Respool, Value, encode, eventually, processor_time};
 
-/// Processor time of one request, in seconds, when all of `clients` send `request` at once, again and again.
+/// Tells the processor time of one request, in seconds, when all of `clients` send `request` at once, again and again.
 fn cost(respool: &Respool, clients: &mut [Client], request: &[u8], operations: usize) -> f64 {
     let rounds = operations.div_ceil(clients.len());
     let before = processor_time(&[respool.pid()]);

@@ -11,7 +11,7 @@ use crate::harness::{
     Client, PATIENCE, Redis, Respool, ScriptedAct, ScriptedServer, Value, encode, eventually,
 };
 
-/// `$200000`, the value, and two line ends.
+/// Counts the bytes of `$200000`, of the value, and of two line ends.
 const LARGE_REPLY: usize = 200_000 + 11;
 
 const SCRIPT: Duration = Duration::from_micros(330);

@@ -4,16 +4,16 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 
 use crate::harness::{Client, Redis, Respool, Value, encode, eventually};
 
-/// Who is looked at.
+/// So many clients are looked at.
 const CROWD: usize = 500;
 
-/// What is looked for in one pipeline.
+/// One pipeline looks for so many.
 const SEARCHES: usize = 8_000;
 
-/// Replies of others meanwhile. Where a pipeline is answered as it is read, it has ended after some 7.
+/// Others get so many replies meanwhile. Where a pipeline is answered as it is read, it has ended after some 7.
 const OTHERS: usize = 20;
 
-/// What `search` is answered, each time the same, and how far it has come when another client has had its replies, of which
+/// Tells what `search` is answered, each time the same, and how far it has come when another client has had its replies, of which
 /// the first was asked for when `search` had begun.
 fn beside(respool: &Respool, search: &[&str], expected: &Value) -> usize {
     let mut searcher = respool.client();

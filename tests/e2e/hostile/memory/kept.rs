@@ -4,7 +4,7 @@
 use super::{MIB, most_resident};
 use crate::harness::{Client, Redis, Respool, encode, eventually};
 
-/// `limits.max_memory` of these tests.
+/// Is `limits.max_memory` of these tests.
 const LIMIT: usize = 64 * MIB;
 
 fn small(redis: &Redis) -> Respool {

@@ -5,10 +5,10 @@ use crate::harness::{Client, Redis, Respool, encode, eventually};
 
 const COUNT: usize = 4000;
 
-/// What a client is taken for that does nothing.
+/// A client that does nothing is taken for so many bytes.
 const CLIENT_BYTES: usize = 3 * 1024;
 
-/// The least `limits.max_memory` for [`COUNT`] clients: with them respool takes three quarters of it. How much it takes without
+/// Tells the least `limits.max_memory` for [`COUNT`] clients: with them respool takes three quarters of it. How much it takes without
 /// them depends on how it was built.
 fn least(redis: &Redis) -> usize {
     let respool = Respool::start(redis);
@@ -17,7 +17,7 @@ fn least(redis: &Redis) -> usize {
     ((own + COUNT * CLIENT_BYTES) / 3 * 4).next_multiple_of(MIB)
 }
 
-/// The same where each sends `half`, the start of a request.
+/// Checks the same where each sends `half`, the start of a request.
 #[track_caller]
 fn the_process_stays_within_its_memory(half: &[u8]) {
     the_process_stays_within_its_memory_where(|_| half.to_vec());

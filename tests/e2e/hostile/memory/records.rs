@@ -6,10 +6,10 @@ use super::{MIB, is_served, put};
 use crate::harness::{Client, Pki, Redis, Respool, Value, encode, eventually};
 use crate::tls::listener_tls;
 
-/// `limits.max_memory` of these tests.
+/// Is `limits.max_memory` of these tests.
 const LIMIT: usize = 64 * MIB;
 
-/// A respool with a TLS listener, and what its clients trust.
+/// Starts a respool with a TLS listener, and what its clients trust.
 fn behind_tls(pki: &Pki, redis: &Redis, limits: &str) -> Respool {
     let own = pki.issue("server", &["localhost"]);
     Respool::with(redis)
@@ -20,7 +20,7 @@ fn behind_tls(pki: &Pki, redis: &Redis, limits: &str) -> Respool {
         .start()
 }
 
-/// A client's first message of 65,000 bytes, in records, but for its last bytes.
+/// Makes a client's first message of 65,000 bytes, in records, but for its last bytes.
 fn half_a_handshake() -> Vec<u8> {
     let mut message = b"\x01\x00\xfd\xe8\x03\x03".to_vec();
     message.resize(64_000, b'r');
@@ -31,7 +31,7 @@ fn half_a_handshake() -> Vec<u8> {
     message.chunks(16_000).flat_map(record).collect()
 }
 
-/// The head of a record of application data of 16,400 bytes, and nearly all of it.
+/// Makes the head of a record of application data of 16,400 bytes, and nearly all of it.
 fn half_a_record() -> Vec<u8> {
     let mut record = b"\x17\x03\x03\x40\x10".to_vec();
     record.resize(16_300, b'z');
@@ -127,7 +127,7 @@ fn the_process_stays_within_its_memory_when_records_do_not_end() {
     );
 }
 
-/// The most memory the process has while `work` goes on, with an honest client on the listener without TLS beside it.
+/// Tells the most memory the process has while `work` goes on, with an honest client on the listener without TLS beside it.
 #[track_caller]
 fn most_resident(respool: &Respool, mut work: impl FnMut() -> bool) -> usize {
     let mut honest = respool.unix_client();

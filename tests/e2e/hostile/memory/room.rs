@@ -5,7 +5,7 @@ use std::thread;
 use super::{MIB, is_served, most_resident, put};
 use crate::harness::{Client, Redis, Respool, Value, encode, eventually, keep_busy};
 
-/// `limits.max_memory` of these tests; the process is to stay below it whatever happens.
+/// Is `limits.max_memory` of these tests; the process is to stay below it whatever happens.
 const LIMIT: usize = 64 * MIB;
 
 fn small(redis: &Redis) -> Respool {

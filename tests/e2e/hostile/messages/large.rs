@@ -2,7 +2,7 @@
 
 use crate::harness::{Client, Redis, Respool, Value, encode, eventually, needs};
 
-/// Patterns that all match `attack`.
+/// Makes patterns that all match `attack`.
 fn overlapping(count: usize) -> Vec<String> {
     (1..=count)
         .map(|number| format!("[a{number}]ttack"))
@@ -20,19 +20,19 @@ fn psubscribe(client: &mut Client, patterns: &[String]) {
     }
 }
 
-/// Whether the client's connection has ended, though messages may have come before its end.
+/// Checks that the client's connection has ended, though messages may have come before its end.
 #[track_caller]
 pub(super) fn assert_closed(mut client: Client) {
     while client.try_reply().is_some() {}
 }
 
-/// Whether the server holds a large message once, however many subscribers get it, so that it is too much for none of them.
+/// Tells whether the server holds a large message once, however many subscribers get it, so that it is too much for none of them.
 pub(super) fn bears_large_messages(redis: &Redis) -> bool {
     let server = redis.cmd(&["INFO", "server"]).text();
     server.contains("valkey_version:9")
 }
 
-/// Those who are subscribed to something else, and what they have been sent.
+/// Holds those who are subscribed to something else, and what they have been sent.
 pub(super) struct Bystanders {
     clients: Vec<Client>,
     sent: usize,
@@ -53,7 +53,7 @@ impl Bystanders {
         self.sent += 1;
     }
 
-    /// None of it is missing.
+    /// Checks that none of it is missing.
     #[track_caller]
     pub(super) fn assert_got_all(&mut self) {
         for client in &mut self.clients {

@@ -4,7 +4,7 @@
 use super::large::assert_closed;
 use crate::harness::{Client, Redis, Respool, Value, encode};
 
-/// As much as a subscriber must not be sent here, and the server itself would send.
+/// A subscriber must not be sent so much here, and the server itself would send it.
 const LARGE: usize = 1_500_000;
 
 fn with_users() -> Redis {
@@ -41,7 +41,7 @@ fn subscriber(respool: &Respool) -> Client {
     client
 }
 
-/// Every subscriber gets the next message, and nothing before it.
+/// Checks that every subscriber gets the next message, and nothing before it.
 #[track_caller]
 fn assert_are_served(redis: &Redis, subscribers: &mut [Client], what: &str) {
     redis.cmd(&["PUBLISH", "news", "small"]);

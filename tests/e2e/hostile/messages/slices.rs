@@ -4,14 +4,14 @@ use crate::harness::{Client, Redis, Respool, Value, encode, eventually};
 
 const TOPICS: usize = 20_000;
 
-/// Most topics that may be dealt with in one turn.
+/// Is the most topics that may be dealt with in one turn.
 const A_TURN: usize = 1000;
 
 fn topics() -> Vec<String> {
     (0..TOPICS).map(|number| format!("{number:x}")).collect()
 }
 
-/// A command with all the topics.
+/// Makes a command with all the topics.
 fn of_all(verb: &str) -> Vec<u8> {
     let topics = topics();
     let words: Vec<&str> = [verb]
@@ -21,7 +21,7 @@ fn of_all(verb: &str) -> Vec<u8> {
     encode(&words)
 }
 
-/// The confirmations, in the order of the words, with the counts from `first` on.
+/// Checks the confirmations, in the order of the words, with the counts from `first` on.
 #[track_caller]
 fn assert_confirmed(client: &mut Client, verb: &str) {
     for (number, topic) in topics().iter().enumerate() {

@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use crate::harness::{Client, Redis, Respool, Value, encode, eventually};
 
-/// Soon enough to be passed by every long command here.
+/// Comes soon enough to be passed by every long command here.
 const SHORT: &str = "reply_timeout = \"500ms\"";
 
 /// Works for as many milliseconds. To a script of Redis 7.2 and later TIME stands still, and earlier ones have no `os`.
@@ -12,7 +12,7 @@ const LOOP: &str = "local has_os, clock = pcall(function() return os.clock end) 
      if not has_os then clock = function() local t = redis.call('TIME') return t[1] + t[2] / 1000000 end end \
      local stop = clock() + ARGV[1] / 1000 repeat until clock() > stop return 'done'";
 
-/// Whether the server answers nobody.
+/// Tells whether the server answers nobody.
 fn is_silent(redis: &Redis) -> bool {
     let mut probe = redis.client();
     probe.send(encode(&["PING"]));
@@ -25,7 +25,7 @@ fn disconnects(respool: &Respool) -> f64 {
     )
 }
 
-/// Clients of every kind stand beside a long command, which `begin` sends.
+/// Lets clients of every kind stand beside a long command, which `begin` sends.
 fn nobody_is_cut_off(
     redis: &Redis,
     respool: &Respool,

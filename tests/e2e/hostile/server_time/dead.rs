@@ -45,7 +45,7 @@ fn a_stopped_server_is_noticed_while_others_send() {
     respool.client().ping();
 }
 
-/// A network namespace with a server in it, reached by a pair of virtual interfaces; all gone with the value.
+/// Is a network namespace with a server in it, reached by a pair of virtual interfaces; all gone with the value.
 struct FarHost {
     name: String,
     server: Option<Child>,
@@ -59,7 +59,7 @@ fn run(words: &[&str]) -> bool {
 }
 
 impl FarHost {
-    /// `None`: this user may not make one.
+    /// Makes one, if this user may.
     fn start() -> Option<Self> {
         let number = std::process::id() % 50_000;
         let name = format!("rsp{number}");
@@ -114,7 +114,7 @@ impl FarHost {
         self.address.split(':').next().unwrap_or_default()
     }
 
-    /// From here on nothing leaves the far host any more: neither replies nor acknowledgements.
+    /// Lets nothing leave the far host any more from here on: neither replies nor acknowledgements.
     fn die(&self) {
         let inside = ["ip", "-n", self.name.as_str()];
         let behind = format!("{}b", self.name);

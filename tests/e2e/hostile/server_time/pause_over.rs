@@ -6,7 +6,7 @@ use crate::harness::{
     eventually,
 };
 
-/// Longer than any test waits.
+/// Is longer than any test waits.
 const LONG: &str = "600000";
 
 fn pause(through: &mut Client) {
@@ -14,7 +14,7 @@ fn pause(through: &mut Client) {
     assert_eq!(through.cmd(&pause), Value::ok());
 }
 
-/// Clients whose calls wait at the server, or in line for it.
+/// Connects clients whose calls wait at the server, or in line for it.
 fn blocked(respool: &Respool, calls: &[&str]) -> Vec<Client> {
     let call = |line: &&str| {
         let mut client = respool.client();
@@ -29,7 +29,7 @@ fn blocked(respool: &Respool, calls: &[&str]) -> Vec<Client> {
     clients
 }
 
-/// Whether so many calls wait at the server, or are put off there, beside what respool finds out by itself whether they are.
+/// Tells whether so many calls wait at the server, or are put off there, beside what respool finds out by itself whether they are.
 fn are_at_the_server(redis: &Redis, count: usize) -> bool {
     let list = redis.cmd(&["CLIENT", "LIST"]).text();
     let waits = |line: &&str| line.contains(" flags=b") && !line.contains(" cmd=pfcount");
@@ -43,7 +43,7 @@ fn wait_at_the_server(redis: &Redis, count: usize) {
     );
 }
 
-/// What somebody has pushed is there for whoever comes, and pends for nobody.
+/// Checks that what somebody has pushed is there for whoever comes, and pends for nobody.
 fn nothing_is_taken(redis: &Redis) {
     redis.cmd(&["RPUSH", "from", "x"]);
     redis.cmd(&["XADD", "s", "1-1", "f", "v"]);
@@ -188,7 +188,7 @@ fn a_call_that_reads_is_answered_while_writes_are_paused() {
     drop(taker);
 }
 
-/// The client sends its last call to a server that has stopped, which goes on when the client's grace is long over.
+/// Lets the client send its last call to a server that has stopped, which goes on when the client's grace is long over.
 fn send_to_a_slow_server(redis: &Redis, respool: &Respool, client: &mut Client, call: &[&str]) {
     // Each ends as soon as its grace is over, for it waits.
     let waits = ["one", "other"].map(|stream| {
@@ -269,7 +269,7 @@ fn no_call_is_unblocked_that_a_pause_of_somebody_else_puts_off() {
     }
 }
 
-/// A server that says it is a later one than that in which a pause is.
+/// Starts a server that says it is a later one than that in which a pause is.
 fn a_later_server() -> ScriptedServer {
     ScriptedServer::start(|words| {
         let words: Vec<&str> = words.iter().map(String::as_str).collect();

@@ -4,13 +4,13 @@ use std::time::{Duration, Instant};
 
 use crate::harness::{Client, Redis, Respool, Value, encode, eventually};
 
-/// How long a pause is that nothing ends but its time, in milliseconds: six times as long as a silence is waited for.
+/// So long is a pause that nothing ends but its time, in milliseconds: six times as long as a silence is waited for.
 const PAUSE: &str = "3000";
 
-/// The same of a pause that the test ends, which is to last for as long as the machine may take for what is seen meanwhile.
+/// So long is a pause that the test ends, which is to last for as long as the machine may take for what is seen meanwhile.
 const UNENDED: &str = "600000";
 
-/// How long such a pause lasts at least.
+/// Such a pause lasts so long at least.
 const HELD: Duration = Duration::from_millis(3000);
 
 fn respool(redis: &Redis, workers: &str) -> Respool {
@@ -20,7 +20,7 @@ fn respool(redis: &Redis, workers: &str) -> Respool {
         .start()
 }
 
-/// Who asks for the pause.
+/// Says who asks for the pause.
 #[derive(Clone, Copy)]
 enum Pauses {
     Through,
@@ -59,7 +59,7 @@ fn end(began: Instant, unpause: impl FnOnce(&[&str]) -> Value) {
     assert_eq!(unpause(&["CLIENT", "UNPAUSE"]), Value::ok());
 }
 
-/// Writers wait for the end of a pause while readers read on.
+/// Checks that writers wait for the end of a pause while readers read on.
 fn reads_flow_while_writes_wait(workers: &str, who: Pauses) {
     let redis = Redis::start(&[]);
     let respool = respool(&redis, workers);

@@ -7,16 +7,16 @@ use crate::harness::{
     Client, Redis, Respool, Value, encode, eventually, eventually_some, needs, until_silent, words,
 };
 
-/// What Redis and Valkey say, each in its own name.
+/// Is what Redis and Valkey say, each in its own name.
 const BUSY: [&str; 2] = [
     "BUSY Redis is busy running a script",
     "BUSY Valkey is busy running a script",
 ];
 
-/// How many commands of another client may be answered, each asked when the one before it was, until the script is killed.
+/// So many commands of another client may be answered, each asked when the one before it was, until the script is killed.
 const BEFORE_KILL: usize = 100;
 
-/// A respool in which nothing that is silent is waited for longer than a moment.
+/// Starts a respool in which nothing that is silent is waited for longer than a moment.
 fn respool(redis: &Redis) -> Respool {
     respool_of(redis, "")
 }
@@ -222,7 +222,7 @@ fn a_change_of_state_while_a_script_runs_leaves_everybody_in_the_state_they_had(
     }
 }
 
-/// Forms in which a transaction comes while a script runs: what is sent first, and what after a moment.
+/// Lists forms in which a transaction comes while a script runs: what is sent first, and what after a moment.
 fn transactions() -> Vec<(&'static str, Vec<u8>, Vec<u8>)> {
     let (multi, exec) = (encode(&["MULTI"]), encode(&["EXEC"]));
     let set = encode(&["SET", "k", "v"]);
@@ -246,7 +246,7 @@ fn transactions() -> Vec<(&'static str, Vec<u8>, Vec<u8>)> {
     ]
 }
 
-/// The replies to the three requests of a transaction, and to a command behind it.
+/// Reads the replies to the three requests of a transaction, and to a command behind it.
 fn replies_to(client: &mut Client, first: &[u8], then: &[u8]) -> Vec<Value> {
     client.send(first);
     let mut replies = vec![client.reply()];
@@ -322,7 +322,7 @@ fn a_worker_with_one_connection_hears_busy_beside_a_script_on_it() {
     }
 }
 
-/// A respool whose one worker has one shared connection, and a client of each kind: nobody, and one with a user of its own.
+/// Starts a respool whose one worker has one shared connection, and a client of each kind: nobody, and one with a user of its own.
 fn with_one_connection(redis: &Redis) -> (Respool, [Client; 2]) {
     redis.cmd(&[
         "ACL", "SETUSER", "own", "on", ">secret", "~*", "&*", "+@all",
@@ -401,7 +401,7 @@ fn a_script_is_killed_though_all_that_can_be_lent_is() {
     assert!(caller.reply().is_error());
 }
 
-/// Clients in databases of their own, so many as there are shared connections: none of these is in database 0 after that.
+/// Connects clients in databases of their own, so many as there are shared connections: none of these is in database 0 after that.
 pub(super) fn take_every_shared_connection(
     redis: &Redis,
     respool: &Respool,

@@ -3,10 +3,10 @@
 use super::script::{script, until_busy};
 use crate::harness::{Client, Redis, Respool, Value, encode, encode_lines};
 
-/// What a client sends in one go, and how many replies it awaits before it goes on.
+/// Is what a client sends in one go, and how many replies it awaits before it goes on.
 type Step = (Vec<u8>, usize);
 
-/// What it is, what is sent before the script runs, while it runs, and after it.
+/// Says what it is, what is sent before the script runs, while it runs, and after it.
 struct Form {
     name: &'static str,
     before: Vec<Step>,
@@ -14,12 +14,12 @@ struct Form {
     after: Vec<Step>,
 }
 
-/// All at once.
+/// Sends all lines at once.
 fn pipelined(lines: &[&str]) -> Vec<Step> {
     vec![(encode_lines(lines), lines.len())]
 }
 
-/// One by one.
+/// Sends each line when the one before it was answered.
 fn typed(lines: &[&str]) -> Vec<Step> {
     lines
         .iter()
@@ -37,7 +37,7 @@ fn form(name: &'static str, meanwhile: Vec<Step>) -> Form {
     }
 }
 
-/// What transactions hold, each of them typed by hand and in a pipeline.
+/// Lists what transactions hold, each of them typed by hand and in a pipeline.
 const HELD: [(&str, &[&str]); 15] = [
     ("whole", &["MULTI", "SET k v", "EXEC"]),
     ("discarded", &["MULTI", "SET k v", "DISCARD"]),
@@ -71,7 +71,7 @@ fn held() -> Vec<Form> {
         .collect()
 }
 
-/// Transactions that arrive in parts, and clients that want fewer replies.
+/// Lists transactions that arrive in parts, and clients that want fewer replies.
 fn others() -> Vec<Form> {
     let set = encode_lines(&["SET k v"]);
     let (first, rest) = set.split_at(set.len() / 2);
@@ -110,7 +110,7 @@ fn others() -> Vec<Form> {
     ]
 }
 
-/// Transactions that end, or begin to be meant, when the script has been killed.
+/// Lists transactions that end, or begin to be meant, when the script has been killed.
 fn half_arrived() -> Vec<Form> {
     let set = encode_lines(&["SET k v"]);
     let (first, rest) = set.split_at(set.len() / 2);
@@ -157,7 +157,7 @@ fn play(client: &mut Client, steps: &[Step]) -> Vec<Value> {
     replies
 }
 
-/// What clients of one database and protocol are told, directly and through respool.
+/// Compares what clients of one database and protocol are told, directly and through respool.
 fn compare(forms: &[Form], database: &str, protocol: &str) {
     let redis = Redis::start(&["--lua-time-limit", "100"]);
     // Each of them may hold a connection open in MULTI.

@@ -5,10 +5,10 @@ use std::time::{Duration, Instant};
 use super::waiting;
 use crate::harness::{Client, Redis, Respool, Value, encode, eventually};
 
-/// Far more than can be lent a connection.
+/// These are far more than can be lent a connection.
 const CROWD: usize = 1_000;
 
-/// What the machine may be busy with.
+/// The machine may be busy with something else for so long.
 const MOMENT: Duration = Duration::from_millis(100);
 
 fn blmove(number: usize) -> Vec<String> {
@@ -23,7 +23,7 @@ fn blmove(number: usize) -> Vec<String> {
     words.map(str::to_owned).to_vec()
 }
 
-/// How long elements take, in the median, to a client that waits in `call` for each of them.
+/// Tells how long elements take, in the median, to a client that waits in `call` for each of them.
 fn lateness(redis: &Redis, respool: &Respool, mut client: Client, call: &[&str]) -> Duration {
     let mut producer = redis.client();
     let mut taken: Vec<Duration> = (0..15)
@@ -40,7 +40,7 @@ fn lateness(redis: &Redis, respool: &Respool, mut client: Client, call: &[&str])
     taken[taken.len() / 2]
 }
 
-/// Whether this client is blocked.
+/// Tells whether this client is blocked.
 fn has_tried(client: &Client, respool: &Respool) -> bool {
     let address = format!(" addr={} ", client.local_addr());
     let list = respool.client().cmd(&["CLIENT", "LIST"]).text();
@@ -48,7 +48,7 @@ fn has_tried(client: &Client, respool: &Respool) -> bool {
     lines.any(|line| line.contains(&address) && line.contains(" flags=b"))
 }
 
-/// How late elements come beside one other wait, and beside a crowd of them that comes from `source`.
+/// Tells how late elements come beside one other wait, and beside a crowd of them that comes from `source`.
 fn beside(source: &str, call: &[&str]) -> (Duration, Duration) {
     let late = [1, CROWD].map(|crowd| {
         let redis = Redis::start(&[]);

@@ -5,7 +5,7 @@ use std::time::{Duration, Instant};
 use super::waiting;
 use crate::harness::{Redis, Respool, Value, eventually};
 
-/// How many keys a second the server looks at for idle clients: those of calls that begin to wait count whole, those of
+/// Tells how many keys a second the server looks at for idle clients: those of calls that begin to wait count whole, those of
 /// calls that do not wait an eighth, which is what they cost.
 fn keys_a_second(redis: &Redis, keys_of_a_call: u64) -> f64 {
     const WATCHED: Duration = Duration::from_secs(5);

@@ -3,10 +3,10 @@
 use super::waiting;
 use crate::harness::{Client, Redis, Respool, Value, eventually};
 
-/// More classes than can be lent a connection, so that those without one are tried again and again.
+/// These are more classes than can be lent a connection, so that those without one are tried again and again.
 const CROWD: usize = 40;
 
-/// How many connections of the server had a BLPOP or BLMOVE as their last command, and do other things beside.
+/// Tells how many connections of the server had a BLPOP or BLMOVE as their last command, and do other things beside.
 fn shared_that_try(redis: &Redis) -> Vec<String> {
     let list = redis.cmd(&["CLIENT", "LIST"]).text();
     let is_shared = |line: &&str| line.contains("name=respool") && line.contains("shared");

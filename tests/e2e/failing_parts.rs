@@ -139,7 +139,7 @@ fn a_process_that_was_stopped_for_a_while_is_well() {
     assert!(!respool.log_text().contains("has not moved"));
 }
 
-/// The first signal is seen: probes are told.
+/// Waits until the first signal is seen: probes are told then.
 fn is_ending(respool: &Respool) {
     eventually(|| respool.http("/readyz").0 == 503, "the signal is seen");
     assert_eq!(respool.http("/livez").0, 200);

@@ -10,14 +10,14 @@ use crate::harness::{
 
 const WRONGPASS: &str = "-WRONGPASS invalid username-password pair or user is disabled.\r\n";
 
-/// The password that the server takes.
+/// Is the password that the server takes.
 const RIGHT: &str = "right-314";
 
-/// Addresses of strangers, and how many of each guess.
+/// Strangers guess from so many addresses, and so many of each.
 const STRANGERS: usize = 12;
 const EACH: usize = 8;
 
-/// One worker with one connection for all, and without a secret.
+/// Sets one worker with one connection for all, and no secret.
 fn without_secret(settings: RespoolSettings) -> RespoolSettings {
     settings
         .top("workers = 1")
@@ -25,7 +25,7 @@ fn without_secret(settings: RespoolSettings) -> RespoolSettings {
         .section("[auth]\nmode = \"passthrough\"")
 }
 
-/// Strangers who each show something else that is wrong, all at once.
+/// Connects strangers who each show something else that is wrong, all at once.
 fn strangers(respool: &Respool) -> Vec<Client> {
     let numbers = 0..STRANGERS * EACH;
     let one = |number| {
@@ -47,7 +47,7 @@ fn all_are_refused(clients: &mut [Client]) {
     }
 }
 
-/// A server that wants [`RIGHT`] of whoever connects, does this with any other password, and says what it was shown.
+/// Starts a server that wants [`RIGHT`] of whoever connects, does this with any other password, and says what it was shown.
 fn guarded(
     mut wrong: impl FnMut() -> ScriptedAct + Send + 'static,
 ) -> (ScriptedServer, Arc<Mutex<Vec<String>>>) {

@@ -188,7 +188,7 @@ fn upstream_connections_never_exceed_their_limit_with_stateful_clients() {
     assert!(respool.metric("respool_upstream_connections") <= 6.0);
 }
 
-/// Transactions, watches and blocking calls, each of which needs a connection of its own at the server.
+/// Does transactions, watches and blocking calls, each of which needs a connection of its own at the server.
 fn be_stateful(client: &mut Client, number: usize) {
     let own = format!("own:{number}");
     let database = (number % 16).to_string();

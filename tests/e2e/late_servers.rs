@@ -4,10 +4,10 @@ use std::time::Duration;
 
 use crate::harness::{Client, Redis, Respool, Value, encode_line, words};
 
-/// Far longer than each of the calls may wait.
+/// Lasts far longer than each of the calls may wait.
 const STILL_NOTHING: Duration = Duration::from_millis(200);
 
-/// What never waits, and at the end what does.
+/// Lists what never waits, and at the end what does.
 const CALLS: [&str; 12] = [
     "XREAD BLOCK 10 STREAMS x 0",
     "XREAD COUNT 1 BLOCK 10 STREAMS nothing x 0 0",
@@ -38,7 +38,7 @@ fn seed(redis: &Redis) {
     }
 }
 
-/// What each of the calls is answered that arrives while the server is held, for longer than it may wait.
+/// Tells what each of the calls is answered that arrives while the server is held, for longer than it may wait.
 fn told(
     redis: &Redis,
     mut clients: Vec<Client>,

@@ -9,11 +9,11 @@ const REFUSED: &str = "respool_bounds_reached_total{bound=\"auth_waiting\"}";
 /// Clients of this address wait for most of a minute between two of their attempts.
 const SLOWED: &str = "127.0.0.3";
 
-/// The password that the server takes.
+/// Is the password that the server takes.
 const RIGHT: &str = "right-314";
 
-/// Clients from [`SLOWED`], so many of each worker, that show wrong passwords at once. Twelve of each worker are on their way before
-/// anything is known of any of them, and are told; of the rest a hundred may wait.
+/// Connects clients from [`SLOWED`], so many of each worker, that show wrong passwords at once. Twelve of each worker are on their
+/// way before anything is known of any of them, and are told; of the rest a hundred may wait.
 fn slowed_by(
     redis: &Redis,
     respool: &Respool,
@@ -80,8 +80,8 @@ fn who_waits_with_what_another_is_served_by_since_then_waits_no_longer() {
     }
 }
 
-/// A respool whose clients from [`SLOWED`] have shown so many wrong passwords that nobody's turn comes for most of a minute, and those
-/// of them that wait, as many as may.
+/// Starts a respool whose clients from [`SLOWED`] have shown so many wrong passwords that nobody's turn comes for most of a minute,
+/// and those of them that wait, as many as may.
 fn with_many_waiting(redis: &Redis, workers: usize) -> (Respool, Vec<Client>) {
     let respool = Respool::with(redis)
         .top(&format!("workers = {workers}"))
@@ -160,7 +160,7 @@ fn who_waits_is_looked_at_again_when_a_reload_knows_its_password() {
     assert!(taken >= 60, "{taken}");
 }
 
-/// So many clients of [`SLOWED`] that have shown something nobody has looked at yet, and `but` that have been answered.
+/// Connects so many clients of [`SLOWED`] that have shown something nobody has looked at yet, and `but` that have been answered.
 fn waiting_of_slowed(respool: &Respool, count: usize, but: usize) -> Vec<Client> {
     let before = respool.metric_or_zero(DELAYED);
     let mut clients: Vec<Client> = (0..count).map(|_| respool.client_from(SLOWED)).collect();

@@ -163,7 +163,7 @@ fn a_function_that_never_ends_is_killed_through_respool() {
     });
 }
 
-/// What `run` starts is killed by `kill KILL`, and leaves nothing behind.
+/// Checks that what `run` starts is killed by `kill KILL`, and leaves nothing behind.
 #[track_caller]
 fn ends_what_runs(redis: &Redis, database: &str, kill: &str, run: impl Fn(&mut Client)) {
     // Connections that are lent exist already, or are opened while the script runs.

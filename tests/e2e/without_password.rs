@@ -3,7 +3,7 @@
 
 use crate::harness::{Client, Redis, Respool, Value, encode, eventually, words};
 
-/// A server whose default user has a password, and a user `ann`.
+/// Starts a server whose default user has a password, and a user `ann`.
 fn locked() -> Redis {
     let redis = Redis::start(&[]);
     for words in [
@@ -22,7 +22,7 @@ fn without_secret(redis: &Redis, mode: &str, more: &str) -> Respool {
         .start()
 }
 
-/// What is said on one connection, in order.
+/// Lists what is said on one connection, in order.
 const CONVERSATION: [&str; 25] = [
     "PING",
     "GET k",

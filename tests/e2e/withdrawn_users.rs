@@ -13,7 +13,7 @@ const OWN: &str = "username = \"own\"\npassword = \"pw\"";
 
 const PASSED_THROUGH: &str = "[auth]\nmode = \"passthrough\"";
 
-/// What respool's own user may do: everything, or nothing of ACL.
+/// Is what respool's own user may do: everything, or nothing of ACL.
 const OWN_RIGHTS: [&str; 2] = ["+@all", "-acl"];
 
 fn set_user(redis: &Redis, name: &str, rules: &[&str]) {
@@ -21,7 +21,7 @@ fn set_user(redis: &Redis, name: &str, rules: &[&str]) {
     assert_eq!(redis.cmd(&words), Value::ok(), "{words:?}");
 }
 
-/// A server with users `ann`, `bob` and respool's own.
+/// Starts a server with users `ann`, `bob` and respool's own.
 fn with_users(own_rights: &str) -> Redis {
     let redis = Redis::start(&[]);
     for name in ["ann", "bob", "own"] {
@@ -38,7 +38,7 @@ fn passed_through(redis: &Redis) -> Respool {
         .start()
 }
 
-/// A client of a user that has sent something, whose reply was read if it has one.
+/// Logs the client in, as a user that has sent something, whose reply was read if it has one.
 fn doing(mut client: Client, user: &str, words: &[&str]) -> Client {
     assert_eq!(client.cmd(&["AUTH", user, "pw"]), Value::ok());
     client.send(encode(words));
@@ -136,7 +136,7 @@ fn subscribers_that_lose_a_channel_end_and_others_of_the_user_do_not() {
     }
 }
 
-/// How often the server was asked about a user.
+/// Tells how often the server was asked about a user.
 fn lookups(redis: &Redis) -> usize {
     let text = redis.cmd(&["INFO", "commandstats"]).text();
     let lines = text.lines().filter(|line| {
@@ -210,14 +210,14 @@ fn subscribers_that_are_respools_own_user_end_when_it_loses_their_channel() {
 
 const WRONG: &str = "-WRONGPASS invalid username-password pair or user is disabled.\r\n";
 
-/// A server that tells respool nothing of its users. When `is_changed`, it takes `ann one` no more.
+/// Is a server that tells respool nothing of its users. When `is_changed`, it takes `ann one` no more.
 struct Changing {
     server: ScriptedServer,
     is_changed: Arc<AtomicBool>,
-    /// It is asked about `ann one` since, and answers when it is let.
+    /// Counts how often it was asked about `ann one` since; it answers when it is let.
     asked: Arc<AtomicUsize>,
     may_answer: Arc<AtomicBool>,
-    /// It answers `ann two` and `ann three` when it is let: that one is right, and the other wrong.
+    /// Lets it answer `ann two` and `ann three` when it is let: that one is right, and the other wrong.
     may_judge: Arc<AtomicBool>,
 }
 
@@ -263,7 +263,7 @@ impl Changing {
             .start()
     }
 
-    /// From here on `ann one` is wrong, and the server has just been asked about it.
+    /// Decides that from here on `ann one` is wrong, and the server has just been asked about it.
     fn change(&self) {
         self.is_changed.store(true, Ordering::SeqCst);
         self.is_asked(1);
@@ -275,7 +275,7 @@ impl Changing {
     }
 }
 
-/// What the watch of users closes is counted.
+/// Counts what the watch of users closes.
 const CLOSED: &str =
     "respool_client_disconnects_total{group=\"default\",reason=\"permission_lost\"}";
 

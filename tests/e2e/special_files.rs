@@ -21,7 +21,7 @@ fn config(dir: &TempDir, name: &str, toml: &str) -> String {
     path.display().to_string()
 }
 
-/// The keys that name a file, each in a table of its own where there can be one, with the rest that it needs.
+/// Lists the keys that name a file, each in a table of its own where there can be one, with the rest that it needs.
 const KEYS: [(&str, &str); 11] = [
     (
         "upstream.hosts_file",

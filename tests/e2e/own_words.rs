@@ -9,14 +9,14 @@ use respool::resp::split_inline;
 
 use crate::harness::{Client, Redis, Respool, TESTED_SERVER, Value, encode, show};
 
-const REQUESTS: &str = include_str!("words/requests.txt");
+const REQUESTS: &str = include_str!("own_words/requests.txt");
 
-/// What a client has done before the request.
+/// Says what a client has done before the request.
 #[derive(Clone, Copy, Debug, PartialEq)]
 enum Mode {
-    /// Nothing, and nothing is asked of it.
+    /// It has done nothing, and nothing is asked of it.
     Fresh,
-    /// Nothing, and the server wants a password.
+    /// It has done nothing, and the server wants a password.
     Locked,
     /// It has shown the password.
     Known,
@@ -58,7 +58,7 @@ impl Line {
         }
     }
 
-    /// Why a line is not asked about in this mode; `None`: it is.
+    /// Tells why a line is not asked about in this mode, if it is not.
     fn left_out(&self, mode: Mode) -> Option<&'static str> {
         let first = self.words[0].to_ascii_uppercase();
         let is = |name: &str| first == name.as_bytes();
@@ -82,7 +82,7 @@ impl Line {
     }
 }
 
-/// What the request was answered, and what came behind it.
+/// Tells what the request was answered, and what came behind it.
 fn answers(mut client: Client, mode: Mode, protocol: Protocol, line: &Line) -> Vec<Vec<u8>> {
     let mut prepare = |words: &[&str]| {
         client.send(encode(words));
@@ -128,7 +128,7 @@ fn compared(answer: &[u8], compare: Compare) -> Vec<u8> {
     }
 }
 
-/// The names of the fields of each line, the values left out. Lines that are alike count as one: a server goes on for a moment to
+/// Tells the names of the fields of each line, the values left out. Lines that are alike count as one: a server goes on for a moment to
 /// list who has left.
 fn field_names(answer: &[u8]) -> String {
     let text = Value::parse(answer).map_or_else(|_| String::new(), |(value, _)| value.text());
@@ -141,7 +141,7 @@ fn field_names(answer: &[u8]) -> String {
     lines.join("\n")
 }
 
-/// HELLO tells the number of the connection.
+/// Cuts out the number of the connection, which HELLO tells.
 fn without_id(answer: &[u8]) -> Vec<u8> {
     const ID: &[u8] = b"$2\r\nid\r\n:";
     let Some(at) = answer.windows(ID.len()).position(|piece| piece == ID) else {

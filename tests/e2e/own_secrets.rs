@@ -2,7 +2,7 @@
 
 use crate::harness::{Redis, Respool, Value, eventually};
 
-/// A server with a user for respool beside the default one, which has no password.
+/// Starts a server with a user for respool beside the default one, which has no password.
 fn with_own() -> Redis {
     let redis = Redis::start(&[]);
     let words = ["ACL", "SETUSER", "own", "on", ">pw", "~*", "&*", "+@all"];

@@ -2,7 +2,7 @@
 
 use crate::harness::{Client, Redis, Respool, TESTED_SERVER, Value, eventually, words};
 
-/// What a subcommand of CLIENT is sent as, where it is permitted.
+/// Lists what a subcommand of CLIENT is sent as, where it is permitted.
 const CLIENT_COMMANDS: [&[&str]; 10] = [
     &["CLIENT", "LIST"],
     &["CLIENT", "KILL", "TYPE", "normal"],
@@ -27,7 +27,7 @@ fn as_user(redis: &Redis, name: &str) -> Client {
     client
 }
 
-/// A server with a user for respool that may use nothing of CLIENT.
+/// Starts a server with a user for respool that may use nothing of CLIENT.
 fn without_client() -> Redis {
     let redis = Redis::start(&[]);
     set_user(
@@ -100,7 +100,7 @@ fn a_command_that_the_server_has_not_is_not_to_be_had_from_respool() {
     victim.ping();
 }
 
-/// Commands about nobody but the client that sends them. Redis 6.2 has no NO-EVICT.
+/// Lists the commands about nobody but the client that sends them. Redis 6.2 has no NO-EVICT.
 fn own_business() -> impl Iterator<Item = &'static [&'static str]> {
     const WORDS: [&[&str]; 3] = [
         &["CLIENT", "SETNAME", "n"],
@@ -184,7 +184,7 @@ fn a_client_may_name_itself_and_look_around_while_the_server_is_away() {
     }
 }
 
-/// How often the server was shown a password.
+/// Tells how often the server was shown a password.
 fn auth_calls(redis: &Redis) -> usize {
     let text = redis.cmd(&["INFO", "commandstats"]).text();
     let line = text.lines().find(|line| line.starts_with("cmdstat_auth:"));
@@ -192,7 +192,7 @@ fn auth_calls(redis: &Redis) -> usize {
     calls.map_or(0, |calls| calls.parse().expect("a number"))
 }
 
-/// A server whose default user has a password.
+/// Starts a server whose default user has a password.
 fn locked() -> Redis {
     let redis = Redis::start(&[]);
     let words = ["CONFIG", "SET", "requirepass", "secret"];
