@@ -113,7 +113,7 @@ fn nothing_of_respools_own_runs_there_before_exec() {
     let redis = Redis::start(&[]);
     let respool = Respool::start(&redis);
     let mut victim = respool.client();
-    let id = victim.cmd(&["CLIENT", "ID"]).int().to_string();
+    let id = victim.id();
     for end in ["DISCARD", "EXEC"] {
         let mut client = subscribed(respool.client());
         assert_eq!(client.cmd(&["MULTI"]), Value::ok());

@@ -200,7 +200,7 @@ fn a_redirection_that_leads_nowhere_is_told_as_broken() {
         let run = |connect: &dyn Fn() -> Client, is_gone: &dyn Fn(&str) -> bool| {
             let (mut target, mut client) = (connect(), connect());
             client.cmd(&words(hello));
-            let id = target.cmd(&["CLIENT", "ID"]).int().to_string();
+            let id = target.id();
             client.cmd(&["CLIENT", "TRACKING", "ON", "REDIRECT", &id, "NOLOOP"]);
             client.cmd(&["GET", "k"]);
             drop(target);

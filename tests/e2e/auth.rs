@@ -602,7 +602,7 @@ fn what_concerns_other_clients_has_to_be_permitted_by_the_server() {
         .start();
     let mut ann = respool.client();
     assert_eq!(ann.cmd(&["AUTH", "ann", "pw"]), Value::ok());
-    let id = ann.cmd(&["CLIENT", "ID"]).int().to_string();
+    let id = ann.id();
     let (mut low, mut direct) = (respool.client(), redis.client());
     for client in [&mut low, &mut direct] {
         assert_eq!(client.cmd(&["AUTH", "low", "pw"]), Value::ok());

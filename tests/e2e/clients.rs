@@ -29,10 +29,7 @@ fn client_list_lists_respools_own_clients() {
     assert_eq!(field(line, "db"), "7");
     assert_eq!(field(line, "addr"), second.local_addr().to_string());
     assert_eq!(field(line, "laddr"), respool.addr());
-    assert_eq!(
-        field(line, "id"),
-        second.cmd(&["CLIENT", "ID"]).int().to_string()
-    );
+    assert_eq!(field(line, "id"), second.id());
     assert_eq!(
         field(second.cmd(&["CLIENT", "INFO"]).text().trim_end(), "name"),
         "second"
@@ -78,7 +75,7 @@ fn client_kill_ends_clients_and_never_the_pool() {
     other.ping();
 
     let mut victim = respool.client();
-    let id = victim.cmd(&["CLIENT", "ID"]).int().to_string();
+    let id = victim.id();
     assert_eq!(killer.cmd(&["CLIENT", "KILL", "ID", &id]), Value::Int(1));
     victim.expect_end();
     assert_eq!(killer.cmd(&["CLIENT", "KILL", "ID", &id]), Value::Int(0));
@@ -136,7 +133,7 @@ fn client_unblock_reaches_clients_by_respools_ids() {
     let respool = Respool::start(&redis);
     let mut blocked = respool.client();
     let mut other = respool.client();
-    let id = blocked.cmd(&["CLIENT", "ID"]).int().to_string();
+    let id = blocked.id();
     assert_eq!(
         other.cmd(&["CLIENT", "UNBLOCK", &id]),
         Value::Int(0),

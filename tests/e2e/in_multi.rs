@@ -440,7 +440,7 @@ fn one_client_ends_others_or_itself_in_its_place() {
     let respool = Respool::start(&redis);
     let mut killer = respool.client();
     let mut victim = respool.client();
-    let id = victim.cmd(&["CLIENT", "ID"]).int().to_string();
+    let id = victim.id();
     let kill = format!("CLIENT KILL ID {id}");
     killer.send(encode_lines(&["MULTI", "SET a 1", &kill, "DISCARD"]));
     for _ in 0..4 {
@@ -611,8 +611,8 @@ fn whom_they_have_ended_or_woken_they_do_not_find_again() {
     let respool = Respool::start(&redis);
     let run = |connect: &dyn Fn() -> Client| {
         let (mut client, mut victim, mut blocked) = (connect(), connect(), connect());
-        let id = victim.cmd(&["CLIENT", "ID"]).int().to_string();
-        let waiter = blocked.cmd(&["CLIENT", "ID"]).int().to_string();
+        let id = victim.id();
+        let waiter = blocked.id();
         blocked.send(encode(&["BLPOP", "none", "0"]));
         let is_blocked = |client: &mut Client| {
             let line = client.cmd(&["CLIENT", "LIST", "ID", &waiter]).text();

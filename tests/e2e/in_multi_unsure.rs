@@ -204,7 +204,7 @@ fn what_the_server_refuses_behind_a_script_does_not_run() {
     let respool = Respool::start(&redis);
     let user = ["ACL", "SETUSER", "u", "on", ">p", "~*", "&*", "+@all"];
     let mut victim = respool.client();
-    let id = victim.cmd(&["CLIENT", "ID"]).int().to_string();
+    let id = victim.id();
     for script in SCRIPTS {
         redis.cmd(&user);
         let mut client = respool.client();
@@ -234,7 +234,7 @@ fn a_subscription_and_they_do_not_stand_in_one_transaction() {
     let redis = Redis::start(&[]);
     let respool = Respool::start(&redis);
     let mut victim = respool.client();
-    let id = victim.cmd(&["CLIENT", "ID"]).int().to_string();
+    let id = victim.id();
     let kill = &["CLIENT", "KILL", "ID", &id][..];
     let name = &["CLIENT", "GETNAME"][..];
     for version in ["2", "3"] {

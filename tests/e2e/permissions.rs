@@ -16,11 +16,6 @@ const CLIENT_COMMANDS: [&[&str]; 10] = [
     &["CLIENT", "PAUSE", "1"],
 ];
 
-fn set_user(redis: &Redis, name: &str, rules: &[&str]) {
-    let words = [&["ACL", "SETUSER", name][..], rules].concat();
-    assert_eq!(redis.cmd(&words), Value::ok(), "{words:?}");
-}
-
 fn as_user(redis: &Redis, name: &str) -> Client {
     let mut client = redis.client();
     assert_eq!(client.cmd(&["AUTH", name, "pw"]), Value::ok());
@@ -30,11 +25,7 @@ fn as_user(redis: &Redis, name: &str) -> Client {
 /// Starts a server with a user for respool that may use nothing of CLIENT.
 fn without_client() -> Redis {
     let redis = Redis::start(&[]);
-    set_user(
-        &redis,
-        "own",
-        &["on", ">pw", "~*", "&*", "+@all", "-client"],
-    );
+    redis.set_user("own", &["on", ">pw", "~*", "&*", "+@all", "-client"]);
     redis
 }
 
@@ -121,11 +112,11 @@ fn what_is_granted_and_withdrawn_is_heeded_by_who_goes_on_asking() {
         let refused = direct.cmd(words);
         assert!(refused.text().starts_with("NOPERM "), "{refused:?}");
         eventually(|| client.cmd(words) == refused, "it is refused");
-        set_user(&redis, "own", &["+client"]);
+        redis.set_user("own", &["+client"]);
         for words in own_business().chain([words]) {
             eventually(|| !client.cmd(words).is_error(), "it is permitted");
         }
-        set_user(&redis, "own", &["-client"]);
+        redis.set_user("own", &["-client"]);
         for words in own_business().chain([words]) {
             eventually(|| client.cmd(words).is_error(), "it is refused again");
         }
@@ -135,7 +126,7 @@ fn what_is_granted_and_withdrawn_is_heeded_by_who_goes_on_asking() {
 #[test]
 fn asking_for_permission_costs_a_busy_client_next_to_nothing() {
     let redis = Redis::start(&[]);
-    set_user(&redis, "ann", &["on", ">pw", "~*", "&*", "+@all"]);
+    redis.set_user("ann", &["on", ">pw", "~*", "&*", "+@all"]);
     let respool = Respool::with(&redis).start();
     let mut own = respool.client();
     let mut ann = respool.client();

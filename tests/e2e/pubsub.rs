@@ -18,12 +18,6 @@ fn confirmation(verb: &str, topic: &str, count: i64) -> Vec<Value> {
     vec![Value::bulk(verb), Value::bulk(topic), Value::Int(count)]
 }
 
-fn resp3(respool: &Respool) -> Client {
-    let mut client = respool.client();
-    assert!(!client.cmd(&["HELLO", "3"]).is_error());
-    client
-}
-
 /// Reads the lines of the server's CLIENT LIST that stand for subscription connections.
 fn subscription_lines(redis: &Redis) -> Vec<String> {
     let list = redis.cmd(&["CLIENT", "LIST"]).text();
@@ -38,7 +32,7 @@ fn subscribers_of_both_protocols_share_a_connection_for_each_worker() {
     let redis = Redis::start(&[]);
     let respool = Respool::with(&redis).top("workers = 2").start();
     let mut old: Vec<Client> = (0..30).map(|_| respool.client()).collect();
-    let mut new: Vec<Client> = (0..30).map(|_| resp3(&respool)).collect();
+    let mut new: Vec<Client> = (0..30).map(|_| respool.resp3_client()).collect();
     for client in &mut old {
         let reply = client.cmd(&["SUBSCRIBE", "news"]);
         assert_eq!(reply, Value::Array(confirmation("subscribe", "news", 1)));
@@ -74,7 +68,7 @@ fn subscribers_of_both_protocols_share_a_connection_for_each_worker() {
 fn a_resp3_subscriber_goes_on_with_ordinary_commands() {
     let redis = Redis::start(&[]);
     let respool = Respool::start(&redis);
-    let (mut client, mut other) = (resp3(&respool), respool.client());
+    let (mut client, mut other) = (respool.resp3_client(), respool.client());
     client.cmd(&["SUBSCRIBE", "c"]);
     let large = "x".repeat(300_000);
     other.cmd(&["SET", "large", &large]);
@@ -140,7 +134,7 @@ fn pubsub_numsub_counts_clients() {
         .for_each(|client| drop(client.cmd(&["SUBSCRIBE", "a"])));
     let mut direct = redis.client();
     direct.cmd(&["SUBSCRIBE", "a"]);
-    for mut asking in [respool.client(), resp3(&respool)] {
+    for mut asking in [respool.client(), respool.resp3_client()] {
         let counts = asking.cmd(&["PUBSUB", "NUMSUB", "a", "b"]);
         let expected = vec![
             Value::bulk("a"),
@@ -168,7 +162,7 @@ fn subscribers_of_a_shard_channel_are_counted() {
     for client in &mut clients {
         client.cmd(&["SSUBSCRIBE", "s"]);
     }
-    for mut asking in [respool.client(), resp3(&respool)] {
+    for mut asking in [respool.client(), respool.resp3_client()] {
         let counts = asking.cmd(&["PUBSUB", "SHARDNUMSUB", "s"]);
         assert_eq!(counts, Value::Array(vec![Value::bulk("s"), Value::Int(2)]));
     }
@@ -262,7 +256,7 @@ fn a_slow_subscriber_is_closed_and_nobody_waits_for_it() {
 fn subscribers_are_subscribed_again_when_the_server_is_back() {
     let redis = Redis::start(&[]);
     let respool = Respool::start(&redis);
-    let (mut one, mut two) = (respool.client(), resp3(&respool));
+    let (mut one, mut two) = (respool.client(), respool.resp3_client());
     one.cmd(&["SUBSCRIBE", "a", "b"]);
     assert_eq!(one.reply(), Value::Array(confirmation("subscribe", "b", 2)));
     two.cmd(&["PSUBSCRIBE", "a*"]);
@@ -398,7 +392,7 @@ fn subscriptions_churn_while_messages_flow() {
                     let mut client = if worker % 2 == 0 {
                         respool.client()
                     } else {
-                        resp3(respool)
+                        respool.resp3_client()
                     };
                     churn(&mut client, worker * 7 + round);
                     if round % 3 == 0 {

@@ -9,10 +9,6 @@ use crate::harness::{Client, Redis, Respool, Value, encode, encode_line, eventua
 /// Is what a client sends, and how many frames come for it.
 type Sent = (&'static str, usize);
 
-fn id_of(client: &mut Client) -> String {
-    client.cmd(&["CLIENT", "ID"]).int().to_string()
-}
-
 /// Reads what the client is told for all of it.
 fn transcript(client: &mut Client, sent: &[Sent]) -> Vec<Vec<u8>> {
     let mut told = Vec::new();
@@ -30,7 +26,7 @@ fn is_invalidation(told: &Value) -> bool {
 /// Redirects to a client that has sent all this. Returns what it was told, and whether it gets invalidations.
 fn redirected(connect: &dyn Fn() -> Client, redis: &Redis, sent: &[Sent]) -> (Vec<Vec<u8>>, bool) {
     let (mut target, mut owner) = (connect(), connect());
-    let id = id_of(&mut target);
+    let id = target.id();
     redis.cmd(&["SET", "k", "first"]);
     let told = transcript(&mut target, sent);
     let on = owner.cmd(&["CLIENT", "TRACKING", "ON", "REDIRECT", &id]);
@@ -51,7 +47,7 @@ fn redirected(connect: &dyn Fn() -> Client, redis: &Redis, sent: &[Sent]) -> (Ve
         assert!(!has_come, "{sent:?}");
         assert_eq!(answer, Value::bulk(round.to_string()), "{sent:?}");
     }
-    assert_eq!(id_of(&mut target), id, "{sent:?}");
+    assert_eq!(target.id(), id, "{sent:?}");
     assert!(target.cmd(&["CLIENT", "GETNAME"]).is_null(), "{sent:?}");
     target.ping();
     (told, false)
@@ -117,7 +113,7 @@ fn nothing_comes_behind_the_confirmation_that_ends_the_last_subscription() {
     let redis = Redis::start(&[]);
     let respool = Respool::with(&redis).top("workers = 2").start();
     let (mut owner, mut target) = (respool.client(), respool.client());
-    let id = id_of(&mut target);
+    let id = target.id();
     let on = owner.cmd(&["CLIENT", "TRACKING", "ON", "REDIRECT", &id, "BCAST"]);
     assert_eq!(on, Value::ok());
     let stops = AtomicBool::new(false);
@@ -164,7 +160,7 @@ struct Spared {
 impl Spared {
     fn new(connect: &dyn Fn() -> Client) -> Self {
         let (mut target, mut owner) = (connect(), connect());
-        let id = id_of(&mut target);
+        let id = target.id();
         target.cmd(&["SUBSCRIBE", "z"]).items();
         let on = owner.cmd(&["CLIENT", "TRACKING", "ON", "REDIRECT", &id]);
         assert_eq!(on, Value::ok());

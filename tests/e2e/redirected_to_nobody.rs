@@ -17,7 +17,7 @@ fn ok(client: &mut Client, line: &str) {
 fn resp3(connect: &dyn Fn() -> Client) -> (Client, String) {
     let mut client = connect();
     assert!(!client.cmd(&["HELLO", "3"]).is_error());
-    let id = client.cmd(&["CLIENT", "ID"]).int().to_string();
+    let id = client.id();
     (client, id)
 }
 
@@ -34,7 +34,7 @@ fn told(
 ) -> Vec<String> {
     let (mut target, mut owner) = (connect(), connect());
     owner.cmd(&words(hello));
-    let id = target.cmd(&["CLIENT", "ID"]).int().to_string();
+    let id = target.id();
     ok(&mut owner, &format!("CLIENT TRACKING ON REDIRECT {id}"));
     for key in ["k", "l"] {
         owner.cmd(&["GET", key]);
@@ -182,7 +182,7 @@ fn a_transaction_redirects_to_nobody_who_has_left_before_it_runs() {
     let run = |connect: &dyn Fn() -> Client, hello: &str, before: &str, queued: &[&str]| {
         let (mut owner, mut target) = (connect(), connect());
         owner.cmd(&words(hello));
-        let id = target.cmd(&["CLIENT", "ID"]).int().to_string();
+        let id = target.id();
         if !before.is_empty() {
             ok(&mut owner, &before.replace("ID", &id));
             owner.cmd(&["GET", "k"]);
@@ -255,7 +255,7 @@ fn who_redirects_to_nobody_is_told_when_the_server_ends_that_connection() {
     for hello in ["HELLO 2", "HELLO 3"] {
         let (mut owner, mut target) = (respool.client(), respool.client());
         owner.cmd(&words(hello));
-        let id = target.cmd(&["CLIENT", "ID"]).int().to_string();
+        let id = target.id();
         ok(&mut owner, &format!("CLIENT TRACKING ON REDIRECT {id}"));
         owner.cmd(&["GET", "k"]);
         drop(target);
@@ -308,7 +308,7 @@ fn who_has_switched_tracking_off_stays_when_the_server_ends_that_connection() {
         .upstream("health_interval = \"0s\"\nping_interval = \"0s\"")
         .start();
     let (mut owner, mut target) = (respool.client(), respool.client());
-    let id = target.cmd(&["CLIENT", "ID"]).int().to_string();
+    let id = target.id();
     ok(&mut owner, &format!("CLIENT TRACKING ON REDIRECT {id}"));
     ok(&mut owner, "CLIENT TRACKING OFF");
     eventually(
@@ -330,7 +330,7 @@ fn of_several_that_lead_to_nobody_no_more_end_than_are_waited_for() {
     let mut owners: Vec<Client> = (0..3)
         .map(|_| {
             let (mut owner, mut target) = (respool.client(), respool.client());
-            let id = target.cmd(&["CLIENT", "ID"]).int().to_string();
+            let id = target.id();
             ok(&mut owner, &format!("CLIENT TRACKING ON REDIRECT {id}"));
             drop(target);
             has_left(&|| respool.client(), &id);

@@ -15,7 +15,7 @@ impl Clients {
         let mut listeners = [connect(), connect()];
         let ids = listeners.each_mut().map(|listener| {
             assert!(!listener.cmd(&["HELLO", "3"]).is_error());
-            listener.cmd(&["CLIENT", "ID"]).int().to_string()
+            listener.id()
         });
         Self {
             owner: connect(),
@@ -191,10 +191,7 @@ fn one_transaction_redirects_to_so_many_clients_only() {
     let redis = Redis::start(&[]);
     let respool = Respool::start(&redis);
     let mut listeners: Vec<Client> = (0..5).map(|_| respool.client()).collect();
-    let ids: Vec<String> = listeners
-        .iter_mut()
-        .map(|listener| listener.cmd(&["CLIENT", "ID"]).int().to_string())
-        .collect();
+    let ids: Vec<String> = listeners.iter_mut().map(Client::id).collect();
     let mut client = respool.client();
     let redirect =
         |client: &mut Client, id: &str| client.cmd(&["CLIENT", "TRACKING", "ON", "REDIRECT", id]);

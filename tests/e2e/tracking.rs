@@ -4,12 +4,6 @@ use std::time::Duration;
 
 use crate::harness::{Client, Redis, Respool, Value, encode, eventually, show, words};
 
-fn resp3(respool: &Respool) -> Client {
-    let mut client = respool.client();
-    assert!(!client.cmd(&["HELLO", "3"]).is_error());
-    client
-}
-
 #[track_caller]
 fn ok(client: &mut Client, line: &str) {
     let words = words(line);
@@ -29,7 +23,7 @@ fn invalidation_message(value: &str) -> Vec<u8> {
 fn a_connection_is_lent_from_on_to_off() {
     let redis = Redis::start(&[]);
     let respool = Respool::lending_one(&redis, "100ms").start();
-    let mut client = resp3(&respool);
+    let mut client = respool.resp3_client();
     for options in ["", " BCAST PREFIX a PREFIX b", " OPTIN", " OPTOUT NOLOOP"] {
         let before = respool.pins("tracking");
         ok(&mut client, &format!("CLIENT TRACKING ON{options}"));
@@ -54,7 +48,7 @@ fn a_connection_is_lent_from_on_to_off() {
 fn what_is_refused_or_only_asks_keeps_no_connection() {
     let redis = Redis::start(&[]);
     let respool = Respool::lending_one(&redis, "100ms").start();
-    let mut client = resp3(&respool);
+    let mut client = respool.resp3_client();
     for line in [
         "CLIENT TRACKINGINFO",
         "CLIENT GETREDIR",
@@ -89,13 +83,13 @@ fn the_next_user_of_the_connection_sees_nothing_of_it() {
     let redis = Redis::start(&[]);
     let respool = Respool::lending_one(&redis, "100ms").start();
     for ends in ["CLIENT TRACKING OFF", "RESET", ""] {
-        let mut client = resp3(&respool);
+        let mut client = respool.resp3_client();
         ok(&mut client, "CLIENT TRACKING ON BCAST");
         if !ends.is_empty() {
             client.cmd(&words(ends));
         }
         drop(client);
-        let mut next = resp3(&respool);
+        let mut next = respool.resp3_client();
         eventually(|| next.cmd(&["WATCH", "k"]) == Value::ok(), "lent again");
         redis.cmd(&["SET", "k", ends]);
         for _ in 0..3 {
@@ -111,7 +105,11 @@ fn the_next_user_of_the_connection_sees_nothing_of_it() {
 fn invalidations_reach_their_client_only() {
     let redis = Redis::start(&[]);
     let respool = Respool::start(&redis);
-    let (mut one, mut two, mut plain) = (resp3(&respool), resp3(&respool), resp3(&respool));
+    let (mut one, mut two, mut plain) = (
+        respool.resp3_client(),
+        respool.resp3_client(),
+        respool.resp3_client(),
+    );
     ok(&mut one, "CLIENT TRACKING ON");
     ok(&mut two, "CLIENT TRACKING ON");
     for (client, key) in [(&mut one, "a"), (&mut two, "b"), (&mut plain, "a")] {
@@ -142,7 +140,7 @@ fn invalidations_reach_their_client_only() {
 fn the_protocol_may_change_while_tracking_is_on() {
     let redis = Redis::start(&[]);
     let respool = Respool::start(&redis);
-    let mut client = resp3(&respool);
+    let mut client = respool.resp3_client();
     ok(&mut client, "CLIENT TRACKING ON");
     client.cmd(&["HELLO", "2"]);
     assert_eq!(client.cmd(&["GET", "k"]), Value::NullBulk);
@@ -160,7 +158,7 @@ fn the_protocol_may_change_while_tracking_is_on() {
 fn tracking_switched_by_a_transaction_is_settled_with_the_server() {
     let redis = Redis::start(&[]);
     let respool = Respool::lending_one(&redis, "100ms").start();
-    let mut client = resp3(&respool);
+    let mut client = respool.resp3_client();
     ok(&mut client, "MULTI");
     let queued = Value::simple("QUEUED");
     assert_eq!(client.cmd(&["CLIENT", "TRACKING", "ON"]), queued);
@@ -185,7 +183,7 @@ fn a_database_selected_by_a_transaction_is_known_while_tracking() {
     let redis = Redis::start(&[]);
     let respool = Respool::start(&redis);
     redis.cmd(&["SET", "k", "zero"]);
-    let mut client = resp3(&respool);
+    let mut client = respool.resp3_client();
     ok(&mut client, "CLIENT TRACKING ON");
     ok(&mut client, "MULTI");
     client.cmd(&["SELECT", "5"]);
@@ -229,10 +227,6 @@ fn what_a_transaction_invalidates_of_its_own_comes_where_it_does_directly() {
     }
 }
 
-fn id_of(client: &mut Client) -> String {
-    client.cmd(&["CLIENT", "ID"]).int().to_string()
-}
-
 /// Tells whether a connection at the server redirects.
 fn redirects(redis: &Redis) -> bool {
     let list = redis.cmd(&["CLIENT", "LIST"]).text();
@@ -247,7 +241,7 @@ fn redirected_invalidations_reach_a_resp2_subscriber() {
     let respool = Respool::with(&redis).top("workers = 2").start();
     for round in 0..4 {
         let mut listener = respool.client();
-        let id = id_of(&mut listener);
+        let id = listener.id();
         // Every other round both are on the same worker.
         let between = (round % 2 == 0).then(|| respool.client());
         let mut client = respool.client();
@@ -283,10 +277,10 @@ fn redirected_invalidations_reach_a_resp3_client() {
     let redis = Redis::start(&[]);
     let respool = Respool::with(&redis).top("workers = 2").start();
     for round in 0..4 {
-        let mut listener = resp3(&respool);
-        let id = id_of(&mut listener);
+        let mut listener = respool.resp3_client();
+        let id = listener.id();
         let between = (round % 2 == 0).then(|| respool.client());
-        let mut client = resp3(&respool);
+        let mut client = respool.resp3_client();
         ok(
             &mut client,
             &format!("CLIENT TRACKING ON BCAST PREFIX p: REDIRECT {id} NOLOOP"),
@@ -316,8 +310,8 @@ fn redirected_invalidations_reach_a_resp3_client() {
 fn a_client_may_redirect_to_itself() {
     let redis = Redis::start(&[]);
     let respool = Respool::start(&redis);
-    let mut client = resp3(&respool);
-    let id = id_of(&mut client);
+    let mut client = respool.resp3_client();
+    let id = client.id();
     ok(&mut client, &format!("CLIENT TRACKING ON REDIRECT {id}"));
     assert_eq!(client.cmd(&["GET", "k"]), Value::Null);
     redis.cmd(&["SET", "k", "1"]);
@@ -334,7 +328,7 @@ fn respools_own_numbers_are_all_a_client_sees() {
     let respool = Respool::start(&redis);
     let mut listener = respool.client();
     let id: i64 = listener.cmd(&["CLIENT", "ID"]).int();
-    for mut client in [respool.client(), resp3(&respool)] {
+    for mut client in [respool.client(), respool.resp3_client()] {
         ok(&mut client, &format!("CLIENT TRACKING ON REDIRECT {id}"));
         let info = client.cmd(&["CLIENT", "TRACKINGINFO"]);
         let redirect = match &info {
@@ -373,8 +367,12 @@ fn respools_own_numbers_are_all_a_client_sees() {
 fn a_redirection_may_be_moved_to_another_client() {
     let redis = Redis::start(&[]);
     let respool = Respool::start(&redis);
-    let (mut first, mut second, mut client) = (resp3(&respool), resp3(&respool), resp3(&respool));
-    let (one, two) = (id_of(&mut first), id_of(&mut second));
+    let (mut first, mut second, mut client) = (
+        respool.resp3_client(),
+        respool.resp3_client(),
+        respool.resp3_client(),
+    );
+    let (one, two) = (first.id(), second.id());
     ok(&mut client, &format!("CLIENT TRACKING ON REDIRECT {one}"));
     client.cmd(&["GET", "k"]);
     redis.cmd(&["SET", "k", "1"]);
@@ -398,9 +396,9 @@ fn a_redirection_may_be_moved_to_another_client() {
 fn who_redirects_is_told_when_the_other_has_left() {
     let redis = Redis::start(&[]);
     let respool = Respool::start(&redis);
-    let mut listener = resp3(&respool);
-    let id = id_of(&mut listener);
-    let (mut two, mut three) = (respool.client(), resp3(&respool));
+    let mut listener = respool.resp3_client();
+    let id = listener.id();
+    let (mut two, mut three) = (respool.client(), respool.resp3_client());
     for client in [&mut two, &mut three] {
         ok(client, &format!("CLIENT TRACKING ON REDIRECT {id}"));
         client.cmd(&["GET", "k"]);
@@ -428,8 +426,8 @@ fn who_redirects_is_told_when_the_other_has_left() {
         id,
         "still its number"
     );
-    let mut another = resp3(&respool);
-    let id = id_of(&mut another);
+    let mut another = respool.resp3_client();
+    let id = another.id();
     ok(&mut three, &format!("CLIENT TRACKING ON REDIRECT {id}"));
     three.cmd(&["GET", "k"]);
     redis.cmd(&["SET", "k", "4"]);
@@ -442,8 +440,8 @@ fn redirections_give_their_connections_back() {
     let respool = Respool::with(&redis)
         .upstream("max_connections = 3\nshared_connections = 1\nborrow_timeout = \"100ms\"")
         .start();
-    let mut listener = resp3(&respool);
-    let id = id_of(&mut listener);
+    let mut listener = respool.resp3_client();
+    let id = listener.id();
     let lends_two = || {
         let mut both = [respool.client(), respool.client()];
         both.iter_mut()
@@ -486,10 +484,10 @@ fn redirections_give_their_connections_back() {
 fn many_invalidations_at_once_all_arrive() {
     let redis = Redis::start(&[]);
     let respool = Respool::with(&redis).top("workers = 2").start();
-    let mut listener = resp3(&respool);
-    let id = id_of(&mut listener);
+    let mut listener = respool.resp3_client();
+    let id = listener.id();
     let between = respool.client();
-    let mut client = resp3(&respool);
+    let mut client = respool.resp3_client();
     ok(
         &mut client,
         &format!("CLIENT TRACKING ON BCAST REDIRECT {id}"),
@@ -522,7 +520,7 @@ fn redirected_by_transactions(connect: &dyn Fn() -> Client, redis: &Redis) -> Ve
     let mut ids = Vec::new();
     for listener in &mut listeners {
         assert!(!listener.cmd(&["HELLO", "3"]).is_error());
-        ids.push(id_of(listener));
+        ids.push(listener.id());
     }
     let mut client = connect();
     let mut told = Vec::new();
@@ -613,8 +611,8 @@ fn a_transaction_that_redirects_gives_its_connections_back() {
     let respool = Respool::with(&redis)
         .upstream("max_connections = 3\nshared_connections = 1\nborrow_timeout = \"100ms\"")
         .start();
-    let mut listener = resp3(&respool);
-    let id = id_of(&mut listener);
+    let mut listener = respool.resp3_client();
+    let id = listener.id();
     let lends_two = || {
         let mut both = [respool.client(), respool.client()];
         both.iter_mut()

@@ -361,7 +361,7 @@ fn client_unblock_ends_a_wait() {
         // With and without others who wait for the same.
         let beside = waiting(&respool, call);
         let mut client = respool.client();
-        let id = client.cmd(&["CLIENT", "ID"]).int().to_string();
+        let id = client.id();
         let unblock = |other: &mut Client, mode: &[&str]| {
             let words = [&["CLIENT", "UNBLOCK", &id], mode].concat();
             other.cmd(&words)

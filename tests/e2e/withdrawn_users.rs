@@ -16,18 +16,13 @@ const PASSED_THROUGH: &str = "[auth]\nmode = \"passthrough\"";
 /// Is what respool's own user may do: everything, or nothing of ACL.
 const OWN_RIGHTS: [&str; 2] = ["+@all", "-acl"];
 
-fn set_user(redis: &Redis, name: &str, rules: &[&str]) {
-    let words = [&["ACL", "SETUSER", name][..], rules].concat();
-    assert_eq!(redis.cmd(&words), Value::ok(), "{words:?}");
-}
-
 /// Starts a server with users `ann`, `bob` and respool's own.
 fn with_users(own_rights: &str) -> Redis {
     let redis = Redis::start(&[]);
     for name in ["ann", "bob", "own"] {
-        set_user(&redis, name, &["on", ">pw", "~*", "&*", "+@all"]);
+        redis.set_user(name, &["on", ">pw", "~*", "&*", "+@all"]);
     }
-    set_user(&redis, "own", &[own_rights]);
+    redis.set_user("own", &[own_rights]);
     redis
 }
 
@@ -115,15 +110,11 @@ fn subscribers_that_lose_a_channel_end_and_others_of_the_user_do_not() {
         for _ in &names {
             many.reply();
         }
-        set_user(&redis, "ann", &["resetchannels", "&c", "&many-*"]);
+        redis.set_user("ann", &["resetchannels", "&c", "&many-*"]);
         for client in &mut lose {
             assert_ends(client, own_rights);
         }
-        set_user(
-            &redis,
-            "ann",
-            &["resetchannels", "&c", "&many-?", "&many-??"],
-        );
+        redis.set_user("ann", &["resetchannels", "&c", "&many-?", "&many-??"]);
         assert_ends(&mut many, own_rights);
         redis.cmd(&["PUBLISH", "c", "m"]);
         redis.cmd(&["PUBLISH", "d", "m"]);
@@ -131,7 +122,7 @@ fn subscribers_that_lose_a_channel_end_and_others_of_the_user_do_not() {
         assert_eq!(bob.reply(), message("d", "m"));
         idle.ping();
         // All at once, as `ACL SETUSER ann reset` does.
-        set_user(&redis, "ann", &["resetchannels", "-@all"]);
+        redis.set_user("ann", &["resetchannels", "-@all"]);
         assert_ends(&mut stays, own_rights);
     }
 }
@@ -153,7 +144,7 @@ fn what_leaves_clients_alone_at_the_server_leaves_them_alone_here() {
         let respool = passed_through(&redis);
         let mut through = doing(respool.client(), "ann", &["SUBSCRIBE", "c"]);
         let mut direct = doing(redis.client(), "ann", &["SUBSCRIBE", "c"]);
-        set_user(&redis, "ann", rules);
+        redis.set_user("ann", rules);
         let before = lookups(&redis);
         eventually(
             || lookups(&redis) >= before + 6,
@@ -173,7 +164,7 @@ fn a_user_costs_the_same_however_many_clients_and_channels_it_has() {
         .upstream(OWN)
         .section(PASSED_THROUGH)
         .start();
-    set_user(&redis, "ann", &["resetchannels", "&c-*"]);
+    redis.set_user("ann", &["resetchannels", "&c-*"]);
     let clients: Vec<Client> = (0..200)
         .map(|number| {
             let channel = format!("c-{number}");
@@ -198,7 +189,7 @@ fn subscribers_that_are_respools_own_user_end_when_it_loses_their_channel() {
     stays.cmd(&["SUBSCRIBE", "c"]);
     let mut loses = respool.client();
     loses.cmd(&["SUBSCRIBE", "d"]);
-    set_user(&redis, "own", &["resetchannels", "&c"]);
+    redis.set_user("own", &["resetchannels", "&c"]);
     assert_ends(&mut loses, "its channel is gone");
     eventually(
         || redis.cmd(&["PUBLISH", "c", "m"]).int() == 1,

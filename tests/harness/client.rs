@@ -180,6 +180,12 @@ impl Client {
         self.reply()
     }
 
+    /// Asks for the client's id, as text.
+    #[track_caller]
+    pub(crate) fn id(&mut self) -> String {
+        self.cmd(&["CLIENT", "ID"]).int().to_string()
+    }
+
     /// Sends a PING; panics unless it is answered as always.
     #[track_caller]
     pub(crate) fn ping(&mut self) {

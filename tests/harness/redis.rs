@@ -256,6 +256,13 @@ impl Redis {
         })
     }
 
+    /// Sets rules of a user of the server.
+    #[track_caller]
+    pub(crate) fn set_user(&self, name: &str, rules: &[&str]) {
+        let words = [&["ACL", "SETUSER", name][..], rules].concat();
+        assert_eq!(self.cmd(&words), Value::ok(), "{words:?}");
+    }
+
     /// Empties databases, scripts and, where the server has them, functions.
     #[track_caller]
     pub(crate) fn flush(&self) {

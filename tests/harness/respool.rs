@@ -135,6 +135,14 @@ impl Respool {
         client
     }
 
+    /// Makes a new connection to the TCP listener that speaks RESP3.
+    #[track_caller]
+    pub(crate) fn resp3_client(&self) -> Client {
+        let mut client = self.client();
+        assert!(!client.cmd(&["HELLO", "3"]).is_error());
+        client
+    }
+
     /// Makes a new connection to the unix listener.
     #[track_caller]
     pub(crate) fn unix_client(&self) -> Client {

@@ -65,8 +65,8 @@ fn left(respool: &Respool) -> String {
     respool.client().cmd(&["CLIENT", "LIST"]).text()
 }
 
-/// Checks that at the server there are only connections of respool, as many as it says, named by it and without any state that a client has
-/// left on them.
+/// Checks that at the server there are only connections of respool, as many as it says, named by it and without any state that a
+/// client has left on them.
 pub(super) fn assert_clean_connections(redis: &Redis, respool: &Respool) {
     let own = redis.cmd(&["CLIENT", "ID"]).int().to_string();
     let mut looks = 0;

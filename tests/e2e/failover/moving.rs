@@ -377,7 +377,7 @@ fn an_id_of_one_server_is_not_told_to_the_other() {
     let names = Names::of(&old);
     let respool = names.respool(&old, "resolve_interval = \"100ms\"\nmove_timeout = \"10m\"");
     let mut blocked = respool.client();
-    let own_id = blocked.cmd(&["CLIENT", "ID"]).int().to_string();
+    let own_id = blocked.id();
     assert_eq!(blocked.cmd(&["WATCH", "k"]), Value::ok());
     blocked.send(encode(&["BLPOP", "list", "0"]));
     eventually(|| old.info("blocked_clients") == "1", "it is blocked");
@@ -414,7 +414,7 @@ fn an_id_of_one_server_is_not_told_to_the_other() {
     );
     let mut asking = respool.client();
     asking.ping();
-    let to = asking.cmd(&["CLIENT", "ID"]).int().to_string();
+    let to = asking.id();
     assert_eq!(
         asking.cmd(&["CLIENT", "UNBLOCK", &own_id, "ERROR"]),
         Value::Int(0)
