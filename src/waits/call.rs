@@ -9,27 +9,27 @@ use crate::command::PinReason;
 use crate::resp::speak::{encode_request, push_bulk, push_header};
 use crate::resp::{Request, parse_integer};
 
-/// Longest timeout that is told to the second here; the server speaks for itself about longer ones.
+/// The longest timeout that is told to the second here; the server speaks for itself about longer ones.
 const MAX_TIMEOUT_SECONDS: f64 = 1e9;
 
-/// How often the bytes of a call are there at most.
+/// The bytes of a call are kept so many times at most.
 const COPIES: usize = 6;
 
-/// Memory that a key takes beside its own bytes where it is a line, and that any word takes.
+/// A key takes so much memory beside its own bytes where it is a line, and any word takes so much.
 const LINE_BYTES: usize = 400;
 const WORD_BYTES: usize = 80;
 
-/// Memory of a class of its own: what is kept of its seat, its lines and its owner.
+/// A class of its own takes so much memory: what is kept of its connection, its lines and its owner.
 const CLASS_BYTES: usize = 4 * 1024;
 
-/// What equal calls have in common.
+/// Says what equal calls have in common.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Shape {
-    /// Answers with the key it popped from: calls over different keys are one.
+    /// It answers with the key it popped from: calls over different keys are one.
     Pops,
-    /// Takes something away and does not say for whom: only equal calls stand in one line.
+    /// It takes something away and does not say for whom: only equal calls stand in one line.
     Takes,
-    /// Takes nothing away: one answer serves all equal calls.
+    /// It takes nothing away: one answer serves all equal calls.
     Reads,
 }
 
@@ -39,36 +39,36 @@ enum Unit {
     Milliseconds,
 }
 
-/// The shortest timeout in seconds that is sent, in milliseconds. Redis 6.2 cuts off what is less than a millisecond when it
-/// has multiplied `0.001` by a thousand, and what is left of it means for ever.
+/// No timeout in seconds that is sent is shorter than so many milliseconds. Redis 6.2 cuts off what is less than a
+/// millisecond when it has multiplied `0.001` by a thousand, and what is left of it means for ever.
 const LEAST_OF_SECONDS: u64 = 2;
 
-/// How long the server is asked to wait.
+/// Says how long the server is asked to wait.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Patience {
-    /// Until it is unblocked.
+    /// It waits until it is unblocked.
     Endless,
-    /// At most so many milliseconds.
+    /// It waits for at most so many milliseconds.
     Millis(u64),
 }
 
-/// One blocking call.
+/// A blocking call: what it waits for, for how long, and how it is asked again.
 #[derive(Debug, Clone)]
 pub struct Call {
-    /// Its words but the timeout; the name in upper case.
+    /// All its words are here but the timeout; the name is in upper case.
     words: Vec<Box<[u8]>>,
-    /// Where among all words the timeout stands.
+    /// The timeout stands at this place among all words.
     timeout_at: usize,
     unit: Unit,
     timeout_micros: Option<u64>,
     pub(super) shape: Shape,
     pub(super) popped: Popped,
-    /// Of each `$`: the places of its stream and of itself among `words`.
+    /// For each `$` these are the places of its stream and of itself among `words`.
     lasts: Vec<(usize, usize)>,
 }
 
 impl Call {
-    /// Reads a blocking call. `None`: one that only the server can judge, on a connection of the client's own.
+    /// Reads a blocking call. Returns `None` for one that only the server can judge, on a connection of the client's own.
     pub fn parse(request: &Request<'_>) -> Option<Self> {
         let words: Vec<&[u8]> = request.arguments().collect();
         let name = words.first()?.to_ascii_uppercase();
@@ -110,13 +110,13 @@ impl Call {
         })
     }
 
-    /// How long the client waits; `None`: for ever.
+    /// Returns how long the client waits, or `None` where it waits for ever.
     pub fn timeout_micros(&self) -> Option<u64> {
         self.timeout_micros
     }
 
-    /// Memory that it takes while it waits: its words are kept by its waiter and by its class, are the names of lines, and
-    /// stand in what is sent, a try or a call over the keys of many, which is built, gathered and handed over.
+    /// Returns the memory that it takes while it waits: its words are kept by its waiter and by its class, are the names of
+    /// lines, and stand in what is sent, a try or a call over the keys of many, which is built, gathered and handed over.
     pub fn held_bytes(&self) -> usize {
         let words: usize = self.words.iter().map(|word| word.len()).sum();
         let beside = match self.shape {
@@ -131,22 +131,22 @@ impl Call {
         COPIES * words + self.words.len() * beside + class
     }
 
-    /// What it takes away.
+    /// Returns what it takes away.
     pub fn popped(&self) -> Popped {
         self.popped
     }
 
-    /// Whether the server refuses it when its memory is full: it puts what it takes away somewhere else.
+    /// Tells whether the server refuses it when its memory is full: it puts what it takes away somewhere else.
     pub(super) fn takes_memory(&self) -> bool {
         matches!(self.words[0].as_ref(), b"BLMOVE" | b"BRPOPLPUSH")
     }
 
-    /// Whether the server knows a group that it reads for.
+    /// Tells whether it reads for a group, which the server has to know.
     pub(super) fn is_of_group(&self) -> bool {
         self.words[0].as_ref() == b"XREADGROUP"
     }
 
-    /// The keys it waits for, in its own order.
+    /// Returns the keys it waits for, in its own order.
     pub(super) fn awaited(&self) -> Vec<&[u8]> {
         let mut words: Vec<&[u8]> = self.words.iter().map(AsRef::as_ref).collect();
         words.insert(self.timeout_at, b"0");
@@ -166,13 +166,13 @@ impl Call {
         keys.map(<[&[u8]]>::to_vec).unwrap_or_default()
     }
 
-    /// Whether what it takes goes to another key.
+    /// Tells whether what it takes goes to another key.
     pub(super) fn has_destination(&self) -> bool {
         matches!(self.words[0].as_ref(), b"BLMOVE" | b"BRPOPLPUSH")
     }
 
-    /// The same call over fewer keys: without those at these places among [`Self::awaited`]. `None`: none would be left, or it is no
-    /// call that can be made over fewer.
+    /// Returns the same call over fewer keys, without those at these places among [`Self::awaited`]; `None` where none would
+    /// be left, or where it cannot be made over fewer.
     pub(super) fn without(&self, places: &BTreeSet<usize>) -> Option<Self> {
         let count = self.awaited().len();
         let is_counted = matches!(self.words[0].as_ref(), b"BLMPOP" | b"BZMPOP");
@@ -211,7 +211,7 @@ impl Call {
         Some(fewer)
     }
 
-    /// What TYPE answers about a key that has what it waits for.
+    /// Returns what TYPE answers about a key that has what it waits for.
     pub(super) fn kind(&self) -> &'static [u8] {
         match self.words[0].as_ref() {
             [b'X', ..] => b"+stream\r\n",
@@ -220,13 +220,13 @@ impl Call {
         }
     }
 
-    /// The requests that tell of what kind its keys are.
+    /// Makes the requests that tell of what kind its keys are.
     pub(super) fn ask_kinds(&self) -> Vec<u8> {
         let ask = |key: &[u8]| encode_request(&[&b"TYPE"[..], key]);
         self.awaited().into_iter().flat_map(ask).collect()
     }
 
-    /// The request that tells whether one of its keys is of another kind: its answer is a number where it is not.
+    /// Makes the request that tells whether one of its keys is of another kind: its answer is a number where it is not.
     pub(super) fn ask_kind(&self, key: &[u8]) -> Vec<u8> {
         let name = match self.words[0].as_ref() {
             [b'B', b'Z', ..] => &b"ZCARD"[..],
@@ -235,7 +235,7 @@ impl Call {
         encode_request(&[name, key])
     }
 
-    /// Why a connection is borrowed for it.
+    /// Returns why a connection is borrowed for it.
     pub(super) fn reason(&self) -> PinReason {
         match self.unit {
             Unit::Seconds => PinReason::Blocking,
@@ -243,7 +243,7 @@ impl Call {
         }
     }
 
-    /// What calls served by the same issued call have in common.
+    /// Returns what calls served by the same issued call have in common.
     pub(super) fn identity(&self) -> Box<[u8]> {
         match self.shape {
             Shape::Pops => self.words[0].clone(),
@@ -251,12 +251,11 @@ impl Call {
         }
     }
 
-    /// How large it is.
     pub(super) fn size(&self) -> Size {
         Size::of(self.words.iter().map(AsRef::as_ref))
     }
 
-    /// The lines it stands in, each once: its keys, or the one of its equals.
+    /// Returns the lines it stands in, each once: its keys, or the one of its equals.
     pub(super) fn keys(&self) -> Vec<Key> {
         if self.shape != Shape::Pops {
             return vec![Key::from(&[][..])];
@@ -324,12 +323,12 @@ impl Call {
         }
     }
 
-    /// Whether it speaks of the last entry of a stream, which is another one each time it is asked.
+    /// Tells whether it speaks of the last entry of a stream, which is another one each time it is asked.
     pub(super) fn is_relative(&self) -> bool {
         !self.lasts.is_empty()
     }
 
-    /// The requests that tell what the last entries are, and how many.
+    /// Makes the requests that tell what the last entries are, and says how many they are.
     pub(super) fn last_entries(&self) -> (Vec<u8>, usize) {
         let ask = |&(stream, _): &(usize, usize)| {
             encode_request(&[b"XINFO", &b"STREAM"[..], &self.words[stream]])
@@ -354,12 +353,12 @@ impl Call {
 
 struct Streams {
     timeout_at: usize,
-    /// Where the streams begin, and how many there are.
+    /// The streams begin here, and are so many.
     first: usize,
     count: usize,
 }
 
-/// The shape of an XREAD or XREADGROUP that may block, as `xreadCommand` reads it.
+/// Reads the shape of an XREAD or XREADGROUP that may block, as `xreadCommand` does.
 fn streams(words: &[&[u8]]) -> Option<Streams> {
     let is_group = words[0].eq_ignore_ascii_case(b"XREADGROUP");
     let (mut at, mut timeout_at) = (1, None);
@@ -385,8 +384,8 @@ fn streams(words: &[&[u8]]) -> Option<Streams> {
     })
 }
 
-/// Of each `$` the places of its stream and of itself, the timeout taken out. `None`: an id that means something else
-/// each time.
+/// Returns for each `$` the places of its stream and of itself, the timeout taken out; `None` where an id means something
+/// else each time.
 fn lasts(words: &[&[u8]]) -> Option<Vec<(usize, usize)>> {
     let streams = streams(words)?;
     let mut lasts = Vec::new();
@@ -406,7 +405,7 @@ fn lasts(words: &[&[u8]]) -> Option<Vec<(usize, usize)>> {
     Some(lasts)
 }
 
-/// A timeout in seconds as microseconds, rounded up to the millisecond as the server does.
+/// Reads a timeout in seconds as microseconds, rounded up to the millisecond as the server does.
 fn seconds(text: &[u8]) -> Option<u64> {
     let is_plain = text.first().is_some_and(u8::is_ascii_digit)
         && text

@@ -1,44 +1,43 @@
 //! One class: waiters whose calls can be one, in one state.
 
+use std::borrow::Cow;
 use std::collections::{BTreeMap, BTreeSet};
 
+use super::arrivals::{Fewer, asked, is_of_kind};
 use super::call::{Call, Shape};
+use super::ids::{SeatId, WaiterId};
 use super::lines::Lines;
 use super::owners::{Account, Address};
-use super::price::Size;
-use super::seats::SeatId;
-use super::{FIRST_POLL_MICROS, Key, MAX_AHEAD, MAX_AHEAD_BYTES, MAX_KEYS, POLL_MICROS, WaiterId};
+use super::price::{Size, kinds};
+use super::{FIRST_POLL_MICROS, Key, MAX_AHEAD, MAX_AHEAD_BYTES, MAX_KEYS, POLL_MICROS};
+use crate::texts::ServerVersion;
 
-/// Identifies a class; never used again.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub(super) struct ClassId(pub(super) u64);
-
-/// Where a class stands with the server.
+/// Says where a class stands with the server.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Place {
     /// It needs nothing, or waits for keys alone that are of another kind.
     Nowhere,
-    /// It wants a seat since this turn, and is to be tried at this time.
+    /// It wants a connection since this turn, and is to be tried at this time.
     Queued { turn: u64, poll_at: u64 },
-    /// It has this one.
+    /// It has this connection.
     Seated(SeatId),
-    /// It wants a seat as soon as it may have a call issued again, and is to be tried at this time.
+    /// It wants a connection as soon as it may have a call issued again, and is to be tried at this time.
     Asleep { poll_at: u64 },
-    /// The server refuses its calls for a while: it is to be tried at this time, and wants no seat until that succeeds.
+    /// The server refuses its calls for a while: it is to be tried at this time, and wants no connection until that succeeds.
     Resting { poll_at: u64 },
 }
 
-/// Tries for one key that the next call has in front of it.
+/// Counts the tries for one key that the next call has in front of it.
 #[derive(Debug, Clone)]
 pub(super) struct Chase {
     pub(super) key: Key,
     pub(super) count: u32,
-    /// What the last answer measured.
+    /// The last answer measured so many.
     pub(super) bytes: usize,
 }
 
 impl Chase {
-    /// How many tries are sent where `room` are of use.
+    /// Returns how many tries are sent where `room` are of use.
     pub(super) fn count(&self, room: usize) -> u32 {
         let by_bytes = (MAX_AHEAD_BYTES / self.bytes.max(1)).max(1);
         let most = room.min(by_bytes).min(MAX_AHEAD as usize);
@@ -46,7 +45,7 @@ impl Chase {
     }
 }
 
-/// After how many calls that were not refused the next may be over twice as many keys: at first, and at most.
+/// After so many calls that were not refused the next may be over twice as many keys, at first and at most.
 const WIDENS_AFTER: u32 = 8;
 const MAX_WIDENS_AFTER: u32 = 65_536;
 
@@ -54,37 +53,37 @@ const MAX_WIDENS_AFTER: u32 = 65_536;
 pub(super) struct Class<S> {
     pub(super) state: S,
     pub(super) identity: Box<[u8]>,
-    /// The call of one of its waiters.
+    /// It is the call of one of its waiters.
     pub(super) call: Call,
     pub(super) lines: Lines,
-    /// Everybody who is still there.
+    /// Everybody who is still there is one.
     pub(super) members: BTreeSet<WaiterId>,
-    /// How many of them are of each client group.
+    /// So many of them are of each client group.
     pub(super) groups: BTreeMap<usize, usize>,
-    /// Who of them comes from each address.
+    /// These of them come from each address.
     pub(super) owners: BTreeMap<Address, BTreeSet<WaiterId>>,
-    /// Where it is counted, as long as it needs something.
+    /// It is counted here as long as it needs something.
     pub(super) account: Option<Account>,
-    /// When the last of them has come.
+    /// The last of them came at this time.
     pub(super) fresh_at: u64,
-    /// When its call may be issued again for no other reason than that a seat is to be had.
+    /// From this time on its call may be issued again for no other reason than that a connection is to be had.
     pub(super) wakes_at: u64,
-    /// How large its last call was.
+    /// Its last call was so large.
     size: Size,
-    /// How many of them have tried and found nothing.
+    /// So many of them have tried and found nothing.
     pub(super) waiting: usize,
-    /// Newcomers whose try waits until fewer pops are under way: those of others who have left meanwhile.
+    /// The tries of these newcomers wait until fewer pops are under way, those of others who have left meanwhile.
     pub(super) held: BTreeSet<WaiterId>,
-    /// Tries of newcomers that are under way.
+    /// So many tries of newcomers are under way.
     pub(super) newcomers: usize,
-    /// Tries for the class itself that are wanted, and how many of them have been sent.
+    /// So many tries for the class itself are wanted, and so many of them have been sent.
     pub(super) attempts: usize,
     pub(super) begun: usize,
     pub(super) place: Place,
-    /// What was popped while nobody stood in line for it, in that order: it is put back when nothing more can come that
-    /// was popped from there.
+    /// These elements were popped while nobody stood in line for them, in that order: they are put back when nothing more can
+    /// come that was popped from there.
     pub(super) adrift: BTreeMap<Key, Vec<Box<[u8]>>>,
-    /// Most keys of one call, and the last key of the one before.
+    /// One call asks about so many keys at most; the one before ended with this one.
     pub(super) window: usize,
     pub(super) cursor: Option<Key>,
     pub(super) chase: Option<Chase>,
@@ -92,15 +91,15 @@ pub(super) struct Class<S> {
     pub(super) rests: bool,
     /// The last call was refused as one that arrives: tries ask for the kinds of the keys first.
     pub(super) is_doubted: bool,
-    /// Places of keys that are of another kind: a try that asks for the kinds leaves them out, where that can be.
+    /// The keys at these places are of another kind: a try that asks for the kinds leaves them out, where that can be.
     pub(super) omitted: BTreeSet<usize>,
-    /// The user may not ask for them.
+    /// The user may not ask for the kinds.
     pub(super) hides_kinds: bool,
     /// The server is being asked for the kinds of keys that are left out.
     pub(super) is_looking: bool,
-    /// Calls over several keys that were refused one after the other.
+    /// So many calls over several keys were refused one after the other.
     refusals: u32,
-    /// Calls that were not refused since the window has changed, and how many it takes to widen it again.
+    /// So many calls were not refused since the window has changed, and so many it takes to widen it again.
     accepted: u32,
     widens_after: u32,
 }
@@ -140,17 +139,17 @@ impl<S> Class<S> {
         }
     }
 
-    /// Whether its calls take something away.
+    /// Tells whether its calls take something away.
     pub(super) fn takes(&self) -> bool {
         self.call.shape != Shape::Reads
     }
 
-    /// How many calls it takes to ask about every key.
+    /// Returns how many calls it takes to ask about every key.
     pub(super) fn windows(&self) -> u64 {
         (self.lines.awaited().div_ceil(self.window.max(1)) as u64).max(1)
     }
 
-    /// Whether it is tried from time to time.
+    /// Tells whether it is tried from time to time.
     pub(super) fn is_polled(&self) -> bool {
         matches!(
             self.place,
@@ -158,17 +157,23 @@ impl<S> Class<S> {
         )
     }
 
-    /// Whether it wants a seat, now or later.
+    /// Tells whether it wants a connection, now or later.
     pub(super) fn wants_seat(&self) -> bool {
         matches!(self.place, Place::Queued { .. } | Place::Asleep { .. })
     }
 
-    /// Whether a call is to be issued for it: somebody who has found nothing waits for a key that is not left out.
+    /// Tells whether a call is to be issued for it: somebody who has found nothing waits for a key that is not left out.
     pub(super) fn wants_call(&self) -> bool {
         self.lines.is_wanted()
     }
 
-    /// When it is tried, if it is.
+    /// Tells whether its issued call asks for keys nobody awaits, lacks one, or has to end before somebody is told.
+    pub(super) fn is_amiss(&self) -> bool {
+        let lines = &self.lines;
+        lines.has_stale() || lines.is_pressed() || (lines.has_uncovered() && self.windows() == 1)
+    }
+
+    /// Returns when it is tried, if it is.
     pub(super) fn poll_at(&mut self) -> Option<&mut u64> {
         match &mut self.place {
             Place::Queued { poll_at, .. }
@@ -178,23 +183,23 @@ impl<S> Class<S> {
         }
     }
 
-    /// How often it is to be tried: who has waited long may be served a little later.
+    /// Returns how often it is to be tried: who has waited long may be served a little later.
     pub(super) fn wanted_every(&self, now: u64) -> u64 {
         let waited = now.saturating_sub(self.fresh_at);
         (waited / 4).clamp(FIRST_POLL_MICROS, POLL_MICROS)
     }
 
-    /// Whether somebody has just come.
+    /// Tells whether somebody has just come.
     pub(super) fn is_young(&self, now: u64) -> bool {
         self.wanted_every(now) < POLL_MICROS
     }
 
-    /// Whether its waiters may wait for different things: it is one for all of them.
+    /// Tells whether its waiters may wait for different things: it is one for all of them.
     pub(super) fn is_plain(&self) -> bool {
         self.call.shape == Shape::Pops
     }
 
-    /// How large its next call is, as far as the last one tells.
+    /// Returns how large its next call is, as far as the last one tells.
     pub(super) fn size(&self) -> Size {
         if self.is_plain() {
             let keys = self.lines.awaited().min(self.window);
@@ -204,7 +209,7 @@ impl<S> Class<S> {
         }
     }
 
-    /// Its call over these keys is about to be sent. Returns how large it is.
+    /// Notes that its call over these keys is about to be sent. Returns how large it is.
     pub(super) fn sends(&mut self, keys: &[Key]) -> Size {
         if self.is_plain() {
             self.size = Size::of(keys.iter().map(AsRef::as_ref));
@@ -212,7 +217,7 @@ impl<S> Class<S> {
         self.size
     }
 
-    /// Whether nothing is left of it.
+    /// Tells whether nothing is left of it.
     pub(super) fn is_over(&self) -> bool {
         self.members.is_empty()
             && self.newcomers == 0
@@ -221,7 +226,7 @@ impl<S> Class<S> {
             && self.place == Place::Nowhere
     }
 
-    /// A call was not refused.
+    /// Notes that a call was not refused.
     pub(super) fn accepted(&mut self) {
         self.refusals = 0;
         self.is_doubted = false;
@@ -235,8 +240,8 @@ impl<S> Class<S> {
         }
     }
 
-    /// A call over so many keys was refused. One of them may have been the cause and is gone then; what is refused again
-    /// and again is asked for over fewer keys, and over more the later the more often that has failed.
+    /// Notes that a call over so many keys was refused. One of them may have been the cause and is gone then; what is refused
+    /// again and again is asked for over fewer keys, and over more the later the more often that has failed.
     pub(super) fn refused(&mut self, keys: usize) {
         self.refusals += 1;
         if self.refusals > 1 {
@@ -246,7 +251,7 @@ impl<S> Class<S> {
         }
     }
 
-    /// The keys the next call asks about: `favoured` ones each time, the others in turn.
+    /// Returns the keys that the next call asks about: `favoured` ones each time, the others in turn.
     pub(super) fn next_keys(&mut self, favoured: BTreeSet<Key>) -> BTreeSet<Key> {
         let mut keys = self.lines.window(self.cursor.as_ref(), self.window);
         keys.retain(|key| !favoured.contains(key));
@@ -255,7 +260,7 @@ impl<S> Class<S> {
         keys.into_iter().chain(favoured).collect()
     }
 
-    /// Another waiter of `key` might have been served by the answer, of so many bytes, that came for it.
+    /// Notes that another waiter of `key` might have been served by the answer, of so many bytes, that came for it.
     pub(super) fn chase(&mut self, key: &Key, bytes: usize) {
         match &mut self.chase {
             Some(chase) if chase.key == *key => chase.bytes = bytes,
@@ -267,5 +272,80 @@ impl<S> Class<S> {
                 })
             }
         }
+    }
+}
+
+impl<S> Class<S> {
+    /// Returns for how many kinds of keys its next try asks.
+    pub(super) fn kinds_wanted(&self) -> usize {
+        match self.is_doubted && !self.hides_kinds {
+            true => asked(&self.call),
+            false => 0,
+        }
+    }
+
+    /// Returns the microseconds that the server takes to tell of them.
+    pub(super) fn kinds_price(&self) -> u64 {
+        match self.kinds_wanted() {
+            0 => 0,
+            wanted => kinds(
+                wanted,
+                self.call.awaited().iter().map(|key| key.len()).sum(),
+            ),
+        }
+    }
+
+    /// Returns the call that its next try makes: over the keys that are not known to be of another kind.
+    pub(super) fn tried_call(&self) -> Cow<'_, Call> {
+        let fewer = Some(&self.omitted).filter(|_| self.kinds_wanted() > 0);
+        let fewer = fewer.and_then(|omitted| self.call.without(omitted));
+        fewer.map_or(Cow::Borrowed(&self.call), Cow::Owned)
+    }
+
+    /// Makes the requests that ask for the kinds, and says how many they are.
+    pub(super) fn ask_kinds(&self) -> (Vec<u8>, usize) {
+        match self.kinds_wanted() {
+            0 => (Vec::new(), 0),
+            wanted => (self.call.ask_kinds(), wanted),
+        }
+    }
+
+    /// Notes the kinds of its keys: the next try leaves out those that are of another one, where the server serves who is
+    /// blocked from the rest. From Redis 7.2 on it runs the call again when something has come: one that reads is refused
+    /// then, as soon as the rest has something, and one that takes is refused or served by the order of its keys, as one that
+    /// arrives. One that reads for a group is served from the rest by Redis 6.2 alone, where a stream that is gone is in the
+    /// way as well.
+    pub(super) fn sort_out(&mut self, server: ServerVersion, kinds: &[&[u8]]) -> Fewer {
+        let is_of_group = self.call.is_of_group();
+        let ends = if is_of_group { (7, 0) } else { (7, 2) };
+        if kinds.is_empty() || (self.takes() && server.is_from(ends)) {
+            return Fewer::None;
+        }
+        let is_there = |kind: &[u8]| is_of_group || kind != b"+none\r\n";
+        let is_other = |kind: &[u8]| kind.starts_with(b"+") && is_there(kind);
+        let others = kinds.iter().enumerate();
+        let others = others.filter(|(_, kind)| is_other(kind) && **kind != self.call.kind());
+        let others = others.map(|(place, _)| place).collect();
+        if self.call.without(&others).is_none() {
+            self.omitted.clear();
+            return Fewer::None;
+        }
+        match self.omitted == others {
+            true => Fewer::Same,
+            false => {
+                self.omitted = others;
+                Fewer::Others
+            }
+        }
+    }
+
+    /// Tells whether the server, where it has blocked somebody, answers what a try over fewer keys has found with an error.
+    pub(super) fn ends_with_error(&self, server: ServerVersion, fewer: Fewer) -> bool {
+        fewer != Fewer::None && server.is_from((7, 2)) && !self.takes()
+    }
+
+    /// Tells whether keys are left out where the server answers `error` to its call.
+    pub(super) fn bars(&self, error: &[u8]) -> bool {
+        is_of_kind(error) && self.is_plain() && !self.hides_kinds
     }
 }

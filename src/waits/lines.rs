@@ -2,49 +2,50 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use super::{Key, WaiterId};
+use super::Key;
+use super::ids::WaiterId;
 
-/// Whether a key is left out of calls because of its kind.
+/// Says whether a key is left out of calls because of its kind.
 #[derive(Debug, Default, Clone, Copy, PartialEq, Eq)]
 enum Bar {
     #[default]
     None,
-    /// One of the keys of a call that was refused: it is not known which.
+    /// It is one of the keys of a call that was refused: which of them is of another kind is not known.
     Doubted,
-    /// It is.
+    /// It is of another kind.
     LeftOut,
 }
 
-/// Who waits for one key.
+/// Keeps who waits for one key, in order of arrival.
 #[derive(Debug, Default)]
 pub(super) struct Line {
-    /// Everybody who is still there.
+    /// Everybody who is still there stands here.
     pub(super) living: BTreeSet<WaiterId>,
-    /// How many of them have tried and found nothing.
+    /// So many of them have tried and found nothing.
     pub(super) waiting: usize,
-    /// Pops sent that may answer with this key.
+    /// So many pops are sent that may answer with this key.
     pub(super) pops: usize,
     /// The issued call is about this key.
     pub(super) is_issued: bool,
-    /// Those whose wait is over, who are not told yet.
+    /// The waits of these are over, and they are not told yet.
     pub(super) ending: BTreeSet<WaiterId>,
     /// The key is of another kind, or may be: it is asked about when it is known not to be.
     bar: Bar,
 }
 
 impl Line {
-    /// Somebody waits for an element, and another pop would not be one too many.
+    /// Is true while somebody waits for an element and another pop would not be one too many.
     fn is_awaited(&self) -> bool {
         let others = self.pops.saturating_sub(usize::from(self.is_issued));
         self.is_wanted() && others < self.living.len()
     }
 
-    /// Somebody waits for an element, and the key may be asked about.
+    /// Is true while somebody waits for an element and the key may be asked about.
     fn is_wanted(&self) -> bool {
         self.waiting > 0 && self.bar == Bar::None
     }
 
-    /// How many more pops would each have somebody of their own who has tried and found nothing.
+    /// Returns how many more pops would each have somebody of their own who has tried and found nothing.
     pub(super) fn room(&self) -> usize {
         if self.bar != Bar::None {
             return 0;
@@ -61,12 +62,12 @@ impl Line {
         self.waiting == 0 && self.is_issued
     }
 
-    /// Somebody is told only when the issued call has answered.
+    /// Is true while somebody is told only when the issued call has answered.
     fn is_pressed(&self) -> bool {
         self.is_issued && !self.ending.is_empty() && self.is_needed()
     }
 
-    /// An element might come that only one of those who are left could take.
+    /// Is true while an element might come that only one of those who are left could take.
     pub(super) fn is_needed(&self) -> bool {
         self.living.len() <= self.pops
     }
@@ -76,17 +77,17 @@ impl Line {
     }
 }
 
-/// The lines of one class.
+/// Keeps the lines of one class, with all that is counted of them.
 #[derive(Debug, Default)]
 pub(super) struct Lines {
     lines: BTreeMap<Key, Line>,
-    /// Keys for which somebody stands in line who has found nothing, and of which one more may be asked for.
+    /// For these keys somebody who has found nothing stands in line, and one more of each may be asked for.
     awaited: BTreeSet<Key>,
-    /// Keys of which one is of another kind, for which somebody stands in line who has found nothing.
+    /// One of these keys is of another kind, and somebody who has found nothing stands in line for them.
     doubted: BTreeSet<Key>,
-    /// How many are left out because it is known of them.
+    /// So many are left out because it is known of them.
     left_out: usize,
-    /// Those that are left out, or no longer, since these were last asked for.
+    /// These are left out, or no longer, since they were last asked for.
     turned: Vec<Key>,
     wanted: usize,
     uncovered: usize,
@@ -99,13 +100,12 @@ impl Lines {
         self.lines.get(key)
     }
 
-    /// Every line.
     #[cfg(test)]
     pub(super) fn all(&self) -> impl Iterator<Item = (&Key, &Line)> {
         self.lines.iter()
     }
 
-    /// Changes one line; a line nobody needs any more is forgotten.
+    /// Changes one line, and forgets it when nobody needs it any more.
     pub(super) fn change(&mut self, key: &Key, change: impl FnOnce(&mut Line)) {
         let line = self.lines.entry(Key::clone(key)).or_default();
         let (uncovered, stale) = (line.is_uncovered(), line.is_stale());
@@ -148,17 +148,16 @@ impl Lines {
         }
     }
 
-    /// Changes the lines of several keys.
     pub(super) fn change_each(&mut self, keys: &[Key], mut change: impl FnMut(&mut Line)) {
         keys.iter().for_each(|key| self.change(key, &mut change));
     }
 
-    /// One of `keys` is of another kind.
+    /// Notes that one of `keys` is of another kind.
     pub(super) fn doubt(&mut self, keys: &[Key]) {
         self.change_each(keys, |line| line.bar = Bar::Doubted);
     }
 
-    /// A key that is left out, or in doubt, is of another kind, as far as is known.
+    /// Takes a key that is left out, or in doubt, for one of another kind, as far as is known.
     pub(super) fn leave_out(&mut self, key: &Key) {
         self.change(key, |line| {
             if line.bar == Bar::Doubted {
@@ -167,112 +166,112 @@ impl Lines {
         });
     }
 
-    /// A key is not of another kind.
+    /// Notes that a key is not of another kind.
     pub(super) fn unbar(&mut self, key: &Key) {
         self.change(key, |line| line.bar = Bar::None);
     }
 
-    /// Whether nothing is known of the kinds of some keys but that one is of another.
+    /// Tells whether nothing is known of the kinds of some keys but that one is of another.
     pub(super) fn has_doubted(&self) -> bool {
         !self.doubted.is_empty()
     }
 
-    /// Up to `most` of these.
+    /// Returns up to `most` of these.
     pub(super) fn doubted(&self, most: usize) -> Vec<Key> {
         self.doubted.iter().take(most).cloned().collect()
     }
 
-    /// Nothing was learnt of these: each is of another kind, as far as is known.
+    /// Takes each of these for one of another kind, since nothing was learnt of them.
     pub(super) fn leave_out_doubted(&mut self) {
         for key in std::mem::take(&mut self.doubted) {
             self.leave_out(&key);
         }
     }
 
-    /// How many keys are known to be left out.
+    /// Returns how many keys are known to be left out.
     pub(super) fn left_out(&self) -> usize {
         self.left_out
     }
 
-    /// Whether this one is.
+    /// Tells whether a key is known to be left out.
     pub(super) fn is_left_out(&self, key: &[u8]) -> bool {
         self.lines
             .get(key)
             .is_some_and(|line| line.bar == Bar::LeftOut)
     }
 
-    /// Somebody has left the lines of `keys`: who they are looked at for may be another.
+    /// Notes that somebody has left the lines of `keys`: who they are looked at for may be another.
     pub(super) fn review(&mut self, keys: &[Key]) {
         let left_out = keys.iter().filter(|key| self.is_left_out(key)).cloned();
         let left_out: Vec<Key> = left_out.collect();
         self.turned.extend(left_out);
     }
 
-    /// The keys that are left out, or no longer, or for whom others wait, since this was last asked.
+    /// Returns the keys that are left out, or no longer, or for whom others wait, since this was last asked.
     pub(super) fn take_turned(&mut self) -> Vec<Key> {
         std::mem::take(&mut self.turned)
     }
 
-    /// Whether somebody who has found nothing stands in line for a key that may be asked about.
+    /// Tells whether somebody who has found nothing stands in line for a key that may be asked about.
     pub(super) fn is_wanted(&self) -> bool {
         self.wanted > 0
     }
 
-    /// The first in line for `key` who is still there.
+    /// Returns the first in line for `key` who is still there.
     pub(super) fn first(&self, key: &[u8]) -> Option<WaiterId> {
         self.lines.get(key)?.living.first().copied()
     }
 
-    /// Whether this key is.
+    /// Tells whether a key is awaited.
     pub(super) fn is_awaited(&self, key: &Key) -> bool {
         self.awaited.contains(key)
     }
 
-    /// How many keys are awaited.
+    /// Returns how many keys are awaited.
     pub(super) fn awaited(&self) -> usize {
         self.awaited.len()
     }
 
-    /// Whether keys are awaited about which the issued call does not ask.
+    /// Tells whether keys are awaited about which the issued call does not ask.
     pub(super) fn has_uncovered(&self) -> bool {
         self.uncovered > 0
     }
 
-    /// Whether the issued call asks about keys nobody awaits.
+    /// Tells whether the issued call asks about keys nobody awaits.
     pub(super) fn has_stale(&self) -> bool {
         self.stale > 0
     }
 
-    /// Whether somebody is told only when the issued call has answered.
+    /// Tells whether somebody is told only when the issued call has answered.
     pub(super) fn is_pressed(&self) -> bool {
         self.pressed > 0
     }
 
-    /// Up to `most` awaited keys: those behind `after` first, then from the beginning.
+    /// Returns up to `most` awaited keys: those behind `after` first, then from the beginning.
     pub(super) fn window(&self, after: Option<&Key>, most: usize) -> Vec<Key> {
         round(&self.awaited, after, most)
     }
 
-    /// Everybody in line for one of `keys`, each once, in order of arrival.
+    /// Returns everybody in line for one of `keys`, each once, in order of arrival.
     pub(super) fn all_for(&self, keys: &[Key]) -> BTreeSet<WaiterId> {
         let lines = keys.iter().filter_map(|key| self.lines.get(key));
         lines.flat_map(|line| line.living.iter().copied()).collect()
     }
 
-    /// Whether one more pop of all `keys` would not be one too many.
+    /// Tells whether one more pop of all `keys` would not be one too many.
     pub(super) fn has_room(&self, keys: &[Key]) -> bool {
         let mut lines = keys.iter().filter_map(|key| self.lines.get(key));
         lines.all(|line| line.pops < line.living.len())
     }
 
-    /// Whether an element might come that only a waiter of `keys` could take.
+    /// Tells whether an element might come that only a waiter of `keys` could take.
     pub(super) fn needs(&self, keys: &[Key]) -> bool {
         let lines = keys.iter().filter_map(|key| self.lines.get(key));
         lines.into_iter().any(Line::is_needed)
     }
 }
 
-/// Up to `most` of `keys`: those behind `after` first, then from the beginning.
+/// Returns up to `most` of `keys`: those behind `after` first, then from the beginning.
 fn round(keys: &BTreeSet<Key>, after: Option<&Key>, most: usize) -> Vec<Key> {
     if keys.len() <= most {
         return keys.iter().cloned().collect();

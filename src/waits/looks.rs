@@ -6,39 +6,39 @@
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 
-use super::class::ClassId;
+use super::ids::{ClassId, WaiterId};
 use super::owners::Address;
 use super::price::{SHARE, look};
-use super::{Key, MIN_POLL_MICROS, POLL_MICROS, WaiterId};
+use super::{Key, MIN_POLL_MICROS, POLL_MICROS};
 
-/// Most keys that are looked at again at once, and how many bytes of keys stand in one look.
+/// So many keys are looked at again at once at most, and so many bytes of keys stand in one look.
 pub(super) const MAX_AGAIN: usize = 256;
 pub(super) const MAX_LOOK_BYTES: usize = 64 * 1024;
 
-/// Of those who wait for a key, so many may be its payer: who has waited longest.
+/// Of those who wait for a key, so many may be its payer: those who have waited longest.
 const MAX_PAYERS: usize = 16;
 
-/// One key.
+/// Keeps when one key is looked at, and for whom.
 #[derive(Debug)]
 struct Looked {
     payer: WaiterId,
     address: Address,
-    /// When it is looked at. `None`: it is due, or being looked at.
+    /// It is looked at then; `None` while it is due, or being looked at.
     at: Option<u64>,
-    /// When the last look at it was due.
+    /// The last look at it was due then.
     was_due: u64,
 }
 
-/// For whom keys are looked at who come from one address.
+/// Counts those who come from one address and for whom keys are looked at.
 #[derive(Debug, Default)]
 struct Payers {
-    /// For each, how many keys.
+    /// For each of them so many keys are looked at.
     keys: BTreeMap<WaiterId, u64>,
-    /// When the last of these keys is looked at.
+    /// The last of these keys is looked at then.
     last: u64,
 }
 
-/// What is served in turn, each by a number of its own, and who was served last.
+/// Serves some in turn, each by a number of its own, and knows who was served last.
 #[derive(Debug)]
 struct Turns<Number, Line> {
     lines: BTreeMap<Number, Line>,
@@ -48,7 +48,7 @@ struct Turns<Number, Line> {
 /// Keys of one class that are due, by the address and by the payer.
 type Due = Turns<Address, Turns<WaiterId, VecDeque<Key>>>;
 
-/// Every key that is left out.
+/// Knows every key that is left out, and when it is looked at again.
 #[derive(Debug, Default)]
 pub(super) struct Looks {
     keys: BTreeMap<ClassId, BTreeMap<Key, Looked>>,
@@ -58,7 +58,7 @@ pub(super) struct Looks {
 }
 
 impl Looks {
-    /// When the next key is due.
+    /// Returns when the next key is due.
     pub(super) fn next_at(&self) -> Option<u64> {
         self.times.first().map(|(at, ..)| *at)
     }
@@ -67,13 +67,14 @@ impl Looks {
         self.keys.get_mut(&class)?.get_mut(key)
     }
 
-    /// Who pays for a key.
+    /// Returns who pays for a key.
     pub(super) fn payer(&self, class: ClassId, key: &Key) -> Option<WaiterId> {
         let looked = self.keys.get(&class)?.get(key)?;
         Some(looked.payer)
     }
 
-    /// The payer of a key is whoever of `line`, who wait for it, has the fewest to share with. When it is looked at does not change.
+    /// Makes whoever of `line`, who wait for a key, has the fewest to share with the payer of the key. When it is looked at
+    /// does not change.
     pub(super) fn pay(
         &mut self,
         class: ClassId,
@@ -120,7 +121,7 @@ impl Looks {
         }
     }
 
-    /// A key is not left out any more.
+    /// Forgets a key that is not left out any more.
     pub(super) fn leave(&mut self, class: ClassId, key: &Key) {
         self.leave_payer(class, key);
         let Some(of_class) = self.keys.get_mut(&class) else {
@@ -135,7 +136,7 @@ impl Looks {
         }
     }
 
-    /// A key is to be looked at again, in one go with so many others as make `together`.
+    /// Has a key looked at again, in one go with so many others as make `together`.
     pub(super) fn look_later(&mut self, class: ClassId, key: &Key, together: usize, now: u64) {
         let addresses = self.payers.len() as u64;
         let Some(looked_at) = self.keys.get_mut(&class).and_then(|keys| keys.get_mut(key)) else {
@@ -161,7 +162,7 @@ impl Looks {
         self.times.insert((at, class, Key::clone(key)));
     }
 
-    /// The classes of which keys are due. When one is, those are that would be a little later.
+    /// Returns the classes of which keys are due. When one is, those are that would be a little later.
     pub(super) fn fall_due(&mut self, now: u64) -> BTreeSet<ClassId> {
         let mut classes = BTreeSet::new();
         if self.next_at().is_none_or(|at| at > now) {
@@ -183,12 +184,12 @@ impl Looks {
         classes
     }
 
-    /// Whether keys of a class are due.
+    /// Tells whether keys of a class are due.
     pub(super) fn is_due(&self, class: ClassId) -> bool {
         self.due.contains_key(&class)
     }
 
-    /// Keys of a class that are due, as many as one look takes: addresses take turns, and the payers of an address.
+    /// Takes keys of a class that are due, as many as one look takes: addresses take turns, and the payers of an address.
     pub(super) fn take(&mut self, class: ClassId) -> Vec<Key> {
         let (mut keys, mut bytes) = (Vec::new(), 0);
         let Some(due) = self.due.get_mut(&class) else {
@@ -223,7 +224,7 @@ impl Looks {
         keys.is_empty() && times.is_empty() && due.is_empty() && payers.is_empty()
     }
 
-    /// How many keys each pays for, by address.
+    /// Returns how many keys each pays for, by address.
     #[cfg(test)]
     pub(super) fn counts(&self) -> BTreeMap<Address, BTreeMap<WaiterId, u64>> {
         let each = self.payers.iter();
@@ -231,7 +232,7 @@ impl Looks {
             .collect()
     }
 
-    /// How many keys of a class are left out.
+    /// Returns how many keys of a class are left out.
     pub(super) fn count(&self, class: ClassId) -> usize {
         self.keys.get(&class).map_or(0, BTreeMap::len)
     }
@@ -247,7 +248,7 @@ impl<Number, Line> Default for Turns<Number, Line> {
 }
 
 impl<Number: Copy + Ord, Line> Turns<Number, Line> {
-    /// Who is behind the one that was served last.
+    /// Returns who is behind the one that was served last.
     fn next(&self) -> Option<Number> {
         use std::ops::Bound::{Excluded, Unbounded};
         let behind = self.served.and_then(|served| {
@@ -258,7 +259,7 @@ impl<Number: Copy + Ord, Line> Turns<Number, Line> {
         next.map(|(number, _)| *number)
     }
 
-    /// One has had its turn, and leaves where nothing more is due to it.
+    /// Notes that one has had its turn; it leaves where nothing more is due to it.
     fn serve(&mut self, number: Number, is_done: bool) {
         self.served = Some(number);
         if is_done {
@@ -273,7 +274,7 @@ mod tests {
 
     use super::*;
 
-    /// A key that stays one of another kind, with a name of so many bytes.
+    /// A key that stays one of another kind has a name of so many bytes.
     #[derive(Debug, Clone)]
     struct Bad {
         bytes: usize,
@@ -282,7 +283,7 @@ mod tests {
         address: Address,
     }
 
-    /// When each of `bad` is looked at within `micros`, and what the server spends on it.
+    /// Returns when each of `bad` is looked at within `micros`, and what the server spends on it.
     fn looks(bad: &[Bad], micros: u64) -> (Vec<Vec<u64>>, u64) {
         let name = |at: usize| {
             let mut name = at.to_be_bytes().to_vec();

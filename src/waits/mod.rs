@@ -14,10 +14,10 @@
 //! keys of another kind are left out of a call for many, and whoever may not ask for kinds is told as one that arrives.
 
 mod arrivals;
-mod attempts;
-mod barred;
+mod blocked;
 mod call;
 mod class;
+mod ids;
 mod lines;
 mod looks;
 mod machine;
@@ -27,92 +27,89 @@ mod popped;
 mod price;
 mod reply;
 mod seats;
-mod turns;
+mod tries;
 mod verdicts;
 
 #[cfg(any(test, fuzzing))]
 pub mod tests;
 
-pub use attempts::{Failure, Sending, TryId};
 pub use call::Call;
+pub use ids::{SeatId, TryId, WaiterId};
 pub use machine::Waits;
 pub use popped::{Fate, Popped};
 pub use reply::has_run;
-pub use seats::SeatId;
+pub use tries::{Failure, Sending};
 pub use verdicts::{Verdict, Verdicts};
 
 use std::rc::Rc;
 
 use crate::command::{Delays, PinReason};
 
-/// Most keys of one issued call; more are asked for in turn.
+/// One issued call asks about so many keys at most; more are asked about in turn.
 const MAX_KEYS: usize = 1024;
 
-/// Most keys of a call that is made one with others.
+/// A call over more keys than this is not made one with others.
 const MAX_MERGED: usize = 64;
 
-/// How often a class without a seat is tried: soon after somebody has come, and the less often the longer nobody has. Many of
-/// them, and those that ask about many keys, are tried as often as [`price::SHARE`] allows. One that takes several calls is
-/// tried the more often, up to a limit.
+/// A class without a connection is tried so often: soon after somebody has come, and the less often the longer nobody has.
+/// Many of them, and those that ask about many keys, are tried as often as [`price::SHARE`] allows. One that takes several
+/// calls is tried the more often, up to a limit.
 const FIRST_POLL_MICROS: u64 = 5_000;
 const POLL_MICROS: u64 = 100_000;
 const MIN_POLL_MICROS: u64 = 10_000;
 
-/// The least and the longest turn of a class on a seat while others have none, and how long they all take together; and
-/// how long the calls take together that ask about all keys of a class.
+/// A class has its connection for a turn between the least and the longest of these while others have none; all of them
+/// together have theirs within a round, and the calls that ask about all keys of a class take no longer than their windows
+/// together.
 const MIN_SLICE_MICROS: u64 = 10_000;
 const MAX_SLICE_MICROS: u64 = 100_000;
 const ROUND_MICROS: u64 = 1_000_000;
 const WINDOWS_MICROS: u64 = 250_000;
 
-/// How long a seat for a class is asked for by one client group alone.
+/// One client group alone asks for a connection for a class so long; then the others ask, too.
 const ASKING_MICROS: u64 = 250_000;
 
-/// How much longer the server may take to end a call at the end of its turn before it is asked to.
+/// The server may take so much longer to end a call at the end of its turn before it is asked to.
 const GRACE_MICROS: u64 = 5_000;
 
-/// How long a call is left alone though keys are to be added or taken out: at least so long, and as long as
-/// [`price::CHANGE_SHARE`] demands.
+/// A call is left alone so long at least though keys are to be added or taken out, and as long as [`price::CHANGE_SHARE`]
+/// demands.
 const SETTLING_MICROS: u64 = 1_000;
 
-/// Most tries for one key in front of an issued call, and how many bytes their answers may measure together, as far as
-/// the last one tells.
+/// So many tries for one key stand in front of an issued call at most, and their answers may measure so many bytes together,
+/// as far as the last one tells.
 const MAX_AHEAD: u32 = 64;
 const MAX_AHEAD_BYTES: usize = 1024 * 1024;
 
-/// One line: a key, or (empty) the line of equal calls.
+/// Names a line: it is a key, or (empty) stands for all equal calls.
 type Key = Rc<[u8]>;
 
-/// One who waits. Ids grow in order of arrival.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub struct WaiterId(u64);
-
-/// Whose a wait is.
+/// Tells for whom a wait is.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Whose {
-    /// The client group, for which a connection is borrowed.
+    /// The client's group, for which a connection is borrowed.
     pub group: usize,
-    /// From where the client comes: turns are dealt out by it.
+    /// The client comes from here, and turns are dealt out by that.
     pub address: u64,
 }
 
-/// How CLIENT UNBLOCK ends a wait.
+/// Says how CLIENT UNBLOCK ends a wait.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Unblock {
-    /// As if its time had passed.
+    /// It ends as if its time had passed.
     Timeout,
-    /// With an error.
+    /// It ends with an error.
     Error,
 }
 
-/// How a wait ended.
+/// Says how a wait has ended.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Outcome {
-    /// This is the answer: an element, or the server's error.
+    /// It was answered with an element, or with the server's error.
     Reply(Rc<[u8]>),
-    /// The time has passed, or CLIENT UNBLOCK made it so: null.
+    /// Its time has passed, or CLIENT UNBLOCK made it so: the answer is null.
     Null,
-    /// CLIENT UNBLOCK ended it with an error.
+    /// CLIENT UNBLOCK has ended it with an error.
     Unblocked,
     /// Its call may have run on a connection that was lost: the client is closed.
     Lost,
@@ -123,7 +120,7 @@ pub enum Outcome {
 }
 
 impl Outcome {
-    /// The error of [`Outcome::Unblocked`], in Redis' words.
+    /// Is the error of [`Outcome::Unblocked`], in Redis' words.
     pub const UNBLOCKED: &'static [u8] = reply::UNBLOCKED;
 
     fn reply(bytes: &[u8]) -> Self {
@@ -131,7 +128,7 @@ impl Outcome {
     }
 }
 
-/// Why no connection was borrowed.
+/// Says why no connection was borrowed.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum NotSeated {
     /// None became free in time, or it was not wanted any more.
@@ -142,69 +139,70 @@ pub enum NotSeated {
     Refused(Vec<u8>),
 }
 
-/// What the caller has to do.
+/// Says what the caller has to do.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Action<S> {
-    /// Get a shared connection in `state`, ask [`Waits::begin`] what to send on it, and tell [`Waits::tried`] the replies
-    /// or [`Waits::failed`].
+    /// It gets a shared connection in `state`, asks [`Waits::begin`] what to send on it, and tells [`Waits::tried`] the
+    /// replies or [`Waits::failed`] why there are none.
     Try {
-        /// Which.
+        /// The try has this number.
         attempt: TryId,
-        /// The state it needs.
+        /// It needs this state.
         state: S,
-        /// A client group of those it is for.
+        /// One of those it is for is of this client group.
         group: usize,
         /// It waits at the server for a moment: it goes where nobody stands behind it.
         is_bare: bool,
-        /// What it may be delayed by: a pause of writes where it takes something away.
+        /// It may be delayed by this: by a pause of writes where it takes something away.
         delays: Delays,
     },
-    /// Borrow a connection; tell [`Waits::seated`] or [`Waits::not_seated`].
+    /// It borrows a connection, and tells [`Waits::seated`] or [`Waits::not_seated`].
     Borrow {
-        /// Which.
+        /// The connection has this number.
         seat: SeatId,
-        /// What it is to wear.
+        /// It is to be in this state.
         state: S,
-        /// The client group it counts for.
+        /// It counts for this client group.
         group: usize,
-        /// What it is borrowed for.
+        /// It is borrowed for this reason.
         reason: PinReason,
     },
-    /// Send, in one go, what stands ahead and the call; tell the replies to each.
+    /// It sends, in one go, what stands ahead and the call, and tells the replies to each.
     Issue {
-        /// On which.
+        /// Both go on this connection.
         seat: SeatId,
-        /// Tries in front of the call.
+        /// These tries stand in front of the call.
         ahead: Option<(TryId, Sending)>,
-        /// The call, for whose reply [`Waits::answered`] is told, [`Waits::too_large`] or [`Waits::lost`].
+        /// The reply to this call is told to [`Waits::answered`], or [`Waits::too_large`] or [`Waits::lost`] why there is
+        /// none.
         call: Sending,
     },
-    /// End the call that is under way, by CLIENT UNBLOCK, repeated until it has answered.
+    /// It ends the call that is under way, by CLIENT UNBLOCK, repeated until the call has answered.
     Unblock {
-        /// Where it is under way.
+        /// The call is under way on this connection.
         seat: SeatId,
     },
-    /// Give the connection back.
+    /// It gives the connection back.
     Release {
-        /// Which.
+        /// The connection has this number.
         seat: SeatId,
     },
-    /// Put back what was popped for nobody.
+    /// It puts back what was popped for nobody.
     Return {
-        /// The state it was popped in.
+        /// The elements were popped in this state.
         state: S,
-        /// The request.
+        /// This request puts them back.
         request: Vec<u8>,
-        /// How many elements it holds.
+        /// The request holds so many of them.
         elements: u64,
     },
-    /// So many elements were taken for nobody and cannot be put back.
+    /// It counts so many elements that were taken for nobody and cannot be put back.
     Orphaned(u64),
-    /// A wait has ended.
+    /// It tells one who waits that the wait has ended.
     Tell {
-        /// Whose.
+        /// The wait is this one's.
         waiter: WaiterId,
-        /// How.
+        /// It has ended so.
         outcome: Outcome,
         /// It had once tried and found nothing: the server would have blocked it.
         has_waited: bool,

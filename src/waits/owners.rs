@@ -7,25 +7,25 @@ use std::collections::BTreeMap;
 
 use super::price::SHARE;
 
-/// From where a client comes.
+/// Says from where a client comes.
 pub(super) type Address = u64;
 
-/// Whose a class is: whether it is one for waits for different things, which are not to come behind all the others, and an
-/// address.
+/// Says whose a class is: whether it is one for waits for different things, which are not to come behind all the others, and
+/// an address.
 pub(super) type Owner = (bool, Address);
 
-/// How a class is served.
+/// Says how a class is served.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Lane {
     /// It is tried, and somebody of it has just begun to wait.
     Young,
     /// It is tried.
     Old,
-    /// It has a seat.
+    /// It has a connection.
     Seated,
 }
 
-/// Where a class is counted.
+/// Says where a class is counted.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) struct Account {
     pub(super) owner: Owner,
@@ -37,7 +37,7 @@ struct Held {
     young: u64,
     old: u64,
     seated: u64,
-    /// When the last of them is tried.
+    /// The last of them is tried at these times.
     last_young: u64,
     last_old: u64,
 }
@@ -60,11 +60,11 @@ impl Held {
     }
 }
 
-/// How many classes each owner has.
+/// Counts the classes of each owner.
 #[derive(Debug, Default)]
 pub(super) struct Owners {
     by_owner: BTreeMap<Owner, Held>,
-    /// Owners of which classes are tried.
+    /// So many owners have classes that are tried.
     tried: u64,
 }
 
@@ -88,19 +88,19 @@ impl Owners {
         }
     }
 
-    /// How many classes are counted for an owner.
+    /// Returns how many classes are counted for an owner.
     pub(super) fn classes(&self, owner: Owner) -> u64 {
         self.by_owner.get(&owner).map_or(0, Held::all)
     }
 
-    /// How long after a call that costs `price` a class may repeat it.
+    /// Returns how long after a call that costs `price` a class may repeat it.
     pub(super) fn repeated(&self, account: Account, price: u64) -> u64 {
         let owners = self.by_owner.len().max(1) as u64;
         price * SHARE * owners * self.classes(account.owner).max(1)
     }
 
-    /// When a class is tried next that is to be tried every `wanted` microseconds, where a try costs `price`. The tries of
-    /// one owner are spread.
+    /// Returns when a class is tried next that is to be tried every `wanted` microseconds, where a try costs `price`. The
+    /// tries of one owner are spread.
     pub(super) fn next_try(&mut self, account: Account, price: u64, wanted: u64, now: u64) -> u64 {
         let step = price * SHARE * self.tried.max(1);
         let Some(held) = self.by_owner.get_mut(&account.owner) else {
@@ -121,7 +121,7 @@ impl Owners {
         self.by_owner.is_empty() && self.tried == 0
     }
 
-    /// Every account, as often as it is counted.
+    /// Returns how often each account is counted.
     #[cfg(test)]
     pub(super) fn counts(&self) -> BTreeMap<Owner, [u64; 3]> {
         let each = self.by_owner.iter();
@@ -143,7 +143,7 @@ mod tests {
         }
     }
 
-    /// How often each of `classes` is tried within `micros`, each wanted every millisecond, by address and price.
+    /// Returns how often each of `classes` is tried within `micros`, each wanted every millisecond, by address and price.
     fn tried(classes: &[(Address, u64)], micros: u64) -> Vec<u64> {
         let mut owners = Owners::default();
         for (address, _) in classes {

@@ -1,25 +1,35 @@
-//! When classes without a seat are tried, and where each class is counted.
+//! When classes without a seat are tried, and for whom each class is counted.
 
-use super::attempts::Kind;
-use super::class::{ClassId, Place};
-use super::machine::Waits;
-use super::owners::{Account, Address, Lane};
-use super::{MIN_POLL_MICROS, POLL_MICROS};
+use std::collections::BTreeSet;
 
-/// Most addresses of a class that are looked at.
+use super::MIN_POLL_MICROS;
+use super::class::{Class, Place};
+use super::ids::ClassId;
+use super::owners::{Account, Lane, Owners};
+
+/// So many addresses of a class are looked at, at most.
 const MAX_PAYERS: usize = 16;
 
-impl<S: Clone + PartialEq> Waits<S> {
-    /// A class is served in another way: it is counted there. Of the addresses its waiters come from, it is counted for the
-    /// one that has the fewest.
-    pub(super) fn account(&mut self, id: ClassId) {
-        let Some(class) = self.classes.get_mut(&id) else {
-            return;
-        };
+/// Knows whose each class is, and when those that are tried from time to time are tried next.
+#[derive(Debug, Default)]
+pub(super) struct Polls {
+    pub(super) times: BTreeSet<(u64, ClassId)>,
+    pub(super) owners: Owners,
+}
+
+impl Polls {
+    /// Returns when the next class is tried.
+    pub(super) fn next_at(&self) -> Option<u64> {
+        self.times.first().map(|(at, _)| *at)
+    }
+
+    /// Counts a class anew, as it is served now. Of the addresses its waiters come from, it is counted for the one that has
+    /// the fewest.
+    fn account<S>(&mut self, class: &mut Class<S>, now: u64) {
         let lane = match class.place {
             Place::Nowhere => None,
             Place::Seated(_) => Some(Lane::Seated),
-            _ if class.is_young(self.now) => Some(Lane::Young),
+            _ if class.is_young(now) => Some(Lane::Young),
             _ => Some(Lane::Old),
         };
         if let Some(old) = class.account.take() {
@@ -37,41 +47,40 @@ impl<S: Clone + PartialEq> Waits<S> {
         }
     }
 
-    pub(super) fn set_place(&mut self, id: ClassId, place: Place) {
-        if let Some(class) = self.classes.get_mut(&id) {
-            class.place = place;
-            self.account(id);
-        }
+    /// Puts a class elsewhere, where it is tried at no time of its own.
+    pub(super) fn set_place<S>(&mut self, class: &mut Class<S>, place: Place, now: u64) {
+        class.place = place;
+        self.account(class, now);
     }
 
-    /// A client from this address has joined a class.
-    pub(super) fn enter_address(&mut self, id: ClassId, address: Address, waiter: super::WaiterId) {
-        let now = self.now;
-        if let Some(class) = self.classes.get_mut(&id) {
-            class.fresh_at = now;
-            class.owners.entry(address).or_default().insert(waiter);
-        }
+    /// Has a class tried from time to time, at a place that tells when.
+    pub(super) fn begin<S>(
+        &mut self,
+        id: ClassId,
+        class: &mut Class<S>,
+        now: u64,
+        place: impl Fn(u64) -> Place,
+    ) {
+        self.set_place(class, place(0), now);
+        let poll_at = self.next_poll(class, now);
+        class.place = place(poll_at);
+        self.times.insert((poll_at, id));
     }
 
-    /// A client from this address has left a class.
-    pub(super) fn leave_address(&mut self, id: ClassId, address: Address, waiter: super::WaiterId) {
-        let Some(class) = self.classes.get_mut(&id) else {
-            return;
+    /// Has a class not tried any more. Returns the turn with which it stood in the queue for a connection, if it did.
+    pub(super) fn end<S>(&mut self, id: ClassId, class: &mut Class<S>, now: u64) -> Option<u64> {
+        let (turn, poll_at) = match class.place {
+            Place::Queued { turn, poll_at } => (Some(turn), poll_at),
+            Place::Resting { poll_at } | Place::Asleep { poll_at } => (None, poll_at),
+            Place::Nowhere | Place::Seated(_) => return None,
         };
-        if let Some(waiters) = class.owners.get_mut(&address) {
-            waiters.remove(&waiter);
-            if waiters.is_empty() {
-                class.owners.remove(&address);
-            }
-        }
+        self.times.remove(&(poll_at, id));
+        self.set_place(class, Place::Nowhere, now);
+        turn
     }
 
-    /// When a class that is counted among those that are tried is tried next.
-    pub(super) fn next_poll(&mut self, id: ClassId) -> u64 {
-        let now = self.now;
-        let Some(class) = self.classes.get(&id) else {
-            return now + POLL_MICROS;
-        };
+    /// Returns when a class that is counted among those that are tried is tried next.
+    fn next_poll<S>(&mut self, class: &Class<S>, now: u64) -> u64 {
         let wanted = class.wanted_every(now);
         let wanted = match class.windows() {
             1 => wanted,
@@ -84,73 +93,46 @@ impl<S: Clone + PartialEq> Waits<S> {
         }
     }
 
-    /// A class is to be tried at `at`, and not when it was to be.
-    fn poll_anew(&mut self, id: ClassId, at: u64) {
-        let Some(poll_at) = self.classes.get_mut(&id).and_then(|class| class.poll_at()) else {
-            return;
-        };
-        let old = std::mem::replace(poll_at, at);
-        self.polls.remove(&(old, id));
-        self.polls.insert((at, id));
-    }
-
-    /// Somebody who has just come is waiting now: a class that is seldom tried is tried more often.
-    pub(super) fn hasten(&mut self, id: ClassId) {
-        let Some(class) = self.classes.get_mut(&id) else {
-            return;
-        };
+    /// Has a class that is seldom tried tried more often, where somebody who has just come is waiting now.
+    pub(super) fn hasten<S>(&mut self, id: ClassId, class: &mut Class<S>, now: u64) {
         let is_old = class
             .account
             .is_some_and(|account| account.lane == Lane::Old);
         let Some(poll_at) = class.poll_at().map(|at| *at) else {
             return;
         };
-        if is_old && class.is_young(self.now) && !matches!(class.place, Place::Resting { .. }) {
-            self.account(id);
-            let at = self.next_poll(id);
-            if at < poll_at {
-                self.poll_anew(id, at);
+        if is_old && class.is_young(now) && !matches!(class.place, Place::Resting { .. }) {
+            self.account(class, now);
+            let at = self.next_poll(class, now);
+            if at < poll_at
+                && let Some(poll_at) = class.poll_at()
+            {
+                let old = std::mem::replace(poll_at, at);
+                self.times.remove(&(old, id));
+                self.times.insert((at, id));
             }
         }
     }
 
-    /// Tries the classes whose time it is.
-    pub(super) fn poll(&mut self) {
-        let mut has_polled = false;
-        while let Some(&(at, id)) = self.polls.first()
-            && at <= self.now
-        {
-            self.polls.pop_first();
-            self.account(id);
-            let next = self.next_poll(id);
-            let Some(class) = self.classes.get_mut(&id) else {
-                continue;
-            };
-            let Some(poll_at) = class.poll_at() else {
-                continue;
-            };
+    /// Returns the next class whose time it is; it is to be told to [`Self::repeat`].
+    pub(super) fn take_due(&mut self, now: u64) -> Option<ClassId> {
+        self.times.first().filter(|(at, _)| *at <= now)?;
+        self.times.pop_first().map(|(_, id)| id)
+    }
+
+    /// Has a class that is being tried now tried again at its next time.
+    pub(super) fn repeat<S>(&mut self, id: ClassId, class: &mut Class<S>, now: u64) {
+        self.account(class, now);
+        let next = self.next_poll(class, now);
+        if let Some(poll_at) = class.poll_at() {
             *poll_at = next;
-            self.polls.insert((next, id));
-            if class.attempts == 0 {
-                let state = class.state.clone();
-                self.attempt(Kind::Poll(id), state);
-            }
-            self.wake(id);
-            has_polled = true;
-        }
-        if has_polled {
-            self.borrow();
+            self.times.insert((next, id));
         }
     }
 
-    /// A class that may have its call issued again stands in the queue for a seat.
-    fn wake(&mut self, id: ClassId) {
-        let Some(class) = self.classes.get(&id) else {
-            return;
-        };
-        if matches!(class.place, Place::Asleep { .. }) && class.wakes_at <= self.now {
-            self.dequeue(id);
-            self.enqueue(id);
-        }
+    /// Returns how many classes are counted for the owner of this one.
+    pub(super) fn classes_of_owner<S>(&self, class: &Class<S>) -> u64 {
+        let owner = class.account.map(|account| account.owner);
+        owner.map_or(1, |owner| self.owners.classes(owner))
     }
 }

@@ -5,28 +5,28 @@ use redis_protocol::resp3::types::OwnedFrame;
 
 use crate::resp::speak::encode_request;
 
-/// What the reply to a blocking call has taken from a key.
+/// Says what the reply to a blocking call has taken from a key.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Popped {
-    /// One element from the left end: BLPOP answers `[key, element]`.
+    /// It took one element from the left end: BLPOP answers `[key, element]`.
     Left,
-    /// One from the right end: BRPOP.
+    /// It took one from the right end, as BRPOP does.
     Right,
-    /// Several from the left end, in the order they left: BLMPOP answers `[key, [element...]]`.
+    /// It took several from the left end, in the order they left: BLMPOP answers `[key, [element...]]`.
     ManyLeft,
-    /// Several from the right end.
+    /// It took several from the right end.
     ManyRight,
-    /// A member of a sorted set: BZPOPMIN and BZPOPMAX answer `[key, member, score]`.
+    /// It took a member of a sorted set: BZPOPMIN and BZPOPMAX answer `[key, member, score]`.
     Member,
-    /// Several: BZMPOP answers `[key, [[member, score]...]]`.
+    /// It took several of them: BZMPOP answers `[key, [[member, score]...]]`.
     Members,
-    /// Something that cannot be put back: it has been moved, or stays pending at the server.
+    /// It took something that cannot be put back: it has been moved, or stays pending at the server.
     Elsewhere,
-    /// Nothing: XREAD, WAIT.
+    /// It took nothing, as XREAD and WAIT do.
     Nothing,
 }
 
-/// What is to be done with a reply nobody is there for.
+/// Says what is to be done with a reply nobody is there for.
 #[derive(Debug, PartialEq, Eq)]
 pub enum Fate {
     /// It took nothing.
@@ -38,7 +38,7 @@ pub enum Fate {
 }
 
 impl Popped {
-    /// What the blocking call with these arguments takes.
+    /// Reads what the blocking call with these arguments takes.
     pub fn by<'a>(mut arguments: impl Iterator<Item = &'a [u8]>) -> Self {
         let name = arguments.next().unwrap_or_default().to_ascii_lowercase();
         match name.as_slice() {
@@ -64,7 +64,7 @@ impl Popped {
         }
     }
 
-    /// What becomes of `reply`, for which the client is not there any more.
+    /// Returns what becomes of `reply`, for which the client is not there any more.
     pub fn give_back(self, reply: &[u8]) -> Fate {
         // RESP2's two nulls are no RESP3 frames.
         if self == Self::Nothing
@@ -92,8 +92,8 @@ impl Popped {
         }
     }
 
-    /// What puts back the elements of several replies, given in the order they were popped: one request for each key, so
-    /// that they end up in that order again.
+    /// Returns what puts back the elements of several replies, given in the order they were popped: one request for each key,
+    /// so that they end up in that order again.
     pub(super) fn give_back_all(self, replies: &[Box<[u8]>]) -> Vec<Fate> {
         let mut fates = Vec::new();
         let mut requests: Vec<(Vec<Vec<u8>>, u64)> = Vec::new();
@@ -118,7 +118,7 @@ impl Popped {
         fates
     }
 
-    /// Words before the first element of a request that puts elements back.
+    /// Returns how many words stand before the first element of a request that puts elements back.
     fn head_words(self) -> usize {
         match self {
             // ZADD key NX.
@@ -127,7 +127,8 @@ impl Popped {
         }
     }
 
-    /// The words of the request that puts an element back: the name, the key and the rest; and how many it holds.
+    /// Returns the words of the request that puts an element back, the name, the key and the rest, and how many elements it
+    /// holds.
     fn returning(self, frame: &OwnedFrame) -> Option<(Vec<Vec<u8>>, u64)> {
         let parts = elements(frame)?;
         let key = text(parts.first()?)?;

@@ -6,16 +6,16 @@
 /// Calls that are repeated for one reason take at most one of so many parts of the server's time.
 pub(super) const SHARE: u64 = 50;
 
-/// The same of the parts of a call over more keys than one call takes: whoever waits there waits for its turn.
+/// The parts of a call over more keys than one call takes have one of so many: whoever waits there waits for its turn.
 pub(super) const WINDOW_SHARE: u64 = 32;
 
-/// The same of calls that are issued anew since clients come and go.
+/// Calls that are issued anew since clients come and go have one of so many.
 pub(super) const CHANGE_SHARE: u64 = 16;
 
-/// What the server takes to end a call over few keys and to begin another.
+/// The server takes so long to end a call over few keys and to begin another.
 pub(super) const TURN_MICROS: u64 = 20;
 
-/// What it takes to tell of what kind a key is, inside a try.
+/// It takes so long to tell of what kind a key is, inside a try.
 const KIND_MICROS: u64 = 2;
 
 const TRY_MICROS: u64 = 8;
@@ -23,7 +23,7 @@ const ISSUE_MICROS: u64 = 16;
 const KEYS_TRIED_A_MICRO: u64 = 8;
 const BYTES_A_MICRO: u64 = 500;
 
-/// The size of one call.
+/// Measures one call.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) struct Size {
     pub(super) words: usize,
@@ -38,29 +38,30 @@ impl Size {
         })
     }
 
-    /// The size of a call over so many words that are as long as those of this one.
+    /// Returns the size of a call over so many words that are as long as those of this one.
     pub(super) fn over(self, words: usize) -> Self {
         let bytes = self.bytes.saturating_mul(words) / self.words.max(1);
         Self { words, bytes }
     }
 
-    /// Microseconds that the server takes for a call that does not wait.
+    /// Returns the microseconds that the server takes for a call that does not wait.
     pub(super) fn tried(self) -> u64 {
         TRY_MICROS + self.words as u64 / KEYS_TRIED_A_MICRO + self.bytes as u64 / BYTES_A_MICRO
     }
 
-    /// Microseconds that the server takes to begin and to end a call that waits.
+    /// Returns the microseconds that the server takes to begin and to end a call that waits.
     pub(super) fn issued(self) -> u64 {
         ISSUE_MICROS + self.words as u64 + self.bytes as u64 / BYTES_A_MICRO
     }
 }
 
-/// Microseconds that the server takes to tell of what kinds so many keys are, whose names have so many bytes, inside a try.
+/// Returns the microseconds that the server takes to tell of what kinds so many keys are, whose names have so many bytes,
+/// inside a try.
 pub(super) fn kinds(keys: usize, bytes: usize) -> u64 {
     keys as u64 * KIND_MICROS + bytes as u64 / BYTES_A_MICRO
 }
 
-/// The same of one key with a name of so many bytes that is looked at `together` with others, itself among them.
+/// Returns the same of one key with a name of so many bytes that is looked at `together` with others, itself among them.
 pub(super) fn look(bytes: usize, together: usize) -> u64 {
     kinds(1, bytes) + TRY_MICROS.div_ceil(together.max(1) as u64)
 }

@@ -2,22 +2,22 @@
 
 use crate::resp::{ReplyScanner, Request};
 
-/// What the server answers to a call that CLIENT UNBLOCK has ended with an error.
+/// The server answers this to a call that CLIENT UNBLOCK has ended with an error.
 pub(super) const UNBLOCKED: &[u8] = b"-UNBLOCKED client unblocked via CLIENT UNBLOCK\r\n";
 
-/// A reply, as far as it matters here.
+/// Tells replies apart, as far as it matters here.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Said<'a> {
     /// There is nothing.
     Null,
-    /// The server refuses, with this.
+    /// The server refuses, with this error.
     Error(&'a [u8]),
-    /// There is something: this.
+    /// There is something, which is this.
     Element(&'a [u8]),
 }
 
 impl<'a> Said<'a> {
-    /// What `frame` says.
+    /// Reads what `frame` says.
     pub(super) fn by(frame: &'a [u8]) -> Self {
         match frame {
             b"*-1\r\n" | b"$-1\r\n" | b"_\r\n" => Self::Null,
@@ -27,8 +27,8 @@ impl<'a> Said<'a> {
     }
 }
 
-/// Whether `error` tells of the server's state rather than of the call: the server makes these checks when a call arrives,
-/// and nobody whom it has blocked is told of them.
+/// Tells whether `error` speaks of the server's state rather than of the call: the server makes these checks when a call
+/// arrives, and nobody whom it has blocked is told of them.
 pub(super) fn is_passing(error: &[u8]) -> bool {
     const PASSING: &[&[u8]] = &[
         b"BUSY",
@@ -50,13 +50,13 @@ pub(super) fn is_passing(error: &[u8]) -> bool {
     code.is_some_and(|code| PASSING.contains(&code))
 }
 
-/// Whether `error` tells that the server's memory is full.
+/// Tells whether `error` says that the server's memory is full.
 pub(super) fn is_of_memory(error: &[u8]) -> bool {
     error.starts_with(b"-OOM ")
 }
 
-/// Whether a primary that has become a replica has ended a blocked call with this (6.2 to 9.1). Redis 7.0 uses the same code where
-/// the stream of a blocked XREADGROUP is gone, which is what its client waits to hear.
+/// Tells whether a primary that has become a replica has ended a blocked call with this (6.2 to 9.1). Redis 7.0 uses the same
+/// code where the stream of a blocked XREADGROUP is gone, which is what its client waits to hear.
 fn is_forced(text: &[u8]) -> bool {
     memchr::memmem::find(text, b"instance state changed").is_some()
 }
@@ -77,7 +77,7 @@ pub(super) fn frames(mut bytes: &[u8]) -> Vec<&[u8]> {
     frames
 }
 
-/// Why no call of a transaction has run.
+/// Says why no call of a transaction has run.
 #[derive(Debug, PartialEq, Eq)]
 pub(super) enum Refusal<'a> {
     /// The server refuses a call with this.
@@ -87,20 +87,20 @@ pub(super) enum Refusal<'a> {
 }
 
 impl Refusal<'_> {
-    /// Whether it tells of the server's state rather than of the calls.
+    /// Tells whether it speaks of the server's state rather than of the calls.
     pub(super) fn is_passing(&self) -> bool {
         let (Self::Call(error) | Self::Exec(error)) = self;
         is_passing(error)
     }
 
-    /// Whether it tells that a user may not use a command, or that there is none such.
+    /// Tells whether a user may not use a command, or there is none such.
     pub(super) fn is_of_rights(&self) -> bool {
         let (Self::Call(error) | Self::Exec(error)) = self;
         error.starts_with(b"-NOPERM ") || error.starts_with(b"-ERR unknown command")
     }
 }
 
-/// What the server answered to MULTI, `count` calls and EXEC: one answer for each call.
+/// Reads what the server answered to MULTI, `count` calls and EXEC: one answer for each call.
 pub(super) fn transaction(bytes: &[u8], count: usize) -> Result<Vec<&[u8]>, Refusal<'_>> {
     let all = frames(bytes);
     let [multi, queued @ .., exec] = all.as_slice() else {
@@ -122,8 +122,8 @@ pub(super) fn transaction(bytes: &[u8], count: usize) -> Result<Vec<&[u8]>, Refu
     }
 }
 
-/// Whether the server has done what it was asked for in a try with these replies, one that takes something away. Whoever is refused it has
-/// not come to where a pause of writes would have put it off.
+/// Tells whether the server has done what it was asked for in a try with these replies, one that takes something away.
+/// Whoever is refused it has not come to where a pause of writes would have put it off.
 pub fn has_run(replies: &[u8], is_transaction: bool) -> bool {
     let all = frames(replies);
     match (all.first(), all.last()) {
@@ -135,12 +135,12 @@ pub fn has_run(replies: &[u8], is_transaction: bool) -> bool {
     }
 }
 
-/// The key a popped element came from.
+/// Returns the key a popped element came from.
 pub(super) fn key(element: &[u8]) -> Option<&[u8]> {
     Request::new(element).argument(0)
 }
 
-/// The id of a stream's last entry, from the reply to XINFO STREAM. It stands before anything a client has written.
+/// Finds the id of a stream's last entry in the reply to XINFO STREAM. It stands before anything a client has written.
 pub(super) fn last_entry(reply: &[u8]) -> Option<Vec<u8>> {
     let name = b"last-generated-id\r\n";
     let at = memchr::memmem::find(reply, name)? + name.len();

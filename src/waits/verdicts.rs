@@ -2,49 +2,49 @@
 //!
 //! Without it a call waits at the server by itself, for a moment, and whoever stands behind it waits too.
 
-/// Most users remembered; the one known longest is forgotten first.
+/// So many users are remembered at most; the one known longest is forgotten first.
 const MAX_USERS: usize = 64;
 
-/// What is known of one user.
+/// Says what is known of one user.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Verdict {
-    /// Nothing.
+    /// Nothing is known.
     Unknown,
     /// A try that will tell is under way.
     Asked,
     /// It may use MULTI.
     Allowed,
-    /// It may not.
+    /// It may not use it.
     Refused,
 }
 
-/// What is known of the users whose clients wait. `None` among them is respool's own.
+/// Remembers what is known of the users whose clients wait. `None` among them is respool's own.
 #[derive(Debug, Default)]
 pub struct Verdicts {
     known: Vec<(Option<Box<[u8]>>, Verdict)>,
 }
 
 impl Verdicts {
-    /// What is known of `user`.
+    /// Returns what is known of `user`.
     pub fn of(&self, user: Option<&[u8]>) -> Verdict {
         let mut known = self.known.iter();
         let found = known.find(|(known, _)| known.as_deref() == user);
         found.map_or(Verdict::Unknown, |(_, verdict)| *verdict)
     }
 
-    /// A try is sent that will tell.
+    /// Notes that a try is sent that will tell.
     pub fn ask(&mut self, user: Option<&[u8]>) {
         self.note(user, Verdict::Asked);
     }
 
-    /// A try that was to tell is over, whether it has told or not.
+    /// Notes that a try that was to tell is over, whether it has told or not.
     pub fn asked(&mut self, user: Option<&[u8]>) {
         if self.of(user) == Verdict::Asked {
             self.note(user, Verdict::Unknown);
         }
     }
 
-    /// The server has answered this to MULTI.
+    /// Notes that the server has answered this to MULTI.
     pub fn told(&mut self, user: Option<&[u8]>, answer: &[u8]) {
         if answer.starts_with(b"+") {
             self.note(user, Verdict::Allowed);

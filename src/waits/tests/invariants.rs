@@ -2,18 +2,20 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use crate::waits::attempts::Kind;
-use crate::waits::class::{ClassId, Place};
-use crate::waits::machine::Status;
+use crate::waits::blocked::Status;
+use crate::waits::class::Place;
+use crate::waits::ids::ClassId;
 use crate::waits::owners::Lane;
 use crate::waits::seats::{Phase, Seat};
+use crate::waits::tries::Kind;
 use crate::waits::{Key, SeatId, TryId, WaiterId, Waits};
 
 impl<S: Clone + PartialEq> Waits<S> {
     /// Everything that is counted is as many as there are.
     pub(super) fn check(&self) {
-        for (id, class) in &self.classes {
+        for (id, class) in &self.blocked.classes {
             let members = self
+                .blocked
                 .waiters
                 .iter()
                 .filter(|(_, waiter)| waiter.class == Some(*id));
@@ -40,7 +42,7 @@ impl<S: Clone + PartialEq> Waits<S> {
             }
             assert!(living.is_empty(), "somebody stands in no line");
             let from = class.owners.iter().flat_map(|(address, waiters)| {
-                let is_from = |id: &_| self.waiters[id].whose.address == *address;
+                let is_from = |id: &_| self.blocked.waiters[id].whose.address == *address;
                 assert!(waiters.iter().all(is_from), "counted for another address");
                 waiters.iter().copied()
             });
@@ -53,7 +55,7 @@ impl<S: Clone + PartialEq> Waits<S> {
     fn check_accounts(&self) {
         let mut counts: BTreeMap<_, [u64; 3]> = BTreeMap::new();
         let mut polls = BTreeSet::new();
-        for (id, class) in &self.classes {
+        for (id, class) in &self.blocked.classes {
             let lane = class.account.map(|account| account.lane);
             match class.place {
                 Place::Nowhere => assert_eq!(lane, None),
@@ -70,22 +72,22 @@ impl<S: Clone + PartialEq> Waits<S> {
                 counts.entry(account.owner).or_default()[account.lane as usize] += 1;
             }
         }
-        assert_eq!(self.owners.counts(), counts);
-        assert_eq!(self.polls, polls);
+        assert_eq!(self.polls.owners.counts(), counts);
+        assert_eq!(self.polls.times, polls);
         self.check_looks();
     }
 
     /// Every key that is left out is looked at for somebody who waits for it.
     fn check_looks(&self) {
         let mut counts: BTreeMap<_, BTreeMap<_, u64>> = BTreeMap::new();
-        for (id, class) in &self.classes {
+        for (id, class) in &self.blocked.classes {
             let left_out = class.lines.all();
             let left_out = left_out.filter(|(key, _)| class.lines.is_left_out(key));
             let mut count = 0;
             for (key, line) in left_out {
                 let payer = self.looks.payer(*id, key).expect("it is looked at");
                 assert!(line.living.contains(&payer), "for one who has left");
-                let address = self.waiters[&payer].whose.address;
+                let address = self.blocked.waiters[&payer].whose.address;
                 *counts.entry(address).or_default().entry(payer).or_default() += 1;
                 count += 1;
             }
@@ -98,7 +100,10 @@ impl<S: Clone + PartialEq> Waits<S> {
     /// No more pops of its keys are under way than waiters stand in line.
     pub(super) fn check_room(&self, attempt: TryId) {
         let attempt = &self.attempts[&attempt];
-        if let Some(class) = attempt.class.and_then(|class| self.classes.get(&class)) {
+        if let Some(class) = attempt
+            .class
+            .and_then(|class| self.blocked.classes.get(&class))
+        {
             for line in attempt.keys.iter().filter_map(|key| class.lines.get(key)) {
                 assert!(line.pops <= line.living.len(), "one pop too many");
             }
@@ -108,7 +113,7 @@ impl<S: Clone + PartialEq> Waits<S> {
     /// The same of a call just issued, and of what goes ahead of it.
     pub(super) fn check_issued(&self, seat: SeatId) {
         let (class, keys) = self.issued(seat);
-        let Some(class) = class.and_then(|class| self.classes.get(&class)) else {
+        let Some(class) = class.and_then(|class| self.blocked.classes.get(&class)) else {
             return;
         };
         for line in keys.iter().filter_map(|key| class.lines.get(key)) {
@@ -181,7 +186,7 @@ impl<S: Clone + PartialEq> Waits<S> {
     #[cfg(test)]
     pub(super) fn asks_for(&self, seat: SeatId, key: &str) -> bool {
         let (class, keys) = self.issued(seat);
-        let call = class.and_then(|class| self.classes.get(&class));
+        let call = class.and_then(|class| self.blocked.classes.get(&class));
         let equal = call.is_some_and(|class| {
             let text = String::from_utf8_lossy(&class.identity).into_owned();
             text.contains(key)
@@ -191,11 +196,11 @@ impl<S: Clone + PartialEq> Waits<S> {
 
     /// Nothing is kept.
     pub(super) fn is_empty(&self) -> bool {
-        self.waiters.is_empty()
-            && self.classes.is_empty()
+        self.blocked.waiters.is_empty()
+            && self.blocked.classes.is_empty()
             && self.attempts.is_empty()
-            && self.polls.is_empty()
-            && self.owners.is_empty()
+            && self.polls.times.is_empty()
+            && self.polls.owners.is_empty()
             && self.looks.is_empty()
             && self.next_due().is_none()
     }

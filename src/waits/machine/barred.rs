@@ -6,30 +6,28 @@
 
 use std::collections::HashMap;
 
-use super::attempts::{Kind, Sending, TryId};
-use super::class::{ClassId, Place};
-use super::lines::Line;
-use super::looks::{MAX_AGAIN, MAX_LOOK_BYTES};
-use super::machine::{Waiter, Waits};
-use super::owners::Address;
-use super::reply::{frames, is_passing};
-use super::{Key, MAX_KEYS, Outcome, WaiterId};
-
-/// Whether the server says that a key is of another kind.
-pub(super) fn is_of_kind(error: &[u8]) -> bool {
-    error.starts_with(b"-WRONGTYPE ")
-}
+use super::Waits;
+use crate::waits::arrivals::is_of_kind;
+use crate::waits::blocked::Waiter;
+use crate::waits::class::Place;
+use crate::waits::ids::{ClassId, TryId, WaiterId};
+use crate::waits::lines::Line;
+use crate::waits::looks::{MAX_AGAIN, MAX_LOOK_BYTES};
+use crate::waits::owners::Address;
+use crate::waits::reply::{frames, is_passing};
+use crate::waits::tries::{Kind, Sending};
+use crate::waits::{Key, MAX_KEYS, Outcome};
 
 impl<S: Clone + PartialEq> Waits<S> {
-    /// Whether keys are left out where the server answers `error` to the call of a class.
+    /// Tells whether keys are left out where the server answers `error` to the call of a class.
     pub(super) fn bars(&self, id: ClassId, error: &[u8]) -> bool {
-        let class = self.classes.get(&id);
-        is_of_kind(error) && class.is_some_and(|class| class.is_plain() && !class.hides_kinds)
+        let class = self.blocked.class(id);
+        class.is_some_and(|class| class.bars(error))
     }
 
-    /// One of `keys` is of another kind: none is asked about before it is known which.
+    /// Notes that one of `keys` is of another kind: none is asked about before it is known which.
     pub(super) fn bar(&mut self, id: ClassId, keys: &[Key]) {
-        if let Some(class) = self.classes.get_mut(&id) {
+        if let Some(class) = self.blocked.class_mut(id) {
             class.lines.doubt(keys);
             if class.lines.has_doubted() {
                 self.look(id);
@@ -39,7 +37,7 @@ impl<S: Clone + PartialEq> Waits<S> {
 
     /// Looks at keys that are in doubt or due, unless that is under way.
     fn look(&mut self, id: ClassId) {
-        if let Some(class) = self.classes.get_mut(&id)
+        if let Some(class) = self.blocked.class_mut(id)
             && !std::mem::replace(&mut class.is_looking, true)
         {
             let state = class.state.clone();
@@ -56,7 +54,7 @@ impl<S: Clone + PartialEq> Waits<S> {
 
     /// Sees to it that every key that is left out is looked at for somebody who waits for it, and no other is.
     pub(super) fn share_looks(&mut self, id: ClassId) {
-        let Some(class) = self.classes.get_mut(&id) else {
+        let Some(class) = self.blocked.classes.get_mut(&id) else {
             return;
         };
         let mut new = Vec::new();
@@ -67,7 +65,8 @@ impl<S: Clone + PartialEq> Waits<S> {
                 (None, _) => self.looks.leave(id, &key),
                 (Some(line), Some(payer)) if line.living.contains(&payer) => {}
                 (Some(line), payer) => {
-                    self.looks.pay(id, &key, line_of(line, &self.waiters));
+                    self.looks
+                        .pay(id, &key, line_of(line, &self.blocked.waiters));
                     if payer.is_none() {
                         new.push(key);
                     }
@@ -77,23 +76,24 @@ impl<S: Clone + PartialEq> Waits<S> {
         self.look_later(id, &new, self.looks.count(id).min(MAX_AGAIN));
     }
 
-    /// These keys are to be looked at again, so many of them in one go.
+    /// Has these keys looked at again, so many of them in one go.
     fn look_later(&mut self, id: ClassId, keys: &[Key], together: usize) {
         for key in keys {
             self.looks.look_later(id, key, together, self.now);
         }
     }
 
-    /// The same of keys that have been looked at, each for whom that is best by now.
+    /// Does the same for keys that have been looked at, each for whom that is best by now.
     fn looked_at(&mut self, id: ClassId, keys: &[Key]) {
-        let Some(class) = self.classes.get(&id) else {
+        let Some(class) = self.blocked.class(id) else {
             return;
         };
         for key in keys {
             if let Some(line) = class.lines.get(key)
                 && self.looks.payer(id, key).is_some()
             {
-                self.looks.pay(id, key, line_of(line, &self.waiters));
+                self.looks
+                    .pay(id, key, line_of(line, &self.blocked.waiters));
             }
         }
         self.look_later(id, keys, keys.len());
@@ -101,7 +101,7 @@ impl<S: Clone + PartialEq> Waits<S> {
 
     pub(super) fn begin_look(&mut self, attempt: TryId, id: ClassId) -> Option<Sending> {
         let keys = self.next_look(id)?;
-        let class = self.classes.get(&id)?;
+        let class = self.blocked.class(id)?;
         let bytes = keys.iter().flat_map(|key| class.call.ask_kind(key));
         let (bytes, replies) = (bytes.collect(), keys.len());
         if let Some(attempt) = self.attempts.get_mut(&attempt) {
@@ -115,9 +115,9 @@ impl<S: Clone + PartialEq> Waits<S> {
         })
     }
 
-    /// The keys the next look is at: those in doubt first, then those that are due.
+    /// Returns the keys that the next look is at: those in doubt first, then those that are due.
     fn next_look(&mut self, id: ClassId) -> Option<Vec<Key>> {
-        let class = self.classes.get(&id)?;
+        let class = self.blocked.class(id)?;
         if class.lines.has_doubted() {
             let mut bytes = 0;
             let mut keys = class.lines.doubted(MAX_KEYS);
@@ -138,10 +138,10 @@ impl<S: Clone + PartialEq> Waits<S> {
         None
     }
 
-    /// The server has answered of what kind `keys` are.
+    /// Reads the server's answer of what kind `keys` are.
     pub(super) fn looked(&mut self, id: ClassId, keys: &[Key], replies: &[u8]) {
         let mut is_refused = false;
-        if let Some(class) = self.classes.get_mut(&id) {
+        if let Some(class) = self.blocked.class_mut(id) {
             let mut answers = frames(replies).into_iter();
             for key in keys {
                 match answers.next().unwrap_or_default() {
@@ -162,21 +162,25 @@ impl<S: Clone + PartialEq> Waits<S> {
         }
         self.share_looks(id);
         self.looked_at(id, keys);
-        let has_doubted = self.classes.get(&id).is_some_and(|c| c.lines.has_doubted());
+        let has_doubted = self
+            .blocked
+            .class(id)
+            .is_some_and(|c| c.lines.has_doubted());
         if has_doubted || self.looks.is_due(id) {
             self.look(id);
         }
         self.tend(id, keys);
     }
 
-    /// A look at `keys`, if it was sent, has no answer: it is repeated, or nobody of the class can be served.
+    /// Goes on after a look at `keys`, if it was sent, that has no answer: it is repeated, or nobody of the class can be
+    /// served.
     pub(super) fn look_failed(
         &mut self,
         id: ClassId,
         keys: &[Key],
         failed: Option<(&Outcome, &[u8])>,
     ) {
-        let class = self.classes.get(&id);
+        let class = self.blocked.class(id);
         let is_served = class.is_some_and(|class| matches!(class.place, Place::Seated(_)));
         match failed {
             Some((outcome, refusal)) if !is_served && !is_passing(refusal) => {
@@ -184,7 +188,7 @@ impl<S: Clone + PartialEq> Waits<S> {
             }
             _ => {}
         }
-        if let Some(class) = self.classes.get_mut(&id) {
+        if let Some(class) = self.blocked.class_mut(id) {
             class.lines.leave_out_doubted();
         }
         self.share_looks(id);
@@ -197,9 +201,9 @@ impl<S: Clone + PartialEq> Waits<S> {
         self.tend(id, &[]);
     }
 
-    /// One found nothing under `keys`: none of them is in the way.
+    /// Lets go of `keys`, under which somebody found nothing: none of them is in the way.
     pub(super) fn unbar(&mut self, id: ClassId, keys: &[Key]) {
-        if let Some(class) = self.classes.get_mut(&id)
+        if let Some(class) = self.blocked.class_mut(id)
             && (class.lines.left_out() > 0 || class.lines.has_doubted())
         {
             keys.iter().for_each(|key| class.lines.unbar(key));
@@ -207,7 +211,7 @@ impl<S: Clone + PartialEq> Waits<S> {
     }
 }
 
-/// Who waits in a line, in order of arrival, and from where.
+/// Returns who waits in a line, in order of arrival, and from where.
 fn line_of<'a, S>(
     line: &'a Line,
     waiters: &'a HashMap<WaiterId, Waiter<S>>,

@@ -1,102 +1,54 @@
-//! Tries: calls that never wait, on shared connections or in front of an issued call.
+//! What the machine does with tries: what each sends, and what its answer means for whoever waits.
 
 use std::collections::BTreeSet;
 
-use super::arrivals::{Fewer, OTHER_KIND};
-use super::call::Patience;
-use super::class::{Class, ClassId, Place};
-use super::lines::Line;
-use super::machine::{Ending, Status, Waiter, Waits};
-use super::reply::{Refusal, Said, frames, is_of_memory, is_passing, last_entry, transaction};
-use super::{Action, Key, Outcome, WaiterId};
+use super::Waits;
 use crate::command::Delays;
 use crate::resp::speak::push_request;
+use crate::waits::arrivals::{Fewer, OTHER_KIND};
+use crate::waits::blocked::{Ending, Status, Waiter};
+use crate::waits::call::Patience;
+use crate::waits::class::{Class, Place};
+use crate::waits::ids::{ClassId, TryId, WaiterId};
+use crate::waits::lines::Line;
+use crate::waits::reply::{
+    Refusal, Said, frames, is_of_memory, is_passing, last_entry, transaction,
+};
+use crate::waits::tries::{Attempt, Failure, Kind, Sending};
+use crate::waits::{Action, Key, MAX_AHEAD, Outcome};
 
-/// How long the server may wait where the call runs by itself, because MULTI was refused or whatever stands inside it.
+/// The server may wait so long where the call runs by itself, because MULTI was refused or whatever stands inside it.
 const A_MOMENT: Patience = Patience::Millis(1);
 
-/// Identifies a try.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub struct TryId(u64);
-
-/// What to send for a try, and how many replies it has.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Sending {
-    /// The requests.
-    pub bytes: Vec<u8>,
-    /// How many they are.
-    pub replies: usize,
-    /// How many of them may take something away.
-    pub takes: usize,
-}
-
-impl Sending {
-    /// Whether it is one, from MULTI to EXEC.
-    pub fn is_transaction(&self) -> bool {
-        self.bytes.starts_with(b"*1\r\n$5\r\nMULTI\r\n")
-    }
-}
-
-/// Why a try has no replies.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Failure {
-    /// Its connection was lost.
-    Lost {
-        /// Whether it may have run.
-        sent: bool,
-    },
-    /// It was answered with more than may be gathered.
-    TooLarge,
-    /// The server is away; it was not sent.
-    Unreachable,
-    /// The server refused its state with this reply; it was not sent.
-    Refused(Vec<u8>),
-}
-
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Kind {
-    /// Asks for the ids of last entries.
-    Resolve(WaiterId),
-    /// The waiter's own call.
-    Newcomer(WaiterId),
-    /// A class without a seat, over its keys.
-    Poll(ClassId),
-    /// One key that has just answered.
-    Chase(ClassId),
-    /// Asks for the kinds of keys of a class that are left out of its calls.
-    Look(ClassId),
-}
-
-#[derive(Debug)]
-pub(super) struct Attempt {
-    pub(super) kind: Kind,
-    /// Its calls stand outside MULTI, inside which the server has refused them.
-    is_bare: bool,
-    /// Once sent: the class, and the keys it may answer with.
-    pub(super) class: Option<ClassId>,
-    pub(super) keys: Vec<Key>,
-    pub(super) count: u32,
-    /// So many requests for the kinds of keys stand in front of the calls.
-    pub(super) kinds: usize,
+/// Says what the answers to a try for a class have told.
+struct Found {
+    /// Something was found under this key last, and the answer was so large.
+    hit: Option<(Key, usize)>,
+    /// Something was asked for and not found.
+    missed: bool,
+    /// The server refuses a call, maybe for one of the waiters alone.
+    is_refused: bool,
+    /// The last answer does not tell whether the server does what it is asked.
+    is_passed_over: bool,
 }
 
 impl<S: Clone + PartialEq> Waits<S> {
-    /// Wants a try on a shared connection.
+    /// Asks for a try on a shared connection.
     pub(super) fn attempt(&mut self, kind: Kind, state: S) {
         self.attempt_as(kind, state, false);
     }
 
-    /// The server has refused a try for want of memory, as it does up to Redis 7.0 with whatever stands inside MULTI: wants it
-    /// outside, where a call that takes something away is served, and waits for a moment otherwise.
+    /// Asks for a try outside MULTI: the server has refused one for want of memory, as it does up to Redis 7.0 with whatever
+    /// stands inside. A call that takes something away is served outside, and waits for a moment otherwise.
     fn attempt_bare(&mut self, kind: Kind) {
         let state = match kind {
             Kind::Resolve(waiter) | Kind::Newcomer(waiter) => {
-                let waiter = self.waiters.get(&waiter);
+                let waiter = self.blocked.waiter(waiter);
                 let waiter = waiter.filter(|waiter| waiter.status == Status::Trying);
                 waiter.map(|waiter| waiter.state.clone())
             }
             Kind::Poll(class) | Kind::Chase(class) | Kind::Look(class) => {
-                let class = self.classes.get(&class);
+                let class = self.blocked.class(class);
                 class.map(|class| class.state.clone())
             }
         };
@@ -107,7 +59,7 @@ impl<S: Clone + PartialEq> Waits<S> {
 
     fn attempt_as(&mut self, kind: Kind, state: S, is_bare: bool) {
         if let Kind::Poll(class) | Kind::Chase(class) = kind
-            && let Some(class) = self.classes.get_mut(&class)
+            && let Some(class) = self.blocked.class_mut(class)
         {
             class.attempts += 1;
         }
@@ -122,14 +74,14 @@ impl<S: Clone + PartialEq> Waits<S> {
         });
     }
 
-    /// What may delay a try: it is a write where its call takes something away.
+    /// Says what may delay a try: it is a write where its call takes something away.
     fn delays_of(&self, kind: Kind) -> Delays {
         let class = match kind {
             Kind::Resolve(_) | Kind::Look(_) => None,
-            Kind::Newcomer(waiter) => self.waiters.get(&waiter).and_then(|waiter| waiter.class),
+            Kind::Newcomer(waiter) => self.blocked.waiter(waiter).and_then(|waiter| waiter.class),
             Kind::Poll(class) | Kind::Chase(class) => Some(class),
         };
-        let class = class.and_then(|class| self.classes.get(&class));
+        let class = class.and_then(|class| self.blocked.class(class));
         match class.is_some_and(Class::takes) {
             true => Delays::PAUSE,
             false => Delays::NONE,
@@ -139,11 +91,11 @@ impl<S: Clone + PartialEq> Waits<S> {
     fn group_of(&self, kind: Kind) -> usize {
         let group = match kind {
             Kind::Resolve(waiter) | Kind::Newcomer(waiter) => {
-                let waiter = self.waiters.get(&waiter);
+                let waiter = self.blocked.waiter(waiter);
                 waiter.map(|waiter| waiter.whose.group)
             }
             Kind::Poll(class) | Kind::Chase(class) | Kind::Look(class) => {
-                let class = self.classes.get(&class);
+                let class = self.blocked.class(class);
                 class.and_then(|class| class.groups.keys().next().copied())
             }
         };
@@ -151,24 +103,16 @@ impl<S: Clone + PartialEq> Waits<S> {
     }
 
     fn keep(&mut self, kind: Kind, is_bare: bool) -> TryId {
-        let id = TryId(self.fresh());
-        let attempt = Attempt {
-            kind,
-            is_bare,
-            class: None,
-            keys: Vec::new(),
-            count: 0,
-            kinds: 0,
-        };
-        self.attempts.insert(id, attempt);
+        let id = TryId(self.blocked.fresh());
+        self.attempts.insert(id, Attempt::new(kind, is_bare));
         id
     }
 
-    /// A connection is there for a try: what to send on it. `None`: it is not wanted any more.
+    /// Says what to send for a try, for which a connection is there; `None` where it is not wanted any more.
     pub fn begin(&mut self, attempt: TryId, now: u64) -> Option<Sending> {
         self.now = now;
         let sending = match self.attempts.get(&attempt)?.kind {
-            Kind::Resolve(waiter) => self.waiters.get(&waiter).map(|waiter| {
+            Kind::Resolve(waiter) => self.blocked.waiter(waiter).map(|waiter| {
                 let (bytes, replies) = waiter.call.last_entries();
                 Sending {
                     bytes,
@@ -188,12 +132,12 @@ impl<S: Clone + PartialEq> Waits<S> {
     }
 
     fn begin_newcomer(&mut self, attempt: TryId, id: WaiterId) -> Option<Sending> {
-        let waiter = self.waiters.get(&id)?;
+        let waiter = self.blocked.waiters.get(&id)?;
         if waiter.status != Status::Trying {
             return None;
         }
         let (class, keys) = (waiter.class?, waiter.keys.clone());
-        let of = self.classes.get_mut(&class)?;
+        let of = self.blocked.classes.get_mut(&class)?;
         if of.takes() && !of.lines.has_room(&keys) {
             of.held.insert(id);
             return None;
@@ -204,49 +148,49 @@ impl<S: Clone + PartialEq> Waits<S> {
     }
 
     fn begin_poll(&mut self, attempt: TryId, id: ClassId) -> Option<Sending> {
-        let class = self.classes.get(&id)?;
+        let class = self.blocked.class(id)?;
         if !class.is_polled() || class.begun > 0 || class.waiting == 0 {
             return None;
         }
-        let keys = self.next_keys(id);
+        let keys = self.blocked.next_keys(id);
         if keys.is_empty() {
             return None;
         }
         let mut call = Vec::new();
-        let class = self.classes.get_mut(&id)?;
+        let class = self.blocked.class_mut(id)?;
         class.sends(&keys);
         class.tried_call().push_over(&mut call, &keys, A_MOMENT);
         Some(self.begun(attempt, id, keys, &call, 1))
     }
 
     fn begin_chase(&mut self, attempt: TryId, id: ClassId) -> Option<Sending> {
-        let class = self.classes.get(&id)?;
+        let class = self.blocked.class(id)?;
         if !class.wants_seat() || class.begun > 0 {
             return None;
         }
         self.chase_now(attempt, id)
     }
 
-    /// What the class chases, as far as it is of use.
+    /// Sends what the class follows up, as far as it is of use.
     fn chase_now(&mut self, attempt: TryId, id: ClassId) -> Option<Sending> {
         let (keys, count) = self.chased(id)?;
         let mut call = Vec::new();
-        let class = self.classes.get(&id)?;
+        let class = self.blocked.class(id)?;
         class.call.push_over(&mut call, &keys, A_MOMENT);
         Some(self.begun(attempt, id, keys, &call, count))
     }
 
     fn chased(&self, id: ClassId) -> Option<(Vec<Key>, u32)> {
-        let class = self.classes.get(&id)?;
+        let class = self.blocked.class(id)?;
         let chase = class.chase.as_ref()?;
         let count = chase.count(class.lines.get(&chase.key).map_or(0, Line::room));
         (count > 0).then(|| (vec![Key::clone(&chase.key)], count))
     }
 
-    /// Tries to be sent in front of the call about to be issued, for the key that has just answered.
+    /// Makes the tries to be sent in front of the call about to be issued, for the key that has just answered.
     pub(super) fn ahead(&mut self, id: ClassId) -> Option<(TryId, Sending)> {
         self.chased(id)?;
-        self.classes.get_mut(&id)?.attempts += 1;
+        self.blocked.class_mut(id)?.attempts += 1;
         let attempt = self.keep(Kind::Chase(id), false);
         let sending = self.chase_now(attempt, id)?;
         Some((attempt, sending))
@@ -266,7 +210,7 @@ impl<S: Clone + PartialEq> Waits<S> {
             attempt.class = Some(id);
             attempt.keys = keys.clone();
             attempt.count = count;
-            if let Some(class) = self.classes.get_mut(&id) {
+            if let Some(class) = self.blocked.class_mut(id) {
                 if class.takes() {
                     class
                         .lines
@@ -282,7 +226,7 @@ impl<S: Clone + PartialEq> Waits<S> {
             }
             attempt.kinds = kinds.1;
         }
-        let takes = self.classes.get(&id).is_some_and(Class::takes);
+        let takes = self.blocked.class(id).is_some_and(Class::takes);
         let (kinds, asked) = kinds;
         let mut bytes = Vec::with_capacity(kinds.len() + call.len() * count as usize + 32);
         if !is_bare {
@@ -309,7 +253,7 @@ impl<S: Clone + PartialEq> Waits<S> {
             Kind::Poll(class) | Kind::Chase(class) | Kind::Look(class) => Some(class),
             _ => attempt.class,
         };
-        if let Some(class) = of.and_then(|class| self.classes.get_mut(&class)) {
+        if let Some(class) = of.and_then(|class| self.blocked.class_mut(class)) {
             let is_begun = attempt.class.is_some();
             match attempt.kind {
                 Kind::Newcomer(_) => class.newcomers -= 1,
@@ -334,7 +278,7 @@ impl<S: Clone + PartialEq> Waits<S> {
         Some(attempt)
     }
 
-    /// A try was answered: `replies` one behind the other.
+    /// Reads the answer to a try: `replies` stand one behind the other.
     pub fn tried(&mut self, attempt: TryId, replies: &[u8], now: u64) {
         self.now = now;
         let Some(attempt) = self.drop_attempt(attempt) else {
@@ -387,9 +331,9 @@ impl<S: Clone + PartialEq> Waits<S> {
         self.tend(class, &attempt.keys);
     }
 
-    /// Whether a server whose memory is full lets the calls of a class run outside MULTI.
+    /// Tells whether a server whose memory is full lets the calls of a class run outside MULTI.
     fn may_be_full(&self, class: ClassId) -> bool {
-        let class = self.classes.get(&class);
+        let class = self.blocked.class(class);
         class.is_some_and(|class| !class.call.takes_memory())
     }
 
@@ -407,30 +351,30 @@ impl<S: Clone + PartialEq> Waits<S> {
                 self.try_again(id);
             }
             Said::Null => {
-                let Some(waiter) = self.waiters.get(&id) else {
+                let Some(waiter) = self.blocked.waiter(id) else {
                     return;
                 };
                 if waiter.status != Status::Trying {
                     return;
                 }
                 if waiter.is_late(self.now) {
-                    return self.set_status(id, Status::Ending(Ending::Null));
+                    return self.blocked.set_status(id, Status::Ending(Ending::Null));
                 }
                 if waiter.call.is_relative() {
                     // The key was no stream when it was asked about, and is none that answers an error now.
                     return self.resolve_again(id);
                 }
                 let keys = waiter.keys.clone();
-                self.set_status(id, Status::Waiting);
+                self.blocked.set_status(id, Status::Waiting);
                 self.unbar(class, &keys);
             }
         }
     }
 
-    /// One who has waited already does not learn of what makes the server refuse calls that arrive: it waits on, until its class
-    /// has found out what is due.
+    /// Has one who has waited already wait on where the server refuses calls that arrive: it does not learn of that before
+    /// its class has found out what is due.
     fn waits_on(&mut self, id: WaiterId, error: &[u8]) -> bool {
-        let waiter = self.waiters.get(&id);
+        let waiter = self.blocked.waiter(id);
         let is_of_arrival = |waiter: &Waiter<S>| {
             let class = waiter.class;
             class.is_some_and(|class| self.is_of_arrival(class, error) || self.bars(class, error))
@@ -442,7 +386,7 @@ impl<S: Clone + PartialEq> Waits<S> {
         };
         let (class, keys) = (waiter.class, waiter.keys.clone());
         if waiter.status == Status::Trying {
-            self.set_status(id, Status::Waiting);
+            self.blocked.set_status(id, Status::Waiting);
         }
         if let Some(class) = class.filter(|class| self.bars(*class, error)) {
             self.bar(class, &keys);
@@ -451,7 +395,7 @@ impl<S: Clone + PartialEq> Waits<S> {
     }
 
     fn try_again(&mut self, id: WaiterId) {
-        if let Some(waiter) = self.waiters.get(&id)
+        if let Some(waiter) = self.blocked.waiter(id)
             && waiter.status == Status::Trying
         {
             let state = waiter.state.clone();
@@ -459,71 +403,100 @@ impl<S: Clone + PartialEq> Waits<S> {
         }
     }
 
-    /// What the server answered to tries for a class without asking anybody in particular.
+    /// Reads what the server answered to tries for a class without asking anybody in particular.
     fn class_tried(&mut self, id: ClassId, attempt: &Attempt, kinds: &[&[u8]], answers: &[&[u8]]) {
-        let (mut hit, mut is_refused, mut is_passed_over) = (None, false, false);
-        let mut missed = answers.is_empty();
-        let fewer = self.sort_out(id, kinds);
+        let class = self.blocked.class_mut(id);
+        let fewer = class.map_or(Fewer::None, |class| class.sort_out(self.server, kinds));
+        let mut found = Found {
+            hit: None,
+            missed: answers.is_empty(),
+            is_refused: false,
+            is_passed_over: false,
+        };
         for answer in answers {
-            match Said::by(answer) {
-                // Nothing is known of the keys that were left out.
-                Said::Null => (missed, is_passed_over) = (true, fewer != Fewer::None),
-                Said::Error(error) if is_passing(error) => (missed, is_passed_over) = (true, true),
-                Said::Error(error) if self.is_of_arrival(id, error) => {
-                    (missed, is_passed_over) = (true, true);
-                    self.refused_on_arrival(id, attempt, error, (fewer, kinds));
-                }
-                Said::Element(_) if self.ends_with_error(id, fewer) => {
-                    self.tell_seated_out(id, &attempt.keys, OTHER_KIND);
-                }
-                Said::Error(error) if self.bars(id, error) => {
-                    missed = true;
-                    self.bar(id, &attempt.keys);
-                }
-                Said::Error(_) => is_refused = true,
-                Said::Element(element) => {
-                    is_passed_over = fewer != Fewer::None;
-                    let key = self.deliver(id, element, None);
-                    hit = key.map(|key| (key, element.len())).or(hit);
-                }
-            }
+            self.take_answer(id, attempt, answer, (fewer, kinds), &mut found);
         }
-        if is_refused {
+        if found.is_refused {
             self.retry_all(id, &attempt.keys);
         }
-        if !is_passed_over
-            && let Some(class) = self.classes.get_mut(&id)
+        if !found.is_passed_over
+            && let Some(class) = self.blocked.class_mut(id)
             && matches!(class.place, Place::Resting { .. })
         {
             // The server does what it is asked again.
-            class.is_doubted &= is_refused;
+            class.is_doubted &= found.is_refused;
             self.dequeue(id);
         }
-        let Some(class) = self.classes.get_mut(&id) else {
+        self.follow_up(id, attempt, fewer, &found);
+    }
+
+    /// Reads one of these answers.
+    fn take_answer(
+        &mut self,
+        id: ClassId,
+        attempt: &Attempt,
+        answer: &[u8],
+        (fewer, kinds): (Fewer, &[&[u8]]),
+        found: &mut Found,
+    ) {
+        let class = self.blocked.class(id);
+        match Said::by(answer) {
+            Said::Null => {
+                found.missed = true;
+                // Nothing is known of the keys that were left out.
+                found.is_passed_over = fewer != Fewer::None;
+            }
+            Said::Error(error) if is_passing(error) => {
+                (found.missed, found.is_passed_over) = (true, true);
+            }
+            Said::Error(error) if self.is_of_arrival(id, error) => {
+                (found.missed, found.is_passed_over) = (true, true);
+                self.refused_on_arrival(id, attempt, error, (fewer, kinds));
+            }
+            Said::Element(_) if class.is_some_and(|c| c.ends_with_error(self.server, fewer)) => {
+                self.tell_seated_out(id, &attempt.keys, OTHER_KIND);
+            }
+            Said::Error(error) if self.bars(id, error) => {
+                found.missed = true;
+                self.bar(id, &attempt.keys);
+            }
+            Said::Error(_) => found.is_refused = true,
+            Said::Element(element) => {
+                found.is_passed_over = fewer != Fewer::None;
+                if let Some(key) = self.deliver(id, element, None) {
+                    found.hit = Some((key, element.len()));
+                }
+            }
+        }
+    }
+
+    /// Decides what is tried next for a class: where something was, there may be more, under this key or another.
+    fn follow_up(&mut self, id: ClassId, attempt: &Attempt, fewer: Fewer, found: &Found) {
+        let Some(class) = self.blocked.class_mut(id) else {
             return;
         };
-        class.hides_kinds &= is_refused || is_passed_over;
-        match (attempt.kind, &hit) {
-            (Kind::Chase(_), Some((key, bytes))) if !missed && !is_refused => {
+        class.hides_kinds &= found.is_refused || found.is_passed_over;
+        match (attempt.kind, &found.hit) {
+            (Kind::Chase(_), Some((key, bytes))) if !found.missed && !found.is_refused => {
                 class.chase(key, *bytes);
                 if let Some(chase) = &mut class.chase {
-                    chase.count = (attempt.count * 2).min(super::MAX_AHEAD);
+                    chase.count = (attempt.count * 2).min(MAX_AHEAD);
                 }
             }
             (Kind::Poll(_), Some((key, bytes))) => class.chase(key, *bytes),
             _ => class.chase = None,
         }
-        let goes_on = class.wants_seat() && class.attempts == 0 && class.waiting > 0;
+        let is_free = class.attempts == 0 && class.waiting > 0;
+        let goes_on = class.wants_seat() && is_free;
         let chases = class.chase.as_ref().is_some_and(|chase| {
             let line = class.lines.get(&chase.key);
             line.is_some_and(|line| line.room() > 0)
         });
         let state = class.state.clone();
-        if fewer != Fewer::None && hit.is_some() && class.attempts == 0 && class.waiting > 0 {
+        if fewer != Fewer::None && found.hit.is_some() && is_free {
             return self.attempt(Kind::Poll(id), state);
         }
-        // Where something was, there may be more, under this key or another.
-        let may_be_more = hit.is_some() || matches!(attempt.kind, Kind::Chase(_));
+        let may_be_more = found.hit.is_some() || matches!(attempt.kind, Kind::Chase(_));
         match (goes_on, chases, may_be_more) {
             (true, true, _) => self.attempt(Kind::Chase(id), state),
             (true, false, true) => self.attempt(Kind::Poll(id), state),
@@ -531,7 +504,7 @@ impl<S: Clone + PartialEq> Waits<S> {
         }
     }
 
-    /// A try has no replies.
+    /// Goes on after a try that has no replies.
     pub fn failed(&mut self, attempt: TryId, failure: Failure, now: u64) {
         self.now = now;
         let Some(attempt) = self.drop_attempt(attempt) else {
@@ -550,7 +523,7 @@ impl<S: Clone + PartialEq> Waits<S> {
             }
             Kind::Newcomer(id) if self.waits_on(id, &refusal) => {}
             Kind::Newcomer(id) => {
-                let Some(waiter) = self.waiters.get(&id) else {
+                let Some(waiter) = self.blocked.waiter(id) else {
                     return;
                 };
                 let class = waiter.class;
@@ -564,7 +537,7 @@ impl<S: Clone + PartialEq> Waits<S> {
             // A class that has got a seat meanwhile is served there.
             Kind::Poll(class) | Kind::Chase(class)
                 if is_passing(&refusal)
-                    || !self.classes.get(&class).is_some_and(Class::is_polled) => {}
+                    || !self.blocked.class(class).is_some_and(Class::is_polled) => {}
             Kind::Poll(class) | Kind::Chase(class) => self.fail_class(class, &outcome),
         }
     }
@@ -581,8 +554,8 @@ impl<S: Clone + PartialEq> Waits<S> {
         };
         let has_run = sent
             && self
-                .classes
-                .get(&class_id)
+                .blocked
+                .class(class_id)
                 .is_some_and(|class| class.takes());
         match attempt.kind {
             Kind::Newcomer(waiter) if has_run => self.tell(waiter, Outcome::Lost),
@@ -609,21 +582,21 @@ impl<S: Clone + PartialEq> Waits<S> {
         }
     }
 
-    /// The server answered with more than may be gathered. What was popped is lost, and who asked for it is closed; who
-    /// only reads reads it on a connection of its own.
+    /// Gives up what the server answered with more than may be gathered. What was popped is lost, and who asked for it is
+    /// closed; who only reads reads it on a connection of its own.
     pub(super) fn let_go(&mut self, class: ClassId, keys: &[Key], newcomer: Option<WaiterId>) {
-        if self.classes.get(&class).is_some_and(Class::takes) {
+        if self.blocked.class(class).is_some_and(Class::takes) {
             self.actions.push_back(Action::Orphaned(1));
             return self.tell_all(newcomer, &Outcome::Lost);
         }
-        let all = self.seated_out(class, keys);
+        let all = self.blocked.seated_out(class, keys);
         self.tell_all(all.into_iter().chain(newcomer), &Outcome::OwnConnection);
     }
 
-    /// Calls that may have popped up to `count` elements of each key have no answer: whoever would have got them has
-    /// lost them.
+    /// Gives up calls that may have popped up to `count` elements of each key and have no answer: whoever would have got them
+    /// has lost them.
     pub(super) fn lose(&mut self, class: ClassId, keys: &[Key], count: usize) {
-        let Some(of) = self.classes.get(&class) else {
+        let Some(of) = self.blocked.class(class) else {
             return;
         };
         // Who might be due is known before anybody is told: the next in line for another key of the first is not.
@@ -634,14 +607,14 @@ impl<S: Clone + PartialEq> Waits<S> {
         self.tell_all(lost, &Outcome::Lost);
     }
 
-    /// Nobody of a class can be served.
+    /// Ends the waits of a class of which nobody can be served.
     pub(super) fn fail_class(&mut self, id: ClassId, outcome: &Outcome) {
-        let Some(class) = self.classes.get(&id) else {
+        let Some(class) = self.blocked.class(id) else {
             return;
         };
         let members: Vec<WaiterId> = class.members.iter().copied().collect();
         for member in members {
-            let status = self.waiters.get(&member).map(|waiter| waiter.status);
+            let status = self.blocked.waiter(member).map(|waiter| waiter.status);
             if status == Some(Status::Waiting) {
                 self.tell(member, outcome.clone());
             }
@@ -650,7 +623,7 @@ impl<S: Clone + PartialEq> Waits<S> {
     }
 
     fn resolve_again(&mut self, id: WaiterId) {
-        if let Some(waiter) = self.waiters.get(&id) {
+        if let Some(waiter) = self.blocked.waiter(id) {
             let state = waiter.state.clone();
             self.unclass(id);
             self.attempt(Kind::Resolve(id), state);
@@ -672,7 +645,7 @@ impl<S: Clone + PartialEq> Waits<S> {
                 },
             });
         }
-        if let Some(waiter) = self.waiters.get_mut(&id) {
+        if let Some(waiter) = self.blocked.waiters.get_mut(&id) {
             waiter.call.resolve(ids);
             self.join(id);
         }

@@ -1,0 +1,19 @@
+//! The numbers by which blocked clients, what they wait for, and what is under way for them are known.
+//!
+//! Invariant: no number is used twice while the process lives; a later one is the greater.
+
+/// Identifies a blocked client. The numbers grow in order of arrival.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct WaiterId(pub(super) u64);
+
+/// Identifies a class.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub(super) struct ClassId(pub(super) u64);
+
+/// Identifies a connection that is borrowed for issued calls.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct SeatId(pub(super) u64);
+
+/// Identifies a try.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct TryId(pub(super) u64);
