@@ -19,19 +19,19 @@ pub use reply_times::{Load, ReplyTimes};
 pub use room::{RoomQueue, RoomTicket};
 pub use share::{Answered, Cause, Company, Share, goes_on_at};
 
-/// Requests a connection serves in one state while others wait. A change costs one round trip; 256 requests of 1 to 2 µs
-/// each keep that below a third of the time on loopback, and the wait of others below a millisecond.
+/// A connection serves so many requests in one state while others wait. A change costs one round trip; 256 requests of 1 to 2
+/// µs each keep that below a third of the time on loopback, and the wait of others below a millisecond.
 pub const QUANTUM: u32 = 256;
 
-/// The longest that a connection takes requests of one state while others wait, from the first of them on; round trips come
-/// on top. Requests that take the server 10 ms each would else keep others waiting for two and a half seconds.
+/// A connection takes requests of one state for so long at most while others wait, from the first of them on; round trips
+/// come on top. Requests that take the server 10 ms each would else keep others waiting for two and a half seconds.
 pub const QUANTUM_MICROS: u64 = 5_000;
 
 /// Who stands behind so many others of its address logs in as if it had come so many times this number of turns later: behind
 /// the first attempts of many addresses, and before newcomers without end.
 const TURNS_BEHIND: u64 = 64;
 
-/// The place of one who logs in among the others.
+/// Says where one who logs in stands among the others.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum LoginPlace {
     /// Others are served by what it shows: it stands behind nobody's guesses.
@@ -40,33 +40,33 @@ pub enum LoginPlace {
     Behind(u64),
 }
 
-/// What the caller has to do.
+/// Says what the caller has to do.
 #[derive(Debug, PartialEq, Eq)]
 pub enum Action<S> {
-    /// Open a connection; tell `dressed`, `refused_and_closed` or `lost`.
+    /// It opens a connection, and tells `dressed`, `refused_and_closed` or `lost`.
     Dial {
-        /// Which.
+        /// The connection has this number.
         link: usize,
-        /// What it is to wear.
+        /// It is to be in this state.
         state: S,
     },
-    /// Send the commands that change a connection, behind everything it was sent before.
+    /// It sends the commands that change a connection's state, behind everything the connection was sent before.
     Dress {
-        /// Which.
+        /// The connection has this number.
         link: usize,
-        /// What it is to wear.
+        /// It is to be in this state.
         state: S,
-        /// Whether its user must be acknowledged anew.
+        /// Its user has to be acknowledged anew.
         force: bool,
     },
 }
 
-/// What a connection owes, the least first.
+/// Says what a connection owes; the least is first.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, PartialOrd, Ord)]
 pub struct Owed {
-    /// Something that the server may work on for long: a change behind it may wait as long as that.
+    /// It owes something that the server may work on for long: a change behind it may wait as long as that.
     pub may_work: bool,
-    /// Replies.
+    /// It owes so many replies.
     pub replies: usize,
 }
 
@@ -77,9 +77,9 @@ pub struct Ticket(u64);
 #[derive(Debug)]
 enum Phase<S> {
     Absent,
-    /// Lost, and not yet closed at the server: its place cannot be used.
+    /// It is lost, and not yet closed at the server: its place cannot be used.
     Closing,
-    /// Being opened or changed; a waiting queue is marked as taken care of by it.
+    /// It is being opened or changed; a queue that waits for this is taken care of by it.
     Changing {
         target: S,
         force: bool,
@@ -90,11 +90,11 @@ enum Phase<S> {
 #[derive(Debug)]
 struct Link<S> {
     phase: Phase<S>,
-    /// Requests served since the last change.
+    /// So many requests were served since the last change.
     served: u32,
-    /// Until when others who wait let it go on; set by the first request since the last change.
+    /// Others who wait let it go on until then; set by the first request since the last change.
     until_micros: Option<u64>,
-    /// Waiters who were promised this connection and have not used it yet.
+    /// So many waiters were promised this connection and have not used it yet.
     promised: u32,
 }
 
@@ -108,7 +108,7 @@ impl<S> Link<S> {
         }
     }
 
-    /// Whether it has served its state for as long as it may while others wait.
+    /// Tells whether it has served its state for as long as it may while others wait.
     fn is_done(&self, now_micros: u64) -> bool {
         self.served >= QUANTUM || self.until_micros.is_some_and(|until| now_micros >= until)
     }
@@ -117,24 +117,24 @@ impl<S> Link<S> {
 #[derive(Debug)]
 struct Queue<S, T> {
     state: S,
-    /// The state must be acknowledged anew, even by a connection that wears it (AUTH).
+    /// The state has to be acknowledged anew, even by a connection that is in it (AUTH).
     force: bool,
-    /// Before which turn of those who log in it has its own, by what is known of its address.
+    /// It has its own turn before this turn of those who log in, by what is known of its address.
     turn: u64,
     waiters: BTreeMap<Ticket, T>,
 }
 
-/// The shared connections of one worker.
+/// The shared connections of one worker, and who waits for their states.
 #[derive(Debug)]
 pub struct Schedule<S, T> {
     links: Vec<Link<S>>,
     /// So many of them are used; the others are to be closed.
     used: usize,
-    /// In order of waiting: the first has waited longest.
+    /// They stand in order of waiting: the first has waited longest.
     queues: VecDeque<Queue<S, T>>,
-    /// Those who log in, in the order of their turns.
+    /// Those who log in stand in the order of their turns.
     logins: VecDeque<Queue<S, T>>,
-    /// Turns of those who log in so far.
+    /// Those who log in have had so many turns so far.
     login_turns: u64,
     /// The last turn was that of one who logs in.
     was_login: bool,
@@ -143,7 +143,7 @@ pub struct Schedule<S, T> {
 }
 
 impl<S: Clone + PartialEq, T> Schedule<S, T> {
-    /// A schedule of `links` connections, none of them open.
+    /// Makes a schedule of `links` connections, none of them open.
     pub fn new(links: usize) -> Self {
         Self {
             links: (0..links).map(|_| Link::absent()).collect(),
@@ -157,8 +157,8 @@ impl<S: Clone + PartialEq, T> Schedule<S, T> {
         }
     }
 
-    /// There are to be `links` connections, at least one. Those past it are offered to nobody any more; the caller closes
-    /// them when they owe nothing, and tells `closing` and `lost`.
+    /// Says that there are to be `links` connections, at least one. Those past it are offered to nobody any more; the caller
+    /// closes them when they owe nothing, and tells `closing` and `lost`.
     pub fn resize(&mut self, links: usize) {
         self.used = links.max(1);
         while self.links.len() < self.used {
@@ -166,22 +166,22 @@ impl<S: Clone + PartialEq, T> Schedule<S, T> {
         }
     }
 
-    /// Whether somebody was promised connection `link` and has not used it yet.
+    /// Tells whether somebody was promised connection `link` and has not used it yet.
     pub fn is_promised(&self, link: usize) -> bool {
         self.links[link].promised > 0
     }
 
-    /// Whether connection `link` is past the number there are to be.
+    /// Tells whether connection `link` is past the number there are to be.
     pub fn is_surplus(&self, link: usize) -> bool {
         link >= self.used
     }
 
-    /// How many wait.
+    /// Returns how many wait.
     pub fn waiting(&self) -> usize {
         self.waiting
     }
 
-    /// Whether connection `link` may take requests of `state` now.
+    /// Tells whether connection `link` may take requests of `state` now.
     #[inline]
     pub fn serves(&self, link: usize, state: &S, now_micros: u64) -> bool {
         if self.is_surplus(link) {
@@ -192,8 +192,8 @@ impl<S: Clone + PartialEq, T> Schedule<S, T> {
             && (self.waiting == 0 || !link.is_done(now_micros) || !self.others_wait(state))
     }
 
-    /// The connection that should take requests of `state`, and its load: the first whose load is 0, else that with the
-    /// least. The first, since what goes to few connections is written and answered in larger batches.
+    /// Returns the connection that should take requests of `state`, and its load: the first whose load is 0, else that with
+    /// the least. It is the first, since what goes to few connections is written and answered in larger batches.
     #[inline]
     pub fn pick(
         &self,
@@ -214,8 +214,8 @@ impl<S: Clone + PartialEq, T> Schedule<S, T> {
         best
     }
 
-    /// Another connection for `state`, which those that wear it are too busy to serve well, if one is not open yet and
-    /// `may_dial` says that one may be opened.
+    /// Opens another connection for `state`, which those that are in it are too busy to serve well, if one is not open yet
+    /// and `may_dial` says that one may be opened.
     pub fn grow(&mut self, state: &S, may_dial: impl FnOnce() -> bool) -> Option<Action<S>> {
         let is_target = |link: &Link<S>| matches!(&link.phase, Phase::Changing { target, .. } if target == state);
         let mut used = self.links[..self.used].iter();
@@ -229,13 +229,13 @@ impl<S: Clone + PartialEq, T> Schedule<S, T> {
         Some(self.dial(link, state.clone(), false))
     }
 
-    /// Whether there may be another connection than there are.
+    /// Tells whether there may be another connection than there are.
     pub fn may_grow(&self) -> bool {
         let mut used = self.links[..self.used].iter();
         used.any(|link| matches!(link.phase, Phase::Absent))
     }
 
-    /// What connection `link` is being changed to.
+    /// Returns what connection `link` is being changed to.
     pub fn target(&self, link: usize) -> Option<&S> {
         match &self.links.get(link)?.phase {
             Phase::Changing { target, .. } => Some(target),
@@ -243,7 +243,7 @@ impl<S: Clone + PartialEq, T> Schedule<S, T> {
         }
     }
 
-    /// Whether connection `link` may be offered to anybody.
+    /// Tells whether connection `link` may be offered to anybody.
     pub fn is_offered(&self, link: usize) -> bool {
         matches!(
             self.links[link].phase,
@@ -251,7 +251,7 @@ impl<S: Clone + PartialEq, T> Schedule<S, T> {
         )
     }
 
-    /// Somebody waits for a connection in `state`.
+    /// Has `waiter` wait for a connection in `state`.
     pub fn wait(&mut self, state: &S, waiter: T) -> Ticket {
         let ticket = self.ticket();
         match self.queues.iter_mut().find(|queue| queue.state == *state) {
@@ -266,7 +266,7 @@ impl<S: Clone + PartialEq, T> Schedule<S, T> {
         ticket
     }
 
-    /// Somebody waits for `state` to be acknowledged anew.
+    /// Has `waiter` wait for `state` to be acknowledged anew.
     pub fn log_in(&mut self, state: &S, place: LoginPlace, waiter: T) -> Ticket {
         let ticket = self.ticket();
         let turn = match place {
@@ -305,7 +305,7 @@ impl<S: Clone + PartialEq, T> Schedule<S, T> {
         ticket
     }
 
-    /// One who waited left. False: the ticket was not waiting any more.
+    /// Forgets one who waited and has left. False: the ticket was not waiting any more.
     pub fn leave(&mut self, ticket: Ticket) -> bool {
         for queues in [&mut self.queues, &mut self.logins] {
             let waited = |queue: &mut Queue<S, T>| queue.waiters.remove(&ticket).is_some();
@@ -320,9 +320,9 @@ impl<S: Clone + PartialEq, T> Schedule<S, T> {
         false
     }
 
-    /// The next thing to do for those who wait, if anything can be done now. `owed` tells what a
-    /// connection still owes, `None` where no reply comes, `may_dial` whether another may be opened; call again after every change until it returns
-    /// nothing, and from time to time.
+    /// Returns the next thing to do for those who wait, if anything can be done now. `owed` tells what a connection still
+    /// owes, `None` where no reply comes, `may_dial` whether another may be opened; the caller calls again after every change
+    /// until it returns nothing, and from time to time.
     pub fn next(
         &mut self,
         now_micros: u64,
@@ -360,8 +360,8 @@ impl<S: Clone + PartialEq, T> Schedule<S, T> {
         Some(Action::Dress { link, state, force })
     }
 
-    /// Connection `link` was acknowledged in `state`. Returns those who may use it now, each promised its turn: they
-    /// must call [`Self::used`] or [`Self::unused`].
+    /// Notes that connection `link` was acknowledged in `state`. Returns those who may use it now, each promised its turn:
+    /// each is settled by [`Self::settled`].
     pub fn dressed(&mut self, link: usize, state: &S) -> Vec<T> {
         let force = matches!(self.links[link].phase, Phase::Changing { force: true, .. });
         self.links[link] = Link {
@@ -379,8 +379,8 @@ impl<S: Clone + PartialEq, T> Schedule<S, T> {
         granted
     }
 
-    /// The server refused to change connection `link` to what it was meant to wear; it wears `worn`. Returns those who
-    /// waited for what was refused.
+    /// Notes that the server refused to change connection `link` to what it was meant to be in; it is in `state`. Returns
+    /// those who waited for what was refused.
     pub fn refused(&mut self, link: usize, worn: &S) -> Vec<T> {
         let phase = Phase::Wears(worn.clone());
         let worn = Link {
@@ -394,7 +394,7 @@ impl<S: Clone + PartialEq, T> Schedule<S, T> {
         }
     }
 
-    /// Connection `link` is being opened in `state`, though nobody may wait for it.
+    /// Notes that connection `link` is being opened in `state`, though nobody may wait for it.
     pub fn open(&mut self, link: usize, state: &S) {
         self.links[link].phase = Phase::Changing {
             target: state.clone(),
@@ -436,7 +436,8 @@ impl<S: Clone + PartialEq, T> Schedule<S, T> {
         taken
     }
 
-    /// Connection `link` could not be opened in its state because the server refused that state.
+    /// Notes that connection `link` could not be opened in its state because the server refused that state. Returns those who
+    /// waited for it.
     pub fn refused_and_closed(&mut self, link: usize) -> Vec<T> {
         match std::mem::replace(&mut self.links[link], Link::absent()).phase {
             Phase::Changing { target, force } => self.take(&target, force, usize::MAX),
@@ -444,7 +445,7 @@ impl<S: Clone + PartialEq, T> Schedule<S, T> {
         }
     }
 
-    /// Connection `link` is lost; those who waited for it wait on. Its place is free after [`Self::lost`].
+    /// Notes that connection `link` is lost; those who waited for it wait on. Its place is free after [`Self::lost`].
     pub fn closing(&mut self, link: usize) {
         self.links[link] = Link {
             phase: Phase::Closing,
@@ -452,12 +453,12 @@ impl<S: Clone + PartialEq, T> Schedule<S, T> {
         };
     }
 
-    /// Connection `link` is gone.
+    /// Notes that connection `link` is gone.
     pub fn lost(&mut self, link: usize) {
         self.links[link] = Link::absent();
     }
 
-    /// `count` requests went to connection `link`, from where a reply is under way for `round_trip_micros`.
+    /// Notes that `count` requests went to connection `link`, from where a reply is under way for `round_trip_micros`.
     #[inline]
     pub fn served(&mut self, link: usize, count: u32, now_micros: u64, round_trip_micros: u64) {
         let link = &mut self.links[link];
@@ -468,13 +469,13 @@ impl<S: Clone + PartialEq, T> Schedule<S, T> {
         }
     }
 
-    /// One who was promised connection `link` has used it or will not.
+    /// Notes that one who was promised connection `link` has used it or will not.
     pub fn settled(&mut self, link: usize) {
         let link = &mut self.links[link];
         link.promised = link.promised.saturating_sub(1);
     }
 
-    /// Everyone who waits, taken off.
+    /// Takes off everyone who waits.
     pub fn drain(&mut self) -> Vec<T> {
         self.waiting = 0;
         std::mem::take(&mut self.queues)
@@ -488,7 +489,7 @@ impl<S: Clone + PartialEq, T> Schedule<S, T> {
         !self.logins.is_empty() || self.queues.iter().any(|queue| queue.state != *state)
     }
 
-    /// Those whose turn is next, of those for whom nothing is done yet.
+    /// Returns those whose turn is next, of those for whom nothing is done yet.
     fn next_queue(&self) -> Option<&Queue<S, T>> {
         let is_left = |queue: &&Queue<S, T>| !self.is_cared_for(queue);
         let commands = || self.queues.iter().find(is_left);
@@ -510,7 +511,7 @@ impl<S: Clone + PartialEq, T> Schedule<S, T> {
         }
     }
 
-    /// Whether a connection is being opened or changed for `queue`, or already serves it.
+    /// Tells whether a connection is being opened or changed for `queue`, or already serves it.
     fn is_cared_for(&self, queue: &Queue<S, T>) -> bool {
         let mut used = self.links[..self.used].iter();
         used.any(|link| match &link.phase {

@@ -10,29 +10,29 @@ use std::time::Duration;
 
 use crate::command::Delays;
 
-/// What the reply is to that a connection owes next.
+/// Says what the reply is to that a connection owes next.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Awaited {
-    /// To a call that waits for as long as its client likes: it says nothing of the server.
+    /// It is to a call that waits for as long as its client likes: it says nothing of the server.
     Wait,
-    /// To a command, which may be delayed so.
+    /// It is to a command, which may be delayed so.
     Command(Delays),
-    /// The rest of a reply, of which a part has come: the server is done with the command.
+    /// It is the rest of a reply, of which a part has come: the server is done with the command.
     Rest,
 }
 
-/// The silence of one connection that owes a reply.
+/// Describes the silence of one connection that owes a reply.
 #[derive(Debug, Clone, Copy)]
 pub struct Silence {
-    /// When its oldest unanswered request was sent, or the last byte came: whichever was later.
+    /// Its oldest unanswered request was sent then, or the last byte came: whichever was later.
     pub since_micros: u64,
-    /// What it owes.
+    /// It owes this.
     pub awaited: Awaited,
-    /// When it was seen first that the server had answered elsewhere what was sent later.
+    /// It was seen first then that the server had answered elsewhere what was sent later.
     pub overtaken_micros: Option<u64>,
 }
 
-/// When it was seen first that the server had answered elsewhere, of the silence that it notes.
+/// Remembers when it was seen first that the server had answered elsewhere, and of which silence.
 #[derive(Debug, Clone, Copy, Default)]
 pub struct Overtaken(Option<(u64, u64)>);
 
@@ -49,16 +49,16 @@ impl Overtaken {
     }
 }
 
-/// What is known of the server beside one connection.
+/// Says what is known of the server beside one connection.
 #[derive(Debug, Clone, Copy, Default)]
 pub struct Around {
-    /// When it was last heard on any connection of the process.
+    /// It was last heard then on any connection of the process.
     pub heard_micros: u64,
     /// A command that it may work on for long is due from it on some connection of the process.
     pub may_work: bool,
-    /// Until when it holds back every command, as far as is known.
+    /// It holds back every command until then, as far as is known.
     pub all_paused_until: u64,
-    /// Until when it holds back writes, as far as is known.
+    /// It holds back writes until then, as far as is known.
     pub writes_paused_until: u64,
 }
 
@@ -66,34 +66,34 @@ pub struct Around {
 const HEARD_WITHIN: Duration = Duration::from_secs(2);
 
 impl Around {
-    /// Whether it answers nobody, and may be working on something long.
+    /// Tells whether it answers nobody, and may be working on something long.
     fn is_at_work(&self, now_micros: u64) -> bool {
         let unheard = Duration::from_micros(now_micros.saturating_sub(self.heard_micros));
         self.may_work && unheard > HEARD_WITHIN
     }
 }
 
-/// How long a silence is borne.
+/// Says how long a silence is borne.
 #[derive(Debug, Clone, Copy)]
 pub struct Limits {
-    /// `upstream.reply_timeout`: when nothing explains it.
+    /// It is borne so long when nothing explains it (`upstream.reply_timeout`).
     pub reply: Duration,
-    /// `upstream.busy_timeout`: when something does.
+    /// It is borne so long when something does (`upstream.busy_timeout`).
     pub busy: Duration,
 }
 
 impl Limits {
-    /// How long after it was suspected a silent server has to answer a new question: a third of `reply`. A command of twelve
-    /// seconds that somebody sent past respool is borne by the defaults so.
+    /// Returns how long after it was suspected a silent server has to answer a new question: a third of `reply`. A command of
+    /// twelve seconds that somebody sent past respool is borne by the defaults so.
     pub fn confirm(&self) -> Duration {
         self.reply / 3
     }
 }
 
-/// What is to be done about a silence.
+/// Says what is to be done about a silence.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Verdict {
-    /// Nothing.
+    /// Nothing is to be done.
     Borne,
     /// The server has sent nothing on any connection for `reply_timeout`, and nothing explains it: it is asked anew, and the
     /// operator told.

@@ -5,18 +5,19 @@ use std::sync::{Mutex, PoisonError};
 
 use super::Kind;
 
-/// What one worker adds to a channel.
+/// Says what one worker adds to a channel.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct Part {
     /// Its connection is subscribed.
     pub is_connected: bool,
-    /// So many of its clients are.
+    /// So many of its clients are subscribed.
     pub clients: usize,
 }
 
 type Parts = HashMap<Box<[u8]>, HashMap<usize, Part>>;
 
-/// The subscribers of every channel and shard channel in all workers. Touched when subscriptions change, by no message.
+/// Counts the subscribers of every channel and shard channel in all workers. It is touched when subscriptions change, by no
+/// message.
 #[derive(Debug, Default)]
 pub struct Audiences {
     channels: Mutex<Parts>,
@@ -24,7 +25,7 @@ pub struct Audiences {
 }
 
 impl Audiences {
-    /// What `worker` adds to a channel from now on.
+    /// Says what `worker` adds to a channel from now on.
     pub fn set(&self, worker: usize, kind: Kind, channel: &[u8], part: Part) {
         let Some(parts) = self.of_kind(kind) else {
             return;
@@ -45,7 +46,7 @@ impl Audiences {
         }
     }
 
-    /// What the server's count of a channel's subscribers is to be corrected by.
+    /// Returns by what the server's count of a channel's subscribers is to be corrected.
     pub fn correction(&self, kind: Kind, channel: &[u8]) -> i64 {
         let Some(parts) = self.of_kind(kind) else {
             return 0;

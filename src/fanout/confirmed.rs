@@ -10,46 +10,48 @@ use std::collections::VecDeque;
 use super::Kind;
 use crate::resp::parse_integer;
 
-/// Bytes of a line or a string that are kept: the longest word that a confirmation begins with, and more digits than a count has.
+/// So many bytes of a line or a string are kept: the longest word that a confirmation begins with has fewer, and so has any
+/// count.
 const MOST_KEPT: usize = 24;
 
-/// What begins messages, which may stand between the elements of an EXEC of Redis 6.2 that receives its own.
+/// Messages begin with these; they may stand between the elements of an EXEC of Redis 6.2 that receives its own.
 const MESSAGES: [&[u8]; 3] = [b"message\r\n", b"pmessage\r\n", b"smessage\r\n"];
 
 /// A subscription command that was queued.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct QueuedSubscription {
-    /// Its place among the commands of its transaction.
+    /// It stands at this place among the commands of its transaction.
     pub place: u32,
-    /// What it is about.
+    /// It is about this kind of topics.
     pub kind: Kind,
-    /// Whether it subscribes.
+    /// It subscribes, or (false) unsubscribes.
     pub subscribes: bool,
-    /// How many topics it names; none: it leaves all.
+    /// It names so many topics; with none it leaves all.
     pub topics: u32,
 }
 
-/// What is sent from now on, where all has come that answers what was sent before.
+/// Says what is sent from now on, where all has come that answers what was sent before.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum SentNow {
-    /// No subscription commands.
+    /// No subscription commands are sent.
     Others,
-    /// Nothing else.
+    /// Nothing else is sent.
     Subscriptions,
-    /// One transaction.
+    /// One transaction is sent.
     Transaction,
 }
 
-/// Where confirmations stand.
+/// Says where confirmations stand.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Stage {
-    /// Nowhere.
+    /// They stand nowhere.
     Nowhere,
     /// Each stands by itself, and all that looks like one is one.
     Alone,
-    /// In the reply to EXEC, which has not come; MULTI's has, or not.
+    /// They stand in the reply to EXEC, which has not come; MULTI's has, or not.
     Transaction { is_begun: bool },
-    /// Among so many elements, of which this one is next or under way; so many confirmations are left in it, if that is known.
+    /// They stand among so many elements, of which this one is next or under way; so many confirmations are left in it, if
+    /// that is known.
     Elements {
         place: u32,
         of: u32,
@@ -57,23 +59,23 @@ enum Stage {
     },
 }
 
-/// What a confirmation still needs.
+/// Says what a confirmation still needs.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Expected {
-    /// Its first line: an array or a push of three.
+    /// It needs its first line: an array or a push of three.
     Start,
-    /// The command that it confirms, in a frame of so many parts.
+    /// It needs the command that it confirms, in a frame of so many parts.
     Verb(i64),
-    /// The channel, or a null.
+    /// It needs the channel, or a null.
     Topic(Kind, bool),
-    /// How many the client is subscribed to.
+    /// It needs how many topics the client is subscribed to.
     Count(Kind, bool),
 }
 
-/// What a frame, or an element of EXEC's reply, is.
+/// Says what a frame, or an element of EXEC's reply, is.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Unit {
-    /// Its first byte.
+    /// It begins with this byte.
     Other(u8),
     Message,
     Confirmation {
@@ -91,24 +93,24 @@ pub struct ConfirmedSubscriptions {
     stage: Stage,
     queued: VecDeque<QueuedSubscription>,
     unit: Unit,
-    /// Elements of it that have not come, nested ones included.
+    /// So many of its elements have not come, nested ones included.
     missing: u64,
     expected: Expected,
-    /// Bytes of a string that have not come, its line end included; `None`: a line is under way.
+    /// So many bytes of a string have not come, its line end included; `None` while a line is under way.
     body: Option<u64>,
     kept: Vec<u8>,
     has_return: bool,
-    /// What Redis counts apart from each other: channels with patterns, and shard channels.
+    /// Redis counts these apart from each other: channels with patterns, and shard channels.
     channels: u64,
     shard_channels: u64,
-    /// How many of `channels` are patterns.
+    /// So many of `channels` are patterns.
     patterns: u64,
-    /// What holds for what comes behind the frame under way.
+    /// It holds for what comes behind the frame under way.
     is_subscribed: bool,
 }
 
 impl ConfirmedSubscriptions {
-    /// At the reply to an EXEC that has run these commands, of a client that is not subscribed.
+    /// Begins at the reply to an EXEC that has run these commands, of a client that is not subscribed.
     pub fn executed(queued: Vec<QueuedSubscription>) -> Self {
         Self {
             stage: Stage::Transaction { is_begun: true },
@@ -126,7 +128,7 @@ impl ConfirmedSubscriptions {
         }
     }
 
-    /// All has come that answers what was sent before, and this is sent from now on.
+    /// Notes that all has come that answers what was sent before, and that this is sent from now on.
     pub fn sent_now(&mut self, sent: SentNow) {
         self.queued.clear();
         self.stage = match sent {
@@ -136,7 +138,7 @@ impl ConfirmedSubscriptions {
         };
     }
 
-    /// The transaction that is sent now holds this command, too.
+    /// Notes that the transaction that is sent now holds this command, too.
     pub fn queue(&mut self, queued: QueuedSubscription) {
         self.queued.push_back(queued);
     }
@@ -156,7 +158,7 @@ impl ConfirmedSubscriptions {
         self.is_subscribed
     }
 
-    /// What seemed to be under way was text.
+    /// Forgets what seemed to be under way and was text.
     pub fn break_off(&mut self) {
         self.missing = 0;
         self.expected = Expected::Start;
@@ -169,7 +171,7 @@ impl ConfirmedSubscriptions {
         self.channels.saturating_add(self.shard_channels)
     }
 
-    /// How many of its topics there are.
+    /// Returns how many of its topics are of a kind.
     fn of_kind(&self, kind: Kind) -> u64 {
         match kind {
             Kind::Channel => self.channels.saturating_sub(self.patterns),
@@ -183,7 +185,7 @@ impl ConfirmedSubscriptions {
         self.kept.extend_from_slice(&bytes[..bytes.len().min(room)]);
     }
 
-    /// Bytes of a string of which `left` are to come. Returns what follows them.
+    /// Reads bytes of a string of which `left` are to come. Returns what follows them.
     fn text<'a>(&mut self, bytes: &'a [u8], left: u64) -> &'a [u8] {
         let here = usize::try_from(left).map_or(bytes.len(), |left| left.min(bytes.len()));
         self.keep(&bytes[..here]);
@@ -214,7 +216,7 @@ impl ConfirmedSubscriptions {
         &bytes[here..]
     }
 
-    /// Bytes of a line. Returns what follows it.
+    /// Reads bytes of a line. Returns what follows it.
     fn line<'a>(&mut self, bytes: &'a [u8]) -> &'a [u8] {
         let mut from = 0;
         let end = loop {
@@ -245,7 +247,7 @@ impl ConfirmedSubscriptions {
         &bytes[end..]
     }
 
-    /// A line has ended, of which the first bytes are here: all of them, if it can be a part of a confirmation.
+    /// Reads a line that has ended, of which the first bytes are here: all of them, if it can be a part of a confirmation.
     fn ended(&mut self, line: &[u8]) {
         let mark = line.first().copied().unwrap_or_default();
         let number = line
@@ -298,7 +300,7 @@ impl ConfirmedSubscriptions {
         }
     }
 
-    /// Whether a line is the first of EXEC's reply: what follows it are the elements.
+    /// Tells whether a line is the first of EXEC's reply: what follows it are the elements.
     fn begins_exec(&mut self, mark: u8, number: Option<i64>) -> bool {
         let Stage::Transaction { is_begun: true } = self.stage else {
             return false;
@@ -318,7 +320,7 @@ impl ConfirmedSubscriptions {
         true
     }
 
-    /// An element of what is under way has ended.
+    /// Notes that an element of what is under way has ended.
     fn element(&mut self) {
         self.missing = self.missing.saturating_sub(1);
         if self.missing > 0 {
@@ -348,7 +350,7 @@ impl ConfirmedSubscriptions {
         }
     }
 
-    /// What follows on `unit` of EXEC's reply.
+    /// Returns what follows on `unit` of EXEC's reply.
     fn in_exec(&mut self, unit: Unit, (place, of): (u32, u32), left: Option<u64>) -> Stage {
         let due = self.queued.front().copied();
         let due = due.filter(|queued| queued.place == place);
@@ -393,7 +395,7 @@ impl ConfirmedSubscriptions {
         }
     }
 
-    /// The server has said how many there are now.
+    /// Notes how many there are now, as the server has said.
     fn confirmed(&mut self, kind: Kind, subscribes: bool, count: u64) {
         match kind {
             Kind::Shard => self.shard_channels = count,

@@ -3,43 +3,44 @@
 use super::Kind;
 use crate::resp::parse_integer;
 
-/// Something no server says on a subscription connection.
+/// No server says this on a subscription connection.
 #[derive(Debug, PartialEq, Eq)]
 pub struct Malformed;
 
-/// A message's topic: what its subscribers subscribed to.
+/// A message's topic, which its subscribers have subscribed to.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Message<'a> {
-    /// Of which kind.
+    /// It is of this kind.
     pub kind: Kind,
-    /// Its name.
+    /// It has this name.
     pub topic: &'a [u8],
 }
 
-/// One frame of the server.
+/// One frame of the server, read as far as it matters.
 #[derive(Debug, PartialEq, Eq)]
 pub enum Said<'a> {
-    /// A message.
+    /// It is a message.
     Message(Message<'a>),
-    /// A confirmation.
+    /// It is a confirmation.
     Confirmed {
-        /// Of which kind.
+        /// The topic is of this kind.
         kind: Kind,
-        /// Of a subscription, or (false) of its end.
+        /// It confirms a subscription, or (false) its end.
         subscribes: bool,
-        /// What of.
+        /// The topic has this name; there is none where all of nothing was left.
         topic: Option<&'a [u8]>,
     },
-    /// An error, whole.
+    /// It is this error, whole.
     Refused(&'a [u8]),
-    /// The answer to PING.
+    /// It is the answer to PING.
     Pong,
 }
 
 /// Reads a whole frame, or its beginning up to where the topic ends.
 ///
 /// # Errors
-/// [`Malformed`].
+///
+/// Returns [`Malformed`] where no server says so.
 pub fn read(frame: &[u8]) -> Result<Said<'_>, Malformed> {
     match frame.first() {
         Some(b'-') => return Ok(Said::Refused(frame)),
@@ -72,14 +73,14 @@ pub fn read(frame: &[u8]) -> Result<Said<'_>, Malformed> {
     }
 }
 
-/// The first line without its end, and what follows.
+/// Returns the first line without its end, and what follows.
 fn line(bytes: &[u8]) -> Result<(&[u8], &[u8]), Malformed> {
     let end = memchr::memchr(b'\n', bytes).ok_or(Malformed)?;
     let line = bytes[..end].strip_suffix(b"\r").ok_or(Malformed)?;
     Ok((line, &bytes[end + 1..]))
 }
 
-/// A bulk string (`None`: null), and what follows.
+/// Returns a bulk string (`None` for null), and what follows.
 fn text(bytes: &[u8]) -> Result<(Option<&[u8]>, &[u8]), Malformed> {
     let (head, rest) = line(bytes)?;
     if head == b"_" {

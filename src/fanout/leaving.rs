@@ -7,8 +7,8 @@ use super::topic::Phase;
 use super::{Begun, Confirmation, Fanout, Kind, PUBSUB_KINDS, Settled, SubscriberId, What};
 
 impl<T: Clone> Fanout<T> {
-    /// A client unsubscribes from `names`, or (`None`) from everything of a kind: it gets no message of them from here on, and
-    /// is told so when the server, too, has let go of what nobody else needs. It has no other command under way.
+    /// Unsubscribes a client from `names`, or (`None`) from everything of a kind: it gets no message of them from here on,
+    /// and is told so when the server, too, has let go of what nobody else needs. It has no other command under way.
     pub fn unsubscribe<'a>(
         &mut self,
         subscriber: SubscriberId,
@@ -53,13 +53,14 @@ impl<T: Clone> Fanout<T> {
         Begun::Asked
     }
 
-    /// A client is gone, with its subscriptions and the command it may have under way.
+    /// Forgets a client that is gone, with its subscriptions and the command it may have under way.
     pub fn leave(&mut self, subscriber: SubscriberId) {
         self.abandon(subscriber);
         self.leave_some(subscriber, usize::MAX);
     }
 
-    /// A client, whose command is not waited for any more, leaves at most `most` of its topics. True: it is in others still.
+    /// Takes a client, whose command is not waited for any more, out of at most `most` of its topics. True: it is in others
+    /// still.
     pub fn leave_some(&mut self, subscriber: SubscriberId, most: usize) -> bool {
         let mut left = most;
         for kind in PUBSUB_KINDS {
@@ -76,7 +77,7 @@ impl<T: Clone> Fanout<T> {
         self.subscribers.contains_key(&subscriber)
     }
 
-    /// At most `most` of the topics of a kind that a client is subscribed to.
+    /// Returns at most `most` of the topics of a kind that a client is subscribed to.
     pub fn some_topics(&self, subscriber: SubscriberId, kind: Kind, most: usize) -> Vec<Rc<[u8]>> {
         let subscriptions = self.subscribers.get(&subscriber).into_iter();
         subscriptions
@@ -86,7 +87,7 @@ impl<T: Clone> Fanout<T> {
             .collect()
     }
 
-    /// Whether a client is subscribed to something that is so.
+    /// Tells whether a client is subscribed to something that is so.
     pub fn has_topic(&self, subscriber: SubscriberId, is_so: impl Fn(Kind, &[u8]) -> bool) -> bool {
         let subscriptions = self.subscribers.get(&subscriber).into_iter();
         subscriptions
@@ -94,7 +95,7 @@ impl<T: Clone> Fanout<T> {
             .any(|(kind, names)| names.iter().any(|name| is_so(kind, name)))
     }
 
-    /// A client's command is not waited for any more. False: it had none.
+    /// Waits for a client's command no longer. False: it had none.
     pub fn abandon(&mut self, subscriber: SubscriberId) -> bool {
         for asked in &mut self.asked {
             asked

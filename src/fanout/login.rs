@@ -7,7 +7,7 @@ use zeroize::Zeroizing;
 
 use super::{Fanout, What};
 
-/// Where the login is that is to be answered.
+/// Says where the login is that is to be answered.
 #[derive(Debug, Default)]
 pub(super) enum Login {
     /// There is none.
@@ -16,7 +16,7 @@ pub(super) enum Login {
     /// It waits for the answers to what was asked before it.
     Waits {
         request: Zeroizing<Vec<u8>>,
-        /// How much of the requests not yet handed over stands before it.
+        /// So much of the requests not yet handed over stands before it.
         before: usize,
     },
     /// It is at the server.
@@ -24,7 +24,7 @@ pub(super) enum Login {
 }
 
 impl<T: Clone> Fanout<T> {
-    /// Shows the server who respool is, by an AUTH in RESP3; see [`Self::take_login`]. One at a time.
+    /// Shows the server who respool is, by an AUTH in RESP3; see [`Self::take_login`]. There is one at a time.
     pub fn login(&mut self, request: &[u8]) {
         if !self.is_connected || !matches!(self.login, Login::Nothing) {
             return;
@@ -36,24 +36,24 @@ impl<T: Clone> Fanout<T> {
         self.ask_aside(What::Login, b"");
     }
 
-    /// The server's answer to [`Self::login`], once.
+    /// Returns the server's answer to [`Self::login`], once.
     pub fn take_login(&mut self) -> Option<Vec<u8>> {
         self.login_answer.take()
     }
 
-    /// The server has answered the login.
+    /// Keeps what the server has answered to the login.
     pub(super) fn logged_in(&mut self, answer: &[u8]) {
         self.login = Login::Nothing;
         self.login_answer = Some(answer.to_vec());
     }
 
-    /// There is no connection any more on which it could be answered.
+    /// Forgets the login: there is no connection any more on which it could be answered.
     pub(super) fn forget_login(&mut self) {
         self.login = Login::Nothing;
         self.login_answer = None;
     }
 
-    /// Requests made since this was called last, as far as they may be sent.
+    /// Returns the requests made since this was called last, as far as they may be sent.
     pub fn take_requests(&mut self) -> Vec<u8> {
         let is_next = self
             .asked

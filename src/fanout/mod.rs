@@ -40,104 +40,104 @@ use topic::{Phase, Recent, Topic};
 
 use crate::resp::speak::{OK, encode_request};
 
-/// How often a name is there at most.
+/// A name is kept so many times at most.
 const COPIES: usize = 4;
 
-/// Memory that a subscription takes beside its name.
+/// A subscription takes so much memory beside its name.
 pub const TOPIC_BYTES: usize = 320;
 
-/// A request at the server, or on its way there.
+/// Keeps a request that is at the server, or on its way there.
 #[derive(Debug)]
 struct Asked<T> {
     number: u64,
     kind: Kind,
     what: What,
     topics: Vec<Rc<[u8]>>,
-    /// Whose command it is for; `None`: it asks anew for what others are subscribed to or wait for.
+    /// It is for this client's command; `None` where it asks anew for what others are subscribed to or wait for.
     by: Option<SubscriberId>,
-    /// The client that unsubscribed and is told when the server has.
+    /// This client has unsubscribed and is told when the server has.
     parting: Option<Settled<T>>,
-    /// How many of `topics` the server has confirmed.
+    /// The server has confirmed so many of `topics`.
     confirmed: usize,
 }
 
-/// What a request asks for.
+/// Says what a request asks for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum What {
     Subscribe,
     Unsubscribe,
-    /// That the server is there.
+    /// It asks whether the server is there.
     Ping,
-    /// That it knows respool still.
+    /// It asks whether the server knows respool still.
     Login,
-    /// That it has done all that it was asked before.
+    /// It asks the server to tell when it has done all that it was asked before.
     Mark,
 }
 
-/// A request to be made again.
+/// Keeps a request that is to be made again.
 type PutOff = (Kind, What, Vec<Rc<[u8]>>);
 
-/// A client's command that waits for the server.
+/// Keeps a client's command that waits for the server.
 #[derive(Debug)]
 struct Command<T> {
     handle: T,
     kind: Kind,
     topics: Vec<Rc<[u8]>>,
-    /// The request whose confirmation makes it whole.
+    /// The confirmation of this request makes it whole.
     until: u64,
 }
 
-/// What one client is subscribed to.
+/// Keeps what one client is subscribed to.
 #[derive(Debug, Default)]
 struct Subscriptions {
     sets: [HashSet<Rc<[u8]>>; 3],
-    /// Bytes of all names in `sets`.
+    /// All names in `sets` have so many bytes.
     name_bytes: usize,
 }
 
 type Topics<T> = HashMap<Rc<[u8]>, Topic<T>>;
 
-/// The subscriptions of one worker's clients; `T` is a client's way out.
+/// Keeps the subscriptions of one worker's clients; `T` is a client's way out.
 #[derive(Debug)]
 pub struct Fanout<T> {
     topics: [Topics<T>; 3],
     subscribers: HashMap<SubscriberId, Subscriptions>,
     commands: HashMap<SubscriberId, Command<T>>,
-    /// Whose commands wait for a request, in the order in which they came.
+    /// The commands of these clients wait for a request; they stand in the order in which they came.
     waiting: BTreeMap<u64, Vec<SubscriberId>>,
     asked: VecDeque<Asked<T>>,
     next_number: u64,
-    /// Requests not yet handed over.
+    /// These requests are not yet handed over.
     requests: Vec<u8>,
     settled: Vec<Settled<T>>,
-    /// Those whose subscription the server refused to renew.
+    /// The server refused to renew the subscriptions of these.
     bereft: Vec<T>,
     /// The server was too busy to let go of something: it may be subscribed to what nobody needs.
     holds_on: bool,
-    /// Requests that the server was too busy for: asked again by [`Self::ask_again`].
+    /// The server was too busy for these requests: they are made again by [`Self::ask_again`].
     put_off: Vec<PutOff>,
-    /// What is still to be asked for again on this connection, a request's worth at a time.
+    /// These are still to be asked for again on this connection, a request's worth at a time.
     renewals: VecDeque<(Kind, Vec<Rc<[u8]>>)>,
-    /// Topics whose subscribers, or whose being subscribed to at the server, have changed.
+    /// The subscribers of these topics have changed, or whether the server has them.
     changed: HashSet<(Kind, Rc<[u8]>)>,
-    /// Most subscriptions of one client.
+    /// One client has no more subscriptions than this.
     most: usize,
-    /// Most bytes of the names that one client is subscribed to, and so of any of them.
+    /// The names that one client is subscribed to, and so any of them, have no more bytes than this.
     most_bytes: usize,
     login: Login,
-    /// The server's answer to [`Self::login`].
+    /// The server has answered this to [`Self::login`].
     login_answer: Option<Vec<u8>>,
-    /// This second, and what has come not long ago.
+    /// This is the second, and so much has come not long ago.
     second: u64,
     recent: Cell<Recent>,
-    /// Marks that the server has passed.
+    /// The server has passed so many marks.
     passed_marks: usize,
     /// There is a connection to send requests on.
     is_connected: bool,
 }
 
 impl<T: Clone> Fanout<T> {
-    /// Nobody is subscribed, and no client may have more than `most` subscriptions, with names of `most_bytes` together.
+    /// Begins with nobody subscribed; no client may have more than `most` subscriptions, with names of `most_bytes` together.
     pub fn new(most: usize, most_bytes: usize) -> Self {
         Self {
             topics: Default::default(),
@@ -169,17 +169,17 @@ impl<T: Clone> Fanout<T> {
         (self.most, self.most_bytes) = (most, most_bytes);
     }
 
-    /// Whether a connection is of no use.
+    /// Tells whether a connection is of no use.
     pub fn is_empty(&self) -> bool {
         self.topics.iter().all(HashMap::is_empty)
     }
 
-    /// How many topics there are.
+    /// Returns how many topics there are.
     pub fn topics(&self) -> usize {
         self.topics.iter().map(HashMap::len).sum()
     }
 
-    /// What a client is subscribed to.
+    /// Returns how many topics of each kind a client is subscribed to.
     pub fn counts(&self, subscriber: SubscriberId) -> Counts {
         let Some(subscriptions) = self.subscribers.get(&subscriber) else {
             return Counts::default();
@@ -192,15 +192,15 @@ impl<T: Clone> Fanout<T> {
         }
     }
 
-    /// Bytes of the names that a client is subscribed to.
+    /// Returns the bytes of the names that a client is subscribed to.
     fn name_bytes(&self, subscriber: SubscriberId) -> usize {
         self.subscribers
             .get(&subscriber)
             .map_or(0, |subscriptions| subscriptions.name_bytes)
     }
 
-    /// Memory that a client's subscriptions take, those included that the server has not confirmed. Each name is kept here and
-    /// among the audiences of the process, and stands in what the server is asked.
+    /// Returns the memory that a client's subscriptions take, those included that the server has not confirmed. Each name is
+    /// kept here and among the audiences of the process, and stands in what the server is asked.
     pub fn held_bytes(&self, subscriber: SubscriberId) -> usize {
         let asked = self
             .commands
@@ -211,14 +211,14 @@ impl<T: Clone> Fanout<T> {
         COPIES * (self.name_bytes(subscriber) + asked_bytes) + count * TOPIC_BYTES
     }
 
-    /// Whether a client is subscribed to a topic.
+    /// Tells whether a client is subscribed to a topic.
     pub fn is_subscribed(&self, subscriber: SubscriberId, kind: Kind, name: &[u8]) -> bool {
         self.subscribers
             .get(&subscriber)
             .is_some_and(|subscriptions| subscriptions.sets[kind as usize].contains(name))
     }
 
-    /// The ways out of everybody who is subscribed to something.
+    /// Returns the ways out of everybody who is subscribed to something.
     pub fn everybody(&self) -> Vec<T> {
         let mut found: HashMap<SubscriberId, &T> = HashMap::new();
         let topics = self.topics.iter().flat_map(HashMap::values);
@@ -228,7 +228,7 @@ impl<T: Clone> Fanout<T> {
         found.into_values().cloned().collect()
     }
 
-    /// Whether a client may have all of `names` besides what it has.
+    /// Tells whether a client may have all of `names` besides what it has.
     pub fn has_room<'a>(
         &self,
         subscriber: SubscriberId,
@@ -241,7 +241,7 @@ impl<T: Clone> Fanout<T> {
             && self.name_bytes(subscriber).saturating_add(bytes) <= self.most_bytes
     }
 
-    /// A client subscribes to `names`. It has no other command under way.
+    /// Subscribes a client to `names`. It has no other command under way.
     pub fn subscribe<'a>(
         &mut self,
         subscriber: SubscriberId,
@@ -296,7 +296,7 @@ impl<T: Clone> Fanout<T> {
         Begun::Asked
     }
 
-    /// Those whom a message of `topic` goes to.
+    /// Returns those whom a message of `topic` goes to.
     #[inline]
     pub fn subscribers(&self, kind: Kind, topic: &[u8]) -> impl Iterator<Item = &T> {
         let topic = self.topics[kind as usize].get(topic);
@@ -305,10 +305,11 @@ impl<T: Clone> Fanout<T> {
             .flat_map(|topic| topic.subscribers.values())
     }
 
-    /// The server confirmed a request for `topic`.
+    /// Notes that the server confirmed a request for `topic`.
     ///
     /// # Errors
-    /// [`Malformed`]: not what it was asked next. Nothing can be told on this connection any more.
+    ///
+    /// Returns [`Malformed`] where it is not what the server was asked next. Nothing can be told on this connection any more.
     pub fn confirmed(
         &mut self,
         kind: Kind,
@@ -346,12 +347,12 @@ impl<T: Clone> Fanout<T> {
         self.is_connected
     }
 
-    /// How many marks the server has passed since this was called last.
+    /// Returns how many marks the server has passed since this was called last.
     pub fn take_marks(&mut self) -> usize {
         std::mem::take(&mut self.passed_marks)
     }
 
-    /// How many patterns there are.
+    /// Returns how many patterns there are.
     pub fn patterns(&self) -> usize {
         self.topics[Kind::Pattern as usize].len()
     }
@@ -372,10 +373,11 @@ impl<T: Clone> Fanout<T> {
         }
     }
 
-    /// The server has answered a ping, or taken a login.
+    /// Notes that the server has answered a ping, or taken a login.
     ///
     /// # Errors
-    /// [`Malformed`]: it was asked something else before.
+    ///
+    /// Returns [`Malformed`] where the server was asked something else before.
     pub fn ponged(&mut self) -> Result<(), Malformed> {
         match self.asked.front() {
             Some(asked) if matches!(asked.what, What::Ping | What::Login | What::Mark) => {
@@ -390,10 +392,11 @@ impl<T: Clone> Fanout<T> {
         }
     }
 
-    /// The server refused a request.
+    /// Notes that the server refused a request.
     ///
     /// # Errors
-    /// [`Malformed`]: it was asked for nothing that it could refuse.
+    ///
+    /// Returns [`Malformed`] where the server was asked for nothing that it could refuse.
     pub fn refused(&mut self, error: &[u8]) -> Result<(), Malformed> {
         match self.asked.front() {
             Some(asked) if asked.confirmed == 0 => {
@@ -404,27 +407,27 @@ impl<T: Clone> Fanout<T> {
         }
     }
 
-    /// Whether somebody waits for the server's confirmation.
+    /// Tells whether somebody waits for the server's confirmation.
     pub fn is_awaited(&self) -> bool {
         !self.commands.is_empty()
     }
 
-    /// Commands the server has answered since this was called last.
+    /// Takes the commands that the server has answered since this was called last.
     pub fn settled(&mut self) -> Vec<Settled<T>> {
         std::mem::take(&mut self.settled)
     }
 
-    /// Those whose subscription the server refused when it was asked for again, since this was called last.
+    /// Takes those whose subscription the server refused when it was asked for again, since this was called last.
     pub fn take_bereft(&mut self) -> Vec<T> {
         std::mem::take(&mut self.bereft)
     }
 
-    /// Whether topics have changed that [`Self::take_changed`] has not told of.
+    /// Tells whether topics have changed that [`Self::take_changed`] has not told of.
     pub fn has_changed(&self) -> bool {
         !self.changed.is_empty()
     }
 
-    /// What this worker adds to topics that have changed; to `most` of them, unless there are few more.
+    /// Takes what this worker adds to topics that have changed; to `most` of them, unless there are few more.
     pub fn take_changed(&mut self, most: usize) -> Vec<(Kind, Rc<[u8]>, Part)> {
         let changed: Vec<_> = if self.changed.len() <= 2 * most {
             std::mem::take(&mut self.changed).into_iter().collect()
@@ -451,7 +454,7 @@ impl<T: Clone> Fanout<T> {
             .collect()
     }
 
-    /// The oldest request is answered.
+    /// Notes that the oldest request is answered.
     fn done(&mut self, result: Result<(), &[u8]>) {
         let Some(mut asked) = self.asked.pop_front() else {
             return;
@@ -504,7 +507,7 @@ impl<T: Clone> Fanout<T> {
         })
     }
 
-    /// Commands that waited for request `number` are whole.
+    /// Settles the commands that waited for request `number` and are whole.
     fn settle(&mut self, number: u64) {
         for subscriber in self.waiting.remove(&number).unwrap_or_default() {
             if self.is_incomplete(subscriber) {
@@ -537,7 +540,7 @@ impl<T: Clone> Fanout<T> {
         }
     }
 
-    /// The commands that `fails` selects get the server's error.
+    /// Gives the server's error to the commands that `fails` selects.
     fn fail(&mut self, fails: impl Fn(&Command<T>) -> bool, error: &[u8]) {
         let mut failed: Vec<SubscriberId> = self
             .commands
@@ -613,7 +616,7 @@ impl<T: Clone> Fanout<T> {
         confirmations
     }
 
-    /// What Redis counts in confirmations of `kind`: shard channels apart from the others.
+    /// Returns what Redis counts in confirmations of `kind`: shard channels apart from the others.
     fn count(&self, subscriber: SubscriberId, kind: Kind) -> usize {
         let counts = self.counts(subscriber);
         match kind {

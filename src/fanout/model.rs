@@ -19,16 +19,16 @@ pub(super) fn words(requests: &[u8]) -> Vec<Vec<String>> {
     found
 }
 
-/// A server of its own kind: what it was told, in order, and what it is subscribed to.
+/// A server of its own kind knows what it was told, in order, and what it is subscribed to.
 #[derive(Default)]
 pub(super) struct Server {
-    /// Confirmations (verb, topic) and refusals on their way.
+    /// These confirmations (verb, topic) and refusals are on their way.
     replies: VecDeque<Result<(String, String), &'static [u8]>>,
     /// It answers everything by an error that passes.
     is_busy: bool,
     was_busy: bool,
     subscribed: HashSet<(String, String)>,
-    /// A topic it refuses.
+    /// It refuses this topic.
     pub(super) forbidden: Option<String>,
 }
 
@@ -65,9 +65,9 @@ impl Server {
 pub(super) struct World {
     pub(super) fanout: Fanout<u64>,
     pub(super) server: Server,
-    /// What each client has been told it is subscribed to.
+    /// Each client has been told that it is subscribed to these.
     pub(super) told: HashMap<u64, HashSet<(usize, String)>>,
-    /// Who waits for a confirmation.
+    /// These wait for a confirmation.
     pub(super) waits: HashSet<u64>,
 }
 
@@ -130,7 +130,7 @@ impl World {
         }
     }
 
-    /// The server has let go of everything.
+    /// Has the server let go of everything.
     #[cfg(test)]
     pub(super) fn forget_server(&mut self) {
         self.server = Server::default();
@@ -167,7 +167,7 @@ impl World {
         self.waits.remove(&client);
     }
 
-    /// The server's next reply arrives.
+    /// Lets the server's next reply arrive.
     pub(super) fn hear(&mut self) {
         match self.server.replies.pop_front() {
             None => return,
@@ -199,7 +199,7 @@ impl World {
         self.fanout.connected();
     }
 
-    /// Who is named for messages is who was told so.
+    /// Checks that those named for messages are those who were told so.
     fn check(&self) {
         let mut named: HashMap<u64, HashSet<(usize, String)>> = HashMap::new();
         for kind in PUBSUB_KINDS {
@@ -218,7 +218,7 @@ impl World {
         assert_eq!(named, told);
     }
 
-    /// When all is answered the server is subscribed to what somebody needs and nothing else.
+    /// Checks that the server, when all is answered, is subscribed to what somebody needs and nothing else.
     pub(super) fn settle(&mut self) {
         loop {
             self.fanout.ask_again();

@@ -11,10 +11,10 @@ use super::{Fanout, Kind, PUBSUB_KINDS, SubscriberId, Subscriptions, What};
 /// A client with so many patterns may well be sent a message more than once.
 const MANY_PATTERNS: usize = 8;
 
-/// A subscriber that has been taken out, with all that it is subscribed to.
+/// Keeps a subscriber that has been taken out, with all that it is subscribed to.
 #[derive(Debug)]
 pub struct Taken<T> {
-    /// Its way out.
+    /// It is reached by this.
     pub handle: T,
     topics: Vec<(Kind, Rc<[u8]>)>,
 }
@@ -23,12 +23,12 @@ pub struct Taken<T> {
 const HEAVY_BYTES: u64 = 1 << 20;
 
 impl<T: Clone> Fanout<T> {
-    /// The time, in seconds.
+    /// Says what second it is.
     pub fn set_second(&mut self, second: u64) {
         self.second = second;
     }
 
-    /// A message of so many bytes has come for a topic.
+    /// Notes that a message of so many bytes has come for a topic.
     pub fn heard(&self, kind: Kind, topic: &[u8], bytes: usize) {
         if let Some(topic) = self.topics[kind as usize].get(topic) {
             topic.is_heard.set(true);
@@ -37,13 +37,13 @@ impl<T: Clone> Fanout<T> {
         }
     }
 
-    /// Whether much of what came not long ago was a topic's.
+    /// Tells whether much of what came not long ago was a topic's.
     fn is_heavy(&self, topic: &Topic<T>) -> bool {
         let bytes = topic.recent.get().left(self.second);
         bytes >= HEAVY_BYTES && bytes >= self.recent.get().left(self.second) / 4
     }
 
-    /// Everybody who is subscribed to something, as one of those who may have cost the others their connection.
+    /// Returns everybody who is subscribed to something, as one of those who may have cost the others their connection.
     pub fn candidates(&self) -> Vec<Candidate> {
         let candidate = |(&subscriber, subscriptions): (&SubscriberId, &Subscriptions)| {
             let (mut is_heard, mut is_heavy, mut kin) = (false, false, 0_u64);
@@ -68,7 +68,8 @@ impl<T: Clone> Fanout<T> {
         self.subscribers.iter().map(candidate).collect()
     }
 
-    /// Takes a subscriber out with all that it is subscribed to. `None`: there is none, or a command of its is under way.
+    /// Takes a subscriber out with all that it is subscribed to; `None` where there is none, or a command of its is under
+    /// way.
     pub fn take(&mut self, subscriber: SubscriberId) -> Option<Taken<T>> {
         let is_parting = |parting: &super::Settled<T>| parting.subscriber == subscriber;
         let mut partings = self.asked.iter().filter_map(|asked| asked.parting.as_ref());
@@ -87,7 +88,7 @@ impl<T: Clone> Fanout<T> {
         Some(Taken { handle, topics })
     }
 
-    /// The way out of a subscriber.
+    /// Returns the way out of a subscriber.
     pub fn handle(&self, subscriber: SubscriberId) -> Option<T> {
         let subscriptions = self.subscribers.get(&subscriber)?;
         PUBSUB_KINDS.into_iter().find_map(|kind| {
@@ -122,7 +123,7 @@ impl<T: Clone> Fanout<T> {
         }
     }
 
-    /// Everybody who is subscribed to something.
+    /// Returns everybody who is subscribed to something.
     pub fn ids(&self) -> Vec<SubscriberId> {
         self.subscribers.keys().copied().collect()
     }

@@ -4,40 +4,40 @@ use std::rc::Rc;
 
 use super::Kind;
 
-/// A subscriber's number among the clients of the process.
+/// Names a subscriber among the clients of the process.
 pub type SubscriberId = u64;
 
-/// One confirmation: the topic, and how many of its client's subscriptions the client is told.
+/// One confirmation names the topic, and says how many of its client's subscriptions the client is told.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Confirmation {
-    /// `None`: it was subscribed to nothing and unsubscribed from everything.
+    /// There is none where the client was subscribed to nothing and unsubscribed from everything.
     pub topic: Option<Rc<[u8]>>,
-    /// Channels and patterns, or shard channels.
+    /// It counts channels and patterns, or shard channels.
     pub count: usize,
 }
 
-/// How many topics of each kind a client is subscribed to.
+/// Counts the topics of each kind that a client is subscribed to.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct Counts {
-    /// Channels.
+    /// It is subscribed to so many channels.
     pub channels: usize,
-    /// Patterns.
+    /// It is subscribed to so many patterns.
     pub patterns: usize,
-    /// Shard channels.
+    /// It is subscribed to so many shard channels.
     pub shard_channels: usize,
 }
 
 impl Counts {
-    /// Of all kinds.
+    /// Returns how many they are of all kinds.
     pub fn total(&self) -> usize {
         self.channels + self.patterns + self.shard_channels
     }
 }
 
-/// How a subscription began.
+/// Says how a subscription began.
 #[derive(Debug, PartialEq, Eq)]
 pub enum Begun {
-    /// The server had been asked for all of it: confirmed.
+    /// The server had been asked for all of it: it is confirmed.
     Confirmed(Vec<Confirmation>),
     /// The server has to confirm it first; [`Fanout::settled`] tells.
     Asked,
@@ -45,17 +45,17 @@ pub enum Begun {
     TooMany,
 }
 
-/// A command the server has confirmed, or refused with this error.
+/// Keeps a command that the server has confirmed, or refused.
 #[derive(Debug)]
 pub struct Settled<T> {
-    /// Whose.
+    /// It was this client's.
     pub subscriber: SubscriberId,
-    /// Its way out.
+    /// The client is reached by this.
     pub handle: T,
-    /// Of which kind.
+    /// It was about this kind of topics.
     pub kind: Kind,
     /// It subscribes, or (false) unsubscribes.
     pub subscribes: bool,
-    /// Confirmations in the order of the client's words.
+    /// The confirmations stand in the order of the client's words; otherwise this is the server's error.
     pub result: Result<Vec<Confirmation>, Vec<u8>>,
 }

@@ -3,49 +3,49 @@
 //! What one read of the subscription connection brings may be for thousands of clients: 64 KiB of small messages for 150
 //! of them are 200,000 messages. The work is counted rather than timed, so that it is the same wherever it is measured.
 
-/// What it takes to place a message with one subscriber.
+/// It takes so long to place a message with one subscriber.
 const PLACING_NANOS: u64 = 100;
 
-/// What a copied KiB takes when it is placed. From 4 KiB on messages are not copied.
+/// A copied KiB takes so long when it is placed. From 4 KiB on messages are not copied.
 const PLACED_KIB_NANOS: u64 = 100;
 
-/// The longest message of which each subscriber is given a copy.
+/// Each subscriber is given a copy of messages up to this length.
 const COPIED_UP_TO: usize = 4 * 1024;
 
-/// What it takes to hand what was placed with a subscriber to its socket.
+/// It takes so long to hand what was placed with a subscriber to its socket.
 const HANDING_NANOS: u64 = 4_000;
 
-/// What a KiB takes there.
+/// A KiB takes so long there.
 const HANDED_KIB_NANOS: u64 = 200;
 
-/// What is done in one turn: a request of another client waits for about three of them.
+/// So much is done in one turn: a request of another client waits for about three of them.
 const TURN_NANOS: u64 = 4_000_000;
 
-/// The work done in the turn under way.
+/// Counts the work done in the turn under way.
 #[derive(Debug, Default)]
 pub struct Pace {
     spent_nanos: u64,
 }
 
 impl Pace {
-    /// A turn begins.
+    /// Begins a turn.
     pub fn begin(&mut self) {
         self.spent_nanos = 0;
     }
 
-    /// A message of so many bytes was placed with so many subscribers.
+    /// Counts a message of so many bytes that was placed with so many subscribers.
     pub fn placed(&mut self, subscribers: usize, bytes: usize) {
         let copied = bytes.min(COPIED_UP_TO) as u64;
         let each = PLACING_NANOS + copied * PLACED_KIB_NANOS / 1024;
         self.spend(each.saturating_mul(subscribers as u64));
     }
 
-    /// So many bytes were handed to the socket of a subscriber.
+    /// Counts so many bytes that were handed to the socket of a subscriber.
     pub fn handed_over(&mut self, bytes: u64) {
         self.spend(HANDING_NANOS + bytes.saturating_mul(HANDED_KIB_NANOS) / 1024);
     }
 
-    /// Whether the others have their turn now.
+    /// Tells whether the others have their turn now.
     pub fn is_spent(&self) -> bool {
         self.spent_nanos >= TURN_NANOS
     }
@@ -59,7 +59,7 @@ impl Pace {
 mod tests {
     use super::*;
 
-    /// How many messages are placed, or sockets served, in a turn.
+    /// Returns how many messages are placed, or sockets served, in a turn.
     fn in_a_turn(mut work: impl FnMut(&mut Pace)) -> usize {
         let mut pace = Pace::default();
         pace.begin();

@@ -3,7 +3,7 @@
 /// Names longer than this are taken to match: to tell takes their lengths multiplied.
 const LONGEST: usize = 1024;
 
-/// Whether a message of `channel` goes to those who are subscribed to `pattern`.
+/// Tells whether a message of `channel` goes to those who are subscribed to `pattern`.
 pub(super) fn may_match(pattern: &[u8], channel: &[u8]) -> bool {
     if pattern.len().max(channel.len()) > LONGEST {
         return true;
@@ -32,7 +32,7 @@ pub(super) fn may_match(pattern: &[u8], channel: &[u8]) -> bool {
     }
 }
 
-/// Where the pattern goes on if what stands at `at` matches `byte`.
+/// Returns where the pattern goes on if what stands at `at` matches `byte`.
 fn step(pattern: &[u8], at: usize, byte: u8) -> Option<usize> {
     match *pattern.get(at)? {
         b'?' => Some(at + 1),
@@ -42,7 +42,7 @@ fn step(pattern: &[u8], at: usize, byte: u8) -> Option<usize> {
     }
 }
 
-/// The same for the class that starts at `at`; one that does not end ends with the pattern.
+/// Returns the same for the class that starts at `at`; one that does not end ends with the pattern.
 fn class(pattern: &[u8], mut at: usize, byte: u8) -> Option<usize> {
     let is_negated = pattern.get(at) == Some(&b'^');
     at += usize::from(is_negated);

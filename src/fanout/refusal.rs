@@ -10,9 +10,10 @@ use super::topic::Phase;
 use super::{Asked, Fanout, What};
 
 impl<T: Clone> Fanout<T> {
-    /// The server has refused a request to subscribe. A user that may not (`NOPERM`) will not be let later either. Any other reason is
-    /// none of the topics' (a script runs, the command is renamed): clients that wait are told so, as directly, and what is
-    /// established is asked for again until the reason has passed, whoever the request was made for.
+    /// Does what the server's refusal of a request to subscribe asks for. A user that may not (`NOPERM`) will not be let
+    /// later either. Any other reason is none of the topics' (a script runs, the command is renamed): clients that wait are
+    /// told so, as directly, and what is established is asked for again until the reason has passed, whoever the request was
+    /// made for.
     pub(super) fn refused_for(&mut self, asked: &mut Asked<T>, error: &[u8]) {
         if !error.starts_with(b"-NOPERM") {
             let established = self.take_established(asked);
@@ -51,8 +52,8 @@ impl<T: Clone> Fanout<T> {
         self.put_off(kind, names);
     }
 
-    /// A request was refused: which of its topics is to blame is known if it had only one. Of several, the client whose
-    /// command it was gets the error; what others need of them is asked for again, one by one.
+    /// Finds who is to be told that a request was refused. Which of its topics is to blame is known if it had only one. Of
+    /// several, the client whose command it was gets the error; what others need of them is asked for again, one by one.
     fn refuse(&mut self, asked: &Asked<T>, error: &[u8]) {
         let kind = asked.kind;
         if let [name] = &asked.topics[..] {

@@ -5,10 +5,12 @@ use std::rc::Rc;
 use super::topic::Phase;
 use super::{Asked, Fanout, Kind, PUBSUB_KINDS, SubscriberId, What};
 
-/// Most topics named in one request when respool subscribes anew: replies to one begin to come before the next is read.
+/// One request names so many topics at most when respool subscribes anew: replies to one begin to come before the next is
+/// read.
 const RESUBSCRIBED_AT_ONCE: usize = 1000;
 
-/// Most bytes of names in such a request, unless one name is longer: a server's query buffer has a limit of its own.
+/// The names in such a request have so many bytes at most, unless one name is longer: a server's query buffer has a limit of
+/// its own.
 const RESUBSCRIBED_BYTES: usize = 256 * 1024;
 
 /// So many such requests are at the server at once: the next is made when one is answered, so that a worker with many topics
@@ -22,7 +24,7 @@ const PUT_OFF: u64 = u64::MAX;
 const ANSWERED: u64 = 0;
 
 impl<T: Clone> Fanout<T> {
-    /// The connection is lost, with what was sent on it. How many were subscribed to something then.
+    /// Notes that the connection is lost, with what was sent on it. Returns how many were subscribed to something then.
     pub fn lost(&mut self) -> usize {
         self.is_connected = false;
         // The server has let go of everything.
@@ -45,7 +47,7 @@ impl<T: Clone> Fanout<T> {
         self.subscribers.len()
     }
 
-    /// There is a new connection: everything is asked for again, request by request.
+    /// Notes that there is a new connection: everything is asked for again, request by request.
     pub fn connected(&mut self) {
         self.is_connected = true;
         self.asked.clear();
@@ -92,7 +94,7 @@ impl<T: Clone> Fanout<T> {
         }
     }
 
-    /// Commands that wait for what has just been asked for again. Those of which all has been answered are whole.
+    /// Has commands wait for what has just been asked for again. Those of which all has been answered are whole.
     fn wait_for_renewed(&mut self) {
         for subscriber in self.waiting.remove(&PUT_OFF).unwrap_or_default() {
             self.wait_anew(subscriber);
@@ -124,7 +126,7 @@ impl<T: Clone> Fanout<T> {
         self.wait_for_renewed();
     }
 
-    /// The server cannot renew subscriptions now, for a reason that passes.
+    /// Asks again later for subscriptions that the server cannot renew now, for a reason that passes.
     pub(super) fn put_off(&mut self, kind: Kind, names: Vec<Rc<[u8]>>) {
         for name in &names {
             if let Some(topic) = self.topics[kind as usize].get_mut(name) {
@@ -134,7 +136,7 @@ impl<T: Clone> Fanout<T> {
         self.put_off.push((kind, What::Subscribe, names));
     }
 
-    /// A client's command waits for the last of the requests that its topics wait for now.
+    /// Has a client's command wait for the last of the requests that its topics wait for now.
     pub(super) fn wait_anew(&mut self, subscriber: SubscriberId) {
         let Some(command) = self.commands.get_mut(&subscriber) else {
             return;
@@ -153,7 +155,7 @@ impl<T: Clone> Fanout<T> {
     }
 }
 
-/// Names in pieces that each fit a request.
+/// Cuts names into pieces that each fit a request.
 fn pieces(names: Vec<Rc<[u8]>>) -> Vec<Vec<Rc<[u8]>>> {
     let mut pieces: Vec<Vec<Rc<[u8]>>> = Vec::new();
     let mut bytes = 0;

@@ -7,14 +7,14 @@ use super::pattern::may_match;
 use super::topic::Kind;
 use crate::resp::parts::{pairs, text};
 
-/// The patterns of channels that a user may have.
+/// Keeps the patterns of channels that a user may have.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct ChannelRights {
-    /// Of all selectors; `None`: every channel.
+    /// They are those of all selectors; `None` stands for every channel.
     patterns: Option<Vec<Box<[u8]>>>,
 }
 
-/// What the server has said of a user.
+/// Says what the server has told of a user.
 #[derive(Debug, PartialEq, Eq)]
 pub enum UserTold {
     /// There is none of that name.
@@ -45,7 +45,8 @@ impl UserTold {
 }
 
 impl ChannelRights {
-    /// Whether a user that may have no more than this is left on a topic. A pattern is permitted by the same pattern alone.
+    /// Tells whether a user that may have no more than this is left on a topic. A pattern is permitted by the same pattern
+    /// alone.
     pub fn allows(&self, kind: Kind, topic: &[u8]) -> bool {
         let Some(patterns) = &self.patterns else {
             return true;
@@ -56,7 +57,7 @@ impl ChannelRights {
         })
     }
 
-    /// Whether every topic is permitted.
+    /// Tells whether every topic is permitted.
     pub fn allows_all(&self) -> bool {
         self.patterns.is_none()
     }

@@ -9,45 +9,45 @@ use std::collections::{HashMap, HashSet};
 
 use super::SubscriberId;
 
-/// How long it is remembered who has been cleared, after the last loss.
+/// Who has been cleared is remembered for so long after the last loss.
 const REMEMBERED_MICROS: u64 = 600_000_000;
 
 /// Two connections lost within this may have been lost for the same message.
 const AT_ONCE_MICROS: u64 = 1_000_000;
 
-/// One of the two connections for the subscribers of a worker.
+/// Names one of the two connections for the subscribers of a worker.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Side {
-    /// Where everybody is who was not moved.
+    /// Everybody who was not moved is here.
     Usual,
-    /// Where those are who may cost the others their connection.
+    /// Those are here who may cost the others their connection.
     Apart,
 }
 
 /// One of those on a connection that was lost.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Candidate {
-    /// Who.
+    /// It is this subscriber.
     pub subscriber: SubscriberId,
     /// It has many patterns, or for what it is subscribed to no message has come yet, or much of what came last.
     pub is_likely: bool,
-    /// The same number for all who are subscribed to the same: they get the same messages.
+    /// All who are subscribed to the same have the same number here: they get the same messages.
     pub kin: u64,
 }
 
-/// Whether all who can have been the cause of a loss are still there.
+/// Says whether all who can have been the cause of a loss are still there.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Presence {
-    /// They are.
+    /// All of them are.
     All,
     /// Somebody has left since the connection brought anything last.
     SomebodyLeft,
 }
 
-/// What is to be done about a loss, beside connecting anew.
+/// Says what is to be done about a loss, beside connecting anew.
 #[derive(Debug, PartialEq, Eq)]
 pub enum Remedy {
-    /// Nothing.
+    /// Nothing is to be done.
     Nothing,
     /// These go to the other connection.
     Move(Vec<SubscriberId>),
@@ -55,25 +55,25 @@ pub enum Remedy {
     Close(Vec<SubscriberId>),
 }
 
-/// What is known of those who may have been the cause.
+/// Knows who may have been the cause of losses.
 #[derive(Debug, Default)]
 pub struct Suspicion {
-    /// Those who were on the other connection when one was lost.
+    /// These were on the other connection when one was lost.
     cleared: HashSet<SubscriberId>,
-    /// When each was lost last.
+    /// Each was lost last at this time.
     lost_micros: [Option<u64>; 2],
 }
 
 impl Suspicion {
-    /// Whether a connection was lost not long ago: who comes now is not trusted either.
+    /// Tells whether a connection was lost not long ago: who comes now is not trusted either.
     pub fn is_alarmed(&self, now_micros: u64) -> bool {
         let since = |at: &u64| now_micros.saturating_sub(*at) < REMEMBERED_MICROS;
         self.lost_micros.iter().flatten().any(since)
     }
 
-    /// The server has ended a connection with `here` on it, while `there` are on the other one. Where the cause may have left
-    /// nobody is to pay for it: those who were kept apart go back to the others, so that newcomers, who come apart, have
-    /// nobody but their like to cost anything.
+    /// Returns what is to be done when the server has ended a connection with `here` on it, while `there` are on the other
+    /// one. Where the cause may have left nobody is to pay for it: those who were kept apart go back to the others, so that
+    /// newcomers, who come apart, have nobody but their like to cost anything.
     pub fn lost(
         &mut self,
         (side, presence): (Side, Presence),
@@ -129,7 +129,7 @@ impl Suspicion {
     }
 }
 
-/// What to do about `suspects`, the likeliest of whom come first.
+/// Returns what to do about `suspects`, the likeliest of whom come first.
 fn divided(suspects: &[Candidate], side: Side, is_first: bool) -> Remedy {
     let ids = |some: &[Candidate]| some.iter().map(|one| one.subscriber).collect::<Vec<_>>();
     let likely = suspects.iter().filter(|one| one.is_likely).count();

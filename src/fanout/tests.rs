@@ -31,7 +31,7 @@ proptest! {
         model::run(steps);
     }
 
-    /// What `cargo fuzz` runs, with bytes at random.
+    /// Runs what `cargo fuzz` runs, with bytes at random.
     #[test]
     fn subscribers_are_who_was_told_so_whatever_decides(data in prop::collection::vec(any::<u8>(), 0..200)) {
         model::check(&data);
@@ -213,7 +213,7 @@ fn a_refusal_hits_only_the_client_that_named_what_is_forbidden() {
     assert_eq!(world.told[&2].len(), 1);
 }
 
-/// The server answers all that it is asked by an error, until it is asked no more.
+/// Has the server answer all that it is asked by an error, until it is asked no more.
 fn refuse_all(fanout: &mut Fanout<u64>, error: &[u8]) -> Vec<(u64, bool)> {
     let mut failed = Vec::new();
     while !words(&fanout.take_requests()).is_empty() {

@@ -6,22 +6,22 @@ use indexmap::IndexMap;
 
 use super::SubscriberId;
 
-/// What is subscribed to.
+/// Says what is subscribed to.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum Kind {
-    /// SUBSCRIBE.
+    /// It is a channel: SUBSCRIBE.
     Channel,
-    /// PSUBSCRIBE.
+    /// It is a pattern: PSUBSCRIBE.
     Pattern,
-    /// SSUBSCRIBE (Redis 7.0).
+    /// It is a shard channel: SSUBSCRIBE (Redis 7.0).
     Shard,
 }
 
-/// Every kind.
+/// Every kind stands here once.
 pub const PUBSUB_KINDS: [Kind; 3] = [Kind::Channel, Kind::Pattern, Kind::Shard];
 
 impl Kind {
-    /// The command, which is also the first word of its confirmations.
+    /// Returns the command, which is also the first word of its confirmations.
     pub fn verb(self, subscribes: bool) -> &'static str {
         match (self, subscribes) {
             (Self::Channel, true) => "subscribe",
@@ -33,7 +33,7 @@ impl Kind {
         }
     }
 
-    /// What the command of this name, in lower case, subscribes to (true) or unsubscribes from.
+    /// Returns what the command of this name, in lower case, subscribes to (true) or unsubscribes from.
     pub fn of_verb(verb: &[u8]) -> Option<(Self, bool)> {
         PUBSUB_KINDS
             .into_iter()
@@ -50,7 +50,7 @@ pub(super) enum Phase {
     Active,
 }
 
-/// Bytes that came not long ago: half as many with each second.
+/// Counts bytes that came not long ago: half as many with each second.
 #[derive(Debug, Clone, Copy, Default)]
 pub(super) struct Recent {
     second: u64,
@@ -58,7 +58,7 @@ pub(super) struct Recent {
 }
 
 impl Recent {
-    /// So many are left in this second.
+    /// Returns how many are left in this second.
     pub(super) fn left(self, second: u64) -> u64 {
         let since = second.saturating_sub(self.second);
         self.bytes
@@ -66,7 +66,7 @@ impl Recent {
             .unwrap_or(0)
     }
 
-    /// With so many more that came in this second.
+    /// Adds so many more that came in this second.
     pub(super) fn and(self, bytes: usize, second: u64) -> Self {
         Self {
             second,
@@ -78,7 +78,7 @@ impl Recent {
 #[derive(Debug)]
 pub(super) struct Topic<T> {
     pub(super) phase: Phase,
-    /// Commands that wait for this or another of their topics.
+    /// So many commands wait for this or another of their topics.
     pub(super) awaited: usize,
     /// A message of it has come.
     pub(super) is_heard: Cell<bool>,

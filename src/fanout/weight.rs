@@ -12,17 +12,17 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use super::pattern::may_match;
 use super::{Fanout, Kind, SubscriberId, What};
 
-/// The least that a large message takes beside its bytes.
+/// A large message takes so much at least beside its bytes.
 const OVERHEAD: usize = 64;
 
-/// What a message of `bytes` takes at the server, whose allocator knows four sizes up to each next power of two.
+/// Returns what a message of `bytes` takes at the server, whose allocator knows four sizes up to each next power of two.
 fn held_at_server(bytes: usize) -> usize {
     let wanted = bytes.saturating_add(OVERHEAD);
     let step = (wanted.next_power_of_two() / 8).max(1);
     wanted.next_multiple_of(step)
 }
 
-/// What the workers of the process know of each other's patterns.
+/// Shows the workers of the process what they have to know of each other's patterns.
 #[derive(Debug, Default)]
 pub struct Weights {
     patterns: AtomicUsize,
@@ -30,18 +30,19 @@ pub struct Weights {
 }
 
 impl Weights {
-    /// A subscriber is sent no more than this by one command.
+    /// Sets what a subscriber is sent by one command at most.
     pub fn set_limit(&self, limit_bytes: usize) {
         self.limit_bytes.store(limit_bytes, Ordering::Relaxed);
     }
 
-    /// A worker has so many patterns now, and had so many.
+    /// Notes that a worker has so many patterns now, and had so many.
     pub fn change_patterns(&self, had: usize, has: usize) {
         self.patterns.fetch_add(has, Ordering::Relaxed);
         self.patterns.fetch_sub(had, Ordering::Relaxed);
     }
 
-    /// Whether a message of `bytes` may be too much for anybody: all patterns of the process match, and are one client's.
+    /// Tells whether a message of `bytes` may be too much for anybody: all patterns of the process match, and are one
+    /// client's.
     #[inline]
     pub fn may_overwhelm(&self, bytes: usize) -> bool {
         let copies = self.patterns.load(Ordering::Relaxed).saturating_add(1);
@@ -54,16 +55,16 @@ impl Weights {
 /// A client that a message is too much for.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Overwhelmed<T> {
-    /// Whose.
+    /// It is this client.
     pub subscriber: SubscriberId,
-    /// Its way out.
+    /// The client is reached by this.
     pub handle: T,
-    /// What it would get the message by.
+    /// It would get the message by these.
     pub topics: Vec<(Kind, Rc<[u8]>)>,
 }
 
 impl<T: Clone> Fanout<T> {
-    /// Clients to whom a message of `bytes` to a channel would bring more than `limit_bytes` at once.
+    /// Returns the clients to whom a message of `bytes` to a channel would bring more than `limit_bytes` at once.
     pub fn overwhelmed(
         &self,
         kind: Kind,
@@ -105,8 +106,8 @@ impl<T: Clone> Fanout<T> {
         found
     }
 
-    /// A client that is about to be closed gets nothing of `topics` any more. The server lets go of them, where nobody else
-    /// needs them, before it answers the next [`Fanout::mark`].
+    /// Takes a client that is about to be closed out of `topics`. The server lets go of them, where nobody else needs them,
+    /// before it answers the next [`Fanout::mark`].
     pub fn take_out(&mut self, subscriber: SubscriberId, topics: &[(Kind, Rc<[u8]>)]) {
         for kind in super::PUBSUB_KINDS {
             let of_kind = topics.iter().filter(|(of, _)| *of == kind);
@@ -130,7 +131,7 @@ mod tests {
     const MB: usize = 1_000_000;
     const LIMIT: usize = 32 << 20;
 
-    /// Clients with these patterns each, and one that has the channel itself.
+    /// Makes clients with these patterns each, and one that has the channel itself.
     fn fanout(patterns: &[&[&str]]) -> Fanout<u64> {
         let mut fanout = Fanout::new(1000, 1 << 20);
         fanout.connected();

@@ -14,26 +14,26 @@ const QUICK_NANOS: u64 = 40_000;
 /// 4 ms, on a busy one, connections were opened beside quick ones, and a command cost 15 % more.
 const SILENT_MICROS: u64 = 30_000;
 
-/// The same where no reply has shown yet how far away the server is.
+/// It is silent after so long where no reply has shown yet how far away the server is.
 const FIRST_REPLY_MICROS: u64 = 100_000;
 
-/// The weight, in replies, of what was measured before against one read of the connection.
+/// What was measured before weighs as much as so many replies against one read of the connection.
 const MEMORY_REPLIES: u64 = 64;
 
-/// How many times what was measured before one read may show at the most: once is the machine, again and again the server.
+/// One read may show at most so many times what was measured before: once is the machine, again and again the server.
 const MOST_TIMES: u64 = 4;
 
 /// Less than this is as quick as can be measured.
 const LEAST_NANOS: u64 = 10_000;
 
-/// How quickly the server answers on one connection.
+/// Measures how quickly the server answers on one connection.
 #[derive(Debug, Clone, Copy)]
 pub struct ReplyTimes {
-    /// When the server last answered, or when the first of what is due was appended if that was later.
+    /// The server last answered then, or the first of what is due was appended then if that was later.
     since_micros: u64,
-    /// Nanoseconds for each reply.
+    /// Each reply takes so many nanoseconds.
     cost_nanos: u64,
-    /// The shortest time that a request and its reply were under way; `u64::MAX`: none was yet.
+    /// No request and its reply were under way for less; it is `u64::MAX` while none was yet.
     round_trip_micros: u64,
 }
 
@@ -47,25 +47,25 @@ impl Default for ReplyTimes {
     }
 }
 
-/// What a request sent on a connection now would wait for.
+/// Says what a request sent on a connection now would wait for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Load {
-    /// Nothing that another connection would spare it.
+    /// It waits for nothing that another connection would spare it.
     Light,
-    /// Requests that will take the server about so many microseconds.
+    /// It waits for requests that will take the server about so many microseconds.
     Heavy(u64),
-    /// A reply that has been due for so many microseconds, unless it has arrived and was not read yet.
+    /// It waits for a reply that has been due for so many microseconds, unless it has arrived and was not read yet.
     Silent(u64),
 }
 
 impl ReplyTimes {
-    /// Something is due where nothing was.
+    /// Notes that something is due where nothing was.
     pub fn begin(&mut self, now_micros: u64) {
         self.since_micros = now_micros;
     }
 
-    /// A read has brought `replies` replies, of which the first was asked for at `asked_micros` if that is known. Returns
-    /// for how many microseconds the server was busy with them.
+    /// Notes that a read has brought `replies` replies, of which the first was asked for at `asked_micros` if that is known.
+    /// Returns for how many microseconds the server was busy with them.
     pub fn answered(&mut self, now_micros: u64, replies: u64, asked_micros: Option<u64>) -> u64 {
         let mut since = self.since_micros;
         if let Some(asked) = asked_micros {
@@ -84,7 +84,7 @@ impl ReplyTimes {
         spent
     }
 
-    /// What a request sent now would wait for behind `due` others.
+    /// Returns what a request sent now would wait for behind `due` others.
     #[inline]
     pub fn load(&self, now_micros: u64, due: u64) -> Load {
         if due == 0 {
@@ -107,7 +107,7 @@ impl ReplyTimes {
         Load::Light
     }
 
-    /// The shortest time that a request and its reply were under way; 0 where that is not known.
+    /// Returns the shortest time that a request and its reply were under way; 0 where that is not known.
     pub fn round_trip_micros(&self) -> u64 {
         match self.round_trip_micros {
             u64::MAX => 0,
@@ -116,7 +116,7 @@ impl ReplyTimes {
     }
 }
 
-/// The cost of a reply after `replies` of them took `spent_micros`: the more there were, the more they count.
+/// Returns the cost of a reply after `replies` of them took `spent_micros`: the more there were, the more they count.
 pub(super) fn blend(before_nanos: u64, spent_micros: u64, replies: u64) -> u64 {
     let known = before_nanos.saturating_mul(MEMORY_REPLIES);
     known.saturating_add(spent_micros.saturating_mul(1000)) / (MEMORY_REPLIES + replies)
@@ -126,7 +126,7 @@ pub(super) fn blend(before_nanos: u64, spent_micros: u64, replies: u64) -> u64 {
 mod tests {
     use super::*;
 
-    /// A server that takes `cost_micros` for each of `count` requests, which are asked for and answered together.
+    /// Serves each of `count` requests, which are asked for and answered together, in `cost_micros`.
     fn serve(times: &mut ReplyTimes, now: &mut u64, count: u64, cost_micros: u64) {
         let asked = *now;
         times.begin(asked);

@@ -5,22 +5,22 @@
 
 use std::collections::VecDeque;
 
-/// A place in the queue.
+/// Identifies a place in the queue.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct RoomTicket {
     number: u64,
     bytes: usize,
 }
 
-/// Who waits for room.
+/// Keeps who waits for room, in order of arrival.
 #[derive(Debug)]
 pub struct RoomQueue<T> {
-    /// The number of the first place that is still in `places`.
+    /// The first place that is still in `places` has this number.
     first: u64,
-    /// Empty where somebody has left.
+    /// A place is empty where somebody has left.
     places: VecDeque<Option<(T, usize)>>,
     waiting: usize,
-    /// Bytes of those whose turn it is and who have not come yet.
+    /// Those whose turn it is and who have not come yet want so many bytes.
     promised: usize,
 }
 
@@ -36,19 +36,19 @@ impl<T> Default for RoomQueue<T> {
 }
 
 impl<T> RoomQueue<T> {
-    /// Whether nobody waits.
+    /// Tells whether nobody waits.
     #[inline]
     pub fn is_empty(&self) -> bool {
         self.waiting == 0
     }
 
-    /// Bytes of those whose turn it is and who have not come yet.
+    /// Returns the bytes of those whose turn it is and who have not come yet.
     #[inline]
     pub fn promised(&self) -> usize {
         self.promised
     }
 
-    /// Somebody waits to append about so many bytes.
+    /// Has `who` wait to append about so many bytes.
     pub fn wait(&mut self, who: T, bytes: usize) -> RoomTicket {
         let number = self.first + self.places.len() as u64;
         self.places.push_back(Some((who, bytes)));
@@ -56,13 +56,13 @@ impl<T> RoomQueue<T> {
         RoomTicket { number, bytes }
     }
 
-    /// Whoever waits with this ticket, as long as its turn has not come.
+    /// Returns whoever waits with this ticket, as long as its turn has not come.
     pub fn waiter(&mut self, ticket: RoomTicket) -> Option<&mut T> {
         let at = usize::try_from(ticket.number.checked_sub(self.first)?).ok()?;
         self.places.get_mut(at)?.as_mut().map(|(who, _)| who)
     }
 
-    /// One who waited has come, or has left. True: its turn had come, and what was promised to it is free again.
+    /// Notes that one who waited has come, or has left. True: its turn had come, and what was promised to it is free again.
     pub fn settle(&mut self, ticket: RoomTicket) -> bool {
         let Some(at) = ticket.number.checked_sub(self.first) else {
             self.promised = self.promised.saturating_sub(ticket.bytes);
@@ -82,7 +82,7 @@ impl<T> RoomQueue<T> {
         false
     }
 
-    /// The next whose turn it is, with `room` bytes free; somebody always has a turn, whatever it wants to append.
+    /// Returns the next whose turn it is, with `room` bytes free; somebody always has a turn, whatever it wants to append.
     pub fn next(&mut self, room: usize) -> Option<T> {
         loop {
             let wanted = match self.places.front()? {
@@ -101,7 +101,7 @@ impl<T> RoomQueue<T> {
         }
     }
 
-    /// Everybody who waits, whose connection is lost.
+    /// Returns everybody who waits, whose connection is lost.
     pub fn into_all(self) -> impl Iterator<Item = T> {
         self.places.into_iter().flatten().map(|(who, _)| who)
     }

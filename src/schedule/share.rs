@@ -6,7 +6,7 @@
 
 use super::reply_times::blend;
 
-/// The server's time that one client's requests may be worth.
+/// One client's requests may be worth so much of the server's time.
 const SHARE_MICROS: u64 = 5_000;
 
 /// Who sends no more than so many at once is not measured at all, and its share does not matter to it.
@@ -16,54 +16,55 @@ const FEW: u32 = 16;
 /// as slow as that: sixteen of them stood before everybody else's for 12 milliseconds.
 const FEWEST: u32 = 2;
 
-/// So many before the first of them was answered.
+/// So many may be there before the first of them was answered.
 const FIRST: u32 = 64;
 
-/// The most, however quick they were before, while others use the connection: the next may be slow.
+/// No more than so many may be there, however quick they were before, while others use the connection: the next may be slow.
 const MOST_BESIDE_OTHERS: u64 = 256;
 
-/// The most while nobody else does. Redis answers some 450 GETs at a time, so that it always has the next at hand.
+/// No more than so many may be there while nobody else does. Redis answers some 450 GETs at a time, so that it always has the
+/// next at hand.
 const MOST_ALONE: u64 = 1_024;
 
-/// Who else uses the connection.
+/// Says who else uses the connection.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Company {
-    /// Nobody has lately.
+    /// Nobody else has used it lately.
     Alone,
-    /// Somebody has.
+    /// Somebody else has.
     Others,
 }
 
-/// Whose requests the server was busy with.
+/// Says whose requests the server was busy with.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Cause {
-    /// The client's alone.
+    /// It was busy with the client's alone.
     Own,
-    /// Others' too, and what each of them took is not told apart.
+    /// It was busy with others', too, and what each of them took is not told apart.
     Mixed,
 }
 
-/// What one read of a connection has brought a client with a long pipeline.
+/// Says what one read of a connection has brought a client with a long pipeline.
 #[derive(Debug, Clone, Copy)]
 pub struct Answered {
-    /// Replies to its requests.
+    /// It has brought so many replies to its requests.
     pub replies: u32,
-    /// For how many microseconds the server was busy with them.
+    /// The server was busy with them for so long.
     pub spent_micros: u64,
-    /// How long a request and its reply are under way.
+    /// A request and its reply are under way for so long.
     pub round_trip_micros: u64,
-    /// Requests of all clients that were due on the connection before it.
+    /// So many requests of all clients were due on the connection before it.
     pub due: u32,
-    /// Who else uses it.
+    /// These use it, too.
     pub company: Company,
-    /// Whose requests the server was busy with.
+    /// The server was busy with the requests of these.
     pub cause: Cause,
 }
 
-/// One client's share.
+/// One client's share of a connection: how many of its requests may be at the server.
 #[derive(Debug, Clone, Copy)]
 pub struct Share {
-    /// What one of its replies takes the server, in nanoseconds; 0: not known.
+    /// One of its replies takes the server so many nanoseconds; 0 while that is not known.
     cost_nanos: u32,
     window: u32,
 }
@@ -78,23 +79,23 @@ impl Default for Share {
 }
 
 impl Share {
-    /// How many of its requests may be at the server.
+    /// Returns how many of its requests may be at the server.
     #[inline]
     pub fn window(self) -> u32 {
         self.window
     }
 
-    /// Whether the share may matter to a client with so many requests at the server. It does not where each has sixteen of
-    /// them, as pools of pipelining clients have, once that many were seen to be quick.
+    /// Tells whether the share may matter to a client with so many requests at the server. It does not where each has sixteen
+    /// of them, as pools of pipelining clients have, once that many were seen to be quick.
     #[inline]
     pub fn matters(self, outstanding: u32) -> bool {
         outstanding >= FEW.min(self.window) && outstanding >= self.window / 4
     }
 
-    /// Some of its requests were answered. The window follows at once when it shrinks; it grows by what was answered, so that
-    /// requests that turn slow are noticed in time. What is under way keeps nobody waiting and comes on top. Several with
-    /// long pipelines have a share together: forty of them with one each had others wait for 25 milliseconds. Where others'
-    /// requests may have been the slow ones the window does not fall below [`FEW`].
+    /// Notes that some of its requests were answered. The window follows at once when it shrinks; it grows by what was
+    /// answered, so that requests that turn slow are noticed in time. What is under way keeps nobody waiting and comes on
+    /// top. Several with long pipelines have a share together: forty of them with one each had others wait for 25
+    /// milliseconds. Where others' requests may have been the slow ones the window does not fall below [`FEW`].
     pub fn answered(&mut self, answered: &Answered) {
         let (replies, spent) = (answered.replies, answered.spent_micros);
         let round_trip = answered.round_trip_micros;
@@ -121,8 +122,8 @@ impl Share {
     }
 }
 
-/// With so many requests outstanding who may have `most` goes on: a quarter of them is sent at a time, while the server is
-/// busy with the rest.
+/// Returns with how many requests outstanding who may have `most` goes on: a quarter of them is sent at a time, while the
+/// server is busy with the rest.
 #[inline]
 pub fn goes_on_at(most: u32) -> u32 {
     most - (most / 4).max(1).min(most)
@@ -133,7 +134,7 @@ mod tests {
     use super::*;
     use proptest::prelude::*;
 
-    /// What a read of `replies` brings where nobody else has anything due.
+    /// Makes what a read of `replies` brings where nobody else has anything due.
     fn read(replies: u32, spent_micros: u64, company: Company) -> Answered {
         Answered {
             replies,
@@ -145,7 +146,8 @@ mod tests {
         }
     }
 
-    /// A client with an endless pipeline of requests that take the server `cost_micros` each: what stands before others.
+    /// Answers a client with an endless pipeline of requests that take the server `cost_micros` each. Returns how much stood
+    /// before others at most.
     fn settle(share: &mut Share, cost_micros: u64, company: Company, rounds: usize) -> u64 {
         let mut most = 0;
         for _ in 0..rounds {

@@ -3,7 +3,7 @@
 use super::*;
 use proptest::prelude::*;
 
-/// So many replies, and nothing that works.
+/// Makes so many replies that are owed, and nothing that works.
 fn owes(replies: usize) -> Option<Owed> {
     Some(Owed {
         may_work: false,
@@ -14,7 +14,7 @@ fn owes(replies: usize) -> Option<Owed> {
 /// A server that answers changes when told to, and clients that each want one request served in their state.
 struct World {
     schedule: Schedule<u8, (usize, u8)>,
-    /// What the server has acknowledged on each link, and what it was asked for.
+    /// The server has acknowledged this on each link, and was asked for that.
     worn: Vec<Option<u8>>,
     asked: Vec<Option<u8>>,
     in_flight: Vec<usize>,
@@ -55,7 +55,7 @@ impl World {
         }
     }
 
-    /// There are to be so many links; those past it are closed when nothing is due on them.
+    /// Says that there are to be so many links; those past it are closed when nothing is due on them.
     fn resize(&mut self, links: usize) {
         self.schedule.resize(links);
         self.act();
@@ -259,8 +259,8 @@ fn who_leaves_is_forgotten() {
     );
 }
 
-/// Those who wait for one connection on which all are refused, in the order of their turns: each refusal ends it, and its place
-/// comes back a while later.
+/// Returns those who wait for one connection on which all are refused, in the order of their turns: each refusal ends it, and
+/// its place comes back a while later.
 fn order(schedule: &mut Schedule<u8, u8>) -> Vec<u8> {
     let mut order = Vec::new();
     loop {

@@ -15,7 +15,7 @@ fn none() -> ConfirmedSubscriptions {
     ConfirmedSubscriptions::executed(Vec::new())
 }
 
-/// What holds after each of these frames, which answer subscription commands.
+/// Returns what holds after each of these frames, which answer subscription commands.
 fn after(frames: &[String]) -> Vec<bool> {
     let mut confirmed = none();
     confirmed.sent_now(SentNow::Subscriptions);
@@ -56,7 +56,7 @@ fn queued(place: u32, subscribes: bool, topics: u32) -> QueuedSubscription {
     }
 }
 
-/// What holds after an EXEC that was answered with these elements.
+/// Returns what holds after an EXEC that was answered with these elements.
 fn after_exec(commands: &[QueuedSubscription], elements: &[&str]) -> bool {
     let mut confirmed = ConfirmedSubscriptions::executed(commands.to_vec());
     let reply = format!("*{}\r\n{}", elements.len(), elements.concat());
@@ -168,7 +168,7 @@ fn it_ends_amid_a_frame_and_begins_at_its_end() {
     assert_eq!(seen, [true, false, true]);
 }
 
-/// A server's subscriptions of one client.
+/// Keeps a server's subscriptions of one client.
 #[derive(Default)]
 struct Server {
     topics: [Vec<String>; 3],
@@ -183,7 +183,7 @@ impl Server {
         }
     }
 
-    /// What it answers to a subscription command; without topics to one that leaves all.
+    /// Returns what it answers to a subscription command; one without topics leaves all.
     fn run(&mut self, kind: usize, subscribes: bool, topics: &[&str]) -> String {
         let all = self.topics[kind].clone();
         let mut named: Vec<Option<&str>> = topics.iter().copied().map(Some).collect();
@@ -208,7 +208,7 @@ impl Server {
     }
 }
 
-/// A command: data that the server answers with, or a subscription.
+/// A command is data that the server answers with, or a subscription.
 #[derive(Debug, Clone)]
 enum Command {
     Data(String),
