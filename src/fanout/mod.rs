@@ -28,11 +28,11 @@ use std::rc::Rc;
 pub use audience::{Audiences, Part};
 pub use confirmed::{ConfirmedSubscriptions, QueuedSubscription, SentNow};
 pub use frame::{Malformed, Message, Said, read};
-pub use outcome::{Begun, Confirmation, Counts, Settled, SubscriberId};
+pub use outcome::{Begun, Confirmation, Counts, Settled};
 pub use pace::Pace;
 pub use rights::{ChannelRights, UserTold};
 pub use suspicion::{Presence, Remedy, Side, Suspicion};
-pub use topic::{Kind, PUBSUB_KINDS};
+pub use topic::{Kind, PUBSUB_KINDS, SubscriberId};
 pub use weight::{Overwhelmed, Weights};
 
 use login::Login;

@@ -2,10 +2,7 @@
 
 use std::rc::Rc;
 
-use super::Kind;
-
-/// Names a subscriber among the clients of the process.
-pub type SubscriberId = u64;
+use super::{Kind, SubscriberId};
 
 /// One confirmation names the topic, and says how many of its client's subscriptions the client is told.
 #[derive(Debug, Clone, PartialEq, Eq)]

@@ -4,7 +4,8 @@ use std::cell::Cell;
 
 use indexmap::IndexMap;
 
-use super::SubscriberId;
+/// Names a subscriber among the clients of the process.
+pub type SubscriberId = u64;
 
 /// Says what is subscribed to.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
