@@ -4,21 +4,21 @@
 use super::spec::Flags;
 use super::{CommandId, spec};
 
-/// What may keep the server from answering a command at once.
+/// Says what may keep the server from answering a command at once.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct Delays(u8);
 
 impl Delays {
-    /// Nothing: it is quick, and no pause of writes holds it back.
+    /// Says that the command is quick, and that no pause of writes holds it back.
     pub const NONE: Self = Self(0);
-    /// The server may work on it for seconds, and answer nobody meanwhile.
+    /// Says that the server may work on it for seconds, and answer nobody meanwhile.
     pub const WORK: Self = Self(1);
-    /// It waits while writes are paused.
+    /// Says that it waits while writes are paused.
     pub const PAUSE: Self = Self(1 << 1);
-    /// Of a command nothing is known.
+    /// Stands for a command of which nothing is known.
     pub const ANY: Self = Self(Self::WORK.0 | Self::PAUSE.0);
 
-    /// What may delay a command; `None`: the table does not know it.
+    /// Tells what may delay a command; `None` is one that the table does not know.
     #[inline]
     pub fn of(command: Option<CommandId>) -> Self {
         let Some(id) = command else { return Self::ANY };
@@ -33,20 +33,20 @@ impl Delays {
         delays
     }
 
-    /// What may delay either of two.
+    /// Joins what may delay either of two.
     #[inline]
     #[must_use]
     pub const fn and(self, other: Self) -> Self {
         Self(self.0 | other.0)
     }
 
-    /// Whether the server may work on it for seconds.
+    /// Tells whether the server may work on it for seconds.
     #[inline]
     pub const fn may_work(self) -> bool {
         self.0 & Self::WORK.0 != 0
     }
 
-    /// Whether it waits while writes are paused.
+    /// Tells whether it waits while writes are paused.
     #[inline]
     pub const fn may_pause(self) -> bool {
         self.0 & Self::PAUSE.0 != 0

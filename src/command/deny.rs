@@ -6,21 +6,22 @@ use super::{COUNT, Categories, CommandId, Flags, Learned, lookup_full, spec};
 
 const WORDS: usize = COUNT.div_ceil(64);
 
-/// What a group may not use. One bit tells, so that it costs nothing to ask of every request.
+/// Holds what a group may not use. One bit tells, so that it costs nothing to ask of every request.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct DenySet {
     known: [u64; WORDS],
     unknown: Unknown,
-    /// Categories that are denied, in lower case: of the commands that only the server knows, it says which are in them.
+    /// Names the denied categories, in lower case: of the commands that only the server knows, it says which are in
+    /// them.
     categories: Vec<Vec<u8>>,
 }
 
-/// What is denied of the commands that the table does not know.
+/// Says which of the commands that the table does not know are denied.
 #[derive(Debug, Clone, PartialEq, Eq)]
 enum Unknown {
-    /// These names, in lower case and sorted.
+    /// These names are denied; they are in lower case and sorted.
     Names(Vec<Vec<u8>>),
-    /// Every one: `@all` was denied.
+    /// Every one is denied: `@all` was written.
     All,
 }
 
@@ -30,12 +31,12 @@ impl Default for Unknown {
     }
 }
 
-/// An entry of `deny_commands` that means nothing.
+/// Tells why an entry of `deny_commands` means nothing.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum DenyError {
-    /// An ACL category of Redis is meant, and misspelt.
+    /// It means an ACL category of Redis, and misspells it.
     UnknownCategory(String),
-    /// Empty, or no word: it holds a space or a control character.
+    /// It is empty, or no word: it holds a space or a control character.
     NotAName(String),
 }
 
@@ -61,8 +62,8 @@ impl fmt::Display for DenyError {
 
 impl std::error::Error for DenyError {}
 
-/// The category of Redis that somebody who wrote `name` most likely meant. The categories of modules (`@json`, `@search`)
-/// resemble none.
+/// Finds the category of Redis that somebody who wrote `name` most likely meant. The categories of modules (`@json`,
+/// `@search`) resemble none.
 fn meant(name: &str) -> Option<&'static str> {
     let nearest = Categories::ALL.iter().map(|&(known, _)| {
         let distance = strsim::damerau_levenshtein(known, name);
@@ -98,14 +99,14 @@ impl DenySet {
         Ok(set)
     }
 
-    /// Whether a command of the table is denied. Ask with the most exact id there is ([`super::identify`]).
+    /// Tells whether a command of the table is denied. Ask with the most exact id there is ([`super::identify`]).
     #[inline]
     pub fn denies(&self, id: CommandId) -> bool {
         self.known[usize::from(id) / 64] >> (id % 64) & 1 == 1
     }
 
-    /// Whether a command that the table does not know is denied, by its name in any case and its second word, which may name
-    /// a subcommand (`None`: whichever); of its categories the server has told, if it was heard.
+    /// Tells whether a command that the table does not know is denied, by its name in any case and its second word,
+    /// which may name a subcommand (`None`: whichever); of its categories the server has told, if it was heard.
     pub fn denies_unknown(
         &self,
         name: &[u8],
@@ -124,7 +125,7 @@ impl DenySet {
         is_named || (!self.categories.is_empty() && learned.is_some_and(is_in))
     }
 
-    /// The denied categories that only the server can know.
+    /// Lists the denied categories that only the server can know.
     pub fn foreign_categories(&self) -> impl Iterator<Item = &[u8]> {
         let is_foreign = |category: &&[u8]| {
             std::str::from_utf8(category).is_ok_and(|name| Categories::named(name).is_none())
@@ -132,7 +133,7 @@ impl DenySet {
         self.categories.iter().map(Vec::as_slice).filter(is_foreign)
     }
 
-    /// Whether nothing is denied.
+    /// Tells whether nothing is denied.
     pub fn is_empty(&self) -> bool {
         *self == Self::default()
     }

@@ -5,7 +5,7 @@
 
 use super::{ClientSub, CommandId, Local, Way, spec};
 
-/// Commands for the server that tell of it, or that it is there.
+/// Lists the commands for the server that tell of it, or that it is there.
 const ABOUT_THE_SERVER: &[&str] = &[
     "acl|whoami",
     "client|help",
@@ -27,7 +27,7 @@ const ABOUT_THE_SERVER: &[&str] = &[
     "time",
 ];
 
-/// Whether a client that sends this has asked for nothing yet that a place in its group is needed for.
+/// Tells whether a client that sends this has asked for nothing yet that a place in its group is needed for.
 pub fn keeps_arriving(command: Option<CommandId>) -> bool {
     let Some(spec) = command.map(spec) else {
         return false;

@@ -10,7 +10,7 @@ use super::way::{PinReason, Way};
 use super::{arity_allows, lookup_full};
 use crate::resp::{ReplyScanner, parse_integer};
 
-/// Flags and ACL categories of commands that wait, listen, or change the connection they are sent on.
+/// Lists flags and ACL categories of commands that wait, listen, or change the connection they are sent on.
 const NEEDS_ITS_OWN: [&[u8]; 6] = [
     b"blocking",
     b"pubsub",
@@ -20,7 +20,8 @@ const NEEDS_ITS_OWN: [&[u8]; 6] = [
     b"@transaction",
 ];
 
-/// Modules whose commands do not wait for others, by the start of their names: what is asked where the server does not say which do.
+/// Lists modules whose commands do not wait for others, by the start of their names: they are asked where the server
+/// does not say which do.
 const MODULES_THAT_DO_NOT_WAIT: [&[u8]; 10] = [
     b"json.",
     b"ft.",
@@ -34,23 +35,23 @@ const MODULES_THAT_DO_NOT_WAIT: [&[u8]; 10] = [
     b"ai.",
 ];
 
-/// Of the commands that the table does not know, those that may not share a connection and those that write.
+/// Knows, of the commands that the table does not know, those that may not share a connection and those that write.
 ///
 /// What the server does not know either has a connection of its own too. `COMMAND` tells the names that commands were born with
 /// (`rename-command MULTI TX` leaves `multi` in it), so that it may be any command: a MULTI that others' requests would end up in.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Learned {
-    /// In lower case and sorted.
+    /// These may not share a connection; they are in lower case and sorted.
     pinned: Vec<Vec<u8>>,
-    /// All names but those of the table; in lower case and sorted.
+    /// These are all names but those of the table, in lower case and sorted.
     names: Vec<Vec<u8>>,
-    /// With their arity; in lower case, a subcommand as `box|put`, and sorted.
+    /// Each name stands with its arity, in lower case, a subcommand as `box|put`; they are sorted.
     writes: Vec<(Vec<u8>, i64)>,
-    /// ACL categories without their `@`, each with a name as above; in lower case and sorted.
+    /// Each ACL category stands without its `@` and with a name as above, in lower case; they are sorted.
     categories: Vec<(Vec<u8>, Vec<u8>)>,
 }
 
-/// The bytes are no whole reply to `COMMAND`: an error, another reply, cut short, or followed by more.
+/// Says that the bytes are no whole reply to `COMMAND`: an error, another reply, cut short, or followed by more.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct NotCommands;
 
@@ -111,8 +112,8 @@ impl Learned {
         })
     }
 
-    /// Whether a command, by its name and its second word, which may name a subcommand, is in the ACL category of this name
-    /// in lower case. Without a second word: whether it is with any.
+    /// Tells whether a command, by its name and its second word, which may name a subcommand, is in the ACL category of
+    /// this name in lower case. Without a second word it tells whether the command is with any.
     pub fn is_in(&self, category: &[u8], name: &[u8], second: Option<&[u8]>) -> bool {
         let from = self
             .categories
@@ -132,7 +133,7 @@ impl Learned {
         })
     }
 
-    /// Whether there is a command in this category, among those that the table does not know.
+    /// Tells whether there is a command in this category, among those that the table does not know.
     pub fn has_category(&self, category: &[u8]) -> bool {
         let found = self
             .categories
@@ -140,8 +141,8 @@ impl Learned {
         found.is_ok()
     }
 
-    /// Whether a request of `words` words writes, by its name and its second word, which may name a subcommand. One with too
-    /// few or too many words does not: the server says so and does nothing else.
+    /// Tells whether a request of `words` words writes, by its name and its second word, which may name a subcommand.
+    /// One with too few or too many words does not: the server says so and does nothing else.
     pub fn writes(&self, name: &[u8], second: Option<&[u8]>, words: usize) -> bool {
         if self.writes.is_empty() {
             return false;
@@ -155,7 +156,7 @@ impl Learned {
         sub.is_some_and(is_known) || is_known(name)
     }
 
-    /// How a command travels that [`super::lookup()`] does not know.
+    /// Tells how a command travels that [`super::lookup()`] does not know.
     pub fn way(&self, name: &[u8]) -> Way {
         if memchr(0, name).is_some() {
             // See `Named::Torn`.
@@ -172,22 +173,22 @@ impl Learned {
     }
 }
 
-/// One command of the reply.
+/// Holds one command of the reply.
 struct Entry<'a> {
     name: &'a [u8],
-    /// It is said to wait for others.
+    /// Tells whether the server says that it waits for others.
     waits: bool,
-    /// Of the command or one of its subcommands.
+    /// Tells whether the command or one of its subcommands may not share a connection.
     needs_its_own: bool,
 }
 
-/// Element of an entry that holds how many words a request has.
+/// Points at the element of an entry that holds how many words a request has.
 const ARITY: u64 = 1;
-/// Element of an entry that holds flags.
+/// Points at the element that holds flags.
 const FLAGS: u64 = 2;
-/// Element of an entry that holds ACL categories, from Redis 6.0 on.
+/// Points at the element that holds ACL categories, from Redis 6.0 on.
 const CATEGORIES: u64 = 6;
-/// Element of an entry that holds subcommands, entries themselves, from Redis 7.0 on.
+/// Points at the element that holds subcommands, entries themselves, from Redis 7.0 on.
 const SUBCOMMANDS: u64 = 9;
 
 /// Reads a reply from its front.
@@ -196,8 +197,8 @@ struct Walker<'a> {
 }
 
 impl<'a> Walker<'a> {
-    /// An entry with its subcommands; of those that the table does not know the ones that write are added to `writes`, and
-    /// the categories of all to `categories`.
+    /// Reads an entry with its subcommands; of those that the table does not know the ones that write are added to
+    /// `writes`, and the categories of all to `categories`.
     fn entry(
         &mut self,
         writes: &mut Vec<(Vec<u8>, i64)>,
@@ -226,7 +227,7 @@ impl<'a> Walker<'a> {
         })
     }
 
-    /// An entry up to its subcommands.
+    /// Reads an entry up to its subcommands.
     fn entry_alone(&mut self) -> Result<Opened<'a>, NotCommands> {
         let elements = self.aggregate()?;
         if elements <= FLAGS {
@@ -265,7 +266,7 @@ impl<'a> Walker<'a> {
         Ok(opened)
     }
 
-    /// The number of elements of the array or set that starts here.
+    /// Reads the number of elements of the array or set that starts here.
     fn aggregate(&mut self) -> Result<u64, NotCommands> {
         match self.line()? {
             (b'*' | b'~', count) => parse_integer(count)
@@ -275,7 +276,7 @@ impl<'a> Walker<'a> {
         }
     }
 
-    /// The number that starts here.
+    /// Reads the number that starts here.
     fn integer(&mut self) -> Result<i64, NotCommands> {
         match self.line()? {
             (b':', number) => parse_integer(number).ok_or(NotCommands),
@@ -283,7 +284,7 @@ impl<'a> Walker<'a> {
         }
     }
 
-    /// The simple or bulk string that starts here.
+    /// Reads the simple or bulk string that starts here.
     fn text(&mut self) -> Result<&'a [u8], NotCommands> {
         match self.line()? {
             (b'+', text) => Ok(text),
@@ -312,7 +313,7 @@ impl<'a> Walker<'a> {
         }
     }
 
-    /// The kind byte and the rest of the line that starts here.
+    /// Reads the kind byte and the rest of the line that starts here.
     fn line(&mut self) -> Result<(u8, &'a [u8]), NotCommands> {
         let end = memchr(b'\n', self.rest).ok_or(NotCommands)?;
         let (line, rest) = self.rest.split_at(end + 1);
@@ -324,7 +325,7 @@ impl<'a> Walker<'a> {
     }
 }
 
-/// An entry of which the subcommands are still to be read.
+/// Holds an entry of which the subcommands are still to be read.
 struct Opened<'a> {
     name: &'a [u8],
     arity: i64,
@@ -332,9 +333,9 @@ struct Opened<'a> {
     needs_its_own: bool,
     writes: bool,
     categories: Vec<&'a [u8]>,
-    /// Subcommands that stand next.
+    /// Counts the subcommands that stand next.
     subcommands: u64,
-    /// Elements of the entry behind them.
+    /// Counts the elements of the entry behind them.
     remaining: u64,
 }
 

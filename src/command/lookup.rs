@@ -3,14 +3,14 @@
 use super::CommandId;
 use super::table::TABLE;
 
-/// Places of the index; a power of two, about five for each command, so that a search seldom looks twice.
+/// Counts the places of the index: a power of two, about five for each command, so that a search seldom looks twice.
 const SLOTS: usize = 2048;
-/// A place that holds no command.
+/// Marks a place that holds no command.
 const EMPTY: u16 = u16::MAX;
-/// Longest name that fits a key, in bytes; a subcommand's without its container's.
+/// Bounds a name that fits a key, in bytes; a subcommand's is counted without its container's.
 const MAX_NAME: usize = 24;
 
-/// A name in lower case, padded with zeros. The last word tells its length, so that a name with a NUL at its end is
+/// Is a name in lower case, padded with zeros. The last word tells its length, so that a name with a NUL at its end is
 /// another one, and whose subcommand it is, so that no request's first word names a subcommand.
 type Key = [u64; 4];
 
@@ -20,13 +20,13 @@ const NO_CONTAINER: u64 = 0;
 static KEYS: [Key; TABLE.len()] = keys();
 static INDEX: [u16; SLOTS] = index();
 
-/// The command of this name, in any case.
+/// Finds the command of this name, in any case.
 #[inline]
 pub(super) fn find(name: &[u8]) -> Option<CommandId> {
     search(name, NO_CONTAINER)
 }
 
-/// The subcommand of this container that is called `name`, in any case.
+/// Finds the subcommand of this container that is called `name`, in any case.
 #[inline]
 pub(super) fn find_sub(container: CommandId, name: &[u8]) -> Option<CommandId> {
     search(name, of_container(container as usize))
@@ -55,7 +55,7 @@ const fn of_container(id: usize) -> u64 {
     id as u64 + 1
 }
 
-/// The key of a name of at most [`MAX_NAME`] bytes.
+/// Makes the key of a name of at most [`MAX_NAME`] bytes.
 #[inline]
 const fn key(name: &[u8], container: u64) -> Key {
     let mut key = [0; 4];
@@ -71,8 +71,8 @@ const fn key(name: &[u8], container: u64) -> Key {
     key
 }
 
-/// Up to seven bytes as the low ones of a word. Two loads that may overlap, rather than a copy of unknown length: that
-/// made a search three times as long (33 ns instead of 11).
+/// Reads up to seven bytes as the low ones of a word. It takes two loads that may overlap, rather than a copy of
+/// unknown length: that made a search three times as long (33 ns instead of 11).
 #[inline]
 const fn few(bytes: &[u8]) -> u64 {
     let length = bytes.len();
@@ -90,7 +90,7 @@ const fn few(bytes: &[u8]) -> u64 {
     }
 }
 
-/// Eight bytes at once; those outside of `A..=Z` stay as they are, as in the C locale.
+/// Lowers eight bytes at once; those outside of `A..=Z` stay as they are, as in the C locale.
 const fn lower(word: u64) -> u64 {
     const EACH: u64 = 0x0101_0101_0101_0101;
     let low = word & (0x7f * EACH);
@@ -137,7 +137,7 @@ const fn keys() -> [Key; TABLE.len()] {
     keys
 }
 
-/// The place of the command `name`, which stands before `below`.
+/// Finds the place of the command `name`, which stands before `below`.
 const fn position(name: &[u8], below: usize) -> usize {
     let mut id = below;
     loop {

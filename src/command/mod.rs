@@ -24,25 +24,26 @@ pub use way::{ClientSub, Local, PinReason, TransactionCommand, Way};
 
 use memchr::memchr;
 
-/// A command's place in the static table.
+/// Is a command's place in the static table.
 pub type CommandId = u16;
 
-/// How many commands the table holds; ids are below it.
+/// Counts the commands of the table; ids are below it.
 pub const COUNT: usize = table::TABLE.len();
 
-/// What the first words of a request name.
+/// Tells what the first words of a request name.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Named {
-    /// A command of the table: the subcommand where it is known, else the container.
+    /// They name a command of the table: the subcommand where it is known, else the container.
     Known(CommandId),
-    /// No command of the table; [`Learned`] may know it.
+    /// They name no command of the table; [`Learned`] may know it.
     Unknown,
-    /// A name with a NUL in it, never to be forwarded. Redis compares names only up to the NUL, but hashes all of it,
-    /// so that one such name in a few is taken for `MULTI`, `MONITOR` or a denied command, and nobody can tell which.
+    /// They hold a name with a NUL in it, never to be forwarded. Redis compares names only up to the NUL, but hashes
+    /// all of it, so that one such name in a few is taken for `MULTI`, `MONITOR` or a denied command, and nobody can
+    /// tell which.
     Torn,
 }
 
-/// What a request asks, by its name and its second word.
+/// Tells what a request asks, by its name and its second word.
 ///
 /// This is the question to ask of a request; [`lookup()`] and [`sub`] are its halves.
 #[inline]
@@ -63,13 +64,14 @@ pub fn identify(name: &[u8], second: Option<&[u8]>) -> Named {
     }
 }
 
-/// The command of this name, in any case; never a subcommand: a request named `client|list` is unknown to Redis too.
+/// Finds the command of this name, in any case; never a subcommand: a request named `client|list` is unknown to Redis
+/// too.
 #[inline]
 pub fn lookup(name: &[u8]) -> Option<CommandId> {
     lookup::find(name)
 }
 
-/// The command or, written as `client|list`, subcommand of this name, in any case.
+/// Finds the command or, written as `client|list`, subcommand of this name, in any case.
 pub fn lookup_full(name: &[u8]) -> Option<CommandId> {
     match memchr(b'|', name) {
         None => lookup(name),
@@ -77,13 +79,13 @@ pub fn lookup_full(name: &[u8]) -> Option<CommandId> {
     }
 }
 
-/// The table's line for a command.
+/// Returns the table's line for a command.
 #[inline]
 pub fn spec(id: CommandId) -> &'static Spec {
     &table::TABLE[usize::from(id)]
 }
 
-/// The subcommand of container `id` that a request's second word names, in any case.
+/// Finds the subcommand of container `id` that a request's second word names, in any case.
 ///
 /// `None` for an unknown subcommand, which then travels as its container does, and for what is no container.
 #[inline]
@@ -91,20 +93,20 @@ pub fn sub(id: CommandId, second_arg: &[u8]) -> Option<CommandId> {
     lookup::find_sub(id, second_arg)
 }
 
-/// Whether a command has subcommands.
+/// Tells whether a command has subcommands.
 #[inline]
 pub fn is_container(id: CommandId) -> bool {
     spec(id).flags.contains(Flags::CONTAINER)
 }
 
-/// Whether Redis counts a command among the writes, all of which a replica refuses: `SORT` and `XREADGROUP` are, `PUBLISH`
-/// and scripts are not.
+/// Tells whether Redis counts a command among the writes, all of which a replica refuses: `SORT` and `XREADGROUP` are,
+/// `PUBLISH` and scripts are not.
 #[inline]
 pub fn writes(id: CommandId) -> bool {
     spec(id).flags.contains(Flags::WRITE)
 }
 
-/// Whether a command makes the server load a module or let go of one, so that it has other commands afterwards.
+/// Tells whether a command makes the server load a module or let go of one, so that it has other commands afterwards.
 pub fn changes_modules(id: CommandId) -> bool {
     matches!(
         spec(id).name,
@@ -112,21 +114,22 @@ pub fn changes_modules(id: CommandId) -> bool {
     )
 }
 
-/// Whether a command that may be any, having another name than it was born with, may leave something on its connection that `RESET`
-/// does not undo, by its second word: `CLIENT NO-EVICT` (7.0), `CLIENT SETINFO`, `CLIENT CAPA` and `SCRIPT DEBUG` do.
+/// Tells whether a command that may be any, having another name than it was born with, may leave something on its
+/// connection that `RESET` does not undo, by its second word: `CLIENT NO-EVICT` (7.0), `CLIENT SETINFO`, `CLIENT CAPA`
+/// and `SCRIPT DEBUG` do.
 pub fn outlasts_reset(second: &[u8]) -> bool {
     ["client", "script"]
         .into_iter()
         .any(|container| lookup(container.as_bytes()).is_some_and(|id| sub(id, second).is_some()))
 }
 
-/// Whether a command runs a script that may write or not, as it likes.
+/// Tells whether a command runs a script that may write or not, as it likes.
 pub fn runs_script(id: CommandId) -> bool {
     matches!(spec(id).name, "eval" | "evalsha" | "fcall")
 }
 
-/// Whether a request of `words` words, its name included, has as many as the command takes. Redis looks at this before
-/// anything else.
+/// Tells whether a request of `words` words, its name included, has as many as the command takes. Redis looks at this
+/// before anything else.
 pub fn takes_words(id: CommandId, words: usize) -> bool {
     arity_allows(i64::from(spec(id).arity), words)
 }
@@ -136,7 +139,7 @@ fn arity_allows(arity: i64, words: usize) -> bool {
     words == arity || (arity < 0 && words >= -arity)
 }
 
-/// Which of the transaction commands this is, if one.
+/// Tells which of the transaction commands this is, if one.
 #[inline]
 pub fn transaction(id: CommandId) -> Option<TransactionCommand> {
     let spec = spec(id);
@@ -153,7 +156,7 @@ pub fn transaction(id: CommandId) -> Option<TransactionCommand> {
     }
 }
 
-/// Whether a `BLOCK` is among the arguments of an `XREAD` or `XREADGROUP`.
+/// Tells whether a `BLOCK` is among the arguments of an `XREAD` or `XREADGROUP`.
 ///
 /// A key or group of that name counts too: to lend a connection without need is only dear, to share one wrongly stops
 /// everybody on it.
@@ -161,8 +164,8 @@ pub fn asks_to_block<'a>(arguments: impl IntoIterator<Item = &'a [u8]>) -> bool 
     arguments.into_iter().any(|word| same_word(word, b"block"))
 }
 
-/// Whether Redis takes `argument` for the option `word`, given in lower case: it ignores case and, its comparison being
-/// C's, whatever follows a NUL.
+/// Tells whether Redis takes `argument` for the option `word`, given in lower case: it ignores case and, its comparison
+/// being C's, whatever follows a NUL.
 pub fn same_word(argument: &[u8], word: &[u8]) -> bool {
     match argument.get(..word.len()) {
         Some(start) if start.eq_ignore_ascii_case(word) => {

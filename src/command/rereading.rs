@@ -3,16 +3,16 @@
 //! What asks for it are signs that the list may be old. Some come of what clients send, so that a client could ask for one after the
 //! other: a reading that brings nothing new makes the next one wait longer.
 
-/// Least and most microseconds from one reading to the next. The list of 400 commands measures 200 KiB, and the server works on it
-/// for about a millisecond.
+/// Bound the microseconds from one reading to the next. The list of 400 commands measures 200 KiB, and the server works
+/// on it for about a millisecond.
 const SHORTEST_PAUSE: u64 = 1_000_000;
 const LONGEST_PAUSE: u64 = 600 * 1_000_000;
 
-/// When the server's `COMMAND` is read again.
+/// Decides when the server's `COMMAND` is read again.
 #[derive(Debug)]
 pub struct Rereading {
     is_wanted: bool,
-    /// No reading begins before.
+    /// No reading begins before this.
     from_micros: u64,
     pause_micros: u64,
 }
@@ -28,19 +28,19 @@ impl Default for Rereading {
 }
 
 impl Rereading {
-    /// The list may be old: an answer to a client says so.
+    /// Notes that the list may be old: an answer to a client says so.
     pub fn suspect(&mut self) {
         self.is_wanted = true;
     }
 
-    /// The list is old: the server, or what modules it has loaded, is another one.
+    /// Notes that the list is old: the server, or what modules it has loaded, is another one.
     pub fn outdate(&mut self, now_micros: u64) {
         self.is_wanted = true;
         self.pause_micros = SHORTEST_PAUSE;
         self.from_micros = self.from_micros.min(now_micros + SHORTEST_PAUSE);
     }
 
-    /// Whether the caller is to read it now; nobody else is then.
+    /// Tells whether the caller is to read it now; nobody else is then.
     pub fn take_turn(&mut self, now_micros: u64) -> bool {
         let is_due = self.is_wanted && now_micros >= self.from_micros;
         if is_due {
@@ -50,7 +50,7 @@ impl Rereading {
         is_due
     }
 
-    /// It was read, or could not be.
+    /// Notes that it was read, or could not be.
     pub fn has_read(&mut self, has_changed: bool, now_micros: u64) {
         self.pause_micros = match has_changed {
             true => SHORTEST_PAUSE,

@@ -2,58 +2,56 @@
 
 use super::way::Way;
 
-/// One command or subcommand.
+/// Describes one command or subcommand.
 #[derive(Debug, Clone, Copy)]
 pub struct Spec {
-    /// Lower case; a subcommand as `client|list`.
+    /// Is in lower case; a subcommand stands as `client|list`.
     pub name: &'static str,
-    /// Words of a request, the name (and the subcommand's) included; negative: at least that many.
+    /// Counts the words of a request, the name (and the subcommand's) included; negative, it is the least of them.
     pub arity: i8,
-    /// How it travels. A container's way serves the subcommands that the table does not know.
+    /// Tells how it travels. A container's way serves the subcommands that the table does not know.
     pub way: Way,
-    /// Its ACL categories.
     pub categories: Categories,
-    /// Where its keys are.
     pub keys: Keys,
-    /// What else matters of it.
+    /// Tells what else matters of it.
     pub flags: Flags,
 }
 
-/// Key positions as `COMMAND` gives them; all 0: no keys, or none that a range can tell ([`Flags::MOVABLE_KEYS`]).
+/// Gives key positions as `COMMAND` does; all are 0 where there are no keys, or none that a range can tell
+/// ([`Flags::MOVABLE_KEYS`]).
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Keys {
-    /// Index of the first key among the words of a request, of which the name is 0.
+    /// Is the index of the first key among the words of a request, of which the name is 0.
     pub first: i8,
-    /// Index of the last key; negative: from the end, -1 being the last word.
+    /// Is the index of the last key; a negative one counts from the end, -1 being the last word.
     pub last: i8,
-    /// Words from one key to the next.
+    /// Counts the words from one key to the next.
     pub step: i8,
 }
 
-/// Command flags, as far as they decide something here.
+/// Holds command flags, as far as they decide something here.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Flags(pub(super) u16);
 
 impl Flags {
     /// Has subcommands; the second word says which.
     pub const CONTAINER: Self = Self(1);
-    /// May write.
     pub const WRITE: Self = Self(1 << 1);
     /// Reads keys only.
     pub const READONLY: Self = Self(1 << 2);
-    /// May wait for others.
+    /// The command may wait for others.
     pub const BLOCKING: Self = Self(1 << 3);
-    /// `MULTI`, `EXEC`, `DISCARD`, `WATCH`, `UNWATCH`.
+    /// Marks `MULTI`, `EXEC`, `DISCARD`, `WATCH` and `UNWATCH`.
     pub const TRANSACTION: Self = Self(1 << 4);
     /// Belongs to pub/sub.
     pub const PUBSUB: Self = Self(1 << 5);
-    /// For administrators.
+    /// The command is for administrators.
     pub const ADMIN: Self = Self(1 << 6);
-    /// Refused inside `MULTI`.
+    /// The command is refused inside `MULTI`.
     pub const NO_MULTI: Self = Self(1 << 7);
-    /// Allowed before authentication.
+    /// The command is allowed before authentication.
     pub const NO_AUTH: Self = Self(1 << 8);
-    /// Refused inside scripts.
+    /// The command is refused inside scripts.
     pub const NOSCRIPT: Self = Self(1 << 9);
     /// The key positions depend on the arguments.
     pub const MOVABLE_KEYS: Self = Self(1 << 10);
@@ -62,23 +60,23 @@ impl Flags {
     /// It is no write, and yet held back while `CLIENT PAUSE WRITE` is in force.
     pub const MAY_REPLICATE: Self = Self(1 << 12);
 
-    /// Whether every flag of `other` is set.
+    /// Tells whether every flag of `other` is set.
     pub fn contains(self, other: Self) -> bool {
         self.0 & other.0 == other.0
     }
 }
 
-/// A set of ACL categories.
+/// Is a set of ACL categories.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Categories(pub(super) u32);
 
-/// The categories in Redis' own order, each a bit by its place.
+/// Lists the categories in Redis' own order, each a bit by its place.
 macro_rules! categories {
     ($($constant:ident $name:literal $bit:literal)*) => {
         impl Categories {
             $(#[doc = concat!("`@", $name, "`")] pub const $constant: Self = Self(1 << $bit);)*
 
-            /// Every category with its name, without the `@`.
+            /// Lists every category with its name, without the `@`.
             pub const ALL: &'static [(&'static str, Self)] = &[$(($name, Self::$constant)),*];
         }
     };
@@ -109,7 +107,7 @@ categories! {
 }
 
 impl Categories {
-    /// The category of this name, in any case and without the `@`.
+    /// Finds the category of this name, in any case and without the `@`.
     pub fn named(name: &str) -> Option<Self> {
         Self::ALL
             .iter()
@@ -117,7 +115,7 @@ impl Categories {
             .map(|&(_, category)| category)
     }
 
-    /// Whether the two sets have a category in common.
+    /// Tells whether the two sets have a category in common.
     pub fn intersects(self, other: Self) -> bool {
         self.0 & other.0 != 0
     }

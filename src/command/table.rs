@@ -24,7 +24,7 @@ use super::way::Way::{Fenced, Local, Pinned, Refused, Shared, Subscribed};
 macro_rules! table {
     ($($name:literal $arity:literal, $way:expr,
        [$($flag:ident)*] [$($category:ident)*] $first:literal $last:literal $step:literal;)*) => {
-        /// Every command, sorted by name.
+        /// Lists every command, sorted by name.
         pub(super) static TABLE: &[Spec] = &[$(Spec {
             name: $name,
             arity: $arity,

@@ -20,7 +20,7 @@ fn way(name: &str) -> Way {
     spec(lookup_full(name.as_bytes()).unwrap_or_else(|| panic!("{name} is not in the table"))).way
 }
 
-/// The names of all commands whose way is this.
+/// Names all commands whose way is this.
 fn travelling(wanted: impl Fn(Way) -> bool) -> Vec<&'static str> {
     all()
         .filter(|(_, spec)| wanted(spec.way))
@@ -328,7 +328,7 @@ fn reasons_have_labels_of_their_own() {
     assert_eq!(labels.len(), PinReason::ALL.len());
 }
 
-/// A real server on a unix socket of its own; killed when dropped.
+/// Is a real server on a unix socket of its own, killed when dropped.
 struct Server {
     process: Child,
     socket: tempfile::TempDir,
@@ -382,7 +382,7 @@ impl Drop for Server {
     }
 }
 
-/// The reply to one request.
+/// Returns the reply to one request.
 fn ask(connection: &mut UnixStream, request: &[&[u8]]) -> Vec<u8> {
     connection.write_all(&encode_request(request)).unwrap();
     let mut scanner = ReplyScanner::default();

@@ -10,35 +10,35 @@ use std::rc::Rc;
 use crate::memory::{Account, Frame};
 use out::Out;
 
-/// The replies one client is due, and those of its bytes the socket has not taken.
+/// Holds the replies one client is due, and those of its bytes the socket has not taken.
 ///
 /// Replies awaited from the server all come from one connection at a time, in order; so a count stands for them, and only
 /// replies of respool's own that must wait behind them are kept.
 #[derive(Debug, Default)]
 pub struct Replies {
-    /// Replies awaited from the server before anything in `behind`.
+    /// Counts the replies awaited from the server before anything in `behind`.
     first: u64,
-    /// A frame of the server has begun and not ended.
+    /// Is true while a frame of the server has begun and not ended.
     open: bool,
-    /// What is held; boxed, since a client that reads its replies as they come never has any.
+    /// Keeps what is held; it is boxed, since a client that reads its replies as they come never has any.
     held: Option<Box<Held>>,
 }
 
 #[derive(Debug, Default)]
 struct Held {
-    /// Bytes for the socket.
+    /// Holds the bytes for the socket.
     out: Out,
-    /// Messages that came while a frame of the server was open: they leave behind it.
+    /// Holds messages that came while a frame of the server was open: they leave behind it.
     amid: Out,
-    /// Own replies that wait for replies of the server, one behind the other.
+    /// Holds own replies that wait for replies of the server, one behind the other.
     own: Out,
-    /// What `own` consists of.
+    /// Tells what `own` consists of.
     turns: VecDeque<Turn>,
-    /// Bytes nobody asked for (messages, invalidations, MONITOR) since the socket had taken everything.
+    /// Counts the bytes nobody asked for (messages, invalidations, MONITOR) since the socket had taken everything.
     unasked_bytes: usize,
 }
 
-/// Own replies in one piece, and the number of replies awaited from the server right behind them.
+/// Counts own replies in one piece, and the replies awaited from the server right behind them.
 ///
 /// However many own replies there are, they cost their bytes: a turn for each of them measured 56 bytes beside 5 of its own.
 #[derive(Debug)]
@@ -65,7 +65,7 @@ impl Held {
 }
 
 impl Replies {
-    /// The next `count` replies come from the server.
+    /// Notes that the next `count` replies come from the server.
     #[inline]
     pub fn expect(&mut self, count: u64) {
         match self.held.as_mut().and_then(|held| held.turns.back_mut()) {
@@ -74,7 +74,7 @@ impl Replies {
         }
     }
 
-    /// The next reply is respool's own.
+    /// Places a reply of respool's own as the next one.
     pub fn own(&mut self, reply: &[u8]) {
         let held = self.held.get_or_insert_default();
         if self.first == 0 && held.turns.is_empty() && !self.open {
@@ -109,14 +109,14 @@ impl Replies {
         self.let_go();
     }
 
-    /// Bytes have been passed on that nobody asked for.
+    /// Notes that bytes have been passed on that nobody asked for.
     pub fn passed_unasked(&mut self, bytes: usize) {
         if let Some(held) = &mut self.held {
             held.unasked_bytes += bytes;
         }
     }
 
-    /// Whether frames of the server may be passed by in one piece: nothing must go between them.
+    /// Tells whether frames of the server may be passed by in one piece: nothing must go between them.
     #[inline]
     pub fn is_plain(&self) -> bool {
         match &self.held {
@@ -125,7 +125,8 @@ impl Replies {
         }
     }
 
-    /// `complete` frames of the server end in the bytes just passed on; `open`: another has begun.
+    /// Notes that `complete` frames of the server end in the bytes just passed on, and where `open` is true that
+    /// another has begun.
     #[inline]
     pub fn served(&mut self, complete: u64, open: bool) {
         self.first = self.first.saturating_sub(complete);
@@ -135,8 +136,8 @@ impl Replies {
         }
     }
 
-    /// A message the client is subscribed to, with its own first byte: it stands between replies, wherever it comes.
-    /// `shared` is the frame as other clients may hold it already.
+    /// Places a message the client is subscribed to, with its own first byte: it stands between replies, wherever it
+    /// comes. `shared` is the frame as other clients may hold it already.
     pub fn message(
         &mut self,
         first: u8,
@@ -153,7 +154,7 @@ impl Replies {
         to.message(first, frame, shared, account);
     }
 
-    /// Whether bytes may go to the socket directly, past this buffer.
+    /// Tells whether bytes may go to the socket directly, past this buffer.
     #[inline]
     pub fn is_written(&self) -> bool {
         self.held.as_ref().is_none_or(|held| held.out.is_empty())
@@ -164,12 +165,12 @@ impl Replies {
         self.held.get_or_insert_default().out.extend(bytes);
     }
 
-    /// The next bytes for the socket that lie in one piece; empty: there are none.
+    /// Returns the next bytes for the socket that lie in one piece; where they are empty there are none.
     pub fn unwritten(&self) -> &[u8] {
         self.held.as_ref().map_or(&[], |held| held.out.front())
     }
 
-    /// The socket took `length` of `unwritten`. What has become empty gives its memory back.
+    /// Notes that the socket took `length` of `unwritten`. What has become empty gives its memory back.
     pub fn wrote(&mut self, length: usize) {
         let Some(held) = &mut self.held else { return };
         held.out.wrote(length);
@@ -179,24 +180,24 @@ impl Replies {
         self.let_go();
     }
 
-    /// Whether a frame of the server has begun and not ended.
+    /// Tells whether a frame of the server has begun and not ended.
     pub fn is_open(&self) -> bool {
         self.open
     }
 
-    /// Bytes that the client has not taken yet.
+    /// Counts the bytes that the client has not taken yet.
     pub fn unread_bytes(&self) -> usize {
         self.held
             .as_ref()
             .map_or(0, |held| held.out.len() + held.amid.len() + held.own.len())
     }
 
-    /// Those of them that nobody asked for, since the client had last taken everything.
+    /// Counts those of them that nobody asked for, since the client had last taken everything.
     pub fn unasked_bytes(&self) -> usize {
         self.held.as_ref().map_or(0, |held| held.unasked_bytes)
     }
 
-    /// Bytes of memory that are held for this client, those it shares with others included.
+    /// Counts the bytes of memory that are held for this client, those it shares with others included.
     #[inline]
     pub fn held_bytes(&self) -> usize {
         self.held
@@ -204,12 +205,12 @@ impl Replies {
             .map_or(0, |held| held.own_bytes() + held.shared_bytes())
     }
 
-    /// Bytes of memory that are held for this client alone.
+    /// Counts the bytes of memory that are held for this client alone.
     pub fn own_bytes(&self) -> usize {
         self.held.as_ref().map_or(0, |held| held.own_bytes())
     }
 
-    /// Replies awaited from the server.
+    /// Counts the replies awaited from the server.
     pub fn awaited(&self) -> u64 {
         let turns = self.held.iter().flat_map(|held| &held.turns);
         self.first + turns.map(|turn| turn.awaited).sum::<u64>()

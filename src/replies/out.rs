@@ -5,24 +5,25 @@ use std::rc::Rc;
 
 use crate::memory::{Account, Frame};
 
-/// From this size on a message is held once for all its subscribers; below it, copying costs less than counting.
+/// Is the size from which on a message is held once for all its subscribers; below it, copying costs less than
+/// counting.
 const SHARED_FROM: usize = 4 * 1024;
 
-/// Bytes of a full chunk. A chunk grows up to it and is never moved again; a reply of 60 MB is 240 of them, of which those
-/// the socket has taken are given back one by one.
+/// Counts the bytes of a full chunk. A chunk grows up to it and is never moved again; a reply of 60 MB is 240 of them,
+/// of which those the socket has taken are given back one by one.
 const CHUNK: usize = 256 * 1024;
 
-/// Bytes of the smallest chunk.
+/// Counts the bytes of the smallest chunk.
 const SMALLEST: usize = 64;
 
-/// Pieces up to this size are copied behind the last one rather than kept as they are.
+/// Bounds the pieces that are copied behind the last one rather than kept as they are.
 const COPIED_UP_TO: usize = 4 * 1024;
 
 #[derive(Debug)]
 enum Piece {
-    /// What is left of it starts here.
+    /// The first is bytes of its own; what is left of them starts at the second.
     Own(Vec<u8>, usize),
-    /// What is left of it starts here.
+    /// The first is held by others too; what is left of it starts at the second.
     Shared(Rc<Frame>, usize),
 }
 
@@ -41,15 +42,15 @@ impl Piece {
     }
 }
 
-/// Bytes for one socket that it has not taken yet.
+/// Holds bytes for one socket that it has not taken yet.
 #[derive(Debug, Default)]
 pub(super) struct Out {
-    /// None of them is used up.
+    /// Holds the pieces in their order; none of them is used up.
     pieces: VecDeque<Piece>,
     bytes: usize,
-    /// What the pieces of its own take, used up or not.
+    /// Counts what the pieces of its own take, used up or not.
     own_bytes: usize,
-    /// What it holds together with others.
+    /// Counts what it holds together with others.
     shared_bytes: usize,
 }
 
@@ -59,17 +60,17 @@ impl Out {
         self.pieces.is_empty()
     }
 
-    /// Bytes that the socket has not taken.
+    /// Counts the bytes that the socket has not taken.
     pub(super) fn len(&self) -> usize {
         self.bytes
     }
 
-    /// Bytes of memory that are held for this socket alone.
+    /// Counts the bytes of memory that are held for this socket alone.
     pub(super) fn own_bytes(&self) -> usize {
         self.own_bytes
     }
 
-    /// Bytes of messages that are held for others too.
+    /// Counts the bytes of messages that are held for others too.
     pub(super) fn shared_bytes(&self) -> usize {
         self.shared_bytes
     }
@@ -168,13 +169,13 @@ impl Out {
         Some(piece)
     }
 
-    /// The next bytes that lie in one piece; empty: there are none.
+    /// Returns the next bytes that lie in one piece; where they are empty there are none.
     #[inline]
     pub(super) fn front(&self) -> &[u8] {
         self.pieces.front().map_or(&[], Piece::left)
     }
 
-    /// The socket took `length` bytes of `front`. What has become empty gives its memory back.
+    /// Notes that the socket took `length` bytes of `front`. What has become empty gives its memory back.
     pub(super) fn wrote(&mut self, length: usize) {
         self.bytes -= length;
         if let Some(piece) = self.pieces.front_mut() {

@@ -1,6 +1,6 @@
 //! Inline requests: one line of words, quoted as in Redis' `sdssplitargs`.
 
-/// A quote that is not closed, or a closing quote with something right behind it.
+/// Says that a quote is not closed, or that a closing quote has something right behind it.
 #[derive(Debug, PartialEq, Eq)]
 pub struct Unbalanced;
 
@@ -28,7 +28,7 @@ pub fn split_inline(text: &[u8]) -> Result<Vec<Vec<u8>>, Unbalanced> {
     }
 }
 
-/// C's `isspace` in the C locale.
+/// Answers as C's `isspace` does in the C locale.
 fn is_space(byte: u8) -> bool {
     matches!(byte, b' ' | b'\t'..=b'\r')
 }
@@ -51,7 +51,7 @@ fn word(text: &[u8]) -> Result<(Vec<u8>, &[u8]), Unbalanced> {
     Ok((argument, rest))
 }
 
-/// A closing quote must have white space or the end behind it.
+/// Checks that a closing quote has white space or the end behind it.
 fn closed(rest: &[u8], argument: Vec<u8>) -> Result<(Vec<u8>, &[u8]), Unbalanced> {
     match rest.first() {
         Some(&byte) if !is_space(byte) => Err(Unbalanced),

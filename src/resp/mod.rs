@@ -14,7 +14,7 @@ pub use request::{Bounds, Request, RequestScanner, Scan, Violation, count_reques
 
 use memchr::memchr;
 
-/// Longest inline request or count line, in bytes: `PROTO_INLINE_MAX_SIZE` of Redis.
+/// Bounds an inline request or a count line, in bytes; it is `PROTO_INLINE_MAX_SIZE` of Redis.
 pub const MAX_LINE: usize = 64 * 1024;
 
 /// Parses a decimal integer exactly as Redis' `string2ll` does: no sign but `-`, no leading zeros, no `-0`.
@@ -44,14 +44,14 @@ pub fn parse_integer(text: &[u8]) -> Option<i64> {
     }
 }
 
-/// A header line `<kind><integer>\r\n` of a frame.
+/// Is a header line `<kind><integer>\r\n` of a frame.
 #[derive(Debug, PartialEq, Eq)]
 enum Header {
-    /// Its integer, and the offset of the first byte after the line.
+    /// It holds this integer, and the first byte after the line stands at this offset.
     Line { value: i64, after: usize },
-    /// The line has not arrived whole.
+    /// It has not arrived whole.
     Incomplete,
-    /// It has, and holds no integer.
+    /// It has arrived, and holds no integer.
     NotInteger,
 }
 

@@ -2,7 +2,7 @@
 
 use redis_protocol::resp3::types::OwnedFrame;
 
-/// The fields of a map, which in RESP2 is a flat array.
+/// Pairs the fields of a map, which in RESP2 is a flat array.
 pub fn pairs(frame: &OwnedFrame) -> Vec<(&OwnedFrame, &OwnedFrame)> {
     match frame {
         OwnedFrame::Map { data, .. } => data.iter().collect(),
@@ -14,7 +14,7 @@ pub fn pairs(frame: &OwnedFrame) -> Vec<(&OwnedFrame, &OwnedFrame)> {
     }
 }
 
-/// The bytes of a string.
+/// Returns the bytes of a string.
 pub fn text(frame: &OwnedFrame) -> Option<&[u8]> {
     match frame {
         OwnedFrame::BlobString { data, .. } | OwnedFrame::SimpleString { data, .. } => Some(data),

@@ -7,23 +7,23 @@ use memchr::memchr;
 
 use super::{Header, header};
 
-/// Longest line that announces a length or a count; longer ones are no RESP.
+/// Bounds a line that announces a length or a count; longer ones are no RESP.
 const MAX_HEADER: usize = 32;
 
-/// What a push to a client that tracks keys consists of: its name and what it is about. All others have more parts, and stand in a
-/// frame only as the reply to a command of a transaction (`SUBSCRIBE`).
+/// Counts the parts of a push to a client that tracks keys: its name and what it is about. All others have more parts,
+/// and stand in a frame only as the reply to a command of a transaction (`SUBSCRIBE`).
 const INVALIDATION_PARTS: u64 = 2;
 
-/// Bytes of the server that are no RESP. The connection they came on is of no further use.
+/// Says that bytes of the server are no RESP. The connection they came on is of no further use.
 #[derive(Debug, PartialEq, Eq)]
 pub struct Malformed;
 
-/// How far the scanner got.
+/// Tells how far the scanner got.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Advance {
-    /// Bytes that belong to the frame under way; they may be passed on at once.
+    /// Counts the bytes that belong to the frame under way; they may be passed on at once.
     pub used: usize,
-    /// Whether the frame ends with them.
+    /// Tells whether the frame ends with them.
     pub complete: bool,
 }
 
@@ -32,17 +32,17 @@ pub struct Advance {
 /// A frame is a number of elements still to come: an aggregate adds to it, an element takes one off. Depth costs nothing.
 #[derive(Debug, Default, Clone)]
 pub struct ReplyScanner {
-    /// Elements not yet seen, nested ones included, of the frame under way.
+    /// Counts the elements not yet seen, nested ones included, of the frame under way.
     elements: u64,
-    /// Body bytes of the element under way not yet seen, its line end included.
+    /// Counts the body bytes of the element under way not yet seen, its line end included.
     body: u64,
     line: Line,
 }
 
-/// Where a simple string, an error or a number stands.
+/// Tells where a simple string, an error or a number stands.
 #[derive(Debug, Default, Clone, Copy, PartialEq, Eq)]
 enum Line {
-    /// None is under way.
+    /// No such line is under way.
     #[default]
     Ended,
     /// Its line has not ended.
@@ -52,7 +52,7 @@ enum Line {
 }
 
 impl ReplyScanner {
-    /// Whether the next byte starts a frame.
+    /// Tells whether the next byte starts a frame.
     pub fn at_boundary(&self) -> bool {
         self.elements == 0 && self.body == 0 && self.line == Line::Ended
     }
@@ -155,7 +155,7 @@ impl ReplyScanner {
         Ok(here as usize)
     }
 
-    /// How many bytes of `buf` the line under way has still; `None`: it goes on behind them.
+    /// Counts the bytes of `buf` that the line under way has still; `None` where it goes on behind them.
     #[inline]
     fn line_end(&mut self, buf: &[u8]) -> Option<usize> {
         if self.line == Line::AfterReturn && buf.first() == Some(&b'\n') {

@@ -11,31 +11,31 @@ use memchr::memchr2;
 
 use super::{Header, MAX_LINE, header};
 
-/// Most arguments of one request: Redis' own bound.
+/// Bounds the arguments of one request, as Redis does.
 const MAX_ARGUMENTS: i64 = i32::MAX as i64;
 
-/// Longest argument in bytes: the default of Redis' `proto-max-bulk-len`.
+/// Bounds an argument by the default of Redis' `proto-max-bulk-len`.
 const MAX_ARGUMENT: usize = 512 * 1024 * 1024;
 
-/// What ends a line, and an argument.
+/// Ends a line, and an argument.
 const LINE_END: &[u8] = b"\r\n";
 
-/// What a request may measure.
+/// Bounds what a request may measure.
 #[derive(Debug, Clone, Copy)]
 pub struct Bounds {
-    /// Most arguments.
+    /// Is the most arguments a request may have.
     pub arguments: i64,
-    /// Longest argument, in bytes.
+    /// Is the longest an argument may be, in bytes.
     pub argument: usize,
-    /// Longest request, in bytes.
+    /// Is the longest a request may be, in bytes.
     pub request: usize,
-    /// Whether the client has yet to authenticate: changes the texts, as in Redis.
+    /// Tells whether the client has yet to authenticate: it changes the texts, as in Redis.
     pub unauthenticated: bool,
 }
 
 impl Bounds {
-    /// The bounds of a client that may send commands: arguments of at most `request` bytes, alone and together. What
-    /// announces them comes on top, so that one argument may use the bound up, as in Redis.
+    /// Bounds a client that may send commands: arguments of at most `request` bytes, alone and together. What announces
+    /// them comes on top, so that one argument may use the bound up, as in Redis.
     pub fn new(request: usize) -> Self {
         let argument = request.min(MAX_ARGUMENT);
         Self {
@@ -46,7 +46,7 @@ impl Bounds {
         }
     }
 
-    /// Redis' bounds before authentication: 10 arguments of 16 KiB.
+    /// Bounds a client before authentication as Redis does: 10 arguments of 16 KiB.
     pub fn before_authentication(request: usize) -> Self {
         Self {
             arguments: 10,
@@ -57,28 +57,28 @@ impl Bounds {
     }
 }
 
-/// What a client sent that RESP does not allow. Each is answered with Redis' text, and the client closed.
+/// Tells what a client sent that RESP does not allow. Each is answered with Redis' text, and the client closed.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Violation {
-    /// A count of arguments that is no integer or too large.
+    /// A count of arguments is no integer, or too large.
     MultibulkLength,
-    /// More than 10 arguments before authentication.
+    /// There are more than 10 arguments before authentication.
     UnauthenticatedMultibulkLength,
-    /// An argument's length that is no integer, negative or too large.
+    /// An argument's length is no integer, negative or too large.
     BulkLength,
-    /// An argument over 16 KiB before authentication.
+    /// An argument is over 16 KiB before authentication.
     UnauthenticatedBulkLength,
-    /// An argument that is no bulk string; holds the byte found instead of `$`.
+    /// An argument is no bulk string; this byte was found instead of `$`.
     ExpectedBulk(u8),
-    /// A count line without end.
+    /// A count line does not end.
     MultibulkLine,
-    /// A length line without end.
+    /// A length line does not end.
     BulkLine,
-    /// An inline request without end.
+    /// An inline request does not end.
     InlineLine,
-    /// An inline request with a quote that is not closed.
+    /// A quote of an inline request is not closed.
     UnbalancedQuotes,
-    /// A line or an argument that does not end with CRLF.
+    /// A line or an argument does not end with CRLF.
     LineEnd,
 }
 
@@ -101,7 +101,7 @@ impl fmt::Display for Violation {
 }
 
 impl Violation {
-    /// The error reply as Redis 7.0 writes it, or Valkey, where only that has one.
+    /// Writes the error reply as Redis 7.0 does, or Valkey, where only that has one.
     pub fn reply(self) -> Vec<u8> {
         let mut text = format!("-ERR {self}").into_bytes();
         if let Self::ExpectedBulk(found) = self {
@@ -118,24 +118,24 @@ impl Violation {
     }
 }
 
-/// What the scanner found at the start of the bytes it was given.
+/// Tells what the scanner found at the start of the bytes it was given.
 #[derive(Debug, PartialEq, Eq)]
 pub enum Scan {
-    /// A whole multibulk request.
+    /// A whole multibulk request stands there.
     Request {
-        /// Its bytes.
+        /// Counts the bytes of the request.
         length: usize,
     },
-    /// A whole inline request.
+    /// A whole inline request stands there.
     Inline {
-        /// Its text, without the line end.
+        /// Its text stands here, without the line end.
         text: Range<usize>,
-        /// Its bytes, the line end included.
+        /// Counts its bytes, the line end included.
         length: usize,
     },
-    /// What asks nothing and gets no reply: `*0`, `*-1`.
+    /// It asks nothing and gets no reply: `*0`, `*-1`.
     Nothing {
-        /// Its bytes.
+        /// Counts the bytes that ask nothing.
         length: usize,
     },
     /// The request has not arrived whole; [`RequestScanner::extent`] tells how long it is known to be.
@@ -147,17 +147,17 @@ pub enum Scan {
 /// Finds the end of the next request. Given the same bytes again with more behind them, it goes on where it stood.
 #[derive(Debug, Default, Clone)]
 pub struct RequestScanner {
-    /// Where the next unread line starts, from the start of the request; may lie past the bytes that are here.
+    /// The next unread line starts here, from the start of the request; it may lie past the bytes that are here.
     next: usize,
-    /// Bytes of this request that the caller has taken away already.
+    /// Counts the bytes of this request that the caller has taken away already.
     gone: usize,
-    /// Arguments whose length line has not been read.
+    /// Counts the arguments whose length line has not been read.
     left: u32,
-    /// Arguments in all; 0: the count line has not been read.
+    /// Counts the arguments in all; it is 0 while the count line has not been read.
     count: u32,
-    /// Length of the first argument, the command's name, once known.
+    /// The first argument, the command's name, stands here, once that is known.
     name: Range<usize>,
-    /// What stands at `next` is the end of an argument, not a line.
+    /// Is true while the end of an argument, not a line, stands at `next`.
     is_at_end: bool,
 }
 
@@ -226,29 +226,30 @@ impl RequestScanner {
         Scan::Request { length }
     }
 
-    /// Where the name of the request just found, or of the one arriving, stands in the bytes; empty until known.
+    /// Tells where the name of the request just found, or of the one arriving, stands in the bytes; it is empty until
+    /// known.
     pub fn name(&self) -> Range<usize> {
         self.name.clone()
     }
 
-    /// Bytes the request is known to measure so far, those not arrived and those taken away included.
+    /// Counts the bytes that the request is known to measure so far, those not arrived and those taken away included.
     pub fn extent(&self) -> usize {
         let end = if self.is_at_end { LINE_END.len() } else { 0 };
         self.gone + self.next + end
     }
 
-    /// Whether a multibulk request has begun and not ended.
+    /// Tells whether a multibulk request has begun and not ended.
     pub fn is_inside(&self) -> bool {
         self.count > 0
     }
 
-    /// Of `available` bytes of a request under way, how many hold no line, and no end of an argument, that is still to be
-    /// read whole.
+    /// Counts, of `available` bytes of a request under way, those that hold no line, and no end of an argument, that is
+    /// still to be read whole.
     pub fn settled(&self, available: usize) -> usize {
         self.next.min(available)
     }
 
-    /// The caller has taken away the first `length` bytes, all of them settled.
+    /// Notes that the caller has taken away the first `length` bytes, all of them settled.
     pub fn forget(&mut self, length: usize) {
         self.next -= length;
         self.gone += length;
@@ -336,7 +337,7 @@ impl RequestScanner {
     }
 }
 
-/// A whole multibulk request that the scanner has passed.
+/// Is a whole multibulk request that the scanner has passed.
 #[derive(Debug, Clone, Copy)]
 pub struct Request<'a> {
     bytes: &'a [u8],
@@ -361,17 +362,17 @@ impl<'a> Request<'a> {
         }
     }
 
-    /// The bytes as the client sent them.
+    /// Returns the bytes as the client sent them.
     pub fn bytes(&self) -> &'a [u8] {
         self.bytes
     }
 
-    /// How many arguments it has, the command's name included.
+    /// Counts its arguments, the command's name included.
     pub fn count(&self) -> usize {
         self.count
     }
 
-    /// Its arguments, the command's name first.
+    /// Lists its arguments, the command's name first.
     pub fn arguments(&self) -> impl Iterator<Item = &'a [u8]> + use<'a> {
         let bytes = self.bytes;
         let mut at = self.after_count;
@@ -388,13 +389,13 @@ impl<'a> Request<'a> {
         })
     }
 
-    /// The argument at `index`; 0 is the command's name.
+    /// Returns the argument at `index`; 0 is the command's name.
     pub fn argument(&self, index: usize) -> Option<&'a [u8]> {
         self.arguments().nth(index)
     }
 }
 
-/// How many whole requests `bytes` starts with; at least 1.
+/// Counts the whole requests that `bytes` starts with; there is at least 1.
 pub fn count_requests(bytes: &[u8]) -> usize {
     let bounds = Bounds::new(usize::MAX);
     let (mut at, mut count) = (0, 0);

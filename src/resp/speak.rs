@@ -1,6 +1,5 @@
 //! The frames respool itself writes: replies to clients, requests to the server.
 
-/// `+OK`.
 pub const OK: &[u8] = b"+OK\r\n";
 
 /// Appends a bulk string.
@@ -18,21 +17,21 @@ pub fn push_header(out: &mut Vec<u8>, kind: u8, value: i64) {
     let _ = write!(out, "{value}\r\n");
 }
 
-/// A bulk string reply.
+/// Writes a bulk string reply.
 pub fn bulk(text: &[u8]) -> Vec<u8> {
     let mut out = Vec::with_capacity(text.len() + 16);
     push_bulk(&mut out, text);
     out
 }
 
-/// An integer reply.
+/// Writes an integer reply.
 pub fn integer(value: i64) -> Vec<u8> {
     let mut out = Vec::new();
     push_header(&mut out, b':', value);
     out
 }
 
-/// An error reply. `text` holds the code and the words; line ends in it become spaces, as in Redis.
+/// Writes an error reply. `text` holds the code and the words; line ends in it become spaces, as in Redis.
 pub fn error(text: &str) -> Vec<u8> {
     let mut out = Vec::with_capacity(text.len() + 3);
     out.push(b'-');
@@ -47,7 +46,7 @@ pub fn error(text: &str) -> Vec<u8> {
     out
 }
 
-/// A request as clients send it.
+/// Writes a request as clients send it.
 pub fn encode_request<T: AsRef<[u8]>>(arguments: &[T]) -> Vec<u8> {
     let mut out = Vec::new();
     push_request(&mut out, arguments);

@@ -3,10 +3,10 @@
 use super::ServerSnapshot;
 use crate::config::Role;
 
-/// Parts of ten of the server's `maxclients` from which on it is nearly full.
+/// Says from how many tenths of the server's `maxclients` on it is nearly full.
 const NEARLY_FULL_TENTHS: u64 = 9;
 
-/// What is not as it should be.
+/// Names what is not as it should be.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Concern {
     /// The server has hardly a place left for clients.
@@ -20,7 +20,7 @@ pub enum Concern {
 }
 
 impl Concern {
-    /// What it is, in few words.
+    /// Says in few words what it is.
     pub fn label(self) -> &'static str {
         match self {
             Self::NearlyFull => "the server is nearly full",
@@ -32,7 +32,7 @@ impl Concern {
 }
 
 impl ServerSnapshot {
-    /// What is not as it should be with a server that is configured as `role`, each with a line for the operator.
+    /// Lists what is not as it should be with a server that is configured as `role`, each with a line for the operator.
     pub fn concerns(&self, role: Role) -> Vec<(Concern, String)> {
         let mut concerns = Vec::new();
         let address = &self.address;

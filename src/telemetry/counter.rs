@@ -5,7 +5,7 @@
 
 use std::sync::atomic::{AtomicU64, Ordering};
 
-/// A number that only grows.
+/// Is a number that only grows.
 #[derive(Debug, Default)]
 pub struct Counter(AtomicU64);
 
@@ -19,14 +19,14 @@ impl Counter {
         );
     }
 
-    /// The count so far.
+    /// Returns the count so far.
     #[inline]
     pub fn get(&self) -> u64 {
         self.0.load(Ordering::Relaxed)
     }
 }
 
-/// A number that is what it was last set to.
+/// Is a number that is what it was last set to.
 #[derive(Debug, Default)]
 pub struct Gauge(AtomicU64);
 
@@ -37,7 +37,7 @@ impl Gauge {
         self.0.store(value, Ordering::Relaxed);
     }
 
-    /// The value last set.
+    /// Returns the value last set.
     #[inline]
     pub fn get(&self) -> u64 {
         self.0.load(Ordering::Relaxed)

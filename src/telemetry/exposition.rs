@@ -5,14 +5,14 @@ use prometheus::proto;
 
 use super::{HistogramTotals, METRICS, Metric, Sample, Scrape, Source};
 
-/// The content type of [`render_metrics`].
+/// Is the content type of [`render_metrics`].
 pub const CONTENT_TYPE: &str = "text/plain; version=0.0.4; charset=utf-8";
 
-/// The version of respool.
+/// Is the version of respool.
 pub(super) const VERSION: &str = env!("CARGO_PKG_VERSION");
 
-/// Every metric of [`METRICS`] in Prometheus' text format 0.0.4. Metrics without a sample are left out, as the format
-/// asks.
+/// Renders every metric of [`METRICS`] in Prometheus' text format 0.0.4. Metrics without a sample are left out, as the
+/// format asks.
 pub fn render_metrics(scrape: &Scrape) -> String {
     let families: Vec<_> = METRICS
         .iter()

@@ -5,7 +5,7 @@
 
 use super::{GroupRow, Standing};
 
-/// Everything that is wrong in `standing`, what concerns most people first.
+/// Lists everything that is wrong in `standing`, what concerns most people first.
 pub fn faults(standing: &Standing) -> Vec<String> {
     let mut faults = Vec::new();
     faults.extend(server(standing));
@@ -47,7 +47,7 @@ fn reload(standing: &Standing) -> Option<String> {
     ))
 }
 
-/// All groups together.
+/// Tells what is wrong with all groups together.
 fn everybody(standing: &Standing) -> Option<String> {
     let (counted, most) = (standing.counted, standing.max_clients);
     (most > 0 && counted >= most).then(|| {
@@ -107,7 +107,7 @@ fn leases(standing: &Standing) -> Option<String> {
     ))
 }
 
-/// What the process counts of itself: it does not pass.
+/// Tells what the process counts of itself: it does not pass.
 fn process(standing: &Standing) -> Vec<String> {
     let mut faults = Vec::new();
     match standing.process.panics {

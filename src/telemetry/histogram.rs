@@ -2,7 +2,7 @@
 
 use super::Counter;
 
-/// Inclusive upper bounds of the buckets in microseconds; one more bucket takes what lies above the last.
+/// Lists the inclusive upper bounds of the buckets in microseconds; one more bucket takes what lies above the last.
 pub const BOUNDS_MICROS: [u64; 17] = [
     50, 100, 200, 500, 1_000, 2_000, 5_000, 10_000, 20_000, 50_000, 100_000, 200_000, 500_000,
     1_000_000, 2_000_000, 5_000_000, 10_000_000,
@@ -35,7 +35,7 @@ impl Histogram {
     }
 }
 
-/// Sums of several histograms at one moment.
+/// Holds the sums of several histograms at one moment.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct HistogramTotals {
     buckets: [u64; BUCKETS],
@@ -43,17 +43,17 @@ pub struct HistogramTotals {
 }
 
 impl HistogramTotals {
-    /// All events. It is the sum of the buckets, so that a scrape agrees with itself while the workers count on.
+    /// Counts all events. It is the sum of the buckets, so that a scrape agrees with itself while the workers count on.
     pub fn count(&self) -> u64 {
         self.buckets.iter().sum()
     }
 
-    /// The sum of all durations in seconds.
+    /// Returns the sum of all durations in seconds.
     pub fn sum_seconds(&self) -> f64 {
         self.sum_micros as f64 / 1e6
     }
 
-    /// For each bound, in seconds: how many events took that long or less.
+    /// Counts for each bound, in seconds, the events that took that long or less.
     pub fn cumulative(&self) -> impl Iterator<Item = (f64, u64)> + '_ {
         BOUNDS_MICROS
             .iter()

@@ -1,6 +1,6 @@
 //! The constant label values: why a client was disconnected, which bound was reached, how a connect ended.
 
-/// An enum whose variants index an array of counters, with the label of each beside it.
+/// Makes an enum whose variants index an array of counters, with the label of each beside it.
 macro_rules! labels {
     ($(#[$doc:meta])* $name:ident { $($(#[$variant_doc:meta])* $variant:ident => $label:literal,)+ }) => {
         $(#[$doc])*
@@ -8,10 +8,10 @@ macro_rules! labels {
         pub enum $name { $($(#[$variant_doc])* $variant,)+ }
 
         impl $name {
-            /// Every variant, in the order of its index.
+            /// Lists every variant, in the order of its index.
             pub const ALL: [Self; [$($label),+].len()] = [$(Self::$variant),+];
 
-            /// The value of the metric's label.
+            /// Is the value of the metric's label.
             pub fn label(self) -> &'static str {
                 match self { $(Self::$variant => $label,)+ }
             }
@@ -20,7 +20,7 @@ macro_rules! labels {
 }
 
 labels! {
-    /// Why a client's connection ended.
+    /// Tells why a client's connection ended.
     Disconnect {
         /// The client closed its connection.
         Closed => "closed",
@@ -65,7 +65,7 @@ labels! {
         AuthenticationLost => "authentication_lost",
         /// The server has deleted its user, or taken a channel from it that it was subscribed to.
         PermissionLost => "permission_lost",
-        /// `CLIENT KILL`.
+        /// It was named by `CLIENT KILL`.
         Killed => "killed",
         /// It gave its place in the group to a newcomer (`at_limit = "evict-idle"`).
         Evicted => "evicted",
@@ -73,83 +73,83 @@ labels! {
         OverCap => "over_cap",
         /// The group it moved to was full.
         Rejected => "rejected",
-        /// respool is shutting down.
+        /// The process is shutting down.
         Drained => "drained",
-        /// A bug of respool in this client's path.
+        /// It met a bug of respool in its path.
         Panic => "panic",
     }
 }
 
 labels! {
-    /// A configured bound that was reached.
+    /// Names a configured bound that was reached.
     Bound {
-        /// `upstream.queue.max_commands`.
+        /// The bound is `upstream.queue.max_commands`.
         QueueFull => "queue_full",
-        /// `upstream.queue.timeout`.
+        /// The bound is `upstream.queue.timeout`.
         QueueTimeout => "queue_timeout",
-        /// `upstream.borrow_timeout`.
+        /// The bound is `upstream.borrow_timeout`.
         BorrowTimeout => "borrow_timeout",
-        /// `upstream.max_write_buffer`.
+        /// The bound is `upstream.max_write_buffer`.
         WriteBuffer => "write_buffer",
-        /// `upstream.reply_timeout`.
+        /// The bound is `upstream.reply_timeout`.
         ReplyTimeout => "reply_timeout",
-        /// `upstream.busy_timeout`.
+        /// The bound is `upstream.busy_timeout`.
         BusyTimeout => "busy_timeout",
-        /// `auth.free_failures`: an attempt to authenticate waits for its turn.
+        /// The bound is `auth.free_failures`: an attempt to authenticate waits for its turn.
         AuthDelayed => "auth_delayed",
-        /// `auth.max_attempts_waiting`.
+        /// The bound is `auth.max_attempts_waiting`.
         AuthWaiting => "auth_waiting",
-        /// `limits.max_client_read_ahead`: what a client sends behind a call that waits is kept apart.
+        /// The bound is `limits.max_client_read_ahead`: what a client sends behind a call that waits is kept apart.
         ReadAhead => "read_ahead",
-        /// `limits.max_client_query_buffer`.
+        /// The bound is `limits.max_client_query_buffer`.
         QueryBuffer => "query_buffer",
-        /// `limits.max_client_in_flight`.
+        /// The bound is `limits.max_client_in_flight`.
         InFlight => "in_flight",
-        /// A client's share of a shared connection: 5 ms of the server's time.
+        /// The bound is a client's share of a shared connection: 5 ms of the server's time.
         ClientShare => "client_share",
-        /// `limits.max_client_buffer`: the requests of a client wait for it to read.
+        /// The bound is `limits.max_client_buffer`: the requests of a client wait for it to read.
         OutputBuffer => "output_buffer",
-        /// `limits.reply_stall_timeout`.
+        /// The bound is `limits.reply_stall_timeout`.
         ReplyStall => "reply_stall",
-        /// `limits.max_memory`.
+        /// The bound is `limits.max_memory`.
         Memory => "memory",
-        /// `limits.pubsub_buffer`.
+        /// The bound is `limits.pubsub_buffer`.
         PubsubBuffer => "pubsub_buffer",
-        /// `limits.max_client_subscriptions`.
+        /// The bound is `limits.max_client_subscriptions`.
         Subscriptions => "subscriptions",
-        /// `limits.max_request`.
+        /// The bound is `limits.max_request`.
         Request => "request",
-        /// `limits.idle_timeout`, or the group's.
+        /// The bound is `limits.idle_timeout`, or the group's.
         IdleTimeout => "idle_timeout",
-        /// `limits.handshake_timeout`.
+        /// The bound is `limits.handshake_timeout`.
         HandshakeTimeout => "handshake_timeout",
-        /// `limits.half_closed_grace`.
+        /// The bound is `limits.half_closed_grace`.
         HalfClosed => "half_closed_grace",
-        /// `limits.request_stall_timeout`.
+        /// The bound is `limits.request_stall_timeout`.
         RequestStall => "request_stall_timeout",
-        /// `limits.upload_patience`.
+        /// The bound is `limits.upload_patience`.
         UploadPatience => "upload_patience",
-        /// `limits.reject_hold`, or the number of commands answered while held.
+        /// The bound is `limits.reject_hold`, or the number of commands answered while held.
         RejectHold => "reject_hold",
-        /// `limits.max_rejected`.
+        /// The bound is `limits.max_rejected`.
         Rejected => "rejected",
-        /// `limits.max_arriving`: a newcomer was placed before it could say who it is.
+        /// The bound is `limits.max_arriving`: a newcomer was placed before it could say who it is.
         Arriving => "arriving",
-        /// `group.max_pinned`.
+        /// The bound is `group.max_pinned`.
         Pinned => "pinned",
-        /// `drain_timeout`.
+        /// The bound is `drain_timeout` of the process.
         Drain => "drain",
-        /// `upstream.max_connects_per_second`.
+        /// The bound is `upstream.max_connects_per_second`.
         ConnectRate => "connect_rate",
-        /// `upstream.move_timeout`.
+        /// The bound is `upstream.move_timeout`.
         MoveTimeout => "move_timeout",
-        /// `upstream.circuit.after`.
+        /// The bound is `upstream.circuit.after`.
         Circuit => "circuit",
     }
 }
 
 labels! {
-    /// Why a connection to the operator's endpoint, or a request on it, came to nothing.
+    /// Tells why a connection to the operator's endpoint, or a request on it, came to nothing.
     AdminRefusal {
         /// The connection made room for another (`admin.max_connections`).
         Displaced => "displaced",
@@ -157,39 +157,41 @@ labels! {
         Host => "host",
         /// It did not show `admin.token`.
         Token => "token",
-        /// It came from a page of another site.
+        /// It came from a page of another origin.
         Origin => "origin",
     }
 }
 
 labels! {
-    /// How an attempt to connect to the server ended.
+    /// Tells how an attempt to connect to the server ended.
     ConnectResult {
-        /// Connected, and the handshake succeeded.
+        /// The connection is up, and the handshake succeeded.
         Ok => "ok",
         /// The server's port refused.
         Refused => "refused",
         /// `upstream.connect_timeout` passed.
         Timeout => "timeout",
-        /// Connected, but the server refused the handshake (AUTH, HELLO, SELECT).
+        /// The server took the connection and refused the handshake (AUTH, HELLO, SELECT).
         HandshakeError => "handshake_error",
         /// The server has no place left (`maxclients`).
         MaxClients => "max_clients",
-        /// Connected, but the server is loading its data, or is a replica without its primary (LOADING, MASTERDOWN).
+        /// The server took the connection, but is loading its data, or is a replica without its primary (LOADING,
+        /// MASTERDOWN).
         Unready => "unready",
-        /// Connected, but there was no TLS: the certificate, its name, or a server that speaks none.
+        /// The server took the connection, but there was no TLS: the certificate, its name, or a server that speaks
+        /// none.
         TlsError => "tls_error",
-        /// Anything else: resolution, routing, a reset.
+        /// It failed otherwise: resolution, routing, a reset.
         Error => "error",
     }
 }
 
 labels! {
-    /// Why a connection to the server was lost or left, or what the server said that it cannot do.
+    /// Tells why a connection to the server was lost or left, or what the server said that it cannot do.
     LossCause {
-        /// It was reset.
+        /// The connection was reset.
         Reset => "reset",
-        /// The server closed it.
+        /// The server closed the connection.
         Closed => "closed",
         /// Replies were due, and none came within `upstream.reply_timeout`.
         Timeout => "timeout",
@@ -211,25 +213,25 @@ labels! {
         TlsKeys => "tls_keys",
         /// The server sent what is no RESP, or nobody had asked for.
         Protocol => "protocol",
-        /// Anything else.
+        /// It was lost for another reason.
         Error => "error",
     }
 }
 
 labels! {
-    /// How a TLS handshake ended.
+    /// Tells how a TLS handshake ended.
     TlsHandshake {
-        /// In full.
+        /// It was made in full.
         Full => "full",
-        /// Spared by an earlier session.
+        /// It was spared by an earlier session.
         Resumed => "resumed",
-        /// Without TLS.
+        /// It ended without TLS.
         Failed => "failed",
     }
 }
 
 impl TlsHandshake {
-    /// A handshake that came to an end.
+    /// Tells how a handshake was made that came to an end.
     pub fn of(is_resumed: bool) -> Self {
         if is_resumed {
             Self::Resumed

@@ -4,22 +4,22 @@
 
 use std::collections::VecDeque;
 
-/// What one line takes beside its bytes, in bytes.
+/// Counts the bytes that one line takes beside its own.
 const OVERHEAD: usize = 64;
 
-/// Lines that are still to be written, oldest first.
+/// Holds the lines that are still to be written, oldest first.
 #[derive(Debug)]
 pub struct LogQueue {
     lines: VecDeque<Box<[u8]>>,
-    /// What they take in memory, the one at the writer's hand included.
+    /// Counts what they take in memory, the one at the writer's hand included.
     held: usize,
     bound: usize,
-    /// Lines that nobody has been told of yet: dropped for want of room, or not taken by the reader.
+    /// Counts the lines that nobody has been told of yet: dropped for want of room, or not taken by the reader.
     untold: u64,
 }
 
 impl LogQueue {
-    /// A queue that holds at most `bound` bytes.
+    /// Makes a queue that holds at most `bound` bytes.
     pub fn new(bound: usize) -> Self {
         Self {
             lines: VecDeque::new(),
@@ -46,7 +46,7 @@ impl LogQueue {
         self.lines.pop_front()
     }
 
-    /// The line that was handed out has been written, or was refused.
+    /// Notes that the line that was handed out has been written, or was refused.
     pub fn done(&mut self, line: &[u8], was_written: bool) {
         self.held = self.held.saturating_sub(line.len() + OVERHEAD);
         if !was_written {
@@ -54,7 +54,7 @@ impl LogQueue {
         }
     }
 
-    /// How many lines were lost, once the reader has taken everything else: a storm is told of when it is over.
+    /// Tells how many lines were lost, once the reader has taken everything else: a storm is told of when it is over.
     pub fn lost(&mut self) -> Option<u64> {
         if self.is_empty() && self.untold > 0 {
             return Some(std::mem::take(&mut self.untold));
@@ -62,7 +62,7 @@ impl LogQueue {
         None
     }
 
-    /// Whether nothing waits and nothing is at the writer's hand.
+    /// Tells whether nothing waits and nothing is at the writer's hand.
     pub fn is_empty(&self) -> bool {
         self.held == 0
     }

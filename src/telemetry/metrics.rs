@@ -7,40 +7,40 @@ use super::{
     HistogramTotals, LossCause, Scrape, ServerSnapshot, TlsHandshake,
 };
 
-/// One metric family.
+/// Describes one metric family.
 #[derive(Debug, Clone, Copy)]
 pub struct Metric {
-    /// Full name; counters end in `_total`, units are base units.
+    /// Is the full name; counters end in `_total`, units are base units.
     pub name: &'static str,
     /// Names of its labels, in the order of [`Sample::labels`].
     pub labels: &'static [&'static str],
-    /// One line for people.
+    /// Is one line for people.
     pub help: &'static str,
-    /// Its type, and how its samples are taken from a scrape.
+    /// Says its type, and how its samples are taken from a scrape.
     pub source: Source,
 }
 
-/// The type of a metric with the function that takes its samples from a scrape.
+/// Joins the type of a metric with the function that takes its samples from a scrape.
 #[derive(Debug, Clone, Copy)]
 pub enum Source {
-    /// Only grows while the process lives.
+    /// It only grows while the process lives.
     Counter(fn(&Scrape) -> Vec<Sample>),
-    /// A value of now.
+    /// It is a value of now.
     Gauge(fn(&Scrape) -> Vec<Sample>),
-    /// Durations by bucket.
+    /// It holds durations by bucket.
     Histogram(fn(&Scrape) -> &HistogramTotals),
 }
 
-/// One value with the values of its labels.
+/// Holds one value with the values of its labels.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Sample {
-    /// As many as the metric has labels.
+    /// There are as many as the metric has labels.
     pub labels: Vec<String>,
-    /// In the metric's unit.
+    /// It is in the metric's unit.
     pub value: f64,
 }
 
-/// Every metric of respool, in the order of exposition.
+/// Lists every metric of respool, in the order of exposition.
 pub const METRICS: &[Metric] = &[
     Metric {
         name: "respool_client_connections",
@@ -520,7 +520,7 @@ pub const METRICS: &[Metric] = &[
     },
 ];
 
-/// Seconds since the epoch; 0 for a clock set before it.
+/// Returns seconds since the epoch; 0 for a clock set before it.
 pub(super) fn unix_seconds(at: SystemTime) -> u64 {
     at.duration_since(UNIX_EPOCH)
         .map_or(0, |since| since.as_secs())
@@ -533,7 +533,7 @@ fn one(value: u64) -> Vec<Sample> {
     }]
 }
 
-/// Of the role, only words that are known become a label.
+/// Makes a label of a role only where it is a word that is known.
 fn server_info(server: &ServerSnapshot) -> Vec<Sample> {
     if server.version.is_empty() {
         return Vec::new();
@@ -570,7 +570,7 @@ fn pairs(
     labels.into_iter().zip(values.iter().copied()).collect()
 }
 
-/// One sample for each group that has the value.
+/// Takes one sample for each group that has the value.
 fn each_group(
     scrape: &Scrape,
     value: impl Fn(&GroupRow, &GroupTotals) -> Option<u64>,
@@ -590,7 +590,7 @@ fn each_group(
         .collect()
 }
 
-/// One sample for each group and each value of a second label.
+/// Takes one sample for each group and each value of a second label.
 fn each_group_by(
     scrape: &Scrape,
     values: impl Fn(&GroupRow, &GroupTotals) -> Vec<(&'static str, u64)>,

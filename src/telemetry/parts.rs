@@ -5,23 +5,22 @@
 
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
-/// The parts of the process.
+/// Holds the parts of the process.
 #[derive(Debug, Default)]
 pub struct Parts(Mutex<Table>);
 
 #[derive(Debug, Default)]
 struct Table {
     rows: Vec<PartRow>,
-    /// The first part without which the process cannot go on.
+    /// Names the first part without which the process cannot go on.
     lost: Option<String>,
 }
 
-/// A part at one moment.
+/// Shows a part at one moment.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct PartRow {
-    /// Its name.
     pub name: String,
-    /// What is wrong with it; `None`: it does its work.
+    /// Says what is wrong with it; `None` where it does its work.
     pub wrong: Option<String>,
 }
 
@@ -30,7 +29,7 @@ impl Parts {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// The part called `name` is well, or this is wrong with it. True: that is news.
+    /// Notes that the part called `name` is well, or what is wrong with it. Returns true where that is news.
     pub fn set(&self, name: &str, wrong: Option<&str>) -> bool {
         let mut table = self.table();
         let wrong = wrong.map(str::to_owned);
@@ -49,31 +48,30 @@ impl Parts {
         }
     }
 
-    /// The process cannot go on without the part called `name`.
+    /// Notes that the process cannot go on without the part called `name`.
     pub fn lose(&self, name: &str, wrong: &str) {
         self.set(name, Some(wrong));
         let lost = format!("{name} {wrong}");
         self.table().lost.get_or_insert(lost);
     }
 
-    /// The part without which the process cannot go on, and why.
+    /// Tells without which part the process cannot go on, and why.
     pub fn lost(&self) -> Option<String> {
         self.table().lost.clone()
     }
 
-    /// All parts.
     pub fn rows(&self) -> Vec<PartRow> {
         self.table().rows.clone()
     }
 
-    /// What is wrong, one line for each part that is not well.
+    /// Says what is wrong, one line for each part that is not well.
     pub fn wrong(&self) -> Vec<String> {
         let rows = self.rows().into_iter();
         rows.filter_map(|row| Some(format!("{} {}", row.name, row.wrong?)))
             .collect()
     }
 
-    /// The part called `name` has ended as it was told to: nobody asks for it any more.
+    /// Forgets a part that has ended as it was told to: nobody asks for it any more.
     fn forget(&self, name: &str) {
         let mut table = self.table();
         table
@@ -101,12 +99,12 @@ impl Parts {
     }
 }
 
-/// Held by a task for as long as it runs.
+/// Is held by a task for as long as it runs.
 #[derive(Debug)]
 pub struct PartGuard {
     parts: Arc<Parts>,
     name: String,
-    /// The process cannot go on without it.
+    /// Is true where the process cannot go on without it.
     is_vital: bool,
 }
 
@@ -121,7 +119,7 @@ impl Drop for PartGuard {
     }
 }
 
-/// A counter that something advances as long as it moves, as its judge sees it.
+/// Watches a counter that something advances as long as it moves, as its judge sees it.
 #[derive(Debug, Default)]
 pub struct Heartbeat {
     last: u64,
@@ -129,7 +127,7 @@ pub struct Heartbeat {
 }
 
 impl Heartbeat {
-    /// The judge looks, and finds `beats`. Returns how many looks in a row have found the same.
+    /// Takes a look of the judge, which finds `beats`. Returns how many looks in a row have found the same.
     pub fn look(&mut self, beats: u64) -> u32 {
         if beats == self.last {
             self.still = self.still.saturating_add(1);

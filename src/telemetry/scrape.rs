@@ -12,261 +12,250 @@ use super::{
     ProcessRow, ServerSnapshot, TlsHandshake, WorkerCounters,
 };
 
-/// All there is to tell at one moment.
+/// Holds all there is to tell at one moment.
 #[derive(Debug, Clone)]
 pub struct Scrape {
-    /// What stands now, as gathered by the caller.
+    /// Says what stands now, as gathered by the caller.
     pub standing: Standing,
-    /// What the workers have counted, added up.
+    /// Says what the workers have counted, added up.
     pub totals: Totals,
 }
 
-/// What stands at this moment: gathered by the one who knows admission, budget and clients.
+/// Says what stands at this moment; it is gathered by the one who knows admission, budget and clients.
 #[derive(Debug, Clone)]
 pub struct Standing {
-    /// The client groups, in the order of their index.
+    /// Lists the client groups, in the order of their index.
     pub groups: Vec<GroupRow>,
-    /// Connections to the server.
+    /// Counts the connections to the server.
     pub upstream: UpstreamCounts,
-    /// The server's health.
     pub server: ServerSnapshot,
-    /// How the server was lost, and whether it is.
+    /// Tells how the server was lost, and whether it is.
     pub failovers: FailoverRows,
-    /// The last attempt to load the configuration; the start counts as one.
+    /// Tells of the last attempt to load the configuration; the start counts as one.
     pub last_reload: Reload,
-    /// Clients in a TLS handshake after which their certificate decides their group.
+    /// Counts the clients in a TLS handshake after which their certificate decides their group.
     pub handshaking: u64,
-    /// Clients that have yet to say who they are.
+    /// Counts the clients that have yet to say who they are.
     pub arriving: u64,
-    /// Clients in the places kept for operators.
+    /// Counts the clients in the places kept for operators.
     pub operators: u64,
-    /// What the process has and holds.
+    /// Tells what memory the process has and holds.
     pub memory: MemoryRow,
-    /// Rejected sockets that are held and answered now.
+    /// Counts the rejected sockets that are held and answered now.
     pub held_rejected: u64,
-    /// Clients that count in `limits.max_clients`.
+    /// Counts the clients that count in `limits.max_clients`.
     pub counted: u64,
-    /// `limits.max_clients`.
     pub max_clients: u64,
-    /// Clients that hold a connection to the server.
+    /// Counts the clients that hold a connection to the server.
     pub lent: u64,
-    /// Admitted clients whose call waits at the server, or in line for one that does.
+    /// Counts the admitted clients whose call waits at the server, or in line for one that does.
     pub blocked_clients: u64,
-    /// The clients worth showing, the most interesting first.
+    /// Lists the clients worth showing, the most interesting first.
     pub top_clients: Vec<ClientRow>,
-    /// The certificates in use.
     pub certificates: Vec<CertificateRow>,
-    /// What is no fault and yet worth a word, one line each.
+    /// Lists what is no fault and yet worth a word, one line each.
     pub warnings: Vec<String>,
-    /// The process itself.
     pub process: ProcessRow,
-    /// Since the process started.
+    /// Counts from the start of the process.
     pub uptime: Duration,
 }
 
-/// Memory of the process, in bytes.
+/// Tells of the memory of the process, in bytes.
 #[derive(Debug, Clone, Copy, Default, Serialize)]
 pub struct MemoryRow {
-    /// What is held for clients: unread replies and messages, requests that wait, what is on its way to the server.
+    /// Counts what is held for clients: unread replies and messages, requests that wait, what is on its way to the
+    /// server.
     pub held: u64,
-    /// What the process has in all.
+    /// Counts what the process has in all.
     pub resident: u64,
-    /// `limits.max_memory`.
+    /// Is `limits.max_memory` of the settings.
     pub limit: u64,
 }
 
-/// How the server was lost and found.
+/// Tells how the server was lost and found.
 #[derive(Debug, Clone, Default)]
 pub struct FailoverRows {
-    /// The server is known to be down: commands are answered at once as not sent.
+    /// Is true while the server is known to be down: commands are answered at once as not sent.
     pub is_circuit_open: bool,
-    /// Failovers that are over, by each cause.
+    /// Counts the failovers that are over, by each cause.
     pub totals: Vec<(&'static str, u64)>,
-    /// The one under way, else the last.
+    /// Shows the one under way, else the last.
     pub last: Option<FailoverRow>,
 }
 
-/// One failover.
+/// Shows one failover.
 #[derive(Debug, Clone, PartialEq, Serialize)]
 pub struct FailoverRow {
-    /// The address that was lost.
+    /// Is the address that was lost.
     pub from: String,
-    /// The address of the first connection after; `None`: it is not over.
+    /// Is the address of the first connection after; `None` while it is not over.
     pub to: Option<String>,
-    /// What was noticed first; a value of [`LossCause`].
+    /// Says what was noticed first; it is a value of [`LossCause`].
     pub cause: &'static str,
-    /// When, in seconds since the epoch.
+    /// Says when, in seconds since the epoch.
     pub at: u64,
-    /// From then to the first connection; so far, when it is not over.
+    /// Counts from then to the first connection; so far, when it is not over.
     pub seconds: f64,
-    /// Commands that waited for the server.
+    /// Counts the commands that waited for the server.
     pub held: u64,
-    /// Commands answered as not sent.
+    /// Counts the commands answered as not sent.
     pub failed: u64,
-    /// Clients closed because a command of theirs was sent and not answered.
+    /// Counts the clients closed because a command of theirs was sent and not answered.
     pub disconnected: u64,
 }
 
-/// A certificate in use.
+/// Shows a certificate in use.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 pub struct CertificateRow {
-    /// Whose it is: `server` (what the server shows), `upstream` (what the server is shown), `listener`.
+    /// Says whose it is: `server` (what the server shows), `upstream` (what the server is shown), `listener`.
     pub role: &'static str,
-    /// The listener's address, or the name that the server is asked for; from the configuration.
+    /// Is the listener's address, or the name that the server is asked for; it comes from the configuration.
     pub name: String,
-    /// Until when it is good, in seconds since the epoch.
+    /// Says until when it is good, in seconds since the epoch.
     pub not_after: u64,
 }
 
-/// A client group as admission sees it.
+/// Shows a client group as admission sees it.
 #[derive(Debug, Clone, Default)]
 pub struct GroupRow {
-    /// Name from the configuration.
+    /// Is the name from the configuration.
     pub name: String,
-    /// Admitted clients now.
+    /// Counts the clients admitted now.
     pub connections: u64,
-    /// `group.max_connections`.
     pub limit: Option<u64>,
-    /// `group.warn_connections`.
     pub warn: Option<u64>,
-    /// Clients admitted since the start.
+    /// Counts the clients admitted since the start.
     pub accepted_total: u64,
-    /// Clients rejected since the start, by reason; each reason once, also when it is 0.
+    /// Counts the clients rejected since the start, by reason; each reason stands once, also when it is 0.
     pub rejected: Vec<(&'static str, u64)>,
-    /// Clients that would have been rejected, had the group's mode not been `observe`, by reason.
+    /// Counts the clients that would have been rejected, had the group's mode not been `observe`, by reason.
     pub observed: Vec<(&'static str, u64)>,
-    /// What became of newcomers for whom another was to be closed, by result; each result once.
+    /// Counts what became of newcomers for whom another was to be closed, by result; each result stands once.
     pub evictions: Vec<(&'static str, u64)>,
-    /// Whether its cap is only observed.
+    /// Tells whether its cap is only observed.
     pub is_observed: bool,
-    /// What its cap counts: `group`, or each `address`, `client_name` or `user`.
+    /// Says what its cap counts: `group`, or each `address`, `client_name` or `user`.
     pub per: &'static str,
-    /// Clients of the key that has most; all of them where the group is counted as one.
+    /// Counts the clients of the key that has most; all of them where the group is counted as one.
     pub fullest: u64,
-    /// Which key that is, in words; `None`: the group is counted as one.
+    /// Says in words which key that is; `None` where the group is counted as one.
     pub fullest_key: Option<String>,
-    /// Keys at the cap or past it.
+    /// Counts the keys at the cap or past it.
     pub keys_at_limit: u64,
-    /// Keys at the warning threshold or past it.
+    /// Counts the keys at the warning threshold or past it.
     pub keys_at_warn: u64,
-    /// Admitted clients that are idle now.
+    /// Counts the admitted clients that are idle now.
     pub idle_connections: u64,
-    /// How long the longest idle of them has been idle; `None` when there is none.
+    /// Says how long the longest idle of them has been idle; `None` when there is none.
     pub oldest_idle_seconds: Option<u64>,
 }
 
-/// Connections to the server, as the budget counts them.
+/// Counts connections to the server as the budget does.
 #[derive(Debug, Clone, Copy, Default)]
 pub struct UpstreamCounts {
-    /// Carry multiplexed traffic.
+    /// These carry multiplexed traffic.
     pub shared: u64,
-    /// Are lent to one client, or kept for that.
+    /// These are lent to one client, or kept for that.
     pub pinned: u64,
-    /// Carry subscriptions.
     pub subscription: u64,
-    /// `upstream.max_connections`.
+    /// Is `upstream.max_connections` of the settings.
     pub limit: u64,
-    /// Connections that can be lent: `limit` without the shared ones.
+    /// Counts the connections that can be lent: `limit` without the shared ones.
     pub lendable: u64,
-    /// Clients that wait for a connection to pin.
+    /// Counts the clients that wait for a connection to pin.
     pub waiting: u64,
 }
 
-/// How the configuration was last loaded.
+/// Tells how the configuration was last loaded.
 #[derive(Debug, Clone)]
 pub struct Reload {
-    /// When.
     pub at: SystemTime,
-    /// Why it failed and the older configuration still holds; must hold no secret.
+    /// Says why it failed and the older configuration still holds; it must hold no secret.
     pub error: Option<String>,
 }
 
-/// A client worth showing.
+/// Shows a client worth showing.
 #[derive(Debug, Clone, Default, Serialize)]
 pub struct ClientRow {
-    /// Its id, as in `CLIENT LIST`.
+    /// Is its id, as in `CLIENT LIST`.
     pub id: u64,
-    /// Peer address.
     pub address: String,
-    /// As set by CLIENT SETNAME or HELLO.
+    /// It is as set by CLIENT SETNAME or HELLO.
     pub name: String,
-    /// As of AUTH or HELLO; `default` otherwise.
+    /// It is as of AUTH or HELLO; `default` otherwise.
     pub user: String,
-    /// Its group.
     pub group: String,
-    /// Seconds since it connected.
+    /// Counts the seconds since it connected.
     pub age_s: u64,
-    /// Seconds since its last command.
+    /// Counts the seconds since its last command.
     pub idle_s: u64,
-    /// Commands since it connected.
+    /// Counts the commands since it connected.
     pub commands: u64,
-    /// Bytes read from it.
+    /// Counts the bytes read from it.
     pub bytes_in: u64,
-    /// Bytes written to it.
+    /// Counts the bytes written to it.
     pub bytes_out: u64,
-    /// What it is doing: one word.
+    /// Says in one word what it is doing.
     pub state: &'static str,
 }
 
-/// The counters of all workers added up.
+/// Holds the counters of all workers added up.
 #[derive(Debug, Clone, Default)]
 pub struct Totals {
-    /// By group, as many as [`Standing::groups`].
+    /// There are as many as [`Standing::groups`].
     pub groups: Vec<GroupTotals>,
-    /// Labels of [`GroupTotals::pins`].
+    /// Lists the labels of [`GroupTotals::pins`].
     pub pin_reasons: &'static [&'static str],
-    /// Attempts to connect to the server, by [`ConnectResult`].
+    /// Counts the attempts to connect to the server, by [`ConnectResult`].
     pub connects: [u64; ConnectResult::ALL.len()],
-    /// Connections to the server lost or left, by [`LossCause`].
+    /// Counts the connections to the server lost or left, by [`LossCause`].
     pub losses: [u64; LossCause::ALL.len()],
-    /// TLS handshakes with clients, by [`TlsHandshake`].
+    /// Counts the TLS handshakes with clients, by [`TlsHandshake`].
     pub client_handshakes: [u64; TlsHandshake::ALL.len()],
-    /// TLS handshakes with the server, by [`TlsHandshake`].
+    /// Counts the TLS handshakes with the server, by [`TlsHandshake`].
     pub server_handshakes: [u64; TlsHandshake::ALL.len()],
     /// Bounds reached, by [`Bound`].
     pub bounds: [u64; Bound::ALL.len()],
-    /// Requests that wait now.
+    /// Counts the requests that wait now.
     pub waiting_requests: u64,
-    /// State changes of shared connections.
+    /// Counts the state changes of shared connections.
     pub redresses: u64,
-    /// Durations of requests.
+    /// Measures the durations of requests.
     pub request_duration: HistogramTotals,
-    /// Round trips of PINGs of respool's own.
+    /// Measures the round trips of PINGs of respool's own.
     pub ping_duration: HistogramTotals,
-    /// Those that were not answered in time.
+    /// Counts those that were not answered in time.
     pub unanswered_pings: u64,
-    /// Elements put back.
     pub returned_elements: u64,
-    /// Elements that could not be put back.
+    /// Counts the elements that could not be put back.
     pub orphaned_elements: u64,
-    /// Errors behind which text of a script was dropped.
+    /// Counts the errors behind which text of a script was dropped.
     pub dropped_texts: u64,
-    /// Topics subscribed to at the server; one that two workers need counts twice.
+    /// Counts the topics subscribed to at the server; one that two workers need counts twice.
     pub subscribed_topics: u64,
-    /// Messages and confirmations handed to subscribers.
+    /// Counts the messages and confirmations handed to subscribers.
     pub delivered_messages: u64,
-    /// Renewed logins of open connections.
+    /// Counts the renewed logins of open connections.
     pub renewals: u64,
-    /// Logins that the server refused to renew.
+    /// Counts the logins that the server refused to renew.
     pub renewals_refused: u64,
-    /// Losses of a subscription connection.
+    /// Counts the losses of a subscription connection.
     pub subscription_losses: u64,
 }
 
-/// The counters of one group in all workers added up.
+/// Holds the counters of one group in all workers added up.
 #[derive(Debug, Clone, Default)]
 pub struct GroupTotals {
-    /// Commands answered.
     pub commands: u64,
-    /// Wrong passwords, and users there are not.
+    /// Counts wrong passwords, and users there are not.
     pub auth_failures: u64,
-    /// Bytes read from clients.
+    /// Counts the bytes read from clients.
     pub bytes_in: u64,
-    /// Bytes written to clients.
+    /// Counts the bytes written to clients.
     pub bytes_out: u64,
-    /// Pinned connections, by pin reason.
+    /// Counts the pinned connections, by pin reason.
     pub pins: Vec<u64>,
-    /// Disconnected clients, by [`Disconnect`].
+    /// Counts the disconnected clients, by [`Disconnect`].
     pub disconnects: [u64; Disconnect::ALL.len()],
 }
 

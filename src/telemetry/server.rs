@@ -9,10 +9,10 @@ use crate::texts::Product;
 /// Stands for a number the server has not told.
 const UNKNOWN: u64 = u64::MAX;
 
-/// Longest text kept from the server or from an error, in bytes.
+/// Bounds a text kept from the server or from an error, in bytes.
 const MAX_TEXT: usize = 512;
 
-/// The server's health, shared between the one that asks and those that show.
+/// Holds the server's health, shared between the one that asks and those that show.
 #[derive(Debug)]
 pub struct ServerHealth {
     up: AtomicBool,
@@ -34,46 +34,45 @@ struct Texts {
     last_error: Option<LastError>,
 }
 
-/// The last thing that went wrong with the server.
+/// Tells the last thing that went wrong with the server.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct LastError {
-    /// What happened, for people.
+    /// Says for people what happened.
     pub text: String,
-    /// When.
     pub at: SystemTime,
 }
 
-/// The server's health at one moment.
+/// Shows the server's health at one moment.
 #[derive(Debug, Clone, Default)]
 pub struct ServerSnapshot {
-    /// Address as configured.
+    /// Is the address as configured.
     pub address: String,
-    /// Whether it answered when last asked.
+    /// Tells whether it answered when last asked.
     pub up: bool,
-    /// Round trip of the last answered check in microseconds.
+    /// Is the round trip of the last answered check in microseconds.
     pub latency_us: Option<u64>,
-    /// Clients the server counts, respool's connections among them.
+    /// Counts the clients as the server does, respool's connections among them.
     pub connected_clients: Option<u64>,
-    /// The server's own limit of clients.
+    /// Is the server's own limit of clients.
     pub maxclients: Option<u64>,
-    /// Clients that wait in a blocking call at the server.
+    /// Counts the clients that wait in a blocking call at the server.
     pub blocked_clients: Option<u64>,
-    /// Until when the certificate it showed last is good, in seconds since the epoch.
+    /// Says until when the certificate it showed last is good, in seconds since the epoch.
     pub certificate_not_after: Option<u64>,
-    /// `redis` or `valkey`; empty while unknown.
+    /// Is `redis` or `valkey`; empty while unknown.
     pub product: &'static str,
-    /// Version as the server tells it; empty while unknown.
+    /// Is the version as the server tells it; empty while unknown.
     pub version: String,
-    /// `master`, `replica` or another word of the server; empty while unknown.
+    /// Is `master`, `replica` or another word of the server; empty while unknown.
     pub role: String,
-    /// Why the server does not tell all that it was asked for.
+    /// Says why the server does not tell all that it was asked for.
     pub refusal: Option<String>,
-    /// The last error, also after the server has recovered.
+    /// Is the last error, also after the server has recovered.
     pub last_error: Option<LastError>,
 }
 
 impl ServerHealth {
-    /// Nothing is known yet of the server at `address`.
+    /// Knows nothing yet of the server at `address`.
     pub fn new(address: String) -> Self {
         Self {
             up: AtomicBool::new(false),
@@ -89,24 +88,24 @@ impl ServerHealth {
         }
     }
 
-    /// The server is at another address now, by the configuration.
+    /// Notes that the server is at another address now, by the configuration.
     pub fn set_address(&self, address: String) {
         self.texts().address = address;
     }
 
-    /// The server answered after `latency_us` microseconds.
+    /// Notes that the server answered after `latency_us` microseconds.
     pub fn answered(&self, latency_us: u64) {
         self.latency_us.store(latency_us, Ordering::Relaxed);
         self.up.store(true, Ordering::Relaxed);
     }
 
-    /// The server has been heard again that was silent.
+    /// Notes that the server has been heard again that was silent.
     pub fn heard_again(&self) {
         self.up.store(true, Ordering::Relaxed);
     }
 
-    /// The server cannot be reached, for the reason in `error`, which must hold no secret. What it told of its clients
-    /// is no longer true; its version and role stay as last known.
+    /// Notes that the server cannot be reached, for the reason in `error`, which must hold no secret. What it told of
+    /// its clients is no longer true; its version and role stay as last known.
     pub fn failed(&self, error: &str) {
         self.up.store(false, Ordering::Relaxed);
         self.latency_us.store(UNKNOWN, Ordering::Relaxed);
@@ -114,7 +113,7 @@ impl ServerHealth {
         self.note_error(error);
     }
 
-    /// Something went wrong that does not mean that the server is down. `error` must hold no secret.
+    /// Notes that something went wrong that does not mean that the server is down. `error` must hold no secret.
     pub fn note_error(&self, error: &str) {
         self.texts().last_error = Some(LastError {
             text: shortened(error),
@@ -122,7 +121,7 @@ impl ServerHealth {
         });
     }
 
-    /// What `INFO clients` said; `None` where the server does not tell.
+    /// Notes what `INFO clients` said; `None` where the server does not tell.
     pub fn set_clients(&self, connected: Option<u64>, max: Option<u64>, blocked: Option<u64>) {
         let numbers = [
             (&self.connected_clients, connected),
@@ -134,25 +133,25 @@ impl ServerHealth {
         }
     }
 
-    /// Why the server does not tell what it was asked for; `None`: it does.
+    /// Notes why the server does not tell what it was asked for; `None` where it does.
     pub fn set_refusal(&self, refusal: Option<String>) {
         self.texts().refusal = refusal.as_deref().map(shortened);
     }
 
-    /// Until when the certificate is good that the server has shown; stays as last known.
+    /// Notes until when the certificate is good that the server has shown; it stays as last known.
     pub fn set_certificate_expiry(&self, not_after: Option<u64>) {
         self.certificate_not_after
             .store(not_after.unwrap_or(UNKNOWN), Ordering::Relaxed);
     }
 
-    /// Which server it is, and its version as it writes it.
+    /// Notes which server it is, and its version as it writes it.
     pub fn set_version(&self, product: Product, version: &str) {
         let mut texts = self.texts();
         texts.product = product.name();
         texts.version = shortened(version);
     }
 
-    /// What the server says it is for. What is empty it does not say, and stays as last known.
+    /// Notes what the server says it is for. What is empty it does not say, and stays as last known.
     pub fn set_role(&self, role: &str) {
         // INFO has another word for it than HELLO.
         let role = if role == "slave" { "replica" } else { role };
@@ -161,12 +160,12 @@ impl ServerHealth {
         }
     }
 
-    /// Whether the server answered when last asked.
+    /// Tells whether the server answered when last asked.
     pub fn is_up(&self) -> bool {
         self.up.load(Ordering::Relaxed)
     }
 
-    /// All of it at one moment.
+    /// Shows all of it at one moment.
     pub fn snapshot(&self) -> ServerSnapshot {
         let known =
             |number: &AtomicU64| Some(number.load(Ordering::Relaxed)).filter(|n| *n != UNKNOWN);
@@ -187,7 +186,7 @@ impl ServerHealth {
         }
     }
 
-    /// The texts are replaced whole, so those left by a thread that panicked are as good as any.
+    /// Locks the texts. They are replaced whole, so those left by a thread that panicked are as good as any.
     fn texts(&self) -> MutexGuard<'_, Texts> {
         self.texts.lock().unwrap_or_else(PoisonError::into_inner)
     }

@@ -9,8 +9,9 @@ use super::{
     ServerSnapshot, TlsHandshake, Totals,
 };
 
-/// The whole scrape as one JSON object: `version`, `uptime_seconds`, `server`, `pool`, `groups`, `clients`, `memory`,
-/// `circuit`, `last_failover`, `certificates`, `warnings`, `last_reload`. Times are in seconds since the epoch; what is unknown is `null`.
+/// Shows the whole scrape as one JSON object: `version`, `uptime_seconds`, `server`, `pool`, `groups`, `clients`,
+/// `memory`, `circuit`, `last_failover`, `certificates`, `warnings`, `last_reload`. Times are in seconds since the
+/// epoch; what is unknown is `null`.
 pub fn status_json(scrape: &Scrape) -> Value {
     let standing = &scrape.standing;
     let groups: Vec<_> = standing.groups.iter().zip(&scrape.totals.groups).collect();
@@ -109,8 +110,8 @@ fn group(row: &GroupRow, totals: &GroupTotals, pin_reasons: &'static [&'static s
     })
 }
 
-/// How worried the operator should be: `critical` at the cap, `warning` from `warn_connections` on, else `ok`. Where the
-/// cap counts keys it is the fullest that decides, and a cap that is only observed turns nobody away.
+/// Says how worried the operator should be: `critical` at the cap, `warning` from `warn_connections` on, else `ok`.
+/// Where the cap counts keys it is the fullest that decides, and a cap that is only observed turns nobody away.
 fn level(row: &GroupRow) -> &'static str {
     let reached = |bound: Option<u64>| bound.is_some_and(|bound| row.fullest >= bound);
     match (reached(row.limit), reached(row.warn)) {

@@ -152,7 +152,7 @@ fn sample() -> Scrape {
     Scrape::gather(&workers(), standing())
 }
 
-/// The value of the line that starts with `series`.
+/// Finds the value of the line that starts with `series`.
 fn value(text: &str, series: &str) -> f64 {
     let line = text
         .lines()
@@ -380,7 +380,7 @@ fn the_level_warns_before_the_cap() {
     assert_eq!(status["groups"][0]["level"], "warning");
 }
 
-/// Rows of the tables in `docs/metrics.md`: name, type, labels.
+/// Reads the rows of the tables in `docs/metrics.md`: name, type, labels.
 fn documented() -> Vec<(String, String, String)> {
     let page = include_str!("../../docs/metrics.md");
     let rows = page.lines().filter(|line| line.starts_with("| `respool_"));

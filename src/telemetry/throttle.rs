@@ -2,15 +2,16 @@
 
 use std::cell::Cell;
 
-/// How often a line of one kind is written, in microseconds.
+/// Says how often a line of one kind is written, in microseconds.
 const EVERY_MICROS: u64 = 10_000_000;
 
-/// Lines of one kind: the first is written, and from then on one each ten seconds that says how many it stands for.
+/// Thins out lines of one kind: the first is written, and from then on one each ten seconds that says how many it
+/// stands for.
 #[derive(Debug)]
 pub struct Throttle {
-    /// When the ten seconds began.
+    /// Says when the ten seconds began.
     since_micros: Cell<Option<u64>>,
-    /// Written since then.
+    /// Counts those written since then.
     written: Cell<u32>,
     most: u32,
     unwritten: Cell<u64>,
@@ -23,7 +24,7 @@ impl Default for Throttle {
 }
 
 impl Throttle {
-    /// Lines of which `most` are written in ten seconds: a few say more than one.
+    /// Thins out lines of which `most` are written in ten seconds: a few say more than one.
     pub fn of(most: u32) -> Self {
         Self {
             since_micros: Cell::default(),
@@ -33,7 +34,7 @@ impl Throttle {
         }
     }
 
-    /// Something happened that is worth a line. `Some`: it is to be written, and so many before it were not.
+    /// Takes something that is worth a line. `Some` says that it is to be written, and how many before it were not.
     pub fn write(&self, now_micros: u64) -> Option<u64> {
         let is_due = |since| now_micros.saturating_sub(since) >= EVERY_MICROS;
         if self.since_micros.get().is_none_or(is_due) {

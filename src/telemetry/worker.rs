@@ -4,7 +4,7 @@
 
 use super::{Bound, ConnectResult, Counter, Disconnect, Gauge, Histogram, LossCause, TlsHandshake};
 
-/// The counters of one worker. Aligned so that no two workers write the same cache line.
+/// Holds the counters of one worker. They are aligned so that no two workers write the same cache line.
 #[derive(Debug)]
 #[repr(align(128))]
 pub struct WorkerCounters {
@@ -15,53 +15,53 @@ pub struct WorkerCounters {
     bounds: [Counter; Bound::ALL.len()],
     client_handshakes: [Counter; TlsHandshake::ALL.len()],
     server_handshakes: [Counter; TlsHandshake::ALL.len()],
-    /// Requests that wait for a connection to the server to be there or to wear their state.
+    /// Counts the requests that wait for a connection to the server to be there or to have their state.
     pub waiting_requests: Gauge,
-    /// Changes of a shared connection's state.
+    /// Counts the changes of a shared connection's state.
     pub redresses: Counter,
-    /// From a request's arrival to its reply.
+    /// Measures from a request's arrival to its reply.
     pub request_duration: Histogram,
-    /// From a PING of respool's own to its answer.
+    /// Measures from a PING of respool's own to its answer.
     pub ping_duration: Histogram,
-    /// PINGs of respool's own that were not answered in time: half-open connections, or a server that hangs.
+    /// Counts the PINGs of respool's own that were not answered in time: half-open connections, or a server that hangs.
     pub unanswered_pings: Counter,
-    /// Elements popped for a client that had left, put back where they came from.
+    /// Counts the elements popped for a client that had left, put back where they came from.
     pub returned_elements: Counter,
-    /// Elements popped for a client that had left, that could not be put back.
+    /// Counts the elements popped for a client that had left, that could not be put back.
     pub orphaned_elements: Counter,
-    /// Errors behind which the server had written text of a script, which was dropped.
+    /// Counts the errors behind which the server had written text of a script, which was dropped.
     pub dropped_texts: Counter,
-    /// Channels, patterns and shard channels the worker's clients are subscribed to.
+    /// Counts the channels, patterns and shard channels the worker's clients are subscribed to.
     pub subscribed_topics: Gauge,
-    /// Messages and confirmations handed to subscribers.
+    /// Counts the messages and confirmations handed to subscribers.
     pub delivered_messages: Counter,
-    /// Logins of open connections that were renewed.
+    /// Counts the logins of open connections that were renewed.
     pub renewals: Counter,
-    /// Logins of open connections that the server refused to renew.
+    /// Counts the logins of open connections that the server refused to renew.
     pub renewals_refused: Counter,
-    /// Times the subscription connection was lost while somebody was subscribed: messages may be missing.
+    /// Counts how often the subscription connection was lost while somebody was subscribed: messages may be missing.
     pub subscription_losses: Counter,
-    /// Advanced by the worker's own clock: it moves.
+    /// Is advanced by the worker's own clock: it moves.
     pub beats: Counter,
 }
 
-/// What one worker counts for one client group.
+/// Holds what one worker counts for one client group.
 #[derive(Debug)]
 pub struct GroupCounters {
-    /// Commands answered, by whomever.
+    /// Counts the commands answered, by whomever.
     pub commands: Counter,
-    /// Wrong passwords, and users there are not.
+    /// Counts wrong passwords, and users there are not.
     pub auth_failures: Counter,
-    /// Bytes read from clients.
+    /// Counts the bytes read from clients.
     pub bytes_in: Counter,
-    /// Bytes written to clients.
+    /// Counts the bytes written to clients.
     pub bytes_out: Counter,
     pins: Box<[Counter]>,
     disconnects: [Counter; Disconnect::ALL.len()],
 }
 
 impl WorkerCounters {
-    /// Counters for `groups` client groups (at least one) and connections pinned for `pin_reasons`.
+    /// Makes counters for `groups` client groups (at least one) and connections pinned for `pin_reasons`.
     pub fn new(groups: usize, pin_reasons: &'static [&'static str]) -> Self {
         Self {
             groups: (0..groups.max(1))
@@ -90,45 +90,44 @@ impl WorkerCounters {
         }
     }
 
-    /// The counters of the group with this index. A group that was not there when the worker started counts as the
-    /// last one, which is always `default`: a number in the wrong row costs less than a client's connection.
+    /// Returns the counters of the group with this index. A group that was not there when the worker started counts as
+    /// the last one, which is always `default`: a number in the wrong row costs less than a client's connection.
     #[inline]
     pub fn group(&self, index: usize) -> &GroupCounters {
         &self.groups[index.min(self.groups.len() - 1)]
     }
 
-    /// How many groups are counted.
     pub fn groups(&self) -> usize {
         self.groups.len()
     }
 
-    /// The labels of the pin reasons, in the order of their index.
+    /// Lists the labels of the pin reasons, in the order of their index.
     pub fn pin_reasons(&self) -> &'static [&'static str] {
         self.pin_reasons
     }
 
-    /// Attempts to connect to the server that ended so.
+    /// Counts the attempts to connect to the server that ended so.
     #[inline]
     pub fn connects(&self, result: ConnectResult) -> &Counter {
         &self.connects[result as usize]
     }
 
-    /// Connections to the server lost or left so.
+    /// Counts the connections to the server lost or left so.
     pub fn losses(&self, cause: LossCause) -> &Counter {
         &self.losses[cause as usize]
     }
 
-    /// TLS handshakes with clients that ended so.
+    /// Counts the TLS handshakes with clients that ended so.
     pub fn client_handshakes(&self, result: TlsHandshake) -> &Counter {
         &self.client_handshakes[result as usize]
     }
 
-    /// TLS handshakes with the server that ended so.
+    /// Counts the TLS handshakes with the server that ended so.
     pub fn server_handshakes(&self, result: TlsHandshake) -> &Counter {
         &self.server_handshakes[result as usize]
     }
 
-    /// How often a bound was reached.
+    /// Counts how often a bound was reached.
     #[inline]
     pub fn bound(&self, bound: Bound) -> &Counter {
         &self.bounds[bound as usize]
@@ -147,7 +146,7 @@ impl GroupCounters {
         }
     }
 
-    /// Connections pinned for the reason with this index.
+    /// Counts the connections pinned for the reason with this index.
     ///
     /// # Panics
     ///
@@ -157,7 +156,7 @@ impl GroupCounters {
         &self.pins[reason]
     }
 
-    /// Clients disconnected for this reason.
+    /// Counts the clients disconnected for this reason.
     #[inline]
     pub fn disconnect(&self, reason: Disconnect) -> &Counter {
         &self.disconnects[reason as usize]
