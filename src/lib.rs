@@ -5,54 +5,71 @@
 
 pub mod config;
 
-pub mod resp;
+mod resp;
 
-pub mod texts;
+mod texts;
 
-pub mod command;
+mod command;
 
-pub mod memory;
+mod memory;
 
-pub mod replies;
+mod replies;
 
-pub mod identity;
+mod identity;
 
-pub mod admission;
+mod admission;
 
-pub mod budget;
+mod budget;
 
-pub mod auth;
+mod auth;
 
-pub mod fences;
+mod fences;
 
-pub mod session;
+mod session;
 
-pub mod silence;
+mod silence;
 
-pub mod schedule;
+mod schedule;
 
-pub mod fanout;
+mod fanout;
 
-pub mod waits;
+mod waits;
 
-pub mod exchange;
+mod exchange;
 
-pub mod telemetry;
+mod telemetry;
 
-pub mod failover;
+mod failover;
 
-pub mod transport;
+mod transport;
 
-pub mod login;
+mod login;
 
-pub mod upstream;
+mod upstream;
 
-pub mod client;
+mod client;
 
-pub mod worker;
+mod worker;
 
-pub mod admin;
+mod admin;
 
-pub mod process;
+mod process;
 
-pub mod proxy;
+mod proxy;
+
+pub use admin::healthcheck;
+pub use process::{Logging, Trial, say};
+pub use proxy::run;
+
+/// Shows the tests and the fuzz targets what they check from outside.
+pub mod checked {
+    #[cfg(fuzzing)]
+    pub use crate::fanout::model::check as check_fanout;
+    pub use crate::fences::{Before, Fence, Found, Search, Searched, ends_transaction};
+    pub use crate::resp::{
+        Advance, Bounds, MAX_LINE, ReplyScanner, Request, RequestScanner, Scan, Violation,
+        split_inline,
+    };
+    #[cfg(fuzzing)]
+    pub use crate::waits::tests::course::check as check_waits;
+}

@@ -6,7 +6,7 @@ use std::sync::Arc;
 
 use clap::{Parser, Subcommand};
 use respool::config::{self, AdminAddress, Settings};
-use respool::process::{self, Logging, Trial};
+use respool::{Logging, Trial};
 
 /// glibc keeps freed buffers of a megabyte for good where the kernel could have them: `limits.max_memory` is of the process.
 #[cfg(all(target_os = "linux", target_env = "gnu"))]
@@ -72,7 +72,7 @@ fn run(path: &Path) -> ExitCode {
         Ok(logging) => Arc::new(logging),
         Err(error) => return fail(&error),
     };
-    let ended = respool::proxy::run(settings, path, content, &logging);
+    let ended = respool::run(settings, path, content, &logging);
     logging.finish();
     match ended {
         Ok(()) => ExitCode::SUCCESS,
@@ -89,7 +89,7 @@ fn check(path: &Path) -> ExitCode {
     };
     let trial = Trial::of(&settings);
     for problem in &trial.problems {
-        process::say(&format!("{}: {problem}", path.display()));
+        respool::say(&format!("{}: {problem}", path.display()));
     }
     if !trial.problems.is_empty() {
         return ExitCode::FAILURE;
@@ -114,7 +114,7 @@ fn healthcheck(admin: Option<AdminAddress>, of: Option<&Path>) -> ExitCode {
         (None, Some(path)) => config::health_address(path),
         (None, None) => DEFAULT_ADMIN.parse(),
     };
-    match address.and_then(|address| respool::admin::healthcheck(&address)) {
+    match address.and_then(|address| respool::healthcheck(&address)) {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => fail(&error),
     }
@@ -122,12 +122,12 @@ fn healthcheck(admin: Option<AdminAddress>, of: Option<&Path>) -> ExitCode {
 
 fn load(path: &Path) -> Option<Settings> {
     config::load(path)
-        .map_err(|problems| process::say(&problems.to_string()))
+        .map_err(|problems| respool::say(&problems.to_string()))
         .ok()
 }
 
 fn fail(text: &str) -> ExitCode {
-    process::say(&format!("respool: {text}"));
+    respool::say(&format!("respool: {text}"));
     ExitCode::FAILURE
 }
 

@@ -475,16 +475,6 @@ impl<S: Clone + PartialEq, T> Schedule<S, T> {
         link.promised = link.promised.saturating_sub(1);
     }
 
-    /// Takes off everyone who waits.
-    pub fn drain(&mut self) -> Vec<T> {
-        self.waiting = 0;
-        std::mem::take(&mut self.queues)
-            .into_iter()
-            .chain(std::mem::take(&mut self.logins))
-            .flat_map(|queue| queue.waiters.into_values())
-            .collect()
-    }
-
     fn others_wait(&self, state: &S) -> bool {
         !self.logins.is_empty() || self.queues.iter().any(|queue| queue.state != *state)
     }

@@ -245,13 +245,6 @@ impl Worker {
     pub fn has_ended(&self) -> bool {
         self.thread.as_ref().is_none_or(JoinHandle::is_finished)
     }
-
-    /// Waits for its thread to end. False: it panicked.
-    pub fn join(mut self) -> bool {
-        self.thread
-            .take()
-            .is_none_or(|thread| thread.join().is_ok())
-    }
 }
 
 async fn serve(

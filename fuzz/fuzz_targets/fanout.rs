@@ -2,4 +2,4 @@
 
 #![no_main]
 
-libfuzzer_sys::fuzz_target!(|data: &[u8]| respool::fanout::model::check(data));
+libfuzzer_sys::fuzz_target!(|data: &[u8]| respool::checked::check_fanout(data));

@@ -1,7 +1,8 @@
 //! Who is due what a server sends: a reply in whose text somebody else's client has written frames hands nobody else any of them.
 
-use respool::fences::{Before, Fence, Found, Search, Searched, ends_transaction};
-use respool::resp::{Advance, ReplyScanner};
+use respool::checked::{
+    Advance, Before, Fence, Found, ReplyScanner, Search, Searched, ends_transaction,
+};
 
 const FRAGMENTS: &[&[u8]] = &[
     b"-ERR ",

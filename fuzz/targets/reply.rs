@@ -2,7 +2,7 @@
 
 use redis_protocol::resp2::decode::decode as decode_resp2;
 use redis_protocol::resp3::decode::complete::decode as decode_resp3;
-use respool::resp::{Advance, ReplyScanner};
+use respool::checked::{Advance, ReplyScanner};
 
 const FRAGMENTS: &[&[u8]] = &[
     b"+OK\r\n",

@@ -1,7 +1,7 @@
 //! What a client may send, judged by a real server: what the scanner lets pass the server takes for a request, and where both see a
 //! breach they say the same.
 
-use respool::resp::{
+use respool::checked::{
     Bounds, MAX_LINE, ReplyScanner, Request, RequestScanner, Scan, Violation, split_inline,
 };
 

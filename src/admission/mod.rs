@@ -31,7 +31,6 @@ use arc_swap::ArcSwap;
 use crate::config::{AtLimit, Group, Match, Mode, Per, Settings};
 use crate::identity::{Identity, Peer};
 
-pub use arriving::Crowd;
 use arriving::Welcome;
 pub use damping::Damped;
 use damping::Damping;
@@ -449,6 +448,7 @@ impl Admission {
     }
 
     /// The up to `most` keys (addresses, names or users) of a group with most clients, the fullest first, in words.
+    #[cfg(test)]
     pub fn fullest_keys(&self, group: GroupId, most: usize) -> Vec<(String, usize)> {
         let mut keys = self.counts().groups[group.index()].keys();
         keys.sort_unstable_by(|a, b| b.1.cmp(&a.1).then_with(|| a.0.cmp(&b.0)));

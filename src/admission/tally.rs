@@ -233,6 +233,7 @@ impl Tallies {
     }
 
     /// Every key that has clients, in words, with its count.
+    #[cfg(test)]
     pub(super) fn keys(&self) -> Vec<(String, usize)> {
         let with_clients = self
             .by_key

@@ -127,6 +127,7 @@ impl Ledger {
         self.sockets
     }
 
+    #[cfg(test)]
     pub(super) fn leases(&self) -> usize {
         self.leases
     }

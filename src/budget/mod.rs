@@ -257,6 +257,7 @@ impl Budget {
     }
 
     /// Leases held, in all groups.
+    #[cfg(test)]
     pub fn leases(&self) -> usize {
         self.ledger().leases()
     }

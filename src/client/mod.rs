@@ -57,5 +57,5 @@ mod waiting;
 pub use eviction::Evictor;
 pub use held::hold;
 pub use rejection::tell_rejection;
-pub use site::{Answer, Errand, Errands, Farewell, Resident, Site};
+pub use site::{Errand, Errands, Site};
 pub use task::{Arrived, Client};

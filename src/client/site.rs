@@ -48,7 +48,9 @@ pub enum Errand {
 
 /// Held by each client that is being killed until it is gone: whoever killed them learns of the last.
 #[derive(Debug)]
-pub struct Farewell(pub oneshot::Sender<()>);
+pub struct Farewell(
+    #[expect(dead_code, reason = "its drop is what tells")] pub oneshot::Sender<()>,
+);
 
 /// Where the worker that has the client answers; the others let go of it.
 pub type Answer = Arc<std::sync::Mutex<Option<oneshot::Sender<bool>>>>;

@@ -125,14 +125,6 @@ impl DenySet {
         is_named || (!self.categories.is_empty() && learned.is_some_and(is_in))
     }
 
-    /// Lists the denied categories that only the server can know.
-    pub fn foreign_categories(&self) -> impl Iterator<Item = &[u8]> {
-        let is_foreign = |category: &&[u8]| {
-            std::str::from_utf8(category).is_ok_and(|name| Categories::named(name).is_none())
-        };
-        self.categories.iter().map(Vec::as_slice).filter(is_foreign)
-    }
-
     /// Tells whether nothing is denied.
     pub fn is_empty(&self) -> bool {
         *self == Self::default()
@@ -274,9 +266,6 @@ mod tests {
             "those of Redis reach modules, too"
         );
         assert!(!denies("@write", "ft.search") && !denies("@json", "ft.search"));
-        let set = DenySet::build(&["@search", "@read", "@bloom"]).unwrap();
-        let foreign: Vec<&[u8]> = set.foreign_categories().collect();
-        assert_eq!(foreign, [&b"search"[..], b"bloom"]);
         assert!(learned.has_category(b"search") && !learned.has_category(b"bloom"));
     }
 

@@ -15,11 +15,11 @@ mod tests;
 mod way;
 
 pub use delays::Delays;
-pub use deny::{DenyError, DenySet};
+pub use deny::DenySet;
 pub use introduction::keeps_arriving;
-pub use learned::{Learned, NotCommands};
+pub use learned::Learned;
 pub use rereading::Rereading;
-pub use spec::{Categories, Flags, Keys, Spec};
+pub use spec::{Categories, Flags, Spec};
 pub use way::{ClientSub, Local, PinReason, TransactionCommand, Way};
 
 use memchr::memchr;

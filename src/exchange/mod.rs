@@ -2,4 +2,4 @@
 
 mod distrust;
 
-pub use distrust::{Distrust, FORGOTTEN_AFTER, MAX_USERS, Offence};
+pub use distrust::{Distrust, Offence};

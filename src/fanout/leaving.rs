@@ -54,6 +54,7 @@ impl<T: Clone> Fanout<T> {
     }
 
     /// Forgets a client that is gone, with its subscriptions and the command it may have under way.
+    #[cfg(any(test, fuzzing))]
     pub fn leave(&mut self, subscriber: SubscriberId) {
         self.abandon(subscriber);
         self.leave_some(subscriber, usize::MAX);

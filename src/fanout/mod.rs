@@ -33,7 +33,7 @@ pub use pace::Pace;
 pub use rights::{ChannelRights, UserTold};
 pub use suspicion::{Presence, Remedy, Side, Suspicion};
 pub use topic::{Kind, PUBSUB_KINDS, SubscriberId};
-pub use weight::{Overwhelmed, Weights};
+pub use weight::Weights;
 
 use login::Login;
 use topic::{Phase, Recent, Topic};
@@ -209,13 +209,6 @@ impl<T: Clone> Fanout<T> {
         let asked_bytes: usize = asked.iter().map(|name| name.len()).sum();
         let count = self.counts(subscriber).total() + asked.len();
         COPIES * (self.name_bytes(subscriber) + asked_bytes) + count * TOPIC_BYTES
-    }
-
-    /// Tells whether a client is subscribed to a topic.
-    pub fn is_subscribed(&self, subscriber: SubscriberId, kind: Kind, name: &[u8]) -> bool {
-        self.subscribers
-            .get(&subscriber)
-            .is_some_and(|subscriptions| subscriptions.sets[kind as usize].contains(name))
     }
 
     /// Returns the ways out of everybody who is subscribed to something.
@@ -408,6 +401,7 @@ impl<T: Clone> Fanout<T> {
     }
 
     /// Tells whether somebody waits for the server's confirmation.
+    #[cfg(any(test, fuzzing))]
     pub fn is_awaited(&self) -> bool {
         !self.commands.is_empty()
     }

@@ -207,16 +207,6 @@ impl Card {
         &self.laddr
     }
 
-    /// Configured address of the listener it came by.
-    pub fn listener(&self) -> &Arc<str> {
-        &self.listener
-    }
-
-    /// Common name of its verified certificate; empty: none.
-    pub fn certificate(&self) -> &str {
-        &self.certificate
-    }
-
     /// Number of its socket in the process, -1 when there is none.
     pub fn fd(&self) -> i32 {
         self.fd
@@ -270,11 +260,6 @@ impl Card {
     /// What it calls itself. Held for a moment only: the client's worker waits meanwhile.
     pub fn names(&self) -> MutexGuard<'_, Names> {
         self.names.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-
-    /// Whether its user is `user`, the default user by its name.
-    pub fn is_user(&self, user: &[u8]) -> bool {
-        shown_user(&self.names().user) == user
     }
 
     /// Who it is, for a new decision of admission.

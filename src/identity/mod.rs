@@ -13,8 +13,8 @@ use std::hash::{DefaultHasher, Hash as _, Hasher as _};
 use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 
-pub use card::{Card, Figure32, Figure64, Flag, NO_COMMAND, Names};
-pub use filter::{ClientFilter, ClientType, KillFilter, ListFilter};
+pub use card::{Card, Flag, NO_COMMAND, Names};
+pub use filter::{KillFilter, ListFilter};
 pub use line::client_line;
 pub use registry::{Arrival, CardGuard, Registry};
 

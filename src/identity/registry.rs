@@ -84,11 +84,6 @@ impl Registry {
         self.cards().len()
     }
 
-    /// Whether no client is registered.
-    pub fn is_empty(&self) -> bool {
-        self.len() == 0
-    }
-
     fn cards(&self) -> MutexGuard<'_, BTreeMap<u64, Arc<Card>>> {
         self.cards.lock().unwrap_or_else(PoisonError::into_inner)
     }

@@ -58,6 +58,7 @@ impl Account {
     }
 
     /// What the worker holds.
+    #[cfg(test)]
     pub fn held(&self) -> u64 {
         self.held.get()
     }

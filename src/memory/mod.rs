@@ -10,6 +10,6 @@ mod strangers;
 
 pub use account::{Account, Frame, Holding};
 pub use order::{Holder, largest_first, who_goes};
-pub use room::{Memory, room};
+pub use room::Memory;
 pub use stall::Stalls;
 pub use strangers::{Stranger, Strangers};

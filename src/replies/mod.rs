@@ -211,6 +211,7 @@ impl Replies {
     }
 
     /// Counts the replies awaited from the server.
+    #[cfg(test)]
     pub fn awaited(&self) -> u64 {
         let turns = self.held.iter().flat_map(|held| &held.turns);
         self.first + turns.map(|turn| turn.awaited).sum::<u64>()

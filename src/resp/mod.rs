@@ -8,8 +8,8 @@ mod reply;
 mod request;
 pub mod speak;
 
-pub use inline::{Unbalanced, split_inline};
-pub use reply::{Advance, Malformed, ReplyScanner};
+pub use inline::split_inline;
+pub use reply::{Advance, ReplyScanner};
 pub use request::{Bounds, Request, RequestScanner, Scan, Violation, count_requests};
 
 use memchr::memchr;

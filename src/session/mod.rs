@@ -16,7 +16,7 @@ pub use own_elements::{
     NextMark, OwnCommand, OwnElement, OwnElements, StandInAnswer, judged, stand_in_for,
 };
 pub use reply_mode::{ReplyMode, ShownInExec};
-pub use route::{Block, READ_ONLY, Route, Routed, Rules, block, route};
+pub use route::{Block, Route, Routed, Rules, block, route};
 pub use state::{Change, Credentials, Effect, Own, Protocol, State, Step, name_request, steps};
 pub use taken::TakenCredentials;
 pub use transaction::{PinnedCommand, Stream, Tracking, Transaction};
@@ -65,11 +65,6 @@ impl Session {
                 false
             }
         }
-    }
-
-    /// The null of the session's protocol.
-    pub fn null(&self) -> &'static [u8] {
-        self.state.protocol.null()
     }
 }
 

@@ -26,12 +26,12 @@ pub use concern::Concern;
 pub use counter::{Counter, Gauge};
 pub use exposition::{CONTENT_TYPE, render_metrics};
 pub use faults::faults;
-pub use histogram::{BOUNDS_MICROS, Histogram, HistogramTotals};
+pub use histogram::{Histogram, HistogramTotals};
 pub use labels::{AdminRefusal, Bound, ConnectResult, Disconnect, LossCause, TlsHandshake};
 pub use log_queue::LogQueue;
 pub use metrics::{METRICS, Metric, Sample, Source};
-pub use parts::{Heartbeat, PartGuard, PartRow, Parts};
-pub use process::{PROCESS, ProcessCounters, ProcessRow};
+pub use parts::{Heartbeat, PartRow, Parts};
+pub use process::{PROCESS, ProcessRow};
 pub use scrape::{
     CertificateRow, ClientRow, FailoverRow, FailoverRows, GroupRow, GroupTotals, MemoryRow, Reload,
     Scrape, Standing, Totals, UpstreamCounts,

@@ -231,15 +231,6 @@ impl Stream {
         each!(self, stream => stream.as_raw_fd(), tls => stream.socket().descriptor())
     }
 
-    /// Local TCP address.
-    pub fn local_address(&self) -> Option<SocketAddr> {
-        match self {
-            Self::Tcp(stream) => stream.local_addr().ok(),
-            Self::Unix(_) => None,
-            Self::Tls(stream) => stream.socket().local_address(),
-        }
-    }
-
     /// Its TLS, where it has any.
     pub fn tls(&self) -> Option<&Tls> {
         match self {

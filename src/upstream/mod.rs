@@ -42,25 +42,21 @@ mod waiting;
 mod wanted;
 mod whereabouts;
 
-pub use closing::Uncounted;
 pub use executing::Executing;
-pub use failovers::Failovers;
+
 pub use lanes::Ends;
 pub use link::{Link, MayTake, RoomWait, SocketEnd};
-pub use listing::{Listing, Tells};
-pub use outlet::{Outlet, Unsent};
+pub use listing::Tells;
+pub use outlet::Outlet;
 pub use passing::Passing;
 pub use pauses::Taken;
 pub use pins::{Pin, PinError};
 pub use pool::{SharedWait, Upstream, WaitError};
-pub use pulse::ServerPulse;
+
 pub use pushes::{Forward, broken_redirection};
-pub use server::Server;
-pub use subscription::{
-    Announcement, SubscribeResult, Subscriptions, TOPICS_A_TURN, TooManySubscriptions,
-};
-pub use thread::{Process, Queued, Thread};
+
+pub use subscription::{Announcement, SubscribeResult, Subscriptions, TOPICS_A_TURN};
+pub use thread::{Process, Thread};
 pub use traffic::{Kind, OwnReply, Show};
 pub use turn::let_others_go_first;
 pub use waiting::{Blocked, Waiter};
-pub use whereabouts::Whereabouts;

@@ -85,11 +85,6 @@ impl ThreadPulse {
         self.heard_micros.set(now_micros);
     }
 
-    /// When this worker has heard the server last.
-    pub fn heard_micros(&self) -> u64 {
-        self.heard_micros.get()
-    }
-
     /// When this worker has been answered BUSY last.
     pub fn busy_micros(&self) -> u64 {
         self.busy_micros.get()

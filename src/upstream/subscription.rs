@@ -164,11 +164,6 @@ impl Subscriptions {
         self.fanout.borrow().held_bytes(subscriber)
     }
 
-    /// Whether a client is subscribed to a topic.
-    pub fn is_subscribed(&self, subscriber: SubscriberId, kind: Kind, name: &[u8]) -> bool {
-        self.fanout.borrow().is_subscribed(subscriber, kind, name)
-    }
-
     /// A client unsubscribes from `names`, or (`None`) from everything of a kind; answers as [`Upstream::subscribe`] does.
     pub fn unsubscribe<'a>(
         &self,

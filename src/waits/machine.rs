@@ -75,6 +75,7 @@ impl<S: Clone + PartialEq> Waits<S> {
     }
 
     /// Returns how many wait.
+    #[cfg(any(test, fuzzing))]
     pub fn waiting(&self) -> usize {
         self.blocked.waiters.len()
     }

@@ -146,11 +146,6 @@ impl<S: Clone + PartialEq> Seating<S> {
         self.seats.len() - self.borrowing.len()
     }
 
-    /// Returns how many are being borrowed.
-    pub(super) fn borrowing(&self) -> usize {
-        self.borrowing.len()
-    }
-
     /// Returns the groups for which a connection is to be borrowed, and the turn of the class it is for. A class for which
     /// one group has just asked is left to it, until it has waited for long: that group may be at its cap, and another not.
     pub(super) fn wanting(&self, now: u64) -> Vec<(usize, u64)> {

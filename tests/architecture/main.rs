@@ -289,7 +289,10 @@ fn lib_declares_the_modules_in_their_order() {
     let lib = read(&root().join("src/lib.rs"));
     let declared: Vec<&str> = lib
         .lines()
-        .filter_map(|line| line.strip_prefix("pub mod ")?.strip_suffix(';'))
+        .filter_map(|line| {
+            let line = line.strip_prefix("pub ").unwrap_or(line);
+            line.strip_prefix("mod ")?.strip_suffix(';')
+        })
         .collect();
     let ordered: Vec<&str> = ORDER
         .iter()

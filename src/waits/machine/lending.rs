@@ -16,11 +16,6 @@ impl<S: Clone + PartialEq> Waits<S> {
         seat.is_some_and(|seat| self.seating.first_of(&seat.state).is_some())
     }
 
-    /// Returns how many connections are being borrowed.
-    pub fn borrowing(&self) -> usize {
-        self.seating.borrowing()
-    }
-
     /// Uses a connection that was borrowed.
     pub fn seated(&mut self, id: SeatId, now: u64) {
         self.now = now;
