@@ -1,4 +1,4 @@
-//! Redis commands: one line for each, how it travels and where its keys are.
+//! Redis commands: one line for each, how it travels.
 //!
 //! Pure tables. What a session makes of them (transactions, denied commands, authentication) is decided there.
 

@@ -1,4 +1,4 @@
-//! What a line of the table says: arity, flags, ACL categories and key positions, in Redis' own terms.
+//! What a line of the table says: arity, flags and ACL categories, in Redis' own terms.
 
 use super::way::Way;
 
@@ -12,21 +12,8 @@ pub struct Spec {
     /// Tells how it travels. A container's way serves the subcommands that the table does not know.
     pub way: Way,
     pub categories: Categories,
-    pub keys: Keys,
     /// Tells what else matters of it.
     pub flags: Flags,
-}
-
-/// Gives key positions as `COMMAND` does; all are 0 where there are no keys, or none that a range can tell
-/// ([`Flags::MOVABLE_KEYS`]).
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Keys {
-    /// Is the index of the first key among the words of a request, of which the name is 0.
-    pub first: i8,
-    /// Is the index of the last key; a negative one counts from the end, -1 being the last word.
-    pub last: i8,
-    /// Counts the words from one key to the next.
-    pub step: i8,
 }
 
 /// Holds command flags, as far as they decide something here.
@@ -37,13 +24,13 @@ impl Flags {
     /// Has subcommands; the second word says which.
     pub const CONTAINER: Self = Self(1);
     pub const WRITE: Self = Self(1 << 1);
-    /// Reads keys only.
+    /// The command only reads keys.
     pub const READONLY: Self = Self(1 << 2);
     /// The command may wait for others.
     pub const BLOCKING: Self = Self(1 << 3);
     /// Marks `MULTI`, `EXEC`, `DISCARD`, `WATCH` and `UNWATCH`.
     pub const TRANSACTION: Self = Self(1 << 4);
-    /// Belongs to pub/sub.
+    /// The command belongs to pub/sub.
     pub const PUBSUB: Self = Self(1 << 5);
     /// The command is for administrators.
     pub const ADMIN: Self = Self(1 << 6);

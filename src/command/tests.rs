@@ -452,12 +452,6 @@ fn compare(entry: &Frame) -> usize {
             "{name} {theirs}"
         );
     }
-    let keys = Keys {
-        first: small(&entry[3]),
-        last: small(&entry[4]),
-        step: small(&entry[5]),
-    };
-    assert_eq!(ours.keys, keys, "{name}");
     let categories = array(&entry[6])
         .iter()
         .map(|category| Categories::named(text(category).trim_start_matches('@')).unwrap())

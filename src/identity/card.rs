@@ -7,7 +7,7 @@
 use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
-use super::{Identity, Peer, shown_user};
+use super::{Identity, Peer};
 
 /// The last command of a client that has sent none yet; `CLIENT LIST` shows `NULL`.
 pub const NO_COMMAND: u32 = u32::MAX;

@@ -1,7 +1,6 @@
 //! One connection, TCP or unix, with TLS or without, used through `&self` so that its reader and its writer need no lock.
 
 use std::io;
-use std::net::SocketAddr;
 use std::task::{Context, Poll};
 use std::time::Duration;
 

@@ -19,7 +19,6 @@ use rustls::Error;
 
 pub(super) use accept::TlsAcceptor;
 pub use accept::{AcceptError, Acceptance};
-pub use authorities::Untrusting;
 pub use connect::{Connector, HandshakeFailed};
 use session::{MOST_CIPHER, MOST_PLAIN, RECORD, Session, Side};
 
