@@ -7,24 +7,24 @@ use std::net::SocketAddr;
 use std::path::Path;
 use std::sync::Arc;
 
-/// A name whose addresses come and go within this time stands for all of them in turn (a reader endpoint, a round robin
-/// of single answers): an address of it is gone only when it has not been told for as long.
+/// Bounds the time within which the addresses of a name come and go that stands for all of them in turn (a reader
+/// endpoint, a round robin of single answers): an address of it is gone only when it has not been told for as long.
 const ROTATION_MICROS: u64 = 60_000_000;
 
-/// Addresses remembered that are not told any more.
+/// Bounds the addresses remembered that are not told any more.
 const MAX_REMEMBERED: usize = 64;
 
-/// One address of the server.
+/// Is one address of the server.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Node {
-    /// An IP address and a port.
+    /// It is an IP address and a port.
     Tcp(SocketAddr),
-    /// The path of a unix socket.
+    /// It is the path of a unix socket.
     Unix(Arc<Path>),
 }
 
 impl fmt::Display for Node {
-    /// As `upstream.address` would be written.
+    /// Writes it as `upstream.address` would be written.
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Tcp(address) => write!(f, "{address}"),
@@ -33,25 +33,26 @@ impl fmt::Display for Node {
     }
 }
 
-/// An address that was told once.
+/// Holds an address that was told once.
 #[derive(Debug)]
 struct Told {
     node: Node,
     last: u64,
 }
 
-/// The addresses that a name stands for.
+/// Holds the addresses that a name stands for.
 #[derive(Debug, Default)]
 pub struct Addresses {
     current: Vec<Node>,
-    /// Those of earlier answers.
+    /// Holds those of earlier answers.
     earlier: Vec<Told>,
-    /// Since when the name is known to stand for its addresses in turn.
+    /// Says since when the name is known to stand for its addresses in turn.
     rotates: Option<u64>,
 }
 
 impl Addresses {
-    /// The name was resolved to `answers` at `now`. True: an address that was told before is not any more.
+    /// Notes that the name was resolved to `answers` at `now`. Returns true where an address that was told before is
+    /// not any more.
     pub fn answered(&mut self, answers: &[Node], now: u64) -> bool {
         if answers.is_empty() {
             return false;
@@ -77,17 +78,17 @@ impl Addresses {
         held_before.iter().any(|node| !answers.contains(node)) || self.is_rotating(now)
     }
 
-    /// The name is known to stand for its addresses in turn, as a reader endpoint does.
+    /// Notes that the name stands for its addresses in turn, as a reader endpoint does.
     pub fn expect_rotation(&mut self, now: u64) {
         self.rotates = Some(now);
     }
 
-    /// Those of the last answer, in its order.
+    /// Lists those of the last answer, in its order.
     pub fn current(&self) -> &[Node] {
         &self.current
     }
 
-    /// Whether a connection to `node` is one to the server.
+    /// Tells whether a connection to `node` is one to the server.
     pub fn holds(&self, node: &Node, now: u64) -> bool {
         if self.current.is_empty() || self.current.contains(node) {
             return true;
@@ -97,7 +98,7 @@ impl Addresses {
         self.is_rotating(now) && self.earlier.iter().any(is_recent)
     }
 
-    /// Whether the name has been seen lately to stand for its addresses in turn.
+    /// Tells whether the name has been seen lately to stand for its addresses in turn.
     pub fn is_rotating(&self, now: u64) -> bool {
         self.rotates
             .is_some_and(|since| now < since.saturating_add(10 * ROTATION_MICROS))

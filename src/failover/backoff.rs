@@ -4,7 +4,8 @@ use std::time::Duration;
 
 use crate::config::Reconnect;
 
-/// The pause after so many `failures`, `chance` being random in `[0, 1)`. Never so short that it makes a loop without pause.
+/// Returns the pause after so many `failures`, `chance` being random in `[0, 1)`. It is never so short that it makes a
+/// loop without pause.
 pub fn backoff(reconnect: Reconnect, failures: u32, chance: f64) -> Duration {
     let edge = reconnect
         .initial

@@ -2,12 +2,12 @@
 
 const SECOND: u64 = 1_000_000;
 
-/// How long a token takes to come, in microseconds.
+/// Returns how long a token takes to come, in microseconds.
 fn each(per_second: u32) -> u64 {
     SECOND / u64::from(per_second.max(1))
 }
 
-/// A token bucket, kept as the time at which it would be full.
+/// Is a token bucket, kept as the time at which it would be full.
 #[derive(Debug, Default)]
 pub struct Bucket {
     full_at: u64,
@@ -20,7 +20,7 @@ impl Bucket {
         (self.full_at - now).saturating_sub(SECOND)
     }
 
-    /// A token that was taken has not been used.
+    /// Gives back a token that was taken and has not been used.
     pub fn give_back(&mut self, per_second: u32) {
         self.full_at = self.full_at.saturating_sub(each(per_second));
     }

@@ -4,25 +4,25 @@
 
 use std::time::Duration;
 
-/// Whether an attempt to connect may be made now.
+/// Tells whether an attempt to connect may be made now.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Turn {
-    /// It may.
+    /// It may be made now.
     Now,
-    /// It may, and is the one of its time: [`Circuit::probed`] ends it.
+    /// It may be made, and is the one of its time: [`Circuit::probed`] ends it.
     Probe,
-    /// Not before then.
+    /// It may not be made before then.
     At(u64),
-    /// Not before the attempt that is under way has ended.
+    /// It may not be made before the attempt that is under way has ended.
     After,
 }
 
-/// Closed while the server is there, or may be.
+/// Is closed while the server is there, or may be.
 #[derive(Debug, Default)]
 pub struct Circuit {
-    /// Since when no connection is up.
+    /// Says since when no connection is up.
     away_since: Option<u64>,
-    /// Attempts that have failed since.
+    /// Counts the attempts that have failed since.
     failures: u32,
     open: Option<Open>,
 }
@@ -34,13 +34,14 @@ struct Open {
 }
 
 impl Circuit {
-    /// The last connection was lost.
+    /// Notes that the last connection was lost.
     pub fn lost(&mut self, now: u64) {
         self.away_since = Some(now);
     }
 
-    /// An attempt failed while no connection was up; the next may be made after `pause`. True: the circuit has opened.
-    /// `after`: how long the server may be away until it counts as down; zero: as long as it likes.
+    /// Notes that an attempt failed while no connection was up; the next may be made after `pause`. Returns true where
+    /// the circuit has opened. `after` is how long the server may be away until it counts as down; zero is as long as
+    /// it likes.
     pub fn failed(&mut self, now: u64, after: Duration, pause: Duration) -> bool {
         let since = *self.away_since.get_or_insert(now);
         self.failures = self.failures.saturating_add(1);
@@ -61,32 +62,32 @@ impl Circuit {
         }
     }
 
-    /// How long the server has been away at `now`, if it was missed: attempts to connect have failed.
+    /// Tells how long the server has been away at `now`, if it was missed: attempts to connect have failed.
     pub fn missed_for(&self, now: u64) -> Option<Duration> {
         let since = self.away_since.filter(|_| self.failures > 0)?;
         Some(Duration::from_micros(now.saturating_sub(since)))
     }
 
-    /// A connection came about. True: the circuit was open.
+    /// Notes that a connection came about. Returns true where the circuit was open.
     pub fn connected(&mut self) -> bool {
         self.away_since = None;
         self.failures = 0;
         self.open.take().is_some()
     }
 
-    /// The server has done something, after it had done nothing for long: the next attempt is due.
+    /// Notes that the server has done something, after it had done nothing for long: the next attempt is due.
     pub fn stirred(&mut self, now: u64) {
         if let Some(open) = &mut self.open {
             open.next_probe = open.next_probe.min(now);
         }
     }
 
-    /// Whether it is open.
+    /// Tells whether it is open.
     pub fn is_open(&self) -> bool {
         self.open.is_some()
     }
 
-    /// Whether who wants to connect may do so.
+    /// Tells whether who wants to connect may do so.
     pub fn turn(&mut self, now: u64) -> Turn {
         match &mut self.open {
             None => Turn::Now,
@@ -99,7 +100,7 @@ impl Circuit {
         }
     }
 
-    /// The one attempt has ended, however it did.
+    /// Notes that the one attempt has ended, however it did.
     pub fn probed(&mut self) {
         if let Some(open) = &mut self.open {
             open.is_probing = false;

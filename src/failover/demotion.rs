@@ -4,13 +4,13 @@
 
 use std::time::Duration;
 
-/// The longest step.
+/// Bounds how long a step may be.
 const LONGEST: Duration = Duration::from_secs(10);
 
-/// After so long without a READONLY the steps begin anew.
+/// Says how long without a READONLY the steps begin anew.
 const FORGOTTEN_AFTER: Duration = Duration::from_secs(60);
 
-/// The steps in which connections are replaced.
+/// Decides the steps in which connections are replaced.
 #[derive(Debug, Default)]
 pub struct Demotion {
     steps: u32,
@@ -19,7 +19,8 @@ pub struct Demotion {
 }
 
 impl Demotion {
-    /// A server has answered as a replica does. True: a step is due, and whether it is one is worth asking.
+    /// Notes that a server has answered as a replica does. Returns true where a step is due, and whether it is one is
+    /// worth asking.
     pub fn is_due(&mut self, now: u64) -> bool {
         if now.saturating_sub(self.last) > FORGOTTEN_AFTER.as_micros() as u64 {
             *self = Self::default();
@@ -28,7 +29,8 @@ impl Demotion {
         now >= self.next
     }
 
-    /// A server is a replica. True: its connections are to be replaced now. `initial`: the first step.
+    /// Notes that a server is a replica. Returns true where its connections are to be replaced now. `initial` is the
+    /// first step.
     pub fn seen(&mut self, now: u64, initial: Duration) -> bool {
         if !self.is_due(now) {
             return false;
@@ -39,7 +41,7 @@ impl Demotion {
         true
     }
 
-    /// Whether it was seen lately: the name is worth a look more often.
+    /// Tells whether it was seen lately: the name is worth a look more often.
     pub fn is_recent(&self, now: u64) -> bool {
         self.steps > 0 && now.saturating_sub(self.last) <= FORGOTTEN_AFTER.as_micros() as u64
     }

@@ -9,36 +9,36 @@ use crate::telemetry::LossCause;
 
 use super::Node;
 
-/// For how long, in microseconds, the loss of one connection may be the first sign of a failover.
+/// Says for how long, in microseconds, the loss of one connection may be the first sign of a failover.
 const SIGN_LASTS: u64 = 5_000_000;
 
-/// One failover.
+/// Tells of one failover.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Failover {
-    /// The address that was lost.
+    /// Is the address that was lost.
     pub from: Node,
-    /// The address of the first connection after; `None`: it is not over.
+    /// Is the address of the first connection after; `None` while it is not over.
     pub to: Option<Node>,
-    /// What was noticed first.
+    /// Says what was noticed first.
     pub cause: LossCause,
-    /// When it was noticed.
+    /// Says when it was noticed.
     pub began: u64,
-    /// How long it took from then to the first connection, in microseconds; so far, when it is not over.
+    /// Says how long it took from then to the first connection, in microseconds; so far, when it is not over.
     pub took: u64,
-    /// Commands that waited for the server.
+    /// Counts the commands that waited for the server.
     pub held: u64,
-    /// Commands that were answered with LOADING, as not sent.
+    /// Counts the commands that were answered with LOADING, as not sent.
     pub failed: u64,
-    /// Clients closed because a command of theirs was sent and not answered.
+    /// Counts the clients closed because a command of theirs was sent and not answered.
     pub disconnected: u64,
 }
 
-/// What is to be told.
+/// Holds what is to be told.
 #[derive(Debug, Clone, Default)]
 pub struct Standing {
-    /// The one under way, else the last.
+    /// Shows the one under way, else the last.
     pub last: Option<Failover>,
-    /// How many are over, by their cause.
+    /// Counts those that are over, by their cause.
     pub totals: BTreeMap<&'static str, u64>,
 }
 
@@ -46,34 +46,34 @@ pub struct Standing {
 #[derive(Debug, Default)]
 pub struct Record {
     live: usize,
-    /// What may become a failover, or is one.
+    /// Holds what may become a failover, or is one.
     current: Option<Failover>,
-    /// It is one.
+    /// Is true where it is one.
     is_failover: bool,
     last: Option<Failover>,
     totals: BTreeMap<&'static str, u64>,
 }
 
 impl Record {
-    /// Shared connections that are up.
+    /// Counts the shared connections that are up.
     pub fn live(&self) -> usize {
         self.live
     }
 
-    /// A shared connection is up.
+    /// Notes that a shared connection is up.
     pub fn opened(&mut self) {
         self.live += 1;
     }
 
-    /// A shared connection has ended. True: it was the last, and a failover begins or goes on.
+    /// Notes that a shared connection has ended. Returns true where it was the last, and a failover begins or goes on.
     pub fn closed(&mut self) -> bool {
         self.live = self.live.saturating_sub(1);
         self.is_failover |= self.live == 0 && self.current.is_some();
         self.live == 0 && self.is_failover
     }
 
-    /// The server was reached at `node` by a connect that had begun at `begun` and is over `now`; `can_serve`: and is what was
-    /// looked for.
+    /// Notes that the server was reached at `node` by a connect that had begun at `begun` and is over `now`; where
+    /// `can_serve` is true it is what was looked for.
     pub fn reached(&mut self, node: &Node, can_serve: bool, (begun, now): (u64, u64)) {
         let is_old = self.current.as_ref().is_some_and(|current| {
             // One that begins later goes to where the server is by then, though it be back.
@@ -94,7 +94,7 @@ impl Record {
         }
     }
 
-    /// A connection to `node` was lost.
+    /// Notes that a connection to `node` was lost.
     pub fn lost(&mut self, node: &Node, cause: LossCause, now: u64) {
         let is_left = matches!(
             cause,
@@ -106,7 +106,7 @@ impl Record {
         }
     }
 
-    /// A connection to `node` whose connect began at `begun` is being left, and all others to it.
+    /// Notes that a connection to `node` whose connect began at `begun` is being left, and all others to it.
     pub fn left(&mut self, node: &Node, cause: LossCause, begun: u64, now: u64) {
         let is_over = |last: &Failover| last.from == *node && begun <= last.began + last.took;
         if self.last.as_ref().is_some_and(is_over) {
@@ -120,22 +120,22 @@ impl Record {
         self.is_failover = true;
     }
 
-    /// Commands wait for the server.
+    /// Counts commands that wait for the server.
     pub fn held(&mut self, commands: u64) {
         self.change(|current| current.held += commands);
     }
 
-    /// Commands were answered as not sent.
+    /// Counts commands that were answered as not sent.
     pub fn failed(&mut self, commands: u64) {
         self.change(|current| current.failed += commands);
     }
 
-    /// Clients were closed.
+    /// Counts clients that were closed.
     pub fn disconnected(&mut self, clients: u64) {
         self.change(|current| current.disconnected += clients);
     }
 
-    /// What is to be told of it at `now`.
+    /// Tells what there is to be told of it at `now`.
     pub fn standing(&self, now: u64) -> Standing {
         let under_way = self.current.as_ref().filter(|_| self.is_failover);
         let mut last = under_way.or(self.last.as_ref()).cloned();

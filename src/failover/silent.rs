@@ -4,26 +4,26 @@
 
 use super::Node;
 
-/// How long an address is tried last.
+/// Says how long an address is tried last.
 const MICROS: u64 = 30_000_000;
 
-/// Addresses that are remembered.
+/// Bounds the addresses that are remembered.
 const MOST: usize = 64;
 
-/// An address that did not answer.
+/// Holds an address that did not answer.
 #[derive(Debug)]
 struct Silent {
     node: Node,
     until: u64,
 }
 
-/// The addresses that did not answer lately.
+/// Holds the addresses that did not answer lately.
 #[derive(Debug, Default)]
 pub struct SilentNodes(Vec<Silent>);
 
 impl SilentNodes {
-    /// `nodes` in the order in which a connect at `now` tries them: those that were silent stand last. When its time is over
-    /// such a one is tried in its place again, by this connect alone.
+    /// Orders `nodes` as a connect at `now` tries them: those that were silent stand last. When its time is over such a
+    /// one is tried in its place again, by this connect alone.
     pub fn order(&mut self, nodes: &[Node], now: u64) -> Vec<Node> {
         let mut last = Vec::new();
         let mut ordered: Vec<Node> = nodes.to_vec();
@@ -44,7 +44,7 @@ impl SilentNodes {
         ordered
     }
 
-    /// `node` let a connect wait in vain. True: that is news.
+    /// Notes that `node` let a connect wait in vain. Returns true where that is news.
     pub fn was_silent(&mut self, node: &Node, now: u64) -> bool {
         let until = now.saturating_add(MICROS);
         if let Some(silent) = self.0.iter_mut().find(|silent| silent.node == *node) {
@@ -59,7 +59,7 @@ impl SilentNodes {
         true
     }
 
-    /// `node` took a connection, or refused it at once.
+    /// Notes that `node` took a connection, or refused it at once.
     pub fn answered(&mut self, node: &Node) {
         self.0.retain(|silent| silent.node != *node);
     }
