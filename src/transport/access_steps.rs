@@ -8,7 +8,7 @@ use std::fmt;
 
 use crate::config::Access;
 
-/// Mode and owners of a file.
+/// Holds the mode and the owners of a file.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) struct FileAccess {
     pub(super) mode: u32,
@@ -17,7 +17,7 @@ pub(super) struct FileAccess {
 }
 
 impl FileAccess {
-    /// What `wanted` says, and as it is here where that says nothing.
+    /// Returns what `wanted` says, and what is here where that says nothing.
     pub(super) fn overlaid(self, wanted: &Access) -> Self {
         Self {
             mode: wanted.mode.unwrap_or(self.mode),
@@ -26,7 +26,7 @@ impl FileAccess {
         }
     }
 
-    /// Where it is another than `other`; the rest is `None`.
+    /// Returns where it is another than `other`; the rest is `None`.
     pub(super) fn unlike(self, other: Self) -> Access {
         let only = |mine: u32, other: u32| Some(mine).filter(|mine| *mine != other);
         Access {
@@ -44,7 +44,7 @@ impl fmt::Display for FileAccess {
     }
 }
 
-/// One call that changes a file.
+/// Is one call that changes a file.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Step {
     Mode(u32),
@@ -53,7 +53,7 @@ pub(super) enum Step {
 }
 
 impl Step {
-    /// What of a file that is `at` becomes by it.
+    /// Tells what of a file that is `at` becomes by it.
     fn of(self, at: FileAccess) -> FileAccess {
         match self {
             Self::Mode(mode) => FileAccess { mode, ..at },
@@ -63,8 +63,8 @@ impl Step {
     }
 }
 
-/// The steps from `now` to `next` for a file by which nobody can connect yet. It is given away last, since only its owner
-/// changes its mode.
+/// Lists the steps from `now` to `next` for a file by which nobody can connect yet. It is given away last, since only
+/// its owner changes its mode.
 pub(super) fn outright(now: FileAccess, next: FileAccess) -> Vec<Step> {
     let changed = next.unlike(now);
     let group = changed.group.map(Step::Group);
@@ -73,20 +73,20 @@ pub(super) fn outright(now: FileAccess, next: FileAccess) -> Vec<Step> {
     [group, mode, owner].into_iter().flatten().collect()
 }
 
-/// How one file is changed while clients connect by it.
+/// Plans how one file is changed while clients connect by it.
 #[derive(Debug)]
 pub(super) struct Plan {
     pub(super) before: FileAccess,
     pub(super) next: FileAccess,
-    /// Who owns it until it is given away for good, so that its mode can be changed.
+    /// Owns it until it is given away for good, so that its mode can be changed.
     holder: u32,
-    /// Its mode until then: it lets in nobody whom `before` does not, nor whom `next` does not, whichever of the owners and
-    /// groups it has.
+    /// Is its mode until then: it lets in nobody whom `before` does not, nor whom `next` does not, whichever of the
+    /// owners and groups it has.
     narrow: u32,
 }
 
 impl Plan {
-    /// From `before` to `next`, by user `me`, who may set the file's mode as it is now, or may not.
+    /// Plans from `before` to `next`, by user `me`, who may set the file's mode as it is now, or may not.
     pub(super) fn new(before: FileAccess, next: FileAccess, me: u32, may_set_mode: bool) -> Self {
         let holder = match may_set_mode && next.owner != me {
             true => before.owner,
@@ -100,8 +100,8 @@ impl Plan {
         }
     }
 
-    /// The steps that let in nobody who might not connect before, and can be undone. What could be refused later on is tried
-    /// here: a file is given to its owner to be, and taken back, since no mode is set of another's file.
+    /// Lists the steps that let in nobody who might not connect before, and can be undone. What could be refused later
+    /// on is tried here: a file is given to its owner to be, and taken back, since no mode is set of another's file.
     fn first(&self) -> Vec<Step> {
         let (before, next) = (self.before, self.next);
         let mut steps = Vec::new();
@@ -117,20 +117,20 @@ impl Plan {
         steps
     }
 
-    /// The step that gives it to its group to be, if that is another. It comes after the rest of all files: who may give a
-    /// file to a group that it is in may not give it back to one that it is not in.
+    /// Returns the step that gives it to its group to be, if that is another. It comes after the rest of all files: who
+    /// may give a file to a group that it is in may not give it back to one that it is not in.
     fn group(&self) -> Option<Step> {
         let changed = self.next.unlike(self.before);
         changed.group.map(Step::Group)
     }
 
-    /// From which group to which it is given, if to another, and who owns it then.
+    /// Tells from which group to which it is given, if to another, and who owns it then.
     pub(super) fn regrouped(&self) -> Option<(u32, u32, u32)> {
         let (from, to) = (self.before.group, self.next.group);
         (from != to).then_some((from, to, self.holder))
     }
 
-    /// The steps that let in who may connect from now on.
+    /// Lists the steps that let in who may connect from now on.
     fn last(&self) -> Vec<Step> {
         let mode = (self.next.mode != self.narrow).then_some(Step::Mode(self.next.mode));
         let owner = (self.next.owner != self.holder).then_some(Step::Owner(self.next.owner));
@@ -196,15 +196,15 @@ impl Plan {
         refused
     }
 
-    /// What the mode may be of a file that is `at` while it is undone: all that it was before, but for classes that others
-    /// may be in than before.
+    /// Tells what the mode may be of a file that is `at` while it is undone: all that it was before, but for classes
+    /// that others may be in than before.
     fn kept(&self, at: FileAccess) -> u32 {
         let before = self.before;
         let is_in_hand = at.owner == before.owner || at.owner == self.holder;
         before.mode & of_classes(before.mode, !is_in_hand, at.group != before.group)
     }
 
-    /// Which setting `step` was taken for.
+    /// Tells which setting `step` was taken for.
     pub(super) fn wanted_by(&self, step: Step) -> Step {
         let changed = self.next.unlike(self.before);
         let owner = changed.owner.map(Step::Owner);
@@ -220,15 +220,15 @@ impl Plan {
     }
 }
 
-/// What of a mode may stay while the file changes hands: it lets in nobody who may not before as well as after.
+/// Returns what of a mode may stay while the file changes hands: it lets in nobody who may not before as well as after.
 fn narrow(before: FileAccess, next: FileAccess, holder: u32) -> u32 {
     let is_owner_new = next.owner != before.owner || holder != before.owner;
     let kept = |mode: u32| mode & of_classes(mode, is_owner_new, next.group != before.group);
     kept(before.mode) & kept(next.mode)
 }
 
-/// Of `mode`, what lets in nobody else where the owner or the group is another: whoever comes to be in another class than
-/// before was let in there as well.
+/// Returns, of `mode`, what lets in nobody else where the owner or the group is another: whoever comes to be in another
+/// class than before was let in there as well.
 fn of_classes(mode: u32, is_owner_new: bool, is_group_new: bool) -> u32 {
     let class = |shift: u32| mode >> shift & 0o7;
     let (members, others) = (class(3), class(0));
@@ -301,7 +301,7 @@ mod tests {
     #[derive(Debug, Clone, Copy)]
     struct Somebody {
         user: u32,
-        /// Whether in each of [`GROUPS`].
+        /// Tells whether in each of [`GROUPS`].
         is_in: [bool; 2],
     }
 
@@ -396,7 +396,7 @@ mod tests {
     struct Kernel {
         gives_away: bool,
         sets_modes: bool,
-        /// Whether it is in each of [`GROUPS`].
+        /// Tells whether it is in each of [`GROUPS`].
         is_in: [bool; 2],
     }
 
@@ -425,7 +425,7 @@ mod tests {
             may.then(|| *at = step.of(*at)).ok_or(())
         }
 
-        /// Whether nothing hinders that a file that is `at` becomes `next`.
+        /// Tells whether nothing hinders that a file that is `at` becomes `next`.
         fn lets(self, at: FileAccess, next: FileAccess) -> bool {
             let changed = next.unlike(at);
             let (mode, owner) = (changed.mode.map(Step::Mode), changed.owner.map(Step::Owner));

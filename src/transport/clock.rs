@@ -3,7 +3,8 @@
 use std::cell::Cell;
 use std::time::{Duration, Instant};
 
-/// Microseconds since the process' clock started; cheap to ask, as fresh as the last [`Clock::refresh`].
+/// Counts microseconds since the process' clock started; it is cheap to ask, and as fresh as the last
+/// [`Clock::refresh`].
 #[derive(Debug)]
 pub struct Clock {
     start: Instant,
@@ -11,7 +12,7 @@ pub struct Clock {
 }
 
 impl Clock {
-    /// A clock that counts from `start`.
+    /// Makes a clock that counts from `start`.
     pub fn new(start: Instant) -> Self {
         let clock = Self {
             start,
@@ -28,17 +29,17 @@ impl Clock {
         now
     }
 
-    /// Microseconds since the start, as of the last refresh.
+    /// Counts microseconds since the start, as of the last refresh.
     pub fn now_micros(&self) -> u64 {
         self.now_micros.get()
     }
 
-    /// Milliseconds since the start, as of the last refresh.
+    /// Counts milliseconds since the start, as of the last refresh.
     pub fn now_ms(&self) -> u64 {
         self.now_micros.get() / 1000
     }
 
-    /// Whether `limit` has passed since `then_micros`; a zero limit never passes.
+    /// Tells whether `limit` has passed since `then_micros`; a zero limit never passes.
     pub fn is_past(&self, then_micros: u64, limit: Duration) -> bool {
         !limit.is_zero() && self.now_micros().saturating_sub(then_micros) > limit.as_micros() as u64
     }

@@ -13,14 +13,14 @@ use super::Stream;
 use super::reserve::{Reserve, reserve};
 use crate::failover::Node;
 
-/// Why no connection came about.
+/// Tells why no connection came about.
 #[derive(Debug)]
 pub enum DialError {
     /// The name could not be resolved.
     Unresolved(String),
     /// The connect failed.
     Io(io::Error),
-    /// `upstream.connect_timeout` passed.
+    /// The time of `upstream.connect_timeout` has passed.
     Timeout(Duration),
 }
 
@@ -37,7 +37,7 @@ impl fmt::Display for DialError {
     }
 }
 
-/// How long an address may take at first while there are others: time for a packet that was lost to be sent again.
+/// Says how long an address may take at first while there are others: time for a packet that was lost to be sent again.
 const FIRST_PATIENCE: Duration = Duration::from_millis(1500);
 
 /// Opens one connection to the first of `nodes` that takes it, within `limit`, and tells `was_silent` of those that let it
@@ -86,7 +86,7 @@ pub async fn dial(
     Err(failed)
 }
 
-/// `None`: the server has not taken the connection within `limit`, and will not know of it.
+/// Opens a connection to `node`; `None` where the server has not taken it within `limit`, and will not know of it.
 async fn open(node: &Node, limit: Duration) -> io::Result<Option<Stream>> {
     match node {
         Node::Tcp(address) => {
@@ -115,7 +115,7 @@ async fn open(node: &Node, limit: Duration) -> io::Result<Option<Stream>> {
     }
 }
 
-/// A socket towards `address`, by a descriptor that was kept back when there is no other.
+/// Makes a socket towards `address`, by a descriptor that was kept back when there is no other.
 fn tcp_socket(address: SocketAddr) -> io::Result<Socket> {
     let new = || {
         Socket::new(

@@ -4,10 +4,10 @@ use std::io;
 
 use super::socket_file::{BoundFile, GONE, REPLACED};
 
-/// The file of one.
+/// Holds the file of the endpoint's unix socket.
 #[derive(Debug)]
 pub struct EndpointFile {
-    /// The setting that has its address.
+    /// Names the setting that has its address.
     key: &'static str,
     file: BoundFile,
 }
@@ -17,7 +17,7 @@ impl EndpointFile {
         Self { key, file }
     }
 
-    /// What is wrong with it now, if it is gone or another's.
+    /// Says what is wrong with it now, if it is gone or another's.
     pub fn trouble(&self) -> Option<String> {
         let error = self.file.access().err()?;
         let (key, path) = (self.key, self.file.path().display());

@@ -15,14 +15,14 @@ use super::rights::{Folder, Rights, Ungiven};
 use super::socket_access::folder_of;
 use crate::config::Access;
 
-/// What is wrong with a setting of a unix socket.
+/// Says what is wrong with a setting of a unix socket.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Hindrance {
-    /// The setting, without its table.
+    /// Names the setting, without its table.
     pub key: &'static str,
-    /// What is wrong.
+    /// Says what is wrong.
     pub what: String,
-    /// What to do about it.
+    /// Says what to do about it.
     pub remedy: &'static str,
 }
 
@@ -33,7 +33,8 @@ impl fmt::Display for Hindrance {
     }
 }
 
-/// Whether a socket can be made at `path` once what is left over there is removed. False: nothing is left over.
+/// Tells whether a socket can be made at `path` once what is left over there is removed. Where it is false nothing is
+/// left over.
 ///
 /// # Errors
 /// None can be made: the folder is not there or not to be written in, or what stands there stays.
@@ -77,14 +78,14 @@ pub(super) fn clear(path: &Path) -> io::Result<()> {
     })
 }
 
-/// Whether the file system of `path` has no room for another file, where that can be told without making one.
+/// Tells whether the file system of `path` has no room for another file, where that can be told without making one.
 pub fn is_full(path: &Path) -> bool {
     // Where files are not counted there are none in all.
     let is_full = |about: rustix::fs::StatVfs| about.f_files > 0 && about.f_favail == 0;
     fs::symlink_metadata(path).is_err() && rustix::fs::statvfs(folder_of(path)).is_ok_and(is_full)
 }
 
-/// Why the file of a socket at `path` cannot be given to those who are to have it.
+/// Lists why the file of a socket at `path` cannot be given to those who are to have it.
 pub fn ungiven(path: &Path, wanted: &Access) -> Vec<Hindrance> {
     let Ok((_, folder)) = folder(path) else {
         return Vec::new();
@@ -93,7 +94,8 @@ pub fn ungiven(path: &Path, wanted: &Access) -> Vec<Hindrance> {
     why.into_iter().map(hindrance).collect()
 }
 
-/// What to say where the kernel has refused to give it away: `refused`, or what is known of the setting that it tells of.
+/// Says what to tell where the kernel has refused to give it away: `refused`, or what is known of the setting that it
+/// tells of.
 pub(super) fn explained(path: &Path, wanted: &Access, refused: String) -> String {
     let known = ungiven(path, wanted);
     let is_told = |why: &&Hindrance| refused.starts_with(&format!("listener.{}:", why.key));
@@ -103,11 +105,11 @@ pub(super) fn explained(path: &Path, wanted: &Access, refused: String) -> String
     }
 }
 
-/// Why nobody gives a file away, with whatever rights.
+/// Says why nobody gives a file away, with whatever rights.
 const AMID_UNMAPPED: &str = "its folder gives it a group that has no number in respool's user namespace (/proc/self/gid_map), \
      and no right there is one over such a file";
 
-/// What to do then.
+/// Says what to do then.
 const REMAP: &str = "remove the key, take a folder of another group or without the setgid bit, or map the group where the namespace is made";
 
 fn hindrance(why: Ungiven) -> Hindrance {

@@ -27,13 +27,14 @@ use super::tls::{Acceptance, TlsAcceptor};
 use crate::config::{Access, Address, AdminAddress, Listener};
 use crate::telemetry::PROCESS;
 
-/// Pause after the process ran out of descriptors: long enough for clients to leave, short enough to be back at once.
+/// Says how long to pause after the process ran out of descriptors: long enough for clients to leave, short enough to
+/// be back at once.
 const DESCRIPTOR_PAUSE: Duration = Duration::from_millis(100);
 
-/// Connections to the operator's endpoint that the kernel holds until they are accepted.
+/// Bounds the connections to the operator's endpoint that the kernel holds until they are accepted.
 const ADMIN_BACKLOG: i32 = 1024;
 
-/// A bound, listening socket, not yet on any runtime.
+/// Is a bound, listening socket, not yet on any runtime.
 #[derive(Debug)]
 pub struct Bound {
     named: Named<Arc<Socket>>,
@@ -58,73 +59,70 @@ impl Bound {
         })
     }
 
-    /// By which it is changed and closed while it accepts.
+    /// Makes what it is changed and closed by while it accepts.
     pub fn opened(&self, name: String) -> (Arc<OpenListener>, Accepting) {
         let Named { file, socket } = &self.named;
         let file = file.as_ref().map(|file| file.bound().clone());
         OpenListener::new(name, socket, file, Arc::clone(&self.tls), self.backlog)
     }
 
-    /// The address clients connect to, where there is only one.
+    /// Returns the address clients connect to, where there is only one.
     pub fn local_address(&self) -> Option<SocketAddr> {
         let bound = self.named.socket.local_addr().ok()?.as_socket()?;
         Some(bound).filter(|address| !address.ip().is_unspecified())
     }
 }
 
-/// A listening socket on a runtime.
+/// Is a listening socket on a runtime.
 #[derive(Debug)]
 pub struct Acceptor {
     named: Named<AsyncFd<Arc<Socket>>>,
-    /// Given up for a moment when descriptors run out, so that the client at hand can be accepted and told.
+    /// Is given up for a moment when descriptors run out, so that the client at hand can be accepted and told.
     spare: Option<File>,
     tls: Arc<TlsAcceptor>,
-    /// Others may have what is kept back of the process' descriptors.
+    /// Is true where others may have what is kept back of the process' descriptors.
     is_for_clients: bool,
     exhausted: u64,
 }
 
 impl Acceptor {
-    /// The file of the operator's unix socket, whose address is `key` in the settings.
+    /// Returns the file of the operator's unix socket, whose address is `key` in the settings.
     pub fn endpoint_file(&self, key: &'static str) -> Option<EndpointFile> {
         let file = self.named.file.as_ref()?;
         Some(EndpointFile::new(key, file.bound().clone()))
     }
 }
 
-/// A client that has connected, not yet on any worker.
+/// Is a client that has connected, not yet on any worker.
 #[derive(Debug)]
 pub struct Accepted {
-    /// Its socket.
     pub socket: AcceptedSocket,
-    /// What it is to be shown, on a listener with TLS.
+    /// Says what it is to be shown, on a listener with TLS.
     pub tls: Option<Arc<Acceptance>>,
 }
 
-/// Who was next in the kernel's queue.
+/// Tells who was next in the kernel's queue.
 #[derive(Debug)]
 pub enum Queued {
-    /// Nobody.
     Nobody,
-    /// A client.
     Client(Accepted),
-    /// Somebody who has gone, or was turned away for want of descriptors.
+    /// Somebody has gone, or was turned away for want of descriptors.
     Away,
-    /// Somebody who cannot even be turned away.
+    /// Somebody cannot even be turned away.
     Stuck,
 }
 
-/// A client's socket.
+/// Is a client's socket.
 #[derive(Debug)]
 pub enum AcceptedSocket {
-    /// From a TCP listener, with the peer's address.
+    /// It came from a TCP listener, with the peer's address.
     Tcp(std::net::TcpStream, SocketAddr),
-    /// From a unix listener.
+    /// It came from a unix listener.
     Unix(std::os::unix::net::UnixStream),
 }
 
 impl Accepted {
-    /// The socket on this runtime, before any TLS, and the TLS it is to speak.
+    /// Puts the socket on this runtime, before any TLS, and tells what TLS it is to speak.
     ///
     /// # Errors
     /// The socket cannot be watched.
@@ -233,7 +231,7 @@ fn cannot_listen(key: &str, address: &dyn Display, error: &io::Error) -> String 
     format!("{key}: cannot listen on {address}: {error}; {remedy}")
 }
 
-/// From here on clients can connect.
+/// Lets clients connect from here on.
 fn listen(socket: &Socket, file: Option<&SocketFile>, backlog: i32) -> io::Result<()> {
     socket.set_nonblocking(true)?;
     socket.listen(backlog)?;
@@ -255,7 +253,7 @@ pub fn try_bind(address: SocketAddr) -> io::Result<()> {
     bind_tcp(std::iter::once(address)).map(drop)
 }
 
-/// Keepalive probes after `idle` of silence, three before the peer is given up; zero: none.
+/// Sends keepalive probes after `idle` of silence, three before the peer is given up; zero means none.
 pub(super) fn set_keepalive(socket: &Socket, idle: Duration) -> io::Result<()> {
     if idle.is_zero() {
         return Ok(());
@@ -292,7 +290,7 @@ fn bind_tcp(addresses: impl Iterator<Item = SocketAddr>) -> io::Result<Socket> {
     Err(last)
 }
 
-/// The socket and its file, which goes with it also when something fails from here on.
+/// Binds the socket and its file, which goes with it also when something fails from here on.
 fn bind_unix(path: &Path) -> io::Result<(Socket, SocketFile)> {
     let socket = Socket::new(Domain::UNIX, Type::STREAM, None)?;
     clear(path)?;
@@ -368,8 +366,8 @@ impl Acceptor {
         }
     }
 
-    /// Without descriptors the kernel reports the same client again at once: turn that client away with the descriptor
-    /// kept for this, then pause.
+    /// Waits out a failure to accept. Without descriptors the kernel reports the same client again at once: that client
+    /// is turned away with the descriptor kept for this, then comes a pause.
     async fn failed(&mut self, error: &io::Error) {
         let exhausted = Errno::from_io_error(error).is_some_and(is_exhausted);
         if !exhausted {

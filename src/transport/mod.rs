@@ -37,6 +37,6 @@ pub use socket_access::{folder_of, mode_trouble};
 pub use stream::{DEAD_AFTER, Stream};
 pub use tls::{AcceptError, Acceptance, Connector, HandshakeFailed, Tls};
 
-/// Bytes read from a socket at once. 64 KiB holds the replies of a whole turn at 2,000 clients, and a larger value travels
-/// in pieces of this size that stay in the processor's cache.
+/// Says how many bytes are read from a socket at once. 64 KiB holds the replies of a whole turn at 2,000 clients, and a
+/// larger value travels in pieces of this size that stay in the processor's cache.
 pub const READ_SIZE: usize = 64 * 1024;

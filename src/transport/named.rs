@@ -8,7 +8,7 @@ use std::io;
 
 use super::socket_file::SocketFile;
 
-/// A socket, and its file if it is a unix one. They end in the order of the fields.
+/// Holds a socket, and its file if it is a unix one. They end in the order of the fields.
 #[derive(Debug)]
 pub(super) struct Named<S> {
     pub(super) file: Option<SocketFile>,

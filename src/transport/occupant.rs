@@ -19,11 +19,12 @@ use socket2::{Domain, SockAddr, Socket, Type};
 
 use super::socket_access::set_mode;
 
-/// The right of a file's owner to write to it, and thus to connect by it.
+/// Is the right of a file's owner to write to it, and thus to connect by it.
 const OWNER_WRITES: u32 = 0o200;
 
-/// Whether there is the file of a socket on which nobody listens any more: left over from a process that was killed. Whoever
-/// listens and does not accept, its backlog full, is not waited for. False: nothing is there.
+/// Tells whether there is the file of a socket on which nobody listens any more: left over from a process that was
+/// killed. Whoever listens and does not accept, its backlog full, is not waited for. Where it is false nothing is
+/// there.
 ///
 /// # Errors
 /// Something else is: another kind of file, or a socket on which somebody listens, or may.
@@ -43,7 +44,7 @@ pub(super) fn is_left_over(path: &Path) -> io::Result<bool> {
     }
 }
 
-/// What helps against an error of binding, if not what its text says.
+/// Says what helps against an error of binding, if not what its text says.
 pub fn remedy(error: &io::Error) -> &'static str {
     match error.kind() {
         io::ErrorKind::AddrInUse
@@ -86,7 +87,7 @@ fn kind(file: FileType) -> &'static str {
     }
 }
 
-/// There is a socket of which respool's user cannot tell whether somebody listens on it.
+/// Says that there is a socket of which respool's user cannot tell whether somebody listens on it.
 #[derive(Debug)]
 struct Unreachable {
     owner: u32,
@@ -104,7 +105,7 @@ impl fmt::Display for Unreachable {
 
 impl Error for Unreachable {}
 
-/// There is a socket that nobody listens on, and respool may not remove it.
+/// Says that there is a socket that nobody listens on, and respool may not remove it.
 #[derive(Debug)]
 pub(super) struct Unremovable {
     pub(super) owner: u32,
@@ -129,7 +130,8 @@ impl fmt::Display for Unremovable {
 
 impl Error for Unremovable {}
 
-/// As [`is_left_over`], of a socket that respool's user may not connect to: of one of its own, connecting by force tells.
+/// Answers as [`is_left_over`] of a socket that respool's user may not connect to: of one of its own, connecting by
+/// force tells.
 fn unreachable(path: &Path, about: &Metadata) -> io::Result<bool> {
     let owner = about.uid();
     if owner == geteuid().as_raw() && about.mode() & OWNER_WRITES == 0 {

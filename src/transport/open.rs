@@ -17,62 +17,61 @@ use super::socket_file::{BegunChange, BoundFile, Refused};
 use super::tls::{Acceptance, TlsAcceptor};
 use crate::config::Listener;
 
-/// All that are open, shared by whoever changes and whoever shows them.
+/// Holds all that are open, shared by whoever changes and whoever shows them.
 #[derive(Debug, Default)]
 pub struct OpenListeners(ArcSwap<Vec<Arc<OpenListener>>>);
 
 impl OpenListeners {
-    /// These are open.
+    /// Holds these as open.
     pub fn new(listeners: Vec<Arc<OpenListener>>) -> Arc<Self> {
         Arc::new(Self(ArcSwap::from_pointee(listeners)))
     }
 
-    /// Those that are open now.
+    /// Lists those that are open now.
     pub fn all(&self) -> Arc<Vec<Arc<OpenListener>>> {
         self.0.load_full()
     }
 
-    /// From now on these are open.
+    /// Takes these as open from now on.
     pub fn replace(&self, listeners: Vec<Arc<OpenListener>>) {
         self.0.store(Arc::new(listeners));
     }
 }
 
-/// One that is open.
+/// Is one that is open.
 #[derive(Debug)]
 pub struct OpenListener {
     name: String,
-    /// The socket belongs to whoever accepts.
+    /// Points at the socket, which belongs to whoever accepts.
     socket: Weak<Socket>,
-    /// That of a unix socket.
+    /// Is the file of a unix socket.
     file: Option<BoundFile>,
     tls: Arc<TlsAcceptor>,
-    /// The most clients for whom there ever was room in the kernel's queue.
+    /// Counts the most clients for whom there ever was room in the kernel's queue.
     backlog: AtomicU32,
     take: mpsc::Sender<Told>,
     stop: watch::Sender<bool>,
     gone: watch::Receiver<()>,
 }
 
-/// The other end of an [`OpenListener`], kept by whoever accepts.
+/// Is the other end of an [`OpenListener`], kept by whoever accepts.
 #[derive(Debug)]
 pub struct Accepting {
     take: mpsc::Receiver<Told>,
     stop: watch::Receiver<bool>,
-    /// Its drop tells that the socket is closed.
+    /// Tells by its drop that the socket is closed.
     _gone: watch::Sender<()>,
 }
 
-/// What whoever accepts is told to do.
+/// Says what whoever accepts is told to do.
 #[derive(Debug)]
 pub enum Told {
-    /// Close the listener.
     Stop,
-    /// Accept all who wait in the kernel's queue by now.
+    /// It is to accept all who wait in the kernel's queue by now.
     TakeQueued {
         /// There are no more than these.
         most: u32,
-        /// Told whether that is done.
+        /// It is told whether that is done.
         done: oneshot::Sender<bool>,
     },
 }
@@ -128,17 +127,18 @@ impl OpenListener {
         (Arc::new(listener), accepting)
     }
 
-    /// Its address, as it is written in the configuration.
+    /// Returns its address, as it is written in the configuration.
     pub fn name(&self) -> &str {
         &self.name
     }
 
-    /// What its next client is shown; `None`: it speaks no TLS.
+    /// Says what its next client is shown; `None` where it speaks no TLS.
     pub fn tls(&self) -> Option<Arc<Acceptance>> {
         self.tls.current()
     }
 
-    /// What is wrong with it now, if its file is gone, or another's, or a reload could not make it what it is to be.
+    /// Says what is wrong with it now, if its file is gone, or another's, or a reload could not make it what it is to
+    /// be.
     pub fn trouble(&self) -> Option<String> {
         let file = self.file.as_ref()?;
         match file.access() {
@@ -153,8 +153,8 @@ impl OpenListener {
         }
     }
 
-    /// Clients that come from now on are shown this, or speak no TLS; and as many of them as the settings say wait in the
-    /// kernel's queue.
+    /// Shows this to clients that come from now on, or speaks no TLS with them; and as many of them as the settings say
+    /// wait in the kernel's queue.
     pub fn change(&self, acceptance: Option<Acceptance>, backlog: u32) {
         self.tls.replace(acceptance);
         self.backlog.fetch_max(backlog, Ordering::Relaxed);
@@ -199,31 +199,30 @@ impl OpenListener {
     }
 }
 
-/// How long it may take to accept all who wait in the kernel's queue.
+/// Bounds how long it may take to accept all who wait in the kernel's queue.
 const QUEUED_TAKEN_WITHIN: Duration = Duration::from_secs(5);
 
-/// The bits of a mode that are the owner's.
+/// Are the bits of a mode that are the owner's.
 const OF_OWNER: u32 = 0o700;
 
-/// Where the settings of who may connect are.
+/// Names where the settings of who may connect are.
 const TABLE: &str = "listener";
 
-/// What a reload has begun to change of who may connect by the files of unix sockets: undone unless it is finished. Until
-/// then it lets in nobody whom it did not let in before.
+/// Holds what a reload has begun to change of who may connect by the files of unix sockets: undone unless it is
+/// finished. Until then it lets in nobody whom it did not let in before.
 #[derive(Debug, Default)]
 pub struct ChangedAccess(Vec<(Asked, BegunChange)>);
 
-/// What a reload asks of the file of one listener.
+/// Holds what a reload asks of the file of one listener.
 #[derive(Debug)]
 struct Asked {
-    /// The listener's name.
     name: String,
     file: BoundFile,
     keys: AccessKeys,
-    /// Whether the settings are new.
+    /// Tells whether the settings are new.
     is_new: bool,
     next: FileAccess,
-    /// What an earlier reload has left it with that could do no more.
+    /// Is what an earlier reload has left it with that could do no more.
     left: Option<FileAccess>,
 }
 
@@ -299,7 +298,8 @@ impl ChangedAccess {
         Ok(())
     }
 
-    /// The reload can be refused no more: lets in who may connect from now on. What is refused all the same is logged.
+    /// Lets in who may connect from now on, since the reload can be refused no more. What is refused all the same is
+    /// logged.
     pub fn finish(mut self) {
         for (asked, begun) in std::mem::take(&mut self.0) {
             if let Err(error) = begun.finish() {
@@ -323,8 +323,8 @@ impl Drop for ChangedAccess {
 }
 
 impl Asked {
-    /// It could not be had. Returns what is begun instead, if it is no fault of the reload: the right of the owner is as the
-    /// settings say.
+    /// Takes in that it could not be had. Returns what is begun instead, if it is no fault of the reload: the right of
+    /// the owner is as the settings say.
     ///
     /// # Errors
     /// Why not, in words, where the settings are new.
@@ -373,7 +373,7 @@ fn not_undone(listener: &str, error: &str) {
     );
 }
 
-/// What to say of a listener whose file is gone, or another's.
+/// Says what to tell of a listener whose file is gone, or another's.
 fn unreachable(listener: &str, error: &io::Error) -> String {
     format!("listener {listener}: nobody can connect to it any more: {error}")
 }

@@ -7,7 +7,7 @@ use tokio::io::Interest;
 
 use super::Stream;
 
-/// How far the peer has gone.
+/// Tells how far the peer has gone.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum PeerEnd {
     /// It may still send and read.
@@ -19,7 +19,7 @@ pub enum PeerEnd {
 }
 
 impl Stream {
-    /// How far the peer has gone, whatever is still to be read.
+    /// Tells how far the peer has gone, whatever is still to be read.
     pub fn peer_end(&self) -> PeerEnd {
         match self.bare() {
             Self::Tcp(stream) => peer_end(stream),
@@ -49,7 +49,7 @@ impl Stream {
         drop(ready);
     }
 
-    /// The socket below TLS, or the socket.
+    /// Returns the socket below TLS, or the socket.
     fn bare(&self) -> &Self {
         self.tls().map_or(self, super::Tls::socket)
     }

@@ -2,11 +2,11 @@
 
 use std::collections::HashMap;
 
-/// The tables of TCP sockets.
+/// Lists the tables of TCP sockets.
 const TABLES: [&str; 2] = ["/proc/self/net/tcp", "/proc/self/net/tcp6"];
 
-/// Bytes written and not acknowledged, by the inode of the socket. Reading it for 10,000 sockets takes some 10 ms: to be
-/// asked for seldom.
+/// Counts the bytes written and not acknowledged, by the inode of the socket. Reading it for 10,000 sockets takes some
+/// 10 ms: to be asked for seldom.
 pub fn queued_bytes() -> HashMap<u64, u64> {
     let mut queued = HashMap::new();
     for table in TABLES {
@@ -16,7 +16,8 @@ pub fn queued_bytes() -> HashMap<u64, u64> {
     queued
 }
 
-/// The inode and the queue of one row: `0: 0100007F:1F90 0100007F:C350 01 0000002A:00000000 00:00000000 00000000 0 0 4711 ...`.
+/// Reads the inode and the queue of one row: `0: 0100007F:1F90 0100007F:C350 01 0000002A:00000000 00:00000000 00000000
+/// 0 0 4711 ...`.
 fn row(line: &str) -> Option<(u64, u64)> {
     let mut columns = line.split_ascii_whitespace().skip(4);
     let (sent, _) = columns.next()?.split_once(':')?;

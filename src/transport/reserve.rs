@@ -10,17 +10,17 @@ use std::sync::{Mutex, MutexGuard, OnceLock, PoisonError};
 
 use rustix::process::{Resource, getrlimit};
 
-/// Descriptors held open.
+/// Counts the descriptors held open.
 const HELD: usize = 8;
 
-/// The last numbers, for the endpoint, files that are read, names that are looked up.
+/// Counts the last numbers, for the endpoint, files that are read, names that are looked up.
 const LAST: u64 = 32;
 
-/// What is kept back in this process.
+/// Holds what is kept back in this process.
 #[derive(Debug)]
 pub(super) struct Reserve {
     held: Mutex<Vec<File>>,
-    /// Descriptors that the configuration needs, and connections to the server among them.
+    /// Counts the descriptors that the configuration needs, and connections to the server among them.
     needed: u64,
     upstream: u64,
 }
@@ -38,7 +38,7 @@ pub fn keep_descriptors(needed: usize, upstream: usize) {
     reserve.refill();
 }
 
-/// The reserve of this process; `None`: nothing is kept back.
+/// Returns the reserve of this process; `None` where nothing is kept back.
 pub(super) fn reserve() -> Option<&'static Reserve> {
     RESERVE.get()
 }
@@ -72,7 +72,7 @@ impl Reserve {
         self.held().pop().is_some()
     }
 
-    /// Whether a client may not have this descriptor, or any: what is held comes first.
+    /// Tells whether a client may not have this descriptor, or any: what is held comes first.
     pub(super) fn keeps(&self, client: impl AsFd) -> bool {
         let limit = getrlimit(Resource::Nofile).current.unwrap_or(u64::MAX);
         let number = u64::try_from(client.as_fd().as_raw_fd()).unwrap_or(0);
@@ -80,8 +80,8 @@ impl Reserve {
     }
 }
 
-/// Whether the descriptor `number` is one of those that are kept back below `limit`: 32, and where the limit is lower than
-/// what the configuration needs those of connections to the server too, but never more than half of all.
+/// Tells whether the descriptor `number` is one of those that are kept back below `limit`: 32, and where the limit is
+/// lower than what the configuration needs those of connections to the server too, but never more than half of all.
 fn is_among_last(number: u64, limit: u64, needed: u64, upstream: u64) -> bool {
     let kept = match limit < needed {
         true => LAST.saturating_add(upstream).min(limit / 2),

@@ -7,7 +7,7 @@ use std::path::Path;
 use crate::config::{Address, read_hosts};
 use crate::failover::Node;
 
-/// The address of what needs no lookup: an IP address, a unix socket.
+/// Returns the address of what needs no lookup: an IP address, a unix socket.
 pub fn literal(address: &Address) -> Option<Node> {
     match address {
         Address::Unix(path) => Some(Node::Unix(path.as_path().into())),
@@ -18,7 +18,8 @@ pub fn literal(address: &Address) -> Option<Node> {
     }
 }
 
-/// The addresses of `host`, in the order in which they are told, each once. Blocks for as long as the system likes.
+/// Looks up the addresses of `host`, in the order in which they are told, each once. It blocks for as long as the
+/// system likes.
 ///
 /// # Errors
 /// The file cannot be read, which is told with its key and path, or the system has no answer.
@@ -46,7 +47,7 @@ pub fn look_up(host: &str, port: u16, hosts_file: Option<&Path>) -> io::Result<V
     Ok(nodes)
 }
 
-/// The addresses that lines of `text` give to `host`; the case of a name does not matter, nor a dot at its end.
+/// Lists the addresses that lines of `text` give to `host`; the case of a name does not matter, nor a dot at its end.
 fn in_hosts(text: &str, host: &str) -> Vec<IpAddr> {
     let wanted = host.trim_end_matches('.');
     let address = |line: &str| {

@@ -7,22 +7,22 @@ use rustix::process::{getegid, geteuid, getgroups};
 
 use crate::config::Access;
 
-/// Numbers of capabilities, as in `capabilities(7)`.
+/// Are numbers of capabilities, as in `capabilities(7)`.
 const CHOWN: u32 = 0;
 const DAC_OVERRIDE: u32 = 1;
 const FOWNER: u32 = 3;
 
-/// As whom the kernel shows whoever has no number in a user namespace: `/proc/sys/kernel/overflowuid`, unless it was changed.
-/// Where all numbers are known, it is one of them; where some are, nobody can tell.
+/// Is the number as which the kernel shows whoever has none in a user namespace: `/proc/sys/kernel/overflowuid`, unless
+/// it was changed. Where all numbers are known, it is one of them; where some are, nobody can tell.
 const OVERFLOW: u32 = 65_534;
 
-/// The bit of a folder whose files only their owners remove.
+/// Is the bit of a folder whose files only their owners remove.
 const STICKY: u32 = 0o1000;
 
-/// The bit of a folder whose files get its group.
+/// Is the bit of a folder whose files get its group.
 const SET_GROUP: u32 = 0o2000;
 
-/// A folder, as far as it decides about its files.
+/// Describes a folder, as far as it decides about its files.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Folder {
     pub(super) mode: u32,
@@ -30,7 +30,7 @@ pub(super) struct Folder {
     pub(super) group: u32,
 }
 
-/// Why a file is not given to somebody.
+/// Tells why a file is not given to somebody.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Ungiven {
     /// The number of this owner stands for nobody in the user namespace.
@@ -43,30 +43,31 @@ pub(super) enum Ungiven {
     Group(u32),
     /// It is given to this owner by nobody: it gets a group of its folder that stands for none in the user namespace.
     OwnerAmidUnmapped(u32),
-    /// To this group by nobody who is not in it: as with the owner.
+    /// It is given to this group by nobody who is not in it, as with the owner.
     GroupAmidUnmapped(u32),
 }
 
-/// Numbers that a user namespace knows, each with how many follow it; `None`: all of them, as far as is known.
+/// Holds the numbers that a user namespace knows, each with how many follow it; `None` where they are all, as far as is
+/// known.
 #[derive(Debug, Clone, Default)]
 struct Mapped(Option<Vec<(u32, u32)>>);
 
-/// The rights of this process.
+/// Holds the rights of this process.
 #[derive(Debug, Clone)]
 pub(super) struct Rights {
     user: u32,
-    /// Which a file gets that it makes.
+    /// Is the group that a file gets which it makes.
     group: u32,
-    /// All that it is in.
+    /// Lists all groups that it is in.
     groups: Vec<u32>,
-    /// One bit for each capability.
+    /// Holds one bit for each capability.
     effective: u64,
     users_mapped: Mapped,
     groups_mapped: Mapped,
 }
 
 impl Rights {
-    /// Those that it has now.
+    /// Reads those that it has now.
     pub(super) fn now() -> Self {
         let user = geteuid();
         let status = fs::read_to_string("/proc/self/status").unwrap_or_default();
@@ -92,13 +93,13 @@ impl Rights {
         self.effective >> capability & 1 != 0
     }
 
-    /// Whether it writes in every folder, whatever the mode says.
+    /// Tells whether it writes in every folder, whatever the mode says.
     pub(super) fn writes_everywhere(&self) -> bool {
         self.has(DAC_OVERRIDE)
     }
 
-    /// Whether `capability` is one over a file that is shown as of `owner` and `group`: not over those whom the namespace does
-    /// not know, neither the one nor the other.
+    /// Tells whether `capability` is one over a file that is shown as of `owner` and `group`: not over those whom the
+    /// namespace does not know, neither the one nor the other.
     fn has_over(&self, capability: u32, owner: u32, group: u32) -> bool {
         // Its own are those of the files that it makes.
         let knows_owner = owner == self.user || self.users_mapped.is_surely(owner);
@@ -106,7 +107,7 @@ impl Rights {
         self.has(capability) && knows_owner && knows_group
     }
 
-    /// The group of a file that it makes in the folder.
+    /// Returns the group of a file that it makes in the folder.
     pub(super) fn group_in(&self, folder: Folder) -> u32 {
         match folder.mode & SET_GROUP {
             0 => self.group,
@@ -114,20 +115,20 @@ impl Rights {
         }
     }
 
-    /// Whether it removes a file of `owner` and `group` from a folder in which it may write.
+    /// Tells whether it removes a file of `owner` and `group` from a folder in which it may write.
     pub(super) fn removes(&self, (owner, group): (u32, u32), folder: Folder) -> bool {
         folder.mode & STICKY == 0
             || [owner, folder.owner].contains(&self.user)
             || self.has_over(FOWNER, owner, group)
     }
 
-    /// Whether it gives a file of `owner` and the group `from` to the group `to`.
+    /// Tells whether it gives a file of `owner` and the group `from` to the group `to`.
     pub(super) fn regroups(&self, owner: u32, from: u32, to: u32) -> bool {
         let is_member = self.user == owner && self.groups.contains(&to);
         self.groups_mapped.has(to) && (is_member || self.has_over(CHOWN, owner, from))
     }
 
-    /// Why a file that it makes in the folder cannot be given to those who are to have it.
+    /// Lists why a file that it makes in the folder cannot be given to those who are to have it.
     pub(super) fn ungiven(&self, wanted: &Access, folder: Folder) -> Vec<Ungiven> {
         let owner = wanted.owner.filter(|owner| *owner != self.user);
         // What it has as it is made is not given to it.
@@ -170,7 +171,7 @@ impl Mapped {
         Self(ranges.filter(|ranges| !ranges.is_empty()))
     }
 
-    /// Whether a file that is shown as of this number is of it.
+    /// Tells whether a file that is shown as of this number is of it.
     fn is_surely(&self, number: u32) -> bool {
         self.has(number) && (number != OVERFLOW || self.0.is_none() || self.has(u32::MAX - 1))
     }
@@ -185,7 +186,7 @@ impl Mapped {
     }
 }
 
-/// The capabilities of a process of which `/proc/self/status` reads so. Root may lack some, as in a container.
+/// Reads the capabilities of a process of which `/proc/self/status` reads so. Root may lack some, as in a container.
 fn effective(status: &str) -> Option<u64> {
     let line = status
         .lines()

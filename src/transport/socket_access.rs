@@ -13,10 +13,10 @@ use super::access_steps::{FileAccess, Plan, Step, outright};
 use super::rights::Rights;
 use crate::config::Access;
 
-/// Where the kernel shows the files that a process has open.
+/// Is where the kernel shows the files that a process has open.
 const OPEN_FILES: &str = "/proc/self/fd";
 
-/// The mode and the owners that a file has.
+/// Reads the mode and the owners that a file has.
 pub(super) fn access_of(about: &Stat) -> FileAccess {
     FileAccess {
         mode: about.st_mode & 0o777,
@@ -25,27 +25,27 @@ pub(super) fn access_of(about: &Stat) -> FileAccess {
     }
 }
 
-/// The settings of who may connect by a file.
+/// Holds the settings of who may connect by a file.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct AccessKeys {
-    /// The table in which they stand.
+    /// Names the table in which they stand.
     pub(super) table: &'static str,
-    /// Those that are written.
+    /// Holds those that are written.
     pub(super) written: Access,
 }
 
-/// A file that is open, and how it is changed who may connect by it.
+/// Holds a file that is open, and how it is changed who may connect by it.
 #[derive(Debug)]
 pub(super) struct Changing {
     file: OwnedFd,
-    /// Where it was opened.
+    /// Is where it was opened.
     path: PathBuf,
     plan: Plan,
     keys: AccessKeys,
 }
 
 impl Changing {
-    /// Of a `file` from `now` to `next`.
+    /// Changes a `file` from `now` to `next`.
     pub(super) fn new(
         file: OwnedFd,
         path: &Path,
@@ -76,7 +76,7 @@ impl Changing {
         steps.try_for_each(|step| self.take(step).map_err(|error| self.refused(step, &error)))
     }
 
-    /// See [`Plan::begin`].
+    /// Begins as [`Plan::begin`] says.
     ///
     /// # Errors
     /// What is refused, in words, with its setting and what to do.
@@ -85,7 +85,7 @@ impl Changing {
         begun.map_err(|(step, error)| self.refused(self.plan.wanted_by(step), &error))
     }
 
-    /// See [`Plan::regroup`].
+    /// Gives it to its group to be, as [`Plan::regroup`] says.
     ///
     /// # Errors
     /// As those of [`Self::begin`].
@@ -94,8 +94,8 @@ impl Changing {
         done.map_err(|(step, error)| self.refused(self.plan.wanted_by(step), &error))
     }
 
-    /// What is at stake as it is given to its group to be, by what can be seen of the rights: the more, the later. First
-    /// whether it is given, then whether it can not be given back.
+    /// Tells what is at stake as it is given to its group to be, by what can be seen of the rights: the more, the
+    /// later. First whether it is given, then whether it can not be given back.
     pub(super) fn stake(&self, rights: &Rights) -> (bool, bool) {
         let Some((from, to, owner)) = self.plan.regrouped() else {
             return (false, false);
@@ -104,7 +104,7 @@ impl Changing {
         (is_given, is_given && !rights.regroups(owner, to, from))
     }
 
-    /// See [`Plan::finish`].
+    /// Finishes as [`Plan::finish`] says.
     ///
     /// # Errors
     /// What the file has, and is not to have, in words.
@@ -117,7 +117,7 @@ impl Changing {
         self.told(self.plan.next, &wrong, told)
     }
 
-    /// See [`Plan::undo`].
+    /// Undoes as [`Plan::undo`] says.
     ///
     /// # Errors
     /// What is still another than before, in words.
@@ -151,7 +151,7 @@ impl Changing {
         Err(format!("{told}: {wrong}; {BY_HAND}"))
     }
 
-    /// What it has now.
+    /// Reads what it has now.
     ///
     /// # Errors
     /// The kernel does not tell.
@@ -169,8 +169,8 @@ impl Changing {
         Ok(())
     }
 
-    /// What to say when the step that sets a key is refused. A key that is not written is set to what the file was bound
-    /// with: there is nothing to remove.
+    /// Says what to tell when the step that sets a key is refused. A key that is not written is set to what the file
+    /// was bound with: there is nothing to remove.
     fn refused(&self, step: Step, error: &io::Error) -> String {
         let (before, written) = (self.plan.before, self.keys.written);
         let (key, is_written, what, has, remedy) = match step {
@@ -209,7 +209,7 @@ impl Changing {
     }
 }
 
-/// What helps where respool can do no more.
+/// Says what helps where respool can do no more.
 pub(super) const BY_HAND: &str =
     "set it by hand (chmod, chown), or remove the listener, reload, and add it again";
 
@@ -228,7 +228,7 @@ fn set_mode_by(open_files: &str, file: BorrowedFd<'_>, path: &Path, mode: u32) -
     }
 }
 
-/// By its name in its folder, which nobody else may give to another file meanwhile.
+/// Sets the mode by its name in its folder, which nobody else may give to another file meanwhile.
 fn set_mode_by_name(file: BorrowedFd<'_>, path: &Path, mode: u32) -> io::Result<()> {
     let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC;
     let folder = rustix::fs::open(folder_of(path), flags, Mode::empty())?;
@@ -251,14 +251,14 @@ fn set_mode_by_name(file: BorrowedFd<'_>, path: &Path, mode: u32) -> io::Result<
     if is_it()? { Ok(()) } else { Err(other()) }
 }
 
-/// Why a mode cannot be set, and what to do.
+/// Says why a mode cannot be set, and what to do.
 const NO_PROC: (&str, &str) = (
     "there is no /proc here, and without it a mode is set only in a folder where nobody but root and respool's user may put \
      another file in its place",
     "mount /proc, or take the right to write in the folder from all others",
 );
 
-/// Whether only root and respool's own user can give the name of this user's file in the folder to another file.
+/// Tells whether only root and respool's own user can give the name of this user's file in the folder to another file.
 fn is_ours_alone(folder: &Stat, owner: u32) -> bool {
     let is_ours = |owner: u32| owner == 0 || owner == geteuid().as_raw();
     // In a sticky folder a file is its owner's.
@@ -266,7 +266,7 @@ fn is_ours_alone(folder: &Stat, owner: u32) -> bool {
     is_ours(folder.st_uid) && (folder.st_mode & 0o022 == 0 || is_owners && is_ours(owner))
 }
 
-/// Why the mode of a file in the folder of `path` could not be set here, if it could not, and what to do.
+/// Says why the mode of a file in the folder of `path` could not be set here, if it could not, and what to do.
 pub fn mode_trouble(path: &Path) -> Option<(&'static str, &'static str)> {
     if fs::metadata(OPEN_FILES).is_ok() {
         return None;
@@ -276,7 +276,7 @@ pub fn mode_trouble(path: &Path) -> Option<(&'static str, &'static str)> {
     (!is_ours_alone(&folder, geteuid().as_raw())).then_some(NO_PROC)
 }
 
-/// The folder in which `path` stands.
+/// Returns the folder in which `path` stands.
 pub fn folder_of(path: &Path) -> &Path {
     match path.parent() {
         Some(folder) if !folder.as_os_str().is_empty() => folder,

@@ -18,48 +18,48 @@ use super::rights::Rights;
 use super::socket_access::{AccessKeys, Changing, access_of};
 use crate::config::Access;
 
-/// The file of a unix socket that was bound just now, removed when nobody listens on it any more.
+/// Is the file of a unix socket that was bound just now; it is removed when nobody listens on it any more.
 #[derive(Debug)]
 pub(super) struct SocketFile(BoundFile);
 
-/// Which file was bound, and what it had then.
+/// Knows which file was bound, and what it had then.
 #[derive(Debug, Clone)]
 pub(super) struct BoundFile {
     path: PathBuf,
-    /// Device and inode.
+    /// Holds its device and its inode.
     id: (u64, u64),
     unset: FileAccess,
     made: Arc<Mutex<Made>>,
 }
 
-/// What respool itself has made of a file.
+/// Holds what respool itself has made of a file.
 #[derive(Debug, Clone, Copy, Default)]
 struct Made {
-    /// What of it is not as it was bound.
+    /// Says what of it is not as it was bound.
     given: Access,
-    /// What a reload has left it with that could do no more.
+    /// Is what a reload has left it with that could do no more.
     left: Option<FileAccess>,
 }
 
-/// A change of who may connect by a file that is begun: to be finished, or undone.
+/// Is a change of who may connect by a file that is begun: to be finished, or undone.
 #[derive(Debug)]
 pub(super) struct BegunChange {
     file: BoundFile,
     changing: Changing,
-    /// What it was to have: no more than this can be made of it.
+    /// Is what it was to have: no more than this can be made of it.
     wanted: FileAccess,
 }
 
-/// Why a change could not be begun.
+/// Tells why a change could not be begun.
 #[derive(Debug)]
 pub(super) struct Refused {
     pub(super) why: String,
-    /// Why it could not be undone either, if it could not.
+    /// Tells why it could not be undone either, if it could not.
     pub(super) not_undone: Option<String>,
 }
 
 impl SocketFile {
-    /// That of a socket which was bound at `path` just now.
+    /// Takes the file of a socket that was bound at `path` just now.
     ///
     /// # Errors
     /// It is not there any more.
@@ -126,7 +126,7 @@ impl BoundFile {
         &self.path
     }
 
-    /// Who may connect by it now.
+    /// Tells who may connect by it now.
     ///
     /// # Errors
     /// Another file stands there, or none.
@@ -134,8 +134,8 @@ impl BoundFile {
         Ok(access_of(&rustix::fs::fstat(self.open()?)?))
     }
 
-    /// Who may connect by it when the settings are `wanted` and it is as `now`. What they say no longer is as if they never
-    /// had; what somebody else made of it, and they say nothing of, stays.
+    /// Tells who may connect by it when the settings are `wanted` and it is as `now`. What they say no longer is as if
+    /// they never had; what somebody else made of it, and they say nothing of, stays.
     pub(super) fn wanted(&self, wanted: &Access, now: FileAccess) -> FileAccess {
         let given = self.made().given;
         let unset = Access {
@@ -173,12 +173,12 @@ impl BoundFile {
         }
     }
 
-    /// What a reload has left it with that could do no more, where it has that still.
+    /// Returns what a reload has left it with that could do no more, where it has that still.
     pub(super) fn left(&self, now: FileAccess) -> Option<FileAccess> {
         self.made().left.filter(|left| *left == now)
     }
 
-    /// It is as it is to be, which is as `now`.
+    /// Notes that it is as it is to be, which is as `now`.
     pub(super) fn settle(&self, now: FileAccess) {
         self.made().left = None;
         self.remember(now, now, now);
@@ -205,7 +205,7 @@ impl BoundFile {
         }
     }
 
-    /// Respool was to make `wanted` of what was `before`, and has made `made` of it.
+    /// Notes that respool was to make `wanted` of what was `before`, and has made `made` of it.
     fn remember(&self, before: FileAccess, made: FileAccess, wanted: FileAccess) {
         let mut memory = self.made();
         let (new, other) = (made.unlike(before), made.unlike(self.unset));
@@ -224,7 +224,7 @@ impl BoundFile {
         self.made.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// The file itself, whatever is put in its place meanwhile.
+    /// Opens the file itself, whatever is put in its place meanwhile.
     ///
     /// # Errors
     /// Another file stands there, or none.
@@ -244,12 +244,12 @@ impl BoundFile {
 }
 
 impl BegunChange {
-    /// It is as much of `wanted` as can be had.
+    /// Takes that it is as much of `wanted` as can be had.
     pub(super) fn instead_of(self, wanted: FileAccess) -> Self {
         Self { wanted, ..self }
     }
 
-    /// What is at stake as it goes on: the more, the later.
+    /// Tells what is at stake as it goes on: the more, the later.
     pub(super) fn stake(&self, rights: &Rights) -> (bool, bool) {
         self.changing.stake(rights)
     }
@@ -295,10 +295,10 @@ impl BegunChange {
     }
 }
 
-/// What to say of one that is not there any more.
+/// Says what to tell of one that is not there any more.
 pub(super) const GONE: &str = "the file of its socket has been removed";
 
-/// What to say where another is.
+/// Says what to tell where another is.
 pub(super) const REPLACED: &str = "another file stands in the place of its socket by now";
 
 fn not_ours() -> io::Error {

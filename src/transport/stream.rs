@@ -12,18 +12,16 @@ use super::Tls;
 /// Reads of a socket that is being closed before other tasks get their turn.
 const READS_A_TURN: usize = 16;
 
-/// How long what was sent to the server may stay unacknowledged before its host counts as gone. The timer of the kernel is
-/// a little coarse: this keeps it below ten seconds.
+/// Says how long what was sent to the server may stay unacknowledged before its host counts as gone. The timer of the
+/// kernel is a little coarse: this keeps it below ten seconds.
 pub const DEAD_AFTER: Duration = Duration::from_secs(9);
 
-/// A connected, non-blocking socket, or TLS on one.
+/// Is a connected, non-blocking socket, or TLS on one.
 #[derive(Debug)]
 pub enum Stream {
-    /// TCP.
     Tcp(TcpStream),
-    /// Unix domain.
     Unix(UnixStream),
-    /// Either of them with TLS.
+    /// It is either of them with TLS.
     Tls(Box<Tls>),
 }
 
@@ -38,7 +36,8 @@ macro_rules! each {
 }
 
 impl Stream {
-    /// Whether it may not be used much longer ([`Tls`] of version 1.2): another is to take its place, between requests.
+    /// Tells whether it may not be used much longer ([`Tls`] of version 1.2): another is to take its place, between
+    /// requests.
     pub fn is_worn_out(&self) -> bool {
         self.tls().is_some_and(Tls::is_worn_out)
     }
@@ -87,7 +86,8 @@ impl Stream {
         Ok(read)
     }
 
-    /// As [`Self::try_read`], to the room that `buf` has left. `None`: TLS, which has to be read elsewhere first.
+    /// Reads as [`Self::try_read`] does, to the room that `buf` has left. `None` stands for TLS, which has to be read
+    /// elsewhere first.
     ///
     /// # Errors
     /// As there.
@@ -110,7 +110,8 @@ impl Stream {
         }
     }
 
-    /// Whether bytes to read, or the end, are known to have arrived. It asks what the runtime has been told, not the kernel.
+    /// Tells whether bytes to read, or the end, are known to have arrived. It asks what the runtime has been told, not
+    /// the kernel.
     pub fn has_arrived(&self) -> bool {
         let nothing = || Ok(());
         each!(
@@ -128,7 +129,7 @@ impl Stream {
         each!(self, stream => stream.try_write(buf), tls => stream.try_write(buf))
     }
 
-    /// Whether bytes that were taken wait to be sent: [`Self::poll_flush`] sends them. Only TLS has such.
+    /// Tells whether bytes that were taken wait to be sent: [`Self::poll_flush`] sends them. Only TLS has such.
     #[inline]
     pub fn has_unflushed(&self) -> bool {
         match self {
@@ -137,7 +138,7 @@ impl Stream {
         }
     }
 
-    /// Memory that is held beside the kernel's: records that have not been sent, or have not arrived whole.
+    /// Counts the memory that is held beside the kernel's: records that have not been sent, or have not arrived whole.
     #[inline]
     pub fn held_bytes(&self) -> usize {
         self.tls().map_or(0, Tls::held_bytes)
@@ -219,18 +220,18 @@ impl Stream {
         }
     }
 
-    /// The number by which the kernel's tables know its socket.
+    /// Returns the number by which the kernel's tables know its socket.
     pub fn inode(&self) -> Option<u64> {
         each!(self, stream => Some(rustix::fs::fstat(stream).ok()?.st_ino), tls => stream.socket().inode())
     }
 
-    /// The number of its file descriptor.
+    /// Returns the number of its file descriptor.
     pub fn descriptor(&self) -> i32 {
         use std::os::fd::AsRawFd as _;
         each!(self, stream => stream.as_raw_fd(), tls => stream.socket().descriptor())
     }
 
-    /// Its TLS, where it has any.
+    /// Returns its TLS, where it has any.
     pub fn tls(&self) -> Option<&Tls> {
         match self {
             Self::Tls(stream) => Some(stream),

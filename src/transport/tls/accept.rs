@@ -14,11 +14,12 @@ use super::{Broken, Role, Side, Stream, Tls, explain};
 use crate::config::{ListenerTls, UnixSeconds, provider};
 use crate::memory::Stranger;
 
-/// What one listener shows its clients. It can be replaced while clients come; those that are there keep what they have.
+/// Holds what one listener shows its clients. It can be replaced while clients come; those that are there keep what
+/// they have.
 #[derive(Debug, Default)]
 pub(crate) struct TlsAcceptor(ArcSwapOption<Acceptance>);
 
-/// What is shown to one client.
+/// Holds what is shown to one client.
 #[derive(Debug)]
 pub struct Acceptance {
     config: Arc<ServerConfig>,
@@ -26,18 +27,17 @@ pub struct Acceptance {
     asks_for_certificate: bool,
 }
 
-/// Why a client's handshake came to nothing.
+/// Tells why a client's handshake came to nothing.
 #[derive(Debug)]
 pub enum AcceptError {
     /// It sent what is no TLS.
     Plain,
-    /// It left.
     Closed,
     /// It took too long.
     Timeout,
     /// What it held was needed for those who were admitted.
     NoRoom,
-    /// What else.
+    /// It failed otherwise, as the text says.
     Failed(String),
 }
 
@@ -74,14 +74,14 @@ impl TlsAcceptor {
         self.0.store(acceptance.map(Arc::new));
     }
 
-    /// What the next client is shown; `None`: it speaks no TLS.
+    /// Returns what the next client is shown; `None` where it speaks no TLS.
     pub(crate) fn current(&self) -> Option<Arc<Acceptance>> {
         self.0.load_full()
     }
 }
 
 impl Acceptance {
-    /// What these settings say.
+    /// Makes what these settings say.
     ///
     /// # Errors
     /// What rustls does not take of them, in words.
@@ -118,17 +118,18 @@ impl Acceptance {
         })
     }
 
-    /// Whether a client shows a certificate, by which its group may be decided: what that is is known after the handshake.
+    /// Tells whether a client shows a certificate, by which its group may be decided: what that is is known after the
+    /// handshake.
     pub fn asks_for_certificate(&self) -> bool {
         self.asks_for_certificate
     }
 
-    /// Until when the certificate shown is good.
+    /// Says until when the certificate shown is good.
     pub fn not_after(&self) -> UnixSeconds {
         self.not_after
     }
 
-    /// The handshake with a client, for at most `limit`; what it holds is `stranger`'s.
+    /// Shakes hands with a client, for at most `limit`; what it holds is `stranger`'s.
     ///
     /// # Errors
     /// [`AcceptError`]; the connection is closed then.

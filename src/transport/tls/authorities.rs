@@ -16,12 +16,12 @@ use crate::config::{Authorities, read_authorities};
 
 const NAMED_REMEDY: &str = "correct it, or set upstream.tls.ca_file";
 
-/// Why there is nobody who could vouch for the server, and what to do.
+/// Says why there is nobody who could vouch for the server, and what to do.
 #[derive(Debug)]
 pub struct Untrusting {
-    /// What is wrong.
+    /// Says what is wrong.
     pub what: String,
-    /// What to do about it.
+    /// Says what to do about it.
     pub remedy: &'static str,
 }
 
@@ -37,7 +37,7 @@ impl From<Untrusting> for String {
     }
 }
 
-/// Who may vouch for the server, and in words where they come from.
+/// Returns who may vouch for the server, and in words where they come from.
 pub(super) fn trusted(authorities: &Authorities) -> Result<(RootCertStore, String), Untrusting> {
     let mut roots = RootCertStore::empty();
     match authorities {
@@ -82,12 +82,12 @@ pub(super) fn trusted(authorities: &Authorities) -> Result<(RootCertStore, Strin
     }
 }
 
-/// Certificates, and why others could not be read.
+/// Holds certificates, and why others could not be read.
 #[derive(Default)]
 struct Found {
     certificates: Vec<CertificateDer<'static>>,
     wrong: Vec<String>,
-    /// What is named as a file can never be read as one, whatever else is found.
+    /// Is set where what is named as a file can never be read as one, whatever else is found.
     unfit: Option<Untrusting>,
 }
 
@@ -148,7 +148,7 @@ fn of_the_system() -> Found {
     }
 }
 
-/// Where the environment says that authorities are.
+/// Holds where the environment says that authorities are.
 #[derive(Debug, Default)]
 struct Named {
     file: Option<OsString>,
@@ -193,7 +193,7 @@ impl Named {
         found
     }
 
-    /// The variables as far as they are set.
+    /// Shows the variables as far as they are set.
     fn shown(&self) -> String {
         let file = self
             .file
@@ -205,8 +205,8 @@ impl Named {
     }
 }
 
-/// Why no authority was found where some should be: whoever named a place trusts those there and no others. `None`: the
-/// system has none, and says of none.
+/// Says why no authority was found where some should be: whoever named a place trusts those there and no others.
+/// `None`: the system has none, and says of none.
 fn none_found(wrong: &[String], named: &Named) -> Option<Untrusting> {
     let place = match named.is_any() {
         false if wrong.is_empty() => return None,

@@ -24,7 +24,7 @@ pub struct Connector {
     has_identity: bool,
 }
 
-/// Why there is no TLS with the server, and what to do.
+/// Says why there is no TLS with the server, and what to do.
 #[derive(Debug)]
 pub struct HandshakeFailed(String);
 

@@ -12,10 +12,10 @@ use crate::config::{Certificate, UnixSeconds};
 /// Names shown of a certificate that bears many.
 const MOST_NAMES: usize = 8;
 
-/// Characters shown of anything that somebody not verified yet has written into a certificate.
+/// Bounds the characters shown of anything that somebody not verified yet has written into a certificate.
 const MOST_TEXT: usize = 256;
 
-/// A refusal in words, carried through rustls.
+/// Is a refusal in words, carried through rustls.
 #[derive(Debug)]
 struct Explained(String);
 
@@ -27,7 +27,7 @@ impl fmt::Display for Explained {
 
 impl std::error::Error for Explained {}
 
-/// Why the server's certificate was refused.
+/// Says why the server's certificate was refused.
 pub(super) fn server_certificate(
     error: Error,
     end_entity: &CertificateDer<'_>,
@@ -96,7 +96,7 @@ fn wrong_name(presented: &[String], asked: &str) -> String {
     )
 }
 
-/// `DnsName("a")` and `IpAddress(1.2.3.4)` as they are told: the name alone.
+/// Reads `DnsName("a")` and `IpAddress(1.2.3.4)` as they are told: the name alone.
 fn bare_name(told: &str) -> &str {
     let inner = told
         .split_once('(')
@@ -105,7 +105,7 @@ fn bare_name(told: &str) -> &str {
     inner.trim_matches('"')
 }
 
-/// What TLS broke on, for people.
+/// Says for people what TLS broke on.
 pub(super) fn broken(error: &Error, role: Role) -> String {
     match (error, role) {
         (Error::AlertReceived(alert), Role::TowardsServer { has_identity }) => format!(
@@ -123,7 +123,7 @@ fn plain(error: &CertificateError) -> String {
     }
 }
 
-/// The start of a text whose length others decide.
+/// Returns the start of a text whose length others decide.
 pub(super) fn short(text: &str) -> String {
     match text.char_indices().nth(MOST_TEXT) {
         None => text.to_owned(),
@@ -131,7 +131,7 @@ pub(super) fn short(text: &str) -> String {
     }
 }
 
-/// Why the handshake with the server came to nothing; `first` is what the server sent first.
+/// Says why the handshake with the server came to nothing; `first` is what the server sent first.
 pub(super) fn towards_server(error: &Error, first: &[u8], has_identity: bool) -> String {
     match error {
         Error::InvalidCertificate(error) => plain(error),
@@ -151,7 +151,7 @@ pub(super) fn towards_server(error: &Error, first: &[u8], has_identity: bool) ->
     }
 }
 
-/// What to do about an alert of the server.
+/// Says what to do about an alert of the server.
 fn alert_remedy(alert: AlertDescription, has_identity: bool) -> &'static str {
     use AlertDescription as A;
     match alert {
@@ -186,12 +186,12 @@ fn alert_remedy(alert: AlertDescription, has_identity: bool) -> &'static str {
 const CLIENT_CERTIFICATE_WANTED: &str =
     "; it wants a client certificate: set upstream.tls.cert_file and key_file";
 
-/// Whether bytes may be the start of a TLS record.
+/// Tells whether bytes may be the start of a TLS record.
 pub(super) fn looks_like_tls(first: &[u8]) -> bool {
     matches!(first, [20..=24, 3, ..])
 }
 
-/// The start of what was no TLS, on one line.
+/// Shows the start of what was no TLS, on one line.
 fn shown(first: &[u8]) -> String {
     let line = first.split(|byte| *byte == b'\r' || *byte == b'\n').next();
     format!("{:?}", String::from_utf8_lossy(line.unwrap_or_default()))

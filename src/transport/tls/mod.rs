@@ -28,7 +28,7 @@ use crate::config::Certificate;
 /// Reads of the socket for one of the connection, before other tasks get their turn.
 const READS_A_TURN: usize = 4;
 
-/// Bytes shown of what was no TLS.
+/// Bounds the bytes shown of what was no TLS.
 const SHOWN: usize = 64;
 
 thread_local! {
@@ -37,27 +37,28 @@ thread_local! {
     static CIPHER: RefCell<Box<[u8]>> = RefCell::new(vec![0; MOST_CIPHER].into());
 }
 
-/// A TLS connection whose handshake is over.
+/// Is a TLS connection whose handshake is over.
 pub struct Tls {
-    /// Plain.
+    /// Is the plain socket below.
     socket: Stream,
     session: RefCell<Session>,
     end: RefCell<Option<End>>,
     role: Role,
-    /// More is to be read, and others come first.
+    /// Is true while more is to be read, and others come first.
     yields: Cell<bool>,
 }
 
-/// Towards whom respool speaks.
+/// Tells towards whom respool speaks.
 #[derive(Debug, Clone, Copy)]
 enum Role {
-    /// The server, with a certificate of respool's own or without.
-    TowardsServer { has_identity: bool },
-    /// A client.
+    /// It speaks towards the server, with a certificate of respool's own or without.
+    TowardsServer {
+        has_identity: bool,
+    },
     TowardsClient,
 }
 
-/// Why nothing more can be read.
+/// Tells why nothing more can be read.
 enum End {
     /// The other side has closed its socket.
     Closed,
@@ -65,13 +66,13 @@ enum End {
     Failed(String),
 }
 
-/// How a handshake ended that came to nothing.
+/// Tells how a handshake ended that came to nothing.
 enum Broken {
-    /// By the socket.
+    /// The socket broke it.
     Socket(io::Error),
     /// The other side closed it.
     Closed,
-    /// By what was sent.
+    /// What was sent broke it.
     Tls(Error),
 }
 
@@ -99,12 +100,12 @@ impl Tls {
         }
     }
 
-    /// Whether its keys are nearly used up: it is time to finish what is under way and to use another connection.
+    /// Tells whether its keys are nearly used up: it is time to finish what is under way and to use another connection.
     pub(super) fn is_worn_out(&self) -> bool {
         self.session.borrow().is_worn_out()
     }
 
-    /// See [`Stream::rehome`].
+    /// Moves to this runtime, as [`Stream::rehome`] says.
     pub(super) fn rehome(&mut self) -> io::Result<()> {
         // It says goodbye when it is dropped, so its socket cannot be taken out of it, only be replaced.
         let (other, _) = tokio::net::UnixStream::pair()?;
@@ -113,17 +114,17 @@ impl Tls {
         Ok(())
     }
 
-    /// The socket below.
+    /// Returns the socket below.
     pub(super) fn socket(&self) -> &Stream {
         &self.socket
     }
 
-    /// What is known of the other side's certificate.
+    /// Returns what is known of the other side's certificate.
     pub fn peer(&self) -> Option<Certificate> {
         Certificate::read(self.session.borrow().peer_certificate()?)
     }
 
-    /// Whether an earlier connection spared this one most of its handshake.
+    /// Tells whether an earlier connection spared this one most of its handshake.
     pub fn is_resumed(&self) -> bool {
         self.session.borrow().is_resumed()
     }
@@ -165,17 +166,17 @@ impl Tls {
         }
     }
 
-    /// Memory that is held for records and for what was in them.
+    /// Counts the memory that is held for records and for what was in them.
     pub(super) fn held_bytes(&self) -> usize {
         self.session.borrow().held_bytes()
     }
 
-    /// Bytes of a record that has begun and not ended.
+    /// Counts the bytes of a record that has begun and not ended.
     pub fn unfinished_bytes(&self) -> usize {
         self.session.borrow().incoming().len()
     }
 
-    /// See [`Stream::let_go`].
+    /// Lets go of memory, as [`Stream::let_go`] says.
     pub(super) fn let_go(&self) {
         if let Ok(mut session) = self.session.try_borrow_mut() {
             session.let_go();
@@ -320,8 +321,8 @@ impl Tls {
         self.session.borrow_mut().out().clear();
     }
 
-    /// The handshake. `first` gets the first bytes of the other side; `hold` is told how much memory is held after each read, and says
-    /// whether there is room for another: until there is, others have their turns.
+    /// Shakes hands. `first` gets the first bytes of the other side; `hold` is told how much memory is held after each
+    /// read, and says whether there is room for another: until there is, others have their turns.
     async fn shake_hands(
         &self,
         first: &mut Vec<u8>,

@@ -9,49 +9,49 @@ use rustls::server::UnbufferedServerConnection;
 use rustls::unbuffered::{ConnectionState, EncodeError, EncryptError, UnbufferedStatus};
 use rustls::{CommonState, Error, HandshakeKind, SupportedCipherSuite};
 
-/// The largest record with its head, as TLS 1.2 allows it.
+/// Is the largest record with its head, as TLS 1.2 allows it.
 pub(super) const RECORD: usize = 5 + 16 * 1024 + 2048;
 
-/// Plain bytes of one record.
+/// Counts the plain bytes of one record.
 const FRAGMENT: usize = 16 * 1024;
 
-/// Bytes of records kept because they are not whole: a record, or a message of the handshake (64 KiB) in several. Towards a
-/// client there are none of these once the handshake is over.
+/// Bounds the bytes of records kept because they are not whole: a record, or a message of the handshake (64 KiB) in
+/// several. Towards a client there are none of these once the handshake is over.
 const MOST_INCOMPLETE: usize = 64 * 1024 + RECORD;
 
-/// Plain bytes encrypted at once: a whole read of the other side, with what was carried before it.
+/// Bounds the plain bytes encrypted at once: a whole read of the other side, with what was carried before it.
 pub(super) const MOST_PLAIN: usize = crate::transport::READ_SIZE + 16 * 1024;
 
-/// What `MOST_PLAIN` becomes at most: each record of 16 KiB costs its head and tail, beside messages of TLS itself.
+/// Bounds what `MOST_PLAIN` becomes: each record of 16 KiB costs its head and tail, beside messages of TLS itself.
 pub(super) const MOST_CIPHER: usize = MOST_PLAIN + 16 * 1024;
 
-/// Whose part respool plays.
+/// Tells whose part respool plays.
 pub(super) enum Side {
-    /// Towards the server.
+    /// It stands towards the server.
     Client(UnbufferedClientConnection),
-    /// Towards a client.
+    /// It stands towards a client.
     Server(UnbufferedServerConnection),
 }
 
-/// A session: what is known of the records, and the bytes that wait on either side.
+/// Is a session: what is known of the records, and the bytes that wait on either side.
 pub(super) struct Session {
     side: Side,
-    /// The start of a record that has not arrived whole.
+    /// Holds the start of a record that has not arrived whole.
     incoming: Vec<u8>,
-    /// Decrypted and not taken yet.
+    /// Holds what is decrypted and not taken yet.
     plain: Queue,
-    /// Encrypted and not sent yet.
+    /// Holds what is encrypted and not sent yet.
     out: Queue,
     is_closed: bool,
-    /// Nothing more will be sent: what comes is not looked at any more.
+    /// Is true where nothing more will be sent: what comes is not looked at any more.
     has_said_goodbye: bool,
-    /// An error has ended it: rustls is asked nothing any more.
+    /// Is true where an error has ended it: rustls is asked nothing any more.
     is_broken: bool,
     /// Records encrypted for what was to be sent.
     records: u64,
 }
 
-/// Bytes taken from the front; holds no memory while it is empty.
+/// Holds bytes taken from the front; it holds no memory while it is empty.
 #[derive(Debug, Default)]
 pub(super) struct Queue {
     bytes: Vec<u8>,
@@ -80,7 +80,7 @@ impl Queue {
         *self = Self::default();
     }
 
-    /// The first `count` bytes are done with.
+    /// Takes off the first `count` bytes, which are done with.
     pub(super) fn advance(&mut self, count: usize) {
         self.at += count;
         if self.at == self.bytes.len() {
@@ -89,12 +89,12 @@ impl Queue {
     }
 }
 
-/// What one step of rustls came to.
+/// Tells what one step of rustls came to.
 enum Step {
     Again,
     Done,
     Closed,
-    /// So many bytes were encrypted.
+    /// It encrypted so many bytes.
     Encrypted(usize),
 }
 
@@ -119,23 +119,23 @@ impl Session {
         }
     }
 
-    /// Whether nothing of the client's or server's own can be said yet.
+    /// Tells whether nothing of the client's or server's own can be said yet.
     pub(super) fn is_handshaking(&self) -> bool {
         self.state().is_handshaking()
     }
 
-    /// Whether the other side has said that it sends no more.
+    /// Tells whether the other side has said that it sends no more.
     pub(super) fn is_closed(&self) -> bool {
         self.is_closed
     }
 
-    /// Whether the handshake was spared by an earlier one.
+    /// Tells whether the handshake was spared by an earlier one.
     pub(super) fn is_resumed(&self) -> bool {
         self.state().handshake_kind() == Some(HandshakeKind::Resumed)
     }
 
-    /// Whether its keys have encrypted nearly as many records as they may. There is still time to finish what is under way;
-    /// at the limit itself rustls ends the session.
+    /// Tells whether its keys have encrypted nearly as many records as they may. There is still time to finish what is
+    /// under way; at the limit itself rustls ends the session.
     pub(super) fn is_worn_out(&self) -> bool {
         match self.state().negotiated_cipher_suite() {
             // A connection of 10,000 turns a second has 100 s for the last sixteenth of 2^24 records.
@@ -148,27 +148,28 @@ impl Session {
         }
     }
 
-    /// The certificate of the other side.
+    /// Returns the certificate of the other side.
     pub(super) fn peer_certificate(&self) -> Option<&CertificateDer<'static>> {
         self.state().peer_certificates()?.first()
     }
 
-    /// What is to be sent.
+    /// Returns what is to be sent.
     pub(super) fn out(&mut self) -> &mut Queue {
         &mut self.out
     }
 
-    /// What was decrypted and not taken.
+    /// Returns what was decrypted and not taken.
     pub(super) fn plain(&mut self) -> &mut Queue {
         &mut self.plain
     }
 
-    /// The start of a record that has not arrived whole; [`Session::feed`] wants it in front of what comes next.
+    /// Returns the start of a record that has not arrived whole; [`Session::feed`] wants it in front of what comes
+    /// next.
     pub(super) fn incoming(&self) -> &[u8] {
         &self.incoming
     }
 
-    /// Memory that its records take, and what was in them.
+    /// Counts the memory that its records take, and what was in them.
     pub(super) fn held_bytes(&self) -> usize {
         self.incoming.capacity() + self.plain.held_bytes() + self.out.held_bytes()
     }
@@ -337,7 +338,7 @@ impl Session {
         }
     }
 
-    /// After an error, the alert that tells the other side.
+    /// Collects after an error the alert that tells the other side.
     fn collect_alert(&mut self) {
         self.is_broken = true;
         // Only as long as there is something: behind it rustls would read on, in records that are not there any more.
@@ -361,7 +362,7 @@ impl Session {
     }
 }
 
-/// The one state of rustls in which plain bytes can be sent, whichever side it is on.
+/// Is the one state of rustls in which plain bytes can be sent, whichever side it is on.
 trait Writing {
     fn encrypt(&mut self, plain: &[u8], cipher: &mut [u8]) -> Result<usize, EncryptError>;
     fn close(&mut self, cipher: &mut [u8]) -> Result<usize, EncryptError>;

@@ -11,7 +11,7 @@ use tokio::net::UnixStream;
 use super::*;
 use crate::config::provider;
 
-/// Respool's end and that of the other side, after their handshake.
+/// Returns respool's end and that of the other side, after their handshake.
 async fn pair() -> (Stream, Stream) {
     let own = rcgen::generate_simple_self_signed(vec!["localhost".to_owned()]).unwrap();
     let mut roots = RootCertStore::empty();

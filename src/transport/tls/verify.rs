@@ -14,7 +14,7 @@ use super::explain;
 #[derive(Debug)]
 pub(super) struct Explaining {
     pub(super) verifier: Arc<WebPkiServerVerifier>,
-    /// Where the authorities come from, in words.
+    /// Says in words where the authorities come from.
     pub(super) trust: String,
 }
 
@@ -57,7 +57,8 @@ impl ServerCertVerifier for Explaining {
     }
 }
 
-/// `upstream.tls.insecure_skip_verify`: takes any certificate, whoever bears it. That the server has its key is still seen.
+/// Takes any certificate, whoever bears it, as `upstream.tls.insecure_skip_verify` says. That the server has its key is
+/// still seen.
 #[derive(Debug)]
 pub(super) struct Anybody {
     pub(super) provider: Arc<CryptoProvider>,
