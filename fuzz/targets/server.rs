@@ -7,38 +7,23 @@ use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-/// How the server is started, beside where its socket is.
-pub(crate) const OPTIONS: [&str; 12] = [
-    "--port",
-    "0",
-    "--save",
-    "",
-    "--appendonly",
-    "no",
-    "--user",
-    "default",
-    "on",
-    "nopass",
-    "-@all",
-    "+ping",
-];
-
-/// How long a server may take to judge.
+/// A server may take so long to judge.
 const PATIENCE: Duration = Duration::from_secs(60);
 
+/// Asks the server behind a unix socket.
 pub(crate) struct Server {
     socket: PathBuf,
 }
 
 impl Server {
-    /// The server with this unix socket.
+    /// Takes the server with this unix socket.
     pub(crate) fn at(socket: &Path) -> Self {
         Self {
             socket: socket.to_owned(),
         }
     }
 
-    /// Everything it answers to these bytes from a client that then sends nothing more.
+    /// Tells everything it answers to these bytes from a client that then sends nothing more.
     pub(crate) fn answer(&self, bytes: &[u8]) -> Vec<u8> {
         let mut stream = UnixStream::connect(&self.socket)
             .unwrap_or_else(|e| panic!("{}: {e}", self.socket.display()));

@@ -26,6 +26,7 @@ mod guessed_passwords;
 mod half_closed;
 #[path = "../harness/mod.rs"]
 mod harness;
+mod harness_on_itself;
 mod health;
 mod hostile;
 mod hosts_file;

@@ -1,7 +1,7 @@
 //! What respool says itself is what the server at hand would say: some four hundred requests, most of them wrong in some way,
 //! are sent to one server directly and to another through respool, by clients in every mode.
 //!
-//! `words/requests.txt` has a request a line, quoted as in redis-cli. A line may begin with a mark: of `?` only the kind of
+//! `own_words/requests.txt` has a request a line, quoted as in redis-cli. A line may begin with a mark: of `?` only the kind of
 //! the reply is compared, of `&` the names of its `name=value` fields and their order, line by line.
 //! `RESPOOL_WORDS=text` sends only those that contain the text.
 

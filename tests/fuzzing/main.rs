@@ -1,16 +1,21 @@
 //! The targets of `cargo fuzz` as property tests: the same functions, in every run of the tests.
 
+#[path = "../harness/mod.rs"]
+#[expect(
+    dead_code,
+    unused_imports,
+    unused_macros,
+    reason = "the end-to-end tests need more of it"
+)]
+mod harness;
 #[path = "../../fuzz/targets/mod.rs"]
 mod targets;
-
-use std::os::unix::net::UnixStream;
-use std::process::{Child, Command, Stdio};
-use std::time::{Duration, Instant};
 
 use proptest::prelude::*;
 use proptest::test_runner::{Config, TestRunner};
 
-use targets::server::{OPTIONS, Server};
+use harness::Redis;
+use targets::server::Server;
 use targets::{configuration, fences, reply, request};
 
 /// Tells how many cases are tried: so many, or `PROPTEST_CASES` if that is more.
@@ -48,54 +53,13 @@ proptest! {
     }
 }
 
-/// Runs a server of its own, which ends with the test.
-struct Started {
-    child: Child,
-    dir: tempfile::TempDir,
-}
-
-impl Started {
-    fn new() -> Self {
-        let dir = tempfile::Builder::new()
-            .prefix("respool-judge-")
-            .tempdir()
-            .expect("a temporary directory");
-        let program = std::env::var_os("REDIS_SERVER").unwrap_or_else(|| "redis-server".into());
-        let child = Command::new(&program)
-            .args(OPTIONS)
-            .arg("--unixsocket")
-            .arg(dir.path().join("redis.sock"))
-            .arg("--dir")
-            .arg(dir.path())
-            .stdin(Stdio::null())
-            .stdout(Stdio::null())
-            .spawn()
-            .unwrap_or_else(|e| panic!("start {}: {e} (set REDIS_SERVER)", program.display()));
-        let started = Self { child, dir };
-        let start = Instant::now();
-        while UnixStream::connect(started.dir.path().join("redis.sock")).is_err() {
-            assert!(start.elapsed() < Duration::from_secs(60), "no server");
-            std::thread::park_timeout(Duration::from_millis(5));
-        }
-        started
-    }
-
-    fn server(&self) -> Server {
-        Server::at(&self.dir.path().join("redis.sock"))
-    }
-}
-
-impl Drop for Started {
-    fn drop(&mut self) {
-        let _ = self.child.kill();
-        let _ = self.child.wait();
-    }
-}
+/// Permits nothing but PING: any request is answered by one frame then, and changes nothing.
+const NOTHING_BUT_PING: [&str; 6] = ["--user", "default", "on", "nopass", "-@all", "+ping"];
 
 #[test]
 fn what_the_scanner_lets_pass_a_server_takes_for_a_request() {
-    let started = Started::new();
-    let server = started.server();
+    let redis = Redis::start_plain(&NOTHING_BUT_PING);
+    let server = Server::at(&redis.unix_path());
     let mut seen = request::Seen::default();
     let config = Config {
         cases: at_least(10_000),

@@ -1,8 +1,8 @@
-//! What the end-to-end tests, the benchmark and the demo stand on: a real `redis-server`, the respool binary and a client that
+//! What the tests, the benchmark and the demo stand on: a real `redis-server`, the respool binary and a client that
 //! speaks bytes.
 //!
-//! It starts everything itself, on free ports and in private folders, and ends it: nothing has to run before. Three programs
-//! include it by its path, `tests/e2e`, `benches/proxy.rs` and `examples/demo.rs`.
+//! It starts everything itself, on free ports and in private folders, and ends it: nothing has to run before. Four programs
+//! include it by its path: `tests/e2e`, `tests/fuzzing`, `benches/proxy.rs` and `examples/demo.rs`.
 //!
 //! ```text
 //! cargo test --test e2e waits::                          # one module of the tests
@@ -81,8 +81,6 @@ mod respool;
 mod respool_settings;
 mod scripted_server;
 mod tested_server;
-#[cfg(test)]
-mod tests;
 mod value;
 
 use std::io;
@@ -95,6 +93,7 @@ pub(crate) use client::Client;
 pub(crate) use kernel::{
     has_stopped, is_open_at, processor_time, sockets_at, watch_sockets, watch_sockets_beyond,
 };
+pub(crate) use metrics::find_metric;
 pub(crate) use network_pipe::NetworkPipe;
 pub(crate) use peak_watch::PeakWatch;
 pub(crate) use pki::{CertificatePair, Pki};
@@ -105,7 +104,9 @@ pub(crate) use request::{encode, encode_all, encode_line, encode_lines, words};
 pub(crate) use respool::Respool;
 pub(crate) use respool_settings::RespoolSettings;
 pub(crate) use scripted_server::{ScriptedAct, ScriptedServer};
-pub(crate) use tested_server::{NEEDS_TLS, TESTED_SERVER, is_left_out, leave_out, needs};
+pub(crate) use tested_server::{
+    NEEDS_TLS, TESTED_SERVER, TestedServer, is_left_out, leave_out, needs, what_is_missing,
+};
 pub(crate) use value::{Unparsed, Value, show};
 
 /// Anything may take so long before the test fails: generous, so that only a hang reaches it.

@@ -46,7 +46,7 @@ pub(crate) fn program() -> String {
 impl TestedServer {
     /// Reads `Redis server v=7.0.15 sha=...` or `Valkey server v=9.1.2 sha=...`.
     #[track_caller]
-    fn parse(line: &str) -> Self {
+    pub(crate) fn parse(line: &str) -> Self {
         let version = line.split_once(" v=").map(|(_, rest)| rest);
         let mut numbers = version.unwrap_or_default().split(['.', ' ']);
         let mut number = || numbers.next().and_then(|n| n.parse().ok());
@@ -78,7 +78,7 @@ impl TestedServer {
     }
 
     /// Tells whether it takes `--enable-debug-command`; Redis before 7.0 has no such setting, and DEBUG is open to everybody.
-    pub(super) fn locks_debug(self) -> bool {
+    pub(crate) fn locks_debug(self) -> bool {
         self.is_7_or_later()
     }
 }
@@ -129,7 +129,7 @@ pub(crate) fn leave_out(here: &str, reason: &str) -> bool {
 }
 
 /// Tells what the server answers if it has not got what the command is about.
-fn what_is_missing(command: &str) -> Option<String> {
+pub(crate) fn what_is_missing(command: &str) -> Option<String> {
     if command == NEEDS_TLS {
         return tls_is_missing();
     }
@@ -162,33 +162,4 @@ fn tls_is_missing() -> Option<String> {
     let without = ["Bad directive", "Missing implement of connection type tls"];
     let found = without.into_iter().find(|text| said.contains(text));
     found.map(|text| format!("a start with `--tls-port` ends with `{text}`"))
-}
-
-#[test]
-fn a_version_is_read_from_what_the_program_says() {
-    let redis =
-        TestedServer::parse("Redis server v=6.2.5 sha=00000000:0 malloc=jemalloc-5.1.0 bits=64");
-    assert!(!redis.is_valkey && redis.version == (6, 2) && !redis.locks_debug());
-    assert_eq!(redis.name(), "Redis 6.2");
-    let valkey = TestedServer::parse("Valkey server v=9.1.2 sha=00000000:1 malloc=libc bits=64");
-    assert!(valkey.is_valkey && valkey.version == (9, 1) && valkey.locks_debug());
-}
-
-#[test]
-fn what_is_missing_is_what_the_server_says() {
-    assert_eq!(what_is_missing("CONFIG GET maxmemory"), None);
-    assert_eq!(
-        what_is_missing("CONFIG GET nosuch").as_deref(),
-        Some("`CONFIG GET nosuch` is answered with an empty list")
-    );
-    assert_eq!(what_is_missing("not NOSUCH a"), None);
-    assert_eq!(
-        what_is_missing("not GET k").as_deref(),
-        Some("`GET k` is answered `$-1`")
-    );
-    let reason = what_is_missing("NOSUCH a b").expect("no server has it");
-    assert!(
-        reason.starts_with("`NOSUCH a b` is answered `ERR unknown command"),
-        "{reason}"
-    );
 }

@@ -3,9 +3,9 @@
 use std::process::Command;
 use std::time::Duration;
 
-use super::metrics::find_metric;
-use super::value::Unparsed;
-use super::*;
+use crate::harness::{
+    Client, Redis, TestedServer, Unparsed, Value, encode, eventually, find_metric, what_is_missing,
+};
 
 #[test]
 fn a_server_starts_dies_and_comes_back_on_its_port() {
@@ -139,5 +139,34 @@ fn a_process_that_was_stopped_goes_on_waiting() {
     assert_eq!(
         client.reply(),
         Value::Array(vec![Value::bulk("queue"), Value::bulk("x")])
+    );
+}
+
+#[test]
+fn a_version_is_read_from_what_the_program_says() {
+    let redis =
+        TestedServer::parse("Redis server v=6.2.5 sha=00000000:0 malloc=jemalloc-5.1.0 bits=64");
+    assert!(!redis.is_valkey && redis.version == (6, 2) && !redis.locks_debug());
+    assert_eq!(redis.name(), "Redis 6.2");
+    let valkey = TestedServer::parse("Valkey server v=9.1.2 sha=00000000:1 malloc=libc bits=64");
+    assert!(valkey.is_valkey && valkey.version == (9, 1) && valkey.locks_debug());
+}
+
+#[test]
+fn what_is_missing_is_what_the_server_says() {
+    assert_eq!(what_is_missing("CONFIG GET maxmemory"), None);
+    assert_eq!(
+        what_is_missing("CONFIG GET nosuch").as_deref(),
+        Some("`CONFIG GET nosuch` is answered with an empty list")
+    );
+    assert_eq!(what_is_missing("not NOSUCH a"), None);
+    assert_eq!(
+        what_is_missing("not GET k").as_deref(),
+        Some("`GET k` is answered `$-1`")
+    );
+    let reason = what_is_missing("NOSUCH a b").expect("no server has it");
+    assert!(
+        reason.starts_with("`NOSUCH a b` is answered `ERR unknown command"),
+        "{reason}"
     );
 }
