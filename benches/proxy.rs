@@ -33,7 +33,7 @@ use harness::{Redis, Respool};
 
 const ROUNDS: usize = 5;
 const CLIENTS: usize = 50;
-/// Requests that a client sends at once.
+/// A client sends so many requests at once.
 const PIPELINES: [usize; 2] = [1, 16];
 const WARM_UP: Duration = Duration::from_millis(400);
 const MEASURED: Duration = Duration::from_millis(1600);
@@ -56,14 +56,14 @@ fn main() -> ExitCode {
     }
 }
 
-/// One pipeline depth, all its rounds.
+/// Holds all rounds of one pipeline depth.
 struct Cell {
     pipeline: usize,
     direct: Vec<Sample>,
     through: Vec<Sample>,
 }
 
-/// One measured window.
+/// Holds the figures of one measured window.
 struct Sample {
     commands_per_second: f64,
     proxy_us_per_command: f64,
@@ -146,7 +146,7 @@ fn window(address: &str, pipeline: usize, pids: (u32, u32)) -> io::Result<Sample
     })
 }
 
-/// What one client sends at once, and the replies to it.
+/// Holds what one client sends at once, and the replies to it.
 struct Turn {
     requests: Vec<u8>,
     replies: Vec<u8>,
@@ -154,7 +154,7 @@ struct Turn {
 }
 
 impl Turn {
-    /// SET and GET of the client's own key in turn, the first turn beginning with SET, so that GET always finds it.
+    /// Makes SET and GET of the client's own key in turn, the first turn beginning with SET, so that GET always finds it.
     fn of(number: usize, pipeline: usize) -> [Self; 2] {
         let (key, value) = (format!("key:{number:08}"), "x".repeat(VALUE));
         let set = format!(

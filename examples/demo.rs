@@ -53,7 +53,7 @@ fn main() -> ExitCode {
     }
 }
 
-/// What one run showed.
+/// Holds what one run showed.
 struct Run {
     leaks_served: usize,
     leaks_told: usize,
@@ -63,7 +63,7 @@ struct Run {
     slowest: Duration,
 }
 
-/// What respool's metrics say of the leaky group.
+/// Holds what respool's metrics say of the leaky group.
 struct Counts {
     open: usize,
     rejected: usize,
@@ -108,7 +108,7 @@ fn run_through() -> (Run, Counts, String) {
     (run, counts, culprit)
 }
 
-/// The service's turn, while the leaked connections stay open.
+/// Gives the service its turn, while the leaked connections stay open.
 fn serve(mut leak: Leak, address: &str, watch: PeakWatch) -> Run {
     let work: Vec<Work> = thread::scope(|scope| {
         let workers: Vec<_> = (0..WORKERS)
@@ -226,7 +226,7 @@ fn print_table(direct: &Run, through: &Run) {
     }
 }
 
-/// The connections of the leaky script: opened, named, used once, never closed.
+/// Holds the connections of the leaky script: opened, named, used once, never closed.
 struct Leak {
     open: Vec<Client>,
     told: usize,
@@ -271,7 +271,7 @@ fn is_served(reply: &Option<Value>) -> bool {
     reply.as_ref().is_some_and(|reply| !reply.is_error())
 }
 
-/// What one worker of the service got done.
+/// Holds what one worker of the service got done.
 #[derive(Default)]
 struct Work {
     answers: usize,

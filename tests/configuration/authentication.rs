@@ -1,4 +1,4 @@
-//! Who clients are and who respool is to the server: what is written, and what it means.
+//! Authentication: who clients are, and who respool is to the server, as it is written and what it means.
 
 use std::time::Duration;
 

@@ -1,4 +1,4 @@
-//! What a valid configuration means.
+//! The meaning of a valid configuration.
 
 use std::path::PathBuf;
 use std::time::Duration;

@@ -1,4 +1,4 @@
-//! Where passwords come from, and that they are shown nowhere; what a report says.
+//! Passwords: where they come from, and that they are shown nowhere; what a report says.
 
 use respool::config::{self, SecretSource};
 

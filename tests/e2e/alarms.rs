@@ -1,4 +1,4 @@
-//! What an operator is told to be wrong: levels, warnings, and what is only observed.
+//! Alarms: what an operator is told to be wrong, levels, warnings, and what is only observed.
 
 use crate::harness::{Client, Redis, Respool, Value, encode, eventually};
 

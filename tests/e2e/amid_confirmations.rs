@@ -1,4 +1,5 @@
-//! Whether a client is subscribed whose lent connection carries messages: data that looks like the server's confirmations says nothing.
+//! Data that looks like the server's confirmations, on a lent connection that carries messages: it says nothing of whether the client
+//! is subscribed.
 
 use crate::harness::{Client, Redis, Respool, encode, encode_all, show};
 

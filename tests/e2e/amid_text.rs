@@ -1,4 +1,4 @@
-//! What a script has written amid messages (Redis 8.2 writes the line ends of its error as they are): whatever it announces, what ends
+//! Text that a script has written amid messages (Redis 8.2 writes the line ends of its error as they are): whatever it announces, what ends
 //! its client, or is answered by respool, comes in its place; and nobody waits for a place for ever.
 
 use crate::amid_messages::amid_messages;

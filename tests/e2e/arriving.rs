@@ -7,7 +7,7 @@ use crate::harness::{
 
 /// Holds what a client of this library sends when it connects: `NAME` stands for the client's name, and a request that holds it is
 /// sent by those only that have one.
-struct Library {
+struct ClientLibrary {
     name: &'static str,
     first: &'static [&'static [&'static str]],
 }
@@ -19,8 +19,8 @@ const SETINFO: [&[&str]; 2] = [
 const SETNAME: &[&str] = &["CLIENT", "SETNAME", "NAME"];
 const MAINT: &[&str] = &["CLIENT", "MAINT_NOTIFICATIONS", "ON"];
 
-const LIBRARIES: &[Library] = &[
-    Library {
+const LIBRARIES: &[ClientLibrary] = &[
+    ClientLibrary {
         name: "ioredis 6",
         first: &[
             &["HELLO", "3"],
@@ -31,7 +31,7 @@ const LIBRARIES: &[Library] = &[
             &["INFO"],
         ],
     },
-    Library {
+    ClientLibrary {
         name: "ioredis 5",
         first: &[
             &["SELECT", "1"],
@@ -42,7 +42,7 @@ const LIBRARIES: &[Library] = &[
             &["READONLY"],
         ],
     },
-    Library {
+    ClientLibrary {
         name: "node-redis 6",
         first: &[
             &["HELLO", "3", "SETNAME", "NAME"],
@@ -52,15 +52,15 @@ const LIBRARIES: &[Library] = &[
             MAINT,
         ],
     },
-    Library {
+    ClientLibrary {
         name: "node-redis 5",
         first: &[SETNAME, &["SELECT", "1"], SETINFO[0], SETINFO[1]],
     },
-    Library {
+    ClientLibrary {
         name: "node-redis 4",
         first: &[SETNAME, SETINFO[0], SETINFO[1], &["SELECT", "1"]],
     },
-    Library {
+    ClientLibrary {
         name: "redis-py 8",
         first: &[
             &["PING"],
@@ -72,15 +72,15 @@ const LIBRARIES: &[Library] = &[
             &["SELECT", "1"],
         ],
     },
-    Library {
+    ClientLibrary {
         name: "redis-py 5",
         first: &[SETNAME, SETINFO[0], SETINFO[1], &["SELECT", "1"]],
     },
-    Library {
+    ClientLibrary {
         name: "redis-rb, Sidekiq",
         first: &[&["HELLO", "3"], SETNAME, &["SELECT", "1"], &["INFO"]],
     },
-    Library {
+    ClientLibrary {
         name: "BullMQ",
         first: &[
             &["SELECT", "1"],
@@ -91,11 +91,11 @@ const LIBRARIES: &[Library] = &[
             SETNAME,
         ],
     },
-    Library {
+    ClientLibrary {
         name: "RQ",
         first: &[SETINFO[0], SETINFO[1], &["INFO", "server"], SETNAME],
     },
-    Library {
+    ClientLibrary {
         name: "redis-rs",
         first: &[
             &["HELLO", "3", "SETNAME", "NAME"],
@@ -104,7 +104,7 @@ const LIBRARIES: &[Library] = &[
             SETINFO[1],
         ],
     },
-    Library {
+    ClientLibrary {
         name: "go-redis",
         first: &[
             &["HELLO", "3"],
@@ -116,7 +116,7 @@ const LIBRARIES: &[Library] = &[
             SETINFO[1],
         ],
     },
-    Library {
+    ClientLibrary {
         name: "redis-cli",
         first: &[
             &["COMMAND", "DOCS", "get"],
@@ -125,7 +125,7 @@ const LIBRARIES: &[Library] = &[
             SETNAME,
         ],
     },
-    Library {
+    ClientLibrary {
         name: "StackExchange.Redis",
         first: &[
             SETNAME,
@@ -140,7 +140,7 @@ const LIBRARIES: &[Library] = &[
     },
 ];
 
-impl Library {
+impl ClientLibrary {
     /// Tells what a client of this name sends, or one without.
     fn requests(&self, name: Option<&str>) -> Vec<Vec<String>> {
         let of_name = |words: &[&str]| -> Option<Vec<String>> {
@@ -217,7 +217,7 @@ fn eventually_crowd(respool: &Respool, metric: &str, count: usize) {
 
 /// Checks that respool answers as the server does. What it answers whatever the server knows must only not be the rejection.
 #[track_caller]
-fn assert_same(library: &Library, request: &[String], here: &Value, there: &Value) {
+fn assert_same(library: &ClientLibrary, request: &[String], here: &Value, there: &Value) {
     assert_ne!(
         here.text(),
         "ERR max number of clients reached",

@@ -1,4 +1,4 @@
-//! Who respool is to the server: where its secret comes from, and that nobody notices when it changes.
+//! Respool's own secret at the server: where it comes from, and that nobody notices when it changes.
 
 use std::io::{Read, Write};
 use std::net::TcpListener;
@@ -35,13 +35,13 @@ fn printing(path: &Path) -> String {
 }
 
 /// Runs clients of two users that ask all the time, on shared and lent connections, until they are told to stop.
-struct Load {
+struct RunningClients {
     stop: Arc<AtomicBool>,
     rounds: Arc<AtomicUsize>,
     threads: Vec<thread::JoinHandle<()>>,
 }
 
-impl Load {
+impl RunningClients {
     fn start(respool: &Respool) -> Self {
         let (stop, rounds) = (Arc::<AtomicBool>::default(), Arc::<AtomicUsize>::default());
         let clients = (0..8).map(|number| (number, respool.client()));
@@ -113,7 +113,7 @@ fn no_client_notices_that_the_servers_password_is_replaced_by_the_next() {
         .upstream("username = \"respool\"\npassword = \"one\"\npassword_next = \"two\"")
         .upstream("max_connections = 6\nshared_connections = 2\nborrow_timeout = \"20s\"")
         .start();
-    let load = Load::start(&respool);
+    let load = RunningClients::start(&respool);
     assert_eq!(
         redis.cmd(&["ACL", "SETUSER", "respool", ">two"]),
         Value::ok()
@@ -146,7 +146,7 @@ fn a_file_is_read_again_when_the_server_refuses_what_was_in_it() {
         ))
         .upstream("max_connections = 6\nshared_connections = 2\nborrow_timeout = \"20s\"")
         .start();
-    let load = Load::start(&respool);
+    let load = RunningClients::start(&respool);
     std::fs::write(&path, "two\n").expect("written");
     assert_eq!(
         redis.cmd(&["ACL", "SETUSER", "respool", "<one"]),
@@ -302,7 +302,7 @@ fn open_connections_are_authenticated_anew_and_nobody_notices() {
             flag,
         );
     }
-    let load = Load::start(&respool);
+    let load = RunningClients::start(&respool);
     is_renewed(10.0);
     load.goes_on();
     load.end();

@@ -1,4 +1,4 @@
-//! What concerns the whole server or never ends: MONITOR, scripts that do not stop, CLIENT PAUSE; and CLIENT REPLY.
+//! Commands that concern the whole server or never end: MONITOR, scripts that do not stop, CLIENT PAUSE; and CLIENT REPLY.
 
 use std::time::Duration;
 

@@ -37,7 +37,7 @@ fn last_failover(respool: &Respool) -> serde_json::Value {
 
 /// Holds what one client that counts has seen.
 #[derive(Default)]
-struct Counted {
+struct CountedReplies {
     acknowledged: Vec<i64>,
     /// They were sent, and the connection ended before the reply.
     unknown: usize,
@@ -50,8 +50,8 @@ fn count(
     respool: &Respool,
     is_over: &AtomicBool,
     restarted: &std::sync::OnceLock<Instant>,
-) -> Counted {
-    let mut counted = Counted::default();
+) -> CountedReplies {
+    let mut counted = CountedReplies::default();
     let mut client = respool.client();
     while !is_over.load(Ordering::SeqCst) {
         match client.try_cmd(&["INCR", "n"]) {
@@ -91,7 +91,7 @@ fn assert_undisturbed(idle: &mut [Client]) {
 }
 
 /// Tells what clients see that count while the server is killed and started again.
-fn count_through_a_restart(redis: &Redis, respool: &Respool) -> Vec<Counted> {
+fn count_through_a_restart(redis: &Redis, respool: &Respool) -> Vec<CountedReplies> {
     let (is_over, restarted) = (AtomicBool::new(false), std::sync::OnceLock::new());
     let counted_so_far = || redis.cmd(&["GET", "n"]).text().parse().unwrap_or(0);
     std::thread::scope(|scope| {

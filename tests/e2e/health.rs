@@ -1,4 +1,4 @@
-//! What is known of the server's health: INFO asked once for all workers, PING on idle connections, and what is said of
+//! The server's health, as far as it is known: INFO asked once for all workers, PING on idle connections, and what is said of
 //! either.
 
 use std::collections::{BTreeMap, BTreeSet};

@@ -15,7 +15,7 @@ fn bytes_of(mut client: Client, writes: &[&[&str]]) -> Vec<u8> {
     client.read_to_end()
 }
 
-/// Tells the same, one line after the other; those that begin with `~` have no reply.
+/// Does the same, one line after the other; those that begin with `~` have no reply.
 fn typed_bytes_of(mut client: Client, lines: &[&str]) -> Vec<u8> {
     let mut bytes = Vec::new();
     for line in lines {
@@ -339,7 +339,7 @@ fn they_run_line_by_line_as_well() {
     }
 }
 
-/// What Redisson sends for an atomic batch whose results nobody wants.
+/// Redisson sends this for an atomic batch whose results nobody wants.
 #[test]
 fn an_atomic_batch_without_results_is_answered_as_at_the_server() {
     let redis = Redis::start(&[]);

@@ -1,4 +1,4 @@
-//! What must always hold: the eight invariants of the design, each by a test named after it.
+//! The eight invariants of the design: what must always hold, each by a test named after it.
 
 use std::collections::HashMap;
 use std::thread;

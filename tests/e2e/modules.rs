@@ -57,11 +57,11 @@ int RedisModule_OnUnload(void *ctx) { return REDISMODULE_OK; }
 "#;
 
 /// Holds the module, compiled, and its folder.
-struct Module {
+struct CompiledModule {
     dir: TempDir,
 }
 
-impl Module {
+impl CompiledModule {
     fn compile() -> Self {
         let module = Self {
             dir: tempfile::tempdir().expect("a directory"),
@@ -145,7 +145,7 @@ fn respool(redis: &Redis, health_interval: &str) -> Respool {
 
 #[test]
 fn a_module_that_a_client_loads_is_known() {
-    let module = Module::compile();
+    let module = CompiledModule::compile();
     let redis = server();
     let respool = respool(&redis, "0s");
     let mut client = respool.client();
@@ -171,7 +171,7 @@ fn a_module_that_a_client_loads_is_known() {
 
 #[test]
 fn a_module_that_somebody_else_loads_is_known_by_its_first_answer() {
-    let module = Module::compile();
+    let module = CompiledModule::compile();
     let redis = server();
     let respool = respool(&redis, "0s");
     respool.client().ping();
@@ -183,7 +183,7 @@ fn a_module_that_somebody_else_loads_is_known_by_its_first_answer() {
 
 #[test]
 fn a_module_that_somebody_else_loads_is_known_by_the_health_check() {
-    let module = Module::compile();
+    let module = CompiledModule::compile();
     let redis = server();
     let respool = respool(&redis, "100ms");
     let mut client = respool.client();
@@ -205,7 +205,7 @@ fn a_module_that_somebody_else_loads_is_known_by_the_health_check() {
 
 #[test]
 fn a_server_that_comes_back_with_a_module_is_known() {
-    let module = Module::compile();
+    let module = CompiledModule::compile();
     let more = module.dir.path().join("more.conf");
     std::fs::write(&more, "").expect("a file of settings");
     let redis = start(&["--include", text(&more)]);

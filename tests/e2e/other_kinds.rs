@@ -89,7 +89,7 @@ fn who_waits_for_keys_is_not_told_when_one_becomes_one_of_another_kind() {
     }
 }
 
-/// More calls over very many keys, each with keys of its own, than connections can be lent: whoever waits goes on while all of its keys
+/// There are more calls over very many keys, each with keys of its own, than connections can be lent: whoever waits goes on while all of its keys
 /// are of another kind, and is served when one is a list again.
 #[test]
 fn who_waits_for_very_many_keys_waits_on_while_all_are_of_another_kind() {

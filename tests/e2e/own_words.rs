@@ -1,4 +1,4 @@
-//! What respool says itself is what the server at hand would say: some four hundred requests, most of them wrong in some way,
+//! Texts that respool says itself, which are what the tested server would say: some four hundred requests, most of them wrong in some way,
 //! are sent to one server directly and to another through respool, by clients in every mode.
 //!
 //! `own_words/requests.txt` has a request a line, quoted as in redis-cli. A line may begin with a mark: of `?` only the kind of

@@ -287,7 +287,7 @@ fn attempts_past_those_that_may_wait_are_refused_unseen_and_the_rest_are_not_los
     assert_eq!(told as f64, respool.metric(refused));
 }
 
-/// As after a failover: all clients of one machine show the right password at once, to a server that does not answer yet.
+/// This is as after a failover: all clients of one machine show the right password at once, to a server that does not answer yet.
 #[test]
 fn clients_of_an_address_that_has_not_failed_are_all_let_in() {
     let redis = locked();

@@ -150,14 +150,14 @@ fn come_and_go(target: &mut Client, round: usize) {
 }
 
 /// Holds those who directly are no idle clients, whatever the server's `timeout`.
-struct Spared {
+struct SparedClients {
     target: Client,
     owner: Client,
     tracking: Client,
     asking: Client,
 }
 
-impl Spared {
+impl SparedClients {
     fn new(connect: &dyn Fn() -> Client) -> Self {
         let (mut target, mut owner) = (connect(), connect());
         let id = target.id();
@@ -202,8 +202,8 @@ fn the_servers_timeout_ends_nobody_whom_it_would_spare_directly() {
     let redis = Redis::start(&[]);
     let respool = Respool::with(&redis).top("workers = 2").start();
     let mut all = [
-        Spared::new(&|| redis.client()),
-        Spared::new(&|| respool.client()),
+        SparedClients::new(&|| redis.client()),
+        SparedClients::new(&|| respool.client()),
     ];
     let set = |timeout| redis.cmd(&["CONFIG", "SET", "timeout", timeout]);
     assert_eq!(set("3"), Value::ok());
@@ -212,14 +212,14 @@ fn the_servers_timeout_ends_nobody_whom_it_would_spare_directly() {
         let mut idle = redis.client();
         idle.ping();
         while idle.is_open_after(Duration::from_millis(100)) {
-            all.iter_mut().for_each(Spared::go_on);
+            all.iter_mut().for_each(SparedClients::go_on);
             redis.cmd(&["PING"]);
         }
     }
     assert_eq!(set("0"), Value::ok());
-    all.iter_mut().for_each(Spared::go_on);
+    all.iter_mut().for_each(SparedClients::go_on);
     redis.cmd(&["SET", "k", "1"]);
-    all.iter_mut().for_each(Spared::hear);
+    all.iter_mut().for_each(SparedClients::hear);
 }
 
 #[test]
@@ -228,7 +228,7 @@ fn a_server_that_stands_still_loses_none_of_them() {
     let respool = Respool::with(&redis)
         .upstream("max_connections = 20\nreply_timeout = \"500ms\"")
         .start();
-    let mut all = Spared::new(&|| respool.client());
+    let mut all = SparedClients::new(&|| respool.client());
     all.go_on();
     redis.pause();
     // Those on which something is due are given up, one after the other.

@@ -4,13 +4,13 @@ use super::harness::{Client, Redis, Respool, Value, encode, eventually};
 use crate::harness::encode_line;
 
 /// Holds who redirects, and two to whom it does.
-struct Clients {
+struct RedirectedClients {
     owner: Client,
     listeners: [Client; 2],
     ids: [String; 2],
 }
 
-impl Clients {
+impl RedirectedClients {
     fn new(connect: &dyn Fn() -> Client) -> Self {
         let mut listeners = [connect(), connect()];
         let ids = listeners.each_mut().map(|listener| {
@@ -56,7 +56,7 @@ fn a_transaction_moves_a_redirection_before_what_it_changes() {
     let everywhere: [&dyn Fn() -> Client; 2] = [&|| redis.client(), &|| respool.client()];
     for connect in everywhere {
         for first in ["acknowledged", "queued"] {
-            let mut clients = Clients::new(connect);
+            let mut clients = RedirectedClients::new(connect);
             if first == "acknowledged" {
                 clients.ok("CLIENT TRACKING ON REDIRECT ONE");
             }
@@ -82,7 +82,7 @@ fn a_transaction_moves_a_redirection_before_what_it_changes() {
 
 /// Ends what an owner redirects to the first listener right behind what invalidates, while the server is held up.
 fn ended_amid(connect: &dyn Fn() -> Client, redis: &Redis, respool: Option<&Respool>, how: &str) {
-    let mut clients = Clients::new(connect);
+    let mut clients = RedirectedClients::new(connect);
     clients.ok("CLIENT TRACKING ON REDIRECT ONE");
     clients.ok("GET k");
     if how == "EXEC" {
@@ -147,7 +147,7 @@ fn one_request_may_invalidate_and_the_next_end_it() {
         "QUIT",
     ] {
         for _ in 0..4 {
-            let mut clients = Clients::new(&|| respool.client());
+            let mut clients = RedirectedClients::new(&|| respool.client());
             clients.ok("CLIENT TRACKING ON REDIRECT ONE");
             clients.ok("GET k");
             let both = [clients.line("SET k 1"), clients.line(how)].concat();
@@ -163,7 +163,7 @@ fn a_transaction_redirects_to_nobody_whom_it_has_killed() {
     let redis = Redis::start(&[]);
     let respool = Respool::with(&redis).top("workers = 2").start();
     let told = |connect: &dyn Fn() -> Client| {
-        let mut clients = Clients::new(connect);
+        let mut clients = RedirectedClients::new(connect);
         for line in [
             "MULTI",
             "CLIENT KILL ID ONE",

@@ -215,7 +215,7 @@ fn the_level_of_the_log_changes() {
     assert_eq!(told, 1, "{}", respool.log_text());
 }
 
-/// As Kubernetes mounts a config map: the file is a link into a folder that is a link, which is swapped.
+/// This is how Kubernetes mounts a config map: the file is a link into a folder that is a link, which is swapped.
 #[test]
 fn a_watched_file_is_reloaded_when_its_content_changes() {
     let redis = Redis::start(&[]);

@@ -22,19 +22,19 @@ use crate::harness::{
 pub(crate) const NOBODY: u32 = 65534;
 
 /// Is a folder for sockets, of the user that respool runs as.
-pub(crate) struct Place {
+pub(crate) struct SocketFolder {
     pub(crate) dir: TempDir,
     /// Is the command that becomes a respool of that user.
     pub(crate) through: Vec<String>,
 }
 
-impl Place {
+impl SocketFolder {
     /// Makes one; none where nobody without rights can run respool.
     pub(crate) fn new(here: &str) -> Option<Self> {
         Self::with_rights(here, &[])
     }
 
-    /// Does as [`Place::new`], with arguments of `setpriv` for rights of root's that it keeps.
+    /// Does as [`SocketFolder::new`], with arguments of `setpriv` for rights of root's that it keeps.
     pub(crate) fn with_rights(here: &str, rights: &[&str]) -> Option<Self> {
         let dir = tempfile::tempdir().expect("a folder");
         if !geteuid().is_root() {
@@ -97,7 +97,7 @@ fn kill(respool: &Respool) {
 
 #[test]
 fn a_reload_that_may_not_give_the_file_away_opens_it_to_nobody() {
-    let Some(place) = Place::new(
+    let Some(place) = SocketFolder::new(
         "e2e::socket_files::a_reload_that_may_not_give_the_file_away_opens_it_to_nobody",
     ) else {
         return;
@@ -124,7 +124,7 @@ fn a_reload_that_may_not_give_the_file_away_opens_it_to_nobody() {
 
 #[test]
 fn after_a_reload_a_file_is_as_the_settings_say_whatever_it_was() {
-    let Some(place) = Place::new(
+    let Some(place) = SocketFolder::new(
         "e2e::socket_files::after_a_reload_a_file_is_as_the_settings_say_whatever_it_was",
     ) else {
         return;
@@ -158,7 +158,7 @@ fn after_a_reload_a_file_is_as_the_settings_say_whatever_it_was() {
 fn who_may_give_files_away_and_not_change_them_takes_them_back() {
     let here = "e2e::socket_files::who_may_give_files_away_and_not_change_them_takes_them_back";
     let rights = ["--inh-caps=+chown", "--ambient-caps=+chown"];
-    let Some(place) = Place::with_rights(here, &rights) else {
+    let Some(place) = SocketFolder::with_rights(here, &rights) else {
         return;
     };
     let with = |first: &str, second: &str| {
@@ -188,7 +188,7 @@ fn who_may_give_files_away_and_not_change_them_takes_them_back() {
 
 #[test]
 fn a_socket_left_over_that_its_owner_may_not_connect_to_is_replaced() {
-    let Some(place) = Place::new(
+    let Some(place) = SocketFolder::new(
         "e2e::socket_files::a_socket_left_over_that_its_owner_may_not_connect_to_is_replaced",
     ) else {
         return;
@@ -220,7 +220,7 @@ fn a_socket_left_over_that_its_owner_may_not_connect_to_is_replaced() {
 #[test]
 fn a_socket_of_somebody_else_that_respool_may_not_connect_to_stays() {
     let here = "e2e::socket_files::a_socket_of_somebody_else_that_respool_may_not_connect_to_stays";
-    let Some(place) = Place::new(here) else {
+    let Some(place) = SocketFolder::new(here) else {
         return;
     };
     if !geteuid().is_root() && leave_out(here, "only root is somebody else") {
@@ -267,7 +267,7 @@ fn a_socket_of_somebody_else_that_respool_may_not_connect_to_stays() {
 #[test]
 fn what_was_done_by_hand_outlives_reloads_that_fail() {
     let here = "e2e::socket_files::what_was_done_by_hand_outlives_reloads_that_fail";
-    let Some(place) = Place::new(here) else {
+    let Some(place) = SocketFolder::new(here) else {
         return;
     };
     let with =
@@ -302,7 +302,7 @@ fn what_was_done_by_hand_outlives_reloads_that_fail() {
 #[test]
 fn a_file_that_somebody_else_has_changed_hinders_no_reload_of_something_else() {
     let here = "e2e::socket_files::a_file_that_somebody_else_has_changed_hinders_no_reload_of_something_else";
-    let Some(place) = Place::new(here) else {
+    let Some(place) = SocketFolder::new(here) else {
         return;
     };
     if !geteuid().is_root() && leave_out(here, "only root is somebody else") {

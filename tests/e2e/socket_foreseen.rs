@@ -10,14 +10,14 @@ use std::process::{Command, Stdio};
 use rustix::process::geteuid;
 
 use crate::harness::{Client, Respool, leave_out, respool_program};
-use crate::socket_files::{NOBODY, Place, about, ended};
+use crate::socket_files::{NOBODY, SocketFolder, about, ended};
 
 /// Is a user that nobody else is, and who runs nothing here.
 const STRANGER: u32 = 1234;
 
 /// Gives the folder to root, and lets everybody write in it.
 #[track_caller]
-fn of_root(place: &Place, mode: u32) {
+fn of_root(place: &SocketFolder, mode: u32) {
     chown(place.dir.path(), Some(0), None).expect("root gives it away");
     fs::set_permissions(place.dir.path(), Permissions::from_mode(mode)).expect("root's");
 }
@@ -81,7 +81,7 @@ fn a_socket_of_somebody_else_in_a_sticky_folder_is_to_be_removed_by_hand() {
     if !geteuid().is_root() && leave_out(here, "only root is somebody else") {
         return;
     }
-    let Some(place) = Place::new(here) else {
+    let Some(place) = SocketFolder::new(here) else {
         return;
     };
     of_root(&place, 0o1777);
@@ -108,7 +108,7 @@ fn a_file_that_is_given_away_for_good_is_told_of_before_and_after() {
     let here =
         "e2e::socket_foreseen::a_file_that_is_given_away_for_good_is_told_of_before_and_after";
     let rights = ["--inh-caps=+chown", "--ambient-caps=+chown"];
-    let Some(place) = Place::with_rights(here, &rights) else {
+    let Some(place) = SocketFolder::with_rights(here, &rights) else {
         return;
     };
     of_root(&place, 0o1777);
@@ -157,7 +157,7 @@ fn a_folder_that_gives_its_group_may_be_named_by_it() {
     if !geteuid().is_root() && leave_out(here, "only root has a group that respool has not") {
         return;
     }
-    let Some(place) = Place::new(here) else {
+    let Some(place) = SocketFolder::new(here) else {
         return;
     };
     chown(place.dir.path(), None, Some(STRANGER)).expect("root gives it away");

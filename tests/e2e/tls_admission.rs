@@ -1,4 +1,4 @@
-//! Who gets a place on a listener with TLS, when, and what those are told who get none.
+//! Admission on a listener with TLS: who gets a place, when, and what those are told who get none.
 
 use std::process::Command;
 

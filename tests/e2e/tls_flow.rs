@@ -1,4 +1,4 @@
-//! How bytes flow through TLS: cut, in large amounts, late, and to the last of them.
+//! Bytes that flow through TLS: cut, in large amounts, late, and to the last of them.
 
 use std::io::{Read, Write};
 use std::net::TcpStream;
@@ -204,12 +204,12 @@ fn the_end_of_a_reply_does_not_wait_for_another() {
 
 /// Says whether what respool sends is read.
 #[derive(Default)]
-struct Gate {
+struct ReadGate {
     is_open: Mutex<bool>,
     changed: Condvar,
 }
 
-impl Gate {
+impl ReadGate {
     fn set(&self, open: bool) {
         *self.is_open.lock().expect("no panic with it") = open;
         self.changed.notify_all();
@@ -222,7 +222,7 @@ impl Gate {
 }
 
 /// Makes a unix socket that leads to `address`; respool's bytes pass while the gate is open.
-fn bridge(path: &Path, address: String, gate: &Arc<Gate>) {
+fn bridge(path: &Path, address: String, gate: &Arc<ReadGate>) {
     let listener = UnixListener::bind(path).expect("a path of its own");
     let gate = Arc::clone(gate);
     std::thread::spawn(move || {
@@ -262,7 +262,7 @@ fn the_end_of_a_request_does_not_wait_for_another() {
     let redis = Redis::start_tls(&pki, &own, &[]);
     let dir = tempfile::tempdir().expect("a temporary directory");
     let path = dir.path().join("bridge.sock");
-    let gate = Arc::new(Gate::default());
+    let gate = Arc::new(ReadGate::default());
     gate.set(true);
     bridge(&path, redis.tls_addr(), &gate);
     let respool = Respool::before(&format!("unix:{}", path.display()))

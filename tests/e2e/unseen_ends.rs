@@ -98,9 +98,9 @@ fn whoever_may_not_list_clients_waits_for_the_debugger_to_leave() {
 }
 
 /// Lets the server save in the background until it is dropped.
-struct Saving<'a>(&'a Redis);
+struct BackgroundSave<'a>(&'a Redis);
 
-impl<'a> Saving<'a> {
+impl<'a> BackgroundSave<'a> {
     #[track_caller]
     fn start(redis: &'a Redis) -> Self {
         // A second for each key: longer than anything here may take.
@@ -120,7 +120,7 @@ impl<'a> Saving<'a> {
     }
 }
 
-impl Drop for Saving<'_> {
+impl Drop for BackgroundSave<'_> {
     fn drop(&mut self) {
         // The server ends what saves keys that are no more.
         self.0.cmd(&["FLUSHALL"]);
@@ -153,7 +153,7 @@ fn a_server_that_saves_is_connected_to_again() {
             ))
             .start();
         eventually(|| connections(&redis) >= workers, "each worker has one");
-        let saving = Saving::start(&redis);
+        let saving = BackgroundSave::start(&redis);
         for _ in 0..2 {
             kill_all(&redis);
             eventually_serves(&respool);
@@ -184,7 +184,7 @@ fn a_worker_that_has_no_connection_left_is_helped_by_another() {
     let mut lent = respool.client();
     assert_eq!(lent.cmd(&["WATCH", "k"]), Value::ok());
     eventually(|| connections(&redis) == 3, "all that may be");
-    let saving = Saving::start(&redis);
+    let saving = BackgroundSave::start(&redis);
     let list = redis.cmd(&["CLIENT", "LIST"]).text();
     for name in [":shared:2 ", ":shared:3 "] {
         let line = list.lines().find(|line| line.contains(name));
@@ -207,7 +207,7 @@ fn whoever_may_not_list_clients_is_served_by_what_may_be_lent() {
         "reply_timeout = \"500ms\"\nping_interval = \"100ms\"",
     );
     respool.client().ping();
-    let saving = Saving::start(&redis);
+    let saving = BackgroundSave::start(&redis);
     kill_all(&redis);
     eventually_serves(&respool);
     assert!(saving.goes_on());

@@ -202,7 +202,7 @@ fn subscribers_that_are_respools_own_user_end_when_it_loses_their_channel() {
 const WRONG: &str = "-WRONGPASS invalid username-password pair or user is disabled.\r\n";
 
 /// Is a server that tells respool nothing of its users. When `is_changed`, it takes `ann one` no more.
-struct Changing {
+struct ChangingServer {
     server: ScriptedServer,
     is_changed: Arc<AtomicBool>,
     /// Counts how often it was asked about `ann one` since; it answers when it is let.
@@ -212,7 +212,7 @@ struct Changing {
     may_judge: Arc<AtomicBool>,
 }
 
-impl Changing {
+impl ChangingServer {
     fn start() -> Self {
         let flag = || Arc::new(AtomicBool::new(false));
         let (is_changed, may_answer, may_judge) = (flag(), flag(), flag());
@@ -272,7 +272,7 @@ const CLOSED: &str =
 
 #[test]
 fn who_has_shown_the_password_that_holds_before_the_old_one_is_judged_stays() {
-    let ann = Changing::start();
+    let ann = ChangingServer::start();
     let respool = ann.respool();
     let mut client = respool.client();
     let mut other = respool.client();
@@ -292,7 +292,7 @@ fn who_has_shown_the_password_that_holds_before_the_old_one_is_judged_stays() {
 #[test]
 fn who_is_about_to_show_the_password_that_holds_is_closed_only_if_it_is_not_taken() {
     for (shown, is_taken) in [("two", true), ("three", false)] {
-        let ann = Changing::start();
+        let ann = ChangingServer::start();
         let respool = ann.respool();
         let mut client = respool.client();
         assert_eq!(client.cmd(&["AUTH", "ann", "one"]), Value::ok());

@@ -1,4 +1,4 @@
-//! What the kernel itself says: its table of TCP sockets, which tells what stands at a server whatever anybody says of it; whether a
+//! The word of the kernel itself: its table of TCP sockets, which tells what stands at a server whatever anybody says of it; whether a
 //! process has stopped, and how much processor time it has used.
 
 use std::collections::HashSet;

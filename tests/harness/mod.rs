@@ -1,4 +1,4 @@
-//! What the tests, the benchmark and the demo stand on: a real `redis-server`, the respool binary and a client that
+//! The harness on which the tests, the benchmark and the demo stand: a real `redis-server`, the respool binary and a client that
 //! speaks bytes.
 //!
 //! It starts everything itself, on free ports and in private folders, and ends it: nothing has to run before. Four programs
@@ -84,6 +84,7 @@ mod tested_server;
 mod value;
 
 use std::io;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
@@ -196,6 +197,15 @@ pub(crate) fn uninterrupted<T>(mut act: impl FnMut() -> io::Result<T>) -> io::Re
 /// Locks although another thread may have panicked with it: what the harness holds stays usable.
 pub(crate) fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+/// Raises a flag when it is dropped, so that threads that look at it end with a test that fails.
+pub(crate) struct RaiseOnDrop<'a>(pub(crate) &'a AtomicBool);
+
+impl Drop for RaiseOnDrop<'_> {
+    fn drop(&mut self) {
+        self.0.store(true, Ordering::Relaxed);
+    }
 }
 
 /// Makes a folder of the caller's own, which goes with what it returns.

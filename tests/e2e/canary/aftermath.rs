@@ -1,4 +1,4 @@
-//! What must be true once all canaries have left.
+//! The end of a run: what must be true once all canaries have left.
 
 use super::bird::KILLED;
 use super::flock::Flock;

@@ -1,4 +1,4 @@
-//! What may come to a canary unasked, told from the replies to what it asked.
+//! Frames that may come to a canary unasked, told from the replies to what it asked.
 
 use super::expect::{Mismatch, is_bulk};
 use super::subscriptions::Subscriptions;

@@ -1,4 +1,4 @@
-//! What a reply to a canary must be, given what the client did before on this connection.
+//! Expectations: what a reply to a canary must be, given what the client did before on this connection.
 
 use std::time::{Duration, Instant};
 

@@ -1,4 +1,4 @@
-//! What all canaries of a run share: where respool is, how the server fares, what was done how often.
+//! A flock: what all canaries of a run share, where respool is, how the server fares, what was done how often.
 
 use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};

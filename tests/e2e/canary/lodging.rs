@@ -1,4 +1,4 @@
-//! What clients do that keep a connection to the server for themselves: CLIENT TRACKING and MONITOR.
+//! Canaries that keep a connection to the server for themselves: CLIENT TRACKING and MONITOR.
 
 use std::time::Instant;
 

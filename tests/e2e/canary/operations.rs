@@ -1,4 +1,4 @@
-//! What canaries do: each operation ends with the connection as it was found, or gone.
+//! Operations of canaries: each ends with the connection as it was found, or gone.
 
 use rand::Rng as _;
 

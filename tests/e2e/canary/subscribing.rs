@@ -1,4 +1,4 @@
-//! What subscribers do: they come and go among channels, publish to each other, and go on with commands where they may.
+//! Subscribers among the canaries: they come and go among channels, publish to each other, and go on with commands where they may.
 
 use std::time::Instant;
 

@@ -1,4 +1,4 @@
-//! What a subscriber knows: its subscriptions as they were confirmed, and how far it has heard whom.
+//! A subscriber's knowledge: its subscriptions as they were confirmed, and how far it has heard whom.
 //!
 //! A message says of itself on which channel, by whom and as which of the publisher's it was sent, over and over to its end, so that
 //! a piece of another one shows.

@@ -1,4 +1,4 @@
-//! What waiters do: they push elements for each other and wait for them, each on keys of its own and of all.
+//! Waiters among the canaries: they push elements for each other and wait for them, each on keys of its own and of all.
 
 use std::time::{Duration, Instant};
 

@@ -12,11 +12,11 @@ use crate::harness::{
 const NAME: &str = "redis.example.com";
 
 /// Holds what the server's name stands for.
-struct Names {
+struct ServerNames {
     dir: tempfile::TempDir,
 }
 
-impl Names {
+impl ServerNames {
     fn of(redis: &Redis) -> Self {
         let names = Self {
             dir: tempfile::tempdir().expect("a temporary directory"),
@@ -99,7 +99,7 @@ fn write(respool: &Respool, writer: usize, is_over: &AtomicBool) -> Vec<String> 
 
 /// Makes `new` the primary as a failover that is asked for goes: no write is taken until the replica has them all. Returns
 /// how much it has.
-fn promote(old: &Redis, new: &Redis, names: &Names) -> i64 {
+fn promote(old: &Redis, new: &Redis, names: &ServerNames) -> i64 {
     let (new_host, port) = new.host_and_port();
     assert_eq!(old.cmd(&["CLIENT", "PAUSE", "60000", "WRITE"]), Value::ok());
     eventually(
@@ -126,7 +126,7 @@ fn writes_follow_a_replica_promoted_by_hand() {
         || new.info("master_link_status") == "up",
         "the replica follows",
     );
-    let names = Names::of(&old);
+    let names = ServerNames::of(&old);
     let respool = names.respool(&old, "queue = { timeout = \"15s\", max_commands = 1000 }");
     let mut idle = idle_clients(&respool);
     let mut blocked = respool.client();
@@ -191,7 +191,7 @@ fn writes_follow_a_replica_promoted_by_hand() {
 #[test]
 fn each_kind_of_use_moves_with_the_name() {
     let (old, new) = two();
-    let names = Names::of(&old);
+    let names = ServerNames::of(&old);
     let respool = names.respool(&old, "resolve_interval = \"100ms\"\nmove_timeout = \"60s\"");
     let mut plain = respool.client();
     assert_eq!(plain.cmd(&["SET", "where", "old"]), Value::ok());
@@ -263,7 +263,7 @@ fn each_kind_of_use_moves_with_the_name() {
 #[test]
 fn what_does_not_end_on_a_server_that_has_moved_is_ended() {
     let (old, new) = two();
-    let names = Names::of(&old);
+    let names = ServerNames::of(&old);
     let respool = names.respool(
         &old,
         "resolve_interval = \"100ms\"\nmove_timeout = \"300ms\"",
@@ -280,7 +280,7 @@ fn what_does_not_end_on_a_server_that_has_moved_is_ended() {
 #[test]
 fn a_resolver_that_fails_changes_nothing() {
     let (old, _new) = two();
-    let names = Names::of(&old);
+    let names = ServerNames::of(&old);
     let respool = names.respool(&old, "resolve_interval = \"100ms\"");
     let mut client = respool.client();
     client.ping();
@@ -298,7 +298,7 @@ fn the_next_address_is_tried_when_one_refuses() {
     // A port that those two have left.
     let port = two().0.host_and_port().1;
     let redis = Redis::start_at("127.0.0.1", port, &[]);
-    let names = Names::of(&redis);
+    let names = ServerNames::of(&redis);
     let both = format!("127.0.0.2 {NAME}\n127.0.0.1 {NAME}\n");
     std::fs::write(names.path(), both).expect("a file can be written");
     // It is one attempt: another would not come in time.
@@ -314,7 +314,7 @@ fn a_name_unknown_at_the_start_is_no_error() {
     // A port that those two have left.
     let port = two().0.host_and_port().1;
     let redis = Redis::start_at("127.0.0.1", port, &[]);
-    let names = Names::of(&redis);
+    let names = ServerNames::of(&redis);
     std::fs::write(names.path(), "# nothing yet\n").expect("a file can be written");
     let (_, port) = redis.host_and_port();
     let respool = Respool::before(&format!("not-yet.invalid:{port}"))
@@ -374,7 +374,7 @@ fn a_reload_of_the_address_moves_the_connections_and_drops_nobody() {
 #[test]
 fn an_id_of_one_server_is_not_told_to_the_other() {
     let (old, new) = two();
-    let names = Names::of(&old);
+    let names = ServerNames::of(&old);
     let respool = names.respool(&old, "resolve_interval = \"100ms\"\nmove_timeout = \"10m\"");
     let mut blocked = respool.client();
     let own_id = blocked.id();
@@ -502,7 +502,7 @@ fn leaves_behind_an_element(mut client: Client, redis: &Redis, number: usize) ->
 #[test]
 fn an_element_of_a_server_that_is_left_goes_to_no_other() {
     let (old, new) = two();
-    let names = Names::of(&old);
+    let names = ServerNames::of(&old);
     let respool = names.respool(&old, "resolve_interval = \"100ms\"\nmove_timeout = \"10m\"");
     let mut clients: Vec<Client> = (0..4).map(|_| respool.client()).collect();
     for client in &mut clients {
@@ -533,7 +533,7 @@ fn an_element_of_a_server_that_is_left_goes_to_no_other() {
 fn an_element_goes_back_to_its_server_by_another_name() {
     let redis = Redis::start(&[]);
     let (_, port) = redis.host_and_port();
-    let names = Names::of(&redis);
+    let names = ServerNames::of(&redis);
     let (host, _) = redis.host_and_port();
     let both = format!("{host} {NAME}\n{host} other.example.com\n");
     std::fs::write(names.path(), both).expect("a file can be written");

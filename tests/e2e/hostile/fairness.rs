@@ -1,4 +1,4 @@
-//! What one client's heavy work costs the others, beside what it costs them at Redis itself.
+//! Heavy work of one client: what it costs the others, beside what it costs them at Redis itself.
 
 mod connections;
 mod crowds;

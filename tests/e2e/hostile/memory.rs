@@ -1,4 +1,4 @@
-//! What is held for clients that read slowly or not at all, and what it costs the process.
+//! Memory that is held for clients that read slowly or not at all, and what it costs the process.
 
 mod kept;
 mod large;

@@ -1,4 +1,4 @@
-//! What one client's subscriptions and messages cost the others: their turns, their messages, their connections.
+//! Subscriptions and messages of one client, and what they cost the others: their turns, their messages, their connections.
 
 mod full_pool;
 mod large;

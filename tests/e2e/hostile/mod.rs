@@ -1,5 +1,5 @@
-//! What one client, or the server, does that is not polite: half-sent, huge, slow, stalled, gone, busy; and what the others
-//! must not notice of it. A test is named after what must hold.
+//! Clients, and a server, that are not polite: half-sent, huge, slow, stalled, gone, busy; and what the others must not
+//! notice of it. A test is named after what must hold.
 
 mod bytes;
 mod fairness;

@@ -1,4 +1,4 @@
-//! What time closes, and what it does not; and that every such end is counted and in the log.
+//! Timers: what they close, and what they do not; and that every such end is counted and in the log.
 
 use std::time::Duration;
 

@@ -3,7 +3,7 @@
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::time::Duration;
 
-use crate::harness::{Client, Redis, Respool, Value, encode, eventually};
+use crate::harness::{Client, RaiseOnDrop, Redis, Respool, Value, encode, eventually};
 
 /// Starts a respool in which who needs a connection waits, and a request that stalls may stay, for longer than any test: who is
 /// served is served beside it.
@@ -23,15 +23,6 @@ fn begun(key: &str, announced: usize, here: usize) -> Vec<u8> {
     .into_bytes();
     request.resize(request.len() + here, b'v');
     request
-}
-
-/// Says that it is over when it is dropped, so that threads end with a test that fails.
-struct Over<'a>(&'a AtomicBool);
-
-impl Drop for Over<'_> {
-    fn drop(&mut self) {
-        self.0.store(true, Ordering::Relaxed);
-    }
 }
 
 #[track_caller]
@@ -121,7 +112,7 @@ fn uploads_that_dribble_or_come_again_and_again_do_not_keep_others_waiting() {
                 }
             });
         }
-        let _over = Over(&is_over);
+        let _over = RaiseOnDrop(&is_over);
         (0..5).for_each(|_| others_are_served(&respool, &redis));
     });
     assert_eq!(redis.cmd(&["EXISTS", "dribbled"]).int(), 0);
@@ -165,7 +156,7 @@ fn uploads_that_go_on_for_minutes_leave_connections_for_others() {
         for _ in 0..8 {
             scope.spawn(|| keep_uploading(&respool, &is_over, &sent));
         }
-        let _over = Over(&is_over);
+        let _over = RaiseOnDrop(&is_over);
         eventually(
             || sent.load(Ordering::Relaxed) > 100,
             "the uploads are under way",
@@ -187,7 +178,7 @@ fn an_upload_for_which_there_is_no_place_is_told_so_in_time() {
     std::thread::scope(|scope| {
         // It has the only place, and is never behind.
         scope.spawn(|| keep_uploading(&respool, &is_over, &sent));
-        let _over = Over(&is_over);
+        let _over = RaiseOnDrop(&is_over);
         eventually(
             || sent.load(Ordering::Relaxed) > 20,
             "the upload is under way",
@@ -241,7 +232,7 @@ fn a_slow_upload_that_goes_on_succeeds_although_others_wait() {
             client.send("\r\n");
             client.reply()
         });
-        let _over = Over(&is_over);
+        let _over = RaiseOnDrop(&is_over);
         for reply in [slow.join(), steady.join()] {
             assert_eq!(reply.expect("no panic"), Value::ok());
         }

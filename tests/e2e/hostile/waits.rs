@@ -1,4 +1,4 @@
-//! What the blocking calls of one client cost the others and the server, beside what they cost them at Redis itself.
+//! Blocking calls of one client: what they cost the others and the server, beside what they cost them at Redis itself.
 
 mod crowds;
 mod idle;

@@ -3,7 +3,9 @@
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::thread;
 
-use crate::harness::{CertificatePair, Client, Pki, Redis, Respool, Value, encode, eventually};
+use crate::harness::{
+    CertificatePair, Client, Pki, RaiseOnDrop, Redis, Respool, Value, encode, eventually,
+};
 
 /// So many clients work while something is reloaded.
 const BUSY: usize = 12;
@@ -25,19 +27,10 @@ fn while_busy(work: impl Fn(usize) + Sync, meanwhile: impl FnOnce(&AtomicUsize))
                 }
             });
         }
-        let over = Over(&is_over);
+        let over = RaiseOnDrop(&is_over);
         meanwhile(&rounds);
         drop(over);
     });
-}
-
-/// Lets the threads end, also when what they work beside panics.
-struct Over<'a>(&'a AtomicBool);
-
-impl Drop for Over<'_> {
-    fn drop(&mut self) {
-        self.0.store(true, Ordering::Relaxed);
-    }
 }
 
 /// Waits until some work has been done.
@@ -107,7 +100,7 @@ fn the_pool_grows_and_shrinks_under_load() {
     assert!(redis.connected_clients() <= 6);
 }
 
-/// A smaller pool while what was lent of the larger one is still held: plain traffic goes on, in other states too.
+/// The pool becomes smaller while what was lent of the larger one is still held: plain traffic goes on, in other states too.
 #[test]
 fn a_smaller_pool_whose_connections_are_held_still_serves_everybody() {
     let redis = Redis::start(&[]);

@@ -1,4 +1,4 @@
-//! Who may connect by the file of a unix socket while a reload changes it, and after one that could not.
+//! Access by the file of a unix socket: who may connect while a reload changes it, and after one that could not.
 
 use std::fs::{self, Permissions};
 use std::os::unix::fs::{PermissionsExt as _, chown};
@@ -7,7 +7,7 @@ use std::thread;
 
 use rustix::process::geteuid;
 
-use super::{NOBODY, Place, about};
+use super::{NOBODY, SocketFolder, about};
 use crate::harness::{Respool, RespoolSettings, leave_out};
 
 /// Is a group that respool's user is not in.
@@ -23,8 +23,8 @@ pub(super) fn refuse(respool: &Respool, settings: &RespoolSettings) -> String {
 }
 
 /// Makes a folder whose files are of [`OTHERS`], whoever makes them.
-pub(super) fn place_of_others(here: &str) -> Option<Place> {
-    let place = Place::new(here)?;
+pub(super) fn place_of_others(here: &str) -> Option<SocketFolder> {
+    let place = SocketFolder::new(here)?;
     if !geteuid().is_root() && leave_out(here, "only root makes a folder of another group") {
         return None;
     }
@@ -37,7 +37,7 @@ pub(super) fn place_of_others(here: &str) -> Option<Place> {
 #[test]
 fn a_reload_that_is_refused_opens_a_file_at_no_moment() {
     let here = "e2e::socket_files::access::a_reload_that_is_refused_opens_a_file_at_no_moment";
-    let Some(place) = Place::new(here) else {
+    let Some(place) = SocketFolder::new(here) else {
         return;
     };
     let with =

@@ -1,4 +1,4 @@
-//! Who has connected to a unix socket, and is not accepted yet, while a reload changes who may.
+//! Clients that have connected to a unix socket and are not accepted yet, while a reload changes who may.
 
 use std::fs::Permissions;
 use std::os::unix::fs::PermissionsExt as _;

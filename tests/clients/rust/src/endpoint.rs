@@ -10,7 +10,7 @@ use rustls::pki_types::CertificateDer;
 use rustls::pki_types::pem::PemObject as _;
 use rustls::{ClientConfig, RootCertStore};
 
-/// The one server of this run.
+/// Names the one server of this run.
 #[derive(Clone)]
 pub(crate) struct Endpoint {
     port: u16,
@@ -18,7 +18,7 @@ pub(crate) struct Endpoint {
 }
 
 impl Endpoint {
-    /// As the runner has told by the environment.
+    /// Reads what the runner has told by the environment.
     pub(crate) fn told() -> Result<Self> {
         let port = std::env::var("REDIS_PORT")
             .context("REDIS_PORT is not set: run this by scripts/clients")?;
@@ -32,7 +32,7 @@ impl Endpoint {
         })
     }
 
-    /// A client of redis-rs.
+    /// Makes a client of redis-rs.
     pub(crate) fn redis(&self, database: usize, protocol: &str) -> RedisResult<Client> {
         let place = format!("127.0.0.1:{}/{database}?protocol=resp{protocol}", self.port);
         match &self.authority {
@@ -47,7 +47,7 @@ impl Endpoint {
         }
     }
 
-    /// What fred is configured with.
+    /// Makes what fred is configured with.
     pub(crate) fn fred(&self) -> Result<Config> {
         let mut config = Config::from_url(&format!("redis://127.0.0.1:{}", self.port))?;
         if let Some(authority) = &self.authority {

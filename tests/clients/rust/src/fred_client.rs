@@ -13,7 +13,7 @@ use futures_util::future::try_join_all;
 use crate::endpoint::Endpoint;
 use crate::{Case, case, same, until};
 
-/// The cases, for RESP2 or RESP3.
+/// Lists the cases, for RESP2 or RESP3.
 pub(crate) fn cases(endpoint: &Endpoint, protocol: &str) -> Result<Vec<Case>> {
     let version = if protocol == "3" {
         RespVersion::RESP3
@@ -151,7 +151,7 @@ async fn subscriber(config: &Config) -> Result<SubscriberClient> {
     Ok(subscriber)
 }
 
-/// fred's calls to subscribe and unsubscribe may return before the server has confirmed.
+/// Waits until the server has confirmed: fred's calls to subscribe and unsubscribe may return before that.
 async fn subscribers_become(client: &Client, channel: &'static str, count: i64) -> Result<()> {
     until("as many subscribers as there should be", || async {
         let counts: HashMap<String, i64> = client.pubsub_numsub(channel).await?;

@@ -10,7 +10,7 @@ use redis::{AsyncCommands, AsyncConnectionConfig, Client, PushKind};
 use crate::endpoint::Endpoint;
 use crate::{Case, case, same, until};
 
-/// The cases, for RESP2 or RESP3.
+/// Lists the cases, for RESP2 or RESP3.
 pub(crate) fn cases(endpoint: &Endpoint, protocol: &str) -> Result<Vec<Case>> {
     let client = endpoint.redis(0, protocol)?;
     let mut cases = vec![

@@ -17,7 +17,7 @@ use redis::{
 use crate::endpoint::Endpoint;
 use crate::{CONDITION_DEADLINE, Case, case, same};
 
-/// The cases, for RESP2 or RESP3.
+/// Lists the cases, for RESP2 or RESP3.
 pub(crate) fn cases(endpoint: &Endpoint, protocol: &str) -> Result<Vec<Case>> {
     let client = endpoint.redis(0, protocol)?;
     Ok(vec![
@@ -31,7 +31,7 @@ pub(crate) fn cases(endpoint: &Endpoint, protocol: &str) -> Result<Vec<Case>> {
     ])
 }
 
-/// Blocking work does not belong on the runtime's own threads.
+/// Does blocking work where it belongs, which is not on the runtime's own threads.
 async fn apart<W: FnOnce() -> Result<()> + Send + 'static>(work: W) -> Result<()> {
     tokio::task::spawn_blocking(work).await?
 }

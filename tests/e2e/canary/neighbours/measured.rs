@@ -1,4 +1,4 @@
-//! How long canaries wait, through respool and directly, compared.
+//! The waits of canaries, through respool and directly, compared.
 
 use std::collections::BTreeMap;
 use std::fmt;

@@ -1,4 +1,4 @@
-//! For any bytes a server may send: a reply goes to whom it is due, or the connection ends.
+//! Any bytes that a server may send: a reply goes to whom it is due, or the connection ends.
 
 use std::io::{Read, Write};
 use std::net::{TcpListener, TcpStream};
@@ -11,23 +11,23 @@ use proptest::test_runner::{Config, TestRunner};
 use crate::harness::{Client, Respool, Value, encode, uninterrupted};
 
 /// Is a server that answers the handshake, gathers what else it is asked, and writes what the test tells it to.
-struct Puppet {
+struct PuppetServer {
     address: String,
-    orders: Sender<Order>,
+    orders: Sender<PuppetOrder>,
     asked: Receiver<String>,
 }
 
 /// Says what is to be written on the connection on which it was asked last, in pieces of so many bytes.
-struct Order {
+struct PuppetOrder {
     bytes: Vec<u8>,
     piece: usize,
 }
 
-impl Puppet {
+impl PuppetServer {
     fn start() -> Self {
         let listener = TcpListener::bind("127.0.0.1:0").expect("a free port");
         let address = listener.local_addr().expect("it is bound").to_string();
-        let (orders, to_write) = channel::<Order>();
+        let (orders, to_write) = channel::<PuppetOrder>();
         let (ask, asked) = channel();
         let to_write = std::sync::Arc::new(std::sync::Mutex::new(to_write));
         std::thread::spawn(move || {
@@ -61,7 +61,7 @@ impl Puppet {
 fn serve(
     mut stream: TcpStream,
     ask: &Sender<String>,
-    to_write: &std::sync::Mutex<Receiver<Order>>,
+    to_write: &std::sync::Mutex<Receiver<PuppetOrder>>,
 ) {
     let wait = Some(Duration::from_millis(1));
     stream.set_read_timeout(wait).expect("a socket takes it");
@@ -213,7 +213,7 @@ fn due(asks: &[(usize, bool)], own: &[usize], mut bytes: &[u8]) -> Vec<Vec<u8>> 
 
 #[test]
 fn a_reply_goes_to_whom_it_is_due_or_the_connection_ends() {
-    let puppet = Puppet::start();
+    let puppet = PuppetServer::start();
     let start = || {
         Respool::before(&puppet.address)
             .top("workers = 1")
@@ -250,7 +250,7 @@ fn a_reply_goes_to_whom_it_is_due_or_the_connection_ends() {
                 clients.push(client);
             }
             let expected = due(&asks, &own, &bytes);
-            let order = Order { bytes, piece };
+            let order = PuppetOrder { bytes, piece };
             puppet.orders.send(order).expect("the server is there");
             for (number, client) in clients.iter_mut().enumerate() {
                 client.finish_sending();

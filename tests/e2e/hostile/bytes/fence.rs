@@ -1,4 +1,4 @@
-//! What a script writes behind its error, as Redis 8.2 lets it: it reaches nobody, and costs nobody the connection.
+//! Text that a script writes behind its error, as Redis 8.2 lets it: it reaches nobody, and costs nobody the connection.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};

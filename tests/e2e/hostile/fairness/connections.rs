@@ -1,4 +1,4 @@
-//! Which shared connection a client is on: one that does not answer, one in another state.
+//! The shared connection that a client is on: one that does not answer, one in another state.
 
 use std::time::Duration;
 
@@ -46,7 +46,7 @@ fn who_has_nothing_due_leaves_a_connection_that_does_not_answer() {
     }
 }
 
-/// One connection for each worker: clients of other databases take turns on it.
+/// There is one connection for each worker: clients of other databases take turns on it.
 #[test]
 fn another_database_has_its_turn_in_time_however_long_the_pipelines_in_the_first() {
     const PIPELINES: usize = 4;

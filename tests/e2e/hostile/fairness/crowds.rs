@@ -1,4 +1,4 @@
-//! What a command costs respool when very many clients want the same: the same as when few do.
+//! Commands that very many clients send: each costs respool the same as when few do.
 
 use crate::harness::{Client, Redis, Respool, Value, encode, eventually, processor_time};
 

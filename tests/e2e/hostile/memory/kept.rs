@@ -1,4 +1,4 @@
-//! What is kept for clients as long as they are there: names of subscriptions, blocked calls, what they have shown and nobody has
+//! Things that are kept for clients as long as they are there: names of subscriptions, blocked calls, what they have shown and nobody has
 //! looked at.
 
 use super::{MIB, most_resident};

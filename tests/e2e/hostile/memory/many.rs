@@ -96,7 +96,7 @@ fn the_process_stays_within_its_memory_when_each_waits_for_something_else() {
     });
 }
 
-/// Which takes most of what such a client takes.
+/// It takes most of what such a client takes.
 #[test]
 fn what_it_takes_to_wait_is_on_the_account() {
     const WAITING: usize = 500;

@@ -1,4 +1,4 @@
-//! What TLS holds of clients that begin a handshake or a record and do not end it.
+//! Handshakes and records of TLS that clients begin and do not end: what is held of them.
 
 use std::time::Duration;
 

@@ -1,4 +1,4 @@
-//! What many clients hold together, and who goes when there is no room.
+//! Room for many clients: what they hold together, and who goes when there is none.
 
 use std::thread;
 

@@ -1,4 +1,4 @@
-//! What names many topics at once is done a part at a time: the others have their turns between them.
+//! Requests that name many topics at once, which are done a part at a time: the others have their turns between them.
 
 use crate::harness::{Client, Redis, Respool, Value, encode, eventually};
 
