@@ -9,6 +9,7 @@ use super::log_line::LogLine;
 use super::{GroupId, Place, Rule};
 use crate::config::Per;
 use crate::identity::Card;
+use crate::texts::TOO_MANY_CLIENTS;
 
 /// Why a newcomer was refused.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
@@ -104,7 +105,6 @@ impl Refusal {
     /// The reply to each command of the refused client. Client libraries compare the plain text byte for byte;
     /// `explain` (`limits.explain_rejections`) appends group, count and cap.
     pub fn client_text(&self, explain: bool) -> Vec<u8> {
-        const TEXT: &str = "-ERR max number of clients reached";
         let Self {
             count, cap, reason, ..
         } = self;
@@ -118,7 +118,7 @@ impl Refusal {
                 format!(" (group \"{name}\": {count} of {cap} a second, {setting})")
             }
         };
-        format!("{TEXT}{detail}\r\n").into_bytes()
+        format!("{TOO_MANY_CLIENTS}{detail}\r\n").into_bytes()
     }
 }
 

@@ -13,7 +13,7 @@ pub use attempts::{AttemptBounds, Attempts, Outcome, Source, Ticket, Turn};
 pub use permissions::{
     Known, Permission, Permissions, concerns_others, is_refusal, is_unknown_command,
 };
-pub use refusal::{NO_PASSWORD, NOAUTH, WRONGPASS, is_wrong_password, refusal_text};
+pub use refusal::{is_wrong_password, refusal_text};
 pub use rounds::UserRounds;
 pub use served::{AwaitedSecret, SecretHash, SecretsListener, ServedSecret, ServedSecrets};
 pub use users::Users;

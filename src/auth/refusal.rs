@@ -1,15 +1,4 @@
-//! What every server answers those who have not shown who they are.
-
-/// Any command but those that authenticate.
-pub const NOAUTH: &[u8] = b"-NOAUTH Authentication required.\r\n";
-
-/// A user that there is not, or whose password is another.
-pub const WRONGPASS: &[u8] = b"-WRONGPASS invalid username-password pair or user is disabled.\r\n";
-
-/// `AUTH password` where the default user has none.
-pub const NO_PASSWORD: &[u8] =
-    b"-ERR AUTH <password> called without any password configured for the default user. Are you \
-    sure your configuration is correct?\r\n";
+//! What a server says to a login that fails, read and told without what was sent.
 
 /// Whether a reply to AUTH or HELLO says that the password is wrong; before Redis 6 in other words.
 pub fn is_wrong_password(reply: &[u8]) -> bool {
@@ -51,6 +40,7 @@ pub fn refusal_text(reply: &[u8]) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::texts::WRONGPASS;
 
     #[test]
     fn a_refusal_is_told_without_what_was_sent() {

@@ -19,13 +19,13 @@ use crate::fanout;
 use crate::fences::{Executed, Fence};
 use crate::identity::{Card, Flag};
 use crate::resp::Request;
-use crate::resp::speak::{OK, encode_request, error};
+use crate::resp::speak::{OK, encode_request};
 use crate::session::{
     NextMark, OwnCommand, OwnElement, OwnElements, PinnedCommand, Protocol, ReplyMode, ShownInExec,
     StandInAnswer, judged, misused, stand_in_for,
 };
 use crate::telemetry::{Bound, Disconnect};
-use crate::texts::unknown_subcommand;
+use crate::texts::{SYNTAX_ERROR, unknown_subcommand};
 use crate::upstream::{Executing, Kind, Show};
 
 /// What a command gets that would be one too many of respool's own in one transaction.
@@ -128,7 +128,7 @@ impl OwnRunner {
                 }
             },
             (ClientSub::Reply, [mode]) => match ReplyMode::parse(mode) {
-                None => error("ERR syntax error"),
+                None => SYNTAX_ERROR.to_vec(),
                 Some(mode) => {
                     let mut shown = self.effects.shown.get();
                     shown.switch(mode);

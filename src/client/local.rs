@@ -16,12 +16,11 @@ use crate::resp::{Request, parse_integer};
 use crate::schedule::LoginPlace;
 use crate::session::{Change, OwnCommand, ReplyMode, Session, State, malformed, misused};
 use crate::telemetry::Disconnect;
-use crate::texts::{NOT_AN_INT, NOT_AN_INTEGER, asking, readonly, readwrite, takes_readonly};
+use crate::texts::{
+    BAD_NAME, NO_SUCH_DATABASE, NOT_AN_INT, NOT_AN_INTEGER, RESET, asking, readonly, readwrite,
+    takes_readonly,
+};
 use crate::upstream::WaitError;
-
-/// Redis' text for a name that holds what would break CLIENT LIST.
-pub(super) const BAD_NAME: &str =
-    "ERR Client names cannot contain spaces, newlines or special characters.";
 
 const LONG_NAME: &str = "ERR respool: a client name may measure 1 KiB";
 
@@ -188,7 +187,7 @@ impl Client {
             return self.answer(NOT_AN_INT);
         }
         let Ok(database) = u32::try_from(number) else {
-            return self.answer(b"-ERR DB index is out of range\r\n");
+            return self.answer(NO_SUCH_DATABASE);
         };
         let target = State {
             database,
@@ -314,7 +313,7 @@ impl Client {
         ] {
             self.flag(flag, false);
         }
-        self.regroup(b"+RESET\r\n".to_vec());
+        self.regroup(RESET.to_vec());
     }
 
     /// Moves the client's place to the group its name and user belong to now, and answers `reply`; or the rejection.

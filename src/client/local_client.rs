@@ -4,7 +4,7 @@ use std::rc::Rc;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
-use super::local::{BAD_NAME, client_name};
+use super::local::client_name;
 use super::searches::LINE_PRICE;
 use super::site::{Errand, Farewell, Site};
 use super::task::{Client, Done, Wait};
@@ -14,7 +14,10 @@ use crate::resp::speak::{OK, bulk, error, integer};
 use crate::resp::{Request, parse_integer};
 use crate::session::{Protocol, ReplyMode, verbatim};
 use crate::telemetry::Disconnect;
-use crate::texts::{ServerVersion, import_source, senseless_subcommand, unknown_subcommand};
+use crate::texts::{
+    BAD_NAME, NO_SUCH_CLIENT, NO_SUCH_REASON, NOT_AN_INTEGER, SYNTAX_ERROR, ServerVersion,
+    bad_attribute, import_source, senseless_subcommand, unknown_attribute, unknown_subcommand,
+};
 
 /// How long clients that are killed may take to be gone before CLIENT KILL is answered.
 const KILLED_WITHIN: Duration = Duration::from_secs(1);
@@ -22,8 +25,6 @@ const KILLED_WITHIN: Duration = Duration::from_secs(1);
 /// What CLIENT NO-TOUCH ON gets, rather than an OK behind which keys are touched.
 const NO_TOUCH: &[u8] =
     b"-ERR respool: CLIENT NO-TOUCH is not possible, since clients share connections to the server\r\n";
-
-const SYNTAX: &[u8] = b"-ERR syntax error\r\n";
 
 /// The clients of respool, as one of them may ask about them and change them.
 pub(super) struct OwnClients<'a> {
@@ -167,7 +168,7 @@ impl Client {
             }
             Some(ReplyMode::SkipNext) if self.session.reply == ReplyMode::Off => {}
             Some(mode) => self.session.reply = mode,
-            None => self.answer(SYNTAX),
+            None => self.answer(SYNTAX_ERROR),
         }
     }
 
@@ -243,17 +244,14 @@ impl OwnClients<'_> {
     /// CLIENT SETINFO (Redis 7.2).
     fn set_info(&self, attribute: &[u8], value: &[u8]) -> Vec<u8> {
         let is_name = same_word(attribute, b"lib-name");
-        let shown = String::from_utf8_lossy(attribute);
         if !is_name && !same_word(attribute, b"lib-ver") {
-            return error(&format!("ERR Unrecognized option '{shown}'"));
+            return unknown_attribute(attribute);
         }
         if let Err(why) = client_name(value) {
-            return error(&match why {
-                BAD_NAME => {
-                    format!("ERR {shown} cannot contain spaces, newlines or special characters.")
-                }
-                too_long => too_long.to_owned(),
-            });
+            return match why {
+                BAD_NAME => bad_attribute(attribute),
+                too_long => error(too_long),
+            };
         }
         let mut names = self.card.names();
         let place = if is_name {
@@ -317,7 +315,7 @@ impl OwnClients<'_> {
         let itself = others.contains(&own);
         others.retain(|&id| id != own);
         let reply = match (filter.is_old_form(), killed) {
-            (true, 0) => error("ERR No such client"),
+            (true, 0) => error(NO_SUCH_CLIENT),
             (true, _) => OK.to_vec(),
             (false, killed) => integer(killed),
         };
@@ -348,7 +346,7 @@ impl OwnClients<'_> {
         }
         match same_word(on, b"off") {
             true => OK.to_vec(),
-            false => SYNTAX.to_vec(),
+            false => SYNTAX_ERROR.to_vec(),
         }
     }
 
@@ -358,7 +356,7 @@ impl OwnClients<'_> {
         } else if same_word(on, b"off") {
             self.card.lower(flag);
         } else {
-            return SYNTAX.to_vec();
+            return SYNTAX_ERROR.to_vec();
         }
         OK.to_vec()
     }
@@ -373,13 +371,11 @@ impl OwnClients<'_> {
             Some(mode) if same_word(mode, b"timeout") => false,
             Some(mode) if same_word(mode, b"error") => true,
             Some(_) => {
-                return Err(error(
-                    "ERR CLIENT UNBLOCK reason should be TIMEOUT or ERROR",
-                ));
+                return Err(error(NO_SUCH_REASON));
             }
         };
         let Some(id) = words.first().copied().and_then(parse_integer) else {
-            return Err(b"-ERR value is not an integer or out of range\r\n".to_vec());
+            return Err(NOT_AN_INTEGER.to_vec());
         };
         let blocked = u64::try_from(id)
             .ok()

@@ -6,7 +6,7 @@ use super::attempts::{Admitted, Attempt, TOO_MANY};
 use super::changing_user::LoginUnderWay;
 use super::local::client_name;
 use super::task::{Client, Done, Purpose, Wait};
-use crate::auth::{NO_PASSWORD, NOAUTH, Outcome, WRONGPASS, is_wrong_password};
+use crate::auth::{Outcome, is_wrong_password};
 use crate::command::{Local, same_word};
 use crate::config::AuthMode;
 use crate::resp::speak::{OK, error};
@@ -14,7 +14,9 @@ use crate::resp::{Bounds, Request, parse_integer};
 use crate::session::{Change, Credentials, Protocol, Route, Routed, State, unauthenticated};
 use crate::telemetry::Disconnect;
 use crate::texts::{
-    ServerVersion, closes_aliens_first, hello_without_auth, resets_strangers, unknown_command,
+    NO_PASSWORD, NO_SUCH_PROTOCOL, NOAUTH, PROTOCOL_NOT_AN_INTEGER, SYNTAX_ERROR, ServerVersion,
+    WRONGPASS, bad_hello_option, closes_aliens_first, hello_without_auth, resets_strangers,
+    unknown_command,
 };
 
 /// Bytes of errors a client may leave unread that has to authenticate.
@@ -160,7 +162,7 @@ impl Client {
                 username: Some((*name).into()),
                 password: (*password).into(),
             },
-            _ => return self.answer(b"-ERR syntax error\r\n"),
+            _ => return self.answer(SYNTAX_ERROR),
         };
         self.verify(Some(user), None);
     }
@@ -173,11 +175,8 @@ impl Client {
             protocol = match parse_integer(version) {
                 Some(2) => Protocol::Resp2,
                 Some(3) => Protocol::Resp3,
-                Some(_) => return self.answer(b"-NOPROTO unsupported protocol version\r\n"),
-                None => {
-                    return self
-                        .answer(b"-ERR Protocol version is not an integer or out of range\r\n");
-                }
+                Some(_) => return self.answer(NO_SUCH_PROTOCOL),
+                None => return self.answer(PROTOCOL_NOT_AN_INTEGER),
             };
             while let Some((option, rest)) = options.split_first() {
                 options = match rest {
@@ -195,12 +194,7 @@ impl Client {
                         name = Some(Box::from(*text));
                         rest
                     }
-                    _ => {
-                        let option = String::from_utf8_lossy(option);
-                        return self.answer(&error(&format!(
-                            "ERR Syntax error in HELLO option '{option}'"
-                        )));
-                    }
+                    _ => return self.answer(&bad_hello_option(option)),
                 };
             }
         }

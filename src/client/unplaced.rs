@@ -9,8 +9,7 @@ use crate::identity::Flag;
 use crate::resp::Request;
 use crate::resp::speak::OK;
 use crate::session::{
-    Begun, NestedWords, PinnedCommand, Route, Routed, Unplaced, UnplacedTransaction, is_busy,
-    miscounted,
+    Begun, PinnedCommand, Route, Routed, Unplaced, UnplacedTransaction, is_busy, miscounted,
 };
 use crate::upstream::{Kind, Show};
 
@@ -55,12 +54,11 @@ impl Client {
         if let Some(next) = self.place() {
             return Some(next);
         }
-        let words = self.nested_words();
         let unplaced = self.unplaced.as_mut()?;
         if let Some(refusal) = &self.refusing {
             unplaced.hear(refusal);
         }
-        let reply = match unplaced.answer(&routed.route, wrong, words) {
+        let reply = match unplaced.answer(&routed.route, wrong, server) {
             Unplaced::Elsewhere => return None,
             Unplaced::Reply(reply) => reply,
             Unplaced::Over(reply) => {
@@ -120,13 +118,6 @@ impl Client {
         // Its answer tells whether the transaction is open there.
         self.wait = Wait::Answers;
         Some(Next::Wait)
-    }
-
-    fn nested_words(&self) -> NestedWords {
-        let server = self.site.thread.process.server.load();
-        server
-            .as_ref()
-            .map_or_else(NestedWords::default, |server| server.nested_words())
     }
 
     /// Shows on the client's card what such a transaction makes of it.

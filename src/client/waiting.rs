@@ -102,7 +102,7 @@ impl Client {
                 Protocol::Resp2 => b"*-1\r\n",
                 Protocol::Resp3 => b"_\r\n",
             }),
-            Outcome::Unblocked => self.answer(Outcome::UNBLOCKED),
+            Outcome::Unblocked => self.answer(crate::texts::UNBLOCKED),
             Outcome::Unreachable => self.answer(UNREACHABLE),
             Outcome::Lost => self.outlet.close(Disconnect::UpstreamLost),
             Outcome::OwnConnection => {}

@@ -1,10 +1,9 @@
 //! What a server finds wrong with a request before it asks who has sent it, in which mode, and whether they may.
 
-use crate::auth::NOAUTH;
 use crate::command::{CommandId, is_container, spec};
 use crate::resp::Request;
 use crate::texts::{
-    ServerVersion, asks_authentication_first, exec_aborted, has_command, unknown_command,
+    NOAUTH, ServerVersion, asks_authentication_first, exec_aborted, has_command, unknown_command,
     unknown_subcommand, wrong_arity,
 };
 

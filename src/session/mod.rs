@@ -20,7 +20,7 @@ pub use route::{Block, Route, Routed, Rules, block, route};
 pub use state::{Change, Credentials, Effect, Own, Protocol, State, Step, name_request, steps};
 pub use taken::TakenCredentials;
 pub use transaction::{PinnedCommand, Stream, Tracking, Transaction};
-pub use unplaced::{Begun, NestedWords, Unplaced, UnplacedTransaction, is_busy};
+pub use unplaced::{Begun, Unplaced, UnplacedTransaction, is_busy};
 
 /// What the server would remember of one client.
 #[derive(Debug)]

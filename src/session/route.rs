@@ -10,7 +10,7 @@ use crate::command::{
 use crate::config::Role;
 use crate::resp::{Bounds, Request, RequestScanner, Scan};
 use crate::texts::{
-    PackedVersion, ServerVersion, has_command, unknown_command, unknown_subcommand,
+    PackedVersion, READ_ONLY, ServerVersion, has_command, unknown_command, unknown_subcommand,
 };
 
 /// Where a request goes.
@@ -62,9 +62,6 @@ pub struct Rules<'a> {
 
 /// How a command travels that the table does not know while the server has not told of its commands: it may be any.
 const UNKNOWN: Way = Way::Pinned(PinReason::Unlisted);
-
-/// Redis' text for a write that is sent to a replica (`shared.roslaveerr`).
-pub const READ_ONLY: &[u8] = b"-READONLY You can't write against a read only replica.\r\n";
 
 /// What a replica gets that takes respool for its primary.
 const NO_REPLICATION: &[u8] =

@@ -3,8 +3,9 @@
 use std::fmt;
 use std::rc::Rc;
 
-use crate::auth::{NOAUTH, is_wrong_password};
+use crate::auth::is_wrong_password;
 use crate::resp::speak::encode_request;
+use crate::texts::NOAUTH;
 
 /// The protocol version of a connection.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -549,7 +550,7 @@ mod tests {
 
     #[test]
     fn a_guest_is_told_to_authenticate_where_anybody_elses_password_is_wrong() {
-        let wrong = || crate::auth::WRONGPASS.to_vec();
+        let wrong = || crate::texts::WRONGPASS.to_vec();
         let guest = Effect::User(Some(Rc::new(Credentials::guest())));
         assert_eq!(guest.refusal(wrong()), NOAUTH);
         assert_eq!(guest.refusal(b"-NOPERM x\r\n".to_vec()), b"-NOPERM x\r\n");

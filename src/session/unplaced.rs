@@ -8,44 +8,17 @@
 
 use super::route::Route;
 use crate::command::{Local, TransactionCommand};
-use crate::resp::speak::{OK, error};
-use crate::texts::exec_aborted;
+use crate::resp::speak::OK;
+use crate::texts::{
+    NOTHING_TO_DISCARD, QUEUED, ServerVersion, exec_aborted, nesting_spoils, no_nesting,
+};
 
 /// How such an error begins.
 const BUSY: &[u8] = b"-BUSY ";
 
-const QUEUED: &[u8] = b"+QUEUED\r\n";
-
-const NOTHING_TO_DISCARD: &[u8] = b"-ERR DISCARD without MULTI\r\n";
-
 /// Whether a server refuses something with `reply` because a script does not end.
 pub fn is_busy(reply: &[u8]) -> bool {
     reply.starts_with(BUSY)
-}
-
-/// How a kind of server refuses MULTI and WATCH inside MULTI.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
-pub enum NestedWords {
-    /// Redis, and Valkey up to 8.0: an error that spoils nothing.
-    #[default]
-    Redis,
-    /// Valkey 8.1: an error as any other while commands are queued.
-    Valkey8,
-    /// Valkey from 9.0 on: the same, with the command's name.
-    Valkey9,
-}
-
-impl NestedWords {
-    fn refusal(self, verb: TransactionCommand) -> Vec<u8> {
-        let is_watch = verb == TransactionCommand::Watch;
-        error(match self {
-            Self::Redis if is_watch => "ERR WATCH inside MULTI is not allowed",
-            Self::Redis => "ERR MULTI calls can not be nested",
-            Self::Valkey8 => "ERR Command not allowed inside a transaction",
-            Self::Valkey9 if is_watch => "ERR Command 'watch' not allowed inside a transaction",
-            Self::Valkey9 => "ERR Command 'multi' not allowed inside a transaction",
-        })
-    }
 }
 
 /// How far it has come.
@@ -148,7 +121,7 @@ impl UnplacedTransaction {
         &mut self,
         route: &Route,
         wrong: Option<Vec<u8>>,
-        words: NestedWords,
+        server: ServerVersion,
     ) -> Unplaced {
         if !self.is_open() {
             return self.answer_outside(route, wrong.is_some());
@@ -169,10 +142,13 @@ impl UnplacedTransaction {
             }
             Route::Transaction(TransactionCommand::Discard) => Unplaced::Over(OK.to_vec()),
             Route::Transaction(verb @ (TransactionCommand::Multi | TransactionCommand::Watch)) => {
-                if words != NestedWords::Redis {
+                if nesting_spoils(server) {
                     self.refuse();
                 }
-                Unplaced::Reply(words.refusal(*verb))
+                Unplaced::Reply(match verb {
+                    TransactionCommand::Watch => no_nesting(server, "watch"),
+                    _ => no_nesting(server, "multi"),
+                })
             }
             Route::Transaction(TransactionCommand::Unwatch) => {
                 // EXEC would have to answer it.
@@ -217,7 +193,7 @@ mod tests {
     }
 
     fn tell(unplaced: &mut UnplacedTransaction, route: &Route) -> Unplaced {
-        unplaced.answer(route, None, NestedWords::Redis)
+        unplaced.answer(route, None, ServerVersion::UNKNOWN)
     }
 
     #[test]
@@ -233,7 +209,7 @@ mod tests {
         let expected = b"-ERR MULTI calls can not be nested\r\n".to_vec();
         assert_eq!(nested, Unplaced::Reply(expected));
         let wrong = b"-ERR wrong number of arguments\r\n".to_vec();
-        let told = unplaced.answer(&Route::Shared, Some(wrong.clone()), NestedWords::Redis);
+        let told = unplaced.answer(&Route::Shared, Some(wrong.clone()), ServerVersion::UNKNOWN);
         assert_eq!(told, Unplaced::Reply(wrong));
         let end = tell(&mut unplaced, &Route::Transaction(TransactionCommand::Exec));
         assert_eq!(end, Unplaced::Over(ABORTED.to_vec()));
@@ -249,7 +225,7 @@ mod tests {
         spoilt.answer(
             &Route::Transaction(TransactionCommand::Multi),
             None,
-            NestedWords::Valkey9,
+            ServerVersion::valkey(9, 1, 2),
         );
         assert!(spoilt.send(), "Valkey does not");
         spoilt.lose();

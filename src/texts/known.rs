@@ -5,7 +5,7 @@
 
 use super::ServerVersion;
 
-/// Those that came with 7.0.
+/// Lists those that came with 7.0.
 const OF_7_0: [&str; 19] = [
     "blmpop",
     "bzmpop",
@@ -28,7 +28,7 @@ const OF_7_0: [&str; 19] = [
     "client|no-evict",
 ];
 
-/// Whether the server has the command `name`, lower case, a subcommand as `client|list`.
+/// Tells whether the server has the command `name`, lower case, a subcommand as `client|list`.
 pub fn has_command(server: ServerVersion, name: &str) -> bool {
     match name {
         "client|setinfo" | "client|no-touch" | "waitaof" => server.is_from((7, 2)),

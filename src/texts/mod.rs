@@ -9,13 +9,16 @@ mod refusals;
 mod version;
 
 pub use answers::{
-    GROUP_GONE, NOT_AN_INT, NOT_AN_INTEGER, STREAM_GONE, asking, import_source, readonly,
-    readwrite, takes_readonly,
+    BAD_NAME, GROUP_GONE, NO_PASSWORD, NO_SUCH_CLIENT, NO_SUCH_DATABASE, NO_SUCH_PROTOCOL,
+    NO_SUCH_REASON, NOAUTH, NOT_AN_INT, NOT_AN_INTEGER, NOTHING_TO_DISCARD, OTHER_KIND,
+    PROTOCOL_NOT_AN_INTEGER, QUEUED, READ_ONLY, RESET, STREAM_GONE, SYNTAX_ERROR, TOO_MANY_CLIENTS,
+    UNBLOCKED, WRONGPASS, asking, bad_attribute, bad_hello_option, import_source, readonly,
+    readwrite, takes_readonly, unknown_attribute,
 };
 pub use known::has_command;
 pub use refusals::{
     asks_authentication_first, closes_aliens_first, exec_aborted, hello_without_auth,
-    no_permission, resets_strangers, senseless_subcommand, subscribers_may_not, unknown_command,
-    unknown_subcommand, wrong_arity,
+    nesting_spoils, no_nesting, no_permission, resets_strangers, senseless_subcommand,
+    subscribers_may_not, unknown_command, unknown_subcommand, wrong_arity,
 };
 pub use version::{PackedVersion, Product, ServerVersion};

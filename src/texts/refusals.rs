@@ -4,10 +4,10 @@ use super::ServerVersion;
 use crate::resp::Request;
 use crate::resp::speak::error;
 
-/// Most bytes of a word that an error repeats.
+/// Bounds the bytes of a word that an error repeats.
 const MOST_SHOWN: usize = 128;
 
-/// HELLO without AUTH among its options, of whoever has not authenticated.
+/// Answers HELLO without AUTH among its options, of whoever has not authenticated.
 pub fn hello_without_auth(server: ServerVersion) -> &'static [u8] {
     if server.is_from((7, 2)) {
         b"-NOAUTH HELLO must be called with the client already authenticated, otherwise the HELLO <proto> AUTH <user> <pass> \
@@ -18,23 +18,24 @@ pub fn hello_without_auth(server: ServerVersion) -> &'static [u8] {
     }
 }
 
-/// Whether who has not authenticated is told so whatever is wrong with a request beside, or only where nothing is.
+/// Tells whether who has not authenticated is told so whatever is wrong with a request beside, or only where nothing
+/// is.
 pub fn asks_authentication_first(server: ServerVersion) -> bool {
     server.is_valkey_from((9, 1))
 }
 
-/// Whether what no client sends (`POST`, `Host:`) ends a connection before it is asked whether that has authenticated: up to
-/// Redis 6.2 they are commands like others.
+/// Tells whether what no client sends (`POST`, `Host:`) ends a connection before it is asked whether that has
+/// authenticated: up to Redis 6.2 they are commands like others.
 pub fn closes_aliens_first(server: ServerVersion) -> bool {
     server.is_from((7, 0))
 }
 
-/// Whether RESET is for those who have not authenticated, too.
+/// Tells whether RESET is for those who have not authenticated, too.
 pub fn resets_strangers(server: ServerVersion) -> bool {
     server.is_from((7, 0))
 }
 
-/// Too few or too many words for the command `name`, of the command table.
+/// Answers too few or too many words for the command `name`, of the command table.
 pub fn wrong_arity(server: ServerVersion, name: &str, request: &Request<'_>) -> Vec<u8> {
     if name.contains('|') && !server.is_from((7, 0)) {
         // Each subcommand looked after itself then.
@@ -48,7 +49,7 @@ pub fn wrong_arity(server: ServerVersion, name: &str, request: &Request<'_>) -> 
     ))
 }
 
-/// A subcommand that there is not.
+/// Answers a subcommand that there is not.
 pub fn unknown_subcommand(server: ServerVersion, request: &Request<'_>) -> Vec<u8> {
     if !server.is_from((7, 0)) {
         let word = until_nul(request.argument(1).unwrap_or_default());
@@ -65,7 +66,7 @@ pub fn unknown_subcommand(server: ServerVersion, request: &Request<'_>) -> Vec<u
     )
 }
 
-/// A subcommand whose words make no sense to itself.
+/// Answers a subcommand whose words make no sense to itself.
 pub fn senseless_subcommand(server: ServerVersion, request: &Request<'_>) -> Vec<u8> {
     if !server.is_from((7, 0)) {
         return unknown_subcommand(server, request);
@@ -84,7 +85,7 @@ fn subcommand_refusal(what: &str, word: &[u8], request: &Request<'_>) -> Vec<u8>
     on_one_line(text)
 }
 
-/// A command that there is not.
+/// Answers a command that there is not.
 pub fn unknown_command(server: ServerVersion, request: &Request<'_>) -> Vec<u8> {
     let mut arguments = request.arguments();
     let name = arguments.next().unwrap_or_default();
@@ -112,7 +113,7 @@ pub fn unknown_command(server: ServerVersion, request: &Request<'_>) -> Vec<u8> 
     on_one_line(text)
 }
 
-/// A command that the rules for its user do not permit.
+/// Answers a command that the rules for its user do not permit.
 pub fn no_permission(server: ServerVersion, user: &[u8], command: &str) -> Vec<u8> {
     if server.is_from((7, 2)) {
         let user = String::from_utf8_lossy(user);
@@ -128,7 +129,7 @@ pub fn no_permission(server: ServerVersion, user: &[u8], command: &str) -> Vec<u
     })
 }
 
-/// A command of a RESP2 client that is subscribed.
+/// Answers a command of a RESP2 client that is subscribed.
 pub fn subscribers_may_not(server: ServerVersion, command: &str) -> Vec<u8> {
     let (letters, command) = if server.is_from((7, 0)) {
         ("P|S", command)
@@ -141,7 +142,26 @@ pub fn subscribers_may_not(server: ServerVersion, command: &str) -> Vec<u8> {
     ))
 }
 
-/// What EXEC is answered in the place of any of these refusals.
+/// Tells whether MULTI and WATCH inside MULTI spoil the transaction: on Valkey from 8.1 on, as any other error does.
+pub fn nesting_spoils(server: ServerVersion) -> bool {
+    server.is_valkey_from((8, 1))
+}
+
+/// Answers MULTI or WATCH, `multi` or `watch`, inside MULTI.
+pub fn no_nesting(server: ServerVersion, command: &str) -> Vec<u8> {
+    if server.is_valkey_from((9, 0)) {
+        return error(&format!(
+            "ERR Command '{command}' not allowed inside a transaction"
+        ));
+    }
+    error(match command {
+        _ if nesting_spoils(server) => "ERR Command not allowed inside a transaction",
+        "watch" => "ERR WATCH inside MULTI is not allowed",
+        _ => "ERR MULTI calls can not be nested",
+    })
+}
+
+/// Answers EXEC in the place of any of these refusals.
 pub fn exec_aborted(refusal: &[u8]) -> Vec<u8> {
     let reason = refusal.get(1..).unwrap_or_default();
     // It names the code of an error that has one of its own.
@@ -149,23 +169,23 @@ pub fn exec_aborted(refusal: &[u8]) -> Vec<u8> {
     [b"-EXECABORT Transaction discarded because of: ", reason].concat()
 }
 
-/// The command whose subcommand it is, or itself.
+/// Returns the command whose subcommand it is, or itself.
 fn container(command: &str) -> &str {
     command.split('|').next().unwrap_or(command)
 }
 
-/// As much of a word as an error repeats of it.
+/// Returns as much of a word as an error repeats of it.
 fn first_bytes(word: Option<&[u8]>) -> &[u8] {
     let word = until_nul(word.unwrap_or_default());
     &word[..word.len().min(MOST_SHOWN)]
 }
 
-/// What C takes for the text.
+/// Returns what C takes for the text.
 fn until_nul(text: &[u8]) -> &[u8] {
     text.split(|&byte| byte == 0).next().unwrap_or_default()
 }
 
-/// The line of an error, whatever the client has put into it.
+/// Makes the line of an error, whatever the client has put into it.
 fn on_one_line(mut text: Vec<u8>) -> Vec<u8> {
     for byte in &mut text {
         if matches!(*byte, b'\r' | b'\n') {

@@ -1,16 +1,16 @@
 //! Which server it is, and of what version: what every text that differs is chosen by.
 
-/// Who makes the server.
+/// Tells who makes the server.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum Product {
-    /// Redis, and whatever calls itself so.
+    /// It is Redis, or whatever calls itself so.
     Redis,
-    /// Valkey, which is Redis up to 7.2.
+    /// It is Valkey, which is Redis up to 7.2.
     Valkey,
 }
 
 impl Product {
-    /// Its name as it stands in HELLO, and in the metrics.
+    /// Is its name as it stands in HELLO, and in the metrics.
     pub fn name(self) -> &'static str {
         match self {
             Self::Redis => "redis",
@@ -19,13 +19,13 @@ impl Product {
     }
 }
 
-/// Which server it is, and its version. Two of them are equal when nothing that respool says differs between them, except
-/// for a patch.
+/// Tells which server it is, and its version. Two of them are equal when nothing that respool says differs between
+/// them, except for a patch.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub struct ServerVersion {
-    /// Who makes it.
+    /// Tells who makes it.
     pub product: Product,
-    /// Major, minor, patch.
+    /// Holds major, minor and patch.
     pub numbers: (u8, u8, u8),
 }
 
@@ -36,10 +36,9 @@ impl Default for ServerVersion {
 }
 
 impl ServerVersion {
-    /// What a server is taken for that has not said what it is.
+    /// Stands for a server that has not said what it is.
     pub const UNKNOWN: Self = Self::redis(7, 0, 0);
 
-    /// A Redis.
     pub const fn redis(major: u8, minor: u8, patch: u8) -> Self {
         Self {
             product: Product::Redis,
@@ -47,7 +46,6 @@ impl ServerVersion {
         }
     }
 
-    /// A Valkey.
     pub const fn valkey(major: u8, minor: u8, patch: u8) -> Self {
         Self {
             product: Product::Valkey,
@@ -70,13 +68,13 @@ impl ServerVersion {
         })
     }
 
-    /// Whether it is a Valkey.
+    /// Tells whether it is a Valkey.
     pub fn is_valkey(self) -> bool {
         self.product == Product::Valkey
     }
 
-    /// Whether it is a Redis from `redis` (major, minor) on, or a Valkey that descends from it: what Redis had at 7.2 every
-    /// Valkey has, and nothing that came to Redis later.
+    /// Tells whether it is a Redis from `redis` (major, minor) on, or a Valkey that descends from it: what Redis had at
+    /// 7.2 every Valkey has, and nothing that came to Redis later.
     pub fn is_from(self, redis: (u8, u8)) -> bool {
         match self.product {
             Product::Redis => self.line() >= redis,
@@ -84,13 +82,13 @@ impl ServerVersion {
         }
     }
 
-    /// Whether it is a Valkey from `valkey` (major, minor) on.
+    /// Tells whether it is a Valkey from `valkey` (major, minor) on.
     pub fn is_valkey_from(self, valkey: (u8, u8)) -> bool {
         self.is_valkey() && self.line() >= valkey
     }
 
-    /// Whether it ends with a fault when a client is unblocked whose call it has put off for a pause (Redis 6.2 and 7.0; 7.2 and every
-    /// Valkey answer that there is none to unblock).
+    /// Tells whether it ends with a fault when a client is unblocked whose call it has put off for a pause (Redis 6.2
+    /// and 7.0; 7.2 and every Valkey answer that there is none to unblock).
     pub fn faults_on_unblock(self) -> bool {
         !self.is_from((7, 2))
     }
@@ -99,7 +97,7 @@ impl ServerVersion {
         (self.numbers.0, self.numbers.1)
     }
 
-    /// In one number, so that threads can share it without a lock. Never 0.
+    /// Packs it into one number, so that threads can share it without a lock. It is never 0.
     pub fn to_bits(self) -> u32 {
         let product = match self.product {
             Product::Redis => 1,
@@ -109,7 +107,7 @@ impl ServerVersion {
         u32::from_be_bytes([product, major, minor, patch])
     }
 
-    /// The server of [`Self::to_bits`]. Of any other number [`Self::UNKNOWN`].
+    /// Returns the server of [`Self::to_bits`]. Of any other number [`Self::UNKNOWN`].
     #[inline]
     pub fn from_bits(bits: u32) -> Self {
         let [product, major, minor, patch] = bits.to_be_bytes();
@@ -121,18 +119,18 @@ impl ServerVersion {
     }
 }
 
-/// A version as threads share it: what each request carries along, and few look at.
+/// Is a version as threads share it: each request carries it along, and few look at it.
 #[derive(Debug, Clone, Copy, Default)]
 pub struct PackedVersion(u32);
 
 impl PackedVersion {
-    /// That of these [`ServerVersion::to_bits`].
+    /// Takes that of these [`ServerVersion::to_bits`].
     #[inline]
     pub fn of_bits(bits: u32) -> Self {
         Self(bits)
     }
 
-    /// Which server it is.
+    /// Tells which server it is.
     #[inline]
     pub fn version(self) -> ServerVersion {
         ServerVersion::from_bits(self.0)

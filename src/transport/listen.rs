@@ -26,6 +26,7 @@ use super::socket_file::SocketFile;
 use super::tls::{Acceptance, TlsAcceptor};
 use crate::config::{Access, Address, AdminAddress, Listener};
 use crate::telemetry::PROCESS;
+use crate::texts::TOO_MANY_CLIENTS;
 
 /// Says how long to pause after the process ran out of descriptors: long enough for clients to leave, short enough to
 /// be back at once.
@@ -411,7 +412,7 @@ impl Acceptor {
         }
         // With TLS it would take a handshake.
         if self.tls.current().is_none() {
-            let _ = rustix::io::write(&socket, b"-ERR max number of clients reached\r\n");
+            let _ = rustix::io::write(&socket, format!("{TOO_MANY_CLIENTS}\r\n").as_bytes());
             let _ = rustix::net::shutdown(&socket, rustix::net::Shutdown::Write);
         }
     }

@@ -14,7 +14,7 @@ use super::server::Server;
 use super::socket::ServerSocket;
 use super::thread::{Process, Thread};
 use super::unauthenticated::wants_password;
-use crate::auth::{NOAUTH, is_wrong_password, refusal_text};
+use crate::auth::{is_wrong_password, refusal_text};
 use crate::budget::SocketPermit;
 use crate::config::{AuthMode, Role, Settings};
 use crate::failover::Node;
@@ -23,7 +23,7 @@ use crate::resp::speak::encode_request;
 use crate::resp::{ReplyScanner, parse_integer};
 use crate::session::{Change, Credentials, Effect, Protocol, State, name_request, steps};
 use crate::telemetry::{ConnectResult, LossCause, TlsHandshake};
-use crate::texts::ServerVersion;
+use crate::texts::{NOAUTH, ServerVersion};
 use crate::transport::{Connector, DialError, dial};
 
 /// Why no connection in the wanted state came about.

@@ -13,12 +13,13 @@ use super::link::Link;
 use super::pins::{Pin, PinError};
 use super::pool::{SharedWait, Upstream, WaitError};
 use super::traffic::OwnReply;
-use crate::auth::{Known, NOAUTH, Permission, is_refusal, is_wrong_password};
+use crate::auth::{Known, Permission, is_refusal, is_wrong_password};
 use crate::command::{ClientSub, Delays};
 use crate::fanout::Kind;
 use crate::resp::speak::encode_request;
 use crate::session::{Credentials, Protocol, State, is_busy, stand_in_for};
 use crate::telemetry::Bound;
+use crate::texts::NOAUTH;
 
 impl Upstream {
     /// Asks the server what is to be known of it: its commands, and what respool's own user may do to other clients, which holds

@@ -12,7 +12,7 @@ use crate::command::Learned;
 use crate::resp::parse_integer;
 use crate::resp::parts::{pairs, text};
 use crate::resp::speak::push_header;
-use crate::session::{NestedWords, Protocol};
+use crate::session::Protocol;
 use crate::texts::{Product, ServerVersion};
 
 /// What one server said of itself at the last connect.
@@ -91,16 +91,6 @@ impl Server {
     /// command.
     pub fn wait_needs_a_write(&self) -> bool {
         self.version().is_from((7, 1))
-    }
-
-    /// How it refuses MULTI and WATCH inside MULTI.
-    pub fn nested_words(&self) -> NestedWords {
-        let version = self.version();
-        match version {
-            _ if version.is_valkey_from((9, 0)) => NestedWords::Valkey9,
-            _ if version.is_valkey_from((8, 1)) => NestedWords::Valkey8,
-            _ => NestedWords::Redis,
-        }
     }
 
     /// Takes in what it calls itself in INFO.

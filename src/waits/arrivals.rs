@@ -15,10 +15,6 @@ use crate::texts::{GROUP_GONE, STREAM_GONE, ServerVersion};
 const MAX_KINDS: usize = MAX_KEYS;
 const MAX_KINDS_BYTES: usize = MAX_LOOK_BYTES;
 
-/// Every server answers this where a key is of another kind.
-pub(super) const OTHER_KIND: &[u8] =
-    b"-WRONGTYPE Operation against a key holding the wrong kind of value\r\n";
-
 /// Says what the kinds of its keys tell of a try for a class in doubt.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Fewer {

@@ -120,9 +120,6 @@ pub enum Outcome {
 }
 
 impl Outcome {
-    /// Is the error of [`Outcome::Unblocked`], in Redis' words.
-    pub const UNBLOCKED: &'static [u8] = reply::UNBLOCKED;
-
     fn reply(bytes: &[u8]) -> Self {
         Self::Reply(bytes.into())
     }

@@ -2,9 +2,6 @@
 
 use crate::resp::{ReplyScanner, Request};
 
-/// The server answers this to a call that CLIENT UNBLOCK has ended with an error.
-pub(super) const UNBLOCKED: &[u8] = b"-UNBLOCKED client unblocked via CLIENT UNBLOCK\r\n";
-
 /// Tells replies apart, as far as it matters here.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Said<'a> {

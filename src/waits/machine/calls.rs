@@ -1,11 +1,12 @@
 //! What the machine does with the calls that are issued: what each asks about, and what its answer means for whoever waits.
 
 use super::Waits;
+use crate::texts::UNBLOCKED;
 use crate::waits::call::{Patience, Shape};
 use crate::waits::class::{Class, Place};
 use crate::waits::ids::{ClassId, SeatId};
 use crate::waits::price::CHANGE_SHARE;
-use crate::waits::reply::{Said, UNBLOCKED, is_passing};
+use crate::waits::reply::{Said, is_passing};
 use crate::waits::seats::Phase;
 use crate::waits::tries::Sending;
 use crate::waits::{Action, Key, MAX_SLICE_MICROS, Outcome, SETTLING_MICROS};

@@ -1,7 +1,7 @@
 //! Blocked clients whose server is left, or is a primary no more.
 
 use super::single::Script;
-use crate::waits::{Outcome, POLL_MICROS};
+use crate::waits::POLL_MICROS;
 
 #[test]
 fn a_call_is_ended_and_issued_anew_on_another_connection() {
@@ -11,7 +11,9 @@ fn a_call_is_ended_and_issued_anew_on_another_connection() {
     script.waits.vacate(seat, script.now);
     script.waits.vacate(seat, script.now);
     assert_eq!(script.wants(), ["unblock"], "once");
-    script.waits.answered(seat, Outcome::UNBLOCKED, script.now);
+    script
+        .waits
+        .answered(seat, crate::texts::UNBLOCKED, script.now);
     assert_eq!(script.wants(), ["release", "borrow"]);
     let other = script.borrows.remove(0);
     script.waits.seated(other, script.now);

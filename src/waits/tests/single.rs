@@ -258,7 +258,9 @@ fn unblocked_is_told_with_its_error() {
     assert!(script.waits.unblock(first, Unblock::Error, script.now));
     assert!(!script.waits.unblock(first, Unblock::Timeout, script.now));
     assert_eq!(script.wants(), ["unblock"]);
-    script.waits.answered(seat, Outcome::UNBLOCKED, script.now);
+    script
+        .waits
+        .answered(seat, crate::texts::UNBLOCKED, script.now);
     assert_eq!(script.wants(), ["tell Unblocked", "release"]);
 }
 
