@@ -25,10 +25,10 @@ use crate::memory::Memory;
 #[cfg(debug_assertions)]
 use crate::process::Faults;
 use crate::process::{Ending, Logging, Signals, Watch};
-use crate::telemetry::{self, Parts, Reload, ServerHealth, Throttle, WorkerCounters};
+use crate::telemetry::{self, LastReload, Parts, ServerHealth, Throttle, WorkerCounters};
 use crate::transport::{
-    Accepted, AcceptedSocket, Accepting, Acceptor, Bound, Connector, EndpointFile, OpenListeners,
-    Queued, Told, bind_admin, keep_descriptors, raise_descriptor_limit,
+    Accepted, AcceptedSocket, Accepting, Acceptor, Bound, Connector, EndpointFile, ListenerOrder,
+    OpenListeners, Queued, bind_admin, keep_descriptors, raise_descriptor_limit,
 };
 use crate::upstream::{Passing, Process};
 use listeners::Opened;
@@ -380,7 +380,7 @@ fn open(
         listeners,
         endpoint_files,
         parts: Arc::clone(&parts),
-        last_reload: Arc::new(Mutex::new(Reload {
+        last_reload: Arc::new(Mutex::new(LastReload {
             at: SystemTime::now(),
             error: None,
         })),
@@ -441,8 +441,8 @@ async fn accept(bound: Bound, mut accepting: Accepting, listener: Listener, door
             told = accepting.told() => told,
         };
         match told {
-            Told::Stop => return,
-            Told::TakeQueued { most, done } => {
+            ListenerOrder::Stop => return,
+            ListenerOrder::TakeQueued { most, done } => {
                 let is_done = door.take_queued(&mut acceptor, most, &name, own).await;
                 // Whoever asked has given up.
                 let _ = done.send(is_done);

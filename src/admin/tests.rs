@@ -15,10 +15,10 @@ use crate::transport::bind_admin;
 /// Connections that the door takes.
 const PLACES: usize = 16;
 
-use crate::telemetry::{GroupRow, Reload, ServerHealth, Standing, UpstreamCounts};
+use crate::telemetry::{GroupRow, LastReload, ProcessStanding, ServerHealth, UpstreamCounts};
 
 fn scrape() -> Scrape {
-    let standing = Standing {
+    let standing = ProcessStanding {
         certificates: Vec::new(),
         warnings: Vec::new(),
         groups: vec![GroupRow {
@@ -33,7 +33,7 @@ fn scrape() -> Scrape {
         },
         server: ServerHealth::new("127.0.0.1:6379".into()).snapshot(),
         failovers: Default::default(),
-        last_reload: Reload {
+        last_reload: LastReload {
             at: SystemTime::UNIX_EPOCH,
             error: None,
         },

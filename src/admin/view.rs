@@ -9,8 +9,8 @@ use crate::config::{Mode, Per, Settings, UnixSeconds};
 use crate::failover::Failover;
 use crate::identity::{Card, Flag, Registry, shown_user};
 use crate::telemetry::{
-    Bound, CertificateRow, ClientRow, FailoverRow, FailoverRows, GroupRow, LossCause, MemoryRow,
-    PROCESS, Parts, ProcessRow, Reload, Scrape, ServerHealth, Standing, UpstreamCounts,
+    Bound, CertificateRow, ClientRow, FailoverRow, FailoverRows, GroupRow, LastReload, LossCause,
+    MemoryRow, PROCESS, Parts, ProcessRow, ProcessStanding, Scrape, ServerHealth, UpstreamCounts,
     WorkerCounters, faults,
 };
 use crate::transport::{EndpointFile, OpenListeners};
@@ -42,7 +42,7 @@ pub struct View {
     /// The parts of the process.
     pub parts: Arc<Parts>,
     /// How the configuration was last loaded; the start counts as once.
-    pub last_reload: Arc<Mutex<Reload>>,
+    pub last_reload: Arc<Mutex<LastReload>>,
 }
 
 impl View {
@@ -55,7 +55,7 @@ impl View {
         let certificates = self.certificates();
         let crowd = self.admission.crowd();
         let (counted, max_clients) = self.admission.fill();
-        let standing = Standing {
+        let standing = ProcessStanding {
             groups: self.groups(&cards, now_ms),
             upstream: UpstreamCounts {
                 shared: shared as u64,

@@ -14,7 +14,7 @@ use super::site::{Errand, Farewell, Site};
 use super::subscribed::corrected;
 use super::task::{Client, Wait};
 use super::tracking::renamed;
-use crate::command::{ClientSub, CommandId, Delays, Local, Named, PinReason, identify};
+use crate::command::{ClientSub, CommandId, Delays, Local, NamedCommand, PinReason, identify};
 use crate::fanout;
 use crate::fences::{Executed, Fence};
 use crate::identity::{Card, Flag};
@@ -184,7 +184,7 @@ impl OwnRunner {
 /// The request's place in the command table.
 fn id_of(request: &Request<'_>) -> Option<CommandId> {
     match identify(request.argument(0)?, request.argument(1)) {
-        Named::Known(id) => Some(id),
+        NamedCommand::Known(id) => Some(id),
         _ => None,
     }
 }

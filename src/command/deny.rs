@@ -10,7 +10,7 @@ const WORDS: usize = COUNT.div_ceil(64);
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct DenySet {
     known: [u64; WORDS],
-    unknown: Unknown,
+    unknown: DeniedNames,
     /// Names the denied categories, in lower case: of the commands that only the server knows, it says which are in
     /// them.
     categories: Vec<Vec<u8>>,
@@ -18,14 +18,14 @@ pub struct DenySet {
 
 /// Says which of the commands that the table does not know are denied.
 #[derive(Debug, Clone, PartialEq, Eq)]
-enum Unknown {
+enum DeniedNames {
     /// These names are denied; they are in lower case and sorted.
     Names(Vec<Vec<u8>>),
     /// Every one is denied: `@all` was written.
     All,
 }
 
-impl Default for Unknown {
+impl Default for DeniedNames {
     fn default() -> Self {
         Self::Names(Vec::new())
     }
@@ -92,7 +92,7 @@ impl DenySet {
         if !errors.is_empty() {
             return Err(errors);
         }
-        if let Unknown::Names(names) = &mut set.unknown {
+        if let DeniedNames::Names(names) = &mut set.unknown {
             names.sort_unstable();
             names.dedup();
         }
@@ -114,9 +114,9 @@ impl DenySet {
         learned: Option<&Learned>,
     ) -> bool {
         let is_named = match &self.unknown {
-            Unknown::All => true,
-            Unknown::Names(names) if names.is_empty() => false,
-            Unknown::Names(names) => names.binary_search(&name.to_ascii_lowercase()).is_ok(),
+            DeniedNames::All => true,
+            DeniedNames::Names(names) if names.is_empty() => false,
+            DeniedNames::Names(names) => names.binary_search(&name.to_ascii_lowercase()).is_ok(),
         };
         let is_in = |learned: &Learned| {
             let mut denied = self.categories.iter();
@@ -139,7 +139,7 @@ impl DenySet {
         match entry.strip_prefix('@') {
             Some(name) if name.eq_ignore_ascii_case("all") => {
                 (0..COUNT as CommandId).for_each(|id| self.deny(id));
-                self.unknown = Unknown::All;
+                self.unknown = DeniedNames::All;
             }
             Some(name) => {
                 match (Categories::named(name), meant(&name.to_ascii_lowercase())) {
@@ -166,7 +166,7 @@ impl DenySet {
 
     fn deny_name(&mut self, name: &str) {
         let Some(id) = lookup_full(name.as_bytes()) else {
-            if let Unknown::Names(names) = &mut self.unknown {
+            if let DeniedNames::Names(names) = &mut self.unknown {
                 names.push(name.to_ascii_lowercase().into_bytes());
             }
             return;

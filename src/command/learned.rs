@@ -69,7 +69,7 @@ impl Learned {
     /// # Errors
     /// [`NotCommands`] when it is none.
     pub fn from_command_reply(frame: &[u8]) -> Result<Self, NotCommands> {
-        let mut reply = Walker { rest: frame };
+        let mut reply = ReplyWalker { rest: frame };
         let (mut pinned, mut names) = (Vec::new(), Vec::new());
         let (mut writes, mut categories) = (Vec::new(), Vec::new());
         let mut tells_who_waits = false;
@@ -159,7 +159,7 @@ impl Learned {
     /// Tells how a command travels that [`super::lookup()`] does not know.
     pub fn way(&self, name: &[u8]) -> Way {
         if memchr(0, name).is_some() {
-            // See `Named::Torn`.
+            // See `NamedCommand::Torn`.
             return Way::Refused;
         }
         let name = name.to_ascii_lowercase();
@@ -174,7 +174,7 @@ impl Learned {
 }
 
 /// Holds one command of the reply.
-struct Entry<'a> {
+struct ListedCommand<'a> {
     name: &'a [u8],
     /// Tells whether the server says that it waits for others.
     waits: bool,
@@ -192,18 +192,18 @@ const CATEGORIES: u64 = 6;
 const SUBCOMMANDS: u64 = 9;
 
 /// Reads a reply from its front.
-struct Walker<'a> {
+struct ReplyWalker<'a> {
     rest: &'a [u8],
 }
 
-impl<'a> Walker<'a> {
+impl<'a> ReplyWalker<'a> {
     /// Reads an entry with its subcommands; of those that the table does not know the ones that write are added to
     /// `writes`, and the categories of all to `categories`.
     fn entry(
         &mut self,
         writes: &mut Vec<(Vec<u8>, i64)>,
         categories: &mut Vec<(Vec<u8>, Vec<u8>)>,
-    ) -> Result<Entry<'a>, NotCommands> {
+    ) -> Result<ListedCommand<'a>, NotCommands> {
         let mut entry = self.entry_alone()?;
         entry.note_write(writes);
         entry.note_categories(categories);
@@ -220,7 +220,7 @@ impl<'a> Walker<'a> {
         for _ in 0..entry.remaining {
             self.skip()?;
         }
-        Ok(Entry {
+        Ok(ListedCommand {
             name: entry.name,
             waits: entry.waits,
             needs_its_own: entry.needs_its_own,
@@ -228,12 +228,12 @@ impl<'a> Walker<'a> {
     }
 
     /// Reads an entry up to its subcommands.
-    fn entry_alone(&mut self) -> Result<Opened<'a>, NotCommands> {
+    fn entry_alone(&mut self) -> Result<OpenedEntry<'a>, NotCommands> {
         let elements = self.aggregate()?;
         if elements <= FLAGS {
             return Err(NotCommands);
         }
-        let mut opened = Opened {
+        let mut opened = OpenedEntry {
             name: self.text()?,
             arity: 0,
             waits: false,
@@ -326,7 +326,7 @@ impl<'a> Walker<'a> {
 }
 
 /// Holds an entry of which the subcommands are still to be read.
-struct Opened<'a> {
+struct OpenedEntry<'a> {
     name: &'a [u8],
     arity: i64,
     waits: bool,
@@ -339,7 +339,7 @@ struct Opened<'a> {
     remaining: u64,
 }
 
-impl Opened<'_> {
+impl OpenedEntry<'_> {
     fn note_write(&self, writes: &mut Vec<(Vec<u8>, i64)>) {
         if self.writes && lookup_full(self.name).is_none() {
             writes.push((self.name.to_ascii_lowercase(), self.arity));

@@ -12,12 +12,12 @@ const MAX_NAME: usize = 24;
 
 /// Is a name in lower case, padded with zeros. The last word tells its length, so that a name with a NUL at its end is
 /// another one, and whose subcommand it is, so that no request's first word names a subcommand.
-type Key = [u64; 4];
+type NameKey = [u64; 4];
 
 /// Stands for the container of what is no subcommand.
 const NO_CONTAINER: u64 = 0;
 
-static KEYS: [Key; TABLE.len()] = keys();
+static KEYS: [NameKey; TABLE.len()] = keys();
 static INDEX: [u16; SLOTS] = index();
 
 /// Finds the command of this name, in any case.
@@ -57,7 +57,7 @@ const fn of_container(id: usize) -> u64 {
 
 /// Makes the key of a name of at most [`MAX_NAME`] bytes.
 #[inline]
-const fn key(name: &[u8], container: u64) -> Key {
+const fn key(name: &[u8], container: u64) -> NameKey {
     let mut key = [0; 4];
     let mut rest = name;
     let mut word = 0;
@@ -100,7 +100,7 @@ const fn lower(word: u64) -> u64 {
     word | (upper >> 2)
 }
 
-const fn slot(key: Key) -> usize {
+const fn slot(key: NameKey) -> usize {
     let mixed = key[0].wrapping_mul(0x9e37_79b9_7f4a_7c15)
         ^ key[1].wrapping_mul(0xc2b2_ae3d_27d4_eb4f)
         ^ key[2].wrapping_mul(0x1656_67b1_9e37_79f9)
@@ -108,7 +108,7 @@ const fn slot(key: Key) -> usize {
     (mixed.wrapping_mul(0x9e37_79b9_7f4a_7c15) >> (64 - SLOTS.trailing_zeros())) as usize
 }
 
-const fn keys() -> [Key; TABLE.len()] {
+const fn keys() -> [NameKey; TABLE.len()] {
     let mut keys = [[0; 4]; TABLE.len()];
     let mut id = 0;
     while id < TABLE.len() {

@@ -32,7 +32,7 @@ pub const COUNT: usize = table::TABLE.len();
 
 /// Tells what the first words of a request name.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Named {
+pub enum NamedCommand {
     /// They name a command of the table: the subcommand where it is known, else the container.
     Known(CommandId),
     /// They name no command of the table; [`Learned`] may know it.
@@ -47,20 +47,20 @@ pub enum Named {
 ///
 /// This is the question to ask of a request; [`lookup()`] and [`sub`] are its halves.
 #[inline]
-pub fn identify(name: &[u8], second: Option<&[u8]>) -> Named {
+pub fn identify(name: &[u8], second: Option<&[u8]>) -> NamedCommand {
     let Some(id) = lookup(name) else {
         return match memchr(0, name) {
-            None => Named::Unknown,
-            Some(_) => Named::Torn,
+            None => NamedCommand::Unknown,
+            Some(_) => NamedCommand::Torn,
         };
     };
     match second {
         Some(word) if is_container(id) => match sub(id, word) {
-            Some(known) => Named::Known(known),
-            None if memchr(0, word).is_some() => Named::Torn,
-            None => Named::Known(id),
+            Some(known) => NamedCommand::Known(known),
+            None if memchr(0, word).is_some() => NamedCommand::Torn,
+            None => NamedCommand::Known(id),
         },
-        _ => Named::Known(id),
+        _ => NamedCommand::Known(id),
     }
 }
 

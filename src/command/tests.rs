@@ -75,17 +75,17 @@ fn subcommands_are_found_by_their_container_only() {
 
 #[test]
 fn requests_are_identified() {
-    let known = |name: &str| Named::Known(lookup_full(name.as_bytes()).unwrap());
+    let known = |name: &str| NamedCommand::Known(lookup_full(name.as_bytes()).unwrap());
     assert_eq!(identify(b"GET", Some(b"key")), known("get"));
     assert_eq!(identify(b"Client", Some(b"List")), known("client|list"));
     assert_eq!(identify(b"client", None), known("client"));
     assert_eq!(identify(b"client", Some(b"future")), known("client"));
-    assert_eq!(identify(b"client|list", None), Named::Unknown);
-    assert_eq!(identify(b"ft.search", Some(b"\0")), Named::Unknown);
+    assert_eq!(identify(b"client|list", None), NamedCommand::Unknown);
+    assert_eq!(identify(b"ft.search", Some(b"\0")), NamedCommand::Unknown);
     assert_eq!(identify(b"get", Some(b"ke\0y")), known("get"));
-    assert_eq!(identify(b"multi\0", None), Named::Torn);
-    assert_eq!(identify(b"client", Some(b"reply\0x")), Named::Torn);
-    assert_eq!(identify(&[0; 100], None), Named::Torn);
+    assert_eq!(identify(b"multi\0", None), NamedCommand::Torn);
+    assert_eq!(identify(b"client", Some(b"reply\0x")), NamedCommand::Torn);
+    assert_eq!(identify(&[0; 100], None), NamedCommand::Torn);
 }
 
 #[test]
@@ -489,7 +489,7 @@ fn a_torn_name_can_be_any_command_to_a_real_server() {
     let taken = (0..100_000)
         .map(|salt| format!("MULTI\0{salt}"))
         .find(|name| {
-            assert_eq!(identify(name.as_bytes(), None), Named::Torn);
+            assert_eq!(identify(name.as_bytes(), None), NamedCommand::Torn);
             ask(&mut connection, &[name.as_bytes()]) == b"+OK\r\n"
         });
     // This is why a torn name is never forwarded. A server that takes none for MULTI does no harm either.

@@ -35,7 +35,7 @@ impl fmt::Display for Node {
 
 /// Holds an address that was told once.
 #[derive(Debug)]
-struct Told {
+struct ToldAddress {
     node: Node,
     last: u64,
 }
@@ -45,7 +45,7 @@ struct Told {
 pub struct Addresses {
     current: Vec<Node>,
     /// Holds those of earlier answers.
-    earlier: Vec<Told>,
+    earlier: Vec<ToldAddress>,
     /// Says since when the name is known to stand for its addresses in turn.
     rotates: Option<u64>,
 }
@@ -59,13 +59,13 @@ impl Addresses {
         }
         let held_before: Vec<Node> = self.current.drain(..).collect();
         for node in &held_before {
-            self.earlier.push(Told {
+            self.earlier.push(ToldAddress {
                 node: node.clone(),
                 last: now,
             });
         }
         let is_back =
-            |told: &Told| answers.contains(&told.node) && !held_before.contains(&told.node);
+            |told: &ToldAddress| answers.contains(&told.node) && !held_before.contains(&told.node);
         if self.earlier.iter().any(is_back) {
             self.rotates = Some(now);
         }
@@ -93,8 +93,9 @@ impl Addresses {
         if self.current.is_empty() || self.current.contains(node) {
             return true;
         }
-        let is_recent =
-            |told: &Told| told.node == *node && now < told.last.saturating_add(ROTATION_MICROS);
+        let is_recent = |told: &ToldAddress| {
+            told.node == *node && now < told.last.saturating_add(ROTATION_MICROS)
+        };
         self.is_rotating(now) && self.earlier.iter().any(is_recent)
     }
 

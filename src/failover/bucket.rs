@@ -9,11 +9,11 @@ fn each(per_second: u32) -> u64 {
 
 /// Is a token bucket, kept as the time at which it would be full.
 #[derive(Debug, Default)]
-pub struct Bucket {
+pub struct TokenBucket {
     full_at: u64,
 }
 
-impl Bucket {
+impl TokenBucket {
     /// Takes a token; how long its taker must wait, in microseconds. Those who take one after the other are served so.
     pub fn take(&mut self, now: u64, per_second: u32) -> u64 {
         self.full_at = self.full_at.max(now) + each(per_second);
@@ -33,7 +33,7 @@ mod tests {
 
     #[test]
     fn a_seconds_worth_goes_at_once_and_the_rest_in_turn() {
-        let mut bucket = Bucket::default();
+        let mut bucket = TokenBucket::default();
         let waits: Vec<u64> = (0..7).map(|_| bucket.take(0, 5)).collect();
         assert_eq!(waits, [0, 0, 0, 0, 0, 200_000, 400_000]);
         assert_eq!(bucket.take(10_000_000, 5), 0, "full again");
@@ -41,7 +41,7 @@ mod tests {
 
     #[test]
     fn what_is_given_back_is_there_for_the_next() {
-        let mut bucket = Bucket::default();
+        let mut bucket = TokenBucket::default();
         for _ in 0..100 {
             assert_eq!(bucket.take(0, 1), 0);
             bucket.give_back(1);
@@ -52,7 +52,7 @@ mod tests {
         /// In any window of a second no more than two seconds' worth connect: those saved up, and those of that second.
         #[test]
         fn the_rate_holds(steps in prop::collection::vec(0_u64..300_000, 1..200), rate in 1_u32..50) {
-            let (mut bucket, mut now, mut connects) = (Bucket::default(), 0, Vec::new());
+            let (mut bucket, mut now, mut connects) = (TokenBucket::default(), 0, Vec::new());
             for step in steps {
                 now += step;
                 connects.push(now + bucket.take(now, rate));

@@ -6,7 +6,7 @@ use std::time::Duration;
 
 /// Tells whether an attempt to connect may be made now.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Turn {
+pub enum ConnectTurn {
     /// It may be made now.
     Now,
     /// It may be made, and is the one of its time: [`Circuit::probed`] ends it.
@@ -24,11 +24,11 @@ pub struct Circuit {
     away_since: Option<u64>,
     /// Counts the attempts that have failed since.
     failures: u32,
-    open: Option<Open>,
+    open: Option<OpenCircuit>,
 }
 
 #[derive(Debug)]
-struct Open {
+struct OpenCircuit {
     next_probe: u64,
     is_probing: bool,
 }
@@ -52,7 +52,7 @@ impl Circuit {
                 false
             }
             None if !after.is_zero() && now.saturating_sub(since) >= after.as_micros() as u64 => {
-                self.open = Some(Open {
+                self.open = Some(OpenCircuit {
                     next_probe,
                     is_probing: false,
                 });
@@ -88,14 +88,14 @@ impl Circuit {
     }
 
     /// Tells whether who wants to connect may do so.
-    pub fn turn(&mut self, now: u64) -> Turn {
+    pub fn turn(&mut self, now: u64) -> ConnectTurn {
         match &mut self.open {
-            None => Turn::Now,
-            Some(open) if open.is_probing => Turn::After,
-            Some(open) if now < open.next_probe => Turn::At(open.next_probe),
+            None => ConnectTurn::Now,
+            Some(open) if open.is_probing => ConnectTurn::After,
+            Some(open) if now < open.next_probe => ConnectTurn::At(open.next_probe),
             Some(open) => {
                 open.is_probing = true;
-                Turn::Probe
+                ConnectTurn::Probe
             }
         }
     }
@@ -122,7 +122,7 @@ mod tests {
         let mut circuit = Circuit::default();
         circuit.lost(0);
         assert!(!circuit.failed(SECOND, AFTER, PAUSE));
-        assert_eq!(circuit.turn(2 * SECOND), Turn::Now);
+        assert_eq!(circuit.turn(2 * SECOND), ConnectTurn::Now);
         assert!(circuit.failed(10 * SECOND, AFTER, PAUSE) && circuit.is_open());
         assert!(!circuit.failed(11 * SECOND, AFTER, PAUSE), "told once");
     }
@@ -149,16 +149,16 @@ mod tests {
         let mut circuit = Circuit::default();
         circuit.failed(0, AFTER, PAUSE);
         circuit.failed(10 * SECOND, AFTER, PAUSE);
-        assert_eq!(circuit.turn(10 * SECOND), Turn::At(11 * SECOND));
-        assert_eq!(circuit.turn(11 * SECOND), Turn::Probe);
-        assert_eq!(circuit.turn(11 * SECOND), Turn::After);
+        assert_eq!(circuit.turn(10 * SECOND), ConnectTurn::At(11 * SECOND));
+        assert_eq!(circuit.turn(11 * SECOND), ConnectTurn::Probe);
+        assert_eq!(circuit.turn(11 * SECOND), ConnectTurn::After);
         circuit.failed(12 * SECOND, AFTER, PAUSE);
         circuit.probed();
-        assert_eq!(circuit.turn(12 * SECOND), Turn::At(13 * SECOND));
-        assert_eq!(circuit.turn(13 * SECOND), Turn::Probe);
+        assert_eq!(circuit.turn(12 * SECOND), ConnectTurn::At(13 * SECOND));
+        assert_eq!(circuit.turn(13 * SECOND), ConnectTurn::Probe);
         assert!(circuit.connected());
         circuit.probed();
-        assert_eq!(circuit.turn(13 * SECOND), Turn::Now);
+        assert_eq!(circuit.turn(13 * SECOND), ConnectTurn::Now);
         assert!(!circuit.failed(14 * SECOND, AFTER, PAUSE), "counted anew");
     }
 
@@ -189,10 +189,14 @@ mod tests {
         circuit.failed(0, AFTER, PAUSE);
         circuit.failed(10 * SECOND, AFTER, PAUSE);
         circuit.stirred(10 * SECOND + 1);
-        assert_eq!(circuit.turn(10 * SECOND + 1), Turn::Probe);
+        assert_eq!(circuit.turn(10 * SECOND + 1), ConnectTurn::Probe);
         assert!(circuit.is_open(), "it is no connection");
         circuit.stirred(10 * SECOND + 2);
-        assert_eq!(circuit.turn(10 * SECOND + 2), Turn::After, "one at a time");
+        assert_eq!(
+            circuit.turn(10 * SECOND + 2),
+            ConnectTurn::After,
+            "one at a time"
+        );
     }
 
     #[test]
@@ -220,10 +224,10 @@ mod tests {
                         probes = 0;
                     }
                     _ => match circuit.turn(now) {
-                        Turn::Probe => probes += 1,
-                        Turn::After => prop_assert_eq!(probes, 1),
-                        Turn::Now => prop_assert!(!circuit.is_open()),
-                        Turn::At(at) => prop_assert!(at > now && at <= now + PAUSE.as_micros() as u64),
+                        ConnectTurn::Probe => probes += 1,
+                        ConnectTurn::After => prop_assert_eq!(probes, 1),
+                        ConnectTurn::Now => prop_assert!(!circuit.is_open()),
+                        ConnectTurn::At(at) => prop_assert!(at > now && at <= now + PAUSE.as_micros() as u64),
                     },
                 }
                 prop_assert!(probes <= 1);

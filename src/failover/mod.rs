@@ -12,8 +12,8 @@ mod silent;
 
 pub use addresses::{Addresses, Node};
 pub use backoff::backoff;
-pub use bucket::Bucket;
-pub use circuit::{Circuit, Turn};
+pub use bucket::TokenBucket;
+pub use circuit::{Circuit, ConnectTurn};
 pub use demotion::Demotion;
-pub use record::{Failover, Record, Standing};
+pub use record::{Failover, FailoverRecord, FailoverStanding};
 pub use silent::SilentNodes;

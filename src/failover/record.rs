@@ -35,7 +35,7 @@ pub struct Failover {
 
 /// Holds what is to be told.
 #[derive(Debug, Clone, Default)]
-pub struct Standing {
+pub struct FailoverStanding {
     /// Shows the one under way, else the last.
     pub last: Option<Failover>,
     /// Counts those that are over, by their cause.
@@ -44,7 +44,7 @@ pub struct Standing {
 
 /// Keeps the record of a process.
 #[derive(Debug, Default)]
-pub struct Record {
+pub struct FailoverRecord {
     live: usize,
     /// Holds what may become a failover, or is one.
     current: Option<Failover>,
@@ -54,7 +54,7 @@ pub struct Record {
     totals: BTreeMap<&'static str, u64>,
 }
 
-impl Record {
+impl FailoverRecord {
     /// Counts the shared connections that are up.
     pub fn live(&self) -> usize {
         self.live
@@ -136,13 +136,13 @@ impl Record {
     }
 
     /// Tells what there is to be told of it at `now`.
-    pub fn standing(&self, now: u64) -> Standing {
+    pub fn standing(&self, now: u64) -> FailoverStanding {
         let under_way = self.current.as_ref().filter(|_| self.is_failover);
         let mut last = under_way.or(self.last.as_ref()).cloned();
         if let Some(last) = last.as_mut().filter(|last| last.to.is_none()) {
             last.took = now.saturating_sub(last.began);
         }
-        Standing {
+        FailoverStanding {
             last,
             totals: self.totals.clone(),
         }
@@ -180,14 +180,14 @@ mod tests {
         Node::Tcp(std::net::SocketAddr::from(([127, 0, 0, 1], port)))
     }
 
-    fn with(live: usize) -> Record {
-        let mut record = Record::default();
+    fn with(live: usize) -> FailoverRecord {
+        let mut record = FailoverRecord::default();
         (0..live).for_each(|_| record.opened());
         record.reached(&node(1), true, (0, 0));
         record
     }
 
-    fn lose(record: &mut Record, cause: LossCause, now: u64) -> bool {
+    fn lose(record: &mut FailoverRecord, cause: LossCause, now: u64) -> bool {
         record.lost(&node(1), cause, now);
         record.closed()
     }

@@ -12,14 +12,14 @@ const MOST: usize = 64;
 
 /// Holds an address that did not answer.
 #[derive(Debug)]
-struct Silent {
+struct SilentNode {
     node: Node,
     until: u64,
 }
 
 /// Holds the addresses that did not answer lately.
 #[derive(Debug, Default)]
-pub struct SilentNodes(Vec<Silent>);
+pub struct SilentNodes(Vec<SilentNode>);
 
 impl SilentNodes {
     /// Orders `nodes` as a connect at `now` tries them: those that were silent stand last. When its time is over such a
@@ -55,7 +55,7 @@ impl SilentNodes {
             self.0.remove(0);
         }
         let node = node.clone();
-        self.0.push(Silent { node, until });
+        self.0.push(SilentNode { node, until });
         true
     }
 

@@ -17,7 +17,7 @@ use crate::client::Errand;
 use crate::config::{self, AuthMode, Login, Settings, UpstreamTls};
 use crate::identity::{Card, Registry};
 use crate::login::OwnLogin;
-use crate::telemetry::{Disconnect, LossCause, Reload, log};
+use crate::telemetry::{Disconnect, LastReload, LossCause, log};
 use crate::transport::{Connector, EndpointFile, OpenListeners};
 use crate::upstream::Process;
 use crate::worker::Message;
@@ -72,7 +72,7 @@ pub(super) struct Reloader {
     /// The configuration is being read.
     pub(super) is_reading: Arc<AtomicBool>,
     /// How the last one went.
-    pub(super) last: Arc<Mutex<Reload>>,
+    pub(super) last: Arc<Mutex<LastReload>>,
 }
 
 /// What a reload puts in force, ready to be.
@@ -155,7 +155,7 @@ impl Reloader {
                 }
             }
         }
-        *self.last.lock().unwrap_or_else(PoisonError::into_inner) = Reload {
+        *self.last.lock().unwrap_or_else(PoisonError::into_inner) = LastReload {
             at: SystemTime::now(),
             error: done.clone().err(),
         };

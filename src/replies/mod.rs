@@ -8,7 +8,7 @@ use std::collections::VecDeque;
 use std::rc::Rc;
 
 use crate::memory::{Account, Frame};
-use out::Out;
+use out::OutBuffer;
 
 /// Holds the replies one client is due, and those of its bytes the socket has not taken.
 ///
@@ -21,19 +21,19 @@ pub struct Replies {
     /// Is true while a frame of the server has begun and not ended.
     open: bool,
     /// Keeps what is held; it is boxed, since a client that reads its replies as they come never has any.
-    held: Option<Box<Held>>,
+    held: Option<Box<HeldReplies>>,
 }
 
 #[derive(Debug, Default)]
-struct Held {
+struct HeldReplies {
     /// Holds the bytes for the socket.
-    out: Out,
+    out: OutBuffer,
     /// Holds messages that came while a frame of the server was open: they leave behind it.
-    amid: Out,
+    amid: OutBuffer,
     /// Holds own replies that wait for replies of the server, one behind the other.
-    own: Out,
+    own: OutBuffer,
     /// Tells what `own` consists of.
-    turns: VecDeque<Turn>,
+    turns: VecDeque<OwnReplies>,
     /// Counts the bytes nobody asked for (messages, invalidations, MONITOR) since the socket had taken everything.
     unasked_bytes: usize,
 }
@@ -42,17 +42,17 @@ struct Held {
 ///
 /// However many own replies there are, they cost their bytes: a turn for each of them measured 56 bytes beside 5 of its own.
 #[derive(Debug)]
-struct Turn {
+struct OwnReplies {
     own_bytes: usize,
     awaited: u64,
 }
 
-impl Held {
+impl HeldReplies {
     fn own_bytes(&self) -> usize {
         self.out.own_bytes()
             + self.amid.own_bytes()
             + self.own.own_bytes()
-            + self.turns.capacity() * size_of::<Turn>()
+            + self.turns.capacity() * size_of::<OwnReplies>()
     }
 
     fn shared_bytes(&self) -> usize {
@@ -83,7 +83,7 @@ impl Replies {
         held.own.extend(reply);
         match held.turns.back_mut() {
             Some(turn) if turn.awaited == 0 => turn.own_bytes += reply.len(),
-            _ => held.turns.push_back(Turn {
+            _ => held.turns.push_back(OwnReplies {
                 own_bytes: reply.len(),
                 awaited: 0,
             }),
@@ -104,7 +104,7 @@ impl Replies {
     /// Forgets what waits for the end of the frame under way.
     pub fn drop_amid(&mut self) {
         if let Some(held) = &mut self.held {
-            held.amid = Out::default();
+            held.amid = OutBuffer::default();
         }
         self.let_go();
     }
@@ -225,7 +225,7 @@ impl Replies {
             return;
         }
         let held = self.held.get_or_insert_default();
-        let put = |out: &mut Out, count: u64| (0..count).for_each(|_| out.extend(error));
+        let put = |out: &mut OutBuffer, count: u64| (0..count).for_each(|_| out.extend(error));
         put(&mut held.out, first);
         held.out.append(&mut held.amid);
         for turn in std::mem::take(&mut held.turns) {

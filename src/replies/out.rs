@@ -20,14 +20,14 @@ const SMALLEST: usize = 64;
 const COPIED_UP_TO: usize = 4 * 1024;
 
 #[derive(Debug)]
-enum Piece {
+enum OutPiece {
     /// The first is bytes of its own; what is left of them starts at the second.
     Own(Vec<u8>, usize),
     /// The first is held by others too; what is left of it starts at the second.
     Shared(Rc<Frame>, usize),
 }
 
-impl Piece {
+impl OutPiece {
     fn left(&self) -> &[u8] {
         match self {
             Self::Own(bytes, start) => &bytes[*start..],
@@ -44,9 +44,9 @@ impl Piece {
 
 /// Holds bytes for one socket that it has not taken yet.
 #[derive(Debug, Default)]
-pub(super) struct Out {
+pub(super) struct OutBuffer {
     /// Holds the pieces in their order; none of them is used up.
-    pieces: VecDeque<Piece>,
+    pieces: VecDeque<OutPiece>,
     bytes: usize,
     /// Counts what the pieces of its own take, used up or not.
     own_bytes: usize,
@@ -54,7 +54,7 @@ pub(super) struct Out {
     shared_bytes: usize,
 }
 
-impl Out {
+impl OutBuffer {
     #[inline]
     pub(super) fn is_empty(&self) -> bool {
         self.pieces.is_empty()
@@ -79,7 +79,7 @@ impl Out {
         self.bytes += bytes.len();
         while !bytes.is_empty() {
             let taken = match self.pieces.back_mut() {
-                Some(Piece::Own(last, _)) if last.len() < CHUNK => {
+                Some(OutPiece::Own(last, _)) if last.len() < CHUNK => {
                     let taken = bytes.len().min(CHUNK - last.len());
                     let before = last.capacity();
                     let wanted = last.len() + taken;
@@ -94,12 +94,12 @@ impl Out {
                 last => {
                     let taken = bytes.len().min(CHUNK);
                     // Behind a full one comes another.
-                    let is_next = matches!(last, Some(Piece::Own(..)));
+                    let is_next = matches!(last, Some(OutPiece::Own(..)));
                     let capacity = if is_next { CHUNK } else { taken.max(SMALLEST) };
                     let mut chunk = Vec::with_capacity(capacity);
                     chunk.extend_from_slice(&bytes[..taken]);
                     self.own_bytes += chunk.capacity();
-                    self.pieces.push_back(Piece::Own(chunk, 0));
+                    self.pieces.push_back(OutPiece::Own(chunk, 0));
                     taken
                 }
             };
@@ -120,7 +120,7 @@ impl Out {
             self.extend(&frame[1..]);
         } else {
             let shared = shared.get_or_insert_with(|| Frame::new(frame, account));
-            self.push(Piece::Shared(Rc::clone(shared), 1));
+            self.push(OutPiece::Shared(Rc::clone(shared), 1));
         }
     }
 
@@ -148,20 +148,20 @@ impl Out {
         }
     }
 
-    fn push(&mut self, piece: Piece) {
+    fn push(&mut self, piece: OutPiece) {
         self.bytes += piece.left().len();
         match &piece {
-            Piece::Own(bytes, _) => self.own_bytes += bytes.capacity(),
-            Piece::Shared(frame, _) => self.shared_bytes += frame.bytes().len(),
+            OutPiece::Own(bytes, _) => self.own_bytes += bytes.capacity(),
+            OutPiece::Shared(frame, _) => self.shared_bytes += frame.bytes().len(),
         }
         self.pieces.push_back(piece);
     }
 
-    fn pop(&mut self) -> Option<Piece> {
+    fn pop(&mut self) -> Option<OutPiece> {
         let piece = self.pieces.pop_front()?;
         match &piece {
-            Piece::Own(bytes, _) => self.own_bytes -= bytes.capacity(),
-            Piece::Shared(frame, _) => self.shared_bytes -= frame.bytes().len(),
+            OutPiece::Own(bytes, _) => self.own_bytes -= bytes.capacity(),
+            OutPiece::Shared(frame, _) => self.shared_bytes -= frame.bytes().len(),
         }
         if self.pieces.is_empty() {
             self.pieces = VecDeque::new();
@@ -172,7 +172,7 @@ impl Out {
     /// Returns the next bytes that lie in one piece; where they are empty there are none.
     #[inline]
     pub(super) fn front(&self) -> &[u8] {
-        self.pieces.front().map_or(&[], Piece::left)
+        self.pieces.front().map_or(&[], OutPiece::left)
     }
 
     /// Notes that the socket took `length` bytes of `front`. What has become empty gives its memory back.
@@ -201,7 +201,7 @@ mod tests {
             takes in prop::collection::vec(1usize..12_000, 1..40),
         ) {
             let account = Account::new(Arc::new(Memory::new(1 << 30, 1)), 0);
-            let (mut out, mut expected) = (Out::default(), Vec::new());
+            let (mut out, mut expected) = (OutBuffer::default(), Vec::new());
             let mut seen: Vec<u8> = Vec::new();
             let mut takes = takes.into_iter().cycle();
             for (number, (kind, length)) in pieces.into_iter().enumerate() {
@@ -217,7 +217,7 @@ mod tests {
                         expected.extend(&bytes[1..]);
                     }
                     _ => {
-                        let mut other = Out::default();
+                        let mut other = OutBuffer::default();
                         other.message(b'*', &bytes, &mut None, &account);
                         other.extend(b"end");
                         out.append(&mut other);
@@ -249,7 +249,7 @@ mod tests {
         let frame = vec![b'*'; SHARED_FROM];
         let account = Account::new(Arc::new(Memory::new(1 << 30, 1)), 0);
         let mut shared = None;
-        let (mut one, mut two) = (Out::default(), Out::default());
+        let (mut one, mut two) = (OutBuffer::default(), OutBuffer::default());
         one.message(b'*', &frame, &mut shared, &account);
         two.message(b'>', &frame, &mut shared, &account);
         assert_eq!(Rc::strong_count(shared.as_ref().unwrap()), 3);
@@ -259,7 +259,7 @@ mod tests {
 
     #[test]
     fn what_is_held_is_what_is_unread_and_no_more_than_a_chunk() {
-        let mut out = Out::default();
+        let mut out = OutBuffer::default();
         let (mut unread, mut most) = (0, 0);
         for round in 0..3000_usize {
             out.extend(&[7; 1003]);

@@ -46,7 +46,7 @@ pub fn parse_integer(text: &[u8]) -> Option<i64> {
 
 /// Is a header line `<kind><integer>\r\n` of a frame.
 #[derive(Debug, PartialEq, Eq)]
-enum Header {
+enum HeaderLine {
     /// It holds this integer, and the first byte after the line stands at this offset.
     Line { value: i64, after: usize },
     /// It has not arrived whole.
@@ -58,18 +58,18 @@ enum Header {
 /// Reads the header line that starts at `at` with its kind byte. As in Redis the line ends at the first `\r`, and the byte
 /// after it is taken for the `\n` unseen.
 #[inline]
-fn header(buf: &[u8], at: usize) -> Header {
+fn header(buf: &[u8], at: usize) -> HeaderLine {
     // Nearly every header on the wire has one or two digits.
     if let Some(&[a, b, c, _]) = buf.get(at + 1..at + 5) {
         if b == b'\r' && a.is_ascii_digit() {
-            return Header::Line {
+            return HeaderLine::Line {
                 value: i64::from(a - b'0'),
                 after: at + 4,
             };
         }
         if c == b'\r' && a.is_ascii_digit() && a != b'0' && b.is_ascii_digit() {
             let value = i64::from(a - b'0') * 10 + i64::from(b - b'0');
-            return Header::Line {
+            return HeaderLine::Line {
                 value,
                 after: at + 5,
             };
@@ -78,17 +78,17 @@ fn header(buf: &[u8], at: usize) -> Header {
     long_header(buf, at)
 }
 
-fn long_header(buf: &[u8], at: usize) -> Header {
+fn long_header(buf: &[u8], at: usize) -> HeaderLine {
     let Some(length) = memchr(b'\r', &buf[at..]) else {
-        return Header::Incomplete;
+        return HeaderLine::Incomplete;
     };
     let after = at + length + 2;
     if after > buf.len() {
-        return Header::Incomplete;
+        return HeaderLine::Incomplete;
     }
     match parse_integer(&buf[at + 1..at + length.max(1)]) {
-        Some(value) => Header::Line { value, after },
-        None => Header::NotInteger,
+        Some(value) => HeaderLine::Line { value, after },
+        None => HeaderLine::NotInteger,
     }
 }
 
@@ -130,20 +130,20 @@ mod tests {
             let after = line.len();
             assert_eq!(
                 header(line.as_bytes(), 0),
-                Header::Line { value, after },
+                HeaderLine::Line { value, after },
                 "{line:?}"
             );
             for cut in 1..line.len() {
                 assert_eq!(
                     header(&line.as_bytes()[..cut], 0),
-                    Header::Incomplete,
+                    HeaderLine::Incomplete,
                     "{line:?} cut at {cut}"
                 );
             }
         }
-        assert_eq!(header(b"$04\r\nab", 0), Header::NotInteger);
-        assert_eq!(header(b"$+4\r\n", 0), Header::NotInteger);
-        assert_eq!(header(b"$\r\n", 0), Header::NotInteger);
-        assert_eq!(header(b"\r\n", 0), Header::NotInteger);
+        assert_eq!(header(b"$04\r\nab", 0), HeaderLine::NotInteger);
+        assert_eq!(header(b"$+4\r\n", 0), HeaderLine::NotInteger);
+        assert_eq!(header(b"$\r\n", 0), HeaderLine::NotInteger);
+        assert_eq!(header(b"\r\n", 0), HeaderLine::NotInteger);
     }
 }

@@ -5,7 +5,7 @@
 
 use memchr::memchr;
 
-use super::{Header, header};
+use super::{HeaderLine, header};
 
 /// Bounds a line that announces a length or a count; longer ones are no RESP.
 const MAX_HEADER: usize = 32;
@@ -36,12 +36,12 @@ pub struct ReplyScanner {
     elements: u64,
     /// Counts the body bytes of the element under way not yet seen, its line end included.
     body: u64,
-    line: Line,
+    line: LinePlace,
 }
 
 /// Tells where a simple string, an error or a number stands.
 #[derive(Debug, Default, Clone, Copy, PartialEq, Eq)]
-enum Line {
+enum LinePlace {
     /// No such line is under way.
     #[default]
     Ended,
@@ -54,7 +54,7 @@ enum Line {
 impl ReplyScanner {
     /// Tells whether the next byte starts a frame.
     pub fn at_boundary(&self) -> bool {
-        self.elements == 0 && self.body == 0 && self.line == Line::Ended
+        self.elements == 0 && self.body == 0 && self.line == LinePlace::Ended
     }
 
     /// Looks at the bytes behind those it has used so far; starts a frame where none is under way. A length or a count is
@@ -89,7 +89,7 @@ impl ReplyScanner {
                     });
                 }
             }
-            if self.line != Line::Ended {
+            if self.line != LinePlace::Ended {
                 match self.line_end(&buf[at..]) {
                     Some(length) => at += length,
                     None => {
@@ -115,14 +115,14 @@ impl ReplyScanner {
             match kind {
                 b'+' | b'-' | b':' | b'_' | b'#' | b',' | b'(' => {
                     self.elements -= 1;
-                    self.line = Line::Open;
+                    self.line = LinePlace::Open;
                 }
                 b'$' | b'*' | b'~' | b'>' | b'%' | b'|' | b'=' | b'!' => match header(buf, at) {
-                    Header::Line { value, after } if buf[after - 1] == b'\n' => {
+                    HeaderLine::Line { value, after } if buf[after - 1] == b'\n' => {
                         self.announced(kind, value, fresh && at == 0)?;
                         at = after;
                     }
-                    Header::Incomplete if buf.len() - at <= MAX_HEADER => {
+                    HeaderLine::Incomplete if buf.len() - at <= MAX_HEADER => {
                         return Ok(Advance {
                             used: at,
                             complete: false,
@@ -158,8 +158,8 @@ impl ReplyScanner {
     /// Counts the bytes of `buf` that the line under way has still; `None` where it goes on behind them.
     #[inline]
     fn line_end(&mut self, buf: &[u8]) -> Option<usize> {
-        if self.line == Line::AfterReturn && buf.first() == Some(&b'\n') {
-            self.line = Line::Ended;
+        if self.line == LinePlace::AfterReturn && buf.first() == Some(&b'\n') {
+            self.line = LinePlace::Ended;
             return Some(1);
         }
         let mut from = 0;
@@ -167,13 +167,13 @@ impl ReplyScanner {
             let at = from + length;
             from = at + 1;
             if at > 0 && buf[at - 1] == b'\r' {
-                self.line = Line::Ended;
+                self.line = LinePlace::Ended;
                 return Some(from);
             }
         }
         match buf.last() {
-            Some(b'\r') => self.line = Line::AfterReturn,
-            Some(_) => self.line = Line::Open,
+            Some(b'\r') => self.line = LinePlace::AfterReturn,
+            Some(_) => self.line = LinePlace::Open,
             None => {}
         }
         None

@@ -9,7 +9,7 @@ use std::ops::Range;
 
 use memchr::memchr2;
 
-use super::{Header, MAX_LINE, header};
+use super::{HeaderLine, MAX_LINE, header};
 
 /// Bounds the arguments of one request, as Redis does.
 const MAX_ARGUMENTS: i64 = i32::MAX as i64;
@@ -193,7 +193,7 @@ impl RequestScanner {
                 return Scan::Incomplete;
             }
             match header(buf, self.next) {
-                Header::Line { value, after } if buf[self.next] == b'$' => {
+                HeaderLine::Line { value, after } if buf[self.next] == b'$' => {
                     if buf[after - 1] != b'\n' {
                         return Scan::Violation(Violation::LineEnd);
                     }
@@ -208,10 +208,10 @@ impl RequestScanner {
                     self.is_at_end = true;
                     self.left -= 1;
                 }
-                Header::Incomplete if buf.len() - self.next > MAX_LINE => {
+                HeaderLine::Incomplete if buf.len() - self.next > MAX_LINE => {
                     return Scan::Violation(Violation::BulkLine);
                 }
-                Header::Incomplete => return Scan::Incomplete,
+                HeaderLine::Incomplete => return Scan::Incomplete,
                 _ if buf[self.next] != b'$' => {
                     return Scan::Violation(Violation::ExpectedBulk(buf[self.next]));
                 }
@@ -260,16 +260,16 @@ impl RequestScanner {
     fn count_line(&mut self, buf: &[u8], bounds: &Bounds) -> Option<Scan> {
         match header(buf, 0) {
             // Where both are wrong, Redis names the number, and Valkey too.
-            Header::Line { value, after }
+            HeaderLine::Line { value, after }
                 if buf[after - 1] != b'\n' && value <= bounds.arguments =>
             {
                 Some(Scan::Violation(Violation::LineEnd))
             }
-            Header::Line {
+            HeaderLine::Line {
                 value,
                 after: length,
             } if value <= 0 => Some(Scan::Nothing { length }),
-            Header::Line { value, after } => {
+            HeaderLine::Line { value, after } => {
                 if value > bounds.arguments {
                     return Some(Scan::Violation(
                         if bounds.unauthenticated && value <= MAX_ARGUMENTS {
@@ -285,11 +285,11 @@ impl RequestScanner {
                 self.name = 0..0;
                 None
             }
-            Header::Incomplete if buf.len() > MAX_LINE => {
+            HeaderLine::Incomplete if buf.len() > MAX_LINE => {
                 Some(Scan::Violation(Violation::MultibulkLine))
             }
-            Header::Incomplete => Some(Scan::Incomplete),
-            Header::NotInteger => Some(Scan::Violation(Violation::MultibulkLength)),
+            HeaderLine::Incomplete => Some(Scan::Incomplete),
+            HeaderLine::NotInteger => Some(Scan::Violation(Violation::MultibulkLength)),
         }
     }
 
@@ -349,7 +349,7 @@ impl<'a> Request<'a> {
     /// Wraps the bytes of one request for which the scanner said [`Scan::Request`].
     pub fn new(bytes: &'a [u8]) -> Self {
         match header(bytes, 0) {
-            Header::Line { value, after } => Self {
+            HeaderLine::Line { value, after } => Self {
                 bytes,
                 after_count: after,
                 count: value.max(0) as usize,
@@ -379,7 +379,7 @@ impl<'a> Request<'a> {
         // Of a request that has not arrived whole they end where its bytes do.
         (0..self.count).map_while(move |_| {
             match header((at <= bytes.len()).then_some(bytes)?, at) {
-                Header::Line { value, after } => {
+                HeaderLine::Line { value, after } => {
                     let end = after.checked_add(usize::try_from(value).ok()?)?;
                     at = end + 2;
                     bytes.get(after..end)

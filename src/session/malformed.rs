@@ -93,7 +93,7 @@ fn container(name: &str) -> &str {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::command::Named;
+    use crate::command::NamedCommand;
     use crate::command::identify;
     use crate::resp::speak::encode_request;
 
@@ -106,7 +106,7 @@ mod tests {
         let bytes = encode_request(&words);
         let request = Request::new(&bytes);
         let command = match identify(words[0].as_bytes(), request.argument(1)) {
-            Named::Known(id) => Some(id),
+            NamedCommand::Known(id) => Some(id),
             _ => None,
         };
         let reply = unauthenticated(server, &request, command);

@@ -3,7 +3,7 @@
 use std::borrow::Cow;
 
 use crate::command::{
-    CommandId, Delays, DenySet, Learned, Local, Named, PinReason, TransactionCommand, Way,
+    CommandId, Delays, DenySet, Learned, Local, NamedCommand, PinReason, TransactionCommand, Way,
     asks_to_block, identify, is_container, lookup, runs_script, spec, takes_words, transaction,
     writes,
 };
@@ -73,9 +73,9 @@ pub fn route(name: &[u8], request: &Request<'_>, rules: &Rules<'_>) -> Routed {
     let id = match lookup(name) {
         Some(id) if !is_container(id) => id,
         _ => match identify(name, request.argument(1)) {
-            Named::Known(id) => id,
-            Named::Torn => return torn(name, request, rules.server.version()),
-            Named::Unknown => return unknown(route_unknown(name, request, rules)),
+            NamedCommand::Known(id) => id,
+            NamedCommand::Torn => return torn(name, request, rules.server.version()),
+            NamedCommand::Unknown => return unknown(route_unknown(name, request, rules)),
         },
     };
     if let Some(deny) = rules.deny

@@ -3,7 +3,7 @@
 use prometheus::TextEncoder;
 use prometheus::proto;
 
-use super::{HistogramTotals, METRICS, Metric, Sample, Scrape, Source};
+use super::{HistogramTotals, METRICS, Metric, MetricSource, Sample, Scrape};
 
 /// Is the content type of [`render_metrics`].
 pub const CONTENT_TYPE: &str = "text/plain; version=0.0.4; charset=utf-8";
@@ -27,15 +27,15 @@ pub fn render_metrics(scrape: &Scrape) -> String {
 
 fn family(metric: &Metric, scrape: &Scrape) -> Option<proto::MetricFamily> {
     let (kind, metrics) = match metric.source {
-        Source::Counter(samples) => (
+        MetricSource::Counter(samples) => (
             proto::MetricType::COUNTER,
             rendered(metric, samples(scrape), counter),
         ),
-        Source::Gauge(samples) => (
+        MetricSource::Gauge(samples) => (
             proto::MetricType::GAUGE,
             rendered(metric, samples(scrape), gauge),
         ),
-        Source::Histogram(totals) => (
+        MetricSource::Histogram(totals) => (
             proto::MetricType::HISTOGRAM,
             vec![histogram(totals(scrape))],
         ),

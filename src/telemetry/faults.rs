@@ -3,10 +3,10 @@
 //!
 //! Pure: from what stands at one moment. Invariant: a fault that is over is not told.
 
-use super::{GroupRow, Standing};
+use super::{GroupRow, ProcessStanding};
 
 /// Lists everything that is wrong in `standing`, what concerns most people first.
-pub fn faults(standing: &Standing) -> Vec<String> {
+pub fn faults(standing: &ProcessStanding) -> Vec<String> {
     let mut faults = Vec::new();
     faults.extend(server(standing));
     faults.extend(circuit(standing));
@@ -18,7 +18,7 @@ pub fn faults(standing: &Standing) -> Vec<String> {
     faults
 }
 
-fn server(standing: &Standing) -> Option<String> {
+fn server(standing: &ProcessStanding) -> Option<String> {
     let server = &standing.server;
     let last = server.last_error.as_ref();
     let why = last.map_or(String::new(), |last| format!(": {}", last.text));
@@ -31,7 +31,7 @@ fn server(standing: &Standing) -> Option<String> {
     })
 }
 
-fn circuit(standing: &Standing) -> Option<String> {
+fn circuit(standing: &ProcessStanding) -> Option<String> {
     standing.failovers.is_circuit_open.then(|| {
         "the circuit is open: the server was away for so long that commands are answered at once as not sent \
          (upstream.circuit.after); they are sent again when a connection comes about"
@@ -39,7 +39,7 @@ fn circuit(standing: &Standing) -> Option<String> {
     })
 }
 
-fn reload(standing: &Standing) -> Option<String> {
+fn reload(standing: &ProcessStanding) -> Option<String> {
     let error = standing.last_reload.error.as_ref()?;
     let error = error.lines().map(str::trim).collect::<Vec<_>>().join("; ");
     Some(format!(
@@ -48,7 +48,7 @@ fn reload(standing: &Standing) -> Option<String> {
 }
 
 /// Tells what is wrong with all groups together.
-fn everybody(standing: &Standing) -> Option<String> {
+fn everybody(standing: &ProcessStanding) -> Option<String> {
     let (counted, most) = (standing.counted, standing.max_clients);
     (most > 0 && counted >= most).then(|| {
         format!(
@@ -89,7 +89,7 @@ fn group(row: &GroupRow) -> Option<String> {
     })
 }
 
-fn leases(standing: &Standing) -> Option<String> {
+fn leases(standing: &ProcessStanding) -> Option<String> {
     let upstream = standing.upstream;
     let (lent, lendable) = (standing.lent + upstream.subscription, upstream.lendable);
     if upstream.waiting == 0 && (lendable == 0 || lent < lendable) {
@@ -108,7 +108,7 @@ fn leases(standing: &Standing) -> Option<String> {
 }
 
 /// Tells what the process counts of itself: it does not pass.
-fn process(standing: &Standing) -> Vec<String> {
+fn process(standing: &ProcessStanding) -> Vec<String> {
     let mut faults = Vec::new();
     match standing.process.panics {
         0 => {}
@@ -124,12 +124,12 @@ mod tests {
     use std::time::{Duration, UNIX_EPOCH};
 
     use super::super::{
-        FailoverRows, LastError, MemoryRow, ProcessRow, Reload, ServerSnapshot, UpstreamCounts,
+        FailoverRows, LastError, LastReload, MemoryRow, ProcessRow, ServerSnapshot, UpstreamCounts,
     };
     use super::*;
 
-    fn well() -> Standing {
-        Standing {
+    fn well() -> ProcessStanding {
+        ProcessStanding {
             groups: vec![GroupRow {
                 name: "default".into(),
                 per: "group",
@@ -149,7 +149,7 @@ mod tests {
                 ..ServerSnapshot::default()
             },
             failovers: FailoverRows::default(),
-            last_reload: Reload {
+            last_reload: LastReload {
                 at: UNIX_EPOCH,
                 error: None,
             },
@@ -172,7 +172,7 @@ mod tests {
 
     /// The one fault of what `change` makes of a process that is well.
     #[track_caller]
-    fn fault(change: impl Fn(&mut Standing)) -> String {
+    fn fault(change: impl Fn(&mut ProcessStanding)) -> String {
         let mut standing = well();
         change(&mut standing);
         let mut faults = faults(&standing);
@@ -230,7 +230,7 @@ mod tests {
             whole.contains("group \"default\" is at its cap: 20 of 20 clients"),
             "{whole}"
         );
-        let by_name = |standing: &mut Standing| {
+        let by_name = |standing: &mut ProcessStanding| {
             let row = &mut standing.groups[0];
             (row.connections, row.per, row.limit) = (60, "client_name", Some(3));
             (row.fullest, row.keys_at_limit) = (3, 4);

@@ -29,12 +29,12 @@ pub use faults::faults;
 pub use histogram::{Histogram, HistogramTotals};
 pub use labels::{AdminRefusal, Bound, ConnectResult, Disconnect, LossCause, TlsHandshake};
 pub use log_queue::LogQueue;
-pub use metrics::{METRICS, Metric, Sample, Source};
+pub use metrics::{METRICS, Metric, MetricSource, Sample};
 pub use parts::{Heartbeat, PartRow, Parts};
 pub use process::{PROCESS, ProcessRow};
 pub use scrape::{
-    CertificateRow, ClientRow, FailoverRow, FailoverRows, GroupRow, GroupTotals, MemoryRow, Reload,
-    Scrape, Standing, Totals, UpstreamCounts,
+    CertificateRow, ClientRow, FailoverRow, FailoverRows, GroupRow, GroupTotals, LastReload,
+    MemoryRow, ProcessStanding, Scrape, Totals, UpstreamCounts,
 };
 pub use server::{LastError, ServerHealth, ServerSnapshot};
 pub use status::status_json;

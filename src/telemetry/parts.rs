@@ -7,10 +7,10 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 /// Holds the parts of the process.
 #[derive(Debug, Default)]
-pub struct Parts(Mutex<Table>);
+pub struct Parts(Mutex<PartTable>);
 
 #[derive(Debug, Default)]
-struct Table {
+struct PartTable {
     rows: Vec<PartRow>,
     /// Names the first part without which the process cannot go on.
     lost: Option<String>,
@@ -25,7 +25,7 @@ pub struct PartRow {
 }
 
 impl Parts {
-    fn table(&self) -> MutexGuard<'_, Table> {
+    fn table(&self) -> MutexGuard<'_, PartTable> {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 

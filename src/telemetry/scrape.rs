@@ -16,14 +16,14 @@ use super::{
 #[derive(Debug, Clone)]
 pub struct Scrape {
     /// Says what stands now, as gathered by the caller.
-    pub standing: Standing,
+    pub standing: ProcessStanding,
     /// Says what the workers have counted, added up.
     pub totals: Totals,
 }
 
 /// Says what stands at this moment; it is gathered by the one who knows admission, budget and clients.
 #[derive(Debug, Clone)]
-pub struct Standing {
+pub struct ProcessStanding {
     /// Lists the client groups, in the order of their index.
     pub groups: Vec<GroupRow>,
     /// Counts the connections to the server.
@@ -32,7 +32,7 @@ pub struct Standing {
     /// Tells how the server was lost, and whether it is.
     pub failovers: FailoverRows,
     /// Tells of the last attempt to load the configuration; the start counts as one.
-    pub last_reload: Reload,
+    pub last_reload: LastReload,
     /// Counts the clients in a TLS handshake after which their certificate decides their group.
     pub handshaking: u64,
     /// Counts the clients that have yet to say who they are.
@@ -168,7 +168,7 @@ pub struct UpstreamCounts {
 
 /// Tells how the configuration was last loaded.
 #[derive(Debug, Clone)]
-pub struct Reload {
+pub struct LastReload {
     pub at: SystemTime,
     /// Says why it failed and the older configuration still holds; it must hold no secret.
     pub error: Option<String>,
@@ -202,7 +202,7 @@ pub struct ClientRow {
 /// Holds the counters of all workers added up.
 #[derive(Debug, Clone, Default)]
 pub struct Totals {
-    /// There are as many as [`Standing::groups`].
+    /// There are as many as [`ProcessStanding::groups`].
     pub groups: Vec<GroupTotals>,
     /// Lists the labels of [`GroupTotals::pins`].
     pub pin_reasons: &'static [&'static str],
@@ -261,7 +261,7 @@ pub struct GroupTotals {
 
 impl Scrape {
     /// Adds up what the workers have counted and puts it beside what stands.
-    pub fn gather(workers: &[Arc<WorkerCounters>], standing: Standing) -> Self {
+    pub fn gather(workers: &[Arc<WorkerCounters>], standing: ProcessStanding) -> Self {
         let mut totals = Totals {
             pin_reasons: workers.first().map_or(&[], |worker| worker.pin_reasons()),
             ..Totals::default()

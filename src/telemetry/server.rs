@@ -21,11 +21,11 @@ pub struct ServerHealth {
     maxclients: AtomicU64,
     blocked_clients: AtomicU64,
     certificate_not_after: AtomicU64,
-    texts: Mutex<Texts>,
+    texts: Mutex<HealthTexts>,
 }
 
 #[derive(Debug, Default)]
-struct Texts {
+struct HealthTexts {
     address: String,
     product: &'static str,
     version: String,
@@ -81,9 +81,9 @@ impl ServerHealth {
             maxclients: AtomicU64::new(UNKNOWN),
             blocked_clients: AtomicU64::new(UNKNOWN),
             certificate_not_after: AtomicU64::new(UNKNOWN),
-            texts: Mutex::new(Texts {
+            texts: Mutex::new(HealthTexts {
                 address,
-                ..Texts::default()
+                ..HealthTexts::default()
             }),
         }
     }
@@ -187,7 +187,7 @@ impl ServerHealth {
     }
 
     /// Locks the texts. They are replaced whole, so those left by a thread that panicked are as good as any.
-    fn texts(&self) -> MutexGuard<'_, Texts> {
+    fn texts(&self) -> MutexGuard<'_, HealthTexts> {
         self.texts.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }

@@ -5,8 +5,8 @@ use serde_json::{Map, Value, json};
 use super::exposition::VERSION;
 use super::metrics::unix_seconds;
 use super::{
-    Bound, ConnectResult, Disconnect, GroupRow, GroupTotals, LastError, LossCause, Reload, Scrape,
-    ServerSnapshot, TlsHandshake, Totals,
+    Bound, ConnectResult, Disconnect, GroupRow, GroupTotals, LastError, LastReload, LossCause,
+    Scrape, ServerSnapshot, TlsHandshake, Totals,
 };
 
 /// Shows the whole scrape as one JSON object: `version`, `uptime_seconds`, `server`, `pool`, `groups`, `clients`,
@@ -121,7 +121,7 @@ fn level(row: &GroupRow) -> &'static str {
     }
 }
 
-fn reload(reload: &Reload) -> Value {
+fn reload(reload: &LastReload) -> Value {
     json!({ "successful": reload.error.is_none(), "at": unix_seconds(reload.at), "error": reload.error })
 }
 

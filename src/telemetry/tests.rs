@@ -44,8 +44,8 @@ fn group_rows() -> Vec<GroupRow> {
     ]
 }
 
-fn standing() -> Standing {
-    Standing {
+fn standing() -> ProcessStanding {
+    ProcessStanding {
         groups: group_rows(),
         upstream: UpstreamCounts {
             shared: 4,
@@ -86,7 +86,7 @@ fn standing() -> Standing {
                 disconnected: 2,
             }),
         },
-        last_reload: Reload {
+        last_reload: LastReload {
             at: UNIX_EPOCH + Duration::from_secs(1_000),
             error: None,
         },
@@ -299,7 +299,7 @@ fn every_metric_of_the_list_is_exposed_once_with_help_and_unique_series() {
             "{}",
             metric.name
         );
-        if let Source::Counter(samples) | Source::Gauge(samples) = metric.source {
+        if let MetricSource::Counter(samples) | MetricSource::Gauge(samples) = metric.source {
             assert!(
                 samples(&sample())
                     .iter()
@@ -398,9 +398,9 @@ fn documented() -> Vec<(String, String, String)> {
 fn the_page_and_the_list_name_the_same_metrics() {
     let listed = METRICS.iter().map(|metric| {
         let kind = match metric.source {
-            Source::Counter(_) => "counter",
-            Source::Gauge(_) => "gauge",
-            Source::Histogram(_) => "histogram",
+            MetricSource::Counter(_) => "counter",
+            MetricSource::Gauge(_) => "gauge",
+            MetricSource::Histogram(_) => "histogram",
         };
         (
             metric.name.to_owned(),

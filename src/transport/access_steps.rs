@@ -46,13 +46,13 @@ impl fmt::Display for FileAccess {
 
 /// Is one call that changes a file.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Step {
+pub(super) enum AccessStep {
     Mode(u32),
     Owner(u32),
     Group(u32),
 }
 
-impl Step {
+impl AccessStep {
     /// Tells what of a file that is `at` becomes by it.
     fn of(self, at: FileAccess) -> FileAccess {
         match self {
@@ -65,17 +65,17 @@ impl Step {
 
 /// Lists the steps from `now` to `next` for a file by which nobody can connect yet. It is given away last, since only
 /// its owner changes its mode.
-pub(super) fn outright(now: FileAccess, next: FileAccess) -> Vec<Step> {
+pub(super) fn outright(now: FileAccess, next: FileAccess) -> Vec<AccessStep> {
     let changed = next.unlike(now);
-    let group = changed.group.map(Step::Group);
-    let mode = changed.mode.map(Step::Mode);
-    let owner = changed.owner.map(Step::Owner);
+    let group = changed.group.map(AccessStep::Group);
+    let mode = changed.mode.map(AccessStep::Mode);
+    let owner = changed.owner.map(AccessStep::Owner);
     [group, mode, owner].into_iter().flatten().collect()
 }
 
 /// Plans how one file is changed while clients connect by it.
 #[derive(Debug)]
-pub(super) struct Plan {
+pub(super) struct AccessPlan {
     pub(super) before: FileAccess,
     pub(super) next: FileAccess,
     /// Owns it until it is given away for good, so that its mode can be changed.
@@ -85,7 +85,7 @@ pub(super) struct Plan {
     narrow: u32,
 }
 
-impl Plan {
+impl AccessPlan {
     /// Plans from `before` to `next`, by user `me`, who may set the file's mode as it is now, or may not.
     pub(super) fn new(before: FileAccess, next: FileAccess, me: u32, may_set_mode: bool) -> Self {
         let holder = match may_set_mode && next.owner != me {
@@ -102,26 +102,29 @@ impl Plan {
 
     /// Lists the steps that let in nobody who might not connect before, and can be undone. What could be refused later
     /// on is tried here: a file is given to its owner to be, and taken back, since no mode is set of another's file.
-    fn first(&self) -> Vec<Step> {
+    fn first(&self) -> Vec<AccessStep> {
         let (before, next) = (self.before, self.next);
         let mut steps = Vec::new();
         if self.holder != before.owner {
-            steps.push(Step::Owner(self.holder));
+            steps.push(AccessStep::Owner(self.holder));
         }
         if self.narrow != before.mode {
-            steps.push(Step::Mode(self.narrow));
+            steps.push(AccessStep::Mode(self.narrow));
         }
         if next.owner != self.holder && next.owner != before.owner {
-            steps.extend([Step::Owner(next.owner), Step::Owner(self.holder)]);
+            steps.extend([
+                AccessStep::Owner(next.owner),
+                AccessStep::Owner(self.holder),
+            ]);
         }
         steps
     }
 
     /// Returns the step that gives it to its group to be, if that is another. It comes after the rest of all files: who
     /// may give a file to a group that it is in may not give it back to one that it is not in.
-    fn group(&self) -> Option<Step> {
+    fn group(&self) -> Option<AccessStep> {
         let changed = self.next.unlike(self.before);
-        changed.group.map(Step::Group)
+        changed.group.map(AccessStep::Group)
     }
 
     /// Tells from which group to which it is given, if to another, and who owns it then.
@@ -131,9 +134,9 @@ impl Plan {
     }
 
     /// Lists the steps that let in who may connect from now on.
-    fn last(&self) -> Vec<Step> {
-        let mode = (self.next.mode != self.narrow).then_some(Step::Mode(self.next.mode));
-        let owner = (self.next.owner != self.holder).then_some(Step::Owner(self.next.owner));
+    fn last(&self) -> Vec<AccessStep> {
+        let mode = (self.next.mode != self.narrow).then_some(AccessStep::Mode(self.next.mode));
+        let owner = (self.next.owner != self.holder).then_some(AccessStep::Owner(self.next.owner));
         mode.into_iter().chain(owner).collect()
     }
 
@@ -143,8 +146,8 @@ impl Plan {
     /// The step that was refused: those before it have been taken, and can be undone.
     pub(super) fn begin<E>(
         &self,
-        mut take: impl FnMut(Step) -> Result<(), E>,
-    ) -> Result<(), (Step, E)> {
+        mut take: impl FnMut(AccessStep) -> Result<(), E>,
+    ) -> Result<(), (AccessStep, E)> {
         let mut steps = self.first().into_iter();
         steps.try_for_each(|step| take(step).map_err(|error| (step, error)))
     }
@@ -155,14 +158,17 @@ impl Plan {
     /// The step that was refused: what was begun is to be undone.
     pub(super) fn regroup<E>(
         &self,
-        mut take: impl FnMut(Step) -> Result<(), E>,
-    ) -> Result<(), (Step, E)> {
+        mut take: impl FnMut(AccessStep) -> Result<(), E>,
+    ) -> Result<(), (AccessStep, E)> {
         let mut steps = self.group().into_iter();
         steps.try_for_each(|step| take(step).map_err(|error| (step, error)))
     }
 
     /// Lets in who may connect from now on. Returns the steps that were refused.
-    pub(super) fn finish<E>(&self, mut take: impl FnMut(Step) -> Result<(), E>) -> Vec<(Step, E)> {
+    pub(super) fn finish<E>(
+        &self,
+        mut take: impl FnMut(AccessStep) -> Result<(), E>,
+    ) -> Vec<(AccessStep, E)> {
         let refused = |step| take(step).err().map(|error| (step, error));
         self.last().into_iter().filter_map(refused).collect()
     }
@@ -172,13 +178,13 @@ impl Plan {
     pub(super) fn undo<E>(
         &self,
         at: FileAccess,
-        mut take: impl FnMut(Step) -> Result<(), E>,
-    ) -> Vec<(Step, E)> {
+        mut take: impl FnMut(AccessStep) -> Result<(), E>,
+    ) -> Vec<(AccessStep, E)> {
         let (before, mut refused, mut now) = (self.before, Vec::new(), at);
         if at == before {
             return refused;
         }
-        let mut try_to = |step: Step| {
+        let mut try_to = |step: AccessStep| {
             let is_due = step.of(now) != now;
             match is_due.then(|| take(step)) {
                 Some(Ok(())) => now = step.of(now),
@@ -187,11 +193,11 @@ impl Plan {
             }
             now
         };
-        try_to(Step::Owner(self.holder));
-        let grouped = try_to(Step::Group(before.group));
-        try_to(Step::Mode(self.kept(grouped)));
+        try_to(AccessStep::Owner(self.holder));
+        let grouped = try_to(AccessStep::Group(before.group));
+        try_to(AccessStep::Mode(self.kept(grouped)));
         if before.owner != self.holder {
-            try_to(Step::Owner(before.owner));
+            try_to(AccessStep::Owner(before.owner));
         }
         refused
     }
@@ -205,15 +211,15 @@ impl Plan {
     }
 
     /// Tells which setting `step` was taken for.
-    pub(super) fn wanted_by(&self, step: Step) -> Step {
+    pub(super) fn wanted_by(&self, step: AccessStep) -> AccessStep {
         let changed = self.next.unlike(self.before);
-        let owner = changed.owner.map(Step::Owner);
+        let owner = changed.owner.map(AccessStep::Owner);
         match step {
-            Step::Group(_) => step,
-            Step::Owner(_) if owner == Some(step) => step,
+            AccessStep::Group(_) => step,
+            AccessStep::Owner(_) if owner == Some(step) => step,
             _ => {
-                let mode = changed.mode.map(Step::Mode);
-                let group = changed.group.map(Step::Group);
+                let mode = changed.mode.map(AccessStep::Mode);
+                let group = changed.group.map(AccessStep::Group);
                 mode.or(group).or(owner).unwrap_or(step)
             }
         }
@@ -277,9 +283,9 @@ mod tests {
     }
 
     /// All of them by [`ME`], who may change the mode of others' files or may not.
-    fn plans() -> Vec<Plan> {
+    fn plans() -> Vec<AccessPlan> {
         let plans_of = |(before, next): (FileAccess, FileAccess)| {
-            let plan = move |may_set_mode| Plan::new(before, next, ME, may_set_mode);
+            let plan = move |may_set_mode| AccessPlan::new(before, next, ME, may_set_mode);
             let other = (before.owner != ME).then(|| plan(false));
             [plan(true)].into_iter().chain(other)
         };
@@ -287,13 +293,16 @@ mod tests {
     }
 
     /// Begins all of it.
-    fn begin<E>(plan: &Plan, mut take: impl FnMut(Step) -> Result<(), E>) -> Result<(), (Step, E)> {
+    fn begin<E>(
+        plan: &AccessPlan,
+        mut take: impl FnMut(AccessStep) -> Result<(), E>,
+    ) -> Result<(), (AccessStep, E)> {
         plan.begin(&mut take)?;
         plan.regroup(&mut take)
     }
 
     /// How many steps [`begin`] takes.
-    fn steps_of(plan: &Plan) -> u32 {
+    fn steps_of(plan: &AccessPlan) -> u32 {
         (plan.first().len() + plan.group().iter().len()) as u32
     }
 
@@ -345,7 +354,7 @@ mod tests {
             }
         }
 
-        fn take(&mut self, step: Step) -> Result<(), ()> {
+        fn take(&mut self, step: AccessStep) -> Result<(), ()> {
             self.steps += 1;
             if self.refused >> (self.steps - 1) & 1 != 0 {
                 return Err(());
@@ -358,7 +367,7 @@ mod tests {
 
     /// That nobody at any time might connect by `was` who may by none of `allowed`, but for the owner of one of these.
     #[track_caller]
-    fn assert_lets_in_only(was: &[FileAccess], allowed: &[FileAccess], plan: &Plan) {
+    fn assert_lets_in_only(was: &[FileAccess], allowed: &[FileAccess], plan: &AccessPlan) {
         let owns = |one: &Somebody| allowed.iter().any(|at| at.owner == one.user);
         for somebody in Somebody::all().filter(|one| !owns(one)) {
             let may = |at: &FileAccess| somebody.may_connect(*at);
@@ -409,7 +418,7 @@ mod tests {
             })
         }
 
-        fn take(self, at: &mut FileAccess, step: Step) -> Result<(), ()> {
+        fn take(self, at: &mut FileAccess, step: AccessStep) -> Result<(), ()> {
             let (is_ours, is_same) = (at.owner == ME, step.of(*at) == *at);
             let is_in = |wanted: u32| {
                 GROUPS
@@ -418,9 +427,9 @@ mod tests {
                     .any(|one| one == (wanted, true))
             };
             let may = match step {
-                Step::Mode(_) => is_ours || self.sets_modes,
-                Step::Owner(_) => self.gives_away || is_ours && is_same,
-                Step::Group(group) => self.gives_away || is_ours && (is_same || is_in(group)),
+                AccessStep::Mode(_) => is_ours || self.sets_modes,
+                AccessStep::Owner(_) => self.gives_away || is_ours && is_same,
+                AccessStep::Group(group) => self.gives_away || is_ours && (is_same || is_in(group)),
             };
             may.then(|| *at = step.of(*at)).ok_or(())
         }
@@ -428,14 +437,17 @@ mod tests {
         /// Tells whether nothing hinders that a file that is `at` becomes `next`.
         fn lets(self, at: FileAccess, next: FileAccess) -> bool {
             let changed = next.unlike(at);
-            let (mode, owner) = (changed.mode.map(Step::Mode), changed.owner.map(Step::Owner));
-            let steps = [mode, changed.group.map(Step::Group), owner];
+            let (mode, owner) = (
+                changed.mode.map(AccessStep::Mode),
+                changed.owner.map(AccessStep::Owner),
+            );
+            let steps = [mode, changed.group.map(AccessStep::Group), owner];
             let alone = |step| self.take(&mut at.clone(), step).is_ok();
             steps.into_iter().flatten().all(alone)
         }
 
-        fn plan(self, before: FileAccess, next: FileAccess) -> Plan {
-            Plan::new(before, next, ME, before.owner == ME || self.sets_modes)
+        fn plan(self, before: FileAccess, next: FileAccess) -> AccessPlan {
+            AccessPlan::new(before, next, ME, before.owner == ME || self.sets_modes)
         }
     }
 
@@ -510,7 +522,7 @@ mod tests {
             let mut take = |step| {
                 let is_ours =
                     file.at.owner == me || (may_set && file.at.owner == plan.before.owner);
-                assert!(is_ours || !matches!(step, Step::Mode(_)), "{plan:?}");
+                assert!(is_ours || !matches!(step, AccessStep::Mode(_)), "{plan:?}");
                 file.take(step)
             };
             begin(&plan, &mut take).expect("not refused");
@@ -542,8 +554,8 @@ mod tests {
             owner,
             group: 1,
         };
-        let (mode, owner) = (Step::Mode, Step::Owner);
-        let plan = |before, next| Plan::new(before, next, ME, false);
+        let (mode, owner) = (AccessStep::Mode, AccessStep::Owner);
+        let plan = |before, next| AccessPlan::new(before, next, ME, false);
         let given = plan(of(0o600, ME), of(0o660, 2));
         assert_eq!(given.first(), [mode(0), owner(2), owner(ME)]);
         assert_eq!(given.last(), [mode(0o660), owner(2)]);
@@ -567,13 +579,16 @@ mod tests {
                 group,
                 ..before
             };
-            Plan::new(before, next, ME, false)
+            AccessPlan::new(before, next, ME, false)
         };
         let mode = to(0o600, 1);
-        assert_eq!(mode.wanted_by(Step::Owner(ME)), Step::Mode(0o600));
+        assert_eq!(
+            mode.wanted_by(AccessStep::Owner(ME)),
+            AccessStep::Mode(0o600)
+        );
         let group = to(0o660, 2);
-        assert_eq!(group.wanted_by(Step::Owner(ME)), Step::Group(2));
-        assert_eq!(group.wanted_by(Step::Mode(0)), Step::Group(2));
-        assert_eq!(group.wanted_by(Step::Group(2)), Step::Group(2));
+        assert_eq!(group.wanted_by(AccessStep::Owner(ME)), AccessStep::Group(2));
+        assert_eq!(group.wanted_by(AccessStep::Mode(0)), AccessStep::Group(2));
+        assert_eq!(group.wanted_by(AccessStep::Group(2)), AccessStep::Group(2));
     }
 }

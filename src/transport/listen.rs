@@ -18,7 +18,7 @@ use tokio::net::{TcpStream, UnixStream};
 use super::Stream;
 use super::endpoint_file::EndpointFile;
 use super::foreseen::{clear, explained};
-use super::named::Named;
+use super::named::NamedSocket;
 use super::occupant::remedy;
 use super::open::{Accepting, OpenListener};
 use super::reserve::{Reserve, reserve};
@@ -38,7 +38,7 @@ const ADMIN_BACKLOG: i32 = 1024;
 /// Is a bound, listening socket, not yet on any runtime.
 #[derive(Debug)]
 pub struct Bound {
-    named: Named<Arc<Socket>>,
+    named: NamedSocket<Arc<Socket>>,
     tls: Arc<TlsAcceptor>,
     is_for_clients: bool,
     backlog: u32,
@@ -62,7 +62,7 @@ impl Bound {
 
     /// Makes what it is changed and closed by while it accepts.
     pub fn opened(&self, name: String) -> (Arc<OpenListener>, Accepting) {
-        let Named { file, socket } = &self.named;
+        let NamedSocket { file, socket } = &self.named;
         let file = file.as_ref().map(|file| file.bound().clone());
         OpenListener::new(name, socket, file, Arc::clone(&self.tls), self.backlog)
     }
@@ -77,7 +77,7 @@ impl Bound {
 /// Is a listening socket on a runtime.
 #[derive(Debug)]
 pub struct Acceptor {
-    named: Named<AsyncFd<Arc<Socket>>>,
+    named: NamedSocket<AsyncFd<Arc<Socket>>>,
     /// Is given up for a moment when descriptors run out, so that the client at hand can be accepted and told.
     spare: Option<File>,
     tls: Arc<TlsAcceptor>,
@@ -188,7 +188,7 @@ pub fn bind(listener: &Listener, keepalive: Duration) -> Result<Bound, String> {
     listen(&socket, file.as_ref(), backlog).map_err(told)?;
     let socket = Arc::new(socket);
     Ok(Bound {
-        named: Named { file, socket },
+        named: NamedSocket { file, socket },
         tls: Arc::new(tls),
         is_for_clients: true,
         backlog: listener.backlog,
@@ -220,7 +220,7 @@ pub fn bind_admin(key: &str, address: &AdminAddress, mode: Option<u32>) -> Resul
     listen(&socket, file.as_ref(), ADMIN_BACKLOG).map_err(told)?;
     let socket = Arc::new(socket);
     Ok(Bound {
-        named: Named { file, socket },
+        named: NamedSocket { file, socket },
         tls: Arc::default(),
         is_for_clients: false,
         backlog: ADMIN_BACKLOG.unsigned_abs(),

@@ -28,7 +28,7 @@ pub use listen::{
     try_bind,
 };
 pub use occupant::remedy;
-pub use open::{Accepting, ChangedAccess, OpenListener, OpenListeners, Told};
+pub use open::{Accepting, ChangedAccess, ListenerOrder, OpenListener, OpenListeners};
 pub use peer::PeerEnd;
 pub use queued::queued_bytes;
 pub use reserve::{keep_descriptors, refill_descriptors};

@@ -10,12 +10,12 @@ use super::socket_file::SocketFile;
 
 /// Holds a socket, and its file if it is a unix one. They end in the order of the fields.
 #[derive(Debug)]
-pub(super) struct Named<S> {
+pub(super) struct NamedSocket<S> {
     pub(super) file: Option<SocketFile>,
     pub(super) socket: S,
 }
 
-impl<S: Clone> Named<S> {
+impl<S: Clone> NamedSocket<S> {
     /// Returns what `change` makes of the socket, with the same file.
     ///
     /// # Errors
@@ -23,9 +23,9 @@ impl<S: Clone> Named<S> {
     pub(super) fn try_map<T>(
         self,
         change: impl FnOnce(S) -> io::Result<T>,
-    ) -> io::Result<Named<T>> {
+    ) -> io::Result<NamedSocket<T>> {
         let socket = change(self.socket.clone())?;
-        Ok(Named {
+        Ok(NamedSocket {
             file: self.file,
             socket,
         })
@@ -54,9 +54,9 @@ mod tests {
         }
     }
 
-    fn listening(path: &Path) -> Named<Socket> {
+    fn listening(path: &Path) -> NamedSocket<Socket> {
         let listener = UnixListener::bind(path).expect("bound");
-        Named {
+        NamedSocket {
             file: Some(SocketFile::new(path).expect("it is there")),
             socket: Socket {
                 path: path.to_owned(),

@@ -13,7 +13,7 @@ use super::access_steps::FileAccess;
 use super::foreseen::explained;
 use super::rights::Rights;
 use super::socket_access::{AccessKeys, BY_HAND};
-use super::socket_file::{BegunChange, BoundFile, Refused};
+use super::socket_file::{BegunChange, BoundFile, RefusedChange};
 use super::tls::{Acceptance, TlsAcceptor};
 use crate::config::Listener;
 
@@ -49,7 +49,7 @@ pub struct OpenListener {
     tls: Arc<TlsAcceptor>,
     /// Counts the most clients for whom there ever was room in the kernel's queue.
     backlog: AtomicU32,
-    take: mpsc::Sender<Told>,
+    take: mpsc::Sender<ListenerOrder>,
     stop: watch::Sender<bool>,
     gone: watch::Receiver<()>,
 }
@@ -57,7 +57,7 @@ pub struct OpenListener {
 /// Is the other end of an [`OpenListener`], kept by whoever accepts.
 #[derive(Debug)]
 pub struct Accepting {
-    take: mpsc::Receiver<Told>,
+    take: mpsc::Receiver<ListenerOrder>,
     stop: watch::Receiver<bool>,
     /// Tells by its drop that the socket is closed.
     _gone: watch::Sender<()>,
@@ -65,7 +65,7 @@ pub struct Accepting {
 
 /// Says what whoever accepts is told to do.
 #[derive(Debug)]
-pub enum Told {
+pub enum ListenerOrder {
     Stop,
     /// It is to accept all who wait in the kernel's queue by now.
     TakeQueued {
@@ -78,7 +78,7 @@ pub enum Told {
 
 impl Accepting {
     /// Waits for what is to be done. Cancelling it loses nothing.
-    pub async fn told(&mut self) -> Told {
+    pub async fn told(&mut self) -> ListenerOrder {
         // Whoever could tell has gone: it goes on for as long as the process does.
         let stopped = async {
             if self.stop.wait_for(|is_stopped| *is_stopped).await.is_err() {
@@ -92,7 +92,7 @@ impl Accepting {
             }
         };
         tokio::select! {
-            () = stopped => Told::Stop,
+            () = stopped => ListenerOrder::Stop,
             told = taking => told,
         }
     }
@@ -175,7 +175,11 @@ impl OpenListener {
         let most = self.backlog.load(Ordering::Relaxed).saturating_add(1);
         let taken = async {
             // Where nobody accepts any more nobody is let in by anything.
-            match self.take.send(Told::TakeQueued { most, done }).await {
+            match self
+                .take
+                .send(ListenerOrder::TakeQueued { most, done })
+                .await
+            {
                 Ok(()) => is_done.await.unwrap_or(true),
                 Err(_) => true,
             }
@@ -211,11 +215,11 @@ const TABLE: &str = "listener";
 /// Holds what a reload has begun to change of who may connect by the files of unix sockets: undone unless it is
 /// finished. Until then it lets in nobody whom it did not let in before.
 #[derive(Debug, Default)]
-pub struct ChangedAccess(Vec<(Asked, BegunChange)>);
+pub struct ChangedAccess(Vec<(AskedAccess, BegunChange)>);
 
 /// Holds what a reload asks of the file of one listener.
 #[derive(Debug)]
-struct Asked {
+struct AskedAccess {
     name: String,
     file: BoundFile,
     keys: AccessKeys,
@@ -260,7 +264,7 @@ impl ChangedAccess {
             file.settle(now);
             return Ok(());
         }
-        let asked = Asked {
+        let asked = AskedAccess {
             name: name.clone(),
             file: file.clone(),
             keys: AccessKeys {
@@ -322,13 +326,13 @@ impl Drop for ChangedAccess {
     }
 }
 
-impl Asked {
+impl AskedAccess {
     /// Takes in that it could not be had. Returns what is begun instead, if it is no fault of the reload: the right of
     /// the owner is as the settings say.
     ///
     /// # Errors
     /// Why not, in words, where the settings are new.
-    fn refused(self, refused: Refused) -> Result<Option<(Self, BegunChange)>, String> {
+    fn refused(self, refused: RefusedChange) -> Result<Option<(Self, BegunChange)>, String> {
         let Self {
             name, file, next, ..
         } = &self;

@@ -9,7 +9,7 @@ use std::path::{Path, PathBuf};
 use rustix::fs::{AtFlags, Gid, Mode, OFlags, Stat, Uid};
 use rustix::process::geteuid;
 
-use super::access_steps::{FileAccess, Plan, Step, outright};
+use super::access_steps::{AccessPlan, AccessStep, FileAccess, outright};
 use super::rights::Rights;
 use crate::config::Access;
 
@@ -36,15 +36,15 @@ pub(super) struct AccessKeys {
 
 /// Holds a file that is open, and how it is changed who may connect by it.
 #[derive(Debug)]
-pub(super) struct Changing {
+pub(super) struct FileChange {
     file: OwnedFd,
     /// Is where it was opened.
     path: PathBuf,
-    plan: Plan,
+    plan: AccessPlan,
     keys: AccessKeys,
 }
 
-impl Changing {
+impl FileChange {
     /// Changes a `file` from `now` to `next`.
     pub(super) fn new(
         file: OwnedFd,
@@ -58,12 +58,12 @@ impl Changing {
         Self {
             file,
             path: path.to_owned(),
-            plan: Plan::new(now, next, me, may_set_mode),
+            plan: AccessPlan::new(now, next, me, may_set_mode),
             keys,
         }
     }
 
-    pub(super) fn plan(&self) -> &Plan {
+    pub(super) fn plan(&self) -> &AccessPlan {
         &self.plan
     }
 
@@ -76,7 +76,7 @@ impl Changing {
         steps.try_for_each(|step| self.take(step).map_err(|error| self.refused(step, &error)))
     }
 
-    /// Begins as [`Plan::begin`] says.
+    /// Begins as [`AccessPlan::begin`] says.
     ///
     /// # Errors
     /// What is refused, in words, with its setting and what to do.
@@ -85,7 +85,7 @@ impl Changing {
         begun.map_err(|(step, error)| self.refused(self.plan.wanted_by(step), &error))
     }
 
-    /// Gives it to its group to be, as [`Plan::regroup`] says.
+    /// Gives it to its group to be, as [`AccessPlan::regroup`] says.
     ///
     /// # Errors
     /// As those of [`Self::begin`].
@@ -104,7 +104,7 @@ impl Changing {
         (is_given, is_given && !rights.regroups(owner, to, from))
     }
 
-    /// Finishes as [`Plan::finish`] says.
+    /// Finishes as [`AccessPlan::finish`] says.
     ///
     /// # Errors
     /// What the file has, and is not to have, in words.
@@ -117,7 +117,7 @@ impl Changing {
         self.told(self.plan.next, &wrong, told)
     }
 
-    /// Undoes as [`Plan::undo`] says.
+    /// Undoes as [`AccessPlan::undo`] says.
     ///
     /// # Errors
     /// What is still another than before, in words.
@@ -134,7 +134,7 @@ impl Changing {
     fn told(
         &self,
         wanted: FileAccess,
-        wrong: &[(Step, io::Error)],
+        wrong: &[(AccessStep, io::Error)],
         told: impl FnOnce(FileAccess) -> String,
     ) -> Result<(), String> {
         let left = self.now().map_err(|error| error.to_string())?;
@@ -142,9 +142,9 @@ impl Changing {
             return Ok(());
         }
         let wrong = wrong.iter().map(|(step, error)| match step {
-            Step::Mode(mode) => format!("its mode cannot be set to {mode:04o}: {error}"),
-            Step::Owner(owner) => format!("it cannot be given to the user {owner}: {error}"),
-            Step::Group(group) => format!("it cannot be given to the group {group}: {error}"),
+            AccessStep::Mode(mode) => format!("its mode cannot be set to {mode:04o}: {error}"),
+            AccessStep::Owner(owner) => format!("it cannot be given to the user {owner}: {error}"),
+            AccessStep::Group(group) => format!("it cannot be given to the group {group}: {error}"),
         });
         let wrong: Vec<String> = wrong.collect();
         let (told, wrong) = (told(left), wrong.join("; "));
@@ -159,11 +159,11 @@ impl Changing {
         Ok(access_of(&rustix::fs::fstat(&self.file)?))
     }
 
-    fn take(&self, step: Step) -> io::Result<()> {
+    fn take(&self, step: AccessStep) -> io::Result<()> {
         let (owner, group) = match step {
-            Step::Mode(mode) => return set_mode(self.file.as_fd(), &self.path, mode),
-            Step::Owner(owner) => (Some(Uid::from_raw(owner)), None),
-            Step::Group(group) => (None, Some(Gid::from_raw(group))),
+            AccessStep::Mode(mode) => return set_mode(self.file.as_fd(), &self.path, mode),
+            AccessStep::Owner(owner) => (Some(Uid::from_raw(owner)), None),
+            AccessStep::Group(group) => (None, Some(Gid::from_raw(group))),
         };
         rustix::fs::chownat(&self.file, "", owner, group, AtFlags::EMPTY_PATH)?;
         Ok(())
@@ -171,24 +171,24 @@ impl Changing {
 
     /// Says what to tell when the step that sets a key is refused. A key that is not written is set to what the file
     /// was bound with: there is nothing to remove.
-    fn refused(&self, step: Step, error: &io::Error) -> String {
+    fn refused(&self, step: AccessStep, error: &io::Error) -> String {
         let (before, written) = (self.plan.before, self.keys.written);
         let (key, is_written, what, has, remedy) = match step {
-            Step::Mode(mode) => (
+            AccessStep::Mode(mode) => (
                 "mode",
                 written.mode.is_some(),
                 format!("the mode {mode:04o}"),
                 format!("{:04o}", before.mode),
                 "run respool as the owner of the file or with CAP_FOWNER",
             ),
-            Step::Owner(owner) => (
+            AccessStep::Owner(owner) => (
                 "owner",
                 written.owner.is_some(),
                 format!("to the user {owner}"),
                 before.owner.to_string(),
                 "run respool as root or with CAP_CHOWN",
             ),
-            Step::Group(group) => (
+            AccessStep::Group(group) => (
                 "group",
                 written.group.is_some(),
                 format!("to the group {group}"),
@@ -346,7 +346,7 @@ mod tests {
         is(0o660);
     }
 
-    fn changing(path: &Path, mode: u32, written: Access) -> Changing {
+    fn changing(path: &Path, mode: u32, written: Access) -> FileChange {
         let flags = OFlags::PATH | OFlags::NOFOLLOW;
         let file = rustix::fs::open(path, flags, Mode::empty()).expect("it opens");
         let now = access_of(&rustix::fs::fstat(&file).expect("a file"));
@@ -354,7 +354,7 @@ mod tests {
             table: "listener",
             written,
         };
-        Changing::new(file, path, (now, FileAccess { mode, ..now }), keys)
+        FileChange::new(file, path, (now, FileAccess { mode, ..now }), keys)
     }
 
     #[test]
@@ -369,14 +369,19 @@ mod tests {
             group: Some(8),
         };
         let error = io::Error::from(io::ErrorKind::PermissionDenied);
-        for step in [Step::Mode(0o600), Step::Owner(7), Step::Group(8)] {
+        for step in [
+            AccessStep::Mode(0o600),
+            AccessStep::Owner(7),
+            AccessStep::Group(8),
+        ] {
             let told = |written| changing(&path, 0o600, written).refused(step, &error);
             let (written, removed) = (told(all), told(Access::default()));
             assert!(written.contains("; remove the key, or "), "{written}");
             assert!(!removed.contains("remove the key"), "{removed}");
             assert!(removed.contains("the key is not written, and"), "{removed}");
         }
-        let told = changing(&path, 0o600, Access::default()).refused(Step::Mode(0o600), &error);
+        let told =
+            changing(&path, 0o600, Access::default()).refused(AccessStep::Mode(0o600), &error);
         assert!(
             told.contains("; write mode = \"0640\", which it has"),
             "{told}"

@@ -15,7 +15,7 @@ use rustix::fs::{FileType, Mode, OFlags};
 use super::access_steps::FileAccess;
 use super::foreseen::is_to_stay;
 use super::rights::Rights;
-use super::socket_access::{AccessKeys, Changing, access_of};
+use super::socket_access::{AccessKeys, FileChange, access_of};
 use crate::config::Access;
 
 /// Is the file of a unix socket that was bound just now; it is removed when nobody listens on it any more.
@@ -29,12 +29,12 @@ pub(super) struct BoundFile {
     /// Holds its device and its inode.
     id: (u64, u64),
     unset: FileAccess,
-    made: Arc<Mutex<Made>>,
+    made: Arc<Mutex<MadeAccess>>,
 }
 
 /// Holds what respool itself has made of a file.
 #[derive(Debug, Clone, Copy, Default)]
-struct Made {
+struct MadeAccess {
     /// Says what of it is not as it was bound.
     given: Access,
     /// Is what a reload has left it with that could do no more.
@@ -45,14 +45,14 @@ struct Made {
 #[derive(Debug)]
 pub(super) struct BegunChange {
     file: BoundFile,
-    changing: Changing,
+    changing: FileChange,
     /// Is what it was to have: no more than this can be made of it.
     wanted: FileAccess,
 }
 
 /// Tells why a change could not be begun.
 #[derive(Debug)]
-pub(super) struct Refused {
+pub(super) struct RefusedChange {
     pub(super) why: String,
     /// Tells why it could not be undone either, if it could not.
     pub(super) not_undone: Option<String>,
@@ -155,8 +155,8 @@ impl BoundFile {
         now: FileAccess,
         next: FileAccess,
         keys: AccessKeys,
-    ) -> Result<BegunChange, Refused> {
-        let unbegun = |why| Refused {
+    ) -> Result<BegunChange, RefusedChange> {
+        let unbegun = |why| RefusedChange {
             why,
             not_undone: None,
         };
@@ -189,9 +189,9 @@ impl BoundFile {
         now: FileAccess,
         next: FileAccess,
         keys: AccessKeys,
-    ) -> Result<Changing, String> {
+    ) -> Result<FileChange, String> {
         let file = self.open().map_err(|error| error.to_string())?;
-        Ok(Changing::new(file, &self.path, (now, next), keys))
+        Ok(FileChange::new(file, &self.path, (now, next), keys))
     }
 
     fn tell_if_it_stays(&self, before: FileAccess, made: FileAccess) {
@@ -220,7 +220,7 @@ impl BoundFile {
         }
     }
 
-    fn made(&self) -> MutexGuard<'_, Made> {
+    fn made(&self) -> MutexGuard<'_, MadeAccess> {
         self.made.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
@@ -263,9 +263,9 @@ impl BegunChange {
     }
 
     /// Makes it what it was: it goes on no further, because of `why`.
-    pub(super) fn refused(self, why: String) -> Refused {
+    pub(super) fn refused(self, why: String) -> RefusedChange {
         let not_undone = self.undo().err();
-        Refused { why, not_undone }
+        RefusedChange { why, not_undone }
     }
 
     /// Lets in who may connect from now on.
@@ -324,7 +324,11 @@ mod tests {
         tempfile::tempdir().expect("a folder")
     }
 
-    fn begin(file: &BoundFile, now: FileAccess, next: FileAccess) -> Result<BegunChange, Refused> {
+    fn begin(
+        file: &BoundFile,
+        now: FileAccess,
+        next: FileAccess,
+    ) -> Result<BegunChange, RefusedChange> {
         let keys = AccessKeys {
             table: "listener",
             written: Access::default(),

@@ -14,7 +14,7 @@ use super::link::{Ended, Link};
 use super::pool::{Outcome, Upstream, WaitError, Waiter};
 use super::thread::Process;
 use crate::budget::{Kind, SocketPermit};
-use crate::failover::{Turn, backoff};
+use crate::failover::{ConnectTurn, backoff};
 use crate::telemetry::{Bound, ConnectResult};
 
 /// Least time between two log lines about a server that stays away.
@@ -144,21 +144,21 @@ impl Upstream {
         loop {
             let (turn, probe) = process.turn();
             match turn {
-                Turn::Probe => return probe,
-                Turn::Now => {
+                ConnectTurn::Probe => return probe,
+                ConnectTurn::Now => {
                     self.pause_while_closed().await;
                     if !process.failovers.is_open() {
                         return None;
                     }
                 }
-                Turn::At(at) => {
+                ConnectTurn::At(at) => {
                     let at = Instant::from_std(process.start + Duration::from_micros(at));
                     tokio::select! {
                         () = tokio::time::sleep_until(at) => {}
                         _ = news.changed() => {}
                     }
                 }
-                Turn::After => drop(news.changed().await),
+                ConnectTurn::After => drop(news.changed().await),
             }
         }
     }

@@ -11,7 +11,7 @@ use tokio::sync::watch;
 use super::link::Origin;
 use super::thread::Process;
 use crate::budget::Kind;
-use crate::failover::{Bucket, Circuit, Node, Record, Standing, Turn};
+use crate::failover::{Circuit, ConnectTurn, FailoverRecord, FailoverStanding, Node, TokenBucket};
 use crate::telemetry::LossCause;
 
 /// What those who wait to connect are told.
@@ -28,7 +28,7 @@ pub(super) struct News {
 /// Shared by all workers.
 #[derive(Debug, Default)]
 pub struct Failovers {
-    record: Mutex<Record>,
+    record: Mutex<FailoverRecord>,
     gate: Mutex<Gate>,
     is_open: AtomicBool,
     news: watch::Sender<News>,
@@ -38,12 +38,12 @@ pub struct Failovers {
 struct Gate {
     circuit: Circuit,
     /// For the connections that everybody shares, and for those that are lent: the many do not keep the few waiting.
-    shared: Bucket,
-    pinned: Bucket,
+    shared: TokenBucket,
+    pinned: TokenBucket,
 }
 
 impl Gate {
-    fn bucket(&mut self, kind: Kind) -> &mut Bucket {
+    fn bucket(&mut self, kind: Kind) -> &mut TokenBucket {
         match kind {
             Kind::Pinned => &mut self.pinned,
             Kind::Shared | Kind::Subscription => &mut self.shared,
@@ -74,7 +74,7 @@ impl Failovers {
     }
 
     /// What is to be told at `now`.
-    pub fn standing(&self, now: u64) -> Standing {
+    pub fn standing(&self, now: u64) -> FailoverStanding {
         self.record().standing(now)
     }
 
@@ -193,7 +193,7 @@ impl Failovers {
     // Both are changed by one call each, whole: what a thread that panicked left is as good as any. Whoever needs both locks
     // the gate first.
 
-    fn record(&self) -> MutexGuard<'_, Record> {
+    fn record(&self) -> MutexGuard<'_, FailoverRecord> {
         self.record.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
@@ -204,9 +204,9 @@ impl Failovers {
 
 impl Process {
     /// Whether an attempt may be made now, and the mark of the one that is made while the circuit is open.
-    pub(super) fn turn(self: &Arc<Self>) -> (Turn, Option<Probe>) {
+    pub(super) fn turn(self: &Arc<Self>) -> (ConnectTurn, Option<Probe>) {
         let turn = self.failovers.gate().circuit.turn(self.now_micros());
-        let probe = (turn == Turn::Probe).then(|| Probe(Arc::clone(self)));
+        let probe = (turn == ConnectTurn::Probe).then(|| Probe(Arc::clone(self)));
         (turn, probe)
     }
 }

@@ -10,7 +10,7 @@ use rustls::server::{NoServerSessionStorage, UnbufferedServerConnection, WebPkiC
 use rustls::sign::SingleCertAndKey;
 use rustls::{Error, RootCertStore, ServerConfig};
 
-use super::{Broken, Role, Side, Stream, Tls, explain};
+use super::{BrokenHandshake, SessionSide, Stream, Tls, TlsRole, explain};
 use crate::config::{ListenerTls, UnixSeconds, provider};
 use crate::memory::Stranger;
 
@@ -141,7 +141,11 @@ impl Acceptance {
     ) -> Result<Stream, AcceptError> {
         let connection = UnbufferedServerConnection::new(Arc::clone(&self.config))
             .map_err(|error| AcceptError::Failed(format!("no TLS: {error}")))?;
-        let tls = Tls::new(socket, Side::Server(connection), Role::TowardsClient);
+        let tls = Tls::new(
+            socket,
+            SessionSide::Server(connection),
+            TlsRole::TowardsClient,
+        );
         let mut first = Vec::new();
         let hold = |bytes| {
             // Whether it may is asked by the other branch.
@@ -161,24 +165,26 @@ impl Acceptance {
     }
 }
 
-fn why(broken: &Broken, first: &[u8]) -> AcceptError {
+fn why(broken: &BrokenHandshake, first: &[u8]) -> AcceptError {
     match broken {
-        Broken::Socket(_) | Broken::Closed => AcceptError::Closed,
-        Broken::Tls(Error::InvalidMessage(_)) if !explain::looks_like_tls(first) => {
+        BrokenHandshake::Socket(_) | BrokenHandshake::Closed => AcceptError::Closed,
+        BrokenHandshake::Tls(Error::InvalidMessage(_)) if !explain::looks_like_tls(first) => {
             AcceptError::Plain
         }
-        Broken::Tls(Error::NoCertificatesPresented) => AcceptError::Failed(
+        BrokenHandshake::Tls(Error::NoCertificatesPresented) => AcceptError::Failed(
             "it showed no certificate, and the listener asks for one (tls.client_ca_file)"
                 .to_owned(),
         ),
-        Broken::Tls(Error::InvalidCertificate(error)) => AcceptError::Failed(format!(
+        BrokenHandshake::Tls(Error::InvalidCertificate(error)) => AcceptError::Failed(format!(
             "its certificate was refused: {}; it must be signed by an authority in tls.client_ca_file",
             explain::short(&error.to_string())
         )),
-        Broken::Tls(Error::AlertReceived(alert)) => AcceptError::Failed(format!(
+        BrokenHandshake::Tls(Error::AlertReceived(alert)) => AcceptError::Failed(format!(
             "it ended the TLS handshake with {alert:?}: it may not trust the listener's certificate (tls.cert_file), or \
              know it by another name"
         )),
-        Broken::Tls(error) => AcceptError::Failed(format!("its TLS handshake failed: {error}")),
+        BrokenHandshake::Tls(error) => {
+            AcceptError::Failed(format!("its TLS handshake failed: {error}"))
+        }
     }
 }

@@ -47,7 +47,7 @@ pub(super) fn trusted(authorities: &Authorities) -> Result<(RootCertStore, Strin
             Ok((roots, trust))
         }
         Authorities::System => {
-            let named = Named::by_the_environment();
+            let named = NamedPlaces::by_the_environment();
             let found = match named.is_any() {
                 true => named.read(),
                 false => of_the_system(),
@@ -84,14 +84,14 @@ pub(super) fn trusted(authorities: &Authorities) -> Result<(RootCertStore, Strin
 
 /// Holds certificates, and why others could not be read.
 #[derive(Default)]
-struct Found {
+struct FoundAuthorities {
     certificates: Vec<CertificateDer<'static>>,
     wrong: Vec<String>,
     /// Is set where what is named as a file can never be read as one, whatever else is found.
     unfit: Option<Untrusting>,
 }
 
-impl Found {
+impl FoundAuthorities {
     /// # Errors
     /// Why the file cannot be read.
     fn add(&mut self, path: &Path) -> Result<(), String> {
@@ -139,9 +139,9 @@ impl Found {
     }
 }
 
-fn of_the_system() -> Found {
+fn of_the_system() -> FoundAuthorities {
     let found = rustls_native_certs::load_native_certs();
-    Found {
+    FoundAuthorities {
         certificates: found.certs,
         wrong: found.errors.iter().map(ToString::to_string).collect(),
         unfit: None,
@@ -150,12 +150,12 @@ fn of_the_system() -> Found {
 
 /// Holds where the environment says that authorities are.
 #[derive(Debug, Default)]
-struct Named {
+struct NamedPlaces {
     file: Option<OsString>,
     folders: Option<OsString>,
 }
 
-impl Named {
+impl NamedPlaces {
     fn by_the_environment() -> Self {
         Self {
             file: std::env::var_os("SSL_CERT_FILE"),
@@ -174,8 +174,8 @@ impl Named {
     }
 
     /// Reads them as every other file is that somebody names: what has no end, or is too long, holds nothing up.
-    fn read(&self) -> Found {
-        let (mut found, mut seen) = (Found::default(), HashSet::new());
+    fn read(&self) -> FoundAuthorities {
+        let (mut found, mut seen) = (FoundAuthorities::default(), HashSet::new());
         if let Some(file) = &self.file {
             let file = Path::new(file);
             if let Ok(about) = std::fs::metadata(file) {
@@ -207,7 +207,7 @@ impl Named {
 
 /// Says why no authority was found where some should be: whoever named a place trusts those there and no others.
 /// `None`: the system has none, and says of none.
-fn none_found(wrong: &[String], named: &Named) -> Option<Untrusting> {
+fn none_found(wrong: &[String], named: &NamedPlaces) -> Option<Untrusting> {
     let place = match named.is_any() {
         false if wrong.is_empty() => return None,
         false => "this system's authorities cannot be read".to_owned(),
@@ -247,7 +247,7 @@ mod tests {
         std::os::unix::fs::symlink(at("nothing"), at("folder/1.0")).expect("linked");
         let sparse = std::fs::File::create(at("folder/long")).expect("a file");
         sparse.set_len(3 << 30).expect("sparse");
-        let named = Named {
+        let named = NamedPlaces {
             file: Some(at("both.pem").into()),
             folders: Some(at("folder").into()),
         };
@@ -257,7 +257,7 @@ mod tests {
         assert!(found.wrong[0].contains("longer than"), "{:?}", found.wrong);
         assert!(found.unfit.is_none());
         // What somebody names as the file is that, whatever a folder has.
-        let unfit = Named {
+        let unfit = NamedPlaces {
             file: Some(at("folder/long").into()),
             ..named
         };
@@ -270,7 +270,7 @@ mod tests {
 
     #[test]
     fn whoever_named_a_place_is_told_what_is_wrong_with_it() {
-        let named = Named {
+        let named = NamedPlaces {
             file: Some("/nonexistent".into()),
             folders: None,
         };
@@ -283,6 +283,9 @@ mod tests {
             ) && told.ends_with("; correct it, or set upstream.tls.ca_file"),
             "{told}"
         );
-        assert!(none_found(&[], &Named::default()).is_none(), "it has none");
+        assert!(
+            none_found(&[], &NamedPlaces::default()).is_none(),
+            "it has none"
+        );
     }
 }

@@ -12,7 +12,7 @@ use rustls::sign::SingleCertAndKey;
 
 use super::authorities::{Untrusting, trusted};
 use super::verify::{Anybody, Explaining};
-use super::{Broken, Role, Side, Stream, Tls, explain};
+use super::{BrokenHandshake, SessionSide, Stream, Tls, TlsRole, explain};
 use crate::config::{UpstreamTls, Verification, provider};
 
 /// Makes TLS of connections to the server. One for all of them: that is how sessions are resumed.
@@ -104,10 +104,10 @@ impl Connector {
                 socket,
             )),
             Ok(connection) => {
-                let role = Role::TowardsServer {
+                let role = TlsRole::TowardsServer {
                     has_identity: self.has_identity,
                 };
-                let tls = Tls::new(socket, Side::Client(connection), role);
+                let tls = Tls::new(socket, SessionSide::Client(connection), role);
                 Ok(Stream::Tls(Box::new(tls)))
             }
         }
@@ -141,15 +141,15 @@ impl Connector {
         Err(HandshakeFailed(text))
     }
 
-    fn why(&self, broken: &Broken, first: &[u8]) -> String {
+    fn why(&self, broken: &BrokenHandshake, first: &[u8]) -> String {
         match broken {
-            Broken::Tls(error) => explain::towards_server(error, first, self.has_identity),
-            Broken::Closed if first.is_empty() => CLOSED.to_owned(),
-            Broken::Socket(error) if first.is_empty() => format!("{CLOSED} ({error})"),
-            Broken::Closed => {
+            BrokenHandshake::Tls(error) => explain::towards_server(error, first, self.has_identity),
+            BrokenHandshake::Closed if first.is_empty() => CLOSED.to_owned(),
+            BrokenHandshake::Socket(error) if first.is_empty() => format!("{CLOSED} ({error})"),
+            BrokenHandshake::Closed => {
                 "the server closed the connection during the TLS handshake".to_owned()
             }
-            Broken::Socket(error) => {
+            BrokenHandshake::Socket(error) => {
                 format!("the connection was lost during the TLS handshake: {error}")
             }
         }

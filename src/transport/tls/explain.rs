@@ -6,7 +6,7 @@ use std::sync::Arc;
 use rustls::pki_types::{CertificateDer, ServerName};
 use rustls::{AlertDescription, CertificateError, Error, OtherError, PeerIncompatible};
 
-use super::Role;
+use super::TlsRole;
 use crate::config::{Certificate, UnixSeconds};
 
 /// Names shown of a certificate that bears many.
@@ -106,9 +106,9 @@ fn bare_name(told: &str) -> &str {
 }
 
 /// Says for people what TLS broke on.
-pub(super) fn broken(error: &Error, role: Role) -> String {
+pub(super) fn broken(error: &Error, role: TlsRole) -> String {
     match (error, role) {
-        (Error::AlertReceived(alert), Role::TowardsServer { has_identity }) => format!(
+        (Error::AlertReceived(alert), TlsRole::TowardsServer { has_identity }) => format!(
             "the server ended TLS with the alert {alert:?}{}",
             alert_remedy(*alert, has_identity)
         ),
@@ -257,7 +257,7 @@ mod tests {
     fn a_failed_handshake_may_have_either_cause() {
         let text = broken(
             &Error::AlertReceived(AlertDescription::HandshakeFailure),
-            Role::TowardsServer {
+            TlsRole::TowardsServer {
                 has_identity: false,
             },
         );

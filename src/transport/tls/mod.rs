@@ -20,7 +20,7 @@ use rustls::Error;
 pub(super) use accept::TlsAcceptor;
 pub use accept::{AcceptError, Acceptance};
 pub use connect::{Connector, HandshakeFailed};
-use session::{MOST_CIPHER, MOST_PLAIN, RECORD, Session, Side};
+use session::{MOST_CIPHER, MOST_PLAIN, RECORD, SessionSide, TlsSession};
 
 use super::{READ_SIZE, Stream};
 use crate::config::Certificate;
@@ -41,16 +41,16 @@ thread_local! {
 pub struct Tls {
     /// Is the plain socket below.
     socket: Stream,
-    session: RefCell<Session>,
-    end: RefCell<Option<End>>,
-    role: Role,
+    session: RefCell<TlsSession>,
+    end: RefCell<Option<ReadEnd>>,
+    role: TlsRole,
     /// Is true while more is to be read, and others come first.
     yields: Cell<bool>,
 }
 
 /// Tells towards whom respool speaks.
 #[derive(Debug, Clone, Copy)]
-enum Role {
+enum TlsRole {
     /// It speaks towards the server, with a certificate of respool's own or without.
     TowardsServer {
         has_identity: bool,
@@ -59,7 +59,7 @@ enum Role {
 }
 
 /// Tells why nothing more can be read.
-enum End {
+enum ReadEnd {
     /// The other side has closed its socket.
     Closed,
     /// It sent what is not TLS, or an alert.
@@ -67,7 +67,7 @@ enum End {
 }
 
 /// Tells how a handshake ended that came to nothing.
-enum Broken {
+enum BrokenHandshake {
     /// The socket broke it.
     Socket(io::Error),
     /// The other side closed it.
@@ -90,10 +90,10 @@ impl Drop for Tls {
 }
 
 impl Tls {
-    fn new(socket: Stream, side: Side, role: Role) -> Self {
+    fn new(socket: Stream, side: SessionSide, role: TlsRole) -> Self {
         Self {
             socket,
-            session: RefCell::new(Session::new(side)),
+            session: RefCell::new(TlsSession::new(side)),
             end: RefCell::new(None),
             role,
             yields: Cell::new(false),
@@ -240,13 +240,14 @@ impl Tls {
             match self.receive(buf, &mut filled, None) {
                 Ok(true) => {}
                 Ok(false) => break,
-                Err(Broken::Closed) => *self.end.borrow_mut() = Some(End::Closed),
-                Err(Broken::Socket(error)) if filled == 0 => return Err(error),
-                Err(Broken::Socket(error)) => {
-                    *self.end.borrow_mut() = Some(End::Failed(error.to_string()));
+                Err(BrokenHandshake::Closed) => *self.end.borrow_mut() = Some(ReadEnd::Closed),
+                Err(BrokenHandshake::Socket(error)) if filled == 0 => return Err(error),
+                Err(BrokenHandshake::Socket(error)) => {
+                    *self.end.borrow_mut() = Some(ReadEnd::Failed(error.to_string()));
                 }
-                Err(Broken::Tls(error)) => {
-                    *self.end.borrow_mut() = Some(End::Failed(explain::broken(&error, self.role)));
+                Err(BrokenHandshake::Tls(error)) => {
+                    *self.end.borrow_mut() =
+                        Some(ReadEnd::Failed(explain::broken(&error, self.role)));
                 }
             }
         }
@@ -257,8 +258,8 @@ impl Tls {
         }
         match &*self.end.borrow() {
             // An end without a goodbye is an end: requests and replies have lengths of their own.
-            Some(End::Closed) => Ok(0),
-            Some(End::Failed(text)) => {
+            Some(ReadEnd::Closed) => Ok(0),
+            Some(ReadEnd::Failed(text)) => {
                 Err(io::Error::new(io::ErrorKind::InvalidData, text.clone()))
             }
             None if self.session.borrow().is_closed() => Ok(0),
@@ -281,7 +282,7 @@ impl Tls {
         buf: &mut [u8],
         filled: &mut usize,
         first: Option<&mut Vec<u8>>,
-    ) -> Result<bool, Broken> {
+    ) -> Result<bool, BrokenHandshake> {
         RECORDS.with_borrow_mut(|records| {
             let mut session = self.session.borrow_mut();
             let carried = session.incoming().len();
@@ -290,10 +291,10 @@ impl Tls {
             let wanted = (buf.len() - *filled).clamp(RECORD, READ_SIZE);
             let into = &mut records[carried..carried + wanted];
             let read = match self.socket.try_read(into) {
-                Ok(0) => return Err(Broken::Closed),
+                Ok(0) => return Err(BrokenHandshake::Closed),
                 Ok(read) => read,
                 Err(error) if error.kind() == io::ErrorKind::WouldBlock => return Ok(false),
-                Err(error) => return Err(Broken::Socket(error)),
+                Err(error) => return Err(BrokenHandshake::Socket(error)),
             };
             if let Some(first) = first.filter(|first| first.len() < SHOWN) {
                 // Before they are decrypted where they lie.
@@ -302,7 +303,7 @@ impl Tls {
             }
             session
                 .feed(&mut records[..carried + read], buf, filled)
-                .map_err(Broken::Tls)?;
+                .map_err(BrokenHandshake::Tls)?;
             Ok(read == wanted)
         })
     }
@@ -327,19 +328,22 @@ impl Tls {
         &self,
         first: &mut Vec<u8>,
         hold: impl Fn(usize) -> bool,
-    ) -> Result<(), Broken> {
-        self.session.borrow_mut().start().map_err(Broken::Tls)?;
+    ) -> Result<(), BrokenHandshake> {
+        self.session
+            .borrow_mut()
+            .start()
+            .map_err(BrokenHandshake::Tls)?;
         loop {
             hold(self.held_bytes());
             std::future::poll_fn(|cx| self.poll_flush(cx))
                 .await
-                .map_err(Broken::Socket)?;
+                .map_err(BrokenHandshake::Socket)?;
             if !self.session.borrow().is_handshaking() {
                 return Ok(());
             }
             std::future::poll_fn(|cx| self.socket.poll_read_ready(cx))
                 .await
-                .map_err(Broken::Socket)?;
+                .map_err(BrokenHandshake::Socket)?;
             while !hold(self.held_bytes()) {
                 tokio::task::yield_now().await;
             }

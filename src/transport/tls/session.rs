@@ -26,7 +26,7 @@ pub(super) const MOST_PLAIN: usize = crate::transport::READ_SIZE + 16 * 1024;
 pub(super) const MOST_CIPHER: usize = MOST_PLAIN + 16 * 1024;
 
 /// Tells whose part respool plays.
-pub(super) enum Side {
+pub(super) enum SessionSide {
     /// It stands towards the server.
     Client(UnbufferedClientConnection),
     /// It stands towards a client.
@@ -34,14 +34,14 @@ pub(super) enum Side {
 }
 
 /// Is a session: what is known of the records, and the bytes that wait on either side.
-pub(super) struct Session {
-    side: Side,
+pub(super) struct TlsSession {
+    side: SessionSide,
     /// Holds the start of a record that has not arrived whole.
     incoming: Vec<u8>,
     /// Holds what is decrypted and not taken yet.
-    plain: Queue,
+    plain: ByteQueue,
     /// Holds what is encrypted and not sent yet.
-    out: Queue,
+    out: ByteQueue,
     is_closed: bool,
     /// Is true where nothing more will be sent: what comes is not looked at any more.
     has_said_goodbye: bool,
@@ -53,12 +53,12 @@ pub(super) struct Session {
 
 /// Holds bytes taken from the front; it holds no memory while it is empty.
 #[derive(Debug, Default)]
-pub(super) struct Queue {
+pub(super) struct ByteQueue {
     bytes: Vec<u8>,
     at: usize,
 }
 
-impl Queue {
+impl ByteQueue {
     pub(super) fn is_empty(&self) -> bool {
         self.bytes.is_empty()
     }
@@ -90,7 +90,7 @@ impl Queue {
 }
 
 /// Tells what one step of rustls came to.
-enum Step {
+enum SessionStep {
     Again,
     Done,
     Closed,
@@ -98,13 +98,13 @@ enum Step {
     Encrypted(usize),
 }
 
-impl Session {
-    pub(super) fn new(side: Side) -> Self {
+impl TlsSession {
+    pub(super) fn new(side: SessionSide) -> Self {
         Self {
             side,
             incoming: Vec::new(),
-            plain: Queue::default(),
-            out: Queue::default(),
+            plain: ByteQueue::default(),
+            out: ByteQueue::default(),
             is_closed: false,
             has_said_goodbye: false,
             is_broken: false,
@@ -114,8 +114,8 @@ impl Session {
 
     fn state(&self) -> &CommonState {
         match &self.side {
-            Side::Client(connection) => connection,
-            Side::Server(connection) => connection,
+            SessionSide::Client(connection) => connection,
+            SessionSide::Server(connection) => connection,
         }
     }
 
@@ -154,16 +154,16 @@ impl Session {
     }
 
     /// Returns what is to be sent.
-    pub(super) fn out(&mut self) -> &mut Queue {
+    pub(super) fn out(&mut self) -> &mut ByteQueue {
         &mut self.out
     }
 
     /// Returns what was decrypted and not taken.
-    pub(super) fn plain(&mut self) -> &mut Queue {
+    pub(super) fn plain(&mut self) -> &mut ByteQueue {
         &mut self.plain
     }
 
-    /// Returns the start of a record that has not arrived whole; [`Session::feed`] wants it in front of what comes
+    /// Returns the start of a record that has not arrived whole; [`TlsSession::feed`] wants it in front of what comes
     /// next.
     pub(super) fn incoming(&self) -> &[u8] {
         &self.incoming
@@ -182,11 +182,11 @@ impl Session {
         self.is_broken = true;
     }
 
-    /// Takes in records: what was [`Session::incoming`], with what has arrived behind it. Plain bytes fill `into` from
-    /// `filled` on, then [`Session::plain`].
+    /// Takes in records: what was [`TlsSession::incoming`], with what has arrived behind it. Plain bytes fill `into` from
+    /// `filled` on, then [`TlsSession::plain`].
     ///
     /// # Errors
-    /// The records are wrong; an alert that says so may be in [`Session::out`]. Not after [`Session::close`]: from then on
+    /// The records are wrong; an alert that says so may be in [`TlsSession::out`]. Not after [`TlsSession::close`]: from then on
     /// they are dropped as they are.
     pub(super) fn feed(
         &mut self,
@@ -218,12 +218,12 @@ impl Session {
         let result = loop {
             let rest = &mut records[used..];
             let (discard, step) = match &mut self.side {
-                Side::Client(connection) => step(
+                SessionSide::Client(connection) => step(
                     connection.process_tls_records(rest),
                     &mut self.out,
                     &mut take,
                 ),
-                Side::Server(connection) => step(
+                SessionSide::Server(connection) => step(
                     connection.process_tls_records(rest),
                     &mut self.out,
                     &mut take,
@@ -231,9 +231,9 @@ impl Session {
             };
             used += discard;
             match step {
-                Ok(Step::Again) => {}
-                Ok(Step::Closed) => self.is_closed = true,
-                Ok(Step::Done | Step::Encrypted(_)) => break Ok(()),
+                Ok(SessionStep::Again) => {}
+                Ok(SessionStep::Closed) => self.is_closed = true,
+                Ok(SessionStep::Done | SessionStep::Encrypted(_)) => break Ok(()),
                 Err(error) => break Err(error),
             }
         };
@@ -243,7 +243,7 @@ impl Session {
             return Err(error);
         }
         let is_open_client =
-            matches!(&self.side, Side::Server(session) if !session.is_handshaking());
+            matches!(&self.side, SessionSide::Server(session) if !session.is_handshaking());
         let most = if is_open_client {
             RECORD
         } else {
@@ -267,7 +267,7 @@ impl Session {
     /// Goes on without new records: how a handshake begins.
     ///
     /// # Errors
-    /// As [`Session::feed`].
+    /// As [`TlsSession::feed`].
     pub(super) fn start(&mut self) -> Result<(), Error> {
         self.feed(&mut [], &mut [], &mut 0)
     }
@@ -288,7 +288,7 @@ impl Session {
         })
     }
 
-    /// Says that nothing more will be sent: what to send is in [`Session::out`] then. What comes from here on is dropped.
+    /// Says that nothing more will be sent: what to send is in [`TlsSession::out`] then. What comes from here on is dropped.
     pub(super) fn close(&mut self) {
         if std::mem::replace(&mut self.has_said_goodbye, true) {
             return;
@@ -305,7 +305,7 @@ impl Session {
 
     fn write(
         &mut self,
-        act: &mut dyn FnMut(&mut dyn Writing) -> Result<usize, Error>,
+        act: &mut dyn FnMut(&mut dyn WritingState) -> Result<usize, Error>,
     ) -> Result<usize, Error> {
         if self.is_broken {
             return Err(Error::HandshakeNotComplete);
@@ -315,23 +315,23 @@ impl Session {
         loop {
             let rest = &mut self.incoming[used..];
             let (discard, step) = match &mut self.side {
-                Side::Client(connection) => {
+                SessionSide::Client(connection) => {
                     writing_step(connection.process_tls_records(rest), &mut self.out, act)
                 }
-                Side::Server(connection) => {
+                SessionSide::Server(connection) => {
                     writing_step(connection.process_tls_records(rest), &mut self.out, act)
                 }
             };
             used += discard;
             let step = step.inspect_err(|_| self.is_broken = true)?;
             let length = match step {
-                Step::Again => continue,
-                Step::Closed => {
+                SessionStep::Again => continue,
+                SessionStep::Closed => {
                     self.is_closed = true;
                     continue;
                 }
-                Step::Encrypted(length) => length,
-                Step::Done => return Err(Error::HandshakeNotComplete),
+                SessionStep::Encrypted(length) => length,
+                SessionStep::Done => return Err(Error::HandshakeNotComplete),
             };
             self.incoming.drain(..used);
             return Ok(length);
@@ -344,12 +344,12 @@ impl Session {
         // Only as long as there is something: behind it rustls would read on, in records that are not there any more.
         while self.state().wants_write() {
             let (_, step) = match &mut self.side {
-                Side::Client(connection) => step(
+                SessionSide::Client(connection) => step(
                     connection.process_tls_records(&mut []),
                     &mut self.out,
                     &mut |_| {},
                 ),
-                Side::Server(connection) => step(
+                SessionSide::Server(connection) => step(
                     connection.process_tls_records(&mut []),
                     &mut self.out,
                     &mut |_| {},
@@ -363,12 +363,12 @@ impl Session {
 }
 
 /// Is the one state of rustls in which plain bytes can be sent, whichever side it is on.
-trait Writing {
+trait WritingState {
     fn encrypt(&mut self, plain: &[u8], cipher: &mut [u8]) -> Result<usize, EncryptError>;
     fn close(&mut self, cipher: &mut [u8]) -> Result<usize, EncryptError>;
 }
 
-impl<Data> Writing for rustls::unbuffered::WriteTraffic<'_, Data> {
+impl<Data> WritingState for rustls::unbuffered::WriteTraffic<'_, Data> {
     fn encrypt(&mut self, plain: &[u8], cipher: &mut [u8]) -> Result<usize, EncryptError> {
         Self::encrypt(self, plain, cipher)
     }
@@ -380,9 +380,9 @@ impl<Data> Writing for rustls::unbuffered::WriteTraffic<'_, Data> {
 
 fn step<D>(
     status: UnbufferedStatus<'_, '_, D>,
-    out: &mut Queue,
+    out: &mut ByteQueue,
     take: &mut dyn FnMut(&[u8]),
-) -> (usize, Result<Step, Error>) {
+) -> (usize, Result<SessionStep, Error>) {
     let UnbufferedStatus { discard, state } = status;
     let step = state.and_then(|state| advance(state, out, take));
     (discard, step)
@@ -390,12 +390,12 @@ fn step<D>(
 
 fn writing_step<D>(
     status: UnbufferedStatus<'_, '_, D>,
-    out: &mut Queue,
-    act: &mut dyn FnMut(&mut dyn Writing) -> Result<usize, Error>,
-) -> (usize, Result<Step, Error>) {
+    out: &mut ByteQueue,
+    act: &mut dyn FnMut(&mut dyn WritingState) -> Result<usize, Error>,
+) -> (usize, Result<SessionStep, Error>) {
     let UnbufferedStatus { discard, state } = status;
     let step = state.and_then(|state| match state {
-        ConnectionState::WriteTraffic(mut traffic) => act(&mut traffic).map(Step::Encrypted),
+        ConnectionState::WriteTraffic(mut traffic) => act(&mut traffic).map(SessionStep::Encrypted),
         // All that had arrived was read before.
         other => advance(other, out, &mut |_| {}),
     });
@@ -404,15 +404,15 @@ fn writing_step<D>(
 
 fn advance<D>(
     state: ConnectionState<'_, '_, D>,
-    out: &mut Queue,
+    out: &mut ByteQueue,
     take: &mut dyn FnMut(&[u8]),
-) -> Result<Step, Error> {
+) -> Result<SessionStep, Error> {
     match state {
         ConnectionState::ReadTraffic(mut traffic) => {
             while let Some(record) = traffic.next_record() {
                 take(record?.payload);
             }
-            Ok(Step::Again)
+            Ok(SessionStep::Again)
         }
         ConnectionState::EncodeTlsData(mut message) => {
             let mut length = 0;
@@ -423,17 +423,17 @@ fn advance<D>(
             // It is as long as it said.
             let _ = message.encode(&mut record);
             out.push(&record);
-            Ok(Step::Again)
+            Ok(SessionStep::Again)
         }
         ConnectionState::TransmitTlsData(transmit) => {
             // Kept in order in `out`, and sent before anything behind it.
             transmit.done();
-            Ok(Step::Again)
+            Ok(SessionStep::Again)
         }
-        ConnectionState::PeerClosed => Ok(Step::Closed),
+        ConnectionState::PeerClosed => Ok(SessionStep::Closed),
         // Never offered nor allowed: a command that is replayed would run twice.
         ConnectionState::ReadEarlyData(_) => Err(Error::General("early data".to_owned())),
-        _ => Ok(Step::Done),
+        _ => Ok(SessionStep::Done),
     }
 }
 

@@ -32,14 +32,14 @@ async fn pair() -> (Stream, Stream) {
     let client = UnbufferedClientConnection::new(Arc::new(client), name).unwrap();
     let server = UnbufferedServerConnection::new(Arc::new(server)).unwrap();
     let (ours, theirs) = UnixStream::pair().unwrap();
-    let role = Role::TowardsServer {
+    let role = TlsRole::TowardsServer {
         has_identity: false,
     };
-    let ours = Tls::new(Stream::Unix(ours), Side::Client(client), role);
+    let ours = Tls::new(Stream::Unix(ours), SessionSide::Client(client), role);
     let theirs = Tls::new(
         Stream::Unix(theirs),
-        Side::Server(server),
-        Role::TowardsClient,
+        SessionSide::Server(server),
+        TlsRole::TowardsClient,
     );
     let (mut first, mut second) = (Vec::new(), Vec::new());
     let (one, other) = tokio::join!(

@@ -12,8 +12,8 @@ use crate::config::provider;
 
 /// Both ends of a connection, and what is on its way between them.
 struct Wire {
-    client: Session,
-    server: Session,
+    client: TlsSession,
+    server: TlsSession,
     to_server: Vec<u8>,
     to_client: Vec<u8>,
 }
@@ -73,8 +73,8 @@ impl Wire {
         let client = UnbufferedClientConnection::new(Arc::new(client), name).unwrap();
         let server = UnbufferedServerConnection::new(Arc::new(server)).unwrap();
         let mut wire = Self {
-            client: Session::new(Side::Client(client)),
-            server: Session::new(Side::Server(server)),
+            client: TlsSession::new(SessionSide::Client(client)),
+            server: TlsSession::new(SessionSide::Server(server)),
             to_server: Vec::new(),
             to_client: Vec::new(),
         };
@@ -98,7 +98,7 @@ impl Wire {
         wire
     }
 
-    fn of(&mut self, end: End) -> (&mut Session, &mut Vec<u8>, &mut Vec<u8>) {
+    fn of(&mut self, end: End) -> (&mut TlsSession, &mut Vec<u8>, &mut Vec<u8>) {
         match end {
             End::Client => (&mut self.client, &mut self.to_client, &mut self.to_server),
             End::Server => (&mut self.server, &mut self.to_server, &mut self.to_client),
