@@ -53,7 +53,7 @@ pub fn encode_request<T: AsRef<[u8]>>(arguments: &[T]) -> Vec<u8> {
     out
 }
 
-/// Appends a request.
+/// Appends a request as clients send it.
 pub fn push_request<T: AsRef<[u8]>>(out: &mut Vec<u8>, arguments: &[T]) {
     push_header(out, b'*', arguments.len() as i64);
     for argument in arguments {

@@ -169,7 +169,7 @@ labels! {
         Ok => "ok",
         /// The server's port refused.
         Refused => "refused",
-        /// `upstream.connect_timeout` passed.
+        /// The time of `upstream.connect_timeout` passed.
         Timeout => "timeout",
         /// The server took the connection and refused the handshake (AUTH, HELLO, SELECT).
         HandshakeError => "handshake_error",

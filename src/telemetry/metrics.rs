@@ -275,7 +275,7 @@ pub const METRICS: &[Metric] = &[
         name: "respool_upstream_state_changes_total",
         labels: &[],
         help: "Changes of a shared connection's user, protocol version or database.",
-        source: MetricSource::Counter(|s| one(s.totals.redresses)),
+        source: MetricSource::Counter(|s| one(s.totals.state_changes)),
     },
     Metric {
         name: "respool_bounds_reached_total",

@@ -83,7 +83,7 @@ pub struct FailoverRows {
     pub last: Option<FailoverRow>,
 }
 
-/// Shows one failover.
+/// Shows one failover to the operator.
 #[derive(Debug, Clone, PartialEq, Serialize)]
 pub struct FailoverRow {
     /// Is the address that was lost.
@@ -219,7 +219,7 @@ pub struct Totals {
     /// Counts the requests that wait now.
     pub waiting_requests: u64,
     /// Counts the state changes of shared connections.
-    pub redresses: u64,
+    pub state_changes: u64,
     /// Measures the durations of requests.
     pub request_duration: HistogramTotals,
     /// Measures the round trips of PINGs of respool's own.
@@ -298,7 +298,7 @@ impl Totals {
             self.bounds[bound as usize] += worker.bound(bound).get();
         }
         self.waiting_requests += worker.waiting_requests.get();
-        self.redresses += worker.redresses.get();
+        self.state_changes += worker.state_changes.get();
         worker.request_duration.add_to(&mut self.request_duration);
         worker.ping_duration.add_to(&mut self.ping_duration);
         self.unanswered_pings += worker.unanswered_pings.get();

@@ -69,7 +69,7 @@ fn pool(scrape: &Scrape) -> Value {
         "subscription": upstream.subscription,
         "waiting": upstream.waiting,
         "waiting_requests": totals.waiting_requests,
-        "state_changes": totals.redresses,
+        "state_changes": totals.state_changes,
         "tls_handshakes": by_label(TlsHandshake::ALL.map(TlsHandshake::label), &totals.server_handshakes),
         "connects": by_label(ConnectResult::ALL.map(ConnectResult::label), &totals.connects),
         "losses": by_label(LossCause::ALL.map(LossCause::label), &totals.losses),

@@ -141,7 +141,7 @@ fn workers() -> Vec<Arc<WorkerCounters>> {
         worker.server_handshakes(TlsHandshake::Failed).add(2 * n);
         worker.bound(Bound::QueueTimeout).add(7 * n);
         worker.waiting_requests.set(8 * n);
-        worker.redresses.add(9 * n);
+        worker.state_changes.add(9 * n);
         worker.request_duration.record_micros(150, n);
         worker.returned_elements.add(n);
     }

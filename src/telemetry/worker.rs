@@ -18,7 +18,7 @@ pub struct WorkerCounters {
     /// Counts the requests that wait for a connection to the server to be there or to have their state.
     pub waiting_requests: Gauge,
     /// Counts the changes of a shared connection's state.
-    pub redresses: Counter,
+    pub state_changes: Counter,
     /// Measures from a request's arrival to its reply.
     pub request_duration: Histogram,
     /// Measures from a PING of respool's own to its answer.
@@ -74,7 +74,7 @@ impl WorkerCounters {
             client_handshakes: Default::default(),
             server_handshakes: Default::default(),
             waiting_requests: Gauge::default(),
-            redresses: Counter::default(),
+            state_changes: Counter::default(),
             request_duration: Histogram::default(),
             ping_duration: Histogram::default(),
             unanswered_pings: Counter::default(),

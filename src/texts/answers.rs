@@ -39,7 +39,7 @@ pub const NO_SUCH_REASON: &str = "ERR CLIENT UNBLOCK reason should be TIMEOUT or
 /// Answers each command of a client for whom there is no place.
 pub const TOO_MANY_CLIENTS: &str = "-ERR max number of clients reached";
 
-/// Answers RESET.
+/// Answers RESET wherever it is sent.
 pub const RESET: &[u8] = b"+RESET\r\n";
 
 /// Answers a command that waits for EXEC.

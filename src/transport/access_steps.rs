@@ -253,7 +253,7 @@ fn of_classes(mode: u32, is_owner_new: bool, is_group_new: bool) -> u32 {
 mod tests {
     use super::*;
 
-    /// Respool's user.
+    /// Is the user that respool runs as.
     const ME: u32 = 1;
 
     /// The file's group before, and another.

@@ -18,7 +18,7 @@ use crate::failover::Node;
 pub enum DialError {
     /// The name could not be resolved.
     Unresolved(String),
-    /// The connect failed.
+    /// The connect failed with this error.
     Io(io::Error),
     /// The time of `upstream.connect_timeout` has passed.
     Timeout(Duration),

@@ -316,7 +316,7 @@ impl Link {
         if steps.is_empty() {
             return done(Ok(()));
         }
-        self.thread.counters.redresses.add(1);
+        self.thread.counters.state_changes.add(1);
         self.inner.borrow_mut().dressings.push_back(Dressing {
             left: steps.len(),
             refusal: None,

@@ -75,7 +75,7 @@ impl ByteQueue {
         self.bytes.capacity()
     }
 
-    /// Forgets them all.
+    /// Forgets all bytes and their memory.
     pub(super) fn clear(&mut self) {
         *self = Self::default();
     }

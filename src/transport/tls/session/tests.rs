@@ -18,7 +18,7 @@ struct Wire {
     to_client: Vec<u8>,
 }
 
-/// Which end.
+/// Tells which end it is.
 #[derive(Debug, Clone, Copy, PartialEq)]
 enum End {
     Client,
