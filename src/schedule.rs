@@ -1,4 +1,4 @@
-//! Which state each shared connection of a worker wears, and who waits for it to change.
+//! Decides which state each shared connection of a worker serves next, and keeps who waits for a change of state.
 //!
 //! A pure state machine: the caller tells it what happened and carries out the actions it returns.
 //! Invariant: a connection is offered only for the state the server has acknowledged on it.
@@ -15,17 +15,17 @@ mod tests;
 
 use std::collections::{BTreeMap, VecDeque};
 
-pub use reply_times::{Load, ReplyTimes};
+pub use reply_times::{ConnectionLoad, ReplyTimes};
 pub use room::{RoomQueue, RoomTicket};
-pub use share::{Answered, Cause, Company, Share, goes_on_at};
+pub use share::{AnsweredRequests, BusyCause, ClientShare, LinkCompany, goes_on_at};
 
 /// A connection serves so many requests in one state while others wait. A change costs one round trip; 256 requests of 1 to 2
 /// µs each keep that below a third of the time on loopback, and the wait of others below a millisecond.
-pub const QUANTUM: u32 = 256;
+const QUANTUM: u32 = 256;
 
 /// A connection takes requests of one state for so long at most while others wait, from the first of them on; round trips
 /// come on top. Requests that take the server 10 ms each would else keep others waiting for two and a half seconds.
-pub const QUANTUM_MICROS: u64 = 5_000;
+const QUANTUM_MICROS: u64 = 5_000;
 
 /// Who stands behind so many others of its address logs in as if it had come so many times this number of turns later: behind
 /// the first attempts of many addresses, and before newcomers without end.
@@ -42,8 +42,8 @@ pub enum LoginPlace {
 
 /// Says what the caller has to do.
 #[derive(Debug, PartialEq, Eq)]
-pub enum Action<S> {
-    /// It opens a connection, and tells `dressed`, `refused_and_closed` or `lost`.
+pub enum ScheduleAction<S> {
+    /// It opens a connection, and tells `changed`, `refused_and_closed` or `lost`.
     Dial {
         /// The connection has this number.
         link: usize,
@@ -51,19 +51,19 @@ pub enum Action<S> {
         state: S,
     },
     /// It sends the commands that change a connection's state, behind everything the connection was sent before.
-    Dress {
+    ChangeState {
         /// The connection has this number.
         link: usize,
         /// It is to be in this state.
         state: S,
         /// Its user has to be acknowledged anew.
-        force: bool,
+        reauthenticates: bool,
     },
 }
 
 /// Says what a connection owes; the least is first.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, PartialOrd, Ord)]
-pub struct Owed {
+pub struct OwedReplies {
     /// It owes something that the server may work on for long: a change behind it may wait as long as that.
     pub may_work: bool,
     /// It owes so many replies.
@@ -72,24 +72,24 @@ pub struct Owed {
 
 /// Identifies one who waits.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
-pub struct Ticket(u64);
+pub struct ScheduleTicket(u64);
 
 #[derive(Debug)]
-enum Phase<S> {
+enum LinkPhase<S> {
     Absent,
     /// It is lost, and not yet closed at the server: its place cannot be used.
     Closing,
     /// It is being opened or changed; a queue that waits for this is taken care of by it.
     Changing {
         target: S,
-        force: bool,
+        reauthenticates: bool,
     },
-    Wears(S),
+    Serves(S),
 }
 
 #[derive(Debug)]
-struct Link<S> {
-    phase: Phase<S>,
+struct ScheduledLink<S> {
+    phase: LinkPhase<S>,
     /// So many requests were served since the last change.
     served: u32,
     /// Others who wait let it go on until then; set by the first request since the last change.
@@ -98,10 +98,10 @@ struct Link<S> {
     promised: u32,
 }
 
-impl<S> Link<S> {
+impl<S> ScheduledLink<S> {
     fn absent() -> Self {
         Self {
-            phase: Phase::Absent,
+            phase: LinkPhase::Absent,
             served: 0,
             until_micros: None,
             promised: 0,
@@ -115,25 +115,25 @@ impl<S> Link<S> {
 }
 
 #[derive(Debug)]
-struct Queue<S, T> {
+struct StateQueue<S, T> {
     state: S,
     /// The state has to be acknowledged anew, even by a connection that is in it (AUTH).
-    force: bool,
+    reauthenticates: bool,
     /// It has its own turn before this turn of those who log in, by what is known of its address.
     turn: u64,
-    waiters: BTreeMap<Ticket, T>,
+    waiters: BTreeMap<ScheduleTicket, T>,
 }
 
 /// The shared connections of one worker, and who waits for their states.
 #[derive(Debug)]
-pub struct Schedule<S, T> {
-    links: Vec<Link<S>>,
+pub struct StateSchedule<S, T> {
+    links: Vec<ScheduledLink<S>>,
     /// So many of them are used; the others are to be closed.
     used: usize,
     /// They stand in order of waiting: the first has waited longest.
-    queues: VecDeque<Queue<S, T>>,
+    queues: VecDeque<StateQueue<S, T>>,
     /// Those who log in stand in the order of their turns.
-    logins: VecDeque<Queue<S, T>>,
+    logins: VecDeque<StateQueue<S, T>>,
     /// Those who log in have had so many turns so far.
     login_turns: u64,
     /// The last turn was that of one who logs in.
@@ -142,11 +142,11 @@ pub struct Schedule<S, T> {
     waiting: usize,
 }
 
-impl<S: Clone + PartialEq, T> Schedule<S, T> {
+impl<S: Clone + PartialEq, T> StateSchedule<S, T> {
     /// Makes a schedule of `links` connections, none of them open.
     pub fn new(links: usize) -> Self {
         Self {
-            links: (0..links).map(|_| Link::absent()).collect(),
+            links: (0..links).map(|_| ScheduledLink::absent()).collect(),
             used: links,
             queues: VecDeque::new(),
             logins: VecDeque::new(),
@@ -162,7 +162,7 @@ impl<S: Clone + PartialEq, T> Schedule<S, T> {
     pub fn resize(&mut self, links: usize) {
         self.used = links.max(1);
         while self.links.len() < self.used {
-            self.links.push(Link::absent());
+            self.links.push(ScheduledLink::absent());
         }
     }
 
@@ -188,7 +188,7 @@ impl<S: Clone + PartialEq, T> Schedule<S, T> {
             return false;
         }
         let link = &self.links[link];
-        matches!(&link.phase, Phase::Wears(worn) if worn == state)
+        matches!(&link.phase, LinkPhase::Serves(served) if served == state)
             && (self.waiting == 0 || !link.is_done(now_micros) || !self.others_wait(state))
     }
 
@@ -216,13 +216,17 @@ impl<S: Clone + PartialEq, T> Schedule<S, T> {
 
     /// Opens another connection for `state`, which those that are in it are too busy to serve well, if one is not open yet
     /// and `may_dial` says that one may be opened.
-    pub fn grow(&mut self, state: &S, may_dial: impl FnOnce() -> bool) -> Option<Action<S>> {
-        let is_target = |link: &Link<S>| matches!(&link.phase, Phase::Changing { target, .. } if target == state);
+    pub fn grow(
+        &mut self,
+        state: &S,
+        may_dial: impl FnOnce() -> bool,
+    ) -> Option<ScheduleAction<S>> {
+        let is_target = |link: &ScheduledLink<S>| matches!(&link.phase, LinkPhase::Changing { target, .. } if target == state);
         let mut used = self.links[..self.used].iter();
         if used.clone().any(is_target) {
             return None;
         }
-        let link = used.position(|link| matches!(link.phase, Phase::Absent))?;
+        let link = used.position(|link| matches!(link.phase, LinkPhase::Absent))?;
         if !may_dial() {
             return None;
         }
@@ -232,13 +236,13 @@ impl<S: Clone + PartialEq, T> Schedule<S, T> {
     /// Tells whether there may be another connection than there are.
     pub fn may_grow(&self) -> bool {
         let mut used = self.links[..self.used].iter();
-        used.any(|link| matches!(link.phase, Phase::Absent))
+        used.any(|link| matches!(link.phase, LinkPhase::Absent))
     }
 
     /// Returns what connection `link` is being changed to.
     pub fn target(&self, link: usize) -> Option<&S> {
         match &self.links.get(link)?.phase {
-            Phase::Changing { target, .. } => Some(target),
+            LinkPhase::Changing { target, .. } => Some(target),
             _ => None,
         }
     }
@@ -247,18 +251,18 @@ impl<S: Clone + PartialEq, T> Schedule<S, T> {
     pub fn is_offered(&self, link: usize) -> bool {
         matches!(
             self.links[link].phase,
-            Phase::Wears(_) | Phase::Changing { .. }
+            LinkPhase::Serves(_) | LinkPhase::Changing { .. }
         )
     }
 
     /// Has `waiter` wait for a connection in `state`.
-    pub fn wait(&mut self, state: &S, waiter: T) -> Ticket {
+    pub fn wait(&mut self, state: &S, waiter: T) -> ScheduleTicket {
         let ticket = self.ticket();
         match self.queues.iter_mut().find(|queue| queue.state == *state) {
             Some(queue) => drop(queue.waiters.insert(ticket, waiter)),
-            None => self.queues.push_back(Queue {
+            None => self.queues.push_back(StateQueue {
                 state: state.clone(),
-                force: false,
+                reauthenticates: false,
                 turn: 0,
                 waiters: BTreeMap::from([(ticket, waiter)]),
             }),
@@ -267,7 +271,7 @@ impl<S: Clone + PartialEq, T> Schedule<S, T> {
     }
 
     /// Has `waiter` wait for `state` to be acknowledged anew.
-    pub fn log_in(&mut self, state: &S, place: LoginPlace, waiter: T) -> Ticket {
+    pub fn log_in(&mut self, state: &S, place: LoginPlace, waiter: T) -> ScheduleTicket {
         let ticket = self.ticket();
         let turn = match place {
             LoginPlace::First => 0,
@@ -288,9 +292,9 @@ impl<S: Clone + PartialEq, T> Schedule<S, T> {
             self.logins.remove(at);
         }
         let at = self.logins.partition_point(|queue| queue.turn <= turn);
-        let queue = Queue {
+        let queue = StateQueue {
             state: state.clone(),
-            force: true,
+            reauthenticates: true,
             turn,
             waiters,
         };
@@ -298,17 +302,17 @@ impl<S: Clone + PartialEq, T> Schedule<S, T> {
         ticket
     }
 
-    fn ticket(&mut self) -> Ticket {
-        let ticket = Ticket(self.next_ticket);
+    fn ticket(&mut self) -> ScheduleTicket {
+        let ticket = ScheduleTicket(self.next_ticket);
         self.next_ticket += 1;
         self.waiting += 1;
         ticket
     }
 
     /// Forgets one who waited and has left. False: the ticket was not waiting any more.
-    pub fn leave(&mut self, ticket: Ticket) -> bool {
+    pub fn leave(&mut self, ticket: ScheduleTicket) -> bool {
         for queues in [&mut self.queues, &mut self.logins] {
-            let waited = |queue: &mut Queue<S, T>| queue.waiters.remove(&ticket).is_some();
+            let waited = |queue: &mut StateQueue<S, T>| queue.waiters.remove(&ticket).is_some();
             if let Some(at) = queues.iter_mut().position(waited) {
                 self.waiting -= 1;
                 if queues[at].waiters.is_empty() {
@@ -326,24 +330,26 @@ impl<S: Clone + PartialEq, T> Schedule<S, T> {
     pub fn next(
         &mut self,
         now_micros: u64,
-        owed: impl Fn(usize) -> Option<Owed>,
+        owed: impl Fn(usize) -> Option<OwedReplies>,
         may_dial: impl FnOnce() -> bool,
-    ) -> Option<Action<S>> {
+    ) -> Option<ScheduleAction<S>> {
         if self.waiting == 0 {
             return None;
         }
         let waited = self.next_queue()?;
-        let (state, force) = (waited.state.clone(), waited.force);
+        let (state, reauthenticates) = (waited.state.clone(), waited.reauthenticates);
         let mut used = self.links[..self.used].iter();
-        let absent = |link: &Link<S>| matches!(link.phase, Phase::Absent);
+        let absent = |link: &ScheduledLink<S>| matches!(link.phase, LinkPhase::Absent);
         // Where none may be opened those that are open must do.
         if let Some(link) = used.clone().position(absent)
             && may_dial()
         {
-            self.takes_turn(force);
-            return Some(self.dial(link, state, force));
+            self.takes_turn(reauthenticates);
+            return Some(self.dial(link, state, reauthenticates));
         }
-        let free = |link: &Link<S>| matches!(link.phase, Phase::Wears(_)) && link.promised == 0;
+        let free = |link: &ScheduledLink<S>| {
+            matches!(link.phase, LinkPhase::Serves(_)) && link.promised == 0
+        };
         let (_, link) = used
             .by_ref()
             .enumerate()
@@ -352,27 +358,37 @@ impl<S: Clone + PartialEq, T> Schedule<S, T> {
             .filter(|&(owed, is_done, _)| owed.replies == 0 || is_done)
             .map(|(owed, _, index)| (owed, index))
             .min()?;
-        self.takes_turn(force);
-        self.links[link].phase = Phase::Changing {
+        self.takes_turn(reauthenticates);
+        self.links[link].phase = LinkPhase::Changing {
             target: state.clone(),
-            force,
+            reauthenticates,
         };
-        Some(Action::Dress { link, state, force })
+        Some(ScheduleAction::ChangeState {
+            link,
+            state,
+            reauthenticates,
+        })
     }
 
     /// Notes that connection `link` was acknowledged in `state`. Returns those who may use it now, each promised its turn:
     /// each is settled by [`Self::settled`].
-    pub fn dressed(&mut self, link: usize, state: &S) -> Vec<T> {
-        let force = matches!(self.links[link].phase, Phase::Changing { force: true, .. });
-        self.links[link] = Link {
-            phase: Phase::Wears(state.clone()),
-            ..Link::absent()
+    pub fn changed(&mut self, link: usize, state: &S) -> Vec<T> {
+        let reauthenticates = matches!(
+            self.links[link].phase,
+            LinkPhase::Changing {
+                reauthenticates: true,
+                ..
+            }
+        );
+        self.links[link] = ScheduledLink {
+            phase: LinkPhase::Serves(state.clone()),
+            ..ScheduledLink::absent()
         };
         if self.is_surplus(link) {
             return Vec::new();
         }
         let mut granted = self.take(state, false, QUANTUM as usize);
-        if force {
+        if reauthenticates {
             granted.extend(self.take(state, true, usize::MAX));
         }
         self.links[link].promised = granted.len() as u32;
@@ -381,24 +397,26 @@ impl<S: Clone + PartialEq, T> Schedule<S, T> {
 
     /// Notes that the server refused to change connection `link` to what it was meant to be in; it is in `state`. Returns
     /// those who waited for what was refused.
-    pub fn refused(&mut self, link: usize, worn: &S) -> Vec<T> {
-        let phase = Phase::Wears(worn.clone());
-        let worn = Link {
-            phase,
-            ..Link::absent()
+    pub fn refused(&mut self, link: usize, state: &S) -> Vec<T> {
+        let unchanged = ScheduledLink {
+            phase: LinkPhase::Serves(state.clone()),
+            ..ScheduledLink::absent()
         };
-        let old = std::mem::replace(&mut self.links[link], worn);
+        let old = std::mem::replace(&mut self.links[link], unchanged);
         match old.phase {
-            Phase::Changing { target, force } => self.take(&target, force, usize::MAX),
+            LinkPhase::Changing {
+                target,
+                reauthenticates,
+            } => self.take(&target, reauthenticates, usize::MAX),
             _ => Vec::new(),
         }
     }
 
     /// Notes that connection `link` is being opened in `state`, though nobody may wait for it.
     pub fn open(&mut self, link: usize, state: &S) {
-        self.links[link].phase = Phase::Changing {
+        self.links[link].phase = LinkPhase::Changing {
             target: state.clone(),
-            force: false,
+            reauthenticates: false,
         };
     }
 
@@ -424,7 +442,7 @@ impl<S: Clone + PartialEq, T> Schedule<S, T> {
         let mut taken = Vec::new();
         for queue in self.queues.iter_mut().chain(&mut self.logins) {
             let tickets = queue.waiters.iter().filter(|(_, waiter)| fits(waiter));
-            let tickets: Vec<Ticket> = tickets.map(|(&ticket, _)| ticket).collect();
+            let tickets: Vec<ScheduleTicket> = tickets.map(|(&ticket, _)| ticket).collect();
             taken.extend(
                 tickets
                     .iter()
@@ -439,23 +457,26 @@ impl<S: Clone + PartialEq, T> Schedule<S, T> {
     /// Notes that connection `link` could not be opened in its state because the server refused that state. Returns those who
     /// waited for it.
     pub fn refused_and_closed(&mut self, link: usize) -> Vec<T> {
-        match std::mem::replace(&mut self.links[link], Link::absent()).phase {
-            Phase::Changing { target, force } => self.take(&target, force, usize::MAX),
+        match std::mem::replace(&mut self.links[link], ScheduledLink::absent()).phase {
+            LinkPhase::Changing {
+                target,
+                reauthenticates,
+            } => self.take(&target, reauthenticates, usize::MAX),
             _ => Vec::new(),
         }
     }
 
     /// Notes that connection `link` is lost; those who waited for it wait on. Its place is free after [`Self::lost`].
     pub fn closing(&mut self, link: usize) {
-        self.links[link] = Link {
-            phase: Phase::Closing,
-            ..Link::absent()
+        self.links[link] = ScheduledLink {
+            phase: LinkPhase::Closing,
+            ..ScheduledLink::absent()
         };
     }
 
     /// Notes that connection `link` is gone.
     pub fn lost(&mut self, link: usize) {
-        self.links[link] = Link::absent();
+        self.links[link] = ScheduledLink::absent();
     }
 
     /// Notes that `count` requests went to connection `link`, from where a reply is under way for `round_trip_micros`.
@@ -480,8 +501,8 @@ impl<S: Clone + PartialEq, T> Schedule<S, T> {
     }
 
     /// Returns those whose turn is next, of those for whom nothing is done yet.
-    fn next_queue(&self) -> Option<&Queue<S, T>> {
-        let is_left = |queue: &&Queue<S, T>| !self.is_cared_for(queue);
+    fn next_queue(&self) -> Option<&StateQueue<S, T>> {
+        let is_left = |queue: &&StateQueue<S, T>| !self.is_cared_for(queue);
         let commands = || self.queues.iter().find(is_left);
         let logins = || self.logins.iter().find(is_left);
         match self.was_login {
@@ -502,25 +523,28 @@ impl<S: Clone + PartialEq, T> Schedule<S, T> {
     }
 
     /// Tells whether a connection is being opened or changed for `queue`, or already serves it.
-    fn is_cared_for(&self, queue: &Queue<S, T>) -> bool {
+    fn is_cared_for(&self, queue: &StateQueue<S, T>) -> bool {
         let mut used = self.links[..self.used].iter();
         used.any(|link| match &link.phase {
-            Phase::Changing { target, force } => *target == queue.state && *force == queue.force,
+            LinkPhase::Changing {
+                target,
+                reauthenticates,
+            } => *target == queue.state && *reauthenticates == queue.reauthenticates,
             _ => false,
         })
     }
 
-    fn dial(&mut self, link: usize, state: S, force: bool) -> Action<S> {
-        self.links[link].phase = Phase::Changing {
+    fn dial(&mut self, link: usize, state: S, reauthenticates: bool) -> ScheduleAction<S> {
+        self.links[link].phase = LinkPhase::Changing {
             target: state.clone(),
-            force,
+            reauthenticates,
         };
-        Action::Dial { link, state }
+        ScheduleAction::Dial { link, state }
     }
 
     /// Takes up to `most` waiters off the queue; those left queue up again at the end.
-    fn take(&mut self, state: &S, force: bool, most: usize) -> Vec<T> {
-        let queues = match force {
+    fn take(&mut self, state: &S, reauthenticates: bool, most: usize) -> Vec<T> {
+        let queues = match reauthenticates {
             true => &mut self.logins,
             false => &mut self.queues,
         };

@@ -1,10 +1,10 @@
-//! What the silence of a connection to the server means: a pure decision, told the time, what is due and who was heard.
+//! Decides what the silence of a connection to the server means: purely, told the time, what is due and who was heard.
 //!
 //! Only what the server sends is a sign of it. Its silence on one connection is explained by the command that is due there,
 //! by a command that is due elsewhere and may keep it busy, or by a pause that somebody asked for. What nothing explains is
 //! first suspected, so that a new question can be answered, and then given up.
 //! Invariant: while the server is silent everywhere and only quick commands are due, a connection is given up within
-//! `reply_timeout` and the part of it that [`Limits::confirm`] adds.
+//! `reply_timeout` and the part of it that [`SilenceLimits::confirm`] adds.
 
 use std::time::Duration;
 
@@ -12,7 +12,7 @@ use crate::command::Delays;
 
 /// Says what the reply is to that a connection owes next.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Awaited {
+pub enum AwaitedReply {
     /// It is to a call that waits for as long as its client likes: it says nothing of the server.
     Wait,
     /// It is to a command, which may be delayed so.
@@ -23,23 +23,28 @@ pub enum Awaited {
 
 /// Describes the silence of one connection that owes a reply.
 #[derive(Debug, Clone, Copy)]
-pub struct Silence {
+pub struct LinkSilence {
     /// Its oldest unanswered request was sent then, or the last byte came: whichever was later.
     pub since_micros: u64,
     /// It owes this.
-    pub awaited: Awaited,
+    pub awaited: AwaitedReply,
     /// It was seen first then that the server had answered elsewhere what was sent later.
     pub overtaken_micros: Option<u64>,
 }
 
 /// Remembers when it was seen first that the server had answered elsewhere, and of which silence.
 #[derive(Debug, Clone, Copy, Default)]
-pub struct Overtaken(Option<(u64, u64)>);
+pub struct OvertakenSilence(Option<(u64, u64)>);
 
-impl Overtaken {
+impl OvertakenSilence {
     /// Looks again at the silence that has lasted since then. While the server works on something long it is to answer nobody: what
     /// is due here has its turn anew after that.
-    pub fn look(&mut self, since_micros: u64, around: &Around, now_micros: u64) -> Option<u64> {
+    pub fn look(
+        &mut self,
+        since_micros: u64,
+        around: &ServerSigns,
+        now_micros: u64,
+    ) -> Option<u64> {
         let is_at_work = around.is_at_work(now_micros);
         if is_at_work || self.0.is_none_or(|(since, _)| since != since_micros) {
             let is_overtaken = around.heard_micros > since_micros && !is_at_work;
@@ -51,7 +56,7 @@ impl Overtaken {
 
 /// Says what is known of the server beside one connection.
 #[derive(Debug, Clone, Copy, Default)]
-pub struct Around {
+pub struct ServerSigns {
     /// It was last heard then on any connection of the process.
     pub heard_micros: u64,
     /// A command that it may work on for long is due from it on some connection of the process.
@@ -65,7 +70,7 @@ pub struct Around {
 /// A server that works on nothing is heard within so long by whoever asks it each second.
 const HEARD_WITHIN: Duration = Duration::from_secs(2);
 
-impl Around {
+impl ServerSigns {
     /// Tells whether it answers nobody, and may be working on something long.
     fn is_at_work(&self, now_micros: u64) -> bool {
         let unheard = Duration::from_micros(now_micros.saturating_sub(self.heard_micros));
@@ -75,14 +80,14 @@ impl Around {
 
 /// Says how long a silence is borne.
 #[derive(Debug, Clone, Copy)]
-pub struct Limits {
+pub struct SilenceLimits {
     /// It is borne so long when nothing explains it (`upstream.reply_timeout`).
     pub reply: Duration,
     /// It is borne so long when something does (`upstream.busy_timeout`).
     pub busy: Duration,
 }
 
-impl Limits {
+impl SilenceLimits {
     /// Returns how long after it was suspected a silent server has to answer a new question: a third of `reply`. A command of
     /// twelve seconds that somebody sent past respool is borne by the defaults so.
     pub fn confirm(&self) -> Duration {
@@ -92,7 +97,7 @@ impl Limits {
 
 /// Says what is to be done about a silence.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Verdict {
+pub enum SilenceVerdict {
     /// Nothing is to be done.
     Borne,
     /// The server has sent nothing on any connection for `reply_timeout`, and nothing explains it: it is asked anew, and the
@@ -105,11 +110,16 @@ pub enum Verdict {
 }
 
 /// Judges the silence of a connection.
-pub fn judge(silence: &Silence, around: &Around, limits: &Limits, now_micros: u64) -> Verdict {
+pub fn judge(
+    silence: &LinkSilence,
+    around: &ServerSigns,
+    limits: &SilenceLimits,
+    now_micros: u64,
+) -> SilenceVerdict {
     let delays = match silence.awaited {
-        Awaited::Wait => return Verdict::Borne,
-        Awaited::Command(delays) => delays,
-        Awaited::Rest => Delays::NONE,
+        AwaitedReply::Wait => return SilenceVerdict::Borne,
+        AwaitedReply::Command(delays) => delays,
+        AwaitedReply::Rest => Delays::NONE,
     };
     let mut since = silence.since_micros.max(around.all_paused_until);
     if delays.may_pause() {
@@ -117,15 +127,15 @@ pub fn judge(silence: &Silence, around: &Around, limits: &Limits, now_micros: u6
     }
     let elapsed = |since: u64| Duration::from_micros(now_micros.saturating_sub(since));
     if elapsed(since) <= limits.reply {
-        return Verdict::Borne;
+        return SilenceVerdict::Borne;
     }
     if elapsed(since) > limits.busy.max(limits.reply) {
-        return Verdict::Overdue;
+        return SilenceVerdict::Overdue;
     }
     // A server that has answered elsewhere since would have sent the rest, whatever it works on now.
-    let may_send = silence.awaited == Awaited::Rest && silence.overtaken_micros.is_some();
+    let may_send = silence.awaited == AwaitedReply::Rest && silence.overtaken_micros.is_some();
     if around.may_work && !may_send {
-        return Verdict::Borne;
+        return SilenceVerdict::Borne;
     }
     let silent_since = since.max(around.heard_micros);
     let unexplained_since = match silence.overtaken_micros {
@@ -137,11 +147,11 @@ pub fn judge(silence: &Silence, around: &Around, limits: &Limits, now_micros: u6
     // That one connection is silent says nothing of a server that answers on others.
     let is_silent = !around.may_work && elapsed(silent_since) > limits.reply;
     if elapsed(unexplained_since) > limits.reply + limits.confirm() {
-        Verdict::Lost
+        SilenceVerdict::Lost
     } else if elapsed(unexplained_since) > limits.reply && is_silent {
-        Verdict::Suspected
+        SilenceVerdict::Suspected
     } else {
-        Verdict::Borne
+        SilenceVerdict::Borne
     }
 }
 

@@ -19,7 +19,7 @@ use crate::session::{Protocol, Route, Routed};
 use crate::telemetry::Disconnect;
 use crate::texts::subscribers_may_not;
 use crate::upstream::{Link, MayTake, RoomWait};
-use crate::waits::Popped;
+use crate::waits::PoppedElements;
 
 /// A request in the place of one that is refused inside MULTI: no server has such a command, so it says so, in its place among the
 /// replies, and EXEC fails as after every error while queueing.
@@ -67,7 +67,7 @@ fn may_take(request: &Request<'_>, routed: &Routed, in_multi: bool) -> MayTake {
             false => Delays::of(routed.command),
         },
         blocks,
-        takes: blocks && Popped::by(request.arguments()) != Popped::Nothing,
+        takes: blocks && PoppedElements::by(request.arguments()) != PoppedElements::Nothing,
     }
 }
 

@@ -93,8 +93,10 @@ impl OwnRunner {
                 }
                 element
             }
-            OwnCommand::Local(Local::NumSub) => self.counted(element, fanout::Kind::Channel),
-            OwnCommand::Local(Local::ShardNumSub) => self.counted(element, fanout::Kind::Shard),
+            OwnCommand::Local(Local::NumSub) => self.counted(element, fanout::TopicKind::Channel),
+            OwnCommand::Local(Local::ShardNumSub) => {
+                self.counted(element, fanout::TopicKind::Shard)
+            }
             OwnCommand::Local(Local::Client(sub)) | OwnCommand::Judged(sub) => {
                 self.client_command(sub, &request)
             }
@@ -102,7 +104,7 @@ impl OwnRunner {
         })
     }
 
-    fn counted(&self, element: Vec<u8>, kind: fanout::Kind) -> Vec<u8> {
+    fn counted(&self, element: Vec<u8>, kind: fanout::TopicKind) -> Vec<u8> {
         corrected(element, kind, &self.site.thread.process.audiences)
     }
 

@@ -9,7 +9,7 @@ use super::requests::{Next, UNREACHABLE};
 use super::task::{Client, Done, Purpose, Wait};
 use crate::admission::Refusal;
 use crate::command::{ClientSub, CommandId, Delays, Local, PinReason};
-use crate::fanout::Kind;
+use crate::fanout::TopicKind;
 use crate::identity::Flag;
 use crate::resp::speak::{OK, encode_request};
 use crate::resp::{Request, parse_integer};
@@ -110,8 +110,10 @@ impl Client {
                 self.answer(readwrite(server));
             }
             Local::Asking => self.answer(asking()),
-            Local::NumSub => return self.count_subscribers(Kind::Channel, request, command),
-            Local::ShardNumSub => return self.count_subscribers(Kind::Shard, request, command),
+            Local::NumSub => return self.count_subscribers(TopicKind::Channel, request, command),
+            Local::ShardNumSub => {
+                return self.count_subscribers(TopicKind::Shard, request, command);
+            }
             Local::Client(sub) => {
                 if let Some(next) = self.unpermitted(sub, request) {
                     return next;

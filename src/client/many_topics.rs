@@ -9,7 +9,7 @@ use std::time::Duration;
 use super::requests::Next;
 use super::subscribed::{in_own_words, too_many};
 use super::task::{Client, Done, Wait};
-use crate::fanout::{Kind, SubscriberId, TOPIC_BYTES};
+use crate::fanout::{SubscriberId, TOPIC_BYTES, TopicKind};
 use crate::resp::Request;
 use crate::texts::unknown_command;
 use crate::upstream::{Outlet, SubscribeResult, TOPICS_A_TURN, Upstream};
@@ -36,7 +36,7 @@ impl Subscriber {
         Some(result)
     }
 
-    async fn subscribe(self, kind: Kind, request: Vec<u8>) -> Option<SubscribeResult> {
+    async fn subscribe(self, kind: TopicKind, request: Vec<u8>) -> Option<SubscribeResult> {
         let request = Request::new(&request);
         let mut names = request.arguments().skip(1).peekable();
         while names.peek().is_some() {
@@ -54,7 +54,7 @@ impl Subscriber {
         Some(Ok(()))
     }
 
-    async fn unsubscribe(self, kind: Kind, request: Vec<u8>) -> Option<SubscribeResult> {
+    async fn unsubscribe(self, kind: TopicKind, request: Vec<u8>) -> Option<SubscribeResult> {
         let request = Request::new(&request);
         let mut names = request.arguments().skip(1).peekable();
         let is_of_all = names.peek().is_none();
@@ -87,7 +87,7 @@ impl Client {
     /// Whether a command names, or means, more topics than are looked at in one turn.
     pub(super) fn means_many_topics(
         &self,
-        kind: Kind,
+        kind: TopicKind,
         subscribes: bool,
         request: &Request<'_>,
     ) -> bool {
@@ -96,15 +96,20 @@ impl Client {
         }
         let counts = self.subscriptions().counts(self.card.id());
         let of_kind = match kind {
-            Kind::Channel => counts.channels,
-            Kind::Pattern => counts.patterns,
-            Kind::Shard => counts.shard_channels,
+            TopicKind::Channel => counts.channels,
+            TopicKind::Pattern => counts.patterns,
+            TopicKind::Shard => counts.shard_channels,
         };
         of_kind > TOPICS_A_TURN
     }
 
     /// Begins a command of many topics. It has been looked at, and may run.
-    pub(super) fn with_many_topics(&mut self, kind: Kind, subscribes: bool, request: &Request<'_>) {
+    pub(super) fn with_many_topics(
+        &mut self,
+        kind: TopicKind,
+        subscribes: bool,
+        request: &Request<'_>,
+    ) {
         let subscriber = Subscriber {
             upstream: Rc::clone(&self.site.upstream),
             outlet: Rc::clone(&self.outlet),

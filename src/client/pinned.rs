@@ -17,7 +17,7 @@ use crate::session::{Change, PinnedCommand, State, Stream};
 use crate::telemetry::Disconnect;
 use crate::transport::READ_SIZE;
 use crate::upstream::{Ends, Kind, Link, Pin, PinError, RoomWait, Show, Tells};
-use crate::waits::Popped;
+use crate::waits::PoppedElements;
 
 /// What a command gets for which no connection became free in time. It was not sent; clients may try again.
 pub(super) const NONE_FREE: &[u8] =
@@ -326,7 +326,7 @@ impl Client {
             link.set_tells(tells);
         }
         let kind = if blocks {
-            Kind::Blocking(Popped::by(request.arguments()))
+            Kind::Blocking(PoppedElements::by(request.arguments()))
         } else if tells.is_some() {
             // Its answer is looked at.
             Kind::Pinned(PinnedCommand::Queue)

@@ -17,7 +17,7 @@ use super::requests::Next;
 use super::site::{Errand, Errands};
 use super::task::{Client, Done, Wait};
 use crate::command::{CommandId, spec};
-use crate::fanout::Kind;
+use crate::fanout::TopicKind;
 use crate::resp::Request;
 use crate::upstream::{Announcement, Thread};
 
@@ -33,7 +33,7 @@ const MOST_QUEUED: usize = 64;
 /// A message on its way.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) struct Message {
-    kind: Kind,
+    kind: TopicKind,
     channel: Box<[u8]>,
     bytes: usize,
 }
@@ -61,10 +61,10 @@ impl QueuedMessages {
 }
 
 /// What a command of this name publishes to.
-fn publishes_to(command: Option<CommandId>) -> Option<Kind> {
+fn publishes_to(command: Option<CommandId>) -> Option<TopicKind> {
     match spec(command?).name {
-        "publish" => Some(Kind::Channel),
-        "spublish" => Some(Kind::Shard),
+        "publish" => Some(TopicKind::Channel),
+        "spublish" => Some(TopicKind::Shard),
         _ => None,
     }
 }
@@ -214,7 +214,7 @@ mod tests {
     #[test]
     fn the_largest_message_of_each_channel_is_remembered_and_no_more_than_so_many() {
         let message = |channel: String, bytes| Message {
-            kind: Kind::Channel,
+            kind: TopicKind::Channel,
             channel: channel.into_bytes().into(),
             bytes,
         };

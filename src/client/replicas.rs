@@ -9,7 +9,7 @@ use crate::resp::speak::encode_request;
 use crate::resp::{Request, parse_integer};
 use crate::session::PinnedCommand;
 use crate::upstream::{Kind, Link, OwnReply};
-use crate::waits::Popped;
+use crate::waits::PoppedElements;
 
 /// Why WAIT would answer a wrong number, of a user who may not do what stands before it.
 const NEEDS_PUBLISH: &[u8] =
@@ -53,7 +53,7 @@ impl Client {
         }
         self.count(1, command);
         let show = self.show();
-        let kind = (Kind::Blocking(Popped::Nothing), Delays::NONE);
+        let kind = (Kind::Blocking(PoppedElements::Nothing), Delays::NONE);
         link.send(&self.outlet, request.bytes(), 1, kind, show);
         self.block();
         Next::Used(request.bytes().len())

@@ -3,7 +3,7 @@
 
 use super::task::Client;
 use crate::command::{CommandId, TransactionCommand, spec};
-use crate::fanout::{Kind, QueuedSubscription, SentNow};
+use crate::fanout::{QueuedSubscription, SentNow, TopicKind};
 use crate::resp::Request;
 use crate::session::{Route, Routed};
 use crate::upstream::Link;
@@ -24,7 +24,8 @@ pub(super) struct SentAmid {
 /// The subscription command that is the one of this place in a transaction.
 fn queued(request: &Request<'_>, command: Option<CommandId>, place: u32) -> QueuedSubscription {
     let verb = command.map_or("", |id| spec(id).name);
-    let (kind, subscribes) = Kind::of_verb(verb.as_bytes()).unwrap_or((Kind::Channel, false));
+    let (kind, subscribes) =
+        TopicKind::of_verb(verb.as_bytes()).unwrap_or((TopicKind::Channel, false));
     QueuedSubscription {
         place,
         kind,

@@ -25,7 +25,7 @@ use crate::session::{Credentials, TakenCredentials};
 use crate::telemetry::Disconnect;
 use crate::transport::Stream;
 use crate::upstream::{Announcement, Link, Outlet, Thread, Upstream, Waiter};
-use crate::waits::Unblock;
+use crate::waits::UnblockMode;
 
 /// Something to be done to a client by the worker that has it.
 #[derive(Debug, Clone)]
@@ -366,8 +366,8 @@ impl Site {
         };
         if let Some(waiter) = waiter {
             let mode = match with_error {
-                true => Unblock::Error,
-                false => Unblock::Timeout,
+                true => UnblockMode::Error,
+                false => UnblockMode::Timeout,
             };
             return waiter.unblock(mode, answer);
         }

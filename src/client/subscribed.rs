@@ -14,7 +14,7 @@ use super::requests::{Next, UNREACHABLE};
 use super::task::{Client, Done, Wait};
 use crate::auth::is_unknown_command;
 use crate::command::{CommandId, Delays, Local, PinReason, spec};
-use crate::fanout::{Audiences, Kind};
+use crate::fanout::{ChannelAudiences, TopicKind};
 use crate::identity::Flag;
 use crate::resp::Request;
 use crate::resp::speak::{error, push_bulk, push_header};
@@ -49,7 +49,7 @@ impl Client {
             return Next::Used(length);
         }
         let verb = command.map_or("", |id| spec(id).name);
-        let Some((kind, subscribes)) = Kind::of_verb(verb.as_bytes()) else {
+        let Some((kind, subscribes)) = TopicKind::of_verb(verb.as_bytes()) else {
             return Next::Used(length);
         };
         // Of a user that is not respool's own a subscription is asked for anyway.
@@ -114,7 +114,12 @@ impl Client {
         settings.queue.timeout.max(settings.borrow_timeout)
     }
 
-    fn subscribe(&mut self, kind: Kind, request: &Request<'_>, command: Option<CommandId>) -> Next {
+    fn subscribe(
+        &mut self,
+        kind: TopicKind,
+        request: &Request<'_>,
+        command: Option<CommandId>,
+    ) -> Next {
         if self.session.state.user.is_some() {
             // The subscription connection is another user's: it is asked whether this one may.
             match self.permission.take().map(|permission| *permission) {
@@ -215,7 +220,7 @@ impl Client {
     /// PUBSUB NUMSUB and SHARDNUMSUB: the server counts connections, its users mean clients.
     pub(super) fn count_subscribers(
         &mut self,
-        kind: Kind,
+        kind: TopicKind,
         request: &Request<'_>,
         command: Option<CommandId>,
     ) -> Next {
@@ -362,7 +367,7 @@ pub(super) fn too_many() -> Vec<u8> {
 }
 
 /// The server's answer to PUBSUB NUMSUB with its counts of connections made counts of clients.
-pub(super) fn corrected(reply: Vec<u8>, kind: Kind, audiences: &Audiences) -> Vec<u8> {
+pub(super) fn corrected(reply: Vec<u8>, kind: TopicKind, audiences: &ChannelAudiences) -> Vec<u8> {
     let Ok(Some((OwnedFrame::Array { data, .. }, _))) = decode(&reply) else {
         return reply;
     };

@@ -12,7 +12,7 @@ use std::time::Duration;
 
 use super::site::{Resident, Site};
 use crate::auth::UserRounds;
-use crate::fanout::{ChannelRights, Kind, PUBSUB_KINDS, UserTold};
+use crate::fanout::{ChannelRights, PUBSUB_KINDS, TopicKind, UserTold};
 use crate::identity::{DEFAULT_USER, Flag};
 use crate::resp::speak::encode_request;
 use crate::session::Credentials;
@@ -239,7 +239,7 @@ impl Site {
         }
         for one in subscribers {
             let subscriptions = self.upstream.subscriptions_of(&one.outlet);
-            let is_lost = |kind: Kind, topic: &[u8]| lost[kind as usize].contains(topic);
+            let is_lost = |kind: TopicKind, topic: &[u8]| lost[kind as usize].contains(topic);
             // Since the server was asked it may have become another user's.
             if one.is_user(|user| Rc::ptr_eq(user, credentials))
                 && subscriptions.has_topic(one.card.id(), is_lost)

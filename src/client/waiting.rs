@@ -11,12 +11,12 @@ use crate::session::Protocol;
 use crate::telemetry::Disconnect;
 use crate::transport::PeerEnd;
 use crate::upstream::Blocked;
-use crate::waits::{Call, Outcome, Whose};
+use crate::waits::{BlockingCall, WaitOrigin, WaitOutcome};
 
 /// What has become of the client's blocking call, whose request is still at hand.
 pub(super) enum Line {
     /// It has ended so.
-    Over(Blocked, Outcome),
+    Over(Blocked, WaitOutcome),
     /// It needs a connection of its own.
     OwnConnection,
 }
@@ -46,7 +46,7 @@ impl Client {
             }
             None => {}
         }
-        let call = Call::parse(request)?;
+        let call = BlockingCall::parse(request)?;
         if self.outlet.outstanding() > 0 {
             self.wait = Wait::Answers;
             return Some(Next::Wait);
@@ -54,7 +54,7 @@ impl Client {
         self.count(1, command);
         self.flag(Flag::Blocked, true);
         self.resident.may_be_silent.set(true);
-        let whose = Whose {
+        let whose = WaitOrigin {
             group: self.group(),
             address: self.card.peer().number(),
         };
@@ -67,20 +67,20 @@ impl Client {
     }
 
     /// The wait in line has ended.
-    pub(super) fn left_line(&mut self, blocked: Blocked, outcome: Outcome) {
+    pub(super) fn left_line(&mut self, blocked: Blocked, outcome: WaitOutcome) {
         self.flag(Flag::Blocked, false);
         self.resident.may_be_silent.set(self.card.has(Flag::Pubsub));
         self.resident.blocked.borrow_mut().take();
         self.note_kept(0);
         self.line = Some(Box::new(match outcome {
-            Outcome::OwnConnection => Line::OwnConnection,
+            WaitOutcome::OwnConnection => Line::OwnConnection,
             outcome => Line::Over(blocked, outcome),
         }));
     }
 
-    fn end_line(&mut self, blocked: &Blocked, outcome: Outcome) {
+    fn end_line(&mut self, blocked: &Blocked, outcome: WaitOutcome) {
         match outcome {
-            Outcome::Reply(reply) => {
+            WaitOutcome::Reply(reply) => {
                 let would_not_see_it = match self.outlet.peer_end() {
                     // Below TLS nobody sees it, unless it has been read.
                     PeerEnd::Open if !self.is_at_end => false,
@@ -89,7 +89,7 @@ impl Client {
                     PeerEnd::Gone => true,
                 };
                 if blocked.takes() && would_not_see_it {
-                    blocked.refuse(Outcome::Reply(reply));
+                    blocked.refuse(WaitOutcome::Reply(reply));
                     return self.outlet.close(Disconnect::Closed);
                 }
                 if self.session.take_visible() {
@@ -98,14 +98,14 @@ impl Client {
                 // Of the call itself none says so.
                 self.end_if_lost(&reply);
             }
-            Outcome::Null => self.answer(match self.session.state.protocol {
+            WaitOutcome::Null => self.answer(match self.session.state.protocol {
                 Protocol::Resp2 => b"*-1\r\n",
                 Protocol::Resp3 => b"_\r\n",
             }),
-            Outcome::Unblocked => self.answer(crate::texts::UNBLOCKED),
-            Outcome::Unreachable => self.answer(UNREACHABLE),
-            Outcome::Lost => self.outlet.close(Disconnect::UpstreamLost),
-            Outcome::OwnConnection => {}
+            WaitOutcome::Unblocked => self.answer(crate::texts::UNBLOCKED),
+            WaitOutcome::Unreachable => self.answer(UNREACHABLE),
+            WaitOutcome::Lost => self.outlet.close(Disconnect::UpstreamLost),
+            WaitOutcome::OwnConnection => {}
         }
     }
 }

@@ -1,5 +1,5 @@
-//! Whether a client is subscribed whose own connection says so, amid everything else that comes on it: the count in each confirmation
-//! of the server.
+//! Tells whether a client is subscribed, from its own connection and amid everything else that comes on it: each confirmation of the
+//! server holds the count.
 //!
 //! Data may look like a confirmation. So one is believed only where a subscription command is due, which the caller says: it does not
 //! send others beside those before all has come that they are answered by, or tells their places in a transaction.
@@ -7,7 +7,7 @@
 
 use std::collections::VecDeque;
 
-use super::Kind;
+use super::TopicKind;
 use crate::resp::parse_integer;
 
 /// So many bytes of a line or a string are kept: the longest word that a confirmation begins with has fewer, and so has any
@@ -23,7 +23,7 @@ pub struct QueuedSubscription {
     /// It stands at this place among the commands of its transaction.
     pub place: u32,
     /// It is about this kind of topics.
-    pub kind: Kind,
+    pub kind: TopicKind,
     /// It subscribes, or (false) unsubscribes.
     pub subscribes: bool,
     /// It names so many topics; with none it leaves all.
@@ -43,7 +43,7 @@ pub enum SentNow {
 
 /// Says where confirmations stand.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Stage {
+enum ConfirmationPlace {
     /// They stand nowhere.
     Nowhere,
     /// Each stands by itself, and all that looks like one is one.
@@ -61,25 +61,25 @@ enum Stage {
 
 /// Says what a confirmation still needs.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Expected {
+enum ExpectedPart {
     /// It needs its first line: an array or a push of three.
     Start,
     /// It needs the command that it confirms, in a frame of so many parts.
     Verb(i64),
     /// It needs the channel, or a null.
-    Topic(Kind, bool),
+    Topic(TopicKind, bool),
     /// It needs how many topics the client is subscribed to.
-    Count(Kind, bool),
+    Count(TopicKind, bool),
 }
 
 /// Says what a frame, or an element of EXEC's reply, is.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Unit {
+enum FrameUnit {
     /// It begins with this byte.
     Other(u8),
     Message,
     Confirmation {
-        kind: Kind,
+        kind: TopicKind,
         subscribes: bool,
         count: u64,
     },
@@ -90,12 +90,12 @@ enum Unit {
 /// Within one frame it may be over and begin again. What comes between two frames sees the frame's end.
 #[derive(Debug)]
 pub struct ConfirmedSubscriptions {
-    stage: Stage,
+    stage: ConfirmationPlace,
     queued: VecDeque<QueuedSubscription>,
-    unit: Unit,
+    unit: FrameUnit,
     /// So many of its elements have not come, nested ones included.
     missing: u64,
-    expected: Expected,
+    expected: ExpectedPart,
     /// So many bytes of a string have not come, its line end included; `None` while a line is under way.
     body: Option<u64>,
     kept: Vec<u8>,
@@ -113,11 +113,11 @@ impl ConfirmedSubscriptions {
     /// Begins at the reply to an EXEC that has run these commands, of a client that is not subscribed.
     pub fn executed(queued: Vec<QueuedSubscription>) -> Self {
         Self {
-            stage: Stage::Transaction { is_begun: true },
+            stage: ConfirmationPlace::Transaction { is_begun: true },
             queued: queued.into(),
-            unit: Unit::Other(0),
+            unit: FrameUnit::Other(0),
             missing: 0,
-            expected: Expected::Start,
+            expected: ExpectedPart::Start,
             body: None,
             kept: Vec::with_capacity(MOST_KEPT),
             has_return: false,
@@ -132,9 +132,9 @@ impl ConfirmedSubscriptions {
     pub fn sent_now(&mut self, sent: SentNow) {
         self.queued.clear();
         self.stage = match sent {
-            SentNow::Others => Stage::Nowhere,
-            SentNow::Subscriptions => Stage::Alone,
-            SentNow::Transaction => Stage::Transaction { is_begun: false },
+            SentNow::Others => ConfirmationPlace::Nowhere,
+            SentNow::Subscriptions => ConfirmationPlace::Alone,
+            SentNow::Transaction => ConfirmationPlace::Transaction { is_begun: false },
         };
     }
 
@@ -161,7 +161,7 @@ impl ConfirmedSubscriptions {
     /// Forgets what seemed to be under way and was text.
     pub fn break_off(&mut self) {
         self.missing = 0;
-        self.expected = Expected::Start;
+        self.expected = ExpectedPart::Start;
         self.body = None;
         self.kept.clear();
         self.has_return = false;
@@ -172,11 +172,11 @@ impl ConfirmedSubscriptions {
     }
 
     /// Returns how many of its topics are of a kind.
-    fn of_kind(&self, kind: Kind) -> u64 {
+    fn of_kind(&self, kind: TopicKind) -> u64 {
         match kind {
-            Kind::Channel => self.channels.saturating_sub(self.patterns),
-            Kind::Pattern => self.patterns,
-            Kind::Shard => self.shard_channels,
+            TopicKind::Channel => self.channels.saturating_sub(self.patterns),
+            TopicKind::Pattern => self.patterns,
+            TopicKind::Shard => self.shard_channels,
         }
     }
 
@@ -196,18 +196,18 @@ impl ConfirmedSubscriptions {
             self.body = None;
             let text = std::mem::take(&mut self.kept);
             self.expected = match self.expected {
-                Expected::Verb(_) if MESSAGES.contains(&text.as_slice()) => {
-                    self.unit = Unit::Message;
-                    Expected::Start
+                ExpectedPart::Verb(_) if MESSAGES.contains(&text.as_slice()) => {
+                    self.unit = FrameUnit::Message;
+                    ExpectedPart::Start
                 }
-                Expected::Verb(3) => {
-                    let verb = text.strip_suffix(b"\r\n").and_then(Kind::of_verb);
-                    verb.map_or(Expected::Start, |(kind, subscribes)| {
-                        Expected::Topic(kind, subscribes)
+                ExpectedPart::Verb(3) => {
+                    let verb = text.strip_suffix(b"\r\n").and_then(TopicKind::of_verb);
+                    verb.map_or(ExpectedPart::Start, |(kind, subscribes)| {
+                        ExpectedPart::Topic(kind, subscribes)
                     })
                 }
-                Expected::Topic(kind, subscribes) => Expected::Count(kind, subscribes),
-                _ => Expected::Start,
+                ExpectedPart::Topic(kind, subscribes) => ExpectedPart::Count(kind, subscribes),
+                _ => ExpectedPart::Start,
             };
             self.kept = text;
             self.kept.clear();
@@ -259,32 +259,35 @@ impl ConfirmedSubscriptions {
             if self.begins_exec(mark, number) {
                 return;
             }
-            (self.missing, self.unit, self.expected) = (1, Unit::Other(mark), Expected::Start);
+            (self.missing, self.unit, self.expected) =
+                (1, FrameUnit::Other(mark), ExpectedPart::Start);
         }
         if let (b'$' | b'=' | b'!', Some(length)) = (mark, length) {
             // What it is for is seen when it is whole.
             self.body = Some(length.saturating_add(2));
             if mark != b'$' {
-                self.expected = Expected::Start;
+                self.expected = ExpectedPart::Start;
             }
             return;
         }
         self.expected = match (self.expected, mark, number) {
-            (_, b'*' | b'>', Some(parts @ (3 | 4))) if begins => Expected::Verb(parts),
-            (Expected::Topic(kind, subscribes), b'$', Some(-1)) => {
-                Expected::Count(kind, subscribes)
+            (_, b'*' | b'>', Some(parts @ (3 | 4))) if begins => ExpectedPart::Verb(parts),
+            (ExpectedPart::Topic(kind, subscribes), b'$', Some(-1)) => {
+                ExpectedPart::Count(kind, subscribes)
             }
-            (Expected::Topic(kind, subscribes), b'_', _) => Expected::Count(kind, subscribes),
-            (Expected::Count(kind, subscribes), b':', Some(_)) => {
+            (ExpectedPart::Topic(kind, subscribes), b'_', _) => {
+                ExpectedPart::Count(kind, subscribes)
+            }
+            (ExpectedPart::Count(kind, subscribes), b':', Some(_)) => {
                 let count = length.unwrap_or(0);
-                self.unit = Unit::Confirmation {
+                self.unit = FrameUnit::Confirmation {
                     kind,
                     subscribes,
                     count,
                 };
-                Expected::Start
+                ExpectedPart::Start
             }
-            _ => Expected::Start,
+            _ => ExpectedPart::Start,
         };
         let parts = match mark {
             b'*' | b'~' | b'>' => length,
@@ -302,7 +305,7 @@ impl ConfirmedSubscriptions {
 
     /// Tells whether a line is the first of EXEC's reply: what follows it are the elements.
     fn begins_exec(&mut self, mark: u8, number: Option<i64>) -> bool {
-        let Stage::Transaction { is_begun: true } = self.stage else {
+        let ConfirmationPlace::Transaction { is_begun: true } = self.stage else {
             return false;
         };
         if mark != b'*' {
@@ -310,8 +313,8 @@ impl ConfirmedSubscriptions {
         }
         let of = number.and_then(|number| u32::try_from(number).ok());
         self.stage = match of {
-            None | Some(0) => Stage::Nowhere,
-            Some(of) => Stage::Elements {
+            None | Some(0) => ConfirmationPlace::Nowhere,
+            Some(of) => ConfirmationPlace::Elements {
                 place: 0,
                 of,
                 left: None,
@@ -329,43 +332,53 @@ impl ConfirmedSubscriptions {
         let unit = self.unit;
         match (self.stage, unit) {
             (
-                Stage::Alone,
-                Unit::Confirmation {
+                ConfirmationPlace::Alone,
+                FrameUnit::Confirmation {
                     kind,
                     subscribes,
                     count,
                 },
             ) => self.confirmed(kind, subscribes, count),
             // Messages to a client that is subscribed.
-            (Stage::Transaction { .. }, Unit::Message | Unit::Other(b'>')) => {}
+            (
+                ConfirmationPlace::Transaction { .. },
+                FrameUnit::Message | FrameUnit::Other(b'>'),
+            ) => {}
             // It was refused: what was to be queued has run.
-            (Stage::Transaction { is_begun: false }, Unit::Other(b'-')) => {
-                self.stage = Stage::Alone;
+            (ConfirmationPlace::Transaction { is_begun: false }, FrameUnit::Other(b'-')) => {
+                self.stage = ConfirmationPlace::Alone;
             }
-            (Stage::Transaction { .. }, _) => self.stage = Stage::Transaction { is_begun: true },
-            (Stage::Elements { place, of, left }, unit) => {
+            (ConfirmationPlace::Transaction { .. }, _) => {
+                self.stage = ConfirmationPlace::Transaction { is_begun: true }
+            }
+            (ConfirmationPlace::Elements { place, of, left }, unit) => {
                 self.stage = self.in_exec(unit, (place, of), left);
             }
-            (Stage::Nowhere | Stage::Alone, _) => {}
+            (ConfirmationPlace::Nowhere | ConfirmationPlace::Alone, _) => {}
         }
     }
 
     /// Returns what follows on `unit` of EXEC's reply.
-    fn in_exec(&mut self, unit: Unit, (place, of): (u32, u32), left: Option<u64>) -> Stage {
+    fn in_exec(
+        &mut self,
+        unit: FrameUnit,
+        (place, of): (u32, u32),
+        left: Option<u64>,
+    ) -> ConfirmationPlace {
         let due = self.queued.front().copied();
         let due = due.filter(|queued| queued.place == place);
-        let same = |left| Stage::Elements { place, of, left };
+        let same = |left| ConfirmationPlace::Elements { place, of, left };
         match (due, unit) {
             // A message of its own, or one about keys, stands between two.
-            (_, Unit::Message) if self.total() > 0 => return same(left),
-            (_, Unit::Other(b'>')) => return same(left),
+            (_, FrameUnit::Message) if self.total() > 0 => return same(left),
+            (_, FrameUnit::Other(b'>')) => return same(left),
             (None, _) => {}
-            (Some(_), Unit::Other(b'-')) if left.is_none() => {
+            (Some(_), FrameUnit::Other(b'-')) if left.is_none() => {
                 self.queued.pop_front();
             }
             (
                 Some(due),
-                Unit::Confirmation {
+                FrameUnit::Confirmation {
                     kind,
                     subscribes,
                     count,
@@ -386,8 +399,8 @@ impl ConfirmedSubscriptions {
             (Some(_), _) => return same(left),
         }
         match place + 1 == of {
-            true => Stage::Nowhere,
-            false => Stage::Elements {
+            true => ConfirmationPlace::Nowhere,
+            false => ConfirmationPlace::Elements {
                 place: place + 1,
                 of,
                 left: None,
@@ -396,14 +409,16 @@ impl ConfirmedSubscriptions {
     }
 
     /// Notes how many there are now, as the server has said.
-    fn confirmed(&mut self, kind: Kind, subscribes: bool, count: u64) {
+    fn confirmed(&mut self, kind: TopicKind, subscribes: bool, count: u64) {
         match kind {
-            Kind::Shard => self.shard_channels = count,
-            Kind::Channel | Kind::Pattern => {
+            TopicKind::Shard => self.shard_channels = count,
+            TopicKind::Channel | TopicKind::Pattern => {
                 let before = std::mem::replace(&mut self.channels, count);
                 let patterns = match (kind, subscribes) {
-                    (Kind::Pattern, true) if count > before => self.patterns + 1,
-                    (Kind::Pattern, false) if count < before => self.patterns.saturating_sub(1),
+                    (TopicKind::Pattern, true) if count > before => self.patterns + 1,
+                    (TopicKind::Pattern, false) if count < before => {
+                        self.patterns.saturating_sub(1)
+                    }
                     _ => self.patterns,
                 };
                 self.patterns = patterns.min(count);

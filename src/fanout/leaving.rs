@@ -1,48 +1,51 @@
-//! Unsubscribing, and what becomes of topics that nobody needs any more.
+//! Unsubscribes clients, and gives up topics that nobody needs any more.
 
 use std::collections::HashSet;
 use std::rc::Rc;
 
-use super::topic::Phase;
-use super::{Begun, Confirmation, Fanout, Kind, PUBSUB_KINDS, Settled, SubscriberId, What};
+use super::topic::TopicPhase;
+use super::{
+    PUBSUB_KINDS, RequestPurpose, SettledCommand, SubscriberId, SubscriptionStart,
+    TopicConfirmation, TopicFanout, TopicKind,
+};
 
-impl<T: Clone> Fanout<T> {
+impl<T: Clone> TopicFanout<T> {
     /// Unsubscribes a client from `names`, or (`None`) from everything of a kind: it gets no message of them from here on,
     /// and is told so when the server, too, has let go of what nobody else needs. It has no other command under way.
     pub fn unsubscribe<'a>(
         &mut self,
         subscriber: SubscriberId,
         handle: &T,
-        kind: Kind,
+        kind: TopicKind,
         names: Option<impl Iterator<Item = &'a [u8]>>,
-    ) -> Begun {
+    ) -> SubscriptionStart {
         let names: Vec<Rc<[u8]>> = match names {
             Some(names) => names.map(Rc::from).collect(),
             None => self.some_topics(subscriber, kind, usize::MAX),
         };
         let mut given_up = Vec::new();
-        let mut confirmations: Vec<Confirmation> = Vec::with_capacity(names.len().max(1));
+        let mut confirmations: Vec<TopicConfirmation> = Vec::with_capacity(names.len().max(1));
         for name in names {
             if self.part(subscriber, kind, &name) {
                 given_up.push(Rc::clone(&name));
             }
-            confirmations.push(Confirmation {
+            confirmations.push(TopicConfirmation {
                 count: self.count(subscriber, kind),
                 topic: Some(name),
             });
         }
         if confirmations.is_empty() {
-            confirmations.push(Confirmation {
+            confirmations.push(TopicConfirmation {
                 topic: None,
                 count: self.count(subscriber, kind),
             });
         }
         if given_up.is_empty() || !self.is_connected {
-            return Begun::Confirmed(confirmations);
+            return SubscriptionStart::Confirmed(confirmations);
         }
-        self.ask(kind, What::Unsubscribe, given_up, None);
+        self.ask(kind, RequestPurpose::Unsubscribe, given_up, None);
         if let Some(asked) = self.asked.back_mut() {
-            asked.parting = Some(Settled {
+            asked.parting = Some(SettledCommand {
                 subscriber,
                 handle: handle.clone(),
                 kind,
@@ -50,7 +53,7 @@ impl<T: Clone> Fanout<T> {
                 result: Ok(confirmations),
             });
         }
-        Begun::Asked
+        SubscriptionStart::Asked
     }
 
     /// Forgets a client that is gone, with its subscriptions and the command it may have under way.
@@ -72,14 +75,19 @@ impl<T: Clone> Fanout<T> {
                 .filter(|name| self.part(subscriber, kind, name))
                 .collect();
             if !given_up.is_empty() {
-                self.ask(kind, What::Unsubscribe, given_up, None);
+                self.ask(kind, RequestPurpose::Unsubscribe, given_up, None);
             }
         }
         self.subscribers.contains_key(&subscriber)
     }
 
     /// Returns at most `most` of the topics of a kind that a client is subscribed to.
-    pub fn some_topics(&self, subscriber: SubscriberId, kind: Kind, most: usize) -> Vec<Rc<[u8]>> {
+    pub fn some_topics(
+        &self,
+        subscriber: SubscriberId,
+        kind: TopicKind,
+        most: usize,
+    ) -> Vec<Rc<[u8]>> {
         let subscriptions = self.subscribers.get(&subscriber).into_iter();
         subscriptions
             .flat_map(|subscriptions| &subscriptions.sets[kind as usize])
@@ -89,7 +97,11 @@ impl<T: Clone> Fanout<T> {
     }
 
     /// Tells whether a client is subscribed to something that is so.
-    pub fn has_topic(&self, subscriber: SubscriberId, is_so: impl Fn(Kind, &[u8]) -> bool) -> bool {
+    pub fn has_topic(
+        &self,
+        subscriber: SubscriberId,
+        is_so: impl Fn(TopicKind, &[u8]) -> bool,
+    ) -> bool {
         let subscriptions = self.subscribers.get(&subscriber).into_iter();
         subscriptions
             .flat_map(|subscriptions| PUBSUB_KINDS.into_iter().zip(&subscriptions.sets))
@@ -123,7 +135,12 @@ impl<T: Clone> Fanout<T> {
     }
 
     /// Takes a client out of a topic. True: the topic is of no use to anybody any more, and has been dropped.
-    pub(super) fn part(&mut self, subscriber: SubscriberId, kind: Kind, name: &Rc<[u8]>) -> bool {
+    pub(super) fn part(
+        &mut self,
+        subscriber: SubscriberId,
+        kind: TopicKind,
+        name: &Rc<[u8]>,
+    ) -> bool {
         if !self.forget(subscriber, kind, name) {
             return false;
         }
@@ -135,7 +152,12 @@ impl<T: Clone> Fanout<T> {
     }
 
     /// Takes a topic out of what a client is subscribed to. False: it was not.
-    pub(super) fn forget(&mut self, subscriber: SubscriberId, kind: Kind, name: &Rc<[u8]>) -> bool {
+    pub(super) fn forget(
+        &mut self,
+        subscriber: SubscriberId,
+        kind: TopicKind,
+        name: &Rc<[u8]>,
+    ) -> bool {
         let Some(subscriptions) = self.subscribers.get_mut(&subscriber) else {
             return false;
         };
@@ -151,12 +173,12 @@ impl<T: Clone> Fanout<T> {
     }
 
     /// Drops a topic nobody needs. One that is still asked for is looked at again when the server has answered.
-    pub(super) fn drop_unused(&mut self, kind: Kind, name: &Rc<[u8]>) -> bool {
+    pub(super) fn drop_unused(&mut self, kind: TopicKind, name: &Rc<[u8]>) -> bool {
         let topics = &mut self.topics[kind as usize];
         let unused = topics.get(name).is_some_and(|topic| {
             topic.subscribers.is_empty()
                 && topic.awaited == 0
-                && (topic.phase == Phase::Active || !self.is_connected)
+                && (topic.phase == TopicPhase::Active || !self.is_connected)
         });
         if unused {
             topics.remove(name);
@@ -165,18 +187,18 @@ impl<T: Clone> Fanout<T> {
         unused
     }
 
-    pub(super) fn give_up_unused(&mut self, kind: Kind, names: &[Rc<[u8]>]) {
+    pub(super) fn give_up_unused(&mut self, kind: TopicKind, names: &[Rc<[u8]>]) {
         let unused: Vec<Rc<[u8]>> = names
             .iter()
             .filter(|name| self.drop_unused(kind, name))
             .cloned()
             .collect();
         if !unused.is_empty() {
-            self.ask(kind, What::Unsubscribe, unused, None);
+            self.ask(kind, RequestPurpose::Unsubscribe, unused, None);
         }
     }
 
-    pub(super) fn unawait(&mut self, kind: Kind, names: &[Rc<[u8]>]) {
+    pub(super) fn unawait(&mut self, kind: TopicKind, names: &[Rc<[u8]>]) {
         for name in names {
             if let Some(topic) = self.topics[kind as usize].get_mut(name) {
                 topic.awaited -= 1;

@@ -1,15 +1,15 @@
-//! Showing the server who respool is on a connection that carries subscriptions.
+//! Shows the server who respool is on a connection that carries subscriptions.
 //!
 //! Invariant: the login is sent when all before it is answered, and what is behind it when it is answered itself: Redis 8.2.3 never
 //! answers one that fails behind another request.
 
 use zeroize::Zeroizing;
 
-use super::{Fanout, What};
+use super::{RequestPurpose, TopicFanout};
 
 /// Says where the login is that is to be answered.
 #[derive(Debug, Default)]
-pub(super) enum Login {
+pub(super) enum PendingLogin {
     /// There is none.
     #[default]
     Nothing,
@@ -23,17 +23,17 @@ pub(super) enum Login {
     Sent,
 }
 
-impl<T: Clone> Fanout<T> {
+impl<T: Clone> TopicFanout<T> {
     /// Shows the server who respool is, by an AUTH in RESP3; see [`Self::take_login`]. There is one at a time.
     pub fn login(&mut self, request: &[u8]) {
-        if !self.is_connected || !matches!(self.login, Login::Nothing) {
+        if !self.is_connected || !matches!(self.login, PendingLogin::Nothing) {
             return;
         }
-        self.login = Login::Waits {
+        self.login = PendingLogin::Waits {
             request: Zeroizing::new(request.to_vec()),
             before: self.requests.len(),
         };
-        self.ask_aside(What::Login, b"");
+        self.ask_aside(RequestPurpose::Login, b"");
     }
 
     /// Returns the server's answer to [`Self::login`], once.
@@ -43,13 +43,13 @@ impl<T: Clone> Fanout<T> {
 
     /// Keeps what the server has answered to the login.
     pub(super) fn logged_in(&mut self, answer: &[u8]) {
-        self.login = Login::Nothing;
+        self.login = PendingLogin::Nothing;
         self.login_answer = Some(answer.to_vec());
     }
 
     /// Forgets the login: there is no connection any more on which it could be answered.
     pub(super) fn forget_login(&mut self) {
-        self.login = Login::Nothing;
+        self.login = PendingLogin::Nothing;
         self.login_answer = None;
     }
 
@@ -58,17 +58,17 @@ impl<T: Clone> Fanout<T> {
         let is_next = self
             .asked
             .front()
-            .is_some_and(|asked| asked.what == What::Login);
+            .is_some_and(|asked| asked.what == RequestPurpose::Login);
         match &mut self.login {
-            Login::Nothing => std::mem::take(&mut self.requests),
-            Login::Sent => Vec::new(),
-            Login::Waits { before, .. } if !is_next => {
+            PendingLogin::Nothing => std::mem::take(&mut self.requests),
+            PendingLogin::Sent => Vec::new(),
+            PendingLogin::Waits { before, .. } if !is_next => {
                 let behind = self.requests.split_off(std::mem::take(before));
                 std::mem::replace(&mut self.requests, behind)
             }
-            Login::Waits { request, .. } => {
+            PendingLogin::Waits { request, .. } => {
                 let request = std::mem::take(&mut **request);
-                self.login = Login::Sent;
+                self.login = PendingLogin::Sent;
                 request
             }
         }

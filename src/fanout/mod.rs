@@ -1,4 +1,4 @@
-//! Who of a worker's clients is subscribed to what, behind one connection to the server.
+//! Knows who of a worker's clients is subscribed to what, behind one connection to the server.
 //!
 //! A pure state machine: the caller sends the requests it makes, tells it what the server says, and carries messages to
 //! those it names.
@@ -25,18 +25,18 @@ use std::cell::Cell;
 use std::collections::{BTreeMap, HashMap, HashSet, VecDeque};
 use std::rc::Rc;
 
-pub use audience::{Audiences, Part};
+pub use audience::{AudiencePart, ChannelAudiences};
 pub use confirmed::{ConfirmedSubscriptions, QueuedSubscription, SentNow};
-pub use frame::{Malformed, Message, Said, read};
-pub use outcome::{Begun, Confirmation, Counts, Settled};
-pub use pace::Pace;
+pub use frame::{SubscriptionFrame, TopicMessage, UnexpectedFrame, read};
+pub use outcome::{SettledCommand, SubscriptionStart, TopicConfirmation, TopicCounts};
+pub use pace::FanoutPace;
 pub use rights::{ChannelRights, UserTold};
-pub use suspicion::{Presence, Remedy, Side, Suspicion};
-pub use topic::{Kind, PUBSUB_KINDS, SubscriberId};
-pub use weight::Weights;
+pub use suspicion::{LossRemedy, LossSuspicion, SubscriptionSide, SuspectPresence};
+pub use topic::{PUBSUB_KINDS, SubscriberId, TopicKind};
+pub use weight::MessageWeights;
 
-use login::Login;
-use topic::{Phase, Recent, Topic};
+use login::PendingLogin;
+use topic::{RecentBytes, SubscribedTopic, TopicPhase};
 
 use crate::resp::speak::{OK, encode_request};
 
@@ -48,22 +48,22 @@ pub const TOPIC_BYTES: usize = 320;
 
 /// Keeps a request that is at the server, or on its way there.
 #[derive(Debug)]
-struct Asked<T> {
+struct PendingRequest<T> {
     number: u64,
-    kind: Kind,
-    what: What,
+    kind: TopicKind,
+    what: RequestPurpose,
     topics: Vec<Rc<[u8]>>,
     /// It is for this client's command; `None` where it asks anew for what others are subscribed to or wait for.
     by: Option<SubscriberId>,
     /// This client has unsubscribed and is told when the server has.
-    parting: Option<Settled<T>>,
+    parting: Option<SettledCommand<T>>,
     /// The server has confirmed so many of `topics`.
     confirmed: usize,
 }
 
 /// Says what a request asks for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum What {
+enum RequestPurpose {
     Subscribe,
     Unsubscribe,
     /// It asks whether the server is there.
@@ -75,13 +75,13 @@ enum What {
 }
 
 /// Keeps a request that is to be made again.
-type PutOff = (Kind, What, Vec<Rc<[u8]>>);
+type PutOffRequest = (TopicKind, RequestPurpose, Vec<Rc<[u8]>>);
 
 /// Keeps a client's command that waits for the server.
 #[derive(Debug)]
-struct Command<T> {
+struct PendingCommand<T> {
     handle: T,
-    kind: Kind,
+    kind: TopicKind,
     topics: Vec<Rc<[u8]>>,
     /// The confirmation of this request makes it whole.
     until: u64,
@@ -89,54 +89,54 @@ struct Command<T> {
 
 /// Keeps what one client is subscribed to.
 #[derive(Debug, Default)]
-struct Subscriptions {
+struct ClientSubscriptions {
     sets: [HashSet<Rc<[u8]>>; 3],
     /// All names in `sets` have so many bytes.
     name_bytes: usize,
 }
 
-type Topics<T> = HashMap<Rc<[u8]>, Topic<T>>;
+type TopicMap<T> = HashMap<Rc<[u8]>, SubscribedTopic<T>>;
 
 /// Keeps the subscriptions of one worker's clients; `T` is a client's way out.
 #[derive(Debug)]
-pub struct Fanout<T> {
-    topics: [Topics<T>; 3],
-    subscribers: HashMap<SubscriberId, Subscriptions>,
-    commands: HashMap<SubscriberId, Command<T>>,
+pub struct TopicFanout<T> {
+    topics: [TopicMap<T>; 3],
+    subscribers: HashMap<SubscriberId, ClientSubscriptions>,
+    commands: HashMap<SubscriberId, PendingCommand<T>>,
     /// The commands of these clients wait for a request; they stand in the order in which they came.
     waiting: BTreeMap<u64, Vec<SubscriberId>>,
-    asked: VecDeque<Asked<T>>,
+    asked: VecDeque<PendingRequest<T>>,
     next_number: u64,
     /// These requests are not yet handed over.
     requests: Vec<u8>,
-    settled: Vec<Settled<T>>,
+    settled: Vec<SettledCommand<T>>,
     /// The server refused to renew the subscriptions of these.
-    bereft: Vec<T>,
+    unrenewed: Vec<T>,
     /// The server was too busy to let go of something: it may be subscribed to what nobody needs.
     holds_on: bool,
     /// The server was too busy for these requests: they are made again by [`Self::ask_again`].
-    put_off: Vec<PutOff>,
+    put_off: Vec<PutOffRequest>,
     /// These are still to be asked for again on this connection, a request's worth at a time.
-    renewals: VecDeque<(Kind, Vec<Rc<[u8]>>)>,
+    renewals: VecDeque<(TopicKind, Vec<Rc<[u8]>>)>,
     /// The subscribers of these topics have changed, or whether the server has them.
-    changed: HashSet<(Kind, Rc<[u8]>)>,
+    changed: HashSet<(TopicKind, Rc<[u8]>)>,
     /// One client has no more subscriptions than this.
     most: usize,
     /// The names that one client is subscribed to, and so any of them, have no more bytes than this.
     most_bytes: usize,
-    login: Login,
+    login: PendingLogin,
     /// The server has answered this to [`Self::login`].
     login_answer: Option<Vec<u8>>,
     /// This is the second, and so much has come not long ago.
     second: u64,
-    recent: Cell<Recent>,
+    recent: Cell<RecentBytes>,
     /// The server has passed so many marks.
     passed_marks: usize,
     /// There is a connection to send requests on.
     is_connected: bool,
 }
 
-impl<T: Clone> Fanout<T> {
+impl<T: Clone> TopicFanout<T> {
     /// Begins with nobody subscribed; no client may have more than `most` subscriptions, with names of `most_bytes` together.
     pub fn new(most: usize, most_bytes: usize) -> Self {
         Self {
@@ -148,14 +148,14 @@ impl<T: Clone> Fanout<T> {
             next_number: 1,
             requests: Vec::new(),
             settled: Vec::new(),
-            bereft: Vec::new(),
+            unrenewed: Vec::new(),
             holds_on: false,
             put_off: Vec::new(),
             renewals: VecDeque::new(),
             changed: HashSet::new(),
             most,
             most_bytes,
-            login: Login::Nothing,
+            login: PendingLogin::Nothing,
             login_answer: None,
             second: 0,
             recent: Cell::default(),
@@ -164,7 +164,7 @@ impl<T: Clone> Fanout<T> {
         }
     }
 
-    /// Sets the bounds given to [`Fanout::new`]; who is past them stays subscribed.
+    /// Sets the bounds given to [`TopicFanout::new`]; who is past them stays subscribed.
     pub fn set_bounds(&mut self, most: usize, most_bytes: usize) {
         (self.most, self.most_bytes) = (most, most_bytes);
     }
@@ -180,12 +180,12 @@ impl<T: Clone> Fanout<T> {
     }
 
     /// Returns how many topics of each kind a client is subscribed to.
-    pub fn counts(&self, subscriber: SubscriberId) -> Counts {
+    pub fn counts(&self, subscriber: SubscriberId) -> TopicCounts {
         let Some(subscriptions) = self.subscribers.get(&subscriber) else {
-            return Counts::default();
+            return TopicCounts::default();
         };
         let [channels, patterns, shard_channels] = &subscriptions.sets;
-        Counts {
+        TopicCounts {
             channels: channels.len(),
             patterns: patterns.len(),
             shard_channels: shard_channels.len(),
@@ -239,18 +239,18 @@ impl<T: Clone> Fanout<T> {
         &mut self,
         subscriber: SubscriberId,
         handle: &T,
-        kind: Kind,
+        kind: TopicKind,
         names: impl Iterator<Item = &'a [u8]>,
-    ) -> Begun {
+    ) -> SubscriptionStart {
         let names: Vec<&[u8]> = names.collect();
         if !self.has_room(subscriber, names.iter().copied()) {
-            return Begun::TooMany;
+            return SubscriptionStart::TooMany;
         }
         let (mut named, mut new, mut until) = (Vec::new(), Vec::new(), None);
         for name in names {
             let topic = match self.topics[kind as usize].get_key_value(name) {
                 Some((known, topic)) => {
-                    if let Phase::Asked(number) = topic.phase {
+                    if let TopicPhase::Asked(number) = topic.phase {
                         until = until.max(Some(number));
                     }
                     Rc::clone(known)
@@ -258,7 +258,7 @@ impl<T: Clone> Fanout<T> {
                 None => {
                     let fresh: Rc<[u8]> = name.into();
                     // Named twice in one command, it is asked for once.
-                    let asked = Topic::new(Phase::Asked(self.next_number));
+                    let asked = SubscribedTopic::new(TopicPhase::Asked(self.next_number));
                     self.topics[kind as usize].insert(Rc::clone(&fresh), asked);
                     until = Some(self.next_number);
                     new.push(Rc::clone(&fresh));
@@ -268,10 +268,10 @@ impl<T: Clone> Fanout<T> {
             named.push(topic);
         }
         if !new.is_empty() {
-            self.ask(kind, What::Subscribe, new, Some(subscriber));
+            self.ask(kind, RequestPurpose::Subscribe, new, Some(subscriber));
         }
         let Some(until) = until else {
-            return Begun::Confirmed(self.join(subscriber, handle, kind, named));
+            return SubscriptionStart::Confirmed(self.join(subscriber, handle, kind, named));
         };
         for name in &named {
             if let Some(topic) = self.topics[kind as usize].get_mut(name) {
@@ -279,19 +279,19 @@ impl<T: Clone> Fanout<T> {
             }
         }
         self.waiting.entry(until).or_default().push(subscriber);
-        let command = Command {
+        let command = PendingCommand {
             handle: handle.clone(),
             kind,
             topics: named,
             until,
         };
         self.commands.insert(subscriber, command);
-        Begun::Asked
+        SubscriptionStart::Asked
     }
 
     /// Returns those whom a message of `topic` goes to.
     #[inline]
-    pub fn subscribers(&self, kind: Kind, topic: &[u8]) -> impl Iterator<Item = &T> {
+    pub fn subscribers(&self, kind: TopicKind, topic: &[u8]) -> impl Iterator<Item = &T> {
         let topic = self.topics[kind as usize].get(topic);
         topic
             .into_iter()
@@ -302,24 +302,24 @@ impl<T: Clone> Fanout<T> {
     ///
     /// # Errors
     ///
-    /// Returns [`Malformed`] where it is not what the server was asked next. Nothing can be told on this connection any more.
+    /// Returns [`UnexpectedFrame`] where it is not what the server was asked next. Nothing can be told on this connection any more.
     pub fn confirmed(
         &mut self,
-        kind: Kind,
+        kind: TopicKind,
         subscribes: bool,
         topic: Option<&[u8]>,
-    ) -> Result<(), Malformed> {
-        let asked = self.asked.front_mut().ok_or(Malformed)?;
+    ) -> Result<(), UnexpectedFrame> {
+        let asked = self.asked.front_mut().ok_or(UnexpectedFrame)?;
         let expected = asked.topics.get(asked.confirmed);
         let what = if subscribes {
-            What::Subscribe
+            RequestPurpose::Subscribe
         } else {
-            What::Unsubscribe
+            RequestPurpose::Unsubscribe
         };
         let fits =
             asked.kind == kind && asked.what == what && expected.map(|topic| &**topic) == topic;
         if !fits {
-            return Err(Malformed);
+            return Err(UnexpectedFrame);
         }
         asked.confirmed += 1;
         if asked.confirmed == asked.topics.len() {
@@ -330,13 +330,13 @@ impl<T: Clone> Fanout<T> {
 
     /// Asks the server whether it is there; whatever it answers, it is.
     pub fn ping(&mut self) {
-        self.ask_aside(What::Ping, &encode_request(&["PING"]));
+        self.ask_aside(RequestPurpose::Ping, &encode_request(&["PING"]));
     }
 
     /// Asks the server to tell when it has done all that it was asked before; see [`Self::take_marks`]. False: there is no
     /// connection.
     pub fn mark(&mut self) -> bool {
-        self.ask_aside(What::Mark, &encode_request(&["PING"]));
+        self.ask_aside(RequestPurpose::Mark, &encode_request(&["PING"]));
         self.is_connected
     }
 
@@ -347,15 +347,15 @@ impl<T: Clone> Fanout<T> {
 
     /// Returns how many patterns there are.
     pub fn patterns(&self) -> usize {
-        self.topics[Kind::Pattern as usize].len()
+        self.topics[TopicKind::Pattern as usize].len()
     }
 
-    fn ask_aside(&mut self, what: What, request: &[u8]) {
+    fn ask_aside(&mut self, what: RequestPurpose, request: &[u8]) {
         if self.is_connected {
             self.requests.extend(request);
-            self.asked.push_back(Asked {
+            self.asked.push_back(PendingRequest {
                 number: self.next_number,
-                kind: Kind::Channel,
+                kind: TopicKind::Channel,
                 what,
                 topics: Vec::new(),
                 by: None,
@@ -370,18 +370,23 @@ impl<T: Clone> Fanout<T> {
     ///
     /// # Errors
     ///
-    /// Returns [`Malformed`] where the server was asked something else before.
-    pub fn ponged(&mut self) -> Result<(), Malformed> {
+    /// Returns [`UnexpectedFrame`] where the server was asked something else before.
+    pub fn ponged(&mut self) -> Result<(), UnexpectedFrame> {
         match self.asked.front() {
-            Some(asked) if matches!(asked.what, What::Ping | What::Login | What::Mark) => {
-                self.passed_marks += usize::from(asked.what == What::Mark);
-                if asked.what == What::Login {
+            Some(asked)
+                if matches!(
+                    asked.what,
+                    RequestPurpose::Ping | RequestPurpose::Login | RequestPurpose::Mark
+                ) =>
+            {
+                self.passed_marks += usize::from(asked.what == RequestPurpose::Mark);
+                if asked.what == RequestPurpose::Login {
                     self.logged_in(OK);
                 }
                 self.asked.pop_front();
                 Ok(())
             }
-            _ => Err(Malformed),
+            _ => Err(UnexpectedFrame),
         }
     }
 
@@ -389,14 +394,14 @@ impl<T: Clone> Fanout<T> {
     ///
     /// # Errors
     ///
-    /// Returns [`Malformed`] where the server was asked for nothing that it could refuse.
-    pub fn refused(&mut self, error: &[u8]) -> Result<(), Malformed> {
+    /// Returns [`UnexpectedFrame`] where the server was asked for nothing that it could refuse.
+    pub fn refused(&mut self, error: &[u8]) -> Result<(), UnexpectedFrame> {
         match self.asked.front() {
             Some(asked) if asked.confirmed == 0 => {
                 self.done(Err(error));
                 Ok(())
             }
-            _ => Err(Malformed),
+            _ => Err(UnexpectedFrame),
         }
     }
 
@@ -407,13 +412,13 @@ impl<T: Clone> Fanout<T> {
     }
 
     /// Takes the commands that the server has answered since this was called last.
-    pub fn settled(&mut self) -> Vec<Settled<T>> {
+    pub fn settled(&mut self) -> Vec<SettledCommand<T>> {
         std::mem::take(&mut self.settled)
     }
 
     /// Takes those whose subscription the server refused when it was asked for again, since this was called last.
-    pub fn take_bereft(&mut self) -> Vec<T> {
-        std::mem::take(&mut self.bereft)
+    pub fn take_unrenewed(&mut self) -> Vec<T> {
+        std::mem::take(&mut self.unrenewed)
     }
 
     /// Tells whether topics have changed that [`Self::take_changed`] has not told of.
@@ -422,7 +427,7 @@ impl<T: Clone> Fanout<T> {
     }
 
     /// Takes what this worker adds to topics that have changed; to `most` of them, unless there are few more.
-    pub fn take_changed(&mut self, most: usize) -> Vec<(Kind, Rc<[u8]>, Part)> {
+    pub fn take_changed(&mut self, most: usize) -> Vec<(TopicKind, Rc<[u8]>, AudiencePart)> {
         let changed: Vec<_> = if self.changed.len() <= 2 * most {
             std::mem::take(&mut self.changed).into_iter().collect()
         } else {
@@ -432,10 +437,10 @@ impl<T: Clone> Fanout<T> {
             }
             some
         };
-        let part = |kind: Kind, name: &Rc<[u8]>| {
+        let part = |kind: TopicKind, name: &Rc<[u8]>| {
             let topic = self.topics[kind as usize].get(name);
-            topic.map_or(Part::default(), |topic| Part {
-                is_connected: self.is_connected && topic.phase == Phase::Active,
+            topic.map_or(AudiencePart::default(), |topic| AudiencePart {
+                is_connected: self.is_connected && topic.phase == TopicPhase::Active,
                 clients: topic.subscribers.len(),
             })
         };
@@ -456,29 +461,29 @@ impl<T: Clone> Fanout<T> {
         self.settled.extend(asked.parting.take());
         self.renew_next();
         match asked.what {
-            What::Ping => return,
-            What::Mark => {
+            RequestPurpose::Ping => return,
+            RequestPurpose::Mark => {
                 self.passed_marks += 1;
                 return;
             }
-            What::Login => {
+            RequestPurpose::Login => {
                 self.logged_in(result.err().unwrap_or(OK));
                 return;
             }
-            What::Unsubscribe => {
+            RequestPurpose::Unsubscribe => {
                 if result.is_err() {
                     self.holds_on = true;
                     self.put_off.push((asked.kind, asked.what, asked.topics));
                 }
                 return;
             }
-            What::Subscribe => {}
+            RequestPurpose::Subscribe => {}
         }
         match result {
             Ok(()) => {
                 for name in &asked.topics {
                     if let Some(topic) = self.topics[asked.kind as usize].get_mut(name) {
-                        topic.phase = Phase::Active;
+                        topic.phase = TopicPhase::Active;
                     }
                     self.changed.insert((asked.kind, Rc::clone(name)));
                 }
@@ -497,7 +502,7 @@ impl<T: Clone> Fanout<T> {
         command.topics.iter().any(|name| {
             topics
                 .get(name)
-                .is_some_and(|topic| topic.phase != Phase::Active)
+                .is_some_and(|topic| topic.phase != TopicPhase::Active)
         })
     }
 
@@ -512,7 +517,7 @@ impl<T: Clone> Fanout<T> {
             let Some(command) = self.commands.remove(&subscriber) else {
                 continue;
             };
-            let Command {
+            let PendingCommand {
                 handle,
                 kind,
                 topics,
@@ -524,7 +529,7 @@ impl<T: Clone> Fanout<T> {
                 }
             }
             let confirmations = self.join(subscriber, &handle, kind, topics);
-            self.settled.push(Settled {
+            self.settled.push(SettledCommand {
                 subscriber,
                 handle,
                 kind,
@@ -535,7 +540,7 @@ impl<T: Clone> Fanout<T> {
     }
 
     /// Gives the server's error to the commands that `fails` selects.
-    fn fail(&mut self, fails: impl Fn(&Command<T>) -> bool, error: &[u8]) {
+    fn fail(&mut self, fails: impl Fn(&PendingCommand<T>) -> bool, error: &[u8]) {
         let mut failed: Vec<SubscriberId> = self
             .commands
             .iter()
@@ -554,7 +559,7 @@ impl<T: Clone> Fanout<T> {
         };
         let (handle, kind) = (command.handle.clone(), command.kind);
         self.abandon(subscriber);
-        self.settled.push(Settled {
+        self.settled.push(SettledCommand {
             subscriber,
             handle,
             kind,
@@ -563,17 +568,23 @@ impl<T: Clone> Fanout<T> {
         });
     }
 
-    fn ask(&mut self, kind: Kind, what: What, topics: Vec<Rc<[u8]>>, by: Option<SubscriberId>) {
+    fn ask(
+        &mut self,
+        kind: TopicKind,
+        what: RequestPurpose,
+        topics: Vec<Rc<[u8]>>,
+        by: Option<SubscriberId>,
+    ) {
         let number = self.next_number;
         self.next_number += 1;
         if !self.is_connected {
             // The next connection begins with everything there is.
             return;
         }
-        let mut words: Vec<&[u8]> = vec![kind.verb(what == What::Subscribe).as_bytes()];
+        let mut words: Vec<&[u8]> = vec![kind.verb(what == RequestPurpose::Subscribe).as_bytes()];
         words.extend(topics.iter().map(|topic| &**topic));
         self.requests.extend(encode_request(&words));
-        self.asked.push_back(Asked {
+        self.asked.push_back(PendingRequest {
             number,
             kind,
             what,
@@ -589,9 +600,9 @@ impl<T: Clone> Fanout<T> {
         &mut self,
         subscriber: SubscriberId,
         handle: &T,
-        kind: Kind,
+        kind: TopicKind,
         names: Vec<Rc<[u8]>>,
-    ) -> Vec<Confirmation> {
+    ) -> Vec<TopicConfirmation> {
         let mut confirmations = Vec::with_capacity(names.len());
         for name in names {
             if let Some(topic) = self.topics[kind as usize].get_mut(&name) {
@@ -602,7 +613,7 @@ impl<T: Clone> Fanout<T> {
                     subscriptions.name_bytes += name.len();
                 }
             }
-            confirmations.push(Confirmation {
+            confirmations.push(TopicConfirmation {
                 count: self.count(subscriber, kind),
                 topic: Some(name),
             });
@@ -611,11 +622,11 @@ impl<T: Clone> Fanout<T> {
     }
 
     /// Returns what Redis counts in confirmations of `kind`: shard channels apart from the others.
-    fn count(&self, subscriber: SubscriberId, kind: Kind) -> usize {
+    fn count(&self, subscriber: SubscriberId, kind: TopicKind) -> usize {
         let counts = self.counts(subscriber);
         match kind {
-            Kind::Channel | Kind::Pattern => counts.channels + counts.patterns,
-            Kind::Shard => counts.shard_channels,
+            TopicKind::Channel | TopicKind::Pattern => counts.channels + counts.patterns,
+            TopicKind::Shard => counts.shard_channels,
         }
     }
 }

@@ -21,7 +21,7 @@ pub(super) fn words(requests: &[u8]) -> Vec<Vec<String>> {
 
 /// A server of its own kind knows what it was told, in order, and what it is subscribed to.
 #[derive(Default)]
-pub(super) struct Server {
+pub(super) struct SubscriptionServer {
     /// These confirmations (verb, topic) and refusals are on their way.
     replies: VecDeque<Result<(String, String), &'static [u8]>>,
     /// It answers everything by an error that passes.
@@ -32,7 +32,7 @@ pub(super) struct Server {
     pub(super) forbidden: Option<String>,
 }
 
-impl Server {
+impl SubscriptionServer {
     fn take(&mut self, requests: &[u8]) {
         for request in words(requests) {
             let (verb, topics) = request.split_first().unwrap();
@@ -62,22 +62,22 @@ impl Server {
     }
 }
 
-pub(super) struct World {
-    pub(super) fanout: Fanout<u64>,
-    pub(super) server: Server,
+pub(super) struct SubscriptionWorld {
+    pub(super) fanout: TopicFanout<u64>,
+    pub(super) server: SubscriptionServer,
     /// Each client has been told that it is subscribed to these.
     pub(super) told: HashMap<u64, HashSet<(usize, String)>>,
     /// These wait for a confirmation.
     pub(super) waits: HashSet<u64>,
 }
 
-impl World {
+impl SubscriptionWorld {
     pub(super) fn new() -> Self {
-        let mut fanout = Fanout::new(10_000, 1 << 20);
+        let mut fanout = TopicFanout::new(10_000, 1 << 20);
         fanout.connected();
         Self {
             fanout,
-            server: Server::default(),
+            server: SubscriptionServer::default(),
             told: HashMap::new(),
             waits: HashSet::new(),
         }
@@ -88,15 +88,15 @@ impl World {
         self.server.take(&requests);
     }
 
-    fn confirm(&mut self, client: u64, kind: Kind, confirmations: &[Confirmation]) {
+    fn confirm(&mut self, client: u64, kind: TopicKind, confirmations: &[TopicConfirmation]) {
         for confirmation in confirmations {
             let topic = confirmation.topic.as_ref().unwrap();
             let topic = String::from_utf8(topic.to_vec()).unwrap();
             let told = self.told.entry(client).or_default();
             told.insert((kind as usize, topic));
-            let shard = |(k, _): &&(usize, String)| *k == Kind::Shard as usize;
+            let shard = |(k, _): &&(usize, String)| *k == TopicKind::Shard as usize;
             let shards = told.iter().filter(shard).count();
-            let expected = if kind == Kind::Shard {
+            let expected = if kind == TopicKind::Shard {
                 shards
             } else {
                 told.len() - shards
@@ -105,25 +105,25 @@ impl World {
         }
     }
 
-    pub(super) fn subscribe(&mut self, client: u64, kind: Kind, topics: &[String]) {
+    pub(super) fn subscribe(&mut self, client: u64, kind: TopicKind, topics: &[String]) {
         if self.waits.contains(&client) {
             return;
         }
         let names = topics.iter().map(String::as_bytes);
         match self.fanout.subscribe(client, &client, kind, names) {
-            Begun::Confirmed(confirmations) => {
+            SubscriptionStart::Confirmed(confirmations) => {
                 assert_eq!(confirmations.len(), topics.len());
                 self.confirm(client, kind, &confirmations);
             }
-            Begun::Asked => drop(self.waits.insert(client)),
-            Begun::TooMany => unreachable!("the bound is far"),
+            SubscriptionStart::Asked => drop(self.waits.insert(client)),
+            SubscriptionStart::TooMany => unreachable!("the bound is far"),
         }
     }
 
     /// Has a client subscribe to channels; those that can be are confirmed.
     #[cfg(test)]
     pub(super) fn many(&mut self, client: u64, topics: &[String]) {
-        self.subscribe(client, Kind::Channel, topics);
+        self.subscribe(client, TopicKind::Channel, topics);
         self.send();
         while !self.server.replies.is_empty() {
             self.hear();
@@ -133,10 +133,10 @@ impl World {
     /// Has the server let go of everything.
     #[cfg(test)]
     pub(super) fn forget_server(&mut self) {
-        self.server = Server::default();
+        self.server = SubscriptionServer::default();
     }
 
-    fn unsubscribe(&mut self, client: u64, kind: Kind, topics: Option<&[String]>) {
+    fn unsubscribe(&mut self, client: u64, kind: TopicKind, topics: Option<&[String]>) {
         if self.waits.contains(&client) {
             return;
         }
@@ -153,11 +153,11 @@ impl World {
             None => told.retain(|(k, _)| *k != kind as usize),
         }
         match begun {
-            Begun::Confirmed(confirmations) => {
+            SubscriptionStart::Confirmed(confirmations) => {
                 assert!(topics.is_none_or(|topics| confirmations.len() == topics.len()));
             }
-            Begun::Asked => drop(self.waits.insert(client)),
-            Begun::TooMany => unreachable!("nothing is too much to leave"),
+            SubscriptionStart::Asked => drop(self.waits.insert(client)),
+            SubscriptionStart::TooMany => unreachable!("nothing is too much to leave"),
         }
     }
 
@@ -173,7 +173,7 @@ impl World {
             None => return,
             Some(Err(error)) => self.fanout.refused(error).unwrap(),
             Some(Ok((verb, topic))) => {
-                let (kind, subscribes) = Kind::of_verb(verb.as_bytes()).unwrap();
+                let (kind, subscribes) = TopicKind::of_verb(verb.as_bytes()).unwrap();
                 self.fanout
                     .confirmed(kind, subscribes, Some(topic.as_bytes()))
                     .unwrap();
@@ -245,7 +245,7 @@ impl World {
 }
 
 #[derive(Debug, Clone)]
-pub(super) enum Step {
+pub(super) enum SubscriptionStep {
     Subscribe(u64, usize, Vec<String>),
     Unsubscribe(u64, usize, Option<Vec<String>>),
     Leave(u64),
@@ -262,7 +262,7 @@ pub fn check(data: &[u8]) {
     run(data.chunks(4).map(of_bytes));
 }
 
-fn of_bytes(bytes: &[u8]) -> Step {
+fn of_bytes(bytes: &[u8]) -> SubscriptionStep {
     let byte = |at: usize| bytes.get(at).copied().unwrap_or(0);
     let (client, kind) = (u64::from(byte(1) % 4), usize::from(byte(2) % 3));
     let topic = |at: u8| char::from(b'a' + at % 4).to_string();
@@ -270,43 +270,43 @@ fn of_bytes(bytes: &[u8]) -> Step {
         .map(|index| topic((byte(3) >> 2).wrapping_add(index * (byte(3) >> 4))))
         .collect();
     match byte(0) % 26 {
-        0..6 => Step::Subscribe(client, kind, topics),
-        6..9 => Step::Unsubscribe(client, kind, Some(topics)),
-        9 => Step::Unsubscribe(client, kind, None),
-        10 => Step::Leave(client),
-        11..15 => Step::Send,
-        15..21 => Step::Hear(usize::from(byte(1) % 3) + 1),
-        21 => Step::Lose,
-        22 => Step::Forbid((byte(1) % 2 == 0).then(|| topic(byte(2)))),
-        23 => Step::Busy(byte(1) % 2 == 0),
-        _ => Step::AskAgain,
+        0..6 => SubscriptionStep::Subscribe(client, kind, topics),
+        6..9 => SubscriptionStep::Unsubscribe(client, kind, Some(topics)),
+        9 => SubscriptionStep::Unsubscribe(client, kind, None),
+        10 => SubscriptionStep::Leave(client),
+        11..15 => SubscriptionStep::Send,
+        15..21 => SubscriptionStep::Hear(usize::from(byte(1) % 3) + 1),
+        21 => SubscriptionStep::Lose,
+        22 => SubscriptionStep::Forbid((byte(1) % 2 == 0).then(|| topic(byte(2)))),
+        23 => SubscriptionStep::Busy(byte(1) % 2 == 0),
+        _ => SubscriptionStep::AskAgain,
     }
 }
 
-pub(super) fn run(steps: impl IntoIterator<Item = Step>) {
-    let mut world = World::new();
+pub(super) fn run(steps: impl IntoIterator<Item = SubscriptionStep>) {
+    let mut world = SubscriptionWorld::new();
     for step in steps {
         match step {
-            Step::Subscribe(client, kind, topics) => {
+            SubscriptionStep::Subscribe(client, kind, topics) => {
                 world.subscribe(client, PUBSUB_KINDS[kind], &topics);
             }
-            Step::Unsubscribe(client, kind, topics) => {
+            SubscriptionStep::Unsubscribe(client, kind, topics) => {
                 world.unsubscribe(client, PUBSUB_KINDS[kind], topics.as_deref());
             }
-            Step::Leave(client) => world.leave(client),
-            Step::Send => world.send(),
-            Step::Hear(count) => (0..count).for_each(|_| world.hear()),
+            SubscriptionStep::Leave(client) => world.leave(client),
+            SubscriptionStep::Send => world.send(),
+            SubscriptionStep::Hear(count) => (0..count).for_each(|_| world.hear()),
             // A refusal after a loss takes subscriptions away; that has a test of its own.
-            Step::Lose => {
+            SubscriptionStep::Lose => {
                 world.server.forbidden = None;
                 world.lose();
             }
-            Step::Busy(is_busy) => {
+            SubscriptionStep::Busy(is_busy) => {
                 world.server.is_busy = is_busy;
                 world.server.was_busy |= is_busy;
             }
-            Step::AskAgain => world.fanout.ask_again(),
-            Step::Forbid(topic) => {
+            SubscriptionStep::AskAgain => world.fanout.ask_again(),
+            SubscriptionStep::Forbid(topic) => {
                 // One that somebody is subscribed to was permitted.
                 let is_held = topic.as_ref().is_some_and(|topic| {
                     world.told.values().flatten().any(|(_, held)| held == topic)

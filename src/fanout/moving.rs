@@ -1,35 +1,37 @@
-//! Subscribers that go from one connection of a worker to another.
+//! Moves subscribers from one connection of a worker to another.
 
 use std::collections::hash_map::DefaultHasher;
 use std::hash::{Hash, Hasher};
 use std::rc::Rc;
 
-use super::suspicion::Candidate;
-use super::topic::{Phase, Topic};
-use super::{Fanout, Kind, PUBSUB_KINDS, SubscriberId, Subscriptions, What};
+use super::suspicion::LossSuspect;
+use super::topic::{SubscribedTopic, TopicPhase};
+use super::{
+    ClientSubscriptions, PUBSUB_KINDS, RequestPurpose, SubscriberId, TopicFanout, TopicKind,
+};
 
 /// A client with so many patterns may well be sent a message more than once.
 const MANY_PATTERNS: usize = 8;
 
 /// Keeps a subscriber that has been taken out, with all that it is subscribed to.
 #[derive(Debug)]
-pub struct Taken<T> {
+pub struct MovedSubscriber<T> {
     /// It is reached by this.
     pub handle: T,
-    topics: Vec<(Kind, Rc<[u8]>)>,
+    topics: Vec<(TopicKind, Rc<[u8]>)>,
 }
 
 /// From so many bytes on that came not long ago a topic may be what the server held too much of.
 const HEAVY_BYTES: u64 = 1 << 20;
 
-impl<T: Clone> Fanout<T> {
+impl<T: Clone> TopicFanout<T> {
     /// Says what second it is.
     pub fn set_second(&mut self, second: u64) {
         self.second = second;
     }
 
     /// Notes that a message of so many bytes has come for a topic.
-    pub fn heard(&self, kind: Kind, topic: &[u8], bytes: usize) {
+    pub fn heard(&self, kind: TopicKind, topic: &[u8], bytes: usize) {
         if let Some(topic) = self.topics[kind as usize].get(topic) {
             topic.is_heard.set(true);
             topic.recent.set(topic.recent.get().and(bytes, self.second));
@@ -38,14 +40,14 @@ impl<T: Clone> Fanout<T> {
     }
 
     /// Tells whether much of what came not long ago was a topic's.
-    fn is_heavy(&self, topic: &Topic<T>) -> bool {
+    fn is_heavy(&self, topic: &SubscribedTopic<T>) -> bool {
         let bytes = topic.recent.get().left(self.second);
         bytes >= HEAVY_BYTES && bytes >= self.recent.get().left(self.second) / 4
     }
 
     /// Returns everybody who is subscribed to something, as one of those who may have cost the others their connection.
-    pub fn candidates(&self) -> Vec<Candidate> {
-        let candidate = |(&subscriber, subscriptions): (&SubscriberId, &Subscriptions)| {
+    pub fn candidates(&self) -> Vec<LossSuspect> {
+        let candidate = |(&subscriber, subscriptions): (&SubscriberId, &ClientSubscriptions)| {
             let (mut is_heard, mut is_heavy, mut kin) = (false, false, 0_u64);
             for kind in PUBSUB_KINDS {
                 for name in &subscriptions.sets[kind as usize] {
@@ -58,8 +60,8 @@ impl<T: Clone> Fanout<T> {
                     kin = kin.wrapping_add(hasher.finish());
                 }
             }
-            let patterns = subscriptions.sets[Kind::Pattern as usize].len();
-            Candidate {
+            let patterns = subscriptions.sets[TopicKind::Pattern as usize].len();
+            LossSuspect {
                 subscriber,
                 is_likely: !is_heard || is_heavy || patterns >= MANY_PATTERNS,
                 kin,
@@ -70,13 +72,13 @@ impl<T: Clone> Fanout<T> {
 
     /// Takes a subscriber out with all that it is subscribed to; `None` where there is none, or a command of its is under
     /// way.
-    pub fn take(&mut self, subscriber: SubscriberId) -> Option<Taken<T>> {
-        let is_parting = |parting: &super::Settled<T>| parting.subscriber == subscriber;
+    pub fn take(&mut self, subscriber: SubscriberId) -> Option<MovedSubscriber<T>> {
+        let is_parting = |parting: &super::SettledCommand<T>| parting.subscriber == subscriber;
         let mut partings = self.asked.iter().filter_map(|asked| asked.parting.as_ref());
         if self.commands.contains_key(&subscriber) || partings.any(is_parting) {
             return None;
         }
-        let topics: Vec<(Kind, Rc<[u8]>)> = PUBSUB_KINDS
+        let topics: Vec<(TopicKind, Rc<[u8]>)> = PUBSUB_KINDS
             .into_iter()
             .flat_map(|kind| {
                 let names = self.some_topics(subscriber, kind, usize::MAX);
@@ -85,7 +87,7 @@ impl<T: Clone> Fanout<T> {
             .collect();
         let handle = self.handle(subscriber)?;
         self.leave_some(subscriber, usize::MAX);
-        Some(Taken { handle, topics })
+        Some(MovedSubscriber { handle, topics })
     }
 
     /// Returns the way out of a subscriber.
@@ -99,7 +101,7 @@ impl<T: Clone> Fanout<T> {
     }
 
     /// Takes in a subscriber that was taken out elsewhere; it is told nothing.
-    pub fn adopt(&mut self, subscriber: SubscriberId, taken: Taken<T>) {
+    pub fn adopt(&mut self, subscriber: SubscriberId, taken: MovedSubscriber<T>) {
         for kind in PUBSUB_KINDS {
             let of_kind = taken.topics.iter().filter(|(of, _)| *of == kind);
             let mut new = Vec::new();
@@ -108,7 +110,7 @@ impl<T: Clone> Fanout<T> {
                 let topics = &mut self.topics[kind as usize];
                 let topic = topics.entry(Rc::clone(name)).or_insert_with(|| {
                     new.push(Rc::clone(name));
-                    Topic::new(Phase::Asked(next))
+                    SubscribedTopic::new(TopicPhase::Asked(next))
                 });
                 topic.subscribers.insert(subscriber, taken.handle.clone());
                 let subscriptions = self.subscribers.entry(subscriber).or_default();
@@ -118,7 +120,7 @@ impl<T: Clone> Fanout<T> {
                 self.changed.insert((kind, Rc::clone(name)));
             }
             if !new.is_empty() {
-                self.ask(kind, What::Subscribe, new, None);
+                self.ask(kind, RequestPurpose::Subscribe, new, None);
             }
         }
     }
@@ -135,19 +137,19 @@ mod tests {
 
     #[test]
     fn who_goes_elsewhere_is_subscribed_there_and_no_longer_here() {
-        let mut here: Fanout<u64> = Fanout::new(100, 1000);
-        let mut there: Fanout<u64> = Fanout::new(100, 1000);
+        let mut here: TopicFanout<u64> = TopicFanout::new(100, 1000);
+        let mut there: TopicFanout<u64> = TopicFanout::new(100, 1000);
         here.connected();
         there.connected();
         let one = |name: &'static str| std::iter::once(name.as_bytes());
         for (id, name) in [(1, "a"), (2, "a"), (1, "b")] {
-            here.subscribe(id, &id, Kind::Channel, one(name));
+            here.subscribe(id, &id, TopicKind::Channel, one(name));
             if here.is_awaited() {
-                here.confirmed(Kind::Channel, true, Some(name.as_bytes()))
+                here.confirmed(TopicKind::Channel, true, Some(name.as_bytes()))
                     .unwrap();
             }
         }
-        here.heard(Kind::Channel, b"a", 10);
+        here.heard(TopicKind::Channel, b"a", 10);
         let mut likely: Vec<(u64, bool)> = here
             .candidates()
             .iter()
@@ -162,9 +164,9 @@ mod tests {
         there.adopt(1, taken);
         assert_eq!((here.counts(1).total(), there.counts(1).channels), (0, 2));
         assert!(there.candidates()[0].is_likely, "nothing has come here yet");
-        assert_eq!(there.subscribers(Kind::Channel, b"b").count(), 1);
+        assert_eq!(there.subscribers(TopicKind::Channel, b"b").count(), 1);
         // Much of what came lately is likely, what came long ago is not.
-        there.heard(Kind::Channel, b"b", 2 << 20);
+        there.heard(TopicKind::Channel, b"b", 2 << 20);
         assert!(there.candidates()[0].is_likely);
         there.set_second(3);
         assert!(!there.candidates()[0].is_likely);
@@ -173,7 +175,7 @@ mod tests {
         assert_eq!((asked.len(), asked[0].len()), (1, 3));
         // A command that is under way is answered where it was sent.
         here.connected();
-        here.subscribe(2, &2, Kind::Channel, one("c"));
+        here.subscribe(2, &2, TopicKind::Channel, one("c"));
         assert!(here.take(2).is_none());
     }
 }

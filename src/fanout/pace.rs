@@ -1,4 +1,4 @@
-//! How much of handing out messages a worker does before its other clients have their turn.
+//! Limits how much of handing out messages a worker does before its other clients have their turn.
 //!
 //! What one read of the subscription connection brings may be for thousands of clients: 64 KiB of small messages for 150
 //! of them are 200,000 messages. The work is counted rather than timed, so that it is the same wherever it is measured.
@@ -23,11 +23,11 @@ const TURN_NANOS: u64 = 4_000_000;
 
 /// Counts the work done in the turn under way.
 #[derive(Debug, Default)]
-pub struct Pace {
+pub struct FanoutPace {
     spent_nanos: u64,
 }
 
-impl Pace {
+impl FanoutPace {
     /// Begins a turn.
     pub fn begin(&mut self) {
         self.spent_nanos = 0;
@@ -60,8 +60,8 @@ mod tests {
     use super::*;
 
     /// Returns how many messages are placed, or sockets served, in a turn.
-    fn in_a_turn(mut work: impl FnMut(&mut Pace)) -> usize {
-        let mut pace = Pace::default();
+    fn in_a_turn(mut work: impl FnMut(&mut FanoutPace)) -> usize {
+        let mut pace = FanoutPace::default();
         pace.begin();
         let mut count = 0;
         while !pace.is_spent() {

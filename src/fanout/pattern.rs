@@ -1,4 +1,4 @@
-//! Which channels a pattern is for, as Redis tells (`stringmatchlen`).
+//! Tells which channels a pattern is for, as Redis does (`stringmatchlen`).
 
 /// Names longer than this are taken to match: to tell takes their lengths multiplied.
 const LONGEST: usize = 1024;

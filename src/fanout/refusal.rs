@@ -1,4 +1,4 @@
-//! What becomes of a request to subscribe that the server refuses.
+//! Decides what becomes of a request to subscribe that the server refuses.
 //!
 //! Invariant: whoever waits for the server's confirmation gets the server's error; what somebody is subscribed to already is lost
 //! only where the user may not have it, and else asked for again.
@@ -6,15 +6,15 @@
 use std::collections::HashSet;
 use std::rc::Rc;
 
-use super::topic::Phase;
-use super::{Asked, Fanout, What};
+use super::topic::TopicPhase;
+use super::{PendingRequest, RequestPurpose, TopicFanout};
 
-impl<T: Clone> Fanout<T> {
+impl<T: Clone> TopicFanout<T> {
     /// Does what the server's refusal of a request to subscribe asks for. A user that may not (`NOPERM`) will not be let
     /// later either. Any other reason is none of the topics' (a script runs, the command is renamed): clients that wait are
     /// told so, as directly, and what is established is asked for again until the reason has passed, whoever the request was
     /// made for.
-    pub(super) fn refused_for(&mut self, asked: &mut Asked<T>, error: &[u8]) {
+    pub(super) fn refused_for(&mut self, asked: &mut PendingRequest<T>, error: &[u8]) {
         if !error.starts_with(b"-NOPERM") {
             let established = self.take_established(asked);
             self.put_off_established(asked, established, error);
@@ -25,7 +25,7 @@ impl<T: Clone> Fanout<T> {
     }
 
     /// Takes those out of a request's topics that somebody is subscribed to.
-    fn take_established(&self, asked: &mut Asked<T>) -> Vec<Rc<[u8]>> {
+    fn take_established(&self, asked: &mut PendingRequest<T>) -> Vec<Rc<[u8]>> {
         let topics = &self.topics[asked.kind as usize];
         let is_established = |name: &mut Rc<[u8]>| {
             topics
@@ -36,7 +36,12 @@ impl<T: Clone> Fanout<T> {
     }
 
     /// Asks again later for what somebody is subscribed to. Who waits to be subscribed to it as well is told the error.
-    fn put_off_established(&mut self, asked: &Asked<T>, names: Vec<Rc<[u8]>>, error: &[u8]) {
+    fn put_off_established(
+        &mut self,
+        asked: &PendingRequest<T>,
+        names: Vec<Rc<[u8]>>,
+        error: &[u8],
+    ) {
         if names.is_empty() {
             return;
         }
@@ -54,7 +59,7 @@ impl<T: Clone> Fanout<T> {
 
     /// Finds who is to be told that a request was refused. Which of its topics is to blame is known if it had only one. Of
     /// several, the client whose command it was gets the error; what others need of them is asked for again, one by one.
-    fn refuse(&mut self, asked: &Asked<T>, error: &[u8]) {
+    fn refuse(&mut self, asked: &PendingRequest<T>, error: &[u8]) {
         let kind = asked.kind;
         if let [name] = &asked.topics[..] {
             self.fail(
@@ -64,12 +69,12 @@ impl<T: Clone> Fanout<T> {
             let refused = self.topics[kind as usize].remove(name);
             if self.holds_on {
                 self.put_off
-                    .push((kind, What::Unsubscribe, vec![Rc::clone(name)]));
+                    .push((kind, RequestPurpose::Unsubscribe, vec![Rc::clone(name)]));
             }
             // Subscribed to before a loss, and refused when asked for again.
             for (subscriber, handle) in refused.into_iter().flat_map(|topic| topic.subscribers) {
                 self.forget(subscriber, kind, name);
-                self.bereft.push(handle);
+                self.unrenewed.push(handle);
             }
             return;
         }
@@ -87,18 +92,18 @@ impl<T: Clone> Fanout<T> {
             let Some(topic) = self.topics[kind as usize].get_mut(name) else {
                 continue;
             };
-            if topic.phase != Phase::Asked(number) {
+            if topic.phase != TopicPhase::Asked(number) {
                 continue;
             }
             if topic.awaited == 0 && topic.subscribers.is_empty() {
                 self.topics[kind as usize].remove(name);
                 if self.holds_on {
                     self.put_off
-                        .push((kind, What::Unsubscribe, vec![Rc::clone(name)]));
+                        .push((kind, RequestPurpose::Unsubscribe, vec![Rc::clone(name)]));
                 }
             } else {
-                topic.phase = Phase::Asked(next);
-                self.ask(kind, What::Subscribe, vec![Rc::clone(name)], None);
+                topic.phase = TopicPhase::Asked(next);
+                self.ask(kind, RequestPurpose::Subscribe, vec![Rc::clone(name)], None);
             }
         }
         for subscriber in self.waiting.remove(&number).unwrap_or_default() {

@@ -1,9 +1,9 @@
-//! Asking again: for everything on a new connection, and for what the server was too busy for.
+//! Asks again: for everything on a new connection, and for what the server was too busy for.
 
 use std::rc::Rc;
 
-use super::topic::Phase;
-use super::{Asked, Fanout, Kind, PUBSUB_KINDS, SubscriberId, What};
+use super::topic::TopicPhase;
+use super::{PUBSUB_KINDS, PendingRequest, RequestPurpose, SubscriberId, TopicFanout, TopicKind};
 
 /// One request names so many topics at most when respool subscribes anew: replies to one begin to come before the next is
 /// read.
@@ -23,12 +23,12 @@ const PUT_OFF: u64 = u64::MAX;
 /// Stands for the request that a command waits for of whose topics none is asked for any more.
 const ANSWERED: u64 = 0;
 
-impl<T: Clone> Fanout<T> {
+impl<T: Clone> TopicFanout<T> {
     /// Notes that the connection is lost, with what was sent on it. Returns how many were subscribed to something then.
     pub fn lost(&mut self) -> usize {
         self.is_connected = false;
         // The server has let go of everything.
-        let is_mark = |asked: &&Asked<T>| asked.what == What::Mark;
+        let is_mark = |asked: &&PendingRequest<T>| asked.what == RequestPurpose::Mark;
         self.passed_marks += self.asked.iter().filter(is_mark).count();
         let partings = self.asked.drain(..).filter_map(|asked| asked.parting);
         self.settled.extend(partings);
@@ -40,7 +40,7 @@ impl<T: Clone> Fanout<T> {
         // Whoever subscribes now waits until the server has confirmed it on the next connection.
         for kind in PUBSUB_KINDS {
             for (name, topic) in &mut self.topics[kind as usize] {
-                topic.phase = Phase::Asked(PUT_OFF);
+                topic.phase = TopicPhase::Asked(PUT_OFF);
                 self.changed.insert((kind, Rc::clone(name)));
             }
         }
@@ -59,7 +59,7 @@ impl<T: Clone> Fanout<T> {
             // Those that were first asked for while there was no connection are told by no number.
             topics
                 .values_mut()
-                .for_each(|topic| topic.phase = Phase::Asked(PUT_OFF));
+                .for_each(|topic| topic.phase = TopicPhase::Asked(PUT_OFF));
             let names: Vec<Rc<[u8]>> = topics.keys().cloned().collect();
             let pieces = pieces(names).into_iter().map(|piece| (kind, piece));
             self.renewals.extend(pieces);
@@ -84,10 +84,10 @@ impl<T: Clone> Fanout<T> {
         };
         for name in &names {
             if let Some(topic) = self.topics[kind as usize].get_mut(name) {
-                topic.phase = Phase::Asked(self.next_number);
+                topic.phase = TopicPhase::Asked(self.next_number);
             }
         }
-        self.ask(kind, What::Subscribe, names, None);
+        self.ask(kind, RequestPurpose::Subscribe, names, None);
         if self.renewals.is_empty() {
             // Each waits for the last of the requests that its topics are named in.
             self.wait_for_renewed();
@@ -108,16 +108,16 @@ impl<T: Clone> Fanout<T> {
             let wanted = |topic: &Rc<[u8]>| self.topics[kind as usize].contains_key(topic);
             let topics: Vec<Rc<[u8]>> = topics
                 .into_iter()
-                .filter(|topic| wanted(topic) == (what == What::Subscribe))
+                .filter(|topic| wanted(topic) == (what == RequestPurpose::Subscribe))
                 .collect();
             if topics.is_empty() {
                 continue;
             }
             let number = self.next_number;
-            if what == What::Subscribe {
+            if what == RequestPurpose::Subscribe {
                 for name in &topics {
                     if let Some(topic) = self.topics[kind as usize].get_mut(name) {
-                        topic.phase = Phase::Asked(number);
+                        topic.phase = TopicPhase::Asked(number);
                     }
                 }
             }
@@ -127,13 +127,13 @@ impl<T: Clone> Fanout<T> {
     }
 
     /// Asks again later for subscriptions that the server cannot renew now, for a reason that passes.
-    pub(super) fn put_off(&mut self, kind: Kind, names: Vec<Rc<[u8]>>) {
+    pub(super) fn put_off(&mut self, kind: TopicKind, names: Vec<Rc<[u8]>>) {
         for name in &names {
             if let Some(topic) = self.topics[kind as usize].get_mut(name) {
-                topic.phase = Phase::Asked(PUT_OFF);
+                topic.phase = TopicPhase::Asked(PUT_OFF);
             }
         }
-        self.put_off.push((kind, What::Subscribe, names));
+        self.put_off.push((kind, RequestPurpose::Subscribe, names));
     }
 
     /// Has a client's command wait for the last of the requests that its topics wait for now.
@@ -144,8 +144,8 @@ impl<T: Clone> Fanout<T> {
         let topics = &self.topics[command.kind as usize];
         let asked = command.topics.iter().filter_map(|name| topics.get(name));
         let number = asked.filter_map(|topic| match topic.phase {
-            Phase::Asked(number) => Some(number),
-            Phase::Active => None,
+            TopicPhase::Asked(number) => Some(number),
+            TopicPhase::Active => None,
         });
         command.until = number.max().unwrap_or(ANSWERED);
         self.waiting

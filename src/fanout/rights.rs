@@ -1,10 +1,10 @@
-//! Which channels the server's ACL leaves a user, as `ACL GETUSER` tells: Redis closes a subscriber that has lost one of its own.
+//! Reads which channels the server's ACL leaves a user, as `ACL GETUSER` tells: Redis closes a subscriber that has lost one of its own.
 
 use redis_protocol::resp3::decode::complete::decode;
 use redis_protocol::resp3::types::OwnedFrame;
 
 use super::pattern::may_match;
-use super::topic::Kind;
+use super::topic::TopicKind;
 use crate::resp::parts::{pairs, text};
 
 /// Keeps the patterns of channels that a user may have.
@@ -47,13 +47,13 @@ impl UserTold {
 impl ChannelRights {
     /// Tells whether a user that may have no more than this is left on a topic. A pattern is permitted by the same pattern
     /// alone.
-    pub fn allows(&self, kind: Kind, topic: &[u8]) -> bool {
+    pub fn allows(&self, kind: TopicKind, topic: &[u8]) -> bool {
         let Some(patterns) = &self.patterns else {
             return true;
         };
         patterns.iter().any(|pattern| match kind {
-            Kind::Pattern => **pattern == *topic,
-            Kind::Channel | Kind::Shard => may_match(pattern, topic),
+            TopicKind::Pattern => **pattern == *topic,
+            TopicKind::Channel | TopicKind::Shard => may_match(pattern, topic),
         })
     }
 
@@ -117,23 +117,23 @@ mod tests {
             let rights = rights(reply);
             assert!(!rights.allows_all());
             for (kind, topic, allowed) in [
-                (Kind::Channel, "xyz", true),
-                (Kind::Shard, "xyz", true),
-                (Kind::Channel, "y", true),
-                (Kind::Channel, "yy", false),
-                (Kind::Channel, "z", third),
-                (Kind::Pattern, "x*", true),
-                (Kind::Pattern, "xyz", false),
-                (Kind::Pattern, "*", false),
+                (TopicKind::Channel, "xyz", true),
+                (TopicKind::Shard, "xyz", true),
+                (TopicKind::Channel, "y", true),
+                (TopicKind::Channel, "yy", false),
+                (TopicKind::Channel, "z", third),
+                (TopicKind::Pattern, "x*", true),
+                (TopicKind::Pattern, "xyz", false),
+                (TopicKind::Pattern, "*", false),
             ] {
                 let told = rights.allows(kind, topic.as_bytes());
                 assert_eq!(told, allowed, "{kind:?} {topic}");
             }
         }
         assert!(rights(RESP_3).allows_all());
-        assert!(rights(RESP_3).allows(Kind::Pattern, b"any"));
+        assert!(rights(RESP_3).allows(TopicKind::Pattern, b"any"));
         let none = rights("*2\r\n$8\r\nchannels\r\n$0\r\n\r\n");
-        assert!(!none.allows(Kind::Channel, b"") && !none.allows(Kind::Channel, b"x"));
+        assert!(!none.allows(TopicKind::Channel, b"") && !none.allows(TopicKind::Channel, b"x"));
     }
 
     #[test]

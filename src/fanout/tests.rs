@@ -1,6 +1,6 @@
 //! The machine against a model: a server that answers in order whenever it likes, and clients that come and go.
 
-use super::model::{Step, World, words};
+use super::model::{SubscriptionStep, SubscriptionWorld, words};
 use super::*;
 use proptest::prelude::*;
 
@@ -8,19 +8,19 @@ fn topic() -> impl Strategy<Value = String> {
     "[abcd]"
 }
 
-fn step() -> impl Strategy<Value = Step> {
+fn step() -> impl Strategy<Value = SubscriptionStep> {
     let topics = || prop::collection::vec(topic(), 1..4);
     prop_oneof![
-        6 => (0..4u64, 0..3usize, topics()).prop_map(|(c, k, t)| Step::Subscribe(c, k, t)),
-        3 => (0..4u64, 0..3usize, topics()).prop_map(|(c, k, t)| Step::Unsubscribe(c, k, Some(t))),
-        1 => (0..4u64, 0..3usize).prop_map(|(c, k)| Step::Unsubscribe(c, k, None)),
-        1 => (0..4u64).prop_map(Step::Leave),
-        4 => Just(Step::Send),
-        6 => (1..4usize).prop_map(Step::Hear),
-        1 => Just(Step::Lose),
-        1 => prop::option::of(topic()).prop_map(Step::Forbid),
-        1 => any::<bool>().prop_map(Step::Busy),
-        2 => Just(Step::AskAgain),
+        6 => (0..4u64, 0..3usize, topics()).prop_map(|(c, k, t)| SubscriptionStep::Subscribe(c, k, t)),
+        3 => (0..4u64, 0..3usize, topics()).prop_map(|(c, k, t)| SubscriptionStep::Unsubscribe(c, k, Some(t))),
+        1 => (0..4u64, 0..3usize).prop_map(|(c, k)| SubscriptionStep::Unsubscribe(c, k, None)),
+        1 => (0..4u64).prop_map(SubscriptionStep::Leave),
+        4 => Just(SubscriptionStep::Send),
+        6 => (1..4usize).prop_map(SubscriptionStep::Hear),
+        1 => Just(SubscriptionStep::Lose),
+        1 => prop::option::of(topic()).prop_map(SubscriptionStep::Forbid),
+        1 => any::<bool>().prop_map(SubscriptionStep::Busy),
+        2 => Just(SubscriptionStep::AskAgain),
     ]
 }
 
@@ -44,35 +44,37 @@ fn one(name: &str) -> impl Iterator<Item = &[u8]> {
 
 #[test]
 fn a_subscription_made_after_a_loss_waits_for_the_server() {
-    let mut world = World::new();
-    world.subscribe(1, Kind::Channel, &["a".into()]);
+    let mut world = SubscriptionWorld::new();
+    world.subscribe(1, TopicKind::Channel, &["a".into()]);
     world.settle();
     world.fanout.lost();
     assert_eq!(
-        world.fanout.subscribe(2, &2, Kind::Channel, one("a")),
-        Begun::Asked
+        world.fanout.subscribe(2, &2, TopicKind::Channel, one("a")),
+        SubscriptionStart::Asked
     );
 }
 
 #[test]
 fn a_name_is_no_longer_than_its_client_may_hold() {
-    let mut fanout = Fanout::new(10, 5);
+    let mut fanout = TopicFanout::new(10, 5);
     fanout.connected();
     assert_eq!(
-        fanout.subscribe(1, &1, Kind::Channel, one("abcdef")),
-        Begun::TooMany
+        fanout.subscribe(1, &1, TopicKind::Channel, one("abcdef")),
+        SubscriptionStart::TooMany
     );
-    fanout.subscribe(1, &1, Kind::Channel, one("abc"));
-    fanout.confirmed(Kind::Channel, true, Some(b"abc")).unwrap();
+    fanout.subscribe(1, &1, TopicKind::Channel, one("abc"));
+    fanout
+        .confirmed(TopicKind::Channel, true, Some(b"abc"))
+        .unwrap();
     assert_eq!(
-        fanout.subscribe(1, &1, Kind::Channel, one("def")),
-        Begun::TooMany
+        fanout.subscribe(1, &1, TopicKind::Channel, one("def")),
+        SubscriptionStart::TooMany
     );
 }
 
 #[test]
 fn whatever_the_server_answers_to_a_ping_it_is_there() {
-    let mut fanout: Fanout<u64> = Fanout::new(2, 100);
+    let mut fanout: TopicFanout<u64> = TopicFanout::new(2, 100);
     fanout.connected();
     fanout.ping();
     fanout.refused(b"-BUSY\r\n").unwrap();
@@ -83,12 +85,12 @@ fn whatever_the_server_answers_to_a_ping_it_is_there() {
 
 #[test]
 fn a_login_stands_alone() {
-    let mut world = World::new();
-    world.subscribe(1, Kind::Channel, &["a".into()]);
+    let mut world = SubscriptionWorld::new();
+    world.subscribe(1, TopicKind::Channel, &["a".into()]);
     world.send();
-    world.subscribe(2, Kind::Channel, &["b".into()]);
+    world.subscribe(2, TopicKind::Channel, &["b".into()]);
     world.fanout.login(b"AUTH\r\n");
-    world.subscribe(3, Kind::Channel, &["c".into()]);
+    world.subscribe(3, TopicKind::Channel, &["c".into()]);
     world.fanout.login(b"AUTH\r\n");
     // What was asked before it goes, and is answered.
     world.send();
@@ -97,7 +99,7 @@ fn a_login_stands_alone() {
     assert!(world.fanout.take_requests().is_empty());
     world.hear();
     assert_eq!(world.fanout.take_requests(), b"AUTH\r\n");
-    world.subscribe(4, Kind::Channel, &["d".into()]);
+    world.subscribe(4, TopicKind::Channel, &["d".into()]);
     assert!(world.fanout.take_requests().is_empty());
     world.fanout.refused(b"-WRONGPASS\r\n").unwrap();
     assert_eq!(world.fanout.take_login().unwrap(), b"-WRONGPASS\r\n");
@@ -115,12 +117,15 @@ fn a_login_stands_alone() {
 
 #[test]
 fn a_second_subscriber_costs_the_server_nothing() {
-    let mut world = World::new();
-    world.subscribe(1, Kind::Channel, &["a".into()]);
+    let mut world = SubscriptionWorld::new();
+    world.subscribe(1, TopicKind::Channel, &["a".into()]);
     world.settle();
-    world.subscribe(2, Kind::Channel, &["a".into()]);
+    world.subscribe(2, TopicKind::Channel, &["a".into()]);
     assert!(world.fanout.take_requests().is_empty());
-    assert_eq!(world.fanout.subscribers(Kind::Channel, b"a").count(), 2);
+    assert_eq!(
+        world.fanout.subscribers(TopicKind::Channel, b"a").count(),
+        2
+    );
     world.leave(1);
     assert!(world.fanout.take_requests().is_empty());
     world.leave(2);
@@ -129,10 +134,10 @@ fn a_second_subscriber_costs_the_server_nothing() {
 
 #[test]
 fn everything_is_asked_for_again_after_a_loss() {
-    let mut world = World::new();
-    world.subscribe(1, Kind::Channel, &["a".into()]);
+    let mut world = SubscriptionWorld::new();
+    world.subscribe(1, TopicKind::Channel, &["a".into()]);
     world.settle();
-    world.subscribe(2, Kind::Pattern, &["b*".into(), "c*".into()]);
+    world.subscribe(2, TopicKind::Pattern, &["b*".into(), "c*".into()]);
     world.lose();
     let mut asked = words(&world.fanout.take_requests());
     asked.iter_mut().for_each(|request| request[1..].sort());
@@ -144,7 +149,7 @@ fn everything_is_asked_for_again_after_a_loss() {
 
 #[test]
 fn many_topics_are_asked_for_again_a_part_at_a_time() {
-    let mut world = World::new();
+    let mut world = SubscriptionWorld::new();
     let names: Vec<String> = (0..2500).map(|number| format!("{number}")).collect();
     for some in names.chunks(500) {
         world.many(1, some);
@@ -167,7 +172,7 @@ fn many_topics_are_asked_for_again_a_part_at_a_time() {
 
 #[test]
 fn a_client_with_many_topics_leaves_them_a_part_at_a_time() {
-    let mut world = World::new();
+    let mut world = SubscriptionWorld::new();
     let names: Vec<String> = (0..250).map(|number| format!("{number}")).collect();
     world.many(1, &names);
     world.fanout.abandon(1);
@@ -184,28 +189,30 @@ fn a_client_with_many_topics_leaves_them_a_part_at_a_time() {
 
 #[test]
 fn what_is_refused_after_a_loss_is_subscribed_to_no_more() {
-    let mut fanout = Fanout::new(10, 100);
+    let mut fanout = TopicFanout::new(10, 100);
     fanout.connected();
     assert_eq!(
-        fanout.subscribe(1, &1, Kind::Channel, one("a")),
-        Begun::Asked
+        fanout.subscribe(1, &1, TopicKind::Channel, one("a")),
+        SubscriptionStart::Asked
     );
-    fanout.confirmed(Kind::Channel, true, Some(b"a")).unwrap();
+    fanout
+        .confirmed(TopicKind::Channel, true, Some(b"a"))
+        .unwrap();
     assert_eq!(fanout.counts(1).channels, 1);
     fanout.lost();
     fanout.connected();
     fanout.refused(b"-NOPERM\r\n").unwrap();
     assert_eq!(fanout.counts(1).total(), 0);
-    assert_eq!(fanout.take_bereft(), [1]);
+    assert_eq!(fanout.take_unrenewed(), [1]);
     assert!(fanout.is_empty());
 }
 
 #[test]
 fn a_refusal_hits_only_the_client_that_named_what_is_forbidden() {
-    let mut world = World::new();
+    let mut world = SubscriptionWorld::new();
     world.server.forbidden = Some("b".into());
-    world.subscribe(1, Kind::Channel, &["a".into(), "b".into()]);
-    world.subscribe(2, Kind::Channel, &["a".into()]);
+    world.subscribe(1, TopicKind::Channel, &["a".into(), "b".into()]);
+    world.subscribe(2, TopicKind::Channel, &["a".into()]);
     world.send();
     world.hear();
     assert_eq!(world.waits, HashSet::from([2]));
@@ -214,7 +221,7 @@ fn a_refusal_hits_only_the_client_that_named_what_is_forbidden() {
 }
 
 /// Has the server answer all that it is asked by an error, until it is asked no more.
-fn refuse_all(fanout: &mut Fanout<u64>, error: &[u8]) -> Vec<(u64, bool)> {
+fn refuse_all(fanout: &mut TopicFanout<u64>, error: &[u8]) -> Vec<(u64, bool)> {
     let mut failed = Vec::new();
     while !words(&fanout.take_requests()).is_empty() {
         while fanout.refused(error).is_ok() {}
@@ -236,11 +243,20 @@ fn who_waits_for_the_connection_gets_what_the_server_says_whatever_it_is() {
         b"-LOADING\r\n",
     ] {
         for kind in PUBSUB_KINDS {
-            let mut fanout: Fanout<u64> = Fanout::new(10, 100);
+            let mut fanout: TopicFanout<u64> = TopicFanout::new(10, 100);
             let two = || ["a", "b"].into_iter().map(str::as_bytes);
-            assert_eq!(fanout.subscribe(1, &1, kind, one("a")), Begun::Asked);
-            assert_eq!(fanout.subscribe(2, &2, kind, two()), Begun::Asked);
-            assert_eq!(fanout.subscribe(3, &3, kind, one("c")), Begun::Asked);
+            assert_eq!(
+                fanout.subscribe(1, &1, kind, one("a")),
+                SubscriptionStart::Asked
+            );
+            assert_eq!(
+                fanout.subscribe(2, &2, kind, two()),
+                SubscriptionStart::Asked
+            );
+            assert_eq!(
+                fanout.subscribe(3, &3, kind, one("c")),
+                SubscriptionStart::Asked
+            );
             fanout.connected();
             let failed = refuse_all(&mut fanout, error);
             assert_eq!(failed, [(1, true), (2, true), (3, true)]);
@@ -253,81 +269,96 @@ fn who_waits_for_the_connection_gets_what_the_server_says_whatever_it_is() {
 
 #[test]
 fn what_somebody_is_subscribed_to_is_asked_for_again_and_who_comes_meanwhile_is_told() {
-    let mut fanout: Fanout<u64> = Fanout::new(10, 100);
+    let mut fanout: TopicFanout<u64> = TopicFanout::new(10, 100);
     fanout.connected();
-    fanout.subscribe(1, &1, Kind::Channel, one("a"));
-    fanout.confirmed(Kind::Channel, true, Some(b"a")).unwrap();
+    fanout.subscribe(1, &1, TopicKind::Channel, one("a"));
+    fanout
+        .confirmed(TopicKind::Channel, true, Some(b"a"))
+        .unwrap();
     fanout.settled();
     fanout.lost();
     let both = || ["b", "a"].into_iter().map(str::as_bytes);
     assert_eq!(
-        fanout.subscribe(2, &2, Kind::Channel, one("a")),
-        Begun::Asked
+        fanout.subscribe(2, &2, TopicKind::Channel, one("a")),
+        SubscriptionStart::Asked
     );
-    assert_eq!(fanout.subscribe(3, &3, Kind::Channel, both()), Begun::Asked);
+    assert_eq!(
+        fanout.subscribe(3, &3, TopicKind::Channel, both()),
+        SubscriptionStart::Asked
+    );
     fanout.connected();
     let failed = refuse_all(&mut fanout, b"-BUSY\r\n");
     assert_eq!(failed, [(2, true), (3, true)]);
-    assert!(fanout.take_bereft().is_empty() && !fanout.is_awaited());
+    assert!(fanout.take_unrenewed().is_empty() && !fanout.is_awaited());
     assert_eq!((fanout.counts(1).channels, fanout.topics()), (1, 1));
     // Put off, it is asked for again, and so is who comes before that.
     assert_eq!(
-        fanout.subscribe(4, &4, Kind::Channel, one("a")),
-        Begun::Asked
+        fanout.subscribe(4, &4, TopicKind::Channel, one("a")),
+        SubscriptionStart::Asked
     );
     fanout.ask_again();
     assert_eq!(words(&fanout.take_requests()), [["subscribe", "a"]]);
-    fanout.confirmed(Kind::Channel, true, Some(b"a")).unwrap();
+    fanout
+        .confirmed(TopicKind::Channel, true, Some(b"a"))
+        .unwrap();
     assert_eq!(fanout.settled().len(), 1);
-    assert_eq!(fanout.subscribers(Kind::Channel, b"a").count(), 2);
+    assert_eq!(fanout.subscribers(TopicKind::Channel, b"a").count(), 2);
 }
 
 #[test]
 fn a_subscriber_that_was_moved_to_what_is_refused_for_now_keeps_it() {
-    let (mut here, mut there): (Fanout<u64>, Fanout<u64>) =
-        (Fanout::new(10, 100), Fanout::new(10, 100));
+    let (mut here, mut there): (TopicFanout<u64>, TopicFanout<u64>) =
+        (TopicFanout::new(10, 100), TopicFanout::new(10, 100));
     here.connected();
     there.connected();
-    here.subscribe(1, &1, Kind::Channel, one("a"));
-    here.confirmed(Kind::Channel, true, Some(b"a")).unwrap();
+    here.subscribe(1, &1, TopicKind::Channel, one("a"));
+    here.confirmed(TopicKind::Channel, true, Some(b"a"))
+        .unwrap();
     // Another has asked for it already.
-    there.subscribe(2, &2, Kind::Channel, one("a"));
+    there.subscribe(2, &2, TopicKind::Channel, one("a"));
     there.adopt(1, here.take(1).expect("it is there"));
     there.refused(b"-BUSY\r\n").unwrap();
     let told: Vec<u64> = there.settled().iter().map(|one| one.subscriber).collect();
     assert_eq!((told, there.counts(1).channels), (vec![2], 1));
-    assert!(there.take_bereft().is_empty());
+    assert!(there.take_unrenewed().is_empty());
 }
 
 #[test]
 fn a_client_has_no_more_subscriptions_than_it_may() {
-    let mut fanout = Fanout::new(2, 100);
+    let mut fanout = TopicFanout::new(2, 100);
     fanout.connected();
     let three = ["a", "b", "c"];
     let all = three.iter().map(|name| name.as_bytes());
-    assert_eq!(fanout.subscribe(1, &1, Kind::Channel, all), Begun::TooMany);
+    assert_eq!(
+        fanout.subscribe(1, &1, TopicKind::Channel, all),
+        SubscriptionStart::TooMany
+    );
     assert!(fanout.is_empty() && fanout.take_requests().is_empty());
     assert_eq!(
-        fanout.subscribe(1, &1, Kind::Pattern, one("a")),
-        Begun::Asked
+        fanout.subscribe(1, &1, TopicKind::Pattern, one("a")),
+        SubscriptionStart::Asked
     );
 }
 
 #[test]
 fn a_confirmation_nobody_asked_for_ends_the_connection() {
-    let mut fanout: Fanout<u64> = Fanout::new(2, 100);
+    let mut fanout: TopicFanout<u64> = TopicFanout::new(2, 100);
     fanout.connected();
-    assert!(fanout.confirmed(Kind::Channel, true, Some(b"a")).is_err());
+    assert!(
+        fanout
+            .confirmed(TopicKind::Channel, true, Some(b"a"))
+            .is_err()
+    );
     assert!(fanout.refused(b"-ERR\r\n").is_err());
 }
 
 #[test]
 fn unsubscribing_from_nothing_is_confirmed_once() {
-    let mut fanout: Fanout<u64> = Fanout::new(2, 100);
+    let mut fanout: TopicFanout<u64> = TopicFanout::new(2, 100);
     let nothing = None::<std::iter::Empty<&[u8]>>;
     assert_eq!(
-        fanout.unsubscribe(1, &1, Kind::Channel, nothing),
-        Begun::Confirmed(vec![Confirmation {
+        fanout.unsubscribe(1, &1, TopicKind::Channel, nothing),
+        SubscriptionStart::Confirmed(vec![TopicConfirmation {
             topic: None,
             count: 0
         }])

@@ -1,4 +1,4 @@
-//! One channel, pattern or shard channel and who is subscribed to it.
+//! Describes one channel, pattern or shard channel and who is subscribed to it.
 
 use std::cell::Cell;
 
@@ -9,7 +9,7 @@ pub type SubscriberId = u64;
 
 /// Says what is subscribed to.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
-pub enum Kind {
+pub enum TopicKind {
     /// It is a channel: SUBSCRIBE.
     Channel,
     /// It is a pattern: PSUBSCRIBE.
@@ -19,9 +19,9 @@ pub enum Kind {
 }
 
 /// Every kind stands here once.
-pub const PUBSUB_KINDS: [Kind; 3] = [Kind::Channel, Kind::Pattern, Kind::Shard];
+pub const PUBSUB_KINDS: [TopicKind; 3] = [TopicKind::Channel, TopicKind::Pattern, TopicKind::Shard];
 
-impl Kind {
+impl TopicKind {
     /// Returns the command, which is also the first word of its confirmations.
     pub fn verb(self, subscribes: bool) -> &'static str {
         match (self, subscribes) {
@@ -44,7 +44,7 @@ impl Kind {
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Phase {
+pub(super) enum TopicPhase {
     /// The server has been asked for it, by the request of this number.
     Asked(u64),
     /// The server has confirmed it.
@@ -53,12 +53,12 @@ pub(super) enum Phase {
 
 /// Counts bytes that came not long ago: half as many with each second.
 #[derive(Debug, Clone, Copy, Default)]
-pub(super) struct Recent {
+pub(super) struct RecentBytes {
     second: u64,
     bytes: u64,
 }
 
-impl Recent {
+impl RecentBytes {
     /// Returns how many are left in this second.
     pub(super) fn left(self, second: u64) -> u64 {
         let since = second.saturating_sub(self.second);
@@ -77,18 +77,18 @@ impl Recent {
 }
 
 #[derive(Debug)]
-pub(super) struct Topic<T> {
-    pub(super) phase: Phase,
+pub(super) struct SubscribedTopic<T> {
+    pub(super) phase: TopicPhase,
     /// So many commands wait for this or another of their topics.
     pub(super) awaited: usize,
     /// A message of it has come.
     pub(super) is_heard: Cell<bool>,
-    pub(super) recent: Cell<Recent>,
+    pub(super) recent: Cell<RecentBytes>,
     pub(super) subscribers: IndexMap<SubscriberId, T>,
 }
 
-impl<T> Topic<T> {
-    pub(super) fn new(phase: Phase) -> Self {
+impl<T> SubscribedTopic<T> {
+    pub(super) fn new(phase: TopicPhase) -> Self {
         Self {
             phase,
             awaited: 0,

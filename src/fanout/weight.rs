@@ -1,4 +1,4 @@
-//! Messages that the server would close a subscriber for, told before they are sent.
+//! Foresees messages that the server would close a subscriber for, before they are sent.
 //!
 //! What one command places with a subscriber and is more than `client-output-buffer-limit pubsub` allows (32 MB) ends the
 //! subscriber's connection, before it is sent a byte of it. Behind respool that is the connection of all of a worker's
@@ -10,7 +10,7 @@ use std::rc::Rc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
 use super::pattern::may_match;
-use super::{Fanout, Kind, SubscriberId, What};
+use super::{RequestPurpose, SubscriberId, TopicFanout, TopicKind};
 
 /// A large message takes so much at least beside its bytes.
 const OVERHEAD: usize = 64;
@@ -24,12 +24,12 @@ fn held_at_server(bytes: usize) -> usize {
 
 /// Shows the workers of the process what they have to know of each other's patterns.
 #[derive(Debug, Default)]
-pub struct Weights {
+pub struct MessageWeights {
     patterns: AtomicUsize,
     limit_bytes: AtomicUsize,
 }
 
-impl Weights {
+impl MessageWeights {
     /// Sets what a subscriber is sent by one command at most.
     pub fn set_limit(&self, limit_bytes: usize) {
         self.limit_bytes.store(limit_bytes, Ordering::Relaxed);
@@ -54,28 +54,30 @@ impl Weights {
 
 /// A client that a message is too much for.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Overwhelmed<T> {
+pub struct OverwhelmedClient<T> {
     /// It is this client.
     pub subscriber: SubscriberId,
     /// The client is reached by this.
     pub handle: T,
     /// It would get the message by these.
-    pub topics: Vec<(Kind, Rc<[u8]>)>,
+    pub topics: Vec<(TopicKind, Rc<[u8]>)>,
 }
 
-impl<T: Clone> Fanout<T> {
+impl<T: Clone> TopicFanout<T> {
     /// Returns the clients to whom a message of `bytes` to a channel would bring more than `limit_bytes` at once.
     pub fn overwhelmed(
         &self,
-        kind: Kind,
+        kind: TopicKind,
         channel: &[u8],
         bytes: usize,
         limit_bytes: usize,
-    ) -> Vec<Overwhelmed<T>> {
+    ) -> Vec<OverwhelmedClient<T>> {
         let each = held_at_server(bytes);
         let patterns = match kind {
-            Kind::Shard => None,
-            Kind::Channel | Kind::Pattern => Some(&self.topics[Kind::Pattern as usize]),
+            TopicKind::Shard => None,
+            TopicKind::Channel | TopicKind::Pattern => {
+                Some(&self.topics[TopicKind::Pattern as usize])
+            }
         };
         let most = 1 + patterns.map_or(0, HashMap::len);
         if each.saturating_mul(most) <= limit_bytes {
@@ -85,19 +87,21 @@ impl<T: Clone> Fanout<T> {
         let own = own.map(|(name, topic)| (kind, name, topic));
         let matching = patterns.into_iter().flatten();
         let matching = matching.filter(|(pattern, _)| may_match(pattern, channel));
-        let matching = matching.map(|(name, topic)| (Kind::Pattern, name, topic));
-        let mut of_each: HashMap<SubscriberId, Overwhelmed<T>> = HashMap::new();
+        let matching = matching.map(|(name, topic)| (TopicKind::Pattern, name, topic));
+        let mut of_each: HashMap<SubscriberId, OverwhelmedClient<T>> = HashMap::new();
         let reached: Vec<_> = own.into_iter().chain(matching).collect();
         if each.saturating_mul(reached.len()) <= limit_bytes {
             return Vec::new();
         }
         for (kind, name, topic) in reached {
             for (&subscriber, handle) in &topic.subscribers {
-                let found = of_each.entry(subscriber).or_insert_with(|| Overwhelmed {
-                    subscriber,
-                    handle: handle.clone(),
-                    topics: Vec::new(),
-                });
+                let found = of_each
+                    .entry(subscriber)
+                    .or_insert_with(|| OverwhelmedClient {
+                        subscriber,
+                        handle: handle.clone(),
+                        topics: Vec::new(),
+                    });
                 found.topics.push((kind, Rc::clone(name)));
             }
         }
@@ -107,8 +111,8 @@ impl<T: Clone> Fanout<T> {
     }
 
     /// Takes a client that is about to be closed out of `topics`. The server lets go of them, where nobody else needs them,
-    /// before it answers the next [`Fanout::mark`].
-    pub fn take_out(&mut self, subscriber: SubscriberId, topics: &[(Kind, Rc<[u8]>)]) {
+    /// before it answers the next [`TopicFanout::mark`].
+    pub fn take_out(&mut self, subscriber: SubscriberId, topics: &[(TopicKind, Rc<[u8]>)]) {
         for kind in super::PUBSUB_KINDS {
             let of_kind = topics.iter().filter(|(of, _)| *of == kind);
             let names: Vec<Rc<[u8]>> = of_kind.map(|(_, name)| Rc::clone(name)).collect();
@@ -117,7 +121,7 @@ impl<T: Clone> Fanout<T> {
                 .filter(|name| self.part(subscriber, kind, name))
                 .collect();
             if !unused.is_empty() {
-                self.ask(kind, What::Unsubscribe, unused, None);
+                self.ask(kind, RequestPurpose::Unsubscribe, unused, None);
             }
         }
     }
@@ -132,10 +136,10 @@ mod tests {
     const LIMIT: usize = 32 << 20;
 
     /// Makes clients with these patterns each, and one that has the channel itself.
-    fn fanout(patterns: &[&[&str]]) -> Fanout<u64> {
-        let mut fanout = Fanout::new(1000, 1 << 20);
+    fn fanout(patterns: &[&[&str]]) -> TopicFanout<u64> {
+        let mut fanout = TopicFanout::new(1000, 1 << 20);
         fanout.connected();
-        let mut subscribe = |id: u64, kind: Kind, names: &[&str]| {
+        let mut subscribe = |id: u64, kind: TopicKind, names: &[&str]| {
             let names = names.iter().map(|name| name.as_bytes());
             fanout.subscribe(id, &id, kind, names.clone());
             for name in names {
@@ -144,14 +148,14 @@ mod tests {
                 }
             }
         };
-        subscribe(0, Kind::Channel, &["channel"]);
+        subscribe(0, TopicKind::Channel, &["channel"]);
         for (id, patterns) in patterns.iter().enumerate() {
-            subscribe(id as u64 + 1, Kind::Pattern, patterns);
+            subscribe(id as u64 + 1, TopicKind::Pattern, patterns);
         }
         fanout
     }
 
-    fn ids(fanout: &Fanout<u64>, kind: Kind, channel: &str, bytes: usize) -> Vec<u64> {
+    fn ids(fanout: &TopicFanout<u64>, kind: TopicKind, channel: &str, bytes: usize) -> Vec<u64> {
         let found = fanout.overwhelmed(kind, channel.as_bytes(), bytes, LIMIT);
         let mut ids: Vec<u64> = found.iter().map(|client| client.subscriber).collect();
         ids.sort_unstable();
@@ -165,21 +169,24 @@ mod tests {
             .collect();
         let many: Vec<&str> = many.iter().map(String::as_str).collect();
         let mut fanout = fanout(&[&many, &["c*"], &["d*"]]);
-        assert_eq!(ids(&fanout, Kind::Channel, "channel", MB), [1]);
-        assert_eq!(ids(&fanout, Kind::Channel, "channel", MB / 2), [0; 0]);
-        assert_eq!(ids(&fanout, Kind::Channel, "other", MB), [0; 0]);
-        assert_eq!(ids(&fanout, Kind::Channel, "channel", 34 * MB), [0, 1, 2]);
-        assert_eq!(ids(&fanout, Kind::Shard, "channel", 34 * MB), [0; 0]);
+        assert_eq!(ids(&fanout, TopicKind::Channel, "channel", MB), [1]);
+        assert_eq!(ids(&fanout, TopicKind::Channel, "channel", MB / 2), [0; 0]);
+        assert_eq!(ids(&fanout, TopicKind::Channel, "other", MB), [0; 0]);
+        assert_eq!(
+            ids(&fanout, TopicKind::Channel, "channel", 34 * MB),
+            [0, 1, 2]
+        );
+        assert_eq!(ids(&fanout, TopicKind::Shard, "channel", 34 * MB), [0; 0]);
         // What nobody else needs is let go of, and the next message is for the others.
         fanout.take_requests();
-        let [client] = &fanout.overwhelmed(Kind::Channel, b"channel", MB, LIMIT)[..] else {
+        let [client] = &fanout.overwhelmed(TopicKind::Channel, b"channel", MB, LIMIT)[..] else {
             panic!("there is one");
         };
         fanout.take_out(client.subscriber, &client.topics);
         assert_eq!(fanout.counts(1).total(), 0);
         let requests = super::super::model::words(&fanout.take_requests());
         assert_eq!((requests.len(), requests[0].len()), (1, 40));
-        assert_eq!(ids(&fanout, Kind::Channel, "channel", MB), [0; 0]);
+        assert_eq!(ids(&fanout, TopicKind::Channel, "channel", MB), [0; 0]);
         assert_eq!(fanout.counts(2).patterns, 1);
     }
 
@@ -190,7 +197,10 @@ mod tests {
         assert!(held_at_server((32 << 20) - 8) > LIMIT);
         assert_eq!(held_at_server(1_000_000), 1 << 20);
         let fanout = fanout(&[]);
-        assert_eq!(ids(&fanout, Kind::Channel, "channel", (32 << 20) - 8), [0]);
+        assert_eq!(
+            ids(&fanout, TopicKind::Channel, "channel", (32 << 20) - 8),
+            [0]
+        );
     }
 
     proptest! {
@@ -199,7 +209,7 @@ mod tests {
             bytes in 1usize..(64 << 20),
             patterns in 0usize..60,
         ) {
-            let weights = Weights::default();
+            let weights = MessageWeights::default();
             weights.set_limit(LIMIT);
             weights.change_patterns(0, patterns);
             let exact = held_at_server(bytes) * (patterns + 1) > LIMIT;

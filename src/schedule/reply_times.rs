@@ -1,4 +1,4 @@
-//! How quickly the server answers on one connection, measured from its own replies, and what that makes of what is due there.
+//! Measures how quickly the server answers on one connection, from its own replies, and what that makes of what is due there.
 //!
 //! Pure: it is told the time and the counts. A connection is left for another one only when that helps. Two thousand quick
 //! requests wait as long on one connection as on four, and cost more there; one that stands behind a script or a large reply
@@ -49,7 +49,7 @@ impl Default for ReplyTimes {
 
 /// Says what a request sent on a connection now would wait for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Load {
+pub enum ConnectionLoad {
     /// It waits for nothing that another connection would spare it.
     Light,
     /// It waits for requests that will take the server about so many microseconds.
@@ -86,9 +86,9 @@ impl ReplyTimes {
 
     /// Returns what a request sent now would wait for behind `due` others.
     #[inline]
-    pub fn load(&self, now_micros: u64, due: u64) -> Load {
+    pub fn load(&self, now_micros: u64, due: u64) -> ConnectionLoad {
         if due == 0 {
-            return Load::Light;
+            return ConnectionLoad::Light;
         }
         let silent = now_micros.saturating_sub(self.since_micros);
         if silent > SILENT_MICROS {
@@ -97,14 +97,14 @@ impl ReplyTimes {
                 round_trip => round_trip,
             };
             if silent.saturating_sub(expected) > SILENT_MICROS {
-                return Load::Silent(silent);
+                return ConnectionLoad::Silent(silent);
             }
         }
         let wait = due * self.cost_nanos / 1000;
         if self.cost_nanos > QUICK_NANOS && wait > LONG_MICROS {
-            return Load::Heavy(wait);
+            return ConnectionLoad::Heavy(wait);
         }
-        Load::Light
+        ConnectionLoad::Light
     }
 
     /// Returns the shortest time that a request and its reply were under way; 0 where that is not known.
@@ -141,7 +141,7 @@ mod tests {
             serve(&mut times, &mut now, 2_000, 5);
         }
         times.begin(now);
-        assert_eq!(times.load(now + 1_000, 2_000), Load::Light);
+        assert_eq!(times.load(now + 1_000, 2_000), ConnectionLoad::Light);
     }
 
     #[test]
@@ -153,7 +153,7 @@ mod tests {
             }
             serve(&mut times, &mut now, 50, 400);
             times.begin(now);
-            assert_eq!(times.load(now, 50), Load::Light);
+            assert_eq!(times.load(now, 50), ConnectionLoad::Light);
         }
     }
 
@@ -165,9 +165,12 @@ mod tests {
             serve(&mut times, &mut now, 15, 330);
         }
         times.begin(now);
-        assert!(matches!(times.load(now + 100, 15), Load::Heavy(2_000..)));
-        assert_eq!(times.load(now + 100, 1), Load::Light);
-        assert_eq!(times.load(now + 100_000, 0), Load::Light);
+        assert!(matches!(
+            times.load(now + 100, 15),
+            ConnectionLoad::Heavy(2_000..)
+        ));
+        assert_eq!(times.load(now + 100, 1), ConnectionLoad::Light);
+        assert_eq!(times.load(now + 100_000, 0), ConnectionLoad::Light);
     }
 
     #[test]
@@ -175,16 +178,16 @@ mod tests {
         let (mut times, mut now) = (ReplyTimes::default(), 1_000);
         serve(&mut times, &mut now, 1, 1);
         times.begin(now);
-        assert_eq!(times.load(now + 20_000, 1), Load::Light);
-        assert_eq!(times.load(now + 40_000, 1), Load::Silent(40_000));
+        assert_eq!(times.load(now + 20_000, 1), ConnectionLoad::Light);
+        assert_eq!(times.load(now + 40_000, 1), ConnectionLoad::Silent(40_000));
 
         let mut far = ReplyTimes::default();
         far.begin(0);
-        assert_eq!(far.load(50_000, 1), Load::Light);
+        assert_eq!(far.load(50_000, 1), ConnectionLoad::Light);
         far.answered(50_000, 1, Some(0));
         far.begin(60_000);
-        assert_eq!(far.load(110_000, 1), Load::Light);
-        assert_eq!(far.load(200_000, 1), Load::Silent(140_000));
+        assert_eq!(far.load(110_000, 1), ConnectionLoad::Light);
+        assert_eq!(far.load(200_000, 1), ConnectionLoad::Silent(140_000));
     }
 
     #[test]
@@ -197,6 +200,6 @@ mod tests {
             times.answered(now, 16, Some(asked));
         }
         times.begin(now);
-        assert_eq!(times.load(now + 1_000, 1_000), Load::Light);
+        assert_eq!(times.load(now + 1_000, 1_000), ConnectionLoad::Light);
     }
 }

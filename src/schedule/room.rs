@@ -1,4 +1,4 @@
-//! Who waits until a connection's write buffer has room: in order of arrival, as many at a time as there is room for.
+//! Keeps who waits until a connection's write buffer has room: in order of arrival, as many at a time as there is room for.
 //!
 //! Pure: it is told the bytes. Waking everybody at each write made one write cost the more the more there were who waited:
 //! 26 microseconds with 50 clients, 154 with 6,000.

@@ -1,4 +1,4 @@
-//! A client's share of a shared connection: how many of its requests may be at the server at once.
+//! Bounds a client's share of a shared connection: how many of its requests may be at the server at once.
 //!
 //! Pure: it is told how long the server took. What a client has sent stands before whatever others send next, and cannot be
 //! taken back when it leaves; so it sends no more than the server answers in `SHARE_MICROS`, and the rest of its pipeline
@@ -28,7 +28,7 @@ const MOST_ALONE: u64 = 1_024;
 
 /// Says who else uses the connection.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Company {
+pub enum LinkCompany {
     /// Nobody else has used it lately.
     Alone,
     /// Somebody else has.
@@ -37,7 +37,7 @@ pub enum Company {
 
 /// Says whose requests the server was busy with.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Cause {
+pub enum BusyCause {
     /// It was busy with the client's alone.
     Own,
     /// It was busy with others', too, and what each of them took is not told apart.
@@ -46,7 +46,7 @@ pub enum Cause {
 
 /// Says what one read of a connection has brought a client with a long pipeline.
 #[derive(Debug, Clone, Copy)]
-pub struct Answered {
+pub struct AnsweredRequests {
     /// It has brought so many replies to its requests.
     pub replies: u32,
     /// The server was busy with them for so long.
@@ -56,20 +56,20 @@ pub struct Answered {
     /// So many requests of all clients were due on the connection before it.
     pub due: u32,
     /// These use it, too.
-    pub company: Company,
+    pub company: LinkCompany,
     /// The server was busy with the requests of these.
-    pub cause: Cause,
+    pub cause: BusyCause,
 }
 
 /// One client's share of a connection: how many of its requests may be at the server.
 #[derive(Debug, Clone, Copy)]
-pub struct Share {
+pub struct ClientShare {
     /// One of its replies takes the server so many nanoseconds; 0 while that is not known.
     cost_nanos: u32,
     window: u32,
 }
 
-impl Default for Share {
+impl Default for ClientShare {
     fn default() -> Self {
         Self {
             cost_nanos: 0,
@@ -78,7 +78,7 @@ impl Default for Share {
     }
 }
 
-impl Share {
+impl ClientShare {
     /// Returns how many of its requests may be at the server.
     #[inline]
     pub fn window(self) -> u32 {
@@ -96,7 +96,7 @@ impl Share {
     /// answered, so that requests that turn slow are noticed in time. What is under way keeps nobody waiting and comes on
     /// top. Several with long pipelines have a share together: forty of them with one each had others wait for 25
     /// milliseconds. Where others' requests may have been the slow ones the window does not fall below [`FEW`].
-    pub fn answered(&mut self, answered: &Answered) {
+    pub fn answered(&mut self, answered: &AnsweredRequests) {
         let (replies, spent) = (answered.replies, answered.spent_micros);
         let round_trip = answered.round_trip_micros;
         let cost = match self.cost_nanos {
@@ -106,16 +106,16 @@ impl Share {
         self.cost_nanos = u32::try_from(cost.max(1)).unwrap_or(u32::MAX);
         let most = round_trip
             + match answered.company {
-                Company::Alone => MOST_ALONE,
-                Company::Others => MOST_BESIDE_OTHERS,
+                LinkCompany::Alone => MOST_ALONE,
+                LinkCompany::Others => MOST_BESIDE_OTHERS,
             };
         // As many as have windows like this one, by what is due.
         let rivals = u64::from((answered.due / self.window).max(1));
         let worth = (SHARE_MICROS / rivals + round_trip) * 1000 / u64::from(self.cost_nanos);
         let worth = u32::try_from(worth.min(most)).unwrap_or(u32::MAX);
         let fewest = match answered.cause {
-            Cause::Own => FEWEST,
-            Cause::Mixed => FEW.min(self.window),
+            BusyCause::Own => FEWEST,
+            BusyCause::Mixed => FEW.min(self.window),
         };
         let grown = self.window.saturating_add(replies);
         self.window = worth.min(grown).max(fewest);
@@ -135,20 +135,25 @@ mod tests {
     use proptest::prelude::*;
 
     /// Makes what a read of `replies` brings where nobody else has anything due.
-    fn read(replies: u32, spent_micros: u64, company: Company) -> Answered {
-        Answered {
+    fn read(replies: u32, spent_micros: u64, company: LinkCompany) -> AnsweredRequests {
+        AnsweredRequests {
             replies,
             spent_micros,
             round_trip_micros: 0,
             due: 0,
             company,
-            cause: Cause::Own,
+            cause: BusyCause::Own,
         }
     }
 
     /// Answers a client with an endless pipeline of requests that take the server `cost_micros` each. Returns how much stood
     /// before others at most.
-    fn settle(share: &mut Share, cost_micros: u64, company: Company, rounds: usize) -> u64 {
+    fn settle(
+        share: &mut ClientShare,
+        cost_micros: u64,
+        company: LinkCompany,
+        rounds: usize,
+    ) -> u64 {
         let mut most = 0;
         for _ in 0..rounds {
             let window = share.window();
@@ -161,15 +166,15 @@ mod tests {
     #[test]
     fn many_with_long_pipelines_have_one_share_together() {
         const COST_MICROS: u64 = 3;
-        let mut shares = [Share::default(); 40];
+        let mut shares = [ClientShare::default(); 40];
         for _ in 0..200 {
             for at in 0..shares.len() {
                 let window = shares[at].window();
                 let due = shares.iter().map(|share| share.window()).sum();
-                let answered = Answered {
+                let answered = AnsweredRequests {
                     due,
-                    cause: Cause::Mixed,
-                    ..read(window, u64::from(window) * COST_MICROS, Company::Others)
+                    cause: BusyCause::Mixed,
+                    ..read(window, u64::from(window) * COST_MICROS, LinkCompany::Others)
                 };
                 shares[at].answered(&answered);
             }
@@ -187,33 +192,33 @@ mod tests {
 
     #[test]
     fn slow_requests_are_worth_their_share_of_time() {
-        let mut share = Share::default();
-        let most = settle(&mut share, 330, Company::Others, 50);
+        let mut share = ClientShare::default();
+        let most = settle(&mut share, 330, LinkCompany::Others, 50);
         assert!((14..=15).contains(&share.window()), "{share:?}");
         assert!(most <= u64::from(FIRST) * 330, "{most} microseconds");
 
-        let mut share = Share::default();
-        settle(&mut share, 100, Company::Others, 50);
+        let mut share = ClientShare::default();
+        settle(&mut share, 100, LinkCompany::Others, 50);
         assert!((45..=50).contains(&share.window()), "{share:?}");
     }
 
     #[test]
     fn very_slow_ones_are_worth_hardly_more_than_one_and_still_measured() {
-        let mut share = Share::default();
-        settle(&mut share, 4_000, Company::Others, 50);
+        let mut share = ClientShare::default();
+        settle(&mut share, 4_000, LinkCompany::Others, 50);
         assert_eq!(share.window(), FEWEST);
         assert!(share.matters(FEWEST));
-        settle(&mut share, 1, Company::Others, 500);
+        settle(&mut share, 1, LinkCompany::Others, 500);
         assert_eq!(share.window(), 256, "it is quick again");
     }
 
     #[test]
     fn who_stands_beside_slow_ones_keeps_a_few() {
-        let mut share = Share::default();
+        let mut share = ClientShare::default();
         for _ in 0..50 {
-            share.answered(&Answered {
-                cause: Cause::Mixed,
-                ..read(16, 40_000, Company::Others)
+            share.answered(&AnsweredRequests {
+                cause: BusyCause::Mixed,
+                ..read(16, 40_000, LinkCompany::Others)
             });
         }
         assert_eq!(share.window(), FEW);
@@ -221,31 +226,31 @@ mod tests {
 
     #[test]
     fn quick_requests_are_held_back_by_nothing_but_the_most() {
-        let mut share = Share::default();
-        settle(&mut share, 1, Company::Alone, 10);
+        let mut share = ClientShare::default();
+        settle(&mut share, 1, LinkCompany::Alone, 10);
         assert_eq!(share.window(), 1_024);
-        settle(&mut share, 1, Company::Others, 1);
+        settle(&mut share, 1, LinkCompany::Others, 1);
         assert_eq!(share.window(), 256);
     }
 
     #[test]
     fn requests_that_turn_slow_are_noticed_in_the_first_window() {
-        let mut share = Share::default();
-        settle(&mut share, 1, Company::Others, 100);
-        let most = settle(&mut share, 330, Company::Others, 1);
+        let mut share = ClientShare::default();
+        settle(&mut share, 1, LinkCompany::Others, 100);
+        let most = settle(&mut share, 330, LinkCompany::Others, 1);
         assert!(most <= 256 * 330);
-        settle(&mut share, 330, Company::Others, 3);
+        settle(&mut share, 330, LinkCompany::Others, 3);
         assert!(share.window() <= 2 * FEW, "{share:?}");
     }
 
     #[test]
     fn a_far_server_is_kept_busy() {
-        let mut share = Share::default();
+        let mut share = ClientShare::default();
         for _ in 0..100 {
             let window = share.window();
-            share.answered(&Answered {
+            share.answered(&AnsweredRequests {
                 round_trip_micros: 50_000,
-                ..read(window, u64::from(window), Company::Others)
+                ..read(window, u64::from(window), LinkCompany::Others)
             });
         }
         assert!(share.window() >= 50_000, "{share:?}");
@@ -256,12 +261,12 @@ mod tests {
         fn the_window_is_never_too_small_nor_grows_past_what_was_answered(
             reads in prop::collection::vec((0u32..5_000, 0u64..2_000_000, 0u64..200_000, 0u32..10_000, any::<bool>(), any::<bool>()), 1..200),
         ) {
-            let mut share = Share::default();
+            let mut share = ClientShare::default();
             for (replies, spent_micros, round_trip_micros, due, alone, own) in reads {
                 let before = share.window();
-                let company = if alone { Company::Alone } else { Company::Others };
-                let cause = if own { Cause::Own } else { Cause::Mixed };
-                share.answered(&Answered { replies, spent_micros, round_trip_micros, due, company, cause });
+                let company = if alone { LinkCompany::Alone } else { LinkCompany::Others };
+                let cause = if own { BusyCause::Own } else { BusyCause::Mixed };
+                share.answered(&AnsweredRequests { replies, spent_micros, round_trip_micros, due, company, cause });
                 prop_assert!(share.window() >= FEWEST);
                 prop_assert!(share.window() <= before.max(FEWEST).saturating_add(replies));
                 prop_assert!(goes_on_at(share.window()) < share.window());

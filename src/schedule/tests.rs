@@ -4,29 +4,29 @@ use super::*;
 use proptest::prelude::*;
 
 /// Makes so many replies that are owed, and nothing that works.
-fn owes(replies: usize) -> Option<Owed> {
-    Some(Owed {
+fn owes(replies: usize) -> Option<OwedReplies> {
+    Some(OwedReplies {
         may_work: false,
         replies,
     })
 }
 
 /// A server that answers changes when told to, and clients that each want one request served in their state.
-struct World {
-    schedule: Schedule<u8, (usize, u8)>,
+struct ScheduleWorld {
+    schedule: StateSchedule<u8, (usize, u8)>,
     /// The server has acknowledged this on each link, and was asked for that.
-    worn: Vec<Option<u8>>,
+    served_state: Vec<Option<u8>>,
     asked: Vec<Option<u8>>,
     in_flight: Vec<usize>,
     served: Vec<usize>,
     may_dial: bool,
 }
 
-impl World {
+impl ScheduleWorld {
     fn new(links: usize) -> Self {
         Self {
-            schedule: Schedule::new(links),
-            worn: vec![None; links],
+            schedule: StateSchedule::new(links),
+            served_state: vec![None; links],
             asked: vec![None; links],
             in_flight: vec![0; links],
             served: Vec::new(),
@@ -42,13 +42,13 @@ impl World {
             .next(0, |link| owes(in_flight[link]), || may_dial)
         {
             match action {
-                Action::Dial { link, state } => {
+                ScheduleAction::Dial { link, state } => {
                     assert!(!self.schedule.is_surplus(link));
-                    assert!(self.worn[link].is_none() && self.asked[link].is_none());
+                    assert!(self.served_state[link].is_none() && self.asked[link].is_none());
                     self.asked[link] = Some(state);
                 }
-                Action::Dress { link, state, .. } => {
-                    assert!(self.worn[link].is_some() && self.asked[link].is_none());
+                ScheduleAction::ChangeState { link, state, .. } => {
+                    assert!(self.served_state[link].is_some() && self.asked[link].is_none());
                     self.asked[link] = Some(state);
                 }
             }
@@ -63,11 +63,13 @@ impl World {
 
     fn settle(&mut self, link: usize) {
         self.in_flight[link] = 0;
-        if self.schedule.is_surplus(link) && self.asked[link].is_none() && self.worn[link].is_some()
+        if self.schedule.is_surplus(link)
+            && self.asked[link].is_none()
+            && self.served_state[link].is_some()
         {
             self.schedule.closing(link);
             self.schedule.lost(link);
-            self.worn[link] = None;
+            self.served_state[link] = None;
         }
         self.act();
     }
@@ -86,7 +88,11 @@ impl World {
     }
 
     fn serve(&mut self, link: usize, client: usize, state: u8) {
-        assert_eq!(self.worn[link], Some(state), "served in a state of its own");
+        assert_eq!(
+            self.served_state[link],
+            Some(state),
+            "served in a state of its own"
+        );
         assert!(!self.schedule.is_surplus(link));
         assert_eq!(
             self.asked[link], None,
@@ -101,8 +107,8 @@ impl World {
         let Some(state) = self.asked[link].take() else {
             return;
         };
-        self.worn[link] = Some(state);
-        for (client, wanted) in self.schedule.dressed(link, &state) {
+        self.served_state[link] = Some(state);
+        for (client, wanted) in self.schedule.changed(link, &state) {
             assert_eq!(wanted, state);
             self.serve(link, client, wanted);
             self.schedule.settled(link);
@@ -118,7 +124,7 @@ proptest! {
         steps in prop::collection::vec((0u8..6, 0u8..6, 0usize..4), 1..400),
     ) {
         const MOST: usize = 4;
-        let mut world = World::new(MOST);
+        let mut world = ScheduleWorld::new(MOST);
         world.resize(links);
         let mut clients = 0;
         for (what, state, link) in steps {
@@ -127,13 +133,13 @@ proptest! {
                 2 => world.acknowledge(link),
                 3 => world.settle(link),
                 // The first is always opened by its keeper.
-                4 => world.may_dial = state % 2 == 0 || world.worn[0].is_none(),
+                4 => world.may_dial = state % 2 == 0 || world.served_state[0].is_none(),
                 _ => world.resize(1 + usize::from(state) % MOST),
             }
         }
         // With a server that answers, nobody is left waiting, if only one of the connections is up.
         world.may_dial |= (0..MOST).all(|link| {
-            world.schedule.is_surplus(link) || (world.worn[link].is_none() && world.asked[link].is_none())
+            world.schedule.is_surplus(link) || (world.served_state[link].is_none() && world.asked[link].is_none())
         });
         for _ in 0..clients * 2 + 2 {
             for link in 0..MOST { world.settle(link); world.acknowledge(link); }
@@ -146,7 +152,7 @@ proptest! {
 
 #[test]
 fn a_busy_state_gives_way_after_its_quantum() {
-    let mut world = World::new(1);
+    let mut world = ScheduleWorld::new(1);
     world.request(0, 1);
     world.acknowledge(0);
     world.request(1, 2);
@@ -164,10 +170,10 @@ fn a_busy_state_gives_way_after_its_quantum() {
 
 #[test]
 fn slow_requests_of_a_state_give_way_after_their_time() {
-    let mut schedule: Schedule<u8, &str> = Schedule::new(1);
+    let mut schedule: StateSchedule<u8, &str> = StateSchedule::new(1);
     schedule.wait(&1, "one");
     assert!(schedule.next(0, |_| owes(0), || true).is_some());
-    assert_eq!(schedule.dressed(0, &1), ["one"]);
+    assert_eq!(schedule.changed(0, &1), ["one"]);
     schedule.settled(0);
     assert!(schedule.serves(0, &1, 1_000_000), "it has not begun yet");
     schedule.served(0, 1, 1_000_000, 100);
@@ -181,75 +187,75 @@ fn slow_requests_of_a_state_give_way_after_their_time() {
 
 #[test]
 fn a_refused_state_fails_those_who_wait_for_it_and_nobody_else() {
-    let mut schedule: Schedule<u8, &str> = Schedule::new(1);
+    let mut schedule: StateSchedule<u8, &str> = StateSchedule::new(1);
     schedule.wait(&1, "one");
     assert_eq!(
         schedule.next(0, |_| owes(0), || true),
-        Some(Action::Dial { link: 0, state: 1 })
+        Some(ScheduleAction::Dial { link: 0, state: 1 })
     );
-    assert_eq!(schedule.dressed(0, &1), ["one"]);
+    assert_eq!(schedule.changed(0, &1), ["one"]);
     schedule.settled(0);
     schedule.wait(&99, "bad");
     schedule.wait(&2, "good");
     assert_eq!(
         schedule.next(0, |_| owes(0), || true),
-        Some(Action::Dress {
+        Some(ScheduleAction::ChangeState {
             link: 0,
             state: 99,
-            force: false
+            reauthenticates: false
         })
     );
     assert_eq!(schedule.refused(0, &1), ["bad"]);
     assert!(schedule.serves(0, &1, 0));
     assert_eq!(
         schedule.next(0, |_| owes(0), || true),
-        Some(Action::Dress {
+        Some(ScheduleAction::ChangeState {
             link: 0,
             state: 2,
-            force: false
+            reauthenticates: false
         })
     );
-    assert_eq!(schedule.dressed(0, &2), ["good"]);
+    assert_eq!(schedule.changed(0, &2), ["good"]);
 }
 
 #[test]
 fn a_forced_change_is_asked_of_a_connection_that_wears_the_state() {
-    let mut schedule: Schedule<u8, &str> = Schedule::new(1);
+    let mut schedule: StateSchedule<u8, &str> = StateSchedule::new(1);
     schedule.wait(&1, "plain");
     assert!(schedule.next(0, |_| owes(0), || true).is_some());
-    assert_eq!(schedule.dressed(0, &1), ["plain"]);
+    assert_eq!(schedule.changed(0, &1), ["plain"]);
     schedule.settled(0);
     schedule.log_in(&1, LoginPlace::Behind(0), "verified");
     assert_eq!(
         schedule.next(0, |_| owes(0), || true),
-        Some(Action::Dress {
+        Some(ScheduleAction::ChangeState {
             link: 0,
             state: 1,
-            force: true
+            reauthenticates: true
         })
     );
     assert!(
         !schedule.serves(0, &1, 0),
         "nothing goes behind a change that is not acknowledged"
     );
-    assert_eq!(schedule.dressed(0, &1), ["verified"]);
+    assert_eq!(schedule.changed(0, &1), ["verified"]);
 }
 
 #[test]
 fn who_goes_elsewhere_is_waited_for_no_more() {
-    let mut schedule: Schedule<u8, &str> = Schedule::new(1);
+    let mut schedule: StateSchedule<u8, &str> = StateSchedule::new(1);
     for (state, who) in [(1, "stays"), (1, "goes"), (2, "goes")] {
         schedule.wait(&state, who);
     }
     assert_eq!(schedule.take_each(|who| *who == "goes"), ["goes", "goes"]);
     assert_eq!(schedule.waiting(), 1);
     assert!(schedule.next(0, |_| owes(0), || true).is_some());
-    assert_eq!(schedule.dressed(0, &1), ["stays"]);
+    assert_eq!(schedule.changed(0, &1), ["stays"]);
 }
 
 #[test]
 fn who_leaves_is_forgotten() {
-    let mut schedule: Schedule<u8, ()> = Schedule::new(1);
+    let mut schedule: StateSchedule<u8, ()> = StateSchedule::new(1);
     let ticket = schedule.wait(&1, ());
     assert!(schedule.leave(ticket));
     assert!(!schedule.leave(ticket));
@@ -261,7 +267,7 @@ fn who_leaves_is_forgotten() {
 
 /// Returns those who wait for one connection on which all are refused, in the order of their turns: each refusal ends it, and
 /// its place comes back a while later.
-fn order(schedule: &mut Schedule<u8, u8>) -> Vec<u8> {
+fn order(schedule: &mut StateSchedule<u8, u8>) -> Vec<u8> {
     let mut order = Vec::new();
     loop {
         assert_eq!(
@@ -269,7 +275,7 @@ fn order(schedule: &mut Schedule<u8, u8>) -> Vec<u8> {
             None,
             "no place yet"
         );
-        let Some(Action::Dial { link, .. }) = schedule.next(0, |_| owes(0), || true) else {
+        let Some(ScheduleAction::Dial { link, .. }) = schedule.next(0, |_| owes(0), || true) else {
             return order;
         };
         assert_eq!(
@@ -283,7 +289,7 @@ fn order(schedule: &mut Schedule<u8, u8>) -> Vec<u8> {
 
 #[test]
 fn each_address_that_logs_in_has_one_turn_and_who_has_failed_comes_behind() {
-    let mut schedule: Schedule<u8, u8> = Schedule::new(1);
+    let mut schedule: StateSchedule<u8, u8> = StateSchedule::new(1);
     // Ten attempts of each of three addresses, and one of an address that has failed twice.
     for address in 0..3 {
         for attempt in 0..10 {
@@ -302,7 +308,7 @@ fn each_address_that_logs_in_has_one_turn_and_who_has_failed_comes_behind() {
 
 #[test]
 fn who_comes_first_of_those_who_show_the_same_has_the_turn_for_all() {
-    let mut schedule: Schedule<u8, u8> = Schedule::new(1);
+    let mut schedule: StateSchedule<u8, u8> = StateSchedule::new(1);
     schedule.log_in(&1, LoginPlace::Behind(5), 1);
     schedule.log_in(&2, LoginPlace::Behind(1), 2);
     let left = schedule.log_in(&3, LoginPlace::Behind(0), 3);
@@ -313,7 +319,7 @@ fn who_comes_first_of_those_who_show_the_same_has_the_turn_for_all() {
 
 #[test]
 fn newcomers_without_end_keep_nobody_waiting_for_ever() {
-    let mut schedule: Schedule<u16, u16> = Schedule::new(1);
+    let mut schedule: StateSchedule<u16, u16> = StateSchedule::new(1);
     schedule.log_in(&0, LoginPlace::Behind(3), 0);
     for newcomer in 1..=3 * TURNS_BEHIND as u16 + 2 {
         schedule.log_in(&newcomer, LoginPlace::Behind(0), newcomer);
@@ -327,7 +333,7 @@ fn newcomers_without_end_keep_nobody_waiting_for_ever() {
 
 #[test]
 fn those_who_log_in_and_those_who_have_take_turns() {
-    let mut schedule: Schedule<u8, u8> = Schedule::new(1);
+    let mut schedule: StateSchedule<u8, u8> = StateSchedule::new(1);
     for guess in 10..20 {
         schedule.log_in(&guess, LoginPlace::Behind(0), guess);
     }
@@ -339,7 +345,7 @@ fn those_who_log_in_and_those_who_have_take_turns() {
 
 #[test]
 fn who_joins_others_that_show_the_same_leaves_them_where_they_stand() {
-    let mut schedule: Schedule<u8, u8> = Schedule::new(1);
+    let mut schedule: StateSchedule<u8, u8> = StateSchedule::new(1);
     for who in 1..6 {
         schedule.log_in(&who, LoginPlace::Behind(0), who);
     }
@@ -355,17 +361,17 @@ fn who_joins_others_that_show_the_same_leaves_them_where_they_stand() {
 
 #[test]
 fn commands_have_their_turn_though_each_login_between_is_refused() {
-    let mut schedule: Schedule<u8, u8> = Schedule::new(1);
+    let mut schedule: StateSchedule<u8, u8> = StateSchedule::new(1);
     schedule.wait(&1, 1);
     let mut before = Vec::new();
     for guess in 10..20 {
         schedule.log_in(&guess, LoginPlace::First, guess);
         let dial = schedule.next(0, |_| owes(0), || true);
-        let Some(Action::Dial { state: 1, .. }) = dial else {
+        let Some(ScheduleAction::Dial { state: 1, .. }) = dial else {
             before.extend(schedule.refused_and_closed(0));
             continue;
         };
-        assert_eq!(schedule.dressed(0, &1), [1]);
+        assert_eq!(schedule.changed(0, &1), [1]);
         assert_eq!(before.len(), 1, "behind one login: {before:?}");
         return;
     }
@@ -374,21 +380,21 @@ fn commands_have_their_turn_though_each_login_between_is_refused() {
 
 #[test]
 fn a_change_stands_behind_what_may_work_only_where_nothing_else_is_left() {
-    let script = Owed {
+    let script = OwedReplies {
         may_work: true,
         replies: 1,
     };
     // Two connections that have served their state for as long as they may while others wait.
-    let chosen = |owed: [Option<Owed>; 2]| {
-        let mut schedule: Schedule<u8, u8> = Schedule::new(2);
+    let chosen = |owed: [Option<OwedReplies>; 2]| {
+        let mut schedule: StateSchedule<u8, u8> = StateSchedule::new(2);
         for link in 0..2 {
             schedule.open(link, &0);
-            schedule.dressed(link, &0);
+            schedule.changed(link, &0);
             schedule.served(link, QUANTUM, 0, 0);
         }
         schedule.wait(&1, 0);
         match schedule.next(0, |link| owed[link], || false) {
-            Some(Action::Dress { link, .. }) => Some(link),
+            Some(ScheduleAction::ChangeState { link, .. }) => Some(link),
             _ => None,
         }
     };

@@ -15,7 +15,7 @@ use super::pool::Upstream;
 use super::tries::Errand;
 use crate::command::Delays;
 use crate::session::State;
-use crate::waits::{Failure, TryId, Verdict, Verdicts};
+use crate::waits::{MultiPermission, MultiPermissions, TryFailure, TryId};
 
 /// How long the connection is kept while there are more.
 const TURN: Duration = Duration::from_millis(100);
@@ -35,7 +35,7 @@ pub(super) struct WantedTry {
 /// What is known of users, and whose tries wait because of it.
 #[derive(Default)]
 pub(super) struct Apart {
-    verdicts: RefCell<Verdicts>,
+    verdicts: RefCell<MultiPermissions>,
     /// Tries of users about whom another one is to tell.
     undecided: RefCell<Vec<WantedTry>>,
     /// Tries for a connection lent for them, of each client group for which one is being borrowed or is lent: a group that
@@ -110,8 +110,10 @@ impl Upstream {
         let apart = &self.waiting.apart;
         let verdict = apart.verdicts.borrow().of(user(&wanted.state));
         match verdict {
-            Verdict::Allowed => self.find_for(wanted.state.clone(), Errand::Try(wanted, None)),
-            Verdict::Unknown => {
+            MultiPermission::Allowed => {
+                self.find_for(wanted.state.clone(), Errand::Try(wanted, None))
+            }
+            MultiPermission::Unknown => {
                 apart.verdicts.borrow_mut().ask(user(&wanted.state));
                 let asking = Asking {
                     upstream: Rc::downgrade(self),
@@ -119,11 +121,11 @@ impl Upstream {
                 };
                 self.find_for(wanted.state.clone(), Errand::Try(wanted, Some(asking)));
             }
-            Verdict::Asked => {
+            MultiPermission::Asked => {
                 apart.undecided.borrow_mut().push(wanted);
                 self.send_undecided_reads();
             }
-            Verdict::Refused => self.send_where_nobody_waits(wanted),
+            MultiPermission::Refused => self.send_where_nobody_waits(wanted),
         }
     }
 
@@ -186,8 +188,8 @@ impl Upstream {
             Some(Ok(link)) => link,
             found => {
                 let failure = match found {
-                    Some(Err(PinError::Refused(reply))) => Failure::Refused(reply),
-                    _ => Failure::Unreachable,
+                    Some(Err(PinError::Refused(reply))) => TryFailure::Refused(reply),
+                    _ => TryFailure::Unreachable,
                 };
                 let now = self.thread.clock.refresh();
                 let mut waits = self.waiting.waits.borrow_mut();

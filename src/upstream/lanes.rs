@@ -15,7 +15,7 @@ use super::pool::{Outcome, Upstream, Waiter};
 use super::traffic::Inner;
 use crate::command::Delays;
 use crate::failover::Node;
-use crate::schedule::Action;
+use crate::schedule::ScheduleAction;
 use crate::session::State;
 
 /// How often at most the server is asked whether it holds a write back.
@@ -331,7 +331,7 @@ impl Upstream {
             permit = self.spare_permit();
             permit.is_some()
         });
-        if let Some(Action::Dial { link, state }) = grown {
+        if let Some(ScheduleAction::Dial { link, state }) = grown {
             self.thread.keep(
                 "keeps connections to the server",
                 Rc::clone(self).open(link, state, permit),

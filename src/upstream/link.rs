@@ -672,9 +672,11 @@ impl Link {
         }
         for (popped, bytes) in orphans {
             match popped.give_back(&bytes) {
-                crate::waits::Fate::Nothing => {}
-                crate::waits::Fate::Orphaned => self.thread.counters.orphaned_elements.add(1),
-                crate::waits::Fate::Return(request, elements) => self.put_back(request, elements),
+                crate::waits::PoppedFate::Nothing => {}
+                crate::waits::PoppedFate::Orphaned => self.thread.counters.orphaned_elements.add(1),
+                crate::waits::PoppedFate::Return(request, elements) => {
+                    self.put_back(request, elements)
+                }
             }
         }
     }

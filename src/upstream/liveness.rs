@@ -10,8 +10,10 @@ use super::thread::Thread;
 use super::traffic::{Due, Inner, OwnReply};
 use crate::command::Delays;
 use crate::resp::speak::encode_request;
-use crate::schedule::Owed;
-use crate::silence::{Around, Awaited, Limits, Overtaken, Silence, Verdict, judge};
+use crate::schedule::OwedReplies;
+use crate::silence::{
+    AwaitedReply, LinkSilence, OvertakenSilence, ServerSigns, SilenceLimits, SilenceVerdict, judge,
+};
 use crate::telemetry::{Bound, LossCause};
 
 /// A server that owes a reply and answers nobody for so long is asked anew, where nothing stands before the question.
@@ -50,7 +52,7 @@ pub(super) struct LinkPulse {
     /// Entries due that a pause of writes holds back.
     may_pause: u32,
     /// Since when the server is known to have answered elsewhere.
-    overtaken: Overtaken,
+    overtaken: OvertakenSilence,
     /// The shortest time in which it has answered here.
     quickest_micros: u64,
     /// The kernel has been told to be as patient with unacknowledged bytes as with a busy server.
@@ -130,18 +132,18 @@ impl Inner {
         !self.scanner.at_boundary() || !self.carry.is_empty()
     }
 
-    fn silence(&mut self, around: &Around, now_micros: u64) -> Option<Silence> {
+    fn silence(&mut self, around: &ServerSigns, now_micros: u64) -> Option<LinkSilence> {
         let since_micros = self.silent_since()?;
         let (_, front) = self.missed()?;
         // Amid a stream it is not the reply that is awaited which has begun.
         let has_begun = self.has_begun() && !front.is_place();
         let awaited = match (has_begun, front.may_wait()) {
-            (true, _) => Awaited::Rest,
-            (false, true) => Awaited::Wait,
-            (false, false) => Awaited::Command(front.delays()),
+            (true, _) => AwaitedReply::Rest,
+            (false, true) => AwaitedReply::Wait,
+            (false, false) => AwaitedReply::Command(front.delays()),
         };
         let overtaken = &mut self.pulse.overtaken;
-        Some(Silence {
+        Some(LinkSilence {
             since_micros,
             awaited,
             overtaken_micros: overtaken.look(since_micros, around, now_micros),
@@ -151,15 +153,15 @@ impl Inner {
 
 impl Link {
     /// Judges its silence, and closes it when nothing more is to be expected of it.
-    fn check_silence(&self, around: &Around, limits: &Limits) -> Verdict {
+    fn check_silence(&self, around: &ServerSigns, limits: &SilenceLimits) -> SilenceVerdict {
         let is_stream = self.is_raw() && !self.is_awaited_amid_stream();
         if is_stream || self.is_partial() || !self.is_alive() {
-            return Verdict::Borne;
+            return SilenceVerdict::Borne;
         }
         let now = self.thread.clock.now_micros();
         let mut inner = self.inner.borrow_mut();
         let Some(mut silence) = inner.silence(around, now) else {
-            return Verdict::Borne;
+            return SilenceVerdict::Borne;
         };
         self.judged_as_finishing(&mut silence);
         let verdict = judge(&silence, around, limits, now);
@@ -177,17 +179,19 @@ impl Link {
         );
         drop(inner);
         let (bound, why) = match verdict {
-            Verdict::Borne | Verdict::Suspected => return verdict,
-            Verdict::Lost if is_ping => {
+            SilenceVerdict::Borne | SilenceVerdict::Suspected => return verdict,
+            SilenceVerdict::Lost if is_ping => {
                 self.thread.counters.unanswered_pings.add(1);
                 let why = "no answer to PING within upstream.reply_timeout";
                 (Bound::ReplyTimeout, why)
             }
-            Verdict::Lost => (
+            SilenceVerdict::Lost => (
                 Bound::ReplyTimeout,
                 "no reply within upstream.reply_timeout",
             ),
-            Verdict::Overdue => (Bound::BusyTimeout, "no reply within upstream.busy_timeout"),
+            SilenceVerdict::Overdue => {
+                (Bound::BusyTimeout, "no reply within upstream.busy_timeout")
+            }
         };
         self.thread.counters.bound(bound).add(1);
         self.lose(cause, why);
@@ -230,8 +234,8 @@ impl Link {
     }
 
     /// What a change of its state would stand behind.
-    pub(super) fn owes(&self) -> Owed {
-        Owed {
+    pub(super) fn owes(&self) -> OwedReplies {
+        OwedReplies {
             may_work: self.may_work(),
             replies: self.in_flight(),
         }
@@ -286,7 +290,7 @@ impl Upstream {
     pub(super) fn watch_silence(self: &Rc<Self>) {
         let settings = self.thread.settings();
         let upstream = &settings.upstream;
-        let limits = Limits {
+        let limits = SilenceLimits {
             reply: upstream.reply_timeout,
             busy: upstream.busy_timeout,
         };
@@ -316,7 +320,7 @@ impl Upstream {
         for link in all() {
             let is_busy = !is_gone && link.is_unheard_for(ASKED_AFTER);
             link.bear_unread(is_busy, limits.busy);
-            is_suspected |= link.check_silence(&around, &limits) == Verdict::Suspected;
+            is_suspected |= link.check_silence(&around, &limits) == SilenceVerdict::Suspected;
         }
         shared
             .iter()
@@ -359,7 +363,7 @@ impl Upstream {
         true
     }
 
-    fn say_of_silence(&self, is_suspected: bool, limits: &Limits, now: u64) {
+    fn say_of_silence(&self, is_suspected: bool, limits: &SilenceLimits, now: u64) {
         let process = &self.thread.process;
         if process.pulse.is_cleared() {
             process.health.heard_again();

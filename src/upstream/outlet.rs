@@ -16,7 +16,7 @@ use crate::command::Delays;
 use crate::identity::{Card, Flag};
 use crate::memory::{Account, Frame, Holding};
 use crate::replies::Replies;
-use crate::schedule::{Answered, Share};
+use crate::schedule::{AnsweredRequests, ClientShare};
 use crate::session::{PinnedCommand, Protocol, Transaction};
 use crate::telemetry::{Disconnect, WorkerCounters};
 use crate::transport::{PeerEnd, Stream};
@@ -48,7 +48,7 @@ pub struct Outlet {
     /// Requests at the server, or on their way to it, without an answer.
     outstanding: Cell<u32>,
     /// How many of them there may be on a shared connection.
-    share: Cell<Share>,
+    share: Cell<ClientShare>,
     /// The client's task is woken when no more than this many are outstanding.
     wake_at: Cell<Option<u32>>,
     end: Cell<Option<Disconnect>>,
@@ -147,7 +147,7 @@ impl Outlet {
     }
 
     /// Requests of its long pipeline were answered.
-    pub fn charge(&self, answered: &Answered) {
+    pub fn charge(&self, answered: &AnsweredRequests) {
         let mut share = self.share.get();
         share.answered(answered);
         self.share.set(share);

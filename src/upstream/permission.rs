@@ -15,7 +15,7 @@ use super::pool::{SharedWait, Upstream, WaitError};
 use super::traffic::OwnReply;
 use crate::auth::{Known, Permission, is_refusal, is_wrong_password};
 use crate::command::{ClientSub, Delays};
-use crate::fanout::Kind;
+use crate::fanout::TopicKind;
 use crate::resp::speak::encode_request;
 use crate::session::{Credentials, Protocol, State, is_busy, stand_in_for};
 use crate::telemetry::Bound;
@@ -285,7 +285,7 @@ impl Upstream {
         self: Rc<Self>,
         group: usize,
         credentials: &Rc<Credentials>,
-        kind: Kind,
+        kind: TopicKind,
         topics: &[Rc<[u8]>],
     ) -> Option<bool> {
         let mut words: Vec<&[u8]> = vec![kind.verb(true).as_bytes()];
@@ -307,12 +307,12 @@ impl Upstream {
         self: Rc<Self>,
         group: usize,
         state: State,
-        kind: Kind,
+        kind: TopicKind,
         channel: &[u8],
     ) -> bool {
         let verb: &[u8] = match kind {
-            Kind::Shard => b"SPUBLISH",
-            Kind::Channel | Kind::Pattern => b"PUBLISH",
+            TopicKind::Shard => b"SPUBLISH",
+            TopicKind::Channel | TopicKind::Pattern => b"PUBLISH",
         };
         let request = encode_request(&[verb, channel, b""]);
         let asking = async |pin: Pin| would_queue(pin.link(), &request).await;

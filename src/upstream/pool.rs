@@ -18,8 +18,8 @@ use super::waiting::Waiting;
 use crate::budget::{Kind as SocketKind, SocketPermit};
 use crate::command::Delays;
 use crate::config::Address;
-use crate::fanout::{Side, Suspicion};
-use crate::schedule::{Action, LoginPlace, Schedule, Ticket};
+use crate::fanout::{LossSuspicion, SubscriptionSide};
+use crate::schedule::{LoginPlace, ScheduleAction, ScheduleTicket, StateSchedule};
 use crate::session::{Change, State, is_busy, steps};
 use crate::telemetry::{Bound, LossCause};
 
@@ -68,7 +68,7 @@ impl Waiter {
 pub struct SharedWait {
     upstream: Rc<Upstream>,
     waiter: Rc<Waiter>,
-    ticket: Ticket,
+    ticket: ScheduleTicket,
 }
 
 impl SharedWait {
@@ -109,7 +109,7 @@ impl Drop for SharedWait {
     }
 }
 
-type WorkersSchedule = Schedule<State, Rc<Waiter>>;
+type WorkersSchedule = StateSchedule<State, Rc<Waiter>>;
 
 /// The server's side of one worker.
 pub struct Upstream {
@@ -119,7 +119,7 @@ pub struct Upstream {
     pub subscriptions: Rc<Subscriptions>,
     /// The same, of those who may cost the others their connection.
     pub(super) apart: Rc<Subscriptions>,
-    pub(super) suspicion: RefCell<Suspicion>,
+    pub(super) suspicion: RefCell<LossSuspicion>,
     pub(super) schedule: RefCell<WorkersSchedule>,
     pub(super) links: RefCell<Vec<Option<Rc<Link>>>>,
     pub(super) idle_pins: RefCell<Vec<Rc<Link>>>,
@@ -166,10 +166,10 @@ impl Upstream {
     /// The server's side of a worker with `shared` of the shared connections.
     pub fn new(thread: Rc<Thread>, shared: usize) -> Rc<Self> {
         Rc::new(Self {
-            subscriptions: Subscriptions::new(Rc::clone(&thread), Side::Usual),
-            apart: Subscriptions::new(Rc::clone(&thread), Side::Apart),
+            subscriptions: Subscriptions::new(Rc::clone(&thread), SubscriptionSide::Usual),
+            apart: Subscriptions::new(Rc::clone(&thread), SubscriptionSide::Apart),
             suspicion: RefCell::default(),
-            schedule: RefCell::new(Schedule::new(shared)),
+            schedule: RefCell::new(StateSchedule::new(shared)),
             links: RefCell::new(vec![None; shared]),
             idle_pins: RefCell::default(),
             pins: RefCell::default(),
@@ -325,7 +325,7 @@ impl Upstream {
     fn wait(
         self: &Rc<Self>,
         queueing: Queueing,
-        join: impl FnOnce(&mut WorkersSchedule, Rc<Waiter>) -> Ticket,
+        join: impl FnOnce(&mut WorkersSchedule, Rc<Waiter>) -> ScheduleTicket,
     ) -> Result<SharedWait, WaitError> {
         let commands = queueing.commands();
         let queued = if self.is_away() {
@@ -608,13 +608,17 @@ impl Upstream {
             };
             match action {
                 None => return,
-                Some(Action::Dial { link, state }) => {
+                Some(ScheduleAction::Dial { link, state }) => {
                     self.thread.keep(
                         "keeps connections to the server",
                         Rc::clone(self).open(link, state, permit),
                     );
                 }
-                Some(Action::Dress { link, state, force }) => self.dress(link, state, force),
+                Some(ScheduleAction::ChangeState {
+                    link,
+                    state,
+                    reauthenticates,
+                }) => self.dress(link, state, reauthenticates),
             }
         }
     }
@@ -679,7 +683,7 @@ impl Upstream {
         if tells && state.user.is_none() && known.len() < MAX_KNOWN_DATABASES {
             known.insert(state.database);
         }
-        let granted = self.schedule.borrow_mut().dressed(slot, state);
+        let granted = self.schedule.borrow_mut().changed(slot, state);
         for waiter in granted {
             waiter.settle(Outcome::Granted(slot));
         }

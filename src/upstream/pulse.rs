@@ -7,7 +7,7 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::Duration;
 
 use super::pauses::{Pauses, comes_first};
-use crate::silence::Around;
+use crate::silence::ServerSigns;
 
 /// What another worker has seen with one of its last ticks still holds.
 const SEEN_LATELY: Duration = Duration::from_secs(1);
@@ -151,9 +151,9 @@ impl ServerPulse {
     }
 
     /// What is known of the server beside one connection.
-    pub fn around(&self, now_micros: u64) -> Around {
+    pub fn around(&self, now_micros: u64) -> ServerSigns {
         let working = self.working_micros.load(Ordering::Relaxed);
-        Around {
+        ServerSigns {
             heard_micros: self.heard_micros.load(Ordering::Relaxed),
             may_work: is_within(working, SEEN_LATELY, now_micros) && !self.is_host_gone(),
             all_paused_until: self.pauses.all_until(),

@@ -26,12 +26,14 @@ use crate::budget::Kind as SocketKind;
 use crate::command::Delays;
 use crate::config::OnSubscriptionLoss;
 use crate::fanout::{
-    Begun, Confirmation, Counts, Fanout, Kind, Malformed, Message, Pace, Said, Side, SubscriberId,
-    read,
+    FanoutPace, SubscriberId, SubscriptionFrame, SubscriptionSide, SubscriptionStart,
+    TopicConfirmation, TopicCounts, TopicFanout, TopicKind, TopicMessage, UnexpectedFrame, read,
 };
 use crate::resp::speak::{push_bulk, push_header};
 use crate::session::{Credentials, Protocol, State};
-use crate::silence::{Awaited, Limits, Overtaken, Silence, Verdict, judge};
+use crate::silence::{
+    AwaitedReply, LinkSilence, OvertakenSilence, SilenceLimits, SilenceVerdict, judge,
+};
 use crate::telemetry::{Bound, Disconnect, LossCause};
 
 /// A connection that has been silent for this long is asked whether it is still there, unless `upstream.ping_interval` asks
@@ -47,8 +49,8 @@ pub type SubscribeResult = Result<(), Vec<u8>>;
 /// The subscriptions of a worker's clients.
 pub struct Subscriptions {
     thread: Rc<Thread>,
-    side: Side,
-    fanout: RefCell<Fanout<Rc<Outlet>>>,
+    side: SubscriptionSide,
+    fanout: RefCell<TopicFanout<Rc<Outlet>>>,
     link: RefCell<Option<Rc<Link>>>,
     /// As whom the connection is opened where respool is nobody: one of the subscribers.
     user: RefCell<Option<Rc<Credentials>>>,
@@ -63,7 +65,7 @@ pub struct Subscriptions {
     /// Those who have messages that were not sent yet.
     touched: RefCell<VecDeque<Rc<Outlet>>>,
     /// How much has been done in this turn.
-    pace: RefCell<Pace>,
+    pace: RefCell<FanoutPace>,
     /// Those who are gone, and are still in some of their topics.
     leaving: RefCell<VecDeque<SubscriberId>>,
     /// The last turn has left something for the next one.
@@ -84,20 +86,20 @@ pub struct Subscriptions {
     /// When the PING was sent that has not been answered.
     pinged_micros: Cell<Option<u64>>,
     /// Since when the server is known to have answered elsewhere.
-    overtaken: Cell<Overtaken>,
+    overtaken: Cell<OvertakenSilence>,
     needed_micros: Cell<u64>,
 }
 
 impl Subscriptions {
     /// Nobody is subscribed to anything.
-    pub(super) fn new(thread: Rc<Thread>, side: Side) -> Rc<Self> {
+    pub(super) fn new(thread: Rc<Thread>, side: SubscriptionSide) -> Rc<Self> {
         let limits = &thread.settings().limits;
         let (most, most_bytes) = (limits.max_client_subscriptions, limits.pubsub_buffer / 2);
         thread.process.weights.set_limit(limits.pubsub_buffer);
         Rc::new(Self {
             thread,
             side,
-            fanout: RefCell::new(Fanout::new(most, most_bytes)),
+            fanout: RefCell::new(TopicFanout::new(most, most_bytes)),
             link: RefCell::default(),
             user: RefCell::default(),
             is_kept: Cell::new(false),
@@ -155,7 +157,7 @@ impl Subscriptions {
     }
 
     /// What a client is subscribed to.
-    pub fn counts(&self, subscriber: SubscriberId) -> Counts {
+    pub fn counts(&self, subscriber: SubscriberId) -> TopicCounts {
         self.fanout.borrow().counts(subscriber)
     }
 
@@ -169,7 +171,7 @@ impl Subscriptions {
         &self,
         subscriber: SubscriberId,
         outlet: &Rc<Outlet>,
-        kind: Kind,
+        kind: TopicKind,
         names: Option<impl Iterator<Item = &'a [u8]>>,
     ) -> Option<oneshot::Receiver<SubscribeResult>> {
         let begun = self
@@ -177,11 +179,11 @@ impl Subscriptions {
             .borrow_mut()
             .unsubscribe(subscriber, outlet, kind, names);
         let told = match begun {
-            Begun::Confirmed(confirmations) => {
+            SubscriptionStart::Confirmed(confirmations) => {
                 self.confirm(subscriber, outlet, (kind, false), &confirmations);
                 None
             }
-            Begun::Asked | Begun::TooMany => Some(self.expect(subscriber)),
+            SubscriptionStart::Asked | SubscriptionStart::TooMany => Some(self.expect(subscriber)),
         };
         self.turn();
         told
@@ -216,20 +218,29 @@ impl Subscriptions {
     }
 
     /// At most `most` of the topics of a kind that a client is subscribed to.
-    pub fn some_topics(&self, subscriber: SubscriberId, kind: Kind, most: usize) -> Vec<Rc<[u8]>> {
+    pub fn some_topics(
+        &self,
+        subscriber: SubscriberId,
+        kind: TopicKind,
+        most: usize,
+    ) -> Vec<Rc<[u8]>> {
         self.fanout.borrow().some_topics(subscriber, kind, most)
     }
 
     /// Whether a client is subscribed to something that is so.
-    pub fn has_topic(&self, subscriber: SubscriberId, is_so: impl Fn(Kind, &[u8]) -> bool) -> bool {
+    pub fn has_topic(
+        &self,
+        subscriber: SubscriberId,
+        is_so: impl Fn(TopicKind, &[u8]) -> bool,
+    ) -> bool {
         self.fanout.borrow().has_topic(subscriber, is_so)
     }
 
     /// Bytes of a frame of the server, whose end they hold if it is `complete`.
     ///
     /// # Errors
-    /// [`Malformed`]: the connection is of no further use.
-    pub(super) fn take(&self, bytes: &[u8], complete: bool) -> Result<(), Malformed> {
+    /// [`UnexpectedFrame`]: the connection is of no further use.
+    pub(super) fn take(&self, bytes: &[u8], complete: bool) -> Result<(), UnexpectedFrame> {
         self.heard_micros.set(self.thread.clock.now_micros());
         if self.is_skipping.get() {
             self.is_skipping.set(!complete);
@@ -253,9 +264,9 @@ impl Subscriptions {
     }
 
     /// A whole frame of the server.
-    fn frame(&self, frame: &[u8]) -> Result<(), Malformed> {
+    fn frame(&self, frame: &[u8]) -> Result<(), UnexpectedFrame> {
         match read(frame)? {
-            Said::Message(Message { kind, topic }) => {
+            SubscriptionFrame::Message(TopicMessage { kind, topic }) => {
                 let fanout = self.fanout.borrow();
                 fanout.heard(kind, topic, frame.len());
                 let mut shared = None;
@@ -271,7 +282,7 @@ impl Subscriptions {
                 self.pace.borrow_mut().placed(count as usize, frame.len());
                 Ok(())
             }
-            Said::Confirmed {
+            SubscriptionFrame::Confirmed {
                 kind,
                 subscribes,
                 topic,
@@ -282,12 +293,12 @@ impl Subscriptions {
                 self.settle();
                 Ok(())
             }
-            Said::Refused(error) => {
+            SubscriptionFrame::Refused(error) => {
                 self.fanout.borrow_mut().refused(error)?;
                 self.settle();
                 Ok(())
             }
-            Said::Pong => {
+            SubscriptionFrame::Pong => {
                 self.fanout.borrow_mut().ponged()?;
                 if let Some(asked) = self.pinged_micros.take() {
                     self.thread.ponged(asked, b"+PONG");
@@ -298,8 +309,8 @@ impl Subscriptions {
     }
 
     /// A message longer than anybody's buffer may be.
-    fn too_long(&self, start: &[u8]) -> Result<(), Malformed> {
-        if let Said::Message(Message { kind, topic }) = read(start)? {
+    fn too_long(&self, start: &[u8]) -> Result<(), UnexpectedFrame> {
+        if let SubscriptionFrame::Message(TopicMessage { kind, topic }) = read(start)? {
             let fanout = self.fanout.borrow();
             fanout.heard(kind, topic, start.len());
             for outlet in fanout.subscribers(kind, topic) {
@@ -322,7 +333,7 @@ impl Subscriptions {
                 let _ = waiting.send(result);
             }
         }
-        for outlet in self.fanout.borrow_mut().take_bereft() {
+        for outlet in self.fanout.borrow_mut().take_unrenewed() {
             outlet.close(Disconnect::SubscriptionLost);
         }
     }
@@ -331,8 +342,8 @@ impl Subscriptions {
         &self,
         subscriber: SubscriberId,
         outlet: &Rc<Outlet>,
-        (kind, subscribes): (Kind, bool),
-        confirmations: &[Confirmation],
+        (kind, subscribes): (TopicKind, bool),
+        confirmations: &[TopicConfirmation],
     ) {
         for confirmation in confirmations {
             let mut frame = Vec::with_capacity(64);
@@ -419,18 +430,18 @@ impl Subscriptions {
                 let around = self.thread.process.pulse.around(now);
                 let since_micros = asked.max(heard);
                 let mut overtaken = self.overtaken.get();
-                let silence = Silence {
+                let silence = LinkSilence {
                     since_micros,
-                    awaited: Awaited::Command(Delays::NONE),
+                    awaited: AwaitedReply::Command(Delays::NONE),
                     overtaken_micros: overtaken.look(since_micros, &around, now),
                 };
                 self.overtaken.set(overtaken);
-                let limits = Limits {
+                let limits = SilenceLimits {
                     reply: upstream.reply_timeout,
                     busy: upstream.busy_timeout,
                 };
                 let verdict = judge(&silence, &around, &limits, now);
-                if matches!(verdict, Verdict::Lost | Verdict::Overdue) {
+                if matches!(verdict, SilenceVerdict::Lost | SilenceVerdict::Overdue) {
                     self.thread.counters.bound(Bound::ReplyTimeout).add(1);
                     self.thread.counters.unanswered_pings.add(1);
                     let why = "no answer to PING within upstream.reply_timeout";
@@ -505,7 +516,7 @@ impl Upstream {
         self: &Rc<Self>,
         subscriber: SubscriberId,
         outlet: &Rc<Outlet>,
-        kind: Kind,
+        kind: TopicKind,
         names: impl Iterator<Item = &'a [u8]>,
     ) -> Result<Option<oneshot::Receiver<SubscribeResult>>, TooManySubscriptions> {
         let subscriptions = self.subscriptions_of(outlet);
@@ -514,15 +525,15 @@ impl Upstream {
             .borrow_mut()
             .subscribe(subscriber, outlet, kind, names);
         let told = match begun {
-            Begun::TooMany => {
+            SubscriptionStart::TooMany => {
                 self.thread.counters.bound(Bound::Subscriptions).add(1);
                 return Err(TooManySubscriptions);
             }
-            Begun::Confirmed(confirmations) => {
+            SubscriptionStart::Confirmed(confirmations) => {
                 subscriptions.confirm(subscriber, outlet, (kind, true), &confirmations);
                 None
             }
-            Begun::Asked => Some(subscriptions.expect(subscriber)),
+            SubscriptionStart::Asked => Some(subscriptions.expect(subscriber)),
         };
         if !subscriptions.is_kept.replace(true) {
             self.thread.keep(

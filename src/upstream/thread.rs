@@ -22,7 +22,7 @@ use crate::budget::Budget;
 use crate::command::ClientSub;
 use crate::config::{Role, Settings};
 use crate::exchange::{Distrust, Offence};
-use crate::fanout::{Audiences, Weights};
+use crate::fanout::{ChannelAudiences, MessageWeights};
 use crate::login::{LikelyLogin, OwnLogin};
 use crate::memory::{Account, Memory, Strangers};
 use crate::session::{Credentials, Own, State};
@@ -55,11 +55,11 @@ pub struct Process {
     /// Waits for a lease on behalf of blocked clients, in all workers.
     pub seats_wanted: AtomicUsize,
     /// Who is subscribed to what, in all workers.
-    pub audiences: Audiences,
+    pub audiences: ChannelAudiences,
     /// What clients are served by, in all workers.
     pub served: Arc<ServedSecrets>,
     /// What a message may bring one subscriber.
-    pub weights: Weights,
+    pub weights: MessageWeights,
     /// Sockets at servers that are not the server any more.
     pub uncounted: Uncounted,
     /// Sockets whose end at the server is not seen.

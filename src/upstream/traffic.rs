@@ -20,7 +20,7 @@ use crate::schedule::{ReplyTimes, RoomQueue};
 use crate::session::{Effect, PinnedCommand, Stream};
 use crate::telemetry::Disconnect;
 use crate::transport::READ_SIZE;
-use crate::waits::Popped;
+use crate::waits::PoppedElements;
 
 /// Longest reply gathered for respool itself; `COMMAND` of Redis 7 measures about 200 KiB.
 const MAX_OWN_REPLY: usize = 4 * 1024 * 1024;
@@ -41,7 +41,7 @@ pub enum Kind {
     /// It changes the client's transaction, or what its connection carries.
     Pinned(PinnedCommand),
     /// It may wait at the server for as long as it likes, and take an element away.
-    Blocking(Popped),
+    Blocking(PoppedElements),
     /// The requests of a transaction that has arrived whole: the last reply must tell that it is over.
     Block,
     /// Its reply may be more than one frame: a fence stands behind it.
@@ -216,7 +216,7 @@ impl Due {
         let Self::Client { kind, .. } = self else {
             return false;
         };
-        matches!(kind, Kind::Blocking(popped) if *popped != Popped::Nothing)
+        matches!(kind, Kind::Blocking(popped) if *popped != PoppedElements::Nothing)
     }
 
     /// What may keep the server from answering it, though it does not wait for others.
@@ -293,7 +293,7 @@ pub(super) struct Inner {
     /// The reply under way is gathered here: respool's own, or one popped for a client that has left.
     pub(super) gathered: Option<Vec<u8>>,
     pub(super) answered: Vec<(OwnReply, Vec<u8>)>,
-    pub(super) orphans: Vec<(Popped, Vec<u8>)>,
+    pub(super) orphans: Vec<(PoppedElements, Vec<u8>)>,
     /// Changes under way, in the order in which they were sent.
     pub(super) dressings: VecDeque<Dressing>,
     /// What the server has sent, and what it was sent: its silence is judged by them.

@@ -9,7 +9,7 @@ use super::returning::{Returning, UnderWay};
 use super::traffic::{Answer, OwnReply, Pace, Then};
 use super::waiting::AROUND_ELEMENTS;
 use crate::command::Delays;
-use crate::waits::{Failure, Sending, TryId, has_run};
+use crate::waits::{RequestBatch, TryFailure, TryId, has_run};
 
 /// What is done on a shared connection.
 pub(super) enum Errand {
@@ -34,7 +34,7 @@ impl Upstream {
         self: &Rc<Self>,
         link: &Rc<Link>,
         attempt: TryId,
-        sending: Sending,
+        sending: RequestBatch,
         over: impl FnOnce() + 'static,
     ) {
         let upstream = Rc::downgrade(self);
@@ -64,9 +64,11 @@ impl Upstream {
                 Answer::Replies(replies) => {
                     waits.borrow_mut().tried(attempt, &replies, now);
                 }
-                Answer::TooLarge => waits.borrow_mut().failed(attempt, Failure::TooLarge, now),
+                Answer::TooLarge => waits
+                    .borrow_mut()
+                    .failed(attempt, TryFailure::TooLarge, now),
                 Answer::Lost { sent } => {
-                    let failure = Failure::Lost { sent };
+                    let failure = TryFailure::Lost { sent };
                     waits.borrow_mut().failed(attempt, failure, now);
                 }
             }

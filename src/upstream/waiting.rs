@@ -1,4 +1,4 @@
-//! Blocked clients of one worker: what [`Waits`] decides is carried out here, on shared connections and borrowed ones.
+//! Blocked clients of one worker: what [`BlockingCalls`] decides is carried out here, on shared connections and borrowed ones.
 //!
 //! Invariant: a connection is given back, and gets its next call, only when no CLIENT UNBLOCK for it is under way.
 
@@ -29,8 +29,8 @@ use crate::command::PinReason;
 use crate::exchange::Offence;
 use crate::session::State;
 use crate::waits::{
-    Action, Call, Failure, Fate, NotSeated, Outcome, Popped, SeatId, Sending, TryId, Unblock,
-    WaiterId, Waits, Whose,
+    BlockingCall, BlockingCalls, CallConnectionId, NotLent, PoppedElements, PoppedFate,
+    RequestBatch, TryFailure, TryId, UnblockMode, WaitAction, WaitOrigin, WaitOutcome, WaiterId,
 };
 
 /// Bytes of a try's replies that are not elements.
@@ -46,7 +46,7 @@ const LONGEST_PAUSE: Duration = Duration::from_millis(50);
 pub struct Waiter {
     upstream: Weak<Upstream>,
     id: WaiterId,
-    outcome: RefCell<Option<Outcome>>,
+    outcome: RefCell<Option<WaitOutcome>>,
     /// Of one whose wait is over: it had found nothing before.
     has_waited: Cell<bool>,
     waker: RefCell<Option<Waker>>,
@@ -56,7 +56,7 @@ pub struct Waiter {
 
 impl Waiter {
     /// Ends its wait, as CLIENT UNBLOCK does. `tell` learns whether this has ended it, rather than an element.
-    pub fn unblock(&self, mode: Unblock, tell: oneshot::Sender<bool>) {
+    pub fn unblock(&self, mode: UnblockMode, tell: oneshot::Sender<bool>) {
         let Some(upstream) = self.upstream.upgrade() else {
             return;
         };
@@ -75,9 +75,9 @@ impl Waiter {
         upstream.carry_out();
     }
 
-    fn settle(&self, outcome: Outcome) {
+    fn settle(&self, outcome: WaitOutcome) {
         if let Some(tell) = self.asked.borrow_mut().take() {
-            let unblocked = matches!(outcome, Outcome::Null | Outcome::Unblocked);
+            let unblocked = matches!(outcome, WaitOutcome::Null | WaitOutcome::Unblocked);
             let _ = tell.send(unblocked);
         }
         *self.outcome.borrow_mut() = Some(outcome);
@@ -92,7 +92,7 @@ pub struct Blocked {
     upstream: Rc<Upstream>,
     waiter: Rc<Waiter>,
     state: State,
-    popped: Popped,
+    popped: PoppedElements,
     held_bytes: usize,
 }
 
@@ -104,7 +104,7 @@ impl Blocked {
 
     /// Whether its call takes something away.
     pub fn takes(&self) -> bool {
-        self.popped != Popped::Nothing
+        self.popped != PoppedElements::Nothing
     }
 
     /// Whether it has found nothing at its first try, so that the server would have blocked it.
@@ -114,7 +114,7 @@ impl Blocked {
     }
 
     /// How the wait has ended.
-    pub fn poll(&self, cx: &Context<'_>) -> Poll<Outcome> {
+    pub fn poll(&self, cx: &Context<'_>) -> Poll<WaitOutcome> {
         match self.waiter.outcome.borrow_mut().take() {
             Some(outcome) => Poll::Ready(outcome),
             None => {
@@ -130,12 +130,12 @@ impl Blocked {
     }
 
     /// The client cannot take what came for it.
-    pub fn refuse(&self, outcome: Outcome) {
-        if let Outcome::Reply(reply) = outcome {
+    pub fn refuse(&self, outcome: WaitOutcome) {
+        if let WaitOutcome::Reply(reply) = outcome {
             match self.popped.give_back(&reply) {
-                Fate::Nothing => {}
-                Fate::Orphaned => self.upstream.thread.counters.orphaned_elements.add(1),
-                Fate::Return(request, elements) => {
+                PoppedFate::Nothing => {}
+                PoppedFate::Orphaned => self.upstream.thread.counters.orphaned_elements.add(1),
+                PoppedFate::Return(request, elements) => {
                     self.upstream
                         .put_back(self.state.clone(), request, elements, None);
                 }
@@ -165,7 +165,7 @@ impl Drop for Blocked {
 
 /// What a seat is to do once nothing that would unblock it is under way.
 enum Next {
-    Issue(Option<(TryId, Sending)>, Sending),
+    Issue(Option<(TryId, RequestBatch)>, RequestBatch),
     Release,
 }
 
@@ -190,9 +190,9 @@ pub(super) struct Seat {
 /// The blocked clients of one worker.
 #[derive(Default)]
 pub(super) struct Waiting {
-    pub(super) waits: RefCell<Waits<State>>,
+    pub(super) waits: RefCell<BlockingCalls<State>>,
     waiters: RefCell<HashMap<WaiterId, Rc<Waiter>>>,
-    pub(super) seats: RefCell<HashMap<SeatId, Rc<Seat>>>,
+    pub(super) seats: RefCell<HashMap<CallConnectionId, Rc<Seat>>>,
     /// Actions are being carried out: those of events meanwhile join them.
     is_acting: Cell<bool>,
     /// How many of those who wait for a lease are seats.
@@ -212,7 +212,7 @@ pub(super) struct Waiting {
 
 impl Upstream {
     /// A client waits in `state` for what `call` asks for.
-    pub fn block(self: &Rc<Self>, state: &State, whose: Whose, call: Call) -> Blocked {
+    pub fn block(self: &Rc<Self>, state: &State, whose: WaitOrigin, call: BlockingCall) -> Blocked {
         let (popped, held_bytes) = (call.popped(), call.held_bytes());
         self.note_whether_calls_can_be_ended();
         let now = self.thread.clock.refresh();
@@ -315,9 +315,9 @@ impl Upstream {
         }
     }
 
-    fn do_one(self: &Rc<Self>, action: Action<State>) {
+    fn do_one(self: &Rc<Self>, action: WaitAction<State>) {
         match action {
-            Action::Try {
+            WaitAction::Try {
                 attempt,
                 state,
                 group,
@@ -336,24 +336,28 @@ impl Upstream {
                     self.send_somewhere(wanted);
                 }
             }
-            Action::Borrow {
-                seat,
+            WaitAction::Borrow {
+                connection: seat,
                 state,
                 group,
                 reason,
             } => {
                 tokio::task::spawn_local(Rc::clone(self).borrow_seat(seat, state, group, reason));
             }
-            Action::Issue { seat, ahead, call } => self.next_on(seat, Next::Issue(ahead, call)),
-            Action::Unblock { seat } => self.unblock_seat(seat),
-            Action::Release { seat } => self.next_on(seat, Next::Release),
-            Action::Return {
+            WaitAction::Issue {
+                connection: seat,
+                ahead,
+                call,
+            } => self.next_on(seat, Next::Issue(ahead, call)),
+            WaitAction::Unblock { connection: seat } => self.unblock_seat(seat),
+            WaitAction::Release { connection: seat } => self.next_on(seat, Next::Release),
+            WaitAction::Return {
                 state,
                 request,
                 elements,
             } => self.put_back(state, request, elements, None),
-            Action::Orphaned(elements) => self.thread.counters.orphaned_elements.add(elements),
-            Action::Tell {
+            WaitAction::Orphaned(elements) => self.thread.counters.orphaned_elements.add(elements),
+            WaitAction::Tell {
                 waiter,
                 outcome,
                 has_waited,
@@ -392,8 +396,8 @@ impl Upstream {
         match errand {
             Errand::Try(WantedTry { attempt, .. }, _) => {
                 let failure = match error {
-                    WaitError::Unreachable => Failure::Unreachable,
-                    WaitError::Refused(reply) => Failure::Refused(reply),
+                    WaitError::Unreachable => TryFailure::Unreachable,
+                    WaitError::Refused(reply) => TryFailure::Refused(reply),
                 };
                 let now = self.thread.clock.now_micros();
                 self.waiting
@@ -439,7 +443,7 @@ impl Upstream {
 
     async fn borrow_seat(
         self: Rc<Self>,
-        seat: SeatId,
+        seat: CallConnectionId,
         state: State,
         group: usize,
         reason: PinReason,
@@ -467,19 +471,19 @@ impl Upstream {
                     unblock_next: Cell::new(false),
                 };
                 self.waiting.seats.borrow_mut().insert(seat, Rc::new(lent));
-                waits.borrow_mut().seated(seat, now);
+                waits.borrow_mut().lent(seat, now);
             }
-            Err(why) => waits.borrow_mut().not_seated(seat, why, now),
+            Err(why) => waits.borrow_mut().not_lent(seat, why, now),
         }
         self.carry_out();
     }
 
     async fn borrow_link(
         self: &Rc<Self>,
-        seat: SeatId,
+        seat: CallConnectionId,
         state: &State,
         group: usize,
-    ) -> Result<(Rc<Link>, PinLease), NotSeated> {
+    ) -> Result<(Rc<Link>, PinLease), NotLent> {
         let upstream = &self.thread.settings().upstream;
         let lease = self.borrow_lease(seat, group).await?;
         let wearing = self
@@ -488,15 +492,19 @@ impl Upstream {
             .await;
         match wearing {
             Some(Ok(link)) => Ok((link, lease)),
-            Some(Err(PinError::Refused(reply))) => Err(NotSeated::Refused(reply)),
+            Some(Err(PinError::Refused(reply))) => Err(NotLent::Refused(reply)),
             // While shared connections are up the classes are tried there.
-            _ if self.is_away() => Err(NotSeated::Unreachable),
-            _ => Err(NotSeated::Timeout),
+            _ if self.is_away() => Err(NotLent::Unreachable),
+            _ => Err(NotLent::Timeout),
         }
     }
 
     /// Waits for a lease for as long as it is wanted.
-    async fn borrow_lease(&self, seat: SeatId, group: usize) -> Result<PinLease, NotSeated> {
+    async fn borrow_lease(
+        &self,
+        seat: CallConnectionId,
+        group: usize,
+    ) -> Result<PinLease, NotLent> {
         let budget = &self.thread.process.budget;
         let is_wanted = || self.waiting.waits.borrow().wants(seat);
         let lease = match budget.try_lease(group, self.thread.index) {
@@ -509,20 +517,20 @@ impl Upstream {
                     match tokio::time::timeout(limit, &mut turn).await {
                         Ok(lease) => break lease,
                         Err(_) if is_wanted() => {}
-                        Err(_) => return Err(NotSeated::Timeout),
+                        Err(_) => return Err(NotLent::Timeout),
                     }
                 }
             }
         };
-        is_wanted().then_some(lease).ok_or(NotSeated::Timeout)
+        is_wanted().then_some(lease).ok_or(NotLent::Timeout)
     }
 
-    fn seat(&self, id: SeatId) -> Option<Rc<Seat>> {
+    fn seat(&self, id: CallConnectionId) -> Option<Rc<Seat>> {
         self.waiting.seats.borrow().get(&id).cloned()
     }
 
     /// Has a seat do something as soon as no CLIENT UNBLOCK for it is under way.
-    fn next_on(self: &Rc<Self>, id: SeatId, next: Next) {
+    fn next_on(self: &Rc<Self>, id: CallConnectionId, next: Next) {
         let Some(seat) = self.seat(id) else { return };
         if seat.is_unblocking.get() {
             *seat.next.borrow_mut() = Some(next);
@@ -541,10 +549,10 @@ impl Upstream {
 
     fn issue(
         self: &Rc<Self>,
-        id: SeatId,
+        id: CallConnectionId,
         seat: &Rc<Seat>,
-        ahead: Option<(TryId, Sending)>,
-        issued: &Sending,
+        ahead: Option<(TryId, RequestBatch)>,
+        issued: &RequestBatch,
     ) {
         if !seat.link.is_alive() {
             self.not_sent(ahead);
@@ -592,17 +600,17 @@ impl Upstream {
     }
 
     /// What was to stand ahead of a call is not sent.
-    fn not_sent(&self, ahead: Option<(TryId, Sending)>) {
+    fn not_sent(&self, ahead: Option<(TryId, RequestBatch)>) {
         if let Some((attempt, _)) = ahead {
             let now = self.thread.clock.now_micros();
-            let failure = Failure::Lost { sent: false };
+            let failure = TryFailure::Lost { sent: false };
             let mut waits = self.waiting.waits.borrow_mut();
             waits.failed(attempt, failure, now);
         }
     }
 
     /// The call on a seat was answered; `None`: with more than may be gathered.
-    fn seat_answered(self: &Rc<Self>, id: SeatId, reply: Option<&[u8]>) {
+    fn seat_answered(self: &Rc<Self>, id: CallConnectionId, reply: Option<&[u8]>) {
         if let Some(seat) = self.seat(id) {
             seat.is_calling.set(false);
         }
@@ -616,7 +624,7 @@ impl Upstream {
     }
 
     /// Seats that are blocked on a connection whose login is due.
-    pub(super) fn overdue_seats(&self, now_micros: u64) -> Vec<SeatId> {
+    pub(super) fn overdue_seats(&self, now_micros: u64) -> Vec<CallConnectionId> {
         let is_overdue = |seat: &Seat| {
             let is_own = seat.link.worn().user.is_none();
             let is_blocked = seat.is_calling.get() && !seat.is_unblocking.get();
@@ -627,7 +635,7 @@ impl Upstream {
         overdue.map(|(id, _)| *id).collect()
     }
 
-    fn seat_lost(&self, id: SeatId, sent: bool) {
+    fn seat_lost(&self, id: CallConnectionId, sent: bool) {
         // Its connection goes with it.
         let seat = self.waiting.seats.borrow_mut().remove(&id);
         if let Some(seat) = seat {
@@ -637,7 +645,7 @@ impl Upstream {
         self.waiting.waits.borrow_mut().lost(id, sent, now);
     }
 
-    pub(super) fn unblock_seat(self: &Rc<Self>, id: SeatId) {
+    pub(super) fn unblock_seat(self: &Rc<Self>, id: CallConnectionId) {
         let Some(seat) = self.seat(id) else { return };
         if seat.is_unblocking.replace(true) {
             return seat.unblock_next.set(true);

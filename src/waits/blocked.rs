@@ -1,18 +1,18 @@
-//! Who waits on one worker, how far each wait is, and which waits are of one class.
+//! Keeps who waits on one worker, how far each wait is, and which waits are of one class.
 
 use std::collections::{BTreeSet, HashMap};
 
-use super::call::Call;
-use super::class::Class;
+use super::call::BlockingCall;
+use super::class::WaitClass;
 use super::ids::{ClassId, WaiterId};
-use super::{Key, Outcome, Whose};
+use super::{LineKey, WaitOrigin, WaitOutcome};
 
 /// One of so many keys of a call that cannot ask about all is one that each such call asks about.
 const FAVOURED: usize = 4;
 
 /// Says how far a wait is.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Status {
+pub(super) enum WaitStatus {
     /// The ids its call speaks of are being asked for.
     Resolving,
     /// Its own call is being tried.
@@ -20,42 +20,42 @@ pub(super) enum Status {
     /// It has tried and found nothing.
     Waiting,
     /// It is over, and told as soon as no element can come any more that nobody else could take.
-    Ending(Ending),
+    Ending(WaitEnding),
 }
 
 /// Says why a wait is over.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Ending {
+pub(super) enum WaitEnding {
     Null,
     Error,
 }
 
-impl Ending {
-    pub(super) fn outcome(self) -> Outcome {
+impl WaitEnding {
+    pub(super) fn outcome(self) -> WaitOutcome {
         match self {
-            Self::Null => Outcome::Null,
-            Self::Error => Outcome::Unblocked,
+            Self::Null => WaitOutcome::Null,
+            Self::Error => WaitOutcome::Unblocked,
         }
     }
 }
 
 /// Keeps what is known of one who waits.
 #[derive(Debug)]
-pub(super) struct Waiter<S> {
+pub(super) struct WaitingClient<S> {
     pub(super) state: S,
-    pub(super) whose: Whose,
-    pub(super) call: Call,
+    pub(super) whose: WaitOrigin,
+    pub(super) call: BlockingCall,
     /// It is `None` until the ids that the call speaks of are known.
     pub(super) class: Option<ClassId>,
     /// The waiter stands in these lines.
-    pub(super) keys: Vec<Key>,
+    pub(super) keys: Vec<LineKey>,
     deadline: Option<u64>,
-    pub(super) status: Status,
+    pub(super) status: WaitStatus,
     /// It has once tried and found nothing: the server would have blocked it.
     pub(super) has_waited: bool,
 }
 
-impl<S> Waiter<S> {
+impl<S> WaitingClient<S> {
     /// Tells whether its time has passed.
     pub(super) fn is_late(&self, now: u64) -> bool {
         self.deadline.is_some_and(|deadline| deadline <= now)
@@ -64,9 +64,9 @@ impl<S> Waiter<S> {
 
 /// Names a class, and the lines in it, that a waiter has left.
 #[derive(Debug)]
-pub(super) struct Left {
+pub(super) struct LeftClass {
     pub(super) class: ClassId,
-    pub(super) keys: Vec<Key>,
+    pub(super) keys: Vec<LineKey>,
     /// The waiter is of this client group.
     pub(super) group: usize,
 }
@@ -76,15 +76,15 @@ type ByIdentity = HashMap<Box<[u8]>, ClassId>;
 
 /// Keeps everybody who waits on one worker, and the classes they form.
 #[derive(Debug)]
-pub(super) struct Blocked<S> {
+pub(super) struct WaitingClients<S> {
     next_id: u64,
-    pub(super) waiters: HashMap<WaiterId, Waiter<S>>,
-    pub(super) classes: HashMap<ClassId, Class<S>>,
+    pub(super) waiters: HashMap<WaiterId, WaitingClient<S>>,
+    pub(super) classes: HashMap<ClassId, WaitClass<S>>,
     index: Vec<(S, ByIdentity)>,
     deadlines: BTreeSet<(u64, WaiterId)>,
 }
 
-impl<S> Default for Blocked<S> {
+impl<S> Default for WaitingClients<S> {
     fn default() -> Self {
         Self {
             next_id: 0,
@@ -96,40 +96,46 @@ impl<S> Default for Blocked<S> {
     }
 }
 
-impl<S: Clone + PartialEq> Blocked<S> {
+impl<S: Clone + PartialEq> WaitingClients<S> {
     /// Returns a number that nothing else has.
     pub(super) fn fresh(&mut self) -> u64 {
         self.next_id += 1;
         self.next_id
     }
 
-    pub(super) fn waiter(&self, id: WaiterId) -> Option<&Waiter<S>> {
+    pub(super) fn waiter(&self, id: WaiterId) -> Option<&WaitingClient<S>> {
         self.waiters.get(&id)
     }
 
-    pub(super) fn class(&self, id: ClassId) -> Option<&Class<S>> {
+    pub(super) fn class(&self, id: ClassId) -> Option<&WaitClass<S>> {
         self.classes.get(&id)
     }
 
-    pub(super) fn class_mut(&mut self, id: ClassId) -> Option<&mut Class<S>> {
+    pub(super) fn class_mut(&mut self, id: ClassId) -> Option<&mut WaitClass<S>> {
         self.classes.get_mut(&id)
     }
 
     /// Takes in a client that makes a blocking call in `state`. It stands in no line yet.
-    pub(super) fn add(&mut self, state: S, whose: Whose, call: Call, now: u64) -> WaiterId {
+    pub(super) fn add(
+        &mut self,
+        state: S,
+        whose: WaitOrigin,
+        call: BlockingCall,
+        now: u64,
+    ) -> WaiterId {
         let id = WaiterId(self.fresh());
         let deadline = call.timeout_micros().map(|timeout| now + timeout);
         if let Some(deadline) = deadline {
             self.deadlines.insert((deadline, id));
         }
-        let waiter = Waiter {
+        let waiter = WaitingClient {
             state,
             whose,
             call,
             class: None,
             keys: Vec::new(),
             deadline,
-            status: Status::Resolving,
+            status: WaitStatus::Resolving,
             has_waited: false,
         };
         self.waiters.insert(id, waiter);
@@ -164,11 +170,11 @@ impl<S: Clone + PartialEq> Blocked<S> {
         let waiter = self.waiters.get_mut(&id)?;
         waiter.class = Some(class_id);
         waiter.keys = keys;
-        waiter.status = Status::Trying;
+        waiter.status = WaitStatus::Trying;
         Some(class_id)
     }
 
-    fn class_of(&mut self, state: &S, call: Call) -> ClassId {
+    fn class_of(&mut self, state: &S, call: BlockingCall) -> ClassId {
         let identity = call.identity();
         let at = match self.index.iter().position(|(known, _)| known == state) {
             Some(at) => at,
@@ -182,13 +188,13 @@ impl<S: Clone + PartialEq> Blocked<S> {
         }
         let id = ClassId(self.fresh());
         self.index[at].1.insert(identity, id);
-        self.classes.insert(id, Class::new(state.clone(), call));
+        self.classes.insert(id, WaitClass::new(state.clone(), call));
         id
     }
 
     /// Forgets a class if nothing is left of it.
     pub(super) fn forget_if_over(&mut self, id: ClassId) {
-        if !self.classes.get(&id).is_some_and(Class::is_over) {
+        if !self.classes.get(&id).is_some_and(WaitClass::is_over) {
             return;
         }
         let Some(class) = self.classes.remove(&id) else {
@@ -207,34 +213,34 @@ impl<S: Clone + PartialEq> Blocked<S> {
     }
 
     /// Changes how far a wait is, with all that is counted of it.
-    pub(super) fn set_status(&mut self, id: WaiterId, status: Status) {
+    pub(super) fn set_status(&mut self, id: WaiterId, status: WaitStatus) {
         let Some(waiter) = self.waiters.get_mut(&id) else {
             return;
         };
         let old = std::mem::replace(&mut waiter.status, status);
-        waiter.has_waited |= status == Status::Waiting;
+        waiter.has_waited |= status == WaitStatus::Waiting;
         let Some(class) = waiter.class.and_then(|class| self.classes.get_mut(&class)) else {
             return;
         };
-        let is = |status: Status| usize::from(status == Status::Waiting);
+        let is = |status: WaitStatus| usize::from(status == WaitStatus::Waiting);
         class.waiting = class.waiting + is(status) - is(old);
         class.lines.change_each(&waiter.keys, |line| {
             line.waiting = line.waiting + is(status) - is(old);
-            if matches!(status, Status::Ending(_)) {
+            if matches!(status, WaitStatus::Ending(_)) {
                 line.ending.insert(id);
             }
         });
     }
 
     /// Takes a waiter out of its class.
-    pub(super) fn unclass(&mut self, id: WaiterId) -> Option<Left> {
+    pub(super) fn unclass(&mut self, id: WaiterId) -> Option<LeftClass> {
         let waiter = self.waiters.get_mut(&id)?;
         let class_id = waiter.class.take()?;
         let keys = std::mem::take(&mut waiter.keys);
-        let old = std::mem::replace(&mut waiter.status, Status::Resolving);
-        let Whose { group, address } = waiter.whose;
+        let old = std::mem::replace(&mut waiter.status, WaitStatus::Resolving);
+        let WaitOrigin { group, address } = waiter.whose;
         let class = self.classes.get_mut(&class_id)?;
-        let waited = usize::from(old == Status::Waiting);
+        let waited = usize::from(old == WaitStatus::Waiting);
         class.members.remove(&id);
         class.waiting -= waited;
         class.lines.change_each(&keys, |line| {
@@ -255,7 +261,7 @@ impl<S: Clone + PartialEq> Blocked<S> {
                 class.owners.remove(&address);
             }
         }
-        Some(Left {
+        Some(LeftClass {
             class: class_id,
             keys,
             group,
@@ -272,20 +278,20 @@ impl<S: Clone + PartialEq> Blocked<S> {
     }
 
     /// Returns those of a class who have tried and found nothing, and those whose wait is over, in order of arrival.
-    pub(super) fn seated_out(&self, class: ClassId, keys: &[Key]) -> Vec<WaiterId> {
+    pub(super) fn who_waited(&self, class: ClassId, keys: &[LineKey]) -> Vec<WaiterId> {
         let Some(class) = self.classes.get(&class) else {
             return Vec::new();
         };
         let all = class.lines.all_for(keys).into_iter();
         all.filter(|id| {
             let status = self.waiters.get(id).map(|waiter| waiter.status);
-            matches!(status, Some(Status::Waiting | Status::Ending(_)))
+            matches!(status, Some(WaitStatus::Waiting | WaitStatus::Ending(_)))
         })
         .collect()
     }
 
     /// Returns the keys that the next call of a class asks about, in the order in which whoever is first in line would ask.
-    pub(super) fn next_keys(&mut self, id: ClassId) -> Vec<Key> {
+    pub(super) fn next_keys(&mut self, id: ClassId) -> Vec<LineKey> {
         let favoured = self.favoured(id);
         let Some(class) = self.classes.get_mut(&id) else {
             return Vec::new();
@@ -304,7 +310,7 @@ impl<S: Clone + PartialEq> Blocked<S> {
     }
 
     /// Returns the keys about which a call over too many asks each time: of each address those of who came last.
-    fn favoured(&self, id: ClassId) -> BTreeSet<Key> {
+    fn favoured(&self, id: ClassId) -> BTreeSet<LineKey> {
         let mut found = BTreeSet::new();
         let Some(class) = self.classes.get(&id).filter(|class| class.windows() > 1) else {
             return found;
@@ -319,7 +325,7 @@ impl<S: Clone + PartialEq> Blocked<S> {
             let awaited = keys.filter(|key| class.lines.is_awaited(key));
             let mut left = share;
             for key in awaited {
-                left -= usize::from(found.insert(Key::clone(key)));
+                left -= usize::from(found.insert(LineKey::clone(key)));
                 if left == 0 {
                     break;
                 }

@@ -1,10 +1,10 @@
-//! A blocking call as a client sent it: what it waits for, for how long, and how it is asked again.
+//! Reads a blocking call as a client sent it: what it waits for, for how long, and how it is asked again.
 
 use std::collections::BTreeSet;
 
-use super::popped::Popped;
-use super::price::Size;
-use super::{Key, MAX_MERGED};
+use super::popped::PoppedElements;
+use super::price::CallSize;
+use super::{LineKey, MAX_MERGED};
 use crate::command::PinReason;
 use crate::resp::speak::{encode_request, push_bulk, push_header};
 use crate::resp::{Request, parse_integer};
@@ -24,7 +24,7 @@ const CLASS_BYTES: usize = 4 * 1024;
 
 /// Says what equal calls have in common.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Shape {
+pub(super) enum CallShape {
     /// It answers with the key it popped from: calls over different keys are one.
     Pops,
     /// It takes something away and does not say for whom: only equal calls stand in one line.
@@ -34,7 +34,7 @@ pub(super) enum Shape {
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Unit {
+enum TimeoutUnit {
     Seconds,
     Milliseconds,
 }
@@ -45,7 +45,7 @@ const LEAST_OF_SECONDS: u64 = 2;
 
 /// Says how long the server is asked to wait.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Patience {
+pub(super) enum CallTimeout {
     /// It waits until it is unblocked.
     Endless,
     /// It waits for at most so many milliseconds.
@@ -54,20 +54,20 @@ pub(super) enum Patience {
 
 /// A blocking call: what it waits for, for how long, and how it is asked again.
 #[derive(Debug, Clone)]
-pub struct Call {
+pub struct BlockingCall {
     /// All its words are here but the timeout; the name is in upper case.
     words: Vec<Box<[u8]>>,
     /// The timeout stands at this place among all words.
     timeout_at: usize,
-    unit: Unit,
+    unit: TimeoutUnit,
     timeout_micros: Option<u64>,
-    pub(super) shape: Shape,
-    pub(super) popped: Popped,
+    pub(super) shape: CallShape,
+    pub(super) popped: PoppedElements,
     /// For each `$` these are the places of its stream and of itself among `words`.
     lasts: Vec<(usize, usize)>,
 }
 
-impl Call {
+impl BlockingCall {
     /// Reads a blocking call. Returns `None` for one that only the server can judge, on a connection of the client's own.
     pub fn parse(request: &Request<'_>) -> Option<Self> {
         let words: Vec<&[u8]> = request.arguments().collect();
@@ -75,27 +75,27 @@ impl Call {
         let last = words.len() - 1;
         let (timeout_at, shape) = match (name.as_slice(), words.len()) {
             (b"BLPOP" | b"BRPOP" | b"BZPOPMIN" | b"BZPOPMAX", 3..) if last - 1 <= MAX_MERGED => {
-                (last, Shape::Pops)
+                (last, CallShape::Pops)
             }
             // So many keys would make the call of everybody else long, and each arrival costly.
-            (b"BLPOP" | b"BRPOP" | b"BZPOPMIN" | b"BZPOPMAX", 3..) => (last, Shape::Takes),
-            (b"BLMOVE", 6) | (b"BRPOPLPUSH", 4) => (last, Shape::Takes),
-            (b"BLMPOP" | b"BZMPOP", 5..) => (1, Shape::Takes),
-            (b"XREAD", _) => (streams(&words)?.timeout_at, Shape::Reads),
-            (b"XREADGROUP", _) => (streams(&words)?.timeout_at, Shape::Takes),
+            (b"BLPOP" | b"BRPOP" | b"BZPOPMIN" | b"BZPOPMAX", 3..) => (last, CallShape::Takes),
+            (b"BLMOVE", 6) | (b"BRPOPLPUSH", 4) => (last, CallShape::Takes),
+            (b"BLMPOP" | b"BZMPOP", 5..) => (1, CallShape::Takes),
+            (b"XREAD", _) => (streams(&words)?.timeout_at, CallShape::Reads),
+            (b"XREADGROUP", _) => (streams(&words)?.timeout_at, CallShape::Takes),
             _ => return None,
         };
         let is_stream = name.starts_with(b"X");
         let (unit, timeout_micros) = if is_stream {
-            (Unit::Milliseconds, milliseconds(words[timeout_at])?)
+            (TimeoutUnit::Milliseconds, milliseconds(words[timeout_at])?)
         } else {
-            (Unit::Seconds, seconds(words[timeout_at])?)
+            (TimeoutUnit::Seconds, seconds(words[timeout_at])?)
         };
         let lasts = match shape {
-            Shape::Reads => lasts(&words)?,
+            CallShape::Reads => lasts(&words)?,
             _ => Vec::new(),
         };
-        let popped = Popped::by(request.arguments());
+        let popped = PoppedElements::by(request.arguments());
         let mut words: Vec<Box<[u8]>> = words.into_iter().map(Box::from).collect();
         words.remove(timeout_at);
         words[0] = name.into();
@@ -111,7 +111,7 @@ impl Call {
     }
 
     /// Returns how long the client waits, or `None` where it waits for ever.
-    pub fn timeout_micros(&self) -> Option<u64> {
+    pub(super) fn timeout_micros(&self) -> Option<u64> {
         self.timeout_micros
     }
 
@@ -120,19 +120,19 @@ impl Call {
     pub fn held_bytes(&self) -> usize {
         let words: usize = self.words.iter().map(|word| word.len()).sum();
         let beside = match self.shape {
-            Shape::Pops => LINE_BYTES,
-            Shape::Takes | Shape::Reads => WORD_BYTES,
+            CallShape::Pops => LINE_BYTES,
+            CallShape::Takes | CallShape::Reads => WORD_BYTES,
         };
         // Few others make the same call.
         let class = match self.shape {
-            Shape::Pops => 0,
-            Shape::Takes | Shape::Reads => CLASS_BYTES,
+            CallShape::Pops => 0,
+            CallShape::Takes | CallShape::Reads => CLASS_BYTES,
         };
         COPIES * words + self.words.len() * beside + class
     }
 
     /// Returns what it takes away.
-    pub fn popped(&self) -> Popped {
+    pub fn popped(&self) -> PoppedElements {
         self.popped
     }
 
@@ -238,39 +238,39 @@ impl Call {
     /// Returns why a connection is borrowed for it.
     pub(super) fn reason(&self) -> PinReason {
         match self.unit {
-            Unit::Seconds => PinReason::Blocking,
-            Unit::Milliseconds => PinReason::BlockingOption,
+            TimeoutUnit::Seconds => PinReason::Blocking,
+            TimeoutUnit::Milliseconds => PinReason::BlockingOption,
         }
     }
 
     /// Returns what calls served by the same issued call have in common.
     pub(super) fn identity(&self) -> Box<[u8]> {
         match self.shape {
-            Shape::Pops => self.words[0].clone(),
-            Shape::Takes | Shape::Reads => encode_request(&self.words).into(),
+            CallShape::Pops => self.words[0].clone(),
+            CallShape::Takes | CallShape::Reads => encode_request(&self.words).into(),
         }
     }
 
-    pub(super) fn size(&self) -> Size {
-        Size::of(self.words.iter().map(AsRef::as_ref))
+    pub(super) fn size(&self) -> CallSize {
+        CallSize::of(self.words.iter().map(AsRef::as_ref))
     }
 
     /// Returns the lines it stands in, each once: its keys, or the one of its equals.
-    pub(super) fn keys(&self) -> Vec<Key> {
-        if self.shape != Shape::Pops {
-            return vec![Key::from(&[][..])];
+    pub(super) fn keys(&self) -> Vec<LineKey> {
+        if self.shape != CallShape::Pops {
+            return vec![LineKey::from(&[][..])];
         }
         let mut seen = std::collections::HashSet::new();
-        let mut keys: Vec<Key> = self.words[1..]
+        let mut keys: Vec<LineKey> = self.words[1..]
             .iter()
             .map(|key| key.as_ref().into())
             .collect();
-        keys.retain(|key| seen.insert(Key::clone(key)));
+        keys.retain(|key| seen.insert(LineKey::clone(key)));
         keys
     }
 
     /// Appends the call as the client made it, but for its timeout.
-    pub(super) fn push(&self, out: &mut Vec<u8>, patience: Patience) {
+    pub(super) fn push(&self, out: &mut Vec<u8>, patience: CallTimeout) {
         self.push_words(
             out,
             self.words.iter().map(AsRef::as_ref),
@@ -280,8 +280,8 @@ impl Call {
     }
 
     /// Appends the same call over other keys; one that stands in line with its equals is the same over all.
-    pub(super) fn push_over(&self, out: &mut Vec<u8>, keys: &[Key], patience: Patience) {
-        if self.shape != Shape::Pops {
+    pub(super) fn push_over(&self, out: &mut Vec<u8>, keys: &[LineKey], patience: CallTimeout) {
+        if self.shape != CallShape::Pops {
             return self.push(out, patience);
         }
         let name = std::iter::once(self.words[0].as_ref());
@@ -294,20 +294,20 @@ impl Call {
         out: &mut Vec<u8>,
         words: impl Iterator<Item = &'a [u8]> + Clone,
         count: usize,
-        patience: Patience,
+        patience: CallTimeout,
     ) {
         // At once: grown step by step a call of megabytes is there twice for a moment.
         out.reserve_exact(words.clone().map(|word| word.len() + 16).sum::<usize>() + 64);
         let timeout = match (patience, self.unit) {
-            (Patience::Endless, _) => "0".to_owned(),
-            (Patience::Millis(millis), Unit::Milliseconds) => millis.to_string(),
-            (Patience::Millis(millis), Unit::Seconds) => {
+            (CallTimeout::Endless, _) => "0".to_owned(),
+            (CallTimeout::Millis(millis), TimeoutUnit::Milliseconds) => millis.to_string(),
+            (CallTimeout::Millis(millis), TimeoutUnit::Seconds) => {
                 let millis = millis.max(LEAST_OF_SECONDS);
                 format!("{}.{:03}", millis / 1000, millis % 1000)
             }
         };
         push_header(out, b'*', count as i64 + 1);
-        let timeout_at = if self.shape == Shape::Pops {
+        let timeout_at = if self.shape == CallShape::Pops {
             count
         } else {
             self.timeout_at
@@ -351,7 +351,7 @@ impl Call {
     }
 }
 
-struct Streams {
+struct StreamsShape {
     timeout_at: usize,
     /// The streams begin here, and are so many.
     first: usize,
@@ -359,7 +359,7 @@ struct Streams {
 }
 
 /// Reads the shape of an XREAD or XREADGROUP that may block, as `xreadCommand` does.
-fn streams(words: &[&[u8]]) -> Option<Streams> {
+fn streams(words: &[&[u8]]) -> Option<StreamsShape> {
     let is_group = words[0].eq_ignore_ascii_case(b"XREADGROUP");
     let (mut at, mut timeout_at) = (1, None);
     loop {
@@ -377,7 +377,7 @@ fn streams(words: &[&[u8]]) -> Option<Streams> {
         }
     }
     let rest = words.len() - at - 1;
-    (rest > 0 && rest.is_multiple_of(2)).then_some(Streams {
+    (rest > 0 && rest.is_multiple_of(2)).then_some(StreamsShape {
         timeout_at: timeout_at?,
         first: at + 1,
         count: rest / 2,
@@ -428,13 +428,13 @@ fn milliseconds(text: &[u8]) -> Option<u64> {
 mod tests {
     use super::*;
 
-    fn call(line: &str) -> Option<Call> {
+    fn call(line: &str) -> Option<BlockingCall> {
         let words: Vec<&str> = line.split(' ').collect();
         let bytes = encode_request(&words);
-        Call::parse(&Request::new(&bytes))
+        BlockingCall::parse(&Request::new(&bytes))
     }
 
-    fn again(line: &str, patience: Patience) -> String {
+    fn again(line: &str, patience: CallTimeout) -> String {
         let mut out = Vec::new();
         call(line).unwrap().push(&mut out, patience);
         let request = Request::new(&out);
@@ -449,7 +449,7 @@ mod tests {
             let places = places.iter().copied().collect();
             let call = call(line).expect("it is understood").without(&places)?;
             let mut out = Vec::new();
-            call.push(&mut out, Patience::Endless);
+            call.push(&mut out, CallTimeout::Endless);
             let words: Vec<String> = Request::new(&out)
                 .arguments()
                 .map(|word| String::from_utf8_lossy(word).into_owned())
@@ -500,20 +500,20 @@ mod tests {
                 "XREADGROUP GROUP block c BLOCK 50 NOACK STREAMS s >",
             ),
         ] {
-            assert_eq!(again(line, Patience::Millis(50)), expected);
+            assert_eq!(again(line, CallTimeout::Millis(50)), expected);
         }
-        assert_eq!(again("BZPOPMIN z 3", Patience::Endless), "BZPOPMIN z 0");
+        assert_eq!(again("BZPOPMIN z 3", CallTimeout::Endless), "BZPOPMIN z 0");
         // Redis 6.2 takes 0.001 for 0.
-        assert_eq!(again("BLPOP k 3", Patience::Millis(1)), "BLPOP k 0.002");
+        assert_eq!(again("BLPOP k 3", CallTimeout::Millis(1)), "BLPOP k 0.002");
         assert_eq!(
-            again("XREAD BLOCK 9 STREAMS s 0-1", Patience::Millis(1)),
+            again("XREAD BLOCK 9 STREAMS s 0-1", CallTimeout::Millis(1)),
             "XREAD BLOCK 1 STREAMS s 0-1"
         );
         let mut out = Vec::new();
-        let keys = [Key::from(&b"x"[..]), Key::from(&b"y"[..])];
+        let keys = [LineKey::from(&b"x"[..]), LineKey::from(&b"y"[..])];
         call("BRPOP k 3")
             .unwrap()
-            .push_over(&mut out, &keys, Patience::Endless);
+            .push_over(&mut out, &keys, CallTimeout::Endless);
         assert_eq!(out, encode_request(&["BRPOP", "x", "y", "0"]));
     }
 
@@ -573,24 +573,24 @@ mod tests {
         assert_eq!(identity("BLPOP a 1"), identity("blpop b c 0"));
         assert_ne!(identity("BLPOP a 1"), identity("BRPOP a 1"));
         let keys = call("BLPOP q q r 0").unwrap().keys();
-        assert_eq!(keys, [Key::from(&b"q"[..]), Key::from(&b"r"[..])]);
+        assert_eq!(keys, [LineKey::from(&b"q"[..]), LineKey::from(&b"r"[..])]);
     }
 
     #[test]
     fn a_call_over_many_keys_stands_by_itself() {
         let keys: Vec<String> = (0..=MAX_MERGED).map(|key| key.to_string()).collect();
         let few = call(&format!("BLPOP {} 0", keys[1..].join(" "))).unwrap();
-        assert_eq!(few.shape, Shape::Pops);
+        assert_eq!(few.shape, CallShape::Pops);
         let line = format!("BLPOP {}", keys.join(" "));
         let many = call(&format!("{line} 0")).unwrap();
-        assert_eq!(many.shape, Shape::Takes);
+        assert_eq!(many.shape, CallShape::Takes);
         assert_eq!(many.keys().len(), 1, "one line, however many keys");
         assert_ne!(many.identity(), call("BLPOP 1 0").unwrap().identity());
         assert_eq!(
-            again(&format!("{line} 7"), Patience::Millis(50)),
+            again(&format!("{line} 7"), CallTimeout::Millis(50)),
             format!("{line} 0.050")
         );
-        assert_eq!(many.popped(), Popped::Left);
+        assert_eq!(many.popped(), PoppedElements::Left);
     }
 
     #[test]
@@ -637,7 +637,7 @@ mod tests {
         call.resolve(vec![Some(b"6-1".to_vec())]);
         assert!(!call.is_relative());
         let mut out = Vec::new();
-        call.push(&mut out, Patience::Endless);
+        call.push(&mut out, CallTimeout::Endless);
         let words = [
             "XREAD", "BLOCK", "0", "STREAMS", "a", "b", "c", "5-1", "7", "6-1",
         ];

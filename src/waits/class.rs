@@ -1,26 +1,26 @@
-//! One class: waiters whose calls can be one, in one state.
+//! Describes one class: waiters whose calls can be one, in one state.
 
 use std::borrow::Cow;
 use std::collections::{BTreeMap, BTreeSet};
 
-use super::arrivals::{Fewer, asked, is_of_kind};
-use super::call::{Call, Shape};
-use super::ids::{SeatId, WaiterId};
-use super::lines::Lines;
-use super::owners::{Account, Address};
-use super::price::{Size, kinds};
-use super::{FIRST_POLL_MICROS, Key, MAX_AHEAD, MAX_AHEAD_BYTES, MAX_KEYS, POLL_MICROS};
+use super::arrivals::{OmittedKeys, asked, is_of_kind};
+use super::call::{BlockingCall, CallShape};
+use super::ids::{CallConnectionId, WaiterId};
+use super::lines::KeyLines;
+use super::owners::{ClassAccount, ClientAddress};
+use super::price::{CallSize, kinds};
+use super::{FIRST_POLL_MICROS, LineKey, MAX_AHEAD, MAX_AHEAD_BYTES, MAX_KEYS, POLL_MICROS};
 use crate::texts::ServerVersion;
 
 /// Says where a class stands with the server.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Place {
+pub(super) enum ClassStage {
     /// It needs nothing, or waits for keys alone that are of another kind.
     Nowhere,
     /// It wants a connection since this turn, and is to be tried at this time.
     Queued { turn: u64, poll_at: u64 },
     /// It has this connection.
-    Seated(SeatId),
+    Calling(CallConnectionId),
     /// It wants a connection as soon as it may have a call issued again, and is to be tried at this time.
     Asleep { poll_at: u64 },
     /// The server refuses its calls for a while: it is to be tried at this time, and wants no connection until that succeeds.
@@ -29,14 +29,14 @@ pub(super) enum Place {
 
 /// Counts the tries for one key that the next call has in front of it.
 #[derive(Debug, Clone)]
-pub(super) struct Chase {
-    pub(super) key: Key,
+pub(super) struct KeyFollowUp {
+    pub(super) key: LineKey,
     pub(super) count: u32,
     /// The last answer measured so many.
     pub(super) bytes: usize,
 }
 
-impl Chase {
+impl KeyFollowUp {
     /// Returns how many tries are sent where `room` are of use.
     pub(super) fn count(&self, room: usize) -> u32 {
         let by_bytes = (MAX_AHEAD_BYTES / self.bytes.max(1)).max(1);
@@ -50,26 +50,26 @@ const WIDENS_AFTER: u32 = 8;
 const MAX_WIDENS_AFTER: u32 = 65_536;
 
 #[derive(Debug)]
-pub(super) struct Class<S> {
+pub(super) struct WaitClass<S> {
     pub(super) state: S,
     pub(super) identity: Box<[u8]>,
     /// It is the call of one of its waiters.
-    pub(super) call: Call,
-    pub(super) lines: Lines,
+    pub(super) call: BlockingCall,
+    pub(super) lines: KeyLines,
     /// Everybody who is still there is one.
     pub(super) members: BTreeSet<WaiterId>,
     /// So many of them are of each client group.
     pub(super) groups: BTreeMap<usize, usize>,
     /// These of them come from each address.
-    pub(super) owners: BTreeMap<Address, BTreeSet<WaiterId>>,
+    pub(super) owners: BTreeMap<ClientAddress, BTreeSet<WaiterId>>,
     /// It is counted here as long as it needs something.
-    pub(super) account: Option<Account>,
+    pub(super) account: Option<ClassAccount>,
     /// The last of them came at this time.
     pub(super) fresh_at: u64,
     /// From this time on its call may be issued again for no other reason than that a connection is to be had.
     pub(super) wakes_at: u64,
     /// Its last call was so large.
-    size: Size,
+    size: CallSize,
     /// So many of them have tried and found nothing.
     pub(super) waiting: usize,
     /// The tries of these newcomers wait until fewer pops are under way, those of others who have left meanwhile.
@@ -79,14 +79,14 @@ pub(super) struct Class<S> {
     /// So many tries for the class itself are wanted, and so many of them have been sent.
     pub(super) attempts: usize,
     pub(super) begun: usize,
-    pub(super) place: Place,
+    pub(super) stage: ClassStage,
     /// These elements were popped while nobody stood in line for them, in that order: they are put back when nothing more can
     /// come that was popped from there.
-    pub(super) adrift: BTreeMap<Key, Vec<Box<[u8]>>>,
+    pub(super) unclaimed: BTreeMap<LineKey, Vec<Box<[u8]>>>,
     /// One call asks about so many keys at most; the one before ended with this one.
     pub(super) window: usize,
-    pub(super) cursor: Option<Key>,
-    pub(super) chase: Option<Chase>,
+    pub(super) cursor: Option<LineKey>,
+    pub(super) follow_up: Option<KeyFollowUp>,
     /// The last call was refused because of the server's state: it is not issued again at once.
     pub(super) rests: bool,
     /// The last call was refused as one that arrives: tries ask for the kinds of the keys first.
@@ -104,14 +104,14 @@ pub(super) struct Class<S> {
     widens_after: u32,
 }
 
-impl<S> Class<S> {
-    pub(super) fn new(state: S, call: Call) -> Self {
+impl<S> WaitClass<S> {
+    pub(super) fn new(state: S, call: BlockingCall) -> Self {
         Self {
             state,
             identity: call.identity(),
             size: call.size(),
             call,
-            lines: Lines::default(),
+            lines: KeyLines::default(),
             members: BTreeSet::new(),
             groups: BTreeMap::new(),
             owners: BTreeMap::new(),
@@ -123,11 +123,11 @@ impl<S> Class<S> {
             newcomers: 0,
             attempts: 0,
             begun: 0,
-            place: Place::Nowhere,
-            adrift: BTreeMap::new(),
+            stage: ClassStage::Nowhere,
+            unclaimed: BTreeMap::new(),
             window: MAX_KEYS,
             cursor: None,
-            chase: None,
+            follow_up: None,
             rests: false,
             is_doubted: false,
             omitted: BTreeSet::new(),
@@ -141,7 +141,7 @@ impl<S> Class<S> {
 
     /// Tells whether its calls take something away.
     pub(super) fn takes(&self) -> bool {
-        self.call.shape != Shape::Reads
+        self.call.shape != CallShape::Reads
     }
 
     /// Returns how many calls it takes to ask about every key.
@@ -152,14 +152,17 @@ impl<S> Class<S> {
     /// Tells whether it is tried from time to time.
     pub(super) fn is_polled(&self) -> bool {
         matches!(
-            self.place,
-            Place::Queued { .. } | Place::Asleep { .. } | Place::Resting { .. }
+            self.stage,
+            ClassStage::Queued { .. } | ClassStage::Asleep { .. } | ClassStage::Resting { .. }
         )
     }
 
     /// Tells whether it wants a connection, now or later.
-    pub(super) fn wants_seat(&self) -> bool {
-        matches!(self.place, Place::Queued { .. } | Place::Asleep { .. })
+    pub(super) fn wants_connection(&self) -> bool {
+        matches!(
+            self.stage,
+            ClassStage::Queued { .. } | ClassStage::Asleep { .. }
+        )
     }
 
     /// Tells whether a call is to be issued for it: somebody who has found nothing waits for a key that is not left out.
@@ -175,11 +178,11 @@ impl<S> Class<S> {
 
     /// Returns when it is tried, if it is.
     pub(super) fn poll_at(&mut self) -> Option<&mut u64> {
-        match &mut self.place {
-            Place::Queued { poll_at, .. }
-            | Place::Asleep { poll_at }
-            | Place::Resting { poll_at } => Some(poll_at),
-            Place::Nowhere | Place::Seated(_) => None,
+        match &mut self.stage {
+            ClassStage::Queued { poll_at, .. }
+            | ClassStage::Asleep { poll_at }
+            | ClassStage::Resting { poll_at } => Some(poll_at),
+            ClassStage::Nowhere | ClassStage::Calling(_) => None,
         }
     }
 
@@ -196,11 +199,11 @@ impl<S> Class<S> {
 
     /// Tells whether its waiters may wait for different things: it is one for all of them.
     pub(super) fn is_plain(&self) -> bool {
-        self.call.shape == Shape::Pops
+        self.call.shape == CallShape::Pops
     }
 
     /// Returns how large its next call is, as far as the last one tells.
-    pub(super) fn size(&self) -> Size {
+    pub(super) fn size(&self) -> CallSize {
         if self.is_plain() {
             let keys = self.lines.awaited().min(self.window);
             self.size.over(keys + 1)
@@ -210,9 +213,9 @@ impl<S> Class<S> {
     }
 
     /// Notes that its call over these keys is about to be sent. Returns how large it is.
-    pub(super) fn sends(&mut self, keys: &[Key]) -> Size {
+    pub(super) fn sends(&mut self, keys: &[LineKey]) -> CallSize {
         if self.is_plain() {
-            self.size = Size::of(keys.iter().map(AsRef::as_ref));
+            self.size = CallSize::of(keys.iter().map(AsRef::as_ref));
         }
         self.size
     }
@@ -223,7 +226,7 @@ impl<S> Class<S> {
             && self.newcomers == 0
             && self.attempts == 0
             && !self.is_looking
-            && self.place == Place::Nowhere
+            && self.stage == ClassStage::Nowhere
     }
 
     /// Notes that a call was not refused.
@@ -252,7 +255,7 @@ impl<S> Class<S> {
     }
 
     /// Returns the keys that the next call asks about: `favoured` ones each time, the others in turn.
-    pub(super) fn next_keys(&mut self, favoured: BTreeSet<Key>) -> BTreeSet<Key> {
+    pub(super) fn next_keys(&mut self, favoured: BTreeSet<LineKey>) -> BTreeSet<LineKey> {
         let mut keys = self.lines.window(self.cursor.as_ref(), self.window);
         keys.retain(|key| !favoured.contains(key));
         keys.truncate(self.window.saturating_sub(favoured.len()));
@@ -261,12 +264,12 @@ impl<S> Class<S> {
     }
 
     /// Notes that another waiter of `key` might have been served by the answer, of so many bytes, that came for it.
-    pub(super) fn chase(&mut self, key: &Key, bytes: usize) {
-        match &mut self.chase {
-            Some(chase) if chase.key == *key => chase.bytes = bytes,
+    pub(super) fn follow_up(&mut self, key: &LineKey, bytes: usize) {
+        match &mut self.follow_up {
+            Some(follow_up) if follow_up.key == *key => follow_up.bytes = bytes,
             _ => {
-                self.chase = Some(Chase {
-                    key: Key::clone(key),
+                self.follow_up = Some(KeyFollowUp {
+                    key: LineKey::clone(key),
                     count: 1,
                     bytes,
                 })
@@ -275,7 +278,7 @@ impl<S> Class<S> {
     }
 }
 
-impl<S> Class<S> {
+impl<S> WaitClass<S> {
     /// Returns for how many kinds of keys its next try asks.
     pub(super) fn kinds_wanted(&self) -> usize {
         match self.is_doubted && !self.hides_kinds {
@@ -296,7 +299,7 @@ impl<S> Class<S> {
     }
 
     /// Returns the call that its next try makes: over the keys that are not known to be of another kind.
-    pub(super) fn tried_call(&self) -> Cow<'_, Call> {
+    pub(super) fn tried_call(&self) -> Cow<'_, BlockingCall> {
         let fewer = Some(&self.omitted).filter(|_| self.kinds_wanted() > 0);
         let fewer = fewer.and_then(|omitted| self.call.without(omitted));
         fewer.map_or(Cow::Borrowed(&self.call), Cow::Owned)
@@ -315,11 +318,11 @@ impl<S> Class<S> {
     /// then, as soon as the rest has something, and one that takes is refused or served by the order of its keys, as one that
     /// arrives. One that reads for a group is served from the rest by Redis 6.2 alone, where a stream that is gone is in the
     /// way as well.
-    pub(super) fn sort_out(&mut self, server: ServerVersion, kinds: &[&[u8]]) -> Fewer {
+    pub(super) fn sort_out(&mut self, server: ServerVersion, kinds: &[&[u8]]) -> OmittedKeys {
         let is_of_group = self.call.is_of_group();
         let ends = if is_of_group { (7, 0) } else { (7, 2) };
         if kinds.is_empty() || (self.takes() && server.is_from(ends)) {
-            return Fewer::None;
+            return OmittedKeys::None;
         }
         let is_there = |kind: &[u8]| is_of_group || kind != b"+none\r\n";
         let is_other = |kind: &[u8]| kind.starts_with(b"+") && is_there(kind);
@@ -328,20 +331,20 @@ impl<S> Class<S> {
         let others = others.map(|(place, _)| place).collect();
         if self.call.without(&others).is_none() {
             self.omitted.clear();
-            return Fewer::None;
+            return OmittedKeys::None;
         }
         match self.omitted == others {
-            true => Fewer::Same,
+            true => OmittedKeys::Same,
             false => {
                 self.omitted = others;
-                Fewer::Others
+                OmittedKeys::Others
             }
         }
     }
 
     /// Tells whether the server, where it has blocked somebody, answers what a try over fewer keys has found with an error.
-    pub(super) fn ends_with_error(&self, server: ServerVersion, fewer: Fewer) -> bool {
-        fewer != Fewer::None && server.is_from((7, 2)) && !self.takes()
+    pub(super) fn ends_with_error(&self, server: ServerVersion, fewer: OmittedKeys) -> bool {
+        fewer != OmittedKeys::None && server.is_from((7, 2)) && !self.takes()
     }
 
     /// Tells whether keys are left out where the server answers `error` to its call.

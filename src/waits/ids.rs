@@ -1,4 +1,4 @@
-//! The numbers by which blocked clients, what they wait for, and what is under way for them are known.
+//! Numbers blocked clients, what they wait for, and what is under way for them.
 //!
 //! Invariant: no number is used twice while the process lives; a later one is the greater.
 
@@ -12,7 +12,7 @@ pub(super) struct ClassId(pub(super) u64);
 
 /// Identifies a connection that is borrowed for issued calls.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub struct SeatId(pub(super) u64);
+pub struct CallConnectionId(pub(super) u64);
 
 /// Identifies a try.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]

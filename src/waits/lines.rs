@@ -1,13 +1,13 @@
-//! The lines of one class: who waits for each key, in order of arrival, and which outstanding pops may answer with it.
+//! Keeps the lines of one class: who waits for each key, in order of arrival, and which outstanding pops may answer with it.
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use super::Key;
+use super::LineKey;
 use super::ids::WaiterId;
 
 /// Says whether a key is left out of calls because of its kind.
 #[derive(Debug, Default, Clone, Copy, PartialEq, Eq)]
-enum Bar {
+enum KindBar {
     #[default]
     None,
     /// It is one of the keys of a call that was refused: which of them is of another kind is not known.
@@ -18,7 +18,7 @@ enum Bar {
 
 /// Keeps who waits for one key, in order of arrival.
 #[derive(Debug, Default)]
-pub(super) struct Line {
+pub(super) struct KeyLine {
     /// Everybody who is still there stands here.
     pub(super) living: BTreeSet<WaiterId>,
     /// So many of them have tried and found nothing.
@@ -30,10 +30,10 @@ pub(super) struct Line {
     /// The waits of these are over, and they are not told yet.
     pub(super) ending: BTreeSet<WaiterId>,
     /// The key is of another kind, or may be: it is asked about when it is known not to be.
-    bar: Bar,
+    bar: KindBar,
 }
 
-impl Line {
+impl KeyLine {
     /// Is true while somebody waits for an element and another pop would not be one too many.
     fn is_awaited(&self) -> bool {
         let others = self.pops.saturating_sub(usize::from(self.is_issued));
@@ -42,12 +42,12 @@ impl Line {
 
     /// Is true while somebody waits for an element and the key may be asked about.
     fn is_wanted(&self) -> bool {
-        self.waiting > 0 && self.bar == Bar::None
+        self.waiting > 0 && self.bar == KindBar::None
     }
 
     /// Returns how many more pops would each have somebody of their own who has tried and found nothing.
     pub(super) fn room(&self) -> usize {
-        if self.bar != Bar::None {
+        if self.bar != KindBar::None {
             return 0;
         }
         let waiting = self.waiting - usize::from(self.is_issued).min(self.waiting);
@@ -79,35 +79,35 @@ impl Line {
 
 /// Keeps the lines of one class, with all that is counted of them.
 #[derive(Debug, Default)]
-pub(super) struct Lines {
-    lines: BTreeMap<Key, Line>,
+pub(super) struct KeyLines {
+    lines: BTreeMap<LineKey, KeyLine>,
     /// For these keys somebody who has found nothing stands in line, and one more of each may be asked for.
-    awaited: BTreeSet<Key>,
+    awaited: BTreeSet<LineKey>,
     /// One of these keys is of another kind, and somebody who has found nothing stands in line for them.
-    doubted: BTreeSet<Key>,
+    doubted: BTreeSet<LineKey>,
     /// So many are left out because it is known of them.
     left_out: usize,
     /// These are left out, or no longer, since they were last asked for.
-    turned: Vec<Key>,
+    turned: Vec<LineKey>,
     wanted: usize,
     uncovered: usize,
     stale: usize,
     pressed: usize,
 }
 
-impl Lines {
-    pub(super) fn get(&self, key: &[u8]) -> Option<&Line> {
+impl KeyLines {
+    pub(super) fn get(&self, key: &[u8]) -> Option<&KeyLine> {
         self.lines.get(key)
     }
 
     #[cfg(test)]
-    pub(super) fn all(&self) -> impl Iterator<Item = (&Key, &Line)> {
+    pub(super) fn all(&self) -> impl Iterator<Item = (&LineKey, &KeyLine)> {
         self.lines.iter()
     }
 
     /// Changes one line, and forgets it when nobody needs it any more.
-    pub(super) fn change(&mut self, key: &Key, change: impl FnOnce(&mut Line)) {
-        let line = self.lines.entry(Key::clone(key)).or_default();
+    pub(super) fn change(&mut self, key: &LineKey, change: impl FnOnce(&mut KeyLine)) {
+        let line = self.lines.entry(LineKey::clone(key)).or_default();
         let (uncovered, stale) = (line.is_uncovered(), line.is_stale());
         let pressed = line.is_pressed();
         let was_awaited = line.is_awaited();
@@ -115,7 +115,7 @@ impl Lines {
         change(line);
         if line.waiting == 0 {
             // Whoever comes finds out for itself.
-            line.bar = Bar::None;
+            line.bar = KindBar::None;
         }
         let is_awaited = line.is_awaited();
         let bar = line.bar;
@@ -127,48 +127,48 @@ impl Lines {
             self.lines.remove(key);
         }
         match (was_awaited, is_awaited) {
-            (false, true) => drop(self.awaited.insert(Key::clone(key))),
+            (false, true) => drop(self.awaited.insert(LineKey::clone(key))),
             (true, false) => drop(self.awaited.remove(key)),
             _ => {}
         }
         if bar != was_barred {
             match was_barred {
-                Bar::None => {}
-                Bar::Doubted => drop(self.doubted.remove(key)),
-                Bar::LeftOut => self.left_out -= 1,
+                KindBar::None => {}
+                KindBar::Doubted => drop(self.doubted.remove(key)),
+                KindBar::LeftOut => self.left_out -= 1,
             }
             match bar {
-                Bar::None => {}
-                Bar::Doubted => drop(self.doubted.insert(Key::clone(key))),
-                Bar::LeftOut => self.left_out += 1,
+                KindBar::None => {}
+                KindBar::Doubted => drop(self.doubted.insert(LineKey::clone(key))),
+                KindBar::LeftOut => self.left_out += 1,
             }
-            if was_barred == Bar::LeftOut || bar == Bar::LeftOut {
-                self.turned.push(Key::clone(key));
+            if was_barred == KindBar::LeftOut || bar == KindBar::LeftOut {
+                self.turned.push(LineKey::clone(key));
             }
         }
     }
 
-    pub(super) fn change_each(&mut self, keys: &[Key], mut change: impl FnMut(&mut Line)) {
+    pub(super) fn change_each(&mut self, keys: &[LineKey], mut change: impl FnMut(&mut KeyLine)) {
         keys.iter().for_each(|key| self.change(key, &mut change));
     }
 
     /// Notes that one of `keys` is of another kind.
-    pub(super) fn doubt(&mut self, keys: &[Key]) {
-        self.change_each(keys, |line| line.bar = Bar::Doubted);
+    pub(super) fn doubt(&mut self, keys: &[LineKey]) {
+        self.change_each(keys, |line| line.bar = KindBar::Doubted);
     }
 
     /// Takes a key that is left out, or in doubt, for one of another kind, as far as is known.
-    pub(super) fn leave_out(&mut self, key: &Key) {
+    pub(super) fn leave_out(&mut self, key: &LineKey) {
         self.change(key, |line| {
-            if line.bar == Bar::Doubted {
-                line.bar = Bar::LeftOut;
+            if line.bar == KindBar::Doubted {
+                line.bar = KindBar::LeftOut;
             }
         });
     }
 
     /// Notes that a key is not of another kind.
-    pub(super) fn unbar(&mut self, key: &Key) {
-        self.change(key, |line| line.bar = Bar::None);
+    pub(super) fn unbar(&mut self, key: &LineKey) {
+        self.change(key, |line| line.bar = KindBar::None);
     }
 
     /// Tells whether nothing is known of the kinds of some keys but that one is of another.
@@ -177,7 +177,7 @@ impl Lines {
     }
 
     /// Returns up to `most` of these.
-    pub(super) fn doubted(&self, most: usize) -> Vec<Key> {
+    pub(super) fn doubted(&self, most: usize) -> Vec<LineKey> {
         self.doubted.iter().take(most).cloned().collect()
     }
 
@@ -197,18 +197,18 @@ impl Lines {
     pub(super) fn is_left_out(&self, key: &[u8]) -> bool {
         self.lines
             .get(key)
-            .is_some_and(|line| line.bar == Bar::LeftOut)
+            .is_some_and(|line| line.bar == KindBar::LeftOut)
     }
 
     /// Notes that somebody has left the lines of `keys`: who they are looked at for may be another.
-    pub(super) fn review(&mut self, keys: &[Key]) {
+    pub(super) fn review(&mut self, keys: &[LineKey]) {
         let left_out = keys.iter().filter(|key| self.is_left_out(key)).cloned();
-        let left_out: Vec<Key> = left_out.collect();
+        let left_out: Vec<LineKey> = left_out.collect();
         self.turned.extend(left_out);
     }
 
     /// Returns the keys that are left out, or no longer, or for whom others wait, since this was last asked.
-    pub(super) fn take_turned(&mut self) -> Vec<Key> {
+    pub(super) fn take_turned(&mut self) -> Vec<LineKey> {
         std::mem::take(&mut self.turned)
     }
 
@@ -223,7 +223,7 @@ impl Lines {
     }
 
     /// Tells whether a key is awaited.
-    pub(super) fn is_awaited(&self, key: &Key) -> bool {
+    pub(super) fn is_awaited(&self, key: &LineKey) -> bool {
         self.awaited.contains(key)
     }
 
@@ -248,31 +248,31 @@ impl Lines {
     }
 
     /// Returns up to `most` awaited keys: those behind `after` first, then from the beginning.
-    pub(super) fn window(&self, after: Option<&Key>, most: usize) -> Vec<Key> {
+    pub(super) fn window(&self, after: Option<&LineKey>, most: usize) -> Vec<LineKey> {
         round(&self.awaited, after, most)
     }
 
     /// Returns everybody in line for one of `keys`, each once, in order of arrival.
-    pub(super) fn all_for(&self, keys: &[Key]) -> BTreeSet<WaiterId> {
+    pub(super) fn all_for(&self, keys: &[LineKey]) -> BTreeSet<WaiterId> {
         let lines = keys.iter().filter_map(|key| self.lines.get(key));
         lines.flat_map(|line| line.living.iter().copied()).collect()
     }
 
     /// Tells whether one more pop of all `keys` would not be one too many.
-    pub(super) fn has_room(&self, keys: &[Key]) -> bool {
+    pub(super) fn has_room(&self, keys: &[LineKey]) -> bool {
         let mut lines = keys.iter().filter_map(|key| self.lines.get(key));
         lines.all(|line| line.pops < line.living.len())
     }
 
     /// Tells whether an element might come that only a waiter of `keys` could take.
-    pub(super) fn needs(&self, keys: &[Key]) -> bool {
+    pub(super) fn needs(&self, keys: &[LineKey]) -> bool {
         let lines = keys.iter().filter_map(|key| self.lines.get(key));
-        lines.into_iter().any(Line::is_needed)
+        lines.into_iter().any(KeyLine::is_needed)
     }
 }
 
 /// Returns up to `most` of `keys`: those behind `after` first, then from the beginning.
-fn round(keys: &BTreeSet<Key>, after: Option<&Key>, most: usize) -> Vec<Key> {
+fn round(keys: &BTreeSet<LineKey>, after: Option<&LineKey>, most: usize) -> Vec<LineKey> {
     if keys.len() <= most {
         return keys.iter().cloned().collect();
     }
@@ -280,8 +280,8 @@ fn round(keys: &BTreeSet<Key>, after: Option<&Key>, most: usize) -> Vec<Key> {
         return keys.iter().take(most).cloned().collect();
     };
     use std::ops::Bound::{Excluded, Included, Unbounded};
-    let behind = keys.range::<Key, _>((Excluded(after), Unbounded));
-    let before = keys.range::<Key, _>((Unbounded, Included(after)));
+    let behind = keys.range::<LineKey, _>((Excluded(after), Unbounded));
+    let before = keys.range::<LineKey, _>((Unbounded, Included(after)));
     behind.chain(before).take(most).cloned().collect()
 }
 
@@ -289,13 +289,13 @@ fn round(keys: &BTreeSet<Key>, after: Option<&Key>, most: usize) -> Vec<Key> {
 mod tests {
     use super::*;
 
-    fn key(name: &str) -> Key {
+    fn key(name: &str) -> LineKey {
         name.as_bytes().into()
     }
 
     #[test]
     fn windows_go_round() {
-        let mut lines = Lines::default();
+        let mut lines = KeyLines::default();
         for name in ["a", "b", "c", "d", "e"] {
             lines.change(&key(name), |line| {
                 line.living.insert(WaiterId(1));
@@ -310,7 +310,7 @@ mod tests {
 
     #[test]
     fn what_a_call_lacks_is_known_at_any_time() {
-        let mut lines = Lines::default();
+        let mut lines = KeyLines::default();
         lines.change(&key("a"), |line| {
             line.living.insert(WaiterId(1));
             line.waiting = 1;

@@ -1,4 +1,4 @@
-//! When keys that are left out of calls are looked at again, and for whom.
+//! Decides when keys that are left out of calls are looked at again, and for whom.
 //!
 //! Each key is looked at for one of those who wait for it, its *payer*. The time that all looks take is shared by the addresses of the
 //! payers, then by the payers of an address, then by the keys of a payer: whoever waits for many such keys, or for such with long names,
@@ -7,9 +7,9 @@
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 
 use super::ids::{ClassId, WaiterId};
-use super::owners::Address;
+use super::owners::ClientAddress;
 use super::price::{SHARE, look};
-use super::{Key, MIN_POLL_MICROS, POLL_MICROS};
+use super::{LineKey, MIN_POLL_MICROS, POLL_MICROS};
 
 /// So many keys are looked at again at once at most, and so many bytes of keys stand in one look.
 pub(super) const MAX_AGAIN: usize = 256;
@@ -20,9 +20,9 @@ const MAX_PAYERS: usize = 16;
 
 /// Keeps when one key is looked at, and for whom.
 #[derive(Debug)]
-struct Looked {
+struct LeftOutKey {
     payer: WaiterId,
-    address: Address,
+    address: ClientAddress,
     /// It is looked at then; `None` while it is due, or being looked at.
     at: Option<u64>,
     /// The last look at it was due then.
@@ -31,7 +31,7 @@ struct Looked {
 
 /// Counts those who come from one address and for whom keys are looked at.
 #[derive(Debug, Default)]
-struct Payers {
+struct AddressPayers {
     /// For each of them so many keys are looked at.
     keys: BTreeMap<WaiterId, u64>,
     /// The last of these keys is looked at then.
@@ -40,35 +40,35 @@ struct Payers {
 
 /// Serves some in turn, each by a number of its own, and knows who was served last.
 #[derive(Debug)]
-struct Turns<Number, Line> {
-    lines: BTreeMap<Number, Line>,
+struct ServedInTurn<Number, KeyLine> {
+    lines: BTreeMap<Number, KeyLine>,
     served: Option<Number>,
 }
 
 /// Keys of one class that are due, by the address and by the payer.
-type Due = Turns<Address, Turns<WaiterId, VecDeque<Key>>>;
+type DueKeys = ServedInTurn<ClientAddress, ServedInTurn<WaiterId, VecDeque<LineKey>>>;
 
 /// Knows every key that is left out, and when it is looked at again.
 #[derive(Debug, Default)]
-pub(super) struct Looks {
-    keys: BTreeMap<ClassId, BTreeMap<Key, Looked>>,
-    times: BTreeSet<(u64, ClassId, Key)>,
-    due: BTreeMap<ClassId, Due>,
-    payers: BTreeMap<Address, Payers>,
+pub(super) struct KindLooks {
+    keys: BTreeMap<ClassId, BTreeMap<LineKey, LeftOutKey>>,
+    times: BTreeSet<(u64, ClassId, LineKey)>,
+    due: BTreeMap<ClassId, DueKeys>,
+    payers: BTreeMap<ClientAddress, AddressPayers>,
 }
 
-impl Looks {
+impl KindLooks {
     /// Returns when the next key is due.
     pub(super) fn next_at(&self) -> Option<u64> {
         self.times.first().map(|(at, ..)| *at)
     }
 
-    fn looked(&mut self, class: ClassId, key: &Key) -> Option<&mut Looked> {
+    fn looked(&mut self, class: ClassId, key: &LineKey) -> Option<&mut LeftOutKey> {
         self.keys.get_mut(&class)?.get_mut(key)
     }
 
     /// Returns who pays for a key.
-    pub(super) fn payer(&self, class: ClassId, key: &Key) -> Option<WaiterId> {
+    pub(super) fn payer(&self, class: ClassId, key: &LineKey) -> Option<WaiterId> {
         let looked = self.keys.get(&class)?.get(key)?;
         Some(looked.payer)
     }
@@ -78,11 +78,11 @@ impl Looks {
     pub(super) fn pay(
         &mut self,
         class: ClassId,
-        key: &Key,
-        line: impl Iterator<Item = (WaiterId, Address)>,
+        key: &LineKey,
+        line: impl Iterator<Item = (WaiterId, ClientAddress)>,
     ) {
         self.leave_payer(class, key);
-        let crowd = |(waiter, address): &(WaiterId, Address)| {
+        let crowd = |(waiter, address): &(WaiterId, ClientAddress)| {
             let payers = self.payers.get(address).map(|payers| &payers.keys);
             let keys = payers.and_then(|payers| payers.get(waiter));
             let others = payers.map_or(0, BTreeMap::len) as u64 + u64::from(keys.is_none());
@@ -94,7 +94,7 @@ impl Looks {
         let payers = self.payers.entry(address).or_default();
         *payers.keys.entry(payer).or_default() += 1;
         let of_class = self.keys.entry(class).or_default();
-        let looked = of_class.entry(Key::clone(key)).or_insert(Looked {
+        let looked = of_class.entry(LineKey::clone(key)).or_insert(LeftOutKey {
             payer,
             address,
             at: None,
@@ -103,7 +103,7 @@ impl Looks {
         (looked.payer, looked.address) = (payer, address);
     }
 
-    fn leave_payer(&mut self, class: ClassId, key: &Key) {
+    fn leave_payer(&mut self, class: ClassId, key: &LineKey) {
         let Some(looked) = self.looked(class, key) else {
             return;
         };
@@ -122,13 +122,13 @@ impl Looks {
     }
 
     /// Forgets a key that is not left out any more.
-    pub(super) fn leave(&mut self, class: ClassId, key: &Key) {
+    pub(super) fn leave(&mut self, class: ClassId, key: &LineKey) {
         self.leave_payer(class, key);
         let Some(of_class) = self.keys.get_mut(&class) else {
             return;
         };
         if let Some(at) = of_class.remove(key).and_then(|looked| looked.at) {
-            self.times.remove(&(at, class, Key::clone(key)));
+            self.times.remove(&(at, class, LineKey::clone(key)));
         }
         if of_class.is_empty() {
             self.keys.remove(&class);
@@ -137,7 +137,7 @@ impl Looks {
     }
 
     /// Has a key looked at again, in one go with so many others as make `together`.
-    pub(super) fn look_later(&mut self, class: ClassId, key: &Key, together: usize, now: u64) {
+    pub(super) fn look_later(&mut self, class: ClassId, key: &LineKey, together: usize, now: u64) {
         let addresses = self.payers.len() as u64;
         let Some(looked_at) = self.keys.get_mut(&class).and_then(|keys| keys.get_mut(key)) else {
             return;
@@ -157,9 +157,9 @@ impl Looks {
         };
         payers.last = payers.last.max(at);
         if let Some(old) = looked_at.at.replace(at) {
-            self.times.remove(&(old, class, Key::clone(key)));
+            self.times.remove(&(old, class, LineKey::clone(key)));
         }
-        self.times.insert((at, class, Key::clone(key)));
+        self.times.insert((at, class, LineKey::clone(key)));
     }
 
     /// Returns the classes of which keys are due. When one is, those are that would be a little later.
@@ -190,7 +190,7 @@ impl Looks {
     }
 
     /// Takes keys of a class that are due, as many as one look takes: addresses take turns, and the payers of an address.
-    pub(super) fn take(&mut self, class: ClassId) -> Vec<Key> {
+    pub(super) fn take(&mut self, class: ClassId) -> Vec<LineKey> {
         let (mut keys, mut bytes) = (Vec::new(), 0);
         let Some(due) = self.due.get_mut(&class) else {
             return keys;
@@ -226,7 +226,7 @@ impl Looks {
 
     /// Returns how many keys each pays for, by address.
     #[cfg(test)]
-    pub(super) fn counts(&self) -> BTreeMap<Address, BTreeMap<WaiterId, u64>> {
+    pub(super) fn counts(&self) -> BTreeMap<ClientAddress, BTreeMap<WaiterId, u64>> {
         let each = self.payers.iter();
         each.map(|(address, payers)| (*address, payers.keys.clone()))
             .collect()
@@ -238,7 +238,7 @@ impl Looks {
     }
 }
 
-impl<Number, Line> Default for Turns<Number, Line> {
+impl<Number, KeyLine> Default for ServedInTurn<Number, KeyLine> {
     fn default() -> Self {
         Self {
             lines: BTreeMap::new(),
@@ -247,7 +247,7 @@ impl<Number, Line> Default for Turns<Number, Line> {
     }
 }
 
-impl<Number: Copy + Ord, Line> Turns<Number, Line> {
+impl<Number: Copy + Ord, KeyLine> ServedInTurn<Number, KeyLine> {
     /// Returns who is behind the one that was served last.
     fn next(&self) -> Option<Number> {
         use std::ops::Bound::{Excluded, Unbounded};
@@ -280,7 +280,7 @@ mod tests {
         bytes: usize,
         class: u64,
         waiter: u64,
-        address: Address,
+        address: ClientAddress,
     }
 
     /// Returns when each of `bad` is looked at within `micros`, and what the server spends on it.
@@ -288,10 +288,10 @@ mod tests {
         let name = |at: usize| {
             let mut name = at.to_be_bytes().to_vec();
             name.resize(bad[at].bytes, b'k');
-            Key::from(name)
+            LineKey::from(name)
         };
         let of = |bad: &Bad| (WaiterId(bad.waiter), bad.address);
-        let mut looks = Looks::default();
+        let mut looks = KindLooks::default();
         for (at, bad) in bad.iter().enumerate() {
             looks.pay(ClassId(bad.class), &name(at), std::iter::once(of(bad)));
         }
@@ -391,11 +391,11 @@ mod tests {
         }
     }
 
-    fn turns_are_taken(payer: (WaiterId, Address)) {
-        let mut looks = Looks::default();
-        let (class, mine) = (ClassId(1), Key::from(&b"mine"[..]));
+    fn turns_are_taken(payer: (WaiterId, ClientAddress)) {
+        let mut looks = KindLooks::default();
+        let (class, mine) = (ClassId(1), LineKey::from(&b"mine"[..]));
         for at in 0..10 * MAX_AGAIN {
-            let key = Key::from(at.to_string().as_bytes());
+            let key = LineKey::from(at.to_string().as_bytes());
             looks.pay(class, &key, std::iter::once((WaiterId(1), 1)));
             looks.look_later(class, &key, 1, 0);
         }
@@ -408,9 +408,9 @@ mod tests {
 
     #[test]
     fn a_key_is_looked_at_for_who_waits_for_few() {
-        let mut looks = Looks::default();
+        let mut looks = KindLooks::default();
         let (class, greedy, modest) = (ClassId(1), (WaiterId(1), 1), (WaiterId(2), 1));
-        let key = |name: &str| Key::from(name.as_bytes());
+        let key = |name: &str| LineKey::from(name.as_bytes());
         for name in ["a", "b", "c"] {
             looks.pay(class, &key(name), std::iter::once(greedy));
         }

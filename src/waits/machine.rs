@@ -1,7 +1,7 @@
-//! Everybody who waits on one worker: arrivals, departures, deadlines, and who gets what the server answers.
+//! Decides what is done for everybody who waits on one worker: arrivals, departures, deadlines, and who gets what the server answers.
 //!
 //! The machine owns the parts that keep what is known and calls them: who waits and how the waits form classes (`blocked.rs`), when
-//! classes are tried (`polls.rs`), who has a connection for its call (`seats.rs`), when keys that are left out are looked at (`looks.rs`).
+//! classes are tried (`polls.rs`), who has a connection for its call (`connections.rs`), when keys that are left out are looked at (`looks.rs`).
 //! Its children are what it does about each of them: tries, issued calls, turns, keys of another kind, calls refused on arrival.
 
 mod arrivals;
@@ -13,42 +13,42 @@ mod turns;
 
 use std::collections::{HashMap, VecDeque};
 
-use super::blocked::{Blocked, Ending, Status};
-use super::call::{Call, Shape};
-use super::class::Place;
+use super::blocked::{WaitEnding, WaitStatus, WaitingClients};
+use super::call::{BlockingCall, CallShape};
+use super::class::ClassStage;
+use super::connections::CallConnections;
 use super::ids::{ClassId, TryId, WaiterId};
-use super::looks::Looks;
-use super::polls::Polls;
-use super::popped::Fate;
-use super::seats::Seating;
-use super::tries::{Attempt, Kind};
-use super::{Action, Key, Outcome, Unblock, Whose, reply};
+use super::looks::KindLooks;
+use super::polls::ClassPolls;
+use super::popped::PoppedFate;
+use super::tries::{PendingTry, TryPurpose};
+use super::{LineKey, UnblockMode, WaitAction, WaitOrigin, WaitOutcome, reply};
 use crate::texts::ServerVersion;
 
 /// The blocking calls of everybody who waits on one worker. `S` is the state of a connection; times are microseconds.
 #[derive(Debug)]
-pub struct Waits<S> {
+pub struct BlockingCalls<S> {
     now: u64,
-    pub(super) blocked: Blocked<S>,
-    pub(super) polls: Polls,
-    pub(super) looks: Looks,
-    pub(super) seating: Seating<S>,
-    pub(super) attempts: HashMap<TryId, Attempt>,
+    pub(super) blocked: WaitingClients<S>,
+    pub(super) polls: ClassPolls,
+    pub(super) looks: KindLooks,
+    pub(super) connections: CallConnections<S>,
+    pub(super) attempts: HashMap<TryId, PendingTry>,
     /// Calls may be issued without an end, since they can be ended. Otherwise each ends by itself, soon.
     has_endless_calls: bool,
     /// Which server it is.
     server: ServerVersion,
-    actions: VecDeque<Action<S>>,
+    actions: VecDeque<WaitAction<S>>,
 }
 
-impl<S> Default for Waits<S> {
+impl<S> Default for BlockingCalls<S> {
     fn default() -> Self {
         Self {
             now: 0,
-            blocked: Blocked::default(),
-            polls: Polls::default(),
-            looks: Looks::default(),
-            seating: Seating::default(),
+            blocked: WaitingClients::default(),
+            polls: ClassPolls::default(),
+            looks: KindLooks::default(),
+            connections: CallConnections::default(),
             attempts: HashMap::new(),
             has_endless_calls: true,
             server: ServerVersion::UNKNOWN,
@@ -57,9 +57,9 @@ impl<S> Default for Waits<S> {
     }
 }
 
-impl<S: Clone + PartialEq> Waits<S> {
+impl<S: Clone + PartialEq> BlockingCalls<S> {
     /// Returns the next thing to do; the caller asks until there is nothing.
-    pub fn next_action(&mut self) -> Option<Action<S>> {
+    pub fn next_action(&mut self) -> Option<WaitAction<S>> {
         self.actions.pop_front()
     }
 
@@ -75,18 +75,24 @@ impl<S: Clone + PartialEq> Waits<S> {
     }
 
     /// Returns how many wait.
-    #[cfg(any(test, fuzzing))]
-    pub fn waiting(&self) -> usize {
+    #[cfg(test)]
+    pub(super) fn waiting(&self) -> usize {
         self.blocked.waiters.len()
     }
 
     /// Takes in a client that makes a blocking call in `state`.
-    pub fn arrive(&mut self, state: S, whose: Whose, call: Call, now: u64) -> WaiterId {
+    pub fn arrive(
+        &mut self,
+        state: S,
+        whose: WaitOrigin,
+        call: BlockingCall,
+        now: u64,
+    ) -> WaiterId {
         self.now = now;
         let is_relative = call.is_relative();
         let id = self.blocked.add(state.clone(), whose, call, now);
         if is_relative {
-            self.attempt(Kind::Resolve(id), state);
+            self.attempt(TryPurpose::Resolve(id), state);
         } else {
             self.join(id);
         }
@@ -111,11 +117,11 @@ impl<S: Clone + PartialEq> Waits<S> {
     }
 
     /// Ends the wait of one whom CLIENT UNBLOCK names. False: it is over already.
-    pub fn unblock(&mut self, waiter: WaiterId, mode: Unblock, now: u64) -> bool {
+    pub fn unblock(&mut self, waiter: WaiterId, mode: UnblockMode, now: u64) -> bool {
         self.now = now;
         let ending = match mode {
-            Unblock::Timeout => Ending::Null,
-            Unblock::Error => Ending::Error,
+            UnblockMode::Timeout => WaitEnding::Null,
+            UnblockMode::Error => WaitEnding::Error,
         };
         self.end(waiter, ending)
     }
@@ -151,21 +157,21 @@ impl<S: Clone + PartialEq> Waits<S> {
         else {
             return;
         };
-        if let Place::Queued { turn, .. } = class.place {
-            self.seating.enter_group(waiter.whose.group, turn);
+        if let ClassStage::Queued { turn, .. } = class.stage {
+            self.connections.enter_group(waiter.whose.group, turn);
         }
         let state = waiter.state.clone();
-        self.attempt(Kind::Newcomer(id), state);
+        self.attempt(TryPurpose::Newcomer(id), state);
     }
 
     /// Takes a waiter out of its class. Returns the class and its lines.
-    fn unclass(&mut self, id: WaiterId) -> Option<(ClassId, Vec<Key>)> {
+    fn unclass(&mut self, id: WaiterId) -> Option<(ClassId, Vec<LineKey>)> {
         let left = self.blocked.unclass(id)?;
         let class = self.blocked.class(left.class)?;
-        if let Place::Queued { turn, .. } = class.place
+        if let ClassStage::Queued { turn, .. } = class.stage
             && !class.groups.contains_key(&left.group)
         {
-            self.seating.leave_group(left.group, turn);
+            self.connections.leave_group(left.group, turn);
         }
         Some((left.class, left.keys))
     }
@@ -174,16 +180,16 @@ impl<S: Clone + PartialEq> Waits<S> {
     /// there is nothing ends with the first one that says so, however late a slow server gives it.
     fn time_out(&mut self, id: WaiterId) {
         if self.blocked.waiter(id).is_some_and(|w| w.has_waited) {
-            self.end(id, Ending::Null);
+            self.end(id, WaitEnding::Null);
         }
     }
 
     /// Ends a wait, unless an element might come that only this one could take: then it ends as soon as none can.
-    fn end(&mut self, id: WaiterId, ending: Ending) -> bool {
+    fn end(&mut self, id: WaiterId, ending: WaitEnding) -> bool {
         let Some(waiter) = self.blocked.waiter(id) else {
             return false;
         };
-        if matches!(waiter.status, Status::Ending(_)) {
+        if matches!(waiter.status, WaitStatus::Ending(_)) {
             return false;
         }
         let Some(class) = waiter.class else {
@@ -191,18 +197,18 @@ impl<S: Clone + PartialEq> Waits<S> {
             return true;
         };
         let keys = waiter.keys.clone();
-        self.blocked.set_status(id, Status::Ending(ending));
+        self.blocked.set_status(id, WaitStatus::Ending(ending));
         self.tend(class, &keys);
         true
     }
 
     /// Tells one who waits how the wait has ended. Its class is to be tended afterwards.
-    fn tell(&mut self, id: WaiterId, outcome: Outcome) {
+    fn tell(&mut self, id: WaiterId, outcome: WaitOutcome) {
         if let Some(waiter) = self.blocked.waiter(id) {
             let has_waited = waiter.has_waited;
             self.unclass(id);
             self.blocked.remove(id);
-            self.actions.push_back(Action::Tell {
+            self.actions.push_back(WaitAction::Tell {
                 waiter: id,
                 outcome,
                 has_waited,
@@ -211,7 +217,7 @@ impl<S: Clone + PartialEq> Waits<S> {
     }
 
     /// Tells everybody of `waiters` the same.
-    fn tell_all(&mut self, waiters: impl IntoIterator<Item = WaiterId>, outcome: &Outcome) {
+    fn tell_all(&mut self, waiters: impl IntoIterator<Item = WaiterId>, outcome: &WaitOutcome) {
         for waiter in waiters {
             self.tell(waiter, outcome.clone());
         }
@@ -224,23 +230,23 @@ impl<S: Clone + PartialEq> Waits<S> {
         class_id: ClassId,
         element: &[u8],
         newcomer: Option<WaiterId>,
-    ) -> Option<Key> {
+    ) -> Option<LineKey> {
         let class = self.blocked.class(class_id)?;
         let key = match class.call.shape {
-            Shape::Pops => reply::key(element).map(Key::from)?,
-            Shape::Takes | Shape::Reads => Key::from(&[][..]),
+            CallShape::Pops => reply::key(element).map(LineKey::from)?,
+            CallShape::Takes | CallShape::Reads => LineKey::from(&[][..]),
         };
-        let outcome = || Outcome::reply(element);
+        let outcome = || WaitOutcome::reply(element);
         if !class.takes() {
             let all = self
                 .blocked
-                .seated_out(class_id, std::slice::from_ref(&key));
+                .who_waited(class_id, std::slice::from_ref(&key));
             self.tell_all(all.into_iter().chain(newcomer), &outcome());
         } else if let Some(first) = class.lines.first(&key) {
             self.tell(first, outcome());
         } else if let Some(class) = self.blocked.class_mut(class_id) {
-            let adrift = class.adrift.entry(Key::clone(&key)).or_default();
-            adrift.push(element.into());
+            let unclaimed = class.unclaimed.entry(LineKey::clone(&key)).or_default();
+            unclaimed.push(element.into());
         }
         Some(key)
     }
@@ -251,17 +257,17 @@ impl<S: Clone + PartialEq> Waits<S> {
         let Some(class) = self
             .blocked
             .class_mut(id)
-            .filter(|class| !class.adrift.is_empty())
+            .filter(|class| !class.unclaimed.is_empty())
         else {
             return;
         };
-        for (key, elements) in std::mem::take(&mut class.adrift) {
+        for (key, elements) in std::mem::take(&mut class.unclaimed) {
             let mut elements: VecDeque<Box<[u8]>> = elements.into();
             while let Some(class) = self.blocked.class(id)
                 && let Some(first) = class.lines.first(&key)
                 && let Some(element) = elements.pop_front()
             {
-                self.tell(first, Outcome::reply(&element));
+                self.tell(first, WaitOutcome::reply(&element));
             }
             let Some(class) = self.blocked.class_mut(id) else {
                 return;
@@ -271,14 +277,14 @@ impl<S: Clone + PartialEq> Waits<S> {
                 continue;
             }
             if class.lines.get(&key).is_some_and(|line| line.pops > 0) {
-                class.adrift.insert(key, elements);
+                class.unclaimed.insert(key, elements);
                 continue;
             }
             for fate in class.call.popped.give_back_all(&elements) {
                 self.actions.push_back(match fate {
-                    Fate::Nothing => continue,
-                    Fate::Orphaned => Action::Orphaned(1),
-                    Fate::Return(request, elements) => Action::Return {
+                    PoppedFate::Nothing => continue,
+                    PoppedFate::Orphaned => WaitAction::Orphaned(1),
+                    PoppedFate::Return(request, elements) => WaitAction::Return {
                         state: class.state.clone(),
                         request,
                         elements,
@@ -290,21 +296,21 @@ impl<S: Clone + PartialEq> Waits<S> {
 
     /// Lets each ask for itself, since an answer was an error that may concern only one of those for whom the server was
     /// asked.
-    fn retry_all(&mut self, class: ClassId, keys: &[Key]) {
-        for id in self.blocked.seated_out(class, keys) {
+    fn retry_all(&mut self, class: ClassId, keys: &[LineKey]) {
+        for id in self.blocked.who_waited(class, keys) {
             if let Some(waiter) = self.blocked.waiter(id)
-                && waiter.status == Status::Waiting
+                && waiter.status == WaitStatus::Waiting
             {
                 let state = waiter.state.clone();
-                self.blocked.set_status(id, Status::Trying);
-                self.attempt(Kind::Newcomer(id), state);
+                self.blocked.set_status(id, WaitStatus::Trying);
+                self.attempt(TryPurpose::Newcomer(id), state);
             }
         }
     }
 
     /// Sees to a class after something about `keys` has changed: tells whose wait is over, ends a call that asks for too
-    /// much or too little, joins or leaves the queue for a seat.
-    fn tend(&mut self, id: ClassId, keys: &[Key]) {
+    /// much or too little, joins or leaves the queue for a connection.
+    fn tend(&mut self, id: ClassId, keys: &[LineKey]) {
         self.put_back(id);
         self.settle(id, keys);
         self.let_try(id);
@@ -313,13 +319,17 @@ impl<S: Clone + PartialEq> Waits<S> {
             return;
         };
         let wants = class.wants_call();
-        match class.place {
-            Place::Nowhere if wants => self.enqueue(id),
-            Place::Queued { .. } | Place::Asleep { .. } | Place::Resting { .. } if wants => {
+        match class.stage {
+            ClassStage::Nowhere if wants => self.enqueue(id),
+            ClassStage::Queued { .. } | ClassStage::Asleep { .. } | ClassStage::Resting { .. }
+                if wants =>
+            {
                 self.polls.hasten(id, class, self.now);
             }
-            Place::Queued { .. } | Place::Asleep { .. } | Place::Resting { .. } => self.dequeue(id),
-            Place::Seated(seat) => self.tend_seat(seat),
+            ClassStage::Queued { .. } | ClassStage::Asleep { .. } | ClassStage::Resting { .. } => {
+                self.dequeue(id)
+            }
+            ClassStage::Calling(connection) => self.tend_call(connection),
             _ => {}
         }
         self.blocked.forget_if_over(id);
@@ -343,7 +353,7 @@ impl<S: Clone + PartialEq> Waits<S> {
             };
             if class.lines.has_room(&waiter.keys) {
                 let state = waiter.state.clone();
-                self.attempt(Kind::Newcomer(held), state);
+                self.attempt(TryPurpose::Newcomer(held), state);
             } else {
                 class.held.insert(held);
             }
@@ -351,7 +361,7 @@ impl<S: Clone + PartialEq> Waits<S> {
     }
 
     /// Tells those whose wait is over and whom no element needs any more.
-    fn settle(&mut self, id: ClassId, keys: &[Key]) {
+    fn settle(&mut self, id: ClassId, keys: &[LineKey]) {
         for key in keys {
             let mut after = WaiterId(0);
             while let Some(class) = self.blocked.class(id)
@@ -363,7 +373,7 @@ impl<S: Clone + PartialEq> Waits<S> {
                 let Some(waiter) = self.blocked.waiter(next) else {
                     continue;
                 };
-                if let Status::Ending(ending) = waiter.status
+                if let WaitStatus::Ending(ending) = waiter.status
                     && (!class.takes() || !class.lines.needs(&waiter.keys))
                 {
                     self.tell(next, ending.outcome());

@@ -1,10 +1,10 @@
-//! Blocked clients: who waits for what, and which calls the server is asked on behalf of all of them.
+//! Decides for blocked clients who waits for what, and which calls the server is asked on behalf of all of them.
 //!
 //! A pure state machine: the caller tells it the time and what happened, and carries out the actions it returns. A newcomer
 //! tries first without waiting (its call inside MULTI and EXEC, on a shared connection); one who finds nothing stands in
 //! line. Those in line whose calls can be one form a *class*: BLPOP, BRPOP, BZPOPMIN and BZPOPMAX over whatever keys, since
-//! their answers name the key (unless the keys are very many); other calls when they are equal. A class has one call issued, on a *seat*: a connection
-//! borrowed for it. Classes without a seat are tried from time to time on a shared connection, and get seats in turn.
+//! their answers name the key (unless the keys are very many); other calls when they are equal. A class has one call issued,
+//! on a connection borrowed for it. Classes without one are tried from time to time on a shared connection, and borrow in turn.
 //!
 //! Invariant: an element goes to the first in line for its key who is still there, and to nobody else.
 //! Invariant: no more pops that may answer with a key are sent than living waiters stand in line for it.
@@ -17,29 +17,29 @@ mod arrivals;
 mod blocked;
 mod call;
 mod class;
+mod connections;
 mod ids;
 mod lines;
 mod looks;
 mod machine;
+mod multi_permissions;
 mod owners;
 mod polls;
 mod popped;
 mod price;
 mod reply;
-mod seats;
 mod tries;
-mod verdicts;
 
 #[cfg(any(test, fuzzing))]
 pub mod tests;
 
-pub use call::Call;
-pub use ids::{SeatId, TryId, WaiterId};
-pub use machine::Waits;
-pub use popped::{Fate, Popped};
+pub use call::BlockingCall;
+pub use ids::{CallConnectionId, TryId, WaiterId};
+pub use machine::BlockingCalls;
+pub use multi_permissions::{MultiPermission, MultiPermissions};
+pub use popped::{PoppedElements, PoppedFate};
 pub use reply::has_run;
-pub use tries::{Failure, Sending};
-pub use verdicts::{Verdict, Verdicts};
+pub use tries::{RequestBatch, TryFailure};
 
 use std::rc::Rc;
 
@@ -82,11 +82,11 @@ const MAX_AHEAD: u32 = 64;
 const MAX_AHEAD_BYTES: usize = 1024 * 1024;
 
 /// Names a line: it is a key, or (empty) stands for all equal calls.
-type Key = Rc<[u8]>;
+type LineKey = Rc<[u8]>;
 
 /// Tells for whom a wait is.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Whose {
+pub struct WaitOrigin {
     /// The client's group, for which a connection is borrowed.
     pub group: usize,
     /// The client comes from here, and turns are dealt out by that.
@@ -95,7 +95,7 @@ pub struct Whose {
 
 /// Says how CLIENT UNBLOCK ends a wait.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Unblock {
+pub enum UnblockMode {
     /// It ends as if its time had passed.
     Timeout,
     /// It ends with an error.
@@ -104,7 +104,7 @@ pub enum Unblock {
 
 /// Says how a wait has ended.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Outcome {
+pub enum WaitOutcome {
     /// It was answered with an element, or with the server's error.
     Reply(Rc<[u8]>),
     /// Its time has passed, or CLIENT UNBLOCK made it so: the answer is null.
@@ -119,7 +119,7 @@ pub enum Outcome {
     OwnConnection,
 }
 
-impl Outcome {
+impl WaitOutcome {
     fn reply(bytes: &[u8]) -> Self {
         Self::Reply(bytes.into())
     }
@@ -127,7 +127,7 @@ impl Outcome {
 
 /// Says why no connection was borrowed.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub enum NotSeated {
+pub enum NotLent {
     /// None became free in time, or it was not wanted any more.
     Timeout,
     /// The server is away.
@@ -138,9 +138,9 @@ pub enum NotSeated {
 
 /// Says what the caller has to do.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Action<S> {
-    /// It gets a shared connection in `state`, asks [`Waits::begin`] what to send on it, and tells [`Waits::tried`] the
-    /// replies or [`Waits::failed`] why there are none.
+pub enum WaitAction<S> {
+    /// It gets a shared connection in `state`, asks [`BlockingCalls::begin`] what to send on it, and tells [`BlockingCalls::tried`] the
+    /// replies or [`BlockingCalls::failed`] why there are none.
     Try {
         /// The try has this number.
         attempt: TryId,
@@ -153,10 +153,10 @@ pub enum Action<S> {
         /// It may be delayed by this: by a pause of writes where it takes something away.
         delays: Delays,
     },
-    /// It borrows a connection, and tells [`Waits::seated`] or [`Waits::not_seated`].
+    /// It borrows a connection, and tells [`BlockingCalls::lent`] or [`BlockingCalls::not_lent`].
     Borrow {
         /// The connection has this number.
-        seat: SeatId,
+        connection: CallConnectionId,
         /// It is to be in this state.
         state: S,
         /// It counts for this client group.
@@ -167,22 +167,22 @@ pub enum Action<S> {
     /// It sends, in one go, what stands ahead and the call, and tells the replies to each.
     Issue {
         /// Both go on this connection.
-        seat: SeatId,
+        connection: CallConnectionId,
         /// These tries stand in front of the call.
-        ahead: Option<(TryId, Sending)>,
-        /// The reply to this call is told to [`Waits::answered`], or [`Waits::too_large`] or [`Waits::lost`] why there is
+        ahead: Option<(TryId, RequestBatch)>,
+        /// The reply to this call is told to [`BlockingCalls::answered`], or [`BlockingCalls::too_large`] or [`BlockingCalls::lost`] why there is
         /// none.
-        call: Sending,
+        call: RequestBatch,
     },
     /// It ends the call that is under way, by CLIENT UNBLOCK, repeated until the call has answered.
     Unblock {
         /// The call is under way on this connection.
-        seat: SeatId,
+        connection: CallConnectionId,
     },
     /// It gives the connection back.
     Release {
         /// The connection has this number.
-        seat: SeatId,
+        connection: CallConnectionId,
     },
     /// It puts back what was popped for nobody.
     Return {
@@ -200,7 +200,7 @@ pub enum Action<S> {
         /// The wait is this one's.
         waiter: WaiterId,
         /// It has ended so.
-        outcome: Outcome,
+        outcome: WaitOutcome,
         /// It had once tried and found nothing: the server would have blocked it.
         has_waited: bool,
     },

@@ -1,4 +1,4 @@
-//! Whose the classes are, by the address from which their clients come, and when those without a seat are tried.
+//! Says whose the classes are, by the address from which their clients come, and when those without a connection are tried.
 //!
 //! Tries are dealt out by owner: whoever waits for many things waits longer for each of them, and nobody else does. Of one
 //! owner those that have just begun to wait have a share of their own, since they are looked for most often.
@@ -8,75 +8,75 @@ use std::collections::BTreeMap;
 use super::price::SHARE;
 
 /// Says from where a client comes.
-pub(super) type Address = u64;
+pub(super) type ClientAddress = u64;
 
 /// Says whose a class is: whether it is one for waits for different things, which are not to come behind all the others, and
 /// an address.
-pub(super) type Owner = (bool, Address);
+pub(super) type ClassOwner = (bool, ClientAddress);
 
 /// Says how a class is served.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Lane {
+pub(super) enum ServiceLane {
     /// It is tried, and somebody of it has just begun to wait.
     Young,
     /// It is tried.
     Old,
     /// It has a connection.
-    Seated,
+    Calling,
 }
 
 /// Says where a class is counted.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) struct Account {
-    pub(super) owner: Owner,
-    pub(super) lane: Lane,
+pub(super) struct ClassAccount {
+    pub(super) owner: ClassOwner,
+    pub(super) lane: ServiceLane,
 }
 
 #[derive(Debug, Default)]
-struct Held {
+struct OwnedClasses {
     young: u64,
     old: u64,
-    seated: u64,
+    calling: u64,
     /// The last of them is tried at these times.
     last_young: u64,
     last_old: u64,
 }
 
-impl Held {
+impl OwnedClasses {
     fn tried(&self) -> u64 {
         self.young + self.old
     }
 
     fn all(&self) -> u64 {
-        self.tried() + self.seated
+        self.tried() + self.calling
     }
 
-    fn of(&mut self, lane: Lane) -> &mut u64 {
+    fn of(&mut self, lane: ServiceLane) -> &mut u64 {
         match lane {
-            Lane::Young => &mut self.young,
-            Lane::Old => &mut self.old,
-            Lane::Seated => &mut self.seated,
+            ServiceLane::Young => &mut self.young,
+            ServiceLane::Old => &mut self.old,
+            ServiceLane::Calling => &mut self.calling,
         }
     }
 }
 
 /// Counts the classes of each owner.
 #[derive(Debug, Default)]
-pub(super) struct Owners {
-    by_owner: BTreeMap<Owner, Held>,
+pub(super) struct ClassOwners {
+    by_owner: BTreeMap<ClassOwner, OwnedClasses>,
     /// So many owners have classes that are tried.
     tried: u64,
 }
 
-impl Owners {
-    pub(super) fn enter(&mut self, account: Account) {
+impl ClassOwners {
+    pub(super) fn enter(&mut self, account: ClassAccount) {
         let held = self.by_owner.entry(account.owner).or_default();
         let before = held.tried();
         *held.of(account.lane) += 1;
         self.tried += u64::from(before == 0 && held.tried() > 0);
     }
 
-    pub(super) fn leave(&mut self, account: Account) {
+    pub(super) fn leave(&mut self, account: ClassAccount) {
         let Some(held) = self.by_owner.get_mut(&account.owner) else {
             return;
         };
@@ -89,26 +89,32 @@ impl Owners {
     }
 
     /// Returns how many classes are counted for an owner.
-    pub(super) fn classes(&self, owner: Owner) -> u64 {
-        self.by_owner.get(&owner).map_or(0, Held::all)
+    pub(super) fn classes(&self, owner: ClassOwner) -> u64 {
+        self.by_owner.get(&owner).map_or(0, OwnedClasses::all)
     }
 
     /// Returns how long after a call that costs `price` a class may repeat it.
-    pub(super) fn repeated(&self, account: Account, price: u64) -> u64 {
+    pub(super) fn repeated(&self, account: ClassAccount, price: u64) -> u64 {
         let owners = self.by_owner.len().max(1) as u64;
         price * SHARE * owners * self.classes(account.owner).max(1)
     }
 
     /// Returns when a class is tried next that is to be tried every `wanted` microseconds, where a try costs `price`. The
     /// tries of one owner are spread.
-    pub(super) fn next_try(&mut self, account: Account, price: u64, wanted: u64, now: u64) -> u64 {
+    pub(super) fn next_try(
+        &mut self,
+        account: ClassAccount,
+        price: u64,
+        wanted: u64,
+        now: u64,
+    ) -> u64 {
         let step = price * SHARE * self.tried.max(1);
         let Some(held) = self.by_owner.get_mut(&account.owner) else {
             return now + wanted;
         };
         let (count, last) = match account.lane {
-            Lane::Young => (held.young, &mut held.last_young),
-            Lane::Old | Lane::Seated => (held.old, &mut held.last_old),
+            ServiceLane::Young => (held.young, &mut held.last_young),
+            ServiceLane::Old | ServiceLane::Calling => (held.old, &mut held.last_old),
         };
         // Not before its share of the time has passed, and not all at once.
         let round = (step * count.max(1)).max(wanted);
@@ -123,9 +129,9 @@ impl Owners {
 
     /// Returns how often each account is counted.
     #[cfg(test)]
-    pub(super) fn counts(&self) -> BTreeMap<Owner, [u64; 3]> {
+    pub(super) fn counts(&self) -> BTreeMap<ClassOwner, [u64; 3]> {
         let each = self.by_owner.iter();
-        each.map(|(owner, held)| (*owner, [held.young, held.old, held.seated]))
+        each.map(|(owner, held)| (*owner, [held.young, held.old, held.calling]))
             .collect()
     }
 }
@@ -136,16 +142,16 @@ mod tests {
 
     use super::*;
 
-    fn account(address: Address) -> Account {
-        Account {
+    fn account(address: ClientAddress) -> ClassAccount {
+        ClassAccount {
             owner: (false, address),
-            lane: Lane::Old,
+            lane: ServiceLane::Old,
         }
     }
 
     /// Returns how often each of `classes` is tried within `micros`, each wanted every millisecond, by address and price.
-    fn tried(classes: &[(Address, u64)], micros: u64) -> Vec<u64> {
-        let mut owners = Owners::default();
+    fn tried(classes: &[(ClientAddress, u64)], micros: u64) -> Vec<u64> {
+        let mut owners = ClassOwners::default();
         for (address, _) in classes {
             owners.enter(account(*address));
         }
@@ -196,16 +202,16 @@ mod tests {
 
     #[test]
     fn what_is_left_is_not_counted() {
-        let mut owners = Owners::default();
-        for lane in [Lane::Young, Lane::Old, Lane::Seated] {
-            owners.enter(Account {
+        let mut owners = ClassOwners::default();
+        for lane in [ServiceLane::Young, ServiceLane::Old, ServiceLane::Calling] {
+            owners.enter(ClassAccount {
                 owner: (true, 7),
                 lane,
             });
         }
         assert_eq!((owners.classes((true, 7)), owners.tried), (3, 1));
-        for lane in [Lane::Old, Lane::Seated, Lane::Young] {
-            owners.leave(Account {
+        for lane in [ServiceLane::Old, ServiceLane::Calling, ServiceLane::Young] {
+            owners.leave(ClassAccount {
                 owner: (true, 7),
                 lane,
             });

@@ -1,23 +1,23 @@
-//! When classes without a seat are tried, and for whom each class is counted.
+//! Says when classes without a connection are tried, and for whom each class is counted.
 
 use std::collections::BTreeSet;
 
 use super::MIN_POLL_MICROS;
-use super::class::{Class, Place};
+use super::class::{ClassStage, WaitClass};
 use super::ids::ClassId;
-use super::owners::{Account, Lane, Owners};
+use super::owners::{ClassAccount, ClassOwners, ServiceLane};
 
 /// So many addresses of a class are looked at, at most.
 const MAX_PAYERS: usize = 16;
 
 /// Knows whose each class is, and when those that are tried from time to time are tried next.
 #[derive(Debug, Default)]
-pub(super) struct Polls {
+pub(super) struct ClassPolls {
     pub(super) times: BTreeSet<(u64, ClassId)>,
-    pub(super) owners: Owners,
+    pub(super) owners: ClassOwners,
 }
 
-impl Polls {
+impl ClassPolls {
     /// Returns when the next class is tried.
     pub(super) fn next_at(&self) -> Option<u64> {
         self.times.first().map(|(at, _)| *at)
@@ -25,12 +25,12 @@ impl Polls {
 
     /// Counts a class anew, as it is served now. Of the addresses its waiters come from, it is counted for the one that has
     /// the fewest.
-    fn account<S>(&mut self, class: &mut Class<S>, now: u64) {
-        let lane = match class.place {
-            Place::Nowhere => None,
-            Place::Seated(_) => Some(Lane::Seated),
-            _ if class.is_young(now) => Some(Lane::Young),
-            _ => Some(Lane::Old),
+    fn account<S>(&mut self, class: &mut WaitClass<S>, now: u64) {
+        let lane = match class.stage {
+            ClassStage::Nowhere => None,
+            ClassStage::Calling(_) => Some(ServiceLane::Calling),
+            _ if class.is_young(now) => Some(ServiceLane::Young),
+            _ => Some(ServiceLane::Old),
         };
         if let Some(old) = class.account.take() {
             self.owners.leave(old);
@@ -38,7 +38,7 @@ impl Polls {
         let addresses = class.owners.keys().take(MAX_PAYERS);
         let owners = addresses.map(|address| (class.is_plain(), *address));
         let owner = owners.min_by_key(|owner| self.owners.classes(*owner));
-        class.account = lane.map(|lane| Account {
+        class.account = lane.map(|lane| ClassAccount {
             owner: owner.unwrap_or_default(),
             lane,
         });
@@ -48,8 +48,8 @@ impl Polls {
     }
 
     /// Puts a class elsewhere, where it is tried at no time of its own.
-    pub(super) fn set_place<S>(&mut self, class: &mut Class<S>, place: Place, now: u64) {
-        class.place = place;
+    pub(super) fn set_stage<S>(&mut self, class: &mut WaitClass<S>, stage: ClassStage, now: u64) {
+        class.stage = stage;
         self.account(class, now);
     }
 
@@ -57,30 +57,35 @@ impl Polls {
     pub(super) fn begin<S>(
         &mut self,
         id: ClassId,
-        class: &mut Class<S>,
+        class: &mut WaitClass<S>,
         now: u64,
-        place: impl Fn(u64) -> Place,
+        stage: impl Fn(u64) -> ClassStage,
     ) {
-        self.set_place(class, place(0), now);
+        self.set_stage(class, stage(0), now);
         let poll_at = self.next_poll(class, now);
-        class.place = place(poll_at);
+        class.stage = stage(poll_at);
         self.times.insert((poll_at, id));
     }
 
     /// Has a class not tried any more. Returns the turn with which it stood in the queue for a connection, if it did.
-    pub(super) fn end<S>(&mut self, id: ClassId, class: &mut Class<S>, now: u64) -> Option<u64> {
-        let (turn, poll_at) = match class.place {
-            Place::Queued { turn, poll_at } => (Some(turn), poll_at),
-            Place::Resting { poll_at } | Place::Asleep { poll_at } => (None, poll_at),
-            Place::Nowhere | Place::Seated(_) => return None,
+    pub(super) fn end<S>(
+        &mut self,
+        id: ClassId,
+        class: &mut WaitClass<S>,
+        now: u64,
+    ) -> Option<u64> {
+        let (turn, poll_at) = match class.stage {
+            ClassStage::Queued { turn, poll_at } => (Some(turn), poll_at),
+            ClassStage::Resting { poll_at } | ClassStage::Asleep { poll_at } => (None, poll_at),
+            ClassStage::Nowhere | ClassStage::Calling(_) => return None,
         };
         self.times.remove(&(poll_at, id));
-        self.set_place(class, Place::Nowhere, now);
+        self.set_stage(class, ClassStage::Nowhere, now);
         turn
     }
 
     /// Returns when a class that is counted among those that are tried is tried next.
-    fn next_poll<S>(&mut self, class: &Class<S>, now: u64) -> u64 {
+    fn next_poll<S>(&mut self, class: &WaitClass<S>, now: u64) -> u64 {
         let wanted = class.wanted_every(now);
         let wanted = match class.windows() {
             1 => wanted,
@@ -94,14 +99,14 @@ impl Polls {
     }
 
     /// Has a class that is seldom tried tried more often, where somebody who has just come is waiting now.
-    pub(super) fn hasten<S>(&mut self, id: ClassId, class: &mut Class<S>, now: u64) {
+    pub(super) fn hasten<S>(&mut self, id: ClassId, class: &mut WaitClass<S>, now: u64) {
         let is_old = class
             .account
-            .is_some_and(|account| account.lane == Lane::Old);
+            .is_some_and(|account| account.lane == ServiceLane::Old);
         let Some(poll_at) = class.poll_at().map(|at| *at) else {
             return;
         };
-        if is_old && class.is_young(now) && !matches!(class.place, Place::Resting { .. }) {
+        if is_old && class.is_young(now) && !matches!(class.stage, ClassStage::Resting { .. }) {
             self.account(class, now);
             let at = self.next_poll(class, now);
             if at < poll_at
@@ -121,7 +126,7 @@ impl Polls {
     }
 
     /// Has a class that is being tried now tried again at its next time.
-    pub(super) fn repeat<S>(&mut self, id: ClassId, class: &mut Class<S>, now: u64) {
+    pub(super) fn repeat<S>(&mut self, id: ClassId, class: &mut WaitClass<S>, now: u64) {
         self.account(class, now);
         let next = self.next_poll(class, now);
         if let Some(poll_at) = class.poll_at() {
@@ -131,7 +136,7 @@ impl Polls {
     }
 
     /// Returns how many classes are counted for the owner of this one.
-    pub(super) fn classes_of_owner<S>(&self, class: &Class<S>) -> u64 {
+    pub(super) fn classes_of_owner<S>(&self, class: &WaitClass<S>) -> u64 {
         let owner = class.account.map(|account| account.owner);
         owner.map_or(1, |owner| self.owners.classes(owner))
     }

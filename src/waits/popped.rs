@@ -1,4 +1,4 @@
-//! What a blocking call takes away, and how it is put back when the client it was taken for has left.
+//! Knows what a blocking call takes away, and how it is put back when the client it was taken for has left.
 
 use redis_protocol::resp3::decode::complete::decode;
 use redis_protocol::resp3::types::OwnedFrame;
@@ -7,7 +7,7 @@ use crate::resp::speak::encode_request;
 
 /// Says what the reply to a blocking call has taken from a key.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Popped {
+pub enum PoppedElements {
     /// It took one element from the left end: BLPOP answers `[key, element]`.
     Left,
     /// It took one from the right end, as BRPOP does.
@@ -28,7 +28,7 @@ pub enum Popped {
 
 /// Says what is to be done with a reply nobody is there for.
 #[derive(Debug, PartialEq, Eq)]
-pub enum Fate {
+pub enum PoppedFate {
     /// It took nothing.
     Nothing,
     /// What it took cannot be put back.
@@ -37,7 +37,7 @@ pub enum Fate {
     Return(Vec<u8>, u64),
 }
 
-impl Popped {
+impl PoppedElements {
     /// Reads what the blocking call with these arguments takes.
     pub fn by<'a>(mut arguments: impl Iterator<Item = &'a [u8]>) -> Self {
         let name = arguments.next().unwrap_or_default().to_ascii_lowercase();
@@ -65,17 +65,17 @@ impl Popped {
     }
 
     /// Returns what becomes of `reply`, for which the client is not there any more.
-    pub fn give_back(self, reply: &[u8]) -> Fate {
+    pub fn give_back(self, reply: &[u8]) -> PoppedFate {
         // RESP2's two nulls are no RESP3 frames.
         if self == Self::Nothing
             || reply.is_empty()
             || reply.starts_with(b"*-1")
             || reply.starts_with(b"$-1")
         {
-            return Fate::Nothing;
+            return PoppedFate::Nothing;
         }
         let Ok(Some((frame, _))) = decode(reply) else {
-            return Fate::Orphaned;
+            return PoppedFate::Orphaned;
         };
         if matches!(
             frame,
@@ -84,23 +84,23 @@ impl Popped {
                 | OwnedFrame::SimpleError { .. }
                 | OwnedFrame::BlobError { .. }
         ) {
-            return Fate::Nothing;
+            return PoppedFate::Nothing;
         }
         match self.returning(&frame) {
-            Some((words, elements)) => Fate::Return(encode_request(&words), elements),
-            None => Fate::Orphaned,
+            Some((words, elements)) => PoppedFate::Return(encode_request(&words), elements),
+            None => PoppedFate::Orphaned,
         }
     }
 
     /// Returns what puts back the elements of several replies, given in the order they were popped: one request for each key,
     /// so that they end up in that order again.
-    pub(super) fn give_back_all(self, replies: &[Box<[u8]>]) -> Vec<Fate> {
+    pub(super) fn give_back_all(self, replies: &[Box<[u8]>]) -> Vec<PoppedFate> {
         let mut fates = Vec::new();
         let mut requests: Vec<(Vec<Vec<u8>>, u64)> = Vec::new();
         for reply in replies.iter().rev() {
             let frame = decode(reply).ok().flatten();
             match frame.and_then(|(frame, _)| self.returning(&frame)) {
-                None => fates.push(Fate::Orphaned),
+                None => fates.push(PoppedFate::Orphaned),
                 Some((words, elements)) => {
                     let same = requests.iter_mut().find(|(known, _)| known[1] == words[1]);
                     match same {
@@ -114,7 +114,9 @@ impl Popped {
             }
         }
         let returns = requests.into_iter();
-        fates.extend(returns.map(|(words, count)| Fate::Return(encode_request(&words), count)));
+        fates.extend(
+            returns.map(|(words, count)| PoppedFate::Return(encode_request(&words), count)),
+        );
         fates
     }
 
@@ -200,13 +202,13 @@ fn text(frame: &OwnedFrame) -> Option<Vec<u8>> {
 mod tests {
     use super::*;
 
-    fn popped(request: &str) -> Popped {
-        Popped::by(request.split(' ').map(str::as_bytes))
+    fn popped(request: &str) -> PoppedElements {
+        PoppedElements::by(request.split(' ').map(str::as_bytes))
     }
 
-    fn returned(popped: Popped, reply: &str) -> String {
+    fn returned(popped: PoppedElements, reply: &str) -> String {
         match popped.give_back(reply.as_bytes()) {
-            Fate::Return(request, count) => {
+            PoppedFate::Return(request, count) => {
                 let request = String::from_utf8(request).unwrap();
                 let words: Vec<_> = request
                     .split("\r\n")
@@ -259,16 +261,16 @@ mod tests {
         let replies = [reply("k", "a"), reply("l", "x"), reply("k", "b")];
         let fates = popped("BLPOP k l 0").give_back_all(&replies);
         let expected = [
-            Fate::Return(encode_request(&["LPUSH", "k", "b", "a"]), 2),
-            Fate::Return(encode_request(&["LPUSH", "l", "x"]), 1),
+            PoppedFate::Return(encode_request(&["LPUSH", "k", "b", "a"]), 2),
+            PoppedFate::Return(encode_request(&["LPUSH", "l", "x"]), 1),
         ];
         assert_eq!(fates, expected);
         let member = |member: &str| encode_request(&["z", member, "1"]).into();
         let fates = popped("BZPOPMIN z 0").give_back_all(&[member("a"), member("b")]);
         let expected = encode_request(&["ZADD", "z", "NX", "1", "b", "1", "a"]);
-        assert_eq!(fates, [Fate::Return(expected, 2)]);
+        assert_eq!(fates, [PoppedFate::Return(expected, 2)]);
         let fates = popped("BLMOVE a b LEFT LEFT 0").give_back_all(&replies[..1]);
-        assert_eq!(fates, [Fate::Orphaned]);
+        assert_eq!(fates, [PoppedFate::Orphaned]);
     }
 
     #[test]
@@ -281,22 +283,22 @@ mod tests {
         ] {
             assert_eq!(
                 popped("BLPOP k 0").give_back(reply.as_bytes()),
-                Fate::Nothing,
+                PoppedFate::Nothing,
                 "{reply}"
             );
             assert_eq!(
                 popped("BLMOVE a b LEFT LEFT 0").give_back(reply.as_bytes()),
-                Fate::Nothing,
+                PoppedFate::Nothing,
                 "{reply}"
             );
         }
         assert_eq!(
             popped("BLMOVE a b LEFT LEFT 0").give_back(b"$1\r\nv\r\n"),
-            Fate::Orphaned
+            PoppedFate::Orphaned
         );
         assert_eq!(
             popped("XREAD BLOCK 0 STREAMS s $").give_back(b"*1\r\n+x\r\n"),
-            Fate::Nothing
+            PoppedFate::Nothing
         );
     }
 }

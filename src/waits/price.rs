@@ -1,4 +1,4 @@
-//! What the server does for the sake of a call, by its size, and how often a call may be repeated for nobody's news.
+//! Says what the server does for the sake of a call, by its size, and how often a call may be repeated for nobody's news.
 //!
 //! Measured on Redis 7.0: a try takes 4.5 µs and 0.03 to 0.1 µs a key, an issued call that is ended again 8 µs and 0.25 to
 //! 1 µs a key, since the server keeps a note of whom each key would wake.
@@ -25,12 +25,12 @@ const BYTES_A_MICRO: u64 = 500;
 
 /// Measures one call.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) struct Size {
+pub(super) struct CallSize {
     pub(super) words: usize,
     pub(super) bytes: usize,
 }
 
-impl Size {
+impl CallSize {
     pub(super) fn of<'a>(words: impl Iterator<Item = &'a [u8]>) -> Self {
         words.fold(Self { words: 0, bytes: 0 }, |size, word| Self {
             words: size.words + 1,
@@ -72,7 +72,7 @@ mod tests {
 
     #[test]
     fn many_keys_cost_more_than_few() {
-        let one = Size::of([&b"k"[..]].into_iter());
+        let one = CallSize::of([&b"k"[..]].into_iter());
         let many = one.over(50_000);
         assert_eq!(many.words, 50_000);
         assert!(one.tried() < 10 && one.issued() < 20);
@@ -82,7 +82,7 @@ mod tests {
     #[test]
     fn long_keys_cost_more_than_short_ones() {
         let long = vec![b'k'; 1 << 20];
-        let size = Size::of([&long[..]].into_iter());
+        let size = CallSize::of([&long[..]].into_iter());
         assert!(size.tried() > 2_000 && size.issued() > 2_000);
         assert!(look(1, 1) < 20 && look(long.len(), 1) > 2_000);
         assert!(kinds(2, 2) < 10 && kinds(2, 2 * long.len()) > 4_000);

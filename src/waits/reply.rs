@@ -1,10 +1,10 @@
-//! What the server answers to a try and to an issued call, told apart without understanding more than is needed.
+//! Tells apart what the server answers to a try and to an issued call, without understanding more than is needed.
 
 use crate::resp::{ReplyScanner, Request};
 
 /// Tells replies apart, as far as it matters here.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Said<'a> {
+pub(super) enum CallAnswer<'a> {
     /// There is nothing.
     Null,
     /// The server refuses, with this error.
@@ -13,7 +13,7 @@ pub(super) enum Said<'a> {
     Element(&'a [u8]),
 }
 
-impl<'a> Said<'a> {
+impl<'a> CallAnswer<'a> {
     /// Reads what `frame` says.
     pub(super) fn by(frame: &'a [u8]) -> Self {
         match frame {
@@ -76,14 +76,14 @@ pub(super) fn frames(mut bytes: &[u8]) -> Vec<&[u8]> {
 
 /// Says why no call of a transaction has run.
 #[derive(Debug, PartialEq, Eq)]
-pub(super) enum Refusal<'a> {
+pub(super) enum TransactionRefusal<'a> {
     /// The server refuses a call with this.
     Call(&'a [u8]),
     /// It refuses EXEC with this.
     Exec(&'a [u8]),
 }
 
-impl Refusal<'_> {
+impl TransactionRefusal<'_> {
     /// Tells whether it speaks of the server's state rather than of the calls.
     pub(super) fn is_passing(&self) -> bool {
         let (Self::Call(error) | Self::Exec(error)) = self;
@@ -98,24 +98,27 @@ impl Refusal<'_> {
 }
 
 /// Reads what the server answered to MULTI, `count` calls and EXEC: one answer for each call.
-pub(super) fn transaction(bytes: &[u8], count: usize) -> Result<Vec<&[u8]>, Refusal<'_>> {
+pub(super) fn transaction(
+    bytes: &[u8],
+    count: usize,
+) -> Result<Vec<&[u8]>, TransactionRefusal<'_>> {
     let all = frames(bytes);
     let [multi, queued @ .., exec] = all.as_slice() else {
-        return Err(Refusal::Exec(b""));
+        return Err(TransactionRefusal::Exec(b""));
     };
     if multi.starts_with(b"-") {
         // A user who may not use MULTI: the calls ran by themselves, and waited no longer than a moment.
         return Ok(queued.to_vec());
     }
     if let Some(error) = queued.iter().find(|frame| frame.starts_with(b"-")) {
-        return Err(Refusal::Call(error));
+        return Err(TransactionRefusal::Call(error));
     }
     let body = memchr::memchr(b'\n', exec).map_or(&[][..], |end| &exec[end + 1..]);
     let answers = frames(body);
     if exec.starts_with(b"*") && answers.len() == count {
         Ok(answers)
     } else {
-        Err(Refusal::Exec(exec))
+        Err(TransactionRefusal::Exec(exec))
     }
 }
 
@@ -159,7 +162,7 @@ mod tests {
         let answers = transaction(all, 2).unwrap();
         assert_eq!(answers, [&b"*2\r\n$1\r\nk\r\n$1\r\nv\r\n"[..], b"*-1\r\n"]);
         assert_eq!(key(answers[0]), Some(&b"k"[..]));
-        assert_eq!(Said::by(answers[1]), Said::Null);
+        assert_eq!(CallAnswer::by(answers[1]), CallAnswer::Null);
     }
 
     #[test]
@@ -167,12 +170,12 @@ mod tests {
         let refused = b"+OK\r\n-NOPERM no\r\n-EXECABORT Transaction discarded\r\n";
         assert_eq!(
             transaction(refused, 1),
-            Err(Refusal::Call(b"-NOPERM no\r\n"))
+            Err(TransactionRefusal::Call(b"-NOPERM no\r\n"))
         );
         let away = b"+OK\r\n+QUEUED\r\n-EXECABORT x\r\n";
         assert_eq!(
             transaction(away, 1),
-            Err(Refusal::Exec(b"-EXECABORT x\r\n"))
+            Err(TransactionRefusal::Exec(b"-EXECABORT x\r\n"))
         );
         let without = b"-NOPERM multi\r\n*-1\r\n-ERR EXEC without MULTI\r\n";
         assert_eq!(transaction(without, 1), Ok(vec![&b"*-1\r\n"[..]]));

@@ -1,11 +1,11 @@
-//! Tries: calls that never wait, on shared connections or in front of an issued call.
+//! Describes tries: calls that never wait, on shared connections or in front of an issued call.
 
-use super::Key;
+use super::LineKey;
 use super::ids::{ClassId, WaiterId};
 
 /// Requests that are sent in one go, and how many replies they have.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Sending {
+pub struct RequestBatch {
     /// They are here one behind the other.
     pub bytes: Vec<u8>,
     /// They have so many replies.
@@ -14,7 +14,7 @@ pub struct Sending {
     pub takes: usize,
 }
 
-impl Sending {
+impl RequestBatch {
     /// Tells whether they are one transaction, from MULTI to EXEC.
     pub fn is_transaction(&self) -> bool {
         self.bytes.starts_with(b"*1\r\n$5\r\nMULTI\r\n")
@@ -23,7 +23,7 @@ impl Sending {
 
 /// Says why a try has no replies.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Failure {
+pub enum TryFailure {
     /// Its connection was lost.
     Lost {
         /// It may have run.
@@ -39,7 +39,7 @@ pub enum Failure {
 
 /// Says what a try is for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Kind {
+pub(super) enum TryPurpose {
     /// It asks for the ids of last entries.
     Resolve(WaiterId),
     /// It is the waiter's own call.
@@ -47,27 +47,27 @@ pub(super) enum Kind {
     /// It is for a class without a connection, over its keys.
     Poll(ClassId),
     /// It is about one key that has just answered.
-    Chase(ClassId),
+    FollowUp(ClassId),
     /// It asks for the kinds of keys of a class that are left out of its calls.
     Look(ClassId),
 }
 
 /// Keeps a try that is wanted, or under way.
 #[derive(Debug)]
-pub(super) struct Attempt {
-    pub(super) kind: Kind,
+pub(super) struct PendingTry {
+    pub(super) kind: TryPurpose,
     /// Its calls stand outside MULTI, inside which the server has refused them.
     pub(super) is_bare: bool,
     /// Once it is sent it is for this class, and may answer with these keys.
     pub(super) class: Option<ClassId>,
-    pub(super) keys: Vec<Key>,
+    pub(super) keys: Vec<LineKey>,
     pub(super) count: u32,
     /// So many requests for the kinds of keys stand in front of the calls.
     pub(super) kinds: usize,
 }
 
-impl Attempt {
-    pub(super) fn new(kind: Kind, is_bare: bool) -> Self {
+impl PendingTry {
+    pub(super) fn new(kind: TryPurpose, is_bare: bool) -> Self {
         Self {
             kind,
             is_bare,

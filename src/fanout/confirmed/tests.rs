@@ -50,7 +50,7 @@ fn the_counts_of_the_server_hold() {
 fn queued(place: u32, subscribes: bool, topics: u32) -> QueuedSubscription {
     QueuedSubscription {
         place,
-        kind: Kind::Channel,
+        kind: TopicKind::Channel,
         subscribes,
         topics,
     }
@@ -170,12 +170,12 @@ fn it_ends_amid_a_frame_and_begins_at_its_end() {
 
 /// Keeps a server's subscriptions of one client.
 #[derive(Default)]
-struct Server {
+struct SubscriptionServer {
     topics: [Vec<String>; 3],
     mark: &'static str,
 }
 
-impl Server {
+impl SubscriptionServer {
     fn count(&self, kind: usize) -> usize {
         match kind {
             2 => self.topics[2].len(),
@@ -210,12 +210,12 @@ impl Server {
 
 /// A command is data that the server answers with, or a subscription.
 #[derive(Debug, Clone)]
-enum Command {
+enum PendingCommand {
     Data(String),
     Subscription(usize, bool, usize),
 }
 
-fn data() -> impl Strategy<Value = Command> {
+fn data() -> impl Strategy<Value = PendingCommand> {
     let lookalike = (0usize..3, any::<bool>(), 0usize..4)
         .prop_map(|(kind, on, count)| confirmation(PUBSUB_KINDS[kind].verb(on), Some("c"), count));
     let quoted = lookalike
@@ -234,12 +234,12 @@ fn data() -> impl Strategy<Value = Command> {
         Just("%1\r\n+a\r\n*3\r\n$9\r\nsubscribe\r\n$1\r\nc\r\n:7\r\n".to_owned()),
         Just("$-1\r\n".to_owned()),
     ]
-    .prop_map(Command::Data)
+    .prop_map(PendingCommand::Data)
 }
 
-fn subscription() -> impl Strategy<Value = Command> {
+fn subscription() -> impl Strategy<Value = PendingCommand> {
     (0usize..3, any::<bool>(), 0usize..4).prop_map(|(kind, subscribes, topics)| {
-        Command::Subscription(kind, subscribes, topics.max(usize::from(subscribes)))
+        PendingCommand::Subscription(kind, subscribes, topics.max(usize::from(subscribes)))
     })
 }
 
@@ -259,7 +259,7 @@ proptest! {
         resp3 in any::<bool>(),
         cuts in prop::collection::vec(1usize..30, 1..50),
     ) {
-        let mut server = Server { mark: if resp3 { ">" } else { "*" }, ..Server::default() };
+        let mut server = SubscriptionServer { mark: if resp3 { ">" } else { "*" }, ..SubscriptionServer::default() };
         let mut confirmed = none();
         let mut cuts = cuts.into_iter().cycle();
         for (kind, commands) in sent {
@@ -267,8 +267,8 @@ proptest! {
             let mut answers = String::new();
             for (place, command) in (0..).zip(&commands) {
                 answers += &match command {
-                    Command::Data(data) => data.clone(),
-                    &Command::Subscription(of, subscribes, topics) => {
+                    PendingCommand::Data(data) => data.clone(),
+                    &PendingCommand::Subscription(of, subscribes, topics) => {
                         confirmed.queue(QueuedSubscription {
                             place,
                             kind: PUBSUB_KINDS[of],

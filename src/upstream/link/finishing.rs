@@ -9,7 +9,7 @@ use std::task::{Context, Poll};
 
 use super::Link;
 use crate::command::Delays;
-use crate::silence::{Awaited, Silence};
+use crate::silence::{AwaitedReply, LinkSilence};
 use crate::transport::Stream;
 
 /// Whether nothing more is sent on a connection.
@@ -61,9 +61,9 @@ impl Link {
     }
 
     /// A server that has been told so has no call wait: its silence is judged as that behind any command, from then on.
-    pub(in super::super) fn judged_as_finishing(&self, silence: &mut Silence) {
-        if self.is_finishing() && silence.awaited == Awaited::Wait {
-            silence.awaited = Awaited::Command(Delays::NONE);
+    pub(in super::super) fn judged_as_finishing(&self, silence: &mut LinkSilence) {
+        if self.is_finishing() && silence.awaited == AwaitedReply::Wait {
+            silence.awaited = AwaitedReply::Command(Delays::NONE);
             silence.since_micros = silence.since_micros.max(self.finishing_micros.get());
         }
     }

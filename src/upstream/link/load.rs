@@ -2,7 +2,7 @@
 
 use super::super::traffic::{Due, Inner};
 use super::Link;
-use crate::schedule::{Answered, Cause, Company, Load};
+use crate::schedule::{AnsweredRequests, BusyCause, ConnectionLoad, LinkCompany};
 
 /// Bytes that the kernel has not taken weigh as a millisecond each time there are so many of them.
 const BEHIND_BYTES: usize = 64 * 1024;
@@ -21,11 +21,11 @@ impl Link {
         let load = inner.times.load(now, inner.due_count as u64);
         behind as u64 * 1000
             + match load {
-                Load::Light => 0,
-                Load::Heavy(micros) => micros,
+                ConnectionLoad::Light => 0,
+                ConnectionLoad::Heavy(micros) => micros,
                 // In a long turn of this thread a reply may have arrived that was not read yet.
-                Load::Silent(_) if self.has_arrived() => 0,
-                Load::Silent(micros) => micros,
+                ConnectionLoad::Silent(_) if self.has_arrived() => 0,
+                ConnectionLoad::Silent(micros) => micros,
             }
     }
 
@@ -90,15 +90,15 @@ impl Inner {
     /// overlooked beside one with many quick ones.
     fn charge(&mut self, now: u64, spent: u64, replies: u32, due: usize) {
         let company = match self.mixed_micros {
-            Some(mixed) if now.saturating_sub(mixed) < LATELY_MICROS => Company::Others,
-            _ => Company::Alone,
+            Some(mixed) if now.saturating_sub(mixed) < LATELY_MICROS => LinkCompany::Others,
+            _ => LinkCompany::Alone,
         };
         let spent_micros = spent / self.charged.len() as u64;
         let cause = match &self.charged[..] {
-            [(_, own)] if *own == replies => Cause::Own,
-            _ => Cause::Mixed,
+            [(_, own)] if *own == replies => BusyCause::Own,
+            _ => BusyCause::Mixed,
         };
-        let answered = Answered {
+        let answered = AnsweredRequests {
             replies,
             spent_micros,
             round_trip_micros: self.times.round_trip_micros(),
@@ -107,7 +107,7 @@ impl Inner {
             cause,
         };
         for (outlet, replies) in self.charged.drain(..) {
-            outlet.charge(&Answered {
+            outlet.charge(&AnsweredRequests {
                 replies,
                 ..answered
             });

@@ -9,7 +9,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use tokio::sync::oneshot;
 
 use super::Subscriptions;
-use crate::fanout::Kind;
+use crate::fanout::TopicKind;
 use crate::telemetry::Disconnect;
 use crate::upstream::pool::Upstream;
 
@@ -25,7 +25,7 @@ pub(super) enum Marked {
 #[derive(Debug)]
 pub struct Announcement {
     /// Of a channel, or a shard channel.
-    pub kind: Kind,
+    pub kind: TopicKind,
     /// Its channel.
     pub channel: Box<[u8]>,
     /// What it measures.

@@ -6,7 +6,10 @@ use std::rc::Rc;
 
 use super::Subscriptions;
 use crate::budget::Kind as SocketKind;
-use crate::fanout::{Message, Presence, Remedy, Said, Side, SubscriberId, read};
+use crate::fanout::{
+    LossRemedy, SubscriberId, SubscriptionFrame, SubscriptionSide, SuspectPresence, TopicMessage,
+    read,
+};
 use crate::telemetry::{Disconnect, LossCause};
 use crate::upstream::link::{Ended, Link};
 use crate::upstream::outlet::Outlet;
@@ -16,8 +19,8 @@ impl Subscriptions {
     /// The number under which what it is subscribed to is known to the other workers.
     pub(super) fn audience(&self) -> usize {
         match self.side {
-            Side::Usual => self.thread.index,
-            Side::Apart => usize::MAX - self.thread.index,
+            SubscriptionSide::Usual => self.thread.index,
+            SubscriptionSide::Apart => usize::MAX - self.thread.index,
         }
     }
 
@@ -32,7 +35,7 @@ impl Subscriptions {
     /// A message that was arriving when the connection ended counts as far as it came.
     pub(super) fn hear_cut_off(&self) {
         let gathered = self.gathered.borrow();
-        if let Ok(Said::Message(Message { kind, topic })) = read(&gathered) {
+        if let Ok(SubscriptionFrame::Message(TopicMessage { kind, topic })) = read(&gathered) {
             self.fanout.borrow().heard(kind, topic, gathered.len());
         }
     }
@@ -90,24 +93,24 @@ impl Upstream {
     /// The server has ended a connection of subscribers, and nothing else: most likely it held too much for one of them.
     pub(super) fn suspect_somebody(self: &Rc<Self>, lost: &Rc<Subscriptions>) {
         let other = match lost.side {
-            Side::Usual => &self.apart,
-            Side::Apart => &self.subscriptions,
+            SubscriptionSide::Usual => &self.apart,
+            SubscriptionSide::Apart => &self.subscriptions,
         };
         let here = lost.fanout.borrow().candidates();
         let there = other.fanout.borrow().ids();
         let now = self.thread.clock.now_micros();
         let presence = match lost.left_micros.get() >= lost.heard_micros.get() {
-            true => Presence::SomebodyLeft,
-            false => Presence::All,
+            true => SuspectPresence::SomebodyLeft,
+            false => SuspectPresence::All,
         };
         let remedy = self
             .suspicion
             .borrow_mut()
             .lost((lost.side, presence), here, there, now);
         match remedy {
-            Remedy::Nothing => {}
-            Remedy::Close(those) => lost.close_some(&those),
-            Remedy::Move(those) => self.move_subscribers(&those, lost, other),
+            LossRemedy::Nothing => {}
+            LossRemedy::Close(those) => lost.close_some(&those),
+            LossRemedy::Move(those) => self.move_subscribers(&those, lost, other),
         }
     }
 
@@ -128,7 +131,7 @@ impl Upstream {
                 .then(|| from.fanout.borrow_mut().take(id))
                 .flatten();
             if let Some(taken) = taken {
-                taken.handle.set_apart(to.side == Side::Apart);
+                taken.handle.set_apart(to.side == SubscriptionSide::Apart);
                 to.fanout.borrow_mut().adopt(id, taken);
             }
         }

@@ -18,7 +18,7 @@ use crate::upstream::link::{Leaving, Link};
 use crate::upstream::pauses::COMES_FIRST;
 use crate::upstream::pool::Upstream;
 use crate::upstream::traffic::{Answer, OwnReply, Pace, Then};
-use crate::waits::SeatId;
+use crate::waits::CallConnectionId;
 
 /// A server that has not done a write for so long may hold it back.
 const PROBED_WITHIN: Duration = Duration::from_millis(200);
@@ -70,7 +70,7 @@ enum MayAsk {
 impl Upstream {
     /// Ends the call on a seat. The server is asked until it has answered: the call itself may still be on its way, the server be busy, or
     /// a pause be in force, which who waits for the call sits out. A call for which nobody is there any more does not outlast a pause.
-    pub(super) async fn end_call(self: &Rc<Self>, id: SeatId, seat: &Seat) {
+    pub(super) async fn end_call(self: &Rc<Self>, id: CallConnectionId, seat: &Seat) {
         let is_left = || self.waiting.waits.borrow().is_left(id);
         let (mut pause, mut unheeded) = (Duration::from_millis(1), 0);
         while seat.is_calling.get() && seat.link.is_alive() {

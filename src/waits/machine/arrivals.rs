@@ -1,13 +1,13 @@
-//! What the machine does where the server refuses a call as one that arrives: it finds out by a try what is due to who has waited.
+//! Finds out by a try what is due to who has waited, where the server refuses a call as one that arrives.
 
-use super::Waits;
-use crate::waits::arrivals::{Due, Fewer, asked, due, is_of_arrival};
-use crate::waits::class::Place;
+use super::BlockingCalls;
+use crate::waits::arrivals::{ArrivalAnswer, OmittedKeys, asked, due, is_of_arrival};
+use crate::waits::class::ClassStage;
 use crate::waits::ids::ClassId;
-use crate::waits::tries::{Attempt, Kind};
-use crate::waits::{Key, Outcome};
+use crate::waits::tries::{PendingTry, TryPurpose};
+use crate::waits::{LineKey, WaitOutcome};
 
-impl<S: Clone + PartialEq> Waits<S> {
+impl<S: Clone + PartialEq> BlockingCalls<S> {
     /// Tells whether the server answers `error` to the call of a class when it arrives, and does otherwise with one that it
     /// has blocked.
     pub(super) fn is_of_arrival(&self, id: ClassId, error: &[u8]) -> bool {
@@ -23,10 +23,10 @@ impl<S: Clone + PartialEq> Waits<S> {
         };
         class.is_doubted = true;
         class.omitted.clear();
-        match class.place {
-            Place::Seated(_) => class.rests = true,
-            Place::Queued { .. } | Place::Asleep { .. } => self.rest(id),
-            Place::Nowhere | Place::Resting { .. } => {}
+        match class.stage {
+            ClassStage::Calling(_) => class.rests = true,
+            ClassStage::Queued { .. } | ClassStage::Asleep { .. } => self.rest(id),
+            ClassStage::Nowhere | ClassStage::Resting { .. } => {}
         }
         self.ask_kinds(id);
     }
@@ -34,7 +34,7 @@ impl<S: Clone + PartialEq> Waits<S> {
     fn ask_kinds(&mut self, id: ClassId) {
         if let Some(class) = self.blocked.class(id) {
             let state = class.state.clone();
-            self.attempt(Kind::Poll(id), state);
+            self.attempt(TryPurpose::Poll(id), state);
         }
     }
 
@@ -42,9 +42,9 @@ impl<S: Clone + PartialEq> Waits<S> {
     pub(super) fn refused_on_arrival(
         &mut self,
         id: ClassId,
-        attempt: &Attempt,
+        attempt: &PendingTry,
         error: &[u8],
-        (fewer, kinds): (Fewer, &[&[u8]]),
+        (fewer, kinds): (OmittedKeys, &[&[u8]]),
     ) {
         let Some(class) = self.blocked.class(id) else {
             return;
@@ -52,19 +52,19 @@ impl<S: Clone + PartialEq> Waits<S> {
         if attempt.kinds == 0 && !class.hides_kinds && asked(&class.call) > 0 {
             return self.doubt(id);
         }
-        if fewer == Fewer::Others {
+        if fewer == OmittedKeys::Others {
             return self.ask_kinds(id);
         }
-        if let Due::Told(error) = due(&class.call, self.server, error, kinds) {
-            let outcome = Outcome::reply(error);
-            let all = self.blocked.seated_out(id, &attempt.keys);
+        if let ArrivalAnswer::Told(error) = due(&class.call, self.server, error, kinds) {
+            let outcome = WaitOutcome::reply(error);
+            let all = self.blocked.who_waited(id, &attempt.keys);
             self.tell_all(all, &outcome);
         }
     }
 
     /// Finds out what is due without kinds: a try that asks for them was refused as a whole, since its user may not ask for
     /// them.
-    pub(super) fn kinds_refused(&mut self, id: ClassId, keys: &[Key]) {
+    pub(super) fn kinds_refused(&mut self, id: ClassId, keys: &[LineKey]) {
         if let Some(class) = self.blocked.class_mut(id)
             && !std::mem::replace(&mut class.hides_kinds, true)
         {

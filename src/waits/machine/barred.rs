@@ -1,4 +1,4 @@
-//! Keys of another kind than the one call for many waits for: they are left out of it, and looked at again now and then (`looks.rs`).
+//! Leaves keys of another kind out of the one call for many, and looks at them again now and then (`looks.rs`).
 //!
 //! The server passes over such a key where it has blocked somebody, and refuses a call over it that arrives. Whoever has waited is told
 //! nothing: the keys of a refused call are not asked about before the server has told which of them are in the way, and those that are
@@ -6,19 +6,19 @@
 
 use std::collections::HashMap;
 
-use super::Waits;
+use super::BlockingCalls;
 use crate::waits::arrivals::is_of_kind;
-use crate::waits::blocked::Waiter;
-use crate::waits::class::Place;
+use crate::waits::blocked::WaitingClient;
+use crate::waits::class::ClassStage;
 use crate::waits::ids::{ClassId, TryId, WaiterId};
-use crate::waits::lines::Line;
+use crate::waits::lines::KeyLine;
 use crate::waits::looks::{MAX_AGAIN, MAX_LOOK_BYTES};
-use crate::waits::owners::Address;
+use crate::waits::owners::ClientAddress;
 use crate::waits::reply::{frames, is_passing};
-use crate::waits::tries::{Kind, Sending};
-use crate::waits::{Key, MAX_KEYS, Outcome};
+use crate::waits::tries::{RequestBatch, TryPurpose};
+use crate::waits::{LineKey, MAX_KEYS, WaitOutcome};
 
-impl<S: Clone + PartialEq> Waits<S> {
+impl<S: Clone + PartialEq> BlockingCalls<S> {
     /// Tells whether keys are left out where the server answers `error` to the call of a class.
     pub(super) fn bars(&self, id: ClassId, error: &[u8]) -> bool {
         let class = self.blocked.class(id);
@@ -26,7 +26,7 @@ impl<S: Clone + PartialEq> Waits<S> {
     }
 
     /// Notes that one of `keys` is of another kind: none is asked about before it is known which.
-    pub(super) fn bar(&mut self, id: ClassId, keys: &[Key]) {
+    pub(super) fn bar(&mut self, id: ClassId, keys: &[LineKey]) {
         if let Some(class) = self.blocked.class_mut(id) {
             class.lines.doubt(keys);
             if class.lines.has_doubted() {
@@ -41,7 +41,7 @@ impl<S: Clone + PartialEq> Waits<S> {
             && !std::mem::replace(&mut class.is_looking, true)
         {
             let state = class.state.clone();
-            self.attempt(Kind::Look(id), state);
+            self.attempt(TryPurpose::Look(id), state);
         }
     }
 
@@ -77,14 +77,14 @@ impl<S: Clone + PartialEq> Waits<S> {
     }
 
     /// Has these keys looked at again, so many of them in one go.
-    fn look_later(&mut self, id: ClassId, keys: &[Key], together: usize) {
+    fn look_later(&mut self, id: ClassId, keys: &[LineKey], together: usize) {
         for key in keys {
             self.looks.look_later(id, key, together, self.now);
         }
     }
 
     /// Does the same for keys that have been looked at, each for whom that is best by now.
-    fn looked_at(&mut self, id: ClassId, keys: &[Key]) {
+    fn looked_at(&mut self, id: ClassId, keys: &[LineKey]) {
         let Some(class) = self.blocked.class(id) else {
             return;
         };
@@ -99,7 +99,7 @@ impl<S: Clone + PartialEq> Waits<S> {
         self.look_later(id, keys, keys.len());
     }
 
-    pub(super) fn begin_look(&mut self, attempt: TryId, id: ClassId) -> Option<Sending> {
+    pub(super) fn begin_look(&mut self, attempt: TryId, id: ClassId) -> Option<RequestBatch> {
         let keys = self.next_look(id)?;
         let class = self.blocked.class(id)?;
         let bytes = keys.iter().flat_map(|key| class.call.ask_kind(key));
@@ -108,7 +108,7 @@ impl<S: Clone + PartialEq> Waits<S> {
             attempt.class = Some(id);
             attempt.keys = keys;
         }
-        Some(Sending {
+        Some(RequestBatch {
             bytes,
             replies,
             takes: 0,
@@ -116,7 +116,7 @@ impl<S: Clone + PartialEq> Waits<S> {
     }
 
     /// Returns the keys that the next look is at: those in doubt first, then those that are due.
-    fn next_look(&mut self, id: ClassId) -> Option<Vec<Key>> {
+    fn next_look(&mut self, id: ClassId) -> Option<Vec<LineKey>> {
         let class = self.blocked.class(id)?;
         if class.lines.has_doubted() {
             let mut bytes = 0;
@@ -139,7 +139,7 @@ impl<S: Clone + PartialEq> Waits<S> {
     }
 
     /// Reads the server's answer of what kind `keys` are.
-    pub(super) fn looked(&mut self, id: ClassId, keys: &[Key], replies: &[u8]) {
+    pub(super) fn looked(&mut self, id: ClassId, keys: &[LineKey], replies: &[u8]) {
         let mut is_refused = false;
         if let Some(class) = self.blocked.class_mut(id) {
             let mut answers = frames(replies).into_iter();
@@ -177,11 +177,11 @@ impl<S: Clone + PartialEq> Waits<S> {
     pub(super) fn look_failed(
         &mut self,
         id: ClassId,
-        keys: &[Key],
-        failed: Option<(&Outcome, &[u8])>,
+        keys: &[LineKey],
+        failed: Option<(&WaitOutcome, &[u8])>,
     ) {
         let class = self.blocked.class(id);
-        let is_served = class.is_some_and(|class| matches!(class.place, Place::Seated(_)));
+        let is_served = class.is_some_and(|class| matches!(class.stage, ClassStage::Calling(_)));
         match failed {
             Some((outcome, refusal)) if !is_served && !is_passing(refusal) => {
                 self.fail_class(id, outcome);
@@ -202,7 +202,7 @@ impl<S: Clone + PartialEq> Waits<S> {
     }
 
     /// Lets go of `keys`, under which somebody found nothing: none of them is in the way.
-    pub(super) fn unbar(&mut self, id: ClassId, keys: &[Key]) {
+    pub(super) fn unbar(&mut self, id: ClassId, keys: &[LineKey]) {
         if let Some(class) = self.blocked.class_mut(id)
             && (class.lines.left_out() > 0 || class.lines.has_doubted())
         {
@@ -213,9 +213,9 @@ impl<S: Clone + PartialEq> Waits<S> {
 
 /// Returns who waits in a line, in order of arrival, and from where.
 fn line_of<'a, S>(
-    line: &'a Line,
-    waiters: &'a HashMap<WaiterId, Waiter<S>>,
-) -> impl Iterator<Item = (WaiterId, Address)> + 'a {
+    line: &'a KeyLine,
+    waiters: &'a HashMap<WaiterId, WaitingClient<S>>,
+) -> impl Iterator<Item = (WaiterId, ClientAddress)> + 'a {
     let address = |id: &WaiterId| Some((*id, waiters.get(id)?.whose.address));
     line.living.iter().filter_map(address)
 }

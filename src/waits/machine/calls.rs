@@ -1,47 +1,47 @@
-//! What the machine does with the calls that are issued: what each asks about, and what its answer means for whoever waits.
+//! Issues calls: what each asks about, and what its answer means for whoever waits.
 
-use super::Waits;
+use super::BlockingCalls;
 use crate::texts::UNBLOCKED;
-use crate::waits::call::{Patience, Shape};
-use crate::waits::class::{Class, Place};
-use crate::waits::ids::{ClassId, SeatId};
+use crate::waits::call::{CallShape, CallTimeout};
+use crate::waits::class::{ClassStage, WaitClass};
+use crate::waits::connections::CallPhase;
+use crate::waits::ids::{CallConnectionId, ClassId};
 use crate::waits::price::CHANGE_SHARE;
-use crate::waits::reply::{Said, is_passing};
-use crate::waits::seats::Phase;
-use crate::waits::tries::Sending;
-use crate::waits::{Action, Key, MAX_SLICE_MICROS, Outcome, SETTLING_MICROS};
+use crate::waits::reply::{CallAnswer, is_passing};
+use crate::waits::tries::RequestBatch;
+use crate::waits::{LineKey, MAX_SLICE_MICROS, SETTLING_MICROS, WaitAction, WaitOutcome};
 
-impl<S: Clone + PartialEq> Waits<S> {
+impl<S: Clone + PartialEq> BlockingCalls<S> {
     /// Reads the reply to an issued call.
-    pub fn answered(&mut self, id: SeatId, reply: &[u8], now: u64) {
+    pub fn answered(&mut self, id: CallConnectionId, reply: &[u8], now: u64) {
         self.now = now;
         let Some((class_id, keys)) = self.stop_calling(id) else {
             return;
         };
         let mut refused = false;
-        match Said::by(reply) {
-            Said::Null => {}
-            Said::Error(UNBLOCKED) => {}
-            Said::Error(error) if is_passing(error) => {
+        match CallAnswer::by(reply) {
+            CallAnswer::Null => {}
+            CallAnswer::Error(UNBLOCKED) => {}
+            CallAnswer::Error(error) if is_passing(error) => {
                 refused = true;
                 if let Some(class) = self.blocked.class_mut(class_id) {
                     class.rests = true;
                 }
             }
-            Said::Error(error) if self.is_of_arrival(class_id, error) => {
+            CallAnswer::Error(error) if self.is_of_arrival(class_id, error) => {
                 refused = true;
                 self.doubt(class_id);
             }
-            Said::Error(error) => {
+            CallAnswer::Error(error) => {
                 refused = true;
                 self.refused(class_id, &keys, error);
             }
-            Said::Element(element) => {
+            CallAnswer::Element(element) => {
                 let key = self.deliver(class_id, element, None);
                 if let Some(class) = self.blocked.class_mut(class_id)
                     && let Some(key) = key
                 {
-                    class.chase(&key, element.len());
+                    class.follow_up(&key, element.len());
                 }
             }
         }
@@ -54,7 +54,7 @@ impl<S: Clone + PartialEq> Waits<S> {
     }
 
     /// Gives up an issued call that was answered with more than may be gathered.
-    pub fn too_large(&mut self, id: SeatId, now: u64) {
+    pub fn too_large(&mut self, id: CallConnectionId, now: u64) {
         self.now = now;
         if let Some((class, keys)) = self.stop_calling(id) {
             self.let_go(class, &keys, None);
@@ -64,7 +64,7 @@ impl<S: Clone + PartialEq> Waits<S> {
 
     /// Takes back a call that was not sent, since a pause would put it off: its class is only tried until one of the tries is
     /// answered.
-    pub fn put_off(&mut self, id: SeatId, now: u64) {
+    pub fn put_off(&mut self, id: CallConnectionId, now: u64) {
         self.now = now;
         let Some((class_id, keys)) = self.stop_calling(id) else {
             return;
@@ -76,23 +76,31 @@ impl<S: Clone + PartialEq> Waits<S> {
     }
 
     /// Tells whether nobody is there any more for whom the call on a connection is under way.
-    pub fn is_left(&self, id: SeatId) -> bool {
-        let turn = self.seating.seats.get(&id).and_then(|seat| seat.turn);
+    pub fn is_left(&self, id: CallConnectionId) -> bool {
+        let turn = self
+            .connections
+            .all
+            .get(&id)
+            .and_then(|connection| connection.turn);
         let class = turn.and_then(|(class, _)| self.blocked.class(class));
         class.is_none_or(|class| class.members.is_empty())
     }
 
     /// Gives up a connection that was lost; where it was `sent`, the call issued on it, if any, may have run.
-    pub fn lost(&mut self, id: SeatId, sent: bool, now: u64) {
+    pub fn lost(&mut self, id: CallConnectionId, sent: bool, now: u64) {
         self.now = now;
         let calling = self.stop_calling(id);
-        let turn = self.seating.seats.remove(&id).and_then(|seat| seat.turn);
+        let turn = self
+            .connections
+            .all
+            .remove(&id)
+            .and_then(|connection| connection.turn);
         let Some((class_id, _)) = turn else {
             return;
         };
         let keys = calling.map(|(_, keys)| keys).unwrap_or_default();
-        self.set_place(class_id, Place::Nowhere);
-        if sent && self.blocked.class(class_id).is_some_and(Class::takes) {
+        self.set_stage(class_id, ClassStage::Nowhere);
+        if sent && self.blocked.class(class_id).is_some_and(WaitClass::takes) {
             self.lose(class_id, &keys, 1);
         }
         self.tend(class_id, &keys);
@@ -100,31 +108,31 @@ impl<S: Clone + PartialEq> Waits<S> {
     }
 
     /// Goes on after something about the class that has this connection has changed.
-    pub(super) fn tend_seat(&mut self, id: SeatId) {
-        let Some(seat) = self.seating.seats.get(&id) else {
+    pub(super) fn tend_call(&mut self, id: CallConnectionId) {
+        let Some(connection) = self.connections.all.get(&id) else {
             return;
         };
-        let Some((class_id, _)) = seat.turn else {
+        let Some((class_id, _)) = connection.turn else {
             return;
         };
         let Some(class) = self.blocked.class(class_id) else {
             return;
         };
         let is_urgent = !class.wants_call();
-        let is_settled = seat.settled_at().is_some_and(|at| at <= self.now);
-        match seat.phase {
-            Phase::Borrowing { .. } => {}
-            Phase::Idle => self.place(id),
-            Phase::Calling { .. } if is_urgent => self.unblock_seat(id),
-            Phase::Calling { .. } => {
+        let is_settled = connection.settled_at().is_some_and(|at| at <= self.now);
+        match connection.phase {
+            CallPhase::Borrowing { .. } => {}
+            CallPhase::Idle => self.assign(id),
+            CallPhase::Calling { .. } if is_urgent => self.end_call_on(id),
+            CallPhase::Calling { .. } => {
                 if is_settled && class.is_amiss() {
-                    self.unblock_seat(id);
+                    self.end_call_on(id);
                 }
             }
         }
     }
 
-    pub(super) fn issue(&mut self, id: SeatId, class_id: ClassId) {
+    pub(super) fn issue(&mut self, id: CallConnectionId, class_id: ClassId) {
         let slice = self.slice(class_id);
         let slice = match self.has_endless_calls {
             true => slice,
@@ -142,7 +150,7 @@ impl<S: Clone + PartialEq> Waits<S> {
         });
         // Not shorter than the turn, or it would be issued once more.
         let millis = slice.map(|slice| slice.div_ceil(1000));
-        let patience = millis.map_or(Patience::Endless, Patience::Millis);
+        let patience = millis.map_or(CallTimeout::Endless, CallTimeout::Millis);
         let mut bytes = Vec::new();
         class.call.push_over(&mut bytes, &keys, patience);
         let price = class.sends(&keys).issued();
@@ -152,8 +160,8 @@ impl<S: Clone + PartialEq> Waits<S> {
             class.wakes_at = self.now + if pause > MAX_SLICE_MICROS { pause } else { 0 };
         }
         let ahead = self.ahead(class_id);
-        if let Some(seat) = self.seating.seats.get_mut(&id) {
-            seat.phase = Phase::Calling {
+        if let Some(connection) = self.connections.all.get_mut(&id) {
+            connection.phase = CallPhase::Calling {
                 keys,
                 since: self.now,
                 settled_at: self.now + SETTLING_MICROS.max(price * CHANGE_SHARE),
@@ -161,10 +169,10 @@ impl<S: Clone + PartialEq> Waits<S> {
                 is_unblocking: false,
             };
         }
-        self.actions.push_back(Action::Issue {
-            seat: id,
+        self.actions.push_back(WaitAction::Issue {
+            connection: id,
             ahead,
-            call: Sending {
+            call: RequestBatch {
                 bytes,
                 replies: 1,
                 takes,
@@ -174,12 +182,12 @@ impl<S: Clone + PartialEq> Waits<S> {
 
     /// Goes on after the server has refused an issued call. Over several keys it may mean one of them, and each waiter asks
     /// for itself; what is refused again and again, though nobody alone is, is asked for over fewer keys.
-    fn refused(&mut self, class_id: ClassId, keys: &[Key], error: &[u8]) {
+    fn refused(&mut self, class_id: ClassId, keys: &[LineKey], error: &[u8]) {
         let Some(class) = self.blocked.class(class_id) else {
             return;
         };
-        if class.call.shape != Shape::Pops {
-            return self.tell_seated_out(class_id, keys, error);
+        if class.call.shape != CallShape::Pops {
+            return self.tell_who_waited(class_id, keys, error);
         }
         if class.bars(error) {
             return self.bar(class_id, keys);
@@ -190,21 +198,22 @@ impl<S: Clone + PartialEq> Waits<S> {
         self.retry_all(class_id, keys);
     }
 
-    pub(super) fn tell_seated_out(&mut self, class: ClassId, keys: &[Key], error: &[u8]) {
-        let all = self.blocked.seated_out(class, keys);
-        self.tell_all(all, &Outcome::reply(error));
+    pub(super) fn tell_who_waited(&mut self, class: ClassId, keys: &[LineKey], error: &[u8]) {
+        let all = self.blocked.who_waited(class, keys);
+        self.tell_all(all, &WaitOutcome::reply(error));
     }
 
     /// Asks the server to end the call on a connection, unless it is asked already.
-    pub(super) fn unblock_seat(&mut self, id: SeatId) {
-        if self.seating.end_call(id) {
-            self.actions.push_back(Action::Unblock { seat: id });
+    pub(super) fn end_call_on(&mut self, id: CallConnectionId) {
+        if self.connections.end_call(id) {
+            self.actions
+                .push_back(WaitAction::Unblock { connection: id });
         }
     }
 
     /// Notes that the call on a connection is over. Returns whose it was, and its keys.
-    fn stop_calling(&mut self, id: SeatId) -> Option<(ClassId, Vec<Key>)> {
-        let (class_id, keys) = self.seating.ended_call(id)?;
+    fn stop_calling(&mut self, id: CallConnectionId) -> Option<(ClassId, Vec<LineKey>)> {
+        let (class_id, keys) = self.connections.ended_call(id)?;
         let class = self.blocked.class_mut(class_id)?;
         let takes = usize::from(class.takes());
         class.lines.change_each(&keys, |line| {

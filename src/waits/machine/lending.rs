@@ -1,25 +1,25 @@
-//! Who gets a connection for its call, and when: classes queue for one, are tried until they have it, and give it back.
+//! Decides who gets a connection for its call, and when: classes queue for one, are tried until they have it, and give it back.
 
-use super::Waits;
+use super::BlockingCalls;
 use crate::command::PinReason;
-use crate::waits::class::Place;
-use crate::waits::ids::{ClassId, SeatId};
+use crate::waits::class::ClassStage;
+use crate::waits::connections::CallPhase;
+use crate::waits::ids::{CallConnectionId, ClassId};
 use crate::waits::reply::is_passing;
-use crate::waits::seats::Phase;
-use crate::waits::tries::Kind;
-use crate::waits::{Action, NotSeated, Outcome};
+use crate::waits::tries::TryPurpose;
+use crate::waits::{NotLent, WaitAction, WaitOutcome};
 
-impl<S: Clone + PartialEq> Waits<S> {
+impl<S: Clone + PartialEq> BlockingCalls<S> {
     /// Tells whether a connection that is being borrowed is still of use.
-    pub fn wants(&self, seat: SeatId) -> bool {
-        let seat = self.seating.seats.get(&seat);
-        seat.is_some_and(|seat| self.seating.first_of(&seat.state).is_some())
+    pub fn wants(&self, connection: CallConnectionId) -> bool {
+        let connection = self.connections.all.get(&connection);
+        connection.is_some_and(|connection| self.connections.first_of(&connection.state).is_some())
     }
 
     /// Uses a connection that was borrowed.
-    pub fn seated(&mut self, id: SeatId, now: u64) {
+    pub fn lent(&mut self, id: CallConnectionId, now: u64) {
         self.now = now;
-        match self.seating.lent(id, now) {
+        match self.connections.lent(id, now) {
             None => return,
             Some(Some(turn)) => self.take_turn(id, turn),
             Some(None) => self.release(id),
@@ -28,26 +28,26 @@ impl<S: Clone + PartialEq> Waits<S> {
     }
 
     /// Goes on without a connection that was not borrowed.
-    pub fn not_seated(&mut self, id: SeatId, why: NotSeated, now: u64) {
+    pub fn not_lent(&mut self, id: CallConnectionId, why: NotLent, now: u64) {
         self.now = now;
-        let Some(state) = self.seating.not_lent(id) else {
+        let Some(state) = self.connections.not_lent(id) else {
             return;
         };
-        let classes: Vec<ClassId> = self.seating.all_queued().collect();
+        let classes: Vec<ClassId> = self.connections.all_queued().collect();
         match why {
-            NotSeated::Timeout => {}
-            NotSeated::Unreachable => {
+            NotLent::Timeout => {}
+            NotLent::Unreachable => {
                 for class in classes {
-                    self.fail_class(class, &Outcome::Unreachable);
+                    self.fail_class(class, &WaitOutcome::Unreachable);
                 }
             }
-            NotSeated::Refused(reply) => {
+            NotLent::Refused(reply) => {
                 for class in classes {
                     let is_meant = |id| self.blocked.class(id).is_some_and(|c| c.state == state);
                     if is_meant(class) && is_passing(&reply) {
                         self.rest(class);
                     } else if is_meant(class) {
-                        self.fail_class(class, &Outcome::reply(&reply));
+                        self.fail_class(class, &WaitOutcome::reply(&reply));
                     }
                 }
             }
@@ -59,20 +59,20 @@ impl<S: Clone + PartialEq> Waits<S> {
     /// held longest first.
     pub fn yield_to(&mut self, others: usize, now: u64) {
         self.now = now;
-        if let Some(id) = self.seating.yields(others, now) {
+        if let Some(id) = self.connections.yields(others, now) {
             self.vacate(id, now);
         }
     }
 
     /// Gives a connection back as soon as its call can be ended.
-    pub fn vacate(&mut self, id: SeatId, now: u64) {
+    pub fn vacate(&mut self, id: CallConnectionId, now: u64) {
         self.now = now;
-        let seat = self.seating.seats.get_mut(&id);
-        if let Some(seat) = seat.filter(|seat| !seat.is_yielding) {
-            seat.is_yielding = true;
-            match seat.phase {
-                Phase::Idle => self.place(id),
-                _ => self.unblock_seat(id),
+        let connection = self.connections.all.get_mut(&id);
+        if let Some(connection) = connection.filter(|connection| !connection.is_yielding) {
+            connection.is_yielding = true;
+            match connection.phase {
+                CallPhase::Idle => self.assign(id),
+                _ => self.end_call_on(id),
             }
         }
     }
@@ -85,17 +85,17 @@ impl<S: Clone + PartialEq> Waits<S> {
             return;
         };
         if class.wakes_at > now {
-            let place = |poll_at| Place::Asleep { poll_at };
-            return self.polls.begin(id, class, now, place);
+            let stage = |poll_at| ClassStage::Asleep { poll_at };
+            return self.polls.begin(id, class, now, stage);
         }
-        let place = |poll_at| Place::Queued { turn: 0, poll_at };
-        self.polls.begin(id, class, now, place);
+        let stage = |poll_at| ClassStage::Queued { turn: 0, poll_at };
+        self.polls.begin(id, class, now, stage);
         let queued = self.next_turn_of(id);
         if let Some(class) = self.blocked.class_mut(id)
-            && let Place::Queued { turn, .. } = &mut class.place
+            && let ClassStage::Queued { turn, .. } = &mut class.stage
         {
             *turn = queued;
-            self.seating.enqueue(id, class, queued);
+            self.connections.enqueue(id, class, queued);
         }
         self.borrow();
     }
@@ -105,7 +105,7 @@ impl<S: Clone + PartialEq> Waits<S> {
         if let Some(class) = self.blocked.class_mut(id)
             && let Some(turn) = self.polls.end(id, class, self.now)
         {
-            self.seating.dequeue(class, turn);
+            self.connections.dequeue(class, turn);
         }
     }
 
@@ -113,14 +113,14 @@ impl<S: Clone + PartialEq> Waits<S> {
     pub(super) fn rest(&mut self, id: ClassId) {
         self.dequeue(id);
         if let Some(class) = self.blocked.class_mut(id) {
-            let place = |poll_at| Place::Resting { poll_at };
-            self.polls.begin(id, class, self.now, place);
+            let stage = |poll_at| ClassStage::Resting { poll_at };
+            self.polls.begin(id, class, self.now, stage);
         }
     }
 
-    pub(super) fn set_place(&mut self, id: ClassId, place: Place) {
+    pub(super) fn set_stage(&mut self, id: ClassId, stage: ClassStage) {
         if let Some(class) = self.blocked.class_mut(id) {
-            self.polls.set_place(class, place, self.now);
+            self.polls.set_stage(class, stage, self.now);
         }
     }
 
@@ -134,7 +134,7 @@ impl<S: Clone + PartialEq> Waits<S> {
             self.polls.repeat(id, class, self.now);
             if class.attempts == 0 {
                 let state = class.state.clone();
-                self.attempt(Kind::Poll(id), state);
+                self.attempt(TryPurpose::Poll(id), state);
             }
             self.wake(id);
             has_polled = true;
@@ -148,7 +148,7 @@ impl<S: Clone + PartialEq> Waits<S> {
     fn wake(&mut self, id: ClassId) {
         let class = self.blocked.class(id);
         let is_rested = class.is_some_and(|class| {
-            matches!(class.place, Place::Asleep { .. }) && class.wakes_at <= self.now
+            matches!(class.stage, ClassStage::Asleep { .. }) && class.wakes_at <= self.now
         });
         if is_rested {
             self.dequeue(id);
@@ -158,17 +158,17 @@ impl<S: Clone + PartialEq> Waits<S> {
 
     /// Borrows a connection for each group that has classes without one.
     pub(super) fn borrow(&mut self) {
-        for (group, turn) in self.seating.wanting(self.now) {
-            let class = self.seating.queued(turn);
+        for (group, turn) in self.connections.wanting(self.now) {
+            let class = self.connections.queued(turn);
             let Some(class) = class.and_then(|class| self.blocked.class(class)) else {
                 continue;
             };
             let (state, reason): (S, PinReason) = (class.state.clone(), class.call.reason());
-            let seat = SeatId(self.blocked.fresh());
-            self.seating
-                .borrow(seat, state.clone(), (group, turn), self.now);
-            self.actions.push_back(Action::Borrow {
-                seat,
+            let connection = CallConnectionId(self.blocked.fresh());
+            self.connections
+                .borrow(connection, state.clone(), (group, turn), self.now);
+            self.actions.push_back(WaitAction::Borrow {
+                connection,
                 state,
                 group,
                 reason,
@@ -177,32 +177,33 @@ impl<S: Clone + PartialEq> Waits<S> {
     }
 
     /// Gives the connection to the class queued as `turn`.
-    fn take_turn(&mut self, id: SeatId, turn: u64) {
-        let Some(class_id) = self.seating.queued(turn) else {
+    fn take_turn(&mut self, id: CallConnectionId, turn: u64) {
+        let Some(class_id) = self.connections.queued(turn) else {
             return;
         };
         self.dequeue(class_id);
-        self.set_place(class_id, Place::Seated(id));
-        if let Some(seat) = self.seating.seats.get_mut(&id) {
-            seat.turn = Some((class_id, self.now));
+        self.set_stage(class_id, ClassStage::Calling(id));
+        if let Some(connection) = self.connections.all.get_mut(&id) {
+            connection.turn = Some((class_id, self.now));
         }
-        self.place(id);
+        self.assign(id);
     }
 
-    fn release(&mut self, id: SeatId) {
-        self.seating.seats.remove(&id);
-        self.actions.push_back(Action::Release { seat: id });
+    fn release(&mut self, id: CallConnectionId) {
+        self.connections.all.remove(&id);
+        self.actions
+            .push_back(WaitAction::Release { connection: id });
     }
 
     /// Decides what becomes of a connection without a call: its class goes on, or another has its turn, or it is given back.
-    pub(super) fn place(&mut self, id: SeatId) {
-        let Some(seat) = self.seating.seats.get(&id) else {
+    pub(super) fn assign(&mut self, id: CallConnectionId) {
+        let Some(connection) = self.connections.all.get(&id) else {
             return;
         };
-        let Some((class_id, since)) = seat.turn else {
+        let Some((class_id, since)) = connection.turn else {
             return;
         };
-        let (state, is_yielding) = (seat.state.clone(), seat.is_yielding);
+        let (state, is_yielding) = (connection.state.clone(), connection.is_yielding);
         let Some(class) = self.blocked.class_mut(class_id) else {
             return;
         };
@@ -221,12 +222,12 @@ impl<S: Clone + PartialEq> Waits<S> {
             return;
         }
         // Where another state has waited longer, its turn needs a place in the budget.
-        let next = self.seating.first_of(&state);
-        let next = next.filter(|_| next == self.seating.first() && !is_yielding);
-        if let Some(seat) = self.seating.seats.get_mut(&id) {
-            seat.turn = None;
+        let next = self.connections.first_of(&state);
+        let next = next.filter(|_| next == self.connections.first() && !is_yielding);
+        if let Some(connection) = self.connections.all.get_mut(&id) {
+            connection.turn = None;
         }
-        self.set_place(class_id, Place::Nowhere);
+        self.set_stage(class_id, ClassStage::Nowhere);
         if next.is_none() {
             self.release(id);
         }

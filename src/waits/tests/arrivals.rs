@@ -1,8 +1,8 @@
 //! Who has waited is told of keys that are gone or of another kind as whoever the server has blocked.
 
-use super::single::{NULL, SECOND, Script};
+use super::single::{NULL, SECOND, WaitScript};
 use crate::texts::{GROUP_GONE, STREAM_GONE, ServerVersion};
-use crate::waits::{Action, Outcome};
+use crate::waits::{WaitAction, WaitOutcome};
 
 const NOGROUP: &[u8] =
     b"-NOGROUP No such key 's' or consumer group 'g' in XREADGROUP with GROUP option\r\n";
@@ -11,12 +11,12 @@ const NOPERM: &[u8] = b"-NOPERM this user has no permissions to run the 'type' c
 
 const OF_GROUP: &str = "XREADGROUP GROUP g c BLOCK 0 STREAMS s >";
 
-/// The errors told. There is nothing else to be done.
-fn told(script: &mut Script) -> Vec<Vec<u8>> {
+/// Returns the errors told. There is nothing else to be done.
+fn told(script: &mut WaitScript) -> Vec<Vec<u8>> {
     let mut all = Vec::new();
     while let Some(action) = script.waits.next_action() {
-        if let Action::Tell { outcome, .. } = action {
-            let Outcome::Reply(reply) = outcome else {
+        if let WaitAction::Tell { outcome, .. } = action {
+            let WaitOutcome::Reply(reply) = outcome else {
                 panic!("{outcome:?}");
             };
             all.push(reply.to_vec());
@@ -25,9 +25,9 @@ fn told(script: &mut Script) -> Vec<Vec<u8>> {
     all
 }
 
-/// Two wait, and their call, issued again, is refused with `error`. What is tried then.
-fn refused(server: ServerVersion, line: &str, error: &[u8]) -> (Script, Vec<String>) {
-    let mut script = Script::default();
+/// Has two wait, whose call, issued again, is refused with `error`. Returns what is tried then.
+fn refused(server: ServerVersion, line: &str, error: &[u8]) -> (WaitScript, Vec<String>) {
+    let mut script = WaitScript::default();
     script.waits.served_by(server);
     let (_, seat) = script.blocked(line);
     script.joins(line);
@@ -126,8 +126,8 @@ fn redis_6_serves_who_is_blocked_from_the_other_streams() {
     assert_eq!(told(&mut script), [STREAM_GONE, STREAM_GONE]);
 }
 
-/// The user of the oldest try may not ask for kinds.
-fn forbidden(script: &mut Script) {
+/// Refuses the user of the oldest try that asks for kinds.
+fn forbidden(script: &mut WaitScript) {
     let (attempt, _) = script.tries.remove(0);
     let mut refusal = b"+OK\r\n".to_vec();
     refusal.extend_from_slice(NOPERM);
@@ -155,7 +155,7 @@ fn who_may_not_ask_for_kinds_waits_on_for_the_one_key_that_is_in_the_way() {
     script.tried(&[NULL]);
     assert_eq!(script.wants(), ["borrow"]);
     let seat = script.borrows.remove(0);
-    script.waits.seated(seat, script.now);
+    script.waits.lent(seat, script.now);
     script.wants();
     script.waits.answered(seat, NULL, script.now);
     script.wants();
@@ -235,7 +235,7 @@ fn a_key_in_the_way_of_another_is_left_out_where_the_server_passes_over_it() {
     assert_eq!(script.wants(), ["tell error", "tell error"]);
 }
 
-/// A BLPOP over so many keys, and which they are.
+/// Makes a BLPOP over so many keys.
 fn over(count: usize) -> String {
     let keys: Vec<String> = (0..count).map(|at| format!("k{at}")).collect();
     format!("BLPOP {} 0", keys.join(" "))
@@ -333,7 +333,7 @@ fn who_has_waited_is_not_told_that_its_key_is_of_another_kind() {
 fn tries_that_ask_for_the_kinds_of_long_keys_take_their_share_and_no_more() {
     const SECONDS: u64 = 30;
     let (calls, bytes) = (60, 60_000);
-    let mut script = Script::default();
+    let mut script = WaitScript::default();
     script.waits.served_by(ServerVersion::redis(6, 2, 5));
     for call in 0..calls {
         let key = format!("{call:0bytes$}");

@@ -1,20 +1,20 @@
 //! Keys of another kind are left out of the one call for many, and who waits for them is told nothing of it.
 
-use super::single::{NULL, SECOND, Script};
-use crate::waits::{Failure, SeatId, Whose};
+use super::single::{NULL, SECOND, WaitScript};
+use crate::waits::{CallConnectionId, TryFailure, WaitOrigin};
 
 const WRONGTYPE: &[u8] = b"-WRONGTYPE Operation against a key holding the wrong kind of value\r\n";
 const NOPERM: &[u8] = b"-NOPERM this user has no permissions to run the 'llen' command\r\n";
 
-/// The answers to the oldest look.
-fn looked(script: &mut Script, answers: &[&[u8]]) {
+/// Answers the oldest look.
+fn looked(script: &mut WaitScript, answers: &[&[u8]]) {
     let (attempt, _) = script.tries.remove(0);
     script.waits.tried(attempt, &answers.concat(), script.now);
 }
 
-/// One waits for each of `lines`, and the call for all, issued again, is refused.
-fn refused(lines: &[&str]) -> (Script, SeatId) {
-    let mut script = Script::default();
+/// Has one wait for each of `lines`; the call for all, issued again, is refused.
+fn refused(lines: &[&str]) -> (WaitScript, CallConnectionId) {
+    let mut script = WaitScript::default();
     let (_, seat) = script.blocked(lines[0]);
     for line in &lines[1..] {
         script.joins(line);
@@ -81,7 +81,7 @@ fn who_comes_is_not_held_up_by_such_keys() {
     script.joins("BLPOP other 0");
     assert_eq!(script.wants(), ["borrow"], "at once");
     let seat = script.borrows.remove(0);
-    script.waits.seated(seat, script.now);
+    script.waits.lent(seat, script.now);
     assert_eq!(script.wants(), ["issue BLPOP other 0"]);
     // One that has found nothing has found that it is not in the way.
     script.joins("BLPOP k 0");
@@ -93,7 +93,7 @@ fn who_comes_is_not_held_up_by_such_keys() {
 
 #[test]
 fn a_try_that_is_refused_leaves_keys_out_as_well() {
-    let mut script = Script::default();
+    let mut script = WaitScript::default();
     script.joins("BLPOP a 0");
     script.joins("BLPOP b 0");
     script.wants();
@@ -104,7 +104,7 @@ fn a_try_that_is_refused_leaves_keys_out_as_well() {
     looked(&mut script, &[b":0\r\n", WRONGTYPE]);
     script.wants();
     let seat = script.borrows.pop().expect("it is wanted again");
-    script.waits.seated(seat, script.now);
+    script.waits.lent(seat, script.now);
     assert_eq!(script.wants(), ["issue BLPOP a 0"]);
 }
 
@@ -142,19 +142,21 @@ fn a_look_that_is_lost_is_made_again_and_a_server_that_is_away_is_told_of() {
     let (mut script, _) = refused(&["BLPOP k 0"]);
     script.wants();
     let (look, _) = script.tries.remove(0);
-    let lost = Failure::Lost { sent: true };
+    let lost = TryFailure::Lost { sent: true };
     script.waits.failed(look, lost, script.now);
     assert_eq!(script.wants(), ["release"]);
     script.pass(super::super::POLL_MICROS);
     assert_eq!(script.wants(), ["LLEN k"]);
     let (look, _) = script.tries.remove(0);
-    script.waits.failed(look, Failure::Unreachable, script.now);
+    script
+        .waits
+        .failed(look, TryFailure::Unreachable, script.now);
     assert_eq!(script.wants(), ["tell Unreachable"]);
 }
 
 #[test]
 fn looks_take_a_small_share_of_the_servers_time() {
-    let mut script = Script::default();
+    let mut script = WaitScript::default();
     let (_, seat) = script.blocked("BLPOP first 0");
     for client in 0..40 {
         let keys: Vec<_> = (0..50).map(|key| format!("{client}:{key}")).collect();
@@ -187,8 +189,8 @@ fn looks_take_a_small_share_of_the_servers_time() {
     assert!(issued < 50, "{issued}");
 }
 
-/// One waits for 60 keys, from `address`, in `state`.
-fn waits_for_many(script: &mut Script, client: usize, address: u64, state: u8) {
+/// Has one wait for 60 keys, from `address`, in `state`.
+fn waits_for_many(script: &mut WaitScript, client: usize, address: u64, state: u8) {
     let keys: Vec<_> = (0..60).map(|key| format!("{client}:{key}")).collect();
     waits_from(
         script,
@@ -198,15 +200,15 @@ fn waits_for_many(script: &mut Script, client: usize, address: u64, state: u8) {
     );
 }
 
-fn waits_from(script: &mut Script, address: u64, state: u8, line: &str) {
-    let whose = Whose { group: 0, address };
+fn waits_from(script: &mut WaitScript, address: u64, state: u8, line: &str) {
+    let whose = WaitOrigin { group: 0, address };
     script.arrive_in(state, whose, line);
     script.wants();
     script.tried(&[NULL]);
 }
 
-/// How long the key `mine` is not looked at, at most, while it and every other key is of another kind.
-fn longest_unseen(script: &mut Script) -> u64 {
+/// Returns how long the key `mine` is not looked at, at most, while it and every other key is of another kind.
+fn longest_unseen(script: &mut WaitScript) -> u64 {
     script.wants();
     script.borrows.clear();
     let (mut longest, mut seen) = (0, None);
@@ -241,7 +243,7 @@ fn a_key_is_looked_at_soon_however_many_of_others_are_of_another_kind() {
     let bound = 2 * super::super::POLL_MICROS;
     for others in [0, 1, 20, 100] {
         for (address, classes) in [(1, 1), (2, 1), (2, 50)] {
-            let mut script = Script::default();
+            let mut script = WaitScript::default();
             for client in 0..others {
                 let state = (client % classes) as u8;
                 waits_for_many(&mut script, client, 1, state);

@@ -3,14 +3,14 @@
 use rand::rngs::SmallRng;
 use rand::{Rng as _, SeedableRng as _};
 
-pub(super) struct Dice {
-    /// Given bytes, the last one first.
+pub(super) struct ModelDice {
+    /// The bytes are given; the last one is first here.
     bytes: Vec<u8>,
     chance: SmallRng,
 }
 
-impl Dice {
-    /// Chance alone.
+impl ModelDice {
+    /// Goes by chance alone.
     pub(super) fn by_chance(seed: u64) -> Self {
         Self::of(&[], seed)
     }

@@ -2,16 +2,16 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use crate::waits::blocked::Status;
-use crate::waits::class::Place;
+use crate::waits::blocked::WaitStatus;
+use crate::waits::class::ClassStage;
+use crate::waits::connections::{CallConnection, CallPhase};
 use crate::waits::ids::ClassId;
-use crate::waits::owners::Lane;
-use crate::waits::seats::{Phase, Seat};
-use crate::waits::tries::Kind;
-use crate::waits::{Key, SeatId, TryId, WaiterId, Waits};
+use crate::waits::owners::ServiceLane;
+use crate::waits::tries::TryPurpose;
+use crate::waits::{BlockingCalls, CallConnectionId, LineKey, TryId, WaiterId};
 
-impl<S: Clone + PartialEq> Waits<S> {
-    /// Everything that is counted is as many as there are.
+impl<S: Clone + PartialEq> BlockingCalls<S> {
+    /// Checks that everything that is counted is as many as there are.
     pub(super) fn check(&self) {
         for (id, class) in &self.blocked.classes {
             let members = self
@@ -19,16 +19,16 @@ impl<S: Clone + PartialEq> Waits<S> {
                 .waiters
                 .iter()
                 .filter(|(_, waiter)| waiter.class == Some(*id));
-            let mut living: BTreeMap<Key, BTreeSet<_>> = BTreeMap::new();
-            let mut waiting: BTreeMap<Key, usize> = BTreeMap::new();
+            let mut living: BTreeMap<LineKey, BTreeSet<_>> = BTreeMap::new();
+            let mut waiting: BTreeMap<LineKey, usize> = BTreeMap::new();
             let (mut all, mut all_waiting) = (BTreeSet::new(), 0);
             for (waiter_id, waiter) in members {
                 all.insert(*waiter_id);
-                all_waiting += usize::from(waiter.status == Status::Waiting);
+                all_waiting += usize::from(waiter.status == WaitStatus::Waiting);
                 for key in &waiter.keys {
                     living.entry(key.clone()).or_default().insert(*waiter_id);
                     *waiting.entry(key.clone()).or_default() +=
-                        usize::from(waiter.status == Status::Waiting);
+                        usize::from(waiter.status == WaitStatus::Waiting);
                 }
             }
             assert_eq!(class.members, all);
@@ -51,19 +51,19 @@ impl<S: Clone + PartialEq> Waits<S> {
         self.check_accounts();
     }
 
-    /// Each class that needs something is counted once, as it is served, and tried if it has no seat.
+    /// Checks that each class that needs something is counted once, as it is served, and tried if it has no connection.
     fn check_accounts(&self) {
         let mut counts: BTreeMap<_, [u64; 3]> = BTreeMap::new();
         let mut polls = BTreeSet::new();
         for (id, class) in &self.blocked.classes {
             let lane = class.account.map(|account| account.lane);
-            match class.place {
-                Place::Nowhere => assert_eq!(lane, None),
-                Place::Seated(_) => assert_eq!(lane, Some(Lane::Seated)),
-                Place::Queued { poll_at, .. }
-                | Place::Asleep { poll_at }
-                | Place::Resting { poll_at } => {
-                    assert!(matches!(lane, Some(Lane::Young | Lane::Old)));
+            match class.stage {
+                ClassStage::Nowhere => assert_eq!(lane, None),
+                ClassStage::Calling(_) => assert_eq!(lane, Some(ServiceLane::Calling)),
+                ClassStage::Queued { poll_at, .. }
+                | ClassStage::Asleep { poll_at }
+                | ClassStage::Resting { poll_at } => {
+                    assert!(matches!(lane, Some(ServiceLane::Young | ServiceLane::Old)));
                     polls.insert((poll_at, *id));
                 }
             }
@@ -77,7 +77,7 @@ impl<S: Clone + PartialEq> Waits<S> {
         self.check_looks();
     }
 
-    /// Every key that is left out is looked at for somebody who waits for it.
+    /// Checks that every key that is left out is looked at for somebody who waits for it.
     fn check_looks(&self) {
         let mut counts: BTreeMap<_, BTreeMap<_, u64>> = BTreeMap::new();
         for (id, class) in &self.blocked.classes {
@@ -97,7 +97,7 @@ impl<S: Clone + PartialEq> Waits<S> {
         assert_eq!(self.looks.counts(), counts);
     }
 
-    /// No more pops of its keys are under way than waiters stand in line.
+    /// Checks that no more pops of its keys are under way than waiters stand in line.
     pub(super) fn check_room(&self, attempt: TryId) {
         let attempt = &self.attempts[&attempt];
         if let Some(class) = attempt
@@ -110,8 +110,8 @@ impl<S: Clone + PartialEq> Waits<S> {
         }
     }
 
-    /// The same of a call just issued, and of what goes ahead of it.
-    pub(super) fn check_issued(&self, seat: SeatId) {
+    /// Checks the same of a call just issued, and of what goes ahead of it.
+    pub(super) fn check_issued(&self, seat: CallConnectionId) {
         let (class, keys) = self.issued(seat);
         let Some(class) = class.and_then(|class| self.blocked.classes.get(&class)) else {
             return;
@@ -121,33 +121,33 @@ impl<S: Clone + PartialEq> Waits<S> {
         }
     }
 
-    /// Whose own call a try is.
+    /// Returns whose own call a try is.
     pub(super) fn newcomer(&self, attempt: TryId) -> Option<WaiterId> {
         match self.attempts.get(&attempt)?.kind {
-            Kind::Newcomer(waiter) => Some(waiter),
+            TryPurpose::Newcomer(waiter) => Some(waiter),
             _ => None,
         }
     }
 
-    /// The class and the keys of the call on a seat.
-    pub(super) fn issued(&self, id: SeatId) -> (Option<ClassId>, &[Key]) {
-        match self.seating.seats.get(&id) {
-            Some(Seat {
+    /// Returns the class and the keys of the call on a connection.
+    pub(super) fn issued(&self, id: CallConnectionId) -> (Option<ClassId>, &[LineKey]) {
+        match self.connections.all.get(&id) {
+            Some(CallConnection {
                 turn: Some((class, _)),
-                phase: Phase::Calling { keys, .. },
+                phase: CallPhase::Calling { keys, .. },
                 ..
             }) => (Some(*class), keys),
             _ => (None, &[]),
         }
     }
 
-    /// Where a call is asked to end.
-    pub(super) fn unblocking(&self) -> Vec<SeatId> {
-        let seats = self.seating.seats.iter();
+    /// Returns where a call is asked to end.
+    pub(super) fn unblocking(&self) -> Vec<CallConnectionId> {
+        let seats = self.connections.all.iter();
         let asked = seats.filter(|(_, seat)| {
             matches!(
                 seat.phase,
-                Phase::Calling {
+                CallPhase::Calling {
                     is_unblocking: true,
                     ..
                 }
@@ -156,35 +156,35 @@ impl<S: Clone + PartialEq> Waits<S> {
         asked.map(|(id, _)| *id).collect()
     }
 
-    /// The seats there are.
-    pub(super) fn seats(&self) -> impl Iterator<Item = SeatId> {
-        self.seating.seats.keys().copied()
+    pub(super) fn seats(&self) -> impl Iterator<Item = CallConnectionId> {
+        self.connections.all.keys().copied()
     }
 
-    /// How many pops of each key are under way.
-    pub(super) fn pops(&self, id: ClassId) -> BTreeMap<Key, usize> {
-        let mut pops: BTreeMap<Key, usize> = BTreeMap::new();
+    /// Returns how many pops of each key are under way.
+    pub(super) fn pops(&self, id: ClassId) -> BTreeMap<LineKey, usize> {
+        let mut pops: BTreeMap<LineKey, usize> = BTreeMap::new();
         let tries = self.attempts.values();
         for attempt in tries.filter(|attempt| attempt.class == Some(id)) {
             for key in &attempt.keys {
-                *pops.entry(Key::clone(key)).or_default() += attempt.count as usize;
+                *pops.entry(LineKey::clone(key)).or_default() += attempt.count as usize;
             }
         }
-        for seat in self.seating.seats.keys() {
+        for seat in self.connections.all.keys() {
             if let (Some(class), keys) = self.issued(*seat)
                 && class == id
             {
                 for key in keys {
-                    *pops.entry(Key::clone(key)).or_default() += 1;
+                    *pops.entry(LineKey::clone(key)).or_default() += 1;
                 }
             }
         }
         pops
     }
 
-    /// Whether the call issued for the class that has this seat is about a key, or is one of equal calls about it.
+    /// Tells whether the call issued for the class that has this connection is about a key, or is one of equal calls about
+    /// it.
     #[cfg(test)]
-    pub(super) fn asks_for(&self, seat: SeatId, key: &str) -> bool {
+    pub(super) fn asks_for(&self, seat: CallConnectionId, key: &str) -> bool {
         let (class, keys) = self.issued(seat);
         let call = class.and_then(|class| self.blocked.classes.get(&class));
         let equal = call.is_some_and(|class| {
@@ -194,7 +194,7 @@ impl<S: Clone + PartialEq> Waits<S> {
         equal || keys.iter().any(|asked| asked.as_ref() == key.as_bytes())
     }
 
-    /// Nothing is kept.
+    /// Tells whether nothing is kept.
     pub(super) fn is_empty(&self) -> bool {
         self.blocked.waiters.is_empty()
             && self.blocked.classes.is_empty()

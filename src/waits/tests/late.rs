@@ -1,8 +1,8 @@
 //! Who is not told by an answer that there is nothing when its time has passed, because the server was slow or away.
 
-use super::single::{NULL, Script};
+use super::single::{NULL, WaitScript};
 use crate::resp::speak::encode_request;
-use crate::waits::{Failure, Unblock};
+use crate::waits::{TryFailure, UnblockMode};
 
 const MEMORY: &[u8] = b"-OOM command not allowed when used memory > 'maxmemory'.\r\n";
 
@@ -10,7 +10,7 @@ fn entry() -> Vec<u8> {
     encode_request(&["s", "1-1"])
 }
 
-/// How many tries are wanted, and nothing else is.
+/// Returns how many tries are wanted; nothing else is.
 fn tries(wants: &[String]) -> usize {
     assert!(
         wants.iter().all(|want| want.starts_with("try ")),
@@ -19,9 +19,9 @@ fn tries(wants: &[String]) -> usize {
     wants.len()
 }
 
-/// One whose time passes while its first try is under way.
-fn late(line: &str) -> Script {
-    let mut script = Script::default();
+/// Has one wait whose time passes while its first try is under way.
+fn late(line: &str) -> WaitScript {
+    let mut script = WaitScript::default();
     script.arrive(line);
     assert_eq!(script.wants().len(), 1, "{line}");
     script.pass(20_000);
@@ -63,7 +63,7 @@ fn the_first_empty_answer_ends_who_is_late_at_once() {
 
 #[test]
 fn an_answer_that_comes_late_and_before_the_clock_is_looked_at_ends_it_too() {
-    let mut script = Script::default();
+    let mut script = WaitScript::default();
     script.arrive("BLPOP s 0.01");
     script.wants();
     script.now += 20_000;
@@ -91,7 +91,7 @@ fn a_late_try_that_was_lost_is_sent_again() {
     let mut script = late("XREAD BLOCK 10 STREAMS s 0");
     for sent in [true, false] {
         let (attempt, _) = script.tries.remove(0);
-        let failure = Failure::Lost { sent };
+        let failure = TryFailure::Lost { sent };
         script.waits.failed(attempt, failure, script.now);
         assert_eq!(script.wants(), ["try XREAD BLOCK 1 STREAMS s 0"]);
         script.pass(20_000);
@@ -106,7 +106,7 @@ fn who_is_late_at_a_server_that_stays_away_is_told_so() {
     let (attempt, _) = script.tries.remove(0);
     script
         .waits
-        .failed(attempt, Failure::Unreachable, script.now);
+        .failed(attempt, TryFailure::Unreachable, script.now);
     assert_eq!(script.wants(), ["tell Unreachable"]);
 }
 
@@ -126,7 +126,7 @@ fn a_late_try_that_the_server_refuses_for_want_of_memory_stands_alone() {
 
 #[test]
 fn who_is_held_back_for_the_pops_of_others_is_tried_all_the_same() {
-    let mut script = Script::default();
+    let mut script = WaitScript::default();
     let first = script.arrive("BLPOP s 0");
     script.wants();
     script.waits.leave(first, script.now);
@@ -142,7 +142,7 @@ fn who_is_held_back_for_the_pops_of_others_is_tried_all_the_same() {
 
 #[test]
 fn whose_element_went_to_another_asks_again_however_late() {
-    let mut script = Script::default();
+    let mut script = WaitScript::default();
     script.arrive("BLPOP s 0");
     script.wants();
     script.arrive("BLPOP s 0.01");
@@ -161,19 +161,27 @@ fn whose_element_went_to_another_asks_again_however_late() {
 
 #[test]
 fn who_has_waited_ends_in_time_though_it_asks_again() {
-    let mut script = Script::default();
+    let mut script = WaitScript::default();
     let waiter = script.joins("BLPOP s 0.01");
     script.wants();
     script.pass(20_000);
     assert!(script.wants().contains(&"tell Null".to_owned()));
-    assert!(!script.waits.unblock(waiter, Unblock::Timeout, script.now));
+    assert!(
+        !script
+            .waits
+            .unblock(waiter, UnblockMode::Timeout, script.now)
+    );
 }
 
 #[test]
 fn whom_somebody_unblocks_is_ended_before_any_answer() {
-    let mut script = Script::default();
+    let mut script = WaitScript::default();
     let waiter = script.arrive("XREAD BLOCK 10 STREAMS s 0");
     script.wants();
-    assert!(script.waits.unblock(waiter, Unblock::Timeout, script.now));
+    assert!(
+        script
+            .waits
+            .unblock(waiter, UnblockMode::Timeout, script.now)
+    );
     assert_eq!(script.wants(), ["tell Null"]);
 }

@@ -1,11 +1,11 @@
 //! Blocked clients whose server is left, or is a primary no more.
 
-use super::single::Script;
+use super::single::WaitScript;
 use crate::waits::POLL_MICROS;
 
 #[test]
 fn a_call_is_ended_and_issued_anew_on_another_connection() {
-    let mut script = Script::default();
+    let mut script = WaitScript::default();
     let (_, seat) = script.blocked("BLPOP a 0");
     assert_eq!(script.wants(), ["issue BLPOP a 0"]);
     script.waits.vacate(seat, script.now);
@@ -16,7 +16,7 @@ fn a_call_is_ended_and_issued_anew_on_another_connection() {
         .answered(seat, crate::texts::UNBLOCKED, script.now);
     assert_eq!(script.wants(), ["release", "borrow"]);
     let other = script.borrows.remove(0);
-    script.waits.seated(other, script.now);
+    script.waits.lent(other, script.now);
     assert_eq!(script.wants(), ["issue BLPOP a 0"]);
     script.waits.vacate(seat, script.now);
     assert_eq!(script.wants(), [""; 0], "it is not there any more");
@@ -24,7 +24,7 @@ fn a_call_is_ended_and_issued_anew_on_another_connection() {
 
 #[test]
 fn an_element_that_came_first_is_told_all_the_same() {
-    let mut script = Script::default();
+    let mut script = WaitScript::default();
     let (_, seat) = script.blocked("BLPOP a 0");
     script.wants();
     script.waits.vacate(seat, script.now);
@@ -40,7 +40,7 @@ fn who_has_waited_does_not_learn_that_a_server_was_demoted() {
     let forced = b"-UNBLOCKED force unblock from blocking operation, instance state changed (master -> replica?)\r\n";
     let readonly = b"-READONLY You can't write against a read only replica.\r\n";
     for answer in [&forced[..], readonly] {
-        let mut script = Script::default();
+        let mut script = WaitScript::default();
         let (_, seat) = script.blocked("BLPOP a 0");
         script.wants();
         script.waits.answered(seat, answer, script.now);
@@ -50,7 +50,7 @@ fn who_has_waited_does_not_learn_that_a_server_was_demoted() {
         assert!(!script.wants().is_empty(), "it is asked for again");
     }
     // Whoever comes now learns it, as directly.
-    let mut script = Script::default();
+    let mut script = WaitScript::default();
     script.arrive("BLPOP a 0");
     script.wants();
     let (attempt, _) = script.tries.remove(0);

@@ -1,9 +1,9 @@
 //! A world in which every list stays in order, whoever leaves.
 
-use super::server::Value;
-use super::world::{LISTS, World};
+use super::server::ModelValue;
+use super::world::{LISTS, WaitWorld};
 
-impl World {
+impl WaitWorld {
     pub(super) fn in_order(seed: u64) -> Self {
         let mut world = Self::new(seed);
         (world.in_order, world.leases) = (true, 0);
@@ -31,7 +31,9 @@ impl World {
 
     pub(super) fn check_order(&self) {
         for value in self.server.keys.values() {
-            let Value::List(list) = value else { continue };
+            let ModelValue::List(list) = value else {
+                continue;
+            };
             let number = |element: &Vec<u8>| {
                 let text = String::from_utf8_lossy(&element[1..]);
                 text.parse::<u64>().expect("a number")
@@ -48,7 +50,7 @@ impl World {
 fn what_is_put_back_keeps_its_order() {
     let mut returned = 0;
     for seed in 0..60 {
-        let mut world = World::in_order(seed);
+        let mut world = WaitWorld::in_order(seed);
         for _ in 0..1_000 {
             match world.roll(16) {
                 0..=3 => world.arrive_in_order(),

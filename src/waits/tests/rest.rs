@@ -2,11 +2,11 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use super::server::Value;
-use super::world::{Client, World};
-use crate::waits::{Failure, SeatId, TryId};
+use super::server::ModelValue;
+use super::world::{ModelClient, WaitWorld};
+use crate::waits::{CallConnectionId, TryFailure, TryId};
 
-impl World {
+impl WaitWorld {
     /// Lets everything go on until nothing does, for so long.
     pub(super) fn calm(&mut self, micros: u64) {
         let until = self.now + micros;
@@ -27,7 +27,7 @@ impl World {
         }
     }
 
-    /// Nobody waits for what is there, and nothing is asked for that nobody awaits.
+    /// Checks that nobody waits for what is there, and nothing is asked for that nobody awaits.
     pub(super) fn check_rest(&self) {
         for client in self.clients.values() {
             assert!(
@@ -37,8 +37,8 @@ impl World {
             for key in &client.keys {
                 let there = self.server.keys.get(&(client.db, key.clone()));
                 let is_there = match client.name.as_slice() {
-                    b"BLPOP" | b"BRPOP" | b"BLMOVE" => matches!(there, Some(Value::List(_))),
-                    b"BZPOPMIN" | b"BZPOPMAX" => matches!(there, Some(Value::Sorted(_))),
+                    b"BLPOP" | b"BRPOP" | b"BLMOVE" => matches!(there, Some(ModelValue::List(_))),
+                    b"BZPOPMIN" | b"BZPOPMAX" => matches!(there, Some(ModelValue::Sorted(_))),
                     _ => false,
                 };
                 let name = String::from_utf8_lossy(&client.name);
@@ -52,7 +52,7 @@ impl World {
                 _ => &call[1..call.len() - 1],
             };
             for key in keys {
-                let awaits = |client: &Client| {
+                let awaits = |client: &ModelClient| {
                     client.db == db && client.name == call[0] && client.keys.contains(key)
                 };
                 assert!(
@@ -63,14 +63,14 @@ impl World {
         }
     }
 
-    /// Every element is somewhere, once.
+    /// Checks that every element is somewhere, once.
     pub(super) fn check_elements(&self) {
         let mut there: BTreeMap<&[u8], usize> = BTreeMap::new();
         let mut moved: BTreeSet<&[u8]> = BTreeSet::new();
         for ((_, key), value) in &self.server.keys {
             let all: Vec<&[u8]> = match value {
-                Value::List(list) => list.iter().map(Vec::as_slice).collect(),
-                Value::Sorted(members) => members.iter().map(Vec::as_slice).collect(),
+                ModelValue::List(list) => list.iter().map(Vec::as_slice).collect(),
+                ModelValue::Sorted(members) => members.iter().map(Vec::as_slice).collect(),
                 _ => Vec::new(),
             };
             if key == b"moved" {
@@ -80,7 +80,7 @@ impl World {
                     .for_each(|element| *there.entry(element).or_default() += 1);
             }
         }
-        let mut adrift = 0;
+        let mut unclaimed = 0;
         for element in self.produced.keys() {
             let places = [&self.delivered, &self.deleted, &self.lost];
             let found = places
@@ -90,14 +90,14 @@ impl World {
                 + there.get(element.as_slice()).copied().unwrap_or_default();
             match (moved.contains(element.as_slice()), found) {
                 (_, 1) => {}
-                (true, 0) => adrift += 1,
+                (true, 0) => unclaimed += 1,
                 _ => panic!("{} is in {found} places", String::from_utf8_lossy(element)),
             }
         }
-        assert_eq!(adrift, self.orphaned, "moved for nobody");
+        assert_eq!(unclaimed, self.orphaned, "moved for nobody");
     }
 
-    /// Nothing is left once everybody has left.
+    /// Checks that nothing is left once everybody has left.
     pub(super) fn check_end(&mut self) {
         while let Some(&id) = self.clients.keys().next() {
             self.leave_as(id);
@@ -108,17 +108,17 @@ impl World {
     }
 }
 
-impl World {
-    /// A pause is believed to be in force, so that a call is not sent, nor what stands ahead of it.
-    pub(super) fn put_off(&mut self, seat: SeatId, ahead: Option<TryId>) {
+impl WaitWorld {
+    /// Holds a call back, and what stands ahead of it, since a pause is believed to be in force.
+    pub(super) fn put_off(&mut self, seat: CallConnectionId, ahead: Option<TryId>) {
         if let Some(attempt) = ahead {
-            let failure = Failure::Lost { sent: false };
+            let failure = TryFailure::Lost { sent: false };
             self.waits.failed(attempt, failure, self.now);
         }
         self.waits.put_off(seat, self.now);
     }
 
-    /// The server unblocks a call that nobody asked it to unblock.
+    /// Has the server unblock a call that nobody asked it to unblock.
     pub(super) fn stray_unblock(&mut self) {
         let blocked = self.server.blocked_calls();
         if !blocked.is_empty() {

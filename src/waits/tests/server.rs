@@ -11,7 +11,7 @@ const NULL: &[u8] = b"*-1\r\n";
 const WRONGTYPE: &[u8] = b"-WRONGTYPE Operation against a key holding the wrong kind of value\r\n";
 
 #[derive(Debug)]
-pub(super) enum Value {
+pub(super) enum ModelValue {
     List(VecDeque<Vec<u8>>),
     Sorted(Vec<Vec<u8>>),
     Stream(Vec<u64>),
@@ -19,28 +19,28 @@ pub(super) enum Value {
 }
 
 #[derive(Debug)]
-struct Blocked {
+struct WaitingClients {
     call: Words,
     until: Option<u64>,
 }
 
 #[derive(Debug, Default)]
-pub(super) struct Connection {
+pub(super) struct ModelConnection {
     db: u8,
     queued: Option<Vec<Words>>,
-    blocked: Option<Blocked>,
-    /// Requests that have arrived and not run.
+    blocked: Option<WaitingClients>,
+    /// These requests have arrived and not run.
     inbox: VecDeque<Words>,
-    /// Replies on their way back.
+    /// These replies are on their way back.
     pub(super) replies: VecDeque<Vec<u8>>,
 }
 
 #[derive(Debug, Default)]
-pub(super) struct Server {
+pub(super) struct WaitServer {
     pub(super) now: u64,
-    pub(super) keys: BTreeMap<(u8, Vec<u8>), Value>,
-    pub(super) connections: BTreeMap<u64, Connection>,
-    /// In order of blocking.
+    pub(super) keys: BTreeMap<(u8, Vec<u8>), ModelValue>,
+    pub(super) connections: BTreeMap<u64, ModelConnection>,
+    /// They stand here in order of blocking.
     blocked: Vec<u64>,
     last_entry: u64,
     /// Calls that arrive are refused with this.
@@ -64,16 +64,16 @@ fn array(items: &[&[u8]]) -> Vec<u8> {
     encode_request(items)
 }
 
-impl Server {
+impl WaitServer {
     pub(super) fn connect(&mut self, id: u64, db: u8) {
-        let connection = Connection {
+        let connection = ModelConnection {
             db,
-            ..Connection::default()
+            ..ModelConnection::default()
         };
         self.connections.insert(id, connection);
     }
 
-    /// The connection is gone. Returns the replies that never arrived.
+    /// Closes a connection. Returns the replies that never arrived.
     pub(super) fn disconnect(&mut self, id: u64) -> Vec<Vec<u8>> {
         self.blocked.retain(|blocked| *blocked != id);
         let connection = self.connections.remove(&id);
@@ -97,7 +97,7 @@ impl Server {
         self.run();
     }
 
-    /// A command of somebody else.
+    /// Runs a command of somebody else.
     pub(super) fn apply(&mut self, db: u8, words: &[&[u8]]) -> Vec<u8> {
         let words: Words = words.iter().map(|word| word.to_vec()).collect();
         let reply = self.execute(db, &words, false).unwrap_or_default();
@@ -145,7 +145,7 @@ impl Server {
                 self.answer_blocked(id, reply);
                 continue;
             }
-            let ready = |connection: &&mut Connection| connection.blocked.is_none();
+            let ready = |connection: &&mut ModelConnection| connection.blocked.is_none();
             let next = self.connections.iter_mut().find_map(|(id, connection)| {
                 let words = Some(connection).filter(ready)?.inbox.pop_front()?;
                 Some((*id, words))
@@ -198,11 +198,12 @@ impl Server {
         };
         let until = (timeout > 0).then_some(self.now + timeout);
         let connection = self.connections.get_mut(&id).expect("it is open");
-        connection.blocked = Some(Blocked { call, until });
+        connection.blocked = Some(WaitingClients { call, until });
         self.blocked.push(id);
     }
 
-    /// `None`: there is nothing, and it would wait. A blocked call passes over keys of another kind.
+    /// Runs a command. Returns `None` where there is nothing and it would wait. A blocked call passes over keys of another
+    /// kind.
     fn execute(&mut self, db: u8, words: &Words, is_blocked: bool) -> Option<Vec<u8>> {
         let of = |key: &Vec<u8>| (db, key.clone());
         if let Some(error) = self.refuses.filter(|_| !is_blocked && words[0][0] == b'B') {
@@ -233,7 +234,7 @@ impl Server {
             b"XREAD" => self.xread(db, words),
             b"XINFO" => Some(match self.keys.get(&of(&words[2])) {
                 None => b"-ERR no such key\r\n".to_vec(),
-                Some(Value::Stream(ids)) => {
+                Some(ModelValue::Stream(ids)) => {
                     let last = format!("{}-0", ids.last().copied().unwrap_or_default());
                     array(&[b"length", b"0", b"last-generated-id", last.as_bytes()])
                 }
@@ -241,15 +242,17 @@ impl Server {
             }),
             b"LLEN" | b"ZCARD" => Some(match (words[0][0], self.keys.get(&of(&words[1]))) {
                 (_, None) => b":0\r\n".to_vec(),
-                (b'L', Some(Value::List(_))) | (b'Z', Some(Value::Sorted(_))) => b":1\r\n".to_vec(),
+                (b'L', Some(ModelValue::List(_))) | (b'Z', Some(ModelValue::Sorted(_))) => {
+                    b":1\r\n".to_vec()
+                }
                 _ => WRONGTYPE.to_vec(),
             }),
             b"TYPE" => Some(match self.keys.get(&of(&words[1])) {
                 None => b"+none\r\n".to_vec(),
-                Some(Value::List(_)) => b"+list\r\n".to_vec(),
-                Some(Value::Sorted(_)) => b"+zset\r\n".to_vec(),
-                Some(Value::Stream(_)) => b"+stream\r\n".to_vec(),
-                Some(Value::Text) => b"+string\r\n".to_vec(),
+                Some(ModelValue::List(_)) => b"+list\r\n".to_vec(),
+                Some(ModelValue::Sorted(_)) => b"+zset\r\n".to_vec(),
+                Some(ModelValue::Stream(_)) => b"+stream\r\n".to_vec(),
+                Some(ModelValue::Text) => b"+string\r\n".to_vec(),
             }),
             _ => Some(self.write(db, words)),
         }
@@ -266,13 +269,13 @@ impl Server {
             }
         };
         match self.keys.get(&(db, words[4].clone())) {
-            Some(Value::Stream(ids)) if ids.iter().any(|id| *id > after) => {
+            Some(ModelValue::Stream(ids)) if ids.iter().any(|id| *id > after) => {
                 let newer = ids.iter().filter(|id| **id > after).map(u64::to_string);
                 let mut all = vec![words[4].clone()];
                 all.extend(newer.map(String::into_bytes));
                 Some(encode_request(&all))
             }
-            None | Some(Value::Stream(_)) => None,
+            None | Some(ModelValue::Stream(_)) => None,
             Some(_) => Some(WRONGTYPE.to_vec()),
         }
     }
@@ -281,9 +284,9 @@ impl Server {
         let key = (db, words[1].clone());
         match words[0].as_slice() {
             b"DEL" => drop(self.keys.remove(&key)),
-            b"SET" => drop(self.keys.insert(key, Value::Text)),
+            b"SET" => drop(self.keys.insert(key, ModelValue::Text)),
             b"LPUSH" | b"RPUSH" => {
-                let is_other = |value: &Value| !matches!(value, Value::List(_));
+                let is_other = |value: &ModelValue| !matches!(value, ModelValue::List(_));
                 if self.keys.get(&key).is_some_and(is_other) {
                     return WRONGTYPE.to_vec();
                 }
@@ -296,8 +299,12 @@ impl Server {
                     }
                 }
             }
-            b"ZADD" => match self.keys.entry(key).or_insert(Value::Sorted(Vec::new())) {
-                Value::Sorted(members) => {
+            b"ZADD" => match self
+                .keys
+                .entry(key)
+                .or_insert(ModelValue::Sorted(Vec::new()))
+            {
+                ModelValue::Sorted(members) => {
                     // `ZADD key [NX] score member ...`.
                     let pairs = if words[2] == b"NX" { 3 } else { 2 };
                     members.extend(words[pairs..].chunks(2).map(|pair| pair[1].clone()));
@@ -306,8 +313,12 @@ impl Server {
             },
             b"XADD" => {
                 self.last_entry += 1;
-                match self.keys.entry(key).or_insert(Value::Stream(Vec::new())) {
-                    Value::Stream(ids) => ids.push(self.last_entry),
+                match self
+                    .keys
+                    .entry(key)
+                    .or_insert(ModelValue::Stream(Vec::new()))
+                {
+                    ModelValue::Stream(ids) => ids.push(self.last_entry),
                     _ => return WRONGTYPE.to_vec(),
                 }
             }
@@ -317,9 +328,12 @@ impl Server {
     }
 
     fn list(&mut self, key: (u8, Vec<u8>)) -> &mut VecDeque<Vec<u8>> {
-        let value = self.keys.entry(key).or_insert(Value::List(VecDeque::new()));
+        let value = self
+            .keys
+            .entry(key)
+            .or_insert(ModelValue::List(VecDeque::new()));
         match value {
-            Value::List(list) => list,
+            ModelValue::List(list) => list,
             other => panic!("{other:?} is no list"),
         }
     }
@@ -327,7 +341,7 @@ impl Server {
     fn pop(&mut self, name: &[u8], key: (u8, Vec<u8>)) -> Result<Option<Vec<u8>>, ()> {
         let (is_empty, reply) = match (name, self.keys.get_mut(&key)) {
             (_, None) => return Ok(None),
-            (b"BLPOP" | b"BRPOP", Some(Value::List(list))) => {
+            (b"BLPOP" | b"BRPOP", Some(ModelValue::List(list))) => {
                 let element = if name == b"BLPOP" {
                     list.pop_front()
                 } else {
@@ -336,7 +350,7 @@ impl Server {
                 let element = element.expect("no empty lists");
                 (list.is_empty(), array(&[&key.1, &element]))
             }
-            (b"BZPOPMIN" | b"BZPOPMAX", Some(Value::Sorted(members))) => {
+            (b"BZPOPMIN" | b"BZPOPMAX", Some(ModelValue::Sorted(members))) => {
                 let at = if name == b"BZPOPMIN" {
                     0
                 } else {

@@ -3,7 +3,8 @@
 use crate::resp::Request;
 use crate::resp::speak::encode_request;
 use crate::waits::{
-    Action, Call, Failure, NotSeated, Outcome, SeatId, TryId, Unblock, WaiterId, Waits, Whose,
+    BlockingCall, BlockingCalls, CallConnectionId, NotLent, TryFailure, TryId, UnblockMode,
+    WaitAction, WaitOrigin, WaitOutcome, WaiterId,
 };
 
 pub(super) const NULL: &[u8] = b"*-1\r\n";
@@ -12,11 +13,11 @@ pub(super) const SECOND: u64 = 1_000_000;
 
 /// Tells the machine what happens and shows what it wants as text.
 #[derive(Default)]
-pub(super) struct Script {
-    pub(super) waits: Waits<u8>,
+pub(super) struct WaitScript {
+    pub(super) waits: BlockingCalls<u8>,
     pub(super) now: u64,
     pub(super) tries: Vec<(TryId, usize)>,
-    pub(super) borrows: Vec<SeatId>,
+    pub(super) borrows: Vec<CallConnectionId>,
 }
 
 fn words(request: &[u8]) -> String {
@@ -31,13 +32,13 @@ fn pair(key: &str, element: &str) -> Vec<u8> {
     encode_request(&[key, element])
 }
 
-impl Script {
-    /// What the machine wants, in order; tries are sent at once.
+impl WaitScript {
+    /// Returns what the machine wants, in order; tries are sent at once.
     pub(super) fn wants(&mut self) -> Vec<String> {
         let mut all = Vec::new();
         while let Some(action) = self.waits.next_action() {
             match action {
-                Action::Try { attempt, .. } => {
+                WaitAction::Try { attempt, .. } => {
                     if let Some(sending) = self.waits.begin(attempt, self.now) {
                         self.tries
                             .push((attempt, sending.replies.saturating_sub(2)));
@@ -49,24 +50,28 @@ impl Script {
                         });
                     }
                 }
-                Action::Borrow { seat, .. } => {
+                WaitAction::Borrow {
+                    connection: seat, ..
+                } => {
                     self.borrows.push(seat);
                     all.push("borrow".to_owned());
                 }
-                Action::Issue { ahead, call, .. } => {
+                WaitAction::Issue { ahead, call, .. } => {
                     if let Some((attempt, sending)) = ahead {
                         self.tries.push((attempt, sending.takes));
                         all.push(format!("ahead {}", sending.takes));
                     }
                     all.push(format!("issue {}", words(&call.bytes)));
                 }
-                Action::Unblock { .. } => all.push("unblock".to_owned()),
-                Action::Release { .. } => all.push("release".to_owned()),
-                Action::Return { request, .. } => all.push(format!("return {}", words(&request))),
-                Action::Orphaned(count) => all.push(format!("orphaned {count}")),
-                Action::Tell { outcome, .. } => all.push(match outcome {
-                    Outcome::Reply(reply) if reply.starts_with(b"-") => "tell error".to_owned(),
-                    Outcome::Reply(reply) => format!("tell {}", words(&reply)),
+                WaitAction::Unblock { .. } => all.push("unblock".to_owned()),
+                WaitAction::Release { .. } => all.push("release".to_owned()),
+                WaitAction::Return { request, .. } => {
+                    all.push(format!("return {}", words(&request)))
+                }
+                WaitAction::Orphaned(count) => all.push(format!("orphaned {count}")),
+                WaitAction::Tell { outcome, .. } => all.push(match outcome {
+                    WaitOutcome::Reply(reply) if reply.starts_with(b"-") => "tell error".to_owned(),
+                    WaitOutcome::Reply(reply) => format!("tell {}", words(&reply)),
                     other => format!("tell {other:?}"),
                 }),
             }
@@ -80,17 +85,17 @@ impl Script {
 
     fn arrive_of(&mut self, group: usize, line: &str) -> WaiterId {
         let address = 1;
-        self.arrive_from(Whose { group, address }, line)
+        self.arrive_from(WaitOrigin { group, address }, line)
     }
 
-    pub(super) fn arrive_from(&mut self, whose: Whose, line: &str) -> WaiterId {
+    pub(super) fn arrive_from(&mut self, whose: WaitOrigin, line: &str) -> WaiterId {
         self.arrive_in(0, whose, line)
     }
 
-    pub(super) fn arrive_in(&mut self, state: u8, whose: Whose, line: &str) -> WaiterId {
+    pub(super) fn arrive_in(&mut self, state: u8, whose: WaitOrigin, line: &str) -> WaiterId {
         let words: Vec<&str> = line.split(' ').collect();
         let request = encode_request(&words);
-        let call = Call::parse(&Request::new(&request)).expect("it is understood");
+        let call = BlockingCall::parse(&Request::new(&request)).expect("it is understood");
         self.waits.arrive(state, whose, call, self.now)
     }
 
@@ -105,18 +110,18 @@ impl Script {
         self.waits.tried(attempt, &replies, self.now);
     }
 
-    /// One who has tried, found nothing, and for whose class a call is issued on the seat returned.
-    pub(super) fn blocked(&mut self, line: &str) -> (WaiterId, SeatId) {
+    /// Has one wait who has tried and found nothing, and for whose class a call is issued on the connection returned.
+    pub(super) fn blocked(&mut self, line: &str) -> (WaiterId, CallConnectionId) {
         let waiter = self.arrive(line);
         self.wants();
         self.tried(&[NULL]);
         assert_eq!(self.wants(), ["borrow"]);
         let seat = self.borrows.remove(0);
-        self.waits.seated(seat, self.now);
+        self.waits.lent(seat, self.now);
         (waiter, seat)
     }
 
-    /// Another one in line.
+    /// Has another one join the line.
     pub(super) fn joins(&mut self, line: &str) -> WaiterId {
         let waiter = self.arrive(line);
         self.wants();
@@ -124,7 +129,7 @@ impl Script {
         waiter
     }
 
-    /// Every try finds nothing.
+    /// Has every try find nothing.
     pub(super) fn find_nothing(&mut self) {
         while let Some((_, calls)) = self.tries.first() {
             self.tried(&vec![NULL; *calls]);
@@ -153,7 +158,7 @@ impl Script {
 
 #[test]
 fn a_call_covers_who_joins_and_lets_go_of_who_leaves() {
-    let mut script = Script::default();
+    let mut script = WaitScript::default();
     let (_, seat) = script.blocked("BLPOP a 0");
     assert_eq!(script.wants(), ["issue BLPOP a 0"]);
     let second = script.joins("BLPOP b a 0");
@@ -175,7 +180,7 @@ fn a_call_covers_who_joins_and_lets_go_of_who_leaves() {
 
 #[test]
 fn the_first_in_line_for_the_key_is_served() {
-    let mut script = Script::default();
+    let mut script = WaitScript::default();
     let (_, seat) = script.blocked("BLPOP a 0");
     script.joins("BLPOP b 0");
     script.joins("BLPOP a b 0");
@@ -190,7 +195,7 @@ fn the_first_in_line_for_the_key_is_served() {
 
 #[test]
 fn tries_ahead_double_while_all_succeed() {
-    let mut script = Script::default();
+    let mut script = WaitScript::default();
     let (_, seat) = script.blocked("BLPOP a 0");
     for _ in 0..200 {
         script.joins("BLPOP a 0");
@@ -219,7 +224,7 @@ fn tries_ahead_double_while_all_succeed() {
 
 #[test]
 fn large_elements_are_not_gathered_by_the_dozen() {
-    let mut script = Script::default();
+    let mut script = WaitScript::default();
     let (_, seat) = script.blocked("BLPOP a 0");
     for _ in 0..200 {
         script.joins("BLPOP a 0");
@@ -237,7 +242,7 @@ fn large_elements_are_not_gathered_by_the_dozen() {
 
 #[test]
 fn null_is_told_when_no_element_can_come_any_more() {
-    let mut script = Script::default();
+    let mut script = WaitScript::default();
     let (_, seat) = script.blocked("BLPOP a 1");
     script.joins("BLPOP a 1");
     script.wants();
@@ -252,11 +257,15 @@ fn null_is_told_when_no_element_can_come_any_more() {
 
 #[test]
 fn unblocked_is_told_with_its_error() {
-    let mut script = Script::default();
+    let mut script = WaitScript::default();
     let (first, seat) = script.blocked("BZPOPMIN z 0");
     script.wants();
-    assert!(script.waits.unblock(first, Unblock::Error, script.now));
-    assert!(!script.waits.unblock(first, Unblock::Timeout, script.now));
+    assert!(script.waits.unblock(first, UnblockMode::Error, script.now));
+    assert!(
+        !script
+            .waits
+            .unblock(first, UnblockMode::Timeout, script.now)
+    );
     assert_eq!(script.wants(), ["unblock"]);
     script
         .waits
@@ -266,7 +275,7 @@ fn unblocked_is_told_with_its_error() {
 
 #[test]
 fn only_whose_own_try_is_refused_learns_of_it() {
-    let mut script = Script::default();
+    let mut script = WaitScript::default();
     let (_, seat) = script.blocked("BLPOP a 0");
     script.joins("BLPOP b 0");
     script.waits.answered(seat, NULL, script.now);
@@ -284,7 +293,7 @@ fn only_whose_own_try_is_refused_learns_of_it() {
 
 #[test]
 fn a_refusal_that_repeats_the_call_is_told_with_the_callers_own_words() {
-    let mut script = Script::default();
+    let mut script = WaitScript::default();
     script.arrive("BLMPOP 5 1 a LEFT");
     assert_eq!(script.wants(), ["try BLMPOP 0.002 1 a LEFT"]);
     script.tried(&[b"-ERR unknown command `BLMPOP`, with args beginning with: `0.002`, `1`, \r\n"]);
@@ -293,7 +302,7 @@ fn a_refusal_that_repeats_the_call_is_told_with_the_callers_own_words() {
 
 #[test]
 fn what_is_refused_only_together_is_asked_for_apart() {
-    let mut script = Script::default();
+    let mut script = WaitScript::default();
     let (_, seat) = script.blocked("BLPOP a 0");
     script.joins("BLPOP b 0");
     script.waits.answered(seat, NULL, script.now);
@@ -308,7 +317,7 @@ fn what_is_refused_only_together_is_asked_for_apart() {
         script.tried(&[NULL]);
         script.wants();
         let seat = script.borrows.remove(0);
-        script.waits.seated(seat, script.now);
+        script.waits.lent(seat, script.now);
     }
     assert_eq!(script.wants(), ["issue BLPOP a 0.100"]);
     let seat = script.waits.seats().next().expect("one is lent");
@@ -318,14 +327,14 @@ fn what_is_refused_only_together_is_asked_for_apart() {
 
 #[test]
 fn who_might_have_got_what_was_lost_is_told_and_nobody_else() {
-    let mut script = Script::default();
+    let mut script = WaitScript::default();
     let (_, seat) = script.blocked("BLPOP a 0");
     script.joins("BLPOP a 0");
     script.wants();
     script.waits.lost(seat, false, script.now);
     assert_eq!(script.wants(), ["borrow"], "it was never sent");
     let seat = script.borrows.remove(0);
-    script.waits.seated(seat, script.now);
+    script.waits.lent(seat, script.now);
     script.wants();
     script.waits.lost(seat, true, script.now);
     assert_eq!(script.wants(), ["tell Lost", "borrow"], "the other stays");
@@ -334,25 +343,25 @@ fn who_might_have_got_what_was_lost_is_told_and_nobody_else() {
     let (attempt, _) = script.tries.remove(0);
     script
         .waits
-        .failed(attempt, Failure::Lost { sent: false }, script.now);
+        .failed(attempt, TryFailure::Lost { sent: false }, script.now);
     assert_eq!(script.wants(), ["try BLPOP c 0.002"]);
     let (attempt, _) = script.tries.remove(0);
     script
         .waits
-        .failed(attempt, Failure::Lost { sent: true }, script.now);
+        .failed(attempt, TryFailure::Lost { sent: true }, script.now);
     assert_eq!(script.wants(), ["tell Lost"]);
 }
 
 #[test]
 fn a_reading_call_answers_all_and_is_asked_again_when_lost() {
-    let mut script = Script::default();
+    let mut script = WaitScript::default();
     let (_, seat) = script.blocked("XREAD BLOCK 0 STREAMS s 5-1");
     script.joins("XREAD BLOCK 900 STREAMS s 5-1");
     script.wants();
     script.waits.lost(seat, true, script.now);
     assert_eq!(script.wants(), ["borrow"]);
     let seat = script.borrows.remove(0);
-    script.waits.seated(seat, script.now);
+    script.waits.lent(seat, script.now);
     assert_eq!(script.wants(), ["issue XREAD BLOCK 0 STREAMS s 5-1"]);
     script.waits.answered(seat, &pair("s", "5-2"), script.now);
     assert_eq!(script.wants(), ["tell s 5-2", "tell s 5-2", "release"]);
@@ -360,7 +369,7 @@ fn a_reading_call_answers_all_and_is_asked_again_when_lost() {
 
 #[test]
 fn the_last_entry_is_resolved_before_the_first_try() {
-    let mut script = Script::default();
+    let mut script = WaitScript::default();
     script.arrive("XREAD BLOCK 0 STREAMS s $");
     assert_eq!(script.wants(), ["try XINFO STREAM s"]);
     let (attempt, _) = script.tries.remove(0);
@@ -376,12 +385,14 @@ fn the_last_entry_is_resolved_before_the_first_try() {
 
 #[test]
 fn what_is_too_large_to_gather_is_read_on_an_own_connection() {
-    let mut script = Script::default();
+    let mut script = WaitScript::default();
     let (_, seat) = script.blocked("XREAD BLOCK 0 STREAMS s 5-1");
     script.arrive("XREAD BLOCK 0 STREAMS s 5-1");
     script.wants();
     let (attempt, _) = script.tries.remove(0);
-    script.waits.failed(attempt, Failure::TooLarge, script.now);
+    script
+        .waits
+        .failed(attempt, TryFailure::TooLarge, script.now);
     let both = ["tell OwnConnection", "tell OwnConnection", "unblock"];
     assert_eq!(script.wants(), both);
     script.waits.too_large(seat, script.now);
@@ -390,13 +401,15 @@ fn what_is_too_large_to_gather_is_read_on_an_own_connection() {
     script.arrive("BLPOP a 0");
     script.wants();
     let (attempt, _) = script.tries.remove(0);
-    script.waits.failed(attempt, Failure::TooLarge, script.now);
+    script
+        .waits
+        .failed(attempt, TryFailure::TooLarge, script.now);
     assert_eq!(script.wants(), ["orphaned 1", "tell Lost"]);
 }
 
 #[test]
 fn a_user_who_may_not_run_transactions_needs_a_connection() {
-    let mut script = Script::default();
+    let mut script = WaitScript::default();
     script.arrive("BLPOP a 0");
     script.wants();
     let (attempt, _) = script.tries.remove(0);
@@ -407,7 +420,7 @@ fn a_user_who_may_not_run_transactions_needs_a_connection() {
 
 #[test]
 fn classes_share_a_seat_by_turns() {
-    let mut script = Script::default();
+    let mut script = WaitScript::default();
     let (_, seat) = script.blocked("BLMOVE a x LEFT LEFT 0");
     assert_eq!(script.wants(), ["issue BLMOVE a x LEFT LEFT 0"]);
     script.joins("BLMOVE b x LEFT LEFT 0");
@@ -426,7 +439,7 @@ fn classes_share_a_seat_by_turns() {
 
 #[test]
 fn without_any_seat_classes_are_tried_from_time_to_time() {
-    let mut script = Script::default();
+    let mut script = WaitScript::default();
     script.joins("BLPOP a 0");
     script.joins("BLPOP a 0");
     script.joins("BLPOP b 0");
@@ -450,7 +463,7 @@ fn without_any_seat_classes_are_tried_from_time_to_time() {
 
 #[test]
 fn a_key_that_is_empty_again_leaves_the_others_to_be_tried() {
-    let mut script = Script::default();
+    let mut script = WaitScript::default();
     for line in ["BLPOP a 0", "BLPOP a 0", "BLPOP b 0"] {
         script.joins(line);
     }
@@ -469,7 +482,7 @@ fn a_key_that_is_empty_again_leaves_the_others_to_be_tried() {
 
 #[test]
 fn a_newcomer_whose_element_went_to_another_tries_again() {
-    let mut script = Script::default();
+    let mut script = WaitScript::default();
     script.joins("BLPOP a 0");
     script.arrive("BLPOP a b 0");
     script.wants();
@@ -479,7 +492,7 @@ fn a_newcomer_whose_element_went_to_another_tries_again() {
 
 #[test]
 fn a_newcomer_waits_for_the_pops_of_who_has_left() {
-    let mut script = Script::default();
+    let mut script = WaitScript::default();
     let first = script.arrive("BLPOP a 0");
     script.wants();
     script.waits.leave(first, script.now);
@@ -491,7 +504,7 @@ fn a_newcomer_waits_for_the_pops_of_who_has_left() {
 
 #[test]
 fn what_was_popped_for_nobody_goes_back() {
-    let mut script = Script::default();
+    let mut script = WaitScript::default();
     let first = script.arrive("BRPOP a 0");
     script.wants();
     script.waits.leave(first, script.now);
@@ -506,7 +519,7 @@ fn what_was_popped_for_nobody_goes_back() {
 
 #[test]
 fn a_seat_is_given_back_when_others_want_a_connection() {
-    let mut script = Script::default();
+    let mut script = WaitScript::default();
     let (_, seat) = script.blocked("BLPOP a 0");
     script.wants();
     script.waits.yield_to(1, script.now);
@@ -521,7 +534,7 @@ fn a_seat_is_given_back_when_others_want_a_connection() {
 
 #[test]
 fn who_waits_for_very_many_keys_slows_nobody() {
-    let mut script = Script::default();
+    let mut script = WaitScript::default();
     script.blocked("BLPOP a 0");
     assert_eq!(script.wants(), ["issue BLPOP a 0"]);
     let keys: Vec<String> = (0..5000).map(|key| key.to_string()).collect();
@@ -532,7 +545,7 @@ fn who_waits_for_very_many_keys_slows_nobody() {
 #[test]
 fn who_has_waited_does_not_learn_what_passes() {
     let loading = b"-LOADING the dataset\r\n";
-    let mut script = Script::default();
+    let mut script = WaitScript::default();
     let (_, seat) = script.blocked("BLPOP a 0");
     script.joins("BLPOP a 0");
     script.wants();
@@ -553,7 +566,7 @@ fn who_has_waited_does_not_learn_what_passes() {
     script.tried(&[&pair("a", "1")]);
     assert_eq!(script.wants(), ["tell a 1", "borrow"]);
     let seat = script.borrows.remove(0);
-    script.waits.seated(seat, script.now);
+    script.waits.lent(seat, script.now);
     script.wants();
     // Each asks for itself: the server is as busy as before.
     script.waits.answered(seat, NOPERM, script.now);
@@ -567,17 +580,17 @@ fn who_has_waited_does_not_learn_what_passes() {
 #[test]
 fn a_state_refused_for_a_while_is_no_end_of_a_wait() {
     let loading = b"-LOADING the dataset\r\n".to_vec();
-    let mut script = Script::default();
+    let mut script = WaitScript::default();
     script.joins("BLPOP a 0");
     script.wants();
     let seat = script.borrows.remove(0);
-    let why = NotSeated::Refused(loading.clone());
-    script.waits.not_seated(seat, why, script.now);
+    let why = NotLent::Refused(loading.clone());
+    script.waits.not_lent(seat, why, script.now);
     assert_eq!(script.wants(), [""; 0]);
     script.pass(super::super::POLL_MICROS);
     script.wants();
     let (attempt, _) = script.tries.remove(0);
-    let failure = Failure::Refused(loading);
+    let failure = TryFailure::Refused(loading);
     script.waits.failed(attempt, failure, script.now);
     assert_eq!(script.wants(), [""; 0]);
     assert_eq!(script.waits.waiting(), 1);
@@ -585,24 +598,24 @@ fn a_state_refused_for_a_while_is_no_end_of_a_wait() {
 
 #[test]
 fn a_try_that_fails_is_no_matter_to_a_class_with_a_seat() {
-    let mut script = Script::default();
+    let mut script = WaitScript::default();
     script.joins("BLPOP a 0");
     script.wants();
     script.pass(super::super::POLL_MICROS);
-    let Some(Action::Try { attempt, .. }) = script.waits.next_action() else {
+    let Some(WaitAction::Try { attempt, .. }) = script.waits.next_action() else {
         panic!("it is tried");
     };
     let seat = script.borrows.remove(0);
-    script.waits.seated(seat, script.now);
+    script.waits.lent(seat, script.now);
     assert_eq!(script.wants(), ["issue BLPOP a 0"]);
-    let failure = Failure::Unreachable;
+    let failure = TryFailure::Unreachable;
     script.waits.failed(attempt, failure, script.now);
     assert_eq!(script.wants(), [""; 0]);
 }
 
 #[test]
 fn a_class_borrows_for_any_group_of_its_clients() {
-    let mut script = Script::default();
+    let mut script = WaitScript::default();
     script.joins("BLPOP a 0");
     script.wants();
     script.arrive_of(1, "BLPOP b 0");
@@ -615,13 +628,13 @@ fn a_class_borrows_for_any_group_of_its_clients() {
     script.wants();
     // The first group has nothing to lend, the second has.
     let seat = script.borrows.remove(1);
-    script.waits.seated(seat, script.now);
+    script.waits.lent(seat, script.now);
     assert_eq!(script.wants(), ["issue BLPOP a b 0"]);
 }
 
 #[test]
 fn many_classes_are_tried_less_often() {
-    let mut script = Script::default();
+    let mut script = WaitScript::default();
     for class in 0..5_000 {
         script.joins(&format!("BLMOVE k{class} x LEFT LEFT 0"));
         script.wants();
@@ -646,7 +659,7 @@ fn many_classes_are_tried_less_often() {
 
 #[test]
 fn what_was_popped_for_nobody_keeps_its_order() {
-    let mut script = Script::default();
+    let mut script = WaitScript::default();
     let (first, seat) = script.blocked("BLPOP a 0");
     let others: Vec<WaiterId> = (0..7).map(|_| script.joins("BLPOP a 0")).collect();
     script.wants();

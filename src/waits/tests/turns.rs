@@ -1,10 +1,10 @@
 //! Which keys are asked about, when, and whose turn ends: each rule by itself.
 
-use super::single::{NULL, SECOND, Script};
-use crate::waits::{SeatId, Whose};
+use super::single::{NULL, SECOND, WaitScript};
+use crate::waits::{CallConnectionId, WaitOrigin};
 
-/// So many clients that each wait for 60 keys.
-fn crowd(script: &mut Script, clients: usize) -> SeatId {
+/// Has so many clients wait, each for 60 keys.
+fn crowd(script: &mut WaitScript, clients: usize) -> CallConnectionId {
     let call = |client: usize| {
         let keys = (0..60).map(|key| format!("k{:04}", client * 60 + key));
         format!("BLPOP {} 0", keys.collect::<Vec<_>>().join(" "))
@@ -14,13 +14,13 @@ fn crowd(script: &mut Script, clients: usize) -> SeatId {
     }
     script.wants();
     let seat = script.borrows.remove(0);
-    script.waits.seated(seat, script.now);
+    script.waits.lent(seat, script.now);
     seat
 }
 
 #[test]
 fn more_keys_than_one_call_takes_are_asked_for_in_turn() {
-    let mut script = Script::default();
+    let mut script = WaitScript::default();
     let seat = crowd(&mut script, 25);
     let count = |wants: &[String]| wants[0].split(' ').count() - 3;
     assert_eq!(count(&script.wants()), 1024);
@@ -36,7 +36,7 @@ fn more_keys_than_one_call_takes_are_asked_for_in_turn() {
 
 #[test]
 fn every_key_is_asked_about_twice_a_second_and_no_more_often_than_they_may_be() {
-    let mut script = Script::default();
+    let mut script = WaitScript::default();
     let seat = crowd(&mut script, 160);
     let mut asked = std::collections::BTreeSet::new();
     let mut spent = 0;
@@ -56,7 +56,7 @@ fn every_key_is_asked_about_twice_a_second_and_no_more_often_than_they_may_be() 
 
 #[test]
 fn who_comes_and_goes_ends_no_call_more_often_than_it_can_be_asked() {
-    let mut script = Script::default();
+    let mut script = WaitScript::default();
     let seat = crowd(&mut script, 16);
     script.wants();
     let mut unblocked = 0;
@@ -75,7 +75,7 @@ fn who_comes_and_goes_ends_no_call_more_often_than_it_can_be_asked() {
 
 #[test]
 fn the_next_in_line_for_another_key_of_the_first_has_lost_nothing() {
-    let mut script = Script::default();
+    let mut script = WaitScript::default();
     let (_, seat) = script.blocked("BLPOP a b 0");
     script.joins("BLPOP b 0");
     script.wants();
@@ -86,7 +86,7 @@ fn the_next_in_line_for_another_key_of_the_first_has_lost_nothing() {
 
 #[test]
 fn keys_are_asked_for_in_the_order_of_the_first_in_line() {
-    let mut script = Script::default();
+    let mut script = WaitScript::default();
     let (_, seat) = script.blocked("BRPOP z-high a-low 0");
     assert_eq!(script.wants(), ["issue BRPOP z-high a-low 0"]);
     script.joins("BRPOP c a-low b 0");
@@ -96,12 +96,12 @@ fn keys_are_asked_for_in_the_order_of_the_first_in_line() {
 
 #[test]
 fn one_class_without_a_seat_ends_one_call() {
-    let mut script = Script::default();
+    let mut script = WaitScript::default();
     for name in ["a", "b", "c"] {
         script.joins(&format!("BLMOVE {name} x LEFT LEFT 0"));
         script.wants();
         let seat = script.borrows.remove(0);
-        script.waits.seated(seat, script.now);
+        script.waits.lent(seat, script.now);
         script.wants();
     }
     script.pass(1_000_000);
@@ -115,7 +115,7 @@ fn one_class_without_a_seat_ends_one_call() {
 
 #[test]
 fn what_was_refused_once_is_asked_for_together_again() {
-    let mut script = Script::default();
+    let mut script = WaitScript::default();
     let (_, mut seat) = script.blocked("BLPOP a 0");
     script.joins("BLPOP b 0");
     script.waits.answered(seat, NULL, script.now);
@@ -129,7 +129,7 @@ fn what_was_refused_once_is_asked_for_together_again() {
         script.tried(&[NULL]);
         script.wants();
         seat = script.borrows.remove(0);
-        script.waits.seated(seat, script.now);
+        script.waits.lent(seat, script.now);
     }
     let mut issued = script.wants();
     let mut answers = 0;
@@ -142,13 +142,13 @@ fn what_was_refused_once_is_asked_for_together_again() {
     assert!(answers > 8, "not at once");
 }
 
-/// Seats for as many classes as want one, up to `most`. Returns them.
-fn lend(script: &mut Script, most: usize) -> Vec<SeatId> {
+/// Lends connections to as many classes as want one, up to `most`. Returns them.
+fn lend(script: &mut WaitScript, most: usize) -> Vec<CallConnectionId> {
     let mut seats = Vec::new();
     script.wants();
     while seats.len() < most && !script.borrows.is_empty() {
         let seat = script.borrows.remove(0);
-        script.waits.seated(seat, script.now);
+        script.waits.lent(seat, script.now);
         seats.push(seat);
         script.wants();
     }
@@ -157,7 +157,7 @@ fn lend(script: &mut Script, most: usize) -> Vec<SeatId> {
 
 /// Lets `micros` pass while every call that is to end does, and every try finds nothing. Returns how many keys were asked
 /// about by calls issued and by tries.
-fn idle(script: &mut Script, micros: u64) -> (usize, usize) {
+fn idle(script: &mut WaitScript, micros: u64) -> (usize, usize) {
     let (mut issued, mut tried) = (0, 0);
     let until = script.now + micros;
     loop {
@@ -184,7 +184,7 @@ fn idle(script: &mut Script, micros: u64) -> (usize, usize) {
 #[test]
 fn idle_waits_for_very_many_keys_take_a_small_share_of_the_servers_time() {
     const SECONDS: usize = 60;
-    let mut script = Script::default();
+    let mut script = WaitScript::default();
     for client in 0..12 {
         let keys: Vec<_> = (0..50_000).map(|key| format!("{client}:{key}")).collect();
         script.joins(&format!("BLPOP {} 0", keys.join(" ")));
@@ -202,7 +202,7 @@ fn idle_waits_for_very_many_keys_take_a_small_share_of_the_servers_time() {
 
 #[test]
 fn who_has_just_come_is_served_at_once_however_many_have_waited_longer() {
-    let mut script = Script::default();
+    let mut script = WaitScript::default();
     for other in 0..2_000 {
         script.joins(&format!("BLMOVE k{other} x LEFT LEFT 0"));
     }
@@ -225,9 +225,9 @@ fn who_has_just_come_is_served_at_once_however_many_have_waited_longer() {
 fn another_address_is_looked_for_as_if_the_greedy_one_had_one_wait() {
     let mut worst = Vec::new();
     for greedy in [1, 2_000] {
-        let mut script = Script::default();
+        let mut script = WaitScript::default();
         for other in 0..greedy {
-            let whose = Whose {
+            let whose = WaitOrigin {
                 group: 0,
                 address: 9,
             };
@@ -253,7 +253,7 @@ fn another_address_is_looked_for_as_if_the_greedy_one_had_one_wait() {
 
 #[test]
 fn one_call_for_many_is_not_behind_the_others() {
-    let mut script = Script::default();
+    let mut script = WaitScript::default();
     for other in 0..300 {
         script.joins(&format!("BLMOVE k{other} x LEFT LEFT 0"));
     }
@@ -261,7 +261,7 @@ fn one_call_for_many_is_not_behind_the_others() {
     idle(&mut script, 10 * SECOND);
     script.joins("BLPOP mine 0");
     idle(&mut script, SECOND / 10);
-    let is_asked = |script: &Script| {
+    let is_asked = |script: &WaitScript| {
         let mut seats = seats.iter();
         seats.any(|seat| script.waits.asks_for(*seat, "mine"))
     };
@@ -273,7 +273,7 @@ fn one_call_for_many_is_not_behind_the_others() {
 
 #[test]
 fn the_keys_of_who_has_just_come_are_in_every_call() {
-    let mut script = Script::default();
+    let mut script = WaitScript::default();
     let seat = crowd(&mut script, 100);
     idle(&mut script, SECOND);
     script.joins("BLPOP mine 0");
@@ -286,7 +286,7 @@ fn the_keys_of_who_has_just_come_are_in_every_call() {
 
 #[test]
 fn ends_of_waits_do_not_have_a_call_over_many_keys_issued_again_and_again() {
-    let mut script = Script::default();
+    let mut script = WaitScript::default();
     for key in 0..1_000 {
         script.joins(&format!("BLPOP k{key} 1.{key:03}"));
     }

@@ -2,26 +2,27 @@
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 
-use super::dice::Dice;
-use super::server::{Server, Value, requests};
+use super::dice::ModelDice;
+use super::server::{ModelValue, WaitServer, requests};
 use crate::resp::Request;
 use crate::resp::speak::encode_request;
 use crate::waits::{
-    Action, Call, Failure, NotSeated, Outcome, SeatId, TryId, Unblock, WaiterId, Waits, Whose,
+    BlockingCall, BlockingCalls, CallConnectionId, NotLent, TryFailure, TryId, UnblockMode,
+    WaitAction, WaitOrigin, WaitOutcome, WaiterId,
 };
 
-/// A reply that is due on a connection.
-pub(super) enum Due {
+/// Describes a reply that is due on a connection.
+pub(super) enum DueReply {
     Try {
         attempt: TryId,
         requests: usize,
         replies: Vec<u8>,
         left: usize,
     },
-    Call(SeatId),
+    Call(CallConnectionId),
 }
 
-impl Due {
+impl DueReply {
     fn requests(&self) -> usize {
         match self {
             Self::Try { requests, .. } => *requests,
@@ -31,49 +32,49 @@ impl Due {
 }
 
 #[derive(Default)]
-pub(super) struct Wire {
+pub(super) struct ModelWire {
     pub(super) to_server: VecDeque<Vec<u8>>,
-    pub(super) due: VecDeque<(Due, usize)>,
+    pub(super) due: VecDeque<(DueReply, usize)>,
     pub(super) db: u8,
-    pub(super) seat: Option<SeatId>,
+    pub(super) seat: Option<CallConnectionId>,
 }
 
-pub(super) struct Client {
+pub(super) struct ModelClient {
     pub(super) db: u8,
     pub(super) name: Vec<u8>,
     /// Who stands in line with it has the same.
     line: Vec<Vec<u8>>,
     pub(super) keys: Vec<Vec<u8>>,
     pub(super) deadline: Option<u64>,
-    unblocked: Option<Unblock>,
+    unblocked: Option<UnblockMode>,
     /// It has tried and found nothing.
     pub(super) has_waited: bool,
     /// The server has answered a try of its own.
     was_tried: bool,
 }
 
-pub(super) struct World {
-    dice: Dice,
-    pub(super) waits: Waits<u8>,
-    pub(super) server: Server,
-    pub(super) wires: BTreeMap<u64, Wire>,
+pub(super) struct WaitWorld {
+    dice: ModelDice,
+    pub(super) waits: BlockingCalls<u8>,
+    pub(super) server: WaitServer,
+    pub(super) wires: BTreeMap<u64, ModelWire>,
     pub(super) next_wire: u64,
-    pub(super) clients: BTreeMap<WaiterId, Client>,
-    /// Actions that take their time.
+    pub(super) clients: BTreeMap<WaiterId, ModelClient>,
+    /// These actions take their time.
     pub(super) tries: Vec<(TryId, u8)>,
-    pub(super) borrows: Vec<(SeatId, u8)>,
+    pub(super) borrows: Vec<(CallConnectionId, u8)>,
     pub(super) returns: Vec<(u8, Vec<u8>)>,
-    pub(super) unblocking: BTreeSet<SeatId>,
-    pub(super) seats: BTreeMap<SeatId, u64>,
+    pub(super) unblocking: BTreeSet<CallConnectionId>,
+    pub(super) seats: BTreeMap<CallConnectionId, u64>,
     pub(super) leases: usize,
-    /// Most keys of one call.
+    /// One call asks for no more keys than this.
     pub(super) most_keys: u32,
     /// There is one connection, elements are pushed on the right and popped on the left, and put back at once: every list
     /// stays in order.
     pub(super) in_order: bool,
     pub(super) now: u64,
     pub(super) next_element: u64,
-    /// Where each element was produced, and where it went.
+    /// Each element was produced here, and went there.
     pub(super) produced: BTreeMap<Vec<u8>, (u8, Vec<u8>)>,
     pub(super) delivered: BTreeSet<Vec<u8>>,
     pub(super) deleted: BTreeSet<Vec<u8>>,
@@ -90,7 +91,7 @@ pub(super) const LISTS: &[&[u8]] = &[b"l0", b"l1", b"l2"];
 const SORTED: &[&[u8]] = &[b"z0", b"z1"];
 const STREAMS: &[&[u8]] = &[b"s0", b"s1"];
 
-/// The elements in `bytes`: they are the only lines of an `e` and digits.
+/// Returns the elements in `bytes`: they are the only lines of an `e` and digits.
 fn elements(bytes: &[u8]) -> Vec<Vec<u8>> {
     let lines = bytes.split(|&byte| byte == b'\n');
     let lines = lines.map(|line| line.strip_suffix(b"\r").unwrap_or(line));
@@ -98,18 +99,18 @@ fn elements(bytes: &[u8]) -> Vec<Vec<u8>> {
     lines.filter(is_element).map(<[u8]>::to_vec).collect()
 }
 
-impl World {
+impl WaitWorld {
     #[cfg(test)]
     pub(super) fn new(seed: u64) -> Self {
-        Self::with(Dice::by_chance(seed))
+        Self::with(ModelDice::by_chance(seed))
     }
 
-    pub(super) fn with(mut dice: Dice) -> Self {
+    pub(super) fn with(mut dice: ModelDice) -> Self {
         let leases = dice.roll(12) as usize;
         let mut world = Self {
             dice,
-            waits: Waits::default(),
-            server: Server::default(),
+            waits: BlockingCalls::default(),
+            server: WaitServer::default(),
             wires: BTreeMap::new(),
             next_wire: 1,
             clients: BTreeMap::new(),
@@ -143,9 +144,9 @@ impl World {
         let id = self.next_wire;
         self.next_wire += 1;
         self.server.connect(id, db);
-        let wire = Wire {
+        let wire = ModelWire {
             db,
-            ..Wire::default()
+            ..ModelWire::default()
         };
         self.wires.insert(id, wire);
         id
@@ -222,13 +223,13 @@ impl World {
     pub(super) fn arrive_with(&mut self, words: &[Vec<u8>], keys: Vec<Vec<u8>>) {
         let db = u8::from(!self.in_order && self.roll(4) == 0);
         let request = encode_request(words);
-        let call = Call::parse(&Request::new(&request)).expect("it is understood");
+        let call = BlockingCall::parse(&Request::new(&request)).expect("it is understood");
         let deadline = call.timeout_micros().map(|timeout| self.now + timeout);
         let group = usize::from(self.roll(3) == 0);
         let address = u64::from(self.roll(3));
-        let whose = Whose { group, address };
+        let whose = WaitOrigin { group, address };
         let id = self.waits.arrive(db, whose, call, self.now);
-        let client = Client {
+        let client = ModelClient {
             db,
             name: words[0].clone(),
             line: match words.len() {
@@ -286,8 +287,8 @@ impl World {
         let of = [LISTS, SORTED, STREAMS][self.roll(3) as usize];
         let key = of[self.roll(of.len() as u32) as usize];
         match self.server.keys.get(&(db, key.to_vec())) {
-            Some(Value::List(list)) => self.deleted.extend(list.iter().cloned()),
-            Some(Value::Sorted(members)) => self.deleted.extend(members.iter().cloned()),
+            Some(ModelValue::List(list)) => self.deleted.extend(list.iter().cloned()),
+            Some(ModelValue::Sorted(members)) => self.deleted.extend(members.iter().cloned()),
             _ => {}
         }
         match self.roll(3) {
@@ -322,8 +323,8 @@ impl World {
     pub(super) fn unblock(&mut self) {
         let Some(id) = self.some_client() else { return };
         let mode = match self.roll(2) {
-            0 => Unblock::Timeout,
-            _ => Unblock::Error,
+            0 => UnblockMode::Timeout,
+            _ => UnblockMode::Error,
         };
         let client = self.clients.get_mut(&id).expect("it waits");
         let was = client.unblocked.replace(mode);
@@ -337,7 +338,7 @@ impl World {
 
     // What the network does.
 
-    /// One thing that is under way goes on. False: nothing is.
+    /// Has one thing that is under way go on. False: nothing is.
     pub(super) fn go_on(&mut self) -> bool {
         let mut wires: Vec<(u64, bool)> = Vec::new();
         for (id, wire) in &self.wires {
@@ -394,17 +395,17 @@ impl World {
         let reply = connection.replies.pop_front().expect("there is one");
         let wire = self.wires.get_mut(&id).expect("it is open");
         match &mut wire.due.front_mut().expect("it is due").0 {
-            Due::Try { replies, left, .. } => {
+            DueReply::Try { replies, left, .. } => {
                 replies.extend_from_slice(&reply);
                 *left -= 1;
                 if *left > 0 {
                     return;
                 }
             }
-            Due::Call(_) => {}
+            DueReply::Call(_) => {}
         }
         match wire.due.pop_front().expect("it is due").0 {
-            Due::Try {
+            DueReply::Try {
                 attempt, replies, ..
             } => {
                 let newcomer = self.waits.newcomer(attempt);
@@ -413,7 +414,7 @@ impl World {
                 }
                 self.waits.tried(attempt, &replies, self.now);
             }
-            Due::Call(seat) => {
+            DueReply::Call(seat) => {
                 self.unblocking.remove(&seat);
                 self.waits.answered(seat, &reply, self.now);
             }
@@ -422,13 +423,12 @@ impl World {
 
     fn begin(&mut self, at: usize) {
         let (attempt, db) = self.tries.swap_remove(at);
-        let shared = self
-            .wires
-            .iter()
-            .filter(|(_, wire)| wire.seat.is_none() && wire.db == db);
+        let shared = self.wires.iter();
+        let shared = shared.filter(|(_, wire)| wire.seat.is_none() && wire.db == db);
         let shared: Vec<u64> = shared.map(|(id, _)| *id).collect();
         if shared.is_empty() || self.away {
-            self.waits.failed(attempt, Failure::Unreachable, self.now);
+            self.waits
+                .failed(attempt, TryFailure::Unreachable, self.now);
             return;
         }
         let wire = shared[self.roll(shared.len() as u32) as usize];
@@ -441,7 +441,7 @@ impl World {
     fn send_try(&mut self, wire: u64, attempt: TryId, bytes: &[u8], replies: usize) {
         let all = requests(bytes);
         assert_eq!(all.len(), replies);
-        let due = Due::Try {
+        let due = DueReply::Try {
             attempt,
             requests: all.len(),
             replies: Vec::new(),
@@ -455,21 +455,19 @@ impl World {
     fn lend(&mut self, at: usize) {
         let (seat, db) = self.borrows.swap_remove(at);
         if self.away {
-            return self
-                .waits
-                .not_seated(seat, NotSeated::Unreachable, self.now);
+            return self.waits.not_lent(seat, NotLent::Unreachable, self.now);
         }
         if !self.waits.wants(seat) || self.seats.len() >= self.leases || self.roll(8) == 0 {
             if self.waits.wants(seat) && self.roll(8) > 0 {
                 // It waits on.
                 return self.borrows.push((seat, db));
             }
-            return self.waits.not_seated(seat, NotSeated::Timeout, self.now);
+            return self.waits.not_lent(seat, NotLent::Timeout, self.now);
         }
         let wire = self.open(db);
         self.wires.get_mut(&wire).expect("it is open").seat = Some(seat);
         self.seats.insert(seat, wire);
-        self.waits.seated(seat, self.now);
+        self.waits.lent(seat, self.now);
     }
 
     fn put_back(&mut self, at: usize) {
@@ -505,10 +503,11 @@ impl World {
         for (due, arrived) in wire.due {
             sent = sent && (arrived > 0 || self.roll(2) == 0);
             match due {
-                Due::Try { attempt, .. } => {
-                    self.waits.failed(attempt, Failure::Lost { sent }, self.now);
+                DueReply::Try { attempt, .. } => {
+                    self.waits
+                        .failed(attempt, TryFailure::Lost { sent }, self.now);
                 }
-                Due::Call(seat) => {
+                DueReply::Call(seat) => {
                     self.seats.remove(&seat);
                     self.unblocking.remove(&seat);
                     self.waits.lost(seat, sent, self.now);
@@ -534,7 +533,7 @@ impl World {
         self.act();
     }
 
-    /// For a while the server takes no calls.
+    /// Has the server take no calls for a while.
     pub(super) fn refuse(&mut self) {
         self.calm(0);
         for client in self.clients.values_mut() {
@@ -552,7 +551,7 @@ impl World {
         self.server.refuses = None;
     }
 
-    /// The server is away for as long as it takes everybody to notice.
+    /// Has the server be away for as long as it takes everybody to notice.
     pub(super) fn outage(&mut self) {
         let ids: Vec<u64> = self.wires.keys().copied().collect();
         for id in ids {
@@ -582,13 +581,19 @@ impl World {
     fn act(&mut self) {
         while let Some(action) = self.waits.next_action() {
             match action {
-                Action::Try { attempt, state, .. } => self.tries.push((attempt, state)),
-                Action::Borrow { seat, state, .. } => self.borrows.push((seat, state)),
-                Action::Issue { seat, ahead, call } => {
-                    let wire = self.seats[&seat];
-                    self.waits.check_issued(seat);
+                WaitAction::Try { attempt, state, .. } => self.tries.push((attempt, state)),
+                WaitAction::Borrow {
+                    connection, state, ..
+                } => self.borrows.push((connection, state)),
+                WaitAction::Issue {
+                    connection,
+                    ahead,
+                    call,
+                } => {
+                    let wire = self.seats[&connection];
+                    self.waits.check_issued(connection);
                     if call.takes > 0 && self.roll(16) == 0 {
-                        self.put_off(seat, ahead.map(|(attempt, _)| attempt));
+                        self.put_off(connection, ahead.map(|(attempt, _)| attempt));
                         continue;
                     }
                     if let Some((attempt, sending)) = ahead {
@@ -596,10 +601,10 @@ impl World {
                     }
                     let wire = self.wires.get_mut(&wire).expect("it is open");
                     wire.to_server.push_back(call.bytes);
-                    wire.due.push_back((Due::Call(seat), 0));
+                    wire.due.push_back((DueReply::Call(connection), 0));
                 }
-                Action::Unblock { seat } => assert!(self.unblocking.insert(seat)),
-                Action::Release { seat } => {
+                WaitAction::Unblock { connection: seat } => assert!(self.unblocking.insert(seat)),
+                WaitAction::Release { connection: seat } => {
                     let id = self.seats.remove(&seat).expect("it was lent");
                     let wire = self.wires.remove(&id).expect("it is open");
                     assert!(
@@ -608,7 +613,7 @@ impl World {
                     );
                     assert!(self.server.disconnect(id).is_empty());
                 }
-                Action::Return {
+                WaitAction::Return {
                     state,
                     request,
                     elements,
@@ -619,13 +624,13 @@ impl World {
                         self.put_back(0);
                     }
                 }
-                Action::Orphaned(count) => self.orphaned += count,
-                Action::Tell {
+                WaitAction::Orphaned(count) => self.orphaned += count,
+                WaitAction::Tell {
                     waiter,
                     outcome,
                     has_waited,
                 } => {
-                    if let Outcome::Reply(reply) = &outcome
+                    if let WaitOutcome::Reply(reply) = &outcome
                         && reply.starts_with(b"-WRONGTYPE")
                     {
                         assert!(!has_waited, "told that a key is of another kind");
@@ -637,18 +642,18 @@ impl World {
         self.waits.check();
     }
 
-    fn tell(&mut self, waiter: WaiterId, outcome: &Outcome) {
+    fn tell(&mut self, waiter: WaiterId, outcome: &WaitOutcome) {
         let client = self
             .clients
             .get(&waiter)
             .expect("told once, and nobody who has left");
         let what = match outcome {
-            Outcome::Reply(reply) if reply.starts_with(b"-OOM") => {
+            WaitOutcome::Reply(reply) if reply.starts_with(b"-OOM") => {
                 assert!(!client.has_waited, "told what passes");
                 "refused"
             }
-            Outcome::Reply(reply) if reply.starts_with(b"-") => "error",
-            Outcome::Reply(reply) => {
+            WaitOutcome::Reply(reply) if reply.starts_with(b"-") => "error",
+            WaitOutcome::Reply(reply) => {
                 let found = elements(reply);
                 if client.name != b"XREAD" {
                     let element = found.first().expect("an element");
@@ -656,7 +661,7 @@ impl World {
                     assert_eq!(*db, client.db, "popped in a database of another");
                     assert!(client.keys.contains(key), "popped from a key of another");
                     assert!(self.delivered.insert(element.clone()), "delivered twice");
-                    let is_before = |(id, other): (&WaiterId, &Client)| {
+                    let is_before = |(id, other): (&WaiterId, &ModelClient)| {
                         let is_alike = other.line == client.line && other.db == client.db;
                         *id < waiter && is_alike && other.keys.contains(key)
                     };
@@ -667,26 +672,26 @@ impl World {
                 }
                 "element"
             }
-            Outcome::Null => {
+            WaitOutcome::Null => {
                 let is_late = client.deadline.is_some_and(|deadline| deadline <= self.now);
-                let is_unblocked = client.unblocked == Some(Unblock::Timeout);
+                let is_unblocked = client.unblocked == Some(UnblockMode::Timeout);
                 assert!(is_late || is_unblocked, "null before the time");
                 assert!(client.was_tried || is_unblocked, "null before an answer");
                 "null"
             }
-            Outcome::Unblocked => {
-                assert_eq!(client.unblocked, Some(Unblock::Error));
+            WaitOutcome::Unblocked => {
+                assert_eq!(client.unblocked, Some(UnblockMode::Error));
                 "unblocked"
             }
-            Outcome::Lost => {
+            WaitOutcome::Lost => {
                 assert!(self.losing, "nothing was lost");
                 "lost"
             }
-            Outcome::Unreachable => {
+            WaitOutcome::Unreachable => {
                 assert!(self.away, "the server was there");
                 "unreachable"
             }
-            Outcome::OwnConnection => panic!("nothing here needs one"),
+            WaitOutcome::OwnConnection => panic!("nothing here needs one"),
         };
         *self.told.entry(what).or_default() += 1;
         self.clients.remove(&waiter);

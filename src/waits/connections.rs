@@ -1,22 +1,22 @@
-//! Seats: connections borrowed for issued calls, which classes have one, and who gets the next.
+//! Keeps the connections that are borrowed for issued calls, which classes have one, and who gets the next.
 //!
 //! Invariant: a class has at most one call issued.
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use super::class::Class;
-use super::ids::{ClassId, SeatId};
-use super::{ASKING_MICROS, Key, MAX_SLICE_MICROS};
+use super::class::WaitClass;
+use super::ids::{CallConnectionId, ClassId};
+use super::{ASKING_MICROS, LineKey, MAX_SLICE_MICROS};
 
 /// Says what a connection is used for.
 #[derive(Debug)]
-pub(super) enum Phase {
+pub(super) enum CallPhase {
     /// It is asked for, for the class with this turn or whoever is first in its state by then.
     Borrowing { turn: u64 },
     /// Its class waits for a try before its call is issued.
     Idle,
     Calling {
-        keys: Vec<Key>,
+        keys: Vec<LineKey>,
         since: u64,
         /// It may be ended only to ask for other keys from then on: those who come and go cost no more than their share.
         settled_at: u64,
@@ -28,23 +28,23 @@ pub(super) enum Phase {
 
 /// Keeps what is known of one connection that is borrowed, or asked for.
 #[derive(Debug)]
-pub(super) struct Seat<S> {
+pub(super) struct CallConnection<S> {
     pub(super) state: S,
     pub(super) group: usize,
     /// It is lent, or asked for, since then.
     pub(super) borrowed_at: u64,
-    pub(super) phase: Phase,
+    pub(super) phase: CallPhase,
     /// This class has it, since then.
     pub(super) turn: Option<(ClassId, u64)>,
     /// It is given back after its call, because others want a connection.
     pub(super) is_yielding: bool,
 }
 
-impl<S> Seat<S> {
+impl<S> CallConnection<S> {
     /// Returns from when on its call may be ended only to ask for other keys.
     pub(super) fn settled_at(&self) -> Option<u64> {
         match self.phase {
-            Phase::Calling { settled_at, .. } => Some(settled_at),
+            CallPhase::Calling { settled_at, .. } => Some(settled_at),
             _ => None,
         }
     }
@@ -52,21 +52,21 @@ impl<S> Seat<S> {
 
 /// Knows who has a connection for its call, and who wants one.
 #[derive(Debug)]
-pub(super) struct Seating<S> {
-    pub(super) seats: BTreeMap<SeatId, Seat<S>>,
+pub(super) struct CallConnections<S> {
+    pub(super) all: BTreeMap<CallConnectionId, CallConnection<S>>,
     /// These classes want a connection, in the order in which they get one.
     queue: BTreeMap<u64, ClassId>,
     /// The same turns stand here for each state, and for each group that a client of the class belongs to.
     of_state: Vec<(S, BTreeSet<u64>)>,
     of_group: BTreeMap<usize, BTreeSet<u64>>,
     /// One connection is borrowed at a time for each group.
-    borrowing: BTreeMap<usize, SeatId>,
+    borrowing: BTreeMap<usize, CallConnectionId>,
 }
 
-impl<S> Default for Seating<S> {
+impl<S> Default for CallConnections<S> {
     fn default() -> Self {
         Self {
-            seats: BTreeMap::new(),
+            all: BTreeMap::new(),
             queue: BTreeMap::new(),
             of_state: Vec::new(),
             of_group: BTreeMap::new(),
@@ -75,9 +75,9 @@ impl<S> Default for Seating<S> {
     }
 }
 
-impl<S: Clone + PartialEq> Seating<S> {
+impl<S: Clone + PartialEq> CallConnections<S> {
     /// Puts a class into the queue with this turn.
-    pub(super) fn enqueue(&mut self, id: ClassId, class: &Class<S>, turn: u64) {
+    pub(super) fn enqueue(&mut self, id: ClassId, class: &WaitClass<S>, turn: u64) {
         self.queue.insert(turn, id);
         for &group in class.groups.keys() {
             self.enter_group(group, turn);
@@ -95,7 +95,7 @@ impl<S: Clone + PartialEq> Seating<S> {
     }
 
     /// Takes out a class that stands there with this turn.
-    pub(super) fn dequeue(&mut self, class: &Class<S>, turn: u64) {
+    pub(super) fn dequeue(&mut self, class: &WaitClass<S>, turn: u64) {
         self.queue.remove(&turn);
         for &group in class.groups.keys() {
             self.leave_group(group, turn);
@@ -143,18 +143,18 @@ impl<S: Clone + PartialEq> Seating<S> {
 
     /// Returns how many connections are lent.
     pub(super) fn held(&self) -> usize {
-        self.seats.len() - self.borrowing.len()
+        self.all.len() - self.borrowing.len()
     }
 
     /// Returns the groups for which a connection is to be borrowed, and the turn of the class it is for. A class for which
     /// one group has just asked is left to it, until it has waited for long: that group may be at its cap, and another not.
     pub(super) fn wanting(&self, now: u64) -> Vec<(usize, u64)> {
         let asked = self.borrowing.values();
-        let asked = asked.filter_map(|id| self.seats.get(id));
+        let asked = asked.filter_map(|id| self.all.get(id));
         let mut asked: BTreeSet<u64> = asked
-            .filter(|seat| now < seat.borrowed_at + ASKING_MICROS)
-            .filter_map(|seat| match seat.phase {
-                Phase::Borrowing { turn } => Some(turn),
+            .filter(|connection| now < connection.borrowed_at + ASKING_MICROS)
+            .filter_map(|connection| match connection.phase {
+                CallPhase::Borrowing { turn } => Some(turn),
                 _ => None,
             })
             .collect();
@@ -171,69 +171,83 @@ impl<S: Clone + PartialEq> Seating<S> {
     }
 
     /// Notes that a connection is being borrowed in this group, for the class with this turn.
-    pub(super) fn borrow(&mut self, id: SeatId, state: S, (group, turn): (usize, u64), now: u64) {
-        let seat = Seat {
+    pub(super) fn borrow(
+        &mut self,
+        id: CallConnectionId,
+        state: S,
+        (group, turn): (usize, u64),
+        now: u64,
+    ) {
+        let connection = CallConnection {
             state,
             group,
             borrowed_at: now,
-            phase: Phase::Borrowing { turn },
+            phase: CallPhase::Borrowing { turn },
             turn: None,
             is_yielding: false,
         };
-        self.seats.insert(id, seat);
+        self.all.insert(id, connection);
         self.borrowing.insert(group, id);
     }
 
     /// Notes that a connection has been borrowed. Returns the first turn of those who can have it, if anybody wants one in
     /// its state.
-    pub(super) fn lent(&mut self, id: SeatId, now: u64) -> Option<Option<u64>> {
-        let seat = self.seats.get_mut(&id)?;
-        seat.borrowed_at = now;
-        seat.phase = Phase::Idle;
-        let state = seat.state.clone();
-        self.borrowing.remove(&seat.group);
+    pub(super) fn lent(&mut self, id: CallConnectionId, now: u64) -> Option<Option<u64>> {
+        let connection = self.all.get_mut(&id)?;
+        connection.borrowed_at = now;
+        connection.phase = CallPhase::Idle;
+        let state = connection.state.clone();
+        self.borrowing.remove(&connection.group);
         Some(self.first_of(&state))
     }
 
     /// Notes that a connection has not been borrowed. Returns the state it was to be in.
-    pub(super) fn not_lent(&mut self, id: SeatId) -> Option<S> {
-        let seat = self.seats.remove(&id)?;
-        self.borrowing.remove(&seat.group);
-        Some(seat.state)
+    pub(super) fn not_lent(&mut self, id: CallConnectionId) -> Option<S> {
+        let connection = self.all.remove(&id)?;
+        self.borrowing.remove(&connection.group);
+        Some(connection.state)
     }
 
     /// Returns the connection that is to be given back first where so many others want one, if not as many are given back
     /// already: the one held longest, and for a slice at least.
-    pub(super) fn yields(&self, others: usize, now: u64) -> Option<SeatId> {
-        let is_yielding = |seat: &&Seat<S>| seat.is_yielding;
-        if self.seats.values().filter(is_yielding).count() >= others {
+    pub(super) fn yields(&self, others: usize, now: u64) -> Option<CallConnectionId> {
+        let is_yielding = |connection: &&CallConnection<S>| connection.is_yielding;
+        if self.all.values().filter(is_yielding).count() >= others {
             return None;
         }
-        let may = |seat: &Seat<S>| {
-            !matches!(seat.phase, Phase::Borrowing { .. })
-                && !seat.is_yielding
-                && now >= seat.borrowed_at + MAX_SLICE_MICROS
+        let may = |connection: &CallConnection<S>| {
+            !matches!(connection.phase, CallPhase::Borrowing { .. })
+                && !connection.is_yielding
+                && now >= connection.borrowed_at + MAX_SLICE_MICROS
         };
-        let seats = self.seats.iter().filter(|(_, seat)| may(seat));
-        let longest = seats.map(|(id, seat)| (seat.borrowed_at, *id)).min();
+        let connections = self.all.iter().filter(|(_, connection)| may(connection));
+        let longest = connections
+            .map(|(id, connection)| (connection.borrowed_at, *id))
+            .min();
         longest.map(|(_, id)| id)
     }
 
     /// Notes that the call on a connection is to be ended. False: it is being ended, or there is none.
-    pub(super) fn end_call(&mut self, id: SeatId) -> bool {
-        match self.seats.get_mut(&id).map(|seat| &mut seat.phase) {
-            Some(Phase::Calling { is_unblocking, .. }) => !std::mem::replace(is_unblocking, true),
+    pub(super) fn end_call(&mut self, id: CallConnectionId) -> bool {
+        match self
+            .all
+            .get_mut(&id)
+            .map(|connection| &mut connection.phase)
+        {
+            Some(CallPhase::Calling { is_unblocking, .. }) => {
+                !std::mem::replace(is_unblocking, true)
+            }
             _ => false,
         }
     }
 
     /// Notes that the call on a connection is over. Returns whose it was, and its keys.
-    pub(super) fn ended_call(&mut self, id: SeatId) -> Option<(ClassId, Vec<Key>)> {
-        let seat = self.seats.get_mut(&id)?;
-        let (class, _) = seat.turn?;
-        match std::mem::replace(&mut seat.phase, Phase::Idle) {
-            Phase::Calling { keys, .. } => Some((class, keys)),
-            Phase::Borrowing { .. } | Phase::Idle => None,
+    pub(super) fn ended_call(&mut self, id: CallConnectionId) -> Option<(ClassId, Vec<LineKey>)> {
+        let connection = self.all.get_mut(&id)?;
+        let (class, _) = connection.turn?;
+        match std::mem::replace(&mut connection.phase, CallPhase::Idle) {
+            CallPhase::Calling { keys, .. } => Some((class, keys)),
+            CallPhase::Borrowing { .. } | CallPhase::Idle => None,
         }
     }
 }
