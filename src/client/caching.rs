@@ -25,15 +25,25 @@ impl Client {
     ) -> Next {
         let announcing = self.announcing();
         let command = routed.command;
-        let next = self.request_alone(request, routed, rest, learned);
-        if let (Some(link), Next::Used(1..)) = (announcing, &next) {
-            self.end_caching(&link, command);
+        let next = self.request_alone(request, &routed, rest, learned);
+        if next == Next::Wait && self.takes_a_story(&routed) {
+            return self.begin_slow(request, routed);
+        }
+        if matches!(next, Next::Used(1..)) && self.slow.is_none() {
+            self.caching_ends(announcing, command);
         }
         next
     }
 
+    /// A command has been sent, or answered, and CLIENT CACHING on this connection before it.
+    pub(super) fn caching_ends(&self, announcing: Option<Rc<Link>>, command: Option<CommandId>) {
+        if let Some(link) = announcing {
+            self.end_caching(&link, command);
+        }
+    }
+
     /// The connection on which CLIENT CACHING was sent last.
-    fn announcing(&self) -> Option<Rc<Link>> {
+    pub(super) fn announcing(&self) -> Option<Rc<Link>> {
         let link = self.pin.as_ref()?.link();
         link.is_announcing().then(|| Rc::clone(link))
     }

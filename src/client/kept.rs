@@ -19,9 +19,10 @@ pub(super) fn standing_bytes(stream: &Stream) -> usize {
 impl Client {
     /// Shows on the client's card what it is doing, now that `used` more bytes of its requests are done with.
     pub(super) fn note_state(&self, used: usize) {
+        let slow = self.slow.as_ref().map_or(0, |slow| slow.length());
         self.outlet
-            .hold_input(self.input.capacity() + self.ahead_held_bytes());
-        let here = self.input.len() + self.ahead_bytes();
+            .hold_input(self.input.capacity() + self.ahead_held_bytes() + slow);
+        let here = self.input.len() + self.ahead_bytes() + slow;
         self.card.query_bytes.set(here as u64);
         let unread = self.outlet.held_replies_bytes() as u64;
         self.card.output_bytes.set(unread);
@@ -67,7 +68,6 @@ impl Client {
         let user = self.session.state.user.as_ref();
         let user = user.map_or(0, |user| user.held_bytes());
         let awaited = match &self.wait {
-            Wait::Blocked(blocked) => blocked.held_bytes(),
             Wait::Shared(_, purpose) => purpose.held_bytes(),
             _ => 0,
         };
@@ -143,6 +143,7 @@ impl Client {
 
     /// Lets go of requests that nobody will look at any more.
     pub(super) fn drop_input(&mut self) {
+        self.slow = None;
         self.input = Vec::new();
         self.sent_ahead = None;
         self.outlet.hold_input(0);
@@ -153,9 +154,15 @@ impl Client {
 mod tests {
     use super::*;
 
+    fn future_bytes<F>(_: impl FnOnce(Box<Client>) -> F) -> usize {
+        size_of::<F>()
+    }
+
     #[test]
     fn an_idle_client_is_small() {
         // One more byte, and the allocator gives each 768.
         assert!(size_of::<Client>() <= 640, "{}", size_of::<Client>());
+        let task = future_bytes(Client::run);
+        assert!(task <= 64, "{task}");
     }
 }

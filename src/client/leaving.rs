@@ -14,6 +14,7 @@ use std::rc::Rc;
 use std::task::{Context, Poll};
 use std::time::Duration;
 
+use super::serve::Awaited;
 use super::task::{Client, Wait};
 use crate::telemetry::Disconnect;
 use crate::transport::PeerEnd;
@@ -204,8 +205,10 @@ impl Client {
         };
         match &self.wait {
             // One that need not wait is answered by the server, however slow that is; one that is put off for a pause waits.
-            Wait::Blocked(blocked) if blocked.has_waited() => blocked.takes() || is_past_grace(),
-            Wait::Blocked(blocked) => self.is_put_off(blocked),
+            Wait::Story(Awaited::Line(blocked)) if blocked.has_waited() => {
+                blocked.takes() || is_past_grace()
+            }
+            Wait::Story(Awaited::Line(blocked)) => self.is_put_off(blocked),
             _ if self.leaves_it_to_the_server() => false,
             _ => self.pin.as_ref().is_some_and(|pin| pin.link().takes()) || is_past_grace(),
         }
@@ -257,12 +260,12 @@ impl Client {
         }
         let is_pool_full = || self.site.thread.process.budget.waiting() > 0;
         let waits_for_others = match self.wait {
-            Wait::Others(_) => true,
-            Wait::Loan(_) => is_pool_full(),
+            Wait::Story(Awaited::Turn) => true,
+            Wait::Story(Awaited::Loan) => is_pool_full(),
             _ => false,
         };
         let is_silent = || !upstream.has_answered(self.resident.finished_micros.get());
-        let is_loan = matches!(self.wait, Wait::Loan(_));
+        let is_loan = matches!(self.wait, Wait::Story(Awaited::Loan));
         if is_loan && waits_for_others && upstream.is_stalled() && is_silent() {
             // Who has what is waited for can give it back only when the server answers.
             self.note_progress_of_finished();
@@ -274,7 +277,6 @@ impl Client {
     fn drop_unsent(&mut self) {
         self.wait = Wait::Nothing;
         self.outlet.hold_wait(0);
-        self.line = None;
         self.drop_input();
         drop(self.outlet.take_unsent());
         self.ending = Some(Disconnect::HalfClosed);

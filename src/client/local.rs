@@ -142,12 +142,6 @@ impl Client {
                 self.in_database(database);
                 self.answer(OK);
             }
-            (Purpose::Settle(database), Ok(())) => {
-                self.in_database(database);
-                self.outlet.transaction().selected.clear();
-            }
-            // The one selected before it is asked for next.
-            (Purpose::Settle(_), Err(_)) => {}
             (Purpose::Hello(login), Ok(())) => self.greet_on_pin(*login),
             (Purpose::Login(login), Ok(())) => self.logged_in(*login),
             (Purpose::Select(_), Err(reply)) => {
@@ -176,7 +170,7 @@ impl Client {
         self.outlet.flush();
     }
 
-    fn in_database(&mut self, database: u32) {
+    pub(super) fn in_database(&mut self, database: u32) {
         self.session.state.database = database;
         self.card.db.set(database);
     }

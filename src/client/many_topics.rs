@@ -7,6 +7,7 @@ use std::rc::Rc;
 use std::time::Duration;
 
 use super::requests::Next;
+use super::slow::Told;
 use super::subscribed::{in_own_words, too_many};
 use super::task::{Client, Done, Wait};
 use crate::fanout::{SubscriberId, TOPIC_BYTES, TopicKind};
@@ -36,8 +37,7 @@ impl Subscriber {
         Some(result)
     }
 
-    async fn subscribe(self, kind: TopicKind, request: Vec<u8>) -> Option<SubscribeResult> {
-        let request = Request::new(&request);
+    async fn subscribe(self, kind: TopicKind, request: &Request<'_>) -> Option<SubscribeResult> {
         let mut names = request.arguments().skip(1).peekable();
         while names.peek().is_some() {
             let some = names.by_ref().take(TOPICS_A_TURN);
@@ -46,7 +46,7 @@ impl Subscriber {
             };
             let result = self.confirmed(told).await?;
             let server = self.upstream.thread.server_version();
-            let result = in_own_words(result, || unknown_command(server, &request));
+            let result = in_own_words(result, || unknown_command(server, request));
             if let Err(error) = result {
                 return Some(Err(error));
             }
@@ -54,8 +54,7 @@ impl Subscriber {
         Some(Ok(()))
     }
 
-    async fn unsubscribe(self, kind: TopicKind, request: Vec<u8>) -> Option<SubscribeResult> {
-        let request = Request::new(&request);
+    async fn unsubscribe(self, kind: TopicKind, request: &Request<'_>) -> Option<SubscribeResult> {
         let mut names = request.arguments().skip(1).peekable();
         let is_of_all = names.peek().is_none();
         loop {
@@ -103,13 +102,13 @@ impl Client {
         of_kind > TOPICS_A_TURN
     }
 
-    /// Begins a command of many topics. It has been looked at, and may run.
-    pub(super) fn with_many_topics(
+    /// A command of many topics. It has been looked at, and may run.
+    pub(super) async fn with_many_topics(
         &mut self,
         kind: TopicKind,
         subscribes: bool,
         request: &Request<'_>,
-    ) {
+    ) -> Told {
         let subscriber = Subscriber {
             upstream: Rc::clone(&self.site.upstream),
             outlet: Rc::clone(&self.outlet),
@@ -118,14 +117,20 @@ impl Client {
         };
         // As if it had them all: they come while nobody looks.
         let to_come = if subscribes { request.count() } else { 0 };
-        self.note_kept(3 * request.bytes().len() + to_come * TOPIC_BYTES);
-        let request = request.bytes().to_vec();
-        self.wait_subscribed(Box::pin(async move {
-            Done::Subscribed(match subscribes {
-                true => subscriber.subscribe(kind, request).await,
-                false => subscriber.unsubscribe(kind, request).await,
-            })
-        }));
+        self.note_kept(2 * request.bytes().len() + to_come * TOPIC_BYTES);
+        let awaited = self.awaits_confirmation();
+        let result = match subscribes {
+            true => {
+                let work = subscriber.subscribe(kind, request);
+                self.meanwhile(work, awaited).await?
+            }
+            false => {
+                let work = subscriber.unsubscribe(kind, request);
+                self.meanwhile(work, awaited).await?
+            }
+        };
+        self.has_subscribed(result);
+        Ok(())
     }
 
     /// What ends all subscriptions of the client first ends those that do not fit a turn. `None`: there are few.

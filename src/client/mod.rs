@@ -1,8 +1,7 @@
 //! The client's side: read, route, forward, write.
 //!
-//! `task` is one client's life; `requests` cuts what it sent and forwards it, `sharing` to which shared connection; `pinned` is what needs a connection of its
-//! own, `queued` what such a connection holds inside MULTI, `in_multi` what respool itself answers there, `tracking` CLIENT TRACKING, `caching` how long CLIENT CACHING holds, `redirection` where invalidations lead, `subscribed` subscriptions; `replicas` is WAIT; `waiting` is
-//! who stands in line with other blocked clients; `local` is what respool answers itself, `login` AUTH and HELLO among it, `changing_user` who does so anew, `searches` what it costs to look for other clients; `held` is
+//! `task` is one client's life, `serve` its loop and its gate; `requests` cuts what it sent and forwards it, `sharing` to which shared connection; `pinned` is what needs a connection of its
+//! own, `queued` what such a connection holds inside MULTI, `in_multi` what respool itself answers there, `tracking` CLIENT TRACKING, `caching` how long CLIENT CACHING holds, `redirection` where invalidations lead, `subscribed` subscriptions; `slow` are stories; `local` is what respool answers itself, `login` AUTH and HELLO among it, `changing_user` who does so anew, `searches` what it costs to look for other clients; `held` is
 //! who was rejected, `rejection` what is logged of it; `arriving` is who has yet to say who it is, `gate` what stands before a request;
 //! `large` is a request too large to share, `raw` one that may be answered with more than a reply, `debugging` a script under the server's debugger; `leaving`
 //! notices clients that leave while they wait, `sent_ahead` keeps what they send meanwhile, `unplaced` answers a transaction that a busy server has not been told of, `server_says` is
@@ -36,15 +35,16 @@ mod queued;
 mod raw;
 mod redirection;
 mod rejection;
-mod replicas;
 mod requests;
 mod room;
 mod searches;
 mod sent_ahead;
 mod sent_amid;
+mod serve;
 mod server_says;
 mod sharing;
 mod site;
+mod slow;
 mod spares;
 mod subscribed;
 mod task;
@@ -52,7 +52,6 @@ mod timers;
 mod tracking;
 mod unplaced;
 mod user_watch;
-mod waiting;
 
 pub use eviction::Evictor;
 pub use held::hold;

@@ -7,6 +7,8 @@ use super::in_multi::ExecEffects;
 use super::publish::QueuedMessages;
 use super::requests::{Next, UNREACHABLE};
 use super::sent_amid::SentAmid;
+use super::serve::Awaited;
+use super::slow::Told;
 use super::task::{Client, Done, Purpose, Wait};
 use crate::command::{
     CommandId, Delays, PinReason, TransactionCommand, changes_modules, is_container, outlasts_reset,
@@ -142,22 +144,40 @@ impl Client {
         {
             return Some(link);
         }
-        let outlet = Rc::clone(&self.outlet);
-        self.wait = Wait::Loan(Box::pin(async move {
-            let Some(ends) = ends else {
-                return Done::Pinned(upstream.pin(group, state, outlet).await, reason);
-            };
+        self.wait = Wait::Borrow(reason);
+        None
+    }
+
+    /// Waits for a connection to be lent to the client, or for one on which its command goes beside others.
+    pub(super) async fn borrow(&mut self, reason: PinReason) -> Told {
+        let (group, ends) = (self.group(), ends(reason));
+        let (upstream, outlet) = (Rc::clone(&self.site.upstream), Rc::clone(&self.outlet));
+        let state = match ends {
+            None => self.session.state.clone(),
+            Some(_) => upstream.in_any_database(&self.session.state),
+        };
+        let Some(ends) = ends else {
+            let borrowing = upstream.pin(group, state, outlet);
+            let result = self.meanwhile(borrowing, Awaited::Loan).await?;
+            self.pinned(result, reason);
+            return Ok(());
+        };
+        let borrowing = async move {
             // What is being opened for it is no reason to go elsewhere.
             let has_turn = Cell::new(false);
-            let borrowing = upstream.pin_anywhere((group, &state), outlet, &has_turn);
+            let lender = Rc::clone(&upstream);
+            let borrowing = lender.pin_anywhere((group, &state), outlet, &has_turn);
             tokio::select! {
                 biased;
-                result = borrowing => Done::Pinned(result, reason),
+                result = borrowing => Some(result),
                 // Looked at again, it is sent there.
-                () = upstream.until_bypass((group, &state), ends, &has_turn) => Done::Ended,
+                () = upstream.until_bypass((group, &state), ends, &has_turn) => None,
             }
-        }));
-        None
+        };
+        if let Some(result) = self.meanwhile(borrowing, Awaited::Loan).await? {
+            self.pinned(result, reason);
+        }
+        Ok(())
     }
 
     /// A connection was lent, or not.
@@ -268,15 +288,21 @@ impl Client {
         if reason == PinReason::Tracking {
             return self.tracking(request, command);
         }
-        if let Some(next) = self.in_line(reason, request, command) {
-            return next;
-        }
+        self.send_on_pin(reason, request, command, 1)
+    }
+
+    /// The same of one that counts as `count`: one that has stood in line was counted there.
+    pub(super) fn send_on_pin(
+        &mut self,
+        reason: PinReason,
+        request: &Request<'_>,
+        command: Option<CommandId>,
+        count: u32,
+    ) -> Next {
         let link = match self.pin_with_room(reason) {
             Ok(link) => link,
             Err(next) => return next,
         };
-        // One that has stood in line was counted there.
-        let count = u32::from(self.line.take().is_none());
         self.pin_use.queues_unsure |= !is_one_frame(reason);
         let may_block = matches!(
             reason,
@@ -287,7 +313,7 @@ impl Client {
         );
         let tells = tells(reason, request, command);
         let goes_alone = match reason {
-            PinReason::Wait | PinReason::ScriptDebug => true,
+            PinReason::ScriptDebug => true,
             PinReason::Pause => !self.pin_use.in_multi,
             // Seen to block, and unblocked, when the client leaves.
             _ => may_block || tells.is_some(),
@@ -299,7 +325,6 @@ impl Client {
         // By now it is known whether MULTI only queues it: then nobody waits at the server.
         let blocks = may_block && !self.outlet.transaction().open;
         match reason {
-            PinReason::Wait => return self.wait_for_replicas(&link, request, command),
             PinReason::Pause if !self.pin_use.in_multi => {
                 return self.pause(&link, request, command);
             }

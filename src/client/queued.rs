@@ -4,7 +4,9 @@ use std::rc::Rc;
 
 use super::pinned::NOT_IN_MULTI;
 use super::requests::Next;
-use super::task::{Client, Done, Purpose, Wait};
+use super::serve::Awaited;
+use super::slow::Told;
+use super::task::{Client, Done, Wait};
 use crate::command::{CommandId, Delays, Local, PinReason, TransactionCommand};
 use crate::identity::Flag;
 use crate::resp::speak::{OK, encode_request};
@@ -130,30 +132,56 @@ impl Client {
         self.outlet.flush();
     }
 
-    /// After an EXEC, asks the server for what only it knows: which of the selected databases the connection is in (the last
-    /// that exists), and whether CLIENT TRACKING is on.
+    /// Whether an EXEC has left what only the server knows: which of the selected databases the connection is in, and whether CLIENT
+    /// TRACKING is on. It is asked then before anything else.
     pub(super) fn settle(&mut self) {
-        if matches!(
+        let waits = matches!(
             self.wait,
-            Wait::Task(_) | Wait::Loan(_) | Wait::Others(_) | Wait::Shared(..)
-        ) {
-            return;
+            Wait::Nothing | Wait::Answers | Wait::InFlight | Wait::Unread | Wait::Room(_)
+        );
+        let transaction = self.outlet.transaction();
+        let is_over = !transaction.open && !transaction.watching;
+        let is_unsure = !transaction.selected.is_empty() || transaction.tracking_unsure;
+        drop(transaction);
+        if waits && is_over && is_unsure {
+            self.wait = Wait::Settle;
         }
-        let (selected, tracking_unsure) = {
-            let mut transaction = self.outlet.transaction();
-            if transaction.open || transaction.watching {
-                return;
-            }
-            (transaction.selected.pop(), transaction.tracking_unsure)
+    }
+
+    /// Asks the server for what only it knows after an EXEC: which of the selected databases the connection is in (the last that exists),
+    /// then whether CLIENT TRACKING is on.
+    pub(super) async fn settle_exec(&mut self) -> Told {
+        let Some(link) = self.pin.as_ref().map(|pin| Rc::clone(pin.link())) else {
+            return Ok(());
         };
-        if let Some(database) = selected {
+        while let Some(database) = self.take_selected() {
+            let (upstream, link) = (Rc::clone(&self.site.upstream), Rc::clone(&link));
             let target = State {
                 database,
                 ..self.session.state.clone()
             };
-            self.dress_pin(target, Change::InPlace, Purpose::Settle(database));
-        } else if tracking_unsure {
-            self.settle_tracking();
+            let change = async move { upstream.change(&link, &target, Change::InPlace).await };
+            match self.meanwhile(change, Awaited::Server).await? {
+                Some(Ok(())) => {
+                    self.in_database(database);
+                    self.outlet.transaction().selected.clear();
+                }
+                // The one selected before it is asked for next.
+                Some(Err(_)) => {}
+                // The client is closed with the connection it was lent.
+                None => {
+                    self.outlet.close(Disconnect::UpstreamLost);
+                    return Ok(());
+                }
+            }
         }
+        if self.outlet.transaction().tracking_unsure {
+            self.settle_tracking(&link).await?;
+        }
+        Ok(())
+    }
+
+    fn take_selected(&self) -> Option<u32> {
+        self.outlet.transaction().selected.pop()
     }
 }

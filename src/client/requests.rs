@@ -61,6 +61,7 @@ impl Client {
         let learned = self.learned();
         let mut bounds = self.bounds();
         while matches!(self.wait, Wait::Nothing)
+            && self.slow.is_none()
             && self.ending.is_none()
             && self.outlet.takes_requests()
         {
@@ -116,7 +117,6 @@ impl Client {
         self.send_run(data, &mut run);
         self.wait_if_over();
         if let Some(reply) = self.refusing.take() {
-            self.line = None;
             self.end_if_lost(&reply);
         }
         if matches!(self.wait, Wait::Nothing) {
@@ -169,7 +169,7 @@ impl Client {
         self.request(&request, routed, &data[at..], learned)
     }
 
-    fn learned(&self) -> Option<Arc<Learned>> {
+    pub(super) fn learned(&self) -> Option<Arc<Learned>> {
         self.site
             .thread
             .process
@@ -278,48 +278,43 @@ impl Client {
             .set(command.map_or(NO_COMMAND, u32::from));
     }
 
-    /// What a request that is to run waits for: messages that a subscriber's PING stands behind, workers that are told of a large one.
-    fn before_run(&mut self, request: &Request<'_>, command: Option<CommandId>) -> Option<Next> {
-        if let Some(next) = self.pings_behind_messages(command) {
-            return Some(next);
-        }
-        self.announce(command, request)
-    }
-
     /// One request by itself. `rest` starts with it.
     pub(super) fn request_alone(
         &mut self,
         request: &Request<'_>,
-        routed: Routed,
+        routed: &Routed,
         rest: &[u8],
         learned: Option<&Learned>,
     ) -> Next {
         let length = request.bytes().len();
         if self.pin.as_ref().is_some_and(|pin| pin.link().is_raw()) {
-            return self.amid_messages(request, routed);
+            return self.amid_messages(request, routed.clone());
         }
-        if let Some(next) = self.debugged(request, &routed) {
+        if let Some(next) = self.debugged(request, routed) {
             return next;
         }
         if self.is_listening
-            && let Some(next) = self.amid_subscriptions(request, &routed)
+            && let Some(next) = self.amid_subscriptions(request, routed)
         {
             return next;
         }
         if self.unplaced.is_some()
-            && let Some(next) = self.amid_unplaced(request, &routed)
+            && let Some(next) = self.amid_unplaced(request, routed)
         {
             return next;
         }
-        if self.must_leave_stand_in(&routed) {
+        if self.must_leave_stand_in(routed) {
             self.wait = Wait::Answers;
             return Next::Wait;
         }
         let is_to_run = matches!(routed.route, Route::Shared) && self.refusing.is_none();
-        if is_to_run && let Some(next) = self.before_run(request, routed.command) {
+        if is_to_run && self.is_ping_of_subscriber(routed.command) {
+            return self.begin_slow(request, routed.clone());
+        }
+        if is_to_run && let Some(next) = self.announce(routed.command, request) {
             return next;
         }
-        match routed.route {
+        match &routed.route {
             Route::Unsettled => self.take_place(),
             Route::Alien => {
                 self.ending = Some(Disconnect::ProtocolError);
@@ -331,14 +326,14 @@ impl Client {
                 Next::Wait
             }
             Route::Refused(reply) => {
-                self.refuse(routed.command, &reply);
+                self.refuse(routed.command, reply);
                 Next::Used(length)
             }
-            Route::Denied(name) => self.deny(&name, routed.command, length),
+            Route::Denied(name) => self.deny(name, routed.command, length),
             Route::Local(Local::NumSub | Local::ShardNumSub) if self.refusing.is_some() => {
-                self.refuse_one(routed.command, length)
+                self.refuse_one(routed.command, length, 1)
             }
-            Route::Local(local) => match self.local(local, request, routed.command) {
+            &Route::Local(local) => match self.local(local, request, routed.command) {
                 // Refused meanwhile: looked at again, and answered.
                 Next::Used(0) => Next::Used(0),
                 Next::Used(_) => {
@@ -347,7 +342,7 @@ impl Client {
                 }
                 next => next,
             },
-            Route::Transaction(verb) if self.is_answered_busy(verb, request, routed.command) => {
+            &Route::Transaction(verb) if self.is_answered_busy(verb, request, routed.command) => {
                 Next::Used(length)
             }
             Route::Transaction(TransactionCommand::Multi | TransactionCommand::Watch)
@@ -356,7 +351,7 @@ impl Client {
                 self.refuse_transaction(routed.command, rest, learned);
                 Next::Used(length)
             }
-            _ if self.refusing.is_some() => self.refuse_one(routed.command, length),
+            _ if self.refusing.is_some() => self.refuse_one(routed.command, length, 1),
             Route::Shared
                 if self.pin.is_none()
                     && length > self.site.thread.settings().upstream.max_shared_request =>
@@ -369,11 +364,20 @@ impl Client {
             }
             Route::Fenced => self.fenced(request, routed.command),
             Route::Shared => self.on_pin(PinReason::LargeRequest, request, routed.command),
-            Route::Transaction(verb) => {
+            &Route::Transaction(verb) => {
                 self.transaction(verb, request, rest, routed.command, learned)
             }
-            Route::Pinned(reason) => self.on_pin(reason, request, routed.command),
-            Route::Subscribed => self.subscription(request, routed.command),
+            Route::Pinned(PinReason::Blocking | PinReason::BlockingOption)
+                if self.pin.is_none() =>
+            {
+                self.begin_slow(request, routed.clone())
+            }
+            Route::Pinned(PinReason::Wait) => self.begin_slow(request, routed.clone()),
+            Route::Pinned(PinReason::Tracking) if self.names_a_stand_in(request) => {
+                self.begin_slow(request, routed.clone())
+            }
+            &Route::Pinned(reason) => self.on_pin(reason, request, routed.command),
+            Route::Subscribed => self.begin_slow(request, routed.clone()),
         }
     }
 
@@ -387,10 +391,13 @@ impl Client {
         self.answer(reply);
     }
 
-    fn refuse_one(&mut self, command: Option<CommandId>, length: usize) -> Next {
+    pub(super) fn refuse_one(
+        &mut self,
+        command: Option<CommandId>,
+        length: usize,
+        count: u32,
+    ) -> Next {
         let reply = self.refusing.clone().unwrap_or_default();
-        // A blocking call that needed a connection of its own has got none.
-        let count = u32::from(self.line.take().is_none());
         self.permission = None;
         self.count(count, command);
         self.answer(&reply);

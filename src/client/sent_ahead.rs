@@ -5,6 +5,7 @@
 
 use std::collections::VecDeque;
 
+use super::serve::Awaited;
 use super::task::{Client, Wait};
 use crate::telemetry::{Bound, Disconnect};
 use crate::transport::READ_SIZE;
@@ -64,7 +65,7 @@ impl Client {
     /// Whether nothing of what the client has sent is here.
     #[inline]
     pub(super) fn has_used_all(&self) -> bool {
-        self.input.is_empty() && self.sent_ahead.is_none()
+        self.slow.is_none() && self.input.is_empty() && self.sent_ahead.is_none()
     }
 
     /// Whether a request at hand is wanted now, or more of one.
@@ -106,7 +107,10 @@ impl Client {
             let link = self.pin.as_ref().map(|pin| pin.link());
             link.is_some_and(|link| link.is_raw() && link.unanswered_amid().blocks)
         };
-        let stands = matches!(self.wait, Wait::Blocked(_) | Wait::Answers | Wait::Task(_));
+        let stands = matches!(
+            self.wait,
+            Wait::Answers | Wait::Story(Awaited::Server | Awaited::Line(_))
+        );
         stands && self.ending.is_none() && (self.is_blocked() || is_amid_messages())
     }
 

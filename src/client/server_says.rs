@@ -5,13 +5,15 @@ use std::borrow::Cow;
 use std::rc::Rc;
 
 use super::requests::{Next, REFUSED, UNREACHABLE};
+use super::serve::Awaited;
+use super::slow::Told;
 use super::task::{Client, Done, Wait};
-use crate::command::{CommandId, Local};
+use crate::command::Local;
 use crate::resp::speak::encode_request;
 use crate::session::{State, is_busy};
 
 /// What every server refuses while it is busy, and that changes nothing.
-const ECHO: &[&str] = &["ECHO", ""];
+pub(super) const ECHO: &[&str] = &["ECHO", ""];
 
 /// What the server is asked in the place of a command of respool's own, which it would refuse while a script does not end;
 /// `None`: it answers that all the same, or is asked anyway.
@@ -31,19 +33,6 @@ impl Client {
         question_of(local).and_then(|question| self.asked_while_busy(question, length))
     }
 
-    /// The same of a subscription, or a subscriber's PING.
-    pub(super) fn is_subscriber_refused(
-        &mut self,
-        command: Option<CommandId>,
-        length: usize,
-    ) -> Option<Next> {
-        let next = self.asked_while_busy(ECHO, length)?;
-        if next != Next::Wait {
-            self.count(1, command);
-        }
-        Some(next)
-    }
-
     /// Nobody is asked unless the server has just said that it is busy, to whomever: else such a command costs no round trip.
     fn asked_while_busy(&mut self, question: &[&str], length: usize) -> Option<Next> {
         if let Some(told) = self.permission.take() {
@@ -51,17 +40,32 @@ impl Client {
             self.answer(&reply);
             return Some(Next::Used(length));
         }
-        let upstream = &self.site.upstream;
-        if !self.site.thread.says_busy() || upstream.is_away() {
+        if !self.may_be_busy() {
             return None;
         }
-        let upstream = Rc::clone(upstream);
+        let upstream = Rc::clone(&self.site.upstream);
         let asking = upstream.answer_to(self.asker(), encode_request(question));
         self.wait = Wait::Task(Box::pin(async move {
             let told = asking.await.ok().filter(|reply| is_busy(reply));
             Done::Permission(Ok(told.map_or(Ok(()), Err)))
         }));
         Some(Next::Wait)
+    }
+
+    /// The server has just said that it is busy, to whomever.
+    fn may_be_busy(&self) -> bool {
+        self.site.thread.says_busy() && !self.site.upstream.is_away()
+    }
+
+    /// What a busy server says to `question`; `None`: it is not busy.
+    pub(super) async fn said_while_busy(&mut self, question: &[&str]) -> Told<Option<Vec<u8>>> {
+        if !self.may_be_busy() {
+            return Ok(None);
+        }
+        let upstream = Rc::clone(&self.site.upstream);
+        let asking = upstream.answer_to(self.asker(), encode_request(question));
+        let told = self.meanwhile(asking, Awaited::Server).await?;
+        Ok(told.ok().filter(|reply| is_busy(reply)))
     }
 
     /// For whom the server is asked something, and which group lends a connection for it.

@@ -1,13 +1,11 @@
 //! Subscriptions of one client, served by the worker's subscription connection.
 
-use std::pin::Pin as Pinned;
 use std::rc::Rc;
 use std::sync::Arc;
 use std::time::Duration;
 
 use redis_protocol::resp3::decode::complete::decode;
 use redis_protocol::resp3::types::OwnedFrame;
-use tokio::sync::oneshot::Receiver;
 
 use super::pinned::refusal;
 use super::requests::{Next, UNREACHABLE};
@@ -20,89 +18,13 @@ use crate::resp::Request;
 use crate::resp::speak::{error, push_bulk, push_header};
 use crate::session::{Protocol, Route, Routed, malformed};
 use crate::telemetry::Bound;
-use crate::texts::{ServerVersion, exec_aborted, subscribers_may_not, unknown_command};
+use crate::texts::{ServerVersion, exec_aborted, subscribers_may_not};
 use crate::upstream::{OwnReply, PinError, SubscribeResult, Subscriptions};
 
 const TOO_MANY: &str =
     "ERR respool: too many subscriptions of one client (limits.max_client_subscriptions)";
 
 impl Client {
-    /// A subscription command.
-    pub(super) fn subscription(
-        &mut self,
-        request: &Request<'_>,
-        command: Option<CommandId>,
-    ) -> Next {
-        if self.outlet.outstanding() > 0 {
-            // Its confirmations stand behind the replies to what was sent before.
-            self.wait = Wait::Answers;
-            return Next::Wait;
-        }
-        if self.pin.is_some() && self.outlet.transaction().open {
-            return self.queued_subscription(request, command);
-        }
-        let length = request.bytes().len();
-        let server = self.site.thread.server_version();
-        if let Some(reply) = malformed(server, request, command) {
-            self.count(1, command);
-            self.answer(&reply);
-            return Next::Used(length);
-        }
-        let verb = command.map_or("", |id| spec(id).name);
-        let Some((kind, subscribes)) = TopicKind::of_verb(verb.as_bytes()) else {
-            return Next::Used(length);
-        };
-        // Of a user that is not respool's own a subscription is asked for anyway.
-        let is_asked = subscribes && self.session.state.user.is_some();
-        if !is_asked && let Some(next) = self.is_subscriber_refused(command, length) {
-            return next;
-        }
-        if subscribes {
-            return self.subscribe(kind, request, command);
-        }
-        if self.card.has(Flag::Pubsub)
-            && let Some(next) = self.behind_messages()
-        {
-            return next;
-        }
-        self.count(1, command);
-        if self.means_many_topics(kind, subscribes, request) {
-            self.with_many_topics(kind, subscribes, request);
-            return Next::Used(length);
-        }
-        let names = (request.count() > 1).then(|| request.arguments().skip(1));
-        let subscriptions = self.subscriptions();
-        let told = subscriptions.unsubscribe(self.card.id(), &self.outlet, kind, names);
-        self.confirmed_by(told, request);
-        Next::Used(length)
-    }
-
-    /// Waits for the server where its confirmation is needed.
-    fn confirmed_by(&mut self, told: Option<Receiver<SubscribeResult>>, request: &Request<'_>) {
-        match told {
-            None => self.has_subscribed(Some(Ok(()))),
-            Some(told) => {
-                let limit = self.subscription_limit();
-                let thread = Rc::clone(&self.site.thread);
-                let unknown = unknown_command(thread.server_version(), request);
-                self.wait_subscribed(Box::pin(async move {
-                    let result = thread.within(limit, told).await;
-                    let result = result.and_then(Result::ok);
-                    Done::Subscribed(result.map(|result| in_own_words(result, || unknown)))
-                }));
-            }
-        }
-    }
-
-    /// Waits for what a subscription comes to: for the server, where the connection of subscribers is there.
-    pub(super) fn wait_subscribed(&mut self, task: Pinned<Box<dyn Future<Output = Done>>>) {
-        let is_there = self.subscriptions().is_connected();
-        self.wait = match is_there {
-            true => Wait::Task(task),
-            false => Wait::Loan(task),
-        };
-    }
-
     /// Where the client's subscriptions are.
     pub(super) fn subscriptions(&self) -> &Rc<Subscriptions> {
         self.site.upstream.subscriptions_of(&self.outlet)
@@ -112,52 +34,6 @@ impl Client {
     pub(super) fn subscription_limit(&self) -> Duration {
         let settings = &self.site.thread.settings().upstream;
         settings.queue.timeout.max(settings.borrow_timeout)
-    }
-
-    fn subscribe(
-        &mut self,
-        kind: TopicKind,
-        request: &Request<'_>,
-        command: Option<CommandId>,
-    ) -> Next {
-        if self.session.state.user.is_some() {
-            // The subscription connection is another user's: it is asked whether this one may.
-            match self.permission.take().map(|permission| *permission) {
-                None => return self.ask_permission(request),
-                Some(Err(reply)) => {
-                    self.count(1, command);
-                    self.answer(&reply);
-                    self.end_if_lost(&reply);
-                    return Next::Used(request.bytes().len());
-                }
-                Some(Ok(())) => {}
-            }
-        }
-        self.note_subscribes();
-        self.subscriptions()
-            .is_for(self.session.state.user.as_ref());
-        self.count(1, command);
-        let upstream = &self.site.upstream;
-        if self.subscriptions().counts(self.card.id()).total() == 0 {
-            upstream.place_subscriber(&self.outlet);
-        }
-        let names = request.arguments().skip(1);
-        if self.means_many_topics(kind, true, request) {
-            match self.subscriptions().may_subscribe_to(self.card.id(), names) {
-                Err(_) => self.answer(&too_many()),
-                Ok(()) => self.with_many_topics(kind, true, request),
-            }
-            return Next::Used(request.bytes().len());
-        }
-        match upstream.subscribe(self.card.id(), &self.outlet, kind, names) {
-            Err(_) => self.answer(&too_many()),
-            Ok(told) => {
-                // From here on the names are kept, whether the server answers or not.
-                self.note_kept(0);
-                self.confirmed_by(told, request);
-            }
-        }
-        Next::Used(request.bytes().len())
     }
 
     /// The server has answered SUBSCRIBE or UNSUBSCRIBE; `None`: it is away.
@@ -191,21 +67,10 @@ impl Client {
     }
 
     /// What the client's user may have is to be looked at again: it may have changed since the server was asked.
-    fn note_subscribes(&self) {
+    pub(super) fn note_subscribes(&self) {
         if let Some(user) = &self.session.state.user {
             self.site.user_watch.subscribes(user);
         }
-    }
-
-    fn ask_permission(&mut self, request: &Request<'_>) -> Next {
-        let upstream = Rc::clone(&self.site.upstream);
-        let (group, state) = (self.group(), self.session.state.clone());
-        let request = request.bytes().to_vec();
-        self.note_kept(request.len());
-        self.wait = Wait::Loan(Box::pin(async move {
-            Done::Permission(upstream.may_subscribe(group, state, request).await)
-        }));
-        Next::Wait
     }
 
     /// Whether the client's user may do what the request at hand asks for, or why that is not known.
@@ -291,13 +156,7 @@ impl Client {
         let reply = match subscriber_refusal(server, request, routed) {
             Some(reply) => reply,
             None if is_ping(routed.command) => {
-                if let Some(next) = self.behind_messages() {
-                    return Some(next);
-                }
-                match self.is_subscriber_refused(routed.command, length) {
-                    Some(next) => return Some(next),
-                    None => pong(request),
-                }
+                return Some(self.begin_slow(request, routed.clone()));
             }
             None => return None,
         };
@@ -306,32 +165,9 @@ impl Client {
         Some(Next::Used(length))
     }
 
-    /// Has a request of a subscriber wait, once, until what the server had sent on the connection of its subscriptions by now has
-    /// been placed with it: what is published before it is seen before its answer, as on one connection. `None`: it has, and
-    /// goes on having until the request is counted, whatever else it waits for.
-    pub(super) fn behind_messages(&mut self) -> Option<Next> {
-        if self.is_announced {
-            return None;
-        }
-        if self.outlet.outstanding() > 0 {
-            self.wait = Wait::Answers;
-            return Some(Next::Wait);
-        }
-        let passed = self.subscriptions().mark_messages()?;
-        self.wait = Wait::Task(Box::pin(async move {
-            // Dropped when the mark has been passed, or is lost with its connection.
-            let _ = passed.await;
-            Done::Announced
-        }));
-        Some(Next::Wait)
-    }
-
-    /// The same for PING of a subscriber in RESP3, which may send anything.
-    pub(super) fn pings_behind_messages(&mut self, command: Option<CommandId>) -> Option<Next> {
-        let is_subscriber = self.card.has(Flag::Pubsub);
-        (is_subscriber && is_ping(command))
-            .then(|| self.behind_messages())
-            .flatten()
+    /// Whether a request is PING of a subscriber.
+    pub(super) fn is_ping_of_subscriber(&self, command: Option<CommandId>) -> bool {
+        self.card.has(Flag::Pubsub) && is_ping(command)
     }
 }
 
@@ -398,7 +234,7 @@ fn may_not(server: ServerVersion, name: &str) -> Vec<u8> {
 }
 
 /// The answer to PING of a RESP2 subscriber.
-fn pong(request: &Request<'_>) -> Vec<u8> {
+pub(super) fn pong(request: &Request<'_>) -> Vec<u8> {
     if request.count() > 2 {
         return error("ERR wrong number of arguments for 'ping' command");
     }

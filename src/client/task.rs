@@ -2,11 +2,9 @@
 //!
 //! Invariant: a client has its place in its group for exactly as long as its socket is open.
 
-use std::io;
 use std::pin::Pin as Pinned;
 use std::rc::Rc;
 use std::sync::Arc;
-use std::task::{Context, Poll};
 use std::time::Instant;
 
 use super::attempts::Attempt;
@@ -18,19 +16,18 @@ use super::login::{Login, Shown};
 use super::pinned::PinUse;
 use super::rejection::tell_of;
 use super::sent_ahead::SentAhead;
+use super::serve::Awaited;
 use super::site::{Resident, Site};
-use super::waiting::Line;
+use super::slow::SlowRequest;
 use crate::admission::{Permit, Refusal};
 use crate::budget::UploadPlace;
+use crate::command::PinReason;
 use crate::identity::{Arrival, CardGuard, Flag, Identity, Peer};
 use crate::resp::RequestScanner;
-use crate::schedule::goes_on_at;
 use crate::session::{ReplyMode, Session, UnplacedTransaction};
 use crate::telemetry::{Bound, Disconnect};
-use crate::transport::{READ_SIZE, Stream};
-use crate::upstream::{
-    Blocked, Link, Outlet, Pin, PinError, RoomWait, SharedWait, SubscribeResult, WaitError,
-};
+use crate::transport::Stream;
+use crate::upstream::{Link, Outlet, Pin, PinError, RoomWait, SharedWait, WaitError};
 
 /// A client that has been admitted and not yet begun.
 pub struct Arrived {
@@ -61,14 +58,53 @@ pub(super) enum Wait {
     Shared(SharedWait, Purpose),
     /// That the others have had their turns; true: they were let go first.
     Turn(bool),
-    /// Its turn in a line of blocked clients.
-    Blocked(Blocked),
-    /// Something that happens seldom: nearly always the server's answer.
-    Task(Pinned<Box<dyn Future<Output = Done>>>),
-    /// A connection, or leave to use one, for which others may have to give one back first.
-    Loan(Pinned<Box<dyn Future<Output = Done>>>),
-    /// Its turn behind others, which is seldom, too: until then nobody does anything for it.
-    Others(Pinned<Box<dyn Future<Output = Done>>>),
+    /// A story begins: a connection is to be lent to it.
+    Borrow(PinReason),
+    /// One begins: the server is asked what only it knows after an EXEC.
+    Settle,
+    /// One begins, which waits for the server.
+    Task(Task),
+    /// One begins that waits for a connection.
+    Loan(Task),
+    /// One begins that waits for its turn.
+    Others(Task),
+    /// What its story waits for.
+    Story(Awaited),
+}
+
+/// What a client waits for that happens seldom.
+pub(super) type Task = Pinned<Box<dyn Future<Output = Done>>>;
+
+impl Wait {
+    /// Tells whether a story is to begin.
+    pub(super) fn is_to_begin(&self) -> bool {
+        matches!(
+            self,
+            Self::Borrow(_) | Self::Settle | Self::Task(_) | Self::Loan(_) | Self::Others(_)
+        )
+    }
+
+    /// The memory that takes.
+    pub(super) fn to_begin_bytes(&self) -> usize {
+        match self {
+            Self::Task(story) | Self::Loan(story) | Self::Others(story) => size_of_val(&**story),
+            _ => 0,
+        }
+    }
+
+    /// Takes out the story that is to begin.
+    pub(super) fn begin(&mut self) -> Option<(Awaited, Task)> {
+        let (awaited, story) = match std::mem::replace(self, Self::Nothing) {
+            Self::Task(story) => (Awaited::Server, story),
+            Self::Loan(story) => (Awaited::Loan, story),
+            Self::Others(story) => (Awaited::Turn, story),
+            other => {
+                *self = other;
+                return None;
+            }
+        };
+        Some((awaited, story))
+    }
 }
 
 /// What a shared connection is waited for.
@@ -79,8 +115,6 @@ pub(super) enum Purpose {
     Again,
     /// That the server acknowledges a database.
     Select(u32),
-    /// Which database an EXEC has left the pinned connection in.
-    Settle(u32),
     /// That the server acknowledges a user.
     Login(Box<Login>),
     /// The same on a pinned connection, which speaks another protocol after that.
@@ -92,22 +126,17 @@ impl Purpose {
     pub(super) fn held_bytes(&self) -> usize {
         match self {
             Self::Login(login) | Self::Hello(login) => login.held_bytes(),
-            Self::Traffic | Self::Again | Self::Select(_) | Self::Settle(_) => 0,
+            Self::Traffic | Self::Again | Self::Select(_) => 0,
         }
     }
 }
 
 /// What a task ended with.
 pub(super) enum Done {
-    Pinned(Result<Pin, PinError>, crate::command::PinReason),
     /// The right to an upload; `None`: others had it for too long.
     UploadPlace(Option<UploadPlace>),
     /// The pinned connection wears what was asked, or the server refused; `None`: it was lost.
     Dressed(Option<Result<(), Vec<u8>>>, Purpose),
-    /// WAIT may be sent; or why not.
-    WaitReady(Result<(), Box<[u8]>>),
-    /// SUBSCRIBE was answered; `None`: the server is away.
-    Subscribed(Option<SubscribeResult>),
     /// It has left so many of its topics that it can leave the rest at once.
     Unsubscribed,
     /// Its message can be sent.
@@ -120,12 +149,6 @@ pub(super) enum Done {
     Unstreamed(bool, crate::command::Local),
     /// What it sent amid a stream has been answered; false: the connection was lost.
     Placed(bool),
-    /// A connection to stand for this client, or none.
-    StandIn(Result<Pin, PinError>, u64),
-    /// The server's answer to GETREDIR or TRACKINGINFO.
-    Redirection(Vec<u8>),
-    /// The server's answer to whether an EXEC has switched tracking.
-    TrackingInfo(Vec<u8>),
     /// Its attempt to authenticate is looked at, or (`None`) respool is ending.
     Attempt(Option<Attempt>, Box<Shown>),
     /// A reply of respool's own.
@@ -146,7 +169,9 @@ pub struct Client {
     pub(super) permit: Permit,
     pub(super) session: Session,
     pub(super) scanner: RequestScanner,
-    /// What has been read and not used.
+    /// The request whose story is to begin.
+    pub(super) slow: Option<Box<SlowRequest>>,
+    /// What has been read behind that, and not used.
     pub(super) input: Vec<u8>,
     /// What has been read behind that while a call waits.
     pub(super) sent_ahead: Option<Box<SentAhead>>,
@@ -160,10 +185,6 @@ pub struct Client {
     pub(super) is_listening: bool,
     /// Whether its user may do what the request at hand asks for, as far as that is known.
     pub(super) permission: Option<Box<Result<(), Vec<u8>>>>,
-    /// What its blocking call has come to.
-    pub(super) line: Option<Box<Line>>,
-    /// WAIT was preceded by what it needs.
-    pub(super) wait_ready: Option<Result<(), Box<[u8]>>>,
     /// It has written on a connection that is not lent to it now.
     pub(super) has_written: bool,
     /// The workers know of the message at hand, or the mark before the request at hand has been passed; until it is counted.
@@ -231,6 +252,7 @@ impl Client {
             card,
             permit,
             scanner: RequestScanner::default(),
+            slow: None,
             input: Vec::new(),
             sent_ahead: None,
             link: None,
@@ -240,8 +262,6 @@ impl Client {
             streaming: None,
             is_listening: false,
             permission: None,
-            line: None,
-            wait_ready: None,
             has_written: false,
             is_announced: false,
             refusing: None,
@@ -264,18 +284,30 @@ impl Client {
 
     /// Serves the client until it leaves.
     pub async fn run(mut self: Box<Self>) {
-        let reason = std::future::poll_fn(|cx| self.poll(cx)).await;
+        let reason = self.serve().await;
+        if reason == Disconnect::ProtocolError || self.rejected.is_some() {
+            // Boxed: an idle client does not carry it.
+            return Box::pin(self.leave_told(reason)).await;
+        }
+        self.empty_socket(reason);
+        self.leave(reason);
+    }
+
+    /// Has the client read why it is closed, or holds its socket where it was rejected.
+    async fn leave_told(mut self: Box<Self>, reason: Disconnect) {
         if reason == Disconnect::ProtocolError {
             self.drop_input();
-            // Boxed, as what follows: an idle client carries neither.
-            Box::pin(self.linger()).await;
+            self.linger().await;
         }
         let Some(refusal) = self.rejected.take() else {
             self.empty_socket(reason);
             return self.leave(reason);
         };
         // Its place is gone; the socket is held and told so.
-        let sent = (std::mem::take(&mut self.input), self.sent_ahead.take());
+        let mut sent = (std::mem::take(&mut self.input), self.sent_ahead.take());
+        if let Some(slow) = self.slow.take() {
+            sent.0.splice(..0, slow.into_bytes());
+        }
         let stream = Rc::clone(&self.stream);
         let explain = self.site.thread.settings().limits.explain_rejections;
         // Not a word to a client that wants none.
@@ -286,7 +318,7 @@ impl Client {
         let site = Rc::clone(&self.site);
         self.leave(reason);
         if let Some(permit) = site.admission.hold(Instant::now()) {
-            Box::pin(hold(Rc::clone(&site.thread), stream, text, sent, permit)).await;
+            hold(Rc::clone(&site.thread), stream, text, sent, permit).await;
         } else {
             site.thread.counters.bound(Bound::Rejected).add(1);
         }
@@ -304,177 +336,11 @@ impl Client {
         }
     }
 
-    fn poll(&mut self, cx: &mut Context<'_>) -> Poll<Disconnect> {
-        self.outlet.register(cx);
-        self.site.thread.clock.refresh();
-        self.look_at_bytes_out();
-        if self.resident.must_reseat.take() {
-            self.reseat();
-        }
-        loop {
-            if let Some(end) = self.outlet.end() {
-                // Replies already received are still passed on, as far as the socket takes them.
-                self.outlet.flush();
-                return Poll::Ready(end);
-            }
-            if self.outlet.has_unwritten() {
-                let _ = self.outlet.poll_flush(cx);
-                if self.outlet.is_closed() {
-                    continue;
-                }
-            }
-            let moved = self.resume(cx);
-            if let Some(end) = self.has_ended() {
-                if self.is_due_more(end) {
-                    continue;
-                }
-                return Poll::Ready(end);
-            }
-            if moved {
-                if self.has_finished() {
-                    self.note_progress_of_finished();
-                }
-                continue;
-            }
-            if self.outlet.outstanding() > 0
-                && (self.pin.is_some()
-                    || self.is_at_end
-                    || self.ending.is_some()
-                    || self.site.draining.get())
-            {
-                self.outlet.wake_at(0);
-            }
-            if self.may_read() {
-                self.leave_unread(cx);
-            }
-            if !self.may_read()
-                && let Some(end) = self.poll_leaving(cx)
-            {
-                return Poll::Ready(end);
-            }
-            if self.may_read() && self.makes_way(cx) {
-                return Poll::Pending;
-            }
-            match self.poll_read(cx) {
-                Poll::Pending => {
-                    self.note_record();
-                    self.resident
-                        .is_waiting
-                        .set(!matches!(self.wait, Wait::Nothing));
-                    if std::mem::replace(&mut self.is_drained, true) || self.input.is_empty() {
-                        return Poll::Pending;
-                    }
-                    // What is here is all there is: a transaction that was hoped to arrive whole did not.
-                }
-                Poll::Ready(Ok(0)) => {
-                    self.is_at_end = true;
-                    self.is_drained = true;
-                    self.note_finished();
-                }
-                Poll::Ready(Ok(_)) => {
-                    // One read a turn: the others' requests join this turn's write.
-                    if !self.is_drained {
-                        cx.waker().wake_by_ref();
-                        return Poll::Pending;
-                    }
-                }
-                Poll::Ready(Err(_)) => return Poll::Ready(Disconnect::SocketError),
-            }
-        }
-    }
-
-    /// Goes on with what was waited for and with requests that are here. True: something changed.
-    fn resume(&mut self, cx: &Context<'_>) -> bool {
-        if !self.poll_wait(cx) {
-            return false;
-        }
-        self.release_pin();
-        if !matches!(self.wait, Wait::Nothing) {
-            return true;
-        }
-        if self.outlet.has_unsent() {
-            self.send_again();
-            return true;
-        }
-        if self.input.is_empty() || self.ending.is_some() {
-            return false;
-        }
-        let input = std::mem::take(&mut self.input);
-        let used = self.requests(&input);
-        self.keep(input, used);
-        self.release_pin();
-        self.outlet.flush();
-        self.note_state(used);
-        !matches!(self.wait, Wait::Nothing) || (used > 0 && !self.input.is_empty())
-    }
-
-    /// True: nothing is waited for any more.
-    fn poll_wait(&mut self, cx: &Context<'_>) -> bool {
-        let goes_on_at = goes_on_at(self.most_in_flight());
-        match &mut self.wait {
-            Wait::Nothing => true,
-            &mut Wait::Turn(is_due) => self.has_its_turn(is_due, cx),
-            Wait::Answers if self.outlet.outstanding() > 0 => {
-                self.outlet.wake_at(0);
-                false
-            }
-            Wait::InFlight if self.outlet.outstanding() > goes_on_at => {
-                self.outlet.wake_at(goes_on_at);
-                false
-            }
-            Wait::Unread if !self.outlet.has_room() => {
-                if self.outlet.outstanding() > 0 {
-                    self.outlet.wake_at(0);
-                }
-                false
-            }
-            Wait::Room(room) if room.is_pending(cx) => false,
-            Wait::Answers | Wait::InFlight | Wait::Unread | Wait::Room(_) => {
-                if let Wait::Room(room) = std::mem::replace(&mut self.wait, Wait::Nothing) {
-                    room.come(&self.outlet);
-                }
-                true
-            }
-            Wait::Shared(wait, _) => match wait.poll(cx) {
-                Poll::Pending => false,
-                Poll::Ready(outcome) => {
-                    if let Wait::Shared(_, purpose) =
-                        std::mem::replace(&mut self.wait, Wait::Nothing)
-                    {
-                        self.waited(outcome, purpose);
-                    }
-                    matches!(self.wait, Wait::Nothing) || self.poll_wait(cx)
-                }
-            },
-            Wait::Blocked(blocked) => match blocked.poll(cx) {
-                Poll::Pending => false,
-                Poll::Ready(outcome) => {
-                    if let Wait::Blocked(blocked) = std::mem::replace(&mut self.wait, Wait::Nothing)
-                    {
-                        self.left_line(blocked, outcome);
-                    }
-                    true
-                }
-            },
-            Wait::Task(task) | Wait::Loan(task) | Wait::Others(task) => {
-                let mut cx = Context::from_waker(cx.waker());
-                match task.as_mut().poll(&mut cx) {
-                    Poll::Pending => {
-                        self.outlet.hold_wait(size_of_val(&**task));
-                        false
-                    }
-                    Poll::Ready(done) => {
-                        self.outlet.hold_wait(0);
-                        self.wait = Wait::Nothing;
-                        self.done(done);
-                        matches!(self.wait, Wait::Nothing) || self.poll_wait(&cx)
-                    }
-                }
-            }
-        }
-    }
-
-    fn waited(&mut self, outcome: Result<Option<Rc<Link>>, WaitError>, purpose: Purpose) {
+    pub(super) fn waited(
+        &mut self,
+        outcome: Result<Option<Rc<Link>>, WaitError>,
+        purpose: Purpose,
+    ) {
         match outcome {
             Ok(None) if self.selects_elsewhere(&purpose) => {}
             Ok(link) => {
@@ -489,15 +355,12 @@ impl Client {
         }
     }
 
-    fn done(&mut self, done: Done) {
+    pub(super) fn done(&mut self, done: Done) {
         match done {
-            Done::Pinned(result, reason) => self.pinned(result, reason),
             Done::UploadPlace(place) => self.upload_place(place),
             Done::Dressed(Some(result), purpose) => self.acknowledged(purpose, result),
             // The client is closed with the connection it was lent.
             Done::Dressed(None, _) => self.outlet.close(Disconnect::UpstreamLost),
-            Done::WaitReady(result) => self.wait_ready = Some(result),
-            Done::Subscribed(result) => self.has_subscribed(result),
             Done::Unsubscribed => self.note_subscriptions(),
             Done::Announced => {
                 self.is_announced = true;
@@ -509,9 +372,6 @@ impl Client {
             Done::Unstreamed(false, _) | Done::Placed(false) => {
                 self.outlet.close(Disconnect::UpstreamLost);
             }
-            Done::StandIn(result, id) => self.stands_in(result, id),
-            Done::Redirection(reply) => self.told_redirection(reply),
-            Done::TrackingInfo(reply) => self.tracking_settled(&reply),
             Done::Attempt(attempt, shown) => {
                 self.note_kept(0);
                 self.attempt(attempt, *shown);
@@ -528,105 +388,8 @@ impl Client {
         }
     }
 
-    fn poll_read(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<usize>> {
-        if let Some(taken) = self.use_ahead() {
-            return Poll::Ready(Ok(taken));
-        }
-        if !self.may_read() {
-            return Poll::Pending;
-        }
-        self.end_watch = None;
-        let reads_ahead = self.reads_ahead();
-        let site = Rc::clone(&self.site);
-        let mut scratch = site.thread.scratch.borrow_mut();
-        let mut is_gathered;
-        let read = loop {
-            match self.stream.poll_read_ready(cx) {
-                Poll::Pending => return Poll::Pending,
-                Poll::Ready(ready) => ready?,
-            }
-            let gathered = if reads_ahead { None } else { self.read_on() };
-            is_gathered = gathered.is_some();
-            match gathered.unwrap_or_else(|| self.stream.try_read(&mut scratch[..READ_SIZE])) {
-                Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
-                read => break read?,
-            }
-        };
-        if read == 0 {
-            return Poll::Ready(Ok(0));
-        }
-        if !is_gathered {
-            self.is_drained = read < READ_SIZE;
-        }
-        self.card.bytes_in.add(read as u64);
-        site.thread
-            .counters
-            .group(self.group())
-            .bytes_in
-            .add(read as u64);
-        let used = if reads_ahead {
-            self.keep_ahead(&scratch[..read])
-        } else if is_gathered {
-            None
-        } else {
-            self.use_read(&scratch[..read])
-        };
-        drop(scratch);
-        self.settle_read(used);
-        Poll::Ready(Ok(read))
-    }
-
-    /// Keeps what is left of `input`.
-    fn keep(&mut self, mut input: Vec<u8>, used: usize) {
-        if used == input.len() {
-            return self.site.spares.keep(input);
-        }
-        if used > 0 {
-            input.drain(..used);
-        }
-        if input.capacity() > 4 * READ_SIZE && input.len() < input.capacity() / 16 {
-            input.shrink_to_fit();
-        }
-        self.input = input;
-    }
-
-    /// Whether it is time to close, and why.
-    fn has_ended(&self) -> Option<Disconnect> {
-        let is_cut_off = self.is_at_end && self.sent_ahead.is_none() && self.streaming.is_some();
-        if is_cut_off || self.leaves_its_call() {
-            return Some(Disconnect::Closed);
-        }
-        if matches!(self.wait, Wait::Blocked(_)) {
-            // Nothing is coming that a drain would cut off.
-            return self.site.draining.get().then_some(Disconnect::Drained);
-        }
-        if self.outlet.outstanding() > 0 || self.outlet.has_unwritten() || self.outlet.has_unsent()
-        {
-            // A blocked client has nothing coming that a drain would cut off.
-            return (self.site.draining.get() && self.is_blocked()).then_some(Disconnect::Drained);
-        }
-        if let Some(ending) = self.ending {
-            return Some(ending);
-        }
-        if !matches!(self.wait, Wait::Nothing) {
-            return None;
-        }
-        if self.is_at_end && self.sent_ahead.is_none() {
-            return Some(Disconnect::Closed);
-        }
-        let between = self.has_used_all() && self.streaming.is_none();
-        if !between || !self.outlet.transaction().is_clear() {
-            return None;
-        }
-        if self.stream.is_worn_out() {
-            // Cut off later it would lose what it has asked for.
-            return Some(Disconnect::TlsKeys);
-        }
-        self.site.draining.get().then_some(Disconnect::Drained)
-    }
-
     pub(super) fn is_blocked(&self) -> bool {
-        matches!(self.wait, Wait::Blocked(_))
+        matches!(self.wait, Wait::Story(Awaited::Line(_)))
             || self.pin.as_ref().is_some_and(|pin| pin.link().is_blocked())
     }
 
@@ -640,7 +403,7 @@ impl Client {
 
     /// Notes that the client has read more, where it had not read everything.
     #[inline]
-    fn look_at_bytes_out(&mut self) {
+    pub(super) fn look_at_bytes_out(&mut self) {
         let written = self.outlet.bytes_out();
         if written != std::mem::replace(&mut self.seen_bytes_out, written)
             && self.outlet.has_unwritten()
@@ -680,9 +443,6 @@ impl Drop for Client {
         self.site.uploads.borrow_mut().remove(&self.card.id());
         // In this order: its turn in line, the connections lent to it, its socket, its place.
         self.wait = Wait::Nothing;
-        if let Some(Line::Over(blocked, outcome)) = self.line.take().map(|line| *line) {
-            blocked.refuse(outcome);
-        }
         self.site.thread.account.leave(standing_bytes(&self.stream));
         self.resident.leave_redirections();
         self.pin.take();

@@ -11,7 +11,9 @@ use super::in_multi::TOO_MANY;
 use super::pinned::{NOT_IN_MULTI, refusal};
 use super::redirection::{Redirection, RedirectionNames};
 use super::requests::{Next, UNREACHABLE};
-use super::task::{Client, Done, Wait};
+use super::serve::Awaited;
+use super::slow::{SlowRequest, Told};
+use super::task::{Client, Wait};
 use crate::command::{CommandId, Delays, PinReason, same_word};
 use crate::failover::Node;
 use crate::identity::Flag;
@@ -19,7 +21,7 @@ use crate::resp::speak::{encode_request, push_header};
 use crate::resp::{Request, parse_integer};
 use crate::session::{OwnCommand, PinnedCommand, Protocol, State, Tracking};
 use crate::telemetry::Bound;
-use crate::upstream::{Kind, Link, OwnReply, Pin, PinError};
+use crate::upstream::{Kind, Link, OwnReply};
 
 /// Where TRACKINGINFO tells the connection to which is redirected.
 const REDIRECT_FIELD: &[u8] = b"$8\r\nredirect\r\n";
@@ -79,11 +81,21 @@ impl Asked {
 }
 
 impl Client {
-    /// CLIENT TRACKING, CACHING, GETREDIR or TRACKINGINFO.
+    /// Whether a request about tracking is a story: a connection is to stand for the client to which it redirects, or the server is asked
+    /// for the id of one that does.
+    pub(super) fn names_a_stand_in(&self, request: &Request<'_>) -> bool {
+        match Asked::by(request) {
+            Asked::Switch(_, targets) => !targets.is_empty(),
+            Asked::Redirection => self.pin.is_some() && self.redirects(),
+            Asked::Caching => false,
+        }
+    }
+
+    /// CLIENT TRACKING, CACHING, GETREDIR or TRACKINGINFO, where that names no connection.
     pub(super) fn tracking(&mut self, request: &Request<'_>, command: Option<CommandId>) -> Next {
         let asked = Asked::by(request);
         let changes_nothing = match &asked {
-            Asked::Switch(on, targets) => on.is_none() && targets.is_empty(),
+            Asked::Switch(on, _) => on.is_none(),
             Asked::Redirection | Asked::Caching => true,
         };
         if self.pin.is_none() && changes_nothing {
@@ -95,27 +107,38 @@ impl Client {
             Ok(link) => link,
             Err(next) => return next,
         };
-        match asked {
-            Asked::Switch(on, targets) if targets.is_empty() => {
-                self.switch_tracking(&link, request.bytes(), command, on);
-            }
-            Asked::Switch(on, targets) => {
-                return self.redirect(&link, request, command, on, &targets);
-            }
-            Asked::Redirection if self.redirects() => {
-                return self.ask_redirection(&link, request, command);
-            }
-            asked => {
-                self.count(1, command);
-                let (show, kind) = (self.show(), self.queued_kind());
-                let kind = (kind, Delays::NONE);
-                link.send(&self.outlet, request.bytes(), 1, kind, show);
-                if asked == Asked::Caching {
-                    link.set_announcing();
-                }
-            }
+        if let Asked::Switch(on, _) = asked {
+            self.switch_tracking(&link, request.bytes(), command, on);
+            return Next::Used(request.bytes().len());
+        }
+        self.count(1, command);
+        let (show, kind) = (self.show(), self.queued_kind());
+        let kind = (kind, Delays::NONE);
+        link.send(&self.outlet, request.bytes(), 1, kind, show);
+        if asked == Asked::Caching {
+            link.set_announcing();
         }
         Next::Used(request.bytes().len())
+    }
+
+    /// The story of a request that names a connection. Nothing is outstanding.
+    pub(super) async fn names_stand_in(&mut self, slow: &SlowRequest) -> Told {
+        let (request, command) = (slow.request(), slow.command());
+        match Asked::by(&request) {
+            Asked::Switch(on, targets) if !targets.is_empty() => {
+                self.redirect(slow, on, &targets).await
+            }
+            Asked::Redirection if self.pin.is_some() && self.redirects() => {
+                self.ask_redirection(slow).await
+            }
+            _ => {
+                // What it redirected is over.
+                self.until_done(slow, |client, request| {
+                    client.on_pin(PinReason::Tracking, request, command)
+                })
+                .await
+            }
+        }
     }
 
     fn switch_tracking(
@@ -140,31 +163,18 @@ impl Client {
     }
 
     /// CLIENT TRACKING with REDIRECT, its ids replaced by such as the server knows.
-    fn redirect(
+    async fn redirect(
         &mut self,
-        link: &Rc<Link>,
-        request: &Request<'_>,
-        command: Option<CommandId>,
+        slow: &SlowRequest,
         on: Option<Tracking>,
         targets: &[usize],
-    ) -> Next {
-        if self.outlet.outstanding() > 0 {
-            self.wait = Wait::Answers;
-            return Next::Wait;
-        }
-        if let Some(Err(reply)) = self.permission.take().map(|told| *told) {
-            // No connection was lent to stand for the client.
-            return self.spoil_transaction(request, command, &reply);
+    ) -> Told {
+        let (request, command) = (slow.request(), slow.command());
+        if self.lent(slow, PinReason::Tracking).await?.is_none() {
+            return Ok(());
         }
         let is_open = self.outlet.transaction().open;
-        let is_there = |id: u64| {
-            self.site.registry.find(id).is_some() && !(is_open && self.is_killed_before(id))
-        };
-        let find = |number: i64| u64::try_from(number).ok().filter(|&id| is_there(id));
-        let known: Vec<(usize, Option<u64>)> = targets
-            .iter()
-            .filter_map(|&at| Some((at, find(parse_integer(request.argument(at)?)?))))
-            .collect();
+        let known = self.known_targets(&request, targets, is_open);
         let target = match known.as_slice() {
             [(_, id)] if on.is_some() && targets.len() == 1 => *id,
             _ => None,
@@ -173,36 +183,54 @@ impl Client {
             && self.has_too_many_besides(id)
         {
             self.site.thread.counters.bound(Bound::InFlight).add(1);
-            return self.spoil_transaction(request, command, TOO_MANY);
+            self.spoil(command, TOO_MANY);
+            return Ok(());
         }
-        let exists = match target {
-            // Where nothing is redirected in the end any connection will do.
-            None => link.server_id,
-            Some(id) => match self.stand_in(id) {
-                None => return self.not_now(),
-                Some((server_id, node)) if node == link.origin().node => server_id,
-                // The one server does not know the connections of the other, but others by the same ids.
-                Some(_) if is_open => {
-                    return self.spoil_transaction(request, command, NOT_IN_MULTI);
+        let standing = match target {
+            None => None,
+            Some(id) => match self.stand_in(id).await? {
+                Ok(standing) => Some((id, standing)),
+                // No connection was lent to stand for the client: an error there fails the transaction.
+                Err(reply) if is_open => {
+                    self.spoil(command, &reply);
+                    return Ok(());
                 }
-                Some(_) => {
-                    self.resident.keep_redirections(|other| other.to != id);
-                    self.refusing = Some(UNREACHABLE.to_vec());
-                    return Next::Used(0);
+                Err(reply) => {
+                    self.refuse_with(slow, reply);
+                    return Ok(());
                 }
             },
+        };
+        let Some(link) = self.lent(slow, PinReason::Tracking).await? else {
+            return Ok(());
+        };
+        let exists = match standing {
+            // Where nothing is redirected in the end any connection will do.
+            None => link.server_id,
+            Some((_, (server_id, node))) if node == link.origin().node => server_id,
+            // The one server does not know the connections of the other, but others by the same ids.
+            Some(_) if is_open => {
+                self.spoil(command, NOT_IN_MULTI);
+                return Ok(());
+            }
+            Some((id, _)) => {
+                self.resident.keep_redirections(|other| other.to != id);
+                self.refuse_with(slow, UNREACHABLE.to_vec());
+                return Ok(());
+            }
         };
         let mut words: Vec<Vec<u8>> = request.arguments().map(<[u8]>::to_vec).collect();
         for (at, id) in known {
             // No connection has the number 0: the server itself says that there is none.
             words[at] = id.map_or(0, |_| exists).to_string().into_bytes();
         }
+        let words = encode_request(&words);
         if let Some(id) = target.filter(|_| is_open) {
-            let (own, words) = (OwnCommand::Redirected(id), encode_request(&words));
-            return match self.queue_own(own, &Request::new(&words), command) {
-                Next::Used(used) if used > 0 => Next::Used(request.bytes().len()),
-                next => next,
+            let own = OwnCommand::Redirected(id);
+            let queue = |client: &mut Self, _: &Request<'_>| {
+                client.queue_own(own, &Request::new(&words), command)
             };
+            return self.until_done(slow, queue).await;
         }
         let on = on.map(|on| Tracking {
             redirect: target,
@@ -211,10 +239,27 @@ impl Client {
         if target.is_some() {
             self.resident.use_redirections(target);
         }
-        self.switch_tracking(link, &encode_request(&words), command, on);
+        self.switch_tracking(&link, &words, command, on);
         // One at a time: what is redirected where is settled by the answer.
         self.wait = Wait::Answers;
-        Next::Used(request.bytes().len())
+        Ok(())
+    }
+
+    /// Which clients the words at these places name, as far as they are there.
+    fn known_targets(
+        &self,
+        request: &Request<'_>,
+        targets: &[usize],
+        is_open: bool,
+    ) -> Vec<(usize, Option<u64>)> {
+        let is_there = |id: u64| {
+            self.site.registry.find(id).is_some() && !(is_open && self.is_killed_before(id))
+        };
+        let find = |number: i64| u64::try_from(number).ok().filter(|&id| is_there(id));
+        let targets = targets.iter();
+        targets
+            .filter_map(|&at| Some((at, find(parse_integer(request.argument(at)?)?))))
+            .collect()
     }
 
     /// Whether connections stand for as many other clients as one transaction may redirect to.
@@ -223,43 +268,36 @@ impl Client {
         all.len() >= MOST_STAND_INS && all.iter().all(|redirection| redirection.to != id)
     }
 
-    /// The id of a connection that stands for client `id`, and the server to which it is one. `None`: one is being lent.
-    fn stand_in(&mut self, id: u64) -> Option<(i64, Node)> {
-        let all = self.resident.redirections.borrow();
-        let mut its = all.iter().filter(|redirection| redirection.to == id);
-        let standing = its.find_map(|one| Some((one.server_id, one.node()?)));
-        drop(all);
-        if standing.is_some() {
-            return standing;
+    /// The id of a connection that stands for client `id`, and the server to which it is one; one is lent where there is none. Else what
+    /// the client gets.
+    async fn stand_in(&mut self, id: u64) -> Told<Result<(i64, Node), Vec<u8>>> {
+        loop {
+            if let Some(standing) = self.standing_for(id) {
+                return Ok(Ok(standing));
+            }
+            let state = State {
+                // The server sends invalidations as pushes then, whoever else is subscribed to what.
+                protocol: Protocol::Resp3,
+                ..self.session.state.clone()
+            };
+            let upstream = Rc::clone(&self.site.upstream);
+            let borrowing = upstream.pin(self.group(), state, Rc::clone(&self.outlet));
+            let pin = match self.meanwhile(borrowing, Awaited::Loan).await? {
+                Ok(pin) => pin,
+                Err(error) => return Ok(Err(refusal(error))),
+            };
+            let counters = self.site.thread.counters.group(self.group());
+            counters.pin(PinReason::Tracking as usize).add(1);
+            let owner = (Rc::clone(&self.outlet), Arc::clone(self.card.card()));
+            let redirection = Redirection::new(&self.site, owner, pin, id);
+            self.resident.add_redirection(redirection);
         }
-        let state = State {
-            // The server sends invalidations as pushes then, whoever else is subscribed to what.
-            protocol: Protocol::Resp3,
-            ..self.session.state.clone()
-        };
-        let upstream = Rc::clone(&self.site.upstream);
-        let borrowing = upstream.pin(self.group(), state, Rc::clone(&self.outlet));
-        self.pin_use.is_fresh = true;
-        self.wait = Wait::Loan(Box::pin(async move { Done::StandIn(borrowing.await, id) }));
-        None
     }
 
-    /// A connection was lent to stand for client `id`, or not.
-    pub(super) fn stands_in(&mut self, result: Result<Pin, PinError>, id: u64) {
-        match result {
-            Ok(pin) => {
-                let counters = self.site.thread.counters.group(self.group());
-                counters.pin(PinReason::Tracking as usize).add(1);
-                let owner = (Rc::clone(&self.outlet), Arc::clone(self.card.card()));
-                let redirection = Redirection::new(&self.site, owner, pin, id);
-                self.resident.add_redirection(redirection);
-            }
-            // An error there fails the transaction.
-            Err(error) if self.outlet.transaction().open => {
-                self.permission = Some(Box::new(Err(refusal(error))));
-            }
-            Err(error) => self.refusing = Some(refusal(error)),
-        }
+    fn standing_for(&self, id: u64) -> Option<(i64, Node)> {
+        let all = self.resident.redirections.borrow();
+        let mut its = all.iter().filter(|redirection| redirection.to == id);
+        its.find_map(|one| Some((one.server_id, one.node()?)))
     }
 
     /// An EXEC has redirected invalidations to this client: what the server is asked next tells whether that holds still.
@@ -271,48 +309,43 @@ impl Client {
     }
 
     /// Asks the server for what holds the id of a connection, and tells the client's number instead.
-    fn ask_redirection(
-        &mut self,
-        link: &Rc<Link>,
-        request: &Request<'_>,
-        command: Option<CommandId>,
-    ) -> Next {
-        if self.outlet.outstanding() > 0 {
-            self.wait = Wait::Answers;
-            return Next::Wait;
-        }
+    async fn ask_redirection(&mut self, slow: &SlowRequest) -> Told {
+        let (request, command) = (slow.request(), slow.command());
+        let Some(link) = self.lent(slow, PinReason::Tracking).await? else {
+            return Ok(());
+        };
         if self.outlet.transaction().open {
-            return self.queue_own(OwnCommand::Redirection, request, command);
+            return self
+                .until_done(slow, |client, request| {
+                    client.queue_own(OwnCommand::Redirection, request, command)
+                })
+                .await;
         }
         self.count(1, command);
         let (tell, told) = tokio::sync::oneshot::channel();
         link.send_own(request.bytes(), OwnReply::Tell(tell));
-        self.wait = Wait::Task(Box::pin(async move {
-            // Lost with the connection, and the client with it.
-            Done::Redirection(told.await.unwrap_or_default())
-        }));
-        Next::Used(request.bytes().len())
-    }
-
-    /// The server's answer to GETREDIR or TRACKINGINFO.
-    pub(super) fn told_redirection(&mut self, reply: Vec<u8>) {
-        let reply = renamed(reply, &self.resident.redirection_names());
+        // Lost with the connection, and the client with it.
+        let reply = self.meanwhile(told, Awaited::Server).await?;
+        let reply = renamed(
+            reply.unwrap_or_default(),
+            &self.resident.redirection_names(),
+        );
         self.reply(&reply);
+        Ok(())
     }
 
     /// An EXEC may have switched tracking: asks the server whether it is on.
-    pub(super) fn settle_tracking(&mut self) {
-        let Some(pin) = &self.pin else { return };
+    pub(super) async fn settle_tracking(&mut self, link: &Rc<Link>) -> Told {
         let (tell, told) = tokio::sync::oneshot::channel();
         let request = encode_request(&["CLIENT", "TRACKINGINFO"]);
-        pin.link().send_own(&request, OwnReply::Tell(tell));
-        self.wait = Wait::Task(Box::pin(async move {
-            Done::TrackingInfo(told.await.unwrap_or_default())
-        }));
+        link.send_own(&request, OwnReply::Tell(tell));
+        let reply = self.meanwhile(told, Awaited::Server).await?;
+        self.tracking_settled(&reply.unwrap_or_default());
+        Ok(())
     }
 
     /// The server's answer to that. One that says nothing (ACL) leaves the connection with the client.
-    pub(super) fn tracking_settled(&mut self, reply: &[u8]) {
+    fn tracking_settled(&mut self, reply: &[u8]) {
         let at = memchr::memmem::find(reply, REDIRECT_FIELD);
         // The flags stand before it, and prefixes, which may read like flags, behind it.
         let flags = &reply[..at.unwrap_or(reply.len())];

@@ -14,7 +14,7 @@ use crate::texts::{
 };
 
 /// Where a request goes.
-#[derive(Debug, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Route {
     /// To any shared connection in the session's state.
     Shared,
@@ -39,7 +39,7 @@ pub enum Route {
 }
 
 /// A request's command, where the table knows it, and its route.
-#[derive(Debug, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Routed {
     /// Its place in the command table.
     pub command: Option<CommandId>,

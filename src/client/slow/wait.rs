@@ -2,9 +2,10 @@
 
 use std::rc::Rc;
 
-use super::requests::Next;
-use super::task::{Client, Done, Wait};
-use crate::command::{CommandId, Delays, spec};
+use super::{SlowRequest, Told};
+use crate::client::serve::Awaited;
+use crate::client::task::Client;
+use crate::command::{CommandId, Delays, PinReason, spec};
 use crate::resp::speak::encode_request;
 use crate::resp::{Request, parse_integer};
 use crate::session::PinnedCommand;
@@ -23,65 +24,60 @@ const NOT_ACKNOWLEDGED: &[u8] =
 impl Client {
     /// WAIT speaks of the writes of its own connection, so that connection is first moved past the client's earlier
     /// ones, which are answered: by any command up to Redis 7.0, from 7.2 on by one that is propagated.
-    pub(super) fn wait_for_replicas(
-        &mut self,
-        link: &Rc<Link>,
-        request: &Request<'_>,
-        command: Option<CommandId>,
-    ) -> Next {
+    pub(super) async fn wait_for_replicas(&mut self, slow: &SlowRequest) -> Told {
+        let (request, command) = (slow.request(), slow.command());
+        let Some(link) = self.lent(slow, PinReason::Wait).await? else {
+            return Ok(());
+        };
         let is_open = self.outlet.transaction().open;
-        match self.wait_ready.take() {
-            Some(Ok(())) => {}
-            Some(Err(reply)) => {
+        let server = self.site.thread.process.server.load_full();
+        let needs_a_write = server.is_some_and(|server| server.wait_needs_a_write());
+        // MULTI itself has moved the connection where any command does.
+        let is_moved = is_open && !(needs_a_write && self.has_written);
+        if !is_moved && is_accepted(&request, command) {
+            let made_true = match is_open {
+                true => self.acknowledged_by_all(command).await?,
+                false => self.move_past_writes(&link, needs_a_write).await?,
+            };
+            if let Err(reply) = made_true {
                 self.refuse(command, &reply);
-                return Next::Used(request.bytes().len());
-            }
-            None => {
-                let server = self.site.thread.process.server.load_full();
-                let needs_a_write = server.is_some_and(|server| server.wait_needs_a_write());
-                // MULTI itself has moved the connection where any command does.
-                let is_moved = is_open && !(needs_a_write && self.has_written);
-                if !is_moved && is_accepted(request, command) {
-                    self.make_wait_true(link, command, needs_a_write, is_open);
-                    return Next::Wait;
-                }
+                return Ok(());
             }
         }
         if is_open {
             // It never blocks there.
-            return self.queue(link, request, command, PinnedCommand::Queue);
+            self.queue(&link, &request, command, PinnedCommand::Queue);
+            return Ok(());
         }
         self.count(1, command);
         let show = self.show();
         let kind = (Kind::Blocking(PoppedElements::Nothing), Delays::NONE);
         link.send(&self.outlet, request.bytes(), 1, kind, show);
         self.block();
-        Next::Used(request.bytes().len())
+        Ok(())
     }
 
-    /// Sees to it that what WAIT answers is true of what the client has written. Inside MULTI the connection cannot be moved any
-    /// more, and answers how many replicas there are: that is true once all of them have acknowledged everything.
-    fn make_wait_true(
+    /// Inside MULTI the connection cannot be moved any more, and answers how many replicas there are: that is true once all of them have
+    /// acknowledged everything.
+    async fn acknowledged_by_all(
+        &mut self,
+        command: Option<CommandId>,
+    ) -> Told<Result<(), Box<[u8]>>> {
+        let upstream = Rc::clone(&self.site.upstream);
+        let of_files = command.is_some_and(|id| spec(id).name == "waitaof");
+        let asking = async move { upstream.is_acknowledged_by_all(of_files).await };
+        Ok(match self.meanwhile(asking, Awaited::Server).await? {
+            Ok(true) => Ok(()),
+            Ok(false) => Err(NOT_ACKNOWLEDGED.into()),
+            Err(refused) => Err(refused),
+        })
+    }
+
+    async fn move_past_writes(
         &mut self,
         link: &Link,
-        command: Option<CommandId>,
         needs_a_write: bool,
-        is_open: bool,
-    ) {
-        self.pin_use.is_fresh = true;
-        if is_open {
-            let upstream = Rc::clone(&self.site.upstream);
-            let of_files = command.is_some_and(|id| spec(id).name == "waitaof");
-            self.wait = Wait::Task(Box::pin(async move {
-                let is_true = upstream.is_acknowledged_by_all(of_files).await;
-                Done::WaitReady(match is_true {
-                    Ok(true) => Ok(()),
-                    Ok(false) => Err(NOT_ACKNOWLEDGED.into()),
-                    Err(refused) => Err(refused),
-                })
-            }));
-            return;
-        }
+    ) -> Told<Result<(), Box<[u8]>>> {
         let (words, needs): (&[&str], _) = if needs_a_write {
             (&["PUBLISH", "respool:wait", ""], NEEDS_PUBLISH)
         } else {
@@ -89,12 +85,10 @@ impl Client {
         };
         let (tell, told) = tokio::sync::oneshot::channel();
         link.send_own(&encode_request(words), OwnReply::Tell(tell));
-        self.wait = Wait::Task(Box::pin(async move {
-            Done::WaitReady(match told.await {
-                Ok(reply) if reply.starts_with(b"-") => Err(refusal_of_wait(&reply, needs)),
-                _ => Ok(()),
-            })
-        }));
+        Ok(match self.meanwhile(told, Awaited::Server).await? {
+            Ok(reply) if reply.starts_with(b"-") => Err(refusal_of_wait(&reply, needs)),
+            _ => Ok(()),
+        })
     }
 }
 

@@ -1,81 +1,62 @@
-//! A blocking call of a client without a connection of its own: it stands in line with the others.
+//! A blocking call: it stands in line with the others, and goes on a connection of its own where it cannot.
 
+use std::future::poll_fn;
 use std::rc::Rc;
 
-use super::requests::{Next, UNREACHABLE};
-use super::task::{Client, Wait};
-use crate::command::{CommandId, PinReason};
+use super::{SlowRequest, Told};
+use crate::client::requests::UNREACHABLE;
+use crate::client::serve::Awaited;
+use crate::client::task::Client;
+use crate::command::PinReason;
 use crate::identity::Flag;
-use crate::resp::Request;
 use crate::session::Protocol;
 use crate::telemetry::Disconnect;
 use crate::transport::PeerEnd;
 use crate::upstream::Blocked;
 use crate::waits::{BlockingCall, WaitOrigin, WaitOutcome};
 
-/// What has become of the client's blocking call, whose request is still at hand.
-pub(super) enum Line {
-    /// It has ended so.
-    Over(Blocked, WaitOutcome),
-    /// It needs a connection of its own.
-    OwnConnection,
-}
-
 impl Client {
-    /// A blocking call that can stand in line, or has stood there. `None`: it goes the way of its own connection.
-    pub(super) fn in_line(
-        &mut self,
-        reason: PinReason,
-        request: &Request<'_>,
-        command: Option<CommandId>,
-    ) -> Option<Next> {
-        if self.pin.is_some() || !matches!(reason, PinReason::Blocking | PinReason::BlockingOption)
-        {
-            return None;
-        }
+    /// A blocking call of a client without a connection of its own. Nothing is outstanding.
+    pub(super) async fn blocking(&mut self, slow: &SlowRequest, reason: PinReason) -> Told {
         self.has_written = true;
-        match self.line.take().map(|line| *line) {
-            Some(Line::Over(blocked, outcome)) => {
+        let mut count = 1;
+        if let Some(call) = BlockingCall::parse(&slow.request()) {
+            self.count(1, slow.command());
+            let (blocked, outcome) = self.in_line(call).await?;
+            if !matches!(outcome, WaitOutcome::OwnConnection) {
                 self.end_line(&blocked, outcome);
-                return Some(Next::Used(request.bytes().len()));
+                return Ok(());
             }
-            Some(Line::OwnConnection) => {
-                // Looked at again when there is one.
-                self.line = Some(Box::new(Line::OwnConnection));
-                return None;
-            }
-            None => {}
+            // It was counted when it came to stand in line.
+            count = 0;
         }
-        let call = BlockingCall::parse(request)?;
-        if self.outlet.outstanding() > 0 {
-            self.wait = Wait::Answers;
-            return Some(Next::Wait);
-        }
-        self.count(1, command);
+        // Boxed, as hardly any needs it: who stands in line does not carry it.
+        let own = self.until_done(slow, |client, request| match client.refusing {
+            Some(_) => client.refuse_one(slow.command(), slow.length(), count),
+            None => client.send_on_pin(reason, request, slow.command(), count),
+        });
+        Box::pin(own).await
+    }
+
+    /// Stands in line until the call has ended.
+    async fn in_line(&mut self, call: BlockingCall) -> Told<(Rc<Blocked>, WaitOutcome)> {
         self.flag(Flag::Blocked, true);
         self.resident.may_be_silent.set(true);
         let whose = WaitOrigin {
             group: self.group(),
             address: self.card.peer().number(),
         };
-        let blocked = self.site.upstream.block(&self.session.state, whose, call);
+        let blocked = Rc::new(self.site.upstream.block(&self.session.state, whose, call));
         *self.resident.blocked.borrow_mut() = Some(Rc::clone(blocked.waiter()));
-        self.wait = Wait::Blocked(blocked);
-        self.note_kept(0);
-        // The request stays at hand: whatever comes of it is told when it is looked at again.
-        Some(Next::Wait)
-    }
-
-    /// The wait in line has ended.
-    pub(super) fn left_line(&mut self, blocked: Blocked, outcome: WaitOutcome) {
+        self.note_kept(blocked.held_bytes());
+        let outcome = poll_fn(|cx| blocked.poll(cx));
+        let awaited = Awaited::Line(Rc::clone(&blocked));
+        let outcome = self.meanwhile(outcome, awaited).await?;
         self.flag(Flag::Blocked, false);
         self.resident.may_be_silent.set(self.card.has(Flag::Pubsub));
         self.resident.blocked.borrow_mut().take();
         self.note_kept(0);
-        self.line = Some(Box::new(match outcome {
-            WaitOutcome::OwnConnection => Line::OwnConnection,
-            outcome => Line::Over(blocked, outcome),
-        }));
+        Ok((blocked, outcome))
     }
 
     fn end_line(&mut self, blocked: &Blocked, outcome: WaitOutcome) {

@@ -1,0 +1,451 @@
+//! One client's loop and its gate: it reads, hands requests on and writes what is due; what is slow is a story, which waits at the same
+//! gate.
+//!
+//! Invariant: a client waits nowhere but in [`Client::poll_gate`], whatever it waits for.
+
+use std::future::poll_fn;
+use std::io;
+use std::pin::pin;
+use std::rc::Rc;
+use std::task::{Context, Poll};
+
+use super::slow::{Story, Told};
+use super::task::{Client, Wait};
+use crate::schedule::goes_on_at;
+use crate::telemetry::Disconnect;
+use crate::transport::READ_SIZE;
+use crate::upstream::Blocked;
+
+/// What a client waits for in a story, as far as that decides how long it is worth waiting for.
+pub(super) enum Awaited {
+    /// Something that happens seldom: nearly always the server's answer.
+    Server,
+    /// A connection, or leave to use one, for which others may have to give one back first.
+    Loan,
+    /// Its turn behind others: until then nobody does anything for it.
+    Turn,
+    /// The end of its call, with which it stands in a line of blocked clients.
+    Line(Rc<Blocked>),
+}
+
+/// Why a story ends before its time.
+pub(super) enum Interrupted {
+    /// The client is to be closed.
+    Ended(Disconnect),
+    /// What it waited for is not to be had, or not wanted any more.
+    InVain,
+}
+
+/// What a client is at its gate for.
+enum Sought<'a> {
+    /// Its next requests.
+    Requests,
+    /// The end of what its story waits for.
+    Work(&'a mut dyn FnMut(&mut Context<'_>) -> Poll<()>),
+    /// The same of what any request may wait for.
+    Wait,
+}
+
+/// How a client has passed its gate.
+enum Passed {
+    /// It is to be closed.
+    Ended(Disconnect),
+    /// What it waited for in a story is not to be had, or not wanted any more.
+    InVain,
+    /// What it waited for in a story has come; or, where it has none, one is to begin.
+    On,
+}
+
+/// What has become of what the client waits for.
+enum Resumed {
+    /// A story begins.
+    Begins,
+    /// Something has changed.
+    Moved,
+    /// Nothing has.
+    Still,
+}
+
+impl Resumed {
+    fn of(wait: &Wait, moved: bool) -> Self {
+        match moved {
+            _ if wait.is_to_begin() => Self::Begins,
+            true => Self::Moved,
+            false => Self::Still,
+        }
+    }
+}
+
+impl Client {
+    /// Serves the client until it is to be closed, and says why.
+    pub(super) async fn serve(&mut self) -> Disconnect {
+        loop {
+            if let Passed::Ended(end) =
+                poll_fn(|cx| self.poll_gate(cx, &mut Sought::Requests)).await
+            {
+                return end;
+            }
+            let ended = self.begin().await;
+            self.outlet.hold_wait(0);
+            self.outlet.flush();
+            if let Err(Interrupted::Ended(end)) = ended {
+                return end;
+            }
+        }
+    }
+
+    /// Begins the story of the request at hand, or what goes before it. It is boxed, and for no longer than it lasts: an idle client
+    /// carries none.
+    fn begin(&mut self) -> Story<'_> {
+        let outlet = Rc::clone(&self.outlet);
+        let (story, held): (Story<'_>, usize) = match self.slow.take() {
+            Some(slow) if !matches!(self.wait, Wait::Settle) => {
+                let held = slow.length() + self.wait.to_begin_bytes();
+                (self.story(slow), held)
+            }
+            slow => {
+                self.slow = slow;
+                let held = self.wait.to_begin_bytes();
+                (Box::pin(self.waited_for()), held)
+            }
+        };
+        outlet.hold_wait(held + size_of_val(&*story));
+        story
+    }
+
+    /// Waits in a story for what is to be waited for.
+    ///
+    /// # Errors
+    /// Why it is not waited for any more: the story ends then.
+    pub(super) async fn waited_for(&mut self) -> Told {
+        if let Wait::Borrow(reason) = self.wait {
+            self.wait = Wait::Nothing;
+            return self.borrow(reason).await;
+        }
+        if matches!(self.wait, Wait::Settle) {
+            self.wait = Wait::Nothing;
+            return self.settle_exec().await;
+        }
+        if let Some((awaited, task)) = self.wait.begin() {
+            let done = self.meanwhile(task, awaited).await?;
+            self.done(done);
+            return Ok(());
+        }
+        match poll_fn(|cx| self.poll_gate(cx, &mut Sought::Wait)).await {
+            Passed::On => Ok(()),
+            Passed::Ended(end) => Err(Interrupted::Ended(end)),
+            Passed::InVain => Err(Interrupted::InVain),
+        }
+    }
+
+    /// Waits in a story for `work`, no longer than `awaited` is worth waiting for, and sees meanwhile to everything that has to do with
+    /// the client.
+    ///
+    /// # Errors
+    /// Why it is not waited for any more: the story ends then.
+    pub(super) async fn meanwhile<T>(
+        &mut self,
+        work: impl Future<Output = T>,
+        awaited: Awaited,
+    ) -> Result<T, Interrupted> {
+        let (mut work, mut result) = (pin!(work), None);
+        self.wait = Wait::Story(awaited);
+        let mut poll = |cx: &mut Context<'_>| {
+            let mut cx = Context::from_waker(cx.waker());
+            work.as_mut().poll(&mut cx).map(|done| result = Some(done))
+        };
+        let mut sought = Sought::Work(&mut poll);
+        let passed = poll_fn(|cx| self.poll_gate(cx, &mut sought)).await;
+        self.wait = Wait::Nothing;
+        match (passed, result) {
+            (Passed::On, Some(result)) => Ok(result),
+            (Passed::Ended(end), _) => Err(Interrupted::Ended(end)),
+            _ => Err(Interrupted::InVain),
+        }
+    }
+
+    /// The one place in which a client waits: for requests, or, where it has a story, for the end of `work`. Whatever it is, its end is
+    /// seen here (closed, evicted, its memory, its socket, a drain), its replies are written, and what it sends meanwhile is read as far
+    /// as that is wanted.
+    fn poll_gate(&mut self, cx: &mut Context<'_>, sought: &mut Sought<'_>) -> Poll<Passed> {
+        self.outlet.register(cx);
+        self.site.thread.clock.refresh();
+        self.look_at_bytes_out();
+        if self.resident.must_reseat.take() {
+            self.reseat();
+        }
+        loop {
+            if let Some(end) = self.outlet.end() {
+                // Replies already received are still passed on, as far as the socket takes them.
+                self.outlet.flush();
+                return Poll::Ready(Passed::Ended(end));
+            }
+            if self.outlet.has_unwritten() {
+                let _ = self.outlet.poll_flush(cx);
+                if self.outlet.is_closed() {
+                    continue;
+                }
+            }
+            let moved = match sought {
+                Sought::Requests => match self.resume(cx) {
+                    Resumed::Begins => None,
+                    Resumed::Moved => Some(true),
+                    Resumed::Still => Some(false),
+                },
+                Sought::Work(work) => work(cx).is_pending().then_some(false),
+                Sought::Wait if self.poll_wait(cx) || self.wait.is_to_begin() => None,
+                Sought::Wait => Some(false),
+            };
+            let Some(moved) = moved else {
+                self.note_moved();
+                return Poll::Ready(Passed::On);
+            };
+            if let Some(end) = self.has_ended() {
+                if self.is_due_more(end) {
+                    continue;
+                }
+                return Poll::Ready(Passed::Ended(end));
+            }
+            if moved {
+                self.note_moved();
+                continue;
+            }
+            if self.outlet.outstanding() > 0
+                && (self.pin.is_some()
+                    || self.is_at_end
+                    || self.ending.is_some()
+                    || self.site.draining.get())
+            {
+                self.outlet.wake_at(0);
+            }
+            if self.may_read() {
+                self.leave_unread(cx);
+            }
+            if !self.may_read()
+                && let Some(end) = self.poll_leaving(cx)
+            {
+                return Poll::Ready(Passed::Ended(end));
+            }
+            if !matches!(sought, Sought::Requests) && matches!(self.wait, Wait::Nothing) {
+                // Not to be had, or not wanted any more.
+                return Poll::Ready(Passed::InVain);
+            }
+            if self.may_read() && self.makes_way(cx) {
+                return Poll::Pending;
+            }
+            match self.poll_read(cx) {
+                Poll::Pending => {
+                    self.note_record();
+                    self.resident
+                        .is_waiting
+                        .set(!matches!(self.wait, Wait::Nothing));
+                    if std::mem::replace(&mut self.is_drained, true) || self.input.is_empty() {
+                        return Poll::Pending;
+                    }
+                    // What is here is all there is: a transaction that was hoped to arrive whole did not.
+                }
+                Poll::Ready(Ok(0)) => {
+                    self.is_at_end = true;
+                    self.is_drained = true;
+                    self.note_finished();
+                }
+                Poll::Ready(Ok(_)) => {
+                    // One read a turn: the others' requests join this turn's write.
+                    if !self.is_drained {
+                        cx.waker().wake_by_ref();
+                        return Poll::Pending;
+                    }
+                }
+                Poll::Ready(Err(_)) => return Poll::Ready(Passed::Ended(Disconnect::SocketError)),
+            }
+        }
+    }
+
+    /// Something has come that was waited for: whoever has finished sending has not left yet.
+    fn note_moved(&self) {
+        if self.has_finished() {
+            self.note_progress_of_finished();
+        }
+    }
+
+    /// Goes on with what was waited for and with requests that are here.
+    fn resume(&mut self, cx: &Context<'_>) -> Resumed {
+        if !self.poll_wait(cx) {
+            return Resumed::of(&self.wait, false);
+        }
+        self.release_pin();
+        if !matches!(self.wait, Wait::Nothing) {
+            return Resumed::of(&self.wait, true);
+        }
+        if self.outlet.has_unsent() {
+            self.send_again();
+            return Resumed::of(&self.wait, true);
+        }
+        if self.ending.is_some() {
+            return Resumed::Still;
+        }
+        if self.slow.is_some() {
+            self.wait_if_over();
+            return match &self.wait {
+                Wait::Nothing => Resumed::Begins,
+                _ => Resumed::Moved,
+            };
+        }
+        if self.input.is_empty() {
+            return Resumed::Still;
+        }
+        let input = std::mem::take(&mut self.input);
+        let used = self.requests(&input);
+        self.keep(input, used);
+        self.release_pin();
+        self.outlet.flush();
+        self.note_state(used);
+        let moved = self.slow.is_some() || (used > 0 && !self.input.is_empty());
+        Resumed::of(&self.wait, moved || !matches!(self.wait, Wait::Nothing))
+    }
+
+    /// True: nothing is waited for any more.
+    fn poll_wait(&mut self, cx: &Context<'_>) -> bool {
+        let goes_on_at = goes_on_at(self.most_in_flight());
+        match &mut self.wait {
+            Wait::Nothing => true,
+            &mut Wait::Turn(is_due) => self.has_its_turn(is_due, cx),
+            Wait::Answers if self.outlet.outstanding() > 0 => {
+                self.outlet.wake_at(0);
+                false
+            }
+            Wait::InFlight if self.outlet.outstanding() > goes_on_at => {
+                self.outlet.wake_at(goes_on_at);
+                false
+            }
+            Wait::Unread if !self.outlet.has_room() => {
+                if self.outlet.outstanding() > 0 {
+                    self.outlet.wake_at(0);
+                }
+                false
+            }
+            Wait::Room(room) if room.is_pending(cx) => false,
+            Wait::Answers | Wait::InFlight | Wait::Unread | Wait::Room(_) => {
+                if let Wait::Room(room) = std::mem::replace(&mut self.wait, Wait::Nothing) {
+                    room.come(&self.outlet);
+                }
+                true
+            }
+            Wait::Shared(wait, _) => match wait.poll(cx) {
+                Poll::Pending => false,
+                Poll::Ready(outcome) => {
+                    if let Wait::Shared(_, purpose) =
+                        std::mem::replace(&mut self.wait, Wait::Nothing)
+                    {
+                        self.waited(outcome, purpose);
+                    }
+                    matches!(self.wait, Wait::Nothing) || self.poll_wait(cx)
+                }
+            },
+            // A story begins with it, which the gate passes on; it never looks at the other wait meanwhile.
+            Wait::Borrow(_)
+            | Wait::Settle
+            | Wait::Task(_)
+            | Wait::Loan(_)
+            | Wait::Others(_)
+            | Wait::Story(_) => false,
+        }
+    }
+
+    fn poll_read(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<usize>> {
+        if let Some(taken) = self.use_ahead() {
+            return Poll::Ready(Ok(taken));
+        }
+        if !self.may_read() {
+            return Poll::Pending;
+        }
+        self.end_watch = None;
+        let reads_ahead = self.reads_ahead();
+        let site = Rc::clone(&self.site);
+        let mut scratch = site.thread.scratch.borrow_mut();
+        let mut is_gathered;
+        let read = loop {
+            match self.stream.poll_read_ready(cx) {
+                Poll::Pending => return Poll::Pending,
+                Poll::Ready(ready) => ready?,
+            }
+            let gathered = if reads_ahead { None } else { self.read_on() };
+            is_gathered = gathered.is_some();
+            match gathered.unwrap_or_else(|| self.stream.try_read(&mut scratch[..READ_SIZE])) {
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
+                read => break read?,
+            }
+        };
+        if read == 0 {
+            return Poll::Ready(Ok(0));
+        }
+        if !is_gathered {
+            self.is_drained = read < READ_SIZE;
+        }
+        self.card.bytes_in.add(read as u64);
+        site.thread
+            .counters
+            .group(self.group())
+            .bytes_in
+            .add(read as u64);
+        let used = if reads_ahead {
+            self.keep_ahead(&scratch[..read])
+        } else if is_gathered {
+            None
+        } else {
+            self.use_read(&scratch[..read])
+        };
+        drop(scratch);
+        self.settle_read(used);
+        Poll::Ready(Ok(read))
+    }
+
+    /// Keeps what is left of `input`.
+    fn keep(&mut self, mut input: Vec<u8>, used: usize) {
+        if used == input.len() {
+            return self.site.spares.keep(input);
+        }
+        if used > 0 {
+            input.drain(..used);
+        }
+        if input.capacity() > 4 * READ_SIZE && input.len() < input.capacity() / 16 {
+            input.shrink_to_fit();
+        }
+        self.input = input;
+    }
+
+    /// Whether it is time to close, and why.
+    fn has_ended(&self) -> Option<Disconnect> {
+        let is_cut_off = self.is_at_end && self.sent_ahead.is_none() && self.streaming.is_some();
+        if is_cut_off || self.leaves_its_call() {
+            return Some(Disconnect::Closed);
+        }
+        if matches!(self.wait, Wait::Story(Awaited::Line(_))) {
+            // Nothing is coming that a drain would cut off.
+            return self.site.draining.get().then_some(Disconnect::Drained);
+        }
+        if self.outlet.outstanding() > 0 || self.outlet.has_unwritten() || self.outlet.has_unsent()
+        {
+            // A blocked client has nothing coming that a drain would cut off.
+            return (self.site.draining.get() && self.is_blocked()).then_some(Disconnect::Drained);
+        }
+        if let Some(ending) = self.ending {
+            return Some(ending);
+        }
+        if !matches!(self.wait, Wait::Nothing) || self.slow.is_some() {
+            return None;
+        }
+        if self.is_at_end && self.sent_ahead.is_none() {
+            return Some(Disconnect::Closed);
+        }
+        let between = self.has_used_all() && self.streaming.is_none();
+        if !between || !self.outlet.transaction().is_clear() {
+            return None;
+        }
+        if self.stream.is_worn_out() {
+            // Cut off later it would lose what it has asked for.
+            return Some(Disconnect::TlsKeys);
+        }
+        self.site.draining.get().then_some(Disconnect::Drained)
+    }
+}

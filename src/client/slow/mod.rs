@@ -1,0 +1,212 @@
+//! Requests that are not done with at once. Each is a story, told in its order: it waits at the client's gate and nowhere else, and
+//! nobody looks at its request a second time.
+//!
+//! `subscribe` is a subscription command, or PING of a subscriber; `blocking` a blocking call, `wait` WAIT.
+
+mod blocking;
+mod subscribe;
+mod wait;
+
+use std::pin::Pin as Pinned;
+use std::rc::Rc;
+
+use super::requests::Next;
+use super::serve::Interrupted;
+use super::task::{Client, Wait};
+use crate::command::{CommandId, Delays, PinReason};
+use crate::resp::Request;
+use crate::session::{Route, Routed};
+use crate::upstream::{Kind, Link};
+
+/// What a story comes to.
+pub(super) type Told<T = ()> = Result<T, Interrupted>;
+
+/// What is awaited of a client before it goes on with its requests.
+pub(super) type Story<'a> = Pinned<Box<dyn Future<Output = Told> + 'a>>;
+
+/// A request whose story is to be told.
+pub(super) struct SlowRequest {
+    bytes: Box<[u8]>,
+    routed: Routed,
+}
+
+impl SlowRequest {
+    pub(super) fn request(&self) -> Request<'_> {
+        Request::new(&self.bytes)
+    }
+
+    pub(super) fn command(&self) -> Option<CommandId> {
+        self.routed.command
+    }
+
+    /// Bytes of the request.
+    pub(super) fn length(&self) -> usize {
+        self.bytes.len()
+    }
+
+    /// What the client has sent.
+    pub(super) fn into_bytes(self) -> Vec<u8> {
+        self.bytes.into_vec()
+    }
+}
+
+impl Client {
+    /// Hands a request to its story, which begins when everything before it has been answered.
+    pub(super) fn begin_slow(&mut self, request: &Request<'_>, routed: Routed) -> Next {
+        if self.outlet.outstanding() > 0 && matches!(self.wait, Wait::Nothing) {
+            self.wait = Wait::Answers;
+        }
+        self.slow = Some(Box::new(SlowRequest {
+            bytes: request.bytes().into(),
+            routed,
+        }));
+        Next::Used(request.bytes().len())
+    }
+
+    /// Whether a request that cannot go now waits in a story. One that shares a connection does not, nor one that waits for what every
+    /// request of its client may wait for: it is looked at when that has come.
+    pub(super) fn takes_a_story(&self, routed: &Routed) -> bool {
+        let is_raw = self.pin.as_ref().is_some_and(|pin| pin.link().is_raw());
+        let shares = match &routed.route {
+            Route::Shared | Route::Fenced => true,
+            Route::Transaction(_) => self.pin.is_none(),
+            _ => false,
+        };
+        match &self.wait {
+            _ if is_raw || routed.route == Route::Unsettled => false,
+            Wait::Answers => !shares,
+            Wait::Borrow(reason) => *reason != PinReason::Stalled,
+            wait => wait.is_to_begin(),
+        }
+    }
+
+    /// The story of a request.
+    pub(super) fn story(&mut self, slow: Box<SlowRequest>) -> Story<'_> {
+        match slow.routed.route {
+            Route::Subscribed => Box::pin(async move {
+                let announcing = self.announcing();
+                self.subscription(&slow).await?;
+                self.caching_ends(announcing, slow.command());
+                Ok(())
+            }),
+            Route::Pinned(reason @ (PinReason::Blocking | PinReason::BlockingOption))
+                if self.pin.is_none() =>
+            {
+                Box::pin(async move { self.blocking(&slow, reason).await })
+            }
+            Route::Pinned(PinReason::Wait) => Box::pin(async move {
+                let announcing = self.announcing();
+                self.wait_for_replicas(&slow).await?;
+                self.caching_ends(announcing, slow.command());
+                Ok(())
+            }),
+            Route::Pinned(PinReason::Tracking) => Box::pin(async move {
+                let announcing = self.announcing();
+                self.names_stand_in(&slow).await?;
+                self.caching_ends(announcing, slow.command());
+                Ok(())
+            }),
+            Route::Shared if self.is_ping_of_subscriber(slow.command()) => Box::pin(async move {
+                let announcing = self.announcing();
+                self.ping_of_subscriber(&slow).await?;
+                self.caching_ends(announcing, slow.command());
+                Ok(())
+            }),
+            _ => Box::pin(async move {
+                let announcing = self.announcing();
+                self.until_done(&slow, |client, _| client.go_on(&slow))
+                    .await?;
+                self.caching_ends(announcing, slow.command());
+                Ok(())
+            }),
+        }
+    }
+
+    /// Sends a request that leaves no trace wherever its client's requests go.
+    async fn send_plain(&mut self, slow: &SlowRequest) -> Told {
+        let most = self.site.thread.settings().upstream.max_shared_request;
+        self.until_done(slow, |client, request| {
+            let command = slow.command();
+            if client.pin.is_none() && slow.length() <= most {
+                let kind = (Kind::Plain, Delays::of(command));
+                return client.on_shared(request.bytes(), 1, command, kind);
+            }
+            client.on_pin(PinReason::LargeRequest, request, command)
+        })
+        .await
+    }
+
+    /// Has `go` try until the request is done with, and waits for what it is to wait for in between.
+    pub(super) async fn until_done(
+        &mut self,
+        slow: &SlowRequest,
+        go: impl Fn(&mut Self, &Request<'_>) -> Next,
+    ) -> Told {
+        loop {
+            if !matches!(self.wait, Wait::Nothing) {
+                self.waited_for().await?;
+            }
+            match go(self, &slow.request()) {
+                Next::Used(1..) => break,
+                Next::Used(0) => {}
+                // What is here is all there is.
+                Next::More => self.is_drained = true,
+                Next::Wait if matches!(self.wait, Wait::Nothing) => break,
+                Next::Wait => {}
+            }
+        }
+        self.refuse_nothing_else();
+        Ok(())
+    }
+
+    /// The connection lent to the client, when it takes another request; a connection is borrowed where there is none. `None`: none was
+    /// lent, and the request is refused.
+    pub(super) async fn lent(
+        &mut self,
+        slow: &SlowRequest,
+        reason: PinReason,
+    ) -> Told<Option<Rc<Link>>> {
+        while self.refusing.is_none() {
+            if let Ok(link) = self.pin_with_room(reason) {
+                return Ok(Some(link));
+            }
+            self.waited_for().await?;
+        }
+        self.refuse_one(slow.command(), slow.length(), 1);
+        self.refuse_nothing_else();
+        Ok(None)
+    }
+
+    /// Refuses a request, and what is at hand behind it.
+    pub(super) fn refuse_with(&mut self, slow: &SlowRequest, reply: Vec<u8>) {
+        self.refusing = Some(reply);
+        self.refuse_one(slow.command(), slow.length(), 1);
+        self.refuse_nothing_else();
+    }
+
+    /// A request was refused: if nothing is at hand behind it, nothing is refused with it.
+    fn refuse_nothing_else(&mut self) {
+        if self.input.is_empty()
+            && let Some(reply) = self.refusing.take()
+        {
+            self.end_if_lost(&reply);
+        }
+    }
+
+    /// Sends a request, or answers it, if nothing is to be waited for.
+    fn go_on(&mut self, slow: &SlowRequest) -> Next {
+        let (request, routed) = (slow.request(), &slow.routed);
+        let learned = self.learned();
+        if self.refusing.is_some() && !self.input.is_empty() {
+            let rest = [&slow.bytes, &self.input[..]].concat();
+            return self.request_alone(&request, routed, &rest, learned.as_deref());
+        }
+        match routed.route {
+            // It has not come whole.
+            Route::Transaction(verb) if self.refusing.is_none() && self.unplaced.is_none() => {
+                self.verb(verb, &request, slow.command())
+            }
+            _ => self.request_alone(&request, routed, &slow.bytes, learned.as_deref()),
+        }
+    }
+}
