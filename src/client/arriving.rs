@@ -15,26 +15,26 @@ impl Client {
     /// Shows in its figures whether it is arriving, or an operator.
     pub(super) fn note_arriving(&mut self) {
         let is_arriving = self.permit.is_arriving();
-        self.gate.set_arriving(is_arriving);
+        self.restrictions.set_arriving(is_arriving);
         self.flag(Flag::Arriving, is_arriving);
         self.flag(Flag::Operator, self.permit.is_operator());
     }
 
     /// Where a request goes that does not simply go where its command leads.
     #[cold]
-    pub(super) fn gated(&self, request: &Request<'_>, routed: Routed) -> Routed {
+    pub(super) fn restricted(&self, request: &Request<'_>, routed: Routed) -> Routed {
         let mut routed = routed;
-        if self.gate.is_locked() {
+        if self.restrictions.is_locked() {
             // Before it is given a place: who must authenticate and has not takes nobody's.
             routed = Self::locked_out(self.site.thread.server_version(), request, routed);
         }
         let is_answered = match &routed.route {
             Route::Alien => true,
-            Route::Refused(_) if self.gate.is_locked() => true,
+            Route::Refused(_) if self.restrictions.is_locked() => true,
             _ => keeps_arriving(routed.command),
         };
         // Nor is it for ever that it says who it is: the next attempt to authenticate may stand behind the last at all times.
-        if self.gate.is_arriving()
+        if self.restrictions.is_arriving()
             && routed.route != Route::Alien
             && (!is_answered || self.arrives_for_long())
         {
@@ -61,7 +61,7 @@ impl Client {
                 self.moved();
                 Next::Used(0)
             }
-            Err(refusal) if refusal.evict && !self.gate.is_locked() => {
+            Err(refusal) if refusal.evict && !self.restrictions.is_locked() => {
                 self.await_room(refusal, None);
                 Next::Wait
             }
@@ -84,7 +84,8 @@ impl Client {
     pub(super) fn arrives_for_long(&self) -> bool {
         let since = self.card.created_ms() * 1000;
         let most = self.site.thread.settings().limits.arriving_timeout;
-        self.gate.is_arriving() && (most.is_zero() || self.site.thread.clock.is_past(since, most))
+        self.restrictions.is_arriving()
+            && (most.is_zero() || self.site.thread.clock.is_past(since, most))
     }
 
     /// Waits until one of the group that is full has been closed; then answers `reply`, or goes on with its next request.

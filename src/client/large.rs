@@ -152,11 +152,11 @@ impl Client {
 
     /// The start of a request too large to share: it is gathered, or passed on as it arrives.
     pub(super) fn large(&mut self, data: &[u8], learned: Option<&Learned>) -> Next {
-        if self.gate.is_locked() {
+        if self.restrictions.is_locked() {
             // Bounded, and refused when it is whole.
             return Next::More;
         }
-        if self.gate.is_arriving() {
+        if self.restrictions.is_arriving() {
             return self.take_place();
         }
         self.resident.is_upload.set(true);

@@ -280,7 +280,7 @@ impl Client {
         let skips = self.session.reply == ReplyMode::SkipNext;
         self.permission = None;
         self.session = Session::new(self.site.guest());
-        self.gate.set_locked(self.must_authenticate());
+        self.restrictions.set_locked(self.must_authenticate());
         self.note_known();
         if skips {
             // As in Redis it undoes OFF for its own reply, but not a SKIP.

@@ -121,13 +121,14 @@ impl Client {
     /// What a request may measure now.
     pub(super) fn bounds(&mut self) -> Bounds {
         let most = self.site.thread.settings().limits.max_request;
-        self.gate.set_locked(self.must_authenticate());
+        self.restrictions.set_locked(self.must_authenticate());
         let unread = self.site.thread.settings().limits.max_client_buffer;
-        self.outlet.set_limit_bytes(match self.gate.is_locked() {
-            true => unread.min(MOST_UNREAD),
-            false => unread,
-        });
-        if self.gate.is_locked() {
+        self.outlet
+            .set_limit_bytes(match self.restrictions.is_locked() {
+                true => unread.min(MOST_UNREAD),
+                false => unread,
+            });
+        if self.restrictions.is_locked() {
             Bounds::before_authentication(most)
         } else {
             Bounds::new(most)
@@ -376,7 +377,7 @@ impl Client {
                 is_renamed = true;
             }
         }
-        self.gate.set_locked(self.must_authenticate());
+        self.restrictions.set_locked(self.must_authenticate());
         self.note_known();
         self.note_kept(0);
         if is_renamed {

@@ -2,7 +2,7 @@
 //!
 //! `task` is one client's life, `serve` its loop and its gate; `requests` cuts what it sent and forwards it, `sharing` to which shared connection; `pinned` is what needs a connection of its
 //! own, `queued` what such a connection holds inside MULTI, `in_multi` what respool itself answers there, `tracking` CLIENT TRACKING, `caching` how long CLIENT CACHING holds, `redirection` where invalidations lead, `subscribed` subscriptions; `slow` are stories; `local` is what respool answers itself, `login` AUTH and HELLO among it, `changing_user` who does so anew, `searches` what it costs to look for other clients; `held` is
-//! who was rejected, `rejection` what is logged of it; `arriving` is who has yet to say who it is, `gate` what stands before a request;
+//! who was rejected, `rejection` what is logged of it; `arriving` is who has yet to say who it is, `restrictions` what stands before a request;
 //! `large` is a request too large to share, `raw` one that may be answered with more than a reply, `debugging` a script under the server's debugger; `leaving`
 //! notices clients that leave while they wait, `sent_ahead` keeps what they send meanwhile, `unplaced` answers a transaction that a busy server has not been told of, `server_says` is
 //! what a server that serves nobody for now says for itself, `timers`
@@ -17,7 +17,6 @@ mod changing_user;
 mod closes;
 mod debugging;
 mod eviction;
-mod gate;
 mod held;
 mod in_multi;
 mod kept;
@@ -36,6 +35,7 @@ mod raw;
 mod redirection;
 mod rejection;
 mod requests;
+mod restrictions;
 mod room;
 mod searches;
 mod sent_ahead;

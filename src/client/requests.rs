@@ -72,7 +72,7 @@ impl Client {
                 }
                 continue;
             }
-            if bounds.unauthenticated != self.gate.is_locked() {
+            if bounds.unauthenticated != self.restrictions.is_locked() {
                 bounds = self.bounds();
             }
             match self.scanner.scan(&data[at..], &bounds) {
@@ -187,10 +187,10 @@ impl Client {
     ) -> Routed {
         let denied = self.site.denied(self.group());
         let routed = route(name, request, &self.rules(denied.as_deref(), learned));
-        if self.gate.is_open() && !matches!(routed.route, Route::Denied(_)) {
+        if self.restrictions.is_empty() && !matches!(routed.route, Route::Denied(_)) {
             return routed;
         }
-        self.gated(request, routed)
+        self.restricted(request, routed)
     }
 
     fn deny(&mut self, name: &str, command: Option<CommandId>, length: usize) -> Next {

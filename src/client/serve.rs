@@ -1,5 +1,5 @@
-//! One client's loop and its gate: it reads, hands requests on and writes what is due; what is slow is a story, which waits at the same
-//! gate.
+//! One client's loop and its gate: the loop reads, hands requests on and writes what is due; a request that is slow has a story, which
+//! waits at the same gate.
 //!
 //! Invariant: a client waits nowhere but in [`Client::poll_gate`], whatever it waits for.
 
@@ -16,19 +16,19 @@ use crate::telemetry::Disconnect;
 use crate::transport::READ_SIZE;
 use crate::upstream::Blocked;
 
-/// What a client waits for in a story, as far as that decides how long it is worth waiting for.
+/// Names what a client waits for in a story, as far as that decides how long it is worth waiting for.
 pub(super) enum Awaited {
-    /// Something that happens seldom: nearly always the server's answer.
+    /// It waits for something that happens seldom, nearly always the server's answer.
     Server,
-    /// A connection, or leave to use one, for which others may have to give one back first.
+    /// It waits for a connection, or leave to use one, for which others may have to give one back first.
     Loan,
-    /// Its turn behind others: until then nobody does anything for it.
+    /// It waits for its turn behind others: until then nobody does anything for it.
     Turn,
-    /// The end of its call, with which it stands in a line of blocked clients.
+    /// It waits for the end of its call, with which it stands in a line of blocked clients.
     Line(Rc<Blocked>),
 }
 
-/// Why a story ends before its time.
+/// Says why a story ends before its time.
 pub(super) enum Interrupted {
     /// The client is to be closed.
     Ended(Disconnect),
@@ -36,17 +36,17 @@ pub(super) enum Interrupted {
     InVain,
 }
 
-/// What a client is at its gate for.
+/// Names what a client is at its gate for.
 enum Sought<'a> {
-    /// Its next requests.
+    /// It goes on with its requests.
     Requests,
-    /// The end of what its story waits for.
+    /// It waits, in a story, until this has come.
     Work(&'a mut dyn FnMut(&mut Context<'_>) -> Poll<()>),
-    /// The same of what any request may wait for.
+    /// It waits, in a story, for what any request may have to wait for.
     Wait,
 }
 
-/// How a client has passed its gate.
+/// Says how a client has passed its gate.
 enum Passed {
     /// It is to be closed.
     Ended(Disconnect),
@@ -56,13 +56,13 @@ enum Passed {
     On,
 }
 
-/// What has become of what the client waits for.
+/// Says what has become of what a client waits for.
 enum Resumed {
-    /// A story begins.
+    /// A story is to begin now.
     Begins,
-    /// Something has changed.
+    /// Something has changed since.
     Moved,
-    /// Nothing has.
+    /// Nothing has changed since.
     Still,
 }
 
@@ -164,7 +164,7 @@ impl Client {
         }
     }
 
-    /// The one place in which a client waits: for requests, or, where it has a story, for the end of `work`. Whatever it is, its end is
+    /// Is the one place in which a client waits, for requests or for what its story needs. Whatever it waits for, its end is
     /// seen here (closed, evicted, its memory, its socket, a drain), its replies are written, and what it sends meanwhile is read as far
     /// as that is wanted.
     fn poll_gate(&mut self, cx: &mut Context<'_>, sought: &mut Sought<'_>) -> Poll<Passed> {
@@ -261,7 +261,7 @@ impl Client {
         }
     }
 
-    /// Something has come that was waited for: whoever has finished sending has not left yet.
+    /// Notes that something has come that was waited for: whoever has finished sending has not left yet.
     fn note_moved(&self) {
         if self.has_finished() {
             self.note_progress_of_finished();
@@ -304,7 +304,7 @@ impl Client {
         Resumed::of(&self.wait, moved || !matches!(self.wait, Wait::Nothing))
     }
 
-    /// True: nothing is waited for any more.
+    /// Tells whether nothing is waited for any more.
     fn poll_wait(&mut self, cx: &Context<'_>) -> bool {
         let goes_on_at = goes_on_at(self.most_in_flight());
         match &mut self.wait {
@@ -414,7 +414,7 @@ impl Client {
         self.input = input;
     }
 
-    /// Whether it is time to close, and why.
+    /// Tells why it is time to close; `None`: it is not.
     fn has_ended(&self) -> Option<Disconnect> {
         let is_cut_off = self.is_at_end && self.sent_ahead.is_none() && self.streaming.is_some();
         if is_cut_off || self.leaves_its_call() {

@@ -8,13 +8,13 @@ use std::sync::Arc;
 use std::time::Instant;
 
 use super::attempts::Attempt;
-use super::gate::Gate;
 use super::held::hold;
 use super::kept::standing_bytes;
 use super::leaving::EndWatch;
 use super::login::{Login, Shown};
 use super::pinned::PinUse;
 use super::rejection::tell_of;
+use super::restrictions::Restrictions;
 use super::sent_ahead::SentAhead;
 use super::serve::Awaited;
 use super::site::{Resident, Site};
@@ -199,7 +199,7 @@ pub struct Client {
     pub(super) ending: Option<Disconnect>,
     pub(super) rejected: Option<Box<Refusal>>,
     /// What stands between its requests and where they go.
-    pub(super) gate: Gate,
+    pub(super) restrictions: Restrictions,
     pub(super) is_at_end: bool,
     /// Looks for its end while it is not read.
     pub(super) end_watch: Option<EndWatch>,
@@ -269,7 +269,7 @@ impl Client {
             is_drained: true,
             ending: None,
             rejected: None,
-            gate: Gate::default(),
+            restrictions: Restrictions::default(),
             is_at_end: false,
             end_watch: None,
             has_left: false,

@@ -133,8 +133,9 @@ impl Client {
             }
             _ => {
                 // What it redirected is over.
-                self.until_done(slow, |client, request| {
-                    client.on_pin(PinReason::Tracking, request, command)
+                self.until_done(slow, |client, request| match client.refusing {
+                    Some(_) => client.refuse_one(command, slow.length(), 1),
+                    None => client.tracking(request, command),
                 })
                 .await
             }

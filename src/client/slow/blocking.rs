@@ -16,7 +16,7 @@ use crate::upstream::Blocked;
 use crate::waits::{BlockingCall, WaitOrigin, WaitOutcome};
 
 impl Client {
-    /// A blocking call of a client without a connection of its own. Nothing is outstanding.
+    /// Tells a blocking call of a client without a connection of its own. Nothing is outstanding.
     pub(super) async fn blocking(&mut self, slow: &SlowRequest, reason: PinReason) -> Told {
         self.has_written = true;
         let mut count = 1;

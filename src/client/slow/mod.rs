@@ -13,18 +13,18 @@ use std::rc::Rc;
 use super::requests::Next;
 use super::serve::Interrupted;
 use super::task::{Client, Wait};
-use crate::command::{CommandId, Delays, PinReason};
+use crate::command::{CommandId, Delays, PinReason, TransactionCommand};
 use crate::resp::Request;
 use crate::session::{Route, Routed};
 use crate::upstream::{Kind, Link};
 
-/// What a story comes to.
+/// Is what a story comes to.
 pub(super) type Told<T = ()> = Result<T, Interrupted>;
 
-/// What is awaited of a client before it goes on with its requests.
+/// Is awaited before its client goes on with its requests.
 pub(super) type Story<'a> = Pinned<Box<dyn Future<Output = Told> + 'a>>;
 
-/// A request whose story is to be told.
+/// Holds a request whose story is to be told: it has been cut and routed once.
 pub(super) struct SlowRequest {
     bytes: Box<[u8]>,
     routed: Routed,
@@ -39,12 +39,12 @@ impl SlowRequest {
         self.routed.command
     }
 
-    /// Bytes of the request.
+    /// Returns how many bytes it measures.
     pub(super) fn length(&self) -> usize {
         self.bytes.len()
     }
 
-    /// What the client has sent.
+    /// Returns the bytes that the client has sent.
     pub(super) fn into_bytes(self) -> Vec<u8> {
         self.bytes.into_vec()
     }
@@ -63,7 +63,7 @@ impl Client {
         Next::Used(request.bytes().len())
     }
 
-    /// Whether a request that cannot go now waits in a story. One that shares a connection does not, nor one that waits for what every
+    /// Tells whether a request that cannot go now waits in a story. One that shares a connection does not, nor one that waits for what every
     /// request of its client may wait for: it is looked at when that has come.
     pub(super) fn takes_a_story(&self, routed: &Routed) -> bool {
         let is_raw = self.pin.as_ref().is_some_and(|pin| pin.link().is_raw());
@@ -80,14 +80,12 @@ impl Client {
         }
     }
 
-    /// The story of a request.
+    /// Begins the story of a request.
     pub(super) fn story(&mut self, slow: Box<SlowRequest>) -> Story<'_> {
         match slow.routed.route {
             Route::Subscribed => Box::pin(async move {
-                let announcing = self.announcing();
-                self.subscription(&slow).await?;
-                self.caching_ends(announcing, slow.command());
-                Ok(())
+                let told = self.subscription(&slow).await;
+                self.is_told(&slow, told)
             }),
             Route::Pinned(reason @ (PinReason::Blocking | PinReason::BlockingOption))
                 if self.pin.is_none() =>
@@ -95,38 +93,41 @@ impl Client {
                 Box::pin(async move { self.blocking(&slow, reason).await })
             }
             Route::Pinned(PinReason::Wait) => Box::pin(async move {
-                let announcing = self.announcing();
-                self.wait_for_replicas(&slow).await?;
-                self.caching_ends(announcing, slow.command());
-                Ok(())
+                let told = self.wait_for_replicas(&slow).await;
+                self.is_told(&slow, told)
             }),
             Route::Pinned(PinReason::Tracking) => Box::pin(async move {
-                let announcing = self.announcing();
-                self.names_stand_in(&slow).await?;
-                self.caching_ends(announcing, slow.command());
-                Ok(())
+                let told = self.names_stand_in(&slow).await;
+                self.is_told(&slow, told)
             }),
             Route::Shared if self.is_ping_of_subscriber(slow.command()) => Box::pin(async move {
-                let announcing = self.announcing();
-                self.ping_of_subscriber(&slow).await?;
-                self.caching_ends(announcing, slow.command());
-                Ok(())
+                let told = self.ping_of_subscriber(&slow).await;
+                self.is_told(&slow, told)
             }),
             _ => Box::pin(async move {
-                let announcing = self.announcing();
-                self.until_done(&slow, |client, _| client.go_on(&slow))
-                    .await?;
-                self.caching_ends(announcing, slow.command());
-                Ok(())
+                let going = self.until_done(&slow, |client, _| client.go_on(&slow));
+                let told = going.await;
+                self.is_told(&slow, told)
             }),
         }
+    }
+
+    /// Ends what was announced with CLIENT CACHING before a request that has been sent, or answered.
+    fn is_told(&self, slow: &SlowRequest, told: Told) -> Told {
+        if told.is_ok() {
+            self.caching_ends(self.announcing(), slow.command());
+        }
+        told
     }
 
     /// Sends a request that leaves no trace wherever its client's requests go.
     async fn send_plain(&mut self, slow: &SlowRequest) -> Told {
         let most = self.site.thread.settings().upstream.max_shared_request;
+        let command = slow.command();
         self.until_done(slow, |client, request| {
-            let command = slow.command();
+            if client.refusing.is_some() {
+                return client.refuse_one(command, slow.length(), 1);
+            }
             if client.pin.is_none() && slow.length() <= most {
                 let kind = (Kind::Plain, Delays::of(command));
                 return client.on_shared(request.bytes(), 1, command, kind);
@@ -148,6 +149,10 @@ impl Client {
             }
             match go(self, &slow.request()) {
                 Next::Used(1..) => break,
+                Next::Used(0) if self.refusing.is_some() => {
+                    self.refuse_one(slow.command(), slow.length(), 1);
+                    break;
+                }
                 Next::Used(0) => {}
                 // What is here is all there is.
                 Next::More => self.is_drained = true,
@@ -159,8 +164,8 @@ impl Client {
         Ok(())
     }
 
-    /// The connection lent to the client, when it takes another request; a connection is borrowed where there is none. `None`: none was
-    /// lent, and the request is refused.
+    /// Waits until the connection lent to the client takes another request; one is borrowed where there is none. `None`: none was lent, and
+    /// the request is refused.
     pub(super) async fn lent(
         &mut self,
         slow: &SlowRequest,
@@ -184,7 +189,7 @@ impl Client {
         self.refuse_nothing_else();
     }
 
-    /// A request was refused: if nothing is at hand behind it, nothing is refused with it.
+    /// Forgets why a request was refused where nothing is at hand behind it that would be refused, too.
     fn refuse_nothing_else(&mut self) {
         if self.input.is_empty()
             && let Some(reply) = self.refusing.take()
@@ -203,8 +208,10 @@ impl Client {
         }
         match routed.route {
             // It has not come whole.
-            Route::Transaction(verb) if self.refusing.is_none() && self.unplaced.is_none() => {
-                self.verb(verb, &request, slow.command())
+            Route::Transaction(TransactionCommand::Multi)
+                if self.refusing.is_none() && self.unplaced.is_none() && self.pin.is_none() =>
+            {
+                self.verb(TransactionCommand::Multi, &request, slow.command())
             }
             _ => self.request_alone(&request, routed, &slow.bytes, learned.as_deref()),
         }

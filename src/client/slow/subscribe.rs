@@ -18,7 +18,7 @@ use crate::texts::unknown_command;
 use crate::upstream::SubscribeResult;
 
 impl Client {
-    /// A subscription command. Nothing is outstanding: its confirmations stand behind the replies to what was sent before.
+    /// Tells a subscription command. Nothing is outstanding: its confirmations stand behind the replies to what was sent before.
     pub(super) async fn subscription(&mut self, slow: &SlowRequest) -> Told {
         let (request, command) = (slow.request(), slow.command());
         if self.pin.is_some() && self.outlet.transaction().open {
@@ -118,7 +118,7 @@ impl Client {
         Ok(())
     }
 
-    /// What a confirmation takes: the server's answer, where the connection of subscribers is there.
+    /// Names what a confirmation waits for: the server's answer, where the connection of subscribers is there.
     pub(in crate::client) fn awaits_confirmation(&self) -> Awaited {
         match self.subscriptions().is_connected() {
             true => Awaited::Server,
@@ -126,7 +126,7 @@ impl Client {
         }
     }
 
-    /// Whether the client's user may subscribe to what it asks for; what it gets otherwise.
+    /// Asks whether the client's user may subscribe to what it asks for, or what it gets otherwise.
     async fn may_subscribe(&mut self, slow: &SlowRequest) -> Told<Result<(), Vec<u8>>> {
         let upstream = Rc::clone(&self.site.upstream);
         let (group, state) = (self.group(), self.session.state.clone());
@@ -138,7 +138,7 @@ impl Client {
         Ok(told.unwrap_or_else(|error| Err(refusal(error))))
     }
 
-    /// PING of a subscriber. Nothing is outstanding.
+    /// Answers PING of a subscriber. Nothing is outstanding.
     pub(super) async fn ping_of_subscriber(&mut self, slow: &SlowRequest) -> Told {
         self.behind_messages().await?;
         if !self.is_listening {

@@ -1,28 +1,28 @@
 //! What stands between a client's requests and where they go, looked at with every request: one byte.
 
-/// Why a request may not simply go where its command leads.
+/// Holds why a request may not simply go where its command leads.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
-pub(super) struct Gate(u8);
+pub(super) struct Restrictions(u8);
 
-/// The client has to authenticate before it may do anything else; looked at anew with every batch of requests.
+/// Is set while the client has to authenticate before it may do anything else; looked at anew with every batch of requests.
 const LOCKED: u8 = 1;
 
-/// The client has yet to say who it is.
+/// Is set while the client has yet to say who it is.
 const ARRIVING: u8 = 1 << 1;
 
-impl Gate {
-    /// Whether every request goes where its command leads.
+impl Restrictions {
+    /// Tells whether every request goes where its command leads.
     #[inline]
-    pub(super) fn is_open(self) -> bool {
+    pub(super) fn is_empty(self) -> bool {
         self.0 == 0
     }
 
-    /// Whether the client has to authenticate first.
+    /// Tells whether the client has to authenticate first.
     pub(super) fn is_locked(self) -> bool {
         self.0 & LOCKED != 0
     }
 
-    /// Whether the client is arriving.
+    /// Tells whether the client is arriving.
     pub(super) fn is_arriving(self) -> bool {
         self.0 & ARRIVING != 0
     }
