@@ -16,7 +16,7 @@ use tokio::sync::{mpsc, watch};
 use crate::admin::{self, Scope, View};
 use crate::admission::{Admission, Refusal};
 use crate::budget::Budget;
-use crate::client::{Errand, Errands, Evictor, tell_rejection};
+use crate::client::{ClientMessage, Evictor, TellWorkers, tell_rejection};
 use crate::command::PinReason;
 use crate::config::{Listener, Settings};
 use crate::identity::{Identity, Peer, Registry};
@@ -82,7 +82,7 @@ const PIN_REASONS: [&str; PinReason::ALL.len()] = {
 struct Door {
     admission: Arc<Admission>,
     registry: Arc<Registry>,
-    errands: Errands,
+    tell_workers: TellWorkers,
     workers: Vec<Worker>,
     process: Arc<Process>,
     start: Instant,
@@ -346,12 +346,12 @@ fn open(
             Box::new(move || drop(sender.try_send(Message::Reclaim))),
         );
     }
-    let errands = errands(senders);
+    let tell_workers = tell_workers(senders);
     let charge = Charge {
         process: Arc::clone(&process),
         admission,
         registry,
-        errands,
+        tell_workers,
     };
     let mut started = Vec::new();
     for (index, mailbox) in mailboxes.into_iter().enumerate() {
@@ -388,7 +388,7 @@ fn open(
     let door = Door {
         admission: charge.admission,
         registry: charge.registry,
-        errands: charge.errands,
+        tell_workers: charge.tell_workers,
         workers: started,
         process,
         start,
@@ -402,11 +402,11 @@ fn open(
 }
 
 /// Tells every worker; the one that has the client acts.
-fn errands(senders: Vec<mpsc::Sender<Message>>) -> Errands {
+fn tell_workers(senders: Vec<mpsc::Sender<Message>>) -> TellWorkers {
     let (start, line) = (Instant::now(), Mutex::new(Throttle::default()));
-    Arc::new(move |errand: Errand| {
+    Arc::new(move |message: ClientMessage| {
         for sender in &senders {
-            if sender.try_send(Message::Errand(errand.clone())).is_ok() {
+            if sender.try_send(Message::Client(message.clone())).is_ok() {
                 continue;
             }
             let line = line.lock().unwrap_or_else(PoisonError::into_inner);
@@ -553,7 +553,7 @@ impl Door {
         let evictor = Evictor {
             admission: Arc::clone(&self.admission),
             registry: Arc::clone(&self.registry),
-            errands: Arc::clone(&self.errands),
+            tell_workers: Arc::clone(&self.tell_workers),
         };
         if evictor.make_room(&refusal, &identity, now_ms, 0).await
             && let Ok(permit) = self.admission.admit(&identity, Instant::now())

@@ -17,7 +17,7 @@ use tokio::runtime::{Builder, LocalOptions};
 use tokio::sync::{mpsc, oneshot};
 
 use crate::admission::{Admission, HandshakePermit, HoldPermit, Permit};
-use crate::client::{Errand, Errands, Site};
+use crate::client::{ClientMessage, Clients, TellWorkers};
 use crate::identity::{Identity, Peer, Registry};
 use crate::telemetry::WorkerCounters;
 use crate::transport::Accepted;
@@ -30,7 +30,7 @@ const MAILBOX: usize = 4096;
 const TICK: Duration = Duration::from_millis(50);
 
 /// How long closing the connections to the server may take at the end.
-const FAREWELL: Duration = Duration::from_secs(2);
+const CLOSING_TIME: Duration = Duration::from_secs(2);
 
 /// What the rest of the process tells a worker.
 pub enum Message {
@@ -41,7 +41,7 @@ pub enum Message {
     /// Accept clients: the task to run until respool drains.
     Listen(Listening),
     /// Something to be done to a client, if it is this worker's.
-    Errand(Errand),
+    Client(ClientMessage),
     /// The process goes by other settings: tell when the worker does.
     Reload(oneshot::Sender<()>),
     /// Clients are admitted by other settings: have each move to where they put it, and tell when they know.
@@ -71,9 +71,9 @@ pub enum Fault {
 
 #[cfg(debug_assertions)]
 impl Fault {
-    fn happen(self, site: &Site) {
+    fn happen(self, clients: &Clients) {
         match self {
-            Self::TaskPanic => site.thread.keep("does what a test asks", async {
+            Self::TaskPanic => clients.thread.keep("does what a test asks", async {
                 panic!("a test asked for this");
             }),
             Self::Panic => panic!("a test asked for this"),
@@ -151,7 +151,7 @@ pub struct Charge {
     /// All clients.
     pub registry: Arc<Registry>,
     /// Reaches every worker.
-    pub errands: Errands,
+    pub tell_workers: TellWorkers,
 }
 
 /// The rest of the process' end of a worker.
@@ -257,9 +257,14 @@ async fn serve(
     let thread = Rc::new(Thread::new(index, Arc::clone(&charge.process), counters));
     let upstream = Upstream::new(thread, shared);
     upstream.start();
-    let site = Site::new(upstream, charge.admission, charge.registry, charge.errands);
+    let clients = Clients::new(
+        upstream,
+        charge.admission,
+        charge.registry,
+        charge.tell_workers,
+    );
     let resident = Rc::new(resident::Resident::of_this_process(index == 0));
-    site.thread.account.on_growth({
+    clients.thread.account.on_growth({
         let (resident, process) = (Rc::clone(&resident), charge.process);
         Rc::new(move || resident.measure(&process.memory))
     });
@@ -271,62 +276,62 @@ async fn serve(
             message = messages.recv() => match message {
                 None | Some(Message::Stop) => break,
                 Some(Message::Listen(listen)) => listening.push(tokio::task::spawn_local(listen())),
-                Some(message) => take(&site, message),
+                Some(message) => take(&clients, message),
             },
             _ = tick.tick() => {
-                site.thread.counters.beats.add(1);
-                site.thread.clock.refresh();
+                clients.thread.counters.beats.add(1);
+                clients.thread.clock.refresh();
                 if index == 0 {
-                    resident.measure(site.thread.account.memory());
+                    resident.measure(clients.thread.account.memory());
                 }
-                site.upstream.tick();
-                site.tick();
+                clients.upstream.tick();
+                clients.tick();
             }
         }
-        if site.draining.get() {
+        if clients.draining.get() {
             listening.drain(..).for_each(|accepting| accepting.abort());
         }
-        if site.draining.get() && site.residents.borrow().is_empty() {
+        if clients.draining.get() && clients.entries.borrow().is_empty() {
             break;
         }
     }
     // Elements popped for clients that have just been closed find their way back.
     let settled = async {
-        while site.upstream.has_waits_under_way() {
+        while clients.upstream.has_waits_under_way() {
             tokio::time::sleep(Duration::from_millis(1)).await;
         }
     };
-    let _ = tokio::time::timeout(FAREWELL, settled).await;
-    site.upstream.stop();
+    let _ = tokio::time::timeout(CLOSING_TIME, settled).await;
+    clients.upstream.stop();
     let emptied = async {
-        while site.upstream.is_connected() {
+        while clients.upstream.is_connected() {
             tokio::time::sleep(Duration::from_millis(5)).await;
         }
     };
     // The server drops what has not said goodbye in time.
-    let _ = tokio::time::timeout(FAREWELL, emptied).await;
+    let _ = tokio::time::timeout(CLOSING_TIME, emptied).await;
 }
 
-fn take(site: &Rc<Site>, message: Message) {
-    site.thread.clock.refresh();
+fn take(clients: &Rc<Clients>, message: Message) {
+    clients.thread.clock.refresh();
     match message {
-        Message::Arrived(newcomer) => arrival::arrive(site, *newcomer),
+        Message::Arrived(newcomer) => arrival::arrive(clients, *newcomer),
         Message::Rejected(rejected) => {
-            tokio::task::spawn_local(arrival::reject(Rc::clone(site), *rejected));
+            tokio::task::spawn_local(arrival::reject(Rc::clone(clients), *rejected));
         }
-        Message::Errand(errand) => site.run(errand),
+        Message::Client(message) => clients.run(message),
         Message::Reload(done) => {
-            site.reload();
+            clients.reload();
             let _ = done.send(());
         }
         Message::Reseat(done) => {
-            site.reseat();
+            clients.reseat();
             let _ = done.send(());
         }
-        Message::Reclaim => site.upstream.give_up_idle(),
-        Message::Drain => site.drain(),
+        Message::Reclaim => clients.upstream.give_up_idle(),
+        Message::Drain => clients.drain(),
         #[cfg(debug_assertions)]
-        Message::Fault(fault) => fault.happen(site),
+        Message::Fault(fault) => fault.happen(clients),
         Message::Listen(_) | Message::Stop => {}
     }
 }

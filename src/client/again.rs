@@ -10,17 +10,17 @@ impl Client {
         if self
             .link
             .as_ref()
-            .is_some_and(|link| !self.site.upstream.serves(link, &self.session.state))
+            .is_some_and(|link| !self.clients.upstream.serves(link, &self.session.state))
         {
             self.link = None;
         }
         if self.link.is_none() {
-            let upstream = &self.site.upstream;
+            let upstream = &self.clients.upstream;
             self.link = upstream.shared_for(&self.session.state, Delays::PAUSE);
         }
         let Some(link) = self.link.clone() else {
             let commands = self.outlet.unsent_count();
-            let upstream = &self.site.upstream;
+            let upstream = &self.clients.upstream;
             match upstream.wait_shared(&self.session.state, commands) {
                 Ok(wait) => self.wait = Wait::Shared(wait, Purpose::Again),
                 Err(_) => self.outlet.fail_unsent(&self.unsent_reply(UNREACHABLE)),
@@ -33,6 +33,6 @@ impl Client {
             link.send_again(&self.outlet, unsent);
         }
         // Counted when all are sent: counting may change the connection's state behind them.
-        self.site.upstream.served(&link, sent);
+        self.clients.upstream.served(&link, sent);
     }
 }

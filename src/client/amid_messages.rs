@@ -116,7 +116,7 @@ impl Client {
             }
             Route::Local(_) | Route::Refused(_) if subscribed => {
                 let name = routed.command.map_or("", |id| spec(id).name);
-                let server = self.site.thread.server_version();
+                let server = self.clients.thread.server_version();
                 self.outlet.own_reply(&subscribers_may_not(server, name));
             }
             Route::Local(Local::Client(sub))

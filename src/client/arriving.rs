@@ -26,7 +26,7 @@ impl Client {
         let mut routed = routed;
         if self.restrictions.is_locked() {
             // Before it is given a place: who must authenticate and has not takes nobody's.
-            routed = Self::locked_out(self.site.thread.server_version(), request, routed);
+            routed = Self::locked_out(self.clients.thread.server_version(), request, routed);
         }
         let is_answered = match &routed.route {
             Route::Alien => true,
@@ -83,16 +83,16 @@ impl Client {
     /// Whether the client has been arriving for as long as it may.
     pub(super) fn arrives_for_long(&self) -> bool {
         let since = self.card.created_ms() * 1000;
-        let most = self.site.thread.settings().limits.arriving_timeout;
+        let most = self.clients.thread.settings().limits.arriving_timeout;
         self.restrictions.is_arriving()
-            && (most.is_zero() || self.site.thread.clock.is_past(since, most))
+            && (most.is_zero() || self.clients.thread.clock.is_past(since, most))
     }
 
     /// Waits until one of the group that is full has been closed; then answers `reply`, or goes on with its next request.
     pub(super) fn await_room(&mut self, refusal: Refusal, reply: Option<Vec<u8>>) {
-        let site = &self.site;
-        let evictor = site.evictor();
-        let now_ms = site.thread.clock.now_ms();
+        let clients = &self.clients;
+        let evictor = clients.evictor();
+        let now_ms = clients.thread.clock.now_ms();
         let (own, identity) = (self.card.id(), self.card.identity());
         self.wait = Wait::Task(Box::pin(async move {
             let made = evictor.make_room(&refusal, &identity, now_ms, own).await;

@@ -7,8 +7,8 @@ use std::sync::Arc;
 
 use tokio::sync::oneshot;
 
+use super::clients::Clients;
 use super::login::Login;
-use super::site::Site;
 use crate::auth::{
     AttemptBounds, Attempts, AwaitedSecret, Outcome, SecretHash, SecretsListener, ServedSecrets,
     Source, Ticket, Turn, Users,
@@ -77,7 +77,7 @@ impl AttemptQueue {
 
 /// An attempt that is being looked at, until it is dropped.
 pub(super) struct Attempt {
-    site: Weak<Site>,
+    clients: Weak<Clients>,
     source: Source,
     outcome: Cell<Outcome>,
 }
@@ -91,20 +91,20 @@ impl Attempt {
 
 impl Drop for Attempt {
     fn drop(&mut self) {
-        let Some(site) = self.site.upgrade() else {
+        let Some(clients) = self.clients.upgrade() else {
             return;
         };
-        let now = site.thread.clock.now_micros();
-        let mut attempts = site.attempts.attempts.borrow_mut();
+        let now = clients.thread.clock.now_micros();
+        let mut attempts = clients.attempts.attempts.borrow_mut();
         attempts.ended(self.source, self.outcome.get(), now);
         drop(attempts);
-        site.release_attempts();
+        clients.release_attempts();
     }
 }
 
 /// An attempt that waits for its turn.
 pub(super) struct WaitingAttempt {
-    site: Weak<Site>,
+    clients: Weak<Clients>,
     source: Source,
     ticket: Ticket,
     turn: oneshot::Receiver<Attempt>,
@@ -119,8 +119,8 @@ impl WaitingAttempt {
 
 impl Drop for WaitingAttempt {
     fn drop(&mut self) {
-        if let Some(site) = self.site.upgrade() {
-            let queue = &site.attempts;
+        if let Some(clients) = self.clients.upgrade() {
+            let queue = &clients.attempts;
             queue.waiting.borrow_mut().remove(&self.ticket);
             let mut attempts = queue.attempts.borrow_mut();
             attempts.leave(self.source, self.ticket);
@@ -135,7 +135,7 @@ pub(super) enum Admitted {
     Refused,
 }
 
-impl Site {
+impl Clients {
     /// Looks whether another client, of any worker, is served by what is shown.
     fn look(&self, shown: &Credentials, hash: impl FnOnce() -> SecretHash) -> Look {
         match self.thread.settings().auth.mode {
@@ -202,7 +202,7 @@ impl Site {
                 };
                 queue.waiting.borrow_mut().insert(ticket, awaited);
                 Admitted::Waits(WaitingAttempt {
-                    site: Rc::downgrade(self),
+                    clients: Rc::downgrade(self),
                     source,
                     ticket,
                     turn,
@@ -236,7 +236,7 @@ impl Site {
 
     fn attempt(self: &Rc<Self>, source: Source) -> Attempt {
         Attempt {
-            site: Rc::downgrade(self),
+            clients: Rc::downgrade(self),
             source,
             outcome: Cell::new(Outcome::Untold),
         }

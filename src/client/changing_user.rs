@@ -4,7 +4,7 @@
 use std::cell::Cell;
 use std::rc::Rc;
 
-use super::site::{Resident, Site};
+use super::clients::{ClientEntry, Clients};
 
 /// Where a client stands that shows a user and a password.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
@@ -50,25 +50,25 @@ impl LoginCell {
 
 /// A login, until it is dropped: from the moment in which it is shown to the one in which its reply is written.
 pub(super) struct LoginUnderWay {
-    site: Rc<Site>,
-    resident: Rc<Resident>,
+    clients: Rc<Clients>,
+    entry: Rc<ClientEntry>,
 }
 
 impl LoginUnderWay {
     /// The client shows a user and a password.
-    pub(super) fn begin(site: &Rc<Site>, resident: &Rc<Resident>) -> Self {
-        resident.login.begin();
+    pub(super) fn begin(clients: &Rc<Clients>, entry: &Rc<ClientEntry>) -> Self {
+        entry.login.begin();
         Self {
-            site: Rc::clone(site),
-            resident: Rc::clone(resident),
+            clients: Rc::clone(clients),
+            entry: Rc::clone(entry),
         }
     }
 }
 
 impl Drop for LoginUnderWay {
     fn drop(&mut self) {
-        if self.resident.login.end() {
-            self.site.close_without_password(&self.resident);
+        if self.entry.login.end() {
+            self.clients.close_without_password(&self.entry);
         }
     }
 }

@@ -5,7 +5,7 @@
 
 use std::cell::RefCell;
 
-use super::site::Site;
+use super::clients::Clients;
 use crate::identity::Card;
 use crate::telemetry::{Bound, Disconnect};
 
@@ -46,7 +46,7 @@ impl CloseLog {
     }
 }
 
-impl Site {
+impl Clients {
     /// Counts the bound that respool closed a client for, and logs the close, unless the client did so itself.
     pub(super) fn closed(&self, card: &Card, reason: Disconnect) {
         if let Some(bound) = bound(reason) {

@@ -5,7 +5,7 @@ use std::time::{Duration, Instant};
 
 use tokio::sync::oneshot;
 
-use super::site::{Errand, Errands};
+use super::clients::{ClientMessage, TellWorkers};
 use crate::admission::{Admission, Refusal};
 use crate::identity::{Card, Identity, Registry};
 
@@ -23,7 +23,7 @@ pub struct Evictor {
     /// All clients.
     pub registry: Arc<Registry>,
     /// Reaches the worker of each.
-    pub errands: Errands,
+    pub tell_workers: TellWorkers,
 }
 
 impl Evictor {
@@ -39,7 +39,7 @@ impl Evictor {
         for candidate in self.candidates(refusal, now_ms, own) {
             let (gone, told) = oneshot::channel();
             let idle_ms = candidate.idle_ms(now_ms);
-            (self.errands)(Errand::Evict(
+            (self.tell_workers)(ClientMessage::Evict(
                 candidate.id(),
                 Arc::new(Mutex::new(Some(gone))),
             ));

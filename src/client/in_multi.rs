@@ -5,12 +5,12 @@ use std::cell::{Cell, RefCell};
 use std::rc::Rc;
 use std::sync::Arc;
 
+use super::clients::{ClientMessage, Clients, KillNotice};
 use super::local_client::{OwnClients, question_of};
 use super::permitted::UNKNOWN_SUBCOMMAND;
 use super::pinned::NOT_IN_MULTI;
 use super::redirection::RedirectionNames;
 use super::requests::Next;
-use super::site::{Errand, Farewell, Site};
 use super::subscribed::corrected;
 use super::task::{Client, Wait};
 use super::tracking::renamed;
@@ -50,7 +50,7 @@ pub(super) struct ExecEffects {
 
 /// Runs what a transaction has of respool's own.
 struct OwnRunner {
-    site: Rc<Site>,
+    clients: Rc<Clients>,
     card: Arc<Card>,
     protocol: Protocol,
     /// Where its invalidations may go.
@@ -105,19 +105,19 @@ impl OwnRunner {
     }
 
     fn counted(&self, element: Vec<u8>, kind: fanout::TopicKind) -> Vec<u8> {
-        corrected(element, kind, &self.site.thread.process.audiences)
+        corrected(element, kind, &self.clients.thread.process.audiences)
     }
 
     fn client_command(&self, sub: ClientSub, request: &Request<'_>) -> Vec<u8> {
         let killed = self.killed.borrow().clone();
         let clients = OwnClients {
-            site: &self.site,
+            clients: &self.clients,
             card: &self.card,
             protocol: self.protocol,
             gone: &killed,
         };
         let words: Vec<&[u8]> = request.arguments().skip(2).collect();
-        let server = self.site.thread.server_version();
+        let server = self.clients.thread.server_version();
         if let Some(reply) = misused(server, request, id_of(request)) {
             return reply;
         }
@@ -147,8 +147,11 @@ impl OwnRunner {
                     let (tell, _) = tokio::sync::oneshot::channel();
                     if !kill.others.is_empty() {
                         self.killed.borrow_mut().extend(&kill.others);
-                        let farewell = Arc::new(Farewell(tell));
-                        (self.site.errands)(Errand::Kill(kill.others.into(), farewell));
+                        let notice = Arc::new(KillNotice(tell));
+                        (self.clients.tell_workers)(ClientMessage::Kill(
+                            kill.others.into(),
+                            notice,
+                        ));
                     }
                     if kill.itself {
                         let mut shown = self.effects.shown.get();
@@ -176,7 +179,7 @@ impl OwnRunner {
                 self.unblocked.borrow_mut().push(id);
                 let (tell, _) = tokio::sync::oneshot::channel();
                 let answer = Arc::new(std::sync::Mutex::new(Some(tell)));
-                (self.site.errands)(Errand::Unblock(id, with_error, answer));
+                (self.clients.tell_workers)(ClientMessage::Unblock(id, with_error, answer));
                 crate::resp::speak::integer(1)
             }
         }
@@ -220,7 +223,7 @@ impl Client {
         own: OwnCommand,
         request: &Request<'_>,
     ) -> Result<(OwnCommand, Option<Vec<u8>>), Vec<u8>> {
-        let server = self.site.thread.server_version();
+        let server = self.clients.thread.server_version();
         match own {
             OwnCommand::Local(Local::Client(sub)) => {
                 if let Some(question) = question_of(server, sub, request) {
@@ -264,7 +267,7 @@ impl Client {
             return self.spoil_transaction(request, command, NOT_IN_MULTI);
         }
         if !self.may_queue_own(own, request.bytes().len()) {
-            self.site.thread.counters.bound(Bound::InFlight).add(1);
+            self.clients.thread.counters.bound(Bound::InFlight).add(1);
             return self.spoil_transaction(request, command, TOO_MANY);
         }
         if self.needs_mark() {
@@ -288,7 +291,7 @@ impl Client {
 
     /// Whether what is kept of such commands of one transaction stays within what a client may have under way.
     fn may_queue_own(&self, command: OwnCommand, more_bytes: usize) -> bool {
-        let most_bytes = self.site.thread.settings().upstream.max_shared_request;
+        let most_bytes = self.clients.thread.settings().upstream.max_shared_request;
         let transaction = self.outlet.transaction();
         let Some(own) = transaction.own() else {
             return more_bytes <= most_bytes;
@@ -324,7 +327,7 @@ impl Client {
             let own = transaction.own()?;
             (transaction.commands, own.marks(), own.queued().to_vec())
         };
-        self.resident.use_redirections(None);
+        self.entry.use_redirections(None);
         let effects = Rc::new(ExecEffects {
             shown: Cell::new(ShownInExec::new(self.session.reply)),
             is_renamed: Cell::new(false),
@@ -332,10 +335,10 @@ impl Client {
         });
         let places = elements.iter().map(|element| element.at).collect();
         let runner = OwnRunner {
-            site: Rc::clone(&self.site),
+            clients: Rc::clone(&self.clients),
             card: Arc::clone(self.card.card()),
             protocol: self.session.state.protocol,
-            redirections: self.resident.redirection_names(),
+            redirections: self.entry.redirection_names(),
             elements,
             effects: Rc::clone(&effects),
             killed: RefCell::default(),

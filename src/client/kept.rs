@@ -27,7 +27,7 @@ impl Client {
         let unread = self.outlet.held_replies_bytes() as u64;
         self.card.output_bytes.set(unread);
         let is_inside = !self.has_used_all() || self.streaming.is_some();
-        if is_inside || self.resident.begun_micros.get() != 0 {
+        if is_inside || self.entry.begun_micros.get() != 0 {
             self.note_begun(is_inside, used);
         }
     }
@@ -53,8 +53,8 @@ impl Client {
             self.note_begun(true, 0);
             // The first of all has the time of a handshake.
             let is_first = self.card.commands.get() == 0;
-            self.resident.is_upload.set(!is_first);
-        } else if between && self.resident.begun_micros.get() != 0 {
+            self.entry.is_upload.set(!is_first);
+        } else if between && self.entry.begun_micros.get() != 0 {
             self.note_begun(false, 0);
         }
     }
@@ -85,7 +85,7 @@ impl Client {
     /// Whether it is not read in this turn: those who were told to go let go of their memory first.
     #[inline]
     pub(super) fn makes_way(&self, cx: &Context<'_>) -> bool {
-        let makes_way = self.site.thread.account.awaits_room();
+        let makes_way = self.clients.thread.account.awaits_room();
         if makes_way {
             cx.waker().wake_by_ref();
         }
@@ -134,7 +134,7 @@ impl Client {
     fn keep_rest(&mut self, rest: &[u8]) {
         if rest.len() >= READ_SIZE / 2
             && self.input.capacity() == 0
-            && let Some(spare) = self.site.spares.take(rest.len())
+            && let Some(spare) = self.clients.spares.take(rest.len())
         {
             self.input = spare;
         }

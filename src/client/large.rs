@@ -49,7 +49,7 @@ pub(super) struct Upload {
 impl Client {
     /// Bytes that are gathered of any large request.
     fn gathered_bytes(&self) -> usize {
-        GATHERED * self.site.thread.settings().upstream.max_shared_request
+        GATHERED * self.clients.thread.settings().upstream.max_shared_request
     }
 
     /// Whether a request of which `here` bytes are here may be passed on before it is whole: its rest is likely to come as
@@ -60,12 +60,12 @@ impl Client {
             return false;
         }
         // A connection, or the place of an upload, has been borrowed for it.
-        let has_place = || self.site.uploads.borrow().contains_key(&self.card.id());
+        let has_place = || self.clients.uploads.borrow().contains_key(&self.card.id());
         if self.pin_use.is_fresh || has_place() || here >= GATHERED_SLOWLY * most {
             return true;
         }
-        let now = self.site.thread.clock.now_micros();
-        let begun = match self.resident.begun_micros.get() {
+        let now = self.clients.thread.clock.now_micros();
+        let begun = match self.entry.begun_micros.get() {
             0 => now,
             begun => begun,
         };
@@ -95,10 +95,10 @@ impl Client {
     }
 
     fn make_room(&mut self, room: usize) {
-        match self.site.spares.take(self.input.len() + room) {
+        match self.clients.spares.take(self.input.len() + room) {
             Some(mut spare) => {
                 spare.extend_from_slice(&self.input);
-                self.site
+                self.clients
                     .spares
                     .keep(std::mem::replace(&mut self.input, spare));
             }
@@ -121,8 +121,8 @@ impl Client {
 
     /// From now on it has to keep up, on whichever connection.
     fn begin_upload(&self, message: Option<Message>) {
-        let pace = UploadPace::new(self.site.thread.clock.now_micros());
-        let mut uploads = self.site.uploads.borrow_mut();
+        let pace = UploadPace::new(self.clients.thread.clock.now_micros());
+        let mut uploads = self.clients.uploads.borrow_mut();
         let upload = uploads.entry(self.card.id()).or_insert(Upload {
             pace,
             message: None,
@@ -133,7 +133,7 @@ impl Client {
 
     /// The message that an upload publishes whose last bytes are in `data`. Until it is told of, they are not sent.
     fn message_of_last(&self, data: &[u8], bounds: &Bounds) -> Option<Message> {
-        let uploads = self.site.uploads.borrow();
+        let uploads = self.clients.uploads.borrow();
         let message = uploads.get(&self.card.id())?.message.as_ref()?;
         let found = self.scanner.clone().scan(data, bounds);
         matches!(found, Scan::Request { .. }).then(|| message.clone())
@@ -141,12 +141,12 @@ impl Client {
 
     fn end_upload(&mut self) {
         self.streaming = None;
-        self.site.uploads.borrow_mut().remove(&self.card.id());
+        self.clients.uploads.borrow_mut().remove(&self.card.id());
     }
 
     /// Whether a request that has not arrived whole is too large to be waited for.
     pub(super) fn is_large(&self, here: usize) -> bool {
-        let most = self.site.thread.settings().upstream.max_shared_request;
+        let most = self.clients.thread.settings().upstream.max_shared_request;
         self.scanner.is_inside() && (self.scanner.extent() > most || here > most)
     }
 
@@ -159,7 +159,7 @@ impl Client {
         if self.restrictions.is_arriving() {
             return self.take_place();
         }
-        self.resident.is_upload.set(true);
+        self.entry.is_upload.set(true);
         let gathered = self.scanner.extent().max(data.len()) > self.gathered_bytes();
         if self.pin.as_ref().is_some_and(|pin| pin.link().is_raw()) {
             return if gathered {
@@ -205,7 +205,7 @@ impl Client {
         }
         if self.refusing.is_some() {
             let reply = self.refusing.take().unwrap_or_default();
-            self.site.uploads.borrow_mut().remove(&self.card.id());
+            self.clients.uploads.borrow_mut().remove(&self.card.id());
             self.count(1, command);
             self.answer(&reply);
             self.streaming = Some(false);
@@ -249,7 +249,7 @@ impl Client {
             // Its second word, which may name a subcommand, is not here.
             return None;
         }
-        let server = self.site.thread.server_version();
+        let server = self.clients.thread.server_version();
         let routed = self.route(name, &request, learned);
         let may_subscriber = matches!(
             routed.route,
@@ -272,12 +272,12 @@ impl Client {
 
     /// Whether it may use a connection for its upload; if not, that is waited for.
     fn has_upload_place(&mut self) -> bool {
-        let is_there = self.site.uploads.borrow().contains_key(&self.card.id());
+        let is_there = self.clients.uploads.borrow().contains_key(&self.card.id());
         // On a connection that it holds anyway it takes nothing from anybody.
         if is_there || self.pin.is_some() {
             return true;
         }
-        let thread = Rc::clone(&self.site.thread);
+        let thread = Rc::clone(&self.clients.thread);
         let budget = Arc::clone(&thread.process.budget);
         if let Some(place) = budget.try_upload() {
             self.upload_place(Some(place));
@@ -293,17 +293,21 @@ impl Client {
     /// The right to an upload has come, or not in time.
     pub(super) fn upload_place(&mut self, place: Option<UploadPlace>) {
         let Some(place) = place else {
-            self.site.thread.counters.bound(Bound::BorrowTimeout).add(1);
+            self.clients
+                .thread
+                .counters
+                .bound(Bound::BorrowTimeout)
+                .add(1);
             self.refusing = Some(refusal(PinError::Timeout));
             return;
         };
-        let pace = UploadPace::new(self.site.thread.clock.now_micros());
+        let pace = UploadPace::new(self.clients.thread.clock.now_micros());
         let upload = Upload {
             pace,
             message: None,
             _place: Some(place),
         };
-        self.site
+        self.clients
             .uploads
             .borrow_mut()
             .insert(self.card.id(), upload);
@@ -311,7 +315,7 @@ impl Client {
 
     /// Whether a command of this name leaves no trace, whatever its arguments turn out to be: its start may be sent.
     fn passes_on(&self, name: &[u8], learned: Option<&Learned>) -> bool {
-        let denied = self.site.denied(self.group());
+        let denied = self.clients.denied(self.group());
         let deny = denied.as_deref();
         match lookup(name) {
             None => {
@@ -335,7 +339,7 @@ impl Client {
         if self.waits_for_place() {
             return Next::Wait;
         }
-        self.site.thread.counters.bound(Bound::Request).add(1);
+        self.clients.thread.counters.bound(Bound::Request).add(1);
         let most = self.gathered_bytes();
         self.end_for_protocol(&error(&format!(
             "ERR respool: a request of this command may measure {most} bytes, {GATHERED} times upstream.max_shared_request"
@@ -401,7 +405,7 @@ impl Client {
         };
         if let Some(link) = link {
             link.send_more(&data[..used]);
-            if let Some(upload) = self.site.uploads.borrow_mut().get_mut(&self.card.id()) {
+            if let Some(upload) = self.clients.uploads.borrow_mut().get_mut(&self.card.id()) {
                 upload.pace.moved(used);
             }
         }

@@ -37,7 +37,7 @@ impl Client {
         let emptied = async {
             for _ in 0..LINGER_READS {
                 std::future::poll_fn(|cx| self.poll_last_words(cx)).await?;
-                let mut scratch = self.site.thread.scratch.borrow_mut();
+                let mut scratch = self.clients.thread.scratch.borrow_mut();
                 match self.stream.try_read(&mut scratch[..]) {
                     Ok(0) => break,
                     Ok(_) => {}
@@ -65,14 +65,14 @@ impl Client {
         if self.is_at_end || !is_due_answers {
             return;
         }
-        let mut scratch = self.site.thread.scratch.borrow_mut();
+        let mut scratch = self.clients.thread.scratch.borrow_mut();
         let mut reads = 0..LINGER_READS;
         while reads.next().is_some() && matches!(self.stream.try_read(&mut scratch[..]), Ok(1..)) {}
     }
 
     /// Whether the client has finished sending, though it may not have been read up to there.
     pub(super) fn has_finished(&self) -> bool {
-        self.resident.finished_micros.get() != 0
+        self.entry.finished_micros.get() != 0
     }
 
     /// The client has finished sending.
@@ -85,8 +85,8 @@ impl Client {
 
     /// Something went on for a client that has finished sending, or it has just done so.
     pub(super) fn note_progress_of_finished(&self) {
-        let now = self.site.thread.clock.now_micros().max(1);
-        self.resident.finished_micros.set(now);
+        let now = self.clients.thread.clock.now_micros().max(1);
+        self.entry.finished_micros.set(now);
     }
 
     /// Looks for the end of a client that is not read. Whatever a client waits for, it passes here or is read.
@@ -199,9 +199,9 @@ impl Client {
             return false;
         }
         let is_past_grace = || {
-            let since = self.resident.finished_micros.get();
-            let grace = self.site.thread.settings().limits.half_closed_grace;
-            self.site.thread.clock.is_past(since, grace)
+            let since = self.entry.finished_micros.get();
+            let grace = self.clients.thread.settings().limits.half_closed_grace;
+            self.clients.thread.clock.is_past(since, grace)
         };
         match &self.wait {
             // One that need not wait is answered by the server, however slow that is; one that is put off for a pause waits.
@@ -217,8 +217,8 @@ impl Client {
     /// Whether a call that the server has not answered yet is put off for a pause. That one is in force is known, or seen; one of which
     /// respool is told may be over without its knowing, and then the answer comes as soon as the server gives any.
     fn is_put_off(&self, blocked: &Blocked) -> bool {
-        let (thread, upstream) = (&self.site.thread, &self.site.upstream);
-        let since = self.resident.finished_micros.get();
+        let (thread, upstream) = (&self.clients.thread, &self.clients.upstream);
+        let since = self.entry.finished_micros.get();
         let grace = thread.settings().limits.half_closed_grace;
         let writes = blocked.takes();
         let is_known = upstream.puts_off(writes);
@@ -237,15 +237,15 @@ impl Client {
         if !waits || !self.has_finished() {
             return false;
         }
-        let since = self.resident.finished_micros.get();
+        let since = self.entry.finished_micros.get();
         self.patience().is_some_and(|patience| {
-            patience.is_zero() || self.site.thread.clock.is_past(since, patience)
+            patience.is_zero() || self.clients.thread.clock.is_past(since, patience)
         })
     }
 
     /// How long what is waited for is worth waiting for; `None`: as long as the server, which is there, takes.
     fn patience(&self) -> Option<Duration> {
-        let grace = self.site.thread.settings().limits.half_closed_grace;
+        let grace = self.clients.thread.settings().limits.half_closed_grace;
         let link = self.pin.as_ref().map(|pin| pin.link());
         if let Some(before) = link.and_then(|link| link.place_asked()) {
             // The client's own connection, whose silence is judged as any. A call that waits there ends with its client; none does while
@@ -253,18 +253,18 @@ impl Client {
             let may_wait = link.is_some_and(|link| link.is_quiet_for(grace));
             return (before.blocks && may_wait && !self.outlet.has_unwritten()).then_some(grace);
         }
-        let upstream = &self.site.upstream;
+        let upstream = &self.clients.upstream;
         if upstream.is_away() {
             let is_in_sight = !upstream.is_failing();
             return Some(if is_in_sight { grace } else { Duration::ZERO });
         }
-        let is_pool_full = || self.site.thread.process.budget.waiting() > 0;
+        let is_pool_full = || self.clients.thread.process.budget.waiting() > 0;
         let waits_for_others = match self.wait {
             Wait::Story(Awaited::Turn) => true,
             Wait::Story(Awaited::Loan) => is_pool_full(),
             _ => false,
         };
-        let is_silent = || !upstream.has_answered(self.resident.finished_micros.get());
+        let is_silent = || !upstream.has_answered(self.entry.finished_micros.get());
         let is_loan = matches!(self.wait, Wait::Story(Awaited::Loan));
         if is_loan && waits_for_others && upstream.is_stalled() && is_silent() {
             // Who has what is waited for can give it back only when the server answers.

@@ -59,7 +59,7 @@ impl Client {
             return Next::Wait;
         }
         let is_open = self.pin.is_some() && self.outlet.transaction().open;
-        let server = self.site.thread.server_version();
+        let server = self.clients.thread.server_version();
         if let Some(reply) = malformed(server, request, command) {
             if local == Local::Client(ClientSub::SetInfo) {
                 self.note_library(request);
@@ -194,7 +194,7 @@ impl Client {
             self.answer(OK);
         } else if self.pin.is_some() {
             self.dress_pin(target, Change::InPlace, Purpose::Select(database));
-        } else if self.site.upstream.knows_database(&target) {
+        } else if self.clients.upstream.knows_database(&target) {
             self.in_database(database);
             self.answer(OK);
         } else if target.user.is_some() {
@@ -208,7 +208,7 @@ impl Client {
     /// user, who may.
     fn ask_to_select(&mut self, target: State) {
         self.link = None;
-        let upstream = Rc::clone(&self.site.upstream);
+        let upstream = Rc::clone(&self.clients.upstream);
         let (database, group) = (target.database, self.group());
         let probe = encode_request(&["SELECT", &database.to_string()]);
         self.wait = Wait::Task(Box::pin(async move {
@@ -226,7 +226,7 @@ impl Client {
         purpose: Purpose,
     ) {
         self.link = None;
-        let upstream = &self.site.upstream;
+        let upstream = &self.clients.upstream;
         let wait = match login {
             Some(place) => upstream.log_in(target, place),
             None => upstream.wait_shared(target, 1),
@@ -253,7 +253,7 @@ impl Client {
             database,
             ..self.session.state.clone()
         };
-        let upstream = Rc::clone(&self.site.upstream);
+        let upstream = Rc::clone(&self.clients.upstream);
         if !upstream.lends_instead(&target, Delays::NONE) {
             return false;
         }
@@ -271,15 +271,15 @@ impl Client {
             return self.outlet.close(Disconnect::Closed);
         }
         // Whatever the connection lent to it holds is scrubbed with it.
-        self.resident.leave_redirections();
+        self.entry.leave_redirections();
         self.pin.take();
-        self.resident.pinned.borrow_mut().take();
-        self.resident.may_be_silent.set(false);
+        self.entry.pinned.borrow_mut().take();
+        self.entry.may_be_silent.set(false);
         *self.outlet.transaction() = Default::default();
         self.link = None;
         let skips = self.session.reply == ReplyMode::SkipNext;
         self.permission = None;
-        self.session = Session::new(self.site.guest());
+        self.session = Session::new(self.clients.guest());
         self.restrictions.set_locked(self.must_authenticate());
         self.note_known();
         if skips {
@@ -336,7 +336,7 @@ impl Client {
         let placed = match self.permit.has_place() {
             true => self.permit.settle(&identity, self.now()),
             false => {
-                let admitted = self.site.admission.admit(&identity, self.now());
+                let admitted = self.clients.admission.admit(&identity, self.now());
                 admitted.map(|permit| self.permit = permit)
             }
         };
@@ -359,7 +359,7 @@ impl Client {
         }
         self.permit.reseat(&self.card.identity());
         self.become_guest();
-        let limits = &self.site.thread.settings().limits;
+        let limits = &self.clients.thread.settings().limits;
         self.outlet.set_limit_bytes(limits.max_client_buffer);
         self.moved();
     }
@@ -368,18 +368,18 @@ impl Client {
         self.note_arriving();
         let group = self.group();
         self.card.group.set(group as u32);
-        self.resident
+        self.entry
             .idle_timeout
-            .set(self.site.idle_timeout(group));
+            .set(self.clients.idle_timeout(group));
         self.log_admission();
     }
 
     /// The client has no place any more: every command from here on gets the error, with `is_answered` the one at hand too.
     pub(super) fn reject(&mut self, refusal: Refusal, is_answered: bool) {
-        tell_rejection(&self.site.admission, &refusal, &self.card.identity());
+        tell_rejection(&self.clients.admission, &refusal, &self.card.identity());
         self.flag(Flag::Rejected, true);
         if is_answered {
-            let explain = self.site.thread.settings().limits.explain_rejections;
+            let explain = self.clients.thread.settings().limits.explain_rejections;
             self.reply(&refusal.client_text(explain));
         }
         self.rejected = Some(Box::new(refusal));

@@ -4,9 +4,9 @@ use std::rc::Rc;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
+use super::clients::{ClientMessage, Clients, KillNotice};
 use super::local::client_name;
 use super::searches::LINE_PRICE;
-use super::site::{Errand, Farewell, Site};
 use super::task::{Client, Done, Wait};
 use crate::command::{COUNT, ClientSub, same_word, spec};
 use crate::identity::{Card, Flag, KillFilter, ListFilter, client_line};
@@ -28,7 +28,7 @@ const NO_TOUCH: &[u8] =
 
 /// The clients of respool, as one of them may ask about them and change them.
 pub(super) struct OwnClients<'a> {
-    pub(super) site: &'a Site,
+    pub(super) clients: &'a Clients,
     /// The client that asks.
     pub(super) card: &'a Arc<Card>,
     /// What it speaks.
@@ -64,7 +64,7 @@ pub(super) fn question_of(
 impl Client {
     pub(super) fn own_clients(&self) -> OwnClients<'_> {
         OwnClients {
-            site: &self.site,
+            clients: &self.clients,
             card: self.card.card(),
             protocol: self.session.state.protocol,
             gone: &[],
@@ -73,12 +73,12 @@ impl Client {
 
     /// Answers one of the CLIENT subcommands that are respool's own, when the server has judged its words where it alone can.
     pub(super) fn client_command(&mut self, sub: ClientSub, request: &Request<'_>) {
-        let server = self.site.thread.server_version();
+        let server = self.clients.thread.server_version();
         let question = question_of(server, sub, request);
-        let Some(question) = question.filter(|_| !self.site.upstream.is_away()) else {
+        let Some(question) = question.filter(|_| !self.clients.upstream.is_away()) else {
             return self.judged_client_command(sub, request);
         };
-        let upstream = Rc::clone(&self.site.upstream);
+        let upstream = Rc::clone(&self.clients.upstream);
         let request: Box<[u8]> = request.bytes().into();
         self.note_kept(request.len() + question.len());
         let asking = upstream.answer_to(self.asker(), question);
@@ -100,7 +100,7 @@ impl Client {
 
     fn judged_client_command(&mut self, sub: ClientSub, request: &Request<'_>) {
         let words: Vec<&[u8]> = request.arguments().skip(2).collect();
-        let server = self.site.thread.server_version();
+        let server = self.clients.thread.server_version();
         match (sub, words.as_slice()) {
             (ClientSub::SetName, [name]) => self.set_name(name),
             (ClientSub::Kill, filters) => self.kill(filters),
@@ -143,7 +143,10 @@ impl Client {
         let (tell, gone) = tokio::sync::oneshot::channel();
         let waits = !kill.others.is_empty() && !kill.itself;
         if !kill.others.is_empty() {
-            (self.site.errands)(Errand::Kill(kill.others.into(), Arc::new(Farewell(tell))));
+            (self.clients.tell_workers)(ClientMessage::Kill(
+                kill.others.into(),
+                Arc::new(KillNotice(tell)),
+            ));
         }
         let reply = kill.reply;
         if waits {
@@ -178,7 +181,7 @@ impl Client {
             Err(reply) => return self.answer(&reply),
         };
         let (tell, told) = tokio::sync::oneshot::channel();
-        (self.site.errands)(Errand::Unblock(
+        (self.clients.tell_workers)(ClientMessage::Unblock(
             id,
             with_error,
             Arc::new(Mutex::new(Some(tell))),
@@ -194,7 +197,7 @@ impl OwnClients<'_> {
     /// Answers a subcommand that does no more than that, or only changes how the client is shown.
     pub(super) fn answer(&self, sub: ClientSub, request: &Request<'_>) -> Vec<u8> {
         let words: Vec<&[u8]> = request.arguments().skip(2).collect();
-        let server = self.site.thread.server_version();
+        let server = self.clients.thread.server_version();
         match (sub, words.as_slice()) {
             (ClientSub::Id, _) => integer(self.card.id() as i64),
             (ClientSub::GetName, _) => self.get_name(),
@@ -265,7 +268,7 @@ impl OwnClients<'_> {
 
     fn line(&self, card: &Card) -> String {
         // Before 7.0 subcommands have no names of their own.
-        let is_full = self.site.thread.server_version().is_from((7, 0));
+        let is_full = self.clients.thread.server_version().is_from((7, 0));
         let name = |id: u32| match u16::try_from(id) {
             Ok(id) if usize::from(id) < COUNT => match spec(id).name.split_once('|') {
                 Some((container, _)) if !is_full => container,
@@ -273,19 +276,19 @@ impl OwnClients<'_> {
             },
             _ => "NULL",
         };
-        let thread = &self.site.thread;
+        let thread = &self.clients.thread;
         client_line(card, thread.clock.now_ms(), thread.server_version(), name)
     }
 
     fn list(&self, filters: &[&[u8]]) -> Vec<u8> {
-        let (own, now_ms) = (self.card.id(), self.site.thread.clock.now_ms());
-        match ListFilter::parse(self.site.thread.server_version(), filters) {
+        let (own, now_ms) = (self.card.id(), self.clients.thread.clock.now_ms());
+        match ListFilter::parse(self.clients.thread.server_version(), filters) {
             Err(text) => error(&text),
             Ok(filter) => {
                 let mut text = String::new();
-                let chosen = filter.choose(&self.site.registry, own, now_ms);
-                let price = filter.price(&self.site.registry);
-                self.site.searched(price + LINE_PRICE * chosen.len());
+                let chosen = filter.choose(&self.clients.registry, own, now_ms);
+                let price = filter.price(&self.clients.registry);
+                self.clients.searched(price + LINE_PRICE * chosen.len());
                 let chosen = chosen.into_iter();
                 for card in chosen.filter(|card| !self.gone.contains(&card.id())) {
                     text.push_str(&self.line(&card));
@@ -301,11 +304,11 @@ impl OwnClients<'_> {
     /// # Errors
     /// What the client gets whose filters nobody understands.
     pub(super) fn kill(&self, filters: &[&[u8]]) -> Result<Kill, Vec<u8>> {
-        let server = self.site.thread.server_version();
+        let server = self.clients.thread.server_version();
         let filter = KillFilter::parse(server, filters).map_err(|text| error(&text))?;
-        let (own, now_ms) = (self.card.id(), self.site.thread.clock.now_ms());
-        let chosen = filter.choose(&self.site.registry, own, now_ms);
-        self.site.searched(filter.price(&self.site.registry));
+        let (own, now_ms) = (self.card.id(), self.clients.thread.clock.now_ms());
+        let chosen = filter.choose(&self.clients.registry, own, now_ms);
+        self.clients.searched(filter.price(&self.clients.registry));
         let mut others: Vec<u64> = chosen
             .iter()
             .map(|card| card.id())
@@ -328,16 +331,16 @@ impl OwnClients<'_> {
 
     /// Whether CLIENT KILL with these filters ends this other client, which takes no look at all of them.
     pub(super) fn would_kill(&self, id: u64, filters: &[&[u8]]) -> bool {
-        let filter = KillFilter::parse(self.site.thread.server_version(), filters);
-        let (own, now_ms) = (self.card.id(), self.site.thread.clock.now_ms());
-        let card = self.site.registry.find(id).filter(|_| id != own);
+        let filter = KillFilter::parse(self.clients.thread.server_version(), filters);
+        let (own, now_ms) = (self.card.id(), self.clients.thread.clock.now_ms());
+        let card = self.clients.registry.find(id).filter(|_| id != own);
         card.zip(filter.ok())
             .is_some_and(|(card, filter)| filter.selects(&card, own, now_ms))
     }
 
     /// CLIENT NO-TOUCH (Redis 7.2): the connections to the server are everybody's, and touch keys for everybody.
     fn no_touch(&self, on: &[u8], request: &Request<'_>) -> Vec<u8> {
-        let server = self.site.thread.server_version();
+        let server = self.clients.thread.server_version();
         if !server.is_from((7, 2)) {
             return unknown_subcommand(server, request);
         }
@@ -380,7 +383,7 @@ impl OwnClients<'_> {
         let blocked = u64::try_from(id)
             .ok()
             .filter(|id| !self.gone.contains(id))
-            .and_then(|id| self.site.registry.find(id));
+            .and_then(|id| self.clients.registry.find(id));
         match blocked.filter(|card| card.has(Flag::Blocked)) {
             Some(card) => Ok((card.id(), with_error)),
             None => Err(integer(0)),

@@ -72,16 +72,16 @@ fn name_bytes(hello: Option<&Hello>) -> usize {
 impl Client {
     /// Whether the client has to authenticate before anything else.
     pub(super) fn must_authenticate(&self) -> bool {
-        !self.is_known() && self.site.demands_authentication()
+        !self.is_known() && self.clients.demands_authentication()
     }
 
     /// Whether the client has shown who it is, or need not.
     fn is_known(&self) -> bool {
-        match self.site.thread.settings().auth.mode {
+        match self.clients.thread.settings().auth.mode {
             AuthMode::None => true,
             // Where respool is nobody, so is whoever has not authenticated.
             AuthMode::Optional => {
-                self.session.state.user.is_some() || !self.site.thread.was_nobody()
+                self.session.state.user.is_some() || !self.clients.thread.was_nobody()
             }
             AuthMode::Proxy => self.session.is_verified,
             AuthMode::Passthrough => self.session.state.user.is_some() && !self.session.is_guest(),
@@ -91,11 +91,11 @@ impl Client {
     /// A reload has given respool a secret: whoever has not authenticated is not its own user any more. What holds a connection as
     /// that user ends.
     pub(super) fn become_guest(&mut self) {
-        let is_passed_through = self.site.thread.settings().auth.mode == AuthMode::Passthrough;
+        let is_passed_through = self.clients.thread.settings().auth.mode == AuthMode::Passthrough;
         if !is_passed_through || self.session.state.user.is_some() {
             return;
         }
-        self.session.state.user = self.site.guest();
+        self.session.state.user = self.clients.guest();
         self.note_user();
         if self.session.state.user.is_some() && (self.pin.is_some() || self.is_blocked()) {
             self.outlet.close(Disconnect::AuthenticationLost);
@@ -104,25 +104,25 @@ impl Client {
 
     /// Shows as which user the client's commands run.
     fn note_user(&self) {
-        self.resident.user.set(self.session.state.user.clone());
+        self.entry.user.set(self.session.state.user.clone());
     }
 
     /// The client may have become known, or be so no longer: its time to authenticate ends, or begins.
     pub(super) fn note_known(&self) {
         self.note_user();
-        let unknown = &self.resident.unknown_micros;
+        let unknown = &self.entry.unknown_micros;
         if self.is_known() {
             unknown.set(0);
         } else if unknown.get() == 0 {
-            unknown.set(self.site.thread.clock.now_micros().max(1));
+            unknown.set(self.clients.thread.clock.now_micros().max(1));
         }
     }
 
     /// What a request may measure now.
     pub(super) fn bounds(&mut self) -> Bounds {
-        let most = self.site.thread.settings().limits.max_request;
+        let most = self.clients.thread.settings().limits.max_request;
         self.restrictions.set_locked(self.must_authenticate());
-        let unread = self.site.thread.settings().limits.max_client_buffer;
+        let unread = self.clients.thread.settings().limits.max_client_buffer;
         self.outlet
             .set_limit_bytes(match self.restrictions.is_locked() {
                 true => unread.min(MOST_UNREAD),
@@ -206,7 +206,7 @@ impl Client {
     fn verify(&mut self, shown: Option<Credentials>, hello: Option<Hello>) {
         let Some(shown) = shown else {
             if self.must_authenticate() {
-                return self.answer(hello_without_auth(self.site.thread.server_version()));
+                return self.answer(hello_without_auth(self.clients.thread.server_version()));
             }
             return self.log_in(Login {
                 user: None,
@@ -221,10 +221,10 @@ impl Client {
             self.count_failure();
             return self.answer(WRONGPASS);
         }
-        let site = Rc::clone(&self.site);
+        let clients = Rc::clone(&self.clients);
         let shown = Rc::new(shown);
-        let admitted = site.begin_attempt(self.card.peer(), &shown, self.session.has_failed);
-        let under_way = LoginUnderWay::begin(&site, &self.resident);
+        let admitted = clients.begin_attempt(self.card.peer(), &shown, self.session.has_failed);
+        let under_way = LoginUnderWay::begin(&clients, &self.entry);
         let shown = Shown(shown, hello, under_way);
         match admitted {
             Admitted::Now(attempt) => self.attempt(Some(attempt), shown),
@@ -248,9 +248,9 @@ impl Client {
             attempt,
             _under_way: Some(under_way),
         };
-        let is_good = match self.site.thread.settings().auth.mode {
+        let is_good = match self.clients.thread.settings().auth.mode {
             AuthMode::Optional | AuthMode::Passthrough => {
-                let known = self.site.taken.borrow().find(&shown);
+                let known = self.clients.taken.borrow().find(&shown);
                 login.user = Some(known.unwrap_or(shown));
                 return self.log_in(login);
             }
@@ -258,7 +258,7 @@ impl Client {
             // As a server whose only user, the default one, has no password.
             AuthMode::None => shown.user() == b"default",
             AuthMode::Proxy => {
-                let users = self.site.users();
+                let users = self.clients.users();
                 users.is_some_and(|users| users.verifies(shown.user(), &shown.password))
             }
         };
@@ -287,7 +287,7 @@ impl Client {
             protocol,
             ..self.session.state.clone()
         };
-        let is_server_known = || self.site.thread.process.server.load().is_some();
+        let is_server_known = || self.clients.thread.process.server.load().is_some();
         let is_settled = !authenticates && (login.hello.is_none() || is_server_known());
         if self.pin.is_some() && (authenticates || login.hello.is_some()) {
             if authenticates {
@@ -298,7 +298,7 @@ impl Client {
         } else if is_settled {
             self.logged_in(login);
         } else {
-            let place = authenticates.then(|| self.site.login_place(&login));
+            let place = authenticates.then(|| self.clients.login_place(&login));
             self.ask_shared(&target, place, Purpose::Login(Box::new(login)));
             self.note_kept(0);
         }
@@ -328,7 +328,7 @@ impl Client {
         };
         // It is the user's from here on, whatever becomes of the protocol.
         self.session.state.user.clone_from(&target.user);
-        self.resident.login.is_taken();
+        self.entry.login.is_taken();
         self.note_user();
         self.dress_pin(target, Change::InPlace, Purpose::Login(Box::new(login)));
     }
@@ -337,13 +337,13 @@ impl Client {
         let reply = match &login.hello {
             None => OK.to_vec(),
             Some((protocol, _)) => {
-                let server = self.site.thread.process.server.load_full();
+                let server = self.clients.thread.process.server.load_full();
                 match server.and_then(|server| server.hello_reply(*protocol, self.card.id())) {
                     Some(reply) => reply,
                     None => {
                         // A server older than HELLO.
                         let request = crate::resp::speak::encode_request(&["HELLO"]);
-                        let server = self.site.thread.server_version();
+                        let server = self.clients.thread.server_version();
                         return self.answer(&unknown_command(server, &Request::new(&request)));
                     }
                 }
@@ -354,10 +354,10 @@ impl Client {
         self.permission = None;
         if let Some(attempt) = &login.attempt {
             attempt.came_to(Outcome::Taken);
-            self.resident.login.is_taken();
+            self.entry.login.is_taken();
         }
         if let Some(user) = login.user {
-            let user = self.site.taken.borrow_mut().keep(user);
+            let user = self.clients.taken.borrow_mut().keep(user);
             self.card.names().user = user.user().into();
             self.session.state.user = Some(user);
             is_renamed = true;
@@ -393,7 +393,7 @@ impl Client {
         if login.user.is_none() {
             // The user is the one it was before: whoever has not authenticated is told what HELLO tells them.
             let reply = match reply == NOAUTH {
-                true => hello_without_auth(self.site.thread.server_version()),
+                true => hello_without_auth(self.clients.thread.server_version()),
                 false => reply,
             };
             self.answer(reply);
@@ -424,15 +424,15 @@ impl Client {
     /// Counts a failed attempt, and says so from time to time; what was shown is told nowhere, not even the user, in whose
     /// place some write their password.
     fn count_failure(&self) {
-        let thread = &self.site.thread;
+        let thread = &self.clients.thread;
         thread.counters.group(self.group()).auth_failures.add(1);
         let now = thread.clock.now_micros();
-        let (count, last) = self.site.auth_failures.get();
+        let (count, last) = self.clients.auth_failures.get();
         let count = count + 1;
         if last.is_some_and(|last| now.saturating_sub(last) < LOG_EVERY_MICROS) {
-            return self.site.auth_failures.set((count, last));
+            return self.clients.auth_failures.set((count, last));
         }
-        self.site.auth_failures.set((0, Some(now)));
+        self.clients.auth_failures.set((0, Some(now)));
         let group = &thread.settings().groups[self.group()].name;
         tracing::warn!(
             client = %self.card.peer(),

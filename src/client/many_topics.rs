@@ -110,7 +110,7 @@ impl Client {
         request: &Request<'_>,
     ) -> Told {
         let subscriber = Subscriber {
-            upstream: Rc::clone(&self.site.upstream),
+            upstream: Rc::clone(&self.clients.upstream),
             outlet: Rc::clone(&self.outlet),
             id: self.card.id(),
             limit: self.subscription_limit(),

@@ -1,7 +1,7 @@
 //! The client's side: read, route, forward, write.
 //!
 //! `task` is one client's life, `serve` its loop and its gate; `requests` cuts what it sent and forwards it, `sharing` to which shared connection; `pinned` is what needs a connection of its
-//! own, `queued` what such a connection holds inside MULTI, `in_multi` what respool itself answers there, `tracking` CLIENT TRACKING, `caching` how long CLIENT CACHING holds, `redirection` where invalidations lead, `subscribed` subscriptions; `slow` are stories; `local` is what respool answers itself, `login` AUTH and HELLO among it, `changing_user` who does so anew, `searches` what it costs to look for other clients; `held` is
+//! own, `queued` what such a connection holds inside MULTI, `in_multi` what respool itself answers there, `tracking` CLIENT TRACKING, `caching` how long CLIENT CACHING holds, `redirection` where invalidations lead, `subscribed` subscriptions; `slow` are stories; `local` is what respool answers itself, `login` AUTH and HELLO among it, `changing_user` who does so anew, `searches` what it costs to look for other clients; `rejected` is
 //! who was rejected, `rejection` what is logged of it; `arriving` is who has yet to say who it is, `restrictions` what stands before a request;
 //! `large` is a request too large to share, `raw` one that may be answered with more than a reply, `debugging` a script under the server's debugger; `leaving`
 //! notices clients that leave while they wait, `sent_ahead` keeps what they send meanwhile, `unplaced` answers a transaction that a busy server has not been told of, `server_says` is
@@ -14,10 +14,10 @@ mod arriving;
 mod attempts;
 mod caching;
 mod changing_user;
+mod clients;
 mod closes;
 mod debugging;
 mod eviction;
-mod held;
 mod in_multi;
 mod kept;
 mod large;
@@ -33,6 +33,7 @@ mod publish;
 mod queued;
 mod raw;
 mod redirection;
+mod rejected;
 mod rejection;
 mod requests;
 mod restrictions;
@@ -43,7 +44,6 @@ mod sent_amid;
 mod serve;
 mod server_says;
 mod sharing;
-mod site;
 mod slow;
 mod spares;
 mod subscribed;
@@ -53,8 +53,8 @@ mod tracking;
 mod unplaced;
 mod user_watch;
 
+pub use clients::{ClientMessage, Clients, TellWorkers};
 pub use eviction::Evictor;
-pub use held::hold;
+pub use rejected::hold;
 pub use rejection::tell_rejection;
-pub use site::{Errand, Errands, Site};
 pub use task::{Arrived, Client};

@@ -43,7 +43,7 @@ impl Client {
     /// Whether a write must not go where its client's reads do: they would be held back with it, and those of others.
     #[inline]
     pub(super) fn leaves_lane(&self) -> bool {
-        self.site.upstream.are_writes_held()
+        self.clients.upstream.are_writes_held()
             && self.link.as_ref().is_some_and(|link| !link.owes_write())
     }
 
@@ -51,7 +51,7 @@ impl Client {
     /// to wait for has been set. Who has nothing due picks a connection anew.
     #[inline]
     pub(super) fn in_lane(&mut self, delays: Delays) -> bool {
-        if !self.site.upstream.has_lanes() {
+        if !self.clients.upstream.has_lanes() {
             return true;
         }
         if self.outlet.outstanding() == 0 {
@@ -81,7 +81,7 @@ impl Client {
         self.count(1, command);
         let (tell, told) = tokio::sync::oneshot::channel();
         link.send_own(request.bytes(), OwnReply::Tell(tell));
-        let process = Arc::clone(&self.site.thread.process);
+        let process = Arc::clone(&self.clients.thread.process);
         let (asked, asked_micros) = (Pause::asked(request), process.now_micros());
         self.wait = Wait::Task(Box::pin(async move {
             let Ok(reply) = told.await else {

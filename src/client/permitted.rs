@@ -29,7 +29,7 @@ impl Client {
         let question = match stand_in_for(sub) {
             Some(question) => question,
             // Before 7.0 a subcommand is looked for when the command runs.
-            None if !self.site.thread.server_version().is_from((7, 0)) => UNKNOWN_SUBCOMMAND,
+            None if !self.clients.thread.server_version().is_from((7, 0)) => UNKNOWN_SUBCOMMAND,
             None => return None,
         };
         let permission = match self.permission.take() {
@@ -42,7 +42,7 @@ impl Client {
         let mut reply = permission.err()?;
         if is_unknown_command(&reply) {
             // It names the words that it was sent.
-            reply = unknown_command(self.site.thread.server_version(), request);
+            reply = unknown_command(self.clients.thread.server_version(), request);
         }
         self.answer(&reply);
         self.end_if_lost(&reply);
@@ -51,10 +51,10 @@ impl Client {
 
     /// What is known of a permission, as far as that is enough. What has been known for long is asked for again meanwhile.
     fn known_permission(&self, sub: ClientSub, question: &[&str]) -> Option<Permission> {
-        let upstream = &self.site.upstream;
+        let upstream = &self.clients.upstream;
         let user = self.session.state.user.as_deref();
-        let known = self.site.thread.permission(user, sub);
-        if self.site.thread.says_busy()
+        let known = self.clients.thread.permission(user, sub);
+        if self.clients.thread.says_busy()
             && !upstream.is_away()
             && !matches!(known, Known::Now(Err(_)))
         {
@@ -66,7 +66,7 @@ impl Client {
             // It cannot say otherwise now.
             Known::Before(permission) if upstream.is_away() => Some(permission),
             Known::Before(permission) if !concerns_others(sub) => {
-                self.site.thread.renews_permission(user, sub);
+                self.clients.thread.renews_permission(user, sub);
                 let upstream = Rc::clone(upstream);
                 let asking = upstream.ask_permission(self.asker(), sub, encode_request(question));
                 tokio::task::spawn_local(async move { drop(asking.await) });
@@ -78,7 +78,7 @@ impl Client {
     }
 
     fn ask_permission_for(&mut self, sub: ClientSub, question: &[&str]) -> Next {
-        let upstream = Rc::clone(&self.site.upstream);
+        let upstream = Rc::clone(&self.clients.upstream);
         let asking = upstream.ask_permission(self.asker(), sub, encode_request(question));
         self.wait = Wait::Task(Box::pin(async move {
             if concerns_others(sub) {

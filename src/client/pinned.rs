@@ -130,7 +130,7 @@ impl Client {
         self.link = None;
         let group = self.group();
         let ends = ends(reason);
-        let upstream = Rc::clone(&self.site.upstream);
+        let upstream = Rc::clone(&self.clients.upstream);
         let state = match ends {
             None => self.session.state.clone(),
             Some(_) => upstream.in_any_database(&self.session.state),
@@ -151,7 +151,7 @@ impl Client {
     /// Waits for a connection to be lent to the client, or for one on which its command goes beside others.
     pub(super) async fn borrow(&mut self, reason: PinReason) -> Told {
         let (group, ends) = (self.group(), ends(reason));
-        let (upstream, outlet) = (Rc::clone(&self.site.upstream), Rc::clone(&self.outlet));
+        let (upstream, outlet) = (Rc::clone(&self.clients.upstream), Rc::clone(&self.outlet));
         let state = match ends {
             None => self.session.state.clone(),
             Some(_) => upstream.in_any_database(&self.session.state),
@@ -184,9 +184,9 @@ impl Client {
     pub(super) fn pinned(&mut self, result: Result<Pin, PinError>, reason: PinReason) {
         match result {
             Ok(pin) => {
-                let counters = self.site.thread.counters.group(self.group());
+                let counters = self.clients.thread.counters.group(self.group());
                 counters.pin(reason as usize).add(1);
-                *self.resident.pinned.borrow_mut() = Some(Rc::clone(pin.link()));
+                *self.entry.pinned.borrow_mut() = Some(Rc::clone(pin.link()));
                 *self.outlet.transaction() = Default::default();
                 self.pin_use = PinUse {
                     is_fresh: true,
@@ -225,7 +225,7 @@ impl Client {
             }
             transaction.is_clear()
         };
-        self.resident
+        self.entry
             .may_be_silent
             .set(self.pin_use.keeps || self.card.has(Flag::Pubsub));
         if !pin.link().is_alive() || pin.link().is_raw() || self.pin_use.is_fresh {
@@ -238,7 +238,7 @@ impl Client {
         if self.pin_use.keeps || !matches!(self.wait, Wait::Nothing) {
             return;
         }
-        *self.resident.pinned.borrow_mut() = None;
+        *self.entry.pinned.borrow_mut() = None;
         self.flag(Flag::Pinned, false);
         // What it has written there is on a connection of the past.
         self.has_written = true;
@@ -252,7 +252,7 @@ impl Client {
     /// Changes the state of the connection lent to the client.
     pub(super) fn dress_pin(&mut self, target: State, change: Change, purpose: Purpose) {
         let Some(pin) = &self.pin else { return };
-        let (upstream, link) = (Rc::clone(&self.site.upstream), Rc::clone(pin.link()));
+        let (upstream, link) = (Rc::clone(&self.clients.upstream), Rc::clone(pin.link()));
         let asked = purpose.held_bytes();
         if asked > 0 {
             self.note_kept(asked);
@@ -382,7 +382,7 @@ impl Client {
     /// The requests behind a blocking call wait for its reply, so that they do not run when the client leaves meanwhile.
     pub(super) fn block(&mut self) {
         self.flag(Flag::Blocked, true);
-        self.resident.may_be_silent.set(true);
+        self.entry.may_be_silent.set(true);
         self.wait = Wait::Answers;
     }
 

@@ -13,8 +13,8 @@ use std::time::Duration;
 
 use tokio::sync::oneshot;
 
+use super::clients::{ClientMessage, TellWorkers};
 use super::requests::Next;
-use super::site::{Errand, Errands};
 use super::task::{Client, Done, Wait};
 use crate::command::{CommandId, spec};
 use crate::fanout::TopicKind;
@@ -71,7 +71,7 @@ fn publishes_to(command: Option<CommandId>) -> Option<TopicKind> {
 
 /// Reaches all workers with what is to be known of messages.
 struct Workers {
-    errands: Errands,
+    tell_workers: TellWorkers,
     thread: Rc<Thread>,
     limit: Duration,
 }
@@ -98,7 +98,7 @@ impl Workers {
             weighed,
             _done,
         };
-        (self.errands)(Errand::Announce(Arc::new(announcement)));
+        (self.tell_workers)(ClientMessage::Announce(Arc::new(announcement)));
         // A server that does not answer meanwhile may have lost the connection in question anyhow.
         let _ = self.thread.within(self.limit, told).await;
     }
@@ -108,7 +108,7 @@ impl Client {
     /// Whether a request of `length` bytes may have to be announced before it is sent.
     #[inline]
     pub(super) fn is_weighty(&self, command: Option<CommandId>, length: usize) -> bool {
-        self.site.thread.process.weights.may_overwhelm(length) && publishes_to(command).is_some()
+        self.clients.thread.process.weights.may_overwhelm(length) && publishes_to(command).is_some()
     }
 
     /// The message of a request that is too much for somebody, perhaps, and has the words it must have; `length` is what all of it
@@ -159,7 +159,7 @@ impl Client {
             }
         }
         let workers = self.workers();
-        let (upstream, group) = (Rc::clone(&self.site.upstream), self.group());
+        let (upstream, group) = (Rc::clone(&self.clients.upstream), self.group());
         let state = self.session.state.clone();
         self.wait = Wait::Loan(Box::pin(async move {
             if workers.weigh(&message).await
@@ -198,9 +198,9 @@ impl Client {
     }
 
     fn workers(&self) -> Workers {
-        let thread = Rc::clone(&self.site.thread);
+        let thread = Rc::clone(&self.clients.thread);
         Workers {
-            errands: Arc::clone(&self.site.errands),
+            tell_workers: Arc::clone(&self.clients.tell_workers),
             limit: thread.settings().upstream.queue.timeout,
             thread,
         }

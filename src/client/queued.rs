@@ -112,8 +112,8 @@ impl Client {
     pub(super) fn leave_stream(&mut self, link: &Rc<Link>, local: Local) {
         let (tell, told) = tokio::sync::oneshot::channel();
         link.send_own(&encode_request(&["RESET"]), OwnReply::Tell(tell));
-        let limit = self.site.thread.settings().upstream.reply_timeout;
-        let thread = Rc::clone(&self.site.thread);
+        let limit = self.clients.thread.settings().upstream.reply_timeout;
+        let thread = Rc::clone(&self.clients.thread);
         self.wait = Wait::Task(Box::pin(async move {
             // Lost with the connection, and the client with it; or the server hangs.
             let told = thread.within(limit, told).await;
@@ -155,7 +155,7 @@ impl Client {
             return Ok(());
         };
         while let Some(database) = self.take_selected() {
-            let (upstream, link) = (Rc::clone(&self.site.upstream), Rc::clone(&link));
+            let (upstream, link) = (Rc::clone(&self.clients.upstream), Rc::clone(&link));
             let target = State {
                 database,
                 ..self.session.state.clone()

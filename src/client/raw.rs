@@ -21,13 +21,13 @@ pub(super) fn leaves_no_trace(way: Way) -> bool {
 impl Client {
     /// Whether transactions of this user end, as far as is known, so that they may share a connection.
     pub(super) fn blocks_end(&self) -> bool {
-        let thread = &self.site.thread;
+        let thread = &self.clients.thread;
         !thread.distrusts(&self.session.state, Offence::OpenTransaction)
     }
 
     /// A request that shares a connection with a fence behind it, where the fence can be trusted to tell.
     pub(super) fn fenced(&mut self, request: &Request<'_>, command: Option<CommandId>) -> Next {
-        let thread = &self.site.thread;
+        let thread = &self.clients.thread;
         let is_large = request.bytes().len() > thread.settings().upstream.max_shared_request;
         let reason = if is_large {
             PinReason::LargeRequest

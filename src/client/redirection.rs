@@ -19,8 +19,8 @@ use std::time::Duration;
 
 use tokio::sync::oneshot;
 
+use super::clients::{ClientEntry, ClientMessage, Clients};
 use super::requests::Next;
-use super::site::{Errand, Resident, Site};
 use super::task::{Client, Done, Wait};
 use crate::failover::Node;
 use crate::identity::{Card, Flag};
@@ -76,12 +76,12 @@ pub struct Redirection {
     /// What this turn has brought.
     pending: RefCell<Vec<u8>>,
     post: Arc<Post>,
-    site: Weak<Site>,
+    clients: Weak<Clients>,
 }
 
 impl Redirection {
     pub(super) fn new(
-        site: &Rc<Site>,
+        clients: &Rc<Clients>,
         owner: (Rc<Outlet>, Arc<Card>),
         pin: Pin,
         to: u64,
@@ -98,7 +98,7 @@ impl Redirection {
             owner: Some(owner).into(),
             pending: RefCell::default(),
             post: Arc::default(),
-            site: Rc::downgrade(site),
+            clients: Rc::downgrade(clients),
         });
         link.forward_pushes(Box::new(Rc::downgrade(&redirection)));
         redirection
@@ -143,20 +143,20 @@ impl Redirection {
     }
 
     /// Whether the client it leads to takes nothing any more.
-    fn leads_nowhere(&self, site: &Site) -> bool {
-        match site.residents.borrow().get(&self.to) {
-            Some(resident) => resident.outlet.is_closed(),
-            None => site.registry.find(self.to).is_none(),
+    fn leads_nowhere(&self, clients: &Clients) -> bool {
+        match clients.entries.borrow().get(&self.to) {
+            Some(entry) => entry.outlet.is_closed(),
+            None => clients.registry.find(self.to).is_none(),
         }
     }
 
     /// Tells of what was lost on the way to another worker, and ends it when it leads nowhere and the server does not redirect to it yet.
     /// True: it leads nowhere, and stays until somebody waits for a connection.
-    pub(super) fn check(&self, site: &Site) -> bool {
+    pub(super) fn check(&self, clients: &Clients) -> bool {
         if self.post.has_lost.swap(false, Ordering::AcqRel) {
             self.note_loss();
         }
-        if !self.is_open() || !self.leads_nowhere(site) {
+        if !self.is_open() || !self.leads_nowhere(clients) {
             return false;
         }
         if !self.is_in_use.get() {
@@ -186,8 +186,8 @@ impl Redirection {
 
     /// Whether there is something to wait for, and somebody who could.
     fn may_drain(&self) -> bool {
-        let site = self.site.upgrade();
-        self.is_open() && site.is_some_and(|site| !site.upstream.is_stopping())
+        let clients = self.clients.upgrade();
+        self.is_open() && clients.is_some_and(|clients| !clients.upstream.is_stopping())
     }
 
     /// The server has acknowledged that nothing is redirected to it any more. What it has sent there before goes on to its client;
@@ -229,8 +229,8 @@ impl Redirection {
 
     /// Something did not reach its client: the owner is told, where that client has left. True: it is to be closed.
     fn must_close_owner(&self) -> bool {
-        let site = self.site.upgrade();
-        if site.is_some_and(|site| self.leads_nowhere(&site)) {
+        let clients = self.clients.upgrade();
+        if clients.is_some_and(|clients| self.leads_nowhere(&clients)) {
             self.tell_broken(1);
             return false;
         }
@@ -296,18 +296,18 @@ impl Redirection {
 
     fn pass_on(&self) {
         let frames = self.pending.take();
-        let Some(site) = self.site.upgrade().filter(|_| !frames.is_empty()) else {
+        let Some(clients) = self.clients.upgrade().filter(|_| !frames.is_empty()) else {
             return;
         };
-        if self.leads_nowhere(&site) {
+        if self.leads_nowhere(&clients) {
             return self.tell_broken(values(&frames).count());
         }
-        if let Some(resident) = site.residents.borrow().get(&self.to) {
-            return resident.invalidated(&frames);
+        if let Some(entry) = clients.entries.borrow().get(&self.to) {
+            return entry.invalidated(&frames);
         }
-        let most = site.thread.settings().limits.max_client_buffer;
-        if let Some(letter) = Letter::new(self.to, frames, &self.post, most) {
-            (site.errands)(Errand::Invalidate(Arc::new(letter)));
+        let most = clients.thread.settings().limits.max_client_buffer;
+        if let Some(invalidations) = Invalidations::new(self.to, frames, &self.post, most) {
+            (clients.tell_workers)(ClientMessage::Invalidate(Arc::new(invalidations)));
         }
     }
 }
@@ -355,39 +355,39 @@ struct Post {
 
 /// Invalidations for a client of another worker. One that nobody takes is noted as lost by its drop.
 #[derive(Debug)]
-pub struct Letter {
+pub struct Invalidations {
     to: u64,
     frames: Vec<u8>,
     post: Arc<Post>,
     is_delivered: AtomicBool,
 }
 
-impl Letter {
+impl Invalidations {
     /// `None`, and lost: more than `most` bytes are under way.
     fn new(to: u64, frames: Vec<u8>, post: &Arc<Post>, most: usize) -> Option<Self> {
         let under_way = post.bytes.fetch_add(frames.len(), Ordering::Relaxed);
-        let letter = Self {
+        let invalidations = Self {
             to,
             frames,
             post: Arc::clone(post),
             is_delivered: false.into(),
         };
         // One alone always goes: the client's own bound judges it.
-        (under_way == 0 || under_way + letter.frames.len() <= most).then_some(letter)
+        (under_way == 0 || under_way + invalidations.frames.len() <= most).then_some(invalidations)
     }
 
     /// Hands it to its client if that is one of this worker's, and takes anything still.
-    pub fn deliver(&self, site: &Site) {
-        let residents = site.residents.borrow();
-        let resident = residents.get(&self.to);
-        if let Some(resident) = resident.filter(|resident| !resident.outlet.is_closed()) {
+    pub fn deliver(&self, clients: &Clients) {
+        let entries = clients.entries.borrow();
+        let entry = entries.get(&self.to);
+        if let Some(entry) = entry.filter(|entry| !entry.outlet.is_closed()) {
             self.is_delivered.store(true, Ordering::Relaxed);
-            resident.invalidated(&self.frames);
+            entry.invalidated(&self.frames);
         }
     }
 }
 
-impl Drop for Letter {
+impl Drop for Invalidations {
     fn drop(&mut self) {
         // In this order: who sees nothing under way any more sees what was lost.
         if !self.is_delivered.load(Ordering::Relaxed) {
@@ -409,9 +409,9 @@ pub(super) struct RedirectionLook {
 
 impl RedirectionLook {
     /// Looks at those of one client.
-    pub(super) fn check(&mut self, resident: &Resident, site: &Site) {
-        for redirection in &resident.redirections.borrow()[..] {
-            if redirection.check(site) {
+    pub(super) fn check(&mut self, entry: &ClientEntry, clients: &Clients) {
+        for redirection in &entry.redirections.borrow()[..] {
+            if redirection.check(clients) {
                 self.leading_nowhere.push(Rc::clone(redirection));
             }
             self.closing += usize::from(redirection.is_closing());
@@ -419,8 +419,8 @@ impl RedirectionLook {
     }
 
     /// Of those that lead nowhere ends as many as others wait for.
-    pub(super) fn end(mut self, site: &Site) {
-        let budget = &site.thread.process.budget;
+    pub(super) fn end(mut self, clients: &Clients) {
+        let budget = &clients.thread.process.budget;
         for redirection in self.leading_nowhere {
             if budget.is_lease_wanted(redirection.group(), self.closing) {
                 redirection.give_up();
@@ -443,7 +443,7 @@ impl Client {
             });
             to.collect()
         };
-        let closing = self.resident.end_leading_nowhere(&queued, &self.site);
+        let closing = self.entry.end_leading_nowhere(&queued, &self.clients);
         if closing.is_empty() {
             return None;
         }
@@ -457,7 +457,7 @@ impl Client {
     }
 }
 
-impl Resident {
+impl ClientEntry {
     /// What the connections are called to which its invalidations are redirected, or may be by what is queued.
     pub(super) fn redirection_names(&self) -> Box<[RedirectionNames]> {
         let all = self.redirections.borrow();
@@ -479,12 +479,12 @@ impl Resident {
     }
 
     /// Ends those that stand for one of these clients and lead nowhere. Returns those of them that the server has not closed yet.
-    fn end_leading_nowhere(&self, to: &[u64], site: &Site) -> Vec<Rc<Redirection>> {
+    fn end_leading_nowhere(&self, to: &[u64], clients: &Clients) -> Vec<Rc<Redirection>> {
         let all = self.redirections.borrow();
         let those = all.iter().filter(|one| to.contains(&one.to));
         those
             .filter(|one| {
-                if one.is_open() && one.leads_nowhere(site) {
+                if one.is_open() && one.leads_nowhere(clients) {
                     one.give_up();
                 }
                 one.is_closing()
@@ -588,15 +588,15 @@ mod tests {
     }
 
     #[test]
-    fn a_letter_nobody_takes_is_lost() {
+    fn what_nobody_takes_is_lost() {
         let post = Arc::new(Post::default());
-        let letter = Letter::new(1, vec![0; 10], &post, 15).unwrap();
-        letter.is_delivered.store(true, Ordering::Relaxed);
-        drop(letter);
+        let invalidations = Invalidations::new(1, vec![0; 10], &post, 15).unwrap();
+        invalidations.is_delivered.store(true, Ordering::Relaxed);
+        drop(invalidations);
         assert!(!post.has_lost.load(Ordering::Relaxed));
-        let waiting = Letter::new(1, vec![0; 10], &post, 15).unwrap();
+        let waiting = Invalidations::new(1, vec![0; 10], &post, 15).unwrap();
         assert!(
-            Letter::new(1, vec![0; 10], &post, 15).is_none(),
+            Invalidations::new(1, vec![0; 10], &post, 15).is_none(),
             "too much is under way"
         );
         assert!(post.has_lost.load(Ordering::Relaxed));

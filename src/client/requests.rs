@@ -170,7 +170,7 @@ impl Client {
     }
 
     pub(super) fn learned(&self) -> Option<Arc<Learned>> {
-        self.site
+        self.clients
             .thread
             .process
             .server
@@ -185,7 +185,7 @@ impl Client {
         request: &Request<'_>,
         learned: Option<&Learned>,
     ) -> Routed {
-        let denied = self.site.denied(self.group());
+        let denied = self.clients.denied(self.group());
         let routed = route(name, request, &self.rules(denied.as_deref(), learned));
         if self.restrictions.is_empty() && !matches!(routed.route, Route::Denied(_)) {
             return routed;
@@ -204,14 +204,14 @@ impl Client {
     pub(super) fn not_permitted(&self, name: &str) -> Vec<u8> {
         let identity = self.card.identity();
         no_permission(
-            self.site.thread.server_version(),
+            self.clients.thread.server_version(),
             identity.shown_user(),
             name,
         )
     }
 
     fn rules<'a>(&self, deny: Option<&'a DenySet>, learned: Option<&'a Learned>) -> Rules<'a> {
-        let thread = &self.site.thread;
+        let thread = &self.clients.thread;
         Rules {
             deny,
             learned,
@@ -228,7 +228,7 @@ impl Client {
             && self.refusing.is_none()
             && self.unplaced.is_none()
             && self.session.reply == crate::session::ReplyMode::On
-            && length <= self.site.thread.settings().upstream.max_shared_request
+            && length <= self.clients.thread.settings().upstream.max_shared_request
     }
 
     fn send_run(&mut self, data: &[u8], run: &mut Run) {
@@ -243,7 +243,7 @@ impl Client {
                 (Kind::Plain, run.delays),
                 Show::Pass,
             );
-            self.site.upstream.served(&link, run.count);
+            self.clients.upstream.served(&link, run.count);
             self.has_written |= run.delays.may_pause();
             self.count(run.count, run.last);
         }
@@ -259,7 +259,7 @@ impl Client {
         self.is_announced = false;
         self.card.commands.add(u64::from(count));
         self.note_command(last);
-        self.site
+        self.clients
             .thread
             .counters
             .group(self.group())
@@ -272,7 +272,7 @@ impl Client {
     pub(super) fn note_command(&self, command: Option<CommandId>) {
         self.card
             .last_active_ms
-            .set(self.site.thread.clock.now_ms());
+            .set(self.clients.thread.clock.now_ms());
         self.card
             .last_command
             .set(command.map_or(NO_COMMAND, u32::from));
@@ -354,7 +354,7 @@ impl Client {
             _ if self.refusing.is_some() => self.refuse_one(routed.command, length, 1),
             Route::Shared
                 if self.pin.is_none()
-                    && length > self.site.thread.settings().upstream.max_shared_request =>
+                    && length > self.clients.thread.settings().upstream.max_shared_request =>
             {
                 self.on_pin(PinReason::LargeRequest, request, routed.command)
             }
@@ -412,8 +412,8 @@ impl Client {
         rest: &[u8],
         learned: Option<&Learned>,
     ) {
-        let most = self.site.thread.settings().upstream.max_shared_request;
-        let denied = self.site.denied(self.group());
+        let most = self.clients.thread.settings().upstream.max_shared_request;
+        let denied = self.clients.denied(self.group());
         let rules = self.rules(denied.as_deref(), learned);
         let whole = matches!(block(rest, most, u32::MAX, &rules), Block::Whole { .. });
         let reply = self.refusing.clone().unwrap_or_default();
@@ -442,11 +442,11 @@ impl Client {
             return self.on_shared(request.bytes(), 1, command, (Kind::Plain, Delays::NONE));
         }
         if verb == TransactionCommand::Multi {
-            let most_bytes = self.site.thread.settings().upstream.max_shared_request;
+            let most_bytes = self.clients.thread.settings().upstream.max_shared_request;
             let most = self
                 .in_flight_limit()
                 .saturating_sub(self.outlet.outstanding());
-            let denied = self.site.denied(self.group());
+            let denied = self.clients.denied(self.group());
             let rules = self.rules(denied.as_deref(), learned);
             let shares =
                 self.session.reply != crate::session::ReplyMode::SkipNext && self.blocks_end();
@@ -455,7 +455,7 @@ impl Client {
                     length,
                     count,
                     delays,
-                } if shares && !self.site.thread.process.weights.may_overwhelm(length) => {
+                } if shares && !self.clients.thread.process.weights.may_overwhelm(length) => {
                     let kind = (Kind::Block, delays);
                     return self.on_shared(&rest[..length], count, command, kind);
                 }
@@ -491,7 +491,7 @@ impl Client {
         };
         let show = self.show();
         link.send(&self.outlet, bytes, count, (kind, delays), show);
-        self.site.upstream.served(&link, count);
+        self.clients.upstream.served(&link, count);
         self.has_written |= delays.may_pause();
         self.count(count, command);
         Next::Used(bytes.len())

@@ -3,7 +3,7 @@
 use std::cell::{Cell, RefCell};
 use std::rc::Rc;
 
-use super::site::Site;
+use super::clients::Clients;
 use super::task::{Client, Wait};
 use crate::identity::Card;
 use crate::memory::{Holder, Stalls, who_goes};
@@ -23,13 +23,13 @@ pub(super) struct Room {
     waits_line: Throttle,
 }
 
-impl Site {
+impl Clients {
     /// From now on somebody goes with the first byte for which there is no room.
     pub(super) fn keep_room(self: &Rc<Self>) {
-        let site = Rc::downgrade(self);
+        let clients = Rc::downgrade(self);
         self.thread.account.on_excess(Rc::new(move || {
-            if let Some(site) = site.upgrade() {
-                site.shed();
+            if let Some(clients) = clients.upgrade() {
+                clients.shed();
             }
         }));
     }
@@ -51,12 +51,10 @@ impl Site {
             return;
         }
         // Borrowed otherwise only while a client comes or goes: it is looked again with the next bytes.
-        let Ok(residents) = self.residents.try_borrow() else {
+        let Ok(entries) = self.entries.try_borrow() else {
             return;
         };
-        let holders = residents
-            .iter()
-            .filter(|(_, held)| !held.outlet.is_closed());
+        let holders = entries.iter().filter(|(_, held)| !held.outlet.is_closed());
         let holders = holders.map(|(&id, held)| Holder {
             id,
             bytes: held.outlet.held_bytes() as u64,
@@ -66,13 +64,13 @@ impl Site {
             memory.set_largest(self.thread.index, holder.bytes);
             if !is_urgent && !memory.is_largest(self.thread.index, holder.bytes) {
                 self.room.has_told.set(true);
-                return (self.errands)(super::site::Errand::Shed);
+                return (self.tell_workers)(super::clients::ClientMessage::Shed);
             }
-            let resident = &residents[&holder.id];
-            resident.outlet.shed();
+            let entry = &entries[&holder.id];
+            entry.outlet.shed();
             if let Some(others) = self.room.shed_line.write(self.thread.clock.now_micros()) {
                 tracing::warn!(
-                    client = %resident.card.peer(),
+                    client = %entry.card.peer(),
                     held = holder.bytes,
                     others,
                     "a client was closed: limits.max_memory left no room, and it held the most"
@@ -95,33 +93,33 @@ impl Site {
         let timeout = self.thread.settings().limits.reply_stall_timeout;
         let now_micros = self.thread.clock.now_micros();
         let (mut unread, mut largest) = (Vec::new(), 0);
-        let residents = self.residents.borrow();
-        for (&id, resident) in residents.iter() {
-            let outlet = &resident.outlet;
+        let entries = self.entries.borrow();
+        for (&id, entry) in entries.iter() {
+            let outlet = &entry.outlet;
             largest = largest.max(outlet.held_bytes());
             if outlet.held_replies_bytes() == 0 || outlet.is_closed() {
                 continue;
             }
             let held = outlet.held_replies_bytes() as u64;
-            resident.card.output_bytes.set(held);
+            entry.card.output_bytes.set(held);
             if outlet.is_over() && !self.room.stalls.borrow().knows(id) {
-                self.tell_over(&resident.card, held);
+                self.tell_over(&entry.card, held);
             }
             if outlet.is_over() {
-                let moved = outlet.bytes_out() + resident.card.bytes_in.get();
+                let moved = outlet.bytes_out() + entry.card.bytes_in.get();
                 unread.push((id, moved));
             }
         }
         let tables = std::cell::OnceCell::new();
         let queued = |id| {
-            let inode = residents.get(&id)?.outlet.inode()?;
+            let inode = entries.get(&id)?.outlet.inode()?;
             tables.get_or_init(queued_bytes).get(&inode).copied()
         };
         let mut stalls = self.room.stalls.borrow_mut();
         let stalled = stalls.look(&unread, now_micros, timeout, queued);
         drop(stalls);
-        for resident in stalled.iter().filter_map(|id| residents.get(id)) {
-            resident.outlet.close(Disconnect::OutputBuffer);
+        for entry in stalled.iter().filter_map(|id| entries.get(id)) {
+            entry.outlet.close(Disconnect::OutputBuffer);
         }
         // Those who were not admitted go before everybody, whatever they hold.
         let largest = match self.thread.strangers.hold_something() {
@@ -132,12 +130,12 @@ impl Site {
         memory.set_largest(self.thread.index, largest);
         self.thread.account.say();
         self.room.has_told.set(false);
-        drop(residents);
+        drop(entries);
         self.shed();
     }
 }
 
-impl Site {
+impl Clients {
     /// Counts and tells that a client has come to its bound.
     fn tell_over(&self, card: &Card, held: u64) {
         self.thread.counters.bound(Bound::OutputBuffer).add(1);

@@ -6,7 +6,7 @@
 
 use std::task::Context;
 
-use super::site::Site;
+use super::clients::Clients;
 use super::task::{Client, Wait};
 use crate::upstream::let_others_go_first;
 
@@ -16,7 +16,7 @@ const MOST_IN_A_TURN: usize = 4096;
 /// What a line of CLIENT LIST costs: as much as to look at so many.
 pub(super) const LINE_PRICE: usize = 8;
 
-impl Site {
+impl Clients {
     /// So many clients were looked at for one of this worker's.
     pub(super) fn searched(&self, clients: usize) {
         self.searched
@@ -28,10 +28,10 @@ impl Client {
     /// Ends the client's turn behind a command that was one search too many. Nothing of it is lost: the next request is looked at
     /// in its next turn.
     pub(super) fn pause_for_searches(&mut self) {
-        if self.site.searched.get() < MOST_IN_A_TURN {
+        if self.clients.searched.get() < MOST_IN_A_TURN {
             return;
         }
-        self.site.searched.set(0);
+        self.clients.searched.set(0);
         // What waits for something else lets the others go first as well.
         if matches!(self.wait, Wait::Nothing) {
             self.wait = Wait::Turn(false);

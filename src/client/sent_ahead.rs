@@ -83,7 +83,7 @@ impl Client {
     }
 
     fn most_read_ahead(&self) -> usize {
-        self.site.thread.settings().limits.max_client_read_ahead
+        self.clients.thread.settings().limits.max_client_read_ahead
     }
 
     /// Whether the client is read. Asked several times in each turn, so what is nearly always so is seen where it is asked.
@@ -123,13 +123,13 @@ impl Client {
     /// Keeps what was read behind a call that waits. The client is closed past its bound, as the server closes it past its own.
     #[cold]
     pub(super) fn keep_ahead(&mut self, read: &[u8]) -> Option<usize> {
-        let limits = &self.site.thread.settings().limits;
+        let limits = &self.clients.thread.settings().limits;
         let is_first = self.sent_ahead.is_none();
         let ahead = self.sent_ahead.get_or_insert_default();
         ahead.push(read);
         let here = ahead.bytes + self.input.len();
         if is_first {
-            self.site.thread.counters.bound(Bound::ReadAhead).add(1);
+            self.clients.thread.counters.bound(Bound::ReadAhead).add(1);
         }
         if here > limits.max_client_query_buffer {
             self.outlet.close(Disconnect::QueryBuffer);

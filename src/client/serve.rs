@@ -169,9 +169,9 @@ impl Client {
     /// as that is wanted.
     fn poll_gate(&mut self, cx: &mut Context<'_>, sought: &mut Sought<'_>) -> Poll<Passed> {
         self.outlet.register(cx);
-        self.site.thread.clock.refresh();
+        self.clients.thread.clock.refresh();
         self.look_at_bytes_out();
-        if self.resident.must_reseat.take() {
+        if self.entry.must_reseat.take() {
             self.reseat();
         }
         loop {
@@ -214,7 +214,7 @@ impl Client {
                 && (self.pin.is_some()
                     || self.is_at_end
                     || self.ending.is_some()
-                    || self.site.draining.get())
+                    || self.clients.draining.get())
             {
                 self.outlet.wake_at(0);
             }
@@ -236,7 +236,7 @@ impl Client {
             match self.poll_read(cx) {
                 Poll::Pending => {
                     self.note_record();
-                    self.resident
+                    self.entry
                         .is_waiting
                         .set(!matches!(self.wait, Wait::Nothing));
                     if std::mem::replace(&mut self.is_drained, true) || self.input.is_empty() {
@@ -361,8 +361,8 @@ impl Client {
         }
         self.end_watch = None;
         let reads_ahead = self.reads_ahead();
-        let site = Rc::clone(&self.site);
-        let mut scratch = site.thread.scratch.borrow_mut();
+        let clients = Rc::clone(&self.clients);
+        let mut scratch = clients.thread.scratch.borrow_mut();
         let mut is_gathered;
         let read = loop {
             match self.stream.poll_read_ready(cx) {
@@ -383,7 +383,8 @@ impl Client {
             self.is_drained = read < READ_SIZE;
         }
         self.card.bytes_in.add(read as u64);
-        site.thread
+        clients
+            .thread
             .counters
             .group(self.group())
             .bytes_in
@@ -403,7 +404,7 @@ impl Client {
     /// Keeps what is left of `input`.
     fn keep(&mut self, mut input: Vec<u8>, used: usize) {
         if used == input.len() {
-            return self.site.spares.keep(input);
+            return self.clients.spares.keep(input);
         }
         if used > 0 {
             input.drain(..used);
@@ -422,12 +423,13 @@ impl Client {
         }
         if matches!(self.wait, Wait::Story(Awaited::Line(_))) {
             // Nothing is coming that a drain would cut off.
-            return self.site.draining.get().then_some(Disconnect::Drained);
+            return self.clients.draining.get().then_some(Disconnect::Drained);
         }
         if self.outlet.outstanding() > 0 || self.outlet.has_unwritten() || self.outlet.has_unsent()
         {
             // A blocked client has nothing coming that a drain would cut off.
-            return (self.site.draining.get() && self.is_blocked()).then_some(Disconnect::Drained);
+            return (self.clients.draining.get() && self.is_blocked())
+                .then_some(Disconnect::Drained);
         }
         if let Some(ending) = self.ending {
             return Some(ending);
@@ -446,6 +448,6 @@ impl Client {
             // Cut off later it would lose what it has asked for.
             return Some(Disconnect::TlsKeys);
         }
-        self.site.draining.get().then_some(Disconnect::Drained)
+        self.clients.draining.get().then_some(Disconnect::Drained)
     }
 }

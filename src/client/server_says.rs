@@ -43,7 +43,7 @@ impl Client {
         if !self.may_be_busy() {
             return None;
         }
-        let upstream = Rc::clone(&self.site.upstream);
+        let upstream = Rc::clone(&self.clients.upstream);
         let asking = upstream.answer_to(self.asker(), encode_request(question));
         self.wait = Wait::Task(Box::pin(async move {
             let told = asking.await.ok().filter(|reply| is_busy(reply));
@@ -54,7 +54,7 @@ impl Client {
 
     /// The server has just said that it is busy, to whomever.
     fn may_be_busy(&self) -> bool {
-        self.site.thread.says_busy() && !self.site.upstream.is_away()
+        self.clients.thread.says_busy() && !self.clients.upstream.is_away()
     }
 
     /// What a busy server says to `question`; `None`: it is not busy.
@@ -62,7 +62,7 @@ impl Client {
         if !self.may_be_busy() {
             return Ok(None);
         }
-        let upstream = Rc::clone(&self.site.upstream);
+        let upstream = Rc::clone(&self.clients.upstream);
         let asking = upstream.answer_to(self.asker(), encode_request(question));
         let told = self.meanwhile(asking, Awaited::Server).await?;
         Ok(told.ok().filter(|reply| is_busy(reply)))
@@ -79,7 +79,7 @@ impl Client {
         if reply != UNREACHABLE {
             return Cow::Borrowed(reply);
         }
-        let upstream = &self.site.upstream;
+        let upstream = &self.clients.upstream;
         match upstream.says_unready() {
             Some(said) => Cow::Owned(said.into()),
             None if upstream.is_refused() => Cow::Borrowed(REFUSED),

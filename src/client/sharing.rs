@@ -15,7 +15,8 @@ use crate::upstream::{RoomWait, WaitError};
 
 impl Client {
     pub(super) fn in_flight_limit(&self) -> u32 {
-        u32::try_from(self.site.thread.settings().limits.max_client_in_flight).unwrap_or(u32::MAX)
+        u32::try_from(self.clients.thread.settings().limits.max_client_in_flight)
+            .unwrap_or(u32::MAX)
     }
 
     /// How many requests of this client may be at the server, or on their way: the configured bound, and its share of a
@@ -31,7 +32,7 @@ impl Client {
         } else {
             Bound::ClientShare
         };
-        self.site.thread.counters.bound(bound).add(1);
+        self.clients.thread.counters.bound(bound).add(1);
         self.wait = Wait::InFlight;
     }
 
@@ -59,7 +60,7 @@ impl Client {
         if self.outlet.outstanding() > 0 {
             // Replies come in order, so the next request goes where they come from or waits.
             match &self.link {
-                Some(link) if self.site.upstream.serves(link, &self.session.state) => {
+                Some(link) if self.clients.upstream.serves(link, &self.session.state) => {
                     return self.has_room_for(held);
                 }
                 _ => {
@@ -70,19 +71,19 @@ impl Client {
         }
         if let Some(link) = &self.link
             && self
-                .site
+                .clients
                 .upstream
                 .is_best(link, &self.session.state, &self.outlet)
         {
             // Nearly always.
         } else {
-            let upstream = &self.site.upstream;
+            let upstream = &self.clients.upstream;
             self.link = upstream.shared_for(&self.session.state, delays);
         }
         if self.link.is_some() {
             return self.has_room_for(held);
         }
-        let upstream = &self.site.upstream;
+        let upstream = &self.clients.upstream;
         if upstream.has_lanes() && upstream.lends_instead(&self.session.state, delays) {
             self.pinned_link(PinReason::Stalled);
             return false;
@@ -135,7 +136,7 @@ impl Client {
             && self.input.is_empty()
             && self.streaming.is_none()
             && self.pin.is_none();
-        let upstream = &self.site.upstream;
+        let upstream = &self.clients.upstream;
         if !is_between || upstream.has_lanes() || self.stream.poll_read_ready(cx).is_pending() {
             return;
         }

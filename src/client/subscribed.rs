@@ -27,12 +27,12 @@ const TOO_MANY: &str =
 impl Client {
     /// Where the client's subscriptions are.
     pub(super) fn subscriptions(&self) -> &Rc<Subscriptions> {
-        self.site.upstream.subscriptions_of(&self.outlet)
+        self.clients.upstream.subscriptions_of(&self.outlet)
     }
 
     /// How long a subscription waits for a connection, and for the server.
     pub(super) fn subscription_limit(&self) -> Duration {
-        let settings = &self.site.thread.settings().upstream;
+        let settings = &self.clients.thread.settings().upstream;
         settings.queue.timeout.max(settings.borrow_timeout)
     }
 
@@ -50,7 +50,7 @@ impl Client {
                 subscriptions.abandon(self.card.id());
                 // While the server is there and takes respool, what is waited for is a place, or the turn to connect; or else its
                 // answer.
-                let upstream = &self.site.upstream;
+                let upstream = &self.clients.upstream;
                 let awaits_connection = subscriptions.awaits_connection(upstream.is_away());
                 let error = match (subscriptions.awaits_place(), awaits_connection) {
                     (true, _) => PinError::Timeout,
@@ -58,7 +58,11 @@ impl Client {
                     (false, false) => PinError::Unreachable,
                 };
                 if matches!(error, PinError::Timeout) {
-                    self.site.thread.counters.bound(Bound::BorrowTimeout).add(1);
+                    self.clients
+                        .thread
+                        .counters
+                        .bound(Bound::BorrowTimeout)
+                        .add(1);
                 }
                 self.reply(&refusal(error));
             }
@@ -69,7 +73,7 @@ impl Client {
     /// What the client's user may have is to be looked at again: it may have changed since the server was asked.
     pub(super) fn note_subscribes(&self) {
         if let Some(user) = &self.session.state.user {
-            self.site.user_watch.subscribes(user);
+            self.clients.user_watch.subscribes(user);
         }
     }
 
@@ -89,7 +93,7 @@ impl Client {
         request: &Request<'_>,
         command: Option<CommandId>,
     ) -> Next {
-        let most = self.site.thread.settings().upstream.max_shared_request;
+        let most = self.clients.thread.settings().upstream.max_shared_request;
         if request.bytes().len() > most {
             return self.on_pin(PinReason::LargeRequest, request, command);
         }
@@ -106,9 +110,9 @@ impl Client {
         let (tell, told) = tokio::sync::oneshot::channel();
         link.send_own(request.bytes(), OwnReply::Tell(tell));
         if self.pin.is_none() {
-            self.site.upstream.served(&link, 1);
+            self.clients.upstream.served(&link, 1);
         }
-        let process = Arc::clone(&self.site.thread.process);
+        let process = Arc::clone(&self.clients.thread.process);
         self.wait = Wait::Task(Box::pin(async move {
             match told.await {
                 Ok(reply) => Done::Reply(corrected(reply, kind, &process.audiences)),
@@ -128,7 +132,7 @@ impl Client {
         self.card.shard_channels.set(shown(counts.shard_channels));
         let is_subscribed = counts.total() > 0;
         self.flag(Flag::Pubsub, is_subscribed);
-        self.resident.may_be_silent.set(is_subscribed);
+        self.entry.may_be_silent.set(is_subscribed);
         self.is_listening = is_subscribed && self.session.state.protocol == Protocol::Resp2;
     }
 
@@ -152,7 +156,7 @@ impl Client {
         }
         let length = request.bytes().len();
         // What the table does not know the server answers: nearly always, that it does not know it either.
-        let server = self.site.thread.server_version();
+        let server = self.clients.thread.server_version();
         let reply = match subscriber_refusal(server, request, routed) {
             Some(reply) => reply,
             None if is_ping(routed.command) => {

@@ -8,16 +8,16 @@ use std::sync::Arc;
 use std::time::Instant;
 
 use super::attempts::Attempt;
-use super::held::hold;
+use super::clients::{ClientEntry, Clients};
 use super::kept::standing_bytes;
 use super::leaving::EndWatch;
 use super::login::{Login, Shown};
 use super::pinned::PinUse;
+use super::rejected::hold;
 use super::rejection::tell_of;
 use super::restrictions::Restrictions;
 use super::sent_ahead::SentAhead;
 use super::serve::Awaited;
-use super::site::{Resident, Site};
 use super::slow::SlowRequest;
 use crate::admission::{Permit, Refusal};
 use crate::budget::UploadPlace;
@@ -161,10 +161,10 @@ pub(super) enum Done {
 
 /// One client.
 pub struct Client {
-    pub(super) site: Rc<Site>,
+    pub(super) clients: Rc<Clients>,
     pub(super) stream: Rc<Stream>,
     pub(super) outlet: Rc<Outlet>,
-    pub(super) resident: Rc<Resident>,
+    pub(super) entry: Rc<ClientEntry>,
     pub(super) card: CardGuard,
     pub(super) permit: Permit,
     pub(super) session: Session,
@@ -211,7 +211,7 @@ pub struct Client {
 
 impl Client {
     /// Takes a client in.
-    pub fn new(site: Rc<Site>, arrived: Arrived) -> Box<Self> {
+    pub fn new(clients: Rc<Clients>, arrived: Arrived) -> Box<Self> {
         let Arrived {
             stream,
             permit,
@@ -222,33 +222,34 @@ impl Client {
         let fd = stream.descriptor();
         let stream = Rc::new(stream);
         let group = permit.group().index() as u32;
-        let now_ms = site.thread.clock.now_ms();
-        let card = site.registry.register(Arrival {
+        let now_ms = clients.thread.clock.now_ms();
+        let card = clients.registry.register(Arrival {
             identity,
             laddr,
             fd,
             group,
             now_ms,
         });
-        site.thread.account.enter(standing_bytes(&stream));
-        let outlet = site.outlet(&stream, card.card());
-        let resident = Rc::new(Resident::new(
+        clients.thread.account.enter(standing_bytes(&stream));
+        let outlet = clients.outlet(&stream, card.card());
+        let entry = Rc::new(ClientEntry::new(
             Rc::clone(&outlet),
             Arc::clone(card.card()),
             arrived_micros,
-            site.guest(),
-            site.idle_timeout(group as usize),
+            clients.guest(),
+            clients.idle_timeout(group as usize),
         ));
-        resident.must_reseat.set(permit.is_stale());
-        site.residents
+        entry.must_reseat.set(permit.is_stale());
+        clients
+            .entries
             .borrow_mut()
-            .insert(card.id(), Rc::clone(&resident));
+            .insert(card.id(), Rc::clone(&entry));
         let mut client = Box::new(Self {
-            session: Session::new(site.guest()),
-            site,
+            session: Session::new(clients.guest()),
+            clients,
             stream,
             outlet,
-            resident,
+            entry,
             card,
             permit,
             scanner: RequestScanner::default(),
@@ -309,18 +310,18 @@ impl Client {
             sent.0.splice(..0, slow.into_bytes());
         }
         let stream = Rc::clone(&self.stream);
-        let explain = self.site.thread.settings().limits.explain_rejections;
+        let explain = self.clients.thread.settings().limits.explain_rejections;
         // Not a word to a client that wants none.
         let text = match self.session.reply {
             ReplyMode::Off => Vec::new(),
             _ => refusal.client_text(explain),
         };
-        let site = Rc::clone(&self.site);
+        let clients = Rc::clone(&self.clients);
         self.leave(reason);
-        if let Some(permit) = site.admission.hold(Instant::now()) {
-            hold(Rc::clone(&site.thread), stream, text, sent, permit).await;
+        if let Some(permit) = clients.admission.hold(Instant::now()) {
+            hold(Rc::clone(&clients.thread), stream, text, sent, permit).await;
         } else {
-            site.thread.counters.bound(Bound::Rejected).add(1);
+            clients.thread.counters.bound(Bound::Rejected).add(1);
         }
     }
 
@@ -414,13 +415,13 @@ impl Client {
 
     fn leave(mut self: Box<Self>, reason: Disconnect) {
         self.has_left = true;
-        self.site
+        self.clients
             .thread
             .counters
             .group(self.group())
             .disconnect(reason)
             .add(1);
-        self.site.closed(&self.card, reason);
+        self.clients.closed(&self.card, reason);
     }
 
     pub(super) fn now(&self) -> Instant {
@@ -430,9 +431,9 @@ impl Client {
 
 impl Drop for Client {
     fn drop(&mut self) {
-        if !self.has_left && !self.site.upstream.is_stopping() {
+        if !self.has_left && !self.clients.upstream.is_stopping() {
             // Only a panic, or the end of the worker itself, drops a client that has not left.
-            self.site
+            self.clients
                 .thread
                 .counters
                 .group(self.group())
@@ -440,16 +441,19 @@ impl Drop for Client {
                 .add(1);
         }
         self.subscriptions().leave(self.card.id());
-        self.site.uploads.borrow_mut().remove(&self.card.id());
+        self.clients.uploads.borrow_mut().remove(&self.card.id());
         // In this order: its turn in line, the connections lent to it, its socket, its place.
         self.wait = Wait::Nothing;
-        self.site.thread.account.leave(standing_bytes(&self.stream));
-        self.resident.leave_redirections();
+        self.clients
+            .thread
+            .account
+            .leave(standing_bytes(&self.stream));
+        self.entry.leave_redirections();
         self.pin.take();
         self.outlet.leave(Disconnect::Closed);
-        self.site.residents.borrow_mut().remove(&self.card.id());
-        self.resident.pinned.borrow_mut().take();
-        self.resident.blocked.borrow_mut().take();
-        self.gone = self.resident.evicting.borrow_mut().take();
+        self.clients.entries.borrow_mut().remove(&self.card.id());
+        self.entry.pinned.borrow_mut().take();
+        self.entry.blocked.borrow_mut().take();
+        self.gone = self.entry.evicting.borrow_mut().take();
     }
 }

@@ -3,8 +3,8 @@
 
 use std::rc::Rc;
 
+use super::clients::{ClientEntry, Clients};
 use super::redirection::RedirectionLook;
-use super::site::{Resident, Site};
 use super::task::Client;
 use crate::config::{AuthMode, Settings};
 use crate::identity::Flag;
@@ -12,12 +12,12 @@ use crate::telemetry::Disconnect;
 
 /// What one look at all clients goes by.
 struct Look<'a> {
-    site: &'a Site,
+    clients: &'a Clients,
     settings: &'a Settings,
     demands_authentication: bool,
 }
 
-impl Site {
+impl Clients {
     /// Whether the server, or the configuration, serves nobody who has not authenticated.
     pub(super) fn demands_authentication(&self) -> bool {
         match self.thread.settings().auth.mode {
@@ -41,22 +41,22 @@ impl Site {
         self.thread.is_nobody();
         let settings = self.thread.settings();
         let look = Look {
-            site: self,
+            clients: self,
             settings: &settings,
             demands_authentication: self.demands_authentication(),
         };
         let mut redirections = RedirectionLook::default();
-        for resident in self.residents.borrow().values() {
-            if resident.outlet.is_closed() {
+        for entry in self.entries.borrow().values() {
+            if entry.outlet.is_closed() {
                 continue;
             }
-            redirections.check(resident, self);
-            if look.arrives_for_long(resident) {
-                resident.must_reseat.set(true);
-                resident.outlet.wake();
+            redirections.check(entry, self);
+            if look.arrives_for_long(entry) {
+                entry.must_reseat.set(true);
+                entry.outlet.wake();
             }
-            if let Some(reason) = look.overdue(resident) {
-                resident.outlet.close(reason);
+            if let Some(reason) = look.overdue(entry) {
+                entry.outlet.close(reason);
             }
         }
         redirections.end(self);
@@ -73,23 +73,23 @@ impl Site {
             return;
         }
         let now = self.thread.clock.now_micros();
-        let residents = self.residents.borrow();
+        let entries = self.entries.borrow();
         let patience = self.thread.settings().limits.upload_patience.as_micros() as u64;
         let mut stalled = Vec::new();
         for (id, upload) in uploads.iter_mut() {
-            let Some(resident) = residents.get(id) else {
+            let Some(entry) = entries.get(id) else {
                 continue;
             };
             // One that is not read waits for the server.
-            let behind = upload.pace.look(now, resident.is_waiting.get());
+            let behind = upload.pace.look(now, entry.is_waiting.get());
             if behind >= patience {
-                stalled.push((behind, resident));
+                stalled.push((behind, entry));
             }
         }
         let wanted = self.thread.process.budget.uploads_in_the_way();
         stalled.sort_by_key(|(behind, _)| std::cmp::Reverse(*behind));
-        for (_, resident) in stalled.into_iter().take(wanted) {
-            resident.outlet.close(Disconnect::UploadStalled);
+        for (_, entry) in stalled.into_iter().take(wanted) {
+            entry.outlet.close(Disconnect::UploadStalled);
         }
     }
 }
@@ -98,21 +98,21 @@ impl Client {
     /// More of a request has come that has begun and not ended, or it is done with: `used` bytes are.
     #[cold]
     pub(super) fn note_begun(&self, is_inside: bool, used: usize) {
-        let (resident, clock) = (&self.resident, &self.site.thread.clock);
+        let (entry, clock) = (&self.entry, &self.clients.thread.clock);
         if !is_inside {
-            resident.begun_micros.set(0);
-            if resident.is_upload.replace(false) {
-                self.site.uploads.borrow_mut().remove(&self.card.id());
+            entry.begun_micros.set(0);
+            if entry.is_upload.replace(false) {
+                self.clients.uploads.borrow_mut().remove(&self.card.id());
             }
             return;
         }
         // Whoever sends, or is read, is not silent.
         self.card.last_active_ms.set(clock.now_ms());
         let is_another = used > 0 && self.streaming.is_none();
-        if is_another || resident.begun_micros.get() == 0 {
-            resident.begun_micros.set(clock.now_micros().max(1));
+        if is_another || entry.begun_micros.get() == 0 {
+            entry.begun_micros.set(clock.now_micros().max(1));
             let is_large = self.streaming.is_some() || self.is_large(self.input.len());
-            resident.is_upload.set(is_large);
+            entry.is_upload.set(is_large);
         }
     }
 
@@ -121,7 +121,7 @@ impl Client {
     pub(super) fn note_reading(&self) {
         self.card
             .last_active_ms
-            .set(self.site.thread.clock.now_ms());
+            .set(self.clients.thread.clock.now_ms());
         if self.has_finished() {
             self.note_progress_of_finished();
         }
@@ -130,57 +130,57 @@ impl Client {
 
 impl Look<'_> {
     /// Whether the client has taken as long as it may to say who it is.
-    fn arrives_for_long(&self, resident: &Resident) -> bool {
-        let since = resident.card.created_ms() * 1000;
+    fn arrives_for_long(&self, entry: &ClientEntry) -> bool {
+        let since = entry.card.created_ms() * 1000;
         let limit = self.settings.limits.arriving_timeout;
-        let is_past = || limit.is_zero() || self.site.thread.clock.is_past(since, limit);
-        resident.card.has(Flag::Arriving) && is_past()
+        let is_past = || limit.is_zero() || self.clients.thread.clock.is_past(since, limit);
+        entry.card.has(Flag::Arriving) && is_past()
     }
 
     /// Why the client is to be closed, if it is.
-    fn overdue(&self, resident: &Resident) -> Option<Disconnect> {
-        let (clock, limits) = (&self.site.thread.clock, &self.settings.limits);
-        let finished = resident.finished_micros.get();
+    fn overdue(&self, entry: &ClientEntry) -> Option<Disconnect> {
+        let (clock, limits) = (&self.clients.thread.clock, &self.settings.limits);
+        let finished = entry.finished_micros.get();
         if finished != 0 {
-            if resident.is_waiting.get() {
+            if entry.is_waiting.get() {
                 // Its task decides whether what it waits for is worth waiting for.
-                resident.outlet.wake();
+                entry.outlet.wake();
             }
-            if clock.is_past(finished, limits.half_closed_grace) && self.is_full(resident) {
+            if clock.is_past(finished, limits.half_closed_grace) && self.is_full(entry) {
                 return Some(Disconnect::HalfClosed);
             }
         }
-        let begun = resident.begun_micros.get();
-        let active = resident.card.last_active_ms.get() * 1000;
-        if !resident.is_waiting.get() {
-            if let Some(since) = self.handshake_since(resident, begun)
+        let begun = entry.begun_micros.get();
+        let active = entry.card.last_active_ms.get() * 1000;
+        if !entry.is_waiting.get() {
+            if let Some(since) = self.handshake_since(entry, begun)
                 && clock.is_past(since, limits.handshake_timeout)
             {
                 return Some(Disconnect::HandshakeTimeout);
             }
-            let is_upload = begun != 0 && resident.is_upload.get();
+            let is_upload = begun != 0 && entry.is_upload.get();
             if is_upload && clock.is_past(active, limits.request_stall_timeout) {
                 return Some(Disconnect::RequestStalled);
             }
         }
-        let may_be_silent = resident.may_be_silent.get() || !resident.is_idle();
-        let is_silent = !may_be_silent && clock.is_past(active, resident.idle_timeout.get());
+        let may_be_silent = entry.may_be_silent.get() || !entry.is_idle();
+        let is_silent = !may_be_silent && clock.is_past(active, entry.idle_timeout.get());
         is_silent.then_some(Disconnect::IdleTimeout)
     }
 
     /// Since when the client has been in its handshake: it must authenticate and has not, or its first request has begun and
     /// not ended. An upload has a bound of its own, for it may take its time as long as it goes on.
-    fn handshake_since(&self, resident: &Resident, begun: u64) -> Option<u64> {
-        let unknown = resident.unknown_micros.get();
+    fn handshake_since(&self, entry: &ClientEntry, begun: u64) -> Option<u64> {
+        let unknown = entry.unknown_micros.get();
         if self.demands_authentication && unknown != 0 {
             return Some(unknown);
         }
-        let is_first = begun != 0 && resident.card.commands.get() == 0;
-        (is_first && !resident.is_upload.get()).then_some(begun)
+        let is_first = begun != 0 && entry.card.commands.get() == 0;
+        (is_first && !entry.is_upload.get()).then_some(begun)
     }
 
     /// Asked of those only that have sent their last byte and wait.
-    fn is_full(&self, resident: &Resident) -> bool {
-        self.site.admission.is_full(&resident.card.identity())
+    fn is_full(&self, entry: &ClientEntry) -> bool {
+        self.clients.admission.is_full(&entry.card.identity())
     }
 }

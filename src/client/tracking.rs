@@ -160,7 +160,7 @@ impl Client {
         let tracking = self.outlet.transaction().tracking;
         let is_redirected = tracking.is_some_and(|tracking| tracking.redirect.is_some());
         // Or it is queued.
-        is_redirected || !self.resident.redirections.borrow().is_empty()
+        is_redirected || !self.entry.redirections.borrow().is_empty()
     }
 
     /// CLIENT TRACKING with REDIRECT, its ids replaced by such as the server knows.
@@ -183,7 +183,7 @@ impl Client {
         if let Some(id) = target.filter(|_| is_open)
             && self.has_too_many_besides(id)
         {
-            self.site.thread.counters.bound(Bound::InFlight).add(1);
+            self.clients.thread.counters.bound(Bound::InFlight).add(1);
             self.spoil(command, TOO_MANY);
             return Ok(());
         }
@@ -215,7 +215,7 @@ impl Client {
                 return Ok(());
             }
             Some((id, _)) => {
-                self.resident.keep_redirections(|other| other.to != id);
+                self.entry.keep_redirections(|other| other.to != id);
                 self.refuse_with(slow, UNREACHABLE.to_vec());
                 return Ok(());
             }
@@ -238,7 +238,7 @@ impl Client {
             ..on
         });
         if target.is_some() {
-            self.resident.use_redirections(target);
+            self.entry.use_redirections(target);
         }
         self.switch_tracking(&link, &words, command, on);
         // One at a time: what is redirected where is settled by the answer.
@@ -254,7 +254,7 @@ impl Client {
         is_open: bool,
     ) -> Vec<(usize, Option<u64>)> {
         let is_there = |id: u64| {
-            self.site.registry.find(id).is_some() && !(is_open && self.is_killed_before(id))
+            self.clients.registry.find(id).is_some() && !(is_open && self.is_killed_before(id))
         };
         let find = |number: i64| u64::try_from(number).ok().filter(|&id| is_there(id));
         let targets = targets.iter();
@@ -265,7 +265,7 @@ impl Client {
 
     /// Whether connections stand for as many other clients as one transaction may redirect to.
     fn has_too_many_besides(&self, id: u64) -> bool {
-        let all = self.resident.redirections.borrow();
+        let all = self.entry.redirections.borrow();
         all.len() >= MOST_STAND_INS && all.iter().all(|redirection| redirection.to != id)
     }
 
@@ -281,22 +281,22 @@ impl Client {
                 protocol: Protocol::Resp3,
                 ..self.session.state.clone()
             };
-            let upstream = Rc::clone(&self.site.upstream);
+            let upstream = Rc::clone(&self.clients.upstream);
             let borrowing = upstream.pin(self.group(), state, Rc::clone(&self.outlet));
             let pin = match self.meanwhile(borrowing, Awaited::Loan).await? {
                 Ok(pin) => pin,
                 Err(error) => return Ok(Err(refusal(error))),
             };
-            let counters = self.site.thread.counters.group(self.group());
+            let counters = self.clients.thread.counters.group(self.group());
             counters.pin(PinReason::Tracking as usize).add(1);
             let owner = (Rc::clone(&self.outlet), Arc::clone(self.card.card()));
-            let redirection = Redirection::new(&self.site, owner, pin, id);
-            self.resident.add_redirection(redirection);
+            let redirection = Redirection::new(&self.clients, owner, pin, id);
+            self.entry.add_redirection(redirection);
         }
     }
 
     fn standing_for(&self, id: u64) -> Option<(i64, Node)> {
-        let all = self.resident.redirections.borrow();
+        let all = self.entry.redirections.borrow();
         let mut its = all.iter().filter(|redirection| redirection.to == id);
         its.find_map(|one| Some((one.server_id, one.node()?)))
     }
@@ -327,10 +327,7 @@ impl Client {
         link.send_own(request.bytes(), OwnReply::Tell(tell));
         // Lost with the connection, and the client with it.
         let reply = self.meanwhile(told, Awaited::Server).await?;
-        let reply = renamed(
-            reply.unwrap_or_default(),
-            &self.resident.redirection_names(),
-        );
+        let reply = renamed(reply.unwrap_or_default(), &self.entry.redirection_names());
         self.reply(&reply);
         Ok(())
     }
@@ -354,7 +351,7 @@ impl Client {
         let to = at.and_then(|at| told_id(&reply[at + REDIRECT_FIELD.len()..]));
         let mut transaction = self.outlet.transaction();
         let known = transaction.tracking.and_then(|tracking| tracking.redirect);
-        let all = self.resident.redirections.borrow();
+        let all = self.entry.redirections.borrow();
         let told = all
             .iter()
             .find(|redirection| Some(redirection.server_id) == to);
@@ -383,7 +380,7 @@ impl Client {
             tracking.is_some_and(|tracking| tracking.broadcasts),
         );
         self.card.redirect.set(redirect.unwrap_or(0));
-        let all = self.resident.redirections.borrow();
+        let all = self.entry.redirections.borrow();
         let current = all
             .iter()
             .rfind(|redirection| Some(redirection.to) == redirect)
@@ -411,7 +408,7 @@ impl Client {
                     .is_some_and(|current| std::ptr::eq(one, &raw const **current))
             };
             // Acknowledged: the server sends them nothing any more.
-            for redirection in self.resident.keep_redirections(is_current) {
+            for redirection in self.entry.keep_redirections(is_current) {
                 redirection.finish();
             }
         }

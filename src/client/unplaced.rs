@@ -27,7 +27,7 @@ impl Client {
         let Some(refusal) = self.refusing.as_ref().filter(|reply| is_busy(reply)) else {
             return false;
         };
-        let begun = match miscounted(self.site.thread.server_version(), request, command) {
+        let begun = match miscounted(self.clients.thread.server_version(), request, command) {
             Some(wrong) => Begun::Reply(wrong),
             None => UnplacedTransaction::begin(verb, refusal),
         };
@@ -45,7 +45,7 @@ impl Client {
 
     /// A request of a client whose transaction the server has not been told of. `None`: it is as any other.
     pub(super) fn amid_unplaced(&mut self, request: &Request<'_>, routed: &Routed) -> Option<Next> {
-        let server = self.site.thread.server_version();
+        let server = self.clients.thread.server_version();
         let wrong = miscounted(server, request, routed.command);
         if wrong.is_none() && routed.route == Route::Local(Local::Reset) {
             self.unplaced = None;

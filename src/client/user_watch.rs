@@ -10,7 +10,7 @@ use std::collections::{HashMap, HashSet};
 use std::rc::Rc;
 use std::time::Duration;
 
-use super::site::{Resident, Site};
+use super::clients::{ClientEntry, Clients};
 use crate::auth::UserRounds;
 use crate::fanout::{ChannelRights, PUBSUB_KINDS, TopicKind, UserTold};
 use crate::identity::{DEFAULT_USER, Flag};
@@ -63,7 +63,7 @@ enum Lost {
     Channel,
 }
 
-impl Site {
+impl Clients {
     /// Looks up the users that are due.
     pub(super) fn watch_users(self: &Rc<Self>) {
         let (watch, clock) = (&self.user_watch, &self.thread.clock);
@@ -123,18 +123,18 @@ impl Site {
         }
         let mut looked_at = 0;
         let is_theirs = |credentials: &Rc<Credentials>| credentials.user() == user;
-        for resident in self.subscribers_of(is_theirs) {
+        for entry in self.subscribers_of(is_theirs) {
             // While others had their turn it may have become another user's.
-            if !resident.is_user(is_theirs) {
+            if !entry.is_user(is_theirs) {
                 continue;
             }
             let (id, subscriptions) = (
-                resident.card.id(),
-                self.upstream.subscriptions_of(&resident.outlet),
+                entry.card.id(),
+                self.upstream.subscriptions_of(&entry.outlet),
             );
             looked_at += subscriptions.counts(id).total();
             if subscriptions.has_topic(id, |kind, topic| !rights.allows(kind, topic)) {
-                self.close(&resident, Lost::Channel);
+                self.close(&entry, Lost::Channel);
             }
             if looked_at > TOPICS_A_TURN {
                 looked_at = 0;
@@ -169,7 +169,7 @@ impl Site {
 
     /// Closes those of the clients that show still what the server takes no more: since it was asked they may have shown the
     /// password that holds now, or be about to.
-    fn close_those_without_password(&self, clients: &[Rc<Resident>], shown: &Rc<Credentials>) {
+    fn close_those_without_password(&self, clients: &[Rc<ClientEntry>], shown: &Rc<Credentials>) {
         for one in clients {
             if one.is_user(|user| Rc::ptr_eq(user, shown)) && one.login.is_lost_now() {
                 self.close(one, Lost::User);
@@ -178,25 +178,25 @@ impl Site {
     }
 
     /// Closes a client that has shown nothing that the server takes, although it has had another try.
-    pub(super) fn close_without_password(&self, resident: &Resident) {
-        self.close(resident, Lost::User);
+    pub(super) fn close_without_password(&self, entry: &ClientEntry) {
+        self.close(entry, Lost::User);
     }
 
     /// The clients of a user, by what they have shown, which is kept once for all that show the same.
     fn clients_by_what_they_show(
         &self,
         user: &[u8],
-    ) -> HashMap<*const Credentials, Vec<Rc<Resident>>> {
-        let mut clients: HashMap<_, Vec<Rc<Resident>>> = HashMap::new();
-        for resident in self.residents_of(|credentials| credentials.user() == user) {
-            let shown = resident.user.take();
+    ) -> HashMap<*const Credentials, Vec<Rc<ClientEntry>>> {
+        let mut clients: HashMap<_, Vec<Rc<ClientEntry>>> = HashMap::new();
+        for entry in self.entries_of(|credentials| credentials.user() == user) {
+            let shown = entry.user.take();
             if let Some(shown) = &shown {
                 clients
                     .entry(Rc::as_ptr(shown))
                     .or_default()
-                    .push(Rc::clone(&resident));
+                    .push(Rc::clone(&entry));
             }
-            resident.user.set(shown);
+            entry.user.set(shown);
         }
         clients
     }
@@ -205,7 +205,7 @@ impl Site {
     async fn ask_about_topics(
         &self,
         credentials: &Rc<Credentials>,
-        mut subscribers: Vec<Rc<Resident>>,
+        mut subscribers: Vec<Rc<ClientEntry>>,
     ) {
         subscribers.retain(|one| one.card.has(Flag::Pubsub));
         let Some(group) = subscribers.first().map(|one| one.card.group.get() as usize) else {
@@ -249,27 +249,25 @@ impl Site {
         }
     }
 
-    fn residents_of(&self, is_theirs: impl Fn(&Rc<Credentials>) -> bool) -> Vec<Rc<Resident>> {
-        let residents = self.residents.borrow();
-        let theirs = residents
-            .values()
-            .filter(|resident| resident.is_user(&is_theirs));
+    fn entries_of(&self, is_theirs: impl Fn(&Rc<Credentials>) -> bool) -> Vec<Rc<ClientEntry>> {
+        let entries = self.entries.borrow();
+        let theirs = entries.values().filter(|entry| entry.is_user(&is_theirs));
         theirs.cloned().collect()
     }
 
-    fn subscribers_of(&self, is_theirs: impl Fn(&Rc<Credentials>) -> bool) -> Vec<Rc<Resident>> {
-        let mut theirs = self.residents_of(is_theirs);
+    fn subscribers_of(&self, is_theirs: impl Fn(&Rc<Credentials>) -> bool) -> Vec<Rc<ClientEntry>> {
+        let mut theirs = self.entries_of(is_theirs);
         theirs.retain(|one| one.card.has(Flag::Pubsub));
         theirs
     }
 
     fn close_user(&self, user: &[u8]) {
-        let theirs = self.residents_of(|credentials| credentials.user() == user);
+        let theirs = self.entries_of(|credentials| credentials.user() == user);
         theirs.iter().for_each(|one| self.close(one, Lost::User));
     }
 
-    fn close(&self, resident: &Resident, lost: Lost) {
-        if resident.outlet.is_closed() {
+    fn close(&self, entry: &ClientEntry, lost: Lost) {
+        if entry.outlet.is_closed() {
             return;
         }
         if let Some(unwritten) = self.user_watch.line.write(self.thread.clock.now_micros()) {
@@ -279,8 +277,8 @@ impl Site {
                     "the server has taken a channel from its user that it is subscribed to"
                 }
             };
-            tracing::warn!(client = %resident.card.peer(), unwritten, "a client is closed: {why}");
+            tracing::warn!(client = %entry.card.peer(), unwritten, "a client is closed: {why}");
         }
-        resident.outlet.close(Disconnect::PermissionLost);
+        entry.outlet.close(Disconnect::PermissionLost);
     }
 }

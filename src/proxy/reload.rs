@@ -13,7 +13,7 @@ use tokio::sync::{mpsc, oneshot};
 use super::Door;
 use super::listeners::Changes;
 use crate::admission::Admission;
-use crate::client::Errand;
+use crate::client::ClientMessage;
 use crate::config::{self, AuthMode, Login, Settings, UpstreamTls};
 use crate::identity::{Card, Registry};
 use crate::login::OwnLogin;
@@ -316,10 +316,10 @@ impl Reloader {
         if closed.is_empty() {
             return;
         }
-        let errand = Errand::Close(closed.into(), Disconnect::OverCap);
+        let message = ClientMessage::Close(closed.into(), Disconnect::OverCap);
         for worker in &self.workers {
-            // Not as other errands are sent, which a worker that is far behind does not get.
-            let _ = worker.send(Message::Errand(errand.clone())).await;
+            // Not as other messages are sent, which a worker that is far behind does not get.
+            let _ = worker.send(Message::Client(message.clone())).await;
         }
     }
 }

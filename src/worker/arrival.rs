@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 
 use super::{Newcomer, Place, Rejected, Seat};
 use crate::admission::{HandshakePermit, Permit, Refusal};
-use crate::client::{Arrived, Client, Site, hold, tell_rejection};
+use crate::client::{Arrived, Client, Clients, hold, tell_rejection};
 use crate::config::TLS_CLIENT_BYTES;
 use crate::identity::Identity;
 use crate::telemetry::{Bound, Disconnect, Throttle, TlsHandshake};
@@ -27,7 +27,7 @@ thread_local! {
 }
 
 /// Takes in a client that has connected.
-pub(super) fn arrive(site: &Rc<Site>, newcomer: Newcomer) {
+pub(super) fn arrive(clients: &Rc<Clients>, newcomer: Newcomer) {
     let Newcomer {
         socket,
         place,
@@ -38,14 +38,14 @@ pub(super) fn arrive(site: &Rc<Site>, newcomer: Newcomer) {
     let (stream, tls) = match socket.open() {
         Ok(opened) => opened,
         Err(error) => {
-            let now = site.thread.clock.now_micros();
+            let now = clients.thread.clock.now_micros();
             if let Some(unwritten) = UNSERVED.with(|line| line.write(now)) {
                 tracing::warn!(unwritten, "a client could not be served: {error}");
             }
             return;
         }
     };
-    let arrived_micros = site.thread.clock.now_micros();
+    let arrived_micros = clients.thread.clock.now_micros();
     let take_in = move |stream, permit, identity| Arrived {
         stream,
         permit,
@@ -54,16 +54,16 @@ pub(super) fn arrive(site: &Rc<Site>, newcomer: Newcomer) {
         arrived_micros,
     };
     match (tls, place) {
-        (None, Place::Admitted(permit)) => begin(site, take_in(stream, permit, identity), seat),
+        (None, Place::Admitted(permit)) => begin(clients, take_in(stream, permit, identity), seat),
         // Only a certificate is waited for, and without TLS there is none.
         (None, Place::Unknown(_)) => {}
         // A task of its own, so that the client's holds nothing of the handshake.
         (Some(acceptance), place) => {
-            let site = Rc::clone(site);
+            let clients = Rc::clone(clients);
             tokio::task::spawn_local(async move {
-                let welcomed = welcome(&site, &acceptance, stream, place, identity).await;
+                let welcomed = welcome(&clients, &acceptance, stream, place, identity).await;
                 if let Some((stream, permit, identity)) = welcomed {
-                    begin(&site, take_in(stream, permit, identity), seat);
+                    begin(&clients, take_in(stream, permit, identity), seat);
                 }
             });
         }
@@ -71,8 +71,8 @@ pub(super) fn arrive(site: &Rc<Site>, newcomer: Newcomer) {
 }
 
 /// Serves a client until it leaves.
-fn begin(site: &Rc<Site>, arrived: Arrived, seat: Seat) {
-    let client = Client::new(Rc::clone(site), arrived);
+fn begin(clients: &Rc<Clients>, arrived: Arrived, seat: Seat) {
+    let client = Client::new(Rc::clone(clients), arrived);
     tokio::task::spawn_local(async move {
         client.run().await;
         drop(seat);
@@ -81,21 +81,21 @@ fn begin(site: &Rc<Site>, arrived: Arrived, seat: Seat) {
 
 /// The handshake of a client, and the place that its certificate gives it. `None`: it has been told, or has gone.
 async fn welcome(
-    site: &Rc<Site>,
+    clients: &Rc<Clients>,
     acceptance: &Acceptance,
     stream: Stream,
     place: Place,
     mut identity: Identity,
 ) -> Option<(Stream, Permit, Identity)> {
-    let stream = match greet(site, acceptance, stream, &identity).await {
+    let stream = match greet(clients, acceptance, stream, &identity).await {
         Ok(stream) => stream,
         Err(reason) => {
             // Of one that showed no certificate, the group of those without.
             let group = match &place {
                 Place::Admitted(permit) => permit.group(),
-                Place::Unknown(_) => site.admission.group_of(&identity),
+                Place::Unknown(_) => clients.admission.group_of(&identity),
             };
-            let counters = &site.thread.counters;
+            let counters = &clients.thread.counters;
             counters.group(group.index()).disconnect(reason).add(1);
             if reason == Disconnect::HandshakeTimeout {
                 counters.bound(Bound::HandshakeTimeout).add(1);
@@ -107,10 +107,10 @@ async fn welcome(
         Place::Admitted(permit) => permit,
         Place::Unknown(permit) => {
             identity.certificate = common_name(&stream).unwrap_or_default();
-            match admit(site, permit, &identity, &stream).await {
+            match admit(clients, permit, &identity, &stream).await {
                 Ok(permit) => permit,
                 Err(refusal) => {
-                    turn_away(site, stream, &refusal, &identity).await;
+                    turn_away(clients, stream, &refusal, &identity).await;
                     return None;
                 }
             }
@@ -120,7 +120,7 @@ async fn welcome(
 }
 
 /// Holds a rejected socket and answers it, through TLS where it speaks that.
-pub(super) async fn reject(site: Rc<Site>, rejected: Rejected) {
+pub(super) async fn reject(clients: Rc<Clients>, rejected: Rejected) {
     let Rejected {
         socket,
         text,
@@ -132,8 +132,8 @@ pub(super) async fn reject(site: Rc<Site>, rejected: Rejected) {
         Ok((stream, Some(acceptance))) => {
             // No longer than it is held in all.
             let left = permit.until().saturating_duration_since(Instant::now());
-            let limit = left.min(handshake_limit(&site));
-            match Box::pin(shake(&site, &acceptance, stream, limit)).await {
+            let limit = left.min(handshake_limit(&clients));
+            match Box::pin(shake(&clients, &acceptance, stream, limit)).await {
                 Ok(stream) => stream,
                 // It is not wanted anyway.
                 Err(_) => return,
@@ -142,13 +142,13 @@ pub(super) async fn reject(site: Rc<Site>, rejected: Rejected) {
         Err(error) => return tracing::debug!("a rejected socket could not be held: {error}"),
     };
     permit.has_shaken();
-    let thread = Rc::clone(&site.thread);
+    let thread = Rc::clone(&clients.thread);
     hold(thread, Rc::new(stream), text, Default::default(), permit).await;
     drop(seat);
 }
 
-fn handshake_limit(site: &Site) -> Duration {
-    let limit = site.thread.settings().limits.handshake_timeout;
+fn handshake_limit(clients: &Clients) -> Duration {
+    let limit = clients.thread.settings().limits.handshake_timeout;
     if limit.is_zero() {
         LONGEST_HANDSHAKE
     } else {
@@ -158,28 +158,28 @@ fn handshake_limit(site: &Site) -> Duration {
 
 /// A handshake, counted.
 async fn shake(
-    site: &Site,
+    clients: &Clients,
     acceptance: &Acceptance,
     stream: Stream,
     limit: Duration,
 ) -> Result<Stream, AcceptError> {
-    let stranger = site.thread.strangers.enter(TLS_CLIENT_BYTES);
+    let stranger = clients.thread.strangers.enter(TLS_CLIENT_BYTES);
     let shaken = acceptance.accept(stream, limit, &stranger).await;
     let result = match &shaken {
         Ok(stream) => TlsHandshake::of(stream.tls().is_some_and(Tls::is_resumed)),
         Err(_) => TlsHandshake::Failed,
     };
-    site.thread.counters.client_handshakes(result).add(1);
+    clients.thread.counters.client_handshakes(result).add(1);
     shaken
 }
 
 async fn greet(
-    site: &Site,
+    clients: &Clients,
     acceptance: &Acceptance,
     stream: Stream,
     identity: &Identity,
 ) -> Result<Stream, Disconnect> {
-    let error = match shake(site, acceptance, stream, handshake_limit(site)).await {
+    let error = match shake(clients, acceptance, stream, handshake_limit(clients)).await {
         Ok(stream) => return Ok(stream),
         Err(error) => error,
     };
@@ -212,7 +212,7 @@ fn common_name(stream: &Stream) -> Option<Box<str>> {
 
 /// The client's place in the group that its certificate gives it, where one of that group may have to go for it.
 async fn admit(
-    site: &Rc<Site>,
+    clients: &Rc<Clients>,
     permit: HandshakePermit,
     identity: &Identity,
     stream: &Stream,
@@ -224,8 +224,8 @@ async fn admit(
     if !refusal.evict {
         return Err(refusal);
     }
-    let evictor = site.evictor();
-    let now_ms = site.thread.clock.now_ms();
+    let evictor = clients.evictor();
+    let now_ms = clients.thread.clock.now_ms();
     // Meanwhile it keeps the place that its handshake had.
     let made = tokio::select! {
         made = evictor.make_room(&refusal, identity, now_ms, 0) => made,
@@ -239,16 +239,16 @@ async fn admit(
 }
 
 /// The group that the client's certificate gives it is full.
-async fn turn_away(site: &Rc<Site>, stream: Stream, refusal: &Refusal, identity: &Identity) {
-    tell_rejection(&site.admission, refusal, identity);
-    let text = refusal.client_text(site.thread.settings().limits.explain_rejections);
-    match site.admission.hold(Instant::now()) {
+async fn turn_away(clients: &Rc<Clients>, stream: Stream, refusal: &Refusal, identity: &Identity) {
+    tell_rejection(&clients.admission, refusal, identity);
+    let text = refusal.client_text(clients.thread.settings().limits.explain_rejections);
+    match clients.admission.hold(Instant::now()) {
         Some(permit) => {
-            let thread = Rc::clone(&site.thread);
+            let thread = Rc::clone(&clients.thread);
             hold(thread, Rc::new(stream), text, Default::default(), permit).await;
         }
         None => {
-            site.thread.counters.bound(Bound::Rejected).add(1);
+            clients.thread.counters.bound(Bound::Rejected).add(1);
             // As far as that goes without waiting.
             let _ = stream.try_write(&text);
             stream.finish_writing();

@@ -41,20 +41,24 @@ impl Client {
     /// Stands in line until the call has ended.
     async fn in_line(&mut self, call: BlockingCall) -> Told<(Rc<Blocked>, WaitOutcome)> {
         self.flag(Flag::Blocked, true);
-        self.resident.may_be_silent.set(true);
+        self.entry.may_be_silent.set(true);
         let whose = WaitOrigin {
             group: self.group(),
             address: self.card.peer().number(),
         };
-        let blocked = Rc::new(self.site.upstream.block(&self.session.state, whose, call));
-        *self.resident.blocked.borrow_mut() = Some(Rc::clone(blocked.waiter()));
+        let blocked = Rc::new(
+            self.clients
+                .upstream
+                .block(&self.session.state, whose, call),
+        );
+        *self.entry.blocked.borrow_mut() = Some(Rc::clone(blocked.waiter()));
         self.note_kept(blocked.held_bytes());
         let outcome = poll_fn(|cx| blocked.poll(cx));
         let awaited = Awaited::Line(Rc::clone(&blocked));
         let outcome = self.meanwhile(outcome, awaited).await?;
         self.flag(Flag::Blocked, false);
-        self.resident.may_be_silent.set(self.card.has(Flag::Pubsub));
-        self.resident.blocked.borrow_mut().take();
+        self.entry.may_be_silent.set(self.card.has(Flag::Pubsub));
+        self.entry.blocked.borrow_mut().take();
         self.note_kept(0);
         Ok((blocked, outcome))
     }

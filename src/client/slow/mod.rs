@@ -122,7 +122,7 @@ impl Client {
 
     /// Sends a request that leaves no trace wherever its client's requests go.
     async fn send_plain(&mut self, slow: &SlowRequest) -> Told {
-        let most = self.site.thread.settings().upstream.max_shared_request;
+        let most = self.clients.thread.settings().upstream.max_shared_request;
         let command = slow.command();
         self.until_done(slow, |client, request| {
             if client.refusing.is_some() {

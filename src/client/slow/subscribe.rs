@@ -28,7 +28,7 @@ impl Client {
                 })
                 .await;
         }
-        let server = self.site.thread.server_version();
+        let server = self.clients.thread.server_version();
         if let Some(reply) = malformed(server, &request, command) {
             self.answer_counted(slow, &reply);
             return Ok(());
@@ -73,7 +73,7 @@ impl Client {
         self.subscriptions()
             .is_for(self.session.state.user.as_ref());
         self.count(1, command);
-        let upstream = &self.site.upstream;
+        let upstream = &self.clients.upstream;
         if self.subscriptions().counts(self.card.id()).total() == 0 {
             upstream.place_subscriber(&self.outlet);
         }
@@ -106,13 +106,13 @@ impl Client {
             None => Some(Ok(())),
             Some(told) => {
                 let limit = self.subscription_limit();
-                let thread = Rc::clone(&self.site.thread);
+                let thread = Rc::clone(&self.clients.thread);
                 let within = async move { thread.within(limit, told).await };
                 let result = self.meanwhile(within, self.awaits_confirmation()).await?;
                 result.and_then(Result::ok)
             }
         };
-        let server = self.site.thread.server_version();
+        let server = self.clients.thread.server_version();
         let unknown = || unknown_command(server, &slow.request());
         self.has_subscribed(result.map(|result| in_own_words(result, unknown)));
         Ok(())
@@ -128,7 +128,7 @@ impl Client {
 
     /// Asks whether the client's user may subscribe to what it asks for, or what it gets otherwise.
     async fn may_subscribe(&mut self, slow: &SlowRequest) -> Told<Result<(), Vec<u8>>> {
-        let upstream = Rc::clone(&self.site.upstream);
+        let upstream = Rc::clone(&self.clients.upstream);
         let (group, state) = (self.group(), self.session.state.clone());
         let request = slow.request().bytes().to_vec();
         self.note_kept(request.len());

@@ -30,7 +30,7 @@ impl Client {
             return Ok(());
         };
         let is_open = self.outlet.transaction().open;
-        let server = self.site.thread.process.server.load_full();
+        let server = self.clients.thread.process.server.load_full();
         let needs_a_write = server.is_some_and(|server| server.wait_needs_a_write());
         // MULTI itself has moved the connection where any command does.
         let is_moved = is_open && !(needs_a_write && self.has_written);
@@ -63,7 +63,7 @@ impl Client {
         &mut self,
         command: Option<CommandId>,
     ) -> Told<Result<(), Box<[u8]>>> {
-        let upstream = Rc::clone(&self.site.upstream);
+        let upstream = Rc::clone(&self.clients.upstream);
         let of_files = command.is_some_and(|id| spec(id).name == "waitaof");
         let asking = async move { upstream.is_acknowledged_by_all(of_files).await };
         Ok(match self.meanwhile(asking, Awaited::Server).await? {

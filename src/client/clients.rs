@@ -12,7 +12,7 @@ use super::changing_user::LoginCell;
 use super::closes::CloseLog;
 use super::eviction::Evictor;
 use super::large::Upload;
-use super::redirection::{Letter, Redirection};
+use super::redirection::{Invalidations, Redirection};
 use super::room::Room;
 use super::spares::SpareBuffers;
 use super::user_watch::UserWatch;
@@ -27,39 +27,39 @@ use crate::transport::Stream;
 use crate::upstream::{Announcement, Link, Outlet, Thread, Upstream, Waiter};
 use crate::waits::UnblockMode;
 
-/// Something to be done to a client by the worker that has it.
+/// Asks the worker that has a client to do something to it.
 #[derive(Debug, Clone)]
-pub enum Errand {
-    /// CLIENT KILL. The farewell is dropped when all of them are gone.
-    Kill(Arc<[u64]>, Arc<Farewell>),
-    /// `at_limit = "evict-idle"`: close it if it is idle and free of state. The answer is dropped when it is gone.
+pub enum ClientMessage {
+    /// It kills these clients (CLIENT KILL). The notice is dropped when all of them are gone.
+    Kill(Arc<[u64]>, Arc<KillNotice>),
+    /// It closes a client that is idle and free of state (`at_limit = "evict-idle"`). The answer is dropped when that is gone.
     Evict(u64, Answer),
-    /// Invalidations for one of its clients.
-    Invalidate(Arc<Letter>),
-    /// Close clients for a reason of respool's own.
+    /// It hands invalidations to one of its clients.
+    Invalidate(Arc<Invalidations>),
+    /// It closes clients for a reason of respool's own.
     Close(Arc<[u64]>, Disconnect),
-    /// A large message is about to be sent.
+    /// It tells of a large message that is about to be sent.
     Announce(Arc<Announcement>),
-    /// There is no room: who holds the most goes.
+    /// It tells that there is no room: who holds the most goes.
     Shed,
-    /// CLIENT UNBLOCK, with an error or as if the time had passed.
+    /// It unblocks a client, with an error (true) or as if the time had passed.
     Unblock(u64, bool, Answer),
 }
 
-/// Held by each client that is being killed until it is gone: whoever killed them learns of the last.
+/// Is held by each client that is being killed until that is gone: whoever killed them learns of the last.
 #[derive(Debug)]
-pub struct Farewell(
+pub struct KillNotice(
     #[expect(dead_code, reason = "its drop is what tells")] pub oneshot::Sender<()>,
 );
 
-/// Where the worker that has the client answers; the others let go of it.
+/// Takes the answer of the worker that has the client; the others let go of it.
 pub type Answer = Arc<std::sync::Mutex<Option<oneshot::Sender<bool>>>>;
 
-/// Reaches every worker.
-pub type Errands = Arc<dyn Fn(Errand) + Send + Sync>;
+/// Sends a message to every worker.
+pub type TellWorkers = Arc<dyn Fn(ClientMessage) + Send + Sync>;
 
-/// What the worker knows of one of its clients.
-pub struct Resident {
+/// Holds what a worker knows of one of its clients.
+pub struct ClientEntry {
     /// Its way out.
     pub outlet: Rc<Outlet>,
     /// Its figures.
@@ -91,13 +91,13 @@ pub struct Resident {
     /// A reload may have changed where it belongs and what holds for it.
     pub must_reseat: Cell<bool>,
     /// Dropped when the client, which is being killed, is gone.
-    pub killing: RefCell<Option<Arc<Farewell>>>,
+    pub killing: RefCell<Option<Arc<KillNotice>>>,
     /// Dropped when the client is gone.
     pub evicting: RefCell<Option<oneshot::Sender<bool>>>,
 }
 
-impl Resident {
-    /// A client that has connected at `arrived_micros`, whose commands run as `user`.
+impl ClientEntry {
+    /// Makes the entry of a client that has connected at `arrived_micros`, whose commands run as `user`.
     pub(super) fn new(
         outlet: Rc<Outlet>,
         card: Arc<Card>,
@@ -126,7 +126,7 @@ impl Resident {
         }
     }
 
-    /// Whether its commands run as a user of whom `is_it` is true.
+    /// Tells whether its commands run as a user of whom `is_it` is true.
     pub(super) fn is_user(&self, is_it: impl FnOnce(&Rc<Credentials>) -> bool) -> bool {
         let user = self.user.take();
         let is_user = user.as_ref().is_some_and(is_it);
@@ -134,7 +134,7 @@ impl Resident {
         is_user
     }
 
-    /// Whether nothing it asked for is under way.
+    /// Tells whether nothing it asked for is under way.
     pub(super) fn is_idle(&self) -> bool {
         self.outlet.outstanding() == 0 && !self.outlet.has_unsent() && !self.is_waiting.get()
     }
@@ -160,8 +160,8 @@ fn guest(settings: &Settings) -> Option<Rc<Credentials>> {
     has_guests.then(|| Rc::new(Credentials::guest()))
 }
 
-/// What the clients of one worker share.
-pub struct Site {
+/// Holds what the clients of one worker share.
+pub struct Clients {
     /// What everything on this thread shares.
     pub thread: Rc<Thread>,
     /// The server's side.
@@ -185,13 +185,13 @@ pub struct Site {
     /// What each group is denied; `None`: nothing.
     deny: RefCell<Vec<Option<Rc<DenySet>>>>,
     /// Reaches the other workers.
-    pub errands: Errands,
+    pub tell_workers: TellWorkers,
     /// Respool is ending: clients are closed between requests.
     pub draining: Cell<bool>,
     /// What is to be done about those who do not read.
     pub(super) room: Room,
     /// The clients of this worker.
-    pub residents: RefCell<HashMap<u64, Rc<Resident>>>,
+    pub entries: RefCell<HashMap<u64, Rc<ClientEntry>>>,
     /// The requests that are passed on as they arrive, by client.
     pub(super) uploads: RefCell<HashMap<u64, Upload>>,
     pub(super) closes: CloseLog,
@@ -200,18 +200,18 @@ pub struct Site {
     pub(super) searched: Cell<usize>,
 }
 
-impl Site {
+impl Clients {
     /// A worker's clients, of whom there are none yet.
     pub fn new(
         upstream: Rc<Upstream>,
         admission: Arc<Admission>,
         registry: Arc<Registry>,
-        errands: Errands,
+        tell_workers: TellWorkers,
     ) -> Rc<Self> {
         let thread = Rc::clone(&upstream.thread);
         let settings = thread.settings();
         let spares = SpareBuffers::new(&thread.account);
-        let site = Rc::new(Self {
+        let clients = Rc::new(Self {
             spares,
             users: RefCell::new(users(&settings)),
             guest: RefCell::new(guest(&settings)),
@@ -224,16 +224,16 @@ impl Site {
             upstream,
             admission,
             registry,
-            errands,
+            tell_workers,
             draining: Cell::default(),
             room: Room::default(),
-            residents: RefCell::default(),
+            entries: RefCell::default(),
             uploads: RefCell::default(),
             closes: CloseLog::default(),
             searched: Cell::default(),
         });
-        site.keep_room();
-        site
+        clients.keep_room();
+        clients
     }
 
     /// What makes room in a group.
@@ -241,7 +241,7 @@ impl Site {
         Evictor {
             admission: Arc::clone(&self.admission),
             registry: Arc::clone(&self.registry),
-            errands: Arc::clone(&self.errands),
+            tell_workers: Arc::clone(&self.tell_workers),
         }
     }
 
@@ -279,43 +279,43 @@ impl Site {
         self.deny.borrow().get(group)?.clone()
     }
 
-    /// Carries out an errand if the client is one of this worker's.
-    pub fn run(self: &Rc<Self>, errand: Errand) {
-        match errand {
-            Errand::Kill(ids, farewell) => {
-                let residents = self.residents.borrow();
-                for resident in ids.iter().filter_map(|id| residents.get(id)) {
-                    resident
+    /// Does what a message asks for, if its client is one of this worker's.
+    pub fn run(self: &Rc<Self>, message: ClientMessage) {
+        match message {
+            ClientMessage::Kill(ids, notice) => {
+                let entries = self.entries.borrow();
+                for entry in ids.iter().filter_map(|id| entries.get(id)) {
+                    entry
                         .killing
                         .borrow_mut()
-                        .get_or_insert_with(|| Arc::clone(&farewell));
-                    resident.outlet.close(Disconnect::Killed);
+                        .get_or_insert_with(|| Arc::clone(&notice));
+                    entry.outlet.close(Disconnect::Killed);
                 }
             }
-            Errand::Evict(id, answer) => {
-                let residents = self.residents.borrow();
-                let Some(resident) = residents.get(&id) else {
+            ClientMessage::Evict(id, answer) => {
+                let entries = self.entries.borrow();
+                let Some(entry) = entries.get(&id) else {
                     return;
                 };
                 let answer = answer.lock().ok().and_then(|mut answer| answer.take());
-                let is_free = resident.is_idle()
-                    && !resident.card.has(Flag::Pinned)
-                    && !resident.card.has(Flag::Pubsub);
-                if is_free && !resident.outlet.is_closed() {
-                    *resident.evicting.borrow_mut() = answer;
-                    resident.outlet.close(Disconnect::Evicted);
+                let is_free = entry.is_idle()
+                    && !entry.card.has(Flag::Pinned)
+                    && !entry.card.has(Flag::Pubsub);
+                if is_free && !entry.outlet.is_closed() {
+                    *entry.evicting.borrow_mut() = answer;
+                    entry.outlet.close(Disconnect::Evicted);
                 }
             }
-            Errand::Close(ids, why) => {
-                let residents = self.residents.borrow();
-                for resident in ids.iter().filter_map(|id| residents.get(id)) {
-                    resident.outlet.close(why);
+            ClientMessage::Close(ids, why) => {
+                let entries = self.entries.borrow();
+                for entry in ids.iter().filter_map(|id| entries.get(id)) {
+                    entry.outlet.close(why);
                 }
             }
-            Errand::Shed => self.shed(),
-            Errand::Announce(message) => self.upstream.announced(&message),
-            Errand::Invalidate(letter) => letter.deliver(self),
-            Errand::Unblock(id, with_error, answer) => self.unblock(id, with_error, &answer),
+            ClientMessage::Shed => self.shed(),
+            ClientMessage::Announce(message) => self.upstream.announced(&message),
+            ClientMessage::Invalidate(invalidations) => invalidations.deliver(self),
+            ClientMessage::Unblock(id, with_error, answer) => self.unblock(id, with_error, &answer),
         }
     }
 
@@ -337,28 +337,28 @@ impl Site {
 
     /// Has each client go, before its next request, to the group it belongs to now.
     pub fn reseat(&self) {
-        for resident in self.residents.borrow().values() {
-            resident.must_reseat.set(true);
-            resident.outlet.wake();
+        for entry in self.entries.borrow().values() {
+            entry.must_reseat.set(true);
+            entry.outlet.wake();
         }
     }
 
     /// Clients are closed between requests from now on.
     pub fn drain(&self) {
         self.draining.set(true);
-        self.residents
+        self.entries
             .borrow()
             .values()
-            .for_each(|resident| resident.outlet.wake());
+            .for_each(|entry| entry.outlet.wake());
     }
 
     /// Asks the server to unblock a client of this worker, whose connection is kept from being lent on meanwhile.
     fn unblock(self: &Rc<Self>, id: u64, with_error: bool, answer: &Answer) {
-        let (waiter, link) = match self.residents.borrow().get(&id) {
+        let (waiter, link) = match self.entries.borrow().get(&id) {
             None => return,
-            Some(resident) => (
-                resident.blocked.borrow().clone(),
-                resident.pinned.borrow().clone(),
+            Some(entry) => (
+                entry.blocked.borrow().clone(),
+                entry.pinned.borrow().clone(),
             ),
         };
         let Some(answer) = answer.lock().ok().and_then(|mut answer| answer.take()) else {
