@@ -64,6 +64,8 @@ pub use proxy::run;
 /// Shows the tests and the fuzz targets what they check from outside.
 pub mod checked {
     #[cfg(fuzzing)]
+    pub use crate::exchange::tests::course::check as check_exchange;
+    #[cfg(fuzzing)]
     pub use crate::fanout::model::check as check_fanout;
     pub use crate::fences::{Before, Fence, Found, Search, Searched, ends_transaction};
     pub use crate::resp::{

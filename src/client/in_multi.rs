@@ -15,6 +15,7 @@ use super::subscribed::corrected;
 use super::task::{Client, Wait};
 use super::tracking::renamed;
 use crate::command::{ClientSub, CommandId, Delays, Local, NamedCommand, PinReason, identify};
+use crate::exchange::{Executing, RequestKind, Show};
 use crate::fanout;
 use crate::fences::{Executed, Fence};
 use crate::identity::{Card, Flag};
@@ -26,7 +27,6 @@ use crate::session::{
 };
 use crate::telemetry::{Bound, Disconnect};
 use crate::texts::{SYNTAX_ERROR, unknown_subcommand};
-use crate::upstream::{Executing, Kind, Show};
 
 /// What a command gets that would be one too many of respool's own in one transaction.
 pub(super) const TOO_MANY: &[u8] =
@@ -207,7 +207,7 @@ impl Client {
             return Next::Wait;
         };
         let mark = Fence::new(rand::random());
-        let kind = (Kind::Pinned(PinnedCommand::Mark(mark)), Delays::NONE);
+        let kind = (RequestKind::Pinned(PinnedCommand::Mark(mark)), Delays::NONE);
         link.send(&self.outlet, &mark.request(), 1, kind, Show::Hide);
         self.wait = Wait::Answers;
         Next::Wait
@@ -284,7 +284,7 @@ impl Client {
         self.note_kept(0);
         let show = self.show();
         let bytes = stand_in.as_deref().unwrap_or(request.bytes());
-        let kind = (Kind::Pinned(PinnedCommand::Own), Delays::NONE);
+        let kind = (RequestKind::Pinned(PinnedCommand::Own), Delays::NONE);
         link.send(&self.outlet, bytes, 1, kind, show);
         Next::Used(request.bytes().len())
     }

@@ -9,7 +9,7 @@ use super::task::{Client, Done, Purpose, Wait};
 use crate::command::{CommandId, Delays, same_word};
 use crate::resp::{Request, parse_integer};
 use crate::session::{Route, Routed};
-use crate::upstream::{Link, OwnReply, Taken};
+use crate::upstream::{Link, Taken};
 
 /// What a client asks for.
 #[derive(Debug, PartialEq, Eq)]
@@ -79,8 +79,7 @@ impl Client {
         command: Option<CommandId>,
     ) -> Next {
         self.count(1, command);
-        let (tell, told) = tokio::sync::oneshot::channel();
-        link.send_own(request.bytes(), OwnReply::Tell(tell));
+        let told = link.ask(request.bytes());
         let process = Arc::clone(&self.clients.thread.process);
         let (asked, asked_micros) = (Pause::asked(request), process.now_micros());
         self.wait = Wait::Task(Box::pin(async move {

@@ -13,12 +13,13 @@ use super::task::{Client, Done, Purpose, Wait};
 use crate::command::{
     CommandId, Delays, PinReason, TransactionCommand, changes_modules, is_container, outlasts_reset,
 };
+use crate::exchange::{RequestKind, Show};
 use crate::identity::Flag;
 use crate::resp::Request;
 use crate::session::{Change, PinnedCommand, State, Stream};
 use crate::telemetry::Disconnect;
 use crate::transport::READ_SIZE;
-use crate::upstream::{Ends, Kind, Link, Pin, PinError, RoomWait, Show, Tells};
+use crate::upstream::{Ends, Link, Pin, PinError, RoomWait, Tells};
 use crate::waits::PoppedElements;
 
 /// What a command gets for which no connection became free in time. It was not sent; clients may try again.
@@ -351,10 +352,10 @@ impl Client {
             link.set_tells(tells);
         }
         let kind = if blocks {
-            Kind::Blocking(PoppedElements::by(request.arguments()))
+            RequestKind::Blocking(PoppedElements::by(request.arguments()))
         } else if tells.is_some() {
             // Its answer is looked at.
-            Kind::Pinned(PinnedCommand::Queue)
+            RequestKind::Pinned(PinnedCommand::Queue)
         } else {
             self.queued_kind()
         };
@@ -434,7 +435,7 @@ impl Client {
             Some(executed) => executed,
             None => self.show(),
         };
-        let kind = Kind::Pinned(PinnedCommand::Transaction(verb));
+        let kind = RequestKind::Pinned(PinnedCommand::Transaction(verb));
         let kind = (kind, Delays::of(command));
         link.send(&self.outlet, request.bytes(), 1, kind, show);
         if request.count() == 1 {
@@ -464,7 +465,7 @@ impl Client {
             Show::Pass => Show::Replace(reply.into()),
             other => other,
         };
-        let kind = (Kind::Plain, Delays::NONE);
+        let kind = (RequestKind::Plain, Delays::NONE);
         link.send(&self.outlet, NEVER_QUEUED, 1, kind, show);
     }
 }

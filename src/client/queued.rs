@@ -8,20 +8,21 @@ use super::serve::Awaited;
 use super::slow::Told;
 use super::task::{Client, Done, Wait};
 use crate::command::{CommandId, Delays, Local, PinReason, TransactionCommand};
+use crate::exchange::RequestKind;
 use crate::identity::Flag;
 use crate::resp::speak::{OK, encode_request};
 use crate::resp::{Request, parse_integer};
 use crate::session::{Change, PinnedCommand, ReplyMode, State};
 use crate::telemetry::Disconnect;
-use crate::upstream::{Kind, Link, OwnReply};
+use crate::upstream::Link;
 
 impl Client {
     /// What a plain request on the pinned connection is: inside MULTI the server queues it.
-    pub(super) fn queued_kind(&self) -> Kind {
+    pub(super) fn queued_kind(&self) -> RequestKind {
         if self.pin_use.in_multi || self.outlet.transaction().open {
-            Kind::Pinned(PinnedCommand::Queue)
+            RequestKind::Pinned(PinnedCommand::Queue)
         } else {
-            Kind::Plain
+            RequestKind::Plain
         }
     }
 
@@ -103,15 +104,14 @@ impl Client {
     ) -> Next {
         self.count(1, command);
         let show = self.show();
-        let kind = (Kind::Pinned(verb), Delays::of(command));
+        let kind = (RequestKind::Pinned(verb), Delays::of(command));
         link.send(&self.outlet, request.bytes(), 1, kind, show);
         Next::Used(request.bytes().len())
     }
 
     /// QUIT or RESET of a client all frames of whose connection are passed on: answered when the server has answered all before it.
     pub(super) fn leave_stream(&mut self, link: &Rc<Link>, local: Local) {
-        let (tell, told) = tokio::sync::oneshot::channel();
-        link.send_own(&encode_request(&["RESET"]), OwnReply::Tell(tell));
+        let told = link.ask(&encode_request(&["RESET"]));
         let limit = self.clients.thread.settings().upstream.reply_timeout;
         let thread = Rc::clone(&self.clients.thread);
         self.wait = Wait::Task(Box::pin(async move {

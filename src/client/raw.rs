@@ -7,8 +7,9 @@ use super::requests::Next;
 use super::task::{Client, Wait};
 use crate::command::{CommandId, Delays, PinReason, Way, spec};
 use crate::exchange::Offence;
+use crate::exchange::RequestKind;
 use crate::resp::Request;
-use crate::upstream::{Kind, Link};
+use crate::upstream::Link;
 
 /// Whether the start of a request of this way may be passed on: at most its reply leaves a doubt.
 pub(super) fn leaves_no_trace(way: Way) -> bool {
@@ -36,7 +37,7 @@ impl Client {
         };
         let is_distrusted = thread.distrusts(&self.session.state, Offence::Surplus);
         if self.pin.is_none() && !is_large && !is_distrusted {
-            let kind = (Kind::Fenced, Delays::of(command));
+            let kind = (RequestKind::Fenced, Delays::of(command));
             return self.on_shared(request.bytes(), 1, command, kind);
         }
         let link = match self.pin_with_room(reason) {
@@ -66,7 +67,7 @@ impl Client {
             link.distrust();
             self.queued_kind()
         } else {
-            Kind::RawError
+            RequestKind::RawError
         };
         self.wait = Wait::Answers;
         self.count(1, command);

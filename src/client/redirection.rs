@@ -28,7 +28,7 @@ use crate::resp::ReplyScanner;
 use crate::resp::speak::encode_request;
 use crate::session::OwnCommand;
 use crate::telemetry::Disconnect;
-use crate::upstream::{Forward, Link, Outlet, OwnReply, Pin, SocketEnd, broken_redirection};
+use crate::upstream::{Forward, Link, Outlet, Pin, SocketEnd, broken_redirection};
 
 /// How long the server may take to answer what tells that everything redirected has come. A server that is held up for longer
 /// is most likely gone, and others wait for the connection.
@@ -341,8 +341,7 @@ impl Drop for Redirection {
 
 /// Asks for an answer that comes behind all others, and behind what the server has sent unasked until then.
 fn all_answered(link: &Link) -> oneshot::Receiver<Vec<u8>> {
-    let (tell, told) = oneshot::channel();
-    link.send_own(&encode_request(&["PING"]), OwnReply::Tell(tell));
+    let told = link.ask(&encode_request(&["PING"]));
     told
 }
 

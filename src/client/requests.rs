@@ -6,13 +6,13 @@ use std::sync::Arc;
 
 use super::task::{Client, Wait};
 use crate::command::{CommandId, Delays, DenySet, Learned, Local, PinReason, TransactionCommand};
+use crate::exchange::{RequestKind, Show};
 use crate::identity::{Flag, NO_COMMAND};
 use crate::resp::speak::encode_request;
 use crate::resp::{Request, Scan, Violation, split_inline};
 use crate::session::{Block, Route, Routed, Rules, block, route};
 use crate::telemetry::Disconnect;
 use crate::texts::no_permission;
-use crate::upstream::{Kind, Show};
 
 /// What a command gets that was never sent because the server is away. Client libraries take LOADING for a reason to try
 /// again.
@@ -240,7 +240,7 @@ impl Client {
                 &self.outlet,
                 &data[run.start..run.end],
                 run.count,
-                (Kind::Plain, run.delays),
+                (RequestKind::Plain, run.delays),
                 Show::Pass,
             );
             self.clients.upstream.served(&link, run.count);
@@ -359,7 +359,7 @@ impl Client {
                 self.on_pin(PinReason::LargeRequest, request, routed.command)
             }
             Route::Shared if self.pin.is_none() => {
-                let kind = (Kind::Plain, Delays::of(routed.command));
+                let kind = (RequestKind::Plain, Delays::of(routed.command));
                 self.on_shared(request.bytes(), 1, routed.command, kind)
             }
             Route::Fenced => self.fenced(request, routed.command),
@@ -439,7 +439,12 @@ impl Client {
         }
         if !is_opening {
             // Without a transaction these leave no trace.
-            return self.on_shared(request.bytes(), 1, command, (Kind::Plain, Delays::NONE));
+            return self.on_shared(
+                request.bytes(),
+                1,
+                command,
+                (RequestKind::Plain, Delays::NONE),
+            );
         }
         if verb == TransactionCommand::Multi {
             let most_bytes = self.clients.thread.settings().upstream.max_shared_request;
@@ -456,7 +461,7 @@ impl Client {
                     count,
                     delays,
                 } if shares && !self.clients.thread.process.weights.may_overwhelm(length) => {
-                    let kind = (Kind::Block, delays);
+                    let kind = (RequestKind::Block, delays);
                     return self.on_shared(&rest[..length], count, command, kind);
                 }
                 // What follows may be in the socket already.
@@ -473,7 +478,7 @@ impl Client {
         bytes: &[u8],
         count: u32,
         command: Option<CommandId>,
-        (kind, delays): (Kind, Delays),
+        (kind, delays): (RequestKind, Delays),
     ) -> Next {
         if !self.has_share_for(count) {
             return Next::Wait;

@@ -19,7 +19,7 @@ use crate::resp::speak::{error, push_bulk, push_header};
 use crate::session::{Protocol, Route, Routed, malformed};
 use crate::telemetry::Bound;
 use crate::texts::{ServerVersion, exec_aborted, subscribers_may_not};
-use crate::upstream::{OwnReply, PinError, SubscribeResult, Subscriptions};
+use crate::upstream::{PinError, SubscribeResult, Subscriptions};
 
 const TOO_MANY: &str =
     "ERR respool: too many subscriptions of one client (limits.max_client_subscriptions)";
@@ -107,8 +107,7 @@ impl Client {
         let Some(link) = link else {
             return Next::Wait;
         };
-        let (tell, told) = tokio::sync::oneshot::channel();
-        link.send_own(request.bytes(), OwnReply::Tell(tell));
+        let told = link.ask(request.bytes());
         if self.pin.is_none() {
             self.clients.upstream.served(&link, 1);
         }

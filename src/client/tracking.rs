@@ -15,13 +15,14 @@ use super::serve::Awaited;
 use super::slow::{SlowRequest, Told};
 use super::task::{Client, Wait};
 use crate::command::{CommandId, Delays, PinReason, same_word};
+use crate::exchange::RequestKind;
 use crate::failover::Node;
 use crate::identity::Flag;
 use crate::resp::speak::{encode_request, push_header};
 use crate::resp::{Request, parse_integer};
 use crate::session::{OwnCommand, PinnedCommand, Protocol, State, Tracking};
 use crate::telemetry::Bound;
-use crate::upstream::{Kind, Link, OwnReply};
+use crate::upstream::Link;
 
 /// Where TRACKINGINFO tells the connection to which is redirected.
 const REDIRECT_FIELD: &[u8] = b"$8\r\nredirect\r\n";
@@ -100,7 +101,7 @@ impl Client {
         };
         if self.pin.is_none() && changes_nothing {
             // Where tracking is off, as on every shared connection, these leave no trace.
-            let kind = (Kind::Plain, Delays::of(command));
+            let kind = (RequestKind::Plain, Delays::of(command));
             return self.on_shared(request.bytes(), 1, command, kind);
         }
         let link = match self.pin_with_room(PinReason::Tracking) {
@@ -152,7 +153,10 @@ impl Client {
         self.pin_use.leaves_traces = true;
         self.count(1, command);
         let show = self.show();
-        let kind = (Kind::Pinned(PinnedCommand::Tracking(on)), Delays::NONE);
+        let kind = (
+            RequestKind::Pinned(PinnedCommand::Tracking(on)),
+            Delays::NONE,
+        );
         link.send(&self.outlet, bytes, 1, kind, show);
     }
 
@@ -323,8 +327,7 @@ impl Client {
                 .await;
         }
         self.count(1, command);
-        let (tell, told) = tokio::sync::oneshot::channel();
-        link.send_own(request.bytes(), OwnReply::Tell(tell));
+        let told = link.ask(request.bytes());
         // Lost with the connection, and the client with it.
         let reply = self.meanwhile(told, Awaited::Server).await?;
         let reply = renamed(reply.unwrap_or_default(), &self.entry.redirection_names());
@@ -334,9 +337,8 @@ impl Client {
 
     /// An EXEC may have switched tracking: asks the server whether it is on.
     pub(super) async fn settle_tracking(&mut self, link: &Rc<Link>) -> Told {
-        let (tell, told) = tokio::sync::oneshot::channel();
         let request = encode_request(&["CLIENT", "TRACKINGINFO"]);
-        link.send_own(&request, OwnReply::Tell(tell));
+        let told = link.ask(&request);
         let reply = self.meanwhile(told, Awaited::Server).await?;
         self.tracking_settled(&reply.unwrap_or_default());
         Ok(())

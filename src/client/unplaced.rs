@@ -5,13 +5,13 @@ use super::pinned::NEVER_QUEUED;
 use super::requests::Next;
 use super::task::{Client, Wait};
 use crate::command::{CommandId, Delays, Local, PinReason, TransactionCommand};
+use crate::exchange::{RequestKind, Show};
 use crate::identity::Flag;
 use crate::resp::Request;
 use crate::resp::speak::OK;
 use crate::session::{
     Begun, PinnedCommand, Route, Routed, Unplaced, UnplacedTransaction, is_busy, miscounted,
 };
-use crate::upstream::{Kind, Show};
 
 const MULTI: &[u8] = b"*1\r\n$5\r\nMULTI\r\n";
 
@@ -107,12 +107,12 @@ impl Client {
         };
         let is_spoilt = self.unplaced.as_mut().is_some_and(|one| one.send());
         let multi = TransactionCommand::Multi;
-        let kind = Kind::Pinned(PinnedCommand::Transaction(multi));
+        let kind = RequestKind::Pinned(PinnedCommand::Transaction(multi));
         let kind = (kind, Delays::NONE);
         link.send(&self.outlet, MULTI, 1, kind, Show::Hide);
         self.in_multi_after(multi);
         if is_spoilt {
-            let kind = (Kind::Plain, Delays::NONE);
+            let kind = (RequestKind::Plain, Delays::NONE);
             link.send(&self.outlet, NEVER_QUEUED, 1, kind, Show::Hide);
         }
         // Its answer tells whether the transaction is open there.

@@ -7,7 +7,7 @@ use std::time::Duration;
 use tokio::sync::oneshot;
 
 use super::pool::Upstream;
-use super::traffic::{Answer, OwnReply, Pace, Then};
+use crate::exchange::{Answer, OwnCall, OwnReply, Pace};
 use crate::resp::parse_integer;
 use crate::resp::speak::encode_request;
 
@@ -108,8 +108,8 @@ impl Upstream {
         let (tell, told) = oneshot::channel();
         // Whoever asked may have gone.
         let call = move |answer| drop(tell.send(answer));
-        let then = Then::new(requests.len(), LONGEST_ANSWER, Pace::Prompt, call);
-        link.send_own(&requests.concat(), OwnReply::Then(then));
+        let call = OwnCall::new(requests.len(), LONGEST_ANSWER, Pace::Prompt, call);
+        link.send_own(&requests.concat(), OwnReply::Call(call));
         match told.await {
             Ok(Answer::Replies(replies)) => Some(Acknowledged::read(&replies)),
             _ => None,

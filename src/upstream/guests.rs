@@ -6,12 +6,9 @@
 use std::rc::Rc;
 use std::time::Duration;
 
-use tokio::sync::oneshot;
-
 use super::link::Link;
 use super::pool::Upstream;
 use super::server::Server;
-use super::traffic::OwnReply;
 use crate::auth::is_wrong_password;
 
 /// How often it is asked.
@@ -33,8 +30,7 @@ impl Upstream {
             return;
         };
         self.guests_asked_micros.set(clock.now_micros());
-        let (tell, told) = oneshot::channel();
-        link.send_own(&user.request(), OwnReply::Tell(tell));
+        let told = link.ask(&user.request());
         let process = std::sync::Arc::clone(&self.thread.process);
         tokio::task::spawn_local(async move {
             // A connection that was lost tells nothing, and the next one learns it when it is opened.

@@ -10,7 +10,7 @@ use tokio::sync::oneshot;
 
 use super::info::Info;
 use super::pool::Upstream;
-use super::traffic::{Answer, OwnReply, Pace, Then};
+use crate::exchange::{Answer, OwnCall, OwnReply, Pace};
 use crate::resp::speak::encode_request;
 use crate::telemetry::Concern;
 
@@ -96,8 +96,8 @@ impl Upstream {
         let asked = Instant::now();
         // Whoever asked may have ended with the process.
         let call = move |answer| drop(tell.send(answer));
-        let then = Then::new(SECTIONS.len(), LONGEST_ANSWER, Pace::Prompt, call);
-        link.send_own(&requests, OwnReply::Then(then));
+        let call = OwnCall::new(SECTIONS.len(), LONGEST_ANSWER, Pace::Prompt, call);
+        link.send_own(&requests, OwnReply::Call(call));
         let info = match told.await {
             Ok(Answer::Replies(replies)) if replies.starts_with(b"-BUSY ") => {
                 // It lives, and will tell when its script has ended.

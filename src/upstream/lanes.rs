@@ -12,7 +12,6 @@ use std::time::Duration;
 
 use super::link::Link;
 use super::pool::{Outcome, Upstream, Waiter};
-use super::traffic::Inner;
 use crate::command::Delays;
 use crate::failover::Node;
 use crate::schedule::ScheduleAction;
@@ -46,54 +45,48 @@ pub enum Ends {
 }
 
 impl Link {
-    /// Whether something is due on it that a pause of writes holds back.
+    /// Tells whether something is due on it that a pause of writes holds back.
     #[inline]
     pub fn owes_write(&self) -> bool {
-        self.inner.borrow().pulse.owes_write()
+        self.exchange.borrow().owes_write()
     }
 
     /// Since when the write that it owes next has not been answered, if it is stalled by one.
     fn held_since(&self) -> Option<u64> {
-        let inner = self.inner.borrow();
-        let may_be_held = inner
-            .due
-            .front()
-            .is_some_and(|due| due.delays().may_pause());
-        let since = inner.silent_since().filter(|_| may_be_held);
-        drop(inner);
+        let since = {
+            let exchange = self.exchange.borrow();
+            let may_be_held = exchange.next_delays().may_pause();
+            exchange.silent_since().filter(|_| may_be_held)
+        };
         since.filter(|_| self.is_stalled())
     }
 
     /// Since when what it owes next has not been answered, if it is stalled by what the server may work on: a script may be read-only.
     fn worked_on_since(&self) -> Option<u64> {
-        let inner = self.inner.borrow();
-        let may_work = inner.due.front().is_some_and(|due| due.delays().may_work());
-        let since = inner.silent_since().filter(|_| may_work);
-        drop(inner);
+        let since = {
+            let exchange = self.exchange.borrow();
+            let may_work = exchange.next_delays().may_work();
+            exchange.silent_since().filter(|_| may_work)
+        };
         since.filter(|_| self.is_stalled())
     }
 
-    /// Whether it owes something that may be the script which keeps the server busy: the server has said so since then, and has begun no
+    /// Tells whether it owes something that may be the script which keeps the server busy: the server has said so since then, and has begun no
     /// other since. `None`: it does not say so.
     fn may_owe_script(&self, busy_since: Option<u64>) -> bool {
-        let inner = self.inner.borrow();
-        let mut works = inner.due.iter().filter(|due| due.delays().may_work());
-        works.any(|due| busy_since.is_none_or(|since| due.sent_micros() <= since))
+        self.exchange.borrow().owes_work(busy_since)
     }
 
-    /// Whether it is stalled as it would be by a pause, and by nothing else: a command that the server works on for long is more
+    /// Tells whether it is stalled as it would be by a pause, and by nothing else: a command that the server works on for long is more
     /// likely to be worked on, and what is sent behind it then waits where others are told BUSY.
     fn may_be_paused(&self) -> bool {
-        let may_work = |inner: &Inner| {
-            let front = inner.due.front();
-            front.is_some_and(|due| due.delays().may_work())
-        };
-        self.held_since().is_some() && !may_work(&self.inner.borrow())
+        let may_work = self.exchange.borrow().next_delays().may_work();
+        self.held_since().is_some() && !may_work
     }
 }
 
 impl Upstream {
-    /// Whether the server holds writes back now.
+    /// Tells whether the server holds writes back now.
     #[inline]
     pub fn are_writes_held(&self) -> bool {
         self.writes_are_held.get()
@@ -104,7 +97,7 @@ impl Upstream {
                 .are_writes_paused(self.thread.clock.now_micros())
     }
 
-    /// Whether a pause keeps the server at `node` from answering anything of respool's own, on every shared connection to it, and on one lent
+    /// Tells whether a pause keeps the server at `node` from answering anything of respool's own, on every shared connection to it, and on one lent
     /// for it.
     pub(super) fn holds_up_questions(&self, node: &Node) -> bool {
         let is_free = |link: &Link| !self.is_held_up(link);
@@ -114,7 +107,7 @@ impl Upstream {
         self.puts_off(false) || self.are_writes_held() && !may_answer()
     }
 
-    /// Whether a connection can be lent to a group now.
+    /// Tells whether a connection can be lent to a group now.
     pub fn may_lend(&self, group: usize) -> bool {
         let budget = &self.thread.process.budget;
         budget.try_lease(group, self.thread.index).is_some()
@@ -154,28 +147,28 @@ impl Upstream {
         }
     }
 
-    /// Whether a shared connection owes an answer for longer than servers take.
+    /// Tells whether a shared connection owes an answer for longer than servers take.
     pub fn is_stalled(&self) -> bool {
         self.is_any_stalled.get()
     }
 
-    /// Whether something has been answered that was sent later than then.
+    /// Tells whether something has been answered that was sent later than then.
     pub fn has_answered(&self, since_micros: u64) -> bool {
         self.thread.pulse.answered_micros() > since_micros
     }
 
-    /// Whether a pause is seen to hold writes back: one is not answered, and what was sent later is.
+    /// Tells whether a pause is seen to hold writes back: one is not answered, and what was sent later is.
     pub fn sees_writes_held(&self) -> bool {
         self.writes_are_held.get()
     }
 
-    /// Whether the server puts off a call that is sent now, as far as is known; `writes`: it is a write.
+    /// Tells whether the server puts off a call that is sent now, as far as is known; `writes`: it is a write.
     pub fn puts_off(&self, writes: bool) -> bool {
         let now = self.thread.clock.now_micros();
         writes && self.are_writes_held() || self.thread.process.pulse.is_all_paused(now)
     }
 
-    /// Whether the server may have put off a call that was sent then, instead of having it wait. Redis 6.2 and 7.0 end with a
+    /// Tells whether the server may have put off a call that was sent then, instead of having it wait. Redis 6.2 and 7.0 end with a
     /// fault when a client is unblocked whose call they have put off.
     pub(super) fn may_be_put_off(&self, sent_micros: u64, writes: bool) -> bool {
         let now = self.thread.clock.refresh();
@@ -185,7 +178,7 @@ impl Upstream {
         is_seen || pauses.may_put_off(sent_micros, writes, now)
     }
 
-    /// Whether it matters on which connection a client goes on that has nothing due.
+    /// Tells whether it matters on which connection a client goes on that has nothing due.
     #[inline]
     pub fn has_lanes(&self) -> bool {
         self.is_any_stalled.get() || self.are_writes_held()
@@ -253,7 +246,7 @@ impl Upstream {
         });
     }
 
-    /// Whether the server is known to answer what `delays` may delay, though on none of the shared connections there are or may
+    /// Tells whether the server is known to answer what `delays` may delay, though on none of the shared connections there are or may
     /// be: a worker that has one has nothing else to send it on.
     fn is_shut(&self, delays: Delays) -> bool {
         let is_held = self.are_writes_held();
@@ -266,7 +259,7 @@ impl Upstream {
         links.iter().flatten().all(is_held_up)
     }
 
-    /// Whether what is sent on `link` now may stand behind what the server does not answer though it answers elsewhere. A command
+    /// Tells whether what is sent on `link` now may stand behind what the server does not answer though it answers elsewhere. A command
     /// that may work is due from the moment on that it is sent: it is not told yet whether it is the script that keeps a server
     /// busy.
     pub(super) fn is_held_up(&self, link: &Link) -> bool {
@@ -275,7 +268,7 @@ impl Upstream {
             || (self.thread.says_busy() && link.may_work())
     }
 
-    /// Whether that is so of every shared connection there is or may be, or is being opened.
+    /// Tells whether that is so of every shared connection there is or may be, or is being opened.
     pub(super) fn are_all_held_up(&self) -> bool {
         let schedule = self.schedule.borrow();
         let links = self.links.borrow();
@@ -286,7 +279,7 @@ impl Upstream {
         !schedule.may_grow() && links.iter().enumerate().all(is_held_up)
     }
 
-    /// Whether the server is known to answer a question, though on none of the shared connections.
+    /// Tells whether the server is known to answer a question, though on none of the shared connections.
     pub(super) fn answers_elsewhere(&self) -> bool {
         self.are_all_held_up() && (self.thread.says_busy() || self.is_shut(Delays::NONE))
     }
@@ -318,7 +311,7 @@ impl Upstream {
         }
     }
 
-    /// Whether a request of `state` that `delays` may delay is better sent on a connection lent for it than waits for a shared one.
+    /// Tells whether a request of `state` that `delays` may delay is better sent on a connection lent for it than waits for a shared one.
     pub fn lends_instead(&self, state: &State, delays: Delays) -> bool {
         matches!(self.lane(state, delays), Lane::Lent)
     }

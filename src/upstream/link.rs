@@ -1,14 +1,13 @@
-//! One connection to the server: what was sent on it, who is due the next reply, what state it wears.
+//! One connection to the server: its socket, its state, and what becomes of what its exchange says.
 //!
-//! Invariant: a frame goes to the client whose request it answers, decided by the order of the requests alone.
 //! Invariant: nothing is sent behind a change of state until the server has answered it.
 
 mod amid_stream;
 mod announcing;
 mod debugging;
 mod ending;
+mod events;
 mod exempt;
-mod fences;
 mod finishing;
 mod keys;
 mod load;
@@ -18,8 +17,6 @@ mod through;
 mod trust;
 mod unasked;
 
-pub use amid_stream::MayTake;
-pub(super) use amid_stream::Place;
 pub use ending::SocketEnd;
 pub(super) use ending::{Ended, Leaving, Origin};
 pub use room::RoomWait;
@@ -33,22 +30,19 @@ use ending::Closing;
 use finishing::{Finishing, Returns};
 use tokio::sync::oneshot;
 
-use super::alone::is_login;
 use super::listing::Tells;
-use super::liveness::LinkPulse;
-use super::outlet::{Outlet, Unsent};
-use super::pushes::{Forward, Pushes, is_monitored};
+use super::outlet::Outlet;
+use super::pushes::{Forward, Pushes};
 use super::renewal::Renewal;
 use super::socket::ServerSocket;
 use super::subscription::Subscriptions;
 use super::thread::Thread;
-use super::traffic::{
-    Dressed, Dressing, Due, Inner, Kind, NO_RESP, OwnReply, Show, invalid, unasked,
-};
 use crate::budget::Kind as SocketKind;
 use crate::command::Delays;
+use crate::exchange::{Changed, Exchange, OwnReply, RequestKind, Show, Unsent, Violation};
 use crate::memory::Holding;
-use crate::session::{State, Step, Stream as SessionStream};
+use crate::schedule::RoomQueue;
+use crate::session::{State, Step};
 use crate::telemetry::LossCause;
 use crate::transport::Stream;
 
@@ -69,19 +63,13 @@ pub struct Link {
     /// What its socket is for.
     socket_kind: SocketKind,
     worn: RefCell<State>,
-    pub(super) inner: RefCell<Inner>,
+    pub(super) exchange: RefCell<Exchange<Rc<Outlet>>>,
+    /// Whoever waits until it takes more bytes stands here.
+    room: RefCell<RoomQueue<Waker>>,
     /// What is held for it: bytes on their way, who is due what, a reply that is gathered.
     holding: Holding,
     /// Gets frames that answer no request.
     pushes: RefCell<Pushes>,
-    /// Every frame is for whoever gets those, replies included (MONITOR, subscriptions).
-    raw: Cell<bool>,
-    /// Its client sent MONITOR: the commands of everybody come between replies.
-    monitors: Cell<bool>,
-    /// How long the requests may take that have been sent and whose answers come amid a stream.
-    unplaced: Cell<Option<MayTake>>,
-    /// Its client debugs a script: every byte is the client's, and the server closes it in the end.
-    debugs: Cell<bool>,
     /// Its client has sent SCRIPT DEBUG, and that may be on.
     may_debug: Cell<bool>,
     /// What the answer to the request sent last tells of the server's commands.
@@ -103,7 +91,7 @@ pub struct Link {
     /// Where it goes to, and since when.
     origin: Origin,
     closing: Cell<Option<Closing>>,
-    /// Whether nothing more is to be sent on it.
+    /// Tells whether nothing more is to be sent on it.
     finishing: Cell<Finishing>,
     finishing_micros: Cell<u64>,
     returns: Returns,
@@ -133,13 +121,8 @@ impl Link {
         (name, server_id): (String, i64),
         origin: Origin,
     ) -> Rc<Self> {
-        let inner = Inner {
-            pulse: LinkPulse::begun(
-                thread.clock.now_micros(),
-                origin.opened_micros.saturating_sub(origin.begun_micros),
-            ),
-            ..Inner::default()
-        };
+        let now = thread.clock.now_micros();
+        let connect_micros = origin.opened_micros.saturating_sub(origin.begun_micros);
         Rc::new(Self {
             name,
             server_id,
@@ -154,12 +137,9 @@ impl Link {
             socket_kind: socket.kind(),
             socket: RefCell::new(Some(Rc::new(socket))),
             worn: RefCell::new(worn),
-            inner: RefCell::new(inner),
+            exchange: Exchange::begun(now, connect_micros, rand::random).into(),
+            room: RefCell::default(),
             pushes: RefCell::default(),
-            raw: Cell::new(false),
-            monitors: Cell::new(false),
-            unplaced: Cell::new(None),
-            debugs: Cell::new(false),
             may_debug: Cell::new(false),
             tells: Cell::new(None),
             keeps_traces: Cell::new(false),
@@ -186,7 +166,7 @@ impl Link {
         self.worn.borrow()
     }
 
-    /// Whether it can be used.
+    /// Tells whether it can be used.
     #[inline]
     pub fn is_alive(&self) -> bool {
         self.closing.get().is_none()
@@ -194,7 +174,7 @@ impl Link {
 
     /// Requests sent and not answered.
     pub fn in_flight(&self) -> usize {
-        self.inner.borrow().due_count
+        self.exchange.borrow().in_flight()
     }
 
     /// Lends the connection to a client: frames that answer no request go there.
@@ -226,10 +206,11 @@ impl Link {
     /// Says whether a request has been sent in part.
     pub fn set_partial(&self, partial: bool) {
         self.partial.set(partial);
-        self.inner.borrow_mut().pulse.whole_micros = self.thread.clock.now_micros();
+        let now = self.thread.clock.now_micros();
+        self.exchange.borrow_mut().set_partial(now);
     }
 
-    /// Whether a request has been sent in part.
+    /// Tells whether a request has been sent in part.
     pub fn is_partial(&self) -> bool {
         self.partial.get()
     }
@@ -239,19 +220,19 @@ impl Link {
         Rc::clone(&self.holds)
     }
 
-    /// Whether somebody holds it.
+    /// Tells whether somebody holds it.
     pub fn is_held(&self) -> bool {
         Rc::strong_count(&self.holds) > 1
     }
 
     /// From here on every frame goes to the client it is lent to.
     pub fn set_raw(&self) {
-        self.raw.set(true);
+        self.exchange.borrow_mut().set_raw();
     }
 
-    /// Whether every frame goes to the client it is lent to.
+    /// Tells whether every frame goes to the client it is lent to.
     pub fn is_raw(&self) -> bool {
-        self.raw.get()
+        self.exchange.borrow().is_raw()
     }
 
     /// Appends `count` requests of a client; the link's task sends them when this turn's clients have all appended.
@@ -261,73 +242,54 @@ impl Link {
         outlet: &Rc<Outlet>,
         bytes: &[u8],
         count: u32,
-        (kind, delays): (Kind, Delays),
+        kind: (RequestKind, Delays),
         show: Show,
     ) {
-        let inner = &mut *self.inner.borrow_mut();
+        let mut exchange = self.exchange.borrow_mut();
         let now = self.thread.clock.now_micros();
-        let start = inner.append(bytes);
         self.announces.set(false);
-        outlet.sent(count, show != Show::Hide);
-        inner.due_for(outlet, count, (kind, delays), show, start, now);
+        exchange.request(outlet, bytes, count, kind, show, now);
         self.wake();
     }
 
     /// Sends again what another connection lost unsent; its replies have their places already.
     pub fn send_again(&self, outlet: &Rc<Outlet>, unsent: Unsent) {
-        let inner = &mut *self.inner.borrow_mut();
         let now = self.thread.clock.now_micros();
-        let start = inner.append(&unsent.bytes);
-        outlet.sent(unsent.count, false);
-        let show = if unsent.visible {
-            Show::Pass
-        } else {
-            Show::Hide
-        };
-        let kind = (unsent.kind, unsent.delays);
-        inner.due_for(outlet, unsent.count, kind, show, start, now);
+        let mut exchange = self.exchange.borrow_mut();
+        exchange.request_again(outlet, unsent, now);
         self.wake();
     }
 
-    /// Sends a request of respool's own.
+    /// Sends requests of respool's own.
     pub fn send_own(&self, bytes: &[u8], reply: OwnReply) {
-        let inner = &mut *self.inner.borrow_mut();
-        let start = inner.append(bytes);
-        if is_login(bytes) {
-            inner.logins.add(start..inner.appended_total);
-        }
-        inner.due_count += reply.replies();
         let now = self.thread.clock.now_micros();
-        if inner.due.is_empty() {
-            inner.times.begin(now);
-        }
-        let due = Due::Own {
-            reply,
-            sent_micros: now,
-            start,
-        };
-        inner.pulse.joined(Delays::NONE, due.delays());
-        inner.due.push_back(due);
+        self.exchange.borrow_mut().own_request(bytes, reply, now);
         self.wake();
+    }
+
+    /// Asks the server something. The answer does not come where the connection is lost before it.
+    pub fn ask(&self, request: &[u8]) -> oneshot::Receiver<Vec<u8>> {
+        let (tell, told) = oneshot::channel();
+        self.send_own(
+            request,
+            OwnReply::Asked(Box::new(|reply| drop(tell.send(reply)))),
+        );
+        told
     }
 
     /// Sends the steps of a change and calls `done` when the server has answered them all.
-    pub fn dress(&self, steps: Vec<Step>, done: Dressed) {
+    pub fn dress(&self, steps: Vec<Step>, done: Changed) {
         if steps.is_empty() {
             return done(Ok(()));
         }
         self.thread.counters.state_changes.add(1);
-        self.inner.borrow_mut().dressings.push_back(Dressing {
-            left: steps.len(),
-            refusal: None,
-            done,
-        });
+        self.exchange.borrow_mut().begin_change(steps.len(), done);
         for step in &steps {
             self.send_own(&step.request, OwnReply::Step(step.effect.clone()));
         }
     }
 
-    /// Whether respool's own login can be renewed on it now: what is sent next runs as respool's own user, outside of a
+    /// Tells whether respool's own login can be renewed on it now: what is sent next runs as respool's own user, outside of a
     /// transaction, at once, and its reply is told from all that comes.
     pub(super) fn takes_login(&self) -> bool {
         let is_own = self.worn.borrow().user.is_none() && !self.is_dressing();
@@ -336,23 +298,23 @@ impl Link {
             None => !self.is_blocked(),
         };
         let is_between = self.partial.get() || self.announces.get();
-        self.is_alive() && !self.raw.get() && is_own && is_free && !is_between
+        self.is_alive() && !self.is_raw() && is_own && is_free && !is_between
     }
 
-    /// Whether a change is under way.
+    /// Tells whether a change is under way.
     #[inline]
     pub fn is_dressing(&self) -> bool {
-        !self.inner.borrow().dressings.is_empty()
+        self.exchange.borrow().is_changing()
     }
 
-    /// Whether a blocking call is due: it may stand behind a PING.
+    /// Tells whether a blocking call is due: it may stand behind a PING.
     pub fn is_blocked(&self) -> bool {
-        self.inner.borrow().due.iter().any(Due::is_blocking)
+        self.exchange.borrow().is_blocked()
     }
 
-    /// Whether a blocking call is due that takes something away.
+    /// Tells whether a blocking call is due that takes something away.
     pub fn takes(&self) -> bool {
-        self.inner.borrow().due.iter().any(Due::takes)
+        self.exchange.borrow().takes()
     }
 
     /// Serves the connection until it ends, then closes it. Returns why it ended.
@@ -423,7 +385,7 @@ impl Link {
     fn write_or_end(&self, cx: &mut Context<'_>, stream: &Stream) -> Option<Ended> {
         if let Some(closing) = self.closing.get() {
             // What was to be sent before it was closed goes out as far as it can: an element that is put back.
-            self.inner.borrow_mut().logins.clear();
+            self.exchange.borrow_mut().let_logins_go();
             let _ = self.write(cx, stream);
             return Some(closing.into());
         }
@@ -435,15 +397,14 @@ impl Link {
     }
 
     fn write(&self, cx: &mut Context<'_>, stream: &Stream) -> io::Result<()> {
-        let inner = &mut *self.inner.borrow_mut();
-        let end = inner.sendable();
-        while inner.written < end {
-            match stream.try_write(&inner.out[inner.written..end]) {
-                Ok(taken) => {
-                    inner.written += taken;
-                    inner.sent_total += taken as u64;
-                    inner.pulse.written_micros = self.thread.clock.now_micros();
-                }
+        let exchange = &mut *self.exchange.borrow_mut();
+        loop {
+            let next = exchange.sendable();
+            if next.is_empty() {
+                break;
+            }
+            match stream.try_write(next) {
+                Ok(taken) => exchange.wrote(taken, self.thread.clock.now_micros()),
                 Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
                     match stream.poll_write_ready(cx) {
                         Poll::Pending => break,
@@ -456,218 +417,48 @@ impl Link {
         if let Poll::Ready(Err(error)) = stream.poll_flush(cx) {
             return Err(error);
         }
-        inner.forget_written();
-        self.holding.set(inner.held_bytes());
-        self.offer_room(inner);
+        exchange.forget_written();
+        self.holding.set(exchange.held_bytes());
+        self.offer_room(exchange.unsent_bytes());
         Ok(())
     }
 
     fn read(&self, stream: &Stream) -> io::Result<()> {
         let mut scratch = self.thread.scratch.borrow_mut();
-        let inner = &mut *self.inner.borrow_mut();
-        let carried = inner.carry.len();
-        scratch[..carried].copy_from_slice(&inner.carry);
+        let exchange = &mut *self.exchange.borrow_mut();
+        let carried = exchange.carry().len();
+        scratch[..carried].copy_from_slice(exchange.carry());
         let read = stream.try_read(&mut scratch[carried..])?;
         if read == 0 {
             let why = "the server closed the connection";
             return Err(io::Error::new(io::ErrorKind::UnexpectedEof, why));
         }
-        inner.carry.clear();
         let now = self.thread.clock.refresh();
-        inner.pulse.heard(now, inner.sent_total);
         self.thread.pulse.heard(now);
-        let arrived = &scratch[..carried + read];
-        let (due, asked) = (inner.due_count, inner.asked_micros());
-        let used = self.dispatch(inner, arrived, now);
-        inner.measure(now, due, asked);
-        let used = used?;
-        inner.carry.extend_from_slice(&arrived[used..]);
-        self.holding.set(inner.held_bytes());
+        let received = exchange.received(&scratch[..carried + read], now, self);
+        received.map_err(invalid)?;
+        self.holding.set(exchange.held_bytes());
         Ok(())
-    }
-
-    /// Hands every byte to whom it is due. Returns how many bytes were used; the rest is the start of a line.
-    fn dispatch(&self, inner: &mut Inner, buf: &[u8], now: u64) -> io::Result<usize> {
-        let mut at = 0;
-        while at < buf.len() {
-            let starts = inner.scanner.at_boundary();
-            if starts {
-                if self.raw.get() && self.is_debugging() {
-                    self.pushes.borrow_mut().take(&buf[at..], true)?;
-                    return Ok(buf.len());
-                }
-                let Some(is_own) = self.is_own_amid_stream(inner, &buf[at..]) else {
-                    break;
-                };
-                inner.is_push = !is_own && self.is_push(inner, buf[at])?;
-                if !inner.is_push && !inner.judge_end(&buf[at..]) {
-                    break;
-                }
-                if self.monitors.get() && !inner.is_push {
-                    match is_monitored(&buf[at..]) {
-                        Some(is_monitored) => inner.is_push = is_monitored,
-                        None => break,
-                    }
-                }
-            }
-            let (used, goes_on) = if inner.is_push {
-                match self.raw.get() {
-                    true => self.pass_amid(inner, &buf[at..])?,
-                    false => self.push(inner, &buf[at..])?,
-                }
-            } else {
-                match inner.due.front() {
-                    None if inner.is_distrusted => Self::drop_surplus(inner, &buf[at..]),
-                    None => return Err(invalid(unasked(&buf[at..]))),
-                    Some(Due::Client {
-                        outlet,
-                        kind: Kind::Plain | Kind::Block,
-                        show: Show::Pass,
-                        ..
-                    }) if outlet.is_plain() && !self.monitors.get() => {
-                        self.batch(inner, &buf[at..], now)?
-                    }
-                    Some(_) if inner.awaits_fence() => self.at_fence(inner, &buf[at..], now)?,
-                    Some(_) => self.single(inner, &buf[at..], starts, now)?,
-                }
-            };
-            at += used;
-            inner.check_offence()?;
-            if !goes_on {
-                break;
-            }
-        }
-        Ok(at)
-    }
-
-    /// The replies of one client's batch leave in one piece.
-    #[inline]
-    fn batch(&self, inner: &mut Inner, buf: &[u8], now: u64) -> io::Result<(usize, bool)> {
-        let Some(Due::Client {
-            outlet,
-            count,
-            kind,
-            sent_micros,
-            ..
-        }) = inner.due.front()
-        else {
-            return Ok((0, false));
-        };
-        let (mut at, mut complete, mut goes_on) = (0, 0, true);
-        // The end of a block is looked at before it is handed on.
-        let is_block = matches!(kind, Kind::Block) && *count > 1;
-        let most = *count - u32::from(is_block);
-        while complete < most && at < buf.len() {
-            // Only these two marks need a look at where they stand.
-            let is_marked = matches!(buf[at], b'>' | b'-') && inner.scanner.at_boundary();
-            if is_marked && buf[at] == b'>' {
-                break;
-            }
-            let step = inner
-                .scanner
-                .advance(&buf[at..])
-                .map_err(|_| invalid(NO_RESP.to_owned()))?;
-            if is_marked && step.complete {
-                self.hear_error(&buf[at..at + step.used]);
-            }
-            at += step.used;
-            if !step.complete {
-                goes_on = false;
-                break;
-            }
-            complete += 1;
-        }
-        outlet.deliver(&buf[..at], complete, !inner.scanner.at_boundary());
-        if complete > 0 {
-            let waited = now.saturating_sub(*sent_micros);
-            self.thread.pulse.answered(*sent_micros);
-            inner.pulse.answered(waited);
-            self.thread
-                .counters
-                .request_duration
-                .record_micros(waited, u64::from(complete));
-            inner.answered(complete);
-        }
-        Ok((at, goes_on))
-    }
-
-    /// One reply that does not simply pass.
-    fn single(
-        &self,
-        inner: &mut Inner,
-        buf: &[u8],
-        starts: bool,
-        now: u64,
-    ) -> io::Result<(usize, bool)> {
-        let step = inner.advance(buf)?;
-        if step.used == 0 {
-            return Ok((0, false));
-        }
-        // Who polls the server's health hears of it by itself.
-        let is_poll = matches!(
-            inner.due.front(),
-            Some(Due::Own {
-                reply: OwnReply::Then(_),
-                ..
-            })
-        );
-        if starts && step.complete && buf[0] == b'-' && !is_poll {
-            self.hear_error(&buf[..step.used]);
-            if inner.is_fenced() {
-                self.hear_of_listed(buf);
-            }
-        }
-        if starts && self.tells.get().is_some() {
-            self.hear_of_list(&buf[..step.used]);
-        }
-        inner.frame(&buf[..step.used], starts, step.complete)?;
-        match inner.started_stream() {
-            Some(SessionStream::Messages) => {
-                self.begin_messages();
-                let bytes = &buf[..step.used];
-                self.pushes.borrow_mut().heed(bytes, step.complete);
-            }
-            Some(SessionStream::Commands) => self.monitors.set(true),
-            Some(SessionStream::Debugger) => self.begin_debugging(),
-            None => {}
-        }
-        if step.complete {
-            if let Some(due) = inner.due.front().filter(|due| !due.is_blocking()) {
-                self.thread.pulse.answered(due.sent_micros());
-            }
-            if let Some(Due::Client { sent_micros, .. }) = inner.due.front() {
-                self.thread
-                    .counters
-                    .request_duration
-                    .record_micros(now.saturating_sub(*sent_micros), 1);
-            }
-            inner.answered(1);
-        }
-        Ok((step.used, step.complete))
     }
 
     /// Acts on replies to respool itself, with nothing borrowed.
     fn react(&self) {
         let (answered, orphans) = {
-            let mut inner = self.inner.borrow_mut();
-            if inner.answered.is_empty() && inner.orphans.is_empty() {
+            let mut exchange = self.exchange.borrow_mut();
+            if !exchange.has_answered() {
                 return;
             }
-            (
-                std::mem::take(&mut inner.answered),
-                std::mem::take(&mut inner.orphans),
-            )
+            (exchange.take_answered(), exchange.take_orphans())
         };
         for (reply, bytes) in answered {
             match reply {
                 OwnReply::Step(effect) => self.stepped(&effect, bytes),
-                // Who asked may have gone.
-                OwnReply::Tell(sender) | OwnReply::Place(_, sender) => drop(sender.send(bytes)),
+                OwnReply::Asked(tell) | OwnReply::Place(_, tell) => tell(bytes),
                 OwnReply::Pong(asked) => self.thread.ponged(asked, &bytes),
                 OwnReply::Fence(_) => self.fenced(&bytes),
                 OwnReply::Vouch(_) => self.was_vouched(&bytes),
                 OwnReply::Ignore | OwnReply::KeepAlive | OwnReply::Last(_) | OwnReply::Refused => {}
-                OwnReply::Then(then) => then.tell(bytes),
+                OwnReply::Call(call) => call.tell(bytes),
             }
         }
         for (popped, bytes) in orphans {
@@ -689,4 +480,9 @@ impl Link {
             waker.wake_by_ref();
         }
     }
+}
+
+/// What ends the connection when it is read.
+fn invalid(violation: Violation) -> io::Error {
+    io::Error::new(io::ErrorKind::InvalidData, violation)
 }

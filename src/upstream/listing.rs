@@ -4,12 +4,9 @@ use std::rc::Rc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 
-use tokio::sync::oneshot;
-
 use super::link::Link;
 use super::pool::Upstream;
 use super::thread::Process;
-use super::traffic::OwnReply;
 use crate::command::{Learned, Rereading};
 use crate::resp::speak::encode_request;
 
@@ -78,7 +75,7 @@ impl Listing {
     }
 }
 
-/// Whether an answer says that the server does not know the command.
+/// Tells whether an answer says that the server does not know the command.
 pub(super) fn is_unknown(answer: &[u8]) -> bool {
     answer.starts_with(b"-ERR unknown command")
 }
@@ -129,8 +126,7 @@ impl Upstream {
     }
 
     fn read_list(self: &Rc<Self>, link: &Rc<Link>) {
-        let (tell, told) = oneshot::channel();
-        link.send_own(&encode_request(&["COMMAND"]), OwnReply::Tell(tell));
+        let told = link.ask(&encode_request(&["COMMAND"]));
         let (upstream, begun) = (Rc::downgrade(self), link.origin().begun_micros);
         let process = Arc::clone(&self.thread.process);
         tokio::task::spawn_local(async move {
@@ -172,7 +168,7 @@ impl Link {
         }
     }
 
-    /// Whether its client may have left something on it that nothing undoes.
+    /// Tells whether its client may have left something on it that nothing undoes.
     pub(super) fn keeps_traces(&self) -> bool {
         let is_open = matches!(
             self.tells.get(),

@@ -7,13 +7,10 @@ use std::time::Duration;
 use super::link::Link;
 use super::pool::Upstream;
 use super::thread::Thread;
-use super::traffic::{Due, Inner, OwnReply};
-use crate::command::Delays;
+use crate::exchange::OwnReply;
 use crate::resp::speak::encode_request;
 use crate::schedule::OwedReplies;
-use crate::silence::{
-    AwaitedReply, LinkSilence, OvertakenSilence, ServerSigns, SilenceLimits, SilenceVerdict, judge,
-};
+use crate::silence::{ServerSigns, SilenceLimits, SilenceVerdict, judge};
 use crate::telemetry::{Bound, LossCause};
 
 /// A server that owes a reply and answers nobody for so long is asked anew, where nothing stands before the question.
@@ -32,152 +29,27 @@ const USUALLY: u32 = 4;
 /// How often at most it is asked so, in each worker.
 const ASKED_EVERY: Duration = Duration::from_secs(1);
 
-/// Bytes past which a server that does not read leaves some unacknowledged though its host lives: the kernel's patience must
-/// not end before ours then.
-const MANY_BYTES: u64 = 32 * 1024;
-
-/// What a connection has heard and sent, and what it owes.
-#[derive(Debug, Default)]
-pub(super) struct LinkPulse {
-    /// When the server has sent the last byte.
-    pub(super) heard_micros: u64,
-    /// Bytes that had been sent by then.
-    heard_at_bytes: u64,
-    /// When the kernel has taken the last byte.
-    pub(super) written_micros: u64,
-    /// When a request that is passed on as it arrives began or ended.
-    pub(super) whole_micros: u64,
-    /// Entries due that the server may work on for long.
-    may_work: u32,
-    /// Entries due that a pause of writes holds back.
-    may_pause: u32,
-    /// Since when the server is known to have answered elsewhere.
-    overtaken: OvertakenSilence,
-    /// The shortest time in which it has answered here.
-    quickest_micros: u64,
-    /// The kernel has been told to be as patient with unacknowledged bytes as with a busy server.
-    is_patient: bool,
-}
-
-impl LinkPulse {
-    /// That of a connection that was opened now, which has taken so long.
-    pub(super) fn begun(now_micros: u64, connect_micros: u64) -> Self {
-        Self {
-            quickest_micros: connect_micros,
-            heard_micros: now_micros,
-            written_micros: now_micros,
-            ..Self::default()
-        }
-    }
-
-    /// The server has sent something, when it had been sent so many bytes.
-    #[inline]
-    pub(super) fn heard(&mut self, now_micros: u64, sent_total: u64) {
-        self.heard_micros = now_micros;
-        self.heard_at_bytes = sent_total;
-    }
-
-    /// Something was answered after so long.
-    #[inline]
-    pub(super) fn answered(&mut self, waited_micros: u64) {
-        self.quickest_micros = self.quickest_micros.min(waited_micros);
-    }
-
-    /// An entry that is due has come to be delayed by `after`.
-    #[inline]
-    pub(super) fn joined(&mut self, before: Delays, after: Delays) {
-        self.may_work += u32::from(after.may_work()) - u32::from(before.may_work());
-        self.may_pause += u32::from(after.may_pause()) - u32::from(before.may_pause());
-    }
-
-    /// Whether something is due that a pause of writes holds back.
-    #[inline]
-    pub(super) fn owes_write(&self) -> bool {
-        self.may_pause > 0
-    }
-
-    /// An entry is due no more.
-    #[inline]
-    pub(super) fn left(&mut self, delays: Delays) {
-        self.may_work -= u32::from(delays.may_work());
-        self.may_pause -= u32::from(delays.may_pause());
-    }
-}
-
-impl Inner {
-    /// When the oldest unanswered request was sent, or the last byte came: whichever was later. `None`: nothing is due.
-    pub(super) fn silent_since(&self) -> Option<u64> {
-        let (at, front) = self.missed()?;
-        let pulse = &self.pulse;
-        let since = front.sent_micros().max(pulse.heard_micros);
-        let since = since.max(pulse.whole_micros);
-        let end = (self.due.get(at + 1)).map_or(self.appended_total, Due::start);
-        // What the server has not got whole it cannot answer; it is to take it, though.
-        Some(match end <= self.sent_total {
-            true => since,
-            false => since.max(pulse.written_micros),
-        })
-    }
-
-    /// The first that is due and would be missed, and its place: a connection that was idle is no less than it was for what keeps it
-    /// from the server's `timeout`.
-    fn missed(&self) -> Option<(usize, &Due)> {
-        let keeps_alive = |due: &Due| matches!(due, Due::Own { reply, .. } if matches!(reply, OwnReply::KeepAlive));
-        let mut dues = self.due.iter().enumerate();
-        dues.find(|(_, due)| !keeps_alive(due))
-    }
-
-    /// Whether a part of a frame has come, and its rest has not.
-    fn has_begun(&self) -> bool {
-        !self.scanner.at_boundary() || !self.carry.is_empty()
-    }
-
-    fn silence(&mut self, around: &ServerSigns, now_micros: u64) -> Option<LinkSilence> {
-        let since_micros = self.silent_since()?;
-        let (_, front) = self.missed()?;
-        // Amid a stream it is not the reply that is awaited which has begun.
-        let has_begun = self.has_begun() && !front.is_place();
-        let awaited = match (has_begun, front.may_wait()) {
-            (true, _) => AwaitedReply::Rest,
-            (false, true) => AwaitedReply::Wait,
-            (false, false) => AwaitedReply::Command(front.delays()),
-        };
-        let overtaken = &mut self.pulse.overtaken;
-        Some(LinkSilence {
-            since_micros,
-            awaited,
-            overtaken_micros: overtaken.look(since_micros, around, now_micros),
-        })
-    }
-}
-
 impl Link {
     /// Judges its silence, and closes it when nothing more is to be expected of it.
     fn check_silence(&self, around: &ServerSigns, limits: &SilenceLimits) -> SilenceVerdict {
-        let is_stream = self.is_raw() && !self.is_awaited_amid_stream();
+        let is_stream = self.is_raw() && !self.exchange.borrow().is_awaited_amid_stream();
         if is_stream || self.is_partial() || !self.is_alive() {
             return SilenceVerdict::Borne;
         }
         let now = self.thread.clock.now_micros();
-        let mut inner = self.inner.borrow_mut();
-        let Some(mut silence) = inner.silence(around, now) else {
+        let mut exchange = self.exchange.borrow_mut();
+        let Some(mut silence) = exchange.silence(around, now) else {
             return SilenceVerdict::Borne;
         };
         self.judged_as_finishing(&mut silence);
         let verdict = judge(&silence, around, limits, now);
         // What respool asks by itself it asks of connections that are idle.
-        let cause = match inner.missed() {
-            Some((_, due @ Due::Own { .. })) if !due.is_place() => LossCause::HalfOpen,
-            _ => LossCause::Timeout,
+        let cause = match exchange.misses_own() {
+            true => LossCause::HalfOpen,
+            false => LossCause::Timeout,
         };
-        let is_ping = matches!(
-            inner.due.front(),
-            Some(Due::Own {
-                reply: OwnReply::Pong(_),
-                ..
-            })
-        );
-        drop(inner);
+        let is_ping = exchange.awaits_pong();
+        drop(exchange);
         let (bound, why) = match verdict {
             SilenceVerdict::Borne | SilenceVerdict::Suspected => return verdict,
             SilenceVerdict::Lost if is_ping => {
@@ -198,39 +70,32 @@ impl Link {
         verdict
     }
 
-    /// Whether replies are due, and the server has sent nothing for `limit` that it could have.
+    /// Tells whether replies are due, and the server has sent nothing for `limit` that it could have.
     pub(super) fn is_silent_for(&self, limit: Duration) -> bool {
         !self.is_raw() && !self.is_partial() && self.is_unheard_for(limit)
     }
 
     /// The same, of a request too that is still being passed on.
     fn is_unheard_for(&self, limit: Duration) -> bool {
-        let inner = self.inner.borrow();
-        let waits = !inner.has_begun() && inner.missed().is_some_and(|(_, due)| due.is_blocking());
-        let since = inner.silent_since().filter(|_| !waits);
+        let since = self.exchange.borrow().unheard_since();
         self.is_alive() && since.is_some_and(|since| self.thread.clock.is_past(since, limit))
     }
 
-    /// Whether nothing has come or been sent on it for so long.
+    /// Tells whether nothing has come or been sent on it for so long.
     pub fn is_quiet_for(&self, limit: Duration) -> bool {
-        let inner = self.inner.borrow();
-        let last = inner.pulse.heard_micros.max(inner.pulse.written_micros);
+        let last = self.exchange.borrow().last_micros();
         self.thread.clock.is_past(last, limit)
     }
 
-    /// Whether replies are due, and none has come for longer than usual.
+    /// Tells whether replies are due, and none has come for longer than usual.
     pub(super) fn is_stalled(&self) -> bool {
-        let quickest = Duration::from_micros(self.inner.borrow().pulse.quickest_micros);
+        let quickest = Duration::from_micros(self.exchange.borrow().quickest_micros());
         self.is_silent_for(STALLED_AFTER.max(quickest * USUALLY))
     }
 
-    /// Whether a command is due that the server may work on for long.
+    /// Tells whether a command is due that the server may work on for long.
     pub(super) fn may_work(&self) -> bool {
-        let inner = self.inner.borrow();
-        // It is done with a command whose reply has begun.
-        let is_done = inner.has_begun()
-            && matches!(inner.due.front(), Some(Due::Client { count: 1, delays, .. }) if delays.may_work());
-        self.is_alive() && inner.pulse.may_work > u32::from(is_done)
+        self.is_alive() && self.exchange.borrow().may_work()
     }
 
     /// What a change of its state would stand behind.
@@ -244,12 +109,8 @@ impl Link {
     /// Has the kernel bear unacknowledged bytes for as long as a busy server is borne, while so many are on their way that
     /// it may just not read them; else no longer than a host that is gone.
     fn bear_unread(&self, is_busy: bool, busy: Duration) {
-        let mut inner = self.inner.borrow_mut();
-        let unanswered = inner.sent_total - inner.pulse.heard_at_bytes;
-        let is_patient = is_busy && unanswered > MANY_BYTES;
-        if is_patient != inner.pulse.is_patient {
-            inner.pulse.is_patient = is_patient;
-            drop(inner);
+        let changed = self.exchange.borrow_mut().patience_changed(is_busy);
+        if let Some(is_patient) = changed {
             self.bear_unacknowledged(is_patient.then_some(busy));
         }
     }
@@ -262,19 +123,17 @@ impl Link {
         }
     }
 
-    /// Whether nothing has come or gone for so long, nothing is due, and a request of respool's own can be sent.
+    /// Tells whether nothing has come or gone for so long, nothing is due, and a request of respool's own can be sent.
     pub(super) fn is_idle_for(&self, interval: Duration) -> bool {
         let is_idle = {
-            let inner = self.inner.borrow();
-            let last = inner.pulse.heard_micros.max(inner.pulse.written_micros);
-            inner.due.is_empty()
-                && inner.written == inner.out.len()
-                && self.thread.clock.is_past(last, interval)
+            let exchange = self.exchange.borrow();
+            let is_quiet = exchange.is_empty() && exchange.is_all_sent();
+            is_quiet && self.thread.clock.is_past(exchange.last_micros(), interval)
         };
         is_idle && self.takes_question()
     }
 
-    /// Whether a PING can be sent on it, and nothing stands before it.
+    /// Tells whether a PING can be sent on it, and nothing stands before it.
     fn takes_question(&self) -> bool {
         self.is_alive() && !self.is_raw() && !self.is_partial() && self.in_flight() == 0
     }

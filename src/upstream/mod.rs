@@ -3,11 +3,9 @@
 //! Invariant: every socket to the server holds a permit of the process-wide budget until the server has closed it too.
 
 mod acknowledged;
-mod alone;
 mod apart;
 mod away;
 mod closing;
-mod executing;
 mod failovers;
 mod guests;
 mod handshake;
@@ -33,7 +31,6 @@ mod server;
 mod socket;
 mod subscription;
 mod thread;
-mod traffic;
 mod tries;
 mod turn;
 mod unauthenticated;
@@ -42,10 +39,8 @@ mod waiting;
 mod wanted;
 mod whereabouts;
 
-pub use executing::Executing;
-
 pub use lanes::Ends;
-pub use link::{Link, MayTake, RoomWait, SocketEnd};
+pub use link::{Link, RoomWait, SocketEnd};
 pub use listing::Tells;
 pub use outlet::Outlet;
 pub use passing::Passing;
@@ -57,6 +52,5 @@ pub use pushes::{Forward, broken_redirection};
 
 pub use subscription::{Announcement, SubscribeResult, Subscriptions, TOPICS_A_TURN};
 pub use thread::{Process, Thread};
-pub use traffic::{Kind, OwnReply, Show};
 pub use turn::let_others_go_first;
 pub use waiting::{Blocked, Waiter};

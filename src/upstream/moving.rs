@@ -6,12 +6,9 @@
 use std::rc::Rc;
 use std::time::Duration;
 
-use tokio::sync::oneshot;
-
 use super::link::{Leaving, Link};
 use super::pins::Pin;
 use super::pool::Upstream;
-use super::traffic::OwnReply;
 use crate::config::Role;
 use crate::failover::Node;
 use crate::resp::speak::encode_request;
@@ -304,7 +301,6 @@ impl Upstream {
 
 /// `None`: the connection was lost.
 async fn ask(link: &Link, request: &[u8]) -> Option<Vec<u8>> {
-    let (tell, told) = oneshot::channel();
-    link.send_own(request, OwnReply::Tell(tell));
+    let told = link.ask(request);
     told.await.ok()
 }

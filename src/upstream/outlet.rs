@@ -11,34 +11,18 @@ use std::rc::Rc;
 use std::sync::Arc;
 use std::task::{Context, Poll, Waker};
 
-use super::traffic::Kind;
-use crate::command::Delays;
+use crate::exchange::{ClientHandle, Ending, Unsent};
 use crate::identity::{Card, Flag};
 use crate::memory::{Account, Frame, Holding};
 use crate::replies::Replies;
 use crate::schedule::{AnsweredRequests, ClientShare};
-use crate::session::{PinnedCommand, Protocol, Transaction};
+use crate::session::{PinnedCommand, Protocol, Stream as SessionStream, Transaction};
 use crate::telemetry::{Disconnect, WorkerCounters};
 use crate::transport::{PeerEnd, Stream};
 
 /// Most bytes handed to a socket before others have their turn, as Redis hands over 64 KiB. Of 150 subscribers each took what
 /// its socket had room for, and a request of another client waited for 150 ms.
 const MOST_AT_ONCE: usize = 256 * 1024;
-
-/// A request that a connection lost before any byte of it was sent: it is sent again, on another.
-#[derive(Debug)]
-pub struct Unsent {
-    /// The requests.
-    pub bytes: Vec<u8>,
-    /// How many.
-    pub count: u32,
-    /// What may delay them.
-    pub delays: Delays,
-    /// Whether their replies are shown.
-    pub visible: bool,
-    /// What they are.
-    pub kind: Kind,
-}
 
 /// One client's way out.
 #[derive(Debug)]
@@ -47,7 +31,7 @@ pub struct Outlet {
     replies: RefCell<Replies>,
     /// Requests at the server, or on their way to it, without an answer.
     outstanding: Cell<u32>,
-    /// How many of them there may be on a shared connection.
+    /// Says how many of them there may be on a shared connection.
     share: Cell<ClientShare>,
     /// The client's task is woken when no more than this many are outstanding.
     wake_at: Cell<Option<u32>>,
@@ -134,23 +118,16 @@ impl Outlet {
         self.outstanding.get()
     }
 
-    /// How many requests may be without an answer on a shared connection.
+    /// Returns how many requests may be without an answer on a shared connection.
     #[inline]
     pub fn window(&self) -> u32 {
         self.share.get().window()
     }
 
-    /// Whether what its replies take is measured now: so many of them are due that its share may matter.
+    /// Tells whether what its replies take is measured now: so many of them are due that its share may matter.
     #[inline]
     pub fn is_measured(&self) -> bool {
         self.share.get().matters(self.outstanding.get())
-    }
-
-    /// Requests of its long pipeline were answered.
-    pub fn charge(&self, answered: &AnsweredRequests) {
-        let mut share = self.share.get();
-        share.answered(answered);
-        self.share.set(share);
     }
 
     /// The client's task wants to be woken when no more than `count` requests are outstanding.
@@ -167,13 +144,13 @@ impl Outlet {
         }
     }
 
-    /// Whether the next frames of the server may be passed by in one piece.
+    /// Tells whether the next frames of the server may be passed by in one piece.
     #[inline]
     pub fn is_plain(&self) -> bool {
         self.replies.borrow().is_plain()
     }
 
-    /// Whether the client is gone or about to be closed.
+    /// Tells whether the client is gone or about to be closed.
     #[inline]
     pub fn is_closed(&self) -> bool {
         self.end.get().is_some()
@@ -192,12 +169,12 @@ impl Outlet {
         self.stream.borrow().as_ref()?.inode()
     }
 
-    /// Whether the client's socket is gone.
+    /// Tells whether the client's socket is gone.
     pub fn is_gone(&self) -> bool {
         self.stream.borrow().is_none()
     }
 
-    /// Why the client is to be closed.
+    /// Returns why the client is to be closed.
     pub fn end(&self) -> Option<Disconnect> {
         self.end.get()
     }
@@ -220,7 +197,7 @@ impl Outlet {
         }
     }
 
-    /// Whether it is subscribed, as the server's confirmations say.
+    /// Tells whether it is subscribed, as the server's confirmations say.
     pub(super) fn is_subscribed(&self) -> bool {
         self.card.has(Flag::Pubsub)
     }
@@ -252,19 +229,19 @@ impl Outlet {
         self.hold_nothing();
     }
 
-    /// Whether more is held for it than it may leave unread: its requests wait.
+    /// Tells whether more is held for it than it may leave unread: its requests wait.
     #[inline]
     pub fn is_over(&self) -> bool {
         self.replies_bytes.get() > self.limit_bytes.get()
     }
 
-    /// Whether its next request is looked at: it is not about to be closed, and reads its replies.
+    /// Tells whether its next request is looked at: it is not about to be closed, and reads its replies.
     #[inline]
     pub fn takes_requests(&self) -> bool {
         !self.is_closed() && !self.is_over()
     }
 
-    /// Whether so much of that has gone that its requests go on: half, so that they go on by the thousand.
+    /// Tells whether so much of that has gone that its requests go on: half, so that they go on by the thousand.
     pub fn has_room(&self) -> bool {
         self.replies_bytes.get() <= self.limit_bytes.get() / 2
     }
@@ -324,7 +301,7 @@ impl Outlet {
         !self.has_messages.replace(true)
     }
 
-    /// Whether its messages come by the second connection of subscribers.
+    /// Tells whether its messages come by the second connection of subscribers.
     pub fn is_apart(&self) -> bool {
         self.is_apart.get()
     }
@@ -364,11 +341,6 @@ impl Outlet {
             self.wake_at.set(None);
             self.wake();
         }
-    }
-
-    /// The server answered a command of a transaction.
-    pub fn transaction_answered(&self, verb: PinnedCommand, head: &[u8]) {
-        self.transaction.borrow_mut().answered(verb, head);
     }
 
     /// The transaction of the client's pinned connection.
@@ -444,12 +416,12 @@ impl Outlet {
         })
     }
 
-    /// Whether a frame of the server has been passed on in part.
+    /// Tells whether a frame of the server has been passed on in part.
     pub fn has_open_frame(&self) -> bool {
         self.replies.borrow().is_open()
     }
 
-    /// Whether replies wait for the socket.
+    /// Tells whether replies wait for the socket.
     #[inline]
     pub fn has_unwritten(&self) -> bool {
         !self.replies.borrow().unwritten().is_empty() || self.has_unflushed()
@@ -468,17 +440,7 @@ impl Outlet {
         self.card.bytes_out.get()
     }
 
-    /// Requests come back unsent; the client's task sends them again.
-    pub fn take_back(&self, unsent: Unsent) {
-        if self.stream.borrow().is_some() {
-            self.outstanding.set(self.outstanding.get() - unsent.count);
-            self.unsent.borrow_mut().push(unsent);
-            self.holding.set(self.own_bytes(&self.replies.borrow()));
-            self.wake();
-        }
-    }
-
-    /// Whether requests came back.
+    /// Tells whether requests came back.
     #[inline]
     pub fn has_unsent(&self) -> bool {
         !self.unsent.borrow().is_empty()
@@ -491,7 +453,7 @@ impl Outlet {
         unsent
     }
 
-    /// How many requests came back.
+    /// Returns how many requests came back.
     pub fn unsent_count(&self) -> usize {
         self.unsent
             .borrow()
@@ -590,5 +552,73 @@ impl Outlet {
                 0
             }
         }
+    }
+}
+
+impl ClientHandle for Rc<Outlet> {
+    #[inline]
+    fn is_same(&self, other: &Self) -> bool {
+        Rc::ptr_eq(self, other)
+    }
+
+    #[inline]
+    fn sent(&self, count: u32, visible: bool) {
+        Outlet::sent(self, count, visible);
+    }
+
+    #[inline]
+    fn is_plain(&self) -> bool {
+        Outlet::is_plain(self)
+    }
+
+    #[inline]
+    fn is_measured(&self) -> bool {
+        Outlet::is_measured(self)
+    }
+
+    fn is_gone(&self) -> bool {
+        Outlet::is_gone(self)
+    }
+
+    #[inline]
+    fn deliver(&self, bytes: &[u8], complete: u32, open: bool) {
+        Outlet::deliver(self, bytes, complete, open);
+    }
+
+    #[inline]
+    fn answered(&self, complete: u32) {
+        Outlet::answered(self, complete);
+    }
+
+    fn transaction_answered(&self, verb: PinnedCommand, head: &[u8]) {
+        self.transaction.borrow_mut().answered(verb, head);
+    }
+
+    fn stream(&self) -> Option<SessionStream> {
+        self.transaction.borrow().stream
+    }
+
+    fn charge(&self, answered: &AnsweredRequests) {
+        let mut share = self.share.get();
+        share.answered(answered);
+        self.share.set(share);
+    }
+
+    fn take_back(&self, unsent: Unsent) {
+        if self.stream.borrow().is_some() {
+            self.outstanding.set(self.outstanding.get() - unsent.count);
+            self.unsent.borrow_mut().push(unsent);
+            self.holding.set(self.own_bytes(&self.replies.borrow()));
+            self.wake();
+        }
+    }
+
+    fn disconnect(&self, ending: Ending) -> bool {
+        let was_open = !self.is_closed();
+        self.close(match ending {
+            Ending::Lost => Disconnect::UpstreamLost,
+            Ending::Finished => Disconnect::Closed,
+        });
+        was_open
     }
 }

@@ -6,13 +6,11 @@
 
 use std::rc::Rc;
 
-use tokio::sync::oneshot;
 use zeroize::Zeroizing;
 
 use super::link::Link;
 use super::pins::{Pin, PinError};
 use super::pool::{SharedWait, Upstream, WaitError};
-use super::traffic::OwnReply;
 use crate::auth::{Known, Permission, is_refusal, is_wrong_password};
 use crate::command::{ClientSub, Delays};
 use crate::fanout::TopicKind;
@@ -417,7 +415,6 @@ async fn would_queue(link: &Rc<Link>, request: &[u8]) -> Option<bool> {
 
 /// Sends at once; the reply comes when it is awaited. `None`: the connection was lost.
 fn reply(link: &Rc<Link>, request: &[u8]) -> impl Future<Output = Option<Vec<u8>>> + use<> {
-    let (tell, told) = oneshot::channel();
-    link.send_own(request, OwnReply::Tell(tell));
+    let told = link.ask(request);
     async { told.await.ok() }
 }

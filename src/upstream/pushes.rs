@@ -3,13 +3,12 @@
 //! A lent connection's are its client's. One that stands for a client of respool as the target of CLIENT TRACKING REDIRECT
 //! has them gathered, frame by frame, and forwarded.
 
-use std::io;
 use std::rc::Rc;
 use std::time::Duration;
 
 use super::outlet::Outlet;
 use super::subscription::Subscriptions;
-use super::traffic::{NO_SUBSCRIPTION, invalid};
+use crate::exchange::Violation;
 use crate::fanout::{ConfirmedSubscriptions, QueuedSubscription};
 use crate::resp::speak::push_header;
 
@@ -64,18 +63,18 @@ impl Pushes {
         }
     }
 
-    /// Whether they go to all the subscribers of the worker.
+    /// Tells whether they go to all the subscribers of the worker.
     pub(super) fn are_fanned_out(&self) -> bool {
         self.subscribers.is_some()
     }
 
-    /// Whether as many messages have been handed out as one turn may take.
+    /// Tells whether as many messages have been handed out as one turn may take.
     pub(super) fn is_spent(&self) -> bool {
         let subscribers = self.subscribers.as_ref();
         subscribers.is_some_and(|subscribers| subscribers.is_spent())
     }
 
-    /// Whether messages of an earlier turn have not been handed to sockets yet.
+    /// Tells whether messages of an earlier turn have not been handed to sockets yet.
     pub(super) fn has_unsent(&self) -> bool {
         let subscribers = self.subscribers.as_ref();
         subscribers.is_some_and(|subscribers| subscribers.has_unsent())
@@ -115,7 +114,7 @@ impl Pushes {
         }
     }
 
-    /// Whether the server's `timeout` would not end the client's own connection: it stands for another client, its client is subscribed,
+    /// Tells whether the server's `timeout` would not end the client's own connection: it stands for another client, its client is subscribed,
     /// elsewhere, or has sent something not long ago that the server has not seen.
     pub(super) fn is_exempt(&self, now_ms: u64, silent_for: Duration) -> bool {
         let is_active = |client: &Outlet| {
@@ -128,7 +127,7 @@ impl Pushes {
     }
 
     /// The last bytes of what seemed to be a frame, or several, and was text.
-    pub(super) fn break_off(&mut self, bytes: &[u8]) -> io::Result<()> {
+    pub(super) fn break_off(&mut self, bytes: &[u8]) -> Result<(), Violation> {
         self.take(bytes, true)?;
         if let Some(confirmed) = &mut self.confirmed {
             confirmed.break_off();
@@ -153,15 +152,15 @@ impl Pushes {
     }
 
     /// More bytes of a frame; `complete`: its last.
-    pub(super) fn take(&mut self, bytes: &[u8], complete: bool) -> io::Result<()> {
+    pub(super) fn take(&mut self, bytes: &[u8], complete: bool) -> Result<(), Violation> {
         if let Some(subscribers) = &self.subscribers {
             return subscribers
                 .take(bytes, complete)
-                .map_err(|_| invalid(NO_SUBSCRIPTION.to_owned()));
+                .map_err(|_| Violation::NoSubscription);
         }
         if let Some(forward) = &self.forward {
             if self.gathered.len() + bytes.len() > MAX_GATHERED {
-                return Err(invalid("a message to be redirected is too large".into()));
+                return Err(Violation::MessageTooLarge);
             }
             self.gathered.extend_from_slice(bytes);
             if complete {
@@ -215,80 +214,9 @@ pub fn broken_redirection(id: u64) -> Vec<u8> {
     frame
 }
 
-/// Whether a frame of a stream is the answer to the RESET that ends it; `None`: more bytes must tell.
-pub(super) fn ends_stream(frame: &[u8]) -> Option<bool> {
-    const RESET: &[u8] = b"+RESET\r\n";
-    let compared = frame.len().min(RESET.len());
-    (frame[..compared] != RESET[..compared])
-        .then_some(false)
-        .or((compared == RESET.len()).then_some(true))
-}
-
-/// Whether a frame is a command as MONITOR shows it (`+1339518083.107412 [0 127.0.0.1:60866] "keys" "*"`), which no reply
-/// looks like; `None`: more bytes must tell.
-pub(super) fn is_monitored(frame: &[u8]) -> Option<bool> {
-    const LONGEST_TIME: usize = 24;
-    let Some(text) = frame.strip_prefix(b"+") else {
-        return Some(false);
-    };
-    let digits = text
-        .iter()
-        .take_while(|byte| byte.is_ascii_digit() || **byte == b'.')
-        .count();
-    match text.get(digits..digits + 2) {
-        Some(behind) => Some(digits > 0 && behind == b" ["),
-        None if digits > LONGEST_TIME => Some(false),
-        // "+" alone, a time that has not ended, or a reply of one letter.
-        None => match text.get(digits) {
-            Some(byte) if *byte != b' ' => Some(false),
-            _ => None,
-        },
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn the_answer_to_reset_is_known_however_it_is_cut() {
-        let reset = b"+RESET\r\n";
-        assert_eq!(ends_stream(reset), Some(true));
-        assert_eq!(ends_stream(b"+RESET\r\n*3\r\n"), Some(true));
-        (0..reset.len()).for_each(|cut| assert_eq!(ends_stream(&reset[..cut]), None));
-        for other in [
-            &b"*3\r\n"[..],
-            b"+OK\r\n",
-            b"+RESETS\r\n",
-            b"$6\r\nRESET\r\n",
-        ] {
-            assert_eq!(ends_stream(other), Some(false));
-        }
-    }
-
-    #[test]
-    fn monitored_commands_are_told_from_replies_however_they_are_cut() {
-        let line = b"+1795263685.026881 [3 127.0.0.1:36104] \"SELECT\" \"3\"\r\n";
-        for cut in 1..=line.len() {
-            let told = is_monitored(&line[..cut]);
-            assert_eq!(told, if cut < 20 { None } else { Some(true) }, "{cut}");
-        }
-        for reply in [
-            &b"+OK\r\n"[..],
-            b"+PONG",
-            b"+",
-            b":1\r\n",
-            b"-ERR x\r\n",
-            b"$1\r\n",
-            b"+1\r\n",
-            b"+12.5 x\r\n",
-            b"+ [\r\n",
-            b"+1234567890123456789012345",
-        ] {
-            let told = is_monitored(reply);
-            assert_eq!(told, if reply == b"+" { None } else { Some(false) });
-        }
-    }
 
     #[test]
     fn only_the_connections_own_id_is_replaced() {

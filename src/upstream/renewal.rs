@@ -8,17 +8,15 @@ use std::cell::Cell;
 use std::rc::Rc;
 use std::time::Duration;
 
-use tokio::sync::oneshot;
 use zeroize::Zeroizing;
 
 use super::link::Link;
 use super::pool::Upstream;
 use super::thread::Thread;
-use super::traffic::OwnReply;
 use crate::auth::refusal_text;
 use crate::session::Own;
 
-/// How long after a refusal it is tried again.
+/// Says how long after a refusal it is tried again.
 const AGAIN_AFTER: Duration = Duration::from_secs(60);
 
 /// When the login of one connection has to be renewed.
@@ -50,7 +48,7 @@ impl Renewal {
         self.due_micros.set(now_micros.saturating_add(after));
     }
 
-    /// Whether it is due.
+    /// Tells whether it is due.
     pub(super) fn is_due(&self, now_micros: u64) -> bool {
         self.after_micros.get() > 0 && now_micros >= self.due_micros.get()
     }
@@ -117,9 +115,8 @@ impl Upstream {
         let now = self.thread.clock.now_micros();
         // Not asked again while the answer is on its way.
         link.renewal.postpone(now);
-        let (tell, told) = oneshot::channel();
         let request = Zeroizing::new(own.request());
-        link.send_own(&request, OwnReply::Tell(tell));
+        let told = link.ask(&request);
         let (thread, link) = (Rc::clone(&self.thread), Rc::clone(link));
         tokio::task::spawn_local(async move {
             // A connection that was lost needs no renewal.

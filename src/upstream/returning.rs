@@ -7,9 +7,9 @@ use std::rc::Rc;
 
 use super::link::{Link, Origin};
 use super::pool::Upstream;
-use super::traffic::{Answer, OwnReply, Pace, Then};
 use super::tries::Errand;
 use super::waiting::AROUND_ELEMENTS;
+use crate::exchange::{Answer, OwnCall, OwnReply, Pace};
 use crate::failover::Node;
 use crate::session::State;
 use crate::telemetry::Throttle;
@@ -78,12 +78,12 @@ impl Upstream {
     pub(super) fn send_back(self: &Rc<Self>, link: &Rc<Link>, returning: Returning) {
         let upstream = Rc::downgrade(self);
         let request = returning.request.clone();
-        let then = Then::new(1, AROUND_ELEMENTS, Pace::Writing, move |answer| {
+        let call = OwnCall::new(1, AROUND_ELEMENTS, Pace::Writing, move |answer| {
             if let Some(upstream) = upstream.upgrade() {
                 upstream.returned(returning, answer);
             }
         });
-        link.send_own(&request, OwnReply::Then(then));
+        link.send_own(&request, OwnReply::Call(call));
         self.served(link, 1);
     }
 

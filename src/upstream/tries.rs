@@ -6,9 +6,9 @@ use super::apart::{Asking, WantedTry};
 use super::link::Link;
 use super::pool::Upstream;
 use super::returning::{Returning, UnderWay};
-use super::traffic::{Answer, OwnReply, Pace, Then};
 use super::waiting::AROUND_ELEMENTS;
 use crate::command::Delays;
+use crate::exchange::{Answer, OwnCall, OwnReply, Pace};
 use crate::waits::{RequestBatch, TryFailure, TryId, has_run};
 
 /// What is done on a shared connection.
@@ -81,8 +81,8 @@ impl Upstream {
             (false, true) => Pace::Writing,
             (false, false) => Pace::Prompt,
         };
-        let then = Then::new(sending.replies, limit_bytes, pace, call);
-        link.send_own(&sending.bytes, OwnReply::Then(then));
+        let call = OwnCall::new(sending.replies, limit_bytes, pace, call);
+        link.send_own(&sending.bytes, OwnReply::Call(call));
         link.note_held();
     }
 

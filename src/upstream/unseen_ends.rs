@@ -19,7 +19,7 @@ use super::info::Info;
 use super::link::Link;
 use super::pool::Upstream;
 use super::thread::Thread;
-use super::traffic::{Answer, OwnReply, Pace, Then};
+use crate::exchange::{Answer, OwnCall, OwnReply, Pace};
 use crate::failover::Node;
 use crate::resp::speak::encode_request;
 use crate::resp::{ReplyScanner, parse_integer};
@@ -213,8 +213,8 @@ impl Upstream {
         let (tell, told) = oneshot::channel();
         // Whoever asked may have ended with the process.
         let call = move |answer| drop(tell.send(answer));
-        let then = Then::new(2, LONGEST_ANSWER, Pace::Prompt, call);
-        link.send_own(&request, OwnReply::Then(then));
+        let call = OwnCall::new(2, LONGEST_ANSWER, Pace::Prompt, call);
+        link.send_own(&request, OwnReply::Call(call));
         let answer = match told.await {
             Ok(Answer::Replies(answer)) => answer,
             Ok(Answer::TooLarge) => return Some(false),

@@ -22,11 +22,11 @@ use super::link::Link;
 use super::pins::{Pin, PinError};
 use super::pool::{Upstream, WaitError};
 use super::returning::UnderWay;
-use super::traffic::{Answer, OwnReply, Pace, Then};
 use super::tries::Errand;
 use crate::budget::PinLease;
 use crate::command::PinReason;
 use crate::exchange::Offence;
+use crate::exchange::{Answer, OwnCall, OwnReply, Pace};
 use crate::session::State;
 use crate::waits::{
     BlockingCall, BlockingCalls, CallConnectionId, NotLent, PoppedElements, PoppedFate,
@@ -591,8 +591,8 @@ impl Upstream {
         seat.unread.set(unread);
         seat.takes.set(writes);
         let limit_bytes = self.limit_bytes(issued.takes);
-        let then = Then::new(issued.replies, limit_bytes, Pace::Blocking, call);
-        seat.link.send_own(&issued.bytes, OwnReply::Then(then));
+        let call = OwnCall::new(issued.replies, limit_bytes, Pace::Blocking, call);
+        seat.link.send_own(&issued.bytes, OwnReply::Call(call));
         seat.link.note_held();
         if writes {
             self.plan_probe(&seat.link);

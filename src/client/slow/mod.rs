@@ -14,9 +14,10 @@ use super::requests::Next;
 use super::serve::Interrupted;
 use super::task::{Client, Wait};
 use crate::command::{CommandId, Delays, PinReason, TransactionCommand};
+use crate::exchange::RequestKind;
 use crate::resp::Request;
 use crate::session::{Route, Routed};
-use crate::upstream::{Kind, Link};
+use crate::upstream::Link;
 
 /// Is what a story comes to.
 pub(super) type Told<T = ()> = Result<T, Interrupted>;
@@ -129,7 +130,7 @@ impl Client {
                 return client.refuse_one(command, slow.length(), 1);
             }
             if client.pin.is_none() && slow.length() <= most {
-                let kind = (Kind::Plain, Delays::of(command));
+                let kind = (RequestKind::Plain, Delays::of(command));
                 return client.on_shared(request.bytes(), 1, command, kind);
             }
             client.on_pin(PinReason::LargeRequest, request, command)

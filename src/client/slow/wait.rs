@@ -6,10 +6,11 @@ use super::{SlowRequest, Told};
 use crate::client::serve::Awaited;
 use crate::client::task::Client;
 use crate::command::{CommandId, Delays, PinReason, spec};
+use crate::exchange::RequestKind;
 use crate::resp::speak::encode_request;
 use crate::resp::{Request, parse_integer};
 use crate::session::PinnedCommand;
-use crate::upstream::{Kind, Link, OwnReply};
+use crate::upstream::Link;
 use crate::waits::PoppedElements;
 
 /// Why WAIT would answer a wrong number, of a user who may not do what stands before it.
@@ -51,7 +52,7 @@ impl Client {
         }
         self.count(1, command);
         let show = self.show();
-        let kind = (Kind::Blocking(PoppedElements::Nothing), Delays::NONE);
+        let kind = (RequestKind::Blocking(PoppedElements::Nothing), Delays::NONE);
         link.send(&self.outlet, request.bytes(), 1, kind, show);
         self.block();
         Ok(())
@@ -83,8 +84,7 @@ impl Client {
         } else {
             (&["PING"], NEEDS_PING)
         };
-        let (tell, told) = tokio::sync::oneshot::channel();
-        link.send_own(&encode_request(words), OwnReply::Tell(tell));
+        let told = link.ask(&encode_request(words));
         Ok(match self.meanwhile(told, Awaited::Server).await? {
             Ok(reply) if reply.starts_with(b"-") => Err(refusal_of_wait(&reply, needs)),
             _ => Ok(()),

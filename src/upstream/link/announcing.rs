@@ -2,8 +2,8 @@
 //! though the server may never see it.
 
 use super::Link;
+use crate::exchange::OwnReply;
 use crate::resp::speak::encode_request;
-use crate::upstream::traffic::OwnReply;
 
 impl Link {
     /// The request sent last, CLIENT CACHING, is for the next one.
@@ -11,7 +11,7 @@ impl Link {
         self.announces.set(true);
     }
 
-    /// Whether it waits for the next request.
+    /// Tells whether it waits for the next request.
     pub fn is_announcing(&self) -> bool {
         self.announces.get()
     }

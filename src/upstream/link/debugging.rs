@@ -1,11 +1,8 @@
 //! SCRIPT DEBUG on a connection lent to a client: what it leaves there, which RESET does not undo, and the debugger that the
 //! connection may turn into.
 
-use tokio::sync::oneshot;
-
 use super::Link;
 use crate::resp::speak::encode_request;
-use crate::upstream::traffic::OwnReply;
 
 impl Link {
     /// Says whether SCRIPT DEBUG may be on: nobody else is to have the connection until it is off.
@@ -13,7 +10,7 @@ impl Link {
         self.may_debug.set(may_debug);
     }
 
-    /// Whether SCRIPT DEBUG may be on.
+    /// Tells whether SCRIPT DEBUG may be on.
     pub fn may_debug(&self) -> bool {
         self.may_debug.get()
     }
@@ -21,24 +18,19 @@ impl Link {
     /// Switches SCRIPT DEBUG off, as the client's user, who may. Whether it is off is known only by the answer. A connection that is
     /// closed with it on may take a server along: Valkey 9.1 goes on to debug whoever it gives the same memory to.
     pub(in super::super) async fn debugs_no_more(&self) -> bool {
-        let (tell, told) = oneshot::channel();
         let request = encode_request(&["SCRIPT", "DEBUG", "NO"]);
-        self.send_own(&request, OwnReply::Tell(tell));
-        let is_off = told.await.is_ok_and(|reply| reply.starts_with(b"+OK"));
+        let is_off = self
+            .ask(&request)
+            .await
+            .is_ok_and(|reply| reply.starts_with(b"+OK"));
         if is_off {
             self.set_may_debug(false);
         }
         is_off
     }
 
-    /// Whether it carries the session of a debugger: what its client sends is no request, and what comes is no reply.
+    /// Tells whether it carries the session of a debugger: what its client sends is no request, and what comes is no reply.
     pub fn is_debugging(&self) -> bool {
-        self.debugs.get()
-    }
-
-    /// From the next frame on every byte is its client's.
-    pub(super) fn begin_debugging(&self) {
-        self.raw.set(true);
-        self.debugs.set(true);
+        self.exchange.borrow().is_debugging()
     }
 }

@@ -2,10 +2,11 @@
 
 use std::io;
 use std::rc::{Rc, Weak};
+use std::task::Waker;
 use std::time::Duration;
 
 use super::Link;
-use crate::exchange::Offence;
+use crate::exchange::{Ending, Offence};
 use crate::failover::Node;
 use crate::telemetry::{Disconnect, LossCause};
 use crate::texts::ServerVersion;
@@ -29,7 +30,7 @@ pub struct Origin {
     pub opened_micros: u64,
 }
 
-/// Why it is being closed by respool.
+/// Says why it is being closed by respool.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Closing {
     why: &'static str,
@@ -49,7 +50,7 @@ pub struct Leaving {
 }
 
 impl Leaving {
-    /// Whether what is under way on it has all the time it needs: the server is there, and serves.
+    /// Tells whether what is under way on it has all the time it needs: the server is there, and serves.
     pub(in super::super) fn is_patient(&self) -> bool {
         matches!(self.cause, LossCause::TlsKeys | LossCause::Renewed)
     }
@@ -80,7 +81,7 @@ pub struct Ended {
 pub struct SocketEnd(Weak<ServerSocket>);
 
 impl SocketEnd {
-    /// Whether the server has closed it too, or takes longer for that than servers do.
+    /// Tells whether the server has closed it too, or takes longer for that than servers do.
     pub fn is_over(&self) -> bool {
         self.0.strong_count() == 0
     }
@@ -143,13 +144,9 @@ impl Link {
         self.close("another worker goes on with it");
     }
 
-    /// Whether nothing is under way on it in either direction, nobody uses it, and it is to stay.
+    /// Tells whether nothing is under way on it in either direction, nobody uses it, and it is to stay.
     pub(in super::super) fn is_between_frames(&self) -> bool {
-        let inner = self.inner.borrow();
-        let is_quiet = inner.due.is_empty()
-            && inner.written == inner.out.len()
-            && inner.carry.is_empty()
-            && inner.scanner.at_boundary();
+        let is_quiet = self.exchange.borrow().is_between_frames();
         let is_free = !self.is_raw() && !self.is_partial() && !self.is_held();
         is_quiet && is_free && self.is_alive() && self.leaving().is_none()
     }
@@ -170,16 +167,15 @@ impl Link {
         }));
     }
 
-    /// Whether it is to be left for another.
+    /// Tells whether it is to be left for another.
     #[inline]
     pub fn leaving(&self) -> Option<Leaving> {
         self.leaving.get()
     }
 
-    /// Whether replies are due and the server has sent nothing for `limit`.
+    /// Tells whether replies are due and the server has sent nothing for `limit`.
     pub(in super::super) fn is_stuck(&self, limit: Duration) -> bool {
-        let inner = self.inner.borrow();
-        let since = inner.silent_since();
+        let since = self.exchange.borrow().silent_since();
         since.is_some_and(|since| self.thread.clock.is_past(since, limit))
     }
 
@@ -229,7 +225,7 @@ impl Link {
             };
         }
         let is_replica_close = || {
-            let is_due = !self.inner.borrow().due.is_empty();
+            let is_due = !self.exchange.borrow().is_empty();
             self.has_refused_write.get() || (self.origin.is_replica && is_due)
         };
         let cause = match error.kind() {
@@ -256,7 +252,7 @@ impl Link {
         Ended {
             why: error.to_string(),
             cause: Some(cause),
-            offence: self.inner.borrow().offence,
+            offence: self.exchange.borrow().offence(),
         }
     }
 
@@ -279,9 +275,9 @@ impl Link {
         process.failovers.closed(self.socket_kind, node, cause, now);
     }
 
-    /// The connection is lost: see [`Inner::collapse`].
+    /// The connection is lost: see [`crate::exchange::Exchange::end`].
     pub(super) fn collapse(&self) {
-        let inner = std::mem::take(&mut *self.inner.borrow_mut());
+        let exchange = self.exchange.borrow_mut().take();
         // Not borrowed any more: whoever is told may give it back.
         let pushes = self.pushes.take();
         let pinned = pushes.lost();
@@ -298,11 +294,14 @@ impl Link {
             client.close(Disconnect::Closed);
         }
         self.vouching.take();
-        let end = match self.has_finished() {
-            true => Disconnect::Closed,
-            false => Disconnect::UpstreamLost,
+        let ending = match self.has_finished() {
+            true => Ending::Finished,
+            false => Ending::Lost,
         };
-        let disconnected = inner.collapse(pinned, end);
+        let ended = exchange.end(pinned, ending);
+        let disconnected = ended.disconnected;
+        self.room.take().into_all().for_each(Waker::wake);
+        ended.tell();
         self.thread.process.failovers.disconnected(disconnected);
     }
 

@@ -4,10 +4,10 @@
 use std::time::Duration;
 
 use super::Link;
+use crate::exchange::OwnReply;
 use crate::resp::speak::encode_request;
-use crate::upstream::traffic::OwnReply;
 
-/// How long such a connection may be silent. The server counts whole seconds, and its shortest `timeout` is one: what is silent for
+/// Such a connection may be silent for so long. The server counts whole seconds, and its shortest `timeout` is one: what is silent for
 /// less than a second it never ends.
 const SILENT_FOR: Duration = Duration::from_millis(500);
 
@@ -22,13 +22,13 @@ impl Link {
         }
     }
 
-    /// Whether a request of respool's own would change nothing for the client it is lent to: it would neither be queued, nor use up
+    /// Tells whether a request of respool's own would change nothing for the client it is lent to: it would neither be queued, nor use up
     /// what the client's next command needs.
     fn takes_own_amid(&self) -> bool {
         let pushes = self.pushes.borrow();
         let is_open = pushes
             .client()
             .is_some_and(|client| client.transaction().open);
-        !is_open && !self.announces.get() && !self.monitors.get()
+        !is_open && !self.announces.get() && !self.exchange.borrow().shows_commands()
     }
 }

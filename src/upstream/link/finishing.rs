@@ -12,7 +12,7 @@ use crate::command::Delays;
 use crate::silence::{AwaitedReply, LinkSilence};
 use crate::transport::Stream;
 
-/// Whether nothing more is sent on a connection.
+/// Tells whether nothing more is sent on a connection.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub(super) enum Finishing {
     #[default]
@@ -35,7 +35,7 @@ impl Link {
         self.returns.borrow_mut().push((request, elements));
     }
 
-    /// Whether there are such.
+    /// Tells whether there are such.
     pub(super) fn has_returns(&self) -> bool {
         !self.returns.borrow().is_empty()
     }
@@ -55,7 +55,7 @@ impl Link {
         }
     }
 
-    /// Whether nothing more is sent on it.
+    /// Tells whether nothing more is sent on it.
     pub fn is_finishing(&self) -> bool {
         self.finishing.get() != Finishing::No
     }
@@ -68,7 +68,7 @@ impl Link {
         }
     }
 
-    /// Whether the server has closed in answer, so that what it has not answered it has not done.
+    /// Tells whether the server has closed in answer, so that what it has not answered it has not done.
     pub(super) fn has_finished(&self) -> bool {
         self.finishing.get() == Finishing::Done
     }
@@ -86,8 +86,7 @@ impl Link {
         if self.finishing.get() != Finishing::Asked {
             return;
         }
-        let inner = self.inner.borrow();
-        let is_written = inner.written == inner.out.len();
+        let is_written = self.exchange.borrow().is_all_sent();
         if is_written && matches!(stream.poll_flush(cx), Poll::Ready(Ok(()))) {
             self.finishing.set(Finishing::Told);
             stream.finish_socket();

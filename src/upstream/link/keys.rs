@@ -13,7 +13,7 @@ impl Link {
         }
     }
 
-    /// Whether its TLS keys are nearly used up: it is to take no new work, finish what is under way, and be replaced. At the
+    /// Tells whether its TLS keys are nearly used up: it is to take no new work, finish what is under way, and be replaced. At the
     /// end of its keys it is lost, with whatever is due on it then.
     pub fn is_worn_out(&self) -> bool {
         let socket = self.socket.borrow();

@@ -5,7 +5,6 @@ use std::rc::Rc;
 use std::task::Context;
 
 use super::super::outlet::Outlet;
-use super::super::traffic::Inner;
 use super::Link;
 use crate::schedule::RoomTicket;
 use crate::telemetry::Bound;
@@ -27,7 +26,7 @@ impl RoomWait {
         }
     }
 
-    /// Whether there is no room yet; the client's task is woken when its turn comes, or the connection is lost.
+    /// Tells whether there is no room yet; the client's task is woken when its turn comes, or the connection is lost.
     pub fn is_pending(&self, cx: &Context<'_>) -> bool {
         if !self.link.is_alive() {
             return false;
@@ -37,12 +36,12 @@ impl RoomWait {
                 return false;
             }
             self.link.thread.counters.bound(Bound::WriteBuffer).add(1);
-            let room = &mut self.link.inner.borrow_mut().room;
+            let room = &mut self.link.room.borrow_mut();
             self.ticket
                 .set(Some(room.wait(cx.waker().clone(), self.bytes)));
             return true;
         };
-        let room = &mut self.link.inner.borrow_mut().room;
+        let room = &mut self.link.room.borrow_mut();
         let Some(waker) = room.waiter(ticket) else {
             return false;
         };
@@ -57,7 +56,7 @@ impl RoomWait {
         let Some(ticket) = self.ticket.take() else {
             return;
         };
-        if self.link.inner.borrow_mut().room.settle(ticket) {
+        if self.link.room.borrow_mut().settle(ticket) {
             self.link.turn.set(Rc::as_ptr(outlet) as usize);
             // Whatever the client does with its turn, who waits behind it is looked at after it.
             self.link.wake();
@@ -68,30 +67,31 @@ impl RoomWait {
 impl Drop for RoomWait {
     fn drop(&mut self) {
         if let Some(ticket) = self.ticket.take() {
-            let inner = &mut *self.link.inner.borrow_mut();
-            if inner.room.settle(ticket) {
-                self.link.offer_room(inner);
+            let is_turn = self.link.room.borrow_mut().settle(ticket);
+            if is_turn {
+                let unsent = self.link.exchange.borrow().unsent_bytes();
+                self.link.offer_room(unsent);
             }
         }
     }
 }
 
 impl Link {
-    /// Whether whoever has not waited yet must wait before it appends more: for the kernel, or for those who wait already.
+    /// Tells whether whoever has not waited yet must wait before it appends more: for the kernel, or for those who wait already.
     #[inline]
     pub fn is_full(&self) -> bool {
-        let inner = self.inner.borrow();
-        let behind = inner.out.len() - inner.written + inner.room.promised();
-        !inner.room.is_empty() || behind > self.thread.settings().upstream.max_write_buffer
+        let room = self.room.borrow();
+        let behind = self.exchange.borrow().unsent_bytes() + room.promised();
+        !room.is_empty() || behind > self.thread.settings().upstream.max_write_buffer
     }
 
-    /// Whether this client may append more now: it has waited, or need not.
+    /// Tells whether this client may append more now: it has waited, or need not.
     #[inline]
     pub fn has_room(&self, outlet: &Rc<Outlet>) -> bool {
         self.takes_turn(outlet) || !self.is_full()
     }
 
-    /// Whether it is this client's turn, which is over with that.
+    /// Tells whether it is this client's turn, which is over with that.
     #[inline]
     fn takes_turn(&self, outlet: &Rc<Outlet>) -> bool {
         let is_turn = self.turn.get() == Rc::as_ptr(outlet) as usize;
@@ -101,23 +101,24 @@ impl Link {
         is_turn
     }
 
-    /// Whether it is this client's turn here.
+    /// Tells whether it is this client's turn here.
     #[inline]
     pub fn expects(&self, outlet: &Rc<Outlet>) -> bool {
         self.turn.get() == Rc::as_ptr(outlet) as usize
     }
 
-    /// Has those come for whom there is room, once half of the write buffer is free.
-    pub(super) fn offer_room(&self, inner: &mut Inner) {
-        if inner.room.is_empty() {
+    /// Has those come for whom there is room, once half of the write buffer is free; so many bytes of it are not sent.
+    #[inline]
+    pub(super) fn offer_room(&self, unsent: usize) {
+        let mut room = self.room.borrow_mut();
+        if room.is_empty() {
             return;
         }
         let most = self.thread.settings().upstream.max_write_buffer;
-        let behind = inner.out.len() - inner.written;
-        if behind > most / 2 {
+        if unsent > most / 2 {
             return;
         }
-        while let Some(waker) = inner.room.next(most - behind) {
+        while let Some(waker) = room.next(most - unsent) {
             waker.wake();
         }
     }

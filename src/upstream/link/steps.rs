@@ -1,11 +1,10 @@
 //! What the server answers to the steps of a change of the connection's state.
 
 use super::Link;
-use crate::session::{Effect, State, is_busy};
-use crate::upstream::traffic::Dressing;
+use crate::session::{Effect, State};
 
 impl Link {
-    /// Whether it wears `target` but for its database, which a busy server does not change: a login is not about that, and the next
+    /// Tells whether it wears `target` but for its database, which a busy server does not change: a login is not about that, and the next
     /// command is told that the server is busy.
     pub(in super::super) fn is_logged_in(&self, target: &State) -> bool {
         let worn = self.worn();
@@ -41,30 +40,10 @@ impl Link {
                 }
             }
             effect.apply(&mut self.worn.borrow_mut());
-            if matches!(effect, Effect::Reset) {
-                self.monitors.set(false);
-            }
         }
-        let done = {
-            let mut inner = self.inner.borrow_mut();
-            let Some(dressing) = inner.dressings.front_mut() else {
-                return;
-            };
-            dressing.left -= 1;
-            // A name that is refused (ACL) does not change what commands do.
-            // What a busy server refuses is told only where nothing else is refused: it takes logins.
-            let is_told = |first: &Vec<u8>| !is_busy(first);
-            let has_told = dressing.refusal.as_ref().is_some_and(is_told);
-            if refused && !has_told && !matches!(effect, Effect::Named) {
-                dressing.refusal = Some(effect.refusal(reply));
-            }
-            if dressing.left > 0 {
-                return;
-            }
-            inner.dressings.pop_front()
-        };
-        if let Some(Dressing { refusal, done, .. }) = done {
-            done(refusal.map_or(Ok(()), Err));
+        let done = self.exchange.borrow_mut().stepped(effect, reply);
+        if let Some((done, result)) = done {
+            done(result);
         }
     }
 }

@@ -4,8 +4,8 @@ use std::rc::Rc;
 
 use super::Link;
 use crate::command::Delays;
+use crate::exchange::{RequestKind, Show};
 use crate::upstream::outlet::Outlet;
-use crate::upstream::traffic::{Kind, Show};
 
 impl Link {
     /// As [`Link::send`] with one request, for a large one on a connection that is lent: what the socket takes at once is
@@ -14,28 +14,21 @@ impl Link {
         &self,
         outlet: &Rc<Outlet>,
         bytes: &[u8],
-        kind: (Kind, Delays),
+        kind: (RequestKind, Delays),
         show: Show,
     ) {
-        let inner = &mut *self.inner.borrow_mut();
+        let mut exchange = self.exchange.borrow_mut();
         let now = self.thread.clock.now_micros();
-        let start = inner.appended_total;
-        let taken = if inner.out.is_empty() && inner.logins.is_empty() {
-            self.write_now(bytes)
-        } else {
-            0
+        let taken = match exchange.is_clear() {
+            true => self.write_now(bytes),
+            false => 0,
         };
-        inner.appended_total += taken as u64;
-        inner.sent_total += taken as u64;
-        inner.pulse.written_micros = now;
-        inner.append(&bytes[taken..]);
         self.announces.set(false);
-        outlet.sent(1, show != Show::Hide);
-        inner.due_for(outlet, 1, kind, show, start, now);
+        exchange.request_through(outlet, (bytes, taken), kind, show, now);
         self.wake();
     }
 
-    /// How many of `bytes` the socket takes now. Whatever ended it is found where the connection is driven.
+    /// Returns how many of `bytes` the socket takes now. Whatever ended it is found where the connection is driven.
     fn write_now(&self, bytes: &[u8]) -> usize {
         let mut taken = 0;
         let Some(stream) = &*self.socket.borrow() else {

@@ -4,9 +4,8 @@ use std::io;
 use std::rc::Rc;
 use std::task::{Context, Poll};
 
-use super::{Ended, Link, READS_A_TURN};
+use super::{Ended, Link, READS_A_TURN, invalid};
 use crate::transport::Stream;
-use crate::upstream::traffic::Inner;
 use crate::upstream::turn::let_others_go_first;
 
 impl Link {
@@ -55,28 +54,12 @@ impl Link {
         let_others_go_first(cx)
     }
 
-    /// Bytes of a frame that answers no request. Returns how many, and whether more frames may follow now.
-    pub(super) fn push(&self, inner: &mut Inner, buf: &[u8]) -> io::Result<(usize, bool)> {
-        let step = inner.advance(buf)?;
-        if step.used > 0 {
-            let mut pushes = self.pushes.borrow_mut();
-            pushes.take(&buf[..step.used], step.complete)?;
-            if step.complete && pushes.is_spent() {
-                self.is_behind.set(true);
-                return Ok((step.used, false));
-            }
-        }
-        Ok((step.used, step.complete))
-    }
-
     /// Goes on with frames for which there was no time in the turn in which they were read.
     pub(super) fn catch_up(&self) -> io::Result<()> {
-        let inner = &mut *self.inner.borrow_mut();
-        let mut frames = std::mem::take(&mut inner.carry);
-        let used = self.dispatch(inner, &frames, self.thread.clock.refresh())?;
-        frames.drain(..used);
-        inner.carry = frames;
-        self.holding.set(inner.held_bytes());
+        let exchange = &mut *self.exchange.borrow_mut();
+        let now = self.thread.clock.refresh();
+        exchange.catch_up(now, self).map_err(invalid)?;
+        self.holding.set(exchange.held_bytes());
         Ok(())
     }
 }

@@ -10,6 +10,7 @@ use super::{LONGEST_PAUSE, Seat};
 use crate::auth::Known;
 use crate::budget::PinLease;
 use crate::command::ClientSub;
+use crate::exchange::{Answer, OwnCall, OwnReply, Pace};
 use crate::failover::Node;
 use crate::resp::speak::encode_request;
 use crate::session::{State, stand_in_for};
@@ -17,7 +18,6 @@ use crate::telemetry::{Bound, LossCause};
 use crate::upstream::link::{Leaving, Link};
 use crate::upstream::pauses::COMES_FIRST;
 use crate::upstream::pool::Upstream;
-use crate::upstream::traffic::{Answer, OwnReply, Pace, Then};
 use crate::waits::CallConnectionId;
 
 /// A server that has not done a write for so long may hold it back.
@@ -276,9 +276,9 @@ impl Upstream {
             }
             over();
         };
-        let then = Then::new(1, PROBE_ANSWER, Pace::Writing, call);
+        let call = OwnCall::new(1, PROBE_ANSWER, Pace::Writing, call);
         let request = encode_request(&["PFCOUNT", "respool"]);
-        link.send_own(&request, OwnReply::Then(then));
+        link.send_own(&request, OwnReply::Call(call));
     }
 
     fn probed(self: &Rc<Self>, sent_micros: u64, answered_micros: u64, answer: &Answer) {

@@ -8,30 +8,26 @@
 use std::collections::VecDeque;
 use std::ops::Range;
 
-use super::traffic::{Due, Inner};
+use super::Exchange;
+use super::request::Due;
 
 /// The logins on a connection that have not been answered, by where they lie among all bytes ever appended.
 #[derive(Debug, Default)]
 pub(super) struct Logins(VecDeque<Range<u64>>);
 
 impl Logins {
-    /// A login lies there.
+    /// Adds one that lies there.
     pub(super) fn add(&mut self, bytes: Range<u64>) {
         self.0.push_back(bytes);
     }
 
-    /// Whether nothing has to wait.
+    /// Tells whether nothing has to wait.
     #[inline]
     pub(super) fn is_empty(&self) -> bool {
         self.0.is_empty()
     }
 
-    /// They stand beside others from now on: nobody reads their answers any more.
-    pub(super) fn clear(&mut self) {
-        self.0.clear();
-    }
-
-    /// Up to where may be sent when the reply due next is to the request that lies at `due`. `None`: everything.
+    /// Returns up to where may be sent when the reply due next is to the request that lies at `due`. `None`: everything.
     pub(super) fn limit(&mut self, due: Option<u64>) -> Option<u64> {
         while let Some(login) = self.0.front() {
             match due {
@@ -53,7 +49,7 @@ impl Logins {
     }
 }
 
-/// Whether a request of respool's own shows the server a secret. HELLO never does: AUTH stands before it.
+/// Tells whether a request of respool's own shows the server a secret. HELLO never does: AUTH stands before it.
 pub(super) fn is_login(request: &[u8]) -> bool {
     let Some(at) = request.windows(2).position(|end| end == b"\r\n") else {
         return false;
@@ -61,10 +57,15 @@ pub(super) fn is_login(request: &[u8]) -> bool {
     request[at + 2..].starts_with(b"$4\r\nAUTH\r\n")
 }
 
-impl Inner {
-    /// How much of what is to be sent may be, as a place in it.
+impl<H> Exchange<H> {
+    /// Logins stand beside others from now on: nobody reads their answers any more.
+    pub fn let_logins_go(&mut self) {
+        self.logins.0.clear();
+    }
+
+    /// Returns how much of what is to be sent may be, as a place in it.
     #[inline]
-    pub(super) fn sendable(&mut self) -> usize {
+    pub(super) fn sendable_end(&mut self) -> usize {
         if self.logins.is_empty() {
             return self.out.len();
         }
@@ -74,7 +75,7 @@ impl Inner {
         }
     }
 
-    /// Where a byte that has not been forgotten lies in what is to be sent.
+    /// Returns where a byte that has not been forgotten lies in what is to be sent.
     fn place(&self, total: u64) -> usize {
         let first = self.sent_total - self.written as u64;
         total.saturating_sub(first) as usize
@@ -107,39 +108,22 @@ impl Inner {
     }
 }
 
-impl Due {
-    fn start_mut(&mut self) -> &mut u64 {
-        match self {
-            Self::Client { start, .. } | Self::Own { start, .. } => start,
-        }
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::exchange::OwnReply;
+    use crate::exchange::tests::client::ModelClient;
     use crate::resp::speak::encode_request;
-    use crate::upstream::traffic::OwnReply;
 
-    fn asked(inner: &mut Inner, request: &[u8]) {
-        let start = inner.append(request);
-        if is_login(request) {
-            inner.logins.add(start..inner.appended_total);
-        }
-        inner.due.push_back(Due::Own {
-            reply: OwnReply::Ignore,
-            sent_micros: 0,
-            start,
-        });
+    fn asked(exchange: &mut Exchange<ModelClient>, request: &[u8]) {
+        exchange.own_request(request, OwnReply::Ignore, 0);
     }
 
-    /// What leaves now.
-    fn sent(inner: &mut Inner) -> String {
-        let end = inner.sendable();
-        let bytes = inner.out[inner.written..end].to_vec();
-        inner.written = end;
-        inner.sent_total += bytes.len() as u64;
-        inner.forget_written();
+    /// Returns what leaves now.
+    fn sent(exchange: &mut Exchange<ModelClient>) -> String {
+        let bytes = exchange.sendable().to_vec();
+        exchange.wrote(bytes.len(), 0);
+        exchange.forget_written();
         let text = String::from_utf8(bytes).expect("text");
         let words = text.split("\r\n").filter(|word| !word.is_empty());
         let words = words.filter(|word| !word.starts_with(['*', '$']));
@@ -164,7 +148,7 @@ mod tests {
 
     #[test]
     fn nothing_stands_before_a_login_or_behind_it() {
-        let mut inner = Inner::default();
+        let mut exchange = Exchange::begun(0, 0, rand::random);
         for request in [
             &["RESET"][..],
             &["AUTH", "own"],
@@ -174,43 +158,43 @@ mod tests {
             &["AUTH", "bob"],
             &["GET"],
         ] {
-            asked(&mut inner, &encode_request(request));
+            asked(&mut exchange, &encode_request(request));
         }
-        let leaves = |inner: &mut Inner, answered: usize| {
-            drop(inner.due.drain(..answered));
-            sent(inner)
+        let leaves = |exchange: &mut Exchange<ModelClient>, answered: usize| {
+            drop(exchange.due.drain(..answered));
+            sent(exchange)
         };
-        assert_eq!(leaves(&mut inner, 0), "RESET");
-        assert_eq!(leaves(&mut inner, 0), "");
-        assert_eq!(leaves(&mut inner, 1), "AUTH own");
-        assert_eq!(leaves(&mut inner, 0), "");
-        assert_eq!(leaves(&mut inner, 1), "NAME SELECT");
-        assert_eq!(leaves(&mut inner, 1), "");
-        assert_eq!(leaves(&mut inner, 1), "AUTH ann");
-        assert_eq!(leaves(&mut inner, 1), "AUTH bob");
-        assert_eq!(leaves(&mut inner, 1), "GET");
-        assert!(inner.logins.is_empty());
+        assert_eq!(leaves(&mut exchange, 0), "RESET");
+        assert_eq!(leaves(&mut exchange, 0), "");
+        assert_eq!(leaves(&mut exchange, 1), "AUTH own");
+        assert_eq!(leaves(&mut exchange, 0), "");
+        assert_eq!(leaves(&mut exchange, 1), "NAME SELECT");
+        assert_eq!(leaves(&mut exchange, 1), "");
+        assert_eq!(leaves(&mut exchange, 1), "AUTH ann");
+        assert_eq!(leaves(&mut exchange, 1), "AUTH bob");
+        assert_eq!(leaves(&mut exchange, 1), "GET");
+        assert!(exchange.logins.is_empty());
     }
 
     #[test]
     fn what_a_login_waits_for_goes_before_it() {
-        let mut inner = Inner::default();
+        let mut exchange = Exchange::begun(0, 0, rand::random);
         for request in [&["FENCE"][..], &["GET"], &["AUTH", "own"], &["SET"]] {
-            asked(&mut inner, &encode_request(request));
+            asked(&mut exchange, &encode_request(request));
         }
-        assert_eq!(sent(&mut inner), "FENCE GET");
-        asked(&mut inner, &encode_request(&["LAST"]));
-        inner.put_before_logins();
-        assert_eq!(sent(&mut inner), "LAST");
-        let starts: Vec<u64> = inner.due.iter().map(Due::start).collect();
+        assert_eq!(sent(&mut exchange), "FENCE GET");
+        asked(&mut exchange, &encode_request(&["LAST"]));
+        exchange.put_before_logins();
+        assert_eq!(sent(&mut exchange), "LAST");
+        let starts: Vec<u64> = exchange.due.iter().map(Due::start).collect();
         assert!(starts.is_sorted() && starts.len() == 5, "{starts:?}");
-        drop(inner.due.drain(..3));
-        assert_eq!(sent(&mut inner), "AUTH own");
-        drop(inner.due.drain(..1));
-        assert_eq!(sent(&mut inner), "SET");
+        drop(exchange.due.drain(..3));
+        assert_eq!(sent(&mut exchange), "AUTH own");
+        drop(exchange.due.drain(..1));
+        assert_eq!(sent(&mut exchange), "SET");
         // With no login it stays where it is.
-        asked(&mut inner, &encode_request(&["LAST"]));
-        inner.put_before_logins();
-        assert_eq!(sent(&mut inner), "LAST");
+        asked(&mut exchange, &encode_request(&["LAST"]));
+        exchange.put_before_logins();
+        assert_eq!(sent(&mut exchange), "LAST");
     }
 }

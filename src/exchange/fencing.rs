@@ -3,17 +3,12 @@
 //! Invariant: behind such a reply nothing reaches anybody until the answer to the fence has come, or it is known that the server has
 //! refused it and written nothing else.
 
-use std::io;
-
-use super::Link;
+use super::request::Due;
+use super::{ClientHandle, ConnectionEvents, Exchange, OwnReply, Violation};
 use crate::fences::{Before, Fence, Found, Search, Searched};
-use crate::upstream::traffic::{Due, Inner, OwnReply, invalid};
 
-/// What a connection ends with on which the server refuses to tell where what a script has written ends.
-const NOT_TOLD: &str = "the server refused to tell where the reply to a script ends, and others are due on its connection";
-
-impl Inner {
-    /// The fence whose answer is due next, if one is.
+impl<H: ClientHandle> Exchange<H> {
+    /// Returns the fence whose answer is due next, if one is.
     #[inline]
     fn fence_due(&self) -> Option<Fence> {
         match self.due.front() {
@@ -25,16 +20,21 @@ impl Inner {
         }
     }
 
-    /// Whether the answer to a fence is due next.
+    /// Tells whether the answer to a fence is due next.
     #[inline]
-    pub(in super::super) fn awaits_fence(&self) -> bool {
+    pub(super) fn awaits_fence(&self) -> bool {
         self.fence_due().is_some()
+    }
+
+    /// Asks whether all replies of a lent connection were one frame each.
+    pub fn ask_to_vouch(&mut self, now_micros: u64) {
+        self.ask(now_micros, OwnReply::Vouch);
     }
 
     /// Asks for a number behind what was sent last. It is not counted among the replies that are due, which tell how quickly the
     /// server works.
-    pub(in super::super) fn ask(&mut self, now: u64, what: fn(Fence) -> OwnReply) {
-        let fence = Fence::new(rand::random());
+    pub(super) fn ask(&mut self, now: u64, what: fn(Fence) -> OwnReply) {
+        let fence = Fence::new((self.draw)());
         let reply = what(fence);
         let start = self.append(&match reply {
             OwnReply::Last(_) => fence.last_request(),
@@ -47,8 +47,8 @@ impl Inner {
         });
     }
 
-    /// Whether what was gathered of the answer tells that all replies on a lent connection were one frame each.
-    pub(in super::super) fn check_vouch(&mut self, fence: Fence) -> io::Result<()> {
+    /// Looks whether what was gathered of the answer tells that all replies of a lent connection were one frame each.
+    pub(super) fn check_vouch(&mut self, fence: Fence) -> Result<(), Violation> {
         let gathered = self.gathered.as_deref().unwrap_or_default();
         match fence.judge(gathered, Before::Plain) {
             Found::Answer(_) | Found::Refusal(_) | Found::Start => Ok(()),
@@ -70,55 +70,52 @@ impl Inner {
         self.put_before_logins();
     }
 
-    /// What is due behind the fence at the front, up to the question that was asked last for it.
-    fn due_in_search(&mut self) -> impl Iterator<Item = &mut Due> {
+    /// Returns what is due behind the fence at the front, up to the question that was asked last for it.
+    fn due_in_search(&mut self) -> impl Iterator<Item = &mut Due<H>> {
         let last = self.search.as_ref().map(|search| search.last());
-        let is_between = move |due: &&mut Due| {
+        let is_between = move |due: &&mut Due<H>| {
             let is_last =
                 |reply: &OwnReply| matches!(reply, OwnReply::Last(fence) if Some(*fence) == last);
             !matches!(due, Due::Own { reply, .. } if is_last(reply))
         };
         self.due.iter_mut().skip(1).take_while(is_between)
     }
-}
 
-impl Link {
-    /// Bytes where the answer to a fence is due. Returns how many are used, and whether more may follow.
+    /// Takes bytes where the answer to a fence is due. Returns how many, and whether more may follow.
     pub(super) fn at_fence(
-        &self,
-        inner: &mut Inner,
+        &mut self,
         buf: &[u8],
         now: u64,
-    ) -> io::Result<(usize, bool)> {
-        if inner.search.is_none()
-            && let Some(fence) = inner.fence_due()
+        events: &impl ConnectionEvents,
+    ) -> Result<(usize, bool), Violation> {
+        if self.search.is_none()
+            && let Some(fence) = self.fence_due()
         {
-            match fence.judge(buf, inner.before_fence) {
+            match fence.judge(buf, self.before_fence) {
                 Found::Start => return Ok((0, false)),
                 Found::Answer(used) => {
-                    self.passed(inner, b"");
+                    self.passed(b"", events);
                     return Ok((used, true));
                 }
                 Found::Refusal(used) => {
-                    self.passed(inner, &buf[..used]);
+                    self.passed(&buf[..used], events);
                     return Ok((used, true));
                 }
-                Found::Doubt => inner.begin_search(fence, now),
+                Found::Doubt => self.begin_search(fence, now),
             }
         }
-        let due = inner.due_in_search().map(|due| due.replies()).sum();
-        let Some(search) = &mut inner.search else {
+        let due = self.due_in_search().map(|due| due.replies()).sum();
+        let Some(search) = &mut self.search else {
             return Ok((0, false));
         };
-        let patience = self.thread.settings().upstream.reply_timeout;
-        let is_long = self.thread.clock.is_past(search.since_micros(), patience);
+        let is_long = events.is_overdue(search.since_micros());
         match search.take(buf, due) {
-            Searched::Goes if is_long => Err(invalid(NOT_TOLD.to_owned())),
+            Searched::Goes if is_long => Err(Violation::NotTold),
             Searched::Goes => Ok((buf.len(), true)),
             Searched::Answered { used } => {
-                inner.search = None;
-                self.thread.dropped_text(&self.name);
-                self.passed(inner, b"");
+                self.search = None;
+                events.text_dropped();
+                self.passed(b"", events);
                 Ok((used, true))
             }
             Searched::Refused {
@@ -126,44 +123,36 @@ impl Link {
                 replies,
                 used,
             } => {
-                for due in inner.due_in_search() {
+                for due in self.due_in_search() {
                     due.pass_fence();
                 }
-                inner.search = None;
-                self.passed(inner, &refusal);
-                let dispatched = self.dispatch(inner, &replies, now)?;
+                self.search = None;
+                self.passed(&refusal, events);
+                let dispatched = self.dispatch(&replies, now, events)?;
                 match dispatched == replies.len() {
                     true => Ok((used, true)),
-                    false => Err(invalid(NOT_TOLD.to_owned())),
+                    false => Err(Violation::NotTold),
                 }
             }
-            Searched::Lost { may_not: true } => Err(inner.surplus()),
-            Searched::Lost { may_not: false } => Err(invalid(NOT_TOLD.to_owned())),
+            Searched::Lost { may_not: true } => Err(self.surplus()),
+            Searched::Lost { may_not: false } => Err(Violation::NotTold),
         }
     }
 
     /// The fence at the front is done with; `refusal` is what the server said instead of its number.
-    fn passed(&self, inner: &mut Inner, refusal: &[u8]) {
+    fn passed(&mut self, refusal: &[u8], events: &impl ConnectionEvents) {
         if !refusal.is_empty() {
-            self.hear_error(refusal);
-            inner.gathered = Some(refusal.to_vec());
+            events.refused(refusal);
+            self.gathered = Some(refusal.to_vec());
         }
-        if let Some(due) = inner.due.front() {
-            self.thread.pulse.answered(due.sent_micros());
+        if let Some(due) = self.due.front() {
+            events.reached(due.sent_micros());
         }
-        inner.answered(1);
+        self.answered(1);
     }
 }
 
-impl Due {
-    /// How many replies are due.
-    fn replies(&self) -> usize {
-        match self {
-            Self::Client { count, .. } => *count as usize,
-            Self::Own { reply, .. } => reply.replies(),
-        }
-    }
-
+impl<H> Due<H> {
     /// Where it is a fence, it was refused together with another.
     fn pass_fence(&mut self) {
         if let Self::Own {

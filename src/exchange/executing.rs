@@ -1,24 +1,18 @@
-//! EXEC's reply on its way to a client some of whose commands in the transaction are respool's own: each runs when the elements
-//! before its own have come.
+//! EXEC's reply where commands in the transaction are respool's own: each runs when the elements before its own have come.
 
 use std::cell::RefCell;
 use std::fmt;
-use std::io;
 
-use super::outlet::Outlet;
-use super::traffic::invalid;
+use super::handle::ClientHandle;
+use super::violation::Violation;
 use crate::fences::{Executed, Part};
 
 /// Runs what has the place of this number, in which the server has this element. Returns what is put in for it, or the element
 /// itself; `None`: it is not what the server says in such a place.
-pub(super) type RunOwn = Box<dyn FnMut(usize, Vec<u8>) -> Option<Vec<u8>>>;
+type RunOwn = Box<dyn FnMut(usize, Vec<u8>) -> Option<Vec<u8>>>;
 
-/// What a connection ends with on which the places of EXEC's reply cannot be told.
-const NOT_PLACED: &str =
-    "the reply to EXEC holds more than the replies to the commands that were queued, or others";
-
-/// Whether what comes next is shown: asked behind each own element.
-pub(super) type IsShown = Box<dyn Fn() -> bool>;
+/// Tells whether what comes next is shown: it is asked behind each own element.
+type IsShown = Box<dyn Fn() -> bool>;
 
 /// One EXEC whose reply holds elements of respool's own.
 pub struct Executing {
@@ -38,7 +32,12 @@ impl Executing {
     }
 
     /// Passes on bytes of the reply; `complete`: it ends with them.
-    pub(super) fn pass(&self, outlet: &Outlet, bytes: &[u8], complete: bool) -> io::Result<()> {
+    pub(super) fn pass(
+        &self,
+        client: &impl ClientHandle,
+        bytes: &[u8],
+        complete: bool,
+    ) -> Result<(), Violation> {
         let mut run = self.run.borrow_mut();
         let mut is_strange = false;
         let mut reply = self.reply.borrow_mut();
@@ -46,7 +45,7 @@ impl Executing {
             _ if is_strange => {}
             Part::Pass(bytes) => {
                 if (self.is_shown)() {
-                    outlet.deliver(bytes, 0, true);
+                    client.deliver(bytes, 0, true);
                 }
             }
             Part::Own(number, element) => {
@@ -55,16 +54,16 @@ impl Executing {
                 match run(number, element) {
                     None => is_strange = true,
                     Some(reply) if was_shown || (self.is_shown)() => {
-                        outlet.deliver(&reply, 0, true);
+                        client.deliver(&reply, 0, true);
                     }
                     Some(_) => {}
                 }
             }
         });
         if parts.is_err() || is_strange || (complete && !reply.is_whole()) {
-            return Err(invalid(NOT_PLACED.to_owned()));
+            return Err(Violation::NotPlaced);
         }
-        outlet.deliver(&[], u32::from(complete), !complete);
+        client.deliver(&[], u32::from(complete), !complete);
         Ok(())
     }
 }

@@ -1,0 +1,40 @@
+//! How long that may take which is sent amid a stream, and the question whose answer tells that it has come.
+
+use crate::command::Delays;
+use crate::fences::Fence;
+
+/// How long requests may take that are sent amid a stream.
+#[derive(Debug, Clone, Copy)]
+pub struct MayTake {
+    /// What may delay them.
+    pub delays: Delays,
+    /// One of them may wait for as long as its client likes.
+    pub blocks: bool,
+    /// One of those takes something away.
+    pub takes: bool,
+}
+
+impl MayTake {
+    /// Nothing that the server does not answer at once.
+    pub const NO_TIME: Self = Self {
+        delays: Delays::NONE,
+        blocks: false,
+        takes: false,
+    };
+
+    pub(super) fn and(self, other: Self) -> Self {
+        Self {
+            delays: self.delays.and(other.delays),
+            blocks: self.blocks || other.blocks,
+            takes: self.takes || other.takes,
+        }
+    }
+}
+
+/// A question whose answer tells that all before it has come.
+#[derive(Debug, Clone, Copy)]
+pub struct Place {
+    pub(super) fence: Fence,
+    /// What stands before it.
+    pub(super) before: MayTake,
+}
