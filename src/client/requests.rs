@@ -287,25 +287,8 @@ impl Client {
         learned: Option<&Learned>,
     ) -> Next {
         let length = request.bytes().len();
-        if self.pin.as_ref().is_some_and(|pin| pin.link().is_raw()) {
-            return self.amid_messages(request, routed.clone());
-        }
-        if let Some(next) = self.debugged(request, routed) {
+        if let Some(next) = self.in_its_mode(request, routed) {
             return next;
-        }
-        if self.is_listening
-            && let Some(next) = self.amid_subscriptions(request, routed)
-        {
-            return next;
-        }
-        if self.unplaced.is_some()
-            && let Some(next) = self.amid_unplaced(request, routed)
-        {
-            return next;
-        }
-        if self.must_leave_stand_in(routed) {
-            self.wait = Wait::Answers;
-            return Next::Wait;
         }
         let is_to_run = matches!(routed.route, Route::Shared) && self.refusing.is_none();
         if is_to_run && self.is_ping_of_subscriber(routed.command) {
@@ -379,6 +362,31 @@ impl Client {
             &Route::Pinned(reason) => self.on_pin(reason, request, routed.command),
             Route::Subscribed => self.begin_slow(request, routed.clone()),
         }
+    }
+
+    /// Answers, sends or holds back a request by what its client is in the middle of. `None`: it goes its usual way.
+    fn in_its_mode(&mut self, request: &Request<'_>, routed: &Routed) -> Option<Next> {
+        if self.pin.as_ref().is_some_and(|pin| pin.link().is_raw()) {
+            return Some(self.amid_messages(request, routed.clone()));
+        }
+        if let Some(next) = self.debugged(request, routed) {
+            return Some(next);
+        }
+        if self.is_listening
+            && let Some(next) = self.amid_subscriptions(request, routed)
+        {
+            return Some(next);
+        }
+        if self.unplaced.is_some()
+            && let Some(next) = self.amid_unplaced(request, routed)
+        {
+            return Some(next);
+        }
+        if self.must_leave_stand_in(routed) {
+            self.wait = Wait::Answers;
+            return Some(Next::Wait);
+        }
+        None
     }
 
     /// Answers a request with an error, which spoils an open transaction. What was sent before has been answered.

@@ -210,14 +210,7 @@ impl Client {
                 self.note_moved();
                 continue;
             }
-            if self.outlet.outstanding() > 0
-                && (self.pin.is_some()
-                    || self.is_at_end
-                    || self.ending.is_some()
-                    || self.clients.draining.get())
-            {
-                self.outlet.wake_at(0);
-            }
+            self.wake_when_answered();
             if self.may_read() {
                 self.leave_unread(cx);
             }
@@ -258,6 +251,14 @@ impl Client {
                 }
                 Poll::Ready(Err(_)) => return Poll::Ready(Passed::Ended(Disconnect::SocketError)),
             }
+        }
+    }
+
+    /// Has the client's task woken by its last answer where that may change what becomes of the client.
+    fn wake_when_answered(&self) {
+        let ends = self.is_at_end || self.ending.is_some() || self.clients.draining.get();
+        if self.outlet.outstanding() > 0 && (self.pin.is_some() || ends) {
+            self.outlet.wake_at(0);
         }
     }
 
