@@ -55,11 +55,7 @@ mod admin;
 
 mod process;
 
-mod proxy;
-
-pub use admin::healthcheck;
-pub use process::{Logging, Trial, say};
-pub use proxy::run;
+pub use process::{check, fail, healthcheck, run};
 
 /// Shows the tests and the fuzz targets what they check from outside.
 pub mod checked {

@@ -8,24 +8,24 @@ use subtle::ConstantTimeEq as _;
 use crate::config::{Admin, PasswordDigest};
 use crate::telemetry::AdminRefusal;
 
-/// Longest credentials that are looked at, in bytes.
+/// Credentials that are longer are not looked at, in bytes.
 const LONGEST: usize = 4096;
 
-/// What a request must show to be answered.
+/// Says what a request must show to be answered.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Needs {
-    /// Nothing: it is a probe, or there is nothing to see.
+    /// It must show nothing: it is a probe, or there is nothing to see.
     Nothing,
-    /// What whoever reads must show.
+    /// It must show what whoever reads must show.
     Reading,
-    /// What whoever changes something must show.
+    /// It must show what whoever changes something must show.
     Changing,
 }
 
-/// Why a request is refused: what is counted, and what it is told.
+/// Says why a request is refused: what is counted, and what it is told.
 pub(super) type Refused = (AdminRefusal, StatusCode, &'static str);
 
-/// Whether what `needs` so much may be done for this request.
+/// Checks whether what has these `needs` may be done for this request.
 pub(super) fn check<T>(
     request: &Request<T>,
     admin: &Admin,
@@ -76,8 +76,8 @@ fn is_known<T>(request: &Request<T>, admin: &Admin) -> bool {
     of_header && of_target.is_none_or(|authority| admin.is_known_as(authority.as_str()))
 }
 
-/// Whether the token is shown: as `Bearer`, or as the password of `Basic` by a browser that has asked its user. How long
-/// the comparison takes tells nothing: digests are compared, and all of them.
+/// Tells whether the token is shown: as `Bearer`, or as the password of `Basic` by a browser that has asked its user. How long the
+/// comparison takes tells nothing: digests are compared, and all of them.
 fn shows(headers: &HeaderMap, token: &PasswordDigest) -> bool {
     let mut all = headers.get_all(header::AUTHORIZATION).iter();
     let (Some(value), None) = (all.next(), all.next()) else {
@@ -105,7 +105,7 @@ fn shows(headers: &HeaderMap, token: &PasswordDigest) -> bool {
     scheme.eq_ignore_ascii_case("basic") && password.is_some_and(is_it)
 }
 
-/// Whether a browser, if it is one, was told to do this by our own page: any site could make it POST here.
+/// Tells whether a browser, if it is one, was told to do this by our own page: any site could make it POST here.
 fn is_same_site(headers: &HeaderMap) -> bool {
     let text = |value: &HeaderValue| value.to_str().ok().map(str::to_owned);
     let is_own_fetch = headers

@@ -8,18 +8,18 @@ use socket2::{Domain, SockAddr, Socket, Type};
 
 use crate::config::AdminAddress;
 
-/// Time for the whole check; container runtimes give up after a few seconds themselves.
+/// The whole check may take so long; container runtimes give up after a few seconds themselves.
 const DEADLINE: Duration = Duration::from_secs(3);
 
-/// As much of the answer as is looked at, in bytes.
+/// So much of the answer is looked at, in bytes.
 const MAX_ANSWER: usize = 1024;
 
-/// Gets `/livez` from the admin endpoint at `address`, within three seconds. An endpoint that listens on all addresses
-/// is asked on loopback.
+/// Gets `/livez` from the admin endpoint at `address`, within three seconds. An endpoint that listens on all addresses is asked on
+/// loopback.
 ///
 /// # Errors
 ///
-/// One line for people: what was asked, and how it failed.
+/// One line for people says what was asked, and how it failed.
 pub fn healthcheck(address: &AdminAddress) -> Result<(), String> {
     let address = reachable(address);
     let answer = ask(&address).map_err(|error| format!("admin endpoint {address}: {error}"))?;
@@ -36,7 +36,7 @@ pub fn healthcheck(address: &AdminAddress) -> Result<(), String> {
     ))
 }
 
-/// The address to connect to for one that is listened on.
+/// Returns the address to connect to for one that is listened on.
 fn reachable(address: &AdminAddress) -> AdminAddress {
     let mut address = address.clone();
     if let AdminAddress::Tcp(address) = &mut address {

@@ -1,4 +1,4 @@
-//! The operator's door: a small HTTP server for metrics, health, status and reload.
+//! The operator's endpoint: a small HTTP server for metrics, health, status and reload.
 //!
 //! It knows nothing of workers or clients; what it shows and does comes in as closures. Whoever reaches it costs it
 //! little: at most `admin.max_connections` at once, one request each, [`HEADER_TIMEOUT`] for the request's head and
@@ -37,36 +37,36 @@ mod view;
 pub use healthcheck::healthcheck;
 pub use view::View;
 
-/// Time for a request's head to arrive: whoever asks has it ready.
+/// A request's head may take so long to arrive: whoever asks has it ready.
 pub const HEADER_TIMEOUT: Duration = Duration::from_secs(2);
 
-/// Time for a request's body to arrive.
+/// A request's body may take so long to arrive.
 pub const BODY_TIMEOUT: Duration = Duration::from_secs(2);
 
-/// Time for a whole connection, the reading of the answer included.
+/// A whole connection may take so long, the reading of the answer included.
 pub const CONNECTION_TIMEOUT: Duration = Duration::from_secs(30);
 
-/// Longest request body that is read, in bytes; its content is ignored.
+/// A request body may be so long, in bytes; its content is ignored.
 pub const MAX_BODY: usize = 4096;
 
-/// Longest request head, in bytes.
+/// A request's head may be so long, in bytes.
 const MAX_HEAD: usize = 16 * 1024;
 
-/// A reload under way, and how it went.
+/// Carries a reload out and returns how it went.
 pub type Reloading = Pin<Box<dyn Future<Output = Result<(), String>> + Send>>;
 
-/// What the door shows and does.
+/// Holds what the operator's endpoint shows and does.
 #[derive(Clone)]
 pub struct Endpoint {
     /// Takes a scrape; called for each `/metrics` and `/status`.
     pub view: Arc<dyn Fn() -> Scrape + Send + Sync>,
     /// Reloads the configuration; the error is told to the caller, so it must hold no secret.
     pub reload: Arc<dyn Fn() -> Reloading + Send + Sync>,
-    /// Who may ask, as of the last reload.
+    /// Returns who may ask, as of the last reload.
     pub admin: Arc<dyn Fn() -> Arc<Admin> + Send + Sync>,
-    /// Whether respool is shutting down: `/readyz` then answers 503.
+    /// Is true while respool shuts down: `/readyz` then answers 503.
     pub draining: Arc<AtomicBool>,
-    /// The parts of the process: `/livez` answers 503 while one is not well.
+    /// Knows the parts of the process: `/livez` answers 503 while one is not well.
     pub parts: Arc<Parts>,
     /// Makes a fault that a test asks for.
     #[cfg(debug_assertions)]
@@ -81,16 +81,16 @@ impl fmt::Debug for Endpoint {
     }
 }
 
-/// What is served at an address.
+/// Says what is served at an address.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Scope {
-    /// Everything.
+    /// Everything is served at it.
     All,
-    /// `/livez` and `/readyz`.
+    /// Only `/livez` and `/readyz` are served.
     Health,
 }
 
-/// Serves the door by `acceptor` until `shutdown` is ready; connections still open then are closed. Must run in a tokio
+/// Serves the operator's endpoint by `acceptor` until `shutdown` is ready; connections still open then are closed. Must run in a tokio
 /// runtime with network and time.
 pub async fn serve(
     mut acceptor: Acceptor,
@@ -156,7 +156,7 @@ fn tell_panic(ended: Result<(), JoinError>) {
     }
 }
 
-/// A connection's place; given back on drop.
+/// Keeps a connection's place, which it gives back on drop.
 struct Place {
     places: Arc<Mutex<Places>>,
     id: u64,
@@ -196,7 +196,6 @@ async fn connection(accepted: Accepted, endpoint: Endpoint, scope: Scope, place:
     }
 }
 
-/// Answers one request.
 async fn answer_one(
     stream: impl AsyncRead + AsyncWrite + Unpin + Send + 'static,
     endpoint: Endpoint,

@@ -5,20 +5,20 @@
 
 use std::net::IpAddr;
 
-/// Of the places, the part that one peer may have.
+/// One peer may have this part of the places.
 const SHARE_OF_A_PEER: usize = 4;
 
-/// Who is at the other end.
+/// Says who is at the other end.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum From {
-    /// An IP address; of IPv6 its first 64 bits, which one host can have all addresses of.
+    /// It is an IP address; of IPv6 its first 64 bits, since one host can have all addresses that begin with them.
     Address(IpAddr),
-    /// Somebody on this machine, by the unix socket.
+    /// It is somebody on this machine, by the unix socket.
     Unix,
 }
 
 impl From {
-    /// Whoever has this address.
+    /// Returns the peer that has this address.
     pub(super) fn address(ip: IpAddr) -> Self {
         Self::Address(match ip.to_canonical() {
             IpAddr::V6(ip) => {
@@ -34,11 +34,11 @@ impl From {
 struct Place {
     id: u64,
     from: From,
-    /// The head of its request has come.
+    /// Is true once the head of its request has come.
     has_asked: bool,
 }
 
-/// The connections there are, oldest first.
+/// Holds the connections there are, oldest first.
 #[derive(Debug)]
 pub(super) struct Places {
     most: usize,
@@ -47,7 +47,6 @@ pub(super) struct Places {
 }
 
 impl Places {
-    /// At most `most` of them.
     pub(super) fn new(most: usize) -> Self {
         Self {
             most,
@@ -56,10 +55,10 @@ impl Places {
         }
     }
 
-    /// Somebody has connected. Returns the number of the connection, and that of the one that must go for it.
+    /// Takes in a connection. Returns its number, and that of the one that must go for it.
     ///
-    /// Of a peer that has a quarter of all places one of its own goes; else, when there is none left, one of the peer that
-    /// has the most: first one that has not said what it wants, and of those the oldest.
+    /// Of a peer that has a quarter of all places one of its own goes; else, when there is none left, one of the peer that has the most:
+    /// first one that has not said what it wants, and of those the oldest.
     pub(super) fn take(&mut self, from: From) -> (u64, Option<u64>) {
         let of = |peer: From| {
             self.taken
@@ -88,19 +87,19 @@ impl Places {
         (id, gone)
     }
 
-    /// The head of its request has come.
+    /// Notes that the head of a connection's request has come.
     pub(super) fn asked(&mut self, id: u64) {
         if let Some(place) = self.taken.iter_mut().find(|place| place.id == id) {
             place.has_asked = true;
         }
     }
 
-    /// Its connection has ended.
+    /// Forgets a connection that has ended.
     pub(super) fn leave(&mut self, id: u64) {
         self.taken.retain(|place| place.id != id);
     }
 
-    /// How many there may be.
+    /// Sets how many there may be.
     pub(super) fn resize(&mut self, most: usize) {
         self.most = most;
     }

@@ -1,4 +1,4 @@
-//! The paths of the door and their answers.
+//! The paths of the endpoint and their answers.
 
 use std::sync::atomic::Ordering;
 
@@ -21,7 +21,7 @@ const PAGE: &str = include_str!("page.html");
 const PAGE_POLICY: &str = "default-src 'none'; style-src 'unsafe-inline'; script-src 'unsafe-inline'; \
      connect-src 'self'; base-uri 'none'; form-action 'none'; frame-ancestors 'none'";
 
-/// Sent with every answer.
+/// Every answer is sent with these headers.
 const COMMON_HEADERS: [(HeaderName, &str); 3] = [
     (header::CACHE_CONTROL, "no-store"),
     (header::X_CONTENT_TYPE_OPTIONS, "nosniff"),
@@ -59,7 +59,7 @@ impl Route {
         }
     }
 
-    /// The methods it answers to, as the Allow header lists them.
+    /// Returns the methods it answers to, as the Allow header lists them.
     fn allow(self) -> &'static str {
         match self {
             Self::Reload => "POST",
@@ -115,7 +115,7 @@ fn refuse((why, status, text): Refused) -> Response<Full<Bytes>> {
     response
 }
 
-/// Whether a test has asked for a fault, and it was made.
+/// Tells whether a test has asked for a fault, and it was made.
 #[cfg(debug_assertions)]
 fn is_fault(request: &Request<Incoming>, endpoint: &Endpoint) -> bool {
     let asked = request.uri().path().strip_prefix("/debug/");

@@ -1,4 +1,4 @@
-//! Tests of the door over real loopback sockets.
+//! Tests of the endpoint over real loopback sockets.
 
 use std::net::SocketAddr;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -12,7 +12,7 @@ use super::*;
 use crate::config::{AdminAddress, PasswordDigest};
 use crate::transport::bind_admin;
 
-/// Connections that the door takes.
+/// Connections that the endpoint takes.
 const PLACES: usize = 16;
 
 use crate::telemetry::{GroupRow, LastReload, ProcessStanding, ServerHealth, UpstreamCounts};
@@ -53,8 +53,8 @@ fn scrape() -> Scrape {
     Scrape::gather(&[], standing)
 }
 
-/// A door that is open until the value is dropped or closed.
-struct Door {
+/// A endpoint that is open until the value is dropped or closed.
+struct OpenEndpoint {
     address: SocketAddr,
     draining: Arc<AtomicBool>,
     reloads: Arc<AtomicU64>,
@@ -62,7 +62,7 @@ struct Door {
     serving: JoinHandle<()>,
 }
 
-impl Door {
+impl OpenEndpoint {
     /// Every second reload fails.
     async fn open() -> Self {
         Self::showing(Arc::new(scrape)).await
@@ -103,7 +103,7 @@ impl Door {
         };
         let (close, closed) = oneshot::channel();
         let serving = tokio::spawn(serve(acceptor, endpoint, Scope::All, async move {
-            // A dropped sender closes the door too.
+            // A dropped sender closes the endpoint too.
             let _ = closed.await;
         }));
         Self {
@@ -119,13 +119,13 @@ impl Door {
     async fn connect(&self) -> TcpStream {
         TcpStream::connect(self.address)
             .await
-            .expect("the door listens")
+            .expect("the endpoint listens")
     }
 
     /// Sends `bytes` and reads what comes until the end; a reset counts as the end.
     async fn exchange(&self, bytes: &[u8]) -> String {
         let mut stream = self.connect().await;
-        // The door may close before it has read all of a bad request.
+        // The endpoint may close before it has read all of a bad request.
         let _ = stream.write_all(bytes).await;
         rest(&mut stream).await
     }
@@ -174,7 +174,7 @@ fn body(answer: &str) -> &str {
 
 #[tokio::test]
 async fn each_path_answers_with_its_type() {
-    let door = Door::open().await;
+    let endpoint = OpenEndpoint::open().await;
     for (path, kind, contains) in [
         (
             "/metrics",
@@ -191,22 +191,22 @@ async fn each_path_answers_with_its_type() {
             "respool_build_info",
         ),
     ] {
-        let answer = door.get(path).await;
+        let answer = endpoint.get(path).await;
         assert_eq!(status(&answer), "200", "{path}: {answer}");
         assert_eq!(header(&answer, "content-type"), Some(kind), "{path}");
         assert_eq!(header(&answer, "cache-control"), Some("no-store"), "{path}");
         assert!(body(&answer).contains(contains), "{path}: {answer}");
-        let head = door.request("HEAD", path, "").await;
+        let head = endpoint.request("HEAD", path, "").await;
         assert_eq!((status(&head), body(&head)), ("200", ""), "{path}");
     }
     let json: serde_json::Value =
-        serde_json::from_str(body(&door.get("/status").await)).expect("JSON");
+        serde_json::from_str(body(&endpoint.get("/status").await)).expect("JSON");
     assert_eq!(json["groups"][0]["connections"], 3);
 }
 
 #[tokio::test]
 async fn unknown_paths_and_wrong_methods_are_told() {
-    let door = Door::open().await;
+    let endpoint = OpenEndpoint::open().await;
     for path in [
         "/nothing",
         "/metrics/",
@@ -215,7 +215,7 @@ async fn unknown_paths_and_wrong_methods_are_told() {
         "/%6detrics",
         "*",
     ] {
-        assert_eq!(status(&door.get(path).await), "404", "{path}");
+        assert_eq!(status(&endpoint.get(path).await), "404", "{path}");
     }
     for (method, path, allow) in [
         ("POST", "/metrics", "GET, HEAD"),
@@ -225,37 +225,37 @@ async fn unknown_paths_and_wrong_methods_are_told() {
         ("GET", "/reload", "POST"),
         ("HEAD", "/reload", "POST"),
     ] {
-        let answer = door.request(method, path, "").await;
+        let answer = endpoint.request(method, path, "").await;
         assert_eq!(
             (status(&answer), header(&answer, "allow")),
             ("405", Some(allow)),
             "{method} {path}"
         );
     }
-    assert_eq!(door.reloads.load(Ordering::Relaxed), 0);
+    assert_eq!(endpoint.reloads.load(Ordering::Relaxed), 0);
 }
 
 #[tokio::test]
 async fn a_reload_tells_how_it_went() {
-    let door = Door::open().await;
-    let done = door
+    let endpoint = OpenEndpoint::open().await;
+    let done = endpoint
         .request("POST", "/reload", "Content-Length: 0\r\n")
         .await;
     assert_eq!((status(&done), body(&done)), ("200", "reloaded\n"));
-    let failed = door.request("POST", "/reload", "").await;
+    let failed = endpoint.request("POST", "/reload", "").await;
     assert_eq!(status(&failed), "409");
     assert_eq!(
         body(&failed),
         "line 3: unknown key \"grup\", did you mean \"group\"?\n"
     );
-    assert_eq!(door.reloads.load(Ordering::Relaxed), 2);
+    assert_eq!(endpoint.reloads.load(Ordering::Relaxed), 2);
 }
 
 #[tokio::test]
 async fn other_sites_and_long_bodies_do_not_reload() {
-    let door = Door::open().await;
+    let endpoint = OpenEndpoint::open().await;
     for origin in ["http://example.com", "null", "http://127.0.0.1"] {
-        let answer = door
+        let answer = endpoint
             .request("POST", "/reload", &format!("Origin: {origin}\r\n"))
             .await;
         assert_eq!(status(&answer), "403", "{origin}");
@@ -265,24 +265,27 @@ async fn other_sites_and_long_bodies_do_not_reload() {
         MAX_BODY + 1,
         "x".repeat(MAX_BODY + 1)
     );
-    assert_eq!(status(&door.exchange(long.as_bytes()).await), "413");
-    assert_eq!(door.reloads.load(Ordering::Relaxed), 0);
-    let own = format!("Origin: http://{}\r\n", door.address);
-    assert_eq!(status(&door.request("POST", "/reload", &own).await), "200");
+    assert_eq!(status(&endpoint.exchange(long.as_bytes()).await), "413");
+    assert_eq!(endpoint.reloads.load(Ordering::Relaxed), 0);
+    let own = format!("Origin: http://{}\r\n", endpoint.address);
+    assert_eq!(
+        status(&endpoint.request("POST", "/reload", &own).await),
+        "200"
+    );
 }
 
 #[tokio::test]
 async fn a_draining_respool_lives_but_is_not_ready() {
-    let door = Door::open().await;
-    door.draining.store(true, Ordering::Relaxed);
-    let ready = door.get("/readyz").await;
+    let endpoint = OpenEndpoint::open().await;
+    endpoint.draining.store(true, Ordering::Relaxed);
+    let ready = endpoint.get("/readyz").await;
     assert_eq!((status(&ready), body(&ready)), ("503", "draining\n"));
-    assert_eq!(status(&door.get("/livez").await), "200");
+    assert_eq!(status(&endpoint.get("/livez").await), "200");
 }
 
 #[tokio::test]
 async fn garbage_costs_only_its_connection() {
-    let door = Door::open().await;
+    let endpoint = OpenEndpoint::open().await;
     let long_head = format!("GET / HTTP/1.1\r\nX: {}\r\n\r\n", "y".repeat(64 * 1024));
     let many_headers = format!("GET / HTTP/1.1\r\n{}\r\n", "X: y\r\n".repeat(500));
     for garbage in [
@@ -293,15 +296,15 @@ async fn garbage_costs_only_its_connection() {
         long_head.as_bytes(),
         many_headers.as_bytes(),
     ] {
-        let answer = door.exchange(garbage).await;
+        let answer = endpoint.exchange(garbage).await;
         assert!(
             answer.is_empty() || status(&answer).starts_with('4'),
             "{answer}"
         );
-        assert_eq!(status(&door.get("/livez").await), "200");
+        assert_eq!(status(&endpoint.get("/livez").await), "200");
     }
     // Only the first of several requests on one connection is answered.
-    let twice = door
+    let twice = endpoint
         .exchange(b"GET /livez HTTP/1.1\r\n\r\nGET /livez HTTP/1.1\r\n\r\n")
         .await;
     assert_eq!(twice.matches("HTTP/1.1 200").count(), 1);
@@ -309,7 +312,7 @@ async fn garbage_costs_only_its_connection() {
 
 #[tokio::test]
 async fn who_holds_places_and_asks_nothing_keeps_nobody_out() {
-    let door = Door::open().await;
+    let endpoint = OpenEndpoint::open().await;
     let mut held = Vec::new();
     for half in [
         &b"GET /livez HTTP/1.1\r\nX-Half: "[..],
@@ -317,21 +320,21 @@ async fn who_holds_places_and_asks_nothing_keeps_nobody_out() {
         b"POST /reload HTTP/1.1\r\nContent-Length: 2\r\n\r\nx",
     ] {
         for _ in 0..2 * PLACES {
-            let mut stream = door.connect().await;
+            let mut stream = endpoint.connect().await;
             // It may have had to go already.
             let _ = stream.write_all(half).await;
             held.push(stream);
-            assert_eq!(status(&door.get("/livez").await), "200");
+            assert_eq!(status(&endpoint.get("/livez").await), "200");
         }
     }
     assert_eq!(rest(&mut held[0]).await, "", "the oldest had to go");
-    assert_eq!(door.reloads.load(Ordering::Relaxed), 0);
+    assert_eq!(endpoint.reloads.load(Ordering::Relaxed), 0);
 }
 
 #[tokio::test]
 async fn whoever_changes_something_shows_the_token() {
     let token = Some(PasswordDigest::of(b"sesame"));
-    let door = Door::guarded(
+    let endpoint = OpenEndpoint::guarded(
         Arc::new(scrape),
         Admin {
             token,
@@ -339,36 +342,39 @@ async fn whoever_changes_something_shows_the_token() {
         },
     )
     .await;
-    let without = door.request("POST", "/reload", "").await;
+    let without = endpoint.request("POST", "/reload", "").await;
     assert_eq!(status(&without), "401");
     assert!(header(&without, "www-authenticate").is_some());
-    assert_eq!(door.reloads.load(Ordering::Relaxed), 0);
+    assert_eq!(endpoint.reloads.load(Ordering::Relaxed), 0);
     let with = "Authorization: Bearer sesame\r\n";
-    assert_eq!(status(&door.request("POST", "/reload", with).await), "200");
-    assert_eq!(status(&door.get("/status").await), "200");
+    assert_eq!(
+        status(&endpoint.request("POST", "/reload", with).await),
+        "200"
+    );
+    assert_eq!(status(&endpoint.get("/status").await), "200");
 }
 
 #[tokio::test]
 async fn another_sites_name_is_not_answered() {
-    let door = Door::open().await;
+    let endpoint = OpenEndpoint::open().await;
     for path in ["/", "/status", "/metrics", "/livez", "/nothing", "/reload"] {
         let request = format!("GET {path} HTTP/1.1\r\nHost: evil.example.com\r\n\r\n");
         assert_eq!(
-            status(&door.exchange(request.as_bytes()).await),
+            status(&endpoint.exchange(request.as_bytes()).await),
             "403",
             "{path}"
         );
     }
     let request = "POST /reload HTTP/1.1\r\nHost: evil.example.com\r\nOrigin: http://evil.example.com\r\n\r\n";
-    assert_eq!(status(&door.exchange(request.as_bytes()).await), "403");
-    assert_eq!(door.reloads.load(Ordering::Relaxed), 0);
+    assert_eq!(status(&endpoint.exchange(request.as_bytes()).await), "403");
+    assert_eq!(endpoint.reloads.load(Ordering::Relaxed), 0);
 }
 
 #[tokio::test]
 async fn who_sends_no_whole_head_is_closed() {
-    let door = Door::open().await;
-    let mut silent = door.connect().await;
-    let mut slow = door.connect().await;
+    let endpoint = OpenEndpoint::open().await;
+    let mut silent = endpoint.connect().await;
+    let mut slow = endpoint.connect().await;
     slow.write_all(b"GET /livez HTTP/1.1\r\nX-Half: ")
         .await
         .expect("sent");
@@ -382,18 +388,21 @@ async fn who_sends_no_whole_head_is_closed() {
 
 #[tokio::test]
 async fn a_panic_costs_only_its_request() {
-    let door = Door::showing(Arc::new(|| panic!("a bug in the view"))).await;
-    assert_eq!(door.get("/status").await, "");
-    assert_eq!(status(&door.get("/livez").await), "200");
+    let endpoint = OpenEndpoint::showing(Arc::new(|| panic!("a bug in the view"))).await;
+    assert_eq!(endpoint.get("/status").await, "");
+    assert_eq!(status(&endpoint.get("/livez").await), "200");
 }
 
 #[tokio::test]
 async fn shutdown_closes_the_door() {
-    let door = Door::open().await;
-    let mut waiting = door.connect().await;
-    assert_eq!(status(&door.get("/livez").await), "200");
-    door.close.send(()).expect("the door is open");
-    door.serving.await.expect("serving ends without a panic");
+    let endpoint = OpenEndpoint::open().await;
+    let mut waiting = endpoint.connect().await;
+    assert_eq!(status(&endpoint.get("/livez").await), "200");
+    endpoint.close.send(()).expect("the endpoint is open");
+    endpoint
+        .serving
+        .await
+        .expect("serving ends without a panic");
     assert_eq!(rest(&mut waiting).await, "");
 }
 
@@ -403,8 +412,8 @@ async fn shutdown_closes_the_door() {
 )]
 #[tokio::test]
 async fn the_healthcheck_finds_a_living_respool() {
-    let door = Door::open().await;
-    let address = door.address;
+    let endpoint = OpenEndpoint::open().await;
+    let address = endpoint.address;
     let outcome = tokio::task::spawn_blocking(move || healthcheck(&AdminAddress::Tcp(address)))
         .await
         .expect("no panic");

@@ -22,31 +22,31 @@ const IDLE_MS: u64 = 1_000;
 /// A certificate that is good for less than this is warned of: two weeks.
 const ENDS_SOON_SECONDS: u64 = 14 * 24 * 3600;
 
-/// Clients named in `/status`.
+/// So many clients are named in `/status`.
 const TOP_CLIENTS: usize = 20;
 
-/// Read-only sight of everything that is told.
+/// Sees all that the operator is shown, and changes nothing.
 pub struct View {
-    /// What the workers share.
+    /// Holds what the workers share.
     pub process: Arc<Process>,
-    /// Who may come.
+    /// Knows who has been let in.
     pub admission: Arc<Admission>,
-    /// All clients.
+    /// Lists all clients there are.
     pub registry: Arc<Registry>,
-    /// What the workers count.
+    /// Holds what each worker counts.
     pub counters: Vec<Arc<WorkerCounters>>,
-    /// The listeners that are open.
+    /// Lists the listeners that are open.
     pub listeners: Arc<OpenListeners>,
-    /// The files of the endpoint's own unix sockets.
+    /// Holds the files of the endpoint's own unix sockets.
     pub endpoint_files: Arc<[EndpointFile]>,
-    /// The parts of the process.
+    /// Knows how the parts of the process do.
     pub parts: Arc<Parts>,
-    /// How the configuration was last loaded; the start counts as once.
+    /// Tells how the configuration was last loaded; the start counts as once.
     pub last_reload: Arc<Mutex<LastReload>>,
 }
 
 impl View {
-    /// Everything at this moment.
+    /// Gathers everything at this moment.
     pub fn scrape(&self) -> Scrape {
         let now_ms = self.process.start.elapsed().as_millis() as u64;
         let cards = self.registry.list();
@@ -102,7 +102,7 @@ impl View {
         scrape
     }
 
-    /// Connections that are not kept for shared traffic.
+    /// Counts the connections that are not kept for shared traffic.
     fn lendable(&self) -> u64 {
         let upstream = &self.process.settings().upstream;
         let lendable = upstream
@@ -136,7 +136,7 @@ impl View {
         }
     }
 
-    /// Those of the server, of respool towards it, and of the listeners.
+    /// Lists the certificates of the server, of respool towards it, and of the listeners.
     fn certificates(&self) -> Vec<CertificateRow> {
         let mut rows = Vec::new();
         if let Some(tls) = &self.process.settings().upstream.tls {
@@ -165,7 +165,7 @@ impl View {
         rows
     }
 
-    /// What was worth a word at the start and still is, and certificates that end soon.
+    /// Returns what was worth a word at the start and still is, and which certificates end soon.
     fn warnings(&self, certificates: &[CertificateRow]) -> Vec<String> {
         let now = UnixSeconds::of(SystemTime::now());
         let settings = self.process.settings();
@@ -201,7 +201,7 @@ impl View {
         warnings
     }
 
-    /// Categories in `deny_commands` that neither Redis nor the server at hand has: they deny nothing.
+    /// Returns the categories in `deny_commands` that neither Redis nor the server at hand has: they deny nothing.
     fn empty_categories(&self, settings: &Settings) -> Vec<String> {
         let server = self.process.server.load();
         let Some(learned) = server.as_ref().and_then(|server| server.learned.as_ref()) else {
@@ -301,7 +301,7 @@ fn by_reason(totals: &[(Reason, u64)]) -> Vec<(&'static str, u64)> {
         .collect()
 }
 
-/// What became of newcomers for whom another was to be closed.
+/// Counts what became of newcomers for whom another was to be closed.
 fn evictions(row: &crate::admission::GroupRow) -> Vec<(&'static str, u64)> {
     let damped = row.damped_total.iter();
     let damped = damped.map(|(damped, total)| (damped.label(), *total));
@@ -311,7 +311,7 @@ fn evictions(row: &crate::admission::GroupRow) -> Vec<(&'static str, u64)> {
         .collect()
 }
 
-/// As it is written in the configuration.
+/// Returns `per` as it is written in the configuration.
 fn per(per: Per) -> &'static str {
     match per {
         Per::Group => "group",

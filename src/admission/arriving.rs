@@ -16,16 +16,16 @@ use super::{Admission, Counts, Permit, Plan, Refusal, Rule};
 use crate::config::{AtLimit, AuthMode, Per, Settings};
 use crate::identity::Identity;
 
-/// What the settings say of newcomers.
+/// Says what the settings have of newcomers.
 #[derive(Debug)]
 pub(super) struct Welcome {
-    /// 0: nobody arrives.
+    /// So many clients may arrive; 0: nobody arrives.
     max_arriving: usize,
     pub(super) operator_places: usize,
     operators: Vec<Box<[u8]>>,
-    /// The names of listeners whose clients are operators.
+    /// Names the listeners whose clients are operators.
     admin_listeners: Vec<String>,
-    /// Nobody is served who has not authenticated.
+    /// Is true where nobody is served who has not authenticated.
     must_authenticate: bool,
 }
 
@@ -52,7 +52,7 @@ impl Welcome {
         }
     }
 
-    /// Whether an operator's place is kept for this client.
+    /// Tells whether an operator's place is kept for this client.
     pub(super) fn is_operator(&self, identity: &Identity) -> bool {
         self.admin_listeners
             .iter()
@@ -65,14 +65,14 @@ impl Welcome {
 }
 
 impl Rule {
-    /// Whether it looks at what a client says of itself.
+    /// Tells whether it looks at what a client says of itself.
     fn listens(&self) -> bool {
         self.matches.client_name.is_some() || self.matches.user.is_some()
     }
 }
 
 impl Plan {
-    /// Whether the place of this client depends on what it has yet to say.
+    /// Tells whether the place of this client depends on what it has yet to say.
     pub(super) fn depends_on_words(&self, identity: &Identity) -> bool {
         if !self.welcome.operators.is_empty() {
             return true;
@@ -89,13 +89,13 @@ impl Plan {
             })
     }
 
-    /// Whether one of the places kept for operators is free.
+    /// Tells whether one of the places kept for operators is free.
     pub(super) fn has_operator_place(&self, counts: &Counts) -> bool {
         counts.operators + counts.beyond < self.welcome.operator_places
     }
 
-    /// Whether one of them is free for somebody who may turn out to be an operator. Where operators have a listener of their
-    /// own, no more than half of the places are for those who say nothing yet: the rest is theirs.
+    /// Tells whether one of them is free for somebody who may turn out to be an operator. Where operators have a listener of their own, no
+    /// more than half of the places are for those who say nothing yet: the rest is theirs.
     fn has_place_beyond(&self, counts: &Counts) -> bool {
         let welcome = &self.welcome;
         let most = match welcome.admin_listeners.is_empty() {
@@ -106,29 +106,29 @@ impl Plan {
     }
 }
 
-/// Who is here beside the clients of groups.
+/// Counts who is here beside the clients of groups.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Crowd {
-    /// Clients that are arriving.
+    /// Counts the clients that are arriving.
     pub arriving: usize,
-    /// Operators in the places kept for them.
+    /// Counts the operators in the places kept for them.
     pub operators: usize,
-    /// Newcomers that were placed at once because `limits.max_arriving` were arriving.
+    /// Counts the newcomers that were placed at once because `limits.max_arriving` were arriving.
     pub unheard: u64,
 }
 
 impl Admission {
-    /// Lets a newcomer arrive, or gives it the place that it has whatever it says; an operator gets one of those kept for
-    /// them while there are some. What is refused is not counted yet: see [`Admission::rejected`].
+    /// Lets a newcomer arrive, or gives it the place that it has whatever it says; an operator gets one of those kept for them while there
+    /// are some. What is refused is not counted yet: see [`Admission::rejected`].
     ///
     /// # Errors
-    /// As [`Admission::admit`].
+    /// It fails as [`Admission::admit`] does.
     pub fn arrive(self: &Arc<Self>, identity: &Identity, now: Instant) -> Result<Permit, Refusal> {
         self.take_in(identity, now, false)
     }
 
-    /// As [`Admission::arrive`]; with `has_shaken`, for one that counts in `limits.max_clients` already, by its handshake,
-    /// which is over when it is taken in.
+    /// Does as [`Admission::arrive`]; with `has_shaken`, for one that counts in `limits.max_clients` already, by its handshake, which is
+    /// over when it is taken in.
     pub(super) fn take_in(
         self: &Arc<Self>,
         identity: &Identity,
@@ -186,7 +186,7 @@ impl Admission {
         Ok(permit)
     }
 
-    /// Who is here beside the clients of groups.
+    /// Counts who is here beside the clients of groups.
     pub fn crowd(&self) -> Crowd {
         let counts = self.counts();
         Crowd {
@@ -198,12 +198,12 @@ impl Admission {
 }
 
 impl Permit {
-    /// Whether its client has yet to say who it is.
+    /// Tells whether its client has yet to say who it is.
     pub fn is_arriving(&self) -> bool {
         matches!(self.held, Holding::Arriving { .. })
     }
 
-    /// Whether its client has one of the places kept for operators.
+    /// Tells whether its client has one of the places kept for operators.
     pub fn is_operator(&self) -> bool {
         matches!(self.held, Holding::Operator)
     }
@@ -211,7 +211,7 @@ impl Permit {
     /// Gives the client that has arrived its place, by the name and the user that it has now.
     ///
     /// # Errors
-    /// As [`Admission::admit`]; it is arriving still, so that the caller may make room and ask again.
+    /// It fails as [`Admission::admit`] does; the client is arriving still, so that the caller may make room and ask again.
     pub fn settle(&mut self, identity: &Identity, now: Instant) -> Result<(), Refusal> {
         let Holding::Arriving { is_beyond } = self.held else {
             return Ok(());
@@ -239,7 +239,7 @@ impl Permit {
 }
 
 impl Counts {
-    /// One who was arriving is so no longer.
+    /// Notes that one who was arriving is so no longer.
     pub(super) fn has_arrived(&mut self, is_beyond: bool) {
         self.arriving -= 1;
         self.beyond -= usize::from(is_beyond);

@@ -4,10 +4,10 @@
 
 use std::time::{Duration, Instant};
 
-/// The longest a bucket needs to be full again.
+/// A bucket needs this time at most to be full again.
 pub(super) const BUCKET_FULL_AFTER: Duration = Duration::from_secs(1);
 
-/// A token bucket as large as its rate, refilled continuously. Exact: one token is a thousand million units.
+/// Holds as many tokens as its rate, and is refilled continuously. It is exact: one token is a thousand million units.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct RateBucket {
     rate: u32,
@@ -26,7 +26,7 @@ impl RateBucket {
         }
     }
 
-    /// Its content at `now`; a `now` read earlier on another thread adds nothing.
+    /// Returns its content at `now`; a `now` read earlier on another thread adds nothing.
     fn units_at(&self, now: Instant) -> u64 {
         let gained = now
             .saturating_duration_since(self.at)
@@ -42,7 +42,7 @@ impl RateBucket {
         self.units_at(now) == u64::from(self.rate) * UNITS_A_TOKEN
     }
 
-    /// Whether it has this rate, which a reload may have changed.
+    /// Tells whether it has this rate, which a reload may have changed.
     pub(super) fn is_of(&self, rate: u32) -> bool {
         self.rate == rate
     }

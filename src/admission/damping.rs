@@ -17,7 +17,7 @@ use super::bucket::RateBucket;
 use super::key::bounded;
 use crate::identity::{Identity, Peer};
 
-/// By what one who comes back is known again: not by its port.
+/// Says by what one who comes back is known again: not by its port.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub(super) struct Returner {
     host: Host,
@@ -49,14 +49,14 @@ impl Returner {
 }
 
 impl Plan {
-    /// By what this client would be known again. Where a client is asked for its place when it connects, that is all there is
-    /// to know it by.
+    /// Returns by what this client would be known again. Where a client is asked for its place when it connects, that is all there is to
+    /// know it by.
     pub(super) fn returner(&self, identity: &Identity) -> Returner {
         Returner::of(identity, self.depends_on_words(identity))
     }
 }
 
-/// Why nobody is evicted for a newcomer.
+/// Says why nobody is evicted for a newcomer.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Damped {
     /// One like it was evicted a moment ago (`group.evict_pause`).
@@ -66,10 +66,10 @@ pub enum Damped {
 }
 
 impl Damped {
-    /// Both, in the order of their index.
+    /// Lists both, in the order of their index.
     pub const ALL: [Self; 2] = [Self::Returned, Self::TooFast];
 
-    /// Its value of the metric label `result`.
+    /// Returns its value of the metric label `result`.
     pub fn label(self) -> &'static str {
         match self {
             Self::Returned => "returned",
@@ -77,7 +77,7 @@ impl Damped {
         }
     }
 
-    /// What is appended to the line about the rejection.
+    /// Returns what is appended to the line about the rejection.
     pub(super) fn text(self) -> &'static str {
         match self {
             Self::Returned => {
@@ -90,25 +90,25 @@ impl Damped {
     }
 }
 
-/// What a group's settings say of evictions.
+/// Says what a group's settings have of evictions.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Damping {
     pub(super) pause: Duration,
     pub(super) per_second: u32,
 }
 
-/// The evictions of one group.
+/// Remembers the evictions of one group.
 #[derive(Debug, Default)]
 pub(super) struct Evictions {
-    /// When one of each identity was evicted last.
+    /// Tells when one of each identity was evicted last.
     recent: HashMap<Returner, Instant>,
     bucket: Option<RateBucket>,
-    /// How many there were.
+    /// Counts all of them.
     pub(super) total: u64,
 }
 
 impl Evictions {
-    /// Whether one may be evicted for a newcomer that is known again by this; then it counts as one of this second.
+    /// Permits to evict one for a newcomer that is known again by this, where that may be; then it counts as one of this second.
     pub(super) fn permit(
         &mut self,
         who: &Returner,
@@ -131,7 +131,7 @@ impl Evictions {
         }
     }
 
-    /// A client that is known again by this was evicted.
+    /// Notes that a client that is known again by this was evicted.
     pub(super) fn note(&mut self, who: Returner, damping: Damping, now: Instant) {
         self.total += 1;
         self.recent

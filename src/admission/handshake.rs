@@ -12,11 +12,11 @@ use std::time::Instant;
 use super::{Admission, Permit, Refusal};
 use crate::identity::Identity;
 
-/// A place under `limits.max_clients` and in no group. Its drop gives it back.
+/// Is a place under `limits.max_clients` and in no group. Its drop gives it back.
 #[derive(Debug)]
 pub struct HandshakePermit {
     admission: Arc<Admission>,
-    /// Not any more once it has become a [`Permit`].
+    /// Is false once the place has become a [`Permit`].
     is_counted: bool,
 }
 
@@ -24,7 +24,7 @@ impl Admission {
     /// Gives a newcomer a place for its handshake. What is refused is not counted yet: see [`Admission::rejected`].
     ///
     /// # Errors
-    /// A [`Refusal`] by `limits.max_clients`, told of the group that the newcomer belongs to without a certificate.
+    /// It returns a [`Refusal`] by `limits.max_clients`, told of the group that the newcomer belongs to without a certificate.
     pub fn begin(self: &Arc<Self>, identity: &Identity) -> Result<HandshakePermit, Refusal> {
         let (plan, mut counts, place) = self.decide(identity);
         plan.has_room(&counts, &place)?;
@@ -35,18 +35,18 @@ impl Admission {
         })
     }
 
-    /// Clients in their handshake that have no group yet.
+    /// Counts the clients in their handshake that have no group yet.
     pub fn handshaking(&self) -> usize {
         self.counts().handshaking
     }
 }
 
 impl HandshakePermit {
-    /// Turns it into a place in the group that the client belongs to, now that its certificate is known; or among those that
-    /// arrive, where that depends on what they say.
+    /// Turns it into a place in the group that the client belongs to, now that its certificate is known; or among those that arrive, where
+    /// that depends on what they say.
     ///
     /// # Errors
-    /// As [`Admission::admit`], but for `limits.max_clients`, under which the client counts already; the permit is handed
+    /// It fails as [`Admission::admit`] does, but for `limits.max_clients`, under which the client counts already; the permit is handed
     /// back, for as long as the caller makes room.
     pub fn admit(
         mut self,

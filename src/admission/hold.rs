@@ -9,7 +9,7 @@ use super::Admission;
 /// costs, and nobody rejected is to take the time of those who are served.
 const ONE_IN: usize = 8;
 
-/// The right to hold one rejected socket for a time. Its drop gives it back.
+/// Is the right to hold one rejected socket for a time. Its drop gives it back.
 #[derive(Debug)]
 pub struct HoldPermit {
     admission: Arc<Admission>,
@@ -18,7 +18,7 @@ pub struct HoldPermit {
 }
 
 impl Admission {
-    /// A place to hold a rejected socket and answer it; `None` when `limits.max_rejected` are held already, or when
+    /// Returns a place to hold a rejected socket and answer it; `None` when `limits.max_rejected` are held already, or when
     /// `limits.reject_hold` is zero.
     pub fn hold(self: &Arc<Self>, now: Instant) -> Option<HoldPermit> {
         let plan = self.plan.load();
@@ -35,7 +35,7 @@ impl Admission {
         })
     }
 
-    /// As [`Admission::hold`], for one that must shake hands before it can be answered; `None` also when enough do.
+    /// Does as [`Admission::hold`], for one that must shake hands before it can be answered; `None` also when enough do.
     pub fn hold_to_shake(self: &Arc<Self>, now: Instant) -> Option<HoldPermit> {
         let most = self.plan.load().max_rejected.div_ceil(ONE_IN);
         let mut permit = self.hold(now)?;
@@ -50,12 +50,12 @@ impl Admission {
 }
 
 impl HoldPermit {
-    /// When the socket is to be closed.
+    /// Returns when the socket is to be closed.
     pub fn until(&self) -> Instant {
         self.until
     }
 
-    /// Its handshake is over: another may begin.
+    /// Notes that its handshake is over: another may begin.
     pub fn has_shaken(&mut self) {
         if std::mem::take(&mut self.is_shaking) {
             self.admission.counts().shaking -= 1;

@@ -10,20 +10,20 @@ use crate::identity::{Peer, shown_user};
 /// Names that agree in their first 256 bytes count as one, so that nobody can fill the table with long names.
 const MAX_NAME_BYTES: usize = 256;
 
-/// What one count of a group is kept by.
+/// Says what one count of a group is kept by.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub(super) enum Key {
-    /// The group as one.
+    /// The group counts as one.
     Whole,
-    /// Clients of this address.
+    /// Clients of this address count together.
     Address(IpAddr),
-    /// Clients of this IPv6 network, by the first so many bits of their addresses: a host has as many addresses as it likes.
+    /// Clients of this IPv6 network count together, by the first so many bits of their addresses: a host has as many addresses as it likes.
     Network(Ipv6Addr, u8),
     /// Clients of a unix socket have no address: they count by the socket.
     Socket(Arc<str>),
-    /// Clients of this name; those without a name count together.
+    /// Clients of this name count together, and so do those without a name.
     Name(Box<[u8]>),
-    /// Clients of this user.
+    /// Clients of this user count together.
     User(Box<[u8]>),
 }
 
@@ -40,7 +40,7 @@ impl Key {
         }
     }
 
-    /// An IPv4 address counts by itself, be it written as an IPv6 address.
+    /// Returns the key of an address; an IPv4 address counts by itself, be it written as an IPv6 address.
     fn of_address(address: IpAddr, ipv6_prefix: u8) -> Self {
         match address {
             IpAddr::V6(ip) if ipv6_prefix < 128 => {
@@ -51,7 +51,7 @@ impl Key {
         }
     }
 
-    /// In words for people; `None` for the group as one.
+    /// Returns it in words for people; `None` for the group as one.
     pub(super) fn shown(&self) -> Option<String> {
         (*self != Self::Whole).then(|| self.to_string())
     }

@@ -5,18 +5,18 @@
 use std::fmt;
 use std::time::{Duration, Instant};
 
-/// Between two lines of a kind about one group.
+/// So much time is between two lines of a kind about one group.
 const LOG_INTERVAL: Duration = Duration::from_secs(10);
 
-/// A line worth logging.
+/// Is a line worth logging.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct LogLine {
-    /// How many of the kind were not logged since the last one that was.
+    /// Counts those of the kind that were not logged since the last one that was.
     pub suppressed: u64,
 }
 
 impl fmt::Display for LogLine {
-    /// Empty, or ` (7 more not logged)`, to be appended to a message.
+    /// Writes nothing, or ` (7 more not logged)`, to be appended to a message.
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         if self.suppressed == 0 {
             Ok(())

@@ -44,18 +44,18 @@ use refusal::Shortfall;
 pub use refusal::{Reason, Refusal};
 use tally::{Entry, Tallies};
 
-/// A group, by its place in the configuration.
+/// Is a group, by its place in the configuration.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct GroupId(u16);
 
 impl GroupId {
-    /// Its index in `Settings::groups`.
+    /// Returns its index in `Settings::groups`.
     pub fn index(self) -> usize {
         usize::from(self.0)
     }
 }
 
-/// A group, as far as admission is concerned.
+/// Is a group as far as admission is concerned.
 #[derive(Debug)]
 struct Rule {
     name: Arc<str>,
@@ -100,7 +100,7 @@ impl Rule {
                 .is_none_or(|glob| glob.0.is_match(as_path(identity.shown_user())))
     }
 
-    /// Whether it takes this client as far as that is known when it has connected.
+    /// Tells whether it takes this client as far as that is known when it has connected.
     fn takes_by_origin(&self, identity: &Identity) -> bool {
         let wanted = &self.matches;
         (wanted.address.is_empty()
@@ -116,13 +116,13 @@ impl Rule {
     }
 }
 
-/// Globs match paths; on unix a path is any bytes.
+/// Makes bytes a path, since globs match paths; on unix a path is any bytes.
 fn as_path(bytes: &[u8]) -> &std::path::Path {
     use std::os::unix::ffi::OsStrExt as _;
     std::path::Path::new(std::ffi::OsStr::from_bytes(bytes))
 }
 
-/// The peer's IP address; an IPv4 client of a dual-stack listener has its IPv4 address.
+/// Returns the peer's IP address; an IPv4 client of a dual-stack listener has its IPv4 address.
 fn address_of(peer: &Peer) -> Option<IpAddr> {
     match peer {
         Peer::Tcp(address) => Some(address.ip().to_canonical()),
@@ -130,12 +130,12 @@ fn address_of(peer: &Peer) -> Option<IpAddr> {
     }
 }
 
-/// Where a client counts: in its group, under its key.
+/// Says where a client counts: in its group, under its key.
 #[derive(Debug, Clone, PartialEq, Eq)]
 struct Place {
     group: GroupId,
     key: Key,
-    /// That of the plan by which it was given.
+    /// Is that of the plan by which the place was given.
     generation: u64,
 }
 
@@ -145,19 +145,19 @@ impl Place {
     }
 }
 
-/// Decides who may come. Shared by all threads.
+/// Decides who may come. It is shared by all threads.
 #[derive(Debug)]
 pub struct Admission {
     plan: ArcSwap<Plan>,
     counts: Mutex<Counts>,
 }
 
-/// What the settings say of it, as of one reload.
+/// Says what the settings have of admission, as of one reload.
 #[derive(Debug)]
 struct Plan {
-    /// By group.
+    /// Holds the rules by group.
     rules: Vec<Rule>,
-    /// The groups in order of matching. Invariant: at least one, and the last takes everyone.
+    /// Lists the groups in order of matching. Invariant: at least one, and the last takes everyone.
     order: Vec<GroupId>,
     max_clients: usize,
     max_rejected: usize,
@@ -169,26 +169,26 @@ struct Plan {
 
 #[derive(Debug)]
 struct Counts {
-    /// Admitted.
+    /// Counts who is admitted.
     total: usize,
-    /// In a handshake after which they may be admitted.
+    /// Counts who is in a handshake after which they may be admitted.
     handshaking: usize,
-    /// Arriving: they have not asked for anything that a place is needed for.
+    /// Counts who is arriving: they have not asked for anything that a place is needed for.
     arriving: usize,
-    /// Of those arriving, beyond `limits.max_clients`: in an operator's place until it is known whose they are.
+    /// Counts those arriving beyond `limits.max_clients`: they are in an operator's place until it is known whose they are.
     beyond: usize,
-    /// Operators in the places kept for them.
+    /// Counts the operators in the places kept for them.
     operators: usize,
-    /// Newcomers that were placed at once because `limits.max_arriving` were arriving.
+    /// Counts the newcomers that were placed at once because `limits.max_arriving` were arriving.
     unheard: u64,
     unheard_lines: LineThrottle,
-    /// Rejected and held.
+    /// Counts who is rejected and held.
     held: usize,
-    /// Of those held, in a handshake.
+    /// Counts those held that are in a handshake.
     shaking: usize,
-    /// That of the plan by which places are given now.
+    /// Is that of the plan by which places are given now.
     generation: u64,
-    /// Places given by an older plan, by clients that have not been moved yet.
+    /// Counts the places given by an older plan, of clients that have not been moved yet.
     stale: usize,
     groups: Vec<Tallies>,
 }
@@ -231,7 +231,7 @@ impl Plan {
         Refusal::new(self.rule(place.group), place, shortfall)
     }
 
-    /// Whether all groups together have room for one more.
+    /// Checks whether all groups together have room for one more.
     fn has_room(&self, counts: &Counts, place: &Place) -> Result<(), Refusal> {
         let count = counts.below_max_clients();
         if count < self.max_clients {
@@ -247,7 +247,6 @@ impl Plan {
         Err(self.refusal(place, shortfall))
     }
 
-    /// Takes a place in a group.
     fn enter(
         &self,
         counts: &mut Counts,
@@ -258,7 +257,7 @@ impl Plan {
         self.move_in(counts, place, (identity, now), true)
     }
 
-    /// As [`Plan::enter`]; without `is_accepted`, for one that was in the group before.
+    /// Takes a place in a group; without `is_accepted`, for one that was in the group before.
     fn move_in(
         &self,
         counts: &mut Counts,
@@ -277,7 +276,7 @@ impl Plan {
 }
 
 impl Admission {
-    /// Admission by these settings, with nobody admitted.
+    /// Makes the admission by these settings, with nobody admitted.
     pub fn new(settings: &Settings) -> Arc<Self> {
         let max_clients = settings.limits.max_clients;
         let tallies = settings.groups.iter().map(|_| Tallies::new(max_clients));
@@ -318,12 +317,12 @@ impl Admission {
         self.plan.store(Arc::new(plan));
     }
 
-    /// Clients that have not been moved to where the last reload puts them.
+    /// Counts the clients that have not been moved to where the last reload puts them.
     pub fn stale(&self) -> usize {
         self.counts().stale
     }
 
-    /// What is past its cap after a reload, and by how many: groups and keys in mode `enforce`, and all clients together.
+    /// Lists what is past its cap after a reload, and by how many: groups and keys in mode `enforce`, and all clients together.
     pub fn excess(&self) -> Vec<(Refusal, usize)> {
         let plan = self.plan.load();
         let counts = self.counts();
@@ -352,13 +351,13 @@ impl Admission {
         found
     }
 
-    /// How many clients there are above `limits.max_clients`, which a reload can lower.
+    /// Counts the clients above `limits.max_clients`, which a reload can lower.
     pub fn excess_in_all(&self) -> usize {
         let max_clients = self.plan.load().max_clients;
         self.counts().total.saturating_sub(max_clients)
     }
 
-    /// The group of a client: the first that matches.
+    /// Returns the group of a client: the first that matches.
     pub fn group_of(&self, identity: &Identity) -> GroupId {
         self.plan.load().group_of(identity)
     }
@@ -366,8 +365,7 @@ impl Admission {
     /// Gives a newcomer a place. What is refused is not counted yet: see [`Admission::rejected`].
     ///
     /// # Errors
-    /// A [`Refusal`]; when its `evict` is set the caller may close one client for which [`Refusal::frees`] holds and
-    /// ask again.
+    /// It returns a [`Refusal`]; when its `evict` is set the caller may close one client for which [`Refusal::frees`] holds and ask again.
     pub fn admit(self: &Arc<Self>, identity: &Identity, now: Instant) -> Result<Permit, Refusal> {
         let (plan, mut counts, place) = self.decide(identity);
         plan.has_room(&counts, &place)?;
@@ -376,7 +374,7 @@ impl Admission {
         Ok(self.permit(&plan, place, entry))
     }
 
-    /// What gives back the place that has been taken.
+    /// Returns what gives back the place that has been taken.
     fn permit(self: &Arc<Self>, plan: &Plan, place: Place, entry: Entry) -> Permit {
         let mut permit = Permit::new(self, place.group, plan.generation);
         permit.take_place(plan, place, entry);
@@ -396,23 +394,23 @@ impl Admission {
         counts.groups[group.index()].evicted(plan.returner(victim), plan.rule(group), now)
     }
 
-    /// How many clients count in `limits.max_clients`, and how many may.
+    /// Returns how many clients count in `limits.max_clients`, and how many may.
     pub fn fill(&self) -> (usize, usize) {
         let max_clients = self.plan.load().max_clients;
         (self.counts().below_max_clients(), max_clients)
     }
 
-    /// Clients admitted in all groups.
+    /// Counts the clients admitted in all groups.
     pub fn total(&self) -> usize {
         self.counts().total
     }
 
-    /// Rejected sockets held.
+    /// Counts the rejected sockets held.
     pub fn held(&self) -> usize {
         self.counts().held
     }
 
-    /// Whether there is no place left where this client is: in the process, in its group or under its key.
+    /// Tells whether there is no place left where this client is: in the process, in its group or under its key.
     pub fn is_full(&self, identity: &Identity) -> bool {
         let (plan, counts, place) = self.decide(identity);
         let here = counts.groups[place.group.index()].count(&place.key);
@@ -420,7 +418,7 @@ impl Admission {
         counts.below_max_clients() >= plan.max_clients || cap.is_some_and(|cap| here >= cap)
     }
 
-    /// A row for each group, by its index; those that a reload removed have no cap and keep what they counted.
+    /// Returns a row for each group, by its index; those that a reload removed have no cap and keep what they counted.
     pub fn rows(&self) -> Vec<GroupRow> {
         let plan = self.plan.load();
         let counts = self.counts();
@@ -447,7 +445,7 @@ impl Admission {
         plan.rules.iter().zip(&counts.groups).map(row).collect()
     }
 
-    /// The up to `most` keys (addresses, names or users) of a group with most clients, the fullest first, in words.
+    /// Returns the up to `most` keys (addresses, names or users) of a group with most clients, the fullest first, in words.
     #[cfg(test)]
     pub fn fullest_keys(&self, group: GroupId, most: usize) -> Vec<(String, usize)> {
         let mut keys = self.counts().groups[group.index()].keys();
@@ -456,7 +454,7 @@ impl Admission {
         keys
     }
 
-    /// The place of a client, with the plan it is by and the counts under their lock: no reload comes between.
+    /// Returns the place of a client, with the plan it is by and the counts under their lock: no reload comes between.
     fn decide(&self, identity: &Identity) -> (Arc<Plan>, MutexGuard<'_, Counts>, Place) {
         loop {
             let plan = self.plan.load_full();
@@ -474,7 +472,7 @@ impl Admission {
 }
 
 impl Counts {
-    /// Those who count in `limits.max_clients`.
+    /// Counts those who count in `limits.max_clients`.
     fn below_max_clients(&self) -> usize {
         self.total + self.handshaking + self.arriving - self.beyond
     }
@@ -485,7 +483,7 @@ impl Counts {
         self.groups[place.group.index()].leave(&place.key);
     }
 
-    /// Whoever had `place` need not be moved any more.
+    /// Notes that whoever had `place` need not be moved any more.
     fn settle(&mut self, place: &Place) {
         if place.generation != self.generation {
             self.stale -= 1;
@@ -493,38 +491,38 @@ impl Counts {
     }
 }
 
-/// The figures of one group.
+/// Holds the figures of one group.
 #[derive(Debug, Clone)]
 pub struct GroupRow {
-    /// Its name.
+    /// Is the name of the group.
     pub name: Arc<str>,
-    /// What its cap counts.
+    /// Says what its cap counts.
     pub per: Per,
-    /// Whether the cap is enforced.
+    /// Says whether the cap is enforced.
     pub mode: Mode,
-    /// Clients in it.
+    /// Counts the clients in it.
     pub connections: usize,
-    /// Clients of the key that has most; the whole group when it is counted as one.
+    /// Counts the clients of the key that has most; the whole group when it is counted as one.
     pub fullest: usize,
-    /// Which key that is, in words; `None`: the group is counted as one, or is empty.
+    /// Says in words which key that is; `None`: the group is counted as one, or is empty.
     pub fullest_key: Option<String>,
-    /// Keys at the cap or past it.
+    /// Counts the keys at the cap or past it.
     pub keys_at_limit: usize,
-    /// Keys at the warning threshold or past it.
+    /// Counts the keys at the warning threshold or past it.
     pub keys_at_warn: usize,
-    /// The configured cap of each key.
+    /// Is the configured cap of each key.
     pub limit: Option<usize>,
-    /// The configured warning threshold of each key.
+    /// Is the configured warning threshold of each key.
     pub warn: Option<usize>,
-    /// Clients that got a place in it, by connecting or by moving in.
+    /// Counts the clients that got a place in it, by connecting or by moving in.
     pub accepted_total: u64,
-    /// Clients closed to make room for others.
+    /// Counts the clients closed to make room for others.
     pub evicted_total: u64,
-    /// Clients refused because nobody was evicted for them, by the reason.
+    /// Counts the clients refused because nobody was evicted for them, by the reason.
     pub damped_total: [(Damped, u64); 2],
-    /// Clients refused, by reason.
+    /// Counts the clients refused, by reason.
     pub rejected_total: [(Reason, u64); 3],
-    /// Clients admitted that mode `enforce` would have refused, by reason.
+    /// Counts the clients admitted that mode `enforce` would have refused, by reason.
     pub observed_total: [(Reason, u64); 3],
 }
 

@@ -9,35 +9,35 @@ use super::tally::Entry;
 use super::{Admission, GroupId, Place, Plan, Refusal, refusal};
 use crate::identity::Identity;
 
-/// What a permit holds.
+/// Says what a permit holds.
 #[derive(Debug)]
 pub(super) enum Holding {
-    /// A place in a group.
+    /// It holds a place in a group.
     Place(Place),
-    /// A place among those that arrive; `is_beyond`: past `limits.max_clients`, in an operator's place.
+    /// It holds a place among those that arrive; `is_beyond`: past `limits.max_clients`, in an operator's place.
     Arriving { is_beyond: bool },
-    /// One of the places kept for operators.
+    /// It holds one of the places kept for operators.
     Operator,
-    /// Nothing: the client was refused by a group that it moved to.
+    /// It holds nothing: the client was refused by a group that it moved to.
     Nothing,
 }
 
-/// A client's place. Its drop gives the place back.
+/// Is a client's place. Its drop gives the place back.
 #[derive(Debug)]
 pub struct Permit {
     pub(super) admission: Arc<Admission>,
     pub(super) group: GroupId,
     pub(super) held: Holding,
-    /// That of the plan by which its group was told.
+    /// Is that of the plan by which its group was told.
     generation: u64,
-    /// Set when this client brought its group to `warn_connections`, or had to be placed at once: a line to log, once.
+    /// Is set when this client brought its group to `warn_connections`, or had to be placed at once: a line to log, once.
     pub warning: Option<String>,
-    /// Set when a group in mode `observe` would have refused this client: a line to log, once.
+    /// Is set when a group in mode `observe` would have refused this client: a line to log, once.
     pub observed: Option<String>,
 }
 
 impl Permit {
-    /// One that holds nothing yet.
+    /// Makes one that holds nothing yet.
     pub(super) fn new(admission: &Arc<Admission>, group: GroupId, generation: u64) -> Self {
         Self {
             admission: Arc::clone(admission),
@@ -49,12 +49,12 @@ impl Permit {
         }
     }
 
-    /// The client's group; while it arrives, the one it would be in; after a refusal, the group that refused it.
+    /// Returns the client's group; while it arrives, the one it would be in; after a refusal, the group that refused it.
     pub fn group(&self) -> GroupId {
         self.group
     }
 
-    /// Whether the client holds a place of any kind; without one it is rejected for the rest of its life.
+    /// Tells whether the client holds a place of any kind; without one it is rejected for the rest of its life.
     pub fn has_place(&self) -> bool {
         !matches!(self.held, Holding::Nothing)
     }
@@ -117,7 +117,7 @@ impl Permit {
         Ok(Some(self.group))
     }
 
-    /// Goes by the group that the client is in by `plan`, without a place of its own there.
+    /// Notes the group that the client is in by `plan`, without a place of its own there.
     fn look_at(&mut self, plan: &Plan, place: &Place) -> Option<GroupId> {
         self.generation = plan.generation;
         let has_moved = self.group != place.group;
@@ -125,7 +125,7 @@ impl Permit {
         has_moved.then_some(self.group)
     }
 
-    /// Whether it was given before the last reload.
+    /// Tells whether it was given before the last reload.
     pub fn is_stale(&self) -> bool {
         let generation = match &self.held {
             Holding::Place(place) => place.generation,
@@ -135,9 +135,8 @@ impl Permit {
         generation != self.admission.plan.load().generation
     }
 
-    /// Moves the place to where a reload puts it, whatever the caps say: nobody is dropped by a reload. True: to another
-    /// group. It counts neither as accepted nor against the connect rate. Who is arriving, or in an operator's place, stays
-    /// there.
+    /// Moves the place to where a reload puts it, whatever the caps say: nobody is dropped by a reload. Returns true where that is another
+    /// group. It counts neither as accepted nor against the connect rate. Who is arriving, or in an operator's place, stays there.
     pub fn reseat(&mut self, identity: &Identity) -> bool {
         let admission = Arc::clone(&self.admission);
         let (plan, mut counts, new) = admission.decide(identity);

@@ -11,7 +11,7 @@ use crate::config::Per;
 use crate::identity::Card;
 use crate::texts::TOO_MANY_CLIENTS;
 
-/// Why a newcomer was refused.
+/// Says why a newcomer was refused.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum Reason {
     /// All groups together are at `limits.max_clients`.
@@ -23,10 +23,10 @@ pub enum Reason {
 }
 
 impl Reason {
-    /// Every reason, in the order of the metrics.
+    /// Lists every reason, in the order of the metrics.
     pub const ALL: [Self; 3] = [Self::MaxClients, Self::GroupCap, Self::ConnectRate];
 
-    /// Its value of the metric label `reason`.
+    /// Returns its value of the metric label `reason`.
     pub fn label(self) -> &'static str {
         match self {
             Self::MaxClients => "max_clients",
@@ -44,35 +44,35 @@ impl Reason {
     }
 }
 
-/// What was missing for a place.
+/// Says what was missing for a place.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) struct Shortfall {
     pub(super) reason: Reason,
     pub(super) count: usize,
     pub(super) cap: usize,
     pub(super) evict: bool,
-    /// Why nobody is evicted where the group does that.
+    /// Says why nobody is evicted where the group does that.
     pub(super) damped: Option<Damped>,
 }
 
-/// A client that may not come. Shown, it says what is full, how full, and by which setting.
+/// Refuses a client that may not come. Shown, it says what is full, how full, and by which setting.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Refusal {
-    /// The group it would have been in.
+    /// Is the group it would have been in.
     pub group: GroupId,
-    /// The group's name.
+    /// Is the name of that group.
     pub group_name: Arc<str>,
-    /// Why.
+    /// Says why it is refused.
     pub reason: Reason,
-    /// How many there are: clients, or connects within the last second.
+    /// Counts those there are: clients, or connects within the last second.
     pub count: usize,
-    /// How many there may be.
+    /// Bounds how many there may be.
     pub cap: usize,
-    /// Address, client name or user by which the group counts, in words; `None`: it counts as a whole.
+    /// Is the address, client name or user by which the group counts, in words; `None`: it counts as a whole.
     pub key: Option<String>,
     /// The group makes room by closing one of its own: the caller may do so and ask again.
     pub evict: bool,
-    /// Why nobody is closed for it where the group does that.
+    /// Says why nobody is closed for it where the group does that.
     pub damped: Option<Damped>,
     per: Per,
     place_key: Key,
@@ -94,7 +94,7 @@ impl Refusal {
         }
     }
 
-    /// Whether closing this client would make the room that is missing: it counts in the same group under the same key.
+    /// Tells whether closing this client would make the room that is missing: it counts in the same group under the same key.
     pub fn frees(&self, card: &Card) -> bool {
         card.group.get() as usize == self.group.index() && {
             let names = card.names();
@@ -102,8 +102,8 @@ impl Refusal {
         }
     }
 
-    /// The reply to each command of the refused client. Client libraries compare the plain text byte for byte;
-    /// `explain` (`limits.explain_rejections`) appends group, count and cap.
+    /// Returns the reply to each command of the refused client. Client libraries compare the plain text byte for byte; `explain`
+    /// (`limits.explain_rejections`) appends group, count and cap.
     pub fn client_text(&self, explain: bool) -> Vec<u8> {
         let Self {
             count, cap, reason, ..
@@ -156,7 +156,7 @@ impl fmt::Display for Refusal {
     }
 }
 
-/// The line for a group that has reached its warning threshold.
+/// Returns the line for a group that has reached its warning threshold.
 pub(super) fn warning(rule: &Rule, key: &Key, line: &LogLine) -> String {
     let key = key.shown();
     let (name, warn, of_key) = (
@@ -170,12 +170,12 @@ pub(super) fn warning(rule: &Rule, key: &Key, line: &LogLine) -> String {
     )
 }
 
-/// The line for a refusal that mode `observe` did not carry out.
+/// Returns the line for a refusal that mode `observe` did not carry out.
 pub(super) fn would_reject(refusal: &Refusal, line: &LogLine) -> String {
     format!("{refusal}; admitted, because group.mode is \"observe\"{line}")
 }
 
-/// ` for address 10.0.0.1`, or nothing.
+/// Writes ` for address 10.0.0.1`, or nothing.
 struct OfKey<'a>(Option<&'a str>);
 
 impl fmt::Display for OfKey<'_> {

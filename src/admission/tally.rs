@@ -14,14 +14,14 @@ use super::log_line::{LineThrottle, LogLine};
 use super::refusal::{Reason, Refusal, Shortfall};
 use crate::config::{AtLimit, Mode};
 
-/// A place taken, and what is worth a line in the log about it.
+/// Tells of a place taken, and what is worth a line in the log about it.
 #[derive(Debug)]
 pub(super) struct Entry {
     pub(super) warning: Option<LogLine>,
     pub(super) observed: Option<(Shortfall, LogLine)>,
 }
 
-/// The counts of one group.
+/// Keeps the counts of one group.
 #[derive(Debug)]
 pub(super) struct Tallies {
     pub(super) connections: usize,
@@ -41,7 +41,7 @@ pub(super) struct Tallies {
     eviction_lines: LineThrottle,
 }
 
-/// The count of one key.
+/// Keeps the count of one key.
 #[derive(Debug, Default)]
 struct Tally {
     connections: usize,
@@ -89,7 +89,41 @@ impl Tallies {
         });
         let in_time = bucket.as_mut().is_none_or(|bucket| bucket.take(now));
 
-        let shortfall = match (rule.cap, rule.connects_per_second) {
+        let is_known = tally.is_some();
+        let shortfall = self.shortfall(rule, (count, in_time), now, who);
+        let observed = match (shortfall, rule.mode) {
+            (Some(shortfall), Mode::Enforce) => return Err(shortfall),
+            (Some(shortfall), Mode::Observe) => {
+                self.observed[shortfall.reason as usize] += 1;
+                self.observations.pass(now).map(|line| (shortfall, line))
+            }
+            (None, _) => None,
+        };
+
+        if is_known && count == 0 {
+            self.vacant -= 1;
+        }
+        let tally = self.by_key.entry(key.clone()).or_default();
+        tally.connections += 1;
+        tally.bucket = bucket;
+        self.connections += 1;
+        let warning = if rule.warn == Some(count + 1) {
+            self.warnings.pass(now)
+        } else {
+            None
+        };
+        Ok(Entry { warning, observed })
+    }
+
+    /// Says what is missing for one more where there are `count` already, who comes in time for the rate or does not.
+    fn shortfall(
+        &mut self,
+        rule: &Rule,
+        (count, in_time): (usize, bool),
+        now: Instant,
+        who: impl FnOnce() -> Returner,
+    ) -> Option<Shortfall> {
+        match (rule.cap, rule.connects_per_second) {
             (Some(cap), _) if count >= cap => {
                 // Nobody is closed for a newcomer that its rate would refuse all the same, or that is only observed.
                 let evicts = rule.at_limit == AtLimit::EvictIdle && in_time && count > 0;
@@ -114,32 +148,10 @@ impl Tallies {
                 })
             }
             _ => None,
-        };
-        let observed = match (shortfall, rule.mode) {
-            (Some(shortfall), Mode::Enforce) => return Err(shortfall),
-            (Some(shortfall), Mode::Observe) => {
-                self.observed[shortfall.reason as usize] += 1;
-                self.observations.pass(now).map(|line| (shortfall, line))
-            }
-            (None, _) => None,
-        };
-
-        if tally.is_some() && count == 0 {
-            self.vacant -= 1;
         }
-        let tally = self.by_key.entry(key.clone()).or_default();
-        tally.connections += 1;
-        tally.bucket = bucket;
-        self.connections += 1;
-        let warning = if rule.warn == Some(count + 1) {
-            self.warnings.pass(now)
-        } else {
-            None
-        };
-        Ok(Entry { warning, observed })
     }
 
-    /// Keys without clients that are remembered for their connect rate; if there are more they are forgotten.
+    /// Bounds the keys without clients that are remembered for their connect rate; if there are more they are forgotten.
     pub(super) fn set_max_vacant(&mut self, max_vacant: usize) {
         self.max_vacant = max_vacant;
         if self.vacant > max_vacant {
@@ -158,7 +170,7 @@ impl Tallies {
         self.connections += 1;
     }
 
-    /// The keys that have more than `cap` clients, with their counts.
+    /// Returns the keys that have more than `cap` clients, with their counts.
     pub(super) fn above(&self, cap: usize) -> Vec<(Key, usize)> {
         let counts = self
             .by_key
@@ -186,7 +198,7 @@ impl Tallies {
         }
     }
 
-    /// Counts a refusal.
+    /// Counts a refusal that is final.
     pub(super) fn reject(&mut self, refusal: &Refusal, now: Instant) -> Option<LogLine> {
         self.rejected[refusal.reason as usize] += 1;
         if let Some(damped) = refusal.damped {
@@ -201,7 +213,7 @@ impl Tallies {
         self.eviction_lines.pass(now)
     }
 
-    /// The count of the key that has most.
+    /// Returns the count of the key that has most.
     pub(super) fn fullest(&self) -> usize {
         self.by_key
             .values()
@@ -210,7 +222,7 @@ impl Tallies {
             .unwrap_or(0)
     }
 
-    /// The key that has most clients; of several the one whose words come first, so that it stays the same.
+    /// Returns the key that has most clients; of several the one whose words come first, so that it stays the same.
     pub(super) fn fullest_key(&self) -> Option<(&Key, usize)> {
         let most = self.fullest();
         let fullest = self
@@ -221,18 +233,18 @@ impl Tallies {
         words.map(|(key, _)| (key, most))
     }
 
-    /// How many keys have at least so many clients.
+    /// Counts the keys that have at least so many clients.
     pub(super) fn keys_from(&self, count: usize) -> usize {
         let counts = self.by_key.values().map(|tally| tally.connections);
         counts.filter(|connections| *connections >= count).count()
     }
 
-    /// How many clients this key has.
+    /// Returns how many clients this key has.
     pub(super) fn count(&self, key: &Key) -> usize {
         self.by_key.get(key).map_or(0, |tally| tally.connections)
     }
 
-    /// Every key that has clients, in words, with its count.
+    /// Returns every key that has clients, in words, with its count.
     #[cfg(test)]
     pub(super) fn keys(&self) -> Vec<(String, usize)> {
         let with_clients = self

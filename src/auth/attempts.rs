@@ -16,26 +16,26 @@ use std::time::Duration;
 use self::record::{Record, Standing};
 use super::SecretHash;
 
-/// How many of those who wait are looked at again at once after a reload: each is a digest of what it shows.
+/// So many of those who wait are looked at again at once after a reload: each is a digest of what it shows.
 const AGAIN_AT_ONCE: usize = 64;
 
-/// The bounds that an operator sets.
+/// Holds the bounds that an operator sets.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct AttemptBounds {
-    /// Failures of an address that cost it nothing.
+    /// So many failures of an address cost it nothing.
     pub free_failures: u32,
-    /// The longest time between two attempts of an address; zero: none is held back.
+    /// Bounds the time between two attempts of an address; zero: none is held back.
     pub max_delay: Duration,
-    /// Attempts of an address that are being looked at.
+    /// So many attempts of an address are looked at at once.
     pub max_in_flight: usize,
-    /// Attempts that wait of an address that has failed too often.
+    /// So many attempts wait of an address that has failed too often.
     pub max_waiting: usize,
-    /// Addresses that are remembered.
+    /// So many addresses are remembered.
     pub max_addresses: usize,
 }
 
 impl AttemptBounds {
-    /// In which time an address is forgiven one failure.
+    /// Returns the time in which an address is forgiven one failure.
     fn forgiven_every_micros(&self) -> u64 {
         u64::try_from(self.max_delay.as_micros())
             .unwrap_or(u64::MAX)
@@ -44,52 +44,52 @@ impl AttemptBounds {
     }
 }
 
-/// Where attempts come from: an address, or the network that it stands for.
+/// Says where attempts come from: an address, or the network that it stands for.
 pub type Source = u64;
 
-/// Whoever waits for its turn.
+/// Stands for one who waits for its turn.
 pub type Ticket = u64;
 
-/// What becomes of an attempt.
+/// Says what becomes of an attempt.
 #[derive(Debug, PartialEq, Eq)]
 pub enum Turn {
     /// It is looked at now.
     Now,
-    /// It waits until [`Attempts::release`] or [`Attempts::served`] names it. True: it is the first of its address that is held back.
+    /// It waits until [`Attempts::release`] or [`Attempts::served`] names it; true where it is the first of its address that is held back.
     Wait(Ticket, bool),
     /// Too many wait of an address that has failed too often.
     Refused,
 }
 
-/// How an attempt ended.
+/// Says how an attempt ended.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Outcome {
     /// The password was right.
     Taken,
-    /// It was wrong.
+    /// The password was wrong.
     Wrong,
-    /// Nobody has said.
+    /// Nobody has said whether it was.
     Untold,
 }
 
-/// The attempts to authenticate that a worker's clients make.
+/// Spaces the attempts to authenticate that a worker's clients make.
 #[derive(Debug)]
 pub struct Attempts {
     bounds: AttemptBounds,
     records: HashMap<Source, Record>,
     tickets: Ticket,
-    /// Addresses of which somebody waits, by when one of them may have its turn.
+    /// Lists the addresses of which somebody waits, by when one of them may have its turn.
     due: BTreeSet<(u64, Source)>,
-    /// Those of which nobody is here, by when they will have been forgotten.
+    /// Lists those of which nobody is here, by when they will have been forgotten.
     idle: BTreeSet<(u64, Source)>,
-    /// Who waits and has been looked at, by what they show.
+    /// Lists who waits and has been looked at, by what they show.
     waiting: HashMap<SecretHash, BTreeSet<(Source, Ticket)>>,
-    /// Who is to be looked at again.
+    /// Lists who is to be looked at again.
     again: VecDeque<(Source, Ticket)>,
 }
 
 impl Attempts {
-    /// Nobody has tried yet.
+    /// Begins where nobody has tried yet.
     pub fn new(bounds: AttemptBounds) -> Self {
         Self {
             bounds,
@@ -102,7 +102,7 @@ impl Attempts {
         }
     }
 
-    /// After a reload: goes by other bounds from now on, and looks again at all who wait, since the users may be others.
+    /// Goes by other bounds from now on, after a reload, and looks again at all who wait, since the users may be others.
     pub fn reload(&mut self, bounds: AttemptBounds) {
         self.bounds = bounds;
         let sources: Vec<Source> = self.records.keys().copied().collect();
@@ -116,8 +116,8 @@ impl Attempts {
         }
     }
 
-    /// A client of `source` shows what is known by `hash`. `is_served` tells whether another client is served by the same;
-    /// `has_failed`, whether this connection has shown a wrong one before.
+    /// Begins an attempt of a client of `source` that shows what is known by `hash`. `is_served` tells whether another client is served by
+    /// the same; `has_failed`, whether this connection has shown a wrong one before.
     pub fn begin(
         &mut self,
         source: Source,
@@ -168,7 +168,7 @@ impl Attempts {
         turn
     }
 
-    /// Somebody is served by what is known by `hash`: those who wait and show the same, who are looked at from here on.
+    /// Notes that somebody is served by what is known by `hash`. Returns those who wait and show the same, who are looked at from here on.
     pub fn served(&mut self, hash: SecretHash) -> Vec<(Source, Ticket)> {
         let waiting = self.waiting.remove(&hash).unwrap_or_default();
         for &(source, ticket) in &waiting {
@@ -181,7 +181,7 @@ impl Attempts {
         waiting.into_iter().collect()
     }
 
-    /// Those whose turn has come, who are looked at from here on. `is_served` tells whether another client is served by the same as
+    /// Returns those whose turn has come, who are looked at from here on. `is_served` tells whether another client is served by the same as
     /// one that waits.
     pub fn release(
         &mut self,
@@ -228,7 +228,7 @@ impl Attempts {
         }
     }
 
-    /// Of one address: those for whom there are looks again and who show what others are served by, and those whose turn it is.
+    /// Returns those of one address for whom there are looks again and who show what others are served by, and those whose turn it is.
     fn release_of(
         &mut self,
         source: Source,
@@ -267,7 +267,7 @@ impl Attempts {
         }
     }
 
-    /// Whoever waited has left.
+    /// Notes that whoever waited has left.
     pub fn leave(&mut self, source: Source, ticket: Ticket) {
         self.take_out(source, ticket);
         self.list(source);
@@ -286,7 +286,7 @@ impl Attempts {
         }
     }
 
-    /// An attempt has come to its end.
+    /// Notes that an attempt has come to its end.
     pub fn ended(&mut self, source: Source, outcome: Outcome, now: u64) {
         let Some(record) = self.records.get_mut(&source) else {
             return;
@@ -298,7 +298,7 @@ impl Attempts {
         self.list(source);
     }
 
-    /// How many of the address are being looked at or have failed, but for the one that has begun last.
+    /// Counts how many of the address are being looked at or have failed, but for the one that has begun last.
     pub fn before_last(&self, source: Source) -> u64 {
         let record = self.records.get(&source);
         record.map_or(0, |record| {
@@ -306,7 +306,7 @@ impl Attempts {
         })
     }
 
-    /// The address' record; where there is no room for another the one goes that would have been forgotten first.
+    /// Returns the address' record; where there is no room for another the one goes that would have been forgotten first.
     fn record(&mut self, source: Source, now: u64) -> &mut Record {
         if !self.records.contains_key(&source)
             && self.records.len() >= self.bounds.max_addresses
@@ -342,7 +342,6 @@ impl Attempts {
         }
     }
 
-    /// Addresses that are remembered.
     #[cfg(test)]
     fn len(&self) -> usize {
         self.records.len()

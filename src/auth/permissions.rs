@@ -7,18 +7,18 @@ use std::collections::HashMap;
 
 use crate::command::ClientSub;
 
-/// How long an answer holds: what an operator changes is heeded within five seconds, the asking included.
+/// An answer holds for so long: what an operator changes is heeded within five seconds, the asking included.
 const HOLDS_MICROS: u64 = 3_000_000;
 
-/// The most users whose answers are kept; past it those go whose answers hold no more, and then all.
+/// The answers of so many users are kept; past it those go whose answers hold no more, and then all.
 const MOST_USERS: usize = 1024;
 
-/// Whether it reaches other clients.
+/// Tells whether it reaches other clients.
 pub fn concerns_others(sub: ClientSub) -> bool {
     matches!(sub, ClientSub::List | ClientSub::Kill | ClientSub::Unblock)
 }
 
-/// What the errors of a command look like that the server has begun to run, and finds its arguments wrong.
+/// So the errors begin of a command that the server has begun to run, and finds its arguments wrong.
 const ABOUT_ARGUMENTS: [&str; 8] = [
     "invalid client",
     "client-id should",
@@ -30,7 +30,7 @@ const ABOUT_ARGUMENTS: [&str; 8] = [
     "wrong number of arguments",
 ];
 
-/// What a server says of a command that it does not have, or has not for anybody.
+/// So a server speaks of a command that it does not have, or has not for anybody.
 const NOT_TO_BE_HAD: [&str; 5] = [
     "unknown command",
     "not allowed",
@@ -39,9 +39,9 @@ const NOT_TO_BE_HAD: [&str; 5] = [
     "disabled",
 ];
 
-/// Whether the server has refused a command when it was asked whether it may be run, rather than its arguments. A command
-/// that reaches other clients is permitted by the errors that it is known to answer alone. What the server says with another
-/// word than `ERR`, as that it is busy, it says after it has looked whether the user may.
+/// Tells whether the server has refused a command when it was asked whether it may be run, rather than its arguments. A command that
+/// reaches other clients is permitted by the errors that it is known to answer alone. What the server says with another word than `ERR`, as
+/// that it is busy, it says after it has looked whether the user may.
 pub fn is_refusal(sub: Option<ClientSub>, answer: &[u8]) -> bool {
     if answer.starts_with(b"-NOPERM") || answer.starts_with(b"-NOAUTH") {
         return true;
@@ -57,15 +57,15 @@ pub fn is_refusal(sub: Option<ClientSub>, answer: &[u8]) -> bool {
     }
 }
 
-/// Whether it says that there is no such command.
+/// Tells whether it says that there is no such command.
 pub fn is_unknown_command(refusal: &[u8]) -> bool {
     refusal.starts_with(b"-ERR unknown command")
 }
 
-/// `Err`: the server's refusal.
+/// Is a permission; `Err` holds the server's refusal.
 pub type Permission = Result<(), Vec<u8>>;
 
-/// What is known of a permission.
+/// Says what is known of a permission.
 #[derive(Debug, PartialEq, Eq)]
 pub enum Known {
     /// The server has said so just now.
@@ -83,16 +83,16 @@ struct Answer {
     micros: u64,
 }
 
-/// The answers of one server, by user.
+/// Keeps the answers of one server, by user.
 #[derive(Debug, Default)]
 pub struct Permissions {
-    /// Of respool's own user.
+    /// Keeps those of respool's own user.
     own: Vec<Answer>,
     users: HashMap<Box<[u8]>, Vec<Answer>>,
 }
 
 impl Permissions {
-    /// What is known at `now` of whether `user` (`None`: respool's own) may run a subcommand of CLIENT.
+    /// Returns what is known at `now` of whether `user` (`None`: respool's own) may run a subcommand of CLIENT.
     pub fn of(&self, user: Option<&[u8]>, sub: ClientSub, now: u64) -> Known {
         let answers = match user {
             None => Some(&self.own),
@@ -108,7 +108,7 @@ impl Permissions {
         }
     }
 
-    /// The server was asked at `micros`, and has answered.
+    /// Notes what the server, asked at `micros`, has answered.
     pub fn told(
         &mut self,
         user: Option<&[u8]>,
@@ -133,7 +133,7 @@ impl Permissions {
         });
     }
 
-    /// The server is being asked again: what is known holds until it has answered.
+    /// Notes that the server is being asked again: what is known holds until it has answered.
     pub fn renews(&mut self, user: Option<&[u8]>, sub: ClientSub, now: u64) {
         let answers = match user {
             None => Some(&mut self.own),

@@ -1,11 +1,11 @@
 //! What a server says to a login that fails, read and told without what was sent.
 
-/// Whether a reply to AUTH or HELLO says that the password is wrong; before Redis 6 in other words.
+/// Tells whether a reply to AUTH or HELLO says that the password is wrong; before Redis 6 in other words.
 pub fn is_wrong_password(reply: &[u8]) -> bool {
     reply.starts_with(b"-WRONGPASS") || reply.starts_with(b"-ERR invalid password")
 }
 
-/// How refusals of AUTH begin that repeat nothing of it.
+/// So those refusals of AUTH begin that repeat nothing of it.
 const KNOWN: [&str; 13] = [
     "WRONGPASS ",
     "NOAUTH ",
@@ -22,8 +22,8 @@ const KNOWN: [&str; 13] = [
     "ERR syntax error",
 ];
 
-/// A refusal of AUTH for people. A server, or what stands before it, may repeat what it was sent, a secret among it: what
-/// it says of the arguments is left out, and of a text that is not known all but the first word.
+/// Makes a refusal of AUTH fit for people. A server, or what stands before it, may repeat what it was sent, a secret among it: what it says
+/// of the arguments is left out, and of a text that is not known all but the first word.
 pub fn refusal_text(reply: &[u8]) -> String {
     let text = String::from_utf8_lossy(reply);
     let text = text.trim_end();

@@ -5,10 +5,10 @@
 
 use std::collections::HashMap;
 
-/// How often each is looked up.
+/// Each is looked up so often.
 const EVERY_MICROS: u64 = 2_000_000;
 
-/// How many may be asked about at once, and in a second.
+/// So many may be asked about at once, and in a second.
 const MOST_AT_ONCE: usize = 16;
 const MOST_A_SECOND: u32 = 500;
 
@@ -16,22 +16,22 @@ const MOST_A_SECOND: u32 = 500;
 struct Round {
     due_micros: u64,
     is_asked: bool,
-    /// The last count of who is there that it was in.
+    /// Is the last count of who is there that it was in.
     counted: u64,
 }
 
-/// The users of one worker's clients.
+/// Asks in turn about the users of one worker's clients.
 #[derive(Debug, Default)]
 pub struct UserRounds {
     users: HashMap<Box<[u8]>, Round>,
     counts: u64,
     asked: usize,
-    /// The second that passes, and how many were asked about in it.
+    /// Is the second that passes, and how many were asked about in it.
     second: (u64, u32),
 }
 
 impl UserRounds {
-    /// These users have clients; what was known of others is over.
+    /// Notes that these users have clients; what was known of others is over.
     pub fn here(&mut self, users: impl Iterator<Item = Box<[u8]>>, now: u64) {
         self.counts += 1;
         let counts = self.counts;
@@ -47,7 +47,7 @@ impl UserRounds {
             .retain(|_, round| round.counted == counts || round.is_asked);
     }
 
-    /// Those to be asked about now, who are under way until [`Self::told`]: first those that are due for longest.
+    /// Returns those to be asked about now, who are under way until [`Self::told`]: first those that are due for longest.
     pub fn due(&mut self, now: u64) -> Vec<Box<[u8]>> {
         let second = now / 1_000_000;
         if self.second.0 != second {
@@ -77,7 +77,7 @@ impl UserRounds {
         due.into_iter().map(|(_, user)| user).collect()
     }
 
-    /// The server has said what there is to be said of a user, or it could not be asked.
+    /// Notes that the server has said what there is to be said of a user, or that it could not be asked.
     pub fn told(&mut self, user: &[u8], now: u64) {
         if let Some(round) = self.users.get_mut(user)
             && round.is_asked

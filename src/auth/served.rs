@@ -8,19 +8,19 @@ use std::hash::{BuildHasher, RandomState};
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
-/// What a user and a password are known by within this process.
+/// Stands for a user and a password within this process.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct SecretHash(u64);
 
 impl SecretHash {
-    /// One of a test.
+    /// Makes one for a test.
     #[cfg(test)]
     pub(super) const fn numbered(number: u64) -> Self {
         Self(number)
     }
 }
 
-/// What clients of any worker are served by. It is locked where a client authenticates, and nowhere else.
+/// Knows what clients of any worker are served by. It is locked where a client authenticates, and nowhere else.
 #[derive(Debug, Default)]
 pub struct ServedSecrets {
     /// The key is the process' own, from the system's random numbers.
@@ -32,21 +32,21 @@ pub struct ServedSecrets {
 
 #[derive(Debug, Default)]
 struct Table {
-    /// How many workers serve somebody by it.
+    /// Counts how many workers serve somebody by it.
     served: HashMap<SecretHash, usize>,
-    /// The workers that wait for it, and how many times each.
+    /// Lists the workers that wait for it, and how many times each.
     awaited: HashMap<SecretHash, Vec<(usize, usize)>>,
-    /// By worker: what it has waited for and others have been served by since it looked last.
+    /// Lists for each worker what it has waited for and others have been served by since it looked last.
     come: Vec<HashSet<SecretHash>>,
 }
 
 impl ServedSecrets {
-    /// What this user and password are known by.
+    /// Returns what this user and password are known by.
     pub fn hash(&self, user: Option<&[u8]>, password: &[u8]) -> SecretHash {
         SecretHash(self.key.hash_one((user, password)))
     }
 
-    /// Somebody is served by it until the value returned is dropped.
+    /// Notes that somebody is served by it until the value returned is dropped.
     pub fn serve(self: &Arc<Self>, hash: SecretHash) -> ServedSecret {
         let mut table = self.table();
         let count = table.served.entry(hash).or_default();
@@ -66,7 +66,7 @@ impl ServedSecrets {
         }
     }
 
-    /// For another worker, which may wait for what others are served by.
+    /// Returns what another worker listens by, which may wait for what others are served by.
     pub fn listener(self: &Arc<Self>) -> SecretsListener {
         let mut table = self.table();
         let worker = table.come.len();
@@ -84,7 +84,7 @@ impl ServedSecrets {
     }
 }
 
-/// Something that clients of one worker are served by, as long as this lives.
+/// Says that clients of one worker are served by something, as long as this lives.
 #[derive(Debug)]
 pub struct ServedSecret {
     secrets: Arc<ServedSecrets>,
@@ -103,7 +103,7 @@ impl Drop for ServedSecret {
     }
 }
 
-/// One worker's look at what the clients of all are served by.
+/// Is one worker's look at what the clients of all are served by.
 #[derive(Debug)]
 pub struct SecretsListener {
     secrets: Arc<ServedSecrets>,
@@ -112,17 +112,18 @@ pub struct SecretsListener {
 }
 
 impl SecretsListener {
-    /// What this user and password are known by.
+    /// Returns what this user and password are known by.
     pub fn hash(&self, user: Option<&[u8]>, password: &[u8]) -> SecretHash {
         self.secrets.hash(user, password)
     }
 
-    /// Whether somebody is served by it now.
+    /// Tells whether somebody is served by it now.
     pub fn is_served(&self, hash: SecretHash) -> bool {
         self.secrets.table().served.contains_key(&hash)
     }
 
-    /// `None`: somebody is served by it. Otherwise [`Self::come`] tells when somebody is, as long as the value returned lives.
+    /// Looks whether somebody is served by it: `None` where somebody is. Otherwise [`Self::come`] tells when somebody is, as long as the
+    /// value returned lives.
     pub fn look(&self, hash: SecretHash) -> Option<AwaitedSecret> {
         let mut table = self.secrets.table();
         if table.served.contains_key(&hash) {
@@ -144,7 +145,7 @@ impl SecretsListener {
         })
     }
 
-    /// What was waited for here and somebody has been served by since this was asked last. Nothing is locked where that is nothing.
+    /// Returns what was waited for here and somebody has been served by since this was asked last. Nothing is locked where that is nothing.
     pub fn come(&self) -> HashSet<SecretHash> {
         let news = self.secrets.news.load(Ordering::Acquire);
         if self.seen.replace(news) == news {
@@ -154,7 +155,7 @@ impl SecretsListener {
     }
 }
 
-/// Something that a client of one worker waits for, as long as this lives.
+/// Says that a client of one worker waits for something, as long as this lives.
 #[derive(Debug)]
 pub struct AwaitedSecret {
     secrets: Arc<ServedSecrets>,

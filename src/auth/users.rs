@@ -8,15 +8,15 @@ use subtle::{Choice, ConstantTimeEq};
 
 use crate::config::{AuthUser, PasswordDigest};
 
-/// Users and the digests of their passwords.
+/// Knows users and the digests of their passwords.
 pub struct Users {
     by_name: HashMap<Box<[u8]>, Box<[PasswordDigest]>>,
-    /// Compared with where there is no such user. No password has this digest that anybody could find.
+    /// Is compared with where there is no such user. No password has this digest that anybody could find.
     nobody: Box<[PasswordDigest]>,
 }
 
 impl Users {
-    /// Those of the configuration.
+    /// Makes those of the configuration.
     pub fn new(configured: &[AuthUser]) -> Self {
         let entry = |user: &AuthUser| (user.name.as_bytes().into(), user.passwords.clone().into());
         let most = configured.iter().map(|user| user.passwords.len()).max();
@@ -26,7 +26,7 @@ impl Users {
         }
     }
 
-    /// Whether there is a user of this name with this password.
+    /// Tells whether there is a user of this name with this password.
     pub fn verifies(&self, name: &[u8], password: &[u8]) -> bool {
         let digest = PasswordDigest::of(password);
         let known = self.by_name.get(name);

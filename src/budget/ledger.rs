@@ -9,29 +9,29 @@ use std::task::Waker;
 
 use super::{Kind, Wanted};
 
-/// How long whoever waits longest is passed over at least for waiters of the worker that has the connection, and how much
-/// time is between two that are not. A turn is a hundred transactions; a connection that goes to another worker is out of use
-/// for some tenths of a millisecond.
+/// Whoever waits longest is passed over for so long at least for waiters of the worker that has the connection, and so much time is between
+/// two that are not. A turn is a hundred transactions; a connection that goes to another worker is out of use for some tenths of a
+/// millisecond.
 pub(super) const TURN_MICROS: u64 = 10_000;
 
-/// Who waits, by ticket: tickets grow, so the first is who has waited longest.
+/// Lists who waits, by ticket: tickets grow, so the first is who has waited longest.
 type Line = BTreeMap<u64, Waiter>;
 
-/// One who waits.
+/// Is one who waits.
 #[derive(Debug)]
 struct Waiter {
     worker: usize,
     since_micros: u64,
-    /// `None`: it was never polled.
+    /// Wakes it; `None`: it was never polled.
     waker: Option<Waker>,
 }
 
-/// What a change of the ledger leaves to do: both can run anybody's code.
+/// Holds what a change of the ledger leaves to do: both can run anybody's code.
 #[derive(Debug, Default)]
 pub(super) struct Effects {
-    /// To be woken: they have been served.
+    /// These are to be woken: they have been served.
     pub(super) wake: Vec<Waker>,
-    /// To be dropped: they were replaced, or gave up.
+    /// These are to be dropped: they were replaced, or gave up.
     pub(super) discard: Vec<Waker>,
 }
 
@@ -40,17 +40,17 @@ pub(super) struct Ledger {
     max: usize,
     shared_max: usize,
     next_ticket: u64,
-    /// Served and not yet claimed.
+    /// Lists the tickets that are served and not yet claimed.
     granted: HashSet<u64>,
-    /// Sockets taken, granted ones included, by kind.
+    /// Counts the sockets taken, granted ones included, by kind.
     sockets: [usize; 3],
     socket_lines: [Line; 3],
-    /// Leases held, granted ones included.
+    /// Counts the leases held, granted ones included.
     leases: usize,
-    /// The same, by worker.
+    /// Counts the same by worker.
     leases_of: Vec<usize>,
     groups: Vec<GroupLeases>,
-    /// When a lease last went to another worker than the one that gave it back, because somebody there had waited for long.
+    /// Tells when a lease last went to another worker than the one that gave it back, because somebody there had waited for long.
     turned_micros: Option<u64>,
 }
 
@@ -58,7 +58,7 @@ pub(super) struct Ledger {
 struct GroupLeases {
     max: Option<usize>,
     held: usize,
-    /// Those who wait, by worker.
+    /// Holds a line for each worker.
     lines: Vec<Line>,
 }
 
@@ -132,18 +132,18 @@ impl Ledger {
         self.leases
     }
 
-    /// Whether more sockets are lent than there are to be, of all or of those that are not for multiplexed traffic.
+    /// Tells whether more sockets are lent than there are to be, of all or of those that are not for multiplexed traffic.
     pub(super) fn is_exceeded(&self) -> bool {
         let [shared, pinned, subscription] = self.sockets;
         pinned + subscription > self.pinned_max() || shared + pinned + subscription > self.max
     }
 
-    /// Whether there are more sockets than there are to be in all.
+    /// Tells whether there are more sockets than there are to be in all.
     pub(super) fn is_over_total(&self) -> bool {
         self.sockets.iter().sum::<usize>() > self.max
     }
 
-    /// Those who wait for a pinned or a subscription socket, and sockets that are lent beyond what a reload has left.
+    /// Counts those who wait for a pinned or a subscription socket, and sockets that are lent beyond what a reload has left.
     pub(super) fn sockets_wanted(&self) -> usize {
         let [shared, pinned, subscription] = self.sockets;
         let beyond = (pinned + subscription).saturating_sub(self.pinned_max());
@@ -152,13 +152,13 @@ impl Ledger {
         waiting + beyond.max(beyond_all)
     }
 
-    /// Those who wait for a lease or a subscription socket, and would get it if one were given back: nobody whose group is
-    /// full. Leases beyond what a reload has left count as wanted.
+    /// Counts those who wait for a lease or a subscription socket, and would get it if one were given back: nobody whose group is full.
+    /// Leases beyond what a reload has left count as wanted.
     pub(super) fn leases_wanted(&self) -> usize {
         self.own_leases_wanted() + self.line(Kind::Subscription).len()
     }
 
-    /// The same without those who wait for a subscription socket.
+    /// Counts the same without those who wait for a subscription socket.
     fn own_leases_wanted(&self) -> usize {
         let groups = self.groups.iter().filter(|group| !group.is_full());
         let leases = groups.map(GroupLeases::waiting);
@@ -167,7 +167,7 @@ impl Ledger {
         leases.sum::<usize>() + beyond
     }
 
-    /// Whether somebody waits who could have a lease that `group` gives back. Whoever waits for a subscription socket is to have one
+    /// Tells whether somebody waits who could have a lease that `group` gives back. Whoever waits for a subscription socket is to have one
     /// of the `closing` sockets first that the server has not closed yet: others get a lease as soon as it is given back.
     pub(super) fn is_lease_wanted(&self, group: usize, closing: usize) -> bool {
         let waits = |group: &GroupLeases| group.waiting() > 0;
@@ -176,13 +176,13 @@ impl Ledger {
             || self.groups.get(group).is_some_and(waits)
     }
 
-    /// All who wait.
+    /// Counts all who wait.
     pub(super) fn waiting(&self) -> usize {
         let for_sockets = self.socket_lines.iter().map(BTreeMap::len).sum::<usize>();
         for_sockets + self.groups.iter().map(GroupLeases::waiting).sum::<usize>()
     }
 
-    /// What worker `worker` should do with a connection that it does not use.
+    /// Says what worker `worker` should do with a connection that it does not use.
     pub(super) fn wanted_of(&self, worker: usize) -> Wanted {
         if self.is_exceeded() || !self.line(Kind::Subscription).is_empty() {
             return Wanted::Place;
@@ -215,14 +215,14 @@ impl Ledger {
         self.sockets[kind as usize] += 1;
     }
 
-    /// A socket that was lent carries multiplexed traffic from now on, beyond what is reserved for that: its place is lent
-    /// again when one of the others is given back.
+    /// Turns a lent socket into one that carries multiplexed traffic from now on, beyond what is reserved for that: its place is lent again
+    /// when one of the others is given back.
     pub(super) fn share_lent(&mut self, kind: Kind) {
         self.sockets[kind as usize] -= 1;
         self.sockets[Kind::Shared as usize] += 1;
     }
 
-    /// How many more sockets carry multiplexed traffic than are reserved for it.
+    /// Counts how many more sockets carry multiplexed traffic than are reserved for it.
     pub(super) fn shared_beyond(&self) -> usize {
         self.sockets[Kind::Shared as usize].saturating_sub(self.shared_max)
     }
@@ -249,7 +249,7 @@ impl Ledger {
         self.line(kind).contains_key(&ticket)
     }
 
-    /// Whether the ticket has been served; if not, `waker` is called when it is.
+    /// Tells whether the ticket has been served; if not, `waker` is called when it is.
     pub(super) fn claim_socket(
         &mut self,
         kind: Kind,
@@ -287,7 +287,7 @@ impl Ledger {
         free
     }
 
-    /// A lease is given back by a worker, which most likely has the connection that it was for.
+    /// Takes back a lease from a worker, which most likely has the connection that it was for.
     pub(super) fn return_lease(
         &mut self,
         group: usize,
@@ -314,7 +314,7 @@ impl Ledger {
         ticket
     }
 
-    /// Whether the ticket has been served; if not, `waker` is called when it is.
+    /// Tells whether the ticket has been served; if not, `waker` is called when it is.
     pub(super) fn claim_lease(
         &mut self,
         group: usize,
@@ -365,7 +365,7 @@ impl Ledger {
         }
     }
 
-    /// The line whose first is to be served next.
+    /// Returns the line whose first is to be served next.
     fn next_socket(&self) -> Option<Kind> {
         let first = |kind: Kind| self.line(kind).keys().next().map(|&ticket| (ticket, kind));
         let lines = [Kind::Shared, Kind::Pinned, Kind::Subscription];
@@ -376,9 +376,9 @@ impl Ledger {
         next.min_by_key(|&(ticket, _)| ticket).map(|(_, kind)| kind)
     }
 
-    /// The group and the worker whose first is to be served next. A worker that gives a lease back has the connection:
-    /// its own waiters come first. Once a turn it is whoever has waited longest, where that is twice as long, or where that
-    /// worker has nothing that could be given back: so all wait about as long, and what is even stays as it is.
+    /// Returns the group and the worker whose first is to be served next. A worker that gives a lease back has the connection: its own
+    /// waiters come first. Once a turn it is whoever has waited longest, where that is twice as long, or where that worker has nothing that
+    /// could be given back: so all wait about as long, and what is even stays as it is.
     fn next_lease(&mut self, returned: Option<(usize, u64)>) -> Option<(usize, usize)> {
         if !self.has_lease() {
             return None;
@@ -410,7 +410,7 @@ impl Ledger {
         &mut self.leases_of[worker]
     }
 
-    /// Who has waited longest for a lease that it could have, of the workers that are `meant`.
+    /// Returns who has waited longest for a lease that it could have, of the workers that are `meant`.
     fn first_for_lease(&self, meant: impl Fn(usize) -> bool) -> Option<First> {
         let groups = self.groups.iter().enumerate();
         let lines = groups
@@ -445,13 +445,14 @@ impl Ledger {
         }
     }
 
-    /// A subscription that waits has a lease set aside: otherwise leases changing hands would keep it out for ever.
+    /// Tells whether a lease is to be had. A subscription that waits has one set aside: otherwise leases changing hands would keep it out
+    /// for ever.
     fn has_lease(&self) -> bool {
         let [_, _, subscription] = self.sockets;
         self.leases + subscription + self.line(Kind::Subscription).len() < self.pinned_max()
     }
 
-    /// What may be lent: whatever is not for multiplexed traffic, or taken by it beyond that.
+    /// Returns how many may be lent: whatever is not for multiplexed traffic, or taken by it beyond that.
     fn pinned_max(&self) -> usize {
         let shared = self.shared_max.max(self.sockets[Kind::Shared as usize]);
         self.max.saturating_sub(shared)
@@ -461,7 +462,7 @@ impl Ledger {
         &self.socket_lines[kind as usize]
     }
 
-    /// The group; one that was not configured has no `max_pinned` of its own.
+    /// Returns the group; one that was not configured has no `max_pinned` of its own.
     fn group(&mut self, group: usize) -> &mut GroupLeases {
         if self.groups.len() <= group {
             self.groups.resize_with(group + 1, GroupLeases::default);
@@ -475,7 +476,7 @@ impl Ledger {
     }
 }
 
-/// The first of a line for leases.
+/// Is the first of a line for leases.
 struct First {
     ticket: u64,
     group: usize,
@@ -499,7 +500,7 @@ impl Waiter {
     }
 }
 
-/// The waker of one who has left a line.
+/// Returns the waker of one who has left a line.
 fn gone(waiter: Option<Waiter>) -> Option<Waker> {
     waiter?.waker
 }
@@ -512,7 +513,7 @@ fn grant(granted: &mut HashSet<u64>, line: &mut Line, effects: &mut Effects) {
     }
 }
 
-/// Has `waker` called when the ticket is served. Always `false`: the ticket still waits.
+/// Has `waker` called when the ticket is served. Returns always `false`: the ticket still waits.
 fn keep_waker(line: &mut Line, ticket: u64, waker: &Waker, effects: &mut Effects) -> bool {
     match line.get_mut(&ticket).map(|waiter| &mut waiter.waker) {
         Some(Some(kept)) if kept.will_wake(waker) => {}

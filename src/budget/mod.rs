@@ -33,29 +33,29 @@ use ledger::{Effects, Ledger};
 use upload::UploadPlaces;
 pub use upload::{UploadPace, UploadPlace};
 
-/// What a socket is for.
+/// Says what a socket is for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum Kind {
-    /// Multiplexed traffic; its share is reserved for it.
+    /// It carries multiplexed traffic; its share is reserved for it.
     Shared,
-    /// One client at a time, by a [`PinLease`].
+    /// It is for one client at a time, by a [`PinLease`].
     Pinned,
-    /// The subscriptions of one worker.
+    /// It is for the subscriptions of one worker.
     Subscription,
 }
 
-/// What others want of a connection that is idle.
+/// Says what others want of a connection that is idle.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Wanted {
-    /// Nothing, or only clients of its own worker wait.
+    /// They want nothing, or only clients of its own worker wait.
     Nothing,
-    /// Its place in the budget: it is to be closed.
+    /// They want its place in the budget: it is to be closed.
     Place,
-    /// The connection itself.
+    /// They want the connection itself.
     Connection {
-        /// Where it is wanted.
+        /// It is wanted there.
         worker: usize,
-        /// How many wait for one there.
+        /// So many wait for one there.
         waiters: usize,
     },
 }
@@ -66,21 +66,21 @@ type Reclaimer = Arc<dyn Fn() + Send + Sync>;
 /// Tells the microseconds since some moment.
 type Time = Box<dyn Fn() -> u64 + Send + Sync>;
 
-/// The upstream sockets of the process. Shared by all threads.
+/// Counts the upstream sockets of the process. It is shared by all threads.
 pub struct Budget {
     time: Time,
     ledger: Mutex<Ledger>,
-    /// Those who wait for a pinned or a subscription socket, as of the last change of the ledger.
+    /// Counts those who wait for a pinned or a subscription socket, as of the last change of the ledger.
     sockets_wanted: AtomicUsize,
-    /// Those who wait for a lease or a subscription socket, as of the same.
+    /// Counts those who wait for a lease or a subscription socket, as of the same.
     leases_wanted: AtomicUsize,
     uploads: UploadPlaces,
     reclaimers: Mutex<Vec<Option<Reclaimer>>>,
 }
 
 impl Budget {
-    /// A budget of `max_connections` sockets, of which `shared_connections` are for multiplexed traffic only.
-    /// `groups_max_pinned` has the `max_pinned` of each group; `time` tells the microseconds since some moment.
+    /// Makes a budget of `max_connections` sockets, of which `shared_connections` are for multiplexed traffic only. `groups_max_pinned` has
+    /// the `max_pinned` of each group; `time` tells the microseconds since some moment.
     pub fn new(
         max_connections: usize,
         shared_connections: usize,
@@ -125,17 +125,17 @@ impl Budget {
         }
     }
 
-    /// Whether more is lent than a reload has left: what is given back is not to be taken for anything that can wait.
+    /// Tells whether more is lent than a reload has left: what is given back is not to be taken for anything that can wait.
     pub fn is_exceeded(&self) -> bool {
         self.ledger().is_exceeded()
     }
 
-    /// Whether more sockets are there than there may be in all: a permit that is not used yet is not to be used now.
+    /// Tells whether more sockets are there than there may be in all: a permit that is not used yet is not to be used now.
     pub fn is_over_total(&self) -> bool {
         self.ledger().is_over_total()
     }
 
-    /// A socket if one is to be had now. The caller of [`Kind::Pinned`] holds a lease.
+    /// Returns a socket if one is to be had now. The caller of [`Kind::Pinned`] holds a lease.
     pub fn try_socket(self: &Arc<Self>, kind: Kind) -> Option<SocketPermit> {
         let taken = self.change(|ledger, _| ledger.try_socket(kind));
         taken.then(|| SocketPermit {
@@ -144,7 +144,7 @@ impl Budget {
         })
     }
 
-    /// How many more sockets carry multiplexed traffic than are reserved for it.
+    /// Counts how many more sockets carry multiplexed traffic than are reserved for it.
     pub fn shared_beyond(&self) -> usize {
         self.ledger().shared_beyond()
     }
@@ -187,31 +187,30 @@ impl Budget {
         reclaimers[worker] = Some(Arc::from(reclaimer));
     }
 
-    /// Whether somebody waits for a pinned or a subscription socket: then a pin that falls idle is closed, not kept. A
-    /// worker whose pin falls idle first keeps it where its reclaimer looks, then asks this: so no waiter is
-    /// overlooked.
+    /// Tells whether somebody waits for a pinned or a subscription socket: then a pin that falls idle is closed, not kept. A worker whose
+    /// pin falls idle first keeps it where its reclaimer looks, then asks this: so no waiter is overlooked.
     pub fn sockets_wanted(&self) -> bool {
         self.sockets_wanted.load(Ordering::Acquire) > 0
     }
 
-    /// What worker `worker` should do with a pinned connection that it does not use.
+    /// Says what worker `worker` should do with a pinned connection that it does not use.
     pub fn wanted_of(&self, worker: usize) -> Wanted {
         self.ledger().wanted_of(worker)
     }
 
-    /// How many wait for a lease, or for a subscription socket: for what whoever holds a lease could give back.
+    /// Counts how many wait for a lease, or for a subscription socket: for what whoever holds a lease could give back.
     pub fn leases_wanted(&self) -> usize {
         self.leases_wanted.load(Ordering::Acquire)
     }
 
-    /// Whether somebody waits who could have a lease that `group` gives back, be it one of a group that is full, while so many sockets
-    /// are `closing`.
+    /// Tells whether somebody waits who could have a lease that `group` gives back, be it one of a group that is full, while so many
+    /// sockets are `closing`.
     pub fn is_lease_wanted(&self, group: usize, closing: usize) -> bool {
         self.ledger().is_lease_wanted(group, closing)
     }
 
-    /// A lease if one is to be had now: some are left, the group is below its `max_pinned`, and nobody else is waiting
-    /// who could be served. It is for a client of worker `worker`.
+    /// Returns a lease if one is to be had now: some are left, the group is below its `max_pinned`, and nobody else is waiting who could be
+    /// served. It is for a client of worker `worker`.
     pub fn try_lease(self: &Arc<Self>, group: usize, worker: usize) -> Option<PinLease> {
         let taken = self.change(|ledger, _| ledger.try_lease(group, worker));
         taken.then(|| PinLease {
@@ -235,7 +234,7 @@ impl Budget {
         }
     }
 
-    /// The right to one upload on a lent connection, if one is to be had now.
+    /// Returns the right to one upload on a lent connection, if one is to be had now.
     pub fn try_upload(&self) -> Option<UploadPlace> {
         self.uploads.try_take()
     }
@@ -245,29 +244,29 @@ impl Budget {
         self.uploads.take().await
     }
 
-    /// How many wait for what an upload holds: its lease or its place.
+    /// Counts how many wait for what an upload holds: its lease or its place.
     pub fn uploads_in_the_way(&self) -> usize {
         self.leases_wanted() + self.uploads.waiting()
     }
 
-    /// Sockets taken: shared, pinned, for subscriptions.
+    /// Counts the sockets taken: shared, pinned, for subscriptions.
     pub fn counts(&self) -> (usize, usize, usize) {
         let [shared, pinned, subscription] = self.ledger().sockets();
         (shared, pinned, subscription)
     }
 
-    /// Leases held, in all groups.
+    /// Counts the leases held, in all groups.
     #[cfg(test)]
     pub fn leases(&self) -> usize {
         self.ledger().leases()
     }
 
-    /// Those who wait for a lease or a socket.
+    /// Counts those who wait for a lease or a socket.
     pub fn waiting(&self) -> usize {
         self.ledger().waiting()
     }
 
-    /// The most sockets there may be.
+    /// Returns how many sockets there may be.
     pub fn limit(&self) -> usize {
         self.ledger().limit()
     }
@@ -320,7 +319,7 @@ impl fmt::Debug for Budget {
     }
 }
 
-/// The right to one socket. Its drop gives it back: drop it after the socket is closed.
+/// Is the right to one socket. Its drop gives it back: drop it after the socket is closed.
 #[derive(Debug)]
 #[must_use = "the socket is given back on drop"]
 pub struct SocketPermit {
@@ -329,13 +328,13 @@ pub struct SocketPermit {
 }
 
 impl SocketPermit {
-    /// What the socket is for.
+    /// Says what the socket is for.
     pub fn kind(&self) -> Kind {
         self.kind
     }
 
-    /// The right to a lent socket becomes that to one for multiplexed traffic, in place of one that is held up. `lease` is the right
-    /// to it, and is given back.
+    /// Turns the right to a lent socket into that to one for multiplexed traffic, in place of one that is held up. `lease` is the right to
+    /// it, and is given back.
     pub fn share(mut self, lease: PinLease) -> Self {
         self.budget.change(|ledger, _| ledger.share_lent(self.kind));
         self.kind = Kind::Shared;
@@ -351,7 +350,7 @@ impl Drop for SocketPermit {
     }
 }
 
-/// The right of one client to one pinned connection. Its drop gives it back.
+/// Is the right of one client to one pinned connection. Its drop gives it back.
 #[derive(Debug)]
 #[must_use = "the lease is given back on drop"]
 pub struct PinLease {
@@ -361,7 +360,7 @@ pub struct PinLease {
 }
 
 impl PinLease {
-    /// Index of the group it counts for.
+    /// Returns the index of the group it counts for.
     pub fn group(&self) -> usize {
         self.group
     }
@@ -375,21 +374,23 @@ impl Drop for PinLease {
     }
 }
 
-/// A place in the line for a socket. Its drop leaves the line; what was granted meanwhile goes to the next.
+/// Is a place in the line for a socket. Its drop leaves the line; what was granted meanwhile goes to the next.
 #[derive(Debug)]
 #[must_use = "the place in the line is given up on drop"]
 pub struct SocketWait {
     budget: Arc<Budget>,
     kind: Kind,
-    /// `None` once the socket has been handed over.
+    /// Is `None` once the socket has been handed over.
     ticket: Option<u64>,
 }
 
 impl Future for SocketWait {
     type Output = SocketPermit;
 
+    /// Hands over the socket once it is granted.
+    ///
     /// # Panics
-    /// When polled again after it was ready.
+    /// It panics when polled again after it was ready.
     fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<SocketPermit> {
         let ticket = self
             .ticket
@@ -418,22 +419,24 @@ impl Drop for SocketWait {
     }
 }
 
-/// A place in the line for a lease. Its drop leaves the line; what was granted meanwhile goes to the next.
+/// Is a place in the line for a lease. Its drop leaves the line; what was granted meanwhile goes to the next.
 #[derive(Debug)]
 #[must_use = "the place in the line is given up on drop"]
 pub struct LeaseWait {
     budget: Arc<Budget>,
     group: usize,
     worker: usize,
-    /// `None` once the lease has been handed over.
+    /// Is `None` once the lease has been handed over.
     ticket: Option<u64>,
 }
 
 impl Future for LeaseWait {
     type Output = PinLease;
 
+    /// Hands over the lease once it is granted.
+    ///
     /// # Panics
-    /// When polled again after it was ready.
+    /// It panics when polled again after it was ready.
     fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<PinLease> {
         let ticket = self
             .ticket

@@ -5,23 +5,23 @@ use std::sync::{Arc, Mutex, PoisonError};
 
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
-/// What a second on a connection that others wait for must at least be used for: a megabyte, a byte in a microsecond.
+/// A second on a connection that others wait for must at least be used for so much: a megabyte, a byte in a microsecond.
 const BYTES_A_MICROSECOND: u64 = 1;
 
 /// A look that comes later than this comes late for respool's own reasons: its clients have not been read either.
 const LONGEST_STEP_MICROS: u64 = 100_000;
 
-/// How far one upload is behind.
+/// Tells how far one upload is behind.
 #[derive(Debug, Clone, Copy)]
 pub struct UploadPace {
     looked_micros: u64,
-    /// Bytes since then.
+    /// Counts the bytes since then.
     moved: u64,
     behind_micros: u64,
 }
 
 impl UploadPace {
-    /// An upload that begins to be sent.
+    /// Begins with an upload that begins to be sent.
     pub fn new(now_micros: u64) -> Self {
         Self {
             looked_micros: now_micros,
@@ -30,13 +30,13 @@ impl UploadPace {
         }
     }
 
-    /// More of it has come.
+    /// Notes that more of it has come.
     pub fn moved(&mut self, bytes: usize) {
         self.moved += bytes as u64;
     }
 
-    /// How many microseconds it is behind, as of now. Bytes that came faster before give no right to come slower later; an
-    /// upload that `waits` for the server is not to blame for the time since the last look.
+    /// Returns how many microseconds it is behind, as of now. Bytes that came faster before give no right to come slower later; an upload
+    /// that `waits` for the server is not to blame for the time since the last look.
     pub fn look(&mut self, now_micros: u64, waits: bool) -> u64 {
         let step = now_micros.saturating_sub(self.looked_micros);
         let paid = std::mem::take(&mut self.moved) / BYTES_A_MICROSECOND;
@@ -49,23 +49,23 @@ impl UploadPace {
     }
 }
 
-/// The right to one upload on a lent connection; given back when it is dropped.
+/// Is the right to one upload on a lent connection; it is given back when it is dropped.
 #[derive(Debug)]
 pub struct UploadPlace {
     _permit: OwnedSemaphorePermit,
 }
 
-/// Uploads on lent connections: no more than half of what can be lent, for one that goes on may take minutes. Six of 400 MB
-/// at a megabyte in a second had everybody else refused who needed a connection for a moment.
+/// Bounds the uploads on lent connections to no more than half of what can be lent, for one that goes on may take minutes. Six of 400 MB at
+/// a megabyte in a second had everybody else refused who needed a connection for a moment.
 #[derive(Debug)]
 pub(super) struct UploadPlaces {
     free: Arc<Semaphore>,
-    /// How many there are, free or taken.
+    /// Counts the places there are, free or taken.
     places: Mutex<usize>,
     waiting: AtomicUsize,
 }
 
-/// One who waits for a place.
+/// Is one who waits for a place.
 struct Waiting<'a>(&'a AtomicUsize);
 
 impl Drop for Waiting<'_> {
@@ -74,13 +74,13 @@ impl Drop for Waiting<'_> {
     }
 }
 
-/// Places where so many connections can be lent.
+/// Counts the places where so many connections can be lent.
 fn places_of(lendable: usize) -> usize {
     (lendable / 2).max(1)
 }
 
 impl UploadPlaces {
-    /// The places where `lendable` connections can be lent.
+    /// Makes the places where `lendable` connections can be lent.
     pub(super) fn new(lendable: usize) -> Self {
         let places = places_of(lendable);
         Self {
@@ -90,7 +90,7 @@ impl UploadPlaces {
         }
     }
 
-    /// So many connections can be lent from now on. Places that are taken stay: where there are to be fewer, those that are
+    /// Goes by so many connections that can be lent from now on. Places that are taken stay: where there are to be fewer, those that are
     /// free go now, and the others by the next reload.
     pub(super) fn resize(&self, lendable: usize) {
         let wanted = places_of(lendable);

@@ -3,18 +3,18 @@
 use super::file::WrittenFile;
 use super::problem::Problem;
 
-/// What is set on the file of a unix socket before anybody can connect.
+/// Says what is set on the file of a unix socket before anybody can connect.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct Access {
-    /// Permission bits.
+    /// Sets the permission bits.
     pub mode: Option<u32>,
-    /// User id.
+    /// Sets the owner, by user id.
     pub owner: Option<u32>,
-    /// Group id.
+    /// Sets the group, by group id.
     pub group: Option<u32>,
 }
 
-/// The access of the listener at `path`, and what is wrong with it.
+/// Returns the access of the listener at `path`, and what is wrong with it.
 pub(super) fn access(file: &WrittenFile, path: &str) -> (Access, Vec<Problem>) {
     let mut problems = Vec::new();
     let mut id = |name: &str, list: &str| {
@@ -44,7 +44,7 @@ pub(super) fn access(file: &WrittenFile, path: &str) -> (Access, Vec<Problem>) {
     (access, problems)
 }
 
-/// The id of a name in the text of `/etc/passwd` or `/etc/group`.
+/// Finds the id of a name in the text of `/etc/passwd` or `/etc/group`.
 fn id_of(accounts: &str, name: &str) -> Option<u32> {
     accounts.lines().find_map(|line| {
         let mut fields = line.split(':');

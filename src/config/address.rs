@@ -8,22 +8,22 @@ use std::path::PathBuf;
 
 use super::value::{Wrong, shown, wrong};
 
-/// A TCP address or the path of a unix socket.
+/// Is a TCP address or the path of a unix socket.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub enum Address {
-    /// `host:port`; the host may be a name, resolved at every connect.
+    /// It is written `host:port`; the host may be a name, resolved at every connect.
     Tcp {
-        /// Host name or IP address, without brackets.
+        /// This is a host name or an IP address, without brackets.
         host: String,
-        /// TCP port.
+        /// This is the TCP port.
         port: u16,
     },
-    /// `unix:/path`.
+    /// It is written `unix:/path`.
     Unix(PathBuf),
 }
 
 impl fmt::Display for Address {
-    /// As it would be written in the file.
+    /// Writes the address as it would be written in the file.
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Tcp { host, port } if host.contains(':') => write!(f, "[{host}]:{port}"),
@@ -33,17 +33,17 @@ impl fmt::Display for Address {
     }
 }
 
-/// Where the endpoint listens.
+/// Says where the operator's endpoint listens.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum AdminAddress {
-    /// An IP address and a port.
+    /// It listens at an IP address and a port.
     Tcp(SocketAddr),
-    /// The path of a unix socket.
+    /// It listens at the path of a unix socket.
     Unix(PathBuf),
 }
 
 impl fmt::Display for AdminAddress {
-    /// As it would be written in the file.
+    /// Writes the address as it would be written in the file.
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Tcp(address) => write!(f, "{address}"),
@@ -61,7 +61,7 @@ impl std::str::FromStr for AdminAddress {
 }
 
 impl AdminAddress {
-    /// The same as an address of anything else.
+    /// Returns the same as an address of anything else.
     pub(super) fn address(&self) -> Address {
         match self {
             Self::Tcp(address) => Address::Tcp {

@@ -8,28 +8,28 @@ use super::machine::FileSurroundings;
 use super::problem::Problem;
 use super::{AdminAddress, PasswordDigest, auth};
 
-/// The operator's endpoint.
+/// Says where the operator's endpoint is and whom it serves.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Admin {
-    /// Where everything is served.
+    /// Everything is served there.
     pub address: Option<AdminAddress>,
-    /// Where `/livez` and `/readyz` are served, and nothing else.
+    /// `/livez` and `/readyz` are served there, and nothing else.
     pub health_address: Option<AdminAddress>,
-    /// Permission bits of the files of unix sockets.
+    /// Sets the permission bits of the files of unix sockets.
     pub mode: Option<u32>,
-    /// The most connections at each address.
+    /// Bounds the connections at each address.
     pub max_connections: usize,
-    /// Names by which it is asked, beside IP addresses and `localhost`: lower case, `*.` stands for any labels.
+    /// It may be asked by these names, beside IP addresses and `localhost`: lower case, `*.` stands for any labels.
     pub hosts: Vec<String>,
-    /// What whoever changes something must show.
+    /// Whoever changes something must show this.
     pub token: Option<PasswordDigest>,
-    /// Whether whoever reads must show it, too; probes never must.
+    /// Is true where whoever reads must show it, too; probes never must.
     pub read_token: bool,
 }
 
 impl Admin {
-    /// Whether it may be asked by this name, which a browser takes from the page's own address: another site's name that
-    /// leads here is not one of ours.
+    /// Tells whether it may be asked by this name, which a browser takes from the page's own address: another site's name that leads here
+    /// is not one of ours.
     pub fn is_known_as(&self, host: &str) -> bool {
         let Some(name) = name_of(host) else {
             return false;
@@ -47,7 +47,7 @@ impl Admin {
     }
 }
 
-/// The name in a `Host`, without its port and the brackets of an IPv6 address.
+/// Returns the name in a `Host`, without its port and the brackets of an IPv6 address.
 fn name_of(host: &str) -> Option<&str> {
     let is_port = |port: &str| !port.is_empty() && port.bytes().all(|byte| byte.is_ascii_digit());
     if let Some(rest) = host.strip_prefix('[') {
@@ -61,7 +61,7 @@ fn name_of(host: &str) -> Option<&str> {
     }
 }
 
-/// The endpoint that `file` means, and what is wrong with it.
+/// Returns the endpoint that `file` means, and what is wrong with it.
 pub(super) fn admin(file: &WrittenFile, around: &FileSurroundings<'_>) -> (Admin, Vec<Problem>) {
     let mut problems = Vec::new();
     let mut tokens = Vec::new();
@@ -94,22 +94,16 @@ pub(super) fn admin(file: &WrittenFile, around: &FileSurroundings<'_>) -> (Admin
         address: file.admin_address("admin.address"),
         health_address: file.admin_address("admin.health_address"),
         mode: file.mode("admin.mode"),
-        max_connections: file
-            .count("admin.max_connections")
-            .map_or(usize::MAX, |count| count.try_into().unwrap_or(usize::MAX)),
+        max_connections: file.number("admin.max_connections"),
         hosts: file.texts("admin.hosts"),
         token: tokens
             .first()
             .map(|token| PasswordDigest::of(token.expose().as_bytes())),
         read_token,
     };
-    let listens: Vec<_> = [&admin.address, &admin.health_address]
-        .into_iter()
-        .flatten()
-        .collect();
-    let has_file = listens
+    let has_file = [&admin.address, &admin.health_address]
         .iter()
-        .any(|one| matches!(one, AdminAddress::Unix(_)));
+        .any(|one| matches!(one, Some(AdminAddress::Unix(_))));
     if admin.mode.is_some() && !has_file {
         wrong(
             "admin.mode",
@@ -127,7 +121,7 @@ pub(super) fn admin(file: &WrittenFile, around: &FileSurroundings<'_>) -> (Admin
     (admin, problems)
 }
 
-/// What is no mistake and yet worth a word.
+/// Warns of what is no mistake and yet worth a word.
 pub(super) fn warnings(file: &WrittenFile, admin: &Admin) -> Vec<Problem> {
     let is_far = |address: &AdminAddress| match address {
         AdminAddress::Tcp(address) => !address.ip().is_loopback(),
@@ -145,10 +139,10 @@ pub(super) fn warnings(file: &WrittenFile, admin: &Admin) -> Vec<Problem> {
     warning.into_iter().collect()
 }
 
-/// The address at which to ask whether the respool of the configuration at `path` lives, whatever else is wrong with it.
+/// Returns the address at which to ask whether the respool of the configuration at `path` lives, whatever else is wrong with it.
 ///
 /// # Errors
-/// One line for people: it cannot be read, or there is no such address.
+/// One line for people says that it cannot be read, or that there is no such address.
 pub fn health_address(path: &Path) -> Result<AdminAddress, String> {
     let of_file = |why: String| format!("{}: {why}", path.display());
     let text = read_text(path).map_err(|why| of_file(format!("cannot be read: {why}")))?;

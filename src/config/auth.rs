@@ -16,7 +16,7 @@ use super::problem::Problem;
 use super::typed_value::TypedValue;
 use super::{PasswordDigest, Secret, keys};
 
-/// How clients show who they are.
+/// Says how clients show who they are.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub enum AuthMode {
     /// AUTH is verified by the server; a client that sends none is respool's own user.
@@ -30,31 +30,31 @@ pub enum AuthMode {
     Passthrough,
 }
 
-/// How clients show who they are, and the users of the configuration.
+/// Says how clients show who they are, and which users the configuration has.
 #[derive(Debug, Clone, Default)]
 pub struct Auth {
-    /// How.
+    /// Says who verifies them.
     pub mode: AuthMode,
-    /// Users of [`AuthMode::Proxy`], names unique; else none.
+    /// Lists the users of [`AuthMode::Proxy`], names unique; else none.
     pub users: Vec<AuthUser>,
-    /// Failed attempts of one address that cost it nothing.
+    /// So many failed attempts of one address cost it nothing.
     pub free_failures: u32,
-    /// The longest time between two attempts of an address that has failed too often; zero: none is held back.
+    /// Bounds the time between two attempts of an address that has failed too often; zero: none is held back.
     pub max_failure_delay: Duration,
-    /// Attempts of one address that the server is asked about at once.
+    /// The server is asked about so many attempts of one address at once.
     pub max_attempts_in_flight: usize,
-    /// Attempts of one address that wait.
+    /// So many attempts of one address wait.
     pub max_attempts_waiting: usize,
-    /// Addresses whose failures each worker remembers.
+    /// Each worker remembers the failures of so many addresses.
     pub max_failing_addresses: usize,
 }
 
-/// A user of the configuration.
+/// Is a user of the configuration.
 #[derive(Clone)]
 pub struct AuthUser {
-    /// Its name.
+    /// Is the name of the user.
     pub name: String,
-    /// Its passwords, at least one, each of them good.
+    /// Holds the user's passwords, at least one, each of them good.
     pub passwords: Vec<PasswordDigest>,
 }
 
@@ -64,19 +64,19 @@ impl fmt::Debug for AuthUser {
     }
 }
 
-/// Who respool is to the server.
+/// Says who respool is to the server.
 #[derive(Debug, Clone)]
 pub struct Login {
-    /// `None`: the legacy `AUTH password`, of the default user.
+    /// Names the user; `None`: the legacy `AUTH password`, of the default user.
     pub username: Option<String>,
-    /// Where its secrets come from, at least one, in the order in which they are tried.
+    /// Says where the secrets come from, at least one, in the order in which they are tried.
     pub sources: Vec<SecretSource>,
-    /// The setting of each source.
+    /// Names the setting of each source.
     pub keys: Vec<String>,
 }
 
 impl Login {
-    /// Whether it shows the server what `other` shows it.
+    /// Tells whether it shows the server what `other` shows it.
     pub fn is_same(&self, other: &Self) -> bool {
         let is_same = |(one, two): (&SecretSource, &SecretSource)| match (one, two) {
             (SecretSource::Given(one), SecretSource::Given(two)) => one.expose() == two.expose(),
@@ -93,7 +93,7 @@ impl Login {
             && self.sources.iter().zip(&other.sources).all(is_same)
     }
 
-    /// The settings that decide what it shows, in words.
+    /// Returns the settings that decide what it shows, in words.
     pub fn settings_text(&self) -> String {
         let is_written = self.username.is_some() && self.keys != ["upstream.iam"];
         let user = is_written.then_some("upstream.username");
@@ -107,7 +107,7 @@ impl Login {
         }
     }
 
-    /// Whether what it shows runs out, so that connections have to be authenticated anew.
+    /// Tells whether what it shows runs out, so that connections have to be authenticated anew.
     pub fn expires(&self) -> bool {
         let runs_out = |source: &SecretSource| {
             matches!(source, SecretSource::Command(_) | SecretSource::Iam(_))
@@ -116,25 +116,25 @@ impl Login {
     }
 }
 
-/// Where a secret comes from.
+/// Says where a secret comes from.
 #[derive(Debug, Clone)]
 pub enum SecretSource {
-    /// The configuration itself, or the environment, which a process cannot see change.
+    /// It comes from the configuration itself, or the environment, which a process cannot see change.
     Given(Secret),
-    /// A file, read again when the server refuses what was in it.
+    /// It comes from a file, which is read again when the server refuses what was in it.
     File(PathBuf, Secret),
-    /// What a command prints.
+    /// A command prints the secret.
     Command(SecretCommand),
-    /// A token signed for each connect.
+    /// It is a token signed for each connect.
     Iam(Iam),
 }
 
-/// A command that prints a password.
+/// Is a command that prints a password.
 #[derive(Clone, PartialEq, Eq)]
 pub struct SecretCommand {
-    /// The program and its arguments.
+    /// Holds the program and its arguments.
     pub argv: Vec<String>,
-    /// How long it may take.
+    /// The command may take so long.
     pub timeout: Duration,
 }
 
@@ -145,20 +145,20 @@ impl fmt::Debug for SecretCommand {
     }
 }
 
-/// Authentication by IAM at ElastiCache.
+/// Says how respool authenticates by IAM at ElastiCache.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Iam {
-    /// The region of the cache.
+    /// Names the region of the cache.
     pub region: String,
-    /// The replication group's or serverless cache's name, in lower case.
+    /// Names the replication group or serverless cache, in lower case.
     pub cluster: String,
-    /// The user's id, which for IAM is its name too.
+    /// Holds the user's id, which for IAM is its name too.
     pub user: String,
-    /// Whether it is a serverless cache.
+    /// Is true of a serverless cache.
     pub serverless: bool,
 }
 
-/// What the `[auth]` of `file` means, and what is wrong with it.
+/// Returns what the `[auth]` of `file` means, and what is wrong with it.
 pub(super) fn auth(file: &WrittenFile, around: &FileSurroundings<'_>) -> (Auth, Vec<Problem>) {
     let mode = match file.choice("auth.mode") {
         Some("none") => AuthMode::None,
@@ -212,7 +212,7 @@ pub(super) fn auth(file: &WrittenFile, around: &FileSurroundings<'_>) -> (Auth, 
     (auth, problems)
 }
 
-/// One user; `Err`: what is wrong, or nothing where that is told already.
+/// Reads one user. `Err` holds what is wrong, or nothing where that is told already.
 fn user(
     file: &WrittenFile,
     around: &FileSurroundings<'_>,
@@ -249,7 +249,7 @@ fn user(
     Ok(AuthUser { name, passwords })
 }
 
-/// Keys of which at most one gives the password, and of those that give the one to come.
+/// Of each four keys at most one gives the password: the first four give the one in use, the others the one to come.
 const PASSWORDS: [[&str; 4]; 2] = [
     [
         "password",
@@ -265,7 +265,7 @@ const PASSWORDS: [[&str; 4]; 2] = [
     ],
 ];
 
-/// Who respool is to the server; `None`: nobody.
+/// Returns who respool is to the server; `None`: nobody.
 pub(super) fn login(
     file: &WrittenFile,
     around: &FileSurroundings<'_>,
@@ -318,7 +318,7 @@ pub(super) fn login(
     (login, problems)
 }
 
-/// The source that one of `names` gives, with its key.
+/// Returns the source that one of `names` gives, with its key.
 fn source(
     file: &WrittenFile,
     around: &FileSurroundings<'_>,
@@ -361,7 +361,7 @@ fn source(
     Ok(secret.map(|secret| (key(name), source(secret))))
 }
 
-/// The secret under `path`, wherever it is kept; `None`: not written, or refused and told.
+/// Returns the secret under `path`, wherever it is kept; `None`: it is not written, or refused and told.
 pub(super) fn secret(
     file: &WrittenFile,
     around: &FileSurroundings<'_>,
@@ -400,10 +400,10 @@ pub(super) fn secret(
     }
 }
 
-/// The password in a file.
+/// Reads the password in a file.
 ///
 /// # Errors
-/// Why there is none, without the path or anything of the content.
+/// Says why there is none, without the path or anything of the content.
 pub fn secret_in_file(path: &Path) -> Result<Secret, String> {
     let text = read_text(path).map_err(|why| format!("the file cannot be read: {why}"))?;
     match trimmed(&text) {
@@ -412,13 +412,13 @@ pub fn secret_in_file(path: &Path) -> Result<Secret, String> {
     }
 }
 
-/// The text without the line end that editors, `echo` and most commands put behind it.
+/// Returns the text without the line end that editors, `echo` and most commands put behind it.
 pub fn trimmed(text: &str) -> &str {
     let text = text.strip_suffix('\n').unwrap_or(text);
     text.strip_suffix('\r').unwrap_or(text)
 }
 
-/// `Err(None)`: something in it was refused and told.
+/// Reads `upstream.iam`. `Err(None)`: something in it was refused and told.
 fn iam(
     file: &WrittenFile,
     around: &FileSurroundings<'_>,

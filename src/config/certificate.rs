@@ -13,12 +13,12 @@ use x509_cert::name::Name;
 
 const COMMON_NAME: ObjectIdentifier = ObjectIdentifier::new_unwrap("2.5.4.3");
 
-/// A point of time, in seconds since the epoch; shown as `2026-01-02T03:04:05Z`.
+/// Is a point of time, in seconds since the epoch; shown as `2026-01-02T03:04:05Z`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub struct UnixSeconds(pub u64);
 
 impl UnixSeconds {
-    /// The seconds of `time`; 0 for a clock set before the epoch.
+    /// Returns the seconds of `time`; 0 for a clock set before the epoch.
     pub fn of(time: SystemTime) -> Self {
         Self(
             time.duration_since(UNIX_EPOCH)
@@ -36,16 +36,16 @@ impl fmt::Display for UnixSeconds {
     }
 }
 
-/// What is known of a certificate.
+/// Holds what is known of a certificate.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Certificate {
-    /// It is good from then on.
+    /// The certificate is good from then on.
     pub not_before: UnixSeconds,
-    /// And until then.
+    /// It is good until then.
     pub not_after: UnixSeconds,
-    /// The common name (CN) of its subject; `None` where there is none, or several.
+    /// Is the common name (CN) of its subject; `None` where there is none, or several.
     pub common_name: Option<String>,
-    /// Who signed it, as `CN=...,O=...`.
+    /// Names who signed it, as `CN=...,O=...`.
     pub issuer: String,
 }
 
@@ -64,7 +64,7 @@ impl Certificate {
         })
     }
 
-    /// What is wrong with it at `now`, in words; `None`: nothing.
+    /// Says what is wrong with it at `now`, in words; `None`: nothing.
     pub fn untimely(&self, now: UnixSeconds) -> Option<String> {
         if now > self.not_after {
             Some(format!("expired at {}", self.not_after))

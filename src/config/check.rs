@@ -20,10 +20,10 @@ use super::{
     Written, access, admin, auth, tls,
 };
 
-/// The settings that `file` means, and what is missing or cannot be had.
+/// Builds the settings that `file` means, and finds what is missing or cannot be had.
 ///
-/// When there is any problem, of this or of reading, stand-ins may be in the place of what was refused: the caller
-/// looks for conflicts in them and then drops them.
+/// When there is any problem, of this or of reading, stand-ins may be in the place of what was refused: the caller looks for conflicts in
+/// them and then drops them.
 pub(super) fn settings(
     file: &WrittenFile,
     around: &FileSurroundings<'_>,
@@ -85,7 +85,7 @@ pub(super) fn settings(
     (settings, problems)
 }
 
-/// Required keys that are not there, in every table that is.
+/// Finds the required keys that are not there, in every table that is.
 fn missing(file: &WrittenFile) -> Vec<Problem> {
     let required = keys::keys()
         .iter()
@@ -169,7 +169,7 @@ fn listener(
     }
 }
 
-/// Two of five: the rest must do for a subscription connection of each worker and for what is lent out.
+/// Returns two of five by default: the rest must do for a subscription connection of each worker and for what is lent out.
 fn shared_connections(file: &WrittenFile) -> usize {
     let total = file.number("upstream.max_connections");
     let default = (total * 2 / 5).clamp(1, 4);
@@ -177,7 +177,7 @@ fn shared_connections(file: &WrittenFile) -> usize {
         .map_or(default, to_usize)
 }
 
-/// The file that names are looked up in; it is read again at every lookup.
+/// Returns the file that names are looked up in; it is read again at every lookup.
 fn hosts_file(
     file: &WrittenFile,
     around: &FileSurroundings<'_>,
@@ -197,7 +197,7 @@ fn hosts_file(
     }
 }
 
-/// How long the server may be away until it counts as down: not shorter than commands wait for it.
+/// The server may be away for so long by default until it counts as down: never shorter than commands wait for it.
 const CIRCUIT_AFTER: Duration = Duration::from_secs(10);
 
 fn upstream(
@@ -282,7 +282,7 @@ fn limits(file: &WrittenFile, machine: &Machine) -> Limits {
     }
 }
 
-/// The groups as written, and `default` behind them unless the operator wrote it.
+/// Returns the groups as written, and `default` behind them unless the operator wrote it.
 fn groups(file: &WrittenFile, idle_timeout: Duration) -> Vec<Group> {
     let mut groups: Vec<Group> = (0..file.tables("group"))
         .map(|index| group(file, &format!("group[{index}]"), idle_timeout))

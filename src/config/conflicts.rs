@@ -16,7 +16,7 @@ use super::problem::Problem;
 use super::value::{duration_text, size_text};
 use super::{AuthMode, Settings};
 
-/// Everything in `settings` that contradicts something else or does not fit on `machine`.
+/// Finds everything in `settings` that contradicts something else or does not fit on `machine`.
 pub(super) fn find(settings: &Settings, file: &WrittenFile, machine: &Machine) -> Vec<Problem> {
     let mut found = Conflicts {
         settings,
@@ -45,12 +45,12 @@ struct Conflicts<'a> {
 }
 
 impl Conflicts<'_> {
-    /// Whether the operator has written `path`.
+    /// Tells whether the operator has written `path`.
     fn is_written(&self, path: &str) -> bool {
         self.file.line(path).is_some()
     }
 
-    /// A conflict between the values of `keys`, told at the first of them that is written.
+    /// Adds a conflict between the values of `keys`, told at the first of them that is written.
     fn add(&mut self, keys: &[&str], what: String, remedy: String) {
         if keys.iter().any(|key| self.is_unknown(key)) {
             return;
@@ -63,7 +63,7 @@ impl Conflicts<'_> {
             .push(Problem::new(self.line_near(key), key_of(key), what, remedy));
     }
 
-    /// Whether the value of `path` was refused or is missing, so that nothing can be said about it.
+    /// Tells whether the value of `path` was refused or is missing, so that nothing can be said about it.
     fn is_unknown(&self, path: &str) -> bool {
         let required = || {
             keys::find(&key_of(path)).is_some_and(|key| matches!(key.default, Fallback::Required))
@@ -71,7 +71,7 @@ impl Conflicts<'_> {
         self.file.is_refused(path) || (self.file.line(path).is_none() && required())
     }
 
-    /// The line of `path`, or of the innermost table it would stand in.
+    /// Returns the line of `path`, or of the innermost table it would stand in.
     fn line_near(&self, path: &str) -> Option<usize> {
         let mut path = path;
         loop {
@@ -215,7 +215,7 @@ impl Conflicts<'_> {
         }
     }
 
-    /// What is there for every client, whatever it does, must fit: who holds nothing cannot be made to go for room.
+    /// Checks the room for what each client takes whatever it does: who holds nothing cannot be made to go for room.
     fn in_memory(&mut self) {
         let limits = &self.settings.limits;
         // A default follows from the machine, which nobody can make larger by a word in this file.

@@ -16,18 +16,18 @@ use super::typed_value::{TypedValue, ValueError, default_value, kind_of, typed_v
 use super::value::{Wrong, shown, wrong};
 use super::{Address, AdminAddress, Glob};
 
-/// What stands in the file under one key.
+/// Stands in the file under one key.
 #[derive(Debug)]
 struct Entry {
     line: usize,
-    /// `None`: refused, and the problem is already told.
+    /// Holds what was read; `None`: it was refused, and the problem is already told.
     value: Option<TypedValue>,
 }
 
-/// A configuration file in which every key that was not refused holds a value of its kind.
+/// Is a configuration file in which every key that was not refused holds a value of its kind.
 #[derive(Debug, Default)]
 pub(super) struct WrittenFile {
-    /// By path; the tables of a `[[table]]` are `table[0]`, `table[1]`...
+    /// Holds the entries by path; the tables of a `[[table]]` are `table[0]`, `table[1]`...
     entries: BTreeMap<String, Entry>,
 }
 
@@ -54,7 +54,7 @@ impl WrittenFile {
         Ok((walk.file, walk.problems))
     }
 
-    /// The value under `path`, or else the default of its key.
+    /// Returns the value under `path`, or else the default of its key.
     pub(super) fn value(&self, path: &str) -> Option<TypedValue> {
         if let Some(Entry {
             value: Some(value), ..
@@ -68,7 +68,7 @@ impl WrittenFile {
         }
     }
 
-    /// The texts written under keys whose names end so.
+    /// Returns the texts written under keys whose names end so.
     pub(super) fn texts_of<'a>(&'a self, end: &'static str) -> impl Iterator<Item = &'a str> {
         let named = self
             .entries
@@ -80,12 +80,12 @@ impl WrittenFile {
         })
     }
 
-    /// Where `path` is written.
+    /// Returns the line where `path` is written.
     pub(super) fn line(&self, path: &str) -> Option<usize> {
         self.entries.get(path).map(|entry| entry.line)
     }
 
-    /// Whether what is written under `path`, or a table it stands in, was refused.
+    /// Tells whether what is written under `path`, or a table it stands in, was refused.
     pub(super) fn is_refused(&self, path: &str) -> bool {
         let refused = |path: &str| {
             self.entries
@@ -98,14 +98,14 @@ impl WrittenFile {
                 .any(|(at, c)| (c == '.' || c == '[') && refused(&path[..at]))
     }
 
-    /// How many `[[table]]` there are.
+    /// Counts the `[[table]]` there are.
     pub(super) fn tables(&self, table: &str) -> usize {
         (0..)
             .take_while(|index| self.entries.contains_key(&format!("{table}[{index}]")))
             .count()
     }
 
-    /// The paths of all that is written under the key `table`.
+    /// Returns the paths of all that is written under the key `table`.
     pub(super) fn written(&self, table: &str) -> Vec<String> {
         let is_one = |path: &&String| key_of(path) == table && !keys_of_many(table, path);
         self.entries.keys().filter(is_one).cloned().collect()
@@ -214,7 +214,7 @@ fn keys_of_many(table: &str, path: &str) -> bool {
     table == path && keys::find(table).is_some_and(|key| matches!(key.kind, Kind::Tables))
 }
 
-/// The key of a path: the path without its indices.
+/// Returns the key of a path: the path without its indices.
 pub(super) fn key_of(path: &str) -> String {
     let mut inside = false;
     path.chars()
@@ -225,7 +225,7 @@ pub(super) fn key_of(path: &str) -> String {
         .collect()
 }
 
-/// Where lines begin.
+/// Knows where lines begin.
 struct Lines(Vec<usize>);
 
 impl Lines {
@@ -238,7 +238,7 @@ impl Lines {
         Self(std::iter::once(0).chain(after).collect())
     }
 
-    /// The line, from 1, of the byte at `offset`.
+    /// Returns the line, from 1, of the byte at `offset`.
     fn at(&self, offset: usize) -> usize {
         self.0.partition_point(|start| *start <= offset)
     }
@@ -338,7 +338,7 @@ impl Walk {
         }
     }
 
-    /// A key that is none, in the table of this key and path.
+    /// Refuses a key that is none, in the table of this key and path.
     fn unknown(&mut self, (table, path): (&str, &str), name: &str, line: usize) {
         let remedy = if let Some(meant) = keys::nearest(table, name) {
             // What follows is judged as if the key that was meant stood here with some value: one mistake, one problem.
@@ -398,7 +398,7 @@ fn join(table: &str, name: &str) -> String {
     }
 }
 
-/// A key of the operator's own making, fit for one line of a message.
+/// Makes a key of the operator's own making fit for one line of a message.
 fn printable(key: &str) -> String {
     let plain = |c: char| c.is_ascii_alphanumeric() || "-_.".contains(c);
     if key.chars().all(plain) && key.len() <= 64 {

@@ -15,10 +15,10 @@ use zeroize::Zeroizing;
 /// No configuration, certificate or password is longer than this many bytes; a wrong file is.
 const LONGEST_FILE: u64 = 1 << 20;
 
-/// No file of hosts is; those that block advertisements take some 5 MiB.
+/// No file of hosts is longer than this; those that block advertisements take some 5 MiB.
 const LONGEST_HOSTS: u64 = 32 << 20;
 
-/// No file of authorities is; those of a system take some 220 KiB.
+/// No file of authorities is longer than this; those of a system take some 220 KiB.
 const LONGEST_AUTHORITIES: u64 = 16 << 20;
 
 /// A pipe that has nothing yet is looked at so often.
@@ -27,23 +27,24 @@ const PAUSE: Duration = Duration::from_millis(10);
 /// A pipe is given up after so many pauses, 2 s, while nobody has written to it.
 const PAUSES_FOR_A_WRITER: u32 = 200;
 
-/// And after so many, 10 s, whoever writes. Counted, since nothing here looks at a clock: each takes its time at least.
+/// A pipe is given up after so many pauses, 10 s, whoever writes. They are counted, since nothing here looks at a clock: each takes its
+/// time at least.
 const PAUSES: u32 = 1000;
 
-/// The bytes of a file, wiped when dropped; the error is one line and without anything of the content.
+/// Reads the bytes of a file, which are wiped when dropped; the error is one line and without anything of the content.
 pub(super) fn read_bytes(path: &Path) -> Result<Zeroizing<Vec<u8>>, String> {
     read_within(path, LONGEST_FILE, PAUSES)
 }
 
-/// The text of a file, as [`read_bytes`].
+/// Reads the text of a file, as [`read_bytes`].
 pub(super) fn read_text(path: &Path) -> Result<Zeroizing<String>, String> {
     text_of(&read_bytes(path)?)
 }
 
-/// The text of a file of the form of `/etc/hosts`. It is read again and again, which a pipe cannot be.
+/// Reads the text of a file of the form of `/etc/hosts`. It is read again and again, which a pipe cannot be.
 ///
 /// # Errors
-/// Why it cannot be read, in one line.
+/// Says in one line why it cannot be read.
 pub fn read_hosts(path: &Path) -> Result<Zeroizing<String>, String> {
     if is_pipe(path) {
         return Err("it is a pipe, which can be read only once".to_owned());
@@ -51,10 +52,10 @@ pub fn read_hosts(path: &Path) -> Result<Zeroizing<String>, String> {
     text_of(&read_within(path, LONGEST_HOSTS, PAUSES)?)
 }
 
-/// The bytes of a file of authorities that the environment names. It is read again at every reload.
+/// Reads the bytes of a file of authorities that the environment names. It is read again at every reload.
 ///
 /// # Errors
-/// Why it cannot be read, in one line.
+/// Says in one line why it cannot be read.
 pub fn read_authorities(path: &Path) -> Result<Zeroizing<Vec<u8>>, String> {
     if is_pipe(path) {
         return Err("it is a pipe, not a file".to_owned());
@@ -66,7 +67,7 @@ fn is_pipe(path: &Path) -> bool {
     std::fs::metadata(path).is_ok_and(|about| about.file_type().is_fifo())
 }
 
-/// Whether a plain file stands there, which has the same content however often it is read.
+/// Tells whether a plain file stands there, which has the same content however often it is read.
 pub fn is_plain_file(path: &Path) -> bool {
     std::fs::metadata(path).is_ok_and(|about| about.is_file())
 }
@@ -86,7 +87,7 @@ fn read_within(path: &Path, most: u64, pauses: u32) -> Result<Zeroizing<Vec<u8>>
     read_to_end(file, &about, most, pauses)
 }
 
-/// What can never be read to an end is refused.
+/// Refuses what can never be read to an end.
 fn refuse_kind(about: &Metadata) -> Result<(), String> {
     let kind = about.file_type();
     let what = if kind.is_dir() {

@@ -3,7 +3,7 @@
 //! Unknown keys and their suggestions, defaults and the test of `docs/configuration.md` derive from it; a key that is
 //! not in here does not exist. What a value means is read in `value`, what it becomes is decided in `check`.
 
-/// A key of the configuration file.
+/// Is a key of the configuration file.
 #[derive(Debug)]
 pub struct Key {
     path: &'static str,
@@ -11,76 +11,76 @@ pub struct Key {
     pub(super) default: Fallback,
 }
 
-/// What is written under a key, with its bounds.
+/// Says what is written under a key, with its bounds.
 #[derive(Debug, Clone, Copy)]
 pub(super) enum Kind {
-    /// `[name]` or `{ ... }`.
+    /// A table is written: `[name]` or `{ ... }`.
     Table,
-    /// `[[name]]`.
+    /// Several tables are written: `[[name]]`.
     Tables,
-    /// A whole number within these bounds.
+    /// A whole number within these bounds is written.
     Count { min: u64, max: u64 },
-    /// A time of at least `min_ms`; zero only where it has a meaning of its own.
+    /// A time of at least `min_ms` is written; zero only where it has a meaning of its own.
     Duration { min_ms: u64, zero: bool },
-    /// A number of bytes within these bounds.
+    /// A number of bytes within these bounds is written.
     Size { min: u64, max: u64 },
-    /// `true` or `false`.
+    /// It is `true` or `false`.
     Flag,
-    /// Permission bits of a file, as octal text.
+    /// The permission bits of a file are written, as octal text.
     Mode,
-    /// One of these words; the `later` ones belong to a version to come.
+    /// One of these words is written; the `later` ones belong to a version to come.
     Choice {
         of: &'static [&'static str],
         later: &'static [&'static str],
     },
-    /// `host:port` or `unix:/path`.
+    /// It is `host:port` or `unix:/path`.
     Address,
-    /// `ip:port` or `unix:/path`.
+    /// It is `ip:port` or `unix:/path`.
     AdminAddress,
-    /// Names of hosts.
+    /// It is a list of names of hosts.
     Hosts,
-    /// IP addresses and CIDR networks.
+    /// It is a list of IP addresses and CIDR networks.
     Networks,
-    /// A pattern of `*`, `?`, `[...]`, `{a,b}`.
+    /// It is a pattern of `*`, `?`, `[...]`, `{a,b}`.
     Glob,
-    /// Names, each any text but the empty one.
+    /// It is a list of names, each any text but the empty one.
     Names,
-    /// Command names, `name|subcommand` or `@category`.
+    /// It is a list of command names, `name|subcommand` or `@category`.
     Commands,
-    /// A word of letters, digits and `-_.:/`: it becomes part of logs, metric labels and client names.
+    /// It is a word of letters, digits and `-_.:/`, which becomes part of logs, metric labels and client names.
     Word,
-    /// Any text but the empty one.
+    /// It is any text but the empty one.
     Text,
-    /// Text that is never shown.
+    /// It is text that is never shown.
     Secret,
-    /// Digests of passwords, never shown.
+    /// It is a list of digests of passwords, never shown.
     Digests,
-    /// A program and its arguments.
+    /// It is a program and its arguments.
     Argv,
-    /// Not in this version; the text is the remedy.
+    /// It is not in this version; the text is the remedy.
     Later(&'static str),
 }
 
-/// What holds when a key is not written.
+/// Says what holds when a key is not written.
 #[derive(Debug, Clone, Copy)]
 pub(super) enum Fallback {
-    /// This value, as it would be written in the file.
+    /// This value holds, as it would be written in the file.
     Is(&'static str),
-    /// Nothing: the file is wrong without it.
+    /// Nothing holds: the file is wrong without it.
     Required,
     /// The setting is off or empty.
     Absent,
-    /// Something that follows from the machine or from another key, in words.
+    /// Something holds that follows from the machine or from another key, told in words.
     From(&'static str),
 }
 
 impl Key {
-    /// The key with the tables it stands in, without the indices of `[[tables]]`: `group.match.user`.
+    /// Returns the key with the tables it stands in, without the indices of `[[tables]]`: `group.match.user`.
     pub fn path(&self) -> &'static str {
         self.path
     }
 
-    /// Its kind in the words of `docs/configuration.md`.
+    /// Says its kind in the words of `docs/configuration.md`.
     pub fn kind_text(&self) -> String {
         let text = match self.kind {
             Kind::Table => "table",
@@ -111,7 +111,7 @@ impl Key {
         text.to_owned()
     }
 
-    /// Its default in the words of `docs/configuration.md`.
+    /// Says its default in the words of `docs/configuration.md`.
     pub fn default_text(&self) -> String {
         match self.default {
             Fallback::Is(toml) => format!("`{toml}`"),
@@ -121,40 +121,40 @@ impl Key {
         }
     }
 
-    /// Whether it only holds other keys.
+    /// Tells whether it only holds other keys.
     pub fn is_table(&self) -> bool {
         matches!(self.kind, Kind::Table | Kind::Tables)
     }
 
-    /// Its last part: `user` of `group.match.user`.
+    /// Returns its last part: `user` of `group.match.user`.
     pub(super) fn name(&self) -> &'static str {
         self.path
             .rsplit_once('.')
             .map_or(self.path, |(_, name)| name)
     }
 
-    /// The table it stands in: `group.match` of `group.match.user`, empty at the top.
+    /// Returns the table it stands in: `group.match` of `group.match.user`, empty at the top.
     pub(super) fn table(&self) -> &'static str {
         self.path.rsplit_once('.').map_or("", |(table, _)| table)
     }
 }
 
-/// Every key, tables before what stands in them.
+/// Lists every key, tables before what stands in them.
 pub fn keys() -> &'static [Key] {
     KEYS
 }
 
-/// The key of this path.
+/// Finds the key of this path.
 pub(super) fn find(path: &str) -> Option<&'static Key> {
     KEYS.iter().find(|key| key.path == path)
 }
 
-/// The keys that stand directly in this table.
+/// Lists the keys that stand directly in this table.
 pub(super) fn in_table(table: &str) -> impl Iterator<Item = &'static Key> {
     KEYS.iter().filter(move |key| key.table() == table)
 }
 
-/// The key of `table` that someone who wrote `name` most likely meant.
+/// Finds the key of `table` that someone who wrote `name` most likely meant.
 pub(super) fn nearest(table: &str, name: &str) -> Option<&'static Key> {
     let known: Vec<&Key> = in_table(table)
         .filter(|key| !matches!(key.kind, Kind::Later(_)))
@@ -164,7 +164,7 @@ pub(super) fn nearest(table: &str, name: &str) -> Option<&'static Key> {
     known.into_iter().find(|key| key.name() == word)
 }
 
-/// The word nearest to `written`, if one is near enough to have been meant.
+/// Finds the word nearest to `written`, if one is near enough to have been meant.
 pub(super) fn nearest_word<'a>(
     words: impl Iterator<Item = &'a str>,
     written: &str,
@@ -198,7 +198,7 @@ const fn count(min: u64, max: u64) -> Kind {
     Kind::Count { min, max }
 }
 
-/// A time that cannot be zero.
+/// Makes the kind of a time that cannot be zero.
 const fn time() -> Kind {
     Kind::Duration {
         min_ms: 1,
@@ -206,7 +206,7 @@ const fn time() -> Kind {
     }
 }
 
-/// A time whose zero means something: never, off, at once.
+/// Makes the kind of a time whose zero means something: never, off, at once.
 const fn time_or_zero(min_ms: u64) -> Kind {
     Kind::Duration { min_ms, zero: true }
 }
@@ -218,7 +218,7 @@ const fn size(min: u64, max: u64) -> Kind {
 const KIB: u64 = 1024;
 const MIB: u64 = 1024 * KIB;
 const TIB: u64 = MIB * MIB;
-/// More sockets than a server or a process can hold anyway: what is past it is a slip of the finger.
+/// No server or process can hold more sockets: what is past it is a slip of the finger.
 const MANY: u64 = 10_000_000;
 
 use Fallback::{Absent, From, Is, Required};

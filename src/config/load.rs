@@ -14,7 +14,7 @@ use super::problem::{Problem, Problems};
 /// Reads and checks the file at `path` against this machine and this process' environment.
 ///
 /// # Errors
-/// Everything that is wrong with it; the texts begin with `path`.
+/// Everything is told that is wrong with it; the texts begin with `path`.
 pub fn load(path: &Path) -> Result<Settings, Problems> {
     let settings = match read_text(path) {
         Ok(text) => {
@@ -39,7 +39,7 @@ pub fn load(path: &Path) -> Result<Settings, Problems> {
 /// Checks a configuration; relative paths in it start at `dir`, `environment` tells the value of a variable.
 ///
 /// # Errors
-/// Everything that is wrong with it: keys, values, and what does not fit together or on `machine`.
+/// Everything is told that is wrong with it: keys, values, and what does not fit together or on `machine`.
 pub fn parse(
     text: &str,
     dir: &Path,
@@ -65,9 +65,9 @@ pub fn parse(
     }
 }
 
-/// A figure for the content of the configuration at `path` and of the files it names (certificates, keys, passwords), which
-/// another content does not have but by rare chance. It need not be valid; what cannot be read counts as that. Paths and
-/// dates do not count: a mounted folder swaps links without any content changing.
+/// Returns a figure for the content of the configuration at `path` and of the files it names (certificates, keys, passwords), which another
+/// content does not have but by rare chance. It need not be valid; what cannot be read counts as that. Paths and dates do not count: a
+/// mounted folder swaps links without any content changing.
 pub fn fingerprint(path: &Path) -> u64 {
     let mut hasher = std::hash::DefaultHasher::new();
     // A pipe can be read once only (`--config <(...)`), and has but one content: it is left to whoever loads it.

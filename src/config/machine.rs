@@ -5,23 +5,23 @@ use std::time::SystemTime;
 
 use super::UnixSeconds;
 
-/// What the machine offers; passed into the checks, so that they are the same on every machine in tests.
+/// Says what the machine offers; it is passed into the checks, so that they are the same on every machine in tests.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Machine {
-    /// Cores this process may use; at least 1.
+    /// This process may use so many cores; at least 1.
     pub cores: usize,
-    /// The hard `RLIMIT_NOFILE`; `usize::MAX` when there is none.
+    /// Is the hard `RLIMIT_NOFILE`; `usize::MAX` when there is none.
     pub file_descriptors: usize,
-    /// Bytes of memory this process may use: the least of what its control groups and the machine have.
+    /// This process may use so many bytes of memory: the least of what its control groups and the machine have.
     pub memory: usize,
-    /// The host's name.
+    /// Is the name of the host.
     pub host_name: String,
-    /// The time by its clock.
+    /// Is the time by its clock.
     pub now: UnixSeconds,
 }
 
 impl Machine {
-    /// The machine this process runs on.
+    /// Looks at the machine this process runs on.
     pub fn here() -> Self {
         let limit = rustix::process::getrlimit(rustix::process::Resource::Nofile).maximum;
         Self {
@@ -49,7 +49,7 @@ pub(super) struct FileSurroundings<'a> {
     pub(super) environment: &'a dyn Fn(&str) -> Option<String>,
 }
 
-/// Where control groups are found.
+/// Control groups are found there.
 const CONTROL_GROUPS: &str = "/sys/fs/cgroup";
 
 fn memory() -> usize {
@@ -65,8 +65,8 @@ fn memory() -> usize {
     usize::try_from(least).unwrap_or(usize::MAX)
 }
 
-/// The files that limit the memory of a process whose `/proc/self/cgroup` reads `groups`: those of its own group and of all
-/// around it, of both versions. In a container the group's path is often that of the host, and only the outermost is there.
+/// Returns the files that limit the memory of a process whose `/proc/self/cgroup` reads `groups`: those of its own group and of all around
+/// it, of both versions. In a container the group's path is often that of the host, and only the outermost is there.
 fn limit_files(groups: &str) -> Vec<PathBuf> {
     let mut files = Vec::new();
     for line in groups.lines() {

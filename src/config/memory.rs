@@ -5,17 +5,17 @@ use super::file::WrittenFile;
 use super::problem::Problem;
 use super::value::size_text;
 
-/// What a client costs that is connected and does nothing: 2.3 KiB were measured, without TLS.
+/// A client that is connected and does nothing costs this: 2.3 KiB were measured, without TLS.
 pub const CLIENT_BYTES: usize = 3 * 1024;
 
-/// The same with TLS: some 10 KiB were measured.
+/// With TLS it costs this: some 10 KiB were measured.
 pub const TLS_CLIENT_BYTES: usize = 10 * 1024;
 
-/// What respool takes without a client: 8.2 to 8.9 MiB were measured with one to four workers.
+/// respool takes this without a client: 8.2 to 8.9 MiB were measured with one to four workers.
 pub const PROCESS_BYTES: usize = 9 * 1024 * 1024;
 
-/// The least `limits.max_memory` for so many clients, who take `client_bytes` each: they have half of it, and with respool itself three
-/// quarters. An eighth is kept free, and one remains for what they hold.
+/// Returns the least `limits.max_memory` for so many clients, who take `client_bytes` each: they have half of it, and with respool itself
+/// three quarters. An eighth is kept free, and one remains for what they hold.
 pub const fn memory_for(clients: usize, client_bytes: usize) -> usize {
     let standing = clients.saturating_mul(client_bytes);
     let (of_clients, of_all) = (
@@ -35,7 +35,7 @@ pub const fn memory_for(clients: usize, client_bytes: usize) -> usize {
 pub(super) const MEMORY: &str = "limits.max_memory";
 pub(super) const CLIENTS: &str = "limits.max_clients";
 
-/// What is wrong with `limits.max_memory` when a client takes so much, and what to do about it.
+/// Says what is wrong with `limits.max_memory` when a client takes so much, and what to do about it.
 pub(super) fn too_little(
     limits: &Limits,
     client_bytes: usize,
@@ -64,7 +64,7 @@ pub(super) fn too_little(
     Some((what, remedy))
 }
 
-/// Where `limits.max_memory` may not be kept: it follows from the machine, or clients come with TLS, and all may be there at once.
+/// Warns where `limits.max_memory` may not be kept: it follows from the machine, or clients come with TLS, and all may be there at once.
 pub(super) fn memory_warnings(file: &WrittenFile, limits: &Limits, has_tls: bool) -> Vec<Problem> {
     let is_written = file.line(MEMORY).is_some();
     let plain = too_little(limits, CLIENT_BYTES, "");

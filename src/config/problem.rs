@@ -5,16 +5,16 @@
 use std::fmt;
 use std::path::{Path, PathBuf};
 
-/// One thing the operator has to change.
+/// Is one thing that the operator has to change.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Problem {
-    /// Line of the file, from 1; `None` when the file as a whole is meant.
+    /// Is the line of the file, from 1; `None` when the file as a whole is meant.
     pub line: Option<usize>,
-    /// The key as `docs/configuration.md` names it; empty when no key is to blame.
+    /// Is the key as `docs/configuration.md` names it; empty when no key is to blame.
     pub key: String,
-    /// What is wrong.
+    /// Says what is wrong.
     pub what: String,
-    /// What to do about it.
+    /// Says what to do about it.
     pub remedy: String,
 }
 
@@ -43,7 +43,7 @@ impl fmt::Display for Problem {
     }
 }
 
-/// Everything that is wrong with one configuration, in the order of its lines; never empty.
+/// Holds everything that is wrong with one configuration, in the order of its lines; never empty.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Problems {
     file: Option<PathBuf>,
@@ -57,18 +57,18 @@ impl Problems {
         Self { file: None, list }
     }
 
-    /// The same problems, told as those of `file`.
+    /// Tells the same problems as those of `file`.
     pub(super) fn of_file(mut self, file: &Path) -> Self {
         self.file = Some(file.to_owned());
         self
     }
 
-    /// The problems one by one.
+    /// Returns the problems one by one.
     pub fn iter(&self) -> std::slice::Iter<'_, Problem> {
         self.list.iter()
     }
 
-    /// How many there are; at least 1.
+    /// Counts the problems; there is at least 1.
     pub fn count(&self) -> usize {
         self.list.len()
     }
@@ -84,7 +84,7 @@ impl<'a> IntoIterator for &'a Problems {
 }
 
 impl fmt::Display for Problems {
-    /// One line each, without a newline after the last: `config/respool.toml:12: upstream.x: what; remedy`.
+    /// Writes one line each, without a newline after the last: `config/respool.toml:12: upstream.x: what; remedy`.
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         for (index, problem) in self.list.iter().enumerate() {
             if index > 0 {

@@ -5,17 +5,17 @@
 use super::problem::{Problem, Problems};
 use super::{Group, Settings};
 
-/// The most groups there may ever have been in one process, those that reloads removed included: each keeps its index,
-/// and with it its counters.
+/// So many groups there may ever have been in one process, those that reloads removed included: each keeps its index, and with it its
+/// counters.
 pub const MOST_GROUPS: usize = 1024;
 
 const RESTART: &str = "restart respool to change it, or take the change back";
 
-/// `next` as it follows on `now` in a process that may have `descriptors` files open: groups at the indices they have,
-/// workers as they run.
+/// Returns `next` as it follows on `now` in a process that may have `descriptors` files open: groups at the indices they have, workers as
+/// they run.
 ///
 /// # Errors
-/// Everything in it that cannot change while respool runs, by its key.
+/// Everything in it is told that cannot change while respool runs, by its key.
 pub fn succeed(now: &Settings, mut next: Settings, descriptors: u64) -> Result<Settings, Problems> {
     let mut problems = Vec::new();
     if !next.written.workers {
@@ -46,7 +46,7 @@ pub fn succeed(now: &Settings, mut next: Settings, descriptors: u64) -> Result<S
     }
 }
 
-/// What was decided when the process started.
+/// Refuses to change what was decided when the process started.
 fn fixed(now: &Settings, next: &Settings, problems: &mut Vec<Problem>) {
     let mut keep = |key: &str, is_same: bool| {
         if !is_same {
@@ -77,7 +77,7 @@ fn fixed(now: &Settings, next: &Settings, problems: &mut Vec<Problem>) {
     }
 }
 
-/// What the workers that run need of the pool.
+/// Checks what the workers that run need of the pool.
 fn pool(next: &Settings, problems: &mut Vec<Problem>) {
     let upstream = &next.upstream;
     let workers = next.workers;
@@ -142,7 +142,7 @@ fn align(now: &Settings, next: &mut Settings) -> Result<(), Problem> {
     ))
 }
 
-/// A group that was removed takes nobody and limits nothing. What it denied holds until its clients have moved.
+/// Empties a group that was removed: it takes nobody and limits nothing. What it denied holds until its clients have moved.
 fn retire(group: &mut Group) {
     *group = Group {
         max_connections: None,

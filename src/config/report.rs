@@ -8,7 +8,7 @@ use super::{
     SecretSource, Settings, UpstreamTls, Verification,
 };
 
-/// The gist of `settings`, some lines without a newline after the last. Nothing secret is in it.
+/// Tells the gist of `settings` in some lines, without a newline after the last. Nothing secret is in it.
 pub fn report(settings: &Settings) -> String {
     let mut text = String::new();
     let names: Vec<String> = settings.listeners.iter().map(listener_text).collect();
@@ -49,7 +49,7 @@ pub fn report(settings: &Settings) -> String {
     text
 }
 
-/// A size in whole mebibytes, since a share of the machine's memory is seldom a round number.
+/// Writes a size in whole mebibytes, since a share of the machine's memory is seldom a round number.
 fn rounded(bytes: usize) -> String {
     format!("{}MiB", bytes >> 20)
 }

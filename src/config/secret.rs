@@ -4,17 +4,17 @@ use std::fmt;
 
 use sha2::{Digest as _, Sha256};
 
-/// A secret: wiped on drop, never printed.
+/// Is a secret: it is wiped on drop and never printed.
 #[derive(Clone, zeroize::Zeroize, zeroize::ZeroizeOnDrop)]
 pub struct Secret(String);
 
 impl Secret {
-    /// Wraps `text`.
+    /// Makes a secret of `text`.
     pub fn new(text: String) -> Self {
         Self(text)
     }
 
-    /// The secret itself, for the one place that sends it.
+    /// Returns the secret itself, for the one place that sends it.
     pub fn expose(&self) -> &str {
         &self.0
     }
@@ -26,12 +26,12 @@ impl fmt::Debug for Secret {
     }
 }
 
-/// The SHA-256 of a password, as Redis keeps it in its ACLs.
+/// Is the SHA-256 of a password, as Redis keeps it in its ACLs.
 #[derive(Clone, PartialEq, Eq)]
 pub struct PasswordDigest(pub [u8; 32]);
 
 impl PasswordDigest {
-    /// The digest of `password`.
+    /// Returns the digest of `password`.
     pub fn of(password: &[u8]) -> Self {
         Self(Sha256::digest(password).into())
     }

@@ -19,36 +19,36 @@ use super::machine::FileSurroundings;
 use super::problem::Problem;
 use super::{Address, UnixSeconds};
 
-/// TLS towards the server.
+/// Describes TLS towards the server.
 #[derive(Debug, Clone)]
 pub struct UpstreamTls {
-    /// The name that the server's certificate must bear, and that the server is told (SNI).
+    /// The server's certificate must bear this name, and the server is told it (SNI).
     pub server_name: ServerName<'static>,
-    /// Who may have signed it.
+    /// Says who may have signed it.
     pub authorities: Authorities,
-    /// What respool shows the server.
+    /// Is shown to the server.
     pub identity: Option<Pair>,
-    /// Whether the server's certificate is verified.
+    /// Says whether the server's certificate is verified.
     pub verification: Verification,
-    /// Bound of one handshake.
+    /// Bounds the time of one handshake.
     pub handshake_timeout: Duration,
 }
 
-/// Whether the server's certificate is verified.
+/// Says whether the server's certificate is verified.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Verification {
-    /// It is.
+    /// The certificate is verified.
     Full,
     /// Anybody may play the server (`insecure_skip_verify`).
     Skipped,
 }
 
-/// Who may have signed a certificate.
+/// Says who may have signed a certificate.
 #[derive(Clone)]
 pub enum Authorities {
-    /// Whom the system trusts; without any, the roots that are built in.
+    /// Whom the system trusts may have; without any, the roots that are built in.
     System,
-    /// These.
+    /// Only these may have.
     Given(Vec<CertificateDer<'static>>),
 }
 
@@ -61,21 +61,21 @@ impl fmt::Debug for Authorities {
     }
 }
 
-/// TLS from clients on one listener.
+/// Describes TLS from clients on one listener.
 #[derive(Debug, Clone)]
 pub struct ListenerTls {
-    /// What clients are shown.
+    /// Is shown to clients.
     pub identity: Pair,
     /// Clients must show a certificate signed by one of these.
     pub client_authorities: Option<Vec<CertificateDer<'static>>>,
 }
 
-/// A certificate chain with its key. Invariant: the key belongs to the first certificate.
+/// Holds a certificate chain with its key. Invariant: the key belongs to the first certificate.
 #[derive(Clone)]
 pub struct Pair {
-    /// For the handshake.
+    /// Is used in the handshake.
     pub certified: Arc<CertifiedKey>,
-    /// What is known of the first certificate.
+    /// Holds what is known of the first certificate.
     pub certificate: Certificate,
 }
 
@@ -85,12 +85,12 @@ impl fmt::Debug for Pair {
     }
 }
 
-/// The one provider of cryptography: named, since rustls does not choose between two that a build may hold.
+/// Returns the one provider of cryptography: named, since rustls does not choose between two that a build may hold.
 pub fn provider() -> Arc<CryptoProvider> {
     Arc::new(rustls::crypto::ring::default_provider())
 }
 
-/// What was read of `upstream.tls`, and what is wrong with it.
+/// Returns what was read of `upstream.tls`, and what is wrong with it.
 pub(super) fn upstream(
     file: &WrittenFile,
     around: &FileSurroundings<'_>,
@@ -138,7 +138,7 @@ pub(super) fn upstream(
     (tls, problems)
 }
 
-/// What was read of the `tls` of the listener at `path`, and what is wrong with it.
+/// Returns what was read of the `tls` of the listener at `path`, and what is wrong with it.
 pub(super) fn listener(
     file: &WrittenFile,
     around: &FileSurroundings<'_>,
@@ -163,7 +163,7 @@ pub(super) fn listener(
     (tls, problems)
 }
 
-/// What is no mistake and yet worth a word: TLS that does not verify, certificates that are not good now.
+/// Warns of what is no mistake and yet worth a word: TLS that does not verify, certificates that are not good now.
 pub(super) fn warnings(
     file: &WrittenFile,
     upstream: Option<&UpstreamTls>,

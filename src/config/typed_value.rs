@@ -11,7 +11,7 @@ use super::keys::{self, Fallback, Kind};
 use super::value::{self, Wrong, shown, wrong};
 use super::{Address, AdminAddress, Glob, PasswordDigest, Secret};
 
-/// A value of the kind its key asks for.
+/// Is a value of the kind its key asks for.
 #[derive(Debug, Clone)]
 pub(super) enum TypedValue {
     Table,
@@ -32,7 +32,7 @@ pub(super) enum TypedValue {
     Texts(Vec<String>),
 }
 
-/// Why a value was refused, and which element of a list it was.
+/// Says why a value was refused, and which element of a list it was.
 pub(super) struct ValueError {
     pub(super) at: Option<usize>,
     pub(super) wrong: Wrong,
@@ -44,7 +44,7 @@ impl ValueError {
     }
 }
 
-/// The value, or everything that is wrong with it.
+/// Returns the value, or everything that is wrong with it.
 pub(super) fn typed_value(
     kind: Kind,
     value: &Spanned<DeValue<'_>>,
@@ -103,7 +103,7 @@ fn non_empty<'a>(found: &'a DeValue<'_>) -> Result<&'a str, Wrong> {
     }
 }
 
-/// The value of an integer, and `None` for one that is negative or past any bound.
+/// Returns the value of an integer, and `None` for one that is negative or past any bound.
 fn integer(found: &DeValue<'_>) -> Option<u64> {
     let integer = found.as_integer()?;
     u64::from_str_radix(integer.as_str(), integer.radix()).ok()
@@ -221,7 +221,7 @@ fn choice(
     ))
 }
 
-/// A list of texts, each read by `read`; every one that is wrong is told with its place.
+/// Reads a list of texts, each by `read`; every one that is wrong is told with its place.
 fn list<T>(
     value: &Spanned<DeValue<'_>>,
     read: impl Fn(&str) -> Result<T, Wrong>,
@@ -268,7 +268,7 @@ fn networks(value: &Spanned<DeValue<'_>>) -> Result<Vec<IpNet>, Vec<ValueError>>
     Ok(networks)
 }
 
-/// Digests of passwords; not even one that is wrong is shown.
+/// Reads digests of passwords; not even one that is wrong is shown.
 fn digests(value: &Spanned<DeValue<'_>>) -> Result<Vec<PasswordDigest>, Vec<ValueError>> {
     list(value, |text| {
         PasswordDigest::from_hex(text).ok_or_else(|| {
@@ -294,7 +294,7 @@ fn argv(value: &Spanned<DeValue<'_>>) -> Result<Vec<String>, Vec<ValueError>> {
     Ok(words)
 }
 
-/// What a value is, in words.
+/// Says what a value is, in words.
 pub(super) fn kind_of(value: &DeValue<'_>) -> &'static str {
     match value {
         DeValue::String(_) => "text",
@@ -307,7 +307,7 @@ pub(super) fn kind_of(value: &DeValue<'_>) -> &'static str {
     }
 }
 
-/// The default of `key` as a value; a test holds that every default in the list is one.
+/// Returns the default of `key` as a value; a test holds that every default in the list is one.
 pub(super) fn default_value(key: &keys::Key) -> Option<TypedValue> {
     let Fallback::Is(toml) = key.default else {
         return None;

@@ -10,7 +10,7 @@ use ipnet::IpNet;
 use super::Glob;
 use super::keys::nearest_word;
 
-/// Why a value was refused.
+/// Says why a value was refused.
 #[derive(Debug, PartialEq, Eq)]
 pub(super) struct Wrong {
     pub(super) what: String,
@@ -24,7 +24,7 @@ pub(super) fn wrong(what: impl Into<String>, remedy: impl Into<String>) -> Wrong
     }
 }
 
-/// Text of the operator, fit for one line of a message: quoted, escaped, cut.
+/// Makes the operator's text fit for one line of a message: quoted, escaped, cut.
 pub(super) fn shown(text: &str) -> String {
     const LONGEST: usize = 48;
     match text.char_indices().nth(LONGEST) {
@@ -33,7 +33,7 @@ pub(super) fn shown(text: &str) -> String {
     }
 }
 
-/// A year: longer waits are slips, and deadlines must not overflow the clock.
+/// No time may be longer than a year: longer waits are slips, and deadlines must not overflow the clock.
 const LONGEST_MS: u64 = 365 * 24 * 3_600_000;
 
 const UNITS_MS: [(&str, u64); 4] = [("h", 3_600_000), ("m", 60_000), ("s", 1000), ("ms", 1)];
@@ -63,7 +63,7 @@ pub(super) fn duration(text: &str) -> Result<Duration, Wrong> {
     }
 }
 
-/// The shortest text that [`duration`] reads as this, to the millisecond.
+/// Returns the shortest text that [`duration`] reads as this, to the millisecond.
 pub(super) fn duration_text(duration: Duration) -> String {
     let ms = u64::try_from(duration.as_millis()).unwrap_or(u64::MAX);
     if ms == 0 {
@@ -126,7 +126,7 @@ pub(super) fn size(text: &str) -> Result<u64, Wrong> {
     })
 }
 
-/// The shortest text that [`size`] reads as this.
+/// Returns the shortest text that [`size`] reads as this.
 pub(super) fn size_text(bytes: u64) -> String {
     if bytes == 0 {
         return "0B".to_owned();
@@ -179,7 +179,7 @@ pub(super) fn glob(text: &str) -> Result<Glob, Wrong> {
     })
 }
 
-/// A word that may stand in a log line, a metric label, a RESP error and a client name.
+/// Reads a word that may stand in a log line, a metric label, a RESP error and a client name.
 pub(super) fn word(text: &str) -> Result<String, Wrong> {
     const LONGEST: usize = 64;
     let fits = |byte: u8| byte.is_ascii_alphanumeric() || b"-_.:/".contains(&byte);
@@ -193,7 +193,7 @@ pub(super) fn word(text: &str) -> Result<String, Wrong> {
     Ok(text.to_owned())
 }
 
-/// The host's name made into a [`word`], so that it can stand in a client name.
+/// Makes the host's name a [`word`], so that it can stand in a client name.
 pub(super) fn word_of_host(host: &str) -> String {
     let fit = |c: char| {
         if c.is_ascii_alphanumeric() || "-_.".contains(c) {
@@ -210,7 +210,7 @@ pub(super) fn word_of_host(host: &str) -> String {
     }
 }
 
-/// The command categories of Redis' ACLs (`ACL CAT` of 7.2).
+/// Lists the command categories of Redis' ACLs (`ACL CAT` of 7.2).
 const CATEGORIES: [&str; 21] = [
     "keyspace",
     "read",

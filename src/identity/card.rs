@@ -9,15 +9,15 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use super::{Identity, Peer};
 
-/// The last command of a client that has sent none yet; `CLIENT LIST` shows `NULL`.
+/// Is the last command of a client that has sent none yet; `CLIENT LIST` shows `NULL`.
 pub const NO_COMMAND: u32 = u32::MAX;
 
-/// A 64-bit figure with one writer.
+/// Is a 64-bit figure with one writer.
 #[derive(Debug, Default)]
 pub struct Figure64(AtomicU64);
 
 impl Figure64 {
-    /// The figure as last written.
+    /// Returns the figure as last written.
     pub fn get(&self) -> u64 {
         self.0.load(Ordering::Relaxed)
     }
@@ -33,12 +33,12 @@ impl Figure64 {
     }
 }
 
-/// A 32-bit figure with one writer.
+/// Is a 32-bit figure with one writer.
 #[derive(Debug, Default)]
 pub struct Figure32(AtomicU32);
 
 impl Figure32 {
-    /// The figure as last written.
+    /// Returns the figure as last written.
     pub fn get(&self) -> u32 {
         self.0.load(Ordering::Relaxed)
     }
@@ -49,67 +49,67 @@ impl Figure32 {
     }
 }
 
-/// A condition a client can be in.
+/// Is a condition that a client can be in.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 #[repr(u32)]
 pub enum Flag {
-    /// Waits in a blocking command.
+    /// It waits in a blocking command.
     Blocked = 1 << 0,
-    /// Between MULTI and EXEC.
+    /// It is between MULTI and EXEC.
     Multi = 1 << 1,
-    /// Holds a pinned connection, for whatever reason.
+    /// It holds a pinned connection, for whatever reason.
     Pinned = 1 << 2,
-    /// Has at least one subscription.
+    /// It has at least one subscription.
     Pubsub = 1 << 3,
-    /// Sent MONITOR.
+    /// It has sent MONITOR.
     Monitor = 1 << 4,
-    /// Switched CLIENT TRACKING on.
+    /// It has switched CLIENT TRACKING on.
     Tracking = 1 << 5,
-    /// Switched CLIENT NO-EVICT on.
+    /// It has switched CLIENT NO-EVICT on.
     NoEvict = 1 << 6,
-    /// Watches keys; whether one has changed is known to the server alone.
+    /// It watches keys; whether one has changed is known to the server alone.
     Watching = 1 << 8,
-    /// Was refused by admission and is held to be told so.
+    /// It was refused by admission and is held to be told so.
     Rejected = 1 << 9,
-    /// Is being closed by CLIENT KILL.
+    /// It is being closed by CLIENT KILL.
     Killed = 1 << 10,
-    /// Has requests that are not yet answered.
+    /// It has requests that are not yet answered.
     InFlight = 1 << 11,
     /// Its CLIENT TRACKING is of prefixes (BCAST).
     Broadcast = 1 << 12,
-    /// Has yet to say who it is, and counts in no group.
+    /// It has yet to say who it is, and counts in no group.
     Arriving = 1 << 13,
-    /// Is served in a place kept for operators, and counts in no group.
+    /// It is served in a place kept for operators, and counts in no group.
     Operator = 1 << 14,
-    /// Sent READONLY to a server that takes it outside of a cluster.
+    /// It has sent READONLY to a server that takes it outside of a cluster.
     ReadsReplica = 1 << 15,
-    /// Said by CLIENT CAPA that it would follow a redirection.
+    /// It has said by CLIENT CAPA that it would follow a redirection.
     Redirects = 1 << 16,
-    /// Redirects what it tracks to a client for which something came when it had left.
+    /// It redirects what it tracks to a client for which something came when it had left.
     BrokenRedirection = 1 << 17,
 }
 
-/// What a client calls itself.
+/// Says what a client calls itself.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Names {
-    /// CLIENT SETNAME or HELLO SETNAME; empty: none.
+    /// Was given by CLIENT SETNAME or HELLO SETNAME; empty: none.
     pub name: Box<[u8]>,
-    /// AUTH or HELLO AUTH; empty: the user `default`.
+    /// Was given by AUTH or HELLO AUTH; empty: the user `default`.
     pub user: Box<[u8]>,
-    /// CLIENT SETINFO LIB-NAME.
+    /// Was given by CLIENT SETINFO LIB-NAME.
     pub lib_name: Box<[u8]>,
-    /// CLIENT SETINFO LIB-VER.
+    /// Was given by CLIENT SETINFO LIB-VER.
     pub lib_ver: Box<[u8]>,
 }
 
 impl Names {
-    /// Memory that they take; the name and the user may also be what their group counts by.
+    /// Counts the memory that they take; the name and the user may also be what their group counts by.
     pub fn held_bytes(&self) -> usize {
         2 * (self.name.len() + self.user.len()) + self.lib_name.len() + self.lib_ver.len()
     }
 }
 
-/// One client, as the others may see it.
+/// Is one client, as the others may see it.
 #[derive(Debug)]
 pub struct Card {
     id: u64,
@@ -119,35 +119,35 @@ pub struct Card {
     certificate: Box<str>,
     fd: i32,
     created_ms: u64,
-    /// When its last request arrived, milliseconds of the caller's clock.
+    /// Tells when its last request arrived, in milliseconds of the caller's clock.
     pub last_active_ms: Figure64,
-    /// Commands received.
+    /// Counts the commands received.
     pub commands: Figure64,
-    /// Bytes received from it.
+    /// Counts the bytes received from it.
     pub bytes_in: Figure64,
-    /// Bytes sent to it.
+    /// Counts the bytes sent to it.
     pub bytes_out: Figure64,
-    /// Bytes received and not yet forwarded.
+    /// Counts the bytes received and not yet forwarded.
     pub query_bytes: Figure64,
-    /// Bytes of replies it has not yet taken.
+    /// Counts the bytes of replies it has not yet taken.
     pub output_bytes: Figure64,
-    /// Selected database.
+    /// Is the selected database.
     pub db: Figure32,
-    /// Protocol version: 2 or 3.
+    /// Is the protocol version: 2 or 3.
     pub resp: Figure32,
-    /// Index of its group.
+    /// Is the index of its group.
     pub group: Figure32,
-    /// Index of its last command in the command table, or [`NO_COMMAND`].
+    /// Is the index of its last command in the command table, or [`NO_COMMAND`].
     pub last_command: Figure32,
-    /// Commands queued since MULTI; means something only with [`Flag::Multi`].
+    /// Counts the commands queued since MULTI; it means something only with [`Flag::Multi`].
     pub multi: Figure32,
-    /// Channels subscribed to.
+    /// Counts the channels subscribed to.
     pub channels: Figure32,
-    /// Patterns subscribed to.
+    /// Counts the patterns subscribed to.
     pub patterns: Figure32,
-    /// Shard channels subscribed to.
+    /// Counts the shard channels subscribed to.
     pub shard_channels: Figure32,
-    /// The client to which its invalidations are redirected, 0: none; means something only with [`Flag::Tracking`].
+    /// Is the client to which its invalidations are redirected, 0: none; it means something only with [`Flag::Tracking`].
     pub redirect: Figure64,
     flags: Figure32,
     names: Mutex<Names>,
@@ -192,37 +192,37 @@ impl Card {
         card
     }
 
-    /// Number of the client, unique in the process.
+    /// Returns the number of the client, unique in the process.
     pub fn id(&self) -> u64 {
         self.id
     }
 
-    /// The client's end of the connection.
+    /// Returns the client's end of the connection.
     pub fn peer(&self) -> &Peer {
         &self.peer
     }
 
-    /// respool's end of the connection.
+    /// Returns respool's end of the connection.
     pub fn laddr(&self) -> &Peer {
         &self.laddr
     }
 
-    /// Number of its socket in the process, -1 when there is none.
+    /// Returns the number of its socket in the process, -1 when there is none.
     pub fn fd(&self) -> i32 {
         self.fd
     }
 
-    /// When it connected, milliseconds of the caller's clock.
+    /// Tells when it connected, in milliseconds of the caller's clock.
     pub fn created_ms(&self) -> u64 {
         self.created_ms
     }
 
-    /// How long it has sent nothing, in milliseconds.
+    /// Tells how long it has sent nothing, in milliseconds.
     pub fn idle_ms(&self, now_ms: u64) -> u64 {
         now_ms.saturating_sub(self.last_active_ms.get())
     }
 
-    /// Whether closing it costs it more than its connection: a transaction, a subscription, what is under way.
+    /// Tells whether closing it costs it more than its connection: a transaction, a subscription, what is under way.
     pub fn is_busy(&self) -> bool {
         let busy = [
             Flag::Blocked,
@@ -236,13 +236,13 @@ impl Card {
         busy.into_iter().any(|flag| self.has(flag))
     }
 
-    /// Whether it holds a place in its group: who was refused, who is arriving and who is an operator holds none.
+    /// Tells whether it holds a place in its group: who was refused, who is arriving and who is an operator holds none.
     pub fn counts_in_group(&self) -> bool {
         let elsewhere = [Flag::Rejected, Flag::Arriving, Flag::Operator];
         !elsewhere.into_iter().any(|flag| self.has(flag))
     }
 
-    /// Whether it is in the condition `flag`.
+    /// Tells whether it is in the condition `flag`.
     pub fn has(&self, flag: Flag) -> bool {
         self.flags.get() & flag as u32 != 0
     }
@@ -257,12 +257,12 @@ impl Card {
         self.flags.set(self.flags.get() & !(flag as u32));
     }
 
-    /// What it calls itself. Held for a moment only: the client's worker waits meanwhile.
+    /// Returns what it calls itself. It is held for a moment only: the client's worker waits meanwhile.
     pub fn names(&self) -> MutexGuard<'_, Names> {
         self.names.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Who it is, for a new decision of admission.
+    /// Returns who it is, for a new decision of admission.
     pub fn identity(&self) -> Identity {
         let names = self.names();
         Identity {

@@ -11,21 +11,21 @@ use super::line::letters;
 use super::{Card, Flag, Names, Peer, Registry, shown_user};
 use crate::resp::speak::encode_request;
 
-/// The classes of clients Redis tells apart.
+/// Is a class of clients that Redis tells apart.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum ClientType {
-    /// Everybody who is nothing else, MONITOR included.
+    /// It is everybody who is nothing else, MONITOR included.
     Normal,
-    /// respool's clients never are: it has the server's replicas refused.
+    /// No client of respool is one: it has the server's replicas refused.
     Master,
-    /// Neither are they this.
+    /// No client of respool is one of these either.
     Replica,
-    /// Has subscriptions.
+    /// It has at least one subscription.
     Pubsub,
 }
 
 impl ClientType {
-    /// The class of a client.
+    /// Returns the class of a client.
     pub fn of(card: &Card) -> Self {
         if card.has(Flag::Pubsub) {
             Self::Pubsub
@@ -35,10 +35,10 @@ impl ClientType {
     }
 }
 
-/// What a client may be told by. What is not given says nothing of anybody.
+/// Says by what a client may be told. What is not given says nothing of anybody.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 struct Traits {
-    /// In their order, none of them twice.
+    /// Lists numbers in their order, none of them twice.
     ids: Option<Vec<u64>>,
     class: Option<ClientType>,
     user: Option<Box<[u8]>>,
@@ -48,15 +48,15 @@ struct Traits {
     name: Option<Box<[u8]>>,
     lib_name: Option<Box<[u8]>>,
     lib_ver: Option<Box<[u8]>>,
-    /// Letters of `flags`, all of which it must have.
+    /// Holds letters of `flags`, all of which the client must have.
     flags: Option<Box<[u8]>>,
-    /// Letters of `capa`, all of which it must have.
+    /// Holds letters of `capa`, all of which the client must have.
     capabilities: Option<Box<[u8]>>,
     database: Option<u32>,
 }
 
 impl Traits {
-    /// For each that is given, whether it is true of `card`.
+    /// Tells for each that is given whether it is true of `card`.
     fn of<'a>(&'a self, card: &'a Card) -> impl Iterator<Item = bool> + 'a {
         let is =
             |wanted: &Option<Box<[u8]>>, text: &dyn Fn(&[u8]) -> bool| wanted.as_deref().map(text);
@@ -94,14 +94,14 @@ impl Traits {
         told.into_iter().flatten()
     }
 
-    /// Whether it takes a look at what the client, or somebody else, may be changing: everything else is read for nothing.
+    /// Tells whether it takes a look at what the client, or somebody else, may be changing: everything else is read for nothing.
     fn is_about_names(&self) -> bool {
         [&self.user, &self.name, &self.lib_name, &self.lib_ver]
             .iter()
             .any(|wanted| wanted.is_some())
     }
 
-    /// Ends what there is of numbers.
+    /// Brings the numbers into their order once all are there.
     fn order_ids(&mut self) {
         if let Some(ids) = &mut self.ids {
             ids.sort_unstable();
@@ -110,7 +110,7 @@ impl Traits {
     }
 }
 
-/// Whether the address, without its port, is written so.
+/// Tells whether the address, without its port, is written so.
 fn is_host(peer: &Peer, wanted: &[u8]) -> bool {
     match peer {
         Peer::Tcp(address) => match address.ip() {
@@ -121,7 +121,7 @@ fn is_host(peer: &Peer, wanted: &[u8]) -> bool {
     }
 }
 
-/// Whether `thing` is written so; it is written no further than to where it is not.
+/// Tells whether `thing` is written so; it is written no further than to where it is not.
 fn is_written(thing: impl fmt::Display, wanted: &[u8]) -> bool {
     struct Rest<'a>(&'a [u8]);
 
@@ -136,7 +136,7 @@ fn is_written(thing: impl fmt::Display, wanted: &[u8]) -> bool {
     write!(rest, "{thing}").is_ok() && rest.0.is_empty()
 }
 
-/// Clients to which all given filters apply.
+/// Selects the clients to which all given filters apply.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct ClientFilter {
     is: Traits,
@@ -144,12 +144,12 @@ pub struct ClientFilter {
     max_age_s: Option<u64>,
     idle_s: Option<u64>,
     skip_me: bool,
-    /// Pairs of words about which the server alone knows whether they are wrong: users and databases that there may not be.
+    /// Holds pairs of words about which the server alone knows whether they are wrong: users and databases that there may not be.
     unsure: Vec<[Box<[u8]>; 2]>,
 }
 
 impl ClientFilter {
-    /// Whether `card` is meant when the client `own_id` asks at `now_ms`.
+    /// Tells whether `card` is meant when the client `own_id` asks at `now_ms`.
     pub fn selects(&self, card: &Card, own_id: u64, now_ms: u64) -> bool {
         let age_s = now_ms.saturating_sub(card.created_ms()) / 1000;
         !(self.skip_me && card.id() == own_id)
@@ -161,7 +161,7 @@ impl ClientFilter {
             && !self.is_not.of(card).any(|is| is)
     }
 
-    /// Those who are meant, by their numbers.
+    /// Returns those who are meant, by their numbers.
     fn choose(&self, registry: &Registry, own_id: u64, now_ms: u64) -> Vec<Arc<Card>> {
         let is_meant = |card: &Card| self.selects(card, own_id, now_ms);
         match &self.is.ids {
@@ -173,7 +173,7 @@ impl ClientFilter {
         }
     }
 
-    /// How many clients are looked at for that.
+    /// Counts how many clients are looked at for that.
     fn price(&self, registry: &Registry) -> usize {
         self.is
             .ids
@@ -181,8 +181,8 @@ impl ClientFilter {
             .map_or_else(|| registry.len(), Vec::len)
     }
 
-    /// The request by which the server says what is wrong with the words about which it alone knows, and which otherwise
-    /// concerns nobody; `None`: there are no such words.
+    /// Returns the request by which the server says what is wrong with the words about which it alone knows, and which otherwise concerns
+    /// nobody; `None`: there are no such words.
     fn question(&self, subcommand: &str) -> Option<Vec<u8>> {
         if self.unsure.is_empty() {
             return None;
@@ -195,7 +195,7 @@ impl ClientFilter {
     }
 }
 
-/// Whom a `CLIENT KILL` means.
+/// Says whom a `CLIENT KILL` means.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct KillFilter {
     clients: ClientFilter,
@@ -203,38 +203,38 @@ pub struct KillFilter {
 }
 
 impl KillFilter {
-    /// Whether this is `CLIENT KILL addr`, answered by `+OK` or the error `ERR No such client` rather than by a count.
+    /// Tells whether this is `CLIENT KILL addr`, answered by `+OK` or the error `ERR No such client` rather than by a count.
     pub fn is_old_form(&self) -> bool {
         self.is_old_form
     }
 
-    /// Whether `card` is meant when the client `own_id` asks at `now_ms`.
+    /// Tells whether `card` is meant when the client `own_id` asks at `now_ms`.
     pub fn selects(&self, card: &Card, own_id: u64, now_ms: u64) -> bool {
         self.clients.selects(card, own_id, now_ms)
     }
 
-    /// Those who are meant when the client `own_id` asks at `now_ms`, by their numbers.
+    /// Returns those who are meant when the client `own_id` asks at `now_ms`, by their numbers.
     pub fn choose(&self, registry: &Registry, own_id: u64, now_ms: u64) -> Vec<Arc<Card>> {
         self.clients.choose(registry, own_id, now_ms)
     }
 
-    /// How many clients are looked at for that.
+    /// Counts how many clients are looked at for that.
     pub fn price(&self, registry: &Registry) -> usize {
         self.clients.price(registry)
     }
 }
 
-/// Whom a `CLIENT LIST` lists.
+/// Says whom a `CLIENT LIST` lists.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum ListFilter {
-    /// These, in this order, one line for each time it is named; unknown ones are left out. So Redis understands `ID`.
+    /// It lists these, in this order, one line for each time one is named; unknown ones are left out. So Redis understands `ID`.
     Ids(Vec<i64>),
-    /// These, by their numbers.
+    /// It lists these, by their numbers.
     Clients(Box<ClientFilter>),
 }
 
 impl ListFilter {
-    /// The clients listed when the client `own_id` asks at `now_ms`, in the order of their lines.
+    /// Returns the clients listed when the client `own_id` asks at `now_ms`, in the order of their lines.
     pub fn choose(&self, registry: &Registry, own_id: u64, now_ms: u64) -> Vec<Arc<Card>> {
         match self {
             Self::Ids(ids) => ids
@@ -246,7 +246,7 @@ impl ListFilter {
         }
     }
 
-    /// How many clients are looked at for that.
+    /// Counts how many clients are looked at for that.
     pub fn price(&self, registry: &Registry) -> usize {
         match self {
             Self::Ids(ids) => ids.len(),

@@ -5,19 +5,19 @@ use std::fmt::Write as _;
 use super::{Card, Flag, NO_COMMAND, shown_user};
 use crate::texts::ServerVersion;
 
-/// Which fields the server writes beside those that Redis has written since 6.2.
+/// Says which fields the server writes beside those that Redis has written since 6.2.
 struct Fields {
-    /// 7.0: `ssub`, `multi-mem`, `rbs`, `rbp`, `resp`; and subcommands are commands with a name of their own.
+    /// Redis 7.0 added `ssub`, `multi-mem`, `rbs`, `rbp`, `resp`; and subcommands are commands with a name of their own.
     of_7_0: bool,
-    /// 7.2: `lib-name`, `lib-ver`.
+    /// Redis 7.2 added `lib-name` and `lib-ver`.
     library: bool,
-    /// Valkey 8.0.
+    /// Valkey 8.0 added it.
     capa: bool,
-    /// 7.4 and Valkey 8.0.
+    /// Redis 7.4 and Valkey 8.0 added it.
     watch: bool,
-    /// Redis 8.0.
+    /// Redis 8.0 added it.
     io_thread: bool,
-    /// `tot-net-in`, `tot-net-out` and `tot-cmds`: seen in Redis 8.2 and Valkey 8.1.
+    /// Redis 8.2 and Valkey 8.1 were seen to write `tot-net-in`, `tot-net-out` and `tot-cmds`.
     totals: bool,
 }
 
@@ -35,10 +35,9 @@ impl Fields {
     }
 }
 
-/// The line of `card`, without a newline. `command_name` gives the full name (`client|list`) of an index in the command
-/// table. Figures that only a server has (`qbuf-free`, `argv-mem`, `multi-mem`, `rbs`, `rbp`, `obl`, `io-thread`) are 0; all
-/// output waits in one buffer, so `oll` is 0 or 1 and `omem` its bytes. How many keys are watched the server alone knows:
-/// `watch` is 0 or 1.
+/// Writes the line of `card`, without a newline. `command_name` gives the full name (`client|list`) of an index in the command table.
+/// Figures that only a server has (`qbuf-free`, `argv-mem`, `multi-mem`, `rbs`, `rbp`, `obl`, `io-thread`) are 0; all output waits in one
+/// buffer, so `oll` is 0 or 1 and `omem` its bytes. How many keys are watched the server alone knows: `watch` is 0 or 1.
 pub fn client_line<S: AsRef<str>>(
     card: &Card,
     now_ms: u64,
@@ -129,7 +128,7 @@ fn write_line<S: AsRef<str>>(
     Ok(())
 }
 
-/// The fields from `qbuf` to `events`.
+/// Writes the fields from `qbuf` to `events`.
 fn write_memory(line: &mut String, card: &Card, fields: &Fields) -> std::fmt::Result {
     let query = card.query_bytes.get();
     let output = card.output_bytes.get();
@@ -145,7 +144,7 @@ fn write_memory(line: &mut String, card: &Card, fields: &Fields) -> std::fmt::Re
     )
 }
 
-/// The letters of `flags=`, in Redis' order.
+/// Returns the letters of `flags=`, in Redis' order.
 pub(super) fn letters(card: &Card) -> String {
     const LETTERS: [(Flag, char); 11] = [
         (Flag::Monitor, 'O'),
@@ -176,7 +175,7 @@ pub(super) fn letters(card: &Card) -> String {
     letters
 }
 
-/// A name as text that can neither end the field nor the line, whatever bytes it has.
+/// Writes a name as text that can neither end the field nor the line, whatever bytes it has.
 fn shown(name: &[u8]) -> String {
     String::from_utf8_lossy(name)
         .chars()

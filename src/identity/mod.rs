@@ -18,21 +18,21 @@ pub use filter::{KillFilter, ListFilter};
 pub use line::client_line;
 pub use registry::{Arrival, CardGuard, Registry};
 
-/// The user Redis assumes for a client that has not authenticated.
+/// Redis assumes this user for a client that has not authenticated.
 pub const DEFAULT_USER: &[u8] = b"default";
 
-/// One end of a client's connection. Shown as Redis shows it: `127.0.0.1:5000`, `[::1]:5000`, `/path/to.sock:0`.
+/// Is one end of a client's connection. It is shown as Redis shows it: `127.0.0.1:5000`, `[::1]:5000`, `/path/to.sock:0`.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub enum Peer {
-    /// A TCP address.
+    /// It is a TCP address.
     Tcp(SocketAddr),
-    /// A unix socket, by the path of the listener: its clients have no address of their own.
+    /// It is a unix socket, by the path of the listener: its clients have no address of their own.
     Unix(Arc<str>),
 }
 
 impl Peer {
-    /// The same for all clients of one host, as far as the address tells: of an IPv6 address only the network counts, since
-    /// a host has as many of them as it likes. Clients of a unix socket are told apart by nothing but its path.
+    /// Returns a number that is the same for all clients of one host, as far as the address tells: of an IPv6 address only the network
+    /// counts, since a host has as many of them as it likes. Clients of a unix socket are told apart by nothing but its path.
     pub fn number(&self) -> u64 {
         match self {
             Self::Tcp(address) => match address.ip().to_canonical() {
@@ -58,23 +58,23 @@ impl fmt::Display for Peer {
     }
 }
 
-/// What admission knows of a client when it decides.
+/// Says what admission knows of a client when it decides.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Identity {
-    /// The client's address.
+    /// Is the client's address.
     pub peer: Peer,
-    /// The configured address of the listener it came by.
+    /// Is the configured address of the listener it came by.
     pub listener: Arc<str>,
-    /// Name given by CLIENT SETNAME or HELLO SETNAME; empty: none.
+    /// Is the name given by CLIENT SETNAME or HELLO SETNAME; empty: none.
     pub name: Box<[u8]>,
-    /// User of AUTH or HELLO AUTH; empty: the user `default`.
+    /// Is the user of AUTH or HELLO AUTH; empty: the user `default`.
     pub user: Box<[u8]>,
-    /// Common name of its verified certificate; empty: none.
+    /// Is the common name of its verified certificate; empty: none.
     pub certificate: Box<str>,
 }
 
 impl Identity {
-    /// A client that has just connected: no name, the default user.
+    /// Identifies a client that has just connected: no name, the default user.
     pub fn new(peer: Peer, listener: Arc<str>) -> Self {
         Self {
             peer,
@@ -85,18 +85,18 @@ impl Identity {
         }
     }
 
-    /// Its name as text; empty: it has none.
+    /// Returns its name as text; empty: it has none.
     pub fn shown_name(&self) -> std::borrow::Cow<'_, str> {
         String::from_utf8_lossy(&self.name)
     }
 
-    /// The user as Redis would name it.
+    /// Returns the user as Redis would name it.
     pub fn shown_user(&self) -> &[u8] {
         shown_user(&self.user)
     }
 }
 
-/// `user`, or `default` when it is empty.
+/// Returns `user`, or `default` when it is empty.
 pub fn shown_user(user: &[u8]) -> &[u8] {
     if user.is_empty() { DEFAULT_USER } else { user }
 }

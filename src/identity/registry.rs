@@ -7,25 +7,25 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use super::{Card, Identity, Peer};
 
-/// How many clients are looked at before others may come, leave or look.
+/// So many clients are looked at before others may come, leave or look.
 const LOOKED_AT_ONCE: usize = 256;
 
-/// What is known of a client when it connects.
+/// Says what is known of a client when it connects.
 #[derive(Debug, Clone)]
 pub struct Arrival {
-    /// Who it is.
+    /// Says who it is.
     pub identity: Identity,
-    /// respool's end of the connection.
+    /// Is respool's end of the connection.
     pub laddr: Peer,
-    /// Number of its socket in the process, or -1.
+    /// Is the number of its socket in the process, or -1.
     pub fd: i32,
-    /// Index of its group.
+    /// Is the index of its group.
     pub group: u32,
-    /// Now, milliseconds of the caller's clock.
+    /// Is the present, in milliseconds of the caller's clock.
     pub now_ms: u64,
 }
 
-/// The clients of the process.
+/// Lists the clients of the process.
 #[derive(Debug, Default)]
 pub struct Registry {
     last_id: AtomicU64,
@@ -33,7 +33,7 @@ pub struct Registry {
 }
 
 impl Registry {
-    /// An empty registry; the first client is number 1.
+    /// Makes an empty registry; the first client is number 1.
     pub fn new() -> Arc<Self> {
         Arc::default()
     }
@@ -49,13 +49,13 @@ impl Registry {
         }
     }
 
-    /// All clients in order of their numbers.
+    /// Returns all clients in order of their numbers.
     pub fn list(&self) -> Vec<Arc<Card>> {
         self.cards().values().cloned().collect()
     }
 
-    /// Those whom `is_meant` finds, in order of their numbers. Nothing is done for the others, who are nearly all in most
-    /// searches, and nobody waits at the door for longer than some of them take.
+    /// Returns those whom `is_meant` finds, in order of their numbers. Nothing is done for the others, who are nearly all in most searches,
+    /// and nobody waits to come or leave for longer than some of them take.
     pub fn select(&self, is_meant: impl Fn(&Card) -> bool) -> Vec<Arc<Card>> {
         let mut meant = Vec::new();
         let mut from = Bound::Unbounded;
@@ -74,12 +74,12 @@ impl Registry {
         }
     }
 
-    /// The client with this number, if it is still here.
+    /// Returns the client with this number, if it is still here.
     pub fn find(&self, id: u64) -> Option<Arc<Card>> {
         self.cards().get(&id).cloned()
     }
 
-    /// How many clients are registered.
+    /// Counts the clients that are registered.
     pub fn len(&self) -> usize {
         self.cards().len()
     }
@@ -89,7 +89,7 @@ impl Registry {
     }
 }
 
-/// A client's place in the registry; its drop takes the client out.
+/// Is a client's place in the registry; its drop takes the client out.
 #[derive(Debug)]
 pub struct CardGuard {
     registry: Arc<Registry>,
@@ -97,7 +97,7 @@ pub struct CardGuard {
 }
 
 impl CardGuard {
-    /// The card itself, to be kept by those who only read it.
+    /// Returns the record itself, to be kept by those who only read it.
     pub fn card(&self) -> &Arc<Card> {
         &self.card
     }

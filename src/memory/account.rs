@@ -9,26 +9,26 @@ use super::Memory;
 /// A worker says what it holds when that has changed by so much: the others know it to within this.
 const STEP: u64 = 64 * 1024;
 
-/// Called when more is held than there is room for, or than was when the process was measured.
+/// Is called when more is held than there is room for, or than was when the process was measured.
 type Act = Rc<dyn Fn()>;
 
-/// What one worker holds for its clients.
+/// Counts what one worker holds for its clients.
 pub struct Account {
     memory: Arc<Memory>,
     worker: usize,
     held: Cell<u64>,
-    /// What of it those still hold who have been told to go.
+    /// Counts what of it those still hold who have been told to go.
     going: Cell<u64>,
-    /// What its clients take that are there, whatever they do.
+    /// Counts what its clients take that are there, whatever they do.
     standing: Cell<u64>,
-    /// What the other workers know of.
+    /// Counts what the other workers know of.
     said: Cell<u64>,
     measure: RefCell<Option<Act>>,
     shed: RefCell<Option<Act>>,
 }
 
 impl Account {
-    /// The account of `worker`, which holds nothing yet.
+    /// Makes the account of `worker`, which holds nothing yet.
     pub fn new(memory: Arc<Memory>, worker: usize) -> Rc<Self> {
         Rc::new(Self {
             memory,
@@ -42,33 +42,33 @@ impl Account {
         })
     }
 
-    /// From now on `shed` is called at the very byte past which there is no room, and with every [`STEP`] from there on.
+    /// Has `shed` called from now on at the very byte past which there is no room, and with every [`STEP`] from there on.
     pub fn on_excess(&self, shed: Act) {
         *self.shed.borrow_mut() = Some(shed);
     }
 
-    /// From now on `measure` is called whenever the process [is to be measured](Memory::is_to_be_measured).
+    /// Has `measure` called from now on whenever the process [is to be measured](Memory::is_to_be_measured).
     pub fn on_growth(&self, measure: Act) {
         *self.measure.borrow_mut() = Some(measure);
     }
 
-    /// The memory of the process.
+    /// Returns the memory of the process.
     pub fn memory(&self) -> &Memory {
         &self.memory
     }
 
-    /// What the worker holds.
+    /// Counts what the worker holds.
     #[cfg(test)]
     pub fn held(&self) -> u64 {
         self.held.get()
     }
 
-    /// Somebody has come who takes so much, whatever they do.
+    /// Notes that somebody has come who takes so much, whatever they do.
     pub fn enter(&self, bytes: usize) {
         self.stand(self.standing.get() + bytes as u64);
     }
 
-    /// They have gone.
+    /// Notes that they have gone.
     pub fn leave(&self, bytes: usize) {
         self.stand(self.standing.get().saturating_sub(bytes as u64));
     }
@@ -85,8 +85,8 @@ impl Account {
             .set_held(self.worker, self.held.get(), self.going.get());
     }
 
-    /// Whether those who were told to go have to let go before anybody else is read: there is no room until they have. They
-    /// do with their next turn, which comes before anybody else's next one.
+    /// Tells whether those who were told to go have to let go before anybody else is read: there is no room until they have. They do with
+    /// their next turn, which comes before anybody else's next one.
     #[inline]
     pub fn awaits_room(&self) -> bool {
         self.going.get() > 0 && self.memory.is_full()
@@ -124,11 +124,11 @@ impl std::fmt::Debug for Account {
     }
 }
 
-/// What one holder has put on the account.
+/// Counts what one holder has put on the account.
 #[derive(Debug)]
 pub struct Holding {
     account: Rc<Account>,
-    /// How much that is; with [`GOING`] set when the holder has been told to go.
+    /// Counts it in bytes; with [`GOING`] set when the holder has been told to go.
     bytes: Cell<usize>,
 }
 
@@ -136,7 +136,7 @@ pub struct Holding {
 const GOING: usize = 1 << (usize::BITS - 1);
 
 impl Holding {
-    /// A holder that holds nothing yet.
+    /// Makes a holder that holds nothing yet.
     pub fn new(account: &Rc<Account>) -> Self {
         Self {
             account: Rc::clone(account),
@@ -144,7 +144,7 @@ impl Holding {
         }
     }
 
-    /// It holds this much now.
+    /// Sets what it holds now.
     #[inline]
     pub fn set(&self, bytes: usize) {
         let was = self.bytes.get();
@@ -160,7 +160,7 @@ impl Holding {
         self.account.changed(before, bytes);
     }
 
-    /// It has been told to go: nobody else goes for what it holds until it has.
+    /// Notes that it has been told to go: nobody else goes for what it holds until it has.
     pub fn go(&self) {
         let was = self.bytes.get();
         if was & GOING == 0 {
@@ -171,13 +171,13 @@ impl Holding {
         }
     }
 
-    /// What it holds.
+    /// Counts what it holds.
     #[inline]
     pub fn bytes(&self) -> usize {
         self.bytes.get() & !GOING
     }
 
-    /// The account it is on.
+    /// Returns the account it is on.
     pub fn account(&self) -> &Rc<Account> {
         &self.account
     }
@@ -189,7 +189,7 @@ impl Drop for Holding {
     }
 }
 
-/// Bytes that many clients wait for and that are held once.
+/// Holds bytes once that many clients wait for.
 #[derive(Debug)]
 pub struct Frame {
     bytes: Box<[u8]>,
@@ -207,7 +207,7 @@ impl Frame {
         })
     }
 
-    /// The bytes.
+    /// Returns the bytes that are held.
     pub fn bytes(&self) -> &[u8] {
         &self.bytes
     }

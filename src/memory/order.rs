@@ -1,16 +1,16 @@
 //! Who goes when there is no room.
 
-/// A client and what is held for it.
+/// Is a client and what is held for it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Holder {
-    /// Its number.
+    /// Is the client's number.
     pub id: u64,
-    /// Its replies, messages and requests, as they are held.
+    /// Counts its replies, messages and requests, as they are held.
     pub bytes: u64,
 }
 
-/// Whom to close so that `excess` bytes are given back: the largest holders, and no more of them than it takes. Of equal
-/// ones the youngest goes.
+/// Returns whom to close so that `excess` bytes are given back: the largest holders, and no more of them than it takes. Of equal ones the
+/// youngest goes.
 pub fn largest_first(mut holders: Vec<Holder>, excess: u64) -> Vec<Holder> {
     holders.retain(|holder| holder.bytes > 0);
     holders.sort_unstable_by_key(|holder| (holder.bytes, holder.id));
@@ -25,8 +25,8 @@ pub fn largest_first(mut holders: Vec<Holder>, excess: u64) -> Vec<Holder> {
     gone
 }
 
-/// Who goes so that `excess` bytes are given back: those first who hold more than `little`, the largest first. Who holds less goes only
-/// for what all of those hold together beyond `most`: one of them gives hardly anything back, and may be there for nothing but a name.
+/// Returns who goes so that `excess` bytes are given back: those first who hold more than `little`, the largest first. Who holds less goes
+/// only for what all of those hold together beyond `most`: one of them gives hardly anything back, and may be there for nothing but a name.
 pub fn who_goes(holders: Vec<Holder>, excess: u64, little: u64, most: u64) -> Vec<Holder> {
     let (large, small): (Vec<_>, Vec<_>) = holders
         .into_iter()

@@ -12,7 +12,7 @@ const UNMEASURED: u64 = 64;
 /// One part in this many of the limit may be held whatever else there is: names, a call over a few keys.
 const LEAST: u64 = 16;
 
-/// What one worker has last said. Aligned so that no two workers write the same cache line.
+/// Holds what one worker has last said. It is aligned so that no two workers write the same cache line.
 #[derive(Debug, Default)]
 #[repr(align(128))]
 struct Share {
@@ -22,15 +22,15 @@ struct Share {
     standing: AtomicU64,
 }
 
-/// The memory of the process: what its workers hold for clients, and how much they may.
+/// Knows the memory of the process: what its workers hold for clients, and how much they may.
 #[derive(Debug)]
 pub struct Memory {
     limit_bytes: AtomicU64,
     room_bytes: AtomicU64,
     resident_bytes: AtomicU64,
-    /// What of that is a file's: code.
+    /// Counts what of that is a file's: code.
     mapped_bytes: AtomicU64,
-    /// What was held when the process was last measured.
+    /// Counts what was held when the process was last measured.
     measured_bytes: AtomicU64,
     shares: Box<[Share]>,
 }
@@ -48,7 +48,7 @@ pub fn room(limit: u64, resident: u64, held: u64, fixed: u64) -> u64 {
 }
 
 impl Memory {
-    /// The memory of a process with so many workers that may have `limit_bytes`.
+    /// Makes the memory of a process with so many workers that may have `limit_bytes`.
     pub fn new(limit_bytes: u64, workers: usize) -> Self {
         Self {
             limit_bytes: AtomicU64::new(limit_bytes),
@@ -60,13 +60,13 @@ impl Memory {
         }
     }
 
-    /// The process may have this much from now on.
+    /// Lets the process have this much from now on.
     pub fn set_limit(&self, limit_bytes: u64) {
         self.limit_bytes.store(limit_bytes, Ordering::Relaxed);
         self.measured(self.resident(), self.mapped_bytes.load(Ordering::Relaxed));
     }
 
-    /// The process was seen to have `resident` bytes, `mapped` of which are a file's.
+    /// Notes that the process was seen to have `resident` bytes, `mapped` of which are a file's.
     pub fn measured(&self, resident: u64, mapped: u64) {
         let held = self.held();
         let room = room(self.limit(), resident, held, mapped + self.standing());
@@ -76,42 +76,42 @@ impl Memory {
         self.room_bytes.store(room, Ordering::Relaxed);
     }
 
-    /// Whether so much has come since the process was last measured that it is to be measured again: what is on no account grows
-    /// with what is, and a worker that gets no time measures nothing.
+    /// Tells whether so much has come since the process was last measured that it is to be measured again: what is on no account grows with
+    /// what is, and a worker that gets no time measures nothing.
     pub fn is_to_be_measured(&self) -> bool {
         let measured = self.measured_bytes.load(Ordering::Relaxed);
         self.held() > measured.saturating_add(self.limit() / UNMEASURED)
     }
 
-    /// `limits.max_memory`.
+    /// Returns the limit, which is `limits.max_memory`.
     pub fn limit(&self) -> u64 {
         self.limit_bytes.load(Ordering::Relaxed)
     }
 
-    /// What the process had when it was last measured.
+    /// Counts what the process had when it was last measured.
     pub fn resident(&self) -> u64 {
         self.resident_bytes.load(Ordering::Relaxed)
     }
 
-    /// What all workers hold for clients.
+    /// Counts what all workers hold for clients.
     pub fn held(&self) -> u64 {
         let held = |share: &Share| share.held.load(Ordering::Relaxed);
         self.shares.iter().map(held).sum()
     }
 
-    /// What the clients take that are there, whatever they do.
+    /// Counts what the clients take that are there, whatever they do.
     fn standing(&self) -> u64 {
         let standing = |share: &Share| share.standing.load(Ordering::Relaxed);
         self.shares.iter().map(standing).sum()
     }
 
-    /// How much those of one worker may hold together who hold next to nothing each, before any of them goes: if all workers have as
-    /// much, half of what there is room for.
+    /// Returns how much those of one worker may hold together who hold next to nothing each, before any of them goes: if all workers have
+    /// as much, it is half of what there is room for.
     pub fn next_to_nothing(&self) -> u64 {
         self.room_bytes.load(Ordering::Relaxed) / (2 * self.shares.len() as u64)
     }
 
-    /// What will be held when those have gone who were told to.
+    /// Counts what will be held when those have gone who were told to.
     fn staying(&self) -> u64 {
         let staying = |share: &Share| {
             let held = share.held.load(Ordering::Relaxed);
@@ -120,24 +120,24 @@ impl Memory {
         self.shares.iter().map(staying).sum()
     }
 
-    /// Whether more is held than there is room for, by those who have not been told to go.
+    /// Tells whether more is held than there is room for, by those who have not been told to go.
     pub fn is_over(&self) -> bool {
         self.staying() > self.room_bytes.load(Ordering::Relaxed)
     }
 
-    /// Whether more is held than there is room for, by whomever.
+    /// Tells whether more is held than there is room for, by whomever.
     pub fn is_full(&self) -> bool {
         self.held() > self.room_bytes.load(Ordering::Relaxed)
     }
 
-    /// Whether half of what is kept free is used up too.
+    /// Tells whether half of what is kept free is used up too.
     pub fn is_urgent(&self) -> bool {
         let room = self.room_bytes.load(Ordering::Relaxed);
         self.staying() > room + self.limit() / (2 * SPARE)
     }
 
-    /// How much has to go when there is no room: one part in eight more than what is too much, so that it is not looked for
-    /// again with the next read. 0: there is room.
+    /// Returns how much has to go when there is no room: one part in eight more than what is too much, so that it is not looked for again
+    /// with the next read. 0: there is room.
     pub fn excess(&self) -> u64 {
         let (staying, room) = (self.staying(), self.room_bytes.load(Ordering::Relaxed));
         if staying > room {
@@ -147,14 +147,14 @@ impl Memory {
         }
     }
 
-    /// Whether nobody of the other workers holds more than `bytes`, the most that one client of `worker` holds.
+    /// Tells whether nobody of the other workers holds more than `bytes`, the most that one client of `worker` holds.
     pub fn is_largest(&self, worker: usize, bytes: u64) -> bool {
         let mut others = self.shares.iter().enumerate();
         others
             .all(|(index, share)| index == worker || share.largest.load(Ordering::Relaxed) <= bytes)
     }
 
-    /// What the largest holder of `worker` holds.
+    /// Sets what the largest holder of `worker` holds.
     pub fn set_largest(&self, worker: usize, bytes: u64) {
         if let Some(share) = self.shares.get(worker) {
             share.largest.store(bytes, Ordering::Relaxed);

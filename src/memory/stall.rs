@@ -3,23 +3,23 @@
 use std::collections::HashMap;
 use std::time::Duration;
 
-/// How far a client was, and since when.
+/// Tells how far a client was, and since when.
 #[derive(Debug, Clone, Copy)]
 struct Progress {
     moved_bytes: u64,
     since_micros: u64,
-    /// Bytes that the kernel had for it and it had not taken, halfway through its time.
+    /// Counts the bytes that the kernel had for it and it had not taken, halfway through its time.
     queued_bytes: Option<u64>,
 }
 
-/// Clients that leave more unread than they may, and when they last took any of it.
+/// Watches the clients that leave more unread than they may: when they last took any of it.
 #[derive(Debug, Default)]
 pub struct Stalls {
     seen: HashMap<u64, Progress>,
 }
 
 impl Stalls {
-    /// Whether this client was among them when they were last looked at.
+    /// Tells whether this client was among them when they were last looked at.
     pub fn knows(&self, id: u64) -> bool {
         self.seen.contains_key(&id)
     }

@@ -9,7 +9,7 @@ use slab::Slab;
 
 use super::{Account, Holder, Holding, largest_first};
 
-/// The strangers of one worker.
+/// Lists the strangers of one worker.
 #[derive(Debug)]
 pub struct Strangers {
     account: Rc<Account>,
@@ -23,18 +23,18 @@ struct Place {
     waker: RefCell<Option<Waker>>,
 }
 
-/// One who has not been admitted; what it holds is given back when this is dropped.
+/// Is one who has not been admitted; what it holds is given back when this is dropped.
 #[derive(Debug)]
 pub struct Stranger {
     strangers: Rc<Strangers>,
     key: usize,
     place: Rc<Place>,
-    /// What it takes, whatever it does.
+    /// Counts what it takes, whatever it does.
     standing: usize,
 }
 
 impl Strangers {
-    /// Nobody is there yet.
+    /// Makes a list with nobody on it.
     pub fn new(account: &Rc<Account>) -> Rc<Self> {
         Rc::new(Self {
             account: Rc::clone(account),
@@ -42,7 +42,7 @@ impl Strangers {
         })
     }
 
-    /// Somebody has come who takes `standing` bytes whatever they do, and holds nothing yet.
+    /// Enters somebody who takes `standing` bytes whatever they do, and holds nothing yet.
     pub fn enter(self: &Rc<Self>, standing: usize) -> Stranger {
         self.account.enter(standing);
         let place = Rc::new(Place {
@@ -81,7 +81,7 @@ impl Strangers {
         gone.len()
     }
 
-    /// Whether any of them holds something.
+    /// Tells whether any of them holds something.
     pub fn hold_something(&self) -> bool {
         let places = self.places.borrow();
         places.iter().any(|(_, place)| place.holding.bytes() > 0)
@@ -89,13 +89,13 @@ impl Strangers {
 }
 
 impl Stranger {
-    /// It holds this much now. False: it has been told to go.
+    /// Sets what it holds now. Returns false where it has been told to go.
     pub fn hold(&self, bytes: usize) -> bool {
         self.place.holding.set(bytes);
         !self.place.is_told.get()
     }
 
-    /// Whether nothing is read of it in this turn: those who were told to go let go of their memory first.
+    /// Tells whether nothing is read of it in this turn: those who were told to go let go of their memory first.
     pub fn makes_way(&self) -> bool {
         self.place.holding.account().awaits_room()
     }

@@ -1,4 +1,4 @@
-//! Faults that a test asks for, to see that the parts of the process are looked after. Not in a release.
+//! FaultMaker that a test asks for, to see that the parts of the process are looked after. Not in a release.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -8,18 +8,18 @@ use tokio::sync::mpsc;
 
 use crate::worker::{Fault, Message};
 
-/// Where faults are made.
+/// Makes the faults that a test asks for.
 #[derive(Debug)]
-pub struct Faults {
-    /// The workers.
-    pub workers: Vec<mpsc::Sender<Message>>,
+pub(super) struct FaultMaker {
+    pub(super) workers: Vec<mpsc::Sender<Message>>,
     /// Has the accepting task panic with the next client.
-    pub accepting: Arc<AtomicBool>,
+    pub(super) accepting: Arc<AtomicBool>,
 }
 
-impl Faults {
-    /// Makes one: `worker-1/panic`, `worker-1/task-panic`, `worker-1/hang/500` (in milliseconds), `accepting/panic`. False: there is no such.
-    pub fn make(&self, what: &str) -> bool {
+impl FaultMaker {
+    /// Makes the fault that `what` names: `worker-1/panic`, `worker-1/task-panic`, `worker-1/hang/500` (in milliseconds),
+    /// `accepting/panic`. Returns false where there is no such fault.
+    pub(super) fn make(&self, what: &str) -> bool {
         let words: Vec<&str> = what.split('/').collect();
         if words == ["accepting", "panic"] {
             self.accepting.store(true, Ordering::Relaxed);

@@ -15,16 +15,16 @@ use tracing_subscriber::fmt::MakeWriter;
 use crate::config::Log;
 use crate::telemetry::{LogQueue, PROCESS, log};
 
-/// How long the end of the process, or a word to standard error, waits for whoever reads it.
+/// The end of the process, or a word to standard error, waits for so long for whoever reads it.
 const PATIENCE: Duration = Duration::from_secs(1);
 
-/// The most that is written at once after asking whether there is room: a pipe that has room takes so much.
+/// So much is written at once after asking whether there is room: a pipe that has room takes it.
 const PIECE: usize = 4096;
 
-/// The log of the process while it runs.
+/// Writes the log while the process runs.
 #[derive(Debug)]
-pub struct Logging {
-    shared: Arc<Shared>,
+pub(super) struct Logging {
+    shared: Arc<SharedLog>,
     thread: JoinHandle<()>,
 }
 
@@ -33,8 +33,8 @@ impl Logging {
     ///
     /// # Errors
     /// There is no thread to be had, or logging was started before.
-    pub fn start(settings: &Log) -> Result<Self, String> {
-        let shared = Arc::new(Shared {
+    pub(super) fn start(settings: &Log) -> Result<Self, String> {
+        let shared = Arc::new(SharedLog {
             queue: Mutex::new(LogQueue::new(settings.buffer)),
             changed: Condvar::new(),
         });
@@ -52,13 +52,13 @@ impl Logging {
         Ok(Self { shared, thread })
     }
 
-    /// Whether nothing writes the log any more.
-    pub fn has_ended(&self) -> bool {
+    /// Tells whether nothing writes the log any more.
+    pub(super) fn has_ended(&self) -> bool {
         self.thread.is_finished()
     }
 
     /// Waits until all lines are written, but not for long: whoever reads them may have stopped.
-    pub fn finish(&self) {
+    pub(super) fn finish(&self) {
         let deadline = Instant::now() + PATIENCE;
         let mut queue = self.shared.queue();
         while !queue.is_empty() && !self.has_ended() {
@@ -76,15 +76,15 @@ impl Logging {
     }
 }
 
-/// What whoever logs and the thread that writes have in common.
+/// Holds what whoever logs and the thread that writes have in common.
 #[derive(Debug)]
-struct Shared {
+struct SharedLog {
     queue: Mutex<LogQueue>,
-    /// A line has come, or one has gone.
+    /// Wakes both: a line has come, or one has gone.
     changed: Condvar,
 }
 
-impl Shared {
+impl SharedLog {
     fn queue(&self) -> MutexGuard<'_, LogQueue> {
         self.queue.lock().unwrap_or_else(PoisonError::into_inner)
     }
@@ -128,7 +128,7 @@ impl Shared {
 
 /// Takes each event as one line.
 #[derive(Debug, Clone)]
-struct LineWriter(Arc<Shared>);
+struct LineWriter(Arc<SharedLog>);
 
 impl io::Write for LineWriter {
     fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
@@ -152,8 +152,8 @@ impl MakeWriter<'_> for LineWriter {
     }
 }
 
-/// Writes to standard error, as long as that takes; past the lock of [`io::stderr`], which a blocked write would hold
-/// against everybody else.
+/// Writes to standard error, as long as that takes; past the lock of [`io::stderr`], which a blocked write would hold against everybody
+/// else.
 fn write(mut bytes: &[u8]) -> io::Result<()> {
     while !bytes.is_empty() {
         match rustix::io::write(io::stderr(), bytes) {
@@ -168,9 +168,8 @@ fn write(mut bytes: &[u8]) -> io::Result<()> {
     Ok(())
 }
 
-/// Writes one line to standard error before there is a log, or when there is none any more: a second at most, whatever
-/// reads it.
-pub fn say(text: &str) {
+/// Writes one line to standard error before there is a log, or when there is none any more: it takes a second at most, whatever reads it.
+pub(super) fn say(text: &str) {
     let deadline = Instant::now() + PATIENCE;
     let line = format!("{text}\n");
     let mut bytes = line.as_bytes();
@@ -188,7 +187,7 @@ pub fn say(text: &str) {
     }
 }
 
-/// Waits until standard error takes something. False: it has not, within that time.
+/// Waits until standard error takes something. Returns false where it has not within that time.
 fn wait_for_room(limit: Option<Duration>) -> io::Result<bool> {
     let limit = limit.map(|limit| Timespec {
         tv_sec: limit.as_secs().try_into().unwrap_or(i64::MAX),

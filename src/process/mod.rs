@@ -1,17 +1,17 @@
-//! What keeps the process itself alive and seen: its log, its parts, its signals and its end.
+//! The process: starts, accepts clients, reloads, drains, and keeps alive and seen what it runs on: its parts, its log.
 
-mod ending;
+mod accept;
+mod drain;
 #[cfg(debug_assertions)]
 mod fault;
+mod listeners;
 mod logging;
+mod modes;
+mod reload;
 mod signals;
+mod start;
 mod trial;
 mod watch;
+mod workers;
 
-pub use ending::Ending;
-#[cfg(debug_assertions)]
-pub use fault::Faults;
-pub use logging::{Logging, say};
-pub use signals::{Asked, Signals};
-pub use trial::Trial;
-pub use watch::Watch;
+pub use modes::{check, fail, healthcheck, run};

@@ -4,29 +4,28 @@ use std::io;
 
 use tokio::signal::unix::{Signal, SignalKind, signal};
 
-/// What a signal asks for.
+/// Says what a signal asks for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Asked {
-    /// To end, with the signal's name.
+pub(super) enum SignalRequest {
+    /// The process is to end; the signal's name is told.
     End(&'static str),
-    /// To read the configuration again.
+    /// The configuration is to be read again.
     Reload,
 }
 
-/// Receives signals.
 #[derive(Debug)]
-pub struct Signals {
+pub(super) struct Signals {
     terminate: Signal,
     interrupt: Signal,
     hangup: Signal,
 }
 
 impl Signals {
-    /// Handles them from now on.
+    /// Handles the signals from now on.
     ///
     /// # Errors
     /// The runtime cannot.
-    pub fn new() -> io::Result<Self> {
+    pub(super) fn new() -> io::Result<Self> {
         Ok(Self {
             terminate: signal(SignalKind::terminate())?,
             interrupt: signal(SignalKind::interrupt())?,
@@ -34,12 +33,12 @@ impl Signals {
         })
     }
 
-    /// Waits for the next one. Cancelling it loses none.
-    pub async fn next(&mut self) -> Asked {
+    /// Waits for the next signal. Cancelling it loses none.
+    pub(super) async fn next(&mut self) -> SignalRequest {
         tokio::select! {
-            _ = self.terminate.recv() => Asked::End("SIGTERM"),
-            _ = self.interrupt.recv() => Asked::End("SIGINT"),
-            _ = self.hangup.recv() => Asked::Reload,
+            _ = self.terminate.recv() => SignalRequest::End("SIGTERM"),
+            _ = self.interrupt.recv() => SignalRequest::End("SIGINT"),
+            _ = self.hangup.recv() => SignalRequest::Reload,
         }
     }
 }

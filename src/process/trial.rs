@@ -10,28 +10,28 @@ use crate::transport::{
     mode_trouble, remedy, try_bind, ungiven,
 };
 
-/// What keeps a respool with these settings from starting here.
+/// Knows what keeps a respool with these settings from starting here.
 #[derive(Debug, Default)]
-pub struct Trial {
+pub(super) struct StartTrial {
     /// It would not start.
-    pub problems: Vec<Problem>,
+    pub(super) problems: Vec<Problem>,
     /// It starts, or would but for an address that is in use, as it is when this respool runs already.
-    pub warnings: Vec<Problem>,
-    /// Where it would listen by now, and as what that is written.
-    taken: Vec<(Place, String)>,
+    pub(super) warnings: Vec<Problem>,
+    /// It would listen there by now, each place with what is written for it.
+    taken: Vec<(ListenPlace, String)>,
 }
 
-/// Where a socket listens.
+/// Says where a socket listens.
 #[derive(Debug)]
-enum Place {
+enum ListenPlace {
     Port(SocketAddr),
-    /// The folder without links, and the name in it.
+    /// It listens at a file: this is the folder without links, and the name in it.
     File(PathBuf),
 }
 
-/// What is in the way of an address.
+/// Says what is in the way of an address.
 enum Obstacle {
-    /// What this respool itself would listen on already.
+    /// This respool itself would listen on it already.
     Own(String),
     Other(io::Error),
 }
@@ -42,9 +42,9 @@ impl From<io::Error> for Obstacle {
     }
 }
 
-impl Trial {
+impl StartTrial {
     /// Tries what a start would do and takes it back at once. Nothing listens meanwhile.
-    pub fn of(settings: &Settings) -> Self {
+    pub(super) fn of(settings: &Settings) -> Self {
         let mut trial = Self::default();
         for listener in &settings.listeners {
             trial.address("listener.address", &listener.address);
@@ -82,7 +82,7 @@ impl Trial {
         trial
     }
 
-    /// Whether respool may give the file of the socket to those who are to have it, and remove it in the end.
+    /// Checks whether respool may give the file of the socket to those who are to have it, and remove it in the end.
     fn owner(&mut self, listener: &Listener) {
         let Address::Unix(path) = &listener.address else {
             return;
@@ -99,7 +99,7 @@ impl Trial {
         self.problems.extend(ungiven.into_iter().map(told));
     }
 
-    /// Whether the mode of the socket's file can be set here.
+    /// Checks whether the mode of the socket's file can be set here.
     fn mode(&mut self, key: &str, path: &Path, mode: Option<u32>) {
         if let Some((what, remedy)) = mode.and_then(|_| mode_trouble(path)) {
             let what = format!("unix:{}: {what}", path.display());
@@ -138,25 +138,25 @@ impl Trial {
     ///
     /// # Errors
     /// None can be had; with the one that is in use, as it is by this respool itself when it runs already.
-    fn port(&self, host: &str, port: u16) -> Result<Place, (Option<Place>, Obstacle)> {
+    fn port(&self, host: &str, port: u16) -> Result<ListenPlace, (Option<ListenPlace>, Obstacle)> {
         let addresses = (host, port).to_socket_addrs();
         let addresses = addresses.map_err(|error| (None, error.into()))?;
         let mut last = io::Error::from(io::ErrorKind::AddrNotAvailable).into();
         let mut in_use = None;
         for at in addresses {
-            let is_here = |(place, _): &&(Place, String)| match place {
-                Place::Port(other) => share_a_port(*other, at),
-                Place::File(_) => false,
+            let is_here = |(place, _): &&(ListenPlace, String)| match place {
+                ListenPlace::Port(other) => share_a_port(*other, at),
+                ListenPlace::File(_) => false,
             };
             if let Some((_, other)) = self.taken.iter().find(is_here) {
                 last = Obstacle::Own(other.clone());
                 continue;
             }
             match try_bind(at) {
-                Ok(()) => return Ok(Place::Port(at)),
+                Ok(()) => return Ok(ListenPlace::Port(at)),
                 Err(error) => {
                     if error.kind() == io::ErrorKind::AddrInUse {
-                        in_use = in_use.or(Some(Place::Port(at)));
+                        in_use = in_use.or(Some(ListenPlace::Port(at)));
                     }
                     last = error.into();
                 }
@@ -169,23 +169,23 @@ impl Trial {
     ///
     /// # Errors
     /// There can be none; with the one where somebody listens, as this respool itself does when it runs already.
-    fn file(&self, path: &Path) -> Result<Place, (Option<Place>, Obstacle)> {
+    fn file(&self, path: &Path) -> Result<ListenPlace, (Option<ListenPlace>, Obstacle)> {
         let folder = folder_of(path);
         let name = path.file_name().unwrap_or_default();
         let file = folder.canonicalize().map(|folder| folder.join(name));
         let file = file.map_err(|error| (None, error.into()))?;
-        let is_here = |(place, _): &&(Place, String)| match place {
-            Place::Port(_) => false,
-            Place::File(other) => *other == file,
+        let is_here = |(place, _): &&(ListenPlace, String)| match place {
+            ListenPlace::Port(_) => false,
+            ListenPlace::File(other) => *other == file,
         };
         if let Some((_, other)) = self.taken.iter().find(is_here) {
             return Err((None, Obstacle::Own(other.clone())));
         }
         match unix_trouble(path) {
-            None => Ok(Place::File(file)),
+            None => Ok(ListenPlace::File(file)),
             Some(error) => {
                 let is_in_use = error.kind() == io::ErrorKind::AddrInUse;
-                Err((is_in_use.then_some(Place::File(file)), error.into()))
+                Err((is_in_use.then_some(ListenPlace::File(file)), error.into()))
             }
         }
     }
@@ -204,7 +204,7 @@ fn problem(key: &str, what: String, remedy: &str) -> Problem {
     }
 }
 
-/// Why no unix socket can be made at `path`, without making one.
+/// Returns why no unix socket can be made at `path`, without making one.
 fn unix_trouble(path: &Path) -> Option<io::Error> {
     match is_to_be_cleared(path) {
         Err(error) => Some(error),
@@ -220,7 +220,7 @@ mod tests {
     fn keys(toml: &str) -> (Vec<String>, Vec<String>) {
         let text = format!("{toml}\n[upstream]\naddress = \"127.0.0.1:1\"\n");
         let settings = Settings::from_toml(&text).expect("it reads well");
-        let trial = Trial::of(&settings);
+        let trial = StartTrial::of(&settings);
         let keys = |list: &[Problem]| list.iter().map(|one| one.key.clone()).collect();
         (keys(&trial.problems), keys(&trial.warnings))
     }

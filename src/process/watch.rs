@@ -1,4 +1,4 @@
-//! Who looks after the parts of the process: workers that have ended or stand still, and the thread that writes the log.
+//! Looks after the parts of the process: workers that have ended or stand still, and the thread that writes the log.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -9,25 +9,24 @@ use crate::telemetry::{Heartbeat, Parts};
 use crate::transport::refill_descriptors;
 use crate::worker::Worker;
 
-/// How often the parts are looked at.
+/// The parts are looked at so often.
 const LOOK: Duration = Duration::from_millis(100);
 
-/// The judge of the parts. It runs where the endpoint that tells of them does: while this one stands still, nothing is
-/// told at all, and whoever probes sees that.
-pub struct Watch {
+/// Judges the parts. It runs where the endpoint that tells of them does: while this one stands still, nothing is told at all, and whoever
+/// probes sees that.
+pub(super) struct PartsWatch {
     parts: Arc<Parts>,
     hearts: Vec<Heartbeat>,
     log_has_ended: Box<dyn Fn() -> bool>,
     looks: Interval,
-    /// Workers are told to end: that they do is nothing to tell.
+    /// Is true once the workers are told to end: that they do is nothing to tell.
     is_ending: bool,
-    /// A part is lost, and that was told.
+    /// Is true once a part is lost and that was told.
     is_told: bool,
 }
 
-impl Watch {
-    /// A judge of `parts`.
-    pub fn new(parts: Arc<Parts>, log_has_ended: Box<dyn Fn() -> bool>) -> Self {
+impl PartsWatch {
+    pub(super) fn new(parts: Arc<Parts>, log_has_ended: Box<dyn Fn() -> bool>) -> Self {
         let mut looks = tokio::time::interval(LOOK);
         looks.set_missed_tick_behavior(MissedTickBehavior::Delay);
         Self {
@@ -40,14 +39,18 @@ impl Watch {
         }
     }
 
-    /// From here on workers may end.
-    pub fn let_end(&mut self) {
+    /// Lets workers end from here on.
+    pub(super) fn let_end(&mut self) {
         self.is_ending = true;
     }
 
-    /// Looks after the parts until one has ended without which the process cannot go on, which is told once. `stall` looks for how long a worker
-    /// may stand still. Cancelling it loses nothing.
-    pub async fn until_lost(&mut self, workers: &[Worker], stall: impl Fn() -> Duration) -> String {
+    /// Looks after the parts until one has ended without which the process cannot go on, which is told once. `stall` tells for how long a
+    /// worker may stand still. Cancelling it loses nothing.
+    pub(super) async fn until_lost(
+        &mut self,
+        workers: &[Worker],
+        stall: impl Fn() -> Duration,
+    ) -> String {
         loop {
             self.looks.tick().await;
             self.look(workers, stall());

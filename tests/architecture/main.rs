@@ -43,7 +43,6 @@ const ORDER: &[&str] = &[
     "fleet",
     "admin",
     "process",
-    "proxy",
 ];
 
 /// The first module of [`ORDER`] that touches sockets or the clock; all before it are told the time and the bytes.

@@ -346,7 +346,7 @@ pub(crate) fn ended(through: &[String], mode: &str, config: &Path) -> (Option<i3
     );
     let text = || fs::read_to_string(log.path()).expect("text");
     // It runs, and was not to.
-    let runs = || text().contains("respool::proxy: respool");
+    let runs = || text().contains(concat!("respool ", env!("CARGO_PKG_VERSION"), " starts"));
     eventually(|| process.status().is_some() || runs(), "it ends or starts");
     let code = process.status().and_then(|status| status.code());
     process.kill();

@@ -4,54 +4,53 @@ use std::collections::{BTreeMap, BTreeSet, VecDeque};
 
 use super::{AttemptBounds, SecretHash, Ticket};
 
-/// The first delay, which doubles from failure to failure.
+/// The first delay is this, and doubles from failure to failure.
 const FIRST_DELAY_MICROS: u64 = 25_000;
 
-/// Failures past those that cost nothing that are remembered of an address: how long it takes to be as any other.
+/// So many failures past those that cost nothing are remembered of an address: that is how long it takes to be as any other.
 const MOST_PAST: u32 = 12;
 
-/// Different secrets that nobody is served by of which an address that has failed too often learns that in a second: else whoever
-/// guesses would be told at once what is right.
+/// An address that has failed too often learns in a second of so many different secrets that nobody is served by them: else whoever guesses
+/// would be told at once what is right.
 pub(super) const LOOKS_A_SECOND: u64 = 200;
 
-/// Secrets that are remembered of those that an address has learned that of: clients that go on showing an old password cost it
-/// nothing more.
+/// So many secrets are remembered of which an address has learned that: clients that go on showing an old password cost it nothing more.
 pub(super) const REMEMBERED: usize = 16;
 
 const SECOND_MICROS: u64 = 1_000_000;
 
-/// Where an address stands among the others.
+/// Says where an address stands among the others.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Standing {
     /// Nothing is to be done before an attempt ends.
     Busy,
-    /// Some of those who wait may have their turn then.
+    /// Some of those who wait may have their turn at that time.
     Due(u64),
-    /// Nobody is there; its failures are forgotten then.
+    /// Nobody is there; its failures are forgotten at that time.
     Idle(u64),
     /// Nothing is known of it.
     Unknown,
 }
 
-/// What is known of one address.
+/// Is what is known of one address.
 #[derive(Debug)]
 pub(super) struct Record {
     pub(super) failures: u32,
-    /// When one of them was forgotten last, or the first of them happened.
+    /// Tells when one of them was forgotten last, or the first of them happened.
     forgiven_micros: u64,
-    /// Before then nothing more is looked at.
+    /// Nothing more is looked at before that time.
     next_micros: u64,
     pub(super) in_flight: usize,
-    /// Those who wait, and what they show: connections that have not failed, and those that have.
+    /// Lists those who wait, and what they show: connections that have not failed, and those that have.
     fresh: BTreeMap<Ticket, SecretHash>,
     again: BTreeMap<Ticket, SecretHash>,
-    /// Those of them for which there was no look.
+    /// Lists those of them for which there was no look.
     unlooked: BTreeSet<Ticket>,
-    /// A second, and how many looks it has cost in it.
+    /// Is a second, and how many looks it has cost in it.
     looks: (u64, u64),
-    /// What it has learned last that nobody was served by.
+    /// Lists what it has learned last that nobody was served by.
     wrong: VecDeque<SecretHash>,
-    /// Where it is listed.
+    /// Says where it is listed.
     pub(super) standing: Standing,
 }
 
@@ -81,7 +80,7 @@ impl Record {
         self.failures > bounds.free_failures
     }
 
-    /// Where it stands by what is known now.
+    /// Returns where it stands by what is known now.
     pub(super) fn stands(&self, bounds: &AttemptBounds) -> Standing {
         if self.waiting() == 0 {
             return match (self.in_flight, self.failures) {
@@ -113,7 +112,7 @@ impl Record {
         }
     }
 
-    /// A password was wrong.
+    /// Notes that a password was wrong.
     pub(super) fn fail(&mut self, bounds: &AttemptBounds, now: u64) {
         if self.failures == 0 {
             self.forgiven_micros = now;
@@ -124,7 +123,7 @@ impl Record {
         self.next_micros = self.next_micros.max(now + delay);
     }
 
-    /// The time between two attempts, by what has failed.
+    /// Returns the time between two attempts, by what has failed.
     fn delay_micros(&self, bounds: &AttemptBounds) -> u64 {
         let past = self.failures.saturating_sub(bounds.free_failures);
         if past == 0 {
@@ -152,7 +151,7 @@ impl Record {
         self.next_micros = self.next_micros.max(now + self.delay_micros(bounds));
     }
 
-    /// Whether it may be looked whether others are served by this. What it has learned before it may learn again.
+    /// Tells whether it may be looked whether others are served by this. What it has learned before it may learn again.
     pub(super) fn may_look(&mut self, hash: SecretHash, bounds: &AttemptBounds, now: u64) -> bool {
         let second = now / SECOND_MICROS;
         if self.looks.0 != second {
@@ -161,7 +160,8 @@ impl Record {
         !self.is_slowed(bounds) || self.looks.1 < LOOKS_A_SECOND || self.wrong.contains(&hash)
     }
 
-    /// Nobody is served by what was looked at. What somebody is served by costs nothing: whoever is told so need not guess any more.
+    /// Notes that nobody is served by what was looked at. What somebody is served by costs nothing: whoever is told so need not guess any
+    /// more.
     pub(super) fn learns_wrong(&mut self, hash: SecretHash, bounds: &AttemptBounds) {
         if !self.is_slowed(bounds) || self.wrong.contains(&hash) {
             return;
@@ -173,7 +173,7 @@ impl Record {
         self.wrong.push_back(hash);
     }
 
-    /// Somebody waits from now on.
+    /// Notes that somebody waits from now on.
     pub(super) fn wait(&mut self, ticket: Ticket, hash: SecretHash, failed: bool, looked: bool) {
         match failed {
             true => self.again.insert(ticket, hash),
@@ -184,14 +184,14 @@ impl Record {
         }
     }
 
-    /// Somebody waits no longer. Returns what it showed.
+    /// Notes that somebody waits no longer. Returns what it showed.
     pub(super) fn take_out(&mut self, ticket: Ticket) -> Option<SecretHash> {
         self.unlooked.remove(&ticket);
         let fresh = self.fresh.remove(&ticket);
         fresh.or_else(|| self.again.remove(&ticket))
     }
 
-    /// The first of those who wait.
+    /// Returns the first of those who wait.
     pub(super) fn first_waiting(&self) -> Option<Ticket> {
         let first = self
             .fresh
@@ -201,24 +201,24 @@ impl Record {
         first.copied()
     }
 
-    /// The first for whom there was no look, and what it shows.
+    /// Returns the first for whom there was no look, and what it shows.
     pub(super) fn first_unlooked(&self) -> Option<(Ticket, SecretHash)> {
         let ticket = *self.unlooked.first()?;
         Some((ticket, self.shown_by(ticket)?))
     }
 
-    /// It has been looked at.
+    /// Notes that it has been looked at.
     pub(super) fn looked_at(&mut self, ticket: Ticket) {
         self.unlooked.remove(&ticket);
     }
 
-    /// What one who waits shows.
+    /// Returns what one who waits shows.
     pub(super) fn shown_by(&self, ticket: Ticket) -> Option<SecretHash> {
         let fresh = self.fresh.get(&ticket);
         fresh.or_else(|| self.again.get(&ticket)).copied()
     }
 
-    /// Those who wait and have been looked at, those first who go first.
+    /// Lists those who wait and have been looked at, those first who go first.
     pub(super) fn looked(&self) -> impl Iterator<Item = Ticket> {
         let waiting = self.fresh.keys().chain(self.again.keys()).copied();
         waiting.filter(|ticket| !self.unlooked.contains(ticket))

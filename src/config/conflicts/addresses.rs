@@ -84,7 +84,7 @@ impl Conflicts<'_> {
 }
 
 impl Conflicts<'_> {
-    /// Settings of a file where there is none.
+    /// Finds settings of a socket's file where there is none.
     fn in_access(&mut self, index: usize) {
         let is_tcp = matches!(self.settings.listeners[index].address, Address::Tcp { .. });
         for name in ["mode", "owner", "group"] {
@@ -100,7 +100,7 @@ impl Conflicts<'_> {
     }
 }
 
-/// The address of a host's name or IP, as far as it can be told without asking anyone.
+/// Returns the address of a host's name or IP, as far as it can be told without asking anyone.
 fn ip_of(host: &str) -> Option<IpAddr> {
     match host.trim_end_matches('.') {
         name if name.eq_ignore_ascii_case("localhost") => Some(Ipv4Addr::LOCALHOST.into()),
@@ -108,7 +108,7 @@ fn ip_of(host: &str) -> Option<IpAddr> {
     }
 }
 
-/// Whether two sockets cannot listen there at once. Port 0 takes any port that is free.
+/// Tells whether two sockets cannot listen there at once. Port 0 takes any port that is free.
 pub fn share_a_port(one: SocketAddr, other: SocketAddr) -> bool {
     // `[::ffff:10.0.0.1]` is that of IPv4, by another name.
     let (one_ip, other_ip) = (one.ip().to_canonical(), other.ip().to_canonical());
@@ -123,7 +123,7 @@ pub fn share_a_port(one: SocketAddr, other: SocketAddr) -> bool {
             || takes_both(other_ip))
 }
 
-/// Whether the two cannot be listened on at once, as far as that can be told without asking anyone.
+/// Tells whether the two cannot be listened on at once, as far as that can be told without asking anyone.
 fn collide(one: &Address, other: &Address) -> bool {
     match (one, other) {
         (Address::Unix(one), Address::Unix(other)) => one == other,
@@ -144,7 +144,7 @@ fn collide(one: &Address, other: &Address) -> bool {
     }
 }
 
-/// Whether a connect to `target` arrives at a socket that listens on `listening`.
+/// Tells whether a connect to `target` arrives at a socket that listens on `listening`.
 fn reaches(listening: &Address, target: &Address) -> bool {
     let to_this_host = |target: &Address| match target {
         Address::Tcp { host, .. } => {

@@ -67,7 +67,7 @@ impl Conflicts<'_> {
         }
     }
 
-    /// What happens at a cap, in a group that has none.
+    /// Finds settings of a cap in a group that has none.
     fn in_cap_behaviour(&mut self, index: usize, label: &str) {
         let group = &self.settings.groups[index];
         let key = |name: &str| format!("group[{index}].{name}");
@@ -148,7 +148,7 @@ impl Conflicts<'_> {
         }
     }
 
-    /// A match that no listener can satisfy.
+    /// Finds a match that no listener can satisfy.
     fn in_listener_match(&mut self, group: &Group, index: usize, label: &str) {
         let listeners = &self.settings.listeners;
         let unknown =
@@ -185,7 +185,7 @@ impl Conflicts<'_> {
         }
     }
 
-    /// A match by a certificate that no listener asks for.
+    /// Finds a match by a certificate that no listener asks for.
     fn in_certificate_match(&mut self, group: &Group, index: usize, label: &str) {
         let listeners = &self.settings.listeners;
         let asks = listeners.iter().any(|listener| {
@@ -215,7 +215,7 @@ impl Conflicts<'_> {
     }
 }
 
-/// What a message calls a group, whose name may be what was refused.
+/// Returns what a message calls a group, whose name may be what was refused.
 fn label_of(group: &Group) -> String {
     if group.name.is_empty() {
         "group".to_owned()
@@ -238,8 +238,8 @@ fn match_keys(index: usize) -> Vec<String> {
     .to_vec()
 }
 
-/// Whether everyone whom `narrow` takes is taken by `wide`. Errs on the side of no: of two globs it knows only that
-/// they are the same or that one is a plain name which the other matches.
+/// Tells whether everyone whom `narrow` takes is taken by `wide`. It errs on the side of no: of two globs it knows only that they are the
+/// same or that one is a plain name which the other matches.
 fn covers(wide: &Match, narrow: &Match) -> bool {
     let addresses = wide.address.is_empty()
         || (!narrow.address.is_empty()

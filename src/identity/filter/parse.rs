@@ -11,9 +11,9 @@ use crate::texts::ServerVersion;
 const SYNTAX: &str = "ERR syntax error";
 const BAD_ID: &str = "ERR client-id should be greater than 0";
 
-/// What Valkey 9 knows as letters of `flags`.
+/// Lists what Valkey 9 knows as letters of `flags`.
 const FLAGS: &[u8] = b"bcdeirtuxABEIMNOPRSTU";
-/// And of `capa`.
+/// Lists what it knows as letters of `capa`.
 const CAPABILITIES: &[u8] = b"r";
 
 impl KillFilter {
@@ -30,7 +30,7 @@ impl KillFilter {
         })
     }
 
-    /// What the server is to be asked before what follows `CLIENT KILL` is answered; see [`ListFilter::question`].
+    /// Returns what the server is to be asked before what follows `CLIENT KILL` is answered; see [`ListFilter::question`].
     pub fn question(server: ServerVersion, args: &[&[u8]]) -> Option<Vec<u8>> {
         let mut clients = ClientFilter::default();
         // What is wrong further to the right is said only if nothing of this is.
@@ -59,9 +59,9 @@ impl ListFilter {
         Ok(Self::Clients(Box::new(clients)))
     }
 
-    /// The request by which the server is asked, before what follows `CLIENT LIST` is answered, for what it alone knows: which
-    /// users and databases there are. It answers with an error if something about those is wrong, and that is the first
-    /// mistake; else it concerns nobody. `None`: there is nothing to ask.
+    /// Returns the request by which the server is asked, before what follows `CLIENT LIST` is answered, for what it alone knows: which
+    /// users and databases there are. It answers with an error if something about those is wrong, and that is the first mistake; else it
+    /// concerns nobody. `None`: there is nothing to ask.
     pub fn question(server: ServerVersion, args: &[&[u8]]) -> Option<Vec<u8>> {
         let mut clients = ClientFilter::default();
         // What is wrong further to the right is said only if nothing of this is.
@@ -111,12 +111,12 @@ fn read_list(
     }
 }
 
-/// Whether KILL and LIST have one grammar.
+/// Tells whether KILL and LIST have one grammar.
 fn is_unified(server: ServerVersion) -> bool {
     server.is_valkey_from((8, 1))
 }
 
-/// The filters of Redis' KILL: the last of one given twice holds.
+/// Reads the filters of Redis' KILL: the last of one given twice holds.
 fn pairs(server: ServerVersion, args: &[&[u8]], filter: &mut ClientFilter) -> Result<(), String> {
     for pair in args.chunks(2) {
         let &[option, value] = pair else {
@@ -133,7 +133,7 @@ fn pairs(server: ServerVersion, args: &[&[u8]], filter: &mut ClientFilter) -> Re
     Ok(())
 }
 
-/// One pair that every server understands in the same way.
+/// Reads one pair that every server understands in the same way.
 fn common(
     server: ServerVersion,
     filter: &mut ClientFilter,
@@ -159,7 +159,7 @@ fn common(
     Ok(())
 }
 
-/// The one id of Redis' KILL. Before 7.0 any number will do, and 0 stands for everybody.
+/// Reads the one id of Redis' KILL. Before 7.0 any number will do, and 0 stands for everybody.
 fn ids_of_kill(server: ServerVersion, value: &[u8]) -> Result<Option<Vec<u64>>, String> {
     let number = parse_integer(value);
     if server.is_from((7, 0)) {
@@ -173,7 +173,7 @@ fn ids_of_kill(server: ServerVersion, value: &[u8]) -> Result<Option<Vec<u64>>, 
     }
 }
 
-/// The filters of Valkey, for KILL and LIST.
+/// Reads the filters of Valkey, for KILL and LIST.
 fn unified(server: ServerVersion, args: &[&[u8]], filter: &mut ClientFilter) -> Result<(), String> {
     let has_more_words = server.is_valkey_from((9, 0));
     let mut rest = args;
@@ -203,7 +203,7 @@ fn unified(server: ServerVersion, args: &[&[u8]], filter: &mut ClientFilter) -> 
     Ok(())
 }
 
-/// All numbers that stand here. Returns what stands behind them.
+/// Takes all numbers that stand here. Returns what stands behind them.
 fn take_ids<'a, 'b>(
     traits: &mut Traits,
     mut words: &'a [&'b [u8]],
@@ -218,7 +218,7 @@ fn take_ids<'a, 'b>(
     Ok(words)
 }
 
-/// A pair of words that came with Valkey 9. False: it is none.
+/// Takes a pair of words that came with Valkey 9. Returns false where it is none.
 fn take_trait(
     server: ServerVersion,
     filter: &mut ClientFilter,
@@ -276,7 +276,7 @@ fn take_trait(
     Ok(true)
 }
 
-/// Letters, if all of them are known.
+/// Returns letters, if all of them are known.
 fn all_of(what: &str, which: &str, value: &[u8], known: &[u8]) -> Result<Box<[u8]>, String> {
     if value.iter().all(|letter| known.contains(letter)) {
         return Ok(value.into());
@@ -305,7 +305,7 @@ fn class_of(server: ServerVersion, name: &[u8]) -> Result<ClientType, String> {
         .ok_or_else(|| format!("ERR Unknown client type '{}'", quoted(name)))
 }
 
-/// Whether `word` is `name`, in any case.
+/// Tells whether `word` is `name`, in any case.
 fn is(word: &[u8], name: &str) -> bool {
     word.eq_ignore_ascii_case(name.as_bytes())
 }
@@ -320,7 +320,7 @@ fn positive(number: i64) -> Option<u64> {
     u64::try_from(number).ok().filter(|&number| number > 0)
 }
 
-/// An argument inside an error text, as a C string without line ends.
+/// Writes an argument as it stands inside an error text, as a C string without line ends.
 fn quoted(argument: &[u8]) -> String {
     let end = argument
         .iter()

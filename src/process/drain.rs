@@ -5,62 +5,62 @@
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
-use super::{Asked, Signals, Watch};
+use super::signals::{SignalRequest, Signals};
+use super::watch::PartsWatch;
 use crate::admission::Admission;
 use crate::upstream::Process;
 use crate::worker::{Message, Worker};
 
-/// How often something is looked at that takes its time.
+/// What takes its time is looked at so often.
 const POLL: Duration = Duration::from_millis(10);
 
-/// With `drain_until_empty`: how long there must be no client. An application that connects anew has a moment to.
+/// With `drain_until_empty` there must be no client for so long: an application that connects anew has a moment to.
 const EMPTY_FOR: Duration = Duration::from_secs(1);
 
-/// How long a worker's mailbox may be full when it is told something.
+/// A worker's mailbox may be full for so long when the worker is told something.
 const TELL_WITHIN: Duration = Duration::from_secs(1);
 
-/// How long a worker that was told to end at once may take; twice what it gives the server to see its connections closed.
+/// A worker that was told to end at once may take so long; it is twice what the worker gives the server to see its connections closed.
 const STOP_WITHIN: Duration = Duration::from_secs(8);
 
-/// What ended one phase.
-enum Over {
-    /// It came to its own end.
+/// Says what ended one phase.
+enum PhaseEnd {
+    /// The phase came to its own end.
     Done,
-    /// Another signal.
+    /// Another signal ended it.
     Signal(&'static str),
     /// The process cannot go on.
     Lost(String),
 }
 
-/// The end of the process.
-pub struct Ending<'a> {
-    /// What the workers share.
-    pub process: &'a Process,
-    /// Who is there.
-    pub admission: &'a Admission,
-    /// The workers.
-    pub workers: &'a [Worker],
-    /// Told to probes.
-    pub draining: &'a AtomicBool,
-    /// Set when the listeners are closed for good.
-    pub takes_nobody: &'a AtomicBool,
+/// Ends the process: it holds what that takes.
+pub(super) struct ProcessEnd<'a> {
+    /// Holds what the workers share.
+    pub(super) process: &'a Process,
+    /// Counts who is there.
+    pub(super) admission: &'a Admission,
+    pub(super) workers: &'a [Worker],
+    /// Is told to probes.
+    pub(super) draining: &'a AtomicBool,
+    /// Is set when the listeners are closed for good.
+    pub(super) takes_nobody: &'a AtomicBool,
     /// Looks after the parts meanwhile.
-    pub watch: Watch,
-    /// What it is asked for.
-    pub signals: Signals,
+    pub(super) watch: PartsWatch,
+    /// Brings what the process is asked for.
+    pub(super) signals: Signals,
     /// Has the configuration read again.
-    pub reload: Box<dyn Fn() + 'a>,
+    pub(super) reload: Box<dyn Fn() + 'a>,
 }
 
-impl Ending<'_> {
+impl ProcessEnd<'_> {
     /// Waits for a signal to end, or for the loss of a part, and ends the process.
     ///
     /// # Errors
-    /// The part that was lost.
-    pub async fn run(mut self) -> Result<(), String> {
+    /// Names the part that was lost.
+    pub(super) async fn run(mut self) -> Result<(), String> {
         let mut lost = None;
         let is_at_once = match self.during(std::future::pending()).await {
-            Over::Lost(part) => {
+            PhaseEnd::Lost(part) => {
                 tracing::error!(
                     "{part}: a bug of respool. Clients of other workers may finish what they have begun, then the process ends"
                 );
@@ -68,22 +68,22 @@ impl Ending<'_> {
                 lost = Some(part);
                 false
             }
-            Over::Signal(name) => {
+            PhaseEnd::Signal(name) => {
                 self.draining.store(true, Ordering::Relaxed);
                 match self.serve_on(name).await {
-                    Over::Done => false,
-                    Over::Signal(name) => {
+                    PhaseEnd::Done => false,
+                    PhaseEnd::Signal(name) => {
                         tracing::warn!("{name} again: all clients are closed");
                         true
                     }
-                    Over::Lost(part) => {
+                    PhaseEnd::Lost(part) => {
                         tracing::error!("{part}: a bug of respool");
                         lost = Some(part);
                         false
                     }
                 }
             }
-            Over::Done => false,
+            PhaseEnd::Done => false,
         };
         self.watch.let_end();
         if !is_at_once {
@@ -97,33 +97,33 @@ impl Ending<'_> {
     }
 
     /// Awaits `work`, and meanwhile reloads when asked to.
-    async fn during(&mut self, work: impl Future<Output = ()>) -> Over {
+    async fn during(&mut self, work: impl Future<Output = ()>) -> PhaseEnd {
         let mut stall = self.process.configured.load().stall_timeout;
         let mut work = std::pin::pin!(work);
         loop {
             let lost = self.watch.until_lost(self.workers, || stall);
             tokio::select! {
-                () = &mut work => return Over::Done,
-                part = lost => return Over::Lost(part),
+                () = &mut work => return PhaseEnd::Done,
+                part = lost => return PhaseEnd::Lost(part),
                 asked = self.signals.next() => match asked {
-                    Asked::End(name) => return Over::Signal(name),
+                    SignalRequest::End(name) => return PhaseEnd::Signal(name),
                     // How it goes is logged.
-                    Asked::Reload => (self.reload)(),
+                    SignalRequest::Reload => (self.reload)(),
                 },
             }
             stall = self.process.configured.load().stall_timeout;
         }
     }
 
-    /// `drain_delay`, then `drain_until_empty`.
-    async fn serve_on(&mut self, name: &str) -> Over {
+    /// Serves on through `drain_delay`, then through `drain_until_empty`.
+    async fn serve_on(&mut self, name: &str) -> PhaseEnd {
         let settings = self.process.settings();
         let drain = &settings.drain;
         if !drain.delay.is_zero() {
             let delay = drain.delay;
             tracing::info!("{name}: serves on for {delay:?} (drain_delay) and then drains");
             match self.during(tokio::time::sleep(delay)).await {
-                Over::Done => {}
+                PhaseEnd::Done => {}
                 over => return over,
             }
         }
@@ -150,7 +150,7 @@ impl Ending<'_> {
             };
             return self.during(emptied).await;
         }
-        Over::Done
+        PhaseEnd::Done
     }
 
     async fn drain(&mut self) {
@@ -165,10 +165,10 @@ impl Ending<'_> {
             }
         };
         match self.during(drained).await {
-            Over::Signal(name) => tracing::warn!("{name} again: the rest is closed"),
-            Over::Lost(part) => tracing::error!("{part}: the rest is closed"),
-            Over::Done if workers.iter().all(Worker::has_ended) => tracing::info!("drained"),
-            Over::Done => {}
+            PhaseEnd::Signal(name) => tracing::warn!("{name} again: the rest is closed"),
+            PhaseEnd::Lost(part) => tracing::error!("{part}: the rest is closed"),
+            PhaseEnd::Done if workers.iter().all(Worker::has_ended) => tracing::info!("drained"),
+            PhaseEnd::Done => {}
         }
     }
 

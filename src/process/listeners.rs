@@ -5,29 +5,29 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use super::{Door, accept};
+use super::accept::{ClientIntake, accept};
 use crate::config::{Address, Listener, ListenerTls, Settings};
 use crate::transport::{
     Acceptance, Accepting, Bound, ChangedAccess, OpenListener, OpenListeners, bind,
 };
 use crate::worker::{Listening, Message};
 
-/// How long closing a listener may take.
+/// Closing a listener may take so long.
 const CLOSED_WITHIN: Duration = Duration::from_secs(2);
 
-/// A listener that is bound and does not accept yet.
-pub(super) struct Opened {
+/// Is bound and does not accept yet.
+pub(super) struct BoundListener {
     bound: Bound,
     accepting: Accepting,
     settings: Listener,
     pub(super) listener: Arc<OpenListener>,
 }
 
-impl Opened {
+impl BoundListener {
     /// Binds a listener.
     ///
     /// # Errors
-    /// Why not, in words.
+    /// Says in words why it cannot.
     pub(super) fn new(settings: &Listener, keepalive: Duration) -> Result<Self, String> {
         let bound = bind(settings, keepalive)?;
         let (listener, accepting) = bound.opened(settings.name.clone());
@@ -39,48 +39,48 @@ impl Opened {
         })
     }
 
-    /// Has the first worker accept: what it keeps for itself needs no hand-over between threads. False: it has ended.
-    pub(super) async fn begin(self, door: &Arc<Door>) -> bool {
+    /// Has the first worker accept: what it keeps for itself needs no hand-over between threads. Returns false where the worker has ended.
+    pub(super) async fn begin(self, intake: &Arc<ClientIntake>) -> bool {
         let Self {
             bound,
             accepting,
             settings,
             ..
         } = self;
-        let of_listener = Arc::clone(door);
+        let of_listener = Arc::clone(intake);
         let listen: Listening =
             Box::new(move || Box::pin(accept(bound, accepting, settings, of_listener)));
-        let sent = door.workers[0].mailbox().send(Message::Listen(listen));
+        let sent = intake.workers[0].mailbox().send(Message::Listen(listen));
         sent.await.is_ok()
     }
 }
 
-/// One that stays open, and what it is from now on.
-struct Kept {
+/// Stays open; it holds what the listener is from now on.
+struct KeptListener {
     listener: Arc<OpenListener>,
     acceptance: Option<Acceptance>,
     settings: Listener,
-    /// Who may connect is another in the settings.
+    /// Is true where the settings let others connect than before.
     is_access_new: bool,
-    /// It is a unix socket, and its clients may have to show less from now on. Whether the file changes says nothing: who may
-    /// connect is narrowed by hand, too, or by its folder.
+    /// Is true of a unix socket whose clients may have to show less from now on. Whether the file changes says nothing: who may connect is
+    /// narrowed by hand, too, or by its folder.
     asks_less: bool,
 }
 
-/// What a reload does to the listeners, ready to be done.
+/// Holds what a reload does to the listeners, ready to be done.
 #[derive(Default)]
-pub(super) struct Changes {
-    opened: Vec<Opened>,
-    kept: Vec<Kept>,
+pub(super) struct ListenerChanges {
+    opened: Vec<BoundListener>,
+    kept: Vec<KeptListener>,
     closed: Vec<Arc<OpenListener>>,
     access: ChangedAccess,
 }
 
-impl Changes {
-    /// What leads from those that are open to `next`.
+impl ListenerChanges {
+    /// Prepares what leads from the listeners that are open to those of `next`.
     ///
     /// # Errors
-    /// One cannot be opened, or the TLS of one is not taken, in words. Nothing is open then that was not before.
+    /// Says in words that one cannot be opened, or the TLS of one is not taken. Nothing is open then that was not before.
     pub(super) fn prepare(
         open: &OpenListeners,
         now: &Settings,
@@ -101,7 +101,7 @@ impl Changes {
         };
         for settings in &next.listeners {
             let Some(listener) = stay.iter().find(|one| one.name() == settings.name) else {
-                let opened = Opened::new(settings, next.limits.keepalive);
+                let opened = BoundListener::new(settings, next.limits.keepalive);
                 let opened = opened.map_err(|text| in_the_way(text, settings, &changes.closed))?;
                 changes.opened.push(opened);
                 continue;
@@ -110,7 +110,7 @@ impl Changes {
             let acceptance =
                 acceptance.map_err(|text| format!("listener {}: {text}", settings.name))?;
             let earlier = now.listeners.iter().find(|one| one.name == settings.name);
-            changes.kept.push(Kept {
+            changes.kept.push(KeptListener {
                 listener: Arc::clone(listener),
                 acceptance,
                 settings: settings.clone(),
@@ -122,12 +122,11 @@ impl Changes {
         Ok(changes)
     }
 
-    /// Begins to change who may connect to unix sockets: the one change that can still fail. It takes away only; and who has
-    /// come by what was until now is accepted by the settings until now: the kernel has asked who may connect, and asks no
-    /// more.
+    /// Begins to change who may connect to unix sockets: the one change that can still fail. It takes away only; and who has come by what
+    /// was until now is accepted by the settings until now: the kernel has asked who may connect, and asks no more.
     ///
     /// # Errors
-    /// A file is not ours to change, or those who have come are not accepted, in words; all files are as they were once this
+    /// Says in words that a file is not ours to change, or that those who have come are not accepted; all files are as they were once this
     /// is dropped.
     pub(super) async fn begin_access(&mut self) -> Result<(), String> {
         // All of them: the file may be another than the settings in force say.
@@ -141,9 +140,9 @@ impl Changes {
         self.access.regroup()
     }
 
-    /// Puts them in force, unless respool drains: what was prepared is undone then as it is dropped.
-    pub(super) async fn put_in_force(self, open: &OpenListeners, door: &Arc<Door>) {
-        if door.takes_nobody() {
+    /// Puts the changes in force, unless respool drains: what was prepared is undone then as it is dropped.
+    pub(super) async fn put_in_force(self, open: &OpenListeners, intake: &Arc<ClientIntake>) {
+        if intake.takes_nobody() {
             tracing::info!(
                 "no listener is opened or changed: respool drains and takes nobody any more"
             );
@@ -175,7 +174,7 @@ impl Changes {
         }
         for opened in opened {
             let listener = Arc::clone(&opened.listener);
-            if opened.begin(door).await {
+            if opened.begin(intake).await {
                 tracing::info!("listens on {}", listener.name());
                 now.push(listener);
             }
@@ -184,7 +183,7 @@ impl Changes {
     }
 }
 
-/// Whether clients may have to show less than earlier, or be more: operators.
+/// Tells whether clients may have to show less than earlier, or be more: operators.
 fn may_ask_less(earlier: &Listener, next: &Listener) -> bool {
     let authorities = |tls: &ListenerTls| tls.client_authorities.clone();
     let is_other_tls = earlier.tls.is_some()

@@ -10,11 +10,11 @@ use std::time::{Duration, Instant, SystemTime};
 
 use tokio::sync::{mpsc, oneshot};
 
-use super::Door;
-use super::listeners::Changes;
+use super::accept::ClientIntake;
+use super::listeners::ListenerChanges;
 use crate::admission::Admission;
 use crate::client::ClientMessage;
-use crate::config::{self, AuthMode, Login, Settings, UpstreamTls};
+use crate::config::{self, AuthMode, Login, Settings, Upstream, UpstreamTls};
 use crate::identity::{Card, Registry};
 use crate::login::OwnLogin;
 use crate::telemetry::{Disconnect, LastReload, LossCause, log};
@@ -22,27 +22,27 @@ use crate::transport::{Connector, EndpointFile, OpenListeners};
 use crate::upstream::Process;
 use crate::worker::Message;
 
-/// How long clients may take to be where a reload puts them, before those past a cap are looked for.
+/// Clients may take so long to be where a reload puts them, before those past a cap are looked for.
 const SETTLED_WITHIN: Duration = Duration::from_secs(5);
 
-/// How long reading the configuration may take: files can be on a device that does not answer.
+/// Reading the configuration may take so long: files can be on a device that does not answer.
 const READ_WITHIN: Duration = Duration::from_secs(20);
 
-/// How long a worker may take to hear of a reload: one that stands still must not hold up the others for good.
+/// A worker may take so long to hear of a reload: one that stands still must not hold up the others for good.
 const HEARD_WITHIN: Duration = Duration::from_secs(10);
 
-/// How often that is looked at.
+/// It is looked at so often whether they are there.
 const SETTLED_POLL: Duration = Duration::from_millis(5);
 
-/// At whose wish, and where the answer goes.
-pub(super) type Request = (&'static str, oneshot::Sender<Result<(), String>>);
+/// Says at whose wish it is, and where the answer goes.
+pub(super) type ReloadRequest = (&'static str, oneshot::Sender<Result<(), String>>);
 
 /// Asks for a reload and waits for how it went.
 ///
 /// # Errors
 /// See [`Reloader::run`]: nothing has changed then.
 pub(super) async fn ask(
-    requests: mpsc::Sender<Request>,
+    requests: mpsc::Sender<ReloadRequest>,
     asked: &'static str,
 ) -> Result<(), String> {
     let (answer, answered) = oneshot::channel();
@@ -54,40 +54,44 @@ pub(super) async fn ask(
     answered.await.map_err(|_| ended(()))?
 }
 
-/// What a reload needs of the process.
+/// Reloads the configuration; it holds what of the process that takes.
 pub(super) struct Reloader {
     pub(super) path: PathBuf,
     pub(super) process: Arc<Process>,
     pub(super) admission: Arc<Admission>,
     pub(super) registry: Arc<Registry>,
     pub(super) workers: Vec<mpsc::Sender<Message>>,
-    /// The listeners that are open.
+    /// Lists the listeners that are open.
     pub(super) listeners: Arc<OpenListeners>,
-    /// The files of the endpoint's own unix sockets.
+    /// Holds the files of the endpoint's own unix sockets.
     pub(super) endpoint_files: Arc<[EndpointFile]>,
-    /// What accepting clients needs.
-    pub(super) door: Arc<Door>,
-    /// Files the process may have open.
+    /// Takes in the clients of new listeners.
+    pub(super) intake: Arc<ClientIntake>,
+    /// The process may have so many files open.
     pub(super) descriptors: u64,
-    /// The configuration is being read.
+    /// Is true while the configuration is being read.
     pub(super) is_reading: Arc<AtomicBool>,
-    /// How the last one went.
+    /// Tells how the last one went.
     pub(super) last: Arc<Mutex<LastReload>>,
 }
 
-/// What a reload puts in force, ready to be.
-struct Prepared {
+/// Holds what a reload puts in force, ready to be.
+struct PreparedReload {
     settings: Arc<Settings>,
     connector: Option<Arc<Connector>>,
-    listeners: Changes,
-    /// Where it is another than before: who respool is to the server.
+    listeners: ListenerChanges,
+    /// Says who respool is to the server, where that is another than before.
     login: Option<Arc<OwnLogin>>,
 }
 
 impl Reloader {
     /// Carries out `requests`, and reloads whenever the content of the configuration, or of a file it names, is not what
     /// `seen` stands for any more, where that is wanted.
-    pub(super) async fn run(self: Arc<Self>, mut requests: mpsc::Receiver<Request>, mut seen: u64) {
+    pub(super) async fn run(
+        self: Arc<Self>,
+        mut requests: mpsc::Receiver<ReloadRequest>,
+        mut seen: u64,
+    ) {
         loop {
             let reload = self.process.settings().reload;
             tokio::select! {
@@ -112,7 +116,7 @@ impl Reloader {
         }
     }
 
-    /// Stands for the content of the configuration and of the files that it names.
+    /// Returns what stands for the content of the configuration and of the files that it names.
     async fn fingerprint(&self) -> Option<u64> {
         let path = self.path.clone();
         on_a_thread(&self.is_reading, move || config::fingerprint(&path))
@@ -120,9 +124,10 @@ impl Reloader {
             .ok()
     }
 
+    /// Reloads, logs how it went, and keeps that for `/status`.
+    ///
     /// # Errors
-    /// Everything that is wrong with the configuration, or that cannot change while respool runs. Nothing has changed
-    /// then.
+    /// Everything is told that is wrong with the configuration, or that cannot change while respool runs. Nothing has changed then.
     async fn reload(self: &Arc<Self>, asked: &str) -> Result<(), String> {
         let reloader = Arc::clone(self);
         let prepared = on_a_thread(&self.is_reading, move || reloader.prepare()).await;
@@ -162,21 +167,21 @@ impl Reloader {
         done
     }
 
-    fn prepare(&self) -> Result<Prepared, String> {
+    fn prepare(&self) -> Result<PreparedReload, String> {
         let wanted = config::load(&self.path).map_err(|problems| problems.to_string())?;
         let now = self.process.settings();
         let settings = config::succeed(&now, wanted, self.descriptors)
             .map_err(|problems| problems.to_string())?;
         let upstream = settings.upstream.tls.as_ref();
         let connector = upstream.map(Connector::new).transpose()?.map(Arc::new);
-        let listeners = match self.door.takes_nobody() {
-            true => Changes::default(),
-            false => Changes::prepare(&self.listeners, &now, &settings)?,
+        let listeners = match self.intake.takes_nobody() {
+            true => ListenerChanges::default(),
+            false => ListenerChanges::prepare(&self.listeners, &now, &settings)?,
         };
         let login = settings.upstream.login.as_ref();
         let is_same = is_same_login(now.upstream.login.as_ref(), login);
         let login = (!is_same).then(|| OwnLogin::new(login));
-        Ok(Prepared {
+        Ok(PreparedReload {
             settings: Arc::new(settings),
             connector,
             listeners,
@@ -184,8 +189,8 @@ impl Reloader {
         })
     }
 
-    async fn put_in_force(&self, prepared: Prepared) {
-        let Prepared {
+    async fn put_in_force(&self, prepared: PreparedReload) {
+        let PreparedReload {
             settings,
             connector,
             listeners,
@@ -193,11 +198,6 @@ impl Reloader {
         } = prepared;
         let before = self.process.settings();
         let upstream = &settings.upstream;
-        let renews = match before.upstream.address != upstream.address {
-            true => Some(LossCause::Moved),
-            false => is_another(before.upstream.tls.as_ref(), upstream.tls.as_ref())
-                .then_some(LossCause::Renewed),
-        };
         let comes = settings.auth.mode == AuthMode::Passthrough && before.upstream.login.is_none();
         for warning in &settings.warnings {
             tracing::warn!("{warning}");
@@ -233,19 +233,12 @@ impl Reloader {
             let _whole = self.process.in_force();
             self.process.login.store(login);
         }
-        listeners.put_in_force(&self.listeners, &self.door).await;
+        listeners.put_in_force(&self.listeners, &self.intake).await;
         for trouble in self.endpoint_files.iter().filter_map(EndpointFile::trouble) {
             tracing::warn!("{trouble}");
         }
         self.process.server_moved();
-        // Those that were opened by a token end with it.
-        let expired = before.upstream.login.as_ref().is_some_and(Login::expires);
-        let expires = upstream.login.as_ref().is_some_and(Login::expires);
-        // And those that were opened by none, or by one that is gone, are somebody else's.
-        let is_other = before.upstream.login.is_some() != upstream.login.is_some();
-        let is_over = (expired && !expires) || is_other;
-        let renews = renews.or(is_over.then_some(LossCause::Renewed));
-        if let Some(cause) = renews {
+        if let Some(cause) = loss_cause(&before.upstream, upstream) {
             self.process.renew_connections(cause);
             self.process
                 .health
@@ -324,17 +317,17 @@ impl Reloader {
     }
 }
 
-/// The one reading that is under way; those on a device that does not answer must not pile up.
-struct Reading(Arc<AtomicBool>);
+/// Marks the one reading that is under way; those on a device that does not answer must not pile up.
+struct OneReading(Arc<AtomicBool>);
 
-impl Drop for Reading {
+impl Drop for OneReading {
     fn drop(&mut self) {
         self.0.store(false, Ordering::Release);
     }
 }
 
 /// A command, or IAM, is asked before it counts: what is open comes back from its clients' users by the secret.
-async fn is_known(prepared: Prepared) -> Result<Prepared, String> {
+async fn is_known(prepared: PreparedReload) -> Result<PreparedReload, String> {
     if let Some(login) = &prepared.login {
         login.prepare().await;
         login.is_ready()?;
@@ -351,7 +344,7 @@ async fn on_a_thread<T: Send + 'static>(
         return Err("an earlier reading of the configuration has not come to its end".to_owned());
     }
     let (tell, told) = oneshot::channel();
-    let reading = Reading(Arc::clone(is_reading));
+    let reading = OneReading(Arc::clone(is_reading));
     let work = move || {
         let done = work();
         drop(reading);
@@ -371,7 +364,7 @@ async fn on_a_thread<T: Send + 'static>(
     }
 }
 
-/// Whether what is known of the one's secrets holds for the other.
+/// Tells whether what is known of the one's secrets holds for the other.
 fn is_same_login(now: Option<&Login>, next: Option<&Login>) -> bool {
     match (now, next) {
         (Some(now), Some(next)) => now.is_same(next),
@@ -379,7 +372,22 @@ fn is_same_login(now: Option<&Login>, next: Option<&Login>) -> bool {
     }
 }
 
-/// Whether connections with the one cannot stand in for connections with the other.
+/// Says why connections by the settings `now` are lost where those of `next` come in force; `None`: they stay.
+fn loss_cause(now: &Upstream, next: &Upstream) -> Option<LossCause> {
+    if now.address != next.address {
+        return Some(LossCause::Moved);
+    }
+    // Those that were opened by a token end with it.
+    let expired = now.login.as_ref().is_some_and(Login::expires);
+    let expires = next.login.as_ref().is_some_and(Login::expires);
+    // And those that were opened by none, or by one that is gone, are somebody else's.
+    let is_other = now.login.is_some() != next.login.is_some();
+    let is_over = (expired && !expires) || is_other;
+    let is_renewed = is_over || is_another(now.tls.as_ref(), next.tls.as_ref());
+    is_renewed.then_some(LossCause::Renewed)
+}
+
+/// Tells whether connections with the one cannot stand in for connections with the other.
 fn is_another(now: Option<&UpstreamTls>, next: Option<&UpstreamTls>) -> bool {
     match (now, next) {
         (None, None) => false,

@@ -1,0 +1,184 @@
+//! The workers and what they share, as they are started.
+
+use std::io;
+use std::sync::atomic::AtomicBool;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::{Instant, SystemTime};
+
+use arc_swap::ArcSwap;
+use tokio::sync::mpsc;
+
+use super::accept::ClientIntake;
+use crate::admin::View;
+use crate::admission::Admission;
+use crate::budget::Budget;
+use crate::client::{ClientMessage, TellWorkers};
+use crate::command::PinReason;
+use crate::config::Settings;
+use crate::identity::Registry;
+use crate::login::OwnLogin;
+use crate::memory::Memory;
+use crate::telemetry::{LastReload, ServerHealth, Throttle, WorkerCounters};
+use crate::transport::{Connector, EndpointFile, OpenListeners};
+use crate::upstream::{Passing, Process};
+use crate::worker::{Charge, Message, Worker, mailbox};
+
+/// So many groups that reloads may add are counted by themselves; those past them count as one.
+const SPARE_GROUPS: usize = 64;
+
+/// Holds the labels of the reasons to pin, by their index.
+const PIN_REASONS: [&str; PinReason::ALL.len()] = {
+    let mut labels = [""; PinReason::ALL.len()];
+    let mut at = 0;
+    while at < labels.len() {
+        labels[at] = PinReason::ALL[at].label();
+        at += 1;
+    }
+    labels
+};
+
+/// Makes what the workers share.
+fn process(settings: &Arc<Settings>, start: Instant) -> io::Result<Arc<Process>> {
+    let upstream = &settings.upstream;
+    let tls = upstream.tls.as_ref().map(Connector::new).transpose();
+    let tls = tls.map_err(|why| io::Error::other(String::from(why)))?;
+    let tls = tls.map(Arc::new);
+    let max_pinned = settings
+        .groups
+        .iter()
+        .map(|group| group.max_pinned)
+        .collect();
+    let budget = Budget::new(
+        upstream.max_connections,
+        upstream.shared_connections,
+        max_pinned,
+        settings.workers,
+        move || start.elapsed().as_micros() as u64,
+    );
+    Ok(Arc::new(Process {
+        configured: ArcSwap::new(Arc::clone(settings)),
+        budget,
+        memory: Arc::new(Memory::new(
+            settings.limits.max_memory as u64,
+            settings.workers,
+        )),
+        login: OwnLogin::new(upstream.login.as_ref()).into(),
+        health: Arc::new(ServerHealth::new(upstream.address.to_string())),
+        server: Default::default(),
+        server_version: Default::default(),
+        tls: tls.into(),
+        queued: Default::default(),
+        queued_logins: Default::default(),
+        audiences: Default::default(),
+        served: Arc::default(),
+        weights: Default::default(),
+        seats_wanted: Default::default(),
+        uncounted: Default::default(),
+        unseen_ends: Default::default(),
+        passing: Passing::new(settings.workers),
+        whereabouts: Default::default(),
+        failovers: Default::default(),
+        listing: Default::default(),
+        pulse: Default::default(),
+        in_force: Default::default(),
+        parts: Arc::default(),
+        start,
+    }))
+}
+
+/// Starts the workers.
+///
+/// # Errors
+/// A thread or its runtime cannot be had, or the TLS of the settings is not taken.
+pub(super) fn start_workers(
+    settings: &Arc<Settings>,
+    start: Instant,
+    listeners: Arc<OpenListeners>,
+    endpoint_files: Arc<[EndpointFile]>,
+) -> io::Result<(ClientIntake, View)> {
+    let process = process(settings, start)?;
+    let admission = Admission::new(settings);
+    let registry = Registry::new();
+    let mailboxes: Vec<_> = (0..settings.workers).map(|_| mailbox()).collect();
+    let senders: Vec<_> = mailboxes.iter().map(|(sender, _)| sender.clone()).collect();
+    for (index, sender) in senders.iter().enumerate() {
+        let sender = sender.clone();
+        // A worker so far behind looks for itself when its next pin falls idle.
+        process.budget.set_reclaimer(
+            index,
+            Box::new(move || drop(sender.try_send(Message::Reclaim))),
+        );
+    }
+    let tell_workers = tell_workers(senders);
+    let charge = Charge {
+        process: Arc::clone(&process),
+        admission,
+        registry,
+        tell_workers,
+    };
+    let workers = start_each(settings, &charge, mailboxes)?;
+    let parts = Arc::clone(&process.parts);
+    let view = View {
+        process: Arc::clone(&process),
+        admission: Arc::clone(&charge.admission),
+        registry: Arc::clone(&charge.registry),
+        counters: workers
+            .iter()
+            .map(|worker| Arc::clone(&worker.counters))
+            .collect(),
+        listeners,
+        endpoint_files,
+        parts: Arc::clone(&parts),
+        last_reload: Arc::new(Mutex::new(LastReload {
+            at: SystemTime::now(),
+            error: None,
+        })),
+    };
+    let intake = ClientIntake {
+        admission: charge.admission,
+        registry: charge.registry,
+        tell_workers: charge.tell_workers,
+        workers,
+        process,
+        start,
+        draining: Arc::default(),
+        takes_nobody: AtomicBool::new(false),
+        parts,
+        #[cfg(debug_assertions)]
+        fault: Arc::default(),
+    };
+    Ok((intake, view))
+}
+
+fn start_each(
+    settings: &Settings,
+    charge: &Charge,
+    mailboxes: Vec<(mpsc::Sender<Message>, mpsc::Receiver<Message>)>,
+) -> io::Result<Vec<Worker>> {
+    let start = |(index, mailbox)| {
+        let groups = settings.groups.len() + SPARE_GROUPS;
+        let counters = Arc::new(WorkerCounters::new(groups, &PIN_REASONS));
+        let shared = settings.shared_of_worker(index);
+        Worker::start(index, shared, charge.clone(), counters, mailbox)
+    };
+    mailboxes.into_iter().enumerate().map(start).collect()
+}
+
+/// Tells every worker; the one that has the client acts.
+fn tell_workers(senders: Vec<mpsc::Sender<Message>>) -> TellWorkers {
+    let (start, line) = (Instant::now(), Mutex::new(Throttle::default()));
+    Arc::new(move |message: ClientMessage| {
+        for sender in &senders {
+            if sender.try_send(Message::Client(message.clone())).is_ok() {
+                continue;
+            }
+            let line = line.lock().unwrap_or_else(PoisonError::into_inner);
+            if let Some(unwritten) = line.write(start.elapsed().as_micros() as u64) {
+                tracing::warn!(
+                    unwritten,
+                    "a worker is too far behind to be told of a CLIENT KILL, UNBLOCK or eviction"
+                );
+            }
+        }
+    })
+}
