@@ -3,9 +3,9 @@
 //! Leaves to others: who may come (`admission`), and every socket and clock. Times are milliseconds of one clock that
 //! the caller chooses, the same for all clients of the process.
 
-mod card;
 mod filter;
 mod line;
+mod record;
 mod registry;
 
 use std::fmt;
@@ -13,10 +13,10 @@ use std::hash::{DefaultHasher, Hash as _, Hasher as _};
 use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 
-pub use card::{Card, Flag, NO_COMMAND, Names};
 pub use filter::{KillFilter, ListFilter};
 pub use line::client_line;
-pub use registry::{Arrival, CardGuard, Registry};
+pub use record::{Arrival, Card, Flag, NO_COMMAND, Names};
+pub use registry::{CardGuard, Registry};
 
 /// Redis assumes this user for a client that has not authenticated.
 pub const DEFAULT_USER: &[u8] = b"default";

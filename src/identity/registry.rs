@@ -5,25 +5,10 @@ use std::ops::{Bound, Deref};
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
-use super::{Card, Identity, Peer};
+use super::{Arrival, Card};
 
 /// So many clients are looked at before others may come, leave or look.
 const LOOKED_AT_ONCE: usize = 256;
-
-/// Says what is known of a client when it connects.
-#[derive(Debug, Clone)]
-pub struct Arrival {
-    /// Says who it is.
-    pub identity: Identity,
-    /// Is respool's end of the connection.
-    pub laddr: Peer,
-    /// Is the number of its socket in the process, or -1.
-    pub fd: i32,
-    /// Is the index of its group.
-    pub group: u32,
-    /// Is the present, in milliseconds of the caller's clock.
-    pub now_ms: u64,
-}
 
 /// Lists the clients of the process.
 #[derive(Debug, Default)]

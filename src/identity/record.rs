@@ -109,6 +109,21 @@ impl Names {
     }
 }
 
+/// Says what is known of a client when it connects.
+#[derive(Debug, Clone)]
+pub struct Arrival {
+    /// Says who it is.
+    pub identity: Identity,
+    /// Is respool's end of the connection.
+    pub laddr: Peer,
+    /// Is the number of its socket in the process, or -1.
+    pub fd: i32,
+    /// Is the index of its group.
+    pub group: u32,
+    /// Is the present, in milliseconds of the caller's clock.
+    pub now_ms: u64,
+}
+
 /// Is one client, as the others may see it.
 #[derive(Debug)]
 pub struct Card {
