@@ -341,8 +341,7 @@ impl Drop for Redirection {
 
 /// Asks for an answer that comes behind all others, and behind what the server has sent unasked until then.
 fn all_answered(link: &Link) -> oneshot::Receiver<Vec<u8>> {
-    let told = link.ask(&encode_request(&["PING"]));
-    told
+    link.ask(&encode_request(&["PING"]))
 }
 
 /// What is on its way from one redirection to clients of other workers.

@@ -227,8 +227,8 @@ impl World {
         let expected = if ending == Ending::Lost { closes } else { 0 };
         assert_eq!(ended.disconnected, expected);
         ended.tell();
-        for index in 0..self.clients.len() {
-            self.check_end_of(index, count[index] as usize, begun, is_again_on, ending);
+        for (index, outstanding) in count.into_iter().enumerate() {
+            self.check_end_of(index, outstanding as usize, begun, is_again_on, ending);
         }
         self.check_own_at_end(ending, begun);
     }
