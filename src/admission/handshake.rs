@@ -12,7 +12,7 @@ use std::time::Instant;
 use super::{Admission, Permit, Refusal};
 use crate::identity::Identity;
 
-/// Is a place under `limits.max_clients` and in no group. Its drop gives it back.
+/// A place under `limits.max_clients` and in no group. Its drop gives it back.
 #[derive(Debug)]
 pub struct HandshakePermit {
     admission: Arc<Admission>,

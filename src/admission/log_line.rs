@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 /// So much time is between two lines of a kind about one group.
 const LOG_INTERVAL: Duration = Duration::from_secs(10);
 
-/// Is a line worth logging.
+/// A line worth logging.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct LogLine {
     /// Counts those of the kind that were not logged since the last one that was.

@@ -44,7 +44,7 @@ use refusal::Shortfall;
 pub use refusal::{Reason, Refusal};
 use tally::{Entry, Tallies};
 
-/// Is a group, by its place in the configuration.
+/// A group, by its place in the configuration.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct GroupId(u16);
 
@@ -55,7 +55,7 @@ impl GroupId {
     }
 }
 
-/// Is a group as far as admission is concerned.
+/// A group as far as admission is concerned.
 #[derive(Debug)]
 struct Rule {
     name: Arc<str>,
@@ -494,7 +494,7 @@ impl Counts {
 /// Holds the figures of one group.
 #[derive(Debug, Clone)]
 pub struct GroupRow {
-    /// Is the name of the group.
+    /// The name of the group.
     pub name: Arc<str>,
     /// Says what its cap counts.
     pub per: Per,
@@ -510,9 +510,9 @@ pub struct GroupRow {
     pub keys_at_limit: usize,
     /// Counts the keys at the warning threshold or past it.
     pub keys_at_warn: usize,
-    /// Is the configured cap of each key.
+    /// The configured cap of each key.
     pub limit: Option<usize>,
-    /// Is the configured warning threshold of each key.
+    /// The configured warning threshold of each key.
     pub warn: Option<usize>,
     /// Counts the clients that got a place in it, by connecting or by moving in.
     pub accepted_total: u64,

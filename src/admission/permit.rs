@@ -22,7 +22,7 @@ pub(super) enum Holding {
     Nothing,
 }
 
-/// Is a client's place. Its drop gives the place back.
+/// A client's place. Its drop gives the place back.
 #[derive(Debug)]
 pub struct Permit {
     pub(super) admission: Arc<Admission>,

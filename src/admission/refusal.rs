@@ -58,9 +58,9 @@ pub(super) struct Shortfall {
 /// Refuses a client that may not come. Shown, it says what is full, how full, and by which setting.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Refusal {
-    /// Is the group it would have been in.
+    /// The group it would have been in.
     pub group: GroupId,
-    /// Is the name of that group.
+    /// The name of that group.
     pub group_name: Arc<str>,
     /// Says why it is refused.
     pub reason: Reason,
@@ -68,7 +68,7 @@ pub struct Refusal {
     pub count: usize,
     /// Bounds how many there may be.
     pub cap: usize,
-    /// Is the address, client name or user by which the group counts, in words; `None`: it counts as a whole.
+    /// The address, client name or user by which the group counts, in words; `None`: it counts as a whole.
     pub key: Option<String>,
     /// The group makes room by closing one of its own: the caller may do so and ask again.
     pub evict: bool,

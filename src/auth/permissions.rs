@@ -62,7 +62,7 @@ pub fn is_unknown_command(refusal: &[u8]) -> bool {
     refusal.starts_with(b"-ERR unknown command")
 }
 
-/// Is a permission; `Err` holds the server's refusal.
+/// A permission; `Err` holds the server's refusal.
 pub type Permission = Result<(), Vec<u8>>;
 
 /// Says what is known of a permission.

@@ -16,7 +16,7 @@ const MOST_A_SECOND: u32 = 500;
 struct Round {
     due_micros: u64,
     is_asked: bool,
-    /// Is the last count of who is there that it was in.
+    /// The last count of who is there that it was in.
     counted: u64,
 }
 
@@ -26,7 +26,7 @@ pub struct UserRounds {
     users: HashMap<Box<[u8]>, Round>,
     counts: u64,
     asked: usize,
-    /// Is the second that passes, and how many were asked about in it.
+    /// The second that passes, and how many were asked about in it.
     second: (u64, u32),
 }
 

@@ -103,7 +103,7 @@ impl Drop for ServedSecret {
     }
 }
 
-/// Is one worker's look at what the clients of all are served by.
+/// One worker's look at what the clients of all are served by.
 #[derive(Debug)]
 pub struct SecretsListener {
     secrets: Arc<ServedSecrets>,

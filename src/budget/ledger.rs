@@ -17,7 +17,7 @@ pub(super) const TURN_MICROS: u64 = 10_000;
 /// Lists who waits, by ticket: tickets grow, so the first is who has waited longest.
 type Line = BTreeMap<u64, Waiter>;
 
-/// Is one who waits.
+/// One who waits.
 #[derive(Debug)]
 struct Waiter {
     worker: usize,
@@ -476,7 +476,7 @@ impl Ledger {
     }
 }
 
-/// Is the first of a line for leases.
+/// The first of a line for leases.
 struct First {
     ticket: u64,
     group: usize,

@@ -49,7 +49,7 @@ impl UploadPace {
     }
 }
 
-/// Is the right to one upload on a lent connection; it is given back when it is dropped.
+/// The right to one upload on a lent connection; it is given back when it is dropped.
 #[derive(Debug)]
 pub struct UploadPlace {
     _permit: OwnedSemaphorePermit,
@@ -65,7 +65,7 @@ pub(super) struct UploadPlaces {
     waiting: AtomicUsize,
 }
 
-/// Is one who waits for a place.
+/// One who waits for a place.
 struct Waiting<'a>(&'a AtomicUsize);
 
 impl Drop for Waiting<'_> {

@@ -164,7 +164,7 @@ impl Client {
         }
     }
 
-    /// Is the one place in which a client waits, for requests or for what its story needs. Whatever it waits for, its end is
+    /// The one place in which a client waits, for requests or for what its story needs. Whatever it waits for, its end is
     /// seen here (closed, evicted, its memory, its socket, a drain), its replies are written, and what it sends meanwhile is read as far
     /// as that is wanted.
     fn poll_gate(&mut self, cx: &mut Context<'_>, sought: &mut Sought<'_>) -> Poll<Passed> {

@@ -10,7 +10,7 @@ const EMPTY: u16 = u16::MAX;
 /// Bounds a name that fits a key, in bytes; a subcommand's is counted without its container's.
 const MAX_NAME: usize = 24;
 
-/// Is a name in lower case, padded with zeros. The last word tells its length, so that a name with a NUL at its end is
+/// A name in lower case, padded with zeros. The last word tells its length, so that a name with a NUL at its end is
 /// another one, and whose subcommand it is, so that no request's first word names a subcommand.
 type NameKey = [u64; 4];
 

@@ -24,7 +24,7 @@ pub use way::{ClientSub, Local, PinReason, TransactionCommand, Way};
 
 use memchr::memchr;
 
-/// Is a command's place in the static table.
+/// A command's place in the static table.
 pub type CommandId = u16;
 
 /// Counts the commands of the table; ids are below it.

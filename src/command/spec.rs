@@ -53,7 +53,7 @@ impl Flags {
     }
 }
 
-/// Is a set of ACL categories.
+/// A set of ACL categories.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Categories(pub(super) u32);
 

@@ -328,7 +328,7 @@ fn reasons_have_labels_of_their_own() {
     assert_eq!(labels.len(), PinReason::ALL.len());
 }
 
-/// Is a real server on a unix socket of its own, killed when dropped.
+/// A real server on a unix socket of its own, killed when dropped.
 struct Server {
     process: Child,
     socket: tempfile::TempDir,

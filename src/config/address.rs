@@ -8,7 +8,7 @@ use std::path::PathBuf;
 
 use super::value::{Wrong, shown, wrong};
 
-/// Is a TCP address or the path of a unix socket.
+/// A TCP address or the path of a unix socket.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub enum Address {
     /// It is written `host:port`; the host may be a name, resolved at every connect.

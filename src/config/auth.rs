@@ -49,10 +49,10 @@ pub struct Auth {
     pub max_failing_addresses: usize,
 }
 
-/// Is a user of the configuration.
+/// A user of the configuration.
 #[derive(Clone)]
 pub struct AuthUser {
-    /// Is the name of the user.
+    /// The name of the user.
     pub name: String,
     /// Holds the user's passwords, at least one, each of them good.
     pub passwords: Vec<PasswordDigest>,
@@ -129,7 +129,7 @@ pub enum SecretSource {
     Iam(Iam),
 }
 
-/// Is a command that prints a password.
+/// A command that prints a password.
 #[derive(Clone, PartialEq, Eq)]
 pub struct SecretCommand {
     /// Holds the program and its arguments.

@@ -13,7 +13,7 @@ use x509_cert::name::Name;
 
 const COMMON_NAME: ObjectIdentifier = ObjectIdentifier::new_unwrap("2.5.4.3");
 
-/// Is a point of time, in seconds since the epoch; shown as `2026-01-02T03:04:05Z`.
+/// A point of time, in seconds since the epoch; shown as `2026-01-02T03:04:05Z`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub struct UnixSeconds(pub u64);
 
@@ -43,7 +43,7 @@ pub struct Certificate {
     pub not_before: UnixSeconds,
     /// It is good until then.
     pub not_after: UnixSeconds,
-    /// Is the common name (CN) of its subject; `None` where there is none, or several.
+    /// The common name (CN) of its subject; `None` where there is none, or several.
     pub common_name: Option<String>,
     /// Names who signed it, as `CN=...,O=...`.
     pub issuer: String,

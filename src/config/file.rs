@@ -24,7 +24,7 @@ struct Entry {
     value: Option<TypedValue>,
 }
 
-/// Is a configuration file in which every key that was not refused holds a value of its kind.
+/// A configuration file in which every key that was not refused holds a value of its kind.
 #[derive(Debug, Default)]
 pub(super) struct WrittenFile {
     /// Holds the entries by path; the tables of a `[[table]]` are `table[0]`, `table[1]`...

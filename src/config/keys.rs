@@ -3,7 +3,7 @@
 //! Unknown keys and their suggestions, defaults and the test of `docs/configuration.md` derive from it; a key that is
 //! not in here does not exist. What a value means is read in `value`, what it becomes is decided in `check`.
 
-/// Is a key of the configuration file.
+/// A key of the configuration file.
 #[derive(Debug)]
 pub struct Key {
     path: &'static str,

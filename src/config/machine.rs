@@ -10,13 +10,13 @@ use super::UnixSeconds;
 pub struct Machine {
     /// This process may use so many cores; at least 1.
     pub cores: usize,
-    /// Is the hard `RLIMIT_NOFILE`; `usize::MAX` when there is none.
+    /// The hard `RLIMIT_NOFILE`; `usize::MAX` when there is none.
     pub file_descriptors: usize,
     /// This process may use so many bytes of memory: the least of what its control groups and the machine have.
     pub memory: usize,
-    /// Is the name of the host.
+    /// The name of the host.
     pub host_name: String,
-    /// Is the time by its clock.
+    /// The time by its clock.
     pub now: UnixSeconds,
 }
 

@@ -140,7 +140,7 @@ pub struct Drain {
 pub struct Listener {
     /// Says where it listens.
     pub address: Address,
-    /// Is the address as the operator wrote it; groups match listeners by it.
+    /// The address as the operator wrote it; groups match listeners by it.
     pub name: String,
     /// Bounds the kernel's queue of connections not yet accepted.
     pub backlog: u32,
@@ -155,7 +155,7 @@ pub struct Listener {
 /// Describes the server and the pool of connections to it.
 #[derive(Debug, Clone)]
 pub struct Upstream {
-    /// Is the server's address.
+    /// The server's address.
     pub address: Address,
     /// Says what the server at that address is for.
     pub role: Role,
@@ -165,7 +165,7 @@ pub struct Upstream {
     pub resolve_interval: Duration,
     /// What is lent out may take so long to finish on a server that has moved or was demoted.
     pub move_timeout: Duration,
-    /// Is the hard total of sockets to the server.
+    /// The hard total of sockets to the server.
     pub max_connections: usize,
     /// So many of these carry multiplexed traffic; at least 1 and fewer than `max_connections`.
     pub shared_connections: usize,
@@ -228,9 +228,9 @@ pub enum OnSubscriptionLoss {
 /// Backs off exponentially, with full jitter.
 #[derive(Debug, Clone, Copy)]
 pub struct Reconnect {
-    /// Is the upper edge of the first delay.
+    /// The upper edge of the first delay.
     pub initial: Duration,
-    /// Is the upper edge of every later delay.
+    /// The upper edge of every later delay.
     pub max: Duration,
 }
 
@@ -299,7 +299,7 @@ pub struct Limits {
 /// The group of this name takes whom no other takes.
 const DEFAULT_GROUP: &str = "default";
 
-/// Is a client group.
+/// A client group.
 #[derive(Debug, Clone)]
 pub struct Group {
     /// Names the group; it is a label of the metrics.
@@ -308,7 +308,7 @@ pub struct Group {
     pub matches: Match,
     /// Says what its cap counts.
     pub per: Per,
-    /// Is the hard cap; `None`: only `limits.max_clients` holds.
+    /// The hard cap; `None`: only `limits.max_clients` holds.
     pub max_connections: Option<usize>,
     /// From this count on a warning is logged and shown.
     pub warn_connections: Option<usize>,
@@ -356,7 +356,7 @@ impl Match {
     }
 }
 
-/// Is a glob with its source text. `*` and `?` match every byte, `/` and newline included.
+/// A glob with its source text. `*` and `?` match every byte, `/` and newline included.
 #[derive(Clone)]
 pub struct Glob(pub globset::GlobMatcher);
 
@@ -454,7 +454,7 @@ pub struct Reload {
 /// Says how respool logs.
 #[derive(Debug, Clone)]
 pub struct Log {
-    /// Is the least severe level written.
+    /// The least severe level written.
     pub level: String,
     /// Says in which form lines are written.
     pub format: LogFormat,

@@ -5,12 +5,12 @@
 use std::fmt;
 use std::path::{Path, PathBuf};
 
-/// Is one thing that the operator has to change.
+/// One thing that the operator has to change.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Problem {
-    /// Is the line of the file, from 1; `None` when the file as a whole is meant.
+    /// The line of the file, from 1; `None` when the file as a whole is meant.
     pub line: Option<usize>,
-    /// Is the key as `docs/configuration.md` names it; empty when no key is to blame.
+    /// The key as `docs/configuration.md` names it; empty when no key is to blame.
     pub key: String,
     /// Says what is wrong.
     pub what: String,

@@ -11,7 +11,7 @@ use super::keys::{self, Fallback, Kind};
 use super::value::{self, Wrong, shown, wrong};
 use super::{Address, AdminAddress, Glob, PasswordDigest, Secret};
 
-/// Is a value of the kind its key asks for.
+/// A value of the kind its key asks for.
 #[derive(Debug, Clone)]
 pub(super) enum TypedValue {
     Table,

@@ -14,7 +14,7 @@ const ROTATION_MICROS: u64 = 60_000_000;
 /// Bounds the addresses remembered that are not told any more.
 const MAX_REMEMBERED: usize = 64;
 
-/// Is one address of the server.
+/// One address of the server.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Node {
     /// It is an IP address and a port.

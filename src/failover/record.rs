@@ -15,9 +15,9 @@ const SIGN_LASTS: u64 = 5_000_000;
 /// Tells of one failover.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Failover {
-    /// Is the address that was lost.
+    /// The address that was lost.
     pub from: Node,
-    /// Is the address of the first connection after; `None` while it is not over.
+    /// The address of the first connection after; `None` while it is not over.
     pub to: Option<Node>,
     /// Says what was noticed first.
     pub cause: LossCause,

@@ -11,7 +11,7 @@ use super::line::letters;
 use super::{Card, Flag, Names, Peer, Registry, shown_user};
 use crate::resp::speak::encode_request;
 
-/// Is a class of clients that Redis tells apart.
+/// A class of clients that Redis tells apart.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum ClientType {
     /// It is everybody who is nothing else, MONITOR included.

@@ -21,7 +21,7 @@ pub use registry::{CardGuard, Registry};
 /// Redis assumes this user for a client that has not authenticated.
 pub const DEFAULT_USER: &[u8] = b"default";
 
-/// Is one end of a client's connection. It is shown as Redis shows it: `127.0.0.1:5000`, `[::1]:5000`, `/path/to.sock:0`.
+/// One end of a client's connection. It is shown as Redis shows it: `127.0.0.1:5000`, `[::1]:5000`, `/path/to.sock:0`.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub enum Peer {
     /// It is a TCP address.
@@ -61,15 +61,15 @@ impl fmt::Display for Peer {
 /// Says what admission knows of a client when it decides.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Identity {
-    /// Is the client's address.
+    /// The client's address.
     pub peer: Peer,
-    /// Is the configured address of the listener it came by.
+    /// The configured address of the listener it came by.
     pub listener: Arc<str>,
-    /// Is the name given by CLIENT SETNAME or HELLO SETNAME; empty: none.
+    /// The name given by CLIENT SETNAME or HELLO SETNAME; empty: none.
     pub name: Box<[u8]>,
-    /// Is the user of AUTH or HELLO AUTH; empty: the user `default`.
+    /// The user of AUTH or HELLO AUTH; empty: the user `default`.
     pub user: Box<[u8]>,
-    /// Is the common name of its verified certificate; empty: none.
+    /// The common name of its verified certificate; empty: none.
     pub certificate: Box<str>,
 }
 

@@ -9,10 +9,10 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use super::{Identity, Peer};
 
-/// Is the last command of a client that has sent none yet; `CLIENT LIST` shows `NULL`.
+/// The last command of a client that has sent none yet; `CLIENT LIST` shows `NULL`.
 pub const NO_COMMAND: u32 = u32::MAX;
 
-/// Is a 64-bit figure with one writer.
+/// A 64-bit figure with one writer.
 #[derive(Debug, Default)]
 pub struct Figure64(AtomicU64);
 
@@ -33,7 +33,7 @@ impl Figure64 {
     }
 }
 
-/// Is a 32-bit figure with one writer.
+/// A 32-bit figure with one writer.
 #[derive(Debug, Default)]
 pub struct Figure32(AtomicU32);
 
@@ -49,7 +49,7 @@ impl Figure32 {
     }
 }
 
-/// Is a condition that a client can be in.
+/// A condition that a client can be in.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 #[repr(u32)]
 pub enum Flag {
@@ -114,17 +114,17 @@ impl Names {
 pub struct Arrival {
     /// Says who it is.
     pub identity: Identity,
-    /// Is respool's end of the connection.
+    /// Respool's end of the connection.
     pub laddr: Peer,
-    /// Is the number of its socket in the process, or -1.
+    /// The number of its socket in the process, or -1.
     pub fd: i32,
-    /// Is the index of its group.
+    /// The index of its group.
     pub group: u32,
-    /// Is the present, in milliseconds of the caller's clock.
+    /// The present, in milliseconds of the caller's clock.
     pub now_ms: u64,
 }
 
-/// Is one client, as the others may see it.
+/// One client, as the others may see it.
 #[derive(Debug)]
 pub struct Card {
     id: u64,
@@ -146,13 +146,13 @@ pub struct Card {
     pub query_bytes: Figure64,
     /// Counts the bytes of replies it has not yet taken.
     pub output_bytes: Figure64,
-    /// Is the selected database.
+    /// The selected database.
     pub db: Figure32,
-    /// Is the protocol version: 2 or 3.
+    /// The protocol version: 2 or 3.
     pub resp: Figure32,
-    /// Is the index of its group.
+    /// The index of its group.
     pub group: Figure32,
-    /// Is the index of its last command in the command table, or [`NO_COMMAND`].
+    /// The index of its last command in the command table, or [`NO_COMMAND`].
     pub last_command: Figure32,
     /// Counts the commands queued since MULTI; it means something only with [`Flag::Multi`].
     pub multi: Figure32,
@@ -162,7 +162,7 @@ pub struct Card {
     pub patterns: Figure32,
     /// Counts the shard channels subscribed to.
     pub shard_channels: Figure32,
-    /// Is the client to which its invalidations are redirected, 0: none; it means something only with [`Flag::Tracking`].
+    /// The client to which its invalidations are redirected, 0: none; it means something only with [`Flag::Tracking`].
     pub redirect: Figure64,
     flags: Figure32,
     names: Mutex<Names>,

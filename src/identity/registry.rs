@@ -74,7 +74,7 @@ impl Registry {
     }
 }
 
-/// Is a client's place in the registry; its drop takes the client out.
+/// A client's place in the registry; its drop takes the client out.
 #[derive(Debug)]
 pub struct CardGuard {
     registry: Arc<Registry>,

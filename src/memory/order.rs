@@ -1,9 +1,9 @@
 //! Who goes when there is no room.
 
-/// Is a client and what is held for it.
+/// A client and what is held for it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Holder {
-    /// Is the client's number.
+    /// The client's number.
     pub id: u64,
     /// Counts its replies, messages and requests, as they are held.
     pub bytes: u64,

@@ -23,7 +23,7 @@ struct Place {
     waker: RefCell<Option<Waker>>,
 }
 
-/// Is one who has not been admitted; what it holds is given back when this is dropped.
+/// One who has not been admitted; what it holds is given back when this is dropped.
 #[derive(Debug)]
 pub struct Stranger {
     strangers: Rc<Strangers>,

@@ -5,7 +5,7 @@ use std::rc::Rc;
 
 use crate::memory::{Account, Frame};
 
-/// Is the size from which on a message is held once for all its subscribers; below it, copying costs less than
+/// The size from which on a message is held once for all its subscribers; below it, copying costs less than
 /// counting.
 const SHARED_FROM: usize = 4 * 1024;
 

@@ -44,7 +44,7 @@ pub fn parse_integer(text: &[u8]) -> Option<i64> {
     }
 }
 
-/// Is a header line `<kind><integer>\r\n` of a frame.
+/// A header line `<kind><integer>\r\n` of a frame.
 #[derive(Debug, PartialEq, Eq)]
 enum HeaderLine {
     /// It holds this integer, and the first byte after the line stands at this offset.

@@ -23,11 +23,11 @@ const LINE_END: &[u8] = b"\r\n";
 /// Bounds what a request may measure.
 #[derive(Debug, Clone, Copy)]
 pub struct Bounds {
-    /// Is the most arguments a request may have.
+    /// The most arguments a request may have.
     pub arguments: i64,
-    /// Is the longest an argument may be, in bytes.
+    /// The longest an argument may be, in bytes.
     pub argument: usize,
-    /// Is the longest a request may be, in bytes.
+    /// The longest a request may be, in bytes.
     pub request: usize,
     /// Tells whether the client has yet to authenticate: it changes the texts, as in Redis.
     pub unauthenticated: bool,
@@ -337,7 +337,7 @@ impl RequestScanner {
     }
 }
 
-/// Is a whole multibulk request that the scanner has passed.
+/// A whole multibulk request that the scanner has passed.
 #[derive(Debug, Clone, Copy)]
 pub struct Request<'a> {
     bytes: &'a [u8],

@@ -5,7 +5,7 @@
 
 use std::sync::atomic::{AtomicU64, Ordering};
 
-/// Is a number that only grows.
+/// A number that only grows.
 #[derive(Debug, Default)]
 pub struct Counter(AtomicU64);
 
@@ -26,7 +26,7 @@ impl Counter {
     }
 }
 
-/// Is a number that is what it was last set to.
+/// A number that is what it was last set to.
 #[derive(Debug, Default)]
 pub struct Gauge(AtomicU64);
 

@@ -5,10 +5,10 @@ use prometheus::proto;
 
 use super::{HistogramTotals, METRICS, Metric, MetricSource, Sample, Scrape};
 
-/// Is the content type of [`render_metrics`].
+/// The content type of [`render_metrics`].
 pub const CONTENT_TYPE: &str = "text/plain; version=0.0.4; charset=utf-8";
 
-/// Is the version of respool.
+/// The version of respool.
 pub(super) const VERSION: &str = env!("CARGO_PKG_VERSION");
 
 /// Renders every metric of [`METRICS`] in Prometheus' text format 0.0.4. Metrics without a sample are left out, as the

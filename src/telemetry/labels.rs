@@ -11,7 +11,7 @@ macro_rules! labels {
             /// Lists every variant, in the order of its index.
             pub const ALL: [Self; [$($label),+].len()] = [$(Self::$variant),+];
 
-            /// Is the value of the metric's label.
+            /// The value of the metric's label.
             pub fn label(self) -> &'static str {
                 match self { $(Self::$variant => $label,)+ }
             }

@@ -10,11 +10,11 @@ use super::{
 /// Describes one metric family.
 #[derive(Debug, Clone, Copy)]
 pub struct Metric {
-    /// Is the full name; counters end in `_total`, units are base units.
+    /// The full name; counters end in `_total`, units are base units.
     pub name: &'static str,
     /// Names of its labels, in the order of [`Sample::labels`].
     pub labels: &'static [&'static str],
-    /// Is one line for people.
+    /// One line for people.
     pub help: &'static str,
     /// Says its type, and how its samples are taken from a scrape.
     pub source: MetricSource,

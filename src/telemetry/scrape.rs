@@ -86,9 +86,9 @@ pub struct FailoverRows {
 /// Shows one failover to the operator.
 #[derive(Debug, Clone, PartialEq, Serialize)]
 pub struct FailoverRow {
-    /// Is the address that was lost.
+    /// The address that was lost.
     pub from: String,
-    /// Is the address of the first connection after; `None` while it is not over.
+    /// The address of the first connection after; `None` while it is not over.
     pub to: Option<String>,
     /// Says what was noticed first; it is a value of [`LossCause`].
     pub cause: &'static str,
@@ -109,7 +109,7 @@ pub struct FailoverRow {
 pub struct CertificateRow {
     /// Says whose it is: `server` (what the server shows), `upstream` (what the server is shown), `listener`.
     pub role: &'static str,
-    /// Is the listener's address, or the name that the server is asked for; it comes from the configuration.
+    /// The listener's address, or the name that the server is asked for; it comes from the configuration.
     pub name: String,
     /// Says until when it is good, in seconds since the epoch.
     pub not_after: u64,
@@ -118,7 +118,7 @@ pub struct CertificateRow {
 /// Shows a client group as admission sees it.
 #[derive(Debug, Clone, Default)]
 pub struct GroupRow {
-    /// Is the name from the configuration.
+    /// The name from the configuration.
     pub name: String,
     /// Counts the clients admitted now.
     pub connections: u64,
@@ -177,7 +177,7 @@ pub struct LastReload {
 /// Shows a client worth showing.
 #[derive(Debug, Clone, Default, Serialize)]
 pub struct ClientRow {
-    /// Is its id, as in `CLIENT LIST`.
+    /// Its id, as in `CLIENT LIST`.
     pub id: u64,
     pub address: String,
     /// It is as set by CLIENT SETNAME or HELLO.

@@ -45,15 +45,15 @@ pub struct LastError {
 /// Shows the server's health at one moment.
 #[derive(Debug, Clone, Default)]
 pub struct ServerSnapshot {
-    /// Is the address as configured.
+    /// The address as configured.
     pub address: String,
     /// Tells whether it answered when last asked.
     pub up: bool,
-    /// Is the round trip of the last answered check in microseconds.
+    /// The round trip of the last answered check in microseconds.
     pub latency_us: Option<u64>,
     /// Counts the clients as the server does, respool's connections among them.
     pub connected_clients: Option<u64>,
-    /// Is the server's own limit of clients.
+    /// The server's own limit of clients.
     pub maxclients: Option<u64>,
     /// Counts the clients that wait in a blocking call at the server.
     pub blocked_clients: Option<u64>,
@@ -61,13 +61,13 @@ pub struct ServerSnapshot {
     pub certificate_not_after: Option<u64>,
     /// Is `redis` or `valkey`; empty while unknown.
     pub product: &'static str,
-    /// Is the version as the server tells it; empty while unknown.
+    /// The version as the server tells it; empty while unknown.
     pub version: String,
     /// Is `master`, `replica` or another word of the server; empty while unknown.
     pub role: String,
     /// Says why the server does not tell all that it was asked for.
     pub refusal: Option<String>,
-    /// Is the last error, also after the server has recovered.
+    /// The last error, also after the server has recovered.
     pub last_error: Option<LastError>,
 }
 

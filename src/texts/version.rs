@@ -10,7 +10,7 @@ pub enum Product {
 }
 
 impl Product {
-    /// Is its name as it stands in HELLO, and in the metrics.
+    /// Its name as it stands in HELLO, and in the metrics.
     pub fn name(self) -> &'static str {
         match self {
             Self::Redis => "redis",
@@ -119,7 +119,7 @@ impl ServerVersion {
     }
 }
 
-/// Is a version as threads share it: each request carries it along, and few look at it.
+/// A version as threads share it: each request carries it along, and few look at it.
 #[derive(Debug, Clone, Copy, Default)]
 pub struct PackedVersion(u32);
 

@@ -44,7 +44,7 @@ impl fmt::Display for FileAccess {
     }
 }
 
-/// Is one call that changes a file.
+/// One call that changes a file.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum AccessStep {
     Mode(u32),
@@ -80,7 +80,7 @@ pub(super) struct AccessPlan {
     pub(super) next: FileAccess,
     /// Owns it until it is given away for good, so that its mode can be changed.
     holder: u32,
-    /// Is its mode until then: it lets in nobody whom `before` does not, nor whom `next` does not, whichever of the
+    /// Its mode until then: it lets in nobody whom `before` does not, nor whom `next` does not, whichever of the
     /// owners and groups it has.
     narrow: u32,
 }
@@ -253,7 +253,7 @@ fn of_classes(mode: u32, is_owner_new: bool, is_group_new: bool) -> u32 {
 mod tests {
     use super::*;
 
-    /// Is the user that respool runs as.
+    /// The user that respool runs as.
     const ME: u32 = 1;
 
     /// The file's group before, and another.

@@ -35,7 +35,7 @@ const DESCRIPTOR_PAUSE: Duration = Duration::from_millis(100);
 /// Bounds the connections to the operator's endpoint that the kernel holds until they are accepted.
 const ADMIN_BACKLOG: i32 = 1024;
 
-/// Is a bound, listening socket, not yet on any runtime.
+/// A bound, listening socket, not yet on any runtime.
 #[derive(Debug)]
 pub struct Bound {
     named: NamedSocket<Arc<Socket>>,
@@ -74,7 +74,7 @@ impl Bound {
     }
 }
 
-/// Is a listening socket on a runtime.
+/// A listening socket on a runtime.
 #[derive(Debug)]
 pub struct Acceptor {
     named: NamedSocket<AsyncFd<Arc<Socket>>>,
@@ -94,7 +94,7 @@ impl Acceptor {
     }
 }
 
-/// Is a client that has connected, not yet on any worker.
+/// A client that has connected, not yet on any worker.
 #[derive(Debug)]
 pub struct Accepted {
     pub socket: AcceptedSocket,
@@ -113,7 +113,7 @@ pub enum Queued {
     Stuck,
 }
 
-/// Is a client's socket.
+/// A client's socket.
 #[derive(Debug)]
 pub enum AcceptedSocket {
     /// It came from a TCP listener, with the peer's address.

@@ -19,7 +19,7 @@ use socket2::{Domain, SockAddr, Socket, Type};
 
 use super::socket_access::set_mode;
 
-/// Is the right of a file's owner to write to it, and thus to connect by it.
+/// The right of a file's owner to write to it, and thus to connect by it.
 const OWNER_WRITES: u32 = 0o200;
 
 /// Tells whether there is the file of a socket on which nobody listens any more: left over from a process that was

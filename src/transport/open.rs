@@ -38,13 +38,13 @@ impl OpenListeners {
     }
 }
 
-/// Is one that is open.
+/// One that is open.
 #[derive(Debug)]
 pub struct OpenListener {
     name: String,
     /// Points at the socket, which belongs to whoever accepts.
     socket: Weak<Socket>,
-    /// Is the file of a unix socket.
+    /// The file of a unix socket.
     file: Option<BoundFile>,
     tls: Arc<TlsAcceptor>,
     /// Counts the most clients for whom there ever was room in the kernel's queue.
@@ -54,7 +54,7 @@ pub struct OpenListener {
     gone: watch::Receiver<()>,
 }
 
-/// Is the other end of an [`OpenListener`], kept by whoever accepts.
+/// The other end of an [`OpenListener`], kept by whoever accepts.
 #[derive(Debug)]
 pub struct Accepting {
     take: mpsc::Receiver<ListenerOrder>,

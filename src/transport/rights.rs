@@ -12,14 +12,14 @@ const CHOWN: u32 = 0;
 const DAC_OVERRIDE: u32 = 1;
 const FOWNER: u32 = 3;
 
-/// Is the number as which the kernel shows whoever has none in a user namespace: `/proc/sys/kernel/overflowuid`, unless
+/// The number as which the kernel shows whoever has none in a user namespace: `/proc/sys/kernel/overflowuid`, unless
 /// it was changed. Where all numbers are known, it is one of them; where some are, nobody can tell.
 const OVERFLOW: u32 = 65_534;
 
-/// Is the bit of a folder whose files only their owners remove.
+/// The bit of a folder whose files only their owners remove.
 const STICKY: u32 = 0o1000;
 
-/// Is the bit of a folder whose files get its group.
+/// The bit of a folder whose files get its group.
 const SET_GROUP: u32 = 0o2000;
 
 /// Describes a folder, as far as it decides about its files.
@@ -56,7 +56,7 @@ struct Mapped(Option<Vec<(u32, u32)>>);
 #[derive(Debug, Clone)]
 pub(super) struct Rights {
     user: u32,
-    /// Is the group that a file gets which it makes.
+    /// The group that a file gets which it makes.
     group: u32,
     /// Lists all groups that it is in.
     groups: Vec<u32>,

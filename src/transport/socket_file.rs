@@ -18,7 +18,7 @@ use super::rights::Rights;
 use super::socket_access::{AccessKeys, FileChange, access_of};
 use crate::config::Access;
 
-/// Is the file of a unix socket that was bound just now; it is removed when nobody listens on it any more.
+/// The file of a unix socket that was bound just now; it is removed when nobody listens on it any more.
 #[derive(Debug)]
 pub(super) struct SocketFile(BoundFile);
 
@@ -41,7 +41,7 @@ struct MadeAccess {
     left: Option<FileAccess>,
 }
 
-/// Is a change of who may connect by a file that is begun: to be finished, or undone.
+/// A change of who may connect by a file that is begun: to be finished, or undone.
 #[derive(Debug)]
 pub(super) struct BegunChange {
     file: BoundFile,

@@ -16,7 +16,7 @@ const READS_A_TURN: usize = 16;
 /// kernel is a little coarse: this keeps it below ten seconds.
 pub const DEAD_AFTER: Duration = Duration::from_secs(9);
 
-/// Is a connected, non-blocking socket, or TLS on one.
+/// A connected, non-blocking socket, or TLS on one.
 #[derive(Debug)]
 pub enum Stream {
     Tcp(TcpStream),

@@ -6,7 +6,7 @@ use respool::config::{self, AuthMode, Iam, PasswordDigest, SecretSource};
 
 use crate::{machine, minimal_and, one_problem, parse, valid};
 
-/// Is the SHA-256 of `secret`, as `ACL GETUSER` shows it.
+/// The SHA-256 of `secret`, as `ACL GETUSER` shows it.
 const DIGEST: &str = "2bb80d537b1da3e38bd30361aa855686bde0eacd7162fef6a25fe97bf527a25b";
 
 #[test]

@@ -9,7 +9,7 @@ const REFUSED: &str = "respool_bounds_reached_total{bound=\"auth_waiting\"}";
 /// Clients of this address wait for most of a minute between two of their attempts.
 const SLOWED: &str = "127.0.0.3";
 
-/// Is the password that the server takes.
+/// The password that the server takes.
 const RIGHT: &str = "right-314";
 
 /// Connects clients from [`SLOWED`], so many of each worker, that show wrong passwords at once. Twelve of each worker are on their

@@ -10,7 +10,7 @@ use crate::harness::{
 
 const WRONGPASS: &str = "-WRONGPASS invalid username-password pair or user is disabled.\r\n";
 
-/// Is the password that the server takes.
+/// The password that the server takes.
 const RIGHT: &str = "right-314";
 
 /// Strangers guess from so many addresses, and so many of each.

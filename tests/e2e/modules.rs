@@ -9,7 +9,7 @@ use crate::harness::{
     Redis, Respool, ScriptedAct, ScriptedServer, TESTED_SERVER, Value, encode, eventually,
 };
 
-/// Is a module with a command that waits until another one is called, and one that answers at once.
+/// A module with a command that waits until another one is called, and one that answers at once.
 const SOURCE: &str = r#"
 #include <stddef.h>
 #include <string.h>

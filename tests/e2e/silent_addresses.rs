@@ -7,7 +7,7 @@ use socket2::{Domain, Socket, Type};
 
 use crate::harness::{Redis, Respool, Value, eventually};
 
-/// Is a socket that listens and whose queue is full: connects to it are swallowed.
+/// A socket that listens and whose queue is full: connects to it are swallowed.
 struct BlackHole {
     _socket: Socket,
     _held: Vec<TcpStream>,

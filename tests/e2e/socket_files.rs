@@ -18,13 +18,13 @@ use crate::harness::{
     ChildProcess, Client, Respool, RespoolSettings, eventually, leave_out, respool_program,
 };
 
-/// Is a user and a group that nobody else is.
+/// A user and a group that nobody else is.
 pub(crate) const NOBODY: u32 = 65534;
 
-/// Is a folder for sockets, of the user that respool runs as.
+/// A folder for sockets, of the user that respool runs as.
 pub(crate) struct SocketFolder {
     pub(crate) dir: TempDir,
-    /// Is the command that becomes a respool of that user.
+    /// The command that becomes a respool of that user.
     pub(crate) through: Vec<String>,
 }
 

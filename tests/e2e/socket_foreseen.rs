@@ -12,7 +12,7 @@ use rustix::process::geteuid;
 use crate::harness::{Client, Respool, leave_out, respool_program};
 use crate::socket_files::{NOBODY, SocketFolder, about, ended};
 
-/// Is a user that nobody else is, and who runs nothing here.
+/// A user that nobody else is, and who runs nothing here.
 const STRANGER: u32 = 1234;
 
 /// Gives the folder to root, and lets everybody write in it.

@@ -201,7 +201,7 @@ fn subscribers_that_are_respools_own_user_end_when_it_loses_their_channel() {
 
 const WRONG: &str = "-WRONGPASS invalid username-password pair or user is disabled.\r\n";
 
-/// Is a server that tells respool nothing of its users. When `is_changed`, it takes `ann one` no more.
+/// A server that tells respool nothing of its users. When `is_changed`, it takes `ann one` no more.
 struct ChangingServer {
     server: ScriptedServer,
     is_changed: Arc<AtomicBool>,

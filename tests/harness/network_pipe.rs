@@ -23,7 +23,7 @@ struct PipeState {
     next: AtomicU64,
     /// Is true when an end is passed on as it is: the other direction goes on.
     ends_apart: AtomicBool,
-    /// Is the address to which later connections lead.
+    /// The address to which later connections lead.
     target: Mutex<String>,
     /// Holds the ends towards respool, to be reset.
     ends: Mutex<Vec<TcpStream>>,

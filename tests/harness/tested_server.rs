@@ -28,7 +28,7 @@ pub(crate) struct TestedServer {
     pub(crate) version: (u32, u32),
 }
 
-/// Is the server that every test of this process starts: `$REDIS_SERVER` or `redis-server` of the path.
+/// The server that every test of this process starts: `$REDIS_SERVER` or `redis-server` of the path.
 pub(crate) static TESTED_SERVER: LazyLock<TestedServer> = LazyLock::new(|| {
     let program = program();
     let output = Command::new(&program)

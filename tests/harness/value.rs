@@ -5,35 +5,35 @@ use std::fmt;
 /// Holds one reply. Doubles, big numbers and verbatim strings keep their text.
 #[derive(Clone, PartialEq, Eq)]
 pub(crate) enum Value {
-    /// Is a simple string, behind `+`.
+    /// A simple string, behind `+`.
     Simple(Vec<u8>),
-    /// Is an error, behind `-` or, in RESP3, `!`.
+    /// An error, behind `-` or, in RESP3, `!`.
     Error(Vec<u8>),
-    /// Is an integer, behind `:`.
+    /// An integer, behind `:`.
     Int(i64),
-    /// Is a bulk string, behind `$`.
+    /// A bulk string, behind `$`.
     Bulk(Vec<u8>),
-    /// Is a null of RESP2 that stands as `$-1`.
+    /// A null of RESP2 that stands as `$-1`.
     NullBulk,
-    /// Is a null of RESP2 that stands as `*-1`.
+    /// A null of RESP2 that stands as `*-1`.
     NullArray,
-    /// Is the null of RESP3, which stands as `_`.
+    /// The null of RESP3, which stands as `_`.
     Null,
-    /// Is a boolean, behind `#`.
+    /// A boolean, behind `#`.
     Bool(bool),
-    /// Is a double, behind `,`.
+    /// A double, behind `,`.
     Double(Vec<u8>),
-    /// Is a big number, behind `(`.
+    /// A big number, behind `(`.
     BigNumber(Vec<u8>),
-    /// Is a verbatim string, behind `=`; its three letters and the colon are kept.
+    /// A verbatim string, behind `=`; its three letters and the colon are kept.
     Verbatim(Vec<u8>),
-    /// Is an array, behind `*`.
+    /// An array, behind `*`.
     Array(Vec<Value>),
-    /// Is a map, behind `%`.
+    /// A map, behind `%`.
     Map(Vec<(Value, Value)>),
-    /// Is a set, behind `~`.
+    /// A set, behind `~`.
     Set(Vec<Value>),
-    /// Is a push, behind `>`.
+    /// A push, behind `>`.
     Push(Vec<Value>),
 }
 

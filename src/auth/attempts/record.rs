@@ -46,7 +46,7 @@ pub(super) struct Record {
     again: BTreeMap<Ticket, SecretHash>,
     /// Lists those of them for which there was no look.
     unlooked: BTreeSet<Ticket>,
-    /// Is a second, and how many looks it has cost in it.
+    /// A second, and how many looks it has cost in it.
     looks: (u64, u64),
     /// Lists what it has learned last that nobody was served by.
     wrong: VecDeque<SecretHash>,

@@ -15,7 +15,7 @@ const MOST_NAMES: usize = 8;
 /// Bounds the characters shown of anything that somebody not verified yet has written into a certificate.
 const MOST_TEXT: usize = 256;
 
-/// Is a refusal in words, carried through rustls.
+/// A refusal in words, carried through rustls.
 #[derive(Debug)]
 struct Explained(String);
 

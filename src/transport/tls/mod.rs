@@ -37,9 +37,9 @@ thread_local! {
     static CIPHER: RefCell<Box<[u8]>> = RefCell::new(vec![0; MOST_CIPHER].into());
 }
 
-/// Is a TLS connection whose handshake is over.
+/// A TLS connection whose handshake is over.
 pub struct Tls {
-    /// Is the plain socket below.
+    /// The plain socket below.
     socket: Stream,
     session: RefCell<TlsSession>,
     end: RefCell<Option<ReadEnd>>,

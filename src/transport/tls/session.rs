@@ -9,7 +9,7 @@ use rustls::server::UnbufferedServerConnection;
 use rustls::unbuffered::{ConnectionState, EncodeError, EncryptError, UnbufferedStatus};
 use rustls::{CommonState, Error, HandshakeKind, SupportedCipherSuite};
 
-/// Is the largest record with its head, as TLS 1.2 allows it.
+/// The largest record with its head, as TLS 1.2 allows it.
 pub(super) const RECORD: usize = 5 + 16 * 1024 + 2048;
 
 /// Counts the plain bytes of one record.
@@ -33,7 +33,7 @@ pub(super) enum SessionSide {
     Server(UnbufferedServerConnection),
 }
 
-/// Is a session: what is known of the records, and the bytes that wait on either side.
+/// A session: what is known of the records, and the bytes that wait on either side.
 pub(super) struct TlsSession {
     side: SessionSide,
     /// Holds the start of a record that has not arrived whole.
@@ -362,7 +362,7 @@ impl TlsSession {
     }
 }
 
-/// Is the one state of rustls in which plain bytes can be sent, whichever side it is on.
+/// The one state of rustls in which plain bytes can be sent, whichever side it is on.
 trait WritingState {
     fn encrypt(&mut self, plain: &[u8], cipher: &mut [u8]) -> Result<usize, EncryptError>;
     fn close(&mut self, cipher: &mut [u8]) -> Result<usize, EncryptError>;

@@ -56,11 +56,11 @@ pub(super) struct Bird<'a> {
     pub(super) session: Session,
     /// Holds what it listens to beside the replies to its requests.
     pub(super) ears: Ears,
-    /// Is the first connection as a publisher.
+    /// The first connection as a publisher.
     pub(super) voice: Voice,
-    /// Is its second connection, in the database of the first.
+    /// Its second connection, in the database of the first.
     other: Option<Wire>,
-    /// Is the second connection as a publisher.
+    /// The second connection as a publisher.
     pub(super) other_voice: Voice,
     pub(super) kept: VecDeque<Kept>,
     sequence: u64,

@@ -8,13 +8,13 @@ use crate::harness::{Value, show};
 /// A value may get so old before its expiry excuses its absence.
 const FRESH: Duration = Duration::from_secs(60);
 
-/// Is a value of the client's own at the server.
+/// A value of the client's own at the server.
 #[derive(Debug, Clone)]
 pub(super) struct Kept {
     pub(super) key: String,
     pub(super) value: String,
     pub(super) database: u32,
-    /// Is the phase of the server when it was written: a restart takes all values.
+    /// The phase of the server when it was written: a restart takes all values.
     pub(super) phase: usize,
     pub(super) at: Instant,
 }
@@ -75,11 +75,11 @@ pub(super) struct Session {
     name: Option<String>,
     user: Option<String>,
     id: Option<i64>,
-    /// Is the last value of the counter of this batch.
+    /// The last value of the counter of this batch.
     counted: i64,
     /// Is true when a command of this batch was refused, so those that build on it find nothing.
     pub(super) refused: bool,
-    /// Is the server's phase when this batch was sent.
+    /// The server's phase when this batch was sent.
     phase: usize,
 }
 

@@ -28,7 +28,7 @@ pub(super) struct Flock {
     notes: Mutex<BTreeMap<&'static str, usize>>,
     /// Counts operations finished, cut short by the end of the connection, and refused.
     done: Mutex<BTreeMap<&'static str, [usize; 3]>>,
-    /// Is its part in a run in which two flocks take turns; it has none when it is alone.
+    /// Its part in a run in which two flocks take turns; it has none when it is alone.
     part: Option<Part>,
 }
 

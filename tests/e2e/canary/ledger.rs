@@ -45,7 +45,7 @@ enum Pushed {
 #[derive(Debug)]
 struct Element {
     place: Place,
-    /// Is the phase of the server when it was sent: a restart takes all.
+    /// The phase of the server when it was sent: a restart takes all.
     phase: usize,
     pushed: Pushed,
     received: Option<(Way, usize)>,

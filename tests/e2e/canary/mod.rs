@@ -39,12 +39,12 @@ const MOST_ROUNDS: usize = 6;
 /// So many elements are handed out at least since the last restart.
 const RECEIVED: usize = 50;
 
-/// Is respool's own user, where there are users.
+/// Respool's own user, where there are users.
 const RESPOOL: &str = "respool";
 
 const DATABASES: u32 = 16;
 
-/// Is the pool through which they all go.
+/// The pool through which they all go.
 const MAX_CONNECTIONS: usize = 8;
 
 /// Counts the direct connections of the test itself, beside the watch: the one that kills and marks.

@@ -13,7 +13,7 @@ use super::{lodging, operations, subscribing, waiting};
 /// Ends with the connection as it was found, or as a new one.
 pub(super) type Operation = fn(&mut Bird<'_>) -> Result<(), Gone>;
 
-/// Is one kind of canaries.
+/// One kind of canaries.
 pub(super) struct Species {
     pub(super) name: &'static str,
     pub(super) birds: usize,

@@ -61,10 +61,10 @@ impl Kind {
     }
 }
 
-/// Is one connection as a publisher: its messages are numbered, and run in the order of their numbers.
+/// One connection as a publisher: its messages are numbered, and run in the order of their numbers.
 #[derive(Debug)]
 pub(super) struct Voice {
-    /// Is the client's number and which of its connections it is.
+    /// The client's number and which of its connections it is.
     pub(super) name: String,
     said: u64,
 }
@@ -85,16 +85,16 @@ impl Voice {
     }
 }
 
-/// Is one delivery that is owed: kind and topic of the subscription, publisher, number.
+/// One delivery that is owed: kind and topic of the subscription, publisher, number.
 pub(super) type Delivery = (Kind, String, String, u64);
 
 #[derive(Debug)]
 pub(super) struct Subscriptions {
     number: usize,
     topics: [BTreeSet<String>; 3],
-    /// Is the last number heard through each topic of each publisher.
+    /// The last number heard through each topic of each publisher.
     by_topic: HashMap<(Kind, String, String), u64>,
-    /// Is the last number heard of each publisher.
+    /// The last number heard of each publisher.
     by_publisher: HashMap<String, u64>,
     pub(super) owed: HashSet<Delivery>,
     pub(super) heard: usize,

@@ -28,20 +28,20 @@ pub(super) struct Call {
     pub(super) args: Vec<String>,
     pub(super) places: Vec<Place>,
     pub(super) limit: Duration,
-    /// Is the most elements it takes.
+    /// The most elements it takes.
     pub(super) most: usize,
     /// Is true when what it takes goes to the list of moved elements.
     pub(super) moves: bool,
     form: Form,
 }
 
-/// Is one element that a reply hands out.
+/// One element that a reply hands out.
 #[derive(Debug)]
 pub(super) struct Handed {
     pub(super) place: Place,
     pub(super) element: String,
     pub(super) score: Option<String>,
-    /// Is its id in a stream.
+    /// Its id in a stream.
     pub(super) id: Option<String>,
 }
 

@@ -14,7 +14,7 @@ use super::wait::{Call, Handed};
 use super::wire::Gone;
 use crate::harness::{TESTED_SERVER, Value, encode};
 
-/// Is the longest a canary waits: long enough for many to wait at once, on few connections to the server.
+/// The longest a canary waits: long enough for many to wait at once, on few connections to the server.
 const LONGEST_WAIT_MS: u64 = 1500;
 
 /// Who is to be unblocked waits so long.

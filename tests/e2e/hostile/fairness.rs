@@ -10,7 +10,7 @@ use std::time::{Duration, Instant};
 
 use crate::harness::{Client, Redis, Respool, Value, encode, eventually, processor_time};
 
-/// Is a script that takes as long as it is told to.
+/// A script that takes as long as it is told to.
 const SPIN: &str = "local s = 0 for i = 1, tonumber(ARGV[1]) do s = s + i end return s";
 
 /// Tells how many rounds of [`SPIN`] take the server about `wanted`, as quick as it is here.

@@ -10,7 +10,7 @@ use rustix::process::geteuid;
 use super::{NOBODY, SocketFolder, about};
 use crate::harness::{Respool, RespoolSettings, leave_out};
 
-/// Is a group that respool's user is not in.
+/// A group that respool's user is not in.
 pub(super) const OTHERS: u32 = 1;
 
 /// Puts `settings` in force, which has to be refused.

@@ -12,7 +12,7 @@ const SCRIPTS: usize = 10_000;
 /// So many values of 200 KB are asked for; the server itself holds all of them for a client that does not read.
 const LARGE_REPLIES: usize = 2_000;
 
-/// Is a loop whose turns take the server about a third of a millisecond.
+/// A loop whose turns take the server about a third of a millisecond.
 const LOOP: &str = "for i = 1, 30000 do end";
 
 /// Sends as much of a pipeline as is taken while its turn lasts, reads nothing, waits a moment and is gone.

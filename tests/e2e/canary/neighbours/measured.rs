@@ -12,17 +12,17 @@ use super::stage::{Scene, Side, Turn};
 /// Measured in seven runs: 67 to 91 ms for transactions, 97 to 120 for large values, and once some 190.
 const TURN: Duration = Duration::from_millis(300);
 
-/// Is the same of short requests, whose sixteen databases take turns on four connections. Measured: up to 3 ms.
+/// The same of short requests, whose sixteen databases take turns on four connections. Measured: up to 3 ms.
 const QUICK_TURN: Duration = Duration::from_millis(50);
 
-/// Is the same of the very slowest one of any kind, which may have had several such turns one after the other, or stand behind the
+/// The same of the very slowest one of any kind, which may have had several such turns one after the other, or stand behind the
 /// script on its connection: for as long as that lasts, which is twice as long as the server lets wait others. Measured: 185 ms.
 const WORST_TURN: Duration = Duration::from_millis(500);
 
 /// This share of the waits is compared beside the worst.
 const MOST: f64 = 0.9;
 
-/// Is the same where a script keeps the server: everybody is caught by its beginning once, directly too, and what share of all waits
+/// The same where a script keeps the server: everybody is caught by its beginning once, directly too, and what share of all waits
 /// that is depends on how many follow.
 const MOST_BESIDE_SCRIPTS: f64 = 0.75;
 
@@ -67,7 +67,7 @@ impl KindOfWait {
     }
 }
 
-/// Is a wait that has begun.
+/// A wait that has begun.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Wait {
     turn: Turn,

@@ -56,11 +56,11 @@ const SCENES: [(Scene, Duration); 3] = [
 /// So many more rounds are played in a run whose waits were too long in its first.
 const MORE_ROUNDS: usize = 2;
 
-/// Is a value that takes a slow reader several seconds.
+/// A value that takes a slow reader several seconds.
 const LARGE_KEY: &str = "large";
 const LARGE_VALUE_BYTES: usize = 16 * 1024 * 1024;
 
-/// Is a value of which a pipeline asks many.
+/// A value of which a pipeline asks many.
 const MIDDLING_KEY: &str = "middling";
 const MIDDLING_VALUE_BYTES: usize = 200_000;
 

@@ -37,7 +37,7 @@ pub(super) const KINDS: [(&str, usize, Life); 19] = [
     ("pipeline of large replies", 2, heavy::pipe_large_replies),
 ];
 
-/// Is the one that begins scripts without end, and kills them as an operator would.
+/// The one that begins scripts without end, and kills them as an operator would.
 pub(super) const SCRIPTS: (&str, Life) = ("script without end", scripts::begin_and_kill);
 
 /// Counts what neighbours did how often, by side.

@@ -24,7 +24,7 @@ pub(crate) enum Scene {
     EndlessScript,
 }
 
-/// Is one turn of one side.
+/// One turn of one side.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) struct Turn {
     pub(super) side: Side,
@@ -142,7 +142,7 @@ fn turn_of(now: &Now, side: Side) -> Option<Turn> {
     now.turn.filter(|turn| turn.side == side && !now.ended)
 }
 
-/// Is the part of one flock.
+/// The part of one flock.
 pub(crate) struct Part {
     pub(crate) stage: Arc<Stage>,
     pub(super) side: Side,

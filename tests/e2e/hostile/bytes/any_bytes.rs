@@ -10,7 +10,7 @@ use proptest::test_runner::{Config, TestRunner};
 
 use crate::harness::{Client, Respool, Value, encode, uninterrupted};
 
-/// Is a server that answers the handshake, gathers what else it is asked, and writes what the test tells it to.
+/// A server that answers the handshake, gathers what else it is asked, and writes what the test tells it to.
 struct PuppetServer {
     address: String,
     orders: Sender<PuppetOrder>,

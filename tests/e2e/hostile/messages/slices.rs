@@ -4,7 +4,7 @@ use crate::harness::{Client, Redis, Respool, Value, encode, eventually};
 
 const TOPICS: usize = 20_000;
 
-/// Is the most topics that may be dealt with in one turn.
+/// The most topics that may be dealt with in one turn.
 const A_TURN: usize = 1000;
 
 fn topics() -> Vec<String> {

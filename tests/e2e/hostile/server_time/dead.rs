@@ -45,7 +45,7 @@ fn a_stopped_server_is_noticed_while_others_send() {
     respool.client().ping();
 }
 
-/// Is a network namespace with a server in it, reached by a pair of virtual interfaces; all gone with the value.
+/// A network namespace with a server in it, reached by a pair of virtual interfaces; all gone with the value.
 struct FarHost {
     name: String,
     server: Option<Child>,
