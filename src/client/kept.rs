@@ -3,6 +3,7 @@
 use std::io;
 use std::task::{Context, Poll};
 
+use super::serve::Awaited;
 use super::task::{Client, Wait};
 use crate::config::{CLIENT_BYTES, TLS_CLIENT_BYTES};
 use crate::telemetry::Disconnect;
@@ -69,6 +70,7 @@ impl Client {
         let user = user.map_or(0, |user| user.held_bytes());
         let awaited = match &self.wait {
             Wait::Shared(_, purpose) => purpose.held_bytes(),
+            Wait::Story(Awaited::Line(blocked)) => blocked.held_bytes(),
             _ => 0,
         };
         let messages = self.pin_use.messages.as_ref();

@@ -286,6 +286,11 @@ impl Client {
             return Resumed::Still;
         }
         if self.slow.is_some() {
+            if self.outlet.outstanding() > 0 {
+                // What came back unsent has been sent again: the story begins behind its answers.
+                self.wait = Wait::Answers;
+                return Resumed::Moved;
+            }
             self.wait_if_over();
             return match &self.wait {
                 Wait::Nothing => Resumed::Begins,

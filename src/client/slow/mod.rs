@@ -17,6 +17,7 @@ use crate::command::{CommandId, Delays, PinReason, TransactionCommand};
 use crate::exchange::RequestKind;
 use crate::resp::Request;
 use crate::session::{Route, Routed};
+use crate::transport::READ_SIZE;
 use crate::upstream::Link;
 
 /// Is what a story comes to.
@@ -147,6 +148,12 @@ impl Client {
         loop {
             if !matches!(self.wait, Wait::Nothing) {
                 self.waited_for().await?;
+                continue;
+            }
+            if self.outlet.has_unsent() {
+                // What came back meanwhile was sent before it, and goes first.
+                self.send_again();
+                continue;
             }
             match go(self, &slow.request()) {
                 Next::Used(1..) => break,
@@ -204,7 +211,10 @@ impl Client {
         let (request, routed) = (slow.request(), &slow.routed);
         let learned = self.learned();
         if self.refusing.is_some() && !self.input.is_empty() {
-            let rest = [&slow.bytes, &self.input[..]].concat();
+            // No transaction that is refused whole is longer: not all that a client has sent is copied.
+            let most = self.clients.thread.settings().upstream.max_shared_request + READ_SIZE;
+            let behind = &self.input[..self.input.len().min(most)];
+            let rest = [&slow.bytes, behind].concat();
             return self.request_alone(&request, routed, &rest, learned.as_deref());
         }
         match routed.route {
