@@ -12,8 +12,12 @@ use memchr::memmem;
 use super::fence::{DIGITS, Fence};
 use crate::resp::ReplyScanner;
 
-/// Most bytes kept until it is known whether they are replies. While a script runs past its time a reply is a line of some 90.
+/// The most bytes that are kept, until it is known whether they are replies, beside [`LINE`] for each that is due.
 const MAX_KEPT: usize = 64 * 1024;
+
+/// The most bytes of one refusal. While a script or a function runs past its time each reply is a line of some 90
+/// (`-BUSY Valkey is busy running a script. You can only call SCRIPT KILL or SHUTDOWN NOSAVE.`).
+const LINE: usize = 128;
 
 /// Bytes kept of more: as long as a line with a number in it is at most.
 const TAIL: usize = 512;
@@ -102,7 +106,7 @@ impl Search {
             return Searched::Answered { used: used(end) };
         }
         let Some((at, end)) = last else {
-            self.cut();
+            self.cut(MAX_KEPT + due * LINE);
             return Searched::Goes;
         };
         self.refused((at, end), due, used(end))
@@ -125,9 +129,9 @@ impl Search {
         }
     }
 
-    /// Drops what can be no replies any more, being too much.
-    fn cut(&mut self) {
-        if self.kept.len() > MAX_KEPT || self.is_cut && self.kept.len() > 2 * TAIL {
+    /// Drops what can be no replies any more, being more than `most` bytes.
+    fn cut(&mut self, most: usize) {
+        if self.kept.len() > most || self.is_cut && self.kept.len() > 2 * TAIL {
             self.kept.drain(..self.kept.len() - TAIL);
             self.kept.shrink_to(2 * TAIL);
             self.is_cut = true;

@@ -181,6 +181,16 @@ fn a_search_keeps_little_of_what_goes_on_for_long() {
     );
 }
 
+#[test]
+fn a_search_keeps_the_refusals_of_everything_that_is_due() {
+    for count in [1, 1000, 20_000] {
+        let bytes = [&BUSY.repeat(1 + count), LAST].concat();
+        let (searched, _) = search(&bytes, 16 * 1024, count);
+        let is_known = matches!(searched, Searched::Refused { .. });
+        assert!(is_known, "{count} replies are due");
+    }
+}
+
 proptest! {
     #[test]
     fn no_text_that_was_written_before_the_number_was_drawn_passes(

@@ -520,6 +520,40 @@ fn a_script_is_killed_though_others_go_on_calling_scripts() {
     assert!(caller.reply().is_error());
 }
 
+/// The refusals of what all of them have asked for at once are far more bytes than those of a few.
+#[test]
+fn a_crowd_that_calls_scripts_beside_an_endless_one_hears_busy_and_stays() {
+    const CALLS: usize = 100;
+    let redis = Redis::start(&["--lua-time-limit", "100"]);
+    let respool = Respool::with(&redis)
+        .top("workers = 1")
+        .upstream("max_connections = 4\nshared_connections = 2")
+        .start();
+    let mut clients = take_every_shared_connection(&redis, &respool, 2);
+    let mut caller = clients.swap_remove(0);
+    for _ in 0..30 {
+        let mut client = respool.client();
+        assert_eq!(client.cmd(&["SELECT", "2"]), Value::ok());
+        clients.push(client);
+    }
+    caller.send(encode(&["EVAL", "while true do end", "0"]));
+    until_busy(&redis);
+    let calls = encode(&["EVAL", "return 1", "0"]).repeat(CALLS);
+    for _ in 0..3 {
+        clients.iter_mut().for_each(|client| client.send(&calls));
+        for client in &mut clients {
+            for _ in 0..CALLS {
+                let reply = client.reply();
+                assert!(is_busy(&reply), "{reply:?}");
+            }
+        }
+    }
+    let mut killer = respool.client();
+    assert_eq!(killer.cmd(&["SCRIPT", "KILL"]), Value::ok());
+    assert!(caller.reply().is_error());
+    clients.iter_mut().for_each(Client::ping);
+}
+
 /// A server that is busy with a script changes no database.
 #[test]
 fn a_script_is_killed_on_a_connection_that_is_in_any_database() {
