@@ -33,7 +33,7 @@ const TICK: Duration = Duration::from_millis(50);
 const CLOSING_TIME: Duration = Duration::from_secs(2);
 
 /// What the rest of the process tells a worker.
-pub enum Message {
+pub enum WorkerMessage {
     /// A client to serve.
     Arrived(Box<Newcomer>),
     /// A rejected socket to hold.
@@ -92,7 +92,7 @@ pub type Listening = Box<dyn FnOnce() -> Pin<Box<dyn Future<Output = ()>>> + Sen
 
 /// A client's place.
 #[derive(Debug)]
-pub enum Place {
+pub enum NewcomerPlace {
     /// In its group.
     Admitted(Permit),
     /// In none yet: its certificate decides.
@@ -104,13 +104,13 @@ pub struct Newcomer {
     /// Its socket.
     pub socket: Accepted,
     /// Its place.
-    pub place: Place,
+    pub place: NewcomerPlace,
     /// Who it is.
     pub identity: Identity,
     /// Where it connected to.
     pub laddr: Peer,
     /// Counts it among its worker's clients.
-    pub seat: Seat,
+    pub seat: CountedClient,
 }
 
 /// A rejected socket on its way to the worker that holds it.
@@ -122,20 +122,20 @@ pub struct Rejected {
     /// The right to hold it.
     pub permit: HoldPermit,
     /// Counts it among its worker's clients, so that they are spread as those are.
-    pub seat: Seat,
+    pub seat: CountedClient,
 }
 
 /// One of a worker's clients, counted from its hand-over until it has left.
-pub struct Seat(Arc<AtomicUsize>);
+pub struct CountedClient(Arc<AtomicUsize>);
 
-impl Seat {
+impl CountedClient {
     fn take(clients: &Arc<AtomicUsize>) -> Self {
         clients.fetch_add(1, Ordering::Relaxed);
         Self(Arc::clone(clients))
     }
 }
 
-impl Drop for Seat {
+impl Drop for CountedClient {
     fn drop(&mut self) {
         self.0.fetch_sub(1, Ordering::Relaxed);
     }
@@ -156,7 +156,7 @@ pub struct Charge {
 
 /// The rest of the process' end of a worker.
 pub struct Worker {
-    mailbox: mpsc::Sender<Message>,
+    mailbox: mpsc::Sender<WorkerMessage>,
     clients: Arc<AtomicUsize>,
     /// What it counts.
     pub counters: Arc<WorkerCounters>,
@@ -166,7 +166,7 @@ pub struct Worker {
 }
 
 /// A worker's mailbox, before the worker is there to read it.
-pub fn mailbox() -> (mpsc::Sender<Message>, mpsc::Receiver<Message>) {
+pub fn mailbox() -> (mpsc::Sender<WorkerMessage>, mpsc::Receiver<WorkerMessage>) {
     mpsc::channel(MAILBOX)
 }
 
@@ -180,7 +180,7 @@ impl Worker {
         shared: usize,
         charge: Charge,
         counters: Arc<WorkerCounters>,
-        (mailbox, messages): (mpsc::Sender<Message>, mpsc::Receiver<Message>),
+        (mailbox, messages): (mpsc::Sender<WorkerMessage>, mpsc::Receiver<WorkerMessage>),
     ) -> io::Result<Self> {
         // Built on its own thread, but what can fail is reported here.
         let (told, started) = std::sync::mpsc::sync_channel(1);
@@ -222,12 +222,12 @@ impl Worker {
     }
 
     /// A place among its clients.
-    pub fn seat(&self) -> Seat {
-        Seat::take(&self.clients)
+    pub fn seat(&self) -> CountedClient {
+        CountedClient::take(&self.clients)
     }
 
     /// Its mailbox.
-    pub fn mailbox(&self) -> &mpsc::Sender<Message> {
+    pub fn mailbox(&self) -> &mpsc::Sender<WorkerMessage> {
         &self.mailbox
     }
 
@@ -252,7 +252,7 @@ async fn serve(
     shared: usize,
     charge: Charge,
     counters: Arc<WorkerCounters>,
-    mut messages: mpsc::Receiver<Message>,
+    mut messages: mpsc::Receiver<WorkerMessage>,
 ) {
     let thread = Rc::new(Thread::new(index, Arc::clone(&charge.process), counters));
     let upstream = Upstream::new(thread, shared);
@@ -274,8 +274,8 @@ async fn serve(
     loop {
         tokio::select! {
             message = messages.recv() => match message {
-                None | Some(Message::Stop) => break,
-                Some(Message::Listen(listen)) => listening.push(tokio::task::spawn_local(listen())),
+                None | Some(WorkerMessage::Stop) => break,
+                Some(WorkerMessage::Listen(listen)) => listening.push(tokio::task::spawn_local(listen())),
                 Some(message) => take(&clients, message),
             },
             _ = tick.tick() => {
@@ -312,26 +312,26 @@ async fn serve(
     let _ = tokio::time::timeout(CLOSING_TIME, emptied).await;
 }
 
-fn take(clients: &Rc<Clients>, message: Message) {
+fn take(clients: &Rc<Clients>, message: WorkerMessage) {
     clients.thread.clock.refresh();
     match message {
-        Message::Arrived(newcomer) => arrival::arrive(clients, *newcomer),
-        Message::Rejected(rejected) => {
+        WorkerMessage::Arrived(newcomer) => arrival::arrive(clients, *newcomer),
+        WorkerMessage::Rejected(rejected) => {
             tokio::task::spawn_local(arrival::reject(Rc::clone(clients), *rejected));
         }
-        Message::Client(message) => clients.run(message),
-        Message::Reload(done) => {
+        WorkerMessage::Client(message) => clients.run(message),
+        WorkerMessage::Reload(done) => {
             clients.reload();
             let _ = done.send(());
         }
-        Message::Reseat(done) => {
+        WorkerMessage::Reseat(done) => {
             clients.reseat();
             let _ = done.send(());
         }
-        Message::Reclaim => clients.upstream.give_up_idle(),
-        Message::Drain => clients.drain(),
+        WorkerMessage::Reclaim => clients.upstream.give_up_idle(),
+        WorkerMessage::Drain => clients.drain(),
         #[cfg(debug_assertions)]
-        Message::Fault(fault) => fault.happen(clients),
-        Message::Listen(_) | Message::Stop => {}
+        WorkerMessage::Fault(fault) => fault.happen(clients),
+        WorkerMessage::Listen(_) | WorkerMessage::Stop => {}
     }
 }

@@ -130,7 +130,7 @@ pub async fn serve(
                 );
             }
         }
-        let place = Place {
+        let place = PlaceGuard {
             places: Arc::clone(&places),
             id,
         };
@@ -157,12 +157,12 @@ fn tell_panic(ended: Result<(), JoinError>) {
 }
 
 /// Keeps a connection's place, which it gives back on drop.
-struct Place {
+struct PlaceGuard {
     places: Arc<Mutex<Places>>,
     id: u64,
 }
 
-impl Place {
+impl PlaceGuard {
     fn asked(&self) {
         self.places
             .lock()
@@ -171,7 +171,7 @@ impl Place {
     }
 }
 
-impl Drop for Place {
+impl Drop for PlaceGuard {
     fn drop(&mut self) {
         self.places
             .lock()
@@ -180,7 +180,7 @@ impl Drop for Place {
     }
 }
 
-async fn connection(accepted: Accepted, endpoint: Endpoint, scope: Scope, place: Place) {
+async fn connection(accepted: Accepted, endpoint: Endpoint, scope: Scope, place: PlaceGuard) {
     let served = match accepted.socket {
         AcceptedSocket::Tcp(socket, _) => match TcpStream::from_std(socket) {
             Ok(stream) => answer_one(stream, endpoint, scope, place, false).await,
@@ -200,7 +200,7 @@ async fn answer_one(
     stream: impl AsyncRead + AsyncWrite + Unpin + Send + 'static,
     endpoint: Endpoint,
     scope: Scope,
-    place: Place,
+    place: PlaceGuard,
     is_unix: bool,
 ) -> io::Result<()> {
     let place = Arc::new(place);

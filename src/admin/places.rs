@@ -31,7 +31,7 @@ impl From {
 }
 
 #[derive(Debug)]
-struct Place {
+struct ConnectionPlace {
     id: u64,
     from: From,
     /// Is true once the head of its request has come.
@@ -42,7 +42,7 @@ struct Place {
 #[derive(Debug)]
 pub(super) struct Places {
     most: usize,
-    taken: Vec<Place>,
+    taken: Vec<ConnectionPlace>,
     next: u64,
 }
 
@@ -79,7 +79,7 @@ impl Places {
         }
         let id = self.next;
         self.next += 1;
-        self.taken.push(Place {
+        self.taken.push(ConnectionPlace {
             id,
             from,
             has_asked: false,

@@ -29,7 +29,7 @@ const COMMON_HEADERS: [(HeaderName, &str); 3] = [
 ];
 
 #[derive(Clone, Copy)]
-enum Route {
+enum AdminRoute {
     Page,
     Metrics,
     Status,
@@ -38,7 +38,7 @@ enum Route {
     Reload,
 }
 
-impl Route {
+impl AdminRoute {
     fn of(path: &str) -> Option<Self> {
         Some(match path {
             "/" => Self::Page,
@@ -75,9 +75,9 @@ pub(super) async fn answer(
     scope: Scope,
     is_unix: bool,
 ) -> Response<Full<Bytes>> {
-    let route = Route::of(request.uri().path())
+    let route = AdminRoute::of(request.uri().path())
         .filter(|route| scope == Scope::All || route.needs() == Needs::Nothing);
-    let needs = route.map_or(Needs::Nothing, Route::needs);
+    let needs = route.map_or(Needs::Nothing, AdminRoute::needs);
     let mut response = match (
         access::check(&request, &(endpoint.admin)(), needs, is_unix),
         route,
@@ -89,7 +89,7 @@ pub(super) async fn answer(
         }
         (Ok(()), None) => plain(StatusCode::NOT_FOUND, "no such page\n"),
         (Ok(()), Some(route)) if !allows(route, request.method()) => not_allowed(route),
-        (Ok(()), Some(Route::Reload)) => reload(request, endpoint).await,
+        (Ok(()), Some(AdminRoute::Reload)) => reload(request, endpoint).await,
         (Ok(()), Some(route)) => show(route, endpoint),
     };
     for (name, value) in COMMON_HEADERS {
@@ -122,18 +122,18 @@ fn is_fault(request: &Request<Incoming>, endpoint: &Endpoint) -> bool {
     asked.is_some_and(|what| (endpoint.fault)(what))
 }
 
-fn show(route: Route, endpoint: &Endpoint) -> Response<Full<Bytes>> {
+fn show(route: AdminRoute, endpoint: &Endpoint) -> Response<Full<Bytes>> {
     let (kind, body) = match route {
-        Route::Page => (HTML, PAGE.into()),
-        Route::Metrics => (
+        AdminRoute::Page => (HTML, PAGE.into()),
+        AdminRoute::Metrics => (
             telemetry::CONTENT_TYPE,
             render_metrics(&(endpoint.view)()).into(),
         ),
-        Route::Status => (
+        AdminRoute::Status => (
             JSON,
             format!("{:#}\n", status_json(&(endpoint.view)())).into(),
         ),
-        Route::Live => {
+        AdminRoute::Live => {
             let wrong = endpoint.parts.wrong();
             if !wrong.is_empty() {
                 let text = format!("{}\n", wrong.join("\n"));
@@ -141,10 +141,10 @@ fn show(route: Route, endpoint: &Endpoint) -> Response<Full<Bytes>> {
             }
             (TEXT, "ok\n".into())
         }
-        Route::Ready if endpoint.draining.load(Ordering::Relaxed) => {
+        AdminRoute::Ready if endpoint.draining.load(Ordering::Relaxed) => {
             return plain(StatusCode::SERVICE_UNAVAILABLE, "draining\n");
         }
-        Route::Ready | Route::Reload => (TEXT, "ok\n".into()),
+        AdminRoute::Ready | AdminRoute::Reload => (TEXT, "ok\n".into()),
     };
     respond(StatusCode::OK, kind, body)
 }
@@ -167,14 +167,14 @@ async fn reload(request: Request<Incoming>, endpoint: &Endpoint) -> Response<Ful
     }
 }
 
-fn allows(route: Route, method: &Method) -> bool {
+fn allows(route: AdminRoute, method: &Method) -> bool {
     route
         .allow()
         .split(", ")
         .any(|allowed| allowed == method.as_str())
 }
 
-fn not_allowed(route: Route) -> Response<Full<Bytes>> {
+fn not_allowed(route: AdminRoute) -> Response<Full<Bytes>> {
     let mut response = plain(StatusCode::METHOD_NOT_ALLOWED, "method not allowed\n");
     response
         .headers_mut()

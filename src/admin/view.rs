@@ -302,7 +302,7 @@ fn by_reason(totals: &[(Reason, u64)]) -> Vec<(&'static str, u64)> {
 }
 
 /// Counts what became of newcomers for whom another was to be closed.
-fn evictions(row: &crate::admission::GroupRow) -> Vec<(&'static str, u64)> {
+fn evictions(row: &crate::admission::GroupFigures) -> Vec<(&'static str, u64)> {
     let damped = row.damped_total.iter();
     let damped = damped.map(|(damped, total)| (damped.label(), *total));
     [("evicted", row.evicted_total)]

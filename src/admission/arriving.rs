@@ -11,7 +11,7 @@
 use std::sync::Arc;
 use std::time::Instant;
 
-use super::permit::Holding;
+use super::permit::PermitHolding;
 use super::{Admission, Counts, Permit, Plan, Refusal, Rule};
 use crate::config::{AtLimit, AuthMode, Per, Settings};
 use crate::identity::Identity;
@@ -142,7 +142,7 @@ impl Admission {
             counts.operators += 1;
             counts.handshaking -= usize::from(has_shaken);
             drop(counts);
-            permit.held = Holding::Operator;
+            permit.held = PermitHolding::Operator;
             return Ok(permit);
         }
         let room = match has_shaken {
@@ -160,7 +160,7 @@ impl Admission {
             counts.beyond += usize::from(is_beyond);
             counts.handshaking -= usize::from(has_shaken);
             drop(counts);
-            permit.held = Holding::Arriving { is_beyond };
+            permit.held = PermitHolding::Arriving { is_beyond };
             return Ok(permit);
         }
         room?;
@@ -200,12 +200,12 @@ impl Admission {
 impl Permit {
     /// Tells whether its client has yet to say who it is.
     pub fn is_arriving(&self) -> bool {
-        matches!(self.held, Holding::Arriving { .. })
+        matches!(self.held, PermitHolding::Arriving { .. })
     }
 
     /// Tells whether its client has one of the places kept for operators.
     pub fn is_operator(&self) -> bool {
-        matches!(self.held, Holding::Operator)
+        matches!(self.held, PermitHolding::Operator)
     }
 
     /// Gives the client that has arrived its place, by the name and the user that it has now.
@@ -213,7 +213,7 @@ impl Permit {
     /// # Errors
     /// It fails as [`Admission::admit`] does; the client is arriving still, so that the caller may make room and ask again.
     pub fn settle(&mut self, identity: &Identity, now: Instant) -> Result<(), Refusal> {
-        let Holding::Arriving { is_beyond } = self.held else {
+        let PermitHolding::Arriving { is_beyond } = self.held else {
             return Ok(());
         };
         let admission = Arc::clone(&self.admission);
@@ -224,7 +224,7 @@ impl Permit {
             counts.operators += 1;
             counts.has_arrived(is_beyond);
             drop(counts);
-            self.held = Holding::Operator;
+            self.held = PermitHolding::Operator;
             return Ok(());
         }
         if is_beyond {

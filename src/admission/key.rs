@@ -12,7 +12,7 @@ const MAX_NAME_BYTES: usize = 256;
 
 /// Says what one count of a group is kept by.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
-pub(super) enum Key {
+pub(super) enum CountKey {
     /// The group counts as one.
     Whole,
     /// Clients of this address count together.
@@ -27,7 +27,7 @@ pub(super) enum Key {
     User(Box<[u8]>),
 }
 
-impl Key {
+impl CountKey {
     pub(super) fn of(per: Per, peer: &Peer, name: &[u8], user: &[u8]) -> Self {
         match per {
             Per::Group => Self::Whole,
@@ -57,7 +57,7 @@ impl Key {
     }
 }
 
-impl fmt::Display for Key {
+impl fmt::Display for CountKey {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Whole => f.write_str("all"),
@@ -80,7 +80,7 @@ mod tests {
 
     fn key(address: &str, ipv6_prefix: u8) -> String {
         let peer = Peer::Tcp(format!("{address}:1").parse().expect("an address"));
-        Key::of(Per::Address { ipv6_prefix }, &peer, b"", b"").to_string()
+        CountKey::of(Per::Address { ipv6_prefix }, &peer, b"", b"").to_string()
     }
 
     #[test]

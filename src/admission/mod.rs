@@ -36,13 +36,13 @@ pub use damping::Damped;
 use damping::Damping;
 pub use handshake::HandshakePermit;
 pub use hold::HoldPermit;
-use key::Key;
+use key::CountKey;
 use log_line::LineThrottle;
 pub use log_line::LogLine;
 pub use permit::Permit;
 use refusal::Shortfall;
 pub use refusal::{Reason, Refusal};
-use tally::{Entry, Tallies};
+use tally::{TakenPlace, Tallies};
 
 /// A group, by its place in the configuration.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
@@ -132,14 +132,14 @@ fn address_of(peer: &Peer) -> Option<IpAddr> {
 
 /// Says where a client counts: in its group, under its key.
 #[derive(Debug, Clone, PartialEq, Eq)]
-struct Place {
+struct GroupPlace {
     group: GroupId,
-    key: Key,
+    key: CountKey,
     /// Is that of the plan by which the place was given.
     generation: u64,
 }
 
-impl Place {
+impl GroupPlace {
     fn is_at(&self, other: &Self) -> bool {
         self.group == other.group && self.key == other.key
     }
@@ -213,12 +213,12 @@ impl Plan {
         taken.copied().unwrap_or(GroupId(0))
     }
 
-    fn place_of(&self, identity: &Identity) -> Place {
+    fn place_of(&self, identity: &Identity) -> GroupPlace {
         let group = self.group_of(identity);
         let per = self.rule(group).per;
-        Place {
+        GroupPlace {
             group,
-            key: Key::of(per, &identity.peer, &identity.name, &identity.user),
+            key: CountKey::of(per, &identity.peer, &identity.name, &identity.user),
             generation: self.generation,
         }
     }
@@ -227,12 +227,12 @@ impl Plan {
         &self.rules[group.index()]
     }
 
-    fn refusal(&self, place: &Place, shortfall: Shortfall) -> Refusal {
+    fn refusal(&self, place: &GroupPlace, shortfall: Shortfall) -> Refusal {
         Refusal::new(self.rule(place.group), place, shortfall)
     }
 
     /// Checks whether all groups together have room for one more.
-    fn has_room(&self, counts: &Counts, place: &Place) -> Result<(), Refusal> {
+    fn has_room(&self, counts: &Counts, place: &GroupPlace) -> Result<(), Refusal> {
         let count = counts.below_max_clients();
         if count < self.max_clients {
             return Ok(());
@@ -250,10 +250,10 @@ impl Plan {
     fn enter(
         &self,
         counts: &mut Counts,
-        place: &Place,
+        place: &GroupPlace,
         identity: &Identity,
         now: Instant,
-    ) -> Result<Entry, Refusal> {
+    ) -> Result<TakenPlace, Refusal> {
         self.move_in(counts, place, (identity, now), true)
     }
 
@@ -261,10 +261,10 @@ impl Plan {
     fn move_in(
         &self,
         counts: &mut Counts,
-        place: &Place,
+        place: &GroupPlace,
         (identity, now): (&Identity, Instant),
         is_accepted: bool,
-    ) -> Result<Entry, Refusal> {
+    ) -> Result<TakenPlace, Refusal> {
         let who = || self.returner(identity);
         let entry = counts.groups[place.group.index()]
             .enter(self.rule(place.group), &place.key, now, who)
@@ -333,7 +333,7 @@ impl Admission {
                 continue;
             };
             for (key, count) in counts.groups[group.index()].above(cap) {
-                let place = Place {
+                let place = GroupPlace {
                     group,
                     key,
                     generation: plan.generation,
@@ -375,7 +375,7 @@ impl Admission {
     }
 
     /// Returns what gives back the place that has been taken.
-    fn permit(self: &Arc<Self>, plan: &Plan, place: Place, entry: Entry) -> Permit {
+    fn permit(self: &Arc<Self>, plan: &Plan, place: GroupPlace, entry: TakenPlace) -> Permit {
         let mut permit = Permit::new(self, place.group, plan.generation);
         permit.take_place(plan, place, entry);
         permit
@@ -419,10 +419,10 @@ impl Admission {
     }
 
     /// Returns a row for each group, by its index; those that a reload removed have no cap and keep what they counted.
-    pub fn rows(&self) -> Vec<GroupRow> {
+    pub fn rows(&self) -> Vec<GroupFigures> {
         let plan = self.plan.load();
         let counts = self.counts();
-        let row = |(rule, tallies): (&Rule, &Tallies)| GroupRow {
+        let row = |(rule, tallies): (&Rule, &Tallies)| GroupFigures {
             name: Arc::clone(&rule.name),
             per: rule.per,
             mode: rule.mode,
@@ -455,7 +455,7 @@ impl Admission {
     }
 
     /// Returns the place of a client, with the plan it is by and the counts under their lock: no reload comes between.
-    fn decide(&self, identity: &Identity) -> (Arc<Plan>, MutexGuard<'_, Counts>, Place) {
+    fn decide(&self, identity: &Identity) -> (Arc<Plan>, MutexGuard<'_, Counts>, GroupPlace) {
         loop {
             let plan = self.plan.load_full();
             let place = plan.place_of(identity);
@@ -478,13 +478,13 @@ impl Counts {
     }
 
     /// Gives back `place` in its group; the client still counts among all.
-    fn leave(&mut self, place: &Place) {
+    fn leave(&mut self, place: &GroupPlace) {
         self.settle(place);
         self.groups[place.group.index()].leave(&place.key);
     }
 
     /// Notes that whoever had `place` need not be moved any more.
-    fn settle(&mut self, place: &Place) {
+    fn settle(&mut self, place: &GroupPlace) {
         if place.generation != self.generation {
             self.stale -= 1;
         }
@@ -493,7 +493,7 @@ impl Counts {
 
 /// Holds the figures of one group.
 #[derive(Debug, Clone)]
-pub struct GroupRow {
+pub struct GroupFigures {
     /// The name of the group.
     pub name: Arc<str>,
     /// Says what its cap counts.

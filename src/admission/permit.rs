@@ -5,15 +5,15 @@
 use std::sync::Arc;
 use std::time::Instant;
 
-use super::tally::Entry;
-use super::{Admission, GroupId, Place, Plan, Refusal, refusal};
+use super::tally::TakenPlace;
+use super::{Admission, GroupId, GroupPlace, Plan, Refusal, refusal};
 use crate::identity::Identity;
 
 /// Says what a permit holds.
 #[derive(Debug)]
-pub(super) enum Holding {
+pub(super) enum PermitHolding {
     /// It holds a place in a group.
-    Place(Place),
+    Place(GroupPlace),
     /// It holds a place among those that arrive; `is_beyond`: past `limits.max_clients`, in an operator's place.
     Arriving { is_beyond: bool },
     /// It holds one of the places kept for operators.
@@ -27,7 +27,7 @@ pub(super) enum Holding {
 pub struct Permit {
     pub(super) admission: Arc<Admission>,
     pub(super) group: GroupId,
-    pub(super) held: Holding,
+    pub(super) held: PermitHolding,
     /// Is that of the plan by which its group was told.
     generation: u64,
     /// Is set when this client brought its group to `warn_connections`, or had to be placed at once: a line to log, once.
@@ -42,7 +42,7 @@ impl Permit {
         Self {
             admission: Arc::clone(admission),
             group,
-            held: Holding::Nothing,
+            held: PermitHolding::Nothing,
             generation,
             warning: None,
             observed: None,
@@ -56,7 +56,7 @@ impl Permit {
 
     /// Tells whether the client holds a place of any kind; without one it is rejected for the rest of its life.
     pub fn has_place(&self) -> bool {
-        !matches!(self.held, Holding::Nothing)
+        !matches!(self.held, PermitHolding::Nothing)
     }
 
     /// Moves the place after the client's name or user has changed: to another group, to another key of the same one, to or
@@ -75,22 +75,22 @@ impl Permit {
         let (plan, mut counts, new) = admission.decide(identity);
         let is_kept = plan.welcome.is_operator(identity);
         let is_from_operator = match &self.held {
-            Holding::Nothing => return Ok(None),
-            Holding::Arriving { .. } => return Ok(self.look_at(&plan, &new)),
-            Holding::Operator if is_kept => return Ok(self.look_at(&plan, &new)),
-            Holding::Operator => true,
-            Holding::Place(old) => {
+            PermitHolding::Nothing => return Ok(None),
+            PermitHolding::Arriving { .. } => return Ok(self.look_at(&plan, &new)),
+            PermitHolding::Operator if is_kept => return Ok(self.look_at(&plan, &new)),
+            PermitHolding::Operator => true,
+            PermitHolding::Place(old) => {
                 if is_kept && plan.has_operator_place(&counts) {
                     counts.leave(old);
                     counts.total -= 1;
                     counts.operators += 1;
-                    self.held = Holding::Operator;
+                    self.held = PermitHolding::Operator;
                     self.look_at(&plan, &new);
                     return Ok(Some(self.group));
                 }
                 if new.is_at(old) {
                     counts.settle(old);
-                    self.held = Holding::Place(new);
+                    self.held = PermitHolding::Place(new);
                     return Ok(None);
                 }
                 counts.leave(old);
@@ -104,7 +104,7 @@ impl Permit {
         }
         let moves_in = self.group != new.group || is_from_operator;
         // Whatever comes of it, the old place is given back.
-        self.held = Holding::Nothing;
+        self.held = PermitHolding::Nothing;
         self.look_at(&plan, &new);
         let entered = match is_from_operator {
             true => plan.has_room(&counts, &new),
@@ -118,7 +118,7 @@ impl Permit {
     }
 
     /// Notes the group that the client is in by `plan`, without a place of its own there.
-    fn look_at(&mut self, plan: &Plan, place: &Place) -> Option<GroupId> {
+    fn look_at(&mut self, plan: &Plan, place: &GroupPlace) -> Option<GroupId> {
         self.generation = plan.generation;
         let has_moved = self.group != place.group;
         self.group = place.group;
@@ -128,9 +128,9 @@ impl Permit {
     /// Tells whether it was given before the last reload.
     pub fn is_stale(&self) -> bool {
         let generation = match &self.held {
-            Holding::Place(place) => place.generation,
-            Holding::Arriving { .. } | Holding::Operator => self.generation,
-            Holding::Nothing => return false,
+            PermitHolding::Place(place) => place.generation,
+            PermitHolding::Arriving { .. } | PermitHolding::Operator => self.generation,
+            PermitHolding::Nothing => return false,
         };
         generation != self.admission.plan.load().generation
     }
@@ -141,29 +141,29 @@ impl Permit {
         let admission = Arc::clone(&self.admission);
         let (plan, mut counts, new) = admission.decide(identity);
         match &self.held {
-            Holding::Nothing => return false,
-            Holding::Arriving { .. } => return self.look_at(&plan, &new).is_some(),
-            Holding::Operator if plan.welcome.is_operator(identity) => {
+            PermitHolding::Nothing => return false,
+            PermitHolding::Arriving { .. } => return self.look_at(&plan, &new).is_some(),
+            PermitHolding::Operator if plan.welcome.is_operator(identity) => {
                 return self.look_at(&plan, &new).is_some();
             }
-            Holding::Operator => {
+            PermitHolding::Operator => {
                 counts.operators -= 1;
                 counts.total += 1;
                 counts.groups[new.group.index()].force(&new.key);
             }
-            Holding::Place(old) if new.is_at(old) => counts.settle(old),
-            Holding::Place(old) => {
+            PermitHolding::Place(old) if new.is_at(old) => counts.settle(old),
+            PermitHolding::Place(old) => {
                 counts.leave(old);
                 counts.groups[new.group.index()].force(&new.key);
             }
         }
         drop(counts);
         let has_moved = self.look_at(&plan, &new).is_some();
-        self.held = Holding::Place(new);
+        self.held = PermitHolding::Place(new);
         has_moved
     }
 
-    pub(super) fn take_place(&mut self, plan: &Plan, place: Place, entry: Entry) {
+    pub(super) fn take_place(&mut self, plan: &Plan, place: GroupPlace, entry: TakenPlace) {
         let rule = plan.rule(place.group);
         self.warning = entry
             .warning
@@ -172,25 +172,25 @@ impl Permit {
             refusal::would_reject(&plan.refusal(&place, shortfall), &line)
         });
         self.group = place.group;
-        self.held = Holding::Place(place);
+        self.held = PermitHolding::Place(place);
     }
 }
 
 impl Drop for Permit {
     fn drop(&mut self) {
-        let held = std::mem::replace(&mut self.held, Holding::Nothing);
-        if matches!(held, Holding::Nothing) {
+        let held = std::mem::replace(&mut self.held, PermitHolding::Nothing);
+        if matches!(held, PermitHolding::Nothing) {
             return;
         }
         let mut counts = self.admission.counts();
         match held {
-            Holding::Place(place) => {
+            PermitHolding::Place(place) => {
                 counts.leave(&place);
                 counts.total -= 1;
             }
-            Holding::Arriving { is_beyond } => counts.has_arrived(is_beyond),
-            Holding::Operator => counts.operators -= 1,
-            Holding::Nothing => {}
+            PermitHolding::Arriving { is_beyond } => counts.has_arrived(is_beyond),
+            PermitHolding::Operator => counts.operators -= 1,
+            PermitHolding::Nothing => {}
         }
     }
 }

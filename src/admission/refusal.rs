@@ -4,9 +4,9 @@ use std::fmt;
 use std::sync::Arc;
 
 use super::damping::Damped;
-use super::key::Key;
+use super::key::CountKey;
 use super::log_line::LogLine;
-use super::{GroupId, Place, Rule};
+use super::{GroupId, GroupPlace, Rule};
 use crate::config::Per;
 use crate::identity::Card;
 use crate::texts::TOO_MANY_CLIENTS;
@@ -75,11 +75,11 @@ pub struct Refusal {
     /// Says why nobody is closed for it where the group does that.
     pub damped: Option<Damped>,
     per: Per,
-    place_key: Key,
+    place_key: CountKey,
 }
 
 impl Refusal {
-    pub(super) fn new(rule: &Rule, place: &Place, shortfall: Shortfall) -> Self {
+    pub(super) fn new(rule: &Rule, place: &GroupPlace, shortfall: Shortfall) -> Self {
         Self {
             group: place.group,
             group_name: Arc::clone(&rule.name),
@@ -98,7 +98,7 @@ impl Refusal {
     pub fn frees(&self, card: &Card) -> bool {
         card.group.get() as usize == self.group.index() && {
             let names = card.names();
-            Key::of(self.per, card.peer(), &names.name, &names.user) == self.place_key
+            CountKey::of(self.per, card.peer(), &names.name, &names.user) == self.place_key
         }
     }
 
@@ -157,7 +157,7 @@ impl fmt::Display for Refusal {
 }
 
 /// Returns the line for a group that has reached its warning threshold.
-pub(super) fn warning(rule: &Rule, key: &Key, line: &LogLine) -> String {
+pub(super) fn warning(rule: &Rule, key: &CountKey, line: &LogLine) -> String {
     let key = key.shown();
     let (name, warn, of_key) = (
         &rule.name,

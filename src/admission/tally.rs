@@ -9,14 +9,14 @@ use std::time::Instant;
 use super::Rule;
 use super::bucket::{BUCKET_FULL_AFTER, RateBucket};
 use super::damping::{Evictions, Returner};
-use super::key::Key;
+use super::key::CountKey;
 use super::log_line::{LineThrottle, LogLine};
 use super::refusal::{Reason, Refusal, Shortfall};
 use crate::config::{AtLimit, Mode};
 
 /// Tells of a place taken, and what is worth a line in the log about it.
 #[derive(Debug)]
-pub(super) struct Entry {
+pub(super) struct TakenPlace {
     pub(super) warning: Option<LogLine>,
     pub(super) observed: Option<(Shortfall, LogLine)>,
 }
@@ -31,7 +31,7 @@ pub(super) struct Tallies {
     pub(super) evictions: Evictions,
     /// Counts the newcomers rejected because evictions are damped, by the reason.
     pub(super) damped: [u64; 2],
-    by_key: HashMap<Key, Tally>,
+    by_key: HashMap<CountKey, Tally>,
     vacant: usize,
     max_vacant: usize,
     swept: Option<Instant>,
@@ -73,10 +73,10 @@ impl Tallies {
     pub(super) fn enter(
         &mut self,
         rule: &Rule,
-        key: &Key,
+        key: &CountKey,
         now: Instant,
         who: impl FnOnce() -> Returner,
-    ) -> Result<Entry, Shortfall> {
+    ) -> Result<TakenPlace, Shortfall> {
         self.sweep(now);
         let tally = self.by_key.get(key);
         let count = tally.map_or(0, |tally| tally.connections);
@@ -112,7 +112,7 @@ impl Tallies {
         } else {
             None
         };
-        Ok(Entry { warning, observed })
+        Ok(TakenPlace { warning, observed })
     }
 
     /// Says what is missing for one more where there are `count` already, who comes in time for the rate or does not.
@@ -161,7 +161,7 @@ impl Tallies {
     }
 
     /// Takes a place under `key`, whatever the caps say.
-    pub(super) fn force(&mut self, key: &Key) {
+    pub(super) fn force(&mut self, key: &CountKey) {
         let tally = self.by_key.get(key);
         if tally.is_some_and(|tally| tally.connections == 0) {
             self.vacant -= 1;
@@ -171,7 +171,7 @@ impl Tallies {
     }
 
     /// Returns the keys that have more than `cap` clients, with their counts.
-    pub(super) fn above(&self, cap: usize) -> Vec<(Key, usize)> {
+    pub(super) fn above(&self, cap: usize) -> Vec<(CountKey, usize)> {
         let counts = self
             .by_key
             .iter()
@@ -181,7 +181,7 @@ impl Tallies {
     }
 
     /// Gives back a place taken by [`Tallies::enter`].
-    pub(super) fn leave(&mut self, key: &Key) {
+    pub(super) fn leave(&mut self, key: &CountKey) {
         let Some(tally) = self.by_key.get_mut(key) else {
             debug_assert!(false, "a place is given back where it was taken");
             return;
@@ -223,7 +223,7 @@ impl Tallies {
     }
 
     /// Returns the key that has most clients; of several the one whose words come first, so that it stays the same.
-    pub(super) fn fullest_key(&self) -> Option<(&Key, usize)> {
+    pub(super) fn fullest_key(&self) -> Option<(&CountKey, usize)> {
         let most = self.fullest();
         let fullest = self
             .by_key
@@ -240,7 +240,7 @@ impl Tallies {
     }
 
     /// Returns how many clients this key has.
-    pub(super) fn count(&self, key: &Key) -> usize {
+    pub(super) fn count(&self, key: &CountKey) -> usize {
         self.by_key.get(key).map_or(0, |tally| tally.connections)
     }
 

@@ -77,7 +77,7 @@ pub enum Known {
 }
 
 #[derive(Debug)]
-struct Answer {
+struct PermissionAnswer {
     sub: ClientSub,
     permission: Permission,
     micros: u64,
@@ -87,8 +87,8 @@ struct Answer {
 #[derive(Debug, Default)]
 pub struct Permissions {
     /// Keeps those of respool's own user.
-    own: Vec<Answer>,
-    users: HashMap<Box<[u8]>, Vec<Answer>>,
+    own: Vec<PermissionAnswer>,
+    users: HashMap<Box<[u8]>, Vec<PermissionAnswer>>,
 }
 
 impl Permissions {
@@ -126,7 +126,7 @@ impl Permissions {
             }
         };
         answers.retain(|answer| answer.sub != sub);
-        answers.push(Answer {
+        answers.push(PermissionAnswer {
             sub,
             permission,
             micros,
@@ -150,7 +150,7 @@ impl Permissions {
         if self.users.len() < MOST_USERS {
             return;
         }
-        let holds = |answer: &Answer| now.saturating_sub(answer.micros) < HOLDS_MICROS;
+        let holds = |answer: &PermissionAnswer| now.saturating_sub(answer.micros) < HOLDS_MICROS;
         self.users.retain(|_, answers| answers.iter().any(holds));
         if self.users.len() >= MOST_USERS {
             self.users.clear();

@@ -15,11 +15,11 @@ use super::{Kind, Wanted};
 pub(super) const TURN_MICROS: u64 = 10_000;
 
 /// Lists who waits, by ticket: tickets grow, so the first is who has waited longest.
-type Line = BTreeMap<u64, Waiter>;
+type Line = BTreeMap<u64, BudgetWaiter>;
 
 /// One who waits.
 #[derive(Debug)]
-struct Waiter {
+struct BudgetWaiter {
     worker: usize,
     since_micros: u64,
     /// Wakes it; `None`: it was never polled.
@@ -188,11 +188,11 @@ impl Ledger {
             return Wanted::Place;
         }
         let line = self.line(Kind::Pinned);
-        let elsewhere = |waiter: &&Waiter| waiter.worker != worker;
+        let elsewhere = |waiter: &&BudgetWaiter| waiter.worker != worker;
         let Some(first) = line.values().find(elsewhere) else {
             return Wanted::Nothing;
         };
-        let beside = |waiter: &&Waiter| waiter.worker == first.worker;
+        let beside = |waiter: &&BudgetWaiter| waiter.worker == first.worker;
         Wanted::Connection {
             worker: first.worker,
             waiters: line.values().filter(beside).count(),
@@ -240,7 +240,7 @@ impl Ledger {
         effects: &mut Effects,
     ) -> u64 {
         let ticket = self.ticket();
-        self.socket_lines[kind as usize].insert(ticket, Waiter::new(worker, now));
+        self.socket_lines[kind as usize].insert(ticket, BudgetWaiter::new(worker, now));
         self.serve(None, effects);
         ticket
     }
@@ -308,7 +308,7 @@ impl Ledger {
         effects: &mut Effects,
     ) -> u64 {
         let ticket = self.ticket();
-        let waiter = Waiter::new(worker, now);
+        let waiter = BudgetWaiter::new(worker, now);
         self.group(group).line(worker).insert(ticket, waiter);
         self.serve(None, effects);
         ticket
@@ -490,7 +490,7 @@ impl First {
     }
 }
 
-impl Waiter {
+impl BudgetWaiter {
     fn new(worker: usize, since_micros: u64) -> Self {
         Self {
             worker,
@@ -501,7 +501,7 @@ impl Waiter {
 }
 
 /// Returns the waker of one who has left a line.
-fn gone(waiter: Option<Waiter>) -> Option<Waker> {
+fn gone(waiter: Option<BudgetWaiter>) -> Option<Waker> {
     waiter?.waker
 }
 

@@ -66,9 +66,9 @@ pub(super) struct UploadPlaces {
 }
 
 /// One who waits for a place.
-struct Waiting<'a>(&'a AtomicUsize);
+struct UploadWait<'a>(&'a AtomicUsize);
 
-impl Drop for Waiting<'_> {
+impl Drop for UploadWait<'_> {
     fn drop(&mut self) {
         self.0.fetch_sub(1, Ordering::AcqRel);
     }
@@ -111,7 +111,7 @@ impl UploadPlaces {
     /// Waits for a place, in order of arrival. `None` comes never: the places are not closed.
     pub(super) async fn take(&self) -> Option<UploadPlace> {
         self.waiting.fetch_add(1, Ordering::AcqRel);
-        let _waiting = Waiting(&self.waiting);
+        let _waiting = UploadWait(&self.waiting);
         let taken = Arc::clone(&self.free).acquire_owned().await.ok();
         taken.map(|permit| UploadPlace { _permit: permit })
     }

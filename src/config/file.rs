@@ -9,7 +9,7 @@ use std::time::Duration;
 use toml::Spanned;
 use toml::de::{DeTable, DeValue};
 
-use super::keys::{self, Fallback, Kind};
+use super::keys::{self, Fallback, ValueKind};
 
 use super::problem::Problem;
 use super::typed_value::{TypedValue, ValueError, default_value, kind_of, typed_value};
@@ -18,7 +18,7 @@ use super::{Address, AdminAddress, Glob};
 
 /// Stands in the file under one key.
 #[derive(Debug)]
-struct Entry {
+struct WrittenValue {
     line: usize,
     /// Holds what was read; `None`: it was refused, and the problem is already told.
     value: Option<TypedValue>,
@@ -28,13 +28,13 @@ struct Entry {
 #[derive(Debug, Default)]
 pub(super) struct WrittenFile {
     /// Holds the entries by path; the tables of a `[[table]]` are `table[0]`, `table[1]`...
-    entries: BTreeMap<String, Entry>,
+    entries: BTreeMap<String, WrittenValue>,
 }
 
 impl WrittenFile {
     /// Reads `text` and says everything that is wrong with single keys. `Err`: the text is not TOML at all.
     pub(super) fn read(text: &str) -> Result<(Self, Vec<Problem>), Problem> {
-        let lines = Lines::of(text);
+        let lines = LineStarts::of(text);
         // Only the message and the place are taken: the error's own text would show the line, and with it a password.
         let document = DeTable::parse(text).map_err(|error| {
             let line = error.span().map(|span| lines.at(span.start));
@@ -56,7 +56,7 @@ impl WrittenFile {
 
     /// Returns the value under `path`, or else the default of its key.
     pub(super) fn value(&self, path: &str) -> Option<TypedValue> {
-        if let Some(Entry {
+        if let Some(WrittenValue {
             value: Some(value), ..
         }) = self.entries.get(path)
         {
@@ -211,7 +211,7 @@ pub(super) fn to_usize(number: u64) -> usize {
 
 /// Tells whether `path` is the list of all `[[table]]` rather than one of them.
 fn keys_of_many(table: &str, path: &str) -> bool {
-    table == path && keys::find(table).is_some_and(|key| matches!(key.kind, Kind::Tables))
+    table == path && keys::find(table).is_some_and(|key| matches!(key.kind, ValueKind::Tables))
 }
 
 /// Returns the key of a path: the path without its indices.
@@ -226,9 +226,9 @@ pub(super) fn key_of(path: &str) -> String {
 }
 
 /// Knows where lines begin.
-struct Lines(Vec<usize>);
+struct LineStarts(Vec<usize>);
 
-impl Lines {
+impl LineStarts {
     fn of(text: &str) -> Self {
         let after = text
             .bytes()
@@ -246,7 +246,7 @@ impl Lines {
 
 struct Walk {
     file: WrittenFile,
-    lines: Lines,
+    lines: LineStarts,
     problems: Vec<Problem>,
 }
 
@@ -266,21 +266,21 @@ impl Walk {
 
     fn entry(
         &mut self,
-        known: &'static keys::Key,
+        known: &'static keys::SettingKey,
         path: &str,
         line: usize,
         value: &Spanned<DeValue<'_>>,
     ) {
         let key = known.path();
         match (known.kind, value.get_ref()) {
-            (Kind::Later(remedy), _) => {
+            (ValueKind::Later(remedy), _) => {
                 self.refuse(key, path, line, wrong("not in this version", remedy))
             }
-            (Kind::Table, DeValue::Table(table)) => {
+            (ValueKind::Table, DeValue::Table(table)) => {
                 self.keep(path, line, TypedValue::Table);
                 self.table(table, key, path);
             }
-            (Kind::Table, DeValue::Array(_)) => {
+            (ValueKind::Table, DeValue::Array(_)) => {
                 self.refuse(
                     key,
                     path,
@@ -288,7 +288,7 @@ impl Walk {
                     wrong("there is one of these", format!("write [{key}]")),
                 );
             }
-            (Kind::Table, other) => {
+            (ValueKind::Table, other) => {
                 let what = format!("{} where a table is expected", kind_of(other));
                 self.refuse(
                     key,
@@ -300,8 +300,8 @@ impl Walk {
                     ),
                 );
             }
-            (Kind::Tables, DeValue::Array(tables)) => self.tables(tables, key, path, line),
-            (Kind::Tables, _) => {
+            (ValueKind::Tables, DeValue::Array(tables)) => self.tables(tables, key, path, line),
+            (ValueKind::Tables, _) => {
                 let remedy = format!("write [[{key}]], with two brackets");
                 self.refuse(
                     key,
@@ -346,7 +346,7 @@ impl Walk {
             self.file
                 .entries
                 .entry(meant_path)
-                .or_insert(Entry { line, value: None });
+                .or_insert(WrittenValue { line, value: None });
             format!("did you mean \"{}\"?", meant.name())
         } else if let Some(elsewhere) = keys::keys()
             .iter()
@@ -361,8 +361,8 @@ impl Walk {
             }
         } else {
             let known: Vec<&str> = keys::in_table(table)
-                .filter(|key| !matches!(key.kind, Kind::Later(_)))
-                .map(keys::Key::name)
+                .filter(|key| !matches!(key.kind, ValueKind::Later(_)))
+                .map(keys::SettingKey::name)
                 .collect();
             format!("remove it; known here: {}", known.join(", "))
         };
@@ -374,7 +374,7 @@ impl Walk {
     fn keep(&mut self, path: &str, line: usize, value: TypedValue) {
         self.file.entries.insert(
             path.to_owned(),
-            Entry {
+            WrittenValue {
                 line,
                 value: Some(value),
             },
@@ -384,7 +384,7 @@ impl Walk {
     fn refuse(&mut self, key: &str, path: &str, line: usize, wrong: Wrong) {
         self.file
             .entries
-            .insert(path.to_owned(), Entry { line, value: None });
+            .insert(path.to_owned(), WrittenValue { line, value: None });
         self.problems
             .push(Problem::new(Some(line), key, wrong.what, wrong.remedy));
     }
@@ -420,7 +420,7 @@ mod tests {
 
     #[test]
     fn lines_are_counted_from_one() {
-        let lines = Lines::of("a\nb\n\nc");
+        let lines = LineStarts::of("a\nb\n\nc");
         assert_eq!(
             [0, 1, 2, 4, 5, 6].map(|offset| lines.at(offset)),
             [1, 1, 2, 3, 4, 4]

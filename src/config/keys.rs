@@ -5,15 +5,15 @@
 
 /// A key of the configuration file.
 #[derive(Debug)]
-pub struct Key {
+pub struct SettingKey {
     path: &'static str,
-    pub(super) kind: Kind,
+    pub(super) kind: ValueKind,
     pub(super) default: Fallback,
 }
 
 /// Says what is written under a key, with its bounds.
 #[derive(Debug, Clone, Copy)]
-pub(super) enum Kind {
+pub(super) enum ValueKind {
     /// A table is written: `[name]` or `{ ... }`.
     Table,
     /// Several tables are written: `[[name]]`.
@@ -74,7 +74,7 @@ pub(super) enum Fallback {
     From(&'static str),
 }
 
-impl Key {
+impl SettingKey {
     /// Returns the key with the tables it stands in, without the indices of `[[tables]]`: `group.match.user`.
     pub fn path(&self) -> &'static str {
         self.path
@@ -83,30 +83,30 @@ impl Key {
     /// Says its kind in the words of `docs/configuration.md`.
     pub fn kind_text(&self) -> String {
         let text = match self.kind {
-            Kind::Table => "table",
-            Kind::Tables => "tables",
-            Kind::Count { .. } => "count",
-            Kind::Duration { .. } => "duration",
-            Kind::Size { .. } => "size",
-            Kind::Flag => "`true`, `false`",
-            Kind::Mode => "mode",
-            Kind::Choice { of, .. } => {
+            ValueKind::Table => "table",
+            ValueKind::Tables => "tables",
+            ValueKind::Count { .. } => "count",
+            ValueKind::Duration { .. } => "duration",
+            ValueKind::Size { .. } => "size",
+            ValueKind::Flag => "`true`, `false`",
+            ValueKind::Mode => "mode",
+            ValueKind::Choice { of, .. } => {
                 let quoted: Vec<String> = of.iter().map(|word| format!("`\"{word}\"`")).collect();
                 return quoted.join(", ");
             }
-            Kind::Address => "address",
-            Kind::AdminAddress => "IP address and port, or `unix:/path`",
-            Kind::Hosts => "list of host names",
-            Kind::Networks => "list of networks",
-            Kind::Glob => "glob",
-            Kind::Names => "list of names",
-            Kind::Commands => "list of commands",
-            Kind::Word => "word",
-            Kind::Text => "text",
-            Kind::Secret => "secret",
-            Kind::Digests => "list of digests",
-            Kind::Argv => "program and arguments",
-            Kind::Later(_) => "not in this version",
+            ValueKind::Address => "address",
+            ValueKind::AdminAddress => "IP address and port, or `unix:/path`",
+            ValueKind::Hosts => "list of host names",
+            ValueKind::Networks => "list of networks",
+            ValueKind::Glob => "glob",
+            ValueKind::Names => "list of names",
+            ValueKind::Commands => "list of commands",
+            ValueKind::Word => "word",
+            ValueKind::Text => "text",
+            ValueKind::Secret => "secret",
+            ValueKind::Digests => "list of digests",
+            ValueKind::Argv => "program and arguments",
+            ValueKind::Later(_) => "not in this version",
         };
         text.to_owned()
     }
@@ -123,7 +123,7 @@ impl Key {
 
     /// Tells whether it only holds other keys.
     pub fn is_table(&self) -> bool {
-        matches!(self.kind, Kind::Table | Kind::Tables)
+        matches!(self.kind, ValueKind::Table | ValueKind::Tables)
     }
 
     /// Returns its last part: `user` of `group.match.user`.
@@ -140,24 +140,24 @@ impl Key {
 }
 
 /// Lists every key, tables before what stands in them.
-pub fn keys() -> &'static [Key] {
+pub fn keys() -> &'static [SettingKey] {
     KEYS
 }
 
 /// Finds the key of this path.
-pub(super) fn find(path: &str) -> Option<&'static Key> {
+pub(super) fn find(path: &str) -> Option<&'static SettingKey> {
     KEYS.iter().find(|key| key.path == path)
 }
 
 /// Lists the keys that stand directly in this table.
-pub(super) fn in_table(table: &str) -> impl Iterator<Item = &'static Key> {
+pub(super) fn in_table(table: &str) -> impl Iterator<Item = &'static SettingKey> {
     KEYS.iter().filter(move |key| key.table() == table)
 }
 
 /// Finds the key of `table` that someone who wrote `name` most likely meant.
-pub(super) fn nearest(table: &str, name: &str) -> Option<&'static Key> {
-    let known: Vec<&Key> = in_table(table)
-        .filter(|key| !matches!(key.kind, Kind::Later(_)))
+pub(super) fn nearest(table: &str, name: &str) -> Option<&'static SettingKey> {
+    let known: Vec<&SettingKey> = in_table(table)
+        .filter(|key| !matches!(key.kind, ValueKind::Later(_)))
         .collect();
     let names = known.iter().map(|key| key.name());
     let word = nearest_word(names, name)?;
@@ -186,33 +186,33 @@ pub(super) fn nearest_word<'a>(
         .map(|(_, word)| word)
 }
 
-const fn key(path: &'static str, kind: Kind, default: Fallback) -> Key {
-    Key {
+const fn key(path: &'static str, kind: ValueKind, default: Fallback) -> SettingKey {
+    SettingKey {
         path,
         kind,
         default,
     }
 }
 
-const fn count(min: u64, max: u64) -> Kind {
-    Kind::Count { min, max }
+const fn count(min: u64, max: u64) -> ValueKind {
+    ValueKind::Count { min, max }
 }
 
 /// Makes the kind of a time that cannot be zero.
-const fn time() -> Kind {
-    Kind::Duration {
+const fn time() -> ValueKind {
+    ValueKind::Duration {
         min_ms: 1,
         zero: false,
     }
 }
 
 /// Makes the kind of a time whose zero means something: never, off, at once.
-const fn time_or_zero(min_ms: u64) -> Kind {
-    Kind::Duration { min_ms, zero: true }
+const fn time_or_zero(min_ms: u64) -> ValueKind {
+    ValueKind::Duration { min_ms, zero: true }
 }
 
-const fn size(min: u64, max: u64) -> Kind {
-    Kind::Size { min, max }
+const fn size(min: u64, max: u64) -> ValueKind {
+    ValueKind::Size { min, max }
 }
 
 const KIB: u64 = 1024;
@@ -224,46 +224,46 @@ const MANY: u64 = 10_000_000;
 use Fallback::{Absent, From, Is, Required};
 
 #[rustfmt::skip]
-const KEYS: &[Key] = &[
+const KEYS: &[SettingKey] = &[
     key("workers", count(1, 256), From("one for each core, at most `upstream.shared_connections` and fewer than there are connections to lend")),
-    key("instance", Kind::Word, From("the host's name")),
+    key("instance", ValueKind::Word, From("the host's name")),
     key("drain_delay", time_or_zero(1), Is("\"0s\"")),
-    key("drain_until_empty", Kind::Flag, Is("false")),
+    key("drain_until_empty", ValueKind::Flag, Is("false")),
     key("drain_deadline", time(), Is("\"20s\"")),
     key("drain_timeout", time_or_zero(1), Is("\"10s\"")),
-    key("stall_timeout", Kind::Duration { min_ms: 500, zero: false }, Is("\"10s\"")),
+    key("stall_timeout", ValueKind::Duration { min_ms: 500, zero: false }, Is("\"10s\"")),
 
-    key("auth", Kind::Table, Absent),
-    key("auth.mode", Kind::Choice { of: &["optional", "none", "proxy", "passthrough"], later: &[] }, Is("\"optional\"")),
+    key("auth", ValueKind::Table, Absent),
+    key("auth.mode", ValueKind::Choice { of: &["optional", "none", "proxy", "passthrough"], later: &[] }, Is("\"optional\"")),
     key("auth.free_failures", count(0, MANY), Is("10")),
     key("auth.max_failure_delay", time_or_zero(1), Is("\"1s\"")),
     key("auth.max_attempts_in_flight", count(1, MANY), Is("16")),
     key("auth.max_attempts_waiting", count(1, MANY), Is("100")),
     key("auth.max_failing_addresses", count(16, MANY), Is("4096")),
-    key("auth.user", Kind::Tables, Absent),
-    key("auth.user.name", Kind::Text, Required),
-    key("auth.user.password", Kind::Secret, Absent),
-    key("auth.user.password_file", Kind::Text, Absent),
-    key("auth.user.password_env", Kind::Text, Absent),
-    key("auth.user.password_sha256", Kind::Digests, Absent),
+    key("auth.user", ValueKind::Tables, Absent),
+    key("auth.user.name", ValueKind::Text, Required),
+    key("auth.user.password", ValueKind::Secret, Absent),
+    key("auth.user.password_file", ValueKind::Text, Absent),
+    key("auth.user.password_env", ValueKind::Text, Absent),
+    key("auth.user.password_sha256", ValueKind::Digests, Absent),
 
-    key("listener", Kind::Tables, Required),
-    key("listener.address", Kind::Address, Required),
-    key("listener.admin", Kind::Flag, Is("false")),
+    key("listener", ValueKind::Tables, Required),
+    key("listener.address", ValueKind::Address, Required),
+    key("listener.admin", ValueKind::Flag, Is("false")),
     key("listener.backlog", count(1, 65_535), Is("1024")),
-    key("listener.mode", Kind::Mode, Absent),
-    key("listener.owner", Kind::Text, Absent),
-    key("listener.group", Kind::Text, Absent),
-    key("listener.tls", Kind::Table, Absent),
-    key("listener.tls.cert_file", Kind::Text, Required),
-    key("listener.tls.key_file", Kind::Text, Required),
-    key("listener.tls.client_ca_file", Kind::Text, Absent),
-    key("listener.proxy_protocol_from", Kind::Later("remove it; clients are known by the address of their socket"), Absent),
+    key("listener.mode", ValueKind::Mode, Absent),
+    key("listener.owner", ValueKind::Text, Absent),
+    key("listener.group", ValueKind::Text, Absent),
+    key("listener.tls", ValueKind::Table, Absent),
+    key("listener.tls.cert_file", ValueKind::Text, Required),
+    key("listener.tls.key_file", ValueKind::Text, Required),
+    key("listener.tls.client_ca_file", ValueKind::Text, Absent),
+    key("listener.proxy_protocol_from", ValueKind::Later("remove it; clients are known by the address of their socket"), Absent),
 
-    key("upstream", Kind::Table, Required),
-    key("upstream.address", Kind::Address, Required),
-    key("upstream.role", Kind::Choice { of: &["primary", "replica"], later: &[] }, Is("\"primary\"")),
-    key("upstream.hosts_file", Kind::Text, Absent),
+    key("upstream", ValueKind::Table, Required),
+    key("upstream.address", ValueKind::Address, Required),
+    key("upstream.role", ValueKind::Choice { of: &["primary", "replica"], later: &[] }, Is("\"primary\"")),
+    key("upstream.hosts_file", ValueKind::Text, Absent),
     key("upstream.resolve_interval", time_or_zero(100), Is("\"5s\"")),
     key("upstream.move_timeout", time(), Is("\"10s\"")),
     key("upstream.max_connections", count(2, MANY), Is("10")),
@@ -274,44 +274,44 @@ const KEYS: &[Key] = &[
     key("upstream.keepalive", time_or_zero(1000), Is("\"30s\"")),
     key("upstream.ping_interval", time_or_zero(100), Is("\"15s\"")),
     key("upstream.health_interval", time_or_zero(100), Is("\"10s\"")),
-    key("upstream.reconnect", Kind::Table, Absent),
+    key("upstream.reconnect", ValueKind::Table, Absent),
     key("upstream.reconnect.initial", time(), Is("\"50ms\"")),
     key("upstream.reconnect.max", time(), Is("\"1s\"")),
     key("upstream.max_connects_per_second", count(1, 1_000_000), Is("200")),
-    key("upstream.circuit", Kind::Table, Absent),
+    key("upstream.circuit", ValueKind::Table, Absent),
     key("upstream.circuit.after", time_or_zero(1), From("`\"10s\"`, or `upstream.queue.timeout` if that is longer")),
-    key("upstream.queue", Kind::Table, Absent),
+    key("upstream.queue", ValueKind::Table, Absent),
     key("upstream.queue.timeout", time_or_zero(1), Is("\"5s\"")),
     key("upstream.queue.max_commands", count(0, MANY), Is("10000")),
     key("upstream.borrow_timeout", time(), Is("\"5s\"")),
     key("upstream.max_write_buffer", size(16 * KIB, 1024 * MIB), Is("\"1MiB\"")),
     key("upstream.max_shared_request", size(KIB, MIB), Is("\"64KiB\"")),
-    key("upstream.on_subscription_loss", Kind::Choice { of: &["resubscribe", "close"], later: &[] }, Is("\"resubscribe\"")),
-    key("upstream.username", Kind::Text, Absent),
-    key("upstream.password", Kind::Secret, Absent),
-    key("upstream.password_file", Kind::Text, Absent),
-    key("upstream.password_env", Kind::Text, Absent),
-    key("upstream.password_command", Kind::Argv, Absent),
+    key("upstream.on_subscription_loss", ValueKind::Choice { of: &["resubscribe", "close"], later: &[] }, Is("\"resubscribe\"")),
+    key("upstream.username", ValueKind::Text, Absent),
+    key("upstream.password", ValueKind::Secret, Absent),
+    key("upstream.password_file", ValueKind::Text, Absent),
+    key("upstream.password_env", ValueKind::Text, Absent),
+    key("upstream.password_command", ValueKind::Argv, Absent),
     key("upstream.password_command_timeout", time(), Is("\"5s\"")),
-    key("upstream.password_next", Kind::Secret, Absent),
-    key("upstream.password_next_file", Kind::Text, Absent),
-    key("upstream.password_next_env", Kind::Text, Absent),
-    key("upstream.iam", Kind::Table, Absent),
-    key("upstream.iam.region", Kind::Word, From("`AWS_REGION` of the environment")),
-    key("upstream.iam.cluster", Kind::Word, Absent),
-    key("upstream.iam.user", Kind::Word, Absent),
-    key("upstream.iam.serverless", Kind::Flag, Absent),
+    key("upstream.password_next", ValueKind::Secret, Absent),
+    key("upstream.password_next_file", ValueKind::Text, Absent),
+    key("upstream.password_next_env", ValueKind::Text, Absent),
+    key("upstream.iam", ValueKind::Table, Absent),
+    key("upstream.iam.region", ValueKind::Word, From("`AWS_REGION` of the environment")),
+    key("upstream.iam.cluster", ValueKind::Word, Absent),
+    key("upstream.iam.user", ValueKind::Word, Absent),
+    key("upstream.iam.serverless", ValueKind::Flag, Absent),
     key("upstream.reauthenticate_after", time(), Is("\"6h\"")),
-    key("upstream.tls", Kind::Table, Absent),
-    key("upstream.tls.enabled", Kind::Flag, Is("false")),
-    key("upstream.tls.ca_file", Kind::Text, Absent),
-    key("upstream.tls.server_name", Kind::Text, From("the host of `upstream.address`")),
-    key("upstream.tls.cert_file", Kind::Text, Absent),
-    key("upstream.tls.key_file", Kind::Text, Absent),
+    key("upstream.tls", ValueKind::Table, Absent),
+    key("upstream.tls.enabled", ValueKind::Flag, Is("false")),
+    key("upstream.tls.ca_file", ValueKind::Text, Absent),
+    key("upstream.tls.server_name", ValueKind::Text, From("the host of `upstream.address`")),
+    key("upstream.tls.cert_file", ValueKind::Text, Absent),
+    key("upstream.tls.key_file", ValueKind::Text, Absent),
     key("upstream.tls.handshake_timeout", time(), Is("\"5s\"")),
-    key("upstream.tls.insecure_skip_verify", Kind::Flag, Is("false")),
+    key("upstream.tls.insecure_skip_verify", ValueKind::Flag, Is("false")),
 
-    key("limits", Kind::Table, Absent),
+    key("limits", ValueKind::Table, Absent),
     key("limits.max_clients", count(1, MANY), Is("10000")),
     key("limits.max_memory", size(16 * MIB, TIB), From("three quarters of what the control group, else the machine, has")),
     key("limits.max_client_buffer", size(64 * KIB, TIB), Is("\"32MiB\"")),
@@ -328,55 +328,55 @@ const KEYS: &[Key] = &[
     key("limits.request_stall_timeout", time_or_zero(1), Is("\"60s\"")),
     key("limits.upload_patience", time(), Is("\"200ms\"")),
     key("limits.keepalive", time_or_zero(1000), Is("\"60s\"")),
-    key("limits.explain_rejections", Kind::Flag, Is("false")),
+    key("limits.explain_rejections", ValueKind::Flag, Is("false")),
     key("limits.reject_hold", time_or_zero(1), Is("\"5s\"")),
     key("limits.max_rejected", count(0, MANY), Is("1000")),
     key("limits.max_arriving", count(0, MANY), Is("1000")),
     key("limits.arriving_timeout", time_or_zero(1), Is("\"10s\"")),
     key("limits.operator_places", count(0, 1000), Is("5")),
-    key("limits.enforce_on_reload", Kind::Flag, Is("false")),
+    key("limits.enforce_on_reload", ValueKind::Flag, Is("false")),
 
-    key("reload", Kind::Table, Absent),
-    key("reload.watch", Kind::Flag, Is("false")),
+    key("reload", ValueKind::Table, Absent),
+    key("reload.watch", ValueKind::Flag, Is("false")),
     key("reload.interval", time(), Is("\"5s\"")),
 
-    key("group", Kind::Tables, Absent),
-    key("group.name", Kind::Word, Required),
-    key("group.match", Kind::Table, Absent),
-    key("group.match.address", Kind::Networks, Absent),
-    key("group.match.listener", Kind::Glob, Absent),
-    key("group.match.client_name", Kind::Glob, Absent),
-    key("group.match.user", Kind::Glob, Absent),
-    key("group.match.certificate_name", Kind::Glob, Absent),
-    key("group.match.process", Kind::Later("remove it; match by address, listener, client_name, user or certificate_name"), Absent),
-    key("group.per", Kind::Choice { of: &["group", "address", "client_name", "user"], later: &["process"] }, Is("\"group\"")),
+    key("group", ValueKind::Tables, Absent),
+    key("group.name", ValueKind::Word, Required),
+    key("group.match", ValueKind::Table, Absent),
+    key("group.match.address", ValueKind::Networks, Absent),
+    key("group.match.listener", ValueKind::Glob, Absent),
+    key("group.match.client_name", ValueKind::Glob, Absent),
+    key("group.match.user", ValueKind::Glob, Absent),
+    key("group.match.certificate_name", ValueKind::Glob, Absent),
+    key("group.match.process", ValueKind::Later("remove it; match by address, listener, client_name, user or certificate_name"), Absent),
+    key("group.per", ValueKind::Choice { of: &["group", "address", "client_name", "user"], later: &["process"] }, Is("\"group\"")),
     key("group.per_ipv6_prefix", count(1, 128), Is("64")),
     key("group.max_connections", count(1, MANY), Absent),
     key("group.warn_connections", count(1, MANY), Absent),
     key("group.max_connects_per_second", count(1, MANY), Absent),
     key("group.max_pinned", count(1, MANY), Absent),
     key("group.idle_timeout", time_or_zero(1), From("`limits.idle_timeout`")),
-    key("group.at_limit", Kind::Choice { of: &["reject", "evict-idle"], later: &[] }, Is("\"reject\"")),
+    key("group.at_limit", ValueKind::Choice { of: &["reject", "evict-idle"], later: &[] }, Is("\"reject\"")),
     key("group.evict_pause", time_or_zero(1), Is("\"1s\"")),
     key("group.max_evictions_per_second", count(1, 1_000_000), Is("10")),
-    key("group.mode", Kind::Choice { of: &["enforce", "observe"], later: &[] }, Is("\"enforce\"")),
-    key("group.deny_commands", Kind::Commands, Is("[]")),
+    key("group.mode", ValueKind::Choice { of: &["enforce", "observe"], later: &[] }, Is("\"enforce\"")),
+    key("group.deny_commands", ValueKind::Commands, Is("[]")),
 
-    key("admin", Kind::Table, Absent),
-    key("admin.address", Kind::AdminAddress, Absent),
-    key("admin.health_address", Kind::AdminAddress, Absent),
-    key("admin.mode", Kind::Mode, Absent),
+    key("admin", ValueKind::Table, Absent),
+    key("admin.address", ValueKind::AdminAddress, Absent),
+    key("admin.health_address", ValueKind::AdminAddress, Absent),
+    key("admin.mode", ValueKind::Mode, Absent),
     key("admin.max_connections", count(4, 4096), Is("64")),
-    key("admin.hosts", Kind::Hosts, Is("[]")),
-    key("admin.token", Kind::Secret, Absent),
-    key("admin.token_file", Kind::Text, Absent),
-    key("admin.token_env", Kind::Text, Absent),
-    key("admin.read_token", Kind::Flag, Is("false")),
-    key("admin.users", Kind::Names, Is("[]")),
+    key("admin.hosts", ValueKind::Hosts, Is("[]")),
+    key("admin.token", ValueKind::Secret, Absent),
+    key("admin.token_file", ValueKind::Text, Absent),
+    key("admin.token_env", ValueKind::Text, Absent),
+    key("admin.read_token", ValueKind::Flag, Is("false")),
+    key("admin.users", ValueKind::Names, Is("[]")),
 
-    key("log", Kind::Table, Absent),
-    key("log.level", Kind::Choice { of: &["error", "warn", "info", "debug", "trace"], later: &[] }, Is("\"info\"")),
-    key("log.format", Kind::Choice { of: &["text", "json"], later: &[] }, Is("\"text\"")),
+    key("log", ValueKind::Table, Absent),
+    key("log.level", ValueKind::Choice { of: &["error", "warn", "info", "debug", "trace"], later: &[] }, Is("\"info\"")),
+    key("log.format", ValueKind::Choice { of: &["text", "json"], later: &[] }, Is("\"text\"")),
     key("log.buffer", size(4 * KIB, 1024 * MIB), Is("\"1MiB\"")),
 ];
 
@@ -397,7 +397,7 @@ mod tests {
 
     #[test]
     fn a_slip_finds_the_key_that_was_meant() {
-        let meant = |table, name| nearest(table, name).map(Key::path);
+        let meant = |table, name| nearest(table, name).map(SettingKey::path);
         assert_eq!(
             meant("upstream", "max_conections"),
             Some("upstream.max_connections")

@@ -37,7 +37,7 @@ pub use auth::{
 pub use certificate::{Certificate, UnixSeconds};
 pub use conflicts::share_a_port;
 pub use files::{is_plain_file, read_authorities, read_hosts};
-pub use keys::{Key, keys};
+pub use keys::{SettingKey, keys};
 pub use load::{fingerprint, load, parse};
 pub use machine::Machine;
 pub use memory::{CLIENT_BYTES, PROCESS_BYTES, TLS_CLIENT_BYTES, memory_for};

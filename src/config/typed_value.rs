@@ -7,7 +7,7 @@ use toml::Spanned;
 use toml::de::DeValue;
 
 use super::address::{self, admin_address, host_name};
-use super::keys::{self, Fallback, Kind};
+use super::keys::{self, Fallback, ValueKind};
 use super::value::{self, Wrong, shown, wrong};
 use super::{Address, AdminAddress, Glob, PasswordDigest, Secret};
 
@@ -46,39 +46,41 @@ impl ValueError {
 
 /// Returns the value, or everything that is wrong with it.
 pub(super) fn typed_value(
-    kind: Kind,
+    kind: ValueKind,
     value: &Spanned<DeValue<'_>>,
 ) -> Result<TypedValue, Vec<ValueError>> {
     let found = value.get_ref();
     let read = match kind {
-        Kind::Count { min, max } => count(found, min, max).map(TypedValue::Count),
-        Kind::Duration { min_ms, zero } => duration(found, min_ms, zero).map(TypedValue::Duration),
-        Kind::Size { min, max } => size(found, min, max).map(TypedValue::Size),
-        Kind::Flag => match found {
+        ValueKind::Count { min, max } => count(found, min, max).map(TypedValue::Count),
+        ValueKind::Duration { min_ms, zero } => {
+            duration(found, min_ms, zero).map(TypedValue::Duration)
+        }
+        ValueKind::Size { min, max } => size(found, min, max).map(TypedValue::Size),
+        ValueKind::Flag => match found {
             DeValue::Boolean(flag) => Ok(TypedValue::Flag(*flag)),
             other => Err(mismatch(other, "true or false without quotes")),
         },
-        Kind::Mode => mode(found).map(TypedValue::Mode),
-        Kind::Choice { of, later } => choice(found, of, later).map(TypedValue::Choice),
-        Kind::Address => string(found)
+        ValueKind::Mode => mode(found).map(TypedValue::Mode),
+        ValueKind::Choice { of, later } => choice(found, of, later).map(TypedValue::Choice),
+        ValueKind::Address => string(found)
             .and_then(address::address)
             .map(TypedValue::Address),
-        Kind::AdminAddress => string(found)
+        ValueKind::AdminAddress => string(found)
             .and_then(admin_address)
             .map(TypedValue::AdminAddress),
-        Kind::Hosts => return list(value, host_name).map(TypedValue::Texts),
-        Kind::Networks => return networks(value).map(TypedValue::Networks),
-        Kind::Glob => string(found).and_then(value::glob).map(TypedValue::Glob),
-        Kind::Commands => return list(value, value::denied_command).map(TypedValue::Commands),
-        Kind::Names => return names(value).map(TypedValue::Texts),
-        Kind::Word => string(found).and_then(value::word).map(TypedValue::Text),
-        Kind::Text => non_empty(found).map(|text| TypedValue::Text(text.to_owned())),
-        Kind::Secret => {
+        ValueKind::Hosts => return list(value, host_name).map(TypedValue::Texts),
+        ValueKind::Networks => return networks(value).map(TypedValue::Networks),
+        ValueKind::Glob => string(found).and_then(value::glob).map(TypedValue::Glob),
+        ValueKind::Commands => return list(value, value::denied_command).map(TypedValue::Commands),
+        ValueKind::Names => return names(value).map(TypedValue::Texts),
+        ValueKind::Word => string(found).and_then(value::word).map(TypedValue::Text),
+        ValueKind::Text => non_empty(found).map(|text| TypedValue::Text(text.to_owned())),
+        ValueKind::Secret => {
             non_empty(found).map(|text| TypedValue::Secret(Secret::new(text.to_owned())))
         }
-        Kind::Digests => return digests(value).map(TypedValue::Digests),
-        Kind::Argv => return argv(value).map(TypedValue::Texts),
-        Kind::Table | Kind::Tables | Kind::Later(_) => Ok(TypedValue::Table),
+        ValueKind::Digests => return digests(value).map(TypedValue::Digests),
+        ValueKind::Argv => return argv(value).map(TypedValue::Texts),
+        ValueKind::Table | ValueKind::Tables | ValueKind::Later(_) => Ok(TypedValue::Table),
     };
     read.map_err(ValueError::of_all)
 }
@@ -308,7 +310,7 @@ pub(super) fn kind_of(value: &DeValue<'_>) -> &'static str {
 }
 
 /// Returns the default of `key` as a value; a test holds that every default in the list is one.
-pub(super) fn default_value(key: &keys::Key) -> Option<TypedValue> {
+pub(super) fn default_value(key: &keys::SettingKey) -> Option<TypedValue> {
     let Fallback::Is(toml) = key.default else {
         return None;
     };

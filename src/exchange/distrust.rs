@@ -38,18 +38,18 @@ impl Offence {
 /// Who is kept apart, and for what. `None` among the users is respool's own.
 #[derive(Debug, Default)]
 pub struct Distrust {
-    users: Vec<Known>,
+    users: Vec<OffendingUser>,
 }
 
 #[derive(Debug)]
-struct Known {
+struct OffendingUser {
     user: Option<Box<[u8]>>,
     offence: Offence,
     /// When it was seen last.
     seen_micros: u64,
 }
 
-impl Known {
+impl OffendingUser {
     fn counts(&self, now_micros: u64) -> bool {
         now_micros.saturating_sub(self.seen_micros) < FORGOTTEN_AFTER.as_micros() as u64
     }
@@ -65,7 +65,8 @@ impl Distrust {
     /// Remembers `user`, and forgets who has not offended for long. True: it was not known before.
     pub fn note(&mut self, user: Option<&[u8]>, offence: Offence, now_micros: u64) -> bool {
         self.users.retain(|known| known.counts(now_micros));
-        let is_it = |known: &&mut Known| known.offence == offence && known.user.as_deref() == user;
+        let is_it =
+            |known: &&mut OffendingUser| known.offence == offence && known.user.as_deref() == user;
         if let Some(known) = self.users.iter_mut().find(is_it) {
             known.seen_micros = now_micros;
             return false;
@@ -74,7 +75,7 @@ impl Distrust {
             // Everybody is kept apart, and who offends no more makes room.
             return false;
         }
-        self.users.push(Known {
+        self.users.push(OffendingUser {
             user: user.map(Into::into),
             offence,
             seen_micros: now_micros,
@@ -85,7 +86,8 @@ impl Distrust {
     /// Whether commands of `user` that may do so are kept apart.
     pub fn covers(&self, user: Option<&[u8]>, offence: Offence, now_micros: u64) -> bool {
         let counting = || self.users.iter().filter(|known| known.counts(now_micros));
-        let is_it = |known: &Known| known.offence == offence && known.user.as_deref() == user;
+        let is_it =
+            |known: &OffendingUser| known.offence == offence && known.user.as_deref() == user;
         counting().count() >= MAX_USERS || counting().any(is_it)
     }
 }

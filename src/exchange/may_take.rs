@@ -33,7 +33,7 @@ impl MayTake {
 
 /// A question whose answer tells that all before it has come.
 #[derive(Debug, Clone, Copy)]
-pub struct Place {
+pub struct FencePlace {
     pub(super) fence: Fence,
     /// What stands before it.
     pub(super) before: MayTake,

@@ -3,7 +3,7 @@
 //!
 //! Invariant: what answers the question for a place never reaches the client, and what stands before it does, byte for byte.
 
-use super::may_take::{MayTake, Place};
+use super::may_take::{FencePlace, MayTake};
 use super::request::Due;
 use super::{ClientHandle, ConnectionEvents, Exchange, Flow, OwnReply, TakeReply, Violation};
 use crate::fences::{Ahead, Fence};
@@ -44,7 +44,7 @@ impl<H: ClientHandle> Exchange<H> {
 
     fn ask_place_behind(&mut self, before: MayTake, told: TakeReply, now_micros: u64) {
         let fence = Fence::new((self.draw)());
-        let reply = OwnReply::Place(Place { fence, before }, told);
+        let reply = OwnReply::Place(FencePlace { fence, before }, told);
         self.own_request(&fence.unknown_request(), reply, now_micros);
     }
 
@@ -66,7 +66,7 @@ impl<H: ClientHandle> Exchange<H> {
             .fold(MayTake::NO_TIME, MayTake::and)
     }
 
-    fn places(&self) -> impl Iterator<Item = Place> {
+    fn places(&self) -> impl Iterator<Item = FencePlace> {
         self.due.iter().filter_map(Due::place)
     }
 

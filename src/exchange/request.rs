@@ -4,7 +4,7 @@ use std::fmt;
 use std::rc::Rc;
 
 use super::executing::Executing;
-use super::may_take::Place;
+use super::may_take::FencePlace;
 use super::request_kind::RequestKind;
 use crate::command::Delays;
 use crate::fences::Fence;
@@ -117,7 +117,7 @@ pub enum OwnReply {
     /// Somebody waits for it.
     Asked(TakeReply),
     /// It tells that all before it has come, amid frames that nobody counts.
-    Place(Place, TakeReply),
+    Place(FencePlace, TakeReply),
     /// It tells that the connection is still there; it was asked at this time of the worker's clock.
     Pong(u64),
     /// It is asked for so that the server hears something: nobody misses it, however long it takes.
@@ -254,7 +254,7 @@ impl<H> Due<H> {
     }
 
     /// Returns the place that is asked for here.
-    pub(super) fn place(&self) -> Option<Place> {
+    pub(super) fn place(&self) -> Option<FencePlace> {
         match self {
             Self::Own {
                 reply: OwnReply::Place(place, _),

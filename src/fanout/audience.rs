@@ -14,14 +14,14 @@ pub struct AudiencePart {
     pub clients: usize,
 }
 
-type Parts = HashMap<Box<[u8]>, HashMap<usize, AudiencePart>>;
+type PartsByTopic = HashMap<Box<[u8]>, HashMap<usize, AudiencePart>>;
 
 /// Counts the subscribers of every channel and shard channel in all workers. It is touched when subscriptions change, by no
 /// message.
 #[derive(Debug, Default)]
 pub struct ChannelAudiences {
-    channels: Mutex<Parts>,
-    shards: Mutex<Parts>,
+    channels: Mutex<PartsByTopic>,
+    shards: Mutex<PartsByTopic>,
 }
 
 impl ChannelAudiences {
@@ -58,7 +58,7 @@ impl ChannelAudiences {
             .sum()
     }
 
-    fn of_kind(&self, kind: TopicKind) -> Option<&Mutex<Parts>> {
+    fn of_kind(&self, kind: TopicKind) -> Option<&Mutex<PartsByTopic>> {
         match kind {
             TopicKind::Channel => Some(&self.channels),
             TopicKind::Shard => Some(&self.shards),

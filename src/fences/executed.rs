@@ -239,9 +239,9 @@ mod tests {
     use proptest::prelude::*;
 
     /// What is passed on, and the elements that are taken out, by their numbers.
-    type Parts = Vec<(Option<usize>, Vec<u8>)>;
+    type PassedParts = Vec<(Option<usize>, Vec<u8>)>;
 
-    fn push(parts: &mut Parts, part: Part<'_>) {
+    fn push(parts: &mut PassedParts, part: Part<'_>) {
         match (part, parts.last_mut()) {
             (Part::Own(number, element), _) => parts.push((Some(number), element)),
             (Part::Pass(bytes), Some((None, before))) => before.extend_from_slice(bytes),
@@ -255,8 +255,8 @@ mod tests {
         executed: &mut Executed,
         reply: &[u8],
         cuts: &[usize],
-    ) -> (Parts, Result<bool, Mismatch>) {
-        let mut parts = Parts::new();
+    ) -> (PassedParts, Result<bool, Mismatch>) {
+        let mut parts = PassedParts::new();
         let (mut scanner, mut carry, mut from) = (ReplyScanner::default(), Vec::new(), 0);
         let mut ends: Vec<usize> = cuts.iter().map(|cut| cut % (reply.len() + 1)).collect();
         ends.push(reply.len());
@@ -325,7 +325,7 @@ mod tests {
     struct Answered {
         executed: Executed,
         reply: Vec<u8>,
-        expected: Parts,
+        expected: PassedParts,
     }
 
     fn said_to(number: usize) -> Vec<u8> {
@@ -334,7 +334,7 @@ mod tests {
 
     /// A mark stands before what respool runs wherever a script stands between it and the one before.
     fn answered(queued: &[Queued]) -> Answered {
-        let (mut body, mut expected, mut places) = (Vec::new(), Parts::new(), Vec::new());
+        let (mut body, mut expected, mut places) = (Vec::new(), PassedParts::new(), Vec::new());
         let (mut marks, mut is_unsure) = (0, false);
         push(
             &mut expected,

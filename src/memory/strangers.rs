@@ -13,11 +13,11 @@ use super::{Account, Holder, Holding, largest_first};
 #[derive(Debug)]
 pub struct Strangers {
     account: Rc<Account>,
-    places: RefCell<Slab<Rc<Place>>>,
+    places: RefCell<Slab<Rc<StrangerPlace>>>,
 }
 
 #[derive(Debug)]
-struct Place {
+struct StrangerPlace {
     holding: Holding,
     is_told: Cell<bool>,
     waker: RefCell<Option<Waker>>,
@@ -28,7 +28,7 @@ struct Place {
 pub struct Stranger {
     strangers: Rc<Strangers>,
     key: usize,
-    place: Rc<Place>,
+    place: Rc<StrangerPlace>,
     /// Counts what it takes, whatever it does.
     standing: usize,
 }
@@ -45,7 +45,7 @@ impl Strangers {
     /// Enters somebody who takes `standing` bytes whatever they do, and holds nothing yet.
     pub fn enter(self: &Rc<Self>, standing: usize) -> Stranger {
         self.account.enter(standing);
-        let place = Rc::new(Place {
+        let place = Rc::new(StrangerPlace {
             holding: Holding::new(&self.account),
             is_told: Cell::new(false),
             waker: RefCell::default(),

@@ -11,10 +11,10 @@ use crate::config::Listener;
 use crate::identity::{Identity, Peer, Registry};
 use crate::telemetry::{self, Parts};
 use crate::transport::{
-    Accepted, AcceptedSocket, Accepting, Acceptor, Bound, ListenerOrder, Queued,
+    Accepted, AcceptedSocket, Accepting, Acceptor, Bound, ListenerOrder, NextAccepted,
 };
 use crate::upstream::Process;
-use crate::worker::{Message, Newcomer, Place, Rejected, Worker};
+use crate::worker::{Newcomer, NewcomerPlace, Rejected, Worker, WorkerMessage};
 
 /// Takes in whoever connects: a newcomer is admitted and handed to a worker, or turned away.
 pub(super) struct ClientIntake {
@@ -85,10 +85,10 @@ impl ClientIntake {
     ) -> bool {
         for _ in 0..most {
             match acceptor.take_queued() {
-                Queued::Client(socket) => self.receive(socket, name, own).await,
-                Queued::Away => {}
-                Queued::Nobody => return true,
-                Queued::Stuck => return false,
+                NextAccepted::Client(socket) => self.receive(socket, name, own).await,
+                NextAccepted::Away => {}
+                NextAccepted::Nobody => return true,
+                NextAccepted::Stuck => return false,
             }
             // However many come: those who are there have their turn.
             tokio::task::yield_now().await;
@@ -116,7 +116,7 @@ impl ClientIntake {
             // Which group it belongs to is known after its handshake.
             match self.admission.begin(&identity) {
                 Ok(permit) => {
-                    self.hand_over(socket, Place::Unknown(permit), identity, laddr)
+                    self.hand_over(socket, NewcomerPlace::Unknown(permit), identity, laddr)
                         .await
                 }
                 Err(refusal) => self.reject(socket, &refusal, &identity).await,
@@ -125,7 +125,7 @@ impl ClientIntake {
         }
         match self.admission.arrive(&identity, Instant::now()) {
             Ok(permit) => {
-                self.hand_over(socket, Place::Admitted(permit), identity, laddr)
+                self.hand_over(socket, NewcomerPlace::Admitted(permit), identity, laddr)
                     .await
             }
             Err(refusal) if refusal.evict => {
@@ -147,7 +147,13 @@ impl ClientIntake {
     }
 
     /// Hands a client to that worker.
-    async fn hand_over(&self, socket: Accepted, place: Place, identity: Identity, laddr: Peer) {
+    async fn hand_over(
+        &self,
+        socket: Accepted,
+        place: NewcomerPlace,
+        identity: Identity,
+        laddr: Peer,
+    ) {
         let Some(worker) = self.worker() else {
             // The process ends: the socket is closed.
             return;
@@ -162,7 +168,7 @@ impl ClientIntake {
         // A worker that has ended takes nobody; the socket is closed with the message.
         let _ = worker
             .mailbox()
-            .send(Message::Arrived(Box::new(newcomer)))
+            .send(WorkerMessage::Arrived(Box::new(newcomer)))
             .await;
     }
 
@@ -176,7 +182,7 @@ impl ClientIntake {
         if evictor.make_room(&refusal, &identity, now_ms, 0).await
             && let Ok(permit) = self.admission.admit(&identity, Instant::now())
         {
-            let place = Place::Admitted(permit);
+            let place = NewcomerPlace::Admitted(permit);
             return self.hand_over(socket, place, identity, laddr).await;
         }
         self.reject(socket, &refusal, &identity).await;
@@ -202,7 +208,7 @@ impl ClientIntake {
                 };
                 let _ = worker
                     .mailbox()
-                    .send(Message::Rejected(Box::new(rejected)))
+                    .send(WorkerMessage::Rejected(Box::new(rejected)))
                     .await;
             }
             _ => {

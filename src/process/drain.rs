@@ -9,7 +9,7 @@ use super::signals::{SignalRequest, Signals};
 use super::watch::PartsWatch;
 use crate::admission::Admission;
 use crate::upstream::Process;
-use crate::worker::{Message, Worker};
+use crate::worker::{Worker, WorkerMessage};
 
 /// What takes its time is looked at so often.
 const POLL: Duration = Duration::from_millis(10);
@@ -157,7 +157,7 @@ impl ProcessEnd<'_> {
         let limit = self.process.settings().drain_timeout;
         tracing::info!("drains for up to {limit:?} (drain_timeout)");
         self.takes_nobody.store(true, Ordering::Relaxed);
-        self.tell_all(|| Message::Drain).await;
+        self.tell_all(|| WorkerMessage::Drain).await;
         let (workers, ended) = (self.workers, all_ended(self.workers));
         let drained = async {
             if tokio::time::timeout(limit, ended).await.is_err() {
@@ -174,7 +174,7 @@ impl ProcessEnd<'_> {
 
     /// Ends the workers at once. Returns the one that does not.
     async fn stop(&self) -> Option<String> {
-        self.tell_all(|| Message::Stop).await;
+        self.tell_all(|| WorkerMessage::Stop).await;
         let ended = all_ended(self.workers);
         if tokio::time::timeout(STOP_WITHIN, ended).await.is_ok() {
             return None;
@@ -184,7 +184,7 @@ impl ProcessEnd<'_> {
         Some(format!("worker-{index} does not end"))
     }
 
-    async fn tell_all(&self, message: impl Fn() -> Message) {
+    async fn tell_all(&self, message: impl Fn() -> WorkerMessage) {
         for worker in self.workers {
             // One that has ended needs no telling, and one that stands still would not hear it.
             let telling = worker.mailbox().send(message());

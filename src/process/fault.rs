@@ -6,12 +6,12 @@ use std::time::Duration;
 
 use tokio::sync::mpsc;
 
-use crate::worker::{Fault, Message};
+use crate::worker::{Fault, WorkerMessage};
 
 /// Makes the faults that a test asks for.
 #[derive(Debug)]
 pub(super) struct FaultMaker {
-    pub(super) workers: Vec<mpsc::Sender<Message>>,
+    pub(super) workers: Vec<mpsc::Sender<WorkerMessage>>,
     /// Has the accepting task panic with the next client.
     pub(super) accepting: Arc<AtomicBool>,
 }
@@ -38,7 +38,7 @@ impl FaultMaker {
         let index = words[0].strip_prefix("worker-");
         let worker = index.and_then(|index| self.workers.get(index.parse::<usize>().ok()?));
         match (worker, fault) {
-            (Some(worker), Some(fault)) => worker.try_send(Message::Fault(fault)).is_ok(),
+            (Some(worker), Some(fault)) => worker.try_send(WorkerMessage::Fault(fault)).is_ok(),
             _ => false,
         }
     }

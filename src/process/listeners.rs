@@ -10,7 +10,7 @@ use crate::config::{Address, Listener, ListenerTls, Settings};
 use crate::transport::{
     Acceptance, Accepting, Bound, ChangedAccess, OpenListener, OpenListeners, bind,
 };
-use crate::worker::{Listening, Message};
+use crate::worker::{Listening, WorkerMessage};
 
 /// Closing a listener may take so long.
 const CLOSED_WITHIN: Duration = Duration::from_secs(2);
@@ -50,7 +50,9 @@ impl BoundListener {
         let of_listener = Arc::clone(intake);
         let listen: Listening =
             Box::new(move || Box::pin(accept(bound, accepting, settings, of_listener)));
-        let sent = intake.workers[0].mailbox().send(Message::Listen(listen));
+        let sent = intake.workers[0]
+            .mailbox()
+            .send(WorkerMessage::Listen(listen));
         sent.await.is_ok()
     }
 }

@@ -20,7 +20,7 @@ use crate::login::OwnLogin;
 use crate::telemetry::{Disconnect, LastReload, LossCause, log};
 use crate::transport::{Connector, EndpointFile, OpenListeners};
 use crate::upstream::Process;
-use crate::worker::Message;
+use crate::worker::WorkerMessage;
 
 /// Clients may take so long to be where a reload puts them, before those past a cap are looked for.
 const SETTLED_WITHIN: Duration = Duration::from_secs(5);
@@ -60,7 +60,7 @@ pub(super) struct Reloader {
     pub(super) process: Arc<Process>,
     pub(super) admission: Arc<Admission>,
     pub(super) registry: Arc<Registry>,
-    pub(super) workers: Vec<mpsc::Sender<Message>>,
+    pub(super) workers: Vec<mpsc::Sender<WorkerMessage>>,
     /// Lists the listeners that are open.
     pub(super) listeners: Arc<OpenListeners>,
     /// Holds the files of the endpoint's own unix sockets.
@@ -224,10 +224,10 @@ impl Reloader {
             upstream.shared_connections,
             &groups,
         );
-        self.tell_workers(Message::Reload).await;
+        self.tell_workers(WorkerMessage::Reload).await;
         // Only now: a worker knows the groups that its clients come in.
         self.admission.reload(&settings);
-        self.tell_workers(Message::Reseat).await;
+        self.tell_workers(WorkerMessage::Reseat).await;
         if let Some(login) = login.filter(|_| comes) {
             // Only now: no client that has not authenticated is respool's own user any more.
             let _whole = self.process.in_force();
@@ -250,7 +250,7 @@ impl Reloader {
     }
 
     /// Tells every worker, and waits until each has done it.
-    async fn tell_workers(&self, message: impl Fn(oneshot::Sender<()>) -> Message) {
+    async fn tell_workers(&self, message: impl Fn(oneshot::Sender<()>) -> WorkerMessage) {
         let mut told = Vec::new();
         for worker in &self.workers {
             let (done, heard) = oneshot::channel();
@@ -312,7 +312,7 @@ impl Reloader {
         let message = ClientMessage::Close(closed.into(), Disconnect::OverCap);
         for worker in &self.workers {
             // Not as other messages are sent, which a worker that is far behind does not get.
-            let _ = worker.send(Message::Client(message.clone())).await;
+            let _ = worker.send(WorkerMessage::Client(message.clone())).await;
         }
     }
 }

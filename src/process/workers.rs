@@ -21,7 +21,7 @@ use crate::memory::Memory;
 use crate::telemetry::{LastReload, ServerHealth, Throttle, WorkerCounters};
 use crate::transport::{Connector, EndpointFile, OpenListeners};
 use crate::upstream::{Passing, Process};
-use crate::worker::{Charge, Message, Worker, mailbox};
+use crate::worker::{Charge, Worker, WorkerMessage, mailbox};
 
 /// So many groups that reloads may add are counted by themselves; those past them count as one.
 const SPARE_GROUPS: usize = 64;
@@ -106,7 +106,7 @@ pub(super) fn start_workers(
         // A worker so far behind looks for itself when its next pin falls idle.
         process.budget.set_reclaimer(
             index,
-            Box::new(move || drop(sender.try_send(Message::Reclaim))),
+            Box::new(move || drop(sender.try_send(WorkerMessage::Reclaim))),
         );
     }
     let tell_workers = tell_workers(senders);
@@ -153,7 +153,7 @@ pub(super) fn start_workers(
 fn start_each(
     settings: &Settings,
     charge: &Charge,
-    mailboxes: Vec<(mpsc::Sender<Message>, mpsc::Receiver<Message>)>,
+    mailboxes: Vec<(mpsc::Sender<WorkerMessage>, mpsc::Receiver<WorkerMessage>)>,
 ) -> io::Result<Vec<Worker>> {
     let start = |(index, mailbox)| {
         let groups = settings.groups.len() + SPARE_GROUPS;
@@ -165,11 +165,14 @@ fn start_each(
 }
 
 /// Tells every worker; the one that has the client acts.
-fn tell_workers(senders: Vec<mpsc::Sender<Message>>) -> TellWorkers {
+fn tell_workers(senders: Vec<mpsc::Sender<WorkerMessage>>) -> TellWorkers {
     let (start, line) = (Instant::now(), Mutex::new(Throttle::default()));
     Arc::new(move |message: ClientMessage| {
         for sender in &senders {
-            if sender.try_send(Message::Client(message.clone())).is_ok() {
+            if sender
+                .try_send(WorkerMessage::Client(message.clone()))
+                .is_ok()
+            {
                 continue;
             }
             let line = line.lock().unwrap_or_else(PoisonError::into_inner);

@@ -38,15 +38,15 @@ pub fn set_level(level: &str) {
 }
 
 /// Changes what the process logs.
-type Change = Box<dyn Fn(EnvFilter) + Send + Sync>;
+type ChangeFilter = Box<dyn Fn(EnvFilter) + Send + Sync>;
 
-static CHANGE: OnceLock<Change> = OnceLock::new();
+static CHANGE: OnceLock<ChangeFilter> = OnceLock::new();
 
 fn subscriber<W>(
     log: &Log,
     writer: W,
     colours: bool,
-) -> Result<(Box<dyn Subscriber + Send + Sync>, Change), String>
+) -> Result<(Box<dyn Subscriber + Send + Sync>, ChangeFilter), String>
 where
     W: for<'a> MakeWriter<'a> + Send + Sync + 'static,
 {
@@ -98,9 +98,9 @@ mod tests {
     use std::sync::{Arc, Mutex};
 
     #[derive(Clone, Default)]
-    struct Lines(Arc<Mutex<Vec<u8>>>);
+    struct LoggedLines(Arc<Mutex<Vec<u8>>>);
 
-    impl io::Write for Lines {
+    impl io::Write for LoggedLines {
         fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
             self.0
                 .lock()
@@ -115,7 +115,7 @@ mod tests {
     }
 
     fn logged(level: &str, format: LogFormat, write: impl FnOnce()) -> String {
-        let lines = Lines::default();
+        let lines = LoggedLines::default();
         let writer = lines.clone();
         let log = Log {
             level: level.into(),

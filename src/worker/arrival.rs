@@ -6,7 +6,7 @@
 use std::rc::Rc;
 use std::time::{Duration, Instant};
 
-use super::{Newcomer, Place, Rejected, Seat};
+use super::{CountedClient, Newcomer, NewcomerPlace, Rejected};
 use crate::admission::{HandshakePermit, Permit, Refusal};
 use crate::client::{Arrived, Client, Clients, hold, tell_rejection};
 use crate::config::TLS_CLIENT_BYTES;
@@ -54,9 +54,11 @@ pub(super) fn arrive(clients: &Rc<Clients>, newcomer: Newcomer) {
         arrived_micros,
     };
     match (tls, place) {
-        (None, Place::Admitted(permit)) => begin(clients, take_in(stream, permit, identity), seat),
+        (None, NewcomerPlace::Admitted(permit)) => {
+            begin(clients, take_in(stream, permit, identity), seat)
+        }
         // Only a certificate is waited for, and without TLS there is none.
-        (None, Place::Unknown(_)) => {}
+        (None, NewcomerPlace::Unknown(_)) => {}
         // A task of its own, so that the client's holds nothing of the handshake.
         (Some(acceptance), place) => {
             let clients = Rc::clone(clients);
@@ -71,7 +73,7 @@ pub(super) fn arrive(clients: &Rc<Clients>, newcomer: Newcomer) {
 }
 
 /// Serves a client until it leaves.
-fn begin(clients: &Rc<Clients>, arrived: Arrived, seat: Seat) {
+fn begin(clients: &Rc<Clients>, arrived: Arrived, seat: CountedClient) {
     let client = Client::new(Rc::clone(clients), arrived);
     tokio::task::spawn_local(async move {
         client.run().await;
@@ -84,7 +86,7 @@ async fn welcome(
     clients: &Rc<Clients>,
     acceptance: &Acceptance,
     stream: Stream,
-    place: Place,
+    place: NewcomerPlace,
     mut identity: Identity,
 ) -> Option<(Stream, Permit, Identity)> {
     let stream = match greet(clients, acceptance, stream, &identity).await {
@@ -92,8 +94,8 @@ async fn welcome(
         Err(reason) => {
             // Of one that showed no certificate, the group of those without.
             let group = match &place {
-                Place::Admitted(permit) => permit.group(),
-                Place::Unknown(_) => clients.admission.group_of(&identity),
+                NewcomerPlace::Admitted(permit) => permit.group(),
+                NewcomerPlace::Unknown(_) => clients.admission.group_of(&identity),
             };
             let counters = &clients.thread.counters;
             counters.group(group.index()).disconnect(reason).add(1);
@@ -104,8 +106,8 @@ async fn welcome(
         }
     };
     let permit = match place {
-        Place::Admitted(permit) => permit,
-        Place::Unknown(permit) => {
+        NewcomerPlace::Admitted(permit) => permit,
+        NewcomerPlace::Unknown(permit) => {
             identity.certificate = common_name(&stream).unwrap_or_default();
             match admit(clients, permit, &identity, &stream).await {
                 Ok(permit) => permit,

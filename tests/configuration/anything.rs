@@ -7,7 +7,10 @@ use crate::parse;
 
 /// Makes text that is TOML often enough to get far: known and unknown keys with values of every kind.
 fn lines_of_toml() -> impl Strategy<Value = String> {
-    let paths: Vec<&str> = config::keys().iter().map(config::Key::path).collect();
+    let paths: Vec<&str> = config::keys()
+        .iter()
+        .map(config::SettingKey::path)
+        .collect();
     let key = prop_oneof![
         proptest::sample::select(paths),
         Just("[[listener]]"),

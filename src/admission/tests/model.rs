@@ -326,7 +326,8 @@ fn threads_never_exceed_a_cap_and_leave_nothing_behind() {
                     }
                     let rows = admission.rows();
                     assert!(rows.iter().map(|row| row.connections).sum::<usize>() <= MAX_CLIENTS);
-                    let full = |row: &GroupRow| row.limit.is_some_and(|limit| row.fullest > limit);
+                    let full =
+                        |row: &GroupFigures| row.limit.is_some_and(|limit| row.fullest > limit);
                     assert!(
                         !rows
                             .iter()
