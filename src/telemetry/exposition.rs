@@ -8,9 +8,6 @@ use super::{HistogramTotals, METRICS, Metric, MetricSource, Sample, Scrape};
 /// The content type of [`render_metrics`].
 pub const CONTENT_TYPE: &str = "text/plain; version=0.0.4; charset=utf-8";
 
-/// The version of respool.
-pub(super) const VERSION: &str = env!("CARGO_PKG_VERSION");
-
 /// Renders every metric of [`METRICS`] in Prometheus' text format 0.0.4. Metrics without a sample are left out, as the
 /// format asks.
 pub fn render_metrics(scrape: &Scrape) -> String {

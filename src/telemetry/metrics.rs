@@ -516,7 +516,7 @@ pub const METRICS: &[Metric] = &[
         name: "respool_build_info",
         labels: &["version"],
         help: "1, with the version of respool as a label.",
-        source: MetricSource::Gauge(|_| by_label([(super::exposition::VERSION, 1)])),
+        source: MetricSource::Gauge(|_| by_label([(super::process::VERSION, 1)])),
     },
 ];
 

@@ -2,8 +2,8 @@
 
 use serde_json::{Map, Value, json};
 
-use super::exposition::VERSION;
 use super::metrics::unix_seconds;
+use super::process::VERSION;
 use super::{
     Bound, ConnectResult, Disconnect, GroupRow, GroupTotals, LastError, LastReload, LossCause,
     Scrape, ServerSnapshot, TlsHandshake, Totals,

@@ -15,7 +15,6 @@ use socket2::{Domain, Protocol, Socket, Type};
 use tokio::io::unix::AsyncFd;
 use tokio::net::{TcpStream, UnixStream};
 
-use super::Stream;
 use super::endpoint_file::EndpointFile;
 use super::foreseen::{clear, explained};
 use super::named::NamedSocket;
@@ -23,7 +22,8 @@ use super::occupant::remedy;
 use super::open::{Accepting, OpenListener};
 use super::reserve::{Reserve, reserve};
 use super::socket_file::SocketFile;
-use super::tls::{Acceptance, TlsAcceptor};
+use super::stream::tls::{Acceptance, TlsAcceptor};
+use super::stream::{Stream, set_keepalive};
 use crate::config::{Access, Address, AdminAddress, Listener};
 use crate::telemetry::PROCESS;
 use crate::texts::TOO_MANY_CLIENTS;
@@ -104,7 +104,7 @@ pub struct Accepted {
 
 /// Tells who was next in the kernel's queue.
 #[derive(Debug)]
-pub enum Queued {
+pub enum NextAccepted {
     Nobody,
     Client(Accepted),
     /// Somebody has gone, or was turned away for want of descriptors.
@@ -254,18 +254,6 @@ pub fn try_bind(address: SocketAddr) -> io::Result<()> {
     bind_tcp(std::iter::once(address)).map(drop)
 }
 
-/// Sends keepalive probes after `idle` of silence, three before the peer is given up; zero means none.
-pub(super) fn set_keepalive(socket: &Socket, idle: Duration) -> io::Result<()> {
-    if idle.is_zero() {
-        return Ok(());
-    }
-    let every = socket2::TcpKeepalive::new()
-        .with_time(idle)
-        .with_interval((idle / 3).max(Duration::from_secs(1)))
-        .with_retries(3);
-    socket.set_tcp_keepalive(&every)
-}
-
 #[expect(
     deprecated,
     reason = "unsound only for descriptors that can be closed meanwhile; the socket is owned"
@@ -336,21 +324,21 @@ impl Acceptor {
     }
 
     /// Accepts one who waits in the kernel's queue, without waiting for anybody or for descriptors.
-    pub fn take_queued(&mut self) -> Queued {
+    pub fn take_queued(&mut self) -> NextAccepted {
         let flags = SocketFlags::NONBLOCK | SocketFlags::CLOEXEC;
         match rustix::net::acceptfrom_with(&**self.named.socket.get_ref(), flags) {
-            Err(Errno::AGAIN) => Queued::Nobody,
+            Err(Errno::AGAIN) => NextAccepted::Nobody,
             Ok((socket, _)) if reserve().is_some_and(|kept| kept.keeps(&socket)) => {
                 self.turn_away(socket);
-                Queued::Away
+                NextAccepted::Away
             }
-            Ok((socket, peer)) => Queued::Client(self.typed(socket, peer)),
+            Ok((socket, peer)) => NextAccepted::Client(self.typed(socket, peer)),
             Err(error) if is_exhausted(error) => match self.turn_next_away() {
-                true => Queued::Away,
-                false => Queued::Stuck,
+                true => NextAccepted::Away,
+                false => NextAccepted::Stuck,
             },
             // The client itself went away, as below.
-            Err(_) => Queued::Away,
+            Err(_) => NextAccepted::Away,
         }
     }
 

@@ -17,15 +17,14 @@ mod rights;
 mod socket_access;
 mod socket_file;
 mod stream;
-mod tls;
 
 pub use clock::Clock;
 pub use dial::{DialError, dial};
 pub use endpoint_file::EndpointFile;
 pub use foreseen::{Hindrance, is_full, is_to_be_cleared, is_to_stay, ungiven};
 pub use listen::{
-    Accepted, AcceptedSocket, Acceptor, Bound, Queued, bind, bind_admin, raise_descriptor_limit,
-    try_bind,
+    Accepted, AcceptedSocket, Acceptor, Bound, NextAccepted, bind, bind_admin,
+    raise_descriptor_limit, try_bind,
 };
 pub use occupant::remedy;
 pub use open::{Accepting, ChangedAccess, ListenerOrder, OpenListener, OpenListeners};
@@ -34,8 +33,8 @@ pub use queued::queued_bytes;
 pub use reserve::{keep_descriptors, refill_descriptors};
 pub use resolve::{literal, look_up};
 pub use socket_access::{folder_of, mode_trouble};
+pub use stream::tls::{AcceptError, Acceptance, Connector, HandshakeFailed, Tls};
 pub use stream::{DEAD_AFTER, Stream};
-pub use tls::{AcceptError, Acceptance, Connector, HandshakeFailed, Tls};
 
 /// Says how many bytes are read from a socket at once. 64 KiB holds the replies of a whole turn at 2,000 clients, and a
 /// larger value travels in pieces of this size that stay in the processor's cache.

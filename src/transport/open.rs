@@ -14,7 +14,7 @@ use super::foreseen::explained;
 use super::rights::Rights;
 use super::socket_access::{AccessKeys, BY_HAND};
 use super::socket_file::{BegunChange, BoundFile, RefusedChange};
-use super::tls::{Acceptance, TlsAcceptor};
+use super::stream::tls::{Acceptance, TlsAcceptor};
 use crate::config::Listener;
 
 /// Holds all that are open, shared by whoever changes and whoever shows them.

@@ -1,13 +1,16 @@
 //! One connection, TCP or unix, with TLS or without, used through `&self` so that its reader and its writer need no lock.
 
+pub(super) mod tls;
+
 use std::io;
 use std::task::{Context, Poll};
 use std::time::Duration;
 
+use socket2::Socket;
 use tokio::io::Interest;
 use tokio::net::{TcpStream, UnixStream};
 
-use super::Tls;
+use tls::Tls;
 
 /// Reads of a socket that is being closed before other tasks get their turn.
 const READS_A_TURN: usize = 16;
@@ -213,7 +216,7 @@ impl Stream {
                 let socket = socket2::SockRef::from(stream);
                 // Without, it takes longer.
                 let _ = socket.set_tcp_user_timeout(Some(limit));
-                let _ = super::listen::set_keepalive(&socket, limit / 6);
+                let _ = set_keepalive(&socket, limit / 6);
             }
             Self::Unix(_) => {}
             Self::Tls(stream) => stream.socket().probe_peer(limit),
@@ -244,7 +247,7 @@ impl Stream {
         if let Self::Tcp(stream) = self {
             // All only improve the connection; it works without.
             let _ = stream.set_nodelay(true);
-            let _ = super::listen::set_keepalive(&socket2::SockRef::from(stream), keepalive);
+            let _ = set_keepalive(&socket2::SockRef::from(stream), keepalive);
         }
         self.bear_unacknowledged(DEAD_AFTER);
     }
@@ -265,4 +268,16 @@ impl Stream {
         #[cfg(not(any(target_os = "linux", target_os = "android")))]
         let _ = limit;
     }
+}
+
+/// Sends keepalive probes after `idle` of silence, three before the peer is given up; zero means none.
+pub(super) fn set_keepalive(socket: &Socket, idle: Duration) -> io::Result<()> {
+    if idle.is_zero() {
+        return Ok(());
+    }
+    let every = socket2::TcpKeepalive::new()
+        .with_time(idle)
+        .with_interval((idle / 3).max(Duration::from_secs(1)))
+        .with_retries(3);
+    socket.set_tcp_keepalive(&every)
 }

@@ -1,7 +1,7 @@
 //! The order of the modules, held: a file imports only from modules that stand above its own in [`ORDER`].
 //!
 //! Also held: no files of a folder need each other in a circle; what stands before [`FIRST_IMPURE`] touches no sockets, clock, files,
-//! environment or threads; the page on the architecture lists the modules as they are; every Rust file opens with a `//!` line that
+//! environment or threads; no two types share a name; the page on the architecture lists the modules as they are; every Rust file opens with a `//!` line that
 //! says what it is, and none grows past [`MAX_LINES`].
 
 mod paths;
@@ -12,7 +12,7 @@ use std::path::PathBuf;
 use std::sync::OnceLock;
 
 use paths::{circles, imports};
-use source::{SourceFile, read, rust_files, source_files};
+use source::{SourceFile, read, rust_files, source_files, type_names};
 
 /// Lowest first. `lib.rs` and `main.rs` see everything.
 const ORDER: &[&str] = &[
@@ -135,7 +135,29 @@ const NOT_PURE: &[(&str, &str, &str)] = &[
 ];
 
 /// Folders whose files still stand in a circle: to be opened, and taken from this list then.
-const CIRCLES: &[&str] = &["client", "telemetry", "transport", "upstream"];
+const CIRCLES: &[&str] = &["client", "upstream"];
+
+/// Names that types of several files share, each with the rooms in which they stand: to be told apart, and taken from this list then.
+const SHARED_NAMES: &[(&str, &[&str])] = &[
+    ("Answer", &["client", "exchange"]),
+    ("Asked", &["client", "upstream"]),
+    ("Awaited", &["client", "upstream"]),
+    ("Closing", &["upstream", "upstream"]),
+    ("Ended", &["exchange", "upstream"]),
+    ("Known", &["auth", "upstream"]),
+    ("Login", &["client", "config"]),
+    ("Look", &["client", "client"]),
+    ("Next", &["client", "upstream"]),
+    ("Outcome", &["auth", "upstream"]),
+    ("Probe", &["upstream", "upstream"]),
+    ("Stage", &["fences", "session"]),
+    ("Stream", &["session", "transport"]),
+    ("Told", &["client", "upstream"]),
+    ("Upstream", &["config", "upstream"]),
+    ("Violation", &["exchange", "resp"]),
+    ("Waiter", &["upstream", "upstream"]),
+    ("Wanted", &["budget", "upstream"]),
+];
 
 /// A file longer than this is more than one noun.
 const MAX_LINES: usize = 700;
@@ -237,6 +259,39 @@ fn the_files_of_a_folder_stand_in_no_circle() {
             .iter()
             .map(|folder| format!("src/{folder}: has no circle any more; take it from CIRCLES")),
     );
+    assert!(problems.is_empty(), "\n{}", problems.join("\n"));
+}
+
+/// A type's name says what it is without its module: whoever reads it anywhere knows which one is meant.
+#[test]
+fn no_two_types_share_a_name() {
+    let mut found: BTreeMap<&str, Vec<&SourceFile>> = BTreeMap::new();
+    for file in files() {
+        for name in type_names(&file.code) {
+            found.entry(name).or_default().push(file);
+        }
+    }
+    let mut problems = Vec::new();
+    let mut unused: Vec<_> = SHARED_NAMES.iter().collect();
+    for (name, files) in found.iter().filter(|(_, files)| files.len() > 1) {
+        let rooms: Vec<&str> = files.iter().map(|file| file.module[0].as_str()).collect();
+        let is_allowed = |entry: &&(&str, &[&str])| entry.0 == *name && entry.1 == rooms.as_slice();
+        if SHARED_NAMES.iter().any(|entry| is_allowed(&entry)) {
+            unused.retain(|entry| !is_allowed(entry));
+            continue;
+        }
+        let paths: Vec<_> = files
+            .iter()
+            .map(|file| file.path.display().to_string())
+            .collect();
+        problems.push(format!("`{name}` is a type in {}", paths.join(", ")));
+    }
+    problems.extend(unused.iter().map(|(name, rooms)| {
+        format!(
+            "`{name}` is no type of {} any more; change or drop it in SHARED_NAMES",
+            rooms.join(", ")
+        )
+    }));
     assert!(problems.is_empty(), "\n{}", problems.join("\n"));
 }
 

@@ -184,6 +184,34 @@ fn without_tests(code: &str) -> (String, Vec<String>) {
     (code, modules)
 }
 
+/// Finds the names of the types that `code` defines: structs, enums, unions, traits, and aliases outside of any block.
+pub(crate) fn type_names(code: &str) -> Vec<&str> {
+    let name_in = |line| {
+        let is_outside = !str::starts_with(line, char::is_whitespace);
+        let mut words = line.split_whitespace().peekable();
+        if words.next_if(|word| word.starts_with("pub")).is_some() {
+            // What stands in the parentheses of `pub(in crate::client)` is a word by itself.
+            let _ = words.next_if(|word| word.ends_with(')'));
+        }
+        let is_type = match words.next()? {
+            "struct" | "enum" | "union" | "trait" => true,
+            "type" => is_outside,
+            _ => false,
+        };
+        let name = words.next().filter(|_| is_type)?;
+        name.split(|c: char| !c.is_alphanumeric() && c != '_')
+            .next()
+    };
+    code.lines().filter_map(name_in).collect()
+}
+
+#[test]
+fn types_are_found_in_every_form() {
+    let code = "struct A;\npub enum B<T> {\npub(super) trait C: D {\n    type Output = E;\n}\n\
+                pub(in crate::client) type F<'a> = G;\n    struct H(I);\nlet structure = J;\n";
+    assert_eq!(type_names(code), ["A", "B", "C", "F", "H"]);
+}
+
 fn blank(text: &str) -> usize {
     text.len() - text.trim_start().len()
 }

@@ -17,13 +17,14 @@ use std::task::{Context, Poll};
 
 use rustls::Error;
 
-pub(super) use accept::TlsAcceptor;
+pub(in crate::transport) use accept::TlsAcceptor;
 pub use accept::{AcceptError, Acceptance};
 pub use connect::{Connector, HandshakeFailed};
 use session::{MOST_CIPHER, MOST_PLAIN, RECORD, SessionSide, TlsSession};
 
-use super::{READ_SIZE, Stream};
+use super::Stream;
 use crate::config::Certificate;
+use crate::transport::READ_SIZE;
 
 /// Reads of the socket for one of the connection, before other tasks get their turn.
 const READS_A_TURN: usize = 4;
@@ -115,7 +116,7 @@ impl Tls {
     }
 
     /// Returns the socket below.
-    pub(super) fn socket(&self) -> &Stream {
+    pub(in crate::transport) fn socket(&self) -> &Stream {
         &self.socket
     }
 
