@@ -12,3 +12,5 @@ mod world;
 mod model;
 #[cfg(test)]
 mod stream;
+#[cfg(test)]
+mod unsent;
