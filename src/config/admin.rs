@@ -86,8 +86,8 @@ pub(super) fn admin(file: &WrittenFile, around: &FileSurroundings<'_>) -> (Admin
     if read_token && written.is_empty() {
         wrong(
             "admin.read_token",
-            "there is no token that whoever reads could show",
-            "add token_file = \"...\"",
+            "reading is to need a token, and none is set",
+            "add token_file = \"...\" to [admin], or remove read_token",
         );
     }
     let admin = Admin {
@@ -114,7 +114,7 @@ pub(super) fn admin(file: &WrittenFile, around: &FileSurroundings<'_>) -> (Admin
     if admin.address.is_none() && !written.is_empty() && !file.is_refused("admin.address") {
         wrong(
             written[0],
-            "there is no endpoint that would ask for it",
+            "a token is set, and no admin endpoint that would ask for it",
             "add address = \"...\" to [admin]",
         );
     }

@@ -240,7 +240,7 @@ fn user(
         return Err(Some(Problem::new(
             file.line(path),
             "auth.user",
-            "a user without a password",
+            "this user has no password",
             "add password_file, password_env or password_sha256",
         )));
     }

@@ -135,7 +135,7 @@ impl Conflicts<'_> {
                     "upstream.password_next_env",
                     "upstream.iam",
                 ],
-                "a user without a password".to_owned(),
+                "respool's user at the server is set, and no password of it".to_owned(),
                 "add password_file or password_env, or remove username".to_owned(),
             );
         }

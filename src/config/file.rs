@@ -42,7 +42,7 @@ impl WrittenFile {
                 line,
                 "",
                 format!("not TOML: {}", error.message()),
-                "mend this line",
+                "correct this line: TOML writes key = value, texts in double quotes, and tables in brackets",
             )
         })?;
         let mut walk = Walk {
@@ -285,7 +285,7 @@ impl Walk {
                     key,
                     path,
                     line,
-                    wrong("there is one of these", format!("write [{key}]")),
+                    wrong("there can be only one such table", format!("write [{key}], with one bracket")),
                 );
             }
             (ValueKind::Table, other) => {
@@ -302,12 +302,12 @@ impl Walk {
             }
             (ValueKind::Tables, DeValue::Array(tables)) => self.tables(tables, key, path, line),
             (ValueKind::Tables, _) => {
-                let remedy = format!("write [[{key}]], with two brackets");
+                let remedy = format!("write each of them as [[{key}]], with two brackets");
                 self.refuse(
                     key,
                     path,
                     line,
-                    wrong("there can be several of these", remedy),
+                    wrong("it is a list of tables", remedy),
                 );
             }
             (kind, _) => match typed_value(kind, value) {

@@ -112,14 +112,14 @@ mod tests {
     fn each_problem_is_one_line_in_the_order_of_the_file() {
         let problems = Problems::new(vec![
             Problem::new(None, "upstream.address", "missing", "add it"),
-            Problem::new(Some(9), "", "not TOML", "mend it"),
+            Problem::new(Some(9), "", "not TOML", "correct it"),
             Problem::new(Some(2), "workers", "0 is too few", "write 1 or more"),
         ])
         .of_file(Path::new("config/x.toml"));
         assert_eq!(
             problems.to_string(),
             "config/x.toml:2: workers: 0 is too few; write 1 or more\n\
-             config/x.toml:9: not TOML; mend it\n\
+             config/x.toml:9: not TOML; correct it\n\
              config/x.toml: upstream.address: missing; add it"
         );
     }

@@ -174,7 +174,7 @@ pub(super) fn glob(text: &str) -> Result<Glob, Wrong> {
         let what = format!("{} is not a glob: {why}", shown(text));
         wrong(
             what,
-            "mend the pattern, or put a \\ before a special character that is meant as it is",
+            "correct the pattern, or put a \\ before a special character that is meant as it is",
         )
     })
 }

@@ -146,7 +146,7 @@ impl ListenerChanges {
     pub(super) async fn put_in_force(self, open: &OpenListeners, intake: &Arc<ClientIntake>) {
         if intake.takes_nobody() {
             tracing::info!(
-                "no listener is opened or changed: respool drains and takes nobody any more"
+                "the listeners stay as they are: respool drains, and accepts no client any more"
             );
             return;
         }

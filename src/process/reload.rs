@@ -262,7 +262,7 @@ impl Reloader {
         }
         for heard in told {
             if tokio::time::timeout(HEARD_WITHIN, heard).await.is_err() {
-                tracing::error!("a worker stands still and has not heard of the reload");
+                tracing::error!("a worker does not move, and goes on with the settings before the reload until it does (stall_timeout)");
             }
         }
     }

@@ -309,7 +309,7 @@ impl ChangedAccess {
             if let Err(error) = begun.finish() {
                 let name = asked.name;
                 tracing::error!(
-                    "listener {name}: fewer may connect to it than the settings say: {error}"
+                    "listener {name}: fewer may connect to its socket file than the settings say: {error}"
                 );
             }
         }
@@ -344,8 +344,8 @@ impl AskedAccess {
             return Err(format!("listener {name}: {why}"));
         }
         let who = match self.left {
-            Some(_) => "an earlier reload could make no more of its file",
-            None => "somebody else has changed its file",
+            Some(_) => "an earlier reload could not change its socket file",
+            None => "somebody else has changed its socket file",
         };
         let now = file.access().map_err(|error| unreachable(name, &error));
         let Ok(now) = now.inspect_err(|error| tracing::warn!("{error}")) else {
@@ -360,11 +360,11 @@ impl AskedAccess {
             .then(|| file.begin(now, nearest, self.keys).ok())
             .flatten();
         let stays = match &begun {
-            None => format!("which stays as it is with {now}"),
-            Some(_) => format!("which has {nearest} from now on"),
+            None => format!("it stays as it is with {now}"),
+            Some(_) => format!("it has {nearest} from now on"),
         };
         tracing::warn!(
-            "listener {name}: {who}, {stays}; by the settings it had {next}: {why}; or set it by hand (chmod, chown)"
+            "listener {name}: {who}; {stays}, and the settings say {next}: {why}; or set it by hand (chmod, chown)"
         );
         let next = self.next;
         Ok(begun.map(|begun| (self, begun.instead_of(next))))
@@ -373,7 +373,7 @@ impl AskedAccess {
 
 fn not_undone(listener: &str, error: &str) {
     tracing::error!(
-        "listener {listener}: who may connect to it is not as it was before the reload, but fewer: {error}"
+        "listener {listener}: the reload is undone, but fewer may connect to its socket file than before: {error}"
     );
 }
 

@@ -111,8 +111,8 @@ impl Drop for SocketFile {
         };
         match fs::remove_file(path) {
             Err(error) if error.kind() != io::ErrorKind::NotFound => tracing::warn!(
-                "the file of the socket unix:{} stays, and is of the user {}: it cannot be removed: {error}; remove it by hand, or \
-                 no start can take its place",
+                "the socket file unix:{} of user {} cannot be removed: {error}; remove it by hand, or respool cannot listen there at its next \
+                 start",
                 path.display(),
                 about.uid()
             ),

@@ -59,7 +59,7 @@ fn users_that_cannot_be_meant_are_refused() {
         ),
         (
             user("name = 'ann'\n"),
-            "7: auth.user: a user without a password;",
+            "7: auth.user: this user has no password;",
         ),
         (user("password = 'x'\n"), "7: auth.user.name: missing;"),
         (
@@ -134,7 +134,7 @@ fn sources_that_contradict_each_other_are_refused() {
         ),
         (
             "username = 'x'\n",
-            "5: upstream.username: a user without a password;",
+            "5: upstream.username: respool's user at the server is set, and no password of it;",
         ),
         (
             "password_command = []\n",

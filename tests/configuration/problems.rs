@@ -56,8 +56,8 @@ fn what_is_missing_is_told_where_it_belongs() {
     assert_eq!(
         told("[listener]\naddress='127.0.0.1:1'\n[[upstream]]\naddress='127.0.0.1:2'\n"),
         [
-            "1: listener: there can be several of these; write [[listener]], with two brackets",
-            "3: upstream: there is one of these; write [upstream]",
+            "1: listener: it is a list of tables; write each of them as [[listener]], with two brackets",
+            "3: upstream: there can be only one such table; write [upstream], with one bracket",
         ]
     );
 }
@@ -113,7 +113,7 @@ fn pool_and_limits_must_fit_together() {
     );
     one_problem(
         "username = 'respool'\n",
-        "5: upstream.username: a user without a password",
+        "5: upstream.username: respool's user at the server is set, and no password of it",
     );
     one_problem(
         "reply_timeout = '0s'\n",

@@ -128,7 +128,7 @@ fn a_file_that_is_given_away_for_good_is_told_of_before_and_after() {
     respool.wait();
     assert_eq!(about(&path), (0o666, STRANGER, NOBODY), "it stays");
     let told = format!(
-        "the file of the socket unix:{} stays, and is of the user 1234: it cannot be removed: ",
+        "the socket file unix:{} of user 1234 cannot be removed: ",
         path.display()
     );
     respool.eventually_logs(&told);

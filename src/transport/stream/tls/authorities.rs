@@ -60,7 +60,7 @@ pub(super) fn trusted(authorities: &Authorities) -> Result<(RootCertStore, Strin
                 for wrong in &found.wrong {
                     match named.is_any() {
                         true => tracing::warn!(
-                            "of the authorities that {} names some are left out: {wrong}",
+                            "some of the authorities that {} names are left out: {wrong}",
                             named.shown()
                         ),
                         false => tracing::debug!("the system's certificates: {wrong}"),
