@@ -3,7 +3,7 @@
 //! Invariant: what a worker owns never leaves its thread; the rest of the process reaches it by messages only.
 
 mod arrival;
-mod resident;
+mod process_memory;
 
 use std::io;
 use std::pin::Pin;
@@ -15,6 +15,8 @@ use std::time::Duration;
 
 use tokio::runtime::{Builder, LocalOptions};
 use tokio::sync::{mpsc, oneshot};
+
+use process_memory::ProcessMemory;
 
 use crate::admission::{Admission, HandshakePermit, HoldPermit, Permit};
 use crate::client::{ClientMessage, Clients, TellWorkers};
@@ -110,7 +112,7 @@ pub struct Newcomer {
     /// Where it connected to.
     pub laddr: Peer,
     /// Counts it among its worker's clients.
-    pub seat: CountedClient,
+    pub counted: CountedClient,
 }
 
 /// A rejected socket on its way to the worker that holds it.
@@ -122,7 +124,7 @@ pub struct Rejected {
     /// The right to hold it.
     pub permit: HoldPermit,
     /// Counts it among its worker's clients, so that they are spread as those are.
-    pub seat: CountedClient,
+    pub counted: CountedClient,
 }
 
 /// One of a worker's clients, counted from its hand-over until it has left.
@@ -221,8 +223,8 @@ impl Worker {
         self.clients.load(Ordering::Relaxed)
     }
 
-    /// A place among its clients.
-    pub fn seat(&self) -> CountedClient {
+    /// Counts one more of its clients, until that is dropped.
+    pub fn count_client(&self) -> CountedClient {
         CountedClient::take(&self.clients)
     }
 
@@ -263,10 +265,10 @@ async fn serve(
         charge.registry,
         charge.tell_workers,
     );
-    let resident = Rc::new(resident::Resident::of_this_process(index == 0));
+    let process_memory = Rc::new(ProcessMemory::of_this_process(index == 0));
     clients.thread.account.on_growth({
-        let (resident, process) = (Rc::clone(&resident), charge.process);
-        Rc::new(move || resident.measure(&process.memory))
+        let (process_memory, process) = (Rc::clone(&process_memory), charge.process);
+        Rc::new(move || process_memory.measure(&process.memory))
     });
     let mut listening = Vec::new();
     let mut tick = tokio::time::interval(TICK);
@@ -282,7 +284,7 @@ async fn serve(
                 clients.thread.counters.beats.add(1);
                 clients.thread.clock.refresh();
                 if index == 0 {
-                    resident.measure(clients.thread.account.memory());
+                    process_memory.measure(clients.thread.account.memory());
                 }
                 clients.upstream.tick();
                 clients.tick();

@@ -285,7 +285,10 @@ impl Walk {
                     key,
                     path,
                     line,
-                    wrong("there can be only one such table", format!("write [{key}], with one bracket")),
+                    wrong(
+                        "there can be only one such table",
+                        format!("write [{key}], with one bracket"),
+                    ),
                 );
             }
             (ValueKind::Table, other) => {
@@ -303,12 +306,7 @@ impl Walk {
             (ValueKind::Tables, DeValue::Array(tables)) => self.tables(tables, key, path, line),
             (ValueKind::Tables, _) => {
                 let remedy = format!("write each of them as [[{key}]], with two brackets");
-                self.refuse(
-                    key,
-                    path,
-                    line,
-                    wrong("it is a list of tables", remedy),
-                );
+                self.refuse(key, path, line, wrong("it is a list of tables", remedy));
             }
             (kind, _) => match typed_value(kind, value) {
                 Ok(value) => self.keep(path, line, value),

@@ -163,7 +163,7 @@ impl ClientIntake {
             place,
             identity,
             laddr,
-            seat: worker.seat(),
+            counted: worker.count_client(),
         };
         // A worker that has ended takes nobody; the socket is closed with the message.
         let _ = worker
@@ -204,7 +204,7 @@ impl ClientIntake {
                     socket,
                     text,
                     permit,
-                    seat: worker.seat(),
+                    counted: worker.count_client(),
                 };
                 let _ = worker
                     .mailbox()

@@ -262,7 +262,9 @@ impl Reloader {
         }
         for heard in told {
             if tokio::time::timeout(HEARD_WITHIN, heard).await.is_err() {
-                tracing::error!("a worker does not move, and goes on with the settings before the reload until it does (stall_timeout)");
+                tracing::error!(
+                    "a worker does not move, and goes on with the settings before the reload until it does (stall_timeout)"
+                );
             }
         }
     }

@@ -33,7 +33,7 @@ pub(super) fn arrive(clients: &Rc<Clients>, newcomer: Newcomer) {
         place,
         identity,
         laddr,
-        seat,
+        counted,
     } = newcomer;
     let (stream, tls) = match socket.open() {
         Ok(opened) => opened,
@@ -55,7 +55,7 @@ pub(super) fn arrive(clients: &Rc<Clients>, newcomer: Newcomer) {
     };
     match (tls, place) {
         (None, NewcomerPlace::Admitted(permit)) => {
-            begin(clients, take_in(stream, permit, identity), seat)
+            begin(clients, take_in(stream, permit, identity), counted)
         }
         // Only a certificate is waited for, and without TLS there is none.
         (None, NewcomerPlace::Unknown(_)) => {}
@@ -65,7 +65,7 @@ pub(super) fn arrive(clients: &Rc<Clients>, newcomer: Newcomer) {
             tokio::task::spawn_local(async move {
                 let welcomed = welcome(&clients, &acceptance, stream, place, identity).await;
                 if let Some((stream, permit, identity)) = welcomed {
-                    begin(&clients, take_in(stream, permit, identity), seat);
+                    begin(&clients, take_in(stream, permit, identity), counted);
                 }
             });
         }
@@ -73,11 +73,11 @@ pub(super) fn arrive(clients: &Rc<Clients>, newcomer: Newcomer) {
 }
 
 /// Serves a client until it leaves.
-fn begin(clients: &Rc<Clients>, arrived: Arrived, seat: CountedClient) {
+fn begin(clients: &Rc<Clients>, arrived: Arrived, counted: CountedClient) {
     let client = Client::new(Rc::clone(clients), arrived);
     tokio::task::spawn_local(async move {
         client.run().await;
-        drop(seat);
+        drop(counted);
     });
 }
 
@@ -127,7 +127,7 @@ pub(super) async fn reject(clients: Rc<Clients>, rejected: Rejected) {
         socket,
         text,
         mut permit,
-        seat,
+        counted,
     } = rejected;
     let stream = match socket.open() {
         Ok((stream, None)) => stream,
@@ -146,7 +146,7 @@ pub(super) async fn reject(clients: Rc<Clients>, rejected: Rejected) {
     permit.has_shaken();
     let thread = Rc::clone(&clients.thread);
     hold(thread, Rc::new(stream), text, Default::default(), permit).await;
-    drop(seat);
+    drop(counted);
 }
 
 fn handshake_limit(clients: &Clients) -> Duration {

@@ -315,8 +315,9 @@ fn a_file_that_somebody_else_has_changed_hinders_no_reload_of_something_else() {
     chown(&path, Some(0), Some(1)).expect("root takes it");
     fs::set_permissions(&path, Permissions::from_mode(0o666)).expect("root's");
     respool.reload(&with("0660").upstream("max_connections = 20\n"));
-    respool
-        .eventually_logs("somebody else has changed its socket file; it stays as it is with mode 0666");
+    respool.eventually_logs(
+        "somebody else has changed its socket file; it stays as it is with mode 0666",
+    );
     assert_eq!(about(&path), (0o666, 0, 1));
     // Another mode is what this reload is about.
     respool.rewrite(&with("0600"));

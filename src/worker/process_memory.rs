@@ -6,11 +6,11 @@ use std::os::unix::fs::FileExt as _;
 use crate::memory::Memory;
 
 /// The kernel's figures of this process.
-pub(super) struct Resident {
+pub(super) struct ProcessMemory {
     figures: Option<File>,
 }
 
-impl Resident {
+impl ProcessMemory {
     /// Opens them once: reading takes 2 µs. Whoever is to measure (`measures`) says so where there are none.
     pub(super) fn of_this_process(measures: bool) -> Self {
         let figures = File::open("/proc/self/statm");
