@@ -31,12 +31,17 @@ fn respool_of(redis: &Redis, workers: &str) -> Respool {
 }
 
 pub(super) fn script(respool: &Respool) -> Client {
+    script_by(respool, "EVAL")
+}
+
+/// Starts an endless script by this command.
+fn script_by(respool: &Respool, command: &str) -> Client {
     let mut client = respool.client();
     // One whose connection has answered quickly: of a slow one it is not seen as soon that it does not.
     for _ in 0..20 {
         client.cmd(&["GET", "k"]);
     }
-    client.send(encode(&["EVAL", "while true do end", "0"]));
+    client.send(encode(&[command, "while true do end", "0"]));
     client
 }
 
@@ -586,8 +591,7 @@ fn a_script_that_only_reads_is_one_too() {
         .top("workers = 1")
         .upstream("max_connections = 4\nshared_connections = 1")
         .start();
-    let mut caller = respool.client();
-    caller.send(encode(&["EVAL_RO", "while true do end", "0"]));
+    let mut caller = script_by(&respool, "EVAL_RO");
     until_busy(&redis);
     for words in [&["GET", "k"][..], &["SELECT", "3"]] {
         let reply = respool.client().cmd(words);
