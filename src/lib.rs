@@ -43,6 +43,8 @@ mod failover;
 
 mod transport;
 
+mod server;
+
 mod login;
 
 mod upstream;

@@ -24,7 +24,7 @@ use crate::identity::{Card, Flag, Registry};
 use crate::session::{Credentials, TakenCredentials};
 use crate::telemetry::Disconnect;
 use crate::transport::Stream;
-use crate::upstream::{Announcement, Link, Outlet, Thread, Upstream, Waiter};
+use crate::upstream::{Announcement, BlockedClient, Link, Outlet, Thread, Upstream};
 use crate::waits::UnblockMode;
 
 /// Asks the worker that has a client to do something to it.
@@ -69,7 +69,7 @@ pub struct ClientEntry {
     /// What stands for the client to which its invalidations are redirected, and for those to which they may be by what is queued.
     pub redirections: RefCell<Box<[Rc<Redirection>]>>,
     /// Its place in a line of blocked clients.
-    pub blocked: RefCell<Option<Rc<Waiter>>>,
+    pub blocked: RefCell<Option<Rc<BlockedClient>>>,
     /// Whether it may be silent as long as it likes: blocked, subscribed.
     pub may_be_silent: Cell<bool>,
     /// Whether something is waited for before its next request.

@@ -8,8 +8,9 @@ use super::requests::Next;
 use super::task::{Client, Done, Purpose, Wait};
 use crate::command::{CommandId, Delays, same_word};
 use crate::resp::{Request, parse_integer};
+use crate::server::TakenPause;
 use crate::session::{Route, Routed};
-use crate::upstream::{Link, Taken};
+use crate::upstream::Link;
 
 /// What a client asks for.
 #[derive(Debug, PartialEq, Eq)]
@@ -89,7 +90,7 @@ impl Client {
             };
             if reply.starts_with(b"+OK") {
                 let taken_micros = process.now_micros();
-                let taken = |millis: u64| Taken {
+                let taken = |millis: u64| TakenPause {
                     asked_micros,
                     taken_micros,
                     until_micros: taken_micros.saturating_add(millis.saturating_mul(1000)),

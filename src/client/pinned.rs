@@ -16,10 +16,11 @@ use crate::command::{
 use crate::exchange::{RequestKind, Show};
 use crate::identity::Flag;
 use crate::resp::Request;
+use crate::server::ListHint;
 use crate::session::{Change, PinnedCommand, State, Stream};
 use crate::telemetry::Disconnect;
 use crate::transport::READ_SIZE;
-use crate::upstream::{Ends, Link, Pin, PinError, RoomWait, Tells};
+use crate::upstream::{Ends, Link, Pin, PinError, RoomWait};
 use crate::waits::PoppedElements;
 
 /// What a command gets for which no connection became free in time. It was not sent; clients may try again.
@@ -102,13 +103,13 @@ fn is_one_frame(reason: PinReason) -> bool {
 }
 
 /// What the answer to a command tells of the server's commands.
-fn tells(reason: PinReason, request: &Request<'_>, command: Option<CommandId>) -> Option<Tells> {
+fn tells(reason: PinReason, request: &Request<'_>, command: Option<CommandId>) -> Option<ListHint> {
     match (reason, command) {
-        (PinReason::Unlisted, None) => Some(Tells::Unlisted {
+        (PinReason::Unlisted, None) => Some(ListHint::Unlisted {
             lasts: request.argument(1).is_some_and(outlasts_reset),
         }),
-        (PinReason::Admin, Some(id)) if changes_modules(id) => Some(Tells::Modules),
-        (PinReason::Admin, Some(id)) if is_container(id) => Some(Tells::Subcommand),
+        (PinReason::Admin, Some(id)) if changes_modules(id) => Some(ListHint::Modules),
+        (PinReason::Admin, Some(id)) if is_container(id) => Some(ListHint::Subcommand),
         _ => None,
     }
 }

@@ -29,7 +29,7 @@ impl Clients {
                 let server = self.thread.process.server.load();
                 server
                     .as_ref()
-                    .is_some_and(|server| server.guests_are_refused)
+                    .is_some_and(|server| server.refuses_unauthenticated)
             }
         }
     }

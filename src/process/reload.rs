@@ -237,7 +237,7 @@ impl Reloader {
         for trouble in self.endpoint_files.iter().filter_map(EndpointFile::trouble) {
             tracing::warn!("{trouble}");
         }
-        self.process.server_moved();
+        self.process.server_may_have_moved();
         if let Some(cause) = loss_cause(&before.upstream, upstream) {
             self.process.renew_connections(cause);
             self.process

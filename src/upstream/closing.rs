@@ -1,96 +1,81 @@
-//! Sockets that respool has closed and the server has not: they count as long as it may see them.
+//! Sockets that respool has closed and the server has not: they count as long as the server may see them.
 //!
 //! A server that hangs, or is busy, keeps them among its connections, accepted or not, until it comes to read their end; a
 //! reset would not change that. So the signs are that it closes its side, that its host does not answer any more, or that it says
-//! so where another process holds the socket open (see [`super::unseen_ends`]).
+//! so where another process holds the socket open (see `unseen_ends.rs`).
 
 use std::cell::{Cell, RefCell};
-use std::rc::Rc;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::Arc;
 use std::task::{Context, Poll, Waker};
 use std::time::Duration;
 
-use super::pool::Upstream;
-use super::thread::Thread;
-use super::unseen_ends::{ServerId, UnseenEnd};
+use super::process::Process;
 use crate::budget::{Kind, SocketPermit};
 use crate::failover::Node;
+use crate::server::{ServerId, UnseenEnd};
 use crate::telemetry::LossCause;
-use crate::transport::Stream;
+use crate::transport::{Clock, Stream};
 
-/// How long a server usually takes at most to close its side.
+/// A server usually takes no longer to close its side.
 pub(super) const LINGER: Duration = Duration::from_secs(1);
 
-/// How long a host may acknowledge nothing, not even a probe of the kernel, until it is taken for gone. What a server that
+/// A host that acknowledges nothing for so long, not even a probe of the kernel, is taken for gone. What a server that
 /// hangs has not room for is not acknowledged either, so this is longer than most servers hang.
 const GONE_AFTER: Duration = Duration::from_secs(30);
 
-/// How long a server may not close its side before it is worth a line in the log: it may have been asked by then whether it has.
+/// A server that has not closed its side for so long is worth a line in the log: it may have been asked by then whether it has.
 const TOLD_AFTER: Duration = Duration::from_secs(3);
 
-/// Least time between two log lines about sockets that the server does not close.
+/// At least so long lies between two log lines about sockets that the server does not close.
 const LOG_EVERY: Duration = Duration::from_secs(10);
 
-/// Where sockets stand that count no more, since their server is another one now: when it is the server again nothing is
-/// dialled there before they have been counted again.
-#[derive(Default)]
-pub struct Uncounted(Mutex<Vec<Node>>);
-
-impl Uncounted {
-    /// Whether any stands at `node`.
-    pub(super) fn holds(&self, node: &Node) -> bool {
-        self.nodes().contains(node)
-    }
-
-    fn add(&self, node: &Node) {
-        self.nodes().push(node.clone());
-    }
-
-    fn remove(&self, node: &Node) {
-        let mut nodes = self.nodes();
-        if let Some(at) = nodes.iter().position(|other| other == node) {
-            nodes.swap_remove(at);
-        }
-    }
-
-    fn nodes(&self) -> MutexGuard<'_, Vec<Node>> {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-}
-
-/// The sockets of one worker that are being closed.
-#[derive(Default)]
-pub(super) struct Closings {
-    sockets: RefCell<Vec<Closing>>,
+/// Holds the sockets of one worker that are being closed.
+pub(super) struct ClosingSockets {
+    process: Arc<Process>,
+    /// It is that of this worker.
+    worker: usize,
+    sockets: RefCell<Vec<ClosingSocket>>,
     waker: RefCell<Option<Waker>>,
     logged_micros: Cell<u64>,
-    /// From when on this worker may ask the server about such; `u64::MAX`: a question is under way.
+    /// This worker may ask the server about them from then on; `u64::MAX`: a question is under way.
     pub(super) next_question_micros: Cell<u64>,
 }
 
-struct Closing {
+struct ClosingSocket {
     stream: Stream,
     kind: Kind,
     /// `None`: its server is not the server any more.
     permit: Option<SocketPermit>,
     end: ServerEnd,
     since_micros: u64,
-    /// The server is being asked about it.
+    /// `Some` while the server is being asked about it.
     unseen: Option<Arc<UnseenEnd>>,
 }
 
-/// The server's end of a socket.
+/// Tells which end of the server's a socket leads to.
 #[derive(Debug, Clone)]
 pub(super) struct ServerEnd {
-    /// The server's address.
+    /// It is at this address.
     pub(super) node: Node,
-    /// When its connect began.
+    /// Its connect began then.
     pub(super) begun_micros: u64,
-    /// Which of its connections it is to the server; `None`: it is not known.
+    /// It is this of the server's connections; `None`: it is not known.
     pub(super) id: Option<ServerId>,
 }
 
-impl Closings {
+impl ClosingSockets {
+    /// Begins without any, for worker `worker`.
+    pub(super) fn new(process: Arc<Process>, worker: usize) -> Self {
+        Self {
+            process,
+            worker,
+            sockets: RefCell::default(),
+            waker: RefCell::default(),
+            logged_micros: Cell::default(),
+            next_question_micros: Cell::default(),
+        }
+    }
+
     /// Closes a socket, and keeps it until the server has closed it too.
     pub(super) fn add(&self, stream: Stream, permit: SocketPermit, end: ServerEnd, now: u64) {
         stream.finish_writing();
@@ -101,7 +86,7 @@ impl Closings {
             return drop(permit);
         }
         stream.probe_peer(GONE_AFTER);
-        self.sockets.borrow_mut().push(Closing {
+        self.sockets.borrow_mut().push(ClosingSocket {
             stream,
             kind: permit.kind(),
             permit: Some(permit),
@@ -114,24 +99,24 @@ impl Closings {
         }
     }
 
-    /// Whether none is left.
+    /// Tells whether none is left.
     pub(super) fn is_empty(&self) -> bool {
         self.sockets.borrow().is_empty()
     }
 
     /// Forgets those that the server has closed. Ready: some; and whether it had kept one for longer than servers do.
-    fn poll_ended(&self, cx: &mut Context<'_>, thread: &Thread) -> Poll<bool> {
+    pub(super) fn poll_ended(&self, cx: &mut Context<'_>, clock: &Clock) -> Poll<bool> {
         *self.waker.borrow_mut() = Some(cx.waker().clone());
-        let now = thread.clock.refresh();
-        let ended: Vec<Closing> = {
+        let now = clock.refresh();
+        let ended: Vec<ClosingSocket> = {
             let mut sockets = self.sockets.borrow_mut();
-            let is_over = |closing: &mut Closing| closing.stream.poll_end(cx).is_ready();
+            let is_over = |closing: &mut ClosingSocket| closing.stream.poll_end(cx).is_ready();
             sockets.extract_if(.., is_over).collect()
         };
         let uncounted = ended.iter().filter(|closing| closing.permit.is_none());
-        uncounted.for_each(|closing| thread.process.uncounted.remove(&closing.end.node));
+        uncounted.for_each(|closing| self.process.uncounted.remove(&closing.end.node));
         let linger = LINGER.as_micros() as u64;
-        let is_late = |closing: &Closing| now.saturating_sub(closing.since_micros) > linger;
+        let is_late = |closing: &ClosingSocket| now.saturating_sub(closing.since_micros) > linger;
         match ended.is_empty() {
             true => Poll::Pending,
             false => Poll::Ready(ended.iter().any(is_late)),
@@ -140,21 +125,21 @@ impl Closings {
 
     /// Does what time has made due: what goes to a server that is not the server any more counts for a moment only, and
     /// again when it is the server again.
-    fn tick(&self, thread: &Thread) {
+    pub(super) fn tick(&self, clock: &Clock) {
         if self.is_empty() {
             return;
         }
-        let now = thread.clock.now_micros();
-        let process = &thread.process;
+        let now = clock.now_micros();
+        let process = &self.process;
         let mut given_back = Vec::new();
         for closing in &mut *self.sockets.borrow_mut() {
-            if !thread.clock.is_past(closing.since_micros, LINGER) {
+            if !clock.is_past(closing.since_micros, LINGER) {
                 continue;
             }
             let ServerEnd {
                 node, begun_micros, ..
             } = &closing.end;
-            let left = process.whereabouts.is_to_be_left(node, *begun_micros, now);
+            let left = process.address.is_to_be_left(node, *begun_micros, now);
             match (left, &closing.permit) {
                 (Some(LossCause::Moved), Some(_)) => {
                     process.uncounted.add(&closing.end.node);
@@ -168,46 +153,46 @@ impl Closings {
             }
         }
         drop(given_back);
-        self.note_unseen(thread);
-        self.tell(thread);
+        self.note_unseen(clock);
+        self.tell(clock);
     }
 
     /// Has the server asked about those that have waited for long, by whichever worker can.
-    fn note_unseen(&self, thread: &Thread) {
+    fn note_unseen(&self, clock: &Clock) {
         for closing in &mut *self.sockets.borrow_mut() {
             if closing.permit.is_none() {
                 closing.unseen = None;
             } else if closing.unseen.is_none()
-                && closing.is_overdue(thread, LINGER)
+                && closing.is_overdue(clock, LINGER)
                 && let Some(id) = closing.end.id
             {
-                let unseen = UnseenEnd::new(&closing.end.node, id, thread);
-                closing.unseen = Some(thread.process.unseen_ends.add(unseen));
+                let unseen = UnseenEnd::new(&closing.end.node, id, self.worker, clock.now_micros());
+                closing.unseen = Some(self.process.unseen_ends.add(unseen));
             }
         }
     }
 
     /// Forgets those that the server says it has closed. Returns how many.
     pub(super) fn let_go(&self) -> usize {
-        let is_over = |closing: &mut Closing| {
+        let is_over = |closing: &mut ClosingSocket| {
             closing
                 .unseen
                 .as_ref()
                 .is_some_and(|unseen| unseen.is_gone())
         };
-        let ended: Vec<Closing> = self.sockets.borrow_mut().extract_if(.., is_over).collect();
+        let ended: Vec<ClosingSocket> = self.sockets.borrow_mut().extract_if(.., is_over).collect();
         ended.len()
     }
 
-    fn tell(&self, thread: &Thread) {
+    fn tell(&self, clock: &Clock) {
         let sockets = self.sockets.borrow();
-        let held = |closing: &&Closing| closing.is_overdue(thread, TOLD_AFTER);
+        let held = |closing: &&ClosingSocket| closing.is_overdue(clock, TOLD_AFTER);
         let count = sockets.iter().filter(held).count();
         let last = self.logged_micros.get();
-        if count > 0 && (last == 0 || thread.clock.is_past(last, LOG_EVERY)) {
-            self.logged_micros.set(thread.clock.now_micros());
+        if count > 0 && (last == 0 || clock.is_past(last, LOG_EVERY)) {
+            self.logged_micros.set(clock.now_micros());
             tracing::warn!(
-                worker = thread.index,
+                worker = self.worker,
                 count,
                 "connections that respool has closed count still, since it does not see that the server has closed them too: it hangs, \
                  is busy, or has forked a process that holds them open"
@@ -216,33 +201,9 @@ impl Closings {
     }
 }
 
-impl Closing {
-    /// Whether it counts, and the server has not closed it for longer than `limit`.
-    fn is_overdue(&self, thread: &Thread, limit: Duration) -> bool {
-        self.permit.is_some() && thread.clock.is_past(self.since_micros, limit)
-    }
-}
-
-impl Upstream {
-    /// Gives back the permits of sockets as the server closes them, which those who wait may need. When one that hung closes them,
-    /// it is back.
-    pub(super) async fn keep_closing(self: Rc<Self>) {
-        loop {
-            let closings = &self.thread.closings;
-            let was_late = std::future::poll_fn(|cx| closings.poll_ended(cx, &self.thread)).await;
-            if was_late {
-                self.stirred();
-            }
-            // At the next tick each of a hundred wrong passwords took 40 ms where the server answers in one.
-            if self.schedule.borrow().waiting() > 0 && !self.is_stopping() {
-                self.act();
-            }
-        }
-    }
-
-    /// Looks at the sockets that are being closed.
-    pub(super) fn watch_closings(self: &Rc<Self>) {
-        self.thread.closings.tick(&self.thread);
-        self.ask_for_ends();
+impl ClosingSocket {
+    /// Tells whether it counts, and the server has not closed it for longer than `limit`.
+    fn is_overdue(&self, clock: &Clock, limit: Duration) -> bool {
+        self.permit.is_some() && clock.is_past(self.since_micros, limit)
     }
 }

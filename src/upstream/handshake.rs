@@ -1,4 +1,4 @@
-//! Opening a connection to the server in a state: authenticated, named, its protocol and database acknowledged.
+//! A connection to the server is opened in a state: authenticated, named, its protocol and database acknowledged.
 
 use std::fmt;
 use std::io;
@@ -8,12 +8,10 @@ use std::time::Instant;
 
 use zeroize::Zeroizing;
 
-use super::info::Info;
-use super::link::{Link, Origin};
-use super::server::Server;
+use super::link::Link;
+use super::process::Process;
 use super::socket::ServerSocket;
-use super::thread::{Process, Thread};
-use super::unauthenticated::wants_password;
+use super::thread::Thread;
 use crate::auth::{is_wrong_password, refusal_text};
 use crate::budget::SocketPermit;
 use crate::config::{AuthMode, Role, Settings};
@@ -21,24 +19,25 @@ use crate::failover::Node;
 use crate::login::{LoginCandidate, OwnLogin};
 use crate::resp::speak::encode_request;
 use crate::resp::{ReplyScanner, parse_integer};
+use crate::server::{LinkOrigin, ServerHello, ServerInfo};
 use crate::session::{Change, Credentials, Effect, Protocol, State, name_request, steps};
 use crate::telemetry::{ConnectResult, LossCause, TlsHandshake};
 use crate::texts::{NOAUTH, ServerVersion};
 use crate::transport::{Connector, DialError, dial};
 
-/// Why no connection in the wanted state came about.
+/// Says why no connection in the wanted state came about.
 pub(super) enum ConnectError {
     /// The server is not there, or does not want respool itself. Waiting may help.
     Away {
-        /// For people; never holds a secret.
+        /// The text is for people, and holds no secret.
         text: String,
-        /// How it is counted.
+        /// It is counted so.
         result: ConnectResult,
     },
     /// The server is there, and answers with this that it cannot serve now: LOADING, MASTERDOWN.
     Unready(LossCause, Vec<u8>),
     /// The server refused the client's user or database with this reply. The connection is as good as any, in the state it
-    /// wears.
+    /// is in.
     Refused(Vec<u8>, Rc<Link>),
     /// The server wants a password, respool has none, and this is its answer to what the client has shown, or to nothing.
     Unauthenticated(Vec<u8>),
@@ -66,7 +65,7 @@ fn away(text: impl Into<String>, result: ConnectResult) -> ConnectError {
     }
 }
 
-/// What one connect goes by from its first step to its last, whatever is reloaded meanwhile.
+/// Holds what one connect goes by from its first step to its last, whatever is reloaded meanwhile.
 struct Terms {
     settings: Arc<Settings>,
     tls: Option<Arc<Connector>>,
@@ -93,11 +92,11 @@ impl Terms {
     }
 }
 
-/// Opens a connection that wears `state` and is called `name` at the server, to `best` where that is one of it. It is awaited
+/// Opens a connection that is in `state` and is called `name` at the server, to `best` where that is one of it. It is awaited
 /// to its end, by a task that no client can end.
 ///
 /// # Errors
-/// [`ConnectError`]; each attempt is counted by its result.
+/// [`ConnectError`] says why there is none. Each attempt is counted by its result.
 pub(super) async fn connect(
     thread: &Rc<Thread>,
     state: &State,
@@ -133,7 +132,7 @@ pub(super) async fn connect(
     ) = greeted?;
     socket.set_server_id(server_id, run);
     let upstream = &terms.settings.upstream;
-    let origin = Origin {
+    let origin = LinkOrigin {
         node: socket.node().clone(),
         run,
         is_replica,
@@ -166,8 +165,11 @@ async fn greet(
     let upstream = &terms.settings.upstream;
     let dialled = async {
         let process = &thread.process;
-        let nodes = process.locate(upstream).await?;
-        let mut nodes = process.whereabouts.order(&nodes, process.now_micros());
+        let nodes = process
+            .address
+            .locate(upstream, &process.look_up_terms())
+            .await?;
+        let mut nodes = process.address.order(&nodes, process.now_micros());
         if let Some(best) = best
             && let Some(at) = nodes.iter().position(|node| *node == best)
         {
@@ -184,13 +186,13 @@ async fn greet(
         let has_others = nodes.len() > 1;
         let was_silent = |node: &Node| {
             if has_others {
-                process.whereabouts.was_silent(node, process.now_micros());
+                process.address.was_silent(node, process.now_micros());
             }
         };
         let limit = upstream.connect_timeout;
         let dialled = dial(&nodes, limit, upstream.keepalive, was_silent).await?;
         if has_others {
-            process.whereabouts.has_answered(&dialled.1);
+            process.address.has_answered(&dialled.1);
         }
         Ok(dialled)
     };
@@ -225,28 +227,28 @@ async fn greet(
     Ok((talk.socket, settled))
 }
 
-/// What was told before a connection carries traffic.
+/// Holds what was told before a connection carries traffic.
 struct Settled {
     introduced: Introduced,
-    /// The wanted state, or as far on the way to it as the server took the connection.
+    /// It is in the wanted state, or as far on the way to it as the server took it.
     worn: State,
-    /// What the server answered to the state of a client.
+    /// The server answered this to the state of a client.
     refusal: Option<Vec<u8>>,
 }
 
-/// What the server has said of itself and of the connection.
+/// Holds what the server has said of itself and of the connection.
 struct Introduced {
-    /// The connection's number there; 0: it is not known.
+    /// The connection has this number there; 0: it is not known.
     server_id: i64,
-    /// Which process of a server it is; `None`: it does not say.
+    /// This process of a server answers; `None`: it does not say.
     run: Option<u64>,
-    /// The server calls itself a replica.
+    /// Is true where the server calls itself a replica.
     is_replica: bool,
-    /// Which server it is.
+    /// The server is this one.
     version: ServerVersion,
 }
 
-/// What is said before a connection carries traffic.
+/// Says what is to be said before a connection carries traffic.
 async fn settle(
     talk: &mut Talk,
     thread: &Rc<Thread>,
@@ -255,9 +257,9 @@ async fn settle(
     name: &str,
 ) -> Result<Settled, ConnectError> {
     let started = Instant::now();
-    let guests_are_refused = asks_guests(talk, terms).await?;
+    let refuses_unauthenticated = asks_unauthenticated(talk, terms).await?;
     authenticate(talk, &terms.login).await?;
-    let introduced = introduce(talk, (thread, terms), name, guests_are_refused).await?;
+    let introduced = introduce(talk, (thread, terms), name, refuses_unauthenticated).await?;
     let elapsed = || started.elapsed().as_micros() as u64;
     let (user, introduced) = match introduced {
         Some(introduced) => (None, introduced),
@@ -274,7 +276,7 @@ async fn settle(
         user,
         ..State::INITIAL
     };
-    let (worn, refusal) = wear(talk, thread, (worn, state), name).await?;
+    let (worn, refusal) = change_state(talk, thread, (worn, state), name).await?;
     talk.nothing_is_left()?;
     Ok(Settled {
         introduced,
@@ -283,7 +285,7 @@ async fn settle(
     })
 }
 
-/// Where respool has no secret, the connection is the client's whose state it is to wear.
+/// Authenticates the connection as the client whose state it is to be in, where respool has no secret.
 async fn log_in_as_client(
     talk: &mut Talk,
     thread: &Thread,
@@ -298,7 +300,7 @@ async fn log_in_as_client(
         let text = "the server wants a password: set upstream.password_file";
         return Err(away(text, ConnectResult::HandshakeError));
     }
-    wants_password(thread);
+    thread.server_wants_password();
     let Some(user) = state.user.clone().filter(|user| !user.is_guest()) else {
         return Err(ConnectError::Unauthenticated(NOAUTH.to_vec()));
     };
@@ -331,8 +333,8 @@ async fn secure(
     Ok(())
 }
 
-/// Whether the server has whoever does not authenticate do so. Asked only where that decides what clients get.
-async fn asks_guests(talk: &mut Talk, terms: &Terms) -> Result<bool, ConnectError> {
+/// Tells whether the server has whoever does not authenticate do so. It is asked only where that decides what clients get.
+async fn asks_unauthenticated(talk: &mut Talk, terms: &Terms) -> Result<bool, ConnectError> {
     let matters = terms.settings.auth.mode == AuthMode::Passthrough;
     if !matters || !terms.login.is_configured() {
         return Ok(false);
@@ -393,7 +395,7 @@ async fn introduce(
     talk: &mut Talk,
     (thread, terms): (&Rc<Thread>, &Terms),
     name: &str,
-    guests_are_refused: bool,
+    refuses_unauthenticated: bool,
 ) -> Result<Option<Introduced>, ConnectError> {
     // While a script runs HELLO is all that is answered; servers older than it know CLIENT alone.
     let mut request = encode_request(&["HELLO", "3"]);
@@ -415,7 +417,9 @@ async fn introduce(
         true => Some(talk.reply().await?),
         false => None,
     };
-    let run = info.as_ref().and_then(|info| Info::read(info).instance);
+    let run = info
+        .as_ref()
+        .and_then(|info| ServerInfo::read(info).instance);
     if !are_in_place([&three, &two], &named, &id, &ping, info.as_deref()) {
         return Err(out_of_place());
     }
@@ -423,8 +427,8 @@ async fn introduce(
         // Else a script on another connection would be taken for a pause of writes: the server answers here.
         thread.pulse.heard_busy(thread.clock.refresh());
     }
-    let mut server = Server::default();
-    server.guests_are_refused = guests_are_refused;
+    let mut server = ServerHello::default();
+    server.refuses_unauthenticated = refuses_unauthenticated;
     if !server.hello(Protocol::Resp2, &two) {
         let text = String::from_utf8_lossy(&two).trim_end().to_owned();
         if text.starts_with("-NOAUTH") {
@@ -440,11 +444,11 @@ async fn introduce(
     server.hello(Protocol::Resp3, &three);
     let told = server.connection_id();
     let is_replica = matches!(server.role.as_str(), "replica" | "slave");
-    if server.named().is_none() {
+    if server.name().is_none() {
         // HELLO has another name there, or none.
         let said = talk.ask(&encode_request(&["INFO", "server"])).await?;
-        if let Some(named) = Info::read(&said).named {
-            server.inform(named);
+        if let Some(name) = ServerInfo::read(&said).name {
+            server.inform(name);
         }
     }
     thread.process.greeted(&server);
@@ -459,7 +463,7 @@ async fn introduce(
     }))
 }
 
-/// Whether each answer of an introduction is an error, or what its command is answered with: a line too many before them would
+/// Tells whether each answer of an introduction is an error, or what its command is answered with: a line too many before them would
 /// else move all of them by one, and what answers one command be taken for the answer to the next.
 fn are_in_place(
     hello: [&[u8]; 2],
@@ -483,8 +487,8 @@ fn out_of_place() -> ConnectError {
     )
 }
 
-/// Goes from what the connection wears to `state`, or as far as the server takes it; a refusal is the client's.
-async fn wear(
+/// Goes from the state that the connection is in to `state`, or as far as the server takes it; a refusal is the client's.
+async fn change_state(
     talk: &mut Talk,
     thread: &Thread,
     (mut worn, state): (State, &State),
@@ -506,11 +510,11 @@ async fn wear(
     Ok((worn, None))
 }
 
-/// A connection before it carries traffic.
+/// Is a connection before it carries traffic.
 struct Talk {
     socket: ServerSocket,
     buffer: Vec<u8>,
-    /// The server has answered something whole.
+    /// Is true once the server has answered something whole.
     has_heard: bool,
 }
 
@@ -520,7 +524,7 @@ impl Talk {
         self.reply().await
     }
 
-    /// Whatever the server has sent answers what it was asked; an error where more has come.
+    /// Checks that whatever the server has sent answers what it was asked: nothing is left.
     fn nothing_is_left(&self) -> Result<(), ConnectError> {
         match self.buffer.is_empty() {
             true => Ok(()),
@@ -545,7 +549,8 @@ impl Talk {
             .map_err(|error| self.cut_off(error))
     }
 
-    /// A server that refuses respool's certificate says so and closes: what it said is worth more than that it is gone.
+    /// Says how a write has failed. A server that refuses respool's certificate says so and closes: what it said is worth more than that
+    /// it is gone.
     fn cut_off(&self, error: io::Error) -> ConnectError {
         match self.socket.try_read(&mut [0; 4096]) {
             Err(said) if said.kind() == io::ErrorKind::InvalidData => self.lost(said),
@@ -608,7 +613,7 @@ impl Talk {
         )
     }
 
-    /// What may be behind it when the first bytes are not answered as Redis does.
+    /// Says what may be behind it when the first bytes are not answered as Redis does.
     fn hint(&self) -> &'static str {
         if self.has_heard || self.socket.tls().is_some() {
             ""
@@ -618,7 +623,7 @@ impl Talk {
     }
 }
 
-/// The server's own refusal at accept comes instead of the first reply.
+/// Checks a reply for the server's own refusal at accept, which comes instead of the first one.
 fn refuse_full(reply: Vec<u8>) -> Result<Vec<u8>, ConnectError> {
     let text = String::from_utf8_lossy(&reply);
     if text.starts_with("-ERR max number of clients") {
@@ -648,7 +653,7 @@ fn refuse_full(reply: Vec<u8>) -> Result<Vec<u8>, ConnectError> {
 mod tests {
     use super::*;
 
-    /// What a server answers to an introduction, without what is not asked.
+    /// A server answers this to an introduction.
     const USUAL: [&str; 6] = [
         "%1\r\n+proto\r\n:3\r\n",
         "*2\r\n+proto\r\n:2\r\n",

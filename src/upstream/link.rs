@@ -18,7 +18,7 @@ mod trust;
 mod unasked;
 
 pub use ending::SocketEnd;
-pub(super) use ending::{Ended, Leaving, Origin};
+pub(super) use ending::{Ended, Leaving};
 pub use room::RoomWait;
 
 use std::cell::{Cell, Ref, RefCell};
@@ -30,18 +30,18 @@ use ending::Closing;
 use finishing::{Finishing, Returns};
 use tokio::sync::oneshot;
 
-use super::listing::Tells;
 use super::outlet::Outlet;
+use super::pool::Subscriptions;
 use super::pushes::{Forward, Pushes};
 use super::renewal::Renewal;
 use super::socket::ServerSocket;
-use super::subscription::Subscriptions;
 use super::thread::Thread;
 use crate::budget::Kind as SocketKind;
 use crate::command::Delays;
 use crate::exchange::{Changed, Exchange, OwnReply, RequestKind, Show, Unsent, Violation};
 use crate::memory::Holding;
 use crate::schedule::RoomQueue;
+use crate::server::{LinkOrigin, ListHint};
 use crate::session::{State, Step};
 use crate::telemetry::LossCause;
 use crate::transport::Stream;
@@ -73,7 +73,7 @@ pub struct Link {
     /// Its client has sent SCRIPT DEBUG, and that may be on.
     may_debug: Cell<bool>,
     /// What the answer to the request sent last tells of the server's commands.
-    pub(super) tells: Cell<Option<Tells>>,
+    pub(super) tells: Cell<Option<ListHint>>,
     /// Its client may have left something on it that nothing undoes.
     pub(super) keeps_traces: Cell<bool>,
     /// Somebody is about to unblock it: until that is answered it may not be lent on.
@@ -89,7 +89,7 @@ pub struct Link {
     /// When respool's own login on it has to be renewed.
     pub(super) renewal: Renewal,
     /// Where it goes to, and since when.
-    origin: Origin,
+    origin: LinkOrigin,
     closing: Cell<Option<Closing>>,
     /// Tells whether nothing more is to be sent on it.
     finishing: Cell<Finishing>,
@@ -119,7 +119,7 @@ impl Link {
         socket: ServerSocket,
         worn: State,
         (name, server_id): (String, i64),
-        origin: Origin,
+        origin: LinkOrigin,
     ) -> Rc<Self> {
         let now = thread.clock.now_micros();
         let connect_micros = origin.opened_micros.saturating_sub(origin.begun_micros);

@@ -1,21 +1,21 @@
-//! Lines of the log about connections to the server that were lost. A client can cause them without end: by replies or
+//! Limits the lines of the log about connections to the server that were lost. A client can cause them without end: by replies or
 //! messages that are more than the server holds for one connection, by scripts whose errors break the protocol.
 
 use crate::telemetry::Throttle;
 
-/// What one worker writes of each kind in ten seconds: as many as shared connections that are lost with their server.
+/// One worker writes so many in ten seconds: as many as shared connections that are lost with their server.
 const SHARED: u32 = 10;
 
-/// As [`SHARED`]: both connections of its subscriptions.
+/// It writes so many of subscriptions: both of their connections may be lost.
 const SUBSCRIPTIONS: u32 = 2;
 
-/// When the last lines of a worker were written.
+/// Remembers when the last lines of a worker were written.
 pub(super) struct LossLines {
-    /// A shared connection is lost.
+    /// The line says that a shared connection is lost.
     pub(super) shared: Throttle,
-    /// A connection of subscriptions is.
+    /// The line says that a connection of subscriptions is lost.
     pub(super) subscriptions: Throttle,
-    /// Subscribers are kept apart.
+    /// The line says that subscribers are kept apart.
     pub(super) apart: Throttle,
 }
 

@@ -1,32 +1,57 @@
-//! The shared connections of one worker, as the schedule wants them: opened, changed, lost and opened again.
+//! The connections of one worker to the server. The shared ones are opened and changed here as the schedule wants them; the files
+//! below do each another thing with the pool.
+
+mod acknowledged;
+mod blocked;
+mod default_user;
+mod handing_over;
+mod health;
+mod lanes;
+mod lent;
+mod listing;
+mod open;
+mod permissions;
+mod reauthenticate;
+mod reconnect;
+mod retire;
+mod silence;
+mod subscription;
+mod unauthenticated;
+mod unseen_ends;
+
+pub use blocked::{Blocked, BlockedClient};
+pub use lanes::Ends;
+pub use lent::{Pin, PinError};
+pub use subscription::{Announcement, SubscribeResult, Subscriptions, TOPICS_A_TURN};
 
 use std::cell::{Cell, RefCell};
 use std::collections::HashSet;
 use std::rc::Rc;
-use std::sync::Arc;
 use std::task::{Context, Poll, Waker};
 
-use super::away::Away;
-use super::handshake::{ConnectError, connect};
-use super::health::Watch;
+use blocked::BlockedClients;
+use health::HealthWatch;
+use reconnect::ReconnectPause;
+
 use super::link::Link;
 use super::outlet::Outlet;
-use super::pins::NO_SECRET;
-use super::subscription::Subscriptions;
-use super::thread::{Queued, Queueing, Thread};
-use super::waiting::Waiting;
+use super::process::{Queued, Queueing};
+use super::thread::Thread;
 use crate::budget::{Kind as SocketKind, SocketPermit};
 use crate::command::Delays;
 use crate::config::Address;
 use crate::fanout::{LossSuspicion, SubscriptionSide};
 use crate::schedule::{LoginPlace, ScheduleAction, ScheduleTicket, StateSchedule};
 use crate::session::{Change, State, is_busy, steps};
-use crate::telemetry::{Bound, LossCause};
+use crate::telemetry::Bound;
 
-/// Databases remembered to exist, so that SELECT is answered without asking again.
+/// Without a secret nothing leads back to respool's own user; what is opened instead waits for one.
+const NO_SECRET: &str = "no secret of respool's own is known to change it with";
+
+/// So many databases are remembered to exist, so that SELECT is answered without asking again.
 const MAX_KNOWN_DATABASES: usize = 4096;
 
-/// Why waiting for a shared connection was in vain.
+/// Says why waiting for a shared connection was in vain.
 #[derive(Debug)]
 pub enum WaitError {
     /// The server refused the state with this reply.
@@ -36,27 +61,27 @@ pub enum WaitError {
 }
 
 #[derive(Debug)]
-pub(super) enum Outcome {
+enum SharedWaitOutcome {
     Waiting,
     Granted(usize),
     Failed(WaitError),
     Taken,
 }
 
-/// One who waits for a shared connection in its state.
-pub(super) struct Waiter {
-    outcome: RefCell<Outcome>,
+/// Waits for a shared connection in its state.
+struct SharedWaiter {
+    outcome: RefCell<SharedWaitOutcome>,
     waker: RefCell<Option<Waker>>,
-    pub(super) since_micros: u64,
-    pub(super) commands: usize,
-    /// What may delay its request, if that can be sent on a connection lent for it as well.
-    pub(super) may_be_lent: Cell<Option<Delays>>,
-    /// Its places among the commands that wait for the server.
+    since_micros: u64,
+    commands: usize,
+    /// `Some` where its request can be sent on a connection lent for it as well: this may delay it.
+    may_be_lent: Cell<Option<Delays>>,
+    /// It holds these places among the commands that wait for the server.
     _queued: Option<Queued>,
 }
 
-impl Waiter {
-    pub(super) fn settle(&self, outcome: Outcome) {
+impl SharedWaiter {
+    fn settle(&self, outcome: SharedWaitOutcome) {
         *self.outcome.borrow_mut() = outcome;
         if let Some(waker) = self.waker.borrow_mut().take() {
             waker.wake();
@@ -64,37 +89,37 @@ impl Waiter {
     }
 }
 
-/// A wait for a shared connection; dropping it leaves the queue.
+/// Is a client's wait for a shared connection. Its drop leaves the queue.
 pub struct SharedWait {
     upstream: Rc<Upstream>,
-    waiter: Rc<Waiter>,
+    waiter: Rc<SharedWaiter>,
     ticket: ScheduleTicket,
 }
 
 impl SharedWait {
-    /// It is over, without a connection, as soon as one is better lent for a request that `delays` may delay.
+    /// Has it end, without a connection, as soon as one is better lent for a request that `delays` may delay.
     pub fn may_be_lent(&self, delays: Delays) {
         self.waiter.may_be_lent.set(Some(delays));
     }
 
-    /// The connection, or why there is none.
+    /// Returns the connection, or why there is none.
     pub fn poll(&self, cx: &Context<'_>) -> Poll<Result<Option<Rc<Link>>, WaitError>> {
         let mut outcome = self.waiter.outcome.borrow_mut();
-        match std::mem::replace(&mut *outcome, Outcome::Taken) {
-            Outcome::Waiting => {
-                *outcome = Outcome::Waiting;
+        match std::mem::replace(&mut *outcome, SharedWaitOutcome::Taken) {
+            SharedWaitOutcome::Waiting => {
+                *outcome = SharedWaitOutcome::Waiting;
                 *self.waiter.waker.borrow_mut() = Some(cx.waker().clone());
                 Poll::Pending
             }
-            Outcome::Granted(slot) => {
+            SharedWaitOutcome::Granted(slot) => {
                 self.upstream.settled(slot);
                 let link = self.upstream.links.borrow()[slot]
                     .clone()
                     .filter(|link| link.is_alive());
                 Poll::Ready(Ok(link))
             }
-            Outcome::Failed(error) => Poll::Ready(Err(error)),
-            Outcome::Taken => Poll::Ready(Ok(None)),
+            SharedWaitOutcome::Failed(error) => Poll::Ready(Err(error)),
+            SharedWaitOutcome::Taken => Poll::Ready(Ok(None)),
         }
     }
 }
@@ -102,68 +127,70 @@ impl SharedWait {
 impl Drop for SharedWait {
     fn drop(&mut self) {
         match &*self.waiter.outcome.borrow() {
-            Outcome::Waiting => drop(self.upstream.schedule.borrow_mut().leave(self.ticket)),
-            Outcome::Granted(slot) => self.upstream.settled(*slot),
+            SharedWaitOutcome::Waiting => {
+                self.upstream.schedule.borrow_mut().leave(self.ticket);
+            }
+            SharedWaitOutcome::Granted(slot) => self.upstream.settled(*slot),
             _ => {}
         }
     }
 }
 
-type WorkersSchedule = StateSchedule<State, Rc<Waiter>>;
+type WorkersSchedule = StateSchedule<State, Rc<SharedWaiter>>;
 
-/// The server's side of one worker.
+/// Holds the connections of one worker to the server, and those who wait for them.
 pub struct Upstream {
-    /// What everything on this thread shares.
+    /// Everything on this thread shares this.
     pub thread: Rc<Thread>,
-    /// What this worker's clients are subscribed to.
+    /// This worker's clients are subscribed to this.
     pub subscriptions: Rc<Subscriptions>,
-    /// The same, of those who may cost the others their connection.
-    pub(super) apart: Rc<Subscriptions>,
-    pub(super) suspicion: RefCell<LossSuspicion>,
-    pub(super) schedule: RefCell<WorkersSchedule>,
-    pub(super) links: RefCell<Vec<Option<Rc<Link>>>>,
-    pub(super) idle_pins: RefCell<Vec<Rc<Link>>>,
-    pub(super) pins: RefCell<Vec<std::rc::Weak<Link>>>,
-    /// Borrowers of this worker that wait for a place in the budget; a pin that falls idle is theirs first.
-    pub(super) borrowers: Cell<usize>,
-    pub(super) fell_idle: tokio::sync::Notify,
-    pub(super) waiting: Waiting,
-    pub(super) health: Watch,
-    pub(super) away: RefCell<Away>,
-    /// The server is being asked whether it is a replica.
-    pub(super) is_asking_role: Cell<bool>,
-    /// Since when no shared connection is up.
-    pub(super) away_since_micros: Cell<Option<u64>>,
+    /// Those who may cost the others their connection are subscribed here.
+    apart: Rc<Subscriptions>,
+    suspicion: RefCell<LossSuspicion>,
+    schedule: RefCell<WorkersSchedule>,
+    links: RefCell<Vec<Option<Rc<Link>>>>,
+    idle_pins: RefCell<Vec<Rc<Link>>>,
+    pins: RefCell<Vec<std::rc::Weak<Link>>>,
+    /// So many borrowers of this worker wait for a place in the budget: a connection that falls idle is theirs first.
+    borrowers: Cell<usize>,
+    fell_idle: tokio::sync::Notify,
+    blocked: BlockedClients,
+    health: HealthWatch,
+    reconnect: RefCell<ReconnectPause>,
+    /// Is true while the server is being asked whether it is a replica.
+    is_asking_role: Cell<bool>,
+    /// No shared connection is up since then.
+    away_since_micros: Cell<Option<u64>>,
     names: Cell<u64>,
-    /// What the configuration calls the server.
+    /// The configuration calls the server so.
     address: RefCell<Address>,
     known_databases: RefCell<HashSet<u32>>,
     /// Connections begun before then tell nothing of the server.
-    pub(super) known_since: Cell<u64>,
+    known_since: Cell<u64>,
     stopping: Cell<bool>,
-    pub(super) is_renewing: Cell<bool>,
-    /// When it was last asked whether those who have not authenticated are served.
-    pub(super) guests_asked_micros: Cell<u64>,
-    /// When the server has last refused whom a connection was opened for; 0: never.
-    pub(super) refused_micros: Cell<u64>,
-    /// When a silent server was last asked anew.
-    pub(super) asked_anew_micros: Cell<u64>,
-    /// Writes were seen to be held back by the server.
-    pub(super) writes_are_held: Cell<bool>,
-    /// Since when the write has not been answered by which that was seen.
-    pub(super) held_since_micros: Cell<u64>,
-    /// A script runs past its time, and stands before what is due on a connection that is stalled.
-    pub(super) is_script_seen: Cell<bool>,
-    /// A shared connection is stalled.
-    pub(super) is_any_stalled: Cell<bool>,
-    /// A connection is being opened to ask the server on.
-    pub(super) is_opening_to_ask: Cell<bool>,
-    /// A look at those who wait is on its way.
+    is_renewing: Cell<bool>,
+    /// It was last asked then whether those who have not authenticated are served.
+    default_user_asked_micros: Cell<u64>,
+    /// The server has last refused then whom a connection was opened for; 0: never.
+    refused_micros: Cell<u64>,
+    /// A silent server was last asked anew then.
+    asked_anew_micros: Cell<u64>,
+    /// Is true while writes are seen to be held back by the server.
+    writes_are_held: Cell<bool>,
+    /// The write by which that was seen has not been answered since then.
+    held_since_micros: Cell<u64>,
+    /// Is true while a script runs past its time, and stands before what is due on a connection that is stalled.
+    is_script_seen: Cell<bool>,
+    /// Is true while a shared connection is stalled.
+    is_any_stalled: Cell<bool>,
+    /// Is true while a connection is being opened to ask the server on.
+    is_opening_to_ask: Cell<bool>,
+    /// Is true while a look at those who wait is on its way.
     will_act: Cell<bool>,
 }
 
 impl Upstream {
-    /// The server's side of a worker with `shared` of the shared connections.
+    /// Begins without a connection, for a worker with `shared` of the shared ones.
     pub fn new(thread: Rc<Thread>, shared: usize) -> Rc<Self> {
         Rc::new(Self {
             subscriptions: Subscriptions::new(Rc::clone(&thread), SubscriptionSide::Usual),
@@ -175,9 +202,9 @@ impl Upstream {
             pins: RefCell::default(),
             borrowers: Cell::new(0),
             fell_idle: tokio::sync::Notify::new(),
-            waiting: Waiting::default(),
-            health: Watch::default(),
-            away: RefCell::default(),
+            blocked: BlockedClients::default(),
+            health: HealthWatch::default(),
+            reconnect: RefCell::default(),
             is_asking_role: Cell::new(false),
             away_since_micros: Cell::new(None),
             names: Cell::new(0),
@@ -186,7 +213,7 @@ impl Upstream {
             known_since: Cell::new(0),
             stopping: Cell::new(false),
             is_renewing: Cell::new(false),
-            guests_asked_micros: Cell::new(0),
+            default_user_asked_micros: Cell::new(0),
             refused_micros: Cell::new(0),
             asked_anew_micros: Cell::new(0),
             writes_are_held: Cell::new(false),
@@ -215,17 +242,13 @@ impl Upstream {
         self.act();
     }
 
-    /// The server is another one: nothing that was learned of the one before is known of it.
+    /// Forgets what was learned of the server: it is another one.
     fn forget_server(&self) {
         self.start_over();
         let process = &self.thread.process;
         self.known_since.set(process.now_micros());
         *self.known_databases.borrow_mut() = HashSet::from([0]);
-        process.server.rcu(|server| {
-            let mut server = server.as_deref().cloned()?;
-            server.learned = None;
-            Some(Arc::new(server))
-        });
+        process.server.forget_list();
     }
 
     /// Opens the first shared connection and keeps it open.
@@ -248,7 +271,7 @@ impl Upstream {
         }
     }
 
-    /// A shared connection that may take requests of `state` now: of those that serve it the one on which the least is to be
+    /// Returns a shared connection that may take requests of `state` now: of those that serve it the one on which the least is to be
     /// waited for. Where that is much on each of them another is opened.
     #[inline]
     pub fn shared(self: &Rc<Self>, state: &State) -> Option<Rc<Link>> {
@@ -263,7 +286,7 @@ impl Upstream {
         Some(link)
     }
 
-    /// Whether `link` is what [`Self::shared`] would return for `state`, as far as that is told at a glance: the first of
+    /// Tells whether `link` is what [`Self::shared`] would return for `state`, as far as that is told at a glance: the first of
     /// all, and nothing to be waited for there. Or the client has waited for room there, and has its turn.
     #[inline]
     pub fn is_best(&self, link: &Link, state: &State, outlet: &Rc<Outlet>) -> bool {
@@ -271,7 +294,7 @@ impl Upstream {
         (is_light || link.expects(outlet)) && self.serves(link, state)
     }
 
-    /// Whether the connection a session is on still serves `state`.
+    /// Tells whether the connection a session is on still serves `state`.
     #[inline]
     pub fn serves(&self, link: &Link, state: &State) -> bool {
         link.is_alive()
@@ -282,7 +305,7 @@ impl Upstream {
                 .serves(link.slot.get(), state, self.thread.clock.now_micros())
     }
 
-    /// `count` requests went to shared connection `link`.
+    /// Notes that `count` requests went to shared connection `link`.
     #[inline]
     pub fn served(self: &Rc<Self>, link: &Link, count: u32) {
         let waiting = {
@@ -312,7 +335,7 @@ impl Upstream {
     /// Waits for a shared connection on which the user of `state` has been authenticated anew.
     ///
     /// # Errors
-    /// As [`Self::wait_shared`].
+    /// They are those of [`Self::wait_shared`].
     pub fn log_in(
         self: &Rc<Self>,
         state: &State,
@@ -325,7 +348,7 @@ impl Upstream {
     fn wait(
         self: &Rc<Self>,
         queueing: Queueing,
-        join: impl FnOnce(&mut WorkersSchedule, Rc<Waiter>) -> ScheduleTicket,
+        join: impl FnOnce(&mut WorkersSchedule, Rc<SharedWaiter>) -> ScheduleTicket,
     ) -> Result<SharedWait, WaitError> {
         let commands = queueing.commands();
         let queued = if self.is_away() {
@@ -344,8 +367,8 @@ impl Upstream {
         } else {
             None
         };
-        let waiter = Rc::new(Waiter {
-            outcome: RefCell::new(Outcome::Waiting),
+        let waiter = Rc::new(SharedWaiter {
+            outcome: RefCell::new(SharedWaitOutcome::Waiting),
             waker: RefCell::default(),
             since_micros: self.thread.clock.now_micros(),
             commands,
@@ -362,7 +385,7 @@ impl Upstream {
         })
     }
 
-    /// One who was promised connection `slot` has it, or has gone. The rest of those who wait are looked at after this
+    /// Notes that one who was promised connection `slot` has it, or has gone. The rest of those who wait are looked at after this
     /// turn's clients, of whom the one with the promise is first.
     fn settled(self: &Rc<Self>, slot: usize) {
         let waiting = {
@@ -379,7 +402,7 @@ impl Upstream {
         }
     }
 
-    /// Whether no shared connection is up.
+    /// Tells whether no shared connection is up.
     pub fn is_away(&self) -> bool {
         !self
             .links
@@ -389,7 +412,7 @@ impl Upstream {
             .any(|link| link.is_alive())
     }
 
-    /// Whether the server is known to have this database, for respool's own user.
+    /// Tells whether the server is known to have this database, for respool's own user.
     pub fn knows_database(&self, state: &State) -> bool {
         state.user.is_none() && self.known_databases.borrow().contains(&state.database)
     }
@@ -399,7 +422,7 @@ impl Upstream {
         self.expire();
         self.watch_silence();
         self.renew_logins();
-        self.ask_for_guests();
+        self.ask_for_default_user();
         // A borrower may have left with the pin that was kept for it.
         self.give_up_idle();
         self.all_links().iter().for_each(|link| link.shrink());
@@ -430,7 +453,7 @@ impl Upstream {
             .for_each(|link| link.close("respool is ending"));
     }
 
-    /// Whether any connection to the server is left.
+    /// Tells whether any connection to the server is left.
     pub fn is_connected(&self) -> bool {
         self.links.borrow().iter().any(Option::is_some)
             || self.pins.borrow().iter().any(|pin| pin.upgrade().is_some())
@@ -438,13 +461,13 @@ impl Upstream {
             || !self.thread.closings.is_empty()
     }
 
-    /// Whether it has been told to stop.
+    /// Tells whether it has been told to stop.
     pub fn is_stopping(&self) -> bool {
         self.stopping.get()
     }
 
-    /// A name for the next connection of `kind`, as the server's CLIENT LIST shows it.
-    pub(super) fn name(&self, kind: &str) -> String {
+    /// Makes a name for the next connection of `kind`, as the server's CLIENT LIST shows it.
+    fn name(&self, kind: &str) -> String {
         self.names.set(self.names.get() + 1);
         // Workers number their connections apart.
         let number =
@@ -455,120 +478,8 @@ impl Upstream {
         )
     }
 
-    /// Opens shared connection `slot` in `state` and serves it until it is lost; the first one is opened again.
-    pub(super) async fn open(
-        self: Rc<Self>,
-        slot: usize,
-        mut state: State,
-        permit: Option<SocketPermit>,
-    ) {
-        let mut permit = permit;
-        while !self.stopping.get() {
-            // The first is kept open by this loop; the others are opened when they are needed.
-            let probe = if slot == 0 {
-                self.pause_or_probe().await
-            } else {
-                self.pause().await;
-                None
-            };
-            let permit = match permit.take() {
-                None if slot == 0 => match self.first_permit().await {
-                    None => continue,
-                    permit => permit,
-                },
-                None => self.spare_permit(),
-                taken => taken,
-            };
-            let Some(permit) = permit else {
-                self.schedule.borrow_mut().lost(slot);
-                return self.act();
-            };
-            self.connect_turn(SocketKind::Shared).await;
-            let name = self.name("shared");
-            let (link, refusal) = match connect(&self.thread, &state, name, permit, None).await {
-                Ok(link) => (link, None),
-                // What a client may not have is no reason to close it.
-                Err(ConnectError::Refused(reply, link)) => (link, Some(reply)),
-                Err(ConnectError::Unauthenticated(reply)) => {
-                    return self.refused_and_closed(slot, &reply);
-                }
-                Err(error) => {
-                    self.failed(&error);
-                    if slot == 0 {
-                        continue;
-                    }
-                    // Whoever waited for it takes turns on those that are there.
-                    self.schedule.borrow_mut().lost(slot);
-                    return self.act();
-                }
-            };
-            drop(probe);
-            self.serve(slot, refusal, link).await;
-            if self.stopping.get() {
-                return;
-            }
-            if slot != 0 {
-                self.schedule.borrow_mut().lost(slot);
-                self.act();
-                return;
-            }
-            state = State::INITIAL;
-            self.schedule.borrow_mut().open(slot, &state);
-            self.act();
-        }
-    }
-
-    /// Serves what was opened for the state it wears, or for one that was refused.
-    async fn serve(self: &Rc<Self>, slot: usize, refusal: Option<Vec<u8>>, link: Rc<Link>) {
-        self.connected();
-        link.slot.set(slot);
-        self.links.borrow_mut()[slot] = Some(Rc::clone(&link));
-        match refusal {
-            None => self.grant(slot, &link.worn()),
-            Some(reply) => self.refuse(slot, &link, &reply),
-        }
-        self.thread.pulse.answered(link.origin().begun_micros);
-        self.look_for_pause();
-        self.learn_all(&link);
-        self.move_on();
-        self.act();
-        let ended = link
-            .drive(
-                |link| {
-                    if self.schedule.borrow().waiting() > 0 {
-                        self.act();
-                    }
-                    self.heed(link);
-                },
-                || {
-                    link.slot.set(usize::MAX);
-                    self.links.borrow_mut()[slot] = None;
-                    self.schedule.borrow_mut().closing(slot);
-                },
-            )
-            .await;
-        if self.stopping.get() || ended.cause.is_none() {
-            return;
-        }
-        self.lived(&link, &ended);
-        let (why, cause) = (ended.why, ended.cause.map(LossCause::label));
-        let now = self.thread.clock.now_micros();
-        if let Some(unwritten) = self.thread.loss_lines.shared.write(now) {
-            tracing::warn!(
-                connection = link.name,
-                server = %link.origin().node,
-                cause,
-                unwritten,
-                "a shared connection to the server was lost: {why}"
-            );
-        }
-        if self.is_away() {
-            self.thread.process.health.failed(&why);
-        }
-    }
-
-    /// The right to another shared connection, where it can be had at once and is not needed for those that are kept open.
-    pub(super) fn spare_permit(&self) -> Option<SocketPermit> {
+    /// Returns the right to another shared connection, where it can be had at once and is not needed for those that are kept open.
+    fn spare_permit(&self) -> Option<SocketPermit> {
         let budget = &self.thread.process.budget;
         if budget.is_exceeded() || self.is_pausing() {
             return None;
@@ -576,7 +487,7 @@ impl Upstream {
         budget.try_socket(SocketKind::Shared)
     }
 
-    pub(super) async fn permit(&self, kind: SocketKind) -> SocketPermit {
+    async fn permit(&self, kind: SocketKind) -> SocketPermit {
         match self.thread.process.budget.try_socket(kind) {
             Some(permit) => permit,
             None => {
@@ -590,7 +501,7 @@ impl Upstream {
     }
 
     /// Does what the schedule wants done now.
-    pub(super) fn act(self: &Rc<Self>) {
+    fn act(self: &Rc<Self>) {
         loop {
             let mut permit = None;
             let action = {
@@ -618,12 +529,12 @@ impl Upstream {
                     link,
                     state,
                     reauthenticates,
-                }) => self.dress(link, state, reauthenticates),
+                }) => self.change_shared(link, state, reauthenticates),
             }
         }
     }
 
-    fn dress(self: &Rc<Self>, slot: usize, target: State, force: bool) {
+    fn change_shared(self: &Rc<Self>, slot: usize, target: State, force: bool) {
         // One that is closing stays as it is until it is lost.
         let Some(link) = self.links.borrow()[slot]
             .clone()
@@ -653,7 +564,7 @@ impl Upstream {
                     // takes this one's place.
                     Err(_) if !link.is_alive() => {}
                     Err(reply) if force && is_busy(&reply) && link.is_logged_in(&target) => {
-                        upstream.settle_refused(slot, &link, || Outcome::Taken);
+                        upstream.settle_refused(slot, &link, || SharedWaitOutcome::Taken);
                     }
                     Err(reply) => upstream.refuse(slot, &link, &reply),
                 }
@@ -661,13 +572,13 @@ impl Upstream {
         );
     }
 
-    /// The server refused what the connection was to wear: whoever waits for that is told so.
+    /// Tells whoever waits for a state that the server has refused it.
     fn refuse(&self, slot: usize, link: &Link, reply: &[u8]) {
-        let refused = || Outcome::Failed(WaitError::Refused(reply.to_vec()));
+        let refused = || SharedWaitOutcome::Failed(WaitError::Refused(reply.to_vec()));
         self.settle_refused(slot, link, refused);
     }
 
-    fn settle_refused(&self, slot: usize, link: &Link, outcome: impl Fn() -> Outcome) {
+    fn settle_refused(&self, slot: usize, link: &Link, outcome: impl Fn() -> SharedWaitOutcome) {
         let refused = self.schedule.borrow_mut().refused(slot, &link.worn());
         for waiter in refused {
             waiter.settle(outcome());
@@ -685,7 +596,7 @@ impl Upstream {
         }
         let granted = self.schedule.borrow_mut().changed(slot, state);
         for waiter in granted {
-            waiter.settle(Outcome::Granted(slot));
+            waiter.settle(SharedWaitOutcome::Granted(slot));
         }
     }
 

@@ -7,7 +7,7 @@ use std::rc::Rc;
 use std::time::Duration;
 
 use super::outlet::Outlet;
-use super::subscription::Subscriptions;
+use super::pool::Subscriptions;
 use crate::exchange::Violation;
 use crate::fanout::{ConfirmedSubscriptions, QueuedSubscription};
 use crate::resp::speak::push_header;

@@ -6,14 +6,14 @@
 use std::ops::Deref;
 use std::rc::Rc;
 
-use super::closing::{Closings, ServerEnd};
+use super::closing::ServerEnd;
 use super::thread::Thread;
-use super::unseen_ends::ServerId;
 use crate::budget::{Kind, SocketPermit};
 use crate::failover::Node;
+use crate::server::ServerId;
 use crate::transport::{Connector, HandshakeFailed, Stream};
 
-/// A socket to the server, from the moment it is connected. Its drop closes it, and [`Closings`] waits for the server to
+/// Is a socket to the server, from the moment it is connected. Its drop closes it, and [`ClosingSockets`](super::closing::ClosingSockets) waits for the server to
 /// close it too.
 pub(super) struct ServerSocket {
     /// `None` only while it is taken apart.
@@ -23,7 +23,7 @@ pub(super) struct ServerSocket {
 }
 
 impl ServerSocket {
-    /// A socket that has been connected to `node` by this permit; its connect began at `begun_micros`.
+    /// Takes over a socket that has been connected to `node` by this permit; its connect began at `begun_micros`.
     pub(super) fn new(
         thread: &Rc<Thread>,
         stream: Stream,
@@ -42,22 +42,22 @@ impl ServerSocket {
         }
     }
 
-    /// The address it goes to.
+    /// Returns the address it goes to.
     pub(super) fn node(&self) -> &Node {
         &self.end.node
     }
 
-    /// The server has this number for it, in this run.
+    /// Notes that the server has this number for it, in this run.
     pub(super) fn set_server_id(&mut self, number: i64, run: Option<u64>) {
         self.end.id = ServerId::of(number, run);
     }
 
-    /// What it is for.
+    /// Returns what it is for.
     pub(super) fn kind(&self) -> Kind {
         self.parts().1.kind()
     }
 
-    /// Makes TLS of it.
+    /// Makes TLS of the connection.
     ///
     /// # Errors
     /// [`HandshakeFailed`] says why not.
@@ -74,7 +74,7 @@ impl ServerSocket {
         connector.shake_hands(self).await
     }
 
-    /// The socket and its permit, for whoever keeps them together from here on.
+    /// Takes it apart into the socket and its permit, for whoever keeps them together from here on.
     pub(super) fn into_parts(mut self) -> Option<(Stream, SocketPermit)> {
         self.parts.take()
     }
@@ -97,8 +97,8 @@ impl Deref for ServerSocket {
 impl Drop for ServerSocket {
     fn drop(&mut self) {
         if let Some((stream, permit)) = self.parts.take() {
-            let closings: &Closings = &self.thread.closings;
             let now = self.thread.clock.refresh();
+            let closings = &self.thread.closings;
             closings.add(stream, permit, self.end.clone(), now);
         }
     }

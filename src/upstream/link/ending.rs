@@ -7,28 +7,10 @@ use std::time::Duration;
 
 use super::Link;
 use crate::exchange::{Ending, Offence};
-use crate::failover::Node;
+use crate::server::LinkOrigin;
 use crate::telemetry::{Disconnect, LossCause};
-use crate::texts::ServerVersion;
 use crate::upstream::closing::LINGER;
 use crate::upstream::socket::ServerSocket;
-
-/// Where a connection goes to.
-#[derive(Debug, Clone)]
-pub struct Origin {
-    /// The server's address.
-    pub node: Node,
-    /// Which process of a server answers there; `None`: it has not said.
-    pub run: Option<u64>,
-    /// The server called itself a replica when it was opened.
-    pub is_replica: bool,
-    /// Which server it is: by another connection it may be another by now.
-    pub version: ServerVersion,
-    /// When its connect began: what it goes by is of that moment.
-    pub begun_micros: u64,
-    /// When it was opened.
-    pub opened_micros: u64,
-}
 
 /// Says why it is being closed by respool.
 #[derive(Debug, Clone, Copy)]
@@ -114,7 +96,7 @@ impl Link {
     }
 
     /// Where it goes to, and since when.
-    pub fn origin(&self) -> &Origin {
+    pub fn origin(&self) -> &LinkOrigin {
         &self.origin
     }
 

@@ -1,0 +1,21 @@
+//! Which server a connection goes to, and since when.
+
+use crate::failover::Node;
+use crate::texts::ServerVersion;
+
+/// Tells where a connection goes to, as it was when it was opened.
+#[derive(Debug, Clone)]
+pub struct LinkOrigin {
+    /// The server has this address.
+    pub node: Node,
+    /// This process of a server answers there; `None`: it has not said.
+    pub run: Option<u64>,
+    /// The server called itself a replica.
+    pub is_replica: bool,
+    /// The server is this one: by another connection it may be another by now.
+    pub version: ServerVersion,
+    /// Its connect began then: what it goes by is of that moment.
+    pub begun_micros: u64,
+    /// It was opened then.
+    pub opened_micros: u64,
+}

@@ -1,0 +1,420 @@
+//! Calls that are issued for blocked clients are ended, where the server lets respool (`CLIENT UNBLOCK`).
+
+use std::cell::Cell;
+use std::rc::Rc;
+use std::time::Duration;
+
+use tokio::sync::oneshot;
+
+use super::{LONGEST_PAUSE, Seat};
+use crate::auth::Known;
+use crate::budget::PinLease;
+use crate::command::ClientSub;
+use crate::exchange::{Answer, OwnCall, OwnReply, Pace};
+use crate::failover::Node;
+use crate::resp::speak::encode_request;
+use crate::server::COMES_FIRST;
+use crate::session::{State, stand_in_for};
+use crate::telemetry::{Bound, LossCause};
+use crate::upstream::link::{Leaving, Link};
+use crate::upstream::pool::Upstream;
+use crate::waits::CallConnectionId;
+
+/// A server that has not done a write for so long may hold it back.
+const PROBED_WITHIN: Duration = Duration::from_millis(200);
+
+/// For so long a pause is believed to be in force that has held one back.
+const HELD_FOR: Duration = Duration::from_secs(1);
+
+/// Answers to a PFCOUNT that was done begin so, whatever the key holds; and those of a server that does nothing now.
+const DONE: [&[u8]; 3] = [b":", b"-WRONGTYPE", b"-INVALIDOBJ"];
+const LATER: [&[u8]; 3] = [b"-BUSY", b"-LOADING", b"-MASTERDOWN"];
+
+/// An answer to PFCOUNT, or an error, has at most so many bytes.
+const PROBE_ANSWER: usize = 4 * 1024;
+
+/// A server that has refused PFCOUNT is not sent another for so long: each is a line of its ACL LOG.
+const REFUSED_FOR: Duration = Duration::from_secs(600);
+
+/// After so many answers that there is nobody to unblock, a call that is of no use any more ends with its connection; and the pause between
+/// two questions grows beyond [`LONGEST_PAUSE`], up to this.
+const UNHEEDED: u32 = 4;
+const LONGEST_UNHEEDED: Duration = Duration::from_millis(500);
+
+/// Remembers the write that tells whether a pause is in force.
+#[derive(Default)]
+pub(in crate::upstream) struct Probe {
+    /// The one that is under way was sent then; 0: there is none.
+    sent_micros: Cell<u64>,
+    /// The server has refused one then; 0: it has not.
+    refused_micros: Cell<u64>,
+    /// One was given up then that was held back; 0: none was.
+    held_micros: Cell<u64>,
+    /// Is true while one is to be sent soon for calls that have just been sent.
+    is_planned: Cell<bool>,
+}
+
+/// Tells whether the server can be asked to end a call.
+enum MayAsk {
+    Yes,
+    /// That a pause has put the call off is neither known nor can it be ruled out.
+    Perhaps,
+    /// It cannot now; it will be known whether.
+    Soon,
+    /// It cannot as long as a pause is in force.
+    No,
+    /// It is not known, and will not be.
+    Never,
+}
+
+impl Upstream {
+    /// Ends the call on a seat. The server is asked until it has answered: the call itself may still be on its way, the server be busy, or
+    /// a pause be in force, which who waits for the call sits out. A call for which nobody is there any more does not outlast a pause.
+    pub(super) async fn end_call(self: &Rc<Self>, id: CallConnectionId, seat: &Seat) {
+        let is_left = || self.blocked.waits.borrow().is_left(id);
+        let (mut pause, mut unheeded) = (Duration::from_millis(1), 0);
+        while seat.is_calling.get() && seat.link.is_alive() {
+            match self.may_ask_to_end(seat, is_left()) {
+                MayAsk::Never => return self.finish_call(seat).await,
+                MayAsk::Perhaps | MayAsk::No if is_left() => return self.finish_call(seat).await,
+                MayAsk::Yes | MayAsk::Perhaps => match self.ask_to_end(seat, is_left).await {
+                    Asked::Over => return,
+                    Asked::Left => return self.finish_call(seat).await,
+                    Asked::Refused => pause = LONGEST_PAUSE,
+                    Asked::Unheeded => unheeded += 1,
+                    Asked::Heard => unheeded = 0,
+                },
+                MayAsk::Soon | MayAsk::No => {}
+            }
+            if unheeded >= UNHEEDED && is_left() {
+                return self.finish_call(seat).await;
+            }
+            if seat.is_calling.get() {
+                tokio::time::sleep(pause).await;
+                let longest = match unheeded {
+                    0..UNHEEDED => LONGEST_PAUSE,
+                    _ => LONGEST_UNHEEDED,
+                };
+                pause = (pause * 2).min(longest);
+            }
+        }
+    }
+
+    /// Has the server forget the call on a seat, as that of a client that leaves: it is told that nothing more comes on the
+    /// connection.
+    async fn finish_call(&self, seat: &Seat) {
+        self.until_finished(&seat.link).await;
+        seat.link.close("its call was ended with it");
+    }
+
+    /// Tells the server that nothing more comes on `link`, and waits until it has answered what need not wait, and closed; or has not within
+    /// `upstream.reply_timeout`. Nothing is to be sent on it any more.
+    pub(in super::super) async fn until_finished(&self, link: &Link) {
+        link.finish_sending();
+        let limit = self.thread.settings().upstream.reply_timeout;
+        let ended = async {
+            let mut pause = Duration::from_millis(1);
+            while link.is_alive() && link.in_flight() > 0 {
+                tokio::time::sleep(pause).await;
+                pause = (pause * 2).min(LONGEST_PAUSE);
+            }
+        };
+        // However it ends, the connection goes.
+        let _ = tokio::time::timeout(limit, ended).await;
+    }
+
+    /// Tells whether the server may be asked to end the call on a seat. A pause may have put the call off, of which respool need not have been told, and
+    /// some servers do not bear that it is unblocked: there a write must have been done that was sent later.
+    fn may_ask_to_end(self: &Rc<Self>, seat: &Seat, is_for_nobody: bool) -> MayAsk {
+        let (called, writes) = (seat.called_micros.get(), seat.takes.get());
+        let node = &seat.link.origin().node;
+        let may_fault = seat.link.origin().version.faults_on_unblock();
+        // Where it faults at nothing it says itself whether it has put the call off.
+        if may_fault && self.may_be_put_off(called, writes) || self.holds_up_questions(node) {
+            return MayAsk::No;
+        }
+        let is_same =
+            |leaving: Leaving| matches!(leaving.cause, LossCause::TlsKeys | LossCause::Renewed);
+        let is_left = seat.link.leaving().is_some_and(|leaving| {
+            let stays = |link: &Link| link.leaving().is_none();
+            !is_same(leaving) || self.shared_at(node, stays).is_none()
+        });
+        if may_fault && writes && is_left {
+            // What is done elsewhere tells nothing of the server that is left.
+            return MayAsk::Never;
+        }
+        if !may_fault || !writes || self.has_come_to_wait(seat) {
+            return MayAsk::Yes;
+        }
+        let (now, probe) = (self.thread.clock.now_micros(), &self.blocked.probe);
+        let (sent, refused) = (probe.sent_micros.get(), probe.refused_micros.get());
+        let is_past = |since, limit| self.thread.clock.is_past(since, limit);
+        if refused > 0 && !is_past(refused, REFUSED_FOR) {
+            return MayAsk::Perhaps;
+        }
+        let held = probe.held_micros.get();
+        if held > 0 && !is_past(held, HELD_FOR) {
+            return MayAsk::No;
+        }
+        let is_due = seat.unread.get().may_be_proven(now);
+        if sent == 0 && is_due && !self.send_probe(node, !is_for_nobody) {
+            return MayAsk::No;
+        }
+        match sent > 0 && is_past(sent, PROBED_WITHIN) {
+            true => MayAsk::No,
+            false => MayAsk::Soon,
+        }
+    }
+
+    /// Tells whether the call on a seat is known to wait, rather than to be put off.
+    fn has_come_to_wait(&self, seat: &Seat) -> bool {
+        let (pulse, now) = (&self.thread.pulse, self.thread.clock.now_micros());
+        let unread = seat.unread.get().by(pulse, now);
+        seat.unread.set(unread);
+        unread.is_over(pulse)
+    }
+
+    /// Takes in that a call was sent that takes something away: that it waits, rather than is put off, is known before it is to be ended.
+    pub(in crate::upstream) fn plan_probe(self: &Rc<Self>, link: &Link) {
+        let may_fault = link.origin().version.faults_on_unblock();
+        if !may_fault || self.blocked.probe.is_planned.replace(true) {
+            return;
+        }
+        let upstream = Rc::clone(self);
+        tokio::task::spawn_local(async move {
+            tokio::time::sleep(COMES_FIRST * 2).await;
+            upstream.blocked.probe.is_planned.set(false);
+            upstream.probe_for_seats();
+        });
+    }
+
+    fn probe_for_seats(self: &Rc<Self>) {
+        let now = self.thread.clock.refresh();
+        let seats = self.blocked.seats.borrow();
+        let is_unknown = |seat: &&Rc<Seat>| {
+            let waits = seat.is_calling.get() && seat.takes.get() && seat.link.is_alive();
+            let may_fault = seat.link.origin().version.faults_on_unblock();
+            waits && may_fault && !self.has_come_to_wait(seat)
+        };
+        let is_due = |seat: &&Rc<Seat>| is_unknown(seat) && seat.unread.get().may_be_proven(now);
+        let due = seats.values().find(is_due);
+        if due.is_none()
+            && let Some(later) = seats.values().find(is_unknown)
+        {
+            self.plan_probe(&later.link);
+        }
+        let node = due.map(|seat| seat.link.origin().node.clone());
+        drop(seats);
+        let probe = &self.blocked.probe;
+        let is_refused = probe.refused_micros.get() > 0
+            && !self
+                .thread
+                .clock
+                .is_past(probe.refused_micros.get(), REFUSED_FOR);
+        if let Some(node) = node
+            && probe.sent_micros.get() == 0
+            && !is_refused
+            && !self.puts_off(true)
+        {
+            // A try has just gone there for each call, and is a write as well.
+            self.send_probe(&node, true);
+        }
+    }
+
+    /// Sends a write that changes nothing, and that a pause of writes holds back: on a connection lent for it, where nobody stands behind it, or
+    /// else on a shared one, if it may. False: it is not sent.
+    fn send_probe(self: &Rc<Self>, node: &Node, may_be_shared: bool) -> bool {
+        let lend = || self.thread.process.budget.try_lease(0, self.thread.index);
+        let lease = Some(()).filter(|()| !self.thread.is_nobody());
+        if let Some(lease) = lease.and_then(|()| lend()) {
+            let now = self.thread.clock.now_micros();
+            self.blocked.probe.sent_micros.set(now);
+            tokio::task::spawn_local(Rc::clone(self).probe_apart(lease));
+            return true;
+        }
+        let is_own = |link: &Link| link.worn().user.is_none();
+        let link = self.shared_at(node, is_own);
+        let link = link.or_else(|| self.shared_at(node, |_| true));
+        let Some(link) = link.filter(|_| may_be_shared) else {
+            return false;
+        };
+        self.probe(&link, || {});
+        true
+    }
+
+    /// Probes on a connection lent for it, which it does not keep for as long as a pause is.
+    async fn probe_apart(self: Rc<Self>, lease: PinLease) {
+        let limit = self.thread.settings().upstream.connect_timeout;
+        let wearing = self.unused(&State::INITIAL);
+        let Some(Ok(link)) = self.thread.within(limit, wearing).await else {
+            return self.blocked.probe.sent_micros.set(0);
+        };
+        let pin = self.lend(Rc::clone(&link), lease, None);
+        let (tell, told) = oneshot::channel::<()>();
+        self.probe(&link, move || drop(tell));
+        // It ends with an error as soon as the other end is dropped.
+        match tokio::time::timeout(PROBED_WITHIN, told).await {
+            Ok(_) => pin.give_back_clear(),
+            Err(_) => {
+                self.blocked
+                    .probe
+                    .held_micros
+                    .set(self.thread.clock.refresh());
+                link.close("a pause holds back what asks whether one is in force");
+            }
+        }
+    }
+
+    fn probe(self: &Rc<Self>, link: &Rc<Link>, over: impl FnOnce() + 'static) {
+        let sent_micros = self.thread.clock.refresh();
+        let answered_micros = self.thread.pulse.answered_micros();
+        self.blocked.probe.sent_micros.set(sent_micros);
+        let upstream = Rc::downgrade(self);
+        let call = move |answer| {
+            if let Some(upstream) = upstream.upgrade() {
+                upstream.probed(sent_micros, answered_micros, &answer);
+            }
+            over();
+        };
+        let call = OwnCall::new(1, PROBE_ANSWER, Pace::Writing, call);
+        let request = encode_request(&["PFCOUNT", "respool"]);
+        link.send_own(&request, OwnReply::Call(call));
+    }
+
+    fn probed(self: &Rc<Self>, sent_micros: u64, answered_micros: u64, answer: &Answer) {
+        let probe = &self.blocked.probe;
+        probe.sent_micros.set(0);
+        match answer {
+            Answer::Replies(reply) if DONE.iter().any(|done| reply.starts_with(done)) => {
+                self.note_written(sent_micros, answered_micros);
+                // Where nothing else was answered since the calls were sent, the next is behind the answer to this one.
+                self.probe_for_seats();
+            }
+            Answer::Replies(reply) if !LATER.iter().any(|later| reply.starts_with(later)) => {
+                probe.refused_micros.set(self.thread.clock.now_micros());
+            }
+            _ => {}
+        }
+    }
+
+    /// Takes in that the server lets respool end no call: from now on each ends by itself. Returns whether others may be under way that do not.
+    fn calls_end_by_themselves(&self) -> bool {
+        let had_endless = self.blocked.waits.borrow_mut().can_end_calls(false);
+        if !self.blocked.has_told_of_ends.replace(true) {
+            tracing::warn!(
+                "the server refuses CLIENT UNBLOCK to respool's own user: blocking calls are issued again and again, ten times a \
+                 second, and clients may wait a tenth of a second longer than they asked for; permit it (ACL: +client|unblock)"
+            );
+        }
+        had_endless
+    }
+
+    /// Goes by what the server has said of ending calls. Where it has refused that, it is asked again while somebody waits.
+    pub(in crate::upstream) fn note_whether_calls_can_be_ended(self: &Rc<Self>) {
+        let server = self.thread.server_version();
+        self.blocked.waits.borrow_mut().served_by(server);
+        match self.thread.permission(None, ClientSub::Unblock) {
+            Known::Now(Ok(())) => {
+                self.blocked.waits.borrow_mut().can_end_calls(true);
+                if self.blocked.has_told_of_ends.replace(false) {
+                    tracing::info!(
+                        "the server lets respool end calls (CLIENT UNBLOCK): blocking calls are issued once again"
+                    );
+                }
+            }
+            Known::Now(Err(_)) => {
+                self.calls_end_by_themselves();
+            }
+            Known::Before(Err(_)) => {
+                self.calls_end_by_themselves();
+                self.ask_whether_calls_can_be_ended();
+            }
+            // It has been asked, and will have said so soon.
+            Known::Nothing => {
+                self.blocked.waits.borrow_mut().can_end_calls(false);
+            }
+            Known::Before(Ok(())) => {}
+        }
+    }
+
+    fn ask_whether_calls_can_be_ended(self: &Rc<Self>) {
+        let sub = ClientSub::Unblock;
+        let Some(question) = stand_in_for(sub).filter(|_| !self.is_away()) else {
+            return;
+        };
+        // Once, until it has answered or what it has said before has become old again.
+        self.thread.renews_permission(None, sub);
+        let asker = (State::INITIAL, None);
+        let asking = Rc::clone(self).ask_permission(asker, sub, encode_request(question));
+        tokio::task::spawn_local(async move { drop(asking.await) });
+    }
+
+    /// Asks the server to end the call on a seat.
+    async fn ask_to_end(self: &Rc<Self>, seat: &Seat, is_left: impl Fn() -> bool) -> Asked {
+        let node = &seat.link.origin().node;
+        let server_id = seat.link.server_id.to_string();
+        let request = encode_request(&["CLIENT", "UNBLOCK", &server_id]);
+        let limit = self.thread.settings().upstream.reply_timeout;
+        let mut since = self.thread.clock.refresh();
+        // Another server has other clients by the same ids.
+        let mut asking = std::pin::pin!(self.ask_at(node, &request));
+        let asked = loop {
+            tokio::select! {
+                biased;
+                asked = &mut asking => break asked,
+                () = tokio::time::sleep(LONGEST_PAUSE) => {}
+            }
+            if self.holds_up_questions(node) {
+                if is_left() {
+                    return Asked::Left;
+                }
+                since = self.thread.clock.now_micros();
+            } else if self.thread.clock.is_past(since, limit) {
+                self.thread.counters.bound(Bound::ReplyTimeout).add(1);
+                let why = "its call did not end within upstream.reply_timeout";
+                seat.link.lose(LossCause::Timeout, why);
+                return Asked::Over;
+            }
+        };
+        if let (None, Some(leaving)) = (&asked, seat.link.leaving()) {
+            let why = "its call cannot be ended at a server that has moved";
+            seat.link.lose(leaving.cause, why);
+            return Asked::Over;
+        }
+        if asked.is_none() && !seat.takes.get() {
+            // Nothing is lost with it, and nobody else can end it.
+            let why = "its call cannot be ended: no other connection leads to its server";
+            seat.link.close(why);
+            return Asked::Over;
+        }
+        let reply = asked.unwrap_or_default();
+        let refused: [&[u8]; 3] = [b"-NOPERM", b"-NOAUTH", b"-ERR unknown"];
+        if refused.iter().any(|refused| reply.starts_with(refused)) {
+            self.thread
+                .told_permission(None, ClientSub::Unblock, Err(reply));
+            if self.calls_end_by_themselves() {
+                seat.link.close("its call cannot be ended");
+                return Asked::Over;
+            }
+            return Asked::Refused;
+        }
+        match reply.starts_with(b":0") {
+            true => Asked::Unheeded,
+            false => Asked::Heard,
+        }
+    }
+}
+
+/// Tells what has come of a CLIENT UNBLOCK.
+enum Asked {
+    /// There is no such call any more.
+    Over,
+    /// Nobody is there any more for whom it is, and a pause keeps the server from ending it.
+    Left,
+    /// The server lets respool end none.
+    Refused,
+    /// It has found nobody to unblock: the call is on its way, has been answered, or is put off.
+    Unheeded,
+    /// It has answered something else.
+    Heard,
+}
