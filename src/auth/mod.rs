@@ -9,10 +9,9 @@ mod rounds;
 mod served;
 mod users;
 
+pub use crate::texts::is_unknown_command;
 pub use attempts::{AttemptBounds, Attempts, Outcome, Source, Ticket, Turn};
-pub use permissions::{
-    Known, Permission, Permissions, concerns_others, is_refusal, is_unknown_command,
-};
+pub use permissions::{Known, Permission, Permissions, concerns_others, is_refusal};
 pub use refusal::{is_wrong_password, refusal_text};
 pub use rounds::UserRounds;
 pub use served::{AwaitedSecret, SecretHash, SecretsListener, ServedSecret, ServedSecrets};

@@ -6,6 +6,7 @@
 use std::collections::HashMap;
 
 use crate::command::ClientSub;
+use crate::texts::is_no_permission;
 
 /// An answer holds for so long: what an operator changes is heeded within five seconds, the asking included.
 const HOLDS_MICROS: u64 = 3_000_000;
@@ -43,7 +44,7 @@ const NOT_TO_BE_HAD: [&str; 5] = [
 /// reaches other clients is permitted by the errors that it is known to answer alone. What the server says with another word than `ERR`, as
 /// that it is busy, it says after it has looked whether the user may.
 pub fn is_refusal(sub: Option<ClientSub>, answer: &[u8]) -> bool {
-    if answer.starts_with(b"-NOPERM") || answer.starts_with(b"-NOAUTH") {
+    if is_no_permission(answer) || answer.starts_with(b"-NOAUTH") {
         return true;
     }
     let Some(text) = answer.strip_prefix(b"-ERR ") else {
@@ -55,11 +56,6 @@ pub fn is_refusal(sub: Option<ClientSub>, answer: &[u8]) -> bool {
         true => text.starts_with(NOT_TO_BE_HAD[0]) || !says(&ABOUT_ARGUMENTS),
         false => says(&NOT_TO_BE_HAD),
     }
-}
-
-/// Tells whether it says that there is no such command.
-pub fn is_unknown_command(refusal: &[u8]) -> bool {
-    refusal.starts_with(b"-ERR unknown command")
 }
 
 /// A permission; `Err` holds the server's refusal.

@@ -1,7 +1,8 @@
 //! Changes of the connection's state: one is done when the server has answered all its steps.
 
 use super::Exchange;
-use crate::session::{Effect, is_busy};
+use crate::session::Effect;
+use crate::texts::is_busy;
 
 /// Is called when a change ends: acknowledged, or with the server's first refusal.
 pub type Changed = Box<dyn FnOnce(Result<(), Vec<u8>>)>;

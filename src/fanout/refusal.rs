@@ -8,6 +8,7 @@ use std::rc::Rc;
 
 use super::topic::TopicPhase;
 use super::{PendingRequest, RequestPurpose, TopicFanout};
+use crate::texts::is_no_permission;
 
 impl<T: Clone> TopicFanout<T> {
     /// Does what the server's refusal of a request to subscribe asks for. A user that may not (`NOPERM`) will not be let
@@ -15,7 +16,7 @@ impl<T: Clone> TopicFanout<T> {
     /// told so, as directly, and what is established is asked for again until the reason has passed, whoever the request was
     /// made for.
     pub(super) fn refused_for(&mut self, asked: &mut PendingRequest<T>, error: &[u8]) {
-        if !error.starts_with(b"-NOPERM") {
+        if !is_no_permission(error) {
             let established = self.take_established(asked);
             self.put_off_established(asked, established, error);
         }

@@ -11,6 +11,7 @@ use memchr::memmem;
 
 use super::fence::{DIGITS, Fence};
 use crate::resp::ReplyScanner;
+use crate::texts::is_no_permission;
 
 /// The most bytes that are kept, until it is known whether they are replies, beside [`LINE`] for each that is due.
 const MAX_KEPT: usize = 64 * 1024;
@@ -114,7 +115,7 @@ impl Search {
 
     /// The second question was answered first, in the line in which `at` stands and which ends at `end`.
     fn refused(&mut self, (at, end): (usize, usize), due: usize, used: usize) -> Searched {
-        let may_not = self.kept.starts_with(b"-NOPERM ");
+        let may_not = is_no_permission(&self.kept);
         let line = memmem::rfind(&self.kept[..at], b"\r\n").map_or(0, |end| end + 2);
         let before = &self.kept[..line];
         let is_refusal = before.first() == Some(&b'-');

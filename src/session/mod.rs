@@ -11,6 +11,7 @@ mod unplaced;
 
 use std::rc::Rc;
 
+pub use crate::texts::is_busy;
 pub use malformed::{malformed, miscounted, misused, unauthenticated};
 pub use own_elements::{
     NextMark, OwnCommand, OwnElement, OwnElements, StandInAnswer, judged, stand_in_for,
@@ -20,7 +21,7 @@ pub use route::{Block, Route, Routed, Rules, block, route};
 pub use state::{Change, Credentials, Effect, Own, Protocol, State, Step, name_request, steps};
 pub use taken::TakenCredentials;
 pub use transaction::{PinnedCommand, Stream, Tracking, Transaction};
-pub use unplaced::{Begun, Unplaced, UnplacedTransaction, is_busy};
+pub use unplaced::{Begun, Unplaced, UnplacedTransaction};
 
 /// What the server would remember of one client.
 #[derive(Debug)]

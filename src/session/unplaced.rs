@@ -13,14 +13,6 @@ use crate::texts::{
     NOTHING_TO_DISCARD, QUEUED, ServerVersion, exec_aborted, nesting_spoils, no_nesting,
 };
 
-/// How such an error begins.
-const BUSY: &[u8] = b"-BUSY ";
-
-/// Whether a server refuses something with `reply` because a script does not end.
-pub fn is_busy(reply: &[u8]) -> bool {
-    reply.starts_with(BUSY)
-}
-
 /// How far it has come.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Stage {

@@ -4,6 +4,7 @@
 //! release that changed them is known.
 
 mod answers;
+mod errors;
 mod known;
 mod refusals;
 mod version;
@@ -15,6 +16,7 @@ pub use answers::{
     UNBLOCKED, WRONGPASS, asking, bad_attribute, bad_hello_option, import_source, readonly,
     readwrite, takes_readonly, unknown_attribute,
 };
+pub use errors::{is_busy, is_no_permission, is_other_kind, is_unknown_command};
 pub use known::has_command;
 pub use refusals::{
     asks_authentication_first, closes_aliens_first, exec_aborted, hello_without_auth,

@@ -8,7 +8,7 @@
 use super::MAX_KEYS;
 use super::call::{BlockingCall, CallShape};
 use super::looks::MAX_LOOK_BYTES;
-use crate::texts::{GROUP_GONE, STREAM_GONE, ServerVersion};
+use crate::texts::{GROUP_GONE, STREAM_GONE, ServerVersion, is_other_kind};
 
 /// The kinds of so many keys are asked for at most, as many as one look at keys that are left out is at, and several may
 /// measure so many bytes together: whoever waits for more waits on without that being known.
@@ -39,12 +39,12 @@ pub(super) enum ArrivalAnswer<'a> {
 /// From Redis 7.2 on, and on every Valkey, a blocked XREADGROUP is run again when its stream has changed, and is told what
 /// one that arrives is told.
 pub(super) fn is_of_arrival(call: &BlockingCall, server: ServerVersion, error: &[u8]) -> bool {
-    let is_other_kind = error.starts_with(b"-WRONGTYPE ");
+    let is_of_kind = is_other_kind(error);
     let is_missing = error.starts_with(b"-NOGROUP No such key ");
     match call.is_of_group() {
-        true => (is_other_kind || is_missing) && !server.is_from((7, 2)),
+        true => (is_of_kind || is_missing) && !server.is_from((7, 2)),
         // A call over the keys of many may be refused for one of them: each asks for itself then.
-        false => is_other_kind && call.shape != CallShape::Pops,
+        false => is_of_kind && call.shape != CallShape::Pops,
     }
 }
 
@@ -96,9 +96,4 @@ pub(super) fn due<'a>(
         // One of its keys may have what it waits for while another is in the way, or what it takes has nowhere to go.
         false => ArrivalAnswer::Told(error),
     }
-}
-
-/// Tells whether the server says that a key is of another kind.
-pub(super) fn is_of_kind(error: &[u8]) -> bool {
-    error.starts_with(b"-WRONGTYPE ")
 }

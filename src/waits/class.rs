@@ -3,14 +3,14 @@
 use std::borrow::Cow;
 use std::collections::{BTreeMap, BTreeSet};
 
-use super::arrivals::{OmittedKeys, asked, is_of_kind};
+use super::arrivals::{OmittedKeys, asked};
 use super::call::{BlockingCall, CallShape};
 use super::ids::{CallConnectionId, WaiterId};
 use super::lines::KeyLines;
 use super::owners::{ClassAccount, ClientAddress};
 use super::price::{CallSize, kinds};
 use super::{FIRST_POLL_MICROS, LineKey, MAX_AHEAD, MAX_AHEAD_BYTES, MAX_KEYS, POLL_MICROS};
-use crate::texts::ServerVersion;
+use crate::texts::{ServerVersion, is_other_kind};
 
 /// Says where a class stands with the server.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -349,6 +349,6 @@ impl<S> WaitClass<S> {
 
     /// Tells whether keys are left out where the server answers `error` to its call.
     pub(super) fn bars(&self, error: &[u8]) -> bool {
-        is_of_kind(error) && self.is_plain() && !self.hides_kinds
+        is_other_kind(error) && self.is_plain() && !self.hides_kinds
     }
 }

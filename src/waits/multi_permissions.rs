@@ -2,6 +2,8 @@
 //!
 //! Without it a call waits at the server by itself, for a moment, and whoever stands behind it waits too.
 
+use crate::texts::{is_no_permission, is_unknown_command};
+
 /// So many users are remembered at most; the one known longest is forgotten first.
 const MAX_USERS: usize = 64;
 
@@ -48,7 +50,7 @@ impl MultiPermissions {
     pub fn told(&mut self, user: Option<&[u8]>, answer: &[u8]) {
         if answer.starts_with(b"+") {
             self.note(user, MultiPermission::Allowed);
-        } else if answer.starts_with(b"-NOPERM") || answer.starts_with(b"-ERR unknown command") {
+        } else if is_no_permission(answer) || is_unknown_command(answer) {
             self.note(user, MultiPermission::Refused);
         }
         // Anything else tells of the server's state.

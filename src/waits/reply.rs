@@ -1,6 +1,7 @@
 //! Tells apart what the server answers to a try and to an issued call, without understanding more than is needed.
 
 use crate::resp::{ReplyScanner, Request};
+use crate::texts::{is_no_permission, is_unknown_command};
 
 /// Tells replies apart, as far as it matters here.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -93,7 +94,7 @@ impl TransactionRefusal<'_> {
     /// Tells whether a user may not use a command, or there is none such.
     pub(super) fn is_of_rights(&self) -> bool {
         let (Self::Call(error) | Self::Exec(error)) = self;
-        error.starts_with(b"-NOPERM ") || error.starts_with(b"-ERR unknown command")
+        is_no_permission(error) || is_unknown_command(error)
     }
 }
 

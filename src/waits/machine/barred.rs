@@ -7,7 +7,7 @@
 use std::collections::HashMap;
 
 use super::BlockingCalls;
-use crate::waits::arrivals::is_of_kind;
+use crate::texts::is_other_kind;
 use crate::waits::blocked::WaitingClient;
 use crate::waits::class::ClassStage;
 use crate::waits::ids::{ClassId, TryId, WaiterId};
@@ -147,7 +147,9 @@ impl<S: Clone + PartialEq> BlockingCalls<S> {
                 match answers.next().unwrap_or_default() {
                     [b':', ..] => class.lines.unbar(key),
                     b"" => class.lines.leave_out(key),
-                    error if is_of_kind(error) || is_passing(error) => class.lines.leave_out(key),
+                    error if is_other_kind(error) || is_passing(error) => {
+                        class.lines.leave_out(key)
+                    }
                     _ => {
                         is_refused = true;
                         class.lines.unbar(key);

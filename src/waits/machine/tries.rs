@@ -5,7 +5,7 @@ use std::collections::BTreeSet;
 use super::BlockingCalls;
 use crate::command::Delays;
 use crate::resp::speak::push_request;
-use crate::texts::OTHER_KIND;
+use crate::texts::{OTHER_KIND, is_other_kind, is_unknown_command};
 use crate::waits::arrivals::OmittedKeys;
 use crate::waits::blocked::{WaitEnding, WaitStatus, WaitingClient};
 use crate::waits::call::CallTimeout;
@@ -347,7 +347,7 @@ impl<S: Clone + PartialEq> BlockingCalls<S> {
         match answer {
             CallAnswer::Error(error) if self.waits_on(id, error) => {}
             // It repeats the words of the try, and the timeout among them is not the caller's.
-            CallAnswer::Error(error) if error.starts_with(b"-ERR unknown command") => {
+            CallAnswer::Error(error) if is_unknown_command(error) => {
                 self.tell(id, WaitOutcome::OwnConnection);
             }
             CallAnswer::Error(error) => self.tell(id, WaitOutcome::reply(error)),
@@ -664,7 +664,7 @@ impl<S: Clone + PartialEq> BlockingCalls<S> {
                     Some(b"0-0".to_vec())
                 }
                 // The server itself says what is wrong with it.
-                CallAnswer::Error(error) if error.starts_with(b"-WRONGTYPE") => None,
+                CallAnswer::Error(error) if is_other_kind(error) => None,
                 _ => match last_entry(reply) {
                     Some(id) => Some(id),
                     None => return self.tell(id, WaitOutcome::OwnConnection),
