@@ -25,49 +25,49 @@ use crate::telemetry::WorkerCounters;
 use crate::transport::Accepted;
 use crate::upstream::{Process, Thread, Upstream};
 
-/// Messages a worker may be behind with before whoever sends them waits.
+/// A worker may be behind with so many messages before whoever sends them waits.
 const MAILBOX: usize = 4096;
 
-/// How often what time makes due is looked at: deadlines are kept to within this.
+/// What time makes due is looked at this often: deadlines are kept to within this.
 const TICK: Duration = Duration::from_millis(50);
 
-/// How long closing the connections to the server may take at the end.
+/// Closing the connections to the server may take so long at the end.
 const CLOSING_TIME: Duration = Duration::from_secs(2);
 
-/// What the rest of the process tells a worker.
+/// Says what the rest of the process tells a worker.
 pub enum WorkerMessage {
-    /// A client to serve.
+    /// It serves this client.
     Arrived(Box<Newcomer>),
-    /// A rejected socket to hold.
+    /// It holds this rejected socket.
     Rejected(Box<Rejected>),
-    /// Accept clients: the task to run until respool drains.
+    /// It accepts clients, by a task that runs until respool drains.
     Listen(Listening),
-    /// Something to be done to a client, if it is this worker's.
+    /// It does something to a client, if that is its own.
     Client(ClientMessage),
-    /// The process goes by other settings: tell when the worker does.
+    /// The process goes by other settings: it tells when it does, too.
     Reload(oneshot::Sender<()>),
-    /// Clients are admitted by other settings: have each move to where they put it, and tell when they know.
+    /// Clients are admitted by other settings: it has each move to where they put it, and tells when they know.
     Reseat(oneshot::Sender<()>),
     /// Another worker waits for the place of an idle pin.
     Reclaim,
-    /// Close clients between requests, then end.
+    /// It closes clients between requests, then ends.
     Drain,
-    /// End at once.
+    /// It ends at once.
     Stop,
-    /// Fail, as a test asks.
+    /// It fails, as a test asks.
     #[cfg(debug_assertions)]
     Fault(Fault),
 }
 
-/// What a test has a worker do.
+/// Says what a test has a worker do.
 #[cfg(debug_assertions)]
 #[derive(Debug, Clone, Copy)]
 pub enum Fault {
-    /// Panic.
+    /// It panics itself.
     Panic,
-    /// Have a task panic that the worker needs.
+    /// It has a task panic that it needs.
     TaskPanic,
-    /// Stand still for so long.
+    /// It stands still for so long.
     Hang(Duration),
 }
 
@@ -92,42 +92,38 @@ impl Fault {
 /// Starts accepting on the worker it is sent to.
 pub type Listening = Box<dyn FnOnce() -> Pin<Box<dyn Future<Output = ()>>> + Send>;
 
-/// A client's place.
+/// Says which place a client has when it is handed over.
 #[derive(Debug)]
 pub enum NewcomerPlace {
-    /// In its group.
+    /// It has one in its group.
     Admitted(Permit),
-    /// In none yet: its certificate decides.
+    /// It has none in a group yet: its certificate decides.
     Unknown(HandshakePermit),
 }
 
-/// A client on its way to its worker.
+/// Holds a client on its way to its worker.
 pub struct Newcomer {
-    /// Its socket.
     pub socket: Accepted,
-    /// Its place.
     pub place: NewcomerPlace,
-    /// Who it is.
     pub identity: Identity,
-    /// Where it connected to.
+    /// It has connected to this address.
     pub laddr: Peer,
     /// Counts it among its worker's clients.
     pub counted: CountedClient,
 }
 
-/// A rejected socket on its way to the worker that holds it.
+/// Holds a rejected socket on its way to the worker that keeps it open.
 pub struct Rejected {
-    /// The socket.
     pub socket: Accepted,
-    /// What each of its commands is answered with.
+    /// Each of its commands is answered with this.
     pub text: Vec<u8>,
-    /// The right to hold it.
+    /// Gives the right to hold it.
     pub permit: HoldPermit,
     /// Counts it among its worker's clients, so that they are spread as those are.
     pub counted: CountedClient,
 }
 
-/// One of a worker's clients, counted from its hand-over until it has left.
+/// Counts one of a worker's clients from its hand-over until it has left.
 pub struct CountedClient(Arc<AtomicUsize>);
 
 impl CountedClient {
@@ -143,31 +139,31 @@ impl Drop for CountedClient {
     }
 }
 
-/// What every worker is given.
+/// Holds what every worker is given.
 #[derive(Clone)]
 pub struct Charge {
-    /// What the workers share.
+    /// The workers share this.
     pub process: Arc<Process>,
-    /// Who may come.
+    /// Decides who may come.
     pub admission: Arc<Admission>,
-    /// All clients.
+    /// Lists all clients.
     pub registry: Arc<Registry>,
     /// Reaches every worker.
     pub tell_workers: TellWorkers,
 }
 
-/// The rest of the process' end of a worker.
+/// Is what the rest of the process has of a worker.
 pub struct Worker {
     mailbox: mpsc::Sender<WorkerMessage>,
     clients: Arc<AtomicUsize>,
-    /// What it counts.
+    /// Holds what it counts.
     pub counters: Arc<WorkerCounters>,
-    /// It has not moved for long: told by whoever looks after it.
+    /// Is true while it has not moved for long, as whoever looks after it says.
     is_stuck: AtomicBool,
     thread: Option<JoinHandle<()>>,
 }
 
-/// A worker's mailbox, before the worker is there to read it.
+/// Makes a worker's mailbox, before the worker is there to read it.
 pub fn mailbox() -> (mpsc::Sender<WorkerMessage>, mpsc::Receiver<WorkerMessage>) {
     mpsc::channel(MAILBOX)
 }
@@ -218,7 +214,7 @@ impl Worker {
         })
     }
 
-    /// How many clients it has.
+    /// Returns how many clients it has.
     pub fn clients(&self) -> usize {
         self.clients.load(Ordering::Relaxed)
     }
@@ -228,22 +224,22 @@ impl Worker {
         CountedClient::take(&self.clients)
     }
 
-    /// Its mailbox.
+    /// Returns the way to tell it something.
     pub fn mailbox(&self) -> &mpsc::Sender<WorkerMessage> {
         &self.mailbox
     }
 
-    /// Whether it is known to stand still.
+    /// Tells whether it is known to stand still.
     pub fn set_stuck(&self, is_stuck: bool) {
         self.is_stuck.store(is_stuck, Ordering::Relaxed);
     }
 
-    /// Whether clients that come would be served by it.
+    /// Tells whether clients that come would be served by it.
     pub fn takes_newcomers(&self) -> bool {
         !self.is_stuck.load(Ordering::Relaxed) && !self.has_ended()
     }
 
-    /// Whether its thread has ended.
+    /// Tells whether its thread has ended.
     pub fn has_ended(&self) -> bool {
         self.thread.as_ref().is_none_or(JoinHandle::is_finished)
     }

@@ -14,7 +14,7 @@ use crate::identity::Identity;
 use crate::telemetry::{Bound, Disconnect, Throttle, TlsHandshake};
 use crate::transport::{AcceptError, Acceptance, Stream, Tls};
 
-/// How long a handshake may take where `limits.handshake_timeout` is off.
+/// A handshake may take so long where `limits.handshake_timeout` is off.
 const LONGEST_HANDSHAKE: Duration = Duration::from_secs(10);
 
 /// Handshakes that failed are logged once in this time, by each worker: anybody can cause them without end.
@@ -81,7 +81,7 @@ fn begin(clients: &Rc<Clients>, arrived: Arrived, counted: CountedClient) {
     });
 }
 
-/// The handshake of a client, and the place that its certificate gives it. `None`: it has been told, or has gone.
+/// Shakes hands with a client and takes the place that its certificate gives it. `None`: it has been told, or has gone.
 async fn welcome(
     clients: &Rc<Clients>,
     acceptance: &Acceptance,
@@ -158,7 +158,7 @@ fn handshake_limit(clients: &Clients) -> Duration {
     }
 }
 
-/// A handshake, counted.
+/// Shakes hands, and counts how that ended.
 async fn shake(
     clients: &Clients,
     acceptance: &Acceptance,
@@ -212,7 +212,7 @@ fn common_name(stream: &Stream) -> Option<Box<str>> {
     Some(name.into_boxed_str()).filter(|name| !name.is_empty())
 }
 
-/// The client's place in the group that its certificate gives it, where one of that group may have to go for it.
+/// Takes the client's place in the group that its certificate gives it; one of that group may have to go for it.
 async fn admit(
     clients: &Rc<Clients>,
     permit: HandshakePermit,
@@ -240,7 +240,7 @@ async fn admit(
     permit.admit(identity, Instant::now()).map_err(|_| refusal)
 }
 
-/// The group that the client's certificate gives it is full.
+/// Turns a client away: the group that its certificate gives it is full.
 async fn turn_away(clients: &Rc<Clients>, stream: Stream, refusal: &Refusal, identity: &Identity) {
     tell_rejection(&clients.admission, refusal, identity);
     let text = refusal.client_text(clients.thread.settings().limits.explain_rejections);

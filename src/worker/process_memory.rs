@@ -5,7 +5,7 @@ use std::os::unix::fs::FileExt as _;
 
 use crate::memory::Memory;
 
-/// The kernel's figures of this process.
+/// Reads the kernel's figures of this process.
 pub(super) struct ProcessMemory {
     figures: Option<File>,
 }
@@ -39,7 +39,7 @@ impl ProcessMemory {
     }
 }
 
-/// The second figure of `/proc/self/statm`, what is resident, and the third, what of that is a file's.
+/// Returns the second figure of `/proc/self/statm`, what is resident, and the third, what of that is a file's.
 fn pages(statm: &[u8]) -> Option<(u64, u64)> {
     let text = std::str::from_utf8(statm).ok()?;
     let mut figures = text.split_ascii_whitespace().skip(1);
