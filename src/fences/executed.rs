@@ -43,7 +43,7 @@ pub struct OwnPlace {
 
 /// How far the reply has come.
 #[derive(Debug, PartialEq, Eq)]
-enum Stage {
+enum ExecutedStage {
     /// Its first byte has not.
     Begin,
     /// It is no array, so nothing has run; or all elements that are taken out have come. The rest is passed on.
@@ -65,7 +65,7 @@ pub struct Executed {
     places: Vec<OwnPlace>,
     /// The first of them that has not been.
     next: usize,
-    stage: Stage,
+    stage: ExecutedStage,
     scanner: ReplyScanner,
     /// What is under way stands between two elements.
     is_between: bool,
@@ -81,7 +81,7 @@ impl Executed {
             marks,
             places,
             next: 0,
-            stage: Stage::Begin,
+            stage: ExecutedStage::Begin,
             scanner: ReplyScanner::default(),
             is_between: false,
             gathered: Vec::new(),
@@ -94,20 +94,20 @@ impl Executed {
     /// [`Mismatch`] when nobody can tell which elements are whose.
     pub fn take(&mut self, bytes: &[u8], mut each: impl FnMut(Part<'_>)) -> Result<(), Mismatch> {
         let (mut from, mut at) = (0, 0);
-        if self.stage == Stage::Begin && !bytes.is_empty() {
+        if self.stage == ExecutedStage::Begin && !bytes.is_empty() {
             (from, at) = self.begin(bytes, &mut each)?;
         }
         while at < bytes.len() {
             match self.stage {
-                Stage::Begin | Stage::Through => at = bytes.len(),
-                Stage::Search(matched) => {
+                ExecutedStage::Begin | ExecutedStage::Through => at = bytes.len(),
+                ExecutedStage::Search(matched) => {
                     if from < at {
                         each(Part::Pass(&bytes[from..at]));
                     }
                     at += self.search(&bytes[at..], matched, &mut each)?;
                     from = at;
                 }
-                Stage::Element(number) => {
+                ExecutedStage::Element(number) => {
                     if self.scanner.at_boundary() {
                         self.is_between = bytes[at..].starts_with(INVALIDATION);
                     }
@@ -142,7 +142,7 @@ impl Executed {
 
     /// Whether every element that is taken out has come, or none will, since nothing has run.
     pub fn is_whole(&self) -> bool {
-        self.stage == Stage::Through
+        self.stage == ExecutedStage::Through
     }
 
     /// Reads the line that tells how many elements there are. Returns from where on bytes are passed on, and are looked at.
@@ -152,7 +152,7 @@ impl Executed {
         each: &mut impl FnMut(Part<'_>),
     ) -> Result<(usize, usize), Mismatch> {
         let Some((count, length)) = array_of(bytes) else {
-            self.stage = Stage::Through;
+            self.stage = ExecutedStage::Through;
             return Ok((0, 0));
         };
         let marks = self.places.iter().filter(|own| own.mark.is_some()).count();
@@ -172,11 +172,11 @@ impl Executed {
     }
 
     /// How the next element that is taken out is found where the one with this number comes next.
-    fn stage_from(&self, number: u32) -> Stage {
+    fn stage_from(&self, number: u32) -> ExecutedStage {
         match self.places.get(self.next) {
-            None => Stage::Through,
-            Some(own) if own.mark.is_some() => Stage::Search(0),
-            Some(_) => Stage::Element(number),
+            None => ExecutedStage::Through,
+            Some(own) if own.mark.is_some() => ExecutedStage::Search(0),
+            Some(_) => ExecutedStage::Element(number),
         }
     }
 
@@ -188,7 +188,7 @@ impl Executed {
         }
         self.stage = match is_own {
             true => self.stage_from(number + 1),
-            false => Stage::Element(number + 1),
+            false => ExecutedStage::Element(number + 1),
         };
     }
 
@@ -204,17 +204,17 @@ impl Executed {
         let mark = own.mark.ok_or(Mismatch)?.answer();
         let missing = &mark[matched..];
         if bytes.starts_with(missing) {
-            self.stage = Stage::Element(own.place);
+            self.stage = ExecutedStage::Element(own.place);
             return Ok(missing.len());
         }
         if missing.starts_with(bytes) {
-            self.stage = Stage::Search(matched + bytes.len());
+            self.stage = ExecutedStage::Search(matched + bytes.len());
             return Ok(bytes.len());
         }
         if matched > 0 {
             // Only its first byte is what it begins with: nothing in the part that has come can begin another.
             each(Part::Pass(&mark[..matched]));
-            self.stage = Stage::Search(0);
+            self.stage = ExecutedStage::Search(0);
             return Ok(0);
         }
         let found = memchr::memmem::find(bytes, &mark);

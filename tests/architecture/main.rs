@@ -1,11 +1,13 @@
 //! The order of the modules, held: a file imports only from modules that stand above its own in [`ORDER`].
 //!
 //! Also held: no files of a folder need each other in a circle; what stands before [`FIRST_IMPURE`] touches no sockets, clock, files,
-//! environment or threads; no two types share a name; the page on the architecture lists the modules as they are; every Rust file opens with a `//!` line that
-//! says what it is, and none grows past [`MAX_LINES`].
+//! environment or threads; no two types share a name but those of [`SHARED_NAMES`]; the page on the architecture lists the modules as
+//! they are, and the tour names what is there; every Rust file opens with a `//!` line that says what it is, and none grows past
+//! [`MAX_LINES`].
 
 mod paths;
 mod source;
+mod tour;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::PathBuf;
@@ -146,7 +148,6 @@ const SHARED_NAMES: &[(&str, &[&str])] = &[
     ("Login", &["client", "config"]),
     ("Look", &["client", "client"]),
     ("Next", &["client", "upstream"]),
-    ("Stage", &["fences", "session"]),
     ("Stream", &["session", "transport"]),
     ("Told", &["client", "upstream"]),
     ("Upstream", &["config", "upstream"]),
