@@ -67,7 +67,7 @@ pub mod checked {
     pub use crate::fanout::model::check as check_fanout;
     pub use crate::fences::{Before, Fence, Found, Search, Searched, ends_transaction};
     pub use crate::resp::{
-        Advance, Bounds, MAX_LINE, ReplyScanner, Request, RequestScanner, Scan, Violation,
+        Advance, Bounds, MAX_LINE, ReplyScanner, Request, RequestScanner, RequestViolation, Scan,
         split_inline,
     };
     #[cfg(fuzzing)]

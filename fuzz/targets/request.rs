@@ -2,7 +2,7 @@
 //! breach they say the same.
 
 use respool::checked::{
-    Bounds, MAX_LINE, ReplyScanner, Request, RequestScanner, Scan, Violation, split_inline,
+    Bounds, MAX_LINE, ReplyScanner, Request, RequestScanner, RequestViolation, Scan, split_inline,
 };
 
 use super::server::Server;
@@ -118,7 +118,10 @@ fn judge(bytes: &[u8], piece: usize) -> Vec<Judged> {
                     (of_name(name.unwrap_or_default()), length)
                 }
                 Scan::Inline { text, length } => match split_inline(&shown[text]) {
-                    Err(_) => (Judged::Violation(Violation::UnbalancedQuotes.reply()), 0),
+                    Err(_) => (
+                        Judged::Violation(RequestViolation::UnbalancedQuotes.reply()),
+                        0,
+                    ),
                     Ok(words) => match words.first() {
                         None => (Judged::Nothing, length),
                         Some(name) => (of_name(name), length),

@@ -9,7 +9,7 @@ use crate::command::{CommandId, Delays, DenySet, Learned, Local, PinReason, Tran
 use crate::exchange::{RequestKind, Show};
 use crate::identity::{Flag, NO_COMMAND};
 use crate::resp::speak::encode_request;
-use crate::resp::{Request, Scan, Violation, split_inline};
+use crate::resp::{Request, RequestViolation, Scan, split_inline};
 use crate::session::{Block, Route, Routed, Rules, block, route};
 use crate::telemetry::Disconnect;
 use crate::texts::no_permission;
@@ -530,7 +530,7 @@ impl Client {
     /// An inline request travels as the same request in its usual form.
     fn inline(&mut self, text: &[u8], learned: Option<&Learned>) -> Next {
         let Ok(words) = split_inline(text) else {
-            self.violate(Violation::UnbalancedQuotes);
+            self.violate(RequestViolation::UnbalancedQuotes);
             return match self.ending {
                 Some(_) => Next::Used(0),
                 None => Next::Wait,
@@ -553,7 +553,7 @@ impl Client {
         }
     }
 
-    pub(super) fn violate(&mut self, violation: Violation) {
+    pub(super) fn violate(&mut self, violation: RequestViolation) {
         self.end_for_protocol(&violation.reply());
     }
 

@@ -66,7 +66,7 @@ impl fmt::Debug for AuthUser {
 
 /// Says who respool is to the server.
 #[derive(Debug, Clone)]
-pub struct Login {
+pub struct ServerLogin {
     /// Names the user; `None`: the legacy `AUTH password`, of the default user.
     pub username: Option<String>,
     /// Says where the secrets come from, at least one, in the order in which they are tried.
@@ -75,7 +75,7 @@ pub struct Login {
     pub keys: Vec<String>,
 }
 
-impl Login {
+impl ServerLogin {
     /// Tells whether it shows the server what `other` shows it.
     pub fn is_same(&self, other: &Self) -> bool {
         let is_same = |(one, two): (&SecretSource, &SecretSource)| match (one, two) {
@@ -269,7 +269,7 @@ const PASSWORDS: [[&str; 4]; 2] = [
 pub(super) fn login(
     file: &WrittenFile,
     around: &FileSurroundings<'_>,
-) -> (Option<Login>, Vec<Problem>) {
+) -> (Option<ServerLogin>, Vec<Problem>) {
     let mut problems = Vec::new();
     let (mut sources, mut keys) = (Vec::new(), Vec::new());
     for names in PASSWORDS {
@@ -310,7 +310,7 @@ pub(super) fn login(
             ),
         }
     }
-    let login = (!sources.is_empty()).then_some(Login {
+    let login = (!sources.is_empty()).then_some(ServerLogin {
         username,
         sources,
         keys,

@@ -15,9 +15,9 @@ use super::problem::Problem;
 use super::typed_value::TypedValue;
 use super::value::word_of_host;
 use super::{
-    Address, AtLimit, DEFAULT_GROUP, Drain, Group, Limits, Listener, Log, LogFormat, Login, Match,
-    Mode, OnSubscriptionLoss, Per, Queue, Reconnect, Reload, Role, Settings, Upstream, UpstreamTls,
-    Written, access, admin, auth, tls,
+    Address, AtLimit, DEFAULT_GROUP, Drain, Group, Limits, Listener, Log, LogFormat, Match, Mode,
+    OnSubscriptionLoss, Per, Queue, Reconnect, Reload, Role, ServerLogin, Settings,
+    UpstreamSettings, UpstreamTls, Written, access, admin, auth, tls,
 };
 
 /// Builds the settings that `file` means, and finds what is missing or cannot be had.
@@ -132,7 +132,7 @@ fn missing(file: &WrittenFile) -> Vec<Problem> {
     problems
 }
 
-fn workers(file: &WrittenFile, machine: &Machine, upstream: &Upstream) -> usize {
+fn workers(file: &WrittenFile, machine: &Machine, upstream: &UpstreamSettings) -> usize {
     // More workers than shared connections cannot be had, and each takes another for subscriptions: the default gives way;
     // a number that is written does not.
     let shared = upstream.shared_connections;
@@ -202,12 +202,12 @@ const CIRCUIT_AFTER: Duration = Duration::from_secs(10);
 
 fn upstream(
     file: &WrittenFile,
-    login: Option<Login>,
+    login: Option<ServerLogin>,
     tls: Option<UpstreamTls>,
     hosts_file: Option<PathBuf>,
-) -> Upstream {
+) -> UpstreamSettings {
     let queue_timeout = file.time("upstream.queue.timeout");
-    Upstream {
+    UpstreamSettings {
         address: address(file, "upstream.address"),
         role: match file.choice("upstream.role") {
             Some("replica") => Role::Replica,

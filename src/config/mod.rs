@@ -32,7 +32,8 @@ pub use access::Access;
 pub use address::{Address, AdminAddress};
 pub use admin::{Admin, health_address};
 pub use auth::{
-    Auth, AuthMode, AuthUser, Iam, Login, SecretCommand, SecretSource, secret_in_file, trimmed,
+    Auth, AuthMode, AuthUser, Iam, SecretCommand, SecretSource, ServerLogin, secret_in_file,
+    trimmed,
 };
 pub use certificate::{Certificate, UnixSeconds};
 pub use conflicts::share_a_port;
@@ -67,7 +68,7 @@ pub struct Settings {
     /// Says how clients show who they are.
     pub auth: Auth,
     /// Describes the server and the pool of connections to it.
-    pub upstream: Upstream,
+    pub upstream: UpstreamSettings,
     /// Bounds what each client and the process may take.
     pub limits: Limits,
     /// Lists the client groups. A group keeps its index as long as the process runs, whatever reloads add, remove or reorder.
@@ -154,7 +155,7 @@ pub struct Listener {
 
 /// Describes the server and the pool of connections to it.
 #[derive(Debug, Clone)]
-pub struct Upstream {
+pub struct UpstreamSettings {
     /// The server's address.
     pub address: Address,
     /// Says what the server at that address is for.
@@ -201,7 +202,7 @@ pub struct Upstream {
     /// Holds the TLS of the server, if it speaks it.
     pub tls: Option<UpstreamTls>,
     /// Says who respool is to the server; `None`: it is whoever has not authenticated.
-    pub login: Option<Login>,
+    pub login: Option<ServerLogin>,
     /// A connection whose login expires is authenticated anew at a random time between this and 11/6 of it.
     pub reauthenticate_after: Duration,
 }

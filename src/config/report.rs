@@ -4,8 +4,8 @@ use std::fmt::Write;
 
 use super::value::duration_text;
 use super::{
-    Admin, AdminAddress, AtLimit, Auth, AuthMode, Authorities, Group, Listener, Login, Mode, Per,
-    SecretSource, Settings, UpstreamTls, Verification,
+    Admin, AdminAddress, AtLimit, Auth, AuthMode, Authorities, Group, Listener, Mode, Per,
+    SecretSource, ServerLogin, Settings, UpstreamTls, Verification,
 };
 
 /// Tells the gist of `settings` in some lines, without a newline after the last. Nothing secret is in it.
@@ -101,7 +101,7 @@ fn tls_text(tls: &UpstreamTls) -> String {
     format!(", TLS verified as {name:?} by {trust}{identity}")
 }
 
-fn login_text(login: &Login) -> String {
+fn login_text(login: &ServerLogin) -> String {
     let user = match &login.username {
         Some(user) => format!(", as user {user:?}"),
         None => String::new(),

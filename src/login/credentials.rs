@@ -16,7 +16,7 @@ use tokio::sync::watch;
 use super::on_thread::read_on_thread;
 use super::sigv4::{AwsKeys, token};
 use super::{command, keys};
-use crate::config::{Login, Secret, SecretSource, secret_in_file};
+use crate::config::{Secret, SecretSource, ServerLogin, secret_in_file};
 use crate::session::{Credentials, Own};
 
 /// What a command has printed is shown to the server for this long before the command is run again.
@@ -34,7 +34,7 @@ const MARGIN_SECONDS: u64 = 5 * 60;
 
 /// Holds who respool is to the server, for all workers.
 pub struct OwnLogin {
-    login: Option<Login>,
+    login: Option<ServerLogin>,
     known: Mutex<KnownSecrets>,
     /// Counts the times the sources were asked.
     asked: watch::Sender<u64>,
@@ -65,7 +65,7 @@ pub struct LoginCandidate {
 
 impl OwnLogin {
     /// Begins with the secrets that are there at the start.
-    pub fn new(login: Option<&Login>) -> Arc<Self> {
+    pub fn new(login: Option<&ServerLogin>) -> Arc<Self> {
         let at_start = |source: &SecretSource| match source {
             SecretSource::Given(secret) | SecretSource::File(_, secret) => Some(secret.clone()),
             SecretSource::Command(_) | SecretSource::Iam(_) => None,
@@ -90,7 +90,7 @@ impl OwnLogin {
 
     /// Tells whether connections have to be authenticated anew from time to time.
     pub fn expires(&self) -> bool {
-        self.login.as_ref().is_some_and(Login::expires)
+        self.login.as_ref().is_some_and(ServerLogin::expires)
     }
 
     /// Asks the sources if what is known of them has run out, or nothing is.
@@ -195,7 +195,7 @@ impl OwnLogin {
     /// Names the settings that decide what respool shows, for people.
     pub fn settings_text(&self) -> String {
         let login = self.login.as_ref();
-        login.map(Login::settings_text).unwrap_or_default()
+        login.map(ServerLogin::settings_text).unwrap_or_default()
     }
 
     /// Says why a source gave nothing when it was asked last.
@@ -357,8 +357,8 @@ impl LikelyLogin {
 mod tests {
     use super::*;
 
-    fn login(sources: Vec<SecretSource>) -> Login {
-        Login {
+    fn login(sources: Vec<SecretSource>) -> ServerLogin {
+        ServerLogin {
             username: None,
             keys: vec!["upstream.password_file".to_owned(); sources.len()],
             sources,

@@ -14,7 +14,7 @@ use super::accept::ClientIntake;
 use super::listeners::ListenerChanges;
 use crate::admission::Admission;
 use crate::client::ClientMessage;
-use crate::config::{self, AuthMode, Login, Settings, Upstream, UpstreamTls};
+use crate::config::{self, AuthMode, ServerLogin, Settings, UpstreamSettings, UpstreamTls};
 use crate::identity::{Card, Registry};
 use crate::login::OwnLogin;
 use crate::telemetry::{Disconnect, LastReload, LossCause, log};
@@ -367,7 +367,7 @@ async fn on_a_thread<T: Send + 'static>(
 }
 
 /// Tells whether what is known of the one's secrets holds for the other.
-fn is_same_login(now: Option<&Login>, next: Option<&Login>) -> bool {
+fn is_same_login(now: Option<&ServerLogin>, next: Option<&ServerLogin>) -> bool {
     match (now, next) {
         (Some(now), Some(next)) => now.is_same(next),
         _ => now.is_none() && next.is_none(),
@@ -375,13 +375,13 @@ fn is_same_login(now: Option<&Login>, next: Option<&Login>) -> bool {
 }
 
 /// Says why connections by the settings `now` are lost where those of `next` come in force; `None`: they stay.
-fn loss_cause(now: &Upstream, next: &Upstream) -> Option<LossCause> {
+fn loss_cause(now: &UpstreamSettings, next: &UpstreamSettings) -> Option<LossCause> {
     if now.address != next.address {
         return Some(LossCause::Moved);
     }
     // Those that were opened by a token end with it.
-    let expired = now.login.as_ref().is_some_and(Login::expires);
-    let expires = next.login.as_ref().is_some_and(Login::expires);
+    let expired = now.login.as_ref().is_some_and(ServerLogin::expires);
+    let expires = next.login.as_ref().is_some_and(ServerLogin::expires);
     // And those that were opened by none, or by one that is gone, are somebody else's.
     let is_other = now.login.is_some() != next.login.is_some();
     let is_over = (expired && !expires) || is_other;

@@ -10,7 +10,7 @@ pub mod speak;
 
 pub use inline::split_inline;
 pub use reply::{Advance, ReplyScanner};
-pub use request::{Bounds, Request, RequestScanner, Scan, Violation, count_requests};
+pub use request::{Bounds, Request, RequestScanner, RequestViolation, Scan, count_requests};
 
 use memchr::memchr;
 

@@ -59,7 +59,7 @@ impl Bounds {
 
 /// Tells what a client sent that RESP does not allow. Each is answered with Redis' text, and the client closed.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Violation {
+pub enum RequestViolation {
     /// A count of arguments is no integer, or too large.
     MultibulkLength,
     /// There are more than 10 arguments before authentication.
@@ -82,7 +82,7 @@ pub enum Violation {
     LineEnd,
 }
 
-impl fmt::Display for Violation {
+impl fmt::Display for RequestViolation {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str("Protocol error: ")?;
         f.write_str(match self {
@@ -100,7 +100,7 @@ impl fmt::Display for Violation {
     }
 }
 
-impl Violation {
+impl RequestViolation {
     /// Writes the error reply as Redis 7.0 does, or Valkey, where only that has one.
     pub fn reply(self) -> Vec<u8> {
         let mut text = format!("-ERR {self}").into_bytes();
@@ -141,7 +141,7 @@ pub enum Scan {
     /// The request has not arrived whole; [`RequestScanner::extent`] tells how long it is known to be.
     Incomplete,
     /// The client broke the protocol.
-    Violation(Violation),
+    Violation(RequestViolation),
 }
 
 /// Finds the end of the next request. Given the same bytes again with more behind them, it goes on where it stood.
@@ -180,7 +180,7 @@ impl RequestScanner {
             if self.is_at_end {
                 match buf.get(self.next..self.next + LINE_END.len()) {
                     Some(end) if end == LINE_END => {}
-                    Some(_) => return Scan::Violation(Violation::LineEnd),
+                    Some(_) => return Scan::Violation(RequestViolation::LineEnd),
                     None => return Scan::Incomplete,
                 }
                 self.next += LINE_END.len();
@@ -195,7 +195,7 @@ impl RequestScanner {
             match header(buf, self.next) {
                 HeaderLine::Line { value, after } if buf[self.next] == b'$' => {
                     if buf[after - 1] != b'\n' {
-                        return Scan::Violation(Violation::LineEnd);
+                        return Scan::Violation(RequestViolation::LineEnd);
                     }
                     if let Some(violation) = self.length_violation(value, after, bounds) {
                         return Scan::Violation(violation);
@@ -209,13 +209,13 @@ impl RequestScanner {
                     self.left -= 1;
                 }
                 HeaderLine::Incomplete if buf.len() - self.next > MAX_LINE => {
-                    return Scan::Violation(Violation::BulkLine);
+                    return Scan::Violation(RequestViolation::BulkLine);
                 }
                 HeaderLine::Incomplete => return Scan::Incomplete,
                 _ if buf[self.next] != b'$' => {
-                    return Scan::Violation(Violation::ExpectedBulk(buf[self.next]));
+                    return Scan::Violation(RequestViolation::ExpectedBulk(buf[self.next]));
                 }
-                _ => return Scan::Violation(Violation::BulkLength),
+                _ => return Scan::Violation(RequestViolation::BulkLength),
             }
         }
         let length = self.next;
@@ -263,7 +263,7 @@ impl RequestScanner {
             HeaderLine::Line { value, after }
                 if buf[after - 1] != b'\n' && value <= bounds.arguments =>
             {
-                Some(Scan::Violation(Violation::LineEnd))
+                Some(Scan::Violation(RequestViolation::LineEnd))
             }
             HeaderLine::Line {
                 value,
@@ -273,9 +273,9 @@ impl RequestScanner {
                 if value > bounds.arguments {
                     return Some(Scan::Violation(
                         if bounds.unauthenticated && value <= MAX_ARGUMENTS {
-                            Violation::UnauthenticatedMultibulkLength
+                            RequestViolation::UnauthenticatedMultibulkLength
                         } else {
-                            Violation::MultibulkLength
+                            RequestViolation::MultibulkLength
                         },
                     ));
                 }
@@ -286,26 +286,31 @@ impl RequestScanner {
                 None
             }
             HeaderLine::Incomplete if buf.len() > MAX_LINE => {
-                Some(Scan::Violation(Violation::MultibulkLine))
+                Some(Scan::Violation(RequestViolation::MultibulkLine))
             }
             HeaderLine::Incomplete => Some(Scan::Incomplete),
-            HeaderLine::NotInteger => Some(Scan::Violation(Violation::MultibulkLength)),
+            HeaderLine::NotInteger => Some(Scan::Violation(RequestViolation::MultibulkLength)),
         }
     }
 
     #[inline]
-    fn length_violation(&self, value: i64, after: usize, bounds: &Bounds) -> Option<Violation> {
+    fn length_violation(
+        &self,
+        value: i64,
+        after: usize,
+        bounds: &Bounds,
+    ) -> Option<RequestViolation> {
         let Ok(length) = usize::try_from(value) else {
-            return Some(Violation::BulkLength);
+            return Some(RequestViolation::BulkLength);
         };
         let total = length.saturating_add(self.gone + after);
         if length <= bounds.argument && total <= bounds.request {
             return None;
         }
         Some(if bounds.unauthenticated && total <= bounds.request {
-            Violation::UnauthenticatedBulkLength
+            RequestViolation::UnauthenticatedBulkLength
         } else {
-            Violation::BulkLength
+            RequestViolation::BulkLength
         })
     }
 
@@ -316,14 +321,14 @@ impl RequestScanner {
         let Some(at) = found.filter(|&at| buf[at] == b'\n') else {
             self.next = found.unwrap_or(buf.len());
             return if buf.len() > MAX_LINE {
-                Scan::Violation(Violation::InlineLine)
+                Scan::Violation(RequestViolation::InlineLine)
             } else {
                 Scan::Incomplete
             };
         };
         self.next = 0;
         if at > MAX_LINE {
-            return Scan::Violation(Violation::InlineLine);
+            return Scan::Violation(RequestViolation::InlineLine);
         }
         let end = if at > 0 && buf[at - 1] == b'\r' {
             at - 1
@@ -504,12 +509,12 @@ mod tests {
         assert_eq!(scan(b"*10\r\n"), Scan::Incomplete);
         assert_eq!(
             scan(b"*11\r\n"),
-            Scan::Violation(Violation::UnauthenticatedMultibulkLength)
+            Scan::Violation(RequestViolation::UnauthenticatedMultibulkLength)
         );
         assert_eq!(scan(b"*1\r\n$16384\r\n"), Scan::Incomplete);
         assert_eq!(
             scan(b"*1\r\n$16385\r\n"),
-            Scan::Violation(Violation::UnauthenticatedBulkLength)
+            Scan::Violation(RequestViolation::UnauthenticatedBulkLength)
         );
     }
 
@@ -517,7 +522,7 @@ mod tests {
     fn nested_counts_are_one_violation_however_many() {
         assert_eq!(
             scan(&b"*1\r\n".repeat(10_000)),
-            Scan::Violation(Violation::ExpectedBulk(b'*'))
+            Scan::Violation(RequestViolation::ExpectedBulk(b'*'))
         );
     }
 
@@ -531,7 +536,7 @@ mod tests {
         let bytes = encode_request(&[&[b'x'; 60], &[b'y'; 60]]);
         assert_eq!(
             scanner.scan(&bytes, &bounds),
-            Scan::Violation(Violation::BulkLength)
+            Scan::Violation(RequestViolation::BulkLength)
         );
     }
 

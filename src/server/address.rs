@@ -9,7 +9,7 @@ use std::time::Duration;
 
 use tokio::sync::watch;
 
-use crate::config::{Address, Role, Settings, Upstream};
+use crate::config::{Address, Role, Settings, UpstreamSettings};
 use crate::failover::{Addresses, Demotion, Node, SilentNodes};
 use crate::telemetry::{LossCause, Throttle};
 use crate::transport::{DialError, literal, look_up};
@@ -262,7 +262,7 @@ impl ServerAddress {
     /// [`DialError::Unresolved`]: nothing is known either.
     pub async fn locate(
         self: &Arc<Self>,
-        upstream: &Upstream,
+        upstream: &UpstreamSettings,
         terms: &CurrentTerms,
     ) -> Result<Vec<Node>, DialError> {
         let address = &upstream.address;
@@ -283,14 +283,14 @@ impl ServerAddress {
 
     /// Looks again where `upstream` is. What the configuration calls the server may stand for other addresses than before,
     /// `upstream.address` or `upstream.hosts_file` having changed: connections to any other are left, each when it has answered.
-    pub fn may_have_moved(self: &Arc<Self>, upstream: &Upstream, terms: &CurrentTerms) {
+    pub fn may_have_moved(self: &Arc<Self>, upstream: &UpstreamSettings, terms: &CurrentTerms) {
         match literal(&upstream.address) {
             Some(node) => self.told_literal(upstream, &node, terms),
             None => drop(self.look_again(terms)),
         }
     }
 
-    fn told_literal(&self, upstream: &Upstream, node: &Node, terms: &CurrentTerms) {
+    fn told_literal(&self, upstream: &UpstreamSettings, node: &Node, terms: &CurrentTerms) {
         if let Some(now) = terms() {
             let is_in_force = || is_in_force(&upstream.address, terms);
             let told = (&upstream.address, upstream.role);
@@ -352,7 +352,7 @@ impl ServerAddress {
         }
     }
 
-    fn resolve(&self, upstream: &Upstream, terms: &CurrentTerms) {
+    fn resolve(&self, upstream: &UpstreamSettings, terms: &CurrentTerms) {
         let address = &upstream.address;
         let (Address::Tcp { host, port }, None) = (address, literal(address)) else {
             return;

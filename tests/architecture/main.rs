@@ -145,13 +145,10 @@ const SHARED_NAMES: &[(&str, &[&str])] = &[
     ("Answer", &["client", "exchange"]),
     ("Asked", &["client", "upstream"]),
     ("Ended", &["exchange", "upstream"]),
-    ("Login", &["client", "config"]),
     ("Look", &["client", "client"]),
     ("Next", &["client", "upstream"]),
     ("Stream", &["session", "transport"]),
     ("Told", &["client", "upstream"]),
-    ("Upstream", &["config", "upstream"]),
-    ("Violation", &["exchange", "resp"]),
     ("Wanted", &["budget", "upstream"]),
 ];
 

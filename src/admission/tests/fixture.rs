@@ -6,7 +6,7 @@ use std::time::Duration;
 use super::*;
 use crate::config::{
     Address, Glob, Limits, Log, LogFormat, OnSubscriptionLoss, Queue, Reconnect, Reload, Role,
-    Upstream, Written,
+    UpstreamSettings, Written,
 };
 
 pub(super) fn group(name: &str) -> Group {
@@ -95,7 +95,7 @@ pub(super) fn settings(
         listeners: Vec::new(),
         warnings: Vec::new(),
         auth: Default::default(),
-        upstream: Upstream {
+        upstream: UpstreamSettings {
             tls: None,
             address: Address::Tcp {
                 host: "127.0.0.1".to_owned(),
