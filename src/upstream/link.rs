@@ -31,9 +31,8 @@ use finishing::{Finishing, Returns};
 use tokio::sync::oneshot;
 
 use super::outlet::Outlet;
-use super::pool::Subscriptions;
-use super::pushes::{Forward, Pushes};
 use super::renewal::Renewal;
+use super::sink::{Forward, FrameSink, SubscriberFrames};
 use super::socket::ServerSocket;
 use super::thread::Thread;
 use crate::budget::Kind as SocketKind;
@@ -68,8 +67,8 @@ pub struct Link {
     room: RefCell<RoomQueue<Waker>>,
     /// What is held for it: bytes on their way, who is due what, a reply that is gathered.
     holding: Holding,
-    /// Gets frames that answer no request.
-    pushes: RefCell<Pushes>,
+    /// It gets frames that answer no request.
+    sink: RefCell<FrameSink>,
     /// Its client has sent SCRIPT DEBUG, and that may be on.
     may_debug: Cell<bool>,
     /// What the answer to the request sent last tells of the server's commands.
@@ -139,7 +138,7 @@ impl Link {
             worn: RefCell::new(worn),
             exchange: Exchange::begun(now, connect_micros, rand::random).into(),
             room: RefCell::default(),
-            pushes: RefCell::default(),
+            sink: RefCell::default(),
             may_debug: Cell::new(false),
             tells: Cell::new(None),
             keeps_traces: Cell::new(false),
@@ -179,28 +178,28 @@ impl Link {
 
     /// Lends the connection to a client: frames that answer no request go there.
     pub fn lend_to(&self, outlet: Option<Rc<Outlet>>) {
-        *self.pushes.borrow_mut() = Pushes::of(outlet);
+        *self.sink.borrow_mut() = FrameSink::of(outlet);
     }
 
-    /// From here on every frame is for the subscribers of the worker.
-    pub(super) fn feed(&self, subscriptions: Rc<Subscriptions>) {
-        *self.pushes.borrow_mut() = Pushes::of_subscribers(subscriptions);
+    /// Hands every frame to the subscribers of the worker from here on.
+    pub(super) fn feed(&self, subscribers: Rc<dyn SubscriberFrames>) {
+        *self.sink.borrow_mut() = FrameSink::Subscribers(subscribers);
         self.set_raw();
     }
 
     /// From here on frames that answer no request are forwarded instead, whole.
     pub fn forward_pushes(&self, forward: Box<dyn Forward>) {
-        self.pushes.borrow_mut().forward(forward);
+        self.sink.borrow_mut().forward(forward);
     }
 
     /// The client it was lent to has left; what is forwarded still is.
     pub fn forget_client(&self) {
-        self.pushes.borrow_mut().forget_client();
+        self.sink.borrow_mut().forget_client();
     }
 
     /// The server tells the client it is lent to of a connection by an id; the client knows whom that stands for.
     pub fn stand_for(&self, names: Option<(i64, u64)>) {
-        self.pushes.borrow_mut().stand_for(names);
+        self.sink.borrow_mut().stand_for(names);
     }
 
     /// Says whether a request has been sent in part.
@@ -293,7 +292,7 @@ impl Link {
     /// transaction, at once, and its reply is told from all that comes.
     pub(super) fn takes_login(&self) -> bool {
         let is_own = self.worn.borrow().user.is_none() && !self.is_dressing();
-        let is_free = match self.pushes.borrow().client() {
+        let is_free = match self.sink.borrow().client() {
             Some(client) => self.in_flight() == 0 && !client.transaction().open,
             None => !self.is_blocked(),
         };
@@ -355,7 +354,7 @@ impl Link {
             *waker = Some(cx.waker().clone());
         }
         drop(waker);
-        if self.pushes.borrow().are_fanned_out() {
+        if self.sink.borrow().subscribers().is_some() {
             return self.poll_messages(cx, stream, idle);
         }
         for _ in 0..READS_A_TURN {

@@ -13,8 +13,8 @@ mod outlet;
 mod passing;
 mod pool;
 mod process;
-mod pushes;
 mod renewal;
+mod sink;
 mod socket;
 mod thread;
 mod turn;
@@ -27,6 +27,6 @@ pub use pool::{
     Subscriptions, TOPICS_A_TURN, Upstream, WaitError,
 };
 pub use process::Process;
-pub use pushes::{Forward, broken_redirection};
+pub use sink::{Forward, broken_redirection};
 pub use thread::Thread;
 pub use turn::let_others_go_first;

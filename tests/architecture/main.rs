@@ -138,7 +138,7 @@ const NOT_PURE: &[(&str, &str, &str)] = &[
 ];
 
 /// Folders whose files still stand in a circle: to be opened, and taken from this list then.
-const CIRCLES: &[&str] = &["client", "upstream"];
+const CIRCLES: &[&str] = &["client"];
 
 /// Names that types of several files share, each with the rooms in which they stand: to be told apart, and taken from this list then.
 const SHARED_NAMES: &[(&str, &[&str])] = &[

@@ -15,19 +15,19 @@ impl Link {
 
     /// An EXEC is sent that may run these commands, and make all frames the client's.
     pub fn expect_confirmations(&self, queued: Vec<QueuedSubscription>) {
-        self.pushes.borrow_mut().expect(queued);
+        self.sink.borrow_mut().expect(queued);
     }
 
     /// What is sent amid the messages from now on, where all has come that was asked for before.
     pub fn sent_now(&self, sent: SentNow) {
-        if let Some(confirmed) = self.pushes.borrow_mut().confirmed() {
+        if let Some(confirmed) = self.sink.borrow_mut().confirmed() {
             confirmed.sent_now(sent);
         }
     }
 
     /// The transaction that is sent amid the messages holds this command, too.
     pub fn queue_subscription(&self, queued: QueuedSubscription) {
-        if let Some(confirmed) = self.pushes.borrow_mut().confirmed() {
+        if let Some(confirmed) = self.sink.borrow_mut().confirmed() {
             confirmed.queue(queued);
         }
     }

@@ -261,8 +261,7 @@ impl Link {
     pub(super) fn collapse(&self) {
         let exchange = self.exchange.borrow_mut().take();
         // Not borrowed any more: whoever is told may give it back.
-        let pushes = self.pushes.take();
-        let pinned = pushes.lost();
+        let pinned = self.sink.take().lost();
         if self.is_debugging()
             && let Some(client) = &pinned
         {

@@ -12,27 +12,25 @@ impl ConnectionEvents for Link {
     }
 
     fn pushed(&self, bytes: &[u8], complete: bool) -> Result<bool, Violation> {
-        let mut pushes = self.pushes.borrow_mut();
-        pushes.take(bytes, complete)?;
-        let is_spent = complete && pushes.is_spent();
-        if is_spent {
+        let has_time = self.sink.borrow_mut().take(bytes, complete)?;
+        if !has_time {
             self.is_behind.set(true);
         }
-        Ok(!is_spent)
+        Ok(has_time)
     }
 
     fn broke_off(&self, bytes: &[u8]) -> Result<(), Violation> {
-        self.pushes.borrow_mut().break_off(bytes)
+        self.sink.borrow_mut().break_off(bytes)
     }
 
     fn is_fanned_out(&self) -> bool {
-        self.pushes.borrow().are_fanned_out()
+        self.sink.borrow().subscribers().is_some()
     }
 
     fn confirmed(&self, bytes: &[u8], complete: bool) {
         // What is sent on it from here on has answers that nobody looks at.
         self.keeps_traces.set(true);
-        self.pushes.borrow_mut().heed(bytes, complete);
+        self.sink.borrow_mut().heed(bytes, complete);
     }
 
     fn refused(&self, error: &[u8]) {

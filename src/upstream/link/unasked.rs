@@ -6,6 +6,7 @@ use std::task::{Context, Poll};
 
 use super::{Ended, Link, READS_A_TURN, invalid};
 use crate::transport::Stream;
+use crate::upstream::sink::SubscriberFrames;
 use crate::upstream::turn::let_others_go_first;
 
 impl Link {
@@ -22,7 +23,8 @@ impl Link {
             if let Some(ended) = self.write_or_end(cx, stream) {
                 return Poll::Ready(ended);
             }
-            if !has_read && self.pushes.borrow().has_unsent() {
+            let has_unsent = |subscribers: &dyn SubscriberFrames| subscribers.has_unsent();
+            if !has_read && self.sink.borrow().subscribers().is_some_and(has_unsent) {
                 // It is woken when they have been sent.
                 return Poll::Pending;
             }

@@ -21,6 +21,7 @@ use super::Upstream;
 use crate::budget::Kind as SocketKind;
 use crate::command::Delays;
 use crate::config::OnSubscriptionLoss;
+use crate::exchange::Violation;
 use crate::fanout::{
     FanoutPace, SubscriberId, SubscriptionFrame, SubscriptionSide, SubscriptionStart,
     TopicConfirmation, TopicCounts, TopicFanout, TopicKind, TopicMessage, UnexpectedFrame, read,
@@ -34,6 +35,7 @@ use crate::telemetry::{Bound, Disconnect, LossCause};
 use crate::upstream::handshake::connect;
 use crate::upstream::link::Link;
 use crate::upstream::outlet::Outlet;
+use crate::upstream::sink::SubscriberFrames;
 use crate::upstream::thread::Thread;
 
 /// A connection that has been silent for this long is asked whether it is still there, unless `upstream.ping_interval` asks
@@ -237,14 +239,7 @@ impl Subscriptions {
     }
 
     /// Takes bytes of a frame of the server, whose end they hold if it is `complete`.
-    ///
-    /// # Errors
-    /// [`UnexpectedFrame`] says that the connection is of no further use.
-    pub(in crate::upstream) fn take(
-        &self,
-        bytes: &[u8],
-        complete: bool,
-    ) -> Result<(), UnexpectedFrame> {
+    fn gather(&self, bytes: &[u8], complete: bool) -> Result<(), UnexpectedFrame> {
         self.heard_micros.set(self.thread.clock.now_micros());
         if self.is_skipping.get() {
             self.is_skipping.set(!complete);
@@ -377,7 +372,7 @@ impl Subscriptions {
         self.heard_micros.set(self.thread.clock.now_micros());
         self.needed_micros.set(self.thread.clock.now_micros());
         self.pinged_micros.set(None);
-        link.feed(Rc::clone(self));
+        link.feed(Rc::<Self>::clone(self));
         *self.link.borrow_mut() = Some(Rc::clone(link));
         self.fanout.borrow_mut().connected();
         self.turn();
@@ -507,6 +502,18 @@ impl Subscriptions {
         if let Some(link) = &*self.link.borrow() {
             link.close("respool is ending");
         }
+    }
+}
+
+impl SubscriberFrames for Subscriptions {
+    fn take(&self, bytes: &[u8], complete: bool) -> Result<bool, Violation> {
+        self.gather(bytes, complete)
+            .map_err(|_| Violation::NoSubscription)?;
+        Ok(!complete || !self.pace.borrow().is_spent())
+    }
+
+    fn has_unsent(&self) -> bool {
+        !self.touched.borrow().is_empty()
     }
 }
 

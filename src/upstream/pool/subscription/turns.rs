@@ -8,6 +8,7 @@ use super::Subscriptions;
 use crate::fanout::SubscriberId;
 use crate::upstream::outlet::Outlet;
 use crate::upstream::pool::Upstream;
+use crate::upstream::sink::SubscriberFrames;
 
 /// So many topics are looked at in one turn at most. 80,000 of one client held its worker for more than a tenth of a second, and
 /// the requests of all its other clients.
@@ -124,16 +125,6 @@ impl Subscriptions {
             self.pace.borrow_mut().handed_over(bytes);
         }
         self.pace.borrow_mut().begin();
-    }
-
-    /// Tells whether messages wait to be handed to sockets.
-    pub(in crate::upstream) fn has_unsent(&self) -> bool {
-        !self.touched.borrow().is_empty()
-    }
-
-    /// Tells whether enough has been placed for this turn.
-    pub(in crate::upstream) fn is_spent(&self) -> bool {
-        self.pace.borrow().is_spent()
     }
 }
 
