@@ -1,8 +1,10 @@
 //! The connections of one worker to the server. The shared ones are opened and changed here as the schedule wants them; the files
 //! below do each another thing with the pool.
 
+mod absence;
 mod acknowledged;
 mod blocked;
+mod databases;
 mod default_user;
 mod handing_over;
 mod health;
@@ -15,6 +17,7 @@ mod reauthenticate;
 mod reconnect;
 mod retire;
 mod silence;
+mod stalls;
 mod subscription;
 mod unauthenticated;
 mod unseen_ends;
@@ -25,13 +28,16 @@ pub use lent::{Pin, PinError};
 pub use subscription::{Announcement, SubscribeResult, Subscriptions, TOPICS_A_TURN};
 
 use std::cell::{Cell, RefCell};
-use std::collections::HashSet;
 use std::rc::Rc;
 use std::task::{Context, Poll, Waker};
 
+use absence::ServerAbsence;
 use blocked::BlockedClients;
+use databases::KnownDatabases;
 use health::HealthWatch;
+use lent::IdleConnections;
 use reconnect::ReconnectPause;
+use stalls::StallWatch;
 
 use super::link::Link;
 use super::outlet::Outlet;
@@ -47,9 +53,6 @@ use crate::telemetry::Bound;
 
 /// Without a secret nothing leads back to respool's own user; what is opened instead waits for one.
 const NO_SECRET: &str = "no secret of respool's own is known to change it with";
-
-/// So many databases are remembered to exist, so that SELECT is answered without asking again.
-const MAX_KNOWN_DATABASES: usize = 4096;
 
 /// Says why waiting for a shared connection was in vain.
 #[derive(Debug)]
@@ -149,42 +152,24 @@ pub struct Upstream {
     suspicion: RefCell<LossSuspicion>,
     schedule: RefCell<WorkersSchedule>,
     links: RefCell<Vec<Option<Rc<Link>>>>,
-    idle_pins: RefCell<Vec<Rc<Link>>>,
+    /// These can be lent at once.
+    idle: IdleConnections<Rc<Link>>,
     pins: RefCell<Vec<std::rc::Weak<Link>>>,
-    /// So many borrowers of this worker wait for a place in the budget: a connection that falls idle is theirs first.
-    borrowers: Cell<usize>,
-    fell_idle: tokio::sync::Notify,
     blocked: BlockedClients,
     health: HealthWatch,
     reconnect: RefCell<ReconnectPause>,
     /// Is true while the server is being asked whether it is a replica.
     is_asking_role: Cell<bool>,
-    /// No shared connection is up since then.
-    away_since_micros: Cell<Option<u64>>,
+    absence: ServerAbsence,
     names: Cell<u64>,
     /// The configuration calls the server so.
     address: RefCell<Address>,
-    known_databases: RefCell<HashSet<u32>>,
-    /// Connections begun before then tell nothing of the server.
-    known_since: Cell<u64>,
+    databases: KnownDatabases,
     stopping: Cell<bool>,
     is_renewing: Cell<bool>,
     /// It was last asked then whether those who have not authenticated are served.
     default_user_asked_micros: Cell<u64>,
-    /// The server has last refused then whom a connection was opened for; 0: never.
-    refused_micros: Cell<u64>,
-    /// A silent server was last asked anew then.
-    asked_anew_micros: Cell<u64>,
-    /// Is true while writes are seen to be held back by the server.
-    writes_are_held: Cell<bool>,
-    /// The write by which that was seen has not been answered since then.
-    held_since_micros: Cell<u64>,
-    /// Is true while a script runs past its time, and stands before what is due on a connection that is stalled.
-    is_script_seen: Cell<bool>,
-    /// Is true while a shared connection is stalled.
-    is_any_stalled: Cell<bool>,
-    /// Is true while a connection is being opened to ask the server on.
-    is_opening_to_ask: Cell<bool>,
+    stalls: StallWatch,
     /// Is true while a look at those who wait is on its way.
     will_act: Cell<bool>,
 }
@@ -198,29 +183,20 @@ impl Upstream {
             suspicion: RefCell::default(),
             schedule: RefCell::new(StateSchedule::new(shared)),
             links: RefCell::new(vec![None; shared]),
-            idle_pins: RefCell::default(),
+            idle: IdleConnections::default(),
             pins: RefCell::default(),
-            borrowers: Cell::new(0),
-            fell_idle: tokio::sync::Notify::new(),
             blocked: BlockedClients::default(),
             health: HealthWatch::default(),
             reconnect: RefCell::default(),
             is_asking_role: Cell::new(false),
-            away_since_micros: Cell::new(None),
+            absence: ServerAbsence::default(),
             names: Cell::new(0),
             address: RefCell::new(thread.settings().upstream.address.clone()),
-            known_databases: RefCell::new(HashSet::from([0])),
-            known_since: Cell::new(0),
+            databases: KnownDatabases::default(),
             stopping: Cell::new(false),
             is_renewing: Cell::new(false),
             default_user_asked_micros: Cell::new(0),
-            refused_micros: Cell::new(0),
-            asked_anew_micros: Cell::new(0),
-            writes_are_held: Cell::new(false),
-            held_since_micros: Cell::default(),
-            is_script_seen: Cell::new(false),
-            is_any_stalled: Cell::new(false),
-            is_opening_to_ask: Cell::new(false),
+            stalls: StallWatch::default(),
             will_act: Cell::new(false),
             thread,
         })
@@ -246,8 +222,7 @@ impl Upstream {
     fn forget_server(&self) {
         self.start_over();
         let process = &self.thread.process;
-        self.known_since.set(process.now_micros());
-        *self.known_databases.borrow_mut() = HashSet::from([0]);
+        self.databases.forget(process.now_micros());
         process.server.forget_list();
     }
 
@@ -414,7 +389,7 @@ impl Upstream {
 
     /// Tells whether the server is known to have this database, for respool's own user.
     pub fn knows_database(&self, state: &State) -> bool {
-        state.user.is_none() && self.known_databases.borrow().contains(&state.database)
+        state.user.is_none() && self.databases.has(state.database)
     }
 
     /// Does what time has made due.
@@ -589,10 +564,8 @@ impl Upstream {
         let begun = self.links.borrow()[slot]
             .as_ref()
             .map_or(0, |link| link.origin().begun_micros);
-        let mut known = self.known_databases.borrow_mut();
-        let tells = begun >= self.known_since.get();
-        if tells && state.user.is_none() && known.len() < MAX_KNOWN_DATABASES {
-            known.insert(state.database);
+        if state.user.is_none() {
+            self.databases.seen(state.database, begun);
         }
         let granted = self.schedule.borrow_mut().changed(slot, state);
         for waiter in granted {

@@ -89,7 +89,7 @@ impl Upstream {
     /// Tells whether the server holds writes back now.
     #[inline]
     pub fn are_writes_held(&self) -> bool {
-        self.writes_are_held.get()
+        self.stalls.are_writes_held.get()
             || self
                 .thread
                 .process
@@ -149,7 +149,7 @@ impl Upstream {
 
     /// Tells whether a shared connection owes an answer for longer than servers take.
     pub fn is_stalled(&self) -> bool {
-        self.is_any_stalled.get()
+        self.stalls.is_any.get()
     }
 
     /// Tells whether something has been answered that was sent later than then.
@@ -159,7 +159,7 @@ impl Upstream {
 
     /// Tells whether a pause is seen to hold writes back: one is not answered, and what was sent later is.
     pub fn sees_writes_held(&self) -> bool {
-        self.writes_are_held.get()
+        self.stalls.are_writes_held.get()
     }
 
     /// Tells whether the server puts off a call that is sent now, as far as is known; `writes`: it is a write.
@@ -173,7 +173,7 @@ impl Upstream {
     pub(super) fn may_be_put_off(&self, sent_micros: u64, writes: bool) -> bool {
         let now = self.thread.clock.refresh();
         let is_done = self.thread.pulse.has_written_behind(sent_micros);
-        let is_seen = writes && self.writes_are_held.get() && !is_done;
+        let is_seen = writes && self.stalls.are_writes_held.get() && !is_done;
         let pauses = &self.thread.process.pulse.pauses;
         is_seen || pauses.may_put_off(sent_micros, writes, now)
     }
@@ -181,7 +181,7 @@ impl Upstream {
     /// Tells whether it matters on which connection a client goes on that has nothing due.
     #[inline]
     pub fn has_lanes(&self) -> bool {
-        self.is_any_stalled.get() || self.are_writes_held()
+        self.stalls.is_any.get() || self.are_writes_held()
     }
 
     /// The server has done a write of respool's own that was sent then: it holds nothing back. `answered_micros`: the latest that had
@@ -190,9 +190,7 @@ impl Upstream {
         let now = self.thread.clock.now_micros();
         self.thread.process.pulse.pauses.written(sent_micros, now);
         self.thread.pulse.written(answered_micros);
-        if sent_micros >= self.held_since_micros.get() {
-            self.writes_are_held.set(false);
-        }
+        self.stalls.written(sent_micros);
     }
 
     /// Looks whether the server holds writes back, and asks it where that cannot be told.
@@ -200,18 +198,12 @@ impl Upstream {
         let links: Vec<Rc<Link>> = self.links.borrow().iter().flatten().cloned().collect();
         let held = links.iter().filter_map(|link| link.held_since()).min();
         let answered = self.thread.pulse.answered_micros();
-        // While a script runs past its time all that is answered elsewhere is BUSY: what is due is behind it, and not paused.
         let worked_on = links.iter().filter_map(|link| link.worked_on_since()).min();
-        let since = held.or(worked_on);
-        let is_script = since.is_some_and(|since| self.thread.pulse.busy_micros() > since);
-        let is_seen = held.is_some_and(|since| answered > since) && !is_script;
-        self.is_script_seen.set(is_script);
-        self.writes_are_held.set(is_seen);
-        self.held_since_micros.set(held.unwrap_or_default());
-        if since.is_none() || is_seen {
+        let busy = self.thread.pulse.busy_micros();
+        if !self.stalls.look((held, worked_on), answered, busy) {
             return;
         }
-        let idle_pins = self.idle_pins.borrow().clone();
+        let idle_pins = self.idle.all().clone();
         if !self.ask_anew(links.iter().chain(&idle_pins), ASKED_EVERY)
             && let Some(stalled) = links.iter().find(|link| link.is_stalled())
         {
@@ -226,14 +218,14 @@ impl Upstream {
     /// Opens a connection on which the server can be asked where each shared one is stalled, if one may be lent.
     fn open_to_ask(self: &Rc<Self>) {
         let budget = &self.thread.process.budget;
-        if self.is_opening_to_ask.get() {
+        if self.stalls.is_opening_to_ask.get() {
             return;
         }
         // It counts for nobody's group for longer than the connect takes.
         let Some(lease) = budget.try_lease(0, self.thread.index) else {
             return;
         };
-        self.is_opening_to_ask.set(true);
+        self.stalls.is_opening_to_ask.set(true);
         let upstream = Rc::clone(self);
         tokio::task::spawn_local(async move {
             let limit = upstream.thread.settings().upstream.connect_timeout;
@@ -242,7 +234,7 @@ impl Upstream {
                 upstream.keep_idle(link);
             }
             drop(lease);
-            upstream.is_opening_to_ask.set(false);
+            upstream.stalls.is_opening_to_ask.set(false);
         });
     }
 
@@ -250,7 +242,7 @@ impl Upstream {
     /// be: a worker that has one has nothing else to send it on.
     fn is_shut(&self, delays: Delays) -> bool {
         let is_held = self.are_writes_held();
-        let is_answered = self.is_script_seen.get() || (is_held && !delays.may_pause());
+        let is_answered = self.stalls.is_script_seen.get() || (is_held && !delays.may_pause());
         if !is_answered || self.is_away() || self.schedule.borrow().may_grow() {
             return false;
         }
@@ -359,7 +351,7 @@ impl Upstream {
         let found = match delays.may_pause() {
             // A pause that is not known yet takes no other connection so.
             true => Some(())
-                .filter(|()| !self.is_script_seen.get())
+                .filter(|()| !self.stalls.is_script_seen.get())
                 .and_then(|()| {
                     least(&|link| link.may_be_paused() || (is_held && link.owes_write()))
                 })

@@ -3,7 +3,10 @@
 //! Invariant: nobody gets a connection that holds anything of the client before: it was left clear, or has been scrubbed
 //! and the server has acknowledged it, or it is closed.
 
+mod idle;
 mod made;
+
+pub(super) use idle::IdleConnections;
 
 use std::cell::Cell;
 use std::rc::Rc;
@@ -59,22 +62,6 @@ impl Pin {
     pub fn give_back_clear(mut self) {
         self.is_clear = true;
         self.link.set_may_debug(false);
-    }
-}
-
-/// Counts a borrower of this worker while it waits for a place.
-struct Borrower<'a>(&'a Cell<usize>);
-
-impl<'a> Borrower<'a> {
-    fn new(count: &'a Cell<usize>) -> Self {
-        count.set(count.get() + 1);
-        Self(count)
-    }
-}
-
-impl Drop for Borrower<'_> {
-    fn drop(&mut self) {
-        self.0.set(self.0.get() - 1);
     }
 }
 
@@ -158,13 +145,13 @@ impl Upstream {
     ) -> Option<Pin> {
         let has_one =
             |link: &Rc<Link>| link.is_alive() && link.leaving().is_none() && *link.worn() == *state;
-        let at = self.idle_pins.borrow().iter().position(has_one)?;
+        let at = self.idle.all().iter().position(has_one)?;
         let lease = self
             .thread
             .process
             .budget
             .try_lease(group, self.thread.index)?;
-        let link = self.idle_pins.borrow_mut().swap_remove(at);
+        let link = self.idle.take_at(at);
         Some(self.lend(link, lease, Some(outlet)))
     }
 
@@ -257,7 +244,7 @@ impl Upstream {
 
     /// Returns `state` for who needs no database: in that of the idle pin that would be lent, so that it need not change.
     pub fn in_any_database(&self, state: &State) -> State {
-        let idle = self.idle_pins.borrow();
+        let idle = self.idle.all();
         let fits = |link: &&Rc<Link>| {
             let database = link.worn().database;
             let state = State {
@@ -276,16 +263,14 @@ impl Upstream {
     /// Gives an idle connection to a worker that waits for one, or closes it when somebody waits for its place.
     pub fn give_up_idle(&self) {
         let budget = &self.thread.process.budget;
-        // As many as borrowers of this worker are about to take stay.
-        let spare = self.idle_pins.borrow().len() > self.borrowers.get();
-        if !spare || !budget.sockets_wanted() {
+        if !self.idle.has_spare() || !budget.sockets_wanted() {
             return;
         }
         let wanted = budget.wanted_of(self.thread.index);
         if wanted == Wanted::Nothing || self.is_on_its_way(wanted) {
             return;
         }
-        if let Some(link) = self.idle_pins.borrow_mut().pop()
+        if let Some(link) = self.idle.pop()
             && !self.pass_on(&link, wanted)
         {
             link.close("its place in the budget is needed");
@@ -320,21 +305,17 @@ impl Upstream {
         if let Some(leaving) = link.leaving() {
             return link.lose(leaving.cause, leaving.why());
         }
-        self.idle_pins.borrow_mut().push(link);
-        // In this order: who begins to wait from here on finds it.
-        if self.borrowers.get() > 0 {
-            self.fell_idle.notify_one();
-        } else {
+        if !self.idle.put(link) {
             self.give_up_idle();
         }
     }
 
     /// Waits for a place for a new connection. `None`: one of this worker's own fell idle meanwhile.
     pub(super) async fn place(&self) -> Option<SocketPermit> {
-        let _waiting = Borrower::new(&self.borrowers);
+        let borrower = self.idle.await_one();
         tokio::select! {
             biased;
-            () = self.fell_idle.notified() => None,
+            () = borrower.fell_idle() => None,
             permit = self.permit(SocketKind::Pinned) => Some(permit),
         }
     }
@@ -364,7 +345,7 @@ impl Upstream {
             }
             self.pause().await;
             // From here to the wait for a place nothing is awaited: no pin falls idle unseen.
-            if !self.idle_pins.borrow().is_empty() {
+            if !self.idle.all().is_empty() {
                 continue;
             }
             let Some(permit) = self.place().await else {
@@ -393,8 +374,7 @@ impl Upstream {
     }
 
     fn take_idle(&self, state: &State) -> Option<Rc<Link>> {
-        let mut idle = self.idle_pins.borrow_mut();
-        idle.retain(|link| match link.leaving() {
+        self.idle.retain(|link| match link.leaving() {
             // Nobody is to have it, and its place is wanted.
             Some(leaving) => {
                 link.lose(leaving.cause, leaving.why());
@@ -402,10 +382,7 @@ impl Upstream {
             }
             None => link.is_alive(),
         });
-        match idle.iter().position(|link| *link.worn() == *state) {
-            Some(at) => Some(idle.swap_remove(at)),
-            None => idle.pop(),
-        }
+        self.idle.take_best(|link| *link.worn() == *state)
     }
 
     pub(super) fn keep_driving(self: &Rc<Self>, link: &Rc<Link>) {
@@ -413,10 +390,7 @@ impl Upstream {
         let (upstream, link) = (Rc::clone(self), Rc::clone(link));
         tokio::task::spawn_local(async move {
             let forget = || {
-                upstream
-                    .idle_pins
-                    .borrow_mut()
-                    .retain(|idle| !Rc::ptr_eq(idle, &link))
+                upstream.idle.retain(|idle| !Rc::ptr_eq(idle, &link));
             };
             let ended = link.drive(|link| upstream.heed(link), forget).await;
             tracing::debug!(

@@ -47,7 +47,7 @@ impl Upstream {
                 // Lost with its connection: the next one tells.
                 return process.listing.suspect();
             };
-            let is_another = |upstream: Rc<Self>| begun < upstream.known_since.get();
+            let is_another = |upstream: Rc<Self>| upstream.databases.is_before(begun);
             if upstream.upgrade().is_none_or(is_another) {
                 return;
             }

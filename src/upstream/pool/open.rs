@@ -185,16 +185,14 @@ impl Upstream {
     /// wait on, as they would directly: for a slow command, or for others whose turn comes first.
     pub(super) fn expire(&self) {
         let now = self.thread.clock.now_micros();
-        if !self.is_away() {
-            return self.away_since_micros.set(None);
+        let is_away = self.is_away();
+        self.absence.note(is_away, now);
+        if !is_away {
+            return;
         }
-        let away = self.away_since_micros.get().unwrap_or(now);
-        self.away_since_micros.set(Some(away));
-        let refused = self.refused_micros.get();
         let limit = self.thread.settings().upstream.queue.timeout;
         let late = |waiter: &Rc<SharedWaiter>| {
-            // A server that refuses others is there.
-            let since = waiter.since_micros.max(away).max(refused);
+            let since = self.absence.waited_for_since(waiter.since_micros);
             self.thread.clock.is_past(since, limit)
         };
         let expired = self.schedule.borrow_mut().take_while(late);
@@ -380,7 +378,7 @@ impl Upstream {
                 break permit;
             }
             // What falls idle meanwhile is closed in its turn.
-            if let Some(link) = self.idle_pins.borrow_mut().pop() {
+            if let Some(link) = self.idle.pop() {
                 link.close("its place in the budget is needed");
             }
             if let Ok(Some(permit)) = tokio::time::timeout(LINGER, self.place()).await {

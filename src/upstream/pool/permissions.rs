@@ -19,6 +19,55 @@ use crate::telemetry::Bound;
 use crate::texts::NOAUTH;
 use crate::upstream::link::Link;
 
+/// Tells how the shared connection stands on which a user's question could be asked.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum NearestLink {
+    /// There is none.
+    Missing,
+    /// What is sent on it is answered.
+    Free,
+    /// What is sent on it may be answered in a moment.
+    HeldUp,
+    /// It owes an answer for longer than servers take.
+    Stalled,
+}
+
+/// Tells which way a question about a user goes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum QuestionWay {
+    /// It goes on the nearest connection.
+    Nearest,
+    /// It goes on a connection lent for it.
+    Lent,
+    /// It waits for a shared connection.
+    Wait,
+    /// Respool has no user of its own of whom it could be asked.
+    Nobody,
+    /// The server is away.
+    Unreachable,
+}
+
+impl NearestLink {
+    /// Decides the way of a question of respool's `own` user or of another, where respool `is_nobody` or is somebody: to a connection
+    /// that is held up only where all are.
+    fn way(
+        self,
+        (own, is_nobody): (bool, bool),
+        are_all_held_up: impl FnOnce() -> bool,
+        answers_elsewhere: impl FnOnce() -> bool,
+    ) -> QuestionWay {
+        match self {
+            Self::Free => QuestionWay::Nearest,
+            // What is not stalled may be done with its work in a moment.
+            Self::HeldUp if are_all_held_up() => QuestionWay::Nearest,
+            Self::Missing if own && is_nobody => QuestionWay::Nobody,
+            Self::Missing if own => QuestionWay::Unreachable,
+            _ if answers_elsewhere() => QuestionWay::Lent,
+            _ => QuestionWay::Wait,
+        }
+    }
+}
+
 impl Upstream {
     /// Asks the server what is to be known of it: its commands, and what respool's own user may do to other clients, which holds
     /// while the server is away.
@@ -101,15 +150,23 @@ impl Upstream {
                 None => self.own_link().await,
                 Some(_) => self.link_of(state),
             };
-            match near {
-                Some(link) if !self.is_held_up(&link) => break link,
-                // What is not stalled may be done with its work in a moment.
-                Some(link) if self.are_all_held_up() && !link.is_stalled() => break link,
-                None if state.user.is_none() && self.thread.is_nobody() => {
-                    return Ok(Err(NOAUTH.to_vec()));
-                }
-                None if state.user.is_none() => return Err(PinError::Unreachable),
-                near if self.answers_elsewhere() => {
+            let stands = match &near {
+                None => NearestLink::Missing,
+                Some(link) if !self.is_held_up(link) => NearestLink::Free,
+                Some(link) if link.is_stalled() => NearestLink::Stalled,
+                Some(_) => NearestLink::HeldUp,
+            };
+            let own = state.user.is_none();
+            let way = stands.way(
+                (own, own && self.thread.is_nobody()),
+                || self.are_all_held_up(),
+                || self.answers_elsewhere(),
+            );
+            match (way, near) {
+                (QuestionWay::Nearest, Some(link)) => break link,
+                (QuestionWay::Nobody, _) => return Ok(Err(NOAUTH.to_vec())),
+                (QuestionWay::Unreachable, _) => return Err(PinError::Unreachable),
+                (QuestionWay::Lent, near) => {
                     let told = match group {
                         Some(group) => self.answer_on_lent(group, anywhere, question).await,
                         None => Err(PinError::Timeout),
@@ -120,11 +177,13 @@ impl Upstream {
                         (told, _) => return told.map(Ok),
                     }
                 }
-                _ => match self.granted_or_lent(&anywhere).await? {
-                    Ok(Some(link)) => break link,
-                    Ok(None) => {}
-                    Err(refusal) => return Ok(Err(refusal)),
-                },
+                (QuestionWay::Wait | QuestionWay::Nearest, _) => {
+                    match self.granted_or_lent(&anywhere).await? {
+                        Ok(Some(link)) => break link,
+                        Ok(None) => {}
+                        Err(refusal) => return Ok(Err(refusal)),
+                    }
+                }
             }
         };
         self.answer_on(&link, question).await.map(Ok)
@@ -267,15 +326,12 @@ impl Upstream {
             // It is shown as the connection becomes the user's.
             return match self.link_in(&state).await.ok()? {
                 Ok(_) => Some(true),
-                Err(refusal) => is_wrong_password(&refusal).then_some(false),
+                Err(refusal) => still_takes(&refusal),
             };
         };
         // The connection is the user's already: a refusal leaves it as it is.
         let answer = reply(&link, &Zeroizing::new(credentials.request())).await?;
-        match answer.starts_with(b"+OK") {
-            true => Some(true),
-            false => is_wrong_password(&answer).then_some(false),
-        }
+        still_takes(&answer)
     }
 
     /// Tells whether a user may still subscribe to all of `topics`; `None`: the server has not said so.
@@ -293,10 +349,7 @@ impl Upstream {
             ..State::INITIAL
         };
         let asked = self.may_subscribe(group, state, encode_request(&words));
-        match asked.await.ok()? {
-            Ok(()) => Some(true),
-            Err(refusal) => refusal.starts_with(b"-NOPERM").then_some(false),
-        }
+        still_permits(&asked.await.ok()?)
     }
 
     /// Tells whether the server would let the user of `state` publish to a channel, as far as it says so: what it queues in a
@@ -372,6 +425,22 @@ fn permission(sub: Option<ClientSub>, answer: Vec<u8>) -> Permission {
     }
 }
 
+/// Reads whether an answer to AUTH says that what was shown is taken; `None`: it is about something else.
+fn still_takes(answer: &[u8]) -> Option<bool> {
+    match answer.starts_with(b"+OK") {
+        true => Some(true),
+        false => is_wrong_password(answer).then_some(false),
+    }
+}
+
+/// Reads whether an answer to a question about a permission grants it; `None`: it is about something else.
+fn still_permits(answer: &Permission) -> Option<bool> {
+    match answer {
+        Ok(()) => Some(true),
+        Err(refusal) => refusal.starts_with(b"-NOPERM").then_some(false),
+    }
+}
+
 /// Returns what a wait for a shared connection comes to. `Ok(Ok(None))`: none, and it is to be looked for anew; `Ok(Err)`: the server refuses
 /// what the connection was to be.
 async fn granted(
@@ -417,4 +486,82 @@ async fn would_queue(link: &Rc<Link>, request: &[u8]) -> Option<bool> {
 fn reply(link: &Rc<Link>, request: &[u8]) -> impl Future<Output = Option<Vec<u8>>> + use<> {
     let told = link.ask(request);
     async { told.await.ok() }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const ALL: [NearestLink; 4] = [
+        NearestLink::Missing,
+        NearestLink::Free,
+        NearestLink::HeldUp,
+        NearestLink::Stalled,
+    ];
+
+    /// Asks of a server on which so much is held up; another is somebody always.
+    fn way(near: NearestLink, own: bool, all_held_up: bool, elsewhere: bool) -> QuestionWay {
+        near.way((own, false), || all_held_up, || elsewhere)
+    }
+
+    #[test]
+    fn a_question_goes_on_a_connection_that_answers_whatever_the_others_do() {
+        for own in [false, true] {
+            for (all_held_up, elsewhere) in [(false, false), (true, false), (true, true)] {
+                let way = way(NearestLink::Free, own, all_held_up, elsewhere);
+                assert_eq!(way, QuestionWay::Nearest);
+            }
+        }
+    }
+
+    #[test]
+    fn a_connection_that_is_held_up_is_asked_on_only_where_all_are_and_it_may_answer() {
+        let way = |near, all, elsewhere| way(near, false, all, elsewhere);
+        assert_eq!(way(NearestLink::HeldUp, false, false), QuestionWay::Wait);
+        assert_eq!(way(NearestLink::HeldUp, true, false), QuestionWay::Nearest);
+        assert_eq!(way(NearestLink::HeldUp, true, true), QuestionWay::Nearest);
+        assert_eq!(way(NearestLink::Stalled, true, false), QuestionWay::Wait);
+        assert_eq!(way(NearestLink::Stalled, true, true), QuestionWay::Lent);
+    }
+
+    #[test]
+    fn a_user_without_a_connection_waits_for_one_and_respool_itself_does_not() {
+        let missing = NearestLink::Missing;
+        assert_eq!(way(missing, false, false, false), QuestionWay::Wait);
+        assert_eq!(way(missing, false, true, true), QuestionWay::Lent);
+        assert_eq!(way(missing, true, true, true), QuestionWay::Unreachable);
+        let nobody = missing.way((true, true), || true, || true);
+        assert_eq!(nobody, QuestionWay::Nobody);
+    }
+
+    #[test]
+    fn only_where_none_is_near_it_matters_who_respool_is() {
+        for near in ALL.into_iter().filter(|near| *near != NearestLink::Missing) {
+            for (all_held_up, elsewhere) in [(false, false), (true, false), (true, true)] {
+                let of = |own, nobody| near.way((own, nobody), || all_held_up, || elsewhere);
+                let usual = of(false, false);
+                assert!(
+                    [of(true, false), of(true, true)]
+                        .iter()
+                        .all(|way| *way == usual)
+                );
+            }
+        }
+    }
+
+    #[test]
+    fn an_answer_about_something_else_takes_nothing_away() {
+        assert_eq!(still_takes(b"+OK\r\n"), Some(true));
+        assert_eq!(still_takes(b"-WRONGPASS invalid\r\n"), Some(false));
+        for other in [
+            &b"-LOADING\r\n"[..],
+            b"-BUSY Redis\r\n",
+            b"-ERR max number of clients\r\n",
+        ] {
+            assert_eq!(still_takes(other), None);
+            assert_eq!(still_permits(&Err(other.to_vec())), None);
+        }
+        assert_eq!(still_permits(&Ok(())), Some(true));
+        assert_eq!(still_permits(&Err(b"-NOPERM no\r\n".to_vec())), Some(false));
+    }
 }

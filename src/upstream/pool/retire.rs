@@ -69,6 +69,32 @@ fn next_step(leaving: &Leaving, used: LinkUse, now: u64) -> LeavingStep {
     }
 }
 
+/// Decides from when until when a connection is left: from a moment within `spread`, of which `chance` is taken, so that not all are opened
+/// anew at once. What must not wait for ever has until `limit` after that.
+fn leaving_within(
+    cause: LossCause,
+    (spread, chance): (Duration, f64),
+    limit: Duration,
+    now: u64,
+) -> Leaving {
+    let from_micros = now + spread.mul_f64(chance).as_micros() as u64;
+    let mut leaving = Leaving {
+        cause,
+        from_micros,
+        until_micros: u64::MAX,
+    };
+    if !leaving.is_patient() {
+        leaving.until_micros = from_micros + limit.as_micros() as u64;
+    }
+    leaving
+}
+
+/// Tells whether an answer to HELLO, or to INFO, is that of a replica.
+fn is_from_replica(reply: &[u8]) -> bool {
+    let is = |role: &[u8]| memchr::memmem::find(reply, role).is_some();
+    is(b"\r\nreplica\r\n") || is(b"\r\nslave\r\n") || is(b"\r\nrole:slave\r\n")
+}
+
 impl Upstream {
     /// Leaves the connections to be left, each from a random moment on so that not all are opened anew at once.
     pub(super) fn move_on(self: &Rc<Self>) {
@@ -145,18 +171,9 @@ impl Upstream {
             return;
         };
         let settings = self.thread.settings();
-        let spread = (settings.upstream.reconnect.max / 4).mul_f64(rand::random::<f64>());
-        let from_micros = now + spread.as_micros() as u64;
-        let mut leaving = Leaving {
-            cause,
-            from_micros,
-            until_micros: u64::MAX,
-        };
-        if !leaving.is_patient() {
-            let limit = settings.upstream.move_timeout;
-            leaving.until_micros = from_micros + limit.as_micros() as u64;
-        }
-        link.set_leaving(leaving);
+        let spread = (settings.upstream.reconnect.max / 4, rand::random());
+        let limit = settings.upstream.move_timeout;
+        link.set_leaving(leaving_within(cause, spread, limit, now));
         if cause == LossCause::Moved && link.is_alive() {
             let failovers = &self.thread.process.failovers;
             failovers.left(&origin.node, cause, origin.begun_micros, now);
@@ -201,7 +218,7 @@ impl Upstream {
                 is_stuck: link.is_stuck(STUCK_AFTER),
             };
         }
-        let is_idle = self.idle_pins.borrow().iter().any(is_it);
+        let is_idle = self.idle.all().iter().any(is_it);
         let mut subscriptions = self.both_subscriptions();
         let is_subscription =
             subscriptions.any(|some| some.connection().is_some_and(|other| is_it(&other)));
@@ -278,8 +295,7 @@ impl Upstream {
             // A server older than HELLO.
             reply = ask(&link, &encode_request(&["INFO", "replication"])).await?;
         }
-        let is = |role: &[u8]| memchr::memmem::find(&reply, role).is_some();
-        Some(is(b"\r\nreplica\r\n") || is(b"\r\nslave\r\n") || is(b"\r\nrole:slave\r\n"))
+        Some(is_from_replica(&reply))
     }
 
     /// Returns a shared connection to `node` for a request of respool's own.
@@ -419,5 +435,34 @@ mod tests {
         };
         let step = next_step(&never, LinkUse::Lent, 99 * SECOND);
         assert_eq!(step, LeavingStep::Vacate);
+    }
+
+    #[test]
+    fn a_connection_is_left_within_the_spread_and_only_one_that_must_not_wait_has_an_end() {
+        let spread = |chance| (Duration::from_secs(4), chance);
+        let limit = Duration::from_secs(30);
+        let leaving = |cause, chance| {
+            let leaving = leaving_within(cause, spread(chance), limit, 7 * SECOND);
+            (leaving.from_micros, leaving.until_micros)
+        };
+        for cause in [LossCause::Moved, LossCause::Readonly, LossCause::MasterDown] {
+            assert_eq!(leaving(cause, 0.0), (7 * SECOND, 37 * SECOND));
+            assert_eq!(leaving(cause, 0.5), (9 * SECOND, 39 * SECOND));
+        }
+        for cause in [LossCause::Renewed, LossCause::TlsKeys] {
+            assert_eq!(leaving(cause, 0.25), (8 * SECOND, u64::MAX));
+        }
+    }
+
+    #[test]
+    fn a_replica_is_told_by_its_role_alone() {
+        let hello = |role: &str| format!("*4\r\n$4\r\nrole\r\n${}\r\n{role}\r\n", role.len());
+        assert!(is_from_replica(hello("replica").as_bytes()));
+        assert!(is_from_replica(hello("slave").as_bytes()));
+        assert!(!is_from_replica(hello("master").as_bytes()));
+        let info = |role: &str| format!("$99\r\n# Replication\r\nrole:{role}\r\nslaves:0\r\n");
+        assert!(is_from_replica(info("slave").as_bytes()));
+        assert!(!is_from_replica(info("master").as_bytes()));
+        assert!(!is_from_replica(b"-NOAUTH replica\r\n"));
     }
 }

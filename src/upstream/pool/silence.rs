@@ -45,8 +45,8 @@ impl Upstream {
             pulse.is_quiet(now);
         }
         let is_gone = pulse.is_host_gone();
-        self.is_any_stalled
-            .set(shared.iter().any(|link| link.is_stalled()));
+        let is_any_stalled = shared.iter().any(|link| link.is_stalled());
+        self.stalls.is_any.set(is_any_stalled);
         let mut is_suspected = false;
         for link in all() {
             let is_busy = !is_gone && link.is_unheard_for(ASKED_AFTER);
@@ -57,7 +57,7 @@ impl Upstream {
             .iter()
             .for_each(|link| link.ping_if_idle(upstream.ping_interval));
         // Only those that nobody has borrowed.
-        let idle_pins = self.idle_pins.borrow();
+        let idle_pins = self.idle.all();
         idle_pins
             .iter()
             .for_each(|link| link.ping_if_idle(upstream.ping_interval));
@@ -82,7 +82,7 @@ impl Upstream {
         mut links: impl Iterator<Item = &'a Rc<Link>>,
         every: Duration,
     ) -> bool {
-        let asked = &self.asked_anew_micros;
+        let asked = &self.stalls.asked_micros;
         if !self.thread.clock.is_past(asked.get(), every) {
             return true;
         }

@@ -10,7 +10,7 @@ use crate::upstream::link::Link;
 impl Upstream {
     /// Connection `slot` could not be opened for whoever waits for it: the server answers `reply` to them.
     pub(super) fn refused_and_closed(self: &Rc<Self>, slot: usize, reply: &[u8]) {
-        self.refused_micros.set(self.thread.clock.refresh());
+        self.absence.refused(self.thread.clock.refresh());
         self.connected();
         self.thread.process.failovers.answered();
         let refused = self.schedule.borrow_mut().refused_and_closed(slot);
