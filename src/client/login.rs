@@ -307,7 +307,7 @@ impl Client {
     /// HELLO is sent only behind an AUTH that was taken: the client goes on in its protocol where it was not.
     fn log_in_on_pin(&mut self, target: State, login: Login) {
         let Some(pin) = &self.pin else { return };
-        let worn = pin.link().worn().clone();
+        let worn = pin.link().state().clone();
         let purpose = match worn.protocol == target.protocol {
             true => Purpose::Login(Box::new(login)),
             false => Purpose::Hello(Box::new(login)),
@@ -324,7 +324,7 @@ impl Client {
                 .hello
                 .as_ref()
                 .map_or(Protocol::Resp2, |hello| hello.0),
-            ..pin.link().worn().clone()
+            ..pin.link().state().clone()
         };
         // It is the user's from here on, whatever becomes of the protocol.
         self.session.state.user.clone_from(&target.user);

@@ -71,7 +71,7 @@ fn process(settings: &Arc<Settings>, start: Instant) -> io::Result<Arc<Process>>
         audiences: Default::default(),
         served: Arc::default(),
         weights: Default::default(),
-        seats_wanted: Default::default(),
+        call_connections_wanted: Default::default(),
         uncounted: Default::default(),
         unseen_ends: Default::default(),
         passing: Passing::new(settings.workers),

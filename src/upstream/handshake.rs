@@ -92,7 +92,7 @@ pub(super) async fn connect(
                     is_replica,
                     version,
                 },
-            worn,
+            reached,
             refusal,
         },
     ) = greeted?;
@@ -109,7 +109,13 @@ pub(super) async fn connect(
     let can_serve = !is_replica || upstream.role == Role::Replica;
     let failovers = &thread.process.failovers;
     failovers.opened(socket.kind(), &origin, can_serve);
-    let link = Link::new(Rc::clone(thread), socket, worn, (name, server_id), origin);
+    let link = Link::new(
+        Rc::clone(thread),
+        socket,
+        reached,
+        (name, server_id),
+        origin,
+    );
     if terms.login.expires() {
         link.renewal
             .begin(upstream.reauthenticate_after, thread.clock.refresh());
@@ -193,7 +199,7 @@ async fn greet(
 struct SettledState {
     introduced: ServerIntroduction,
     /// It is in the wanted state, or as far on the way to it as the server took it.
-    worn: State,
+    reached: State,
     /// The server answered this to the state of a client.
     refusal: Option<Vec<u8>>,
 }
@@ -222,15 +228,15 @@ async fn settle(
         }
     };
     thread.process.health.answered(elapsed());
-    let worn = State {
+    let reached = State {
         user,
         ..State::INITIAL
     };
-    let (worn, refusal) = change_state(talk, thread, (worn, state), name).await?;
+    let (reached, refusal) = change_state(talk, thread, (reached, state), name).await?;
     talk.nothing_is_left()?;
     Ok(SettledState {
         introduced,
-        worn,
+        reached,
         refusal,
     })
 }
@@ -261,21 +267,21 @@ async fn secure(
 async fn change_state(
     talk: &mut OpeningTalk,
     thread: &Thread,
-    (mut worn, state): (State, &State),
+    (mut reached, state): (State, &State),
     name: &str,
 ) -> Result<(State, Option<Vec<u8>>), ConnectError> {
     let login = thread.process.login();
     let own = thread.own();
     let own = own.ok_or_else(|| refused_login("", &login))?;
-    for step in steps(&worn, state, Change::Difference, &own, name) {
+    for step in steps(&reached, state, Change::Difference, &own, name) {
         let reply = talk.ask(&step.request).await?;
         if reply.first() == Some(&b'-') {
-            return Ok((worn, Some(step.effect.refusal(reply))));
+            return Ok((reached, Some(step.effect.refusal(reply))));
         }
         if !step.effect.is_answered_by(&reply) {
             return Err(out_of_place());
         }
-        step.effect.apply(&mut worn);
+        step.effect.apply(&mut reached);
     }
-    Ok((worn, None))
+    Ok((reached, None))
 }

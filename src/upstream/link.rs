@@ -18,7 +18,7 @@ mod trust;
 mod unasked;
 
 pub use ending::SocketEnd;
-pub(super) use ending::{Ended, Leaving};
+pub(super) use ending::{Leaving, LinkEnd};
 pub use room::RoomWait;
 
 use std::cell::{Cell, Ref, RefCell};
@@ -48,75 +48,75 @@ use crate::transport::Stream;
 /// Reads of one turn before other tasks get theirs.
 const READS_A_TURN: usize = 16;
 
-/// One connection to the server.
+/// Holds one connection to the server.
 pub struct Link {
-    /// Its name at the server.
+    /// The server knows it by this name.
     pub name: String,
-    /// Its id at the server, for CLIENT UNBLOCK.
+    /// The server knows it by this id, which CLIENT UNBLOCK takes.
     pub server_id: i64,
-    /// Its place among the worker's shared connections; `usize::MAX`: it is pinned.
+    /// It stands here among the worker's shared connections; `usize::MAX`: it is pinned.
     pub slot: Cell<usize>,
     pub(super) thread: Rc<Thread>,
-    /// `None` from its end on.
+    /// It has no socket from its end on.
     socket: RefCell<Option<Rc<ServerSocket>>>,
-    /// What its socket is for.
+    /// Its socket is counted as one of this kind.
     socket_kind: SocketKind,
-    worn: RefCell<State>,
+    state: RefCell<State>,
     pub(super) exchange: RefCell<Exchange<Rc<Outlet>>>,
-    /// Whoever waits until it takes more bytes stands here.
+    /// These wait until it takes more bytes.
     room: RefCell<RoomQueue<Waker>>,
-    /// What is held for it: bytes on their way, who is due what, a reply that is gathered.
+    /// It counts what is held: bytes on their way, who is due what, a reply that is gathered.
     holding: Holding,
     /// It gets frames that answer no request.
     sink: RefCell<FrameSink>,
-    /// Its client has sent SCRIPT DEBUG, and that may be on.
+    /// Is true while SCRIPT DEBUG may be on, which its client has sent.
     may_debug: Cell<bool>,
-    /// What the answer to the request sent last tells of the server's commands.
+    /// The answer to the request sent last tells this of the server's commands.
     pub(super) tells: Cell<Option<ListHint>>,
-    /// Its client may have left something on it that nothing undoes.
+    /// Is true where its client may have left something on it that nothing undoes.
     pub(super) keeps_traces: Cell<bool>,
-    /// Somebody is about to unblock it: until that is answered it may not be lent on.
+    /// Others hold this while they are about to unblock it: until that is answered it may not be lent on.
     holds: Rc<()>,
-    /// The last request was CLIENT CACHING, which is for the next one.
+    /// Is true where the last request was CLIENT CACHING, which is for the next one.
     announces: Cell<bool>,
-    /// A reply on it may have been more than one frame.
+    /// Is true where a reply on it may have been more than one frame.
     is_doubtful: Cell<bool>,
-    /// Who waits to be told whether all replies were.
+    /// Somebody waits to be told whether all replies were.
     vouching: RefCell<Option<oneshot::Sender<bool>>>,
-    /// A request has been sent in part: nothing but its rest may follow.
+    /// Is true while a request has been sent in part: nothing but its rest may follow.
     partial: Cell<bool>,
-    /// When respool's own login on it has to be renewed.
+    /// It says when respool's own login on it has to be renewed.
     pub(super) renewal: Renewal,
-    /// Where it goes to, and since when.
+    /// It says where the connection goes to, and since when.
     origin: LinkOrigin,
     closing: Cell<Option<Closing>>,
     /// Tells whether nothing more is to be sent on it.
     finishing: Cell<Finishing>,
     finishing_micros: Cell<u64>,
     returns: Returns,
-    /// The worker that gets its socket when it ends.
+    /// This worker gets its socket when it ends.
     passes_to: Cell<Option<usize>>,
     leaving: Cell<Option<Leaving>>,
-    /// How often what may make it one to be left had changed when that was last asked.
+    /// What may make it one to be left had changed so often when that was last asked.
     pub(super) checked: Cell<u64>,
     /// The server has said on it that it is no primary, and nobody has heeded that yet.
     alarm: Cell<Option<LossCause>>,
-    /// The server has refused a write on it, being a replica.
+    /// Is true once the server has refused a write on it, being a replica.
     has_refused_write: Cell<bool>,
-    /// The client, by the address of its outlet, that has waited for room and appends next; 0: none.
+    /// The client with the outlet at this address has waited for room and appends next; 0: none.
     turn: Cell<usize>,
     woken: Cell<bool>,
-    /// Frames have been read that there was no time for in their turn.
+    /// Is true while frames have been read that there was no time for in their turn.
     is_behind: Cell<bool>,
     waker: RefCell<Option<Waker>>,
 }
 
 impl Link {
-    /// A connection that has been opened and wears `worn`.
+    /// Makes a connection of a socket that has been opened and is in `state`.
     pub(super) fn new(
         thread: Rc<Thread>,
         socket: ServerSocket,
-        worn: State,
+        state: State,
         (name, server_id): (String, i64),
         origin: LinkOrigin,
     ) -> Rc<Self> {
@@ -135,7 +135,7 @@ impl Link {
             thread,
             socket_kind: socket.kind(),
             socket: RefCell::new(Some(Rc::new(socket))),
-            worn: RefCell::new(worn),
+            state: RefCell::new(state),
             exchange: Exchange::begun(now, connect_micros, rand::random).into(),
             room: RefCell::default(),
             sink: RefCell::default(),
@@ -160,9 +160,9 @@ impl Link {
         })
     }
 
-    /// The state the server has acknowledged.
-    pub fn worn(&self) -> Ref<'_, State> {
-        self.worn.borrow()
+    /// Returns the state that the server has acknowledged.
+    pub fn state(&self) -> Ref<'_, State> {
+        self.state.borrow()
     }
 
     /// Tells whether it can be used.
@@ -171,7 +171,7 @@ impl Link {
         self.closing.get().is_none()
     }
 
-    /// Requests sent and not answered.
+    /// Returns how many requests are sent and not answered.
     pub fn in_flight(&self) -> usize {
         self.exchange.borrow().in_flight()
     }
@@ -187,17 +187,17 @@ impl Link {
         self.set_raw();
     }
 
-    /// From here on frames that answer no request are forwarded instead, whole.
+    /// Has frames that answer no request forwarded instead from here on, whole.
     pub fn forward_pushes(&self, forward: Box<dyn Forward>) {
         self.sink.borrow_mut().forward(forward);
     }
 
-    /// The client it was lent to has left; what is forwarded still is.
+    /// Takes in that the client it was lent to has left; what is forwarded still is.
     pub fn forget_client(&self) {
         self.sink.borrow_mut().forget_client();
     }
 
-    /// The server tells the client it is lent to of a connection by an id; the client knows whom that stands for.
+    /// Has the client that it is lent to told of another by the id it knows, where the server names a connection by its own.
     pub fn stand_for(&self, names: Option<(i64, u64)>) {
         self.sink.borrow_mut().stand_for(names);
     }
@@ -224,7 +224,7 @@ impl Link {
         Rc::strong_count(&self.holds) > 1
     }
 
-    /// From here on every frame goes to the client it is lent to.
+    /// Has every frame go to the client it is lent to from here on.
     pub fn set_raw(&self) {
         self.exchange.borrow_mut().set_raw();
     }
@@ -277,7 +277,7 @@ impl Link {
     }
 
     /// Sends the steps of a change and calls `done` when the server has answered them all.
-    pub fn dress(&self, steps: Vec<Step>, done: Changed) {
+    pub fn change_state(&self, steps: Vec<Step>, done: Changed) {
         if steps.is_empty() {
             return done(Ok(()));
         }
@@ -291,7 +291,7 @@ impl Link {
     /// Tells whether respool's own login can be renewed on it now: what is sent next runs as respool's own user, outside of a
     /// transaction, at once, and its reply is told from all that comes.
     pub(super) fn takes_login(&self) -> bool {
-        let is_own = self.worn.borrow().user.is_none() && !self.is_dressing();
+        let is_own = self.state.borrow().user.is_none() && !self.is_changing_state();
         let is_free = match self.sink.borrow().client() {
             Some(client) => self.in_flight() == 0 && !client.transaction().open,
             None => !self.is_blocked(),
@@ -302,7 +302,7 @@ impl Link {
 
     /// Tells whether a change is under way.
     #[inline]
-    pub fn is_dressing(&self) -> bool {
+    pub fn is_changing_state(&self) -> bool {
         self.exchange.borrow().is_changing()
     }
 
@@ -323,10 +323,10 @@ impl Link {
         self: &Rc<Self>,
         mut idle: impl FnMut(&Rc<Self>),
         lost: impl FnOnce(),
-    ) -> Ended {
+    ) -> LinkEnd {
         let socket = self.socket.borrow().clone();
         let Some(socket) = socket else {
-            return Ended::default();
+            return LinkEnd::default();
         };
         let ended = std::future::poll_fn(|cx| self.poll(cx, &socket, &mut idle)).await;
         self.end(&ended);
@@ -347,7 +347,7 @@ impl Link {
         cx: &mut Context<'_>,
         stream: &Stream,
         idle: &mut impl FnMut(&Rc<Self>),
-    ) -> Poll<Ended> {
+    ) -> Poll<LinkEnd> {
         self.woken.set(false);
         let mut waker = self.waker.borrow_mut();
         if !waker.as_ref().is_some_and(|old| old.will_wake(cx.waker())) {
@@ -381,7 +381,7 @@ impl Link {
     }
 
     /// Sends what there is to be sent. `Some`: the connection has ended, or is to end.
-    fn write_or_end(&self, cx: &mut Context<'_>, stream: &Stream) -> Option<Ended> {
+    fn write_or_end(&self, cx: &mut Context<'_>, stream: &Stream) -> Option<LinkEnd> {
         if let Some(closing) = self.closing.get() {
             // What was to be sent before it was closed goes out as far as it can: an element that is put back.
             self.exchange.borrow_mut().let_logins_go();
@@ -481,7 +481,7 @@ impl Link {
     }
 }
 
-/// What ends the connection when it is read.
+/// Makes a violation the error with which reading ends.
 fn invalid(violation: Violation) -> io::Error {
     io::Error::new(io::ErrorKind::InvalidData, violation)
 }

@@ -20,16 +20,16 @@ use crate::session::{PinnedCommand, Protocol, Stream as SessionStream, Transacti
 use crate::telemetry::{Disconnect, WorkerCounters};
 use crate::transport::{PeerEnd, Stream};
 
-/// Most bytes handed to a socket before others have their turn, as Redis hands over 64 KiB. Of 150 subscribers each took what
+/// So many bytes are handed to a socket at most before others have their turn, as Redis hands over 64 KiB. Of 150 subscribers each took what
 /// its socket had room for, and a request of another client waited for 150 ms.
 const MOST_AT_ONCE: usize = 256 * 1024;
 
-/// One client's way out.
+/// Holds one client's way out.
 #[derive(Debug)]
 pub struct Outlet {
     stream: RefCell<Option<Rc<Stream>>>,
     replies: RefCell<Replies>,
-    /// Requests at the server, or on their way to it, without an answer.
+    /// So many requests are at the server, or on their way to it, without an answer.
     outstanding: Cell<u32>,
     /// Says how many of them there may be on a shared connection.
     share: Cell<ClientShare>,
@@ -41,30 +41,30 @@ pub struct Outlet {
     unsent: RefCell<Vec<Unsent>>,
     /// With more held for it than this its requests wait.
     limit_bytes: Cell<usize>,
-    /// Memory that its replies take, and its requests.
+    /// Its replies take so much memory.
     replies_bytes: Cell<usize>,
     input_bytes: Cell<usize>,
-    /// What TLS has not sent yet, and the start of a record that has not arrived whole.
+    /// TLS holds so much: what is not sent yet, and the start of a record that has not arrived whole.
     stream_bytes: Cell<u32>,
-    /// What else is kept while it is there: names of what it is subscribed to, its blocked call.
+    /// So much else is kept while it is there: names of what it is subscribed to, its blocked call.
     kept_bytes: Cell<u32>,
-    /// What it takes to wait for what it waits for.
+    /// It takes so much to wait for what it waits for.
     wait_bytes: Cell<u32>,
-    /// What of it is on the worker's account.
+    /// It counts what of that is on the worker's account.
     holding: Holding,
-    /// The client's figures, and its group's: what is written counts at once, whoever writes it.
+    /// The client's figures are here: what is written counts at once, whoever writes it.
     card: Arc<Card>,
     counters: Arc<WorkerCounters>,
-    /// First byte of messages: `>` in RESP3, `*` in RESP2.
+    /// Messages begin with this byte: `>` in RESP3, `*` in RESP2.
     message_mark: Cell<u8>,
-    /// Messages have come that `flush_messages` has not sent yet.
+    /// Is true while messages have come that `flush_messages` has not sent yet.
     has_messages: Cell<bool>,
-    /// Its messages come by the second connection of subscribers.
+    /// Is true where its messages come by the second connection of subscribers.
     is_apart: Cell<bool>,
 }
 
 impl Outlet {
-    /// The outlet of a client on `stream` whose requests wait while more than `limit_bytes` of replies are held for it.
+    /// Makes the outlet of a client on `stream` whose requests wait while more than `limit_bytes` of replies are held for it.
     pub fn new(
         stream: Rc<Stream>,
         limit_bytes: usize,
@@ -112,7 +112,7 @@ impl Outlet {
         }
     }
 
-    /// Requests without an answer.
+    /// Returns how many requests are without an answer.
     #[inline]
     pub fn outstanding(&self) -> u32 {
         self.outstanding.get()
@@ -130,12 +130,12 @@ impl Outlet {
         self.share.get().matters(self.outstanding.get())
     }
 
-    /// The client's task wants to be woken when no more than `count` requests are outstanding.
+    /// Wakes the client's task when no more than `count` requests are outstanding.
     pub fn wake_at(&self, count: u32) {
         self.wake_at.set(Some(count));
     }
 
-    /// `count` requests were sent; the replies of visible ones are due to the client.
+    /// Takes in that `count` requests were sent; the replies of visible ones are due to the client.
     #[inline]
     pub fn sent(&self, count: u32, visible: bool) {
         self.outstanding.set(self.outstanding.get() + count);
@@ -156,7 +156,7 @@ impl Outlet {
         self.end.get().is_some()
     }
 
-    /// How far the client has gone, though it may not have been read up to there.
+    /// Tells how far the client has gone, though it may not have been read up to there.
     pub fn peer_end(&self) -> PeerEnd {
         let stream = self.stream.borrow();
         stream
@@ -164,7 +164,7 @@ impl Outlet {
             .map_or(PeerEnd::Gone, |stream| stream.peer_end())
     }
 
-    /// The number by which the kernel's tables know its socket.
+    /// Returns the number by which the kernel's tables know its socket.
     pub fn inode(&self) -> Option<u64> {
         self.stream.borrow().as_ref()?.inode()
     }
@@ -179,7 +179,7 @@ impl Outlet {
         self.end.get()
     }
 
-    /// The client is to be closed; the first reason stands.
+    /// Has the client closed; the first reason stands.
     pub fn close(&self, reason: Disconnect) {
         if self.end.get().is_none() {
             self.end.set(Some(reason));
@@ -187,7 +187,7 @@ impl Outlet {
         }
     }
 
-    /// A confirmation for the client has said whether it is subscribed: what is only for clients that are may follow from here on, or
+    /// Takes in that a confirmation for the client has said whether it is subscribed: what is only for clients that are may follow from here on, or
     /// not any more.
     pub(super) fn note_subscribed(&self, is_subscribed: bool) {
         if is_subscribed {
@@ -202,12 +202,12 @@ impl Outlet {
         self.card.has(Flag::Pubsub)
     }
 
-    /// When the client has last sent a command.
+    /// Tells when the client has last sent a command.
     pub(super) fn last_active_ms(&self) -> u64 {
         self.card.last_active_ms.get()
     }
 
-    /// In RESP2 what was to follow the frame under way, unasked for, is not for the client any more.
+    /// Drops what was to follow the frame under way, unasked for: in RESP2 it is not for the client any more.
     pub(super) fn drop_amid(&self) {
         if self.message_mark.get() == b'>' {
             return;
@@ -217,7 +217,7 @@ impl Outlet {
         self.note(&mut replies);
     }
 
-    /// The client is gone: its socket is closed as soon as its task lets go of it.
+    /// Takes in that the client is gone: its socket is closed as soon as its task lets go of it.
     pub fn leave(&self, reason: Disconnect) {
         if self.end.get().is_none() {
             self.end.set(Some(reason));
@@ -271,7 +271,7 @@ impl Outlet {
         self.check_unasked(&replies);
     }
 
-    /// Messages are pushes from now on (RESP3), or arrays.
+    /// Makes messages pushes from now on (RESP3), or arrays.
     pub fn speak(&self, protocol: Protocol) {
         self.message_mark.set(match protocol {
             Protocol::Resp2 => b'*',
@@ -279,7 +279,7 @@ impl Outlet {
         });
     }
 
-    /// The null of what messages are made of.
+    /// Returns the null of what messages are made of.
     pub fn null(&self) -> &'static [u8] {
         if self.message_mark.get() == b'>' {
             b"_\r\n"
@@ -306,17 +306,17 @@ impl Outlet {
         self.is_apart.get()
     }
 
-    /// Its messages come by this connection from now on.
+    /// Says by which connection its messages come from now on.
     pub fn set_apart(&self, is_apart: bool) {
         self.is_apart.set(is_apart);
     }
 
-    /// What its replies may take before its requests wait.
+    /// Returns what its replies may take before its requests wait.
     pub fn limit_bytes(&self) -> usize {
         self.limit_bytes.get()
     }
 
-    /// With more than this held for it the client's requests wait from now on.
+    /// Has the client's requests wait from now on with more than this held for it.
     pub fn set_limit_bytes(&self, limit_bytes: usize) {
         self.limit_bytes.set(limit_bytes);
     }
@@ -330,7 +330,7 @@ impl Outlet {
         }
     }
 
-    /// `complete` requests were answered.
+    /// Takes in that `complete` requests were answered.
     #[inline]
     pub fn answered(&self, complete: u32) {
         let left = self.outstanding.get() - complete;
@@ -343,7 +343,7 @@ impl Outlet {
         }
     }
 
-    /// The transaction of the client's pinned connection.
+    /// Returns the transaction of the client's pinned connection.
     pub fn transaction(&self) -> std::cell::RefMut<'_, Transaction> {
         self.transaction.borrow_mut()
     }
@@ -435,7 +435,7 @@ impl Outlet {
             .is_some_and(|stream| stream.has_unflushed())
     }
 
-    /// Bytes written to the client so far.
+    /// Returns how many bytes were written to the client so far.
     pub fn bytes_out(&self) -> u64 {
         self.card.bytes_out.get()
     }
@@ -516,7 +516,7 @@ impl Outlet {
         }
     }
 
-    /// What nobody asks for no request can hold back: a client that leaves too much of it unread is closed.
+    /// Closes a client that leaves too much unread of what nobody asks for: no request can hold that back.
     fn check_unasked(&self, replies: &Replies) {
         let limit = self.limit_bytes.get();
         if replies.unasked_bytes() > limit && replies.unread_bytes() > limit {

@@ -403,7 +403,7 @@ impl Upstream {
         self.all_links().iter().for_each(|link| link.shrink());
         self.both_subscriptions().for_each(|some| some.tick());
         self.move_on();
-        self.yield_seats();
+        self.yield_call_connections();
         self.act();
         self.watch_health();
         self.learn_again();
@@ -525,9 +525,9 @@ impl Upstream {
         let Some(own) = self.thread.own() else {
             return link.close(NO_SECRET);
         };
-        let steps = steps(&link.worn(), &target, change, &own, &link.name);
+        let steps = steps(&link.state(), &target, change, &own, &link.name);
         let (upstream, of) = (Rc::downgrade(self), Rc::downgrade(&link));
-        link.dress(
+        link.change_state(
             steps,
             Box::new(move |result| {
                 let (Some(upstream), Some(link)) = (upstream.upgrade(), of.upgrade()) else {
@@ -554,7 +554,7 @@ impl Upstream {
     }
 
     fn settle_refused(&self, slot: usize, link: &Link, outcome: impl Fn() -> SharedWaitOutcome) {
-        let refused = self.schedule.borrow_mut().refused(slot, &link.worn());
+        let refused = self.schedule.borrow_mut().refused(slot, &link.state());
         for waiter in refused {
             waiter.settle(outcome());
         }

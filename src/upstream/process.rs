@@ -42,7 +42,7 @@ pub struct Process {
     /// So many authenticate meanwhile. They are counted apart: strangers' guesses take no command's place.
     pub queued_logins: AtomicUsize,
     /// So many wait for a lease on behalf of blocked clients, in all workers.
-    pub seats_wanted: AtomicUsize,
+    pub call_connections_wanted: AtomicUsize,
     /// It says who is subscribed to what, in all workers.
     pub audiences: ChannelAudiences,
     /// It says by which secrets clients are served, in all workers.

@@ -268,6 +268,8 @@ pub fn broken_redirection(id: u64) -> Vec<u8> {
 
 #[cfg(test)]
 mod tests {
+    use std::cell::{Cell, RefCell};
+
     use super::*;
 
     #[test]
@@ -280,30 +282,86 @@ mod tests {
         assert_eq!(renamed(other.clone(), 12, 3), other);
     }
 
-    struct Seen(Rc<std::cell::RefCell<Vec<Vec<u8>>>>);
+    /// Remembers what was forwarded, and whether it was told of the loss.
+    #[derive(Default)]
+    struct Forwarded {
+        frames: RefCell<Vec<Vec<u8>>>,
+        is_lost: Cell<bool>,
+    }
 
-    impl Forward for Seen {
+    impl Forward for Rc<Forwarded> {
         fn take(&self, frame: &[u8]) {
-            self.0.borrow_mut().push(frame.to_vec());
+            self.frames.borrow_mut().push(frame.to_vec());
         }
 
         fn lost(&self) -> bool {
+            self.is_lost.replace(true);
             true
         }
+    }
+
+    fn forwarding() -> (Rc<Forwarded>, FrameSink) {
+        let forwarded = Rc::<Forwarded>::default();
+        let mut sink = FrameSink::default();
+        sink.forward(Box::new(Rc::clone(&forwarded)));
+        (forwarded, sink)
     }
 
     #[test]
     fn forwarded_frames_are_whole_however_they_arrive() {
         let frame = b">2\r\n$10\r\ninvalidate\r\n*1\r\n$1\r\nk\r\n";
         for cut in 1..frame.len() {
-            let seen = Rc::new(std::cell::RefCell::new(Vec::new()));
-            let mut sink = FrameSink::default();
-            sink.forward(Box::new(Seen(Rc::clone(&seen))));
+            let (forwarded, mut sink) = forwarding();
             for _ in 0..2 {
-                sink.take(&frame[..cut], false).unwrap();
-                sink.take(&frame[cut..], true).unwrap();
+                assert!(sink.take(&frame[..cut], false).unwrap());
+                // Its client leaves in between.
+                sink.forget_client();
+                assert!(sink.take(&frame[cut..], true).unwrap());
             }
-            assert_eq!(*seen.borrow(), [frame.to_vec(), frame.to_vec()]);
+            assert_eq!(*forwarded.frames.borrow(), [frame.to_vec(), frame.to_vec()]);
         }
+    }
+
+    #[test]
+    fn a_frame_without_end_ends_the_connection() {
+        let (forwarded, mut sink) = forwarding();
+        let piece = vec![b'x'; MAX_GATHERED / 4];
+        for _ in 0..4 {
+            sink.take(&piece, false).unwrap();
+        }
+        assert_eq!(sink.take(b"x", true), Err(Violation::MessageTooLarge));
+        assert!(forwarded.frames.borrow().is_empty());
+    }
+
+    #[test]
+    fn whoever_forwards_learns_of_the_loss_though_no_client_has_the_connection() {
+        let (forwarded, sink) = forwarding();
+        assert!(sink.client().is_none());
+        assert!(sink.lost().is_none());
+        assert!(forwarded.is_lost.get());
+    }
+
+    struct Busy;
+
+    impl SubscriberFrames for Busy {
+        fn take(&self, _: &[u8], complete: bool) -> Result<bool, Violation> {
+            Ok(!complete)
+        }
+
+        fn has_unsent(&self) -> bool {
+            true
+        }
+    }
+
+    #[test]
+    fn subscribers_alone_may_have_no_time_for_the_next_frame() {
+        let mut sink = FrameSink::Subscribers(Rc::new(Busy));
+        assert!(sink.take(b"*3", false).unwrap());
+        assert!(!sink.take(b"\r\n", true).unwrap());
+        assert!(sink.subscribers().is_some_and(|all| all.has_unsent()));
+        let mut nobody = FrameSink::default();
+        assert!(nobody.take(b"*3", true).unwrap());
+        assert!(nobody.subscribers().is_none());
+        assert!(!nobody.is_exempt(0, Duration::ZERO));
     }
 }

@@ -143,13 +143,8 @@ const CIRCLES: &[&str] = &["client"];
 /// Names that types of several files share, each with the rooms in which they stand: to be told apart, and taken from this list then.
 const SHARED_NAMES: &[(&str, &[&str])] = &[
     ("Answer", &["client", "exchange"]),
-    ("Asked", &["client", "upstream"]),
-    ("Ended", &["exchange", "upstream"]),
     ("Look", &["client", "client"]),
-    ("Next", &["client", "upstream"]),
     ("Stream", &["session", "transport"]),
-    ("Told", &["client", "upstream"]),
-    ("Wanted", &["budget", "upstream"]),
 ];
 
 /// A file longer than this is more than one noun.

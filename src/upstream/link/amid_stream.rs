@@ -13,19 +13,19 @@ impl Link {
         self.wake();
     }
 
-    /// An EXEC is sent that may run these commands, and make all frames the client's.
+    /// Takes in that an EXEC is sent that may run these commands, and make all frames the client's.
     pub fn expect_confirmations(&self, queued: Vec<QueuedSubscription>) {
         self.sink.borrow_mut().expect(queued);
     }
 
-    /// What is sent amid the messages from now on, where all has come that was asked for before.
+    /// Takes in what is sent amid the messages from now on, where all has come that was asked for before.
     pub fn sent_now(&self, sent: SentNow) {
         if let Some(confirmed) = self.sink.borrow_mut().confirmed() {
             confirmed.sent_now(sent);
         }
     }
 
-    /// The transaction that is sent amid the messages holds this command, too.
+    /// Takes in that the transaction which is sent amid the messages holds this command, too.
     pub fn queue_subscription(&self, queued: QueuedSubscription) {
         if let Some(confirmed) = self.sink.borrow_mut().confirmed() {
             confirmed.queue(queued);
@@ -45,7 +45,7 @@ impl Link {
         self.asked(|tell| self.exchange.borrow_mut().ask_for_place(tell, now))
     }
 
-    /// The same of a connection on which the commands of everybody come between replies: those of its client come behind its replies.
+    /// Asks the same of a connection on which the commands of everybody come between replies: those of its client come behind its replies.
     pub fn ask_for_place_amid_commands(&self) -> Option<oneshot::Receiver<Vec<u8>>> {
         let now = self.thread.clock.now_micros();
         self.asked(|tell| {

@@ -6,7 +6,7 @@ use crate::exchange::OwnReply;
 use crate::resp::speak::encode_request;
 
 impl Link {
-    /// The request sent last, CLIENT CACHING, is for the next one.
+    /// Takes in that the request sent last, CLIENT CACHING, is for the next one.
     pub fn set_announcing(&self) {
         self.announces.set(true);
     }
@@ -16,7 +16,7 @@ impl Link {
         self.announces.get()
     }
 
-    /// The next command has been answered without the server: another one takes its place there.
+    /// Sends another command in the place of the next one, which has been answered without the server.
     pub fn end_announcing(&self) {
         self.announces.set(false);
         if self.is_alive() && !self.is_raw() && !self.is_partial() {

@@ -20,14 +20,14 @@ pub(super) struct Closing {
     cause: Option<LossCause>,
 }
 
-/// That it is to be left for another server.
+/// Says that a connection is to be left for another server.
 #[derive(Debug, Clone, Copy)]
 pub struct Leaving {
-    /// Why.
+    /// It is left for this.
     pub cause: LossCause,
-    /// From when on it takes no new work.
+    /// It takes no new work from then on.
     pub from_micros: u64,
-    /// Until when what it is lent for may go on.
+    /// What it is lent for may go on until then.
     pub until_micros: u64,
 }
 
@@ -37,7 +37,7 @@ impl Leaving {
         matches!(self.cause, LossCause::TlsKeys | LossCause::Renewed)
     }
 
-    /// Why, for people.
+    /// Says why, for people.
     pub(in super::super) fn why(&self) -> &'static str {
         match self.cause {
             LossCause::TlsKeys => "its TLS keys are used up",
@@ -47,18 +47,18 @@ impl Leaving {
     }
 }
 
-/// How it has ended.
+/// Says how a connection has ended.
 #[derive(Debug, Default)]
-pub struct Ended {
-    /// For people.
+pub struct LinkEnd {
+    /// The text is for people.
     pub why: String,
-    /// What is counted; `None`: it was of no more use.
+    /// It is counted so; `None`: it was of no more use.
     pub cause: Option<LossCause>,
-    /// What a command of its user has done to it.
+    /// A command of its user has done this to it.
     pub offence: Option<Offence>,
 }
 
-/// The end of a connection's socket.
+/// Tells whether a connection's socket has ended.
 #[derive(Debug, Default)]
 pub struct SocketEnd(Weak<ServerSocket>);
 
@@ -69,7 +69,7 @@ impl SocketEnd {
     }
 }
 
-impl From<Closing> for Ended {
+impl From<Closing> for LinkEnd {
     fn from(closing: Closing) -> Self {
         Self {
             why: closing.why.to_owned(),
@@ -80,12 +80,12 @@ impl From<Closing> for Ended {
 }
 
 impl Link {
-    /// What it ended with, when reading did. What was answered before that still counts.
+    /// Returns how it has ended, when reading did. What was answered before that still counts.
     pub(super) fn ended_amid_replies(
         self: &Rc<Self>,
         error: &io::Error,
         idle: &mut impl FnMut(&Rc<Self>),
-    ) -> Ended {
+    ) -> LinkEnd {
         // Who was due a reply tells a replica's close from others.
         let ended = self.ended_by(error);
         self.react();
@@ -95,7 +95,7 @@ impl Link {
         ended
     }
 
-    /// Where it goes to, and since when.
+    /// Returns where it goes to, and since when.
     pub fn origin(&self) -> &LinkOrigin {
         &self.origin
     }
@@ -133,14 +133,14 @@ impl Link {
         is_quiet && is_free && self.is_alive() && self.leaving().is_none()
     }
 
-    /// It is to be left; the first time stands.
+    /// Has it left; the first time stands.
     pub(in super::super) fn set_leaving(&self, leaving: Leaving) {
         if self.leaving.get().is_none() {
             self.leaving.set(Some(leaving));
         }
     }
 
-    /// It is to be left from `now` on already.
+    /// Has it left from `now` on already.
     pub(in super::super) fn leave_at(&self, now: u64) {
         let leaving = self.leaving.get();
         self.leaving.set(leaving.map(|leaving| Leaving {
@@ -161,7 +161,7 @@ impl Link {
         since.is_some_and(|since| self.thread.clock.is_past(since, limit))
     }
 
-    /// An error the server answered with: whether it tells that the server cannot serve. Only whole first words count, and
+    /// Hears an error that the server has answered with, which may tell that it cannot serve. Only whole first words count, and
     /// only replies of their own: an error in a transaction's or a script's array is the client's.
     #[cold]
     pub(super) fn hear_error(&self, error: &[u8]) {
@@ -185,25 +185,25 @@ impl Link {
         }
     }
 
-    /// That the server has said that it is no primary, once.
+    /// Returns once that the server has said that it is no primary.
     #[inline]
     pub(in super::super) fn take_alarm(&self) -> Option<LossCause> {
         self.alarm.take()
     }
 
-    /// What `error` of its socket means.
-    pub(super) fn ended_by(&self, error: &io::Error) -> Ended {
+    /// Tells what `error` of its socket means.
+    pub(super) fn ended_by(&self, error: &io::Error) -> LinkEnd {
         if self.is_debugging() {
-            return Ended {
+            return LinkEnd {
                 why: "the session of a debugger is over".to_owned(),
-                ..Ended::default()
+                ..LinkEnd::default()
             };
         }
         if self.is_finishing() {
             self.note_finished(error);
-            return Ended {
+            return LinkEnd {
                 why: "its client has finished sending".to_owned(),
-                ..Ended::default()
+                ..LinkEnd::default()
             };
         }
         let is_replica_close = || {
@@ -231,15 +231,15 @@ impl Link {
             io::ErrorKind::InvalidData => LossCause::Protocol,
             _ => LossCause::Error,
         };
-        Ended {
+        LinkEnd {
             why: error.to_string(),
             cause: Some(cause),
             offence: self.exchange.borrow().offence(),
         }
     }
 
-    /// It is not used any more, and counted.
-    pub(super) fn end(&self, ended: &Ended) {
+    /// Counts its end: it is not used any more.
+    pub(super) fn end(&self, ended: &LinkEnd) {
         let cause = ended.cause;
         self.closing.set(Some(Closing { why: "lost", cause }));
         if let Some(cause) = cause {
@@ -257,7 +257,7 @@ impl Link {
         process.failovers.closed(self.socket_kind, node, cause, now);
     }
 
-    /// The connection is lost: see [`crate::exchange::Exchange::end`].
+    /// Tells everybody that it is lost, see [`crate::exchange::Exchange::end`].
     pub(super) fn collapse(&self) {
         let exchange = self.exchange.borrow_mut().take();
         // Not borrowed any more: whoever is told may give it back.
@@ -286,7 +286,7 @@ impl Link {
         self.thread.process.failovers.disconnected(disconnected);
     }
 
-    /// The socket it has, for whoever is to see that end.
+    /// Returns its socket, for whoever is to see that end.
     pub fn socket_end(&self) -> SocketEnd {
         let socket = self.socket.borrow();
         SocketEnd(socket.as_ref().map(Rc::downgrade).unwrap_or_default())

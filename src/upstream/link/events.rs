@@ -5,10 +5,10 @@ use crate::exchange::{ConnectionEvents, Violation};
 use crate::session::Protocol;
 
 impl ConnectionEvents for Link {
-    /// Nothing that pushes is ever asked for on a shared connection, and in RESP2 there are no pushes.
+    /// Knows that nothing that pushes is ever asked for on a shared connection, and in RESP2 there are no pushes.
     fn takes_pushes(&self) -> bool {
         let is_shared = self.slot.get() != usize::MAX;
-        !is_shared && self.worn().protocol != Protocol::Resp2
+        !is_shared && self.state().protocol != Protocol::Resp2
     }
 
     fn pushed(&self, bytes: &[u8], complete: bool) -> Result<bool, Violation> {

@@ -25,11 +25,11 @@ pub(super) enum Finishing {
     Done,
 }
 
-/// Requests that put elements back, and how many each.
+/// Holds requests that put elements back, and how many each.
 pub(super) type Returns = RefCell<Vec<(Vec<u8>, u64)>>;
 
 impl Link {
-    /// Elements that came for a client that has left go back by way of a shared connection: nothing more may be sent on this one, and whether
+    /// Has elements that came for a client that has left go back by way of a shared connection: nothing more may be sent on this one, and whether
     /// the server takes them has to be seen.
     pub(super) fn put_back(&self, request: Vec<u8>, elements: u64) {
         self.returns.borrow_mut().push((request, elements));
@@ -40,12 +40,12 @@ impl Link {
         !self.returns.borrow().is_empty()
     }
 
-    /// What is to be put back by way of another connection.
+    /// Takes what is to be put back by way of another connection.
     pub(in super::super) fn take_returns(&self) -> Vec<(Vec<u8>, u64)> {
         self.returns.take()
     }
 
-    /// Nothing is sent behind what has been sent up to now: the server is told so, and closes when it has answered, at once where it lets
+    /// Sends nothing behind what has been sent up to now: the server is told so, and closes when it has answered, at once where it lets
     /// a call wait.
     pub fn finish_sending(&self) {
         if !self.is_finishing() {
@@ -60,7 +60,7 @@ impl Link {
         self.finishing.get() != Finishing::No
     }
 
-    /// A server that has been told so has no call wait: its silence is judged as that behind any command, from then on.
+    /// Judges the silence of a server that has been told so as that behind any command, from then on: it has no call wait.
     pub(in super::super) fn judged_as_finishing(&self, silence: &mut LinkSilence) {
         if self.is_finishing() && silence.awaited == AwaitedReply::Wait {
             silence.awaited = AwaitedReply::Command(Delays::NONE);
@@ -73,7 +73,7 @@ impl Link {
         self.finishing.get() == Finishing::Done
     }
 
-    /// The connection has ended so.
+    /// Takes in that the connection has ended so.
     pub(super) fn note_finished(&self, error: &io::Error) {
         if self.finishing.get() == Finishing::Told && error.kind() == io::ErrorKind::UnexpectedEof {
             self.finishing.set(Finishing::Done);

@@ -9,7 +9,7 @@ use super::Link;
 use crate::schedule::RoomTicket;
 use crate::telemetry::Bound;
 
-/// One client's wait until a connection takes its next requests; dropping it passes its turn on.
+/// Holds one client's wait until a connection takes its next requests. Its drop passes the turn on.
 pub struct RoomWait {
     link: Rc<Link>,
     bytes: usize,
@@ -17,7 +17,7 @@ pub struct RoomWait {
 }
 
 impl RoomWait {
-    /// A wait to append about `bytes` to what `link` has to send.
+    /// Begins to wait to append about `bytes` to what `link` has to send.
     pub fn new(link: &Rc<Link>, bytes: usize) -> Self {
         Self {
             link: Rc::clone(link),
@@ -51,7 +51,7 @@ impl RoomWait {
         true
     }
 
-    /// Its turn has come: the connection takes what the client appends next, if it does so before anything is awaited.
+    /// Takes the turn that has come: the connection takes what the client appends next, if it does so before anything is awaited.
     pub fn come(self, outlet: &Rc<Outlet>) {
         let Some(ticket) = self.ticket.take() else {
             return;

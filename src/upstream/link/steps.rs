@@ -4,14 +4,14 @@ use super::Link;
 use crate::session::{Effect, State};
 
 impl Link {
-    /// Tells whether it wears `target` but for its database, which a busy server does not change: a login is not about that, and the next
+    /// Tells whether it is in `target` but for its database, which a busy server does not change: a login is not about that, and the next
     /// command is told that the server is busy.
     pub(in super::super) fn is_logged_in(&self, target: &State) -> bool {
-        let worn = self.worn();
-        worn.user == target.user && worn.protocol == target.protocol
+        let state = self.state();
+        state.user == target.user && state.protocol == target.protocol
     }
 
-    /// The server has answered a step.
+    /// Takes in what the server has answered to a step.
     pub(super) fn stepped(&self, effect: &Effect, reply: Vec<u8>) {
         if !effect.is_answered_by(&reply) {
             // Whatever this answers, it is not the change: nothing on this connection can be told any more.
@@ -39,7 +39,7 @@ impl Link {
                     false => self.renewal.renewed(now),
                 }
             }
-            effect.apply(&mut self.worn.borrow_mut());
+            effect.apply(&mut self.state.borrow_mut());
         }
         let done = self.exchange.borrow_mut().stepped(effect, reply);
         if let Some((done, result)) = done {

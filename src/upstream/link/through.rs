@@ -8,7 +8,7 @@ use crate::exchange::{RequestKind, Show};
 use crate::upstream::outlet::Outlet;
 
 impl Link {
-    /// As [`Link::send`] with one request, for a large one on a connection that is lent: what the socket takes at once is
+    /// Sends as [`Link::send`] does with one request, for a large one on a connection that is lent: what the socket takes at once is
     /// not copied.
     pub fn send_through(
         &self,

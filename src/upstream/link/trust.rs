@@ -7,7 +7,7 @@ use super::Link;
 use crate::exchange::Offence;
 
 impl Link {
-    /// A reply on it may be more than one frame, and nothing tells: before anybody else has it, a fence must be answered.
+    /// Takes in that a reply on it may be more than one frame, and nothing tells: before anybody else has it, a fence must be answered.
     pub fn doubt(&self) {
         self.is_doubtful.set(true);
     }
@@ -17,7 +17,7 @@ impl Link {
         self.is_doubtful.get()
     }
 
-    /// Nobody else is to have it, and what comes behind the replies that are due reaches nobody.
+    /// Keeps it from everybody else, and what comes behind the replies that are due reaches nobody.
     pub fn distrust(&self) {
         self.exchange.borrow_mut().distrust();
     }
@@ -46,7 +46,7 @@ impl Link {
         self.is_doubtful() && self.exchange.borrow().is_amid_frame()
     }
 
-    /// A fence was answered with its number (nothing is told of that), or refused.
+    /// Takes in that a fence was answered with its number (nothing is told of that), or refused.
     pub(super) fn fenced(&self, refusal: &[u8]) {
         // Refused to everybody, while a script runs past its time, it blames nobody.
         if refusal.starts_with(b"-NOPERM ") {
@@ -54,7 +54,7 @@ impl Link {
         }
     }
 
-    /// What a lent connection carried was answered with one frame each, or that cannot be told.
+    /// Takes in that what a lent connection carried was answered with one frame each, or that this cannot be told.
     pub(super) fn was_vouched(&self, answer: &[u8]) {
         let is_answered = !answer.starts_with(b"-");
         if let Some(tell) = self.vouching.borrow_mut().take() {
@@ -64,9 +64,9 @@ impl Link {
         }
     }
 
-    /// Commands of its user that may do as one has done go on connections of their own from now on.
+    /// Has commands of its user that may do as one has done go on connections of their own from now on.
     pub(super) fn distrust_user(&self, offence: Offence) {
-        let user = self.worn().user.clone();
+        let user = self.state().user.clone();
         let user = user.as_ref().map(|user| user.user());
         let now = self.thread.clock.now_micros();
         if self.thread.distrust.borrow_mut().note(user, offence, now) {

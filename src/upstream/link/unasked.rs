@@ -4,20 +4,20 @@ use std::io;
 use std::rc::Rc;
 use std::task::{Context, Poll};
 
-use super::{Ended, Link, READS_A_TURN, invalid};
+use super::{Link, LinkEnd, READS_A_TURN, invalid};
 use crate::transport::Stream;
 use crate::upstream::sink::SubscriberFrames;
 use crate::upstream::turn::let_others_go_first;
 
 impl Link {
-    /// A turn of the connection that brings the messages of a worker's subscribers. One read may be for thousands of them: it
+    /// Takes a turn of the connection that brings the messages of a worker's subscribers. One read may be for thousands of them: it
     /// ends when enough has been handed out, and the server is not read while any of that waits for its socket.
     pub(super) fn poll_messages(
         self: &Rc<Self>,
         cx: &mut Context<'_>,
         stream: &Stream,
         idle: &mut impl FnMut(&Rc<Self>),
-    ) -> Poll<Ended> {
+    ) -> Poll<LinkEnd> {
         let mut has_read = false;
         for _ in 0..READS_A_TURN {
             if let Some(ended) = self.write_or_end(cx, stream) {

@@ -6,7 +6,7 @@ use crate::telemetry::Disconnect;
 use crate::transport::Stream;
 
 impl Outlet {
-    /// The client is closed for the room that it takes: what is held for it is given back, at once as far as that is here.
+    /// Closes the client for the room that it takes: what is held for it is given back, at once as far as that is here.
     pub fn shed(&self) {
         self.close(Disconnect::Memory);
         // Otherwise they are under way, and given back when they have been looked at.
@@ -29,7 +29,7 @@ impl Outlet {
         self.holding.set(self.own_bytes(replies));
     }
 
-    /// Nothing is held for it any more.
+    /// Takes in that nothing is held for it any more.
     pub(super) fn hold_nothing(&self) {
         self.replies_bytes.set(0);
         self.input_bytes.set(0);
@@ -39,20 +39,20 @@ impl Outlet {
         self.holding.set(0);
     }
 
-    /// Memory that is held for the client, that which others share with it included.
+    /// Returns the memory that is held for the client, that which others share with it included.
     #[inline]
     pub fn held_bytes(&self) -> usize {
         let shared = self.replies_bytes.get() + self.beside_replies();
         shared.max(self.holding.bytes())
     }
 
-    /// Memory that is held for its replies.
+    /// Returns the memory that is held for its replies.
     #[inline]
     pub fn held_replies_bytes(&self) -> usize {
         self.replies_bytes.get()
     }
 
-    /// Memory that is held for it beside its replies.
+    /// Returns the memory that is held for it beside its replies.
     #[inline]
     fn beside_replies(&self) -> usize {
         let small = [&self.kept_bytes, &self.wait_bytes, &self.stream_bytes];
@@ -60,28 +60,28 @@ impl Outlet {
         self.input_bytes.get() + small
     }
 
-    /// The client's task holds so much of what the client has sent.
+    /// Takes in that the client's task holds so much of what the client has sent.
     #[inline]
     pub fn hold_input(&self, bytes: usize) {
         let before = self.input_bytes.replace(bytes);
         self.changed(before, bytes);
     }
 
-    /// So much is kept for it elsewhere, as long as it is there.
+    /// Takes in that so much is kept for it elsewhere, as long as it is there.
     pub fn hold_kept(&self, bytes: usize) {
         let bytes = u32::try_from(bytes).unwrap_or(u32::MAX);
         let before = self.kept_bytes.replace(bytes);
         self.changed(before as usize, bytes as usize);
     }
 
-    /// It takes so much to wait for what the client waits for; 0: it does not wait.
+    /// Takes in that it takes so much to wait for what the client waits for; 0: it does not wait.
     #[inline]
     pub fn hold_wait(&self, bytes: usize) {
         let before = self.wait_bytes.replace(bytes as u32);
         self.changed(before as usize, bytes);
     }
 
-    /// TLS holds something else now.
+    /// Takes in that TLS holds something else now.
     pub fn hold_stream(&self, stream: &Stream) {
         let bytes = u32::try_from(stream.held_bytes()).unwrap_or(u32::MAX);
         let before = self.stream_bytes.replace(bytes);
@@ -109,7 +109,7 @@ impl Outlet {
         }
     }
 
-    /// Memory that is held for this client alone.
+    /// Returns the memory that is held for this client alone.
     pub(super) fn own_bytes(&self, replies: &Replies) -> usize {
         let unsent = self.unsent.borrow();
         let unsent: usize = unsent.iter().map(|unsent| unsent.bytes.capacity()).sum();

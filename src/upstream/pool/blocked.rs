@@ -37,7 +37,7 @@ use returning::{Returning, UnderWay};
 /// The replies to a try may have so many bytes that are not elements.
 pub(super) const AROUND_ELEMENTS: usize = 64 * 1024;
 
-/// A seat is given back for blocked clients of another worker at most once in this time.
+/// A connection is given back for blocked clients of another worker at most once in this time.
 const YIELD_EVERY: Duration = Duration::from_secs(1);
 
 /// The pause before an unblocked call is asked about again grows up to this.
@@ -164,8 +164,8 @@ impl Drop for Blocked {
     }
 }
 
-/// Says what a seat is to do once nothing that would unblock it is under way.
-enum Next {
+/// Says what is to be done on the connection of a call once nothing that would unblock it is under way.
+enum NextCall {
     Issue(Option<(TryId, RequestBatch)>, RequestBatch),
     Release,
 }
@@ -188,8 +188,8 @@ impl SharedWork {
     }
 }
 
-/// Is a connection that is borrowed for issued calls.
-pub(super) struct Seat {
+/// Holds a connection that is borrowed for issued calls.
+pub(super) struct CallLink {
     pub(super) link: Rc<Link>,
     pin: RefCell<Option<Pin>>,
     is_calling: Cell<bool>,
@@ -201,7 +201,7 @@ pub(super) struct Seat {
     takes: Cell<bool>,
     /// Is true while CLIENT UNBLOCK is under way, or about to be repeated.
     is_unblocking: Cell<bool>,
-    next: RefCell<Option<Next>>,
+    next: RefCell<Option<NextCall>>,
     /// Is true where the next call is to be unblocked as soon as it is sent.
     unblock_next: Cell<bool>,
 }
@@ -211,12 +211,12 @@ pub(super) struct Seat {
 pub(super) struct BlockedClients {
     pub(super) waits: RefCell<BlockingCalls<State>>,
     waiters: RefCell<HashMap<WaiterId, Rc<BlockedClient>>>,
-    pub(super) seats: RefCell<HashMap<CallConnectionId, Rc<Seat>>>,
+    pub(super) connections: RefCell<HashMap<CallConnectionId, Rc<CallLink>>>,
     /// Is true while actions are being carried out: those of events meanwhile join them.
     is_acting: Cell<bool>,
-    /// So many of those who wait for a lease are seats.
+    /// So many wait for a lease for a call.
     lease_waits: Cell<usize>,
-    /// Seats were last given back for those of other workers then.
+    /// Connections were last given back for those of other workers then.
     yielded_micros: Cell<u64>,
     pub(super) apart: Apart,
     /// So many calls, tries and elements on their way back are under way.
@@ -262,14 +262,14 @@ impl Upstream {
         }
     }
 
-    /// Gives seats back when others wait for a connection.
-    pub(super) fn yield_seats(self: &Rc<Self>) {
+    /// Gives connections of calls back when others wait for one.
+    pub(super) fn yield_call_connections(self: &Rc<Self>) {
         let process = &self.thread.process;
         let wanted = process.budget.leases_wanted();
-        let seats = process.seats_wanted.load(Ordering::Relaxed);
-        let mut others = wanted.saturating_sub(seats);
-        if seats > self.blocked.lease_waits.get() {
-            // Blocked clients of other workers are served without a seat too, only slower: no need to hurry.
+        let connections = process.call_connections_wanted.load(Ordering::Relaxed);
+        let mut others = wanted.saturating_sub(connections);
+        if connections > self.blocked.lease_waits.get() {
+            // Blocked clients of other workers are served without one too, only slower: no need to hurry.
             let clock = &self.thread.clock;
             if clock.is_past(self.blocked.yielded_micros.get(), YIELD_EVERY) {
                 self.blocked.yielded_micros.set(clock.now_micros());
@@ -356,20 +356,22 @@ impl Upstream {
                 }
             }
             WaitAction::Borrow {
-                connection: seat,
+                connection,
                 state,
                 group,
                 reason,
             } => {
-                tokio::task::spawn_local(Rc::clone(self).borrow_seat(seat, state, group, reason));
+                tokio::task::spawn_local(
+                    Rc::clone(self).borrow_call_connection(connection, state, group, reason),
+                );
             }
             WaitAction::Issue {
-                connection: seat,
+                connection,
                 ahead,
                 call,
-            } => self.next_on(seat, Next::Issue(ahead, call)),
-            WaitAction::Unblock { connection: seat } => self.unblock_seat(seat),
-            WaitAction::Release { connection: seat } => self.next_on(seat, Next::Release),
+            } => self.next_on(connection, NextCall::Issue(ahead, call)),
+            WaitAction::Unblock { connection } => self.unblock_call(connection),
+            WaitAction::Release { connection } => self.next_on(connection, NextCall::Release),
             WaitAction::Return {
                 state,
                 request,
@@ -390,16 +392,16 @@ impl Upstream {
         }
     }
 
-    // Seats.
+    // Connections.
 
-    async fn borrow_seat(
+    async fn borrow_call_connection(
         self: Rc<Self>,
-        seat: CallConnectionId,
+        connection: CallConnectionId,
         state: State,
         group: usize,
         reason: PinReason,
     ) {
-        let borrowed = self.borrow_link(seat, &state, group).await;
+        let borrowed = self.borrow_link(connection, &state, group).await;
         let now = self.thread.clock.refresh();
         let waits = &self.blocked.waits;
         match borrowed {
@@ -410,7 +412,7 @@ impl Upstream {
                     .pin(reason as usize)
                     .add(1);
                 let pin = self.lend(Rc::clone(&link), lease, None);
-                let lent = Seat {
+                let lent = CallLink {
                     link,
                     pin: RefCell::new(Some(pin)),
                     is_calling: Cell::new(false),
@@ -421,27 +423,30 @@ impl Upstream {
                     next: RefCell::default(),
                     unblock_next: Cell::new(false),
                 };
-                self.blocked.seats.borrow_mut().insert(seat, Rc::new(lent));
-                waits.borrow_mut().lent(seat, now);
+                self.blocked
+                    .connections
+                    .borrow_mut()
+                    .insert(connection, Rc::new(lent));
+                waits.borrow_mut().lent(connection, now);
             }
-            Err(why) => waits.borrow_mut().not_lent(seat, why, now),
+            Err(why) => waits.borrow_mut().not_lent(connection, why, now),
         }
         self.carry_out();
     }
 
     async fn borrow_link(
         self: &Rc<Self>,
-        seat: CallConnectionId,
+        connection: CallConnectionId,
         state: &State,
         group: usize,
     ) -> Result<(Rc<Link>, PinLease), NotLent> {
         let upstream = &self.thread.settings().upstream;
-        let lease = self.borrow_lease(seat, group).await?;
-        let wearing = self
+        let lease = self.borrow_lease(connection, group).await?;
+        let unused = self
             .thread
             .within(upstream.queue.timeout, self.unused(state))
             .await;
-        match wearing {
+        match unused {
             Some(Ok(link)) => Ok((link, lease)),
             Some(Err(PinError::Refused(reply))) => Err(NotLent::Refused(reply)),
             // While shared connections are up the classes are tried there.
@@ -453,11 +458,11 @@ impl Upstream {
     /// BlockingCalls for a lease for as long as it is wanted.
     async fn borrow_lease(
         &self,
-        seat: CallConnectionId,
+        connection: CallConnectionId,
         group: usize,
     ) -> Result<PinLease, NotLent> {
         let budget = &self.thread.process.budget;
-        let is_wanted = || self.blocked.waits.borrow().wants(seat);
+        let is_wanted = || self.blocked.waits.borrow().wants(connection);
         let lease = match budget.try_lease(group, self.thread.index) {
             Some(lease) => lease,
             None => {
@@ -476,38 +481,40 @@ impl Upstream {
         is_wanted().then_some(lease).ok_or(NotLent::Timeout)
     }
 
-    fn seat(&self, id: CallConnectionId) -> Option<Rc<Seat>> {
-        self.blocked.seats.borrow().get(&id).cloned()
+    fn call_link(&self, id: CallConnectionId) -> Option<Rc<CallLink>> {
+        self.blocked.connections.borrow().get(&id).cloned()
     }
 
-    /// Has a seat do something as soon as no CLIENT UNBLOCK for it is under way.
-    fn next_on(self: &Rc<Self>, id: CallConnectionId, next: Next) {
-        let Some(seat) = self.seat(id) else { return };
-        if seat.is_unblocking.get() {
-            *seat.next.borrow_mut() = Some(next);
+    /// Has something done on the connection of a call as soon as no CLIENT UNBLOCK for it is under way.
+    fn next_on(self: &Rc<Self>, id: CallConnectionId, next: NextCall) {
+        let Some(connection) = self.call_link(id) else {
+            return;
+        };
+        if connection.is_unblocking.get() {
+            *connection.next.borrow_mut() = Some(next);
             return;
         }
         match next {
-            Next::Release => {
-                self.blocked.seats.borrow_mut().remove(&id);
-                if let Some(pin) = seat.pin.borrow_mut().take() {
+            NextCall::Release => {
+                self.blocked.connections.borrow_mut().remove(&id);
+                if let Some(pin) = connection.pin.borrow_mut().take() {
                     pin.give_back_clear();
                 }
             }
-            Next::Issue(ahead, call) => self.issue(id, &seat, ahead, &call),
+            NextCall::Issue(ahead, call) => self.issue(id, &connection, ahead, &call),
         }
     }
 
     fn issue(
         self: &Rc<Self>,
         id: CallConnectionId,
-        seat: &Rc<Seat>,
+        connection: &Rc<CallLink>,
         ahead: Option<(TryId, RequestBatch)>,
         issued: &RequestBatch,
     ) {
-        if !seat.link.is_alive() {
+        if !connection.link.is_alive() {
             self.not_sent(ahead);
-            return self.seat_lost(id, false);
+            return self.call_lost(id, false);
         }
         let now = self.thread.clock.now_micros();
         let writes = issued.takes > 0;
@@ -515,13 +522,13 @@ impl Upstream {
             self.not_sent(ahead);
             return self.blocked.waits.borrow_mut().put_off(id, now);
         }
-        if seat.link.renewal.is_due(now) && seat.link.takes_login() {
-            self.renew(&seat.link);
+        if connection.link.renewal.is_due(now) && connection.link.takes_login() {
+            self.renew(&connection.link);
         }
         let ahead_bytes = ahead.as_ref().map_or(0, |(_, sending)| sending.bytes.len());
         let unread = Unread::of(ahead_bytes + issued.bytes.len(), now);
         if let Some((attempt, sending)) = ahead {
-            self.send_try(&seat.link, attempt, sending, || {});
+            self.send_try(&connection.link, attempt, sending, || {});
         }
         let upstream = Rc::downgrade(self);
         let under_way = UnderWay::new(&self.blocked.under_way);
@@ -531,22 +538,24 @@ impl Upstream {
                 return;
             };
             match answer {
-                Answer::Lost { sent } => upstream.seat_lost(id, sent),
-                Answer::TooLarge => upstream.seat_answered(id, None),
-                Answer::Replies(reply) => upstream.seat_answered(id, Some(&reply)),
+                Answer::Lost { sent } => upstream.call_lost(id, sent),
+                Answer::TooLarge => upstream.call_answered(id, None),
+                Answer::Replies(reply) => upstream.call_answered(id, Some(&reply)),
             }
             upstream.carry_out();
         };
-        seat.is_calling.set(true);
-        seat.called_micros.set(now);
-        seat.unread.set(unread);
-        seat.takes.set(writes);
+        connection.is_calling.set(true);
+        connection.called_micros.set(now);
+        connection.unread.set(unread);
+        connection.takes.set(writes);
         let limit_bytes = self.limit_bytes(issued.takes);
         let call = OwnCall::new(issued.replies, limit_bytes, Pace::Blocking, call);
-        seat.link.send_own(&issued.bytes, OwnReply::Call(call));
-        seat.link.note_held();
+        connection
+            .link
+            .send_own(&issued.bytes, OwnReply::Call(call));
+        connection.link.note_held();
         if writes {
-            self.plan_probe(&seat.link);
+            self.plan_probe(&connection.link);
         }
     }
 
@@ -560,10 +569,10 @@ impl Upstream {
         }
     }
 
-    /// Takes in that the call on a seat was answered; `None`: with more than may be gathered.
-    fn seat_answered(self: &Rc<Self>, id: CallConnectionId, reply: Option<&[u8]>) {
-        if let Some(seat) = self.seat(id) {
-            seat.is_calling.set(false);
+    /// Takes in that the call on a connection was answered; `None`: with more than may be gathered.
+    fn call_answered(self: &Rc<Self>, id: CallConnectionId, reply: Option<&[u8]>) {
+        if let Some(connection) = self.call_link(id) {
+            connection.is_calling.set(false);
         }
         self.note_whether_calls_can_be_ended();
         let now = self.thread.clock.now_micros();
@@ -574,43 +583,47 @@ impl Upstream {
         }
     }
 
-    /// Returns the seats that are blocked on a connection whose login is due.
-    pub(super) fn overdue_seats(&self, now_micros: u64) -> Vec<CallConnectionId> {
-        let is_overdue = |seat: &Seat| {
-            let is_own = seat.link.worn().user.is_none();
-            let is_blocked = seat.is_calling.get() && !seat.is_unblocking.get();
-            is_own && is_blocked && seat.link.renewal.is_due(now_micros)
+    /// Returns the connections whose login is due, and on which a call is blocked.
+    pub(super) fn overdue_calls(&self, now_micros: u64) -> Vec<CallConnectionId> {
+        let is_overdue = |connection: &CallLink| {
+            let is_own = connection.link.state().user.is_none();
+            let is_blocked = connection.is_calling.get() && !connection.is_unblocking.get();
+            is_own && is_blocked && connection.link.renewal.is_due(now_micros)
         };
-        let seats = self.blocked.seats.borrow();
-        let overdue = seats.iter().filter(|(_, seat)| is_overdue(seat));
+        let connections = self.blocked.connections.borrow();
+        let overdue = connections
+            .iter()
+            .filter(|(_, connection)| is_overdue(connection));
         overdue.map(|(id, _)| *id).collect()
     }
 
-    fn seat_lost(&self, id: CallConnectionId, sent: bool) {
+    fn call_lost(&self, id: CallConnectionId, sent: bool) {
         // Its connection goes with it.
-        let seat = self.blocked.seats.borrow_mut().remove(&id);
-        if let Some(seat) = seat {
-            seat.is_calling.set(false);
+        let connection = self.blocked.connections.borrow_mut().remove(&id);
+        if let Some(connection) = connection {
+            connection.is_calling.set(false);
         }
         let now = self.thread.clock.now_micros();
         self.blocked.waits.borrow_mut().lost(id, sent, now);
     }
 
-    pub(super) fn unblock_seat(self: &Rc<Self>, id: CallConnectionId) {
-        let Some(seat) = self.seat(id) else { return };
-        if seat.is_unblocking.replace(true) {
-            return seat.unblock_next.set(true);
+    pub(super) fn unblock_call(self: &Rc<Self>, id: CallConnectionId) {
+        let Some(connection) = self.call_link(id) else {
+            return;
+        };
+        if connection.is_unblocking.replace(true) {
+            return connection.unblock_next.set(true);
         }
         let upstream = Rc::clone(self);
         tokio::task::spawn_local(async move {
-            upstream.end_call(id, &seat).await;
-            seat.is_unblocking.set(false);
-            let next = seat.next.borrow_mut().take();
+            upstream.end_call(id, &connection).await;
+            connection.is_unblocking.set(false);
+            let next = connection.next.borrow_mut().take();
             if let Some(next) = next {
                 upstream.next_on(id, next);
             }
-            if seat.unblock_next.take() {
-                upstream.unblock_seat(id);
+            if connection.unblock_next.take() {
+                upstream.unblock_call(id);
             }
             upstream.carry_out();
         });
@@ -622,7 +635,7 @@ impl Upstream {
     }
 }
 
-/// Counts a seat that waits for a lease, while it does.
+/// Counts who waits for a lease for a call, while it does.
 struct Counted<'a>(&'a Upstream);
 
 impl<'a> Counted<'a> {
@@ -632,7 +645,7 @@ impl<'a> Counted<'a> {
         upstream
             .thread
             .process
-            .seats_wanted
+            .call_connections_wanted
             .fetch_add(1, Ordering::Relaxed);
         Self(upstream)
     }
@@ -645,7 +658,7 @@ impl Drop for Counted<'_> {
         self.0
             .thread
             .process
-            .seats_wanted
+            .call_connections_wanted
             .fetch_sub(1, Ordering::Relaxed);
     }
 }

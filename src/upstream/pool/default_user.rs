@@ -21,8 +21,8 @@ impl Upstream {
             return;
         }
         let of_default_user = |link: &Rc<Link>| {
-            let user = link.worn().user.clone()?;
-            let is_free = link.is_alive() && !link.is_dressing();
+            let user = link.state().user.clone()?;
+            let is_free = link.is_alive() && !link.is_changing_state();
             (is_free && user.is_guest()).then_some((Rc::clone(link), user))
         };
         let Some((link, user)) = self

@@ -17,8 +17,8 @@ use crate::upstream::thread::Thread;
 impl LinkParcel {
     /// Packs a connection. `None`: its socket has been taken apart.
     fn of(socket: ServerSocket, link: &Link) -> Option<Self> {
-        let worn = link.worn();
-        let user = worn.user.as_ref().map(|user| Credentials {
+        let state = link.state();
+        let user = state.user.as_ref().map(|user| Credentials {
             username: user.username.clone(),
             password: user.password.clone(),
         });
@@ -30,8 +30,8 @@ impl LinkParcel {
             name: link.name.clone(),
             server_id: link.server_id,
             user,
-            protocol: worn.protocol,
-            database: worn.database,
+            protocol: state.protocol,
+            database: state.database,
             renewal: link.renewal.times(),
         })
     }

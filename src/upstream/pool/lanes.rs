@@ -17,30 +17,30 @@ use crate::schedule::ScheduleAction;
 use crate::session::State;
 use crate::upstream::link::Link;
 
-/// How often at most the server is asked whether it holds a write back.
+/// The server is asked whether it holds a write back at most once in this time.
 const ASKED_EVERY: Duration = Duration::from_millis(100);
 
-/// Where a request is to go that need not stay where its client is.
+/// Says where a request is to go that need not stay where its client is.
 enum Lane {
-    /// As at any time.
+    /// It goes where it would at any time.
     Any,
-    /// To this connection.
+    /// It goes to this connection.
     Link(Rc<Link>),
-    /// To one that is not there yet.
+    /// It goes to one that is not there yet.
     Another,
-    /// To one that is lent for it.
+    /// It goes to one that is lent for it.
     Lent,
 }
 
-/// How often it is looked whether a shared connection takes what ends a script or a pause.
+/// It is looked so often whether a shared connection takes what ends a script or a pause.
 const LOOKED_EVERY: Duration = Duration::from_millis(10);
 
-/// What a command ends that keeps the server from answering others.
+/// Says what a command ends that keeps the server from answering others.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Ends {
-    /// A script without end.
+    /// It ends a script without end.
     Script,
-    /// A pause.
+    /// It ends a pause.
     Pause,
 }
 
@@ -51,7 +51,7 @@ impl Link {
         self.exchange.borrow().owes_write()
     }
 
-    /// Since when the write that it owes next has not been answered, if it is stalled by one.
+    /// Tells since when the write that it owes next has not been answered, if it is stalled by one.
     fn held_since(&self) -> Option<u64> {
         let since = {
             let exchange = self.exchange.borrow();
@@ -61,7 +61,7 @@ impl Link {
         since.filter(|_| self.is_stalled())
     }
 
-    /// Since when what it owes next has not been answered, if it is stalled by what the server may work on: a script may be read-only.
+    /// Tells since when what it owes next has not been answered, if it is stalled by what the server may work on: a script may be read-only.
     fn worked_on_since(&self) -> Option<u64> {
         let since = {
             let exchange = self.exchange.borrow();
@@ -113,7 +113,7 @@ impl Upstream {
         budget.try_lease(group, self.thread.index).is_some()
     }
 
-    /// Where none can be lent to a group, a shared connection for what ends a script or a pause, which does not wait for those who wait for
+    /// Returns, where none can be lent to a group, a shared connection for what ends a script or a pause, which does not wait for those who wait for
     /// its end: for the user of `state`, in any database, for it needs none, and a server that runs a script changes to none. It must
     /// not stand behind what it is to end.
     pub fn bypass(&self, group: usize, state: &State, ends: Ends) -> Option<Rc<Link>> {
@@ -129,7 +129,7 @@ impl Upstream {
                 Ends::Script => link.may_owe_script(self.thread.busy_since()),
                 Ends::Pause => self.is_held_up(link),
             };
-            is_free && is_alike(&link.worn()) && stays() && !is_behind
+            is_free && is_alike(&link.state()) && stays() && !is_behind
         };
         let links = self.links.borrow();
         self.least_held_up(links.iter().flatten().filter(fits))
@@ -184,7 +184,7 @@ impl Upstream {
         self.stalls.is_any.get() || self.are_writes_held()
     }
 
-    /// The server has done a write of respool's own that was sent then: it holds nothing back. `answered_micros`: the latest that had
+    /// Takes in that the server has done a write of respool's own that was sent then: it holds nothing back. `answered_micros`: the latest that had
     /// been sent and answered then.
     pub(super) fn note_written(&self, sent_micros: u64, answered_micros: u64) {
         let now = self.thread.clock.now_micros();
@@ -207,7 +207,7 @@ impl Upstream {
         if !self.ask_anew(links.iter().chain(&idle_pins), ASKED_EVERY)
             && let Some(stalled) = links.iter().find(|link| link.is_stalled())
         {
-            let state = stalled.worn().clone();
+            let state = stalled.state().clone();
             self.grow(&state);
             if idle_pins.is_empty() && !self.schedule.borrow().may_grow() {
                 self.open_to_ask();
@@ -276,7 +276,7 @@ impl Upstream {
         self.are_all_held_up() && (self.thread.says_busy() || self.is_shut(Delays::NONE))
     }
 
-    /// That of `links` on which a request of respool's own waits for the least.
+    /// Returns that of `links` on which a request of respool's own waits for the least.
     pub(super) fn least_held_up<'a>(
         &self,
         links: impl Iterator<Item = &'a Rc<Link>>,
@@ -324,7 +324,7 @@ impl Upstream {
         }
     }
 
-    /// The shared connections that may take requests of `state` now.
+    /// Returns the shared connections that may take requests of `state` now.
     fn serving(&self, state: &State) -> Vec<Rc<Link>> {
         let links = self.links.borrow();
         let schedule = self.schedule.borrow();
@@ -337,7 +337,7 @@ impl Upstream {
         links.iter().flatten().filter(serves).cloned().collect()
     }
 
-    /// Where a request goes that may be delayed by `delays`.
+    /// Decides where a request goes that may be delayed by `delays`.
     fn lane(&self, state: &State, delays: Delays) -> Lane {
         if !self.has_lanes() {
             return Lane::Any;
@@ -366,7 +366,7 @@ impl Upstream {
         }
     }
 
-    /// A shared connection that may take a request of `state` now which `delays` may delay.
+    /// Returns a shared connection that may take a request of `state` now which `delays` may delay.
     #[inline]
     pub fn shared_for(self: &Rc<Self>, state: &State, delays: Delays) -> Option<Rc<Link>> {
         match self.lane(state, delays) {

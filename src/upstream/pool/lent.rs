@@ -143,8 +143,9 @@ impl Upstream {
         state: &State,
         outlet: &Rc<Outlet>,
     ) -> Option<Pin> {
-        let has_one =
-            |link: &Rc<Link>| link.is_alive() && link.leaving().is_none() && *link.worn() == *state;
+        let has_one = |link: &Rc<Link>| {
+            link.is_alive() && link.leaving().is_none() && *link.state() == *state
+        };
         let at = self.idle.all().iter().position(has_one)?;
         let lease = self
             .thread
@@ -246,16 +247,16 @@ impl Upstream {
     pub fn in_any_database(&self, state: &State) -> State {
         let idle = self.idle.all();
         let fits = |link: &&Rc<Link>| {
-            let database = link.worn().database;
+            let database = link.state().database;
             let state = State {
                 database,
                 ..state.clone()
             };
-            link.is_alive() && *link.worn() == state
+            link.is_alive() && *link.state() == state
         };
         let lent = idle.iter().find(fits).or(idle.last());
         State {
-            database: lent.map_or(0, |link| link.worn().database),
+            database: lent.map_or(0, |link| link.state().database),
             ..state.clone()
         }
     }
@@ -332,7 +333,7 @@ impl Upstream {
         loop {
             let state = wanted();
             if let Some(link) = self.take_idle(&state) {
-                if *link.worn() == state {
+                if *link.state() == state {
                     return Ok(link);
                 }
                 match self.changed(link, &state).await {
@@ -382,7 +383,7 @@ impl Upstream {
             }
             None => link.is_alive(),
         });
-        self.idle.take_best(|link| *link.worn() == *state)
+        self.idle.take_best(|link| *link.state() == *state)
     }
 
     pub(super) fn keep_driving(self: &Rc<Self>, link: &Rc<Link>) {
@@ -422,10 +423,10 @@ impl Upstream {
             link.close(NO_SECRET);
             return None;
         };
-        let steps = steps(&link.worn(), target, change, &own, &link.name);
+        let steps = steps(&link.state(), target, change, &own, &link.name);
         let (tell, told) = oneshot::channel();
         // Who asked may have gone; the change itself goes on.
-        link.dress(steps, Box::new(move |result| drop(tell.send(result))));
+        link.change_state(steps, Box::new(move |result| drop(tell.send(result))));
         told.await.ok().filter(|_| link.is_alive())
     }
 

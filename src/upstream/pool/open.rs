@@ -16,7 +16,7 @@ use crate::session::State;
 use crate::telemetry::{Bound, ConnectResult, LossCause};
 use crate::upstream::closing::LINGER;
 use crate::upstream::handshake::{ConnectError, connect};
-use crate::upstream::link::{Ended, Link};
+use crate::upstream::link::{Link, LinkEnd};
 use crate::upstream::process::Process;
 
 /// Where another worker has reached the server this one tries within so long.
@@ -106,7 +106,7 @@ impl Upstream {
         link.slot.set(slot);
         self.links.borrow_mut()[slot] = Some(Rc::clone(&link));
         match refusal {
-            None => self.grant(slot, &link.worn()),
+            None => self.grant(slot, &link.state()),
             Some(reply) => self.refuse(slot, &link, &reply),
         }
         self.thread.pulse.answered(link.origin().begun_micros);
@@ -389,7 +389,7 @@ impl Upstream {
     }
 
     /// Takes in that a connection has ended. One that lived for a moment only is an attempt that failed.
-    pub(super) fn lived(&self, link: &Link, ended: &Ended) {
+    pub(super) fn lived(&self, link: &Link, ended: &LinkEnd) {
         // What respool itself ended says nothing.
         if ended.cause.is_none() || link.leaving().is_some() {
             return;

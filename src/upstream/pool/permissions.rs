@@ -73,7 +73,7 @@ impl Upstream {
     /// while the server is away.
     pub(super) fn learn_all(self: &Rc<Self>, link: &Rc<Link>) {
         self.learn(link);
-        if link.worn().user.is_some() {
+        if link.state().user.is_some() {
             return;
         }
         for sub in [ClientSub::List, ClientSub::Kill, ClientSub::Unblock] {
@@ -247,7 +247,7 @@ impl Upstream {
     fn link_of(&self, state: &State) -> Option<Rc<Link>> {
         let links = self.links.borrow();
         let of_user = links.iter().flatten().filter(|link| {
-            link.is_alive() && !link.is_dressing() && link.worn().user == state.user
+            link.is_alive() && !link.is_changing_state() && link.state().user == state.user
         });
         self.least_held_up(of_user)
     }

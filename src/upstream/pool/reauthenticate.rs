@@ -22,7 +22,7 @@ impl Upstream {
         }
         let now = self.thread.clock.now_micros();
         if self.due_links(now).is_empty()
-            && self.overdue_seats(now).is_empty()
+            && self.overdue_calls(now).is_empty()
             && self
                 .both_subscriptions()
                 .all(|some| some.overdue_link(now).is_none())
@@ -47,8 +47,8 @@ impl Upstream {
                 }
             }
             // Their calls are issued again, and before that their logins renewed.
-            for seat in upstream.overdue_seats(now) {
-                upstream.unblock_seat(seat);
+            for connection in upstream.overdue_calls(now) {
+                upstream.unblock_call(connection);
             }
             upstream.is_renewing.set(false);
         });

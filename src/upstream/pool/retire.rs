@@ -143,7 +143,7 @@ impl Upstream {
     fn close_surplus(&self) {
         for link in self.links.borrow().iter().flatten() {
             let is_surplus = self.schedule.borrow().is_surplus(link.slot.get());
-            let is_free = link.in_flight() == 0 && !link.is_dressing();
+            let is_free = link.in_flight() == 0 && !link.is_changing_state();
             if is_surplus
                 && is_free
                 && link.slot.get() != usize::MAX
@@ -214,7 +214,7 @@ impl Upstream {
         let is_it = |other: &Rc<Link>| Rc::ptr_eq(other, link);
         if link.slot.get() != usize::MAX {
             return LinkUse::Shared {
-                is_changing: link.is_dressing(),
+                is_changing: link.is_changing_state(),
                 is_stuck: link.is_stuck(STUCK_AFTER),
             };
         }
@@ -231,12 +231,12 @@ impl Upstream {
     /// Ends a shared connection that is being left if all is answered on it, and no blocked call is to be ended beside it.
     fn finish(&self, link: &Link) {
         let leaving = link.leaving().filter(|leaving| {
-            leaving.from_micros <= self.thread.clock.now_micros() && !link.is_dressing()
+            leaving.from_micros <= self.thread.clock.now_micros() && !link.is_changing_state()
         });
         if let Some(leaving) = leaving
             && link.in_flight() == 0
             && link.is_alive()
-            && !self.has_seat_at(&link.origin().node)
+            && !self.has_call_at(&link.origin().node)
         {
             link.lose(leaving.cause, leaving.why());
         }
@@ -246,7 +246,7 @@ impl Upstream {
     #[inline]
     pub(super) fn heed(self: &Rc<Self>, link: &Rc<Link>) {
         for (request, elements) in link.take_returns() {
-            self.put_back(link.worn().clone(), request, elements, Some(link.origin()));
+            self.put_back(link.state().clone(), request, elements, Some(link.origin()));
         }
         if let Some(cause) = link.take_alarm() {
             self.suspect(link, cause);
@@ -286,7 +286,7 @@ impl Upstream {
     /// names the protocol that is spoken.
     async fn is_replica(&self, node: &Node) -> Option<bool> {
         let link = self.shared_at(node, |_| true)?;
-        let version = match link.worn().protocol {
+        let version = match link.state().protocol {
             Protocol::Resp2 => "2",
             Protocol::Resp3 => "3",
         };
@@ -301,17 +301,16 @@ impl Upstream {
     /// Returns a shared connection to `node` for a request of respool's own.
     pub(super) fn shared_at(&self, node: &Node, fits: impl Fn(&Link) -> bool) -> Option<Rc<Link>> {
         let links = self.links.borrow();
-        let usable = links
-            .iter()
-            .flatten()
-            .filter(|link| link.is_alive() && !link.is_dressing() && link.origin().node == *node);
+        let usable = links.iter().flatten().filter(|link| {
+            link.is_alive() && !link.is_changing_state() && link.origin().node == *node
+        });
         self.least_held_up(usable.filter(|link| fits(link)))
     }
 
     /// Asks the server at `node` something, as respool's own user where that can be had: a client's may not have the
     /// permissions. `None`: there is no connection to it, or it was lost.
     pub async fn ask_at(self: &Rc<Self>, node: &Node, request: &[u8]) -> Option<Vec<u8>> {
-        let is_own = |link: &Link| link.worn().user.is_none();
+        let is_own = |link: &Link| link.state().user.is_none();
         if self.has_lanes()
             && !self.thread.is_nobody()
             && self
@@ -351,22 +350,24 @@ impl Upstream {
 
     /// Has a blocked call on `link`, if there is one, ended there and issued anew on another connection.
     pub(super) fn vacate(self: &Rc<Self>, link: &Rc<Link>) {
-        let seats = self.blocked.seats.borrow();
-        let seat = seats.iter().find(|(_, seat)| Rc::ptr_eq(&seat.link, link));
-        let Some(id) = seat.map(|(id, _)| *id) else {
+        let connections = self.blocked.connections.borrow();
+        let connection = connections
+            .iter()
+            .find(|(_, connection)| Rc::ptr_eq(&connection.link, link));
+        let Some(id) = connection.map(|(id, _)| *id) else {
             return;
         };
-        drop(seats);
+        drop(connections);
         let now = self.thread.clock.now_micros();
         self.blocked.waits.borrow_mut().vacate(id, now);
         self.carry_out();
     }
 
     /// Tells whether a call for blocked clients is issued at `node` on a connection that is being left.
-    pub(super) fn has_seat_at(&self, node: &Node) -> bool {
-        let seats = self.blocked.seats.borrow();
-        seats.values().any(|seat| {
-            let link = &seat.link;
+    pub(super) fn has_call_at(&self, node: &Node) -> bool {
+        let connections = self.blocked.connections.borrow();
+        connections.values().any(|connection| {
+            let link = &connection.link;
             link.is_alive() && link.leaving().is_some() && link.origin().node == *node
         })
     }

@@ -463,7 +463,7 @@ impl Subscriptions {
     /// Returns the connection, if respool's login on it is to be renewed and can be.
     pub(in crate::upstream) fn overdue_link(&self, now_micros: u64) -> Option<Rc<Link>> {
         let link = self.link.borrow().clone()?;
-        let takes_login = link.worn().protocol == Protocol::Resp3;
+        let takes_login = link.state().protocol == Protocol::Resp3;
         (takes_login && link.renewal.is_due(now_micros)).then_some(link)
     }
 

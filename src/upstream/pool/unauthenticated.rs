@@ -8,7 +8,7 @@ use crate::session::State;
 use crate::upstream::link::Link;
 
 impl Upstream {
-    /// Connection `slot` could not be opened for whoever waits for it: the server answers `reply` to them.
+    /// Takes in that connection `slot` could not be opened for whoever waits for it: the server answers `reply` to them.
     pub(super) fn refused_and_closed(self: &Rc<Self>, slot: usize, reply: &[u8]) {
         self.absence.refused(self.thread.clock.refresh());
         self.connected();
@@ -22,7 +22,7 @@ impl Upstream {
         self.act();
     }
 
-    /// A shared connection that wears respool's own user, changed for it if it must be. `None`: there is none. Where respool is
+    /// Returns a shared connection that is respool's own user's, changed for it if it must be. `None`: there is none. Where respool is
     /// nobody one of a client's is better than none.
     pub(super) async fn own_link(self: &Rc<Self>) -> Option<Rc<Link>> {
         loop {
@@ -32,8 +32,8 @@ impl Upstream {
                 let usable = links
                     .iter()
                     .flatten()
-                    .filter(|link| link.is_alive() && !link.is_dressing());
-                let own = usable.filter(|link| is_nobody || link.worn().user.is_none());
+                    .filter(|link| link.is_alive() && !link.is_changing_state());
+                let own = usable.filter(|link| is_nobody || link.state().user.is_none());
                 self.least_held_up(own)
             };
             if own.is_some() {

@@ -158,8 +158,8 @@ impl Upstream {
     async fn link_that_knows(self: &Rc<Self>, ends: &[Arc<UnseenEnd>]) -> Option<Rc<Link>> {
         let is_nobody = self.thread.is_nobody();
         let knows = |link: &&Rc<Link>| {
-            let is_usable = link.is_alive() && !link.is_dressing() && !link.is_stalled();
-            let is_own = is_nobody || link.worn().user.is_none();
+            let is_usable = link.is_alive() && !link.is_changing_state() && !link.is_stalled();
+            let is_own = is_nobody || link.state().user.is_none();
             is_usable && is_own && ends.iter().any(|end| end.is_known_at(link.origin()))
         };
         let found = self.links.borrow().iter().flatten().find(knows).cloned();

@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use tokio::sync::oneshot;
 
-use super::{LONGEST_PAUSE, Seat};
+use super::{CallLink, LONGEST_PAUSE};
 use crate::auth::Known;
 use crate::budget::PinLease;
 use crate::command::ClientSub;
@@ -68,28 +68,30 @@ enum MayAsk {
 }
 
 impl Upstream {
-    /// Ends the call on a seat. The server is asked until it has answered: the call itself may still be on its way, the server be busy, or
+    /// Ends the call on a connection. The server is asked until it has answered: the call itself may still be on its way, the server be busy, or
     /// a pause be in force, which who waits for the call sits out. A call for which nobody is there any more does not outlast a pause.
-    pub(super) async fn end_call(self: &Rc<Self>, id: CallConnectionId, seat: &Seat) {
+    pub(super) async fn end_call(self: &Rc<Self>, id: CallConnectionId, connection: &CallLink) {
         let is_left = || self.blocked.waits.borrow().is_left(id);
         let (mut pause, mut unheeded) = (Duration::from_millis(1), 0);
-        while seat.is_calling.get() && seat.link.is_alive() {
-            match self.may_ask_to_end(seat, is_left()) {
-                MayAsk::Never => return self.finish_call(seat).await,
-                MayAsk::Perhaps | MayAsk::No if is_left() => return self.finish_call(seat).await,
-                MayAsk::Yes | MayAsk::Perhaps => match self.ask_to_end(seat, is_left).await {
-                    Asked::Over => return,
-                    Asked::Left => return self.finish_call(seat).await,
-                    Asked::Refused => pause = LONGEST_PAUSE,
-                    Asked::Unheeded => unheeded += 1,
-                    Asked::Heard => unheeded = 0,
+        while connection.is_calling.get() && connection.link.is_alive() {
+            match self.may_ask_to_end(connection, is_left()) {
+                MayAsk::Never => return self.finish_call(connection).await,
+                MayAsk::Perhaps | MayAsk::No if is_left() => {
+                    return self.finish_call(connection).await;
+                }
+                MayAsk::Yes | MayAsk::Perhaps => match self.ask_to_end(connection, is_left).await {
+                    UnblockAnswer::Over => return,
+                    UnblockAnswer::Left => return self.finish_call(connection).await,
+                    UnblockAnswer::Refused => pause = LONGEST_PAUSE,
+                    UnblockAnswer::Unheeded => unheeded += 1,
+                    UnblockAnswer::Heard => unheeded = 0,
                 },
                 MayAsk::Soon | MayAsk::No => {}
             }
             if unheeded >= UNHEEDED && is_left() {
-                return self.finish_call(seat).await;
+                return self.finish_call(connection).await;
             }
-            if seat.is_calling.get() {
+            if connection.is_calling.get() {
                 tokio::time::sleep(pause).await;
                 let longest = match unheeded {
                     0..UNHEEDED => LONGEST_PAUSE,
@@ -100,11 +102,11 @@ impl Upstream {
         }
     }
 
-    /// Has the server forget the call on a seat, as that of a client that leaves: it is told that nothing more comes on the
+    /// Has the server forget the call on a connection, as that of a client that leaves: it is told that nothing more comes on the
     /// connection.
-    async fn finish_call(&self, seat: &Seat) {
-        self.until_finished(&seat.link).await;
-        seat.link.close("its call was ended with it");
+    async fn finish_call(&self, connection: &CallLink) {
+        self.until_finished(&connection.link).await;
+        connection.link.close("its call was ended with it");
     }
 
     /// Tells the server that nothing more comes on `link`, and waits until it has answered what need not wait, and closed; or has not within
@@ -123,19 +125,19 @@ impl Upstream {
         let _ = tokio::time::timeout(limit, ended).await;
     }
 
-    /// Tells whether the server may be asked to end the call on a seat. A pause may have put the call off, of which respool need not have been told, and
+    /// Tells whether the server may be asked to end the call on a connection. A pause may have put the call off, of which respool need not have been told, and
     /// some servers do not bear that it is unblocked: there a write must have been done that was sent later.
-    fn may_ask_to_end(self: &Rc<Self>, seat: &Seat, is_for_nobody: bool) -> MayAsk {
-        let (called, writes) = (seat.called_micros.get(), seat.takes.get());
-        let node = &seat.link.origin().node;
-        let may_fault = seat.link.origin().version.faults_on_unblock();
+    fn may_ask_to_end(self: &Rc<Self>, connection: &CallLink, is_for_nobody: bool) -> MayAsk {
+        let (called, writes) = (connection.called_micros.get(), connection.takes.get());
+        let node = &connection.link.origin().node;
+        let may_fault = connection.link.origin().version.faults_on_unblock();
         // Where it faults at nothing it says itself whether it has put the call off.
         if may_fault && self.may_be_put_off(called, writes) || self.holds_up_questions(node) {
             return MayAsk::No;
         }
         let is_same =
             |leaving: Leaving| matches!(leaving.cause, LossCause::TlsKeys | LossCause::Renewed);
-        let is_left = seat.link.leaving().is_some_and(|leaving| {
+        let is_left = connection.link.leaving().is_some_and(|leaving| {
             let stays = |link: &Link| link.leaving().is_none();
             !is_same(leaving) || self.shared_at(node, stays).is_none()
         });
@@ -143,7 +145,7 @@ impl Upstream {
             // What is done elsewhere tells nothing of the server that is left.
             return MayAsk::Never;
         }
-        if !may_fault || !writes || self.has_come_to_wait(seat) {
+        if !may_fault || !writes || self.has_come_to_wait(connection) {
             return MayAsk::Yes;
         }
         let (now, probe) = (self.thread.clock.now_micros(), &self.blocked.probe);
@@ -156,7 +158,7 @@ impl Upstream {
         if held > 0 && !is_past(held, HELD_FOR) {
             return MayAsk::No;
         }
-        let is_due = seat.unread.get().may_be_proven(now);
+        let is_due = connection.unread.get().may_be_proven(now);
         if sent == 0 && is_due && !self.send_probe(node, !is_for_nobody) {
             return MayAsk::No;
         }
@@ -166,11 +168,11 @@ impl Upstream {
         }
     }
 
-    /// Tells whether the call on a seat is known to wait, rather than to be put off.
-    fn has_come_to_wait(&self, seat: &Seat) -> bool {
+    /// Tells whether the call on a connection is known to wait, rather than to be put off.
+    fn has_come_to_wait(&self, connection: &CallLink) -> bool {
         let (pulse, now) = (&self.thread.pulse, self.thread.clock.now_micros());
-        let unread = seat.unread.get().by(pulse, now);
-        seat.unread.set(unread);
+        let unread = connection.unread.get().by(pulse, now);
+        connection.unread.set(unread);
         unread.is_over(pulse)
     }
 
@@ -184,27 +186,30 @@ impl Upstream {
         tokio::task::spawn_local(async move {
             tokio::time::sleep(COMES_FIRST * 2).await;
             upstream.blocked.probe.is_planned.set(false);
-            upstream.probe_for_seats();
+            upstream.probe_for_calls();
         });
     }
 
-    fn probe_for_seats(self: &Rc<Self>) {
+    fn probe_for_calls(self: &Rc<Self>) {
         let now = self.thread.clock.refresh();
-        let seats = self.blocked.seats.borrow();
-        let is_unknown = |seat: &&Rc<Seat>| {
-            let waits = seat.is_calling.get() && seat.takes.get() && seat.link.is_alive();
-            let may_fault = seat.link.origin().version.faults_on_unblock();
-            waits && may_fault && !self.has_come_to_wait(seat)
+        let connections = self.blocked.connections.borrow();
+        let is_unknown = |connection: &&Rc<CallLink>| {
+            let waits =
+                connection.is_calling.get() && connection.takes.get() && connection.link.is_alive();
+            let may_fault = connection.link.origin().version.faults_on_unblock();
+            waits && may_fault && !self.has_come_to_wait(connection)
         };
-        let is_due = |seat: &&Rc<Seat>| is_unknown(seat) && seat.unread.get().may_be_proven(now);
-        let due = seats.values().find(is_due);
+        let is_due = |connection: &&Rc<CallLink>| {
+            is_unknown(connection) && connection.unread.get().may_be_proven(now)
+        };
+        let due = connections.values().find(is_due);
         if due.is_none()
-            && let Some(later) = seats.values().find(is_unknown)
+            && let Some(later) = connections.values().find(is_unknown)
         {
             self.plan_probe(&later.link);
         }
-        let node = due.map(|seat| seat.link.origin().node.clone());
-        drop(seats);
+        let node = due.map(|connection| connection.link.origin().node.clone());
+        drop(connections);
         let probe = &self.blocked.probe;
         let is_refused = probe.refused_micros.get() > 0
             && !self
@@ -232,7 +237,7 @@ impl Upstream {
             tokio::task::spawn_local(Rc::clone(self).probe_apart(lease));
             return true;
         }
-        let is_own = |link: &Link| link.worn().user.is_none();
+        let is_own = |link: &Link| link.state().user.is_none();
         let link = self.shared_at(node, is_own);
         let link = link.or_else(|| self.shared_at(node, |_| true));
         let Some(link) = link.filter(|_| may_be_shared) else {
@@ -245,8 +250,8 @@ impl Upstream {
     /// Probes on a connection lent for it, which it does not keep for as long as a pause is.
     async fn probe_apart(self: Rc<Self>, lease: PinLease) {
         let limit = self.thread.settings().upstream.connect_timeout;
-        let wearing = self.unused(&State::INITIAL);
-        let Some(Ok(link)) = self.thread.within(limit, wearing).await else {
+        let unused = self.unused(&State::INITIAL);
+        let Some(Ok(link)) = self.thread.within(limit, unused).await else {
             return self.blocked.probe.sent_micros.set(0);
         };
         let pin = self.lend(Rc::clone(&link), lease, None);
@@ -288,7 +293,7 @@ impl Upstream {
             Answer::Replies(reply) if DONE.iter().any(|done| reply.starts_with(done)) => {
                 self.note_written(sent_micros, answered_micros);
                 // Where nothing else was answered since the calls were sent, the next is behind the answer to this one.
-                self.probe_for_seats();
+                self.probe_for_calls();
             }
             Answer::Replies(reply) if !LATER.iter().any(|later| reply.starts_with(later)) => {
                 probe.refused_micros.set(self.thread.clock.now_micros());
@@ -349,10 +354,14 @@ impl Upstream {
         tokio::task::spawn_local(async move { drop(asking.await) });
     }
 
-    /// Asks the server to end the call on a seat.
-    async fn ask_to_end(self: &Rc<Self>, seat: &Seat, is_left: impl Fn() -> bool) -> Asked {
-        let node = &seat.link.origin().node;
-        let server_id = seat.link.server_id.to_string();
+    /// Asks the server to end the call on a connection.
+    async fn ask_to_end(
+        self: &Rc<Self>,
+        connection: &CallLink,
+        is_left: impl Fn() -> bool,
+    ) -> UnblockAnswer {
+        let node = &connection.link.origin().node;
+        let server_id = connection.link.server_id.to_string();
         let request = encode_request(&["CLIENT", "UNBLOCK", &server_id]);
         let limit = self.thread.settings().upstream.reply_timeout;
         let mut since = self.thread.clock.refresh();
@@ -366,26 +375,26 @@ impl Upstream {
             }
             if self.holds_up_questions(node) {
                 if is_left() {
-                    return Asked::Left;
+                    return UnblockAnswer::Left;
                 }
                 since = self.thread.clock.now_micros();
             } else if self.thread.clock.is_past(since, limit) {
                 self.thread.counters.bound(Bound::ReplyTimeout).add(1);
                 let why = "its call did not end within upstream.reply_timeout";
-                seat.link.lose(LossCause::Timeout, why);
-                return Asked::Over;
+                connection.link.lose(LossCause::Timeout, why);
+                return UnblockAnswer::Over;
             }
         };
-        if let (None, Some(leaving)) = (&asked, seat.link.leaving()) {
+        if let (None, Some(leaving)) = (&asked, connection.link.leaving()) {
             let why = "its call cannot be ended at a server that has moved";
-            seat.link.lose(leaving.cause, why);
-            return Asked::Over;
+            connection.link.lose(leaving.cause, why);
+            return UnblockAnswer::Over;
         }
-        if asked.is_none() && !seat.takes.get() {
+        if asked.is_none() && !connection.takes.get() {
             // Nothing is lost with it, and nobody else can end it.
             let why = "its call cannot be ended: no other connection leads to its server";
-            seat.link.close(why);
-            return Asked::Over;
+            connection.link.close(why);
+            return UnblockAnswer::Over;
         }
         let reply = asked.unwrap_or_default();
         let refused: [&[u8]; 3] = [b"-NOPERM", b"-NOAUTH", b"-ERR unknown"];
@@ -393,20 +402,20 @@ impl Upstream {
             self.thread
                 .told_permission(None, ClientSub::Unblock, Err(reply));
             if self.calls_end_by_themselves() {
-                seat.link.close("its call cannot be ended");
-                return Asked::Over;
+                connection.link.close("its call cannot be ended");
+                return UnblockAnswer::Over;
             }
-            return Asked::Refused;
+            return UnblockAnswer::Refused;
         }
         match reply.starts_with(b":0") {
-            true => Asked::Unheeded,
-            false => Asked::Heard,
+            true => UnblockAnswer::Unheeded,
+            false => UnblockAnswer::Heard,
         }
     }
 }
 
 /// Tells what has come of a CLIENT UNBLOCK.
-enum Asked {
+enum UnblockAnswer {
     /// There is no such call any more.
     Over,
     /// Nobody is there any more for whom it is, and a pause keeps the server from ending it.

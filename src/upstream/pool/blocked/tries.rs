@@ -60,7 +60,7 @@ impl Upstream {
                 let now = self.thread.clock.now_micros();
                 let sending = self.blocked.waits.borrow_mut().begin(attempt, now);
                 if let Some(sending) = sending {
-                    let user = link.worn();
+                    let user = link.state();
                     if sending.is_transaction()
                         && self.thread.distrusts(&user, Offence::OpenTransaction)
                     {
@@ -91,7 +91,7 @@ impl Upstream {
         let upstream = Rc::downgrade(self);
         let under_way = UnderWay::new(&self.blocked.under_way);
         let is_transaction = sending.is_transaction();
-        let state = is_transaction.then(|| link.worn().clone());
+        let state = is_transaction.then(|| link.state().clone());
         let sent_micros = self.thread.clock.now_micros();
         let answered_micros = self.thread.pulse.answered_micros();
         let takes = sending.takes > 0;

@@ -15,18 +15,18 @@ use crate::upstream::link::Link;
 use crate::upstream::pool::Upstream;
 
 /// Holds a connection for whoever asked. Its drop keeps the connection as an idle one.
-struct Wanted {
+struct MadeLink {
     link: Option<Rc<Link>>,
     upstream: Rc<Upstream>,
 }
 
-impl Wanted {
+impl MadeLink {
     fn claim(mut self) -> Option<Rc<Link>> {
         self.link.take()
     }
 }
 
-impl Drop for Wanted {
+impl Drop for MadeLink {
     fn drop(&mut self) {
         if let Some(link) = self.link.take() {
             self.upstream.keep_idle(link);
@@ -35,7 +35,7 @@ impl Drop for Wanted {
 }
 
 /// Tells what has become of it: a connection, or the server's refusal.
-type Told = Result<Wanted, Vec<u8>>;
+type MadeOrRefused = Result<MadeLink, Vec<u8>>;
 
 impl Upstream {
     /// Changes an idle connection to `state`. `None`: it was lost meanwhile.
@@ -44,7 +44,7 @@ impl Upstream {
         link: Rc<Link>,
         state: &State,
     ) -> Option<Result<Rc<Link>, PinError>> {
-        let (tell, told) = oneshot::channel::<Told>();
+        let (tell, told) = oneshot::channel::<MadeOrRefused>();
         let (upstream, state) = (Rc::clone(self), state.clone());
         tokio::task::spawn_local(async move {
             let result = upstream.change(&link, &state, Change::Difference).await;
@@ -65,7 +65,7 @@ impl Upstream {
         state: &State,
         permit: SocketPermit,
     ) -> Option<Result<Rc<Link>, PinError>> {
-        let (tell, told) = oneshot::channel::<Told>();
+        let (tell, told) = oneshot::channel::<MadeOrRefused>();
         let (upstream, state) = (Rc::clone(self), state.clone());
         tokio::task::spawn_local(async move {
             debug_assert_eq!(permit.kind(), Kind::Pinned);
@@ -94,8 +94,8 @@ impl Upstream {
         claimed(told).await
     }
 
-    fn wanted(self: &Rc<Self>, link: Rc<Link>) -> Wanted {
-        Wanted {
+    fn wanted(self: &Rc<Self>, link: Rc<Link>) -> MadeLink {
+        MadeLink {
             link: Some(link),
             upstream: Rc::clone(self),
         }
@@ -103,7 +103,7 @@ impl Upstream {
 }
 
 /// Waits for what was made. `None`: there is nothing to be had.
-async fn claimed(told: oneshot::Receiver<Told>) -> Option<Result<Rc<Link>, PinError>> {
+async fn claimed(told: oneshot::Receiver<MadeOrRefused>) -> Option<Result<Rc<Link>, PinError>> {
     match told.await {
         Ok(Ok(wanted)) => wanted.claim().filter(|link| link.is_alive()).map(Ok),
         Ok(Err(reply)) => Some(Err(PinError::Refused(reply))),

@@ -11,7 +11,7 @@ use crate::fanout::{
     read,
 };
 use crate::telemetry::{Disconnect, LossCause};
-use crate::upstream::link::{Ended, Link};
+use crate::upstream::link::{Link, LinkEnd};
 use crate::upstream::outlet::Outlet;
 use crate::upstream::pool::Upstream;
 
@@ -81,7 +81,7 @@ impl Upstream {
 
     /// Returns a connection that tells whether the server was there while that of subscribers ended. `None`: it did not end by the
     /// server's will, or nothing could tell.
-    pub(super) fn witness_of(&self, ended: &Ended) -> Option<Rc<Link>> {
+    pub(super) fn witness_of(&self, ended: &LinkEnd) -> Option<Rc<Link>> {
         if !matches!(ended.cause, Some(LossCause::Closed | LossCause::Reset)) {
             return None;
         }
