@@ -4,7 +4,7 @@
 use std::io::Write;
 use std::process::{Command, Stdio};
 
-use crate::harness::{Client, Redis, Respool, Value, encode, encode_line, show};
+use crate::harness::{Client, Redis, Respool, Value, encode, encode_line, eventually, show};
 
 const SET: &str = "redis.call('SET', KEYS[1], 'changed') return 'done'";
 
@@ -66,6 +66,30 @@ fn a_debugged_script_changes_nothing_and_its_session_is_the_servers() {
         0.0,
         "the end of a session is no loss of the server"
     );
+}
+
+/// The server ends the connection with the session: its client has asked for that, and has lost nothing.
+#[test]
+fn the_end_of_a_session_is_counted_as_its_clients() {
+    let redis = Redis::start(&[]);
+    let respool = Respool::lending_one(&redis, "100ms").start();
+    let mut ended = 0.0;
+    for commands in [&["continue"][..], &["next", "abort"], &["quit", "abort"]] {
+        session(respool.client(), "YES", SET, commands);
+        ended += 1.0;
+        eventually(|| respool.disconnects("quit") == ended, "the end counted");
+    }
+    let mut client = respool.client();
+    assert_eq!(client.cmd(&["SCRIPT", "DEBUG", "YES"]), Value::ok());
+    client.send(encode(&["EVAL", SET, "1", "k"]));
+    client.reply();
+    drop(client);
+    eventually(
+        || respool.disconnects("closed") == 1.0,
+        "who leaves counted",
+    );
+    assert_eq!(respool.disconnects("quit"), ended);
+    assert_eq!(respool.disconnects("upstream_lost"), 0.0);
 }
 
 #[test]
