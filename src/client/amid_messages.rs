@@ -8,7 +8,8 @@ use std::rc::Rc;
 
 use super::pinned::NOT_AMID_MESSAGES;
 use super::requests::Next;
-use super::task::{Client, Done, Wait};
+use super::serve::Awaited;
+use super::task::{Client, Wait};
 use crate::command::{
     ClientSub, Delays, Local, PinReason, TransactionCommand, outlasts_reset, spec,
 };
@@ -156,7 +157,12 @@ impl Client {
         let Some(told) = told else {
             return false;
         };
-        self.wait = Wait::Task(Box::pin(async move { Done::Placed(told.await.is_ok()) }));
+        self.then(async move |client: &mut Self| {
+            if client.meanwhile(told, Awaited::Server).await?.is_err() {
+                client.outlet.close(Disconnect::UpstreamLost);
+            }
+            Ok(())
+        });
         true
     }
 

@@ -4,7 +4,8 @@
 //! Invariant: nothing but what introduces a client is passed on before its group has a place for it.
 
 use super::requests::Next;
-use super::task::{Client, Done, Wait};
+use super::serve::Awaited;
+use super::task::{Client, Wait};
 use crate::admission::Refusal;
 use crate::command::keeps_arriving;
 use crate::identity::Flag;
@@ -94,9 +95,13 @@ impl Client {
         let evictor = clients.evictor();
         let now_ms = clients.thread.clock.now_ms();
         let (own, identity) = (self.card.id(), self.card.identity());
-        self.wait = Wait::Task(Box::pin(async move {
-            let made = evictor.make_room(&refusal, &identity, now_ms, own).await;
-            Done::Room(made, reply, refusal)
-        }));
+        self.then(async move |client: &mut Self| {
+            let making = evictor.make_room(&refusal, &identity, now_ms, own);
+            match client.meanwhile(making, Awaited::Server).await? {
+                true => client.regroup_anew(reply),
+                false => client.reject(refusal, reply.is_some()),
+            }
+            Ok(())
+        });
     }
 }

@@ -69,7 +69,6 @@ impl Client {
         let user = self.session.state.user.as_ref();
         let user = user.map_or(0, |user| user.held_bytes());
         let awaited = match &self.wait {
-            Wait::Shared(_, purpose) => purpose.held_bytes(),
             Wait::Story(Awaited::Line(blocked)) => blocked.held_bytes(),
             _ => 0,
         };

@@ -11,8 +11,9 @@ use super::pinned::refusal;
 use super::publish::Message;
 use super::raw::leaves_no_trace;
 use super::requests::Next;
+use super::serve::Awaited;
 use super::subscribed::subscriber_refusal;
-use super::task::{Client, Done, Wait};
+use super::task::{Client, Wait};
 use crate::budget::{UploadPace, UploadPlace};
 use crate::command::{Delays, Learned, Local, PinReason, is_container, lookup, spec};
 use crate::resp::speak::error;
@@ -131,12 +132,13 @@ impl Client {
         (upload.pace, upload.message) = (pace, message);
     }
 
-    /// The message that an upload publishes whose last bytes are in `data`. Until it is told of, they are not sent.
-    fn message_of_last(&self, data: &[u8], bounds: &Bounds) -> Option<Message> {
-        let uploads = self.clients.uploads.borrow();
-        let message = uploads.get(&self.card.id())?.message.as_ref()?;
+    /// Takes out the message that an upload publishes whose last bytes are in `data`. Until it is told of, they are not sent.
+    fn take_message_of_last(&self, data: &[u8], bounds: &Bounds) -> Option<Message> {
+        let mut uploads = self.clients.uploads.borrow_mut();
+        let message = &mut uploads.get_mut(&self.card.id())?.message;
+        message.as_ref()?;
         let found = self.scanner.clone().scan(data, bounds);
-        matches!(found, Scan::Request { .. }).then(|| message.clone())
+        message.take_if(|_| matches!(found, Scan::Request { .. }))
     }
 
     fn end_upload(&mut self) {
@@ -283,15 +285,18 @@ impl Client {
             self.upload_place(Some(place));
             return true;
         }
-        self.wait = Wait::Others(Box::pin(async move {
+        self.then(async move |client: &mut Self| {
             let limit = thread.settings().upstream.borrow_timeout;
-            Done::UploadPlace(thread.within(limit, budget.upload()).await.flatten())
-        }));
+            let place = thread.within(limit, budget.upload());
+            let place = client.meanwhile(place, Awaited::Turn).await?;
+            client.upload_place(place.flatten());
+            Ok(())
+        });
         false
     }
 
     /// The right to an upload has come, or not in time.
-    pub(super) fn upload_place(&mut self, place: Option<UploadPlace>) {
+    fn upload_place(&mut self, place: Option<UploadPlace>) {
         let Some(place) = place else {
             self.clients
                 .thread
@@ -372,10 +377,11 @@ impl Client {
             return Next::Wait;
         }
         if passes_on
-            && let Some(message) = self.message_of_last(data, bounds)
-            && let Some(next) = self.announce_message(message)
+            && let Some(message) = self.take_message_of_last(data, bounds)
+            && let Some(message) = self.queue_message(message)
         {
-            return next;
+            self.then(async move |client: &mut Self| client.make_ready_for(message).await);
+            return Next::Wait;
         }
         let found = self.scanner.scan(data, bounds);
         let used = match found {

@@ -1,26 +1,28 @@
 //! What respool answers itself because it concerns the session: SELECT, RESET, QUIT, and where HELLO and AUTH lead.
 
+use std::future::poll_fn;
 use std::rc::Rc;
 
-use super::debugging::NOT_WHILE_DEBUGGING;
 use super::pinned::{NOT_IN_MULTI, refusal};
 use super::rejection::tell_rejection;
-use super::requests::{Next, UNREACHABLE};
-use super::task::{Client, Done, Purpose, Wait};
+use super::requests::{Next, UNREACHABLE, unserved};
+use super::serve::Awaited;
+use super::slow::{NOT_WHILE_DEBUGGING, Told};
+use super::task::{Client, Wait};
 use crate::admission::Refusal;
+use crate::auth::{Permission, is_unknown_command};
 use crate::command::{ClientSub, CommandId, Delays, Local, PinReason};
 use crate::fanout::TopicKind;
 use crate::identity::Flag;
 use crate::resp::speak::{OK, encode_request};
 use crate::resp::{Request, parse_integer};
-use crate::schedule::LoginPlace;
 use crate::session::{Change, OwnCommand, ReplyMode, Session, State, malformed, misused};
 use crate::telemetry::Disconnect;
 use crate::texts::{
     BAD_NAME, NO_SUCH_DATABASE, NOT_AN_INT, NOT_AN_INTEGER, RESET, asking, readonly, readwrite,
-    takes_readonly,
+    takes_readonly, unknown_command,
 };
-use crate::upstream::WaitError;
+use crate::upstream::{Link, SharedWait, WaitError};
 
 const LONG_NAME: &str = "ERR respool: a client name may measure 1 KiB";
 
@@ -85,8 +87,54 @@ impl Client {
                 }
             }
         }
-        if let Some(next) = self.refused_while_busy(local, request.bytes().len()) {
-            return next;
+        match local {
+            Local::NumSub => return self.count_subscribers(TopicKind::Channel, request, command),
+            Local::ShardNumSub => {
+                return self.count_subscribers(TopicKind::Shard, request, command);
+            }
+            _ => {}
+        }
+        match self.permission_of(local) {
+            Some(permission) => self.answer_permitted(local, request, command, permission),
+            None => self.ask_first(local, request, command),
+        }
+        used
+    }
+
+    /// Has the server asked whether it permits what respool answers itself, and answers then.
+    fn ask_first(&mut self, local: Local, request: &Request<'_>, command: Option<CommandId>) {
+        let request: Box<[u8]> = request.bytes().into();
+        self.note_kept(request.len());
+        self.then(async move |client: &mut Self| {
+            let permission = client.asked_permission_of(local).await?;
+            client.settled().await?;
+            client.note_kept(0);
+            client.answer_permitted(local, &Request::new(&request), command, permission);
+            client.outlet.flush();
+            Ok(())
+        });
+    }
+
+    /// Answers a request of respool's own, as far as the server permits it.
+    fn answer_permitted(
+        &mut self,
+        local: Local,
+        request: &Request<'_>,
+        command: Option<CommandId>,
+        permission: Permission,
+    ) {
+        let server = self.clients.thread.server_version();
+        if let Err(reply) = permission {
+            let reply = match matches!(local, Local::Client(_)) && is_unknown_command(&reply) {
+                // It names the words that it was sent.
+                true => unknown_command(server, request),
+                false => reply,
+            };
+            self.answer(&reply);
+            if matches!(local, Local::Client(_)) {
+                self.end_if_lost(&reply);
+            }
+            return;
         }
         match local {
             Local::Hello => self.hello(request),
@@ -97,10 +145,12 @@ impl Client {
                 self.ending = Some(Disconnect::Quit);
             }
             Local::Reset if self.is_debugging() => self.answer(NOT_WHILE_DEBUGGING),
-            Local::Reset => match self.leave_many_topics() {
-                Some(next) => return next,
-                None => self.reset(),
-            },
+            Local::Reset if self.has_many_topics() => self.then(async |client: &mut Self| {
+                client.leave_topics().await?;
+                client.reset();
+                Ok(())
+            }),
+            Local::Reset => self.reset(),
             Local::Readonly => {
                 self.flag(Flag::ReadsReplica, takes_readonly(server));
                 self.answer(readonly(server));
@@ -110,14 +160,7 @@ impl Client {
                 self.answer(readwrite(server));
             }
             Local::Asking => self.answer(asking()),
-            Local::NumSub => return self.count_subscribers(TopicKind::Channel, request, command),
-            Local::ShardNumSub => {
-                return self.count_subscribers(TopicKind::Shard, request, command);
-            }
             Local::Client(sub) => {
-                if let Some(next) = self.unpermitted(sub, request) {
-                    return next;
-                }
                 // Its own line shows the command at hand.
                 self.note_command(command);
                 match misused(server, request, command) {
@@ -125,41 +168,13 @@ impl Client {
                     None => self.client_command(sub, request),
                 }
             }
+            Local::NumSub | Local::ShardNumSub => {}
         }
-        used
-    }
-
-    /// What was waited for is acknowledged, or refused with this reply.
-    pub(super) fn acknowledged(&mut self, purpose: Purpose, result: Result<(), Vec<u8>>) {
-        match (purpose, result) {
-            (Purpose::Traffic | Purpose::Again, Ok(())) => {}
-            (Purpose::Traffic, Err(reply)) => self.refusing = Some(reply),
-            (Purpose::Again, Err(reply)) => {
-                self.outlet.fail_unsent(&self.unsent_reply(&reply));
-                self.end_if_lost(&reply);
-            }
-            (Purpose::Select(database), Ok(())) => {
-                self.in_database(database);
-                self.answer(OK);
-            }
-            (Purpose::Hello(login), Ok(())) => self.greet_on_pin(*login),
-            (Purpose::Login(login), Ok(())) => self.logged_in(*login),
-            (Purpose::Select(_), Err(reply)) => {
-                self.answer(&reply);
-                self.end_if_lost(&reply);
-                self.end_if_not_asked(&reply);
-            }
-            (Purpose::Login(login) | Purpose::Hello(login), Err(reply)) => {
-                self.login_refused(&login, &reply);
-                self.end_if_not_asked(&reply);
-            }
-        }
-        self.outlet.flush();
     }
 
     /// A client that wants another database, user or protocol, of which the server could not be asked, is closed behind
     /// the error: some libraries pass over it, and what comes next would run where, or as whom, it was not meant to.
-    fn end_if_not_asked(&mut self, reply: &[u8]) {
+    pub(super) fn end_if_not_asked(&mut self, reply: &[u8]) {
         if reply == UNREACHABLE {
             self.ending = Some(Disconnect::UpstreamLost);
         }
@@ -192,77 +207,89 @@ impl Client {
         let is_known = self.pin.is_none() || !self.outlet.transaction().is_database_unknown();
         if database == self.session.state.database && is_known {
             self.answer(OK);
-        } else if self.pin.is_some() {
-            self.dress_pin(target, Change::InPlace, Purpose::Select(database));
-        } else if self.clients.upstream.knows_database(&target) {
+        } else if self.pin.is_none() && self.clients.upstream.knows_database(&target) {
             self.in_database(database);
             self.answer(OK);
-        } else if target.user.is_some() {
-            self.ask_to_select(target);
         } else {
-            self.ask_shared(&target, None, Purpose::Select(database));
+            self.then(async move |client: &mut Self| client.select_anew(target).await);
         }
+    }
+
+    /// Has the server decide whether there is such a database, and the client may go there.
+    async fn select_anew(&mut self, target: State) -> Told {
+        let database = target.database;
+        let told = if self.pin.is_some() {
+            let Some(told) = self.change_pin(&target, Change::InPlace).await? else {
+                return Ok(());
+            };
+            told
+        } else if target.user.is_some() {
+            self.asked_to_select(target).await?
+        } else {
+            self.selected_on_shared(target).await?
+        };
+        match told {
+            Ok(()) => {
+                self.in_database(database);
+                self.answer(OK);
+            }
+            Err(reply) => {
+                self.answer(&reply);
+                self.end_if_lost(&reply);
+                self.end_if_not_asked(&reply);
+            }
+        }
+        Ok(())
     }
 
     /// Has the server decide whether the client's user may SELECT: a connection is taken to its database by respool's own
     /// user, who may.
-    fn ask_to_select(&mut self, target: State) {
+    async fn asked_to_select(&mut self, target: State) -> Told<Result<(), Vec<u8>>> {
         self.link = None;
         let upstream = Rc::clone(&self.clients.upstream);
-        let (database, group) = (target.database, self.group());
-        let probe = encode_request(&["SELECT", &database.to_string()]);
-        self.wait = Wait::Task(Box::pin(async move {
-            let told = upstream.may_run((target, group), &probe).await;
-            let told = told.unwrap_or_else(|error| Err(refusal(error)));
-            Done::Dressed(Some(told), Purpose::Select(database))
-        }));
+        let (group, probe) = (
+            self.group(),
+            encode_request(&["SELECT", &target.database.to_string()]),
+        );
+        let asking = upstream.may_run((target, group), &probe);
+        let told = self.meanwhile(asking, Awaited::Server).await?;
+        Ok(told.unwrap_or_else(|error| Err(refusal(error))))
     }
 
-    /// Waits for a shared connection on which the server has acknowledged `target`; anew, for one who logs in.
-    pub(super) fn ask_shared(
+    /// Waits for a shared connection in this database or, where none of those there may be is answered on, for one that is lent for it.
+    async fn selected_on_shared(&mut self, target: State) -> Told<Result<(), Vec<u8>>> {
+        self.link = None;
+        let upstream = Rc::clone(&self.clients.upstream);
+        let wait = upstream.wait_shared(&target, 1);
+        let told = self.served_by(wait, Some(Delays::NONE)).await?;
+        if !matches!(told, Ok(None)) || !upstream.lends_instead(&target, Delays::NONE) {
+            return Ok(told.map(|link| self.link = link));
+        }
+        let leading = upstream.leads_to(self.group(), target);
+        let told = self.meanwhile(leading, Awaited::Server).await?;
+        Ok(told.map_err(refusal))
+    }
+
+    /// Waits for a shared connection; `lent` is what may delay the request that can be sent on a lent one as well.
+    ///
+    /// # Errors
+    /// Within it, what the client gets where there is none.
+    pub(super) async fn served_by(
         &mut self,
-        target: &State,
-        login: Option<LoginPlace>,
-        purpose: Purpose,
-    ) {
-        self.link = None;
-        let upstream = &self.clients.upstream;
-        let wait = match login {
-            Some(place) => upstream.log_in(target, place),
-            None => upstream.wait_shared(target, 1),
+        wait: Result<SharedWait, WaitError>,
+        lent: Option<Delays>,
+    ) -> Told<Result<Option<Rc<Link>>, Vec<u8>>> {
+        let wait = match wait {
+            Ok(wait) => wait,
+            Err(error) => return Ok(Err(unserved(error))),
         };
-        match wait {
-            Ok(wait) => {
-                if matches!(purpose, Purpose::Select(_)) {
-                    wait.may_be_lent(Delays::NONE);
-                }
-                self.wait = Wait::Shared(wait, purpose);
-            }
-            Err(WaitError::Unreachable) => self.acknowledged(purpose, Err(UNREACHABLE.to_vec())),
-            Err(WaitError::Refused(reply)) => self.acknowledged(purpose, Err(reply)),
+        if let Some(delays) = lent {
+            wait.may_be_lent(delays);
         }
-    }
-
-    /// Whether a change of database that had no shared connection goes on on one that is lent for it: none of those there may be is
-    /// answered on.
-    pub(super) fn selects_elsewhere(&mut self, purpose: &Purpose) -> bool {
-        let Purpose::Select(database) = *purpose else {
-            return false;
-        };
-        let target = State {
-            database,
-            ..self.session.state.clone()
-        };
-        let upstream = Rc::clone(&self.clients.upstream);
-        if !upstream.lends_instead(&target, Delays::NONE) {
-            return false;
-        }
-        let group = self.group();
-        self.wait = Wait::Task(Box::pin(async move {
-            let told = upstream.leads_to(group, target).await.map_err(refusal);
-            Done::Dressed(Some(told), Purpose::Select(database))
-        }));
-        true
+        let served = self
+            .meanwhile(poll_fn(|cx| wait.poll(cx)), Awaited::Server)
+            .await?;
+        Ok(served.map_err(unserved))
     }
 
     pub(super) fn reset(&mut self) {
@@ -278,7 +305,6 @@ impl Client {
         *self.outlet.transaction() = Default::default();
         self.link = None;
         let skips = self.session.reply == ReplyMode::SkipNext;
-        self.permission = None;
         self.session = Session::new(self.clients.guest());
         self.restrictions.set_locked(self.must_authenticate());
         self.note_known();

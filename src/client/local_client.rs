@@ -7,7 +7,8 @@ use std::time::Duration;
 use super::clients::{ClientMessage, Clients, KillNotice};
 use super::local::client_name;
 use super::searches::LINE_PRICE;
-use super::task::{Client, Done, Wait};
+use super::serve::Awaited;
+use super::task::Client;
 use crate::command::{COUNT, ClientSub, same_word, spec};
 use crate::identity::{Card, Flag, KillFilter, ListFilter, client_line};
 use crate::resp::speak::{OK, bulk, error, integer};
@@ -82,20 +83,17 @@ impl Client {
         let request: Box<[u8]> = request.bytes().into();
         self.note_kept(request.len() + question.len());
         let asking = upstream.answer_to(self.asker(), question);
-        self.wait = Wait::Task(Box::pin(async move {
-            let wrong = asking.await.ok().filter(|reply| reply.starts_with(b"-"));
-            match wrong {
-                Some(reply) => Done::Reply(reply),
-                None => Done::Judged(sub, request),
+        self.then(async move |client: &mut Self| {
+            let told = client.meanwhile(asking, Awaited::Server).await?;
+            client.note_kept(0);
+            match told.ok().filter(|reply| reply.starts_with(b"-")) {
+                Some(wrong) => client.answer(&wrong),
+                // Or the server could not be asked.
+                None => client.judged_client_command(sub, &Request::new(&request)),
             }
-        }));
-    }
-
-    /// The server finds nothing wrong with the words of a CLIENT command of respool's own, or could not be asked.
-    pub(super) fn judged(&mut self, sub: ClientSub, request: &[u8]) {
-        self.note_kept(0);
-        self.judged_client_command(sub, &Request::new(request));
-        self.outlet.flush();
+            client.outlet.flush();
+            Ok(())
+        });
     }
 
     fn judged_client_command(&mut self, sub: ClientSub, request: &Request<'_>) {
@@ -150,11 +148,13 @@ impl Client {
         }
         let reply = kill.reply;
         if waits {
-            self.wait = Wait::Task(Box::pin(async move {
+            self.then(async move |client: &mut Self| {
                 // Answered by nobody: the other end is dropped when they are gone. One that hangs is not waited for.
-                let _ = tokio::time::timeout(KILLED_WITHIN, gone).await;
-                Done::Reply(reply)
-            }));
+                let gone = tokio::time::timeout(KILLED_WITHIN, gone);
+                let _ = client.meanwhile(gone, Awaited::Server).await?;
+                client.reply(&reply);
+                Ok(())
+            });
         } else {
             self.answer(&reply);
         }
@@ -186,10 +186,12 @@ impl Client {
             with_error,
             Arc::new(Mutex::new(Some(tell))),
         ));
-        self.wait = Wait::Task(Box::pin(async move {
+        self.then(async move |client: &mut Self| {
             // Nobody answers when it was not blocked any more.
-            Done::Reply(integer(i64::from(told.await.unwrap_or(false))))
-        }));
+            let told = client.meanwhile(told, Awaited::Server).await?;
+            client.reply(&integer(i64::from(told.unwrap_or(false))));
+            Ok(())
+        });
     }
 }
 

@@ -5,7 +5,9 @@ use std::rc::Rc;
 use super::attempts::{Admitted, Attempt, TOO_MANY};
 use super::changing_user::LoginUnderWay;
 use super::local::client_name;
-use super::task::{Client, Done, Purpose, Wait};
+use super::serve::Awaited;
+use super::slow::Told;
+use super::task::Client;
 use crate::auth::{Outcome, is_wrong_password};
 use crate::command::{Local, same_word};
 use crate::config::AuthMode;
@@ -231,15 +233,18 @@ impl Client {
             Admitted::Refused => self.answer(TOO_MANY),
             Admitted::Waits(waiting) => {
                 self.note_kept(shown.held_bytes());
-                self.wait = Wait::Others(Box::pin(async move {
-                    Done::Attempt(waiting.turn().await, Box::new(shown))
-                }));
+                self.then(async move |client: &mut Self| {
+                    let attempt = client.meanwhile(waiting.turn(), Awaited::Turn).await?;
+                    client.note_kept(0);
+                    client.attempt(attempt, shown);
+                    Ok(())
+                });
             }
         }
     }
 
     /// Looks at what was shown, or has the server do so. `None`: respool is ending.
-    pub(super) fn attempt(&mut self, attempt: Option<Attempt>, shown: Shown) {
+    fn attempt(&mut self, attempt: Option<Attempt>, shown: Shown) {
         let Shown(shown, hello, under_way) = shown;
         let mut login = Login {
             user: None,
@@ -271,69 +276,96 @@ impl Client {
         }
     }
 
-    /// Has the server acknowledge what AUTH or HELLO asks for; what it has acknowledged before is done at once.
+    /// Does at once what AUTH or HELLO asks for where the server has acknowledged it before, or has it asked.
     fn log_in(&mut self, login: Login) {
-        let authenticates = login.user.is_some();
-        let user = login
-            .user
-            .clone()
-            .or_else(|| self.session.state.user.clone());
-        let protocol = login
-            .hello
-            .as_ref()
-            .map_or(self.session.state.protocol, |(protocol, _)| *protocol);
-        let target = State {
-            user,
-            protocol,
-            ..self.session.state.clone()
-        };
         let is_server_known = || self.clients.thread.process.server.load().is_some();
-        let is_settled = !authenticates && (login.hello.is_none() || is_server_known());
-        if self.pin.is_some() && (authenticates || login.hello.is_some()) {
-            if authenticates {
-                self.log_in_on_pin(target, login);
-            } else {
-                self.dress_pin(target, Change::InPlace, Purpose::Login(Box::new(login)));
-            }
-        } else if is_settled {
-            self.logged_in(login);
-        } else {
-            let place = authenticates.then(|| self.clients.login_place(&login));
-            self.ask_shared(&target, place, Purpose::Login(Box::new(login)));
-            self.note_kept(0);
-        }
-    }
-
-    /// HELLO is sent only behind an AUTH that was taken: the client goes on in its protocol where it was not.
-    fn log_in_on_pin(&mut self, target: State, login: Login) {
-        let Some(pin) = &self.pin else { return };
-        let worn = pin.link().state().clone();
-        let purpose = match worn.protocol == target.protocol {
-            true => Purpose::Login(Box::new(login)),
-            false => Purpose::Hello(Box::new(login)),
+        let is_settled = match login.hello {
+            _ if login.user.is_some() => false,
+            Some(_) => self.pin.is_none() && is_server_known(),
+            None => true,
         };
-        let user = target.user;
-        self.dress_pin(State { user, ..worn }, Change::Authenticate, purpose);
+        if is_settled {
+            return self.logged_in(login);
+        }
+        self.note_kept(login.held_bytes());
+        self.then(async move |client: &mut Self| client.log_in_at_server(login).await);
     }
 
-    /// The server has taken HELLO's user on the pinned connection.
-    pub(super) fn greet_on_pin(&mut self, login: Login) {
-        let Some(pin) = &self.pin else { return };
-        let target = State {
+    /// Has the server acknowledge what AUTH or HELLO asks for.
+    async fn log_in_at_server(&mut self, login: Login) -> Told {
+        let told = match self.pin {
+            Some(_) => self.acknowledged_on_pin(&login).await?,
+            None => Some(self.acknowledged_on_shared(&login).await?),
+        };
+        match told {
+            Some(Ok(())) => self.logged_in(login),
+            Some(Err(reply)) => {
+                self.login_refused(&login, &reply);
+                self.end_if_not_asked(&reply);
+            }
+            // The client is closed with the connection it was lent.
+            None => {}
+        }
+        Ok(())
+    }
+
+    /// Tells the state that the client asks for.
+    fn state_asked(&self, login: &Login) -> State {
+        let own = self.session.state.clone();
+        State {
+            user: login.user.clone().or(own.user),
             protocol: login
                 .hello
                 .as_ref()
-                .map_or(Protocol::Resp2, |hello| hello.0),
-            ..pin.link().state().clone()
-        };
-        // It is the user's from here on, whatever becomes of the protocol.
-        self.session.state.user.clone_from(&target.user);
-        self.entry.login.is_taken();
-        self.note_user();
-        self.dress_pin(target, Change::InPlace, Purpose::Login(Box::new(login)));
+                .map_or(own.protocol, |(protocol, _)| *protocol),
+            database: own.database,
+        }
     }
 
-    pub(super) fn logged_in(&mut self, login: Login) {
+    async fn acknowledged_on_shared(&mut self, login: &Login) -> Told<Result<(), Vec<u8>>> {
+        self.link = None;
+        let (target, upstream) = (self.state_asked(login), Rc::clone(&self.clients.upstream));
+        let wait = match login.user {
+            Some(_) => upstream.log_in(&target, self.clients.login_place(login)),
+            None => upstream.wait_shared(&target, 1),
+        };
+        let served = self.served_by(wait, None).await?;
+        Ok(served.map(|link| self.link = link))
+    }
+
+    /// Has it acknowledged on the connection lent to the client. HELLO is sent only behind an AUTH that was taken: the client goes on in
+    /// its protocol where it was not. `None`: the connection is lost.
+    async fn acknowledged_on_pin(&mut self, login: &Login) -> Told<Option<Result<(), Vec<u8>>>> {
+        let target = self.state_asked(login);
+        let Some(current) = self.pin.as_ref().map(|pin| pin.link().state().clone()) else {
+            return Ok(None);
+        };
+        if login.user.is_none() {
+            return self.change_pin(&target, Change::InPlace).await;
+        }
+        let protocol = current.protocol;
+        let authenticated = State {
+            user: target.user,
+            ..current
+        };
+        let told = self
+            .change_pin(&authenticated, Change::Authenticate)
+            .await?;
+        if told != Some(Ok(())) || protocol == target.protocol {
+            return Ok(told);
+        }
+        // It is the user's from here on, whatever becomes of the protocol.
+        self.session.state.user.clone_from(&authenticated.user);
+        self.entry.login.is_taken();
+        self.note_user();
+        let greeted = State {
+            protocol: target.protocol,
+            ..authenticated
+        };
+        self.change_pin(&greeted, Change::InPlace).await
+    }
+
+    fn logged_in(&mut self, login: Login) {
         let reply = match &login.hello {
             None => OK.to_vec(),
             Some((protocol, _)) => {
@@ -350,8 +382,6 @@ impl Client {
             }
         };
         let mut is_renamed = false;
-        // What was asked was asked of another user.
-        self.permission = None;
         if let Some(attempt) = &login.attempt {
             attempt.came_to(Outcome::Taken);
             self.entry.login.is_taken();
@@ -388,7 +418,7 @@ impl Client {
     }
 
     /// The server refused what AUTH or HELLO asked for.
-    pub(super) fn login_refused(&mut self, login: &Login, reply: &[u8]) {
+    fn login_refused(&mut self, login: &Login, reply: &[u8]) {
         self.note_kept(0);
         if login.user.is_none() {
             // The user is the one it was before: whoever has not authenticated is told what HELLO tells them.

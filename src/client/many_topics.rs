@@ -6,10 +6,10 @@
 use std::rc::Rc;
 use std::time::Duration;
 
-use super::requests::Next;
+use super::serve::Awaited;
 use super::slow::Told;
 use super::subscribed::{in_own_words, too_many};
-use super::task::{Client, Done, Wait};
+use super::task::Client;
 use crate::fanout::{SubscriberId, TOPIC_BYTES, TopicKind};
 use crate::resp::Request;
 use crate::texts::unknown_command;
@@ -133,19 +133,20 @@ impl Client {
         Ok(())
     }
 
-    /// What ends all subscriptions of the client first ends those that do not fit a turn. `None`: there are few.
-    pub(super) fn leave_many_topics(&mut self) -> Option<Next> {
+    /// Tells whether the client has more topics than are looked at in one turn.
+    pub(super) fn has_many_topics(&self) -> bool {
+        self.subscriptions().counts(self.card.id()).total() > TOPICS_A_TURN
+    }
+
+    /// Has the client leave its topics, some in each turn.
+    pub(super) async fn leave_topics(&mut self) -> Told {
         let subscriptions = Rc::clone(self.subscriptions());
         let id = self.card.id();
-        if subscriptions.counts(id).total() <= TOPICS_A_TURN {
-            return None;
-        }
-        self.wait = Wait::Task(Box::pin(async move {
+        let leaving = async move {
             while subscriptions.leave_some(id) {
                 tokio::task::yield_now().await;
             }
-            Done::Unsubscribed
-        }));
-        Some(Next::Wait)
+        };
+        self.meanwhile(leaving, Awaited::Server).await
     }
 }

@@ -1,10 +1,9 @@
 //! The client's side: read, route, forward, write.
 //!
 //! `task` is one client's life, `serve` its loop and its gate; `requests` cuts what it sent and forwards it, `sharing` to which shared connection; `pinned` is what needs a connection of its
-//! own, `queued` what such a connection holds inside MULTI, `in_multi` what respool itself answers there, `tracking` CLIENT TRACKING, `caching` how long CLIENT CACHING holds, `redirection` where invalidations lead, `subscribed` subscriptions; `slow` are stories; `local` is what respool answers itself, `login` AUTH and HELLO among it, `changing_user` who does so anew, `searches` what it costs to look for other clients; `rejected` is
+//! own, `in_multi` what respool itself answers there, `tracking` CLIENT TRACKING, `caching` how long CLIENT CACHING holds, `redirection` where invalidations lead, `subscribed` subscriptions; `slow` are stories; `local` is what respool answers itself, `login` AUTH and HELLO among it, `changing_user` who does so anew, `searches` what it costs to look for other clients; `rejected` is
 //! who was rejected, `rejection` what is logged of it; `arriving` is who has yet to say who it is, `restrictions` what stands before a request;
-//! `large` is a request too large to share, `raw` one that may be answered with more than a reply, `debugging` a script under the server's debugger; `leaving`
-//! notices clients that leave while they wait, `sent_ahead` keeps what they send meanwhile, `unplaced` answers a transaction that a busy server has not been told of, `server_says` is
+//! `large` is a request too large to share, `raw` one that may be answered with more than a reply; `leaving` notices clients that leave while they wait, `sent_ahead` keeps what they send meanwhile, `unplaced` answers a transaction that a busy server has not been told of, `server_says` is
 //! what a server that serves nobody for now says for itself, `timers`
 //! closes those that take too long, and `closes` says why respool closed one.
 
@@ -16,7 +15,6 @@ mod caching;
 mod changing_user;
 mod clients;
 mod closes;
-mod debugging;
 mod eviction;
 mod in_multi;
 mod kept;
@@ -30,7 +28,6 @@ mod pausing;
 mod permitted;
 mod pinned;
 mod publish;
-mod queued;
 mod raw;
 mod redirection;
 mod rejected;

@@ -5,12 +5,14 @@ use std::rc::Rc;
 use std::sync::Arc;
 
 use super::requests::Next;
-use super::task::{Client, Done, Purpose, Wait};
+use super::serve::Awaited;
+use super::task::{Client, Wait};
 use crate::command::{CommandId, Delays, same_word};
 use crate::resp::{Request, parse_integer};
 use crate::server::TakenPause;
 use crate::session::{Route, Routed};
-use crate::upstream::Link;
+use crate::telemetry::Disconnect;
+use crate::upstream::{Link, Process};
 
 /// What a client asks for.
 #[derive(Debug, PartialEq, Eq)]
@@ -37,6 +39,22 @@ impl Pause {
             Some(word) if same_word(word, b"write") => Self::Writes(millis),
             _ => Self::All(millis),
         })
+    }
+
+    /// Has every worker know that the server has taken it, which was asked at this time.
+    fn is_taken(self, process: &Process, asked_micros: u64) {
+        let taken_micros = process.now_micros();
+        let taken = |millis: u64| TakenPause {
+            asked_micros,
+            taken_micros,
+            until_micros: taken_micros.saturating_add(millis.saturating_mul(1000)),
+        };
+        let pauses = &process.pulse.pauses;
+        match self {
+            Self::All(millis) => pauses.all(&taken(millis)),
+            Self::Writes(millis) => pauses.writes(&taken(millis)),
+            Self::Over => pauses.over(),
+        }
     }
 }
 
@@ -83,28 +101,18 @@ impl Client {
         let told = link.ask(request.bytes());
         let process = Arc::clone(&self.clients.thread.process);
         let (asked, asked_micros) = (Pause::asked(request), process.now_micros());
-        self.wait = Wait::Task(Box::pin(async move {
-            let Ok(reply) = told.await else {
+        self.then(async move |client: &mut Self| {
+            let Ok(reply) = client.meanwhile(told, Awaited::Server).await? else {
                 // The client is closed with the connection it was lent.
-                return Done::Dressed(None, Purpose::Traffic);
+                client.outlet.close(Disconnect::UpstreamLost);
+                return Ok(());
             };
-            if reply.starts_with(b"+OK") {
-                let taken_micros = process.now_micros();
-                let taken = |millis: u64| TakenPause {
-                    asked_micros,
-                    taken_micros,
-                    until_micros: taken_micros.saturating_add(millis.saturating_mul(1000)),
-                };
-                let pauses = &process.pulse.pauses;
-                match asked {
-                    Some(Pause::All(millis)) => pauses.all(&taken(millis)),
-                    Some(Pause::Writes(millis)) => pauses.writes(&taken(millis)),
-                    Some(Pause::Over) => pauses.over(),
-                    None => {}
-                }
+            if let Some(asked) = asked.filter(|_| reply.starts_with(b"+OK")) {
+                asked.is_taken(&process, asked_micros);
             }
-            Done::Reply(reply)
-        }));
+            client.reply(&reply);
+            Ok(())
+        });
         Next::Used(request.bytes().len())
     }
 }

@@ -7,14 +7,16 @@
 use std::rc::Rc;
 use std::time::Duration;
 
-use super::requests::Next;
-use super::task::{Client, Done, Wait};
-use crate::auth::{Known, Permission, concerns_others, is_unknown_command};
-use crate::command::ClientSub;
-use crate::resp::Request;
+use super::pinned::refusal;
+use super::serve::Awaited;
+use super::server_says::question_while_busy;
+use super::slow::Told;
+use super::task::Client;
+use crate::auth::{Known, Permission, concerns_others};
+use crate::command::{ClientSub, Local};
 use crate::resp::speak::encode_request;
 use crate::session::stand_in_for;
-use crate::texts::unknown_command;
+use crate::texts::ServerVersion;
 
 /// How long a command that concerns the client's own connection waits for the server's answer.
 const OWN_WAITS: Duration = Duration::from_millis(250);
@@ -22,31 +24,42 @@ const OWN_WAITS: Duration = Duration::from_millis(250);
 /// What no server has, as a server before Redis 7.0 is asked for it.
 pub(super) const UNKNOWN_SUBCOMMAND: &[&str] = &["CLIENT", "-"];
 
+/// What the server is asked, in the place of a subcommand of CLIENT that respool answers itself, to know whether it permits that.
+fn question_of(server: ServerVersion, sub: ClientSub) -> Option<&'static [&'static str]> {
+    match stand_in_for(sub) {
+        Some(question) => Some(question),
+        // Before 7.0 a subcommand is looked for when the command runs.
+        None if !server.is_from((7, 0)) => Some(UNKNOWN_SUBCOMMAND),
+        None => None,
+    }
+}
+
 impl Client {
-    /// What becomes of a subcommand of CLIENT that the server does not permit the client's user, or has to be asked about;
-    /// `None`: it is permitted.
-    pub(super) fn unpermitted(&mut self, sub: ClientSub, request: &Request<'_>) -> Option<Next> {
-        let question = match stand_in_for(sub) {
-            Some(question) => question,
-            // Before 7.0 a subcommand is looked for when the command runs.
-            None if !self.clients.thread.server_version().is_from((7, 0)) => UNKNOWN_SUBCOMMAND,
-            None => return None,
-        };
-        let permission = match self.permission.take() {
-            Some(told) => *told,
-            None => match self.known_permission(sub, question) {
-                Some(known) => known,
-                None => return Some(self.ask_permission_for(sub, question)),
+    /// Tells whether the server permits the client what respool answers itself, or why not; `None`: it has to be asked.
+    pub(super) fn permission_of(&self, local: Local) -> Option<Permission> {
+        match local {
+            Local::Client(sub) => match question_of(self.clients.thread.server_version(), sub) {
+                Some(question) => self.known_permission(sub, question),
+                None => Some(Ok(())),
             },
-        };
-        let mut reply = permission.err()?;
-        if is_unknown_command(&reply) {
-            // It names the words that it was sent.
-            reply = unknown_command(self.clients.thread.server_version(), request);
+            _ if self.may_be_busy() && question_while_busy(local).is_some() => None,
+            _ => Some(Ok(())),
         }
-        self.answer(&reply);
-        self.end_if_lost(&reply);
-        Some(Next::Used(request.bytes().len()))
+    }
+
+    /// Asks the server whether it permits that.
+    pub(super) async fn asked_permission_of(&mut self, local: Local) -> Told<Permission> {
+        if let Local::Client(sub) = local {
+            return match question_of(self.clients.thread.server_version(), sub) {
+                Some(question) => self.ask_permission_for(sub, question).await,
+                None => Ok(Ok(())),
+            };
+        }
+        let said = match question_while_busy(local) {
+            Some(question) => self.said_while_busy(question).await?,
+            None => None,
+        };
+        Ok(said.map_or(Ok(()), Err))
     }
 
     /// What is known of a permission, as far as that is enough. What has been known for long is asked for again meanwhile.
@@ -77,19 +90,17 @@ impl Client {
         }
     }
 
-    fn ask_permission_for(&mut self, sub: ClientSub, question: &[&str]) -> Next {
+    async fn ask_permission_for(&mut self, sub: ClientSub, question: &[&str]) -> Told<Permission> {
         let upstream = Rc::clone(&self.clients.upstream);
         let asking = upstream.ask_permission(self.asker(), sub, encode_request(question));
-        self.wait = Wait::Task(Box::pin(async move {
-            if concerns_others(sub) {
-                return Done::Permission(asking.await);
-            }
-            // What it comes to is for those who come later, too.
-            let asking = tokio::task::spawn_local(asking);
-            let told = tokio::time::timeout(OWN_WAITS, asking).await;
-            let permission = told.ok().and_then(Result::ok).and_then(Result::ok);
-            Done::Permission(Ok(permission.unwrap_or(Ok(()))))
-        }));
-        Next::Wait
+        if concerns_others(sub) {
+            let told = self.meanwhile(asking, Awaited::Server).await?;
+            return Ok(told.unwrap_or_else(|error| Err(refusal(error))));
+        }
+        // What it comes to is for those who come later, too.
+        let asking = tokio::time::timeout(OWN_WAITS, tokio::task::spawn_local(asking));
+        let told = self.meanwhile(asking, Awaited::Server).await?;
+        let permission = told.ok().and_then(Result::ok).and_then(Result::ok);
+        Ok(permission.unwrap_or(Ok(())))
     }
 }

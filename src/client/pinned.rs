@@ -9,11 +9,9 @@ use super::requests::{Next, UNREACHABLE};
 use super::sent_amid::SentAmid;
 use super::serve::Awaited;
 use super::slow::Told;
-use super::task::{Client, Done, Purpose, Wait};
-use crate::command::{
-    CommandId, Delays, PinReason, TransactionCommand, changes_modules, is_container, outlasts_reset,
-};
-use crate::exchange::{RequestKind, Show};
+use super::task::{Client, Wait};
+use crate::command::{CommandId, Delays, PinReason, changes_modules, is_container, outlasts_reset};
+use crate::exchange::RequestKind;
 use crate::identity::Flag;
 use crate::resp::Request;
 use crate::server::ListHint;
@@ -251,17 +249,22 @@ impl Client {
         }
     }
 
-    /// Changes the state of the connection lent to the client.
-    pub(super) fn dress_pin(&mut self, target: State, change: Change, purpose: Purpose) {
-        let Some(pin) = &self.pin else { return };
-        let (upstream, link) = (Rc::clone(&self.clients.upstream), Rc::clone(pin.link()));
-        let asked = purpose.held_bytes();
-        if asked > 0 {
-            self.note_kept(asked);
+    /// Changes the state of the connection lent to the client. `None`: it is lost, and the client is closed with it.
+    pub(super) async fn change_pin(
+        &mut self,
+        target: &State,
+        change: Change,
+    ) -> Told<Option<Result<(), Vec<u8>>>> {
+        let Some(link) = self.pin.as_ref().map(|pin| Rc::clone(pin.link())) else {
+            return Ok(None);
+        };
+        let upstream = Rc::clone(&self.clients.upstream);
+        let changing = upstream.change(&link, target, change);
+        let told = self.meanwhile(changing, Awaited::Server).await?;
+        if told.is_none() {
+            self.outlet.close(Disconnect::UpstreamLost);
         }
-        self.wait = Wait::Task(Box::pin(async move {
-            Done::Dressed(upstream.change(&link, &target, change).await, purpose)
-        }));
+        Ok(told)
     }
 
     /// The connection lent to the client, when it takes another request; else what to do.
@@ -315,7 +318,6 @@ impl Client {
         );
         let tells = tells(reason, request, command);
         let goes_alone = match reason {
-            PinReason::ScriptDebug => true,
             PinReason::Pause => !self.pin_use.in_multi,
             // Seen to block, and unblocked, when the client leaves.
             _ => may_block || tells.is_some(),
@@ -331,13 +333,7 @@ impl Client {
                 return self.pause(&link, request, command);
             }
             PinReason::Script if self.pin.is_none() => return self.pause(&link, request, command),
-            PinReason::ScriptDebug => return self.script_debug(&link, request, command),
             PinReason::RawError => return self.raw_error(&link, request, command),
-            PinReason::Monitor => {
-                // Its reply tells whether what follows on the connection are the commands of everybody.
-                self.wait = Wait::Answers;
-                return self.queue(&link, request, command, PinnedCommand::Monitor);
-            }
             PinReason::Script => {
                 // The connection may be in another database: nothing else may follow on it.
                 self.wait = Wait::Answers;
@@ -395,78 +391,5 @@ impl Client {
         } else {
             Next::Wait
         }
-    }
-
-    /// MULTI, EXEC, DISCARD, WATCH or UNWATCH on a connection lent to the client.
-    pub(super) fn verb(
-        &mut self,
-        verb: TransactionCommand,
-        request: &Request<'_>,
-        command: Option<CommandId>,
-    ) -> Next {
-        let reason = match verb {
-            TransactionCommand::Watch | TransactionCommand::Unwatch => PinReason::Watch,
-            _ => PinReason::Multi,
-        };
-        let link = match self.pin_with_room(reason) {
-            Ok(link) => link,
-            Err(next) => return next,
-        };
-        let is_exec = verb == TransactionCommand::Exec && request.count() == 1;
-        if is_exec && self.pin_use.queues_own && self.outlet.outstanding() > 0 {
-            // Only then is it known which of them were queued.
-            self.wait = Wait::Answers;
-            return Next::Wait;
-        }
-        if is_exec
-            && self.pin_use.queues_own
-            && let Some(next) = self.end_queued_redirections()
-        {
-            return next;
-        }
-        if is_exec && let Some(next) = self.announce_queued() {
-            return next;
-        }
-        self.count(1, command);
-        let own = match is_exec && self.pin_use.queues_own {
-            true => self.exec_with_own(),
-            false => None,
-        };
-        let show = match own {
-            Some(executed) => executed,
-            None => self.show(),
-        };
-        let kind = RequestKind::Pinned(PinnedCommand::Transaction(verb));
-        let kind = (kind, Delays::of(command));
-        link.send(&self.outlet, request.bytes(), 1, kind, show);
-        if request.count() == 1 {
-            self.in_multi_after(verb);
-        }
-        Next::Used(request.bytes().len())
-    }
-
-    /// Refuses a command inside MULTI in a way that makes EXEC fail, as every error while queueing does.
-    pub(super) fn spoil_transaction(
-        &mut self,
-        request: &Request<'_>,
-        command: Option<CommandId>,
-        reply: &[u8],
-    ) -> Next {
-        self.spoil(command, reply);
-        Next::Used(request.bytes().len())
-    }
-
-    /// Has the server refuse something in the place of a command, whose answer `reply` is.
-    pub(super) fn spoil(&mut self, command: Option<CommandId>, reply: &[u8]) {
-        let Some(link) = self.pin.as_ref().map(|pin| Rc::clone(pin.link())) else {
-            return;
-        };
-        self.count(1, command);
-        let show = match self.show() {
-            Show::Pass => Show::Replace(reply.into()),
-            other => other,
-        };
-        let kind = (RequestKind::Plain, Delays::NONE);
-        link.send(&self.outlet, NEVER_QUEUED, 1, kind, show);
     }
 }

@@ -14,11 +14,11 @@ use std::time::Duration;
 use tokio::sync::oneshot;
 
 use super::clients::{ClientMessage, TellWorkers};
-use super::requests::Next;
-use super::task::{Client, Done, Wait};
+use super::serve::Awaited;
+use super::slow::{SlowRequest, Told};
+use super::task::Client;
 use crate::command::{CommandId, spec};
 use crate::fanout::TopicKind;
-use crate::resp::Request;
 use crate::upstream::{Announcement, Thread};
 
 /// Words of a request that publishes.
@@ -130,71 +130,60 @@ impl Client {
         })
     }
 
-    /// Makes everybody ready for the message that a whole request publishes, once. `None`: it can be sent.
-    pub(super) fn announce(
-        &mut self,
-        command: Option<CommandId>,
-        request: &Request<'_>,
-    ) -> Option<Next> {
-        let size = (request.count(), request.bytes().len());
-        self.announce_message(self.weighty_message(command, request.argument(1), size)?)
+    /// Tells a request that may publish what is too much for somebody, who are made ready for it first. Nothing is outstanding.
+    pub(super) async fn publish(&mut self, slow: &SlowRequest) -> Told {
+        let request = slow.request();
+        let size = (request.count(), slow.length());
+        let message = self.weighty_message(slow.command(), request.argument(1), size);
+        if let Some(message) = message.and_then(|message| self.queue_message(message)) {
+            self.make_ready_for(message).await?;
+        }
+        self.send_plain(slow).await
     }
 
-    /// The same for a message whose request is here to its end.
-    pub(super) fn announce_message(&mut self, message: Message) -> Option<Next> {
-        if self.is_announced {
-            return None;
+    /// Remembers a message that an open transaction queues until its EXEC. `Some`: none is open.
+    pub(super) fn queue_message(&mut self, message: Message) -> Option<Message> {
+        if self.pin.is_none() || !self.outlet.transaction().open {
+            return Some(message);
         }
-        if self.pin.is_some() {
-            if self.outlet.outstanding() > 0 && self.streaming.is_none() {
-                // Only then is it known whether a transaction is open.
-                self.wait = Wait::Answers;
-                return Some(Next::Wait);
-            }
-            if self.outlet.transaction().open {
-                let queued = self.pin_use.messages.get_or_insert_default();
-                queued.remember(message);
-                self.note_kept(0);
-                return None;
-            }
-        }
+        let queued = self.pin_use.messages.get_or_insert_default();
+        queued.remember(message);
+        self.note_kept(0);
+        None
+    }
+
+    /// Makes everybody ready for a message that is about to be sent, if the server lets it be published.
+    pub(super) async fn make_ready_for(&mut self, message: Message) -> Told {
         let workers = self.workers();
         let (upstream, group) = (Rc::clone(&self.clients.upstream), self.group());
         let state = self.session.state.clone();
-        self.wait = Wait::Loan(Box::pin(async move {
+        let making = async move {
+            let (kind, channel) = (message.kind, &message.channel);
             if workers.weigh(&message).await
-                && upstream
-                    .may_publish(group, state, message.kind, &message.channel)
-                    .await
+                && upstream.may_publish(group, state, kind, channel).await
             {
                 workers.make_ready(&message).await;
             }
-            Done::Announced
-        }));
-        Some(Next::Wait)
+        };
+        self.meanwhile(making, Awaited::Loan).await
     }
 
-    /// Makes everybody ready for what an EXEC is about to publish. `None`: it can be sent.
-    pub(super) fn announce_queued(&mut self) -> Option<Next> {
-        self.pin_use.messages.as_ref()?;
-        if self.outlet.outstanding() > 0 {
-            // Only then is it known whether all of it was queued.
-            self.wait = Wait::Answers;
-            return Some(Next::Wait);
+    /// Makes everybody ready for what an EXEC is about to publish. Nothing is outstanding: it is known whether all of it was queued.
+    pub(super) async fn make_ready_for_queued(&mut self) -> Told {
+        let Some(queued) = self.pin_use.messages.take() else {
+            return Ok(());
+        };
+        if self.outlet.transaction().is_certain() {
+            let workers = self.workers();
+            let making = async move {
+                for message in &queued.0 {
+                    workers.make_ready(message).await;
+                }
+            };
+            self.meanwhile(making, Awaited::Server).await?;
         }
-        let queued = self.pin_use.messages.take()?;
-        if !self.outlet.transaction().is_certain() {
-            self.note_kept(0);
-            return None;
-        }
-        let workers = self.workers();
-        self.wait = Wait::Task(Box::pin(async move {
-            for message in &queued.0 {
-                workers.make_ready(message).await;
-            }
-            Done::Announced
-        }));
-        Some(Next::Wait)
+        self.note_kept(0);
+        Ok(())
     }
 
     fn workers(&self) -> Workers {

@@ -20,13 +20,14 @@ use std::time::Duration;
 use tokio::sync::oneshot;
 
 use super::clients::{ClientEntry, ClientMessage, Clients};
-use super::requests::Next;
-use super::task::{Client, Done, Wait};
+use super::serve::Awaited;
+use super::slow::Told;
+use super::task::Client;
 use crate::failover::Node;
 use crate::identity::{Card, Flag};
 use crate::resp::ReplyScanner;
 use crate::resp::speak::encode_request;
-use crate::session::OwnCommand;
+use crate::session::{OwnCommand, OwnElement, OwnElements};
 use crate::telemetry::Disconnect;
 use crate::upstream::{Forward, Link, Outlet, Pin, SocketEnd, broken_redirection};
 
@@ -429,29 +430,28 @@ impl RedirectionLook {
 }
 
 impl Client {
-    /// Ends what stands for clients that have left to whom the EXEC at hand may redirect: the server is to find nobody there. `Some`: it has
-    /// not closed all of that yet, and nothing orders what it gets on different connections.
-    pub(super) fn end_queued_redirections(&mut self) -> Option<Next> {
+    /// Ends what stands for clients that have left to whom the EXEC at hand may redirect, and waits until the server has closed all of
+    /// that: it is to find nobody there, and nothing orders what it gets on different connections.
+    pub(super) async fn end_queued_redirections(&mut self) -> Told {
+        let redirected = |element: &OwnElement| match element.command {
+            OwnCommand::Redirected(to) => Some(to),
+            _ => None,
+        };
         let queued: Vec<u64> = {
             let transaction = self.outlet.transaction();
-            let queued = transaction.own()?.queued().iter();
-            let to = queued.filter_map(|element| match element.command {
-                OwnCommand::Redirected(to) => Some(to),
-                _ => None,
-            });
-            to.collect()
+            let queued = transaction.own().map_or(&[][..], OwnElements::queued);
+            queued.iter().filter_map(redirected).collect()
         };
         let closing = self.entry.end_leading_nowhere(&queued, &self.clients);
         if closing.is_empty() {
-            return None;
+            return Ok(());
         }
-        self.wait = Wait::Task(Box::pin(async move {
+        let ending = async move {
             while closing.iter().any(|redirection| redirection.is_closing()) {
                 tokio::time::sleep(LOOK_FOR_END_EVERY).await;
             }
-            Done::Ended
-        }));
-        Some(Next::Wait)
+        };
+        self.meanwhile(ending, Awaited::Server).await
     }
 }
 

@@ -13,6 +13,7 @@ use crate::resp::{Request, RequestViolation, Scan, split_inline};
 use crate::session::{Block, Route, Routed, Rules, block, route};
 use crate::telemetry::Disconnect;
 use crate::texts::no_permission;
+use crate::upstream::WaitError;
 
 /// What a command gets that was never sent because the server is away. Client libraries take LOADING for a reason to try
 /// again.
@@ -21,6 +22,14 @@ pub(super) const UNREACHABLE: &[u8] = b"-LOADING respool: server unreachable, co
 /// The same where the server is there, and does not take respool: its login, or one connection more.
 pub(super) const REFUSED: &[u8] =
     b"-LOADING respool: the server refuses respool, command not sent\r\n";
+
+/// What is answered where no shared connection was to be had.
+pub(super) fn unserved(error: WaitError) -> Vec<u8> {
+    match error {
+        WaitError::Unreachable => UNREACHABLE.to_vec(),
+        WaitError::Refused(reply) => reply,
+    }
+}
 
 /// How the requests at hand go on.
 #[derive(Debug, PartialEq, Eq)]
@@ -256,7 +265,6 @@ impl Client {
     /// Counts requests that are on their way or answered.
     pub(super) fn count(&mut self, count: u32, last: Option<CommandId>) {
         self.pin_use.is_fresh = false;
-        self.is_announced = false;
         self.card.commands.add(u64::from(count));
         self.note_command(last);
         self.clients
@@ -291,11 +299,11 @@ impl Client {
             return next;
         }
         let is_to_run = matches!(routed.route, Route::Shared) && self.refusing.is_none();
-        if is_to_run && self.is_ping_of_subscriber(routed.command) {
+        let has_story = || {
+            self.is_ping_of_subscriber(routed.command) || self.is_weighty(routed.command, length)
+        };
+        if is_to_run && has_story() {
             return self.begin_slow(request, routed.clone());
-        }
-        if is_to_run && let Some(next) = self.announce(routed.command, request) {
-            return next;
         }
         match &routed.route {
             Route::Unsettled => self.take_place(),
@@ -355,7 +363,9 @@ impl Client {
             {
                 self.begin_slow(request, routed.clone())
             }
-            Route::Pinned(PinReason::Wait) => self.begin_slow(request, routed.clone()),
+            Route::Pinned(PinReason::Wait | PinReason::Monitor | PinReason::ScriptDebug) => {
+                self.begin_slow(request, routed.clone())
+            }
             Route::Pinned(PinReason::Tracking) if self.names_a_stand_in(request) => {
                 self.begin_slow(request, routed.clone())
             }
@@ -369,8 +379,8 @@ impl Client {
         if self.pin.as_ref().is_some_and(|pin| pin.link().is_raw()) {
             return Some(self.amid_messages(request, routed.clone()));
         }
-        if let Some(next) = self.debugged(request, routed) {
-            return Some(next);
+        if self.is_debugged(routed) {
+            return Some(self.begin_slow(request, routed.clone()));
         }
         if self.is_listening
             && let Some(next) = self.amid_subscriptions(request, routed)
@@ -391,7 +401,6 @@ impl Client {
 
     /// Answers a request with an error, which spoils an open transaction. What was sent before has been answered.
     pub(super) fn refuse(&mut self, command: Option<CommandId>, reply: &[u8]) {
-        self.permission = None;
         if self.pin.is_some() && self.outlet.transaction().open {
             return self.spoil(command, reply);
         }
@@ -406,7 +415,6 @@ impl Client {
         count: u32,
     ) -> Next {
         let reply = self.refusing.clone().unwrap_or_default();
-        self.permission = None;
         self.count(count, command);
         self.answer(&reply);
         Next::Used(length)
@@ -414,7 +422,7 @@ impl Client {
 
     /// Refuses a MULTI or a WATCH with more behind it. Unless the whole transaction is here, and refused with it, the client
     /// is closed: what is still to come would run outside of the transaction it was written for.
-    fn refuse_transaction(
+    pub(super) fn refuse_transaction(
         &mut self,
         command: Option<CommandId>,
         rest: &[u8],
@@ -477,7 +485,13 @@ impl Client {
                 _ => {}
             }
         }
-        self.verb(verb, request, command)
+        if self.outlet.outstanding() > 0 {
+            // By then the rest of it may have come.
+            self.wait = Wait::Answers;
+            return Next::Wait;
+        }
+        let route = Route::Transaction(verb);
+        self.begin_slow(request, Routed { command, route })
     }
 
     /// Sends requests that leave no trace on a shared connection.

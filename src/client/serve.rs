@@ -98,16 +98,14 @@ impl Client {
     /// carries none.
     fn begin(&mut self) -> Story<'_> {
         let outlet = Rc::clone(&self.outlet);
-        let (story, held): (Story<'_>, usize) = match self.slow.take() {
-            Some(slow) if !matches!(self.wait, Wait::Settle) => {
-                let held = slow.length() + self.wait.to_begin_bytes();
-                (self.story(slow), held)
-            }
-            slow => {
-                self.slow = slow;
-                let held = self.wait.to_begin_bytes();
-                (Box::pin(self.waited_for()), held)
-            }
+        let (story, held): (Story<'_>, usize) = if let Some(next) = self.wait.take_next() {
+            let held = size_of_val(&*next);
+            (next(self), held)
+        } else if let Some(slow) = self.slow.take() {
+            let held = slow.length();
+            (self.story(slow), held)
+        } else {
+            (Box::pin(self.waited_for()), 0)
         };
         outlet.hold_wait(held + size_of_val(&*story));
         story
@@ -122,14 +120,8 @@ impl Client {
             self.wait = Wait::Nothing;
             return self.borrow(reason).await;
         }
-        if matches!(self.wait, Wait::Settle) {
-            self.wait = Wait::Nothing;
-            return self.settle_exec().await;
-        }
-        if let Some((awaited, task)) = self.wait.begin() {
-            let done = self.meanwhile(task, awaited).await?;
-            self.done(done);
-            return Ok(());
+        if let Some(next) = self.wait.take_next() {
+            return next(self).await;
         }
         match poll_fn(|cx| self.poll_gate(cx, &mut Sought::Wait)).await {
             Passed::On => Ok(()),
@@ -349,12 +341,7 @@ impl Client {
                 }
             },
             // A story begins with it, which the gate passes on; it never looks at the other wait meanwhile.
-            Wait::Borrow(_)
-            | Wait::Settle
-            | Wait::Task(_)
-            | Wait::Loan(_)
-            | Wait::Others(_)
-            | Wait::Story(_) => false,
+            Wait::Borrow(_) | Wait::Next(_) | Wait::Story(_) => false,
         }
     }
 

@@ -4,10 +4,10 @@
 use std::borrow::Cow;
 use std::rc::Rc;
 
-use super::requests::{Next, REFUSED, UNREACHABLE};
+use super::requests::{REFUSED, UNREACHABLE};
 use super::serve::Awaited;
 use super::slow::Told;
-use super::task::{Client, Done, Wait};
+use super::task::Client;
 use crate::command::Local;
 use crate::resp::speak::encode_request;
 use crate::session::{State, is_busy};
@@ -17,7 +17,7 @@ pub(super) const ECHO: &[&str] = &["ECHO", ""];
 
 /// What the server is asked in the place of a command of respool's own, which it would refuse while a script does not end;
 /// `None`: it answers that all the same, or is asked anyway.
-fn question_of(local: Local) -> Option<&'static [&'static str]> {
+pub(super) fn question_while_busy(local: Local) -> Option<&'static [&'static str]> {
     match local {
         // To Valkey 9.1 it is one of those that are answered.
         Local::Select => Some(&["SELECT", "-"]),
@@ -28,32 +28,8 @@ fn question_of(local: Local) -> Option<&'static [&'static str]> {
 }
 
 impl Client {
-    /// What becomes of a command that respool answers itself and a busy server would refuse; `None`: the server is not busy.
-    pub(super) fn refused_while_busy(&mut self, local: Local, length: usize) -> Option<Next> {
-        question_of(local).and_then(|question| self.asked_while_busy(question, length))
-    }
-
-    /// Nobody is asked unless the server has just said that it is busy, to whomever: else such a command costs no round trip.
-    fn asked_while_busy(&mut self, question: &[&str], length: usize) -> Option<Next> {
-        if let Some(told) = self.permission.take() {
-            let reply = told.err()?;
-            self.answer(&reply);
-            return Some(Next::Used(length));
-        }
-        if !self.may_be_busy() {
-            return None;
-        }
-        let upstream = Rc::clone(&self.clients.upstream);
-        let asking = upstream.answer_to(self.asker(), encode_request(question));
-        self.wait = Wait::Task(Box::pin(async move {
-            let told = asking.await.ok().filter(|reply| is_busy(reply));
-            Done::Permission(Ok(told.map_or(Ok(()), Err)))
-        }));
-        Some(Next::Wait)
-    }
-
-    /// The server has just said that it is busy, to whomever.
-    fn may_be_busy(&self) -> bool {
+    /// The server has just said that it is busy, to whomever. Nobody is asked otherwise: else such a command costs no round trip.
+    pub(super) fn may_be_busy(&self) -> bool {
         self.clients.thread.says_busy() && !self.clients.upstream.is_away()
     }
 

@@ -4,14 +4,14 @@
 
 use std::task::Context;
 
-use super::requests::UNREACHABLE;
+use super::requests::unserved;
 use super::task::{Client, Purpose, Wait};
 use crate::command::{Delays, PinReason};
 use crate::resp::count_requests;
 use crate::schedule::goes_on_at;
 use crate::telemetry::Bound;
 use crate::transport::READ_SIZE;
-use crate::upstream::{RoomWait, WaitError};
+use crate::upstream::RoomWait;
 
 impl Client {
     pub(super) fn in_flight_limit(&self) -> u32 {
@@ -99,8 +99,7 @@ impl Client {
                 wait.may_be_lent(delays);
                 self.wait = Wait::Shared(wait, Purpose::Traffic);
             }
-            Err(WaitError::Unreachable) => self.refusing = Some(UNREACHABLE.to_vec()),
-            Err(WaitError::Refused(reply)) => self.refusing = Some(reply),
+            Err(error) => self.refusing = Some(unserved(error)),
         }
         false
     }

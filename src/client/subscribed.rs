@@ -9,7 +9,8 @@ use redis_protocol::resp3::types::OwnedFrame;
 
 use super::pinned::refusal;
 use super::requests::{Next, UNREACHABLE};
-use super::task::{Client, Done, Wait};
+use super::serve::Awaited;
+use super::task::Client;
 use crate::auth::is_unknown_command;
 use crate::command::{CommandId, Delays, Local, PinReason, spec};
 use crate::fanout::{ChannelAudiences, TopicKind};
@@ -77,15 +78,6 @@ impl Client {
         }
     }
 
-    /// Whether the client's user may do what the request at hand asks for, or why that is not known.
-    pub(super) fn permission_told(&mut self, told: Result<Result<(), Vec<u8>>, PinError>) {
-        self.note_kept(0);
-        self.permission = Some(Box::new(match told {
-            Ok(permission) => permission,
-            Err(error) => Err(refusal(error)),
-        }));
-    }
-
     /// PUBSUB NUMSUB and SHARDNUMSUB: the server counts connections, its users mean clients.
     pub(super) fn count_subscribers(
         &mut self,
@@ -112,12 +104,13 @@ impl Client {
             self.clients.upstream.served(&link, 1);
         }
         let process = Arc::clone(&self.clients.thread.process);
-        self.wait = Wait::Task(Box::pin(async move {
-            match told.await {
-                Ok(reply) => Done::Reply(corrected(reply, kind, &process.audiences)),
-                Err(_) => Done::Reply(UNREACHABLE.to_vec()),
+        self.then(async move |client: &mut Self| {
+            match client.meanwhile(told, Awaited::Server).await? {
+                Ok(reply) => client.reply(&corrected(reply, kind, &process.audiences)),
+                Err(_) => client.reply(UNREACHABLE),
             }
-        }));
+            Ok(())
+        });
         Next::Used(request.bytes().len())
     }
 

@@ -2,32 +2,29 @@
 //!
 //! Invariant: a client has its place in its group for exactly as long as its socket is open.
 
-use std::pin::Pin as Pinned;
 use std::rc::Rc;
 use std::sync::Arc;
 use std::time::Instant;
 
-use super::attempts::Attempt;
 use super::clients::{ClientEntry, Clients};
 use super::kept::standing_bytes;
 use super::leaving::EndWatch;
-use super::login::{Login, Shown};
 use super::pinned::PinUse;
 use super::rejected::hold;
 use super::rejection::tell_of;
+use super::requests::unserved;
 use super::restrictions::Restrictions;
 use super::sent_ahead::SentAhead;
 use super::serve::Awaited;
-use super::slow::SlowRequest;
+use super::slow::{NextStory, SlowRequest};
 use crate::admission::{Permit, Refusal};
-use crate::budget::UploadPlace;
 use crate::command::PinReason;
 use crate::identity::{Arrival, CardGuard, Flag, Identity, Peer};
 use crate::resp::RequestScanner;
 use crate::session::{ReplyMode, Session, UnplacedTransaction};
 use crate::telemetry::{Bound, Disconnect};
 use crate::transport::Stream;
-use crate::upstream::{Link, Outlet, Pin, PinError, RoomWait, SharedWait, WaitError};
+use crate::upstream::{Link, Outlet, Pin, RoomWait, SharedWait, WaitError};
 
 /// A client that has been admitted and not yet begun.
 pub struct Arrived {
@@ -60,103 +57,37 @@ pub(super) enum Wait {
     Turn(bool),
     /// A story begins: a connection is to be lent to it.
     Borrow(PinReason),
-    /// One begins: the server is asked what only it knows after an EXEC.
-    Settle,
-    /// One begins, which waits for the server.
-    Task(Task),
-    /// One begins that waits for a connection.
-    Loan(Task),
-    /// One begins that waits for its turn.
-    Others(Task),
+    /// This story begins.
+    Next(NextStory),
     /// What its story waits for.
     Story(Awaited),
 }
 
-/// What a client waits for that happens seldom.
-pub(super) type Task = Pinned<Box<dyn Future<Output = Done>>>;
-
 impl Wait {
     /// Tells whether a story is to begin.
     pub(super) fn is_to_begin(&self) -> bool {
-        matches!(
-            self,
-            Self::Borrow(_) | Self::Settle | Self::Task(_) | Self::Loan(_) | Self::Others(_)
-        )
-    }
-
-    /// The memory that takes.
-    pub(super) fn to_begin_bytes(&self) -> usize {
-        match self {
-            Self::Task(story) | Self::Loan(story) | Self::Others(story) => size_of_val(&**story),
-            _ => 0,
-        }
+        matches!(self, Self::Borrow(_) | Self::Next(_))
     }
 
     /// Takes out the story that is to begin.
-    pub(super) fn begin(&mut self) -> Option<(Awaited, Task)> {
-        let (awaited, story) = match std::mem::replace(self, Self::Nothing) {
-            Self::Task(story) => (Awaited::Server, story),
-            Self::Loan(story) => (Awaited::Loan, story),
-            Self::Others(story) => (Awaited::Turn, story),
+    pub(super) fn take_next(&mut self) -> Option<NextStory> {
+        match std::mem::replace(self, Self::Nothing) {
+            Self::Next(story) => Some(story),
             other => {
                 *self = other;
-                return None;
+                None
             }
-        };
-        Some((awaited, story))
+        }
     }
 }
 
 /// What a shared connection is waited for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Purpose {
     /// The next request.
     Traffic,
     /// Requests that came back unsent.
     Again,
-    /// That the server acknowledges a database.
-    Select(u32),
-    /// That the server acknowledges a user.
-    Login(Box<Login>),
-    /// The same on a pinned connection, which speaks another protocol after that.
-    Hello(Box<Login>),
-}
-
-impl Purpose {
-    /// Memory that it takes of what the client has sent.
-    pub(super) fn held_bytes(&self) -> usize {
-        match self {
-            Self::Login(login) | Self::Hello(login) => login.held_bytes(),
-            Self::Traffic | Self::Again | Self::Select(_) => 0,
-        }
-    }
-}
-
-/// What a task ended with.
-pub(super) enum Done {
-    /// The right to an upload; `None`: others had it for too long.
-    UploadPlace(Option<UploadPlace>),
-    /// The pinned connection wears what was asked, or the server refused; `None`: it was lost.
-    Dressed(Option<Result<(), Vec<u8>>>, Purpose),
-    /// It has left so many of its topics that it can leave the rest at once.
-    Unsubscribed,
-    /// Its message can be sent.
-    Announced,
-    /// Connections have ended that nothing is to be redirected to.
-    Ended,
-    /// Whether the client's user may do what the request at hand asks for.
-    Permission(Result<Result<(), Vec<u8>>, PinError>),
-    /// The stream on the pinned connection has ended for QUIT or RESET; false: with the connection.
-    Unstreamed(bool, crate::command::Local),
-    /// What it sent amid a stream has been answered; false: the connection was lost.
-    Placed(bool),
-    /// Its attempt to authenticate is looked at, or (`None`) respool is ending.
-    Attempt(Option<Attempt>, Box<Shown>),
-    /// A reply of respool's own.
-    Reply(Vec<u8>),
-    /// The server finds nothing wrong with the words of this CLIENT command, or could not be asked.
-    Judged(crate::command::ClientSub, Box<[u8]>),
-    /// Room was made in the group that refused the client, or not; the reply, unless it is placed for its next request.
-    Room(bool, Option<Vec<u8>>, Refusal),
 }
 
 /// One client.
@@ -183,12 +114,8 @@ pub struct Client {
     pub(super) streaming: Option<bool>,
     /// It is subscribed, in RESP2: it may do little else.
     pub(super) is_listening: bool,
-    /// Whether its user may do what the request at hand asks for, as far as that is known.
-    pub(super) permission: Option<Box<Result<(), Vec<u8>>>>,
     /// It has written on a connection that is not lent to it now.
     pub(super) has_written: bool,
-    /// The workers know of the message at hand, or the mark before the request at hand has been passed; until it is counted.
-    pub(super) is_announced: bool,
     /// The server cannot take the requests that are here: each is answered with this.
     pub(super) refusing: Option<Vec<u8>>,
     /// Its transaction, of which the busy server has not been told.
@@ -262,9 +189,7 @@ impl Client {
             wait: Wait::Nothing,
             streaming: None,
             is_listening: false,
-            permission: None,
             has_written: false,
-            is_announced: false,
             refusing: None,
             unplaced: None,
             is_drained: true,
@@ -337,56 +262,22 @@ impl Client {
         }
     }
 
+    /// A shared connection in the session's state has come, or why there is none.
     pub(super) fn waited(
         &mut self,
         outcome: Result<Option<Rc<Link>>, WaitError>,
         purpose: Purpose,
     ) {
-        match outcome {
-            Ok(None) if self.selects_elsewhere(&purpose) => {}
-            Ok(link) => {
-                // Acknowledged, even if the connection has been lost since: the next request asks for another.
-                self.link = link;
-                self.acknowledged(purpose, Ok(()));
-            }
-            Err(WaitError::Refused(reply)) => self.acknowledged(purpose, Err(reply)),
-            Err(WaitError::Unreachable) => {
-                self.acknowledged(purpose, Err(super::requests::UNREACHABLE.to_vec()))
+        match (purpose, outcome.map_err(unserved)) {
+            // Acknowledged, even if the connection has been lost since: the next request asks for another.
+            (_, Ok(link)) => self.link = link,
+            (Purpose::Traffic, Err(reply)) => self.refusing = Some(reply),
+            (Purpose::Again, Err(reply)) => {
+                self.outlet.fail_unsent(&self.unsent_reply(&reply));
+                self.end_if_lost(&reply);
             }
         }
-    }
-
-    pub(super) fn done(&mut self, done: Done) {
-        match done {
-            Done::UploadPlace(place) => self.upload_place(place),
-            Done::Dressed(Some(result), purpose) => self.acknowledged(purpose, result),
-            // The client is closed with the connection it was lent.
-            Done::Dressed(None, _) => self.outlet.close(Disconnect::UpstreamLost),
-            Done::Unsubscribed => self.note_subscriptions(),
-            Done::Announced => {
-                self.is_announced = true;
-                self.note_kept(0);
-            }
-            Done::Permission(reply) => self.permission_told(reply),
-            Done::Unstreamed(true, local) => self.unstreamed(local),
-            Done::Placed(true) | Done::Ended => {}
-            Done::Unstreamed(false, _) | Done::Placed(false) => {
-                self.outlet.close(Disconnect::UpstreamLost);
-            }
-            Done::Attempt(attempt, shown) => {
-                self.note_kept(0);
-                self.attempt(attempt, *shown);
-                // Where respool knows the users itself it is answered at once.
-                self.outlet.flush();
-            }
-            Done::Reply(reply) => {
-                self.note_kept(0);
-                self.reply(&reply);
-            }
-            Done::Judged(sub, request) => self.judged(sub, &request),
-            Done::Room(true, reply, _) => self.regroup_anew(reply),
-            Done::Room(false, reply, refusal) => self.reject(refusal, reply.is_some()),
-        }
+        self.outlet.flush();
     }
 
     pub(super) fn is_blocked(&self) -> bool {

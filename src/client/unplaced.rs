@@ -120,6 +120,11 @@ impl Client {
         Some(Next::Wait)
     }
 
+    /// Tells whether its MULTI was answered.
+    pub(super) fn has_unplaced_open(&self) -> bool {
+        self.unplaced.as_ref().is_some_and(|one| one.is_open())
+    }
+
     /// Shows on the client's card what such a transaction makes of it.
     fn note_unplaced(&self) {
         let is_open = self.unplaced.as_ref().map(|unplaced| unplaced.is_open());

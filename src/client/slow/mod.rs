@@ -1,9 +1,13 @@
 //! Requests that are not done with at once. Each is a story, told in its order: it waits at the client's gate and nowhere else, and
 //! nobody looks at its request a second time.
 //!
-//! `subscribe` is a subscription command, or PING of a subscriber; `blocking` a blocking call, `wait` WAIT.
+//! `subscribe` is a subscription command, or PING of a subscriber; `blocking` a blocking call, `wait` WAIT, `multi` what concerns
+//! transactions, `monitor` MONITOR, `debugging` a script under the server's debugger.
 
 mod blocking;
+mod debugging;
+mod monitor;
+mod multi;
 mod subscribe;
 mod wait;
 
@@ -20,11 +24,16 @@ use crate::session::{Route, Routed};
 use crate::transport::READ_SIZE;
 use crate::upstream::Link;
 
+pub(super) use debugging::NOT_WHILE_DEBUGGING;
+
 /// Is what a story comes to.
 pub(super) type Told<T = ()> = Result<T, Interrupted>;
 
 /// Is awaited before its client goes on with its requests.
 pub(super) type Story<'a> = Pinned<Box<dyn Future<Output = Told> + 'a>>;
+
+/// Begins a story about what has been looked at already, and is not looked at again.
+pub(super) type NextStory = Box<dyn for<'a> FnOnce(&'a mut Client) -> Story<'a>>;
 
 /// Holds a request whose story is to be told: it has been cut and routed once.
 pub(super) struct SlowRequest {
@@ -53,6 +62,13 @@ impl SlowRequest {
 }
 
 impl Client {
+    /// Has `story` told before the next request is looked at: the request at hand is done with but for what the story waits for.
+    pub(super) fn then(&mut self, story: impl AsyncFnOnce(&mut Self) -> Told + 'static) {
+        self.wait = Wait::Next(Box::new(|client| {
+            Box::pin(async move { story(client).await })
+        }));
+    }
+
     /// Hands a request to its story, which begins when everything before it has been answered.
     pub(super) fn begin_slow(&mut self, request: &Request<'_>, routed: Routed) -> Next {
         if self.outlet.outstanding() > 0 && matches!(self.wait, Wait::Nothing) {
@@ -78,52 +94,74 @@ impl Client {
             _ if is_raw || routed.route == Route::Unsettled => false,
             Wait::Answers => !shares,
             Wait::Borrow(reason) => *reason != PinReason::Stalled,
-            wait => wait.is_to_begin(),
+            _ => false,
         }
     }
 
     /// Begins the story of a request.
     pub(super) fn story(&mut self, slow: Box<SlowRequest>) -> Story<'_> {
+        // Each is boxed by itself: none is as large as the largest.
+        macro_rules! told {
+            (|$client:ident, $slow:ident| $story:expr) => {
+                Box::pin(async move {
+                    let ($client, $slow) = (self, slow);
+                    let told = $story.await;
+                    $client.is_told(&$slow, told)
+                })
+            };
+        }
         match slow.routed.route {
-            Route::Subscribed => Box::pin(async move {
-                let told = self.subscription(&slow).await;
-                self.is_told(&slow, told)
-            }),
+            // It is looked at by what the busy server has been told of.
+            _ if self.has_unplaced_open() => {
+                told!(|client, slow| client.until_done(&slow, |client, _| client.go_on(&slow)))
+            }
+            _ if self.is_debugged(&slow.routed) => told!(|client, slow| client.debugged(&slow)),
+            Route::Subscribed => told!(|client, slow| client.subscription(&slow)),
             Route::Pinned(reason @ (PinReason::Blocking | PinReason::BlockingOption))
                 if self.pin.is_none() =>
             {
                 Box::pin(async move { self.blocking(&slow, reason).await })
             }
-            Route::Pinned(PinReason::Wait) => Box::pin(async move {
-                let told = self.wait_for_replicas(&slow).await;
-                self.is_told(&slow, told)
-            }),
-            Route::Pinned(PinReason::Tracking) => Box::pin(async move {
-                let told = self.names_stand_in(&slow).await;
-                self.is_told(&slow, told)
-            }),
-            Route::Shared if self.is_ping_of_subscriber(slow.command()) => Box::pin(async move {
-                let told = self.ping_of_subscriber(&slow).await;
-                self.is_told(&slow, told)
-            }),
-            _ => Box::pin(async move {
-                let going = self.until_done(&slow, |client, _| client.go_on(&slow));
-                let told = going.await;
-                self.is_told(&slow, told)
-            }),
+            Route::Pinned(PinReason::Wait) => {
+                told!(|client, slow| client.wait_for_replicas(&slow))
+            }
+            Route::Pinned(PinReason::Tracking) => {
+                told!(|client, slow| client.names_stand_in(&slow))
+            }
+            Route::Pinned(PinReason::Monitor) => told!(|client, slow| client.monitor(&slow)),
+            Route::Pinned(PinReason::ScriptDebug) => {
+                told!(|client, slow| client.script_debug(&slow))
+            }
+            Route::Transaction(verb @ (TransactionCommand::Multi | TransactionCommand::Watch))
+                if self.pin.is_none() =>
+            {
+                told!(|client, slow| client.begin_transaction(verb, &slow))
+            }
+            Route::Transaction(TransactionCommand::Exec)
+                if self.exec_needs_a_story(&slow.request()) =>
+            {
+                told!(|client, slow| client.exec(&slow))
+            }
+            Route::Shared if self.is_ping_of_subscriber(slow.command()) => {
+                told!(|client, slow| client.ping_of_subscriber(&slow))
+            }
+            Route::Shared if self.is_weighty(slow.command(), slow.length()) => {
+                told!(|client, slow| client.publish(&slow))
+            }
+            _ => told!(|client, slow| client.until_done(&slow, |client, _| client.go_on(&slow))),
         }
     }
 
     /// Ends what was announced with CLIENT CACHING before a request that has been sent, or answered.
     fn is_told(&self, slow: &SlowRequest, told: Told) -> Told {
-        if told.is_ok() {
+        if told.is_ok() && self.slow.is_none() {
             self.caching_ends(self.announcing(), slow.command());
         }
         told
     }
 
     /// Sends a request that leaves no trace wherever its client's requests go.
-    async fn send_plain(&mut self, slow: &SlowRequest) -> Told {
+    pub(super) async fn send_plain(&mut self, slow: &SlowRequest) -> Told {
         let most = self.clients.thread.settings().upstream.max_shared_request;
         let command = slow.command();
         self.until_done(slow, |client, request| {
@@ -146,15 +184,7 @@ impl Client {
         go: impl Fn(&mut Self, &Request<'_>) -> Next,
     ) -> Told {
         loop {
-            if !matches!(self.wait, Wait::Nothing) {
-                self.waited_for().await?;
-                continue;
-            }
-            if self.outlet.has_unsent() {
-                // What came back meanwhile was sent before it, and goes first.
-                self.send_again();
-                continue;
-            }
+            self.settled().await?;
             match go(self, &slow.request()) {
                 Next::Used(1..) => break,
                 Next::Used(0) if self.refusing.is_some() => {
@@ -172,6 +202,19 @@ impl Client {
         Ok(())
     }
 
+    /// Waits for what is to be waited for. What came back unsent meanwhile was sent before the request at hand, and goes first.
+    pub(super) async fn settled(&mut self) -> Told {
+        loop {
+            if !matches!(self.wait, Wait::Nothing) {
+                self.waited_for().await?;
+            } else if self.outlet.has_unsent() {
+                self.send_again();
+            } else {
+                return Ok(());
+            }
+        }
+    }
+
     /// Waits until the connection lent to the client takes another request; one is borrowed where there is none. `None`: none was lent, and
     /// the request is refused.
     pub(super) async fn lent(
@@ -179,15 +222,37 @@ impl Client {
         slow: &SlowRequest,
         reason: PinReason,
     ) -> Told<Option<Rc<Link>>> {
+        let link = self.borrowed(reason).await?;
+        if link.is_none() {
+            self.refuse_one(slow.command(), slow.length(), 1);
+            self.refuse_nothing_else();
+        }
+        Ok(link)
+    }
+
+    /// The same, but that the request is not refused.
+    async fn borrowed(&mut self, reason: PinReason) -> Told<Option<Rc<Link>>> {
         while self.refusing.is_none() {
             if let Ok(link) = self.pin_with_room(reason) {
                 return Ok(Some(link));
             }
             self.waited_for().await?;
         }
-        self.refuse_one(slow.command(), slow.length(), 1);
-        self.refuse_nothing_else();
         Ok(None)
+    }
+
+    /// Refuses a MULTI or a WATCH for which no connection was lent, and what is at hand behind it.
+    fn refuse_beginning(&mut self, slow: &SlowRequest) {
+        if self.input.is_empty() {
+            self.refuse_one(slow.command(), slow.length(), 1);
+            return;
+        }
+        // No transaction that is refused whole is longer: not all that a client has sent is copied.
+        let most = self.clients.thread.settings().upstream.max_shared_request + READ_SIZE;
+        let behind = &self.input[..self.input.len().min(most)];
+        let rest = [&slow.bytes, behind].concat();
+        let learned = self.learned();
+        self.refuse_transaction(slow.command(), &rest, learned.as_deref());
     }
 
     /// Refuses a request, and what is at hand behind it.
@@ -208,23 +273,12 @@ impl Client {
 
     /// Sends a request, or answers it, if nothing is to be waited for.
     fn go_on(&mut self, slow: &SlowRequest) -> Next {
-        let (request, routed) = (slow.request(), &slow.routed);
         let learned = self.learned();
-        if self.refusing.is_some() && !self.input.is_empty() {
-            // No transaction that is refused whole is longer: not all that a client has sent is copied.
-            let most = self.clients.thread.settings().upstream.max_shared_request + READ_SIZE;
-            let behind = &self.input[..self.input.len().min(most)];
-            let rest = [&slow.bytes, behind].concat();
-            return self.request_alone(&request, routed, &rest, learned.as_deref());
-        }
-        match routed.route {
-            // It has not come whole.
-            Route::Transaction(TransactionCommand::Multi)
-                if self.refusing.is_none() && self.unplaced.is_none() && self.pin.is_none() =>
-            {
-                self.verb(TransactionCommand::Multi, &request, slow.command())
-            }
-            _ => self.request_alone(&request, routed, &slow.bytes, learned.as_deref()),
-        }
+        self.request_alone(
+            &slow.request(),
+            &slow.routed,
+            &slow.bytes,
+            learned.as_deref(),
+        )
     }
 }

@@ -6,10 +6,9 @@
 
 use std::rc::Rc;
 
-use super::requests::Next;
-use super::task::{Client, Wait};
-use crate::command::{CommandId, PinReason, lookup, same_word, spec};
-use crate::resp::Request;
+use super::{SlowRequest, Told};
+use crate::client::task::{Client, Wait};
+use crate::command::{PinReason, lookup, same_word, spec};
 use crate::session::{PinnedCommand, Route, Routed};
 use crate::telemetry::Disconnect;
 use crate::upstream::{Link, RoomWait};
@@ -20,25 +19,21 @@ const NOT_DEBUGGED_IN_MULTI: &[u8] =
     b"-ERR respool: a script is not debugged inside MULTI, send SCRIPT DEBUG NO before MULTI\r\n";
 
 /// What RESET gets while SCRIPT DEBUG is on, which it would leave on.
-pub(super) const NOT_WHILE_DEBUGGING: &[u8] =
+pub(in crate::client) const NOT_WHILE_DEBUGGING: &[u8] =
     b"-ERR respool: RESET does not end SCRIPT DEBUG, send SCRIPT DEBUG NO before it\r\n";
 
-/// Whether a command begins a session of the debugger where SCRIPT DEBUG is on.
-fn is_debugged(command: Option<CommandId>) -> bool {
-    command.is_some_and(|id| matches!(spec(id).name, "eval" | "eval_ro"))
-}
-
 impl Client {
-    /// SCRIPT DEBUG on the connection lent to the client, on which no reply is due: behind one the server refuses it.
-    pub(super) fn script_debug(
-        &mut self,
-        link: &Rc<Link>,
-        request: &Request<'_>,
-        command: Option<CommandId>,
-    ) -> Next {
+    /// Tells SCRIPT DEBUG. No reply is due on the connection: behind one the server refuses it.
+    pub(super) async fn script_debug(&mut self, slow: &SlowRequest) -> Told {
+        let (request, command) = (slow.request(), slow.command());
+        let Some(link) = self.lent(slow, PinReason::ScriptDebug).await? else {
+            return Ok(());
+        };
+        self.pin_use.queues_unsure = true;
         if self.outlet.transaction().open {
             // EXEC answers that it must be called outside of a pipeline.
-            return self.queue(link, request, command, PinnedCommand::Queue);
+            self.queue(&link, &request, command, PinnedCommand::Queue);
+            return Ok(());
         }
         let is_off = request
             .argument(2)
@@ -46,51 +41,61 @@ impl Client {
         if !is_off {
             link.set_may_debug(true);
         }
+        self.queue(&link, &request, command, PinnedCommand::Debug(!is_off));
         // What follows goes by its answer.
         self.wait = Wait::Answers;
-        self.queue(link, request, command, PinnedCommand::Debug(!is_off))
+        Ok(())
     }
 
     /// Whether SCRIPT DEBUG is on.
-    pub(super) fn is_debugging(&self) -> bool {
+    pub(in crate::client) fn is_debugging(&self) -> bool {
         self.pin.is_some() && self.outlet.transaction().debugging
     }
 
-    /// A script of a client with SCRIPT DEBUG on. `None`: the request is none.
-    pub(super) fn debugged(&mut self, request: &Request<'_>, routed: &Routed) -> Option<Next> {
-        let goes = matches!(
+    /// Tells whether a request is a script of a client with SCRIPT DEBUG on.
+    pub(in crate::client) fn is_debugged(&self, routed: &Routed) -> bool {
+        let is_script = || {
+            routed
+                .command
+                .is_some_and(|id| matches!(spec(id).name, "eval" | "eval_ro"))
+        };
+        matches!(
             routed.route,
             Route::Fenced | Route::Pinned(PinReason::ReplicaScript)
-        );
-        if !goes || !is_debugged(routed.command) || !self.is_debugging() {
-            return None;
-        }
-        let link = match self.pin_with_room(PinReason::ScriptDebug) {
-            Ok(link) => link,
-            Err(next) => return Some(next),
+        ) && self.is_debugging()
+            && is_script()
+    }
+
+    /// Tells such a script. Nothing is outstanding.
+    pub(super) async fn debugged(&mut self, slow: &SlowRequest) -> Told {
+        let Some(link) = self.lent(slow, PinReason::ScriptDebug).await? else {
+            return Ok(());
         };
-        if self.outlet.outstanding() > 0 {
-            self.wait = Wait::Answers;
-            return Some(Next::Wait);
-        }
         if self.outlet.transaction().open {
-            return Some(self.spoil_transaction(request, routed.command, NOT_DEBUGGED_IN_MULTI));
+            self.spoil(slow.command(), NOT_DEBUGGED_IN_MULTI);
+            return Ok(());
         }
+        self.queue(
+            &link,
+            &slow.request(),
+            slow.command(),
+            PinnedCommand::Debugged,
+        );
         // The start of its answer tells whether a debugger speaks from here on.
         self.wait = Wait::Answers;
-        Some(self.queue(&link, request, routed.command, PinnedCommand::Debugged))
+        Ok(())
     }
 
     /// The connection that carries the session of a debugger, if one does.
     #[inline]
-    pub(super) fn debugger(&self) -> Option<Rc<Link>> {
+    pub(in crate::client) fn debugger(&self) -> Option<Rc<Link>> {
         let link = self.pin.as_ref()?.link();
         link.is_debugging().then(|| Rc::clone(link))
     }
 
     /// What a client sends to its debugger. Returns how many bytes are done with.
     #[cold]
-    pub(super) fn tell_debugger(&mut self, link: &Rc<Link>, data: &[u8]) -> usize {
+    pub(in crate::client) fn tell_debugger(&mut self, link: &Rc<Link>, data: &[u8]) -> usize {
         if !link.is_alive() {
             self.outlet.close(Disconnect::Quit);
             return 0;
