@@ -5,6 +5,11 @@ pub fn is_busy(reply: &[u8]) -> bool {
     reply.starts_with(b"-BUSY ")
 }
 
+/// Tells whether the server is still reading its data.
+pub fn is_loading(reply: &[u8]) -> bool {
+    reply.starts_with(b"-LOADING ")
+}
+
 /// Tells whether the user may not do what it has asked for.
 pub fn is_no_permission(reply: &[u8]) -> bool {
     reply.starts_with(b"-NOPERM")

@@ -16,7 +16,7 @@ pub use answers::{
     UNBLOCKED, WRONGPASS, asking, bad_attribute, bad_hello_option, import_source, readonly,
     readwrite, takes_readonly, unknown_attribute,
 };
-pub use errors::{is_busy, is_no_permission, is_other_kind, is_unknown_command};
+pub use errors::{is_busy, is_loading, is_no_permission, is_other_kind, is_unknown_command};
 pub use known::has_command;
 pub use refusals::{
     asks_authentication_first, closes_aliens_first, exec_aborted, hello_without_auth,

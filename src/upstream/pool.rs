@@ -48,8 +48,9 @@ use crate::command::Delays;
 use crate::config::Address;
 use crate::fanout::{LossSuspicion, SubscriptionSide};
 use crate::schedule::{LoginPlace, ScheduleAction, ScheduleTicket, StateSchedule};
-use crate::session::{Change, State, is_busy, steps};
+use crate::session::{Change, State, steps};
 use crate::telemetry::Bound;
+use crate::texts::is_busy;
 
 /// Without a secret nothing leads back to respool's own user; what is opened instead waits for one.
 const NO_SECRET: &str = "no secret of respool's own is known to change it with";

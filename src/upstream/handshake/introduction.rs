@@ -10,7 +10,7 @@ use crate::resp::speak::encode_request;
 use crate::server::{ServerHello, ServerInfo};
 use crate::session::{Effect, Protocol, name_request};
 use crate::telemetry::ConnectResult;
-use crate::texts::ServerVersion;
+use crate::texts::{ServerVersion, is_busy};
 use crate::upstream::thread::Thread;
 
 /// Holds what the server has said of itself and of the connection.
@@ -59,7 +59,7 @@ pub(super) async fn introduce(
     if !are_in_place([&three, &two], &named, &id, &ping, info.as_deref()) {
         return Err(out_of_place());
     }
-    if ping.starts_with(b"-BUSY ") {
+    if is_busy(&ping) {
         // Else a script on another connection would be taken for a pause of writes: the server answers here.
         thread.pulse.heard_busy(thread.clock.refresh());
     }

@@ -9,6 +9,7 @@ use super::Link;
 use crate::exchange::{Ending, Offence};
 use crate::server::LinkOrigin;
 use crate::telemetry::{Disconnect, LossCause};
+use crate::texts::{is_busy, is_loading};
 use crate::upstream::closing::LINGER;
 use crate::upstream::socket::ServerSocket;
 
@@ -170,9 +171,9 @@ impl Link {
             LossCause::Readonly
         } else if error.starts_with(b"-MASTERDOWN ") {
             LossCause::MasterDown
-        } else if error.starts_with(b"-LOADING ") {
+        } else if is_loading(error) {
             LossCause::Loading
-        } else if error.starts_with(b"-BUSY ") {
+        } else if is_busy(error) {
             return self.thread.pulse.heard_busy(self.thread.clock.now_micros());
         } else {
             return;

@@ -2,6 +2,7 @@
 
 use super::Link;
 use crate::session::{Effect, State};
+use crate::texts::is_busy;
 
 impl Link {
     /// Tells whether it is in `target` but for its database, which a busy server does not change: a login is not about that, and the next
@@ -21,7 +22,7 @@ impl Link {
         // What the connection holds is not known any more; or, while a script runs, it stays without its name.
         let is_lost = match effect {
             Effect::Reset | Effect::User(None) => refused,
-            Effect::Named => reply.starts_with(b"-BUSY"),
+            Effect::Named => is_busy(&reply),
             _ => false,
         };
         if is_lost {

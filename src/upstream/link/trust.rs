@@ -5,6 +5,7 @@ use tokio::sync::oneshot;
 
 use super::Link;
 use crate::exchange::Offence;
+use crate::texts::is_no_permission;
 
 impl Link {
     /// Takes in that a reply on it may be more than one frame, and nothing tells: before anybody else has it, a fence must be answered.
@@ -49,7 +50,7 @@ impl Link {
     /// Takes in that a fence was answered with its number (nothing is told of that), or refused.
     pub(super) fn fenced(&self, refusal: &[u8]) {
         // Refused to everybody, while a script runs past its time, it blames nobody.
-        if refusal.starts_with(b"-NOPERM ") {
+        if is_no_permission(refusal) {
             self.distrust_user(Offence::Surplus);
         }
     }

@@ -10,6 +10,7 @@ use super::Upstream;
 use crate::exchange::{Answer, OwnCall, OwnReply, Pace};
 use crate::resp::parse_integer;
 use crate::resp::speak::encode_request;
+use crate::texts::{is_busy, is_loading};
 
 /// A longer answer is not read; it has a line for each replica.
 const LONGEST_ANSWER: usize = 64 * 1024;
@@ -36,7 +37,7 @@ impl Acknowledged {
     /// Reads replies to `INFO replication` and `INFO persistence`.
     fn read(replies: &[u8]) -> Self {
         let mut read = Self::default();
-        if replies.starts_with(b"-BUSY ") || replies.starts_with(b"-LOADING ") {
+        if is_busy(replies) || is_loading(replies) {
             let end = memchr::memchr(b'\n', replies).map_or(replies.len(), |at| at + 1);
             read.refused = Some(replies[..end].into());
             return read;

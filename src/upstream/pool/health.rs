@@ -13,6 +13,7 @@ use crate::exchange::{Answer, OwnCall, OwnReply, Pace};
 use crate::resp::speak::encode_request;
 use crate::server::ServerInfo;
 use crate::telemetry::Concern;
+use crate::texts::is_busy;
 
 /// These sections are asked for, each by itself: servers before Redis 7.0 take one at a time.
 const SECTIONS: [&str; 4] = ["server", "clients", "replication", "modules"];
@@ -99,7 +100,7 @@ impl Upstream {
         let call = OwnCall::new(SECTIONS.len(), LONGEST_ANSWER, Pace::Prompt, call);
         link.send_own(&requests, OwnReply::Call(call));
         let info = match told.await {
-            Ok(Answer::Replies(replies)) if replies.starts_with(b"-BUSY ") => {
+            Ok(Answer::Replies(replies)) if is_busy(&replies) => {
                 // It lives, and will tell when its script has ended.
                 self.thread.pulse.heard_busy(self.thread.clock.now_micros());
                 let health = &self.thread.process.health;

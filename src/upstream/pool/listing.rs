@@ -7,11 +7,12 @@ use super::Upstream;
 use crate::command::Learned;
 use crate::resp::speak::encode_request;
 use crate::server::ListHint;
+use crate::texts::is_unknown_command;
 use crate::upstream::link::Link;
 
 /// Tells whether an answer says that the server does not know the command.
 pub(super) fn is_unknown(answer: &[u8]) -> bool {
-    answer.starts_with(b"-ERR unknown command")
+    is_unknown_command(answer)
 }
 
 impl Upstream {

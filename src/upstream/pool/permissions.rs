@@ -14,9 +14,9 @@ use crate::auth::{Known, Permission, is_refusal, is_wrong_password};
 use crate::command::{ClientSub, Delays};
 use crate::fanout::TopicKind;
 use crate::resp::speak::encode_request;
-use crate::session::{Credentials, Protocol, State, is_busy, stand_in_for};
+use crate::session::{Credentials, Protocol, State, stand_in_for};
 use crate::telemetry::Bound;
-use crate::texts::NOAUTH;
+use crate::texts::{NOAUTH, is_busy, is_no_permission};
 use crate::upstream::link::Link;
 
 /// Tells how the shared connection stands on which a user's question could be asked.
@@ -437,7 +437,7 @@ fn still_takes(answer: &[u8]) -> Option<bool> {
 fn still_permits(answer: &Permission) -> Option<bool> {
     match answer {
         Ok(()) => Some(true),
-        Err(refusal) => refusal.starts_with(b"-NOPERM").then_some(false),
+        Err(refusal) => is_no_permission(refusal).then_some(false),
     }
 }
 

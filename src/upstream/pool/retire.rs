@@ -14,6 +14,7 @@ use crate::failover::Node;
 use crate::resp::speak::encode_request;
 use crate::session::{Protocol, State};
 use crate::telemetry::{Bound, LossCause};
+use crate::texts::is_unknown_command;
 use crate::upstream::link::{Leaving, Link};
 
 /// A server that has moved away and is silent for this long is not waited for: its place is needed.
@@ -291,7 +292,7 @@ impl Upstream {
             Protocol::Resp3 => "3",
         };
         let mut reply = ask(&link, &encode_request(&["HELLO", version])).await?;
-        if reply.starts_with(b"-ERR unknown command") {
+        if is_unknown_command(&reply) {
             // A server older than HELLO.
             reply = ask(&link, &encode_request(&["INFO", "replication"])).await?;
         }

@@ -19,6 +19,7 @@ use crate::exchange::{Answer, OwnCall, OwnReply, Pace};
 use crate::resp::speak::encode_request;
 use crate::resp::{ReplyScanner, parse_integer};
 use crate::server::{ServerInfo, UnseenEnd};
+use crate::texts::{is_busy, is_loading};
 use crate::upstream::link::Link;
 
 /// So many connections are asked about at once: a line of some 400 bytes is answered for each that is there still.
@@ -146,7 +147,7 @@ impl Upstream {
             Ok(Answer::Lost { .. }) | Err(_) => return None,
         };
         let Some(listed) = Listed::read(&answer, (link.origin().run, link.server_id)) else {
-            let passes = answer.starts_with(b"-BUSY ") || answer.starts_with(b"-LOADING ");
+            let passes = is_busy(&answer) || is_loading(&answer);
             return Some(passes);
         };
         let gone = ends.iter().filter(|end| !listed.names(end.number()));
