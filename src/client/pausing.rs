@@ -42,7 +42,7 @@ impl Pause {
     }
 
     /// Has every worker know that the server has taken it, which was asked at this time.
-    fn is_taken(self, process: &Process, asked_micros: u64) {
+    fn note_taken(self, process: &Process, asked_micros: u64) {
         let taken_micros = process.now_micros();
         let taken = |millis: u64| TakenPause {
             asked_micros,
@@ -108,7 +108,7 @@ impl Client {
                 return Ok(());
             };
             if let Some(asked) = asked.filter(|_| reply.starts_with(b"+OK")) {
-                asked.is_taken(&process, asked_micros);
+                asked.note_taken(&process, asked_micros);
             }
             client.reply(&reply);
             Ok(())
