@@ -9,7 +9,6 @@ mod rounds;
 mod served;
 mod users;
 
-pub use crate::texts::is_unknown_command;
 pub use attempts::{AttemptBounds, Attempts, Outcome, Source, Ticket, Turn};
 pub use permissions::{Known, Permission, Permissions, concerns_others, is_refusal};
 pub use refusal::{is_wrong_password, refusal_text};

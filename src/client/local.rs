@@ -10,7 +10,7 @@ use super::serve::Awaited;
 use super::slow::{NOT_WHILE_DEBUGGING, Told};
 use super::task::{Client, Wait};
 use crate::admission::Refusal;
-use crate::auth::{Permission, is_unknown_command};
+use crate::auth::Permission;
 use crate::command::{ClientSub, CommandId, Delays, Local, PinReason};
 use crate::fanout::TopicKind;
 use crate::identity::Flag;
@@ -19,8 +19,8 @@ use crate::resp::{Request, parse_integer};
 use crate::session::{Change, OwnCommand, ReplyMode, Session, State, malformed, misused};
 use crate::telemetry::Disconnect;
 use crate::texts::{
-    BAD_NAME, NO_SUCH_DATABASE, NOT_AN_INT, NOT_AN_INTEGER, RESET, asking, readonly, readwrite,
-    takes_readonly, unknown_command,
+    BAD_NAME, NO_SUCH_DATABASE, NOT_AN_INT, NOT_AN_INTEGER, RESET, asking, is_unknown_command,
+    readonly, readwrite, takes_readonly, unknown_command,
 };
 use crate::upstream::{Link, SharedWait, WaitError};
 

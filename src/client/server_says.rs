@@ -10,7 +10,8 @@ use super::slow::Told;
 use super::task::Client;
 use crate::command::Local;
 use crate::resp::speak::encode_request;
-use crate::session::{State, is_busy};
+use crate::session::State;
+use crate::texts::is_busy;
 
 /// What every server refuses while it is busy, and that changes nothing.
 pub(super) const ECHO: &[&str] = &["ECHO", ""];

@@ -11,7 +11,6 @@ use super::pinned::refusal;
 use super::requests::{Next, UNREACHABLE};
 use super::serve::Awaited;
 use super::task::Client;
-use crate::auth::is_unknown_command;
 use crate::command::{CommandId, Delays, Local, PinReason, spec};
 use crate::fanout::{ChannelAudiences, TopicKind};
 use crate::identity::Flag;
@@ -19,7 +18,7 @@ use crate::resp::Request;
 use crate::resp::speak::{error, push_bulk, push_header};
 use crate::session::{Protocol, Route, Routed, malformed};
 use crate::telemetry::Bound;
-use crate::texts::{ServerVersion, exec_aborted, subscribers_may_not};
+use crate::texts::{ServerVersion, exec_aborted, is_unknown_command, subscribers_may_not};
 use crate::upstream::{PinError, SubscribeResult, Subscriptions};
 
 const TOO_MANY: &str =

@@ -10,8 +10,9 @@ use crate::identity::Flag;
 use crate::resp::Request;
 use crate::resp::speak::OK;
 use crate::session::{
-    Begun, PinnedCommand, Route, Routed, Unplaced, UnplacedTransaction, is_busy, miscounted,
+    Begun, PinnedCommand, Route, Routed, Unplaced, UnplacedTransaction, miscounted,
 };
+use crate::texts::is_busy;
 
 const MULTI: &[u8] = b"*1\r\n$5\r\nMULTI\r\n";
 

@@ -11,7 +11,6 @@ mod unplaced;
 
 use std::rc::Rc;
 
-pub use crate::texts::is_busy;
 pub use malformed::{malformed, miscounted, misused, unauthenticated};
 pub use own_elements::{
     NextMark, OwnCommand, OwnElement, OwnElements, StandInAnswer, judged, stand_in_for,

@@ -10,6 +10,7 @@ use crate::exchange::RequestKind;
 use crate::resp::speak::encode_request;
 use crate::resp::{Request, parse_integer};
 use crate::session::PinnedCommand;
+use crate::texts::{is_no_permission, is_unknown_command};
 use crate::upstream::Link;
 use crate::waits::PoppedElements;
 
@@ -104,7 +105,7 @@ fn is_accepted(request: &Request<'_>, command: Option<CommandId>) -> bool {
 /// What WAIT is answered whose way was refused with `reply`: what the server says of itself is what it would say to WAIT, and what
 /// it says of the command that stood before it the client has never sent.
 fn refusal_of_wait(reply: &[u8], needs: &[u8]) -> Box<[u8]> {
-    let is_of_command = reply.starts_with(b"-NOPERM") || reply.starts_with(b"-ERR unknown command");
+    let is_of_command = is_no_permission(reply) || is_unknown_command(reply);
     if is_of_command { needs } else { reply }.into()
 }
 
