@@ -64,7 +64,7 @@ impl ServerSnapshot {
         }
         if let Some(refusal) = &self.refusal {
             let text = format!(
-                "the server {address} does not tell how it is ({refusal}): respool_server_connected_clients, \
+                "the server {address} does not answer INFO ({refusal}): respool_server_connected_clients, \
                  respool_server_maxclients and respool_server_blocked_clients may be absent; permit INFO to respool's user \
                  (ACL: +info), or set upstream.health_interval = \"0s\""
             );

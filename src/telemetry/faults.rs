@@ -100,7 +100,7 @@ fn leases(standing: &ProcessStanding) -> Option<String> {
         waiting => format!("; waiting for one (upstream.borrow_timeout): {waiting}"),
     };
     Some(format!(
-        "all connections that can be lent are: {lendable} of upstream.max_connections, {} to clients and {} to \
+        "all connections that can be lent are lent: {lendable} of upstream.max_connections, {} to clients and {} to \
          subscriptions{waiting}; raise upstream.max_connections, or bound who takes them (group.max_pinned): \
          respool_pins_total says what for",
         standing.lent, upstream.subscription

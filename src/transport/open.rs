@@ -146,7 +146,7 @@ impl OpenListener {
             Ok(now) => {
                 let (name, left) = (&self.name, file.left(now)?);
                 Some(format!(
-                    "listener {name}: who may connect to it is not what the settings say: a reload could make no more of its \
+                    "listener {name}: who may connect to it is not what the settings say: a reload could not change its socket \
                      file, which has {left}; {BY_HAND}"
                 ))
             }

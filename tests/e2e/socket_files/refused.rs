@@ -90,7 +90,7 @@ fn what_cannot_be_given_back_by_a_group_still_lets_its_owner_connect() {
     respool.reload(&with(&lines).upstream("max_connections = 20\n"));
     assert_eq!(about(&path), (0o600, NOBODY, NOBODY));
     respool.eventually_logs("it has mode 0600, owner 65534, group 65534 from now on");
-    let told = "a reload could make no more of its file, which has mode 0600";
+    let told = "a reload could not change its socket file, which has mode 0600";
     assert!(respool.status().contains(told), "{}", respool.status());
     // Nobody of a group that the settings do not say.
     fs::set_permissions(&path, Permissions::from_mode(0o600)).expect("root's");
